@@ -1,0 +1,62 @@
+# Every command of the project. `make help` lists them.
+SHELL := /bin/sh
+PYTHON ?= python3
+PORT ?= 8888
+JUPYTER_ARGS ?=
+WORKERS ?= 2
+OUT ?= runs/digits
+COMPARE_ARGS ?= digits --methods fedlora,ffa-lora,rolora,deer,la-lora,fedlpp --epsilon 8 --seeds 3
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lab test compare bench lint format pins clean
+
+help: ## list the commands
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+	@echo
+	@echo "  settings: PYTHON=python3.12 (for setup), PORT=9000 and JUPYTER_ARGS=\"--ip=0.0.0.0\" (for lab),"
+	@echo "            WORKERS=4 (for test), OUT=runs/mine and COMPARE_ARGS=\"...\" (for compare)"
+
+setup: $(STAMP) ## create .venv and install the tested set of packages into it
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python %d.%d found, 3.11 to 3.13 needed: make setup PYTHON=python3.12" % v)'
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv .venv || { echo 'No virtual environment could be made. On Debian or Ubuntu: apt-get install python3-venv'; exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,text,flower]'
+	@command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || echo 'No Chromium found: tests that need a browser are skipped. On Debian: apt-get install chromium'
+	@touch $(STAMP)
+
+lab: setup ## open JupyterLab on the course
+	@extra=''; \
+	if [ "$$(id -u)" = 0 ]; then extra='--allow-root'; fi; \
+	if [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ] && [ -z "$$WSL_DISTRO_NAME" ]; then extra="$$extra --no-browser"; fi; \
+	exec $(BIN)/jupyter lab --port=$(PORT) $$extra $(JUPYTER_ARGS) $(firstword $(NOTEBOOKS) notebooks)
+
+test: setup ## run every test, then every notebook
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+	@if [ -n "$(NOTEBOOKS)" ]; then set -x; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q --nbmake --nbmake-timeout=600 $(NOTEBOOKS); fi
+
+compare: setup ## train the six methods on digits at epsilon 8 and write a report
+	$(BIN)/fedlora-lab compare $(COMPARE_ARGS) --out $(OUT)
+
+bench: setup ## measure speed and memory against peers; rewrites benchmarks/results
+	$(BIN)/python -m benchmarks
+
+lint: setup ## ruff and pyright
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: setup ## let ruff rewrite the layout of the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+pins: setup ## write constraints.txt from the versions now installed
+	$(BIN)/python scripts/pins.py
+
+clean: ## remove .venv, caches and build folders; runs/ stays
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

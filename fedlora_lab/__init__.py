@@ -1,0 +1,52 @@
+"""Federated LoRA under differential privacy: a method is a row of data, privacy is a plan, a run is an iterator.
+
+Nothing heavy is imported until a name is used, so ``import fedlora_lab`` is quick and does not load torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# name -> (module, attribute); the attribute None means the module itself.
+_HOMES: dict[str, tuple[str, str | None]] = {
+    "Plan": ("plan", "Plan"),
+    "Lora": ("plan", "Lora"),
+    "Privacy": ("privacy", "Privacy"),
+    "Ledger": ("ledger", "Ledger"),
+    "Cycle": ("method", "Cycle"),
+    "Method": ("method", "Method"),
+    "show": ("methods", "show"),
+    "run": ("loop", "run"),
+    "ticks": ("loop", "ticks"),
+    "compare": ("loop", "compare"),
+    "to_frame": ("loop", "to_frame"),
+    "save_adapter": ("loop", "save_adapter"),
+    "tuned": ("tuning", "tuned"),
+    "tasks": ("tasks", None),
+    "methods": ("methods", None),
+    "partition": ("partition", None),
+    "privacy": ("privacy", None),
+    "measures": ("measures", None),
+    "theory": ("theory", None),
+    "plots": ("plots", None),
+    "widgets": ("widgets", None),
+    "exercises": ("exercises", None),
+    "audit": ("audit", None),
+    "report": ("report", None),
+    "doctor": ("doctor", None),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedlora_lab' has no attribute {name!r}; it has: {', '.join(sorted(_HOMES))}")
+    home, attribute = _HOMES[name]
+    module = import_module(f"fedlora_lab.{home}")
+    value = module if attribute is None else getattr(module, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*_HOMES, "__version__"})

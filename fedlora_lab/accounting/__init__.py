@@ -1,0 +1,116 @@
+"""From a history of noised releases to epsilon, through the accountants of Opacus; cached, because a run asks often.
+
+A history is a tuple of ``(noise_multiplier, sample_rate, steps)``: Poisson-subsampled Gaussian releases, composed
+exactly even when sigma or q change on the way. Two accountants: Renyi ("rdp") and numerical composition of the privacy
+loss ("prv").
+"""
+
+import math
+from functools import lru_cache
+
+from fedlora_lab.accounting import prv, renyi
+from fedlora_lab.accounting.calibration import first_guess, smallest
+from fedlora_lab.checks import check, check_number, check_one_of, check_whole, is_number
+
+History = tuple[tuple[float | None, float, int], ...]
+
+EPSILON_ERROR = prv.EPSILON_ERROR
+
+
+def check_delta(delta: float) -> None:
+    """Raise unless 0 < delta < 1."""
+    check(is_number(delta) and 0 < delta < 1, "delta", delta, "a number in (0, 1)")
+
+
+def epsilon(history: History, delta: float, accountant: str = "prv") -> float:
+    """The epsilon that a history has spent at ``delta``.
+
+    Args:
+        history: tuple of (noise_multiplier, sample_rate, steps); a multiplier of ``None`` or 0 is no noise.
+        delta: in (0, 1).
+        accountant: "rdp", an upper bound, or "prv", the upper end of an interval: above the true value by at most
+            2 x ``EPSILON_ERROR``. Where the PRV grid would grow too large (an epsilon of many dozens over thousands of
+            steps, a sigma near 0) or delta is too small for double precision, "prv" gives the RDP bound instead,
+            which is larger and valid.
+
+    Returns:
+        A number >= 0; ``inf`` as soon as one release carried no noise; 0 when nothing was released.
+
+    Raises:
+        ValueError: for a value out of range.
+
+    Guarantees:
+        test_rdp_equals_dp_accounting, test_prv_within_stated_error_of_pld, test_history_is_composed_not_approximated,
+        test_prv_falls_back_on_a_valid_bound.
+
+    Source: arXiv:2106.02848, section 5 (PRV); arXiv:1908.10530, section 3.3 (RDP); arXiv:1905.09982, theorem 21.
+    """
+    check_delta(delta)
+    check_one_of("accountant", accountant, ("prv", "rdp"))
+    key = canonical(history)
+    if not key:
+        return 0.0
+    return math.inf if key[0][0] == 0 else _epsilon(key, float(delta), accountant)
+
+
+def noise_multiplier(epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str = "prv") -> float:
+    """The smallest sigma whose ``steps`` releases spend at most ``epsilon``: 0.1 % below at most, never above.
+
+    Args:
+        epsilon: target, > 0; finite.
+        delta: in (0, 1).
+        sample_rate: q in [0, 1].
+        steps: number of releases, >= 0.
+        accountant: "prv" or "rdp".
+
+    Returns:
+        sigma >= 0; 0 when nothing is released.
+
+    Raises:
+        ValueError: for a value out of range, or a target below what the accountant can certify (about 3e-3).
+
+    Guarantees:
+        test_noise_multiplier_never_above_target.
+    """
+    check_number("epsilon", epsilon, 0, 1e9, open_low=True)
+    check_delta(delta)
+    check_number("sample_rate", sample_rate, 0, 1)
+    check_whole("steps", steps, 0)
+    check_one_of("accountant", accountant, ("prv", "rdp"))
+    if not (sample_rate and steps):
+        return 0.0
+    return _noise_multiplier(float(epsilon), float(delta), float(sample_rate), int(steps), accountant)
+
+
+def canonical(history: History) -> renyi.Key:
+    """Order-insensitive form: equal (sigma, q) merged, silent entries dropped, sorted; sigma = 0 comes first."""
+    check(isinstance(history, (tuple, list)), "history", history, "a tuple of (noise_multiplier, sample_rate, steps)")
+    merged: dict[tuple[float, float], int] = {}
+    for entry in history:
+        check(isinstance(entry, (tuple, list)) and len(entry) == 3, "history", entry, "three numbers in every entry")
+        sigma, q, steps = entry
+        check_number("noise_multiplier", 0 if sigma is None else sigma, 0)
+        check_number("sample_rate", q, 0, 1)
+        check_whole("steps", steps, 0)
+        if steps and q:
+            pair = (float(sigma or 0), float(q))
+            merged[pair] = merged.get(pair, 0) + steps
+    return tuple((*pair, steps) for pair, steps in sorted(merged.items()) if pair[0] < math.inf)
+
+
+@lru_cache(maxsize=8192)
+def _epsilon(key: renyi.Key, delta: float, accountant: str) -> float:
+    if accountant == "prv":
+        try:
+            return prv.epsilon(key, delta)
+        except (RuntimeError, ValueError, ArithmeticError, MemoryError):
+            pass  # no grid can hold it: the Renyi bound is larger and valid
+    return renyi.epsilon(key, delta)
+
+
+@lru_cache(maxsize=1024)
+def _noise_multiplier(target: float, delta: float, q: float, steps: int, accountant: str) -> float:
+    def spent(sigma: float) -> float:
+        return _epsilon(((sigma, q, steps),), delta, accountant)
+
+    return smallest(spent, target, first_guess(target, delta, q, steps))

@@ -1,0 +1,58 @@
+"""The smallest noise that meets a target: a secant on log axes inside a bracket, few evaluations."""
+
+import math
+from collections.abc import Callable
+
+from scipy.special import log_ndtr
+
+from fedlora_lab.checks import check
+
+
+def first_guess(target: float, delta: float, q: float, steps: int) -> float:
+    """sigma by the central limit of Gaussian DP: no bound, only a start within some per cent.
+
+    Source: arXiv:1905.02383, corollary 2.13 (delta of mu); arXiv:1911.11607, section 3 (mu of q, sigma, steps).
+    """
+
+    def log_delta(mu: float) -> float:
+        first, second = log_ndtr(-target / mu + mu / 2), target + log_ndtr(-target / mu - mu / 2)
+        return first + math.log(-math.expm1(min(second - first, -1e-300)))
+
+    low, high = 1e-9, 1e6
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if log_delta(middle) < math.log(delta) else (low, middle)
+    return 1 / math.sqrt(math.log1p((high / q) ** 2 / steps))
+
+
+def smallest(spent: Callable[[float], float], target: float, sigma: float) -> float:
+    """Where the falling function ``spent`` comes within 0.1 % below ``target``; the result never spends more.
+
+    Raises:
+        ValueError: when no sigma up to 1e7 is enough.
+    """
+    low, high, points = 0.0, math.inf, []  # spent(low) > target >= spent(high)
+    for _ in range(80):
+        value = spent(sigma)
+        low, high = (low, sigma) if value <= target else (sigma, high)
+        if target * (1 - 1e-3) <= value <= target or high < low * (1 + 1e-4) or low > 1e7:
+            break
+        if 0 < value < math.inf:
+            points = [*points, (math.log(sigma), math.log(value))][-2:]
+        sigma = _next(points, math.log(target) - 4e-4, low, high)
+    check(high < math.inf, "epsilon", target, "a target that this accountant can certify, above about 3e-3")
+    return high
+
+
+def _next(points: list[tuple[float, float]], aim: float, low: float, high: float) -> float:
+    """The secant's step if it falls inside the bracket, else the middle of the bracket, else a step outward."""
+    if points:
+        (x0, y0), (x1, y1) = points[0], points[-1]
+        slope = (y1 - y0) / (x1 - x0) if x1 != x0 else -1.0
+        step = (aim - y1) / slope if slope < 0 else math.inf
+        guess = math.exp(x1 + max(-2.0, min(2.0, step)))
+        if low * (1 + 1e-6) < guess < high * (1 - 1e-6):
+            return guess
+    if high == math.inf:
+        return 4 * low
+    return high / 4 if low == 0 else math.sqrt(low * high)

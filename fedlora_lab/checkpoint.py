@@ -1,0 +1,134 @@
+"""The state of a run on disk: safetensors and JSON, one pair a round, each written whole or not at all."""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedlora_lab.checks import check
+from fedlora_lab.method import Global, Slot
+
+VERSION = 1
+KEPT = 2
+
+
+class Broken(ValueError):
+    """A checkpoint that is not what was written."""
+
+
+@dataclass
+class State:
+    """All that the next round depends on.
+
+    Args:
+        round: rounds done.
+        server: the server's tensors.
+        personal: slot -> (all clients, ...), what moved and was not sent.
+        seen: for each client, the number of rounds done when it last received the server's state; -1: never.
+        changed: for each round done, the sides of the server's tensors that it changed.
+    """
+
+    round: int
+    server: Global
+    personal: dict[Slot, Tensor]
+    seen: list[int]
+    changed: list[str] = field(default_factory=list)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write under a temporary name, flush to the disk, rename: a reader finds the old file or the new one."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def store(folder: Path, state: State, settings: Mapping[str, Any]) -> None:
+    """Write the state after a round; the JSON, written last, names the digest of the tensors. Older pairs but one go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"server/{slot.side}/{slot.layer}": tensor for slot, tensor in state.server.tensors.items()}
+    tensors |= {f"personal/{slot.side}/{slot.layer}": tensor for slot, tensor in state.personal.items()}
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    body = {
+        "version": VERSION,
+        "round": state.round,
+        "seen": state.seen,
+        "changed": state.changed,
+        "settings": settings,
+        "tensors": _digest(content),
+    }
+    text = json.dumps(body, sort_keys=True)
+    stem = f"round-{state.round:06d}"
+    write_atomic(folder / f"{stem}.safetensors", content)
+    write_atomic(folder / f"{stem}.json", json.dumps({"body": body, "sha256": _digest(text.encode())}).encode())
+    for old in rounds_in(folder)[:-KEPT]:
+        for ending in ("json", "safetensors"):
+            (folder / f"round-{old:06d}.{ending}").unlink(missing_ok=True)
+
+
+def rounds_in(folder: Path) -> list[int]:
+    """Rounds with a JSON file in the folder, ascending."""
+    names = (re.fullmatch(r"round-(\d{6,})\.json", path.name) for path in folder.glob("round-*.json"))
+    return sorted(int(found[1]) for found in names if found)
+
+
+def read(folder: Path, round: int) -> tuple[State, dict[str, Any]]:
+    """One checkpoint and the settings it was made with. Raises `Broken` unless it is, bit for bit, what was written."""
+    stem = folder / f"round-{round:06d}"
+    try:
+        whole = json.loads(stem.with_suffix(".json").read_bytes())
+        body, content = whole["body"], stem.with_suffix(".safetensors").read_bytes()
+        if whole["sha256"] != _digest(json.dumps(body, sort_keys=True).encode()):
+            raise Broken("the JSON part is not what was written")
+        if body["tensors"] != _digest(content):
+            raise Broken("the tensors are not those of the JSON part")
+        if body["version"] != VERSION or body["round"] != round:
+            raise Broken("another version, or another round's file")
+        groups: dict[str, dict[Slot, Tensor]] = {"server": {}, "personal": {}}
+        for name, tensor in load(content).items():
+            group, side, layer = name.split("/", 2)
+            groups[group][Slot(side, layer)] = tensor
+        state = State(round, Global(groups["server"]), groups["personal"], body["seen"], body["changed"])
+        return state, body["settings"]
+    except Exception as error:
+        raise Broken(f"checkpoint={stem.name}: expected a whole one ({error})") from error
+
+
+def latest(folder: Path) -> tuple[State, dict[str, Any]]:
+    """The newest whole checkpoint of a folder; a broken one is passed over with a warning.
+
+    Raises: ``ValueError`` when there is none.
+    """
+    folder = Path(folder)
+    for round in reversed(rounds_in(folder)):
+        try:
+            return read(folder, round)
+        except Broken as error:
+            warnings.warn(f"{error}; going back to an earlier one", stacklevel=2)
+    check(False, "resume", str(folder), "a folder with a whole checkpoint")
+    raise AssertionError
+
+
+def ordered(state: State, slots: tuple[Slot, ...]) -> State:
+    """The same state with its tensors in the model's order. Raises ``ValueError`` when they are another model's."""
+    check(set(state.server.tensors) == set(slots), "resume", "another model's checkpoint", "the same layers")
+    state.server = Global({slot: state.server.tensors[slot] for slot in slots})
+    return state

@@ -1,0 +1,86 @@
+"""One cell of a comparison: a method at a seed, kept round by round so that a killed run goes on where it was."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlora_lab.folder import Folder, write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedlora_lab.method import Method
+    from fedlora_lab.plan import Lora, Plan
+    from fedlora_lab.privacy import Privacy
+    from fedlora_lab.record import Round
+    from fedlora_lab.tasks import Task
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one run needs; ``slug`` is the name it has in the frame (a baseline's, or the method's own)."""
+
+    slug: str
+    task: "Task"
+    method: "Method"
+    privacy: "Privacy | None"
+    plan: "Plan"
+    lora: "Lora"
+    seed: int | None
+
+
+def _earlier(path: Path) -> "pd.DataFrame | None":
+    import pandas as pd
+
+    return pd.read_csv(path, float_precision="round_trip") if path.exists() else None
+
+
+def _kept(checkpoint: Path) -> "pd.DataFrame | None":
+    """Rows of the rounds that are done, and a checkpoint that goes on right after the last of them; else ``None``.
+
+    The loop writes its state before it yields a round, and the rows are written after. A run that was killed in between
+    has one round too many in the checkpoint: it is taken back and played again.
+    """
+    from fedlora_lab.checkpoint import latest, rounds_in
+
+    frame = _earlier(checkpoint / "rounds.csv")
+    if frame is None:
+        return None
+    for number in rounds_in(checkpoint):
+        if number > frame["round"].max():
+            for ending in ("json", "safetensors"):
+                (checkpoint / f"round-{number:06d}.{ending}").unlink(missing_ok=True)
+    if not rounds_in(checkpoint):
+        return None
+    state, _ = latest(checkpoint)
+    return frame[frame["round"] <= state.round]
+
+
+def play(folder: Folder, cell: Cell) -> "Iterator[Round]":
+    """Run a cell to its end, or from where it was left; keeps its frame and ledger in the folder.
+
+    Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed run, but for the
+        seconds (test_killed_run_is_taken_up).
+    """
+    import pandas as pd
+
+    from fedlora_lab.ledger import Ledger
+    from fedlora_lab.loop import run
+    from fedlora_lab.record import to_frame
+
+    checkpoint = folder.checkpoint(cell.slug, cell.seed)
+    earlier = _kept(checkpoint)
+    parts = [] if earlier is None else [earlier]
+    where: dict[str, Any] = {"checkpoint": checkpoint} if earlier is None else {"resume": checkpoint, "checkpoint": checkpoint}
+    ledger = None
+    for record in run(cell.task, cell.method, cell.privacy, cell.plan, lora=cell.lora, seed=cell.seed, **where):
+        parts.append(to_frame([record]).assign(method=cell.slug))
+        write_atomically(checkpoint / "rounds.csv", pd.concat(parts, ignore_index=True).to_csv(index=False))
+        ledger = record.ledger
+        yield record
+    if ledger is None and cell.privacy is not None:  # every round was done, only the last step was missing
+        ledger = Ledger.load(checkpoint / "ledger.json")
+    text = None if ledger is None else json.loads(ledger.to_json())
+    folder.save(cell.slug, cell.seed, pd.concat(parts, ignore_index=True), text)

@@ -1,0 +1,101 @@
+"""The commands that train: run (one method, one seed) and compare (methods by seeds)."""
+
+import platform
+import shlex
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedlora_lab import __version__
+from fedlora_lab.checks import check, check_whole
+from fedlora_lab.cli import options as read
+from fedlora_lab.cli.cells import Cell, play
+from fedlora_lab.folder import Folder
+
+if TYPE_CHECKING:
+    from fedlora_lab.record import Round
+
+PACKAGES = ("torch", "peft", "opacus", "dp-accounting", "numpy", "scipy", "pandas", "transformers")
+
+
+@click.command()
+@click.argument("task")
+@click.option("--methods", default="fedlora,ffa-lora,rolora,deer,la-lora,fedlpp", metavar="A,B", show_default=True,
+              help="Methods and the baselines local, central, non-private.")  # fmt: skip
+@click.option("--seeds", default="3", metavar="N", help="How many, or a list such as 0,1,2.  [3]")
+@read.shared
+def compare(task: str, methods: str, seeds: str, **options: Any) -> None:
+    """Train several methods on TASK (digits, regression, sentiment) and write a run folder with a report."""
+    work(task, read.names("methods", methods), list(read.seeds(seeds)), options)
+
+
+@click.command()
+@click.argument("task")
+@click.argument("method")
+@click.option("--seed", default="0", metavar="N", help="A whole number, or none: fresh entropy, fit for release.  [0]")
+@read.shared
+def run(task: str, method: str, seed: str, **options: Any) -> None:
+    """Train one METHOD on TASK with a line for every round; a killed run goes on with the same command."""
+    check(seed == "none" or seed.isdigit(), "seed", seed, "a whole number >= 0, or none")
+    options["out"] = options["out"] or f"runs/{task}-{method}"
+    work(task, [method], [None if seed == "none" else int(seed)], options, every_round=True)
+
+
+def work(task_name: str, slugs: list[str], seeds: list[int | None], options: dict[str, Any], every_round: bool = False) -> None:
+    """Train every cell that is not finished, then show the table and write the report."""
+    from fedlora_lab import report, tuning
+
+    task = read.task_of(task_name, options["clients"], options["alpha"])
+    tuned = tuning.table().get(task.name, {}).get("setting", {})
+    plan, lora = read.plan_of(options, tuned), read.lora_of(options, tuned)
+    rates = read.learning_rates(options["lr"], task.name, slugs)
+    privacy = read.privacy_of(options, tuned, task, plan)
+    cells = [Cell.named(s, task, privacy, plan.replace(lr=rates[s]), lora, seed) for s in slugs for seed in seeds]
+    with Folder(options["out"] or f"runs/{task_name}") as folder:
+        if options["fresh"]:
+            folder.clear()
+        folder.claim(settings(cells))
+        train(folder, cells, every_round)
+        frame = folder.gather()
+        click.echo("\n" + "\n".join(lines(frame)))
+        click.echo(f"\nreport: {report.report(folder.path)}")
+
+
+def settings(cells: list[Cell]) -> dict[str, Any]:
+    """Everything that reproduces these runs: the command, task, privacy, plans, adapter, rows, seeds and versions."""
+    from fedlora_lab.methods import table
+
+    first = cells[0]
+    task, privacy = first.task, next((cell.privacy for cell in cells if cell.privacy is not None), None)
+    rows = table([cell.method for cell in cells]).drop(columns=["note"])
+    promise = None if privacy is None else asdict(privacy)
+    seeds = sorted({cell.seed for cell in cells if cell.seed is not None})
+    return {
+        "format": 1,
+        "commands": [shlex.join(["fedlora-lab", *sys.argv[1:]])],
+        "begun": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "task": {
+            "name": task.name,
+            "info": dict(task.info),
+            "sizes": list(task.sizes),
+            "test": len(task.test[1]),
+            "fingerprint": task.fingerprint,
+        },
+        "privacy": promise,
+        "lora": asdict(first.lora),
+        "plans": {cell.slug: asdict(cell.plan) for cell in cells},
+        "methods": {cell.slug: rows.loc[cell.method.slug].to_dict() for cell in cells},
+        "seeds": seeds or [None],
+        "versions": {
+            "fedlora-lab": __version__,
+            "Python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+            **{name: version(name) for name in PACKAGES},
+        },
+    }

@@ -1,0 +1,264 @@
+"""A federation is one batch: per-example gradients by plain autograd, and the local round of many clients at once.
+
+Every example of a step carries its own copy of the moving tensors, (N, ...), so the gradient of the summed loss with
+respect to those copies is the gradient of each example alone: no hooks, no vmap, no loop over clients or examples.
+"""
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedlora_lab.adapters import Adapted
+from fedlora_lab.checks import check
+from fedlora_lab.mechanism import Clipped, before_clip, clip_sum, noise, release, row_norms
+from fedlora_lab.method import Method, Slot
+from fedlora_lab.plan import Plan
+from fedlora_lab.rules import Whitening, identity
+from fedlora_lab.streams import Streams
+from fedlora_lab.tasks.task import Task, take
+
+Bank = dict[Slot, Tensor]
+
+
+def per_example_gradients(
+    task: Task,
+    adapted: Adapted,
+    bank: Mapping[Slot, Tensor],
+    moving: tuple[Slot, ...],
+    data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
+    owner: Int[Tensor, " n"],
+    method: Method | None = None,
+    start: Mapping[Slot, Tensor] | None = None,
+) -> dict[Slot, Tensor]:
+    """The gradient of each example's own loss with respect to its client's moving tensors.
+
+    Args:
+        bank: slot -> (clients, ...), or (1, ...) where all clients hold the same.
+        moving: the slots to differentiate.
+        data: N examples and their targets.
+        owner: (N,), each example's client in the bank.
+        method, start: a row with a penalty, and what the clients received, for that penalty.
+
+    Returns: slot -> (N, ...).
+
+    Guarantees: equals a loop over batches of one and Opacus' GradSampleModule (tests/test_gradients.py).
+    """
+    n, leaves = len(owner), {}
+    for slot in adapted.places:
+        tensor = bank[slot]
+        if slot in moving:
+            rows = tensor.expand(n, *tensor.shape[1:]) if len(tensor) == 1 else tensor[owner]
+            leaves[slot] = rows = rows.detach().requires_grad_()
+        else:
+            rows = tensor[0] if len(tensor) == 1 else tensor[owner]
+        adapted.put(slot, rows)
+    x, y = data
+    with torch.enable_grad():
+        loss = task.loss(task.forward(adapted.model, x), y)
+        if method is not None and method.penalty is not None and start is not None:
+            begin = {slot: start[slot].expand(n, *start[slot].shape[1:]) for slot in moving}
+            loss = loss + method.penalty(leaves, begin)
+        gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
+    return {
+        slot: torch.zeros_like(leaf) if gradient is None else gradient
+        for (slot, leaf), gradient in zip(leaves.items(), gradients, strict=True)
+    }
+
+
+def pool(task: Task) -> "tuple[tuple[Tensor | dict[str, Tensor], Tensor], tuple[int, ...]]":
+    """All clients' examples one after the other, and where each client's begin."""
+    xs, ys = zip(*task.clients, strict=True)
+    x = torch.cat(xs) if isinstance(xs[0], Tensor) else {key: torch.cat([x[key] for x in xs]) for key in xs[0]}
+    return (x, torch.cat(ys)), tuple(accumulate(task.sizes, initial=0))[:-1]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What stays the same over a run, as the engine needs it.
+
+    ``clip_norm`` and ``noise_multiplier`` (one number a client) are those of each local step: infinity and zeros where
+    the steps themselves are not released.
+    """
+
+    task: Task
+    adapted: Adapted
+    method: Method
+    plan: Plan
+    streams: Streams
+    clip_norm: float
+    noise_multiplier: tuple[float, ...]
+    pool: "tuple[Tensor | Mapping[str, Tensor], Tensor]"
+    offsets: tuple[int, ...]
+    chunk: int | None = None
+
+    @property
+    def sample_rate(self) -> tuple[float, ...]:
+        """Probability with which each client draws each of its examples in a step."""
+        batch = self.plan.batch
+        return tuple(1.0 if batch is None else min(1.0, batch / n) for n in self.task.sizes)
+
+
+@dataclass
+class Clients:
+    """The clients of one round that train together: their tensors, and what is known of the noise in them."""
+
+    ids: tuple[int, ...]
+    bank: Bank
+    start: Bank
+    noise: Bank = field(default_factory=dict)
+    momentum: Bank = field(default_factory=dict)
+    clipped: Clipped = field(default_factory=Clipped)
+
+
+def poisson_batch(setting: Setting, t: int, s: int, ids: tuple[int, ...]) -> list[Int[Tensor, " n"]]:
+    """The examples each client draws in round t at step s: every one on its own with the client's rate."""
+    drawn = []
+    for k in ids:
+        size, rate = setting.task.sizes[k], setting.sample_rate[k]
+        if rate >= 1:
+            drawn.append(torch.arange(size))
+            continue
+        uniform = torch.rand(size, generator=setting.streams.generator("sampling", t, k, s), dtype=torch.float64)
+        drawn.append((uniform < rate).nonzero().squeeze(1))
+    return drawn
+
+
+def whitenings(method: Method, moving: tuple[Slot, ...], bank: Mapping[Slot, Tensor]) -> dict[Slot, Whitening]:
+    """Each moving factor's whitening by its peer, (1 or clients, r, r); empty where the method has none."""
+    if method.whiten is None:
+        return {}
+    found = {}
+    for slot in moving:
+        if slot.side == "B":
+            peer = bank[Slot("A", slot.layer)].double()
+            found[slot] = method.whiten((peer @ peer.mT).to(bank[slot].dtype))
+        elif slot.side == "A":
+            peer = bank[Slot("B", slot.layer)].double()
+            found[slot] = method.whiten((peer.mT @ peer).to(bank[slot].dtype))
+    return found
+
+
+def moving_slots(adapted: Adapted, sides: str) -> tuple[Slot, ...]:
+    """The slots of these sides, and the head's."""
+    return tuple(slot for slot in adapted.places if slot.side == "head" or slot.side in sides)
+
+
+def local_step(setting: Setting, clients: Clients, t: int, s: int) -> None:
+    """One step of every client of the group: draw, differentiate, clip, add up, noise, filter, step. In place.
+
+    Guarantees: frozen factors get neither gradient nor noise; an empty batch still adds noise; the chunk size changes
+    nothing beyond rounding (tests/test_contract.py, tests/test_engine.py).
+    """
+    moving = moving_slots(setting.adapted, setting.method.moves(t, s))
+    maps = whitenings(setting.method, moving, clients.bank)
+    sums = _clipped_sums(setting, clients, moving, maps, poisson_batch(setting, t, s, clients.ids))
+    shapes = {slot: setting.adapted.shapes[slot] for slot in moving}
+    std = [setting.noise_multiplier[k] * setting.clip_norm if setting.noise_multiplier[k] else 0.0 for k in clients.ids]
+    drawn = noise(shapes, std, setting.streams, [(t, k, s) for k in clients.ids])
+    released, alone = release(sums, drawn, maps)
+    expected = torch.tensor([setting.task.sizes[k] * setting.sample_rate[k] for k in clients.ids])
+    for slot in moving:
+        per_client = expected.to(released[slot]).view(-1, *[1] * (released[slot].dim() - 1))
+        gradient, noised = released[slot] / per_client, alone[slot] / per_client
+        if slot.side != "head" and setting.method.smooth is not identity:
+            gradient, noised = (setting.method.smooth(tensor, slot.side) for tensor in (gradient, noised))
+        _descend(setting.plan, clients, slot, gradient, noised, t)
+
+
+def _clipped_sums(
+    setting: Setting, clients: Clients, moving: tuple[Slot, ...], maps: dict[Slot, Whitening], drawn: list[Tensor]
+) -> Bank:
+    """Each client's sum of clipped per-example gradients, slot -> (clients, ...), chunk by chunk."""
+    owner = torch.repeat_interleave(torch.arange(len(drawn)), torch.tensor([len(index) for index in drawn]))
+    offset = torch.tensor([setting.offsets[k] for k in clients.ids])
+    index = torch.cat(drawn) + offset[owner] if len(owner) else owner
+    sums = {slot: clients.bank[slot].new_zeros(len(drawn), *setting.adapted.shapes[slot]) for slot in moving}
+    for part in torch.arange(len(owner)).split(setting.chunk or max(len(owner), 1)):
+        if not len(part):
+            continue
+        x, y = setting.pool
+        data, who = (take(x, index[part]), y[index[part]]), owner[part]
+        rows = per_example_gradients(
+            setting.task, setting.adapted, clients.bank, moving, data, who, setting.method, clients.start
+        )
+        added, counts = clip_sum(before_clip(rows, maps, who), setting.clip_norm, who, len(drawn))
+        clients.clipped = clients.clipped + counts
+        for slot in moving:
+            sums[slot] += added[slot]
+    return sums
+
+
+def _descend(plan: Plan, clients: Clients, slot: Slot, gradient: Tensor, noised: Tensor, t: int) -> None:
+    """A step of SGD with momentum for one slot, and the same linear map on the noise that the slot holds."""
+    rate = plan.rate(slot.side, t)
+    zero = torch.zeros(1, dtype=gradient.dtype)
+    if plan.momentum:
+        gradient = clients.momentum[slot] = plan.momentum * clients.momentum.get(slot, zero) + gradient
+        key = Slot(f"noise {slot.side}", slot.layer)
+        noised = clients.momentum[key] = plan.momentum * clients.momentum.get(key, zero) + noised
+    clients.bank[slot] = clients.bank[slot] - rate * gradient
+    clients.noise[slot] = clients.noise.get(slot, zero) - rate * noised
+
+
+def evaluate(
+    task: Task, adapted: Adapted, values: Mapping[Slot, Tensor], data: "tuple[Tensor | Mapping[str, Tensor], Tensor]"
+) -> dict[str, float]:
+    """Mean of each metric of the task over some examples, with one value for each slot."""
+    y = data[1]
+    totals = dict.fromkeys(task.metrics, 0.0)
+    for part in torch.arange(len(y)).split(512):
+        outputs = predict(task, adapted, values, take(data[0], part))
+        for name, metric in task.metrics.items():
+            totals[name] += float(metric(outputs, y[part]).double().sum())
+    return {name: total / len(y) for name, total in totals.items()}
+
+
+def predict(
+    task: Task, adapted: Adapted, values: Mapping[Slot, Tensor], x: "Tensor | Mapping[str, Tensor]"
+) -> Float[Tensor, "n ..."]:
+    """The model's outputs with one value for each slot."""
+    for slot in adapted.places:
+        adapted.put(slot, values[slot])
+    with torch.inference_mode():
+        return task.forward(adapted.model, x)
+
+
+def check_separable(task: Task, adapted: Adapted) -> None:
+    """Refuse a model in which examples touch each other: gradients of a batch against those of batches of one.
+
+    Three public examples, each with factors of its own. Finds batch statistics, attention across the batch, and layers
+    whose input does not come batch first. Done once for a task.
+
+    Raises: ``ValueError`` with the reason.
+    """
+    if task in _SEPARABLE:
+        return
+    random = torch.Generator().manual_seed(0)
+    index = torch.arange(min(3, len(task.test[1])))
+    shapes, data = adapted.shapes, (take(task.test[0], index), task.test[1][index])
+    like = next(task.model.parameters())
+    bank = {slot: 0.1 * torch.randn(len(index), *shape, generator=random).to(like) for slot, shape in shapes.items()}
+    moving = tuple(shapes)
+    together = per_example_gradients(task, adapted, bank, moving, data, index)
+    worst = 0.0
+    for i in index.tolist():
+        one = (take(data[0], index[i : i + 1]), data[1][i : i + 1])
+        alone = per_example_gradients(task, adapted, bank, moving, one, index[i : i + 1])
+        gap = row_norms({slot: together[slot][i : i + 1] - alone[slot] for slot in moving})
+        worst = max(worst, float(gap / row_norms(alone).clamp(min=1e-12)))
+    limit = 10 * torch.finfo(like.dtype).eps ** 0.5
+    check(
+        worst <= limit,
+        "model",
+        type(task.model).__name__,
+        f"examples that do not mix, batch first (they differ by {worst:.1g})",
+    )
+    _SEPARABLE.add(task)
+
+
+_SEPARABLE: "weakref.WeakSet[Task]" = weakref.WeakSet()

@@ -1,0 +1,175 @@
+"""A run folder: finished cells (one method at one seed), their ledgers, the settings that reproduce them.
+
+Every file is written under a temporary name and renamed, so a reader never meets half a file and a killed run loses at
+most the cell in progress (whose checkpoint takes it up again).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from fedlora_lab.checks import check
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OWN = ("frame.csv", "ledger.json", "settings.json", "report.html", "cells", "checkpoints")
+# What must be equal before cells may stand in one table, and what must be equal method by method.
+WHOLE = ("task", "privacy", "lora")
+BY_METHOD = ("methods", "plans")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that, at every moment, the old or the new one is there in full."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; ``ValueError`` with its name when it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected JSON ({error})") from error
+
+
+def to_json(value: Any) -> str:
+    """Indented JSON; infinities and NaN are refused, since not every reader takes them."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def first_difference(old: Any, new: Any, name: str = "") -> str | None:
+    """The dotted name of the first place where two JSON values differ, with both values."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            found = first_difference(old.get(key), new.get(key), f"{name}.{key}".strip("."))
+            if found:
+                return found
+        return None
+    return None if old == new else f"{name} is {json.dumps(old)} there and {json.dumps(new)} now"
+
+
+class Folder:
+    """A run folder, held by one process at a time.
+
+    Args:
+        path: the folder; it is made when it is not there.
+
+    Raises: ``ValueError`` when another process holds the folder, or when it holds files that are not a run's.
+    Guarantees: two processes never write in one folder (test_two_processes_refuse_each_other); a killed run leaves whole
+        files only (test_killed_run_is_taken_up).
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        self._lock: Any = None
+
+    def __enter__(self) -> "Folder":
+        check(not self.path.is_file(), "out", str(self.path), "a folder, not a file")
+        strangers = self.path.is_dir() and any(self.path.iterdir()) and not self._is_run()
+        check(not strangers, "out", str(self.path), "an empty or new folder, or one made by this command")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.path / ".lock", "a")  # noqa: SIM115  # closed on exit; the lock lives as long as the file
+        try:
+            import fcntl
+
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # not a POSIX system: nothing stops a second process there
+        except BlockingIOError:
+            self._lock.close()
+            raise ValueError(f"out={str(self.path)!r}: expected a folder that no other run is using") from None
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._lock.close()
+
+    def _is_run(self) -> bool:
+        names = {entry.name for entry in self.path.iterdir()}
+        return "settings.json" in names or names <= {".lock", "cells", "checkpoints"}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What reproduces the runs in this folder."""
+        path = self.path / "settings.json"
+        check(path.is_file(), "folder", str(self.path), "a run folder (with settings.json)")
+        settings = read_json(path)
+        check(isinstance(settings, dict) and settings.get("format") == 1, "settings.json", str(path), "format 1")
+        return settings
+
+    def clear(self) -> None:
+        """Remove what earlier runs left here, and nothing else."""
+        for name in OWN:
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def claim(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Write the settings, joined with those of the cells that are here already.
+
+        More methods or seeds may join a folder; another task, plan, privacy or adapter may not.
+
+        Raises: ``ValueError`` in one line, naming the first setting that differs.
+        """
+        settings = json.loads(to_json(settings))
+        if (self.path / "settings.json").exists():
+            old = self.settings
+            pairs = [(key, old[key], settings[key]) for key in WHOLE]
+            for key in BY_METHOD:
+                common = [slug for slug in old[key] if slug in settings[key]]
+                pairs += [(f"{key}.{slug}", old[key][slug], settings[key][slug]) for slug in common]
+            found = next(filter(None, (first_difference(was, now, name) for name, was, now in pairs)), None)
+            if found:
+                raise ValueError(f"{self.path} holds a run with other settings ({found}): expected the same, another --out, or --fresh")
+            for key in BY_METHOD:
+                settings[key] = {**old[key], **settings[key]}
+            settings["seeds"] = sorted({*old["seeds"], *settings["seeds"]})
+            settings["commands"] = [*(line for line in old["commands"] if line not in settings["commands"]), *settings["commands"]]
+        write_atomically(self.path / "settings.json", to_json(settings))
+        return settings
+
+    def _cell(self, slug: str, seed: int | None, ending: str) -> Path:
+        return self.path / "cells" / f"{slug}-{'release' if seed is None else seed}.{ending}"
+
+    def checkpoint(self, slug: str, seed: int | None) -> Path:
+        """Where the run of one cell keeps its state."""
+        return self.path / "checkpoints" / f"{slug}-{'release' if seed is None else seed}"
+
+    def done(self, slug: str, seed: int | None) -> bool:
+        """Whether a cell is finished; its frame is renamed into place last."""
+        return self._cell(slug, seed, "csv").exists()
+
+    def read(self, slug: str, seed: int | None) -> "pd.DataFrame":
+        """The frame of one finished cell."""
+        import pandas as pd
+
+        return pd.read_csv(self._cell(slug, seed, "csv"), float_precision="round_trip")
+
+    def save(self, slug: str, seed: int | None, frame: "pd.DataFrame", ledger: Any) -> None:
+        """Keep one finished cell."""
+        write_atomically(self._cell(slug, seed, "json"), to_json(ledger))
+        write_atomically(self._cell(slug, seed, "csv"), frame.to_csv(index=False))
+
+    def gather(self) -> "pd.DataFrame":
+        """Write frame.csv and ledger.json from all finished cells, in the order of the settings; returns the frame."""
+        import pandas as pd
+
+        settings = self.settings
+        cells = [(s, seed) for s in settings["methods"] for seed in settings["seeds"] if self.done(s, seed)]
+        check(bool(cells), "folder", str(self.path), "at least one finished cell")
+        frame = pd.concat([self.read(slug, seed) for slug, seed in cells], ignore_index=True)
+        ledgers = {f"{slug}-{seed}": read_json(self._cell(slug, seed, "json")) for slug, seed in cells}
+        write_atomically(self.path / "ledger.json", to_json(ledgers))
+        write_atomically(self.path / "frame.csv", frame.to_csv(index=False))
+        return frame

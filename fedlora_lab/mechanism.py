@@ -1,0 +1,134 @@
+"""Clip and noise: the only functions between private values and released ones."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.special import ndtri
+from torch import Tensor
+
+from fedlora_lab.method import Slot
+from fedlora_lab.rules import Whitening
+from fedlora_lab.streams import Streams
+
+Tensors = Mapping[Slot, Tensor]
+
+
+class Clipped(NamedTuple):
+    """What a clip did: rows that came, rows that were scaled down, rows that were not finite and count as zero."""
+
+    rows: int = 0
+    scaled: int = 0
+    nonfinite: int = 0
+
+    def __add__(self, other: "Clipped") -> "Clipped":  # type: ignore[override]
+        return Clipped(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def rank_map(slot: Slot, matrix: Tensor, tensor: Tensor) -> Tensor:
+    """Apply (..., r, r) on the rank axis: from the right for B (..., d_out, r), from the left for A (..., r, d_in)."""
+    return tensor @ matrix if slot.side == "B" else matrix @ tensor
+
+
+def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
+    """Euclidean norm of each row over all tensors together, (N,), float64; not finite where the row is not."""
+    squares = [torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=torch.float64) for tensor in rows.values()]
+    return torch.linalg.vector_norm(torch.stack(squares), dim=0)
+
+
+def clip_sum(
+    rows: Tensors, clip_norm: float, owner: Int[Tensor, " n"], owners: int
+) -> tuple[dict[Slot, Tensor], Clipped]:
+    """Scale each row to norm at most ``clip_norm`` (one norm over all tensors) and add up the rows of each owner.
+
+    Args:
+        rows: slot -> (N, ...).
+        clip_norm: C >= 0; infinity leaves finite rows as they are.
+        owner: (N,), in [0, owners).
+
+    Returns: slot -> (owners, ...), and what the clip did.
+
+    Guarantees: a row that is not finite adds zero; one row more or less moves an owner's sum by at most C
+        (test_contract.py::test_leaving_out_one_example_moves_the_sum_by_at_most_c).
+    """
+    norms = row_norms(rows)
+    finite = torch.isfinite(norms)
+    scale = torch.where(finite, (clip_norm / norms.clamp(min=1e-300)).clamp(max=1.0), torch.zeros_like(norms))
+    counts = Clipped(len(norms), int((finite & (scale < 1)).sum()), int((~finite).sum()))
+    sums = {}
+    for slot, tensor in rows.items():
+        weight = scale.to(tensor.dtype).view(-1, *[1] * (tensor.dim() - 1))
+        if counts.nonfinite:
+            tensor = torch.where(finite.view(weight.shape), tensor, torch.zeros_like(tensor))
+        scaled = tensor * weight if counts.scaled else tensor
+        sums[slot] = tensor.new_zeros(owners, *tensor.shape[1:]).index_add_(0, owner, scaled)
+    return sums, counts
+
+
+def standard_normal(numbers: int, streams: Streams, purpose: str, *indices: int) -> Float[Tensor, " numbers"]:
+    """Independent standard normal numbers, float32, from a named stream.
+
+    Without a seed every number is made from 64 fresh bits of the operating system (inverse distribution function of
+    53 of them, double precision), and nothing of it is kept. Samples are floating-point numbers, not real ones: the
+    gaps between representable values are not hidden (Mironov 2012; Haney et al. 2022).
+    """
+    if streams.seed is None:
+        words = np.frombuffer(os.urandom(8 * numbers), dtype=np.uint64)
+        return torch.from_numpy(ndtri(((words >> np.uint64(11)) + 0.5) * 2.0**-53).astype(np.float32))
+    return torch.randn(numbers, generator=streams.generator(purpose, *indices))
+
+
+def noise(
+    shapes: Mapping[Slot, torch.Size], std: "list[float]", streams: Streams, where: "list[tuple[int, ...]]"
+) -> dict[Slot, Tensor]:
+    """Gaussian noise for several owners: slot -> (owners, ...), owner i with ``std[i]`` from the stream ``where[i]``."""
+    sizes = [shape.numel() for shape in shapes.values()]
+    drawn = torch.zeros(len(std), sum(sizes))
+    for row, (level, indices) in enumerate(zip(std, where, strict=True)):
+        if level > 0:
+            drawn[row] = level * standard_normal(sum(sizes), streams, "noise", *indices)
+    parts = drawn.split(sizes, dim=1)
+    return {slot: part.reshape(-1, *shape) for (slot, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def before_clip(rows: Tensors, whitenings: Mapping[Slot, Whitening], owner: Int[Tensor, " n"]) -> dict[Slot, Tensor]:
+    """The rows in the coordinates of the clip; a whitening is one for all owners (1, r, r) or one for each."""
+    return {
+        slot: rank_map(slot, _of(whitenings[slot].before, owner), tensor) if slot in whitenings else tensor
+        for slot, tensor in rows.items()
+    }
+
+
+def _of(matrices: Tensor, owner: Tensor) -> Tensor:
+    return matrices if len(matrices) == 1 else matrices[owner]
+
+
+def uncertified(whiten: "Callable[[Tensor], Whitening] | None") -> str | None:
+    """Why no epsilon covers a release shaped by this rule; ``None`` where one does.
+
+    A release is after . clip(before . signal) + noise . xi. It is a function of the Gaussian mechanism, and so covered
+    by its epsilon, when signal and noise pass the same map: the rule says so by returning one tensor for both.
+    """
+    if whiten is None:
+        return None
+    rule = whiten(torch.eye(2))
+    if rule.noise is rule.after:
+        return None
+    return "the noise passes a map that the clipped value does not pass, so the clip does not bound what it hides"
+
+
+def release(
+    sums: Tensors, drawn: Tensors, whitenings: Mapping[Slot, Whitening]
+) -> tuple[dict[Slot, Tensor], dict[Slot, Tensor]]:
+    """Clipped sums plus noise, back in the coordinates of the factors; and the noise alone as it stands in them."""
+    released, alone = {}, {}
+    for slot, total in sums.items():
+        xi = drawn[slot].to(total)
+        if slot in whitenings:
+            rule = whitenings[slot]
+            total, xi = rank_map(slot, rule.after, total), rank_map(slot, rule.noise, xi)
+        released[slot], alone[slot] = total + xi, xi
+    return released, alone

@@ -1,0 +1,87 @@
+"""What is trained and for how long: the adapter (`Lora`) and the work plan (`Plan`). Nothing here costs privacy by itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fedlora_lab.checks import check_keys, check_number, check_one_of, check_whole
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A low-rank adapter W0 + (alpha / rank) B A.
+
+    Args:
+        rank: r, the inner dimension, a whole number >= 1.
+        alpha: the numerator of the scale, > 0.
+
+    Source: Hu et al., arXiv:2106.09685, section 4.1.
+    """
+
+    rank: int = 4
+    alpha: float = 8.0
+
+    def __post_init__(self) -> None:
+        check_whole("rank", self.rank, 1)
+        check_number("alpha", self.alpha, 0, 1e9, open_low=True)
+
+    @property
+    def scaling(self) -> float:
+        """alpha / rank, the factor before B A."""
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much work is done and how it is spread.
+
+    Args:
+        rounds: communication rounds, >= 0.
+        local_steps: steps of every participating client in a round, >= 1.
+        batch: expected number of examples in a client's step (each example is drawn on its own, with probability
+            batch / n_k); ``None`` takes all of them in every step.
+        lr: learning rate, one number >= 0, or one for each of "A", "B" and, where a head is trained, "head"
+            (which follows "B" when it is not given).
+        momentum: heavy-ball momentum of each client's optimiser, in [0, 1); starts at zero in every round.
+        participation: probability with which a client takes part in a round, drawn on its own, in (0, 1].
+        dropout: probability that a participating client's upload is lost, in [0, 1).
+        weights: "uniform", every client counts alike, or "size", by its number of examples, taken as public.
+        lr_decay: factor on the learning rate after each round, in (0, 1].
+    """
+
+    rounds: int = 20
+    local_steps: int = 5
+    batch: int | None = 16
+    lr: float | Mapping[str, float] = 0.3
+    momentum: float = 0.0
+    participation: float = 1.0
+    dropout: float = 0.0
+    weights: str = "uniform"
+    lr_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_whole("rounds", self.rounds, 0)
+        check_whole("local_steps", self.local_steps, 1)
+        if self.batch is not None:
+            check_whole("batch", self.batch, 1)
+        if isinstance(self.lr, Mapping):
+            check_keys("lr", self.lr, ("A", "B", "head"))
+            for side in ("A", "B"):
+                check_number(f"lr[{side!r}]", self.lr.get(side), 0, 1e9)
+            check_number("lr['head']", self.rate("head"), 0, 1e9)
+        else:
+            check_number("lr", self.lr, 0, 1e9)
+        check_number("momentum", self.momentum, 0, 1 - 1e-9)
+        check_number("participation", self.participation, 0, 1, open_low=True)
+        check_number("dropout", self.dropout, 0, 1 - 1e-9)
+        check_one_of("weights", self.weights, ("uniform", "size"))
+        check_number("lr_decay", self.lr_decay, 0, 1, open_low=True)
+
+    def rate(self, side: str, round: int = 0) -> float:
+        """Learning rate of "A", "B" or "head" in a round counted from 0."""
+        lr = self.lr.get(side, self.lr["B"]) if isinstance(self.lr, Mapping) else self.lr
+        return lr * self.lr_decay**round
+
+    def replace(self, **changes: Any) -> "Plan":
+        """The same plan with some fields changed."""
+        return replace(self, **changes)

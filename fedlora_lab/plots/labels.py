@@ -1,0 +1,86 @@
+"""Names written beside the lines they belong to, kept apart from each other."""
+
+from typing import Any, NamedTuple
+
+from matplotlib.patheffects import withStroke
+
+from fedlora_lab.plots.style import CARD, GREY, INK, darker
+
+
+class Label(NamedTuple):
+    """A text for the point (x, y) in data units."""
+
+    x: float
+    y: float
+    text: str
+    colour: str
+
+
+def spread(values: list[float], sizes: list[float], low: float = 0.0, high: float = 1.0) -> list[float]:
+    """Centres as near to ``values`` as may be, in their order, that keep boxes of these sizes from overlapping.
+
+    They stay inside [low, high] where they fit. Guarantees: test_labels_keep_apart.
+    """
+    groups: list[list[int]] = []
+
+    def start(group: list[int]) -> float:
+        """Lower edge of a stack of boxes whose centres are, on average, where they should be."""
+        size, offset, shift = sum(sizes[i] for i in group), 0.0, 0.0
+        for i in group:
+            shift += values[i] - (offset + sizes[i] / 2)
+            offset += sizes[i]
+        return max(low, min(shift / len(group), high - size))
+
+    for index in sorted(range(len(values)), key=lambda i: values[i]):
+        groups.append([index])
+        while len(groups) > 1 and start(groups[-1]) < start(groups[-2]) + sum(sizes[i] for i in groups[-2]) - 1e-12:
+            groups[-2:] = [groups[-2] + groups[-1]]
+    places = [0.0] * len(values)
+    for group in groups:
+        edge = start(group)
+        for index in group:
+            places[index] = edge + sizes[index] / 2
+            edge += sizes[index]
+    return places
+
+
+def merge(labels: list[Label], ax: Any, same: float = 0.006) -> list[Label]:
+    """Labels of lines that end at the same height become one, in ink."""
+    heights = [float(ax.transAxes.inverted().transform(ax.transData.transform((x.x, x.y)))[1]) for x in labels]
+    groups: dict[int, list[int]] = {}
+    for i, height in enumerate(heights):
+        first = next((g for g in groups if abs(heights[g] - height) < same), i)
+        groups.setdefault(first, []).append(i)
+    merged = []
+    for members in groups.values():
+        first = labels[members[0]]
+        if len(members) == 1:
+            merged.append(first)
+        else:
+            text = "\n".join(", ".join(labels[i].text for i in members[j : j + 2]) for j in range(0, len(members), 2))
+            merged.append(Label(first.x, first.y, text, INK))
+    return merged
+
+
+def beside(ax: Any, labels: list[Label], *, size: float = 8.5, together: bool = True, inside: bool = False) -> None:
+    """Write the labels right of the axes, or ``inside`` right of their points; call it with final limits."""
+    labels = merge(labels, ax) if together else labels
+    back = ax.transAxes.inverted()
+    points = [tuple(map(float, back.transform(ax.transData.transform((label.x, label.y))))) for label in labels]
+    height = ax.figure.get_figheight() * ax.get_position().height * 72
+    columns: dict[float, list[int]] = {}
+    for i, (x, _) in enumerate(points):
+        near = next((c for c in columns if abs(c - x) < 0.15), x) if inside else 1.0
+        columns.setdefault(near, []).append(i)
+    for members in columns.values():
+        sizes = [1.2 * size * (labels[i].text.count("\n") + 1) / height for i in members]
+        places = spread([points[i][1] for i in members], sizes, -0.14, 1.06)
+        left = max(points[i][0] for i in members) + 0.03
+        for i, place in zip(members, places, strict=True):
+            note = ax.annotate(
+                labels[i].text, xy=points[i], xycoords="axes fraction", xytext=(left, place),
+                textcoords="axes fraction", fontsize=size, weight="bold", color=darker(labels[i].colour), va="center",
+                ha="left", annotation_clip=False,
+                arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 1, "shrinkB": 3},
+            )
+            note.set_path_effects([withStroke(linewidth=2.5, foreground=CARD)])

@@ -1,0 +1,49 @@
+"""Which factor moves when, drawn from a schedule."""
+
+from collections.abc import Callable
+
+from fedlora_lab.checks import check, check_whole
+from fedlora_lab.plots.style import FACTOR, FAINT, GREY, INK, SOFT, Picture, paper, picture
+
+
+def timeline(cycle: Callable[[int, int], str], rounds: int = 6, steps: int = 4) -> Picture:
+    """A schedule over rounds and local steps: a filled cell where a factor moves, and the share of steps it moves in.
+
+    Args: cycle: ``(t, s) -> "A", "B" or "AB"``, such as ``Cycle(("B", "A"))``. rounds, steps: whole numbers >= 1.
+    Raises: ``ValueError`` when the schedule gives another word.
+    Guarantees: a cell is filled iff the schedule moves the factor (test_timeline_follows_the_schedule).
+    """
+    check_whole("rounds", rounds, 1)
+    check_whole("steps", steps, 1)
+    words = {(t, s): cycle(t, s) for t in range(rounds) for s in range(steps)}
+    for (t, s), word in words.items():
+        check(word in ("A", "B", "AB", "BA"), f"cycle({t}, {s})", word, '"A", "B" or "AB"')
+    with paper():
+        figure = picture(min(11.5, 2.3 + 0.24 * rounds * steps), 1.45)
+        ax = figure.add_axes((0.03, 0.06, 0.94, 0.9))
+        ax.axis("off")
+        width = rounds * steps
+        for row, factor in enumerate("BA"):
+            moves = [key for key, word in words.items() if factor in word]
+            for t, s in words:
+                filled = factor in words[t, s]
+                ax.add_patch(
+                    _cell(t * steps + s + 0.1, row + 0.16, FACTOR[factor] if filled else "none", FAINT if not filled else "none")
+                )
+            share = len(moves) / len(words)
+            ax.text(-0.4, row + 0.5, factor, fontsize=12, weight="bold", color=FACTOR[factor], ha="right", va="center")
+            ax.text(width + 0.5, row + 0.5, f"{share:.0%} of steps", fontsize=8.5, color=SOFT, va="center")
+        for t in range(rounds + 1):
+            ax.plot([t * steps] * 2, [0, 2], color=INK if t else GREY, lw=2 if t else 1, solid_capstyle="butt")
+            if t < rounds:
+                ax.text((t + 0.5) * steps, -0.12, f"{t + 1}", fontsize=8.5, color=SOFT, ha="center", va="top")
+        ax.text(-0.4, -0.12, "round", fontsize=8.5, color=SOFT, ha="right", va="top")
+        ax.set_xlim(-2.2, width + 4.2)
+        ax.set_ylim(-0.5, 2.1)
+    return figure
+
+
+def _cell(x: float, y: float, face: str, edge: str):
+    from matplotlib.patches import FancyBboxPatch
+
+    return FancyBboxPatch((x, y), 0.8, 0.68, boxstyle="round,pad=0,rounding_size=.12", fc=face, ec=edge, lw=1)

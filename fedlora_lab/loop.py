@@ -20,6 +20,7 @@ from fedlora_lab.method import Global, Method, Slot
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
 from fedlora_lab.record import Round, Tick
+
 from fedlora_lab.streams import Streams
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.wire import Traffic, bytes_of, full

@@ -21,7 +21,8 @@ def _column(name: str, values: Any) -> np.ndarray:
 def _check_room(count: int, clients: int, min_size: int) -> None:
     check_whole("clients", clients, 1)
     check_whole("min_size", min_size, 1)
-    check(clients * min_size <= count, "clients", clients, f"at most {count // min_size}: {count} examples, {min_size} each")
+    room = f"at most {count // min_size}: {count} examples, {min_size} each"
+    check(clients * min_size <= count, "clients", clients, room)
 
 
 def _level(parts: list[list[int]], min_size: int) -> Split:

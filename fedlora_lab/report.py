@@ -14,6 +14,11 @@ from fedlora_lab.summary import number, summary, words
 if TYPE_CHECKING:
     import pandas as pd
 
+SEEN = {
+    "local": "whoever sees every single upload, the server included.",
+    "secagg": "whoever sees the sums of the uploads; single uploads are hidden by secure aggregation, which is not simulated.",
+    "central": "whoever sees the released models; the server sees the uploads and is trusted.",
+}
 TEMPLATE = Path(__file__).parent / "data" / "report.html"
 # Narrower than in a notebook, so that letters are still read on a phone, where a figure is some 330 pixels wide.
 WIDTH, HEIGHT = 4.9, 4.1
@@ -25,6 +30,8 @@ def _svg(figure: Any) -> str:
     import matplotlib
 
     figure.set_size_inches(WIDTH, HEIGHT)
+    for axes in figure.axes:
+        axes.set_title("", loc="left")  # the page has the title
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "fedlora_lab"}):
         figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.08, metadata={"Date": None, "Creator": None})
@@ -41,11 +48,11 @@ def figures(frame: "pd.DataFrame") -> Iterator[dict[str, str]]:
     from fedlora_lab import plots
 
     whole = _plain(frame[frame["layer"] == "all"])
-    measures = set(whole["measure"])
-    score = "accuracy" if "accuracy" in measures else "loss"
     wanted: list[tuple[str, str, Callable]] = [
-        (score.capitalize(), "On public test examples after every round: the mean over seeds and its 95 % interval.",
-         lambda: plots.curves(whole, score)),
+        ("Accuracy", "On public test examples after every round: the mean over seeds and its 95 % interval.",
+         lambda: plots.curves(whole, "accuracy")),
+        ("Loss", "Mean loss of a public test example after every round, likewise.",
+         lambda: plots.curves(whole, "loss")),
         ("Deviation", "How far the server's product of factors is from the mean of the clients' products.",
          lambda: plots.deviation(whole)),
         ("Privacy spent", "ε at the plan's δ after every round, as the ledger states it.",
@@ -68,7 +75,14 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from flat(inner, f"{name}.{key}".strip("."))
     else:
-        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        yield name, value if isinstance(value, str) else json.dumps(_rounded(value), ensure_ascii=False)
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to five digits, inside lists too; settings.json has them in full."""
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -80,7 +94,7 @@ def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
             continue
         from fedlora_lab.ledger import Ledger
 
-        ledger = Ledger.from_json(json.dumps(text) if not isinstance(text, str) else text)
+        ledger = Ledger.from_json(json.dumps(text, sort_keys=True))
         most = int(ledger.to_frame()["releases"].max())
         reason = f" ({ledger.uncertified})" if ledger.uncertified else ""
         rows.append(
@@ -93,6 +107,45 @@ def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def facts(settings: Mapping[str, Any], methods: list[str]) -> dict[str, str]:
+    """The setting in a few words: what all runs share."""
+    task, privacy, plans = settings["task"], settings["privacy"], [settings["plans"][slug] for slug in methods]
+    found = {"clients": str(len(task["sizes"])), "private examples": str(sum(task["sizes"]))}
+    for key in ("rounds", "local_steps", "batch", "participation"):
+        values = list(dict.fromkeys(plan[key] for plan in plans))
+        if values == [1.0] and key == "participation":
+            continue
+        found[key.replace("_", " ")] = ", ".join("all" if value is None else str(value) for value in values)
+    found["rank"] = str(settings["lora"]["rank"])
+    found["seeds"] = ", ".join("none" if seed is None else str(seed) for seed in settings["seeds"])
+    if privacy is None:
+        return {**found, "privacy": "none"}
+    target = privacy["target"]
+    return {**found, "ε": "as spent" if target is None else f"{target:g}", "δ": f"{privacy['delta']:g}", "unit": privacy["unit"]}
+
+
+def promise(settings: Mapping[str, Any], ledgers: Mapping[str, Any]) -> list[str]:
+    """What the numbers promise and what they do not, in sentences."""
+    privacy = settings["privacy"]
+    if privacy is None:
+        return ["These runs were trained without privacy: nothing is promised."]
+    unit = {"example": "one example of one client", "client": "all examples of one client"}[privacy["unit"]]
+    sentences = [
+        f"Two data sets that differ in {unit} lead to nearly the same distribution of what is seen, in the sense of "
+        f"(ε, δ)-differential privacy with the ε above and δ = {privacy['delta']:g}. Seen by whom: {SEEN[privacy['trust']]}"
+    ]
+    if any(ledger and ledger["content"]["reproducible"] for ledger in ledgers.values()):
+        sentences.append(
+            "The noise was drawn from recorded seeds so that the runs can be repeated. Whoever knows a seed can subtract "
+            "its noise: these models are for study and not for release."
+        )
+    sentences.append(
+        "Learning rates, clip norm and rank were not chosen under this ledger. Where they were chosen by looking at private "
+        "data, those looks are releases too and are not counted here."
+    )
+    return sentences
 
 
 def render(frame: "pd.DataFrame", settings: Mapping[str, Any], ledgers: Mapping[str, Any]) -> str:
@@ -110,6 +163,8 @@ def render(frame: "pd.DataFrame", settings: Mapping[str, Any], ledgers: Mapping[
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         rows=rows,
+        facts=facts(settings, [row["method"] for row in rows]),
+        promise=promise(settings, ledgers),
         measure=table.attrs["measure"],
         figures=list(figures(frame)),
         ledger=ledger_rows(ledgers),

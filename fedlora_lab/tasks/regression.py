@@ -109,8 +109,8 @@ def teachers(
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """The base W0 (d_out, d_in) and every client's (B_k, A_k), of shapes (d_out, rank) and (rank, d_in), in float64.
 
-    Both factors are sqrt(1 - h) of a shared draw plus sqrt(h) of the client's own, h the heterogeneity, so every teacher
-    has the same law. ``teachers(**task.info["arguments"])`` gives those of a task that exists.
+    Both factors are sqrt(1 - h) of a shared draw plus sqrt(h) of the client's own, h the heterogeneity: the law of a
+    teacher does not depend on h. ``teachers(**task.info["arguments"])`` gives those of a task that exists.
 
     Raises: ValueError for a value out of range.
     Guarantees: test_tasks.py::test_regression_loss_is_the_closed_form, ::test_heterogeneity_moves_the_teachers.

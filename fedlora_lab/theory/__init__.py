@@ -1,0 +1,88 @@
+"""Closed forms, NumPy in and NumPy out; each is tested by a test of its name (`test_<function>`), and figures draw it.
+
+Convention: W = W0 + scaling B A with B (d_out, r), A (r, d_in); norms are Frobenius norms unless said otherwise.
+"""
+
+from fedlora_lab.theory.accounting import (
+    classical_sigma,
+    clt_mu,
+    gaussian_mu,
+    gaussian_rdp,
+    gdp_delta,
+    gdp_epsilon,
+    privacy_loss_cdf,
+    rdp_to_epsilon,
+    rdp_to_epsilon_classical,
+    sampled_gaussian_rdp,
+)
+from fedlora_lab.theory.bands import Band, mean_band
+from fedlora_lab.theory.deviation import (
+    deviation,
+    deviation_covariance,
+    deviation_pairs,
+    sign_pairs,
+    vanishes_for_every_weighting,
+)
+from fedlora_lab.theory.noise import (
+    CycleTerms,
+    NoiseTerms,
+    accumulated_std,
+    alternation_total,
+    crossover,
+    factor_average_terms,
+    linear_noise_norm,
+    noise_terms,
+    product_average_terms,
+    quadratic_share,
+    release_snr,
+)
+from fedlora_lab.theory.regulated import (
+    filter_gain,
+    filter_weights,
+    regulated_energy,
+    regulated_mahalanobis,
+    regulated_multiplier,
+    whitened,
+)
+from fedlora_lab.theory.trust import TrustLevel, joint_sensitivity, trust_level, weighted_sensitivity
+
+__all__ = [
+    "Band",
+    "CycleTerms",
+    "NoiseTerms",
+    "TrustLevel",
+    "accumulated_std",
+    "alternation_total",
+    "classical_sigma",
+    "clt_mu",
+    "crossover",
+    "deviation",
+    "deviation_covariance",
+    "deviation_pairs",
+    "factor_average_terms",
+    "filter_gain",
+    "filter_weights",
+    "gaussian_mu",
+    "gaussian_rdp",
+    "gdp_delta",
+    "gdp_epsilon",
+    "joint_sensitivity",
+    "linear_noise_norm",
+    "mean_band",
+    "noise_terms",
+    "privacy_loss_cdf",
+    "product_average_terms",
+    "quadratic_share",
+    "rdp_to_epsilon",
+    "rdp_to_epsilon_classical",
+    "regulated_energy",
+    "regulated_mahalanobis",
+    "regulated_multiplier",
+    "release_snr",
+    "sampled_gaussian_rdp",
+    "sign_pairs",
+    "trust_level",
+    "vanishes_for_every_weighting",
+    "weighted_sensitivity",
+    "whitened",
+]

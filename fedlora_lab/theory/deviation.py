@@ -1,0 +1,105 @@
+"""The mean of products is not the product of means: the aggregation deviation D and when it vanishes."""
+
+import numpy as np
+from jaxtyping import Float
+
+from fedlora_lab.checks import check
+
+Stack = np.ndarray
+
+
+def _weights(weights: np.ndarray | None, clients: int) -> np.ndarray:
+    p = np.full(clients, 1 / clients) if weights is None else np.asarray(weights, float)
+    good = p.shape == (clients,) and bool(np.all(p >= 0)) and abs(float(p.sum()) - 1) < 1e-9
+    check(good, "weights", weights, f"{clients} numbers >= 0 that sum to 1")
+    return p
+
+
+def _pair(B: Stack, A: Stack) -> None:
+    fits = B.ndim == A.ndim == 3 and len(B) == len(A) > 0 and B.shape[2] == A.shape[1]
+    check(fits, "B, A", (B.shape, A.shape), "shapes (clients, d_out, r) and (clients, r, d_in)")
+
+
+def deviation(
+    B: Float[np.ndarray, "clients d_out r"],
+    A: Float[np.ndarray, "clients r d_in"],
+    weights: Float[np.ndarray, " clients"] | None = None,
+) -> Float[np.ndarray, "d_out d_in"]:
+    """D = (sum p B)(sum p A) - sum p B A: what averaging the factors puts in place of the mean of the products.
+
+    Args:
+        B: (clients, d_out, r).
+        A: (clients, r, d_in).
+        weights: p >= 0 with sum 1; ``None`` is 1 / clients each.
+
+    Returns: (d_out, d_in).
+
+    Guarantees: test_deviation.
+    Source: arXiv:2403.12313, equations 3-5.
+    """
+    _pair(B, A)
+    p = _weights(weights, len(B))
+    return np.tensordot(p, B, 1) @ np.tensordot(p, A, 1) - np.einsum("i,ior,irk->ok", p, B, A)
+
+
+def deviation_covariance(
+    B: Float[np.ndarray, "clients d_out r"],
+    A: Float[np.ndarray, "clients r d_in"],
+    weights: Float[np.ndarray, " clients"] | None = None,
+) -> Float[np.ndarray, "d_out d_in"]:
+    """The same D as minus a covariance over clients: -sum p (B - mean B)(A - mean A). Shapes as `deviation`.
+
+    Guarantees: test_deviation_covariance.
+    Source: derived; the expansion of `deviation` about the means.
+    """
+    _pair(B, A)
+    p = _weights(weights, len(B))
+    return -np.einsum("i,ior,irk->ok", p, B - np.tensordot(p, B, 1), A - np.tensordot(p, A, 1))
+
+
+def deviation_pairs(
+    B: Float[np.ndarray, "clients d_out r"],
+    A: Float[np.ndarray, "clients r d_in"],
+    weights: Float[np.ndarray, " clients"] | None = None,
+) -> Float[np.ndarray, "d_out d_in"]:
+    """The same D over pairs of clients: -1/2 sum_ij p_i p_j (B_i - B_j)(A_i - A_j). Shapes as `deviation`.
+
+    Guarantees: test_deviation_pairs.
+    Source: derived; a covariance written over pairs.
+    """
+    _pair(B, A)
+    p = _weights(weights, len(B))
+    gaps_B, gaps_A = B[:, None] - B[None], A[:, None] - A[None]
+    return -0.5 * np.einsum("i,j,ijor,ijrk->ok", p, p, gaps_B, gaps_A)
+
+
+def sign_pairs() -> tuple[Float[np.ndarray, "4 1 1"], Float[np.ndarray, "4 1 1"]]:
+    """Four clients of rank 1 with (b, a) = (+-1, +-1): D = 0 under equal weights though neither factor is common.
+
+    So "all A equal or all B equal" is sufficient for D = 0 but, for fixed weights, not necessary.
+
+    Returns: B (4, 1, 1) and A (4, 1, 1).
+
+    Guarantees: test_sign_pairs.
+    Source: derived; a counterexample to the literal reading of arXiv:2410.12926, theorem 1.
+    """
+    b, a = np.meshgrid([1.0, -1.0], [1.0, -1.0], indexing="ij")
+    return b.reshape(4, 1, 1), a.reshape(4, 1, 1)
+
+
+def vanishes_for_every_weighting(
+    B: Float[np.ndarray, "clients d_out r"], A: Float[np.ndarray, "clients r d_in"], tolerance: float = 1e-12
+) -> bool:
+    """Whether D = 0 for every choice of weights: exactly when (B_i - B_j)(A_i - A_j) = 0 for all pairs i, j.
+
+    Args:
+        B: (clients, d_out, r).
+        A: (clients, r, d_in).
+        tolerance: largest entry that counts as zero, relative to the largest product of entries.
+
+    Guarantees: test_vanishes_for_every_weighting.
+    Source: derived; the rigorous form of arXiv:2410.12926, theorem 1.
+    """
+    _pair(B, A)
+    gaps = np.einsum("ijor,ijrk->ijok", B[:, None] - B[None], A[:, None] - A[None])
+    return bool(np.abs(gaps).max() <= tolerance * max(np.abs(B).max() * np.abs(A).max(), 1e-300))

@@ -1,0 +1,79 @@
+"""Labelled controls of one look: every one described, of fixed size, usable by keyboard."""
+
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+import ipywidgets as w
+
+from fedlora_lab.checks import check
+
+STYLE = {"description_width": "96px"}
+WIDE, LINE = "330px", "26px"
+
+
+def slider(label: str, value: float, low: float, high: float, step: float | None = None, help: str = "") -> Any:
+    """A slider for a whole number, or for a real one when any of its numbers is no integer."""
+    whole = all(isinstance(v, int) and not isinstance(v, bool) for v in (value, low, high, step or 1))
+    kind, step = (w.IntSlider, step or 1) if whole else (w.FloatSlider, step or (high - low) / 100)
+    layout = w.Layout(width=WIDE)
+    return kind(
+        value=value, min=low, max=high, step=step, description=label, tooltip=help or label, style=STYLE, layout=layout
+    )
+
+
+def log_slider(label: str, value: float, low: float, high: float, help: str = "") -> Any:
+    """A slider over powers of ten from ``10**low`` to ``10**high``."""
+    return w.FloatLogSlider(
+        value=value, min=low, max=high, step=0.05, readout_format=".3g", description=label, tooltip=help or label,
+        style=STYLE, layout=w.Layout(width=WIDE),
+    )  # fmt: skip
+
+
+def choice(label: str, options: Sequence[Any], value: Any, help: str = "") -> Any:
+    """A menu; options are values or (text, value) pairs."""
+    return w.Dropdown(
+        options=list(options), value=value, description=label, tooltip=help or label, style=STYLE,
+        layout=w.Layout(width=WIDE),
+    )  # fmt: skip
+
+
+def button(label: str, icon: str, help: str, act: Callable[[], None], style: str = "") -> Any:
+    """A button with a word, an icon and a description."""
+    made = w.Button(description=label, icon=icon, tooltip=help, button_style=style, layout=w.Layout(width="92px"))
+    made.on_click(lambda _: act())
+    return made
+
+
+def picture(width: int, height: int, help: str) -> Any:
+    """A place for PNG bytes that keeps its size whatever is drawn into it."""
+    layout = w.Layout(height=f"{height}px", width=f"{width}px", min_width="0", flex="0 1 auto", object_fit="contain")
+    return w.Image(format="png", width=width, height=height, tooltip=help, layout=layout)
+
+
+def words(lines: int = 1) -> Any:
+    """A place for text of fixed height."""
+    return w.HTML(layout=w.Layout(height=f"{22 * lines + 4}px", width="100%", overflow="hidden", margin="0"))
+
+
+def say(place: Any, text: str, error: bool = False) -> None:
+    """Put plain text into a place for words; an error is announced and coloured."""
+    look = "color:var(--jp-error-color1,#b3261e);font-weight:600" if error else "color:var(--jp-content-font-color1,inherit)"
+    role = "alert" if error else "status"
+    place.value = f'<div role="{role}" style="{look};line-height:22px">{escape(text)}</div>'
+
+
+def control(name: str, given: Any) -> Any:
+    """A control from a short form: a widget as it is, True/False, a list of options, or (value, low, high[, step])."""
+    label = name.replace("_", " ")
+    if isinstance(given, w.Widget):
+        return given
+    if isinstance(given, bool):
+        return w.Checkbox(value=given, description=label, tooltip=label, indent=False, layout=w.Layout(width=WIDE))
+    if isinstance(given, list) and given:
+        first = given[0]
+        return choice(label, given, first[1] if isinstance(first, tuple) else first)
+    ok = isinstance(given, tuple) and len(given) in (3, 4) and all(isinstance(v, (int, float)) for v in given)
+    check(ok, name, given, "a widget, True or False, a list of options, or (value, low, high[, step])")
+    check(given[1] <= given[0] <= given[2], name, given, "low <= value <= high")
+    return slider(label, *given)

@@ -1,0 +1,121 @@
+"""Find a learning rate for every method on the embedded tasks and write fedlora_lab/data/tuned.json.
+
+    python scripts/tune.py digits --work runs/tuning
+
+Every method tries the same learning rates, with the same seeds, which no reported run uses; it is judged by the mean
+score after the last round on the task's validation part. Results are kept one line a run in the work folder, so that an
+interrupted search goes on. The search is not private: it looks at many runs on the same private data and no ledger
+counts the looks. It fixes a setting for study; on data of your own, tune on public data or count every look.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from tqdm import tqdm
+
+import fedlora_lab as fl
+from fedlora_lab.comparison import BASELINES, Cell
+from fedlora_lab.folder import to_json, write_atomically
+from fedlora_lab.summary import headline
+from fedlora_lab.tuning import FILE
+
+SEEDS = (1001, 1002)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "plan": {"rounds": 20, "local_steps": 5, "batch": 16},
+        "privacy": {"clip_norm": 1.0, "delta": 1e-4},
+        "lora": {"rank": 4, "alpha": 8.0},
+        "grid": [0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6],
+    },
+    "regression": {
+        "plan": {"rounds": 20, "local_steps": 5, "batch": 16},
+        "privacy": {"clip_norm": 1.0, "delta": 1e-4},
+        "lora": {"rank": 4, "alpha": 8.0},
+        "grid": [0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8],
+    },
+    "sentiment": {
+        "plan": {"rounds": 3, "local_steps": 5, "batch": 32},
+        "privacy": {"clip_norm": 1.0, "delta": 1e-5},
+        "lora": {"rank": 4, "alpha": 8.0},
+        "grid": [0.05, 0.1, 0.2, 0.4, 0.8],
+    },
+}
+EPSILON = 8.0
+
+
+def judged_on_validation(task: fl.tasks.Task) -> fl.tasks.Task:
+    """The task with its validation part where the test part was; a task without one cannot be tuned."""
+    if task.validation is None:
+        raise SystemExit(f"{task.name}: no validation part to tune on")
+    return dataclasses.replace(task, test=task.validation, validation=None)
+
+
+def score(cell: Cell) -> tuple[str, float | None]:
+    """Name and value of the headline measure after the last round; ``None`` when it is not finite."""
+    frame = cell.frame(cell.run())
+    measure = headline(frame)
+    last = frame[(frame["layer"] == "all") & (frame["measure"] == measure)].sort_values("round")["value"].iloc[-1]
+    return measure, float(last) if math.isfinite(last) else None
+
+
+def search(name: str, work: Path) -> Iterator[dict[str, Any]]:
+    """One entry for each method, learning rate and seed; those in the work folder are not run again."""
+    setting = SETTINGS[name]
+    kept_in = work / f"{name}.jsonl"
+    kept_in.parent.mkdir(parents=True, exist_ok=True)
+    lines = kept_in.read_text().splitlines() if kept_in.exists() else []
+    done = {(e["method"], e["lr"], e["seed"]): e for e in map(json.loads, lines)}
+    task = judged_on_validation(getattr(fl.tasks, name)())
+    plan, lora = fl.Plan(**setting["plan"]), fl.Lora(**setting["lora"])
+    privacy = fl.Privacy(**setting["privacy"]).calibrate(epsilon=EPSILON, task=task, plan=plan)
+    slugs = [*fl.methods.ALL, *(b for b in BASELINES if b not in fl.methods.ALL)]
+    todo = [(slug, lr, seed) for slug in slugs for lr in setting["grid"] for seed in SEEDS]
+    for slug, lr, seed in tqdm(todo, unit="run", mininterval=10):
+        if (slug, lr, seed) not in done:
+            measure, value = score(Cell.named(slug, task, privacy, plan.replace(lr=lr), lora, seed))
+            entry = {"method": slug, "lr": lr, "seed": seed, "measure": measure, "score": value}
+            with open(kept_in, "a") as file:
+                file.write(json.dumps(entry) + "\n")
+            done[slug, lr, seed] = entry
+        yield done[slug, lr, seed]
+
+
+def choose(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """For each method the learning rate with the best mean score; a run that diverged rules its rate out."""
+    sign = -1 if entries[0]["measure"] == "loss" else 1
+    chosen = {}
+    for slug in dict.fromkeys(entry["method"] for entry in entries):
+        mine = [entry for entry in entries if entry["method"] == slug]
+        scores: dict[float, float | None] = {}
+        for lr in dict.fromkeys(entry["lr"] for entry in mine):
+            values = [entry["score"] for entry in mine if entry["lr"] == lr]
+            scores[lr] = None if None in values else round(fmean(values), 5)
+        best = max((lr for lr in scores if scores[lr] is not None), key=lambda lr: sign * (scores[lr] or 0.0))
+        chosen[slug] = {"lr": best, "grid": {str(lr): value for lr, value in scores.items()}}
+    return chosen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=sorted(SETTINGS))
+    parser.add_argument("--work", type=Path, default=Path("runs/tuning"))
+    arguments = parser.parse_args()
+    entries = list(search(arguments.task, arguments.work))
+    setting = {k: v for k, v in SETTINGS[arguments.task].items() if k != "grid"}
+    setting |= {"epsilon": EPSILON, "seeds": list(SEEDS), "judged_on": "validation", "measure": entries[0]["measure"]}
+    table = json.loads(FILE.read_text()) if FILE.exists() else {}
+    table[arguments.task] = {"setting": setting, "methods": choose(entries)}
+    write_atomically(FILE, to_json(dict(sorted(table.items()))))
+    for slug, found in table[arguments.task]["methods"].items():
+        edge = " (at the edge of the grid)" if str(found["lr"]) in (list(found["grid"])[0], list(found["grid"])[-1]) else ""
+        print(f"{slug:<20} lr {found['lr']:<7g} {found['grid'][str(found['lr'])]}{edge}")
+
+
+if __name__ == "__main__":
+    main()

@@ -33,7 +33,8 @@ lab: setup ## open JupyterLab on the course
 	@extra=''; \
 	if [ "$$(id -u)" = 0 ]; then extra='--allow-root'; fi; \
 	if [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ] && [ -z "$$WSL_DISTRO_NAME" ]; then extra="$$extra --no-browser"; fi; \
-	exec $(BIN)/jupyter lab --port=$(PORT) $$extra $(JUPYTER_ARGS) $(firstword $(NOTEBOOKS) notebooks)
+	exec $(BIN)/python -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/$(firstword $(NOTEBOOKS)) \
+		--port=$(PORT) $$extra $(JUPYTER_ARGS)
 
 test: setup ## run every test, then every notebook
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q

@@ -6,7 +6,58 @@ Nothing heavy is imported until a name is used, so ``import fedlora_lab`` is qui
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:  # the same names for editors and type checkers; tests/test_packaging.py keeps the two lists equal
+    from fedlora_lab import (
+        doctor,
+        exercises,
+        measures,
+        methods,
+        partition,
+        plots,
+        privacy,
+        report,
+        tasks,
+        theory,
+        widgets,
+    )
+    from fedlora_lab.comparison import compare
+    from fedlora_lab.ledger import Ledger
+    from fedlora_lab.loop import predict, run, ticks
+    from fedlora_lab.method import Cycle, Method
+    from fedlora_lab.methods import show
+    from fedlora_lab.plan import Lora, Plan
+    from fedlora_lab.privacy import Privacy
+    from fedlora_lab.record import save_adapter, to_frame
+    from fedlora_lab.tuning import tuned
+
 __version__ = "0.1.0"
+__all__ = [
+    "Cycle",
+    "Ledger",
+    "Lora",
+    "Method",
+    "Plan",
+    "Privacy",
+    "compare",
+    "doctor",
+    "exercises",
+    "measures",
+    "methods",
+    "partition",
+    "plots",
+    "predict",
+    "privacy",
+    "report",
+    "run",
+    "save_adapter",
+    "show",
+    "tasks",
+    "theory",
+    "ticks",
+    "to_frame",
+    "tuned",
+    "widgets",
+]
 
 # name -> (module, attribute); the attribute None means the module itself.
 _HOMES: dict[str, tuple[str, str | None]] = {
@@ -20,7 +71,6 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "run": ("loop", "run"),
     "predict": ("loop", "predict"),
     "ticks": ("loop", "ticks"),
-    "predict": ("loop", "predict"),
     "compare": ("comparison", "compare"),
     "to_frame": ("record", "to_frame"),
     "save_adapter": ("record", "save_adapter"),
@@ -34,7 +84,6 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "plots": ("plots", None),
     "widgets": ("widgets", None),
     "exercises": ("exercises", None),
-    "audit": ("audit", None),
     "report": ("report", None),
     "doctor": ("doctor", None),
 }

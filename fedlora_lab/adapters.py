@@ -1,7 +1,6 @@
 """PEFT, and nothing else: injection of adapters, stacked factors in their place, saving of an adapter folder."""
 
 import copy
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from fedlora_lab.checks import check
 from fedlora_lab.method import Slot
 from fedlora_lab.plan import Lora
 from fedlora_lab.streams import Streams
+
+SAVED = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
 
 
 class Stacked(nn.Module):
@@ -67,7 +68,10 @@ class Adapted:
 
 def _config(targets: tuple[str, ...], head: str | None, lora: Lora) -> LoraConfig:
     return LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=list(targets), modules_to_save=[head] if head else None
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides it by r, whatever its type
+        target_modules=list(targets),
+        modules_to_save=[head] if head else None,
     )
 
 
@@ -149,6 +153,16 @@ def start(adapted: Adapted, streams: Streams) -> dict[Slot, Tensor]:
     return values
 
 
+def _fill(peft: nn.Module, values: Mapping[Slot, Tensor]) -> None:
+    for name, module in peft.named_modules():
+        if isinstance(module, LoraLayer):
+            for side, holder in (("A", module.lora_A), ("B", module.lora_B)):
+                holder["default"].get_parameter("weight").data.copy_(values[Slot(side, _plain(name))])
+        if isinstance(module, ModulesToSaveWrapper):
+            for key, parameter in module.get_submodule("modules_to_save.default").named_parameters():
+                parameter.data.copy_(values[Slot("head", f"{_plain(name)}.{key}")])
+
+
 def save(
     model: nn.Module,
     targets: tuple[str, ...],
@@ -159,29 +173,21 @@ def save(
 ) -> Path:
     """Write a PEFT adapter folder (safetensors and JSON) that ``peft.PeftModel.from_pretrained`` reads.
 
-    The folder appears whole or not at all; an existing folder of that name is replaced only when it is an adapter.
+    The folder appears whole or not at all; an existing one is replaced when it is empty or holds an adapter only.
+
+    Raises: ``ValueError`` when the path is taken by anything else.
+    Guarantees: tests/test_adapters.py::test_a_folder_is_written_whole_or_not_at_all.
     """
     path = Path(path)
-    old = path.exists()
-    check(
-        not old or (path / "adapter_config.json").exists() or not any(path.iterdir()),
-        "path",
-        str(path),
-        "a new folder or an adapter",
-    )
+    ours = path.is_dir() and {part.name for part in path.iterdir()} <= SAVED
+    check(ours or not path.exists(), "path", str(path), "a new folder, or one with an adapter and nothing else")
     peft = _inject(model, targets, head, lora)
-    for name, module in peft.named_modules():
-        if isinstance(module, LoraLayer):
-            for side, holder in (("A", module.lora_A), ("B", module.lora_B)):
-                holder["default"].weight.data.copy_(values[Slot(side, _plain(name))])
-        if isinstance(module, ModulesToSaveWrapper):
-            for key, parameter in module.modules_to_save["default"].named_parameters():  # type: ignore[index]
-                parameter.data.copy_(values[Slot("head", f"{_plain(name)}.{key}")])
+    _fill(peft, values)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        peft.save_pretrained(folder, save_embedding_layers=False)  # type: ignore[operator]
-        if old:
-            shutil.rmtree(path)
-        shutil.copytree(folder, Path(folder) / "whole", ignore=shutil.ignore_patterns("whole"))
-        (Path(folder) / "whole").rename(path)
+        whole = Path(folder) / "whole"
+        peft.save_pretrained(whole, save_embedding_layers=False)  # type: ignore[operator]  # a PeftModel
+        if ours:
+            path.rename(Path(folder) / "old")
+        whole.rename(path)
     return path

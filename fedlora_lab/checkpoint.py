@@ -19,6 +19,7 @@ from fedlora_lab.method import Global, Slot
 
 VERSION = 1
 KEPT = 2
+LEDGER = "ledger.json"
 
 
 class Broken(ValueError):
@@ -41,7 +42,7 @@ class State:
     server: Global
     personal: dict[Slot, Tensor]
     seen: list[int]
-    changed: list[str] = field(default_factory=list)
+    changed: list[list[str]] = field(default_factory=list)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -62,7 +63,7 @@ def _digest(content: bytes) -> str:
 
 
 def store(folder: Path, state: State, settings: Mapping[str, Any]) -> None:
-    """Write the state after a round; the JSON, written last, names the digest of the tensors. Older pairs but one go."""
+    """Write the state after a round; the JSON, written last, names the tensors' digest. Older pairs but one go."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"server/{slot.side}/{slot.layer}": tensor for slot, tensor in state.server.tensors.items()}
     tensors |= {f"personal/{slot.side}/{slot.layer}": tensor for slot, tensor in state.personal.items()}
@@ -79,7 +80,7 @@ def store(folder: Path, state: State, settings: Mapping[str, Any]) -> None:
     stem = f"round-{state.round:06d}"
     write_atomic(folder / f"{stem}.safetensors", content)
     write_atomic(folder / f"{stem}.json", json.dumps({"body": body, "sha256": _digest(text.encode())}).encode())
-    for old in rounds_in(folder)[:-KEPT]:
+    for old in [done for done in rounds_in(folder) if done <= state.round][:-KEPT]:
         for ending in ("json", "safetensors"):
             (folder / f"round-{old:06d}.{ending}").unlink(missing_ok=True)
 

@@ -18,14 +18,19 @@ def is_number(value: Any) -> bool:
         return False
     try:
         return not math.isnan(float(value)) and not isinstance(value, (str, bytes))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
-def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False) -> None:
+def check_number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False
+) -> None:
     """Raise unless ``low <= value <= high`` (``low <`` when ``open_low``); says the range."""
-    words = f"a number {'>' if open_low else '>='} {low:g}" if high == math.inf else (
-        f"a number in {'(' if open_low else '['}{low:g}, {high:g}]")
+    words = (
+        f"a number {'>' if open_low else '>='} {low:g}"
+        if high == math.inf
+        else (f"a number in {'(' if open_low else '['}{low:g}, {high:g}]")
+    )
     ok = is_number(value) and (value > low if open_low else value >= low) and value <= high
     check(ok, name, value, words)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab import methods
+from fedlora_lab.agreement import agreed
 from fedlora_lab.checks import check
 from fedlora_lab.method import Method
 from fedlora_lab.plan import Lora, Plan
@@ -58,16 +59,17 @@ class Cell:
     def named(
         cls, method: str | Method, task: Task, privacy: Privacy | None, plan: Plan, lora: Lora, seed: int | None
     ) -> "Cell":
-        """The cell of a row, a slug or a baseline's name. A baseline on other data is calibrated anew for its epsilon."""
-        if isinstance(method, Method) or method not in BASELINES:
+        """The cell of a row, a slug or a baseline's name. A baseline on other data is calibrated anew, same epsilon."""
+        if not isinstance(method, str) or method not in BASELINES:
             row = methods.get(method)
             return cls(row.slug, task, row, privacy, plan, lora, seed)
         base = BASELINES[method]
         there, work = base.setting(task, plan)
         own = privacy if base.private else None
         if own is not None and there is not task:
-            check(own.target is not None, "privacy", "without a target", f"one from calibrate(epsilon=...) for {method!r}")
-            own = own.replace(sample_rate=None).calibrate(epsilon=own.target, task=there, plan=work)
+            expected = f"one from calibrate(epsilon=...) for {method!r}"
+            check(own.target is not None, "privacy", "without a target", expected)
+            own = own.replace(sample_rate=None).calibrate(epsilon=own.target or 0.0, task=there, plan=work)
         return cls(method, there, base.method, own, work, lora, seed)
 
     def run(self, **options: Any) -> Iterator[Round]:
@@ -104,13 +106,15 @@ def compare(
     import pandas as pd
     from tqdm.auto import tqdm
 
-    check(not isinstance(which, (str, Method)), "methods", which, 'a list, such as ["fedlora", "ffa-lora"]')
-    names, seeds = list(which), list(seeds)
-    for name, value in (("methods", names), ("seeds", seeds)):
-        check(bool(value), name, value, "at least one")
+    names = _listed("methods", which, 'such as ["fedlora", "ffa-lora"]')
+    draws = _listed("seeds", seeds, "such as range(3)")
+    for name, value, kind in (("task", task, Task), ("privacy", privacy, Privacy | None), ("lora", lora, Lora | None)):
+        check(isinstance(value, kind), name, value, f"a {name.capitalize()}")
     cells = [
-        Cell.named(name, task, privacy, _plan_for(name, plan), lora or Lora(), seed) for name in names for seed in seeds
+        Cell.named(name, task, privacy, _plan_for(name, plan), lora or Lora(), seed) for name in names for seed in draws
     ]
+    for cell in cells:
+        agreed(cell.task, cell.method, cell.privacy, cell.plan, cell.lora, cell.seed)
     frames = []
     with tqdm(total=sum(cell.plan.rounds for cell in cells), unit="round", disable=not progress) as bar:
         for cell in cells:
@@ -123,9 +127,18 @@ def compare(
     return pd.concat(frames, ignore_index=True)
 
 
+def _listed(name: str, values: Any, example: str) -> list:
+    several = isinstance(values, Iterable) and not isinstance(values, (str, bytes, Method, Mapping))
+    check(several, name, values, f"a list, {example}")
+    values = list(values)
+    check(bool(values), name, values, f"at least one, {example}")
+    return values
+
+
 def _plan_for(name: str | Method, plan: Plan | Mapping[str, Plan]) -> Plan:
     if isinstance(plan, Plan):
         return plan
-    slug = name.slug if isinstance(name, Method) else name
-    check(isinstance(plan, Mapping) and slug in plan, "plan", sorted(plan), f"a plan for {slug!r}")
+    slug = name.slug if isinstance(name, Method) else str(name)
+    check(isinstance(plan, Mapping), "plan", plan, "a Plan, or a mapping from names to plans")
+    check(slug in plan, "plan", list(plan), f"a plan for {slug!r}")
     return plan[slug]

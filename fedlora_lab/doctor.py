@@ -7,13 +7,14 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 
 from fedlora_lab import __version__
 
 CORE = "core"
-ADDS = {CORE: "pip install fedlora-lab", "dev": "make setup"}
+SOURCE = Path(__file__).resolve().parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -29,8 +30,15 @@ class Finding:
     help: str = ""
 
 
+def _adds(part: str) -> str:
+    """The command that installs this package with a part, from the checkout when it runs from one."""
+    extra = "" if part == CORE else f"[{part}]"
+    name = f'-e "{SOURCE}{extra}"' if (SOURCE / "pyproject.toml").exists() else f'"fedlora-lab{extra}"'
+    return f"{sys.executable} -m pip install {name}"
+
+
 def _requirement(part: str, requirement: Requirement) -> Finding:
-    help = ADDS.get(part, f'pip install "fedlora-lab[{part}]"')
+    help = _adds(part)
     try:
         found = version(requirement.name)
     except PackageNotFoundError:
@@ -38,7 +46,7 @@ def _requirement(part: str, requirement: Requirement) -> Finding:
     if requirement.specifier.contains(found, prereleases=True):
         return Finding(part, requirement.name, found, needed=part == CORE)
     words = f"{found}, out of range {requirement.specifier}"
-    return Finding(part, requirement.name, words, False, part == CORE, f'pip install "{requirement}"'.replace("; ", ";"))
+    return Finding(part, requirement.name, words, False, part == CORE, help)
 
 
 def packages() -> list[Finding]:
@@ -74,7 +82,7 @@ def _accelerator() -> Finding:
     try:
         import torch
     except ImportError as error:
-        return Finding("here", "torch", f"does not load: {error}", False, True, ADDS[CORE])
+        return Finding("here", "torch", f"does not load: {error}", False, True, _adds(CORE))
     device = "cpu"
     if torch.cuda.is_available():
         device = f"cuda ({torch.cuda.get_device_name()})"
@@ -82,7 +90,9 @@ def _accelerator() -> Finding:
         device = "mps"
     one = torch.ones(2, 2, dtype=torch.bfloat16, device=device.split()[0])
     exact = float((one @ one).sum()) == 8.0
-    return Finding("here", "computes on", f"{device}, {torch.get_num_threads()} threads, bf16 {'yes' if exact else 'no'}")
+    return Finding(
+        "here", "computes on", f"{device}, {torch.get_num_threads()} threads, bf16 {'yes' if exact else 'no'}"
+    )
 
 
 def machine() -> list[Finding]:
@@ -91,7 +101,14 @@ def machine() -> list[Finding]:
     name = f"{platform.system()} {platform.machine()}"
     return [
         Finding("here", "system", name),
-        Finding("here", "Python", platform.python_version(), (3, 11) <= python[:2] < (3, 14), True, "make setup PYTHON=python3.12"),
+        Finding(
+            "here",
+            "Python",
+            platform.python_version(),
+            (3, 11) <= python[:2] < (3, 14),
+            True,
+            "make setup PYTHON=python3.12",
+        ),
         Finding("here", "cores", str(_cores())),
         Finding("here", "memory", _memory()),
         Finding("here", "free disk", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB"),
@@ -106,22 +123,47 @@ def tools() -> list[Finding]:
     return [
         Finding("tools", "browser", browser or "missing", browser is not None, help="apt-get install chromium"),
         Finding("tools", "jupyter lab", "yes" if jupyter else "missing", bool(jupyter), help="make setup"),
-        Finding("tools", "git", "yes" if shutil.which("git") else "missing", bool(shutil.which("git")), help="apt-get install git"),
+        Finding(
+            "tools",
+            "git",
+            "yes" if shutil.which("git") else "missing",
+            bool(shutil.which("git")),
+            help="apt-get install git",
+        ),
     ]
+
+
+def _sentiment() -> Finding:
+    """Whether the parts that sentiment downloads once are here; their content is hashed when they are used."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from fedlora_lab.tasks.download import cache_folder
+    from fedlora_lab.tasks.sentiment import TEXTS, TOKENIZER, WEIGHTS
+
+    def here(part: Any) -> bool:
+        hub = part.hub is not None and isinstance(try_to_load_from_cache(part.hub, part.name), str)
+        return hub or (cache_folder() / part.name).is_file()
+
+    absent = [part.name for part in (WEIGHTS, TOKENIZER, TEXTS) if not here(part)]
+    fetch = "python -c 'import fedlora_lab as fl; fl.tasks.sentiment()'   (fetches 92 MB once)"
+    return Finding(
+        "tasks", "sentiment", f"to fetch: {', '.join(absent)}" if absent else "ready", not absent, help=fetch
+    )
 
 
 def data() -> list[Finding]:
-    """Which embedded tasks are ready without a network, and where caches lie."""
-    from fedlora_lab.tasks import sentiment_ready
+    """Which embedded tasks are ready without a network, and where downloads are kept."""
+    from fedlora_lab.tasks.download import cache_folder
 
-    weights = Path(__file__).parent / "data" / "digits_vit.safetensors"
-    there = weights.exists()
-    found = [
-        Finding("tasks", "regression", "ready"),
-        Finding("tasks", "digits", "ready" if there else "weights missing", there, True, "make pretrain"),
-    ]
-    ready, words = sentiment_ready()
-    return [*found, Finding("tasks", "sentiment", words, ready, help="python -c 'import fedlora_lab as fl; fl.tasks.sentiment()'")]
+    found = [Finding("tasks", "regression", "ready")]
+    try:
+        from fedlora_lab import tasks
+
+        tasks.digits()
+        found.append(Finding("tasks", "digits", "ready", needed=True))
+    except ValueError as error:
+        found.append(Finding("tasks", "digits", str(error), False, True, "pip install --force-reinstall fedlora-lab"))
+    return [*found, _sentiment(), Finding("tasks", "downloads in", str(cache_folder()))]
 
 
 def findings() -> list[Finding]:
@@ -136,7 +178,9 @@ def text(found: list[Finding]) -> str:
     for part in dict.fromkeys(finding.part for finding in found):
         lines += ["", part if part in (CORE, "here", "tools", "tasks") else f"[{part}]"]
         lines += [
-            f"  {'ok' if f.ok else '!!' if f.needed else '--'}  {f.name:<{width}}  {f.found}" for f in found if f.part == part
+            f"  {'ok' if f.ok else '!!' if f.needed else '--'}  {f.name:<{width}}  {f.found}"
+            for f in found
+            if f.part == part
         ]
     commands = dict.fromkeys(f.help for f in found if not f.ok and f.help)
     lines += ["", "Nothing is missing." if not commands else "What is missing can be added with:"]

@@ -4,9 +4,9 @@ Every example of a step carries its own copy of the moving tensors, (N, ...), so
 respect to those copies is the gradient of each example alone: no hooks, no vmap, no loop over clients or examples.
 """
 
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 
 import torch
@@ -14,8 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab.adapters import Adapted
-from fedlora_lab.checks import check
-from fedlora_lab.mechanism import Clipped, before_clip, clip_sum, noise, release, row_norms
+from fedlora_lab.mechanism import Clipped, before_clip, clip_sum, noise, release
 from fedlora_lab.method import Method, Slot
 from fedlora_lab.plan import Plan
 from fedlora_lab.rules import Whitening, identity
@@ -52,10 +51,10 @@ def per_example_gradients(
     for slot in adapted.places:
         tensor = bank[slot]
         if slot in moving:
-            rows = tensor.expand(n, *tensor.shape[1:]) if len(tensor) == 1 else tensor[owner]
+            rows = tensor.expand(n, *tensor.shape[1:]) if len(tensor) == 1 else tensor.index_select(0, owner)
             leaves[slot] = rows = rows.detach().requires_grad_()
         else:
-            rows = tensor[0] if len(tensor) == 1 else tensor[owner]
+            rows = tensor[0] if len(tensor) == 1 else tensor.index_select(0, owner)
         adapted.put(slot, rows)
     x, y = data
     with torch.enable_grad():
@@ -96,7 +95,7 @@ class Setting:
     offsets: tuple[int, ...]
     chunk: int | None = None
 
-    @property
+    @cached_property
     def sample_rate(self) -> tuple[float, ...]:
         """Probability with which each client draws each of its examples in a step."""
         batch = self.plan.batch
@@ -146,6 +145,11 @@ def whitenings(method: Method, moving: tuple[Slot, ...], bank: Mapping[Slot, Ten
 def moving_slots(adapted: Adapted, sides: str) -> tuple[Slot, ...]:
     """The slots of these sides, and the head's."""
     return tuple(slot for slot in adapted.places if slot.side == "head" or slot.side in sides)
+
+
+def sent_slots(adapted: Adapted, method: Method, t: int, steps: int) -> tuple[Slot, ...]:
+    """What goes up at the end of round t: the shared factors among those that moved, and the head; or nothing."""
+    return () if method.share == "" else moving_slots(adapted, method.sent(t, steps))
 
 
 def local_step(setting: Setting, clients: Clients, t: int, s: int) -> None:
@@ -211,7 +215,7 @@ def evaluate(
     """Mean of each metric of the task over some examples, with one value for each slot."""
     y = data[1]
     totals = dict.fromkeys(task.metrics, 0.0)
-    for part in torch.arange(len(y)).split(512):
+    for part in torch.arange(len(y)).split(128):
         outputs = predict(task, adapted, values, take(data[0], part))
         for name, metric in task.metrics.items():
             totals[name] += float(metric(outputs, y[part]).double().sum())
@@ -226,39 +230,3 @@ def predict(
         adapted.put(slot, values[slot])
     with torch.inference_mode():
         return task.forward(adapted.model, x)
-
-
-def check_separable(task: Task, adapted: Adapted) -> None:
-    """Refuse a model in which examples touch each other: gradients of a batch against those of batches of one.
-
-    Three public examples, each with factors of its own. Finds batch statistics, attention across the batch, and layers
-    whose input does not come batch first. Done once for a task.
-
-    Raises: ``ValueError`` with the reason.
-    """
-    if task in _SEPARABLE:
-        return
-    random = torch.Generator().manual_seed(0)
-    index = torch.arange(min(3, len(task.test[1])))
-    shapes, data = adapted.shapes, (take(task.test[0], index), task.test[1][index])
-    like = next(task.model.parameters())
-    bank = {slot: 0.1 * torch.randn(len(index), *shape, generator=random).to(like) for slot, shape in shapes.items()}
-    moving = tuple(shapes)
-    together = per_example_gradients(task, adapted, bank, moving, data, index)
-    worst = 0.0
-    for i in index.tolist():
-        one = (take(data[0], index[i : i + 1]), data[1][i : i + 1])
-        alone = per_example_gradients(task, adapted, bank, moving, one, index[i : i + 1])
-        gap = row_norms({slot: together[slot][i : i + 1] - alone[slot] for slot in moving})
-        worst = max(worst, float(gap / row_norms(alone).clamp(min=1e-12)))
-    limit = 10 * torch.finfo(like.dtype).eps ** 0.5
-    check(
-        worst <= limit,
-        "model",
-        type(task.model).__name__,
-        f"examples that do not mix, batch first (they differ by {worst:.1g})",
-    )
-    _SEPARABLE.add(task)
-
-
-_SEPARABLE: "weakref.WeakSet[Task]" = weakref.WeakSet()

@@ -5,6 +5,7 @@ most the cell in progress (whose checkpoint takes it up again).
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -50,6 +51,26 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def read_frame(path: Path) -> "pd.DataFrame":
+    """A tidy frame as `gather` wrote it: every value with the bits it had, seed empty where there was none.
+
+    Raises: ``ValueError`` with the file's name when it is none.
+    """
+    import pandas as pd
+
+    def exact(text: str) -> float:  # what pandas does by itself is exact in some versions only
+        return float(text) if text else math.nan
+
+    names = ("task", "method", "layer", "measure")
+    try:
+        frame = pd.read_csv(path, dtype=dict.fromkeys(names, str), converters={"value": exact}, keep_default_na=False,
+                            na_values={"seed": [""]})  # fmt: skip
+    except (ValueError, UnicodeDecodeError) as error:  # pandas' own parser errors are ValueErrors
+        raise ValueError(f"{path}: expected a tidy frame ({error})") from error
+    check({*names, "seed", "round", "value"} <= set(frame.columns), str(path), list(frame.columns), "a tidy frame")
+    return frame
+
+
 def first_difference(old: Any, new: Any, name: str = "") -> str | None:
     """The dotted name of the first place where two JSON values differ, with both values."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -68,8 +89,8 @@ class Folder:
         path: the folder; it is made when it is not there.
 
     Raises: ``ValueError`` when another process holds the folder, or when it holds files that are not a run's.
-    Guarantees: two processes never write in one folder (test_two_processes_refuse_each_other); a killed run leaves whole
-        files only (test_killed_run_is_taken_up).
+    Guarantees: two processes never write in one folder (test_two_processes_refuse_each_other); a killed run leaves
+        whole files only (test_killed_run_is_taken_up).
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -81,7 +102,7 @@ class Folder:
         strangers = self.path.is_dir() and any(self.path.iterdir()) and not self._is_run()
         check(not strangers, "out", str(self.path), "an empty or new folder, or one made by this command")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / ".lock", "a")  # noqa: SIM115  # closed on exit; the lock lives as long as the file
+        self._lock = open(self.path / ".lock", "a")  # closed on exit; the lock lives as long as the file
         try:
             import fcntl
 
@@ -131,11 +152,17 @@ class Folder:
                 pairs += [(f"{key}.{slug}", old[key][slug], settings[key][slug]) for slug in common]
             found = next(filter(None, (first_difference(was, now, name) for name, was, now in pairs)), None)
             if found:
-                raise ValueError(f"{self.path} holds a run with other settings ({found}): expected the same, another --out, or --fresh")
+                what = "the same settings, another --out, or --fresh"
+                raise ValueError(f"{self.path} holds a run with other settings ({found}): expected {what}")
             for key in BY_METHOD:
                 settings[key] = {**old[key], **settings[key]}
-            settings["seeds"] = sorted({*old["seeds"], *settings["seeds"]})
-            settings["commands"] = [*(line for line in old["commands"] if line not in settings["commands"]), *settings["commands"]]
+            settings["seeds"] = sorted(
+                {*old["seeds"], *settings["seeds"]}, key=lambda seed: -1 if seed is None else seed
+            )
+            settings["commands"] = [
+                *(line for line in old["commands"] if line not in settings["commands"]),
+                *settings["commands"],
+            ]
         write_atomically(self.path / "settings.json", to_json(settings))
         return settings
 
@@ -152,9 +179,7 @@ class Folder:
 
     def read(self, slug: str, seed: int | None) -> "pd.DataFrame":
         """The frame of one finished cell."""
-        import pandas as pd
-
-        return pd.read_csv(self._cell(slug, seed, "csv"), float_precision="round_trip")
+        return read_frame(self._cell(slug, seed, "csv"))
 
     def save(self, slug: str, seed: int | None, frame: "pd.DataFrame", ledger: Any) -> None:
         """Keep one finished cell."""
@@ -169,7 +194,10 @@ class Folder:
         cells = [(s, seed) for s in settings["methods"] for seed in settings["seeds"] if self.done(s, seed)]
         check(bool(cells), "folder", str(self.path), "at least one finished cell")
         frame = pd.concat([self.read(slug, seed) for slug, seed in cells], ignore_index=True)
-        ledgers = {f"{slug}-{seed}": read_json(self._cell(slug, seed, "json")) for slug, seed in cells}
+        ledgers = {
+            f"{slug}-{'release' if seed is None else seed}": read_json(self._cell(slug, seed, "json"))
+            for slug, seed in cells
+        }
         write_atomically(self.path / "ledger.json", to_json(ledgers))
         write_atomically(self.path / "frame.csv", frame.to_csv(index=False))
         return frame

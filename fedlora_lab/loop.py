@@ -1,9 +1,8 @@
 """The one federated loop: an iterator of rounds. Stopping is ``break``; progress, widgets and Flower consume it."""
 
-import json
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedlora_lab import adapters, checkpoint, engine, measures, methods, upload
+from fedlora_lab import adapters, agreement, checkpoint, engine, observe, upload
+from fedlora_lab.agreement import Agreement
 from fedlora_lab.checkpoint import State
-from fedlora_lab.checks import check, check_whole
+from fedlora_lab.checks import check
 from fedlora_lab.ledger import Ledger
-from fedlora_lab.mechanism import Clipped, uncertified
+from fedlora_lab.mechanism import uncertified
 from fedlora_lab.method import Global, Method, Slot
+from fedlora_lab.observe import Outcome
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
 from fedlora_lab.record import Round, Tick
-
-from fedlora_lab.streams import Streams
+from fedlora_lab.separable import check_separable
 from fedlora_lab.tasks.task import Task
-from fedlora_lab.wire import Traffic, bytes_of, full
-
-NOT_SEEN = float("nan")
+from fedlora_lab.traffic import traffic
 
 
 def run(task: Task, method: "Method | str", privacy: Privacy | None, plan: Plan, **options: Any) -> Iterator[Round]:
@@ -70,13 +68,13 @@ def predict(task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]") -> Fl
 class Federation:
     """One run: what is fixed, and the state that a round moves on."""
 
+    asked: Agreement
     setting: engine.Setting
-    privacy: Privacy | None
-    lora: Lora
     ledger: Ledger | None
     state: State
     folder: Path | None
     chunk_clients: int | None
+    resumed: bool = False
 
     @classmethod
     def open(
@@ -94,52 +92,40 @@ class Federation:
         chunk_clients: int | None = None,
     ) -> "Federation":
         """Validate everything and prepare the run; nothing is trained yet."""
-        for name, value, kind in (("task", task, Task), ("privacy", privacy, Privacy | None), ("plan", plan, Plan)):
-            check(isinstance(value, kind), name, value, f"a {name.capitalize()}")
-        check(isinstance(lora, Lora | None), "lora", lora, "a Lora")
-        for name, value in (("chunk_examples", chunk_examples), ("chunk_clients", chunk_clients)):
-            if value is not None:
-                check_whole(name, value, 1)
-        method, lora, streams = methods.get(method), lora or Lora(), Streams(seed)
-        if privacy is not None:
-            privacy = privacy.resolve(task, plan)
-            ok = privacy.unit == "example" or plan.weights == "uniform"
-            check(ok, "weights", plan.weights, "'uniform' in the client unit: sizes would set the sensitivity")
-        adapted = adapters.adapt(task.model, task.targets, task.head, lora)
-        engine.check_separable(task, adapted)
-        clip, sigma = upload.step_privacy(privacy, len(task.sizes))
-        setting = engine.Setting(task, adapted, method, plan, streams, clip, sigma, *engine.pool(task), chunk_examples)
-        state = State(0, Global(adapters.start(adapted, streams)), {}, [-1] * len(task.sizes))
-        ledger = None if privacy is None else privacy.ledger(reproducible=seed is not None)
+        asked = agreement.agreed(task, method, privacy, plan, lora, seed)
+        agreement.chunks(chunk_examples=chunk_examples, chunk_clients=chunk_clients)
+        folder = agreement.folder(checkpoint, resume)
+        adapted = adapters.adapt(task.model, task.targets, task.head, asked.lora)
+        check_separable(task, adapted)
+        clip, sigma = upload.step_privacy(asked.privacy, len(task.sizes))
+        setting = engine.Setting(
+            task, adapted, asked.method, plan, asked.streams, clip, sigma, *engine.pool(task), chunk_examples
+        )
+        state = State(0, Global(adapters.start(adapted, asked.streams)), {}, [-1] * len(task.sizes))
+        ledger = None if asked.privacy is None else asked.privacy.ledger(reproducible=seed is not None)
         if ledger is not None:
-            ledger.uncertified = uncertified(method.whiten)
-        folder = Path(checkpoint or resume) if checkpoint or resume else None  # type: ignore[arg-type]
-        self = cls(setting, privacy, lora, ledger, state, folder, chunk_clients)
+            ledger.uncertified = uncertified(asked.method.whiten)
+        self = cls(asked, setting, ledger, state, folder, chunk_clients)
         if resume is not None:
             self._resume(Path(resume))
         return self
 
     def events(self) -> "Iterator[Round | Tick]":
         """The run: a record of the start unless resumed, then ticks and a record for every round."""
-        if self.state.round == 0:
-            begun, server = time.perf_counter(), self.state.server
-            nothing, equal = upload.Received({}, torch.zeros(0), {}), {s: x[None] for s, x in server.tensors.items()}
-            record = self._record(begun, server, server, nothing, equal, Traffic(), Clipped(), 0)
+        if not self.resumed:
             self._store()
-            yield record
+            yield self._record(observe.nothing(self.state))
         while self.state.round < self.setting.plan.rounds:
-            record = yield from self._round()
+            outcome = yield from self._round()
             self._store()
-            yield record
+            yield self._record(outcome)
 
-    def _round(self) -> "Iterator[Tick | Round]":  # a generator whose return value is the round's record
-        begun, setting, state = time.perf_counter(), self.setting, self.state
-        t, before, method, steps = state.round, state.server, setting.method, setting.plan.local_steps
-        ids = self._participants(t)
-        sent = self._broadcast(before)
+    def _round(self) -> "Generator[Tick, None, Outcome]":
+        """Train one round, a tick after every local step; returns its outcome."""
+        begun, setting, before, t = time.perf_counter(), self.setting, self.state.server, self.state.round
+        adapted, method, steps = setting.adapted, setting.method, setting.plan.local_steps
+        ids, sent = self._participants(t), observe.broadcast(setting, before)
         self._spend(t, ids)
-        slots = engine.moving_slots(setting.adapted, method.sent(t, steps))
-        moved = engine.moving_slots(setting.adapted, method.moved(t, steps))
         groups = []
         for group in self._groups(ids):
             clients = self._clients(group, sent)
@@ -147,18 +133,21 @@ class Federation:
                 engine.local_step(setting, clients, t, step)
                 yield Tick(t + 1, step + 1)
             groups.append(clients)
+        slots = engine.sent_slots(adapted, method, t, steps)
+        moved = engine.moving_slots(adapted, method.moved(t, steps))
+        kept = tuple(slot for slot in moved if slot not in slots)
         everyone = upload.join(groups, moved, sent)
         arrived = self._arrived(t, ids)
-        received = upload.send(setting, self.privacy, everyone, arrived, slots, t)
+        received = upload.send(setting, self.asked.privacy, everyone, arrived, slots, t)
         after = before
         if received.uploads:
             after = method.aggregate(before, sent, received.uploads, received.weights)
-        traffic = self._traffic(ids, len(arrived), slots)
-        self._advance(everyone, tuple(s for s in moved if s not in slots), after)
-        hands = {slot: received.uploads.get(slot, everyone.bank[slot][arrived]) for slot in moved}
-        factors = {slot: hands.get(slot, sent.tensors[slot][None]) for slot in sent.tensors}
-        counts = everyone.clipped + received.clipped
-        return self._record(begun, before, after, received, factors, traffic, counts, len(ids))
+        moves = traffic(adapted.shapes, method.broadcast, self.state, ids, len(arrived), slots)
+        self._advance(everyone, kept, after)
+        return Outcome(begun, before, sent, received, everyone.clipped, moves, len(ids), bool(kept))
+
+    def _record(self, outcome: Outcome) -> Round:
+        return observe.record(self.asked, self.setting, self.ledger, self.state, outcome)
 
     def _participants(self, t: int) -> tuple[int, ...]:
         """Who takes part: each client on its own with the plan's probability."""
@@ -169,23 +158,19 @@ class Federation:
     def _arrived(self, t: int, ids: tuple[int, ...]) -> Tensor:
         """Positions of the clients whose upload is not lost on the way."""
         uniform = self.setting.streams.numpy("dropout", t).random(len(self.setting.task.sizes))
-        return torch.tensor(
-            [i for i, k in enumerate(ids) if uniform[k] >= self.setting.plan.dropout], dtype=torch.int64
-        )
-
-    def _broadcast(self, server: Global) -> Global:
-        rule = self.setting.method.broadcast
-        return Global({slot: x if slot.side == "head" else rule(x) for slot, x in server.tensors.items()})
+        kept = [i for i, k in enumerate(ids) if uniform[k] >= self.setting.plan.dropout]
+        return torch.tensor(kept, dtype=torch.int64)
 
     def _spend(self, t: int, ids: tuple[int, ...]) -> None:
         """Write the round's releases into the ledger, on disk as well, before any of them exists."""
-        if self.ledger is None or self.privacy is None:
+        privacy = self.asked.privacy
+        if self.ledger is None or privacy is None:
             return
-        steps = self.setting.plan.local_steps if self.privacy.unit == "example" else 1
-        self.ledger.record(t + 1, ids, steps, **self.privacy.entry(ids))
+        steps = self.setting.plan.local_steps if privacy.unit == "example" else 1
+        self.ledger.record(t + 1, ids, steps, **privacy.entry(ids))
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.ledger.save(self.folder / "ledger.json")
+            self.ledger.save(self.folder / checkpoint.LEDGER)
 
     def _groups(self, ids: tuple[int, ...]) -> list[tuple[int, ...]]:
         size = self.chunk_clients or max(len(ids), 1)
@@ -200,105 +185,29 @@ class Federation:
     def _advance(self, everyone: engine.Clients, kept: tuple[Slot, ...], after: Global) -> None:
         """Move the state on by a round: the server's tensors, and what moved and was not sent."""
         state, ids = self.state, list(everyone.ids)
+        before = state.server.tensors
         for slot in kept:
             own = state.personal.get(slot)
             if own is None:
-                own = state.server.tensors[slot].expand(len(state.seen), *state.server.tensors[slot].shape)
+                own = before[slot].expand(len(state.seen), *before[slot].shape)
             state.personal[slot] = own.index_copy(0, torch.tensor(ids, dtype=torch.int64), everyone.bank[slot])
-        before = state.server.tensors
-        state.changed.append("".join(sorted({s.side for s, x in after.tensors.items() if x is not before[s]})))
+        state.changed.append(sorted({slot.side for slot, x in after.tensors.items() if x is not before[slot]}))
         state.seen = [state.round if k in set(ids) else seen for k, seen in enumerate(state.seen)]
         state.server, state.round = after, state.round + 1
 
-    def _traffic(self, ids: tuple[int, ...], arrived: int, slots: tuple[Slot, ...]) -> Traffic:
-        """Down: what the server changed since a client last received it; up: what is sent, of the uploads that arrive."""
-        shapes, rule = self.setting.adapted.shapes, self.setting.method.broadcast
-        up = [shapes[slot].numel() for slot in slots]
-        total = Traffic(arrived * sum(up), arrived * bytes_of(up))
-        for k in ids:
-            seen = self.state.seen[k]
-            sides = set("".join(self.state.changed[max(seen, 0) :]))
-            new = seen < 0 and rule is not full and rule != full
-            factors = [n.numel() for s, n in shapes.items() if s.side != "head" and (s.side in sides or new)]
-            head = [n.numel() for s, n in shapes.items() if s.side == "head" and self.state.round]
-            total += Traffic(0, 0, sum(factors + head), bytes_of(factors, rule) + bytes_of(head))
-        return total
-
-    def _record(
-        self,
-        begun: float,
-        before: Global,
-        after: Global,
-        received: upload.Received,
-        factors: Mapping[Slot, Tensor],
-        traffic: Traffic,
-        counts: Clipped,
-        participants: int,
-    ) -> Round:
-        task, method, streams = self.setting.task, self.setting.method, self.setting.streams
-        open_ = self.privacy is None or streams.seed is not None
-        seen, noise = (factors if received.alone else None), (received.noise if open_ else None)
-        rows, total = measures.layer_rows(before, after, seen, received.weights, noise, self.lora.scaling)
-        a, b = after.side("A"), after.side("B")
-        return Round(
-            index=self.state.round,
-            method=method.slug,
-            task=task.name,
-            seed=streams.seed,
-            metrics=self._metrics(open_),
-            deviation=total,
-            adapter={layer: (a[layer], b[layer]) for layer in after.layers},
-            head=after.side("head"),
-            uploads=traffic,
-            participants=participants,
-            clipped=(counts.scaled / counts.rows if counts.rows else 0.0) if open_ else NOT_SEEN,
-            nonfinite=float(counts.nonfinite) if open_ else NOT_SEEN,
-            seconds=time.perf_counter() - begun,
-            ledger=None if self.ledger is None else self.ledger.snapshot(),
-            rows=tuple(rows),
-            source=(task, self.lora, after),
-        )
-
-    def _metrics(self, open_: bool) -> dict[str, float]:
-        """The task's metrics on public examples, of the server's model or of the clients' own ones."""
-        task, adapted, server = self.setting.task, self.setting.adapted, self.state.server.tensors
-        personal = self.state.personal
-        if not personal:
-            found = engine.evaluate(task, adapted, server, task.test)
-            if self.setting.method.broadcast != full:
-                copy = self._broadcast(self.state.server).tensors
-                found |= {f"{k}_received": v for k, v in engine.evaluate(task, adapted, copy, task.test).items()}
-            return found
-        if not open_ and self.privacy is not None and self.privacy.unit == "client":
-            return dict.fromkeys(task.metrics, NOT_SEEN)
-        each = [
-            engine.evaluate(task, adapted, {**server, **{s: own[k] for s, own in personal.items()}}, task.test)
-            for k in range(len(task.sizes))
-        ]
-        return {name: sum(m[name] for m in each) / len(each) for name in task.metrics}
-
-    def _settings(self) -> dict[str, Any]:
-        """What a checkpoint must agree on with the run that goes on from it."""
-        setting = self.setting
-        row = {name: methods.rule_name(getattr(setting.method, name)) for name in Method.__dataclass_fields__}
-        plan = {key: value for key, value in asdict(setting.plan).items() if key != "rounds"}
-        parts = {"method": row, "plan": plan, "lora": asdict(self.lora), "seed": setting.streams.seed}
-        parts["privacy"] = None if self.privacy is None else asdict(self.privacy)
-        parts["task"] = setting.task.fingerprint
-        return json.loads(json.dumps(parts, default=str))
-
     def _store(self) -> None:
         if self.folder is not None:
-            checkpoint.store(self.folder, self.state, self._settings())
+            checkpoint.store(self.folder, self.state, self.asked.settings())
 
     def _resume(self, folder: Path) -> None:
         state, theirs = checkpoint.latest(folder)
-        for name, ours in self._settings().items():
+        for name, ours in self.asked.settings().items():
             check(theirs.get(name) == ours, "resume", str(folder), f"the same {name} as in this run")
-        self.state = checkpoint.ordered(state, tuple(self.setting.adapted.places))
-        if self.ledger is not None:
-            self.ledger = Ledger.load(folder / "ledger.json") if state.round else self.ledger
-            written = {entry.round for entry in self.ledger.releases}
-            check(
-                written >= set(range(1, state.round + 1)), "ledger", sorted(written), f"all {state.round} rounds done"
-            )
+        self.state, self.resumed = checkpoint.ordered(state, tuple(self.setting.adapted.places)), True
+        book = folder / checkpoint.LEDGER
+        if self.ledger is None or not (state.round or book.exists()):
+            return
+        # Also before the first round is done: what was spent in one that was cut short stays spent.
+        self.ledger = Ledger.load(book)
+        written = {entry.round for entry in self.ledger.releases}
+        check(written >= set(range(1, state.round + 1)), "ledger", sorted(written), f"all {state.round} rounds done")

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from scipy.special import ndtri
 from torch import Tensor
 
+from fedlora_lab.checks import check
 from fedlora_lab.method import Slot
 from fedlora_lab.rules import Whitening
 from fedlora_lab.streams import Streams
@@ -35,8 +36,13 @@ def rank_map(slot: Slot, matrix: Tensor, tensor: Tensor) -> Tensor:
 
 def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
     """Euclidean norm of each row over all tensors together, (N,), float64; not finite where the row is not."""
-    squares = [torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=torch.float64) for tensor in rows.values()]
-    return torch.linalg.vector_norm(torch.stack(squares), dim=0)
+    def norms(dtype: torch.dtype | None) -> Tensor:
+        each = [torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=dtype).double() for tensor in rows.values()]
+        return torch.linalg.vector_norm(torch.stack(each), dim=0)
+
+    # The squares of a finite float32 row may overflow: only then is the slower float64 needed.
+    quick = norms(None)
+    return quick if bool(torch.isfinite(quick).all()) else norms(torch.float64)
 
 
 def clip_sum(
@@ -57,6 +63,9 @@ def clip_sum(
     norms = row_norms(rows)
     finite = torch.isfinite(norms)
     scale = torch.where(finite, (clip_norm / norms.clamp(min=1e-300)).clamp(max=1.0), torch.zeros_like(norms))
+    # A factor too small for the dtype would be rounded, perhaps up: zero instead, which is within the clip.
+    tiny = max(torch.finfo(tensor.dtype).tiny for tensor in rows.values())
+    scale = torch.where(scale < tiny, torch.zeros_like(scale), scale)
     counts = Clipped(len(norms), int((finite & (scale < 1)).sum()), int((~finite).sum()))
     sums = {}
     for slot, tensor in rows.items():
@@ -72,19 +81,19 @@ def standard_normal(numbers: int, streams: Streams, purpose: str, *indices: int)
     """Independent standard normal numbers, float32, from a named stream.
 
     Without a seed every number is made from 64 fresh bits of the operating system (inverse distribution function of
-    53 of them, double precision), and nothing of it is kept. Samples are floating-point numbers, not real ones: the
-    gaps between representable values are not hidden (Mironov 2012; Haney et al. 2022).
+    52 of them, double precision: never 0 or 1), and nothing of it is kept. Samples are floating-point numbers, not real
+    ones: the gaps between representable values are not hidden (Mironov 2012; Haney et al. 2022).
     """
     if streams.seed is None:
         words = np.frombuffer(os.urandom(8 * numbers), dtype=np.uint64)
-        return torch.from_numpy(ndtri(((words >> np.uint64(11)) + 0.5) * 2.0**-53).astype(np.float32))
+        return torch.from_numpy(ndtri(((words >> np.uint64(12)) + 0.5) * 2.0**-52).astype(np.float32))
     return torch.randn(numbers, generator=streams.generator(purpose, *indices))
 
 
 def noise(
     shapes: Mapping[Slot, torch.Size], std: "list[float]", streams: Streams, where: "list[tuple[int, ...]]"
 ) -> dict[Slot, Tensor]:
-    """Gaussian noise for several owners: slot -> (owners, ...), owner i with ``std[i]`` from the stream ``where[i]``."""
+    """Gaussian noise for several owners: slot -> (owners, ...), owner i with ``std[i]`` from stream ``where[i]``."""
     sizes = [shape.numel() for shape in shapes.values()]
     drawn = torch.zeros(len(std), sum(sizes))
     for row, (level, indices) in enumerate(zip(std, where, strict=True)):
@@ -103,7 +112,7 @@ def before_clip(rows: Tensors, whitenings: Mapping[Slot, Whitening], owner: Int[
 
 
 def _of(matrices: Tensor, owner: Tensor) -> Tensor:
-    return matrices if len(matrices) == 1 else matrices[owner]
+    return matrices if len(matrices) == 1 else matrices.index_select(0, owner)
 
 
 def uncertified(whiten: "Callable[[Tensor], Whitening] | None") -> str | None:
@@ -115,6 +124,7 @@ def uncertified(whiten: "Callable[[Tensor], Whitening] | None") -> str | None:
     if whiten is None:
         return None
     rule = whiten(torch.eye(2))
+    check(isinstance(rule, Whitening), "whiten", whiten, "a rule that gives a Whitening")
     if rule.noise is rule.after:
         return None
     return "the noise passes a map that the clipped value does not pass, so the clip does not bound what it hides"

@@ -96,8 +96,8 @@ class Method:
         name: as published.
         source: arXiv id, with the algorithm or equation where it is known.
         train: ``(t, s) -> "A", "B" or "AB"``, the factors that move in round t at local step s, counted from 0.
-        share: the factors sent up; ``None``: those that moved in the round. What moved and was not sent stays with its
-            client and is there again in the next round.
+        share: the factors sent up; ``None``: those that moved in the round; "": nothing, a trained head included. What
+            moved and was not sent stays with its client and is there again in the next round.
         whiten: ``gram -> Whitening``: maps applied to a factor before the clip and after the noise, from the peer
             factor's Gram matrix (see ``rules.product_space``); ``None``: none.
         smooth: ``(tensor, side) -> tensor``, applied to noised values only, hence free of privacy cost.

@@ -68,7 +68,7 @@ def get(method: str | Method) -> Method:
     """The row with this slug; a row is returned as it is. Raises ``ValueError`` naming the slugs there are."""
     if isinstance(method, Method):
         return method
-    check(method in ALL, "method", method, "one of " + ", ".join(ALL))
+    check(isinstance(method, str) and method in ALL, "method", method, "one of " + ", ".join(ALL))
     return ALL[method]
 
 

@@ -116,7 +116,10 @@ def check_split(split: Sequence[Any], count: int) -> Split:
     Raises: ValueError saying which client is wrong.
     Guarantees: test_partition.py::test_bad_splits_are_refused.
     """
-    check(isinstance(split, (list, tuple)) and len(split) > 0, "partition", split, "one index vector per client")
+    listed = isinstance(split, (list, tuple))
+    check(
+        listed and len(split) > 0, "partition", split if listed else type(split).__name__, "one index vector per client"
+    )
     seen = np.zeros(count, dtype=bool)
     clean: Split = []
     for k, indices in enumerate(split):

@@ -49,7 +49,8 @@ class Release:
         """From any sequences and number types; a noise multiplier of ``None`` is 0."""
         if hasattr(clients, "__iter__"):
             clients = tuple(_whole(k) for k in clients)
-        return cls(_whole(round), clients, _whole(count), _plain(sample_rate), _plain(noise_multiplier))
+        sigma = 0.0 if noise_multiplier is None else _plain(noise_multiplier)
+        return cls(_whole(round), clients, _whole(count), _plain(sample_rate), sigma)
 
     def rows(self) -> list[tuple[int | None, tuple[float, float]]]:
         """(client, (noise multiplier, sample rate)) for each client it counts for."""
@@ -66,8 +67,6 @@ def _whole(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     """Floats out of numbers and sequences; what is neither is left for the checks to refuse."""
-    if value is None:
-        return 0.0
     if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
         return float(value) if is_number(value) else value
     return tuple(float(v) if is_number(v) else v for v in value)

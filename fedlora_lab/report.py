@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab.checks import check
-from fedlora_lab.folder import Folder, read_json, write_atomically
+from fedlora_lab.folder import Folder, read_frame, read_json, write_atomically
 from fedlora_lab.summary import number, summary, words
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SEEN = {
     "local": "whoever sees every single upload, the server included.",
-    "secagg": "whoever sees the sums of the uploads; single uploads are hidden by secure aggregation, which is not simulated.",
+    "secagg": "whoever sees the sums of the uploads; secure aggregation, which is not simulated, hides each of them.",
     "central": "whoever sees the released models; the server sees the uploads and is trusted.",
 }
 TEMPLATE = Path(__file__).parent / "data" / "report.html"
@@ -34,13 +34,15 @@ def _svg(figure: Any) -> str:
         axes.set_title("", loc="left")  # the page has the title
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "fedlora_lab"}):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.08, metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            buffer, format="svg", bbox_inches="tight", pad_inches=0.08, metadata={"Date": None, "Creator": None}
+        )
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _plain(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """The frame with a task name that Matplotlib takes as it stands, not as mathematics."""
-    return frame.assign(task=frame["task"].astype(str).str.replace("$", "\\$"))
+def _plain(frame: Any) -> "pd.DataFrame":
+    """The frame with a task name that Matplotlib takes as it stands, not as mathematics, and a number for no seed."""
+    return frame.assign(task=frame["task"].astype(str).str.replace("$", "\\$"), seed=frame["seed"].fillna(-1))
 
 
 def figures(frame: "pd.DataFrame") -> Iterator[dict[str, str]]:
@@ -90,7 +92,9 @@ def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
     for cell, text in ledgers.items():
         if text is None:
-            rows.append({"cell": cell, "unit": "–", "releases": "–", "epsilon": number(float("inf")), "mode": "no privacy"})
+            rows.append(
+                {"cell": cell, "unit": "–", "releases": "–", "epsilon": number(float("inf")), "mode": "no privacy"}
+            )
             continue
         from fedlora_lab.ledger import Ledger
 
@@ -123,7 +127,12 @@ def facts(settings: Mapping[str, Any], methods: list[str]) -> dict[str, str]:
     if privacy is None:
         return {**found, "privacy": "none"}
     target = privacy["target"]
-    return {**found, "ε": "as spent" if target is None else f"{target:g}", "δ": f"{privacy['delta']:g}", "unit": privacy["unit"]}
+    return {
+        **found,
+        "ε": "as spent" if target is None else f"{target:g}",
+        "δ": f"{privacy['delta']:g}",
+        "unit": privacy["unit"],
+    }
 
 
 def promise(settings: Mapping[str, Any], ledgers: Mapping[str, Any]) -> list[str]:
@@ -134,16 +143,17 @@ def promise(settings: Mapping[str, Any], ledgers: Mapping[str, Any]) -> list[str
     unit = {"example": "one example of one client", "client": "all examples of one client"}[privacy["unit"]]
     sentences = [
         f"Two data sets that differ in {unit} lead to nearly the same distribution of what is seen, in the sense of "
-        f"(ε, δ)-differential privacy with the ε above and δ = {privacy['delta']:g}. Seen by whom: {SEEN[privacy['trust']]}"
+        f"(ε, δ)-differential privacy with the ε above and δ = {privacy['delta']:g}.",
+        f"Seen by {SEEN[privacy['trust']]}",
     ]
     if any(ledger and ledger["content"]["reproducible"] for ledger in ledgers.values()):
         sentences.append(
-            "The noise was drawn from recorded seeds so that the runs can be repeated. Whoever knows a seed can subtract "
-            "its noise: these models are for study and not for release."
+            "The noise was drawn from recorded seeds so that the runs can be repeated. Whoever knows a seed can "
+            "subtract its noise: these models are for study and not for release."
         )
     sentences.append(
-        "Learning rates, clip norm and rank were not chosen under this ledger. Where they were chosen by looking at private "
-        "data, those looks are releases too and are not counted here."
+        "Learning rates, clip norm and rank were not chosen under this ledger. Where they were chosen by looking at "
+        "private data, those looks are releases too and are not counted here."
     )
     return sentences
 
@@ -178,13 +188,10 @@ def report(path: str | Path) -> Path:
 
     Raises: ``ValueError`` when the folder is not a run's or holds no finished cell.
     """
-    import pandas as pd
-
     path = Path(path)
     check(path.is_dir(), "folder", str(path), "a run folder, as compare and run write it")
     settings = Folder(path).settings
     check((path / "frame.csv").is_file(), "folder", str(path), "at least one finished cell (frame.csv)")
-    frame = pd.read_csv(path / "frame.csv", float_precision="round_trip", dtype={"task": str, "method": str})
-    page = render(frame, settings, read_json(path / "ledger.json"))
+    page = render(read_frame(path / "frame.csv"), settings, read_json(path / "ledger.json"))
     write_atomically(path / "report.html", page)
     return path / "report.html"

@@ -19,8 +19,8 @@ class Whitening(NamedTuple):
     """Maps on the rank axis, each (..., r, r): release = after . clip(before . signal) + noise . xi.
 
     The Gaussian mechanism covers the release exactly when the noise and the clipped signal pass the same map: then the
-    release is a function of ``clip(before . signal) + xi``. A rule says so by returning the same tensor as ``after`` and
-    ``noise``; where it does not, the ledger certifies no epsilon (`mechanism.uncertified`).
+    release is a function of ``clip(before . signal) + xi``. A rule says so by returning the same tensor as ``after``
+    and ``noise``; where it does not, the ledger certifies no epsilon (`mechanism.uncertified`).
     """
 
     before: "Tensor"

@@ -27,7 +27,7 @@ def read(kind: str, version: int, text: str, name: str) -> dict[str, Any]:
         ValueError: one line, for any other text, down to one changed character.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_constant=_no_constant)
     except (ValueError, TypeError, RecursionError):
         data = None
     if not isinstance(data, dict) or data.get("format") != kind:
@@ -58,6 +58,10 @@ def load(path: str | os.PathLike) -> str:
     """The line that ``save`` wrote, without its end; bytes that are no text come back as text that no reader takes."""
     text = Path(path).read_bytes().decode("utf-8", errors="replace")
     return text[:-1] if text.endswith("\n") else text + "<cut>"
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _refuse(name: str, expected: str) -> NoReturn:

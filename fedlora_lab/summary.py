@@ -1,7 +1,7 @@
 """The table at the end of a comparison: one row for each method, with intervals over seeds."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,12 +30,12 @@ def t_interval(values: "np.ndarray", level: float = 0.95) -> tuple[float, float]
 
 def headline(frame: "pd.DataFrame") -> str:
     """The measure a run is judged by: accuracy where the task has it, else the test loss."""
-    return "accuracy" if (frame["measure"] == "accuracy").any() else "loss"
+    return "accuracy" if "accuracy" in set(frame["measure"]) else "loss"
 
 
-def _per_seed(frame: "pd.DataFrame", measure: str, how: str) -> "pd.Series":
+def _per_seed(frame: Any, measure: str, how: str) -> Any:
     part = frame[(frame["layer"] == "all") & (frame["measure"] == measure)].sort_values("round")
-    grouped = part.groupby(["method", "seed"], sort=False)["value"]
+    grouped = part.groupby(["method", "seed"], sort=False, dropna=False)["value"]
     return {"first": grouped.first, "last": grouped.last, "sum": grouped.sum}[how]()
 
 
@@ -43,9 +43,9 @@ def summary(frame: "pd.DataFrame") -> "pd.DataFrame":
     """One row for each method of a tidy frame.
 
     Columns: ``method``, ``seeds`` (how many), the headline measure before training (``before``), after the last round
-    (``score``) and its 95 % half-width over seeds (``interval``), ``deviation`` (relative, mean over seeds, last round),
-    ``epsilon`` (the largest over seeds), ``bytes_up`` and ``bytes_down`` and ``seconds`` (totals of a run, means over
-    seeds). The measure's name is in ``attrs["measure"]``.
+    (``score``) and its 95 % half-width over seeds (``interval``), ``deviation`` (relative, last round, mean over
+    seeds), ``epsilon`` (the largest over seeds), ``bytes_up`` and ``bytes_down`` and ``seconds`` (totals of a run,
+    means over seeds). The measure's name is in ``attrs["measure"]``.
 
     Raises: ``ValueError`` when columns or rows are missing.
     """
@@ -65,8 +65,15 @@ def summary(frame: "pd.DataFrame") -> "pd.DataFrame":
         means = part.mean().to_dict()
         rows.append({"method": method, "seeds": len(part), **means, "score": score, "epsilon": part["epsilon"].max(),
                      "interval": interval})  # fmt: skip
-    order = ["method", "seeds", "before", "score", "interval", *(name for name, _, _ in wanted if name not in ("before", "score"))]
-    table = pd.DataFrame(rows)[order]
+    order = [
+        "method",
+        "seeds",
+        "before",
+        "score",
+        "interval",
+        *(name for name, _, _ in wanted if name not in ("before", "score")),
+    ]
+    table = pd.DataFrame(rows, columns=order)
     table.attrs["measure"] = measure
     return table
 
@@ -80,6 +87,11 @@ def number(value: float, digits: int = 3) -> str:
     if value != 0 and abs(value) < 10**-digits:
         return f"{value:.0e}"
     return f"{value:.{digits}f}"
+
+
+def distance(value: float) -> str:
+    """A relative deviation for people: what rounding leaves is nothing."""
+    return "0" if value <= 1e-6 else number(value)
 
 
 def size(count: float) -> str:
@@ -101,11 +113,11 @@ def words(table: "pd.DataFrame") -> list[dict[str, str]]:
             "seeds": str(row["seeds"]),
             "before": number(row["before"]),
             "score": number(row["score"]) + ("" if math.isnan(row["interval"]) else f" ± {number(row['interval'])}"),
-            "deviation": number(row["deviation"]) if row["deviation"] > 1e-6 else "0",
+            "deviation": distance(row["deviation"]),
             "epsilon": number(row["epsilon"], 2),
             "up": size(row["bytes_up"]),
             "down": size(row["bytes_down"]),
             "seconds": number(row["seconds"], 1),
         }
-        for _, row in table.iterrows()
+        for row in table.to_dict("records")
     ]

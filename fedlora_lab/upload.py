@@ -112,6 +112,7 @@ def _client_level(
 ) -> Received:
     """Clip each client's change, add the noise where the trust model puts it, and go on from the noised value only."""
     level = privacy.noise(len(setting.task.sizes), setting.plan)
+    each = level.each if isinstance(level.each, float) else 0.0  # one number in this unit
     alone = privacy.trust == "local"
     if not rows or (alone and not ids) or (privacy.trust == "secagg" and len(ids) < level.shares):
         return _nothing(weights)
@@ -120,7 +121,7 @@ def _client_level(
     change = before_clip({slot: tensor - start[slot] for slot, tensor in rows.items()}, maps, owner * 0)
     sums, clipped = clip_sum(change, privacy.clip_norm, owner, len(ids) if alone else 1)
     shapes = {slot: tensor.shape[1:] for slot, tensor in rows.items()}
-    own = noise(shapes, [level.each] * len(ids), setting.streams, [(t, k, 0) for k in ids])
+    own = noise(shapes, [each] * len(ids), setting.streams, [(t, k, 0) for k in ids])
     if not alone:
         common = noise(shapes, [level.server], setting.streams, [(t, SERVER, 0)])
         own = {slot: own[slot].sum(0, keepdim=True) + common[slot] for slot in shapes}

@@ -1,8 +1,8 @@
 """What crosses the network: quantised broadcasts, and counts of numbers and bytes up and down."""
 
 import math
-from functools import cache
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from fedlora_lab.checks import check, check_whole
@@ -85,7 +85,7 @@ class NormalFloat:
         return (levels[nearest] * scale).flatten()[: flat.numel()].view_as(tensor)
 
     def bits(self, numbers: int) -> int:
-        """Bits that this many numbers take: a code each (two bits for the three levels of width 1), a float32 a block."""
+        """Bits that this many numbers take: a code each (two for the three levels of width 1), a float32 a block."""
         code = math.ceil(math.log2(len(normal_levels(self.width))))
         return code * numbers + 32 * math.ceil(numbers / self.block)
 

@@ -58,7 +58,7 @@ def judged_on_validation(task: fl.tasks.Task) -> fl.tasks.Task:
 
 def score(cell: Cell) -> tuple[str, float | None]:
     """Name and value of the headline measure after the last round; ``None`` when it is not finite."""
-    frame = cell.frame(cell.run())
+    frame: Any = cell.frame(cell.run())
     measure = headline(frame)
     last = frame[(frame["layer"] == "all") & (frame["measure"] == measure)].sort_values("round")["value"].iloc[-1]
     return measure, float(last) if math.isfinite(last) else None
@@ -113,7 +113,8 @@ def main() -> None:
     table[arguments.task] = {"setting": setting, "methods": choose(entries)}
     write_atomically(FILE, to_json(dict(sorted(table.items()))))
     for slug, found in table[arguments.task]["methods"].items():
-        edge = " (at the edge of the grid)" if str(found["lr"]) in (list(found["grid"])[0], list(found["grid"])[-1]) else ""
+        rates = list(found["grid"])
+        edge = " (at the edge of the grid)" if str(found["lr"]) in (rates[0], rates[-1]) else ""
         print(f"{slug:<20} lr {found['lr']:<7g} {found['grid'][str(found['lr'])]}{edge}")
 
 

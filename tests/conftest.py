@@ -2,6 +2,12 @@
 
 import os
 
+from hypothesis import settings
+
 # Figures are drawn without a window, and the workers of pytest-xdist do not fight over the cores.
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples in every run, and no test fails because a machine is slow.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile("same")

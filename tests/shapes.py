@@ -1,7 +1,7 @@
 """The type checker that pytest puts over fedlora_lab (see `--jaxtyping-packages` in pyproject.toml).
 
-It holds the package to the shapes in its signatures. Plain annotations (int, float, str) are left alone: what users pass
-there is validated by the package itself, with its own one-line errors, and those are what the tests must meet.
+It holds the package to the shapes in its signatures. Plain annotations (int, float, str) are left alone: what users
+pass there is validated by the package itself, with its own one-line errors, and those are what the tests must meet.
 """
 
 from collections.abc import Callable

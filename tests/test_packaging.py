@@ -1,4 +1,4 @@
-"""The folder as a product: one list of dependencies, pins inside it, a light import, and the data files in the wheel."""
+"""The folder as a product: one list of dependencies, pins inside it, a light import, data files in the wheel."""
 
 import os
 import re
@@ -20,7 +20,11 @@ EXTRAS = ("text", "flower", "dev")
 
 
 def requirements(extras: tuple[str, ...] = EXTRAS) -> set[str]:
-    return {text for part in [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][e] for e in extras)] for text in part}
+    return {
+        text
+        for part in [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][e] for e in extras)]
+        for text in part
+    }
 
 
 def pins() -> dict[str, str]:
@@ -38,7 +42,9 @@ def test_environment_equals_pyproject():
 
 def test_every_pin_is_a_plain_version_inside_its_range():
     text = (ROOT / "constraints.txt").read_text()
-    assert re.fullmatch(r"(#.*\n)+([a-z0-9-]+==[0-9][0-9a-z.]*\n)+", text), "only name==version, no address, no local build"
+    assert re.fullmatch(r"(#.*\n)+([a-z0-9-]+==[0-9][0-9a-z.]*\n)+", text), (
+        "only name==version, no address, no local build"
+    )
     assert pins()["torch"] == "2.13.0"
     for requirement in map(Requirement, requirements()):
         assert Version(pins()[canonicalize_name(requirement.name)]) in requirement.specifier, requirement
@@ -49,7 +55,9 @@ def test_pins_are_closed_under_what_the_packages_need():
         "import runpy; module = runpy.run_path('scripts/pins.py');"
         "print(*sorted(module['closure'](module['wanted'](('dev', 'text', 'flower')))))"
     )
-    names = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    names = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert set(names) <= set(pins())
 
 
@@ -67,19 +75,52 @@ def test_import_is_light():
         "heavy = {'torch', 'pandas', 'matplotlib', 'peft', 'transformers'} & set(sys.modules);"
         "assert not heavy, heavy; print(took)"
     )
-    took = [float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout) for _ in range(3)]
+    took = [
+        float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+        for _ in range(3)
+    ]
     assert min(took) <= 0.3
 
 
 def test_names_are_lazy_listed_and_explained():
     import fedlora_lab as fl
 
-    for name in ("tasks", "Plan", "Lora", "Privacy", "run", "compare", "plots", "methods", "show", "Cycle", "Method",
-                 "theory", "widgets", "save_adapter", "to_frame", "partition", "privacy", "ticks", "exercises"):
+    for name in (
+        "tasks",
+        "Plan",
+        "Lora",
+        "Privacy",
+        "run",
+        "compare",
+        "plots",
+        "methods",
+        "show",
+        "Cycle",
+        "Method",
+        "theory",
+        "widgets",
+        "save_adapter",
+        "to_frame",
+        "partition",
+        "privacy",
+        "ticks",
+        "exercises",
+    ):
         assert name in dir(fl)
     assert fl.Plan.__module__ == "fedlora_lab.plan"
     with pytest.raises(AttributeError, match="has no attribute 'plan_b'; it has: "):
         _ = fl.plan_b
+
+
+def test_editors_see_the_names_that_run():
+    import ast
+
+    import fedlora_lab
+
+    tree = ast.parse((ROOT / "fedlora_lab" / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    told = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert told == set(fedlora_lab._HOMES) == set(fedlora_lab.__all__)
 
 
 def test_no_lazy_name_is_hidden_by_a_module_of_the_same_name():
@@ -104,7 +145,18 @@ def test_every_lazy_name_resolves_to_its_home():
 
 
 def test_wheel_carries_code_and_data(tmp_path):
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(tmp_path),
+        str(ROOT),
+    ]
     # setuptools writes its build folder beside the source; a copy keeps the checkout clean.
     copy = tmp_path / "copy"
     for path in [*(ROOT / "fedlora_lab").rglob("*"), ROOT / "pyproject.toml", ROOT / "README.md", ROOT / "LICENSE"]:
@@ -122,7 +174,7 @@ def test_wheel_carries_code_and_data(tmp_path):
 
 def test_make_help_names_every_command():
     makefile = (ROOT / "Makefile").read_text()
-    phony = set(re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split())
+    phony = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.M)[0].split())
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert phony == set(re.findall(r"^  make ([a-z]+)", shown, re.M))
     assert {"setup", "lab", "test", "compare", "bench", "lint", "clean"} <= phony
@@ -135,7 +187,10 @@ def test_no_file_tells_about_the_machine_it_was_written_on():
     found = [
         f"{path.relative_to(ROOT)}: {line.strip()[:80]}"
         for path in ROOT.rglob("*")
-        if not skip & set(path.relative_to(ROOT).parts) and "cache" not in str(path) and path.is_file() and path.suffix in suffixes
+        if not skip & set(path.relative_to(ROOT).parts)
+        and "cache" not in str(path)
+        and path.is_file()
+        and path.suffix in suffixes
         for line in path.read_text(errors="ignore").splitlines()
         if pattern.search(line)
     ]

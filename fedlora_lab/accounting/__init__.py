@@ -28,8 +28,8 @@ def epsilon(history: History, delta: float, accountant: str = "prv") -> float:
     Args:
         history: tuple of (noise_multiplier, sample_rate, steps); a multiplier of ``None`` or 0 is no noise.
         delta: in (0, 1).
-        accountant: "rdp", an upper bound, or "prv", the upper end of an interval: above the true value by at most
-            2 x ``EPSILON_ERROR``. Where the PRV grid would grow too large (an epsilon of many dozens over thousands of
+        accountant: "rdp", an upper bound, or "prv", the upper end of a numerical interval, within ``EPSILON_ERROR``
+            of the exact value. Where the PRV grid would grow too large (an epsilon of many dozens over thousands of
             steps, a sigma near 0) or delta is too small for double precision, "prv" gives the RDP bound instead,
             which is larger and valid.
 

@@ -17,7 +17,10 @@ from fedlora_lab.accounting import renyi
 from fedlora_lab.accounting.renyi import Key
 
 EPSILON_ERROR = 1e-2
-"""Largest error bound used; it is smaller where epsilon is small. The upper end of the interval is reported."""
+"""What the reported value may lie above the exact one. The share of delta set aside for truncation costs up to 1e-3 of
+it; the half width of the interval on epsilon is ``_HALF_WIDTH`` at most, a tenth of that where epsilon is small."""
+
+_HALF_WIDTH = 8e-3
 
 _TAIL_ORDERS = (*range(2, 33), 40, 48, 64, 96, 128, 256)  # whole orders cost Opacus microseconds,
 _LOW_ORDERS = (1.15, 1.3, 1.5, 1.75)  # fractional ones milliseconds: only where epsilon is large, which needs them
@@ -64,7 +67,7 @@ def _grid(planned: Key, delta: float) -> tuple[int, float, float]:
     slack, total = _slack(delta), sum(steps for *_, steps in planned)
     whole = _tail(planned, slack / 4)
     tails = [whole, *(_tail(((sigma, q, 1),), slack / (8 * total)) for sigma, q, _ in planned)]
-    error = min(EPSILON_ERROR, max(EPSILON_ERROR / 10, whole / 500))
+    error = min(_HALF_WIDTH, max(_HALF_WIDTH / 10, whole / 500))
     mesh = error / math.sqrt(total * math.log(12 / slack) / 2)
     points = 2 * (max(tails) + 3) / mesh
     if not points < _LARGEST:

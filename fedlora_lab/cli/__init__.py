@@ -33,7 +33,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         (test_mistakes_are_one_line); Ctrl-C says how to go on.
     """
     try:
-        status = commands.main(args=arguments, prog_name="fedlora-lab", standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else arguments
+        status = commands.main(args=list(given), prog_name="fedlora-lab", standalone_mode=False, obj=given)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.ctx.get_help() if error.ctx else "")
         raise SystemExit(2) from None

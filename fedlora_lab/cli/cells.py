@@ -5,22 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlora_lab.folder import Folder, write_atomically
+from fedlora_lab.folder import Folder, read_frame, write_atomically
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from fedlora_lab.comparison import Cell
     from fedlora_lab.record import Round
 
 
-def _earlier(path: Path) -> "pd.DataFrame | None":
-    import pandas as pd
-
-    return pd.read_csv(path, float_precision="round_trip") if path.exists() else None
-
-
-def _kept(checkpoint: Path) -> "pd.DataFrame | None":
+def _kept(checkpoint: Path) -> Any:
     """Rows of the rounds that are done, and a checkpoint that goes on right after the last of them; else ``None``.
 
     The loop writes its state before it yields a round, and the rows are written after. A run that was killed in between
@@ -28,9 +20,9 @@ def _kept(checkpoint: Path) -> "pd.DataFrame | None":
     """
     from fedlora_lab.checkpoint import latest, rounds_in
 
-    frame = _earlier(checkpoint / "rounds.csv")
-    if frame is None:
+    if not (checkpoint / "rounds.csv").exists():
         return None
+    frame: Any = read_frame(checkpoint / "rounds.csv")
     for number in rounds_in(checkpoint):
         if number > frame["round"].max():
             for ending in ("json", "safetensors"):
@@ -54,7 +46,9 @@ def play(folder: Folder, cell: "Cell") -> "Iterator[Round]":
     checkpoint = folder.checkpoint(cell.slug, cell.seed)
     earlier = _kept(checkpoint)
     parts = [] if earlier is None else [earlier]
-    where: dict[str, Any] = {"checkpoint": checkpoint} if earlier is None else {"resume": checkpoint, "checkpoint": checkpoint}
+    where: dict[str, Any] = (
+        {"checkpoint": checkpoint} if earlier is None else {"resume": checkpoint, "checkpoint": checkpoint}
+    )
     ledger = None
     for record in cell.run(**where):
         parts.append(cell.frame([record]))

@@ -110,7 +110,8 @@ def learning_rates(text: str | None, task: str, slugs: list[str]) -> dict[str, f
         return dict.fromkeys(slugs, given)
     check(set(given) <= set(slugs), "lr", text, f"names among {', '.join(slugs)}, or A, B, head")
     known = tuning.table().get(task, {"methods": {}})["methods"]
-    return {slug: given.get(slug, known.get(slug, {}).get("lr", Plan().lr)) for slug in slugs}
+    rates = {slug: known[slug]["lr"] if slug in known else Plan().lr for slug in slugs}
+    return {**rates, **given}
 
 
 def plan_of(options: Mapping[str, Any], tuned: Mapping[str, Any]) -> Plan:

@@ -7,27 +7,29 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fedlora_lab import __version__
-from fedlora_lab.checks import check, check_whole
+from fedlora_lab.checks import check
 from fedlora_lab.cli import options as read
 from fedlora_lab.cli.cells import play
 from fedlora_lab.cli.small import aligned
 from fedlora_lab.folder import Folder
-from fedlora_lab.summary import number, summary, words
+from fedlora_lab.plan import Lora
+from fedlora_lab.summary import distance, number, summary, words
 
 if TYPE_CHECKING:
     from fedlora_lab.comparison import Cell
+    from fedlora_lab.privacy import Privacy
     from fedlora_lab.record import Round
+    from fedlora_lab.tasks import Task
 
 PACKAGES = ("torch", "peft", "opacus", "dp-accounting", "numpy", "scipy", "pandas", "transformers")
 
 
-@click.command()
+@click.command(short_help="Train several methods and write a report.")
 @click.argument("task")
 @click.option("--methods", default="fedlora,ffa-lora,rolora,deer,la-lora,fedlpp", metavar="A,B", show_default=True,
               help="Methods and the baselines local, central, non-private.")  # fmt: skip
@@ -38,7 +40,7 @@ def compare(task: str, methods: str, seeds: str, **options: Any) -> None:
     work(task, read.names("methods", methods), list(read.seeds(seeds)), options)
 
 
-@click.command()
+@click.command(short_help="Train one method, with a line for every round.")
 @click.argument("task")
 @click.argument("method")
 @click.option("--seed", default="0", metavar="N", help="A whole number, or none: fresh entropy, fit for release.  [0]")
@@ -50,7 +52,9 @@ def run(task: str, method: str, seed: str, **options: Any) -> None:
     work(task, [method], [None if seed == "none" else int(seed)], options, every_round=True)
 
 
-def work(task_name: str, slugs: list[str], seeds: list[int | None], options: dict[str, Any], every_round: bool = False) -> None:
+def work(
+    task_name: str, slugs: list[str], seeds: list[int | None], options: dict[str, Any], every_round: bool = False
+) -> None:
     """Train every cell that is not finished, then show the table and write the report."""
     from fedlora_lab import report, tuning
     from fedlora_lab.comparison import Cell
@@ -64,25 +68,18 @@ def work(task_name: str, slugs: list[str], seeds: list[int | None], options: dic
     with Folder(options["out"] or f"runs/{task_name}") as folder:
         if options["fresh"]:
             folder.clear()
-        folder.claim(settings(cells))
+        folder.claim({**shared_by_all(task, privacy, lora), **of_each(cells)})
         train(folder, cells, every_round)
         frame = folder.gather()
         click.echo("\n" + "\n".join(lines(frame)))
         click.echo(f"\nreport: {report.report(folder.path)}")
 
 
-def settings(cells: "list[Cell]") -> dict[str, Any]:
-    """Everything that reproduces these runs: the command, task, privacy, plans, adapter, rows, seeds and versions."""
-    from fedlora_lab.methods import table
-
-    first = cells[0]
-    task, privacy = first.task, next((cell.privacy for cell in cells if cell.privacy is not None), None)
-    rows = table([cell.method for cell in cells]).drop(columns=["note"])
-    promise = None if privacy is None else asdict(privacy)
-    seeds = sorted({cell.seed for cell in cells if cell.seed is not None})
+def shared_by_all(task: "Task", privacy: "Privacy | None", lora: Lora) -> dict[str, Any]:
+    """What all runs of a folder have in common, and what they ran with."""
     return {
         "format": 1,
-        "commands": [shlex.join(["fedlora-lab", *sys.argv[1:]])],
+        "commands": [shlex.join(["fedlora-lab", *click.get_current_context().obj])],
         "begun": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "task": {
             "name": task.name,
@@ -91,17 +88,27 @@ def settings(cells: "list[Cell]") -> dict[str, Any]:
             "test": len(task.test[1]),
             "fingerprint": task.fingerprint,
         },
-        "privacy": promise,
-        "lora": asdict(first.lora),
-        "plans": {cell.slug: asdict(cell.plan) for cell in cells},
-        "methods": {cell.slug: rows.loc[cell.method.slug].to_dict() for cell in cells},
-        "seeds": seeds or [None],
+        "privacy": None if privacy is None else asdict(privacy),
+        "lora": asdict(lora),
         "versions": {
             "fedlora-lab": __version__,
             "Python": platform.python_version(),
             "system": f"{platform.system()} {platform.machine()}",
             **{name: version(name) for name in PACKAGES},
         },
+    }
+
+
+def of_each(cells: "list[Cell]") -> dict[str, Any]:
+    """Plans and rows by name, and the seeds."""
+    from fedlora_lab.methods import table
+
+    rows = table([cell.method for cell in cells]).drop(columns=["note"])
+    rows = rows[~rows.index.duplicated()]
+    return {
+        "plans": {cell.slug: asdict(cell.plan) for cell in cells},
+        "methods": {cell.slug: rows.loc[cell.method.slug].to_dict() for cell in cells},
+        "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
     }
 
 
@@ -127,7 +134,7 @@ def _bar(total: int) -> Any:
 def _line(record: "Round") -> str:
     """One round in words."""
     score = next((f"{name} {record.metrics[name]:.3f}" for name in ("accuracy", "loss") if name in record.metrics), "")
-    return f"{score}, ε {number(record.epsilon, 2)}, deviation {number(record.deviation)}"
+    return f"{score}, ε {number(record.epsilon, 2)}, deviation {distance(record.deviation)}"
 
 
 def train(folder: Folder, cells: "list[Cell]", every_round: bool) -> None:
@@ -153,7 +160,17 @@ def lines(frame: Any) -> list[str]:
     """The table at the end, as it stands in the report too."""
     table = summary(frame)
     measure = table.attrs["measure"]
-    head = ["method", "seeds", f"{measure} before", f"{measure} after", "deviation", "ε", "sent up", "sent down", "seconds"]
-    rows = [[row[key] for key in ("method", "seeds", "before", "score", "deviation", "epsilon", "up", "down", "seconds")]
-            for row in words(table)]  # fmt: skip
+    head = [
+        "method",
+        "seeds",
+        f"{measure} before",
+        f"{measure} after",
+        "deviation",
+        "ε",
+        "sent up",
+        "sent down",
+        "seconds",
+    ]
+    keys = ("method", "seeds", "before", "score", "deviation", "epsilon", "up", "down", "seconds")
+    rows = [[row[key] for key in keys] for row in words(table)]
     return aligned([head, *rows], right=tuple(range(1, len(head))))

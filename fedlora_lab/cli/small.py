@@ -1,30 +1,49 @@
 """The commands that train nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 
-@click.command()
+@click.command(short_help="List the methods.")
 def methods() -> None:
     """List the methods: what moves, what is sent, what is claimed, where it was published."""
     from fedlora_lab import methods as rows
 
-    table = rows.table()
-    for line in aligned([list(map(str, table.columns)), *([str(cell) for cell in row] for row in table.itertuples(index=False))]):
-        click.echo(line)
+    table: Any = rows.table()
+    lines = [["name", "moves", "sends", "own rules", "exact", "source"]]
+    lines += [
+        [slug, row["train"], row["share"], own_rules(row), "yes" if row["exact"] else "no", row["source"]]
+        for slug, row in table.iterrows()
+    ]
+    head, *body = aligned(lines)
+    click.echo(head)
+    for line, note in zip(body, table["note"]):
+        click.echo(f"{line}\n    {note}")
+
+
+def own_rules(row: Any) -> str:
+    """The rules in which a row differs from FedLoRA, the plain one."""
+    from fedlora_lab import methods as rows
+
+    plain = rows.table().loc["fedlora"]
+    fields = ("whiten", "smooth", "penalty", "aggregate", "broadcast")
+    return ", ".join(str(row[field]) for field in fields if row[field] != plain[field]) or "–"
 
 
 def aligned(rows: list[list[str]], right: tuple[int, ...] = ()) -> list[str]:
     """Rows of text as lines with columns of equal width; the columns in ``right`` are set flush right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
-        "  ".join(f"{cell:>{w}}" if i in right else f"{cell:<{w}}" for i, (cell, w) in enumerate(zip(row, widths))).rstrip()
+        "  ".join(
+            f"{cell:>{w}}" if i in right else f"{cell:<{w}}" for i, (cell, w) in enumerate(zip(row, widths))
+        ).rstrip()
         for row in rows
     ]
 
 
-@click.command()
+@click.command(short_help="Write a run folder's report again.")
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
     """Write FOLDER/report.html again from what is in the run folder."""
@@ -33,7 +52,7 @@ def report(folder: Path) -> None:
     click.echo(f"report: {write(folder)}")
 
 
-@click.command()
+@click.command(short_help="Show what is installed and what is missing.")
 def doctor() -> None:
     """Show what is installed, what runs here, and the command that adds what is missing."""
     from fedlora_lab import doctor as examine

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 
 from fedlora_lab.plots import tidy
 from fedlora_lab.plots.labels import Label, beside
@@ -23,14 +22,26 @@ AXES = {
 }
 
 
-def lines(ax: Any, part: pd.DataFrame) -> list[Label]:
+def lines(ax: Any, part: Any) -> list[Label]:
     """Draw mean and band over rounds for each method; gives the labels of the line ends."""
+    import seaborn as sns  # slow to import, and the live figures do without
+
     slugs = tidy.order(part)
     looks = {slug: look(slug) for slug in slugs}
     sns.lineplot(
-        data=part, x="round", y="value", hue="method", style="method", hue_order=slugs, style_order=slugs, ax=ax,
-        palette={slug: looks[slug].colour for slug in slugs}, dashes={slug: looks[slug].dashes for slug in slugs},
-        errorbar=tidy.band, err_kws={"alpha": 0.1, "lw": 0}, legend=False,
+        data=part,
+        x="round",
+        y="value",
+        hue="method",
+        style="method",
+        hue_order=slugs,
+        style_order=slugs,
+        ax=ax,
+        palette={slug: looks[slug].colour for slug in slugs},
+        dashes={slug: looks[slug].dashes for slug in slugs},
+        errorbar=tidy.band,
+        err_kws={"alpha": 0.1, "lw": 0},
+        legend=False,
     )
     last = tidy.ends(part)
     for slug in slugs:
@@ -43,7 +54,7 @@ def lines(ax: Any, part: pd.DataFrame) -> list[Label]:
     return [Label(float(last.loc[s, "round"]), float(last.loc[s, "value"]), name(s), looks[s].colour) for s in slugs]
 
 
-def frame_axes(ax: Any, part: pd.DataFrame, measure: str) -> None:
+def frame_axes(ax: Any, part: Any, measure: str) -> None:
     """Title, axis labels with units and limits for a measure over rounds."""
     title, unit = AXES.get(measure, (measure, measure))
     ax.set_title(title)
@@ -62,15 +73,22 @@ def frame_axes(ax: Any, part: pd.DataFrame, measure: str) -> None:
         ax.set_ylim(bottom, top)
 
 
-def start_line(ax: Any, part: pd.DataFrame) -> None:
+def start_line(ax: Any, part: Any) -> None:
     """Mark the value before training, where the frame has round 0 and something after it."""
     first = part[part["round"] == 0]["value"]
     if len(first) and part["round"].max() > 0:
         value = float(first.mean())
         ax.axhline(value, color=GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
         ax.annotate(
-            f"before training {value:.2f}", xy=(0.98, value), xycoords=ax.get_yaxis_transform(), xytext=(0, -3),
-            textcoords="offset points", fontsize=7.5, color=SOFT, ha="right", va="top",
+            f"before training {value:.2f}",
+            xy=(0.98, value),
+            xycoords=ax.get_yaxis_transform(),
+            xytext=(0, -3),
+            textcoords="offset points",
+            fontsize=7.5,
+            color=SOFT,
+            ha="right",
+            va="top",
         )
 
 

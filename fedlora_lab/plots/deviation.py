@@ -3,7 +3,6 @@
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 
 from fedlora_lab.plots import tidy
 from fedlora_lab.plots.curves import footer, frame_axes, lines
@@ -13,13 +12,13 @@ from fedlora_lab.plots.style import Picture, look, name, paper, picture
 EXACT = 1e-5  # relative deviation below which only rounding is left
 
 
-def exact_lines(part: pd.DataFrame) -> set[str]:
+def exact_lines(part: Any) -> set[str]:
     """Slugs whose deviation is rounding in every round."""
     worst = part.groupby("method")["value"].max()
     return set(worst[worst < EXACT].index)
 
 
-def panel(ax: Any, part: pd.DataFrame) -> None:
+def panel(ax: Any, part: Any) -> None:
     """Relative deviation over the rounds; methods at zero are named together."""
     labels = lines(ax, part)
     zero = {name(slug) for slug in exact_lines(part)}
@@ -33,15 +32,32 @@ def panel(ax: Any, part: pd.DataFrame) -> None:
     beside(ax, marked, together=False)
 
 
-def layers(ax: Any, part: pd.DataFrame) -> None:
+def layers(ax: Any, part: Any) -> None:
     """Frobenius deviation of each layer in the last round, for the methods that have any."""
+    import seaborn  # slow to import, and the live figures do without
+
+    sns: Any = seaborn  # its stubs know no dodge in data units
+
     last = part[part["round"] == part["round"].max()]
     slugs = tidy.order(last)
-    names = [layer.split("base_model.model.")[-1] for layer in dict.fromkeys(last["layer"])]
+    names = list(dict.fromkeys(last["layer"]))
     sns.pointplot(
-        data=last, y="layer", x="value", hue="method", hue_order=slugs, ax=ax, orient="y", dodge=0.35, legend=False,
-        palette={slug: look(slug).colour for slug in slugs}, markers=[look(slug).marker for slug in slugs],
-        errorbar=tidy.band, linestyle="none", err_kws={"lw": 1.2}, markersize=5, order=list(dict.fromkeys(last["layer"])),
+        data=last,
+        y="layer",
+        x="value",
+        hue="method",
+        hue_order=slugs,
+        ax=ax,
+        orient="y",
+        dodge=0.35 if len(slugs) > 1 else False,
+        legend=False,
+        palette={slug: look(slug).colour for slug in slugs},
+        markers=[look(slug).marker for slug in slugs],
+        errorbar=tidy.band,
+        linestyle="none",
+        err_kws={"lw": 1.2},
+        markersize=5,
+        order=names,
     )
     ax.set_yticks(range(len(names)), names)
     ax.set_ylabel("")

@@ -78,9 +78,17 @@ def beside(ax: Any, labels: list[Label], *, size: float = 8.5, together: bool = 
         left = max(points[i][0] for i in members) + 0.03
         for i, place in zip(members, places, strict=True):
             note = ax.annotate(
-                labels[i].text, xy=points[i], xycoords="axes fraction", xytext=(left, place),
-                textcoords="axes fraction", fontsize=size, weight="bold", color=darker(labels[i].colour), va="center",
-                ha="left", annotation_clip=False,
+                labels[i].text,
+                xy=points[i],
+                xycoords="axes fraction",
+                xytext=(left, place),
+                textcoords="axes fraction",
+                fontsize=size,
+                weight="bold",
+                color=darker(labels[i].colour),
+                va="center",
+                ha="left",
+                annotation_clip=False,
                 arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 1, "shrinkB": 3},
             )
             note.set_path_effects([withStroke(linewidth=2.5, foreground=CARD)])

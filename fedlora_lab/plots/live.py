@@ -10,10 +10,24 @@ from matplotlib.patches import Rectangle
 
 from fedlora_lab.checks import check
 from fedlora_lab.plots.curves import AXES
-from fedlora_lab.plots.style import CARD, FAINT, GREY, INK, RIGHT, SOFT, WRONG, Picture, darker, look, name, paper, picture
+from fedlora_lab.plots.style import (
+    CARD,
+    FAINT,
+    GREY,
+    INK,
+    RIGHT,
+    SOFT,
+    WRONG,
+    Picture,
+    darker,
+    look,
+    name,
+    paper,
+    picture,
+)
 
 
-def _series(frame: pd.DataFrame | None, measure: str) -> tuple[np.ndarray, np.ndarray]:
+def _series(frame: Any, measure: str) -> tuple[np.ndarray, np.ndarray]:
     """Rounds and values of one measure of one run."""
     if frame is None:
         return np.zeros(0), np.zeros(0)
@@ -21,7 +35,7 @@ def _series(frame: pd.DataFrame | None, measure: str) -> tuple[np.ndarray, np.nd
     return part["round"].to_numpy(dtype=float), part["value"].to_numpy(dtype=float)
 
 
-def _panel(ax: Any, frame: pd.DataFrame | None, past: Sequence[pd.DataFrame], measure: str, rounds: int) -> None:
+def _panel(ax: Any, frame: Any, past: Sequence[pd.DataFrame], measure: str, rounds: int) -> None:
     """One measure over rounds: this run in its method's colour, earlier runs pale."""
     title, _ = AXES.get(measure, (measure, measure))
     ax.set_title(title)
@@ -67,7 +81,7 @@ def live(
         left.axhline(start, color=GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
         left.text(rounds, start, f"before {start:.2f} ", fontsize=7.5, color=SOFT, ha="right", va="top")
         for earlier in past:
-            x, y = _series(earlier, measure)
+            _, y = _series(earlier, measure)
             left.text(rounds * 1.01, y[-1], name(earlier["method"].iloc[0]), fontsize=6.5, color=SOFT, va="center")
         if frame is not None:
             slug = str(frame["method"].iloc[0])
@@ -95,7 +109,7 @@ def _budget(ax: Any, target: float | None) -> None:
         ax.axhline(target, color=INK, lw=0.8, ls=(0, (4, 2)))
 
 
-def images(x: Any, truth: Sequence[int], before: Sequence[int], now: Sequence[int] | None, columns: int = 9) -> Picture:
+def images(x: Any, truth: Any, before: Any, now: Any = None, columns: int = 9) -> Picture:
     """Test images with what the model says of them: which are right, and which have changed since the start.
 
     Args:
@@ -117,9 +131,12 @@ def images(x: Any, truth: Sequence[int], before: Sequence[int], now: Sequence[in
             frames.append(Rectangle((column + 0.07, line + 0.07), 0.86, 0.86))
             looks.append(KINDS[kind(truth[i], before[i], now[i])])
             if now[i] != truth[i]:
-                box = {"boxstyle": "square,pad=0.1", "fc": WRONG, "ec": "none"}
-                ax.text(column + 0.9, line + 0.88, str(now[i]), fontsize=7, color="white", ha="right", va="bottom", bbox=box)
-        ax.add_collection(PatchCollection(frames, facecolor="none", edgecolor=[e for e, _ in looks], lw=[w for _, w in looks]))
+                said = ax.text(
+                    column + 0.9, line + 0.88, str(now[i]), fontsize=7, color="white", ha="right", va="bottom"
+                )
+                said.set_bbox({"boxstyle": "square,pad=0.1", "fc": WRONG, "ec": "none"})
+        edges, widths = zip(*looks, strict=True)
+        ax.add_collection(PatchCollection(frames, facecolor="none", edgecolor=edges, linewidths=widths))
         ax.set_xlim(0, columns)
         ax.set_ylim(lines, 0)
         _image_key(figure)

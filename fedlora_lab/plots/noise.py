@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
 from fedlora_lab.plots import tidy
 from fedlora_lab.plots.curves import footer
@@ -18,7 +17,7 @@ TERMS = {
 }
 
 
-def energies(frame: pd.DataFrame) -> pd.DataFrame:
+def energies(frame: pd.DataFrame) -> Any:
     """Energy of each term in a round: summed over layers, then the mean over the rounds in which noise was added.
 
     Columns method, seed, term, value.
@@ -33,7 +32,7 @@ def energies(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _absent(ax: Any, table: pd.DataFrame, slugs: list[str], edge: float) -> None:
+def _absent(ax: Any, table: Any, slugs: list[str], edge: float) -> None:
     """An open mark at the left edge for a term that is zero."""
     worst = table.groupby(["method", "term"])["value"].max()
     offsets = dict(zip(TERMS, (-0.23, 0.0, 0.23), strict=True))
@@ -53,6 +52,10 @@ def noise(frame: pd.DataFrame) -> Picture:
     Guarantees: a term that is zero is drawn as absent (test_noise_says_which_term_is_absent).
     Source: arXiv:2403.12313, the second discordance.
     """
+    import seaborn  # slow to import, and the live figures do without
+
+    sns: Any = seaborn  # its stubs know no dodge in data units
+
     table = energies(frame)
     slugs = tidy.order(table)
     some = table[table["value"] > 0]
@@ -65,10 +68,23 @@ def noise(frame: pd.DataFrame) -> Picture:
             ax.set_xscale("log")
             ax.set_xlim(10 ** (low - 0.22 * (high - low) - 0.5), 10 ** (high + 0.3))
             sns.pointplot(
-                data=some, y="method", x="value", hue="term", order=slugs, hue_order=list(TERMS), ax=ax, orient="y",
-                dodge=0.46, palette={t: FACTOR[f] for t, (f, _, _) in TERMS.items()}, log_scale=(True, False),
-                markers=[m for _, m, _ in TERMS.values()], errorbar=tidy.band, linestyle="none", legend=False,
-                markersize=6, err_kws={"lw": 1.4},
+                data=some,
+                y="method",
+                x="value",
+                hue="term",
+                order=slugs,
+                hue_order=list(TERMS),
+                ax=ax,
+                orient="y",
+                dodge=0.46,
+                palette={t: FACTOR[f] for t, (f, _, _) in TERMS.items()},
+                log_scale=(True, False),
+                markers=[m for _, m, _ in TERMS.values()],
+                errorbar=tidy.band,
+                linestyle="none",
+                legend=False,
+                markersize=6,
+                err_kws={"lw": 1.4},
             )
         _absent(ax, table, slugs, ax.get_xlim()[0])
         ax.set_ylim(len(slugs) - 0.5, -0.5)
@@ -85,5 +101,6 @@ def noise(frame: pd.DataFrame) -> Picture:
 def _key(ax: Any) -> None:
     """The three terms above the axes, each in its colour."""
     for place, (factor, marker, words) in zip((0.0, 0.25, 0.5), TERMS.values(), strict=True):
-        ax.plot([place + 0.01], [1.045], marker=marker, color=FACTOR[factor], ms=6, transform=ax.transAxes, clip_on=False)
-        ax.text(place + 0.03, 1.045, words, transform=ax.transAxes, fontsize=8.5, va="center", color=FACTOR[factor])
+        colour, axes = FACTOR[factor], {"transform": ax.transAxes, "clip_on": False}
+        ax.plot([place + 0.01], [1.045], marker=marker, color=colour, ms=6, **axes)
+        ax.text(place + 0.03, 1.045, words, fontsize=8.5, va="center", color=colour, **axes)

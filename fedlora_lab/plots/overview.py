@@ -8,20 +8,25 @@ from fedlora_lab.plots import tidy
 from fedlora_lab.plots.curves import footer, frame_axes, lines, start_line
 from fedlora_lab.plots.deviation import panel as deviation_panel
 from fedlora_lab.plots.labels import Label, beside
-from fedlora_lab.plots.style import INK, Picture, paper, picture
+from fedlora_lab.plots.style import INK, SOFT, Picture, paper, picture
 from fedlora_lab.plots.traffic import panel as traffic_panel
 from fedlora_lab.plots.traffic import table as traffic_table
 
 
-def _accuracy(ax: Any, part: pd.DataFrame) -> None:
+def _accuracy(ax: Any, part: Any) -> None:
     labels = lines(ax, part)
     frame_axes(ax, part, "accuracy")
     start_line(ax, part)
     beside(ax, labels, together=False)
 
 
-def _spent(ax: Any, part: pd.DataFrame) -> None:
-    """Privacy spent: one line in ink where all methods spend the same."""
+def _spent(ax: Any, part: Any) -> None:
+    """Privacy spent: one line in ink where all methods spend the same, words where nothing finite is spent."""
+    if len(part) == 0:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "no finite ε in this frame", transform=ax.transAxes, ha="center", color=SOFT, fontsize=9)
+        return
     gap = part.groupby("round")["value"].agg(lambda values: values.max() - values.min()).max()
     if part["method"].nunique() > 1 and gap < 1e-6:
         one = part.groupby("round")["value"].mean()
@@ -41,7 +46,7 @@ def overview(frame: pd.DataFrame) -> Picture:
     Guarantees: test_overview_has_four_panels.
     """
     accuracy, drift = tidy.rows(frame, "accuracy"), tidy.rows(frame, "deviation")
-    spent, means = tidy.rows(frame, "epsilon"), traffic_table(frame)
+    spent, means = tidy.rows(frame, "epsilon", some=False), traffic_table(frame)
     with paper():
         figure = picture(11.8, 7.4)
         width, height = 0.33, 0.365

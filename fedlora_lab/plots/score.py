@@ -14,6 +14,7 @@ from fedlora_lab.plots.style import FACTOR, FAINT, GREY, INK, SOFT, Picture, loo
 if TYPE_CHECKING:
     from fedlora_lab.method import Method
 
+ROUND = "round,pad=0,rounding_size=.13"
 STAVES = {"A": 1.45, "B": 0.45}
 KEY = (
     ("beat", "the factor moves"),
@@ -75,15 +76,14 @@ def meaning(method: "Method", rounds: int = 4, steps: int = 4) -> str:
 
 
 def _beat(ax: Any, x: float, y: float, factor: str, marks: dict[str, Any]) -> None:
-    ax.add_patch(
-        FancyBboxPatch((x, y - 0.26), 0.74, 0.52, boxstyle="round,pad=0,rounding_size=.13", fc=FACTOR[factor], ec="none")
-    )
+    ax.add_patch(FancyBboxPatch((x, y - 0.26), 0.74, 0.52, boxstyle=ROUND, fc=FACTOR[factor], ec="none"))
     text = marks["glyph"] + ("+" if marks["penalty"] else "")
     ax.text(x + 0.37, y - 0.02, text, color="white", fontsize=11 if len(text) == 1 else 9, ha="center", va="center")
 
 
 def _stairs(ax: Any, x: float, y: float) -> None:
-    ax.plot([x + d for d in (0, 0.1, 0.1, 0.2, 0.2, 0.3)], [y + d for d in (-0.15, -0.15, 0, 0, 0.15, 0.15)], color=INK, lw=1.4)
+    across, up = (0, 0.1, 0.1, 0.2, 0.2, 0.3), (-0.15, -0.15, 0, 0, 0.15, 0.15)
+    ax.plot([x + d for d in across], [y + d for d in up], color=INK, lw=1.4)
 
 
 def _bar(ax: Any, x: float, sent: str, moved: str, exact: bool, rule: str) -> None:
@@ -135,8 +135,7 @@ def draw(ax: Any, method: "Method", rounds: int, steps: int, title: bool = True)
 def _symbol(ax: Any, x: float, kind: str) -> None:
     """One sign of the key, about 0.6 wide, around height 0."""
     if kind == "beat":
-        box = FancyBboxPatch((x, -0.36), 0.55, 0.72, boxstyle="round,pad=0,rounding_size=.15", fc=FACTOR["B"], ec="none")
-        ax.add_patch(box)
+        ax.add_patch(FancyBboxPatch((x, -0.36), 0.55, 0.72, boxstyle=ROUND, fc=FACTOR["B"], ec="none"))
     elif kind == "stairs":
         _stairs(ax, x + 0.1, 0.0)
     elif kind in ("bar", "double"):

@@ -1,4 +1,4 @@
-"""How every figure looks: one colour a method, a light card that reads in light and dark pages, the same bytes each time.
+"""How every figure looks: one colour a method, a light card that reads in light and dark pages, equal bytes each time.
 
 A figure here is a `Picture`, a Matplotlib figure outside pyplot's registry: nothing stays open, and threads may draw.
 """
@@ -47,7 +47,7 @@ LOOKS: Mapping[str, Look] = {
 }
 FURTHER = ("#0F7F94", "#5C7F1A", "#7A4FD0", "#B0486A", "#4F6D8F", "#8F5A33", "#3D7D5C", "#9A4FA0")
 
-_RC = {
+_RC: Any = {
     "figure.facecolor": CARD,
     "savefig.facecolor": CARD,
     "axes.facecolor": CARD,

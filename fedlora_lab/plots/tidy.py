@@ -5,15 +5,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from fedlora_lab.checks import check
 
 COLUMNS = ("task", "method", "seed", "round", "layer", "measure", "value")
 
 
-def rows(frame: pd.DataFrame, measure: str, *, layers: bool = False) -> pd.DataFrame:
+def rows(frame: Any, measure: str, *, layers: bool = False, some: bool = True) -> Any:
     """Rows of one measure that hold a finite value, of the whole model or, with ``layers``, of each layer.
+
+    There is at least one, unless ``some`` is false.
 
     Raises: ``ValueError`` in one line when the frame is none, mixes tasks, or lacks the measure.
     Guarantees: test_a_frame_without_the_measure_is_refused.
@@ -28,11 +30,11 @@ def rows(frame: pd.DataFrame, measure: str, *, layers: bool = False) -> pd.DataF
     kind = "a measure of each layer" if layers else "a measure of the whole model"
     check(len(part) > 0, "measure", measure, f"{kind} in the frame, which has {there}")
     part = part[np.isfinite(part["value"].astype(float))]
-    check(len(part) > 0, "measure", measure, "a finite value in at least one row")
+    check(len(part) > 0 or not some, "measure", measure, "a finite value in at least one row")
     return part.astype({"value": float})
 
 
-def order(frame: pd.DataFrame) -> list[str]:
+def order(frame: Any) -> list[str]:
     """Slugs in the order in which the frame first shows them."""
     return list(dict.fromkeys(frame["method"]))
 
@@ -43,11 +45,11 @@ def band(values: Any) -> tuple[float, float]:
     mean, n = float(values.mean()), len(values)
     if n < 2:
         return mean, mean
-    half = float(student.ppf(0.975, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
+    half = float(stdtrit(n - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(n)
     return mean - half, mean + half
 
 
-def seeds(part: pd.DataFrame) -> str:
+def seeds(part: Any) -> str:
     """How many seeds a mean has, in words for the figure."""
     counts = part.groupby("method")["seed"].nunique()
     low, high = int(counts.min()), int(counts.max())
@@ -56,15 +58,15 @@ def seeds(part: pd.DataFrame) -> str:
     return f"mean of n = {low if low == high else f'{low}–{high}'} seeds, band: 95 % interval (Student's t)"
 
 
-def ends(part: pd.DataFrame) -> pd.DataFrame:
+def ends(part: Any) -> Any:
     """Mean over seeds at each method's last round: index method, columns round, value."""
     last = part[part["round"] == part.groupby("method")["round"].transform("max")]
     return last.groupby("method", sort=False).agg(round=("round", "max"), value=("value", "mean"))
 
 
-def cumulative(frame: pd.DataFrame, measures: tuple[str, ...]) -> pd.DataFrame:
+def cumulative(frame: pd.DataFrame, measures: tuple[str, ...]) -> Any:
     """Sum of some measures, added up over the rounds of each method and seed: columns method, seed, round, value."""
-    parts = pd.concat([rows(frame, measure) for measure in measures])
+    parts: Any = pd.concat([rows(frame, measure) for measure in measures])
     each = parts.groupby(["method", "seed", "round"], sort=False)["value"].sum().reset_index()
     each = each.sort_values(["method", "seed", "round"], kind="stable")
     each["value"] = each.groupby(["method", "seed"])["value"].cumsum()

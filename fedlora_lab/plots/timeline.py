@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 
+from matplotlib.patches import FancyBboxPatch
+
 from fedlora_lab.checks import check, check_whole
+from fedlora_lab.plots.score import ROUND
 from fedlora_lab.plots.style import FACTOR, FAINT, GREY, INK, SOFT, Picture, paper, picture
 
 
@@ -27,9 +30,9 @@ def timeline(cycle: Callable[[int, int], str], rounds: int = 6, steps: int = 4) 
             moves = [key for key, word in words.items() if factor in word]
             for t, s in words:
                 filled = factor in words[t, s]
-                ax.add_patch(
-                    _cell(t * steps + s + 0.1, row + 0.16, FACTOR[factor] if filled else "none", FAINT if not filled else "none")
-                )
+                face, edge = (FACTOR[factor], "none") if filled else ("none", FAINT)
+                corner = (t * steps + s + 0.1, row + 0.16)
+                ax.add_patch(FancyBboxPatch(corner, 0.8, 0.68, boxstyle=ROUND, fc=face, ec=edge, lw=1))
             share = len(moves) / len(words)
             ax.text(-0.4, row + 0.5, factor, fontsize=12, weight="bold", color=FACTOR[factor], ha="right", va="center")
             ax.text(width + 0.5, row + 0.5, f"{share:.0%} of steps", fontsize=8.5, color=SOFT, va="center")
@@ -41,9 +44,3 @@ def timeline(cycle: Callable[[int, int], str], rounds: int = 6, steps: int = 4) 
         ax.set_xlim(-2.2, width + 4.2)
         ax.set_ylim(-0.5, 2.1)
     return figure
-
-
-def _cell(x: float, y: float, face: str, edge: str):
-    from matplotlib.patches import FancyBboxPatch
-
-    return FancyBboxPatch((x, y), 0.8, 0.68, boxstyle="round,pad=0,rounding_size=.12", fc=face, ec=edge, lw=1)

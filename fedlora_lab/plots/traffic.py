@@ -13,7 +13,7 @@ from fedlora_lab.plots.style import CARD, Picture, look, name, paper, picture
 WAYS = {"both": ("bytes_up", "bytes_down"), "up": ("bytes_up",), "down": ("bytes_down",)}
 
 
-def table(frame: pd.DataFrame, way: str = "both") -> pd.DataFrame:
+def table(frame: pd.DataFrame, way: str = "both") -> Any:
     """Mean over seeds for each method and round: columns method, round, bytes (so far), value (accuracy), low, high."""
     sent = tidy.cumulative(frame, WAYS[way]).rename(columns={"value": "bytes"})
     joined = tidy.rows(frame, "accuracy").merge(sent, on=["method", "seed", "round"])
@@ -23,7 +23,7 @@ def table(frame: pd.DataFrame, way: str = "both") -> pd.DataFrame:
     return result.assign(low=[low for low, _ in bands], high=[high for _, high in bands])
 
 
-def panel(ax: Any, means: pd.DataFrame, way: str = "both") -> None:
+def panel(ax: Any, means: Any, way: str = "both") -> None:
     """Accuracy against bytes so far, one line a method, its end marked."""
     scale, unit = tidy.sized(float(means["bytes"].max()))
     labels = []

@@ -86,8 +86,9 @@ def _clients(clients: Any, pool: Any, partition: Any, alpha: Any, seed: int, min
     if pool is None:
         check(partition is None, "partition", "index vectors", "no partition without pool=(x, y)")
         check(alpha is None, "alpha", alpha, "no alpha without pool=(x, y)")
-        check(isinstance(clients, (list, tuple)) and len(clients) > 0, "clients", clients, "at least one pair (x, y)")
+        validate.some_clients(clients)
         return clients
+    check(not isinstance(clients, (list, tuple)), "clients", "pairs", "a number of clients, or None, with pool=(x, y)")
     validate.data([pool], pool, None)
     x, y = pool
     if partition is None:

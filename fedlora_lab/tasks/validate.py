@@ -105,9 +105,16 @@ def _signature(name: str, pair: Any) -> tuple[dict[str, tuple], int]:
     return {key: (value.dtype, tuple(value.shape[1:])) for key, value in {**parts, "y": y}.items()}, len(y)
 
 
+def some_clients(clients: Any) -> None:
+    """Refuse anything but a list or tuple with something in it."""
+    listed = isinstance(clients, (tuple, list))
+    what = clients if clients is None or isinstance(clients, int) or listed else type(clients).__name__
+    check(listed and len(clients) > 0, "clients", what, "at least one pair (x, y)")
+
+
 def data(clients: Any, test: Any, validation: Any) -> None:
     """Refuse empty parts, rows that do not match, and clients whose tensors differ in kind."""
-    check(isinstance(clients, (tuple, list)) and len(clients) > 0, "clients", clients, "at least one pair (x, y)")
+    some_clients(clients)
     pairs = {f"clients[{k}]": pair for k, pair in enumerate(clients)} | {"test": test}
     if validation is not None:
         pairs["validation"] = validation

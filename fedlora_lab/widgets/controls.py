@@ -8,8 +8,8 @@ import ipywidgets as w
 
 from fedlora_lab.checks import check
 
-STYLE = {"description_width": "96px"}
-WIDE, LINE = "330px", "26px"
+STYLE = {"description_width": "92px"}
+WIDE = "272px"
 
 
 def slider(label: str, value: float, low: float, high: float, step: float | None = None, help: str = "") -> Any:
@@ -22,12 +22,16 @@ def slider(label: str, value: float, low: float, high: float, step: float | None
     )
 
 
-def log_slider(label: str, value: float, low: float, high: float, help: str = "") -> Any:
-    """A slider over powers of ten from ``10**low`` to ``10**high``."""
-    return w.FloatLogSlider(
-        value=value, min=low, max=high, step=0.05, readout_format=".3g", description=label, tooltip=help or label,
-        style=STYLE, layout=w.Layout(width=WIDE),
-    )  # fmt: skip
+def steps(label: str, values: Sequence[float], value: float, help: str = "") -> Any:
+    """A slider over some given numbers."""
+    return w.SelectionSlider(
+        options=[(f"{v:g}", v) for v in values],
+        value=value,
+        description=label,
+        tooltip=help or label,
+        style=STYLE,
+        layout=w.Layout(width=WIDE),
+    )
 
 
 def choice(label: str, options: Sequence[Any], value: Any, help: str = "") -> Any:
@@ -38,17 +42,17 @@ def choice(label: str, options: Sequence[Any], value: Any, help: str = "") -> An
     )  # fmt: skip
 
 
-def button(label: str, icon: str, help: str, act: Callable[[], None], style: str = "") -> Any:
+def button(label: str, icon: str, help: str, act: Callable[[], Any], style: str = "") -> Any:
     """A button with a word, an icon and a description."""
     made = w.Button(description=label, icon=icon, tooltip=help, button_style=style, layout=w.Layout(width="92px"))
     made.on_click(lambda _: act())
     return made
 
 
-def picture(width: int, height: int, help: str) -> Any:
-    """A place for PNG bytes that keeps its size whatever is drawn into it."""
+def picture(width: int, height: int) -> Any:
+    """A place for PNG bytes that keeps its size whatever is drawn into it. (An image widget takes no tooltip.)"""
     layout = w.Layout(height=f"{height}px", width=f"{width}px", min_width="0", flex="0 1 auto", object_fit="contain")
-    return w.Image(format="png", width=width, height=height, tooltip=help, layout=layout)
+    return w.Image(format="png", width=width, height=height, layout=layout)
 
 
 def words(lines: int = 1) -> Any:
@@ -58,7 +62,8 @@ def words(lines: int = 1) -> Any:
 
 def say(place: Any, text: str, error: bool = False) -> None:
     """Put plain text into a place for words; an error is announced and coloured."""
-    look = "color:var(--jp-error-color1,#b3261e);font-weight:600" if error else "color:var(--jp-content-font-color1,inherit)"
+    look = "color:var(--jp-content-font-color1,inherit)"
+    look = "color:var(--jp-error-color1,#b3261e);font-weight:600" if error else look
     role = "alert" if error else "status"
     place.value = f'<div role="{role}" style="{look};line-height:22px">{escape(text)}</div>'
 

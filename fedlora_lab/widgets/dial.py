@@ -14,14 +14,11 @@ from fedlora_lab.widgets.worker import Latest
 class Dial(w.VBox):
     """Controls bound to a plot function; see `dial`."""
 
-    def __init__(self, plot: Callable[..., Any], **given: Any) -> None:
-        check(callable(plot), "plot", plot, "a function that gives (figure, sentence)")
-        self.plot = plot
-        self.knobs = {name: controls.control(name, value) for name, value in given.items()}
+    def __init__(self, plot: Callable[..., Any], knobs: dict[str, Any], image: bytes, text: str) -> None:
+        self.plot, self.knobs = plot, knobs
         self._first = self.values
         self.sentence = controls.words(2)
-        image, text = self._draw(self._first)
-        self.picture = controls.picture(*_size(image), help="what the sentence below says in words")
+        self.picture = controls.picture(*_size(image))
         self.picture.value = image
         controls.say(self.sentence, text)
         self._latest = Latest(self._draw, self._show, self._fail)
@@ -51,8 +48,7 @@ class Dial(w.VBox):
         super().close()
 
     def _draw(self, values: dict[str, Any]) -> tuple[bytes, str]:
-        figure, text = self.plot(**values)
-        return png(figure), text
+        return _drawn(self.plot, values)
 
     def _moved(self, _: Any) -> None:
         self._latest.ask(self.values)
@@ -63,6 +59,11 @@ class Dial(w.VBox):
 
     def _fail(self, line: str) -> None:
         controls.say(self.sentence, line, error=True)
+
+
+def _drawn(plot: Callable[..., Any], values: dict[str, Any]) -> tuple[bytes, str]:
+    figure, text = plot(**values)
+    return png(figure), text
 
 
 def _size(image: bytes) -> tuple[int, int]:
@@ -83,7 +84,6 @@ def dial(plot: Callable[..., Any], **given: Any) -> Dial:
     Guarantees: moves that come faster than the drawing are skipped, the last one is drawn (test_a_dial_draws_the_last);
         an error is one line under the figure (test_a_dial_shows_an_error).
     """
-    return Dial(plot, **given)
-
-
-
+    check(callable(plot), "plot", plot, "a function that gives (figure, sentence)")
+    knobs = {name: controls.control(name, value) for name, value in given.items()}
+    return Dial(plot, knobs, *_drawn(plot, {name: knob.value for name, knob in knobs.items()}))

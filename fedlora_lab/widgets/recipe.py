@@ -1,10 +1,11 @@
 """Everything that fixes a run, as one value: it opens the run, and it writes the cell that repeats it."""
 
-from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from fedlora_lab import loop, methods
+from fedlora_lab import methods, tasks
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
 
@@ -31,6 +32,8 @@ class Recipe:
 
     def events(self) -> Iterator[Any]:
         """The run: a tick after every local step, a record after every round."""
+        from fedlora_lab import loop  # slow to import
+
         noise = None
         if self.epsilon is not None:
             noise = self.privacy.calibrate(epsilon=self.epsilon, task=self.task, plan=self.plan)
@@ -38,8 +41,7 @@ class Recipe:
 
     def cell(self) -> str:
         """The code cell that repeats the run."""
-        info, known = self.task.info, self.method in methods.ALL.values()
-        task = f"fl.tasks.{info['task']}({_arguments(info['arguments'])})" if "arguments" in info else "...  # your task"
+        known = self.method in methods.ALL.values()
         privacy = "None"
         if self.epsilon is not None:
             words = _arguments(_changed(self.privacy, keep=("unit", "clip_norm", "delta")))
@@ -49,7 +51,7 @@ class Recipe:
         lines = [
             "import fedlora_lab as fl",
             "",
-            f"task = {task}",
+            f"task = {_task(self.task.info)}",
             f"method = {self.method.slug!r}" if known else f"method = ...  # your row {self.method.name!r}",
             f"plan = fl.Plan({plan})",
             f"privacy = {privacy}",
@@ -65,10 +67,20 @@ def _arguments(values: dict[str, Any]) -> str:
 
 def _changed(record: Any, keep: tuple[str, ...]) -> dict[str, Any]:
     """Fields of a dataclass that differ from their defaults, and those to keep in any case."""
-    found = {}
+    plain, found = type(record)(), {}
     for field in fields(record):
         value = getattr(record, field.name)
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
-        if field.name in keep or value != default:
-            found[field.name] = dict(value) if isinstance(value, dict) else value
+        if field.name in keep or value != getattr(plain, field.name):
+            found[field.name] = dict(value) if isinstance(value, Mapping) else value
     return found
+
+
+def _task(info: Mapping[str, Any]) -> str:
+    """The call that builds an embedded task, without the options that have their default."""
+    if "arguments" not in info:
+        return "...  # your task"
+    kinds = inspect.signature(getattr(tasks, info["task"])).parameters
+    plain = {k: list(p.default) if isinstance(p.default, tuple) else p.default for k, p in kinds.items()}
+    options = {k for k, p in kinds.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    named = {k: v for k, v in info["arguments"].items() if k not in options or v != plain[k]}
+    return f"fl.tasks.{info['task']}({_arguments(named)})"

@@ -1,0 +1,223 @@
+"""Measure, side by side in one run, what the library promises about speed; write results and one page with a figure.
+
+    python -m benchmarks            everything, about ten minutes on two quiet cores
+    python -m benchmarks --quick    a look in a minute
+
+Peers take turns step by step, so a noisy machine disturbs all of them alike; the ratio of each turn is what counts.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+
+HERE = Path(__file__).parent
+CASES = {
+    "digits 10 x 16": ("digits", 10, 16, 4),
+    "digits 50 x 8": ("digits", 50, 8, 4),
+    "digits 10 x 16, rank 16": ("digits", 10, 16, 16),
+    "MiniLM 4 x 8": ("sentiment", 4, 8, 8),
+}
+PEERS = ("stacked", "plain", "opacus")
+TARGETS = {
+    ("time", "plain"): "at most 1.25",
+    ("memory", "plain"): "at most 1.3",
+    ("time", "opacus", "digits 10 x 16"): "at least 2 times faster",
+    ("time", "opacus", "digits 50 x 8"): "at least 3.5 times faster",
+    ("time", "opacus", "MiniLM 4 x 8"): "not slower",
+}
+
+
+def task_of(name: str, clients: int) -> object:
+    """The benchmark's task; the text one is cut short, its model is not."""
+    import fedlora_lab as fl
+
+    return fl.tasks.digits(clients=clients) if name == "digits" else fl.tasks.sentiment(clients=clients, limit=200)
+
+
+def turns(case: str, count: int, inner: int) -> pd.DataFrame:
+    """Seconds a step of every peer, ``count`` turns; peers follow each other within a turn."""
+    from benchmarks import peers
+
+    name, clients, batch, rank = CASES[case]
+    task = task_of(name, clients)
+    steps = {peer: build(task, batch, rank) for peer, build in peers.PEERS.items()}
+    rows = []
+    for turn in range(-1, count):
+        for peer, step in steps.items():
+            begun = time.perf_counter()
+            for _ in range(inner):
+                step()
+            rows.append({"case": case, "peer": peer, "turn": turn, "seconds": (time.perf_counter() - begun) / inner})
+    return pd.DataFrame(rows).query("turn >= 0")
+
+
+def peak(case: str, peer: str) -> list[float]:
+    """MiB in a fresh process that builds a peer and makes five steps: largest resident size, and its growth."""
+    command = [sys.executable, "-m", "benchmarks", "--peak", case, peer]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE.parent)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def one_peak(case: str, peer: str) -> None:
+    """In a process of its own: five steps, then both numbers of `peak`."""
+
+    def high_water() -> float:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+    from benchmarks import peers
+
+    name, clients, batch, rank = CASES[case]
+    task = task_of(name, clients)
+    Path("/proc/self/clear_refs").write_text("5")  # the mark starts anew at the present size
+    before = high_water()
+    step = peers.PEERS[peer](task, batch, rank)
+    for _ in range(5):
+        step()
+    click.echo(json.dumps([high_water(), high_water() - before]))
+
+
+def whole_run(repeats: int) -> dict[str, list[float]]:
+    """Share of a `digits` run's wall time that is not the engine's local steps: set-up, evaluation, epsilon."""
+    import fedlora_lab as fl
+    from fedlora_lab import engine
+
+    task, plan = fl.tasks.digits(clients=10), fl.Plan()
+    privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
+    spent, step = [0.0], engine.local_step
+
+    def timed(*arguments: object) -> None:
+        begun = time.perf_counter()
+        step(*arguments)  # type: ignore[arg-type]
+        spent[0] += time.perf_counter() - begun
+
+    shares, seconds = [], []
+    engine.local_step = timed
+    try:
+        for _ in range(repeats):
+            spent[0], begun = 0.0, time.perf_counter()
+            for record in fl.run(task, fl.methods.RoLoRA, privacy, plan):
+                _ = record.metrics["accuracy"], record.epsilon, record.deviation
+            seconds.append(time.perf_counter() - begun)
+            shares.append(1 - spent[0] / seconds[-1])
+    finally:
+        engine.local_step = step
+    return {"share": shares, "seconds": seconds}
+
+
+def import_seconds(repeats: int) -> list[float]:
+    """Seconds that ``import fedlora_lab`` takes in a fresh interpreter."""
+    code = "import time; t = time.perf_counter(); import fedlora_lab; print(time.perf_counter() - t)"
+    return [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+            for _ in range(repeats)]  # fmt: skip
+
+
+def ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """Each turn's ratio of the stacked step to its peers."""
+    wide = table.pivot_table(index=["case", "turn"], columns="peer", values="seconds")
+    return pd.DataFrame({"plain": wide["stacked"] / wide["plain"], "opacus": wide["opacus"] / wide["stacked"]})
+
+
+def spread(values: "np.ndarray | pd.Series | list[float]") -> str:
+    """Median and the middle 80 % of repeated measurements."""
+    low, middle, high = np.quantile(np.asarray(values), [0.1, 0.5, 0.9])
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def page(table: pd.DataFrame, memory: dict, run: dict, imports: list[float], machine: dict) -> str:
+    """The results in words and tables."""
+    found = ratios(table)
+    lines = ["# Speed", "", "Rebuilt by `make bench`; medians and, in brackets, the middle 80 % of the turns.", ""]
+    lines += [
+        f"Machine: {machine['cores']} cores, {machine['system']}, torch {machine['torch']}, {machine['turns']} turns.",
+        "",
+    ]
+    lines += ["| step | private, stacked / plain, non-private | asked | Opacus by client / private, stacked | asked |"]
+    lines += ["|---|---|---|---|---|"]
+    for case in table["case"].unique():
+        part = found.loc[case]
+        asked = TARGETS.get(("time", "opacus", case), "")
+        lines.append(
+            f"| {case} | {spread(part['plain'])} | {TARGETS['time', 'plain']} | {spread(part['opacus'])} | {asked} |"
+        )
+    head = (
+        "| peak memory of a process, MiB (growth by model copies and steps) | stacked | plain | Opacus | stacked / plain | asked |"
+    )
+    lines += ["", head, "|---|---|---|---|---|---|"]
+    for case, sizes in memory.items():
+        cells = " | ".join(f"{sizes[peer][0]:.0f} ({sizes[peer][1]:.0f})" for peer in PEERS)
+        ratio = sizes["stacked"][0] / sizes["plain"][0]
+        lines.append(f"| {case} | {cells} | {ratio:.2f} | {TARGETS['memory', 'plain']} |")
+    lines += [
+        "",
+        f"A `digits` run (10 clients, 20 rounds, 5 steps, RoLoRA at ε = 8): {spread(run['seconds'])} s, of which",
+    ]
+    lines += [f"{spread(run['share'])} is not the engine's steps (asked: at most 0.25)."]
+    lines += ["", f"`import fedlora_lab`: {spread(imports)} s (asked: at most 0.3).", "", "![ratios](speed.png)", ""]
+    return "\n".join(lines)
+
+
+def figure(table: pd.DataFrame, path: Path) -> None:
+    """Every turn's ratio, and the lines that were asked for."""
+    import seaborn as sns
+    from matplotlib.figure import Figure
+
+    found = ratios(table).reset_index()
+    picture = Figure(figsize=(10, 3.4), dpi=110, layout="constrained")
+    axes = picture.subplots(1, 2)
+    words = {
+        "plain": ("time of a private step / plain step", 1.25),
+        "opacus": ("times faster than Opacus by client", 2.0),
+    }
+    for ax, (peer, (label, line)) in zip(axes, words.items(), strict=True):
+        sns.stripplot(found, x=peer, y="case", ax=ax, color="#0072b2", alpha=0.4, size=4)
+        sns.pointplot(
+            found, x=peer, y="case", ax=ax, estimator="median", errorbar=None, color="#d55e00", linestyle="none"
+        )
+        ax.axvline(line, color="#22252b", lw=1, ls="--")
+        ax.axvline(1, color="#c9ccd3", lw=1)
+        ax.set(xlabel=label, ylabel="", xlim=(0, None))
+    axes[1].set_yticklabels([])
+    picture.savefig(path, metadata={"Software": None})
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Few turns, the small cases only.")
+@click.option("--out", type=click.Path(path_type=Path), default=HERE / "results", help="Where the results go.")
+@click.option("--peak", "one", nargs=2, hidden=True)
+def main(quick: bool, out: Path, one: tuple[str, str] | None) -> None:
+    """Measure and write results.json, turns.csv, speed.png and README.md."""
+    warnings.simplefilter("ignore")  # Opacus warns of every hook; nothing here is tested
+    if one:
+        one_peak(*one)
+        return
+    import torch
+
+    count = 4 if quick else 25
+    cases = [case for case in CASES if not (quick and "MiniLM" in case)]
+    table = pd.concat([turns(case, count, 1 if "MiniLM" in case else 3) for case in cases], ignore_index=True)
+    memory = {case: {peer: peak(case, peer) for peer in PEERS} for case in cases}
+    run, imports = whole_run(3 if quick else 7), import_seconds(5)
+    machine = {"cores": os.cpu_count(), "system": platform.machine(), "torch": torch.__version__, "turns": count}
+    out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out / "turns.csv", index=False, float_format="%.6f")
+    (out / "results.json").write_text(
+        json.dumps({"memory_MiB": memory, "run": run, "import": imports, "machine": machine}, indent=1)
+    )
+    figure(table, out / "speed.png")
+    text = page(table, memory, run, imports, machine)
+    (out / "README.md").write_text(text)
+    click.echo(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""One local step, three ways: all clients in one stacked private batch, plain and non-private, Opacus by client."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from opacus import GradSampleModule
+from peft import LoraConfig, get_peft_model
+
+import fedlora_lab as fl
+from fedlora_lab import adapters, engine
+from fedlora_lab.method import Global
+from fedlora_lab.streams import Streams
+from fedlora_lab.tasks.task import take
+
+
+def examples(task: fl.tasks.Task, batch: int) -> list[tuple]:
+    """``batch`` examples of each client, the same for every peer."""
+    index = torch.arange(batch)
+    return [(take(x, index % len(y)), y[index % len(y)]) for x, y in task.clients]
+
+
+def together(parts: list[tuple]) -> tuple:
+    """All clients' examples in one batch."""
+    xs, ys = zip(*parts, strict=True)
+    x = {k: torch.cat([x[k] for x in xs]) for k in xs[0]} if isinstance(xs[0], dict) else torch.cat(xs)
+    return x, torch.cat(ys)
+
+
+def stacked(task: fl.tasks.Task, batch: int, rank: int) -> Callable[[], None]:
+    """This library's private step: per-example clip, noise and descent for all clients at once."""
+    small = copy.copy(task)
+    object.__setattr__(small, "clients", tuple(examples(task, batch)))
+    plan = fl.Plan(batch=None, lr=0.1)
+    adapted = adapters.adapt(small.model, small.targets, small.head, fl.Lora(rank, 2.0 * rank))
+    streams, count = Streams(0), len(small.clients)
+    setting = engine.Setting(
+        small, adapted, fl.methods.FedLoRA, plan, streams, 1.0, (1.0,) * count, *engine.pool(small)
+    )
+    start = Global(adapters.start(adapted, streams))
+    received = {slot: tensor[None] for slot, tensor in start.tensors.items()}
+    # From the second step on the clients differ: that is the state to time.
+    clients = engine.Clients(tuple(range(count)), dict(received), received)
+    engine.local_step(setting, clients, 0, 0)
+    return lambda: engine.local_step(setting, clients, 0, 1)
+
+
+def _peft(task: fl.tasks.Task, rank: int) -> torch.nn.Module:
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=list(task.targets),
+        modules_to_save=[task.head] if task.head else None,
+    )
+    return get_peft_model(copy.deepcopy(task.model), config)
+
+
+def plain(task: fl.tasks.Task, batch: int, rank: int) -> Callable[[], None]:
+    """The limit: one ordinary PEFT step on the same examples, no privacy, no clients."""
+    model = _peft(task, rank)
+    x, y = together(examples(task, batch))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        task.loss(task.forward(model, x), y).mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def opacus(task: fl.tasks.Task, batch: int, rank: int) -> Callable[[], None]:
+    """The ordinary private way: client after client, per-example gradients by Opacus' hooks, flat clip, noise, SGD."""
+    parts = examples(task, batch)
+    models = []
+    base = _peft(task, rank)
+    for _ in parts:
+        # Clients share the frozen weights and own their factors.
+        frozen = {id(p): p for p in base.parameters() if not p.requires_grad}
+        models.append(GradSampleModule(copy.deepcopy(base, frozen), loss_reduction="sum"))
+
+    def step() -> None:
+        for model, (x, y) in zip(models, parts, strict=True):
+            model.zero_grad()
+            task.loss(task.forward(model, x), y).sum().backward()
+            with torch.no_grad():
+                moving = [p for p in model.parameters() if p.requires_grad]
+                norms = torch.stack([p.grad_sample.flatten(1).norm(dim=1) for p in moving]).norm(dim=0)
+                scale = (1 / (norms + 1e-6)).clamp(max=1)
+                for p in moving:
+                    total = torch.einsum("n,n...->...", scale, p.grad_sample)
+                    p -= 0.1 * (total + torch.randn_like(total)) / len(y)
+                    p.grad_sample = None
+
+    return step
+
+
+PEERS = {"stacked": stacked, "plain": plain, "opacus": opacus}

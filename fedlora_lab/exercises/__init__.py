@@ -1,0 +1,41 @@
+"""Checks for the notebooks' exercises: each says that an answer is right, or which mistake it is."""
+
+from typing import Any
+
+from fedlora_lab.checks import check as _check
+from fedlora_lab.exercises import lesson_00
+from fedlora_lab.exercises.exercise import Card, Exercise, Verdict
+
+ALL: dict[str, Exercise] = {one.key: one for lesson in (lesson_00,) for one in lesson.EXERCISES}
+
+
+def check(key: str, answer: Any = ...) -> Verdict:
+    """Whether an answer to an exercise is right; if not, which mistake it is, as far as that can be told.
+
+    Args: key: such as "02.1". answer: yours; ``...`` stands for none yet.
+    Raises: ``ValueError`` for an unknown key; never for a wrong answer.
+    Guarantees: every solution is accepted, every known mistake has a message of its own (tests/test_exercises.py).
+    """
+    one = _find(key)
+    if answer is ...:
+        return Verdict(False, "no answer yet; put yours in the place of the three dots.")
+    try:
+        value = one.read(answer)
+    except ValueError as error:
+        return Verdict(False, f"{error}, not {type(answer).__name__}.")
+    if one.right(value):
+        return Verdict(True, one.why)
+    for mistake in one.mistakes:
+        if mistake.spot(value):
+            return Verdict(False, mistake.say)
+    return Verdict(False, "and it is none of the mistakes known here; the hint may help.")
+
+
+def show(key: str) -> Card:
+    """The exercise with its difficulty and minutes, hint and solution folded away."""
+    return Card(_find(key))
+
+
+def _find(key: str) -> Exercise:
+    _check(key in ALL, "key", key, "one of " + ", ".join(ALL))
+    return ALL[key]

@@ -1,0 +1,123 @@
+"""The record of a round: what may be seen of it, and by whom. Values that read private data are NaN in release mode."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedlora_lab import engine, measures
+from fedlora_lab.agreement import Agreement
+from fedlora_lab.checkpoint import State
+from fedlora_lab.ledger import Ledger
+from fedlora_lab.mechanism import Clipped
+from fedlora_lab.method import Global, Slot
+from fedlora_lab.record import Round
+from fedlora_lab.upload import Received
+from fedlora_lab.wire import Traffic, full
+
+NOT_SEEN = float("nan")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a round did.
+
+    Args:
+        before, sent: the server's tensors at its start, and what the clients received of them.
+        received: what the server had in hand at its end.
+        steps: what the clip of the local steps did.
+        kept: something that moved stayed with its client.
+    """
+
+    begun: float
+    before: Global
+    sent: Global
+    received: Received
+    steps: Clipped = field(default_factory=Clipped)
+    traffic: Traffic = field(default_factory=Traffic)
+    participants: int = 0
+    kept: bool = False
+
+
+def broadcast(setting: engine.Setting, server: Global) -> Global:
+    """What the clients receive of the server's tensors; a head goes down as it is."""
+    rule = setting.method.broadcast
+    return Global({slot: x if slot.side == "head" else rule(x) for slot, x in server.tensors.items()})
+
+
+def record(asked: Agreement, setting: engine.Setting, ledger: Ledger | None, state: State, outcome: Outcome) -> Round:
+    """The record of a round that ended in ``state``."""
+    after, task, privacy = state.server, asked.task, asked.privacy
+    shown = privacy is None or asked.streams.seed is not None
+    rows, deviation = _layers(asked, outcome, after, shown)
+    per_client = privacy is not None and privacy.unit == "client"
+    own = outcome.received.clipped if per_client else outcome.steps
+    counts = outcome.steps + outcome.received.clipped
+    a, b = after.side("A"), after.side("B")
+    return Round(
+        index=state.round,
+        method=asked.method.slug,
+        task=task.name,
+        seed=asked.streams.seed,
+        metrics=_metrics(setting, state, NOT_SEEN if per_client and not shown else None),
+        deviation=deviation,
+        adapter={layer: (a[layer], b[layer]) for layer in after.layers},
+        head=after.side("head"),
+        uploads=outcome.traffic,
+        participants=outcome.participants,
+        clipped=own.scaled / max(own.rows, 1) if shown else NOT_SEEN,
+        nonfinite=float(counts.nonfinite) if shown else NOT_SEEN,
+        seconds=time.perf_counter() - outcome.begun,
+        ledger=None if ledger is None else ledger.snapshot(),
+        rows=tuple(rows),
+        source=(task, asked.lora, after),
+    )
+
+
+def _layers(
+    asked: Agreement, outcome: Outcome, after: Global, shown: bool
+) -> tuple[list[tuple[str, str, float]], float]:
+    """Measures of each layer and the deviation of all; none where the server sees a sum, or no product is formed."""
+    received, before = outcome.received, outcome.before
+    clients = None if outcome.kept or not received.alone else _as_received(outcome)
+    noise = received.noise if shown else None
+    return measures.layer_rows(before, after, clients, received.weights, noise, asked.lora.scaling)
+
+
+def _as_received(outcome: Outcome) -> Mapping[Slot, Tensor]:
+    """The clients' tensors in the server's coordinates: what a quantised broadcast took away is given back.
+
+    The deviation then speaks of the aggregation alone; what quantising does is seen in the clients' metrics.
+    """
+    found = {slot: tensor[None] for slot, tensor in outcome.before.tensors.items()}
+    for slot, rows in outcome.received.uploads.items():
+        found[slot] = rows + (outcome.before.tensors[slot] - outcome.sent.tensors[slot])
+    return found
+
+
+def _metrics(setting: engine.Setting, state: State, hidden: float | None) -> dict[str, float]:
+    """The task's metrics on public examples, of the server's model or, where clients keep factors, of their own ones.
+
+    What clients keep in the client unit carries no noise: such metrics are ``hidden`` where that is a number.
+    """
+    task, adapted, server = setting.task, setting.adapted, state.server.tensors
+    if not state.personal:
+        found = engine.evaluate(task, adapted, server, task.test)
+        if setting.method.broadcast != full:
+            copy = broadcast(setting, state.server).tensors
+            found |= {f"{k}_received": v for k, v in engine.evaluate(task, adapted, copy, task.test).items()}
+        return found
+    if hidden is not None:
+        return dict.fromkeys(task.metrics, hidden)
+    each = [
+        engine.evaluate(task, adapted, {**server, **{s: own[k] for s, own in state.personal.items()}}, task.test)
+        for k in range(len(task.sizes))
+    ]
+    return {name: sum(m[name] for m in each) / len(each) for name in task.metrics}
+
+
+def nothing(state: State) -> Outcome:
+    """The outcome before the first round."""
+    return Outcome(time.perf_counter(), state.server, state.server, Received({}, torch.zeros(0), {}))

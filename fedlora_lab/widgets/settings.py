@@ -1,0 +1,92 @@
+"""The controls of a run: method, ε, learning rate, rounds, seed. Together they are a `Recipe`."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as w
+
+from fedlora_lab import methods
+from fedlora_lab.plan import Lora, Plan
+from fedlora_lab.privacy import Privacy
+from fedlora_lab.tuning import tuned
+from fedlora_lab.widgets import controls
+from fedlora_lab.widgets.recipe import Recipe
+
+if TYPE_CHECKING:
+    from fedlora_lab.method import Method
+    from fedlora_lab.tasks import Task
+
+EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 3.0, 5.0)
+
+
+class Settings(w.HBox):
+    """Controls for one task; `recipe` reads them, `reset` puts them back, `lock` holds them while a run goes on."""
+
+    def __init__(
+        self, task: "Task", method: "Method", plan: Plan, privacy: Privacy, epsilon: float | None, lora: Lora, seed: int
+    ) -> None:
+        self.task, self.plan, self.privacy, self.lora = task, plan, privacy, lora
+        rows = {row.name: row for row in [*methods.ALL.values(), method]}
+        self.method = controls.choice("method", list(rows.items()), method, "the method that trains")
+        budgets = sorted({*EPSILONS, *([] if epsilon is None else [float(epsilon)])})
+        listed = [(f"{value:g}", value) for value in budgets] + [("∞ (no privacy)", None)]
+        given = None if epsilon is None else float(epsilon)
+        self.epsilon = controls.choice("privacy ε", listed, given, "the promise: smaller is more private and noisier")
+        self.lr = controls.steps("learning rate", self._rates(), plan.rate("B"), "step of the clients' optimiser")
+        self.rounds = controls.slider("rounds", plan.rounds, 1, 100, 1, "how often the server averages")
+        self.seed = w.BoundedIntText(
+            value=seed, min=0, max=2**31 - 1, description="seed", tooltip="every random number follows from it",
+            style=controls.STYLE, layout=w.Layout(width=controls.WIDE),
+        )  # fmt: skip
+        self._knobs = (self.method, self.epsilon, self.lr, self.rounds, self.seed)
+        self._first = [knob.value for knob in self._knobs]
+        self.method.observe(self._suggest, "value")
+        super().__init__(self._knobs, layout=w.Layout(flex_flow="row wrap"))
+
+    def _rates(self) -> list[float]:
+        """Learning rates to choose from: a plain ladder, the plan's own, and those found by tuning."""
+        own = self.plan.rate("B")
+        return sorted({*RATES, own, *(suggested(self.task, row, own) for row in methods.ALL.values())})
+
+    def _suggest(self, _: Any) -> None:
+        self.lr.value = suggested(self.task, self.method.value, self._first[2])
+
+    def watch(self, act: Callable[[], None]) -> None:
+        """Call ``act`` after any control has moved."""
+        for knob in self._knobs:
+            knob.observe(lambda _: act(), "value")
+
+    def reset(self) -> None:
+        """Put every control back."""
+        for knob, value in zip(self._knobs, self._first, strict=True):
+            knob.value = value
+
+    def lock(self, locked: bool) -> None:
+        """Hold or free the controls."""
+        for knob in self._knobs:
+            knob.disabled = locked
+
+    def recipe(self) -> Recipe:
+        """What the controls say."""
+        lr: Any = self.lr.value
+        if isinstance(self.plan.lr, Mapping):
+            lr = {side: rate * lr / self.plan.rate("B") for side, rate in self.plan.lr.items()}
+        plan = self.plan.replace(rounds=self.rounds.value, lr=lr)
+        return Recipe(
+            self.task, self.method.value, plan, self.privacy, self.epsilon.value, self.lora, int(self.seed.value)
+        )
+
+
+def suggested(task: "Task", method: "Method", otherwise: float) -> float:
+    """A method's tuned learning rate, where the task was tuned for it."""
+    try:
+        return float(tuned(task, method))
+    except ValueError:
+        return otherwise
+
+
+def finite(value: float) -> str:
+    """ε in words."""
+    return f"{value:.2f}" if math.isfinite(value) else "∞"

@@ -1,0 +1,156 @@
+"""A JupyterLab of one's own for a test: started on a free port, opened in headless Chromium, ended by process id."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+TOKEN = "only-for-this-test"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "apputils-extension/themes": {"theme": "JupyterLab Light"},
+    "docmanager-extension/plugin": {"autosave": False},
+}
+
+
+def chromium() -> str:
+    """Path of a Chromium; fails with the command that adds one."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    raise FileNotFoundError("the browser tests need Chromium: apt-get install chromium")
+
+
+class Lab:
+    """One JupyterLab server on the loopback address, with settings and notebooks in a folder of its own."""
+
+    def __init__(self, folder: Path, theme: str = "JupyterLab Light") -> None:
+        self.folder, self.notebooks = folder, folder / "notebooks"
+        self.notebooks.mkdir(parents=True)
+        settings = {**SETTINGS, "apputils-extension/themes": {"theme": theme}}
+        for name, values in settings.items():
+            path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(values))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.log = (folder / "server.log").open("w")
+        self.process = subprocess.Popen(self._command(), env=self._environment(), stdout=self.log, stderr=self.log)
+        self._wait()
+
+    def _command(self) -> list[str]:
+        return [
+            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+            *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={self.port}", "--ServerApp.port_retries=0"),
+            *(f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={self.notebooks}"),
+            *("--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly", "--LabApp.news_url="),
+            "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        places = {f"JUPYTER_{kind.upper()}_DIR": kind for kind in ("config", "data", "runtime")}
+        places |= {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
+        places |= {"IPYTHONDIR": "ipython"}
+        root = str(Path(__file__).parents[2])
+        added = {name: str(self.folder / place) for name, place in places.items()}
+        kept = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "PYTHONWARNINGS")}
+        return kept | added | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+
+    def _wait(self, seconds: float = 60) -> None:
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                return self.ask("api")
+            except (urllib.error.URLError, OSError):
+                assert self.process.poll() is None, f"JupyterLab ended:\n{(self.folder / 'server.log').read_text()}"
+                assert time.monotonic() < until, f"JupyterLab did not answer within {seconds:g} s"
+                time.sleep(0.1)
+
+    def ask(self, path: str, method: str = "GET") -> None:
+        """One request to the server's interface."""
+        address = f"{self.address}/{path}"
+        request = urllib.request.Request(address, method=method, headers={"Authorization": f"token {TOKEN}"})
+        urllib.request.urlopen(request, timeout=10).close()
+
+    def close(self) -> None:
+        """Ask the server to end, with its kernels; it is killed if it does not."""
+        try:
+            self.ask("api/shutdown", "POST")
+            self.process.wait(15)
+        except (subprocess.TimeoutExpired, urllib.error.URLError, OSError):
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait(15)
+        self.log.close()
+
+    def write(self, name: str, cells: Iterable[str]) -> str:
+        """A notebook with these code cells."""
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, self.notebooks / name)
+        return name
+
+
+class Page:
+    """A notebook open in the browser; remembers what the console complained of."""
+
+    def __init__(self, browser: Any, lab: Lab, name: str, width: int = 1280, height: int = 1100) -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": height})
+        self.errors: list[str] = []
+        self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.set_default_timeout(20_000)
+        self.page.goto(f"{lab.address}/lab/tree/{name}?token={TOKEN}&reset")
+        self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+        self.page.wait_for_function("window.jupyterapp && document.querySelector('.jp-Notebook-ExecutionIndicator')")
+        self.page.wait_for_function(
+            "document.querySelector('.jp-Notebook-ExecutionIndicator').dataset.status === 'idle'"
+        )
+
+    def command(self, name: str) -> None:
+        """Run one of JupyterLab's own commands."""
+        self.page.evaluate("name => window.jupyterapp.commands.execute(name)", name)
+
+    def cell(self, index: int) -> Any:
+        """A code cell."""
+        return self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
+
+    def run(self, index: int) -> Any:
+        """Run a cell, wait until it has ended, and give its output area."""
+        cell = self.cell(index)
+        cell.locator(".jp-InputArea-prompt").click()
+        before = cell.locator(".jp-InputArea-prompt").inner_text()
+        self.page.keyboard.press("Control+Enter")
+        self.page.wait_for_function(
+            """([index, before]) => {
+                const cell = document.querySelectorAll('.jp-Notebook .jp-CodeCell')[index];
+                const prompt = cell.querySelector('.jp-InputArea-prompt').innerText;
+                return /\\d/.test(prompt) && prompt !== before;
+            }""",
+            arg=[index, before],
+        )
+        return cell.locator(".jp-OutputArea").first
+
+    def close(self) -> None:
+        """Close the page."""
+        self.page.close()

@@ -1,0 +1,335 @@
+"""The ledger: what it counts, when it refuses to count, and that no damaged file passes for one."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dp_accounting as dp
+import pytest
+from dp_accounting.pld import PLDAccountant
+
+from fedlora_lab import accounting, sealed
+from fedlora_lab.ledger import Ledger, Release, Uncertified
+
+RATES: dict[str, Any] = {"sample_rate": 0.1, "noise_multiplier": 1.0}
+
+
+def filled(**options: Any) -> Ledger:
+    ledger = Ledger(**options)
+    ledger.record(0, (0, 2), 5, sample_rate=(0.1, 0.3), noise_multiplier=(1.0, 2.0))
+    ledger.record(1, (0, 1), 5, sample_rate=0.1, noise_multiplier=(1.0, 0.8))
+    return ledger
+
+
+def test_example_unit_counts_rounds_one_took_part_in() -> None:
+    ledger = filled()
+    assert ledger.clients == (0, 1, 2)
+    assert ledger.history(0) == ((1.0, 0.1, 10),)
+    assert ledger.history(1) == ((0.8, 0.1, 5),)
+    assert ledger.history(2) == ((2.0, 0.3, 5),)
+    assert ledger.history(9) == ()
+    assert ledger.epsilon(9) == 0
+    for k in range(3):
+        assert ledger.epsilon(k) == accounting.epsilon(ledger.history(k), 1e-5)
+    assert ledger.epsilon() == ledger.spent() == max(ledger.epsilon(k) for k in range(3))
+    assert len({ledger.epsilon(k) for k in range(3)}) == 3
+
+
+def test_a_history_that_changes_on_the_way_is_composed() -> None:
+    ledger = Ledger()
+    for t, (sigma, q) in enumerate([(1.0, 0.1), (2.0, 0.1), (1.0, 0.2), (1.0, 0.1)]):
+        ledger.record(t, (4,), 10, sample_rate=q, noise_multiplier=sigma)
+    assert sorted(ledger.history(4)) == [(1.0, 0.1, 20), (1.0, 0.2, 10), (2.0, 0.1, 10)]
+    assert ledger.epsilon() == accounting.epsilon(((1.0, 0.1, 20), (2.0, 0.1, 10), (1.0, 0.2, 10)), 1e-5)
+
+
+def test_client_unit_counts_for_everybody_and_forgets_who_was_drawn() -> None:
+    ledger = Ledger(unit="client", delta=1e-3)
+    for t in range(50):
+        ledger.record(t, (t % 7,), 1, sample_rate=0.2, noise_multiplier=1.1)
+    assert ledger.epsilon() == ledger.epsilon(3) == accounting.epsilon(((1.1, 0.2, 50),), 1e-3)
+    assert ledger.clients == ()
+    assert all(entry.clients is None for entry in ledger.releases)
+
+
+def test_every_client_and_one_client_add_up() -> None:
+    ledger = Ledger()
+    ledger.record(0, None, 10, **RATES)
+    ledger.record(1, (3,), 10, **RATES)
+    assert ledger.history(3) == ((1.0, 0.1, 20),)
+    assert ledger.history(5) == ledger.history() == ((1.0, 0.1, 10),)
+    assert ledger.epsilon() == ledger.epsilon(3) > ledger.epsilon(5)
+
+
+def test_nobody_took_part() -> None:
+    ledger = Ledger()
+    ledger.record(0, (), 5, **RATES)
+    assert ledger.epsilon() == 0
+    assert len(ledger.releases) == 1
+    assert isinstance(ledger.event(), dp.NoOpDpEvent)
+
+
+def test_ledger_idempotent_when_reproducible() -> None:
+    """A resumed round draws the same noise: written twice, counted once. A different entry for it is an error."""
+    ledger = filled()
+    before = ledger.to_json()
+    ledger.record(1, (0, 1), 5, sample_rate=0.1, noise_multiplier=(1.0, 0.8))
+    assert ledger.to_json() == before
+    for clients, count, sigma in [((0, 1), 4, (1.0, 0.8)), ((0, 2), 5, (1.0, 0.8)), ((0, 1), 5, (1.0, 0.9))]:
+        with pytest.raises(
+            ValueError, match=r"^round=1: expected the entry that this round already has in the ledger$"
+        ):
+            ledger.record(1, clients, count, sample_rate=0.1, noise_multiplier=sigma)
+    assert ledger.to_json() == before
+    assert ledger.mode == "reproducible: not for release"
+
+
+def test_ledger_release_mode_counts_again() -> None:
+    """Fresh noise is a fresh release: the same round twice costs twice."""
+    ledger = filled(reproducible=False)
+    ledger.record(1, (0, 1), 5, sample_rate=0.1, noise_multiplier=(1.0, 0.8))
+    assert ledger.mode == "release"
+    assert ledger.history(1) == ((0.8, 0.1, 10),)
+    assert ledger.epsilon(1) > filled().epsilon(1)
+
+
+def test_ledger_uncertified() -> None:
+    ledger = filled()
+    ledger.uncertified = "noise shaped by the peer, clip on the factor"
+    for call in (ledger.epsilon, lambda: ledger.epsilon(0), ledger.snapshot().epsilon, ledger.event):
+        with pytest.raises(Uncertified, match=r"not certified: noise shaped by the peer, clip on the factor$"):
+            call()
+    assert ledger.spent() == math.inf
+    assert ledger.to_frame()["epsilon"].tolist() == [math.inf] * 3
+    again = Ledger.from_json(ledger.to_json())
+    assert again.uncertified == ledger.uncertified
+    assert again.spent() == math.inf
+    with pytest.raises(ValueError, match=r"^uncertified=''"):
+        ledger.uncertified = ""
+
+
+def test_no_noise_is_no_privacy() -> None:
+    ledger = filled()
+    ledger.record(2, (1,), 1, sample_rate=0.1, noise_multiplier=None)
+    assert ledger.epsilon() == ledger.epsilon(1) == math.inf
+    assert ledger.epsilon(0) < math.inf
+    assert Ledger.from_json(ledger.to_json()).spent() == math.inf
+
+
+def test_snapshot_stays_as_it_was() -> None:
+    ledger = filled()
+    earlier, spent, text = ledger.snapshot(), ledger.epsilon(), ledger.to_json()
+    ledger.record(2, (0, 1, 2), 50, **RATES)
+    ledger.uncertified = "later"
+    assert earlier.epsilon() == spent
+    assert earlier.to_json() == text
+    with pytest.raises(ValueError, match=r"^ledger='snapshot': expected"):
+        earlier.record(2, (0,), 1, **RATES)
+    with pytest.raises(ValueError, match=r"^ledger='snapshot': expected"):
+        earlier.uncertified = "x"
+
+
+def test_ledger_round_trip(tmp_path: Path) -> None:
+    for options in ({}, {"reproducible": False, "accountant": "rdp"}, {"unit": "client", "delta": 0.1 + 0.2}):
+        ledger = filled(**options) if options.get("unit") != "client" else Ledger(**options)
+        if ledger.unit == "client":
+            ledger.record(0, (1,), 1, **RATES)
+        ledger.save(tmp_path / "ledger.json")
+        again = Ledger.load(tmp_path / "ledger.json")
+        for name in ("unit", "delta", "accountant", "mode", "uncertified", "releases", "clients"):
+            assert getattr(again, name) == getattr(ledger, name)
+        assert again.epsilon() == ledger.epsilon()
+        assert again.to_json() == ledger.to_json()
+        again.record(2, (0,), 1, **RATES)  # it can be continued, and knows its rounds
+        assert len(again.releases) == len(ledger.releases) + 1
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.json"]
+    # a text that went through a JSON reader and writer, as inside another file, is still a ledger
+    assert Ledger.from_json(json.dumps(json.loads(ledger.to_json()))).epsilon() == ledger.epsilon()
+
+
+def test_ledger_refuses_any_changed_byte(tmp_path: Path) -> None:
+    """Every byte of a small file, flipped in several ways, and every truncation: one clear line each time."""
+    ledger = Ledger()
+    ledger.record(0, (0, 2), 5, sample_rate=(0.1, 0.3), noise_multiplier=1.0)
+    path = tmp_path / "ledger.json"
+    ledger.save(path)
+    whole = path.read_bytes()
+    damaged = [whole[:n] for n in range(len(whole))]
+    for at in range(len(whole)):
+        damaged += [whole[:at] + bytes([whole[at] ^ mask]) + whole[at + 1 :] for mask in (1, 2, 16, 32, 128, 255)]
+        damaged.append(whole[:at] + whole[at + 1 :])
+    damaged += [whole + b"\n", whole + b"x", b"\xef\xbb\xbf" + whole]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"^ledger\.json: expected ") as error:
+            Ledger.load(path)
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 200
+    path.write_bytes(whole)
+    assert Ledger.load(path).to_json() == ledger.to_json()
+
+
+def reseal(change: Any) -> str:
+    """A text with a right digest over changed content."""
+    data = json.loads(filled().to_json())
+    change(data["content"])
+    return sealed.write(data["format"], data["version"], data["content"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.pop("unit"),
+        lambda c: c.pop("releases"),
+        lambda c: c.pop("uncertified"),
+        lambda c: c.update(unit="user"),
+        lambda c: c.update(delta=2),
+        lambda c: c.update(delta="1e-5"),
+        lambda c: c.update(extra=1),
+        lambda c: c.update(reproducible="yes"),
+        lambda c: c.update(uncertified=3),
+        lambda c: c.update(releases=None),
+        lambda c: c.update(releases=7),
+        lambda c: c.update(releases=[3]),
+        lambda c: c["releases"][0].pop("count"),
+        lambda c: c["releases"][0].update(count=-1),
+        lambda c: c["releases"][0].update(count=1.5),
+        lambda c: c["releases"][0].update(clients="02"),
+        lambda c: c["releases"][0].update(clients=[0, 0]),
+        lambda c: c["releases"][0].update(clients=[0, 1, 2]),
+        lambda c: c["releases"][0].update(sample_rate=1.5),
+        lambda c: c["releases"][0].update(noise_multiplier=-1),
+        lambda c: c["releases"][0].update(noise_multiplier=None),
+        lambda c: c["releases"][0].update(sample_rate=None),
+        lambda c: c["releases"][0].update(more=1),
+    ],
+)
+def test_content_of_the_wrong_kind_is_refused(change: Any) -> None:
+    with pytest.raises(ValueError, match=r"^ledger: expected the entries of a ledger, found others$"):
+        Ledger.from_json(reseal(change))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "^ledger: expected a whole file of format fedlora_lab.ledger"),
+        ("null", "^ledger: expected a whole file"),
+        ("[]", "^ledger: expected a whole file"),
+        ("[" * 100_000, "^ledger: expected a whole file"),
+        ('{"format": "other"}', "^ledger: expected a whole file"),
+        ('{"format": "fedlora_lab.ledger"}', "^ledger: expected version 1 of fedlora_lab.ledger, found None$"),
+        (sealed.write("fedlora_lab.ledger", 2, {}), "^ledger: expected version 1 of fedlora_lab.ledger, found 2$"),
+        ('{"format": "fedlora_lab.ledger", "version": 1}', "^ledger: expected an unaltered file"),
+        ('{"format": "fedlora_lab.ledger", "version": 1, "content": {"delta": NaN}}', "^ledger: expected a whole file"),
+        (None, "^ledger: expected a whole file"),
+        (7, "^ledger: expected a whole file"),
+    ],
+)
+def test_text_that_is_no_ledger_is_refused(text: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        Ledger.from_json(text)
+    assert "\n" not in str(error.value)
+
+
+def test_killed_while_writing_leaves_a_whole_ledger(tmp_path: Path) -> None:
+    """kill -9 in a process that does nothing but save: the file is one of those it saved."""
+    path = tmp_path / "ledger.json"
+    code = (
+        "import sys\nfrom fedlora_lab.ledger import Ledger\nledger = Ledger()\n"
+        "for t in range(10**6):\n"
+        "    ledger.record(t, range(50), 5, sample_rate=0.1, noise_multiplier=1.0)\n    ledger.save(sys.argv[1])\n"
+    )
+    for pause in (0.0, 0.05, 0.15):
+        path.unlink(missing_ok=True)
+        child = subprocess.Popen([sys.executable, "-c", code, str(path)])
+        try:
+            deadline = time.monotonic() + 30
+            while not path.exists() and time.monotonic() < deadline:
+                time.sleep(0.005)
+            time.sleep(pause)
+        finally:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+        entries = Ledger.load(path).releases
+        assert [entry.round for entry in entries] == list(range(len(entries)))
+        assert len(entries) >= 1
+
+
+def test_ledger_event_gives_the_same_epsilon() -> None:
+    """dp-accounting, given the exported event, states the epsilon of the ledger, up to the PRV's error."""
+    ledger = filled()
+    ledger.record(2, (0, 2), 5, sample_rate=(1.0, 0.05), noise_multiplier=(4.0, 1.0))
+    for client in (None, 0, 1, 2):
+        accountant = PLDAccountant()
+        accountant.compose(ledger.event(client))
+        gap = ledger.epsilon(client) - accountant.get_epsilon(1e-5)
+        assert -1e-3 < gap <= accounting.EPSILON_ERROR
+    ledger.record(3, (1,), 1, sample_rate=0.1, noise_multiplier=0.0)
+    accountant = PLDAccountant()
+    accountant.compose(ledger.event())
+    assert accountant.get_epsilon(1e-5) == math.inf
+
+
+def test_to_frame() -> None:
+    frame = filled().to_frame()
+    assert frame["client"].tolist() == [0, 1, 2]
+    assert frame["releases"].tolist() == [10, 5, 5]
+    assert frame["epsilon"].tolist() == [filled().epsilon(k) for k in range(3)]
+    common = Ledger(unit="client")
+    common.record(0, None, 3, **RATES)
+    assert common.to_frame().to_dict("records") == [{"client": "every", "releases": 3, "epsilon": common.epsilon()}]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"unit": "user"}, "^unit='user': expected"),
+        ({"delta": 0}, "^delta=0: expected"),
+        ({"accountant": "x"}, "^accountant='x': expected"),
+        ({"reproducible": 1}, "^reproducible=1: expected True or False$"),
+    ],
+)
+def test_ledger_refuses_bad_settings(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Ledger(**options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"round": -1}, "^round=-1: expected a whole number >= 0$"),
+        ({"round": True}, "^round=True: expected"),
+        ({"clients": (0, 0)}, r"^clients=\(0, 0\): expected every client once$"),
+        ({"clients": (-1,)}, "^clients=-1: expected a whole number >= 0$"),
+        ({"clients": (0.5,)}, "^clients=0.5: expected"),
+        ({"clients": "ab"}, "^clients='a': expected"),
+        ({"clients": 3}, "^clients=3: expected a tuple"),
+        ({"count": -1}, "^count=-1: expected"),
+        ({"count": 2.0}, "^count=2.0: expected"),
+        ({"sample_rate": 1.1}, "^sample_rate=1.1: expected"),
+        ({"sample_rate": None}, "^sample_rate=None: expected"),
+        ({"sample_rate": (0.1,)}, r"^sample_rate=\(0.1,\): expected one number, or as many as clients$"),
+        ({"sample_rate": "0.1"}, "^sample_rate='0.1': expected"),
+        ({"noise_multiplier": -1}, "^noise_multiplier=-1.0: expected"),
+        ({"noise_multiplier": math.inf}, "^noise_multiplier=inf: expected finite"),
+        ({"noise_multiplier": math.nan}, "^noise_multiplier=nan: expected"),
+        ({"noise_multiplier": (1.0, 2.0, 3.0)}, "expected one number, or as many as clients$"),
+    ],
+)
+def test_record_refuses_bad_entries(arguments: dict[str, Any], message: str) -> None:
+    ledger = Ledger()
+    with pytest.raises(ValueError, match=message) as error:
+        ledger.record(**{"round": 0, "clients": (0, 1), "count": 1, **RATES, **arguments})
+    assert "\n" not in str(error.value)
+    assert ledger.releases == ()
+
+
+def test_release_takes_numpy_numbers() -> None:
+    np = pytest.importorskip("numpy")
+    entry = Release.of(np.int64(3), np.array([1, 2]), np.int32(4), np.array([0.1, 0.2]), np.float64(1.5))
+    assert entry == Release(3, (1, 2), 4, (0.1, 0.2), 1.5)

@@ -1,0 +1,208 @@
+"""The report: one page that stands alone, shows what the frame holds, and lets no text of the data become markup."""
+
+import json
+import os
+import re
+import shutil
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fedlora_lab as fl
+from fedlora_lab.folder import read_frame, to_json, write_atomically
+from fedlora_lab.report import flat, promise, render, report
+
+HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">"\'&amp; $x_{'
+STRUCTURE = "html head meta title style body main div h1 h2 p ul li b span pre details summary dl dt dd"
+TAGS = set(f"{STRUCTURE} table thead tbody tr th td figure figcaption img".split())
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync", "--no-first-run"]  # fmt: skip
+
+
+def frame(task: str = "digits", methods: tuple[str, ...] = ("fedlora", "rolora"), seeds=(0, 1, 2)) -> pd.DataFrame:
+    """A small frame of the true schema."""
+    draw = np.random.default_rng(0)
+    rows = []
+    for number, method in enumerate(methods):
+        for seed in seeds:
+            for round in range(5):
+                values = {"accuracy": 0.6 + 0.04 * round + 0.01 * draw.normal(), "loss": 1.2 / (1 + round),
+                          "epsilon": 2.0 * round, "deviation": 0.2 * (number == 0) * (round > 0), "bytes_up": 3e5,
+                          "bytes_down": 3e5, "numbers_up": 8e4, "numbers_down": 8e4, "participants": 10.0,
+                          "clipped": 0.4, "nonfinite": 0.0, "seconds": 0.2}  # fmt: skip
+                rows += [(task, method, seed, round, "all", measure, value) for measure, value in values.items()]
+                rows.append((task, method, seed, round, "blocks.0.query", "deviation", 0.1))
+    return pd.DataFrame(rows, columns=["task", "method", "seed", "round", "layer", "measure", "value"])
+
+
+def settings(task: str = "digits", methods: tuple[str, ...] = ("fedlora", "rolora"), seeds=(0, 1, 2)) -> dict:
+    plan = {"rounds": 4, "local_steps": 5, "batch": 16, "lr": 0.3, "participation": 1.0}
+    return {
+        "format": 1,
+        "commands": [f"fedlora-lab compare '{task}'"],
+        "begun": "2026-01-01 00:00 UTC",
+        "task": {"name": task, "info": {"note": task}, "sizes": [100, 50], "test": 10, "fingerprint": "0"},
+        "privacy": {"unit": "example", "delta": 1e-4, "trust": "local", "target": 8.0, "noise_multiplier": [0.71, 0.9]},
+        "lora": {"rank": 4, "alpha": 8.0},
+        "plans": dict.fromkeys(methods, plan),
+        "methods": {method: {"name": method, "source": task} for method in methods},
+        "seeds": list(seeds),
+        "versions": {"fedlora-lab": "0.1.0", "torch": "2"},
+    }
+
+
+def ledgers(methods: tuple[str, ...] = ("fedlora", "rolora"), seeds=(0, 1, 2), reproducible: bool = True) -> dict:
+    plan = fl.Privacy(noise_multiplier=0.8, sample_rate=0.1, delta=1e-4)
+    text = json.loads(plan.ledger(releases=20, reproducible=reproducible).to_json())
+    return {f"{method}-{seed}": text for method in methods for seed in seeds}
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, and the text between them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, Any]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_table_shows_mean_and_interval():
+    data = frame()
+    page = Reader(render(data, settings(), ledgers()))
+    last = data.query("method == 'rolora' and measure == 'accuracy' and round == 4 and layer == 'all'")["value"]
+    half = 4.302652729911275 * last.std(ddof=1) / np.sqrt(3)  # the 97.5 % point of Student's t with two degrees
+    assert f"{last.mean():.3f} ± {half:.3f}" in page.text
+    assert "RoLoRA" in page.text
+    assert "1.5 MB" in page.text, "3e5 bytes in each of 5 rounds"
+
+
+def test_every_figure_is_there_and_described():
+    page = Reader(render(frame(), settings(), ledgers()))
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert [image["alt"].split(".")[0] for image in images] == [
+        "Accuracy", "Loss", "Deviation", "Privacy spent", "Sent to the server", "Received from the server"
+    ]  # fmt: skip
+    assert all(image["src"].startswith("data:image/svg+xml;base64,") for image in images)
+
+
+def test_a_task_without_accuracy_and_without_privacy():
+    data: Any = frame(seeds=(0,))
+    data = data[data["measure"] != "accuracy"].copy()
+    data.loc[data["measure"] == "epsilon", "value"] = np.inf
+    plain = settings(seeds=(0,)) | {"privacy": None}
+    page = Reader(render(data, plain, dict.fromkeys(ledgers(seeds=(0,)))))
+    titles = [attributes["alt"].split(".")[0] for tag, attributes in page.tags if tag == "img"]
+    assert titles == ["Loss", "Deviation"]
+    assert "not private" in page.text
+    assert "loss after" in page.text
+    assert "±" not in page.text, "one seed has no interval"
+
+
+def test_hostile_names_are_escaped():
+    data = frame(task=HOSTILE, methods=(HOSTILE,))
+    text = render(data, settings(HOSTILE, (HOSTILE,)), {HOSTILE: next(iter(ledgers().values()))})
+    page = Reader(text)
+    assert {tag for tag, _ in page.tags} <= TAGS
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert "<script" not in text.lower()
+    assert page.text.count("<script>alert(1)</script>") >= 5, "the name is shown as what it is"
+
+
+def test_page_stands_alone():
+    text = render(frame(), settings(), ledgers())
+    page = Reader(text)
+    for _, attributes in page.tags:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+    assert "http://" not in text
+    assert "https://" not in text
+    assert not re.search(r"url\(|@import", text)
+    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
+
+
+def test_same_run_same_page():
+    assert render(frame(), settings(), ledgers()) == render(frame(), settings(), ledgers())
+
+
+def test_promise_names_unit_trust_and_mode():
+    whole = " ".join(promise(settings(), ledgers()))
+    assert "one example of one client" in whole
+    assert "every single upload" in whole
+    assert "not for release" in whole
+    assert "not for release" not in " ".join(promise(settings(), ledgers(reproducible=False)))
+    client = settings()
+    client["privacy"] |= {"unit": "client", "trust": "central"}
+    whole = " ".join(promise(client, ledgers()))
+    assert "all examples of one client" in whole
+    assert "is trusted" in whole
+    assert "nothing is promised" in promise(settings() | {"privacy": None}, {})[0]
+
+
+def test_an_uncertified_ledger_says_why():
+    sealed = fl.Privacy(noise_multiplier=0.8, sample_rate=0.1, delta=1e-4).ledger(releases=20)
+    sealed.uncertified = "the noise does not match the sensitivity"
+    page = Reader(render(frame(), settings(), {"deer-literal-0": json.loads(sealed.to_json())}))
+    assert "not private (the noise does not match the sensitivity)" in page.text
+
+
+def test_settings_are_flattened_with_short_numbers():
+    assert dict(flat({"a": {"b": [0.123456789], "c": None}, "d": {}})) == {"a.b": "[0.12346]", "a.c": "null", "d": "{}"}
+
+
+def written(folder, **options):
+    data = frame(**options)
+    methods, seeds = tuple(data["method"].unique()), tuple(data["seed"].unique())
+    task = str(data["task"].iloc[0])
+    write_atomically(folder / "frame.csv", data.to_csv(index=False))
+    write_atomically(folder / "settings.json", to_json(settings(task, methods, tuple(map(int, seeds)))))
+    write_atomically(folder / "ledger.json", to_json(ledgers(methods, seeds)))
+    return report(folder)
+
+
+def test_report_reads_the_folder(tmp_path):
+    path = written(tmp_path)
+    assert path == tmp_path / "report.html"
+    again = render(read_frame(tmp_path / "frame.csv"), settings(), ledgers())
+    assert path.read_text(encoding="utf-8") == again
+
+
+def test_report_needs_a_finished_cell(tmp_path):
+    with pytest.raises(ValueError, match="expected a run folder"):
+        report(tmp_path)
+    write_atomically(tmp_path / "settings.json", to_json(settings()))
+    with pytest.raises(ValueError, match="at least one finished cell"):
+        report(tmp_path)
+
+
+@pytest.mark.skipif(BROWSER is None and not os.environ.get("CI"), reason="no Chromium on this machine")
+def test_phone_and_print(tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    path = written(tmp_path, task=HOSTILE, methods=("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp"))
+    said: list[str] = []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        try:
+            for width in (360, 768, 1280):
+                page = browser.new_page(viewport={"width": width, "height": 800})
+                page.on("console", lambda message: said.append(message.text))
+                page.on("dialog", lambda dialog: said.append(dialog.message))
+                page.goto(path.as_uri())
+                page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+                assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+            assert page.pdf(format="A4").startswith(b"%PDF")
+        finally:
+            browser.close()
+    assert said == []

@@ -80,7 +80,7 @@ class Smuggler:
         return torch.zeros(len(next(iter(rows.values()))), dtype=torch.float64)
 
     def _look(self, gradient: Tensor) -> None:
-        self.seen = float(gradient.nan_to_num().abs().clamp(max=1e6).sum())
+        self.seen += float(gradient.nan_to_num().abs().clamp(max=1e6).sum())
 
     def smooth(self, tensor: Tensor, side: str) -> Tensor:
         return tensor + self.seen

@@ -15,9 +15,9 @@ from small import LORA, one_round, opened, private, regression, somewhere, token
 from torch import Tensor, nn
 
 import fedlora_lab as fl
-from fedlora_lab import adapters, engine
+from fedlora_lab import adapters, engine, upload
 from fedlora_lab.mechanism import rank_map, uncertified
-from fedlora_lab.method import Method, Slot
+from fedlora_lab.method import Global, Method, Slot
 from fedlora_lab.rules import identity
 from fedlora_lab.streams import Streams
 from fedlora_lab.tasks import Task
@@ -174,28 +174,28 @@ def noise_of_the_update(row: Method, trust: str = "central", draws: int = 40) ->
     On the mean over K clients: sigma C / K where only a sum is seen, sigma C / sqrt(K) where each upload stands alone.
     """
     row, sigma, task = row.replace(smooth=identity), 1.3, tokens("head")
-    model, count = adapted(task.model, task.targets, task.head), len(task.clients)
-    start = somewhere(model.shapes)
-    peers, expected = (
-        {slot: x[None] for slot, x in start.items()},
-        sigma * CLIP / count ** (0.5 if trust == "local" else 1),
-    )
+    ids, model = tuple(range(len(task.clients))), adapted(task.model, task.targets, task.head)
+    start, end = somewhere(model.shapes), somewhere(model.shapes, seed=1)
+    sent, plan = Global({slot: row.broadcast(x) for slot, x in start.items()}), fl.Plan()
+    bank = {slot: torch.stack([x + 0.1 * k * end[slot] for k in ids]) for slot, x in sent.tensors.items()}
+    clients = engine.Clients(ids, bank, {slot: x[None] for slot, x in sent.tensors.items()})
+    expected = sigma * CLIP / len(ids) ** (0.5 if trust == "local" else 1)
     for t in (0, 1):
-        sent = engine.sent_slots(model, row, t, 2)
-        found: dict[Slot, list[Tensor]] = {slot: [] for slot in start}
-        for seed in range(draws):
-            ends = []
+        slots, found = engine.sent_slots(model, row, t, 2), []
+        for seed in range(draws if slots else 0):
+            states = []
             for level in (sigma, 0.0):
                 privacy = private("client", sigma=level, clip=CLIP, trust=trust)
-                run = opened(task, row, privacy, fl.Plan(local_steps=2, batch=None, lr=0.1), t, start, seed)
-                one_round(run)
-                ends.append(run.state.server.tensors)
-            change = in_units_of_noise(row, {slot: (ends[0][slot] - ends[1][slot])[None] for slot in start}, peers)
-            for slot, xi in change.items():
-                found[slot].append(xi)
-        for slot, parts in found.items():
-            xi = torch.stack(parts)
-            if slot not in sent:
+                setting = engine.Setting(
+                    task, model, row, plan, Streams(seed), math.inf, (0.0,) * len(ids), *engine.pool(task)
+                )
+                received = upload.send(setting, privacy, clients, torch.arange(len(ids)), slots, t)
+                states.append(row.aggregate(Global(start), sent, received.uploads, received.weights).tensors)
+            change = {slot: (states[0][slot] - states[1][slot])[None] for slot in start}
+            found.append(in_units_of_noise(row, change, clients.start))
+        for slot in start if found else ():
+            xi = torch.stack([change[slot] for change in found])
+            if slot not in slots:
                 assert not xi.any(), f"{slot} is not sent and is noised"
                 continue
             std, error = float(xi.square().mean().sqrt()), 5 / math.sqrt(2 * xi.numel())

@@ -236,6 +236,14 @@ def test_text_that_is_no_ledger_is_refused(text: Any, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_sealed_text_refuses_altered_content() -> None:
+    text = sealed.write("kind", 3, {"a": [1.5, None], "b": "x"})
+    assert sealed.read("kind", 3, text, "file") == {"a": [1.5, None], "b": "x"}
+    for altered in (text.replace("1.5", "1.6"), text.replace('"x"', '"y"'), text + " ", text.replace(", ", ",", 1)):
+        with pytest.raises(ValueError, match=r"^file: expected an unaltered file of format kind"):
+            sealed.read("kind", 3, altered, "file")
+
+
 def test_killed_while_writing_leaves_a_whole_ledger(tmp_path: Path) -> None:
     """kill -9 in a process that does nothing but save: the file is one of those it saved."""
     path = tmp_path / "ledger.json"

@@ -55,8 +55,8 @@ def _panel(ax: Any, frame: Any, past: Sequence[pd.DataFrame], measure: str, roun
 def live(
     frame: pd.DataFrame | None,
     *,
-    rounds: int,
-    start: float,
+    rounds: int | None = None,
+    start: float | None = None,
     target: float | None = None,
     measure: str = "accuracy",
     past: Sequence[pd.DataFrame] = (),
@@ -65,11 +65,15 @@ def live(
 
     Args:
         frame: tidy frame of one run, or ``None`` before it begins.
-        rounds: planned, >= 1. start: the score before training. target: the epsilon planned for; ``None``: no privacy.
+        rounds: planned, >= 1; ``None``: as many as the frame has. start: the score before training; ``None``: round 0 of
+            the frame. target: the epsilon planned for; ``None``: no privacy.
         measure: "accuracy", or another whole-model measure of the frame such as "loss".
         past: frames of earlier runs, drawn pale.
     Guarantees: axes depend on the plan, never on the data (test_live_axes_stand_still).
     """
+    known, values = _series(frame, measure)
+    rounds = int(known.max(initial=0)) if rounds is None else rounds
+    start = (float(values[0]) if len(values) else 0.0) if start is None else start
     check(rounds >= 1, "rounds", rounds, "a whole number >= 1")
     share = measure.startswith("accuracy")
     with paper():

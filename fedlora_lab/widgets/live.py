@@ -251,6 +251,8 @@ def live(
         older.stop(wait=5.0)
     if plan is None:
         base = base.replace(lr=suggested(task, row, base.rate("B")))
-    settings = Settings(task, row, base, privacy or Privacy(), epsilon, lora or Lora(), seed)
+    # What a calibration for another ε would replace anyway.
+    open_ = (privacy or Privacy()).replace(noise_multiplier=None, sample_rate=None, target=None)
+    settings = Settings(task, row, base, open_, epsilon, lora or Lora(), seed)
     made = _OPEN[task.name] = Live(settings, Scene(task))
     return made

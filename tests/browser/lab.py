@@ -37,17 +37,16 @@ def chromium() -> str:
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if path := shutil.which(name):
             return path
-    raise FileNotFoundError("the browser tests need Chromium: apt-get install chromium")
+    raise FileNotFoundError("no Chromium found: apt-get install chromium")
 
 
 class Lab:
     """One JupyterLab server on the loopback address, with settings and notebooks in a folder of its own."""
 
-    def __init__(self, folder: Path, theme: str = "JupyterLab Light") -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.notebooks = folder, folder / "notebooks"
         self.notebooks.mkdir(parents=True)
-        settings = {**SETTINGS, "apputils-extension/themes": {"theme": theme}}
-        for name, values in settings.items():
+        for name, values in SETTINGS.items():
             path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(values))
@@ -112,45 +111,53 @@ class Lab:
 
 
 class Page:
-    """A notebook open in the browser; remembers what the console complained of."""
+    """A notebook open in the browser; ``errors`` holds what the console complained of."""
 
     def __init__(self, browser: Any, lab: Lab, name: str, width: int = 1280, height: int = 1100) -> None:
         self.page = browser.new_page(viewport={"width": width, "height": height})
         self.errors: list[str] = []
         self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)
         self.page.goto(f"{lab.address}/lab/tree/{name}?token={TOKEN}&reset")
         self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-        self.page.wait_for_function("window.jupyterapp && document.querySelector('.jp-Notebook-ExecutionIndicator')")
         self.page.wait_for_function(
-            "document.querySelector('.jp-Notebook-ExecutionIndicator').dataset.status === 'idle'"
+            "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
         )
 
-    def command(self, name: str) -> None:
+    def command(self, name: str, arguments: dict[str, Any] | None = None) -> None:
         """Run one of JupyterLab's own commands."""
-        self.page.evaluate("name => window.jupyterapp.commands.execute(name)", name)
-
-    def cell(self, index: int) -> Any:
-        """A code cell."""
-        return self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
+        self.page.evaluate(
+            "([name, arguments]) => window.jupyterapp.commands.execute(name, arguments)", [name, arguments]
+        )
 
     def run(self, index: int) -> Any:
-        """Run a cell, wait until it has ended, and give its output area."""
-        cell = self.cell(index)
-        cell.locator(".jp-InputArea-prompt").click()
-        before = cell.locator(".jp-InputArea-prompt").inner_text()
+        """Run a code cell from the keyboard, wait until it has ended, and give its output area."""
+        cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
+        prompt = cell.locator(".jp-InputArea-prompt")
+        before = prompt.inner_text()
+        prompt.click()
         self.page.keyboard.press("Control+Enter")
         self.page.wait_for_function(
             """([index, before]) => {
                 const cell = document.querySelectorAll('.jp-Notebook .jp-CodeCell')[index];
                 const prompt = cell.querySelector('.jp-InputArea-prompt').innerText;
-                return /\\d/.test(prompt) && prompt !== before;
+                return /[0-9]/.test(prompt) && prompt !== before;
             }""",
             arg=[index, before],
         )
-        return cell.locator(".jp-OutputArea").first
+        return cell.locator(".jp-Cell-outputWrapper").first
 
-    def close(self) -> None:
-        """Close the page."""
-        self.page.close()
+    def watch_layout(self) -> None:
+        """Begin to add up how far content jumps."""
+        self.page.evaluate(
+            """() => {
+                window.jumps = [];
+                new PerformanceObserver(list => window.jumps.push(...list.getEntries().map(entry => entry.value)))
+                    .observe({type: 'layout-shift', buffered: false});
+            }"""
+        )
+
+    def jumps(self) -> list[float]:
+        """Layout shifts since `watch_layout`."""
+        return self.page.evaluate("window.jumps")

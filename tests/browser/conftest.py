@@ -1,0 +1,51 @@
+"""One JupyterLab, one Chromium and one open notebook for the browser tests of a process."""
+
+import os
+from pathlib import Path
+
+import lab as labs
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "browser: drives a real JupyterLab in headless Chromium")
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("browser")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium; a machine without one fails the tests with the command that adds it."""
+    from playwright.sync_api import sync_playwright
+
+    try:
+        path = labs.chromium()
+    except FileNotFoundError as error:
+        pytest.fail(str(error), pytrace=False)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=labs.FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    """A running JupyterLab."""
+    server = labs.Lab(tmp_path_factory.mktemp("lab"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def screenshots(tmp_path_factory):
+    """Where screenshots go: kept under build/ in CI, otherwise in the test's own folder."""
+    folder = ROOT / "build" / "screenshots" if os.environ.get("CI") else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

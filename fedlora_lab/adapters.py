@@ -2,6 +2,7 @@
 
 import copy
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,9 @@ def structure_copy(model: nn.Module) -> nn.Module:
 
 
 def _inject(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lora) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # What PEFT and Transformers tell each other (a transposed Conv1D, a renamed attribute) is no news to the user.
+        warnings.simplefilter("ignore")
         return get_peft_model(structure_copy(model), _config(targets, head, lora))  # type: ignore[arg-type]
 
 

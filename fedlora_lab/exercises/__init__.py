@@ -1,12 +1,14 @@
 """Checks for the notebooks' exercises: each says that an answer is right, or which mistake it is."""
 
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 from fedlora_lab.checks import check as _check
-from fedlora_lab.exercises import lesson_00
 from fedlora_lab.exercises.exercise import Card, Exercise, Verdict
 
-ALL: dict[str, Exercise] = {one.key: one for lesson in (lesson_00,) for one in lesson.EXERCISES}
+_LESSONS = sorted(found.name for found in iter_modules(__path__) if found.name.startswith("lesson_"))
+ALL: dict[str, Exercise] = {one.key: one for name in _LESSONS for one in import_module(f"{__name__}.{name}").EXERCISES}
 
 
 def check(key: str, answer: Any = ...) -> Verdict:

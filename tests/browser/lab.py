@@ -122,7 +122,11 @@ class Page:
         self.page.goto(f"{lab.address}/lab/tree/{name}?token={TOKEN}&reset")
         self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         self.page.wait_for_function(
-            "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
+            """() => {
+                const session = window.jupyterapp?.shell.currentWidget?.sessionContext;
+                const kernel = session?.isReady && session.session?.kernel;
+                return kernel && kernel.connectionStatus === 'connected' && kernel.status === 'idle';
+            }"""
         )
 
     def command(self, name: str, arguments: dict[str, Any] | None = None) -> None:

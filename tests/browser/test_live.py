@@ -2,6 +2,7 @@
 
 import re
 import time
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -131,7 +132,7 @@ def test_the_figures_change_as_it_trains(notebook, show):
     assert all(images.nth(i).get_attribute("src") != before[i] for i in range(2))
     with notebook.page.expect_download() as file:
         widget.output.get_by_role("link", name="Save the frame").click()
-    frame = pd.read_csv(file.value.path())
+    frame: Any = pd.read_csv(file.value.path())
     assert frame["round"].max() == 3
     assert set(frame["method"]) == {"rolora"}
     assert "fl.run(task, method, privacy, plan" in widget.output.locator("textarea").input_value()

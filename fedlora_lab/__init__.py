@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; tests/test_pa
     from fedlora_lab import (
         doctor,
         exercises,
+        experiments,
         measures,
         methods,
         partition,
@@ -41,6 +42,7 @@ __all__ = [
     "compare",
     "doctor",
     "exercises",
+    "experiments",
     "measures",
     "methods",
     "partition",
@@ -84,6 +86,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "plots": ("plots", None),
     "widgets": ("widgets", None),
     "exercises": ("exercises", None),
+    "experiments": ("experiments", None),
     "report": ("report", None),
     "doctor": ("doctor", None),
 }

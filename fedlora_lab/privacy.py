@@ -31,10 +31,10 @@ class NoiseLevels(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
-    """A plan for differential privacy by clipping and Gaussian noise.
+    """Differential privacy by clipping and Gaussian noise.
 
     Args:
-        unit: what one neighbour differs in. "example": every client runs DP-SGD on its own data, q = batch / n_k per
+        unit: what is added or removed between neighbours. "example": every client runs DP-SGD on its own data, q = batch / n_k per
             step. "client": the whole update of a client is clipped, one release a round.
         clip_norm: C >= 0, the L2 norm of one unit's contribution over all tensors that move; ``inf`` (no clip) only
             without noise.
@@ -79,6 +79,8 @@ class Privacy:
         check_one_of("accountant", self.accountant, ("prv", "rdp"))
         for name, high in (("noise_multiplier", math.inf), ("sample_rate", 1.0)):
             object.__setattr__(self, name, self._numbers(name, getattr(self, name), high))
+        lengths = {len(v) for v in (self.noise_multiplier, self.sample_rate) if isinstance(v, tuple)}
+        check(len(lengths) < 2, "sample_rate", self.sample_rate, "as many numbers as noise_multiplier has")
         bounded = self.clip_norm < math.inf or not any(_each(self.noise_multiplier))
         check(bounded, "clip_norm", self.clip_norm, "a finite number when noise_multiplier > 0: noise is sigma C")
         if self.target is not None:
@@ -113,6 +115,10 @@ class Privacy:
             check_whole("honest", self.honest, 1)
             check(self.trust == "secagg", "honest", self.honest, "None unless trust='secagg'")
 
+    def _check_noise(self) -> None:
+        why = "a number >= 0, or call calibrate(epsilon=..., task=..., plan=...)"
+        check(self.noise_multiplier is not None, "noise_multiplier", None, why)
+
     def replace(self, **changes: Any) -> "Privacy":
         """The same plan with some fields changed; a new unit takes its own default trust unless one is given."""
         if changes.get("unit", self.unit) != self.unit:
@@ -133,8 +139,7 @@ class Privacy:
         Guarantees:
             test_resolve_refuses_contradictions, test_delta_must_lie_below_one_over_units.
         """
-        why = "a number >= 0, or call calibrate(epsilon=..., task=..., plan=...)"
-        check(self.noise_multiplier is not None, "noise_multiplier", None, why)
+        self._check_noise()
         return replace(self, sample_rate=self._checked_rate(tuple(task.sizes), plan))
 
     def calibrate(self, *, epsilon: float, task: Any, plan: Plan) -> "Privacy":
@@ -199,10 +204,10 @@ class Privacy:
         Guarantees:
             test_trust_levels_add_up.
 
-        Source: arXiv:2102.06387 (distributed noise under secure aggregation); levels derived in docs, section "trust".
+        Source: `theory.trust_level`.
         """
         check_whole("clients", clients, 1)
-        check(self.noise_multiplier is not None, "noise_multiplier", None, "a number >= 0, or call calibrate first")
+        self._check_noise()
         stds = tuple(sigma * self.clip_norm if sigma else 0.0 for sigma in _each(self.noise_multiplier))
         std: Numbers = stds if isinstance(self.noise_multiplier, tuple) else stds[0]
         if self.trust == "local":
@@ -233,7 +238,7 @@ class Privacy:
         check_whole("releases", releases, 0)
         book = Ledger(unit=self.unit, delta=self.delta, accountant=self.accountant, reproducible=reproducible)
         if releases:
-            check(self.noise_multiplier is not None, "noise_multiplier", None, "a number >= 0, or call calibrate first")
+            self._check_noise()
             several = [v for v in (self.sample_rate, self.noise_multiplier) if isinstance(v, tuple)]
             clients = range(len(several[0])) if several else None
             book.record(0, clients, releases, **self.entry(clients))

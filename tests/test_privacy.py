@@ -56,6 +56,10 @@ def client(**fields: Any) -> Privacy:
         ({"unit": "client", "noise_multiplier": (1.0, 2.0)}, "expected one number for unit='client'"),
         ({"unit": "client", "sample_rate": (0.5, 0.5)}, "expected one number for unit='client'"),
         ({"unit": "client", "trust": "local", "sample_rate": 0.2}, "^sample_rate=0.2: expected 1 or None for trust"),
+        (
+            {"noise_multiplier": (1.0, 2.0), "sample_rate": (0.1,)},
+            r"^sample_rate=\(0.1,\): expected as many numbers as",
+        ),
         ({"unit": "client", "honest": 3}, "^honest=3: expected None unless trust='secagg'$"),
         ({"unit": "client", "trust": "secagg", "honest": 0}, "^honest=0: expected a whole number >= 1$"),
         ({"unit": "client", "trust": "secagg", "honest": 2.5}, "^honest=2.5: expected a whole number >= 1$"),

@@ -461,6 +461,110 @@ def test_mean_band() -> None:
     assert band == (2.0, 2.0, 2.0)
 
 
+# the promise, the clip, and the spread of noise
+
+
+def test_membership_bound() -> None:
+    """No test between two Gaussians beats the bound at any of its (epsilon, delta); randomised response meets it."""
+    fpr = np.linspace(0, 1, 201)
+    for mu in (0.3, 1.0, 3.0):
+        best = stats.norm.cdf(stats.norm.ppf(fpr) + mu)
+        for epsilon in (0.0, 0.5, 2.0):
+            bound = theory.membership_bound(fpr, epsilon, theory.gdp_delta(mu, epsilon))
+            assert (best <= bound + 1e-12).all()
+            assert (best > bound - 1e-3).any()  # the bound touches the best test
+    np.testing.assert_allclose(theory.membership_bound(np.array([0.25]), math.log(3), 0.0), [0.75])
+    assert theory.membership_bound(np.array([0.01]), 1.0, 0.001).item() == pytest.approx(0.01 * math.e + 0.001)
+    np.testing.assert_allclose(theory.membership_bound(fpr, 0.0, 0.0), fpr)
+    assert theory.membership_bound(fpr, 800.0, 0.0).max() <= 1
+
+
+def test_clip_terms() -> None:
+    """Simulated releases of heavy-tailed rows, written out by loops, within 4 standard errors; limits exact."""
+    rng = RNG(21)
+    rows = rng.standard_t(3, size=(30, 5))
+    for clip, sigma, batch in ((1.0, 0.7, 10.0), (2.5, 1.5, 30.0), (0.3, 0.0, 5.0)):
+        terms, errors, alone = theory.clip_terms(rows, clip, sigma, batch), [], []
+        for _ in range(4000):
+            drawn = rng.random(30) < batch / 30
+            clipped = [row * min(1.0, clip / np.linalg.norm(row)) for row in rows[drawn]]
+            total = np.sum(clipped, axis=0) if clipped else np.zeros(5)
+            xi = rng.normal(0, sigma * clip, 5)
+            errors.append(np.sum(np.square((total + xi) / batch - rows.mean(0))))
+            alone.append(np.sum(np.square(xi / batch)))
+        assert terms.total in theory.mean_band(np.array(errors))
+        assert terms.noise == pytest.approx(np.mean(alone), rel=0.1)
+    wide = theory.clip_terms(rows, 1e6, 0.0, 30.0)
+    assert wide == pytest.approx((0, 0, 0), abs=1e-20)
+    assert theory.clip_terms(rows, 0.0, 1.0, 3.0).bias == pytest.approx(np.sum(rows.mean(0) ** 2))
+
+
+def test_noise_spread() -> None:
+    """Standard deviations over draws, within 6 % (their own standard error over 4,000 draws is about 1.5 %)."""
+    (B, A), rng, draws = layer(22), RNG(23), 4000
+    xi_B, xi_A = rng.normal(0, 0.3, (draws, *B.shape)), rng.normal(0, 0.2, (draws, *A.shape))
+    spread = theory.noise_spread(B, A, 0.3, 0.2, 1.5)
+    for change, expected in zip((xi_B @ A, B @ xi_A, xi_B @ xi_A), spread, strict=True):
+        assert np.std(energies(1.5 * change)) == pytest.approx(expected, rel=0.06)
+
+
+# the start of training: frozen and shaped noise over a run
+
+
+def test_start_energy() -> None:
+    """Mean within 4 standard errors and spread within 6 %, over random A and both noises; the mean by `noise_terms`."""
+    rng, draws, r, d_out, d_in = RNG(31), 4000, 3, 8, 10
+    for std_B, std_A, scaling in ((0.3, 0.0, 2.0), (0.2, 0.15, 1.0), (0.1, 0.6, 0.5)):
+        A = rng.uniform(-1, 1, (draws, r, d_in)) / math.sqrt(d_in)
+        xi_B, xi_A = rng.normal(0, std_B, (draws, d_out, r)), rng.normal(0, 1, A.shape) * std_A
+        measured = energies(scaling * xi_B @ (A + xi_A))
+        expected = theory.start_energy(r, d_out, d_in, std_B, std_A, scaling)
+        assert expected.mean in theory.mean_band(measured)
+        assert np.std(measured) == pytest.approx(expected.std, rel=0.06)
+    typical = np.eye(r, d_in) / math.sqrt(3)  # |A|^2 = r / 3
+    terms = theory.noise_terms(np.zeros((d_out, r)), typical, 0.1, 0.6, 0.5)
+    assert terms.total == pytest.approx(expected.mean)
+
+
+def test_energy_band() -> None:
+    """95 % of simulated energies inside; the level is the share; no spread, no band."""
+    rng, energy = RNG(32), theory.start_energy(4, 16, 24, 0.2, 0.1)
+    A = rng.uniform(-1, 1, (4000, 4, 24)) / math.sqrt(24)
+    measured = energies(rng.normal(0, 0.2, (4000, 16, 4)) @ (A + rng.normal(0, 0.1, A.shape)))
+    for level in (0.5, 0.95):
+        band = theory.energy_band(energy, level)
+        inside = np.mean([value in band for value in measured])
+        assert inside == pytest.approx(level, abs=0.03)
+    assert theory.energy_band(theory.Energy(2.0, 0.0)) == (2.0, 2.0, 2.0)
+
+
+def test_random_reach() -> None:
+    """Against projections on random directions: the mean r / d_in, 95 % inside, for one and for several directions."""
+    rng, d_in, r = RNG(33), 24, 5
+    for spectrum in (np.ones(1), np.array([3.0, 2.0, 1.0, 0.5])):
+        band, shares = theory.random_reach(r, d_in, spectrum), []
+        for _ in range(2000):
+            Q = np.linalg.qr(rng.normal(size=(d_in, r)))[0]
+            wanted = np.diag(spectrum) @ np.eye(len(spectrum), d_in)
+            shares.append(np.sum((wanted @ Q) ** 2) / np.sum(wanted**2))
+        assert band.mean == r / d_in
+        assert band.mean in theory.mean_band(np.array(shares))
+        assert np.mean([share in band for share in shares]) == pytest.approx(0.95, abs=0.025)
+    assert theory.random_reach(24, 24) == (1, 1, 1)
+
+
+def test_regulated_epsilon() -> None:
+    """Peers of size 1 spend what the accountant says; larger ones more, smaller ones less; by hand without sampling."""
+    orders = np.arange(2, 65)
+    nominal = theory.rdp_to_epsilon(orders, theory.sampled_gaussian_rdp(orders, 0.1, 1.2, 30), 1e-4)[0]
+    same, large, small = (theory.regulated_epsilon(np.full(6, x), 1.2, 0.1, 5, 1e-4) for x in (1.0, 2.0, 0.5))
+    assert same[-1] == pytest.approx(nominal)
+    assert small[-1] < same[-1] < large[-1]
+    assert np.all(np.diff(large) > 0)
+    by_hand = theory.rdp_to_epsilon(orders, 3 * orders * (1.0 / 4 + 9.0 / 4) / 2, 1e-4)[0]
+    assert theory.regulated_epsilon(np.array([1.0, 3.0]), 2.0, 1.0, 3, 1e-4)[-1] == pytest.approx(by_hand)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -485,6 +589,12 @@ def test_mean_band() -> None:
         (lambda: theory.gdp_epsilon(1.0, 1.0), "^delta=1.0: expected"),
         (lambda: theory.sampled_gaussian_rdp(np.array([1]), 0.1, 1.0), "^orders="),
         (lambda: theory.mean_band(np.ones(1)), "^samples="),
+        (lambda: theory.start_energy(0, 2, 2, 1.0), "^rank=0: expected"),
+        (lambda: theory.energy_band(theory.Energy(1.0, 1.0), 1.0), "^level=1.0: expected"),
+        (lambda: theory.random_reach(5, 4), r"^rank=5: expected a whole number in \[1, 4\]$"),
+        (lambda: theory.regulated_epsilon(np.zeros(2), 1.0, 0.1, 1, 1e-4), "^peers="),
+        (lambda: theory.membership_bound(np.array([1.5]), 1.0, 0.1), "^fpr="),
+        (lambda: theory.clip_terms(np.ones((3, 2)), 1.0, 1.0, 4.0), "^batch=4.0: expected"),
     ],
 )
 def test_refuses_bad_input(call, message: str) -> None:

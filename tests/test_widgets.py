@@ -352,7 +352,7 @@ def test_the_cell_is_complete(task, recipe):
     exec("\n".join(lines), room | {"row": wanted.method}, room)
     assert room["plan"] == wanted.plan
     assert room["task"].fingerprint == task.fingerprint
-    before_noise = text.split("privacy = ")[1].split("\n")[0].split(".calibrate")[0]
+    before_noise = text.split("privacy = ")[1].split("\n")[0]
     assert eval(before_noise, {"fl": fl}) == (None if wanted.epsilon is None else wanted.privacy)
 
 

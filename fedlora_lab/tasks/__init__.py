@@ -3,7 +3,8 @@
 from fedlora_lab.tasks.digits import digits
 from fedlora_lab.tasks.regression import regression
 from fedlora_lab.tasks.sentiment import sentiment
+from fedlora_lab.tasks.silent import silent
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.tasks.tensors import classification
 
-__all__ = ["Task", "classification", "digits", "regression", "sentiment"]
+__all__ = ["Task", "classification", "digits", "regression", "sentiment", "silent"]

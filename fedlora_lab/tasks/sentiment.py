@@ -70,7 +70,7 @@ def sentiment(
     seed: int = 0,
     *,
     max_length: int = 64,
-    test: float = 0.05,
+    test: float = 0.025,
     limit: int | None = None,
     folder: str | os.PathLike | None = None,
     targets: Sequence[str] = ("query", "value"),
@@ -109,16 +109,11 @@ def sentiment(
     parts = clients // len(DOMAINS)
     split = [private[part] for part in partition.by_group(domains[private], parts, seed)]
     names = [name if parts == 1 else f"{name} {i + 1}" for name in DOMAINS for i in range(parts)]
-
-    def pair(index: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
-        ids = torch.from_numpy(tokens[index].astype(np.int64))
-        return {"input_ids": ids, "attention_mask": (ids != 0).long()}, torch.from_numpy(labels[index])
-
     task = classification(
         SentenceClassifier(find(WEIGHTS, folder, (TOKENIZER,)), seed),
-        [pair(part) for part in split],
-        test=pair(held),
-        validation=pair(tuning),
+        [_pair(tokens[part], labels[part]) for part in split],
+        test=_pair(tokens[held], labels[held]),
+        validation=_pair(tokens[tuning], labels[tuning]),
         targets=targets,
         head=head,
         labels=("negative", "positive"),
@@ -171,6 +166,12 @@ class SentenceClassifier(nn.Module):
         hidden = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
         weight = mask.to(hidden.dtype).unsqueeze(-1)
         return self.head((hidden * weight).sum(1) / weight.sum(1).clamp(min=1))
+
+
+def _pair(tokens: np.ndarray, labels: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
+    """What the model takes as keywords, and the labels; 0 pads."""
+    ids = torch.from_numpy(tokens.astype(np.int64))
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()}, torch.from_numpy(labels)
 
 
 def _need(*packages: str) -> None:

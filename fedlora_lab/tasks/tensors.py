@@ -71,14 +71,17 @@ def classification(
         client_names=tuple(client_names),
         info={"task": name, "model": type(model).__name__},
     )
-    classes = _classes(task)
+    _check_labels(task, _classes(task))
+    return task
+
+
+def _check_labels(task: Task, classes: int) -> None:
     check(task.labels is None or len(task.labels) == classes, "labels", task.labels, f"{classes} names")
     parts = {f"clients[{k}]": pair for k, pair in enumerate(task.clients)} | {"test": task.test}
     if task.validation is not None:
         parts["validation"] = task.validation
     for part, (_, y) in parts.items():
         validate.labels(y, classes, part)
-    return task
 
 
 def _clients(clients: Any, pool: Any, partition: Any, alpha: Any, seed: int, min_size: int) -> Sequence[Examples]:

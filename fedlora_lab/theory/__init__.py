@@ -17,12 +17,15 @@ from fedlora_lab.theory.accounting import (
 )
 from fedlora_lab.theory.bands import Band, mean_band
 from fedlora_lab.theory.deviation import (
+    DeviationTerms,
     deviation,
     deviation_covariance,
     deviation_pairs,
+    noisy_deviation,
     sign_pairs,
     vanishes_for_every_weighting,
 )
+from fedlora_lab.theory.lora import FirstStep, approach, first_step, reachable_error
 from fedlora_lab.theory.noise import (
     CycleTerms,
     NoiseTerms,
@@ -36,6 +39,8 @@ from fedlora_lab.theory.noise import (
     quadratic_share,
     release_snr,
 )
+from fedlora_lab.theory.peers import regulated_epsilon
+from fedlora_lab.theory.promise import ClipTerms, clip_terms, membership_bound
 from fedlora_lab.theory.regulated import (
     filter_gain,
     filter_weights,
@@ -44,24 +49,32 @@ from fedlora_lab.theory.regulated import (
     regulated_multiplier,
     whitened,
 )
+from fedlora_lab.theory.spread import noise_spread
+from fedlora_lab.theory.start import Energy, energy_band, random_reach, start_energy
 from fedlora_lab.theory.trust import TrustLevel, joint_sensitivity, trust_level, weighted_sensitivity
 
 __all__ = [
     "Band",
+    "ClipTerms",
     "CycleTerms",
+    "Energy",
     "NoiseTerms",
     "TrustLevel",
     "accumulated_std",
     "alternation_total",
+    "approach",
     "classical_sigma",
+    "clip_terms",
     "clt_mu",
     "crossover",
     "deviation",
     "deviation_covariance",
     "deviation_pairs",
+    "energy_band",
     "factor_average_terms",
     "filter_gain",
     "filter_weights",
+    "first_step",
     "gaussian_mu",
     "gaussian_rdp",
     "gdp_delta",
@@ -69,18 +82,25 @@ __all__ = [
     "joint_sensitivity",
     "linear_noise_norm",
     "mean_band",
+    "membership_bound",
+    "noise_spread",
     "noise_terms",
+    "noisy_deviation",
     "privacy_loss_cdf",
     "product_average_terms",
     "quadratic_share",
+    "random_reach",
     "rdp_to_epsilon",
     "rdp_to_epsilon_classical",
+    "reachable_error",
     "regulated_energy",
+    "regulated_epsilon",
     "regulated_mahalanobis",
     "regulated_multiplier",
     "release_snr",
     "sampled_gaussian_rdp",
     "sign_pairs",
+    "start_energy",
     "trust_level",
     "vanishes_for_every_weighting",
     "weighted_sensitivity",

@@ -1,9 +1,11 @@
 """The mean of products is not the product of means: the aggregation deviation D and when it vanishes."""
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float
 
-from fedlora_lab.checks import check
+from fedlora_lab.checks import check, check_number
 
 Stack = np.ndarray
 
@@ -103,3 +105,55 @@ def vanishes_for_every_weighting(
     _pair(B, A)
     gaps = np.einsum("ijor,ijrk->ijok", B[:, None] - B[None], A[:, None] - A[None])
     return bool(np.abs(gaps).max() <= tolerance * max(np.abs(B).max() * np.abs(A).max(), 1e-300))
+
+
+class DeviationTerms(NamedTuple):
+    """Expected squared norms of the parts of D when fresh noise lies on every client's factors; they are uncorrelated.
+
+    Args:
+        data: of the D that the clients' own factors have, before any noise.
+        linear: of noise on one factor against the clients' gaps in the other.
+        quadratic: of noise against noise.
+    """
+
+    data: float
+    linear: float
+    quadratic: float
+
+    @property
+    def total(self) -> float:
+        """Expected squared norm of D."""
+        return self.data + self.linear + self.quadratic
+
+
+def noisy_deviation(
+    B: Float[np.ndarray, "clients d_out r"],
+    A: Float[np.ndarray, "clients r d_in"],
+    std_B: float,
+    std_A: float,
+    weights: Float[np.ndarray, " clients"] | None = None,
+) -> DeviationTerms:
+    """Expected ||D||_F^2 when each client's factors get independent Gaussian noise of these standard deviations.
+
+    quadratic = std_B^2 std_A^2 d_out d_in r sum_kl (p_k [k = l] - p_k p_l)^2, which is (K - 1) / K^2 times the first
+    factors for equal weights.
+
+    Args:
+        B: (clients, d_out, r), as they are before the noise.
+        A: (clients, r, d_in).
+        std_B: of each entry, >= 0.
+        std_A: of each entry, >= 0.
+        weights: p >= 0 with sum 1; ``None`` is 1 / clients each.
+
+    Guarantees: test_noisy_deviation.
+    Source: derived from `deviation_covariance`.
+    """
+    _pair(B, A)
+    check_number("std_B", std_B, 0)
+    check_number("std_A", std_A, 0)
+    p = _weights(weights, len(B))
+    gaps_B, gaps_A = (np.sum((x - np.tensordot(p, x, 1)) ** 2, axis=(1, 2)) for x in (B, A))
+    linear = std_B**2 * B.shape[1] * np.sum(p**2 * gaps_A) + std_A**2 * A.shape[2] * np.sum(p**2 * gaps_B)
+    spread = np.sum((np.diag(p) - np.outer(p, p)) ** 2)
+    quadratic = (std_B * std_A) ** 2 * B.shape[1] * A.shape[2] * B.shape[2] * spread
+    return DeviationTerms(float(np.sum(deviation_covariance(B, A, p) ** 2)), float(linear), float(quadratic))

@@ -49,9 +49,20 @@ def button(label: str, icon: str, help: str, act: Callable[[], Any], style: str 
     return made
 
 
-def picture(width: int, height: int) -> Any:
-    """A place for PNG bytes that keeps its size whatever is drawn into it. (An image widget takes no tooltip.)"""
-    layout = w.Layout(height=f"{height}px", width=f"{width}px", min_width="0", flex="0 1 auto", object_fit="contain")
+def picture(width: int, height: int, narrowest: int | None = None) -> Any:
+    """A place for PNG bytes that keeps its size whatever is drawn into it. (An image widget takes no tooltip.)
+
+    On a narrow page it shrinks down to ``narrowest`` pixels and keeps its proportions.
+    """
+    narrowest = width if narrowest is None else narrowest
+    layout = w.Layout(
+        height=f"{height}px",
+        flex=f"1 1 {narrowest}px",
+        min_width=f"{narrowest}px",
+        max_width=f"{width}px",
+        object_fit="contain",
+        object_position="left top",
+    )
     return w.Image(format="png", width=width, height=height, layout=layout)
 
 

@@ -38,7 +38,7 @@ class Live(w.VBox):
         self._past: list[pd.DataFrame] = []
         self._recipe, self._ticks, self._told, self._since = settings.recipe(), 0, 0.0, 0.0
         self._painter = Latest(self._paint, self._show, self._fail, rest=0.05)
-        self.chart = controls.picture(560, 290)
+        self.chart = controls.picture(560, 290, narrowest=480)
         self.examples = controls.picture(340, 290)
         self.sentence, self.status, self.link = controls.words(2), controls.words(1), controls.words(1)
         self.progress = w.IntProgress(
@@ -53,13 +53,13 @@ class Live(w.VBox):
             "reset": controls.button("Reset", "undo", "forget all runs, put the controls back", self.reset),
         }
         self.cell = w.Textarea(
-            description="this run as a cell", tooltip="copy it into a cell to repeat the run", rows=8, disabled=False,
-            style={"description_width": "120px"}, layout=w.Layout(width="98%", height="176px"),
+            description="this run as a cell", tooltip="copy it into a cell to repeat the run", rows=10, disabled=False,
+            style={"description_width": "120px"}, layout=w.Layout(width="98%", height="196px"),
         )  # fmt: skip
         settings.watch(self._planned)
         bar = w.HBox([*self.buttons.values(), self.progress], layout=w.Layout(flex_flow="row wrap"))
         shown = [self.chart, self.examples] if scene.pictured else [self.chart]
-        figures = w.HBox(shown, layout=w.Layout(min_height="296px"))
+        figures = w.HBox(shown, layout=w.Layout(flex_flow="row wrap"))
         super().__init__([settings, bar, self.status, figures, self.sentence, self.cell, self.link])
         self._buttons(READY)
         self._planned()

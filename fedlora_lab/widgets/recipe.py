@@ -45,7 +45,9 @@ class Recipe:
         privacy = "None"
         if self.epsilon is not None:
             words = _arguments(_changed(self.privacy, keep=("unit", "clip_norm", "delta")))
-            privacy = f"fl.Privacy({words}).calibrate(epsilon={self.epsilon:g}, task=task, plan=plan)"
+            privacy = (
+                f"fl.Privacy({words})\nprivacy = privacy.calibrate(epsilon={self.epsilon:g}, task=task, plan=plan)"
+            )
         plan = _arguments(_changed(self.plan, keep=("rounds", "local_steps", "batch", "lr")))
         lora = _arguments(_changed(self.lora, keep=("rank", "alpha")))
         lines = [
@@ -55,7 +57,8 @@ class Recipe:
             f"method = {self.method.slug!r}" if known else f"method = ...  # your row {self.method.name!r}",
             f"plan = fl.Plan({plan})",
             f"privacy = {privacy}",
-            f"records = list(fl.run(task, method, privacy, plan, lora=fl.Lora({lora}), seed={self.seed}))",
+            f"lora = fl.Lora({lora})",
+            f"records = list(fl.run(task, method, privacy, plan, lora=lora, seed={self.seed}))",
             "frame = fl.to_frame(records)",
         ]
         return "\n".join(lines)

@@ -183,7 +183,7 @@ def test_every_control_is_named_and_reached_by_keyboard(notebook, show):
 def test_nothing_is_cut_off(notebook, show, screenshots, theme, width):
     notebook.page.set_viewport_size({"width": width, "height": 1100})
     notebook.command("apputils:change-theme", {"theme": f"JupyterLab {theme}"})
-    notebook.page.wait_for_selector(f"body[data-jp-theme-light={str(theme == 'Light').lower()}]")
+    notebook.page.wait_for_selector(f"body[data-jp-theme-name='JupyterLab {theme}']", state="attached")
     widget = Widget(notebook.page, show("short"))
     widget.button("Start").click()
     widget.until("^finished")

@@ -1,0 +1,118 @@
+"""Small experiments, repeated over seeds, that the course holds its closed forms against.
+
+They look at private values as they are (gradients before the clip, noise by itself): for the laboratory, never for a
+release.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from fedlora_lab import adapters, engine
+from fedlora_lab.checks import check, check_number, check_one_of, check_whole
+from fedlora_lab.measures import noise_energies
+from fedlora_lab.mechanism import clip_sum, noise
+from fedlora_lab.method import Slot
+from fedlora_lab.streams import Streams
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedlora_lab.record import Round
+
+ROWS = Slot("AB", "all layers")
+
+
+def example_gradients(record: "Round", sides: str = "AB") -> Float[np.ndarray, "n p"]:
+    """Every private example's own gradient at a record's global adapter, all layers in one row, before any clip.
+
+    Args:
+        record: as `run` yields it.
+        sides: which factors: "A", "B" or "AB".
+
+    Returns: (n, p), clients one after the other; p counts the numbers that a release would carry.
+
+    Guarantees: the mean row is the gradient of the mean loss (test_example_gradients_average_to_the_gradient).
+    """
+    check(record.source is not None, "record", "a copy without its task", "a record as run() yields it")
+    check_one_of("sides", sides, ("A", "B", "AB"))
+    task, lora, state = record.source  # type: ignore[misc]
+    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
+    moving = tuple(slot for slot in adapted.places if slot.side in sides)
+    bank = {slot: tensor[None] for slot, tensor in state.tensors.items()}
+    (x, y), _ = engine.pool(task)
+    parts = []
+    for index in torch.arange(len(y)).split(256):
+        data = (engine.take(x, index), y[index])
+        rows = engine.per_example_gradients(task, adapted, bank, moving, data, torch.zeros_like(index))
+        parts.append(torch.cat([tensor.flatten(1) for tensor in rows.values()], 1))
+    return torch.cat(parts).double().numpy()
+
+
+def released_mean(
+    rows: Float[np.ndarray, "n p"], clip_norm: float, noise_multiplier: float, batch: float, seed: int = 0
+) -> Float[np.ndarray, " p"]:
+    """One release by the library's own clip and noise: Poisson draw, clip, sum, noise, division by ``batch``.
+
+    Args: as `theory.clip_terms`; seed: of draw and noise.
+
+    Guarantees: its mean error is `theory.clip_terms` (test_releases_follow_the_closed_form).
+    """
+    check_number("batch", batch, 0, len(rows), open_low=True)
+    streams = Streams(seed)
+    drawn = torch.from_numpy(rows[streams.numpy("sampling").random(len(rows)) < batch / len(rows)])
+    total, _ = clip_sum({ROWS: drawn}, clip_norm, torch.zeros(len(drawn), dtype=torch.int64), 1)
+    xi = noise({ROWS: torch.Size([rows.shape[1]])}, [noise_multiplier * clip_norm], streams, [()])
+    return ((total[ROWS] + xi[ROWS])[0] / batch).numpy()
+
+
+def release_errors(
+    rows: Float[np.ndarray, "n p"],
+    clip_norms: Sequence[float],
+    noise_multipliers: Sequence[float],
+    batch: float,
+    seeds: int = 100,
+) -> "pd.DataFrame":
+    """Squared distance of released means from the mean of all rows, over thresholds, noise levels and seeds.
+
+    Returns: columns noise_multiplier, clip_norm, seed, value. Every cell has random numbers of its own.
+    """
+    import pandas as pd
+
+    check_whole("seeds", seeds, 2)
+    truth, found = rows.mean(0), []
+    for i, sigma in enumerate(noise_multipliers):
+        for j, clip in enumerate(clip_norms):
+            for seed in range(seeds):
+                gap = released_mean(rows, clip, sigma, batch, 10_000 * (i * len(clip_norms) + j) + seed) - truth
+                found.append((sigma, clip, seed, float(gap @ gap)))
+    return pd.DataFrame(found, columns=["noise_multiplier", "clip_norm", "seed", "value"])
+
+
+def noise_draws(
+    B: Float[np.ndarray, "d_out r"],
+    A: Float[np.ndarray, "r d_in"],
+    stds: Sequence[float],
+    seeds: int = 100,
+    scaling: float = 1.0,
+) -> "pd.DataFrame":
+    """Energies of scaling xi_B A, scaling B xi_A and scaling xi_B xi_A, measured on drawn noise of equal std.
+
+    Returns: columns std, seed, term ("noise_B", "noise_A", "noise_BA"), value.
+
+    Guarantees: means follow `theory.noise_terms`, spreads `theory.noise_spread` (test_draws_follow_the_closed_form).
+    """
+    import pandas as pd
+
+    check_whole("seeds", seeds, 2)
+    a, b, found = torch.from_numpy(A), torch.from_numpy(B), []
+    for i, std in enumerate(stds):
+        for seed in range(seeds):
+            rng = Streams(seed).numpy("noise draws", i)
+            xi_b, xi_a = (torch.from_numpy(std * rng.standard_normal(factor.shape)) for factor in (B, A))
+            terms = noise_energies(a, b, xi_a, xi_b, scaling)
+            found += [(float(std), seed, term, value) for term, value in terms.items()]
+    return pd.DataFrame(found, columns=["std", "seed", "term", "value"])

@@ -1,0 +1,26 @@
+"""What a run did, measured by low-rank algebra: no (d_out, d_in) matrix is formed, except where a function says so."""
+
+from fedlora_lab.measures.clients import Seen, angles, drift, signal_to_noise, watch
+from fedlora_lab.measures.curvature import Flatness, flatness
+from fedlora_lab.measures.layer import Gradients, full_updates, gradients
+from fedlora_lab.measures.products import Deviation, deviation, noise_energies, product_norm
+from fedlora_lab.measures.rounds import frame_of, layer_rows
+
+__all__ = [
+    "Deviation",
+    "Flatness",
+    "Gradients",
+    "Seen",
+    "angles",
+    "deviation",
+    "drift",
+    "flatness",
+    "frame_of",
+    "full_updates",
+    "gradients",
+    "layer_rows",
+    "noise_energies",
+    "product_norm",
+    "signal_to_noise",
+    "watch",
+]

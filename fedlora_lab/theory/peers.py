@@ -1,0 +1,35 @@
+"""What noise shaped by the peer costs over a run, when the clip stays in the space of the factor."""
+
+import numpy as np
+from jaxtyping import Float
+
+from fedlora_lab.checks import check, check_number, check_whole
+from fedlora_lab.theory.accounting import rdp_to_epsilon, sampled_gaussian_rdp
+
+
+def regulated_epsilon(
+    peers: Float[np.ndarray, " rounds"], noise_multiplier: float, sample_rate: float, steps: int, delta: float
+) -> Float[np.ndarray, " rounds"]:
+    """Epsilon after each round of a regulator that clips the factor: every step counts with sigma / |peer|_2.
+
+    A figure of what the noise hides, computed after the fact from the peers that came out; no promise made beforehand.
+    With all peers equal to 1 it is the nominal epsilon.
+
+    Args:
+        peers: largest spectral norm of a peer factor in each round, > 0, (rounds,).
+        noise_multiplier: nominal sigma > 0.
+        sample_rate: q in [0, 1].
+        steps: releases in a round, >= 1.
+        delta: in (0, 1).
+
+    Returns: (rounds,), not decreasing.
+
+    Guarantees: test_regulated_epsilon.
+    Source: derived; see `regulated_multiplier`; Renyi accounting as `sampled_gaussian_rdp`.
+    """
+    check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
+    check_whole("steps", steps, 1)
+    check(bool(np.all(peers > 0)), "peers", peers, "numbers > 0")
+    orders = np.arange(2, 65)
+    each = [sampled_gaussian_rdp(orders, sample_rate, noise_multiplier / float(peer), steps) for peer in peers]
+    return np.array([rdp_to_epsilon(orders, total, delta)[0] for total in np.cumsum(each, axis=0)])

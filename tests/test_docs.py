@@ -1,0 +1,45 @@
+"""The pages that promise to run, run."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import contract
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def blocks(page: str) -> list[str]:
+    """The Python blocks of a page, in order."""
+    return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def adding() -> dict[str, Any]:
+    """What the page on adding a method leaves behind when it is run from top to bottom."""
+    names: dict[str, Any] = {}
+    for number, code in enumerate(blocks("adding_a_method.md")):
+        exec(compile(code, f"adding_a_method.md, block {number}", "exec"), names)
+    return names
+
+
+def test_adding_a_method_runs_and_says_the_truth(adding: dict[str, Any]) -> None:
+    last = adding["last"]
+    assert set(last.index) == {"fedlora", "rolora", "two-to-one", "fedlora-proximal"}
+    assert last["epsilon"].nunique() == 1
+    assert last.loc["two-to-one", "bytes_up"] == last.loc["rolora", "bytes_up"] < last.loc["fedlora", "bytes_up"]
+    assert last.loc["two-to-one", "deviation"] < 1e-5 < last.loc["fedlora-proximal", "deviation"]
+    assert adding["Proximal"].penalty is adding["proximal"]
+
+
+@pytest.mark.parametrize("name", ["TwoToOne", "Proximal"])
+def test_rows_of_the_page_pass_the_contract(adding: dict[str, Any], name: str) -> None:
+    row = adding[name]
+    contract.opens_with_b(row)
+    contract.no_op_at_start(row)
+    for unit in ("example", "client"):
+        contract.no_path_from_data_round_the_clip(row, unit)
+        contract.frozen_and_unsent_stay_put(row, unit)
+        contract.deviates_unless_exact(row, unit)
+        contract.epsilon_is_that_of_the_plan(row, unit)

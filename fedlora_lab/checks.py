@@ -8,7 +8,7 @@ from typing import Any
 def check(ok: bool, name: str, value: Any, expected: str) -> None:
     """Raise ``ValueError("name=value: expected ...")`` unless ``ok``."""
     if not ok:
-        text = repr(value)
+        text = " ".join(repr(value).split())
         raise ValueError(f"{name}={text if len(text) <= 120 else text[:117] + '...'}: expected {expected}")
 
 

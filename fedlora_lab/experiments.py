@@ -49,7 +49,7 @@ def example_gradients(record: "Round", sides: str = "AB") -> Float[np.ndarray, "
         data = (engine.take(x, index), y[index])
         rows = engine.per_example_gradients(task, adapted, bank, moving, data, torch.zeros_like(index))
         parts.append(torch.cat([tensor.flatten(1) for tensor in rows.values()], 1))
-    return torch.cat(parts).double().numpy()
+    return torch.cat(parts).numpy()
 
 
 def released_mean(
@@ -116,3 +116,36 @@ def noise_draws(
             terms = noise_energies(a, b, xi_a, xi_b, scaling)
             found += [(float(std), seed, term, value) for term, value in terms.items()]
     return pd.DataFrame(found, columns=["std", "seed", "term", "value"])
+
+
+def start_draws(
+    widths: Sequence[int],
+    ranks: Sequence[int],
+    stds: Sequence[float],
+    seeds: int = 100,
+    *,
+    start: str = "kaiming",
+    d_out: int = 64,
+) -> "pd.DataFrame":
+    """As `noise_draws` at the start of training: B = 0, and a fresh A for every draw; scaling 1.
+
+    Args: widths: d_in. start: rows of A "orthonormal", or "kaiming" as PEFT draws them, uniform in +-1 / sqrt(d_in).
+
+    Returns: columns d_in, rank, std, seed, term, value.
+    """
+    import pandas as pd
+
+    check_one_of("start", start, ("kaiming", "orthonormal"))
+    frames = []
+    for d_in in widths:
+        for rank in ranks:
+            for std in stds:
+                for seed in range(seeds):
+                    rng = Streams(seed).numpy("start draws", d_in, rank, round(1e9 * std), start == "kaiming")
+                    A = rng.uniform(-1, 1, (rank, d_in)) / d_in**0.5
+                    if start == "orthonormal":
+                        A = np.linalg.qr(rng.standard_normal((d_in, rank)))[0].T
+                    xi_b, xi_a = (torch.from_numpy(std * rng.standard_normal(x)) for x in ((d_out, rank), A.shape))
+                    terms = noise_energies(torch.from_numpy(A), torch.zeros(d_out, rank), xi_a, xi_b, 1.0)
+                    frames += [(d_in, rank, std, seed, term, value) for term, value in terms.items()]
+    return pd.DataFrame(frames, columns=["d_in", "rank", "std", "seed", "term", "value"])

@@ -34,8 +34,8 @@ class Privacy:
     """Differential privacy by clipping and Gaussian noise.
 
     Args:
-        unit: what is added or removed between neighbours. "example": every client runs DP-SGD on its own data, q = batch / n_k per
-            step. "client": the whole update of a client is clipped, one release a round.
+        unit: what neighbours differ by, added or removed. "example": every client runs DP-SGD on its own data, q =
+            batch / n_k per step. "client": the whole update of a client is clipped, one release a round.
         clip_norm: C >= 0, the L2 norm of one unit's contribution over all tensors that move; ``inf`` (no clip) only
             without noise.
         noise_multiplier: sigma >= 0, noise in units of C; one number or, in the example unit, one per client.
@@ -53,12 +53,7 @@ class Privacy:
     Client-unit amplification by participation holds against whoever sees only the released models. Against an
     observer of single uploads there is none, so "local" is accounted with q = 1.
 
-    Raises:
-        ValueError: one line with name, value and range.
-
-    Guarantees:
-        test_privacy_refuses_bad_values, test_trust_levels_add_up, test_calibrate_meets_its_target.
-
+    Guarantees: test_privacy_refuses_bad_values, test_trust_levels_add_up, test_calibrate_meets_its_target.
     Source: arXiv:1607.00133, algorithm 1 (example unit); arXiv:1710.06963, algorithm 1 (client unit).
     """
 
@@ -120,7 +115,9 @@ class Privacy:
         check(self.noise_multiplier is not None, "noise_multiplier", None, why)
 
     def replace(self, **changes: Any) -> "Privacy":
-        """The same plan with some fields changed; a new unit takes its own default trust unless one is given."""
+        """The same plan, some fields changed; a new unit takes its default trust, other noise forgets the target."""
+        if changes.keys() - {"clip_norm", "honest"}:
+            changes = {"target": None, **changes}
         if changes.get("unit", self.unit) != self.unit:
             changes = {"trust": None, "honest": None, **changes}
         return replace(self, **changes)
@@ -136,8 +133,7 @@ class Privacy:
             ValueError: no noise multiplier; a sample rate other than the plan's; a tuple of the wrong length; more
                 honest clients than there are; delta >= 1 / number of units.
 
-        Guarantees:
-            test_resolve_refuses_contradictions, test_delta_must_lie_below_one_over_units.
+        Guarantees: test_resolve_refuses_contradictions, test_delta_must_lie_below_one_over_units.
         """
         self._check_noise()
         return replace(self, sample_rate=self._checked_rate(tuple(task.sizes), plan))
@@ -153,8 +149,7 @@ class Privacy:
         Raises:
             ValueError: as ``resolve`` does; or a target the accountant cannot certify.
 
-        Guarantees:
-            test_calibrate_meets_its_target.
+        Guarantees: test_calibrate_meets_its_target.
         """
         check_number("epsilon", epsilon, 0, 1e9, open_low=True)
         rate = replace(self, noise_multiplier=None)._checked_rate(tuple(task.sizes), plan)
@@ -201,9 +196,7 @@ class Privacy:
             clients: number of clients, >= 1.
             plan: the work; its participation and dropout set the default of ``honest``.
 
-        Guarantees:
-            test_trust_levels_add_up.
-
+        Guarantees: test_trust_levels_add_up.
         Source: `theory.trust_level`.
         """
         check_whole("clients", clients, 1)

@@ -86,6 +86,9 @@ def test_defaults_of_trust_follow_the_unit() -> None:
     assert Privacy().replace(unit="client").trust == "central"
     assert client(trust="secagg", honest=3).replace(unit="example").trust == "local"
     assert client(trust="secagg", honest=3).replace(clip_norm=2.0).honest == 3
+    aimed = Privacy(noise_multiplier=1.0, target=8)
+    assert aimed.replace(clip_norm=2.0).target == 8
+    assert aimed.replace(noise_multiplier=2.0).target is aimed.replace(delta=1e-6).target is None
     assert Privacy(clip_norm=math.inf).noise_multiplier is None
     assert Privacy(clip_norm=math.inf, noise_multiplier=0).noise(3, PLAN).each == 0
     lists: dict[str, Any] = {"noise_multiplier": np.array([1, 2]), "sample_rate": [1, 0.5]}

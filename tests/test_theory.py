@@ -553,6 +553,16 @@ def test_random_reach() -> None:
     assert theory.random_reach(24, 24) == (1, 1, 1)
 
 
+def test_measured_band() -> None:
+    """95 % of separations measured on 30 draws lie inside."""
+    stds = RNG(34).normal(size=(4000, 30)).std(axis=1, ddof=1)
+    band = theory.measured_band(2.0, 30)
+    assert band.mean == 2.0
+    assert np.mean([2.0 / std in band for std in stds]) == pytest.approx(0.95, abs=0.015)
+    with pytest.raises(ValueError, match="^draws=1: expected"):
+        theory.measured_band(1.0, 1)
+
+
 def test_regulated_epsilon() -> None:
     """Peers of size 1 spend what the accountant says; larger ones more, smaller ones less; by hand without sampling."""
     orders = np.arange(2, 65)

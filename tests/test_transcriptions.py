@@ -9,7 +9,7 @@ import fedlora_lab as fl
 from fedlora_lab.privacy import Privacy
 from fedlora_lab.record import Round
 
-ROUNDS, STEPS, LR = 5, 3, 0.5
+ROUNDS, STEPS, LR = 4, 3, 0.5
 TASKS = {"least squares": regression, "tokens": tokens, "tokens with head": lambda: tokens("head")}
 CLIPS = {"clip bites": 0.3, "clip is loose": 1e6}
 
@@ -40,7 +40,7 @@ def compare(name: str, row: str, loop, *, momentum: float, privacy: Privacy | No
     end = loop(oracle, start, clients)
     for key, x in state_of(records[-1]).items():
         way = np.linalg.norm(end[key] - start[key])
-        assert np.linalg.norm(x - end[key]) <= 1e-6 * way, key
+        assert np.linalg.norm(x - end[key]) <= 1e-6 * way + 1e-14, key
         assert (way > 1e-6) == (key[0] != "A" or row != "ffa-lora"), key
 
 
@@ -61,9 +61,8 @@ SCHEDULES = {
 
 @every_task
 @every_clip
-@every_momentum
 @pytest.mark.parametrize("row", SCHEDULES)
-@pytest.mark.parametrize("weights", ["uniform", "size"])
+@pytest.mark.parametrize(("momentum", "weights"), [(0.0, "uniform"), (0.6, "size")])
 def test_averaged_methods(task, row, clip, momentum, weights):
     """FedAvg-LoRA, FFA-LoRA, RoLoRA, LA-LoRA with and without its filter; each example clipped over all that moves."""
     smooth = plain.low_pass if row == "la-lora" else None

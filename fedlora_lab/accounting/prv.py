@@ -1,8 +1,8 @@
 """Numerical composition of privacy loss random variables (PRV), on Opacus' discretisation.
 
 Only the order of the work differs from Opacus' ``PRVAccountant``: the spectrum of one release is kept and raised to a
-power, on a grid laid out for more steps than were taken, so a history that grows costs one inverse transform and not a
-new accountant. A finer and wider grid than needed keeps the error bound of Gopi et al.
+power, on a grid laid out for more steps than were taken, so a history that grows costs one short inverse transform and
+not a new accountant. A finer and wider grid than needed keeps the error bound of Gopi et al.
 """
 
 import math
@@ -111,7 +111,7 @@ def _thinning(heard: int, size: int, mesh: float) -> int:
     return every
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=96)  # about 2 MB each
 def _spectrum(sigma: float, q: float, size: int, mesh: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Fourier transform of one discretised release; the log of its largest size from each frequency on; the shift that
     keeps its mean."""
@@ -125,7 +125,7 @@ def _spectrum(sigma: float, q: float, size: int, mesh: float) -> tuple[np.ndarra
         one = prv.discretize(prv.TruncatedPrivacyRandomVariable(release, domain.t_min, domain.t_max), domain)
     spectrum = np.asarray(fft.rfft(one.pmf))
     sizes = np.maximum.accumulate(np.abs(spectrum)[::-1])[::-1]
-    return spectrum, np.log(np.maximum(sizes, 1e-300)), float(one.domain.shifts)
+    return spectrum, np.log(np.maximum(sizes, 1e-300)).astype(np.float32), float(one.domain.shifts)
 
 
 def _power(x: np.ndarray, n: int) -> np.ndarray:

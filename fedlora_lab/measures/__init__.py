@@ -3,6 +3,7 @@
 from fedlora_lab.measures.clients import Seen, angles, drift, signal_to_noise, watch
 from fedlora_lab.measures.curvature import Flatness, flatness
 from fedlora_lab.measures.layer import Gradients, full_updates, gradients
+from fedlora_lab.measures.peers import peer_sizes, separation, worst_change
 from fedlora_lab.measures.products import Deviation, deviation, noise_energies, product_norm
 from fedlora_lab.measures.rounds import frame_of, layer_rows
 
@@ -20,7 +21,10 @@ __all__ = [
     "gradients",
     "layer_rows",
     "noise_energies",
+    "peer_sizes",
     "product_norm",
+    "separation",
     "signal_to_noise",
     "watch",
+    "worst_change",
 ]

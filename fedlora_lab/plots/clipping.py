@@ -36,23 +36,20 @@ class Clip:
         self.norms = np.linalg.norm(rows, axis=1)
         self.mean = float(np.linalg.norm(rows.mean(0)))
         self.thresholds = np.geomspace(LOW, HIGH, 36)
-        self.bias = np.sqrt([theory.clip_terms(rows, float(c), 0.0, 1.0).bias for c in self.thresholds])
+        terms = [theory.clip_terms(rows, float(c), 1.0, 1.0) for c in self.thresholds]
+        self.bias, self.unit = np.sqrt([t.bias for t in terms]), np.sqrt([t.noise for t in terms])
         self.edges = np.geomspace(LOW, HIGH, 43)
         self.counts = np.histogram(self.norms, self.edges)[0]
 
-    def noise(self, clip_norm: Any, noise_multiplier: float, batch: float) -> Any:
-        """Root mean square norm of the noise on a mean over ``batch`` examples."""
-        return noise_multiplier * clip_norm / batch * self.size**0.5
-
     def __call__(
-        self, clip_norm: float = 1.0, noise_multiplier: float = 1.0, batch: float = 256
+        self, clip_norm: float = 1.0, noise_multiplier: float = 1.0, batch: float = 1024
     ) -> tuple[Picture, str]:
         """The figure, and what it shows in words."""
-        noise = self.noise(self.thresholds, noise_multiplier, batch)
+        noise = self.unit * noise_multiplier / batch  # both enter the standard deviation as factors
         total = np.hypot(self.bias, noise)
         cut = float((self.norms > clip_norm).mean())
-        bias = float(np.interp(np.log(clip_norm), np.log(self.thresholds), self.bias))
-        here, best = float(self.noise(clip_norm, noise_multiplier, batch)), self.thresholds[int(np.argmin(total))]
+        bias, here = (float(np.interp(clip_norm, self.thresholds, curve)) for curve in (self.bias, noise))
+        best = self.thresholds[int(np.argmin(total))]
         with paper():
             figure = picture(7.6, 5.3)
             top = figure.add_axes((0.1, 0.63, 0.87, 0.29))
@@ -60,9 +57,9 @@ class Clip:
             self._histogram(top, clip_norm, cut)
             self._curves(low, clip_norm, noise, total)
         text = (
-            f"C = {clip_norm:.3g}: {cut:.0%} of the {self.count:,} gradients are longer and get cut. The clip moves the "
-            f"mean gradient, whose length is {self.mean:.2f}, by {bias:.2f} (bias); the noise moves it by {here:.2f}. "
-            f"The two together are least near C = {best:.2g}."
+            f"C = {clip_norm:.3g}: {cut:.0%} of the {self.count:,} gradients are longer and get cut. The clip moves "
+            f"the mean gradient, whose length is {self.mean:.2f}, by {bias:.2f} (bias); the noise moves it by "
+            f"{here:.2f}. The two together are least near C = {best:.2g}."
         )
         return figure, text
 
@@ -88,6 +85,8 @@ class Clip:
         ax.plot(self.thresholds, total, color=INK, lw=3.2, alpha=0.25, solid_capstyle="round")
         ax.plot(self.thresholds, self.bias, color=BIAS)
         ax.plot(self.thresholds, noise, color=NOISE)
+        least = int(np.argmin(total))
+        ax.plot([self.thresholds[least]], [total[least]], marker="*", color=INK, ms=12, mec=CARD)
         ax.axhline(self.mean, color=GREY, lw=0.9, ls=(0, (1, 2)))
         ax.axvline(clip_norm, color=INK, lw=1.6)
         ax.set_xscale("log")
@@ -99,13 +98,13 @@ class Clip:
         ax.set_ylabel("shift of the released mean")
         ax.set_title("What the threshold costs: too low is biased, too high is noisy")
         words = {"transform": ax.transAxes, "fontsize": 9, "weight": "bold", "va": "top"}
-        for place, colour, label in ((0.012, BIAS, "bias"), (0.09, NOISE, "noise"), (0.19, GREY, "both")):
+        for place, colour, label in ((0.012, BIAS, "bias"), (0.09, NOISE, "noise"), (0.19, GREY, "both, least at ★")):
             ax.text(place, 0.95, label, color=colour, **words)
         ax.text(HIGH, self.mean * 1.12, "length of the mean gradient ", color=SOFT, fontsize=8, ha="right")
 
 
 def clip(
-    rows: Float[np.ndarray, "n p"], clip_norm: float = 1.0, noise_multiplier: float = 1.0, batch: float = 256
+    rows: Float[np.ndarray, "n p"], clip_norm: float = 1.0, noise_multiplier: float = 1.0, batch: float = 1024
 ) -> Any:
     """Histogram of gradient norms with a threshold; below it bias and noise over the threshold.
 

@@ -81,9 +81,9 @@ def deviation(frame: pd.DataFrame) -> Picture:
     except ValueError:
         by_layer = part.iloc[:0]
     with paper():
-        figure = picture(11.4 if len(by_layer) else 7.6, 4.1)
+        figure = picture(9.9 if len(by_layer) else 7.6, 4.1)
         wide = len(by_layer) > 0
-        panel(figure.add_axes((0.06, 0.16, 0.40, 0.75) if wide else (0.09, 0.16, 0.68, 0.75)), part)
+        panel(figure.add_axes((0.065, 0.16, 0.38, 0.75) if wide else (0.09, 0.16, 0.68, 0.75)), part)
         if wide:
             layers(figure.add_axes((0.70, 0.16, 0.285, 0.75)), by_layer)
         footer(figure, tidy.seeds(part))

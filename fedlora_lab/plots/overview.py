@@ -48,14 +48,14 @@ def overview(frame: pd.DataFrame) -> Picture:
     accuracy, drift = tidy.rows(frame, "accuracy"), tidy.rows(frame, "deviation")
     spent, means = tidy.rows(frame, "epsilon", some=False), traffic_table(frame)
     with paper():
-        figure = picture(11.8, 7.4)
-        width, height = 0.33, 0.365
-        places = {"nw": (0.06, 0.57), "ne": (0.555, 0.57), "sw": (0.06, 0.105), "se": (0.555, 0.105)}
+        figure = picture(9.9, 7.2)
+        width, height = 0.315, 0.36
+        places = {"nw": (0.065, 0.575), "ne": (0.565, 0.575), "sw": (0.065, 0.105), "se": (0.565, 0.105)}
         axes = {key: figure.add_axes((*corner, width, height)) for key, corner in places.items()}
         _accuracy(axes["nw"], accuracy)
         axes["nw"].set_title("1  How well it learns")
         deviation_panel(axes["ne"], drift)
-        axes["ne"].set_title("2  How far the server misses the mean of the products")
+        axes["ne"].set_title("2  How far it misses the mean product")
         _spent(axes["sw"], spent)
         axes["sw"].set_title("3  What privacy it spends")
         traffic_panel(axes["se"], means)

@@ -1,37 +1,33 @@
-"""What (ε, δ) says: two overlapping worlds, what an attacker may find, how releases add up, what it costs."""
+"""What (ε, δ) says: two overlapping worlds, what an attacker may find, how releases add up."""
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import FixedLocator
 from scipy.special import ndtr, ndtri
 
 from fedlora_lab import theory
 from fedlora_lab.checks import check_whole
-from fedlora_lab.plots import tidy
 from fedlora_lab.plots.clipping import log_axis
-from fedlora_lab.plots.curves import footer
 from fedlora_lab.plots.labels import Label, beside
-from fedlora_lab.plots.style import CARD, GREY, INK, SOFT, Picture, look, name, paper, picture
+from fedlora_lab.plots.style import CARD, GREY, INK, SOFT, Picture, paper, picture
 from fedlora_lab.privacy import Privacy
 
 WITH, WITHOUT, LEAK, SAFE = "#B0486A", "#4F6D8F", "#B3261E", "#0F7F94"
 ORDERS = np.arange(2, 65)
 
 
-def _attacker(ax: Any, epsilon: float, delta: float, found: float) -> None:
-    """What share of the members an attacker may find, against the share of others that are accused."""
-    fpr = np.linspace(0, 1, 120)
-    allowed = theory.membership_bound(fpr, epsilon, delta)
+def _attacker(ax: Any, fpr: Any, allowed: Any, at: float, found: float) -> None:
+    """What share of the members an attacker may find, against the share of others that are wrongly accused."""
     ax.fill_between(fpr, allowed, 1, color=LEAK, alpha=0.13, lw=0)
     ax.plot(fpr, allowed, color=LEAK)
-    ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (2, 2)))
-    ax.plot([0.1], [found], "o", color=LEAK, mec=CARD, ms=7, clip_on=False)
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="others wrongly accused (false positive rate)")
-    ax.set_ylabel("members found (true positive rate)")
-    ax.text(0.02, 0.97, "forbidden", color=LEAK, fontsize=9, weight="bold", va="top")
-    ax.text(0.97, 0.9, "guessing", color=SOFT, fontsize=8.5, ha="right", va="top", rotation=0)
+    ax.plot(fpr, fpr, color=GREY, lw=1, ls=(0, (2, 2)))
+    ax.plot([at], [found], "o", color=LEAK, mec=CARD, ms=7, clip_on=False)
+    ax.set(xlim=(fpr[0], 1), ylim=(fpr[0], 1), xlabel="share of the others wrongly accused")
+    ax.set_ylabel("share of the members found")
+    words = {"transform": ax.transAxes, "fontsize": 9}
+    ax.text(0.03, 0.97, "forbidden", color=LEAK, weight="bold", va="top", **words)
+    ax.text(0.63, 0.52, "guessing", color=SOFT, va="top", **words)
 
 
 def worlds(noise_multiplier: float = 1.0, epsilon: float = 1.0) -> Picture:
@@ -58,14 +54,14 @@ def worlds(noise_multiplier: float = 1.0, epsilon: float = 1.0) -> Picture:
         ax.set_title(f"Two worlds, one example apart (σ = {noise_multiplier:g})")
         ax.text(-1.05 * noise_multiplier, 0.74 * peak, "without\nyou ", color=WITHOUT, ha="right", weight="bold")
         ax.text(1 + 1.0 * noise_multiplier, 0.74 * peak, " with\n you", color=WITH, weight="bold")
-        ax.text(0.98, 0.96, f"red area: δ = {delta:.3f}\nat ε = {epsilon:g}", transform=ax.transAxes, color=LEAK, ha="right",
-                va="top", weight="bold")  # fmt: skip
+        ax.text(0.98, 0.96, f"red area: δ = {delta:.3f}\nat ε = {epsilon:g}", transform=ax.transAxes, color=LEAK,
+                ha="right", va="top", weight="bold")  # fmt: skip
         ax.text(0.02, 0.96, "dashed: e^ε × without you", transform=ax.transAxes, color=SOFT, fontsize=8, va="top")
         found = theory.membership_bound(np.array([0.1]), epsilon, delta).item()
-        _attacker(right, epsilon, delta, found)
-        fpr = np.linspace(1e-6, 1 - 1e-6, 200)
+        fpr = np.linspace(0, 1, 201)
+        _attacker(right, fpr, theory.membership_bound(fpr, epsilon, delta), 0.1, found)
         right.plot(fpr, ndtr(ndtri(fpr) + theory.gaussian_mu(noise_multiplier)), color=INK, lw=1.4)
-        right.text(0.45, 0.58, "best attack", color=INK, fontsize=9, weight="bold", va="top")
+        right.text(0.34, 0.66, "best\nattack", color=INK, fontsize=9, weight="bold", va="top")
         right.set_title("What an attacker can do")
     return figure
 
@@ -118,7 +114,7 @@ def composition(
     Guarantees: the ends are the accountants' values (test_composition_ends_at_the_accountants).
     """
     check_whole("steps", steps, 8)
-    at = sorted({int(round(t)) for t in np.linspace(1, steps, 9)})
+    at = sorted({max(1, round(steps * (i / 11) ** 2)) for i in range(12)})
     table = composed(noise_multiplier, sample_rate, delta, at)
     top = 1.25 * float(table[table["way"] == "old"]["epsilon"].max())
     with paper():
@@ -142,7 +138,7 @@ def composition(
 
 
 def planner(
-    unit: str = "example", noise_multiplier: float = 1.0, drawn: int = 16, of: int = 120, releases: int = 100,
+    unit: str = "example", noise_multiplier: float = 2.0, drawn: int = 16, of: int = 120, releases: int = 100,
     delta: float = 1e-4,
 ) -> tuple[Picture, str]:  # fmt: skip
     """ε over the releases of a plan, and what that ε leaves to an attacker; the figure, and the same in words.
@@ -152,14 +148,17 @@ def planner(
     """
     q = min(1.0, drawn / of)
     spent = Privacy(unit=unit, noise_multiplier=noise_multiplier, sample_rate=q, delta=delta).ledger(releases).epsilon()
-    steps = np.unique(np.geomspace(1, releases, 10).round().astype(int))
+    steps = np.unique([*np.geomspace(1, 1000, 14).round().astype(int), releases])
     one = theory.sampled_gaussian_rdp(ORDERS, q, noise_multiplier)
-    bound = [theory.rdp_to_epsilon(ORDERS, int(t) * one, delta)[0] for t in steps]
-    found = theory.membership_bound(np.array([0.1]), spent, delta).item()
+    bound = np.array([theory.rdp_to_epsilon(ORDERS, int(t) * one, delta)[0] for t in steps])
+    fpr = np.geomspace(1e-3, 1, 60)
+    allowed = theory.membership_bound(fpr, spent, delta)
+    found = float(allowed[0])
     with paper():
         figure = picture(10.2, 3.7)
         ax, right = figure.add_axes((0.065, 0.16, 0.5, 0.74)), figure.add_axes((0.66, 0.16, 0.325, 0.74))
-        ax.plot(steps, bound, color="#7A4FD0")
+        ax.plot(steps, bound, color="#7A4FD0", lw=1, ls=(0, (2, 2)))
+        ax.plot(steps[steps <= releases], bound[steps <= releases], color="#7A4FD0")
         ax.plot([releases], [spent], "o", color=INK, ms=8, mec=CARD, clip_on=False)
         ax.set_xscale("log")
         ax.set_yscale("log")
@@ -171,62 +170,16 @@ def planner(
             0.02, 0.96, f"ε = {spent:.2f} after {releases} releases", transform=ax.transAxes, weight="bold", va="top"
         )
         ax.text(0.02, 0.87, "line: Rényi bound, dot: PRV", transform=ax.transAxes, color=SOFT, fontsize=8, va="top")
-        _attacker(right, spent, delta, found)
-        right.set_title(f"At most {found:.0%} found at 10 % wrongly accused")
+        right.set_xscale("log")
+        right.set_yscale("log")
+        _attacker(right, fpr, allowed, 1e-3, found)
+        log_axis(right.xaxis, (0.001, 0.01, 0.1, 1))
+        log_axis(right.yaxis, (0.001, 0.01, 0.1, 1))
+        right.set_title("What this leaves to an attacker")
     who = "one example" if unit == "example" else "one whole client, with all its examples,"
     text = (
-        f"{releases} releases, each drawing {drawn} of {of} {unit}s (q = {q:.2g}) under noise σ = {noise_multiplier:g}, "
-        f"promise {who} ε = {spent:.2f} at δ = {delta:g}: whoever accuses 10 % of the others wrongly finds at most "
-        f"{found:.0%} of the members."
+        f"{releases} releases, each drawing {drawn} of {of} {unit}s (q = {q:.2g}) under σ = {noise_multiplier:g}, "
+        f"promise {who} ε = {spent:.2f} at δ = {delta:g}: an attacker who wrongly accuses 1 of 1,000 others finds at most "
+        f"{found:.1%} of the members."
     )
     return figure, text
-
-
-def price(frame: pd.DataFrame) -> Picture:
-    """Accuracy after the last round against the ε spent, one line a method, 95 % band over seeds; ε = ∞ at the right.
-
-    Args: frame: tidy, one task, several runs of a method that differ in their ε.
-    Raises: ``ValueError`` when the frame lacks accuracy or epsilon.
-    Guarantees: a point is the mean of its seeds (test_price_draws_the_means).
-    """
-    table = priced(frame)
-    finite = table[np.isfinite(table["epsilon"])]["epsilon"]
-    edge = 4 * float(finite.max()) if len(finite) else 1.0
-    with paper():
-        figure = picture(7.6, 3.9)
-        ax = figure.add_axes((0.09, 0.16, 0.7, 0.75))
-        labels = []
-        for slug, part in table.groupby("method", sort=False):
-            x, seen = part["epsilon"].where(np.isfinite(part["epsilon"]), edge), look(str(slug))
-            ax.errorbar(x, part["value"], yerr=[part["value"] - part["low"], part["high"] - part["value"]], fmt="none",
-                        ecolor=seen.colour, elinewidth=1.4)  # fmt: skip
-            ax.plot(x, part["value"], color=seen.colour, marker=seen.marker, ms=7, mec=CARD)
-            labels.append(Label(float(x.iloc[-1]), float(part["value"].iloc[-1]), name(str(slug)), seen.colour))
-        ax.set_xscale("log")
-        ticks = sorted({round(float(e), 1) for e in finite})
-        ax.xaxis.set_major_locator(FixedLocator([*ticks, *([edge] if len(finite) < len(table) else [])]))
-        ax.xaxis.set_major_formatter(lambda v, _: "∞" if v >= edge * 0.99 else f"{v:g}")
-        ax.xaxis.set_minor_locator(FixedLocator([]))
-        ax.set(xlabel="ε spent on one example (largest over clients)", ylabel="share of test examples right")
-        ax.set_title("What the promise costs")
-        beside(ax, labels)
-        footer(
-            figure,
-            f"after the last round; mean of n = {frame['seed'].nunique()} seeds, bar: 95 % interval (Student's t)",
-        )
-    return figure
-
-
-def priced(frame: pd.DataFrame) -> pd.DataFrame:
-    """Columns method, epsilon, value, low, high: accuracy after the last round for each ε that the frame spent."""
-    last = frame[frame["round"] == frame["round"].max()]
-    part = last[(last["layer"] == "all") & last["measure"].isin(["accuracy", "epsilon"])].copy()
-    part["run"] = part.groupby(["method", "seed", "measure"]).cumcount()
-    wide = part.pivot(index=["method", "seed", "run"], columns="measure", values="value").reset_index()
-    rows = []
-    for (method, _), group in wide.groupby(["method", "run"], sort=False):  # type: ignore[misc]
-        rows.append(
-            (method, float(group["epsilon"].mean()), float(group["accuracy"].mean()), *tidy.band(group["accuracy"]))
-        )
-    table = pd.DataFrame(rows, columns=["method", "epsilon", "value", "low", "high"])
-    return table.sort_values(["method", "epsilon"], kind="stable").reset_index(drop=True)

@@ -14,6 +14,7 @@ from fedlora_lab.plots.style import FACTOR, FAINT, GREY, INK, SOFT, Picture, loo
 if TYPE_CHECKING:
     from fedlora_lab.method import Method
 
+WIDTH = 4.9  # inches of one score
 ROUND = "round,pad=0,rounding_size=.13"
 STAVES = {"A": 1.45, "B": 0.45}
 KEY = (
@@ -166,8 +167,8 @@ def _key(figure: Picture, signs: list[str], columns: int) -> None:
     """The key under a page of scores."""
     words, wide, tall = dict(KEY), figure.get_figwidth(), figure.get_figheight()
     for i, kind in enumerate(signs):
-        place = (0.12 + 1.95 * (i % columns), 0.25 * ((len(signs) - 1) // columns - i // columns) + 0.08)
-        ax = figure.add_axes((place[0] / wide, place[1] / tall, 1.95 / wide, 0.25 / tall))
+        place = (0.12 + 1.9 * (i % columns), 0.25 * ((len(signs) - 1) // columns - i // columns) + 0.08)
+        ax = figure.add_axes((place[0] / wide, place[1] / tall, 1.9 / wide, 0.25 / tall))
         ax.axis("off")
         ax.set_xlim(0, 4.2)
         ax.set_ylim(-0.6, 0.6)
@@ -201,10 +202,10 @@ def scores(
     lines = -(-len(listed) // columns)
     with paper():
         signs = _signs(listed, rounds, steps) if key else []
-        across = int(5.9 * columns / 1.95)
-        figure = picture(5.9 * columns, 1.95 * lines + 0.1 + 0.25 * -(-len(signs) // across))
+        across = int((WIDTH * columns - 0.2) / 1.9)
+        figure = picture(WIDTH * columns, 1.95 * lines + 0.1 + 0.25 * -(-len(signs) // across))
         tall = 1.95 / figure.get_figheight()
-        wide = 5.9 / figure.get_figwidth()
+        wide = WIDTH / figure.get_figwidth()
         for i, method in enumerate(listed):
             left, line = (i % columns) * wide, i // columns
             ax = figure.add_axes((left + 0.008, 1 - (line + 1) * tall, wide - 0.016, tall * 0.97))

@@ -39,7 +39,7 @@ from fedlora_lab.theory.noise import (
     quadratic_share,
     release_snr,
 )
-from fedlora_lab.theory.peers import regulated_epsilon
+from fedlora_lab.theory.peers import measured_band, regulated_epsilon
 from fedlora_lab.theory.promise import ClipTerms, clip_terms, membership_bound
 from fedlora_lab.theory.regulated import (
     filter_gain,
@@ -82,6 +82,7 @@ __all__ = [
     "joint_sensitivity",
     "linear_noise_norm",
     "mean_band",
+    "measured_band",
     "membership_bound",
     "noise_spread",
     "noise_terms",

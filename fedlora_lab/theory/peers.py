@@ -2,9 +2,11 @@
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import chdtri
 
 from fedlora_lab.checks import check, check_number, check_whole
 from fedlora_lab.theory.accounting import rdp_to_epsilon, sampled_gaussian_rdp
+from fedlora_lab.theory.bands import Band
 
 
 def regulated_epsilon(
@@ -33,3 +35,23 @@ def regulated_epsilon(
     orders = np.arange(2, 65)
     each = [sampled_gaussian_rdp(orders, sample_rate, noise_multiplier / float(peer), steps) for peer in peers]
     return np.array([rdp_to_epsilon(orders, total, delta)[0] for total in np.cumsum(each, axis=0)])
+
+
+def measured_band(mu: float, draws: int, level: float = 0.95) -> Band:
+    """The interval that holds a separation measured on ``draws`` draws of the noise, when the true one is ``mu``.
+
+    Only the spread of the noise is estimated, so the ratio follows a chi-square with draws - 1 degrees of freedom.
+
+    Args:
+        mu: > 0.
+        draws: >= 2.
+        level: in (0, 1).
+
+    Guarantees: test_measured_band.
+    Source: the law of a sample variance.
+    """
+    check_number("mu", mu, 0, open_low=True)
+    check_whole("draws", draws, 2)
+    check(0 < level < 1, "level", level, "a number in (0, 1)")
+    low, high = (mu * np.sqrt((draws - 1) / chdtri(draws - 1, p)) for p in ((1 - level) / 2, (1 + level) / 2))
+    return Band(mu, float(low), float(high))

@@ -1,0 +1,81 @@
+"""A closed form drawn over what was measured."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from fedlora_lab.checks import check
+from fedlora_lab.plots.labels import Label, beside
+from fedlora_lab.plots.style import CARD, FACTOR, GREY, INK, RIGHT, SOFT, WRONG, Picture, darker, paper, picture
+
+NEEDED = ("x", "mean", "low", "high", "closed")
+
+
+def inside(table: pd.DataFrame) -> float:
+    """Share of rows whose interval [low, high] holds the closed form. Raises ``ValueError`` for other tables."""
+    check(isinstance(table, pd.DataFrame), "table", type(table).__name__, "a frame")
+    missing = [name for name in NEEDED if name not in table.columns]
+    check(not missing and len(table) > 0, "table.columns", list(table.columns), f"also {', '.join(missing)}, and rows")
+    return float(((table["low"] <= table["closed"]) & (table["closed"] <= table["high"])).mean())
+
+
+def against(
+    table: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    title: str,
+    parts: Mapping[str, Any] | None = None,
+    mark: Mapping[str, float] | None = None,
+) -> Picture:
+    """Closed forms as lines, measured means as dots with their intervals, on two logarithmic axes.
+
+    Args:
+        table: one row a measurement: x, mean, low, high (of the measured mean), closed (the closed form), and
+            ``group`` where several curves share the figure; all > 0. A dot whose interval misses the line is red.
+        x, y: what the axes say, with units.
+        title: of the figure.
+        parts: column name -> words, further closed forms, drawn dashed.
+        mark: words -> x, upright lines.
+
+    Raises: ``ValueError`` when a column is missing.
+    Guarantees: the footer states `inside` (test_lesson_02.py::test_the_figure_counts_what_lies_inside).
+    """
+    share = inside(table)
+    groups = table["group"] if "group" in table.columns else pd.Series("", index=table.index)
+    colours = (INK, FACTOR["B"], FACTOR["A"], RIGHT)
+    with paper():
+        figure = picture(8.6, 4.3)
+        ax = figure.add_axes((0.09, 0.17, 0.63, 0.73))
+        ax.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+        ax.set_title(title)
+        labels = []
+        for colour, (group, rows) in zip(colours * len(table), table.groupby(groups, sort=False), strict=False):
+            line = rows.groupby("x")["closed"].mean()
+            ax.plot(line.index, line, color=colour, lw=2)
+            labels.append(Label(float(line.index[-1]), float(line.iloc[-1]), str(group) or "closed form", colour))
+            _dots(ax, rows, colour)
+        for place, (column, words) in enumerate((parts or {}).items()):
+            line = table.groupby("x")[column].mean()
+            colour = (GREY, FACTOR["B"], FACTOR["A"])[place % 3]
+            ax.plot(line.index, line, color=colour, lw=1.3, ls=(0, (4, 2)), zorder=1)
+            labels.append(Label(float(line.index[-1]), float(line.iloc[-1]), words, colour))
+        low, high = float(table["low"].min()), float(table["high"].max())
+        ax.set_ylim(low / 2.5, high * 2)
+        for words, place in (mark or {}).items():
+            ax.axvline(place, color=SOFT, lw=1, ls=(0, (1, 2)))
+            ax.text(place, high * 1.5, f"{words} ", fontsize=8, color=SOFT, ha="right", va="top")
+        beside(ax, [label for label in labels if label.y > low / 2.5], together=False)
+        words = f"dots: measured means, bars: their 95 % interval, lines: closed form; inside: {share:.0%} of {len(table)}"
+        figure.text(0.012, 0.012, words, fontsize=7.5, color=SOFT, ha="left", va="bottom")
+    return figure
+
+
+def _dots(ax: Any, rows: pd.DataFrame, colour: str) -> None:
+    held = (rows["low"] <= rows["closed"]) & (rows["closed"] <= rows["high"])
+    for part, ink in ((rows[held], colour), (rows[~held], WRONG)):
+        if len(part):
+            bars = [part["mean"] - part["low"].clip(lower=1e-300), part["high"] - part["mean"]]
+            ax.errorbar(part["x"], part["mean"], yerr=bars, fmt="none", ecolor=darker(ink), elinewidth=1.1, zorder=3)
+            ax.plot(part["x"], part["mean"], "o", ms=4.6, color=ink, mec=CARD, mew=0.7, zorder=4)

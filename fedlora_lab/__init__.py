@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for editors and type checkers; tests/test_packaging.py keeps the two lists equal
     from fedlora_lab import (
+        claims,
         doctor,
         exercises,
         experiments,
@@ -39,6 +40,7 @@ __all__ = [
     "Method",
     "Plan",
     "Privacy",
+    "claims",
     "compare",
     "doctor",
     "exercises",
@@ -77,6 +79,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "to_frame": ("record", "to_frame"),
     "save_adapter": ("record", "save_adapter"),
     "tuned": ("tuning", "tuned"),
+    "claims": ("claims", None),
     "tasks": ("tasks", None),
     "methods": ("methods", None),
     "partition": ("partition", None),

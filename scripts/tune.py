@@ -25,7 +25,7 @@ from fedlora_lab.folder import to_json, write_atomically
 from fedlora_lab.summary import headline
 from fedlora_lab.tuning import FILE
 
-SEEDS = (1001, 1002)
+SEEDS = (1001, 1002, 1003, 1004)
 SETTINGS: dict[str, dict[str, Any]] = {
     "digits": {
         "plan": {"rounds": 20, "local_steps": 5, "batch": 16},

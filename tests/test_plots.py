@@ -295,6 +295,24 @@ def test_names_do_not_overlap(frame, name):
                        for a, b in itertools.combinations(boxes, 2))  # fmt: skip
 
 
+@pytest.mark.parametrize("name", [*FRAME_PLOTS, "scores", "score", "timeline", "live"])
+def test_nothing_is_cut_off(frame, name):
+    given = {"scores": (), "score": ("deer-literal",), "timeline": (fl.Cycle(("B A",)),)}
+    given["live"] = (tidy_frame(("la-lora-unfiltered",), seeds=1),)
+    long = pd.concat([frame, tidy_frame(("la-lora-unfiltered", "deer-literal"))])
+    figure = getattr(plots, name)(*given.get(name, (long,)))
+    style.png(figure)
+    page = figure.bbox
+    texts = [t for ax in figure.axes for t in [*ax.texts, ax.title, ax._left_title, ax.xaxis.label, ax.yaxis.label]]
+    for text in [*texts, *figure.texts]:
+        box = Text.get_window_extent(text)
+        if text.get_text().strip():
+            assert box.x0 >= -1, text
+            assert box.y0 >= -1, text
+            assert box.x1 <= page.x1 + 1, text
+            assert box.y1 <= page.y1 + 1, text
+
+
 # scores and timelines ---------------------------------------------------------------------------------------------
 
 

@@ -2,19 +2,21 @@
 
 from fedlora_lab.measures.clients import Seen, angles, drift, signal_to_noise, watch
 from fedlora_lab.measures.curvature import Flatness, flatness
-from fedlora_lab.measures.layer import Gradients, full_updates, gradients
+from fedlora_lab.measures.layer import FirstSteps, Gradients, first_steps, full_updates, gradients
 from fedlora_lab.measures.peers import peer_sizes, separation, worst_change
 from fedlora_lab.measures.products import Deviation, deviation, noise_energies, product_norm
 from fedlora_lab.measures.rounds import frame_of, layer_rows
 
 __all__ = [
     "Deviation",
+    "FirstSteps",
     "Flatness",
     "Gradients",
     "Seen",
     "angles",
     "deviation",
     "drift",
+    "first_steps",
     "flatness",
     "frame_of",
     "full_updates",

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,6 +24,13 @@ class Gradients(NamedTuple):
     A: Tensor
     B: Tensor
     W: Tensor
+
+
+class FirstSteps(NamedTuple):
+    """One number a draw, (draws,): the move of W along its gradient, and the squared size of the move."""
+
+    along: np.ndarray
+    energy: np.ndarray
 
 
 def gradients(task: Task, record: "Round", layer: str, data: Examples | None = None) -> Gradients:
@@ -91,6 +99,29 @@ def full_updates(
             for weight, gradient in zip(weights.values(), found, strict=True):
                 weight -= lr * gradient
     return {name: (weight.detach() - start[name]) for name, weight in weights.items()}
+
+
+def first_steps(gradient: Float[Tensor, "d_out d_in"], rank: int, draws: int = 100, seed: int = 0) -> FirstSteps:
+    """How W would move in the first step of an adapter, W's gradient given, over many random starts of A.
+
+    The move is -lr s^2 G A^T A; measured here at s = 1, lr = 1, relative to the gradient.
+
+    Args:
+        rank: r >= 1.
+        draws: of a Kaiming A, >= 1.
+
+    Guarantees: the mean is that of `theory.first_step` (test_lesson_01.py::test_first_steps).
+    """
+    check_whole("rank", rank, 1)
+    check_whole("draws", draws, 1)
+    G, random = gradient.double(), Streams(seed).generator("first steps", rank)
+    start = torch.rand(draws, rank, G.shape[1], generator=random, dtype=torch.float64) * 2 - 1
+    A = start / G.shape[1] ** 0.5
+    left = G @ A.mT
+    size = G.square().sum()
+    # <G A^T A, G> = ||G A^T||^2 and ||G A^T A||^2 = <(G A^T)^T (G A^T), A A^T>: no (d_out, d_in) move is formed.
+    along, energy = left.square().sum((1, 2)) / size, ((left.mT @ left) * (A @ A.mT)).sum((1, 2)) / size
+    return FirstSteps(along.numpy(), energy.numpy())
 
 
 def _is_target(name: str, targets: tuple[str, ...]) -> bool:

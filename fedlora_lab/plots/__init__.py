@@ -1,20 +1,31 @@
 """From a tidy frame, or a method's row, to a figure: the same colour for a method everywhere, bands for every mean."""
 
+from fedlora_lab.plots.against import against, inside
+from fedlora_lab.plots.band_check import Measured, band_check, share_inside
 from fedlora_lab.plots.amplifier import amplifier, energy_check, rank_check, run_check, share_check
+from fedlora_lab.plots.budgets import budgets
 from fedlora_lab.plots.clipping import Clip, clip, clip_check
 from fedlora_lab.plots.curves import curves, epsilon
 from fedlora_lab.plots.deviation import deviation
+from fedlora_lab.plots.explorer import explorer
 from fedlora_lab.plots.live import images, live
 from fedlora_lab.plots.noise import noise
 from fedlora_lab.plots.overview import overview
 from fedlora_lab.plots.promise import composition, planner, worlds
+from fedlora_lab.plots.reach import reach
+from fedlora_lab.plots.regulator import literal, regulator, regulator_words
 from fedlora_lab.plots.score import score, scores
-from fedlora_lab.plots.timeline import timeline
+from fedlora_lab.plots.step_size import step_size
+from fedlora_lab.plots.timeline import timeline, timeline_words
 from fedlora_lab.plots.traffic import traffic
 
 __all__ = [
     "Clip",
+    "Measured",
+    "against",
     "amplifier",
+    "band_check",
+    "budgets",
     "clip",
     "clip_check",
     "composition",
@@ -22,17 +33,26 @@ __all__ = [
     "deviation",
     "energy_check",
     "epsilon",
+    "explorer",
     "images",
+    "inside",
+    "literal",
     "live",
     "noise",
     "overview",
     "planner",
     "rank_check",
+    "reach",
+    "regulator",
+    "regulator_words",
     "run_check",
     "score",
     "scores",
     "share_check",
+    "share_inside",
+    "step_size",
     "timeline",
+    "timeline_words",
     "traffic",
     "worlds",
 ]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from fedlora_lab.checks import check
 from fedlora_lab.plots.labels import Label, beside
@@ -46,16 +47,19 @@ def against(
     groups = table["group"] if "group" in table.columns else pd.Series("", index=table.index)
     colours = (INK, FACTOR["B"], FACTOR["A"], RIGHT)
     with paper():
-        figure = picture(8.6, 4.3)
-        ax = figure.add_axes((0.09, 0.17, 0.63, 0.73))
-        ax.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+        figure = picture(8.6, 5.2)
+        ax = figure.add_axes((0.09, 0.385, 0.63, 0.555))
+        under = figure.add_axes((0.09, 0.135, 0.63, 0.185))
+        ax.set(xscale="log", yscale="log", ylabel=y)
         ax.set_title(title)
+        _ratio(under, table, x)
         labels = []
         for colour, (group, rows) in zip(colours * len(table), table.groupby(groups, sort=False), strict=False):
             line = rows.groupby("x")["closed"].mean()
             ax.plot(line.index, line, color=colour, lw=2)
             labels.append(Label(float(line.index[-1]), float(line.iloc[-1]), str(group) or "closed form", colour))
             _dots(ax, rows, colour)
+            _dots(under, _relative(rows), colour)
         for place, (column, words) in enumerate((parts or {}).items()):
             line = table.groupby("x")[column].mean()
             colour = (GREY, FACTOR["B"], FACTOR["A"])[place % 3]
@@ -66,10 +70,33 @@ def against(
         for words, place in (mark or {}).items():
             ax.axvline(place, color=SOFT, lw=1, ls=(0, (1, 2)))
             ax.text(place, high * 1.5, f"{words} ", fontsize=8, color=SOFT, ha="right", va="top")
+        for each in (ax, under):
+            each.set_xlim(float(table["x"].min()) / 1.15, float(table["x"].max()) * 1.15)
+            if table["x"].nunique() <= 8:
+                each.xaxis.set_minor_locator(NullLocator())
+                each.xaxis.set_major_locator(FixedLocator(sorted(table["x"].unique())))
+            each.xaxis.set_major_formatter("{x:g}")
+        ax.tick_params(labelbottom=False)
         beside(ax, [label for label in labels if label.y > low / 2.5], together=False)
-        words = f"dots: measured means, bars: their 95 % interval, lines: closed form; inside: {share:.0%} of {len(table)}"
+        words = (
+            f"dots: measured means, bars: their 95 % interval, lines: closed form; inside: {share:.0%} of {len(table)}"
+        )
         figure.text(0.012, 0.012, words, fontsize=7.5, color=SOFT, ha="left", va="bottom")
     return figure
+
+
+def _relative(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows divided by their closed form."""
+    return rows.assign(**{name: rows[name] / rows["closed"] for name in ("mean", "low", "high", "closed")})
+
+
+def _ratio(ax: Any, table: pd.DataFrame, x: str) -> None:
+    """Axes for measured over closed form, one being agreement."""
+    seen = _relative(table)
+    far = max(0.05, 1.2 * float((seen[["low", "high"]] - 1).abs().max().max()))
+    ax.axhline(1, color=GREY, lw=1.2)
+    ax.set(xscale="log", xlabel=x, ylim=(1 - far, 1 + far))
+    ax.set_ylabel("measured /\nclosed form")
 
 
 def _dots(ax: Any, rows: pd.DataFrame, colour: str) -> None:

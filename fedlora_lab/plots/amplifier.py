@@ -21,7 +21,7 @@ HALF = float(ndtri(0.975))
 
 
 def factors(rank: int, width: int, size_B: float) -> tuple[Any, Any]:
-    """B (width, r), its norm ``size_B`` times that of A; and A (r, width) of norm sqrt(r / 3), as a Kaiming A has it."""
+    """B (width, r), ``size_B`` times as long as A; and A (r, width) of norm sqrt(r / 3), as a Kaiming A has it."""
     A = np.full((rank, width), (3 * width) ** -0.5)
     return size_B * A.T, A
 
@@ -67,8 +67,8 @@ def amplifier(
         right.set_title(f"At std {std:.3g}")
     text = (
         f"Noise of std {std:.3g} on rank {rank} factors of a {width} × {width} layer, α = {alpha:g}: the product moves "
-        f"by {here.total**0.5:.3g} (root mean square norm). Noise times noise carries {shares[2]:.0%} of the energy; it "
-        f"overtakes the linear terms at std {cross:.3g}."
+        f"by {here.total**0.5:.3g} (root mean square norm). Noise times noise carries {shares[2]:.0%} of the energy; "
+        f"it overtakes the linear terms at std {cross:.3g}."
     )
     return figure, text
 

@@ -48,7 +48,7 @@ def budgets(
     """The score after the last round against ε, one line a method; faint marks are single runs.
 
     Args:
-        frames: ε -> tidy frame of runs calibrated for it; ``None``: without privacy. May be empty when ``axis`` is given.
+        frames: ε -> tidy frame of runs calibrated for it; ``None``: without privacy; may be empty beside ``axis``.
         axis: every ε that has a place, in order; ``None``: those of the frames. start: the score before training.
     Guarantees: the line is the mean over seeds (test_budgets_draw_the_mean); the axes follow ``axis`` and ``start``
         alone when both are given (test_budgets_stand_still).

@@ -1,5 +1,6 @@
 """Names written beside the lines they belong to, kept apart from each other."""
 
+import textwrap
 from typing import Any, NamedTuple
 
 from matplotlib.patheffects import withStroke
@@ -57,14 +58,19 @@ def merge(labels: list[Label], ax: Any, same: float = 0.006) -> list[Label]:
         if len(members) == 1:
             merged.append(first)
         else:
-            text = "\n".join(", ".join(labels[i].text for i in members[j : j + 2]) for j in range(0, len(members), 2))
-            merged.append(Label(first.x, first.y, text, INK))
+            merged.append(Label(first.x, first.y, ",\n".join(labels[i].text for i in members), INK))
     return merged
+
+
+def _folded(line: str) -> str:
+    """A long name in two lines."""
+    return textwrap.fill(line, 14, break_long_words=False, break_on_hyphens=False)
 
 
 def beside(ax: Any, labels: list[Label], *, size: float = 8.5, together: bool = True, inside: bool = False) -> None:
     """Write the labels right of the axes, or ``inside`` right of their points; call it with final limits."""
     labels = merge(labels, ax) if together else labels
+    labels = [label._replace(text="\n".join(map(_folded, label.text.split("\n")))) for label in labels]
     back = ax.transAxes.inverted()
     points = [tuple(map(float, back.transform(ax.transData.transform((label.x, label.y))))) for label in labels]
     height = ax.figure.get_figheight() * ax.get_position().height * 72

@@ -65,8 +65,9 @@ def live(
 
     Args:
         frame: tidy frame of one run, or ``None`` before it begins.
-        rounds: planned, >= 1; ``None``: as many as the frame has. start: the score before training; ``None``: round 0 of
-            the frame. target: the epsilon planned for; ``None``: no privacy.
+        rounds: planned, >= 1; ``None``: as many as the frame has.
+        start: the score before training; ``None``: round 0 of the frame.
+        target: the epsilon planned for; ``None``: no privacy.
         measure: "accuracy", or another whole-model measure of the frame such as "loss".
         past: frames of earlier runs, drawn pale.
     Guarantees: axes depend on the plan, never on the data (test_live_axes_stand_still).

@@ -179,7 +179,7 @@ def planner(
     who = "one example" if unit == "example" else "one whole client, with all its examples,"
     text = (
         f"{releases} releases, each drawing {drawn} of {of} {unit}s (q = {q:.2g}) under σ = {noise_multiplier:g}, "
-        f"promise {who} ε = {spent:.2f} at δ = {delta:g}: an attacker who wrongly accuses 1 of 1,000 others finds at most "
-        f"{found:.1%} of the members."
+        f"promise {who} ε = {spent:.2f} at δ = {delta:g}: an attacker who wrongly accuses 1 of 1,000 others finds "
+        f"at most {found:.1%} of the members."
     )
     return figure, text

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.ticker import FixedLocator, NullLocator
 from jaxtyping import Float
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from fedlora_lab import theory
 from fedlora_lab.plots.style import CARD, FACTOR, FAINT, INK, RIGHT, SOFT, WRONG, Picture, paper, picture
@@ -82,7 +82,8 @@ def _way(ax, seen: Reach, rank: int, alpha: float) -> None:
 def says(seen: Reach, rank: int, alpha: float) -> str:
     """What is seen, in words."""
     best, last = seen.floor[rank], seen.errors[-1]
-    numbers = f"Rank {rank} can come within {best:.0%} of the change, whatever α is. With α = {alpha:g} (s = {alpha / rank:g}) "
+    numbers = f"Rank {rank} can come within {best:.0%} of the change, whatever α is. "
+    numbers += f"With α = {alpha:g} (s = {alpha / rank:g}) "
     if not np.isfinite(last):
         return numbers + "this learning rate is too large: the descent diverges. Lower α, or raise the rank."
     near = np.flatnonzero(seen.errors <= best + 0.01)

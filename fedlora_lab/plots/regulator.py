@@ -73,7 +73,7 @@ def _bells(ax: Any, shape: Shape) -> None:
     ax.text(TAILS[1], 1.16, f"real {shape.mu:.2f}", color=WRONG, ha="right", va="center", fontsize=9, weight="bold")
     ax.text(TAILS[1], 1.07, f"promised {promised:.2f}", color=SOFT, ha="right", va="center", fontsize=9)
     ax.set(xlim=TAILS, ylim=(0, 1.24), yticks=[])
-    ax.set_xlabel("along the worst direction, in deviations of the noise")
+    ax.set_xlabel("along the worst direction, in noise deviations")
     ax.grid(False)
 
 
@@ -93,7 +93,9 @@ def regulator(
     inverse = (1 / first, 1 / second)
     with paper():
         figure = picture(9.6, 3.7)
-        left, middle, right = (figure.add_axes((x, 0.16, w, 0.66)) for x, w in ((0.05, 0.26), (0.365, 0.26), (0.68, 0.3)))
+        left, middle, right = (
+            figure.add_axes((x, 0.16, w, 0.66)) for x, w in ((0.05, 0.26), (0.365, 0.26), (0.68, 0.3))
+        )
         noise = (sigma * inverse[0], sigma * inverse[1])
         _plane(left, shape, noise, inverse if clip == "product" else (1, 1), angle)
         left.set_title("the factor: a row of ΔB", fontsize=9.5)
@@ -140,9 +142,9 @@ def literal(peers: Any, spent: Any, target: float) -> Picture:
             left.plot(rounds[start::2], peers[start::2], color=colour, marker="o")
             left.text(rounds[start::2][-1], peers[start::2][-1] + 0.07, words, color=colour, ha="right", fontsize=9)
         left.axhline(1, color=INK, lw=1, ls=(0, (3, 2)))
-        left.text(1, 1.03, "below: hides more than promised", fontsize=8, color=SOFT)
-        left.set(xlabel="round", ylabel="largest singular value of the resting factor", ylim=(0, None))
-        left.set_title("The peer grows past 1")
+        left.text(1, 0.03, "above the dashed line the noise hides less than promised", fontsize=8, color=SOFT)
+        left.set(xlabel="round", ylabel="largest singular value", ylim=(0, None))
+        left.set_title("The resting factor grows")
         over = spent[-1] > target
         right.plot(rounds, spent, color=WRONG if over else RIGHT, lw=2.4)
         right.axhline(target, color=INK, lw=1, ls=(0, (3, 2)))

@@ -3,6 +3,7 @@
 Everything is read from the row: a row that nobody has named yet is drawn like any other.
 """
 
+import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,8 @@ def draw(ax: Any, method: "Method", rounds: int, steps: int, title: bool = True)
     if title:
         ax.plot([-1.0, -1.0], [2.5, 2.98], color=look(method.slug).colour, lw=4, solid_capstyle="butt")
         ax.text(-0.82, 2.86, method.name, fontsize=11.5, weight="bold", color=INK, va="center")
-        ax.text(-0.82, 2.52, meaning(method), fontsize=8, color=SOFT, va="center")
+        lines = textwrap.fill(meaning(method), 84)
+        ax.text(-0.82, 2.64, lines, fontsize=8, color=SOFT, va="top", linespacing=1.05)
     ever = {factor for t in range(rounds) for factor in method.moved(t, steps)}
     for factor, y in STAVES.items():
         ax.text(-0.95, y, factor, fontsize=12, color=FACTOR[factor], weight="bold", va="center")

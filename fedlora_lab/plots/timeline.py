@@ -1,12 +1,16 @@
 """Which factor moves when, drawn from a schedule."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from matplotlib.patches import FancyBboxPatch
 
 from fedlora_lab.checks import check, check_whole
 from fedlora_lab.plots.score import ROUND
 from fedlora_lab.plots.style import FACTOR, FAINT, GREY, INK, SOFT, Picture, paper, picture
+
+if TYPE_CHECKING:
+    from fedlora_lab.method import Method
 
 
 def timeline(cycle: Callable[[int, int], str], rounds: int = 6, steps: int = 4) -> Picture:
@@ -44,3 +48,22 @@ def timeline(cycle: Callable[[int, int], str], rounds: int = 6, steps: int = 4) 
         ax.set_xlim(-2.2, width + 4.2)
         ax.set_ylim(-0.5, 2.1)
     return figure
+
+
+def timeline_words(method: "Method", rounds: int = 6, steps: int = 4) -> str:
+    """What a schedule means, in a sentence: who moves how often, where the mean is exact, how much is sent.
+
+    Guarantees: test_timeline_words_say_where_the_mean_is_exact.
+    """
+    words = [method.moves(t, s) for t in range(rounds) for s in range(steps)]
+    shares = [f"{side} moves in {sum(side in word for word in words) / len(words):.0%} of the steps" for side in "BA"]
+    moved = [method.moved(t, steps) for t in range(rounds)]
+    both = [str(t + 1) for t in range(rounds) if len(moved[t]) > 1]
+    if not both:
+        exact = "one factor rests in every round, so the mean of the products is exact"
+    elif len(both) == rounds:
+        exact = "both factors move in every round, so the mean of the products is missed"
+    else:
+        exact = f"the mean of the products is missed in rounds {', '.join(both)}, where both factors move"
+    sent = sum(map(len, moved)) / (2 * rounds)
+    return f"{', '.join(shares)}; {exact}. Sent up: {sent:.0%} of what FedLoRA sends, in square layers."

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fedlora_lab.checks import check, check_number
+from fedlora_lab.checks import check
 
 Stack = np.ndarray
 
@@ -129,31 +129,31 @@ class DeviationTerms(NamedTuple):
 def noisy_deviation(
     B: Float[np.ndarray, "clients d_out r"],
     A: Float[np.ndarray, "clients r d_in"],
-    std_B: float,
-    std_A: float,
+    std_B: "float | np.ndarray",
+    std_A: "float | np.ndarray",
     weights: Float[np.ndarray, " clients"] | None = None,
 ) -> DeviationTerms:
     """Expected ||D||_F^2 when each client's factors get independent Gaussian noise of these standard deviations.
 
-    quadratic = std_B^2 std_A^2 d_out d_in r sum_kl (p_k [k = l] - p_k p_l)^2, which is (K - 1) / K^2 times the first
-    factors for equal weights.
+    quadratic = d_out d_in r sum_kl (p_k [k = l] - p_k p_l)^2 std_B,k^2 std_A,l^2, which is
+    d_out d_in r std^4 (K - 1) / K^2 for equal weights and one std.
 
     Args:
         B: (clients, d_out, r), as they are before the noise.
         A: (clients, r, d_in).
-        std_B: of each entry, >= 0.
-        std_A: of each entry, >= 0.
+        std_B: of each entry, >= 0, one for all clients or one each, (clients,).
+        std_A: the same for A.
         weights: p >= 0 with sum 1; ``None`` is 1 / clients each.
 
     Guarantees: test_noisy_deviation.
     Source: derived from `deviation_covariance`.
     """
     _pair(B, A)
-    check_number("std_B", std_B, 0)
-    check_number("std_A", std_A, 0)
+    u, v = (np.broadcast_to(np.asarray(std, float) ** 2, len(B)) for std in (std_B, std_A))
+    check(bool(np.all(np.isfinite(u + v))), "std_B, std_A", (std_B, std_A), "numbers >= 0")
     p = _weights(weights, len(B))
     gaps_B, gaps_A = (np.sum((x - np.tensordot(p, x, 1)) ** 2, axis=(1, 2)) for x in (B, A))
-    linear = std_B**2 * B.shape[1] * np.sum(p**2 * gaps_A) + std_A**2 * A.shape[2] * np.sum(p**2 * gaps_B)
-    spread = np.sum((np.diag(p) - np.outer(p, p)) ** 2)
-    quadratic = (std_B * std_A) ** 2 * B.shape[1] * A.shape[2] * B.shape[2] * spread
-    return DeviationTerms(float(np.sum(deviation_covariance(B, A, p) ** 2)), float(linear), float(quadratic))
+    linear = B.shape[1] * np.sum(p**2 * u * gaps_A) + A.shape[2] * np.sum(p**2 * v * gaps_B)
+    spread = (np.diag(p) - np.outer(p, p)) ** 2
+    quadratic = B.shape[1] * A.shape[2] * B.shape[2] * float(u @ spread @ v)
+    return DeviationTerms(float(np.sum(deviation_covariance(B, A, p) ** 2)), float(linear), quadratic)

@@ -1,8 +1,26 @@
 """Controls bound to plot functions. Nothing is computed here, and nothing runs before a button is pressed."""
 
 from fedlora_lab.widgets.dial import Dial, dial
+from fedlora_lab.widgets.duel import Duel, duel
+from fedlora_lab.widgets.lesson_01 import reach
+from fedlora_lab.widgets.lesson_02 import explorer
 from fedlora_lab.widgets.lesson_03 import clip_explorer, privacy_planner
 from fedlora_lab.widgets.lesson_04 import noise_amplifier
+from fedlora_lab.widgets.lesson_06 import regulator, schedule
 from fedlora_lab.widgets.live import Live, live
 
-__all__ = ["Dial", "Live", "clip_explorer", "dial", "live", "noise_amplifier", "privacy_planner"]
+__all__ = [
+    "Dial",
+    "Duel",
+    "Live",
+    "clip_explorer",
+    "dial",
+    "duel",
+    "explorer",
+    "live",
+    "noise_amplifier",
+    "privacy_planner",
+    "reach",
+    "regulator",
+    "schedule",
+]

@@ -1,0 +1,283 @@
+"""State on disk: resume is bit for bit, damage is refused, a kill loses one round, the ledger is never behind."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small import LORA, PLAN, frame, play, private, regression, same_bits, tensors, tokens
+
+import fedlora_lab as fl
+from fedlora_lab import checkpoint, methods
+from fedlora_lab.ledger import Ledger
+
+LONG = PLAN.replace(rounds=6, participation=0.7, dropout=0.2, momentum=0.5)
+KEEPS_B = methods.FedLoRA.replace(name="keeps B", share="A")
+
+
+def files(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+@pytest.mark.parametrize("row", [*methods.ALL.values(), KEEPS_B], ids=lambda row: row.slug)
+@pytest.mark.parametrize("unit", [None, "example", "client"])
+def test_resume_equals_uninterrupted(row, unit, tmp_path):
+    """Bit for bit from every round, with head, kept factors, drop-outs, partial participation and momentum."""
+    privacy = unit and private(unit)
+    whole = play(tokens("head"), row, privacy, LONG)
+    for stop in (0, 1, 3, 5):
+        folder = tmp_path / str(stop)
+        play(tokens("head"), row, privacy, LONG.replace(rounds=stop), checkpoint=folder)
+        rest = play(tokens("head"), row, privacy, LONG, resume=folder)
+        assert [record.index for record in rest] == list(range(stop + 1, 7))
+        same_bits(whole[stop + 1 :], rest)
+        assert play(tokens("head"), row, privacy, LONG, resume=folder) == []
+
+
+def test_two_pairs_are_kept_and_nothing_else(tmp_path):
+    play(regression(), "rolora", private("example"), LONG, checkpoint=tmp_path / "new" / "run")
+    names = [f"round-00000{t}.{ending}" for t in (5, 6) for ending in ("json", "safetensors")]
+    assert files(tmp_path / "new" / "run") == ["ledger.json", *names]
+
+
+def test_checkpoints_go_on_in_another_folder(tmp_path):
+    play(regression(), "rolora", private("example"), LONG.replace(rounds=2), checkpoint=tmp_path / "a")
+    before = {name: (tmp_path / "a" / name).read_bytes() for name in files(tmp_path / "a")}
+    rest = play(regression(), "rolora", private("example"), LONG, resume=tmp_path / "a", checkpoint=tmp_path / "b")
+    assert {name: (tmp_path / "a" / name).read_bytes() for name in files(tmp_path / "a")} == before
+    assert Ledger.load(tmp_path / "b" / "ledger.json").to_json() == rest[-1].ledger.to_json()
+
+
+def damaged(path: Path, how: str, other: Path) -> None:
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "missing":
+        path.unlink()
+    elif how == "swapped":
+        shutil.copy(other, path)
+    elif how == "padded":
+        path.write_bytes(content + b"\0")
+    else:
+        at = {"first bit": 0, "middle bit": len(content) // 2, "last bit": len(content) - 1}[how]
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+
+
+HOW = ["truncated", "empty", "missing", "swapped", "padded", "first bit", "middle bit", "last bit"]
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("part", ["json", "safetensors"])
+def test_a_damaged_checkpoint_is_refused_and_the_earlier_one_loads(part, how, tmp_path):
+    """A warning says so; the run goes on from the round before and ends at the same bits."""
+    privacy = private("example")
+    whole = play(tokens("head"), "fedlora", privacy, LONG, checkpoint=tmp_path)
+    damaged(tmp_path / f"round-000006.{part}", how, tmp_path / f"round-000005.{part}")
+    if (how, part) != ("missing", "json"):
+        with pytest.raises(checkpoint.Broken, match=r"^checkpoint=round-000006: expected a whole one"):
+            checkpoint.read(tmp_path, 6)
+        with pytest.warns(UserWarning, match="going back to an earlier one"):
+            rest = play(tokens("head"), "fedlora", privacy, LONG, resume=tmp_path)
+    else:
+        rest = play(tokens("head"), "fedlora", privacy, LONG, resume=tmp_path)
+    same_bits(whole[6:], rest)
+    assert checkpoint.latest(tmp_path)[0].round == 6
+
+
+@pytest.mark.parametrize("part", ["json", "safetensors"])
+def test_no_bit_may_change(part, tmp_path):
+    """Every tenth byte, one bit each."""
+    play(regression(), "ffa-lora", None, PLAN, checkpoint=tmp_path)
+    path = tmp_path / f"round-000002.{part}"
+    content, good = path.read_bytes(), checkpoint.read(tmp_path, 2)
+    for at in range(0, len(content), 10):
+        path.write_bytes(content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :])
+        try:
+            found = checkpoint.read(tmp_path, 2)
+        except checkpoint.Broken:
+            continue
+        assert found[1] == good[1], "JSON may write one value in two ways, never another value"
+        assert all(torch.equal(x, good[0].server.tensors[slot]) for slot, x in found[0].server.tensors.items())
+
+
+def test_without_any_whole_checkpoint_there_is_nothing_to_resume(tmp_path):
+    play(regression(), "ffa-lora", None, PLAN, checkpoint=tmp_path)
+    for path in tmp_path.glob("*.safetensors"):
+        path.write_bytes(b"nothing")
+    with (
+        pytest.warns(UserWarning, match="going back"),
+        pytest.raises(ValueError, match=r"^resume='.*': expected a folder with a whole checkpoint"),
+    ):
+        fl.run(regression(), "ffa-lora", None, PLAN, resume=tmp_path)
+    with pytest.raises(ValueError, match=r"^resume='.*nowhere': expected a folder with a whole checkpoint"):
+        fl.run(regression(), "ffa-lora", None, PLAN, resume=tmp_path / "nowhere")
+
+
+OTHER = {
+    "method": {"method": "ffa-lora"},
+    "plan": {"plan": PLAN.replace(lr=0.3)},
+    "lora": {"lora": fl.Lora(rank=3)},
+    "seed": {"seed": 1},
+    "privacy": {"privacy": private("example", sigma=2.0)},
+    "task": {"task": tokens(sizes=(5, 8, 4))},
+}
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_other_settings_are_refused_in_one_line(what, tmp_path):
+    run = {"task": tokens(), "method": "fedlora", "privacy": private("example"), "plan": PLAN, "lora": LORA, "seed": 0}
+    list(fl.run(**run, checkpoint=tmp_path))
+    with pytest.raises(ValueError, match=f"^resume='.*': expected the same {what} as in this run$"):
+        fl.run(**{**run, **OTHER[what]}, resume=tmp_path)
+    with pytest.raises(ValueError, match="expected the same layers|expected the same task"):
+        fl.run(**{**run, "task": tokens("head")}, resume=tmp_path)
+    longer = list(fl.run(**{**run, "plan": PLAN.replace(rounds=3)}, resume=tmp_path))
+    assert [record.index for record in longer] == [3]
+
+
+def test_another_run_is_never_overwritten(tmp_path):
+    """A folder with rounds or with a ledger is refused at the call unless it is resumed from."""
+    play(regression(), "fedlora", private("example"), PLAN, checkpoint=tmp_path / "run")
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in files(tmp_path / "run")}
+    for privacy in (None, private("example")):
+        with pytest.raises(ValueError, match=r"^checkpoint='.*': expected a folder without rounds of another run"):
+            fl.run(regression(), "fedlora", privacy, PLAN, checkpoint=tmp_path / "run")
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in files(tmp_path / "run")} == before
+    play(regression(), "fedlora", None, PLAN.replace(rounds=0), checkpoint=tmp_path / "begun")
+    play(regression(), "fedlora", None, PLAN, checkpoint=tmp_path / "begun")
+
+
+def test_later_rounds_are_never_pruned_by_earlier_ones(tmp_path):
+    """Storing round t removes older pairs only."""
+    play(regression(), "fedlora", None, PLAN.replace(rounds=4), checkpoint=tmp_path)
+    state, settings = checkpoint.read(tmp_path, 3)
+    state.round = 1
+    checkpoint.store(tmp_path, state, settings)
+    assert checkpoint.rounds_in(tmp_path) == [1, 3, 4]
+
+
+def test_the_ledger_is_written_before_the_round(tmp_path):
+    """At every tick of round t the ledger on disk knows round t, the newest checkpoint at most t - 1."""
+    for event in fl.ticks(tokens("head"), "fedlora", private("example"), PLAN, lora=LORA, checkpoint=tmp_path):
+        done = checkpoint.rounds_in(tmp_path)[-1]
+        if isinstance(event, fl.record.Tick):
+            known = {release.round for release in Ledger.load(tmp_path / "ledger.json").releases}
+            assert event.round in known
+            assert done < event.round
+        else:
+            assert done == event.index
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_a_round_that_was_cut_short_stays_spent(seed, tmp_path):
+    """Also the very first. From a seed it is the same release again and counts once; without one it is another."""
+    for event in fl.ticks(tokens(), "fedlora", private("example"), PLAN, lora=LORA, seed=seed, checkpoint=tmp_path):
+        if isinstance(event, fl.record.Tick):
+            break
+    records = play(tokens(), "fedlora", private("example"), PLAN, seed=seed, resume=tmp_path)
+    rounds = [release.round for release in records[-1].ledger.releases]
+    assert rounds == ([1, 2] if seed == 0 else [1, 1, 2])
+    plain = play(tokens(), "fedlora", private("example"), PLAN, seed=seed)[-1].epsilon
+    assert (records[-1].epsilon == plain) == (seed == 0)
+    assert records[-1].epsilon >= plain
+
+
+@pytest.mark.parametrize("how", ["missing", "behind", "damaged"])
+def test_a_ledger_behind_the_model_is_refused(how, tmp_path):
+    play(tokens(), "fedlora", private("example"), PLAN, checkpoint=tmp_path)
+    path = tmp_path / "ledger.json"
+    if how == "missing":
+        path.unlink()
+    elif how == "behind":
+        one = play(tokens(), "fedlora", private("example"), PLAN.replace(rounds=1))[-1].ledger
+        one.save(path)
+    else:
+        path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
+    with pytest.raises((ValueError, FileNotFoundError), match=r"ledger") as refusal:
+        fl.run(tokens(), "fedlora", private("example"), PLAN, resume=tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_only_safetensors_and_json_without_paths(tmp_path):
+    """No pickle, nothing of this machine."""
+    play(tokens("head"), KEEPS_B, private("example"), PLAN, checkpoint=tmp_path)
+    for path in tmp_path.iterdir():
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            json.loads(content)
+        else:
+            size = int.from_bytes(content[:8], "little")
+            assert all(
+                set(entry) == {"dtype", "shape", "data_offsets"} for entry in json.loads(content[8 : 8 + size]).values()
+            )
+        assert str(tmp_path).encode() not in content
+        assert not re.search(rb"/(home|root|tmp|usr)/", content)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    checkpoint.write_atomic(path, b"old")
+    with pytest.raises(TypeError):
+        checkpoint.write_atomic(path, "text")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+    assert files(tmp_path) == ["file"]
+
+
+KILLED = """
+import os, random, signal, sys, time, warnings
+from pathlib import Path
+import fedlora_lab as fl
+from fedlora_lab import checkpoint
+from fedlora_lab.ledger import Ledger
+from small import LORA, private, tokens
+
+folder, plan = Path(sys.argv[1]), fl.Plan(rounds=400, local_steps=1, batch=3, lr=0.01)
+
+def train():
+    where = {"resume": folder} if folder.exists() and checkpoint.rounds_in(folder) else {"checkpoint": folder}
+    return fl.run(tokens("head"), "fedlora", private("example"), plan, lora=LORA, **where)
+
+done = -1
+for number in range(12):
+    child = os.fork()
+    if not child:
+        for record in train():
+            pass
+        os._exit(0)
+    time.sleep(0.15 + 0.1 * random.Random(number).random())
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    if not folder.exists() or not checkpoint.rounds_in(folder):
+        continue
+    warnings.simplefilter("error")
+    state, _ = checkpoint.latest(folder)
+    assert state.round >= done, (state.round, done)
+    done = state.round
+    if done:
+        known = {release.round for release in Ledger.load(folder / "ledger.json").releases}
+        assert set(range(1, done + 1)) <= known <= set(range(1, done + 2)), (done, known)
+print(done)
+"""
+
+
+def test_kill_in_the_middle_of_a_write_loses_at_most_the_round_in_progress(tmp_path):
+    """Killed twelve times by kill -9: the newest checkpoint is always whole, the ledger covers it, the bits are right."""
+    here, folder = Path(__file__).parent, tmp_path / "run"
+    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED, str(folder)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stderr
+    done = int(result.stdout)
+    assert done > 3
+    plan = fl.Plan(rounds=done + 1, local_steps=1, batch=3, lr=0.01)
+    rest = play(tokens("head"), "fedlora", private("example"), plan, resume=folder)
+    whole = play(tokens("head"), "fedlora", private("example"), plan)
+    assert all(torch.equal(x, tensors(whole[-1])[name]) for name, x in tensors(rest[-1]).items())
+    assert frame(rest[-1:]).equals(frame(whole[-1:]))

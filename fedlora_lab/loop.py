@@ -208,6 +208,7 @@ class Federation:
         if self.ledger is None or not (state.round or book.exists()):
             return
         # Also before the first round is done: what was spent in one that was cut short stays spent.
+        check(book.exists(), "ledger", str(book), "the ledger of the rounds done")
         self.ledger = Ledger.load(book)
         written = {entry.round for entry in self.ledger.releases}
         check(written >= set(range(1, state.round + 1)), "ledger", sorted(written), f"all {state.round} rounds done")

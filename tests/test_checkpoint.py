@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_resume_equals_uninterrupted(row, unit, tmp_path):
     """Bit for bit from every round, with head, kept factors, drop-outs, partial participation and momentum."""
     privacy = unit and private(unit)
     whole = play(tokens("head"), row, privacy, LONG)
-    for stop in (0, 1, 3, 5):
+    for stop in (0, 1, 4):
         folder = tmp_path / str(stop)
         play(tokens("head"), row, privacy, LONG.replace(rounds=stop), checkpoint=folder)
         rest = play(tokens("head"), row, privacy, LONG, resume=folder)
@@ -126,7 +127,7 @@ OTHER = {
     "lora": {"lora": fl.Lora(rank=3)},
     "seed": {"seed": 1},
     "privacy": {"privacy": private("example", sigma=2.0)},
-    "task": {"task": tokens(sizes=(5, 8, 4))},
+    "task": {"task": replace(tokens(), clients=tuple((x.flip(0), y) for x, y in tokens().clients))},
 }
 
 
@@ -136,7 +137,7 @@ def test_other_settings_are_refused_in_one_line(what, tmp_path):
     list(fl.run(**run, checkpoint=tmp_path))
     with pytest.raises(ValueError, match=f"^resume='.*': expected the same {what} as in this run$"):
         fl.run(**{**run, **OTHER[what]}, resume=tmp_path)
-    with pytest.raises(ValueError, match="expected the same layers|expected the same task"):
+    with pytest.raises(ValueError, match=r"expected the same (layers|task)"):
         fl.run(**{**run, "task": tokens("head")}, resume=tmp_path)
     longer = list(fl.run(**{**run, "plan": PLAN.replace(rounds=3)}, resume=tmp_path))
     assert [record.index for record in longer] == [3]
@@ -200,7 +201,7 @@ def test_a_ledger_behind_the_model_is_refused(how, tmp_path):
         one.save(path)
     else:
         path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
-    with pytest.raises((ValueError, FileNotFoundError), match=r"ledger") as refusal:
+    with pytest.raises(ValueError, match=r"ledger") as refusal:
         fl.run(tokens(), "fedlora", private("example"), PLAN, resume=tmp_path)
     assert "\n" not in str(refusal.value)
 
@@ -268,7 +269,7 @@ print(done)
 
 
 def test_kill_in_the_middle_of_a_write_loses_at_most_the_round_in_progress(tmp_path):
-    """Killed twelve times by kill -9: the newest checkpoint is always whole, the ledger covers it, the bits are right."""
+    """Killed twelve times by kill -9: the newest checkpoint is always whole, the ledger covers it, no bit differs."""
     here, folder = Path(__file__).parent, tmp_path / "run"
     environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILLED, str(folder)]

@@ -113,7 +113,8 @@ EXERCISES = (
             Mistake(_not_divided, gives(_not_divided), "that is the clipped sum; divide it by the expected batch."),
             Mistake(_dropped, gives(_dropped), "you left the long rows out; they are shortened, not dropped."),
             Mistake(lambda g, c, batch: None, lambda value: bool(np.isnan(value).any()),
-                    "it must return p numbers for an (n, p) array; yours stopped, or returned something else."),
+                    "no vector of p numbers came out of it: put your formula in the place of the three dots, or see "
+                    "where it stops."),
             Mistake(_unclipped, gives(_unclipped), "nothing is clipped yet: the long rows come through as they are."),
         ),
         others=(vectorised, lambda g, c, batch: np.array([release(g, c, batch)[i] for i in range(3)])),

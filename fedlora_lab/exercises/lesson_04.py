@@ -111,8 +111,8 @@ EXERCISES = (
             Mistake(_without_rank, gives(_without_rank), "each entry of ξ_B·ξ_A is a sum of r products: its energy has "
                     "a factor r."),
             Mistake(_norms, gives(_norms), "square the norms of A and B."),
-            Mistake(lambda B, A, s: None, math.isnan, "it must return one number; yours stopped, or returned something "
-                    "else."),
+            Mistake(lambda B, A, s: None, math.isnan, "no number came out of it: put your formula in the place of "
+                    "the three dots, or see where it stops."),
             Mistake(_root, gives(_root), "that is the norm; the question asks for its square, the energy."),
         ),
         others=(by_theory, lambda B, A, s: np.float64(energy(B, A, s))),

@@ -5,7 +5,9 @@ from fedlora_lab.measures.curvature import Flatness, flatness
 from fedlora_lab.measures.layer import FirstSteps, Gradients, first_steps, full_updates, gradients
 from fedlora_lab.measures.peers import peer_sizes, separation, worst_change
 from fedlora_lab.measures.products import Deviation, deviation, noise_energies, product_norm
+from fedlora_lab.measures.protection import protection
 from fedlora_lab.measures.rounds import frame_of, layer_rows
+from fedlora_lab.measures.spectra import gradient_spectra, spectrum
 
 __all__ = [
     "Deviation",
@@ -20,13 +22,16 @@ __all__ = [
     "flatness",
     "frame_of",
     "full_updates",
+    "gradient_spectra",
     "gradients",
     "layer_rows",
     "noise_energies",
     "peer_sizes",
     "product_norm",
+    "protection",
     "separation",
     "signal_to_noise",
+    "spectrum",
     "watch",
     "worst_change",
 ]

@@ -38,7 +38,7 @@ def peer_sizes(records: "Sequence[Round]", method: "Method | str") -> Float[np.n
 
 
 def worst_change(
-    whiten: Callable[[Tensor], Whitening], peer: Float[Tensor, "r d_in"], d_out: int
+    whiten: Callable[[Tensor], Whitening], peer: Float[Tensor, "r d_in"], d_out: int = 8
 ) -> Float[Tensor, "d_out r"]:
     """The change of B, just within a clip of 1, that this rule hides worst: along the peer's largest direction."""
     rule = whiten(peer @ peer.mT)
@@ -51,8 +51,8 @@ def worst_change(
 def separation(
     whiten: Callable[[Tensor], Whitening],
     peer: Float[Tensor, "r d_in"],
-    change: Float[Tensor, "d_out r"],
-    noise_multiplier: float,
+    change: Float[Tensor, "d_out r"] | None = None,
+    noise_multiplier: float = 1.0,
     *,
     draws: int = 200,
     seed: int = 0,
@@ -65,7 +65,7 @@ def separation(
     Args:
         whiten: a rule such as `rules.product_space`.
         peer: A (r, d_in), of full row rank.
-        change: (d_out, r).
+        change: (d_out, r); ``None``: the one that this rule hides worst, see `worst_change`.
         noise_multiplier: sigma > 0, for clip norm 1.
         draws: >= 2. seed: of the noise.
 
@@ -73,6 +73,7 @@ def separation(
     """
     check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
     check_whole("draws", draws, 2)
+    change = worst_change(whiten, peer) if change is None else change
     slot = Slot("B", "layer")
     maps = {slot: Whitening(*(matrix[None] for matrix in whiten(peer @ peer.mT)))}
     one = torch.zeros(1, dtype=torch.int64)

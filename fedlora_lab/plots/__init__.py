@@ -1,8 +1,8 @@
 """From a tidy frame, or a method's row, to a figure: the same colour for a method everywhere, bands for every mean."""
 
-from fedlora_lab.plots.against import against, inside
-from fedlora_lab.plots.band_check import Measured, band_check, share_inside
+from fedlora_lab.plots.against import against, inside, predicted
 from fedlora_lab.plots.amplifier import amplifier, energy_check, rank_check, run_check, share_check
+from fedlora_lab.plots.band_check import Measured, band_check, share_inside
 from fedlora_lab.plots.budgets import budgets
 from fedlora_lab.plots.clipping import Clip, clip, clip_check
 from fedlora_lab.plots.curves import curves, epsilon
@@ -11,10 +11,12 @@ from fedlora_lab.plots.explorer import explorer
 from fedlora_lab.plots.live import images, live
 from fedlora_lab.plots.noise import noise
 from fedlora_lab.plots.overview import overview
-from fedlora_lab.plots.promise import composition, planner, worlds
+from fedlora_lab.plots.promise import composition, planner, promises, worlds
+from fedlora_lab.plots.quantising import levels, protection, quantiser_check, quantiser_explorer
 from fedlora_lab.plots.reach import reach
 from fedlora_lab.plots.regulator import literal, regulator, regulator_words
 from fedlora_lab.plots.score import score, scores
+from fedlora_lab.plots.smoothing import coupling, filter_explorer, gradient_spectra, response_check
 from fedlora_lab.plots.step_size import step_size
 from fedlora_lab.plots.timeline import timeline, timeline_words
 from fedlora_lab.plots.traffic import traffic
@@ -29,22 +31,32 @@ __all__ = [
     "clip",
     "clip_check",
     "composition",
+    "coupling",
     "curves",
     "deviation",
     "energy_check",
     "epsilon",
     "explorer",
+    "filter_explorer",
+    "gradient_spectra",
     "images",
     "inside",
+    "levels",
     "literal",
     "live",
     "noise",
     "overview",
     "planner",
+    "predicted",
+    "promises",
+    "protection",
+    "quantiser_check",
+    "quantiser_explorer",
     "rank_check",
     "reach",
     "regulator",
     "regulator_words",
+    "response_check",
     "run_check",
     "score",
     "scores",

@@ -7,8 +7,10 @@ import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from fedlora_lab.checks import check
+from fedlora_lab.plots import tidy
 from fedlora_lab.plots.labels import Label, beside
 from fedlora_lab.plots.style import CARD, FACTOR, GREY, INK, RIGHT, SOFT, WRONG, Picture, darker, paper, picture
+from fedlora_lab.theory import Band
 
 NEEDED = ("x", "mean", "low", "high", "closed")
 
@@ -106,3 +108,41 @@ def _dots(ax: Any, rows: pd.DataFrame, colour: str) -> None:
             bars = [part["mean"] - part["low"].clip(lower=1e-300), part["high"] - part["mean"]]
             ax.errorbar(part["x"], part["mean"], yerr=bars, fmt="none", ecolor=darker(ink), elinewidth=1.1, zorder=3)
             ax.plot(part["x"], part["mean"], "o", ms=4.6, color=ink, mec=CARD, mew=0.7, zorder=4)
+
+
+def predicted(frame: pd.DataFrame, measure: str, band: Band, *, y: str, title: str) -> Picture:
+    """Every layer's value of a measure in every round, as a dot, over one closed form and the band it should stay in.
+
+    Args:
+        frame: tidy, one task and method; round 0 is left out.
+        measure: of each layer.
+        band: the closed form as ``mean``, and the interval for a single value.
+        y: what the axis says, with its unit.
+        title: of the figure.
+
+    Raises: ``ValueError`` when the frame lacks the measure.
+    Guarantees: the footer states the share inside (test_lesson_02.py::test_predicted_counts_the_dots).
+    """
+    part = tidy.rows(frame, measure, layers=True)
+    part = part[part["round"] > 0]
+    share = float(part["value"].between(band.low, band.high).mean())
+    names, rounds = list(dict.fromkeys(part["layer"])), int(part["round"].max())
+    with paper():
+        figure = picture(8.6, 3.9)
+        ax = figure.add_axes((0.09, 0.17, 0.66, 0.73))
+        ax.axhspan(band.low, band.high, color=FACTOR["A"], alpha=0.16, lw=0)
+        ax.axhline(band.mean, color=FACTOR["A"], lw=1.8)
+        shift = part["layer"].map({name: (i + 0.5) / len(names) - 0.5 for i, name in enumerate(names)})
+        held = part["value"].between(band.low, band.high)
+        for rows, ink in ((held, INK), (~held, WRONG)):
+            place = part["round"][rows] + 0.7 * shift[rows]
+            ax.plot(place, part["value"][rows], "o", ms=4.2, color=ink, mec=CARD, mew=0.6)
+        ax.set(xlim=(0.4, rounds + 0.6), ylim=(0, 1.25 * max(band.high, float(part["value"].max()))))
+        ax.set(xlabel="round (one dot for each layer and seed)", ylabel=y)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set_title(title)
+        middle = (ax.get_xlim()[1], band.mean)
+        beside(ax, [Label(*middle, "closed form,\nfrom σ alone", FACTOR["A"])], together=False)
+        words = f"band: 95 % of single values; inside: {share:.0%} of {len(part)}"
+        figure.text(0.012, 0.012, words, fontsize=7.5, color=SOFT, ha="left", va="bottom")
+    return figure

@@ -54,6 +54,7 @@ def amplifier(
         ax.set_ylabel("energy in (α/r)·B·A")
         log_axis(ax.xaxis, (0.001, 0.01, 0.1, 1))
         log_axis(ax.yaxis, (1e-6, 1e-3, 1, 1e3, 1e6))
+        ax.set_yticklabels(["10⁻⁶", "0.001", "1", "1,000", "10⁶"])
         ax.set_title("Noise on the factors, seen in the product")
         ax.text(
             0.02, 0.96, f"★ crossover at std {cross:.3g}", transform=ax.transAxes, fontsize=9, va="top", weight="bold"
@@ -66,9 +67,9 @@ def amplifier(
         right.set_yticks(range(3), list(WORDS.values()))
         right.set_title(f"At std {std:.3g}")
     text = (
-        f"Noise of std {std:.3g} on rank {rank} factors of a {width} × {width} layer, α = {alpha:g}: the product moves "
-        f"by {here.total**0.5:.3g} (root mean square norm). Noise times noise carries {shares[2]:.0%} of the energy; "
-        f"it overtakes the linear terms at std {cross:.3g}."
+        f"Noise of std {std:.3g}, rank {rank}, {width} × {width} layer, α = {alpha:g}: the product moves by "
+        f"{here.total**0.5:.3g} (root mean square norm). Noise × noise carries {shares[2]:.0%} of the energy and takes "
+        f"over at std {cross:.3g}."
     )
     return figure, text
 
@@ -124,14 +125,14 @@ def share_check(draws: pd.DataFrame) -> tuple[Picture, pd.DataFrame]:
     table = _judged(rows, ["d_in", "std"])
     with paper():
         figure, left, right = _pair()
-        for colour, (d_in, part) in zip(HUES, table.groupby("d_in"), strict=False):
+        for i, (colour, (d_in, part)) in enumerate(zip(HUES, table.groupby("d_in"), strict=False)):
             star = theory.crossover(int(d_in))  # type: ignore[call-overload]
             left.plot(part["std"], part["expected"], color=colour)
             left.plot(part["std"], part["measured"], "o", color=colour, mec=CARD, ms=6)
             left.plot([star], [1], marker="*", color=colour, ms=15, mec=CARD, zorder=5)
             left.text(part["std"].iloc[-1] * 1.15, part["expected"].iloc[-1], f"d_in = {d_in:,}", color=colour,
                       fontsize=9, va="center", weight="bold")  # fmt: skip
-            _ratios(right, part["std"], part, colour)
+            _ratios(right, part["std"] * 1.12 ** (i - 1), part, colour)
         left.axhline(1, color=INK, lw=1)
         left.text(0.98, 0.03, "★ crossover 1/√(3 d_in)", transform=left.transAxes, fontsize=9, ha="right", color=SOFT)
         for ax in (left, right):
@@ -208,7 +209,8 @@ def run_check(frame: pd.DataFrame, expected: "dict[str, float]") -> tuple[Pictur
             ax.set_ylim(len(layers) - 0.5, -1.1)
             ax.set_yticks(range(len(layers)), layers if ax is left else [])
         left.set_xscale("log")
-        left.set_xlabel("energy in the first round")
+        left.set_xlim(0.6 * min(expected.values()), 3 * max(expected.values()))
+        left.set_xlabel("energy in the first round (squared Frobenius norm)")
         right.axvline(1, color=INK, lw=1)
         _finish(figure, left, right, table, int(frame["seed"].nunique()))
         right.set_xlabel("measured / closed form")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from fedlora_lab.checks import check
 from fedlora_lab.plots.labels import Label, beside
@@ -38,14 +39,15 @@ def share_inside(checks: Mapping[str, Measured]) -> float:
     return float(np.mean(hits))
 
 
-def _one(ax: Any, one: Measured, colour: str, rng: np.random.Generator, logarithmic: bool) -> None:
+def _one(ax: Any, one: Measured, colour: str, rng: np.random.Generator, logarithmic: bool, aside: float) -> None:
+    """Band, line, and dots spread ``aside`` of their place, in units of the smallest gap between places."""
     x, bands = np.asarray(one.x, float), one.bands
     ax.fill_between(x, [b.low for b in bands], [b.high for b in bands], color=colour, alpha=0.2, lw=0)
     ax.plot(x, [b.mean for b in bands], color=colour, lw=1.8)
     gap = float(np.min(np.diff(np.log(x) if logarithmic else x))) if len(x) > 1 else 0.1
     for place, row in zip(x, one.values, strict=True):
         values = np.ravel(row)
-        shift = rng.uniform(-0.12, 0.12, len(values)) * gap
+        shift = (aside + rng.uniform(-0.08, 0.08, len(values))) * gap
         where = place * np.exp(shift) if logarithmic else place + shift
         ax.plot(where, values, ls="none", marker="o", ms=2.2, mew=0, color=colour, alpha=0.45)
 
@@ -75,9 +77,9 @@ def band_check(
         ax.set_xscale("log" if "x" in log else "linear")
         ax.set_yscale("log" if "y" in log else "linear")
         labels = []
-        for key, one in checks.items():
+        for i, (key, one) in enumerate(checks.items()):
             colour = one.colour or look(key).colour
-            _one(ax, one, colour, rng, "x" in log)
+            _one(ax, one, colour, rng, "x" in log, 0.2 * (i - (len(checks) - 1) / 2))
             labels.append(Label(float(one.x[-1]), one.bands[-1].mean, name(key), colour))
         if ghost is not None:
             ax.plot(ghost[1], ghost[2], color=SOFT, lw=1.4, ls=(0, (4, 2)))
@@ -86,7 +88,12 @@ def band_check(
         if len(ticks) <= 10:
             ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
             ax.xaxis.minorticks_off()
+        if "y" in log:
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set(xlabel=x, ylabel=y)
+        ax.margins(x=0.08)
         ax.set_title(title, pad=22)
         count = sum(np.size(row) for one in checks.values() for row in one.values)
         words = f"line and band: closed form, 95 %; dots: {count:,} measurements, {share:.1%} of them inside"

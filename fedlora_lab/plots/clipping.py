@@ -57,9 +57,9 @@ class Clip:
             self._histogram(top, clip_norm, cut)
             self._curves(low, clip_norm, noise, total)
         text = (
-            f"C = {clip_norm:.3g}: {cut:.0%} of the {self.count:,} gradients are longer and get cut. The clip moves "
-            f"the mean gradient, whose length is {self.mean:.2f}, by {bias:.2f} (bias); the noise moves it by "
-            f"{here:.2f}. The two together are least near C = {best:.2g}."
+            f"C = {clip_norm:.3g}: {cut:.0%} of {self.count:,} gradients are cut. The clip shifts the mean gradient "
+            f"(length {self.mean:.2f}) by {bias:.2f}, the noise by {here:.2f}; both together are least near "
+            f"C = {best:.2g}."
         )
         return figure, text
 
@@ -100,7 +100,7 @@ class Clip:
         words = {"transform": ax.transAxes, "fontsize": 9, "weight": "bold", "va": "top"}
         for place, colour, label in ((0.012, BIAS, "bias"), (0.09, NOISE, "noise"), (0.19, GREY, "both, least at ★")):
             ax.text(place, 0.95, label, color=colour, **words)
-        ax.text(HIGH, self.mean * 1.12, "length of the mean gradient ", color=SOFT, fontsize=8, ha="right")
+        ax.text(LOW * 1.1, self.mean * 1.3, "length of the mean gradient", color=SOFT, fontsize=8)
 
 
 def clip(

@@ -1,5 +1,6 @@
 """What (ε, δ) says: two overlapping worlds, what an attacker may find, how releases add up."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,16 @@ from scipy.special import ndtr, ndtri
 
 from fedlora_lab import theory
 from fedlora_lab.checks import check_whole
+from fedlora_lab.plots import tidy
 from fedlora_lab.plots.clipping import log_axis
+from fedlora_lab.plots.curves import footer, frame_axes
 from fedlora_lab.plots.labels import Label, beside
 from fedlora_lab.plots.style import CARD, GREY, INK, SOFT, Picture, paper, picture
 from fedlora_lab.privacy import Privacy
 
 WITH, WITHOUT, LEAK, SAFE = "#B0486A", "#4F6D8F", "#B3261E", "#0F7F94"
 ORDERS = np.arange(2, 65)
+SHADES = ("#8C1D0F", "#D4672B", "#4F6D8F", "#22252B")  # from a strict promise to none
 
 
 def _attacker(ax: Any, fpr: Any, allowed: Any, at: float, found: float) -> None:
@@ -176,10 +180,37 @@ def planner(
         log_axis(right.xaxis, (0.001, 0.01, 0.1, 1))
         log_axis(right.yaxis, (0.001, 0.01, 0.1, 1))
         right.set_title("What this leaves to an attacker")
-    who = "one example" if unit == "example" else "one whole client, with all its examples,"
+    who = "one example" if unit == "example" else "one client, with all its examples,"
     text = (
-        f"{releases} releases, each drawing {drawn} of {of} {unit}s (q = {q:.2g}) under σ = {noise_multiplier:g}, "
-        f"promise {who} ε = {spent:.2f} at δ = {delta:g}: an attacker who wrongly accuses 1 of 1,000 others finds "
-        f"at most {found:.1%} of the members."
+        f"{releases} releases, each of {drawn} out of {of} {unit}s (q = {q:.2g}), σ = {noise_multiplier:g}: {who} is "
+        f"promised ε = {spent:.2f} at δ = {delta:g}. Wrongly accusing 1 in 1,000, an attacker finds at most "
+        f"{found:.1%} of the members."
     )
     return figure, text
+
+
+def promises(frames: Mapping[float, pd.DataFrame]) -> Picture:
+    """Accuracy and ε spent over the rounds, one line for each ε that a plan was calibrated for, 95 % bands.
+
+    Args: frames: target ε -> tidy frame of one method.
+    Guarantees: the lines are the means over seeds (test_promises_draw_the_means).
+    """
+    named = pd.concat([frame.assign(method=f"ε = {target:g}") for target, frame in frames.items()], ignore_index=True)
+    accuracy, spent = tidy.rows(named, "accuracy"), tidy.rows(named, "epsilon")
+    with paper():
+        figure = picture(10.2, 3.9)
+        left, right = figure.add_axes((0.065, 0.17, 0.36, 0.73)), figure.add_axes((0.58, 0.17, 0.32, 0.73))
+        for ax, part, column in ((left, accuracy, "accuracy"), (right, spent, "epsilon")):
+            labels = []
+            for colour, (words, line) in zip(SHADES, part.groupby("method", sort=False), strict=False):
+                means = line.groupby("round")["value"].mean()
+                low, high = zip(*(tidy.band(values) for _, values in line.groupby("round")["value"]), strict=True)
+                ax.fill_between(means.index, low, high, color=colour, alpha=0.12, lw=0)
+                ax.plot(means.index, means, color=colour)
+                labels.append(Label(float(means.index[-1]), float(means.iloc[-1]), str(words), colour))
+            frame_axes(ax, part, column)
+            beside(ax, labels)
+        left.set_title("What the promise costs")
+        right.set_title("What has been spent")
+        footer(figure, tidy.seeds(accuracy))
+    return figure

@@ -41,6 +41,7 @@ from fedlora_lab.theory.noise import (
 )
 from fedlora_lab.theory.peers import measured_band, regulated_epsilon
 from fedlora_lab.theory.promise import ClipTerms, clip_terms, membership_bound
+from fedlora_lab.theory.quantiser import bits_per_number, quantiser_error
 from fedlora_lab.theory.regulated import (
     filter_gain,
     filter_weights,
@@ -52,6 +53,7 @@ from fedlora_lab.theory.regulated import (
 from fedlora_lab.theory.spread import noise_spread
 from fedlora_lab.theory.start import Energy, energy_band, random_reach, start_energy
 from fedlora_lab.theory.trust import TrustLevel, joint_sensitivity, trust_level, weighted_sensitivity
+from fedlora_lab.theory.turns import coupled_step, filter_response, kept_energy, two_number_descent
 
 __all__ = [
     "Band",
@@ -65,9 +67,11 @@ __all__ = [
     "accumulated_std",
     "alternation_total",
     "approach",
+    "bits_per_number",
     "classical_sigma",
     "clip_terms",
     "clt_mu",
+    "coupled_step",
     "crossover",
     "deviation",
     "deviation_covariance",
@@ -75,6 +79,7 @@ __all__ = [
     "energy_band",
     "factor_average_terms",
     "filter_gain",
+    "filter_response",
     "filter_weights",
     "first_step",
     "gaussian_mu",
@@ -82,6 +87,7 @@ __all__ = [
     "gdp_delta",
     "gdp_epsilon",
     "joint_sensitivity",
+    "kept_energy",
     "linear_noise_norm",
     "mean_band",
     "measured_band",
@@ -92,6 +98,7 @@ __all__ = [
     "privacy_loss_cdf",
     "product_average_terms",
     "quadratic_share",
+    "quantiser_error",
     "random_reach",
     "rdp_to_epsilon",
     "rdp_to_epsilon_classical",
@@ -105,6 +112,7 @@ __all__ = [
     "sign_pairs",
     "start_energy",
     "trust_level",
+    "two_number_descent",
     "vanishes_for_every_weighting",
     "weighted_sensitivity",
     "whitened",

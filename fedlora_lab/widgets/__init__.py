@@ -7,6 +7,8 @@ from fedlora_lab.widgets.lesson_02 import explorer
 from fedlora_lab.widgets.lesson_03 import clip_explorer, privacy_planner
 from fedlora_lab.widgets.lesson_04 import noise_amplifier
 from fedlora_lab.widgets.lesson_06 import regulator, schedule
+from fedlora_lab.widgets.lesson_07 import filter_explorer
+from fedlora_lab.widgets.lesson_08 import quantiser_explorer
 from fedlora_lab.widgets.live import Live, live
 
 __all__ = [
@@ -17,9 +19,11 @@ __all__ = [
     "dial",
     "duel",
     "explorer",
+    "filter_explorer",
     "live",
     "noise_amplifier",
     "privacy_planner",
+    "quantiser_explorer",
     "reach",
     "regulator",
     "schedule",

@@ -1,0 +1,200 @@
+"""Build the site: the notebooks as they stand, the pages of docs/, the methods' scores, the reference from docstrings.
+
+    python scripts/book.py                 writes build/book/index.html and what belongs to it
+    python scripts/book.py --out FOLDER    elsewhere
+    python scripts/book.py --fill          rewrite the generated parts of docs/methods.md
+
+Notebooks and pages have one home each; a temporary folder takes copies of them together with what is generated: the
+table of contents from the notebooks that are there, one page of reference for each room of the library.
+"""
+
+import argparse
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from readme import filled, linked, methods_table
+
+ROOT = Path(__file__).resolve().parent.parent
+METHODS = ROOT / "docs" / "methods.md"
+PAGES = ("methods", "sharp_edges", "notation", "adding_a_method", "open_elsewhere")
+
+
+def notebooks() -> list[Path]:
+    """The notebooks of the course, in order."""
+    return sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def question(path: Path) -> str:
+    """The question that a notebook asks in its first line."""
+    first = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0]
+    assert first.startswith("# "), f"{path.name}: expected a heading in the first line"
+    return first.removeprefix("# ").strip()
+
+
+def questions() -> str:
+    """The list of the course for the front page."""
+    return "\n".join(f"- **{path.name[:2]}** [{question(path)}](notebooks/{path.name})" for path in notebooks())
+
+
+def row_lines(slug: str) -> str:
+    """One method's row in Markdown: the fields in which it differs from the plain row, and its source."""
+    from fedlora_lab import methods
+
+    row: Any = methods.table().loc[slug]
+    words = {
+        "moves": f"`{row['train']}`",
+        "sent up": row["share"],
+        "clip and noise": f"`{row['whiten']}`" if row["whiten"] else "",
+        "filter": f"`{row['smooth']}`" if row["smooth"] else "",
+        "penalty": f"`{row['penalty']}`" if row["penalty"] else "",
+        "received": f"`{row['broadcast']}`" if row["broadcast"] != "Full()" else "",
+        "mean of products": "exact" if row["exact"] else "missed",
+        "source": linked(row["source"]),
+    }
+    fields = " · ".join(f"{name}: {value}" for name, value in words.items() if value)
+    return f"*{row['note'][0].upper()}{row['note'][1:]}.*\n\n`{slug}` · {fields}"
+
+
+def methods_page() -> str:
+    """docs/methods.md with its generated parts as the package has them."""
+    from fedlora_lab import methods
+
+    parts = {"table": methods_table(), **{f"row {slug}": row_lines(slug) for slug in methods.ALL}}
+    return filled(METHODS.read_text(encoding="utf-8"), parts)
+
+
+def with_scores(page: str, folder: Path) -> str:
+    """The page with a picture of each method's score under its row."""
+    from fedlora_lab import methods, plots
+    from fedlora_lab.plots.style import png
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for slug, method in methods.ALL.items():
+        (folder / f"score-{slug}.png").write_bytes(png(plots.scores([method], rounds=2, steps=4, columns=1)))
+        end = f"<!-- /row {slug} -->"
+        page = page.replace(end, f"{end}\n\n![The score of {method.name}](figures/score-{slug}.png)")
+    return page
+
+
+def modules() -> dict[str, list[str]]:
+    """Room -> its modules, for every public module of the package."""
+    import fedlora_lab
+
+    rooms: dict[str, list[str]] = {}
+    for found in pkgutil.walk_packages(fedlora_lab.__path__, "fedlora_lab."):
+        parts = found.name.split(".")
+        if not any(part.startswith("_") for part in parts):
+            rooms.setdefault(parts[1], []).append(found.name)
+    return rooms
+
+
+def summary(thing: Any) -> str:
+    """The first sentence of a docstring, on one line."""
+    text = " ".join((thing.__doc__ or "").strip().split("\n\n")[0].split()).replace("|", "\\|")
+    return re.sub(r"``", "`", text)
+
+
+def reference(folder: Path) -> list[str]:
+    """Write one page for each room and the page that lists them; gives the names of the rooms."""
+    import fedlora_lab
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rooms = modules()
+    for room, names in rooms.items():
+        text = [f"# {room}"]
+        for name in names:
+            text += ["", f"## {name}"] if len(names) > 1 else []
+            text += ["", "```{eval-rst}", f".. automodule:: {name}", "   :members:", "   :ignore-module-all:", "```"]
+        (folder / f"{room}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    lines = ["# Reference", "", "Everything below comes from the docstrings.", "", "## What you use every day", ""]
+    lines += ["`import fedlora_lab as fl`, and then:", "", "| name | meaning |", "|---|---|"]
+    for name in fedlora_lab.__all__:
+        home, attribute = fedlora_lab._HOMES[name]
+        place, role = (f"fedlora_lab.{home}", "mod") if attribute is None else (_home(name), "obj")
+        thing = import_module(place) if attribute is None else getattr(fedlora_lab, name)
+        lines.append(f"| {{py:{role}}}`fl.{name} <{place}>` | {summary(thing)} |")
+    lines += ["", "## All rooms", "", "| room | meaning |", "|---|---|"]
+    lines += [f"| [{room}]({room}.md) | {summary(import_module(f'fedlora_lab.{room}'))} |" for room in sorted(rooms)]
+    (folder / "index.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return sorted(rooms)
+
+
+def _home(name: str) -> str:
+    import fedlora_lab
+
+    thing = getattr(fedlora_lab, name)
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def contents(rooms: list[str]) -> dict[str, Any]:
+    """The table of contents."""
+    decisions = sorted(path.stem for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    look_up: list[dict[str, Any]] = [{"file": f"docs/{page}"} for page in PAGES]
+    look_up.append({"file": "api/index", "sections": [{"file": f"api/{room}"} for room in rooms]})
+    look_up.append({"file": "docs/decisions/README", "sections": [{"file": f"docs/decisions/{d}"} for d in decisions]})
+    course = [
+        {"file": f"notebooks/{path.stem}", "title": f"{path.name[:2]} {question(path)}"} for path in notebooks()
+    ]
+    parts = [{"caption": "The course", "chapters": course}, {"caption": "To look up", "chapters": look_up}]
+    return {"format": "jb-book", "root": "index", "parts": parts}
+
+
+def assemble(folder: Path) -> None:
+    """Put into an empty folder all that the site is built from."""
+    shutil.copytree(ROOT / "docs", folder / "docs")
+    (folder / "notebooks").mkdir()
+    for path in notebooks():
+        notebook = nbformat.read(path, as_version=4)
+        notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
+        nbformat.write(notebook, folder / "notebooks" / path.name)
+    page = with_scores(methods_page(), folder / "docs" / "figures")
+    (folder / "docs" / "methods.md").write_text(page, encoding="utf-8")
+    rooms = reference(folder / "api")
+    front = filled((ROOT / "book" / "index.md").read_text(encoding="utf-8"), {"notebooks": questions()})
+    (folder / "index.md").write_text(front, encoding="utf-8")
+    for source, target in (("style.css", "_static"), ("docstrings.py", "extensions"), ("_config.yml", "")):
+        (folder / target).mkdir(exist_ok=True)
+        shutil.copy(ROOT / "book" / source, folder / target)
+    toc = yaml.safe_dump(contents(rooms), sort_keys=False, allow_unicode=True)
+    (folder / "_toc.yml").write_text(toc, encoding="utf-8")
+
+
+def build(out: Path) -> None:
+    """Assemble and build; a warning is an error. The site replaces what stood in ``out``."""
+    with tempfile.TemporaryDirectory() as work:
+        source, made = Path(work) / "source", Path(work) / "made"
+        source.mkdir()
+        assemble(source)
+        program = "from jupyter_book.cli.main import main; main()"
+        command = [sys.executable, "-c", program, "build", str(source), "--path-output", str(made)]
+        subprocess.run([*command, "-W", "--keep-going", "-q"], check=True)
+        if out.exists():
+            shutil.rmtree(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(made / "_build" / "html", out)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "book")
+    parser.add_argument("--fill", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.fill:
+        METHODS.write_text(methods_page(), encoding="utf-8")
+        return
+    build(arguments.out)
+    print(f"{arguments.out / 'index.html'}: {len(notebooks())} notebooks")
+
+
+if __name__ == "__main__":
+    main()

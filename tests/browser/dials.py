@@ -1,0 +1,73 @@
+"""Drive a dial in JupyterLab as a reader does, and measure how quickly it answers."""
+
+import time
+from typing import Any
+
+PLAIN = """
+import time
+from fedlora_lab.plots.style import paper, picture, png
+def draw():
+    begun = time.perf_counter()
+    with paper():
+        figure = picture(7.6, 4.0)
+        figure.add_axes((0.1, 0.1, 0.8, 0.8)).plot([0, 1], [0, 1])
+    png(figure)
+    return time.perf_counter() - begun
+print(sorted(draw() for _ in range(15))[7])
+"""
+"""A cell that says how long an almost empty figure takes in this kernel, on this machine, now."""
+
+FREE = 0.03  # seconds for that figure on an idle core of the kind for which the bound is meant
+
+
+def bound(plain: float, seconds: float = 0.150) -> float:
+    """The repaint bound, stretched by how much slower than an idle core the machine draws an almost empty figure."""
+    return seconds * max(1.0, plain / FREE)
+
+
+class Repaints:
+    """A dial on the page. ``move`` turns its focused control by a key and waits for the new figure."""
+
+    def __init__(self, notebook: Any, output: Any) -> None:
+        self.notebook, self.page, self.output, self.waits = notebook, notebook.page, output, []
+        self.image = output.locator("img").first
+        self.image.wait_for()
+        self.handle = self.image.element_handle()
+
+    @property
+    def sentence(self) -> str:
+        """What the dial says under its figure."""
+        return self.output.locator("[role=status], [role=alert]").first.inner_text()
+
+    def focus(self, label: str) -> None:
+        """Put the keyboard on a slider, found by its label."""
+        row = self.output.locator(".jupyter-widgets", has=self.page.get_by_text(label, exact=True)).last
+        row.locator(".noUi-handle").focus()
+
+    def move(self, key: str) -> str:
+        """Press a key; gives the sentence once figure and sentence have changed, and notes how long the figure took."""
+        before, said = self.handle.get_attribute("src"), self.sentence
+        begun = time.monotonic()
+        self.page.keyboard.press(key)
+        self.page.wait_for_function("([e, src]) => e.src !== src", arg=[self.handle, before], polling=5)
+        self.waits.append(time.monotonic() - begun)
+        place = self.output.locator("[role=status], [role=alert]").first.element_handle()
+        self.page.wait_for_function("([e, said]) => !e.isConnected || e.innerText !== said", arg=[place, said])
+        return self.sentence
+
+    def p95(self) -> float:
+        """The wait, in seconds, that 95 of 100 moves stay below."""
+        waits = sorted(self.waits)
+        return waits[min(len(waits) - 1, round(0.95 * len(waits)))]
+
+    def cut_off(self) -> "list[str]":
+        """Parts that stick out at the right, or text that does not fit its place."""
+        return self.output.evaluate(
+            """area => {
+                const right = area.getBoundingClientRect().right + 1;
+                const parts = [...area.querySelectorAll('button, select, img, .widget-slider, .widget-html-content')];
+                return parts
+                    .filter(e => e.getBoundingClientRect().right > right || e.scrollHeight > e.clientHeight + 4)
+                    .map(e => e.outerHTML.slice(0, 90));
+            }"""
+        )

@@ -1,0 +1,140 @@
+"""Notebook 02: the deviation as points, its noise in closed form, and figures that count what they promise."""
+
+import html
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fedlora_lab as fl
+from fedlora_lab import theory
+from fedlora_lab.plots.explorer import cloud, says
+from fedlora_lab.plots.style import WRONG, png
+
+
+@pytest.mark.parametrize("weights", [None, np.array([0.1, 0.2, 0.3, 0.4])])
+def test_noisy_deviation(weights):
+    """Monte Carlo with a std of its own for every client; the three parts each where it stands alone."""
+    rng = np.random.default_rng(0)
+    B, A = rng.standard_normal((4, 6, 2)), rng.standard_normal((4, 2, 5))
+    u, v = np.array([0.1, 0.5, 0.3, 0.2]), np.array([0.4, 0.1, 0.2, 0.6])
+
+    def squares(b, a, count=4000):
+        draws = range(count)
+        noisy = [
+            (b + u[:, None, None] * rng.standard_normal(b.shape), a + v[:, None, None] * rng.standard_normal(a.shape))
+            for _ in draws
+        ]
+        return np.array([np.sum(theory.deviation(*pair, weights) ** 2) for pair in noisy])
+
+    form = theory.noisy_deviation(B, A, u, v, weights)
+    assert form.total in theory.mean_band(squares(B, A))
+    assert form.quadratic in theory.mean_band(squares(0 * B, 0 * A))
+    assert form.data == pytest.approx(np.sum(theory.deviation(B, A, weights) ** 2))
+    assert theory.noisy_deviation(B, A, 0.0, 0.0, weights).total == pytest.approx(form.data)
+
+
+def test_noisy_deviation_of_equal_clients():
+    """Equal weights, one std: d_out d_in r std^4 (K - 1) / K^2, and nothing else."""
+    B, A = np.ones((5, 6, 2)), np.ones((5, 2, 7))
+    form = theory.noisy_deviation(B, A, 0.3, 0.3)
+    assert (form.data, form.linear) == pytest.approx((0, 0))
+    assert form.quadratic == pytest.approx(6 * 7 * 2 * 0.3**4 * 4 / 25)
+
+
+@pytest.mark.parametrize("spreads", [(0.7, 0.4), (1.0, 1.0), (0.0, 0.5)])
+@pytest.mark.parametrize("together", [-1.0, 0.0, 0.3])
+def test_a_cloud_has_the_spread_and_correlation_asked_for(spreads, together):
+    seen = cloud(*spreads, together, clients=9)
+    assert (np.std(seen.b), np.std(seen.a)) == pytest.approx(spreads, abs=1e-12)
+    assert (seen.b.mean(), seen.a.mean()) == pytest.approx((1, 1))
+    assert seen.deviation == pytest.approx(-together * spreads[0] * spreads[1], abs=1e-12)
+    assert seen.deviation == pytest.approx(seen.server - seen.wanted, abs=1e-12)
+
+
+def test_the_square_has_no_deviation_and_no_common_factor():
+    seen = cloud(0.6, 0.4, 0.9, pattern="four sign pairs")
+    assert len(seen.b) == 4 and np.ptp(seen.b) > 0 < np.ptp(seen.a)
+    assert seen.deviation == pytest.approx(0, abs=1e-12)
+    assert "though both factors differ" in says(seen, 0.6, 0.4)
+
+
+def test_the_cloud_refuses():
+    for fields, message in (
+        ({"together": 1.5}, r"^together=1\.5: expected"),
+        ({"clients": 2}, r"^clients=2: expected"),
+        ({"pattern": "ring"}, r"^pattern='ring': expected"),
+        ({"spread_A": -1}, r"^spread_A=-1: expected"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            cloud(**{"spread_B": 0.5, "spread_A": 0.5, "together": 0.0, **fields})
+
+
+def limits(figure):
+    return [(ax.get_xlim(), ax.get_ylim(), ax.get_position().bounds) for ax in figure.axes]
+
+
+def test_axes_stand_still():
+    figures = [fl.plots.explorer(), fl.plots.explorer(0.0, 1.0, -1.0), fl.plots.explorer(pattern="four sign pairs")]
+    assert limits(figures[0]) == limits(figures[1]) == limits(figures[2])
+    assert len({png(figure) for figure in figures}) == 3
+
+
+def test_the_explorer_says_what_it_shows():
+    dial = fl.widgets.explorer()
+    try:
+        assert "0.39 too little" in html.unescape(dial.sentence.value)
+        for knob, value, words in (
+            ("together", -0.8, "0.39 too much"),
+            ("spread_A", 0.0, "all clients hold the same A"),
+            ("pattern", "four sign pairs", "all clients hold the same A"),
+            ("spread_A", 0.5, "though both factors differ"),
+        ):
+            before = dial.picture.value
+            dial.knobs[knob].value = value
+            assert dial.settle()
+            assert words in html.unescape(dial.sentence.value)
+            assert dial.picture.value != before
+        dial.reset()
+        assert dial.settle() and "0.39 too little" in html.unescape(dial.sentence.value)
+    finally:
+        dial.close()
+
+
+def table(missing=0):
+    """Ten measurements of y = x, of which some miss the closed form."""
+    x = np.arange(1, 11.0)
+    mean = np.where(np.arange(10) < missing, 2 * x, x)
+    return pd.DataFrame({"x": x, "mean": mean, "low": 0.9 * mean, "high": 1.1 * mean, "closed": x})
+
+
+def words(figure):
+    return " ".join(text.get_text() for text in figure.texts)
+
+
+@pytest.mark.parametrize("missing", [0, 3])
+def test_the_figure_counts_what_lies_inside(missing):
+    figure = fl.plots.against(table(missing), x="x", y="y", title="t")
+    assert fl.plots.inside(table(missing)) == 1 - missing / 10
+    assert f"inside: {10 - missing}0% of 10" in words(figure)
+    red = sum(len(line.get_xdata()) for line in figure.axes[0].lines if line.get_color() == WRONG)
+    assert red == missing
+
+
+def test_the_figure_draws_the_closed_form_and_its_parts():
+    frame = table().assign(half=lambda t: t["closed"] / 2)
+    figure = fl.plots.against(frame, x="x", y="y", title="t", parts={"half": "one half"}, mark={"here": 3.0})
+    drawn = [list(line.get_ydata()) for line in figure.axes[0].lines]
+    assert list(frame["closed"]) in drawn and list(frame["half"]) in drawn
+    assert {"one half", "closed form"} <= {text.get_text() for text in figure.axes[0].texts}
+    with pytest.raises(ValueError, match=r"^table\.columns=.*expected also closed"):
+        fl.plots.against(frame.drop(columns="closed"), x="x", y="y", title="t")
+
+
+def test_predicted_counts_the_dots():
+    rows = [("digits", "fedlora", 0, t, f"layer {i}", "deviation", 1.0 + 0.1 * i) for t in range(4) for i in range(5)]
+    frame = pd.DataFrame(rows, columns=["task", "method", "seed", "round", "layer", "measure", "value"])
+    figure = fl.plots.predicted(frame, "deviation", theory.Band(1.0, 0.9, 1.25), y="y", title="t")
+    assert "inside: 60% of 15" in words(figure)  # round 0 is none of them
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert sorted(len(line.get_xdata()) for line in dots) == [6, 9]

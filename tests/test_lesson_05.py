@@ -1,0 +1,213 @@
+"""What notebook 05 adds: a task without a signal, figures that state their own share, a duel in the background."""
+
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fedlora_lab as fl
+from fedlora_lab import plots
+from fedlora_lab.plots import style
+from fedlora_lab.theory import Band
+
+PRIVACY = fl.Privacy(delta=1e-4)
+
+
+def frame_of(scores: dict[str, list[float]], rounds: int = 2) -> Any:
+    """A tidy frame in which each seed of each method starts at 0.5 and ends at its score."""
+    rows = []
+    for slug, values in scores.items():
+        for seed, value in enumerate(values):
+            for t in range(rounds + 1):
+                score = 0.5 + (value - 0.5) * t / rounds
+                rows.append(("digits", slug, seed, t, "all", "accuracy", score))
+    return pd.DataFrame(rows, columns=list(plots.tidy.COLUMNS))
+
+
+def words(figure) -> str:
+    return " ".join(text.get_text() for ax in figure.axes for text in ax.texts)
+
+
+def pixels(figure) -> bytes:
+    return style.png(figure)
+
+
+# the task without a signal
+
+
+def test_a_silent_task_moves_only_by_noise():
+    task = fl.tasks.silent(fl.tasks.regression(clients=2, examples=8))
+    plan = fl.Plan(rounds=2, local_steps=2, batch=4)
+    *_, still = fl.run(task, "fedlora", None, plan)
+    assert all(float(b.norm()) == 0 for _, b in still.adapter.values())
+    *_, moved = fl.run(task, "fedlora", fl.Privacy(noise_multiplier=1.0, delta=1e-3), plan)
+    assert all(float(b.norm()) > 0 for _, b in moved.adapter.values())
+    assert still.metrics["loss"] > 0  # the metrics are those of the task itself
+
+
+def test_alpha_is_a_step_size():
+    task = fl.tasks.regression(clients=2, examples=16)
+    privacy, plan = fl.Privacy(noise_multiplier=1.0, delta=1e-3), fl.Plan(rounds=2, local_steps=2, batch=8, lr=0.3)
+    *_, one = fl.run(task, "ffa-lora", privacy, plan, lora=fl.Lora(alpha=8))
+    scaled = privacy.replace(clip_norm=3.0), plan.replace(lr=0.3 / 9)
+    *_, other = fl.run(task, "ffa-lora", *scaled, lora=fl.Lora(alpha=24))
+    (_, b), (_, c) = one.adapter["map"], other.adapter["map"]
+    np.testing.assert_allclose(2.0 * b.numpy(), 6.0 * c.numpy(), rtol=1e-4, atol=1e-6)
+    *_, alone = fl.run(task, "ffa-lora", privacy, plan, lora=fl.Lora(alpha=24))
+    assert not np.allclose(2.0 * b.numpy(), 6.0 * alone.adapter["map"][1].numpy(), rtol=0.1)
+
+
+# figures
+
+BANDS = [Band(1.0, 0.5, 2.0), Band(2.0, 1.5, 3.0)]
+
+
+def test_share_inside_counts_what_is_drawn():
+    one = plots.Measured([1, 2], [[0.4, 1.0], [1.6, 2.0, 9.0]], BANDS, "#0072B2")
+    assert plots.share_inside({"one": one}) == pytest.approx(3 / 5)
+    with pytest.raises(ValueError, match=r"^checks=\{\}: expected at least one"):
+        plots.share_inside({})
+
+
+@pytest.mark.parametrize("log", ["", "x", "y", "xy"])
+def test_band_check_draws_every_dot(log):
+    one = plots.Measured([1, 2], [[0.4, 1.0], [1.6, 2.0, 9.0]], BANDS)
+    figure = plots.band_check({"ffa-lora": one}, title="t", x="x", y="y", log=log, ghost=("hope", [1, 2], [3, 3]))
+    ax: Any = figure.axes[0]
+    dots = [value for line in ax.lines if line.get_marker() == "o" for value in line.get_ydata()]
+    assert sorted(dots) == [0.4, 1.0, 1.6, 2.0, 9.0]
+    assert "5 measurements, 60.0% of them inside" in words(figure)
+    assert "FFA-LoRA" in words(figure)
+    assert "hope" in words(figure)
+
+
+def test_budgets_draw_the_mean():
+    frames = {8: frame_of({"fedlora": [0.6, 0.8], "ffa-lora": [0.9]}), None: frame_of({"fedlora": [0.95]})}
+    ax: Any = plots.budgets(frames).axes[0]
+    drawn = [list(line.get_ydata()) for line in ax.lines if line.get_color() == style.look("fedlora").colour]
+    assert [0.7, 0.95] in [list(map(lambda v: round(v, 9), line)) for line in drawn]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["8", "none"]
+
+
+def test_budgets_stand_still():
+    axis: Any = {"axis": [1, 8, None], "start": 0.6}
+    empty, full = plots.budgets({}, **axis), plots.budgets({8: frame_of({"fedlora": [0.1, 0.99]})}, **axis)
+    limits = [(ax.get_xlim(), ax.get_ylim()) for figure in (empty, full) for ax in figure.axes]
+    assert limits[0] == limits[1]
+    assert pixels(empty) != pixels(full)
+    with pytest.raises(ValueError, match=r"^axis=None: expected at least one"):
+        plots.budgets({})
+
+
+def test_step_size_has_equal_axes():
+    frames = {2: frame_of({"ffa-lora": [0.6]}), 8: frame_of({"ffa-lora": [0.9]})}
+    left, right = plots.step_size(frames, {8: frames[8]}).axes
+    assert left.get_ylim() == right.get_ylim()
+    assert "α = 2" in words(plots.step_size(frames, frames))
+
+
+# claims
+
+
+def test_gap_is_the_paired_interval():
+    frame = frame_of({"fedlora": [0.60, 0.70, 0.80], "ffa-lora": [0.65, 0.76, 0.84]})
+    gap = fl.claims.gap(frame, "ffa-lora", "fedlora")
+    half = 4.302652729911275 * np.std([0.05, 0.06, 0.04], ddof=1) / np.sqrt(3)
+    assert gap[:3] == pytest.approx((0.05, 0.05 - half, 0.05 + half))
+    assert (gap.seeds, gap.holds) == (3, "yes")
+    assert fl.claims.gap(frame, "fedlora", "ffa-lora").holds == "no"
+    assert fl.claims.gap(frame_of({"fedlora": [0.5, 0.7], "ffa-lora": [0.6, 0.6]}), "fedlora", "ffa-lora").holds == (
+        "cannot tell"
+    )
+    assert str(gap).startswith("+5.0 points, 95 % [+2.5")
+    with pytest.raises(ValueError, match=r"^seeds=1: expected at least two"):
+        fl.claims.gap(frame_of({"fedlora": [0.5], "ffa-lora": [0.6]}), "fedlora", "ffa-lora")
+
+
+def test_the_table_shows_every_row():
+    table = fl.claims.table(("A < B (paper)", "here", "yes"), ("second", "there", "no"))
+    for text in (repr(table), table._repr_html_()):
+        assert all(word in text for word in ("here", "second", "there", "holds?"))
+    assert "A &lt; B (paper)" in table._repr_html_()
+    with pytest.raises(ValueError, match="expected at least one"):
+        fl.claims.table()
+
+
+# the duel
+
+
+@pytest.fixture
+def task():
+    return fl.tasks.digits(clients=3, seed=1)
+
+
+@pytest.fixture
+def made(task):
+    rates: Any = {8: {"fedlora": 0.3, "ffa-lora": 0.3}, None: {"ffa-lora": 0.1}}
+    widget = fl.widgets.duel(task, rates, plan=fl.Plan(rounds=2, local_steps=2, batch=8), privacy=PRIVACY)
+    yield widget
+    widget.close()
+
+
+def test_duel_fills_the_figure(made):
+    before, said = made.picture.value, made.sentence.value
+    assert made.worker is None
+    assert "Press Start" in said
+    made.seeds.value = 1
+    made.start()
+    assert made.rounds.disabled
+    made.worker._thread.join(60)
+    assert made.settle()
+    assert made.worker.state == "finished"
+    assert made.picture.value != before
+    assert set(made.frames) == {8, None}
+    assert set(made.frames[8]["method"]) == {"fedlora", "ffa-lora"}
+    assert made.frames[8]["round"].max() == 2
+    assert made.progress.value == made.progress.max == 3 * 4
+    assert "after 3 runs" in made.sentence.value
+    assert not made.rounds.disabled
+    made.reset()
+    assert made.settle()
+    assert made.picture.value == before
+    assert made.sentence.value == said
+
+
+def test_duel_stops_within_a_step(made):
+    made.rounds.value, made.seeds.value = 30, 5
+    made.start()
+    until = time.monotonic() + 60
+    while made.progress.value == 0 and time.monotonic() < until:
+        time.sleep(0.02)
+    assert made.stop(wait=20)
+    assert 0 < made.progress.value < made.progress.max
+    assert made.worker.state == "stopped"
+    assert not [thread for thread in threading.enumerate() if thread.name == "duel"]
+
+
+def test_duel_shows_an_error(task):
+    def loss(outputs, y):
+        raise RuntimeError("planted failure")
+
+    widget = fl.widgets.duel(replace(task, loss=loss), {None: {"ffa-lora": 0.1}}, plan=fl.Plan(rounds=1))
+    widget.start()
+    assert widget.worker is not None
+    widget.worker._thread.join(60)
+    assert "RuntimeError: planted failure" in widget.status.value
+    assert 'role="alert"' in widget.status.value
+    widget.close()
+
+
+def test_a_new_duel_ends_the_old(made, task):
+    made.rounds.value = 30
+    made.start()
+    other = fl.widgets.duel(task, {None: {"ffa-lora": 0.1}})
+    assert not made.worker.alive
+    other.close()
+    with pytest.raises(ValueError, match="^rates="):
+        fl.widgets.duel(task, {})
+    with pytest.raises(ValueError, match="^task="):
+        fl.widgets.duel(fl.tasks.regression(clients=2), {None: {"ffa-lora": 0.1}})

@@ -1,0 +1,110 @@
+"""Notebook 08: what the quantiser costs, what it hides, and from whom."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import fedlora_lab as fl
+from fedlora_lab import theory, wire
+from fedlora_lab.plots.quantising import INKS, VIEWS, numbers
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("block", [2, 16, 64])
+def test_quantiser_error(width, block):
+    draws = np.random.default_rng(width).standard_normal((400, 64))
+    off = (wire.normal_float(width, block)(torch.from_numpy(draws)).numpy() - draws) ** 2
+    closed = theory.quantiser_error(wire.normal_levels(width), block)
+    assert closed in theory.mean_band(off.reshape(400, -1).mean(1))
+    assert theory.quantiser_error(wire.normal_levels(width), 1) == 0
+
+
+def test_quantiser_error_is_the_published_one():
+    for width, error in ((2, 0.57), (3, 0.20), (4, 0.092)):
+        assert theory.quantiser_error(wire.normal_levels(width), 64) ** 0.5 == pytest.approx(error, rel=0.02)
+    for bad in ((0.0, 1.0), (-1.0, 0.5, 0.2, 1.0), (-1.0,)):
+        with pytest.raises(ValueError, match=r"^levels="):
+            theory.quantiser_error(bad, 4)
+
+
+def test_bits_per_number():
+    for width in (2, 4, 8):
+        for block in (16, 64):
+            assert theory.bits_per_number(width, block) == wire.normal_float(width, block).bits(1024) / 1024
+
+
+def test_the_closed_form_holds_the_measurements():
+    picture, table = fl.plots.quantiser_check((2, 4), (16, 64), seeds=100, size=256)
+    assert len(table) == 4
+    assert table["inside"].mean() >= 0.9
+    assert ((table["measured"] - 1.2 * table["expected"]).abs() > table["half"]).all()
+    assert "of 4 dots" in picture.axes[1].get_title(loc="left")
+    with pytest.raises(ValueError, match=r"^size=100"):
+        fl.plots.quantiser_check((2,), (64,), size=100)
+
+
+def test_the_levels_figure():
+    marks = fl.plots.levels(3).axes[0].lines[0].get_xdata()
+    code = np.array(wire.normal_levels(3))
+    np.testing.assert_allclose(np.asarray(marks) / np.asarray(marks).max(), code)
+
+
+def test_the_explorer():
+    shown = [fl.plots.quantiser_explorer(*values) for values in ((2, 8), (8, 256, "outliers"))]
+    limits = [[(ax.get_xlim(), ax.get_ylim()) for ax in picture.axes] for picture, _ in shown]
+    assert limits[0] == limits[1]
+    row = numbers("outliers")
+    off = wire.normal_float(8, 256)(torch.from_numpy(row)).numpy() - row
+    error = math.sqrt((off**2).sum() / (row**2).sum())
+    assert shown[1][0].axes[2].lines[1].get_ydata() == pytest.approx([error])
+    assert f"{error:.1%} off" in shown[1][1]
+    with pytest.raises(ValueError, match=r"^trained="):
+        numbers("a trained factor")
+
+
+def test_the_widget_says_what_it_shows():
+    widget = fl.widgets.quantiser_explorer(np.linspace(-1, 1, 300))
+    before, words = widget.picture.value, widget.sentence.value
+    assert "3 bits, 8 levels" in words
+    widget.knobs["width"].value = 5
+    widget.knobs["kind"].value = "a trained factor"
+    assert widget.settle()
+    assert widget.picture.value != before
+    assert "5 bits, 32 levels" in widget.sentence.value
+    widget.reset()
+    assert widget.settle()
+    assert widget.picture.value == before
+    assert len(fl.widgets.quantiser_explorer().knobs["kind"].options) == 2
+    widget.close()
+
+
+def test_protection():
+    """What each party holds after two rounds, against the run's own metrics and direct sums."""
+    task = fl.tasks.digits(clients=3, seed=5)
+    method, seen = fl.measures.watch(fl.methods.FedLPP.replace(broadcast=wire.normal_float(2, 64)))
+    *_, last = fl.run(task, method, None, fl.Plan(rounds=2, local_steps=2, batch=8, lr=0.1))
+    table = fl.measures.protection(last, method, seen, last=2).set_index("who")
+    assert table.loc["server", "accuracy"] == pytest.approx(last.metrics["accuracy"])
+    assert table.loc["received", "accuracy"] == pytest.approx(last.metrics["accuracy_received"])
+    assert table.loc["server", "distance"] == 0
+    server = last.source[2].tensors
+    final = {slot: method.broadcast(x) for slot, x in server.items()}
+    off = [((final[slot] + seen[-1].sent.tensors[slot]) / 2 - x).square().sum() for slot, x in server.items()]
+    size = sum(float(x.square().sum()) for x in server.values())
+    assert table.loc["averaged", "distance"] == pytest.approx((float(sum(off)) / size) ** 0.5, rel=1e-4)
+    assert table.loc["trained", "accuracy"] >= table.loc["trained", "mean"]
+    with pytest.raises(ValueError, match=r"^last=9"):
+        fl.measures.protection(last, method, seen, last=9)
+
+
+def test_the_protection_figure():
+    rows = [(w, s, who, 0.5 + 0.01 * s + 0.1 / w) for w in (2, 4) for s in (0, 1) for who in VIEWS]
+    table = pd.DataFrame(rows, columns=["width", "seed", "who", "accuracy"])
+    picture = fl.plots.protection(table, 0.4)
+    lines = [line for line in picture.axes[0].lines if line.get_marker() == "o"]
+    assert len(lines) == len(INKS)
+    for line in lines:
+        np.testing.assert_allclose(line.get_ydata(), [0.555, 0.53])

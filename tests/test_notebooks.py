@@ -1,0 +1,168 @@
+"""The rules of the course, held over every notebook, and outputs that are those of a new run."""
+
+import ast
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from fedlora_lab import exercises
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def script() -> Any:
+    """scripts/notebooks.py, which is no package."""
+    spec: Any = importlib.util.spec_from_file_location("course_notebooks", ROOT / "scripts" / "notebooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TOOL = script()
+VIEW, cleaned, executed = TOOL.VIEW, TOOL.cleaned, TOOL.executed
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+IMPORT = "import fedlora_lab as fl"
+NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?:\s?%)?")
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def code(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def lines(cell: Any) -> int:
+    return sum(bool(line.strip()) for line in cell.source.splitlines())
+
+
+def texts(notebook: Any) -> list[str]:
+    """Printed text and plain values, cell by cell; what a figure says of itself is left out."""
+    found = []
+    for cell in code(notebook):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if "image/png" not in data and VIEW not in data:
+                found.append(output.get("text") or data.get("text/plain", ""))
+    return found
+
+
+@pytest.fixture(params=[pytest.param(path, id=path.stem) for path in PATHS])
+def path(request):
+    return request.param
+
+
+def test_there_are_notebooks():
+    assert PATHS
+
+
+def test_asks_in_its_first_line_and_answers_in_its_last(path):
+    assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem)
+    notebook = read(path)
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown"
+    assert re.match(r"# .+\?\n", first.source)
+    for promise in ("You will be able to", "Time:", "minutes", "Assumes:"):
+        assert promise in first.source
+    last = notebook.cells[-1]
+    assert last.cell_type == "code"
+    assert NUMBER.search(last.outputs[-1].text), "the answer holds numbers of this run"
+
+
+def test_is_thin(path):
+    notebook = read(path)
+    cells = code(notebook)
+    assert max(map(lines, cells)) <= 12
+    assert sum(map(lines, cells)) <= 90
+    prose = " ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert 4 <= len(prose.split()) / sum(map(lines, cells)) <= 14
+
+
+def test_keeps_to_the_library(path):
+    cells = code(read(path))
+    assert cells[0].source.strip() == IMPORT
+    for cell in cells:
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.ClassDef)
+            assert not isinstance(node, ast.Import | ast.ImportFrom) or cell is cells[0]
+            assert not isinstance(node, ast.FunctionDef) or "exercises.check" in cell.source
+
+
+def test_numbers_in_prose_are_asserted(path):
+    assert sum(cell.source.count("assert ") for cell in code(read(path))) >= 2
+
+
+def test_every_widget_is_followed_by_a_still_figure(path):
+    cells = code(read(path))
+    for cell, after in zip(cells, [*cells[1:], None], strict=True):
+        if "fl.widgets." in cell.source:
+            assert after is not None
+            assert any("image/png" in output.get("data", {}) for output in after.outputs)
+
+
+def test_exercises_are_left_to_the_reader(path):
+    source = "\n".join(cell.source for cell in code(read(path)))
+    expected = {key for key in exercises.ALL if key.startswith(path.stem[:2] + ".")}
+    assert expected
+    for key in expected:
+        assert f'fl.exercises.show("{key}")' in source
+        assert re.search(rf'= \.\.\.\n(.*\n)*?fl\.exercises\.check\("{re.escape(key)}"', source)
+    assert set(re.findall(r'exercises\.check\("(\d\d\.\d)"', source)) == expected
+
+
+def test_outputs_are_kept_clean_and_small(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert path.stat().st_size <= 500_000
+    assert cleaned(notebook) == notebook, "run: python scripts/notebooks.py clean notebooks/*.ipynb"
+    for cell in code(notebook):
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output.text
+    assert sum(bool(cell.outputs) for cell in code(notebook)) >= len(code(notebook)) / 2
+    home = str(Path.home())
+    assert not [line for text in texts(notebook) for line in text.splitlines() if home in line or str(ROOT) in line]
+
+
+def test_cleaning_removes_what_differs_from_run_to_run(path):
+    notebook = read(path)
+    dirty: Any = nbformat.from_dict(json.loads(json.dumps(notebook)))
+    dirty.metadata["widgets"] = {"state": {}}
+    dirty.metadata["kernelspec"] = {"name": "mine", "display_name": "mine"}
+    for cell in dirty.cells:
+        cell.id, cell.metadata["collapsed"] = f"x{cell.id}", True
+        if cell.cell_type == "code":
+            cell.execution_count = 7
+            cell.outputs.append(
+                nbformat.v4.new_output("display_data", data={VIEW: {"model_id": "x"}, "text/plain": "x"})
+            )
+    assert cleaned(dirty) == notebook
+
+
+def values(text: str) -> list[float]:
+    found = [match.replace(",", "").replace("−", "-") for match in NUMBER.findall(text)]
+    return [float(one.rstrip("% ")) / (100 if one.endswith("%") else 1) for one in found]
+
+
+def test_numbers_are_found_in_texts():
+    assert values("by 73% (1,024 bytes), −2, 6e-08, ε = 8.0") == [0.73, 1024, -2, 6e-08, 8.0]
+
+
+@pytest.mark.slow
+def test_outputs_are_those_of_a_new_run(path):
+    """Numbers may differ as much as another processor's rounding makes them; words may not."""
+    notebook = read(path)
+    probe = nbformat.v4.new_code_cell("import threading; print([t.name for t in threading.enumerate()])")
+    fresh = executed(nbformat.v4.new_notebook(cells=[*notebook.cells, probe]), path.parent)
+    threads = fresh.cells.pop().outputs[-1].text
+    assert "live run" not in threads, "no cell starts a live run by itself"
+    before, now = texts(notebook), texts(cleaned(fresh))
+    assert [NUMBER.sub("0", text).split() for text in before] == [NUMBER.sub("0", text).split() for text in now]
+    for old, new in zip(before, now, strict=True):
+        assert values(new) == pytest.approx(values(old), rel=0.15, abs=0.1)

@@ -26,10 +26,13 @@ class Gap(NamedTuple):
         """Whether the first is ahead: "yes", "no" (the other is), or that these seeds cannot tell."""
         return "yes" if self.low > 0 else "no" if self.high < 0 else "cannot tell"
 
+    def __neg__(self) -> "Gap":
+        """The gap seen from the other side."""
+        return Gap(-self.mean, -self.high, -self.low, self.seeds)
+
     def __str__(self) -> str:
-        values = (f"{100 * value:+.1f}".replace("-", "−") for value in self[:3])
-        mean, low, high = values
-        return f"{mean} points, 95 % [{low}, {high}], {self.seeds} seeds"
+        mean, low, high = (f"{value:+.3f}".replace("-", "−") for value in self[:3])
+        return f"{mean} [{low}, {high}]"
 
 
 def gap(frame: "pd.DataFrame", one: str, other: str, measure: str = "accuracy") -> Gap:

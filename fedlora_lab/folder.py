@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OWN = ("frame.csv", "ledger.json", "settings.json", "report.html", "cells", "checkpoints")
 # What must be equal before cells may stand in one table, and what must be equal method by method.
 WHOLE = ("task", "privacy", "lora")
-BY_METHOD = ("methods", "plans")
+BY_METHOD = ("methods", "plans", "privacies")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -72,14 +72,24 @@ def read_frame(path: Path) -> "pd.DataFrame":
 
 
 def first_difference(old: Any, new: Any, name: str = "") -> str | None:
-    """The dotted name of the first place where two JSON values differ, with both values."""
+    """The dotted name of the first place where two JSON values differ, with both values.
+
+    Numbers that agree to nine digits are equal: a calibrated noise multiplier is found by search, and its last bits
+    depend on how many threads added up.
+    """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):
             found = first_difference(old.get(key), new.get(key), f"{name}.{key}".strip("."))
             if found:
                 return found
         return None
-    return None if old == new else f"{name} is {json.dumps(old)} there and {json.dumps(new)} now"
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        same = all(first_difference(a, b) is None for a, b in zip(old, new))
+    elif isinstance(old, float) and isinstance(new, float):
+        same = math.isclose(old, new, rel_tol=1e-9)
+    else:
+        same = old == new
+    return None if same else f"{name} is {json.dumps(old)} there and {json.dumps(new)} now"
 
 
 class Folder:
@@ -139,7 +149,8 @@ class Folder:
     def claim(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Write the settings, joined with those of the cells that are here already.
 
-        More methods or seeds may join a folder; another task, plan, privacy or adapter may not.
+        More methods or seeds may join a folder; another task, plan, privacy or adapter may not. What is returned are the
+        settings as they were first written: run with those, not with newly calibrated ones.
 
         Raises: ``ValueError`` in one line, naming the first setting that differs.
         """
@@ -155,7 +166,8 @@ class Folder:
                 what = "the same settings, another --out, or --fresh"
                 raise ValueError(f"{self.path} holds a run with other settings ({found}): expected {what}")
             for key in BY_METHOD:
-                settings[key] = {**old[key], **settings[key]}
+                settings[key] = {**settings[key], **old[key]}
+            settings |= {key: old[key] for key in WHOLE}
             settings["seeds"] = sorted(
                 {*old["seeds"], *settings["seeds"]}, key=lambda seed: -1 if seed is None else seed
             )

@@ -21,7 +21,9 @@ from typing import Any
 
 import nbformat
 import yaml
-from readme import filled, linked, methods_table
+from readme import filled, linked, markdown
+
+from fedlora_lab.cli.small import own_rules
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ROOT / "docs" / "methods.md"
@@ -51,7 +53,7 @@ def row_lines(slug: str) -> str:
 
     row: Any = methods.table().loc[slug]
     words = {
-        "moves": f"`{row['train']}`",
+        "moves": f"`{row['train'].replace('|', '/')}`",
         "sent up": row["share"],
         "clip and noise": f"`{row['whiten']}`" if row["whiten"] else "",
         "filter": f"`{row['smooth']}`" if row["smooth"] else "",
@@ -64,11 +66,25 @@ def row_lines(slug: str) -> str:
     return f"*{row['note'][0].upper()}{row['note'][1:]}.*\n\n`{slug}` · {fields}"
 
 
+def table() -> str:
+    """The methods at a glance, each leading to its section."""
+    from fedlora_lab import methods
+
+    frame: Any = methods.table()
+    rows = [["method", "moves", "own rules", "exact mean", "in one line"]]
+    for slug, row in frame.iterrows():
+        own = f"`{own_rules(row)}`" if own_rules(row) != "–" else ""
+        rows.append(
+            [f"[{row['name']}](#{slug})", f"`{row['train']}`", own, "yes" if row["exact"] else "no", row["note"]]
+        )
+    return markdown(rows)
+
+
 def methods_page() -> str:
     """docs/methods.md with its generated parts as the package has them."""
     from fedlora_lab import methods
 
-    parts = {"table": methods_table(), **{f"row {slug}": row_lines(slug) for slug in methods.ALL}}
+    parts = {"table": table(), **{f"row {slug}": row_lines(slug) for slug in methods.ALL}}
     return filled(METHODS.read_text(encoding="utf-8"), parts)
 
 

@@ -331,7 +331,9 @@ def test_tuned_is_the_best_of_its_grid():
         assert not set(found["setting"]["seeds"]) & set(range(100)), "tuned with seeds that no report uses"
         best = min if found["setting"]["measure"] == "loss" else max
         for slug, row in found["methods"].items():
-            scores = {float(lr): score for lr, score in row["grid"].items() if score is not None}
+            first = {lr: score for lr, score in row["grid"].items() if score is not None}
+            assert set(row["finalists"]) == set(sorted(first, key=first.__getitem__, reverse=best is max)[:3])
+            scores = {float(lr): score for lr, score in row["finalists"].items() if score is not None}
             assert scores[row["lr"]] == best(scores.values())
             assert tuning.tuned(task, slug) == row["lr"]
     with pytest.raises(ValueError, match="method='nope': expected one of"):
@@ -367,6 +369,24 @@ def test_first_difference_names_the_place():
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 1}}) is None
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b is 1 there and 2 now"
     assert first_difference({"a": 1}, {}) == "a is 1 there and null now"
+    assert first_difference([1.0, 2.0], [1.0, 2.0 + 1e-12]) is None
+    assert first_difference({"a": [1.0, 2.0]}, {"a": [1.0, 2.1]}) == "a is [1.0, 2.0] there and [1.0, 2.1] now"
+
+
+def test_noise_that_differs_in_its_last_bits_goes_on_with_the_first(done, tmp_path):
+    import shutil
+
+    out = tmp_path / "runs"
+    shutil.copytree(done, out)
+    settings = json.loads((out / "settings.json").read_text())
+    for fields in (settings["privacy"], settings["privacies"]["rolora"]):
+        fields["noise_multiplier"] = [sigma * (1 + 1e-12) for sigma in fields["noise_multiplier"]]
+    write_atomically(out / "settings.json", json.dumps(settings))
+    options = ["compare", "digits", "--methods", "rolora", "--seeds", "3", *SMALL, "--out", out]
+    assert call(*options) == 0
+    assert json.loads((out / "settings.json").read_text())["privacies"]["rolora"] == settings["privacies"]["rolora"]
+    ledger = json.loads((out / "ledger.json").read_text())["rolora-2"]["content"]["releases"][0]
+    assert ledger["noise_multiplier"] == settings["privacies"]["rolora"]["noise_multiplier"]
 
 
 def test_nothing_half_written(tmp_path):

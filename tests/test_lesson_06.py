@@ -66,7 +66,7 @@ def test_separation_follows_the_closed_form(rule, mu):
 
 @pytest.mark.parametrize(("clip", "mu"), [("factor", 1.8 / 0.9), ("product", 1 / 0.9)])
 def test_the_regulator_shows_the_real_mu(clip, mu):
-    given = {"first": 1.8, "second": 0.6, "sigma": 0.9, "clip": clip}
+    given: Any = {"first": 1.8, "second": 0.6, "sigma": 0.9, "clip": clip}
     figure = plots.regulator(**given)
     assert f"real {mu:.2f}" in words(figure)
     assert f"promised {1 / 0.9:.2f}" in words(figure)
@@ -79,13 +79,14 @@ def test_the_regulator_shows_the_real_mu(clip, mu):
 
 def test_the_regulators_axes_never_move():
     limits = []
-    for values in ({}, {"first": 2.6, "sigma": 2.5}, {"second": 0.3, "clip": "product", "angle": 90}):
+    given: Any = ({}, {"first": 2.6, "sigma": 2.5}, {"second": 0.3, "clip": "product", "angle": 90})
+    for values in given:
         figure = plots.regulator(**values)
         limits.append([(ax.get_xlim(), ax.get_ylim(), ax.get_position().bounds) for ax in figure.axes])
     assert limits[0] == limits[1] == limits[2]
-    with pytest.raises(ValueError, match="^clip='both': expected one of"):
+    with pytest.raises(ValueError, match=r"^clip='both': expected one of"):
         plots.regulator(clip="both")
-    with pytest.raises(ValueError, match="^sigma=0: expected"):
+    with pytest.raises(ValueError, match=r"^sigma=0: expected"):
         plots.regulator(sigma=0)
 
 

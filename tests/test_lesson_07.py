@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -53,7 +54,7 @@ def test_kept_energy():
     after = binomial(5)(torch.from_numpy(row), "A").square().sum()
     assert theory.kept_energy(energy, 5) == pytest.approx(float(after) / float((row**2).sum()))
     assert theory.kept_energy(np.ones(4000), 5) == pytest.approx(theory.filter_gain(5), abs=2e-4)
-    assert theory.kept_energy(energy, 1) == 1
+    assert theory.kept_energy(energy, 1) == pytest.approx(1)
     with pytest.raises(ValueError, match=r"^energy="):
         theory.kept_energy(np.zeros(4), 5)
 
@@ -135,6 +136,21 @@ def test_the_spectra_figure(record):
     for ax, side in zip(picture.axes, "BA", strict=True):
         energy = frame[frame["side"] == side].groupby("frequency")["energy"].sum()
         assert f"{side}: {theory.kept_energy(energy.to_numpy(), 5):.0%} of" in ax.get_title(loc="left")
+
+
+def test_sharpness(record):
+    frame = fl.measures.sharpness([record])
+    top = fl.measures.flatness(record.source[0], record).top
+    assert frame["value"].tolist() == pytest.approx([top], rel=0.02)
+    assert list(frame[["method", "layer", "measure"]].iloc[0]) == ["la-lora", "all", "sharpness"]
+
+
+def test_finals():
+    rows = [("t", slug, seed, r, "all", "accuracy", 0.1 * r + 0.01 * seed) for slug in ("fedlora", "mine") for seed in (0, 1) for r in (0, 3)]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["task", "method", "seed", "round", "layer", "measure", "value"])
+    ax = fl.plots.finals(frame).axes[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["FedLoRA", "mine"]
+    assert [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1] == pytest.approx([0.305, 0.305])
 
 
 def test_the_explorer():

@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -68,11 +68,18 @@ def work(
     with Folder(options["out"] or f"runs/{task_name}") as folder:
         if options["fresh"]:
             folder.clear()
-        folder.claim({**shared_by_all(task, privacy, lora), **of_each(cells)})
-        train(folder, cells, every_round)
+        kept = folder.claim({**shared_by_all(task, privacy, lora), **of_each(cells)})["privacies"]
+        train(folder, [replace(cell, privacy=_privacy(kept[cell.slug])) for cell in cells], every_round)
         frame = folder.gather()
         click.echo("\n" + "\n".join(lines(frame)))
         click.echo(f"\nreport: {report.report(folder.path)}")
+
+
+def _privacy(fields: dict[str, Any] | None) -> "Privacy | None":
+    """The privacy plan that a folder's settings hold, to the last bit."""
+    from fedlora_lab.privacy import Privacy
+
+    return None if fields is None else Privacy(**fields)
 
 
 def shared_by_all(task: "Task", privacy: "Privacy | None", lora: Lora) -> dict[str, Any]:
@@ -107,6 +114,7 @@ def of_each(cells: "list[Cell]") -> dict[str, Any]:
     rows = rows[~rows.index.duplicated()]
     return {
         "plans": {cell.slug: asdict(cell.plan) for cell in cells},
+        "privacies": {cell.slug: None if cell.privacy is None else asdict(cell.privacy) for cell in cells},
         "methods": {cell.slug: rows.loc[cell.method.slug].to_dict() for cell in cells},
         "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
     }

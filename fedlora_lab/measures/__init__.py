@@ -2,6 +2,7 @@
 
 from fedlora_lab.measures.clients import Seen, angles, drift, signal_to_noise, watch
 from fedlora_lab.measures.curvature import Flatness, flatness
+from fedlora_lab.measures.ends import sharpness
 from fedlora_lab.measures.layer import FirstSteps, Gradients, first_steps, full_updates, gradients
 from fedlora_lab.measures.peers import peer_sizes, separation, worst_change
 from fedlora_lab.measures.products import Deviation, deviation, noise_energies, product_norm
@@ -30,6 +31,7 @@ __all__ = [
     "product_norm",
     "protection",
     "separation",
+    "sharpness",
     "signal_to_noise",
     "spectrum",
     "watch",

@@ -23,14 +23,14 @@ def _relative(held: Mapping[Slot, Tensor], wanted: Mapping[Slot, Tensor]) -> flo
 
 
 def protection(record: "Round", method: Method, seen: Sequence[Seen], last: int = 5) -> "pd.DataFrame":
-    """Accuracy and distance from the server's factors of what server and clients hold after the last round.
+    """What server and clients hold after the last round, as a tidy frame whose ``method`` says who holds it.
 
-    Rows ``who``: "server"; "received", the broadcast of the final state; "averaged", the mean of that and the ``last``
-    - 1 broadcasts before it, which any client can form; "trained", the client's own adapter after its local training in
-    the last round that is best on the public test examples (``mean`` of all clients beside it).
+    "server"; "received", the broadcast of the final state; "averaged", the mean of that and the ``last`` - 1 broadcasts
+    before it, which any client can form; "trained", of the clients' own adapters after their local training in the last
+    round the best. Measures: "accuracy" on the public test examples, and "distance" from the server's factors, all of
+    them together, relative.
 
     Args: record, seen: of one run of ``measures.watch(method)``. last: >= 1.
-    Returns: columns who, accuracy, mean, distance (relative, over all factors).
 
     Guarantees: test_lesson_08.py::test_protection.
     """
@@ -45,14 +45,14 @@ def protection(record: "Round", method: Method, seen: Sequence[Seen], last: int 
     received = [final, *(one.sent.tensors for one in reversed(seen))][:last]
     averaged = {slot: torch.stack([one[slot] for one in received]).mean(0) for slot in server}
     ended = seen[-1]
-    clients = [{**ended.sent.tensors, **{slot: x[k] for slot, x in ended.uploads.items()}} for k in range(len(ended.weights))]  # fmt: skip
+    own = [{slot: x[k] for slot, x in ended.uploads.items()} for k in range(len(ended.weights))]
 
     def score(values: Mapping[Slot, Tensor]) -> float:
         return engine.evaluate(task, adapted, values, task.test)["accuracy"]
 
-    own = [score(values) for values in clients]
-    best = clients[max(range(len(own)), key=own.__getitem__)]
-    rows = [(who, score(x), float("nan"), _relative(x, server))
-            for who, x in (("server", server), ("received", final), ("averaged", averaged))]  # fmt: skip
-    rows.append(("trained", max(own), sum(own) / len(own), _relative(best, server)))
-    return pd.DataFrame(rows, columns=["who", "accuracy", "mean", "distance"])
+    trained = max(({**ended.sent.tensors, **x} for x in own), key=score)
+    held = {"server": server, "received": final, "averaged": averaged, "trained": trained}
+    key = (record.task, record.seed, record.index, "all")
+    rows = [(*key, who, "accuracy", score(x)) for who, x in held.items()]
+    rows += [(*key, who, "distance", _relative(x, server)) for who, x in held.items()]
+    return pd.DataFrame(rows, columns=["task", "seed", "round", "layer", "method", "measure", "value"])

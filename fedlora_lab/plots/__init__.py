@@ -8,6 +8,7 @@ from fedlora_lab.plots.clipping import Clip, clip, clip_check
 from fedlora_lab.plots.curves import curves, epsilon
 from fedlora_lab.plots.deviation import deviation
 from fedlora_lab.plots.explorer import explorer
+from fedlora_lab.plots.finals import finals
 from fedlora_lab.plots.live import images, live
 from fedlora_lab.plots.noise import noise
 from fedlora_lab.plots.overview import overview
@@ -38,6 +39,7 @@ __all__ = [
     "epsilon",
     "explorer",
     "filter_explorer",
+    "finals",
     "gradient_spectra",
     "images",
     "inside",

@@ -60,8 +60,8 @@ def explorer(
 def drawn(seen: Cloud, spread_B: float, spread_A: float) -> Picture:
     """The figure for clients that are there already."""
     with paper():
-        figure = picture(9.6, 4.1)
-        left, right = figure.add_axes((0.07, 0.15, 0.40, 0.75)), figure.add_axes((0.59, 0.15, 0.39, 0.75))
+        figure = picture(7.8, 3.7)
+        left, right = figure.add_axes((0.07, 0.14, 0.42, 0.77)), figure.add_axes((0.60, 0.14, 0.385, 0.77))
         _plane(left, seen)
         _line(right, seen, spread_B, spread_A)
     return figure
@@ -78,7 +78,7 @@ def _plane(ax: Any, seen: Cloud) -> None:
     ax.plot([seen.b.mean()], [seen.a.mean()], "X", ms=11, color=INK, mec=CARD, mew=1, zorder=5)
     ax.set(xlim=(-1.6, 3.6), ylim=(-1.6, 3.6), xlabel="a client's B", ylabel="a client's A")
     ax.set_title("One dot a client, ✕ their averages")
-    ax.text(3.55, -1.55, "lines: all pairs with the same product", fontsize=8, color=SOFT, ha="right", va="bottom")
+    ax.text(3.55, -1.55, "line: all pairs of one product", fontsize=8, color=SOFT, ha="right", va="bottom")
     words = ((0.97, f"server: {seen.server:.2f}", INK), (0.90, f"mean of products: {seen.wanted:.2f}", RIGHT))
     for height, text, colour in words:
         box = {"facecolor": CARD, "edgecolor": "none", "pad": 1.5}
@@ -93,11 +93,11 @@ def _line(ax: Any, seen: Cloud, spread_B: float, spread_A: float) -> None:
     ax.axhline(0, color=RIGHT, lw=1.2, ls=(0, (4, 2)))
     ax.plot([rho, rho], [0, seen.deviation], color=WRONG, lw=3, solid_capstyle="butt")
     ax.plot([rho], [seen.deviation], "o", ms=10, color=WRONG, mec=CARD, zorder=5, clip_on=False)
-    ax.text(-0.96, -0.98, "grey: D = −spread · spread · correlation", fontsize=8, color=SOFT)
+    ax.text(-0.96, -0.98, "grey: −spread · spread · correlation", fontsize=8, color=SOFT)
     ax.xaxis.set_major_locator(MultipleLocator(0.5))
     ax.yaxis.set_major_locator(MultipleLocator(0.5))
     ax.set(xlim=(-1, 1), ylim=(-1.05, 1.05), xlabel="correlation of B and A over clients")
-    ax.set_ylabel("D = server's product − mean of the products", color=SOFT)
+    ax.set_ylabel("D = server's − mean product", color=SOFT)
     ax.set_title(f"D = {seen.deviation:+.2f}".replace("-", "−").replace("+0.00", "0").replace("−0.00", "0"))
 
 

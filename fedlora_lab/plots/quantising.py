@@ -151,16 +151,17 @@ def protection(table: pd.DataFrame, start: float | None = None) -> Picture:
     """Accuracy that each party holds at the end, over bits: the gap between server and clients is all that is hidden.
 
     Args:
-        table: columns width, seed, who (see `VIEWS`), accuracy. start: accuracy before training.
+        table: as `experiments.quantised_runs` gives it. start: accuracy before training.
     Guarantees: dots are the means over seeds (test_lesson_08.py::test_protection).
     """
-    means = table.groupby(["who", "width"], sort=False)["accuracy"].agg(["mean", band])
+    table = table[table["measure"] == "accuracy"]
+    means = table.groupby(["method", "width"], sort=False)["value"].agg(["mean", band])
     with paper():
         figure = picture(8.6, 4.1)
         ax = figure.add_axes((0.08, 0.15, 0.5, 0.74))
         widths, labels = sorted(table["width"].unique()), []
         places = {width: i for i, width in enumerate(widths)}
-        for shift, who in enumerate(table["who"].unique()):
+        for shift, who in enumerate(table["method"].unique()):
             part = means.loc[who].sort_index()
             x = np.array([places[w] for w in part.index]) + 0.06 * (shift - 1.5)
             for at, (low, high) in zip(x, part["band"], strict=True):
@@ -171,7 +172,7 @@ def protection(table: pd.DataFrame, start: float | None = None) -> Picture:
             ax.axhline(start, color=GREY, lw=1, ls=(0, (1, 2)))
             ax.text(-0.25, start, "before training", fontsize=8, color=SOFT, va="bottom")
         ax.set(xlim=(-0.3, len(widths) - 0.7), xlabel="bits of a code", ylabel="share of test examples right")
-        low = min(float(table["accuracy"].min()), 1 if start is None else start)
+        low = min(float(table["value"].min()), 1 if start is None else start)
         ax.set_ylim(max(0, low - 0.06), 1)
         ax.set_xticks(range(len(widths)), [f"{w:g}" for w in widths])
         ax.set_title("Who holds how good a model")

@@ -10,6 +10,7 @@ from fedlora_lab import theory
 from fedlora_lab.plots.style import CARD, FACTOR, FAINT, INK, RIGHT, SOFT, WRONG, Picture, paper, picture
 
 STEPS, RATE = 200, 0.3
+HEIGHTS = (0, 0.2, 0.4, 0.6, 0.8, 1)
 
 
 class Reach(NamedTuple):
@@ -44,24 +45,24 @@ def drawn(seen: Reach, rank: int, alpha: float) -> Picture:
     """The figure for numbers that are there already."""
     count = len(seen.values)
     with paper():
-        figure = picture(11.2, 3.5)
-        first, second, third = (figure.add_axes((left, 0.17, 0.265, 0.71)) for left in (0.06, 0.39, 0.72))
+        figure = picture(7.8, 3.2)
+        first, second, third = (figure.add_axes((left, 0.16, 0.245, 0.72)) for left in (0.07, 0.405, 0.74))
         place = np.arange(1, count + 1)
-        first.vlines(place[rank:], 0, seen.values[rank:], color=FAINT, lw=150 / count)
-        first.vlines(place[:rank], 0, seen.values[:rank], color=FACTOR["B"], lw=150 / count)
+        first.vlines(place[rank:], 0, seen.values[rank:], color=FAINT, lw=100 / count)
+        first.vlines(place[:rank], 0, seen.values[:rank], color=FACTOR["B"], lw=100 / count)
         first.set(xlim=(0, count + 1), ylim=(0, 1.08 * seen.values[0]))
-        first.set(xlabel="direction, largest first", ylabel="singular value of the change")
-        first.set_title(f"Rank {rank} keeps {rank} of {count} directions")
+        first.set(xlabel="direction, largest first", ylabel="singular value")
+        first.set_title(f"Keeps {rank} of {count}")
         second.plot(place, seen.floor[1:], color=INK)
         second.plot([rank], [seen.floor[rank]], "o", ms=9, color=FACTOR["B"], mec=CARD, clip_on=False, zorder=5)
         second.axhline(seen.floor[rank], color=FACTOR["B"], lw=1, ls=(0, (4, 2)))
-        second.set(xscale="log", xlim=(1, count), ylim=(0, 1.02), xlabel="rank r (log scale)")
-        second.set(ylabel="best error, share of the change")
+        second.set(xscale="log", xlim=(1, count), ylim=(0, 1.02), xlabel="rank r")
+        second.set(ylabel="best error, share of the change", yticks=HEIGHTS)
         ticks = [2**i for i in range(count.bit_length()) if 2**i <= count]
         second.xaxis.set_minor_locator(NullLocator())
         second.xaxis.set_major_locator(FixedLocator(ticks))
         second.xaxis.set_major_formatter("{x:g}")
-        second.set_title("The rank decides where it ends")
+        second.set_title("Rank: where it ends")
         _way(third, seen, rank, alpha)
     return figure
 
@@ -74,8 +75,8 @@ def _way(ax, seen: Reach, rank: int, alpha: float) -> None:
     ax.plot(np.arange(STEPS + 1), errors, color=WRONG if lost else RIGHT, lw=2.4)
     if lost:
         ax.text(STEPS / 2, 0.62, "diverges", fontsize=13, weight="bold", color=WRONG, ha="center")
-    ax.set(xlim=(0, STEPS), ylim=(0, 1.02), xlabel="gradient step, learning rate 0.3", ylabel="error")
-    ax.set_title(f"Alpha decides how fast: s = {alpha / rank:g}", color=INK)
+    ax.set(xlim=(0, STEPS), ylim=(0, 1.02), xlabel="gradient step", ylabel="error", yticks=HEIGHTS, xticks=(0, 100, 200))
+    ax.set_title(f"α: how fast (s = {alpha / rank:g})", color=INK)
     ax.yaxis.label.set_color(SOFT)
 
 

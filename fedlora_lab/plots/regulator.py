@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.patches import Ellipse
+from matplotlib.ticker import MaxNLocator
 
 from fedlora_lab import theory
 from fedlora_lab.checks import check_number, check_one_of
@@ -155,5 +156,5 @@ def literal(peers: Any, spent: Any, target: float) -> Picture:
         right.set_title("What it spends")
         for ax in (left, right):
             ax.grid(color=FAINT, lw=0.5)
-            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

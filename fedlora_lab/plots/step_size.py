@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
+from matplotlib.ticker import MaxNLocator
 
 from fedlora_lab.plots import tidy
 from fedlora_lab.plots.labels import Label, beside
@@ -40,7 +41,7 @@ def step_size(
         right.set_title("with α → cα also η → η/c², C → cC")
         for ax, words in zip((left, right), labels, strict=True):
             ax.set(xlabel="round", ylabel=f"test {measure}", ylim=(min(limits), max(limits)))
-            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set_xlim(0, max(word.x for word in words))
             beside(ax, words)
     return figure

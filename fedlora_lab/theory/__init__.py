@@ -41,7 +41,7 @@ from fedlora_lab.theory.noise import (
 )
 from fedlora_lab.theory.peers import measured_band, regulated_epsilon
 from fedlora_lab.theory.promise import ClipTerms, clip_terms, membership_bound
-from fedlora_lab.theory.quantiser import bits_per_number, quantiser_error
+from fedlora_lab.theory.quantiser import bits_per_number, normal_levels, quantiser_error
 from fedlora_lab.theory.regulated import (
     filter_gain,
     filter_weights,
@@ -95,6 +95,7 @@ __all__ = [
     "noise_spread",
     "noise_terms",
     "noisy_deviation",
+    "normal_levels",
     "privacy_loss_cdf",
     "product_average_terms",
     "quadratic_share",

@@ -3,9 +3,30 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import ndtr
+from jaxtyping import Float
+from scipy.special import ndtr, ndtri
 
 from fedlora_lab.checks import check, check_whole
+
+
+def normal_levels(width: int, reach: float = 0.9677083) -> Float[np.ndarray, " n"]:
+    """Levels of a normal-float code: equal steps of probability under the bell, on either side of zero, over the largest.
+
+    2^(width - 1) levels lie above zero and one fewer below; the outermost stand at the quantile ``reach``.
+
+    Args:
+        width: bits, 2 to 8.
+        reach: probability below the highest level before scaling, in (0.5, 1).
+
+    Returns: (2^width,), rising from -1 to 1, with a zero.
+
+    Guarantees: test_lesson_08.py::test_normal_levels.
+    Source: arXiv:2305.14314, section 3; any width as in arXiv:2406.10976.
+    """
+    check_whole("width", width, 2, 8)
+    check(0.5 < reach < 1, "reach", reach, "a number between 0.5 and 1")
+    above, below = (ndtri(np.linspace(0.5, reach, n + 1)) for n in (2 ** (width - 1), 2 ** (width - 1) - 1))
+    return np.concatenate([-below[:0:-1], above]) / ndtri(reach)
 
 
 def _cell_errors(levels: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -18,9 +18,7 @@ class Energy(NamedTuple):
     std: float
 
 
-def start_energy(
-    rank: int, d_out: int, d_in: int, std_B: float, std_A: float = 0.0, scaling: float = 1.0
-) -> Energy:
+def start_energy(rank: int, d_out: int, d_in: int, std_B: float, std_A: float = 0.0, scaling: float = 1.0) -> Energy:
     """|scaling xi_B (A + xi_A)|^2 for a random A: what noise alone makes of an adapter that starts at B = 0.
 
     The mean is s^2 std_B^2 d_out (r / 3 + std_A^2 r d_in). It is the same whether both noises come at once or in turn.
@@ -65,9 +63,7 @@ def energy_band(energy: Energy, level: float = 0.95) -> Band:
     return Band(energy.mean, low, high)
 
 
-def random_reach(
-    rank: int, d_in: int, spectrum: "Float[np.ndarray, ' n'] | None" = None, level: float = 0.95
-) -> Band:
+def random_reach(rank: int, d_in: int, spectrum: "Float[np.ndarray, ' n'] | None" = None, level: float = 0.95) -> Band:
     """Share of the energy of a wanted change that lies in the row space of a random A: r / d_in on average.
 
     With A frozen, W can only move within that space, whatever B becomes.

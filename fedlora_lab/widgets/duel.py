@@ -50,9 +50,12 @@ class Duel(w.VBox):
         self.picture = controls.picture(*_size(image))
         bar = w.HBox([self.rounds, self.seeds, *self.buttons.values(), self.progress],
                      layout=w.Layout(flex_flow="row wrap"))  # fmt: skip
+        for knob in (self.rounds, self.seeds):
+            knob.observe(lambda _: self._planned(), "value")
         super().__init__([bar, self.status, self.picture, self.sentence])
         self._show((image, text))
         self._state(READY)
+        self._planned()
 
     def start(self) -> None:
         """Train every method at every budget with every seed; what was there is forgotten."""
@@ -76,6 +79,7 @@ class Duel(w.VBox):
         self.worker, self.frames, self.progress.value = None, {}, 0
         self.rounds.value, self.seeds.value = self.plan.rounds, 2
         self._state(READY)
+        self._planned()
         self._painter.ask({})
 
     def settle(self, wait: float = 10.0) -> bool:
@@ -87,6 +91,12 @@ class Duel(w.VBox):
         self.stop(wait=5.0)
         self._painter.close()
         super().close()
+
+    def _planned(self) -> None:
+        """Before a run: what Start would do."""
+        if self.worker is None or not self.worker.alive:
+            count = self.seeds.value * sum(len(row) for row in self.rates.values())
+            controls.say(self.status, f"ready · {count} runs of {self.rounds.value} rounds")
 
     def _runs(self, plan: Plan, seeds: int) -> Iterator[Any]:
         """Ticks of all runs, and after each run its budget with its frame; all budgets come before the second seed."""

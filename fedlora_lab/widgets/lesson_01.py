@@ -1,7 +1,8 @@
 """The widget of notebook 01: rank and alpha on a real layer."""
 
+from typing import Any
+
 import numpy as np
-from jaxtyping import Float
 
 from fedlora_lab.checks import check
 from fedlora_lab.plots.reach import drawn, reached, says
@@ -11,8 +12,10 @@ from fedlora_lab.widgets.dial import Dial, dial
 RANKS, ALPHAS = (1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8, 16, 32)
 
 
-def reach(change: Float[np.ndarray, "d_out d_in"]) -> Dial:
+def reach(change: Any) -> Dial:
     """Two sliders, rank and alpha, on the change that training in full made to a layer; figure as `plots.reach`.
+
+    Args: change: (d_out, d_in), array or tensor.
 
     Raises: ``ValueError`` for anything but a matrix.
     Guarantees: test_lesson_01.py::test_the_dial_says_what_it_shows.

@@ -41,7 +41,7 @@ class Repaints:
 
     def focus(self, label: str) -> None:
         """Put the keyboard on a slider, found by its label."""
-        row = self.output.locator(".jupyter-widgets", has=self.page.get_by_text(label, exact=True)).last
+        row = self.output.locator(".widget-inline-hbox", has=self.page.get_by_text(label, exact=True))
         row.locator(".noUi-handle").focus()
 
     def move(self, key: str) -> str:

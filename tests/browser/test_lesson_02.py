@@ -1,0 +1,59 @@
+"""The widget of notebook 02 in a real JupyterLab, turned by keyboard."""
+
+import pytest
+from dials import PLAIN, Repaints, bound
+from lab import Page
+
+CELLS = ["import fedlora_lab as fl", PLAIN.strip(), "fl.widgets.explorer()"]
+
+
+@pytest.fixture(scope="module")
+def notebook(browser, lab):
+    """The notebook, open, its first cell run; the console must stay quiet to the end."""
+    page = Page(browser, lab, lab.write("lesson_02.ipynb", CELLS))
+    page.run(0)
+    page.errors.clear()
+    yield page
+    errors = list(page.errors)
+    page.page.close()
+    assert errors == []
+
+
+def test_twenty_moves(notebook):
+    dial = Repaints(notebook, notebook.run(2))
+    notebook.watch_layout()
+    start, picture = dial.sentence, dial.image.get_attribute("src")
+    assert "0.39 too little" in start
+    dial.focus("correlation")
+    said = [dial.move("ArrowLeft") for _ in range(10)]
+    assert "0.10 too much" in said[-1]
+    dial.focus("spread of A")
+    said += [dial.move("ArrowRight") for _ in range(3)]
+    assert "0.13 too much" in said[-1] or "0.14 too much" in said[-1]
+    said += [dial.move("Home")]
+    assert "all clients hold the same A" in said[-1]
+    said += [dial.move("End")]
+    dial.focus("spread of B")
+    said += [dial.move("ArrowLeft") for _ in range(4)]
+    dial.output.locator("select").focus()
+    said += [dial.move("ArrowDown")]
+    assert "both factors differ" in said[-1]
+    assert notebook.jumps() == []
+    dial.output.get_by_role("button", name="Reset").click()
+    notebook.page.wait_for_function("([e, src]) => e.src === src", arg=[dial.handle, picture])
+    dial.output.get_by_text(start).wait_for()
+    plain = float(notebook.run(1).inner_text())
+    print(f"p95 of {len(dial.waits)} repaints {dial.p95() * 1000:.0f} ms; an empty figure {plain * 1000:.0f} ms")
+    assert len(dial.waits) == 20
+    assert dial.p95() <= bound(plain)
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_nothing_is_cut_off_at_1024(notebook, screenshots, theme):
+    notebook.page.set_viewport_size({"width": 1024, "height": 900})
+    notebook.command("apputils:change-theme", {"theme": f"JupyterLab {theme}"})
+    notebook.page.wait_for_selector(f"body[data-jp-theme-name='JupyterLab {theme}']", state="attached")
+    dial = Repaints(notebook, notebook.run(2))
+    dial.output.scroll_into_view_if_needed()
+    notebook.page.screenshot(path=screenshots / f"explorer-{theme.lower()}-1024.png")
+    assert dial.cut_off() == []

@@ -1,0 +1,99 @@
+"""The rule that finds stale outputs, and the plugin that applies it to a notebook."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from fresh import different, same_number, stale
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("accuracy 0.788", "accuracy 0.789"),
+        ("3,276,800 bytes", "3,276,800 bytes"),
+        ("linked 6e-08", "linked 2e-07"),
+        ("took 12.1 s and 3 minutes", "took 98 s and 1 minutes"),
+        ("gap −1.2 points", "gap -1.2 points".replace("-", "−")),
+        ("<Thing at 0x7f>", "<Thing at 0x7f>"),
+        ("a  b   1.0", "a b 1.0"),
+        ("nothing", "nothing"),
+    ],
+)
+def test_the_same_may_look_a_little_different(old: str, new: str) -> None:
+    assert different(old, new) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("accuracy 0.738", "accuracy 0.788"),
+        ("3,276,800 bytes", "1,638,400 bytes"),
+        ("miss 6e-08", "miss 0.2"),
+        ("gap 1.2 points", "gap −1.2 points"),
+        ("rolora is ahead", "deer is ahead"),
+        ("one line", "one line\nand another"),
+        ("", "something"),
+        ("something", ""),
+        ("1 2", "1 2 3"),
+        ("12 of 60 inside", "13 of 60 inside, barely"),
+        ("from 8 s* on", "from 12 s* on"),
+    ],
+)
+def test_other_numbers_and_words_are_found(old: str, new: str) -> None:
+    assert different(old, new) is not None
+
+
+def test_the_last_printed_place_counts() -> None:
+    assert same_number("0.5", "0.6")
+    assert not same_number("0.50", "0.60")
+    assert same_number("1e-3", "2e-3")
+    assert not same_number("1.0e-3", "2.0e-3")
+
+
+def notebook(printed: str, code: str = "print('ε = 8.00'); 1 / 3"):
+    cell = new_code_cell(code)
+    cell.outputs = [
+        new_output("stream", name="stdout", text=printed),
+        new_output("stream", name="stderr", text="progress 1 of 3"),
+        new_output("execute_result", data={"text/plain": "0.3333333333333333"}),
+    ]
+    return new_notebook(cells=[cell])
+
+
+def test_progress_bars_are_not_compared_and_pictures_must_be_there() -> None:
+    old, new = notebook("ε = 8.00\n"), notebook("ε = 8.00\n")
+    new.cells[0].outputs.pop(1)
+    assert stale(old, new) == []
+    new.cells[0].outputs[-1].data["image/png"] = "..."
+    assert stale(old, new) == ["cell 0: 2 lines are now 3"]
+
+
+@pytest.mark.parametrize(
+    ("printed", "code", "message"),
+    [
+        ("ε = 8.00\n", "print('ε = 8.00'); 1 / 3", None),
+        ("ε = 7.00\n", "print('ε = 8.00'); 1 / 3", "7.00 is now 8.00"),
+        ("ε = 8.00\n", "print('ε = 8.00'); 1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_the_plugin_runs_a_notebook_and_compares(tmp_path: Path, printed: str, code: str, message: str | None) -> None:
+    nbformat.write(notebook(printed, code), tmp_path / "small.ipynb")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.fresh", "-p", "no:cacheprovider", "--nbmake"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "small.ipynb")], cwd=ROOT, capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert done.returncode == (0 if message is None else 1), done.stdout + done.stderr
+    assert message is None or message in done.stdout
+    assert "1 passed" in done.stdout if message is None else "1 failed" in done.stdout
+
+
+def test_make_test_uses_it() -> None:
+    line = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "--nbmake" in line)
+    assert "-p tests.fresh" in line

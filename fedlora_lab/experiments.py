@@ -16,6 +16,7 @@ from fedlora_lab.checks import check, check_number, check_one_of, check_whole
 from fedlora_lab.measures import noise_energies
 from fedlora_lab.mechanism import clip_sum, noise
 from fedlora_lab.method import Slot
+from fedlora_lab.quantised import fedlpp as fedlpp
 from fedlora_lab.quantised import quantised_runs as quantised_runs
 from fedlora_lab.shuffled import shuffled as shuffled
 from fedlora_lab.streams import Streams

@@ -149,8 +149,8 @@ class Folder:
     def claim(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Write the settings, joined with those of the cells that are here already.
 
-        More methods or seeds may join a folder; another task, plan, privacy or adapter may not. What is returned are the
-        settings as they were first written: run with those, not with newly calibrated ones.
+        More methods or seeds may join a folder; another task, plan, privacy or adapter may not. What is returned are
+        the settings as they were first written: run with those, not with newly calibrated ones.
 
         Raises: ``ValueError`` in one line, naming the first setting that differs.
         """

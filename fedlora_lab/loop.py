@@ -1,7 +1,7 @@
 """The one federated loop: an iterator of rounds. Stopping is ``break``; progress, widgets and Flower consume it."""
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ from fedlora_lab.method import Global, Method, Slot
 from fedlora_lab.observe import Outcome
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
-from fedlora_lab.record import Round, Tick
+from fedlora_lab.record import Round, Tick, origin
 from fedlora_lab.separable import check_separable
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.traffic import traffic
 
 
-def run(task: Task, method: "Method | str", privacy: Privacy | None, plan: Plan, **options: Any) -> Iterator[Round]:
+def run(
+    task: Task, method: "Method | str", privacy: Privacy | None, plan: Plan, **options: Any
+) -> "Generator[Round, None, None]":
     """Train federated low-rank adapters; yields a `Round` before training (index 0) and after every round.
 
     Args:
@@ -51,15 +53,14 @@ def run(task: Task, method: "Method | str", privacy: Privacy | None, plan: Plan,
 
 def ticks(
     task: Task, method: "Method | str", privacy: Privacy | None, plan: Plan, **options: Any
-) -> "Iterator[Round | Tick]":
+) -> "Generator[Round | Tick, None, None]":
     """As `run`, with a `Tick` after every local step: a consumer may pause or stop between any two of them."""
     return Federation.open(task, method, privacy, plan, **options).events()
 
 
 def predict(task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]") -> Float[Tensor, "n ..."]:
     """Outputs of the model with a record's global adapter (and head)."""
-    check(record.source is not None, "record", "a copy without its task", "a record as run() yields it")
-    _, lora, state = record.source  # type: ignore[misc]
+    _, lora, state = origin(record)
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     return engine.predict(task, adapted, state.tensors, x)
 
@@ -110,7 +111,7 @@ class Federation:
             self._resume(Path(resume))
         return self
 
-    def events(self) -> "Iterator[Round | Tick]":
+    def events(self) -> "Generator[Round | Tick, None, None]":
         """The run: a record of the start unless resumed, then ticks and a record for every round."""
         if not self.resumed:
             self._store()

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from fedlora_lab import adapters
+from fedlora_lab.checks import check
 from fedlora_lab.ledger import Ledger
 from fedlora_lab.measures import frame_of
 from fedlora_lab.method import Global
@@ -96,12 +98,19 @@ def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def origin(record: Round) -> tuple[Task, Lora, Global]:
+    """Task, adapter and server's tensors of a record. Raises ``ValueError`` unless it is one that a run yielded."""
+    found = getattr(record, "source", None)
+    value = "a copy without its task" if isinstance(record, Round) else record
+    check(found is not None, "record", value, "a record as run() yields it")
+    return found  # type: ignore[return-value]
+
+
 def save_adapter(record: Round, path: "str | Path") -> "Path":
     """Write the record's global adapter as a PEFT folder that ``peft.PeftModel.from_pretrained(base, path)`` reads.
 
     Guarantees: the loaded model gives the run's logits (tests/test_adapters.py).
     """
-    if record.source is None:
-        raise ValueError("record=a copy without its task: expected a record as run() yields it")
-    task, lora, state = record.source
+    task, lora, state = origin(record)
+    check(isinstance(path, (str, PurePath)), "path", path, "a path")
     return adapters.save(task.model, task.targets, task.head, lora, state.tensors, path)

@@ -154,16 +154,15 @@ def one_or_equal_clients_give_no_deviation(row: Method, unit: str) -> None:
     pair = regression().clients[0]
     for clients in ([pair], [pair] * 3):
         task, plan = with_clients(regression(), clients), PLAN.replace(batch=None, rounds=3, local_steps=3)
-        for privacy in (None, private(unit, sigma=0.0, **({"trust": "local"} if unit == "client" else {}))):
+        for privacy in (None, private(unit, sigma=0.0, trust="local")):
             for record in play(task, row, privacy, plan)[1:]:
                 assert record.deviation < 1e-9 or (keeps(row) and math.isnan(record.deviation))
 
 
 def deviates_unless_exact(row: Method, unit: str) -> None:
     """The deviation is below 1e-6 in every round exactly when the row claims so."""
-    trust = {"trust": "local"} if unit == "client" else {}
     plan = PLAN.replace(rounds=4, local_steps=3, participation=0.8, dropout=0.1)
-    for privacy in (None, private(unit, **trust)):
+    for privacy in (None, private(unit, trust="local")):
         found = [record.deviation for record in play(tokens(), row, privacy, plan, seed=1)[1:]]
         assert all(value < 1e-6 for value in found) == row.exact, f"exact={row.exact}, deviations {found}"
 

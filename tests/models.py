@@ -43,15 +43,22 @@ def _image(model: nn.Module, size: int) -> tuple[nn.Module, Any]:
 
 
 def _vit() -> tuple[nn.Module, Any]:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-    config = transformers.ViTConfig(image_size=8, patch_size=4, num_labels=CLASSES, **sizes)
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 24, "num_labels": CLASSES}
+    config = transformers.ViTConfig(**sizes, image_size=8, patch_size=4)
     return _image(transformers.ViTForImageClassification(config), 8)
 
 
 def _swin() -> tuple[nn.Module, Any]:
     """Windows of 2 x 2 patches on 4 x 4 patches, the second block shifted, then merged patches."""
-    sizes: dict[str, Any] = {"embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 2}
-    config = transformers.SwinConfig(image_size=8, patch_size=2, num_labels=CLASSES, **sizes)
+    sizes: dict[str, Any] = {
+        "embed_dim": 8,
+        "depths": [2, 1],
+        "num_heads": [2, 2],
+        "window_size": 2,
+        "num_labels": CLASSES,
+    }
+    config = transformers.SwinConfig(**sizes, image_size=8, patch_size=2)
     return _image(transformers.SwinForImageClassification(config), 8)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import fedlora_lab as fl
 from fedlora_lab.checkpoint import State
+from fedlora_lab.ledger import Ledger
 from fedlora_lab.loop import Federation
 from fedlora_lab.method import Global, Method, Slot
 from fedlora_lab.record import Round
@@ -35,7 +36,7 @@ class Tokens(nn.Module):
 @cache
 def regression(clients: int = 3, heterogeneity: float = 0.5) -> Task:
     """Least squares, one layer, no head."""
-    sizes: dict[str, int] = {"examples": 6, "d_in": 6, "d_out": 5, "rank": 2, "test": 8}
+    sizes: dict[str, Any] = {"examples": 6, "d_in": 6, "d_out": 5, "rank": 2, "test": 8}
     return fl.tasks.regression(clients=clients, heterogeneity=heterogeneity, dtype="float64", **sizes)
 
 
@@ -104,10 +105,17 @@ def tensors(record: Round) -> dict[str, Tensor]:
     return factors | {f"head.{name}": x for name, x in record.head.items()}
 
 
+def book(record: Round) -> Ledger:
+    """The ledger of a private run's record."""
+    assert record.ledger is not None
+    return record.ledger
+
+
 def frame(records: list[Round], *without: str) -> pd.DataFrame:
     """The tidy frame without the time it took."""
     table = fl.to_frame(records)
-    return table[~table["measure"].isin(["seconds", *without])].reset_index(drop=True)
+    kept: Any = table[~table["measure"].isin(["seconds", *without])]
+    return kept.reset_index(drop=True)
 
 
 def same_bits(left: list[Round], right: list[Round], *without: str) -> None:

@@ -7,6 +7,7 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import models
 import peft
@@ -34,7 +35,7 @@ def test_every_target_has_its_two_factors(name, head):
     ends = tuple(f".{target}" for target in task.targets)
     assert layers == {part for part, _ in task.model.named_modules() if f".{part}".endswith(ends)}
     for layer in layers:
-        module = task.model.get_submodule(layer)
+        module: Any = task.model.get_submodule(layer)
         out, into = module.weight.shape if isinstance(module, torch.nn.Linear) else module.weight.shape[::-1]
         assert model.shapes[Slot("A", layer)] == (LORA.rank, into)
         assert model.shapes[Slot("B", layer)] == (out, LORA.rank)
@@ -161,6 +162,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
 WRITER = """
 import os, random, signal, sys, time, warnings
 from pathlib import Path
+from typing import Any
 warnings.simplefilter("ignore")
 import fedlora_lab as fl
 from small import play, tokens

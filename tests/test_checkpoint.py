@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import LORA, PLAN, frame, play, private, regression, same_bits, tensors, tokens
+from small import LORA, PLAN, book, frame, play, private, regression, same_bits, tensors, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import checkpoint, methods
 from fedlora_lab.ledger import Ledger
+from fedlora_lab.record import Tick
 
 LONG = PLAN.replace(rounds=6, participation=0.7, dropout=0.2, momentum=0.5)
 KEEPS_B = methods.FedLoRA.replace(name="keeps B", share="A")
@@ -51,7 +52,7 @@ def test_checkpoints_go_on_in_another_folder(tmp_path):
     before = {name: (tmp_path / "a" / name).read_bytes() for name in files(tmp_path / "a")}
     rest = play(regression(), "rolora", private("example"), LONG, resume=tmp_path / "a", checkpoint=tmp_path / "b")
     assert {name: (tmp_path / "a" / name).read_bytes() for name in files(tmp_path / "a")} == before
-    assert Ledger.load(tmp_path / "b" / "ledger.json").to_json() == rest[-1].ledger.to_json()
+    assert Ledger.load(tmp_path / "b" / "ledger.json").to_json() == book(rest[-1]).to_json()
 
 
 def damaged(path: Path, how: str, other: Path) -> None:
@@ -168,7 +169,7 @@ def test_the_ledger_is_written_before_the_round(tmp_path):
     """At every tick of round t the ledger on disk knows round t, the newest checkpoint at most t - 1."""
     for event in fl.ticks(tokens("head"), "fedlora", private("example"), PLAN, lora=LORA, checkpoint=tmp_path):
         done = checkpoint.rounds_in(tmp_path)[-1]
-        if isinstance(event, fl.record.Tick):
+        if isinstance(event, Tick):
             known = {release.round for release in Ledger.load(tmp_path / "ledger.json").releases}
             assert event.round in known
             assert done < event.round
@@ -180,10 +181,10 @@ def test_the_ledger_is_written_before_the_round(tmp_path):
 def test_a_round_that_was_cut_short_stays_spent(seed, tmp_path):
     """Also the very first. From a seed it is the same release again and counts once; without one it is another."""
     for event in fl.ticks(tokens(), "fedlora", private("example"), PLAN, lora=LORA, seed=seed, checkpoint=tmp_path):
-        if isinstance(event, fl.record.Tick):
+        if isinstance(event, Tick):
             break
     records = play(tokens(), "fedlora", private("example"), PLAN, seed=seed, resume=tmp_path)
-    rounds = [release.round for release in records[-1].ledger.releases]
+    rounds = [release.round for release in book(records[-1]).releases]
     assert rounds == ([1, 2] if seed == 0 else [1, 1, 2])
     plain = play(tokens(), "fedlora", private("example"), PLAN, seed=seed)[-1].epsilon
     assert (records[-1].epsilon == plain) == (seed == 0)
@@ -197,7 +198,7 @@ def test_a_ledger_behind_the_model_is_refused(how, tmp_path):
     if how == "missing":
         path.unlink()
     elif how == "behind":
-        one = play(tokens(), "fedlora", private("example"), PLAN.replace(rounds=1))[-1].ledger
+        one = book(play(tokens(), "fedlora", private("example"), PLAN.replace(rounds=1))[-1])
         one.save(path)
     else:
         path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))

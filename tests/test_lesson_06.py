@@ -108,7 +108,7 @@ def test_literal_draws_what_it_is_given():
 @pytest.mark.parametrize(
     ("rounds", "exact", "share", "sent"),
     [
-        (("B", "A"), "so the mean of the products is exact", "A moves in 50% of the steps", "50%"),
+        (("B", "A"), "so the mean of the products is exact", "A moves in 50%", "50%"),
         (("AB",), "so the mean of the products is missed", "A moves in 100%", "100%"),
         (("B A",), "so the mean of the products is missed", "A moves in 50%", "100%"),
         (("B", "AB"), "missed in rounds 2, 4, 6,", "A moves in 50%", "75%"),

@@ -1,6 +1,7 @@
 """Notebook 07: turns inside a round, the low-pass filter, and what a shuffled filter shows."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -76,11 +77,11 @@ def record():
 
 def test_gradient_spectra(record):
     """With a clip that cuts nothing the energies are those of the gradient of the mean loss."""
-    frame = fl.measures.gradient_spectra(record, clip_norm=1e9)
+    frame: Any = fl.measures.gradient_spectra(record, clip_norm=1e9)
     for side in "AB":
         direct = fl.experiments.example_gradients(record, side).mean(0)
         assert frame[frame["side"] == side]["energy"].sum() == pytest.approx(float((direct**2).sum()), rel=1e-4)
-    cut = fl.measures.gradient_spectra(record, clip_norm=0.01)
+    cut: Any = fl.measures.gradient_spectra(record, clip_norm=0.01)
     assert cut.groupby("side")["energy"].sum().max() <= 0.01**2
 
 
@@ -115,6 +116,7 @@ def test_a_shuffled_filter_costs_no_privacy(record):
 
 
 def test_the_closed_form_holds_the_measurements():
+    table: Any
     picture, table = fl.plots.response_check((3, 5), 32, seeds=100)
     assert len(table) == 64
     assert table["inside"].mean() >= 0.9
@@ -124,14 +126,14 @@ def test_the_closed_form_holds_the_measurements():
 
 def test_the_coupling_figure_draws_the_descent():
     picture = fl.plots.coupling(0.8, steps=6)
-    drawn = [line.get_xydata() for line in picture.axes[0].lines]
+    drawn: Any = [line.get_xydata() for line in picture.axes[0].lines]
     for turns in (False, True):
         path = theory.two_number_descent((0.0, 1.5), 0.8, 6, turns)
         assert any(xy.shape == path.shape and np.allclose(xy, path) for xy in drawn)
 
 
 def test_the_spectra_figure(record):
-    frame = fl.measures.gradient_spectra(record)
+    frame: Any = fl.measures.gradient_spectra(record)
     picture = fl.plots.gradient_spectra(frame)
     for ax, side in zip(picture.axes, "BA", strict=True):
         energy = frame[frame["side"] == side].groupby("frequency")["energy"].sum()
@@ -146,17 +148,17 @@ def test_sharpness(record):
 
 
 def test_finals():
-    rows = [("t", slug, seed, r, "all", "accuracy", 0.1 * r + 0.01 * seed) for slug in ("fedlora", "mine") for seed in (0, 1) for r in (0, 3)]  # fmt: skip
+    cells = [(slug, seed, r) for slug in ("fedlora", "mine") for seed in (0, 1) for r in (0, 3)]
+    rows = [("t", *cell, "all", "accuracy", 0.1 * cell[2] + 0.01 * cell[1]) for cell in cells]
     frame = pd.DataFrame(rows, columns=["task", "method", "seed", "round", "layer", "measure", "value"])
-    ax = fl.plots.finals(frame).axes[0]
+    ax: Any = fl.plots.finals(frame).axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["FedLoRA", "mine"]
     assert [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1] == pytest.approx([0.305, 0.305])
 
 
 def test_the_explorer():
-    pictures = [
-        fl.plots.filter_explorer(*values) for values in ((5, 0.6, 1.0, False), (15, 0.0, 2.0, True), (1, 1.0, 0.0))
-    ]
+    choices: Any = ((5, 0.6, 1.0, False), (15, 0.0, 2.0, True), (1, 1.0, 0.0))
+    pictures = [fl.plots.filter_explorer(*values) for values in choices]
     limits = [[(ax.get_xlim(), ax.get_ylim()) for ax in picture.axes] for picture, _ in pictures]
     assert limits[0] == limits[1] == limits[2]
     assert len({png(picture) for picture, _ in pictures}) == 3

@@ -1,6 +1,7 @@
 """Notebook 08: what the quantiser costs, what it hides, and from whom."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,8 +42,13 @@ def test_normal_levels():
 def test_quantised_runs():
     task = fl.tasks.digits(clients=3, seed=5)
     plan = fl.Plan(rounds=1, local_steps=1, batch=8)
-    frame, held = fl.experiments.quantised_runs(task, (2, 8), None, plan, seeds=(4,))
-    assert set(frame["method"]) == {"fedlpp-2-bits", "fedlpp-8-bits"}
+    rows = [fl.experiments.fedlpp(2), fl.experiments.fedlpp(8), "ffa-lora"]
+    plans = {"fedlpp-2-bits": plan, "fedlpp-8-bits": plan, "ffa-lora": plan.replace(rounds=2)}
+    frame: Any
+    frame, held = fl.experiments.quantised_runs(task, rows, None, plans, seeds=(4,))
+    assert set(frame["method"]) == set(plans)
+    assert frame[frame["method"] == "ffa-lora"]["round"].max() == 2
+    assert set(held["row"]) == {"fedlpp-2-bits", "fedlpp-8-bits"}
     far = held[(held["method"] == "received") & (held["measure"] == "distance")].set_index("width")["value"]
     assert far[2] > 10 * far[8] > 0
 
@@ -54,6 +60,7 @@ def test_bits_per_number():
 
 
 def test_the_closed_form_holds_the_measurements():
+    table: Any
     picture, table = fl.plots.quantiser_check((2, 4), (16, 64), seeds=100, size=256)
     assert len(table) == 4
     assert table["inside"].mean() >= 0.9
@@ -64,13 +71,14 @@ def test_the_closed_form_holds_the_measurements():
 
 
 def test_the_levels_figure():
-    marks = fl.plots.levels(3).axes[0].lines[0].get_xdata()
+    marks: Any = fl.plots.levels(3).axes[0].lines[0].get_xdata()
     code = np.array(wire.normal_levels(3))
     np.testing.assert_allclose(np.asarray(marks) / np.asarray(marks).max(), code)
 
 
 def test_the_explorer():
-    shown = [fl.plots.quantiser_explorer(*values) for values in ((2, 8), (8, 256, "outliers"))]
+    choices: Any = ((2, 8), (8, 256, "outliers"))
+    shown = [fl.plots.quantiser_explorer(*values) for values in choices]
     limits = [[(ax.get_xlim(), ax.get_ylim()) for ax in picture.axes] for picture, _ in shown]
     assert limits[0] == limits[1]
     row = numbers("outliers")
@@ -102,8 +110,9 @@ def test_protection():
     """What each party holds after two rounds, against the run's own metrics and direct sums."""
     task = fl.tasks.digits(clients=3, seed=5)
     method, seen = fl.measures.watch(fl.methods.FedLPP.replace(broadcast=wire.normal_float(2, 64)))
+    last: Any
     *_, last = fl.run(task, method, None, fl.Plan(rounds=2, local_steps=2, batch=8, lr=0.1))
-    table = fl.measures.protection(last, method, seen, last=2)
+    table: Any = fl.measures.protection(last, method, seen, last=2)
     assert len(table) == 8
     table = table.pivot_table("value", "method", "measure")
     assert table.loc["server", "accuracy"] == pytest.approx(last.metrics["accuracy"])
@@ -123,7 +132,7 @@ def test_the_protection_figure():
     rows = [(w, s, who, 0.5 + 0.01 * s + 0.1 / w) for w in (2, 4) for s in (0, 1) for who in VIEWS]
     table = pd.DataFrame(rows, columns=["width", "seed", "method", "value"]).assign(measure="accuracy")
     picture = fl.plots.protection(table, 0.4)
-    lines = [line for line in picture.axes[0].lines if line.get_marker() == "o"]
+    lines: Any = [line for line in picture.axes[0].lines if line.get_marker() == "o"]
     assert len(lines) == len(INKS)
     for line in lines:
         np.testing.assert_allclose(line.get_ydata(), [0.555, 0.53])

@@ -39,7 +39,8 @@ def nearest(x: torch.Tensor, width: int, block: int) -> torch.Tensor:
     for i in range(0, len(flat), block):
         part = flat[i : i + block]
         scale = max(abs(v) for v in part) or 1e-8
-        out += [min(levels, key=lambda level: abs(v / scale - level)) * scale for v in part]
+        units = [v / scale for v in part]
+        out += [min((abs(u - level), level) for level in levels)[1] * scale for u in units]
     return torch.tensor(out, dtype=x.dtype).view_as(x)
 
 

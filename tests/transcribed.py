@@ -80,7 +80,7 @@ def sgd(oracle, state, data, words, lr, momentum, clip, smooth=None, size=length
 
 
 def mean(states: list[State], weights: list[float]) -> State:
-    return {key: sum(w * state[key] for w, state in zip(weights, states)) for key in states[0]}
+    return {key: np.sum([w * state[key] for w, state in zip(weights, states)], axis=0) for key in states[0]}
 
 
 def averaged(oracle, state, clients, rounds, words, lr, momentum, clip, weights, smooth=None) -> State:

@@ -46,7 +46,7 @@ EXERCISES = (
         answer=lambda: moved(4.0),
         read=pair,
         right=is_pair(0.0125, 4.0),
-        why="η falls with the square of c because s enters twice, once in the gradient and once in s·B; C grows with c.",
+        why="η falls with the square of c because s enters twice, in the gradient and in s·B; C grows with c.",
         mistakes=(
             Mistake((0.05, 4.0), is_pair(0.05, 4.0), "C is right; s enters the step twice, so η must fall by more."),
             Mistake(
@@ -68,12 +68,12 @@ EXERCISES = (
     Exercise(
         key="05.2",
         question=(
-            "A layer reads d_in = 768 numbers. A is drawn at random and never moves. Which rank do you need so that, on "
-            "average, a quarter of the energy (squared norm) of any wanted change can be reached?"
+            "A layer reads d_in = 768 numbers. A is drawn at random and never moves. Which rank do you need so that, "
+            "on average, a quarter of the energy (squared norm) of any wanted change can be reached?"
         ),
         hint="What share of a fixed direction lies, on average, in the space that r random directions span?",
-        solution="The share is r / d_in on average, so r = 0.25 · 768 = 192. With both factors free, rank 1 reaches all "
-        "of a change that has one direction.",
+        solution="The share is r / d_in on average, so r = 0.25 · 768 = 192. With both factors free, rank 1 reaches "
+        "all of a change that has one direction.",
         answer=lambda: RANK,
         read=number,
         right=near(float(RANK)),

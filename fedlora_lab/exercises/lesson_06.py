@@ -74,8 +74,8 @@ EXERCISES = (
         key="06.2",
         question=(
             "The regulator as published: the change of B is clipped to C = 1, the noise is shaped by a resting A with "
-            "singular values 2 and 0.5, the nominal noise multiplier is σ = 1.5. Which noise multiplier really protects "
-            "the worst change?"
+            "singular values 2 and 0.5, the nominal noise multiplier is σ = 1.5. Which noise multiplier really "
+            "protects the worst change?"
         ),
         hint="Shaped noise is smallest where A is largest. How many noise deviations long is a change of norm 1 there?",
         solution=(
@@ -106,9 +106,9 @@ EXERCISES = (
     Exercise(
         key="06.3",
         question=(
-            "DEeR's released code takes σ from example-level accounting (about 1.12 for a nominal ε of 1 on Kvasir) but "
-            "adds the noise to whole client updates: 12 clients, all in every round, 50 rounds of two phases, δ = 1/12. "
-            "Suppose clip and noise were sound and joint. Which ε do the releases spend at client level? Use "
+            "DEeR's released code takes σ from example-level accounting (about 1.12 for a nominal ε of 1 on Kvasir) "
+            "but adds the noise to whole client updates: 12 clients, all in every round, 50 rounds of two phases, "
+            "δ = 1/12. Suppose clip and noise were sound and joint. Which ε do the releases spend at client level? Use "
             "fl.theory.gaussian_mu and fl.theory.gdp_epsilon."
         ),
         hint="Nobody is sampled, so there is no amplification. How many Gaussian releases are there in 50 rounds?",

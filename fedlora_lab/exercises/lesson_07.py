@@ -17,7 +17,8 @@ def pair(answer: Any) -> tuple[float, float]:
     if not callable(answer):
         raise ValueError("a function of (b, a, lr) is expected")
     try:
-        b, a = answer(*POINT)
+        found: Any = answer(*POINT)
+        b, a = found
         return number(b), number(a)
     except Exception as error:
         raise ValueError(f"your function stopped with {type(error).__name__}; it must return b and a") from error
@@ -73,12 +74,12 @@ EXERCISES = (
     Exercise(
         key="07.1",
         question=(
-            "Write turn(b, a, lr): one turn of LA-LoRA on the loss (b·a − 1)²/2, a step of b and then a step of a, each "
+            "Write turn(b, a, lr): one turn of LA-LoRA on the loss (b·a − 1)²/2, a step of b, then a step of a, each "
             "down its own gradient with learning rate lr. Return b and a."
         ),
         hint="The gradient of b is (b·a − 1)·a. When it is a's turn, which b does the client hold?",
         solution=(
-            "b = b - lr * (b * a - 1) * a; a = a - lr * (b * a - 1) * b; return b, a. The second line uses the new b, in "
+            "b = b - lr * (b * a - 1) * a; a = a - lr * (b * a - 1) * b; return b, a. The second line has the new b in "
             "the error and as the peer."
         ),
         answer=lambda: turn,
@@ -144,13 +145,13 @@ EXERCISES = (
         key="07.3",
         question=(
             "A client clips to C, adds noise of standard deviation 1.2·C to the sum of its gradients, and filters the "
-            "result with five taps, after which the noise's standard deviation is only 0.523 times as large. Which noise "
+            "result with five taps, after which the noise's standard deviation is 0.523 times as large. Which noise "
             "multiplier must the accountant use?"
         ),
         hint="What could an attacker who sees the filtered value have worked out from the unfiltered one? And what did "
         "the filter do to the signal?",
         solution=(
-            "1.2. Filtering is post-processing: whoever has the noised sum can filter it himself, so the filtered value "
+            "1.2. Filtering is post-processing: whoever has the noised sum can filter it too, so the filtered value "
             "tells no more than the noised one. The filter shrinks an example's trace as it shrinks noise."
         ),
         answer=lambda: 1.2,

@@ -76,7 +76,7 @@ EXERCISES = (
         key="08.1",
         question=(
             "Write quantise(x, levels): x is one block, a NumPy array; levels is the code, rising from −1 to 1. Return "
-            "what the client receives: every number divided by the block's largest magnitude, moved to the nearest level, "
+            "what the client receives: each number divided by the block's largest magnitude, put on the nearest level, "
             "and multiplied back."
         ),
         hint="x[:, None] - levels[None] is a table of all differences. Which column is nearest in each row?",
@@ -120,7 +120,7 @@ EXERCISES = (
         answer=lambda: 1.0 + 0.5 * (np.mean([1.3, 1.4, 1.5]) - 1.1),
         read=number,
         right=near(1.15),
-        why="the clients' movement is applied to the unquantised state, so small steps add up and are never rounded away.",
+        why="the clients' movement is applied to the unquantised state: small steps add up, none is rounded away.",
         mistakes=(
             Mistake(
                 1.25, near(1.25), "that starts from Q(ψ): what the rounding took would be lost for ever. Start from ψ."

@@ -29,7 +29,7 @@ def spectrum(tensor: "Tensor | np.ndarray", side: str) -> Float[np.ndarray, " n"
 
     check_one_of("side", side, ("A", "B"))
     rows = np.moveaxis(np.asarray(tensor, float), -1 if side == "A" else -2, -1)
-    return (dct(rows, norm="ortho", axis=-1) ** 2).reshape(-1, rows.shape[-1]).sum(0)
+    return np.square(np.asarray(dct(rows, norm="ortho", axis=-1))).reshape(-1, rows.shape[-1]).sum(0)
 
 
 def gradient_spectra(record: "Round", clip_norm: float = 1.0) -> "pd.DataFrame":

@@ -41,8 +41,8 @@ def amplifier(
     shares = [value / here.total for value in here]
     s = np.array([1e-3, 1.0])
     with paper():
-        figure = picture(9.6, 3.6)
-        ax, right = figure.add_axes((0.075, 0.15, 0.5, 0.75)), figure.add_axes((0.715, 0.15, 0.265, 0.75))
+        figure = picture(9.0, 3.6)
+        ax, right = figure.add_axes((0.08, 0.15, 0.5, 0.75)), figure.add_axes((0.725, 0.15, 0.265, 0.75))
         for term, power, value in zip(WORDS, (2, 2, 4), one, strict=True):
             if value > 0:
                 ax.plot(s, value * s**power, color=COLOURS[term])

@@ -76,14 +76,14 @@ def band_check(
         ax = figure.add_axes((0.095, 0.14, 0.62, 0.72))
         ax.set_xscale("log" if "x" in log else "linear")
         ax.set_yscale("log" if "y" in log else "linear")
-        labels = []
+        ends: list[tuple[float, str, str]] = []
         for i, (key, one) in enumerate(checks.items()):
             colour = one.colour or look(key).colour
             _one(ax, one, colour, rng, "x" in log, 0.2 * (i - (len(checks) - 1) / 2))
-            labels.append(Label(float(one.x[-1]), one.bands[-1].mean, name(key), colour))
+            ends.append((one.bands[-1].mean, name(key), colour))
         if ghost is not None:
             ax.plot(ghost[1], ghost[2], color=SOFT, lw=1.4, ls=(0, (4, 2)))
-            labels.append(Label(float(ghost[1][-1]), float(ghost[2][-1]), ghost[0], SOFT))
+            ends.append((float(ghost[2][-1]), ghost[0], SOFT))
         ticks = sorted({float(place) for one in checks.values() for place in one.x})
         if len(ticks) <= 10:
             ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
@@ -98,5 +98,6 @@ def band_check(
         count = sum(np.size(row) for one in checks.values() for row in one.values)
         words = f"line and band: closed form, 95 %; dots: {count:,} measurements, {share:.1%} of them inside"
         ax.text(0, 1.03, words, transform=ax.transAxes, fontsize=8.5, color=SOFT, va="bottom")
-        beside(ax, labels, together=False)
+        edge = float(ax.get_xlim()[1])
+        beside(ax, [Label(edge, *end) for end in ends], together=False)
     return figure

@@ -7,7 +7,9 @@ from fedlora_lab.plots.curves import AXES, footer
 from fedlora_lab.plots.style import CARD, Picture, darker, look, name, paper, picture
 
 
-def finals(frame: pd.DataFrame, measure: str = "accuracy", title: str | None = None, unit: str | None = None) -> Picture:
+def finals(
+    frame: pd.DataFrame, measure: str = "accuracy", title: str | None = None, unit: str | None = None
+) -> Picture:
     """A measure after the last round, one line a method: single runs pale, mean and 95 % interval dark.
 
     Args: title, unit: words for the figure and its axis; ``None``: those of `curves`.

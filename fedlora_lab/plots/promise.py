@@ -159,8 +159,8 @@ def planner(
     allowed = theory.membership_bound(fpr, spent, delta)
     found = float(allowed[0])
     with paper():
-        figure = picture(10.2, 3.7)
-        ax, right = figure.add_axes((0.065, 0.16, 0.5, 0.74)), figure.add_axes((0.66, 0.16, 0.325, 0.74))
+        figure = picture(9.0, 3.6)
+        ax, right = figure.add_axes((0.075, 0.16, 0.48, 0.74)), figure.add_axes((0.66, 0.16, 0.325, 0.74))
         ax.plot(steps, bound, color="#7A4FD0", lw=1, ls=(0, (2, 2)))
         ax.plot(steps[steps <= releases], bound[steps <= releases], color="#7A4FD0")
         ax.plot([releases], [spent], "o", color=INK, ms=8, mec=CARD, clip_on=False)

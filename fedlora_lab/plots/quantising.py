@@ -154,30 +154,30 @@ def protection(table: pd.DataFrame, start: float | None = None) -> Picture:
         table: as `experiments.quantised_runs` gives it. start: accuracy before training.
     Guarantees: dots are the means over seeds (test_lesson_08.py::test_protection).
     """
-    table = table[table["measure"] == "accuracy"]
-    means = table.groupby(["method", "width"], sort=False)["value"].agg(["mean", band])
+    part: Any = table[table["measure"] == "accuracy"]
+    means = part.groupby(["method", "width"], sort=False)["value"].agg(["mean", band])
     with paper():
         figure = picture(8.6, 4.1)
         ax = figure.add_axes((0.08, 0.15, 0.5, 0.74))
-        widths, labels = sorted(table["width"].unique()), []
+        widths, labels = sorted(part["width"].unique()), []
         places = {width: i for i, width in enumerate(widths)}
-        for shift, who in enumerate(table["method"].unique()):
-            part = means.loc[who].sort_index()
-            x = np.array([places[w] for w in part.index]) + 0.06 * (shift - 1.5)
-            for at, (low, high) in zip(x, part["band"], strict=True):
+        for shift, who in enumerate(part["method"].unique()):
+            line = means.loc[who].sort_index()
+            x = np.array([places[w] for w in line.index]) + 0.06 * (shift - 1.5)
+            for at, (low, high) in zip(x, line["band"], strict=True):
                 ax.plot([at, at], [low, high], color=INKS[who], alpha=0.4, lw=1.4)
-            ax.plot(x, part["mean"], "o-", color=INKS[who], ms=6, mec=CARD)
-            labels.append(Label(float(x[-1]), float(part["mean"].iloc[-1]), VIEWS[who], INKS[who]))
+            ax.plot(x, line["mean"], "o-", color=INKS[who], ms=6, mec=CARD)
+            labels.append(Label(float(x[-1]), float(line["mean"].iloc[-1]), VIEWS[who], INKS[who]))
         if start is not None:
             ax.axhline(start, color=GREY, lw=1, ls=(0, (1, 2)))
             ax.text(-0.25, start, "before training", fontsize=8, color=SOFT, va="bottom")
         ax.set(xlim=(-0.3, len(widths) - 0.7), xlabel="bits of a code", ylabel="share of test examples right")
-        low = min(float(table["value"].min()), 1 if start is None else start)
+        low = min(float(part["value"].min()), 1 if start is None else start)
         ax.set_ylim(max(0, low - 0.06), 1)
         ax.set_xticks(range(len(widths)), [f"{w:g}" for w in widths])
         ax.set_title("Who holds how good a model")
         beside(ax, labels, together=False)
-        footer(figure, f"dots: mean over {table['seed'].nunique()} seeds; bars: 95 % interval of the mean")
+        footer(figure, f"dots: mean over {part['seed'].nunique()} seeds; bars: 95 % interval of the mean")
     return figure
 
 

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fedlora_lab import theory
 from fedlora_lab.checks import check_number, check_one_of
-from fedlora_lab.plots.style import FAINT, GREY, INK, RIGHT, SOFT, WRONG, Picture, paper, picture
+from fedlora_lab.plots.style import FACTOR, FAINT, GREY, INK, RIGHT, SOFT, WRONG, Picture, paper, picture
 
 NOISE = "#0F7F94"
 REACH, TAILS = 2.8, (-4.2, 7.2)
@@ -113,17 +113,14 @@ def regulator(
 def regulator_words(
     first: float = 1.8, second: float = 0.6, angle: float = 30.0, sigma: float = 1.0, clip: str = "factor"
 ) -> str:
-    """The figure in a sentence. Arguments as `regulator`."""
+    """The figure in a sentence; ε at δ = 0.00001. Arguments as `regulator`."""
     shape = _shape(first, second, angle, sigma, clip)
     real, promised = (theory.gdp_epsilon(mu, 1e-5) for mu in (shape.mu, 1 / sigma))
-    start = f"Clip on the {clip}, σ = {sigma:g}: the worst change stands {shape.mu:.2f} deviations out"
+    start = f"Clip on the {clip}: the worst change stands {shape.mu:.2f} deviations out"
     if clip == "product":
-        return f"{start}, exactly as promised, whatever the peer; one release spends ε = {real:.2f} at δ = 0.00001."
+        return f"{start}, exactly as promised, whatever the peer; one release: ε = {real:.2f}."
     judged = "more than" if shape.mu > 1 / sigma else "less than" if shape.mu < 1 / sigma else "as"
-    return (
-        f"{start}, {judged} the {1 / sigma:.2f} promised: the peer's largest singular value is {max(first, second):g}. "
-        f"One release spends ε = {real:.2f} at δ = 0.00001, not {promised:.2f}."
-    )
+    return f"{start}, {judged} the {1 / sigma:.2f} promised; one release: ε = {real:.2f}, promised {promised:.2f}."
 
 
 def literal(peers: Any, spent: Any, target: float) -> Picture:
@@ -139,9 +136,10 @@ def literal(peers: Any, spent: Any, target: float) -> Picture:
     with paper():
         figure = picture(9.6, 3.6)
         left, right = figure.add_axes((0.07, 0.15, 0.4, 0.72)), figure.add_axes((0.56, 0.15, 0.4, 0.72))
-        for start, words, colour in ((0, "A rests, B moves", "#D55E00"), (1, "B rests, A moves", "#0072B2")):
+        for start, words, colour in ((0, "A rests, B moves", FACTOR["A"]), (1, "B rests, A moves", FACTOR["B"])):
             left.plot(rounds[start::2], peers[start::2], color=colour, marker="o")
-            left.text(rounds[start::2][-1], peers[start::2][-1] + 0.07, words, color=colour, ha="right", fontsize=9)
+            place = 3 * len(peers[start::2]) // 4
+            left.text(rounds[start::2][place], peers[start::2][place] - 0.06, words, color=colour, va="top", fontsize=9)
         left.axhline(1, color=INK, lw=1, ls=(0, (3, 2)))
         left.text(1, 0.03, "above the dashed line the noise hides less than promised", fontsize=8, color=SOFT)
         left.set(xlabel="round", ylabel="largest singular value", ylim=(0, None))
@@ -149,7 +147,7 @@ def literal(peers: Any, spent: Any, target: float) -> Picture:
         over = spent[-1] > target
         right.plot(rounds, spent, color=WRONG if over else RIGHT, lw=2.4)
         right.axhline(target, color=INK, lw=1, ls=(0, (3, 2)))
-        right.text(1, target, f"nominal, end of the run: ε = {target:g}", fontsize=8, color=SOFT, va="bottom")
+        right.text(rounds[-1], 0.96 * target, f"nominal ε = {target:g} ", fontsize=8, color=SOFT, ha="right", va="top")
         right.text(rounds[-1], spent[-1], f"ε = {spent[-1]:.1f} ", ha="right", va="bottom", weight="bold",
                    color=WRONG if over else RIGHT)  # fmt: skip
         right.set(xlabel="round", ylabel="ε by what the noise really hides", ylim=(0, None))

@@ -170,7 +170,7 @@ def gradient_spectra(frame: pd.DataFrame, taps: int = 5) -> Picture:
         figure = picture(9.6, 3.6)
         for left, side in ((0.065, "B"), (0.565, "A")):
             ax = figure.add_axes((left, 0.16, 0.42, 0.72))
-            part = frame[frame["side"] == side]
+            part: Any = frame[frame["side"] == side]
             energy = part.groupby("frequency")["energy"].sum()
             groups = energy.to_numpy().reshape(-1, max(1, len(energy) // 16)).sum(1)
             place, width = np.arange(len(groups)) / len(groups), 1 / len(groups)

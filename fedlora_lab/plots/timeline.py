@@ -56,14 +56,14 @@ def timeline_words(method: "Method", rounds: int = 6, steps: int = 4) -> str:
     Guarantees: test_timeline_words_say_where_the_mean_is_exact.
     """
     words = [method.moves(t, s) for t in range(rounds) for s in range(steps)]
-    shares = [f"{side} moves in {sum(side in word for word in words) / len(words):.0%} of the steps" for side in "BA"]
+    shares = [f"{side} moves in {sum(side in word for word in words) / len(words):.0%}" for side in "BA"]
     moved = [method.moved(t, steps) for t in range(rounds)]
     both = [str(t + 1) for t in range(rounds) if len(moved[t]) > 1]
     if not both:
-        exact = "one factor rests in every round, so the mean of the products is exact"
+        exact = "one rests in every round, so the mean of the products is exact"
     elif len(both) == rounds:
-        exact = "both factors move in every round, so the mean of the products is missed"
+        exact = "both move in every round, so the mean of the products is missed"
     else:
-        exact = f"the mean of the products is missed in rounds {', '.join(both)}, where both factors move"
+        exact = f"the mean of the products is missed in rounds {', '.join(both)}, where both move"
     sent = sum(map(len, moved)) / (2 * rounds)
-    return f"{', '.join(shares)}; {exact}. Sent up: {sent:.0%} of what FedLoRA sends, in square layers."
+    return f"{' of the steps, '.join(shares)}; {exact}. Sent up: {sent:.0%} of FedLoRA's."

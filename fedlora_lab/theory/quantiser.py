@@ -10,7 +10,7 @@ from fedlora_lab.checks import check, check_whole
 
 
 def normal_levels(width: int, reach: float = 0.9677083) -> Float[np.ndarray, " n"]:
-    """Levels of a normal-float code: equal steps of probability under the bell, on either side of zero, over the largest.
+    """Levels of a normal-float code: equal steps of probability under the bell on either side of zero.
 
     2^(width - 1) levels lie above zero and one fewer below; the outermost stand at the quantile ``reach``.
 

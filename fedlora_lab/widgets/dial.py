@@ -11,14 +11,18 @@ from fedlora_lab.widgets import controls
 from fedlora_lab.widgets.worker import Latest
 
 
+NARROW = 480  # pixels down to which a picture shrinks with the page
+
+
 class Dial(w.VBox):
     """Controls bound to a plot function; see `dial`."""
 
     def __init__(self, plot: Callable[..., Any], knobs: dict[str, Any], image: bytes, text: str) -> None:
         self.plot, self.knobs = plot, knobs
         self._first = self.values
-        self.sentence = controls.words(2)
-        self.picture = controls.picture(*_size(image))
+        self.sentence = controls.words(3)
+        width, height = _size(image)
+        self.picture = controls.picture(width, height, narrowest=min(width, NARROW))
         self.picture.value = image
         controls.say(self.sentence, text)
         self._latest = Latest(self._draw, self._show, self._fail)
@@ -26,7 +30,9 @@ class Dial(w.VBox):
             knob.observe(self._moved, "value")
         reset = controls.button("Reset", "undo", "put every control back", self.reset)
         rows = w.HBox([*self.knobs.values(), reset], layout=w.Layout(flex_flow="row wrap"))
-        super().__init__([rows, self.picture, self.sentence])
+        # A row of its own: the picture's width is flexible only along a row.
+        place = w.HBox([self.picture], layout=w.Layout(height=f"{height + 6}px", overflow="hidden"))
+        super().__init__([rows, place, self.sentence])
 
     @property
     def values(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fedlora_lab.plots.style import name, png
 from fedlora_lab.privacy import Privacy
 from fedlora_lab.tasks import Task
 from fedlora_lab.widgets import controls
-from fedlora_lab.widgets.dial import _size
+from fedlora_lab.widgets.dial import NARROW, _size
 from fedlora_lab.widgets.settings import finite
 from fedlora_lab.widgets.worker import FAILED, OVER, READY, RUNNING, Latest, Worker
 
@@ -47,12 +47,14 @@ class Duel(w.VBox):
         self._start = float(task.metrics["accuracy"](outputs, task.test[1]).mean())
         self.status, self.sentence = controls.words(1), controls.words(2)
         image, text = self._paint({})
-        self.picture = controls.picture(*_size(image))
+        width, height = _size(image)
+        self.picture = controls.picture(width, height, narrowest=NARROW)
+        place = w.HBox([self.picture], layout=w.Layout(height=f"{height + 6}px", overflow="hidden"))
         bar = w.HBox([self.rounds, self.seeds, *self.buttons.values(), self.progress],
                      layout=w.Layout(flex_flow="row wrap"))  # fmt: skip
         for knob in (self.rounds, self.seeds):
             knob.observe(lambda _: self._planned(), "value")
-        super().__init__([bar, self.status, self.picture, self.sentence])
+        super().__init__([bar, self.status, place, self.sentence])
         self._show((image, text))
         self._state(READY)
         self._planned()

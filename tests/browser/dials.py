@@ -1,5 +1,6 @@
 """Drive a dial in JupyterLab as a reader does, and measure how quickly it answers."""
 
+import math
 import time
 from typing import Any
 
@@ -46,9 +47,16 @@ class Repaints:
 
     def move(self, key: str) -> str:
         """Press a key; gives the sentence once figure and sentence have changed, and notes how long the figure took."""
+        return self._act(lambda: self.page.keyboard.press(key))
+
+    def choose(self, label: str) -> str:
+        """Pick from the menu, as `move`. (JupyterLab keeps the arrow keys of a closed menu for itself.)"""
+        return self._act(lambda: self.output.locator("select").select_option(label=label))
+
+    def _act(self, act: Any) -> str:
         before, said = self.handle.get_attribute("src"), self.sentence
         begun = time.monotonic()
-        self.page.keyboard.press(key)
+        act()
         self.page.wait_for_function("([e, src]) => e.src !== src", arg=[self.handle, before], polling=5)
         self.waits.append(time.monotonic() - begun)
         place = self.output.locator("[role=status], [role=alert]").first.element_handle()
@@ -58,7 +66,7 @@ class Repaints:
     def p95(self) -> float:
         """The wait, in seconds, that 95 of 100 moves stay below."""
         waits = sorted(self.waits)
-        return waits[min(len(waits) - 1, round(0.95 * len(waits)))]
+        return waits[math.ceil(0.95 * len(waits)) - 1]
 
     def cut_off(self) -> "list[str]":
         """Parts that stick out at the right, or text that does not fit its place."""
@@ -71,3 +79,18 @@ class Repaints:
                     .map(e => e.outerHTML.slice(0, 90));
             }"""
         )
+
+
+def picture_bytes(image: Any) -> str:
+    """What an image shows, as text; its address is another one after every drawing."""
+    return image.evaluate(
+        "async e => [...new Uint8Array(await (await fetch(e.src)).arrayBuffer())].map(b => b.toString(16)).join('')"
+    )
+
+
+def wait_for_bytes(image: Any, wanted: str, seconds: float = 30) -> None:
+    """Wait until an image shows what `picture_bytes` gave."""
+    until = time.monotonic() + seconds
+    while picture_bytes(image) != wanted:
+        assert time.monotonic() < until, "the picture did not come back"
+        time.sleep(0.05)

@@ -59,15 +59,16 @@ def test_twenty_moves(notebook, show, name, label, key, word):
 
 def test_the_unit_and_the_reset(notebook, show):
     dial = Repaints(notebook, show("planner"))
-    start, picture = dial.sentence, dial.image.get_attribute("src")
+    start, picture = dial.sentence, dial.image.screenshot()
     assert "one example is promised" in start
     dial.output.locator("select").focus()
     assert "one client" in dial.move("ArrowDown")
     dial.focus("releases")
     dial.move("ArrowRight")
+    assert dial.image.screenshot() != picture
     dial.output.get_by_role("button", name="Reset").click()
-    notebook.page.wait_for_function("([e, src]) => e.src === src", arg=[dial.handle, picture])
     dial.output.get_by_text(start).wait_for()
+    assert dial.image.screenshot() == picture
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])

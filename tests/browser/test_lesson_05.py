@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from dials import PLAIN, bound
+from dials import PLAIN, bound, picture_bytes, wait_for_bytes
 from lab import Page
 
 CELLS = {
@@ -46,7 +46,7 @@ def status(output):
 def test_the_figure_fills_run_by_run(notebook, show):
     output = show("duel")
     image = output.locator("img")
-    before = image.get_attribute("src")
+    before, first = image.get_attribute("src"), picture_bytes(image)
     notebook.watch_layout()
     output.get_by_text("ready · 6 runs of 2 rounds").wait_for()
     output.get_by_role("button", name="Start").focus()
@@ -55,7 +55,7 @@ def test_the_figure_fills_run_by_run(notebook, show):
     status(output).filter(has_text="finished").wait_for()
     assert image.get_attribute("src") != before
     output.get_by_role("button", name="Reset").click()
-    notebook.page.wait_for_function("([e, src]) => e.src === src", arg=[image.element_handle(), before])
+    wait_for_bytes(image, first)
     assert notebook.jumps() == []
 
 

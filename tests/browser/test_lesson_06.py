@@ -1,7 +1,7 @@
 """The widgets of notebook 06 in a real JupyterLab, turned by keyboard."""
 
 import pytest
-from dials import PLAIN, Repaints, bound
+from dials import PLAIN, Repaints, bound, picture_bytes, wait_for_bytes
 from lab import Page
 
 CELLS = {
@@ -41,7 +41,7 @@ def quick_enough(name, dial, show):
 
 def test_twenty_moves_of_the_regulator(notebook, show):
     dial = Repaints(notebook, show("regulator"))
-    start, picture = dial.sentence, dial.image.get_attribute("src")
+    start, first = dial.sentence, picture_bytes(dial.image)
     notebook.watch_layout()
     dial.focus("peer, 1st")
     assert "more than the 1.00 promised" in start
@@ -51,10 +51,9 @@ def test_twenty_moves_of_the_regulator(notebook, show):
     dial.focus("noise σ")
     for _ in range(7):
         dial.move("ArrowRight")
-    dial.output.locator("select").focus()
-    assert "exactly as promised" in dial.move("ArrowDown")
+    assert "exactly as promised" in dial.choose("product")
     dial.output.get_by_role("button", name="Reset").click()
-    notebook.page.wait_for_function("([e, src]) => e.src === src", arg=[dial.handle, picture])
+    wait_for_bytes(dial.image, first)
     dial.output.get_by_text(start).wait_for()
     assert notebook.jumps() == []
     quick_enough("regulator", dial, show)
@@ -64,11 +63,10 @@ def test_a_schedule_is_picked_or_typed(notebook, show):
     dial = Repaints(notebook, show("schedule"))
     notebook.watch_layout()
     assert "the mean of the products is exact" in dial.sentence
-    dial.output.locator("select").focus()
-    for _ in range(2):
-        for key in ["ArrowDown"] * 5 + ["ArrowUp"] * 5:
-            dial.move(key)
-    picture = dial.image.get_attribute("src")
+    for _ in range(5):
+        for label in ("FFA-LoRA: B", "FedLoRA: AB", "both, then B: AB | B", "RoLoRA, DEeR: B | A"):
+            dial.choose(label)
+    picture, first = dial.image.get_attribute("src"), picture_bytes(dial.image)
     typed = dial.output.locator("input[type=text]")
     typed.fill("B | B A")
     dial.output.get_by_text("missed in rounds 2, 4, 6").wait_for()
@@ -78,7 +76,7 @@ def test_a_schedule_is_picked_or_typed(notebook, show):
     line.wait_for()
     assert line.inner_text() == 'word=\'Q\': expected "A", "B" or "AB"'
     typed.fill("")
-    notebook.page.wait_for_function("([e, src]) => e.src === src", arg=[dial.handle, picture])
+    wait_for_bytes(dial.image, first)
     assert notebook.jumps() == []
     quick_enough("schedule", dial, show)
 

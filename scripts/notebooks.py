@@ -37,7 +37,7 @@ def cleaned(notebook: Any) -> Any:
     return notebook
 
 
-def executed(notebook: Any, folder: Path, timeout: int = 600) -> Any:
+def executed(notebook: Any, folder: Path, timeout: int = 1800) -> Any:
     """A copy run from top to bottom in a new kernel. Raises what the first failing cell raised."""
     from nbclient import NotebookClient
 

@@ -39,7 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "plan": {"rounds": 20, "local_steps": 5, "batch": 16},
         "privacy": {"clip_norm": 1.0, "delta": 1e-4},
         "lora": {"rank": 4, "alpha": 8.0},
-        "grid": [0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8],
+        "grid": [0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2],
     },
     "sentiment": {
         "plan": {"rounds": 3, "local_steps": 5, "batch": 32},

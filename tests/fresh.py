@@ -2,13 +2,13 @@
 
     pytest -p tests.fresh --nbmake notebooks/*.ipynb
 
-runs every notebook once, by nbmake, and then holds the text of each cell's outputs against the committed one. A notebook
-fails when a cell fails, or when the two texts differ.
+runs every notebook once, by nbmake, and then holds the text of each cell's outputs against the committed one. A
+notebook fails when a cell fails, or when the two texts differ.
 
 Words must be equal. Numbers may differ by one unit in the last place that is printed, plus RELATIVE of their size:
 training amplifies the last bits of another processor's arithmetic. Two numbers below ROUNDING are both rounding errors.
-Not compared: pictures (only that there is one), what goes to the error stream, widgets, addresses in memory, and numbers
-before a unit of time.
+Not compared: pictures (only that there is one), what goes to the error stream, widgets, addresses in memory, and
+numbers before a unit of time.
 """
 
 import re

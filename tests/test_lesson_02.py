@@ -1,6 +1,7 @@
 """Notebook 02: the deviation as points, its noise in closed form, and figures that count what they promise."""
 
 import html
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,7 +46,7 @@ def test_noisy_deviation_of_equal_clients():
 @pytest.mark.parametrize("spreads", [(0.7, 0.4), (1.0, 1.0), (0.0, 0.5)])
 @pytest.mark.parametrize("together", [-1.0, 0.0, 0.3])
 def test_a_cloud_has_the_spread_and_correlation_asked_for(spreads, together):
-    seen = cloud(*spreads, together, clients=9)
+    seen = cloud(spreads[0], spreads[1], together, clients=9)
     assert (np.std(seen.b), np.std(seen.a)) == pytest.approx(spreads, abs=1e-12)
     assert (seen.b.mean(), seen.a.mean()) == pytest.approx((1, 1))
     assert seen.deviation == pytest.approx(-together * spreads[0] * spreads[1], abs=1e-12)
@@ -108,13 +109,13 @@ def table(missing=0):
     return pd.DataFrame({"x": x, "mean": mean, "low": 0.9 * mean, "high": 1.1 * mean, "closed": x})
 
 
-def words(figure):
+def words(figure: Any) -> str:
     return " ".join(text.get_text() for text in figure.texts)
 
 
 @pytest.mark.parametrize("missing", [0, 3])
 def test_the_figure_counts_what_lies_inside(missing):
-    figure = fl.plots.against(table(missing), x="x", y="y", title="t")
+    figure: Any = fl.plots.against(table(missing), x="x", y="y", title="t")
     assert fl.plots.inside(table(missing)) == 1 - missing / 10
     assert f"inside: {10 - missing}0% of 10" in words(figure)
     red = sum(len(line.get_xdata()) for line in figure.axes[0].lines if line.get_color() == WRONG)
@@ -123,7 +124,7 @@ def test_the_figure_counts_what_lies_inside(missing):
 
 def test_the_figure_draws_the_closed_form_and_its_parts():
     frame = table().assign(half=lambda t: t["closed"] / 2)
-    figure = fl.plots.against(frame, x="x", y="y", title="t", parts={"half": "one half"}, mark={"here": 3.0})
+    figure: Any = fl.plots.against(frame, x="x", y="y", title="t", parts={"half": "one half"}, mark={"here": 3.0})
     drawn = [list(line.get_ydata()) for line in figure.axes[0].lines]
     assert list(frame["closed"]) in drawn and list(frame["half"]) in drawn
     assert {"one half", "closed form"} <= {text.get_text() for text in figure.axes[0].texts}
@@ -134,7 +135,7 @@ def test_the_figure_draws_the_closed_form_and_its_parts():
 def test_predicted_counts_the_dots():
     rows = [("digits", "fedlora", 0, t, f"layer {i}", "deviation", 1.0 + 0.1 * i) for t in range(4) for i in range(5)]
     frame = pd.DataFrame(rows, columns=["task", "method", "seed", "round", "layer", "measure", "value"])
-    figure = fl.plots.predicted(frame, "deviation", theory.Band(1.0, 0.9, 1.25), y="y", title="t")
+    figure: Any = fl.plots.predicted(frame, "deviation", theory.Band(1.0, 0.9, 1.25), y="y", title="t")
     assert "inside: 60% of 15" in words(figure)  # round 0 is none of them
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert sorted(len(line.get_xdata()) for line in dots) == [6, 9]

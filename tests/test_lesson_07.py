@@ -90,7 +90,7 @@ def test_shuffling_changes_neighbours_and_nothing_else():
     x = torch.randn(500, 4, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for side, y in (("A", x), ("B", x.mT)):
         plain, mixed = binomial(5)(y, side), rule(y, side)
-        assert float(mixed.square().mean()) == pytest.approx(float(plain.square().mean()), rel=0.01)
+        assert float(mixed.square().mean()) == pytest.approx(float(plain.square().mean()), rel=0.03)
         torch.testing.assert_close(mixed.sum(), y.sum())
         assert torch.equal(mixed, Shuffled(binomial(5), 1)(y, side))
         assert not torch.equal(mixed, shuffled(binomial(5), seed=2)(y, side))

@@ -56,9 +56,7 @@ EXERCISES = (
             ),
             Mistake((0.05, 1.0), is_pair(0.05, 1.0), "neither yet: s enters the step twice, and the clip has to move."),
             Mistake((3.2, 0.25), is_pair(3.2, 0.25), "the other way round: a larger α needs a smaller step."),
-            Mistake(
-                (0.0125, 0.25), is_pair(0.0125, 0.25), "η is right; longer gradients need a larger C, not less."
-            ),
+            Mistake((0.0125, 0.25), is_pair(0.0125, 0.25), "η is right; longer gradients need a larger C, not less."),
             Mistake((0.2, 1.0), is_pair(0.2, 1.0), "nothing changed: then s·B moves 4 to 16 times further in a step."),
         ),
         others=([0.0125, 4], ("0.0125", "4")),
@@ -79,15 +77,11 @@ EXERCISES = (
         right=near(float(RANK)),
         why="the share of the energy is r / d_in: a frozen random A is cheap for noise and bytes, not for reach.",
         mistakes=(
-            Mistake(
-                48, near(48.0), "that is a quarter of the energy squared; the share of energy itself is r / d_in."
-            ),
+            Mistake(48, near(48.0), "that is a quarter of the energy squared; the share of energy itself is r / d_in."),
             Mistake(384, near(384.0), "that reaches half of the energy, a quarter was asked."),
             Mistake(576, near(576.0), "576 directions are left out, not kept; you took the part that is missed."),
             Mistake(4, near(4.0), "1 / 0.25 = 4 forgets how many inputs the layer has: reach is r out of d_in."),
-            Mistake(
-                3072, near(3072.0), "more directions than the layer has inputs; multiply by the share instead."
-            ),
+            Mistake(3072, near(3072.0), "more directions than the layer has inputs; multiply by the share instead."),
         ),
         others=(192.0, "192"),
         difficulty=1,

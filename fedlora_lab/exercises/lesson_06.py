@@ -54,9 +54,7 @@ EXERCISES = (
                 near(cycle("linear"), 2e-3),
                 "that is the B round alone; the A round multiplies its noise by a B that is no longer zero.",
             ),
-            Mistake(
-                0.41, near(cycle("quadratic"), 3e-3), "that is the A round alone; the B round's noise stays in W."
-            ),
+            Mistake(0.41, near(cycle("quadratic"), 3e-3), "that is the A round alone; the B round's noise stays in W."),
             Mistake(
                 1.7067,
                 near(2 * cycle("linear"), 2e-3),
@@ -88,9 +86,7 @@ EXERCISES = (
         why="σ / ‖A‖₂: the promise is that of half the nominal noise. Clipping ‖ΔB·A‖ instead gives 1.5 back.",
         mistakes=(
             Mistake(1.5, near(1.5), "1.5 is the nominal one; the noise is not equally large in all directions."),
-            Mistake(
-                3.0, near(3.0), "that direction hides best; a promise counts the one that hides worst."
-            ),
+            Mistake(3.0, near(3.0), "that direction hides best; a promise counts the one that hides worst."),
             Mistake(
                 0.7276,
                 near(1.5 / math.hypot(2, 0.5), 1e-3),

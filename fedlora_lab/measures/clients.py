@@ -79,9 +79,7 @@ class Seen(NamedTuple):
 
     def factors(self, layer: str) -> tuple[Tensor, Tensor]:
         """The clients' (A, B) of a layer; a leading 1 for a factor that was not uploaded."""
-        a, b = (
-            self.uploads.get(slot, self.sent.tensors[slot][None]) for slot in (Slot("A", layer), Slot("B", layer))
-        )
+        a, b = (self.uploads.get(slot, self.sent.tensors[slot][None]) for slot in (Slot("A", layer), Slot("B", layer)))
         return a, b
 
     def server(self, layer: str) -> tuple[Tensor, Tensor]:

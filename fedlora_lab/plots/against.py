@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from fedlora_lab.checks import check
 from fedlora_lab.plots import tidy
@@ -15,7 +15,7 @@ from fedlora_lab.theory import Band
 NEEDED = ("x", "mean", "low", "high", "closed")
 
 
-def inside(table: pd.DataFrame) -> float:
+def inside(table: Any) -> float:
     """Share of rows whose interval [low, high] holds the closed form. Raises ``ValueError`` for other tables."""
     check(isinstance(table, pd.DataFrame), "table", type(table).__name__, "a frame")
     missing = [name for name in NEEDED if name not in table.columns]
@@ -24,7 +24,7 @@ def inside(table: pd.DataFrame) -> float:
 
 
 def against(
-    table: pd.DataFrame,
+    table: Any,
     *,
     x: str,
     y: str,
@@ -87,12 +87,12 @@ def against(
     return figure
 
 
-def _relative(rows: pd.DataFrame) -> pd.DataFrame:
+def _relative(rows: Any) -> Any:
     """The rows divided by their closed form."""
     return rows.assign(**{name: rows[name] / rows["closed"] for name in ("mean", "low", "high", "closed")})
 
 
-def _ratio(ax: Any, table: pd.DataFrame, x: str) -> None:
+def _ratio(ax: Any, table: Any, x: str) -> None:
     """Axes for measured over closed form, one being agreement."""
     seen = _relative(table)
     far = max(0.05, 1.2 * float((seen[["low", "high"]] - 1).abs().max().max()))
@@ -101,7 +101,7 @@ def _ratio(ax: Any, table: pd.DataFrame, x: str) -> None:
     ax.set_ylabel("measured /\nclosed form")
 
 
-def _dots(ax: Any, rows: pd.DataFrame, colour: str) -> None:
+def _dots(ax: Any, rows: Any, colour: str) -> None:
     held = (rows["low"] <= rows["closed"]) & (rows["closed"] <= rows["high"])
     for part, ink in ((rows[held], colour), (rows[~held], WRONG)):
         if len(part):
@@ -110,7 +110,7 @@ def _dots(ax: Any, rows: pd.DataFrame, colour: str) -> None:
             ax.plot(part["x"], part["mean"], "o", ms=4.6, color=ink, mec=CARD, mew=0.7, zorder=4)
 
 
-def predicted(frame: pd.DataFrame, measure: str, band: Band, *, y: str, title: str) -> Picture:
+def predicted(frame: Any, measure: str, band: Band, *, y: str, title: str) -> Picture:
     """Every layer's value of a measure in every round, as a dot, over one closed form and the band it should stay in.
 
     Args:
@@ -139,7 +139,7 @@ def predicted(frame: pd.DataFrame, measure: str, band: Band, *, y: str, title: s
             ax.plot(place, part["value"][rows], "o", ms=4.2, color=ink, mec=CARD, mew=0.6)
         ax.set(xlim=(0.4, rounds + 0.6), ylim=(0, 1.25 * max(band.high, float(part["value"].max()))))
         ax.set(xlabel="round (one dot for each layer and seed)", ylabel=y)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_title(title)
         middle = (ax.get_xlim()[1], band.mean)
         beside(ax, [Label(*middle, "closed form,\nfrom σ alone", FACTOR["A"])], together=False)

@@ -55,7 +55,7 @@ def amplifier(
         log_axis(ax.xaxis, (0.001, 0.01, 0.1, 1))
         log_axis(ax.yaxis, (1e-6, 1e-3, 1, 1e3, 1e6))
         ax.set_yticklabels(["10⁻⁶", "0.001", "1", "1,000", "10⁶"])
-        ax.set_title("Noise on the factors, seen in the product")
+        ax.set_title("Noise on the factors, seen in the product", y=1)
         ax.text(
             0.02, 0.96, f"★ crossover at std {cross:.3g}", transform=ax.transAxes, fontsize=9, va="top", weight="bold"
         )
@@ -65,7 +65,7 @@ def amplifier(
         right.set(xlim=(0, 1.18), ylim=(2.6, -0.6), xlabel="share of the energy")
         right.set_xticks((0, 0.5, 1))
         right.set_yticks(range(3), list(WORDS.values()))
-        right.set_title(f"At std {std:.3g}")
+        right.set_title(f"At std {std:.3g}", y=1)
     text = (
         f"Noise of std {std:.3g}, rank {rank}, {width} × {width} layer, α = {alpha:g}: the product moves by "
         f"{here.total**0.5:.3g} (root mean square norm). Noise × noise carries {shares[2]:.0%} of the energy and takes "

@@ -74,7 +74,7 @@ class Clip:
         ax.set(xlim=(LOW, HIGH), ylim=(0, 1.3 * self.counts.max()))
         log_axis(ax.xaxis, (0.1, 1, 10, 100))
         ax.set_ylabel("examples")
-        ax.set_title("How long each example's gradient is, and where the clip cuts")
+        ax.set_title("How long each example's gradient is, and where the clip cuts", y=1)
         ax.axvline(clip_norm, color=INK, lw=1.6)
         words = {"transform": ax.transAxes, "fontsize": 9, "va": "top", "weight": "bold"}
         ax.text(0.012, 0.95, f"kept as they are: {1 - cut:.0%}", color=SOFT, **words)
@@ -96,7 +96,7 @@ class Clip:
         log_axis(ax.yaxis, (0.01, 0.1, 1, 10, 100))
         ax.set_xlabel("clip threshold C (Euclidean norm)")
         ax.set_ylabel("shift of the released mean")
-        ax.set_title("What the threshold costs: too low is biased, too high is noisy")
+        ax.set_title("What the threshold costs: too low is biased, too high is noisy", y=1)
         words = {"transform": ax.transAxes, "fontsize": 9, "weight": "bold", "va": "top"}
         for place, colour, label in ((0.012, BIAS, "bias"), (0.09, NOISE, "noise"), (0.19, GREY, "both, least at ★")):
             ax.text(place, 0.95, label, color=colour, **words)

@@ -169,7 +169,7 @@ def planner(
         ax.set(xlim=(1, 1000), ylim=(0.05, 200), xlabel="releases", ylabel=f"ε at δ = {delta:g}")
         log_axis(ax.xaxis, (1, 10, 100, 1000))
         log_axis(ax.yaxis, (0.1, 1, 10, 100))
-        ax.set_title(f"Spent on one {unit} (σ = {noise_multiplier:g}, q = {q:.2g})")
+        ax.set_title(f"Spent on one {unit} (σ = {noise_multiplier:g}, q = {q:.2g})", y=1)
         ax.text(
             0.02, 0.96, f"ε = {spent:.2f} after {releases} releases", transform=ax.transAxes, weight="bold", va="top"
         )
@@ -179,7 +179,7 @@ def planner(
         _attacker(right, fpr, allowed, 1e-3, found)
         log_axis(right.xaxis, (0.001, 0.01, 0.1, 1))
         log_axis(right.yaxis, (0.001, 0.01, 0.1, 1))
-        right.set_title("What this leaves to an attacker")
+        right.set_title("What this leaves to an attacker", y=1)
     who = "one example" if unit == "example" else "one client, with all its examples,"
     text = (
         f"{releases} releases, each of {drawn} out of {of} {unit}s (q = {q:.2g}), σ = {noise_multiplier:g}: {who} is "

@@ -1,6 +1,6 @@
 """What rank and alpha do to an adapter that should become a given change of a layer."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from fedlora_lab import theory
 from fedlora_lab.plots.style import CARD, FACTOR, FAINT, INK, RIGHT, SOFT, WRONG, Picture, paper, picture
 
 STEPS, RATE = 200, 0.3
-HEIGHTS = (0, 0.2, 0.4, 0.6, 0.8, 1)
+HEIGHTS = (0, 0.25, 0.5, 0.75, 1)
 
 
 class Reach(NamedTuple):
@@ -21,10 +21,15 @@ class Reach(NamedTuple):
     errors: np.ndarray
 
 
-def reached(change: Float[np.ndarray, "d_out d_in"], rank: int, alpha: float) -> Reach:
-    """The numbers behind `reach`: 200 steps of gradient descent at learning rate 0.3."""
+def reached(
+    change: Float[np.ndarray, "d_out d_in"],
+    rank: int,
+    alpha: float,
+    values: "Float[np.ndarray, ' n'] | None" = None,
+) -> Reach:
+    """The numbers behind `reach`: 200 steps of gradient descent at learning rate 0.3. ``values``: if known already."""
     change = np.asarray(change, dtype=float)
-    values = np.linalg.svd(change, compute_uv=False)
+    values = np.linalg.svd(change, compute_uv=False) if values is None else values
     return Reach(values, theory.reachable_error(values), theory.approach(change, rank, alpha, STEPS, RATE))
 
 
@@ -50,7 +55,7 @@ def drawn(seen: Reach, rank: int, alpha: float) -> Picture:
         place = np.arange(1, count + 1)
         first.vlines(place[rank:], 0, seen.values[rank:], color=FAINT, lw=120 / count)
         first.vlines(place[:rank], 0, seen.values[:rank], color=FACTOR["B"], lw=120 / count)
-        first.set(xlim=(0, count + 1), ylim=(0, 1.08 * seen.values[0]))
+        first.set(xlim=(0, count + 1), xticks=(1, count // 2, count), ylim=(0, 1.08 * seen.values[0]))
         first.set(xlabel="direction, largest first", ylabel="singular value")
         first.set_title(f"Keeps {rank} of {count}")
         second.plot(place, seen.floor[1:], color=INK)
@@ -67,7 +72,7 @@ def drawn(seen: Reach, rank: int, alpha: float) -> Picture:
     return figure
 
 
-def _way(ax, seen: Reach, rank: int, alpha: float) -> None:
+def _way(ax: Any, seen: Reach, rank: int, alpha: float) -> None:
     ax.axhline(seen.floor[rank], color=FACTOR["B"], lw=1, ls=(0, (4, 2)))
     ax.text(STEPS, seen.floor[rank] - 0.02, "best of this rank", fontsize=8, color=FACTOR["B"], ha="right", va="top")
     errors = np.where(np.isfinite(seen.errors), seen.errors, 2.0)
@@ -75,7 +80,8 @@ def _way(ax, seen: Reach, rank: int, alpha: float) -> None:
     ax.plot(np.arange(STEPS + 1), errors, color=WRONG if lost else RIGHT, lw=2.4)
     if lost:
         ax.text(STEPS / 2, 0.62, "diverges", fontsize=13, weight="bold", color=WRONG, ha="center")
-    ax.set(xlim=(0, STEPS), ylim=(0, 1.02), xlabel="gradient step", ylabel="error", yticks=HEIGHTS, xticks=(0, 100, 200))
+    ax.set(xlim=(0, STEPS), ylim=(0, 1.02), xlabel="gradient step", ylabel="error", yticks=HEIGHTS)
+    ax.set_xticks((0, 100, 200))
     ax.set_title(f"α: how fast (s = {alpha / rank:g})", color=INK)
     ax.yaxis.label.set_color(SOFT)
 

@@ -69,8 +69,7 @@ def _bells(ax: Any, shape: Shape) -> None:
     ax.plot(x, np.exp(-((x - shape.mu) ** 2) / 2), color=WRONG, lw=2.2)
     ax.plot(x, np.exp(-((x - promised) ** 2) / 2), color=GREY, lw=1.3, ls=(0, (3, 2)))
     for place, height, colour in ((shape.mu, 1.16, WRONG), (promised, 1.07, SOFT)):
-        arrow = {"arrowstyle": "|-|,widthA=.25,widthB=.25", "color": colour, "lw": 1.2, "shrinkA": 0, "shrinkB": 0}
-        ax.annotate("", (place, height), (0, height), arrowprops=arrow)
+        ax.plot([0, place], [height, height], color=colour, lw=1.2, marker="|", ms=6)
     ax.text(TAILS[1], 1.16, f"real {shape.mu:.2f}", color=WRONG, ha="right", va="center", fontsize=9, weight="bold")
     ax.text(TAILS[1], 1.07, f"promised {promised:.2f}", color=SOFT, ha="right", va="center", fontsize=9)
     ax.set(xlim=TAILS, ylim=(0, 1.24), yticks=[])

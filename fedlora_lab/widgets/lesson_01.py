@@ -22,10 +22,11 @@ def reach(change: Any) -> Dial:
     """
     change = np.asarray(change, dtype=float)
     check(change.ndim == 2, "change", change.shape, "a matrix (d_out, d_in)")
+    values = np.linalg.svd(change, compute_uv=False)
     ranks = [rank for rank in RANKS if rank <= min(change.shape)]
 
     def draw(rank: int, alpha: float) -> tuple:
-        seen = reached(change, rank, alpha)
+        seen = reached(change, rank, alpha, values)
         return drawn(seen, rank, alpha), says(seen, rank, alpha)
 
     return dial(

@@ -21,8 +21,9 @@ def notebook(browser, lab):
 
 def test_twenty_moves(notebook):
     dial = Repaints(notebook, notebook.run(2))
-    notebook.watch_layout()
     dial.focus("size of B")
+    notebook.page.wait_for_timeout(300)  # the page has come to rest
+    notebook.watch_layout()
     assert "takes over at std 0.0722" in dial.sentence
     said = [dial.move("ArrowRight") for _ in range(10)]
     assert len(set(said)) == 10

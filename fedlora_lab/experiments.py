@@ -5,7 +5,7 @@ release.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,8 +22,6 @@ from fedlora_lab.shuffled import shuffled as shuffled
 from fedlora_lab.streams import Streams
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from fedlora_lab.record import Round
 
 ROWS = Slot("AB", "all layers")
@@ -78,7 +76,7 @@ def release_errors(
     noise_multipliers: Sequence[float],
     batch: float,
     seeds: int = 100,
-) -> "pd.DataFrame":
+) -> Any:
     """Squared distance of released means from the mean of all rows, over thresholds, noise levels and seeds.
 
     Returns: columns noise_multiplier, clip_norm, seed, value. Every cell has random numbers of its own.
@@ -101,7 +99,7 @@ def noise_draws(
     stds: Sequence[float],
     seeds: int = 100,
     scaling: float = 1.0,
-) -> "pd.DataFrame":
+) -> Any:
     """Energies of scaling xi_B A, scaling B xi_A and scaling xi_B xi_A, measured on drawn noise of equal std.
 
     Returns: columns std, seed, term ("noise_B", "noise_A", "noise_BA"), value.
@@ -129,7 +127,7 @@ def start_draws(
     *,
     start: str = "kaiming",
     d_out: int = 64,
-) -> "pd.DataFrame":
+) -> Any:
     """As `noise_draws` at the start of training: B = 0, and a fresh A for every draw; scaling 1.
 
     Args: widths: d_in. start: rows of A "orthonormal", or "kaiming" as PEFT draws them, uniform in +-1 / sqrt(d_in).

@@ -98,7 +98,6 @@ class FreshItem(NotebookItem):
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every notebook that nbmake found is held against its committed outputs as well."""
-    items[:] = [
-        FreshItem.from_parent(item.parent, filename=item.filename) if type(item) is NotebookItem else item
-        for item in items
-    ]
+    for i, item in enumerate(items):
+        if type(item) is NotebookItem and item.parent is not None:
+            items[i] = FreshItem.from_parent(item.parent, filename=item.filename)

@@ -1,5 +1,7 @@
 """Notebook 03: the gradients, releases, figures and widgets behind its cells."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from fedlora_lab.tasks.task import take
 
 
 @pytest.fixture(scope="module")
-def heavy() -> np.ndarray:
+def heavy() -> Any:
     """Gradients with lengths over two orders of magnitude, (200, 20)."""
     rng = np.random.default_rng(0)
     return rng.standard_normal((200, 20)) * np.exp(rng.standard_normal((200, 1))) + 0.1
@@ -38,7 +40,7 @@ def test_example_gradients_average_to_the_gradient(record):
     rng, step, slopes = torch.Generator().manual_seed(1), 1e-2, []
     way = {slot: torch.randn(tensor.shape, generator=rng) for slot, tensor in state.tensors.items()}
     flat = torch.cat([way[slot].flatten() for slot in adapted.places]).double().numpy()
-    way = {slot: tensor / np.linalg.norm(flat) for slot, tensor in way.items()}
+    way = {slot: tensor / float(np.linalg.norm(flat)) for slot, tensor in way.items()}
     for sign in (1, -1):
         values = {slot: tensor + sign * step * way[slot] for slot, tensor in state.tensors.items()}
         outputs = engine.predict(task, adapted, values, take(x, torch.arange(len(y))))
@@ -84,7 +86,8 @@ def test_the_clip_figure_shows_the_terms(heavy):
         assert total[i] ** 2 == pytest.approx(terms.bias + terms.noise)
     cut = np.mean(np.linalg.norm(heavy, axis=1) > 2)
     assert f"{cut:.0%} of 200 gradients are cut" in words
-    red = sum(bar.get_height() for bar in figure.axes[0].patches if bar.get_x() >= 2)
+    bars: Any = figure.axes[0].patches
+    red = sum(bar.get_height() for bar in bars if bar.get_x() >= 2)
     assert red == clip.counts[clip.edges[:-1] >= 2].sum()
 
 
@@ -149,7 +152,7 @@ def test_promises_draw_the_means():
     figure = fl.plots.promises(frames)
     for line, frame in zip(figure.axes[0].get_lines(), frames.values(), strict=False):
         part = frame[(frame["measure"] == "accuracy") & (frame["round"] == 1)]
-        assert line.get_ydata()[-1] == pytest.approx(part["value"].mean())
+        assert np.asarray(line.get_ydata())[-1] == pytest.approx(part["value"].mean())
 
 
 def test_the_widgets_follow_their_controls(heavy):

@@ -1,5 +1,7 @@
 """Notebook 04: the draws, figures and widget behind its cells."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,17 +12,18 @@ from fedlora_lab.plots.amplifier import factors
 
 
 @pytest.fixture(scope="module")
-def layer() -> tuple[np.ndarray, np.ndarray]:
+def layer() -> Any:
     """B (10, 3) and A (3, 14)."""
     rng = np.random.default_rng(0)
     return 0.3 * rng.standard_normal((10, 3)), rng.uniform(-1, 1, (3, 14)) / 14**0.5
 
 
 def test_draws_follow_the_closed_form(layer):
-    draws = fl.experiments.noise_draws(*layer, [0.05, 0.4], seeds=1000, scaling=2.0)
+    B, A = layer
+    draws = fl.experiments.noise_draws(B, A, [0.05, 0.4], seeds=1000, scaling=2.0)
     for std, part in draws.groupby("std"):
         wide = part.pivot(index="seed", columns="term", values="value")
-        terms, spread = (f(*layer, std, std, 2.0) for f in (theory.noise_terms, theory.noise_spread))
+        terms, spread = (f(B, A, std, std, 2.0) for f in (theory.noise_terms, theory.noise_spread))
         for term, expected, deviation in zip(("noise_B", "noise_A", "noise_BA"), terms, spread, strict=True):
             assert expected in theory.mean_band(wide[term].to_numpy())
             assert wide[term].std() == pytest.approx(deviation, rel=0.12)
@@ -46,9 +49,10 @@ def test_the_amplifier_draws_the_theory():
     assert np.linalg.norm(A) ** 2 == pytest.approx(2 / 3)
     assert np.linalg.norm(B) == pytest.approx(0.5 * np.linalg.norm(A))
     low = theory.noise_terms(B, A, 1e-3, 1e-3, 2.0)
-    assert [line.get_ydata()[0] for line in figure.axes[0].get_lines()[:3]] == pytest.approx(list(low))
+    assert [np.asarray(line.get_ydata())[0] for line in figure.axes[0].get_lines()[:3]] == pytest.approx(list(low))
     here = theory.noise_terms(B, A, 0.1, 0.1, 2.0)
-    assert [bar.get_width() for bar in figure.axes[1].patches] == pytest.approx([term / here.total for term in here])
+    bars: Any = figure.axes[1].patches
+    assert [bar.get_width() for bar in bars] == pytest.approx([term / here.total for term in here])
     assert f"by {here.total**0.5:.3g} (root mean square norm)" in words
     assert f"carries {here.quadratic / here.total:.0%}" in words
 
@@ -87,7 +91,7 @@ def test_the_first_step_of_a_run_has_the_closed_form():
     task = fl.tasks.digits(clients=3, seed=1)
     plan = fl.Plan(rounds=1, local_steps=1, batch=8, lr=0.5)
     privacy = fl.Privacy(noise_multiplier=2.0, clip_norm=0.5, delta=1e-4)
-    frame = fl.compare(task, ["fedlora"], privacy, plan, range(10), progress=False)
+    frame: Any = fl.compare(task, ["fedlora"], privacy, plan, range(10), progress=False)
     std = 0.5 * 2.0 * 0.5 / 8 / 3**0.5
     linear = theory.linear_noise_norm(4, 8.0, std, 64, "kaiming") ** 2
     expected = {"noise_B": linear, "noise_BA": linear * theory.quadratic_share(std, 64)}

@@ -51,7 +51,7 @@ def covariance_form(B: np.ndarray, A: np.ndarray) -> float:
 
 def _of_norms(B: np.ndarray, A: np.ndarray) -> float:
     mean = np.mean([_norm(b @ a) for b, a in zip(B, A, strict=True)])
-    return abs(_norm(B.mean(0) @ A.mean(0)) - mean) / mean
+    return float(abs(_norm(B.mean(0) @ A.mean(0)) - mean) / mean)
 
 
 def _absolute(B: np.ndarray, A: np.ndarray) -> float:

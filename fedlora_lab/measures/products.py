@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from scipy.linalg.blas import dsyrk
+from scipy.linalg.blas import dsyrk  # type: ignore[attr-defined]  # made when SciPy is imported
 from torch import Tensor
 
 

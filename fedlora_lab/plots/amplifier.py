@@ -75,15 +75,15 @@ def amplifier(
 
 
 def energy_check(
-    draws: pd.DataFrame, B: Float[np.ndarray, "d_out r"], A: Float[np.ndarray, "r d_in"], scaling: float = 1.0
-) -> tuple[Picture, pd.DataFrame]:
+    draws: Any, B: Float[np.ndarray, "d_out r"], A: Float[np.ndarray, "r d_in"], scaling: float = 1.0
+) -> tuple[Picture, Any]:
     """Measured energies of the three terms over the closed form, with the closed form's 95 % band of a mean.
 
     Args: draws: as `experiments.noise_draws` gives them for these factors.
     Returns: the figure; and a table std, term, measured, expected, half, inside (half: of the band).
     """
     rows = []
-    for (std, term), part in draws.groupby(["std", "term"], sort=False):  # type: ignore[misc]
+    for (std, term), part in draws.groupby(["std", "term"], sort=False):
         place = list(WORDS).index(str(term))
         expected = theory.noise_terms(B, A, std, std, scaling)[place]
         half = HALF * theory.noise_spread(B, A, std, std, scaling)[place] / len(part) ** 0.5
@@ -109,14 +109,14 @@ def energy_check(
     return figure, table
 
 
-def share_check(draws: pd.DataFrame) -> tuple[Picture, pd.DataFrame]:
+def share_check(draws: Any) -> tuple[Picture, Any]:
     """Noise times noise over linear noise at the start of training, measured and 3 std² d_in; where it passes 1.
 
     Args: draws: as `experiments.start_draws` gives them, one rank.
     Returns: the figure; and a table d_in, std, measured, expected, half, inside.
     """
     rows = []
-    for (d_in, std), part in draws.groupby(["d_in", "std"]):  # type: ignore[misc]
+    for (d_in, std), part in draws.groupby(["d_in", "std"]):
         wide = part.pivot(index="seed", columns="term", values="value")
         linear, quadratic, expected = wide["noise_B"], wide["noise_BA"], theory.quadratic_share(std, int(d_in))
         # The ratio of two means: its spread is that of the residuals about the line through the origin.
@@ -126,7 +126,7 @@ def share_check(draws: pd.DataFrame) -> tuple[Picture, pd.DataFrame]:
     with paper():
         figure, left, right = _pair()
         for i, (colour, (d_in, part)) in enumerate(zip(HUES, table.groupby("d_in"), strict=False)):
-            star = theory.crossover(int(d_in))  # type: ignore[call-overload]
+            star = theory.crossover(int(d_in))
             left.plot(part["std"], part["expected"], color=colour)
             left.plot(part["std"], part["measured"], "o", color=colour, mec=CARD, ms=6)
             left.plot([star], [1], marker="*", color=colour, ms=15, mec=CARD, zorder=5)
@@ -146,7 +146,7 @@ def share_check(draws: pd.DataFrame) -> tuple[Picture, pd.DataFrame]:
     return figure, table
 
 
-def rank_check(draws: pd.DataFrame, alpha: float = 8.0) -> tuple[Picture, pd.DataFrame]:
+def rank_check(draws: Any, alpha: float = 8.0) -> tuple[Picture, Any]:
     """Norm of the linear noise at the start over the rank, with scaling α/r and α/√r, measured and closed form.
 
     Args: draws: as `experiments.start_draws` gives them, one d_in and one std, start "kaiming", d_out = 64.
@@ -156,7 +156,7 @@ def rank_check(draws: pd.DataFrame, alpha: float = 8.0) -> tuple[Picture, pd.Dat
     std = float(linear["std"].iloc[0])
     for rank, part in linear.groupby("rank"):
         low, high = tidy.band(part["value"])
-        expected = theory.linear_noise_norm(int(rank), float(rank), std, 64, "kaiming") ** 2  # type: ignore[call-overload]
+        expected = theory.linear_noise_norm(int(rank), float(rank), std, 64, "kaiming") ** 2
         rows.append((rank, float(part["value"].mean()), expected, (high - low) / 2))
     table = _judged(rows, ["rank"])
     with paper():
@@ -179,7 +179,7 @@ def rank_check(draws: pd.DataFrame, alpha: float = 8.0) -> tuple[Picture, pd.Dat
     return figure, table
 
 
-def run_check(frame: pd.DataFrame, expected: "dict[str, float]") -> tuple[Picture, pd.DataFrame]:
+def run_check(frame: Any, expected: "dict[str, float]") -> tuple[Picture, Any]:
     """Noise energies of each layer that real runs measured in their first round, over one closed form for all layers.
 
     Args: frame: tidy, several seeds. expected: measure -> closed form, such as {"noise_B": ..., "noise_BA": ...}.
@@ -218,7 +218,7 @@ def run_check(frame: pd.DataFrame, expected: "dict[str, float]") -> tuple[Pictur
     return figure, table
 
 
-def _judged(rows: list, keys: list[str]) -> pd.DataFrame:
+def _judged(rows: list, keys: list[str]) -> Any:
     table = pd.DataFrame(rows, columns=[*keys, "measured", "expected", "half"])
     return table.assign(inside=(table["measured"] - table["expected"]).abs() <= table["half"])
 
@@ -228,7 +228,7 @@ def _pair(left: float = 0.065) -> tuple[Picture, Any, Any]:
     return figure, figure.add_axes((left, 0.17, 0.515 - left, 0.73)), figure.add_axes((0.6, 0.17, 0.385, 0.73))
 
 
-def _ratios(ax: Any, x: Any, part: pd.DataFrame, colour: str) -> None:
+def _ratios(ax: Any, x: Any, part: Any, colour: str) -> None:
     """Measured over expected, each dot with its band around 1."""
     ax.vlines(
         x, 1 - part["half"] / part["expected"], 1 + part["half"] / part["expected"], color=colour, alpha=0.3, lw=6
@@ -236,7 +236,7 @@ def _ratios(ax: Any, x: Any, part: pd.DataFrame, colour: str) -> None:
     ax.plot(x, part["measured"] / part["expected"], "o", color=colour, mec=CARD, ms=5.5)
 
 
-def _finish(figure: Picture, left: Any, right: Any, table: pd.DataFrame, seeds: int) -> None:
+def _finish(figure: Picture, left: Any, right: Any, table: Any, seeds: int) -> None:
     if not right.get_yticklabels() or right.get_ylim()[0] < right.get_ylim()[1]:
         right.axhline(1, color=INK, lw=1)
         right.set_ylabel("measured / closed form")

@@ -113,7 +113,7 @@ def clip(
     return Clip(rows)(clip_norm, noise_multiplier, batch)[0]
 
 
-def clip_check(errors: pd.DataFrame, rows: Float[np.ndarray, "n p"], batch: float) -> tuple[Picture, pd.DataFrame]:
+def clip_check(errors: Any, rows: Float[np.ndarray, "n p"], batch: float) -> tuple[Picture, Any]:
     """Measured error of releases over the closed form of `theory.clip_terms`, with the 95 % band of a mean.
 
     Args: errors: as `experiments.release_errors` gives them for these rows and this batch.
@@ -121,13 +121,13 @@ def clip_check(errors: pd.DataFrame, rows: Float[np.ndarray, "n p"], batch: floa
         around the closed form; its half width is that of a mean over the seeds (Student's t).
     """
     found = []
-    for (sigma, c), part in errors.groupby(["noise_multiplier", "clip_norm"]):  # type: ignore[misc]
+    for (sigma, c), part in errors.groupby(["noise_multiplier", "clip_norm"]):
         expected = theory.clip_terms(rows, c, sigma, batch).total
         low, high = tidy.band(part["value"])
         half, mean = (high - low) / 2, float(part["value"].mean())
         found.append((sigma, c, mean, expected, expected - half, expected + half, abs(mean - expected) <= half))
     names = ["noise_multiplier", "clip_norm", "measured", "expected", "low", "high", "inside"]
-    table = pd.DataFrame(found, columns=names)
+    table: Any = pd.DataFrame(found, columns=names)
     seeds = int(errors["seed"].nunique())
     with paper():
         figure = picture(10.2, 3.9)

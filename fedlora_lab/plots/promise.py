@@ -79,7 +79,7 @@ def densities(noise_multiplier: float) -> tuple[Any, Any, Any]:
     return x, out, into
 
 
-def composed(sigma: float, q: float, delta: float, steps: "list[int]", tight: bool = True) -> pd.DataFrame:
+def composed(sigma: float, q: float, delta: float, steps: "list[int]", tight: bool = True) -> Any:
     """ε after some numbers of releases by each way of counting: columns steps, way, epsilon.
 
     Ways: "sum" (each release by itself, δ split evenly, added up), "old" and "rdp" (Rényi, older and newer conversion),
@@ -195,7 +195,9 @@ def promises(frames: Mapping[float, pd.DataFrame]) -> Picture:
     Args: frames: target ε -> tidy frame of one method.
     Guarantees: the lines are the means over seeds (test_promises_draw_the_means).
     """
-    named = pd.concat([frame.assign(method=f"ε = {target:g}") for target, frame in frames.items()], ignore_index=True)
+    named: Any = pd.concat(
+        [frame.assign(method=f"ε = {target:g}") for target, frame in frames.items()], ignore_index=True
+    )
     accuracy, spent = tidy.rows(named, "accuracy"), tidy.rows(named, "epsilon")
     with paper():
         figure = picture(10.2, 3.9)

@@ -10,7 +10,6 @@ from fedlora_lab.plots.style import png
 from fedlora_lab.widgets import controls
 from fedlora_lab.widgets.worker import Latest
 
-
 NARROW = 480  # pixels down to which a picture shrinks with the page
 
 

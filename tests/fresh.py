@@ -5,8 +5,9 @@
 runs every notebook once, by nbmake, and then holds the text of each cell's outputs against the committed one. A
 notebook fails when a cell fails, or when the two texts differ.
 
-Words must be equal. Numbers may differ by one unit in the last place that is printed, plus RELATIVE of their size:
-training amplifies the last bits of another processor's arithmetic. Two numbers below ROUNDING are both rounding errors.
+Words must be equal. Numbers may differ by one unit in the last place that is printed, plus RELATIVE of their size; a
+fraction (an accuracy, or the gap between two) by SHARE: training amplifies the last bits of another processor's
+arithmetic. Two numbers below ROUNDING are both rounding errors. What must hold to more places is asserted in its cell.
 Not compared: pictures (only that there is one), what goes to the error stream, widgets, addresses in memory, and
 numbers before a unit of time.
 """
@@ -20,7 +21,7 @@ import pytest
 from nbmake.nb_run import NotebookRun
 from nbmake.pytest_items import NotebookFailedException, NotebookItem
 
-RELATIVE, ROUNDING = 0.02, 1e-5
+RELATIVE, SHARE, ROUNDING = 0.02, 0.03, 1e-5
 VIEW = "application/vnd.jupyter.widget-view+json"
 TIME = r"(?:\s?(?:ns|µs|us|ms|s|sec|seconds?|min|minutes?)\b(?!\*))"
 NUMBER = re.compile(rf"(?<![\w.])([-+−]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?)({TIME})?")
@@ -43,7 +44,8 @@ def same_number(old: str, new: str) -> bool:
     """Whether two printed numbers may stand for one."""
     values = [float(word.replace(",", "").replace("−", "-")) for word in (old, new)]
     size = max(map(abs, values))
-    return size < ROUNDING or abs(values[0] - values[1]) <= max(unit(old), unit(new)) + RELATIVE * size
+    slack = SHARE if size <= 1 and "." in old + new and "e" not in (old + new).lower() else 0.0
+    return size < ROUNDING or abs(values[0] - values[1]) <= max(slack, max(unit(old), unit(new)) + RELATIVE * size)
 
 
 def unit(word: str) -> float:

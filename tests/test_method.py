@@ -12,7 +12,7 @@ import fedlora_lab as fl
 from fedlora_lab import methods, rules
 from fedlora_lab.method import Cycle, Global, Method, Slot
 
-CORE = ["engine", "upload", "loop", "observe", "aggregate", "wire", "rules", "mechanism", "adapters", "measures"]
+CORE = ["engine", "upload", "loop", "observe", "aggregate", "wire", "rules", "mechanism", "adapters"]
 CORE += ["record", "checkpoint", "traffic", "agreement", "separable"]
 SLUGS = ["fedlora", "ffa-lora", "rolora", "deer", "deer-literal", "la-lora", "la-lora-unfiltered", "fedlpp", "local"]
 

@@ -14,10 +14,14 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    from fedlora_lab.tasks import Task
 
 HERE = Path(__file__).parent
 CASES = {
@@ -36,7 +40,7 @@ TARGETS = {
 }
 
 
-def task_of(name: str, clients: int) -> object:
+def task_of(name: str, clients: int) -> "Task":
     """The benchmark's task; the text one is cut short, its model is not."""
     import fedlora_lab as fl
 
@@ -149,9 +153,7 @@ def page(table: pd.DataFrame, memory: dict, run: dict, imports: list[float], mac
         lines.append(
             f"| {case} | {spread(part['plain'])} | {TARGETS['time', 'plain']} | {spread(part['opacus'])} | {asked} |"
         )
-    head = (
-        "| peak memory of a process, MiB (growth by model copies and steps) | stacked | plain | Opacus | stacked / plain | asked |"
-    )
+    head = "| peak memory, MiB (growth by models and steps) | stacked | plain | Opacus | stacked / plain | asked |"
     lines += ["", head, "|---|---|---|---|---|---|"]
     for case, sizes in memory.items():
         cells = " | ".join(f"{sizes[peer][0]:.0f} ({sizes[peer][1]:.0f})" for peer in PEERS)

@@ -36,6 +36,7 @@ def rank_map(slot: Slot, matrix: Tensor, tensor: Tensor) -> Tensor:
 
 def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
     """Euclidean norm of each row over all tensors together, (N,), float64; not finite where the row is not."""
+
     def norms(dtype: torch.dtype | None) -> Tensor:
         each = [torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=dtype).double() for tensor in rows.values()]
         return torch.linalg.vector_norm(torch.stack(each), dim=0)

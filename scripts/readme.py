@@ -60,9 +60,9 @@ def results_table(table: pd.DataFrame) -> str:
 def filled(text: str, parts: dict[str, str]) -> str:
     """The text with what stands between ``<!-- name -->`` and ``<!-- /name -->`` replaced."""
     for part, content in parts.items():
-        pattern = re.compile(rf"(<!-- {part} -->\n).*?(\n<!-- /{part} -->)", re.S)
+        pattern = re.compile(rf"(<!-- {part} -->\n).*?(<!-- /{part} -->)", re.S)
         assert pattern.search(text), part
-        text = pattern.sub(lambda found, content=content: found[1] + content + found[2], text)
+        text = pattern.sub(lambda found, content=content: found[1] + content + "\n" + found[2], text)
     return text
 
 

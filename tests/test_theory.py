@@ -559,7 +559,7 @@ def test_measured_band() -> None:
     band = theory.measured_band(2.0, 30)
     assert band.mean == 2.0
     assert np.mean([2.0 / std in band for std in stds]) == pytest.approx(0.95, abs=0.015)
-    with pytest.raises(ValueError, match="^draws=1: expected"):
+    with pytest.raises(ValueError, match=r"^draws=1: expected"):
         theory.measured_band(1.0, 1)
 
 

@@ -1,5 +1,6 @@
 """Labelled controls of one look: every one described, of fixed size, usable by keyboard."""
 
+import base64
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
@@ -77,6 +78,15 @@ def say(place: Any, text: str, error: bool = False) -> None:
     look = "color:var(--jp-error-color1,#b3261e);font-weight:600" if error else look
     role = "alert" if error else "status"
     place.value = f'<div role="{role}" style="{look};line-height:22px">{escape(text)}</div>'
+
+
+def offer(place: Any, text: str, name: str, content: str) -> None:
+    """Put a link into a place for words, which saves this content as a CSV file of this name."""
+    data = base64.b64encode(content.encode()).decode()
+    place.value = (
+        f'<a style="color:var(--jp-content-link-color,#0b57d0);line-height:22px" download="{escape(name)}" '
+        f'href="data:text/csv;base64,{data}">{escape(text)}</a>'
+    )
 
 
 def control(name: str, given: Any) -> Any:

@@ -1,6 +1,5 @@
 """The live run: a federation that trains while you watch, and that you may pause, stop, and repeat in a cell."""
 
-import base64
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -207,12 +206,8 @@ class Live(w.VBox):
         if not self.records:
             controls.say(self.link, "The frame of the run can be saved here when it has ended.")
             return
-        data = base64.b64encode(self.frame.to_csv(index=False).encode()).decode()
         name = f"{self._recipe.task.name}-{self._recipe.method.slug}.csv"
-        self.link.value = (
-            f'<a style="color:var(--jp-content-link-color,#0b57d0);line-height:22px" download="{name}" '
-            f'href="data:text/csv;base64,{data}">Save the frame of this run ({name})</a>'
-        )
+        controls.offer(self.link, f"Save the frame of this run ({name})", name, self.frame.to_csv(index=False))
 
 
 def live(

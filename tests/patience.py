@@ -1,0 +1,13 @@
+"""Waiting for what happens in another thread."""
+
+import time
+
+WAIT = 60.0
+
+
+def until(condition, seconds=WAIT):
+    """Wait for a condition; fails when it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true in time"
+        time.sleep(0.005)

@@ -1,0 +1,223 @@
+"""The live run, driven through its own buttons."""
+
+import html
+import itertools
+import re
+import threading
+import time
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from patience import WAIT, until
+
+import fedlora_lab as fl
+from fedlora_lab.widgets.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def task():
+    return fl.tasks.digits(clients=3, seed=1)
+
+
+@pytest.fixture
+def live(task):
+    made = fl.widgets.live(task, plan=fl.Plan(rounds=3, local_steps=2, batch=8), privacy=fl.Privacy(delta=1e-4))
+    yield made
+    made.close()
+    assert not any(thread.name == "live run" for thread in threading.enumerate())
+
+
+def status(run):
+    return html.unescape(re.sub("<[^>]*>", "", run.status.value))
+
+
+def ended(run):
+    until(lambda: not run.worker.alive)
+    assert run.settle(WAIT)
+
+
+def test_live_waits_for_start(live):
+    assert live.worker is None
+    assert bytes(live.chart.value).startswith(b"\x89PNG")
+    assert bytes(live.examples.value).startswith(b"\x89PNG")
+    assert status(live) == "ready"
+    assert not any(thread.name == "live run" for thread in threading.enumerate())
+    assert not live.buttons["start"].disabled
+    assert [live.buttons[name].disabled for name in ("pause", "resume", "stop")] == [True, True, True]
+
+
+def test_live_runs_to_the_end(live):
+    empty = live.chart.value, live.examples.value
+    live.buttons["start"].click()
+    assert live.settings.method.disabled
+    ended(live)
+    assert status(live).startswith("finished · round 3 of 3 · ε spent ")
+    assert live.progress.value == live.progress.max == 6
+    assert live.chart.value != empty[0]
+    assert live.examples.value != empty[1]
+    assert "after round 3 of 3" in live.sentence.value
+    assert f"accuracy {live.records[-1].metrics['accuracy']:.3f}" in live.sentence.value
+    assert not live.settings.method.disabled
+    assert 'download="digits-rolora.csv"' in live.link.value
+
+
+def test_the_cell_repeats_the_run(live):
+    live.settings.method.value = fl.methods.LALoRA
+    live.settings.epsilon.value = 4.0
+    live.settings.rounds.value = 2
+    live.settings.seed.value = 5
+    live.buttons["start"].click()
+    ended(live)
+    room: dict = {}
+    exec(live.cell.value, room)
+    measured = ~room["frame"]["measure"].isin(["seconds"])
+    pd.testing.assert_frame_equal(room["frame"][measured], live.frame[measured])
+    assert set(live.frame["method"]) == {"la-lora"}
+    assert live.frame["round"].max() == 2
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"plan": fl.Plan(lr={"A": 0.1, "B": 0.2}, momentum=0.5), "epsilon": None},
+        {"method": fl.methods.FedLoRA.replace(name="mine"), "epsilon": 2.0},
+        {"privacy": fl.Privacy(unit="client", clip_norm=0.5, delta=1e-2)},
+    ],
+)
+def test_the_cell_is_complete(task, recipe):
+    base = Recipe(task, fl.methods.FFA, fl.Plan(rounds=1), fl.Privacy(delta=1e-4), 8.0, fl.Lora(), 0)
+    wanted, room = replace(base, **recipe), {}
+    text = wanted.cell().replace("...  # your row 'mine'", "row")
+    assert ("row" in text) == ("method" in recipe)
+    lines = [line for line in text.splitlines() if not line.startswith(("records", "frame", "privacy"))]
+    exec("\n".join(lines), room | {"row": wanted.method}, room)
+    assert room["plan"] == wanted.plan
+    assert room["task"].fingerprint == task.fingerprint
+    before_noise = text.split("privacy = ")[1].split("\n")[0]
+    assert eval(before_noise, {"fl": fl}) == (None if wanted.epsilon is None else wanted.privacy)
+
+
+def test_live_pauses_and_resumes(live):
+    live.settings.rounds.value = 100
+    live.buttons["start"].click()
+    until(lambda: live._ticks > 2)
+    live.buttons["pause"].click()
+    until(lambda: live.worker.state == "paused")
+    ticks = live._ticks
+    time.sleep(0.3)
+    assert live._ticks == ticks
+    assert status(live).startswith("paused")
+    assert [live.buttons[name].disabled for name in ("pause", "resume", "stop")] == [True, False, False]
+    live.buttons["resume"].click()
+    until(lambda: live._ticks > ticks)
+    live.buttons["stop"].click()
+    until(lambda: not live.worker.alive)
+
+
+def test_live_stops_within_a_step(live):
+    live.settings.rounds.value = 100
+    live.buttons["start"].click()
+    until(lambda: live._ticks > 2)
+    ticks = live._ticks
+    live.buttons["stop"].click()
+    until(lambda: not live.worker.alive)
+    assert live._ticks <= ticks + 1
+    assert status(live).startswith("stopped")
+    assert live.progress.value == live._ticks
+
+
+def test_live_shows_an_error(task):
+    calls = itertools.count()
+
+    def loss(outputs, y):
+        if next(calls) >= 3:
+            raise RuntimeError("planted\nfailure")
+        return task.loss(outputs, y)
+
+    run = fl.widgets.live(replace(task, loss=loss), plan=fl.Plan(rounds=3), privacy=fl.Privacy(delta=1e-4))
+    run.buttons["start"].click()
+    ended(run)
+    assert status(run) == "RuntimeError: planted failure"
+    assert 'role="alert"' in run.status.value
+    assert not run.buttons["start"].disabled
+    run.close()
+
+
+def test_a_setting_that_cannot_be_is_one_line(task):
+    run = fl.widgets.live(task, privacy=fl.Privacy(delta=0.5))
+    run.buttons["start"].click()
+    ended(run)
+    assert re.match(r"delta=0.5: expected", status(run))
+    run.close()
+
+
+def test_a_new_live_ends_the_old(live, task):
+    live.settings.rounds.value = 100
+    live.buttons["start"].click()
+    until(lambda: live._ticks > 0)
+    newer = fl.widgets.live(task)
+    assert not live.worker.alive
+    assert live.worker.state == "stopped"
+    newer.close()
+
+
+def test_earlier_runs_stay_until_reset(live):
+    first = live.settings.recipe()
+    for method in (fl.methods.FFA, fl.methods.FedLoRA):
+        live.settings.method.value = method
+        live.settings.rounds.value = 1
+        live.buttons["start"].click()
+        ended(live)
+    assert [frame["method"].iloc[0] for frame in live._past] == ["ffa-lora"]
+    live.buttons["reset"].click()
+    assert live.settings.recipe() == first
+    assert (live.records, live._past, live.progress.value) == ([], [], 0)
+    assert live.settle(WAIT)
+    assert "Press Start" in live.sentence.value
+
+
+def test_a_method_brings_its_tuned_rate(live):
+    for slug in ("ffa-lora", "la-lora"):
+        live.settings.method.value = fl.methods.get(slug)
+        try:
+            expected = fl.tuned("digits", slug)
+        except ValueError:
+            expected = 0.3
+        assert live.settings.lr.value == expected
+
+
+def test_live_without_pictures_or_privacy():
+    run = fl.widgets.live(fl.tasks.regression(clients=3), epsilon=None, plan=fl.Plan(rounds=2, lr=0.01))
+    assert run.examples not in run.children[3].children
+    run.buttons["start"].click()
+    ended(run)
+    assert status(run).endswith("ε spent ∞")
+    assert "loss" in run.sentence.value
+    run.close()
+
+
+def test_every_control_is_labelled(live):
+    knobs = [*live.settings.children, *live.buttons.values(), live.progress, live.cell]
+    for knob in knobs:
+        assert knob.description, knob
+        assert knob.tooltip, knob
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "nobody"}, "^method='nobody': expected one of"),
+        ({"seed": -1}, "^seed=-1: expected"),
+        ({"epsilon": 0}, "^epsilon=0: expected"),
+        ({"plan": fl.Plan(rounds=0)}, r"^plan.rounds=0: expected a whole number in \[1, 100\]"),
+    ],
+)
+def test_live_refuses_what_no_run_could_have(task, given, message):
+    with pytest.raises(ValueError, match=message):
+        fl.widgets.live(task, **given)
+
+
+def test_nothing_can_move_the_page(live):
+    for place in (live.chart, live.examples, live.status, live.sentence, live.link, live.cell):
+        assert re.fullmatch(r"\d+px", place.layout.height)

@@ -1,4 +1,4 @@
-"""What is trained and for how long: the adapter (`Lora`) and the work (`Plan`). Nothing here costs privacy by itself."""
+"""What is trained and for how long: the adapter (`Lora`) and the work (`Plan`). Nothing here costs privacy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -183,7 +183,7 @@ def test_make_help_names_every_command():
 def test_no_file_tells_about_the_machine_it_was_written_on():
     pattern = re.compile("(/wo" + "rk/|/ro" + "ot/|file:" + "///|/op" + "t/)")
     suffixes = {".py", ".toml", ".yml", ".yaml", ".md", ".txt", ".json", ".html", ".cff", ".ipynb", ".csv", ""}
-    skip = {".git", ".venv", "runs", "build", "dist", "shared"}
+    skip = {".git", ".venv", ".hypothesis", "runs", "build", "dist", "shared"}
     found = [
         f"{path.relative_to(ROOT)}: {line.strip()[:80]}"
         for path in ROOT.rglob("*")

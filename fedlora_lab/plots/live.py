@@ -76,21 +76,11 @@ def live(
     rounds = int(known.max(initial=0)) if rounds is None else rounds
     start = (float(values[0]) if len(values) else 0.0) if start is None else start
     check(rounds >= 1, "rounds", rounds, "a whole number >= 1")
-    share = measure.startswith("accuracy")
     with paper():
         figure = picture(5.6, 2.9)
         left = figure.add_axes((0.085, 0.155, 0.5, 0.75))
         _panel(left, frame, past, measure, rounds)
-        bottom = max(0.0, np.floor(10 * start) / 10 - 0.1)
-        left.set_ylim((bottom, 1.0) if share else (0.0, 1.15 * start if start > 0 else 1.0))
-        left.axhline(start, color=GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
-        left.text(rounds, start, f"before {start:.2f} ", fontsize=7.5, color=SOFT, ha="right", va="top")
-        for earlier in past:
-            _, y = _series(earlier, measure)
-            left.text(rounds * 1.01, y[-1], name(earlier["method"].iloc[0]), fontsize=6.5, color=SOFT, va="center")
-        if frame is not None:
-            slug = str(frame["method"].iloc[0])
-            left.set_title(name(slug), loc="right", color=darker(look(slug).colour), fontsize=10)
+        _score(left, frame, past, measure, rounds, start)
         spent = figure.add_axes((0.735, 0.62, 0.25, 0.285))
         _panel(spent, frame, past, "epsilon", rounds)
         _budget(spent, target)
@@ -100,6 +90,20 @@ def live(
         drift.set_title("deviation (relative)", fontsize=9)
         drift.set_ylim(-0.03, 1.0)
     return figure
+
+
+def _score(ax: Any, frame: Any, past: Sequence[Any], measure: str, rounds: int, start: float) -> None:
+    """The score's axis, which depends on where training starts, and the names of the runs."""
+    bottom = max(0.0, np.floor(10 * start) / 10 - 0.1)
+    ax.set_ylim((bottom, 1.0) if measure.startswith("accuracy") else (0.0, 1.15 * start if start > 0 else 1.0))
+    ax.axhline(start, color=GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
+    ax.text(rounds, start, f"before {start:.2f} ", fontsize=7.5, color=SOFT, ha="right", va="top")
+    for earlier in past:
+        _, y = _series(earlier, measure)
+        ax.text(rounds * 1.01, y[-1], name(earlier["method"].iloc[0]), fontsize=6.5, color=SOFT, va="center")
+    if frame is not None:
+        slug = str(frame["method"].iloc[0])
+        ax.set_title(name(slug), loc="right", color=darker(look(slug).colour), fontsize=10)
 
 
 def _budget(ax: Any, target: float | None) -> None:

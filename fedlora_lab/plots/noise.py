@@ -32,6 +32,35 @@ def energies(frame: pd.DataFrame) -> Any:
     return pd.concat(parts, ignore_index=True)
 
 
+def _points(ax: Any, some: Any, slugs: list[str]) -> None:
+    """The terms that are there: geometric mean over seeds, and its band."""
+    import seaborn  # slow to import, and the live figures do without
+
+    sns: Any = seaborn  # its stubs know no dodge in data units
+    low, high = np.log10(some["value"].min()), np.log10(some["value"].max())
+    ax.set_xscale("log")
+    ax.set_xlim(10 ** (low - 0.22 * (high - low) - 0.5), 10 ** (high + 0.3))
+    sns.pointplot(
+        data=some,
+        y="method",
+        x="value",
+        hue="term",
+        order=slugs,
+        hue_order=list(TERMS),
+        ax=ax,
+        orient="y",
+        dodge=0.46,
+        palette={t: FACTOR[f] for t, (f, _, _) in TERMS.items()},
+        log_scale=(True, False),
+        markers=[m for _, m, _ in TERMS.values()],
+        errorbar=tidy.band,
+        linestyle="none",
+        legend=False,
+        markersize=6,
+        err_kws={"lw": 1.4},
+    )
+
+
 def _absent(ax: Any, table: Any, slugs: list[str], edge: float) -> None:
     """An open mark at the left edge for a term that is zero."""
     worst = table.groupby(["method", "term"])["value"].max()
@@ -52,10 +81,6 @@ def noise(frame: pd.DataFrame) -> Picture:
     Guarantees: a term that is zero is drawn as absent (test_noise_says_which_term_is_absent).
     Source: arXiv:2403.12313, the second discordance.
     """
-    import seaborn  # slow to import, and the live figures do without
-
-    sns: Any = seaborn  # its stubs know no dodge in data units
-
     table = energies(frame)
     slugs = tidy.order(table)
     some = table[table["value"] > 0]
@@ -64,28 +89,7 @@ def noise(frame: pd.DataFrame) -> Picture:
         bottom, top = 0.78 / figure.get_figheight(), 0.72 / figure.get_figheight()
         ax = figure.add_axes((0.17, bottom, 0.80, 1 - bottom - top))
         if len(some):
-            low, high = np.log10(some["value"].min()), np.log10(some["value"].max())
-            ax.set_xscale("log")
-            ax.set_xlim(10 ** (low - 0.22 * (high - low) - 0.5), 10 ** (high + 0.3))
-            sns.pointplot(
-                data=some,
-                y="method",
-                x="value",
-                hue="term",
-                order=slugs,
-                hue_order=list(TERMS),
-                ax=ax,
-                orient="y",
-                dodge=0.46,
-                palette={t: FACTOR[f] for t, (f, _, _) in TERMS.items()},
-                log_scale=(True, False),
-                markers=[m for _, m, _ in TERMS.values()],
-                errorbar=tidy.band,
-                linestyle="none",
-                legend=False,
-                markersize=6,
-                err_kws={"lw": 1.4},
-            )
+            _points(ax, some, slugs)
         _absent(ax, table, slugs, ax.get_xlim()[0])
         ax.set_ylim(len(slugs) - 0.5, -0.5)
         ax.set_yticks(range(len(slugs)), [name(slug) for slug in slugs])

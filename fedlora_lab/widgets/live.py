@@ -75,13 +75,8 @@ class Live(w.VBox):
         self._ticks, self._since = 0, 0.0
         self.progress.value, self.progress.max = 0, self._recipe.plan.rounds * self._recipe.plan.local_steps
         self._export()
-        worker = Worker(
-            self._recipe.events,
-            lambda event: self._see(worker, event),
-            lambda state: self._changed(worker, state),
-            name="live run",
-        )
-        self.worker = worker
+        see, changed = lambda event: self._see(worker, event), lambda state: self._changed(worker, state)
+        self.worker = worker = Worker(self._recipe.events, see, changed, name="live run")
         worker.start()
 
     def pause(self) -> None:
@@ -235,19 +230,21 @@ def live(
         error is one line in the widget (test_live_shows_an_error); no thread is left behind
         (test_a_new_live_ends_the_old).
     """
-    check(isinstance(task, Task), "task", task, "a task of fl.tasks")
-    check_whole("seed", seed, 0, 2**31 - 1)
-    if epsilon is not None:
-        check_number("epsilon", epsilon, 0, 1e6, open_low=True)
     row, base = methods.get(method), plan or Plan()
-    check(1 <= base.rounds <= 100, "plan.rounds", base.rounds, "a whole number in [1, 100]")
-    older = _OPEN.pop(task.name, None)
-    if older is not None:
+    _check(task, epsilon, seed, base)
+    if (older := _OPEN.pop(task.name, None)) is not None:
         older.stop(wait=5.0)
     if plan is None:
         base = base.replace(lr=suggested(task, row, base.rate("B")))
     # What a calibration for another ε would replace anyway.
     open_ = (privacy or Privacy()).replace(noise_multiplier=None, sample_rate=None, target=None)
-    settings = Settings(task, row, base, open_, epsilon, lora or Lora(), seed)
-    made = _OPEN[task.name] = Live(settings, Scene(task))
+    _OPEN[task.name] = made = Live(Settings(task, row, base, open_, epsilon, lora or Lora(), seed), Scene(task))
     return made
+
+
+def _check(task: Any, epsilon: Any, seed: Any, plan: Plan) -> None:
+    check(isinstance(task, Task), "task", task, "a task of fl.tasks")
+    check_whole("seed", seed, 0, 2**31 - 1)
+    check(1 <= plan.rounds <= 100, "plan.rounds", plan.rounds, "a whole number in [1, 100]")
+    if epsilon is not None:
+        check_number("epsilon", epsilon, 0, 1e6, open_low=True)

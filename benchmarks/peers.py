@@ -77,7 +77,11 @@ def opacus(task: fl.tasks.Task, batch: int, rank: int) -> Callable[[], None]:
     for _ in parts:
         # Clients share the frozen weights and own their factors.
         frozen = {id(p): p for p in base.parameters() if not p.requires_grad}
-        models.append(GradSampleModule(copy.deepcopy(base, frozen), loss_reduction="sum"))
+        model = copy.deepcopy(base, frozen)
+        for module in model.modules():
+            # Opacus' hooks look at layers in training mode only; dropout elsewhere stays off, as for the other peers.
+            module.train(any(p.requires_grad for p in module.parameters(recurse=False)))
+        models.append(GradSampleModule(model, loss_reduction="sum"))
 
     def step() -> None:
         for model, (x, y) in zip(models, parts, strict=True):

@@ -153,7 +153,9 @@ def _apply(clause: str, row: Method, step) -> None:
     check(row, **({"unit": "example"} if "unit" in names else {}), **({"step": step} if "step" in names else {}))
 
 
-@pytest.mark.parametrize(("name", "row", "step", "clause"), broken_rows.BROKEN, ids=lambda value: str(value)[:24])
+@pytest.mark.parametrize(
+    ("name", "row", "step", "clause"), broken_rows.BROKEN, ids=lambda value: getattr(value, "__name__", str(value)[:24])
+)
 def test_the_contract_can_fail(name, row, step, clause):
     """Each broken row fails the clause that is there for it; where only its step is broken, the row itself passes."""
     with pytest.raises(AssertionError):

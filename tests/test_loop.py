@@ -195,7 +195,7 @@ def test_without_a_seed_no_two_runs_agree(unit):
         assert ((x - tensors(second[-1])[name]).abs() > 0).all(), name
 
 
-@pytest.mark.parametrize("row", ["fedlora", "local", "fedlpp", KEEPS_B], ids=str)
+@pytest.mark.parametrize("row", ["fedlora", "local", "fedlpp", KEEPS_B], ids=lambda row: getattr(row, "slug", row))
 @pytest.mark.parametrize("unit", ["example", "client"])
 def test_release_mode_shows_nothing_private(row, unit):
     """No noise terms, no clip counts, and in the client unit no metrics of factors that stay un-noised with clients."""

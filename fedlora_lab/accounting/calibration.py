@@ -41,7 +41,9 @@ def smallest(spent: Callable[[float], float], target: float, sigma: float) -> fl
             points = [*points, (math.log(sigma), math.log(value))][-2:]
         sigma = _next(points, math.log(target) - 4e-4, low, high)
     check(high < math.inf, "epsilon", target, "a target that this accountant can certify, above about 3e-3")
-    return high
+    # The last bits depend on the number of threads; rounded up, the plan is the same and spends no more.
+    unit = 10.0 ** (math.floor(math.log10(high)) - 9)
+    return math.ceil(high / unit) * unit
 
 
 def _next(points: list[tuple[float, float]], aim: float, low: float, high: float) -> float:

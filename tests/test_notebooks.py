@@ -27,7 +27,7 @@ TOOL = script()
 VIEW, cleaned, executed = TOOL.VIEW, TOOL.cleaned, TOOL.executed
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 IMPORT = "import fedlora_lab as fl"
-BESIDE = ("import numpy as np", "import pandas as pd", "import torch")
+BESIDE = tuple(f"import {name}" for name in ("numpy as np", "pandas as pd", "torch", "peft", "copy", "tempfile"))
 NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?:\s?%)?")
 
 

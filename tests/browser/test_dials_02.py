@@ -1,7 +1,7 @@
 """The widget of notebook 02 in a real JupyterLab, turned by keyboard."""
 
 import pytest
-from dials import PLAIN, Repaints, bound, picture_bytes, wait_for_bytes
+from dials import PLAIN, Repaints, note, picture_bytes, wait_for_bytes
 from lab import Page
 
 CELLS = ["import fedlora_lab as fl", PLAIN.strip(), "fl.widgets.explorer()"]
@@ -39,9 +39,8 @@ def test_twenty_moves(notebook):
     wait_for_bytes(dial.image, picture)
     dial.output.get_by_text(start).wait_for()
     plain = float(notebook.run(1).inner_text())
-    print(f"p95 of {len(dial.waits)} repaints {dial.p95() * 1000:.0f} ms; an empty figure {plain * 1000:.0f} ms")
     assert len(dial.waits) == 20
-    assert dial.p95() <= bound(plain)
+    note("02", dial.waits, plain)
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])

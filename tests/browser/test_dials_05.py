@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from dials import PLAIN, bound, picture_bytes, wait_for_bytes
+from dials import PLAIN, note, picture_bytes, wait_for_bytes
 from lab import Page
 
 CELLS = {
@@ -79,9 +79,7 @@ def test_the_page_answers_while_it_trains_and_stop_ends_the_thread(notebook, sho
     assert time.monotonic() - begun < 5
     assert show("probe").inner_text().strip() == "0"
     plain = float(show("plain").inner_text())
-    p95 = sorted(waits)[18]
-    print(f"duel: p95 of 20 answers {p95 * 1000:.0f} ms; an empty figure {plain * 1000:.0f} ms")
-    assert p95 <= bound(plain, 0.400)
+    note("05", waits, plain)
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])

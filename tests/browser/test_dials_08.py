@@ -1,8 +1,10 @@
 """The widget of notebook 08 in a real JupyterLab, turned by keyboard and by its menu."""
 
 import pytest
-from dials import PLAIN, Repaints, bound
+from dials import PLAIN, Repaints, note
 from lab import Page
+
+from fedlora_lab.plots.quantising import KINDS
 
 CELLS = ["import fedlora_lab as fl", PLAIN.strip(), "fl.widgets.quantiser_explorer()"]
 
@@ -39,13 +41,11 @@ def test_twenty_moves(notebook):
     for _ in range(5):
         dial.move("ArrowRight")
     plain_numbers = off(dial.sentence)
-    dial.output.locator("select").focus()
-    assert off(dial.move("ArrowDown")) > plain_numbers
+    assert off(dial.choose(KINDS[1])) > plain_numbers
     assert notebook.jumps() == []
     plain = float(notebook.run(1).inner_text())
-    print(f"p95 of {len(dial.waits)} repaints {dial.p95() * 1000:.0f} ms; an empty figure {plain * 1000:.0f} ms")
     assert len(dial.waits) == 20
-    assert dial.p95() <= bound(plain)
+    note("08", dial.waits, plain)
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])

@@ -101,10 +101,10 @@ def filter_explorer(
 
 def _spectra(ax: Any, energy: np.ndarray, noise: float, gain: np.ndarray) -> None:
     """Energy at each frequency: signal as bars (before pale, after dark), noise as lines."""
-    place = np.arange(CHANNELS) / CHANNELS
+    place, edges = np.arange(CHANNELS) / CHANNELS, np.arange(CHANNELS + 1) / CHANNELS
     floor = 1e-3
-    ax.bar(place, np.maximum(energy, floor), 1 / CHANNELS, align="edge", color=FAINT, lw=0)
-    ax.bar(place, np.maximum(energy * gain, floor), 0.6 / CHANNELS, align="edge", color=INK, lw=0)
+    for heights, colour in ((energy, FAINT), (energy * gain, INK)):  # one shape each: quicker to draw than 64 bars
+        ax.stairs(np.maximum(heights, floor), edges, baseline=floor, fill=True, color=colour, lw=0)
     ax.axhline(max(noise**2, floor), color=GREY, lw=1.6)
     ax.plot(place, np.maximum(noise**2 * gain, floor), color=TURNS, lw=2)
     ax.set(yscale="log", xlim=(0, 1), ylim=(floor, 100), xlabel="frequency along the channels (1: every other one)")

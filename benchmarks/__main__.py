@@ -151,7 +151,8 @@ def page(table: pd.DataFrame, memory: dict, run: dict, imports: list[float], mac
     found = ratios(table)
     lines = ["# Speed", "", "Rebuilt by `make bench`; medians and, in brackets, the middle 80 % of the turns.", ""]
     lines += [
-        f"Machine: {machine['cores']} cores, {machine['system']}, torch {machine['torch']}, {machine['turns']} turns.",
+        f"Machine: {machine['cores']} cores, {machine['system']}, torch {machine['torch']}, {machine['turns']} turns,",
+        "one thread, processor time." if machine["threads"] == 1 else f"{machine['threads']} threads, clock time.",
         "",
     ]
     lines += ["| step | private, stacked / plain, non-private | asked | Opacus by client / private, stacked | asked |"]

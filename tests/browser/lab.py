@@ -155,15 +155,28 @@ class Page:
         return cell.locator(".jp-Cell-outputWrapper").first
 
     def watch_layout(self) -> None:
-        """Begin to add up how far content jumps."""
+        """Begin to note how far the notebook's content jumps; JupyterLab's own bars are not the widget's."""
         self.page.evaluate(
             """() => {
                 window.jumps = [];
-                new PerformanceObserver(list => window.jumps.push(...list.getEntries().map(entry => entry.value)))
-                    .observe({type: 'layout-shift', buffered: false});
+                const home = document.querySelector('.jp-Notebook');
+                const at = rect => [rect.x, rect.y, rect.width, rect.height].map(Math.round).join(' ');
+                const inside = ({node, currentRect: now}) => {
+                    if (node) return home.contains(node);
+                    const box = home.getBoundingClientRect();  // the node is gone: where was it?
+                    return now.x < box.right && now.right > box.x && now.y < box.bottom && now.bottom > box.y;
+                };
+                const told = ({node, previousRect, currentRect}) =>
+                    `${(node?.outerHTML ?? node?.data ?? 'gone').slice(0, 80)}: ${at(previousRect)} -> ${at(currentRect)}`;
+                new PerformanceObserver(list => {
+                    for (const entry of list.getEntries()) {
+                        const moved = entry.sources.filter(inside);
+                        if (moved.length || !entry.sources.length) window.jumps.push([entry.value, ...moved.map(told)]);
+                    }
+                }).observe({type: 'layout-shift', buffered: false});
             }"""
         )
 
-    def jumps(self) -> list[float]:
-        """Layout shifts since `watch_layout`."""
+    def jumps(self) -> list[list[float | str]]:
+        """Layout shifts since `watch_layout`: how far, and what moved from where to where."""
         return self.page.evaluate("window.jumps")

@@ -1,0 +1,1 @@
+"""Lower bounds on epsilon from what can be seen of a run."""

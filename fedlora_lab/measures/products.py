@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from scipy.linalg.blas import dsyrk  # type: ignore[attr-defined]  # made when SciPy is imported
+from scipy.linalg.blas import dsyrk, ssyrk  # type: ignore[attr-defined]  # made when SciPy is imported
 from torch import Tensor
 
 
@@ -33,7 +33,8 @@ def deviation(
 
     The mean is (1 - sum w) B A + sum_k w_k B_k A_k: with absent clients the old product keeps their weight. It is
     written as that of the mean factors plus a covariance over clients, so two (clients r, clients r) Gram matrices are
-    all the work, and none where a factor is common to all clients.
+    all the work, and none where a factor is common to all clients. They are multiplied in the uploads' own precision,
+    and in float64 where large parts cancel.
 
     Args:
         before, after: the server's (A, B), A (r, d_in), B (d_out, r).
@@ -45,6 +46,7 @@ def deviation(
     Source: arXiv:2403.12313, discordance of averaging factors.
     """
     w, total = weights.double(), float(weights.double().sum())
+    kind = torch.promote_types(clients[0].dtype, clients[1].dtype)
     mean_a, gaps_a = _centred(before[0], clients[0], w)
     mean_bt, gaps_b = _centred(before[1].T, clients[1].mT, w)
     pairs = [(after[1].double(), after[0].double()), (before[1].double(), before[0].double()), (mean_bt.T, mean_a)]
@@ -52,16 +54,21 @@ def deviation(
     inner, spread, bound = [0.0] * 3, 0.0, 0.0
     tall = wide = w.new_zeros(0, 0)
     if gaps_a is not None and gaps_b is not None:
-        tall, wide = gaps_b.mul_(w.view(-1, 1, 1)).flatten(0, 1), gaps_a.flatten(0, 1)
-        spread, bound = _covariance_norm(tall, wide, len(w))
-        inner = [float(((tall @ left) * (wide @ right.T)).sum()) for left, right in pairs]
+        tall, wide = gaps_b.flatten(0, 1), gaps_a.flatten(0, 1)
+        spread, bound = _covariance_norm(tall.to(kind), wide.to(kind), w)
+        lefts, rights = torch.cat([left for left, _ in pairs], 1), torch.cat([right for _, right in pairs])
+        along = ((tall @ lefts) * (wide @ rights.T)).view(len(w), -1, len(pairs), len(mean_a))
+        inner = torch.einsum("k,kipj->p", w, along).tolist()
     sizes = [_joined_norm(pairs, terms) for terms in (mean, gap)]
     cross = [sum(c * x for c, x in zip(terms, inner, strict=True)) for terms in (mean, gap)]
     squares = [size**2 + spread**2 + 2 * sign * both for size, sign, both in zip(sizes, (1, -1), cross, strict=True)]
     found = Deviation(max(squares[1], 0.0) ** 0.5, max(squares[0], 0.0) ** 0.5)
+    if kind != torch.float64 and (found.norm < 0.1 * max(sizes[1], spread) or spread < 0.01 * bound):
+        return deviation(before, after, (clients[0].double(), clients[1].double()), weights)
     # Squares resolve a difference only down to the square root of the working precision.
     if found.norm < 1e-4 * max(sizes[1], bound) and bound > 1e-12 * found.mean:
-        found = found._replace(norm=_joined_norm([*pairs, (tall.T, wide)], (*gap, -1.0)))
+        weighted = w.repeat_interleave(len(mean_a)) * tall.T
+        found = found._replace(norm=_joined_norm([*pairs, (weighted, wide)], (*gap, -1.0)))
     return found
 
 
@@ -75,14 +82,15 @@ def _centred(old: Tensor, own: Tensor, weights: Tensor) -> tuple[Tensor, Tensor 
     return mean, gaps if bool(gaps.any()) else None
 
 
-def _covariance_norm(tall: Tensor, wide: Tensor, clients: int) -> tuple[float, float]:
-    """Norm of ``tall.T @ wide``, sums over clients r rows, from the two Gram matrices; and a bound without signs."""
+def _covariance_norm(tall: Tensor, wide: Tensor, weights: Tensor) -> tuple[float, float]:
+    """Norm of the weighted sum over clients of ``tall_k.T @ wide_k``, r rows a client, and a bound without signs."""
     # One triangle of a Gram matrix is half the work of the whole; the other triangle is its mirror.
-    grams = [torch.from_numpy(dsyrk(1.0, rows.numpy().T, trans=1)) for rows in (tall, wide)]
-    norms = [gram.diagonal().view(clients, -1).sum(1).sqrt() for gram in grams]
-    both = grams[0] * grams[1]
-    square = 2 * both.sum() - both.diagonal().sum()
-    return float(square.clamp(min=0).sqrt()), float((norms[0] * norms[1]).sum())
+    triangle = dsyrk if tall.dtype == torch.float64 else ssyrk
+    grams = [torch.from_numpy(triangle(1.0, rows.numpy().T, trans=1)).double() for rows in (tall, wide)]
+    norms = [gram.diagonal().view(len(weights), -1).sum(1).sqrt() for gram in grams]
+    each, both = weights.repeat_interleave(len(tall) // len(weights)), grams[0] * grams[1]
+    square = 2 * (each @ both @ each) - each.square() @ both.diagonal()
+    return float(square.clamp(min=0).sqrt()), float(weights @ (norms[0] * norms[1]))
 
 
 def _joined_norm(pairs: list[tuple[Tensor, Tensor]], terms: tuple[float, ...]) -> float:

@@ -3,9 +3,10 @@
 import copy
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fedlora_lab.checks import check
-from fedlora_lab.method import Slot
+from fedlora_lab.method import Global, Slot
 from fedlora_lab.plan import Lora
 from fedlora_lab.streams import Streams
 
@@ -37,29 +38,75 @@ class Stacked(nn.Module):
         self.bias_rows: Tensor | None = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        if self.rows.dim() == 2:
-            return nn.functional.linear(x, self.rows, self.bias_rows)
-        n = self.rows.shape[0]
-        if x.shape[0] % n:
-            raise ValueError(f"first dimension={x.shape[0]}: expected a multiple of the {n} examples (batch first)")
-        y = torch.bmm(x.reshape(n, -1, x.shape[-1]), self.rows.transpose(1, 2))
-        if self.bias_rows is not None:
-            y = y + self.bias_rows.unsqueeze(1)
-        return y.reshape(*x.shape[:-1], -1)
+        return mapped(x, self.rows, self.bias_rows)
+
+
+def mapped(x: Float[Tensor, "... d_in"], rows: Tensor, bias: Tensor | None = None) -> Float[Tensor, "... d_out"]:
+    """The linear map of one weight for all, or of one for each of N examples."""
+    if rows.dim() == 2:
+        return nn.functional.linear(x, rows, bias)
+    n = rows.shape[0]
+    if x.shape[0] % n:
+        raise ValueError(f"first dimension={x.shape[0]}: expected a multiple of the {n} examples (batch first)")
+    y = torch.bmm(x.reshape(n, -1, x.shape[-1]), rows.transpose(1, 2))
+    if bias is not None:
+        y = y + bias.unsqueeze(1)
+    return y.reshape(*x.shape[:-1], -1)
+
+
+class Cored(Stacked):
+    """B, and before it the core R where there is one."""
+
+    core: Tensor = torch.empty(0)
+
+    def forward(self, x: Float[Tensor, "... r"]) -> Float[Tensor, "... d_out"]:
+        return super().forward(mapped(x, self.core) if self.core.numel() else x)
+
+
+class Shifted(nn.Module):
+    """The frozen layer, plus a residual W where there is one; what else is asked of it the frozen layer answers."""
+
+    def __init__(self, base: nn.Module, scaling: float) -> None:
+        super().__init__()
+        self.base = base
+        self.scaling, self.rows = scaling, torch.empty(0)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+    def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+        y = self.base(x)
+        return y + nn.functional.linear(x, self.scaling * self.rows) if self.rows.numel() else y
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """A model whose adapter factors (and head) are stacked; `put` sets them, `model` is called as usual."""
+    """A model whose adapter factors (and head) are stacked; `put` sets them, `model` is called as usual.
+
+    Args:
+        places: of every A, B and tensor of the head.
+        given: their values as PEFT made them.
+        optional: places of each layer's core R and residual W, which are absent until they are put.
+        weights: layer -> frozen weight (d_out, d_in).
+    """
 
     model: nn.Module
-    places: Mapping[Slot, tuple[Stacked, str]]
+    places: Mapping[Slot, tuple[nn.Module, str]]
     given: Mapping[Slot, Tensor]
+    optional: Mapping[Slot, tuple[nn.Module, str]]
+    weights: Mapping[str, Tensor]
 
     def put(self, slot: Slot, rows: Tensor) -> None:
         """Use these values for a slot: its own shape for all examples alike, or with a leading N."""
-        module, attribute = self.places[slot]
+        module, attribute = self.places.get(slot) or self.optional[slot]
         setattr(module, attribute, rows)
+
+    def used(self, values: Mapping[Slot, Any]) -> tuple[Slot, ...]:
+        """The slots among these that the model computes with; a server rule may keep others beside them."""
+        return tuple(slot for slot in values if slot in self.places or slot in self.optional)
 
     @property
     def shapes(self) -> dict[Slot, torch.Size]:
@@ -101,8 +148,10 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lo
     Raises: ``ValueError`` where a target is not a linear layer (no exact per-example factors for it here).
     """
     peft = _inject(model, targets, head, lora).eval()
-    places: dict[Slot, tuple[Stacked, str]] = {}
-    for name, module in peft.named_modules():
+    places: dict[Slot, tuple[nn.Module, str]] = {}
+    optional: dict[Slot, tuple[nn.Module, str]] = {}
+    weights: dict[str, Tensor] = {}
+    for name, module in list(peft.named_modules()):
         if isinstance(module, LoraLayer):
             base = module.get_base_layer()
             check(
@@ -111,16 +160,19 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lo
                 _plain(name),
                 f"linear layers, not {type(base).__name__}",
             )
-            for side, holder in (("A", module.lora_A), ("B", module.lora_B)):
-                holder["default"] = stacked = Stacked(holder["default"])  # type: ignore[arg-type]
-                places[Slot(side, _plain(name))] = (stacked, "rows")
+            layer, inner, outer = _plain(name), Stacked(module.lora_A["default"]), Cored(module.lora_B["default"])  # type: ignore[arg-type]
+            shifted = Shifted(base, lora.scaling)  # type: ignore[arg-type]
+            module.lora_A["default"], module.lora_B["default"], module.base_layer = inner, outer, shifted
+            places |= {Slot("A", layer): (inner, "rows"), Slot("B", layer): (outer, "rows")}
+            optional |= {Slot("R", layer): (outer, "core"), Slot("W", layer): (shifted, "rows")}
+            weights[layer] = base.weight.detach().T if isinstance(base, Conv1D) else base.weight.detach()  # type: ignore[union-attr]
         if isinstance(module, ModulesToSaveWrapper):
             places |= _stack_head(_plain(name), module)
     check(bool(places), "targets", targets, "names of linear layers of the model")
     for parameter in peft.parameters():
         parameter.requires_grad_(False)
     given = {slot: getattr(module, attribute).clone() for slot, (module, attribute) in places.items()}
-    return Adapted(peft, places, given)
+    return Adapted(peft, places, given, optional, weights)
 
 
 def _stack_head(name: str, wrapper: ModulesToSaveWrapper) -> dict[Slot, tuple[Stacked, str]]:
@@ -140,9 +192,10 @@ def _stack_head(name: str, wrapper: ModulesToSaveWrapper) -> dict[Slot, tuple[St
     return places
 
 
-def start(adapted: Adapted, streams: Streams) -> dict[Slot, Tensor]:
+def start(adapted: Adapted, streams: Streams, rule: "Callable | None" = None) -> dict[Slot, Tensor]:
     """The values before training: A Kaiming-uniform as PEFT draws it (from a stream of its own), B zero, head as given.
 
+    Args: rule: a row's own start of a layer's factors, from its frozen weight and the rank.
     Guarantees: the adapted model is the base model (test_contract.py::test_no_op_at_start).
     """
     values = {}
@@ -153,7 +206,28 @@ def start(adapted: Adapted, streams: Streams) -> dict[Slot, Tensor]:
             values[slot] = (unit / given.shape[1] ** 0.5).to(given)
         else:
             values[slot] = torch.zeros_like(given) if slot.side == "B" else given
+    if rule is not None:
+        for layer, weight in adapted.weights.items():
+            rank = len(adapted.given[Slot("A", layer)])
+            values |= {Slot(side, layer): value for side, value in rule(weight, rank).items()}
     return values
+
+
+def _plain_pairs(values: Mapping[Slot, Tensor], lora: Lora) -> tuple[dict[Slot, Tensor], Lora]:
+    """The same model from A and B alone: cores multiplied into B, residuals as further ranks under the same scale."""
+    state = Global(values).factored()
+    pairs = {layer: (state.tensors[Slot("A", layer)], state.tensors[Slot("B", layer)]) for layer in state.layers}
+    for layer, residual in state.side("W").items():
+        u, s, v = torch.linalg.svd(residual.double(), full_matrices=False)
+        kept = s > s.max() * max(residual.shape) * torch.finfo(residual.dtype).eps
+        a, b = pairs[layer]
+        pairs[layer] = torch.cat([a, v[kept].to(a)]), torch.cat([b, (u[:, kept] * s[kept]).to(b)], 1)
+    rank = max((len(a) for a, _ in pairs.values()), default=lora.rank)
+    found = {slot: tensor for slot, tensor in state.tensors.items() if slot.side == "head"}
+    for layer, (a, b) in pairs.items():
+        found[Slot("A", layer)] = nn.functional.pad(a, (0, 0, 0, rank - len(a)))
+        found[Slot("B", layer)] = nn.functional.pad(b, (0, rank - len(a)))
+    return found, Lora(rank, lora.scaling * rank)
 
 
 def _fill(peft: nn.Module, values: Mapping[Slot, Tensor]) -> None:
@@ -176,7 +250,8 @@ def save(
 ) -> Path:
     """Write a PEFT adapter folder (safetensors and JSON) that ``peft.PeftModel.from_pretrained`` reads.
 
-    The folder appears whole or not at all; an existing one is replaced when it is empty or holds an adapter only.
+    A residual W beside the factors is written as further ranks. The folder appears whole or not at all; an existing
+    one is replaced when it is empty or holds an adapter only.
 
     Raises: ``ValueError`` when the path is taken by anything else.
     Guarantees: tests/test_adapters.py::test_a_folder_is_written_whole_or_not_at_all.
@@ -184,6 +259,7 @@ def save(
     path = Path(path)
     ours = path.is_dir() and {part.name for part in path.iterdir()} <= SAVED
     check(ours or not path.exists(), "path", str(path), "a new folder, or one with an adapter and nothing else")
+    values, lora = _plain_pairs(values, lora)
     peft = _inject(model, targets, head, lora)
     _fill(peft, values)
     path.parent.mkdir(parents=True, exist_ok=True)

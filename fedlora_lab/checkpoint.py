@@ -17,7 +17,7 @@ from torch import Tensor
 from fedlora_lab.checks import check
 from fedlora_lab.method import Global, Slot
 
-VERSION = 1
+VERSION = 2
 KEPT = 2
 LEDGER = "ledger.json"
 
@@ -35,14 +35,15 @@ class State:
         server: the server's tensors.
         personal: slot -> (all clients, ...), what moved and was not sent.
         seen: for each client, the number of rounds done when it last received the server's state; -1: never.
-        changed: for each round done, the sides of the server's tensors that it changed.
+        changed: for each round done, the server's tensors that it changed, by name, and the rank of the change (0:
+            the tensor is new as a whole).
     """
 
     round: int
     server: Global
     personal: dict[Slot, Tensor]
     seen: list[int]
-    changed: list[list[str]] = field(default_factory=list)
+    changed: list[dict[str, int]] = field(default_factory=list)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -128,8 +129,9 @@ def latest(folder: Path) -> tuple[State, dict[str, Any]]:
     raise AssertionError
 
 
-def ordered(state: State, slots: tuple[Slot, ...]) -> State:
-    """The same state with its tensors in the model's order. Raises ``ValueError`` when they are another model's."""
-    check(set(state.server.tensors) == set(slots), "resume", "another model's checkpoint", "the same layers")
-    state.server = Global({slot: state.server.tensors[slot] for slot in slots})
+def ordered(state: State, like: Global) -> State:
+    """The same state with its tensors in the run's order. Raises ``ValueError`` when they are another model's."""
+    check(set(state.server.tensors) == set(like.tensors), "resume", "another model's checkpoint", "the same layers")
+    tensors = {slot: state.server.tensors[slot] for slot in like.tensors}
+    state.server = Global(tensors, state.round, like.streams)
     return state

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from fedlora_lab.adapters import Adapted
 from fedlora_lab.mechanism import Clipped, before_clip, clip_sum, noise, release
-from fedlora_lab.method import Method, Slot
-from fedlora_lab.plan import Plan
+from fedlora_lab.method import MODES, TRAINED, Method, Slot
+from fedlora_lab.plan import Lora, Plan
+from fedlora_lab.ranks import cut
 from fedlora_lab.rules import Whitening, identity
 from fedlora_lab.streams import Streams
 from fedlora_lab.tasks.task import Task, take
@@ -47,12 +48,11 @@ def per_example_gradients(
 
     Guarantees: equals a loop over batches of one and Opacus' GradSampleModule (tests/test_gradients.py).
     """
-    n, leaves = len(owner), {}
-    for slot in adapted.places:
+    leaves = {}
+    for slot in adapted.used(bank):
         tensor = bank[slot]
         if slot in moving:
-            rows = tensor.expand(n, *tensor.shape[1:]) if len(tensor) == 1 else tensor.index_select(0, owner)
-            leaves[slot] = rows = rows.detach().requires_grad_()
+            leaves[slot] = rows = _rows(tensor, owner).detach().requires_grad_()
         else:
             rows = tensor[0] if len(tensor) == 1 else tensor.index_select(0, owner)
         adapted.put(slot, rows)
@@ -60,13 +60,17 @@ def per_example_gradients(
     with torch.enable_grad():
         loss = task.loss(task.forward(adapted.model, x), y)
         if method is not None and method.penalty is not None and start is not None:
-            begin = {slot: start[slot].expand(n, *start[slot].shape[1:]) for slot in moving}
+            begin = {slot: _rows(start[slot], owner) for slot in moving}
             loss = loss + method.penalty(leaves, begin)
         gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
     return {
         slot: torch.zeros_like(leaf) if gradient is None else gradient
         for (slot, leaf), gradient in zip(leaves.items(), gradients, strict=True)
     }
+
+
+def _rows(tensor: Tensor, owner: Tensor) -> Tensor:
+    return tensor.expand(len(owner), *tensor.shape[1:]) if len(tensor) == 1 else tensor.index_select(0, owner)
 
 
 def pool(task: Task) -> "tuple[tuple[Tensor | dict[str, Tensor], Tensor], tuple[int, ...]]":
@@ -94,12 +98,18 @@ class Setting:
     pool: "tuple[Tensor | Mapping[str, Tensor], Tensor]"
     offsets: tuple[int, ...]
     chunk: int | None = None
+    lora: Lora = field(default=Lora())
 
     @cached_property
     def sample_rate(self) -> tuple[float, ...]:
         """Probability with which each client draws each of its examples in a step."""
         batch = self.plan.batch
         return tuple(1.0 if batch is None else min(1.0, batch / n) for n in self.task.sizes)
+
+    @property
+    def rank(self) -> int:
+        """The adapter's rank."""
+        return next(len(tensor) for slot, tensor in self.adapted.given.items() if slot.side == "A")
 
 
 @dataclass
@@ -112,6 +122,12 @@ class Clients:
     noise: Bank = field(default_factory=dict)
     momentum: Bank = field(default_factory=dict)
     clipped: Clipped = field(default_factory=Clipped)
+
+
+def ranks_of(setting: Setting, ids: tuple[int, ...]) -> Tensor | None:
+    """The ranks of these clients, (clients,); ``None`` where all have the adapter's."""
+    ranks = setting.lora.ranks
+    return None if ranks is None else torch.tensor([ranks[k] for k in ids])
 
 
 def poisson_batch(setting: Setting, t: int, s: int, ids: tuple[int, ...]) -> list[Int[Tensor, " n"]]:
@@ -142,14 +158,21 @@ def whitenings(method: Method, moving: tuple[Slot, ...], bank: Mapping[Slot, Ten
     return found
 
 
-def moving_slots(adapted: Adapted, sides: str) -> tuple[Slot, ...]:
-    """The slots of these sides, and the head's."""
-    return tuple(slot for slot in adapted.places if slot.side == "head" or slot.side in sides)
+def moving_slots(values: Mapping[Slot, Tensor], word: str) -> tuple[Slot, ...]:
+    """The slots of these sides, and the head's; for "*" of every layer the factor that its mode names."""
+    modes = {slot.layer: MODES[int(mode)] for slot, mode in values.items() if slot.side == "mode"}
+
+    def moves(slot: Slot) -> bool:
+        return slot.side == "head" or slot.side in word or ("*" in word and modes.get(slot.layer) == slot.side)
+
+    return tuple(slot for slot in values if slot.side in TRAINED and moves(slot))
 
 
-def sent_slots(adapted: Adapted, method: Method, t: int, steps: int) -> tuple[Slot, ...]:
+def sent_slots(values: Mapping[Slot, Tensor], method: Method, t: int, steps: int) -> tuple[Slot, ...]:
     """What goes up at the end of round t: the shared factors among those that moved, and the head; or nothing."""
-    return () if method.share == "" else moving_slots(adapted, method.sent(t, steps))
+    moved = moving_slots(values, method.moved(t, steps))
+    share = "ABR" if method.share is None else method.share
+    return tuple(slot for slot in moved if slot.side in share or (share and slot.side == "head"))
 
 
 def local_step(setting: Setting, clients: Clients, t: int, s: int) -> None:
@@ -158,18 +181,18 @@ def local_step(setting: Setting, clients: Clients, t: int, s: int) -> None:
     Guarantees: frozen factors get neither gradient nor noise; an empty batch still adds noise; the chunk size changes
     nothing beyond rounding (tests/test_contract.py, tests/test_engine.py).
     """
-    moving = moving_slots(setting.adapted, setting.method.moves(t, s))
+    moving = moving_slots(clients.bank, setting.method.moves(t, s))
     maps = whitenings(setting.method, moving, clients.bank)
     sums = _clipped_sums(setting, clients, moving, maps, poisson_batch(setting, t, s, clients.ids))
-    shapes = {slot: setting.adapted.shapes[slot] for slot in moving}
+    shapes = {slot: clients.bank[slot].shape[1:] for slot in moving}
     std = [setting.noise_multiplier[k] * setting.clip_norm if setting.noise_multiplier[k] else 0.0 for k in clients.ids]
-    drawn = noise(shapes, std, setting.streams, [(t, k, s) for k in clients.ids])
+    drawn = cut(noise(shapes, std, setting.streams, [(t, k, s) for k in clients.ids]), ranks_of(setting, clients.ids))
     released, alone = release(sums, drawn, maps)
     expected = torch.tensor([setting.task.sizes[k] * setting.sample_rate[k] for k in clients.ids])
     for slot in moving:
         per_client = expected.to(released[slot]).view(-1, *[1] * (released[slot].dim() - 1))
         gradient, noised = released[slot] / per_client, alone[slot] / per_client
-        if slot.side != "head" and setting.method.smooth is not identity:
+        if slot.side in "AB" and setting.method.smooth is not identity:
             gradient, noised = (setting.method.smooth(tensor, slot.side) for tensor in (gradient, noised))
         _descend(setting.plan, clients, slot, gradient, noised, t)
 
@@ -181,7 +204,7 @@ def _clipped_sums(
     owner = torch.repeat_interleave(torch.arange(len(drawn)), torch.tensor([len(index) for index in drawn]))
     offset = torch.tensor([setting.offsets[k] for k in clients.ids])
     index = torch.cat(drawn) + offset[owner] if len(owner) else owner
-    sums = {slot: clients.bank[slot].new_zeros(len(drawn), *setting.adapted.shapes[slot]) for slot in moving}
+    sums = {slot: clients.bank[slot].new_zeros(len(drawn), *clients.bank[slot].shape[1:]) for slot in moving}
     for part in torch.arange(len(owner)).split(setting.chunk or max(len(owner), 1)):
         if not len(part):
             continue
@@ -190,7 +213,8 @@ def _clipped_sums(
         rows = per_example_gradients(
             setting.task, setting.adapted, clients.bank, moving, data, who, setting.method, clients.start
         )
-        added, counts = clip_sum(before_clip(rows, maps, who), setting.clip_norm, who, len(drawn))
+        rows = before_clip(rows, maps, who)
+        added, counts = clip_sum(rows, setting.clip_norm, who, len(drawn), setting.method.parts)
         clients.clipped = clients.clipped + counts
         for slot in moving:
             sums[slot] += added[slot]
@@ -226,7 +250,7 @@ def predict(
     task: Task, adapted: Adapted, values: Mapping[Slot, Tensor], x: "Tensor | Mapping[str, Tensor]"
 ) -> Float[Tensor, "n ..."]:
     """The model's outputs with one value for each slot."""
-    for slot in adapted.places:
+    for slot in adapted.used(values):
         adapted.put(slot, values[slot])
     with torch.inference_mode():
         return task.forward(adapted.model, x)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab import adapters, agreement, checkpoint, engine, observe, upload
+from fedlora_lab.aggregate import Rule
 from fedlora_lab.agreement import Agreement
 from fedlora_lab.checkpoint import State
 from fedlora_lab.checks import check
@@ -20,6 +21,7 @@ from fedlora_lab.method import Global, Method, Slot
 from fedlora_lab.observe import Outcome
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
+from fedlora_lab.ranks import AXES, joined, shared_rank
 from fedlora_lab.record import Round, Tick, origin
 from fedlora_lab.separable import check_separable
 from fedlora_lab.tasks.task import Task
@@ -100,9 +102,13 @@ class Federation:
         check_separable(task, adapted)
         clip, sigma = upload.step_privacy(asked.privacy, len(task.sizes))
         setting = engine.Setting(
-            task, adapted, asked.method, plan, asked.streams, clip, sigma, *engine.pool(task), chunk_examples
-        )
-        state = State(0, Global(adapters.start(adapted, asked.streams)), {}, [-1] * len(task.sizes))
+            task, adapted, asked.method, plan, asked.streams, clip, sigma, *engine.pool(task), chunk_examples,
+            asked.lora,
+        )  # fmt: skip
+        server = Global(adapters.start(adapted, asked.streams, asked.method.start), streams=asked.streams)
+        if isinstance(asked.method.aggregate, Rule):
+            server = asked.method.aggregate.open(server)
+        state = State(0, server, {}, [-1] * len(task.sizes))
         ledger = None if asked.privacy is None else asked.privacy.ledger(reproducible=seed is not None)
         if ledger is not None:
             ledger.uncertified = uncertified(asked.method.whiten)
@@ -124,7 +130,7 @@ class Federation:
     def _round(self) -> "Generator[Tick, None, Outcome]":
         """Train one round, a tick after every local step; returns its outcome."""
         begun, setting, before, t = time.perf_counter(), self.setting, self.state.server, self.state.round
-        adapted, method, steps = setting.adapted, setting.method, setting.plan.local_steps
+        method, steps = setting.method, setting.plan.local_steps
         ids, sent = self._participants(t), observe.broadcast(setting, before)
         self._spend(t, ids)
         groups = []
@@ -134,17 +140,18 @@ class Federation:
                 engine.local_step(setting, clients, t, step)
                 yield Tick(t + 1, step + 1)
             groups.append(clients)
-        slots = engine.sent_slots(adapted, method, t, steps)
-        moved = engine.moving_slots(adapted, method.moved(t, steps))
-        kept = tuple(slot for slot in moved if slot not in slots)
-        everyone = upload.join(groups, moved, sent)
+        slots = engine.sent_slots(before.tensors, method, t, steps)
+        moved = engine.moving_slots(before.tensors, method.moved(t, steps))
+        kept = tuple(slot for slot in moved if slot not in slots or (method.own_ranks and slot.side in AXES))
+        everyone = upload.join(setting, groups, moved, sent)
         arrived = self._arrived(t, ids)
-        received = upload.send(setting, self.asked.privacy, everyone, arrived, slots, t)
+        received = upload.send(setting, self.asked.privacy, everyone, arrived, slots, sent, t)
         after = before
         if received.uploads:
-            after = method.aggregate(before, sent, received.uploads, received.weights)
-        moves = traffic(adapted.shapes, method.broadcast, self.state, ids, len(arrived), slots)
-        self._advance(everyone, kept, after)
+            after = method.aggregate(before, received.sent, received.uploads, received.weights)
+        there = [ids[i] for i in arrived.tolist()]
+        moves = traffic(method, self.asked.lora, self.state, ids, there, slots)
+        self._advance(everyone, kept, after, len(received.weights))
         return Outcome(begun, before, sent, received, everyone.clipped, moves, len(ids), bool(kept))
 
     def _record(self, outcome: Outcome) -> Round:
@@ -179,11 +186,16 @@ class Federation:
 
     def _clients(self, ids: tuple[int, ...], sent: Global) -> engine.Clients:
         """Clients at the start of a round: what they received, and what they kept."""
-        start = {slot: tensor[None] for slot, tensor in sent.tensors.items()}
-        bank = start | {slot: kept[list(ids)] for slot, kept in self.state.personal.items()}
+        method, start = self.setting.method, upload.received(self.setting, ids, sent)
+        bank = dict(start)
+        for slot, kept in self.state.personal.items():
+            own = kept[list(ids)]
+            split = method.own_ranks and slot.side in AXES and slot.side in (method.share or "ABR")
+            rank = shared_rank(self.asked.lora.rank, method.own_ranks)
+            bank[slot] = joined(slot, start[slot], own, rank) if split else own
         return engine.Clients(ids, bank, start)
 
-    def _advance(self, everyone: engine.Clients, kept: tuple[Slot, ...], after: Global) -> None:
+    def _advance(self, everyone: engine.Clients, kept: tuple[Slot, ...], after: Global, rows: int) -> None:
         """Move the state on by a round: the server's tensors, and what moved and was not sent."""
         state, ids = self.state, list(everyone.ids)
         before = state.server.tensors
@@ -192,9 +204,11 @@ class Federation:
             if own is None:
                 own = before[slot].expand(len(state.seen), *before[slot].shape)
             state.personal[slot] = own.index_copy(0, torch.tensor(ids, dtype=torch.int64), everyone.bank[slot])
-        state.changed.append(sorted({slot.side for slot, x in after.tensors.items() if x is not before[slot]}))
+        rank = rows * self.asked.lora.rank  # of what the rows add to a residual
+        changed = [slot for slot, x in after.tensors.items() if x is not before[slot]]
+        state.changed.append({str(slot): rank if slot.side == "W" else 0 for slot in changed})
         state.seen = [state.round if k in set(ids) else seen for k, seen in enumerate(state.seen)]
-        state.server, state.round = after, state.round + 1
+        state.server, state.round = replace(after, round=state.round + 1), state.round + 1
 
     def _store(self) -> None:
         if self.folder is not None:
@@ -204,7 +218,7 @@ class Federation:
         state, theirs = checkpoint.latest(folder)
         for name, ours in self.asked.settings().items():
             check(theirs.get(name) == ours, "resume", str(folder), f"the same {name} as in this run")
-        self.state, self.resumed = checkpoint.ordered(state, tuple(self.setting.adapted.places)), True
+        self.state, self.resumed = checkpoint.ordered(state, self.state.server), True
         book = folder / checkpoint.LEDGER
         if self.ledger is None or not (state.round or book.exists()):
             return

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedlora_lab.checks import check
 from fedlora_lab.method import Slot
-from fedlora_lab.rules import Whitening
+from fedlora_lab.rules import Whitening, together
 from fedlora_lab.streams import Streams
 
 Tensors = Mapping[Slot, Tensor]
@@ -47,35 +47,50 @@ def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
 
 
 def clip_sum(
-    rows: Tensors, clip_norm: float, owner: Int[Tensor, " n"], owners: int
+    rows: Tensors, clip_norm: float, owner: Int[Tensor, " n"], owners: int, parts: Callable[[Slot], Any] = together
 ) -> tuple[dict[Slot, Tensor], Clipped]:
-    """Scale each row to norm at most ``clip_norm`` (one norm over all tensors) and add up the rows of each owner.
+    """Scale each row to norm at most ``clip_norm`` over all tensors, and add up the rows of each owner.
 
     Args:
         rows: slot -> (N, ...).
         clip_norm: C >= 0; infinity leaves finite rows as they are.
         owner: (N,), in [0, owners).
+        parts: slot -> key; tensors of one key have one norm, and each of p parts is clipped to C / sqrt(p).
 
-    Returns: slot -> (owners, ...), and what the clip did.
+    Returns: slot -> (owners, ...), and what the clip did, a row scaled in any part counting once.
 
-    Guarantees: a row that is not finite adds zero; one row more or less moves an owner's sum by at most C
+    Guarantees: a part of a row that is not finite adds zero; one row more or less moves an owner's sum by at most C
         (test_contract.py::test_leaving_out_one_example_moves_the_sum_by_at_most_c).
     """
+    keys = {slot: parts(slot) for slot in rows}
+    names = dict.fromkeys(keys.values())
+    sums, less, bad = {}, torch.zeros(len(owner), dtype=torch.bool), torch.zeros(len(owner), dtype=torch.bool)
+    for name in names:
+        part = {slot: tensor for slot, tensor in rows.items() if keys[slot] == name}
+        added, scaled, nonfinite = _clip_part(part, clip_norm / len(names) ** 0.5, owner, owners)
+        sums, less, bad = sums | added, less | scaled, bad | nonfinite
+    return {slot: sums[slot] for slot in rows}, Clipped(len(owner), int((less & ~bad).sum()), int(bad.sum()))
+
+
+def _clip_part(
+    rows: Tensors, clip_norm: float, owner: Int[Tensor, " n"], owners: int
+) -> tuple[dict[Slot, Tensor], Tensor, Tensor]:
+    """Sums of rows clipped over these tensors; (N,) which rows were scaled down, and which are not finite."""
     norms = row_norms(rows)
     finite = torch.isfinite(norms)
     scale = torch.where(finite, (clip_norm / norms.clamp(min=1e-300)).clamp(max=1.0), torch.zeros_like(norms))
     # A factor too small for the dtype would be rounded, perhaps up: zero instead, which is within the clip.
     tiny = max(torch.finfo(tensor.dtype).tiny for tensor in rows.values())
     scale = torch.where(scale < tiny, torch.zeros_like(scale), scale)
-    counts = Clipped(len(norms), int((finite & (scale < 1)).sum()), int((~finite).sum()))
-    sums = {}
+    less, sums = finite & (scale < 1), {}
+    some, strange = bool(less.any()), not bool(finite.all())
     for slot, tensor in rows.items():
         weight = scale.to(tensor.dtype).view(-1, *[1] * (tensor.dim() - 1))
-        if counts.nonfinite:
+        if strange:
             tensor = torch.where(finite.view(weight.shape), tensor, torch.zeros_like(tensor))
-        scaled = tensor * weight if counts.scaled else tensor
+        scaled = tensor * weight if some else tensor
         sums[slot] = tensor.new_zeros(owners, *tensor.shape[1:]).index_add_(0, owner, scaled)
-    return sums, counts
+    return sums, less, ~finite
 
 
 def standard_normal(numbers: int, streams: Streams, purpose: str, *indices: int) -> Float[Tensor, " numbers"]:

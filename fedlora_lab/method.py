@@ -8,17 +8,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fedlora_lab.checks import check
-from fedlora_lab.rules import identity
+from fedlora_lab.checks import check, check_number
+from fedlora_lab.rules import identity, received, together
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
-WORDS = ("A", "B", "AB", "BA")
+    from fedlora_lab.streams import Streams
+
+WORDS = ("A", "B", "AB", "BA", "R", "*")
+TRAINED = ("A", "B", "R", "head")
+MODES = "BA"
+"""What moves in a layer whose mode is 0, and whose mode is 1."""
 
 
 class Slot(NamedTuple):
-    """The address of one trained tensor: side "A", "B" or "head", and the name of its layer."""
+    """The address of one tensor: its side and the name of its layer.
+
+    Trained by clients: "A", "B", the core "R" between them, and "head". Kept by a server rule: "W", added to the
+    product B A; "mode", which factor of the layer moves; and what else the rule needs to remember.
+    """
 
     side: str
     layer: str
@@ -29,9 +38,18 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Global:
-    """What the server holds: one tensor for each slot; A is (r, d_in), B is (d_out, r), W = W0 + scaling B A."""
+    """What the server holds: one tensor for each slot; A is (r, d_in), B is (d_out, r), W = W0 + scaling B A.
+
+    With a core the product is B R A, R (r, r); with a residual W it is W + B A, W (d_out, d_in).
+
+    Args:
+        round: rounds done.
+        streams: where a server rule's own random numbers come from.
+    """
 
     tensors: "Mapping[Slot, Tensor]"
+    round: int = 0
+    streams: "Streams | None" = field(default=None, compare=False, repr=False)
 
     def side(self, side: str) -> "dict[str, Tensor]":
         """Layer name -> tensor of one side."""
@@ -44,7 +62,19 @@ class Global:
 
     def with_(self, changes: "Mapping[Slot, Tensor]") -> "Global":
         """A copy in which some tensors are others."""
-        return Global({**self.tensors, **changes})
+        return replace(self, tensors={**self.tensors, **changes})
+
+    def factored(self) -> "Global":
+        """The same products from A and B alone: a core is multiplied into B."""
+        return self.with_(
+            {Slot("B", name): self.tensors[Slot("B", name)] @ core for name, core in self.side("R").items()}
+        )
+
+    def random(self, layer: str) -> "Generator":
+        """Random numbers of the server's own for a layer in this round; they are public and read no data."""
+        from fedlora_lab.streams import Streams
+
+        return (self.streams or Streams(0)).generator(f"server {layer}", self.round)
 
 
 @dataclass(frozen=True)
@@ -52,9 +82,10 @@ class Cycle:
     """Which factors move when: one string per round, in it one word per local step; both repeat.
 
     ``Cycle(("AB",))`` moves both always, ``Cycle(("B", "A"))`` takes turns between rounds, ``Cycle(("B A",))`` takes
-    turns between the local steps of a round.
+    turns between the local steps of a round. "R" moves the core between the factors; "*" moves in every layer the
+    factor that the layer's mode in the server's state names.
 
-    Raises: ``ValueError`` unless every word is "A", "B" or "AB".
+    Raises: ``ValueError`` unless every word is "A", "B", "AB", "R" or "*".
     Guarantees: repeats with period ``len(rounds)`` (test_cycle_repeats).
     """
 
@@ -68,7 +99,7 @@ class Cycle:
         )
         check(bool(ok), "rounds", self.rounds, 'a tuple of strings such as ("B", "A") or ("B A",)')
         for word in " ".join(self.rounds).split():
-            check(word in WORDS, "word", word, '"A", "B" or "AB"')
+            check(word in WORDS, "word", word, '"A", "B", "AB", "R" or "*"')
 
     def __call__(self, t: int, s: int) -> str:
         """The factors that move in round t at local step s, both counted from 0."""
@@ -95,9 +126,17 @@ class Method:
     Args:
         name: as published.
         source: arXiv id, with the algorithm or equation where it is known.
-        train: ``(t, s) -> "A", "B" or "AB"``, the factors that move in round t at local step s, counted from 0.
+        train: ``(t, s) -> word``, what moves in round t at local step s, counted from 0 (see `Cycle`).
+        start: ``(weight, rank) -> {"A": ..., "B": ..., "R": ...}`` from a layer's frozen weight
+            (d_out, d_in); ``None``: A as PEFT draws it, B zero, no core.
         share: the factors sent up; ``None``: those that moved in the round; "": nothing, a trained head included. What
             moved and was not sent stays with its client and is there again in the next round.
+        own_ranks: share of the ranks, in [0, 1), the last ones, that stay with their client although their factor is
+            sent.
+        parts: ``slot -> key``; tensors of one key are clipped together, each of p parts to C / sqrt(p): all of them are
+            bounded by C. The default is one part.
+        clips: ``start -> tensor``; in the client unit clip and noise fall on what a client holds minus this, by default
+            its change.
         whiten: ``gram -> Whitening``: maps applied to a factor before the clip and after the noise, from the peer
             factor's Gram matrix (see ``rules.product_space``); ``None``: none.
         smooth: ``(tensor, side) -> tensor``, applied to noised values only, hence free of privacy cost.
@@ -105,7 +144,7 @@ class Method:
             `Slot` to (N, ...): the example's own copy of the moving tensors, and what its client received.
         aggregate: ``(state, sent, uploads, weights) -> state``, the server's rule (see `aggregate`).
         broadcast: what clients receive of the factors; a rule with ``__call__(tensor)`` and ``bits(numbers)``.
-        exact: the claim that the server's product is the mean of the clients' products.
+        exact: the claim that the server's product is the mean of the clients' products, all of the same rank.
         note: one line of meaning for tables and diagrams.
 
     Guarantees: a row is immutable and hashable; every row of the table passes tests/test_contract.py.
@@ -114,7 +153,11 @@ class Method:
     name: str
     source: str
     train: Callable[[int, int], str] = field(default=Cycle(("AB",)))
+    start: Callable | None = None
     share: str | None = None
+    own_ranks: float = 0.0
+    parts: Callable[[Slot], Any] = together
+    clips: Callable = received
     whiten: Callable | None = None
     smooth: Callable = identity
     penalty: Callable | None = None
@@ -126,11 +169,12 @@ class Method:
     def __post_init__(self) -> None:
         check(isinstance(self.name, str) and bool(self.slug), "name", self.name, "a name with a letter or digit")
         check(isinstance(self.source, str), "source", self.source, "a string")
-        check(self.share in (None, "", *WORDS), "share", self.share, 'None, "", "A", "B" or "AB"')
+        check(self.share in (None, "", *WORDS[:-1]), "share", self.share, 'None, "", "A", "B", "AB" or "R"')
+        check_number("own_ranks", self.own_ranks, 0, 1 - 1e-9)
         check(isinstance(self.exact, bool), "exact", self.exact, "True or False")
-        for name in ("train", "smooth", "aggregate", "broadcast"):
+        for name in ("train", "parts", "clips", "smooth", "aggregate", "broadcast"):
             check(callable(getattr(self, name)), name, getattr(self, name), "a function")
-        for name in ("whiten", "penalty"):
+        for name in ("start", "whiten", "penalty"):
             rule = getattr(self, name)
             check(rule is None or callable(rule), name, rule, "None or a function")
         check(hasattr(self.broadcast, "bits"), "broadcast", self.broadcast, "a rule with bits(numbers)")
@@ -147,12 +191,12 @@ class Method:
     def moves(self, t: int, s: int) -> str:
         """What moves at (t, s), checked and in canonical order."""
         word = self.train(t, s)
-        check(word in WORDS, f"train({t}, {s})", word, '"A", "B" or "AB"')
+        check(word in WORDS, f"train({t}, {s})", word, '"A", "B", "AB", "R" or "*"')
         return "AB" if word == "BA" else word
 
     def moved(self, t: int, local_steps: int) -> str:
         """What moves at some step of round t."""
-        return "".join(side for side in "AB" if any(side in self.moves(t, s) for s in range(local_steps)))
+        return "".join(side for side in "ABR*" if any(side in self.moves(t, s) for s in range(local_steps)))
 
     def sent(self, t: int, local_steps: int) -> str:
         """What is sent up at the end of round t: the shared among the moved."""

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedlora_lab import engine, measures
+from fedlora_lab import aggregate, engine, measures
+from fedlora_lab.aggregate import rule
 from fedlora_lab.agreement import Agreement
 from fedlora_lab.checkpoint import State
 from fedlora_lab.ledger import Ledger
 from fedlora_lab.mechanism import Clipped
 from fedlora_lab.method import Global, Slot
+from fedlora_lab.ranks import AXES
 from fedlora_lab.record import Round
 from fedlora_lab.upload import Received
 from fedlora_lab.wire import Traffic, full
@@ -44,7 +46,7 @@ class Outcome:
 def broadcast(setting: engine.Setting, server: Global) -> Global:
     """What the clients receive of the server's tensors; a head goes down as it is."""
     rule = setting.method.broadcast
-    return Global({slot: x if slot.side == "head" else rule(x) for slot, x in server.tensors.items()})
+    return server.with_({slot: rule(x) for slot, x in server.tensors.items() if slot.side in AXES})
 
 
 def record(asked: Agreement, setting: engine.Setting, ledger: Ledger | None, state: State, outcome: Outcome) -> Round:
@@ -55,7 +57,8 @@ def record(asked: Agreement, setting: engine.Setting, ledger: Ledger | None, sta
     per_client = privacy is not None and privacy.unit == "client"
     own = outcome.received.clipped if per_client else outcome.steps
     counts = outcome.steps + outcome.received.clipped
-    a, b = after.side("A"), after.side("B")
+    plain = after.factored()
+    a, b = plain.side("A"), plain.side("B")
     return Round(
         index=state.round,
         method=asked.method.slug,
@@ -80,20 +83,23 @@ def _layers(
     asked: Agreement, outcome: Outcome, after: Global, shown: bool
 ) -> tuple[list[tuple[str, str, float]], float]:
     """Measures of each layer and the deviation of all; none where the server sees a sum, or no product is formed."""
-    received, before = outcome.received, outcome.before
-    clients = None if outcome.kept or not received.alone else _as_received(outcome)
-    noise = received.noise if shown else None
-    return measures.layer_rows(before, after, clients, received.weights, noise, asked.lora.scaling)
+    got, before = outcome.received, outcome.before
+    clients = None if outcome.kept or not got.alone else _as_received(outcome)
+    mean = aggregate.mean(before, got.sent, got.uploads, got.weights) if got.uploads else before
+    seen = measures.Exchange(before, mean, after, clients, got.weights, got.noise if shown else None)
+    return measures.layer_rows(seen, asked.lora.scaling)
 
 
 def _as_received(outcome: Outcome) -> Mapping[Slot, Tensor]:
-    """The clients' tensors in the server's coordinates: what a quantised broadcast took away is given back.
+    """The clients' factors in the server's coordinates: what a quantised broadcast took away is given back.
 
     The deviation then speaks of the aggregation alone; what quantising does is seen in the clients' metrics.
     """
-    found = {slot: tensor[None] for slot, tensor in outcome.before.tensors.items()}
-    for slot, rows in outcome.received.uploads.items():
-        found[slot] = rows + (outcome.before.tensors[slot] - outcome.sent.tensors[slot])
+    before, got = outcome.before, outcome.received
+    found = {}
+    for slot in (slot for slot in before.tensors if slot.side in AXES):
+        rows = rule.held(before, got.sent, got.uploads, slot)
+        found[slot] = rows + (before.tensors[slot] - outcome.sent.tensors[slot])
     return found
 
 
@@ -120,4 +126,4 @@ def _metrics(setting: engine.Setting, state: State, hidden: float | None) -> dic
 
 def nothing(state: State) -> Outcome:
     """The outcome before the first round."""
-    return Outcome(time.perf_counter(), state.server, state.server, Received({}, torch.zeros(0), {}))
+    return Outcome(time.perf_counter(), state.server, state.server, Received({}, torch.zeros(0), {}, state.server))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedlora_lab.checks import check_keys, check_number, check_one_of, check_whole
+from fedlora_lab.checks import check, check_keys, check_number, check_one_of, check_whole
 
 
 @dataclass(frozen=True)
@@ -14,15 +14,23 @@ class Lora:
     Args:
         rank: r, the inner dimension, a whole number >= 1.
         alpha: the numerator of the scale, > 0.
+        ranks: one rank in [1, rank] for each client, in their order, where clients have unequal means: client k holds
+            the first ranks of each factor. ``None``: all hold all.
 
     Source: Hu et al., arXiv:2106.09685, section 4.1.
     """
 
     rank: int = 4
     alpha: float = 8.0
+    ranks: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check_whole("rank", self.rank, 1)
+        if self.ranks is not None:
+            check(isinstance(self.ranks, (tuple, list)), "ranks", self.ranks, "None or one rank for each client")
+            for k, rank in enumerate(self.ranks):
+                check_whole(f"ranks[{k}]", rank, 1, self.rank)
+            object.__setattr__(self, "ranks", tuple(self.ranks))
         check_number("alpha", self.alpha, 0, 1e9, open_low=True)
 
     @property

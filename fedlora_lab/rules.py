@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlora_lab.checks import check, check_whole
 
@@ -13,6 +13,50 @@ if TYPE_CHECKING:
 def identity(tensor: "Tensor", side: str) -> "Tensor":
     """No smoothing: the noised value as it is."""
     return tensor
+
+
+def together(slot: Any) -> Any:
+    """One clip over all tensors that move."""
+    return 0
+
+
+def by_side(slot: Any) -> Any:
+    """All A's are clipped together, all B's, and the head. Source: arXiv:2312.17493, clip of each factor's gradient."""
+    return slot.side
+
+
+def by_tensor(slot: Any) -> Any:
+    """Every tensor is clipped by itself. Source: arXiv:2509.09097, clip of each weight."""
+    return slot
+
+
+def received(start: "Tensor") -> "Tensor":
+    """What a client received: the clip falls on its change."""
+    return start
+
+
+def origin(start: "Tensor") -> "Tensor":
+    """Zero: the clip falls on the weights themselves. Source: arXiv:2509.09097."""
+    return 0 * start
+
+
+def spectral(weight: "Tensor", rank: int) -> "dict[str, Tensor]":
+    """B and A span the leading singular directions of the frozen weight, with a zero core between them.
+
+    Args: weight: (d_out, d_in), public.
+    Returns: A (r, d_in) and B (d_out, r) orthonormal, R (r, r) zero.
+    Raises: ``ValueError`` for a rank above the smaller side of the weight.
+    Source: arXiv:2502.15436 takes the directions of an estimated update, which reads private data; those of the weight
+        itself are public.
+    """
+    import torch
+
+    check(rank <= min(weight.shape), "rank", rank, f"at most {min(weight.shape)}, the smaller side of the weight")
+    left, _, right = torch.linalg.svd(weight.double(), full_matrices=False)
+    sign = torch.sign(right[:rank].sum(1))  # singular vectors are given up to a sign
+    sign = torch.where(sign == 0, torch.ones_like(sign), sign)
+    values = {"A": right[:rank] * sign.unsqueeze(1), "B": left[:, :rank] * sign, "R": weight.new_zeros(rank, rank)}
+    return {side: value.to(weight).contiguous() for side, value in values.items()}
 
 
 class Whitening(NamedTuple):

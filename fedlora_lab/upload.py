@@ -5,16 +5,17 @@ the noise are here, on the change of all sent tensors together, at the place tha
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedlora_lab.engine import Clients, Setting, whitenings
+from fedlora_lab.engine import Clients, Setting, ranks_of, whitenings
 from fedlora_lab.mechanism import Clipped, before_clip, clip_sum, noise, release
 from fedlora_lab.method import Global, Slot
 from fedlora_lab.privacy import Privacy
+from fedlora_lab.ranks import AXES, cut, joined, shared_rank
 from fedlora_lab.rules import identity
 
 SERVER = -1
@@ -29,12 +30,14 @@ class Received:
             the server may see a sum only. Empty when nothing arrived.
         weights: (rows,), fixed before the round.
         noise: slot -> (...), the noise in the weighted mean.
+        sent: what each row received at the start: (rows, ...) where clients have unequal ranks.
         alone: each client's upload is seen by itself.
     """
 
     uploads: Mapping[Slot, Tensor]
     weights: Float[Tensor, " rows"]
     noise: Mapping[Slot, Tensor]
+    sent: Global
     alone: bool = True
     clipped: Clipped = field(default_factory=Clipped)
 
@@ -47,7 +50,12 @@ def step_privacy(privacy: Privacy | None, clients: int) -> tuple[float, tuple[fl
     return privacy.clip_norm, sigma if isinstance(sigma, tuple) else (float(sigma or 0),) * clients
 
 
-def join(groups: list[Clients], slots: tuple[Slot, ...], sent: Global) -> Clients:
+def received(setting: Setting, ids: tuple[int, ...], sent: Global) -> dict[Slot, Tensor]:
+    """What these clients receive, slot -> (1, ...), or (clients, ...) where their ranks are unequal."""
+    return cut({slot: tensor[None] for slot, tensor in sent.tensors.items()}, ranks_of(setting, ids))
+
+
+def join(setting: Setting, groups: list[Clients], slots: tuple[Slot, ...], sent: Global) -> Clients:
     """The groups of a round as one: the given slots stacked over all clients."""
     ids = tuple(k for group in groups for k in group.ids)
     bank = {slot: [g.bank[slot].expand(len(g.ids), *g.bank[slot].shape[1:]) for g in groups] for slot in slots}
@@ -55,7 +63,7 @@ def join(groups: list[Clients], slots: tuple[Slot, ...], sent: Global) -> Client
     whole = Clients(
         ids,
         {slot: torch.cat(parts) if parts else sent.tensors[slot][None][:0] for slot, parts in bank.items()},
-        {slot: tensor[None] for slot, tensor in sent.tensors.items()},
+        received(setting, ids, sent),
         {slot: torch.cat(parts) if parts else sent.tensors[slot][None][:0] for slot, parts in drawn.items()},
     )
     whole.clipped = sum((group.clipped for group in groups), Clipped())
@@ -67,7 +75,13 @@ def _rows(noise: Tensor | None, like: Tensor, count: int) -> Tensor:
 
 
 def send(
-    setting: Setting, privacy: Privacy | None, clients: Clients, arrived: Tensor, slots: tuple[Slot, ...], t: int
+    setting: Setting,
+    privacy: Privacy | None,
+    clients: Clients,
+    arrived: Tensor,
+    slots: tuple[Slot, ...],
+    sent: Global,
+    t: int,
 ) -> Received:
     """The round's uploads under the trust model.
 
@@ -75,68 +89,107 @@ def send(
         clients: all that trained, joined.
         arrived: positions in ``clients.ids`` of those whose upload is not lost.
         slots: what is sent.
+        sent: what the server sent, before a lower rank cut it.
     """
-    ids = [clients.ids[i] for i in arrived.tolist()]
+    ids = tuple(clients.ids[i] for i in arrived.tolist())
+    start = {slot: x if len(x) == 1 else x[arrived] for slot, x in clients.start.items()}
+    rank = shared_rank(setting.rank, setting.method.own_ranks)
+    keeps = bool(setting.method.own_ranks)
     rows = {slot: clients.bank[slot][arrived] for slot in slots}
+    if keeps:
+        rows = {slot: joined(slot, x, start[slot], rank) if slot.side in AXES else x for slot, x in rows.items()}
     weights = _weights(setting, ids)
-    if privacy is None or privacy.unit == "example":
+    by_step = privacy is None or privacy.unit == "example"
+    if not rows or not (ids or (privacy is not None and not by_step and privacy.trust != "local")):
+        return Received({}, weights[:0], {}, sent)  # but an empty sum is released with its noise
+    if privacy is None or by_step:
         drawn = {slot: clients.noise[slot][arrived] for slot in slots}
-        return _visible(rows, weights, drawn) if ids else _nothing(weights)
-    return _client_level(setting, privacy, clients.start, rows, ids, weights, t)
+        if keeps:
+            drawn = cut(drawn, torch.tensor([rank]))
+        return _visible(rows, weights, drawn, _own(sent, start))
+    return _client_level(setting, privacy, sent, start, rows, ids, weights, t)
 
 
-def _weights(setting: Setting, ids: list[int]) -> Float[Tensor, " rows"]:
+def _own(sent: Global, start: Mapping[Slot, Tensor]) -> Global:
+    """What was sent, row by row where the rows differ."""
+    return sent if all(len(x) == 1 for x in start.values()) else sent.with_(start)
+
+
+def _weights(setting: Setting, ids: tuple[int, ...]) -> Float[Tensor, " rows"]:
     """w_k = p_k / participation with a fixed denominator: absent clients leave their weight to the old state."""
     sizes, plan = setting.task.sizes, setting.plan
     share = [1 / len(sizes) if plan.weights == "uniform" else sizes[k] / sum(sizes) for k in ids]
     return torch.tensor(share, dtype=torch.float64) / plan.participation
 
 
-def _nothing(weights: Tensor) -> Received:
-    return Received({}, weights[:0], {})
-
-
-def _visible(rows: Mapping[Slot, Tensor], weights: Tensor, drawn: Mapping[Slot, Tensor]) -> Received:
+def _visible(
+    rows: Mapping[Slot, Tensor], weights: Tensor, drawn: Mapping[Slot, Tensor], sent: Global, alone: bool = True
+) -> Received:
     mean_noise = {slot: (weights.to(x.dtype) @ x.flatten(1)).view(x.shape[1:]) for slot, x in drawn.items()}
-    return Received(rows, weights, mean_noise)
+    return Received(rows, weights, mean_noise, sent, alone)
 
 
 def _client_level(
     setting: Setting,
     privacy: Privacy,
+    sent: Global,
     start: Mapping[Slot, Tensor],
     rows: Mapping[Slot, Tensor],
-    ids: list[int],
+    ids: tuple[int, ...],
     weights: Tensor,
     t: int,
 ) -> Received:
     """Clip each client's change, add the noise where the trust model puts it, and go on from the noised value only."""
     level = privacy.noise(len(setting.task.sizes), setting.plan)
     each = level.each if isinstance(level.each, float) else 0.0  # one number in this unit
-    alone = privacy.trust == "local"
-    if not rows or (alone and not ids) or (privacy.trust == "secagg" and len(ids) < level.shares):
-        return _nothing(weights)
-    maps = whitenings(setting.method, tuple(rows), start)
+    alone, method = privacy.trust == "local", setting.method
+    if privacy.trust == "secagg" and len(ids) < level.shares:
+        return Received({}, weights[:0], {}, sent)
+    whole = {slot: sent.tensors[slot][None] for slot in sent.tensors}
+    maps = whitenings(method, tuple(rows), whole)
     owner = torch.arange(len(ids)) if alone else torch.zeros(len(ids), dtype=torch.int64)
-    change = before_clip({slot: tensor - start[slot] for slot, tensor in rows.items()}, maps, owner * 0)
-    sums, clipped = clip_sum(change, privacy.clip_norm, owner, len(ids) if alone else 1)
-    shapes = {slot: tensor.shape[1:] for slot, tensor in rows.items()}
-    own = noise(shapes, [each] * len(ids), setting.streams, [(t, k, 0) for k in ids])
-    if not alone:
-        common = noise(shapes, [level.server], setting.streams, [(t, SERVER, 0)])
-        own = {slot: own[slot].sum(0, keepdim=True) + common[slot] for slot in shapes}
+    change = before_clip({slot: x - method.clips(start[slot]) for slot, x in rows.items()}, maps, owner * 0)
+    sums, clipped = clip_sum(change, privacy.clip_norm, owner, len(ids) if alone else 1, method.parts)
+    own = _drawn(setting, {slot: x.shape[1:] for slot, x in rows.items()}, each, level.server, ids, alone, t)
     released, drawn = release(sums, own, maps)
     if not alone:
         expected = len(setting.task.sizes) * setting.plan.participation
         released, drawn = ({slot: x / expected for slot, x in part.items()} for part in (released, drawn))
         weights = torch.ones(1, dtype=torch.float64)
-    released, drawn = (_smooth(setting, part) for part in (released, drawn))
-    uploads = {slot: start[slot] + released[slot] for slot in released}
-    visible = _visible(uploads, weights, drawn)
-    return Received(uploads, weights, visible.noise, alone, clipped)
+    held = _limits(setting, ids if alone else ())
+    released, drawn = (cut(_smooth(setting, part), held) for part in (released, drawn))
+    begun = start if alone else whole
+    uploads = {slot: method.clips(begun[slot]) + x for slot, x in released.items()}
+    return replace(_visible(uploads, weights, drawn, _own(sent, begun), alone), clipped=clipped)
+
+
+def _drawn(
+    setting: Setting,
+    shapes: Mapping[Slot, torch.Size],
+    each: float,
+    server: float,
+    ids: tuple[int, ...],
+    alone: bool,
+    t: int,
+) -> dict[Slot, Tensor]:
+    """The noise of every upload that is seen by itself, (clients, ...), or of their sum, (1, ...)."""
+    own = noise(shapes, [each] * len(ids), setting.streams, [(t, k, 0) for k in ids])
+    if alone:
+        return own
+    common = noise(shapes, [server], setting.streams, [(t, SERVER, 0)])
+    return {slot: own[slot].sum(0, keepdim=True) + common[slot] for slot in shapes}
+
+
+def _limits(setting: Setting, ids: tuple[int, ...]) -> Tensor | None:
+    """The ranks that each row may show: the client's, and of a sum all that are shared; ``None``: all."""
+    shared = shared_rank(setting.rank, setting.method.own_ranks)
+    held = ranks_of(setting, ids) if ids else None
+    if held is None:
+        return torch.tensor([shared]) if setting.method.own_ranks else None
+    return held.clamp(max=shared)
 
 
 def _smooth(setting: Setting, tensors: Mapping[Slot, Tensor]) -> dict[Slot, Tensor]:
     rule = setting.method.smooth
     keep = rule is identity
-    return {slot: x if keep or slot.side == "head" else rule(x, slot.side) for slot, x in tensors.items()}
+    return {slot: x if keep or slot.side not in "AB" else rule(x, slot.side) for slot, x in tensors.items()}

@@ -29,7 +29,7 @@ def leaves_one_tensor_without_noise(setting: engine.Setting, clients: engine.Cli
     """Forgets the last of the tensors that move."""
     noise = _part(setting, clients, t, s, noise=True)
     engine.local_step(setting, clients, t, s)
-    moving = engine.moving_slots(setting.adapted, setting.method.moves(t, s))
+    moving = engine.moving_slots(clients.bank, setting.method.moves(t, s))
     clients.bank[moving[-1]] = clients.bank[moving[-1]] - noise[moving[-1]]
 
 

@@ -122,7 +122,7 @@ def test_the_noise_that_a_client_holds_is_known(row, momentum):
         engine.local_step(setting, clients, 0, s)
     for slot, noise in clients.noise.items():
         change = clients.bank[slot] - before[slot]
-        if slot in engine.moving_slots(setting.adapted, row.moved(0, 4)):
+        if slot in engine.moving_slots(setting.adapted.given, row.moved(0, 4)):
             torch.testing.assert_close(change, noise.expand_as(change), rtol=1e-6, atol=1e-9)
 
 

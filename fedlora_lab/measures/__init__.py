@@ -7,11 +7,12 @@ from fedlora_lab.measures.layer import FirstSteps, Gradients, first_steps, full_
 from fedlora_lab.measures.peers import peer_sizes, separation, worst_change
 from fedlora_lab.measures.products import Deviation, deviation, noise_energies, product_norm
 from fedlora_lab.measures.protection import protection
-from fedlora_lab.measures.rounds import frame_of, layer_rows
+from fedlora_lab.measures.rounds import Exchange, frame_of, layer_rows
 from fedlora_lab.measures.spectra import gradient_spectra, spectrum
 
 __all__ = [
     "Deviation",
+    "Exchange",
     "FirstSteps",
     "Flatness",
     "Gradients",

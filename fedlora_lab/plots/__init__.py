@@ -2,6 +2,7 @@
 
 from fedlora_lab.plots.against import against, inside, predicted
 from fedlora_lab.plots.amplifier import amplifier, energy_check, rank_check, run_check, share_check
+from fedlora_lab.plots.audit import audit
 from fedlora_lab.plots.band_check import Measured, band_check, share_inside
 from fedlora_lab.plots.budgets import budgets
 from fedlora_lab.plots.clipping import Clip, clip, clip_check
@@ -27,6 +28,7 @@ __all__ = [
     "Measured",
     "against",
     "amplifier",
+    "audit",
     "band_check",
     "budgets",
     "clip",

@@ -1,0 +1,186 @@
+"""One audit: a run with canaries inside it, what can be seen of them, and what that proves about epsilon."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fedlora_lab.audit import one_run
+from fedlora_lab.audit.canaries import LOUD, Planted, affordable, mislabelled, plant
+from fedlora_lab.audit.scores import losses, traces
+from fedlora_lab.audit.watch import Watched
+from fedlora_lab.checks import check, check_number
+from fedlora_lab.engine import per_example_gradients
+from fedlora_lab.mechanism import row_norms
+from fedlora_lab.method import Method
+from fedlora_lab.methods import get
+from fedlora_lab.plan import Lora, Plan
+from fedlora_lab.privacy import Privacy
+from fedlora_lab.record import Round
+from fedlora_lab.streams import Streams
+from fedlora_lab.tasks.task import Examples, Task
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Args:
+        included: (m,), the canaries' coins.
+        scores: view -> (m,), high where a canary looks included. "loss": black box. "update": white box, everything
+            released; "update A", "update B", ...: the same of one side alone.
+        lower: view -> lower bound on epsilon; all of them hold together with the stated confidence.
+        epsilon_lower: the largest of them.
+        ceiling: what as many canaries would show if every guess were right.
+        epsilon_upper: the ledger's, of the audited run; infinite where none is certified.
+        seconds: that the rounds took, scoring left out.
+    """
+
+    method: str
+    task: str
+    unit: str
+    seed: int
+    delta: float
+    confidence: float
+    canaries: int
+    guesses: tuple[one_run.Guesses, ...]
+    included: Bool[np.ndarray, " m"]
+    scores: dict[str, Float[np.ndarray, " m"]]
+    lower: dict[str, float]
+    epsilon_lower: float
+    ceiling: float
+    epsilon_upper: float
+    seconds: float
+
+    @property
+    def holds(self) -> bool:
+        """The lower bound does not exceed what the ledger states."""
+        return self.epsilon_lower <= self.epsilon_upper
+
+    def __str__(self) -> str:
+        return (
+            f"{self.method}, {self.unit}: epsilon {self.epsilon_lower:.3g} <= {self.epsilon_upper:.3g} at delta "
+            f"{self.delta:g} ({self.confidence:.0%} sure; {self.canaries} canaries can show {self.ceiling:.3g})"
+        ).replace("<=", "<=" if self.holds else ">")
+
+
+def audit(
+    task: Task,
+    method: "Method | str",
+    privacy: Privacy | None,
+    plan: Plan,
+    *,
+    canaries: "int | Examples | None" = None,
+    confidence: float = 0.95,
+    guesses: Sequence[one_run.Guesses] | None = None,
+    delta: float | None = None,
+    lora: Lora | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Audit:
+    """Run once with canaries in the same batches, and bound epsilon from below by guessing which took part.
+
+    In the example unit canaries are further examples of the clients, in the client unit further clients with one
+    example. Each has a fair coin. Sizes, and with them sample rates, count every canary, in or out: epsilon_upper is
+    that of the run as audited, a little below that of the same plan without canaries.
+
+    Args:
+        canaries: how many, >= 2; or the examples (x, y) themselves. ``None``: as many as cost about a fifth of the run.
+            Those made here are public examples with wrong targets and a loud loss, so that the clip always acts.
+        confidence: with which all lower bounds hold together, in (0, 1).
+        guesses: numbers of guesses (in, out) to try, fixed beforehand and corrected for; ``None``: `one_run.plans`.
+        delta: of the lower bound; ``None``: the privacy plan's, 1e-5 without one.
+        options: chunk sizes, as of ``run``.
+
+    Raises: ``ValueError`` as ``run`` does, and for the above.
+    Guarantees: test_no_row_is_refuted, test_a_run_without_noise_is_seen, test_the_audit_changes_nothing_of_the_run.
+    Source: arXiv:2305.08846.
+    """
+    row, unit = get(method), "example" if privacy is None else privacy.unit
+    check_number("confidence", confidence, 0, 1, open_low=True)
+    check(confidence < 1, "confidence", confidence, "a number in (0, 1)")
+    check(isinstance(seed, int), "seed", seed, "a whole number: an audit must know its coins")
+    level = delta if delta is not None else 1e-5 if privacy is None else privacy.delta
+    streams, count = Streams(seed), affordable(task, plan, unit) if canaries is None else canaries
+    examples = mislabelled(task, count, streams) if isinstance(count, int) else count
+    weights = torch.full((len(examples[1]),), LOUD)
+    if unit == "client":
+        weights = _fitting(task, row, privacy, plan, lora, examples, seed)
+    planted = plant(task, unit, examples, weights, streams)
+    run = _opened(planted, row, privacy, plan, lora, seed, options)
+    scores, last, seconds = _play(run, planted)
+    m, share = len(examples[1]), (1 - confidence) / len(scores)
+    tried = one_run.plans(m) if guesses is None else tuple(guesses)
+    included = planted.included.numpy()
+    lower = {view: one_run.best(values, included, level, share, tried) for view, values in scores.items()}
+    highest = one_run.ceiling(m, level, 1 - confidence, tried, len(scores))
+    return Audit(
+        method=row.slug,
+        task=task.name,
+        unit=unit,
+        seed=seed,
+        delta=level,
+        confidence=confidence,
+        canaries=m,
+        guesses=tried,
+        included=included,
+        scores=scores,
+        lower=lower,
+        epsilon_lower=max(lower.values()),
+        ceiling=highest,
+        epsilon_upper=last.epsilon,
+        seconds=seconds,
+    )
+
+
+def _opened(
+    planted: Planted, row: Method, privacy: Privacy | None, plan: Plan, lora: Lora | None, seed: int, options: Any
+) -> Watched:
+    """The run with its canaries; where a trusted server adds the noise, a client that is out is not there at all."""
+    if privacy is not None:
+        privacy = privacy.replace(sample_rate=None)
+    ranks = getattr(lora, "ranks", None)
+    if lora is not None and ranks is not None:
+        lora = replace(lora, ranks=(*ranks, *[lora.rank] * (len(planted.task.sizes) - len(ranks))))
+    run = Watched.open(planted.task, row, privacy, plan, lora=lora, seed=seed, **options)
+    assert isinstance(run, Watched)
+    if privacy is not None and privacy.trust == "central":
+        run.absent = frozenset(planted.owner[~planted.included].tolist())
+    return run
+
+
+def _play(run: Watched, planted: Planted) -> tuple[dict[str, np.ndarray], Round, float]:
+    """Every view's scores after the whole run, its last record, and the seconds that the rounds took."""
+    before, sides, last, seconds = None, {}, None, 0.0
+    for event in run.events():
+        if not isinstance(event, Round):
+            continue
+        last, seconds = event, seconds + event.seconds
+        before = losses(run, event, planted) if before is None else before
+        for side, found in traces(run, planted).items() if event.index else ():
+            sides[side] = sides.get(side, 0) + found
+    assert last is not None and before is not None
+    views = {"loss": before - losses(run, last, planted)}
+    if sides:
+        views["update"] = torch.stack(list(sides.values())).sum(0)
+    if len(sides) > 1:
+        views |= {f"update {side}": sides[side] for side in sorted(sides)}
+    return {view: torch.nan_to_num(values, nan=0.0).numpy() for view, values in views.items()}, last, seconds
+
+
+def _fitting(
+    task: Task, row: Method, privacy: Privacy | None, plan: Plan, lora: Lora | None, examples: Examples, seed: int
+) -> Tensor:
+    """Weights that carry the update of a one-example client to the clip norm, judged from the public start."""
+    run = Watched.open(task, row, privacy, plan, lora=lora, seed=seed)
+    bank = {slot: tensor[None] for slot, tensor in run.state.server.tensors.items()}
+    slots = tuple(slot for slot in bank if slot in run.setting.adapted.shapes)
+    owner = torch.zeros(len(examples[1]), dtype=torch.int64)
+    rows = per_example_gradients(task, run.setting.adapted, bank, slots, examples, owner)
+    norms = row_norms({slot: plan.rate(slot.side) * plan.local_steps * x for slot, x in rows.items()})
+    clip = 1.0 if privacy is None else privacy.clip_norm
+    return (clip / norms.clamp(min=1e-12)).nan_to_num(LOUD).clamp(1, LOUD).ceil().long()

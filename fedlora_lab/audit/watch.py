@@ -1,0 +1,39 @@
+"""A run that keeps, of its last round, what an auditor with full access looks at."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from fedlora_lab import engine
+from fedlora_lab.loop import Federation
+from fedlora_lab.method import Slot
+from fedlora_lab.observe import Outcome
+from fedlora_lab.record import Round
+
+
+@dataclass
+class Watched(Federation):
+    """The same run; nothing that it computes changes, except that ``absent`` clients never take part.
+
+    Args:
+        everyone: the clients of the round at its end, all that moved stacked over them.
+        outcome: what was sent, and what the server had in hand.
+        kept: what clients had kept for themselves before the round, slot -> (all clients, ...).
+    """
+
+    absent: frozenset[int] = frozenset()
+    everyone: engine.Clients | None = None
+    outcome: Outcome | None = None
+    kept: dict[Slot, Tensor] = field(default_factory=dict)
+
+    def _participants(self, t: int) -> tuple[int, ...]:
+        return tuple(k for k in super()._participants(t) if k not in self.absent)
+
+    def _advance(self, everyone: engine.Clients, *rest: Any) -> None:
+        self.everyone, self.kept = everyone, dict(self.state.personal)
+        super()._advance(everyone, *rest)
+
+    def _record(self, outcome: Outcome, *rest: Any) -> Round:
+        self.outcome = outcome
+        return super()._record(outcome, *rest)

@@ -41,11 +41,12 @@ def amplifier(
     shares = [value / here.total for value in here]
     s = np.array([1e-3, 1.0])
     with paper():
-        figure = picture(9.0, 3.6)
+        figure = picture(8.4, 3.6)
         ax, right = figure.add_axes((0.08, 0.15, 0.5, 0.75)), figure.add_axes((0.725, 0.15, 0.265, 0.75))
         for term, power, value in zip(WORDS, (2, 2, 4), one, strict=True):
             if value > 0:
-                ax.plot(s, value * s**power, color=COLOURS[term])
+                # With equal factors two of the lines are one: both stay visible.
+                ax.plot(s, value * s**power, color=COLOURS[term], ls=(0, (4, 2)) if term == "noise_A" else "-")
         ax.axvline(std, color=INK, lw=1.2, ls=(0, (2, 2)))
         ax.plot([cross], [(one.linear_B + one.linear_A) * cross**2], marker="*", color=INK, ms=14, mec=CARD)
         ax.set_xscale("log")

@@ -26,10 +26,10 @@ def last_scores(frames: Frames, measure: str = "accuracy") -> Any:
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
-def _line(ax: Any, part: Any, places: dict[float, int], slug: str) -> Label:
-    """One method: every run a dot, the mean a line, its interval a bar."""
+def _line(ax: Any, part: Any, places: dict[float, int], slug: str, aside: float) -> Label:
+    """One method, a little ``aside`` of the others: every run a pale mark, the means a line."""
     seen, groups = look(slug), sorted(part.groupby("budget"), key=lambda pair: pair[0])
-    xs = [places[budget] for budget, _ in groups]
+    xs = [places[budget] + aside for budget, _ in groups]
     means = [float(rows["value"].mean()) for _, rows in groups]
     for x, (_, rows) in zip(xs, groups, strict=True):
         values = rows["value"].to_numpy(float)
@@ -68,7 +68,11 @@ def budgets(
         ax.set_ylim(max(0.0, low - 0.02), 1.0)
         ax.axhline(start, color=GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
         ax.text(-0.35, start, f"before training {start:.2f}", fontsize=7.5, color=SOFT, va="bottom")
-        labels = [_line(ax, scores[scores["method"] == slug], places, slug) for slug in tidy.order(scores)]
+        slugs = tidy.order(scores)
+        labels = [
+            _line(ax, scores[scores["method"] == slug], places, slug, 0.05 * (i - (len(slugs) - 1) / 2))
+            for i, slug in enumerate(slugs)
+        ]
         ax.set_xticks(list(places.values()), ["none" if math.isinf(e) else f"{e:g}" for e in places])
         ax.set_xlabel("privacy budget ε (none: trained without privacy)")
         ax.set_ylabel("share of test examples right" if measure == "accuracy" else measure)

@@ -52,8 +52,8 @@ class Clip:
         best = self.thresholds[int(np.argmin(total))]
         with paper():
             figure = picture(7.6, 5.3)
-            top = figure.add_axes((0.1, 0.63, 0.87, 0.29))
-            low = figure.add_axes((0.1, 0.1, 0.87, 0.44))
+            top = figure.add_axes((0.1, 0.655, 0.87, 0.265))
+            low = figure.add_axes((0.1, 0.1, 0.87, 0.43))
             self._histogram(top, clip_norm, cut)
             self._curves(low, clip_norm, noise, total)
         text = (

@@ -159,7 +159,7 @@ def planner(
     allowed = theory.membership_bound(fpr, spent, delta)
     found = float(allowed[0])
     with paper():
-        figure = picture(9.0, 3.6)
+        figure = picture(8.4, 3.6)
         ax, right = figure.add_axes((0.075, 0.16, 0.48, 0.74)), figure.add_axes((0.66, 0.16, 0.325, 0.74))
         ax.plot(steps, bound, color="#7A4FD0", lw=1, ls=(0, (2, 2)))
         ax.plot(steps[steps <= releases], bound[steps <= releases], color="#7A4FD0")

@@ -50,8 +50,10 @@ def quantiser_explorer(
     closed = theory.quantiser_error(tuple(levels), block) ** 0.5
     bits = rule.bits(row.size) / row.size
     with paper():
-        figure = picture(10.2, 3.7)
-        one, two, three = (figure.add_axes((x, 0.15, w, 0.74)) for x, w in ((0.05, 0.27), (0.39, 0.24), (0.72, 0.265)))
+        figure = picture(8.4, 3.6)
+        one, two, three = (
+            figure.add_axes((x, 0.15, w, 0.74)) for x, w in ((0.065, 0.26), (0.405, 0.235), (0.735, 0.255))
+        )
         _histogram(one, row, levels, block)
         _staircase(two, levels)
         lines = [theory.quantiser_error(normal_levels(w), block) ** 0.5 for w in WIDTHS]
@@ -80,7 +82,7 @@ def _histogram(ax: Any, row: np.ndarray, levels: np.ndarray, block: int) -> None
     ax.vlines(levels, -0.16, 0, color=CODE, lw=2 if len(levels) <= 16 else 0.9)
     ax.axhline(0, color=SOFT, lw=0.8)
     ax.set(xlim=(-1.03, 1.03), ylim=(-0.18, 2.2), xlabel="number ÷ largest of its block", ylabel="density")
-    ax.set_title("the numbers, and the levels below")
+    ax.set_title("numbers, levels below")
 
 
 def _staircase(ax: Any, levels: np.ndarray) -> None:
@@ -88,7 +90,7 @@ def _staircase(ax: Any, levels: np.ndarray) -> None:
     nearest = levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, x)]
     ax.plot([-1, 1], [-1, 1], color=GREY, lw=1)
     ax.plot(x, nearest, color=CODE, lw=1.8, drawstyle="steps-mid")
-    ax.set(xlim=(-1.03, 1.03), ylim=(-1.06, 1.06), xlabel="sent", ylabel="received")
+    ax.set(xlim=(-1.03, 1.03), ylim=(-1.06, 1.06), xlabel="sent", ylabel="received", yticks=(-1, -0.5, 0, 0.5, 1))
     ax.set_title("what arrives")
 
 

@@ -73,7 +73,7 @@ def _bells(ax: Any, shape: Shape) -> None:
     ax.text(TAILS[1], 1.16, f"real {shape.mu:.2f}", color=WRONG, ha="right", va="center", fontsize=9, weight="bold")
     ax.text(TAILS[1], 1.07, f"promised {promised:.2f}", color=SOFT, ha="right", va="center", fontsize=9)
     ax.set(xlim=TAILS, ylim=(0, 1.24), yticks=[])
-    ax.set_xlabel("along the worst direction, in noise deviations")
+    ax.set_xlabel("along the worst direction (deviations)")
     ax.grid(False)
 
 
@@ -92,19 +92,19 @@ def regulator(
     shape = _shape(first, second, angle, sigma, clip)
     inverse = (1 / first, 1 / second)
     with paper():
-        figure = picture(9.6, 3.7)
+        figure = picture(8.4, 3.5)
         left, middle, right = (
-            figure.add_axes((x, 0.16, w, 0.66)) for x, w in ((0.05, 0.26), (0.365, 0.26), (0.68, 0.3))
+            figure.add_axes((x, 0.16, w, 0.66)) for x, w in ((0.045, 0.27), (0.365, 0.27), (0.69, 0.295))
         )
         noise = (sigma * inverse[0], sigma * inverse[1])
         _plane(left, shape, noise, inverse if clip == "product" else (1, 1), angle)
         left.set_title("the factor: a row of ΔB", fontsize=9.5)
         _plane(middle, shape, (sigma, sigma), (1, 1) if clip == "product" else (first, second), angle)
-        middle.set_title("the product: the same row of ΔB·A", fontsize=9.5)
+        middle.set_title("the product: a row of ΔB·A", fontsize=9.5)
         _bells(right, shape)
         right.set_title("how well the worst change hides", fontsize=9.5)
         words = (("▬ noise, 1 and 2 deviations", NOISE), ("▬ changes that the clip allows", INK))
-        for place, (text, colour) in zip((0.05, 0.245, 0.455), (*words, ("→ the worst of them", WRONG)), strict=True):
+        for place, (text, colour) in zip((0.045, 0.27, 0.52), (*words, ("→ the worst of them", WRONG)), strict=True):
             figure.text(place, 0.945, text, color=colour, fontsize=8.5, va="center")
     return figure
 

@@ -79,14 +79,14 @@ def filter_explorer(
     energy, gain = spectrum(true, "A"), theory.filter_response(taps, CHANNELS) ** 2
     kept, left = theory.kept_energy(energy, taps), float(gain.mean())
     with paper():
-        figure = picture(9.6, 3.7)
-        ax, right = figure.add_axes((0.055, 0.15, 0.46, 0.74)), figure.add_axes((0.6, 0.15, 0.385, 0.74))
+        figure = picture(8.4, 3.6)
+        ax, right = figure.add_axes((0.065, 0.15, 0.46, 0.74)), figure.add_axes((0.615, 0.15, 0.37, 0.74))
         place = np.arange(CHANNELS)
         ax.plot(place, noised, "o", ms=3.6, color=GREY, mec=CARD, mew=0.4)
         ax.plot(place, true, color=INK, lw=1.3)
         ax.plot(place, filtered, color=TURNS, lw=2.2)
         ax.set(xlim=(0, CHANNELS - 1), ylim=(-5, 5), xlabel="channel", ylabel="gradient")
-        for x, words, colour in ((0.0, "wanted", INK), (0.14, "● noised", GREY), (0.30, "filtered", TURNS)):
+        for x, words, colour in ((0.0, "wanted", INK), (0.18, "● noised", GREY), (0.37, "filtered", TURNS)):
             ax.text(x, 1.04, words, transform=ax.transAxes, color=colour, fontsize=9.5, weight="bold")
         _spectra(right, energy, noise, gain)
         right.set_title(f"kept: signal {kept:.0%}, noise {left:.0%}", color=RIGHT if kept > 2 * left else INK)
@@ -107,7 +107,7 @@ def _spectra(ax: Any, energy: np.ndarray, noise: float, gain: np.ndarray) -> Non
         ax.stairs(np.maximum(heights, floor), edges, baseline=floor, fill=True, color=colour, lw=0)
     ax.axhline(max(noise**2, floor), color=GREY, lw=1.6)
     ax.plot(place, np.maximum(noise**2 * gain, floor), color=TURNS, lw=2)
-    ax.set(yscale="log", xlim=(0, 1), ylim=(floor, 100), xlabel="frequency along the channels (1: every other one)")
+    ax.set(yscale="log", xlim=(0, 1), ylim=(floor, 100), xlabel="frequency (1: every other channel)")
     ax.set_ylabel("energy")
     log_axis(ax.yaxis, (0.001, 0.01, 0.1, 1, 10, 100))
     ax.text(0.99, 0.97, "bars: signal before (pale), after (dark)\nlines: noise before (grey), after (pink)",

@@ -11,6 +11,7 @@ from fedlora_lab.checks import check
 
 STYLE = {"description_width": "92px"}
 WIDE = "272px"
+NARROW = 480  # pixels down to which a picture shrinks with the page
 
 
 def slider(label: str, value: float, low: float, high: float, step: float | None = None, help: str = "") -> Any:
@@ -56,20 +57,32 @@ def picture(width: int, height: int, narrowest: int | None = None) -> Any:
     On a narrow page it shrinks down to ``narrowest`` pixels and keeps its proportions.
     """
     narrowest = width if narrowest is None else narrowest
-    layout = w.Layout(
-        height=f"{height}px",
-        flex=f"1 1 {narrowest}px",
-        min_width=f"{narrowest}px",
-        max_width=f"{width}px",
-        object_fit="contain",
-        object_position="left top",
-    )
+    layout = w.Layout(height="auto", flex=f"1 1 {narrowest}px", min_width=f"{narrowest}px", max_width=f"{width}px")
     return w.Image(format="png", width=width, height=height, layout=layout)
+
+
+def shown(image: bytes) -> Any:
+    """A picture of this PNG's size that shows it, and shrinks with the page down to `NARROW` pixels."""
+    width, height = (int.from_bytes(image[i : i + 4], "big") for i in (16, 20))  # as its header states
+    place = picture(width, height, narrowest=min(width, NARROW))
+    place.value = image
+    return place
 
 
 def words(lines: int = 1) -> Any:
     """A place for text of fixed height."""
     return w.HTML(layout=w.Layout(height=f"{22 * lines + 4}px", width="100%", overflow="hidden", margin="0"))
+
+
+def code(label: str, help: str) -> Any:
+    """A place for a few lines of code to copy."""
+    layout = w.Layout(width="98%", height="196px")
+    return w.Textarea(description=label, tooltip=help, rows=10, style={"description_width": "120px"}, layout=layout)
+
+
+def row(*parts: Any) -> Any:
+    """Parts side by side, each as high as it is, on further lines where the page is narrow."""
+    return w.HBox(parts, layout=w.Layout(flex_flow="row wrap", align_items="flex-start"))
 
 
 def say(place: Any, text: str, error: bool = False) -> None:

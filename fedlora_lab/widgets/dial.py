@@ -10,8 +10,6 @@ from fedlora_lab.plots.style import png
 from fedlora_lab.widgets import controls
 from fedlora_lab.widgets.worker import Latest
 
-NARROW = 480  # pixels down to which a picture shrinks with the page
-
 
 class Dial(w.VBox):
     """Controls bound to a plot function; see `dial`."""
@@ -20,18 +18,14 @@ class Dial(w.VBox):
         self.plot, self.knobs = plot, knobs
         self._first = self.values
         self.sentence = controls.words(3)
-        width, height = _size(image)
-        self.picture = controls.picture(width, height, narrowest=min(width, NARROW))
-        self.picture.value = image
+        self.picture = controls.shown(image)
         controls.say(self.sentence, text)
         self._latest = Latest(self._draw, self._show, self._fail)
         for knob in self.knobs.values():
             knob.observe(self._moved, "value")
         reset = controls.button("Reset", "undo", "put every control back", self.reset)
-        rows = w.HBox([*self.knobs.values(), reset], layout=w.Layout(flex_flow="row wrap"))
-        # A row of its own: the picture's width is flexible only along a row.
-        place = w.HBox([self.picture], layout=w.Layout(height=f"{height + 6}px", overflow="hidden"))
-        super().__init__([rows, place, self.sentence])
+        rows = controls.row(*self.knobs.values(), reset)
+        super().__init__([rows, controls.row(self.picture), self.sentence])
 
     @property
     def values(self) -> dict[str, Any]:
@@ -69,11 +63,6 @@ class Dial(w.VBox):
 def _drawn(plot: Callable[..., Any], values: dict[str, Any]) -> tuple[bytes, str]:
     figure, text = plot(**values)
     return png(figure), text
-
-
-def _size(image: bytes) -> tuple[int, int]:
-    """Width and height that a PNG states in its header."""
-    return int.from_bytes(image[16:20], "big"), int.from_bytes(image[20:24], "big")
 
 
 def dial(plot: Callable[..., Any], **given: Any) -> Dial:

@@ -43,6 +43,32 @@ def lab(tmp_path_factory):
     server.close()
 
 
+@pytest.fixture(scope="module")
+def notebook(browser, lab, request):
+    """A notebook with the cells that the test module names in CELLS, open, its first cell run."""
+    cells = [cell.strip() for cell in request.module.CELLS.values()]
+    page = labs.Page(browser, lab, lab.write(f"{request.module.__name__}.ipynb", cells))
+    page.run(0)
+    yield page
+    page.page.close()
+
+
+@pytest.fixture
+def show(notebook, request):
+    """Run a cell of CELLS by name and give what it shows; the console must stay quiet."""
+    order = list(request.module.CELLS)
+    notebook.command("notebook:clear-all-cell-outputs")
+    notebook.errors.clear()
+    yield lambda name: notebook.run(order.index(name))
+    assert notebook.errors == []
+
+
+@pytest.fixture
+def plain(show):
+    """Seconds that an almost empty figure takes in this kernel now: p95 of 20. CELLS needs "plain"."""
+    return lambda: float(show("plain").inner_text())
+
+
 @pytest.fixture(scope="session")
 def screenshots(tmp_path_factory):
     """Where screenshots go: kept under build/ in CI, otherwise in the test's own folder."""

@@ -60,6 +60,10 @@ class Repaints:
         """Press a key; gives the sentence once figure and sentence have changed, and notes how long the figure took."""
         return self.change(lambda: self.page.keyboard.press(key))
 
+    def moves(self, key: str, times: int) -> "list[str]":
+        """Press a key some times; the sentences."""
+        return [self.move(key) for _ in range(times)]
+
     def choose(self, label: str) -> str:
         """Pick from the menu, as `move`. (JupyterLab keeps the arrow keys of a closed menu for itself.)"""
         return self.change(lambda: self.output.locator("select").select_option(label=label))
@@ -75,17 +79,19 @@ class Repaints:
         self.page.wait_for_function("([e, said]) => !e.isConnected || e.innerText !== said", arg=[place, said])
         return self.sentence
 
-    def cut_off(self) -> "list[str]":
-        """Parts that stick out at the right, or text that does not fit its place."""
-        return self.output.evaluate(
-            """area => {
-                const right = area.getBoundingClientRect().right + 1;
-                const parts = [...area.querySelectorAll('button, select, img, .widget-slider, .widget-html-content')];
-                return parts
-                    .filter(e => e.getBoundingClientRect().right > right || e.scrollHeight > e.clientHeight + 4)
-                    .map(e => e.outerHTML.slice(0, 90));
-            }"""
-        )
+
+def cut_off(output: Any) -> "list[str]":
+    """Parts of a widget that stick out at the right, or text that does not fit its place."""
+    return output.evaluate(
+        """area => {
+            const right = area.getBoundingClientRect().right + 1;
+            const parts = 'button, select, img, textarea, .progress, .widget-slider, .widget-html-content';
+            return [...area.querySelectorAll(parts)]
+                .filter(e => e.getBoundingClientRect().right > right || e.tagName !== 'TEXTAREA'
+                    && e.scrollHeight > e.clientHeight + 4)
+                .map(e => e.outerHTML.slice(0, 90));
+        }"""
+    )
 
 
 def picture_bytes(image: Any) -> str:

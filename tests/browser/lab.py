@@ -134,7 +134,7 @@ class Page:
     def command(self, name: str, arguments: dict[str, Any] | None = None) -> None:
         """Run one of JupyterLab's own commands."""
         self.page.evaluate(
-            "([name, arguments]) => window.jupyterapp.commands.execute(name, arguments)", [name, arguments]
+            "([name, arguments]) => window.jupyterapp.commands.execute(name, arguments)", [name, arguments or {}]
         )
 
     def run(self, index: int) -> Any:
@@ -154,6 +154,12 @@ class Page:
         )
         return cell.locator(".jp-Cell-outputWrapper").first
 
+    def dress(self, theme: str, width: int, height: int = 900) -> None:
+        """Another theme, "Light" or "Dark", and another size of the page."""
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.command("apputils:change-theme", {"theme": f"JupyterLab {theme}"})
+        self.page.wait_for_selector(f"body[data-jp-theme-name='JupyterLab {theme}']", state="attached")
+
     def watch_layout(self) -> None:
         """Begin to note how far the notebook's content jumps; JupyterLab's own bars are not the widget's."""
         self.page.evaluate(
@@ -166,8 +172,9 @@ class Page:
                     const box = home.getBoundingClientRect();  // the node is gone: where was it?
                     return now.x < box.right && now.right > box.x && now.y < box.bottom && now.bottom > box.y;
                 };
+                const name = node => (node?.outerHTML ?? node?.data ?? 'gone').slice(0, 80);
                 const told = ({node, previousRect, currentRect}) =>
-                    `${(node?.outerHTML ?? node?.data ?? 'gone').slice(0, 80)}: ${at(previousRect)} -> ${at(currentRect)}`;
+                    `${name(node)}: ${at(previousRect)} -> ${at(currentRect)}`;
                 new PerformanceObserver(list => {
                     for (const entry of list.getEntries()) {
                         const moved = entry.sources.filter(inside);

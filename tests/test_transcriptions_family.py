@@ -18,9 +18,12 @@ from fedlora_lab.method import Slot
 
 every_task = pytest.mark.parametrize("task", TASKS)
 every_clip = pytest.mark.parametrize("clip", [0.3, 1e6], ids=["clip bites", "clip is loose"])
-# momentum, weights, unit
-SETTINGS = [(0.0, "size", "example"), (0.6, "uniform", "example"), (0.4, "uniform", "client")]
-every_setting = pytest.mark.parametrize("setting", SETTINGS, ids=["plain by size", "momentum", "client unit"])
+SETTINGS = {  # momentum, weights, unit
+    "plain by size": (0.0, "size", "example"),
+    "momentum": (0.6, "uniform", "example"),
+    "client unit": (0.4, "uniform", "client"),
+}
+every_setting = pytest.mark.parametrize("setting", SETTINGS)
 
 
 def fresh(run: Trace) -> Iterator[plain.State]:
@@ -67,11 +70,9 @@ LOOPS = {
     "dp-lora": Loop(family.apart, lambda run: servers.plain_mean, units=("example",)),
     "dp-fedlora": Loop(AB, lambda run: servers.plain_mean, family.weights_themselves, ("client",)),
 }
-UNEQUAL = {
-    "fedlora": servers.padded_changes,
-    "flexlora": servers.flexlora,
-    "hetlora": servers.hetlora,
-}
+UNEQUAL = {row: LOOPS[row] for row in ("flora", "flexlora", "hetlora")}
+UNEQUAL["fedlora"] = Loop(AB, lambda run: servers.padded_changes)
+CASES = [(row, setting) for row, loop in LOOPS.items() for setting in SETTINGS if SETTINGS[setting][2] in loop.units]
 
 
 def follows(run: Trace, loop: Loop, start: plain.State, ranks: tuple[int, ...] | None = None) -> None:
@@ -88,13 +89,11 @@ def follows(run: Trace, loop: Loop, start: plain.State, ranks: tuple[int, ...] |
 
 @every_task
 @every_clip
-@every_setting
-@pytest.mark.parametrize("row", LOOPS)
+@pytest.mark.parametrize(("row", "setting"), CASES)
 def test_server_rules(task, row, clip, setting):
     """Every method with one state for all: the same tensors after every round."""
-    if setting[2] in LOOPS[row].units:
-        run = follow(open_run(TASKS[task](), row, clip, setting))
-        follows(run, LOOPS[row], run.start)
+    run = follow(open_run(TASKS[task](), row, clip, SETTINGS[setting]))
+    follows(run, LOOPS[row], run.start)
 
 
 @every_task
@@ -104,8 +103,8 @@ def test_server_rules(task, row, clip, setting):
 def test_unequal_ranks(task, row, clip, setting):
     """Client k trains the first r_k ranks."""
     lora = fl.Lora(**WIDE, ranks=RANKS)
-    run = follow(open_run(TASKS[task](), row, clip, setting, lora))
-    follows(run, Loop(AB, lambda run: UNEQUAL[row], up_to_signs=row == "flexlora"), run.start, RANKS)
+    run = follow(open_run(TASKS[task](), row, clip, SETTINGS[setting], lora))
+    follows(run, UNEQUAL[row], run.start, RANKS)
 
 
 @every_task
@@ -113,7 +112,7 @@ def test_unequal_ranks(task, row, clip, setting):
 def test_one_round_from_anywhere(task, row):
     """The server's rule alone: one round by size and without a clip, from tensors of which none is zero."""
     loop = LOOPS[row] if row != "dp-fedlora" else Loop(AB, LOOPS[row].server)
-    run = follow(scattered(open_run(TASKS[task](), row, math.inf, SETTINGS[0], rounds=1)))
+    run = follow(scattered(open_run(TASKS[task](), row, math.inf, SETTINGS["plain by size"], rounds=1)))
     follows(run, loop, run.start)
 
 
@@ -127,7 +126,7 @@ SENT = {"fedsa-lora": {"A": 3, "B": 0}, "sdflora": {"A": 2, "B": 2}}
 @pytest.mark.parametrize("row", SENT)
 def test_kept_ranks(task, row, clip, setting):
     """What is sent ends on the server where the loop has it, and what is kept with every client; the rest stays put."""
-    run = follow(open_run(TASKS[task](), row, clip, setting, fl.Lora(**WIDE)))
+    run = follow(open_run(TASKS[task](), row, clip, SETTINGS[setting], fl.Lora(**WIDE)))
     server, own = family.personal(run.oracle, run.start, run.clients, run.work, SENT[row])
     agree(state_of(run.states[-1]), server, run.start)
     for k, kept in enumerate(own):
@@ -143,7 +142,7 @@ def test_kept_ranks(task, row, clip, setting):
 def test_the_weight_is_that_of_the_factors(row):
     """What the library computes with a state is W0 + W + s B R A: outputs of a linear layer at unit vectors."""
     task = TASKS["least squares"]()
-    run = follow(open_run(task, row, math.inf, SETTINGS[0]))
+    run = follow(open_run(task, row, math.inf, SETTINGS["plain by size"]))
     base = task.model.map.weight
     for record, server in zip(run.records, run.states, strict=True):
         found = fl.predict(task, record, torch.eye(base.shape[1], dtype=torch.float64)).T - base
@@ -152,16 +151,23 @@ def test_the_weight_is_that_of_the_factors(row):
 
 def test_flora_draws_a_new_factor_each_round():
     """The A of every round and layer is another one, with entries uniform in +-1 / sqrt(d_in)."""
-    run = follow(open_run(TASKS["tokens with head"](), "flora", 0.0, SETTINGS[0], rounds=40))
+    run = follow(open_run(TASKS["tokens with head"](), "flora", 0.0, SETTINGS["plain by size"], rounds=40))
     drawn = [a * math.sqrt(a.shape[1]) for state in fresh(run) for a in state.values()]
     entries = np.concatenate([a.ravel() for a in drawn])
     assert len(np.unique(entries)) == len(entries)
     assert kstest(entries, "uniform", args=(-1, 2)).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("trust", ["secagg", "central"])
+def test_dp_fedlora_of_a_sum(trust):
+    """Where the server sees a sum only, it is that of the clipped weights too."""
+    run = follow(open_run(TASKS["tokens with head"](), "dp-fedlora", 0.3, SETTINGS["client unit"], trust=trust))
+    follows(run, LOOPS["dp-fedlora"], run.start)
+
+
 def test_hetlora_of_no_products():
     """Where every client's product is zero the shares alone count."""
-    run = follow(open_run(TASKS["tokens with head"](), "hetlora", 0.0, SETTINGS[0], fl.Lora(**WIDE)))
+    run = follow(open_run(TASKS["tokens with head"](), "hetlora", 0.0, SETTINGS["plain by size"], fl.Lora(**WIDE)))
     agree(state_of(run.states[-1]), run.start, run.start)
 
 

@@ -56,11 +56,18 @@ def oracle_of(task: Task) -> plain.Oracle:
 
 
 def open_run(
-    task: Task, row: str, clip: float, setting: tuple, lora: fl.Lora = LORA, rounds: int = ROUNDS, seed: int = 0
+    task: Task,
+    row: str,
+    clip: float,
+    setting: tuple,
+    lora: fl.Lora = LORA,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    trust: str = "local",
 ) -> Federation:
     """A run of the library without noise, with (momentum, weights, unit); without a clip also without privacy."""
     momentum, weights, unit = setting
-    privacy = None if clip == math.inf else private(unit, sigma=0.0, clip=clip, trust="local")
+    privacy = None if clip == math.inf else private(unit, sigma=0.0, clip=clip, trust=trust)
     plan = fl.Plan(rounds=rounds, local_steps=STEPS, batch=None, lr=LR, momentum=momentum, weights=weights)
     return Federation.open(task, row, privacy, plan, lora=lora, seed=seed)
 

@@ -54,10 +54,13 @@ def mapped(x: Float[Tensor, "... d_in"], rows: Tensor, bias: Tensor | None = Non
     return y.reshape(*x.shape[:-1], -1)
 
 
+_ABSENT = torch.empty(0)
+
+
 class Cored(Stacked):
     """B, and before it the core R where there is one."""
 
-    core: Tensor = torch.empty(0)
+    core: Tensor = _ABSENT
 
     def forward(self, x: Float[Tensor, "... r"]) -> Float[Tensor, "... d_out"]:
         return super().forward(mapped(x, self.core) if self.core.numel() else x)
@@ -69,7 +72,7 @@ class Shifted(nn.Module):
     def __init__(self, base: nn.Module, scaling: float) -> None:
         super().__init__()
         self.base = base
-        self.scaling, self.rows = scaling, torch.empty(0)
+        self.scaling, self.rows = scaling, _ABSENT
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -105,7 +108,10 @@ class Adapted:
         setattr(module, attribute, rows)
 
     def used(self, values: Mapping[Slot, Any]) -> tuple[Slot, ...]:
-        """The slots among these that the model computes with; a server rule may keep others beside them."""
+        """The slots among these that the model computes with; a core or residual that is not among them is taken out."""
+        for slot, (module, attribute) in self.optional.items():
+            if slot not in values:
+                setattr(module, attribute, _ABSENT)
         return tuple(slot for slot in values if slot in self.places or slot in self.optional)
 
     @property

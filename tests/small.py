@@ -19,6 +19,7 @@ from fedlora_lab.tasks import Task
 LORA = fl.Lora(rank=2, alpha=3.0)
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=3, lr=0.2)
 UNITS = ("example", "client")
+HELD = ("A", "B", "R", "head", "W")
 
 
 class Tokens(nn.Module):
@@ -76,12 +77,12 @@ def opened(
     privacy: fl.Privacy | None,
     plan: fl.Plan,
     t: int,
-    values: Mapping[Slot, Tensor],
+    values: Global,
     seed: int = 0,
 ) -> Federation:
     """A run that stands before round t with these values on the server."""
     run = Federation.open(task, row, privacy, plan.replace(rounds=t + 1), lora=LORA, seed=seed)
-    state = State(t, Global(values), {}, [-1] * len(task.sizes), [[] for _ in range(t)])
+    state = State(t, values, {}, [-1] * len(task.sizes), [{} for _ in range(t)])
     run.state, run.resumed = state, True
     return run
 
@@ -95,6 +96,35 @@ def somewhere(shapes: Mapping[Slot, torch.Size], seed: int = 0, scale: float = 0
     """Random values for every slot: no factor is zero, every Gram matrix is invertible."""
     random = torch.Generator().manual_seed(seed)
     return {slot: scale * torch.randn(*shape, generator=random, dtype=torch.float64) for slot, shape in shapes.items()}
+
+
+def begun(task: Task, row: Method | str) -> Global:
+    """The server's state of a run that has not begun."""
+    return Federation.open(task, row, None, PLAN, lora=LORA).state.server
+
+
+def anywhere(task: Task, row: Method, seed: int = 0) -> Global:
+    """The same with random values in every tensor that clients hold; modes of layers, where there are any, take turns."""
+    state = begun(task, row)
+    held = {slot: tensor.shape for slot, tensor in state.tensors.items() if slot.side in HELD}
+    modes = [slot for slot in state.tensors if slot.side == "mode"]
+    turns = {slot: torch.tensor(float(i % 2), dtype=torch.float64) for i, slot in enumerate(modes)}
+    return state.with_({**somewhere(held, seed), **turns})
+
+
+def movers(row: Method, t: int, s: int, state: Global) -> set[Slot]:
+    """What moves at (t, s), read from the schedule and the modes in the state; a head always moves."""
+    word = row.train(t, s)
+    modes = {layer: "BA"[int(mode)] for layer, mode in state.side("mode").items()}
+    factors = {slot for slot in state.tensors if slot.side in ("A", "B", "R")}
+    moving = {slot for slot in factors if slot.side in word or (word == "*" and modes[slot.layer] == slot.side)}
+    return moving | {slot for slot in state.tensors if slot.side == "head"}
+
+
+def plain_server(row: Method) -> Method:
+    """The row with a mean in place of a server's rule that does more, unless its schedule lives on that rule."""
+    writes = getattr(row.aggregate, "writes", ())
+    return row.replace(aggregate=fl.methods.FedLoRA.aggregate) if writes and "mode" not in writes else row
 
 
 def tensors(record: Round) -> dict[str, Tensor]:

@@ -11,13 +11,13 @@ from itertools import pairwise
 
 import torch
 from contract import with_clients
-from small import LORA, one_round, opened, private, regression, somewhere, tokens
+from small import LORA, anywhere, movers, one_round, opened, plain_server, private, regression, tokens
 from torch import Tensor, nn
 
 import fedlora_lab as fl
 from fedlora_lab import adapters, engine, upload
 from fedlora_lab.mechanism import rank_map, uncertified
-from fedlora_lab.method import Global, Method, Slot
+from fedlora_lab.method import TRAINED, Method, Slot
 from fedlora_lab.rules import identity
 from fedlora_lab.streams import Streams
 from fedlora_lab.tasks import Task
@@ -40,7 +40,7 @@ def prepared(
     model = adapted(task.model, task.targets, task.head)
     count, plan = len(task.clients), fl.Plan(batch=batch, lr=1.0)
     setting = engine.Setting(task, model, row, plan, Streams(seed), clip, (sigma,) * count, *engine.pool(task))
-    start = {slot: tensor[None] for slot, tensor in somewhere(model.shapes).items()}
+    start = {slot: tensor[None] for slot, tensor in anywhere(task, row).tensors.items()}
     return setting, engine.Clients(tuple(range(count)), dict(start), start)
 
 
@@ -51,6 +51,8 @@ def released(setting: engine.Setting, clients: engine.Clients, t: int, s: int, s
     expected = torch.tensor([setting.task.sizes[k] * setting.sample_rate[k] for k in clients.ids])
     moves = {}
     for slot, after in clients.bank.items():
+        if slot.side not in TRAINED:
+            continue
         change = (before[slot] - after).expand(count, *after.shape[1:])
         moves[slot] = change * expected.view(-1, *[1] * (change.dim() - 1))
     return moves
@@ -104,7 +106,7 @@ def leaving_out_one_example(row: Method, step: Step = engine.local_step) -> None
 
 def leaving_out_one_client(row: Method) -> None:
     """In the client unit: leaving out any one client, however it misbehaves, moves the sum of updates by at most C."""
-    full = tokens("head")
+    full, row = tokens("head"), plain_server(row)
     wild = [
         full.clients[0],
         (full.clients[1][0] * 1e6, full.clients[1][1]),
@@ -114,13 +116,15 @@ def leaving_out_one_client(row: Method) -> None:
         sums = []
         for left_out in (None, 0, 1, 2):
             task = with_clients(full, [pair for k, pair in enumerate(wild) if k != left_out])
-            start = somewhere(adapted(task.model, task.targets, task.head).shapes)
+            start, count = anywhere(task, row), len(task.clients)
             plan = fl.Plan(local_steps=2, batch=None, lr=5.0)
             run = opened(task, row, private("client", sigma=0.0, clip=CLIP), plan, t, start)
             one_round(run)
-            moved = run.state.server.tensors
-            change = {slot: (moved[slot] - start[slot])[None] * len(task.clients) for slot in start}
-            sums.append(in_units_of_clip(row, change, {slot: x[None] for slot, x in start.items()}))
+            held = {slot: x for slot, x in start.tensors.items() if slot.side in TRAINED}
+            moved = {slot: run.state.server.tensors[slot] for slot in held}
+            moving = {slot for slot in held if not torch.equal(moved[slot], held[slot])}
+            change = {slot: (moved[slot] - row.clips(held[slot]))[None] * count for slot in moving}
+            sums.append(in_units_of_clip(row, change, {slot: x[None] for slot, x in held.items()}))
         shifts = [norm({slot: sums[0][slot] - one[slot] for slot in one}) for one in sums[1:]]
         assert max(shifts) <= CLIP * (1 + 1e-6), f"round {t}: {shifts}"
         assert max(shifts) >= 0.1 * CLIP or row.share == "", f"round {t}: nothing arrives at all"
@@ -147,10 +151,10 @@ def noise_is_sigma_c_on_what_moves(row: Method, step: Step = engine.local_step, 
     row, sigma = row.replace(smooth=identity), 1.7
     seen = {}
     for t, s in ((0, 0), (0, 1), (1, 0)):
-        moving = set(row.train(t, s))
+        moving = movers(row, t, s, anywhere(tokens("head"), row))
         seen[t, s] = noise_draws(row, step, t, s, sigma, draws)
         for slot, xi in seen[t, s].items():
-            if slot.side not in moving and slot.side != "head":
+            if slot not in moving:
                 assert not xi.any(), f"{slot} does not move and is noised"
                 continue
             std = float(xi.square().mean().sqrt())
@@ -173,15 +177,18 @@ def noise_of_the_update(row: Method, trust: str = "central", draws: int = 40) ->
 
     On the mean over K clients: sigma C / K where only a sum is seen, sigma C / sqrt(K) where each upload stands alone.
     """
-    row, sigma, task = row.replace(smooth=identity), 1.3, tokens("head")
+    row, sigma, task = plain_server(row).replace(smooth=identity), 1.3, tokens("head")
     ids, model = tuple(range(len(task.clients))), adapted(task.model, task.targets, task.head)
-    start, end = somewhere(model.shapes), somewhere(model.shapes, seed=1)
-    sent, plan = Global({slot: row.broadcast(x) for slot, x in start.items()}), fl.Plan()
-    bank = {slot: torch.stack([x + 0.1 * k * end[slot] for k in ids]) for slot, x in sent.tensors.items()}
+    start, end = anywhere(task, row), anywhere(task, row, seed=1)
+    sent, plan = (
+        start.with_({slot: row.broadcast(x) for slot, x in start.tensors.items() if slot.side in "AB"}),
+        fl.Plan(),
+    )
+    bank = {slot: torch.stack([x + 0.1 * k * end.tensors[slot] for k in ids]) for slot, x in sent.tensors.items()}
     clients = engine.Clients(ids, bank, {slot: x[None] for slot, x in sent.tensors.items()})
     expected = sigma * CLIP / len(ids) ** (0.5 if trust == "local" else 1)
     for t in (0, 1):
-        slots, found = engine.sent_slots(model, row, t, 2), []
+        slots, found = engine.sent_slots(start.tensors, row, t, 2), []
         for seed in range(draws if slots else 0):
             states = []
             for level in (sigma, 0.0):
@@ -189,17 +196,28 @@ def noise_of_the_update(row: Method, trust: str = "central", draws: int = 40) ->
                 setting = engine.Setting(
                     task, model, row, plan, Streams(seed), math.inf, (0.0,) * len(ids), *engine.pool(task)
                 )
-                received = upload.send(setting, privacy, clients, torch.arange(len(ids)), slots, t)
-                states.append(row.aggregate(Global(start), sent, received.uploads, received.weights).tensors)
-            change = {slot: (states[0][slot] - states[1][slot])[None] for slot in start}
+                received = upload.send(setting, privacy, clients, torch.arange(len(ids)), slots, sent, t)
+                states.append(row.aggregate(start, sent, received.uploads, received.weights).tensors)
+            held = [slot for slot in start.tensors if slot.side in TRAINED]
+            change = {slot: (states[0][slot] - states[1][slot])[None] for slot in held}
             found.append(in_units_of_noise(row, change, clients.start))
-        for slot in start if found else ():
-            xi = torch.stack([change[slot] for change in found])
+        for slot in found[0] if found else ():
+            xi = at_home_cut(row, slot, torch.stack([change[slot] for change in found]))
             if slot not in slots:
                 assert not xi.any(), f"{slot} is not sent and is noised"
                 continue
             std, error = float(xi.square().mean().sqrt()), 5 / math.sqrt(2 * xi.numel())
             assert abs(std / expected - 1) < error, f"{slot}: {std:.3f} instead of {expected:.3f}"
+
+
+def at_home_cut(row: Method, slot: Slot, xi: Tensor) -> Tensor:
+    """The noise in the ranks that are sent, after a look that there is none in the others."""
+    axis = {"A": -2, "B": -1}.get(slot.side)
+    if not row.own_ranks or axis is None:
+        return xi
+    sent = math.ceil((1 - row.own_ranks) * LORA.rank)
+    assert not xi.narrow(axis, sent, LORA.rank - sent).any(), f"{slot}: ranks that stay at home are noised"
+    return xi.narrow(axis, 0, sent)
 
 
 def unrelated(left: Tensor, right: Tensor, what: str) -> None:

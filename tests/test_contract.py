@@ -121,8 +121,8 @@ def test_epsilon_is_that_of_the_plan(row, unit):
 
 
 @every_row
-def test_the_schedule_opens_with_b(row):
-    contract.opens_with_b(row)
+def test_the_schedule_opens_with_what_is_zero(row):
+    contract.opens_with_what_is_zero(row)
 
 
 @every_row
@@ -166,7 +166,7 @@ def test_the_contract_can_fail(name, row, step, clause):
 
 def test_an_opening_with_a_is_found():
     with pytest.raises(AssertionError):
-        contract.opens_with_b(methods.RoLoRA.replace(train=Cycle(("A", "B"))))
+        contract.opens_with_what_is_zero(methods.RoLoRA.replace(train=Cycle(("A", "B"))))
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])
@@ -183,7 +183,8 @@ def test_every_clause_is_tested():
         for module in (contract, steps)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and next(iter(inspect.signature(function).parameters), "") == "row"
-        if name not in ("sides", "keeps", "in_units_of_noise", "in_units_of_clip", "noise_draws")
+        if name
+        not in ("sent_up", "keeps", "own_part", "at_home_cut", "in_units_of_noise", "in_units_of_clip", "noise_draws")
     ]
     assert len(clauses) >= 18
     assert [clause for clause in clauses if clause not in here] == []

@@ -107,7 +107,7 @@ def test_rows_of_a_round():
     before, after = two_layers(), Global({slot: 1.1 * x for slot, x in two_layers().tensors.items()})
     clients = {slot: x + 0.1 * random(3, *x.shape, seed=4) for slot, x in after.tensors.items()}
     noise, weights = {Slot("B", "one"): random(OUT, RANK, seed=6)}, torch.tensor([0.3, 0.3, 0.3])
-    rows, total = measures.layer_rows(before, after, clients, weights, noise, 2.0)
+    rows, total = measures.layer_rows(measures.Exchange(before, after, after, clients, weights, noise), 2.0)
     table = {(layer, measure): value for layer, measure, value in rows}
     squares = torch.zeros(2, dtype=torch.float64)
     for layer in ("one", "two"):
@@ -125,7 +125,8 @@ def test_rows_of_a_round():
 
 
 def test_what_nobody_may_see_is_not_in_the_rows():
-    rows, total = measures.layer_rows(two_layers(), two_layers(), None, torch.ones(1), None, 1.0)
+    state = two_layers()
+    rows, total = measures.layer_rows(measures.Exchange(state, state, state, None, torch.ones(1), None), 1.0)
     assert math.isnan(total)
     assert {measure for _, measure, _ in rows} == {"norm"}
     frame = measures.frame_of(rows)

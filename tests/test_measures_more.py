@@ -10,6 +10,7 @@ from small import LORA, PLAN, play, private, regression, tokens
 import fedlora_lab as fl
 from fedlora_lab import measures
 from fedlora_lab.adapters import adapt
+from fedlora_lab.measures import residual
 from fedlora_lab.method import Slot
 
 D, K, R, CLIENTS = 9, 7, 2, 4
@@ -253,3 +254,17 @@ def test_slots_are_not_mixed_up():
     assert a.shape[1:] == record.adapter["inner"][0].shape
     assert b.shape[1:] == record.adapter["inner"][1].shape
     assert torch.equal(seen[-1].state.tensors[Slot("A", "inner")], seen[-1].server("inner")[0])
+
+
+def test_shifted_deviation():
+    """Where nothing is added it is the deviation; where the gap is added there is none."""
+    random = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(4, *shape, generator=random, dtype=torch.float64) for shape in ((2, 7), (5, 2)))
+    weights = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
+    before, clients = (a[0], b[0]), (a[1:], b[1:])
+    after = tuple((weights @ x[1:].flatten(1)).view(x.shape[1:]) for x in (a, b))
+    plain = measures.deviation(before, after, clients, weights)
+    found = residual.shifted_deviation(before, after, clients, weights, torch.zeros(5, 7))
+    assert found == pytest.approx(plain, rel=1e-9)
+    gap = (weights.view(-1, 1, 1) * b[1:] @ a[1:]).sum(0) - after[1] @ after[0]
+    assert residual.shifted_deviation(before, after, clients, weights, gap).norm < 1e-12

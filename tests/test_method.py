@@ -12,9 +12,23 @@ import fedlora_lab as fl
 from fedlora_lab import methods, rules
 from fedlora_lab.method import Cycle, Global, Method, Slot
 
-CORE = ["engine", "upload", "loop", "observe", "aggregate", "wire", "rules", "mechanism", "adapters"]
-CORE += ["record", "checkpoint", "traffic", "agreement", "separable"]
+CORE = [
+    "engine",
+    "upload",
+    "loop",
+    "observe",
+    "aggregate/mean",
+    "aggregate/products",
+    "aggregate/choice",
+    "wire",
+    "rules",
+    "mechanism",
+    "adapters",
+]
+CORE += ["aggregate/rule", "ranks", "record", "checkpoint", "traffic", "agreement", "separable"]
 SLUGS = ["fedlora", "ffa-lora", "rolora", "deer", "deer-literal", "la-lora", "la-lora-unfiltered", "fedlpp", "local"]
+RELATIVES = ["fedex-lora", "flora", "flexlora", "hetlora", "fedsa-lora", "sdflora", "lora-fair", "fedsvd", "fedask"]
+RELATIVES += ["fed-sb", "as-lora", "dp-lora", "dp-fedlora"]
 
 
 def test_cycle_repeats():
@@ -45,21 +59,43 @@ def test_what_moved_is_read_from_the_steps(train, steps, moved):
         assert [row.replace(share=share).sent(t, steps) for t in range(2)] == sent
 
 
+def words(row: Method) -> list[str]:
+    return [row.moves(t, s) for t in (0, 1) for s in (0, 1)]
+
+
 def test_the_founding_rows():
     """As the papers have them: what moves when, what is exact, what is filtered, whitened, quantised."""
-    rows = methods.ALL
-    assert list(rows) == SLUGS
+    rows = {slug: methods.ALL[slug] for slug in SLUGS}
     assert {slug for slug, row in rows.items() if row.exact} == {"ffa-lora", "rolora", "deer", "deer-literal"}
-    words = {slug: [row.moves(t, s) for t in (0, 1) for s in (0, 1)] for slug, row in rows.items()}
-    assert words["fedlora"] == words["fedlpp"] == words["local"] == ["AB"] * 4
-    assert words["ffa-lora"] == ["B"] * 4
-    assert words["rolora"] == words["deer"] == words["deer-literal"] == ["B", "B", "A", "A"]
-    assert words["la-lora"] == words["la-lora-unfiltered"] == ["B", "A", "B", "A"]
+    moves = {slug: words(row) for slug, row in rows.items()}
+    assert moves["fedlora"] == moves["fedlpp"] == moves["local"] == ["AB"] * 4
+    assert moves["ffa-lora"] == ["B"] * 4
+    assert moves["rolora"] == moves["deer"] == moves["deer-literal"] == ["B", "B", "A", "A"]
+    assert moves["la-lora"] == moves["la-lora-unfiltered"] == ["B", "A", "B", "A"]
     assert [slug for slug, row in rows.items() if row.smooth is not rules.identity] == ["la-lora"]
     assert [slug for slug, row in rows.items() if row.whiten is not None] == ["deer", "deer-literal"]
     assert rows["fedlpp"].broadcast.bits(64) == 64 * 4 + 32
-    assert all(row.slug == slug for slug, row in rows.items())
+
+
+def test_the_family():
+    """What the relatives change: who moves, what is sent, what the server does, where the clip falls."""
+    rows = methods.ALL
+    assert list(rows) == [*SLUGS[:-1], *RELATIVES, SLUGS[-1]]
+    assert {slug for slug in RELATIVES if rows[slug].exact} == {
+        "fedex-lora", "flora", "fedsvd", "fedask", "fed-sb", "as-lora"
+    }  # fmt: skip
+    moves = {slug: set(words(rows[slug])) for slug in RELATIVES}
+    assert [slug for slug in RELATIVES if moves[slug] == {"B"}] == ["fedsvd", "fedask"]
+    assert moves["fed-sb"] == {"R"}
+    assert moves["as-lora"] == {"*"}
+    assert rows["fedsa-lora"].share == "A"
+    assert rows["sdflora"].own_ranks == 0.5
+    assert [slug for slug in RELATIVES if rows[slug].parts is not rules.together] == ["dp-lora", "dp-fedlora"]
+    assert rows["fedsvd"].aggregate is rows["flexlora"].aggregate
+    assert all(row.slug == slug for slug, row in (rows | methods.VARIANTS).items())
     assert all("arXiv:" in row.source for slug, row in rows.items() if slug != "local")
+    assert not set(methods.VARIANTS) & set(rows)
+    assert methods.get("la-lora-a-first").train(0, 0) == "A"
 
 
 def test_rows_are_immutable_and_hashable():

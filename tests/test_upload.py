@@ -12,7 +12,7 @@ from small import PLAN, book, one_round, opened, play, private, regression, some
 import fedlora_lab as fl
 from fedlora_lab import aggregate, engine, methods, upload
 from fedlora_lab.loop import Federation
-from fedlora_lab.method import Slot
+from fedlora_lab.method import Global, Slot
 from fedlora_lab.record import Round
 from fedlora_lab.streams import Streams
 
@@ -35,7 +35,8 @@ def standing(count=6, seed=0, clip=math.inf, participation=1.0, dropout=0.0):
 def sent(setting, clients, slots, arrived=None, t=0, sigma=SIGMA, **privacy):
     arrived = range(len(clients.ids)) if arrived is None else arrived
     plan = private("client", sigma=sigma, clip=CLIP, **privacy)
-    return upload.send(setting, plan, clients, torch.tensor(list(arrived), dtype=torch.int64), slots, t)
+    begun = Global({slot: x[0] for slot, x in clients.start.items()})
+    return upload.send(setting, plan, clients, torch.tensor(list(arrived), dtype=torch.int64), slots, begun, t)
 
 
 def mean_change(received, clients):
@@ -232,7 +233,7 @@ def _alone(task, k, state, plan):
         None,
         plan.replace(participation=1.0, dropout=0.0, weights="uniform"),
         0,
-        _slots(state),
+        Global(_slots(state)),
     )
     return tensors(one_round(run))
 

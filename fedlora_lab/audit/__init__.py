@@ -10,8 +10,9 @@ from typing import Any
 
 from fedlora_lab.audit import estimate, gaussian, one_run, threshold
 from fedlora_lab.audit.canary_audit import Audit, audit
+from fedlora_lab.audit.self_check import SelfCheck, self_check
 
-__all__ = ["Audit", "audit", "estimate", "gaussian", "one_run", "threshold"]
+__all__ = ["Audit", "SelfCheck", "audit", "estimate", "gaussian", "one_run", "self_check", "threshold"]
 
 
 class _Callable(ModuleType):

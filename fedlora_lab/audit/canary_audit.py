@@ -146,8 +146,7 @@ def _opened(
     ranks = getattr(lora, "ranks", None)
     if lora is not None and ranks is not None:
         lora = replace(lora, ranks=(*ranks, *[lora.rank] * (len(planted.task.sizes) - len(ranks))))
-    run = Watched.open(planted.task, row, privacy, plan, lora=lora, seed=seed, **options)
-    assert isinstance(run, Watched)
+    run = Watched.opened(planted.task, row, privacy, plan, lora=lora, seed=seed, **options)
     if privacy is not None and privacy.trust == "central":
         run.absent = frozenset(planted.owner[~planted.included].tolist())
     return run
@@ -176,7 +175,7 @@ def _fitting(
     task: Task, row: Method, privacy: Privacy | None, plan: Plan, lora: Lora | None, examples: Examples, seed: int
 ) -> Tensor:
     """Weights that carry the update of a one-example client to the clip norm, judged from the public start."""
-    run = Watched.open(task, row, privacy, plan, lora=lora, seed=seed)
+    run = Watched.opened(task, row, privacy, plan, lora=lora, seed=seed)
     bank = {slot: tensor[None] for slot, tensor in run.state.server.tensors.items()}
     slots = tuple(slot for slot in bank if slot in run.setting.adapted.shapes)
     owner = torch.zeros(len(examples[1]), dtype=torch.int64)

@@ -27,6 +27,13 @@ class Watched(Federation):
     outcome: Outcome | None = None
     kept: dict[Slot, Tensor] = field(default_factory=dict)
 
+    @classmethod
+    def opened(cls, *parts: Any, **options: Any) -> "Watched":
+        """As `Federation.open`."""
+        run = cls.open(*parts, **options)
+        assert isinstance(run, Watched)
+        return run
+
     def _participants(self, t: int) -> tuple[int, ...]:
         return tuple(k for k in super()._participants(t) if k not in self.absent)
 

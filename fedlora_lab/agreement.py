@@ -55,6 +55,8 @@ def agreed(
     for t in range(min(plan.rounds, 100)):
         row.moved(t, plan.local_steps)  # a schedule that gives no factor is refused here, not in round t
     uncertified(row.whiten)
+    held = None if lora is None else lora.ranks
+    check(held is None or len(held) == len(task.sizes), "ranks", held, f"one for each of {len(task.sizes)} clients")
     if privacy is not None:
         privacy = privacy.resolve(task, plan)
         even = privacy.unit == "example" or plan.weights == "uniform"

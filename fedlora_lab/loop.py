@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedlora_lab import adapters, agreement, checkpoint, engine, observe, upload
+from fedlora_lab import adapters, agreement, checkpoint, engine, local, observe, upload
 from fedlora_lab.aggregate import Rule
 from fedlora_lab.agreement import Agreement
 from fedlora_lab.checkpoint import State
@@ -21,7 +21,6 @@ from fedlora_lab.method import Global, Method, Slot
 from fedlora_lab.observe import Outcome
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
-from fedlora_lab.ranks import AXES, joined, shared_rank
 from fedlora_lab.record import Round, Tick, origin
 from fedlora_lab.separable import check_separable
 from fedlora_lab.tasks.task import Task
@@ -65,6 +64,17 @@ def predict(task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]") -> Fl
     _, lora, state = origin(record)
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     return engine.predict(task, adapted, state.tensors, x)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A round that has begun: its number from 0, who takes part, the server's tensors and what goes down of them."""
+
+    begun: float
+    t: int
+    ids: tuple[int, ...]
+    before: Global
+    sent: Global
 
 
 @dataclass
@@ -129,30 +139,52 @@ class Federation:
 
     def _round(self) -> "Generator[Tick, None, Outcome]":
         """Train one round, a tick after every local step; returns its outcome."""
-        begun, setting, before, t = time.perf_counter(), self.setting, self.state.server, self.state.round
-        method, steps = setting.method, setting.plan.local_steps
-        ids, sent = self._participants(t), observe.broadcast(setting, before)
-        self._spend(t, ids)
+        setting, opened = self.setting, self.open_round()
         groups = []
-        for group in self._groups(ids):
-            clients = self._clients(group, sent)
-            for step in range(steps):
-                engine.local_step(setting, clients, t, step)
-                yield Tick(t + 1, step + 1)
+        for group in self._groups(opened.ids):
+            clients = self._clients(group, opened.sent)
+            for step in range(setting.plan.local_steps):
+                engine.local_step(setting, clients, opened.t, step)
+                yield Tick(opened.t + 1, step + 1)
             groups.append(clients)
-        slots = engine.sent_slots(before.tensors, method, t, steps)
-        moved = engine.moving_slots(before.tensors, method.moved(t, steps))
-        kept = tuple(slot for slot in moved if slot not in slots or (method.own_ranks and slot.side in AXES))
-        everyone = upload.join(setting, groups, moved, sent)
-        arrived = self._arrived(t, ids)
-        received = upload.send(setting, self.asked.privacy, everyone, arrived, slots, sent, t)
+        moves = local.moves(setting, opened.before.tensors, opened.t)
+        everyone = upload.join(setting, groups, moves.moved, opened.sent)
+        arrived = self._arrived(opened.t, opened.ids)
+        received = upload.send(setting, self.asked.privacy, everyone, arrived, moves.sent, opened.sent, opened.t)
+        there = tuple(opened.ids[i] for i in arrived.tolist())
+        return self.close_round(opened, received, everyone, moves.kept, there)
+
+    def open_round(self) -> Opened:
+        """Who takes part and what they receive; the round stands in the ledger when this returns."""
+        begun, before, t = time.perf_counter(), self.state.server, self.state.round
+        ids, sent = self._participants(t), observe.broadcast(self.setting, before)
+        self._spend(t, ids)
+        return Opened(begun, t, ids, before, sent)
+
+    def close_round(
+        self,
+        opened: Opened,
+        received: upload.Received,
+        everyone: engine.Clients,
+        kept: tuple[Slot, ...],
+        there: tuple[int, ...],
+    ) -> Outcome:
+        """The server's rule on what it has in hand, and the state after it.
+
+        Args:
+            everyone: the clients that took part; of their tensors ``kept`` are looked at, and stay theirs.
+            there: those whose upload was not lost.
+        """
+        before, method = opened.before, self.setting.method
         after = before
         if received.uploads:
             after = method.aggregate(before, received.sent, received.uploads, received.weights)
-        there = [ids[i] for i in arrived.tolist()]
-        moves = traffic(method, self.asked.lora, self.state, ids, there, slots)
+        moves = local.moves(self.setting, before.tensors, opened.t)
+        load = traffic(method, self.asked.lora, self.state, opened.ids, there, moves.sent)
         self._advance(everyone, kept, after, len(received.weights))
-        return Outcome(begun, before, sent, received, everyone.clipped, moves, len(ids), bool(kept))
+        return Outcome(
+            opened.begun, before, opened.sent, received, everyone.clipped, load, len(opened.ids), bool(moves.kept)
+        )
 
     def _record(self, outcome: Outcome) -> Round:
         return observe.record(self.asked, self.setting, self.ledger, self.state, outcome)
@@ -186,14 +218,7 @@ class Federation:
 
     def _clients(self, ids: tuple[int, ...], sent: Global) -> engine.Clients:
         """Clients at the start of a round: what they received, and what they kept."""
-        method, start = self.setting.method, upload.received(self.setting, ids, sent)
-        bank = dict(start)
-        for slot, kept in self.state.personal.items():
-            own = kept[list(ids)]
-            split = method.own_ranks and slot.side in AXES and slot.side in (method.share or "ABR")
-            rank = shared_rank(self.asked.lora.rank, method.own_ranks)
-            bank[slot] = joined(slot, start[slot], own, rank) if split else own
-        return engine.Clients(ids, bank, start)
+        return local.begin(self.setting, ids, sent, {slot: own[list(ids)] for slot, own in self.state.personal.items()})
 
     def _advance(self, everyone: engine.Clients, kept: tuple[Slot, ...], after: Global, rows: int) -> None:
         """Move the state on by a round: the server's tensors, and what moved and was not sent."""

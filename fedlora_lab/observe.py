@@ -31,6 +31,8 @@ class Outcome:
         received: what the server had in hand at its end.
         steps: what the clip of the local steps did.
         kept: something that moved stayed with its client.
+        metrics: of the models that clients keep, judged by themselves; ``None``: judged here.
+        shown: what the clips did and the noise that was drawn are known here, as in a run on one machine.
     """
 
     begun: float
@@ -41,6 +43,8 @@ class Outcome:
     traffic: Traffic = field(default_factory=Traffic)
     participants: int = 0
     kept: bool = False
+    metrics: Mapping[str, float] | None = None
+    shown: bool = True
 
 
 def broadcast(setting: engine.Setting, server: Global) -> Global:
@@ -52,7 +56,7 @@ def broadcast(setting: engine.Setting, server: Global) -> Global:
 def record(asked: Agreement, setting: engine.Setting, ledger: Ledger | None, state: State, outcome: Outcome) -> Round:
     """The record of a round that ended in ``state``."""
     after, task, privacy = state.server, asked.task, asked.privacy
-    shown = privacy is None or asked.streams.seed is not None
+    shown = outcome.shown and (privacy is None or asked.streams.seed is not None)
     rows, deviation = _layers(asked, outcome, after, shown)
     per_client = privacy is not None and privacy.unit == "client"
     own = outcome.received.clipped if per_client else outcome.steps
@@ -64,7 +68,7 @@ def record(asked: Agreement, setting: engine.Setting, ledger: Ledger | None, sta
         method=asked.method.slug,
         task=task.name,
         seed=asked.streams.seed,
-        metrics=_metrics(setting, state, NOT_SEEN if per_client and not shown else None),
+        metrics=outcome.metrics or _metrics(setting, state, NOT_SEEN if per_client and not shown else None),
         deviation=deviation,
         adapter={layer: (a[layer], b[layer]) for layer in after.layers},
         head=after.side("head"),

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedlora_lab.checks import check
 from fedlora_lab.engine import Clients, Setting, ranks_of, whitenings
 from fedlora_lab.mechanism import Clipped, before_clip, clip_sum, noise, release
 from fedlora_lab.method import Global, Slot
@@ -91,6 +92,63 @@ def send(
         slots: what is sent.
         sent: what the server sent, before a lower rank cut it.
     """
+    if too_few(setting, privacy, len(arrived)):
+        return Received({}, torch.zeros(0, dtype=torch.float64), {}, sent)
+    return _released(setting, privacy, clients, arrived, slots, sent, t)
+
+
+def one(
+    setting: Setting, privacy: Privacy | None, client: Clients, slots: tuple[Slot, ...], sent: Global, t: int
+) -> dict[Slot, Tensor]:
+    """What one client alone sends, slot -> (...): clipped and noised wherever the round is private.
+
+    Under secure aggregation it holds the client's share of the noise: only the sum of all is protected in full.
+
+    Raises: ``ValueError`` where a trusted server would clip and noise.
+    Guarantees: as `send` (tests/test_flower.py::test_three_engines_agree).
+    """
+    trust = None if privacy is None else privacy.trust
+    check(trust != "central", "trust", trust, "'local' or 'secagg': a client that sends for itself noises for itself")
+    found = _released(setting, privacy, client, torch.arange(1), slots, sent, t)
+    return {slot: rows[0] for slot, rows in found.uploads.items()}
+
+
+def collect(
+    setting: Setting, privacy: Privacy | None, ids: tuple[int, ...], rows: Mapping[Slot, Tensor], sent: Global
+) -> Received:
+    """What the server has in hand of uploads that clients made with `one`, slot -> (clients, ...).
+
+    The noise in them is not known here. Under secure aggregation the rows are added up, and nothing else of them is
+    used.
+    """
+    summed = privacy is not None and privacy.trust == "secagg"
+    weights = _weights(setting, ids)
+    if not rows or not ids or too_few(setting, privacy, len(ids)):
+        return Received({}, weights[:0], {}, sent)
+    if summed:
+        begun = {slot: setting.method.clips(sent.tensors[slot][None]) for slot in rows}
+        rows = {slot: begun[slot] + (x - begun[slot]).sum(0, keepdim=True) for slot, x in rows.items()}
+        return Received(rows, torch.ones(1, dtype=torch.float64), {}, sent, alone=False)
+    return Received(rows, weights, {}, _own(sent, received(setting, ids, sent)))
+
+
+def too_few(setting: Setting, privacy: Privacy | None, uploads: int) -> bool:
+    """Whether so many uploads hold less noise than a sum of them must."""
+    if privacy is None or privacy.trust != "secagg":
+        return False
+    return uploads < privacy.noise(len(setting.task.sizes), setting.plan).shares
+
+
+def _released(
+    setting: Setting,
+    privacy: Privacy | None,
+    clients: Clients,
+    arrived: Tensor,
+    slots: tuple[Slot, ...],
+    sent: Global,
+    t: int,
+) -> Received:
+    """The uploads of the clients at these positions, under the trust model."""
     ids = tuple(clients.ids[i] for i in arrived.tolist())
     start = {slot: x if len(x) == 1 else x[arrived] for slot, x in clients.start.items()}
     rank = shared_rank(setting.rank, setting.method.own_ranks)
@@ -143,8 +201,6 @@ def _client_level(
     level = privacy.noise(len(setting.task.sizes), setting.plan)
     each = level.each if isinstance(level.each, float) else 0.0  # one number in this unit
     alone, method = privacy.trust == "local", setting.method
-    if privacy.trust == "secagg" and len(ids) < level.shares:
-        return Received({}, weights[:0], {}, sent)
     whole = {slot: sent.tensors[slot][None] for slot in sent.tensors}
     maps = whitenings(method, tuple(rows), whole)
     owner = torch.arange(len(ids)) if alone else torch.zeros(len(ids), dtype=torch.int64)

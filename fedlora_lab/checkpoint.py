@@ -133,5 +133,5 @@ def ordered(state: State, like: Global) -> State:
     """The same state with its tensors in the run's order. Raises ``ValueError`` when they are another model's."""
     check(set(state.server.tensors) == set(like.tensors), "resume", "another model's checkpoint", "the same layers")
     tensors = {slot: state.server.tensors[slot] for slot in like.tensors}
-    state.server = Global(tensors, state.round, like.streams)
+    state.server = Global(tensors, state.round, like.planned, like.streams)
     return state

@@ -115,7 +115,8 @@ class Federation:
             task, adapted, asked.method, plan, asked.streams, clip, sigma, *engine.pool(task), chunk_examples,
             asked.lora,
         )  # fmt: skip
-        server = Global(adapters.start(adapted, asked.streams, asked.method.start), streams=asked.streams)
+        start = adapters.start(adapted, asked.streams, asked.method.start)
+        server = Global(start, planned=plan.rounds, streams=asked.streams)
         if isinstance(asked.method.aggregate, Rule):
             server = asked.method.aggregate.open(server)
         state = State(0, server, {}, [-1] * len(task.sizes))

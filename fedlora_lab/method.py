@@ -44,11 +44,13 @@ class Global:
 
     Args:
         round: rounds done.
+        planned: rounds there will be.
         streams: where a server rule's own random numbers come from.
     """
 
     tensors: "Mapping[Slot, Tensor]"
     round: int = 0
+    planned: int = 0
     streams: "Streams | None" = field(default=None, compare=False, repr=False)
 
     def side(self, side: str) -> "dict[str, Tensor]":

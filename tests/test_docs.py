@@ -36,7 +36,7 @@ def test_adding_a_method_runs_and_says_the_truth(adding: dict[str, Any]) -> None
 @pytest.mark.parametrize("name", ["TwoToOne", "Proximal"])
 def test_rows_of_the_page_pass_the_contract(adding: dict[str, Any], name: str) -> None:
     row = adding[name]
-    contract.opens_with_b(row)
+    contract.opens_with_what_is_zero(row)
     contract.no_op_at_start(row)
     for unit in ("example", "client"):
         contract.no_path_from_data_round_the_clip(row, unit)

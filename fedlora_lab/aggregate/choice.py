@@ -1,12 +1,13 @@
 """A server rule that also decides, layer by layer, which factor moves next."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedlora_lab.aggregate.mean import mean
 from fedlora_lab.aggregate.rule import Rule
-from fedlora_lab.checks import check_number, check_whole
+from fedlora_lab.checks import check_number
 from fedlora_lab.method import MODES, Global, Slot
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class ByLayer(Rule):
     """The mean of what was sent; then each layer's mode for the next round, drawn by how much each factor gained.
 
-    All layers take turns, B first, for ``warmup`` rounds. After that a layer moves A with probability
+    All layers take turns, B first, for the first ``warmup`` of the planned rounds. After that a layer moves A with probability
     sigmoid(d / T), d = (S_A - S_B) / (|S_A| + |S_B|), T = max(coldest, cooling^rounds since the warm-up); a factor that
     never moved comes first. S is the exponential mean of a score of the factor that moved. The draw is public.
 
@@ -26,13 +27,13 @@ class ByLayer(Rule):
     independent). Where the server has a single sum it is that sum's squared norm, noise included.
 
     Args:
-        warmup: rounds of plain turns, >= 0.
+        warmup: share of the planned rounds that are plain turns, in [0, 1].
         memory: weight of the old score in the new, in [0, 1).
         cooling, coldest: of the temperature, in (0, 1].
     Source: arXiv:2605.05769 (AS-LoRA), schedule; the published score reads raw losses and gradients, this one does not.
     """
 
-    warmup: int = 2
+    warmup: float = 0.1
     memory: float = 0.9
     cooling: float = 0.95
     coldest: float = 0.1
@@ -61,13 +62,13 @@ class ByLayer(Rule):
         """The layer's mode for the round that comes: 0 moves B, 1 moves A."""
         import torch
 
-        coming = after.round + 1
-        if coming < self.warmup:
+        coming, warm = after.round + 1, math.ceil(self.warmup * after.planned - 1e-9)
+        if coming < warm:
             return coming % 2
         if a != a or b != b:  # not a number: this factor never moved
             return int(a != a and b == b)
         lead = (a - b) / (abs(a) + abs(b) + 1e-8)
-        heat = max(self.coldest, self.cooling ** (coming + 1 - self.warmup))
+        heat = max(self.coldest, self.cooling ** (coming + 1 - warm))
         chance = torch.sigmoid(torch.tensor(lead / heat, dtype=torch.float64))
         return int(torch.rand((), generator=after.random(layer), dtype=torch.float64) < chance)
 
@@ -80,9 +81,9 @@ def _agreement(changes: "Tensor") -> "Tensor":
     return ((total - own) / (count * (count - 1))).clamp(min=0) if count > 1 else own
 
 
-def by_layer(warmup: int = 2, memory: float = 0.9, cooling: float = 0.95, coldest: float = 0.1) -> ByLayer:
+def by_layer(warmup: float = 0.1, memory: float = 0.9, cooling: float = 0.95, coldest: float = 0.1) -> ByLayer:
     """The rule that chooses each layer's factor; see `ByLayer`."""
-    check_whole("warmup", warmup, 0)
+    check_number("warmup", warmup, 0, 1)
     check_number("memory", memory, 0, 1 - 1e-9)
     for name, value in (("cooling", cooling), ("coldest", coldest)):
         check_number(name, value, 0, 1, open_low=True)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedlora_lab import checkpoint, methods
+from fedlora_lab import catalogue, checkpoint, methods
 from fedlora_lab.checks import check, check_whole
 from fedlora_lab.mechanism import uncertified
 from fedlora_lab.method import Method
@@ -28,7 +28,7 @@ class Agreement(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """What a checkpoint must agree on with the run that goes on from it, as JSON values."""
-        row = {name: methods.rule_name(getattr(self.method, name)) for name in Method.__dataclass_fields__}
+        row = {name: catalogue.rule_name(getattr(self.method, name)) for name in Method.__dataclass_fields__}
         plan = {key: value for key, value in asdict(self.plan).items() if key != "rounds"}
         parts = {"method": row, "plan": plan, "lora": asdict(self.lora), "seed": self.streams.seed}
         parts["privacy"] = None if self.privacy is None else asdict(self.privacy)

@@ -1,6 +1,5 @@
 """The table: one row for each published method. `ALL` maps a slug to its row."""
 
-import inspect
 from typing import TYPE_CHECKING
 
 from fedlora_lab.aggregate import (
@@ -194,56 +193,15 @@ def get(method: str | Method) -> Method:
     return known[method]
 
 
-def rule_name(rule: object) -> str:
-    """How a rule is written in tables: its function's name, or its call."""
-    return getattr(rule, "__name__", None) or repr(rule)
-
-
 def table(methods: "list[Method] | None" = None) -> "pd.DataFrame":
-    """Every method as a frame: one row a method, one column a field, slug as index."""
-    import pandas as pd
+    """Every method as a frame, slug as index: one row a method, one column a field, and what was measured of it."""
+    from fedlora_lab.catalogue import table_of
 
-    rows = []
-    for method in methods or ALL.values():
-        train = method.train
-        rows.append(
-            {
-                "slug": method.slug,
-                "name": method.name,
-                "train": " | ".join(train.rounds) if isinstance(train, Cycle) else rule_name(train),
-                "share": "what moved" if method.share is None else method.share or "nothing",
-                "whiten": "" if method.whiten is None else rule_name(method.whiten),
-                "smooth": "" if method.smooth is identity else rule_name(method.smooth),
-                "penalty": "" if method.penalty is None else rule_name(method.penalty),
-                "aggregate": rule_name(method.aggregate),
-                "broadcast": rule_name(method.broadcast),
-                "exact": method.exact,
-                "source": method.source,
-                "note": method.note,
-            }
-        )
-    return pd.DataFrame(rows).set_index("slug")
+    return table_of(list(ALL.values()) if methods is None else methods)
 
 
-class Source(str):
-    """Text that a notebook shows as it is."""
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def show(method: str | Method) -> Source:
+def show(method: str | Method) -> str:
     """The row and the source of the rules that it does not share with the default, as text."""
-    method, plain = get(method), Method("plain", "")
-    fields = [name for name in Method.__dataclass_fields__ if getattr(method, name) != getattr(plain, name)]
-    row = ",\n    ".join(f"{name}={_written(getattr(method, name))}" for name in fields)
-    rules = {}
-    for name in fields:
-        rule = getattr(method, name)
-        if callable(rule):
-            rules[rule if inspect.isfunction(rule) else type(rule)] = None
-    return Source("\n\n".join([f"Method(\n    {row},\n)", *(inspect.getsource(rule).rstrip() for rule in rules)]))
+    from fedlora_lab.catalogue import written
 
-
-def _written(value: object) -> str:
-    return value.__name__ if inspect.isfunction(value) else repr(value)
+    return written(get(method))

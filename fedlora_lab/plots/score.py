@@ -37,7 +37,7 @@ KEY = (
 def _marks(method: "Method") -> dict[str, Any]:
     """What is special about a row: each rule compared with the default of the grammar."""
     from fedlora_lab.method import Method
-    from fedlora_lab.methods import rule_name
+    from fedlora_lab.catalogue import rule_name
 
     plain = Method("plain", source="")
     glyph = "~" if method.smooth == plain.smooth else "≈"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for editors and type checkers; tests/test_packaging.py keeps the two lists equal
     from fedlora_lab import (
+        attacks,
         audit,
         claims,
         doctor,
@@ -41,6 +42,7 @@ __all__ = [
     "Method",
     "Plan",
     "Privacy",
+    "attacks",
     "audit",
     "claims",
     "compare",
@@ -81,6 +83,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "to_frame": ("record", "to_frame"),
     "save_adapter": ("record", "save_adapter"),
     "tuned": ("tuning", "tuned"),
+    "attacks": ("attacks", None),
     "audit": ("audit", None),
     "claims": ("claims", None),
     "tasks": ("tasks", None),

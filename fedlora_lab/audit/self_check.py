@@ -88,7 +88,8 @@ def self_check(
         significance: chance that a sound set-up fails, in (0, 1).
 
     Raises: ``ValueError`` where the parts do not fit, as ``run`` does.
-    Guarantees: every planted bug fails, no row of the table does (tests/test_self_check.py, tests/test_self_check_alarms.py).
+    Guarantees: every planted bug fails (tests/test_self_check.py), no row of the table does
+        (tests/test_self_check_alarms.py).
     """
     row = get(method)
     check(isinstance(privacy, Privacy), "privacy", privacy, "a Privacy with its noise set")

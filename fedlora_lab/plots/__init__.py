@@ -16,6 +16,7 @@ from fedlora_lab.plots.overview import overview
 from fedlora_lab.plots.promise import composition, planner, promises, worlds
 from fedlora_lab.plots.quantising import levels, protection, quantiser_check, quantiser_explorer
 from fedlora_lab.plots.reach import reach
+from fedlora_lab.plots.recovered import recovered
 from fedlora_lab.plots.regulator import literal, regulator, regulator_words
 from fedlora_lab.plots.score import score, scores
 from fedlora_lab.plots.smoothing import coupling, filter_explorer, gradient_spectra, response_check
@@ -58,6 +59,7 @@ __all__ = [
     "quantiser_explorer",
     "rank_check",
     "reach",
+    "recovered",
     "regulator",
     "regulator_words",
     "response_check",

@@ -39,11 +39,11 @@ def traffic(
     shapes = {slot: tensor.shape for slot, tensor in state.server.tensors.items()}
     total = Traffic()
     for k in arrived:
-        own = _held(shapes, _rank(method, lora, k))
+        own = _held(shapes, rank_of(method, lora, k))
         up = rule.up(own, slots) if slots else []
         total += Traffic(sum(up), bytes_of(up))
     for k in clients:
-        own = _held(shapes, _rank(method, lora, k))
+        own = _held(shapes, rank_of(method, lora, k))
         sizes = _down(method, own, state, k)
         factors = [size for slot, size in sizes.items() if slot.side in FACTORS]
         rest = [size for slot, size in sizes.items() if slot.side not in FACTORS] + rule.extra_down(own)
@@ -51,7 +51,8 @@ def traffic(
     return total
 
 
-def _rank(method: Method, lora: Lora, k: int) -> int:
+def rank_of(method: Method, lora: Lora, k: int) -> int:
+    """How many ranks client k sends of what is shared."""
     held = lora.rank if lora.ranks is None else lora.ranks[k]
     return min(held, shared_rank(lora.rank, method.own_ranks))
 

@@ -1,0 +1,124 @@
+"""A client's side: train on its own examples, clip and noise, send what is shared, keep the rest."""
+
+from collections.abc import Callable
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.clientapp import ClientApp
+from torch import Tensor
+
+from fedlora_lab import engine, local, upload
+from fedlora_lab.checks import check
+from fedlora_lab.flower import records
+from fedlora_lab.flower.party import Party
+from fedlora_lab.method import Global, Slot
+from fedlora_lab.tasks.task import Examples
+from fedlora_lab.traffic import SENT_DOWN, rank_of
+
+ANSWERED, REPLY, PERSONAL = "answered", "reply", "personal"
+
+Own = Callable[[Context], tuple[Party, int, Examples]]
+
+
+def client_app(own: Own) -> ClientApp:
+    """The ClientApp of a federation.
+
+    Args:
+        own: context -> the terms that this client agreed to, its number, its examples. The terms are the client's own
+            copy: a message decides neither its clip nor its noise, and a server with other terms is refused.
+
+    A round that was answered is answered again with the same bits: a lost reply, or a server that was restarted, costs
+    no further privacy. Rounds before it are refused.
+
+    Guarantees: with C = 0 two data sets give the same messages bit for bit, and replies hold what is shared and nothing
+        else (tests/test_flower_wire.py).
+    """
+    app = ClientApp()
+
+    @app.query()
+    def _who(message: Message, context: Context) -> Message:
+        party, number, _ = own(context)
+        return Message(records.content({"client": number, "terms": party.terms}), reply_to=message)
+
+    @app.train()
+    def _train(message: Message, context: Context) -> Message:
+        return train(*own(context), message, context)
+
+    @app.evaluate()
+    def _evaluate(message: Message, context: Context) -> Message:
+        party, number, _ = own(context)
+        return evaluate(party, number, message, context)
+
+    return app
+
+
+def down(values: Global) -> dict[Slot, Tensor]:
+    """What goes down of the server's tensors."""
+    return {slot: tensor for slot, tensor in values.tensors.items() if slot.side in SENT_DOWN}
+
+
+def train(party: Party, number: int, data: Examples, message: Message, context: Context) -> Message:
+    """Answer one round.
+
+    Raises: ``ValueError`` for other terms, a round of the past or beyond the plan, and tensors that do not fit.
+    """
+    t, about = _round(party, message), {"client": number, "terms": party.terms}
+    last = int(context.state.config_records.get(ANSWERED, {}).get("round", -1))  # type: ignore[arg-type]
+    check(t >= last, "round", t, f"{last}, which was answered last, or a later one")
+    if t > last:
+        setting, sent = party.with_data(number, data), _sent(party, message, t)
+        reply, kept = _trained(party, setting, number, sent, _personal(party, context), t)
+        context.state[REPLY] = records.packed(reply)
+        context.state[PERSONAL] = records.packed(kept)
+        context.state[ANSWERED] = ConfigRecord({"round": t})
+    return Message(records.content({**about, "round": t}, context.state.array_records[REPLY]), reply_to=message)
+
+
+def _trained(
+    party: Party, setting: engine.Setting, number: int, sent: Global, personal: dict[Slot, Tensor], t: int
+) -> tuple[dict[Slot, Tensor], dict[Slot, Tensor]]:
+    """The client's half of a round: what it sends, and what it keeps until the next."""
+    clients = local.begin(setting, (number,), sent, {slot: own[None] for slot, own in personal.items()})
+    for step in range(setting.plan.local_steps):
+        engine.local_step(setting, clients, t, step)
+    moves = local.moves(setting, sent.tensors, t)
+    whole = upload.join(setting, [clients], moves.moved, sent)
+    reply = upload.one(setting, party.asked.privacy, whole, moves.sent, sent, t)
+    kept = {**personal, **{slot: whole.bank[slot][0] for slot in moves.kept}}
+    return records.trimmed(reply, rank_of(party.asked.method, party.asked.lora, number)), kept
+
+
+def evaluate(party: Party, number: int, message: Message, context: Context) -> Message:
+    """The metrics, on public examples, of the model that this client holds.
+
+    Raises: ``ValueError`` in the client unit: what a client keeps carries no noise there, and neither would its score.
+    """
+    privacy = party.asked.privacy
+    check(privacy is None or privacy.unit == "example", "unit", "client", "'example': scores would tell what is kept")
+    t = _round(party, message, beyond=1)
+    values = {**_sent(party, message, t).tensors, **_personal(party, context)}
+    scores = engine.evaluate(party.asked.task, party.setting.adapted, values, party.asked.task.test)
+    about = {"client": number, "terms": party.terms, "round": t}
+    return Message(records.content(about, None, **scores), reply_to=message)
+
+
+def _round(party: Party, message: Message, beyond: int = 0) -> int:
+    """The round that a message is about, under the terms of this client."""
+    records.about(message, {"terms": party.terms})
+    t = message.content.config_records[records.ABOUT].get("round")
+    most = party.asked.plan.rounds - 1 + beyond
+    check(isinstance(t, int) and 0 <= t <= most, "round", t, f"a whole number in [0, {most}]")
+    return int(t)  # type: ignore[arg-type]
+
+
+def _sent(party: Party, message: Message, t: int) -> Global:
+    """What the server sent."""
+    like = down(party.begin)
+    found = records.unpacked(records.arrays(message), records.forms(like))
+    return Global({slot: found[slot] for slot in like}, t)
+
+
+def _personal(party: Party, context: Context) -> dict[Slot, Tensor]:
+    """What this client kept in earlier rounds."""
+    kept = context.state.array_records.get(PERSONAL, ArrayRecord())
+    like = {slot: party.begin.tensors[slot] for slot in map(records.slot_of, kept)}
+    return records.unpacked(kept, records.forms(like), finite=False)

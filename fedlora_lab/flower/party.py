@@ -1,0 +1,107 @@
+"""What every party of a federation holds: the terms, the frozen model, the public examples; nobody's private ones."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedlora_lab import adapters, agreement, engine, upload
+from fedlora_lab.aggregate import Rule
+from fedlora_lab.agreement import Agreement
+from fedlora_lab.checks import check
+from fedlora_lab.method import Global, Method
+from fedlora_lab.plan import Lora, Plan
+from fedlora_lab.privacy import Privacy
+from fedlora_lab.separable import check_separable
+from fedlora_lab.tasks.task import Examples, Task
+
+
+def stand_ins(sizes: tuple[int, ...], test: Examples) -> tuple[Examples, ...]:
+    """As many examples as each client has, all zero, shaped like the public ones; they take no memory.
+
+    How many examples a client has is taken as public: it decides the client's sample rate, which the ledger holds.
+    """
+
+    def zeros(tensor: Tensor, count: int) -> Tensor:
+        return tensor.new_zeros(()).expand(count, *tensor.shape[1:])
+
+    x, y = test
+    return tuple(
+        ({k: zeros(v, n) for k, v in x.items()} if isinstance(x, Mapping) else zeros(x, n), zeros(y, n)) for n in sizes
+    )
+
+
+def public(task: Task) -> Task:
+    """The task without its clients' examples: what the server holds, and every client beside its own data."""
+    return replace(task, clients=stand_ins(task.sizes, task.test))
+
+
+@dataclass(frozen=True)
+class Party:
+    """The terms that server and clients agree on, and the adapted model that goes with them.
+
+    Args:
+        asked: with a public task.
+        setting: of the engine; its pool of examples is empty.
+        begin: the server's tensors before training, for their names, shapes and types.
+        terms: a digest of everything that must be the same for all; seed, privacy and base model included.
+    """
+
+    asked: Agreement
+    setting: engine.Setting
+    begin: Global
+    terms: str
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        method: "Method | str",
+        privacy: Privacy | None,
+        plan: Plan,
+        *,
+        lora: Lora | None = None,
+        seed: int | None = 0,
+    ) -> "Party":
+        """Check the terms and prepare the model. The examples of the task's clients are not looked at.
+
+        Raises: ``ValueError`` (name, value, range), also for trust="central": clients of this engine clip and noise
+            for themselves, and no un-noised value reaches the server.
+        """
+        trust = None if privacy is None else privacy.trust
+        check(
+            trust != "central", "trust", trust, "'local' or 'secagg': on Flower clients clip and noise for themselves"
+        )
+        asked = agreement.agreed(public(task), method, privacy, plan, lora, seed)
+        adapted = adapters.adapt(task.model, task.targets, task.head, asked.lora)
+        check_separable(asked.task, adapted)
+        clip, sigma = upload.step_privacy(asked.privacy, len(task.sizes))
+        nothing = torch.zeros(0), torch.zeros(0)
+        offsets = (0,) * len(task.sizes)
+        setting = engine.Setting(
+            asked.task, adapted, asked.method, plan, asked.streams, clip, sigma, nothing, offsets, None, asked.lora
+        )
+        server = Global(adapters.start(adapted, asked.streams, asked.method.start), streams=asked.streams)
+        if isinstance(asked.method.aggregate, Rule):
+            server = asked.method.aggregate.open(server)
+        return cls(asked, setting, server, _digest({**asked.settings(), "rounds": plan.rounds}))
+
+    def with_data(self, client: int, data: Examples) -> engine.Setting:
+        """The engine's setting of one client: its own examples and nobody else's.
+
+        Raises: ``ValueError`` unless there are as many as the terms say.
+        """
+        sizes = self.asked.task.sizes
+        check(0 <= client < len(sizes), "client", client, f"a number in [0, {len(sizes) - 1}]")
+        check(
+            len(data[1]) == sizes[client], "examples", len(data[1]), f"{sizes[client]}, as agreed for client {client}"
+        )
+        return replace(self.setting, pool=data)
+
+
+def _digest(parts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

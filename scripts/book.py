@@ -55,16 +55,29 @@ def row_lines(slug: str) -> str:
     row: Any = methods.table().loc[slug]
     words = {
         "moves": f"`{row['train'].replace('|', '/')}`",
+        "start": f"`{row['start']}`" if row["start"] else "",
         "sent up": row["share"],
-        "clip and noise": f"`{row['whiten']}`" if row["whiten"] else "",
+        "clip and noise": ", ".join(f"`{row[name]}`" for name in ("parts", "clips", "whiten") if row[name]),
         "filter": f"`{row['smooth']}`" if row["smooth"] else "",
         "penalty": f"`{row['penalty']}`" if row["penalty"] else "",
+        "server": f"`{row['aggregate']}`" if row["aggregate"] != "MeanUpdate(server_lr=1.0)" else "",
         "received": f"`{row['broadcast']}`" if row["broadcast"] != "Full()" else "",
+        "noise on": row["noise"],
         "mean of products": "exact" if row["exact"] else "missed",
+        "measured": measured(row),
         "source": linked(row["source"]),
     }
     fields = " · ".join(f"{name}: {value}" for name, value in words.items() if value)
     return f"*{row['note'][0].upper()}{row['note'][1:]}.*\n\n`{slug}` · {fields}"
+
+
+def measured(row: Any) -> str:
+    """Bytes of a client's round and the deviation, as they were measured (scripts/measure_methods.py)."""
+    if not row["up"] >= 0:
+        return ""
+    gap = "no common product" if row["deviation"] is None or row["deviation"] != row["deviation"] else row["deviation"]
+    deviation = gap if isinstance(gap, str) else "no deviation" if gap < 1e-5 else f"deviation {gap:.2g}"
+    return f"{row['up'] / 1000:.1f} kB up, {row['down'] / 1000:.1f} kB down, {deviation}"
 
 
 def table() -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fedlora_lab.aggregate.mean import mean
 from fedlora_lab.aggregate.rule import Rule
@@ -37,7 +37,7 @@ class ByLayer(Rule):
     memory: float = 0.9
     cooling: float = 0.95
     coldest: float = 0.1
-    writes: tuple[str, ...] = ("mode", "score A", "score B")
+    writes: ClassVar[tuple[str, ...]] = ("mode", "score A", "score B")
 
     def open(self, state: Global) -> Global:
         like = next(iter(state.tensors.values()))

@@ -7,7 +7,7 @@ problem.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fedlora_lab.aggregate.mean import mean
 from fedlora_lab.aggregate.rule import Rule, held
@@ -70,7 +70,7 @@ class ProductRule(Rule):
 class _Residual(ProductRule):
     """Keeps a matrix W beside the product of each layer, zero before the first round."""
 
-    writes: tuple[str, ...] = ("W",)
+    writes: ClassVar[tuple[str, ...]] = ("W",)
 
     def open(self, state: Global) -> Global:
         a, b = state.side("A"), state.side("B")
@@ -101,7 +101,7 @@ class Merge(_Residual):
     Source: arXiv:2409.05976 (FLoRA), stacking and re-initialisation.
     """
 
-    writes: tuple[str, ...] = ("W", "A", "B")
+    writes: ClassVar[tuple[str, ...]] = ("W", "A", "B")
 
     def layer(self, after: Global, left: "Tensor", right: "Tensor", layer: str) -> "Mapping[str, Tensor]":
         import torch
@@ -122,7 +122,7 @@ class TruncatedSVD(ProductRule):
     Source: arXiv:2402.11505 (FlexLoRA).
     """
 
-    writes: tuple[str, ...] = ("A", "B")
+    writes: ClassVar[tuple[str, ...]] = ("A", "B")
 
     def layer(self, after: Global, left: "Tensor", right: "Tensor", layer: str) -> "Mapping[str, Tensor]":
         u, s, v = singular(left, right, after.tensors[Slot("A", layer)].shape[0])
@@ -143,7 +143,7 @@ class Sketch(ProductRule):
     """
 
     width: int | None = None
-    writes: tuple[str, ...] = ("A", "B")
+    writes: ClassVar[tuple[str, ...]] = ("A", "B")
 
     def layer(self, after: Global, left: "Tensor", right: "Tensor", layer: str) -> "Mapping[str, Tensor]":
         import torch
@@ -186,7 +186,7 @@ class Repair(ProductRule):
     """
 
     strength: float = 0.01
-    writes: tuple[str, ...] = ("B",)
+    writes: ClassVar[tuple[str, ...]] = ("B",)
 
     def layer(self, after: Global, left: "Tensor", right: "Tensor", layer: str) -> "Mapping[str, Tensor]":
         import torch

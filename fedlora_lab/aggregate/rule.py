@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fedlora_lab.method import Global, Slot
 
@@ -17,7 +17,7 @@ class Rule:
         writes: sides of the state that the rule may change although no client sent them.
     """
 
-    writes: tuple[str, ...] = ()
+    writes: ClassVar[tuple[str, ...]] = ()
 
     def open(self, state: Global) -> Global:
         """The state before the first round, with what the rule keeps there."""

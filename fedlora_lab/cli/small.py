@@ -28,7 +28,7 @@ def own_rules(row: Any) -> str:
     from fedlora_lab import methods as rows
 
     plain = rows.table().loc["fedlora"]
-    fields = ("whiten", "smooth", "penalty", "aggregate", "broadcast")
+    fields = ("start", "parts", "clips", "whiten", "smooth", "penalty", "aggregate", "broadcast")
     return ", ".join(str(row[field]) for field in fields if row[field] != plain[field]) or "–"
 
 

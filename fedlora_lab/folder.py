@@ -18,7 +18,7 @@ from fedlora_lab.checks import check
 if TYPE_CHECKING:
     import pandas as pd
 
-OWN = ("frame.csv", "ledger.json", "settings.json", "report.html", "cells", "checkpoints")
+OWN = ("frame.csv", "ledger.json", "settings.json", "report.html", "audit.json", "cells", "checkpoints")
 # What must be equal before cells may stand in one table, and what must be equal method by method.
 WHOLE = ("task", "privacy", "lora")
 BY_METHOD = ("methods", "plans", "privacies")

@@ -1,4 +1,4 @@
-"""The command line: methods, run, compare, report, doctor. A user's mistake is one line on stderr and exit status 2."""
+"""The command line: methods, run, compare, report, audit, doctor. A mistake is one line on stderr and status 2."""
 
 import sys
 from typing import NoReturn
@@ -6,6 +6,7 @@ from typing import NoReturn
 import click
 
 from fedlora_lab import __version__
+from fedlora_lab.cli.audit import audit
 from fedlora_lab.cli.runs import compare, run
 from fedlora_lab.cli.small import doctor, methods, report
 
@@ -13,10 +14,10 @@ from fedlora_lab.cli.small import doctor, methods, report
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="fedlora-lab")
 def commands() -> None:
-    """Federated LoRA under differential privacy: train, compare, report."""
+    """Federated LoRA under differential privacy: train, compare, report, audit."""
 
 
-for command in (methods, run, compare, report, doctor):
+for command in (methods, run, compare, report, audit, doctor):
     commands.add_command(command)
 
 

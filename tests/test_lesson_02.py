@@ -124,18 +124,9 @@ def test_the_figure_counts_what_lies_inside(missing):
 
 def test_the_figure_draws_the_closed_form_and_its_parts():
     frame = table().assign(half=lambda t: t["closed"] / 2)
-    figure: Any = fl.plots.against(frame, x="x", y="y", title="t", parts={"half": "one half"}, mark={"here": 3.0})
+    figure: Any = fl.plots.against(frame, x="x", y="y", title="t", parts={"half": "one half"})
     drawn = [list(line.get_ydata()) for line in figure.axes[0].lines]
     assert list(frame["closed"]) in drawn and list(frame["half"]) in drawn
     assert {"one half", "closed form"} <= {text.get_text() for text in figure.axes[0].texts}
     with pytest.raises(ValueError, match=r"^table\.columns=.*expected also closed"):
         fl.plots.against(frame.drop(columns="closed"), x="x", y="y", title="t")
-
-
-def test_predicted_counts_the_dots():
-    rows = [("digits", "fedlora", 0, t, f"layer {i}", "deviation", 1.0 + 0.1 * i) for t in range(4) for i in range(5)]
-    frame = pd.DataFrame(rows, columns=["task", "method", "seed", "round", "layer", "measure", "value"])
-    figure: Any = fl.plots.predicted(frame, "deviation", theory.Band(1.0, 0.9, 1.25), y="y", title="t")
-    assert "inside: 60% of 15" in words(figure)  # round 0 is none of them
-    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert sorted(len(line.get_xdata()) for line in dots) == [6, 9]

@@ -24,6 +24,11 @@ def beats(ax):
     return sorted((round(p.get_x(), 2), matplotlib.colors.to_hex(p.get_facecolor()).upper()) for p in ax.patches)
 
 
+def both(word):
+    """Where each layer chooses, both factors are drawn, pale and with a question mark."""
+    return word.replace("*", "AB")
+
+
 @pytest.mark.parametrize("row", [*fl.methods.ALL.values(), fl.methods.FedLoRA.replace(name="odd", share="A")])
 def test_a_score_is_read_from_the_row(row):
     rounds, steps = 3, 4
@@ -32,13 +37,14 @@ def test_a_score_is_read_from_the_row(row):
         (round(t * (steps + 1.25) + 0.12 + s, 2), style.FACTOR[factor].upper())
         for t in range(rounds)
         for s in range(steps)
-        for factor in row.moves(t, s)
+        for factor in both(row.moves(t, s))
     ]
     assert beats(ax) == sorted(expected)
     text = [t.get_text() for t in ax.texts]
     arrows = sum(t.arrow_patch is not None for t in ax.texts if hasattr(t, "arrow_patch"))
-    assert arrows == sum(len(row.sent(t, steps)) for t in range(rounds))
+    assert arrows == sum(len(both(row.sent(t, steps))) for t in range(rounds))
     kept = sum(len(row.moved(t, steps)) - len(row.sent(t, steps)) for t in range(rounds))
+    assert any("?" in word for word in text) == ("*" in row.moved(0, steps))
     assert text.count("↺") == kept
     averaged = sum(bool(row.sent(t, steps)) for t in range(rounds))
     assert (text.count("="), text.count("≠")) == ((averaged, 0) if row.exact else (0, averaged))

@@ -1,6 +1,6 @@
 """From a tidy frame, or a method's row, to a figure: the same colour for a method everywhere, bands for every mean."""
 
-from fedlora_lab.plots.against import against, inside, predicted
+from fedlora_lab.plots.against import against, inside
 from fedlora_lab.plots.amplifier import amplifier, energy_check, rank_check, run_check, share_check
 from fedlora_lab.plots.audit import audit
 from fedlora_lab.plots.band_check import Measured, band_check, share_inside
@@ -52,7 +52,6 @@ __all__ = [
     "noise",
     "overview",
     "planner",
-    "predicted",
     "promises",
     "protection",
     "quantiser_check",

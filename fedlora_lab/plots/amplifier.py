@@ -200,9 +200,8 @@ def run_check(frame: Any, expected: "dict[str, float]") -> tuple[Picture, Any]:
             places = np.arange(len(layers)) + 0.2 * (i - 0.5)
             left.plot(part["measured"], places, "o", color=colour, mec=CARD, ms=6)
             left.axvline(expected[str(term)], color=colour)
-            left.text(
-                expected[str(term)], -0.75, WORDS[str(term)], color=colour, fontsize=9, weight="bold", ha="center"
-            )
+            words = left.text(expected[str(term)], -0.75, WORDS[str(term)], color=colour, fontsize=9, ha="center")
+            words.set(weight="bold", bbox={"fc": CARD, "ec": "none", "pad": 1.5})
             right.hlines(places, 1 - part["half"] / part["expected"], 1 + part["half"] / part["expected"], color=colour,
                          alpha=0.3, lw=6)  # fmt: skip
             right.plot(part["measured"] / part["expected"], places, "o", color=colour, mec=CARD, ms=5.5)

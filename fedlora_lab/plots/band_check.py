@@ -8,7 +8,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from fedlora_lab.checks import check
 from fedlora_lab.plots.labels import Label, beside
-from fedlora_lab.plots.style import SOFT, Picture, look, name, paper, picture
+from fedlora_lab.plots.style import SOFT, Picture, darker, look, name, paper, picture
 from fedlora_lab.theory import Band
 
 
@@ -49,7 +49,18 @@ def _one(ax: Any, one: Measured, colour: str, rng: np.random.Generator, logarith
         values = np.ravel(row)
         shift = (aside + rng.uniform(-0.08, 0.08, len(values))) * gap
         where = place * np.exp(shift) if logarithmic else place + shift
-        ax.plot(where, values, ls="none", marker="o", ms=2.2, mew=0, color=colour, alpha=0.45)
+        ax.plot(where, values, ls="none", marker="o", ms=2.6, mew=0, color=darker(colour, 0.55), alpha=0.55)
+
+
+def _ticks(ax: Any, places: list[float], log: str) -> None:
+    """A tick for every place where they are few; plain numbers on a logarithmic axis."""
+    if len(places) <= 10:
+        ax.set_xticks(places, [f"{place:g}" for place in places], minor=False)
+        ax.xaxis.minorticks_off()
+    if "y" in log:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def band_check(
@@ -62,6 +73,8 @@ def band_check(
     ghost: tuple[str, Sequence[float], Sequence[float]] | None = None,
 ) -> Picture:
     """Closed forms (line and 95 % band of one measurement) against measurements (dots); the share inside is stated.
+
+    Where means with their own intervals are to be shown, see `against`.
 
     Args:
         checks: name -> `Measured`; a method's slug is written as its name.
@@ -84,14 +97,7 @@ def band_check(
         if ghost is not None:
             ax.plot(ghost[1], ghost[2], color=SOFT, lw=1.4, ls=(0, (4, 2)))
             ends.append((float(ghost[2][-1]), ghost[0], SOFT))
-        ticks = sorted({float(place) for one in checks.values() for place in one.x})
-        if len(ticks) <= 10:
-            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
-            ax.xaxis.minorticks_off()
-        if "y" in log:
-            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            ax.yaxis.set_major_formatter("{x:g}")
-            ax.yaxis.set_minor_formatter(NullFormatter())
+        _ticks(ax, sorted({float(place) for one in checks.values() for place in one.x}), log)
         ax.set(xlabel=x, ylabel=y)
         ax.margins(x=0.08)
         ax.set_title(title, pad=22)

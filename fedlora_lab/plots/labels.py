@@ -62,15 +62,20 @@ def merge(labels: list[Label], ax: Any, same: float = 0.006) -> list[Label]:
     return merged
 
 
-def _folded(line: str) -> str:
-    """A long name in two lines."""
-    return textwrap.fill(line, 14, break_long_words=False, break_on_hyphens=False)
+def _folded(line: str, wide: int) -> str:
+    """A long name in lines of this many letters."""
+    return textwrap.fill(line, wide, break_long_words=False, break_on_hyphens=False)
 
 
-def beside(ax: Any, labels: list[Label], *, size: float = 8.5, together: bool = True, inside: bool = False) -> None:
-    """Write the labels right of the axes, or ``inside`` right of their points; call it with final limits."""
+def beside(
+    ax: Any, labels: list[Label], *, size: float = 8.5, together: bool = True, inside: bool = False, wide: int = 14
+) -> None:
+    """Write the labels right of the axes, or ``inside`` right of their points, in lines of ``wide`` letters.
+
+    Call it with final limits.
+    """
     labels = merge(labels, ax) if together else labels
-    labels = [label._replace(text="\n".join(map(_folded, label.text.split("\n")))) for label in labels]
+    labels = [x._replace(text="\n".join(_folded(line, wide) for line in x.text.split("\n"))) for x in labels]
     back = ax.transAxes.inverted()
     points = [tuple(map(float, back.transform(ax.transData.transform((label.x, label.y))))) for label in labels]
     height = ax.figure.get_figheight() * ax.get_position().height * 72

@@ -137,7 +137,7 @@ def composition(
                 labels.append(Label(steps, end, f"{words} {end:.2f}", colour))
         ax.set(xlim=(0, steps), ylim=(0, top), xlabel="releases", ylabel=f"ε at δ = {delta:g}")
         ax.set_title(f"One plan, five ways to count (σ = {noise_multiplier:g}, q = {sample_rate:g})")
-        beside(ax, labels, together=False)
+        beside(ax, labels, together=False, wide=30)
     return figure
 
 

@@ -178,7 +178,7 @@ def protection(table: pd.DataFrame, start: float | None = None) -> Picture:
         ax.set_ylim(max(0, low - 0.06), 1)
         ax.set_xticks(range(len(widths)), [f"{w:g}" for w in widths])
         ax.set_title("Who holds how good a model")
-        beside(ax, labels, together=False)
+        beside(ax, labels, together=False, wide=30)
         footer(figure, f"dots: mean over {part['seed'].nunique()} seeds; bars: 95 % interval of the mean")
     return figure
 

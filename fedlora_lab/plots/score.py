@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 WIDTH = 4.9  # inches of one score
 ROUND = "round,pad=0,rounding_size=.13"
 STAVES = {"A": 1.45, "B": 0.45}
+WITH_CORE = {"A": 1.62, "R": 0.95, "B": 0.28}
 KEY = (
     ("beat", "the factor moves"),
+    ("?", "one of the two"),
     ("~", "clipped and noised"),
     ("≈", "then filtered"),
     ("◇", "noise shaped by the peer"),
@@ -45,7 +47,8 @@ def _marks(method: "Method") -> dict[str, Any]:
         "glyph": glyph if method.whiten is None else "◇" + ("" if glyph == "~" else glyph),
         "penalty": method.penalty is not None,
         "quantised": method.broadcast != plain.broadcast,
-        "rule": "" if method.aggregate == plain.aggregate else rule_name(method.aggregate),
+        "rule": "" if method.aggregate == plain.aggregate else rule_name(method.aggregate).partition("(")[0],
+        "writes": getattr(method.aggregate, "writes", ()),
     }
 
 
@@ -57,7 +60,11 @@ def meaning(method: "Method", rounds: int = 4, steps: int = 4) -> str:
         return method.note
     words = [[method.moves(t, s) for s in range(steps)] for t in range(rounds)]
     moved = {method.moved(t, steps) for t in range(rounds)}
-    if moved in ({"A"}, {"B"}):
+    if moved == {"R"}:
+        text = "only a core between two fixed factors moves"
+    elif any("*" in word for word in moved):
+        text = "every layer chooses the factor that moves"
+    elif moved in ({"A"}, {"B"}):
         text = f"{'B' if moved == {'A'} else 'A'} never moves"
     elif all(word == "AB" for row in words for word in row):
         text = "both factors move"
@@ -77,9 +84,16 @@ def meaning(method: "Method", rounds: int = 4, steps: int = 4) -> str:
     return ", ".join([text, *(word for word, there in extras.items() if there)])
 
 
-def _beat(ax: Any, x: float, y: float, factor: str, marks: dict[str, Any]) -> None:
-    ax.add_patch(FancyBboxPatch((x, y - 0.26), 0.74, 0.52, boxstyle=ROUND, fc=FACTOR[factor], ec="none"))
-    text = marks["glyph"] + ("+" if marks["penalty"] else "")
+def _staves(method: "Method", rounds: int, steps: int) -> dict[str, float]:
+    """Height of each stave; a core between the factors has one of its own."""
+    return WITH_CORE if any("R" in method.moved(t, steps) for t in range(rounds)) else STAVES
+
+
+def _beat(ax: Any, x: float, y: float, factor: str, marks: dict[str, Any], chosen: bool = False) -> None:
+    """A factor moves; pale where it is the one or the other, as each layer chooses."""
+    fill = {"fc": FACTOR[factor], "ec": "none", "alpha": 0.55 if chosen else 1}
+    ax.add_patch(FancyBboxPatch((x, y - 0.26), 0.74, 0.52, boxstyle=ROUND, **fill))
+    text = marks["glyph"] + ("+" if marks["penalty"] else "") + ("?" if chosen else "")
     ax.text(x + 0.37, y - 0.02, text, color="white", fontsize=11 if len(text) == 1 else 9, ha="center", va="center")
 
 
@@ -88,16 +102,16 @@ def _stairs(ax: Any, x: float, y: float) -> None:
     ax.plot([x + d for d in across], [y + d for d in up], color=INK, lw=1.4)
 
 
-def _bar(ax: Any, x: float, sent: str, moved: str, exact: bool, rule: str) -> None:
+def _bar(ax: Any, x: float, staves: dict[str, float], sent: str, moved: str, exact: bool, rule: str) -> None:
     """The end of a round: the server's line, what it holds, what was sent and what was not."""
     ax.plot([x, x], [0.0, 1.92], color=INK if sent else FAINT, lw=2.2)
     if sent and rule:
         ax.plot([x - 0.12, x - 0.12], [0.0, 1.92], color=INK, lw=0.9)
     if sent:
         ax.text(x, 2.09, "=" if exact else "≠", fontsize=11, weight="bold", color=INK, ha="center", va="center")
-    for factor in moved:
-        y, colour = STAVES[factor], FACTOR[factor]
-        if factor in sent:
+    for factor in moved.replace("*", "AB"):
+        y, colour = staves[factor], FACTOR[factor]
+        if factor in sent.replace("*", "AB"):
             arrow = {"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0, "shrinkB": 0}
             ax.annotate("", (x + 0.33, y + 0.33), (x + 0.33, y - 0.27), arrowprops=arrow)
         else:
@@ -106,31 +120,34 @@ def _bar(ax: Any, x: float, sent: str, moved: str, exact: bool, rule: str) -> No
 
 def draw(ax: Any, method: "Method", rounds: int, steps: int, title: bool = True) -> None:
     """Draw the score of a method into axes."""
-    marks, end = _marks(method), rounds * (steps + 1.25)
+    marks, end, staves = _marks(method), rounds * (steps + 1.25), _staves(method, rounds, steps)
     ax.set_xlim(-1.1, end + 0.1)
     ax.set_ylim(-0.75, 3.05 if title else 2.4)
     ax.axis("off")
     if title:
         ax.plot([-1.0, -1.0], [2.5, 2.98], color=look(method.slug).colour, lw=4, solid_capstyle="butt")
         ax.text(-0.82, 2.86, method.name, fontsize=11.5, weight="bold", color=INK, va="center")
-        lines = textwrap.fill(meaning(method), 84)
+        lines = textwrap.fill(meaning(method), 76)
         ax.text(-0.82, 2.64, lines, fontsize=8, color=SOFT, va="top", linespacing=1.05)
-    ever = {factor for t in range(rounds) for factor in method.moved(t, steps)}
-    for factor, y in STAVES.items():
+    ever = {factor for t in range(rounds) for factor in method.moved(t, steps).replace("*", "AB")}
+    for factor, y in staves.items():
         ax.text(-0.95, y, factor, fontsize=12, color=FACTOR[factor], weight="bold", va="center")
         ax.plot([-0.6, end], [y, y], color=FAINT, lw=1, zorder=0)
         if factor not in ever:
-            ax.text(steps / 2, y + 0.2, "never moves", fontsize=7.5, color=GREY, va="center", ha="center")
+            words = "set by the server" if factor in marks["writes"] else "never moves"
+            ax.text(steps / 2, y + 0.2, words, fontsize=7.5, color=GREY, va="center", ha="center")
     for t in range(rounds):
         left = t * (steps + 1.25) + 0.12
-        for factor, y in STAVES.items():
+        for factor, y in staves.items():
             if marks["quantised"]:
                 _stairs(ax, left - 0.5, y)
             for s in range(steps):
-                if factor in method.moves(t, s):
-                    _beat(ax, left + s, y, factor, marks)
+                word = method.moves(t, s)
+                if factor in word.replace("*", "AB"):
+                    _beat(ax, left + s, y, factor, marks, chosen=word == "*")
         ax.text(left + steps / 2 - 0.13, -0.22, f"round {t + 1}", fontsize=8, color=SOFT, ha="center")
-        _bar(ax, left + steps + 0.06, method.sent(t, steps), method.moved(t, steps), method.exact, marks["rule"])
+        moved, sent = method.moved(t, steps), method.sent(t, steps)
+        _bar(ax, left + steps + 0.06, staves, sent, moved, method.exact, marks["rule"])
     if marks["rule"]:
         ax.text(end, -0.55, f"server: {marks['rule']}", fontsize=7.5, color=SOFT, ha="right")
 
@@ -161,7 +178,7 @@ def _signs(methods: "list[Method]", rounds: int, steps: int) -> list[str]:
         for t in range(rounds):
             sent, moved = method.sent(t, steps), method.moved(t, steps)
             there |= {"arrow", "=" if method.exact else "≠", "double" if marks["rule"] else ""} if sent else set()
-            there |= {"↺"} if sent != moved else set()
+            there |= ({"↺"} if sent != moved else set()) | ({"?"} if "*" in moved else set())
     return [kind for kind, _ in KEY if kind in there]
 
 

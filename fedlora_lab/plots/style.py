@@ -18,7 +18,7 @@ from PIL import Image
 
 DPI = 100
 INK, SOFT, GREY, FAINT, CARD = "#22252B", "#4A505C", "#8A8F99", "#D5D8DE", "#FCFCFD"
-FACTOR: Mapping[str, str] = {"A": "#D55E00", "B": "#0072B2", "BA": INK, "head": "#7A8290"}
+FACTOR: Mapping[str, str] = {"A": "#D55E00", "B": "#0072B2", "BA": INK, "R": "#7A4FD0", "head": "#7A8290"}
 RIGHT, WRONG = "#169C78", "#B3261E"
 
 
@@ -41,6 +41,19 @@ LOOKS: Mapping[str, Look] = {
     "fedlpp": Look("#8C1D0F", "P"),
     "deer-literal": Look("#6E5716", "d", DASH),
     "la-lora-unfiltered": Look("#8B3B84", "<", DASH),
+    "fedex-lora": Look("#0B7285", "X", DASH_DOT),
+    "flora": Look("#4C7A0E", "p", DASH_DOT),
+    "flexlora": Look("#6741D9", "h", DASH_DOT),
+    "hetlora": Look("#A61E4D", "8", DASH_DOT),
+    "fedsa-lora": Look("#3B5B8C", ">", DASH_DOT),
+    "sdflora": Look("#7C4A1E", "<", DASH_DOT),
+    "lora-fair": Look("#2B6E4F", "d", DASH_DOT),
+    "fedsvd": Look("#C2410C", "s", DASH_DOT),
+    "fedask": Look("#0E6BA8", "^", DASH_DOT),
+    "fed-sb": Look("#5B6B00", "v", DASH_DOT),
+    "as-lora": Look("#9C36B5", "D", DASH_DOT),
+    "dp-lora": Look("#52525B", "o", DASH),
+    "dp-fedlora": Look("#7F5F5F", "P", DASH),
     "local": Look(GREY, "x", DOT),
     "central": Look("#5F6673", "*", DOT),
     "non-private": Look("#6B7280", "h", DASH),
@@ -136,10 +149,10 @@ def look(slug: str) -> Look:
 
 
 def name(slug: str) -> str:
-    """The method's name as published, or the slug where the table has none."""
+    """The method's name as published, or the words of the slug where the table has none."""
     from fedlora_lab.methods import ALL
 
-    return ALL[slug].name if slug in ALL else slug
+    return ALL[slug].name if slug in ALL else slug.replace("-", " ")
 
 
 def darker(colour: str, share: float = 0.25) -> str:

@@ -9,6 +9,7 @@ from fedlora_lab import __version__
 from fedlora_lab.cli.audit import audit
 from fedlora_lab.cli.runs import compare, run
 from fedlora_lab.cli.small import doctor, methods, report
+from fedlora_lab.cli.study import study
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -17,7 +18,7 @@ def commands() -> None:
     """Federated LoRA under differential privacy: train, compare, report, audit."""
 
 
-for command in (methods, run, compare, report, audit, doctor):
+for command in (methods, run, compare, study, report, audit, doctor):
     commands.add_command(command)
 
 

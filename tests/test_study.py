@@ -1,0 +1,147 @@
+"""Studies: declared grids, tuned alike, resumable; a tiny one is run for real."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from fedlora_lab import methods, study
+from fedlora_lab.cli import commands
+from fedlora_lab.study import work
+from fedlora_lab.study.declared import Case, Study
+
+TASK = ("regression", {"clients": 3, "examples": 8, "test": 16, "d_in": 6, "d_out": 5, "rank": 2})
+
+
+def case(slug, epsilon=None, **labels):
+    plan = {"rounds": 2, "local_steps": 1, "batch": 4}
+    return Case(methods.get(slug), {"epsilon": epsilon, **labels}, TASK, epsilon, {"delta": 1e-2}, plan, {"rank": 2})
+
+
+def small(*cases):
+    return Study("small", "a test", cases, seeds=(0, 1, 2), rates=(0.01, 0.1, 0.3, 1e9), tune_seeds=(7,))
+
+
+def test_a_study_tunes_and_reports(tmp_path):
+    """The rate with the best validation loss that never diverged; last round; one row a reported run."""
+    one, path = small(case("fedlora"), case("ffa-lora", 8.0)), tmp_path / "small.jsonl"
+    done = study.play(one, path, workers=2, bar=False)
+    assert len(done) == one.runs == 2 * (4 + 3)
+    assert study.progress(one, path) == (one.runs, one.runs)
+    table = study.frame(one, path)
+    assert len(table) == 6
+    assert set(table["seed"]) == {0, 1, 2}
+    for each in one.cases:
+        tried = {job.lr: done[job.key]["values"]["loss"] for job in one.tuning(each)}
+        assert tried[1e9] is None or tried[1e9] > 1e3
+        finite = {lr: loss for lr, loss in tried.items() if loss is not None}
+        assert work.best_rate(one, each, done) == min(finite, key=lambda lr: finite[lr])
+    private = table[table["method"] == "ffa-lora"]
+    assert private["epsilon"].iloc[0] == pytest.approx(8.0, rel=1e-3)
+    assert (table["loss"] < table["before_loss"]).mean() > 0.5
+    lines = path.read_text().splitlines()
+    assert study.play(one, path, workers=1, bar=False) == done
+    assert path.read_text().splitlines() == lines
+
+
+def test_the_result_is_that_of_the_run():
+    """A job's values are the last record of the run that a user would write."""
+    import fedlora_lab as fl
+
+    one = case("rolora")
+    found = work.result(work.Job(one, 0.1, 3, tune=False))["values"]
+    plan = fl.Plan(**one.plan, lr=0.1)
+    task = fl.tasks.regression(**TASK[1])
+    last = list(fl.run(task, "rolora", None, plan, lora=fl.Lora(rank=2), seed=3))[-1]
+    assert found["loss"] == last.metrics["loss"]
+    tuned = work.result(work.Job(one, 0.1, 3, tune=True))["values"]
+    assert tuned["loss"] != found["loss"]
+
+
+def test_a_killed_study_goes_on(tmp_path):
+    """kill -9 in the middle: what was finished stays, a torn line is passed over, nothing is run twice."""
+    path = tmp_path / "small.jsonl"
+    code = (
+        "import sys; sys.path[:0] = ['tests']\n"
+        "from pathlib import Path; import test_study as t; from fedlora_lab import study\n"
+        "if __name__ == '__main__':\n"
+        "    study.play(t.small(t.case('fedlora'), t.case('rolora')), Path(sys.argv[1]), bar=False)"
+    )
+    script = tmp_path / "play.py"
+    script.write_text(code)
+    process = subprocess.Popen([sys.executable, str(script), str(path)], start_new_session=True)
+    until = time.monotonic() + 120
+    while not (path.exists() and path.read_text().count("\n") >= 3):
+        assert time.monotonic() < until
+        assert process.poll() is None or path.exists()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = path.read_text()
+    with open(path, "a") as file:
+        file.write('{"key": "half a li')
+    one = small(case("fedlora"), case("rolora"))
+    study.play(one, path, bar=False)
+    after = path.read_text()
+    assert after.startswith(before)
+    keys = [json.loads(line)["key"] for line in after.splitlines() if line.endswith("}")]
+    assert len(keys) == len(set(keys)) == one.runs
+
+
+@pytest.mark.parametrize("name", study.STUDIES)
+def test_declared_studies(name):
+    """Equal tuning for all, reported seeds of their own, every case a run that could start."""
+    one = study.STUDIES[name]
+    assert len(one.rates) >= 4
+    assert one.seeds[0] not in one.tune_seeds
+    labels = {tuple(each.labels) for each in one.cases}
+    assert len(labels) == 1
+    slugs = [each.method.slug for each in one.cases]
+    settings = len({json.dumps(dict(each.labels)) for each in one.cases})
+    assert len(slugs) <= settings * len(set(slugs))
+    assert all(each.method.slug != "deer-literal" for each in one.cases)
+
+
+def test_the_main_study_is_what_was_asked():
+    """All methods at four budgets; eight at two more splits; ten seeds and more."""
+    one = study.STUDIES["digits"]
+    whole = [each for each in one.cases if each.labels["alpha"] == 0.5]
+    assert {each.epsilon for each in whole} == {1.0, 3.0, 8.0, None}
+    assert {each.method.slug for each in whole} >= set(methods.ALL) - {"deer-literal"}
+    other = [each for each in one.cases if each.labels["alpha"] != 0.5]
+    assert len(other) == 16
+    assert len(one.seeds) >= 10
+
+
+def test_mistakes_in_a_study():
+    one = small(case("fedlora"))
+    with pytest.raises(ValueError, match="cases"):
+        replace(one, cases=one.cases * 2)
+    with pytest.raises(ValueError, match="rates"):
+        replace(one, rates=(0.1, 0.2))
+    with pytest.raises(ValueError, match=r"seeds=.*tuning"):
+        replace(one, seeds=(7,))
+
+
+def test_the_command(tmp_path):
+    """Without a name the list; a wrong name is one line that says what there is."""
+    shown = CliRunner().invoke(commands, ["study", "--out", str(tmp_path)])
+    assert shown.exit_code == 0
+    assert all(name in shown.output for name in study.STUDIES)
+    wrong = CliRunner().invoke(commands, ["study", "nothing", "--out", str(tmp_path)])
+    assert isinstance(wrong.exception, ValueError)
+    assert "one of digits" in str(wrong.exception)
+
+
+def test_a_committed_frame_is_read(tmp_path):
+    pd.DataFrame({"method": ["fedlora"]}).to_csv(tmp_path / "digits.csv", index=False)
+    assert study.read("digits", tmp_path)["method"].tolist() == ["fedlora"]
+    with pytest.raises(ValueError, match="`fedlora-lab study rank` makes it"):
+        study.read("rank", tmp_path)

@@ -23,7 +23,7 @@ import nbformat
 import yaml
 from readme import filled, linked, markdown
 
-from fedlora_lab.cli.small import own_rules
+from fedlora_lab.cli.small import moves, own_rules
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ROOT / "docs" / "methods.md"
@@ -54,7 +54,7 @@ def row_lines(slug: str) -> str:
 
     row: Any = methods.table().loc[slug]
     words = {
-        "moves": f"`{row['train'].replace('|', '/')}`",
+        "moves": moves(row),
         "start": f"`{row['start']}`" if row["start"] else "",
         "sent up": row["share"],
         "clip and noise": ", ".join(f"`{row[name]}`" for name in ("parts", "clips", "whiten") if row[name]),
@@ -88,9 +88,7 @@ def table() -> str:
     rows = [["method", "moves", "own rules", "exact mean", "in one line"]]
     for slug, row in frame.iterrows():
         own = f"`{own_rules(row)}`" if own_rules(row) != "–" else ""
-        rows.append(
-            [f"[{row['name']}](#{slug})", f"`{row['train']}`", own, "yes" if row["exact"] else "no", row["note"]]
-        )
+        rows.append([f"[{row['name']}](#{slug})", moves(row), own, "yes" if row["exact"] else "no", row["note"]])
     return markdown(rows)
 
 

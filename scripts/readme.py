@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from fedlora_lab import methods, plots
-from fedlora_lab.cli.small import own_rules
+from fedlora_lab.cli.small import moves, own_rules
 from fedlora_lab.folder import Folder, read_frame, write_atomically
 from fedlora_lab.plots.style import name, png
 from fedlora_lab.summary import summary, words
@@ -42,7 +42,7 @@ def methods_table() -> str:
     table: Any = methods.table()
     rows = [["method", "slug", "moves", "own rules", "exact mean", "arXiv", "in one line"]]
     rows += [
-        [row["name"], f"`{slug}`", f"`{row['train']}`", own_rules(row), "yes" if row["exact"] else "no",
+        [row["name"], f"`{slug}`", moves(row), own_rules(row), "yes" if row["exact"] else "no",
          linked(row["source"]), row["note"]]
         for slug, row in table.iterrows()
     ]  # fmt: skip

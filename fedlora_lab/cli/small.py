@@ -32,6 +32,15 @@ def own_rules(row: Any) -> str:
     return ", ".join(str(row[field]) for field in fields if row[field] != plain[field]) or "–"
 
 
+def moves(row: Any) -> str:
+    """Who moves when, in words: "A and B", "B, then A, round by round", "B, then A, step by step"."""
+    names = {"AB": "A and B", "BA": "A and B", "R": "the core R", "*": "A or B, chosen layer by layer"}
+    rounds = [[names.get(word, word) for word in part.split()] for part in row["train"].split("|")]
+    if len(rounds) == 1:
+        return ", then ".join(rounds[0]) + (", step by step" if len(rounds[0]) > 1 else "")
+    return ", then ".join(" and then ".join(words) for words in rounds) + ", round by round"
+
+
 def aligned(rows: list[list[str]], right: tuple[int, ...] = ()) -> list[str]:
     """Rows of text as lines with columns of equal width; the columns in ``right`` are set flush right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

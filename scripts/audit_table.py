@@ -27,7 +27,8 @@ def one(task: Any, slug: str, unit: str, sigma: float, seed: int) -> dict[str, A
     found = audit(task, slug, privacy, PLAN, canaries=CANARIES, confidence=CONFIDENCE, lora=fl.Lora(8, 8.0), seed=seed)
     values = {name: getattr(found, name) for name in COLUMNS if hasattr(found, name)}
     bounds = {view: found.lower.get(view, 0.0) for view in ("loss", "update")}
-    return {**values, **bounds, "method": slug, "noise_multiplier": sigma}
+    row = {**values, **bounds, "method": slug, "noise_multiplier": sigma}
+    return {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in row.items()}
 
 
 def kept(path: Path) -> list[dict[str, str]]:

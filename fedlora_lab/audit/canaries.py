@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedlora_lab.audit.marks import GIVEN, OUT, joined, marked, some
 from fedlora_lab.checks import check_whole
+from fedlora_lab.method import Slot
 from fedlora_lab.plan import Plan
 from fedlora_lab.streams import Streams
 from fedlora_lab.tasks.task import Examples, Task
@@ -27,6 +28,7 @@ class Planted:
         owner: (m,), the client that holds each canary.
         included: (m,), the coins.
         weights: (m,), how loud each canary's loss is.
+        directions: slot -> (m, ...), what canary clients send instead of what they trained; ``None``: nothing else.
     """
 
     task: Task
@@ -34,6 +36,7 @@ class Planted:
     owner: Int[Tensor, " m"]
     included: Bool[Tensor, " m"]
     weights: Int[Tensor, " m"]
+    directions: dict[Slot, Tensor] | None = None
 
 
 def affordable(task: Task, plan: Plan, unit: str) -> int:

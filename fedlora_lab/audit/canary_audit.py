@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fedlora_lab.audit import one_run
+from fedlora_lab.audit import directions, one_run
 from fedlora_lab.audit.canaries import LOUD, Planted, affordable, mislabelled, plant
 from fedlora_lab.audit.scores import losses, traces
 from fedlora_lab.audit.watch import Watched
@@ -20,7 +20,7 @@ from fedlora_lab.method import Method
 from fedlora_lab.methods import get
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
-from fedlora_lab.record import Round
+from fedlora_lab.record import Round, Tick
 from fedlora_lab.streams import Streams
 from fedlora_lab.tasks.task import Examples, Task
 
@@ -37,6 +37,7 @@ class Audit:
         epsilon_lower: the largest of them.
         ceiling: what as many canaries would show if every guess were right.
         epsilon_upper: the ledger's, of the audited run; infinite where none is certified.
+        estimate: of crafted canaries, `estimate.epsilon_estimate`; it may exceed the truth. NaN without them.
         seconds: that the rounds took, scoring left out.
     """
 
@@ -54,6 +55,7 @@ class Audit:
     epsilon_lower: float
     ceiling: float
     epsilon_upper: float
+    estimate: float
     seconds: float
 
     @property
@@ -75,6 +77,7 @@ def audit(
     plan: Plan,
     *,
     canaries: "int | Examples | None" = None,
+    crafted: bool = False,
     confidence: float = 0.95,
     guesses: Sequence[one_run.Guesses] | None = None,
     delta: float | None = None,
@@ -91,6 +94,8 @@ def audit(
     Args:
         canaries: how many, >= 2; or the examples (x, y) themselves. ``None``: as many as cost about a fifth of the run.
             Those made here are public examples with wrong targets and a loud loss, so that the clip always acts.
+        crafted: client unit only: canary clients send random directions at the clip norm, not what they trained. Then
+            there is no view "loss", and an estimate beside the bound.
         confidence: with which all lower bounds hold together, in (0, 1).
         guesses: numbers of guesses (in, out) to try, fixed beforehand and corrected for; ``None``: `one_run.plans`.
         delta: of the lower bound; ``None``: the privacy plan's, 1e-5 without one.
@@ -103,6 +108,7 @@ def audit(
     row, unit = get(method), "example" if privacy is None else privacy.unit
     check_number("confidence", confidence, 0, 1, open_low=True)
     check(confidence < 1, "confidence", confidence, "a number in (0, 1)")
+    check(not crafted or unit == "client", "crafted", crafted, "False in the example unit: gradients follow the data")
     check(isinstance(seed, int), "seed", seed, "a whole number: an audit must know its coins")
     level = delta if delta is not None else 1e-5 if privacy is None else privacy.delta
     streams, count = Streams(seed), affordable(task, plan, unit) if canaries is None else canaries
@@ -112,7 +118,9 @@ def audit(
         weights = _fitting(task, row, privacy, plan, lora, examples, seed)
     planted = plant(task, unit, examples, weights, streams)
     run = _opened(planted, row, privacy, plan, lora, seed, options)
-    scores, last, seconds = _play(run, planted)
+    if crafted:
+        planted = replace(planted, directions=directions.drawn(run, len(examples[1]), streams))
+    scores, last, aligned, seconds = _play(run, planted)
     m, share = len(examples[1]), (1 - confidence) / len(scores)
     tried = one_run.plans(m) if guesses is None else tuple(guesses)
     included = planted.included.numpy()
@@ -133,6 +141,7 @@ def audit(
         epsilon_lower=max(lower.values()),
         ceiling=highest,
         epsilon_upper=last.epsilon,
+        estimate=aligned.estimate(included, level) if crafted else float("nan"),
         seconds=seconds,
     )
 
@@ -152,23 +161,28 @@ def _opened(
     return run
 
 
-def _play(run: Watched, planted: Planted) -> tuple[dict[str, np.ndarray], Round, float]:
-    """Every view's scores after the whole run, its last record, and the seconds that the rounds took."""
+def _play(run: Watched, planted: Planted) -> tuple[dict[str, np.ndarray], Round, directions.Aligned, float]:
+    """Every view's scores after the whole run, its last record, the directions' cosines, and the rounds' seconds."""
     before, sides, last, seconds = None, {}, None, 0.0
+    aligned, crafted = directions.Aligned(len(planted.owner)), planted.directions is not None
     for event in run.events():
-        if not isinstance(event, Round):
+        if isinstance(event, Tick):
+            if crafted and event.step == run.setting.plan.local_steps:
+                directions.impose(run, planted)
             continue
         last, seconds = event, seconds + event.seconds
         before = losses(run, event, planted) if before is None else before
         for side, found in traces(run, planted).items() if event.index else ():
             sides[side] = sides.get(side, 0) + found
+        if crafted and event.index:
+            aligned.add(run, planted)
     assert last is not None and before is not None
-    views = {"loss": before - losses(run, last, planted)}
+    views = {} if crafted and sides else {"loss": before - losses(run, last, planted)}
     if sides:
         views["update"] = torch.stack(list(sides.values())).sum(0)
     if len(sides) > 1:
         views |= {f"update {side}": sides[side] for side in sorted(sides)}
-    return {view: torch.nan_to_num(values, nan=0.0).numpy() for view, values in views.items()}, last, seconds
+    return {view: torch.nan_to_num(values, nan=0.0).numpy() for view, values in views.items()}, last, aligned, seconds
 
 
 def _fitting(

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab import engine
-from fedlora_lab.audit.canaries import Planted
+from fedlora_lab.audit.canaries import LOUD, Planted
 from fedlora_lab.audit.marks import coded
 from fedlora_lab.audit.watch import Watched
 from fedlora_lab.loop import predict
@@ -51,7 +51,7 @@ def traces(run: Watched, planted: Planted) -> Scores:
     if run.outcome is None or run.everyone is None:
         return {}
     privacy = run.asked.privacy
-    found = _of_steps(run, planted) if privacy is None or privacy.unit == "example" else _of_updates(run, planted)
+    found = _of_steps(run, planted) if privacy is None or privacy.unit == "example" else of_updates(run, planted)
     if found is None:
         return {}
     who, template, seen, release = found
@@ -98,7 +98,7 @@ def _of_steps(run: Watched, planted: Planted) -> tuple[Tensor, Rows, Rows, Tenso
     return who, *_in_units_of_noise(run, gradients, seen, bank, owner), owner
 
 
-def _of_updates(run: Watched, planted: Planted) -> tuple[Tensor, Rows, Rows, Tensor] | None:
+def of_updates(run: Watched, planted: Planted) -> tuple[Tensor, Rows, Rows, Tensor] | None:
     """The round's noised update: of all together, or each canary's own where uploads are seen alone."""
     outcome, everyone, t = run.outcome, run.everyone, run.state.round - 1
     assert outcome is not None and everyone is not None
@@ -115,9 +115,13 @@ def _of_updates(run: Watched, planted: Planted) -> tuple[Tensor, Rows, Rows, Ten
     if not len(who):
         return None
     owner = torch.zeros(len(who), dtype=torch.int64)
-    seen = {slot: (upload - bank[slot])[row[who]] for slot, upload in uploads.items()}
-    gradients = _gradients(run, planted, who, bank, tuple(uploads), owner)
-    updates = {slot: -run.setting.plan.rate(slot.side, t) * x for slot, x in gradients.items()}
+    clips = run.setting.method.clips
+    seen = {slot: (upload - clips(bank[slot]))[row[who]] for slot, upload in uploads.items()}
+    if planted.directions is None:
+        gradients = _gradients(run, planted, who, bank, tuple(uploads), owner)
+        updates = {slot: -run.setting.plan.rate(slot.side, t) * x for slot, x in gradients.items()}
+    else:
+        updates = {slot: LOUD * planted.directions[slot][who] for slot in uploads}
     return who, *_in_units_of_noise(run, updates, seen, bank, owner), row[who]
 
 

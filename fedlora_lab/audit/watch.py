@@ -19,11 +19,13 @@ class Watched(Federation):
     Args:
         everyone: the clients of the round at its end, all that moved stacked over them.
         outcome: what was sent, and what the server had in hand.
+        group: the clients that train now, or trained last.
         kept: what clients had kept for themselves before the round, slot -> (all clients, ...).
     """
 
     absent: frozenset[int] = frozenset()
     everyone: engine.Clients | None = None
+    group: engine.Clients | None = None
     outcome: Outcome | None = None
     kept: dict[Slot, Tensor] = field(default_factory=dict)
 
@@ -36,6 +38,10 @@ class Watched(Federation):
 
     def _participants(self, t: int) -> tuple[int, ...]:
         return tuple(k for k in super()._participants(t) if k not in self.absent)
+
+    def _clients(self, *parts: Any) -> engine.Clients:
+        self.group = super()._clients(*parts)
+        return self.group
 
     def _advance(self, everyone: engine.Clients, *rest: Any) -> None:
         self.everyone, self.kept = everyone, dict(self.state.personal)

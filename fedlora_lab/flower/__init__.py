@@ -13,12 +13,14 @@ import warnings
 # Both packages read these when they are imported.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 try:
     with warnings.catch_warnings():
         # What the packages that Flower stands on say to each other is no news to the user.
         warnings.simplefilter("ignore")
-        import flwr.simulation  # noqa: F401
+        import flwr.clientapp
+        import flwr.serverapp  # noqa: F401
 except ImportError as error:
     raise ImportError("flwr is not installed: pip install 'fedlora-lab[flower]'") from error
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
-from flwr.simulation import run_simulation
 
 from fedlora_lab.checks import check_whole
 from fedlora_lab.flower.client import client_app
@@ -90,6 +89,8 @@ def simulate(
         records.append(record)
         if each is not None:
             each(record)
+
+    from flwr.simulation import run_simulation  # loads Ray, which a deployment does without
 
     init: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
     logging.getLogger("flwr").setLevel(logging.ERROR)

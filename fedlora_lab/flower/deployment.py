@@ -1,0 +1,122 @@
+"""Apps for a real deployment: each site has a file with the terms it agreed to and a file with its own examples.
+
+A Flower app whose components are ``deployment.server(task)`` and ``deployment.client(task)`` is complete. ``task`` is a
+function that builds the public part: the frozen model, the public examples, the number of examples of every client
+(see `stand_ins`). The terms do not travel: every party reads its own copy, and one whose copy differs is refused.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from safetensors.torch import load_file, save_file
+
+from fedlora_lab.checks import check, check_keys
+from fedlora_lab.files import write_atomically
+from fedlora_lab.flower.client import client_app
+from fedlora_lab.flower.party import Party
+from fedlora_lab.flower.server import open_run, rounds
+from fedlora_lab.methods import get
+from fedlora_lab.plan import Lora, Plan
+from fedlora_lab.privacy import Privacy
+from fedlora_lab.record import to_frame
+from fedlora_lab.tasks.task import Examples, Task
+
+FIELDS = ("method", "privacy", "plan", "lora", "seed")
+
+
+def write_terms(
+    path: "str | Path", method: str, privacy: Privacy | None, plan: Plan, *, lora: Lora | None = None, seed: int | None
+) -> Path:
+    """Write the terms of a federation as JSON: what every party must have a copy of.
+
+    Args: seed: a number for rehearsals only, whoever knows it can take the noise away; ``None`` for a release.
+    """
+    parts = {"method": get(method).slug, "privacy": None if privacy is None else asdict(privacy), "plan": asdict(plan)}
+    text = json.dumps({**parts, "lora": asdict(lora or Lora()), "seed": seed}, indent=1)
+    write_atomically(Path(path), text.encode())
+    return Path(path)
+
+
+def read_terms(path: "str | Path", task: Task) -> Party:
+    """The terms in a file, with the public task they are about. Raises ``ValueError`` in one line."""
+    try:
+        parts = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"terms={str(path)!r}: expected a file that write_terms wrote ({error})") from None
+    check_keys("terms", parts, FIELDS)
+    check(set(parts) == set(FIELDS), "terms", sorted(parts), ", ".join(FIELDS))
+    privacy = None if parts["privacy"] is None else Privacy(**parts["privacy"])
+    return Party.of(
+        task, parts["method"], privacy, Plan(**parts["plan"]), lora=Lora(**parts["lora"]), seed=parts["seed"]
+    )
+
+
+def write_examples(path: "str | Path", data: Examples) -> Path:
+    """Write one client's examples as safetensors: ``y``, and ``x`` or one tensor ``x.key`` for each input."""
+    x, y = data
+    inputs = {f"x.{key}": value for key, value in x.items()} if isinstance(x, dict) else {"x": x}
+    save_file({name: tensor.contiguous() for name, tensor in {**inputs, "y": y}.items()}, path)
+    return Path(path)
+
+
+def read_examples(path: "str | Path") -> Examples:
+    """The examples in a file. Raises ``ValueError`` in one line."""
+    try:
+        tensors = load_file(path)
+    except Exception as error:
+        raise ValueError(f"data={str(path)!r}: expected a file that write_examples wrote ({error})") from None
+    check("y" in tensors and len(tensors) > 1, "data", sorted(tensors), "y, and x or x.key")
+    y = tensors.pop("y")
+    x = tensors["x"] if set(tensors) == {"x"} else {name.removeprefix("x."): value for name, value in tensors.items()}
+    return x, y
+
+
+def client(task: Callable[[], Task]) -> ClientApp:
+    """The clients' app.
+
+    Its settings stand in the node's configuration, which is the client's own: ``client``, its number; ``terms`` and
+    ``data``, paths.
+    """
+
+    def own(context: Context) -> tuple[Party, int, Examples]:
+        config = _settings(context.node_config, "client", "terms", "data")
+        return read_terms(config["terms"], task()), int(config["client"]), read_examples(config["data"])
+
+    return client_app(own)
+
+
+def server(task: Callable[[], Task]) -> ServerApp:
+    """The server's app.
+
+    Its settings stand in the run's configuration: ``terms``, a path; ``out``, the folder of its checkpoints, its ledger
+    and its frame, from which a restarted run goes on; ``timeout`` and ``patience``, seconds.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def _main(grid: Grid, context: Context) -> None:
+        config = _settings(context.run_config, "terms", "out", "timeout", "patience")
+        party, out, records = read_terms(config["terms"], task()), Path(config["out"]), []
+        waiting = {name: float(config[name]) for name in ("timeout", "patience")}
+        for record in rounds(grid, party, open_run(party, **folders(out)), **waiting):
+            records.append(record)
+            write_atomically(out / f"frame-{records[0].index:06d}.csv", to_frame(records).to_csv(index=False).encode())
+
+    return app
+
+
+def folders(out: Path) -> dict[str, Path]:
+    """Where the run keeps its state; it goes on from there where it has one."""
+    return {"resume": out, "checkpoint": out} if any(out.glob("round-*.json")) else {"checkpoint": out}
+
+
+def _settings(config: Any, *names: str) -> dict[str, Any]:
+    absent = [name for name in names if name not in config]
+    check(not absent, "configuration", sorted(config), f"also {', '.join(absent)}")
+    return dict(config)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
@@ -19,70 +18,10 @@ from transformers.pytorch_utils import Conv1D
 from fedlora_lab.checks import check
 from fedlora_lab.method import Global, Slot
 from fedlora_lab.plan import Lora
+from fedlora_lab.stacked import ABSENT, Cored, Shifted, Stacked
 from fedlora_lab.streams import Streams
 
 SAVED = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
-
-
-class Stacked(nn.Module):
-    """A linear map that may have its own weight (and bias) for every example of the batch.
-
-    ``rows`` is (out, in), one weight for all, or (N, out, in), one for each of N examples. With N weights the first
-    dimension of the input is a multiple of N, example by example (tokens, windows and heads may follow each other).
-    """
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.weight, self.in_features, self.out_features = linear.weight, linear.in_features, linear.out_features
-        self.rows: Tensor = linear.weight.detach()
-        self.bias_rows: Tensor | None = None if linear.bias is None else linear.bias.detach()
-
-    def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        return mapped(x, self.rows, self.bias_rows)
-
-
-def mapped(x: Float[Tensor, "... d_in"], rows: Tensor, bias: Tensor | None = None) -> Float[Tensor, "... d_out"]:
-    """The linear map of one weight for all, or of one for each of N examples."""
-    if rows.dim() == 2:
-        return nn.functional.linear(x, rows, bias)
-    n = rows.shape[0]
-    if x.shape[0] % n:
-        raise ValueError(f"first dimension={x.shape[0]}: expected a multiple of the {n} examples (batch first)")
-    y = torch.bmm(x.reshape(n, -1, x.shape[-1]), rows.transpose(1, 2))
-    if bias is not None:
-        y = y + bias.unsqueeze(1)
-    return y.reshape(*x.shape[:-1], -1)
-
-
-_ABSENT = torch.empty(0)
-
-
-class Cored(Stacked):
-    """B, and before it the core R where there is one."""
-
-    core: Tensor = _ABSENT
-
-    def forward(self, x: Float[Tensor, "... r"]) -> Float[Tensor, "... d_out"]:
-        return super().forward(mapped(x, self.core) if self.core.numel() else x)
-
-
-class Shifted(nn.Module):
-    """The frozen layer, plus a residual W where there is one; what else is asked of it the frozen layer answers."""
-
-    def __init__(self, base: nn.Module, scaling: float) -> None:
-        super().__init__()
-        self.base = base
-        self.scaling, self.rows = scaling, _ABSENT
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base"), name)
-
-    def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        y = self.base(x)
-        return y + nn.functional.linear(x, self.scaling * self.rows) if self.rows.numel() else y
 
 
 @dataclass(frozen=True)
@@ -108,10 +47,10 @@ class Adapted:
         setattr(module, attribute, rows)
 
     def used(self, values: Mapping[Slot, Any]) -> tuple[Slot, ...]:
-        """The slots among these that the model computes with; a core or residual that is not among them is taken out."""
+        """The slots among these that the model computes with; a core or residual not among them is taken out."""
         for slot, (module, attribute) in self.optional.items():
             if slot not in values:
-                setattr(module, attribute, _ABSENT)
+                setattr(module, attribute, ABSENT)
         return tuple(slot for slot in values if slot in self.places or slot in self.optional)
 
     @property

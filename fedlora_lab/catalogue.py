@@ -32,7 +32,7 @@ def _other(method: Method, name: str) -> str:
 def shared(method: Method) -> str:
     """What goes up, in words."""
     words = "what moved" if method.share is None else method.share or "nothing"
-    return f"{words}, {1 - method.own_ranks:.0%} of the ranks" if method.own_ranks else words
+    return f"{1 - method.own_ranks:.0%} of the ranks" if method.own_ranks else words
 
 
 def noised(method: Method) -> str:
@@ -55,9 +55,9 @@ def measurements() -> dict[str, Any]:
 def table_of(methods: Iterable[Method]) -> "pd.DataFrame":
     """The rows as a frame, one column a field, slug as index.
 
-    ``up`` and ``down`` are bytes of one client in one round, ``deviation`` the largest relative gap between the server's
-    product and the mean of the clients' products, without noise; measured in the setting of `measurements`, NaN for a
-    row that was not, and for a deviation where no common product is formed.
+    ``up`` and ``down`` are bytes of one client in one round, ``deviation`` the largest relative gap between the
+    server's product and the mean of the clients' products, without noise; measured in the setting of `measurements`,
+    NaN for a row that was not, and for a deviation where no common product is formed.
     """
     import pandas as pd
 

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import re
-import secrets
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedlora_lab.checks import check
+from fedlora_lab.files import write_atomically
 from fedlora_lab.method import Global, Slot
 
 VERSION = 2
@@ -46,19 +45,6 @@ class State:
     changed: list[dict[str, int]] = field(default_factory=list)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write under a temporary name, flush to the disk, rename: a reader finds the old file or the new one."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -79,8 +65,8 @@ def store(folder: Path, state: State, settings: Mapping[str, Any]) -> None:
     }
     text = json.dumps(body, sort_keys=True)
     stem = f"round-{state.round:06d}"
-    write_atomic(folder / f"{stem}.safetensors", content)
-    write_atomic(folder / f"{stem}.json", json.dumps({"body": body, "sha256": _digest(text.encode())}).encode())
+    write_atomically(folder / f"{stem}.safetensors", content)
+    write_atomically(folder / f"{stem}.json", json.dumps({"body": body, "sha256": _digest(text.encode())}).encode())
     for old in [done for done in rounds_in(folder) if done <= state.round][:-KEPT]:
         for ending in ("json", "safetensors"):
             (folder / f"round-{old:06d}.{ending}").unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab.checks import check
+from fedlora_lab.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,20 +23,6 @@ OWN = ("frame.csv", "ledger.json", "settings.json", "report.html", "audit.json",
 # What must be equal before cells may stand in one table, and what must be equal method by method.
 WHOLE = ("task", "privacy", "lora")
 BY_METHOD = ("methods", "plans", "privacies")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that, at every moment, the old or the new one is there in full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fedlora_lab.files import write_atomically
+
 
 def write(kind: str, version: int, content: dict[str, Any]) -> str:
     """One line of JSON: content, digest, format and version. The digest finds damage, not forgery."""
@@ -41,17 +43,8 @@ def read(kind: str, version: int, text: str, name: str) -> dict[str, Any]:
 
 
 def save(path: str | os.PathLike, text: str) -> None:
-    """Write one line to a temporary name in the same folder, flush to disk, rename."""
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(draft, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
+    """Write one line, whole or not at all."""
+    write_atomically(path, text + "\n")
 
 
 def load(path: str | os.PathLike) -> str:

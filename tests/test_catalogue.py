@@ -46,4 +46,4 @@ def test_a_row_of_one_s_own_was_not_measured():
     mine = methods.FedLoRA.replace(name="mine", own_ranks=0.25)
     row = fl.methods.table([mine]).loc["mine"]
     assert math.isnan(row["up"])
-    assert row["share"] == "what moved, 75% of the ranks"
+    assert row["share"] == "75% of the ranks"

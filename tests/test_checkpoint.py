@@ -15,6 +15,7 @@ from small import LORA, PLAN, book, frame, play, private, regression, same_bits,
 
 import fedlora_lab as fl
 from fedlora_lab import checkpoint, methods
+from fedlora_lab.files import write_atomically
 from fedlora_lab.ledger import Ledger
 from fedlora_lab.record import Tick
 
@@ -225,9 +226,9 @@ def test_only_safetensors_and_json_without_paths(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
-    checkpoint.write_atomic(path, b"old")
+    write_atomically(path, b"old")
     with pytest.raises(TypeError):
-        checkpoint.write_atomic(path, "text")  # type: ignore[arg-type]
+        write_atomically(path, 7)  # type: ignore[arg-type]
     assert path.read_bytes() == b"old"
     assert files(tmp_path) == ["file"]
 

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ByLayer(Rule):
     """The mean of what was sent; then each layer's mode for the next round, drawn by how much each factor gained.
 
-    All layers take turns, B first, for the first ``warmup`` of the planned rounds. After that a layer moves A with probability
-    sigmoid(d / T), d = (S_A - S_B) / (|S_A| + |S_B|), T = max(coldest, cooling^rounds since the warm-up); a factor that
-    never moved comes first. S is the exponential mean of a score of the factor that moved. The draw is public.
+    All layers take turns, B first, for the first ``warmup`` of the planned rounds. After that a layer moves A with
+    probability sigmoid(d / T), d = (S_A - S_B) / (|S_A| + |S_B|), T = max(coldest, cooling^rounds since
+    the warm-up); a factor that never moved comes first. S is the exponential mean of a score of the factor that moved. The draw is public.
 
     The score is read from released values only, so it costs no privacy: the mean inner product of two clients' changes,
     whose expectation is the squared norm of the mean change without the noise (the noise of two clients is
@@ -30,7 +30,7 @@ class ByLayer(Rule):
         warmup: share of the planned rounds that are plain turns, in [0, 1].
         memory: weight of the old score in the new, in [0, 1).
         cooling, coldest: of the temperature, in (0, 1].
-    Source: arXiv:2605.05769 (AS-LoRA), schedule; the published score reads raw losses and gradients, this one does not.
+    Source: arXiv:2605.05769 (AS-LoRA), schedule; the published score reads raw losses, this one does not.
     """
 
     warmup: float = 0.1
@@ -38,6 +38,9 @@ class ByLayer(Rule):
     cooling: float = 0.95
     coldest: float = 0.1
     writes: ClassVar[tuple[str, ...]] = ("mode", "score A", "score B")
+
+    def __repr__(self) -> str:
+        return f"by_layer(warmup={self.warmup:g})"
 
     def open(self, state: Global) -> Global:
         like = next(iter(state.tensors.values()))

@@ -35,7 +35,7 @@ def own_rules(row: Any) -> str:
 def moves(row: Any) -> str:
     """Who moves when, in words: "A and B", "B, then A, round by round", "B, then A, step by step"."""
     names = {"AB": "A and B", "BA": "A and B", "R": "the core R", "*": "A or B, chosen layer by layer"}
-    rounds = [[names.get(word, word) for word in part.split()] for part in row["train"].split("|")]
+    rounds = [[str(names.get(word, word)) for word in part.split()] for part in row["train"].split("|")]
     if len(rounds) == 1:
         return ", then ".join(rounds[0]) + (", step by step" if len(rounds[0]) > 1 else "")
     return ", then ".join(" and then ".join(words) for words in rounds) + ", round by round"

@@ -7,7 +7,6 @@ exact name into memory, so that no path inside an archive can reach the disk.
 import hashlib
 import io
 import os
-import secrets
 import stat
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedlora_lab.checks import check
+from fedlora_lab.files import write_atomically
 
 PIP_SECONDS, PACKAGE_LIMIT = 900, 400 * 2**20
 
@@ -70,20 +70,6 @@ def sha256(content: bytes) -> str:
 def switched_on(variable: str) -> bool:
     """Whether an environment variable says yes."""
     return os.environ.get(variable, "").strip().lower() in ("1", "true", "yes", "on")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name in the same folder, then rename: readers see all of it or nothing.
-
-    Guarantees: test_sentiment.py::test_no_partial_file_is_left.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_member(archive: bytes, member: str, limit: int) -> bytes:

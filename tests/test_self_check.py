@@ -1,9 +1,10 @@
 """The self-check fails on every planted bug, and its chances are what they say."""
 
+import models
 import numpy as np
 import planted
 import pytest
-from small import LORA, private, regression, tokens
+from small import LORA, UNITS, private, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.audit import laws, self_check
@@ -45,6 +46,14 @@ def test_other_tasks_pass():
     privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-5)
     digits = self_check(fl.tasks.digits(clients=4), "la-lora", privacy, planted.PLAN)
     assert digits.ok, str(digits)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "swin"])
+@pytest.mark.parametrize("unit", UNITS)
+def test_models_of_transformers_pass(name, unit):
+    """Word pieces and images, transposed maps, gradients far below the clip norm."""
+    checked = self_check(models.task(name), "fedlora", private(unit), fl.Plan(rounds=2, local_steps=2, batch=2))
+    assert checked.ok, str(checked)
 
 
 def test_the_laws_find_what_breaks_them():

@@ -100,7 +100,7 @@ def sensitivity_of_updates(bench: Bench) -> list[Found]:
     assert privacy is not None
     clip, task = privacy.clip_norm, outliers(bench.task)
     marks = given(task)
-    marks[0][:], marks[1][:] = 100, 10
+    marks[0][:], marks[1][:] = 10_000, 1_000
     for t in (0, 1):
 
         def release(absent: frozenset[int] = frozenset()) -> Tensor:

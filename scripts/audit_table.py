@@ -62,8 +62,10 @@ def main() -> None:
                             writer.writerow(rows[-1])
                             file.flush()
     wrong = [row for row in rows if str(row["holds"]) != "True"]
-    share = max(float(row["epsilon_lower"]) / float(row["ceiling"]) for row in rows if float(row["ceiling"]))
-    print(f"{len(rows)} audits, {len(wrong)} above the ledger's epsilon, at most {share:.0%} of their ceiling")
+    shares = [float(row["epsilon_lower"]) / float(row["ceiling"]) for row in rows if float(row["ceiling"])]
+    print(
+        f"{len(rows)} audits, {len(wrong)} above the ledger's epsilon, at most {max(shares, default=0):.0%} of their ceiling"
+    )
     sys.exit(1 if wrong else 0)
 
 

@@ -63,9 +63,8 @@ def main() -> None:
                             file.flush()
     wrong = [row for row in rows if str(row["holds"]) != "True"]
     shares = [float(row["epsilon_lower"]) / float(row["ceiling"]) for row in rows if float(row["ceiling"])]
-    print(
-        f"{len(rows)} audits, {len(wrong)} above the ledger's epsilon, at most {max(shares, default=0):.0%} of their ceiling"
-    )
+    most = max(shares, default=0)
+    print(f"{len(rows)} audits, {len(wrong)} above the ledger's epsilon, at most {most:.0%} of their ceiling")
     sys.exit(1 if wrong else 0)
 
 

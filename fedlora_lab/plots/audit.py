@@ -61,7 +61,7 @@ def _bounds(ax: Any, audits: "list[Audit]") -> None:
     edge = 1.45 * max([*finite, 1.0])
     for row, one in enumerate(audits):
         y, colour = len(audits) - 1 - row, look(one.method).colour
-        end = min(one.epsilon_upper, edge)
+        end = one.epsilon_upper if np.isfinite(one.epsilon_upper) else 0.7 * edge  # a bar without a diamond
         ax.plot([0, end], [y, y], color=FAINT, lw=6, solid_capstyle="butt", zorder=1)
         ax.plot([0, one.epsilon_lower], [y, y], color=colour if one.holds else WRONG, lw=6, solid_capstyle="butt")
         ax.plot([one.ceiling], [y], "|", color=GREY, ms=13, mew=1.6)

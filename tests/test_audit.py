@@ -10,7 +10,7 @@ from small import LORA, UNITS, gap, play, private, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import audit as audits
-from fedlora_lab import methods
+from fedlora_lab import engine, mechanism, methods, upload
 from fedlora_lab.audit import one_run
 from fedlora_lab.audit.canaries import affordable, mislabelled, plant
 from fedlora_lab.audit.marks import OUT, coded, decoded, given, marked
@@ -122,6 +122,17 @@ def test_a_run_without_noise_is_seen(row, unit):
         assert found.lower["update"] >= (0.3 if seen or unit == "example" else 0) * found.ceiling
         sides = {view for view in found.scores if view.startswith("update ")}
         assert sides <= {"update A", "update B", "update R", "update head"}
+
+
+@pytest.mark.parametrize(("unit", "module"), [("client", upload), ("example", engine)])
+def test_a_false_claim_is_refuted(unit, module, monkeypatch):
+    """A hundredth of the noise that the ledger was told: the lower bound lies above it, and the audit says so."""
+    true = mechanism.noise
+    monkeypatch.setattr(module, "noise", lambda shapes, std, *rest: true(shapes, [x / 100 for x in std], *rest))
+    found = audited("fedlora", unit, 25.0, plan=PLAN.replace(batch=None), crafted=unit == "client")
+    assert not found.holds
+    assert found.epsilon_lower > 1.2 * found.epsilon_upper
+    assert " > " in str(found)
 
 
 @every_unit

@@ -12,7 +12,7 @@ from fedlora_lab.audit import laws, self_check
 TASK = tokens("head", (9, 7, 5))
 
 
-@pytest.mark.parametrize(("name", "unit", "plant", "trial"), planted.PLANTED, ids=lambda value: str(value)[:36])
+@pytest.mark.parametrize(("name", "unit", "plant", "trial"), planted.PLANTED, ids=[bug[0] for bug in planted.PLANTED])
 def test_every_planted_bug_is_found(name, unit, plant, trial, monkeypatch):
     row = plant(monkeypatch)
     checked = self_check(TASK, row, private(unit), planted.PLAN, lora=LORA)

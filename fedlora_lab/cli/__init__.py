@@ -1,4 +1,4 @@
-"""The command line: methods, run, compare, report, audit, doctor. A mistake is one line on stderr and status 2."""
+"""The command line: methods, run, compare, flower, report, audit ... A mistake is one line on stderr and status 2."""
 
 import sys
 from typing import NoReturn
@@ -7,6 +7,7 @@ import click
 
 from fedlora_lab import __version__
 from fedlora_lab.cli.audit import audit
+from fedlora_lab.cli.flower import flower
 from fedlora_lab.cli.runs import compare, run
 from fedlora_lab.cli.small import doctor, methods, report
 from fedlora_lab.cli.study import study
@@ -18,7 +19,7 @@ def commands() -> None:
     """Federated LoRA under differential privacy: train, compare, report, audit."""
 
 
-for command in (methods, run, compare, study, report, audit, doctor):
+for command in (methods, run, compare, study, flower, report, audit, doctor):
     commands.add_command(command)
 
 

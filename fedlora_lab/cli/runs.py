@@ -4,6 +4,7 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -52,10 +53,18 @@ def run(task: str, method: str, seed: str, **options: Any) -> None:
     work(task, [method], [None if seed == "none" else int(seed)], options, every_round=True)
 
 
+Play = Callable[[Folder, "Cell"], "Iterator[Round]"]
+
+
 def work(
-    task_name: str, slugs: list[str], seeds: list[int | None], options: dict[str, Any], every_round: bool = False
+    task_name: str,
+    slugs: list[str],
+    seeds: list[int | None],
+    options: dict[str, Any],
+    every_round: bool = False,
+    play: Play = play,
 ) -> None:
-    """Train every cell that is not finished, then show the table and write the report."""
+    """Train every cell that is not finished, then show the table and write the report; ``play`` is the engine."""
     from fedlora_lab import report, tuning
     from fedlora_lab.comparison import Cell
 
@@ -69,7 +78,7 @@ def work(
         if options["fresh"]:
             folder.clear()
         kept = folder.claim({**shared_by_all(task, privacy, lora), **of_each(cells)})["privacies"]
-        train(folder, [replace(cell, privacy=_privacy(kept[cell.slug])) for cell in cells], every_round)
+        train(folder, [replace(cell, privacy=_privacy(kept[cell.slug])) for cell in cells], every_round, play)
         frame = folder.gather()
         click.echo("\n" + "\n".join(lines(frame)))
         click.echo(f"\nreport: {report.report(folder.path)}")
@@ -145,7 +154,7 @@ def _line(record: "Round") -> str:
     return f"{score}, ε {number(record.epsilon, 2)}, deviation {distance(record.deviation)}"
 
 
-def train(folder: Folder, cells: "list[Cell]", every_round: bool) -> None:
+def train(folder: Folder, cells: "list[Cell]", every_round: bool, play: Play = play) -> None:
     """Play the cells that are not finished, with a bar on a terminal and plain lines in a log."""
     todo = [cell for cell in cells if not folder.done(cell.slug, cell.seed)]
     if len(todo) < len(cells):

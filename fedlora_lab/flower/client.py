@@ -1,6 +1,7 @@
 """A client's side: train on its own examples, clip and noise, send what is shared, keep the rest."""
 
 from collections.abc import Callable
+from functools import partial
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
@@ -33,22 +34,23 @@ def client_app(own: Own) -> ClientApp:
         else (tests/test_flower_wire.py).
     """
     app = ClientApp()
-
-    @app.query()
-    def _who(message: Message, context: Context) -> Message:
-        party, number, _ = own(context)
-        return Message(records.content({"client": number, "terms": party.terms}), reply_to=message)
-
-    @app.train()
-    def _train(message: Message, context: Context) -> Message:
-        return train(*own(context), message, context)
-
-    @app.evaluate()
-    def _evaluate(message: Message, context: Context) -> Message:
-        party, number, _ = own(context)
-        return evaluate(party, number, message, context)
-
+    for register, answer in ((app.query(), _introduce), (app.train(), _train), (app.evaluate(), _evaluate)):
+        register(partial(answer, own))  # of a function that other processes find by its name
     return app
+
+
+def _introduce(own: Own, message: Message, context: Context) -> Message:
+    party, number, _ = own(context)
+    return Message(records.content({"client": number, "terms": party.terms}), reply_to=message)
+
+
+def _train(own: Own, message: Message, context: Context) -> Message:
+    return train(*own(context), message, context)
+
+
+def _evaluate(own: Own, message: Message, context: Context) -> Message:
+    party, number, _ = own(context)
+    return evaluate(party, number, message, context)
 
 
 def down(values: Global) -> dict[Slot, Tensor]:

@@ -24,7 +24,7 @@ from fedlora_lab.traffic import rank_of
 LOG = logging.getLogger("fedlora_lab.flower")
 
 
-class Stopped(RuntimeError):
+class Stopped(ConnectionError):
     """The run cannot go on; what was spent stands in the ledger."""
 
 
@@ -209,8 +209,9 @@ class Fleet:
 
 
 def _fine(reply: Message) -> Message:
-    """The reply, unless it says that the client failed."""
+    """The reply, unless it says that the client failed. Of Flower's reason the last line with words is kept."""
     if reply.has_error():
-        lines = (reply.error.reason or "no reason given").strip().splitlines()
-        raise ValueError(f"client failed: {lines[-1][:200]}")
+        lines = [line.strip(" '<>") for line in (reply.error.reason or "").splitlines()]
+        worded = [line for line in lines if any(letter.isalpha() for letter in line)] or ["no reason given"]
+        raise ValueError(f"client failed: {worded[-1][:200]}")
     return reply

@@ -3,17 +3,20 @@
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from queue import Queue
+from threading import Event, Thread
 from typing import Any
 
 from flwr.app import Context
+from flwr.clientapp import ClientApp
 
 from fedlora_lab.checks import check_whole
 from fedlora_lab.flower.client import client_app
 from fedlora_lab.flower.party import Party
 from fedlora_lab.flower.server import open_run, server_app
+from fedlora_lab.loop import Federation
 from fedlora_lab.method import Method
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
@@ -60,44 +63,77 @@ def simulate(
     *,
     lora: Lora | None = None,
     seed: int | None = 0,
-    checkpoint: "str | Path | None" = None,
-    resume: "str | Path | None" = None,
     workers: int | None = None,
-    each: "Callable[[Round], None] | None" = None,
     **waiting: float,
-) -> list[Round]:
-    """Train as `run` does, through Flower's simulation engine; the records of all rounds.
+) -> Iterator[Round]:
+    """Train as `run` does, through Flower's simulation engine; yields the records of the rounds.
+
+    The engine works in threads of its own and goes on while a record is looked at. Leaving the iterator stops it after
+    the round that it is in.
 
     Args:
         workers: processes that play the clients; default: as many as there are processors, at most one a client.
-        each: called with every record as soon as it is there.
         waiting: ``timeout`` and ``patience`` of `server.rounds`.
 
     With trust="secagg" the server of the simulation stands for the protocol of secure aggregation: single uploads,
     which hold a share of the noise only, are seen by nothing but the sum over them.
 
-    Raises: ``ValueError`` (name, value, range) before anything is started.
+    Raises: ``ValueError`` (name, value, range) at the call, before anything is started.
     Guarantees: tests/test_flower_simulation.py::test_the_simulation_engine_gives_the_run_of_the_loop.
     """
-    who, records = everyone(task, method, privacy, plan, lora, seed), []
-    party = who.party()
-    run = open_run(party, checkpoint=checkpoint, resume=resume)
     workers = min(os.cpu_count() or 1, len(task.sizes)) if workers is None else workers
     check_whole("workers", workers, 1)
+    who = everyone(task, method, privacy, plan, lora, seed)
+    party = who.party()
+    run = open_run(party)
+    return _events(lambda each: engine(client_app(who), party, run, each, workers, **waiting))
 
-    def keep(record: Round) -> None:
-        records.append(record)
-        if each is not None:
-            each(record)
 
+def engine(
+    app: ClientApp, party: Party, run: Federation, each: Callable[[Round], None], workers: int, **waiting: float
+) -> None:
+    """Flower's simulation of one run with this app for every client, from its start to its end."""
     from flwr.simulation import run_simulation  # loads Ray, which a deployment does without
 
+    # One line for a client that fails is written by the server; that this entry is older than `flwr run` is known.
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)
     init: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
-    logging.getLogger("flwr").setLevel(logging.ERROR)
     run_simulation(
-        server_app(lambda context: (party, run), keep, **waiting),
-        client_app(who),
-        num_supernodes=len(task.sizes),
+        server_app(lambda context: (party, run), each, **waiting),
+        app,
+        num_supernodes=len(party.asked.task.sizes),
         backend_config={"init_args": init, "client_resources": {"num_cpus": 1}},  # type: ignore[dict-item]
     )
-    return records
+
+
+class _Left(Exception):
+    """Nobody looks at the records any more."""
+
+
+def _events(play: Callable[[Callable[[Round], None]], None]) -> Iterator[Round]:
+    """What ``play`` hands to its argument, as an iterator; its error is raised at the end."""
+    found: Queue[Round | BaseException | None] = Queue()
+    left = Event()
+
+    def each(record: Round) -> None:
+        if left.is_set():
+            raise _Left
+        found.put(record)
+
+    def work() -> None:
+        try:
+            play(each)
+            found.put(None)
+        except BaseException as error:
+            found.put(error)
+
+    thread = Thread(target=work, name="flower")
+    thread.start()
+    try:
+        while isinstance(event := found.get(), Round):
+            yield event
+        if event is not None:
+            raise event
+    finally:
+        left.set()
+        thread.join()

@@ -1,0 +1,112 @@
+"""Flower's own simulation engine, with Ray: the run of the loop, faults that take time, and the command."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from flowers import ROUNDS, apart, protected
+from small import LORA, book, play, private, tokens
+
+from fedlora_lab.flower import client_app, simulate
+from fedlora_lab.flower.server import open_run
+from fedlora_lab.flower.simulation import engine, everyone
+
+PLAN = ROUNDS.replace(participation=1.0, dropout=0.0)
+pytestmark = [
+    # What Ray and its parts leave behind or say of each other.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+
+class Failing:
+    """The honest app, but for client 1: in round 1 it hangs, in round 2 it raises."""
+
+    def __init__(self, app):
+        self.app = app
+
+    def __call__(self, message, context):
+        at = context.node_config["partition-id"], message.content["about"].get("round")
+        if at == (1, 1):
+            time.sleep(8)
+        if at == (1, 2):
+            raise RuntimeError("out of memory")
+        return self.app(message, context)
+
+
+def test_the_simulation_engine_gives_the_run_of_the_loop():
+    """A method whose clients keep a factor, judged by themselves, in processes of their own."""
+    task, privacy = tokens("head"), protected("example")
+    found = list(simulate(task, "fedsa-lora", privacy, ROUNDS, lora=LORA, workers=2))
+    loop = play(task, "fedsa-lora", privacy, ROUNDS)
+    assert apart(found, loop) <= 1e-5
+    assert book(found[-1]).to_json() == book(loop[-1]).to_json()
+    assert found[-1].metrics == pytest.approx(loop[-1].metrics)
+
+
+def test_a_client_that_hangs_or_raises_is_left_out(caplog):
+    """The run goes on with those who are there; the ledger counts every round for everyone who was asked."""
+    task, privacy = tokens("head"), protected("example")
+    who, found = everyone(task, "fedlora", privacy, PLAN, LORA, 0), []
+    party = who.party()
+    engine(Failing(client_app(who)), party, open_run(party), found.append, 2, timeout=5.0)  # type: ignore[arg-type]
+    loop = play(task, "fedlora", privacy, PLAN)
+    assert len(found) == 4
+    assert apart(found[:2], loop[:2]) <= 1e-5
+    whole = loop[1].uploads.numbers_up
+    assert [3 * record.uploads.numbers_up // whole for record in found] == [0, 3, 2, 2]
+    assert book(found[-1]).to_json() == book(loop[-1]).to_json()
+    lines = [line for line in caplog.messages if "is left out" in line]
+    assert [line.split(" is left out")[0] for line in lines] == ["round 2, client 1", "round 3, client 1"]
+    assert "one within 5 s" in lines[0]
+    assert lines[1].endswith("out of memory")
+
+
+def test_mistakes_are_found_before_anything_is_started():
+    with pytest.raises(ValueError, match=r"^trust='central'"):
+        simulate(tokens(), "fedlora", private("client"), PLAN)
+    with pytest.raises(ValueError, match=r"^workers=0"):
+        simulate(tokens(), "fedlora", None, PLAN, workers=0)
+
+
+def test_the_command(tmp_path):
+    """``fedlora-lab flower`` writes the folder that ``run`` writes, with the same numbers; telemetry is off."""
+    options = ["--rounds", "2", "--clients", "3", "--epsilon", "8"]
+    told = {key: value for key, value in os.environ.items() if key != "FLWR_TELEMETRY_ENABLED"}
+    frames = []
+    for command in (["flower", "regression", "--method", "la-lora"], ["run", "regression", "la-lora"]):
+        out = tmp_path / command[0]
+        script = "import sys; from fedlora_lab.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:" + SAY
+        done = subprocess.run(
+            [sys.executable, "-c", script, *command, *options, "--out", str(out)],
+            capture_output=True, text=True, timeout=300, env=told, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "round 2: " in done.stdout
+        assert (command[0] == "run") == ("telemetry None" in done.stderr)
+        assert (out / "report.html").exists()
+        frames.append(pd.read_csv(out / "frame.csv").query("measure == 'loss'")["value"].tolist())
+    assert frames[0] == pytest.approx(frames[1], rel=1e-5)
+    assert len(frames[0]) == 3
+
+
+SAY = """
+    loaded = sys.modules.get('flwr.supercore.telemetry')
+    print('telemetry', loaded and loaded.FLWR_TELEMETRY_ENABLED, file=sys.stderr)
+    assert not loaded or loaded.FLWR_TELEMETRY_ENABLED == '0'
+"""
+
+
+def test_a_mistake_of_the_command_is_one_line(tmp_path):
+    script = "import sys; from fedlora_lab.cli import main; main(sys.argv[1:])"
+    command = ["flower", "regression", "--method", "ffa-lora", "--unit", "client", "--epsilon", "8"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command, "--out", str(tmp_path / "out")],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("fedlora-lab: trust='central': expected 'local' or 'secagg'")

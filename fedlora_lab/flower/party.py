@@ -85,7 +85,8 @@ class Party:
         setting = engine.Setting(
             asked.task, adapted, asked.method, plan, asked.streams, clip, sigma, nothing, offsets, None, asked.lora
         )
-        server = Global(adapters.start(adapted, asked.streams, asked.method.start), streams=asked.streams)
+        start = adapters.start(adapted, asked.streams, asked.method.start)
+        server = Global(start, planned=plan.rounds, streams=asked.streams)
         if isinstance(asked.method.aggregate, Rule):
             server = asked.method.aggregate.open(server)
         return cls(asked, setting, server, _digest({**asked.settings(), "rounds": plan.rounds}))

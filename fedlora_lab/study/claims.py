@@ -1,0 +1,160 @@
+"""Published claims against the frames of the studies: a verdict is computed, never written."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fedlora_lab.checks import check, check_one_of
+from fedlora_lab.claims import Gap
+from fedlora_lab.summary import t_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HOLDS, FAILS, OPEN = "holds", "does not hold here", "cannot be tested at this scale"
+TAGS = ("primary", "secondary", "inferred")
+
+
+class Verdict(NamedTuple):
+    """What was measured for a claim, in words with intervals; the verdict; and the reason for it."""
+
+    measured: str
+    verdict: str
+    reason: str = ""
+
+
+Frames = Mapping[str, "pd.DataFrame"]
+Judge = Callable[[Frames], Verdict]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One published claim.
+
+    Args:
+        slug: short name, unique.
+        text: what is claimed.
+        source: arXiv id.
+        tag: how far the source could be read: "primary", "secondary" or "inferred".
+        setting: where it was claimed.
+        judge: frames by study -> verdict.
+        study: whose command makes the numbers; "" where nothing is measured.
+    """
+
+    slug: str
+    text: str
+    source: str
+    tag: str
+    setting: str
+    judge: Judge
+    study: str = ""
+
+    def __post_init__(self) -> None:
+        check_one_of("tag", self.tag, TAGS)
+        check("arXiv:" in self.source, "source", self.source, "an arXiv id")
+
+
+def chosen(frame: "pd.DataFrame", **where: Any) -> "pd.DataFrame":
+    """The rows with these labels; ``epsilon=None`` is no privacy."""
+    kept: Any = frame
+    for name, value in where.items():
+        column = kept[name]
+        kept = kept[column.isna() if value is None else column == value]
+    return kept
+
+
+def paired(frame: "pd.DataFrame", one: str, other: str, measure: str = "accuracy") -> Gap:
+    """By how much one method is ahead, seed by seed, with its 95 % interval.
+
+    Raises: ``ValueError`` when they share fewer than two seeds.
+    """
+    table = frame.pivot_table(measure, "seed", "method").reindex(columns=[one, other]).dropna()
+    check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
+    mean, half = t_interval((table[one] - table[other]).to_numpy())
+    half = 0.0 if math.isnan(half) else half
+    return Gap(mean, mean - half, mean + half, len(table))
+
+
+def ahead(study: str, one: str, other: str, by: float = 0.0, measure: str = "accuracy", **where: Any) -> Judge:
+    """One method is ahead of another by more than ``by``: holds when the whole interval is beyond it."""
+
+    def judge(frames: Frames) -> Verdict:
+        found = paired(chosen(frames[study], **where), one, other, measure)
+        return _beyond(found, f"{measure} of {one} above {other}", by)
+
+    return judge
+
+
+def shows(study: str, method: str, one: str, other: str, **where: Any) -> Judge:
+    """Of one method, one measure is above another: holds when the whole interval is."""
+
+    def judge(frames: Frames) -> Verdict:
+        rows: Any = chosen(frames[study], method=method, **where)
+        long = rows.melt(id_vars="seed", value_vars=[one, other], var_name="method", value_name="value")
+        return _beyond(paired(long, one, other, "value"), f"{one} of {method} above its {other}", 0.0)
+
+    return judge
+
+
+def _beyond(found: Gap, what: str, by: float) -> Verdict:
+    measured = f"{what}: {found}, {found.seeds} seeds"
+    if found.low > by:
+        return Verdict(measured, HOLDS)
+    if found.high < by:
+        return Verdict(measured, FAILS, f"the whole interval is below {by:+.2f}" if by else "the other is ahead")
+    return Verdict(measured, OPEN, f"the interval of {found.seeds} seeds holds {by:g}")
+
+
+def equal(study: str, one: str, other: str, within: float, measure: str = "accuracy", **where: Any) -> Judge:
+    """Two methods do not differ by more than ``within``: holds when the whole interval is inside."""
+
+    def judge(frames: Frames) -> Verdict:
+        found = paired(chosen(frames[study], **where), one, other, measure)
+        measured = f"{measure} of {one} above {other}: {found}, {found.seeds} seeds"
+        if max(abs(found.low), abs(found.high)) <= within:
+            return Verdict(measured, HOLDS)
+        if min(abs(found.low), abs(found.high)) > within and found.low * found.high > 0:
+            return Verdict(measured, FAILS, f"they differ by more than {within:g}")
+        return Verdict(measured, OPEN, f"the interval is wider than the {within:g} claimed")
+
+    return judge
+
+
+def both(*judges: Judge) -> Judge:
+    """All parts must hold; one that fails decides."""
+
+    def judge(frames: Frames) -> Verdict:
+        found = [each(frames) for each in judges]
+        measured = "; ".join(part.measured for part in found)
+        for word in (FAILS, OPEN):
+            reasons = [part.reason for part in found if part.verdict == word]
+            if reasons:
+                return Verdict(measured, word, "; ".join(reasons))
+        return Verdict(measured, HOLDS)
+
+    return judge
+
+
+def untested(reason: str) -> Judge:
+    """Nothing here can speak to the claim."""
+    return lambda frames: Verdict("–", OPEN, reason)
+
+
+def ledger(claims: "tuple[Claim, ...]", frames: Frames) -> "pd.DataFrame":
+    """The claims as a frame: slug, claim, source, tag, setting, measured, command, verdict, reason.
+
+    A claim whose study is not there is told so, and not judged.
+    """
+    import pandas as pd
+
+    rows = []
+    for claim in claims:
+        there = not claim.study or claim.study in frames
+        missing = Verdict("–", OPEN, f"`fedlora-lab study {claim.study}` was not run")
+        found = claim.judge(frames) if there else missing
+        command = f"fedlora-lab study {claim.study}" if claim.study else ""
+        told = [claim.slug, claim.text, claim.source, claim.tag, claim.setting]
+        rows.append([*told, found.measured, command, *found[1:]])
+    columns = ["slug", "claim", "source", "tag", "setting", "measured", "command", "verdict", "reason"]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,92 @@
+"""Published claims are judged by the frames: made-up ones, whose verdicts are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedlora_lab import methods, study
+from fedlora_lab.study import claims
+from fedlora_lab.study.published import CLAIMS
+
+
+def made(gaps, seeds=10, spread=0.01, **labels):
+    """A frame in which each method is so far above 0.7, with some noise that all methods of a seed share."""
+    random = np.random.default_rng(0)
+    common, rows = random.normal(0, 0.1, seeds), []
+    for method, gap in gaps.items():
+        own = random.normal(0, spread, seeds)
+        own -= own.mean()
+        rows += [
+            {"method": method, "seed": s, "accuracy": 0.7 + common[s] + gap + own[s], **labels} for s in range(seeds)
+        ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("lead", "by", "verdict"),
+    [(0.05, 0.0, claims.HOLDS), (-0.05, 0.0, claims.FAILS), (0.0, 0.0, claims.OPEN), (0.05, 0.15, claims.FAILS),
+     (0.3, 0.15, claims.HOLDS), (0.15, 0.15, claims.OPEN)],
+)  # fmt: skip
+def test_ahead(lead, by, verdict):
+    """Paired by seed: what a seed does to all methods alike does not widen the interval."""
+    frames = {"digits": made({"one": lead, "other": 0.0}, epsilon=1.0)}
+    found = claims.ahead("digits", "one", "other", by=by, epsilon=1.0)(frames)
+    assert found.verdict == verdict
+    assert f"{lead:+.3f}".replace("-", "−") in found.measured
+    assert "10 seeds" in found.measured
+    assert bool(found.reason) == (verdict != claims.HOLDS)
+
+
+@pytest.mark.parametrize(("lead", "verdict"), [(0.0, claims.HOLDS), (0.2, claims.FAILS), (0.02, claims.OPEN)])
+def test_equal(lead, verdict):
+    frames = {"digits": made({"one": lead, "other": 0.0}, epsilon=1.0)}
+    assert claims.equal("digits", "one", "other", 0.02, epsilon=1.0)(frames).verdict == verdict
+
+
+def test_both_needs_all():
+    good, bad, open_ = ({"digits": made({"one": lead, "other": 0.0})} for lead in (0.1, -0.1, 0.0))
+    judge = claims.ahead("digits", "one", "other")
+    for part, verdict in ((good, claims.HOLDS), (bad, claims.FAILS), (open_, claims.OPEN)):
+        mixed = claims.both(lambda _: judge(good), lambda _, part=part: judge(part))
+        assert mixed({}).verdict == verdict
+
+
+def test_labels_choose_the_rows():
+    """No privacy is a label like the others, written as nothing."""
+    frame = pd.concat([made({"one": 0.1, "other": 0.0}, epsilon=1.0), made({"one": -0.1, "other": 0.0}, epsilon=None)])
+    judge = claims.ahead("digits", "one", "other", epsilon=None)
+    assert judge({"digits": frame}).verdict == claims.FAILS
+    assert len(claims.chosen(frame, epsilon=1.0)) == 20
+
+
+def test_one_method_s_two_measures():
+    frame = made({"fedlpp": 0.0}).assign(accuracy_received=lambda rows: rows["accuracy"] - 0.05)
+    assert claims.shows("digits", "fedlpp", "accuracy", "accuracy_received")({"digits": frame}).verdict == claims.HOLDS
+
+
+def test_too_few_seeds_are_refused():
+    with pytest.raises(ValueError, match="seeds"):
+        claims.ahead("digits", "one", "other")({"digits": made({"one": 0.1, "other": 0.0}, seeds=1)})
+
+
+def test_the_published_claims():
+    """At least 25, each with a source of the table's or its own, each measured by a study that has its cases."""
+    assert len(CLAIMS) >= 25
+    assert len({claim.slug for claim in CLAIMS}) == len(CLAIMS)
+    empty = claims.ledger(CLAIMS, {})
+    assert set(empty["verdict"]) == {claims.OPEN}
+    assert all("was not run" in reason for reason, name in zip(empty["reason"], empty["command"], strict=True) if name)
+    rng = np.random.default_rng(0)
+    frames = {}
+    for name in {claim.study for claim in CLAIMS if claim.study}:
+        rows = [
+            {"method": case.method.slug, "seed": seed, **case.labels, "accuracy": rng.random(),
+             "accuracy_received": rng.random()}
+            for case in study.STUDIES[name].cases for seed in range(3)
+        ]  # fmt: skip
+        frames[name] = pd.DataFrame(rows)
+    judged = claims.ledger(CLAIMS, frames)
+    assert not judged["reason"].str.contains("was not run").any()
+    assert all("[" in text for text, name in zip(judged["measured"], judged["command"], strict=True) if name)
+    known = " ".join(row.source for row in methods.ALL.values())
+    assert all(claim.source in known for claim in CLAIMS)

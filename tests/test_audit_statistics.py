@@ -75,7 +75,7 @@ def test_the_bound_errs_as_often_as_it_says():
 
 def test_choosing_the_guesses_is_paid_for():
     """On noise alone the best of several numbers of guesses errs no more often than the significance."""
-    rng, p, runs = np.random.default_rng(1), 0.2, 1500
+    rng, p, runs = np.random.default_rng(1), 0.2, 600
     wrong = sum(one_run.best(rng.random(40), rng.random(40) < 0.5, 0.0, p) > 0 for _ in range(runs))
     assert wrong / runs <= p + 4 * math.sqrt(p * (1 - p) / runs)
     plans = one_run.plans(40)
@@ -126,7 +126,7 @@ def test_threshold_vectors():
 
 
 def test_the_threshold_bound_errs_as_often_as_it_says():
-    rng, p, runs, n, mu, delta = np.random.default_rng(3), 0.1, 2000, 200, 1.0, 1e-2
+    rng, p, runs, n, mu, delta = np.random.default_rng(3), 0.1, 800, 200, 1.0, 1e-2
     truth = theory.gdp_epsilon(mu, delta)
     found = [
         threshold.best(mu + rng.standard_normal(n), rng.standard_normal(n), delta, p, [0.5, 1.5]) for _ in range(runs)

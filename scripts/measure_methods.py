@@ -22,7 +22,7 @@ LORA = {"rank": 4, "alpha": 8.0}
 
 
 def measured(row: Method) -> dict[str, float | None]:
-    """Bytes up and down of one client in one round, and the largest relative deviation; ``None`` where there is none."""
+    """Bytes up and down of one client in one round, and the largest relative deviation, or None."""
     task, plan = fl.tasks.digits(seed=0), fl.Plan(**PLAN)
     records = list(fl.run(task, row, None, plan, lora=fl.Lora(**LORA), seed=0))[2:]
     worst = max(record.deviation for record in records)

@@ -1,0 +1,70 @@
+"""Judge the published claims by the committed studies: results/claims.csv and docs/claims.md.
+
+    python scripts/claims.py
+
+A study that is not under results/ leaves its claims unjudged, and the page says so.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fedlora_lab import study
+from fedlora_lab.files import write_atomically
+from fedlora_lab.study.claims import FAILS, HOLDS, OPEN, ledger
+from fedlora_lab.study.published import CLAIMS
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "claims.md"
+OPENING = """# What of the literature holds here
+
+Claims of papers, each with its source and how far that could be read (*primary*: the paper's abstract or its
+authors' code; *secondary*: notes, reviews, benchmark pages, implementations by others; *inferred*: our own
+reading), against what the same claim gives here: small models, real data, the same code and accounting for
+all, learning rates tuned alike, the last round and not the best, differences paired by seed with Student's 95
+% interval.
+
+A verdict is computed. *Holds*: the whole interval is on the side of the claim. *Does not hold here*: the
+whole interval is on the other side, or below the size that is claimed. *Cannot be tested at this scale*: the
+interval holds both, or nothing here speaks to it. No verdict says anything of the papers' own settings.
+
+Tuning looked at validation data of the same private split, with seeds apart from those reported. That is not
+private: on data of one's own, every look is a release that has to be counted, and the budget that is left is
+smaller.
+"""
+
+
+def frames() -> dict[str, pd.DataFrame]:
+    """The committed frames by study."""
+    return {name: study.read(name, RESULTS) for name in study.STUDIES if (RESULTS / f"{name}.csv").is_file()}
+
+
+def page(table: pd.DataFrame) -> str:
+    """The claims in three parts, one for each verdict."""
+    parts = [OPENING]
+    counts = table["verdict"].value_counts()
+    parts.append(", ".join(f"{counts.get(word, 0)}: *{word}*" for word in (HOLDS, FAILS, OPEN)) + ".\n")
+    for word in (HOLDS, FAILS, OPEN):
+        parts.append(f"## {word[0].upper()}{word[1:]}\n")
+        part: Any = table[table["verdict"] == word]
+        rows = part.to_dict("records")
+        lines = ["| claim | claimed in | measured here | why |", "|---|---|---|---|"]
+        for row in rows:
+            number = row["source"].removeprefix("arXiv:")
+            link = f"[{number}](https://arxiv.org/abs/{number})"
+            told = f"{row['measured']} (`{row['command']}`)" if row["command"] else row["measured"]
+            lines.append(f"| {row['claim']} | {link}, {row['tag']}: {row['setting']} | {told} | {row['reason']} |")
+        parts.append("\n".join(lines) + "\n" if rows else "None.\n")
+    return "\n".join(parts)
+
+
+def main() -> None:
+    table = ledger(CLAIMS, frames())
+    write_atomically(RESULTS / "claims.csv", table.to_csv(index=False))
+    write_atomically(PAGE, page(table))
+    print(table["verdict"].value_counts().to_string())
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ from fedlora_lab.files import write_atomically
 from fedlora_lab.flower.client import client_app
 from fedlora_lab.flower.party import Party
 from fedlora_lab.flower.server import open_run, rounds
+from fedlora_lab.method import Method
 from fedlora_lab.methods import get
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
@@ -31,20 +32,32 @@ FIELDS = ("method", "privacy", "plan", "lora", "seed")
 
 
 def write_terms(
-    path: "str | Path", method: str, privacy: Privacy | None, plan: Plan, *, lora: Lora | None = None, seed: int | None
+    path: "str | Path",
+    method: "str | Method",
+    privacy: Privacy | None,
+    plan: Plan,
+    *,
+    lora: Lora | None = None,
+    seed: int | None,
 ) -> Path:
     """Write the terms of a federation as JSON: what every party must have a copy of.
 
     Args: seed: a number for rehearsals only, whoever knows it can take the noise away; ``None`` for a release.
     """
-    parts = {"method": get(method).slug, "privacy": None if privacy is None else asdict(privacy), "plan": asdict(plan)}
+    slug = get(method).slug
+    known = get(slug)
+    check(not isinstance(method, Method) or method == known, "method", slug, "a row as it stands in the table")
+    parts = {"method": slug, "privacy": None if privacy is None else asdict(privacy), "plan": asdict(plan)}
     text = json.dumps({**parts, "lora": asdict(lora or Lora()), "seed": seed}, indent=1)
     write_atomically(Path(path), text.encode())
     return Path(path)
 
 
 def read_terms(path: "str | Path", task: Task) -> Party:
-    """The terms in a file, with the public task they are about. Raises ``ValueError`` in one line."""
+    """The terms in a file, with the public task they are about.
+
+    Raises: ``ValueError`` in one line, also for any trust but "local".
+    """
     try:
         parts = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
@@ -52,6 +65,9 @@ def read_terms(path: "str | Path", task: Task) -> Party:
     check_keys("terms", parts, FIELDS)
     check(set(parts) == set(FIELDS), "terms", sorted(parts), ", ".join(FIELDS))
     privacy = None if parts["privacy"] is None else Privacy(**parts["privacy"])
+    trust = None if privacy is None else privacy.trust
+    # No protocol of secure aggregation runs here: the server would see uploads with a share of the noise only.
+    check(trust in (None, "local"), "trust", trust, "'local': in a deployment every upload is seen by itself")
     return Party.of(
         task, parts["method"], privacy, Plan(**parts["plan"]), lora=Lora(**parts["lora"]), seed=parts["seed"]
     )

@@ -89,7 +89,10 @@ class Party:
         server = Global(start, planned=plan.rounds, streams=asked.streams)
         if isinstance(asked.method.aggregate, Rule):
             server = asked.method.aggregate.open(server)
-        return cls(asked, setting, server, _digest({**asked.settings(), "rounds": plan.rounds}))
+        slots = {str(slot): [list(x.shape), str(x.dtype)] for slot, x in server.tensors.items()}
+        rules = [getattr(rule, "__qualname__", repr(rule)) for rule in (task.forward, task.loss)]
+        work = {"slots": slots, "targets": task.targets, "head": task.head, "rules": rules, "rounds": plan.rounds}
+        return cls(asked, setting, server, _digest({**asked.settings(), **work}))
 
     def with_data(self, client: int, data: Examples) -> engine.Setting:
         """The engine's setting of one client: its own examples and nobody else's.

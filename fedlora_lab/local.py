@@ -1,13 +1,43 @@
-"""A client's half of a round: where it begins, what moves in it, and what of that leaves the client."""
+"""What a client and the server both begin with; a client's half of a round: what moves, and what of that leaves it."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from torch import Tensor
 
-from fedlora_lab import engine, upload
+from fedlora_lab import adapters, engine, upload
+from fedlora_lab.aggregate import Rule
+from fedlora_lab.agreement import Agreement
 from fedlora_lab.method import Global, Slot
 from fedlora_lab.ranks import AXES, joined, shared_rank
+from fedlora_lab.separable import check_separable
+from fedlora_lab.tasks.task import Examples
+
+
+def prepared(asked: Agreement, pool: Examples, offsets: tuple[int, ...], chunk: int | None = None) -> engine.Setting:
+    """The engine's setting of an agreement, over these examples: everyone's, one client's, or none.
+
+    Args:
+        offsets: where each client's examples begin in the pool.
+        chunk: at most so many examples at once.
+
+    Raises: ``ValueError`` for a model in which examples touch each other, or that PEFT cannot adapt.
+    """
+    task = asked.task
+    adapted = adapters.adapt(task.model, task.targets, task.head, asked.lora)
+    check_separable(task, adapted)
+    clip, sigma = upload.step_privacy(asked.privacy, len(task.sizes))
+    return engine.Setting(
+        task, adapted, asked.method, asked.plan, asked.streams, clip, sigma, pool, offsets, chunk, asked.lora
+    )
+
+
+def opening(asked: Agreement, setting: engine.Setting) -> Global:
+    """The server's tensors before the first round, with what the method's rule keeps there."""
+    start = adapters.start(setting.adapted, asked.streams, asked.method.start)
+    server = Global(start, planned=asked.plan.rounds, streams=asked.streams)
+    rule = asked.method.aggregate
+    return rule.open(server) if isinstance(rule, Rule) else server
 
 
 class Moves(NamedTuple):

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab import adapters, agreement, checkpoint, engine, local, observe, upload
-from fedlora_lab.aggregate import Rule
 from fedlora_lab.agreement import Agreement
 from fedlora_lab.checkpoint import State
 from fedlora_lab.checks import check
@@ -22,7 +21,6 @@ from fedlora_lab.observe import Outcome
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
 from fedlora_lab.record import Round, Tick, origin
-from fedlora_lab.separable import check_separable
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.traffic import traffic
 
@@ -108,19 +106,21 @@ class Federation:
         asked = agreement.agreed(task, method, privacy, plan, lora, seed)
         agreement.chunks(chunk_examples=chunk_examples, chunk_clients=chunk_clients)
         folder = agreement.folder(checkpoint, resume)
-        adapted = adapters.adapt(task.model, task.targets, task.head, asked.lora)
-        check_separable(task, adapted)
-        clip, sigma = upload.step_privacy(asked.privacy, len(task.sizes))
-        setting = engine.Setting(
-            task, adapted, asked.method, plan, asked.streams, clip, sigma, *engine.pool(task), chunk_examples,
-            asked.lora,
-        )  # fmt: skip
-        start = adapters.start(adapted, asked.streams, asked.method.start)
-        server = Global(start, planned=plan.rounds, streams=asked.streams)
-        if isinstance(asked.method.aggregate, Rule):
-            server = asked.method.aggregate.open(server)
-        state = State(0, server, {}, [-1] * len(task.sizes))
-        ledger = None if asked.privacy is None else asked.privacy.ledger(reproducible=seed is not None)
+        setting = local.prepared(asked, *engine.pool(task), chunk_examples)
+        return cls.over(asked, setting, folder, resume, chunk_clients)
+
+    @classmethod
+    def over(
+        cls,
+        asked: Agreement,
+        setting: engine.Setting,
+        folder: Path | None = None,
+        resume: "str | Path | None" = None,
+        chunk_clients: int | None = None,
+    ) -> "Federation":
+        """The run of an agreement whose model is prepared; of the setting's examples a server needs none."""
+        state = State(0, local.opening(asked, setting), {}, [-1] * len(asked.task.sizes))
+        ledger = None if asked.privacy is None else asked.privacy.ledger(reproducible=asked.streams.seed is not None)
         if ledger is not None:
             ledger.uncertified = uncertified(asked.method.whiten)
         self = cls(asked, setting, ledger, state, folder, chunk_clients)

@@ -57,7 +57,7 @@ def other_data(task):
 @every_unit
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.slug)
 def test_without_a_clip_norm_messages_do_not_depend_on_the_data(row, unit):
-    """C = 0: two data sets, bit-identical replies, of every kind and in every round; and no reply says anything else."""
+    """C = 0: two data sets, bit-identical replies of every kind, round by round; and no reply says anything else."""
     task = tokens("head")
     sent = [wire(t, row, protected(unit, clip=0.0), TWO)[1] for t in (task, other_data(task))]
     assert len(sent[0]) == len(sent[1]) > 5

@@ -9,14 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedlora_lab import adapters, agreement, engine, upload
-from fedlora_lab.aggregate import Rule
+from fedlora_lab import agreement, engine, local
 from fedlora_lab.agreement import Agreement
 from fedlora_lab.checks import check
 from fedlora_lab.method import Global, Method
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
-from fedlora_lab.separable import check_separable
 from fedlora_lab.tasks.task import Examples, Task
 
 
@@ -77,18 +75,8 @@ class Party:
             trust != "central", "trust", trust, "'local' or 'secagg': on Flower clients clip and noise for themselves"
         )
         asked = agreement.agreed(public(task), method, privacy, plan, lora, seed)
-        adapted = adapters.adapt(task.model, task.targets, task.head, asked.lora)
-        check_separable(asked.task, adapted)
-        clip, sigma = upload.step_privacy(asked.privacy, len(task.sizes))
-        nothing = torch.zeros(0), torch.zeros(0)
-        offsets = (0,) * len(task.sizes)
-        setting = engine.Setting(
-            asked.task, adapted, asked.method, plan, asked.streams, clip, sigma, nothing, offsets, None, asked.lora
-        )
-        start = adapters.start(adapted, asked.streams, asked.method.start)
-        server = Global(start, planned=plan.rounds, streams=asked.streams)
-        if isinstance(asked.method.aggregate, Rule):
-            server = asked.method.aggregate.open(server)
+        setting = local.prepared(asked, (torch.zeros(0), torch.zeros(0)), (0,) * len(task.sizes))
+        server = local.opening(asked, setting)
         slots = {str(slot): [list(x.shape), str(x.dtype)] for slot, x in server.tensors.items()}
         rules = [getattr(rule, "__qualname__", repr(rule)) for rule in (task.forward, task.loss)]
         work = {"slots": slots, "targets": task.targets, "head": task.head, "rules": rules, "rounds": plan.rounds}

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from flwr.app import Context, Message, MessageType
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor
 
-from fedlora_lab import engine, local, observe, upload
+from fedlora_lab import agreement, engine, local, observe, upload
 from fedlora_lab.checks import check, check_number
 from fedlora_lab.flower import records
 from fedlora_lab.flower.client import down
@@ -48,10 +49,9 @@ def server_app(
     return app
 
 
-def open_run(party: Party, **options: Any) -> Federation:
-    """The server's run of these terms; ``options`` are the folders ``checkpoint`` and ``resume`` of `run`."""
-    task, method, privacy, plan, lora, streams = party.asked
-    return Federation.open(task, method, privacy, plan, lora=lora, seed=streams.seed, **options)
+def open_run(party: Party, checkpoint: "str | Path | None" = None, resume: "str | Path | None" = None) -> Federation:
+    """The server's run of these terms; the folders are those of `run`."""
+    return Federation.over(party.asked, party.setting, agreement.folder(checkpoint, resume), resume)
 
 
 def rounds(

@@ -73,7 +73,11 @@ class Site:
         return self.process("superlink", "flower-superlink", *tls, *options)
 
     def supernode(self, name: str, key: str, authority: Path, client: int = 0):
-        settings = {"terms": self.folder / "terms.json", "data": self.folder / f"data{client}.safetensors"}
+        settings = {
+            "terms": self.folder / "terms.json",
+            "data": self.folder / f"data{client}.safetensors",
+            "memory": self.folder / f"memory-{name}",
+        }
         config = f"client={client} " + " ".join(f"{key}='{path}'" for key, path in settings.items())
         return self.process(
             name, "flower-supernode", "--superlink", self.address, "--port", str(free_port()),

@@ -37,6 +37,7 @@ class Failing:
         return self.app(message, context)
 
 
+@pytest.mark.slow
 def test_the_simulation_engine_gives_the_run_of_the_loop():
     """A method whose clients keep a factor, judged by themselves, in processes of their own."""
     task, privacy = tokens("head"), protected("example")
@@ -47,6 +48,7 @@ def test_the_simulation_engine_gives_the_run_of_the_loop():
     assert found[-1].metrics == pytest.approx(loop[-1].metrics)
 
 
+@pytest.mark.slow
 def test_a_client_that_hangs_or_raises_is_left_out(caplog):
     """The run goes on with those who are there; the ledger counts every round for everyone who was asked."""
     task, privacy = tokens("head"), protected("example")
@@ -72,6 +74,7 @@ def test_mistakes_are_found_before_anything_is_started():
         simulate(tokens(), "fedlora", None, PLAN, workers=0)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     """``fedlora-lab flower`` writes the folder that ``run`` writes, with the same numbers; telemetry is off."""
     options = ["--rounds", "2", "--clients", "3", "--epsilon", "8"]

@@ -5,6 +5,7 @@ from functools import partial
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 from torch import Tensor
 
 from fedlora_lab import engine, local, upload
@@ -20,12 +21,13 @@ ANSWERED, REPLY, PERSONAL = "answered", "reply", "personal"
 Own = Callable[[Context], tuple[Party, int, Examples]]
 
 
-def client_app(own: Own) -> ClientApp:
+def client_app(own: Own, mods: "list[Mod] | None" = None) -> ClientApp:
     """The ClientApp of a federation.
 
     Args:
         own: context -> the terms that this client agreed to, its number, its examples. The terms are the client's own
             copy: a message decides neither its clip nor its noise, and a server with other terms is refused.
+        mods: Flower's, around every message.
 
     A round that was answered is answered again with the same bits: a lost reply, or a server that was restarted, costs
     no further privacy. Rounds before it are refused.
@@ -33,7 +35,7 @@ def client_app(own: Own) -> ClientApp:
     Guarantees: with C = 0 two data sets give the same messages bit for bit, and replies hold what is shared and nothing
         else (tests/test_flower_wire.py).
     """
-    app = ClientApp()
+    app = ClientApp(mods=mods)
     for register, answer in ((app.query(), _introduce), (app.train(), _train), (app.evaluate(), _evaluate)):
         register(partial(answer, own))  # of a function that other processes find by its name
     return app

@@ -3,6 +3,10 @@
 A Flower app whose components are ``deployment.server(task)`` and ``deployment.client(task)`` is complete. ``task`` is a
 function that builds the public part: the frozen model, the public examples, the number of examples of every client
 (see `stand_ins`). The terms do not travel: every party reads its own copy, and one whose copy differs is refused.
+
+What this does not decide. The app itself comes from whoever starts the run: a site that does not trust them lets its
+node take signed apps only (``flower-supernode --trusted-entities``). Whoever reaches the SuperLink's port may start
+runs and register keys unless accounts are set up there: the port belongs inside.
 """
 
 import json
@@ -11,8 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.serverapp import Grid, ServerApp
 from safetensors.torch import load_file, save_file
 
@@ -97,14 +104,27 @@ def client(task: Callable[[], Task]) -> ClientApp:
     """The clients' app.
 
     Its settings stand in the node's configuration, which is the client's own: ``client``, its number; ``terms`` and
-    ``data``, paths.
+    ``data``, paths; ``memory``, a folder for what it keeps and for its last answer. The memory belongs to the terms: it
+    outlives the node and the run, so that under the same terms no round is ever released twice.
+
+    Guarantees: tests/test_flower_memory.py.
     """
 
     def own(context: Context) -> tuple[Party, int, Examples]:
-        config = _settings(context.node_config, "client", "terms", "data")
+        config = _settings(context.node_config, "client", "terms", "data", "memory")
         return read_terms(config["terms"], task()), int(config["client"]), read_examples(config["data"])
 
-    return client_app(own)
+    def remembering(message: Message, context: Context, call: ClientAppCallable) -> Message:
+        party, number, _ = own(context)
+        path = Path(str(context.node_config["memory"])) / f"client-{number}-{party.terms}"
+        if path.exists():
+            context.state = recorddict_from_proto(ProtoRecordDict.FromString(path.read_bytes()))
+        reply = call(message, context)
+        # On the disk before the reply leaves.
+        write_atomically(path, recorddict_to_proto(context.state).SerializeToString())
+        return reply
+
+    return client_app(own, [remembering])
 
 
 def server(task: Callable[[], Task]) -> ServerApp:

@@ -1,0 +1,76 @@
+"""What a site remembers on its disk: nodes and servers come and go, no round is released twice."""
+
+import pytest
+from flowers import apart, by_messages
+from hospitals.hospitals.app import task
+from small import LORA, PLAN, book, private, tokens
+
+from fedlora_lab.flower import InProcess, deployment, public, rounds
+from fedlora_lab.flower.server import Stopped, open_run
+
+sys.path.insert(0, str(Path(__file__).parent / "hospitals"))
+from hospitals.app import task
+
+ROUNDS = PLAN.replace(rounds=4)
+
+
+def sites(folder, method, seed=0):
+    """A fresh grid of three sites over their files, and the server's terms."""
+    if not (folder / "terms.json").exists():
+        deployment.write_terms(folder / "terms.json", method, private("example"), ROUNDS, lora=LORA, seed=seed)
+        for k, pair in enumerate(tokens("head").clients):
+            deployment.write_examples(folder / f"data{k}.safetensors", pair)
+    grid = InProcess(deployment.client(task), 3)
+    for k, context in enumerate(grid.contexts.values()):
+        context.node_config = {
+            "client": k,
+            "terms": str(folder / "terms.json"),
+            "data": str(folder / f"data{k}.safetensors"),
+            "memory": str(folder / f"memory{k}"),
+        }
+    return grid, deployment.read_terms(folder / "terms.json", task())
+
+
+@pytest.mark.parametrize("method", ["fedsa-lora", "la-lora"])
+def test_a_restart_of_everything_is_no_restart_of_the_run(tmp_path, method):
+    """Server and sites stopped after two rounds and started again from their disks: the bits of a run undisturbed."""
+    whole = by_messages(tokens("head"), method, private("example"), ROUNDS)
+    grid, party = sites(tmp_path, method)
+    begun = rounds(grid, party, open_run(party, **deployment.folders(tmp_path / "out")))
+    for _ in range(3):
+        next(begun)
+    grid, party = sites(tmp_path, method)
+    rest = list(rounds(grid, party, open_run(party, **deployment.folders(tmp_path / "out"))))
+    assert [record.index for record in rest] == [3, 4]
+    assert apart(rest, whole[3:]) == 0
+    assert rest[-1].metrics == whole[-1].metrics
+    assert book(rest[-1]).to_json() == book(whole[-1]).to_json()
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_the_same_terms_are_not_played_twice(tmp_path, seed):
+    """A server that begins anew under terms that were played gets no second release of any round, in any mode."""
+    grid, party = sites(tmp_path, "fedlora", seed)
+    first = list(rounds(grid, party, open_run(party)))
+    assert len(first) == 5
+    grid, party = sites(tmp_path, "fedlora", seed)
+    with pytest.raises(Stopped, match=r"^round 1: no upload of 3 clients; client 0: .*round=0: expected 3, which was"):
+        list(rounds(grid, party, open_run(party)))
+
+
+def test_other_terms_have_a_memory_of_their_own(tmp_path):
+    grid, party = sites(tmp_path, "fedlora")
+    list(rounds(grid, party, open_run(party)))
+    (tmp_path / "terms.json").unlink()
+    grid, party = sites(tmp_path, "rolora")
+    assert len(list(rounds(grid, party, open_run(party)))) == 5
+    assert len(list((tmp_path / "memory0").iterdir())) == 2
+
+
+def test_the_app_needs_its_settings(tmp_path):
+    grid, party = sites(tmp_path, "fedlora")
+    for context in grid.contexts.values():
+        del context.node_config["memory"]
+    with pytest.raises(Stopped, match="expected also memory"):
+        next(rounds(grid, party, open_run(party)))
+    assert party.asked.task.sizes == public(tokens("head")).sizes

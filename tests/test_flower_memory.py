@@ -8,9 +8,6 @@ from small import LORA, PLAN, book, private, tokens
 from fedlora_lab.flower import InProcess, deployment, public, rounds
 from fedlora_lab.flower.server import Stopped, open_run
 
-sys.path.insert(0, str(Path(__file__).parent / "hospitals"))
-from hospitals.app import task
-
 ROUNDS = PLAN.replace(rounds=4)
 
 

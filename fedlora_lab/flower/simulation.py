@@ -95,9 +95,10 @@ def engine(
     """Flower's simulation of one run with this app for every client, from its start to its end."""
     from flwr.simulation import run_simulation  # loads Ray, which a deployment does without
 
-    # One line for a client that fails is written by the server; that this entry is older than `flwr run` is known.
+    # The server writes one line for a client that fails; what Flower says beside it is a traceback of the same.
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
-    init: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    init: dict[str, Any] = {"num_cpus": workers, **quiet}
     run_simulation(
         server_app(lambda context: (party, run), each, **waiting),
         app,

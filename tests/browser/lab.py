@@ -29,6 +29,7 @@ SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "apputils-extension/themes": {"theme": "JupyterLab Light"},
     "docmanager-extension/plugin": {"autosave": False},
+    "notebook-extension/tracker": {"windowingMode": "none"},  # every cell is in the page, also out of sight
 }
 
 
@@ -138,21 +139,28 @@ class Page:
         )
 
     def run(self, index: int) -> Any:
-        """Run a code cell from the keyboard, wait until it has ended, and give its output area."""
-        cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
-        prompt = cell.locator(".jp-InputArea-prompt")
-        before = prompt.inner_text()
-        prompt.click()
-        self.page.keyboard.press("Control+Enter")
+        """Run a code cell, wait until it has ended, and give its output area."""
+        before = self.page.evaluate(
+            """index => {
+                const notebook = window.jupyterapp.shell.currentWidget.content;
+                const cell = notebook.widgets.filter(one => one.model.type === 'code')[index];
+                const before = cell.model.executionCount;
+                notebook.activeCellIndex = notebook.widgets.indexOf(cell);
+                window.jupyterapp.commands.execute('notebook:run-cell');
+                return before;
+            }""",
+            index,
+        )
         self.page.wait_for_function(
             """([index, before]) => {
-                const cell = document.querySelectorAll('.jp-Notebook .jp-CodeCell')[index];
-                const prompt = cell.querySelector('.jp-InputArea-prompt').innerText;
-                return /[0-9]/.test(prompt) && prompt !== before;
+                const notebook = window.jupyterapp.shell.currentWidget.content;
+                const cell = notebook.widgets.filter(one => one.model.type === 'code')[index];
+                const prompt = cell.node.querySelector('.jp-InputArea-prompt').innerText;
+                return /[0-9]/.test(prompt) && cell.model.executionCount !== before;
             }""",
             arg=[index, before],
         )
-        return cell.locator(".jp-Cell-outputWrapper").first
+        return self.page.locator(".jp-Notebook .jp-CodeCell").nth(index).locator(".jp-Cell-outputWrapper").first
 
     def dress(self, theme: str, width: int, height: int = 900) -> None:
         """Another theme, "Light" or "Dark", and another size of the page."""

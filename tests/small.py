@@ -104,7 +104,7 @@ def begun(task: Task, row: Method | str) -> Global:
 
 
 def anywhere(task: Task, row: Method, seed: int = 0) -> Global:
-    """The same with random values in every tensor that clients hold; modes of layers, where there are any, take turns."""
+    """The same with random values in every tensor that clients hold; modes of layers, if any, take turns."""
     state = begun(task, row)
     held = {slot: tensor.shape for slot, tensor in state.tensors.items() if slot.side in HELD}
     modes = [slot for slot in state.tensors if slot.side == "mode"]

@@ -9,7 +9,7 @@ import torch
 from small import LORA, PLAN, begun, play, private, regression, tokens
 
 import fedlora_lab as fl
-from fedlora_lab import aggregate, methods
+from fedlora_lab import aggregate, measures, methods
 from fedlora_lab.aggregate.products import singular
 from fedlora_lab.loop import Federation
 from fedlora_lab.method import Global, Slot
@@ -83,7 +83,7 @@ def test_a_product_of_zero_breaks_nothing(rule):
 
 @pytest.mark.parametrize("rule", [aggregate.truncated_svd, aggregate.sketch(), aggregate.merge], ids=repr)
 def test_absent_clients_leave_their_part_with_the_old_product(rule):
-    state, uploads, weights, target = federation()
+    state, uploads, weights, _ = federation()
     before = product(state)
     after = rule(rule.open(state), state, {B: uploads[B]}, 0.4 * weights)
     mean = torch.einsum("k,kor->or", weights, uploads[B]) @ state.tensors[A]
@@ -122,8 +122,7 @@ def test_clients_of_lower_rank_hold_nothing_beyond_it():
     for row in methods.ALL.values():
         for privacy in (private("example"), private("client", trust="local")):
             run = Federation.open(task, row, privacy, PLAN.replace(rounds=1), lora=UNEVEN)
-            seen = []
-            watched = row.replace(aggregate=lambda *given, rule=row.aggregate: seen.append(given) or rule(*given))
+            watched, seen = measures.watch(row)
             run.setting = type(run.setting)(**{**vars(run.setting), "method": watched})
             list(run.events())
             for _, _, uploads, _ in seen:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 
 import fedlora_lab as fl
 from fedlora_lab import theory
@@ -86,9 +87,11 @@ def test_the_clip_figure_shows_the_terms(heavy):
         assert total[i] ** 2 == pytest.approx(terms.bias + terms.noise)
     cut = np.mean(np.linalg.norm(heavy, axis=1) > 2)
     assert f"{cut:.0%} of 200 gradients are cut" in words
-    bars: Any = figure.axes[0].patches
-    red = sum(bar.get_height() for bar in bars if bar.get_x() >= 2)
-    assert red == clip.counts[clip.edges[:-1] >= 2].sum()
+    bars: Any = figure.axes[0].collections[0]
+    boxes = [path.get_extents() for path in bars.get_paths()]
+    coloured = [to_hex(colour).upper() == clipping.BIAS for colour in bars.get_facecolors()]
+    assert [box.x0 >= 2 for box in boxes] == coloured
+    assert [box.height for box in boxes] == clip.counts.tolist()
 
 
 def test_the_clip_check_judges(heavy):

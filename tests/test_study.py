@@ -22,7 +22,8 @@ TASK = ("regression", {"clients": 3, "examples": 8, "test": 16, "d_in": 6, "d_ou
 
 def case(slug, epsilon=None, **labels):
     plan = {"rounds": 2, "local_steps": 1, "batch": 4}
-    return Case(methods.get(slug), {"epsilon": epsilon, **labels}, TASK, epsilon, {"delta": 1e-2}, plan, {"rank": 2})
+    privacy = {"delta": 1e-2, "accountant": "rdp"}
+    return Case(methods.get(slug), {"epsilon": epsilon, **labels}, TASK, epsilon, privacy, plan, {"rank": 2})
 
 
 def small(*cases):

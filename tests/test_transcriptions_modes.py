@@ -74,7 +74,7 @@ def drawn(scores: dict[str, float], step: float, t: int, seed: int, layers: int 
 @pytest.mark.parametrize(("a", "b", "t"), [(0.3, 0.1, 2), (0.3, 0.1, 21), (1e-8, 3e-8, 21), (0.1, 0.12, 80)])
 def test_modes_follow_the_sigmoid(a, b, t):
     """Over many layers and seeds A is chosen as often as its probability says (exact binomial test)."""
-    warm, seeds = 2, 20  # of 20 planned rounds
+    warm, seeds = 2, 10  # of 20 planned rounds
     found = [drawn({"A": a, "B": b}, math.sqrt(b), t, seed) for seed in range(seeds)]
     (score,) = {new for _, new in found}
     assert score == pytest.approx(b, rel=1e-9)  # 0.9 b + 0.1 b

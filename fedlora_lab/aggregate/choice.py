@@ -19,8 +19,9 @@ class ByLayer(Rule):
     """The mean of what was sent; then each layer's mode for the next round, drawn by how much each factor gained.
 
     All layers take turns, B first, for the first ``warmup`` of the planned rounds. After that a layer moves A with
-    probability sigmoid(d / T), d = (S_A - S_B) / (|S_A| + |S_B|), T = max(coldest, cooling^rounds since
-    the warm-up); a factor that never moved comes first. S is the exponential mean of a score of the factor that moved. The draw is public.
+    probability sigmoid(d / T), d = (S_A - S_B) / (|S_A| + |S_B|), T = max(coldest, cooling^rounds since the warm-
+    up); a factor that never moved comes first. S is the exponential mean of a score of the factor that moved. The
+    draw is public.
 
     The score is read from released values only, so it costs no privacy: the mean inner product of two clients' changes,
     whose expectation is the squared norm of the mean change without the noise (the noise of two clients is

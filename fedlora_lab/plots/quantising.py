@@ -48,7 +48,7 @@ def quantiser_explorer(
     rule = normal_float(width, block)
     received = rule(torch.from_numpy(row)).numpy()
     error = float(np.sqrt(np.mean((received - row) ** 2) / np.mean(row**2)))
-    closed = theory.quantiser_error(tuple(levels), block) ** 0.5
+    closed = closed_line(block)[WIDTHS.index(width)]
     bits = rule.bits(row.size) / row.size
     with paper():
         figure = picture(8.4, 3.6)
@@ -57,7 +57,7 @@ def quantiser_explorer(
         )
         _histogram(one, row, levels, block)
         _staircase(two, levels)
-        three.plot(WIDTHS, _closed_line(block), color=GREY, lw=1.6)
+        three.plot(WIDTHS, closed_line(block), color=GREY, lw=1.6)
         three.plot([width], [error], "o", ms=10, color=CODE, mec=CARD, zorder=5, clip_on=False)
         three.set(yscale="log", xlim=(1.6, 8.4), ylim=(0.003, 1.2), xlabel="bits of a code", ylabel="relative error")
         three.set_xticks(WIDTHS)
@@ -74,7 +74,7 @@ def quantiser_explorer(
 
 
 @functools.cache
-def _closed_line(block: int) -> list[float]:
+def closed_line(block: int) -> list[float]:
     """Relative error of normal numbers for each of `WIDTHS`."""
     return [theory.quantiser_error(normal_levels(w), block) ** 0.5 for w in WIDTHS]
 
@@ -93,10 +93,9 @@ def _histogram(ax: Any, row: np.ndarray, levels: np.ndarray, block: int) -> None
 
 
 def _staircase(ax: Any, levels: np.ndarray) -> None:
-    x = np.linspace(-1, 1, 801)
-    nearest = levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, x)]
+    middles = (levels[1:] + levels[:-1]) / 2
     ax.plot([-1, 1], [-1, 1], color=GREY, lw=1)
-    ax.plot(x, nearest, color=CODE, lw=1.8, drawstyle="steps-mid")
+    ax.stairs(levels, [-1, *middles, 1], baseline=None, color=CODE, lw=1.8)
     ax.set(xlim=(-1.03, 1.03), ylim=(-1.06, 1.06), xlabel="sent", ylabel="received", yticks=(-1, -0.5, 0, 0.5, 1))
     ax.set_title("what arrives")
 

@@ -21,6 +21,7 @@ from fedlora_lab.aggregate import NormWeighted, Rule
 from fedlora_lab.ledger import Uncertified
 from fedlora_lab.mechanism import uncertified
 from fedlora_lab.method import Global, Method, Slot
+from fedlora_lab.record import origin
 from fedlora_lab.rules import identity
 from fedlora_lab.tasks import Task
 
@@ -124,7 +125,7 @@ def frozen_and_unsent_stay_put(row: Method, unit: str) -> None:
     records = play(task, row, private(unit), plan)
     own, written = math.ceil((1 - row.own_ranks) * LORA.rank) / LORA.rank, getattr(row.aggregate, "writes", ())
     for t, (before, after) in enumerate(pairwise(records)):
-        old, new = (record.source[2] for record in (before, after))
+        old, new = (origin(record)[2] for record in (before, after))
         up = sent_up(row, t, plan.local_steps, old)
         for slot, tensor in old.tensors.items():
             same = torch.equal(tensor.nan_to_num(), new.tensors[slot].nan_to_num())

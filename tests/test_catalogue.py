@@ -3,6 +3,7 @@
 import math
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,14 +28,14 @@ def test_the_measurement_is_what_the_script_measures(slug):
 
 
 def test_exact_rows_are_exact_as_measured():
-    table = fl.methods.table()
+    table: Any = fl.methods.table()
     formed = table[~table["deviation"].map(lambda gap: gap is None or math.isnan(gap))]
     assert len(formed) >= 19
     assert list(formed.index[formed["deviation"] < 1e-5]) == list(formed.index[formed["exact"]])
 
 
 def test_where_noise_enters():
-    noise = fl.methods.table()["noise"]
+    noise: Any = fl.methods.table()["noise"]
     assert noise["ffa-lora"] == "gradient of B, or the round's change"
     assert noise["deer"].endswith("shaped by the peer")
     assert noise["la-lora"].endswith("then filtered")

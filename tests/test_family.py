@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import Any
 
 import peft
 import pytest
@@ -157,7 +158,8 @@ def test_peft_reads_what_was_trained(slug, tmp_path):
 
 def test_a_core_starts_where_the_frozen_weight_points():
     """Public, the same for all seeds, and of no effect before training."""
-    state, weight = begun(regression(), "fed-sb"), regression().model.map.weight
+    task: Any = regression()
+    state, weight = begun(task, "fed-sb"), task.model.map.weight
     a, b, core = (state.tensors[Slot(side, "map")] for side in "ABR")
     torch.testing.assert_close(b @ torch.diag(torch.linalg.svdvals(weight)[:2]) @ a, b @ b.T @ weight)
     torch.testing.assert_close(a @ a.T, torch.eye(2, dtype=a.dtype))
@@ -176,7 +178,7 @@ def test_parts_are_clipped_apart_and_bounded_together(slug):
     owner, parts = torch.arange(4), methods.ALL[slug].parts
     apart, counts = clip_sum(rows, 1.0, owner, 4, parts)
     together, _ = clip_sum(rows, 1.0, owner, 4)
-    total = sum(x.flatten(1).square().sum(1) for x in apart.values())
+    total = torch.stack([x.flatten(1).square().sum(1) for x in apart.values()]).sum(0)
     assert bool((total <= 1 + 1e-9).all())
     assert counts.scaled == 4
     small = Slot("B", "one")

@@ -49,7 +49,7 @@ def test_quantised_runs():
     assert set(frame["method"]) == set(plans)
     assert frame[frame["method"] == "ffa-lora"]["round"].max() == 2
     assert set(held["row"]) == {"fedlpp-2-bits", "fedlpp-8-bits"}
-    far = held[(held["method"] == "received") & (held["measure"] == "distance")].set_index("width")["value"]
+    far: Any = held[(held["method"] == "received") & (held["measure"] == "distance")].set_index("width")["value"]
     assert float(far[2]) > 10 * float(far[8]) > 0
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,7 +18,10 @@ from fedlora_lab.cli import commands
 from fedlora_lab.study import work
 from fedlora_lab.study.declared import Case, Study
 
-TASK = ("regression", {"clients": 3, "examples": 8, "test": 16, "d_in": 6, "d_out": 5, "rank": 2})
+TASK: tuple[str, dict[str, Any]] = (
+    "regression",
+    {"clients": 3, "examples": 8, "test": 16, "d_in": 6, "d_out": 5, "rank": 2},
+)
 
 
 def case(slug, epsilon=None, **labels):
@@ -36,7 +40,7 @@ def test_a_study_tunes_and_reports(tmp_path):
     done = study.play(one, path, workers=2, bar=False)
     assert len(done) == one.runs == 2 * (4 + 3)
     assert study.progress(one, path) == (one.runs, one.runs)
-    table = study.frame(one, path)
+    table: Any = study.frame(one, path)
     assert len(table) == 6
     assert set(table["seed"]) == {0, 1, 2}
     for each in one.cases:

@@ -1,10 +1,12 @@
 """Claims of the literature, each with its source, how far that could be read, and what here can judge it."""
 
+from typing import Any
+
 from fedlora_lab.study.claims import Claim, ahead, both, equal, shows, untested
 
 GLUE50 = "RoBERTa-Large, five GLUE tasks, 50 clients, no privacy"
 SWIN1 = "Swin-B, Tiny-ImageNet, 8 clients, a claimed epsilon of 1"
-AT = {"alpha": 0.5}
+AT: dict[str, Any] = {"alpha": 0.5}
 
 CLAIMS = (
     Claim(

@@ -1,6 +1,5 @@
 """Papers against measurement: the gap between two methods with its interval, and the table that ends a notebook."""
 
-import math
 from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
@@ -43,14 +42,23 @@ def gap(frame: "pd.DataFrame", one: str, other: str, measure: str = "accuracy") 
     Guarantees: test_gap_is_the_paired_interval.
     """
     from fedlora_lab.plots.tidy import rows
-    from fedlora_lab.summary import t_interval
 
     part = rows(frame, measure)
     last = part[part["round"] == part.groupby("method")["round"].transform("max")]
-    table = last.pivot_table("value", "seed", "method").reindex(columns=[one, other]).dropna()
+    return paired(last, one, other, "value")
+
+
+def paired(frame: "pd.DataFrame", one: str, other: str, measure: str = "accuracy") -> Gap:
+    """By how much one method is ahead in a column, seed by seed, with its 95 % interval.
+
+    Args: frame: columns method, seed and ``measure``, one row for each pair of the first two.
+    Raises: ``ValueError`` when they share fewer than two seeds.
+    """
+    from fedlora_lab.summary import t_interval
+
+    table = frame.pivot_table(measure, "seed", "method").reindex(columns=[one, other]).dropna()
     check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
     mean, half = t_interval((table[one] - table[other]).to_numpy())
-    half = 0.0 if math.isnan(half) else half
     return Gap(mean, mean - half, mean + half, len(table))
 
 

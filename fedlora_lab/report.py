@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab.checks import check
-from fedlora_lab.folder import Folder, read_frame, read_json, write_atomically
+from fedlora_lab.files import write_atomically
+from fedlora_lab.folder import Folder, read_frame, read_json
 from fedlora_lab.summary import number, summary, words
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from fedlora_lab.mechanism import Clipped, before_clip, clip_sum, noise, release
 from fedlora_lab.method import Global, Slot
 from fedlora_lab.privacy import Privacy
 from fedlora_lab.ranks import AXES, cut, joined, shared_rank
-from fedlora_lab.rules import identity
 
 SERVER = -1
 
@@ -247,5 +246,4 @@ def _limits(setting: Setting, ids: tuple[int, ...]) -> Tensor | None:
 
 def _smooth(setting: Setting, tensors: Mapping[Slot, Tensor]) -> dict[Slot, Tensor]:
     rule = setting.method.smooth
-    keep = rule is identity
-    return {slot: x if keep or slot.side not in "AB" else rule(x, slot.side) for slot, x in tensors.items()}
+    return {slot: rule(x, slot.side) if slot.side in "AB" else x for slot, x in tensors.items()}

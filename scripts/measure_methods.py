@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 import fedlora_lab as fl
 from fedlora_lab.catalogue import FILE
-from fedlora_lab.folder import to_json, write_atomically
+from fedlora_lab.files import write_atomically
+from fedlora_lab.folder import to_json
 from fedlora_lab.method import Method
 
 PLAN = {"rounds": 5, "local_steps": 5, "batch": 16, "lr": 0.1}

@@ -16,7 +16,8 @@ import pandas as pd
 
 from fedlora_lab import methods, plots
 from fedlora_lab.cli.small import moves, own_rules
-from fedlora_lab.folder import Folder, read_frame, write_atomically
+from fedlora_lab.files import write_atomically
+from fedlora_lab.folder import Folder, read_frame
 from fedlora_lab.plots.style import name, png
 from fedlora_lab.summary import summary, words
 

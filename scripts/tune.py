@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 import fedlora_lab as fl
 from fedlora_lab.comparison import BASELINES, Cell
-from fedlora_lab.folder import to_json, write_atomically
+from fedlora_lab.files import write_atomically
+from fedlora_lab.folder import to_json
 from fedlora_lab.summary import headline
 from fedlora_lab.tuning import FILE
 

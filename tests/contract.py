@@ -17,7 +17,7 @@ from small import LORA, PLAN, begun, examples, gap, movers, play, private, regre
 from torch import Tensor
 
 import fedlora_lab as fl
-from fedlora_lab.aggregate import NormWeighted, Rule
+from fedlora_lab.aggregate import Rule
 from fedlora_lab.ledger import Uncertified
 from fedlora_lab.mechanism import uncertified
 from fedlora_lab.method import Global, Method, Slot
@@ -86,7 +86,7 @@ def no_clip_no_noise_is_the_plain_run(row: Method, unit: str) -> None:
     the uploads is compared where it sees each of them.
     """
     row = row if unit == "example" else row.replace(smooth=identity)
-    whole = unit == "client" and isinstance(row.aggregate, Rule | NormWeighted)
+    whole = unit == "client" and isinstance(row.aggregate, Rule)
     seen = {"trust": "local"} if whole else {}
     for task in (regression(), tokens("head")):
         plain = play(task, row, None)

@@ -18,7 +18,8 @@ from scipy import stats
 from fedlora_lab import __version__
 from fedlora_lab.cli import main
 from fedlora_lab.cli import options as read
-from fedlora_lab.folder import Folder, first_difference, read_frame, write_atomically
+from fedlora_lab.files import write_atomically
+from fedlora_lab.folder import Folder, first_difference, read_frame
 from fedlora_lab.summary import size, summary, t_interval
 
 SMALL = ["--clients", "3", "--rounds", "2", "--local-steps", "1", "--batch", "8", "--delta", "1e-4", "--lr", "0.1"]

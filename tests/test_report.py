@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 import fedlora_lab as fl
-from fedlora_lab.folder import read_frame, to_json, write_atomically
+from fedlora_lab.files import write_atomically
+from fedlora_lab.folder import read_frame, to_json
 from fedlora_lab.report import flat, promise, render, report
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">"\'&amp; $x_{'

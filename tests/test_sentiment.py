@@ -22,9 +22,10 @@ import pytest
 import torch
 
 import fedlora_lab as fl
+from fedlora_lab.files import write_atomically
 from fedlora_lab.tasks import Task
 from fedlora_lab.tasks import download as fetch
-from fedlora_lab.tasks.download import Part, find, read_member, sha256, switched_on, write_atomically
+from fedlora_lab.tasks.download import Part, find, read_member, sha256, switched_on
 from fedlora_lab.tasks.task import take
 
 # The module; in the package its name is that of the function.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedlora_lab.aggregate.rule import held
+from fedlora_lab.aggregate.rule import Rule, held
 from fedlora_lab.checks import check_number
 from fedlora_lab.method import Global, Slot
 
@@ -48,7 +48,7 @@ def straight_through(server_lr: float = 1.0) -> MeanUpdate:
 
 
 @dataclass(frozen=True)
-class NormWeighted:
+class NormWeighted(Rule):
     """Each factor is the mean of the clients' factors, client k weighing w_k ||B_k A_k||_F, layer by layer.
 
     Factors of lower rank count with zeros in the ranks they lack. Where every product is zero the weights are w_k. The

@@ -5,6 +5,7 @@ The mean is T = (1 - sum w) B A + sum_k w_k B_k A_k. It is written ``left @ righ
 problem.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -50,12 +51,12 @@ def singular(left: "Tensor", right: "Tensor", rank: int) -> "tuple[Tensor, Tenso
     return tall @ u[:, :rank], s[:rank], v[:rank] @ wide.T
 
 
-class ProductRule(Rule):
+class ProductRule(Rule, ABC):
     """A rule that turns each layer's mean product into new tensors; a head is averaged."""
 
+    @abstractmethod
     def layer(self, after: Global, left: "Tensor", right: "Tensor", layer: str) -> "Mapping[str, Tensor]":
         """Side -> new tensor. ``after`` holds the mean of what was sent; left @ right is the mean of the products."""
-        raise NotImplementedError
 
     def __call__(self, state: Global, sent: Global, uploads: "Mapping[Slot, Tensor]", weights: "Tensor") -> Global:
         after = mean(state, sent, uploads, weights)

@@ -31,9 +31,6 @@ class Rule:
         """Sizes of the arrays that one client receives in a round beside the state."""
         return []
 
-    def __call__(self, state: Global, sent: Global, uploads: "Mapping[Slot, Tensor]", weights: "Tensor") -> Global:
-        raise NotImplementedError
-
 
 def received(sent: Global, state: Global, slot: Slot) -> "Tensor":
     """What the clients received for a slot, (1 or clients, ...)."""

@@ -9,7 +9,8 @@ import click
 
 from fedlora_lab.checks import check, check_number, check_whole
 from fedlora_lab.cli.options import TASKS
-from fedlora_lab.folder import Folder, to_json, write_atomically
+from fedlora_lab.files import write_atomically
+from fedlora_lab.folder import Folder, to_json
 from fedlora_lab.plan import Lora, Plan
 
 if TYPE_CHECKING:

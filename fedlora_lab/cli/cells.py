@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlora_lab.folder import Folder, read_frame, write_atomically
+from fedlora_lab.files import write_atomically
+from fedlora_lab.folder import Folder, read_frame
 
 if TYPE_CHECKING:
     from fedlora_lab.comparison import Cell

@@ -21,7 +21,8 @@ def study(name: str | None, workers: int, out: str, seeds: int | None) -> None:
     from dataclasses import replace
 
     from fedlora_lab import study as room
-    from fedlora_lab.folder import to_json, write_atomically
+    from fedlora_lab.files import write_atomically
+    from fedlora_lab.folder import to_json
 
     folder = Path(out)
     if name is None:

@@ -1,13 +1,11 @@
 """Published claims against the frames of the studies: a verdict is computed, never written."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlora_lab.checks import check, check_one_of
-from fedlora_lab.claims import Gap
-from fedlora_lab.summary import t_interval
+from fedlora_lab.claims import Gap, paired
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,18 +60,6 @@ def chosen(frame: "pd.DataFrame", **where: Any) -> "pd.DataFrame":
         column = kept[name]
         kept = kept[column.isna() if value is None else column == value]
     return kept
-
-
-def paired(frame: "pd.DataFrame", one: str, other: str, measure: str = "accuracy") -> Gap:
-    """By how much one method is ahead, seed by seed, with its 95 % interval.
-
-    Raises: ``ValueError`` when they share fewer than two seeds.
-    """
-    table = frame.pivot_table(measure, "seed", "method").reindex(columns=[one, other]).dropna()
-    check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
-    mean, half = t_interval((table[one] - table[other]).to_numpy())
-    half = 0.0 if math.isnan(half) else half
-    return Gap(mean, mean - half, mean + half, len(table))
 
 
 def ahead(study: str, one: str, other: str, by: float = 0.0, measure: str = "accuracy", **where: Any) -> Judge:

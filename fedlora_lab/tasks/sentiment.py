@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from fedlora_lab import partition
 from fedlora_lab.checks import check, check_number, check_whole
+from fedlora_lab.files import write_atomically
 from fedlora_lab.streams import Streams
-from fedlora_lab.tasks.download import Part, cache_folder, find, read_member, sha256, write_atomically
+from fedlora_lab.tasks.download import Part, cache_folder, find, read_member, sha256
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.tasks.tensors import classification
 

@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 PORT ?= 8888
 JUPYTER_ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 OUT ?= runs/digits
 COMPARE_ARGS ?= digits --methods fedlora,ffa-lora,rolora,deer,la-lora,fedlpp --epsilon 8 --seeds 3
 
@@ -36,9 +36,8 @@ lab: setup ## open JupyterLab on the course
 	exec $(BIN)/python -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/$(firstword $(NOTEBOOKS)) \
 		--port=$(PORT) $$extra $(JUPYTER_ARGS)
 
-test: setup ## run every test, then every notebook, whose outputs must be those in git
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
-	@if [ -n "$(NOTEBOOKS)" ]; then set -x; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -p tests.fresh --nbmake --nbmake-timeout=600 $(NOTEBOOKS); fi
+test: setup ## run every notebook, whose outputs must be those in git, and every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -p tests.fresh --nbmake --nbmake-timeout=600 $(NOTEBOOKS) tests
 
 book: setup ## build the site with the notebooks as they stand into build/book
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/book.py

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedlora_lab import adapters, agreement, checkpoint, engine, local, observe, upload
 from fedlora_lab.agreement import Agreement
 from fedlora_lab.checkpoint import State
-from fedlora_lab.checks import check
+from fedlora_lab.checks import check, check_whole
 from fedlora_lab.ledger import Ledger
 from fedlora_lab.mechanism import uncertified
 from fedlora_lab.method import Global, Method, Slot
@@ -41,6 +41,7 @@ def run(
         checkpoint: folder for the state after every round, and for the ledger, which is written before each round.
         resume: folder of checkpoints to go on from; the rounds that follow have the bits they would have had.
         chunk_examples, chunk_clients: at most so many examples (clients) in memory at once; results differ by rounding.
+        evaluate_every: judge the model before training, after every so many rounds and after the last; NaN between.
 
     Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.
 
@@ -85,6 +86,7 @@ class Federation:
     state: State
     folder: Path | None
     chunk_clients: int | None
+    evaluate_every: int = 1
     resumed: bool = False
 
     @classmethod
@@ -101,13 +103,15 @@ class Federation:
         resume: "str | Path | None" = None,
         chunk_examples: int | None = None,
         chunk_clients: int | None = None,
+        evaluate_every: int = 1,
     ) -> "Federation":
         """Validate everything and prepare the run; nothing is trained yet."""
         asked = agreement.agreed(task, method, privacy, plan, lora, seed)
         agreement.chunks(chunk_examples=chunk_examples, chunk_clients=chunk_clients)
+        check_whole("evaluate_every", evaluate_every, 1)
         folder = agreement.folder(checkpoint, resume)
         setting = local.prepared(asked, *engine.pool(task), chunk_examples)
-        return cls.over(asked, setting, folder, resume, chunk_clients)
+        return cls.over(asked, setting, folder, resume, chunk_clients, evaluate_every)
 
     @classmethod
     def over(
@@ -117,13 +121,14 @@ class Federation:
         folder: Path | None = None,
         resume: "str | Path | None" = None,
         chunk_clients: int | None = None,
+        evaluate_every: int = 1,
     ) -> "Federation":
         """The run of an agreement whose model is prepared; of the setting's examples a server needs none."""
         state = State(0, local.opening(asked, setting), {}, [-1] * len(asked.task.sizes))
         ledger = None if asked.privacy is None else asked.privacy.ledger(reproducible=asked.streams.seed is not None)
         if ledger is not None:
             ledger.uncertified = uncertified(asked.method.whiten)
-        self = cls(asked, setting, ledger, state, folder, chunk_clients)
+        self = cls(asked, setting, ledger, state, folder, chunk_clients, evaluate_every)
         if resume is not None:
             self._resume(Path(resume))
         return self
@@ -188,6 +193,8 @@ class Federation:
         )
 
     def _record(self, outcome: Outcome) -> Round:
+        if self.state.round % self.evaluate_every and self.state.round < self.setting.plan.rounds:
+            outcome = replace(outcome, metrics=dict.fromkeys(self.asked.task.metrics, observe.NOT_SEEN))
         return observe.record(self.asked, self.setting, self.ledger, self.state, outcome)
 
     def _participants(self, t: int) -> tuple[int, ...]:

@@ -158,6 +158,7 @@ RUNS = [
     (lambda: run(seed=True), "seed=True: expected None or a whole number >= 0"),
     (lambda: run(chunk_examples=0), "chunk_examples=0: expected a whole number >= 1"),
     (lambda: run(chunk_clients=1.5), "chunk_clients=1.5: expected a whole number >= 1"),
+    (lambda: run(evaluate_every=0), "evaluate_every=0: expected a whole number >= 1"),
     (lambda: run(checkpoint=3), "checkpoint=3: expected a folder's path or None"),
     (lambda: run(checkpoint=__file__), "checkpoint='.*test_bad_input.py': expected a folder, not a file"),
     (lambda: run(resume=["a"]), r"resume=\['a'\]: expected a folder's path or None"),

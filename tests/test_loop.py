@@ -139,6 +139,16 @@ def test_metrics_are_means_over_the_test_examples():
     assert record.metrics["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(outputs, y)))
 
 
+def test_rounds_between_need_not_be_judged():
+    """Judging less often changes nothing that is trained; the first and the last round are always judged."""
+    plan = PLAN.replace(rounds=5)
+    every, some = (list(fl.run(tokens(), "fedlora", None, plan, lora=LORA, evaluate_every=n)) for n in (1, 2))
+    assert [math.isnan(record.metrics["loss"]) for record in some] == [False, True, False, True, False, False]
+    for a, b in zip(every, some):
+        assert math.isnan(b.metrics["loss"]) or a.metrics == b.metrics
+        assert all(torch.equal(p, q) for x in a.adapter for p, q in zip(a.adapter[x], b.adapter[x]))
+
+
 def test_more_test_examples_than_fit_at_once():
     """Evaluation in parts of 512 is the mean over all."""
     task = tokens()

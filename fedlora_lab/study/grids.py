@@ -7,7 +7,7 @@ from typing import Any
 from fedlora_lab import methods
 from fedlora_lab.method import Cycle, Method
 from fedlora_lab.rules import binomial, identity, product_space
-from fedlora_lab.study.declared import Case, Study
+from fedlora_lab.study.declared import TUNE_SEEDS, Case, Study
 
 MAIN = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp", "fedsvd", "fedex-lora")
 BUDGETS = (1.0, 3.0, 8.0, None)
@@ -64,16 +64,18 @@ def composed() -> list[Method]:
 
 
 def sweep(name: str, note: str, values: Iterable[Any], setting: Any, rows: Iterable[str] = MAIN[:5]) -> Study:
-    """One knob turned: ``setting(value)`` gives what `digits` takes for it; five reported seeds."""
+    """One knob turned: ``setting(value)`` gives what `digits` takes for it; five reported seeds, one that tunes."""
     chosen = [methods.ALL[slug] for slug in rows]
     cases = [case for value in values for case in digits(chosen, {name: value}, **{"epsilon": 8.0, **setting(value)})]
-    return Study(f"digits-{name}", note, tuple(cases), seeds=tuple(range(5)))
+    return Study(f"digits-{name}", note, tuple(cases), seeds=tuple(range(5)), tune_seeds=TUNE_SEEDS[:1])
 
 
 def _whole() -> Study:
-    cases = [case for epsilon in BUDGETS for case in digits(every_row(), {"alpha": 0.5}, epsilon=epsilon)]
+    others = [row for row in every_row() if row.slug not in MAIN]
+    cases = [case for epsilon in BUDGETS for case in digits(main_rows(), {"alpha": 0.5}, epsilon=epsilon)]
     for alpha in (0.1, 1000.0):
         cases += digits(main_rows(), {"alpha": alpha}, epsilon=3.0, alpha=alpha)
+    cases += [case for epsilon in BUDGETS for case in digits(others, {"alpha": 0.5}, epsilon=epsilon)]
     return Study("digits", "all methods over budgets; the main ones over splits", tuple(cases))
 
 

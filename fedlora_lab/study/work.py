@@ -77,7 +77,7 @@ def result(job: Job) -> dict[str, Any]:
     task = _task(name, arguments, job.tune)
     fixed = json.dumps(dict(case.privacy), sort_keys=True), json.dumps(dict(case.plan), sort_keys=True)
     privacy = _privacy(name, arguments, *fixed, case.epsilon)
-    records = list(run(task, case.method, privacy, plan, lora=Lora(**case.lora), seed=job.seed))
+    records = list(run(task, case.method, privacy, plan, lora=Lora(**case.lora), seed=job.seed, evaluate_every=plan.rounds))
     first, last = records[0], records[-1]
     values = {f"before_{k}": v for k, v in first.metrics.items()} | dict(last.metrics)
     values |= {"deviation": last.deviation, "epsilon": last.epsilon, "clipped": last.clipped}

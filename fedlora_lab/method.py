@@ -180,6 +180,10 @@ class Method:
             rule = getattr(self, name)
             check(rule is None or callable(rule), name, rule, "None or a function")
         check(hasattr(self.broadcast, "bits"), "broadcast", self.broadcast, "a rule with bits(numbers)")
+        words = " ".join(self.train.rounds) if isinstance(self.train, Cycle) else ""
+        chooses = "mode" in getattr(self.aggregate, "writes", ())
+        check("*" not in words or chooses, "train", words, "no '*' unless the server's rule chooses, as by_layer() does")
+        check("R" not in words or self.start is not None, "train", words, "no 'R' unless start makes a core R")
 
     @property
     def slug(self) -> str:

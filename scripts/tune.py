@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import fedlora_lab as fl
 from fedlora_lab.comparison import BASELINES, Cell
-from fedlora_lab.files import write_atomically
+from fedlora_lab.files import append_line, read_lines, write_atomically
 from fedlora_lab.folder import to_json
 from fedlora_lab.summary import headline
 from fedlora_lab.tuning import FILE
@@ -71,20 +71,17 @@ def search(name: str, work: Path) -> list[dict[str, Any]]:
     """One entry for each method, learning rate and seed; those in the work folder are not run again."""
     setting = SETTINGS[name]
     kept_in = work / f"{name}.jsonl"
-    kept_in.parent.mkdir(parents=True, exist_ok=True)
-    lines = kept_in.read_text().splitlines() if kept_in.exists() else []
     task = judged_on_validation(getattr(fl.tasks, name)())
     plan, lora = fl.Plan(**setting["plan"]), fl.Lora(**setting["lora"])
     privacy = fl.Privacy(**setting["privacy"]).calibrate(epsilon=EPSILON, task=task, plan=plan)
     slugs = [*fl.methods.ALL, *(b for b in BASELINES if b not in fl.methods.ALL)]
-    done = {(e["method"], e["lr"], e["seed"]): e for e in map(json.loads, lines)}
+    done = {(e["method"], e["lr"], e["seed"]): e for e in read_lines(kept_in)}
 
     def played(todo: list[tuple[str, float, int]]) -> list[dict[str, Any]]:
         for slug, lr, seed in tqdm([key for key in todo if key not in done], unit="run", mininterval=10):
             measure, value = score(Cell.named(slug, task, privacy, plan.replace(lr=lr), lora, seed))
             entry = {"method": slug, "lr": lr, "seed": seed, "measure": measure, "score": value}
-            with open(kept_in, "a") as file:
-                file.write(json.dumps(entry) + "\n")
+            append_line(kept_in, entry)
             done[slug, lr, seed] = entry
         return [done[key] for key in todo]
 

@@ -7,6 +7,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.serverapp import Grid
+from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 RUN, SERVER, FAILED = 1, 1, 2
@@ -38,9 +39,9 @@ class InProcess(Grid):
         """There is one run."""
 
     @property
-    def run(self) -> Any:
-        """There is nothing to be known of the run."""
-        raise NotImplementedError
+    def run(self) -> Run:
+        """A run of which only the number is known."""
+        return Run.create_empty(RUN)
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None

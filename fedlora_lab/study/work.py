@@ -2,8 +2,7 @@
 
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import cache
@@ -13,32 +12,15 @@ from statistics import fmean
 from typing import Any
 
 from fedlora_lab.checks import check, check_whole
+from fedlora_lab.files import append_line, read_lines
 from fedlora_lab.study.declared import Case, Job, Study
 
 Done = dict[str, dict[str, Any]]
 
 
 def load(path: Path) -> Done:
-    """Key -> result of every whole line of a file of results; a line cut short by a kill is passed over."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    found = {}
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        found[entry["key"]] = entry
-    return found
-
-
-def _append(path: Path, entry: Mapping[str, Any]) -> None:
-    """One more line, on the disk when this returns; a torn last line is closed first."""
-    with open(path, "ab+") as file:
-        file.seek(0, os.SEEK_END)
-        torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
-        file.write((b"\n" if torn else b"") + json.dumps(entry).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Key -> result of every whole line of a file of results."""
+    return {str(entry["key"]): entry for entry in read_lines(path) if "key" in entry}
 
 
 @cache
@@ -77,7 +59,8 @@ def result(job: Job) -> dict[str, Any]:
     task = _task(name, arguments, job.tune)
     fixed = json.dumps(dict(case.privacy), sort_keys=True), json.dumps(dict(case.plan), sort_keys=True)
     privacy = _privacy(name, arguments, *fixed, case.epsilon)
-    records = list(run(task, case.method, privacy, plan, lora=Lora(**case.lora), seed=job.seed, evaluate_every=plan.rounds))
+    options = {"lora": Lora(**case.lora), "seed": job.seed, "evaluate_every": plan.rounds}
+    records = list(run(task, case.method, privacy, plan, **options))
     first, last = records[0], records[-1]
     values = {f"before_{k}": v for k, v in first.metrics.items()} | dict(last.metrics)
     values |= {"deviation": last.deviation, "epsilon": last.epsilon, "clipped": last.clipped}
@@ -132,7 +115,6 @@ def play(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -> Don
     from tqdm import tqdm
 
     check_whole("workers", workers, 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
     done = load(path)
     with (
         tqdm(total=study.runs, initial=progress(study, path)[0], unit="run", disable=not bar, mininterval=5) as shown,
@@ -141,7 +123,7 @@ def play(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -> Don
         for batch in _batches(study.cases, max(workers, 1) * 2):
             while todo := [job for job in _jobs(replace(study, cases=tuple(batch)), done) if job.key not in done]:
                 for entry in _run(pool, todo):
-                    _append(path, entry)
+                    append_line(path, entry)
                     done[entry["key"]] = entry
                     shown.update()
     return done

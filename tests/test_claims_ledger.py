@@ -64,6 +64,50 @@ def test_one_method_s_two_measures():
     assert claims.shows("digits", "fedlpp", "accuracy", "accuracy_received")({"digits": frame}).verdict == claims.HOLDS
 
 
+def knob(values, law, seeds=6):
+    """Runs of one method over a knob: noise of the given law, learning rates that differ."""
+    random = np.random.default_rng(1)
+    return pd.DataFrame(
+        [
+            {"method": "one", "seed": s, "knob": v, "lr": lr, "noise": law(v * lr) * random.uniform(0.99, 1.01),
+             "accuracy": 0.8 + 0.1 * s / seeds}
+            for s in range(seeds) for v, lr in zip(values, (0.3, 0.8, 0.3), strict=True)
+        ]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("power", "verdict"), [(4.0, claims.HOLDS), (2.0, claims.FAILS)])
+def test_how_an_energy_grows(power, verdict):
+    """The learning rate that goes with a setting is part of what scales the noise."""
+    frames = {"s": knob((1.0, 2.0, 4.0), lambda x: 3 * x**4)}
+    found = claims.grows("s", "one", "noise", "knob", power)(frames)
+    assert found.verdict == verdict
+    assert "power 4.0" in found.measured
+    assert (
+        claims.grows("s", "one", "noise", "knob", power)({"s": knob((1, 2, 4), lambda x: 0.0)}).verdict == claims.FAILS
+    )
+
+
+def test_what_is_zero():
+    assert claims.none("s", "one", "noise")({"s": knob((1, 2, 4), lambda x: 0.0)}).verdict == claims.HOLDS
+    assert claims.none("s", "one", "noise")({"s": knob((1, 2, 4), lambda x: 1e-9)}).verdict == claims.FAILS
+
+
+@pytest.mark.parametrize(("lift", "verdict"), [(0.0, claims.HOLDS), (0.2, claims.FAILS)])
+def test_a_knob_that_moves_nothing(lift, verdict):
+    frame = knob((1.0, 2.0, 4.0), lambda x: x)
+    frame["accuracy"] += lift * (frame["knob"] == 4.0)
+    assert claims.unmoved("s", "one", "knob", (1.0, 4.0), 0.03)({"s": frame}).verdict == verdict
+
+
+def test_a_frame_that_is_not_finished_says_so():
+    """A method without runs in the setting is named, and nothing is judged."""
+    frames = {"digits": made({"one": 0.1, "other": 0.0}, epsilon=1.0)}
+    found = claims.ahead("digits", "one", "third", epsilon=1.0)(frames)
+    assert (found.verdict, "third" in found.reason, "one" in found.reason) == (claims.OPEN, True, False)
+    assert claims.ahead("digits", "one", "other", epsilon=3.0)(frames).reason.count("one, other") == 1
+
+
 def test_too_few_seeds_are_refused():
     with pytest.raises(ValueError, match="seeds"):
         claims.ahead("digits", "one", "other")({"digits": made({"one": 0.1, "other": 0.0}, seeds=1)})
@@ -81,12 +125,14 @@ def test_the_published_claims():
     for name in {claim.study for claim in CLAIMS if claim.study}:
         rows = [
             {"method": case.method.slug, "seed": seed, **case.labels, "accuracy": rng.random(),
-             "accuracy_received": rng.random()}
+             "accuracy_received": rng.random(), "sharpness": rng.random(), "noise_B": rng.random(),
+             "noise_BA": rng.random(), "lr": 0.3}
             for case in study.STUDIES[name].cases for seed in range(3)
         ]  # fmt: skip
         frames[name] = pd.DataFrame(rows)
     judged = claims.ledger(CLAIMS, frames)
     assert not judged["reason"].str.contains("was not run").any()
-    assert all("[" in text for text, name in zip(judged["measured"], judged["command"], strict=True) if name)
+    assert not judged["reason"].str.contains("yet").any()
+    assert all("–" != text for text, name in zip(judged["measured"], judged["command"], strict=True) if name)
     known = " ".join(row.source for row in methods.ALL.values())
     assert all(claim.source in known for claim in CLAIMS)

@@ -70,6 +70,22 @@ def test_the_result_is_that_of_the_run():
     assert tuned["loss"] != found["loss"]
 
 
+def test_noise_and_curvature_of_a_reported_run():
+    """The last round's noise, summed over the layers, and the curvature where the study asks for it."""
+    import fedlora_lab as fl
+
+    one = case("fedlora", 8.0)
+    found = work.result(work.Job(one, 0.1, 3, tune=False, flat=True))["values"]
+    task, plan = fl.tasks.regression(**TASK[1]), fl.Plan(**one.plan, lr=0.1)
+    privacy = fl.Privacy(**one.privacy).calibrate(epsilon=8.0, task=task, plan=plan)
+    last = list(fl.run(task, "fedlora", privacy, plan, lora=fl.Lora(rank=2), seed=3))[-1]
+    for name in ("noise_A", "noise_B", "noise_BA"):
+        assert found[name] == sum(value for _, measure, value in last.rows if measure == name) > 0
+    assert found["sharpness"] == fl.measures.flatness(task, last).top > 0
+    assert "sharpness" not in work.result(work.Job(one, 0.1, 3, tune=False))["values"]
+    assert all(job.flat for job in study.STUDIES["digits-flat"].reported(one, 0.1))
+
+
 def test_a_killed_study_goes_on(tmp_path):
     """kill -9 in the middle: what was finished stays, a torn line is passed over, nothing is run twice."""
     path = tmp_path / "small.jsonl"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlora_lab.checks import check, check_one_of
 from fedlora_lab.claims import Gap, paired
+from fedlora_lab.summary import t_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +70,7 @@ def ahead(study: str, one: str, other: str, by: float = 0.0, measure: str = "acc
         found = paired(chosen(frames[study], **where), one, other, measure)
         return _beyond(found, f"{measure} of {one} above {other}", by)
 
-    return judge
+    return _where(judge, study, (one, other), where)
 
 
 def shows(study: str, method: str, one: str, other: str, **where: Any) -> Judge:
@@ -80,7 +81,20 @@ def shows(study: str, method: str, one: str, other: str, **where: Any) -> Judge:
         long = rows.melt(id_vars="seed", value_vars=[one, other], var_name="method", value_name="value")
         return _beyond(paired(long, one, other, "value"), f"{one} of {method} above its {other}", 0.0)
 
-    return judge
+    return _where(judge, study, (method,), where)
+
+
+def _where(judge: Judge, study: str, methods: tuple[str, ...], where: Mapping[str, Any]) -> Judge:
+    """A judge that says so when the frame has no runs of one of the methods in this setting."""
+
+    def told(frames: Frames) -> Verdict:
+        there = set(chosen(frames[study], **where)["method"])
+        missing = [method for method in methods if method not in there]
+        if missing:
+            return Verdict("–", OPEN, f"the frame has no runs of {', '.join(missing)} in this setting yet")
+        return judge(frames)
+
+    return told
 
 
 def _beyond(found: Gap, what: str, by: float) -> Verdict:
@@ -92,19 +106,74 @@ def _beyond(found: Gap, what: str, by: float) -> Verdict:
     return Verdict(measured, OPEN, f"the interval of {found.seeds} seeds holds {by:g}")
 
 
+def _within(found: Gap, what: str, within: float) -> Verdict:
+    measured = f"{what}: {found}, {found.seeds} seeds"
+    if max(abs(found.low), abs(found.high)) <= within:
+        return Verdict(measured, HOLDS)
+    if min(abs(found.low), abs(found.high)) > within and found.low * found.high > 0:
+        return Verdict(measured, FAILS, f"they differ by more than {within:g}")
+    return Verdict(measured, OPEN, f"the interval is wider than the {within:g} claimed")
+
+
 def equal(study: str, one: str, other: str, within: float, measure: str = "accuracy", **where: Any) -> Judge:
     """Two methods do not differ by more than ``within``: holds when the whole interval is inside."""
 
     def judge(frames: Frames) -> Verdict:
         found = paired(chosen(frames[study], **where), one, other, measure)
-        measured = f"{measure} of {one} above {other}: {found}, {found.seeds} seeds"
-        if max(abs(found.low), abs(found.high)) <= within:
-            return Verdict(measured, HOLDS)
-        if min(abs(found.low), abs(found.high)) > within and found.low * found.high > 0:
-            return Verdict(measured, FAILS, f"they differ by more than {within:g}")
-        return Verdict(measured, OPEN, f"the interval is wider than the {within:g} claimed")
+        return _within(found, f"{measure} of {one} above {other}", within)
 
-    return judge
+    return _where(judge, study, (one, other), where)
+
+
+def unmoved(study: str, method: str, label: str, ends: tuple[float, float], within: float, **where: Any) -> Judge:
+    """A knob turned from one end to the other moves a method's accuracy by no more than ``within``, paired by seed."""
+
+    def judge(frames: Frames) -> Verdict:
+        rows: Any = chosen(frames[study], method=method, **where)
+        rows = rows[rows[label].isin(ends)].assign(method=lambda part: part[label].map(str))
+        found = paired(rows, str(ends[1]), str(ends[0]), "accuracy")
+        return _within(found, f"accuracy of {method} at {label} {ends[1]:g} above {ends[0]:g}", within)
+
+    return _where(judge, study, (method,), where)
+
+
+def grows(study: str, method: str, measure: str, label: str, power: float, **where: Any) -> Judge:
+    """An energy grows with this power of a knob times the learning rate: holds when the slope's interval is within 5 %.
+
+    The slope is fitted on logarithms, seed by seed; the learning rate stands in it because it scales the noise of a
+    step as the knob does, and is tuned for each setting.
+    """
+    import numpy as np
+
+    def judge(frames: Frames) -> Verdict:
+        rows: Any = chosen(frames[study], method=method, **where)
+        rows = rows[(rows[label] > 0) & (rows[measure] > 0)]
+        slopes = [
+            float(np.polyfit(np.log(part[label] * part["lr"]), np.log(part[measure]), 1)[0])
+            for _, part in rows.groupby("seed")
+            if len(part) > 1
+        ]
+        if len(slopes) < 2:
+            return Verdict("–", FAILS, f"{measure} of {method} is zero")
+        mean, half = t_interval(np.array(slopes))
+        measured = f"{measure} of {method} grows with power {mean:.2f} ± {half:.2f}, {len(slopes)} seeds"
+        if abs(mean - power) + half <= 0.05 * power:
+            return Verdict(measured, HOLDS)
+        apart = abs(mean - power) - half > 0.05 * power
+        return Verdict(measured, FAILS if apart else OPEN, f"claimed is {power:g}")
+
+    return _where(judge, study, (method,), where)
+
+
+def none(study: str, method: str, measure: str, **where: Any) -> Judge:
+    """A measure is exactly zero in every run."""
+
+    def judge(frames: Frames) -> Verdict:
+        values: Any = chosen(frames[study], method=method, **where)[measure]
+        told = f"{measure} of {method}: at most {values.max():.3g} over {len(values)} runs"
+        return Verdict(told, HOLDS) if (values == 0).all() else Verdict(told, FAILS, "it is there")
+
+    return _where(judge, study, (method,), where)
 
 
 def both(*judges: Judge) -> Judge:

@@ -44,12 +44,16 @@ class Case:
 
 
 class Job(NamedTuple):
-    """One run: a case, a learning rate, a seed, and whether it is judged on validation data to choose the rate."""
+    """One run: a case, a learning rate, a seed; judged on validation data to choose the rate, or reported.
+
+    ``flat``: the curvature at the end is measured as well.
+    """
 
     case: Case
     lr: float
     seed: int
     tune: bool
+    flat: bool = False
 
     @property
     def key(self) -> str:
@@ -68,6 +72,7 @@ class Study:
         seeds: of the reported runs, none of them a tuning seed.
         rates: learning rates, at least four, ascending.
         tune_seeds: of the runs that choose the rate by the mean validation score after the last round.
+        flat: measure the curvature at the end of every reported run; it takes longer than a short run.
     """
 
     name: str
@@ -76,6 +81,7 @@ class Study:
     seeds: tuple[int, ...] = tuple(range(10))
     rates: tuple[float, ...] = RATES
     tune_seeds: tuple[int, ...] = TUNE_SEEDS
+    flat: bool = False
 
     def __post_init__(self) -> None:
         check(bool(self.cases), "cases", self.cases, "at least one")
@@ -92,7 +98,7 @@ class Study:
 
     def reported(self, case: Case, lr: float) -> Iterator[Job]:
         """The runs that count."""
-        return (Job(case, lr, seed, False) for seed in self.seeds)
+        return (Job(case, lr, seed, False, self.flat) for seed in self.seeds)
 
     @property
     def runs(self) -> int:

@@ -104,6 +104,12 @@ def _factorial() -> Study:
     return Study("digits-factorial", "which ingredient does the work", tuple(cases), seeds=tuple(range(5)))
 
 
+def _flat() -> Study:
+    rows = [methods.ALL[slug] for slug in ("fedlora", "rolora", "la-lora-unfiltered", "la-lora")]
+    cases = [case for epsilon in (1.0, 8.0) for case in digits(rows, {}, epsilon=epsilon)]
+    return Study("digits-flat", "curvature where training ended", tuple(cases), flat=True)
+
+
 def _local(steps: int) -> dict[str, Any]:
     return {"plan": {**WORK, "local_steps": steps, "rounds": max(100 // steps, 1)}}
 
@@ -119,6 +125,7 @@ STUDIES: dict[str, Study] = {
         _clients(),
         _sentiment(),
         _factorial(),
+        _flat(),
         sweep("rank", "rank 1 to 32, alpha twice the rank", (1, 2, 4, 8, 16, 32),
               lambda r: {"lora": {"rank": r, "alpha": 2.0 * r}}),
         sweep("steps", "local steps 1 to 40, 100 steps in all", (1, 5, 20, 40), _local),

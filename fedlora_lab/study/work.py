@@ -52,6 +52,7 @@ def result(job: Job) -> dict[str, Any]:
     import torch
 
     from fedlora_lab import Lora, Plan, run
+    from fedlora_lab.measures.curvature import flatness
 
     torch.set_num_threads(1)
     case, (name, given) = job.case, job.case.task
@@ -62,13 +63,24 @@ def result(job: Job) -> dict[str, Any]:
     options = {"lora": Lora(**case.lora), "seed": job.seed, "evaluate_every": plan.rounds}
     records = list(run(task, case.method, privacy, plan, **options))
     first, last = records[0], records[-1]
-    values = {f"before_{k}": v for k, v in first.metrics.items()} | dict(last.metrics)
+    values = {f"before_{k}": v for k, v in first.metrics.items()} | dict(last.metrics) | _layers(last)
     values |= {"deviation": last.deviation, "epsilon": last.epsilon, "clipped": last.clipped}
     for measure in ("bytes_up", "bytes_down"):
         values[measure] = sum(getattr(record.uploads, measure) for record in records)
+    if job.flat:
+        values["sharpness"] = flatness(task, last).top
     values["seconds"] = sum(record.seconds for record in records)
     finite = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
     return {"key": job.key, "lr": job.lr, "seed": job.seed, "values": finite}
+
+
+def _layers(record: Any) -> dict[str, float]:
+    """Sums over the layers, where they are measured: the last round's noise by its three terms, squared norms."""
+    found: dict[str, float] = {}
+    for _, measure, value in record.rows:
+        if measure.startswith("noise_"):
+            found[measure] = found.get(measure, 0.0) + value
+    return found
 
 
 def best_rate(study: Study, case: Case, done: Done) -> float | None:

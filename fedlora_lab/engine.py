@@ -58,7 +58,7 @@ def per_example_gradients(
         adapted.put(slot, rows)
     x, y = data
     with torch.enable_grad():
-        loss = task.loss(task.forward(adapted.model, x), y)
+        loss = task.loss(task.forward(adapted.model, ready(task, x)), y)
         if method is not None and method.penalty is not None and start is not None:
             begin = {slot: _rows(start[slot], owner) for slot in moving}
             loss = loss + method.penalty(leaves, begin)
@@ -71,6 +71,11 @@ def per_example_gradients(
 
 def _rows(tensor: Tensor, owner: Tensor) -> Tensor:
     return tensor.expand(len(owner), *tensor.shape[1:]) if len(tensor) == 1 else tensor.index_select(0, owner)
+
+
+def ready(task: Task, x: "Tensor | Mapping[str, Tensor]") -> "Tensor | Mapping[str, Tensor]":
+    """A batch of inputs as the task wants it before the model sees it."""
+    return x if task.prepare is None else task.prepare(x)
 
 
 def pool(task: Task) -> "tuple[tuple[Tensor | dict[str, Tensor], Tensor], tuple[int, ...]]":
@@ -253,4 +258,4 @@ def predict(
     for slot in adapted.used(values):
         adapted.put(slot, values[slot])
     with torch.inference_mode():
-        return task.forward(adapted.model, x)
+        return task.forward(adapted.model, ready(task, x))

@@ -6,9 +6,15 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import hubs
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from peft import PeftModel
+
+import fedlora_lab as fl
+from fedlora_lab import adapters
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,6 +40,38 @@ fl.Privacy(unit="client", clip_norm=0.3, noise_multiplier=1.1, sample_rate=0.2, 
 fl.widgets.live(task)                                # in a notebook
 fl.save_adapter(record, "out/")                       # a PEFT adapter folder: PeftModel.from_pretrained reads it
 """  # noqa: E501  # as they stand in the README
+
+TEN_LINES = """\
+import pandas as pd
+import fedlora_lab as fl
+
+data    = pd.read_csv("reviews.csv")                                                 # columns text, label, hospital
+task    = fl.tasks.hub("my-model", data, text="text", label="label", by="hospital")  # one client for each hospital
+plan    = fl.Plan(rounds=10, local_steps=5, batch=16, lr=0.3)
+privacy = fl.Privacy(clip_norm=1.0, delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
+for record in fl.run(task, "rolora", privacy, plan, lora=fl.Lora(rank=4, alpha=8), seed=None):
+    print(record.index, record.metrics["accuracy"], record.epsilon)
+fl.save_adapter(record, "adapter")                                                   # PEFT reads it, without us
+"""
+
+
+def test_ten_lines_on_your_own_model_run_as_written(tmp_path, monkeypatch, capsys):
+    """With a toy BERT in the place of the reader's model."""
+    assert f"```python\n{TEN_LINES}```\n" in README
+    monkeypatch.chdir(tmp_path)
+    frame = hubs.texts(120).rename(columns={"site": "hospital"})
+    frame.to_csv("reviews.csv", index=False)
+    fl.tasks.tiny("bert", "my-model", frame["text"])
+    names: dict[str, Any] = {}
+    exec(compile(TEN_LINES, "README.md", "exec"), names)
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[0]) for line in lines] == list(range(11))
+    assert 7.9 < float(lines[-1].split()[2]) <= 8
+    assert names["record"].ledger.mode == "release"
+    base = names["task"].model
+    loaded = PeftModel.from_pretrained(adapters.structure_copy(base), "adapter").eval()
+    x = names["task"].test[0]
+    torch.testing.assert_close(loaded(**x).logits, fl.predict(names["task"], names["record"], x), rtol=1e-4, atol=1e-5)
 
 
 def test_sentences_stand_in_the_readme():

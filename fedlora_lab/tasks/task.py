@@ -59,6 +59,7 @@ class Task:
         test: (x, y) public and held out, for the curves.
         validation: (x, y) or ``None``; for tuning only, never for results.
         head: name of a module trained in full beside the factors, or ``None``.
+        prepare: x -> x of a batch, done before it goes to the model's device, such as cutting padding off; or ``None``.
         forward: (model, x) -> outputs, the first dimension being that of x.
         loss: (outputs, y) -> (N,), the loss of each example.
         metrics: name -> (outputs, y) -> (N,), scores whose mean over examples is reported.
@@ -82,6 +83,7 @@ class Task:
     metrics: Mapping[str, Callable[[Any, Tensor], Tensor]] = field(default_factory=lambda: dict(CLASSIFICATION))
     labels: tuple[str, ...] | None = None
     client_names: tuple[str, ...] = ()
+    prepare: Callable[[Any], Any] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

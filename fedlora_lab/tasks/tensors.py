@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fedlora_lab import partition as splits
 from fedlora_lab.checks import check, check_whole
 from fedlora_lab.tasks import validate
-from fedlora_lab.tasks.task import Examples, Task, forward, take
+from fedlora_lab.tasks.task import Examples, Task, take
 
 
 def classification(
@@ -71,6 +71,11 @@ def classification(
         client_names=tuple(client_names),
         info={"task": name, "model": type(model).__name__},
     )
+    return checked(task)
+
+
+def checked(task: Task) -> Task:
+    """The task, unless its outputs and labels are no classes, or examples of a batch touch each other."""
     _check_labels(task, _classes(task))
     return task
 
@@ -129,8 +134,8 @@ def _classes(task: Task) -> int:
     count = min(4, len(y))
     name = type(task.model).__name__
     try:
-        together = forward(task.model, take(x, torch.arange(count)))
-        repeated = forward(task.model, take(x, torch.zeros(count, dtype=torch.int64)))
+        together = task.forward(task.model, take(x, torch.arange(count)))
+        repeated = task.forward(task.model, take(x, torch.zeros(count, dtype=torch.int64)))
     except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"model={name!r}: expected to accept the test inputs, but it says: {reason[0]}") from error

@@ -1,0 +1,61 @@
+"""Toy folders of real architectures, and data for them, made once for a session."""
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+import fedlora_lab as fl
+from fedlora_lab.tasks import Task
+
+TEXT, IMAGE = ("bert", "roberta", "distilbert", "gpt2"), ("vit", "swin")
+WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "song", "day", "very", "not")
+NO_PAD = "ignore:tokenizer without a padding token"
+
+
+def texts(count: int = 48) -> pd.DataFrame:
+    """Texts of three to eight words, two classes, four sites."""
+    draw = np.random.default_rng(0)
+    rows = [" ".join(draw.choice(WORDS, draw.integers(3, 9))) for _ in range(count)]
+    label = ["kind" if "good" in row or "great" in row else "harsh" for row in rows]
+    return pd.DataFrame({"text": rows, "label": label, "site": [f"site {i % 4}" for i in range(count)]})
+
+
+def images(count: int = 40) -> pd.DataFrame:
+    """Colour images of ten by twelve pixels, three classes."""
+    draw = np.random.default_rng(1)
+    pixels = [draw.integers(0, 256, (12, 10, 3)).astype(np.uint8) for _ in range(count)]
+    return pd.DataFrame({"image": pixels, "label": np.arange(count) % 3})
+
+
+def image_folder(path: Path) -> Path:
+    """A folder for each of two classes, with four files in each."""
+    for i, pixels in enumerate(images(8)["image"]):
+        file = path / ("cat" if i % 2 else "dog") / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    return path
+
+
+@cache
+def folder(kind: str) -> Path:
+    """A toy model of this architecture."""
+    return fl.tasks.tiny(kind, Path(tempfile.mkdtemp()) / kind, texts()["text"] if kind in TEXT else ())
+
+
+@cache
+def task(kind: str, **options: Any) -> Task:
+    """A classification task of three clients with a toy model."""
+    if kind in TEXT:
+        return fl.tasks.hub(folder(kind), texts(), text="text", label="label", clients=3, **options)
+    return fl.tasks.hub(folder(kind), images(), image="image", label="label", clients=3, **options)
+
+
+@cache
+def decoder() -> Task:
+    """A causal language model of three clients."""
+    return fl.tasks.hub(folder("gpt2"), texts(), text="text", clients=3)

@@ -55,6 +55,7 @@ fl.save_adapter(record, "adapter")                                              
 """
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT asks Transformers for it
 def test_ten_lines_on_your_own_model_run_as_written(tmp_path, monkeypatch, capsys):
     """With a toy BERT in the place of the reader's model."""
     assert f"```python\n{TEN_LINES}```\n" in README

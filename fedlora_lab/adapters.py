@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fedlora_lab.checks import check
+from fedlora_lab.frozen import freeze
 from fedlora_lab.method import Global, Slot
 from fedlora_lab.plan import Lora
 from fedlora_lab.stacked import ABSENT, Cored, Shifted, Stacked
@@ -116,6 +117,7 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lo
     check(bool(places), "targets", targets, "names of linear layers of the model")
     for parameter in peft.parameters():
         parameter.requires_grad_(False)
+    freeze(peft)
     given = {slot: getattr(module, attribute).clone() for slot, (module, attribute) in places.items()}
     return Adapted(peft, places, given, optional, weights)
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 
 from fedlora_lab import adapters, engine
+from fedlora_lab.averaged import averaged_noise as averaged_noise
 from fedlora_lab.checks import check, check_number, check_one_of, check_whole
 from fedlora_lab.measures import noise_energies
 from fedlora_lab.mechanism import clip_sum, noise

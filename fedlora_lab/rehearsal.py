@@ -173,9 +173,7 @@ def wire(
     return Bytes(*(fmean(part) for part in zip(*found[1:], strict=True)))
 
 
-def _shapes(
-    slot: Slot, played: Sequence[int], rank: int, layers: Sequence[tuple[int, int]]
-) -> list[tuple[int, ...]]:
+def _shapes(slot: Slot, played: Sequence[int], rank: int, layers: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
     """The shape of a tensor in every layer; what is no factor keeps the one that it was played with."""
     known = {
         "A": lambda tall, wide: (rank, wide),

@@ -125,3 +125,50 @@ def traits(row: Method, *, rank: int = 4, clients: int = 10) -> Traits:
         up=sent.up,
         down=sent.down,
     )
+
+
+NAMES = {
+    "train": "who moves when",
+    "start": "the start",
+    "share": "what is sent",
+    "own_ranks": "what stays at home",
+    "parts": "what is clipped together",
+    "clips": "what the clip falls on",
+    "whiten": "the whitening",
+    "smooth": "the smoothing",
+    "penalty": "the penalty",
+    "aggregate": "what the server does",
+    "broadcast": "what clients receive",
+}
+"""The fields that do something, in words."""
+
+
+def named(kin: Kin) -> str:
+    """Which published row it is, in words; or how near the nearest one is."""
+    from fedlora_lab.methods import ALL, VARIANTS
+
+    row = (ALL | VARIANTS).get(kin.near)
+    name = kin.near if row is None else row.name
+    if kin.same is not None:
+        return f"This is {name}" + (f" ({row.source})." if row is not None and row.source else ".")
+    fields = " and ".join(NAMES.get(field, field) for field in kin.differs)
+    return f"Nobody has published this as far as the table knows. Nearest is {name}: it differs in {fields}."
+
+
+def told(found: Traits) -> list[tuple[str, str]]:
+    """What is to be said of a row, one (sign, line) a property; the sign is one that scores use, or "!"."""
+    from fedlora_lab.summary import size
+
+    exact = {
+        True: ("=", "the server holds the mean of the products"),
+        False: ("≠", "the server misses the mean of the products"),
+        None: ("↺", "no common product is formed: something stays at home"),
+    }
+    sure = "the ledger certifies its ε" if found.uncertified is None else f"no ε is certified: {found.uncertified}"
+    lines = [exact[found.exact], ("~", MEETS[found.meets]), ("ε", sure)]
+    lines.append(("⇅", f"a client sends {size(found.up)} and receives {size(found.down)} a round (digits, rank 4)"))
+    if not found.learns:
+        lines.append(("!", "it never learns: the factor that starts at zero never moves, so the product stays zero"))
+    elif found.idle:
+        lines.append(("!", "its first step is noise alone: the factor that starts at zero rests, the gradient is zero"))
+    return lines

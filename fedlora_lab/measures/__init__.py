@@ -8,6 +8,7 @@ from fedlora_lab.measures.peers import peer_sizes, separation, worst_change
 from fedlora_lab.measures.products import Deviation, deviation, noise_energies, product_norm
 from fedlora_lab.measures.protection import protection
 from fedlora_lab.measures.rounds import Exchange, frame_of, layer_rows
+from fedlora_lab.measures.servers import mean_spectrum, served, sketched
 from fedlora_lab.measures.spectra import gradient_spectra, spectrum
 
 __all__ = [
@@ -27,13 +28,16 @@ __all__ = [
     "gradient_spectra",
     "gradients",
     "layer_rows",
+    "mean_spectrum",
     "noise_energies",
     "peer_sizes",
     "product_norm",
     "protection",
     "separation",
+    "served",
     "sharpness",
     "signal_to_noise",
+    "sketched",
     "spectrum",
     "watch",
     "worst_change",

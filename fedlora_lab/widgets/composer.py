@@ -1,0 +1,224 @@
+"""The composer: a method from its fields, which published one it is, and how it learns beside another."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedlora_lab import ingredients, methods, traits
+from fedlora_lab.checks import check
+from fedlora_lab.plan import Plan
+from fedlora_lab.plots.composed import composed, refused
+from fedlora_lab.plots.style import png
+from fedlora_lab.privacy import Privacy
+from fedlora_lab.tasks import Task
+from fedlora_lab.widgets import controls
+from fedlora_lab.widgets.settings import EPSILONS, RATES, finite, suggested
+from fedlora_lab.widgets.training import Events, Training
+from fedlora_lab.widgets.worker import one_line
+
+if TYPE_CHECKING:
+    from fedlora_lab.method import Method
+    from fedlora_lab.record import Round
+
+NAME = "my method"
+LABELS = {
+    "train": ("who moves", "rounds between bars, one word a local step"),
+    "start": ("start", "what the factors are before training"),
+    "aggregate": ("server", "what the server makes of the uploads"),
+    "whiten": ("whitening", "shape of clip and noise, from the factor that rests"),
+    "smooth": ("smoothing", "filter of noised values: it costs no privacy"),
+    "share": ("sent", "what goes up of what moved"),
+    "own_ranks": ("kept", "ranks that never leave their client"),
+    "parts": ("clip", "what is clipped together"),
+    "clips": ("clip on", "client unit: the change in a round, or the weights themselves"),
+    "broadcast": ("received", "bits of a number that clients receive"),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs of one setting that take turns, round by round.
+
+    Args: rates: slug -> learning rate. epsilon: to calibrate for; ``None``: no privacy.
+    """
+
+    task: Task
+    rows: "tuple[Method, ...]"
+    rates: Mapping[str, float]
+    plan: Plan
+    privacy: Privacy
+    epsilon: float | None
+
+    def events(self) -> "Iterator[tuple[str, Any]]":
+        """(slug, tick or record)."""
+        from fedlora_lab import loop  # slow to import
+
+        noise = None
+        if self.epsilon is not None:
+            noise = self.privacy.calibrate(epsilon=self.epsilon, task=self.task, plan=self.plan)
+        runs = {r.slug: loop.ticks(self.task, r, noise, self.plan.replace(lr=self.rates[r.slug])) for r in self.rows}
+        while runs:
+            for slug, run in list(runs.items()):
+                for event in run:
+                    yield slug, event
+                    if hasattr(event, "metrics"):
+                        break
+                else:
+                    del runs[slug]
+
+
+class Composer(Training):
+    """A method of one's own; see `method_composer`. ``row`` is what the controls make, ``None`` where it cannot be."""
+
+    offered = ("start", "stop", "reset")
+
+    def __init__(self, task: Task, plan: Plan, privacy: Privacy, start: float) -> None:
+        super().__init__("composer", task.name)
+        self.task, self.plan, self.privacy, self._start = task, plan, privacy, start
+        self.row: Method | None = None
+        self.records: dict[str, list[Round]] = {}
+        self._filling, self._lines, self._refusal, self._kin = False, [], "", ""
+        rows = [(row.name, slug) for slug, row in (methods.ALL | methods.VARIANTS).items()]
+        self.begin_from = controls.choice(
+            "begin from", rows, "fedlora", "put the fields as a published method has them"
+        )
+        menus = ingredients.offered()
+        self.fields = {f: controls.choice(LABELS[f][0], menus[f], menus[f][0][1], LABELS[f][1]) for f in LABELS}
+        self.baseline = controls.choice("beside", rows, "fedlora", "the method it trains beside")
+        budgets = [(f"{value:g}", value) for value in EPSILONS] + [("∞ (no privacy)", None)]
+        self.epsilon = controls.choice("privacy ε", budgets, 8.0, "the promise, the same for both")
+        self.lr = controls.steps("learning rate", RATES, 0.3, "of the composed method; the other has its tuned one")
+        self.rounds = controls.slider("rounds", plan.rounds, 1, 30, 1, "how often the server averages")
+        self.picture = controls.picture(940, 375, narrowest=controls.NARROW)
+        self.says = controls.words(2)
+        self._knobs = [*self.fields.values(), self.baseline, self.epsilon, self.lr, self.rounds]
+        bar = controls.row(self.baseline, self.epsilon, self.lr, self.rounds, *self.buttons.values(), self.progress)
+        self.children = [controls.row(self.begin_from, *self.fields.values()), self.says, controls.row(self.picture),
+                         bar, self.status, self.sentence]  # fmt: skip
+        self.begin_from.observe(lambda _: self._fill(), "value")
+        for knob in self._knobs:
+            knob.observe(lambda _: self.ready(), "value")
+        self._first = [knob.value for knob in self._knobs]
+        self.ready(first=True)
+
+    def _fill(self) -> None:
+        """Put the fields as the chosen row has them."""
+        row, self._filling = methods.get(self.begin_from.value), True
+        for field, knob in self.fields.items():
+            knob.value = getattr(row, field)
+        self.lr.value = min(RATES, key=lambda rate: abs(rate - suggested(self.task, row, self.lr.value)))
+        self._filling = False
+        self.ready()
+
+    def begin(self) -> tuple[Events, int]:
+        """Both runs, from the start."""
+        self.records = {}
+        if self.row is None:
+            return self._refuse, 1
+        other = methods.get(self.baseline.value)
+        plan = self.plan.replace(rounds=self.rounds.value)
+        rates = {self.row.slug: self.lr.value, other.slug: suggested(self.task, other, self.plan.rate("B"))}
+        pair = Pair(self.task, (other, self.row), rates, plan, self.privacy, self.epsilon.value)
+        return pair.events, 2 * plan.rounds * plan.local_steps
+
+    def _refuse(self) -> Iterator[Any]:
+        raise ValueError(self._refusal)
+        yield
+
+    def keep(self, event: Any) -> bool:
+        """Records are kept; the rest are ticks."""
+        slug, what = event
+        if is_record := hasattr(what, "metrics"):
+            self.records = {**self.records, slug: [*self.records.get(slug, []), what]}
+        return is_record
+
+    def told(self) -> str:
+        """The round that both have done."""
+        done = min((len(found) for found in self.records.values()), default=1) - 1
+        return f"round {max(done, 0)} of {self.rounds.value}"
+
+    def planned(self) -> str:
+        """Put the row together; the line says whether it can be."""
+        if self._filling:
+            return ""
+        self.row, self._refusal, self.records = None, "", {}
+        try:
+            self.row = ingredients.compose(NAME, {field: knob.value for field, knob in self.fields.items()})
+            self._lines = traits.told(traits.traits(self.row))
+        except Exception as error:
+            self.row, self._refusal = None, one_line(error)
+            controls.say(self.says, f"This cannot be: {self._refusal}", error=True)
+            return "nothing to train"
+        self._kin = traits.named(traits.identify(self.row))
+        controls.say(self.says, self._kin)
+        return "ready"
+
+    def forget(self) -> None:
+        """No runs, first settings."""
+        self.records, self._filling = {}, True
+        self.begin_from.value = "fedlora"
+        for knob, value in zip(self._knobs, self._first, strict=True):
+            knob.value = value
+        self._filling = False
+
+    def lock(self, locked: bool) -> None:
+        """Hold the controls while both train."""
+        for knob in [self.begin_from, *self._knobs]:
+            knob.disabled = locked
+        if not locked and self.row is None:
+            self.buttons["start"].disabled = True
+
+    def wanted(self) -> Any:
+        """The row, what is said of it, and the runs so far."""
+        return self.row, tuple(self._lines), self._refusal, self.records, self.rounds.value
+
+    def paint(self, wanted: Any) -> tuple[bytes, str]:
+        """Score, properties, curves; and the sentence."""
+        from fedlora_lab.record import to_frame
+
+        row, lines, refusal, records, rounds = wanted
+        if row is None:
+            return png(refused(refusal, rounds=rounds, start=self._start)), "Change a field: these do not go together."
+        frames = {slug: to_frame(found) for slug, found in records.items()}
+        return png(composed(row, lines, frames, rounds=rounds, start=self._start)), self._words(row, records)
+
+    def _words(self, row: "Method", records: "Mapping[str, list[Round]]") -> str:
+        if len(records) < 2:
+            told = "; ".join(words for _, words in traits.told(traits.traits(row)))
+            return f"{told[0].upper()}{told[1:]}. Press Start to train it."
+        done = min(len(found) for found in records.values()) - 1
+        parts = []
+        for slug, found in records.items():
+            one = found[done]
+            name = row.name if slug == row.slug else methods.get(slug).name
+            parts.append(f"{name} {one.metrics['accuracy']:.3f} (deviation {one.deviation:.2g})")
+        spent = finite(records[row.slug][done].epsilon)
+        return f"After round {done}: {', '.join(parts)}; {self._start:.3f} before training. ε spent: {spent}. One seed."
+
+    def show(self, painted: tuple[bytes, str]) -> None:
+        """Figure and sentence."""
+        self.picture.value, text = painted
+        controls.say(self.sentence, text)
+
+
+def method_composer(task: Task | None = None, *, plan: Plan | None = None, privacy: Privacy | None = None) -> Composer:
+    """Put a method together from its fields: its score, which published one it is, what it promises; and train it.
+
+    Args:
+        task: with the metric "accuracy"; ``None``: digits, five clients.
+        plan, privacy: the rest of the setting; ``privacy`` is calibrated for the chosen ε.
+
+    A second one of the same task ends the first one's thread.
+
+    Raises: ``ValueError`` for a task without accuracy.
+    Guarantees: nothing is trained before Start; Stop ends within one local step (test_composer.py::test_it_stops);
+        fields that make no method are told in one line (test_composer.py::test_what_cannot_be_is_one_line).
+    """
+    from fedlora_lab import tasks
+    from fedlora_lab.widgets.bout import Bout
+
+    task = tasks.digits(clients=5, alpha=0.5, seed=0) if task is None else task
+    check(isinstance(task, Task) and "accuracy" in task.metrics, "task", task, "a task with accuracy")
+    plan = plan or Plan(rounds=10, lr=0.3)
+    open_ = (privacy or Privacy(delta=1e-4)).replace(noise_multiplier=None, sample_rate=None, target=None)
+    return Composer(task, plan, open_, Bout(task, {}, plan, open_, 1).start())

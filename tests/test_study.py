@@ -1,8 +1,6 @@
 """Studies: declared grids, tuned alike, resumable; a tiny one is run for real."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -87,7 +86,7 @@ def test_noise_and_curvature_of_a_reported_run():
 
 
 def test_a_killed_study_goes_on(tmp_path):
-    """kill -9 in the middle: what was finished stays, a torn line is passed over, nothing is run twice."""
+    """kill -9 in the middle: workers end, what was finished stays, a torn line is passed over, nothing is run twice."""
     path = tmp_path / "small.jsonl"
     code = (
         "import sys; sys.path[:0] = ['tests']\n"
@@ -103,8 +102,10 @@ def test_a_killed_study_goes_on(tmp_path):
         assert time.monotonic() < until
         assert process.poll() is None or path.exists()
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
     process.wait()
+    assert psutil.wait_procs(workers, timeout=60)[1] == [], "a worker goes on without its parent"
     before = path.read_text()
     with open(path, "a") as file:
         file.write('{"key": "half a li')

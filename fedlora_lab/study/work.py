@@ -2,11 +2,13 @@
 
 import json
 import math
+import os
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -130,7 +132,7 @@ def play(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -> Don
     done = load(path)
     with (
         tqdm(total=study.runs, initial=progress(study, path)[0], unit="run", disable=not bar, mininterval=5) as shown,
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool,
     ):
         for batch in _batches(study.cases, max(workers, 1) * 2):
             while todo := [job for job in _jobs(replace(study, cases=tuple(batch)), done) if job.key not in done]:
@@ -139,6 +141,13 @@ def play(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -> Don
                     done[entry["key"]] = entry
                     shown.update()
     return done
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed ends too, in the middle of its run; else it would wait for ever."""
+    parent = parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _batches(cases: Iterable[Case], size: int) -> Iterator[list[Case]]:

@@ -43,6 +43,6 @@ def study(name: str | None, workers: int, out: str, seeds: int | None) -> None:
         if len(table):
             write_atomically(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
             command = f"fedlora-lab study {name}" + (f" --seeds {seeds}" if seeds is not None else "")
-            write_atomically(folder / f"{name}.json", to_json(room.settings(chosen, command)))
+            write_atomically(folder / f"{name}.json", to_json(room.settings(chosen, command, lines)))
     cases = table.groupby(list(table.columns[1 : list(table.columns).index("lr")]), dropna=False).ngroups
     click.echo(json.dumps({"study": name, "cases": int(cases), "file": str(folder / f"{name}.csv")}))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlora_lab.checks import check
 from fedlora_lab.study.declared import Study
-from fedlora_lab.study.work import best_rate, load
+from fedlora_lab.study.work import best_rate, load, progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +34,8 @@ def frame(study: Study, path: Path) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def settings(study: Study, command: str) -> dict[str, Any]:
-    """What reproduces the study: command, versions, seeds, rates."""
+def settings(study: Study, command: str, path: Path) -> dict[str, Any]:
+    """What reproduces the study: command, versions, seeds, rates; and how many of its runs are done."""
     return {
         "study": study.name,
         "note": study.note,
@@ -48,6 +48,7 @@ def settings(study: Study, command: str) -> dict[str, Any]:
             "private": False,
         },
         "runs": study.runs,
+        "done": progress(study, path)[0],
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
     }

@@ -33,14 +33,20 @@ def small(*cases):
     return Study("small", "a test", cases, seeds=(0, 1, 2), rates=(0.01, 0.1, 0.3, 1e9), tune_seeds=(7,))
 
 
-def test_a_study_tunes_and_reports(tmp_path):
+def test_a_study_tunes_and_reports(tmp_path, monkeypatch):
     """The rate with the best validation loss that never diverged; last round; one row a reported run."""
-    one, path = small(case("fedlora"), case("ffa-lora", 8.0)), tmp_path / "small.jsonl"
-    done = study.play(one, path, workers=2, bar=False)
+    one, path = small(case("fedlora"), case("ffa-lora", 8.0)), tmp_path / "runs" / "small.jsonl"
+    monkeypatch.setitem(study.STUDIES, "small", one)
+    shown = CliRunner().invoke(commands, ["study", "small", "--workers", "2", "--out", str(tmp_path)])
+    assert json.loads(shown.stdout.splitlines()[-1])["cases"] == 2
+    done = work.load(path)
     assert len(done) == one.runs == 2 * (4 + 3)
+    kept = json.loads((tmp_path / "small.json").read_text())
+    assert (kept["command"], kept["done"], kept["runs"]) == ("fedlora-lab study small", one.runs, one.runs)
     assert study.progress(one, path) == (one.runs, one.runs)
     table: Any = study.frame(one, path)
     assert len(table) == 6
+    pd.testing.assert_frame_equal(study.read("small", tmp_path), table, rtol=1e-5, check_dtype=False)
     assert set(table["seed"]) == {0, 1, 2}
     for each in one.cases:
         tried = {job.lr: done[job.key]["values"]["loss"] for job in one.tuning(each)}

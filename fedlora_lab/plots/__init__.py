@@ -6,8 +6,10 @@ from fedlora_lab.plots.audit import audit
 from fedlora_lab.plots.band_check import Measured, band_check, share_inside
 from fedlora_lab.plots.budgets import budgets
 from fedlora_lab.plots.clipping import Clip, clip, clip_check
+from fedlora_lab.plots.composed import composed
 from fedlora_lab.plots.curves import curves, epsilon
 from fedlora_lab.plots.deviation import deviation
+from fedlora_lab.plots.exactness import exactness_map
 from fedlora_lab.plots.explorer import explorer
 from fedlora_lab.plots.finals import finals
 from fedlora_lab.plots.live import images, live
@@ -19,6 +21,7 @@ from fedlora_lab.plots.reach import reach
 from fedlora_lab.plots.recovered import recovered
 from fedlora_lab.plots.regulator import literal, regulator, regulator_words
 from fedlora_lab.plots.score import score, scores
+from fedlora_lab.plots.servers import mean_products
 from fedlora_lab.plots.smoothing import coupling, filter_explorer, gradient_spectra, response_check
 from fedlora_lab.plots.step_size import step_size
 from fedlora_lab.plots.timeline import timeline, timeline_words
@@ -34,12 +37,14 @@ __all__ = [
     "budgets",
     "clip",
     "clip_check",
+    "composed",
     "composition",
     "coupling",
     "curves",
     "deviation",
     "energy_check",
     "epsilon",
+    "exactness_map",
     "explorer",
     "filter_explorer",
     "finals",
@@ -49,6 +54,7 @@ __all__ = [
     "levels",
     "literal",
     "live",
+    "mean_products",
     "noise",
     "overview",
     "planner",

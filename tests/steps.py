@@ -143,7 +143,7 @@ def noise_draws(row: Method, step: Step, t: int, s: int, sigma: float, draws: in
     return {slot: torch.stack(parts) for slot, parts in found.items()}
 
 
-def noise_is_sigma_c_on_what_moves(row: Method, step: Step = engine.local_step, draws: int = 25) -> None:
+def noise_is_sigma_c_on_what_moves(row: Method, step: Step = engine.local_step, draws: int = 12) -> None:
     """Each client's noise has standard deviation sigma C in every number that moves, and is nowhere else.
 
     Five standard errors, fixed seeds. No two clients, steps or layers share any of it.

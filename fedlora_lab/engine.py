@@ -4,23 +4,30 @@ Every example of a step carries its own copy of the moving tensors, (N, ...), so
 respect to those copies is the gradient of each example alone: no hooks, no vmap, no loop over clients or examples.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab.adapters import Adapted
-from fedlora_lab.mechanism import Clipped, before_clip, clip_sum, noise, release
+from fedlora_lab.checks import check
+from fedlora_lab.mechanism import Clipped, before_clip, clip_sum, noise, release, uncertified
 from fedlora_lab.method import MODES, TRAINED, Method, Slot
+from fedlora_lab.placing import matmuls
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.ranks import cut
 from fedlora_lab.rules import Whitening, identity
 from fedlora_lab.streams import Streams
 from fedlora_lab.tasks.task import Task, take
+
+if TYPE_CHECKING:
+    from fedlora_lab.prefix import Prefix
 
 Bank = dict[Slot, Tensor]
 
@@ -48,6 +55,7 @@ def per_example_gradients(
 
     Guarantees: equals a loop over batches of one and Opacus' GradSampleModule (tests/test_gradients.py).
     """
+    owner = owner.to(adapted.device, non_blocking=True)
     leaves = {}
     for slot in adapted.used(bank):
         tensor = bank[slot]
@@ -58,7 +66,8 @@ def per_example_gradients(
         adapted.put(slot, rows)
     x, y = data
     with torch.enable_grad():
-        loss = task.loss(task.forward(adapted.model, ready(task, x)), y)
+        outputs = task.forward(adapted.model, ready(task, x, adapted.device))
+        loss = task.loss(outputs, y.to(adapted.device, non_blocking=True))
         if method is not None and method.penalty is not None and start is not None:
             begin = {slot: _rows(start[slot], owner) for slot in moving}
             loss = loss + method.penalty(leaves, begin)
@@ -73,9 +82,12 @@ def _rows(tensor: Tensor, owner: Tensor) -> Tensor:
     return tensor.expand(len(owner), *tensor.shape[1:]) if len(tensor) == 1 else tensor.index_select(0, owner)
 
 
-def ready(task: Task, x: "Tensor | Mapping[str, Tensor]") -> "Tensor | Mapping[str, Tensor]":
-    """A batch of inputs as the task wants it before the model sees it."""
-    return x if task.prepare is None else task.prepare(x)
+def ready(task: Task, x: "Tensor | Mapping[str, Tensor]", device: torch.device) -> "Tensor | Mapping[str, Tensor]":
+    """A batch of inputs as the task wants it before the model sees it, on the model's device."""
+    x = x if task.prepare is None else task.prepare(x)
+    if isinstance(x, Tensor):
+        return x.to(device, non_blocking=True)
+    return {key: value.to(device, non_blocking=True) for key, value in x.items()}
 
 
 def pool(task: Task) -> "tuple[tuple[Tensor | dict[str, Tensor], Tensor], tuple[int, ...]]":
@@ -104,12 +116,18 @@ class Setting:
     offsets: tuple[int, ...]
     chunk: int | None = None
     lora: Lora = field(default=Lora())
+    prefix: "Prefix | None" = None
+    products: str = "float32"
 
     @cached_property
     def sample_rate(self) -> tuple[float, ...]:
         """Probability with which each client draws each of its examples in a step."""
         batch = self.plan.batch
         return tuple(1.0 if batch is None else min(1.0, batch / n) for n in self.task.sizes)
+
+    def kept(self, part: str, index: Tensor, x: Any) -> AbstractContextManager[None]:
+        """Within it the model takes the frozen prefix of these examples from what is kept, if anything is."""
+        return nullcontext() if self.prefix is None else self.prefix.reading(part, index, x)
 
     @property
     def rank(self) -> int:
@@ -160,6 +178,8 @@ def whitenings(method: Method, moving: tuple[Slot, ...], bank: Mapping[Slot, Ten
         elif slot.side == "A":
             peer = bank[Slot("B", slot.layer)].double()
             found[slot] = method.whiten((peer.mT @ peer).to(bank[slot].dtype))
+    sound = all(rule.noise is rule.after for rule in found.values()) or uncertified(method.whiten) is not None
+    check(sound, "whiten", method.whiten, "a rule that treats every peer as it treated the one it was asked about")
     return found
 
 
@@ -183,9 +203,18 @@ def sent_slots(values: Mapping[Slot, Tensor], method: Method, t: int, steps: int
 def local_step(setting: Setting, clients: Clients, t: int, s: int) -> None:
     """One step of every client of the group: draw, differentiate, clip, add up, noise, filter, step. In place.
 
+    On a GPU nothing in it waits for the device: what is drawn is drawn on the processor, and what was counted is read
+    at the end of the round.
+
     Guarantees: frozen factors get neither gradient nor noise; an empty batch still adds noise; the chunk size changes
-    nothing beyond rounding (tests/test_contract.py, tests/test_engine.py).
+    nothing beyond rounding (tests/test_contract.py, tests/test_engine.py); no value is read from the device
+    (tests/test_compute.py::test_a_local_step_reads_nothing_from_the_device).
     """
+    with matmuls(setting.products):
+        _step(setting, clients, t, s)
+
+
+def _step(setting: Setting, clients: Clients, t: int, s: int) -> None:
     moving = moving_slots(clients.bank, setting.method.moves(t, s))
     maps = whitenings(setting.method, moving, clients.bank)
     sums = _clipped_sums(setting, clients, moving, maps, poisson_batch(setting, t, s, clients.ids))
@@ -215,9 +244,11 @@ def _clipped_sums(
             continue
         x, y = setting.pool
         data, who = (take(x, index[part]), y[index[part]]), owner[part]
-        rows = per_example_gradients(
-            setting.task, setting.adapted, clients.bank, moving, data, who, setting.method, clients.start
-        )
+        with setting.kept("clients", index[part], data[0]):
+            rows = per_example_gradients(
+                setting.task, setting.adapted, clients.bank, moving, data, who, setting.method, clients.start
+            )
+        who = who.to(setting.adapted.device, non_blocking=True)
         rows = before_clip(rows, maps, who)
         added, counts = clip_sum(rows, setting.clip_norm, who, len(drawn), setting.method.parts)
         clients.clipped = clients.clipped + counts
@@ -229,7 +260,7 @@ def _clipped_sums(
 def _descend(plan: Plan, clients: Clients, slot: Slot, gradient: Tensor, noised: Tensor, t: int) -> None:
     """A step of SGD with momentum for one slot, and the same linear map on the noise that the slot holds."""
     rate = plan.rate(slot.side, t)
-    zero = torch.zeros(1, dtype=gradient.dtype)
+    zero = gradient.new_zeros(1)
     if plan.momentum:
         gradient = clients.momentum[slot] = plan.momentum * clients.momentum.get(slot, zero) + gradient
         key = Slot(f"noise {slot.side}", slot.layer)
@@ -239,15 +270,27 @@ def _descend(plan: Plan, clients: Clients, slot: Slot, gradient: Tensor, noised:
 
 
 def evaluate(
-    task: Task, adapted: Adapted, values: Mapping[Slot, Tensor], data: "tuple[Tensor | Mapping[str, Tensor], Tensor]"
+    task: Task,
+    adapted: Adapted,
+    values: Mapping[Slot, Tensor],
+    data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
+    kept: "Callable[[Tensor, Any], AbstractContextManager[None]]" = lambda index, x: nullcontext(),
+    chunk: int = 128,
 ) -> dict[str, float]:
-    """Mean of each metric of the task over some examples, with one value for each slot."""
+    """Mean of each metric of the task over some examples, with one value for each slot.
+
+    Args:
+        kept: (places of a chunk's examples, their inputs) -> within what the model is called.
+        chunk: examples at once.
+    """
     y = data[1]
     totals = dict.fromkeys(task.metrics, 0.0)
-    for part in torch.arange(len(y)).split(128):
-        outputs = predict(task, adapted, values, take(data[0], part))
+    for part in torch.arange(len(y)).split(chunk):
+        x = take(data[0], part)
+        with kept(part, x):
+            outputs = predict(task, adapted, values, x)
         for name, metric in task.metrics.items():
-            totals[name] += float(metric(outputs, y[part]).double().sum())
+            totals[name] += float(metric(outputs, y[part].to(outputs.device)).double().sum())
     return {name: total / len(y) for name, total in totals.items()}
 
 
@@ -256,6 +299,6 @@ def predict(
 ) -> Float[Tensor, "n ..."]:
     """The model's outputs with one value for each slot."""
     for slot in adapted.used(values):
-        adapted.put(slot, values[slot])
+        adapted.put(slot, values[slot].to(adapted.device))
     with torch.inference_mode():
-        return task.forward(adapted.model, ready(task, x))
+        return task.forward(adapted.model, ready(task, x, adapted.device))

@@ -43,12 +43,37 @@ class Ledger:
         accounting.check_delta(delta)
         check_one_of("accountant", accountant, ("prv", "rdp"))
         check(isinstance(reproducible, bool), "reproducible", reproducible, "True or False")
-        self.unit, self.delta, self.accountant, self.reproducible = unit, float(delta), accountant, reproducible
+        self._terms = (unit, float(delta), accountant, reproducible)
         self._uncertified: str | None = None
         self._frozen = False
         self._releases: tuple[Release, ...] = ()
         self._rounds: dict[int, Release] = {}
         self._spent: dict[int | None, Spent] = {}
+
+    @property
+    def unit(self) -> str:
+        """What neighbours differ by; like all terms of a ledger, it cannot be set afterwards."""
+        return self._terms[0]
+
+    @property
+    def delta(self) -> float:
+        """The chance that the promise leaves out."""
+        return self._terms[1]
+
+    @property
+    def accountant(self) -> str:
+        """Who counts."""
+        return self._terms[2]
+
+    @property
+    def reproducible(self) -> bool:
+        """The noise can be drawn again from a seed."""
+        return self._terms[3]
+
+    @property
+    def terms(self) -> tuple[str, float, str, bool]:
+        """Unit, delta, accountant, reproducible: two ledgers of one run agree on all of them."""
+        return self._terms
 
     @property
     def mode(self) -> str:
@@ -69,6 +94,8 @@ class Ledger:
     def uncertified(self, reason: str | None) -> None:
         check(not self._frozen, "ledger", "snapshot", "the run's own ledger: a snapshot takes no entries")
         check(reason is None or (isinstance(reason, str) and bool(reason)), "uncertified", reason, "a reason or None")
+        kept = reason is not None or self._uncertified is None
+        check(kept, "uncertified", reason, "a reason: what was released without a promise stays so")
         self._uncertified = reason
 
     def record(

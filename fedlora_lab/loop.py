@@ -14,6 +14,7 @@ from fedlora_lab import adapters, agreement, checkpoint, engine, local, observe,
 from fedlora_lab.agreement import Agreement
 from fedlora_lab.checkpoint import State
 from fedlora_lab.checks import check, check_whole
+from fedlora_lab.compute import Compute
 from fedlora_lab.ledger import Ledger
 from fedlora_lab.mechanism import uncertified
 from fedlora_lab.method import Global, Method, Slot
@@ -21,6 +22,7 @@ from fedlora_lab.observe import Outcome
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
 from fedlora_lab.record import Round, Tick, origin
+from fedlora_lab.release import Release
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.traffic import traffic
 
@@ -41,6 +43,8 @@ def run(
         checkpoint: folder for the state after every round, and for the ledger, which is written before each round.
         resume: folder of checkpoints to go on from; the rounds that follow have the bits they would have had.
         chunk_examples, chunk_clients: at most so many examples (clients) in memory at once; results differ by rounding.
+            chunk_examples="auto" takes as many as half of the free memory holds.
+        device, products, frozen_prefix, recompute: where and how the work is done (see `compute.Compute`).
         evaluate_every: judge the model before training, after every so many rounds and after the last; NaN between.
 
     Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.
@@ -101,16 +105,17 @@ class Federation:
         seed: int | None = 0,
         checkpoint: "str | Path | None" = None,
         resume: "str | Path | None" = None,
-        chunk_examples: int | None = None,
         chunk_clients: int | None = None,
         evaluate_every: int = 1,
+        **compute: Any,
     ) -> "Federation":
         """Validate everything and prepare the run; nothing is trained yet."""
+        how = Compute(**compute)
         asked = agreement.agreed(task, method, privacy, plan, lora, seed)
-        agreement.chunks(chunk_examples=chunk_examples, chunk_clients=chunk_clients)
+        agreement.chunks(chunk_clients=chunk_clients)
         check_whole("evaluate_every", evaluate_every, 1)
         folder = agreement.folder(checkpoint, resume)
-        setting = local.prepared(asked, *engine.pool(task), chunk_examples)
+        setting = local.prepared(asked, *engine.pool(task), how)
         return cls.over(asked, setting, folder, resume, chunk_clients, evaluate_every)
 
     @classmethod
@@ -211,14 +216,19 @@ class Federation:
 
     def _spend(self, t: int, ids: tuple[int, ...]) -> None:
         """Write the round's releases into the ledger, on disk as well, before any of them exists."""
-        privacy = self.asked.privacy
-        if self.ledger is None or privacy is None:
+        if self.ledger is None:
             return
-        steps = self.setting.plan.local_steps if privacy.unit == "example" else 1
-        self.ledger.record(t + 1, ids, steps, **privacy.entry(ids))
+        self.ledger.record(t + 1, ids, **self._entry(ids))
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.ledger.save(self.folder / checkpoint.LEDGER)
+
+    def _entry(self, ids: tuple[int, ...] | None) -> dict[str, Any]:
+        """How often these clients release in a round, and under how much noise."""
+        privacy = self.asked.privacy
+        assert privacy is not None
+        steps = self.setting.plan.local_steps if privacy.unit == "example" else 1
+        return {"count": steps, **privacy.entry(ids)}
 
     def _groups(self, ids: tuple[int, ...]) -> list[tuple[int, ...]]:
         size = self.chunk_clients or max(len(ids), 1)
@@ -240,7 +250,9 @@ class Federation:
         rank = rows * self.asked.lora.rank  # of what the rows add to a residual
         changed = [slot for slot, x in after.tensors.items() if x is not before[slot]]
         state.changed.append({str(slot): rank if slot.side == "W" else 0 for slot in changed})
-        state.seen = [state.round if k in set(ids) else seen for k, seen in enumerate(state.seen)]
+        state.seen = list(state.seen)
+        for k in ids:
+            state.seen[k] = state.round
         state.server, state.round = replace(after, round=state.round + 1), state.round + 1
 
     def _store(self) -> None:
@@ -257,6 +269,13 @@ class Federation:
             return
         # Also before the first round is done: what was spent in one that was cut short stays spent.
         check(book.exists(), "ledger", str(book), "the ledger of the rounds done")
-        self.ledger = Ledger.load(book)
+        opened, self.ledger = self.ledger, Ledger.load(book)
+        check(self.ledger.terms == opened.terms, "ledger", self.ledger.terms, f"{opened.terms}, those of this run")
+        check(self.ledger.uncertified == opened.uncertified, "ledger", self.ledger.uncertified, "what this run says")
+        for entry in self.ledger.releases:
+            known = all(k < len(state.seen) for k in entry.clients or ())
+            check(known, "ledger", entry, "clients of this run")
+            ours = Release.of(entry.round, entry.clients, **self._entry(entry.clients))
+            check(entry == ours, "ledger", entry, f"{ours}, as this run writes it")
         written = {entry.round for entry in self.ledger.releases}
         check(written >= set(range(1, state.round + 1)), "ledger", sorted(written), f"all {state.round} rounds done")

@@ -2,7 +2,7 @@
 
     python scripts/book.py                 writes build/book/index.html and what belongs to it
     python scripts/book.py --out FOLDER    elsewhere
-    python scripts/book.py --fill          rewrite the generated tables of docs/methods.md and docs/sharp_edges.md
+    python scripts/book.py --fill          rewrite the generated parts of docs/methods.md
 
 Notebooks and pages have one home each; a temporary folder takes copies of them together with what is generated: the
 table of contents from the notebooks that are there, one page of reference for each room of the library.
@@ -27,7 +27,6 @@ from fedlora_lab.cli.small import moves, own_rules
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ROOT / "docs" / "methods.md"
-EDGES = ROOT / "docs" / "sharp_edges.md"
 PAGES = ("methods", "sharp_edges", "notation", "adding_a_method", "open_elsewhere")
 
 
@@ -98,21 +97,6 @@ def methods_page() -> str:
 
     parts = {"table": table(), **{f"row {slug}": row_lines(slug) for slug in methods.ALL}}
     return filled(METHODS.read_text(encoding="utf-8"), parts)
-
-
-def edges_page() -> str:
-    """docs/sharp_edges.md with its table as the sections have it."""
-    page = EDGES.read_text(encoding="utf-8")
-    rows = [["edge", "severity", "the library"]]
-    section = r"^### (\d+)\. ([^\n]*) \((.*?)\)\n(.*?)(?=^##|\Z)"
-    for number, title, severity, rest in re.findall(section, page, re.M | re.S):
-        anchor = re.sub(r"[^\w\- ]", "", f"{number}. {title} ({severity})".lower()).replace(" ", "-")
-        answer = re.search(r"^\*\*(.*?)\.?\*\*", rest, re.M)
-        assert answer, title
-        rows.append([f"[{number}. {title}](#{anchor})", severity, answer[1].lower()])
-    return filled(
-        page, {"edges": markdown([rows[0], *sorted(rows[1:], key=lambda row: int(row[0][1:].split(".")[0]))])}
-    )
 
 
 def with_scores(page: str, folder: Path) -> str:
@@ -199,7 +183,6 @@ def assemble(folder: Path) -> None:
         nbformat.write(notebook, folder / "notebooks" / path.name)
     page = with_scores(methods_page(), folder / "docs" / "figures")
     (folder / "docs" / "methods.md").write_text(page, encoding="utf-8")
-    (folder / "docs" / "sharp_edges.md").write_text(edges_page(), encoding="utf-8")
     rooms = reference(folder / "api")
     front = filled((ROOT / "book" / "index.md").read_text(encoding="utf-8"), {"notebooks": questions()})
     (folder / "index.md").write_text(front, encoding="utf-8")
@@ -233,7 +216,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.fill:
         METHODS.write_text(methods_page(), encoding="utf-8")
-        EDGES.write_text(edges_page(), encoding="utf-8")
         return
     build(arguments.out)
     print(f"{arguments.out / 'index.html'}: {len(notebooks())} notebooks")

@@ -18,7 +18,9 @@ PACKAGES = ("fedlora-lab", "torch", "peft", "opacus", "dp-accounting", "numpy", 
 def frame(study: Study, path: Path) -> "pd.DataFrame":
     """One row for each reported run: study, method, its labels, learning rate, seed, and the measures as columns.
 
-    ``at_edge`` says that the chosen rate is the first or last that was tried. Cases that are not finished are left out.
+    ``at_edge`` says that the chosen rate is the first or last that was tried; ``spent`` is the ε of the ledger, where
+    ``epsilon`` is the budget that labels the case. Cases that are not finished are left out.
+    Guarantees: a label is the declared one, whatever is measured (test_study.py::test_labels_are_the_declared_ones).
     """
     import pandas as pd
 
@@ -26,11 +28,14 @@ def frame(study: Study, path: Path) -> "pd.DataFrame":
     for case in study.cases:
         lr = best_rate(study, case, done)
         entries = [done.get(job.key) for job in study.reported(case, lr)] if lr is not None else [None]
-        if any(entry is None for entry in entries):
+        finished = [entry for entry in entries if entry is not None]
+        if len(finished) < len(entries):
             continue
         edge = lr in (study.rates[0], study.rates[-1])
         base = {"study": study.name, "method": case.method.slug, **case.labels, "lr": lr, "at_edge": edge}
-        rows += [{**base, "seed": entry["seed"], **entry["values"]} for entry in entries if entry is not None]
+        for entry in finished:
+            values = {"spent" if name == "epsilon" else name: x for name, x in entry["values"].items()}
+            rows.append({**base, "seed": entry["seed"], **values})
     return pd.DataFrame(rows)
 
 

@@ -48,6 +48,15 @@ def test_other_tasks_pass():
     assert digits.ok, str(digits)
 
 
+def test_a_calibrated_plan_of_many_unequal_clients_passes():
+    """A noise multiplier and a sample rate for each client, more of them than the check takes."""
+    task = tokens("head", (9, 7, 5, 4, 8))
+    privacy = fl.Privacy(delta=1e-3, accountant="rdp").calibrate(epsilon=2, task=task, plan=planted.PLAN)
+    assert isinstance(privacy.noise_multiplier, tuple)
+    checked = self_check(task, "ffa-lora", privacy, planted.PLAN, lora=LORA)
+    assert checked.ok, str(checked)
+
+
 @pytest.mark.parametrize("name", ["bert", "gpt2", "swin"])
 @pytest.mark.parametrize("unit", UNITS)
 def test_models_of_transformers_pass(name, unit):

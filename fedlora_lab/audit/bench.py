@@ -61,10 +61,10 @@ class Bench:
         """
         task = small(task)
         row = row if smooth else row.replace(smooth=identity)
+        privacy = privacy.replace(sample_rate=None, honest=None)
         if isinstance(privacy.noise_multiplier, tuple):
             sigmas = privacy.noise_multiplier
             privacy = privacy.replace(noise_multiplier=tuple(sigmas[k % len(sigmas)] for k in range(CLIENTS)))
-        privacy = privacy.replace(sample_rate=None, honest=None)
         if lora is not None and getattr(lora, "ranks", None):
             lora = replace(lora, ranks=None)
         plan = plan.replace(batch=None, lr=1.0, lr_decay=1.0, momentum=0.0, participation=1.0, dropout=0.0,

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from fedlora_lab.edges import chance, clipping, counting, learning, saying
 from fedlora_lab.edges.edge import GROUPS, Edge, Told
+from fedlora_lab.edges.planted import PLANTS, planted
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ALL", "GROUPS", "Edge", "Told", "table"]
+__all__ = ["ALL", "GROUPS", "PLANTS", "Edge", "Told", "planted", "table"]
 
 _EVERY = (*counting.EDGES, *clipping.EDGES, *learning.EDGES, *saying.EDGES, *chance.EDGES)
 ALL: dict[int, Edge] = {one.number: one for one in sorted(_EVERY, key=lambda one: one.number)}

@@ -37,6 +37,15 @@ class Membership:
         ranks = rankdata(np.concatenate([self.members, self.others]))[: len(self.members)]
         return float((ranks.sum() - len(ranks) * (len(ranks) + 1) / 2) / (len(ranks) * len(self.others)))
 
+    def curve(self) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """Shares of others accused and of members found, at every threshold from the strictest to none, (k,) each.
+
+        Guarantees: test_lesson_11.py::test_the_curve_of_an_attack.
+        """
+        steps = np.unique(np.concatenate([self.members, self.others]))[::-1]
+        accused, found = (1 - np.searchsorted(np.sort(part), steps) / len(part) for part in (self.others, self.members))
+        return np.append(0.0, accused), np.append(0.0, found)
+
     def tpr(self, fpr: float) -> float:
         """Share of the members found where at most this share of the others is accused."""
         allowed = int(fpr * len(self.others))

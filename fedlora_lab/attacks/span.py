@@ -7,7 +7,7 @@ gradient of B holds only A x, r numbers of each input.
 Source: the derivation is this project's; the check of candidates against the span is that of arXiv:2405.15586 (DAGER).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -40,6 +40,14 @@ def row_space(
         return rows[values > tolerance * values[:1].clamp(min=1e-300)]
     check_whole("rank", rank, 1)
     return rows[:rank]
+
+
+def joined(gradients: "Iterable[Float[Tensor, 'r d_in']]") -> Float[Tensor, "rows d_in"]:
+    """The rows of several layers' gradients that are given the same inputs, each layer brought to norm 1.
+
+    Query, key and value of a block are such layers: k of them show k r rows.
+    """
+    return torch.cat([one / one.norm().clamp(min=1e-300) for one in gradients])
 
 
 def direction(gradient: Float[Tensor, "r d_in"]) -> Float[Tensor, " d_in"]:

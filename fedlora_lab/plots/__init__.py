@@ -12,7 +12,9 @@ from fedlora_lab.plots.deviation import deviation
 from fedlora_lab.plots.exactness import exactness_map
 from fedlora_lab.plots.explorer import explorer
 from fedlora_lab.plots.finals import finals
+from fedlora_lab.plots.leak import Fading, fading, leak_check, spans
 from fedlora_lab.plots.live import images, live
+from fedlora_lab.plots.membership import membership
 from fedlora_lab.plots.noise import noise
 from fedlora_lab.plots.overview import overview
 from fedlora_lab.plots.promise import composition, planner, promises, worlds
@@ -29,6 +31,7 @@ from fedlora_lab.plots.traffic import traffic
 
 __all__ = [
     "Clip",
+    "Fading",
     "Measured",
     "against",
     "amplifier",
@@ -46,15 +49,18 @@ __all__ = [
     "epsilon",
     "exactness_map",
     "explorer",
+    "fading",
     "filter_explorer",
     "finals",
     "gradient_spectra",
     "images",
     "inside",
+    "leak_check",
     "levels",
     "literal",
     "live",
     "mean_products",
+    "membership",
     "noise",
     "overview",
     "planner",
@@ -73,6 +79,7 @@ __all__ = [
     "scores",
     "share_check",
     "share_inside",
+    "spans",
     "step_size",
     "timeline",
     "timeline_words",

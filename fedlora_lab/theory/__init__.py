@@ -25,6 +25,7 @@ from fedlora_lab.theory.deviation import (
     sign_pairs,
     vanishes_for_every_weighting,
 )
+from fedlora_lab.theory.leak import overlap, vanishing_noise
 from fedlora_lab.theory.lora import FirstStep, approach, first_step, reachable_error
 from fedlora_lab.theory.noise import (
     CycleTerms,
@@ -96,6 +97,7 @@ __all__ = [
     "noise_terms",
     "noisy_deviation",
     "normal_levels",
+    "overlap",
     "privacy_loss_cdf",
     "product_average_terms",
     "quadratic_share",
@@ -115,6 +117,7 @@ __all__ = [
     "trust_level",
     "two_number_descent",
     "vanishes_for_every_weighting",
+    "vanishing_noise",
     "weighted_sensitivity",
     "whitened",
 ]

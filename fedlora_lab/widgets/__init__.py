@@ -11,6 +11,7 @@ from fedlora_lab.widgets.lesson_06 import regulator, schedule
 from fedlora_lab.widgets.lesson_07 import filter_explorer
 from fedlora_lab.widgets.lesson_08 import quantiser_explorer
 from fedlora_lab.widgets.lesson_10 import bytes_map
+from fedlora_lab.widgets.lesson_11 import attack_dial
 from fedlora_lab.widgets.live import Live, live
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Dial",
     "Duel",
     "Live",
+    "attack_dial",
     "bytes_map",
     "clip_explorer",
     "dial",

@@ -132,6 +132,35 @@ def off(sentence: str) -> float:
     return float(sentence.split("arrives is ")[1].split("%")[0])
 
 
+def attack(dial: Repaints) -> None:
+    """More noise until the image is lost, more releases until it is back, another scan."""
+    assert "can be read" in dial.sentence
+    dial.focus("noise σ")
+    said = dial.moves("ArrowRight", 6)
+    assert "is going" in said[1] and "is lost" in said[-1]
+    assert seen(said[-1]) < seen(said[0])
+    dial.focus("releases")
+    said = dial.moves("ArrowRight", 6)
+    assert "100 releases" in said[-1] and spent(said[-1]) > spent(said[0])
+    dial.focus("rank r")
+    dial.moves("ArrowLeft", 2)
+    dial.focus("noise σ")
+    assert "can be read" in dial.moves("ArrowLeft", 2)[-1]
+    dial.focus("scan")
+    dial.moves("ArrowLeft", 4)
+
+
+def seen(sentence: str) -> float:
+    """The cosine that the sentence states."""
+    return float(sentence.split("with the scan ")[1].split(" ")[0])
+
+
+def spent(sentence: str) -> float:
+    """The epsilon that the sentence states."""
+    return float(sentence.split("ε = ")[1].split(" ")[0].replace(",", ""))
+
+
 JOURNEYS = {
-    made.__name__: made for made in (reach, explorer, planner, clip, amplifier, regulator, schedule, filter, quantiser)
+    made.__name__: made
+    for made in (reach, explorer, planner, clip, amplifier, regulator, schedule, filter, quantiser, attack)
 }

@@ -23,6 +23,7 @@ rows = rng.standard_normal((600, 50)) * np.exp(1.5 * rng.standard_normal((600, 1
     "schedule": "fl.widgets.schedule()",
     "filter": "fl.widgets.filter_explorer()",
     "quantiser": "fl.widgets.quantiser_explorer()",
+    "attack": "fl.widgets.attack_dial()",
 }
 DIALS = list(CELLS)[2:]
 

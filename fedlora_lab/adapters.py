@@ -55,6 +55,11 @@ class Adapted:
         return tuple(slot for slot in values if slot in self.places or slot in self.optional)
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(iter(self.given.values())).device
+
+    @property
     def shapes(self) -> dict[Slot, torch.Size]:
         """Slot -> shape of one client's tensor."""
         return {slot: tensor.shape for slot, tensor in self.given.items()}

@@ -1,6 +1,7 @@
 """What a client and the server both begin with; a client's half of a round: what moves, and what of that leaves it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -8,28 +9,42 @@ from torch import Tensor
 from fedlora_lab import adapters, engine, upload
 from fedlora_lab.aggregate import Rule
 from fedlora_lab.agreement import Agreement
+from fedlora_lab.blocks import wrap
+from fedlora_lab.checks import check
+from fedlora_lab.compute import Compute, chunk
 from fedlora_lab.method import Global, Slot
+from fedlora_lab.placing import place
+from fedlora_lab.prefix import prefix
 from fedlora_lab.ranks import AXES, joined, shared_rank
 from fedlora_lab.separable import check_separable
 from fedlora_lab.tasks.task import Examples
 
 
-def prepared(asked: Agreement, pool: Examples, offsets: tuple[int, ...], chunk: int | None = None) -> engine.Setting:
+def prepared(
+    asked: Agreement, pool: Examples, offsets: tuple[int, ...], compute: Compute | None = None
+) -> engine.Setting:
     """The engine's setting of an agreement, over these examples: everyone's, one client's, or none.
 
     Args:
         offsets: where each client's examples begin in the pool.
-        chunk: at most so many examples at once.
+        compute: how the work is done; default: as `Compute` has it.
 
-    Raises: ``ValueError`` for a model in which examples touch each other, or that PEFT cannot adapt.
+    Raises: ``ValueError`` for a model in which examples touch each other, or that PEFT cannot adapt, and where a switch
+        does not suit the model.
     """
-    task = asked.task
+    task, compute = asked.task, compute or Compute()
     adapted = adapters.adapt(task.model, task.targets, task.head, asked.lora)
-    check_separable(task, adapted)
+    adapted = place(adapted, compute.device, compute.products)
+    lists = wrap(adapted.model, compute.recompute) if compute.recompute or compute.frozen_prefix else []
+    check(bool(lists) or not compute.recompute, "recompute", True, "a model whose blocks are in an nn.ModuleList")
+    check_separable(task, adapted, compute.products)
     clip, sigma = upload.step_privacy(asked.privacy, len(task.sizes))
-    return engine.Setting(
-        task, adapted, asked.method, asked.plan, asked.streams, clip, sigma, pool, offsets, chunk, asked.lora
-    )
+    kept = prefix(task, adapted, lists, (compute.products, str(adapted.device))) if compute.frozen_prefix else None
+    setting = engine.Setting(
+        task, adapted, asked.method, asked.plan, asked.streams, clip, sigma, pool, offsets,
+        lora=asked.lora, prefix=kept, products=compute.products,
+    )  # fmt: skip
+    return replace(setting, chunk=chunk(compute, setting))
 
 
 def opening(asked: Agreement, setting: engine.Setting) -> Global:
@@ -66,4 +81,10 @@ def begin(
     for slot, own in personal.items():
         split = method.own_ranks and slot.side in AXES and slot.side in (method.share or "ABR")
         bank[slot] = joined(slot, start[slot], own, shared_rank(setting.rank, method.own_ranks)) if split else own
-    return engine.Clients(ids, bank, start)
+    return engine.Clients(ids, _placed(setting, bank), _placed(setting, start))
+
+
+def _placed(setting: engine.Setting, values: Mapping[Slot, Tensor]) -> dict[Slot, Tensor]:
+    """On the model's device; a layer's mode, by which a schedule decides, stays where it can be read."""
+    there = setting.adapted.device
+    return {slot: x if slot.side == "mode" else x.to(there, non_blocking=True) for slot, x in values.items()}

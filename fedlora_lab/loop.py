@@ -1,8 +1,9 @@
 """The one federated loop: an iterator of rounds. Stopping is ``break``; progress, widgets and Flower consume it."""
 
 import time
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fedlora_lab.agreement import Agreement
 from fedlora_lab.checkpoint import State
 from fedlora_lab.checks import check, check_whole
 from fedlora_lab.compute import Compute
+from fedlora_lab.files import held
 from fedlora_lab.ledger import Ledger
 from fedlora_lab.mechanism import uncertified
 from fedlora_lab.method import Global, Method, Slot
@@ -92,6 +94,7 @@ class Federation:
     chunk_clients: int | None
     evaluate_every: int = 1
     resumed: bool = False
+    found: list[int] = field(default_factory=list)
 
     @classmethod
     def open(
@@ -134,19 +137,32 @@ class Federation:
         if ledger is not None:
             ledger.uncertified = uncertified(asked.method.whiten)
         self = cls(asked, setting, ledger, state, folder, chunk_clients, evaluate_every)
+        self.found = [] if folder is None else checkpoint.rounds_in(folder)
         if resume is not None:
             self._resume(Path(resume))
         return self
 
     def events(self) -> "Generator[Round | Tick, None, None]":
-        """The run: a record of the start unless resumed, then ticks and a record for every round."""
-        if not self.resumed:
-            self._store()
-            yield self._record(observe.nothing(self.state))
-        while self.state.round < self.setting.plan.rounds:
-            outcome = yield from self._round()
-            self._store()
-            yield self._record(outcome)
+        """The run: a record of the start unless resumed, then ticks and a record for every round.
+
+        Raises: ``ValueError`` when another run holds the folder, or has written in it since this one was opened.
+        """
+        with self.alone():
+            if not self.resumed:
+                self._store()
+                yield self._record(observe.nothing(self.state))
+            while self.state.round < self.setting.plan.rounds:
+                outcome = yield from self._round()
+                self._store()
+                yield self._record(outcome)
+
+    @contextmanager
+    def alone(self) -> "Iterator[None]":
+        """Hold the folder, as it was when this run was opened."""
+        with held(self.folder):
+            as_it_was = self.folder is None or checkpoint.rounds_in(self.folder) == self.found
+            check(as_it_was, "checkpoint", str(self.folder), "a folder in which no other run has written meanwhile")
+            yield
 
     def _round(self) -> "Generator[Tick, None, Outcome]":
         """Train one round, a tick after every local step; returns its outcome."""
@@ -263,6 +279,7 @@ class Federation:
         state, theirs = checkpoint.latest(folder)
         for name, ours in self.asked.settings().items():
             check(theirs.get(name) == ours, "resume", str(folder), f"the same {name} as in this run")
+        check(len(state.seen) == len(self.state.seen), "resume", str(folder), f"{len(self.state.seen)} clients")
         self.state, self.resumed = checkpoint.ordered(state, self.state.server), True
         book = folder / checkpoint.LEDGER
         if self.ledger is None or not (state.round or book.exists()):

@@ -19,11 +19,18 @@ Tensors = Mapping[Slot, Tensor]
 
 
 class Clipped(NamedTuple):
-    """What a clip did: rows that came, rows that were scaled down, rows that were not finite and count as zero."""
+    """What a clip did: rows that came, rows that were scaled down, rows that were not finite and count as zero.
+
+    On a GPU the counts stay there, as tensors, until somebody asks for `read`.
+    """
 
     rows: int = 0
-    scaled: int = 0
-    nonfinite: int = 0
+    scaled: "int | Tensor" = 0
+    nonfinite: "int | Tensor" = 0
+
+    def read(self) -> "Clipped":
+        """The counts as numbers."""
+        return Clipped(self.rows, int(self.scaled), int(self.nonfinite))
 
     def __add__(self, other: "Clipped") -> "Clipped":  # type: ignore[override]
         return Clipped(*(a + b for a, b in zip(self, other, strict=True)))
@@ -41,9 +48,17 @@ def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
         each = [torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=dtype).double() for tensor in rows.values()]
         return torch.linalg.vector_norm(torch.stack(each), dim=0)
 
-    # The squares of a finite float32 row may overflow: only then is the slower float64 needed.
+    # The squares of a finite float32 row may overflow: only then is the slower float64 needed. To look would be to
+    # wait for a GPU, on which it is taken in any case.
+    if not _here(next(iter(rows.values()))):
+        return norms(torch.float64)
     quick = norms(None)
     return quick if bool(torch.isfinite(quick).all()) else norms(torch.float64)
+
+
+def _here(tensor: Tensor) -> bool:
+    """Whether its values can be looked at without waiting for a device."""
+    return tensor.device.type == "cpu"
 
 
 def clip_sum(
@@ -64,12 +79,14 @@ def clip_sum(
     """
     keys = {slot: parts(slot) for slot in rows}
     names = dict.fromkeys(keys.values())
-    sums, less, bad = {}, torch.zeros(len(owner), dtype=torch.bool), torch.zeros(len(owner), dtype=torch.bool)
+    less = bad = torch.zeros(len(owner), dtype=torch.bool, device=owner.device)
+    sums: dict[Slot, Tensor] = {}
     for name in names:
         part = {slot: tensor for slot, tensor in rows.items() if keys[slot] == name}
         added, scaled, nonfinite = _clip_part(part, clip_norm / len(names) ** 0.5, owner, owners)
         sums, less, bad = sums | added, less | scaled, bad | nonfinite
-    return {slot: sums[slot] for slot in rows}, Clipped(len(owner), int((less & ~bad).sum()), int(bad.sum()))
+    counts = Clipped(len(owner), (less & ~bad).sum(), bad.sum())
+    return {slot: sums[slot] for slot in rows}, counts.read() if _here(owner) else counts
 
 
 def _clip_part(
@@ -83,7 +100,8 @@ def _clip_part(
     tiny = max(torch.finfo(tensor.dtype).tiny for tensor in rows.values())
     scale = torch.where(scale < tiny, torch.zeros_like(scale), scale)
     less, sums = finite & (scale < 1), {}
-    some, strange = bool(less.any()), not bool(finite.all())
+    look = _here(norms)
+    some, strange = not look or bool(less.any()), not look or not bool(finite.all())
     for slot, tensor in rows.items():
         weight = scale.to(tensor.dtype).view(-1, *[1] * (tensor.dim() - 1))
         if strange:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from fedlora_lab.checkpoint import State
 from fedlora_lab.ledger import Ledger
 from fedlora_lab.mechanism import Clipped
 from fedlora_lab.method import Global, Slot
+from fedlora_lab.placing import matmuls
 from fedlora_lab.ranks import AXES
 from fedlora_lab.record import Round
 from fedlora_lab.upload import Received
@@ -112,20 +114,25 @@ def _metrics(setting: engine.Setting, state: State, hidden: float | None) -> dic
 
     What clients keep in the client unit carries no noise: such metrics are ``hidden`` where that is a number.
     """
-    task, adapted, server = setting.task, setting.adapted, state.server.tensors
+    task, server = setting.task, state.server.tensors
     if not state.personal:
-        found = engine.evaluate(task, adapted, server, task.test)
+        found = _judged(setting, server)
         if setting.method.broadcast != full:
             copy = broadcast(setting, state.server).tensors
-            found |= {f"{k}_received": v for k, v in engine.evaluate(task, adapted, copy, task.test).items()}
+            found |= {f"{k}_received": v for k, v in _judged(setting, copy).items()}
         return found
     if hidden is not None:
         return dict.fromkeys(task.metrics, hidden)
     each = [
-        engine.evaluate(task, adapted, {**server, **{s: own[k] for s, own in state.personal.items()}}, task.test)
-        for k in range(len(task.sizes))
+        _judged(setting, {**server, **{s: own[k] for s, own in state.personal.items()}}) for k in range(len(task.sizes))
     ]
     return {name: sum(m[name] for m in each) / len(each) for name in task.metrics}
+
+
+def _judged(setting: engine.Setting, values: Mapping[Slot, Tensor]) -> dict[str, float]:
+    task, chunk = setting.task, min(setting.chunk or 128, 128)
+    with matmuls(setting.products):
+        return engine.evaluate(task, setting.adapted, values, task.test, partial(setting.kept, "test"), chunk)
 
 
 def nothing(state: State) -> Outcome:

@@ -56,17 +56,17 @@ def received(setting: Setting, ids: tuple[int, ...], sent: Global) -> dict[Slot,
 
 
 def join(setting: Setting, groups: list[Clients], slots: tuple[Slot, ...], sent: Global) -> Clients:
-    """The groups of a round as one: the given slots stacked over all clients."""
+    """The groups of a round as one, on the processor: the given slots stacked over all clients."""
     ids = tuple(k for group in groups for k in group.ids)
     bank = {slot: [g.bank[slot].expand(len(g.ids), *g.bank[slot].shape[1:]) for g in groups] for slot in slots}
     drawn = {slot: [_rows(g.noise.get(slot), g.bank[slot], len(g.ids)) for g in groups] for slot in slots}
     whole = Clients(
         ids,
-        {slot: torch.cat(parts) if parts else sent.tensors[slot][None][:0] for slot, parts in bank.items()},
+        {slot: torch.cat(parts).cpu() if parts else sent.tensors[slot][None][:0] for slot, parts in bank.items()},
         received(setting, ids, sent),
-        {slot: torch.cat(parts) if parts else sent.tensors[slot][None][:0] for slot, parts in drawn.items()},
+        {slot: torch.cat(parts).cpu() if parts else sent.tensors[slot][None][:0] for slot, parts in drawn.items()},
     )
-    whole.clipped = sum((group.clipped for group in groups), Clipped())
+    whole.clipped = sum((group.clipped for group in groups), Clipped()).read()
     return whole
 
 

@@ -105,7 +105,7 @@ class Task:
             f"frozen parameters {parameters:,}, adapters on {', '.join(self.targets)}, head {self.head})"
         )
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Number of examples of each client."""
         return tuple(len(y) for _, y in self.clients)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,8 +10,8 @@ from fedlora_lab import catalogue
 from fedlora_lab.checks import check
 from fedlora_lab.method import Method
 
-RATES = (0.02, 0.05, 0.125, 0.3, 0.8, 2.0, 5.0)
-TUNE_SEEDS = (1001, 1002)
+RATES = (0.008, 0.02, 0.05, 0.125, 0.3, 0.8, 2.0, 5.0)
+TUNE_SEEDS = (1001, 1002, 1003, 1004, 1005)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,10 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """Cases under one rule of tuning: every case tries the same number of rates with seeds that report nothing.
+    """Cases under one rule of tuning: every case has the same number of tries, with seeds that report nothing.
+
+    All rates are tried with the first tuning seed, the best of them with the others too: one seed ranks rates well and
+    cannot choose among neighbours, where a little more makes a run fall apart under some noise and not under other.
 
     Args:
         name: as on the command line.
@@ -72,6 +75,7 @@ class Study:
         seeds: of the reported runs, none of them a tuning seed.
         rates: learning rates, at least four, ascending.
         tune_seeds: of the runs that choose the rate by the mean validation score after the last round.
+        finalists: how many rates meet all tuning seeds.
         flat: measure the curvature at the end of every reported run; it takes longer than a short run.
     """
 
@@ -81,6 +85,7 @@ class Study:
     seeds: tuple[int, ...] = tuple(range(10))
     rates: tuple[float, ...] = RATES
     tune_seeds: tuple[int, ...] = TUNE_SEEDS
+    finalists: int = 3
     flat: bool = False
 
     def __post_init__(self) -> None:
@@ -88,19 +93,29 @@ class Study:
         check(
             len(self.rates) >= 4 and list(self.rates) == sorted(self.rates), "rates", self.rates, "four or more, rising"
         )
+        check(1 <= self.finalists <= len(self.rates), "finalists", self.finalists, "1 to as many as there are rates")
         check(not set(self.seeds) & set(self.tune_seeds), "seeds", self.seeds, "none of the tuning seeds")
         keys = [case.key for case in self.cases]
         check(len(set(keys)) == len(keys), "cases", f"{len(keys) - len(set(keys))} twice", "each case once")
 
-    def tuning(self, case: Case) -> Iterator[Job]:
-        """The runs that choose a case's learning rate."""
-        return (Job(case, lr, seed, True) for lr in self.rates for seed in self.tune_seeds)
+    def screening(self, case: Case) -> Iterator[Job]:
+        """Every rate once."""
+        return (Job(case, lr, self.tune_seeds[0], True) for lr in self.rates)
+
+    def finals(self, case: Case, rates: Iterable[float]) -> Iterator[Job]:
+        """The best rates with the seeds that are left."""
+        return (Job(case, lr, seed, True) for lr in rates for seed in self.tune_seeds[1:])
 
     def reported(self, case: Case, lr: float) -> Iterator[Job]:
         """The runs that count."""
         return (Job(case, lr, seed, False, self.flat) for seed in self.seeds)
 
     @property
+    def tries(self) -> int:
+        """How many runs choose the rate of a case."""
+        return len(self.rates) + self.finalists * (len(self.tune_seeds) - 1)
+
+    @property
     def runs(self) -> int:
         """How many runs the study takes."""
-        return len(self.cases) * (len(self.rates) * len(self.tune_seeds) + len(self.seeds))
+        return len(self.cases) * (self.tries + len(self.seeds))

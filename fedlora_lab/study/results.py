@@ -49,6 +49,7 @@ def settings(study: Study, command: str, path: Path) -> dict[str, Any]:
         "tuning": {
             "seeds": list(study.tune_seeds),
             "rates": list(study.rates),
+            "finalists": study.finalists,
             "judged on": "validation data",
             "private": False,
         },

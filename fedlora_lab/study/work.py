@@ -21,8 +21,17 @@ Done = dict[str, dict[str, Any]]
 
 
 def load(path: Path) -> Done:
-    """Key -> result of every whole line of a file of results."""
-    return {str(entry["key"]): entry for entry in read_lines(path) if "key" in entry}
+    """Key -> result of every whole line of a file of results; what is no result is passed over, and run again."""
+    return {entry["key"]: entry for entry in read_lines(path) if _whole(entry)}
+
+
+def _whole(entry: dict[str, Any]) -> bool:
+    """Whether an object is what `result` gives."""
+    values, numbers = entry.get("values"), (int, float, type(None))
+    named = (
+        isinstance(entry.get("key"), str) and type(entry.get("seed")) is int and type(entry.get("lr")) in (int, float)
+    )
+    return named and isinstance(values, dict) and all(type(value) in numbers for value in values.values())
 
 
 @cache
@@ -85,36 +94,50 @@ def _layers(record: Any) -> dict[str, float]:
     return found
 
 
+def finalists(study: Study, case: Case, done: Done) -> tuple[float, ...] | None:
+    """The rates that the first tuning seed ranks best, those that diverged last; ``None`` while runs are missing."""
+    scores = _scores(study.screening(case), done)
+    return None if scores is None else tuple(sorted(scores, key=lambda lr: -scores[lr])[: study.finalists])
+
+
 def best_rate(study: Study, case: Case, done: Done) -> float | None:
-    """The rate with the best mean validation score among those that never diverged; ``None`` while runs are missing."""
-    scores = {}
-    for lr in study.rates:
-        entries = [done.get(job.key) for job in study.tuning(case) if job.lr == lr]
-        if any(entry is None for entry in entries):
+    """The finalist with the best mean validation score, one that never diverged; ``None`` while runs are missing."""
+    rates = finalists(study, case, done)
+    scores = None
+    if rates is not None:
+        first = (job for job in study.screening(case) if job.lr in rates)
+        scores = _scores((*first, *study.finals(case, rates)), done)
+    return None if scores is None else max(scores, key=lambda lr: scores[lr])
+
+
+def _scores(jobs: Iterable[Job], done: Done) -> dict[float, float] | None:
+    """Rate -> mean score, minus infinity where a run diverged; ``None`` while a run is missing."""
+    found: dict[float, list[float]] = {}
+    for job in jobs:
+        if job.key not in done:
             return None
-        found = [entry["values"] for entry in entries if entry is not None]
-        sign, measure = (1, "accuracy") if "accuracy" in found[0] else (-1, "loss")
-        values = [value[measure] for value in found]
-        if None not in values:
-            scores[lr] = sign * fmean(values)
-    return max(scores, key=lambda lr: scores[lr]) if scores else study.rates[0]
+        values = done[job.key]["values"]
+        sign, measure = (1, "accuracy") if "accuracy" in values else (-1, "loss")
+        score = values.get(measure)
+        found.setdefault(job.lr, []).append(-math.inf if score is None else sign * score)
+    return {lr: fmean(scores) for lr, scores in found.items()}
 
 
-def _jobs(study: Study, done: Done) -> Iterator[Job]:
-    """What can be run now: tuning first, then the reported runs of every case whose rate is known."""
-    for case in study.cases:
-        lr = best_rate(study, case, done)
-        yield from study.tuning(case) if lr is None else study.reported(case, lr)
+def _needed(study: Study, case: Case, done: Done) -> Iterator[Job]:
+    """The runs of a case as far as they are known: each stage decides the next."""
+    yield from study.screening(case)
+    rates = finalists(study, case, done)
+    if rates is not None:
+        yield from study.finals(case, rates)
+    lr = best_rate(study, case, done)
+    if lr is not None:
+        yield from study.reported(case, lr)
 
 
 def progress(study: Study, path: Path) -> tuple[int, int]:
     """Runs done, and runs in all."""
-    done, count = load(path), 0
-    for case in study.cases:
-        lr = best_rate(study, case, done)
-        jobs = [*study.tuning(case), *(study.reported(case, lr) if lr is not None else ())]
-        count += sum(job.key in done for job in jobs)
-    return count, study.runs
+    done = load(path)
+    return sum(job.key in done for case in study.cases for job in _needed(study, case, done)), study.runs
 
 
 def play(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -> Done:
@@ -122,25 +145,56 @@ def play(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -> Don
 
     Args:
         path: JSON lines; every finished run is on the disk before the next is begun.
-        workers: processes, each with one thread.
+        workers: processes, each with one thread; 0: one run after the other in this process.
 
-    Guarantees: killed at any point and called again, no finished run is lost or done twice (test_study.py).
+    Raises: ``ValueError`` when another process is at work on the same file.
+    Guarantees: killed at any point and called again, no finished run is lost or done twice (test_study.py,
+        test_faults_runs.py).
     """
     from tqdm import tqdm
 
-    check_whole("workers", workers, 1)
-    done = load(path)
+    check_whole("workers", workers)
     with (
+        held(path.parent, f".{path.name}.lock"),
         tqdm(total=study.runs, initial=progress(study, path)[0], unit="run", disable=not bar, mininterval=5) as shown,
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool,
+        _pool(workers) as pool,
     ):
+        done = load(path)
         for batch in _batches(study.cases, max(workers, 1) * 2):
-            while todo := [job for job in _jobs(replace(study, cases=tuple(batch)), done) if job.key not in done]:
+            while todo := [job for case in batch for job in _needed(study, case, done) if job.key not in done]:
                 for entry in _run(pool, todo):
                     append_line(path, entry)
                     done[entry["key"]] = entry
                     shown.update()
     return done
+
+
+@contextmanager
+def _pool(workers: int) -> "Iterator[ProcessPoolExecutor | None]":
+    """The processes, or ``None`` for no other than this one; after Ctrl-C they end in the middle of their runs."""
+    if not workers:
+        yield None
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            for process in active_children():
+                process.terminate()
+            raise
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes begun inside never hear Ctrl-C: it is this one's to answer."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _end_with_parent() -> None:
@@ -156,8 +210,12 @@ def _batches(cases: Iterable[Case], size: int) -> Iterator[list[Case]]:
     return (cases[i : i + size] for i in range(0, len(cases), size))
 
 
-def _run(pool: ProcessPoolExecutor, jobs: list[Job]) -> Iterator[dict[str, Any]]:
-    waiting = [pool.submit(result, job) for job in jobs]
+def _run(pool: ProcessPoolExecutor | None, jobs: list[Job]) -> Iterator[dict[str, Any]]:
+    if pool is None:
+        yield from map(result, jobs)
+        return
+    with _deaf():
+        waiting = [pool.submit(result, job) for job in jobs]
     try:
         for future in as_completed(waiting):
             yield future.result()

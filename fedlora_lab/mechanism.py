@@ -33,7 +33,7 @@ class Clipped(NamedTuple):
         return Clipped(self.rows, int(self.scaled), int(self.nonfinite))
 
     def __add__(self, other: "Clipped") -> "Clipped":  # type: ignore[override]
-        return Clipped(*(a + b for a, b in zip(self, other, strict=True)))
+        return Clipped(self.rows + other.rows, self.scaled + other.scaled, self.nonfinite + other.nonfinite)
 
 
 def rank_map(slot: Slot, matrix: Tensor, tensor: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def record(asked: Agreement, setting: engine.Setting, ledger: Ledger | None, sta
         head=after.side("head"),
         uploads=outcome.traffic,
         participants=outcome.participants,
-        clipped=own.scaled / max(own.rows, 1) if shown else NOT_SEEN,
+        clipped=float(own.scaled) / max(own.rows, 1) if shown else NOT_SEEN,
         nonfinite=float(counts.nonfinite) if shown else NOT_SEEN,
         seconds=time.perf_counter() - outcome.begun,
         ledger=None if ledger is None else ledger.snapshot(),

@@ -48,17 +48,20 @@ def gap(frame: "pd.DataFrame", one: str, other: str, measure: str = "accuracy") 
     return paired(last, one, other, "value")
 
 
-def paired(frame: "pd.DataFrame", one: str, other: str, measure: str = "accuracy") -> Gap:
-    """By how much one method is ahead in a column, seed by seed, with its 95 % interval.
+def paired(frame: "pd.DataFrame", one: str, other: str, measure: str = "accuracy", level: float = 0.95) -> Gap:
+    """By how much one method is ahead in a column, seed by seed, with its interval.
 
-    Args: frame: columns method, seed and ``measure``, one row for each pair of the first two.
+    Args:
+        frame: columns method, seed and ``measure``, one row for each pair of the first two.
+        level: of the interval, in (0, 1).
+
     Raises: ``ValueError`` when they share fewer than two seeds.
     """
     from fedlora_lab.summary import t_interval
 
     table = frame.pivot_table(measure, "seed", "method").reindex(columns=[one, other]).dropna()
     check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
-    mean, half = t_interval((table[one] - table[other]).to_numpy())
+    mean, half = t_interval((table[one] - table[other]).to_numpy(), level)
     return Gap(mean, mean - half, mean + half, len(table))
 
 

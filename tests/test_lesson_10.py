@@ -86,7 +86,7 @@ def test_the_residual_has_the_rank_of_one_client_less():
 
 
 def test_noise_that_an_exact_server_keeps():
-    table: Any = fl.experiments.averaged_noise((3, 12), std=0.3, seeds=40)
+    table: Any = fl.experiments.averaged_noise((2, 8), std=0.3, seeds=25)
     assert list(table["group"]) == ["mean of factors", "mean of products"] * 2
     assert ((table["mean"] - table["closed"]).abs() < 2.2 * (table["high"] - table["mean"])).all()
     for count, rows in table.groupby("x"):

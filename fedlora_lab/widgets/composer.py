@@ -97,9 +97,14 @@ class Composer(Training):
                          bar, self.status, self.sentence]  # fmt: skip
         self.begin_from.observe(lambda _: self._fill(), "value")
         for knob in self._knobs:
-            knob.observe(lambda _: self.ready(), "value")
+            knob.observe(lambda _: self._moved(), "value")
         self._first = [knob.value for knob in self._knobs]
         self.ready(first=True)
+
+    def _moved(self) -> None:
+        """A control has moved by itself, not as one of many."""
+        if not self._filling:
+            self.ready()
 
     def _fill(self) -> None:
         """Put the fields as the chosen row has them."""
@@ -139,8 +144,6 @@ class Composer(Training):
 
     def planned(self) -> str:
         """Put the row together; the line says whether it can be."""
-        if self._filling:
-            return ""
         self.row, self._refusal, self.records = None, "", {}
         try:
             self.row = ingredients.compose(NAME, {field: knob.value for field, knob in self.fields.items()})

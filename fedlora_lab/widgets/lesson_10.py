@@ -43,7 +43,8 @@ def bytes_map() -> Dial:
         off = "forms no common product" if gap != gap else "is exact" if gap < 1e-5 else f"is {gap:.1%} off"
         words = {"both": "sends and receives", "up": "sends", "down": "receives"}[way]
         text = f"A client of {methods.ALL[mark].name} {words} {size(mine)} a round, {mine / plain:.3g} times "
-        text += f"FedLoRA's {size(plain)}; its server {off}. The layers themselves, sent whole, would be {size(4.0 * COUNT * width**2)}."
+        text += f"FedLoRA's {size(plain)}; its server {off}. "
+        text += f"The layers themselves, sent whole, would be {size(4.0 * COUNT * width**2)}."
         return figure, text
 
     names = [(row.name, slug) for slug, row in methods.ALL.items()]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; tests/test_pa
         plots,
         privacy,
         report,
+        study,
         tasks,
         theory,
         widgets,
@@ -61,6 +62,7 @@ __all__ = [
     "run",
     "save_adapter",
     "show",
+    "study",
     "tasks",
     "theory",
     "ticks",
@@ -100,6 +102,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "exercises": ("exercises", None),
     "experiments": ("experiments", None),
     "report": ("report", None),
+    "study": ("study", None),
     "doctor": ("doctor", None),
 }
 

@@ -32,7 +32,7 @@ def places(table: pd.DataFrame, way: str = "both") -> Any:
     check(not missing and len(table) > 0, "table.columns", list(table.columns), "also up, down, deviation, and rows")
     gap = table["deviation"].astype(float)
     kind = np.where(gap.isna(), "own", np.where(gap < ZERO, "exact", "off"))
-    total = table[list(WAYS[way])].sum(axis=1)
+    total = table[list(WAYS[way])].sum(axis=1, skipna=False)
     found = pd.DataFrame({"method": table.index, "bytes": total.to_numpy(), "deviation": gap.to_numpy(), "kind": kind})
     return found[found["bytes"].notna()].reset_index(drop=True)
 

@@ -9,6 +9,7 @@ from fedlora_lab.plots.clipping import Clip, clip, clip_check
 from fedlora_lab.plots.composed import composed
 from fedlora_lab.plots.curves import curves, epsilon
 from fedlora_lab.plots.deviation import deviation
+from fedlora_lab.plots.effects import effects, ranking
 from fedlora_lab.plots.exactness import exactness_map
 from fedlora_lab.plots.explorer import explorer
 from fedlora_lab.plots.finals import finals
@@ -22,6 +23,7 @@ from fedlora_lab.plots.quantising import levels, protection, quantiser_check, qu
 from fedlora_lab.plots.reach import reach
 from fedlora_lab.plots.recovered import recovered
 from fedlora_lab.plots.regulator import literal, regulator, regulator_words
+from fedlora_lab.plots.results import View, results, results_words
 from fedlora_lab.plots.score import score, scores
 from fedlora_lab.plots.servers import mean_products
 from fedlora_lab.plots.smoothing import coupling, filter_explorer, gradient_spectra, response_check
@@ -33,6 +35,7 @@ __all__ = [
     "Clip",
     "Fading",
     "Measured",
+    "View",
     "against",
     "amplifier",
     "audit",
@@ -45,6 +48,7 @@ __all__ = [
     "coupling",
     "curves",
     "deviation",
+    "effects",
     "energy_check",
     "epsilon",
     "exactness_map",
@@ -69,11 +73,14 @@ __all__ = [
     "quantiser_check",
     "quantiser_explorer",
     "rank_check",
+    "ranking",
     "reach",
     "recovered",
     "regulator",
     "regulator_words",
     "response_check",
+    "results",
+    "results_words",
     "run_check",
     "score",
     "scores",

@@ -10,6 +10,7 @@ from fedlora_lab.widgets.lesson_04 import noise_amplifier
 from fedlora_lab.widgets.lesson_06 import regulator, schedule
 from fedlora_lab.widgets.lesson_07 import filter_explorer
 from fedlora_lab.widgets.lesson_08 import quantiser_explorer
+from fedlora_lab.widgets.lesson_09 import results_explorer
 from fedlora_lab.widgets.lesson_10 import bytes_map
 from fedlora_lab.widgets.lesson_11 import attack_dial
 from fedlora_lab.widgets.live import Live, live
@@ -33,5 +34,6 @@ __all__ = [
     "quantiser_explorer",
     "reach",
     "regulator",
+    "results_explorer",
     "schedule",
 ]

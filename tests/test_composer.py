@@ -83,13 +83,14 @@ def test_words_of_the_traits():
 
 def test_the_figure_stands_still():
     row = methods.RoLoRA.replace(name="mine")
-    frame = fl.to_frame(fl.run(fl.tasks.digits(clients=2, seed=0), row, None, fl.Plan(rounds=1, local_steps=1)))
+    frame: Any = fl.to_frame(fl.run(fl.tasks.digits(clients=2, seed=0), row, None, fl.Plan(rounds=1, local_steps=1)))
     empty, full = (
         composed(row, traits.told(traits.traits(row)), given, rounds=4, start=0.6) for given in ({}, {"mine": frame})
     )
     for one, other in zip(empty.axes, full.axes, strict=True):
         assert (one.get_xlim(), one.get_ylim()) == (other.get_xlim(), other.get_ylim())
-    lines: Any = [line for line in full.axes[1].lines if len(line.get_xdata()) == 2 and line.get_marker() == "None"]
+    drawn: Any = full.axes[1].lines
+    lines = [line for line in drawn if len(line.get_xdata()) == 2 and line.get_marker() == "None"]
     value = frame[(frame["layer"] == "all") & (frame["measure"] == "accuracy")]["value"]
     assert any(list(line.get_ydata()) == list(value) for line in lines)
     text = " ".join(each.get_text() for each in empty.texts)

@@ -42,7 +42,7 @@ def test_contrasts_differ_in_one_field_only():
 
 def test_known_effects_are_found():
     rows = study.composed()
-    whole = pd.concat([made(rows, epsilon=1.0), made(rows, epsilon=8.0)])
+    whole: Any = pd.concat([made(rows, epsilon=1.0), made(rows, epsilon=8.0)])
     part = whole[~((whole["method"] == rows[5].slug) & (whole["epsilon"] == 8.0))]
     for frame in (whole, part):
         table: Any = study.effects(frame, rows)
@@ -51,7 +51,7 @@ def test_known_effects_are_found():
             assert line.mean == pytest.approx(ADDS[line.field][line.value], abs=1e-9)
             assert line.low == pytest.approx(line.high) == pytest.approx(line.mean), "what a seed shares drops out"
     assert list(dict.fromkeys(study.effects(whole, rows)["where"])) == ["ε = 1", "ε = 8"]
-    fewer = study.effects(part, rows).set_index(["where", "field", "value"])["pairs"]
+    fewer: Any = study.effects(part, rows).set_index(["where", "field", "value"])["pairs"]
     assert fewer["ε = 8"].sum() < fewer["ε = 1"].sum() == 75
     assert len(study.effects(whole[whole["method"] == rows[0].slug], rows)) == 0
     with pytest.raises(ValueError, match=r"^measure='speed'"):
@@ -84,18 +84,18 @@ def test_a_small_study_is_run_and_read(tmp_path):
     study.play(one, tmp_path / "small.jsonl", bar=False)
     frame = study.frame(one, tmp_path / "small.jsonl")
     table: Any = study.effects(frame, rows, "loss").set_index("field")
-    means = frame.groupby("method")["loss"].mean()
+    means: Any = frame.groupby("method")["loss"].mean()
     assert table.loc["train", "mean"] == pytest.approx(
         (means["b"] + means["b-residual"] - means["both"] - means["both-residual"]) / 2
     )
     assert table.loc["aggregate", "pairs"] == 2
-    exact = frame.groupby("method")["deviation"].max()
+    exact: Any = frame.groupby("method")["deviation"].max()
     assert exact[["b", "b-residual", "both-residual"]].max() < 1e-5 < exact["both"]
 
 
 def test_the_figure_shows_every_effect():
     rows = study.composed()
-    table = study.effects(pd.concat([made(rows, epsilon=1.0), made(rows, epsilon=8.0)]), rows)
+    table: Any = study.effects(pd.concat([made(rows, epsilon=1.0), made(rows, epsilon=8.0)]), rows)
     figure = plots.effects(table)
     dots: Any = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert sorted(round(float(dot.get_xdata()[0]), 6) for dot in dots) == sorted(round(x, 6) for x in table["mean"])

@@ -124,7 +124,8 @@ def test_the_map_draws_every_row(way):
     drawn = dict(zip(("exact", "off", "own"), figure.axes, strict=True))
     for kind, ax in drawn.items():
         rows = found[found["kind"] == kind]
-        marks: Any = [line.get_xydata()[0] for line in ax.lines if line.get_marker() not in ("None", None, "")]
+        lines: Any = [line for line in ax.lines if line.get_marker() not in ("None", None, "")]
+        marks = [line.get_xydata()[0] for line in lines]
         assert len(marks) == len(rows)
         expected = sorted(max(x, ax.get_xlim()[0]) for x in rows["bytes"])
         np.testing.assert_allclose(sorted(x for x, _ in marks), expected)

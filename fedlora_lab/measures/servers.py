@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 
-from fedlora_lab.aggregate import Rule, sketch
+from fedlora_lab.aggregate import sketch
 from fedlora_lab.checks import check, check_whole
 from fedlora_lab.measures.clients import Seen
 from fedlora_lab.measures.products import Deviation, deviation
@@ -29,9 +29,9 @@ def served(seen: Seen, server: "Method | Any", layer: str) -> Deviation:
 
     Guarantees: of the row that was run it is the run's own deviation (test_lesson_10.py::test_served_is_the_run_s).
     """
-    rule = server.aggregate if isinstance(server, Method) else server
+    rule: Any = server.aggregate if isinstance(server, Method) else server
     check(layer in seen.state.layers, "layer", layer, "one of " + ", ".join(seen.state.layers))
-    before = rule.open(seen.state) if isinstance(rule, Rule) else seen.state
+    before = rule.open(seen.state) if hasattr(rule, "open") else seen.state
     after = rule(before, seen.sent, seen.uploads, seen.weights)
     a, b, w = (Slot(side, layer) for side in "ABW")
     given = seen.server(layer), (after.tensors[a], after.tensors[b]), seen.factors(layer), seen.weights

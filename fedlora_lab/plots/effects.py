@@ -33,7 +33,8 @@ def effects(table: pd.DataFrame, measure: str = "accuracy") -> Picture:
         ax = figure.add_axes((0.4, 0.72 / height, 0.57, 1 - 1.22 / height))
         ax.axvline(0, color=GREY, lw=1.2)
         for i, where in enumerate(wheres):
-            part, colour = table[table["where"] == where], COLOURS[i % len(COLOURS)]
+            part: Any = table[table["where"] == where]
+            colour = COLOURS[i % len(COLOURS)]
             for row in part.itertuples():
                 y = lines.index((row.field, row.value)) + 0.24 * (i - (len(wheres) - 1) / 2)
                 ax.plot([row.low, row.high], [y, y], color=colour, lw=2)
@@ -57,7 +58,7 @@ def ranking(frames: "Mapping[str, Any]") -> Picture:
     """
     from fedlora_lab.study.guide import situations, standing
 
-    found = [(one, standing(one.rows)) for one in situations(frames)]
+    found: list[tuple[Any, Any]] = [(one, standing(one.rows)) for one in situations(frames)]
     check(bool(found), "frames", list(frames), "at least one study with results")
     slugs = list(dict.fromkeys(slug for _, table in found for slug in sorted(table.index, key=_place)))
     gaps = np.full((len(slugs), len(found)), np.nan)
@@ -76,9 +77,9 @@ def ranking(frames: "Mapping[str, Any]") -> Picture:
                 y = slugs.index(str(slug))
                 dark = gaps[y, column] < 0.5 * min(-0.15, float(np.nanmin(gaps)))
                 text = f"{row['mean']:.2f}" if row["gap"] == 0 else f"−{abs(row['gap']):.2f}".replace("−0.00", "0.00")
-                style = {"weight": "bold"} if row["gap"] == 0 else {}
+                weight = "bold" if row["gap"] == 0 else "normal"
                 ax.text(column, y, f"{text}{' •' if row['tied'] and row['gap'] else ''}", fontsize=8, ha="center",
-                        va="center", color="white" if dark else INK, **style)  # fmt: skip
+                        va="center", color="white" if dark else INK, weight=weight)  # fmt: skip
             best = slugs.index(str(table.index[0]))
             ax.plot([column], [best], "s", ms=22, mfc="none", mec=INK, mew=1.6)
         ax.grid(False)

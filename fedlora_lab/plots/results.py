@@ -31,7 +31,7 @@ def chosen(frame: Any, held: Mapping[str, Any]) -> Any:
     return frame
 
 
-def _order(values: pd.Series) -> list[Any]:
+def _order(values: Any) -> list[Any]:
     """The values of a label in order, what is missing last."""
     there = sorted(values.dropna().unique().tolist())
     return [*there, math.nan] if values.isna().any() else there
@@ -50,7 +50,7 @@ def measured(frame: Any, view: View) -> tuple[Any, Any]:
     check(len(rows) > 0, "methods", list(view.methods), "some that the frame holds in this setting")
     means, gaps = [], []
     for place, value in enumerate(_order(frame[view.x])):
-        table = chosen(rows, {view.x: value}).pivot_table(view.measure, "seed", "method")
+        table: Any = chosen(rows, {view.x: value}).pivot_table(view.measure, "seed", "method")
         for slug in (slug for slug in view.methods if slug in table.columns):
             values = table[slug].dropna()
             means.append((slug, place, float(values.mean()), *tidy.band(values), len(values)))
@@ -71,7 +71,7 @@ def results(frame: pd.DataFrame, view: View) -> Picture:
     """
     means, gaps = measured(frame, view)
     places = _order(frame[view.x])
-    values = frame[view.measure].dropna()
+    values: Any = frame[view.measure].dropna()
     reach = float(values.max() - values.min()) or 1.0
     with paper():
         figure = picture(9.4, 4.0)

@@ -1,7 +1,7 @@
 """Which of the declared studies are there, and how much of each."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedlora_lab.study.declared import Case
 from fedlora_lab.study.grids import STUDIES
@@ -49,7 +49,7 @@ def coverage(found: Frames) -> "pd.DataFrame":
 
 def told(found: Frames) -> str:
     """The coverage in a few lines: whole studies, studies in part, and those that nobody has run."""
-    table = coverage(found)
+    table: Any = coverage(found)
     lines = [f"{name}: {row.cases} of {row.of} cases" + ("" if row.cases == row.of else f" (go on: {row.command})")
              for name, row in zip(table.index, table.itertuples(), strict=True) if row.cases]  # fmt: skip
     none = [str(name) for name in table.index[table["cases"] == 0]]

@@ -22,8 +22,8 @@ NO_MEASURE = ("study", "method", "lr", "at_edge", "seed")
 
 def measures(frame: "pd.DataFrame") -> list[str]:
     """The columns with numbers that were measured, the score first."""
-    labels = label_columns(frame)
-    found = [str(c) for c in frame.columns if c not in (*NO_MEASURE, *labels) and frame[c].notna().any()]
+    known = {*NO_MEASURE, *label_columns(frame)}
+    found = [str(c) for c in frame.columns if c not in known and bool(frame[c].notna().to_numpy().any())]
     return sorted(found, key=lambda column: (column != "accuracy", column != "loss"))
 
 
@@ -32,7 +32,8 @@ def settings(frame: "pd.DataFrame", x: str) -> list[tuple[str, tuple[tuple[str, 
     others = [label for label in label_columns(frame) if label != x]
     if not others:
         return [("nothing else changes", ())]
-    sizes = frame.groupby(others, dropna=False).size().sort_values(ascending=False, kind="stable")
+    counted: Any = frame.groupby(others, dropna=False).size()
+    sizes = counted.sort_values(ascending=False, kind="stable")
     found = []
     for key in sizes.index:
         values = key if isinstance(key, tuple) else (key,)

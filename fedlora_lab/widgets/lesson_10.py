@@ -1,7 +1,7 @@
 """Widget of notebook 10: what exactness costs on the wire, for a federation and layers of one's own."""
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedlora_lab.plots.exactness import WAYS, exactness_map
 from fedlora_lab.widgets import controls
@@ -22,7 +22,7 @@ def bytes_map() -> Dial:
     from fedlora_lab import methods, rehearsal
     from fedlora_lab.summary import size
 
-    measured = methods.table()
+    measured: Any = methods.table()
 
     @cache
     def counted(width: int, rank: int, clients: int) -> "dict[str, rehearsal.Bytes]":
@@ -39,7 +39,7 @@ def bytes_map() -> Dial:
         setting += "deviation: as measured on digits"
         figure = exactness_map(table, way, mark=mark, limits=LIMITS, setting=setting)
         mine, plain = (sum(getattr(sent[slug], part) for part in WAYS[way]) for slug in (mark, "fedlora"))
-        gap = measured["deviation"].astype(float)[mark]
+        gap = float(measured["deviation"].astype(float)[mark])
         off = "forms no common product" if gap != gap else "is exact" if gap < 1e-5 else f"is {gap:.1%} off"
         words = {"both": "sends and receives", "up": "sends", "down": "receives"}[way]
         text = f"A client of {methods.ALL[mark].name} {words} {size(mine)} a round, {mine / plain:.3g} times "

@@ -132,6 +132,29 @@ def off(sentence: str) -> float:
     return float(sentence.split("arrives is ")[1].split("%")[0])
 
 
+def results(dial: Repaints) -> None:
+    """Compared with each of the methods in turn."""
+    assert "Against FedLoRA" in dial.sentence
+    against = dial.output.locator("select").last
+    for turn in range(1, 22):
+        name = ("FedLoRA", "FFA-LoRA", "DEeR")[turn % 3]
+        assert f"Against {name}" in dial.change(lambda name=name: against.select_option(label=name))
+
+
+def bytes_map(dial: Repaints) -> None:
+    """Wider layers, other ranks, more and fewer clients."""
+    assert "FedEx-LoRA sends and receives 163.8 kB" in dial.sentence
+    dial.focus("layer width")
+    assert "12.6 MB" in dial.moves("ArrowRight", 3)[-1]
+    dial.focus("rank r")
+    dial.moves("ArrowRight", 4)
+    dial.moves("ArrowLeft", 6)
+    dial.focus("clients")
+    dial.moves("ArrowRight", 2)
+    dial.moves("ArrowLeft", 4)
+    dial.moves("ArrowRight", 1)
+
+
 def attack(dial: Repaints) -> None:
     """More noise until the image is lost, more releases until it is back, another scan."""
     assert "can be read" in dial.sentence
@@ -160,7 +183,34 @@ def spent(sentence: str) -> float:
     return float(sentence.split("ε = ")[1].split(" ")[0].replace(",", ""))
 
 
+def audit(dial: Repaints) -> None:
+    """A bug that grows until it is caught, fewer canaries until nothing can be, a smaller promise."""
+    assert "nothing is refuted" in dial.sentence
+    dial.focus("bug ×")
+    assert "Caught" in dial.moves("ArrowRight", 3)[-1]
+    dial.focus("canaries")
+    assert "no bug of any size" in dial.moves("ArrowLeft", 4)[-1]
+    assert "5000 canaries" in dial.moves("ArrowRight", 8)[-1]
+    dial.focus("stated ε")
+    assert "states ε = 8" in dial.moves("ArrowRight", 3)[-1]
+    dial.moves("ArrowLeft", 5)
+
+
 JOURNEYS = {
     made.__name__: made
-    for made in (reach, explorer, planner, clip, amplifier, regulator, schedule, filter, quantiser, attack)
+    for made in (
+        reach,
+        explorer,
+        planner,
+        clip,
+        amplifier,
+        regulator,
+        schedule,
+        filter,
+        quantiser,
+        audit,
+        results,
+        bytes_map,
+        attack,
+    )
 }

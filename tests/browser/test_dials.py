@@ -7,11 +7,15 @@ from journeys import JOURNEYS
 CELLS = {
     "setup": """
 import numpy as np
+import pandas as pd
 import fedlora_lab as fl
 rng = np.random.default_rng(0)
 left, right = (np.linalg.qr(rng.standard_normal((64, 64)))[0] for _ in range(2))
 change = left * 0.55 * 0.9 ** np.arange(64) @ right.T
 rows = rng.standard_normal((600, 50)) * np.exp(1.5 * rng.standard_normal((600, 1))) / 7 + 0.02
+three = [("fedlora", 0.7), ("ffa-lora", 0.8), ("deer", 0.75)]
+cells = [("made", slug, e, 0.1, s, rng.normal(m, 0.02)) for slug, m in three for e in (1.0, 3.0) for s in range(5)]
+scores = pd.DataFrame(cells, columns=["study", "method", "epsilon", "lr", "seed", "accuracy"])
 """,
     "plain": PLAIN,
     "reach": "fl.widgets.reach(change)",
@@ -23,6 +27,9 @@ rows = rng.standard_normal((600, 50)) * np.exp(1.5 * rng.standard_normal((600, 1
     "schedule": "fl.widgets.schedule()",
     "filter": "fl.widgets.filter_explorer()",
     "quantiser": "fl.widgets.quantiser_explorer()",
+    "audit": "fl.widgets.audit_dial()",
+    "results": "fl.widgets.results_explorer(scores)",
+    "bytes_map": "fl.widgets.bytes_map()",
     "attack": "fl.widgets.attack_dial()",
 }
 DIALS = list(CELLS)[2:]

@@ -106,6 +106,14 @@ def test_the_result_is_that_of_the_run():
     assert tuned["loss"] != found["loss"]
 
 
+def test_switches_of_speed_reach_the_run():
+    """They are no part of what names a run, and a wrong one is refused by the run."""
+    one = case("fedlora")
+    assert replace(one, compute={"chunk_examples": 2}).key == one.key
+    with pytest.raises(ValueError, match="chunk_examples"):
+        work.result(work.Job(replace(one, compute={"chunk_examples": 0}), 0.1, 3, tune=False))
+
+
 def test_noise_and_curvature_of_a_reported_run():
     """The last round's noise, summed over the layers, and the curvature where the study asks for it."""
     import fedlora_lab as fl

@@ -25,6 +25,7 @@ class Case:
         task: name in `fedlora_lab.tasks`, and its arguments.
         epsilon: budget, calibrated by PRV for the case's own plan; ``None``: no privacy.
         privacy, plan, lora: fields of `Privacy`, `Plan` and `Lora`; a learning rate is not among them.
+        compute: switches of speed, which change no number but by rounding and are no part of the key.
     """
 
     method: Method
@@ -34,6 +35,7 @@ class Case:
     privacy: Mapping[str, Any] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)
     lora: Mapping[str, Any] = field(default_factory=dict)
+    compute: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:

@@ -3,18 +3,20 @@
 import json
 import math
 import os
+import signal
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from fedlora_lab.checks import check, check_whole
-from fedlora_lab.files import append_line, read_lines
+from fedlora_lab.files import append_line, held, read_lines
 from fedlora_lab.study.declared import Case, Job, Study
 
 Done = dict[str, dict[str, Any]]
@@ -71,7 +73,7 @@ def result(job: Job) -> dict[str, Any]:
     task = _task(name, arguments, job.tune)
     fixed = json.dumps(dict(case.privacy), sort_keys=True), json.dumps(dict(case.plan), sort_keys=True)
     privacy = _privacy(name, arguments, *fixed, case.epsilon)
-    options = {"lora": Lora(**case.lora), "seed": job.seed, "evaluate_every": plan.rounds}
+    options = {"lora": Lora(**case.lora), "seed": job.seed, "evaluate_every": plan.rounds, **case.compute}
     records = list(run(task, case.method, privacy, plan, **options))
     first, last = records[0], records[-1]
     values = {f"before_{k}": v for k, v in first.metrics.items()} | dict(last.metrics) | _layers(last)

@@ -1,18 +1,19 @@
 """Lower bounds on epsilon from what can be seen of a run: ``fl.audit(task, method, privacy, plan)``.
 
 The module itself can be called, and then makes one audit. Its parts: `one_run` (many canaries in one run), `threshold`
-(many independent runs), `gaussian` (the sharper claim of Gaussian DP), `estimate` (canary clients; no bound).
+(many independent runs), `gaussian` (the sharper claim of Gaussian DP), `estimate` (canary clients; no bound), `game`
+(the plainest release).
 """
 
 import sys
 from types import ModuleType
 from typing import Any
 
-from fedlora_lab.audit import estimate, gaussian, one_run, threshold
+from fedlora_lab.audit import estimate, game, gaussian, one_run, threshold
 from fedlora_lab.audit.canary_audit import Audit, audit
 from fedlora_lab.audit.self_check import SelfCheck, self_check
 
-__all__ = ["Audit", "SelfCheck", "audit", "estimate", "gaussian", "one_run", "self_check", "threshold"]
+__all__ = ["Audit", "SelfCheck", "audit", "estimate", "game", "gaussian", "one_run", "self_check", "threshold"]
 
 
 class _Callable(ModuleType):

@@ -3,6 +3,7 @@
 from fedlora_lab.plots.against import against, inside
 from fedlora_lab.plots.amplifier import amplifier, energy_check, rank_check, run_check, share_check
 from fedlora_lab.plots.audit import audit
+from fedlora_lab.plots.auditing import audit_ceilings, audit_dial, audit_results, repeated_audits
 from fedlora_lab.plots.band_check import Measured, band_check, share_inside
 from fedlora_lab.plots.budgets import budgets
 from fedlora_lab.plots.clipping import Clip, clip, clip_check
@@ -39,6 +40,9 @@ __all__ = [
     "against",
     "amplifier",
     "audit",
+    "audit_ceilings",
+    "audit_dial",
+    "audit_results",
     "band_check",
     "budgets",
     "clip",
@@ -78,6 +82,7 @@ __all__ = [
     "recovered",
     "regulator",
     "regulator_words",
+    "repeated_audits",
     "response_check",
     "results",
     "results_words",

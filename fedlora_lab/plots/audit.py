@@ -1,6 +1,6 @@
 """An audit drawn: the canaries' scores, and what they prove between nothing and what the ledger states."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +15,20 @@ if TYPE_CHECKING:
 ROW = 0.42
 
 
-def audit(audits: "Audit | Sequence[Audit]") -> Picture:
+def audit(audits: "Audit | Sequence[Audit] | Mapping[str, Audit]") -> Picture:
     """Each audit as a line from its lower bound to the ledger's epsilon, its ceiling between them; scores on the left.
 
     The scores are those of the view that proved most in the first audit, in units of their standard deviation.
 
+    Args: audits: one, several, or label -> audit; without labels the lines are named by method and unit.
     Raises: ``ValueError`` without an audit.
     Guarantees: test_the_figure_draws_the_three_numbers.
     """
-    several = list(audits) if isinstance(audits, Sequence) else [audits]
+    if isinstance(audits, Mapping):
+        several, labels = list(audits.values()), list(audits)
+    else:
+        several = list(audits) if isinstance(audits, Sequence) else [audits]
+        labels = [f"{name(one.method)}, {one.unit}" for one in several]
     check(bool(several), "audits", audits, "at least one audit")
     height = 1.9 + ROW * max(4, len(several))
     with paper():
@@ -32,7 +37,7 @@ def audit(audits: "Audit | Sequence[Audit]") -> Picture:
         left = figure.add_axes((0.065, bottom, 0.3, share))
         right = figure.add_axes((0.545, bottom, 0.43, share))
         _scores(left, several[0])
-        _bounds(right, several)
+        _bounds(right, several, labels)
     return figure
 
 
@@ -55,7 +60,7 @@ def _scores(ax: Any, audit: "Audit") -> None:
     ax.set_title(f"{audit.canaries} canaries: {words.get(view, f'trace in the {view}')}", fontsize=9.5)
 
 
-def _bounds(ax: Any, audits: "list[Audit]") -> None:
+def _bounds(ax: Any, audits: "list[Audit]", labels: list[str]) -> None:
     """A line for each audit: proved, could be proved, stated."""
     finite = [value for one in audits for value in (one.ceiling, one.epsilon_upper) if np.isfinite(value)]
     edge = 1.45 * max([*finite, 1.0])
@@ -69,10 +74,11 @@ def _bounds(ax: Any, audits: "list[Audit]") -> None:
             ax.plot([end], [y], "D", color=INK, ms=5.5, mec=CARD)
         stated = f"{one.epsilon_upper:.3g}" if np.isfinite(one.epsilon_upper) else "not certified"
         sign = "≤" if one.holds else ">"
-        ax.annotate(f"{one.epsilon_lower:.2f} {sign} {stated}", (end, y), xytext=(8, 0), textcoords="offset points",
-                    va="center", fontsize=8.5, color=INK if one.holds else WRONG)  # fmt: skip
+        place, ink = (max(end, one.epsilon_lower), y), INK if one.holds else WRONG
+        ax.annotate(f"{one.epsilon_lower:.2f} {sign} {stated}", place, xytext=(8, 0), textcoords="offset points",
+                    va="center", fontsize=8.5, color=ink)  # fmt: skip
     ax.set_yticks([len(audits) - 1 - i for i in range(len(audits))])
-    ax.set_yticklabels([f"{name(one.method)}, {one.unit}" for one in audits], color=SOFT)
+    ax.set_yticklabels(labels, color=SOFT)
     ax.set(xlim=(0, edge), ylim=(-0.7, len(audits) - 0.3), xlabel=f"ε at δ = {audits[0].delta:g}")
     ax.grid(visible=False, axis="y")
     ax.set_title(f"Proved (bar, {audits[0].confidence:.0%} sure), provable (tick), stated (diamond)", fontsize=9.5)

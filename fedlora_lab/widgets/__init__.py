@@ -13,6 +13,7 @@ from fedlora_lab.widgets.lesson_08 import quantiser_explorer
 from fedlora_lab.widgets.lesson_09 import results_explorer
 from fedlora_lab.widgets.lesson_10 import bytes_map
 from fedlora_lab.widgets.lesson_11 import attack_dial
+from fedlora_lab.widgets.lesson_12 import audit_dial
 from fedlora_lab.widgets.live import Live, live
 
 __all__ = [

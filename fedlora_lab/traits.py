@@ -155,6 +155,21 @@ def named(kin: Kin) -> str:
     return f"Nobody has published this as far as the table knows. Nearest is {name}: it differs in {fields}."
 
 
+def brief(found: Traits) -> str:
+    """The same as `told` in a sentence."""
+    from fedlora_lab.summary import size
+
+    exact = {True: "exact server", False: "server misses the mean product", None: "no common product"}[found.exact]
+    meets = {"never": "never multiplies", "over rounds": "multiplies over rounds"}.get(
+        found.meets, f"multiplies {found.meets}"
+    )
+    sure = "ε certified" if found.uncertified is None else "no ε certified"
+    text = (
+        f"{exact[0].upper()}{exact[1:]}; noise {meets}; {sure}; {size(found.up)} up, {size(found.down)} down a round."
+    )
+    return text if found.learns else f"{text} It never learns."
+
+
 def told(found: Traits) -> list[tuple[str, str]]:
     """What is to be said of a row, one (sign, line) a property; the sign is one that scores use, or "!"."""
     from fedlora_lab.summary import size

@@ -187,8 +187,7 @@ class Composer(Training):
 
     def _words(self, row: "Method", records: "Mapping[str, list[Round]]") -> str:
         if len(records) < 2:
-            told = "; ".join(words for _, words in traits.told(traits.traits(row)))
-            return f"{told[0].upper()}{told[1:]}. Press Start to train it."
+            return f"{traits.brief(traits.traits(row))} Press Start to train it."
         done = min(len(found) for found in records.values()) - 1
         parts = []
         for slug, found in records.items():

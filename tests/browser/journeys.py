@@ -136,7 +136,7 @@ def results(dial: Repaints) -> None:
     """Compared with each of the methods in turn."""
     assert "Against FedLoRA" in dial.sentence
     against = dial.output.locator("select").last
-    for turn in range(1, 22):
+    for turn in range(1, 23):
         name = ("FedLoRA", "FFA-LoRA", "DEeR")[turn % 3]
         assert f"Against {name}" in dial.change(lambda name=name: against.select_option(label=name))
 

@@ -82,7 +82,7 @@ def example_bytes(setting: "Setting") -> int:
 
     Seen on the longest examples of the pool, by asking autograd what it keeps of two and of four of them.
 
-    Guarantees: tests/test_compute.py::test_bytes_of_an_example_grow_with_the_model.
+    Guarantees: tests/test_cost.py::test_bytes_of_an_example_grow_with_the_model.
     """
     from fedlora_lab.engine import moving_slots, per_example_gradients
     from fedlora_lab.tasks.task import take
@@ -95,18 +95,18 @@ def example_bytes(setting: "Setting") -> int:
     sizes = []
     for count in PROBED:
         index = longest[torch.arange(count) % len(y)]
-        kept: dict[int, int] = {}
+        kept: dict[int, torch.UntypedStorage] = {}
 
-        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+        def keep(tensor: Tensor, kept: dict[int, torch.UntypedStorage] = kept) -> Tensor:
             storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
+            kept[storage._cdata] = storage  # held, so that no other storage takes its number
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             per_example_gradients(
                 setting.task, setting.adapted, bank, moving, (take(x, index), y[index]), torch.zeros_like(index)
             )
-        sizes.append(sum(kept.values()))
+        sizes.append(sum(storage.nbytes() for storage in kept.values()))
     activations = max(sizes[1] - sizes[0], 0) // (PROBED[1] - PROBED[0])
     factors = sum(bank[slot].numel() * bank[slot].element_size() for slot in moving)
     return max(2 * activations + 4 * factors, 1)

@@ -8,6 +8,7 @@ import click
 from fedlora_lab import __version__
 from fedlora_lab.cli.audit import audit
 from fedlora_lab.cli.flower import flower
+from fedlora_lab.cli.preset import preset
 from fedlora_lab.cli.runs import compare, run
 from fedlora_lab.cli.small import doctor, methods, report
 from fedlora_lab.cli.study import study
@@ -19,7 +20,7 @@ def commands() -> None:
     """Federated LoRA under differential privacy: train, compare, report, audit."""
 
 
-for command in (methods, run, compare, study, flower, report, audit, doctor):
+for command in (methods, run, compare, study, preset, flower, report, audit, doctor):
     commands.add_command(command)
 
 

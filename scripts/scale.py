@@ -1,0 +1,124 @@
+"""Write docs/scale.md: what seven billion parameters and a million clients cost, by the formulas of `fedlora_lab.cost`.
+
+python scripts/scale.py
+"""
+
+from pathlib import Path
+
+import torch
+
+import fedlora_lab as fl
+from fedlora_lab.cost import Cost, cost
+from fedlora_lab.files import write_atomically
+from fedlora_lab.tasks.causal import CAUSAL, next_token_loss
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
+TOKENS, EACH, CLIENTS, ROUND = 256, 64, 1_000_000, 100
+LORA = fl.Lora(rank=8, alpha=16)
+PLAN = fl.Plan(rounds=500, local_steps=5, batch=16, participation=ROUND / CLIENTS)
+CHUNK = 8
+METHODS = ("fedlora", "ffa-lora", "rolora", "la-lora", "fedlpp")
+GPU, LINK = 4e14, 12.5e6  # operations a second that a large GPU reaches in bfloat16; bytes a second at 100 Mbit/s
+GIB, TIB = 2**30, 2**40
+
+
+def decoder() -> fl.tasks.Task:
+    """A decoder with the numbers of the 7 B Llama models (arXiv:2302.13971, table 2), as shapes alone."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32000
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    ids = torch.zeros((), dtype=torch.int64).expand(EACH, TOKENS)
+    data = ({"input_ids": ids}, ids)
+    return fl.tasks.Task(
+        "shapes", model, ("q_proj", "v_proj"), (data, data), data, loss=next_token_loss, metrics=dict(CAUSAL)
+    )
+
+
+def page() -> str:
+    """The page, every number of it computed here."""
+    from dataclasses import replace
+
+    task = decoder()
+    found = {slug: replace(cost(task, fl.methods.get(slug), LORA, PLAN), clients=CLIENTS) for slug in METHODS}
+    plain: Cost = found["fedlora"]
+    single = plain.flops(PLAN, PLAN.batch or 0) / (PLAN.rounds * ROUND)
+    lines = [
+        "# Scale: seven billion parameters, a million clients",
+        "",
+        "Computed by `python scripts/scale.py` from one private step on shapes alone (`fedlora_lab.cost`); "
+        "a test holds",
+        "the page to it. Nothing here was timed. Assumed: "
+        f"texts of {TOKENS} tokens, rank {LORA.rank} on query and value, {PLAN.rounds} rounds,",
+        f"{ROUND} of {CLIENTS:,} clients a round by Poisson sampling, {PLAN.local_steps} local steps of "
+        f"{PLAN.batch} texts.",
+        "",
+        "## Counted",
+        "",
+        "| what | number |",
+        "|---|---|",
+        f"| frozen parameters P | {plain.parameters:,} |",
+        f"| numbers that a client moves, M | {plain.moving:,} |",
+        f"| operations of a private step for one text, F | {plain.step_flops:.3g} |",
+        f"| of a forward pass alone | {plain.judge_flops:.3g} |",
+        f"| memory of one more text in a step, E | {plain.example_bytes / GIB:.2f} GiB |",
+        "",
+        "## Memory",
+        "",
+        "w P + e E + 12 k M bytes: w bytes of a frozen number, e texts at once, k clients at once.",
+        "",
+        "| where | w | e | k | GiB |",
+        "|---|---|---|---|---|",
+    ]
+    for where, width, examples, clients in (
+        ("one site, float32", 4, CHUNK, 1),
+        ("one site, bfloat16 base", 2, CHUNK, 1),
+        ("one site, bfloat16 base, one text at a time", 2, 1, 1),
+        (f"simulation of {ROUND} clients in one batch, bfloat16 base", 2, CHUNK, ROUND),
+    ):
+        size = plain.memory(examples, clients, width) / GIB
+        lines.append(f"| {where} | {width} | {examples} | {clients} | {size:.1f} |")
+    state = 4 * plain.moving
+    lines += [
+        "",
+        f"The server holds {state / 2**20:.0f} MiB, whatever the number of clients; of a client that does not take "
+        "part it",
+        "holds one number, the round in which it was last seen. With uploads summed as they come it needs "
+        f"{2 * state / 2**20:.0f} MiB, with",
+        f"all {ROUND} of a round side by side, as here, {ROUND * state / GIB:.1f} GiB.",
+        "",
+        "## Bytes",
+        "",
+        "T k u up and T k d down over the run: T rounds, k clients a round, u and d bytes of a client in a round.",
+        "",
+        "| method | u, MiB | d, MiB | all up, TiB | all down, TiB | s for u at 100 Mbit/s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for slug, one in found.items():
+        up, down = one.traffic(PLAN)
+        lines.append(
+            f"| {fl.methods.get(slug).name} | {one.up / 2**20:.1f} | {one.down / 2**20:.1f} | {up / TIB:.2f} | "
+            f"{down / TIB:.2f} | {one.up / LINK:.1f} |"
+        )
+    lines += [
+        "",
+        "## Time",
+        "",
+        "T k S b F operations: S local steps of b texts. A client's share of one round is S b F = "
+        f"{single:.3g} operations,",
+        f"{single / GPU:.0f} s at {GPU / 1e12:.0f} TFLOP/s; all clients of the run need "
+        f"{plain.flops(PLAN, PLAN.batch or 0) / GPU / 3600:.0f} such hours, in parallel over the {ROUND}",
+        f"clients of a round {plain.flops(PLAN, PLAN.batch or 0) / GPU / 3600 / ROUND:.1f} hours. Full use is assumed, "
+        "which no run reaches: a third to a half is usual.",
+        "",
+        "On a GPU: not measured.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    write_atomically(PAGE, page())

@@ -1,0 +1,86 @@
+"""Costs counted on shapes alone are those of the real model, and the formulas are what they say."""
+
+import hubs
+import pytest
+import torch
+
+import fedlora_lab as fl
+from fedlora_lab import adapters
+from fedlora_lab.cost import Cost, cost, speed
+
+pytestmark = pytest.mark.filterwarnings(hubs.NO_PAD)
+LORA, PLAN = fl.Lora(rank=2, alpha=3.0), fl.Plan(rounds=7, local_steps=3, participation=0.5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "vit", "swin"])
+def test_counts_are_those_of_the_real_model(kind):
+    """Parameters and moving numbers against the model with values; traffic against a real round."""
+    task = hubs.task(kind)
+    found = cost(task, fl.methods.FedLoRA, LORA, PLAN)
+    assert found.parameters == sum(p.numel() for p in task.model.parameters())
+    adapted = adapters.adapt(task.model, task.targets, task.head, LORA)
+    assert found.moving == sum(tensor.numel() for tensor in adapted.given.values())
+    *_, record = fl.run(task, "fedlora", None, fl.Plan(rounds=2, local_steps=1, batch=2), lora=LORA)
+    assert record.uploads.bytes_up == 3 * found.up and record.uploads.bytes_down == 3 * found.down
+
+
+def test_operations_by_hand():
+    """A forward pass of the toy ViT: patches, two blocks with attention and factors of rank 2, the head."""
+    tokens, width, inner, rank = 5, 16, 24, 2
+    patches = 2 * 4 * width * (3 * 4 * 4)
+    maps = 2 * tokens * (4 * width * width + 2 * width * inner)
+    attention = 2 * (2 * tokens * tokens * width)
+    factors = 2 * (2 * tokens * rank * (width + width))
+    head = 2 * width * 3
+    found = cost(hubs.task("vit"), fl.methods.FedLoRA, LORA, PLAN)
+    assert found.judge_flops == patches + 2 * (maps + attention + factors) + head
+
+
+def test_schedules_and_quantised_broadcasts_cost_less():
+    task = hubs.decoder()
+    plain, turns, narrow = (cost(task, fl.methods.get(m), LORA, PLAN) for m in ("fedlora", "rolora", "fedlpp"))
+    assert turns.up == plain.up // 2
+    assert narrow.up == plain.up and narrow.down < plain.down / 5
+    assert plain.step_flops > 1.8 * plain.judge_flops, "the way back costs about as much as the way there"
+
+
+def test_formulas_by_hand():
+    found = Cost(1000, 10, 40, 20, 6.0, 2.0, 50, 4)
+    assert found.memory(3, 2) == 4 * 1000 + 3 * 50 + 12 * 2 * 10
+    assert found.memory(3, 2, width=2) == 2 * 1000 + 3 * 50 + 12 * 2 * 10
+    assert found.flops(PLAN, 16) == 7 * 0.5 * 4 * 3 * 16 * 6
+    assert found.flops(PLAN, 16, test=5, judged=8) == 7 * 0.5 * 4 * 3 * 16 * 6 + 8 * 5 * 2
+    assert found.seconds(2.0, PLAN, 16) == found.flops(PLAN, 16) / 2
+    assert found.traffic(PLAN) == (7 * 0.5 * 4 * 40, 7 * 0.5 * 4 * 20)
+    assert speed(size=32, seconds=0.01) > 0
+    with pytest.raises(ValueError, match="speed=0: expected a number > 0"):
+        found.seconds(0, PLAN, 1)
+
+
+def test_shapes_that_do_not_fit_are_said_in_one_line():
+    task = hubs.task("vit")
+    wrong = fl.tasks.Task(
+        "wrong", task.model, task.targets, ((torch.zeros(4, 3, 9, 9), torch.zeros(4).long()),),
+        (torch.zeros(4, 3, 9, 9), torch.zeros(4).long()),
+    )  # fmt: skip
+    with pytest.raises(
+        ValueError,
+        match=r"model='ViTForImageClassification': expected one that takes these shapes, but: Input image size",
+    ) as error:
+        cost(wrong, fl.methods.FedLoRA, LORA, PLAN)
+    assert "\n" not in str(error.value)
+
+
+def test_bytes_of_an_example_grow_with_the_model():
+    """Longer texts and more blocks keep more; what is computed again keeps less."""
+    from fedlora_lab.compute import example_bytes
+    from fedlora_lab.loop import Federation
+
+    task = hubs.task("bert")
+    plain, again = (
+        example_bytes(Federation.open(task, "fedlora", None, PLAN, lora=LORA, recompute=on).setting)
+        for on in (False, True)
+    )
+    assert again < 0.7 * plain
+    small = hubs.fresh("bert", max_length=4)
+    assert example_bytes(Federation.open(small, "fedlora", None, PLAN, lora=LORA).setting) < 0.8 * plain

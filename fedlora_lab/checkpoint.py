@@ -94,10 +94,22 @@ def read(folder: Path, round: int) -> tuple[State, dict[str, Any]]:
         for name, tensor in load(content).items():
             group, side, layer = name.split("/", 2)
             groups[group][Slot(side, layer)] = tensor
+        _counted(round, body["seen"], body["changed"])
         state = State(round, Global(groups["server"]), groups["personal"], body["seen"], body["changed"])
         return state, body["settings"]
     except Exception as error:
-        raise Broken(f"checkpoint={stem.name}: expected a whole one ({error})") from error
+        raise Broken(f"checkpoint={stem.name}: expected a whole one ({' '.join(str(error).split())[:200]})") from error
+
+
+def _counted(round: int, seen: Any, changed: Any) -> None:
+    """Refuse lists that no run of so many rounds leaves behind."""
+    rounds = isinstance(seen, list) and all(type(t) is int and -1 <= t < max(round, 1) for t in seen)
+    ranks = isinstance(changed, list) and len(changed) == round
+    ranks = ranks and all(
+        isinstance(one, dict) and all(type(r) is int and r >= 0 for r in one.values()) for one in changed
+    )
+    if not (rounds and ranks):
+        raise Broken("the lists of rounds are not those of a run")
 
 
 def latest(folder: Path) -> tuple[State, dict[str, Any]]:
@@ -118,6 +130,12 @@ def latest(folder: Path) -> tuple[State, dict[str, Any]]:
 def ordered(state: State, like: Global) -> State:
     """The same state with its tensors in the run's order. Raises ``ValueError`` when they are another model's."""
     check(set(state.server.tensors) == set(like.tensors), "resume", "another model's checkpoint", "the same layers")
+    for slot, tensor in like.tensors.items():
+        found, asked = ((tuple(x.shape), x.dtype) for x in (state.server.tensors[slot], tensor))
+        check(found == asked, f"resume, {slot}", found, f"{asked}")
+    for slot, own in state.personal.items():
+        asked = (len(state.seen), *like.tensors[slot].shape) if slot in like.tensors else None
+        check(tuple(own.shape) == asked, f"resume, {slot} of the clients", tuple(own.shape), f"{asked}")
     tensors = {slot: state.server.tensors[slot] for slot in like.tensors}
     state.server = Global(tensors, state.round, like.planned, like.streams)
     return state

@@ -166,9 +166,26 @@ def data() -> list[Finding]:
     return [*found, _sentiment(), Finding("tasks", "downloads in", str(cache_folder()))]
 
 
+def hosts() -> dict[str, str]:
+    """The hosts that a task may ask, and what for; nothing else here uses a network.
+
+    Guarantees: test_no_surprises.py::test_no_network_without_a_task_that_needs_it, ::test_only_listed_hosts_are_asked.
+    """
+    from urllib.parse import urlsplit
+
+    hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname or "huggingface.co"
+    needed = "parts of sentiment, once; models and data of hub"
+    return {hub: needed, "pypi.org": "parts of sentiment, once", "files.pythonhosted.org": "parts of sentiment, once"}
+
+
+def network() -> list[Finding]:
+    """One line for each host that may be asked."""
+    return [Finding("network", host, f"for {what}") for host, what in hosts().items()]
+
+
 def findings() -> list[Finding]:
     """Everything, in the order it is shown."""
-    return [*machine(), *packages(), *tools(), *data()]
+    return [*machine(), *packages(), *tools(), *data(), *network()]
 
 
 def text(found: list[Finding]) -> str:
@@ -176,7 +193,7 @@ def text(found: list[Finding]) -> str:
     lines = [f"fedlora-lab {__version__}"]
     width = max(len(finding.name) for finding in found)
     for part in dict.fromkeys(finding.part for finding in found):
-        lines += ["", part if part in (CORE, "here", "tools", "tasks") else f"[{part}]"]
+        lines += ["", part if part in (CORE, "here", "tools", "tasks", "network") else f"[{part}]"]
         lines += [
             f"  {'ok' if f.ok else '!!' if f.needed else '--'}  {f.name:<{width}}  {f.found}"
             for f in found

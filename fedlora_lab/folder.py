@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab.checks import check
-from fedlora_lab.files import write_atomically
+from fedlora_lab.files import held, parsed, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,14 +23,16 @@ OWN = ("frame.csv", "ledger.json", "settings.json", "report.html", "audit.json",
 # What must be equal before cells may stand in one table, and what must be equal method by method.
 WHOLE = ("task", "privacy", "lora")
 BY_METHOD = ("methods", "plans", "privacies")
+FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("task", "lora", "versions", "plans", "methods"), dict),
+    **dict.fromkeys(("seeds", "commands"), list),
+    "privacy": (dict, type(None)),
+}
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; ``ValueError`` with its name when it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected JSON ({error})") from error
+    """The content of a JSON file; ``ValueError`` with its name when it is none, see `files.parsed`."""
+    return parsed(path.read_bytes(), str(path))
 
 
 def to_json(value: Any) -> str:
@@ -53,8 +55,12 @@ def read_frame(path: Path) -> "pd.DataFrame":
         frame = pd.read_csv(path, dtype=dict.fromkeys(names, str), converters={"value": exact}, keep_default_na=False,
                             na_values={"seed": [""]})  # fmt: skip
     except (ValueError, UnicodeDecodeError) as error:  # pandas' own parser errors are ValueErrors
-        raise ValueError(f"{path}: expected a tidy frame ({error})") from error
+        raise ValueError(f"{path}: expected a tidy frame ({' '.join(str(error).split())[:120]})") from error
     check({*names, "seed", "round", "value"} <= set(frame.columns), str(path), list(frame.columns), "a tidy frame")
+    numbers = [frame["round"], frame["seed"].dropna()] if len(frame) else []
+    for column in numbers:
+        whole = column.dtype.kind in "if" and bool(((column >= 0) & (column % 1 == 0)).all())
+        check(whole, f"{path}, {column.name}", column.dtype.name, "whole numbers >= 0")
     return frame
 
 
@@ -98,21 +104,12 @@ class Folder:
         check(not self.path.is_file(), "out", str(self.path), "a folder, not a file")
         strangers = self.path.is_dir() and any(self.path.iterdir()) and not self._is_run()
         check(not strangers, "out", str(self.path), "an empty or new folder, or one made by this command")
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / ".lock", "a")  # closed on exit; the lock lives as long as the file
-        try:
-            import fcntl
-
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # not a POSIX system: nothing stops a second process there
-        except BlockingIOError:
-            self._lock.close()
-            raise ValueError(f"out={str(self.path)!r}: expected a folder that no other run is using") from None
+        self._lock = held(self.path)
+        self._lock.__enter__()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._lock.close()
+        self._lock.__exit__(kind, error, trace)
 
     def _is_run(self) -> bool:
         names = {entry.name for entry in self.path.iterdir()}
@@ -125,6 +122,12 @@ class Folder:
         check(path.is_file(), "folder", str(self.path), "a run folder (with settings.json)")
         settings = read_json(path)
         check(isinstance(settings, dict) and settings.get("format") == 1, "settings.json", str(path), "format 1")
+        wrong = next((name for name, kind in FIELDS.items() if not isinstance(settings.get(name, ...), kind)), None)
+        check(wrong is None, "settings.json", str(path), f"the settings of a run, with {wrong}")
+        same = all(set(settings.get(name, settings["methods"])) == set(settings["methods"]) for name in BY_METHOD)
+        seeds = all(seed is None or type(seed) is int for seed in settings["seeds"])
+        texts = all(isinstance(line, str) for line in settings["commands"])
+        check(same and seeds and texts, "settings.json", str(path), "the settings of a run")
         return settings
 
     def clear(self) -> None:
@@ -144,6 +147,7 @@ class Folder:
         settings = json.loads(to_json(settings))
         if (self.path / "settings.json").exists():
             old = self.settings
+            check("privacies" in old, "settings.json", str(self.path), "the settings of a run, with privacies")
             pairs = [(key, old[key], settings[key]) for key in WHOLE]
             for key in BY_METHOD:
                 common = [slug for slug in old[key] if slug in settings[key]]

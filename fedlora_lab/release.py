@@ -7,6 +7,8 @@ from typing import Any
 from fedlora_lab.checks import check, check_number, check_whole, is_number
 
 Numbers = float | tuple[float, ...]
+MOST = 2**53
+"""Rounds and releases beyond which a float no longer counts them one by one."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Release:
     noise_multiplier: Numbers
 
     def __post_init__(self) -> None:
-        check_whole("round", self.round, 0)
-        check_whole("count", self.count, 0)
+        for name, value in (("round", self.round), ("count", self.count)):
+            check_whole(name, value, 0)
+            check(value <= MOST, name, value, f"at most {MOST}")
         if self.clients is not None:
             check(isinstance(self.clients, tuple), "clients", self.clients, "a tuple of client numbers, or None")
             for client in self.clients:

@@ -1,6 +1,7 @@
 """One self-contained page from a run folder: figures, table with intervals, ledger, settings, versions."""
 
 import base64
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -42,8 +43,16 @@ def _svg(figure: Any) -> str:
 
 
 def _plain(frame: Any) -> "pd.DataFrame":
-    """The frame with a task name that Matplotlib takes as it stands, not as mathematics, and a number for no seed."""
-    return frame.assign(task=frame["task"].astype(str).str.replace("$", "\\$"), seed=frame["seed"].fillna(-1))
+    """The frame with names that Matplotlib draws as they stand, not as mathematics, and a number for no seed."""
+    names = {name: frame[name].astype(str).map(_drawable) for name in ("task", "method")}
+    return frame.assign(**names, seed=frame["seed"].fillna(-1))
+
+
+def _drawable(name: str) -> str:
+    """A name of at most 60 letters that every font has a sign for; different names stay different."""
+    if len(name) > 60:
+        name = f"{name[:40]} … {hashlib.blake2b(name.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name).replace("$", "\\$")
 
 
 def figures(frame: "pd.DataFrame") -> Iterator[dict[str, str]]:
@@ -193,6 +202,11 @@ def report(path: str | Path) -> Path:
     check(path.is_dir(), "folder", str(path), "a run folder, as compare and run write it")
     settings = Folder(path).settings
     check((path / "frame.csv").is_file(), "folder", str(path), "at least one finished cell (frame.csv)")
-    page = render(read_frame(path / "frame.csv"), settings, read_json(path / "ledger.json"))
+    frame, ledgers = read_frame(path / "frame.csv"), read_json(path / "ledger.json")
+    try:
+        page = render(frame, settings, ledgers)
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise ValueError(f"{path}: expected settings, frame and ledger of one run ({words})") from error
     write_atomically(path / "report.html", page)
     return path / "report.html"

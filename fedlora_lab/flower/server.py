@@ -81,16 +81,17 @@ def rounds(
 def _rounds(fleet: "Fleet", run: Federation, patience: float) -> Iterator[Round]:
     fleet.meet(patience)
     keeps = any(_moves(run, t).kept for t in range(run.state.round))
-    if not run.resumed:
-        run._store()
-        yield run._record(replace(observe.nothing(run.state), shown=False))
-    while run.state.round < run.setting.plan.rounds:
-        keeps = bool(_moves(run, run.state.round).kept) or keeps
-        opened = run.open_round()
-        outcome = _round(fleet, run, opened)
-        run._store()
-        metrics = fleet.judged(run) if keeps else None
-        yield run._record(replace(outcome, shown=False, metrics=metrics))
+    with run.alone():
+        if not run.resumed:
+            run._store()
+            yield run._record(replace(observe.nothing(run.state), shown=False))
+        while run.state.round < run.setting.plan.rounds:
+            keeps = bool(_moves(run, run.state.round).kept) or keeps
+            opened = run.open_round()
+            outcome = _round(fleet, run, opened)
+            run._store()
+            metrics = fleet.judged(run) if keeps else None
+            yield run._record(replace(outcome, shown=False, metrics=metrics))
 
 
 def _moves(run: Federation, t: int) -> local.Moves:

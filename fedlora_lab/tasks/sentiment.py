@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -179,7 +180,7 @@ def _need(*packages: str) -> None:
     """One clear line when an optional package is missing."""
     for package in packages:
         try:
-            __import__(package)
+            import_module(package)
         except ImportError as error:
             raise ImportError(f"sentiment needs {package}: run `pip install 'fedlora-lab[text]'`") from error
 

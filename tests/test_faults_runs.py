@@ -1,0 +1,254 @@
+"""Runs and studies that are killed, interrupted, out of space, without permission, or not alone: see faults.py."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+from small import LORA, PLAN, play, private, regression, same_bits
+
+import fedlora_lab as fl
+from fedlora_lab.files import append_line, held, write_atomically
+from fedlora_lab.folder import Folder, read_frame
+from fedlora_lab.study import work
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"}
+posix = pytest.mark.skipif(os.name != "posix", reason="forks and limits of POSIX")
+
+
+def scenario(name: str, folder: Path) -> dict[str, Any]:
+    """What a function of faults.py found."""
+    command = [sys.executable, str(HERE / "faults.py"), name, str(folder)]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 400, "check": False}
+    done = subprocess.run(command, env=ENVIRONMENT, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def cells(folder: Path) -> pd.DataFrame:
+    """The finished cell of a folder, without the time it took."""
+    frame: Any = read_frame(folder / "cells" / "fedlora-0.csv")
+    return frame[frame["measure"] != "seconds"].reset_index(drop=True)
+
+
+@posix
+def test_thirty_kills_of_a_run_lose_nothing(tmp_path):
+    """Whenever it was killed: a whole state, the ledger ahead of it or equal, never less epsilon than was spent.
+
+    And the run that was taken up in the end is the undisturbed one, bit for bit.
+    """
+    found = scenario("runs", tmp_path)
+    assert len(found["seen"]) == 30
+    assert len({(one["folder"], one["done"]) for one in found["seen"]}) > 5, "the kills came at different moments"
+    for one in found["seen"]:
+        assert one["fits"], one
+        assert one["claimed"] >= one["spent"] * (1 - 1e-12), one
+    for one, later in pairwise(found["seen"]):
+        assert one["folder"] < later["folder"] or one["rows"] <= later["rows"], (one, later)
+    whole = cells(tmp_path / "whole")
+    kept = ("cells/fedlora-0.json", "checkpoints/fedlora-0/round-000030.safetensors")
+    for index in range(found["folders"]):
+        folder = tmp_path / f"run-{index}"
+        pd.testing.assert_frame_equal(cells(folder), whole, check_exact=True)
+        for name in kept:
+            assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@posix
+def test_thirty_kills_of_a_study_lose_nothing(tmp_path):
+    found = scenario("studies", tmp_path)
+    assert len(found["seen"]) == 30
+    assert len({(one["study"], len(one["keys"])) for one in found["seen"]}) > 5, "the kills came at different moments"
+    for one, later in pairwise(found["seen"]):
+        assert one["study"] < later["study"] or set(one["keys"]) <= set(later["keys"]), (one, later)
+
+    def values(path: Path) -> dict[str, Any]:
+        return {key: {**entry["values"], "seconds": 0} for key, entry in work.load(path).items()}
+
+    whole = values(tmp_path / "whole")
+    assert len(whole) == 24
+    for index in range(found["studies"]):
+        path = tmp_path / f"study-{index}"
+        assert values(path) == whole
+        keys = [json.loads(line)["key"] for line in path.read_text().splitlines() if line.endswith("}")]
+        assert len(keys) == len(set(keys)), "no run twice"
+
+
+@posix
+def test_twenty_times_ctrl_c_is_one_line_and_a_state(tmp_path):
+    seen = scenario("interrupts", tmp_path)["seen"]
+    line = "fedlora-lab: stopped; the same command goes on from the last finished round"
+    assert [(one["code"], one["said"].strip().splitlines()) for one in seen] == [(130, [line])] * 20
+    assert all(one["fits"] for one in seen)
+    shown = [one["rows"] for one in seen]
+    assert shown == sorted(shown) and shown[-1] > 3
+
+
+STUDY = """
+import sys
+from pathlib import Path
+import faults
+from fedlora_lab import study
+from fedlora_lab.cli import main
+study.STUDIES["tiny"] = faults.tiny()
+if __name__ == "__main__":
+    main(["study", "tiny", "--workers", "2", "--out", sys.argv[1]])
+"""
+
+
+@posix
+def test_ctrl_c_ends_a_study_and_its_workers(tmp_path):
+    """The signal goes to the whole group, as a terminal sends it: one line at the end, no traceback, no worker left."""
+    script, path = tmp_path / "play.py", tmp_path / "runs" / "tiny.jsonl"
+    script.write_text(STUDY)
+    piped: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], env=ENVIRONMENT, start_new_session=True, **piped
+    )
+    until = time.monotonic() + 200
+    while not (path.exists() and path.read_text().count("\n") >= 2) and process.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("fedlora-lab: stopped; the same command goes on")
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
+    assert len(work.load(path)) >= 2
+
+
+@posix
+def test_a_full_disk_is_one_line_and_the_state_before_it(tmp_path):
+    """Files may not grow past a limit: the ledger that could not be written stops the round that it was for."""
+    found = scenario("full", tmp_path)
+    for one in found["seen"]:
+        assert one["code"] == 2
+        assert one["said"].startswith("fedlora-lab: ") and one["said"].count("\n") == 1, one["said"]
+        assert "File too large" in one["said"]
+        assert one["fits"] and one["known"] in (max(one["done"], 0), one["done"] + 1), one
+        assert one["drafts"] == []
+    done = [one["done"] for one in found["seen"]]
+    assert done == sorted(done) and done[0] == -1 < 1 <= done[-1], done
+    code, kept, after = found["study"]
+    assert (code, after) == (3, 24)
+    assert 0 < kept < 24
+
+
+@posix
+def test_a_folder_that_may_not_be_written_is_one_line(tmp_path):
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):  # pytest keeps its folders to itself
+        folder.chmod(folder.stat().st_mode | 0o055)
+    found = scenario("closed", tmp_path)
+    assert found["codes"] == [0, 2], found["said"]
+    assert found["same"]
+    assert found["said"].startswith("fedlora-lab: ") and found["said"].count("\n") == 1
+    assert "Permission denied" in found["said"]
+
+
+def test_a_place_below_a_file_is_one_line(tmp_path):
+    """What stands in the way of a folder is named, and stays."""
+    taken = tmp_path / "taken"
+    taken.write_bytes(b"mine")
+    *_, record = play(regression(), "rolora", None)
+    calls: dict[str, Any] = {
+        "checkpoint": lambda: play(regression(), "rolora", None, checkpoint=taken / "run"),
+        "resume": lambda: play(regression(), "rolora", None, resume=taken / "run"),
+        "folder": lambda: Folder(taken / "run").__enter__(),
+        "adapter": lambda: fl.save_adapter(record, taken / "out"),
+        "report": lambda: fl.report.report(taken),
+        "list": lambda: append_line(taken / "a.jsonl", {}),
+        "file": lambda: write_atomically(taken / "a", b""),
+        "ledger": lambda: fl.Ledger().save(taken / "ledger.json"),
+    }
+    for name, call in calls.items():
+        with pytest.raises((ValueError, OSError)) as refusal:
+            call()
+        assert "\n" not in str(refusal.value) and "taken" in str(refusal.value), name
+    assert taken.read_bytes() == b"mine"
+    assert list(tmp_path.iterdir()) == [taken]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_list_on_a_full_disk_is_an_error():
+    with pytest.raises(OSError, match="No space left"):
+        append_line(Path("/dev/full"), {"key": 1})
+
+
+# two at once
+
+
+def test_two_runs_in_one_folder_refuse_each_other(tmp_path):
+    first = fl.run(regression(), "rolora", private("example"), PLAN, lora=LORA, checkpoint=tmp_path)
+    second = fl.run(regression(), "rolora", private("example"), PLAN, lora=LORA, checkpoint=tmp_path)
+    next(first)
+    with pytest.raises(ValueError, match=r"^out=.*: expected a folder that no other run is using$"):
+        next(second)
+    rest = list(first)
+    whole = play(regression(), "rolora", private("example"))
+    same_bits(whole[1:], rest)
+    third = fl.run(regression(), "rolora", private("example"), PLAN.replace(rounds=3), lora=LORA, resume=tmp_path)
+    assert len(list(third)) == 1
+
+
+def test_a_run_opened_before_another_wrote_there_is_refused(tmp_path):
+    """It would begin, or go on, from what is no longer the last state."""
+    late = fl.run(regression(), "rolora", None, PLAN, lora=LORA, checkpoint=tmp_path)
+    play(regression(), "rolora", None, checkpoint=tmp_path)
+    more = PLAN.replace(rounds=4)
+    behind = fl.run(regression(), "rolora", None, more, lora=LORA, resume=tmp_path)
+    play(regression(), "rolora", None, PLAN.replace(rounds=3), resume=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for run in (late, behind):
+        with pytest.raises(ValueError, match=r"^checkpoint=.*: expected a folder in which no other run has written"):
+            next(run)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_left_run_lets_go_of_its_folder(tmp_path):
+    left = fl.run(regression(), "rolora", None, PLAN, lora=LORA, checkpoint=tmp_path)
+    next(left)
+    left.close()
+    with held(tmp_path):
+        pass
+
+
+def test_two_studies_on_one_file_refuse_each_other(tmp_path):
+    from faults import tiny
+
+    with held(tmp_path, ".tiny.jsonl.lock"), pytest.raises(ValueError, match="no other run is using"):
+        work.play(tiny(), tmp_path / "tiny.jsonl", workers=0, bar=False)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from fedlora_lab.files import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_dead_holder_is_no_holder(tmp_path):
+    """A living process keeps others out; killed by kill -9 it leaves its lock file and holds nothing."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, env=ENVIRONMENT)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match="no other run is using"):
+            play(regression(), "rolora", None, checkpoint=tmp_path)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (tmp_path / ".lock").exists()
+    assert len(play(regression(), "rolora", None, checkpoint=tmp_path)) == 3

@@ -50,6 +50,20 @@ def test_an_exercise_says_what_it_costs_and_hides_its_solution(one):
     assert "●" * one.difficulty + "○" * (5 - one.difficulty) in page
 
 
+def test_a_function_of_three_dots_is_no_answer_yet():
+    """As the notebooks leave it to the reader; a function that uses three dots for something else is an answer."""
+
+    def empty(g, clip):
+        return ...
+
+    def used(g, clip):
+        return g[..., 0]
+
+    assert check("03.1", empty).message == check("03.1").message
+    assert check("03.1", used).message != check("03.1").message
+    assert "not function" not in check("07.1", used).message
+
+
 def test_numbers_are_read_from_many_things():
     import torch
 

@@ -14,23 +14,33 @@ ALL: dict[str, Exercise] = {one.key: one for name in _LESSONS for one in import_
 def check(key: str, answer: Any = ...) -> Verdict:
     """Whether an answer to an exercise is right; if not, which mistake it is, as far as that can be told.
 
-    Args: key: such as "02.1". answer: yours; ``...`` stands for none yet.
+    Args: key: such as "02.1". answer: yours; ``...``, or a function that returns it, stands for none yet.
     Raises: ``ValueError`` for an unknown key; never for a wrong answer.
     Guarantees: every solution is accepted, every known mistake has a message of its own (tests/test_exercises.py).
     """
     one = _find(key)
-    if answer is ...:
+    if answer is ... or _unwritten(answer):
         return Verdict(False, "no answer yet; put yours in the place of the three dots.")
     try:
         value = one.read(answer)
     except ValueError as error:
-        return Verdict(False, f"{error}, not {type(answer).__name__}.")
+        return Verdict(False, f"{error}." if callable(answer) else f"{error}, not {type(answer).__name__}.")
     if one.right(value):
         return Verdict(True, one.why)
     for mistake in one.mistakes:
         if mistake.spot(value):
             return Verdict(False, mistake.say)
     return Verdict(False, "and it is none of the mistakes known here; the hint may help.")
+
+
+def _dots() -> Any:
+    return ...
+
+
+def _unwritten(answer: Any) -> bool:
+    """Whether a function still is three dots."""
+    code = getattr(answer, "__code__", None)
+    return code is not None and code.co_code == _dots.__code__.co_code and Ellipsis in code.co_consts
 
 
 def show(key: str) -> Card:

@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import torch
 from opacus import GradSampleModule
@@ -9,7 +11,9 @@ from peft import LoraConfig, get_peft_model
 
 import fedlora_lab as fl
 from fedlora_lab import adapters, engine
+from fedlora_lab.blocks import wrap
 from fedlora_lab.method import Global
+from fedlora_lab.prefix import prefix
 from fedlora_lab.streams import Streams
 from fedlora_lab.tasks.task import take
 
@@ -27,15 +31,18 @@ def together(parts: list[tuple]) -> tuple:
     return x, torch.cat(ys)
 
 
-def stacked(task: fl.tasks.Task, batch: int, rank: int) -> Callable[[], None]:
-    """This library's private step: per-example clip, noise and descent for all clients at once."""
-    small = copy.copy(task)
-    object.__setattr__(small, "clients", tuple(examples(task, batch)))
+def stacked(task: fl.tasks.Task, batch: int, rank: int, keep: bool = False) -> Callable[[], None]:
+    """This library's private step: per-example clip, noise and descent for all clients at once.
+
+    Args: keep: what lies below the first adapted layer is kept from the first step.
+    """
+    small = replace(task, clients=tuple(examples(task, batch)))
     plan = fl.Plan(batch=None, lr=0.1)
     adapted = adapters.adapt(small.model, small.targets, small.head, fl.Lora(rank, 2.0 * rank))
     streams, count = Streams(0), len(small.clients)
+    kept = prefix(small, adapted, wrap(adapted.model, recompute=False), ("benchmark",)) if keep else None
     setting = engine.Setting(
-        small, adapted, fl.methods.FedLoRA, plan, streams, 1.0, (1.0,) * count, *engine.pool(small)
+        small, adapted, fl.methods.FedLoRA, plan, streams, 1.0, (1.0,) * count, *engine.pool(small), prefix=kept
     )
     start = Global(adapters.start(adapted, streams))
     received = {slot: tensor[None] for slot, tensor in start.tensors.items()}
@@ -99,4 +106,4 @@ def opacus(task: fl.tasks.Task, batch: int, rank: int) -> Callable[[], None]:
     return step
 
 
-PEERS = {"stacked": stacked, "plain": plain, "opacus": opacus}
+PEERS = {"stacked": stacked, "plain": plain, "opacus": opacus, "kept": partial(stacked, keep=True)}

@@ -7,6 +7,8 @@ from typing import Any
 import contract
 import pytest
 
+from fedlora_lab.cli import commands
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -43,3 +45,18 @@ def test_rows_of_the_page_pass_the_contract(adding: dict[str, Any], name: str) -
         contract.frozen_and_unsent_stay_put(row, unit)
         contract.deviates_unless_exact(row, unit)
         contract.epsilon_is_that_of_the_plan(row, unit)
+
+
+def test_deployment_runs_as_far_as_one_machine_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Terms and a site's examples are written as the page writes them, and read back as an app reads them."""
+    from fedlora_lab.flower import deployment
+
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for number, code in enumerate(blocks("deployment.md")):
+        exec(compile(code, f"deployment.md, block {number}", "exec"), names)
+    party = deployment.read_terms("terms.json", names["task"])
+    assert party.asked.streams.seed is None and party.asked.method.slug == "la-lora"
+    assert len(deployment.read_examples("site-0.safetensors")[1]) == names["task"].sizes[0]
+    for command in re.findall(r"^(?:```sh\n)?fedlora-lab (\w+)", (DOCS / "deployment.md").read_text(), re.M):
+        assert command in commands.commands

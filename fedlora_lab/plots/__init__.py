@@ -14,6 +14,7 @@ from fedlora_lab.plots.effects import effects, ranking
 from fedlora_lab.plots.exactness import exactness_map
 from fedlora_lab.plots.explorer import explorer
 from fedlora_lab.plots.finals import finals
+from fedlora_lab.plots.growth import growth
 from fedlora_lab.plots.leak import Fading, fading, leak_check, spans
 from fedlora_lab.plots.live import images, live
 from fedlora_lab.plots.membership import membership
@@ -61,6 +62,7 @@ __all__ = [
     "filter_explorer",
     "finals",
     "gradient_spectra",
+    "growth",
     "images",
     "inside",
     "leak_check",

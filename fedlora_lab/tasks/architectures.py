@@ -1,5 +1,6 @@
 """What is known of Hugging Face architectures: where adapters go, the classifier, the longest text; and loading."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,14 +94,16 @@ def load(source: Any, kind: str, classes: int, seed: int) -> nn.Module:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Transformers without progress bars, and without its note that a classifier is new: that is what is wanted."""
+    """Transformers without progress bars, notes that a classifier is new, and news of what a later version renames."""
     from transformers import logging
 
     seen, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(seen)
         if bars:

@@ -151,7 +151,7 @@ def wire(
 
     check(bool(layers), "layers", layers, "at least one (d_out, d_in)")
     lora, state, found = Lora(rank=rank), State(0, Global({}), {}, [0]), []
-    for one in _play(row, rank, min(clients, 2), 16, _rounds(row), steps):
+    for one in _play(row, rank, min(clients, 2), max(16, rank), _rounds(row), steps):
         shapes = {slot: _shapes(slot, x.shape, rank, layers) for slot, x in one.before.tensors.items()}
         state.server = Global(
             {

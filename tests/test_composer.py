@@ -34,8 +34,7 @@ def said(place) -> str:
 
 
 def choose(widget, field, words):
-    knob = widget.fields[field]
-    knob.value = dict(knob.options)[words]
+    widget.fields[field].value = words
 
 
 # put together
@@ -127,6 +126,18 @@ def test_every_row_can_be_begun_from(made):
         made.begin_from.value = slug
         assert traits.identify(made.row).same == slug
     assert made.settle(WAIT)
+
+
+def test_every_menu_shows_what_is_chosen(made):
+    """A menu whose value is None is blank on the page."""
+    for knob in (*made.fields.values(), made.epsilon, made.baseline, made.begin_from):
+        values = [option[1] if isinstance(option, tuple) else option for option in knob.options]
+        assert None not in values
+    made.epsilon.value = float("inf")
+    made.start()
+    until(lambda: not made.alive)
+    assert made.settle(WAIT)
+    assert made.records["fedlora"][-1].ledger is None
 
 
 def test_what_cannot_be_is_one_line(made):

@@ -168,6 +168,10 @@ def test_the_map_widget_says_what_it_shows():
     widget.knobs["width"].value, widget.knobs["way"].value = 4096, "down"
     assert widget.settle()
     assert "receives 11.5 MB a round, 11 times" in widget.sentence.value
+    for rank in (64, 1, 4):
+        widget.knobs["rank"].value = rank
+        assert widget.settle()
+        assert "FedEx-LoRA receives" in widget.sentence.value, "no control leads to an error"
     widget.knobs["mark"].value = "flexlora"
     assert widget.settle()
     assert "its server is 1.1% off" in widget.sentence.value

@@ -75,6 +75,11 @@ def test_bytes_of_other_layers():
     assert find["fedex-lora"].down == 4 * (a + b + residual)
     wide = rehearsal.wire(ROWS["fedex-lora"], rank=3, clients=5, layers=[(4096, 4096)])
     assert wide.down == 4 * (3 * 8192 + 15 * 8192)
+    for slug, row in ROWS.items():
+        if slug != "fedask-wide":  # whose sketch has a width of its own
+            large = rehearsal.wire(row, rank=64, layers=[(256, 256)])
+            small = rehearsal.wire(row, rank=32, layers=[(256, 256)])
+            assert large.up == (4 if slug == "fed-sb" else 2) * small.up
     with pytest.raises(ValueError, match=r"^layers="):
         rehearsal.wire(PLAIN, layers=[])
 

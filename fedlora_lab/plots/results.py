@@ -79,7 +79,8 @@ def results(frame: pd.DataFrame, view: View) -> Picture:
         labels = _lines(left, means, view.methods)
         ends = _lines(right, gaps, view.methods)
         left.set_ylim(float(values.min()) - 0.05 * reach, float(values.max()) + 0.05 * reach)
-        right.set_ylim(-0.45 * reach, 0.45 * reach)
+        far = 1.35 * _apart(frame, view) or reach
+        right.set_ylim(-far, far)
         right.axhline(0, color=GREY, lw=1.2)
         title, unit = AXES.get(view.measure, (view.measure, view.measure))
         left.set(ylabel=unit)
@@ -93,6 +94,13 @@ def results(frame: pd.DataFrame, view: View) -> Picture:
         beside(right, ends or labels, together=False)
         footer(figure, "bars: Student's 95 % interval over the seeds, each for itself")
     return figure
+
+
+def _apart(frame: Any, view: View) -> float:
+    """How far the best and the worst mean of a place are apart at most, all methods of the frame."""
+    means = chosen(frame, view.held).groupby([view.x, "method"], dropna=False)[view.measure].mean()
+    spread = means.groupby(level=0, dropna=False).agg(lambda values: values.max() - values.min())
+    return float(spread.max())
 
 
 def _tick(value: Any, x: str) -> str:

@@ -1,5 +1,6 @@
 """The composer: a method from its fields, which published one it is, and how it learns beside another."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -82,10 +83,12 @@ class Composer(Training):
         self.begin_from = controls.choice(
             "begin from", rows, "fedlora", "put the fields as a published method has them"
         )
-        menus = ingredients.offered()
-        self.fields = {f: controls.choice(LABELS[f][0], menus[f], menus[f][0][1], LABELS[f][1]) for f in LABELS}
+        # A menu shows nothing where its value is None, so its values are the words.
+        self._menus = {field: dict(options) for field, options in ingredients.offered().items()}
+        words = {field: list(self._menus[field]) for field in LABELS}
+        self.fields = {f: controls.choice(label, words[f], words[f][0], help) for f, (label, help) in LABELS.items()}
         self.baseline = controls.choice("beside", rows, "fedlora", "the method it trains beside")
-        budgets = [(f"{value:g}", value) for value in EPSILONS] + [("∞ (no privacy)", None)]
+        budgets = [(f"{value:g}", value) for value in EPSILONS] + [("∞ (no privacy)", math.inf)]
         self.epsilon = controls.choice("privacy ε", budgets, 8.0, "the promise, the same for both")
         self.lr = controls.steps("learning rate", RATES, 0.3, "of the composed method; the other has its tuned one")
         self.rounds = controls.slider("rounds", plan.rounds, 1, 30, 1, "how often the server averages")
@@ -110,7 +113,7 @@ class Composer(Training):
         """Put the fields as the chosen row has them."""
         row, self._filling = methods.get(self.begin_from.value), True
         for field, knob in self.fields.items():
-            knob.value = getattr(row, field)
+            knob.value = ingredients.said(field, getattr(row, field))
         self.lr.value = min(RATES, key=lambda rate: abs(rate - suggested(self.task, row, self.lr.value)))
         self._filling = False
         self.ready()
@@ -123,7 +126,8 @@ class Composer(Training):
         other = methods.get(self.baseline.value)
         plan = self.plan.replace(rounds=self.rounds.value)
         rates = {self.row.slug: self.lr.value, other.slug: suggested(self.task, other, self.plan.rate("B"))}
-        pair = Pair(self.task, (other, self.row), rates, plan, self.privacy, self.epsilon.value)
+        epsilon = self.epsilon.value if math.isfinite(self.epsilon.value) else None
+        pair = Pair(self.task, (other, self.row), rates, plan, self.privacy, epsilon)
         return pair.events, 2 * plan.rounds * plan.local_steps
 
     def _refuse(self) -> Iterator[Any]:
@@ -146,7 +150,8 @@ class Composer(Training):
         """Put the row together; the line says whether it can be."""
         self.row, self._refusal, self.records = None, "", {}
         try:
-            self.row = ingredients.compose(NAME, {field: knob.value for field, knob in self.fields.items()})
+            chosen = {field: self._menus[field][knob.value] for field, knob in self.fields.items()}
+            self.row = ingredients.compose(NAME, chosen)
             self._lines = traits.told(traits.traits(self.row))
         except Exception as error:
             self.row, self._refusal = None, one_line(error)

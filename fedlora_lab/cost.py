@@ -124,7 +124,7 @@ def cost(task: "Task", method: Method, lora: Lora, plan: Plan) -> Cost:
     )
 
 
-def _wire(method: Method, given: dict, plan: Plan) -> tuple[int, int]:
+def _wire(method: Method, given: Any, plan: Plan) -> tuple[int, int]:
     """Bytes of one client in a round: what moves and is shared goes up, and comes down as the row broadcasts it."""
     up = down = 0
     for t in range(CYCLE):
@@ -139,10 +139,10 @@ def _wire(method: Method, given: dict, plan: Plan) -> tuple[int, int]:
 def speed(device: Any = "cpu", size: int = 512, seconds: float = 0.1) -> float:
     """Floating-point operations a second of square products here; a step reaches a share of it."""
     a = torch.ones(size, size, device=device)
-    a @ a
+    torch.mm(a, a)
     count, begun = 0, time.perf_counter()
     while time.perf_counter() - begun < seconds:
-        a @ a
+        torch.mm(a, a)
         count += 1
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()

@@ -1,5 +1,7 @@
 """What notebook 14 rests on: the picture of growth, and its exercises by other ways."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from small import play, tokens
@@ -23,7 +25,8 @@ def test_growth_shows_the_frames():
     """Points of the figure against the frame, by hand."""
     runs = frames()
     figure, means = fl.plots.growth(runs), table(runs)
-    everyone, part = figure.axes[0].get_lines()[:2]
+    lines: Any = figure.axes[0].get_lines()
+    everyone, part = lines[:2]
     for i, (clients, frame) in enumerate(runs.items()):
         sent = frame[(frame["measure"] == "bytes_up") & (frame["layer"] == "all")]["value"]
         assert np.isclose(part.get_ydata()[i] * 2**20, sent.sum() / 3)

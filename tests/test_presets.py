@@ -1,6 +1,7 @@
 """The papers' set-ups: every row fits its shapes at full size, and trains end to end at a toy size."""
 
 import math
+from typing import Any
 
 import hubs
 import pytest
@@ -30,7 +31,9 @@ def test_every_preset_fits_its_shapes(name):
     row, found = presets.PRESETS[name], presets.dry_run(name)
     assert abs(found.parameters / SIZES[row.architecture] - 1) < 0.01
     task = presets.shapes(name)
-    pairs = [m.weight.shape for n, m in task.model.named_modules() if n.endswith(tuple(f".{t}" for t in task.targets))]
+    pairs: Any = [
+        m.weight.shape for n, m in task.model.named_modules() if n.endswith(tuple(f".{t}" for t in task.targets))
+    ]
     assert pairs, task.targets
     factors = sum(row.lora.rank * sum(shape) for shape in pairs)
     head = found.moving - factors

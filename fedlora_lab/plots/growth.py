@@ -18,7 +18,7 @@ def table(frames: Mapping[int, pd.DataFrame]) -> Any:
     """Number of clients as index; clients and bytes up of a round that took part, and of all if they did, means."""
     rows = []
     for clients, frame in frames.items():
-        played = frame[frame["round"] > 0]
+        played: Any = frame[frame["round"] > 0]
         part = float(tidy.rows(played, "participants")["value"].sum())
         sent = float(tidy.rows(played, "bytes_up")["value"].sum())
         rounds = played["round"].nunique()

@@ -45,7 +45,7 @@ def task(name: "str | Preset", model: Any = None, dataset: Any = None, **options
             bool(row.dataset), "dataset", None, "a folder with a folder of images for each class: it is not on the hub"
         )
         try:
-            from datasets import load_dataset
+            from datasets import load_dataset  # type: ignore[import-not-found]  # an extra
         except ImportError as error:
             raise ImportError(f"{row.name} needs datasets: run `pip install 'fedlora-lab[hub]'`") from error
         dataset = load_dataset(*row.dataset)

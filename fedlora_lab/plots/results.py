@@ -79,7 +79,7 @@ def results(frame: pd.DataFrame, view: View) -> Picture:
         labels = _lines(left, means, view.methods)
         ends = _lines(right, gaps, view.methods)
         left.set_ylim(float(values.min()) - 0.05 * reach, float(values.max()) + 0.05 * reach)
-        far = 1.35 * _apart(frame, view) or reach
+        far = 1.8 * _apart(frame, view) or reach
         right.set_ylim(-far, far)
         right.axhline(0, color=GREY, lw=1.2)
         title, unit = AXES.get(view.measure, (view.measure, view.measure))

@@ -230,7 +230,8 @@ EDGES = (
         library="**Cannot say it** by accident: `trust` says who sees what. Under `secagg` the server's rule is handed "
         "the sum only, and a round with too few uploads releases nothing (`test_trust_levels_add_up`, "
         "`test_a_share_seen_alone_is_weak`, `test_secure_aggregation_with_too_few_uploads_releases_nothing`). Whether "
-        "the world keeps the promise of secure aggregation is not checked: no cryptography runs in a run.",
+        "the world keeps the promise of secure aggregation is not checked: no cryptography runs in a run. `fl.masks` "
+        "shows it at work.",
         what="ε of one of 100 uploads for who looks at it, where the sum has 0.93",
         broken=share_of_the_noise, fixed=noise_of_its_own, measure=seen_alone, line=0.93,
     ),

@@ -32,6 +32,7 @@ from fedlora_lab.plots.smoothing import coupling, filter_explorer, gradient_spec
 from fedlora_lab.plots.step_size import step_size
 from fedlora_lab.plots.timeline import timeline, timeline_words
 from fedlora_lab.plots.traffic import traffic
+from fedlora_lab.plots.trusting import collusion, masked, rounding, trust_picker, trusts
 
 __all__ = [
     "Clip",
@@ -48,6 +49,7 @@ __all__ = [
     "budgets",
     "clip",
     "clip_check",
+    "collusion",
     "composed",
     "composition",
     "coupling",
@@ -69,6 +71,7 @@ __all__ = [
     "levels",
     "literal",
     "live",
+    "masked",
     "mean_products",
     "membership",
     "noise",
@@ -88,6 +91,7 @@ __all__ = [
     "response_check",
     "results",
     "results_words",
+    "rounding",
     "run_check",
     "score",
     "scores",
@@ -98,5 +102,7 @@ __all__ = [
     "timeline",
     "timeline_words",
     "traffic",
+    "trust_picker",
+    "trusts",
     "worlds",
 ]

@@ -51,9 +51,16 @@ from fedlora_lab.theory.regulated import (
     regulated_multiplier,
     whitened,
 )
+from fedlora_lab.theory.rounded import rounded_epsilon, rounded_law
 from fedlora_lab.theory.spread import noise_spread
 from fedlora_lab.theory.start import Energy, energy_band, random_reach, start_energy
-from fedlora_lab.theory.trust import TrustLevel, joint_sensitivity, trust_level, weighted_sensitivity
+from fedlora_lab.theory.trust import (
+    TrustLevel,
+    joint_sensitivity,
+    surviving_multiplier,
+    trust_level,
+    weighted_sensitivity,
+)
 from fedlora_lab.theory.turns import coupled_step, filter_response, kept_energy, two_number_descent
 
 __all__ = [
@@ -111,9 +118,12 @@ __all__ = [
     "regulated_mahalanobis",
     "regulated_multiplier",
     "release_snr",
+    "rounded_epsilon",
+    "rounded_law",
     "sampled_gaussian_rdp",
     "sign_pairs",
     "start_energy",
+    "surviving_multiplier",
     "trust_level",
     "two_number_descent",
     "vanishes_for_every_weighting",

@@ -53,6 +53,21 @@ def trust_level(
     return TrustLevel(each, 0.0, each / math.sqrt(participants), noise_multiplier / math.sqrt(shares))
 
 
+def surviving_multiplier(noise_multiplier: float, relied: int, honest: int) -> float:
+    """The noise multiplier that is left of a sum when only some clients' shares of the noise stay unknown.
+
+    Each client adds sigma C / sqrt(relied); ``honest`` of them did so and tell nobody: sigma sqrt(honest / relied).
+
+    Args: noise_multiplier: sigma >= 0; relied: shares that make up sigma, >= 1; honest: >= 1.
+    Guarantees: test_surviving_multiplier.
+    Source: derived; variances of independent noises add up.
+    """
+    check_number("noise_multiplier", noise_multiplier, 0)
+    check_whole("relied", relied, 1)
+    check_whole("honest", honest, 1)
+    return noise_multiplier * math.sqrt(honest / relied)
+
+
 def joint_sensitivity(clip_norms: Float[np.ndarray, " tensors"]) -> float:
     """Sensitivity of a release whose tensors were clipped one by one: sqrt(sum C_l^2), so sqrt(L) C for equal clips.
 

@@ -14,6 +14,7 @@ from fedlora_lab.widgets.lesson_09 import results_explorer
 from fedlora_lab.widgets.lesson_10 import bytes_map
 from fedlora_lab.widgets.lesson_11 import attack_dial
 from fedlora_lab.widgets.lesson_12 import audit_dial
+from fedlora_lab.widgets.lesson_13 import trust_picker
 from fedlora_lab.widgets.live import Live, live
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Duel",
     "Live",
     "attack_dial",
+    "audit_dial",
     "bytes_map",
     "clip_explorer",
     "dial",
@@ -37,4 +39,5 @@ __all__ = [
     "regulator",
     "results_explorer",
     "schedule",
+    "trust_picker",
 ]

@@ -196,6 +196,21 @@ def audit(dial: Repaints) -> None:
     dial.moves("ArrowLeft", 5)
 
 
+def trust(dial: Repaints) -> None:
+    """Colluders one by one, other trust, more clients."""
+    assert "trust in the masks" in dial.sentence
+    dial.focus("colluders")
+    said = dial.moves("ArrowRight", 12)
+    assert "With 22 clients on its side" in said[-1]
+    assert "sees every update as it is" in dial.choose("the server: central")
+    assert "Nobody faces more than 2" in dial.choose("nobody: local")
+    dial.focus("clients")
+    assert "1000 clients" in dial.moves("ArrowRight", 3)[-1]
+    dial.focus("promised ε")
+    dial.moves("ArrowLeft", 2)
+    dial.moves("ArrowRight", 2)
+
+
 JOURNEYS = {
     made.__name__: made
     for made in (
@@ -209,6 +224,7 @@ JOURNEYS = {
         filter,
         quantiser,
         audit,
+        trust,
         results,
         bytes_map,
         attack,

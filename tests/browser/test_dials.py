@@ -28,6 +28,7 @@ scores = pd.DataFrame(cells, columns=["study", "method", "epsilon", "lr", "seed"
     "filter": "fl.widgets.filter_explorer()",
     "quantiser": "fl.widgets.quantiser_explorer()",
     "audit": "fl.widgets.audit_dial()",
+    "trust": "fl.widgets.trust_picker()",
     "results": "fl.widgets.results_explorer(scores)",
     "bytes_map": "fl.widgets.bytes_map()",
     "attack": "fl.widgets.attack_dial()",

@@ -84,7 +84,8 @@ def example_bytes(setting: "Setting") -> int:
 
     Guarantees: tests/test_cost.py::test_bytes_of_an_example_grow_with_the_model.
     """
-    from fedlora_lab.engine import moving_slots, per_example_gradients
+    from fedlora_lab.engine import moving_slots
+    from fedlora_lab.passes import per_example_gradients
     from fedlora_lab.tasks.task import take
 
     x, y = setting.pool

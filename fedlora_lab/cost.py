@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedlora_lab import adapters, engine
+from fedlora_lab import adapters, engine, passes
 from fedlora_lab.checks import check, check_number
 from fedlora_lab.compute import example_bytes
 from fedlora_lab.method import Method
@@ -104,9 +104,9 @@ def cost(task: "Task", method: Method, lora: Lora, plan: Plan) -> Cost:
     one, owner = (take(x, slice(0, 1)), y[:1]), torch.zeros(1, dtype=torch.int64)
     try:
         with FlopCounterMode(display=False) as step:
-            engine.per_example_gradients(task, adapted, bank, moving, one, owner)
+            passes.per_example_gradients(task, adapted, bank, moving, one, owner)
         with FlopCounterMode(display=False) as judge:
-            task.forward(adapted.model, engine.ready(task, one[0], adapted.device))
+            task.forward(adapted.model, passes.ready(task, one[0], adapted.device))
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         name = type(task.model).__name__

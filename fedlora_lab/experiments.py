@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from fedlora_lab import adapters, engine
+from fedlora_lab import adapters, engine, passes
 from fedlora_lab.averaged import averaged_noise as averaged_noise
 from fedlora_lab.checks import check, check_number, check_one_of, check_whole
 from fedlora_lab.measures import noise_energies
@@ -49,7 +49,7 @@ def example_gradients(record: "Round", sides: str = "AB") -> Float[np.ndarray, "
     parts = []
     for index in torch.arange(len(y)).split(256):
         data = (engine.take(x, index), y[index])
-        rows = engine.per_example_gradients(task, adapted, bank, moving, data, torch.zeros_like(index))
+        rows = passes.per_example_gradients(task, adapted, bank, moving, data, torch.zeros_like(index))
         parts.append(torch.cat([tensor.flatten(1) for tensor in rows.values()], 1))
     return torch.cat(parts).numpy()
 

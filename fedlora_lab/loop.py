@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedlora_lab import adapters, agreement, checkpoint, engine, local, observe, upload
+from fedlora_lab import adapters, agreement, checkpoint, engine, local, observe, passes, upload
 from fedlora_lab.agreement import Agreement
 from fedlora_lab.checkpoint import State
 from fedlora_lab.checks import check, check_whole
@@ -68,7 +68,7 @@ def predict(task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]") -> Fl
     """Outputs of the model with a record's global adapter (and head)."""
     _, lora, state = origin(record)
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)
-    return engine.predict(task, adapted, state.tensors, x)
+    return passes.predict(task, adapted, state.tensors, x)
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,8 @@ class Method:
         check(hasattr(self.broadcast, "bits"), "broadcast", self.broadcast, "a rule with bits(numbers)")
         words = " ".join(self.train.rounds) if isinstance(self.train, Cycle) else ""
         chooses = "mode" in getattr(self.aggregate, "writes", ())
-        check("*" not in words or chooses, "train", words, "no '*' unless the server's rule chooses, as by_layer() does")
+        said = "no '*' unless the server's rule chooses, as by_layer() does"
+        check("*" not in words or chooses, "train", words, said)
         check("R" not in words or self.start is not None, "train", words, "no 'R' unless start makes a core R")
 
     @property

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fedlora_lab import aggregate, engine, measures
+from fedlora_lab import aggregate, engine, measures, passes
 from fedlora_lab.aggregate import rule
 from fedlora_lab.agreement import Agreement
 from fedlora_lab.checkpoint import State
@@ -132,7 +132,7 @@ def _metrics(setting: engine.Setting, state: State, hidden: float | None) -> dic
 def _judged(setting: engine.Setting, values: Mapping[Slot, Tensor]) -> dict[str, float]:
     task, chunk = setting.task, min(setting.chunk or 128, 128)
     with matmuls(setting.products):
-        return engine.evaluate(task, setting.adapted, values, task.test, partial(setting.kept, "test"), chunk)
+        return passes.evaluate(task, setting.adapted, values, task.test, partial(setting.kept, "test"), chunk)
 
 
 def nothing(state: State) -> Outcome:

@@ -127,7 +127,7 @@ class Prefix:
                 block.answer = None
 
     def _computed(self, x: Any) -> Any:
-        from fedlora_lab.engine import ready
+        from fedlora_lab.passes import ready
 
         last = self.blocks[-1]
         last.stop = True
@@ -188,7 +188,7 @@ def _probes(task: Task) -> tuple[Tensor, Any]:
 
 def _below(task: Task, adapted: Adapted, lists: list[list[Block]]) -> tuple[int, list[Block]]:
     """Of the lists of blocks the one of which most parameters are done before anything adapted is called."""
-    from fedlora_lab.engine import predict
+    from fedlora_lab.passes import predict
 
     events: list[Any] = []
     watched = {id(module): module for module, _ in adapted.places.values()}
@@ -226,7 +226,7 @@ def _check_form(task: Task, adapted: Adapted, blocks: list[Block]) -> None:
 
 def _check(found: Prefix) -> None:
     """Refuse a model whose losses are others when the blocks below are answered for."""
-    from fedlora_lab.engine import predict
+    from fedlora_lab.passes import predict
 
     task, (index, x) = found.task, _probes(found.task)
 

@@ -6,8 +6,8 @@ import torch
 
 from fedlora_lab.adapters import Adapted
 from fedlora_lab.checks import check
-from fedlora_lab.engine import per_example_gradients
 from fedlora_lab.mechanism import row_norms
+from fedlora_lab.passes import per_example_gradients
 from fedlora_lab.tasks.task import Task, take
 
 PROBES = 3

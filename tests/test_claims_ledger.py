@@ -133,6 +133,6 @@ def test_the_published_claims():
     judged = claims.ledger(CLAIMS, frames)
     assert not judged["reason"].str.contains("was not run").any()
     assert not judged["reason"].str.contains("yet").any()
-    assert all("–" != text for text, name in zip(judged["measured"], judged["command"], strict=True) if name)
+    assert all(text != "–" for text, name in zip(judged["measured"], judged["command"], strict=True) if name)
     known = " ".join(row.source for row in methods.ALL.values())
     assert all(claim.source in known for claim in CLAIMS)

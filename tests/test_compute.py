@@ -10,7 +10,7 @@ from small import PLAN, anywhere, gap, play, private, tokens
 from torch import nn
 
 import fedlora_lab as fl
-from fedlora_lab import adapters, engine, local, methods
+from fedlora_lab import adapters, engine, local, methods, passes
 from fedlora_lab.loop import Federation
 from fedlora_lab.placing import Halved, place
 from fedlora_lab.tasks.task import take
@@ -74,10 +74,10 @@ def test_half_precision_is_of_the_frozen_base_only(kind):
     x, y = engine.pool(task)[0]
     owner = torch.zeros(4, dtype=torch.int64)
     data = (take(x, owner), y[:4])
-    rows = engine.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
+    rows = passes.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
     assert all(row.dtype == torch.float32 for row in rows.values())
     exact = adapters.adapt(task.model, task.targets, task.head, LORA)
-    whole = engine.per_example_gradients(task, exact, bank, tuple(bank), data, owner)
+    whole = passes.per_example_gradients(task, exact, bank, tuple(bank), data, owner)
     size = torch.stack([w.norm() for w in whole.values()]).norm()
     off = torch.stack([(rows[s] - whole[s]).norm() for s in whole]).norm() / size
     assert 0 < off < 0.05, f"bfloat16 keeps about three digits: {float(off):.1e}"

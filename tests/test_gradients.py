@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 import fedlora_lab as fl
-from fedlora_lab import adapters, engine
+from fedlora_lab import adapters, engine, passes
 from fedlora_lab.method import Slot
 from fedlora_lab.tasks import Task
 from fedlora_lab.tasks.task import take
@@ -106,7 +106,7 @@ def by_opacus(task: Task, bank: Bank, data: tuple, owner: Tensor) -> Bank:
 @pytest.mark.parametrize("owner", OWNERS.values(), ids=list(OWNERS))
 def test_equals_batches_of_one(name, head, owner):
     task, adapted, bank, data, owner = setting(name, head, owner)
-    found = engine.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
+    found = passes.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
     agree(found, one_by_one(task, bank, data, owner))
 
 
@@ -116,7 +116,7 @@ def test_equals_batches_of_one(name, head, owner):
 @pytest.mark.parametrize("owner", [OWNERS["ragged"], OWNERS["one client has none"]], ids=["ragged", "one has none"])
 def test_equals_opacus(name, head, owner):
     task, adapted, bank, data, owner = setting(name, head, owner)
-    found = engine.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
+    found = passes.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
     agree(found, by_opacus(task, bank, data, owner))
 
 
@@ -124,9 +124,9 @@ def test_equals_opacus(name, head, owner):
 def test_frozen_slots_get_no_gradient_and_change_no_other(name):
     """Asking for B alone gives B's gradients, those that come with A's."""
     task, adapted, bank, data, owner = setting(name, False, OWNERS["ragged"])
-    both = engine.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
+    both = passes.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
     moving = tuple(slot for slot in bank if slot.side == "B")
-    alone = engine.per_example_gradients(task, adapted, bank, moving, data, owner)
+    alone = passes.per_example_gradients(task, adapted, bank, moving, data, owner)
     assert tuple(alone) == moving
     agree(alone, {slot: both[slot] for slot in moving})
 
@@ -137,5 +137,5 @@ def test_common_values_need_no_copies(name):
     task, adapted, bank, data, owner = setting(name, True, OWNERS["ragged"])
     common = {slot: x[:1] for slot, x in bank.items()}
     copies = {slot: x[:1].expand(3, *x.shape[1:]).clone() for slot, x in bank.items()}
-    one, three = (engine.per_example_gradients(task, adapted, b, tuple(b), data, owner) for b in (common, copies))
+    one, three = (passes.per_example_gradients(task, adapted, b, tuple(b), data, owner) for b in (common, copies))
     agree(one, three)

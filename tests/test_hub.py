@@ -12,7 +12,7 @@ from hubs import IMAGE, TEXT
 from test_gradients import agree, one_by_one
 
 import fedlora_lab as fl
-from fedlora_lab import adapters, engine
+from fedlora_lab import adapters, engine, passes
 from fedlora_lab.mechanism import clip_sum, row_norms
 from fedlora_lab.tasks.encode import pixels
 from fedlora_lab.tasks.tables import splits_of
@@ -42,7 +42,7 @@ def batch(kind):
 def test_gradients_are_those_of_a_loop(kind):
     """Clipped per-example gradients of the batch against autograd on one plain PEFT model for each example."""
     task, adapted, bank, data = batch(kind)
-    found = engine.per_example_gradients(task, adapted, bank, tuple(bank), data, OWNER)
+    found = passes.per_example_gradients(task, adapted, bank, tuple(bank), data, OWNER)
     expected = one_by_one(task, bank, data, OWNER)
     agree(found, expected)
     norms = row_norms(expected)
@@ -61,8 +61,8 @@ def test_an_example_says_nothing_about_the_others(kind):
     task, adapted, bank, data = batch(kind)
     x, y = engine.pool(task)[0]
     other = torch.tensor([9, 1, 2, 3, 4])
-    here = engine.per_example_gradients(task, adapted, bank, tuple(bank), data, OWNER)
-    there = engine.per_example_gradients(task, adapted, bank, tuple(bank), (take(x, other), y[other]), OWNER)
+    here = passes.per_example_gradients(task, adapted, bank, tuple(bank), data, OWNER)
+    there = passes.per_example_gradients(task, adapted, bank, tuple(bank), (take(x, other), y[other]), OWNER)
     agree({s: g[1:] for s, g in there.items()}, {s: g[1:] for s, g in here.items()})
     assert any(not torch.allclose(here[s][0], there[s][0]) for s in here), "and its own change"
 
@@ -189,7 +189,7 @@ def test_padding_is_cut_off_and_changes_nothing():
     for kind in TEXT:
         task = hubs.task(kind)
         x = take(task.test[0], (task.test[0]["attention_mask"].sum(1) < 8).nonzero().squeeze(1))
-        cut = engine.ready(task, x)
+        cut = passes.ready(task, x)
         assert cut["input_ids"].shape[1] < x["input_ids"].shape[1]
         torch.testing.assert_close(task.forward(task.model, cut), task.forward(task.model, x), rtol=1e-5, atol=1e-6)
 

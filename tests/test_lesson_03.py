@@ -8,7 +8,7 @@ import torch
 from matplotlib.colors import to_hex
 
 import fedlora_lab as fl
-from fedlora_lab import theory
+from fedlora_lab import passes, theory
 from fedlora_lab.plots import clipping, promise
 from fedlora_lab.plots.style import png
 from fedlora_lab.tasks.task import take
@@ -44,7 +44,7 @@ def test_example_gradients_average_to_the_gradient(record):
     way = {slot: tensor / float(np.linalg.norm(flat)) for slot, tensor in way.items()}
     for sign in (1, -1):
         values = {slot: tensor + sign * step * way[slot] for slot, tensor in state.tensors.items()}
-        outputs = engine.predict(task, adapted, values, take(x, torch.arange(len(y))))
+        outputs = passes.predict(task, adapted, values, take(x, torch.arange(len(y))))
         slopes.append(float(task.loss(outputs, y).double().mean()))
     expected = rows.astype(float).mean(0) @ (flat / np.linalg.norm(flat))
     assert (slopes[0] - slopes[1]) / (2 * step) == pytest.approx(expected, abs=2e-3)

@@ -12,7 +12,7 @@ from contract import with_clients
 from small import LORA, PLAN, book, examples, frame, play, private, regression, same_bits, tensors, tokens
 
 import fedlora_lab as fl
-from fedlora_lab import engine, methods
+from fedlora_lab import methods, passes
 from fedlora_lab.comparison import BASELINES
 from fedlora_lab.ledger import Uncertified
 from fedlora_lab.loop import Federation
@@ -168,7 +168,7 @@ def test_kept_factors_are_judged_client_by_client():
     losses = []
     for k in range(3):
         values = {**run.state.server.tensors, **{slot: own[k] for slot, own in run.state.personal.items()}}
-        losses.append(engine.evaluate(task, run.setting.adapted, values, task.test)["loss"])
+        losses.append(passes.evaluate(task, run.setting.adapted, values, task.test)["loss"])
     assert record.metrics["loss"] == pytest.approx(sum(losses) / 3)
     assert len(set(losses)) > 1
     assert math.isnan(record.deviation)

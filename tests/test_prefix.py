@@ -10,7 +10,7 @@ from small import gap, play
 from torch import nn
 
 import fedlora_lab as fl
-from fedlora_lab import engine
+from fedlora_lab import engine, passes
 from fedlora_lab import prefix as room
 from fedlora_lab.loop import Federation
 from fedlora_lab.tasks import Task
@@ -68,9 +68,9 @@ def test_per_example_gradients_with_a_prefix_are_exact():
     x, y = setting.pool
     for index in (torch.tensor([3, 0, 3]), torch.tensor([0, 1, 2, 3, 4])):
         data, owner = (engine.take(x, index), y[index]), torch.zeros(len(index), dtype=torch.int64)
-        whole = engine.per_example_gradients(task, setting.adapted, bank, tuple(bank), data, owner)
+        whole = passes.per_example_gradients(task, setting.adapted, bank, tuple(bank), data, owner)
         with setting.kept("clients", index, data[0]):
-            kept = engine.per_example_gradients(task, setting.adapted, bank, tuple(bank), data, owner)
+            kept = passes.per_example_gradients(task, setting.adapted, bank, tuple(bank), data, owner)
         for slot in bank:
             assert float((kept[slot] - whole[slot]).norm()) <= 1e-6 * float(whole[slot].norm())
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedlora_lab import engine
+from fedlora_lab import passes
 from fedlora_lab.attacks.victim import Victim
 from fedlora_lab.checks import check, check_number, check_whole
 from fedlora_lab.method import Slot
@@ -78,7 +78,7 @@ def inputs_of(victim: Victim, layer: str, x: Any) -> Float[Tensor, "n tokens d_i
 
     hook = module.register_forward_pre_hook(stop)
     try:
-        engine.predict(victim.task, victim.adapted, victim.values, x)
+        passes.predict(victim.task, victim.adapted, victim.values, x)
     except _Reached as reached:
         found = reached.args[0]
         return found.reshape(len(found), -1, found.shape[-1])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedlora_lab import adapters, engine
+from fedlora_lab import adapters, passes
 from fedlora_lab.checks import check, check_number
 from fedlora_lab.mechanism import clip_sum, noise
 from fedlora_lab.method import Slot
@@ -74,7 +74,7 @@ class Victim:
         bank = {slot: value[None] for slot, value in self.values.items()}
         count = len(examples[1])
         owner = torch.zeros(count, dtype=torch.int64)
-        rows = engine.per_example_gradients(self.task, self.adapted, bank, slots, examples, owner)
+        rows = passes.per_example_gradients(self.task, self.adapted, bank, slots, examples, owner)
         sums, _ = clip_sum(rows, clip_norm, owner, 1)
         std = noise_multiplier * clip_norm if noise_multiplier else 0.0
         shapes = {slot: x.shape[1:] for slot, x in sums.items()}
@@ -83,7 +83,7 @@ class Victim:
 
     def loss(self, examples: Examples) -> Tensor:
         """Each example's loss, (n,)."""
-        outputs = engine.predict(self.task, self.adapted, self.values, examples[0])
+        outputs = passes.predict(self.task, self.adapted, self.values, examples[0])
         return self.task.loss(outputs, examples[1])
 
     def layer(self, upload: Upload, side: str = "A", name: str | None = None) -> Slot:

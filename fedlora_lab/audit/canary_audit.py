@@ -14,10 +14,10 @@ from fedlora_lab.audit.canaries import LOUD, Planted, affordable, mislabelled, p
 from fedlora_lab.audit.scores import losses, traces
 from fedlora_lab.audit.watch import Watched
 from fedlora_lab.checks import check, check_number
-from fedlora_lab.engine import per_example_gradients
 from fedlora_lab.mechanism import row_norms
 from fedlora_lab.method import Method
 from fedlora_lab.methods import get
+from fedlora_lab.passes import per_example_gradients
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
 from fedlora_lab.record import Round, Tick

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedlora_lab import engine
+from fedlora_lab import engine, passes
 from fedlora_lab.audit.canaries import LOUD, Planted
 from fedlora_lab.audit.marks import coded
 from fedlora_lab.audit.watch import Watched
@@ -39,7 +39,7 @@ def losses(run: Watched, record: Round, planted: Planted) -> Float[Tensor, " m"]
         mine = (planted.owner == k).nonzero().squeeze(1)
         values = {**server, **{slot: own[k] for slot, own in personal.items()}}
         part = {key: value[mine] for key, value in x.items()} if isinstance(x, Mapping) else x[mine]
-        found[mine] = task.loss(engine.predict(task, run.setting.adapted, values, part), code[mine]).double()
+        found[mine] = task.loss(passes.predict(task, run.setting.adapted, values, part), code[mine]).double()
     return found
 
 
@@ -133,7 +133,7 @@ def _gradients(
     part = {key: value[who] for key, value in x.items()} if isinstance(x, Mapping) else x[who]
     data = (part, coded(y[who], planted.weights[who]))
     setting = run.setting
-    return engine.per_example_gradients(
+    return passes.per_example_gradients(
         planted.task, setting.adapted, bank, slots, data, owner, setting.method, run.everyone and run.everyone.start
     )
 

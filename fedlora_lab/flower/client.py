@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from torch import Tensor
 
-from fedlora_lab import engine, local, upload
+from fedlora_lab import engine, local, passes, upload
 from fedlora_lab.checks import check
 from fedlora_lab.flower import records
 from fedlora_lab.flower.party import Party
@@ -100,7 +100,7 @@ def evaluate(party: Party, number: int, message: Message, context: Context) -> M
     check(privacy is None or privacy.unit == "example", "unit", "client", "'example': scores would tell what is kept")
     t = _round(party, message, beyond=1)
     values = {**_sent(party, message, t).tensors, **_personal(party, context)}
-    scores = engine.evaluate(party.asked.task, party.setting.adapted, values, party.asked.task.test)
+    scores = passes.evaluate(party.asked.task, party.setting.adapted, values, party.asked.task.test)
     about = {"client": number, "terms": party.terms, "round": t}
     return Message(records.content(about, None, **scores), reply_to=message)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fedlora_lab import adapters, engine
+from fedlora_lab import adapters, passes
 from fedlora_lab.checks import check, check_whole
 from fedlora_lab.measures.clients import Seen
 from fedlora_lab.method import Method, Slot
@@ -48,7 +48,7 @@ def protection(record: "Round", method: Method, seen: Sequence[Seen], last: int 
     own = [{slot: x[k] for slot, x in ended.uploads.items()} for k in range(len(ended.weights))]
 
     def score(values: Mapping[Slot, Tensor]) -> float:
-        return engine.evaluate(task, adapted, values, task.test)["accuracy"]
+        return passes.evaluate(task, adapted, values, task.test)["accuracy"]
 
     trained = max(({**ended.sent.tensors, **x} for x in own), key=score)
     held = {"server": server, "received": final, "averaged": averaged, "trained": trained}

@@ -1,0 +1,110 @@
+"""Passes through an adapted model: the gradient of each example alone, outputs and metrics.
+
+Every example of a step carries its own copy of the moving tensors, (N, ...), so the gradient of the summed loss with
+respect to those copies is the gradient of each example alone: no hooks, no vmap, no loop over clients or examples.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedlora_lab.adapters import Adapted
+from fedlora_lab.method import Method, Slot
+from fedlora_lab.tasks.task import Task, take
+
+
+def per_example_gradients(
+    task: Task,
+    adapted: Adapted,
+    bank: Mapping[Slot, Tensor],
+    moving: tuple[Slot, ...],
+    data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
+    owner: Int[Tensor, " n"],
+    method: Method | None = None,
+    start: Mapping[Slot, Tensor] | None = None,
+) -> dict[Slot, Tensor]:
+    """The gradient of each example's own loss with respect to its client's moving tensors.
+
+    Args:
+        bank: slot -> (clients, ...), or (1, ...) where all clients hold the same.
+        moving: the slots to differentiate.
+        data: N examples and their targets.
+        owner: (N,), each example's client in the bank.
+        method, start: a row with a penalty, and what the clients received, for that penalty.
+
+    Returns: slot -> (N, ...).
+
+    Guarantees: equals a loop over batches of one and Opacus' GradSampleModule (tests/test_gradients.py).
+    """
+    owner = owner.to(adapted.device, non_blocking=True)
+    leaves = {}
+    for slot in adapted.used(bank):
+        tensor = bank[slot]
+        if slot in moving:
+            leaves[slot] = rows = _rows(tensor, owner).detach().requires_grad_()
+        else:
+            rows = tensor[0] if len(tensor) == 1 else tensor.index_select(0, owner)
+        adapted.put(slot, rows)
+    x, y = data
+    with torch.enable_grad():
+        outputs = task.forward(adapted.model, ready(task, x, adapted.device))
+        loss = task.loss(outputs, y.to(adapted.device, non_blocking=True))
+        if method is not None and method.penalty is not None and start is not None:
+            begin = {slot: _rows(start[slot], owner) for slot in moving}
+            loss = loss + method.penalty(leaves, begin)
+        gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
+    return {
+        slot: torch.zeros_like(leaf) if gradient is None else gradient
+        for (slot, leaf), gradient in zip(leaves.items(), gradients, strict=True)
+    }
+
+
+def _rows(tensor: Tensor, owner: Tensor) -> Tensor:
+    return tensor.expand(len(owner), *tensor.shape[1:]) if len(tensor) == 1 else tensor.index_select(0, owner)
+
+
+def ready(task: Task, x: "Tensor | Mapping[str, Tensor]", device: torch.device) -> "Tensor | Mapping[str, Tensor]":
+    """A batch of inputs as the task wants it before the model sees it, on the model's device."""
+    x = x if task.prepare is None else task.prepare(x)
+    if isinstance(x, Tensor):
+        return x.to(device, non_blocking=True)
+    return {key: value.to(device, non_blocking=True) for key, value in x.items()}
+
+
+def evaluate(
+    task: Task,
+    adapted: Adapted,
+    values: Mapping[Slot, Tensor],
+    data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
+    kept: "Callable[[Tensor, Any], AbstractContextManager[None]]" = lambda index, x: nullcontext(),
+    chunk: int = 128,
+) -> dict[str, float]:
+    """Mean of each metric of the task over some examples, with one value for each slot.
+
+    Args:
+        kept: (places of a chunk's examples, their inputs) -> within what the model is called.
+        chunk: examples at once.
+    """
+    y = data[1]
+    totals = dict.fromkeys(task.metrics, 0.0)
+    for part in torch.arange(len(y)).split(chunk):
+        x = take(data[0], part)
+        with kept(part, x):
+            outputs = predict(task, adapted, values, x)
+        for name, metric in task.metrics.items():
+            totals[name] += float(metric(outputs, y[part].to(outputs.device)).double().sum())
+    return {name: total / len(y) for name, total in totals.items()}
+
+
+def predict(
+    task: Task, adapted: Adapted, values: Mapping[Slot, Tensor], x: "Tensor | Mapping[str, Tensor]"
+) -> Float[Tensor, "n ..."]:
+    """The model's outputs with one value for each slot."""
+    for slot in adapted.used(values):
+        adapted.put(slot, values[slot].to(adapted.device))
+    with torch.inference_mode():
+        return task.forward(adapted.model, ready(task, x, adapted.device))

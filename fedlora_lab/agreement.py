@@ -35,6 +35,12 @@ class Agreement(NamedTuple):
         parts["task"] = self.task.fingerprint
         return json.loads(json.dumps(parts, default=str))
 
+    def entry(self, ids: tuple[int, ...] | None) -> dict[str, Any]:
+        """How often these clients release in a round of a private run, and under how much noise."""
+        assert self.privacy is not None
+        steps = self.plan.local_steps if self.privacy.unit == "example" else 1
+        return {"count": steps, **self.privacy.entry(ids)}
+
 
 def agreed(
     task: Task, method: "Method | str", privacy: Privacy | None, plan: Plan, lora: Lora | None, seed: int | None

@@ -24,7 +24,7 @@ from fedlora_lab.observe import Outcome
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
 from fedlora_lab.record import Round, Tick, origin
-from fedlora_lab.release import Release
+from fedlora_lab.resuming import taken_up
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.traffic import traffic
 
@@ -139,7 +139,8 @@ class Federation:
         self = cls(asked, setting, ledger, state, folder, chunk_clients, evaluate_every)
         self.found = [] if folder is None else checkpoint.rounds_in(folder)
         if resume is not None:
-            self._resume(Path(resume))
+            self.state, self.ledger = taken_up(Path(resume), asked, self.state, ledger)
+            self.resumed = True
         return self
 
     def events(self) -> "Generator[Round | Tick, None, None]":
@@ -234,17 +235,10 @@ class Federation:
         """Write the round's releases into the ledger, on disk as well, before any of them exists."""
         if self.ledger is None:
             return
-        self.ledger.record(t + 1, ids, **self._entry(ids))
+        self.ledger.record(t + 1, ids, **self.asked.entry(ids))
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.ledger.save(self.folder / checkpoint.LEDGER)
-
-    def _entry(self, ids: tuple[int, ...] | None) -> dict[str, Any]:
-        """How often these clients release in a round, and under how much noise."""
-        privacy = self.asked.privacy
-        assert privacy is not None
-        steps = self.setting.plan.local_steps if privacy.unit == "example" else 1
-        return {"count": steps, **privacy.entry(ids)}
 
     def _groups(self, ids: tuple[int, ...]) -> list[tuple[int, ...]]:
         size = self.chunk_clients or max(len(ids), 1)
@@ -274,25 +268,3 @@ class Federation:
     def _store(self) -> None:
         if self.folder is not None:
             checkpoint.store(self.folder, self.state, self.asked.settings())
-
-    def _resume(self, folder: Path) -> None:
-        state, theirs = checkpoint.latest(folder)
-        for name, ours in self.asked.settings().items():
-            check(theirs.get(name) == ours, "resume", str(folder), f"the same {name} as in this run")
-        check(len(state.seen) == len(self.state.seen), "resume", str(folder), f"{len(self.state.seen)} clients")
-        self.state, self.resumed = checkpoint.ordered(state, self.state.server), True
-        book = folder / checkpoint.LEDGER
-        if self.ledger is None or not (state.round or book.exists()):
-            return
-        # Also before the first round is done: what was spent in one that was cut short stays spent.
-        check(book.exists(), "ledger", str(book), "the ledger of the rounds done")
-        opened, self.ledger = self.ledger, Ledger.load(book)
-        check(self.ledger.terms == opened.terms, "ledger", self.ledger.terms, f"{opened.terms}, those of this run")
-        check(self.ledger.uncertified == opened.uncertified, "ledger", self.ledger.uncertified, "what this run says")
-        for entry in self.ledger.releases:
-            known = all(k < len(state.seen) for k in entry.clients or ())
-            check(known, "ledger", entry, "clients of this run")
-            ours = Release.of(entry.round, entry.clients, **self._entry(entry.clients))
-            check(entry == ours, "ledger", entry, f"{ours}, as this run writes it")
-        written = {entry.round for entry in self.ledger.releases}
-        check(written >= set(range(1, state.round + 1)), "ledger", sorted(written), f"all {state.round} rounds done")

@@ -9,8 +9,8 @@ from small import LORA, PLAN, UNITS, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import edges, engine, theory, upload
+from fedlora_lab.audit import audit, one_run, self_check, threshold
 from fedlora_lab.audit import game as games
-from fedlora_lab.audit import one_run, self_check, threshold
 from fedlora_lab.plots.auditing import audit_dial
 from fedlora_lab.widgets.lesson_12 import CANARIES, LEAKS, PROMISES
 
@@ -93,7 +93,8 @@ def test_the_widget_answers():
 
 
 def test_the_ceilings_are_drawn():
-    lines: Any = [line for line in fl.plots.audit_ceilings().axes[0].lines if len(line.get_xdata()) > 2]
+    drawn: Any = fl.plots.audit_ceilings().axes[0].lines
+    lines: Any = [line for line in drawn if len(line.get_xdata()) > 2]
     one, many = lines
     for m, value in zip(one.get_xdata()[::9], one.get_ydata()[::9], strict=True):
         assert value == one_run.ceiling(int(m), games.DELTA, 0.05)
@@ -107,7 +108,7 @@ def test_an_audit_that_refutes_is_labelled_beside_its_bar():
     plan = fl.Plan(rounds=6, local_steps=2, batch=8, lr=1e-7)
     privacy = fl.Privacy(noise_multiplier=4.0, delta=1e-5, accountant="rdp")
     with edges.planted("clips nothing"):
-        found = fl.audit(task, "fedlora", privacy, plan, canaries=64, lora=fl.Lora(8, 8.0))
+        found = audit(task, "fedlora", privacy, plan, canaries=64, lora=fl.Lora(8, 8.0))
     assert not found.holds
     ax = fl.plots.audit({"no clip": found}).axes[1]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["no clip"]

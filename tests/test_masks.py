@@ -44,7 +44,7 @@ def test_a_sum_never_wraps():
     tight = Grid(reach=1.0, levels=32, modulus=128)
     with pytest.raises(ValueError, match="modulus=128: expected above 4 clients x 32 levels"):
         aggregate(top, tight, threshold=2)
-    wrapped = sum(tight.whole(row) for row in top) % tight.modulus
+    wrapped = np.sum([tight.whole(row) for row in top], axis=0) % tight.modulus
     assert np.allclose(tight.real(wrapped, 4), -4.0)
 
 

@@ -29,7 +29,7 @@ from fedlora_lab.ledger import Ledger
 from fedlora_lab.study import Study, work
 from fedlora_lab.study.declared import Case
 
-PLAN = fl.Plan(rounds=30, local_steps=1, batch=3, lr=0.05)
+PLAN = fl.Plan(rounds=50, local_steps=1, batch=3, lr=0.05)
 TASK = {"clients": 2, "examples": 6, "test": 4, "d_in": 5, "d_out": 4, "rank": 1}
 SHORT = {"--clients": 3, "--local-steps": 1, "--lr": 0.01, "--accountant": "rdp", "--delta": 1e-3}
 WORDS = ["run", "regression", "rolora", *(str(word) for pair in SHORT.items() for word in pair)]
@@ -49,11 +49,14 @@ def played(out: Path) -> None:
 
 
 def tiny() -> Study:
-    """Two methods; 24 runs of some milliseconds."""
-    plan, privacy = {"rounds": 2, "local_steps": 1, "batch": 4}, {"delta": 1e-2, "accountant": "rdp"}
+    """Two methods; 48 runs of some milliseconds."""
+    plan, privacy = (
+        {"rounds": 2, "local_steps": 1, "batch": 4},
+        {"delta": 1e-2, "accountant": "rdp", "noise_multiplier": 1.0},
+    )
     rows = [methods.get(slug) for slug in ("fedlora", "rolora")]
-    cases = tuple(Case(row, {}, ("regression", TASK), 4.0, privacy, plan, {"rank": 1}) for row in rows)
-    return Study("tiny", "a test", cases, seeds=tuple(range(8)), rates=(0.01, 0.1, 0.3, 1.0), tune_seeds=(97,))
+    cases = tuple(Case(row, {}, ("regression", TASK), None, privacy, plan, {"rank": 1}) for row in rows)
+    return Study("tiny", "a test", cases, seeds=tuple(range(20)), rates=(0.01, 0.1, 0.3, 1.0), tune_seeds=(97,))
 
 
 def studied(path: Path) -> None:
@@ -65,16 +68,19 @@ def commanded(words: list[str], said: Path) -> None:
     """The command line in this process; what it says goes to files that begin with ``said``."""
     for ending, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(f"{said}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        said.with_name("ready").touch()
         main(words)
     except SystemExit as error:
         sys.stdout.flush()
         os._exit(error.code if isinstance(error.code, int) else 1)
 
 
-def child(act: Callable[[], Any], after: float = 0.0, number: int = 0) -> int:
-    """Fork, do something there, send it a signal after some seconds; its exit status, negative for a signal."""
+def child(act: Callable[[], Any], after: float = 0.0, number: int = 0, when: Callable[[], bool] = lambda: True) -> int:
+    """Fork, do something there, send it a signal some seconds after ``when`` holds; its status, negative for a signal.
+
+    Moments are told by what has been done, not by the clock alone: a busy machine then comes as far as an idle one.
+    """
     pid = os.fork()
     if not pid:
         status = 1
@@ -85,13 +91,18 @@ def child(act: Callable[[], Any], after: float = 0.0, number: int = 0) -> int:
             status = 3 if "\n" not in str(error) else 4
         finally:  # nothing of the parent's work goes on in the child
             os._exit(status)
+    while number and not when():
+        over, status = os.waitpid(pid, os.WNOHANG)
+        if over:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
     time.sleep(after)
     os.kill(pid, number)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def warmed(act: Callable[[Path], Any], root: Path, good: int = 0) -> float:
-    """Load here what some work loads, so that no child spends its time on that; seconds that the work then takes.
+def warmed(act: Callable[[Path], Any], root: Path) -> None:
+    """Load here what some work loads, so that no child spends its time on that.
 
     The work itself is done in children only: PyTorch takes no gradient in a child of a process that took some.
     """
@@ -100,9 +111,6 @@ def warmed(act: Callable[[Path], Any], root: Path, good: int = 0) -> float:
     for name in names.read_text().splitlines() if names.exists() else ():
         with suppress(Exception):
             import_module(name)
-    begun = time.monotonic()
-    assert child(lambda: act(root / "second")) == good
-    return time.monotonic() - begun
 
 
 def spent(rounds: int) -> float:
@@ -121,18 +129,34 @@ def found(state: Path) -> dict[str, Any]:
     done, book, rows = checkpoint.latest(state)[0].round, state / "ledger.json", state / "rounds.csv"
     ledger = Ledger.load(book) if book.exists() else None
     known = {entry.round for entry in ledger.releases} if ledger else set()
-    last = int(read_frame(rows)["round"].max()) if rows.exists() else -1
+    table: Any = read_frame(rows) if rows.exists() else None
+    last = -1 if table is None else int(table["round"].max())
     fits = set(range(1, done + 1)) <= known <= set(range(1, done + 2)) and last <= done
     claimed = ledger.epsilon() if ledger else 0.0
     return {"done": done, "rows": last, "claimed": claimed, "spent": spent(done), "fits": fits}
 
 
+def reached(state: Path) -> int:
+    """The newest round that stands in a folder of checkpoints."""
+    return max(checkpoint.rounds_in(state), default=-1) if state.is_dir() else -1
+
+
+def lines(path: Path) -> int:
+    """Whole lines in a file."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def runs(root: Path) -> dict[str, Any]:
     """Thirty kills of a run in its folder, each at a random moment; what was on the disk after each."""
-    takes, draw, seen, number = warmed(played, root), random.Random(1), [], 0
+    warmed(played, root)
+    draw, seen, number = random.Random(1), [], 0
     while len(seen) < 30:
         out = root / f"run-{number}"
-        if child(lambda out=out: played(out), draw.uniform(0.0, 0.5 * takes), signal.SIGKILL) == -signal.SIGKILL:
+        state, goal = out / "checkpoints" / "fedlora-0", draw.randrange(4)
+        before = reached(state)
+        code = child(lambda out=out: played(out), draw.uniform(0, 0.03), signal.SIGKILL,
+                     lambda state=state, goal=before + goal: reached(state) >= goal)  # fmt: skip
+        if code == -signal.SIGKILL:
             seen.append({"folder": number, **found(out / "checkpoints" / "fedlora-0")})
         else:
             number += 1  # it came to its end before the kill
@@ -143,10 +167,14 @@ def runs(root: Path) -> dict[str, Any]:
 
 def studies(root: Path) -> dict[str, Any]:
     """Thirty kills of a study, each at a random moment; keys on the disk after each."""
-    takes, draw, seen, number = warmed(studied, root), random.Random(2), [], 0
+    warmed(studied, root)
+    draw, seen, number = random.Random(2), [], 0
     while len(seen) < 30:
-        path = root / f"study-{number}"
-        if child(lambda path=path: studied(path), draw.uniform(0.0, 0.4 * takes), signal.SIGKILL) == -signal.SIGKILL:
+        path, goal = root / f"study-{number}", draw.randrange(3)
+        before = lines(path)
+        code = child(lambda path=path: studied(path), draw.uniform(0, 0.03), signal.SIGKILL,
+                     lambda path=path, goal=before + goal: lines(path) >= goal)  # fmt: skip
+        if code == -signal.SIGKILL:
             seen.append({"study": number, "keys": sorted(work.load(path))})
         else:
             number += 1
@@ -161,10 +189,14 @@ def interrupts(root: Path) -> dict[str, Any]:
     def some(place: Path) -> None:
         list(fl.run(fl.tasks.regression(clients=3), "rolora", None, PLAN, checkpoint=place))
 
-    takes, draw, out, seen = warmed(some, root), random.Random(3), root / "out", []
+    warmed(some, root)
+    draw, out, seen = random.Random(3), root / "out", []
     words, state = [*WORDS, "--rounds", "5000", "--out", str(out)], out / "checkpoints" / "rolora-0"
     for _ in range(20):
-        code = child(lambda: commanded(words, root / "said"), draw.uniform(0.05, 0.05 + takes), signal.SIGINT)
+        goal = reached(state) + draw.randrange(4)
+        code = child(lambda: commanded(words, root / "said"), draw.uniform(0, 0.03), signal.SIGINT,
+                     lambda goal=goal: (root / "ready").exists() and reached(state) >= goal)  # fmt: skip
+        (root / "ready").unlink()
         seen.append({"code": code, "said": (root / "said.err").read_text(), **found(state)})
     return {"seen": seen}
 

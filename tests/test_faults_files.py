@@ -259,7 +259,7 @@ def test_a_ledger_with_junk_inside_states_nothing(field, value):
 @pytest.fixture(scope="module")
 def folder_files():
     """A run folder's files; its frame has nothing to draw, so that a report is quick."""
-    frame = report_frame(methods=("fedlora",), seeds=(0,))
+    frame: Any = report_frame(methods=("fedlora",), seeds=(0,))
     frame = frame[frame["round"].isin([0, 4]) & frame["measure"].isin(["bytes_up", "bytes_down", "seconds", "loss"])]
     frame = frame.assign(value=frame["value"].where(frame["measure"] != "loss", np.inf))
     texts = {

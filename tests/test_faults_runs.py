@@ -55,7 +55,7 @@ def test_thirty_kills_of_a_run_lose_nothing(tmp_path):
     for one, later in pairwise(found["seen"]):
         assert one["folder"] < later["folder"] or one["rows"] <= later["rows"], (one, later)
     whole = cells(tmp_path / "whole")
-    kept = ("cells/fedlora-0.json", "checkpoints/fedlora-0/round-000030.safetensors")
+    kept = ("cells/fedlora-0.json", "checkpoints/fedlora-0/round-000050.safetensors")
     for index in range(found["folders"]):
         folder = tmp_path / f"run-{index}"
         pd.testing.assert_frame_equal(cells(folder), whole, check_exact=True)
@@ -75,7 +75,7 @@ def test_thirty_kills_of_a_study_lose_nothing(tmp_path):
         return {key: {**entry["values"], "seconds": 0} for key, entry in work.load(path).items()}
 
     whole = values(tmp_path / "whole")
-    assert len(whole) == 24
+    assert len(whole) == 48
     for index in range(found["studies"]):
         path = tmp_path / f"study-{index}"
         assert values(path) == whole
@@ -141,8 +141,8 @@ def test_a_full_disk_is_one_line_and_the_state_before_it(tmp_path):
     done = [one["done"] for one in found["seen"]]
     assert done == sorted(done) and done[0] == -1 < 1 <= done[-1], done
     code, kept, after = found["study"]
-    assert (code, after) == (3, 24)
-    assert 0 < kept < 24
+    assert (code, after) == (3, 48)
+    assert 0 < kept < 48
 
 
 @posix

@@ -188,7 +188,7 @@ NAMES_IN_PAGES = {
 @pytest.mark.parametrize("name", NAMES_IN_PAGES.values(), ids=NAMES_IN_PAGES)
 def test_a_report_shows_any_name_as_text(name):
     """In task, methods, versions, commands and cells: no tag, no attribute that acts, and what is shown is the name."""
-    data = frame(task=name, methods=(name,), seeds=(0,))
+    data: Any = frame(task=name, methods=(name,), seeds=(0,))
     data = data[data["measure"].isin(["accuracy", "bytes_up", "bytes_down", "seconds"])]
     given = settings(name, (name,), (0,))
     given["versions"][name] = name

@@ -180,9 +180,12 @@ def _pool(workers: int) -> "Iterator[ProcessPoolExecutor | None]":
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         try:
             yield pool
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # no future is cancelled: the executor would trip over it when its processes end
             for process in active_children():
                 process.terminate()
+            raise
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
@@ -218,9 +221,4 @@ def _run(pool: ProcessPoolExecutor | None, jobs: list[Job]) -> Iterator[dict[str
         return
     with _deaf():
         waiting = [pool.submit(result, job) for job in jobs]
-    try:
-        for future in as_completed(waiting):
-            yield future.result()
-    finally:
-        for future in waiting:
-            future.cancel()
+    yield from (future.result() for future in as_completed(waiting))

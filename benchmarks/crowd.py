@@ -98,7 +98,12 @@ def page(table: pd.DataFrame) -> str:
             f"| {row['who']} | {row['clients']:,} | {row['rounds']} | {row['took part']:,} | {row['seconds']:.1f} | "
             f"{each:.1f} | {row['MiB']:.0f} | {row['MiB before']:.0f} |"
         )
-    lines += ["", "What grows with the number of clients is their data, which this machine holds for all of them.", ""]
+    lines += [
+        "",
+        "With a share of the clients the number that takes part grows, with ten a round only the data, which this",
+        "machine holds for all of them.",
+        "",
+    ]
     return "\n".join([*lines, "![time and memory](crowd.png)", ""])
 
 

@@ -162,6 +162,17 @@ def test_a_new_live_ends_the_old(live, task):
     newer.close()
 
 
+def test_no_privacy_is_a_choice_of_the_menu():
+    """It is shown, as a value that is something, and the recipe has none."""
+    live = fl.widgets.live(fl.tasks.regression(clients=2), epsilon=None)
+    assert live.settings.epsilon.value is not None
+    assert live.settings.epsilon.label == "∞ (no privacy)"
+    assert live.settings.recipe().epsilon is None
+    live.settings.epsilon.value = 4.0
+    assert live.settings.recipe().epsilon == 4.0
+    live.close()
+
+
 def test_earlier_runs_stay_until_reset(live):
     first = live.settings.recipe()
     for method in (fl.methods.FFA, fl.methods.FedLoRA):

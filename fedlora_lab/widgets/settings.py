@@ -31,8 +31,8 @@ class Settings(w.HBox):
         rows = {row.name: row for row in [*methods.ALL.values(), method]}
         self.method = controls.choice("method", list(rows.items()), method, "the method that trains")
         budgets = sorted({*EPSILONS, *([] if epsilon is None else [float(epsilon)])})
-        listed = [(f"{value:g}", value) for value in budgets] + [("∞ (no privacy)", None)]
-        given = None if epsilon is None else float(epsilon)
+        listed = [(f"{value:g}", value) for value in budgets] + [("∞ (no privacy)", math.inf)]  # None is not shown
+        given = math.inf if epsilon is None else float(epsilon)
         self.epsilon = controls.choice("privacy ε", listed, given, "the promise: smaller is more private and noisier")
         self.lr = controls.steps("learning rate", self._rates(), plan.rate("B"), "step of the clients' optimiser")
         self.rounds = controls.slider("rounds", plan.rounds, 1, 100, 1, "how often the server averages")
@@ -74,9 +74,8 @@ class Settings(w.HBox):
         if isinstance(self.plan.lr, Mapping):
             lr = {side: rate * lr / self.plan.rate("B") for side, rate in self.plan.lr.items()}
         plan = self.plan.replace(rounds=self.rounds.value, lr=lr)
-        return Recipe(
-            self.task, self.method.value, plan, self.privacy, self.epsilon.value, self.lora, int(self.seed.value)
-        )
+        epsilon = self.epsilon.value if math.isfinite(self.epsilon.value) else None
+        return Recipe(self.task, self.method.value, plan, self.privacy, epsilon, self.lora, int(self.seed.value))
 
 
 def suggested(task: "Task", method: "Method", otherwise: float) -> float:

@@ -190,7 +190,7 @@ def trusts(frame: "pd.DataFrame", start: float | None = None) -> Picture:
     check(len(part) > 0, "frame", f"{len(frame)} rows", "some with the accuracy of the last round")
     with paper():
         figure = picture(7.6, 2.9)
-        ax = figure.add_axes((0.26, 0.2, 0.6, 0.66))
+        ax = figure.add_axes((0.27, 0.2, 0.61, 0.66))
         for row, kind in enumerate(dict.fromkeys(part["trust"])):
             values = part[part["trust"] == kind]["value"].to_numpy()
             low, high = band(values)

@@ -27,7 +27,7 @@ from fedlora_lab.cli.small import moves, own_rules
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ROOT / "docs" / "methods.md"
-PAGES = ("methods", "sharp_edges", "notation", "adding_a_method", "deployment", "scale", "open_elsewhere")
+PAGES = ("methods", "claims", "sharp_edges", "notation", "adding_a_method", "deployment", "scale", "open_elsewhere")
 
 
 def notebooks() -> list[Path]:

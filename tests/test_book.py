@@ -71,7 +71,16 @@ def test_every_page_is_there(site: Path) -> None:
     names = [f"notebooks/{path.stem}" for path in NOTEBOOKS]
     names += [
         f"docs/{name}"
-        for name in ("methods", "sharp_edges", "notation", "adding_a_method", "deployment", "scale", "open_elsewhere")
+        for name in (
+            "methods",
+            "claims",
+            "sharp_edges",
+            "notation",
+            "adding_a_method",
+            "deployment",
+            "scale",
+            "open_elsewhere",
+        )
     ]
     names += ["index", "search", "api/index", "api/privacy", "api/methods", "api/plots", "docs/decisions/README"]
     names += [f"docs/decisions/{path.stem}" for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md")]

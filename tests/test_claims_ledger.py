@@ -1,5 +1,8 @@
 """Published claims are judged by the frames: made-up ones, whose verdicts are known."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +10,8 @@ import pytest
 from fedlora_lab import methods, study
 from fedlora_lab.study import claims
 from fedlora_lab.study.published import CLAIMS
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def made(gaps, seeds=10, spread=0.01, **labels):
@@ -136,3 +141,13 @@ def test_the_published_claims():
     assert all(text != "–" for text, name in zip(judged["measured"], judged["command"], strict=True) if name)
     known = " ".join(row.source for row in methods.ALL.values())
     assert all(claim.source in known for claim in CLAIMS)
+
+
+def test_the_committed_page_is_that_of_the_committed_frames():
+    """Every verdict on the page and in the table is judged anew."""
+    script = runpy.run_path(str(ROOT / "scripts" / "claims.py"))
+    table = claims.ledger(CLAIMS, script["frames"]())
+    assert script["page"](table) == (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+    assert table.to_csv(index=False) == (ROOT / "results" / "claims.csv").read_text(encoding="utf-8")
+    judged = table[table["command"] == "fedlora-lab study digits"]
+    assert (judged["measured"] != "–").sum() >= 10

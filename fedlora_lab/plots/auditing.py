@@ -83,9 +83,7 @@ def _words(one: games.Game) -> str:
         return f"{start}, more than stated. Caught."
     if one.ceiling < one.stated:
         return f"{start}; it could prove {one.ceiling:.2f} at most, so no bug of any size can be caught."
-    return (
-        f"{start} of the {one.ceiling:.2f} it could prove at most; nothing is refuted, nothing shown to be sound."
-    )
+    return f"{start} of the {one.ceiling:.2f} it could prove at most; nothing is refuted, nothing shown to be sound."
 
 
 def audit_ceilings(epsilons: Sequence[float] = (1.0, 3.0, 8.0)) -> Picture:

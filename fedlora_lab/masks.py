@@ -142,7 +142,7 @@ def mask(seed: bytes, modulus: int, size: int) -> Int[np.ndarray, " d"]:
 
 
 @dataclass(frozen=True)
-class Opened:
+class Unmasked:
     """What secure aggregation let the server see, and what it cost.
 
     Args:
@@ -166,7 +166,7 @@ class Opened:
 
 def aggregate(
     updates: Float[np.ndarray, "clients d"], grid: Grid, *, threshold: int, dropped: Sequence[int] = ()
-) -> Opened:
+) -> Unmasked:
     """Play the four stages: keys, letters with shares, masked uploads, opening.
 
     Args:
@@ -198,7 +198,7 @@ def aggregate(
     total, shares = _opened(uploads.sum(0), everyone, there, grid, threshold)
     spent = time.perf_counter() - begun
     real = grid.real(total, len(there))
-    return Opened(real, tuple(one.index for one in there), uploads, grid, size + shares, 4 * uploads.size, spent)
+    return Unmasked(real, tuple(one.index for one in there), uploads, grid, size + shares, 4 * uploads.size, spent)
 
 
 def _public(key: object) -> bytes:

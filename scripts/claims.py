@@ -12,7 +12,7 @@ import pandas as pd
 
 from fedlora_lab import study
 from fedlora_lab.files import write_atomically
-from fedlora_lab.study.claims import FAILS, HOLDS, OPEN, ledger
+from fedlora_lab.study.claims import VERDICTS, ledger
 from fedlora_lab.study.published import CLAIMS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,8 @@ all, learning rates tuned alike, the last round and not the best, differences pa
 
 A verdict is computed. *Holds*: the whole interval is on the side of the claim. *Does not hold here*: the
 whole interval is on the other side, or below the size that is claimed. *Cannot be tested at this scale*: the
-interval holds both, or nothing here speaks to it. No verdict says anything of the papers' own settings.
+interval holds both, or nothing here speaks to it. *Not run yet*: the study that would tell is not there, or has
+not come to it. No verdict says anything of the papers' own settings.
 
 Tuning looked at validation data of the same private split, with seeds apart from those reported. That is not
 private: on data of one's own, every look is a release that has to be counted, and the budget that is left is
@@ -41,11 +42,11 @@ def frames() -> dict[str, pd.DataFrame]:
 
 
 def page(table: pd.DataFrame) -> str:
-    """The claims in three parts, one for each verdict."""
+    """The claims in parts, one for each verdict."""
     parts = [OPENING]
     counts = table["verdict"].value_counts()
-    parts.append(", ".join(f"{counts.get(word, 0)}: *{word}*" for word in (HOLDS, FAILS, OPEN)) + ".\n")
-    for word in (HOLDS, FAILS, OPEN):
+    parts.append(", ".join(f"{counts.get(word, 0)}: *{word}*" for word in VERDICTS) + ".\n")
+    for word in VERDICTS:
         parts.append(f"## {word[0].upper()}{word[1:]}\n")
         part: Any = table[table["verdict"] == word]
         rows = part.to_dict("records")

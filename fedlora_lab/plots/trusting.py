@@ -19,7 +19,7 @@ from fedlora_lab.plots.tidy import band
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedlora_lab.masks import Opened
+    from fedlora_lab.masks import Unmasked
 
 TRUSTS = {"local": "nobody", "secagg": "the masks", "central": "the server"}
 COLOURS = {"local": "#B0486A", "secagg": "#7A4FD0", "central": "#0F7F94"}
@@ -138,7 +138,7 @@ def collusion(clients: int = 50, epsilon: float = 2.0, relied: Sequence[int] = (
     return figure
 
 
-def masked(updates: Float[np.ndarray, "clients d"], opened: "Opened") -> Picture:
+def masked(updates: Float[np.ndarray, "clients d"], opened: "Unmasked") -> Picture:
     """One client's numbers beside what the server received of them, and the opened sum beside the true one.
 
     Guarantees: every number is a dot (test_lesson_13.py::test_the_masked_figure).

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HOLDS, FAILS, OPEN = "holds", "does not hold here", "cannot be tested at this scale"
+WAITS = "not run yet"
+VERDICTS = (HOLDS, FAILS, OPEN, WAITS)
 TAGS = ("primary", "secondary", "inferred")
 
 
@@ -91,7 +93,7 @@ def _where(judge: Judge, study: str, methods: tuple[str, ...], where: Mapping[st
         there = set(chosen(frames[study], **where)["method"])
         missing = [method for method in methods if method not in there]
         if missing:
-            return Verdict("–", OPEN, f"the frame has no runs of {', '.join(missing)} in this setting yet")
+            return Verdict("–", WAITS, f"the frame has no runs of {', '.join(missing)} in this setting yet")
         return judge(frames)
 
     return told
@@ -182,7 +184,7 @@ def both(*judges: Judge) -> Judge:
     def judge(frames: Frames) -> Verdict:
         found = [each(frames) for each in judges]
         measured = "; ".join(part.measured for part in found)
-        for word in (FAILS, OPEN):
+        for word in (FAILS, WAITS, OPEN):
             reasons = [part.reason for part in found if part.verdict == word]
             if reasons:
                 return Verdict(measured, word, "; ".join(reasons))
@@ -206,7 +208,7 @@ def ledger(claims: "tuple[Claim, ...]", frames: Frames) -> "pd.DataFrame":
     rows = []
     for claim in claims:
         there = not claim.study or claim.study in frames
-        missing = Verdict("–", OPEN, f"`fedlora-lab study {claim.study}` was not run")
+        missing = Verdict("–", WAITS, f"`fedlora-lab study {claim.study}` was not run")
         found = claim.judge(frames) if there else missing
         command = f"fedlora-lab study {claim.study}" if claim.study else ""
         told = [claim.slug, claim.text, claim.source, claim.tag, claim.setting]

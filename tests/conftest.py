@@ -1,6 +1,7 @@
 """Settings every test shares. Seeds and sizes stay in the tests themselves."""
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -11,3 +12,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same examples in every run, and no test fails because a machine is slow.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
+
+# A shell starts what runs in its background deaf to Ctrl-C, and every process below inherits it.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -99,7 +99,20 @@ class FreshItem(NotebookItem):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every notebook that nbmake found is held against its committed outputs as well."""
+    """Every notebook that nbmake found is held against its committed outputs as well; other tests stand between them.
+
+    Workers begin with equal stretches of the list, and a notebook takes as long as hundreds of tests.
+    """
     for i, item in enumerate(items):
         if type(item) is NotebookItem and item.parent is not None:
             items[i] = FreshItem.from_parent(item.parent, filename=item.filename)
+    items[:] = spread(items)
+
+
+def spread(items: list[Any]) -> list[Any]:
+    """The notebooks at equal distances among the rest, each kind in its order."""
+    long = [item for item in items if isinstance(item, NotebookItem)]
+    rest = [item for item in items if not isinstance(item, NotebookItem)]
+    places = sorted([((i + 0.5) / len(long), 0, i) for i in range(len(long))] +
+                    [((i + 0.5) / len(rest), 1, i) for i in range(len(rest))])  # fmt: skip
+    return [(long, rest)[kind][i] for _, kind, i in places]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fresh
 import nbformat
 import pytest
 from fresh import different, same_number, stale
@@ -92,6 +93,16 @@ def test_the_plugin_runs_a_notebook_and_compares(tmp_path: Path, printed: str, c
     assert done.returncode == (0 if message is None else 1), done.stdout + done.stderr
     assert message is None or message in done.stdout
     assert "1 passed" in done.stdout if message is None else "1 failed" in done.stdout
+
+
+def test_notebooks_are_spread_over_the_list() -> None:
+    """Each third of the list has its share of them; nothing is lost, and each kind keeps its order."""
+    long = [fresh.NotebookItem.__new__(fresh.NotebookItem) for _ in range(6)]
+    mixed = fresh.spread([*long, *range(60)])
+    assert [item for item in mixed if item in long] == long
+    assert [item for item in mixed if item not in long] == list(range(60))
+    assert [sum(item in long for item in mixed[i : i + 22]) for i in (0, 22, 44)] == [2, 2, 2]
+    assert fresh.spread([1, 2]) == [1, 2]
 
 
 def test_make_test_uses_it() -> None:

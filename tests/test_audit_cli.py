@@ -89,7 +89,7 @@ def change(settings: dict[str, Any], *path: str, to: Any) -> dict[str, Any]:
         (("plans",), {}, "settings of a run"),
         (("plans", "deer", "rounds"), -1, "rounds=-1"),
         (("lora",), 3, "settings of a run"),
-        (("methods",), {}, "a run folder with a method"),
+        (("methods",), {}, "the settings of a run"),
     ],
 )
 def test_changed_settings_are_one_line(done, tmp_path, path, to, message, capsys):

@@ -141,6 +141,7 @@ def test_a_restarted_server_goes_on(tmp_path):
     begun = rounds(grid, party, open_run(party, checkpoint=tmp_path))
     for _ in range(2):
         next(begun)
+    begun.close()
     rest = list(rounds(grid, party, open_run(party, resume=tmp_path)))
     assert [record.index for record in rest] == [2, 3]
     assert apart(rest, whole[2:]) == 0

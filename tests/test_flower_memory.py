@@ -36,6 +36,7 @@ def test_a_restart_of_everything_is_no_restart_of_the_run(tmp_path, method):
     begun = rounds(grid, party, open_run(party, **deployment.folders(tmp_path / "out")))
     for _ in range(3):
         next(begun)
+    begun.close()
     grid, party = sites(tmp_path, method)
     rest = list(rounds(grid, party, open_run(party, **deployment.folders(tmp_path / "out"))))
     assert [record.index for record in rest] == [3, 4]

@@ -189,7 +189,7 @@ def test_padding_is_cut_off_and_changes_nothing():
     for kind in TEXT:
         task = hubs.task(kind)
         x = take(task.test[0], (task.test[0]["attention_mask"].sum(1) < 8).nonzero().squeeze(1))
-        cut = passes.ready(task, x)
+        cut = passes.ready(task, x, torch.device("cpu"))
         assert cut["input_ids"].shape[1] < x["input_ids"].shape[1]
         torch.testing.assert_close(task.forward(task.model, cut), task.forward(task.model, x), rtol=1e-5, atol=1e-6)
 

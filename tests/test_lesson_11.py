@@ -37,7 +37,13 @@ def test_overlap(rank, d_in):
         assert np.mean(found) == pytest.approx(theory.overlap(sigma, rank, d_in, releases), abs=0.03)
     assert theory.overlap(1.001 * lost, rank, d_in) == 0 < theory.overlap(0.999 * lost, rank, d_in) < 0.2
     assert theory.overlap(0.0, rank, d_in) == 1
-    assert theory.vanishing_noise(rank, d_in, 16) == pytest.approx(4 * lost)
+
+
+def test_vanishing_noise():
+    """Where the closed form of the overlap reaches zero; averages of T releases stand T times the variance."""
+    lost = theory.vanishing_noise(8, 64)
+    assert theory.overlap(1.001 * lost, 8, 64) == 0 < theory.overlap(0.999 * lost, 8, 64) < 0.2
+    assert theory.vanishing_noise(8, 64, 16) == pytest.approx(4 * lost)
 
 
 def test_overlap_refuses():

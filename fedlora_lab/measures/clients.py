@@ -94,6 +94,11 @@ class _Watched:
     rule: object
     seen: list[Seen] = field(default_factory=list, repr=False)
 
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """What the rule writes besides the factors."""
+        return tuple(getattr(self.rule, "writes", ()))
+
     def __call__(self, state: Global, sent: Global, uploads: Mapping[Slot, Tensor], weights: Tensor) -> Global:
         self.seen.append(Seen(state, sent, dict(uploads), weights))
         return self.rule(state, sent, uploads, weights)  # type: ignore[operator]

@@ -40,7 +40,8 @@ def overlap(noise_multiplier: float, rank: int, d_in: int, releases: int = 1) ->
 def vanishing_noise(rank: int, d_in: int, releases: int = 1) -> float:
     """The noise multiplier at which `overlap` reaches 0: sqrt(T) / (r d_in)^(1/4).
 
-    Guarantees: test_overlap.
+    Guarantees: test_vanishing_noise.
+    Source: arXiv:1103.2221, the threshold of the largest singular value.
     """
     _strength(1.0, rank, d_in, releases)
     return math.sqrt(releases) / (rank * d_in) ** 0.25

@@ -124,7 +124,8 @@ class Folder:
         check(isinstance(settings, dict) and settings.get("format") == 1, "settings.json", str(path), "format 1")
         wrong = next((name for name, kind in FIELDS.items() if not isinstance(settings.get(name, ...), kind)), None)
         check(wrong is None, "settings.json", str(path), f"the settings of a run, with {wrong}")
-        same = all(set(settings.get(name, settings["methods"])) == set(settings["methods"]) for name in BY_METHOD)
+        parts = [settings.get(name, settings["methods"]) for name in BY_METHOD]
+        same = all(isinstance(part, dict) and set(part) == set(settings["methods"]) for part in parts)
         seeds = all(seed is None or type(seed) is int for seed in settings["seeds"])
         texts = all(isinstance(line, str) for line in settings["commands"])
         check(same and seeds and texts, "settings.json", str(path), "the settings of a run")

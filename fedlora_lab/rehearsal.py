@@ -107,7 +107,7 @@ def exactness(row: Method, *, rank: int = 4, clients: int = 10, size: int = 64, 
 
     Returns: ``None`` where no common product is formed: something that moved stays with its client.
     Raises: whatever a rule of the row raises.
-    Guarantees: zero exactly for the rows that claim it (test_rehearsal.py::test_exactness_is_the_claim).
+    Guarantees: zero exactly for the rows that claim it (test_traits.py::test_exactness_is_the_claim).
     """
     from fedlora_lab import measures
     from fedlora_lab.aggregate import mean
@@ -141,7 +141,7 @@ def wire(
         steps: local steps in a round.
 
     Guarantees: equals what the runs of the table were measured to send
-        (test_rehearsal.py::test_bytes_are_those_that_were_measured).
+        (test_traits.py::test_bytes_are_those_that_were_measured).
     """
     import torch
 

@@ -169,6 +169,8 @@ def attack(dial: Repaints) -> None:
     dial.moves("ArrowLeft", 2)
     dial.focus("noise σ")
     assert "can be read" in dial.moves("ArrowLeft", 2)[-1]
+    dial.focus("releases")
+    dial.moves("ArrowLeft", 6)  # one release: every scan comes out with a cosine of its own
     dial.focus("scan")
     dial.moves("ArrowLeft", 4)
 

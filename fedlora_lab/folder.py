@@ -148,7 +148,12 @@ class Folder:
         settings = json.loads(to_json(settings))
         if (self.path / "settings.json").exists():
             old = self.settings
-            check(all(isinstance(old.get(key), dict) for key in BY_METHOD), "settings.json", str(self.path), "the settings of a run, with privacies")
+            check(
+                all(isinstance(old.get(key), dict) for key in BY_METHOD),
+                "settings.json",
+                str(self.path),
+                "the settings of a run, with privacies",
+            )
             pairs = [(key, old[key], settings[key]) for key in WHOLE]
             for key in BY_METHOD:
                 common = [slug for slug in old[key] if slug in settings[key]]

@@ -42,7 +42,7 @@ def row_space(
     return rows[:rank]
 
 
-def joined(gradients: "Iterable[Float[Tensor, 'r d_in']]") -> Float[Tensor, "rows d_in"]:
+def joined(gradients: "Iterable[Float[Tensor, '_ d_in']]") -> Float[Tensor, "rows d_in"]:
     """The rows of several layers' gradients that are given the same inputs, each layer brought to norm 1.
 
     Query, key and value of a block are such layers: k of them show k r rows.

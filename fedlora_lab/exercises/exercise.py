@@ -1,9 +1,12 @@
 """What an exercise is: a question, its solution, and the mistakes one can tell apart."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from typing import Any
+
+import numpy as np
 
 from fedlora_lab.checks import check, check_whole
 
@@ -96,3 +99,36 @@ def number(answer: Any) -> float:
 def near(expected: float, within: float = 1e-6) -> Callable[[float], bool]:
     """Whether a number equals this one up to rounding."""
     return lambda value: abs(value - expected) <= within * max(1.0, abs(expected))
+
+
+class Calls:
+    """How an answer that is a function is read: called with fresh copies of some inputs; `gives` compares what comes.
+
+    Args:
+        words: the function's arguments, as the question names them.
+        cases: the arguments of each call; what all calls give is read together.
+        shape: of what one call gives; () is a number, ``None`` whatever comes.
+        within: relative and absolute slack of a comparison.
+    """
+
+    def __init__(self, words: str, *cases: tuple, shape: tuple[int, ...] | None = (), within: float = 1e-6) -> None:
+        self.words, self.cases, self.shape, self.within = words, cases, shape, within
+
+    def __call__(self, answer: Any) -> np.ndarray:
+        """What a reader's function gives, (cases, ...). Raises ``ValueError`` in one line for everything else."""
+        if not callable(answer):
+            raise ValueError(f"a function of {self.words} is expected")
+        try:
+            found = [np.asarray(answer(*copy.deepcopy(case)), float).squeeze() for case in self.cases]
+        except Exception as error:  # whatever a reader's function does wrong, it gets one line
+            raise ValueError(f"your function of {self.words} stops with {type(error).__name__}") from error
+        wrong = next((one.shape for one in found if self.shape is not None and one.shape != self.shape), None)
+        if wrong is not None:
+            wanted = f"numbers of shape {self.shape}" if self.shape else "a number"
+            raise ValueError(f"{wanted} should come out of your function, not shape {wrong}")
+        return np.stack(found)
+
+    def gives(self, function: Callable[..., Any]) -> Callable[[np.ndarray], bool]:
+        """Whether what was read is what this function gives."""
+        expected = self(function)
+        return lambda value: bool(np.allclose(value, expected, rtol=self.within, atol=self.within))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fedlora_lab.exercises.exercise import Exercise, Mistake, near, number
+from fedlora_lab.exercises.exercise import Calls, Exercise, Mistake, near, number
 
 _DRAWS = np.random.default_rng(20)
 STACK_B, STACK_A = _DRAWS.standard_normal((7, 6, 2)), _DRAWS.standard_normal((7, 2, 5))
@@ -71,24 +71,7 @@ def _squared(B: np.ndarray, A: np.ndarray) -> float:
     return relative(B, A) ** 2
 
 
-def _broken(B: np.ndarray, A: np.ndarray) -> float:
-    raise TypeError("shapes")
-
-
-def called(answer: Any) -> float:
-    """The answer's value on seven clients of rank 2; NaN when it raises or gives no number."""
-    if not callable(answer):
-        raise ValueError("a function of B and A is expected")
-    try:
-        return number(answer(STACK_B.copy(), STACK_A.copy()))
-    except Exception:  # whatever a reader's function does wrong, it gets one line
-        return float("nan")
-
-
-def gives(function: Callable) -> Callable[[float], bool]:
-    """Whether a value is what this function gives."""
-    return near(function(STACK_B, STACK_A), 1e-6)
-
+CALLED = Calls("B and A", (STACK_B, STACK_A))
 
 EXERCISES = (
     Exercise(
@@ -169,22 +152,23 @@ EXERCISES = (
             "return np.linalg.norm(B.mean(0) @ A.mean(0) − mean) / np.linalg.norm(mean)"
         ),
         answer=lambda: relative,
-        read=called,
-        right=gives(relative),
+        read=CALLED,
+        right=CALLED.gives(relative),
         why="products first, then the mean; then the norm of the difference.",
         mistakes=(
-            Mistake(_of_norms, gives(_of_norms), "you averaged the products' norms, not the products."),
+            Mistake(_of_norms, CALLED.gives(_of_norms), "you averaged the products' norms, not the products."),
             Mistake(
-                _absolute, gives(_absolute), "that is the norm of D itself; divide by the norm of the mean product."
+                _absolute,
+                CALLED.gives(_absolute),
+                "that is the norm of D itself; divide by the norm of the mean product.",
             ),
-            Mistake(_to_server, gives(_to_server), "you divided by the server's product; by the mean of the products."),
-            Mistake(_summed, gives(_summed), "you summed the products over clients; take their mean."),
-            Mistake(_squared, gives(_squared), "that is the square: norms, not squared norms."),
             Mistake(
-                _broken,
-                lambda value: value != value,
-                "your function raises an error, or gives no number, for B of shape (7, 6, 2) and A (7, 2, 5).",
+                _to_server,
+                CALLED.gives(_to_server),
+                "you divided by the server's product; by the mean of the products.",
             ),
+            Mistake(_summed, CALLED.gives(_summed), "you summed the products over clients; take their mean."),
+            Mistake(_squared, CALLED.gives(_squared), "that is the square: norms, not squared norms."),
         ),
         others=(covariance_form, lambda B, A: np.float64(relative(B, A))),
         difficulty=2,

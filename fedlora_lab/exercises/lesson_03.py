@@ -1,12 +1,11 @@
 """Exercises of notebook 03: what exactly is promised by (ε, δ)?"""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fedlora_lab.exercises.exercise import Exercise, Mistake, near, number
+from fedlora_lab.exercises.exercise import Calls, Exercise, Mistake, near, number
 from fedlora_lab.theory import membership_bound
 
 C, EXPECTED = 2.0, 4.0
@@ -57,21 +56,7 @@ def _unclipped(g: Any, c: float, batch: float) -> Any:
     return g.sum(0) / batch
 
 
-def ran(answer: Any) -> np.ndarray:
-    """What a reader's function makes of the test gradients, (3,); NaN where it gives no such vector."""
-    if not callable(answer):
-        raise ValueError("a function of (g, c, batch) is expected")
-    try:
-        value = np.asarray(answer(gradients(), C, EXPECTED), float)
-    except Exception:
-        return np.full(3, np.nan)
-    return value if value.shape == (3,) else np.full(3, np.nan)
-
-
-def gives(function: Callable[..., Any]) -> Callable[[np.ndarray], bool]:
-    """Whether a result is that of this function."""
-    expected = function(gradients(), C, EXPECTED)
-    return lambda value: bool(np.allclose(value, expected, atol=1e-9))
+CALLED = Calls("g, c and batch", (gradients(), C, EXPECTED), shape=(3,), within=1e-9)
 
 
 def noise() -> float:
@@ -99,23 +84,26 @@ EXERCISES = (
             "one row more or less moves the result by c / batch at most."
         ),
         answer=lambda: release,
-        read=ran,
-        right=gives(release),
+        read=CALLED,
+        right=CALLED.gives(release),
         why="one example more or less now moves the release by c / batch at most, whoever it is.",
         mistakes=(
-            Mistake(_clip_the_mean, gives(_clip_the_mean), "you clipped the mean: one huge example still steers it. "
+            Mistake(_clip_the_mean, CALLED.gives(_clip_the_mean),
+                    "you clipped the mean: one huge example still steers it. "
                     "Clip every row before you add."),
-            Mistake(_each_number, gives(_each_number), "you clipped every number by itself; a row of p numbers may "
+            Mistake(_each_number, CALLED.gives(_each_number),
+                    "you clipped every number by itself; a row of p numbers may "
                     "then still be as long as c·√p. Scale the row as a whole."),
-            Mistake(_always_to_c, gives(_always_to_c), "you stretched the short rows too: a clip only ever shortens."),
-            Mistake(_realised_batch, gives(_realised_batch), "you divided by the number of rows that came. That number "
+            Mistake(_always_to_c, CALLED.gives(_always_to_c),
+                    "you stretched the short rows too: a clip only ever shortens."),
+            Mistake(_realised_batch, CALLED.gives(_realised_batch),
+                    "you divided by the number of rows that came. That number "
                     "is private; divide by the expected batch."),
-            Mistake(_not_divided, gives(_not_divided), "that is the clipped sum; divide it by the expected batch."),
-            Mistake(_dropped, gives(_dropped), "you left the long rows out; they are shortened, not dropped."),
-            Mistake(lambda g, c, batch: None, lambda value: bool(np.isnan(value).any()),
-                    "no vector of p numbers came out of it: put your formula in the place of the three dots, or see "
-                    "where it stops."),
-            Mistake(_unclipped, gives(_unclipped), "nothing is clipped yet: the long rows come through as they are."),
+            Mistake(_not_divided, CALLED.gives(_not_divided),
+                    "that is the clipped sum; divide it by the expected batch."),
+            Mistake(_dropped, CALLED.gives(_dropped), "you left the long rows out; they are shortened, not dropped."),
+            Mistake(_unclipped, CALLED.gives(_unclipped),
+                    "nothing is clipped yet: the long rows come through as they are."),
         ),
         others=(vectorised, lambda g, c, batch: np.array([release(g, c, batch)[i] for i in range(3)])),
         difficulty=2,

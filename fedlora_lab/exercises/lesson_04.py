@@ -1,12 +1,11 @@
 """Exercises of notebook 04: why does noise get amplified?"""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fedlora_lab.exercises.exercise import Exercise, Mistake, near, number
+from fedlora_lab.exercises.exercise import Calls, Exercise, Mistake, near, number
 from fedlora_lab.theory import crossover, factor_average_terms, noise_terms, product_average_terms
 
 STD = 0.3
@@ -58,19 +57,7 @@ def _root(B: Any, A: Any, s: float) -> float:
     return math.sqrt(energy(B, A, s))
 
 
-def ran(answer: Any) -> float:
-    """What a reader's function makes of the test factors; NaN where it gives no number."""
-    if not callable(answer):
-        raise ValueError("a function of (B, A, s) is expected")
-    try:
-        return number(answer(*factors(), STD))
-    except Exception:
-        return math.nan
-
-
-def gives(function: Callable[..., float]) -> Callable[[float], bool]:
-    """Whether a number is what this function gives."""
-    return near(float(function(*factors(), STD)), 1e-9)
+CALLED = Calls("B, A and s", (*factors(), STD), within=1e-9)
 
 
 def takeover() -> float:
@@ -98,22 +85,24 @@ EXERCISES = (
             "s**4 * d * k * r. The terms are uncorrelated, so their energies add."
         ),
         answer=lambda: energy,
-        read=ran,
-        right=gives(energy),
+        read=CALLED,
+        right=CALLED.gives(energy),
         why="two terms grow with s², one with s⁴: that one wins as soon as the noise is large enough.",
         mistakes=(
-            Mistake(_swapped, gives(_swapped), "d and k are swapped: ξ_B·A has d rows, each as long as A makes it. "
+            Mistake(_swapped, CALLED.gives(_swapped),
+                    "d and k are swapped: ξ_B·A has d rows, each as long as A makes it. "
                     "With square layers nobody notices."),
-            Mistake(_linear, gives(_linear), "noise times noise is missing: the term ξ_B·ξ_A."),
-            Mistake(_quadratic, gives(_quadratic), "that is noise times noise alone; the noise also meets B and A."),
-            Mistake(_squared, gives(_squared), "noise times noise holds s twice, and its square four times: s⁴, not "
+            Mistake(_linear, CALLED.gives(_linear), "noise times noise is missing: the term ξ_B·ξ_A."),
+            Mistake(_quadratic, CALLED.gives(_quadratic),
+                    "that is noise times noise alone; the noise also meets B and A."),
+            Mistake(_squared, CALLED.gives(_squared),
+                    "noise times noise holds s twice, and its square four times: s⁴, not "
                     "s²."),
-            Mistake(_without_rank, gives(_without_rank), "each entry of ξ_B·ξ_A is a sum of r products: its energy has "
+            Mistake(_without_rank, CALLED.gives(_without_rank),
+                    "each entry of ξ_B·ξ_A is a sum of r products: its energy has "
                     "a factor r."),
-            Mistake(_norms, gives(_norms), "square the norms of A and B."),
-            Mistake(lambda B, A, s: None, math.isnan, "no number came out of it: put your formula in the place of "
-                    "the three dots, or see where it stops."),
-            Mistake(_root, gives(_root), "that is the norm; the question asks for its square, the energy."),
+            Mistake(_norms, CALLED.gives(_norms), "square the norms of A and B."),
+            Mistake(_root, CALLED.gives(_root), "that is the norm; the question asks for its square, the energy."),
         ),
         others=(by_theory, lambda B, A, s: np.float64(energy(B, A, s))),
         difficulty=2,

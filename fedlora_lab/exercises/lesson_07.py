@@ -1,33 +1,13 @@
 """Exercises of notebook 07: what if they take turns within a round?"""
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from fedlora_lab.exercises.exercise import Exercise, Mistake, near, number
+from fedlora_lab.exercises.exercise import Calls, Exercise, Mistake, near, number
 from fedlora_lab.theory import filter_gain, two_number_descent
 
 POINT = (0.7, 1.9, 0.3)
-
-
-def pair(answer: Any) -> tuple[float, float]:
-    """What a reader's function makes of the test point. Raises ``ValueError`` when it gives no two numbers."""
-    if not callable(answer):
-        raise ValueError("a function of (b, a, lr) is expected")
-    try:
-        found: Any = answer(*POINT)
-        b, a = found
-        return number(b), number(a)
-    except Exception as error:
-        raise ValueError(f"your function stopped with {type(error).__name__}; it must return b and a") from error
-
-
-def gives(function: Callable[..., Any]) -> Callable[[tuple[float, float]], bool]:
-    """Whether two numbers are what this function gives."""
-    b, a = function(*POINT)
-    return lambda value: near(b, 1e-9)(value[0]) and near(a, 1e-9)(value[1])
 
 
 def turn(b: float, a: float, lr: float) -> tuple[float, float]:
@@ -70,6 +50,8 @@ def _own_factor(b: float, a: float, lr: float) -> tuple[float, float]:
     return b, a - lr * (b * a - 1) * a
 
 
+CALLED = Calls("b, a and lr", POINT, shape=(2,), within=1e-9)
+
 EXERCISES = (
     Exercise(
         key="07.1",
@@ -83,30 +65,32 @@ EXERCISES = (
             "the error and as the peer."
         ),
         answer=lambda: turn,
-        read=pair,
-        right=gives(turn),
+        read=CALLED,
+        right=CALLED.gives(turn),
         why="a's step sees where b has gone, so the two steps cannot overshoot together.",
         mistakes=(
             Mistake(
                 _at_once,
-                gives(_at_once),
+                CALLED.gives(_at_once),
                 "both gradients were taken at the old point: that is FedLoRA's step, with the coupling still in it.",
             ),
             Mistake(
                 _stale_error,
-                gives(_stale_error),
+                CALLED.gives(_stale_error),
                 "a multiplies by the new b, but its error b·a − 1 is still the old "
                 "one; work it out again after b has moved.",
             ),
             Mistake(
                 _a_first,
-                gives(_a_first),
+                CALLED.gives(_a_first),
                 "a moved first. LA-LoRA starts with B: at the start B = 0, so A's gradient "
                 "is 0 and its step would be pure noise.",
             ),
-            Mistake(_uphill, gives(_uphill), "both steps go up the hill: subtract the gradients."),
-            Mistake(_only_b, gives(_only_b), "b has moved; now it is a's turn."),
-            Mistake(_own_factor, gives(_own_factor), "the gradient of b is the error times its peer a, not times b."),
+            Mistake(_uphill, CALLED.gives(_uphill), "both steps go up the hill: subtract the gradients."),
+            Mistake(_only_b, CALLED.gives(_only_b), "b has moved; now it is a's turn."),
+            Mistake(
+                _own_factor, CALLED.gives(_own_factor), "the gradient of b is the error times its peer a, not times b."
+            ),
         ),
         others=(by_theory, lambda b, a, lr: list(turn(b, a, lr))),
         difficulty=2,

@@ -1,11 +1,10 @@
 """Exercises of notebook 08: what if clients never see the real adapter?"""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fedlora_lab.exercises.exercise import Exercise, Mistake, near, number
+from fedlora_lab.exercises.exercise import Calls, Exercise, Mistake, near, number
 from fedlora_lab.theory import bits_per_number
 from fedlora_lab.wire import normal_float, normal_levels
 
@@ -53,23 +52,7 @@ def _even(x: Any, levels: Any) -> np.ndarray:
     return quantise(x, np.linspace(-1, 1, len(levels)))
 
 
-def ran(answer: Any) -> np.ndarray:
-    """What a reader's function makes of the test block. Raises ``ValueError`` when that is not six numbers."""
-    if not callable(answer):
-        raise ValueError("a function of (x, levels) is expected")
-    try:
-        found = np.asarray(answer(BLOCK.copy(), LEVELS.copy()), dtype=float)
-    except Exception as error:
-        raise ValueError(f"your function stopped with {type(error).__name__}; it must return an array") from error
-    if found.shape != BLOCK.shape:
-        raise ValueError(f"an array of shape {BLOCK.shape} is expected, got {found.shape}")
-    return found
-
-
-def gives(function: Callable[..., Any]) -> Callable[[np.ndarray], bool]:
-    """Whether an array is what this function gives."""
-    return lambda found: np.allclose(found, np.asarray(function(BLOCK, LEVELS), dtype=float), atol=1e-6)
-
+CALLED = Calls("x and levels", (BLOCK, LEVELS), shape=BLOCK.shape, within=1e-9)
 
 EXERCISES = (
     Exercise(
@@ -82,28 +65,32 @@ EXERCISES = (
         hint="x[:, None] - levels[None] is a table of all differences. Which column is nearest in each row?",
         solution=("c = np.abs(x).max(); i = np.abs(x[:, None] / c - levels[None]).argmin(1); return levels[i] * c."),
         answer=lambda: quantise,
-        read=ran,
-        right=gives(quantise),
+        read=CALLED,
+        right=CALLED.gives(quantise),
         why="the largest of the block arrives exactly, zero stays zero, everything else moves to a level.",
         mistakes=(
             Mistake(
                 _unscaled,
-                gives(_unscaled),
+                CALLED.gives(_unscaled),
                 "the levels reach from −1 to 1; divide the block by its largest magnitude first, and multiply back.",
             ),
             Mistake(
-                _not_back, gives(_not_back), "multiply by the scale again: the client needs numbers of the old size."
+                _not_back,
+                CALLED.gives(_not_back),
+                "multiply by the scale again: the client needs numbers of the old size.",
             ),
             Mistake(
                 _largest_signed,
-                gives(_largest_signed),
+                CALLED.gives(_largest_signed),
                 "scale by the largest magnitude, not the largest number: here it is −1.6.",
             ),
-            Mistake(_down, gives(_down), "that rounds down to the level below; take the nearest one."),
+            Mistake(_down, CALLED.gives(_down), "that rounds down to the level below; take the nearest one."),
             Mistake(
-                _codes, gives(_codes), "these are the codes, the levels' places; look the levels up and scale them."
+                _codes,
+                CALLED.gives(_codes),
+                "these are the codes, the levels' places; look the levels up and scale them.",
             ),
-            Mistake(_even, gives(_even), "these levels lie evenly; use the ones you are given."),
+            Mistake(_even, CALLED.gives(_even), "these levels lie evenly; use the ones you are given."),
         ),
         others=(by_library, lambda x, levels: list(quantise(x, levels))),
         difficulty=2,

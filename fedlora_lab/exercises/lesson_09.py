@@ -1,12 +1,9 @@
 """Exercises of notebook 09: which method, when?"""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 from scipy.stats import t as student
 
-from fedlora_lab.exercises.exercise import Exercise, Mistake, near, number
+from fedlora_lab.exercises.exercise import Calls, Exercise, Mistake, near, number
 
 _DRAWS = np.random.default_rng(90)
 _COMMON = _DRAWS.normal(0.75, 0.05, 8)
@@ -46,24 +43,7 @@ def _mean(one: np.ndarray, other: np.ndarray) -> float:
     return float((one - other).mean())
 
 
-def _broken(one: np.ndarray, other: np.ndarray) -> float:
-    raise TypeError("shapes")
-
-
-def called(answer: Any) -> float:
-    """The answer's value on eight shared seeds; NaN when it raises or gives no number."""
-    if not callable(answer):
-        raise ValueError("a function of two arrays is expected")
-    try:
-        return number(answer(ONE.copy(), OTHER.copy()))
-    except Exception:  # whatever a reader's function does wrong, it gets one line
-        return float("nan")
-
-
-def gives(function: Callable) -> Callable[[float], bool]:
-    """Whether a value is what this function gives."""
-    return near(function(ONE, OTHER), 2e-4)
-
+CALLED = Calls("two arrays", (ONE, OTHER), within=2e-4)
 
 EXERCISES = (
     Exercise(
@@ -108,23 +88,22 @@ EXERCISES = (
             "What a seed does to both alike (its draw of the start and of the batches) drops out of d."
         ),
         answer=lambda: half_width,
-        read=called,
-        right=gives(half_width),
+        read=CALLED,
+        right=CALLED.gives(half_width),
         why="what a seed does to both methods alike drops out of the difference; unpaired it would widen the interval.",
         mistakes=(
             Mistake(
-                _unpaired, gives(_unpaired), "that treats the two as unrelated; the seeds are shared: take differences."
+                _unpaired,
+                CALLED.gives(_unpaired),
+                "that treats the two as unrelated; the seeds are shared: take differences.",
             ),
-            Mistake(_normal, gives(_normal), "1.96 is for many seeds; with eight, Student's t is wider."),
-            Mistake(_one_sided, gives(_one_sided), "the quantile for both sides is 0.975, not 0.95."),
-            Mistake(_spread, gives(_spread), "that is the spread of single differences; the mean's is √n times less."),
-            Mistake(_biased, gives(_biased), "the standard deviation of a sample divides by n − 1: ddof=1."),
-            Mistake(_mean, gives(_mean), "that is the mean difference; asked is how far it may be off."),
+            Mistake(_normal, CALLED.gives(_normal), "1.96 is for many seeds; with eight, Student's t is wider."),
+            Mistake(_one_sided, CALLED.gives(_one_sided), "the quantile for both sides is 0.975, not 0.95."),
             Mistake(
-                _broken,
-                lambda value: value != value,
-                "your function raises an error, or gives no number, for two arrays of eight.",
+                _spread, CALLED.gives(_spread), "that is the spread of single differences; the mean's is √n times less."
             ),
+            Mistake(_biased, CALLED.gives(_biased), "the standard deviation of a sample divides by n − 1: ddof=1."),
+            Mistake(_mean, CALLED.gives(_mean), "that is the mean difference; asked is how far it may be off."),
         ),
         others=(lambda one, other: np.float64(half_width(one, other)),),
         difficulty=2,

@@ -1,11 +1,8 @@
 """Exercises of notebook 10: can the server be exact with both factors moving?"""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
-from fedlora_lab.exercises.exercise import Exercise, Mistake, near, number
+from fedlora_lab.exercises.exercise import Calls, Exercise, Mistake, near, number
 
 _DRAWS = np.random.default_rng(100)
 STACK_B, STACK_A = _DRAWS.standard_normal((5, 9, 2)), _DRAWS.standard_normal((5, 2, 8))
@@ -60,24 +57,7 @@ def _next(B: np.ndarray, A: np.ndarray) -> float:
     return float(values[A.shape[1]] / values[0])
 
 
-def _broken(B: np.ndarray, A: np.ndarray) -> float:
-    raise TypeError("shapes")
-
-
-def called(answer: Any) -> float:
-    """The answer's value on five clients of rank 2; NaN when it raises or gives no number."""
-    if not callable(answer):
-        raise ValueError("a function of B and A is expected")
-    try:
-        return number(answer(STACK_B.copy(), STACK_A.copy()))
-    except Exception:  # whatever a reader's function does wrong, it gets one line
-        return float("nan")
-
-
-def gives(function: Callable) -> Callable[[float], bool]:
-    """Whether a value is what this function gives."""
-    return near(function(STACK_B, STACK_A), 1e-6)
-
+CALLED = Calls("B and A", (STACK_B, STACK_A))
 
 EXERCISES = (
     Exercise(
@@ -157,20 +137,25 @@ EXERCISES = (
             "return np.linalg.norm(s[A.shape[1]:]) / np.linalg.norm(s)"
         ),
         answer=lambda: lost,
-        read=called,
-        right=gives(lost),
+        read=CALLED,
+        right=CALLED.gives(lost),
         why="the norm of the singular values beyond the first r, over the norm of all: Eckart and Young.",
         mistakes=(
-            Mistake(_factors, gives(_factors), "that is the error of averaging the factors, FedLoRA's deviation."),
-            Mistake(_each, gives(_each), "every single product has rank r already; cut the mean, not the clients'."),
-            Mistake(_kept, gives(_kept), "that is what the server keeps; asked is what it loses."),
-            Mistake(_squared, gives(_squared), "that is the share of the energy; take the root for norms."),
-            Mistake(_absolute, gives(_absolute), "divide by the norm of the mean product: a relative error was asked."),
-            Mistake(_next, gives(_next), "one singular value is not enough: all those beyond the first r are lost."),
             Mistake(
-                _broken,
-                lambda value: value != value,
-                "your function raises an error, or gives no number, for B of shape (5, 9, 2) and A (5, 2, 8).",
+                _factors, CALLED.gives(_factors), "that is the error of averaging the factors, FedLoRA's deviation."
+            ),
+            Mistake(
+                _each, CALLED.gives(_each), "every single product has rank r already; cut the mean, not the clients'."
+            ),
+            Mistake(_kept, CALLED.gives(_kept), "that is what the server keeps; asked is what it loses."),
+            Mistake(_squared, CALLED.gives(_squared), "that is the share of the energy; take the root for norms."),
+            Mistake(
+                _absolute,
+                CALLED.gives(_absolute),
+                "divide by the norm of the mean product: a relative error was asked.",
+            ),
+            Mistake(
+                _next, CALLED.gives(_next), "one singular value is not enough: all those beyond the first r are lost."
             ),
         ),
         others=(thin, lambda B, A: np.float64(lost(B, A))),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fedlora_lab.exercises.exercise import Exercise, Mistake, near, number
+from fedlora_lab.exercises.exercise import Calls, Exercise, Mistake, near, number
 from fedlora_lab.exercises.lesson_02 import exactly, letters
 from fedlora_lab.theory import vanishing_noise
 
@@ -52,14 +52,12 @@ def _absolute(G: Any) -> np.ndarray:
     return np.abs(read(G))
 
 
+CALLED = Calls("the gradient", (GRADIENT,), shape=None)
+
+
 def direction_of(answer: Any) -> np.ndarray:
-    """What a reader's function makes of a noised gradient, brought to length 1. Raises ``ValueError`` otherwise."""
-    if not callable(answer):
-        raise ValueError("a function of the gradient is expected")
-    try:
-        found = np.asarray(answer(GRADIENT.copy()), dtype=float).ravel()
-    except Exception as error:
-        raise ValueError(f"your function stopped with {type(error).__name__}; it must return an array") from error
+    """What a reader's function makes of a noised gradient, brought to length 1."""
+    found = CALLED(answer)[0].ravel()
     return found / max(float(np.linalg.norm(found)), 1e-300)
 
 

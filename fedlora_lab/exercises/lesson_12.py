@@ -1,14 +1,11 @@
 """Exercises of notebook 12: can the promise be checked from outside?"""
 
 import math
-from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 from scipy.stats import binom
 
 from fedlora_lab.audit import one_run, threshold
-from fedlora_lab.exercises.exercise import Exercise, Mistake, near, number
+from fedlora_lab.exercises.exercise import Calls, Exercise, Mistake, near, number
 
 CASES = ((100, 75, 0.5), (60, 60, 2.0), (40, 20, 0.0))
 
@@ -34,21 +31,6 @@ def _exact(guesses: int, correct: int, epsilon: float) -> float:
     return float(binom.pmf(correct, guesses, 1 / (1 + math.exp(-epsilon))))
 
 
-def _read(answer: Any) -> np.ndarray:
-    """What a function gives for the cases; ``ValueError`` says what was expected."""
-    if not callable(answer):
-        raise ValueError("a function of (guesses, correct, epsilon) is expected")
-    try:
-        return np.array([float(answer(*case)) for case in CASES])
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"your function stopped with {type(error).__name__}; it must return a number") from error
-
-
-def _like(other: Callable[..., float]) -> Callable[[np.ndarray], bool]:
-    expected = np.array([other(*case) for case in CASES])
-    return lambda value: bool(np.allclose(value, expected, rtol=1e-6, atol=1e-12))
-
-
 def all_right(m: int = 100, p: float = 0.05) -> float:
     """The ceiling without delta: p^(1/m) is the largest chance of a right guess that is not refuted."""
     return one_run.epsilon_lower(m, m, m, 0.0, p)
@@ -58,6 +40,8 @@ def counted() -> float:
     """Epsilon from 25 of 500 false alarms and 200 of 500 misses at delta 1e-5."""
     return threshold.epsilon_lower(25, 500, 200, 500, 1e-5, 0.05)
 
+
+CALLED = Calls("guesses, correct and epsilon", *CASES)
 
 EXERCISES = (
     Exercise(
@@ -73,14 +57,20 @@ EXERCISES = (
             "guesses, 1 / (1 + math.exp(-epsilon))). sf(v − 1) is P[W ≥ v]."
         ),
         answer=lambda: tail,
-        read=_read,
-        right=_like(tail),
+        read=CALLED,
+        right=CALLED.gives(tail),
         why="at least as many, at odds of e^ε: when this chance is below 5 %, ε is refuted with 95 % confidence.",
         mistakes=(
-            Mistake(_strict, _like(_strict), "that is more than `correct`; what was seen belongs to the tail itself."),
-            Mistake(_lower, _like(_lower), "that is the other tail: the chance of at most so many right guesses."),
-            Mistake(_coin, _like(_coin), "that is guessing blindly; ε-DP allows odds of e^ε to 1."),
-            Mistake(_exact, _like(_exact), "that is the chance of exactly so many; a test asks for at least so many."),
+            Mistake(
+                _strict, CALLED.gives(_strict), "that is more than `correct`; what was seen belongs to the tail itself."
+            ),
+            Mistake(
+                _lower, CALLED.gives(_lower), "that is the other tail: the chance of at most so many right guesses."
+            ),
+            Mistake(_coin, CALLED.gives(_coin), "that is guessing blindly; ε-DP allows odds of e^ε to 1."),
+            Mistake(
+                _exact, CALLED.gives(_exact), "that is the chance of exactly so many; a test asks for at least so many."
+            ),
         ),
         difficulty=2,
         minutes=8,

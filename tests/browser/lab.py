@@ -175,7 +175,8 @@ class Page:
                 window.jumps = [];
                 const home = document.querySelector('.jp-Notebook');
                 const at = rect => [rect.x, rect.y, rect.width, rect.height].map(Math.round).join(' ');
-                const inside = ({node, currentRect: now}) => {
+                const inside = ({node, previousRect, currentRect: now}) => {
+                    if (at(previousRect) === at(now)) return false;  // fractions of a pixel: nobody sees them
                     if (node) return home.contains(node);
                     const box = home.getBoundingClientRect();  // the node is gone: where was it?
                     return now.x < box.right && now.right > box.x && now.y < box.bottom && now.bottom > box.y;

@@ -36,11 +36,6 @@ smaller.
 """
 
 
-def frames() -> dict[str, pd.DataFrame]:
-    """The committed frames by study."""
-    return {name: study.read(name, RESULTS) for name in study.STUDIES if (RESULTS / f"{name}.csv").is_file()}
-
-
 def page(table: pd.DataFrame) -> str:
     """The claims in parts, one for each verdict."""
     parts = [OPENING]
@@ -61,7 +56,7 @@ def page(table: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    table = ledger(CLAIMS, frames())
+    table = ledger(CLAIMS, study.frames(RESULTS))
     write_atomically(RESULTS / "claims.csv", table.to_csv(index=False))
     write_atomically(PAGE, page(table))
     print(table["verdict"].value_counts().to_string())

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from fedlora_lab.plots.live import trace, untrained
 from fedlora_lab.plots.score import draw
 from fedlora_lab.plots.style import (
-    CARD,
     FAINT,
-    GREY,
     INK,
     RIGHT,
     SOFT,
@@ -91,15 +90,12 @@ def _runs(ax: Any, frames: Mapping[str, Any], rounds: int, start: float) -> None
     ax.set(xlim=(0, rounds), ylim=(max(0.0, float(np.floor(10 * start) / 10 - 0.2)), 1.0), xlabel="round")
     ax.set_ylabel("share of test examples right")
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.axhline(start, color=GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
-    ax.text(rounds, start, f"before {start:.2f} ", fontsize=7.5, color=SOFT, ha="right", va="top")
+    untrained(ax, rounds, start)
     x = 0.0
     for slug, frame in frames.items():
-        part = frame[(frame["layer"] == "all") & (frame["measure"] == "accuracy")].sort_values("round")
-        seen = look(slug)
-        ax.plot(part["round"], part["value"], color=seen.colour, lw=2.2)
-        ax.plot(part["round"].iloc[-1:], part["value"].iloc[-1:], seen.marker, ms=7, mec=CARD, color=seen.colour)
-        ax.text(x, 1.03, name(slug), transform=ax.transAxes, fontsize=9, weight="bold", color=darker(seen.colour))
+        trace(ax, frame, "accuracy")
+        colour = darker(look(slug).colour)
+        ax.text(x, 1.03, name(slug), transform=ax.transAxes, fontsize=9, weight="bold", color=colour)
         x += 0.06 + 0.026 * len(name(slug))
     if not frames:
         ax.set_title("Accuracy over the rounds", color=SOFT)

@@ -45,11 +45,22 @@ def _panel(ax: Any, frame: Any, past: Sequence[pd.DataFrame], measure: str, roun
     for earlier in past:
         x, y = _series(earlier, measure)
         ax.plot(x, y, color=look(earlier["method"].iloc[0]).colour, lw=1.1, alpha=0.35)
+    if frame is not None:
+        trace(ax, frame, measure)
+
+
+def trace(ax: Any, frame: pd.DataFrame, measure: str) -> None:
+    """One measure of one run so far, in its method's colour, with the method's mark where it stands now."""
     x, y = _series(frame, measure)
-    if frame is not None and len(x):
-        seen = look(frame["method"].iloc[0])
-        ax.plot(x, y, color=seen.colour, lw=2.2)
-        ax.plot(x[-1:], y[-1:], marker=seen.marker, ms=7, mec=CARD, mew=0.6, color=seen.colour, clip_on=False)
+    seen = look(frame["method"].iloc[0])
+    ax.plot(x, y, color=seen.colour, lw=2.2)
+    ax.plot(x[-1:], y[-1:], marker=seen.marker, ms=7, mec=CARD, mew=0.6, color=seen.colour, clip_on=False)
+
+
+def untrained(ax: Any, rounds: int, start: float) -> None:
+    """The score before training, as a line across the plan's rounds."""
+    ax.axhline(start, color=GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
+    ax.text(rounds, start, f"before {start:.2f} ", fontsize=7.5, color=SOFT, ha="right", va="top")
 
 
 def live(
@@ -96,8 +107,7 @@ def _score(ax: Any, frame: Any, past: Sequence[Any], measure: str, rounds: int, 
     """The score's axis, which depends on where training starts, and the names of the runs."""
     bottom = max(0.0, np.floor(10 * start) / 10 - 0.1)
     ax.set_ylim((bottom, 1.0) if measure.startswith("accuracy") else (0.0, 1.15 * start if start > 0 else 1.0))
-    ax.axhline(start, color=GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
-    ax.text(rounds, start, f"before {start:.2f} ", fontsize=7.5, color=SOFT, ha="right", va="top")
+    untrained(ax, rounds, start)
     for earlier in past:
         _, y = _series(earlier, measure)
         ax.text(rounds * 1.01, y[-1], name(earlier["method"].iloc[0]), fontsize=6.5, color=SOFT, va="center")

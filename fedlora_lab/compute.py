@@ -1,21 +1,14 @@
 """How the work is done: device, products, what is computed again and what is kept. Nothing here changes privacy."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from fedlora_lab.checks import check, check_one_of, check_whole
 
-if TYPE_CHECKING:
-    from fedlora_lab.engine import Setting
-
 PRODUCTS = ("float32", "tf32", "bfloat16")
-PROBED = (2, 4)
-SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -75,46 +68,3 @@ def free_memory(device: torch.device) -> int:
         names = getattr(os, "sysconf_names", {})
         pages = os.sysconf("SC_AVPHYS_PAGES") if "SC_AVPHYS_PAGES" in names else 0
         return pages * os.sysconf("SC_PAGE_SIZE") if pages > 0 else 4 * 2**30
-
-
-def example_bytes(setting: "Setting") -> int:
-    """Bytes that one more example in a step needs: what autograd keeps of it, twice, and its own copies of the factors.
-
-    Seen on the longest examples of the pool, by asking autograd what it keeps of two and of four of them.
-
-    Guarantees: tests/test_cost.py::test_bytes_of_an_example_grow_with_the_model.
-    """
-    from fedlora_lab.engine import moving_slots
-    from fedlora_lab.passes import per_example_gradients
-    from fedlora_lab.tasks.task import take
-
-    x, y = setting.pool
-    lengths = x["attention_mask"].sum(1) if isinstance(x, Mapping) and "attention_mask" in x else torch.ones(len(y))
-    longest = lengths.argsort(descending=True)
-    bank = {slot: tensor[None] for slot, tensor in setting.adapted.given.items()}
-    moving = moving_slots(bank, "ABR")
-    sizes = []
-    for count in PROBED:
-        index = longest[torch.arange(count) % len(y)]
-        kept: dict[int, torch.UntypedStorage] = {}
-
-        def keep(tensor: Tensor, kept: dict[int, torch.UntypedStorage] = kept) -> Tensor:
-            storage = tensor.untyped_storage()
-            kept[storage._cdata] = storage  # held, so that no other storage takes its number
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            per_example_gradients(
-                setting.task, setting.adapted, bank, moving, (take(x, index), y[index]), torch.zeros_like(index)
-            )
-        sizes.append(sum(storage.nbytes() for storage in kept.values()))
-    activations = max(sizes[1] - sizes[0], 0) // (PROBED[1] - PROBED[0])
-    factors = sum(bank[slot].numel() * bank[slot].element_size() for slot in moving)
-    return max(2 * activations + 4 * factors, 1)
-
-
-def chunk(compute: Compute, setting: "Setting") -> int | None:
-    """Examples at once, as the switches say."""
-    if compute.chunk_examples != "auto":
-        return compute.chunk_examples  # type: ignore[return-value]  # a number or None
-    return max(1, int(SHARE * free_memory(setting.adapted.device)) // example_bytes(setting))

@@ -11,7 +11,8 @@ from fedlora_lab.aggregate import Rule
 from fedlora_lab.agreement import Agreement
 from fedlora_lab.blocks import wrap
 from fedlora_lab.checks import check
-from fedlora_lab.compute import Compute, chunk
+from fedlora_lab.chunking import chunk
+from fedlora_lab.compute import Compute
 from fedlora_lab.method import Global, Slot
 from fedlora_lab.placing import place
 from fedlora_lab.prefix import prefix

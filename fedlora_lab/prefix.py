@@ -17,6 +17,7 @@ from fedlora_lab.adapters import Adapted
 from fedlora_lab.blocks import Block, Reached
 from fedlora_lab.checks import check
 from fedlora_lab.compute import free_memory
+from fedlora_lab.passes import predict, ready
 from fedlora_lab.tasks.task import Examples, Task, take
 
 _KEPT: "weakref.WeakKeyDictionary[Task, dict[Any, Store]]" = weakref.WeakKeyDictionary()
@@ -127,8 +128,6 @@ class Prefix:
                 block.answer = None
 
     def _computed(self, x: Any) -> Any:
-        from fedlora_lab.passes import ready
-
         last = self.blocks[-1]
         last.stop = True
         try:
@@ -188,8 +187,6 @@ def _probes(task: Task) -> tuple[Tensor, Any]:
 
 def _below(task: Task, adapted: Adapted, lists: list[list[Block]]) -> tuple[int, list[Block]]:
     """Of the lists of blocks the one of which most parameters are done before anything adapted is called."""
-    from fedlora_lab.passes import predict
-
     events: list[Any] = []
     watched = {id(module): module for module, _ in adapted.places.values()}
     hooks = [m.register_forward_pre_hook(lambda *_: events.append(None)) for m in watched.values()]
@@ -226,8 +223,6 @@ def _check_form(task: Task, adapted: Adapted, blocks: list[Block]) -> None:
 
 def _check(found: Prefix) -> None:
     """Refuse a model whose losses are others when the blocks below are answered for."""
-    from fedlora_lab.passes import predict
-
     task, (index, x) = found.task, _probes(found.task)
 
     def losses() -> Tensor:

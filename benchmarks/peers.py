@@ -11,9 +11,9 @@ from peft import LoraConfig, get_peft_model
 
 import fedlora_lab as fl
 from fedlora_lab import adapters, engine
-from fedlora_lab.blocks import wrap
+from fedlora_lab.compute.blocks import wrap
+from fedlora_lab.compute.prefix import prefix
 from fedlora_lab.method import Global
-from fedlora_lab.prefix import prefix
 from fedlora_lab.streams import Streams
 from fedlora_lab.tasks.task import take
 

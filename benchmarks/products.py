@@ -5,7 +5,7 @@ import time
 import torch
 from torch import nn
 
-from fedlora_lab.frozen import freeze
+from fedlora_lab.compute.frozen import freeze
 
 SHAPES = {
     "64 to 64, 160 rows": (64, 64, 160),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fedlora_lab.checks import check
-from fedlora_lab.frozen import freeze
+from fedlora_lab.compute.frozen import freeze
 from fedlora_lab.method import Global, Slot
 from fedlora_lab.plan import Lora
 from fedlora_lab.stacked import ABSENT, Cored, Shifted, Stacked

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fedlora_lab import adapters, engine, passes
 from fedlora_lab.checks import check, check_number
-from fedlora_lab.chunking import example_bytes
+from fedlora_lab.compute.chunking import example_bytes
+from fedlora_lab.compute.placing import place
 from fedlora_lab.method import Method
-from fedlora_lab.placing import place
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.streams import Streams
 from fedlora_lab.tasks.task import take

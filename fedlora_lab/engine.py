@@ -13,10 +13,10 @@ from torch import Tensor
 
 from fedlora_lab.adapters import Adapted
 from fedlora_lab.checks import check
+from fedlora_lab.compute.placing import matmuls
 from fedlora_lab.mechanism import Clipped, before_clip, clip_sum, noise, release, uncertified
 from fedlora_lab.method import MODES, TRAINED, Method, Slot
 from fedlora_lab.passes import per_example_gradients
-from fedlora_lab.placing import matmuls
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.ranks import cut
 from fedlora_lab.rules import Whitening, identity
@@ -24,7 +24,7 @@ from fedlora_lab.streams import Streams
 from fedlora_lab.tasks.task import Task, take
 
 if TYPE_CHECKING:
-    from fedlora_lab.prefix import Prefix
+    from fedlora_lab.compute.prefix import Prefix
 
 Bank = dict[Slot, Tensor]
 

@@ -9,13 +9,13 @@ from torch import Tensor
 from fedlora_lab import adapters, engine, upload
 from fedlora_lab.aggregate import Rule
 from fedlora_lab.agreement import Agreement
-from fedlora_lab.blocks import wrap
 from fedlora_lab.checks import check
-from fedlora_lab.chunking import chunk
 from fedlora_lab.compute import Compute
+from fedlora_lab.compute.blocks import wrap
+from fedlora_lab.compute.chunking import chunk
+from fedlora_lab.compute.placing import place
+from fedlora_lab.compute.prefix import prefix
 from fedlora_lab.method import Global, Slot
-from fedlora_lab.placing import place
-from fedlora_lab.prefix import prefix
 from fedlora_lab.ranks import AXES, joined, shared_rank
 from fedlora_lab.separable import check_separable
 from fedlora_lab.tasks.task import Examples

@@ -12,10 +12,10 @@ from fedlora_lab import aggregate, engine, measures, passes
 from fedlora_lab.aggregate import rule
 from fedlora_lab.agreement import Agreement
 from fedlora_lab.checkpoint import State
+from fedlora_lab.compute.placing import matmuls
 from fedlora_lab.ledger import Ledger
 from fedlora_lab.mechanism import Clipped
 from fedlora_lab.method import Global, Slot
-from fedlora_lab.placing import matmuls
 from fedlora_lab.ranks import AXES
 from fedlora_lab.record import Round
 from fedlora_lab.upload import Received

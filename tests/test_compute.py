@@ -11,8 +11,8 @@ from torch import nn
 
 import fedlora_lab as fl
 from fedlora_lab import adapters, engine, local, methods, passes
+from fedlora_lab.compute.placing import Halved, place
 from fedlora_lab.loop import Federation
-from fedlora_lab.placing import Halved, place
 from fedlora_lab.tasks.task import take
 
 pytestmark = pytest.mark.filterwarnings(hubs.NO_PAD)

@@ -73,7 +73,7 @@ def test_shapes_that_do_not_fit_are_said_in_one_line():
 
 def test_bytes_of_an_example_grow_with_the_model():
     """Longer texts and more blocks keep more; what is computed again keeps less."""
-    from fedlora_lab.chunking import example_bytes
+    from fedlora_lab.compute.chunking import example_bytes
     from fedlora_lab.loop import Federation
 
     task = hubs.task("bert")

@@ -7,7 +7,8 @@ import torch
 from small import LORA, tokens
 from torch import nn
 
-from fedlora_lab import adapters, frozen
+from fedlora_lab import adapters
+from fedlora_lab.compute import frozen
 
 SHAPES = ((5, 8), (2, 3, 8), (0, 8), (4, 0, 8), (8,), (2, 3, 4, 8))
 

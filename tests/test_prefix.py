@@ -11,7 +11,7 @@ from torch import nn
 
 import fedlora_lab as fl
 from fedlora_lab import engine, passes
-from fedlora_lab import prefix as room
+from fedlora_lab.compute import prefix as room
 from fedlora_lab.loop import Federation
 from fedlora_lab.tasks import Task
 

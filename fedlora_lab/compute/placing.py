@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fedlora_lab.adapters import Adapted
-from fedlora_lab.frozen import Frozen
+from fedlora_lab.compute.frozen import Frozen
 from fedlora_lab.stacked import Stacked
 
 

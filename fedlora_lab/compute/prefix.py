@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fedlora_lab.adapters import Adapted
-from fedlora_lab.blocks import Block, Reached
 from fedlora_lab.checks import check
 from fedlora_lab.compute import free_memory
+from fedlora_lab.compute.blocks import Block, Reached
 from fedlora_lab.passes import predict, ready
 from fedlora_lab.tasks.task import Examples, Task, take
 

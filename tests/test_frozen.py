@@ -77,3 +77,16 @@ def test_only_the_adapted_copy_is_frozen():
     kinds = {type(module) for module in adapted.model.modules()}
     assert frozen.Frozen in kinds
     assert nn.Linear not in kinds
+
+
+def test_other_maps_stay_what_they_are():
+    """A weight that moves, and a map with a forward of its own: neither is frozen."""
+
+    class Twice(nn.Linear):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 6, bias=False), Twice(6, 4).requires_grad_(False))
+    before = [type(module) for module in model]
+    frozen.freeze(model)
+    assert [type(module) for module in model] == before

@@ -9,7 +9,7 @@ import fresh
 import nbformat
 import pytest
 from fresh import different, same_number, stale
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,6 +56,8 @@ def test_the_last_printed_place_counts() -> None:
     assert not same_number("0.50", "0.60")
     assert same_number("1e-3", "2e-3")
     assert not same_number("1.0e-3", "2.0e-3")
+    assert same_number("2", "2.9"), "the coarser of the two decides"
+    assert not same_number("1.002", "1.030"), "no fraction: the slack of fractions is not for it"
 
 
 def notebook(printed: str, code: str = "print('ε = 8.00'); 1 / 3"):
@@ -74,6 +76,19 @@ def test_progress_bars_are_not_compared_and_pictures_must_be_there() -> None:
     assert stale(old, new) == []
     new.cells[0].outputs[-1].data["image/png"] = "..."
     assert stale(old, new) == ["cell 0: 2 lines are now 3"]
+
+
+def test_every_cell_is_compared() -> None:
+    """Two cells that differ are two lines, an error is told, prose has no outputs, a cell more is no comparison."""
+    old, new = notebook("ε = 8.00\n"), notebook("ε = 7.00\n")
+    for each, seen in ((old, "1"), (new, "2.5")):
+        each.cells += [new_markdown_cell("prose"), new_code_cell(outputs=[new_output("stream", text=seen)])]
+        each.cells.append(new_code_cell())
+    new.cells[-1].outputs = [new_output("error", ename="ValueError")]
+    assert [line.split(":")[0] for line in stale(old, new)] == ["cell 0", "cell 2", "cell 3"]
+    assert "ValueError" in stale(old, new)[-1]
+    with pytest.raises(ValueError, match="zip"):
+        stale(old, notebook("ε = 8.00\n"))
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,41 @@ def test_one_seed_screens_and_all_seeds_choose():
     assert one.tries == 4 + 2
 
 
+def scored(one, jobs, measure, values):
+    """Results of jobs, made up."""
+    return {job.key: {"values": {measure: value}} for job, value in zip(jobs, values, strict=True)}
+
+
+def test_the_tuning_seeds_choose_and_no_other():
+    """Screening and finals together meet every finalist with each tuning seed once; reported runs take none of them."""
+    one = replace(small(case("fedlora")), tune_seeds=(7, 8, 9))
+    each = one.cases[0]
+    tuned = [*one.screening(each), *one.finals(each, (0.1, 0.3))]
+    assert all(job.tune for job in tuned)
+    for lr in one.rates:
+        assert [job.seed for job in tuned if job.lr == lr] == ([7, 8, 9] if lr in (0.1, 0.3) else [7])
+    assert [(job.seed, job.tune) for job in one.reported(each, 0.1)] == [(0, False), (1, False), (2, False)]
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["loss", "accuracy"])
+def test_the_first_seed_counts_in_the_mean_too(sign):
+    """Losses or accuracies that rank alike choose alike; of two that are equal the smaller rate is taken."""
+    each, measure = case("fedlora"), "loss" if sign == 1 else "accuracy"
+    one = small(each)
+
+    def chosen(first, finals):
+        done = scored(one, one.screening(each), measure, [sign * value for value in first])
+        rates = work.finalists(one, each, done)
+        assert rates is not None
+        done |= scored(one, one.finals(each, rates), measure, [sign * value for value in finals])
+        return rates, work.best_rate(one, each, done)
+
+    assert chosen((0.5, 0.375, 0.125, 0.75), (0.5, 0.375)) == ((0.3, 0.1), 0.3)
+    assert chosen((0.5, 0.375, 0.125, 0.75), (0.5, 0.125)) == ((0.3, 0.1), 0.1)
+    assert chosen((0.5, 0.5, 0.5, 0.5), (0.25, 0.25)) == ((0.01, 0.1), 0.01)
+    assert chosen((0.5, 0.375, 0.125, 0.75), (0.5, 0.25)) == ((0.3, 0.1), 0.1), "equal means"
+
+
 def test_the_result_is_that_of_the_run():
     """A job's values are the last record of the run that a user would write."""
     import fedlora_lab as fl
@@ -193,6 +228,11 @@ def test_mistakes_in_a_study():
         replace(one, cases=one.cases * 2)
     with pytest.raises(ValueError, match="rates"):
         replace(one, rates=(0.1, 0.2))
+    with pytest.raises(ValueError, match="rates"):
+        replace(one, rates=(0.3, 0.1, 0.2, 0.4))
+    for wrong in (0, 5):
+        with pytest.raises(ValueError, match="finalists"):
+            replace(one, finalists=wrong)
     with pytest.raises(ValueError, match=r"seeds=.*tuning"):
         replace(one, seeds=(7,))
 

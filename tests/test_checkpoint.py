@@ -40,6 +40,19 @@ def test_resume_equals_uninterrupted(row, unit, tmp_path):
         assert play(tokens("head"), row, privacy, LONG, resume=folder) == []
 
 
+def test_a_resumed_run_is_judged_in_the_rounds_it_would_have_been(tmp_path):
+    """Every second round and the last, counted from the run's beginning, not from where it was taken up."""
+    plan = PLAN.replace(rounds=5)
+    whole = play(regression(), "rolora", None, plan, evaluate_every=2)
+    play(regression(), "rolora", None, plan.replace(rounds=1), checkpoint=tmp_path, evaluate_every=2)
+    rest = play(regression(), "rolora", None, plan, resume=tmp_path, evaluate_every=2)
+    judged = [[record.index for record in run if record.metrics["loss"] >= 0] for run in (whole, rest)]
+    assert judged == [[0, 2, 4, 5], [2, 4, 5]]
+    assert [record.metrics["loss"] for record in rest if record.index in judged[1]] == [
+        record.metrics["loss"] for record in whole if record.index in judged[1]
+    ]
+
+
 def test_two_pairs_are_kept_and_nothing_else(tmp_path):
     play(regression(), "rolora", private("example"), LONG, checkpoint=tmp_path / "new" / "run")
     names = [f"round-00000{t}.{ending}" for t in (5, 6) for ending in ("json", "safetensors")]

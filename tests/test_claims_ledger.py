@@ -42,10 +42,16 @@ def test_ahead(lead, by, verdict):
     assert bool(found.reason) == (verdict != claims.HOLDS)
 
 
-@pytest.mark.parametrize(("lead", "verdict"), [(0.0, claims.HOLDS), (0.2, claims.FAILS), (0.02, claims.OPEN)])
-def test_equal(lead, verdict):
-    frames = {"digits": made({"one": lead, "other": 0.0}, epsilon=1.0)}
-    assert claims.equal("digits", "one", "other", 0.02, epsilon=1.0)(frames).verdict == verdict
+@pytest.mark.parametrize(
+    ("lead", "within", "verdict"),
+    [(0.0, 0.02, claims.HOLDS), (0.2, 0.02, claims.FAILS), (0.02, 0.02, claims.OPEN), (-0.2, 0.02, claims.FAILS),
+     (-0.02, 0.02, claims.OPEN), (0.0, 1e-4, claims.OPEN)],
+)  # fmt: skip
+def test_equal(lead, within, verdict):
+    """Both ends count, on either side; an interval far wider than the claim, around zero, refutes nothing."""
+    other = made({"one": 0.5 - lead, "other": 0.0}, epsilon=3.0)
+    frames = {"digits": pd.concat([made({"one": lead, "other": 0.0}, epsilon=1.0), other])}
+    assert claims.equal("digits", "one", "other", within, epsilon=1.0)(frames).verdict == verdict
 
 
 def test_both_needs_all():
@@ -54,6 +60,18 @@ def test_both_needs_all():
     for part, verdict in ((good, claims.HOLDS), (bad, claims.FAILS), (open_, claims.OPEN)):
         mixed = claims.both(lambda _: judge(good), lambda _, part=part: judge(part))
         assert mixed({}).verdict == verdict
+
+
+def test_the_worst_part_decides():
+    """What fails goes before what waits, and that before what is open, in whatever order they stand."""
+    said = {word: claims.Verdict(f"seen {word}", word, f"why {word}") for word in claims.VERDICTS}
+    judges = {word: lambda _, found=found: found for word, found in said.items()}
+    for worst, rest in ((claims.FAILS, (claims.WAITS, claims.OPEN, claims.HOLDS)),
+                        (claims.WAITS, (claims.OPEN, claims.HOLDS)), (claims.OPEN, (claims.HOLDS,))):  # fmt: skip
+        for order in ((*rest, worst), (worst, *rest)):
+            found = claims.both(*(judges[word] for word in order))({})
+            assert (found.verdict, found.reason) == (worst, f"why {worst}")
+            assert all(f"seen {word}" in found.measured for word in order)
 
 
 def test_labels_choose_the_rows():
@@ -76,7 +94,7 @@ def knob(values, law, seeds=6):
         [
             {"method": "one", "seed": s, "knob": v, "lr": lr, "noise": law(v * lr) * random.uniform(0.99, 1.01),
              "accuracy": 0.8 + 0.1 * s / seeds}
-            for s in range(seeds) for v, lr in zip(values, (0.3, 0.8, 0.3), strict=True)
+            for s in range(seeds) for v, lr in zip(values, (0.3, 0.8, 0.6), strict=True)
         ]
     )  # fmt: skip
 
@@ -93,16 +111,56 @@ def test_how_an_energy_grows(power, verdict):
     )
 
 
+def powers(powers, method="one"):
+    """Runs of one method whose noise grows with a power of its own in each seed."""
+    return pd.DataFrame(
+        [{"method": method, "seed": s, "knob": v, "lr": lr, "noise": 7 * (v * lr) ** power, "epsilon": 1.0}
+         for s, power in enumerate(powers) for v, lr in ((1.0, 0.3), (2.0, 0.8), (4.0, 0.6), (0.0, 0.1))]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "power", "verdict"),
+    [(2.0, 0.01, 2.0, claims.HOLDS), (2.0, 0.09, 2.0, claims.HOLDS), (1.93, 0.01, 2.0, claims.HOLDS),
+     (2.07, 0.01, 2.0, claims.HOLDS), (2.08, 0.05, 2.0, claims.OPEN), (1.92, 0.05, 2.0, claims.OPEN),
+     (2.0, 0.2, 2.0, claims.OPEN), (2.13, 0.01, 2.0, claims.FAILS), (1.5, 0.01, 2.0, claims.FAILS),
+     (4.15, 0.02, 4.0, claims.HOLDS)],
+)  # fmt: skip
+def test_the_slope_s_interval_decides(mean, half, power, verdict):
+    """Holds with the whole interval within 5 % of the claimed power, fails with none of it, on either side."""
+    apart = half / (2.5706 * np.sqrt(6 / 5) / np.sqrt(6))  # Student's t with five degrees of freedom
+    frame = powers(mean + apart * np.array([-1, 1, -1, 1, -1, 1]))
+    frame = pd.concat([frame, powers([9.0] * 6, "other"), powers([9.0] * 6).assign(epsilon=3.0)])
+    found = claims.grows("s", "one", "noise", "knob", power, epsilon=1.0)({"s": frame})
+    assert found.verdict == verdict
+    assert f"power {mean:.2f} ± {half:.2f}, 6 seeds" in found.measured
+
+
 def test_what_is_zero():
     assert claims.none("s", "one", "noise")({"s": knob((1, 2, 4), lambda x: 0.0)}).verdict == claims.HOLDS
     assert claims.none("s", "one", "noise")({"s": knob((1, 2, 4), lambda x: 1e-9)}).verdict == claims.FAILS
+
+
+def test_one_run_that_is_not_zero_is_enough():
+    """Of the method and the setting that are asked for, and of no other; a number below zero is none either."""
+    frame = knob((1, 2, 4), lambda x: 0.0).assign(epsilon=1.0)
+    others = [knob((1, 2, 4), lambda x: 1.0).assign(epsilon=1.0, method="other"),
+              knob((1, 2, 4), lambda x: 1.0).assign(epsilon=3.0)]  # fmt: skip
+    judge = claims.none("s", "one", "noise", epsilon=1.0)
+    assert judge({"s": pd.concat([frame, *others])}).verdict == claims.HOLDS
+    for value in (1e-12, -1e-12):
+        spoiled = frame.assign(noise=[0.0] * (len(frame) - 1) + [value])
+        assert judge({"s": spoiled}).verdict == claims.FAILS
 
 
 @pytest.mark.parametrize(("lift", "verdict"), [(0.0, claims.HOLDS), (0.2, claims.FAILS)])
 def test_a_knob_that_moves_nothing(lift, verdict):
     frame = knob((1.0, 2.0, 4.0), lambda x: x)
     frame["accuracy"] += lift * (frame["knob"] == 4.0)
-    assert claims.unmoved("s", "one", "knob", (1.0, 4.0), 0.03)({"s": frame}).verdict == verdict
+    other = frame.assign(method="other", accuracy=frame["knob"])
+    found = claims.unmoved("s", "one", "knob", (1.0, 4.0), 0.03)({"s": pd.concat([frame, other])})
+    assert found.verdict == verdict
+    assert f"at knob 4 above 1: {lift:+.3f}" in found.measured
 
 
 def test_a_frame_that_is_not_finished_says_so():
@@ -146,7 +204,7 @@ def test_the_published_claims():
 def test_the_committed_page_is_that_of_the_committed_frames():
     """Every verdict on the page and in the table is judged anew."""
     script = runpy.run_path(str(ROOT / "scripts" / "claims.py"))
-    table = claims.ledger(CLAIMS, script["frames"]())
+    table = claims.ledger(CLAIMS, study.frames(ROOT / "results"))
     assert script["page"](table) == (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
     assert table.to_csv(index=False) == (ROOT / "results" / "claims.csv").read_text(encoding="utf-8")
     judged = table[table["command"] == "fedlora-lab study digits"]

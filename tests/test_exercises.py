@@ -7,7 +7,7 @@ import pytest
 
 import fedlora_lab as fl
 from fedlora_lab.exercises import ALL, check
-from fedlora_lab.exercises.exercise import Exercise, Mistake, near, number
+from fedlora_lab.exercises.exercise import Calls, Exercise, Mistake, near, number
 
 CASES = [pytest.param(one, id=one.key) for one in ALL.values()]
 
@@ -71,6 +71,55 @@ def test_numbers_are_read_from_many_things():
     for bad in ("two", None, [1, 2], ...):
         with pytest.raises(ValueError, match="a number is expected"):
             number(bad)
+
+
+def test_a_function_that_changes_its_arguments_spoils_no_later_call():
+    """Nor the right answer, which is computed from the same inputs before and after it."""
+    one = Calls("x and y", (np.ones(3), [1.0]), (np.zeros(3), [2.0]))
+
+    def honest(x, y):
+        return x.sum() + len(y)
+
+    def spoils(x, y):
+        x *= 5
+        y.append(2.0)
+        return x.sum() + len(y)
+
+    assert one(spoils).tolist() == one(spoils).tolist() == [17.0, 2.0]
+    assert one(honest).tolist() == [4.0, 1.0]
+    assert one.gives(honest)(one(honest))
+
+
+WRONG = {
+    "no function": (3, "a function of x is expected"),
+    "two numbers": (lambda x: [x, x], "a number should come out of your function, not shape (2,)"),
+    "two numbers in the end": (lambda x: x if x < 2 else [x, x], "a number should come out of your function"),
+    "two arguments": (lambda x, y: x, "your function of x stops with TypeError"),
+    "text": (lambda x: "many", "your function of x stops with ValueError"),
+    "an error of two lines": (lambda x: {}["one\ntwo"], "your function of x stops with KeyError"),
+    "a division": (lambda x: x / 0, "your function of x stops with ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize(("answer", "message"), WRONG.values(), ids=WRONG)
+def test_a_function_that_cannot_be_read_gets_one_line(answer, message):
+    with pytest.raises(ValueError) as caught:
+        Calls("x", (1.0,), (2.0,))(answer)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_functions_are_compared_in_every_call():
+    one, pair = Calls("x", (1.0,), (2.0,)), Calls("x", (1.0,), (2.0,), shape=(2,), within=0.1)
+    square = one.gives(lambda x: x * x)
+    assert square(one(lambda x: [[x**2 + 1e-9]])), "shape (1, 1) is a number too"
+    for wrong in (lambda x: x, lambda x: 4.0, lambda x: x * x + 1e-3, lambda x: float("nan")):
+        assert not square(one(wrong))
+    assert pair.gives(lambda x: [x, 2 * x])(pair(lambda x: np.array([x, 2.1 * x])))
+    with pytest.raises(ValueError, match=r"^numbers of shape \(2,\) should come out of your function, not shape \(\)$"):
+        pair(lambda x: x)
+    with pytest.raises(ValueError, match=r"^a number should come out of your function, not shape \(2,\)$"):
+        Calls("x", (1.0,))(lambda x: [x, x])
 
 
 def test_bad_exercises_and_keys_are_refused():

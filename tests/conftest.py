@@ -3,6 +3,8 @@
 import os
 import signal
 
+import jaxtyping
+import shapes
 from hypothesis import settings
 
 # Figures are drawn without a window, and the workers of pytest-xdist do not fight over the cores.
@@ -15,3 +17,6 @@ settings.load_profile("same")
 
 # A shell starts what runs in its background deaf to Ctrl-C, and every process below inherits it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Before anything of the package is loaded: shapes are held where they are spoken of, and cost nothing elsewhere.
+jaxtyping.jaxtyped = shapes.sparing(jaxtyping.jaxtyped)

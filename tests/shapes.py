@@ -4,7 +4,10 @@ It holds the package to the shapes in its signatures. Plain annotations (int, fl
 pass there is validated by the package itself, with its own one-line errors, and those are what the tests must meet.
 """
 
+import re
 from collections.abc import Callable
+from functools import partial
+from inspect import isfunction
 from typing import Any, get_args
 
 from beartype import BeartypeConf, beartype
@@ -13,11 +16,29 @@ from jaxtyping import AbstractArray
 CONFIG = BeartypeConf(is_pep484_tower=True)
 
 
+WRITTEN = re.compile(r"\b(Shaped|Bool|Num|Inexact|Float|BFloat|Complex|Integer|U?Int|Real)\d*\[")
+
+
 def has_shape(hint: Any) -> bool:
-    """Whether a jaxtyping annotation occurs anywhere in a type hint."""
+    """Whether a jaxtyping annotation occurs anywhere in a type hint, which may still be text."""
+    if isinstance(hint, str):
+        return WRITTEN.search(hint) is not None
     if isinstance(hint, type) and issubclass(hint, AbstractArray):
         return True
     return any(has_shape(inner) for inner in get_args(hint))
+
+
+def sparing(jaxtyped: Callable) -> Callable:
+    """jaxtyping's decorator, left away from functions that say nothing of shapes: it would bind their arguments anew at
+    every call, which doubles the time of the tests."""
+
+    def decorator(function: Any = None, *, typechecker: Any) -> Any:
+        if function is None:
+            return partial(decorator, typechecker=typechecker)
+        silent = isfunction(function) and not any(map(has_shape, function.__annotations__.values()))
+        return function if silent else jaxtyped(function, typechecker=typechecker)
+
+    return decorator
 
 
 def typechecked(function: Callable) -> Callable:

@@ -1,6 +1,7 @@
 """State on disk: resume is bit for bit, damage is refused, a kill loses one round, the ledger is never behind."""
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -11,8 +12,8 @@ import torch
 from small import LORA, PLAN, book, play, private, regression, same_bits, tokens
 
 import fedlora_lab as fl
-from fedlora_lab import checkpoint, methods
-from fedlora_lab.files import write_atomically
+from fedlora_lab import checkpoint, methods, sealed
+from fedlora_lab.files import append_line, write_atomically
 from fedlora_lab.ledger import Ledger
 from fedlora_lab.record import Tick
 
@@ -214,9 +215,21 @@ def test_a_ledger_behind_the_model_is_refused(how, tmp_path):
         one.save(path)
     else:
         path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
-    with pytest.raises(ValueError, match=r"ledger") as refusal:
-        fl.run(tokens(), "fedlora", private("example"), PLAN, resume=tmp_path)
+    with pytest.raises(ValueError, match=r"^ledger") as refusal:
+        play(tokens(), "fedlora", private("example"), PLAN, resume=tmp_path)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("field", ["noise_multiplier", "sample_rate", "count"])
+def test_every_entry_of_a_ledger_is_the_run_s_own(field, at, tmp_path):
+    """Of any round, the last too: one that says that less was spent is refused."""
+    play(tokens(), "fedlora", private("example"), PLAN, checkpoint=tmp_path)
+    data = json.loads((tmp_path / "ledger.json").read_text())
+    data["content"]["releases"][at][field] = {"noise_multiplier": 9.0, "sample_rate": 0.01, "count": 1}[field]
+    Ledger.from_json(sealed.write(data["format"], data["version"], data["content"])).save(tmp_path / "ledger.json")
+    with pytest.raises(ValueError, match=r"^ledger=.*as this run writes it"):
+        play(tokens(), "fedlora", private("example"), PLAN, resume=tmp_path)
 
 
 def test_only_safetensors_and_json_without_paths(tmp_path):
@@ -242,3 +255,25 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_atomically(path, 7)  # type: ignore[arg-type]
     assert path.read_bytes() == b"old"
     assert files(tmp_path) == ["file"]
+
+
+def test_what_is_written_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
+    """Whole and flushed when the disk is asked for it, under another name until then; a list's line likewise."""
+    path, listed, seen = tmp_path / "file", tmp_path / "list", []
+    write_atomically(path, b"old")
+
+    def synced(number):
+        seen.append((os.fstat(number).st_size, path.read_bytes()))
+
+    def renamed(draft, target):
+        seen.append((Path(draft).read_bytes(), Path(target).read_bytes()))
+        raise OSError("no such luck")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    with pytest.raises(OSError, match="no such luck"):
+        write_atomically(path, b"newer")
+    assert seen == [(5, b"old"), (b"newer", b"old")]
+    assert (files(tmp_path), path.read_bytes()) == (["file"], b"old")
+    append_line(listed, {"a": 1})
+    assert seen[2:] == [(len(b'{"a": 1}\n'), b"old")]

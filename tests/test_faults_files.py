@@ -11,6 +11,7 @@ import io
 import json
 import struct
 import tarfile
+import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -456,6 +457,32 @@ def test_a_bomb_before_the_part_is_not_unpacked():
     assert read_member(bomb(8 * 2**20), "part", 100) == b"good"
     line = refused(lambda: read_member(bomb(128 * 2**20), "part", 100))
     assert "bytes to unpack" in line
+
+
+def test_a_bomb_is_given_up_before_its_end(monkeypatch):
+    """What stands behind the bound is not even sought: in gzip that would unpack all before it."""
+    hostile, sought, seek = bomb(80 * 2**20), [], gzip.GzipFile.seek
+
+    def noted(self, offset, whence=0):
+        sought.append(offset)
+        return seek(self, offset, whence)
+
+    monkeypatch.setattr(gzip.GzipFile, "seek", noted)
+    monkeypatch.setattr("fedlora_lab.tasks.download.UNPACKED", 2**20)
+    assert "bytes to unpack" in refused(lambda: read_member(hostile, "part", 100))
+    assert all(offset <= 2**20 + 16 * len(hostile) for offset in sought)
+
+
+def test_a_large_part_is_not_unpacked_beyond_the_limit():
+    """Refused after a little more than the limit, in memory as well."""
+    whole = zipped({"part": bytes(64 * 2**20)}), gzip.compress(tar({"part": bytes(16 * 2**20)}), 1)
+    for archive in whole:
+        tracemalloc.start()
+        line = refused(lambda archive=archive: read_member(archive, "part", 100))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert "at most 100 bytes" in line
+        assert most < 4 * 2**20
 
 
 @pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"K"])

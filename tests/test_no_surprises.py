@@ -45,9 +45,16 @@ def sins(source: str) -> list[str]:
             found += [alias.name for alias in node.names if alias.name.split(".")[0] in MODULES]
         elif isinstance(node, ast.ImportFrom):
             found += [str(node.module)] if str(node.module).split(".")[0] in MODULES else []
+            found += [name for name in (f"{node.module}.{alias.name}" for alias in node.names) if _known(name)]
         elif isinstance(node, ast.Call) and _sinful(node):
             found.append(dotted(node.func))
     return found
+
+
+def _known(name: str) -> bool:
+    """Whether this is the full name of a function that is looked for: one must not be imported under a bare name."""
+    name = name.replace("numpy.", "np.")
+    return name in NAMES or name in LOADS or name.endswith(ENDINGS)
 
 
 def _sinful(node: ast.Call) -> bool:
@@ -74,6 +81,11 @@ def test_nothing_is_unpickled_and_no_text_is_run(path):
         "numpy.load(p, allow_pickle=True)",
         "np.frombuffer(x); np.lib.format.read_array(f, allow_pickle=True)",
         "pd.read_pickle(p)",
+        "from torch import load",
+        "from torch import load as read; read(p, weights_only=True)",
+        "from numpy import asarray, load",
+        "from pandas import read_pickle",
+        "from os import system",
         "eval(text)",
         "subprocess.run(words, shell=True)",
         "AutoModel.from_pretrained(name, trust_remote_code=True)",

@@ -108,7 +108,9 @@ def test_any_schedule_moves_what_it_names_and_nothing_else(words, steps, unit):
 
 
 @given(
-    st.lists(st.text("AB *RX|", max_size=5) | st.none() | st.integers(), max_size=3).map(tuple) | st.text(max_size=3)
+    st.lists(st.text("AB *RX|", max_size=5) | st.none() | st.integers(), max_size=3).map(tuple)
+    | st.text(max_size=3)
+    | st.lists(ROUND, min_size=1, max_size=3).map(tuple)
 )
 def test_any_words_are_a_schedule_or_refused(words):
     cycle = begun(lambda: fl.Cycle(words))
@@ -116,6 +118,9 @@ def test_any_words_are_a_schedule_or_refused(words):
         period = len(words)
         assert all(cycle(t, s) in ("A", "B", "AB", "R", "*") for t in range(4) for s in range(4))
         assert all(cycle(t, s) == cycle(t + period, s) for t in range(3) for s in range(3))
+        for t, line in enumerate(words):
+            steps = line.split()
+            assert [cycle(t, s) for s in range(2 * len(steps))] == steps * 2
 
 
 @given(

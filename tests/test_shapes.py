@@ -41,4 +41,12 @@ def test_shapes_are_found_inside_other_hints():
     assert has_shape(tuple[int, Float[Tensor, " n"]])
     assert has_shape(Float[Tensor, " n"] | None)  # type: ignore[operator]
     assert not has_shape(tuple[int, str] | None)
-    assert not has_shape("Float")
+    assert has_shape("tuple[Float[Tensor, 'n'], ...]") and has_shape("Int64[Tensor, 'n']")
+    assert not has_shape("Float") and not has_shape("Iterable[int]")
+
+
+def test_functions_that_say_nothing_of_shapes_are_left_as_they_are():
+    def plain(left: int) -> "list[int]":
+        return [left]
+
+    assert jaxtyped(plain, typechecker=typechecked) is plain

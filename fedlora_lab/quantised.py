@@ -32,7 +32,7 @@ def quantised_runs(
 
     Args: plan: one for all, or one for each slug.
     Returns: the tidy frame of the runs; and `measures.protection` of each run with columns ``row`` (its slug) and
-        ``width`` (bits of a code).
+        ``width`` (bits of a code). Models are judged before training and at the end.
 
     Guarantees: test_lesson_08.py::test_quantised_runs.
     """
@@ -43,7 +43,7 @@ def quantised_runs(
         own = plan if isinstance(plan, Plan) else plan[row.slug]
         for seed in seeds:
             watched, seen = measures.watch(row)
-            records = list(run(task, watched, privacy, own, seed=seed))
+            records = list(run(task, watched, privacy, own, seed=seed, evaluate_every=own.rounds))
             frames.append(to_frame(records))
             if isinstance(row.broadcast, NormalFloat):
                 found = measures.protection(records[-1], row, seen, min(5, own.rounds))

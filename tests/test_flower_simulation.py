@@ -10,6 +10,7 @@ import pytest
 from flowers import ROUNDS, apart, protected
 from small import LORA, book, play, private, tokens
 
+from fedlora_lab.cli import main
 from fedlora_lab.flower import client_app, simulate
 from fedlora_lab.flower.server import open_run
 from fedlora_lab.flower.simulation import engine, everyone
@@ -38,17 +39,6 @@ class Failing:
 
 
 @pytest.mark.slow
-def test_the_simulation_engine_gives_the_run_of_the_loop():
-    """A method whose clients keep a factor, judged by themselves, in processes of their own."""
-    task, privacy = tokens("head"), protected("example")
-    found = list(simulate(task, "fedsa-lora", privacy, ROUNDS, lora=LORA, workers=2))
-    loop = play(task, "fedsa-lora", privacy, ROUNDS)
-    assert apart(found, loop) <= 1e-5
-    assert book(found[-1]).to_json() == book(loop[-1]).to_json()
-    assert found[-1].metrics == pytest.approx(loop[-1].metrics)
-
-
-@pytest.mark.slow
 def test_a_client_that_hangs_or_raises_is_left_out(caplog):
     """The run goes on with those who are there; the ledger counts every round for everyone who was asked."""
     task, privacy = tokens("head"), protected("example")
@@ -74,42 +64,44 @@ def test_mistakes_are_found_before_anything_is_started():
         simulate(tokens(), "fedlora", None, PLAN, workers=0)
 
 
-@pytest.mark.slow
-def test_the_command(tmp_path):
-    """``fedlora-lab flower`` writes the folder that ``run`` writes, with the same numbers; telemetry is off."""
-    options = ["--rounds", "2", "--clients", "3", "--epsilon", "8"]
-    told = {key: value for key, value in os.environ.items() if key != "FLWR_TELEMETRY_ENABLED"}
-    frames = []
-    for command in (["flower", "regression", "--method", "la-lora"], ["run", "regression", "la-lora"]):
-        out = tmp_path / command[0]
-        script = "import sys; from fedlora_lab.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:" + SAY
-        done = subprocess.run(
-            [sys.executable, "-c", script, *command, *options, "--out", str(out)],
-            capture_output=True, text=True, timeout=300, env=told, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert "round 2: " in done.stdout
-        assert (command[0] == "run") == ("telemetry None" in done.stderr)
-        assert (out / "report.html").exists()
-        frames.append(pd.read_csv(out / "frame.csv").query("measure == 'loss'")["value"].tolist())
-    assert frames[0] == pytest.approx(frames[1], rel=1e-5)
-    assert len(frames[0]) == 3
-
-
-SAY = """
-    loaded = sys.modules.get('flwr.supercore.telemetry')
-    print('telemetry', loaded and loaded.FLWR_TELEMETRY_ENABLED, file=sys.stderr)
-    assert not loaded or loaded.FLWR_TELEMETRY_ENABLED == '0'
+SAYING = """
+import sys
+from fedlora_lab.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    loaded = sys.modules["flwr.supercore.telemetry"]
+    print("telemetry", loaded.FLWR_TELEMETRY_ENABLED, file=sys.stderr)
 """
 
 
-def test_a_mistake_of_the_command_is_one_line(tmp_path):
-    script = "import sys; from fedlora_lab.cli import main; main(sys.argv[1:])"
-    command = ["flower", "regression", "--method", "ffa-lora", "--unit", "client", "--epsilon", "8"]
+@pytest.mark.slow
+def test_the_command(tmp_path):
+    """``fedlora-lab flower`` writes the folder that ``run`` writes, with the same numbers; telemetry is off.
+
+    The method is one whose clients keep a factor, and judge themselves, in processes of their own.
+    """
+    options = ["--rounds", "2", "--clients", "3", "--epsilon", "8", "--out"]
+    words = ["flower", "regression", "--method", "fedsa-lora", *options, str(tmp_path / "flower")]
+    told = {key: value for key, value in os.environ.items() if key != "FLWR_TELEMETRY_ENABLED"}
     done = subprocess.run(
-        [sys.executable, "-c", script, *command, "--out", str(tmp_path / "out")],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
+        [sys.executable, "-c", SAYING, *words], capture_output=True, text=True, timeout=300, env=told, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "round 2: " in done.stdout and "telemetry 0" in done.stderr
+    assert (tmp_path / "flower" / "report.html").exists()
+    with pytest.raises(SystemExit, match="0"):
+        main(["run", "regression", "fedsa-lora", *options, str(tmp_path / "run")])
+    whole = "layer == 'all' and measure in ['loss', 'epsilon', 'bytes_up']"
+    found, loop = (pd.read_csv(tmp_path / name / "frame.csv").query(whole) for name in ("flower", "run"))
+    assert set(loop["measure"]) == {"loss", "epsilon", "bytes_up"} and set(loop["round"]) == {0, 1, 2}
+    assert found["measure"].tolist() == loop["measure"].tolist()
+    assert found["value"].tolist() == pytest.approx(loop["value"].tolist(), rel=1e-5)
+
+
+def test_a_mistake_of_the_command_is_one_line(tmp_path, capsys):
+    command = ["flower", "regression", "--method", "ffa-lora", "--unit", "client", "--epsilon", "8"]
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--out", str(tmp_path / "out")])
+    (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("fedlora-lab: trust='central': expected 'local' or 'secagg'")

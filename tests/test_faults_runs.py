@@ -185,6 +185,17 @@ def test_a_list_on_a_full_disk_is_an_error():
         append_line(Path("/dev/full"), {"key": 1})
 
 
+def test_a_cell_whose_ledger_cannot_be_written_is_not_done(tmp_path):
+    """The frame, which says that a cell is finished, is written last: else it would never be run again."""
+    frame = pd.DataFrame({"value": [1.0]})
+    with Folder(tmp_path / "run") as folder:
+        with pytest.raises(ValueError, match="JSON"):
+            folder.save("fedlora", 0, frame, {"epsilon": float("nan")})
+        assert not folder.done("fedlora", 0)
+        folder.save("fedlora", 0, frame, {"epsilon": 1.0})
+        assert folder.done("fedlora", 0)
+
+
 # two at once
 
 

@@ -277,3 +277,19 @@ def test_what_is_written_is_on_the_disk_before_it_takes_the_name(tmp_path, monke
     assert (files(tmp_path), path.read_bytes()) == (["file"], b"old")
     append_line(listed, {"a": 1})
     assert seen[2:] == [(len(b'{"a": 1}\n'), b"old")]
+
+
+def test_two_writers_of_one_file_do_not_share_a_draft(tmp_path, monkeypatch):
+    """Two processes that fetch the same part: each renames what it wrote itself."""
+    path, rename, drafts = tmp_path / "file", os.replace, []
+
+    def noted(draft, target):
+        drafts.append(Path(draft).name)
+        if len(drafts) == 1:  # another one comes in between
+            write_atomically(path, b"second")
+        rename(draft, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    write_atomically(path, b"first")
+    assert len(set(drafts)) == 2
+    assert (files(tmp_path), path.read_bytes()) == (["file"], b"first")

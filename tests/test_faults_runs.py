@@ -95,11 +95,13 @@ def test_twenty_times_ctrl_c_is_one_line_and_a_state(tmp_path):
 
 STUDY = """
 import sys
-from pathlib import Path
+from dataclasses import replace
 import faults
 from fedlora_lab import study
 from fedlora_lab.cli import main
-study.STUDIES["tiny"] = faults.tiny()
+short, other = (one := faults.tiny()).cases
+endless = replace(other, plan={**other.plan, "rounds": 10**9})
+study.STUDIES["tiny"] = replace(one, cases=(short, endless))
 if __name__ == "__main__":
     main(["study", "tiny", "--workers", "2", "--out", sys.argv[1]])
 """
@@ -107,7 +109,10 @@ if __name__ == "__main__":
 
 @posix
 def test_ctrl_c_ends_a_study_and_its_workers(tmp_path):
-    """The signal goes to the whole group, as a terminal sends it: one line at the end, no traceback, no worker left."""
+    """The signal goes to the whole group, as a terminal sends it: one line at the end, no traceback, no worker left.
+
+    Runs that would never come to their end are broken off.
+    """
     script, path = tmp_path / "play.py", tmp_path / "runs" / "tiny.jsonl"
     script.write_text(STUDY)
     piped: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -119,8 +124,14 @@ def test_ctrl_c_ends_a_study_and_its_workers(tmp_path):
         assert time.monotonic() < until
         time.sleep(0.02)
     workers = psutil.Process(process.pid).children(recursive=True)
+    for status in (Path(f"/proc/{worker.pid}/status") for worker in workers if Path("/proc/self/status").exists()):
+        ignored = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("SigIgn"))
+        assert int(ignored, 16) & 1 << signal.SIGINT - 1, "a worker hears Ctrl-C: it is its parent's to answer"
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=200)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Traceback" not in said
     assert said.splitlines()[-1].startswith("fedlora-lab: stopped; the same command goes on")

@@ -134,8 +134,9 @@ def ordered(state: State, like: Global) -> State:
         found, asked = ((tuple(x.shape), x.dtype) for x in (state.server.tensors[slot], tensor))
         check(found == asked, f"resume, {slot}", found, f"{asked}")
     for slot, own in state.personal.items():
-        asked = (len(state.seen), *like.tensors[slot].shape) if slot in like.tensors else None
-        check(tuple(own.shape) == asked, f"resume, {slot} of the clients", tuple(own.shape), f"{asked}")
+        found, whole = (tuple(own.shape), own.dtype), like.tensors.get(slot)
+        asked = None if whole is None else ((len(state.seen), *whole.shape), whole.dtype)
+        check(found == asked, f"resume, {slot} of the clients", found, f"{asked}")
     tensors = {slot: state.server.tensors[slot] for slot in like.tensors}
     state.server = Global(tensors, state.round, like.planned, like.streams)
     return state

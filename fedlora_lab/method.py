@@ -87,7 +87,7 @@ class Cycle:
     turns between the local steps of a round. "R" moves the core between the factors; "*" moves in every layer the
     factor that the layer's mode in the server's state names.
 
-    Raises: ``ValueError`` unless every word is "A", "B", "AB", "R" or "*".
+    Raises: ``ValueError`` unless every word is "A", "B", "AB" (or "BA", which is the same), "R" or "*".
     Guarantees: repeats with period ``len(rounds)`` (test_cycle_repeats).
     """
 

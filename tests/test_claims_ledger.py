@@ -111,6 +111,18 @@ def test_how_an_energy_grows(power, verdict):
     )
 
 
+def test_one_value_or_one_seed_has_no_slope():
+    """It is not told from too little; nor is what was not measured taken for something, or for nothing."""
+    judge = claims.grows("s", "one", "noise", "knob", 4.0)
+    whole = knob((1, 2, 4), lambda x: x**4)
+    for part in (whole[whole["knob"] == 2], whole[whole["seed"] == 0], whole.assign(noise=np.nan)):
+        found = judge({"s": part})
+        assert (found.verdict, found.reason) == (claims.OPEN, "noise of one needs two seeds and two values of knob")
+    missed = knob((1, 2, 4), lambda x: 0.0)
+    missed.loc[0, "noise"] = np.nan
+    assert claims.none("s", "one", "noise")({"s": missed}).verdict == claims.OPEN
+
+
 def powers(powers, method="one"):
     """Runs of one method whose noise grows with a power of its own in each seed."""
     return pd.DataFrame(

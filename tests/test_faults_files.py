@@ -213,6 +213,7 @@ TENSORS: dict[str, tuple[Callable[[dict, dict], Any], str]] = {
     "one layer more": (lambda b, t: t.update({"server/A/other": t[A].clone()}), "resume="),
     "one layer less": (lambda b, t: t.pop(A), "resume="),
     "kept of two clients": (lambda b, t: t.update({KEPT: t[KEPT][:2].clone()}), "resume, "),
+    "kept in halves": (lambda b, t: t.update({KEPT: t[KEPT].float()}), "resume, "),
     "kept by nobody": (lambda b, t: t.update({"personal/B/other": t[KEPT].clone()}), "resume, "),
     "two clients": (lambda b, t: b.update(seen=[0, 0]), "resume"),
 }

@@ -149,6 +149,8 @@ def grows(study: str, method: str, measure: str, label: str, power: float, **whe
 
     def judge(frames: Frames) -> Verdict:
         rows: Any = chosen(frames[study], method=method, **where)
+        if (rows[measure] == 0).all():
+            return Verdict("–", FAILS, f"{measure} of {method} is zero")
         rows = rows[(rows[label] > 0) & (rows[measure] > 0)]
         slopes = [
             float(np.polyfit(np.log(part[label] * part["lr"]), np.log(part[measure]), 1)[0])
@@ -156,7 +158,7 @@ def grows(study: str, method: str, measure: str, label: str, power: float, **whe
             if len(part) > 1
         ]
         if len(slopes) < 2:
-            return Verdict("–", FAILS, f"{measure} of {method} is zero")
+            return Verdict("–", OPEN, f"{measure} of {method} needs two seeds and two values of {label}")
         mean, half = t_interval(np.array(slopes))
         measured = f"{measure} of {method} grows with power {mean:.2f} ± {half:.2f}, {len(slopes)} seeds"
         if abs(mean - power) + half <= 0.05 * power:
@@ -172,6 +174,8 @@ def none(study: str, method: str, measure: str, **where: Any) -> Judge:
 
     def judge(frames: Frames) -> Verdict:
         values: Any = chosen(frames[study], method=method, **where)[measure]
+        if values.isna().any():
+            return Verdict("–", OPEN, f"{measure} of {method} was not measured in every run")
         told = f"{measure} of {method}: at most {values.max():.3g} over {len(values)} runs"
         return Verdict(told, HOLDS) if (values == 0).all() else Verdict(told, FAILS, "it is there")
 

@@ -29,11 +29,15 @@ NUMBER = re.compile(rf"(?<![\w.])([-+−]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?)({
 
 def text(outputs: list[Any]) -> str:
     """What a cell's outputs say, and where they hold a picture."""
-    parts = []
+    parts, printing = [], False
     for output in outputs:
         data = output.get("data", {})
         if VIEW in data or output.get("name") == "stderr":
             continue
+        if printing and output["output_type"] == "stream":  # one print may arrive in pieces
+            parts[-1] += output["text"]
+            continue
+        printing = output["output_type"] == "stream"
         parts.append(output.get("text") or data.get("text/plain") or "")
         parts += ["[picture]"] if "image/png" in data else []
         parts += [f"[{output['ename']}]"] if output["output_type"] == "error" else []

@@ -84,7 +84,9 @@ def test_sentences_run_as_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     draw = np.random.default_rng(0)
     names = {"B": draw.normal(size=(8, 4)), "A": draw.normal(size=(4, 6)), "std_B": 0.1, "std_A": 0.2}
-    exec(compile(SENTENCES, "README.md", "exec"), names)
+    sentences = SENTENCES.replace("seeds=range(3)", "seeds=range(1)")  # else as they are: the same again twice
+    assert sentences != SENTENCES
+    exec(compile(sentences, "README.md", "exec"), names)
     lines = capsys.readouterr().out.splitlines()
     assert [int(line.split()[0]) for line in lines[:21]] == list(range(21))
     index, accuracy, epsilon, deviation = map(float, lines[20].split())

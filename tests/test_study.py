@@ -61,14 +61,14 @@ def test_a_study_tunes_and_reports(tmp_path, monkeypatch):
     assert private["spent"].iloc[0] == pytest.approx(8.0, rel=1e-3)
     assert (table["loss"] < table["before_loss"]).mean() > 0.5
     lines = path.read_text().splitlines()
-    assert study.play(one, path, workers=1, bar=False) == done
+    assert study.play(one, path, workers=0, bar=False) == done
     assert path.read_text().splitlines() == lines
 
 
 def test_labels_are_the_declared_ones(tmp_path):
     """What the ledger states is never exactly the budget: claims look for the budget."""
     one, path = small(case("fedlora"), case("ffa-lora", 8.0), case("ffa-lora", 3.0)), tmp_path / "small.jsonl"
-    study.play(one, path, workers=1, bar=False)
+    study.play(one, path, workers=0, bar=False)
     table: Any = study.frame(one, path)
     assert list(table["epsilon"].dropna().unique()) == [8.0, 3.0]
     assert table[table["method"] == "fedlora"]["epsilon"].isna().all()

@@ -79,7 +79,7 @@ def simulate(
     which hold a share of the noise only, are seen by nothing but the sum over them.
 
     Raises: ``ValueError`` (name, value, range) at the call, before anything is started.
-    Guarantees: tests/test_flower_simulation.py::test_the_simulation_engine_gives_the_run_of_the_loop.
+    Guarantees: tests/test_flower_simulation.py::test_the_command.
     """
     workers = min(os.cpu_count() or 1, len(task.sizes)) if workers is None else workers
     check_whole("workers", workers, 1)

@@ -55,6 +55,10 @@ def page(
         lines.append(
             f"| {case} | {spread(part['plain'])} | {TARGETS['time', 'plain']} | {spread(part['opacus'])} | {asked} |"
         )
+    lines += [
+        "",
+        "The plain step is PEFT's model under torch's own products; the private one's frozen maps are multiplied by oneDNN (below).",
+    ]
     head = "| peak memory, MiB (growth by models and steps) | stacked | plain | Opacus | stacked / plain | asked |"
     lines += ["", head, "|---|---|---|---|---|---|"]
     for case, sizes in memory.items():

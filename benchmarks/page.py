@@ -57,7 +57,8 @@ def page(
         )
     lines += [
         "",
-        "The plain step is PEFT's model under torch's own products; the private one's frozen maps are multiplied by oneDNN (below).",
+        "The plain step is PEFT's model under torch's own products; the private one's frozen maps are multiplied by",
+        "oneDNN (below).",
     ]
     head = "| peak memory, MiB (growth by models and steps) | stacked | plain | Opacus | stacked / plain | asked |"
     lines += ["", head, "|---|---|---|---|---|---|"]

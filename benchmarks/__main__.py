@@ -173,9 +173,10 @@ def main(quick: bool, threads: int | None, count: int, out: Path, one: tuple[str
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "turns.csv", index=False, float_format="%.6f")
     found = {"memory_MiB": memory, "run": run, "rounds": rounds, "products": speeds, "import": imports}
-    (out / "results.json").write_text(json.dumps(found | {"machine": machine}, indent=1))
+    found["machine"] = machine
+    (out / "results.json").write_text(json.dumps(found, indent=1))
     figure(table, out / "speed.png")
-    text = page(table, memory, run, imports, machine, rounds, speeds)
+    text = page(table, found)
     (out / "README.md").write_text(text)
     click.echo(text)
 

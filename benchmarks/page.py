@@ -1,6 +1,8 @@
 """The page of the speed results: ratios within turns, their spread, and a figure."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,69 +32,85 @@ def spread(values: "np.ndarray | pd.Series | list[float]") -> str:
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
-def page(
-    table: pd.DataFrame,
-    memory: dict,
-    run: dict,
-    imports: list[float],
-    machine: dict,
-    rounds: dict[str, list[float]],
-    products: dict[str, dict[str, list[float]]],
-) -> str:
-    """The results in words and tables."""
+def markdown(rows: Iterable[Iterable[str]]) -> str:
+    """A table; the first row is its head."""
+    head, *rest = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, "|" + "---|" * (head.count(" | ") + 1), *rest])
+
+
+def steps(table: pd.DataFrame) -> str:
+    """The private step beside its peers, one line for each case."""
     found = ratios(table)
-    lines = ["# Speed", "", "Rebuilt by `make bench`; medians and, in brackets, the middle 80 % of the turns.", ""]
-    lines += [
-        f"Machine: {machine['cores']} cores, {machine['system']}, torch {machine['torch']}, {machine['turns']} turns,",
-        "one thread, processor time." if machine["threads"] == 1 else f"{machine['threads']} threads, clock time.",
-        "",
-    ]
-    lines += ["| step | private, stacked / plain, non-private | asked | Opacus by client / private, stacked | asked |"]
-    lines += ["|---|---|---|---|---|"]
+    rows = [["step", "private, stacked / plain, non-private", "asked", "Opacus by client / private, stacked", "asked"]]
     for case in table["case"].unique():
-        part = found.loc[case]
-        asked = TARGETS.get(("time", "opacus", case), "")
-        lines.append(
-            f"| {case} | {spread(part['plain'])} | {TARGETS['time', 'plain']} | {spread(part['opacus'])} | {asked} |"
-        )
-    lines += [
-        "",
-        "The plain step is PEFT's model under torch's own products; the private one's frozen maps are multiplied by",
-        "oneDNN (below).",
-    ]
-    head = "| peak memory, MiB (growth by models and steps) | stacked | plain | Opacus | stacked / plain | asked |"
-    lines += ["", head, "|---|---|---|---|---|---|"]
-    for case, sizes in memory.items():
-        cells = " | ".join(f"{sizes[peer][0]:.0f} ({sizes[peer][1]:.0f})" for peer in PEERS)
-        ratio = sizes["stacked"][0] / sizes["plain"][0]
-        lines.append(f"| {case} | {cells} | {ratio:.2f} | {TARGETS['memory', 'plain']} |")
-    lines += [
-        "",
-        f"A `digits` run (10 clients, 20 rounds, 5 steps, RoLoRA at ε = 8): {spread(run['seconds'])} s, of which",
-    ]
-    lines += [f"{spread(run['share'])} is not the engine's steps (asked: at most 0.25)."]
-    if "kept" in found:
-        kept = found["kept"].dropna()
-        words = f"The frozen prefix kept, adapters in layers 4 and 5 of 6: a step is {spread(kept)} times faster."
-        lines += ["", words] if len(kept) else []
-    ratio = np.median(rounds["flower"]) / np.median(rounds["loop"])
-    lines += [
-        "",
-        f"A round of it through Flower's simulation, two processes: {spread(rounds['flower'])} s of the clock, in the",
-        f"loop {spread(rounds['loop'])} s: {ratio:.1f} times less.",
-        "",
-        "On a GPU: not measured.",
-        "",
-        "A frozen map's product by either library, GFLOP/s on one core (decision 0018):",
-        "",
-        "| map | torch's own | oneDNN | times faster |",
-        "|---|---|---|---|",
-    ]
+        part, asked = found.loc[case], TARGETS.get(("time", "opacus", case), "")
+        rows.append([case, spread(part["plain"]), TARGETS["time", "plain"], spread(part["opacus"]), asked])
+    return markdown(rows)
+
+
+def sizes(memory: dict[str, dict[str, list[float]]]) -> str:
+    """Peak memory of the peers, one line for each case."""
+    rows = [["peak memory, MiB (growth by models and steps)", *PEERS, "stacked / plain", "asked"]]
+    for case, found in memory.items():
+        cells = [f"{found[peer][0]:.0f} ({found[peer][1]:.0f})" for peer in PEERS]
+        ratio = found["stacked"][0] / found["plain"][0]
+        rows.append([case, *cells, f"{ratio:.2f}", TARGETS["memory", "plain"]])
+    return markdown(rows)
+
+
+def speeds(products: dict[str, dict[str, list[float]]]) -> str:
+    """A frozen map's product by either library, one line for each map."""
+    rows = [["map", "torch's own", "oneDNN", "times faster"]]
     for name, rates in products.items():
         quicker = np.divide(rates["onednn"], rates["torch"])
-        lines.append(f"| {name} | {spread(rates['torch'])} | {spread(rates['onednn'])} | {spread(quicker)} |")
-    lines += ["", f"`import fedlora_lab`: {spread(imports)} s (asked: at most 0.3).", "", "![ratios](speed.png)", ""]
-    return "\n".join(lines)
+        rows.append([name, spread(rates["torch"]), spread(rates["onednn"]), spread(quicker)])
+    return markdown(rows)
+
+
+def page(table: pd.DataFrame, found: dict[str, Any]) -> str:
+    """The results in words and tables.
+
+    Args:
+        table: case, peer, turn, seconds.
+        found: what results.json holds beside it.
+    """
+    machine, run, rounds, import_ = (found[key] for key in ("machine", "run", "rounds", "import"))
+    threads = machine["threads"]
+    counted = "one thread, processor time" if threads == 1 else f"{threads} threads, clock time"
+    kept = ratios(table).get("kept", pd.Series(dtype=float)).dropna()
+    once = "\nAdapters in layers 4 and 5 of 6, the frozen prefix kept: a step is {} times faster.\n"
+    once = once.format(spread(kept)) if len(kept) else ""
+    ratio = np.median(rounds["flower"]) / np.median(rounds["loop"])
+    return f"""# Speed
+
+Rebuilt by `make bench`; medians and, in brackets, the middle 80 % of the turns.
+
+Machine: {machine["cores"]} cores, {machine["system"]}, torch {machine["torch"]}, {machine["turns"]} turns,
+{counted}.
+
+{steps(table)}
+
+The plain step is PEFT's model on the same examples, without clients, clip and noise; all three multiply frozen maps by
+oneDNN where torch has it (below).
+
+{sizes(found["memory_MiB"])}
+
+A `digits` run (10 clients, 20 rounds, 5 steps, RoLoRA at ε = 8): {spread(run["seconds"])} s, of which
+{spread(run["share"])} is not the engine's steps (asked: at most 0.25).
+{once}
+A round of it through Flower's simulation, two processes: {spread(rounds["flower"])} s of the clock, in the
+loop {spread(rounds["loop"])} s: {ratio:.1f} times less.
+
+On a GPU: not measured.
+
+A frozen map's product by either library, GFLOP/s on one core (decision 0018):
+
+{speeds(found["products"])}
+
+`import fedlora_lab`: {spread([1000 * s for s in import_])} ms (asked: at most 300).
+
+![ratios](speed.png)
+"""
 
 
 def figure(table: pd.DataFrame, path: Path) -> None:
@@ -103,16 +121,20 @@ def figure(table: pd.DataFrame, path: Path) -> None:
     found = ratios(table).reset_index()
     picture = Figure(figsize=(10, 3.4), dpi=110, layout="constrained")
     axes = picture.subplots(1, 2)
+    cases = list(table["case"].unique())
     words = {
-        "plain": ("time of a private step / plain step", 1.25),
-        "opacus": ("times faster than Opacus by client", 2.0),
+        "plain": ("time of a private step / plain step", dict.fromkeys(cases, 1.25)),
+        "opacus": ("times faster than Opacus by client", {"digits 10 x 16": 2.0, "digits 50 x 8": 3.5}),
     }
-    for ax, (peer, (label, line)) in zip(axes, words.items(), strict=True):
-        sns.stripplot(found, x=peer, y="case", ax=ax, color="#0072b2", alpha=0.4, size=4)
+    for ax, (peer, (label, asked)) in zip(axes, words.items(), strict=True):
+        sns.stripplot(found, x=peer, y="case", order=cases, ax=ax, color="#0072b2", alpha=0.4, size=4)
         sns.pointplot(
-            found, x=peer, y="case", ax=ax, estimator="median", errorbar=None, color="#d55e00", linestyle="none"
-        )
-        ax.axvline(line, color="#22252b", lw=1, ls="--")
+            found, x=peer, y="case", order=cases, ax=ax,
+            estimator="median", errorbar=None, color="#d55e00", linestyle="none",
+        )  # fmt: skip
+        for case, line in asked.items():  # a mark in the line of each case that something is asked of
+            middle = cases.index(case)
+            ax.vlines(line, middle - 0.4, middle + 0.4, color="#22252b", lw=1.5, ls="--")
         ax.axvline(1, color="#c9ccd3", lw=1)
         ax.set(xlabel=label, ylabel="", xlim=(0, None))
     axes[1].set_yticklabels([])

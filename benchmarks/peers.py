@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 import fedlora_lab as fl
 from fedlora_lab import adapters, engine
 from fedlora_lab.compute.blocks import wrap
+from fedlora_lab.compute.frozen import freeze
 from fedlora_lab.compute.prefix import prefix
 from fedlora_lab.method import Global
 from fedlora_lab.streams import Streams
@@ -53,13 +54,16 @@ def stacked(task: fl.tasks.Task, batch: int, rank: int, keep: bool = False) -> C
 
 
 def _peft(task: fl.tasks.Task, rank: int) -> torch.nn.Module:
+    """PEFT's model; its frozen maps multiply as the private step's do, so the ratios tell of privacy alone."""
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
         target_modules=list(task.targets),
         modules_to_save=[task.head] if task.head else None,
     )
-    return get_peft_model(copy.deepcopy(task.model), config)
+    model = get_peft_model(copy.deepcopy(task.model), config)
+    freeze(model)
+    return model
 
 
 def plain(task: fl.tasks.Task, batch: int, rank: int) -> Callable[[], None]:

@@ -7,8 +7,9 @@ WORKERS ?= 4
 OUT ?= runs/digits
 COMPARE_ARGS ?= digits --methods fedlora,ffa-lora,rolora,deer,la-lora,fedlpp --epsilon 8 --seeds 3
 
-# One thread for each worker; and glibc keeps the memory of tensors that come and go at every step.
-QUICK := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=67108864 MALLOC_TRIM_THRESHOLD_=268435456
+# One thread for each worker; modules compiled once for all the processes that tests start; and glibc keeps the memory
+# of tensors that come and go at every step.
+QUICK := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= MALLOC_MMAP_THRESHOLD_=67108864 MALLOC_TRIM_THRESHOLD_=268435456
 
 BIN := .venv/bin
 STAMP := .venv/.installed

@@ -113,13 +113,13 @@ def with_scores(page: str, folder: Path) -> str:
 
 
 def modules() -> dict[str, list[str]]:
-    """Room -> its modules, for every public module of the package."""
+    """Room -> its modules, for every public module of the package but the exercises, which hold the answers."""
     import fedlora_lab
 
     rooms: dict[str, list[str]] = {}
     for found in pkgutil.walk_packages(fedlora_lab.__path__, "fedlora_lab."):
         parts = found.name.split(".")
-        if not any(part.startswith("_") for part in parts):
+        if not any(part.startswith(("_", "lesson_")) for part in parts):
             rooms.setdefault(parts[1], []).append(found.name)
     return rooms
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from fedlora_lab import methods, study
 from fedlora_lab.cli import commands
 from fedlora_lab.study import work
-from fedlora_lab.study.declared import Case, Study
+from fedlora_lab.study.declared import WORDS, Case, Study
 
 TASK: tuple[str, dict[str, Any]] = (
     "regression",
@@ -195,6 +195,38 @@ def test_a_killed_study_goes_on(tmp_path):
     assert after.startswith(before)
     keys = [json.loads(line)["key"] for line in after.splitlines() if line.endswith("}")]
     assert len(keys) == len(set(keys)) == one.runs
+
+
+def test_a_case_is_known_by_what_it_does():
+    """A note written anew, or a composed row that is a published one, is the same case; a rule or a number is not."""
+    one = case("fedlora")
+    words = one.method.replace(name="mine", source="composed", note="other words")
+    assert replace(one, method=words, labels={"kind": "same"}).key == one.key
+    for name in methods.Method.__dataclass_fields__:
+        assert (name in WORDS) == (name in ("name", "source", "note", "exact"))
+    keys = {case(slug).key for slug in (*methods.ALL, *methods.VARIANTS)}
+    assert len(keys) == len(methods.ALL) + len(methods.VARIANTS)
+    others = [replace(one, epsilon=3.0), replace(one, plan={**one.plan, "rounds": 3}), replace(one, lora={"rank": 1})]
+    assert one.key not in {other.key for other in others}
+
+
+def test_what_another_study_measured_is_not_run_again(tmp_path, monkeypatch):
+    """The same case, rate and seed: taken over as it is. Curvature that nobody measured is measured."""
+    first = small(case("fedlora"), case("rolora"))
+    done = study.play(first, tmp_path / "first.jsonl", workers=0, bar=False)
+    ran, result = [], work.result
+    monkeypatch.setattr(work, "result", lambda job: ran.append(job) or result(job))
+    second = replace(small(case("rolora", label="other"), case("ffa-lora")), name="second", seeds=(0, 1, 2, 3))
+    found = study.play(second, tmp_path / "second.jsonl", workers=0, bar=False)
+    assert {job.case.method.slug for job in ran if job.seed != 3} == {"ffa-lora"}
+    assert len(ran) == second.runs - first.runs // 2
+    assert found == work.load(tmp_path / "second.jsonl") and len(found) == second.runs
+    assert all(found[key] == done[key] for key in found.keys() & done.keys())
+    ran.clear()
+    flat = replace(small(case("rolora")), name="flat", flat=True)
+    curved = study.play(flat, tmp_path / "flat.jsonl", workers=0, bar=False)
+    assert [job.seed for job in ran] == [0, 1, 2] and all(job.flat for job in ran)
+    assert sum("sharpness" in entry["values"] for entry in curved.values()) == 3
 
 
 @pytest.mark.parametrize("name", study.STUDIES)

@@ -12,6 +12,8 @@ from fedlora_lab.method import Method
 
 RATES = (0.008, 0.02, 0.05, 0.125, 0.3, 0.8, 2.0, 5.0)
 TUNE_SEEDS = (1001, 1002, 1003, 1004, 1005)
+WORDS = ("name", "source", "note", "exact")
+"""What a row says of itself; it trains alike under other words."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,9 @@ class Case:
 
     @property
     def key(self) -> str:
-        """A digest of everything that decides the case's numbers but learning rate and seed."""
-        row = {name: catalogue.rule_name(getattr(self.method, name)) for name in Method.__dataclass_fields__}
+        """A digest of everything that decides the case's numbers but learning rate and seed; of no name or label."""
+        fields = [name for name in Method.__dataclass_fields__ if name not in WORDS]
+        row = {name: catalogue.rule_name(getattr(self.method, name)) for name in fields}
         body = [row, self.task, self.epsilon, self.privacy, self.plan, self.lora]
         return hashlib.sha256(json.dumps(body, sort_keys=True, default=dict).encode()).hexdigest()[:16]
 

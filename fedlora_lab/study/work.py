@@ -150,8 +150,8 @@ def play(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -> Don
         workers: processes, each with one thread; 0: one run after the other in this process.
 
     Raises: ``ValueError`` when another process is at work on the same file.
-    Guarantees: killed at any point and called again, no finished run is lost or done twice (test_study.py,
-        test_faults_runs.py).
+    Guarantees: killed at any point and called again, no finished run is lost or done twice, nor one that another
+        study in the same folder has done (test_study.py, test_faults_runs.py).
     """
     from tqdm import tqdm
 
@@ -161,14 +161,28 @@ def play(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -> Don
         tqdm(total=study.runs, initial=progress(study, path)[0], unit="run", disable=not bar, mininterval=5) as shown,
         _pool(workers) as pool,
     ):
-        done = load(path)
+        done, others = load(path), _others(path)
         for batch in _batches(study.cases, max(workers, 1) * 2):
             while todo := [job for case in batch for job in _needed(study, case, done) if job.key not in done]:
-                for entry in _run(pool, todo):
+                known = [others[job.key] for job in todo if _measured(job, others)]
+                for entry in known or _run(pool, todo):
                     append_line(path, entry)
                     done[entry["key"]] = entry
                     shown.update()
     return done
+
+
+def _others(path: Path) -> Done:
+    """Results of the other studies in the folder: the same case at the same rate and seed is the same run."""
+    found: Done = {}
+    for other in sorted(set(path.parent.glob("*.jsonl")) - {path}):
+        found |= load(other)
+    return found
+
+
+def _measured(job: Job, others: Done) -> bool:
+    """Whether another study has all that is asked of the job."""
+    return job.key in others and (not job.flat or "sharpness" in others[job.key]["values"])
 
 
 @contextmanager

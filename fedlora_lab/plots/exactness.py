@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from fedlora_lab.checks import check, check_one_of
@@ -88,7 +87,7 @@ def _reference(axes: Mapping[str, Any], found: Any) -> None:
     """A line through all strips where the plain mean of both factors stands."""
     plain = found[found["method"] == "fedlora"]["bytes"]
     for ax in axes.values() if len(plain) else ():
-        ax.axvline(float(plain.iloc[0]), color=GREY, lw=1, ls=(0, (3, 3)), zorder=0.8)
+        ax.axvline(float(plain.iloc[0]), color=GREY, lw=1, ls=(0, (3, 3)), alpha=0.5, zorder=0.8)
 
 
 def _words(axes: Mapping[str, Any], x: str) -> None:
@@ -125,11 +124,10 @@ def _strip(ax: Any, rows: Any, mark: str | None) -> None:
         _dot(ax, x, line, row.method, mark)
         far = math.log(x / left) > 0.75 * math.log(right / left)
         words = name(row.method) + ("" if row.bytes else " (nothing is sent)")
-        note = ax.annotate(
+        ax.annotate(
             words, (x, line), xytext=(-9 if far else 9, -0.5), textcoords="offset points", fontsize=8.3, weight="bold",
             color=darker(look(row.method).colour), ha="right" if far else "left", va="center", annotation_clip=False,
         )  # fmt: skip
-        note.set_path_effects([withStroke(linewidth=2.5, foreground=ax.get_facecolor())])
 
 
 def _field(ax: Any, rows: Any, mark: str | None) -> None:

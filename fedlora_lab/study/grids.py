@@ -7,7 +7,7 @@ from typing import Any
 from fedlora_lab import methods
 from fedlora_lab.method import Cycle, Method
 from fedlora_lab.rules import binomial, identity, product_space
-from fedlora_lab.study.declared import TUNE_SEEDS, Case, Study
+from fedlora_lab.study.declared import RATES, TUNE_SEEDS, Case, Study
 
 MAIN = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp", "fedsvd", "fedex-lora")
 BUDGETS = (1.0, 3.0, 8.0, None)
@@ -76,7 +76,8 @@ def _whole() -> Study:
     for alpha in (0.1, 1000.0):
         cases += digits(main_rows(), {"alpha": alpha}, epsilon=3.0, alpha=alpha)
     cases += [case for epsilon in BUDGETS for case in digits(others, {"alpha": 0.5}, epsilon=epsilon)]
-    return Study("digits", "all methods over budgets; the main ones over splits", tuple(cases))
+    rates = (0.0012, 0.003, *RATES)  # rows that keep a factor learn best by the smallest steps
+    return Study("digits", "all methods over budgets; the main ones over splits", tuple(cases), rates=rates)
 
 
 def _clients() -> Study:

@@ -26,11 +26,9 @@ def bytes_map() -> Dial:
 
     @cache
     def counted(width: int, rank: int, clients: int) -> "dict[str, rehearsal.Bytes]":
-        layers = ((width, width),) * COUNT
-        return {
-            slug: rehearsal.wire(methods.ALL[slug], rank=rank, clients=clients, layers=layers)
-            for slug in measured.index
-        }
+        rows, layer = methods.ALL, ((width, width),)
+        one = {slug: rehearsal.wire(rows[slug], rank=rank, clients=clients, layers=layer) for slug in measured.index}
+        return {slug: rehearsal.Bytes(COUNT * sent.up, COUNT * sent.down) for slug, sent in one.items()}
 
     def plot(way: str, width: int, rank: int, clients: int, mark: str) -> "tuple[Picture, str]":
         sent = counted(width, rank, clients)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,8 @@ def task_of(name: str, clients: int) -> "Task":
 
     if name == "digits":
         return fl.tasks.digits(clients=clients)
-    return fl.tasks.sentiment(clients=clients, limit=200, **({"targets": UPPER} if name == "upper" else {}))
+    whole = fl.tasks.sentiment(clients=clients, limit=200)
+    return replace(whole, targets=UPPER) if name == "upper" else whole
 
 
 def turns(case: str, count: int, inner: int) -> pd.DataFrame:

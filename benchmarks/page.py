@@ -77,7 +77,8 @@ def page(table: pd.DataFrame, found: dict[str, Any]) -> str:
     machine, run, rounds, import_ = (found[key] for key in ("machine", "run", "rounds", "import"))
     threads = machine["threads"]
     counted = "one thread, processor time" if threads == 1 else f"{threads} threads, clock time"
-    kept = ratios(table).get("kept", pd.Series(dtype=float)).dropna()
+    kept: Any = ratios(table).get("kept", pd.Series(dtype=float))
+    kept = kept.dropna()
     once = "\nAdapters in layers 4 and 5 of 6, the frozen prefix kept: a step is {} times faster.\n"
     once = once.format(spread(kept)) if len(kept) else ""
     ratio = np.median(rounds["flower"]) / np.median(rounds["loop"])

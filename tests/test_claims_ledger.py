@@ -2,6 +2,7 @@
 
 import runpy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -114,7 +115,7 @@ def test_how_an_energy_grows(power, verdict):
 def test_one_value_or_one_seed_has_no_slope():
     """It is not told from too little; nor is what was not measured taken for something, or for nothing."""
     judge = claims.grows("s", "one", "noise", "knob", 4.0)
-    whole = knob((1, 2, 4), lambda x: x**4)
+    whole: Any = knob((1, 2, 4), lambda x: x**4)
     for part in (whole[whole["knob"] == 2], whole[whole["seed"] == 0], whole.assign(noise=np.nan)):
         found = judge({"s": part})
         assert (found.verdict, found.reason) == (claims.OPEN, "noise of one needs two seeds and two values of knob")
@@ -216,7 +217,7 @@ def test_the_published_claims():
 def test_the_committed_page_is_that_of_the_committed_frames():
     """Every verdict on the page and in the table is judged anew."""
     script = runpy.run_path(str(ROOT / "scripts" / "claims.py"))
-    table = claims.ledger(CLAIMS, study.frames(ROOT / "results"))
+    table: Any = claims.ledger(CLAIMS, study.frames(ROOT / "results"))
     assert script["page"](table) == (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
     assert table.to_csv(index=False) == (ROOT / "results" / "claims.csv").read_text(encoding="utf-8")
     judged = table[table["command"] == "fedlora-lab study digits"]

@@ -165,3 +165,20 @@ def test_what_stays_never_travels(row):
                 raise AssertionError(f"{name} was sent")
             kept += home
     assert kept or row.own_ranks
+
+
+@pytest.mark.parametrize("width", [1, 3, 4])
+def test_a_quantised_broadcast_travels_as_codes(width):
+    """Down go codes and scales, as many bytes as the record counts; no array holds a factor's numbers."""
+    row = methods.FedLPP.replace(broadcast=fl.wire.normal_float(width, 16))
+    seen = []
+    found = by_messages(tokens(), row, None, ROUNDS.replace(participation=1.0, dropout=0.0), seen.append)
+    asked = [m for m in seen if m.metadata.message_type == "train" and not m.metadata.reply_to_message_id]
+    assert len(asked) == 3 * (len(found) - 1)
+    for t, record in enumerate(found[1:]):
+        arrays = [a for m in asked if m.content["about"]["round"] == t for a in m.content["arrays"].values()]
+        codes, scales = ([a for a in arrays if (a.dtype == "uint8") == is_code] for is_code in (True, False))
+        # A number is counted as 32 bits; the model of this test has float64.
+        counted = sum(a.shape[0] for a in codes) + 4 * sum(a.shape[0] for a in scales)
+        assert codes and counted == record.uploads.bytes_down
+        assert all(len(a.shape) == 1 for a in arrays)

@@ -12,7 +12,7 @@ from fedlora_lab import engine, local, passes, upload
 from fedlora_lab.checks import check
 from fedlora_lab.flower import records
 from fedlora_lab.flower.party import Party
-from fedlora_lab.method import Global, Slot
+from fedlora_lab.method import Global, Method, Slot
 from fedlora_lab.tasks.task import Examples
 from fedlora_lab.traffic import SENT_DOWN, rank_of
 
@@ -55,8 +55,12 @@ def _evaluate(own: Own, message: Message, context: Context) -> Message:
     return evaluate(party, number, message, context)
 
 
-def down(values: Global) -> dict[Slot, Tensor]:
-    """What goes down of the server's tensors."""
+def down(values: Global, method: Method) -> dict[Slot, Tensor]:
+    """What goes down of the server's tensors, in the parts in which the row's broadcast sends them."""
+    return records.coded(_received(values), method.broadcast)
+
+
+def _received(values: Global) -> dict[Slot, Tensor]:
     return {slot: tensor for slot, tensor in values.tensors.items() if slot.side in SENT_DOWN}
 
 
@@ -116,9 +120,9 @@ def _round(party: Party, message: Message, beyond: int = 0) -> int:
 
 def _sent(party: Party, message: Message, t: int) -> Global:
     """What the server sent."""
-    like = down(party.begin)
-    found = records.unpacked(records.arrays(message), records.forms(like))
-    return Global({slot: found[slot] for slot in like}, t)
+    method = party.asked.method
+    parts = records.unpacked(records.arrays(message), records.forms(down(party.begin, method)))
+    return Global(records.decoded(parts, method.broadcast, _received(party.begin)), t)
 
 
 def _personal(party: Party, context: Context) -> dict[Slot, Tensor]:

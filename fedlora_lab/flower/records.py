@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from io import BytesIO
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 import numpy.lib.format
@@ -14,6 +14,7 @@ from torch import Tensor
 from fedlora_lab.checks import check, check_number
 from fedlora_lab.method import Slot
 from fedlora_lab.ranks import AXES, held_shape
+from fedlora_lab.wire import full
 
 ABOUT, ARRAYS, SCORES = "about", "arrays", "scores"
 HEADER = 1024
@@ -82,6 +83,29 @@ def _read(slot: Slot, data: bytes, shape: tuple[int, ...], dtype: torch.dtype) -
     check(found == (shape, False, kind), f"header of {slot}", found, f"{shape}, {kind}")
     check(len(data) - file.tell() == size, f"bytes of {slot}", len(data) - file.tell(), f"{size}")
     return torch.from_numpy(numpy.frombuffer(data, kind, offset=file.tell()).reshape(shape).copy())
+
+
+def coded(tensors: Mapping[Slot, Tensor], rule: Any) -> dict[Slot, Tensor]:
+    """The server's tensors as they go down: factors in the parts in which the row's broadcast sends them."""
+    return {
+        Slot(slot.side + part, slot.layer): x
+        for slot, tensor in tensors.items()
+        for part, x in _wired(slot, rule).pack(tensor).items()
+    }
+
+
+def decoded(parts: Mapping[Slot, Tensor], rule: Any, like: Mapping[Slot, Tensor]) -> dict[Slot, Tensor]:
+    """The tensors that `coded` took apart, shaped like these. Raises ``ValueError`` for codes of no level."""
+    found = {}
+    for slot, tensor in like.items():
+        own = _wired(slot, rule)
+        found[slot] = own.unpack({part: parts[Slot(slot.side + part, slot.layer)] for part in own.PARTS}, tensor)
+    return found
+
+
+def _wired(slot: Slot, rule: Any) -> Any:
+    """How a tensor is packed: by the row's broadcast if it is a factor, and the rule knows how."""
+    return rule if slot.side in AXES and hasattr(rule, "pack") else full
 
 
 def trimmed(tensors: Mapping[Slot, Tensor], rank: int) -> dict[Slot, Tensor]:

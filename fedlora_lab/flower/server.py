@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def open_run(party: Party, checkpoint: "str | Path | None" = None, resume: "str 
 
 def rounds(
     grid: Grid, party: Party, run: Federation, *, timeout: float = 600.0, patience: float = 120.0
-) -> Iterator[Round]:
+) -> "Generator[Round, None, None]":
     """Play the run over a grid; yields the records that the loop yields.
 
     A client that fails, is too late, or sends what cannot be an upload is left out of its round, like one whose upload
@@ -78,7 +78,7 @@ def rounds(
     return _rounds(Fleet(grid, party, timeout), run, patience)
 
 
-def _rounds(fleet: "Fleet", run: Federation, patience: float) -> Iterator[Round]:
+def _rounds(fleet: "Fleet", run: Federation, patience: float) -> "Generator[Round, None, None]":
     fleet.meet(patience)
     keeps = any(_moves(run, t).kept for t in range(run.state.round))
     with run.alone():
@@ -154,7 +154,7 @@ class Fleet:
         """The valid uploads of a round by client. Raises `Stopped` when there is none of those who were asked."""
         found, wrong = {}, {}
         about = {"terms": self.party.terms, "round": opened.t}
-        content = records.content(about, records.packed(down(opened.sent)))
+        content = records.content(about, records.packed(down(opened.sent, run.setting.method)))
         replies = self._ask([self.nodes[k] for k in opened.ids], MessageType.TRAIN, content)
         for k in opened.ids:
             try:
@@ -189,7 +189,7 @@ class Fleet:
             return dict.fromkeys(names, observe.NOT_SEEN)
         t, sent = run.state.round, observe.broadcast(run.setting, run.state.server)
         about = {"terms": self.party.terms, "round": t}
-        content = records.content(about, records.packed(down(sent)))
+        content = records.content(about, records.packed(down(sent, run.setting.method)))
         replies = self._ask(list(self.nodes.values()), MessageType.EVALUATE, content)
         found = []
         for k, node in sorted(self.nodes.items()):

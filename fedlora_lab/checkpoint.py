@@ -4,11 +4,12 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -43,6 +44,26 @@ class State:
     personal: dict[Slot, Tensor]
     seen: list[int]
     changed: list[dict[str, int]] = field(default_factory=list)
+
+    def advance(self, ids: Sequence[int], own: Mapping[Slot, Tensor], after: Global, rank: int) -> None:
+        """Move on by a round.
+
+        Args:
+            ids: who took part.
+            own: slot -> (participants, ...), what moved and was not sent.
+            after: the server's tensors.
+            rank: of what the round adds to a residual.
+        """
+        before, there = self.server.tensors, set(ids)
+        for slot, tensor in own.items():
+            mine = self.personal.get(slot)
+            if mine is None:
+                mine = before[slot].expand(len(self.seen), *before[slot].shape)
+            self.personal[slot] = mine.index_copy(0, torch.tensor(list(ids), dtype=torch.int64), tensor)
+        changed = [slot for slot, x in after.tensors.items() if x is not before[slot]]
+        self.changed.append({str(slot): rank if slot.side == "W" else 0 for slot in changed})
+        self.seen = [self.round if k in there else last for k, last in enumerate(self.seen)]
+        self.server, self.round = replace(after, round=self.round + 1), self.round + 1
 
 
 def _digest(content: bytes) -> str:

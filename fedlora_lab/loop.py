@@ -249,21 +249,9 @@ class Federation:
         return local.begin(self.setting, ids, sent, {slot: own[list(ids)] for slot, own in self.state.personal.items()})
 
     def _advance(self, everyone: engine.Clients, kept: tuple[Slot, ...], after: Global, rows: int) -> None:
-        """Move the state on by a round: the server's tensors, and what moved and was not sent."""
-        state, ids = self.state, list(everyone.ids)
-        before = state.server.tensors
-        for slot in kept:
-            own = state.personal.get(slot)
-            if own is None:
-                own = before[slot].expand(len(state.seen), *before[slot].shape)
-            state.personal[slot] = own.index_copy(0, torch.tensor(ids, dtype=torch.int64), everyone.bank[slot])
-        rank = rows * self.asked.lora.rank  # of what the rows add to a residual
-        changed = [slot for slot, x in after.tensors.items() if x is not before[slot]]
-        state.changed.append({str(slot): rank if slot.side == "W" else 0 for slot in changed})
-        state.seen = list(state.seen)
-        for k in ids:
-            state.seen[k] = state.round
-        state.server, state.round = replace(after, round=state.round + 1), state.round + 1
+        """Move the state on by a round; of the clients' tensors those that moved and were not sent stay theirs."""
+        own = {slot: everyone.bank[slot] for slot in kept}
+        self.state.advance(everyone.ids, own, after, rows * self.asked.lora.rank)
 
     def _store(self) -> None:
         if self.folder is not None:

@@ -1,7 +1,6 @@
 """What crosses the network: quantised broadcasts, and counts of numbers and bytes up and down."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,22 +27,12 @@ class Traffic(NamedTuple):
 class Full:
     """Send the factors as they are, 32 bits a number."""
 
-    PARTS = ("",)
-
     def __call__(self, tensor: "Tensor") -> "Tensor":
         return tensor
 
     def bits(self, numbers: int) -> int:
         """Bits that this many numbers take."""
         return 32 * numbers
-
-    def pack(self, tensor: "Tensor") -> "dict[str, Tensor]":
-        """What crosses the wire for a tensor, by part."""
-        return {"": tensor}
-
-    def unpack(self, parts: "Mapping[str, Tensor]", like: "Tensor") -> "Tensor":
-        """The tensor of these parts."""
-        return parts[""]
 
 
 full = Full()
@@ -84,68 +73,33 @@ class NormalFloat:
     width: int
     block: int
 
-    PARTS = (" codes", " scales")
-
     def __call__(self, tensor: "Tensor") -> "Tensor":
-        return self._values(*self._codes(tensor), tensor)
+        return self.values(*self.codes(tensor), tensor)
 
-    def _levels(self, like: "Tensor") -> "Tensor":
+    def levels(self, like: "Tensor") -> "Tensor":
+        """The levels, of this tensor's type and on its device."""
         import torch
 
         return torch.tensor(normal_levels(self.width), dtype=like.dtype, device=like.device)
 
-    def _codes(self, tensor: "Tensor") -> "tuple[Tensor, Tensor]":
+    def codes(self, tensor: "Tensor") -> "tuple[Tensor, Tensor]":
         """Number of the nearest level, (blocks, block), and scale of each block, (blocks, 1)."""
         import torch
 
-        levels, flat = self._levels(tensor), tensor.flatten()
+        levels, flat = self.levels(tensor), tensor.flatten()
         blocks = torch.nn.functional.pad(flat, (0, -flat.numel() % self.block)).view(-1, self.block)
         scale = blocks.abs().amax(1, keepdim=True)
         unit = blocks / torch.where(scale > 0, scale, torch.ones_like(scale))
         return torch.bucketize(unit, (levels[1:] + levels[:-1]) / 2), scale
 
-    def _values(self, codes: "Tensor", scale: "Tensor", like: "Tensor") -> "Tensor":
-        return (self._levels(like)[codes] * scale).flatten()[: like.numel()].view_as(like)
-
-    @property
-    def _code(self) -> int:
-        """Bits of one code; the three levels of width 1 take two."""
-        return math.ceil(math.log2(len(normal_levels(self.width))))
-
-    def pack(self, tensor: "Tensor") -> "dict[str, Tensor]":
-        """What crosses the wire for a tensor, by part: codes, bit after bit in whole bytes, and a scale for each block.
-
-        Guarantees: as many bytes as `bits` says, and `unpack` gives what the rule gives, bit for bit
-            (tests/test_wire.py::test_codes_are_as_long_as_counted).
-        """
-        import numpy as np
-        import torch
-
-        codes, scale = self._codes(tensor)
-        flat = codes.flatten()[: tensor.numel()].to(torch.uint8).numpy(force=True)
-        bits = np.unpackbits(flat[:, None], axis=1, bitorder="little")[:, : self._code]
-        return dict(
-            zip(self.PARTS, (torch.from_numpy(np.packbits(bits, bitorder="little")), scale.flatten()), strict=True)
-        )
-
-    def unpack(self, parts: "Mapping[str, Tensor]", like: "Tensor") -> "Tensor":
-        """The tensor of these parts. Raises ``ValueError`` for a code beyond the levels."""
-        import numpy as np
-        import torch
-
-        (packed, scale), count = (parts[name] for name in self.PARTS), like.numel()
-        bits = np.unpackbits(packed.numpy(force=True), bitorder="little", count=self._code * count).reshape(
-            count, self._code
-        )
-        codes = torch.from_numpy(np.packbits(bits, axis=1, bitorder="little").flatten().astype(np.int64))
-        most = len(normal_levels(self.width)) - 1
-        check(not count or int(codes.max()) <= most, "codes", int(codes.max()) if count else 0, f"at most {most}")
-        codes = torch.nn.functional.pad(codes, (0, -count % self.block)).view(-1, self.block)
-        return self._values(codes.to(like.device), scale.view(-1, 1), like)
+    def values(self, codes: "Tensor", scale: "Tensor", like: "Tensor") -> "Tensor":
+        """The numbers that codes and scales stand for, shaped like this tensor."""
+        return (self.levels(like)[codes] * scale).flatten()[: like.numel()].view_as(like)
 
     def bits(self, numbers: int) -> int:
-        """Bits that this many numbers take: a code each, and a float32 for each block."""
-        return self._code * numbers + 32 * math.ceil(numbers / self.block)
+        """Bits that this many numbers take: a code each (two for the three levels of width 1), a float32 a block."""
+        code = math.ceil(math.log2(len(normal_levels(self.width))))
+        return code * numbers + 32 * math.ceil(numbers / self.block)
 
 
 def normal_float(width: int = 4, block: int = 64) -> NormalFloat:

@@ -1,4 +1,4 @@
-"""Fill the generated parts of README.md: the figure and table of a comparison, and the table of the methods.
+"""Fill the generated parts of README.md: a comparison's figure and table, the table of the methods, the speed.
 
     fedlora-lab compare digits --out runs/digits
     python scripts/readme.py runs/digits
@@ -7,6 +7,7 @@ The figure goes to docs/figures/digits.png, the numbers beside it to docs/figure
 README.md with them reads that file.
 """
 
+import io
 import re
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from fedlora_lab.summary import summary, words
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 NUMBERS = ROOT / "docs" / "figures" / "digits.csv"
+SPEED = ROOT / "benchmarks" / "results"
 FIGURE = ROOT / "docs" / "figures" / "digits.png"
 
 
@@ -58,6 +60,19 @@ def results_table(table: pd.DataFrame) -> str:
     return markdown(rows)
 
 
+def speed_part() -> str:
+    """What benchmarks/results holds: the first table of its page, and the largest crowd of which a share takes part."""
+    page, crowd = ((SPEED / name).read_text(encoding="utf-8") for name in ("README.md", "crowd.csv"))
+    table = re.search(r"(?:^\|.*\n)+", page, re.M)
+    assert table
+    rows = pd.read_csv(io.StringIO(crowd)).to_dict("records")
+    most = max((row for row in rows if row["who"].startswith("1 %")), key=lambda row: row["clients"])
+    return (
+        f"{table[0]}\n{most['clients']:,} clients, {most['who']} in a round, {most['rounds']} rounds of one step: "
+        f"{most['seconds']:.0f} s of one\ncore and {most['MiB'] / 1024:.1f} GiB (`python -m benchmarks.crowd`)."
+    )
+
+
 def filled(text: str, parts: dict[str, str]) -> str:
     """The text with what stands between ``<!-- name -->`` and ``<!-- /name -->`` replaced."""
     for part, content in parts.items():
@@ -74,7 +89,7 @@ def main() -> None:
         FIGURE.write_bytes(png(plots.overview(frame)))
         write_atomically(NUMBERS, summary(frame).to_csv(index=False))
     table = pd.read_csv(NUMBERS)
-    parts = {"methods": methods_table(), "results": results_table(table)}
+    parts = {"methods": methods_table(), "results": results_table(table), "speed": speed_part()}
     write_atomically(README, filled(README.read_text(encoding="utf-8"), parts))
 
 

@@ -102,6 +102,12 @@ def test_methods_table_is_the_package_s():
     assert f"<!-- methods -->\n{SCRIPT['methods_table']()}\n<!-- /methods -->" in README
 
 
+def test_speed_is_what_was_measured():
+    part = SCRIPT["speed_part"]()
+    assert f"<!-- speed -->\n{part}\n<!-- /speed -->" in README
+    assert "digits 10 x 16" in part and "10,000 clients" in part
+
+
 def test_results_table_and_figure_belong_together():
     table: Any = pd.read_csv(ROOT / "docs" / "figures" / "digits.csv")
     table.attrs["measure"] = "accuracy"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedlora_lab.checks import check, check_number
 from fedlora_lab.method import Slot
+from fedlora_lab.packing import pack, parts, unpack
 from fedlora_lab.ranks import AXES, held_shape
 from fedlora_lab.wire import full
 
@@ -90,22 +91,22 @@ def coded(tensors: Mapping[Slot, Tensor], rule: Any) -> dict[Slot, Tensor]:
     return {
         Slot(slot.side + part, slot.layer): x
         for slot, tensor in tensors.items()
-        for part, x in _wired(slot, rule).pack(tensor).items()
+        for part, x in pack(tensor, _rule(slot, rule)).items()
     }
 
 
-def decoded(parts: Mapping[Slot, Tensor], rule: Any, like: Mapping[Slot, Tensor]) -> dict[Slot, Tensor]:
+def decoded(found: Mapping[Slot, Tensor], rule: Any, like: Mapping[Slot, Tensor]) -> dict[Slot, Tensor]:
     """The tensors that `coded` took apart, shaped like these. Raises ``ValueError`` for codes of no level."""
-    found = {}
+    whole = {}
     for slot, tensor in like.items():
-        own = _wired(slot, rule)
-        found[slot] = own.unpack({part: parts[Slot(slot.side + part, slot.layer)] for part in own.PARTS}, tensor)
-    return found
+        own = {part: found[Slot(slot.side + part, slot.layer)] for part in parts(_rule(slot, rule))}
+        whole[slot] = unpack(own, _rule(slot, rule), tensor)
+    return whole
 
 
-def _wired(slot: Slot, rule: Any) -> Any:
-    """How a tensor is packed: by the row's broadcast if it is a factor, and the rule knows how."""
-    return rule if slot.side in AXES and hasattr(rule, "pack") else full
+def _rule(slot: Slot, rule: Any) -> Any:
+    """The row's broadcast for a factor; what else goes down goes as it is."""
+    return rule if slot.side in AXES else full
 
 
 def trimmed(tensors: Mapping[Slot, Tensor], rank: int) -> dict[Slot, Tensor]:

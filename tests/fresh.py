@@ -102,21 +102,25 @@ class FreshItem(NotebookItem):
         return str(excinfo.value) if isinstance(excinfo.value, Stale) else super().repr_failure(excinfo, style)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every notebook that nbmake found is held against its committed outputs as well; other tests stand between them.
-
-    Workers begin with equal stretches of the list, and a notebook takes as long as hundreds of tests.
-    """
+def pytest_collection_modifyitems(config: Any, items: list[pytest.Item]) -> None:
+    """Every notebook that nbmake found is held against its committed outputs as well; what takes long comes first."""
     for i, item in enumerate(items):
         if type(item) is NotebookItem and item.parent is not None:
             items[i] = FreshItem.from_parent(item.parent, filename=item.filename)
-    items[:] = spread(items)
+    items[:] = ordered(items, getattr(config, "workerinput", {}).get("workercount", 1))
 
 
-def spread(items: list[Any]) -> list[Any]:
-    """The notebooks at equal distances among the rest, each kind in its order."""
+def ordered(items: list[Any], workers: int) -> list[Any]:
+    """Equal stretches, one for each worker as pytest-xdist deals them: notebooks first, then what is marked slow.
+
+    A notebook takes as long as hundreds of tests; begun last, it would keep one worker busy and the others waiting.
+    """
     long = [item for item in items if isinstance(item, NotebookItem)]
-    rest = [item for item in items if not isinstance(item, NotebookItem)]
-    places = sorted([((i + 0.5) / len(long), 0, i) for i in range(len(long))] +
-                    [((i + 0.5) / len(rest), 1, i) for i in range(len(rest))])  # fmt: skip
-    return [(long, rest)[kind][i] for _, kind, i in places]
+    slow = [item for item in items if item not in long and item.get_closest_marker("slow")]
+    rest = [item for item in items if item not in long and item not in slow]
+    stretches, found = [(long + slow)[w::workers] for w in range(workers)], []
+    for w, stretch in enumerate(stretches):
+        took = max(0, (len(items) - len(found)) // (workers - w) - len(stretch))
+        found += stretch + rest[:took]
+        rest = rest[took:]
+    return found

@@ -112,14 +112,30 @@ def test_a_print_in_pieces_is_one_print() -> None:
     assert stale(whole, pieces) == [] == stale(pieces, whole)
 
 
-def test_notebooks_are_spread_over_the_list() -> None:
-    """Each third of the list has its share of them; nothing is lost, and each kind keeps its order."""
-    long = [fresh.NotebookItem.__new__(fresh.NotebookItem) for _ in range(6)]
-    mixed = fresh.spread([*long, *range(60)])
-    assert [item for item in mixed if item in long] == long
-    assert [item for item in mixed if item not in long] == list(range(60))
-    assert [sum(item in long for item in mixed[i : i + 22]) for i in (0, 22, 44)] == [2, 2, 2]
-    assert fresh.spread([1, 2]) == [1, 2]
+class Listed:
+    """A test of which only the marker is asked."""
+
+    def __init__(self, slow: bool) -> None:
+        self.slow = slow
+
+    def get_closest_marker(self, name: str) -> bool:
+        return self.slow and name == "slow"
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 46, 60])
+def test_what_takes_long_is_begun_first(workers: int) -> None:
+    """Every worker's stretch begins with its share of the notebooks, then of what is marked slow; nothing is lost."""
+    books = [fresh.NotebookItem.__new__(fresh.NotebookItem) for _ in range(5)]
+    tests = [Listed(slow=i % 10 == 0) for i in range(41)]
+    found = fresh.ordered([*tests[:20], *books, *tests[20:]], workers)
+    assert sorted(map(id, found)) == sorted(map(id, [*books, *tests]))
+    assert [item for item in found if item in tests and not item.slow] == [item for item in tests if not item.slow]
+    left = list(found)
+    for w in range(workers if workers < 5 else 0):
+        size = len(left) // (workers - w)  # as pytest-xdist deals them
+        stretch, left = left[:size], left[size:]
+        kinds = [2 if item in books else int(item.slow) for item in stretch]
+        assert kinds == sorted(kinds, reverse=True) and kinds[0] == 2
 
 
 def test_make_test_uses_it() -> None:

@@ -150,9 +150,10 @@ def look(slug: str) -> Look:
 
 def name(slug: str) -> str:
     """The method's name as published, or the words of the slug where the table has none."""
-    from fedlora_lab.methods import ALL
+    from fedlora_lab.methods import ALL, VARIANTS
 
-    return ALL[slug].name if slug in ALL else slug.replace("-", " ")
+    row = (ALL | VARIANTS).get(slug)
+    return slug.replace("-", " ") if row is None else row.name
 
 
 def darker(colour: str, share: float = 0.25) -> str:

@@ -82,6 +82,7 @@ class Study:
         tune_seeds: of the runs that choose the rate by the mean validation score after the last round.
         finalists: how many rates meet all tuning seeds.
         flat: measure the curvature at the end of every reported run; it takes longer than a short run.
+        guides: its cases are situations in which one would choose a method; else they ask what one knob does.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Study:
     tune_seeds: tuple[int, ...] = TUNE_SEEDS
     finalists: int = 3
     flat: bool = False
+    guides: bool = False
 
     def __post_init__(self) -> None:
         check(bool(self.cases), "cases", self.cases, "at least one")

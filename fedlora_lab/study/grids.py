@@ -77,7 +77,9 @@ def _whole() -> Study:
         cases += digits(main_rows(), {"alpha": alpha}, epsilon=3.0, alpha=alpha)
     cases += [case for epsilon in BUDGETS for case in digits(others, {"alpha": 0.5}, epsilon=epsilon)]
     rates = (0.0012, 0.003, *RATES)  # rows that keep a factor learn best by the smallest steps
-    return Study("digits", "all methods over budgets; the main ones over splits", tuple(cases), rates=rates)
+    return Study(
+        "digits", "all methods over budgets; the main ones over splits", tuple(cases), rates=rates, guides=True
+    )
 
 
 def _clients() -> Study:
@@ -87,7 +89,8 @@ def _clients() -> Study:
         "privacy": {"unit": "client", "clip_norm": 0.5, "delta": 1e-3},
     }
     cases = [case for epsilon in (3.0, 8.0, 20.0) for case in digits(main_rows(), {}, epsilon=epsilon, **crowd)]
-    return Study("digits-clients", "client-level privacy with 100 clients, 20 % of them in a round", tuple(cases))
+    return Study("digits-clients", "client-level privacy with 100 clients, 20 % of them in a round", tuple(cases),
+                 guides=True)  # fmt: skip
 
 
 def _sentiment() -> Study:
@@ -98,7 +101,7 @@ def _sentiment() -> Study:
     quick = {"frozen_prefix": True}
     cases = [Case(row, {"epsilon": e}, task, e, privacy, plan, RANK4, quick) for e in BUDGETS for row in rows]
     return Study("sentiment", "real language model, natural domains", tuple(cases), seeds=(0, 1, 2),
-                 rates=(0.05, 0.2, 0.8, 3.2), tune_seeds=(1001,))  # fmt: skip
+                 rates=(0.05, 0.2, 0.8, 3.2), tune_seeds=(1001,), guides=True)  # fmt: skip
 
 
 def _factorial() -> Study:

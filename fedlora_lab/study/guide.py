@@ -48,8 +48,13 @@ def said(name: str, value: Any) -> str:
 
 
 def situations(frames: Frames) -> Iterator[Situation]:
-    """Every setting of every study, the labels in order; the frame of an unfinished study has fewer."""
+    """Every setting in which one would choose a method, the labels in order; an unfinished study has fewer.
+
+    A declared study that asks something else, as what one knob does, is passed over; a frame of one's own is not.
+    """
     for study, frame in frames.items():
+        if study in STUDIES and not STUDIES[study].guides:
+            continue
         names = label_columns(frame)
         order = frame.sort_values(names, kind="stable")
         for key, rows in order.groupby(names, dropna=False, sort=False):

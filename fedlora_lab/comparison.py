@@ -1,12 +1,13 @@
 """Several methods and seeds under one plan, into one tidy frame; and the baselines that keep a comparison honest."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab import methods
 from fedlora_lab.agreement import agreed
 from fedlora_lab.checks import check
+from fedlora_lab.compute import Compute
 from fedlora_lab.method import Method
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
@@ -41,6 +42,10 @@ BASELINES: dict[str, Baseline] = {
     "local": Baseline(methods.Local),
 }
 """Names that `compare` takes beside the table's: no privacy; all data in one place; every client alone."""
+
+
+OPTIONS = ("evaluate_every", "chunk_clients", *(field.name for field in fields(Compute)))
+"""What every run of a comparison may be given."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ def compare(
     *,
     lora: Lora | None = None,
     progress: bool = True,
+    **options: Any,
 ) -> "pd.DataFrame":
     """Train several methods at several seeds; returns one tidy frame.
 
@@ -100,6 +106,7 @@ def compare(
         plan: one plan for all, or one for each name (a learning rate tuned for each method, say).
         seeds: each method runs with each of them.
         progress: a bar that counts rounds.
+        options: of every run: evaluate_every, chunk_clients, and the switches of speed (see `run`).
 
     Raises: ``ValueError`` before the first run when a name, plan or privacy plan does not fit.
     """
@@ -110,6 +117,7 @@ def compare(
     draws = _listed("seeds", seeds, "such as range(3)")
     for name, value, kind in (("task", task, Task), ("privacy", privacy, Privacy | None), ("lora", lora, Lora | None)):
         check(isinstance(value, kind), name, value, f"a {name.capitalize()}")
+    check(set(options) <= set(OPTIONS), "options", sorted(options), "some of " + ", ".join(OPTIONS))
     cells = [
         Cell.named(name, task, privacy, _plan_for(name, plan), lora or Lora(), seed) for name in names for seed in draws
     ]
@@ -120,7 +128,7 @@ def compare(
         for cell in cells:
             bar.set_description(f"{cell.slug} seed {cell.seed}")
             records = []
-            for record in cell.run():
+            for record in cell.run(**options):
                 records.append(record)
                 bar.update(record.index > 0)
             frames.append(cell.frame(records))

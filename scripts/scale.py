@@ -3,7 +3,10 @@
 python scripts/scale.py
 """
 
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,86 +41,90 @@ def decoder() -> fl.tasks.Task:
     )
 
 
-def page() -> str:
-    """The page, every number of it computed here."""
-    from dataclasses import replace
+def markdown(head: str, rows: Iterable[Iterable[Any]]) -> str:
+    """A table under this head."""
+    return "\n".join(
+        [head, "|" + "---|" * head.count(" | ") + "---|", *(f"| {' | '.join(map(str, r))} |" for r in rows)]
+    )
 
-    task = decoder()
-    found = {slug: replace(cost(task, fl.methods.get(slug), LORA, PLAN), clients=CLIENTS) for slug in METHODS}
-    plain: Cost = found["fedlora"]
-    single = plain.flops(PLAN, PLAN.batch or 0) / (PLAN.rounds * ROUND)
-    lines = [
-        "# Scale: seven billion parameters, a million clients",
-        "",
-        "Computed by `python scripts/scale.py` from one private step on shapes alone (`fedlora_lab.cost`); "
-        "a test holds",
-        "the page to it. Nothing here was timed. Assumed: "
-        f"texts of {TOKENS} tokens, rank {LORA.rank} on query and value, {PLAN.rounds} rounds,",
-        f"{ROUND} of {CLIENTS:,} clients a round by Poisson sampling, {PLAN.local_steps} local steps of "
-        f"{PLAN.batch} texts.",
-        "",
-        "## Counted",
-        "",
-        "| what | number |",
-        "|---|---|",
-        f"| frozen parameters P | {plain.parameters:,} |",
-        f"| numbers that a client moves, M | {plain.moving:,} |",
-        f"| operations of a private step for one text, F | {plain.step_flops:.3g} |",
-        f"| of a forward pass alone | {plain.judge_flops:.3g} |",
-        f"| memory of one more text in a step, E | {plain.example_bytes / GIB:.2f} GiB |",
-        "",
-        "## Memory",
-        "",
-        "w P + e E + 12 k M bytes: w bytes of a frozen number, e texts at once, k clients at once.",
-        "",
-        "| where | w | e | k | GiB |",
-        "|---|---|---|---|---|",
-    ]
-    for where, width, examples, clients in (
+
+def counted(one: Cost) -> str:
+    """What a step on shapes says."""
+    rows = {
+        "frozen parameters P": f"{one.parameters:,}",
+        "numbers that a client moves, M": f"{one.moving:,}",
+        "operations of a private step for one text, F": f"{one.step_flops:.3g}",
+        "of a forward pass alone": f"{one.judge_flops:.3g}",
+        "memory of one more text in a step, E": f"{one.example_bytes / GIB:.2f} GiB",
+    }
+    return markdown("| what | number |", rows.items())
+
+
+def memory(one: Cost) -> str:
+    """GiB in some places: bytes of a frozen number, texts and clients at once."""
+    places = (
         ("one site, float32", 4, CHUNK, 1),
         ("one site, bfloat16 base", 2, CHUNK, 1),
         ("one site, bfloat16 base, one text at a time", 2, 1, 1),
         (f"simulation of {ROUND} clients in one batch, bfloat16 base", 2, CHUNK, ROUND),
-    ):
-        size = plain.memory(examples, clients, width) / GIB
-        lines.append(f"| {where} | {width} | {examples} | {clients} | {size:.1f} |")
-    state = 4 * plain.moving
-    lines += [
-        "",
-        f"The server holds {state / 2**20:.0f} MiB, whatever the number of clients; of a client that does not take "
-        "part it",
-        "holds one number, the round in which it was last seen. With uploads summed as they come it needs "
-        f"{2 * state / 2**20:.0f} MiB, with",
-        f"all {ROUND} of a round side by side, as here, {ROUND * state / GIB:.1f} GiB.",
-        "",
-        "## Bytes",
-        "",
-        "T k u up and T k d down over the run: T rounds, k clients a round, u and d bytes of a client in a round.",
-        "",
-        "| method | u, MiB | d, MiB | all up, TiB | all down, TiB | s for u at 100 Mbit/s |",
-        "|---|---|---|---|---|---|",
-    ]
+    )
+    rows = [(where, w, e, k, f"{one.memory(e, k, w) / GIB:.1f}") for where, w, e, k in places]
+    return markdown("| where | w | e | k | GiB |", rows)
+
+
+def sent(found: Mapping[str, Cost]) -> str:
+    """Bytes of every method."""
+    head = "| method | u, MiB | d, MiB | all up, TiB | all down, TiB | s for u at 100 Mbit/s |"
+    rows = []
     for slug, one in found.items():
-        up, down = one.traffic(PLAN)
-        lines.append(
-            f"| {fl.methods.get(slug).name} | {one.up / 2**20:.1f} | {one.down / 2**20:.1f} | {up / TIB:.2f} | "
-            f"{down / TIB:.2f} | {one.up / LINK:.1f} |"
-        )
-    lines += [
-        "",
-        "## Time",
-        "",
-        "T k S b F operations: S local steps of b texts. A client's share of one round is S b F = "
-        f"{single:.3g} operations,",
-        f"{single / GPU:.0f} s at {GPU / 1e12:.0f} TFLOP/s; all clients of the run need "
-        f"{plain.flops(PLAN, PLAN.batch or 0) / GPU / 3600:.0f} such hours, in parallel over the {ROUND}",
-        f"clients of a round {plain.flops(PLAN, PLAN.batch or 0) / GPU / 3600 / ROUND:.1f} hours. Full use is assumed, "
-        "which no run reaches: a third to a half is usual.",
-        "",
-        "On a GPU: not measured.",
-        "",
-    ]
-    return "\n".join(lines)
+        each, whole = (f"{x / 2**20:.1f}" for x in (one.up, one.down)), (f"{x / TIB:.2f}" for x in one.traffic(PLAN))
+        rows.append((fl.methods.get(slug).name, *each, *whole, f"{one.up / LINK:.1f}"))
+    return markdown(head, rows)
+
+
+def page() -> str:
+    """The page, every number of it computed here."""
+    task = decoder()
+    found = {slug: replace(cost(task, fl.methods.get(slug), LORA, PLAN), clients=CLIENTS) for slug in METHODS}
+    plain = found["fedlora"]
+    state, work = 4 * plain.moving, plain.flops(PLAN, PLAN.batch or 0)
+    single, hours = work / (PLAN.rounds * ROUND), work / GPU / 3600
+    return f"""# Scale: seven billion parameters, a million clients
+
+Computed by `python scripts/scale.py` from one private step on shapes alone (`fedlora_lab.cost`); a test holds
+the page to it. Nothing here was timed. Assumed: texts of {TOKENS} tokens, rank {LORA.rank} on query and value,
+{PLAN.rounds} rounds, {ROUND} of {CLIENTS:,} clients a round by Poisson sampling, {PLAN.local_steps} local steps
+of {PLAN.batch} texts.
+
+## Counted
+
+{counted(plain)}
+
+## Memory
+
+w P + e E + 12 k M bytes: w bytes of a frozen number, e texts at once, k clients at once.
+
+{memory(plain)}
+
+The server holds {state / 2**20:.0f} MiB, whatever the number of clients; of a client that does not take part it
+holds one number, the round in which it was last seen. With uploads summed as they come it needs
+{2 * state / 2**20:.0f} MiB, with all {ROUND} of a round side by side, as here, {ROUND * state / GIB:.1f} GiB.
+
+## Bytes
+
+T k u up and T k d down over the run: T rounds, k clients a round, u and d bytes of a client in a round.
+
+{sent(found)}
+
+## Time
+
+T k S b F operations: S local steps of b texts. A client's share of one round is S b F = {single:.3g} operations,
+{single / GPU:.0f} s at {GPU / 1e12:.0f} TFLOP/s; all clients of the run need {hours:.0f} such hours, in parallel
+over the {ROUND} clients of a round {hours / ROUND:.1f} hours. Full use is assumed, which no run reaches: a third
+to a half is usual.
+
+On a GPU: not measured.
+"""
 
 
 if __name__ == "__main__":

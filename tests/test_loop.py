@@ -279,6 +279,24 @@ def test_compare_is_the_runs_one_after_the_other():
     assert last["local", 0, "numbers_up"] == 0
 
 
+def test_every_run_of_a_comparison_gets_the_options():
+    """Judged at the end alone, in small chunks: the last round's values are the same; other options are refused."""
+    task, rows = tokens(), ["fedlora", "rolora"]
+    whole, few = (
+        fl.compare(task, rows, None, PLAN, [0], lora=LORA, progress=False, **options).drop(columns="layer")
+        for options in ({}, {"evaluate_every": PLAN.rounds, "chunk_clients": 1, "chunk_examples": 2})
+    )
+    judged: Any = few[few["measure"] == "accuracy"]
+    assert judged["value"].notna().groupby(few["round"]).mean().to_dict() == {0: 1, 1: 0, 2: 1}
+    for measure in ("accuracy", "bytes_up"):
+        ends = [table[(table["measure"] == measure) & (table["round"] == 2)]["value"].tolist() for table in (whole, few)]
+        assert ends[0] == pytest.approx(ends[1], abs=1e-6)
+    with pytest.raises(ValueError, match=r"^options=\['checkpoint'\]: expected some of evaluate_every, chunk_clients"):
+        fl.compare(task, rows, None, PLAN, [0], checkpoint="here")
+    with pytest.raises(ValueError, match=r"^products='half'"):
+        fl.compare(task, rows, None, PLAN, [0], progress=False, products="half")
+
+
 def test_compare_refuses_everything_before_the_first_run():
     """A plan for the last name that does not fit is found before the first name is trained."""
     task, privacy = tokens(), private("example").resolve(tokens(), PLAN)

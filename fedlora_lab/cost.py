@@ -16,7 +16,7 @@ from fedlora_lab import adapters, engine, passes
 from fedlora_lab.checks import check, check_number
 from fedlora_lab.compute.chunking import example_bytes
 from fedlora_lab.compute.placing import place
-from fedlora_lab.method import Method
+from fedlora_lab.method import Method, Slot
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.streams import Streams
 from fedlora_lab.tasks.task import take
@@ -111,7 +111,7 @@ def cost(task: "Task", method: Method, lora: Lora, plan: Plan) -> Cost:
         reason = str(error).strip().splitlines()[0]
         name = type(task.model).__name__
         raise ValueError(f"model={name!r}: expected one that takes these shapes, but: {reason}") from error
-    up, down = _wire(method, adapted.given, plan)
+    up, down = sent(method, adapted.given, plan)
     return Cost(
         parameters=sum(p.numel() for p in task.model.parameters()),
         moving=sum(tensor.numel() for tensor in adapted.given.values()),
@@ -124,8 +124,12 @@ def cost(task: "Task", method: Method, lora: Lora, plan: Plan) -> Cost:
     )
 
 
-def _wire(method: Method, given: Any, plan: Plan) -> tuple[int, int]:
-    """Bytes of one client in a round: what moves and is shared goes up, and comes down as the row broadcasts it."""
+def sent(method: Method, given: "Mapping[Slot, torch.Tensor]", plan: Plan) -> tuple[int, int]:
+    """Bytes of one client in a round: what moves and is shared goes up, and comes down as the row broadcasts it.
+
+    Args: given: an adapted model's tensors, for their sizes.
+    Returns: up and down, the mean over two rounds.
+    """
     up = down = 0
     for t in range(CYCLE):
         slots = engine.sent_slots(given, method, t, plan.local_steps)

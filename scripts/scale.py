@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 import fedlora_lab as fl
-from fedlora_lab.cost import Cost, cost
+from fedlora_lab.adapters import adapt
+from fedlora_lab.cost import Cost, cost, sent
 from fedlora_lab.files import write_atomically
 from fedlora_lab.tasks.causal import CAUSAL, next_token_loss
 
@@ -72,7 +73,7 @@ def memory(one: Cost) -> str:
     return markdown("| where | w | e | k | GiB |", rows)
 
 
-def sent(found: Mapping[str, Cost]) -> str:
+def bytes_sent(found: Mapping[str, Cost]) -> str:
     """Bytes of every method."""
     head = "| method | u, MiB | d, MiB | all up, TiB | all down, TiB | s for u at 100 Mbit/s |"
     rows = []
@@ -85,8 +86,11 @@ def sent(found: Mapping[str, Cost]) -> str:
 def page() -> str:
     """The page, every number of it computed here."""
     task = decoder()
-    found = {slug: replace(cost(task, fl.methods.get(slug), LORA, PLAN), clients=CLIENTS) for slug in METHODS}
-    plain = found["fedlora"]
+    plain = replace(cost(task, fl.methods.FedLoRA, LORA, PLAN), clients=CLIENTS)
+    given, found = adapt(task.model, task.targets, None, LORA).given, {}
+    for slug in METHODS:
+        up, down = sent(fl.methods.get(slug), given, PLAN)
+        found[slug] = replace(plain, up=up, down=down)
     state, work = 4 * plain.moving, plain.flops(PLAN, PLAN.batch or 0)
     single, hours = work / (PLAN.rounds * ROUND), work / GPU / 3600
     return f"""# Scale: seven billion parameters, a million clients
@@ -114,7 +118,7 @@ holds one number, the round in which it was last seen. With uploads summed as th
 
 T k u up and T k d down over the run: T rounds, k clients a round, u and d bytes of a client in a round.
 
-{sent(found)}
+{bytes_sent(found)}
 
 ## Time
 

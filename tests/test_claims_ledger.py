@@ -71,7 +71,7 @@ def test_the_worst_part_decides():
                         (claims.WAITS, (claims.OPEN, claims.HOLDS)), (claims.OPEN, (claims.HOLDS,))):  # fmt: skip
         for order in ((*rest, worst), (worst, *rest)):
             found = claims.both(*(judges[word] for word in order))({})
-            assert (found.verdict, found.reason) == (worst, f"why {worst}")
+            assert (found.verdict, found.reason) == (worst, f"1 of {len(order)} parts hold; why {worst}")
             assert all(f"seen {word}" in found.measured for word in order)
 
 
@@ -80,6 +80,7 @@ def test_labels_choose_the_rows():
     frame = pd.concat([made({"one": 0.1, "other": 0.0}, epsilon=1.0), made({"one": -0.1, "other": 0.0}, epsilon=None)])
     judge = claims.ahead("digits", "one", "other", epsilon=None)
     assert judge({"digits": frame}).verdict == claims.FAILS
+    assert judge({"digits": frame}).measured.startswith("accuracy of one above other (no privacy): −0.1")
     assert len(claims.chosen(frame, epsilon=1.0)) == 20
 
 

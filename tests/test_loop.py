@@ -289,7 +289,9 @@ def test_every_run_of_a_comparison_gets_the_options():
     judged: Any = few[few["measure"] == "accuracy"]
     assert judged["value"].notna().groupby(few["round"]).mean().to_dict() == {0: 1, 1: 0, 2: 1}
     for measure in ("accuracy", "bytes_up"):
-        ends = [table[(table["measure"] == measure) & (table["round"] == 2)]["value"].tolist() for table in (whole, few)]
+        ends = [
+            table[(table["measure"] == measure) & (table["round"] == 2)]["value"].tolist() for table in (whole, few)
+        ]
         assert ends[0] == pytest.approx(ends[1], abs=1e-6)
     with pytest.raises(ValueError, match=r"^options=\['checkpoint'\]: expected some of evaluate_every, chunk_clients"):
         fl.compare(task, rows, None, PLAN, [0], checkpoint="here")

@@ -1,11 +1,13 @@
 """Published claims against the frames of the studies: a verdict is computed, never written."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlora_lab.checks import check, check_one_of
 from fedlora_lab.claims import Gap, paired
+from fedlora_lab.study.guide import said
 from fedlora_lab.summary import t_interval
 
 if TYPE_CHECKING:
@@ -65,12 +67,18 @@ def chosen(frame: "pd.DataFrame", **where: Any) -> "pd.DataFrame":
     return kept
 
 
+def _at(where: Mapping[str, Any]) -> str:
+    """The labels in words, in brackets; nothing without labels."""
+    words = ", ".join(said(name, math.nan if value is None else value) for name, value in sorted(where.items()))
+    return f" ({words})" if words else ""
+
+
 def ahead(study: str, one: str, other: str, by: float = 0.0, measure: str = "accuracy", **where: Any) -> Judge:
     """One method is ahead of another by more than ``by``: holds when the whole interval is beyond it."""
 
     def judge(frames: Frames) -> Verdict:
         found = paired(chosen(frames[study], **where), one, other, measure)
-        return _beyond(found, f"{measure} of {one} above {other}", by)
+        return _beyond(found, f"{measure} of {one} above {other}{_at(where)}", by)
 
     return _where(judge, study, (one, other), where)
 
@@ -81,7 +89,7 @@ def shows(study: str, method: str, one: str, other: str, **where: Any) -> Judge:
     def judge(frames: Frames) -> Verdict:
         rows: Any = chosen(frames[study], method=method, **where)
         long = rows.melt(id_vars="seed", value_vars=[one, other], var_name="method", value_name="value")
-        return _beyond(paired(long, one, other, "value"), f"{one} of {method} above its {other}", 0.0)
+        return _beyond(paired(long, one, other, "value"), f"{one} of {method} above its {other}{_at(where)}", 0.0)
 
     return _where(judge, study, (method,), where)
 
@@ -122,7 +130,7 @@ def equal(study: str, one: str, other: str, within: float, measure: str = "accur
 
     def judge(frames: Frames) -> Verdict:
         found = paired(chosen(frames[study], **where), one, other, measure)
-        return _within(found, f"{measure} of {one} above {other}", within)
+        return _within(found, f"{measure} of {one} above {other}{_at(where)}", within)
 
     return _where(judge, study, (one, other), where)
 
@@ -188,10 +196,12 @@ def both(*judges: Judge) -> Judge:
     def judge(frames: Frames) -> Verdict:
         found = [each(frames) for each in judges]
         measured = "; ".join(part.measured for part in found)
+        good = sum(part.verdict == HOLDS for part in found)
+        some = [f"{good} of {len(found)} parts hold"] if good else []
         for word in (FAILS, WAITS, OPEN):
             reasons = [part.reason for part in found if part.verdict == word]
             if reasons:
-                return Verdict(measured, word, "; ".join(reasons))
+                return Verdict(measured, word, "; ".join(dict.fromkeys([*some, *reasons])))
         return Verdict(measured, HOLDS)
 
     return judge

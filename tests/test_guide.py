@@ -89,6 +89,15 @@ def test_the_guide():
         study.guide({"x": pd.DataFrame({"a": [1]})})
 
 
+def test_what_one_knob_does_is_no_situation():
+    """Sweeps and composed rows are no settings to choose a method in; a frame of one's own may be."""
+    frame = made(THREE, noise=1.0)
+    assert len(study.guide({"digits-noise": frame, "digits-factorial": frame})) == 0
+    assert list(study.guide({"digits-noise": frame, "mine": frame})["where"]) == ["noise = 1"]
+    asked = {name for name, one in study.STUDIES.items() if one.guides}
+    assert asked == {"digits", "digits-clients", "sentiment"}
+
+
 def test_the_figure_of_the_guide():
     frames = {"digits": pd.concat([made(THREE, epsilon=1.0), made({"fedlora": 0.9, "ffa-lora": 0.7}, epsilon=3.0)])}
     figure = plots.ranking(frames)

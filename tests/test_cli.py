@@ -145,11 +145,11 @@ def test_two_processes_refuse_each_other(tmp_path, capsys):
     assert not (tmp_path / "runs" / "settings.json").exists()
 
 
-def test_killed_run_is_taken_up(tmp_path):
+def test_killed_run_is_taken_up(tmp_path, capsys):
     options = ["run", "digits", "rolora", "--clients", "3", "--rounds", "8", "--delta", "1e-4", "--lr", "0.1", "--out"]
     command = [sys.executable, "-c", "from fedlora_lab.cli import main; main()", *options]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*command, str(whole)], check=True, capture_output=True)
+    assert call(*options, str(whole)) == 0
     process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     state = killed / "checkpoints" / "rolora-0" / "round-000003.json"
     end = time.monotonic() + 120
@@ -158,7 +158,9 @@ def test_killed_run_is_taken_up(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert state.exists() and not (killed / "cells" / "rolora-0.csv").exists(), "killed before its end"
-    last = subprocess.run([*command, str(killed)], check=True, capture_output=True, text=True).stdout
+    capsys.readouterr()
+    assert call(*options, str(killed)) == 0
+    last = capsys.readouterr().out
     assert "round 0:" not in last and "round 8:" in last
     frames = [read_frame(path / "frame.csv") for path in (whole, killed)]
     assert same(*frames)

@@ -103,7 +103,7 @@ class FreshItem(NotebookItem):
 
 
 def pytest_collection_modifyitems(config: Any, items: list[pytest.Item]) -> None:
-    """Every notebook that nbmake found is held against its committed outputs as well; what takes long comes first."""
+    """Every notebook that nbmake found is held against its committed outputs as well; notebooks come first."""
     for i, item in enumerate(items):
         if type(item) is NotebookItem and item.parent is not None:
             items[i] = FreshItem.from_parent(item.parent, filename=item.filename)
@@ -111,16 +111,16 @@ def pytest_collection_modifyitems(config: Any, items: list[pytest.Item]) -> None
 
 
 def ordered(items: list[Any], workers: int) -> list[Any]:
-    """Equal stretches, one for each worker as pytest-xdist deals them: notebooks first, then what is marked slow.
+    """Equal stretches, one for each worker as pytest-xdist deals them, each with its share of the notebooks first.
 
     A notebook takes as long as hundreds of tests; begun last, it would keep one worker busy and the others waiting.
+    The rest keeps its order: tests of one file follow each other, and two that start a cluster do not meet.
     """
     long = [item for item in items if isinstance(item, NotebookItem)]
-    slow = [item for item in items if item not in long and item.get_closest_marker("slow")]
-    rest = [item for item in items if item not in long and item not in slow]
-    stretches, found = [(long + slow)[w::workers] for w in range(workers)], []
-    for w, stretch in enumerate(stretches):
-        took = max(0, (len(items) - len(found)) // (workers - w) - len(stretch))
-        found += stretch + rest[:took]
+    rest, found = [item for item in items if not isinstance(item, NotebookItem)], []
+    for w in range(workers):
+        mine = long[w::workers]
+        took = max(0, (len(items) - len(found)) // (workers - w) - len(mine))
+        found += mine + rest[:took]
         rest = rest[took:]
     return found

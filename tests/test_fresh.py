@@ -112,30 +112,20 @@ def test_a_print_in_pieces_is_one_print() -> None:
     assert stale(whole, pieces) == [] == stale(pieces, whole)
 
 
-class Listed:
-    """A test of which only the marker is asked."""
-
-    def __init__(self, slow: bool) -> None:
-        self.slow = slow
-
-    def get_closest_marker(self, name: str) -> bool:
-        return self.slow and name == "slow"
-
-
 @pytest.mark.parametrize("workers", [1, 2, 4, 46, 60])
-def test_what_takes_long_is_begun_first(workers: int) -> None:
-    """Every worker's stretch begins with its share of the notebooks, then of what is marked slow; nothing is lost."""
+def test_notebooks_are_begun_first(workers: int) -> None:
+    """Every worker's stretch begins with its share of them; nothing is lost, and tests keep their order."""
     books = [fresh.NotebookItem.__new__(fresh.NotebookItem) for _ in range(5)]
-    tests = [Listed(slow=i % 10 == 0) for i in range(41)]
+    tests = list(range(41))
     found = fresh.ordered([*tests[:20], *books, *tests[20:]], workers)
-    assert sorted(map(id, found)) == sorted(map(id, [*books, *tests]))
-    assert [item for item in found if item in tests and not item.slow] == [item for item in tests if not item.slow]
+    assert [item for item in found if item not in books] == tests
+    assert sorted(map(id, (item for item in found if item in books))) == sorted(map(id, books))
     left = list(found)
     for w in range(workers if workers < 5 else 0):
         size = len(left) // (workers - w)  # as pytest-xdist deals them
         stretch, left = left[:size], left[size:]
-        kinds = [2 if item in books else int(item.slow) for item in stretch]
-        assert kinds == sorted(kinds, reverse=True) and kinds[0] == 2
+        kinds = [item in books for item in stretch]
+        assert kinds == sorted(kinds, reverse=True) and kinds[0]
 
 
 def test_make_test_uses_it() -> None:

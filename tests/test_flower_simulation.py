@@ -1,5 +1,6 @@
 """Flower's own simulation engine, with Ray: the run of the loop, faults that take time, and the command."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -21,6 +22,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path_factory):
+    """One cluster at a time in all workers of a run: two were seen to get in each other's way."""
+    with open(tmp_path_factory.getbasetemp().parent / "cluster.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class Failing:

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from fedlora_lab.files import write_atomically
+from fedlora_lab.summary import markdown
 
 if TYPE_CHECKING:
     from fedlora_lab.tasks import Task
@@ -83,28 +84,24 @@ def measured(sizes: tuple[int, ...], rounds: int) -> pd.DataFrame:
 
 def page(table: pd.DataFrame) -> str:
     """The results in words and one table."""
-    lines = [
-        "# Ten to ten thousand clients",
-        "",
-        "Rebuilt by `python -m benchmarks.crowd`. FedLoRA on `digits`, client-level privacy, one local step of",
-        f"sixteen examples, at most {CHUNK} at once; one thread, the processor's seconds; each line a fresh process.",
-        "",
-        "| who takes part | clients | rounds | took part in all | s | ms for each | peak MiB | of it before the run |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head = ("who takes part", "clients", "rounds", "took part in all", "s", "ms for each", "peak MiB")
+    rows: list[tuple] = [(*head, "of it before the run")]
     for row in table.to_dict("records"):
         each = 1000 * row["seconds"] / max(row["took part"], 1)
-        lines.append(
-            f"| {row['who']} | {row['clients']:,} | {row['rounds']} | {row['took part']:,} | {row['seconds']:.1f} | "
-            f"{each:.1f} | {row['MiB']:.0f} | {row['MiB before']:.0f} |"
-        )
-    lines += [
-        "",
-        "With a share of the clients the number that takes part grows, with ten a round only the data, which this",
-        "machine holds for all of them.",
-        "",
-    ]
-    return "\n".join([*lines, "![time and memory](crowd.png)", ""])
+        counts = (f"{row['clients']:,}", row["rounds"], f"{row['took part']:,}", f"{row['seconds']:.1f}", f"{each:.1f}")
+        rows.append((row["who"], *counts, f"{row['MiB']:.0f}", f"{row['MiB before']:.0f}"))
+    return f"""# Ten to ten thousand clients
+
+Rebuilt by `python -m benchmarks.crowd`. FedLoRA on `digits`, client-level privacy, one local step of
+sixteen examples, at most {CHUNK} at once; one thread, the processor's seconds; each line a fresh process.
+
+{markdown(rows)}
+
+With a share of the clients the number that takes part grows, with ten a round only the data, which this
+machine holds for all of them.
+
+![time and memory](crowd.png)
+"""
 
 
 def figure(table: pd.DataFrame, path: Path) -> None:

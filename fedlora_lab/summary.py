@@ -1,6 +1,7 @@
 """The table at the end of a comparison: one row for each method, with intervals over seeds."""
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,6 +77,13 @@ def summary(frame: "pd.DataFrame") -> "pd.DataFrame":
     table = pd.DataFrame(rows, columns=order)
     table.attrs["measure"] = measure
     return table
+
+
+def markdown(rows: Iterable[Iterable[Any]]) -> str:
+    """A Markdown table; the first row is its head, and a bar within a cell becomes a stroke."""
+    cells = [[str(cell).replace("|", "/") for cell in row] for row in rows]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -21,9 +21,10 @@ from typing import Any
 
 import nbformat
 import yaml
-from readme import filled, linked, markdown
+from readme import filled, linked
 
 from fedlora_lab.cli.small import moves, own_rules
+from fedlora_lab.summary import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ROOT / "docs" / "methods.md"

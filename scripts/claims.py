@@ -14,6 +14,7 @@ from fedlora_lab import study
 from fedlora_lab.files import write_atomically
 from fedlora_lab.study.claims import VERDICTS, ledger
 from fedlora_lab.study.published import CLAIMS
+from fedlora_lab.summary import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "claims.md"
@@ -45,13 +46,13 @@ def page(table: pd.DataFrame) -> str:
         parts.append(f"## {word[0].upper()}{word[1:]}\n")
         part: Any = table[table["verdict"] == word]
         rows = part.to_dict("records")
-        lines = ["| claim | claimed in | measured here | why |", "|---|---|---|---|"]
+        lines = [("claim", "claimed in", "measured here", "why")]
         for row in rows:
             number = row["source"].removeprefix("arXiv:")
             link = f"[{number}](https://arxiv.org/abs/{number})"
             told = f"{row['measured']} (`{row['command']}`)" if row["command"] else row["measured"]
-            lines.append(f"| {row['claim']} | {link}, {row['tag']}: {row['setting']} | {told} | {row['reason']} |")
-        parts.append("\n".join(lines) + "\n" if rows else "None.\n")
+            lines.append((row["claim"], f"{link}, {row['tag']}: {row['setting']}", told, row["reason"]))
+        parts.append(markdown(lines) + "\n" if rows else "None.\n")
     return "\n".join(parts)
 
 

@@ -10,10 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from readme import markdown
-
 from fedlora_lab.edges import ALL, GROUPS, Edge, Told
 from fedlora_lab.files import write_atomically
+from fedlora_lab.summary import markdown
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "sharp_edges.md"
 WIDTH = 120

@@ -20,19 +20,13 @@ from fedlora_lab.cli.small import moves, own_rules
 from fedlora_lab.files import write_atomically
 from fedlora_lab.folder import Folder, read_frame
 from fedlora_lab.plots.style import name, png
-from fedlora_lab.summary import summary, words
+from fedlora_lab.summary import markdown, summary, words
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 NUMBERS = ROOT / "docs" / "figures" / "digits.csv"
 SPEED = ROOT / "benchmarks" / "results"
 FIGURE = ROOT / "docs" / "figures" / "digits.png"
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """A Markdown table; the first row is its head."""
-    lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def linked(source: str) -> str:

@@ -3,10 +3,9 @@
 python scripts/scale.py
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ import fedlora_lab as fl
 from fedlora_lab.adapters import adapt
 from fedlora_lab.cost import Cost, cost, sent
 from fedlora_lab.files import write_atomically
+from fedlora_lab.summary import markdown
 from fedlora_lab.tasks.causal import CAUSAL, next_token_loss
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
@@ -42,13 +42,6 @@ def decoder() -> fl.tasks.Task:
     )
 
 
-def markdown(head: str, rows: Iterable[Iterable[Any]]) -> str:
-    """A table under this head."""
-    return "\n".join(
-        [head, "|" + "---|" * head.count(" | ") + "---|", *(f"| {' | '.join(map(str, r))} |" for r in rows)]
-    )
-
-
 def counted(one: Cost) -> str:
     """What a step on shapes says."""
     rows = {
@@ -58,7 +51,7 @@ def counted(one: Cost) -> str:
         "of a forward pass alone": f"{one.judge_flops:.3g}",
         "memory of one more text in a step, E": f"{one.example_bytes / GIB:.2f} GiB",
     }
-    return markdown("| what | number |", rows.items())
+    return markdown([("what", "number"), *rows.items()])
 
 
 def memory(one: Cost) -> str:
@@ -70,17 +63,18 @@ def memory(one: Cost) -> str:
         (f"simulation of {ROUND} clients in one batch, bfloat16 base", 2, CHUNK, ROUND),
     )
     rows = [(where, w, e, k, f"{one.memory(e, k, w) / GIB:.1f}") for where, w, e, k in places]
-    return markdown("| where | w | e | k | GiB |", rows)
+    return markdown([("where", "w", "e", "k", "GiB"), *rows])
 
 
 def bytes_sent(found: Mapping[str, Cost]) -> str:
     """Bytes of every method."""
-    head = "| method | u, MiB | d, MiB | all up, TiB | all down, TiB | s for u at 100 Mbit/s |"
-    rows = []
+    rows: list[tuple[str, ...]] = [
+        ("method", "u, MiB", "d, MiB", "all up, TiB", "all down, TiB", "s for u at 100 Mbit/s")
+    ]
     for slug, one in found.items():
         each, whole = (f"{x / 2**20:.1f}" for x in (one.up, one.down)), (f"{x / TIB:.2f}" for x in one.traffic(PLAN))
         rows.append((fl.methods.get(slug).name, *each, *whole, f"{one.up / LINK:.1f}"))
-    return markdown(head, rows)
+    return markdown(rows)
 
 
 def page() -> str:

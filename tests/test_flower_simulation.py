@@ -1,6 +1,5 @@
 """Flower's own simulation engine, with Ray: the run of the loop, faults that take time, and the command."""
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import time
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from flowers import ROUNDS, apart, protected
 from small import LORA, book, play, private, tokens
 
@@ -27,8 +27,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def alone(tmp_path_factory):
     """One cluster at a time in all workers of a run: two were seen to get in each other's way."""
-    with open(tmp_path_factory.getbasetemp().parent / "cluster.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(tmp_path_factory.getbasetemp().parent / "cluster.lock"):
         yield
 
 

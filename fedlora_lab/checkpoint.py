@@ -53,6 +53,9 @@ class State:
             own: slot -> (participants, ...), what moved and was not sent.
             after: the server's tensors.
             rank: of what the round adds to a residual.
+
+        Guarantees: the tensors lie in memory as a loaded state's do, for some processors multiply transposed ones to
+            other last bits (test_checkpoint.py::test_resume_equals_uninterrupted).
         """
         before, there = self.server.tensors, set(ids)
         for slot, tensor in own.items():
@@ -63,7 +66,8 @@ class State:
         changed = [slot for slot, x in after.tensors.items() if x is not before[slot]]
         self.changed.append({str(slot): rank if slot.side == "W" else 0 for slot in changed})
         self.seen = [self.round if k in there else last for k, last in enumerate(self.seen)]
-        self.server, self.round = replace(after, round=self.round + 1), self.round + 1
+        tensors = {slot: x.contiguous() for slot, x in after.tensors.items()}
+        self.server, self.round = replace(after, tensors=tensors, round=self.round + 1), self.round + 1
 
 
 def _digest(content: bytes) -> str:

@@ -129,8 +129,36 @@ def exactness(row: Method, *, rank: int = 4, clients: int = 10, size: int = 64, 
     return worst
 
 
+class Turn(NamedTuple):
+    """A round as far as bytes depend on it.
+
+    ``shapes``: of what the server holds of the one layer that was played; ``sent``: what goes up; ``new``: what the
+    server holds anew afterwards.
+    """
+
+    shapes: dict[Slot, tuple[int, ...]]
+    sent: frozenset[Slot]
+    new: tuple[Slot, ...]
+
+
+def turns(row: Method, *, rank: int = 4, clients: int = 10, steps: int = 4) -> list[Turn]:
+    """The opening round and some cycles of a row, played on one layer; the width of real layers plays no part in it."""
+    found = []
+    for one in _play(row, rank, min(clients, 2), max(16, rank), _rounds(row), steps):
+        old, after = one.before.tensors, one.after.tensors
+        new = tuple(slot for slot, x in after.items() if x is not old.get(slot))
+        found.append(Turn({slot: tuple(x.shape) for slot, x in old.items()}, frozenset(one.uploads), new))
+    return found
+
+
 def wire(
-    row: Method, *, rank: int = 4, clients: int = 10, layers: Sequence[tuple[int, int]] = LAYERS, steps: int = 4
+    row: Method,
+    *,
+    rank: int = 4,
+    clients: int = 10,
+    layers: Sequence[tuple[int, int]] = LAYERS,
+    steps: int = 4,
+    played: "Sequence[Turn] | None" = None,
 ) -> Bytes:
     """Bytes that one client sends and receives in a round, mean over a cycle after the opening round.
 
@@ -139,6 +167,7 @@ def wire(
         rank, clients: of the federation; all clients take part and hold this rank.
         layers: (d_out, d_in) of every adapted layer.
         steps: local steps in a round.
+        played: what `turns` gave for the same row, rank and steps, and one client or several, where it is known.
 
     Guarantees: equals what the runs of the table were measured to send
         (test_traits.py::test_bytes_are_those_that_were_measured).
@@ -151,22 +180,20 @@ def wire(
 
     check(bool(layers), "layers", layers, "at least one (d_out, d_in)")
     lora, state, found = Lora(rank=rank), State(0, Global({}), {}, [0]), []
-    for one in _play(row, rank, min(clients, 2), max(16, rank), _rounds(row), steps):
-        shapes = {slot: _shapes(slot, x.shape, rank, layers) for slot, x in one.before.tensors.items()}
+    for one in turns(row, rank=rank, clients=clients, steps=steps) if played is None else played:
         state.server = Global(
             {
                 Slot(slot.side, f"{i}"): torch.empty(shape, device="meta")
-                for slot, each in shapes.items()
-                for i, shape in enumerate(each)
+                for slot, shape in one.shapes.items()
+                for i, shape in enumerate(_shapes(slot, shape, rank, layers))
             }
         )
-        slots = [slot for slot in state.server.tensors if Slot(slot.side, "map") in one.uploads]
-        load = traffic(row, lora, state, [0], [0] if one.uploads else [], slots)
+        slots = [slot for slot in state.server.tensors if Slot(slot.side, "map") in one.sent]
+        load = traffic(row, lora, state, [0], [0] if one.sent else [], slots)
         found.append(Bytes(load.bytes_up, load.bytes_down))
-        new = [slot for slot, x in one.after.tensors.items() if x is not one.before.tensors[slot]]
         grown = clients * rank  # of what the uploads add to a residual
         state.changed.append(
-            {f"{i}.{slot.side}": grown if slot.side == "W" else 0 for slot in new for i in range(len(layers))}
+            {f"{i}.{slot.side}": grown if slot.side == "W" else 0 for slot in one.new for i in range(len(layers))}
         )
         state.seen = [state.round]
         state.round += 1

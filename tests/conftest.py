@@ -25,3 +25,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything of the package is loaded: shapes are held where they are spoken of, and cost nothing elsewhere.
 jaxtyping.jaxtyped = shapes.sparing(jaxtyping.jaxtyped)
+
+
+def pytest_runtest_setup() -> None:
+    """Every test counts its own calls (shapes.py)."""
+    shapes.calls.clear()

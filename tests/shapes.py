@@ -5,8 +5,9 @@ pass there is validated by the package itself, with its own one-line errors, and
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from inspect import isfunction
 from typing import Any, get_args
 
@@ -14,6 +15,10 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray
 
 CONFIG = BeartypeConf(is_pep484_tower=True)
+FIRST = 10
+"""How many calls of a function are held in one test: a training calls it thousands of times with the same shapes."""
+calls: "Counter[Callable]" = Counter()
+"""Function -> calls in this test; every test begins anew (conftest.py), so what it holds hangs on no other test."""
 
 
 WRITTEN = re.compile(r"\b(Shaped|Bool|Num|Inexact|Float|BFloat|Complex|Integer|U?Int|Real)\d*\[")
@@ -29,16 +34,32 @@ def has_shape(hint: Any) -> bool:
 
 
 def sparing(jaxtyped: Callable) -> Callable:
-    """jaxtyping's decorator, left away from functions that say nothing of shapes: it would bind their arguments anew at
-    every call, which doubles the time of the tests."""
+    """jaxtyping's decorator, left away from functions that say nothing of shapes, and from calls after the FIRST of a
+    test: it would bind their arguments anew at every call, which doubles the time of the tests."""
 
     def decorator(function: Any = None, *, typechecker: Any) -> Any:
         if function is None:
             return partial(decorator, typechecker=typechecker)
-        silent = isfunction(function) and not any(map(has_shape, function.__annotations__.values()))
-        return function if silent else jaxtyped(function, typechecker=typechecker)
+        if not isfunction(function):
+            return jaxtyped(function, typechecker=typechecker)
+        if not any(map(has_shape, function.__annotations__.values())):
+            return function
+        return at_first(jaxtyped(function, typechecker=typechecker), function)
 
     return decorator
+
+
+def at_first(held: Callable, bare: Callable) -> Callable:
+    """The first calls of a test go to one function, all others to the other."""
+
+    @wraps(held)
+    def either(*args: Any, **options: Any) -> Any:
+        if calls[bare] >= FIRST:
+            return bare(*args, **options)
+        calls[bare] += 1
+        return held(*args, **options)
+
+    return either
 
 
 def typechecked(function: Callable) -> Callable:

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from typing import Any
 
 import matplotlib
 import matplotlib.colors
@@ -115,6 +116,21 @@ def test_labels_keep_apart():
     assert edges[-1][1] <= 1
     assert np.argsort(places, kind="stable").tolist() == [3, 0, 1, 2]
     assert labels.spread([0.2, 0.8], [0.1, 0.1]) == pytest.approx([0.2, 0.8])
+
+
+def test_a_thin_line_leads_from_every_label_to_its_point():
+    with style.paper():
+        figure = style.picture(6, 4)
+        ax = figure.add_axes((0.1, 0.1, 0.6, 0.8), xlim=(0, 10), ylim=(0, 1))
+        points = [(2.0, 0.2), (9.0, 0.5), (9.0, 0.51)]
+        labels.beside(ax, [labels.Label(x, y, f"{y}", style.INK) for x, y in points], together=False)
+        style.png(figure)
+    lines: Any = ax.collections[0]
+    inches = 72 * figure.get_size_inches() * ax.get_position().size
+    starts = [np.array(text.get_position()) for text in ax.texts]
+    for start, (x, y), (near, far) in zip(starts, points, lines.get_segments(), strict=True):
+        gaps = [np.linalg.norm((a - b) * inches) for a, b in ((near, start), (far, (x / 10, y)))]
+        assert gaps == pytest.approx(labels.SHRINK)
 
 
 @pytest.mark.parametrize("name", FRAME_PLOTS)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from jaxtyping import Float, TypeCheckError, jaxtyped
-from shapes import has_shape, typechecked
+from shapes import FIRST, at_first, has_shape, typechecked
 from torch import Tensor
 
 
@@ -50,3 +50,32 @@ def test_functions_that_say_nothing_of_shapes_are_left_as_they_are():
         return [left]
 
     assert jaxtyped(plain, typechecker=typechecked) is plain
+
+
+@pytest.mark.parametrize("test", ["one", "the next"])
+def test_the_first_calls_of_every_test_are_held_and_the_others_are_not(test):
+    held, bare = [], []
+
+    def size(x: int) -> int:
+        bare.append(x)
+        return x
+
+    def checked(x: int) -> int:
+        held.append(x)
+        return x
+
+    either = at_first(checked, size)
+    assert [either(x) for x in range(FIRST + 2)] == list(range(FIRST + 2))
+    assert (held, bare) == (list(range(FIRST)), [FIRST, FIRST + 1])
+
+
+@pytest.mark.parametrize("test", ["one", "the next"])
+def test_every_test_begins_to_count_anew(test):
+    from fedlora_lab import measures
+
+    with pytest.raises(TypeCheckError, match="product_norm"):
+        measures.product_norm(torch.zeros(3, 2), torch.zeros(3, 2))
+    for _ in range(FIRST):
+        measures.product_norm(torch.zeros(3, 2), torch.zeros(2, 3))
+    with pytest.raises(RuntimeError, match="size of tensor a"):  # what PyTorch says of it
+        measures.product_norm(torch.zeros(3, 2), torch.zeros(3, 2))

@@ -62,6 +62,14 @@ def test_bytes_are_those_that_were_measured(slug):
     assert rehearsal.wire(ROWS[slug]) == (found["up"], found["down"])
 
 
+@pytest.mark.parametrize("slug", list(ROWS))
+def test_rounds_played_once_serve_other_layers_and_crowds(slug):
+    played = rehearsal.turns(ROWS[slug], rank=3, clients=7)
+    for clients, layers in ((2, [(8, 40)]), (50, [(64, 64), (30, 20)])):
+        setting: Any = {"rank": 3, "clients": clients, "layers": layers}
+        assert rehearsal.wire(ROWS[slug], **setting, played=played) == rehearsal.wire(ROWS[slug], **setting)
+
+
 def test_bytes_of_other_layers():
     """By hand: two layers, rank 3, five clients."""
     layers = [(50, 20), (30, 40)]

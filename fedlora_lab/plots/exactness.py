@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.transforms import offset_copy
 
 from fedlora_lab.checks import check, check_one_of
 from fedlora_lab.plots.curves import footer
 from fedlora_lab.plots.labels import Label, beside
-from fedlora_lab.plots.style import CARD, FAINT, GREY, RIGHT, SOFT, Picture, darker, look, name, paper, picture
+from fedlora_lab.plots.style import CARD, FAINT, GREY, GRID, RIGHT, SOFT, Picture, darker, look, name, paper, picture
 from fedlora_lab.plots.tidy import sized
 
 WAYS = {"both": ("up", "down"), "up": ("up",), "down": ("down",)}
@@ -97,22 +99,26 @@ def _words(axes: Mapping[str, Any], x: str) -> None:
         ("exact", "exact up to\nrounding"),
     ):
         axes[kind].set_ylabel(words, rotation=0, ha="right", va="center", labelpad=10 if kind != "off" else 6)
-        low, high = (math.ceil(math.log10(limit) - 1e-9) for limit in axes[kind].get_xlim())
-        axes[kind].xaxis.set_major_locator(FixedLocator([10.0**p for p in range(low, high)]))
-        axes[kind].xaxis.set_minor_locator(NullLocator())
+    low, high = (math.ceil(math.log10(limit) - 1e-9) for limit in axes["exact"].get_xlim())
+    powers = [10.0**p for p in range(low, high)]
+    axes["exact"].xaxis.set_major_locator(FixedLocator(powers))
+    axes["exact"].xaxis.set_minor_locator(NullLocator())
     axes["exact"].yaxis.label.set(color=darker(RIGHT), weight="bold")
     axes["exact"].set_xlabel(x)
     axes["exact"].xaxis.set_major_formatter(lambda x, _: "{0:g} {2}".format(x / sized(x)[0], *sized(x)))
-    for kind in ("own", "off"):
-        axes[kind].tick_params(labelbottom=False, length=0)
+    axes["off"].tick_params(length=0)
+    for kind in ("own", "off"):  # the same lines, without an axis to lay out
+        axes[kind].xaxis.set_visible(False)
+        axes[kind].vlines(powers, 0, 1, GRID, lw=0.8, transform=axes[kind].get_xaxis_transform(), zorder=0.5)
 
 
 def _dot(ax: Any, x: float, y: float, slug: str, mark: str | None) -> None:
     seen = look(slug)
-    if slug == mark:
-        ax.plot([x], [y], "o", ms=17, mfc="none", mec=seen.colour, mew=1.8, clip_on=False, zorder=5)
     edge = {"mec": seen.colour, "mew": 1.8} if seen.marker == "x" else {"mec": CARD, "mew": 0.7}
-    ax.plot([x], [y], seen.marker, ms=7.5, color=seen.colour, clip_on=False, zorder=4, **edge)
+    place: dict[str, Any] = {"ls": "none", "clip_on": False, "transform": ax.transData}
+    if slug == mark:
+        ax.add_artist(Line2D([x], [y], marker="o", ms=17, mfc="none", mec=seen.colour, mew=1.8, zorder=5, **place))
+    ax.add_artist(Line2D([x], [y], marker=seen.marker, ms=7.5, color=seen.colour, zorder=4, **edge, **place))
 
 
 def _strip(ax: Any, rows: Any, mark: str | None) -> None:
@@ -124,9 +130,10 @@ def _strip(ax: Any, rows: Any, mark: str | None) -> None:
         _dot(ax, x, line, row.method, mark)
         far = math.log(x / left) > 0.75 * math.log(right / left)
         words = name(row.method) + ("" if row.bytes else " (nothing is sent)")
-        ax.annotate(
-            words, (x, line), xytext=(-9 if far else 9, -0.5), textcoords="offset points", fontsize=8.3, weight="bold",
-            color=darker(look(row.method).colour), ha="right" if far else "left", va="center", annotation_clip=False,
+        beside = offset_copy(ax.transData, ax.figure, -9 if far else 9, -0.5, units="points")
+        ax.text(
+            x, line, words, transform=beside, fontsize=8.3, weight="bold", color=darker(look(row.method).colour),
+            ha="right" if far else "left", va="center",
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 DPI = 100
-INK, SOFT, GREY, FAINT, CARD = "#22252B", "#4A505C", "#8A8F99", "#D5D8DE", "#FCFCFD"
+INK, SOFT, GREY, FAINT, GRID, CARD = "#22252B", "#4A505C", "#8A8F99", "#D5D8DE", "#E8EAEE", "#FCFCFD"
 FACTOR: Mapping[str, str] = {"A": "#D55E00", "B": "#0072B2", "BA": INK, "R": "#7A4FD0", "head": "#7A8290"}
 RIGHT, WRONG = "#169C78", "#B3261E"
 
@@ -71,12 +71,13 @@ _RC: Any = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 8.0,
+    "axes.titley": 1.0,  # no ticks stand above an axes, so nobody has to look for them at every drawing
     "axes.labelsize": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#E8EAEE",
+    "grid.color": GRID,
     "grid.linewidth": 0.8,
     "xtick.color": SOFT,
     "ytick.color": SOFT,

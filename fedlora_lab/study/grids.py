@@ -63,11 +63,11 @@ def composed() -> list[Method]:
     ]
 
 
-def sweep(name: str, note: str, values: Iterable[Any], setting: Any, rows: Iterable[str] = MAIN[:5]) -> Study:
+def sweep(name: str, note: str, values: Iterable[Any], setting: Any, rates: tuple[float, ...] = RATES) -> Study:
     """One knob turned: ``setting(value)`` gives what `digits` takes for it; five reported seeds, two that tune."""
-    chosen = [methods.ALL[slug] for slug in rows]
-    cases = [case for value in values for case in digits(chosen, {name: value}, **{"epsilon": 8.0, **setting(value)})]
-    return Study(f"digits-{name}", note, tuple(cases), seeds=tuple(range(5)), tune_seeds=TUNE_SEEDS[:2])
+    rows = [methods.ALL[slug] for slug in MAIN[:5]]
+    cases = [case for value in values for case in digits(rows, {name: value}, **{"epsilon": 8.0, **setting(value)})]
+    return Study(f"digits-{name}", note, tuple(cases), seeds=tuple(range(5)), rates=rates, tune_seeds=TUNE_SEEDS[:2])
 
 
 def _whole() -> Study:
@@ -135,7 +135,8 @@ STUDIES: dict[str, Study] = {
               lambda r: {"lora": {"rank": r, "alpha": 2.0 * r}}),
         sweep("steps", "local steps 1 to 40, 100 steps in all", (1, 5, 20, 40), _local),
         sweep("crowd", "the same data over 2 to 200 clients", (2, 10, 50, 200), lambda k: {"clients": k}),
-        sweep("clip", "clip norm", (0.1, 0.3, 1.0, 3.0, 10.0), lambda c: {"privacy": {**CLIP, "clip_norm": c}}),
+        sweep("clip", "clip norm", (0.1, 0.3, 1.0, 3.0, 10.0), lambda c: {"privacy": {**CLIP, "clip_norm": c}},
+              rates=(*RATES, 12.5)),  # a step is at most the rate times the clip
         sweep("noise", "noise alone: sigma at a fixed clip", (0.0, 0.5, 1.0, 2.0, 4.0), _noise),
         sweep("scale", "alpha over rank", (0.5, 1.0, 2.0, 4.0, 8.0), lambda s: {"lora": {"rank": 4, "alpha": 4.0 * s}}),
     )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 LIMITS = (32.0, 4e9)
 COUNT = 8
+RANKS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def bytes_map() -> Dial:
@@ -23,11 +24,16 @@ def bytes_map() -> Dial:
     from fedlora_lab.summary import size
 
     measured: Any = methods.table()
+    played = {rank: {slug: rehearsal.turns(methods.ALL[slug], rank=rank) for slug in measured.index} for rank in RANKS}
 
     @cache
     def counted(width: int, rank: int, clients: int) -> "dict[str, rehearsal.Bytes]":
-        rows, layer = methods.ALL, ((width, width),)
-        one = {slug: rehearsal.wire(rows[slug], rank=rank, clients=clients, layers=layer) for slug in measured.index}
+        one = {
+            slug: rehearsal.wire(
+                methods.ALL[slug], rank=rank, clients=clients, layers=((width, width),), played=played[rank][slug]
+            )
+            for slug in measured.index
+        }
         return {slug: rehearsal.Bytes(COUNT * sent.up, COUNT * sent.down) for slug, sent in one.items()}
 
     def plot(way: str, width: int, rank: int, clients: int, mark: str) -> "tuple[Picture, str]":
@@ -52,7 +58,7 @@ def bytes_map() -> Dial:
             "bytes", [("both ways", "both"), ("up", "up"), ("down", "down")], "both", "which way the bytes go"
         ),
         width=controls.steps("layer width", (64, 256, 768, 4096), 64, "d_in = d_out of each of eight layers"),
-        rank=controls.steps("rank r", (1, 2, 4, 8, 16, 32, 64), 4, "inner dimension of B A"),
+        rank=controls.steps("rank r", RANKS, 4, "inner dimension of B A"),
         clients=controls.steps("clients", (2, 5, 10, 50, 200), 10, "how many upload in a round"),
         mark=controls.choice("method", names, "fedex-lora", "the method that is ringed and told"),
     )

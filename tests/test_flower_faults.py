@@ -315,6 +315,25 @@ def test_every_client_must_be_there_once():
         next(rounds(double, party, open_run(party)))
 
 
+class Starting(InProcess):
+    """Clients whose first answers take a while: nothing is there until the server has looked three times."""
+
+    looked = 0
+
+    def pull_messages(self, message_ids):
+        self.looked += 1
+        return super().pull_messages(message_ids) if self.looked > 3 else []
+
+
+def test_a_client_that_starts_slowly_is_asked_once_and_waited_for():
+    who, party = parties()
+    queries = []
+    grid = Starting(client_app(who), 3, lambda m: queries.append(m) if m.metadata.message_type == "query" else None)
+    next(rounds(grid, party, open_run(party), timeout=1e-3))
+    assert grid.looked > 3
+    assert [m.metadata.dst_node_id for m in queries if m.metadata.reply_to_message_id == ""] == [1000, 1001, 1002]
+
+
 def test_a_client_with_other_terms_stops_the_run():
     """Another noise, another plan, another base model: each is seen before anything is trained."""
     server = parties()[1]

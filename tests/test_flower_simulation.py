@@ -17,6 +17,8 @@ from fedlora_lab.flower.server import open_run
 from fedlora_lab.flower.simulation import engine, everyone
 
 PLAN = ROUNDS.replace(participation=1.0, dropout=0.0)
+LATE = 20.0
+"""Seconds for a round: many times what an honest one takes beside other tests on a slow machine."""
 pytestmark = [
     # What Ray and its parts leave behind or say of each other.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -40,7 +42,7 @@ class Failing:
     def __call__(self, message, context):
         at = context.node_config["partition-id"], message.content["about"].get("round")
         if at == (1, 1):
-            time.sleep(8)
+            time.sleep(LATE + 3)
         if at == (1, 2):
             raise RuntimeError("out of memory")
         return self.app(message, context)
@@ -52,7 +54,8 @@ def test_a_client_that_hangs_or_raises_is_left_out(caplog):
     task, privacy = tokens("head"), protected("example")
     who, found = everyone(task, "fedlora", privacy, PLAN, LORA, 0), []
     party = who.party()
-    engine(Failing(client_app(who)), party, open_run(party), found.append, 2, timeout=5.0)  # type: ignore[arg-type]
+    waiting = {"timeout": LATE, "patience": 900.0}
+    engine(Failing(client_app(who)), party, open_run(party), found.append, 2, **waiting)  # type: ignore[arg-type]
     loop = play(task, "fedlora", privacy, PLAN)
     assert len(found) == 4
     assert apart(found[:2], loop[:2]) <= 1e-5
@@ -61,7 +64,7 @@ def test_a_client_that_hangs_or_raises_is_left_out(caplog):
     assert book(found[-1]).to_json() == book(loop[-1]).to_json()
     lines = [line for line in caplog.messages if "is left out" in line]
     assert [line.split(" is left out")[0] for line in lines] == ["round 2, client 1", "round 3, client 1"]
-    assert "one within 5 s" in lines[0]
+    assert f"one within {LATE:g} s" in lines[0]
     assert lines[1].endswith("out of memory")
 
 

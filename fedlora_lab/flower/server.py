@@ -55,7 +55,7 @@ def open_run(party: Party, checkpoint: "str | Path | None" = None, resume: "str 
 
 
 def rounds(
-    grid: Grid, party: Party, run: Federation, *, timeout: float = 600.0, patience: float = 120.0
+    grid: Grid, party: Party, run: Federation, *, timeout: float = 600.0, patience: float = 300.0
 ) -> "Generator[Round, None, None]":
     """Play the run over a grid; yields the records that the loop yields.
 
@@ -126,13 +126,22 @@ class Fleet:
         self.grid, self.party, self.timeout, self.nodes = grid, party, timeout, {}
 
     def meet(self, patience: float) -> None:
-        """Wait until every client has said its number. Raises `Stopped`."""
-        count, end, asked = len(self.party.asked.task.sizes), time.monotonic() + patience, set()
+        """Wait until every client has said its number. Raises `Stopped`.
+
+        A node is asked once and may take until the end: its first answer waits for its process to start.
+        """
+        count, end = len(self.party.asked.task.sizes), time.monotonic() + patience
+        asked: set[int] = set()
+        waiting: set[str] = set()
         while len(self.nodes) < count and time.monotonic() < end:
             new = [node for node in self.grid.get_node_ids() if node not in asked]
-            for node, reply in self._ask(new, MessageType.QUERY, records.content({"terms": self.party.terms})).items():
-                asked.add(node)
-                self._introduce(node, reply, count)
+            asked.update(new)
+            content = records.content({"terms": self.party.terms})
+            waiting.update(self.grid.push_messages([Message(content, n, MessageType.QUERY, ttl=patience) for n in new]))
+            replies = self.grid.pull_messages(waiting) if waiting else ()
+            for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
+                waiting.discard(reply.metadata.reply_to_message_id)
+                self._introduce(reply.metadata.src_node_id, reply, count)
             if len(self.nodes) < count:
                 time.sleep(0.2)
         absent = sorted(set(range(count)) - set(self.nodes))

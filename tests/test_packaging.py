@@ -6,11 +6,13 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -59,6 +61,16 @@ def test_pins_are_closed_under_what_the_packages_need():
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
     assert set(names) <= set(pins())
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.12.0", "3.13.0"])
+def test_every_pin_installs_on_the_first_release_of_each_python(python):
+    """A system's own Python 3.11 is often an early one; a pin that asks for a later one cannot be installed there."""
+    assert python in SpecifierSet(PROJECT["requires-python"])
+    installed: dict[str, str] = {canonicalize_name(d.name): d.metadata["Requires-Python"] for d in distributions()}
+    asked = {name: installed[name] for name in pins() if name in installed}
+    assert len(asked) > 100
+    assert [name for name, versions in asked.items() if versions and python not in SpecifierSet(versions)] == []
 
 
 def test_version_is_told_once():

@@ -17,11 +17,12 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import pandas as pd
 
+from benchmarks import price
 from benchmarks.page import PEERS, figure, page
 
 if TYPE_CHECKING:
@@ -100,6 +101,23 @@ def one_peak(case: str, peer: str) -> None:
     click.echo(json.dumps([high_water(), high_water() - before]))
 
 
+def step_by_batch(count: int, inner: int) -> dict[str, Any]:
+    """Seconds of the private step for each batch of `benchmarks.price`, the batches in turns; a client's examples."""
+    from benchmarks.peers import stacked
+
+    task = task_of("digits", price.CLIENTS)
+    steps = {str(batch): stacked(task, batch, price.RANK) for batch in price.BATCHES}
+    seconds: dict[str, list[float]] = {batch: [] for batch in steps}
+    for turn in range(-1, count):
+        for batch, step in steps.items():
+            begun = clock()
+            for _ in range(inner):
+                step()
+            if turn >= 0:
+                seconds[batch].append((clock() - begun) / inner)
+    return {"examples": sum(task.sizes) // price.CLIENTS, "seconds": seconds}
+
+
 def whole_run(repeats: int) -> dict[str, list[float]]:
     """Share of a `digits` run's wall time that is not the engine's local steps: set-up, evaluation, epsilon."""
     import fedlora_lab as fl
@@ -172,10 +190,11 @@ def main(quick: bool, threads: int | None, count: int, out: Path, one: tuple[str
     speeds = products(5 if quick else 15)
     machine = {"cores": os.cpu_count(), "system": platform.machine(), "torch": torch.__version__, "turns": count}
     machine["threads"] = torch.get_num_threads()
+    by_batch = step_by_batch(count, 3)
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "turns.csv", index=False, float_format="%.6f")
     found = {"memory_MiB": memory, "run": run, "rounds": rounds, "products": speeds, "import": imports}
-    found["machine"] = machine
+    found |= {"machine": machine, "price": by_batch}
     (out / "results.json").write_text(json.dumps(found, indent=1))
     figure(table, out / "speed.png")
     text = page(table, found)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.price import CLIENTS, STEPS, priced
 from fedlora_lab.summary import markdown
 
 PEERS = ("stacked", "plain", "opacus")
@@ -58,6 +59,15 @@ def speeds(products: dict[str, dict[str, list[float]]]) -> str:
     return markdown(rows)
 
 
+def prices(price: dict[str, Any]) -> str:
+    """What a smaller epsilon costs at the same noise in the mean, one line for each batch."""
+    rows = [["batch", "σ", "ε", "s of the run", "s more for each halving of ε"]]
+    for row in priced(price["seconds"], price["examples"]).itertuples():
+        more = f"{row.halving:.1f}" if row.Index else ""
+        rows.append([str(row.batch), f"{row.sigma:.2f}", f"{row.epsilon:.2f}", f"{row.seconds:.1f}", more])
+    return markdown(rows)
+
+
 def page(table: pd.DataFrame, found: dict[str, Any]) -> str:
     """The results in words and tables.
 
@@ -65,7 +75,7 @@ def page(table: pd.DataFrame, found: dict[str, Any]) -> str:
         table: case, peer, turn, seconds.
         found: what results.json holds beside it.
     """
-    machine, run, rounds, import_ = (found[key] for key in ("machine", "run", "rounds", "import"))
+    machine, run, rounds, import_, price = (found[key] for key in ("machine", "run", "rounds", "import", "price"))
     threads = machine["threads"]
     counted = "one thread, processor time" if threads == 1 else f"{threads} threads, clock time"
     kept: Any = ratios(table).get("kept", pd.Series(dtype=float))
@@ -92,6 +102,11 @@ A `digits` run (10 clients, 20 rounds, 5 steps, RoLoRA at ε = 8): {spread(run["
 {once}
 A round of it through Flower's simulation, two processes: {spread(rounds["flower"])} s of the clock, in the
 loop {spread(rounds["loop"])} s: {ratio:.1f} times less.
+
+What a unit of privacy costs: {CLIENTS} clients of {price["examples"]} examples on `digits`, {STEPS} private steps, σ in
+proportion to the batch, so that the mean of a step is as noisy in every line while ε falls.
+
+{prices(price)}
 
 On a GPU: not measured.
 

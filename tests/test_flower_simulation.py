@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def alone(tmp_path_factory):
     """One cluster at a time in all workers of a run: two were seen to get in each other's way."""
     with FileLock(tmp_path_factory.getbasetemp().parent / "cluster.lock"):
@@ -49,7 +49,7 @@ class Failing:
 
 
 @pytest.mark.slow
-def test_a_client_that_hangs_or_raises_is_left_out(caplog):
+def test_a_client_that_hangs_or_raises_is_left_out(alone, caplog):
     """The run goes on with those who are there; the ledger counts every round for everyone who was asked."""
     task, privacy = tokens("head"), protected("example")
     who, found = everyone(task, "fedlora", privacy, PLAN, LORA, 0), []
@@ -87,7 +87,7 @@ finally:
 
 
 @pytest.mark.slow
-def test_the_command(tmp_path):
+def test_the_command(alone, tmp_path):
     """``fedlora-lab flower`` writes the folder that ``run`` writes, with the same numbers; telemetry is off.
 
     The method is one whose clients keep a factor, and judge themselves, in processes of their own.

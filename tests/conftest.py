@@ -1,5 +1,6 @@
 """Settings every test shares. Seeds and sizes stay in the tests themselves."""
 
+import gc
 import importlib
 import os
 import signal
@@ -11,6 +12,8 @@ from hypothesis import settings
 # What the package loads is loaded before it: within the import hook of jaxtyping nothing is read from Python's caches.
 for library in ("matplotlib.pyplot", "opacus", "pandas", "peft", "scipy.stats", "seaborn", "torch", "transformers"):
     importlib.import_module(library)
+gc.collect()
+gc.freeze()  # half a million objects of theirs leave the garbage collector's walks
 
 # Figures are drawn without a window, and the workers of pytest-xdist do not fight over the cores.
 os.environ.setdefault("MPLBACKEND", "agg")

@@ -103,7 +103,7 @@ class FreshItem(NotebookItem):
 
 
 def pytest_collection_modifyitems(config: Any, items: list[pytest.Item]) -> None:
-    """Every notebook that nbmake found is held against its committed outputs as well; notebooks come first."""
+    """Every notebook that nbmake found is held against its committed outputs as well; what takes long is first."""
     for i, item in enumerate(items):
         if type(item) is NotebookItem and item.parent is not None:
             items[i] = FreshItem.from_parent(item.parent, filename=item.filename)
@@ -111,15 +111,18 @@ def pytest_collection_modifyitems(config: Any, items: list[pytest.Item]) -> None
 
 
 def ordered(items: list[Any], workers: int) -> list[Any]:
-    """Equal stretches, one for each worker as pytest-xdist deals them, each with its share of the notebooks first.
+    """Equal stretches, one for each worker as pytest-xdist deals them, each with its share of what takes long first.
 
-    A notebook takes as long as hundreds of tests; begun last, it would keep one worker busy and the others waiting.
-    The rest keeps its order: tests of one file follow each other, and two that start a cluster do not meet.
+    A notebook takes as long as hundreds of tests, and so does a file with a test that is marked slow; begun last, it
+    would keep one worker busy and the others waiting. The tests of a file follow each other, the rest keeps its order.
     """
-    long = [item for item in items if isinstance(item, NotebookItem)]
-    rest, found = [item for item in items if not isinstance(item, NotebookItem)], []
+    books = [[item] for item in items if isinstance(item, NotebookItem)]
+    tests = [item for item in items if not isinstance(item, NotebookItem)]
+    slow = dict.fromkeys(item.path for item in tests if item.get_closest_marker("slow"))
+    files = [[item for item in tests if item.path == path] for path in slow]
+    rest, found = [item for item in tests if item.path not in slow], []
     for w in range(workers):
-        mine = long[w::workers]
+        mine = [item for group in (*books[w::workers], *files[w::workers]) for item in group]
         took = max(0, (len(items) - len(found)) // (workers - w) - len(mine))
         found += mine + rest[:took]
         rest = rest[took:]

@@ -112,20 +112,35 @@ def test_a_print_in_pieces_is_one_print() -> None:
     assert stale(whole, pieces) == [] == stale(pieces, whole)
 
 
+class Listed:
+    """A test of which only the file and the marker are asked."""
+
+    def __init__(self, path: str, slow: bool) -> None:
+        self.path, self.slow = path, slow
+
+    def get_closest_marker(self, name: str) -> bool:
+        return self.slow and name == "slow"
+
+
 @pytest.mark.parametrize("workers", [1, 2, 4, 46, 60])
-def test_notebooks_are_begun_first(workers: int) -> None:
-    """Every worker's stretch begins with its share of them; nothing is lost, and tests keep their order."""
+def test_what_takes_long_is_begun_first(workers: int) -> None:
+    """Every stretch begins with its notebooks, then its files with a slow test, whole; nothing is lost."""
     books = [fresh.NotebookItem.__new__(fresh.NotebookItem) for _ in range(5)]
-    tests = list(range(41))
+    tests = [Listed(f"file {i // 3}", slow=i in (4, 17, 40)) for i in range(81)]
+    files = [[item for item in tests if item.path == tests[i].path] for i in (4, 17, 40)]
+    long = [item for file in files for item in file]
     found = fresh.ordered([*tests[:20], *books, *tests[20:]], workers)
-    assert [item for item in found if item not in books] == tests
-    assert sorted(map(id, (item for item in found if item in books))) == sorted(map(id, books))
+    assert sorted(map(id, found)) == sorted(map(id, [*books, *tests]))
+    assert [item for item in found if item not in books + long] == [item for item in tests if item not in long]
+    for file in files:
+        first = found.index(file[0])
+        assert found[first : first + 3] == file
     left = list(found)
     for w in range(workers if workers < 5 else 0):
         size = len(left) // (workers - w)  # as pytest-xdist deals them
         stretch, left = left[:size], left[size:]
-        kinds = [item in books for item in stretch]
-        assert kinds == sorted(kinds, reverse=True) and kinds[0]
+        kinds = [2 if item in books else int(item in long) for item in stretch]
+        assert kinds == sorted(kinds, reverse=True) and kinds[0] == 2
 
 
 def test_make_test_uses_it() -> None:

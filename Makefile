@@ -41,7 +41,7 @@ lab: setup ## open JupyterLab on the course
 		--port=$(PORT) $$extra $(JUPYTER_ARGS)
 
 test: setup ## run every notebook, whose outputs must be those in git, and every test
-	$(QUICK) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -p tests.fresh --nbmake --nbmake-timeout=600 $(NOTEBOOKS) tests
+	$(QUICK) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -p tests.fresh --nbmake --nbmake-timeout=1200 $(NOTEBOOKS) tests
 
 book: setup ## build the site with the notebooks as they stand into build/book
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/book.py

@@ -2,7 +2,7 @@
 
 import time
 
-WAIT = 60.0
+WAIT = 300.0
 
 
 def until(condition, seconds=WAIT):

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from fedlora_lab import methods, study
+from fedlora_lab import methods, study, tasks
 from fedlora_lab.cli import commands
 from fedlora_lab.study import work
 from fedlora_lab.study.declared import WORDS, Case, Study
@@ -241,6 +241,8 @@ def test_declared_studies(name):
     settings = len({json.dumps(dict(each.labels)) for each in one.cases})
     assert len(slugs) <= settings * len(set(slugs))
     assert all(each.method.slug != "deer-literal" for each in one.cases)
+    for maker, arguments in {json.dumps(each.task): each.task for each in one.cases}.values():
+        assert getattr(tasks, maker)(**arguments).clients
 
 
 def test_the_main_study_is_what_was_asked():

@@ -27,9 +27,10 @@ def digits(
     privacy: Mapping[str, Any] = CLIP,
     plan: Mapping[str, Any] = WORK,
     lora: Mapping[str, Any] = RANK4,
+    **split: Any,
 ) -> list[Case]:
-    """One case for each row on handwritten digits."""
-    task = ("digits", {"clients": clients, "alpha": alpha, "seed": 0})
+    """One case for each row on handwritten digits; ``split`` is what else `tasks.digits` takes."""
+    task = ("digits", {"clients": clients, "alpha": alpha, "seed": 0, **split})
     labels = {**labels, "epsilon": epsilon}
     return [Case(row, labels, task, epsilon, privacy, plan, lora) for row in rows]
 
@@ -101,7 +102,7 @@ def _sentiment() -> Study:
     quick = {"frozen_prefix": True, "products": "bfloat16"}
     cases = [Case(row, {"epsilon": e}, task, e, privacy, plan, RANK4, quick) for e in BUDGETS for row in rows]
     return Study("sentiment", "real language model, natural domains", tuple(cases), seeds=(0, 1, 2),
-                 rates=(0.05, 0.2, 0.8, 3.2), tune_seeds=(1001,), guides=True)  # fmt: skip
+                 rates=(0.05, 0.2, 0.8, 3.2, 12.8), tune_seeds=(1001,), guides=True)  # fmt: skip
 
 
 def _factorial() -> Study:
@@ -119,6 +120,10 @@ def _local(steps: int) -> dict[str, Any]:
     return {"plan": {**WORK, "local_steps": steps, "rounds": max(100 // steps, 1)}}
 
 
+def _crowd(clients: int) -> dict[str, Any]:
+    return {"clients": clients} | ({"min_size": 2} if clients > 100 else {})  # six each is the mean of two hundred
+
+
 def _noise(sigma: float) -> dict[str, Any]:
     return {"epsilon": None, "privacy": {**CLIP, "noise_multiplier": sigma}}
 
@@ -134,7 +139,7 @@ STUDIES: dict[str, Study] = {
         sweep("rank", "rank 1 to 32, alpha twice the rank", (1, 2, 4, 8, 16, 32),
               lambda r: {"lora": {"rank": r, "alpha": 2.0 * r}}),
         sweep("steps", "local steps 1 to 40, 100 steps in all", (1, 5, 20, 40), _local),
-        sweep("crowd", "the same data over 2 to 200 clients", (2, 10, 50, 200), lambda k: {"clients": k}),
+        sweep("crowd", "the same data over 2 to 200 clients", (2, 10, 50, 200), _crowd),
         sweep("clip", "clip norm", (0.1, 0.3, 1.0, 3.0, 10.0), lambda c: {"privacy": {**CLIP, "clip_norm": c}},
               rates=(*RATES, 12.5)),  # a step is at most the rate times the clip
         sweep("noise", "noise alone: sigma at a fixed clip", (0.0, 0.5, 1.0, 2.0, 4.0), _noise),

@@ -1,7 +1,7 @@
 """Tasks of a few numbers, in double precision, and what the tests of the core do with them again and again."""
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import pandas as pd
@@ -98,8 +98,9 @@ def somewhere(shapes: Mapping[Slot, torch.Size], seed: int = 0, scale: float = 0
     return {slot: scale * torch.randn(*shape, generator=random, dtype=torch.float64) for slot, shape in shapes.items()}
 
 
+@lru_cache(maxsize=64)
 def begun(task: Task, row: Method | str) -> Global:
-    """The server's state of a run that has not begun."""
+    """The server's state of a run that has not begun; to open one takes longer than a step."""
     return Federation.open(task, row, None, PLAN, lora=LORA).state.server
 
 

@@ -62,9 +62,10 @@ def speeds(products: dict[str, dict[str, list[float]]]) -> str:
 def prices(price: dict[str, Any]) -> str:
     """What a smaller epsilon costs at the same noise in the mean, one line for each batch."""
     rows = [["batch", "σ", "ε", "s of the run", "s more for each halving of ε"]]
-    for row in priced(price["seconds"], price["examples"]).itertuples():
-        more = f"{row.halving:.1f}" if row.Index else ""
-        rows.append([str(row.batch), f"{row.sigma:.2f}", f"{row.epsilon:.2f}", f"{row.seconds:.1f}", more])
+    for i, row in priced(price["seconds"], price["examples"]).iterrows():
+        more = f"{row['halving']:.1f}" if i else ""
+        numbers = f"{row['batch']:.0f}", f"{row['sigma']:.2f}", f"{row['epsilon']:.2f}", f"{row['seconds']:.1f}", more
+        rows.append(list(numbers))
     return markdown(rows)
 
 

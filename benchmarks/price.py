@@ -24,7 +24,7 @@ def noises(batches: tuple[int, ...], examples: int) -> list[tuple[float, float]]
     batch, target = ANCHOR
     anchor = noise_multiplier(target, DELTA, batch / examples, STEPS)
     sigmas = [anchor * b / batch for b in batches]
-    return [(s, epsilon([(s, b / examples, STEPS)], DELTA)) for s, b in zip(sigmas, batches, strict=True)]
+    return [(s, epsilon(((s, b / examples, STEPS),), DELTA)) for s, b in zip(sigmas, batches, strict=True)]
 
 
 def priced(seconds: dict[str, list[float]], examples: int) -> pd.DataFrame:

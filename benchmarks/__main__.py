@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,14 +66,19 @@ def turns(case: str, count: int, inner: int) -> pd.DataFrame:
     task = task_of(name, clients)
     builders = peers.PEERS if name == "upper" else {peer: peers.PEERS[peer] for peer in PEERS}
     steps = {peer: build(task, batch, rank) for peer, build in builders.items()}
+    return in_turns(steps, count, inner).assign(case=case)
+
+
+def in_turns(steps: dict[str, Callable[[], None]], count: int, inner: int) -> pd.DataFrame:
+    """Columns peer, turn, seconds (a step's mean over ``inner``); the first turn warms up and is left out."""
     rows = []
     for turn in range(-1, count):
         for peer, step in steps.items():
             begun = clock()
             for _ in range(inner):
                 step()
-            rows.append({"case": case, "peer": peer, "turn": turn, "seconds": (clock() - begun) / inner})
-    return pd.DataFrame(rows).query("turn >= 0")
+            rows.append({"peer": peer, "turn": turn, "seconds": (clock() - begun) / inner})
+    return pd.DataFrame(rows[len(steps) :])
 
 
 def peak(case: str, peer: str) -> list[float]:
@@ -107,14 +113,8 @@ def step_by_batch(count: int, inner: int) -> dict[str, Any]:
 
     task = task_of("digits", price.CLIENTS)
     steps = {str(batch): stacked(task, batch, price.RANK) for batch in price.BATCHES}
-    seconds: dict[str, list[float]] = {batch: [] for batch in steps}
-    for turn in range(-1, count):
-        for batch, step in steps.items():
-            begun = clock()
-            for _ in range(inner):
-                step()
-            if turn >= 0:
-                seconds[batch].append((clock() - begun) / inner)
+    found = in_turns(steps, count, inner).groupby("peer")["seconds"]
+    seconds = {batch: found.get_group(batch).tolist() for batch in steps}
     return {"examples": sum(task.sizes) // price.CLIENTS, "seconds": seconds}
 
 

@@ -66,7 +66,10 @@ def prices(price: dict[str, Any]) -> str:
         more = f"{row['halving']:.1f}" if i else ""
         numbers = f"{row['batch']:.0f}", f"{row['sigma']:.2f}", f"{row['epsilon']:.2f}", f"{row['seconds']:.1f}", more
         rows.append(list(numbers))
-    return markdown(rows)
+    return f"""What a unit of privacy costs: {CLIENTS} clients of {price["examples"]} examples on `digits`,
+{STEPS} private steps, σ in proportion to the batch, so that the mean of a step is as noisy in every line while ε falls.
+
+{markdown(rows)}"""
 
 
 def page(table: pd.DataFrame, found: dict[str, Any]) -> str:
@@ -103,9 +106,6 @@ A `digits` run (10 clients, 20 rounds, 5 steps, RoLoRA at ε = 8): {spread(run["
 {once}
 A round of it through Flower's simulation, two processes: {spread(rounds["flower"])} s of the clock, in the
 loop {spread(rounds["loop"])} s: {ratio:.1f} times less.
-
-What a unit of privacy costs: {CLIENTS} clients of {price["examples"]} examples on `digits`, {STEPS} private steps, σ in
-proportion to the batch, so that the mean of a step is as noisy in every line while ε falls.
 
 {prices(price)}
 

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import click
 
-from fedlora_lab import __version__
+from fedlora_lab import __version__, interrupts
 from fedlora_lab.cli.audit import audit
 from fedlora_lab.cli.flower import flower
 from fedlora_lab.cli.preset import preset
@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """
     try:
         given = sys.argv[1:] if arguments is None else arguments
-        status = commands.main(args=list(given), prog_name="fedlora-lab", standalone_mode=False, obj=given)
+        with interrupts.heard():
+            status = commands.main(args=list(given), prog_name="fedlora-lab", standalone_mode=False, obj=given)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.ctx.get_help() if error.ctx else "")
         raise SystemExit(2) from None

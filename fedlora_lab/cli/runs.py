@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedlora_lab import __version__
+from fedlora_lab import __version__, interrupts
 from fedlora_lab.checks import check
 from fedlora_lab.cli import options as read
 from fedlora_lab.cli.cells import play
@@ -169,6 +169,7 @@ def train(folder: Folder, cells: "list[Cell]", every_round: bool, play: Play = p
                 bar.update(1 if last.index else 0)
                 if every_round:
                     write(f"round {last.index}: {_line(last)}")
+                interrupts.check()
             words = _line(last) if last is not None else "was finished already"
             write(f"[{count}/{len(todo)}] {name}: {words} ({time.perf_counter() - begun:.1f} s)")
 

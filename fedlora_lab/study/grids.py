@@ -14,6 +14,7 @@ BUDGETS = (1.0, 3.0, 8.0, None)
 WORK = {"rounds": 20, "local_steps": 5, "batch": 16}
 CLIP = {"clip_norm": 1.0, "delta": 1e-4}
 RANK4 = {"rank": 4, "alpha": 8.0}
+SMALLER = (0.0012, 0.003, *RATES)  # rows that keep a factor, and clients with few examples, learn by small steps
 CROWD = {"rounds": 40, "local_steps": 2, "batch": None, "participation": 0.2}
 
 
@@ -77,9 +78,8 @@ def _whole() -> Study:
     for alpha in (0.1, 1000.0):
         cases += digits(main_rows(), {"alpha": alpha}, epsilon=3.0, alpha=alpha)
     cases += [case for epsilon in BUDGETS for case in digits(others, {"alpha": 0.5}, epsilon=epsilon)]
-    rates = (0.0012, 0.003, *RATES)  # rows that keep a factor learn best by the smallest steps
     return Study(
-        "digits", "all methods over budgets; the main ones over splits", tuple(cases), rates=rates, guides=True
+        "digits", "all methods over budgets; the main ones over splits", tuple(cases), rates=SMALLER, guides=True
     )
 
 
@@ -139,7 +139,7 @@ STUDIES: dict[str, Study] = {
         sweep("rank", "rank 1 to 32, alpha twice the rank", (1, 2, 4, 8, 16, 32),
               lambda r: {"lora": {"rank": r, "alpha": 2.0 * r}}),
         sweep("steps", "local steps 1 to 40, 100 steps in all", (1, 5, 20, 40), _local),
-        sweep("crowd", "the same data over 2 to 200 clients", (2, 10, 50, 200), _crowd),
+        sweep("crowd", "the same data over 2 to 200 clients", (2, 10, 50, 200), _crowd, rates=SMALLER),
         sweep("clip", "clip norm", (0.1, 0.3, 1.0, 3.0, 10.0), lambda c: {"privacy": {**CLIP, "clip_norm": c}},
               rates=(*RATES, 12.5)),  # a step is at most the rate times the clip
         sweep("noise", "noise alone: sigma at a fixed clip", (0.0, 0.5, 1.0, 2.0, 4.0), _noise),

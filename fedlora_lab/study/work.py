@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from fedlora_lab import interrupts
 from fedlora_lab.checks import check, check_whole
 from fedlora_lab.files import append_line, held, read_lines
 from fedlora_lab.study.declared import Case, Job, Study
@@ -169,6 +170,7 @@ def play(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -> Don
                     append_line(path, entry)
                     done[entry["key"]] = entry
                     shown.update()
+                    interrupts.check()
     return done
 
 

@@ -43,7 +43,7 @@ def stacked(task: fl.tasks.Task, batch: int, rank: int, keep: bool = False) -> C
     streams, count = Streams(0), len(small.clients)
     kept = prefix(small, adapted, wrap(adapted.model, recompute=False), ("benchmark",)) if keep else None
     setting = engine.Setting(
-        small, adapted, fl.methods.FedLoRA, plan, streams, 1.0, (1.0,) * count, *engine.pool(small), prefix=kept
+        small, adapted, fl.methods.FedLoRA, plan, streams, 1.0, (1.0,) * count, small.clients, prefix=kept
     )
     start = Global(adapters.start(adapted, streams))
     received = {slot: tensor[None] for slot, tensor in start.tensors.items()}

@@ -96,9 +96,9 @@ def cost(task: "Task", method: Method, lora: Lora, plan: Plan) -> Cost:
     if isinstance(x, Mapping):  # Transformers look into a mask, and here it has no values: every text counts in full
         x = {key: value for key, value in x.items() if key != "attention_mask"}
     check(len(y) == CYCLE, "clients[0]", f"{len(y)} examples", f"at least {CYCLE}")
-    pool = (take(x, torch.tensor([0, 1, 0, 1])), y[torch.tensor([0, 1, 0, 1])])
+    four = (take(x, torch.tensor([0, 1, 0, 1])), y[torch.tensor([0, 1, 0, 1])])
     task = replace(task, prepare=None)
-    setting = engine.Setting(task, adapted, method, plan, Streams(0), 1.0, (1.0,), pool, (0,))
+    setting = engine.Setting(task, adapted, method, plan, Streams(0), 1.0, (1.0,), (four,))
     bank = {slot: tensor[None] for slot, tensor in adapted.given.items()}
     moving = engine.moving_slots(bank, "ABR")
     one, owner = (take(x, slice(0, 1)), y[:1]), torch.zeros(1, dtype=torch.int64)

@@ -1,9 +1,9 @@
 """A federation is one batch: a local step of many clients at once, clip, noise, filter and descent."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.ranks import cut
 from fedlora_lab.rules import Whitening, identity
 from fedlora_lab.streams import Streams
-from fedlora_lab.tasks.task import Task, take
+from fedlora_lab.tasks.task import Examples, Task, take, together
 
 if TYPE_CHECKING:
     from fedlora_lab.compute.prefix import Prefix
@@ -29,17 +29,11 @@ if TYPE_CHECKING:
 Bank = dict[Slot, Tensor]
 
 
-def pool(task: Task) -> "tuple[tuple[Tensor | dict[str, Tensor], Tensor], tuple[int, ...]]":
-    """All clients' examples one after the other, and where each client's begin."""
-    xs, ys = zip(*task.clients, strict=True)
-    x = torch.cat(xs) if isinstance(xs[0], Tensor) else {key: torch.cat([x[key] for x in xs]) for key in xs[0]}
-    return (x, torch.cat(ys)), tuple(accumulate(task.sizes, initial=0))[:-1]
-
-
 @dataclass(frozen=True)
 class Setting:
     """What stays the same over a run, as the engine needs it.
 
+    ``data`` are the examples of the clients that are at work here, by their numbers: everyone's, one's, or nobody's.
     ``clip_norm`` and ``noise_multiplier`` (one number a client) are those of each local step: infinity and zeros where
     the steps themselves are not released.
     """
@@ -51,8 +45,7 @@ class Setting:
     streams: Streams
     clip_norm: float
     noise_multiplier: tuple[float, ...]
-    pool: "tuple[Tensor | Mapping[str, Tensor], Tensor]"
-    offsets: tuple[int, ...]
+    data: Sequence[Examples] | Mapping[int, Examples]
     chunk: int | None = None
     lora: Lora = field(default=Lora())
     prefix: "Prefix | None" = None
@@ -63,6 +56,17 @@ class Setting:
         """Probability with which each client draws each of its examples in a step."""
         batch = self.plan.batch
         return tuple(1.0 if batch is None else min(1.0, batch / n) for n in self.task.sizes)
+
+    @cached_property
+    def examples(self) -> Callable[[tuple[int, ...]], Examples]:
+        """Some clients' examples, one's after the other's; asked for the same again, the same tensors."""
+        data = self.data
+        return lru_cache(maxsize=1)(lambda ids: together([data[k] for k in ids]))
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """Where each client's examples begin if all lie one after the other, (clients,)."""
+        return torch.tensor([0, *accumulate(self.task.sizes)][:-1])
 
     def kept(self, part: str, index: Tensor, x: Any) -> AbstractContextManager[None]:
         """Within it the model takes the frozen prefix of these examples from what is kept, if anything is."""
@@ -175,15 +179,15 @@ def _clipped_sums(
 ) -> Bank:
     """Each client's sum of clipped per-example gradients, slot -> (clients, ...), chunk by chunk."""
     owner = torch.repeat_interleave(torch.arange(len(drawn)), torch.tensor([len(index) for index in drawn]))
-    offset = torch.tensor([setting.offsets[k] for k in clients.ids])
-    index = torch.cat(drawn) + offset[owner] if len(owner) else owner
     sums = {slot: clients.bank[slot].new_zeros(len(drawn), *clients.bank[slot].shape[1:]) for slot in moving}
-    for part in torch.arange(len(owner)).split(setting.chunk or max(len(owner), 1)):
-        if not len(part):
-            continue
-        x, y = setting.pool
+    if not len(owner):
+        return sums
+    begins = torch.tensor([0, *accumulate(setting.task.sizes[k] for k in clients.ids)])
+    index, places = (torch.cat(drawn) + at[owner] for at in (begins, setting.offsets[list(clients.ids)]))
+    x, y = setting.examples(clients.ids)
+    for part in torch.arange(len(owner)).split(setting.chunk or len(owner)):
         data, who = (take(x, index[part]), y[index[part]]), owner[part]
-        with setting.kept("clients", index[part], data[0]):
+        with setting.kept("clients", places[part], data[0]):
             rows = per_example_gradients(
                 setting.task, setting.adapted, clients.bank, moving, data, who, setting.method, clients.start
             )

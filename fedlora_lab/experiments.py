@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from fedlora_lab import adapters, engine, passes
+from fedlora_lab import adapters, passes
 from fedlora_lab.averaged import averaged_noise as averaged_noise
 from fedlora_lab.checks import check, check_number, check_one_of, check_whole
 from fedlora_lab.measures import noise_energies
@@ -21,6 +21,7 @@ from fedlora_lab.quantised import fedlpp as fedlpp
 from fedlora_lab.quantised import quantised_runs as quantised_runs
 from fedlora_lab.shuffled import shuffled as shuffled
 from fedlora_lab.streams import Streams
+from fedlora_lab.tasks.task import take, together
 
 if TYPE_CHECKING:
     from fedlora_lab.record import Round
@@ -45,10 +46,10 @@ def example_gradients(record: "Round", sides: str = "AB") -> Float[np.ndarray, "
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     moving = tuple(slot for slot in adapted.places if slot.side in sides)
     bank = {slot: tensor[None] for slot, tensor in state.tensors.items()}
-    (x, y), _ = engine.pool(task)
+    x, y = together(task.clients)
     parts = []
     for index in torch.arange(len(y)).split(256):
-        data = (engine.take(x, index), y[index])
+        data = (take(x, index), y[index])
         rows = passes.per_example_gradients(task, adapted, bank, moving, data, torch.zeros_like(index))
         parts.append(torch.cat([tensor.flatten(1) for tensor in rows.values()], 1))
     return torch.cat(parts).numpy()

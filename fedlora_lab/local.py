@@ -1,6 +1,6 @@
 """What a client and the server both begin with; a client's half of a round: what moves, and what of that leaves it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,12 +22,12 @@ from fedlora_lab.tasks.task import Examples
 
 
 def prepared(
-    asked: Agreement, pool: Examples, offsets: tuple[int, ...], compute: Compute | None = None
+    asked: Agreement, data: Sequence[Examples] | Mapping[int, Examples], compute: Compute | None = None
 ) -> engine.Setting:
-    """The engine's setting of an agreement, over these examples: everyone's, one client's, or none.
+    """The engine's setting of an agreement.
 
     Args:
-        offsets: where each client's examples begin in the pool.
+        data: clients' examples by their numbers: everyone's, one client's, or none.
         compute: how the work is done; default: as `Compute` has it.
 
     Raises: ``ValueError`` for a model in which examples touch each other, or that PEFT cannot adapt, and where a switch
@@ -42,7 +42,7 @@ def prepared(
     clip, sigma = upload.step_privacy(asked.privacy, len(task.sizes))
     kept = prefix(task, adapted, lists, (compute.products, str(adapted.device))) if compute.frozen_prefix else None
     setting = engine.Setting(
-        task, adapted, asked.method, asked.plan, asked.streams, clip, sigma, pool, offsets,
+        task, adapted, asked.method, asked.plan, asked.streams, clip, sigma, data,
         lora=asked.lora, prefix=kept, products=compute.products,
     )  # fmt: skip
     return replace(setting, chunk=chunk(compute, setting))

@@ -118,7 +118,7 @@ class Federation:
         agreement.chunks(chunk_clients=chunk_clients)
         check_whole("evaluate_every", evaluate_every, 1)
         folder = agreement.folder(checkpoint, resume)
-        setting = local.prepared(asked, *engine.pool(task), how)
+        setting = local.prepared(asked, task.clients, how)
         return cls.over(asked, setting, folder, resume, chunk_clients, evaluate_every)
 
     @classmethod

@@ -39,7 +39,7 @@ def prepared(
     """A federation at random values, every client at the same ones, about to make a local step with lr = 1."""
     model = adapted(task.model, task.targets, task.head)
     count, plan = len(task.clients), fl.Plan(batch=batch, lr=1.0)
-    setting = engine.Setting(task, model, row, plan, Streams(seed), clip, (sigma,) * count, *engine.pool(task))
+    setting = engine.Setting(task, model, row, plan, Streams(seed), clip, (sigma,) * count, task.clients)
     start = {slot: tensor[None] for slot, tensor in anywhere(task, row).tensors.items()}
     return setting, engine.Clients(tuple(range(count)), dict(start), start)
 
@@ -194,7 +194,7 @@ def noise_of_the_update(row: Method, trust: str = "central", draws: int = 40) ->
             for level in (sigma, 0.0):
                 privacy = private("client", sigma=level, clip=CLIP, trust=trust)
                 setting = engine.Setting(
-                    task, model, row, plan, Streams(seed), math.inf, (0.0,) * len(ids), *engine.pool(task)
+                    task, model, row, plan, Streams(seed), math.inf, (0.0,) * len(ids), task.clients
                 )
                 received = upload.send(setting, privacy, clients, torch.arange(len(ids)), slots, sent, t)
                 states.append(row.aggregate(start, sent, received.uploads, received.weights).tensors)

@@ -13,7 +13,7 @@ import fedlora_lab as fl
 from fedlora_lab import adapters, engine, local, methods, passes
 from fedlora_lab.compute.placing import Halved, place
 from fedlora_lab.loop import Federation
-from fedlora_lab.tasks.task import take
+from fedlora_lab.tasks.task import take, together
 
 pytestmark = pytest.mark.filterwarnings(hubs.NO_PAD)
 LORA = fl.Lora(rank=2, alpha=3.0)
@@ -71,7 +71,7 @@ def test_half_precision_is_of_the_frozen_base_only(kind):
     assert len(frozen) > 6 and all(m in heads for m in adapted.model.modules() if isinstance(m, nn.Linear))
     assert all(p.dtype == torch.float32 for p in task.model.parameters()), "the task's own model is as it was"
     bank = {slot: 0.2 * torch.randn(1, *shape) for slot, shape in adapted.shapes.items()}
-    x, y = engine.pool(task)[0]
+    x, y = together(task.clients)
     owner = torch.zeros(4, dtype=torch.int64)
     data = (take(x, owner), y[:4])
     rows = passes.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)

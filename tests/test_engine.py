@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import steps
@@ -11,6 +12,7 @@ from torch import nn
 
 import fedlora_lab as fl
 from fedlora_lab import adapters, engine, mechanism
+from fedlora_lab.loop import Federation
 from fedlora_lab.methods import DEeR, FedLoRA, LALoRA
 from fedlora_lab.separable import check_separable
 from fedlora_lab.streams import Streams
@@ -38,6 +40,40 @@ def test_a_batch_is_poisson():
     assert abs(float(sizes.var()) - 9.5) < 5 * 9.5 * math.sqrt(2 / 400)
     assert float(counts.min()) > 2
     assert float(counts.max()) < 45
+
+
+class Asked(dict[int, Any]):
+    """Examples of clients, and whose were looked up."""
+
+    def __getitem__(self, client: int) -> Any:
+        self.seen.add(client)
+        return super().__getitem__(client)
+
+    seen: set[int]
+
+
+def test_only_data_of_those_who_take_part_are_touched():
+    """So memory does not grow with clients that stay at home."""
+    task = tokens(sizes=(4, 7, 3) * 20)
+    plan = PLAN.replace(rounds=5, participation=0.1)
+    run = Federation.open(task, "fedlora", private("client"), plan)
+    data = Asked(enumerate(task.clients))
+    data.seen = set()
+    run.setting = replace(run.setting, data=data)
+    for _ in run.events():
+        pass
+    took_part = {client for client, last in enumerate(run.state.seen) if last >= 0}
+    assert data.seen == took_part and 5 < len(took_part) < 60
+
+
+def test_examples_lie_one_client_after_the_other():
+    """In the order that is asked for; once for the same clients; of one alone without a copy."""
+    setting, _ = steps.prepared(tokens(sizes=(5, 2, 3)), FedLoRA, 1.0)
+    x, y = setting.examples((2, 0))
+    assert torch.equal(y, torch.cat([setting.data[2][1], setting.data[0][1]])) and len(x) == 8
+    assert setting.examples((2, 0))[0] is x
+    assert setting.examples((1,))[0] is setting.data[1][0]
+    assert setting.offsets.tolist() == [0, 5, 7]
 
 
 def test_draws_belong_to_round_client_and_step():

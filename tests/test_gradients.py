@@ -10,10 +10,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 import fedlora_lab as fl
-from fedlora_lab import adapters, engine, passes
+from fedlora_lab import adapters, passes
 from fedlora_lab.method import Slot
 from fedlora_lab.tasks import Task
-from fedlora_lab.tasks.task import take
+from fedlora_lab.tasks.task import take, together
 
 LORA = fl.Lora(rank=2, alpha=3.0)
 LIMIT = 1e-5
@@ -54,7 +54,7 @@ def setting(name: str, head: bool, owner: list[int]) -> tuple[Task, adapters.Ada
     adapted = adapters.adapt(task.model, task.targets, task.head, LORA)
     random = torch.Generator().manual_seed(3)
     bank = {slot: 0.3 * torch.randn(3, *shape, generator=random) for slot, shape in adapted.shapes.items()}
-    x, y = engine.pool(task)[0]
+    x, y = together(task.clients)
     index = torch.arange(len(owner))
     return task, adapted, bank, (take(x, index), y[index]), torch.tensor(owner)
 

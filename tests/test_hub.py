@@ -12,11 +12,11 @@ from hubs import IMAGE, TEXT
 from test_gradients import agree, one_by_one
 
 import fedlora_lab as fl
-from fedlora_lab import adapters, engine, passes
+from fedlora_lab import adapters, passes
 from fedlora_lab.mechanism import clip_sum, row_norms
 from fedlora_lab.tasks.encode import pixels
 from fedlora_lab.tasks.tables import splits_of
-from fedlora_lab.tasks.task import take
+from fedlora_lab.tasks.task import take, together
 
 pytestmark = pytest.mark.filterwarnings(hubs.NO_PAD)
 LORA = fl.Lora(rank=2, alpha=3.0)  # as in test_gradients, whose loop is used here
@@ -34,7 +34,7 @@ def batch(kind):
     adapted = adapters.adapt(task.model, task.targets, task.head, LORA)
     random = torch.Generator().manual_seed(1)
     bank = {slot: 0.3 * torch.randn(3, *shape, generator=random) for slot, shape in adapted.shapes.items()}
-    x, y = engine.pool(task)[0]
+    x, y = together(task.clients)
     return task, adapted, bank, (take(x, torch.arange(5)), y[:5])
 
 
@@ -59,7 +59,7 @@ def test_gradients_are_those_of_a_loop(kind):
 def test_an_example_says_nothing_about_the_others(kind):
     """Another first example: the gradients of the rest stay as they were."""
     task, adapted, bank, data = batch(kind)
-    x, y = engine.pool(task)[0]
+    x, y = together(task.clients)
     other = torch.tensor([9, 1, 2, 3, 4])
     here = passes.per_example_gradients(task, adapted, bank, tuple(bank), data, OWNER)
     there = passes.per_example_gradients(task, adapted, bank, tuple(bank), (take(x, other), y[other]), OWNER)

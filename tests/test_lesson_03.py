@@ -11,7 +11,7 @@ import fedlora_lab as fl
 from fedlora_lab import passes, theory
 from fedlora_lab.plots import clipping, promise
 from fedlora_lab.plots.style import png
-from fedlora_lab.tasks.task import take
+from fedlora_lab.tasks.task import take, together
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def test_example_gradients_average_to_the_gradient(record):
     task, lora, state = record.source
     rows = fl.experiments.example_gradients(record)
     assert rows.shape == (sum(task.sizes), sum(tensor.numel() for tensor in state.tensors.values()))
-    from fedlora_lab import adapters, engine
+    from fedlora_lab import adapters
 
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)
-    (x, y), _ = engine.pool(task)
+    x, y = together(task.clients)
     rng, step, slopes = torch.Generator().manual_seed(1), 1e-2, []
     way = {slot: torch.randn(tensor.shape, generator=rng) for slot, tensor in state.tensors.items()}
     flat = torch.cat([way[slot].flatten() for slot in adapted.places]).double().numpy()

@@ -14,6 +14,7 @@ from fedlora_lab import engine, passes
 from fedlora_lab.compute import prefix as room
 from fedlora_lab.loop import Federation
 from fedlora_lab.tasks import Task
+from fedlora_lab.tasks.task import together
 
 pytestmark = pytest.mark.filterwarnings(hubs.NO_PAD)
 LORA = fl.Lora(rank=2, alpha=3.0)
@@ -65,7 +66,7 @@ def test_per_example_gradients_with_a_prefix_are_exact():
     task = upper("bert")
     setting = Federation.open(task, "fedlora", PRIVATE, PLAN, lora=LORA, frozen_prefix=True).setting
     bank = {slot: 0.2 * torch.randn(1, *shape) for slot, shape in setting.adapted.shapes.items()}
-    x, y = setting.pool
+    x, y = together(task.clients)
     for index in (torch.tensor([3, 0, 3]), torch.tensor([0, 1, 2, 3, 4])):
         data, owner = (engine.take(x, index), y[index]), torch.zeros(len(index), dtype=torch.int64)
         whole = passes.per_example_gradients(task, setting.adapted, bank, tuple(bank), data, owner)

@@ -27,7 +27,7 @@ def standing(count=6, seed=0, clip=math.inf, participation=1.0, dropout=0.0):
     bank = {slot: torch.stack([x + 0.1 * (k + 1) * way[slot] for k in range(count)]) for slot, x in start.items()}
     plan = fl.Plan(participation=participation, dropout=dropout)
     none = (0.0,) * count
-    setting = engine.Setting(task, model, methods.FedLoRA, plan, Streams(seed), clip, none, *engine.pool(task))
+    setting = engine.Setting(task, model, methods.FedLoRA, plan, Streams(seed), clip, none, task.clients)
     clients = engine.Clients(tuple(range(count)), bank, {slot: x[None] for slot, x in start.items()})
     return setting, clients, tuple(start)
 

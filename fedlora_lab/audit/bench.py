@@ -103,9 +103,8 @@ class Bench:
         there = self.task if task is None else task
         there = marked(there, given(there) if marks is None else marks)
         plan = base.setting.plan.replace(rounds=t + rounds, batch=batch)
-        pool, offsets = engine.pool(there)
         streams = Streams(self.seed * 1000 + draw)
-        setting = replace(base.setting, task=there, plan=plan, pool=pool, offsets=offsets, streams=streams)
+        setting = replace(base.setting, task=there, plan=plan, data=there.clients, streams=streams)
         if privacy.unit == "example":
             level = setting.noise_multiplier if sigma is None else (sigma,) * CLIENTS
             setting = replace(setting, noise_multiplier=level, clip_norm=privacy.clip_norm)

@@ -17,11 +17,11 @@ SHARE = 0.5
 def example_bytes(setting: Setting) -> int:
     """Bytes that one more example in a step needs: what autograd keeps of it, twice, and its own copies of the factors.
 
-    Seen on the longest examples of the pool, by asking autograd what it keeps of two and of four of them.
+    Seen on the longest examples of all that are here, by asking autograd what it keeps of two and of four of them.
 
     Guarantees: tests/test_cost.py::test_bytes_of_an_example_grow_with_the_model.
     """
-    x, y = setting.pool
+    x, y = setting.examples(tuple(range(len(setting.data))))
     lengths = x["attention_mask"].sum(1) if isinstance(x, Mapping) and "attention_mask" in x else torch.ones(len(y))
     longest = lengths.argsort(descending=True)
     bank = {slot: tensor[None] for slot, tensor in setting.adapted.given.items()}

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fedlora_lab import agreement, engine, local
@@ -44,7 +43,7 @@ class Party:
 
     Args:
         asked: with a public task.
-        setting: of the engine; its pool of examples is empty.
+        setting: of the engine; it holds no examples.
         begin: the server's tensors before training, for their names, shapes and types.
         terms: a digest of everything that must be the same for all; seed, privacy and base model included.
     """
@@ -75,7 +74,7 @@ class Party:
             trust != "central", "trust", trust, "'local' or 'secagg': on Flower clients clip and noise for themselves"
         )
         asked = agreement.agreed(public(task), method, privacy, plan, lora, seed)
-        setting = local.prepared(asked, (torch.zeros(0), torch.zeros(0)), (0,) * len(task.sizes))
+        setting = local.prepared(asked, {})
         server = local.opening(asked, setting)
         slots = {str(slot): [list(x.shape), str(x.dtype)] for slot, x in server.tensors.items()}
         rules = [getattr(rule, "__qualname__", repr(rule)) for rule in (task.forward, task.loss)]
@@ -92,7 +91,7 @@ class Party:
         check(
             len(data[1]) == sizes[client], "examples", len(data[1]), f"{sizes[client]}, as agreed for client {client}"
         )
-        return replace(self.setting, pool=data)
+        return replace(self.setting, data={client: data})
 
 
 def _digest(parts: Mapping[str, Any]) -> str:

@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call
 
-from fedlora_lab import adapters, engine
+from fedlora_lab import adapters
 from fedlora_lab.checks import check, check_number, check_one_of, check_whole
 from fedlora_lab.method import Slot
 from fedlora_lab.streams import Streams
-from fedlora_lab.tasks.task import Examples, Task, take
+from fedlora_lab.tasks.task import Examples, Task, take, together
 
 if TYPE_CHECKING:
     from fedlora_lab.record import Round
@@ -84,7 +84,7 @@ def full_updates(
     check(bool(names), "targets", task.targets, "names of layers of the model")
     start = {name: task.model.get_parameter(f"{name}.weight").detach() for name in names}
     weights = {name: weight.clone().requires_grad_() for name, weight in start.items()}
-    (x, y), _ = engine.pool(task)
+    x, y = together(task.clients)
     random = Streams(seed).generator("full updates")
 
     def model(*args: Any, **kwargs: Any) -> Any:

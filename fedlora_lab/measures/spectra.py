@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedlora_lab import adapters, engine, passes
+from fedlora_lab import adapters, passes
 from fedlora_lab.checks import check, check_number, check_one_of
 from fedlora_lab.mechanism import clip_sum
+from fedlora_lab.tasks.task import take, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,11 +61,11 @@ def _clipped_means(record: "Round", side: str, clip_norm: float) -> dict[str, Te
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     moving = tuple(slot for slot in adapted.places if slot.side == side)
     bank = {slot: tensor[None] for slot, tensor in state.tensors.items()}
-    (x, y), _ = engine.pool(task)
+    x, y = together(task.clients)
     totals = {slot: torch.zeros_like(state.tensors[slot]) for slot in moving}
     for index in torch.arange(len(y)).split(256):
         owner = torch.zeros_like(index)
-        rows = passes.per_example_gradients(task, adapted, bank, moving, (engine.take(x, index), y[index]), owner)
+        rows = passes.per_example_gradients(task, adapted, bank, moving, (take(x, index), y[index]), owner)
         sums, _ = clip_sum(rows, clip_norm, owner, 1)
         totals = {slot: total + sums[slot][0] for slot, total in totals.items()}
     return {slot.layer: total / len(y) for slot, total in totals.items()}

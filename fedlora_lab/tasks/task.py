@@ -1,7 +1,7 @@
 """A task: a frozen model, private examples of every client, public examples to measure on."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -41,6 +41,15 @@ def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
 def take(x: Any, index: Any) -> Any:
     """Some rows of a tensor, or of every tensor of a mapping."""
     return {key: value[index] for key, value in x.items()} if isinstance(x, Mapping) else x[index]
+
+
+def together(pairs: Sequence[Examples]) -> Examples:
+    """Examples of several clients, one client's after the other's; of one alone its own tensors, not a copy."""
+    xs, ys = zip(*pairs, strict=True)
+    if len(xs) == 1:
+        return xs[0], ys[0]
+    x = {key: torch.cat([x[key] for x in xs]) for key in xs[0]} if isinstance(xs[0], Mapping) else torch.cat(xs)
+    return x, torch.cat(ys)
 
 
 CLASSIFICATION = {"accuracy": accuracy, "loss": cross_entropy}
@@ -146,10 +155,8 @@ class Task:
 
     def pooled(self) -> "Task":
         """The same examples with one client: all data in one place."""
-        x = [x for x, _ in self.clients]
-        together = {k: torch.cat([part[k] for part in x]) for k in x[0]} if isinstance(x[0], Mapping) else torch.cat(x)
-        clients = ((together, torch.cat([y for _, y in self.clients])),)
-        return replace(self, clients=clients, client_names=("all",), info={**self.info, "pooled": True})
+        info = {**self.info, "pooled": True}
+        return replace(self, clients=(together(self.clients),), client_names=("all",), info=info)
 
     def only(self, client: int) -> "Task":
         """The same task with one client alone, counted from 0."""

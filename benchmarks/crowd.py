@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -84,7 +84,7 @@ def measured(sizes: tuple[int, ...], rounds: int) -> pd.DataFrame:
 
 def page(table: pd.DataFrame) -> str:
     """The results in words and one table."""
-    more = (table["MiB"] - table["MiB before"]).groupby(table["clients"]).max()
+    more: Any = (table["MiB"] - table["MiB before"]).groupby(table["clients"]).max()
     low, high = more.loc[1_000], more.loc[10_000]
     head = ("who takes part", "clients", "rounds", "took part in all", "s", "ms for each", "peak MiB")
     rows: list[tuple] = [(*head, "of it before the run")]

@@ -16,7 +16,7 @@ from fedlora_lab.checks import check
 from fedlora_lab.compute.placing import matmuls
 from fedlora_lab.mechanism import Clipped, before_clip, clip_sum, noise, release, uncertified
 from fedlora_lab.method import MODES, TRAINED, Method, Slot
-from fedlora_lab.passes import per_example_gradients
+from fedlora_lab.passes import per_example_gradients, portions
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.ranks import cut
 from fedlora_lab.rules import Whitening, identity
@@ -185,7 +185,7 @@ def _clipped_sums(
     begins = torch.tensor([0, *accumulate(setting.task.sizes[k] for k in clients.ids)])
     index, places = (torch.cat(drawn) + at[owner] for at in (begins, setting.offsets[list(clients.ids)]))
     x, y = setting.examples(clients.ids)
-    for part in torch.arange(len(owner)).split(setting.chunk or len(owner)):
+    for part in portions(x, index, setting.adapted.device, setting.chunk):
         data, who = (take(x, index[part]), y[index[part]]), owner[part]
         with setting.kept("clients", places[part], data[0]):
             rows = per_example_gradients(

@@ -4,7 +4,7 @@ Every example of a step carries its own copy of the moving tensors, (N, ...), so
 respect to those copies is the gradient of each example alone: no hooks, no vmap, no loop over clients or examples.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch import Tensor
 from fedlora_lab.adapters import Adapted
 from fedlora_lab.method import Method, Slot
 from fedlora_lab.tasks.task import Task, take
+
+TEXTS = 16
 
 
 def per_example_gradients(
@@ -75,23 +77,44 @@ def ready(task: Task, x: "Tensor | Mapping[str, Tensor]", device: torch.device) 
     return {key: value.to(device, non_blocking=True) for key, value in x.items()}
 
 
+def portions(
+    x: Any, index: Int[Tensor, " n"], device: torch.device, chunk: int | None = None, otherwise: int | None = None
+) -> Sequence[Int[Tensor, " part"]]:
+    """Places in ``index`` of the examples that go through the model together.
+
+    Texts, known by their ``attention_mask``, go with others of like length, and on a processor sixteen at once: there
+    padding is computed like words, and costs more than a second call.
+
+    Args:
+        x: all examples, of which ``index`` names some.
+        chunk: at most so many at once, whatever they are.
+        otherwise: at most so many where ``chunk`` says nothing and they are no texts, or are on another device.
+    """
+    whole = otherwise or max(len(index), 1)
+    mask = x.get("attention_mask") if isinstance(x, Mapping) else None
+    if mask is None:
+        return torch.arange(len(index)).split(chunk or whole)
+    places = mask[index].flatten(1).sum(1).argsort(descending=True, stable=True)
+    return places.split(chunk or (TEXTS if device.type == "cpu" else whole))
+
+
 def evaluate(
     task: Task,
     adapted: Adapted,
     values: Mapping[Slot, Tensor],
     data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
     kept: "Callable[[Tensor, Any], AbstractContextManager[None]]" = lambda index, x: nullcontext(),
-    chunk: int = 128,
+    chunk: int | None = None,
 ) -> dict[str, float]:
     """Mean of each metric of the task over some examples, with one value for each slot.
 
     Args:
         kept: (places of a chunk's examples, their inputs) -> within what the model is called.
-        chunk: examples at once.
+        chunk: examples at once; default: 128, texts as :func:`portions` has them.
     """
     y = data[1]
     totals = dict.fromkeys(task.metrics, 0.0)
-    for part in torch.arange(len(y)).split(chunk):
+    for part in portions(data[0], torch.arange(len(y)), adapted.device, chunk, 128):
         x = take(data[0], part)
         with kept(part, x):
             outputs = predict(task, adapted, values, x)

@@ -11,7 +11,7 @@ from small import PLAN, Tokens, examples, play, private, regression, somewhere, 
 from torch import nn
 
 import fedlora_lab as fl
-from fedlora_lab import adapters, engine, mechanism
+from fedlora_lab import adapters, engine, mechanism, passes
 from fedlora_lab.loop import Federation
 from fedlora_lab.methods import DEeR, FedLoRA, LALoRA
 from fedlora_lab.separable import check_separable
@@ -74,6 +74,29 @@ def test_examples_lie_one_client_after_the_other():
     assert setting.examples((2, 0))[0] is x
     assert setting.examples((1,))[0] is setting.data[1][0]
     assert setting.offsets.tolist() == [0, 5, 7]
+
+
+def test_texts_go_with_others_of_like_length():
+    """Each exactly once; never more padding than any other order has; whatever is asked for is kept to."""
+    lengths = torch.tensor([3, 9, 1, 7, 9, 2, 5] * 9)
+    x, index = {"attention_mask": (torch.arange(9) < lengths[:, None]).long()}, torch.randperm(63)[:50]
+
+    def padded(parts):
+        return sum(len(part) * int(lengths[index[part]].max()) for part in parts)
+
+    cpu, other = torch.device("cpu"), torch.device("meta")
+    for chunk, sizes in ((None, [16, 16, 16, 2]), (20, [20, 20, 10]), (50, [50])):
+        parts = passes.portions(x, index, cpu, chunk)
+        assert [len(part) for part in parts] == sizes
+        assert sorted(torch.cat(list(parts)).tolist()) == list(range(50))
+        assert padded(parts) <= min(padded(torch.randperm(50).split(sizes[0])) for _ in range(50))
+    assert [len(part) for part in passes.portions(x, index, other)] == [50]
+    assert [len(part) for part in passes.portions(x, index, other, None, 30)] == [30, 20]
+    images = torch.zeros(63, 2)
+    assert [part.tolist() for part in passes.portions(images, index[:5], cpu, 3)] == [[0, 1, 2], [3, 4]]
+    assert len(passes.portions(images, index, cpu)) == 1 and passes.portions(images, index[:0], cpu)[0].tolist() == []
+    square = {"attention_mask": x["attention_mask"][:, None].expand(-1, 9, -1)}
+    assert torch.cat(list(passes.portions(square, index, cpu))).shape == (50,)
 
 
 def test_draws_belong_to_round_client_and_step():

@@ -23,7 +23,8 @@ class Compute:
         frozen_prefix: keep what lies below the first adapted layer, example by example, and compute it once. Equal but
             for rounding, which then depends on what was drawn before.
         recompute: keep the inputs of the model's blocks only, and compute the rest again on the way back.
-        chunk_examples: at most so many examples at once; ``None``: all; "auto": what half of the free memory holds.
+        chunk_examples: at most so many examples at once; ``None``: all, of texts on a processor sixteen of like length;
+            "auto": what half of the free memory holds.
 
     Raises: ``ValueError`` (name, value, range).
     Guarantees: tests/test_compute.py::test_epsilon_and_noise_are_the_same_under_every_switch, ::test_exact_switches.

@@ -84,7 +84,7 @@ def child(act: Callable[[], Any], after: float = 0.0, number: int = 0, when: Cal
     pid = os.fork()
     if not pid:
         status = 1
-        signal.alarm(300)  # whatever becomes of the parent
+        signal.alarm(600)  # whatever becomes of the parent
         try:
             act()
             status = 0

@@ -185,7 +185,7 @@ def test_a_killed_writer_leaves_a_whole_folder_or_none(tmp_path):
     path, here = tmp_path / "adapter", Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", WRITER, str(path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=True)
     found = done.stdout.splitlines()
     assert len(found) == 12
     assert set(found) <= {str(sorted(adapters.SAVED)), "absent"}

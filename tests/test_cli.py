@@ -152,7 +152,7 @@ def test_killed_run_is_taken_up(tmp_path, capsys):
     assert call(*options, str(whole)) == 0
     process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     state = killed / "checkpoints" / "rolora-0" / "round-000003.json"
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not state.exists() and time.monotonic() < end:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)

@@ -28,7 +28,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="forks and limits of POSIX
 def scenario(name: str, folder: Path) -> dict[str, Any]:
     """What a function of faults.py found."""
     command = [sys.executable, str(HERE / "faults.py"), name, str(folder)]
-    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 400, "check": False}
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 1200, "check": False}
     done = subprocess.run(command, env=ENVIRONMENT, **options)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -119,7 +119,7 @@ def test_ctrl_c_ends_a_study_and_its_workers(tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path)], env=ENVIRONMENT, start_new_session=True, **piped
     )
-    until = time.monotonic() + 200
+    until = time.monotonic() + 600
     while not (path.exists() and path.read_text().count("\n") >= 2) and process.poll() is None:
         assert time.monotonic() < until
         time.sleep(0.02)

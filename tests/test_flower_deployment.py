@@ -87,7 +87,7 @@ class Site:
 
     def flwr(self, *command: str) -> str:
         done = subprocess.run(
-            [BIN / "flwr", *command], env=self.env, capture_output=True, text=True, timeout=120, check=False
+            [BIN / "flwr", *command], env=self.env, capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

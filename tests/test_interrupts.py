@@ -26,7 +26,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def script(text: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", text, *(str(one) for one in arguments)]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_a_swallowed_ctrl_c_stops_at_the_next_round(tmp_path):

@@ -256,7 +256,7 @@ def test_killed_while_writing_leaves_a_whole_ledger(tmp_path: Path) -> None:
         path.unlink(missing_ok=True)
         child = subprocess.Popen([sys.executable, "-c", code, str(path)])
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 300
             while not path.exists() and time.monotonic() < deadline:
                 time.sleep(0.005)
             time.sleep(pause)

@@ -180,7 +180,7 @@ def test_duel_fills_the_figure(made):
 def test_duel_stops_within_a_step(made):
     made.rounds.value, made.seeds.value = 30, 5
     made.start()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while made.progress.value == 0 and time.monotonic() < until:
         time.sleep(0.02)
     assert made.stop(wait=20)

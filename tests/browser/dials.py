@@ -101,7 +101,7 @@ def picture_bytes(image: Any) -> str:
     )
 
 
-def wait_for_bytes(image: Any, wanted: str, seconds: float = 30) -> None:
+def wait_for_bytes(image: Any, wanted: str, seconds: float = 120) -> None:
     """Wait until an image shows what `picture_bytes` gave."""
     until = time.monotonic() + seconds
     while picture_bytes(image) != wanted:

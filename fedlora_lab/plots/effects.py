@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 COLOURS = (FACTOR["B"], FACTOR["A"], RIGHT, INK)
 
 
+def _clear(table: pd.DataFrame) -> str:
+    """The two largest effects whose interval leaves out zero, in words."""
+    from fedlora_lab.traits import NAMES
+
+    clear: Any = table[(table["low"] > 0) | (table["high"] < 0)]
+    largest = clear.loc[clear["mean"].abs().sort_values(ascending=False).index[:2]]
+    words = [f"{NAMES.get(r.field, r.field)}: {r.value} {r.mean:+.3f} at {r.where}" for r in largest.itertuples()]
+    return "Clear of zero: " + ",\n".join(words).replace("-", "−") if words else "No effect is clear of zero"
+
+
 def effects(table: pd.DataFrame, measure: str = "accuracy") -> Picture:
     """Main effects with their intervals, a line for each field and value, a colour for each situation.
 
@@ -28,9 +38,10 @@ def effects(table: pd.DataFrame, measure: str = "accuracy") -> Picture:
     lines = list(dict.fromkeys(zip(table["field"], table["value"], strict=True)))
     wheres = list(dict.fromkeys(table["where"]))
     with paper():
-        figure = picture(8.6, 1.3 + 0.46 * len(lines))
+        figure = picture(8.6, 1.6 + 0.46 * len(lines))
         height = figure.get_figheight()
-        ax = figure.add_axes((0.4, 0.72 / height, 0.57, 1 - 1.22 / height))
+        ax = figure.add_axes((0.4, 0.72 / height, 0.57, 1 - 1.52 / height))
+        figure.text(0.012, 1 - 0.14 / height, _clear(table), weight="bold", fontsize=10.5, va="top")
         ax.axvline(0, color=GREY, lw=1.2)
         for i, where in enumerate(wheres):
             part: Any = table[table["where"] == where]
@@ -44,7 +55,8 @@ def effects(table: pd.DataFrame, measure: str = "accuracy") -> Picture:
         ax.set_yticks(range(len(lines)), [f"{NAMES.get(field, field)}: {value}" for field, value in lines])
         ax.set_xlabel(f"what it adds to {measure}, other fields equal")
         pairs = f"{table['pairs'].min()}–{table['pairs'].max()}"
-        footer(figure, f"mean over {pairs} pairs of rows, paired by seed; bar: 95 % interval (Student's t)")
+        footer(figure, f"mean over {pairs} pairs of rows that differ in nothing else, from the plain "
+                       "mean with both factors moving; bar: 95 % interval over seeds (Student's t)")  # fmt: skip
     return figure
 
 

@@ -124,7 +124,12 @@ def figure(table: pd.DataFrame, path: Path) -> None:
     axes[0].set_yscale("log")
     axes[0].set_yticks([3, 10, 30, 100], ["3", "10", "30", "100"])
     axes[0].set_yticks([], minor=True)
-    before = {"y": "MiB before", "label": "before the run, data included", "color": "#8b8b8b", "linestyle": ":"}
+    before: dict[str, Any] = {
+        "y": "MiB before",
+        "label": "before the run, data included",
+        "color": "#8b8b8b",
+        "linestyle": ":",
+    }
     sns.lineplot(table, x="clients", ax=axes[1], errorbar=None, **before)
     axes[1].set_ylim(0, 1.15 * table["MiB"].max())
     axes[1].legend(title="who takes part", frameon=False)

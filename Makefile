@@ -16,7 +16,7 @@ STAMP := .venv/.installed
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test book compare bench lint format pins clean
+.PHONY: help setup lab test book compare bench results lint format pins clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -51,6 +51,10 @@ compare: setup ## train the six methods on digits at epsilon 8 and write a repor
 
 bench: setup ## measure speed and memory against peers; rewrites benchmarks/results
 	$(BIN)/python -m benchmarks
+
+results: setup ## run every study from where it stands and judge the claims; what is whole is not run again
+	@for name in $$($(BIN)/fedlora-lab study | awk '{print $$1}'); do $(QUICK) $(BIN)/fedlora-lab study $$name || exit 1; done
+	$(QUICK) $(BIN)/python scripts/claims.py
 
 lint: setup ## ruff and pyright
 	$(BIN)/ruff format --check .

@@ -156,6 +156,15 @@ def test_peft_reads_what_was_trained(slug, tmp_path):
     assert config["lora_alpha"] / config["r"] == pytest.approx(LORA.scaling)
 
 
+@pytest.mark.parametrize("slug", [slug for slug in methods.table().index if slug != "fed-sb"])
+def test_a_rank_above_both_sides_of_a_layer(slug):
+    """Ranks that a 5 x 6 layer cannot use stay zero: shapes are kept, and what is exact stays exact."""
+    row = methods.get(slug)
+    last = play(regression(), row, None, lora=fl.Lora(rank=8, alpha=8.0))[-1]
+    assert [tuple(factor.shape) for pair in last.adapter.values() for factor in pair] == [(8, 6), (5, 8)]
+    assert last.deviation < 1e-6 or not row.exact
+
+
 def test_a_core_starts_where_the_frozen_weight_points():
     """Public, the same for all seeds, and of no effect before training."""
     task: Any = regression()

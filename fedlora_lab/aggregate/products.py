@@ -42,13 +42,23 @@ def mean_product(
 
 
 def singular(left: "Tensor", right: "Tensor", rank: int) -> "tuple[Tensor, Tensor, Tensor]":
-    """Leading singular values and vectors of left @ right: U (d_out, rank), S (rank,), V^T (rank, d_in)."""
+    """Leading singular values and vectors of left @ right: U (d_out, k), S (k,), V^T (k, d_in).
+
+    k is the rank, or the smallest side of left and right if that is less.
+    """
     import torch
 
     tall, r = torch.linalg.qr(left)
     wide, c = torch.linalg.qr(right.T)
     u, s, v = torch.linalg.svd(r @ c.T, full_matrices=False)
     return tall @ u[:, :rank], s[:rank], v[:rank] @ wide.T
+
+
+def _ranked(a: "Tensor", b: "Tensor", rank: int) -> "dict[str, Tensor]":
+    """Both factors with zeros up to the rank: a product has no more directions than its smaller side."""
+    from torch.nn.functional import pad
+
+    return {"A": pad(a, (0, 0, 0, rank - len(a))), "B": pad(b, (0, rank - len(a)))}
 
 
 class ProductRule(Rule, ABC):
@@ -126,8 +136,9 @@ class TruncatedSVD(ProductRule):
     writes: ClassVar[tuple[str, ...]] = ("A", "B")
 
     def layer(self, after: Global, left: "Tensor", right: "Tensor", layer: str) -> "Mapping[str, Tensor]":
-        u, s, v = singular(left, right, after.tensors[Slot("A", layer)].shape[0])
-        return {"A": v, "B": u * s} if s[0] > 0 else {}
+        rank = after.tensors[Slot("A", layer)].shape[0]
+        u, s, v = singular(left, right, rank)
+        return _ranked(v, u * s, rank) if s[0] > 0 else {}
 
 
 @dataclass(frozen=True)
@@ -156,9 +167,7 @@ class Sketch(ProductRule):
         if not s[0] > 0:
             return {}
         root = s[:rank].sqrt()
-        short = rank - len(root)  # a sketch narrower than the rank fills the rest with zeros
-        a, b = root.unsqueeze(1) * v[:rank], basis @ u[:, :rank] * root
-        return {"A": torch.nn.functional.pad(a, (0, 0, 0, short)), "B": torch.nn.functional.pad(b, (0, short))}
+        return _ranked(root.unsqueeze(1) * v[:rank], basis @ u[:, :rank] * root, rank)
 
     def _columns(self, shapes: "Mapping[Slot, Sequence[int]]", layer: str) -> tuple[int, int, int]:
         (rank, wide), (tall, _) = shapes[Slot("A", layer)], shapes[Slot("B", layer)]

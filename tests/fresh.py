@@ -114,16 +114,23 @@ def ordered(items: list[Any], workers: int) -> list[Any]:
     """Equal stretches, one for each worker as pytest-xdist deals them, each with its share of what takes long first.
 
     A notebook takes as long as hundreds of tests, and so does a file with a test that is marked slow; begun last, it
-    would keep one worker busy and the others waiting. The tests of a file follow each other, the rest keeps its order.
+    would keep one worker busy and the others waiting. Half of the workers begin with these. The others begin with
+    what waits for browsers, servers and processes, and leaves the processors to the first half. The tests of a file,
+    or of one kind of waiting, follow each other, the rest keeps its order.
     """
     books = [[item] for item in items if isinstance(item, NotebookItem)]
     tests = [item for item in items if not isinstance(item, NotebookItem)]
     slow = dict.fromkeys(item.path for item in tests if item.get_closest_marker("slow"))
     files = [[item for item in tests if item.path == path] for path in slow]
-    rest, found = [item for item in tests if item.path not in slow], []
+    tests = [item for item in tests if item.path not in slow]
+    waits = {item: mark.args[0] for item in tests if (mark := item.get_closest_marker("waits"))}
+    kinds = [[item for item in waits if waits[item] == kind] for kind in dict.fromkeys(waits.values())]
+    rest, found = [item for item in tests if item not in waits], []
+    half = (workers + 1) // 2
     for w in range(workers):
-        mine = [item for group in (*books[w::workers], *files[w::workers]) for item in group]
-        took = max(0, (len(items) - len(found)) // (workers - w) - len(mine))
-        found += mine + rest[:took]
+        mine = [*books[w::half], *files[w::half]] if w < half else []
+        mine += kinds[workers - 1 - w :: workers - half or 1] if w >= half or workers == 1 else []
+        took = max(0, (len(items) - len(found)) // (workers - w) - sum(map(len, mine)))
+        found += [item for group in mine for item in group] + rest[:took]
         rest = rest[took:]
     return found

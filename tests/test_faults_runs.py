@@ -22,6 +22,7 @@ from fedlora_lab.study import work
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"}
+pytestmark = pytest.mark.waits("kills")
 posix = pytest.mark.skipif(os.name != "posix", reason="forks and limits of POSIX")
 
 

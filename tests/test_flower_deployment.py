@@ -120,7 +120,7 @@ def status(site: Site, run: str) -> str:
     return found["status"]
 
 
-@pytest.mark.slow
+@pytest.mark.waits("cluster")
 def test_a_deployment(tmp_path):
     """The run of the loop through SuperLink and SuperNodes; who is not known, or trusts another authority, stays out.
 

@@ -20,6 +20,7 @@ PLAN = ROUNDS.replace(participation=1.0, dropout=0.0)
 LATE = 20.0
 """Seconds for a round: many times what an honest one takes beside other tests on a slow machine."""
 pytestmark = [
+    pytest.mark.waits("cluster"),
     # What Ray and its parts leave behind or say of each other.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
@@ -48,7 +49,6 @@ class Failing:
         return self.app(message, context)
 
 
-@pytest.mark.slow
 def test_a_client_that_hangs_or_raises_is_left_out(alone, caplog):
     """The run goes on with those who are there; the ledger counts every round for everyone who was asked."""
     task, privacy = tokens("head"), protected("example")
@@ -86,7 +86,6 @@ finally:
 """
 
 
-@pytest.mark.slow
 def test_the_command(alone, tmp_path):
     """``fedlora-lab flower`` writes the folder that ``run`` writes, with the same numbers; telemetry is off.
 

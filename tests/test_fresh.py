@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import fresh
 import nbformat
@@ -113,34 +114,39 @@ def test_a_print_in_pieces_is_one_print() -> None:
 
 
 class Listed:
-    """A test of which only the file and the marker are asked."""
+    """A test of which only the file and its markers are asked."""
 
-    def __init__(self, path: str, slow: bool) -> None:
-        self.path, self.slow = path, slow
+    def __init__(self, path: str, **marks: str) -> None:
+        self.path, self.marks = path, marks
 
-    def get_closest_marker(self, name: str) -> bool:
-        return self.slow and name == "slow"
+    def get_closest_marker(self, name: str) -> Any:
+        return pytest.mark.waits(self.marks[name]).mark if name in self.marks else None
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4, 46, 60])
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 46, 60])
 def test_what_takes_long_is_begun_first(workers: int) -> None:
-    """Every stretch begins with its notebooks, then its files with a slow test, whole; nothing is lost."""
+    """Half of the stretches begin with notebooks and whole slow files, the others with what waits; nothing is lost."""
     books = [fresh.NotebookItem.__new__(fresh.NotebookItem) for _ in range(5)]
-    tests = [Listed(f"file {i // 3}", slow=i in (4, 17, 40)) for i in range(81)]
+    marks = dict.fromkeys((4, 17, 40), {"slow": "yes"}) | {31: {"waits": "a"}, 50: {"waits": "b"}, 60: {"waits": "a"}}
+    tests = [Listed(f"file {i // 3}", **marks.get(i, {})) for i in range(81)]
     files = [[item for item in tests if item.path == tests[i].path] for i in (4, 17, 40)]
-    long = [item for file in files for item in file]
+    kinds = [[tests[31], tests[60]], [tests[50]]]
+    long, waits = [item for file in files for item in file], [item for kind in kinds for item in kind]
     found = fresh.ordered([*tests[:20], *books, *tests[20:]], workers)
     assert sorted(map(id, found)) == sorted(map(id, [*books, *tests]))
-    assert [item for item in found if item not in books + long] == [item for item in tests if item not in long]
-    for file in files:
-        first = found.index(file[0])
-        assert found[first : first + 3] == file
+    plain = [item for item in tests if item not in long + waits]
+    assert [item for item in found if item in plain] == plain
+    for group in (*files, *kinds):
+        first = found.index(group[0])
+        assert found[first : first + len(group)] == group
     left = list(found)
     for w in range(workers if workers < 5 else 0):
         size = len(left) // (workers - w)  # as pytest-xdist deals them
         stretch, left = left[:size], left[size:]
-        kinds = [2 if item in books else int(item in long) for item in stretch]
-        assert kinds == sorted(kinds, reverse=True) and kinds[0] == 2
+        order = [3 if item in books else 2 if item in long else int(item in waits) for item in stretch]
+        assert order == sorted(order, reverse=True)
+        assert order[0] == (3 if w < (workers + 1) // 2 else 1)
+        assert workers == 1 or {1, 3} - set(order)
 
 
 def test_make_test_uses_it() -> None:

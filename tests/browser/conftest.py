@@ -18,6 +18,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if here in item.path.parents:
             item.add_marker("browser")
+            item.add_marker(pytest.mark.waits("browser"))
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,9 @@ import os
 import signal
 
 import jaxtyping
+import pytest
 import shapes
 from hypothesis import settings
-
-# What the package loads is loaded before it: within the import hook of jaxtyping nothing is read from Python's caches.
-for library in ("matplotlib.pyplot", "opacus", "pandas", "peft", "scipy.stats", "seaborn", "torch", "transformers"):
-    importlib.import_module(library)
-gc.collect()
-gc.freeze()  # half a million objects of theirs leave the garbage collector's walks
 
 # Figures are drawn without a window, and the workers of pytest-xdist do not fight over the cores.
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -28,6 +23,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything of the package is loaded: shapes are held where they are spoken of, and cost nothing elsewhere.
 jaxtyping.jaxtyped = shapes.sparing(jaxtyping.jaxtyped)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What the package loads is loaded before it: within the import hook of jaxtyping no cache of Python's is read.
+
+    A process that only hands out tests needs none of it.
+    """
+    if config.getoption("numprocesses", None):
+        return
+    for library in ("matplotlib.pyplot", "opacus", "pandas", "peft", "scipy.stats", "seaborn", "torch", "transformers"):
+        importlib.import_module(library)
+    gc.collect()
+    gc.freeze()  # half a million objects of theirs leave the garbage collector's walks
 
 
 def pytest_runtest_setup() -> None:

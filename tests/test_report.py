@@ -1,65 +1,21 @@
 """The report: one page that stands alone, shows what the frame holds, and lets no text of the data become markup."""
 
 import json
-import os
 import re
-import shutil
 from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
+from reports import HOSTILE, frame, ledgers, settings, written
 
 import fedlora_lab as fl
 from fedlora_lab.files import write_atomically
 from fedlora_lab.folder import read_frame, to_json
 from fedlora_lab.report import flat, promise, render, report
 
-HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">"\'&amp; $x_{'
 STRUCTURE = "html head meta title style body main div h1 h2 p ul li b span pre details summary dl dt dd"
 TAGS = set(f"{STRUCTURE} table thead tbody tr th td figure figcaption img".split())
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--no-first-run"]  # fmt: skip
-
-
-def frame(task: str = "digits", methods: tuple[str, ...] = ("fedlora", "rolora"), seeds=(0, 1, 2)) -> pd.DataFrame:
-    """A small frame of the true schema."""
-    draw = np.random.default_rng(0)
-    rows = []
-    for number, method in enumerate(methods):
-        for seed in seeds:
-            for round in range(5):
-                values = {"accuracy": 0.6 + 0.04 * round + 0.01 * draw.normal(), "loss": 1.2 / (1 + round),
-                          "epsilon": 2.0 * round, "deviation": 0.2 * (number == 0) * (round > 0), "bytes_up": 3e5,
-                          "bytes_down": 3e5, "numbers_up": 8e4, "numbers_down": 8e4, "participants": 10.0,
-                          "clipped": 0.4, "nonfinite": 0.0, "seconds": 0.2}  # fmt: skip
-                rows += [(task, method, seed, round, "all", measure, value) for measure, value in values.items()]
-                rows.append((task, method, seed, round, "blocks.0.query", "deviation", 0.1))
-    return pd.DataFrame(rows, columns=["task", "method", "seed", "round", "layer", "measure", "value"])
-
-
-def settings(task: str = "digits", methods: tuple[str, ...] = ("fedlora", "rolora"), seeds=(0, 1, 2)) -> dict:
-    plan = {"rounds": 4, "local_steps": 5, "batch": 16, "lr": 0.3, "participation": 1.0}
-    return {
-        "format": 1,
-        "commands": [f"fedlora-lab compare '{task}'"],
-        "begun": "2026-01-01 00:00 UTC",
-        "task": {"name": task, "info": {"note": task}, "sizes": [100, 50], "test": 10, "fingerprint": "0"},
-        "privacy": {"unit": "example", "delta": 1e-4, "trust": "local", "target": 8.0, "noise_multiplier": [0.71, 0.9]},
-        "lora": {"rank": 4, "alpha": 8.0},
-        "plans": dict.fromkeys(methods, plan),
-        "methods": {method: {"name": method, "source": task} for method in methods},
-        "seeds": list(seeds),
-        "versions": {"fedlora-lab": "0.1.0", "torch": "2"},
-    }
-
-
-def ledgers(methods: tuple[str, ...] = ("fedlora", "rolora"), seeds=(0, 1, 2), reproducible: bool = True) -> dict:
-    plan = fl.Privacy(noise_multiplier=0.8, sample_rate=0.1, delta=1e-4)
-    text = json.loads(plan.ledger(releases=20, reproducible=reproducible).to_json())
-    return {f"{method}-{seed}": text for method in methods for seed in seeds}
 
 
 class Reader(HTMLParser):
@@ -161,16 +117,6 @@ def test_settings_are_flattened_with_short_numbers():
     assert dict(flat({"a": {"b": [0.123456789], "c": None}, "d": {}})) == {"a.b": "[0.12346]", "a.c": "null", "d": "{}"}
 
 
-def written(folder, **options):
-    data = frame(**options)
-    methods, seeds = tuple(data["method"].unique()), tuple(data["seed"].unique())
-    task = str(data["task"].iloc[0])
-    write_atomically(folder / "frame.csv", data.to_csv(index=False))
-    write_atomically(folder / "settings.json", to_json(settings(task, methods, tuple(map(int, seeds)))))
-    write_atomically(folder / "ledger.json", to_json(ledgers(methods, seeds)))
-    return report(folder)
-
-
 def test_report_reads_the_folder(tmp_path):
     path = written(tmp_path)
     assert path == tmp_path / "report.html"
@@ -184,26 +130,3 @@ def test_report_needs_a_finished_cell(tmp_path):
     write_atomically(tmp_path / "settings.json", to_json(settings()))
     with pytest.raises(ValueError, match="at least one finished cell"):
         report(tmp_path)
-
-
-@pytest.mark.skipif(BROWSER is None and not os.environ.get("CI"), reason="no Chromium on this machine")
-def test_phone_and_print(tmp_path):
-    from playwright.sync_api import sync_playwright
-
-    path = written(tmp_path, task=HOSTILE, methods=("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp"))
-    said: list[str] = []
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        try:
-            for width in (360, 768, 1280):
-                page = browser.new_page(viewport={"width": width, "height": 800})
-                page.on("console", lambda message: said.append(message.text))
-                page.on("dialog", lambda dialog: said.append(dialog.message))
-                page.goto(path.as_uri())
-                page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-                assert page.evaluate("document.documentElement.scrollWidth") <= width
-                assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-            assert page.pdf(format="A4").startswith(b"%PDF")
-        finally:
-            browser.close()
-    assert said == []

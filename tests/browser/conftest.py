@@ -1,6 +1,7 @@
 """One JupyterLab, one Chromium and one open notebook for the browser tests of a process."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import lab as labs
@@ -64,10 +65,10 @@ def show(notebook, request):
     assert notebook.errors == []
 
 
-@pytest.fixture
-def plain(show):
-    """Seconds that an almost empty figure takes in this kernel now: p95 of 20. CELLS needs "plain"."""
-    return lambda: float(show("plain").inner_text())
+@pytest.fixture(scope="module")
+def plain(notebook, request):
+    """Seconds that an almost empty figure takes in this kernel, measured once: p95 of 20. CELLS needs "plain"."""
+    return cache(lambda: float(notebook.run(list(request.module.CELLS).index("plain")).inner_text()))
 
 
 @pytest.fixture(scope="session")

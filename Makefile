@@ -8,8 +8,9 @@ OUT ?= runs/digits
 COMPARE_ARGS ?= digits --methods fedlora,ffa-lora,rolora,deer,la-lora,fedlpp --epsilon 8 --seeds 3
 
 # One thread for each worker; modules compiled once for all the processes that tests start; and glibc keeps the memory
-# of tensors that come and go at every step.
-QUICK := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= MALLOC_MMAP_THRESHOLD_=67108864 MALLOC_TRIM_THRESHOLD_=268435456
+# of tensors that come and go at every step, in large pages.
+QUICK := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= MALLOC_MMAP_THRESHOLD_=67108864 \
+	MALLOC_TRIM_THRESHOLD_=268435456 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
 BIN := .venv/bin
 STAMP := .venv/.installed

@@ -10,6 +10,7 @@ import pytest
 from fedlora_lab.cli import commands
 
 DOCS = Path(__file__).parent.parent / "docs"
+pytestmark = pytest.mark.slow
 
 
 def blocks(page: str) -> list[str]:

@@ -66,21 +66,19 @@ def results(frame: pd.DataFrame, view: View) -> Picture:
     """Left a measure over a label, mean and 95 % interval; right what each method adds to the one compared with.
 
     Raises: as `measured`.
-    Guarantees: the axes follow the frame, the measure and the label alone, not the methods
+    Guarantees: the axes follow the means in the frame, the measure and the labels alone, not the methods
         (test_lesson_09.py::test_the_results_figure_stands_still).
     """
     means, gaps = measured(frame, view)
     places = _order(frame[view.x])
-    values: Any = frame[view.measure].dropna()
-    reach = float(values.max() - values.min()) or 1.0
+    low, high, far = _reach(frame, view)
     with paper():
         figure = picture(9.4, 4.0)
         left, right = figure.add_axes((0.07, 0.165, 0.36, 0.73)), figure.add_axes((0.51, 0.165, 0.33, 0.73))
         labels = _lines(left, means, view.methods)
         ends = _lines(right, gaps, view.methods)
-        left.set_ylim(float(values.min()) - 0.05 * reach, float(values.max()) + 0.05 * reach)
-        far = 1.8 * _apart(frame, view) or reach
-        right.set_ylim(-far, far)
+        left.set_ylim(low - 0.2 * (high - low), high + 0.2 * (high - low))
+        right.set_ylim(-1.3 * far, 1.3 * far)
         right.axhline(0, color=GREY, lw=1.2)
         title, unit = AXES.get(view.measure, (view.measure, view.measure))
         left.set(ylabel=unit)
@@ -96,11 +94,13 @@ def results(frame: pd.DataFrame, view: View) -> Picture:
     return figure
 
 
-def _apart(frame: Any, view: View) -> float:
-    """How far the best and the worst mean of a place are apart at most, all methods of the frame."""
-    means = chosen(frame, view.held).groupby([view.x, "method"], dropna=False)[view.measure].mean()
+def _reach(frame: Any, view: View) -> tuple[float, float, float]:
+    """The lowest and the highest mean, and how far two of one place are apart at most, all methods of the frame."""
+    means = chosen(frame, view.held).groupby([view.x, "method"], dropna=False)[view.measure].mean().dropna()
     spread = means.groupby(level=0, dropna=False).agg(lambda values: values.max() - values.min())
-    return float(spread.max())
+    low, high = float(means.min()), float(means.max())
+    low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+    return low, high, float(spread.max()) or high - low
 
 
 def _tick(value: Any, x: str) -> str:

@@ -19,6 +19,7 @@ from fedlora_lab.checks import check
 from fedlora_lab.compute.frozen import freeze
 from fedlora_lab.method import Global, Slot
 from fedlora_lab.plan import Lora
+from fedlora_lab.ranks import padded
 from fedlora_lab.stacked import ABSENT, Cored, Shifted, Stacked
 from fedlora_lab.streams import Streams
 
@@ -177,8 +178,7 @@ def _plain_pairs(values: Mapping[Slot, Tensor], lora: Lora) -> tuple[dict[Slot, 
     rank = max((len(a) for a, _ in pairs.values()), default=lora.rank)
     found = {slot: tensor for slot, tensor in state.tensors.items() if slot.side == "head"}
     for layer, (a, b) in pairs.items():
-        found[Slot("A", layer)] = nn.functional.pad(a, (0, 0, 0, rank - len(a)))
-        found[Slot("B", layer)] = nn.functional.pad(b, (0, rank - len(a)))
+        found[Slot("A", layer)], found[Slot("B", layer)] = padded(a, b, rank)
     return found, Lora(rank, lora.scaling * rank)
 
 

@@ -32,6 +32,11 @@ def _held(slot: Slot, tensor: Tensor, ranks: Tensor) -> Tensor:
     return mask
 
 
+def padded(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """A (r, d_in) and B (d_out, r) of the same product, with zeros up to the rank."""
+    return torch.nn.functional.pad(a, (0, 0, 0, rank - len(a))), torch.nn.functional.pad(b, (0, rank - len(a)))
+
+
 def shared_rank(rank: int, own: float) -> int:
     """How many of the ranks are sent where the share ``own`` of them, the last ones, stay with their client."""
     return math.ceil((1 - own) * rank)

@@ -126,10 +126,11 @@ def ordered(items: list[Any], workers: int) -> list[Any]:
     waits = {item: mark.args[0] for item in tests if (mark := item.get_closest_marker("waits"))}
     kinds = [[item for item in waits if waits[item] == kind] for kind in dict.fromkeys(waits.values())]
     rest, found = [item for item in tests if item not in waits], []
-    half = (workers + 1) // 2
+    busy = range((workers + 1) // 2)
+    others = range(len(busy), workers) or busy
     for w in range(workers):
-        mine = [*books[w::half], *files[w::half]] if w < half else []
-        mine += kinds[workers - 1 - w :: workers - half or 1] if w >= half or workers == 1 else []
+        mine = [*books[w :: len(busy)], *files[w :: len(busy)]] if w in busy else []
+        mine += kinds[w - others.start :: len(others)] if w in others else []
         took = max(0, (len(items) - len(found)) // (workers - w) - sum(map(len, mine)))
         found += [item for group in mine for item in group] + rest[:took]
         rest = rest[took:]

@@ -55,10 +55,10 @@ def singular(left: "Tensor", right: "Tensor", rank: int) -> "tuple[Tensor, Tenso
 
 
 def _ranked(a: "Tensor", b: "Tensor", rank: int) -> "dict[str, Tensor]":
-    """Both factors with zeros up to the rank: a product has no more directions than its smaller side."""
-    from torch.nn.functional import pad
+    """Both factors with all their ranks: a product has no more directions than its smaller side."""
+    from fedlora_lab.ranks import padded
 
-    return {"A": pad(a, (0, 0, 0, rank - len(a))), "B": pad(b, (0, rank - len(a)))}
+    return dict(zip("AB", padded(a, b, rank), strict=True))
 
 
 class ProductRule(Rule, ABC):

@@ -38,6 +38,8 @@ CASES = {
     "MiniLM 4 x 8": ("sentiment", 4, 8, 8),
     "MiniLM 4 x 8, layers 4 and 5": ("upper", 4, 8, 8),
 }
+MORE = {"digits 10 x 16": "compiled", "MiniLM 4 x 8": "compiled", "MiniLM 4 x 8, layers 4 and 5": "kept"}
+"""A switch of speed that is measured beside the others, for these cases."""
 UPPER = tuple(f"layer.{i}.attention.self.{name}" for i in (4, 5) for name in ("query", "value"))
 
 
@@ -64,8 +66,8 @@ def turns(case: str, count: int, inner: int) -> pd.DataFrame:
 
     name, clients, batch, rank = CASES[case]
     task = task_of(name, clients)
-    builders = peers.PEERS if name == "upper" else {peer: peers.PEERS[peer] for peer in PEERS}
-    steps = {peer: build(task, batch, rank) for peer, build in builders.items()}
+    names = [*PEERS, *([MORE[case]] if case in MORE else [])]
+    steps = {peer: peers.PEERS[peer](task, batch, rank) for peer in names}
     return in_turns(steps, count, inner).assign(case=case)
 
 
@@ -165,6 +167,15 @@ def import_seconds(repeats: int) -> list[float]:
             for _ in range(repeats)]  # fmt: skip
 
 
+def processor() -> str:
+    """What the system calls its processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="Few turns, the small cases only.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch; 1 counts processor time.  [torch's own]")
@@ -188,7 +199,7 @@ def main(quick: bool, threads: int | None, count: int, out: Path, one: tuple[str
     memory = {case: {peer: peak(case, peer) for peer in PEERS} for case in cases}
     run, imports, rounds = whole_run(3 if quick else 7), import_seconds(5), through_flower(3 if quick else 15)
     speeds = products(5 if quick else 15)
-    machine = {"cores": os.cpu_count(), "system": platform.machine(), "torch": torch.__version__, "turns": count}
+    machine = {"cores": os.cpu_count(), "system": processor(), "torch": torch.__version__, "turns": count}
     machine["threads"] = torch.get_num_threads()
     by_batch = step_by_batch(count, 3)
     out.mkdir(parents=True, exist_ok=True)

@@ -13,14 +13,15 @@ PEERS = ("stacked", "plain", "opacus")
 TIME, MEMORY = 1.25, 1.3
 FASTER = {"digits 10 x 16": 2.0, "digits 50 x 8": 3.5, "MiniLM 4 x 8": 1.0}
 """What was asked: at most so many times the plain step's time and memory, at least so many times Opacus' speed."""
+SWITCHES = {"compiled": "`compile=True`", "kept": "`frozen_prefix=True`"}
+"""Of speed, each measured in some of the cases."""
 
 
 def ratios(table: pd.DataFrame) -> pd.DataFrame:
     """Each turn's ratio of the stacked step to its peers."""
     wide = table.pivot_table(index=["case", "turn"], columns="peer", values="seconds")
     found = {"plain": wide["stacked"] / wide["plain"], "opacus": wide["opacus"] / wide["stacked"]}
-    if "kept" in wide:
-        found["kept"] = wide["stacked"] / wide["kept"]
+    found |= {switch: wide["stacked"] / wide[switch] for switch in SWITCHES if switch in wide}
     return pd.DataFrame(found)
 
 
@@ -37,6 +38,16 @@ def steps(table: pd.DataFrame) -> str:
     for case in table["case"].unique():
         part, asked = found.loc[case], f"at least {FASTER[case]:g}" if case in FASTER else ""
         rows.append([case, spread(part["plain"]), f"at most {TIME:g}", spread(part["opacus"]), asked])
+    return markdown(rows)
+
+
+def switched(table: pd.DataFrame) -> str:
+    """How much faster a step is with a switch, where that was measured."""
+    found = ratios(table)
+    rows = [["switch", "step", "times faster"]]
+    for switch in (switch for switch in SWITCHES if switch in found):
+        by_case = found[switch].dropna().groupby("case", sort=False)
+        rows += [[SWITCHES[switch], str(case), spread(part.tolist())] for case, part in by_case]
     return markdown(rows)
 
 
@@ -82,10 +93,6 @@ def page(table: pd.DataFrame, found: dict[str, Any]) -> str:
     machine, run, rounds, import_, price = (found[key] for key in ("machine", "run", "rounds", "import", "price"))
     threads = machine["threads"]
     counted = "one thread, processor time" if threads == 1 else f"{threads} threads, clock time"
-    kept: Any = ratios(table).get("kept", pd.Series(dtype=float))
-    kept = kept.dropna()
-    once = "\nAdapters in layers 4 and 5 of 6, the frozen prefix kept: a step is {} times faster.\n"
-    once = once.format(spread(kept)) if len(kept) else ""
     ratio = np.median(rounds["flower"]) / np.median(rounds["loop"])
     return f"""# Speed
 
@@ -104,7 +111,9 @@ oneDNN where torch has it (below). On texts the private step takes those of like
 
 A `digits` run (10 clients, 20 rounds, 5 steps, RoLoRA at ε = 8): {spread(run["seconds"])} s, of which
 {spread(run["share"])} is not the engine's steps (asked: at most 0.25).
-{once}
+
+{switched(table)}
+
 A round of it through Flower's simulation, two processes: {spread(rounds["flower"])} s of the clock, in the
 loop {spread(rounds["loop"])} s: {ratio:.1f} times less.
 

@@ -13,6 +13,7 @@ from fedlora_lab.checks import check
 from fedlora_lab.compute import Compute
 from fedlora_lab.compute.blocks import wrap
 from fedlora_lab.compute.chunking import chunk
+from fedlora_lab.compute.compiled import fuse
 from fedlora_lab.compute.placing import place
 from fedlora_lab.compute.prefix import prefix
 from fedlora_lab.method import Global, Slot
@@ -36,7 +37,8 @@ def prepared(
     task, compute = asked.task, compute or Compute()
     adapted = adapters.adapt(task.model, task.targets, task.head, asked.lora)
     adapted = place(adapted, compute.device, compute.products)
-    lists = wrap(adapted.model, compute.recompute) if compute.recompute or compute.frozen_prefix else []
+    shells = compute.recompute or compute.frozen_prefix or compute.compile
+    lists = wrap(adapted.model, compute.recompute) if shells else []
     check(bool(lists) or not compute.recompute, "recompute", True, "a model whose blocks are in an nn.ModuleList")
     check_separable(task, adapted, compute.products)
     clip, sigma = upload.step_privacy(asked.privacy, len(task.sizes))
@@ -45,7 +47,10 @@ def prepared(
         task, adapted, asked.method, asked.plan, asked.streams, clip, sigma, data,
         lora=asked.lora, prefix=kept, products=compute.products,
     )  # fmt: skip
-    return replace(setting, chunk=chunk(compute, setting))
+    setting = replace(setting, chunk=chunk(compute, setting))
+    if compute.compile:
+        fuse(setting, lists, compute.compile)
+    return setting
 
 
 def opening(asked: Agreement, setting: engine.Setting) -> Global:

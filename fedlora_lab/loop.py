@@ -46,7 +46,7 @@ def run(
         resume: folder of checkpoints to go on from; the rounds that follow have the bits they would have had.
         chunk_examples, chunk_clients: at most so many examples (clients) in memory at once; results differ by rounding.
             chunk_examples="auto" takes as many as half of the free memory holds.
-        device, products, frozen_prefix, recompute: where and how the work is done (see `compute.Compute`).
+        device, products, frozen_prefix, recompute, compile: where and how the work is done (see `compute.Compute`).
         evaluate_every: judge the model before training, after every so many rounds and after the last; NaN between.
 
     Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.

@@ -20,7 +20,8 @@ class Frozen(nn.Linear):
 
     def forward(self, input: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         moves = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
-        if ONEDNN and not moves and input.device.type == "cpu" and input.dtype == self.weight.dtype in DTYPES:
+        here = input.device.type == "cpu" and input.dtype == self.weight.dtype in DTYPES
+        if ONEDNN and here and not moves and not torch.compiler.is_compiling():  # its compiler chooses for itself
             return _Product.apply(input, self.weight, self.bias)  # type: ignore[return-value]
         return super().forward(input)
 

@@ -107,7 +107,9 @@ def _sentiment() -> Study:
 
 def _factorial() -> Study:
     cases = [case for epsilon in (1.0, 8.0) for case in digits(composed(), {}, epsilon=epsilon)]
-    return Study("digits-factorial", "which ingredient does the work", tuple(cases), seeds=tuple(range(5)))
+    return Study(
+        "digits-factorial", "which ingredient does the work", tuple(cases), seeds=tuple(range(5)), rates=SMALLER
+    )
 
 
 def _flat() -> Study:

@@ -126,7 +126,7 @@ def _scores(jobs: Iterable[Job], done: Done) -> dict[float, float] | None:
     return {lr: fmean(scores) for lr, scores in found.items()}
 
 
-def _needed(study: Study, case: Case, done: Done) -> Iterator[Job]:
+def needed(study: Study, case: Case, done: Done) -> Iterator[Job]:
     """The runs of a case as far as they are known: each stage decides the next."""
     yield from study.screening(case)
     rates = finalists(study, case, done)
@@ -140,7 +140,7 @@ def _needed(study: Study, case: Case, done: Done) -> Iterator[Job]:
 def progress(study: Study, path: Path) -> tuple[int, int]:
     """Runs done, and runs in all."""
     done = load(path)
-    return sum(job.key in done for case in study.cases for job in _needed(study, case, done)), study.runs
+    return sum(job.key in done for case in study.cases for job in needed(study, case, done)), study.runs
 
 
 def play(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -> Done:
@@ -164,7 +164,7 @@ def play(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -> Don
     ):
         done, others = load(path), _others(path)
         for batch in _batches(study.cases, max(workers, 1) * 2):
-            while todo := [job for case in batch for job in _needed(study, case, done) if job.key not in done]:
+            while todo := [job for case in batch for job in needed(study, case, done) if job.key not in done]:
                 known = [others[job.key] for job in todo if _measured(job, others)]
                 for entry in known or _run(pool, todo):
                     append_line(path, entry)

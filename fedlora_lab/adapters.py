@@ -20,7 +20,7 @@ from fedlora_lab.compute.frozen import freeze
 from fedlora_lab.method import Global, Slot
 from fedlora_lab.plan import Lora
 from fedlora_lab.ranks import padded
-from fedlora_lab.stacked import ABSENT, Cored, Shifted, Stacked
+from fedlora_lab.stacked import ABSENT, Adapter, Stacked
 from fedlora_lab.streams import Streams
 
 SAVED = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
@@ -93,7 +93,7 @@ def _plain(name: str) -> str:
 
 
 def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lora) -> Adapted:
-    """Inject adapters with PEFT and put a stacked module in the place of each factor and each linear of the head.
+    """Inject adapters with PEFT; put stacked modules in the place of its layers and of the head's linear maps.
 
     The given model is left as it was.
 
@@ -106,17 +106,14 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lo
     for name, module in list(peft.named_modules()):
         if isinstance(module, LoraLayer):
             base = module.get_base_layer()
-            check(
-                isinstance(base, (nn.Linear, Conv1D)),
-                "targets",
-                _plain(name),
-                f"linear layers, not {type(base).__name__}",
-            )
-            layer, inner, outer = _plain(name), Stacked(module.lora_A["default"]), Cored(module.lora_B["default"])  # type: ignore[arg-type]
-            shifted = Shifted(base, lora.scaling)  # type: ignore[arg-type]
-            module.lora_A["default"], module.lora_B["default"], module.base_layer = inner, outer, shifted
-            places |= {Slot("A", layer): (inner, "rows"), Slot("B", layer): (outer, "rows")}
-            optional |= {Slot("R", layer): (outer, "core"), Slot("W", layer): (shifted, "rows")}
+            expected = f"linear layers, not {type(base).__name__}"
+            check(isinstance(base, (nn.Linear, Conv1D)), "targets", _plain(name), expected)
+            layer, (parent, _, own) = _plain(name), name.rpartition(".")
+            a, b = (side["default"].get_parameter("weight").detach() for side in (module.lora_A, module.lora_B))
+            adapter = Adapter(base, a, b, lora.scaling)
+            setattr(peft.get_submodule(parent), own, adapter)
+            places |= {Slot(side, layer): (adapter, side) for side in "AB"}
+            optional |= {Slot(side, layer): (adapter, side) for side in "RW"}
             weights[layer] = base.weight.detach().T if isinstance(base, Conv1D) else base.weight.detach()  # type: ignore[union-attr]
         if isinstance(module, ModulesToSaveWrapper):
             places |= _stack_head(_plain(name), module)

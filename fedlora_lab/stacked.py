@@ -1,4 +1,4 @@
-"""Linear maps with a weight of their own for every example of the batch: what stands in the place of PEFT's factors."""
+"""Linear maps with weights of their own for every example of the batch: what stands in the place of PEFT's layers."""
 
 from typing import Any
 
@@ -24,57 +24,34 @@ class Stacked(nn.Module):
         self.bias_rows: Tensor | None = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        return mapped(x, self.rows, self.bias_rows)
+        if self.rows.dim() == 2:
+            return nn.functional.linear(x, self.rows, self.bias_rows)
+        y = torch.bmm(by_example(x, len(self.rows)), self.rows.mT)
+        if self.bias_rows is not None:
+            y = y + self.bias_rows.unsqueeze(1)
+        return y.reshape(*x.shape[:-1], -1)
 
 
-def mapped(x: Float[Tensor, "... d_in"], rows: Tensor, bias: Tensor | None = None) -> Float[Tensor, "... d_out"]:
-    """The linear map of one weight for all, or of one for each of N examples."""
-    if rows.dim() == 2:
-        return nn.functional.linear(x, rows, bias)
-    n = rows.shape[0]
+def by_example(x: Float[Tensor, "m ... d"], n: int) -> Float[Tensor, "n rest d"]:
+    """What belongs to each of n examples, whatever it is; the first dimension goes through them in order."""
     if x.shape[0] % n:
         raise ValueError(f"first dimension={x.shape[0]}: expected a multiple of the {n} examples (batch first)")
-    y = _Rows.apply(x.reshape(n, -1, x.shape[-1]), rows)
-    if bias is not None:
-        y = y + bias.unsqueeze(1)
-    return y.reshape(*x.shape[:-1], -1)
+    return x.reshape(n, -1, x.shape[-1])
 
 
-class _Rows(torch.autograd.Function):
-    """(N, tokens, in) by (N, out, in) -> (N, tokens, out). The weights' gradient lies in memory as the weights do.
+class Adapter(nn.Module):
+    """A frozen layer, and beside it the low-rank map s B R A, without R where there is no core, and s W, a residual.
 
-    Left to itself, autograd hands back the transpose of (N, in, out), and every look at an example's gradient (norm,
-    clip, sum) strides through it: at rank 16 that was an eighth of a step on `digits`.
+    A, B and R have one value for all examples or, with a leading N, one for each, as in `Stacked`; W has one for all.
+    What else is asked of the module the frozen layer answers.
     """
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(x, rows)
-        return torch.bmm(x, rows.mT)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        (gradient,), (x, rows) = gradients, ctx.saved_tensors
-        of_x = torch.bmm(gradient, rows) if ctx.needs_input_grad[0] else None
-        return of_x, torch.bmm(gradient.mT, x) if ctx.needs_input_grad[1] else None
-
-
-class Cored(Stacked):
-    """B, and before it the core R where there is one."""
-
-    core: Tensor = ABSENT
-
-    def forward(self, x: Float[Tensor, "... r"]) -> Float[Tensor, "... d_out"]:
-        return super().forward(mapped(x, self.core) if self.core.numel() else x)
-
-
-class Shifted(nn.Module):
-    """The frozen layer, plus a residual W where there is one; what else is asked of it the frozen layer answers."""
-
-    def __init__(self, base: nn.Module, scaling: float) -> None:
+    def __init__(
+        self, base: nn.Module, a: Float[Tensor, "r d_in"], b: Float[Tensor, "d_out r"], scaling: float
+    ) -> None:
         super().__init__()
-        self.base = base
-        self.scaling, self.rows = scaling, ABSENT
+        self.base, self.scaling = base, scaling
+        self.A, self.B, self.R, self.W = a, b, ABSENT, ABSENT
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -83,5 +60,55 @@ class Shifted(nn.Module):
             return getattr(super().__getattr__("base"), name)
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        y = self.base(x)
-        return y + nn.functional.linear(x, self.scaling * self.rows) if self.rows.numel() else y
+        y, x = self.base(x), x.to(self.A.dtype)
+        whole = y.to(x.dtype)
+        if self.W.numel():
+            whole = whole + nn.functional.linear(x, self.scaling * self.W)
+        b = self.B @ self.R if self.R.numel() else self.B
+        return low_rank(whole, x, self.A, b, self.scaling).to(y.dtype)
+
+
+def low_rank(
+    y: Float[Tensor, "... d_out"], x: Float[Tensor, "... d_in"], a: Tensor, b: Tensor, scaling: float
+) -> Float[Tensor, "... d_out"]:
+    """y + s B A x, in one pass over y. Guarantees: first and second derivatives (tests/test_stacked.py)."""
+    if a.dim() == b.dim() == 2:
+        return y + scaling * nn.functional.linear(nn.functional.linear(x, a), b)
+    n = len(a) if a.dim() == 3 else len(b)
+    return _LowRank.apply(by_example(y, n), by_example(x, n), a, b, scaling).reshape(y.shape)  # type: ignore[union-attr]
+
+
+class _LowRank(torch.autograd.Function):
+    """The gradients of A and B lie in memory as A and B do, for the many looks at an example's: norm, clip, sum.
+
+    On the way back the thin product A x is taken again: what is not kept need not be read, and the formulas stay
+    formulas of what was given, which a second derivative needs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+        ctx.save_for_backward(x, a, b)
+        ctx.scaling, inner = scaling, x @ a.mT
+        if b.dim() == 3:
+            return torch.baddbmm(y, inner, b.mT, alpha=scaling)
+        return torch.addmm(y.flatten(0, 1), inner.flatten(0, 1), b.mT, alpha=scaling).view(y.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (x, a, b) = gradients, ctx.saved_tensors
+        of_y, of_x, of_a, of_b, _ = ctx.needs_input_grad
+        inner = ctx.scaling * (gradient @ b) if of_x or of_a else None
+        return (
+            gradient if of_y else None,
+            inner @ a if of_x else None,  # type: ignore[operator]
+            _outer(inner, x, a) if of_a else None,  # type: ignore[arg-type]
+            _outer(gradient, ctx.scaling * (x @ a.mT), b) if of_b else None,
+            None,
+        )
+
+
+def _outer(left: Float[Tensor, "n t p"], right: Float[Tensor, "n t q"], like: Tensor) -> Tensor:
+    """(n, p, q), a sum of outer products for each example; (p, q), of all, where ``like`` has one value for all."""
+    if like.dim() == 2:
+        left, right = left.flatten(0, 1), right.flatten(0, 1)
+    return left.mT @ right

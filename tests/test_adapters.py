@@ -204,20 +204,3 @@ def test_outputs_are_those_of_the_merged_weights():
     x = task.test[0]
     torch.testing.assert_close(fl.predict(task, record, x), merged(x), rtol=1e-9, atol=1e-12)
     assert len(tensors(record)) == 6
-
-
-def test_stacked_maps_are_one_map_for_each_example():
-    """One weight for all or one for each; windows of one example follow each other; other layouts are refused."""
-    random = torch.Generator().manual_seed(0)
-    linear = torch.nn.Linear(4, 3)
-    stacked = adapters.Stacked(linear)
-    x = torch.randn(2 * 3, 5, 4, generator=random)
-    torch.testing.assert_close(stacked(x), linear(x))
-    stacked.rows = torch.randn(2, 3, 4, generator=random)
-    stacked.bias_rows = torch.randn(2, 3, generator=random)
-    expected = torch.cat(
-        [x[:3] @ stacked.rows[0].T + stacked.bias_rows[0], x[3:] @ stacked.rows[1].T + stacked.bias_rows[1]]
-    )
-    torch.testing.assert_close(stacked(x), expected)
-    with pytest.raises(ValueError, match=r"^first dimension=5: expected a multiple of the 2 examples"):
-        stacked(x[:5])

@@ -11,7 +11,6 @@ from transformers.pytorch_utils import Conv1D
 
 from fedlora_lab.adapters import Adapted
 from fedlora_lab.compute.frozen import Frozen
-from fedlora_lab.stacked import Stacked
 
 
 class Halved(nn.Module):
@@ -50,9 +49,8 @@ def moved(adapted: Adapted, device: torch.device) -> Adapted:
             module._parameters[name] = copies[id(parameter)]
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)
-        if isinstance(module, Stacked):
-            module.rows = module.rows.to(device)
-            module.bias_rows = None if module.bias_rows is None else module.bias_rows.to(device)
+    for module, attribute in adapted.places.values():
+        setattr(module, attribute, getattr(module, attribute).to(device))
     return replace(
         adapted,
         given={slot: tensor.to(device) for slot, tensor in adapted.given.items()},

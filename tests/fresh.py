@@ -126,7 +126,7 @@ def ordered(items: list[Any], workers: int) -> list[Any]:
     waits = {item: mark.args[0] for item in tests if (mark := item.get_closest_marker("waits"))}
     kinds = [[item for item in waits if waits[item] == kind] for kind in dict.fromkeys(waits.values())]
     rest, found = [item for item in tests if item not in waits], []
-    busy = range((workers + 1) // 2)
+    busy = range(max(workers // 2, 1))
     others = range(len(busy), workers) or busy
     for w in range(workers):
         mine = [*books[w :: len(busy)], *files[w :: len(busy)]] if w in busy else []

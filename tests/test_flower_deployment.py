@@ -111,7 +111,7 @@ def prepared(folder: Path):
 
 def started(site: Site) -> str:
     """A run of the app; returns its number."""
-    config = f"terms='{site.folder / 'terms.json'}' out='{site.folder / 'out'}' timeout=40.0"
+    config = f"terms='{site.folder / 'terms.json'}' out='{site.folder / 'out'}' timeout=30.0"
     return json.loads(site.flwr("run", str(APP), "here", "--run-config", config, "--format", "json"))["run-id"]
 
 

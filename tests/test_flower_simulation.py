@@ -17,7 +17,7 @@ from fedlora_lab.flower.server import open_run
 from fedlora_lab.flower.simulation import engine, everyone
 
 PLAN = ROUNDS.replace(participation=1.0, dropout=0.0)
-LATE = 20.0
+LATE = 10.0
 """Seconds for a round: many times what an honest one takes beside other tests on a slow machine."""
 pytestmark = [
     pytest.mark.waits("cluster"),

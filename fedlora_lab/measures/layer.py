@@ -50,7 +50,7 @@ def gradients(task: Task, record: "Round", layer: str, data: Examples | None = N
     a, b = (state.tensors[Slot(side, layer)].detach().clone().requires_grad_() for side in "AB")
     for slot in adapted.places:
         adapted.put(slot, {Slot("A", layer): a, Slot("B", layer): b}.get(slot, state.tensors[slot]))
-    name = f"base_model.model.{layer}.base_layer.base.weight"
+    name = f"base_model.model.{layer}.base.weight"
     weight = adapted.model.get_parameter(name).detach().clone().requires_grad_()
     x, y = task.test if data is None else data
 

@@ -48,11 +48,11 @@ def tower() -> fl.tasks.Task:
     return fl.tasks.classification(model, clients, test=examples(9, 1), targets=["blocks.0.0", "blocks.1.0"])
 
 
-@pytest.mark.parametrize("row", ["la-lora", "deer"])
-def test_the_numbers_stay(row):
+def test_the_numbers_stay():
     """Traced, and the backward passes with it; factors in turn, batches of any size: the run and its ledger stay."""
     before = dict(counters["stats"])
-    plain, fused = (play(tower(), row, private("example"), PLAN, **how)[-1] for how in ({}, {"compile": "aot_eager"}))
+    ways: tuple[dict, ...] = ({}, {"compile": "aot_eager"})
+    plain, fused = (play(tower(), "la-lora", private("example"), PLAN, **how)[-1] for how in ways)
     assert counters["stats"]["unique_graphs"] > before.get("unique_graphs", 0), "nothing was compiled"
     assert gap(plain, fused) < 1e-9
     assert fused.ledger and plain.ledger and fused.ledger.to_json() == plain.ledger.to_json()

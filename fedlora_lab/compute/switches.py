@@ -24,7 +24,7 @@ class Compute:
             for rounding, which then depends on what was drawn before.
         recompute: keep the inputs of the model's blocks only, and compute the rest again on the way back.
         compile: let `torch.compile` fuse each of the model's blocks (the whole model, where it has none), by its own
-            backend or the one named. Half a minute at first; pays in long runs of small models (benchmarks/).
+            backend or the one named. Half a minute at first; what it gains is in benchmarks/results.
         chunk_examples: at most so many examples at once; ``None``: all, of texts on a processor sixteen of like length;
             "auto": what half of the free memory holds.
 

@@ -29,10 +29,10 @@ def files(folder):
 @pytest.mark.parametrize("row", [*methods.ALL.values(), KEEPS_B], ids=lambda row: row.slug)
 @pytest.mark.parametrize("unit", [None, "example", "client"])
 def test_resume_equals_uninterrupted(row, unit, tmp_path):
-    """Bit for bit from every round, with head, kept factors, drop-outs, partial participation and momentum."""
+    """Bit for bit from the start and late, with head, kept factors, drop-outs, partial participation and momentum."""
     privacy = unit and private(unit)
     whole = play(tokens("head"), row, privacy, LONG)
-    for stop in (0, 1, 4):
+    for stop in (0, 4):
         folder = tmp_path / str(stop)
         play(tokens("head"), row, privacy, LONG.replace(rounds=stop), checkpoint=folder)
         rest = play(tokens("head"), row, privacy, LONG, resume=folder)

@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 PORT ?= 8888
 JUPYTER_ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 OUT ?= runs/digits
 COMPARE_ARGS ?= digits --methods fedlora,ffa-lora,rolora,deer,la-lora,fedlpp --epsilon 8 --seeds 3
 

@@ -12,6 +12,7 @@ Not compared: pictures (only that there is one), what goes to the error stream, 
 numbers before a unit of time.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from nbmake.nb_run import NotebookRun
 from nbmake.pytest_items import NotebookFailedException, NotebookItem
 
 RELATIVE, SHARE, ROUNDING = 0.02, 0.03, 1e-5
+GIVES_WAY = 10  # what the last worker is niced by
+LAST: pytest.StashKey[pytest.Item] = pytest.StashKey()
 VIEW = "application/vnd.jupyter.widget-view+json"
 TIME = r"(?:\s?(?:ns|µs|us|ms|s|sec|seconds?|min|minutes?)\b(?!\*))"
 NUMBER = re.compile(rf"(?<![\w.])([-+−]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?)({TIME})?")
@@ -102,12 +105,26 @@ class FreshItem(NotebookItem):
         return str(excinfo.value) if isinstance(excinfo.value, Stale) else super().repr_failure(excinfo, style)
 
 
+def spare(workers: int) -> bool:
+    """Whether one of the workers is for the time that the others leave."""
+    return workers > 2
+
+
 def pytest_collection_modifyitems(config: Any, items: list[pytest.Item]) -> None:
     """Every notebook that nbmake found is held against its committed outputs as well; what takes long is first."""
     for i, item in enumerate(items):
         if type(item) is NotebookItem and item.parent is not None:
             items[i] = FreshItem.from_parent(item.parent, filename=item.filename)
-    items[:] = ordered(items, getattr(config, "workerinput", {}).get("workercount", 1))
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    items[:] = ordered(items, workers)
+    if spare(workers):
+        config.stash[LAST] = items[-len(items) // workers]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Who begins the last of three stretches or more gives way to the others, with all that it starts."""
+    if item is item.config.stash.get(LAST, None):
+        os.nice(GIVES_WAY)
 
 
 def ordered(items: list[Any], workers: int) -> list[Any]:
@@ -115,8 +132,9 @@ def ordered(items: list[Any], workers: int) -> list[Any]:
 
     A notebook takes as long as hundreds of tests, and so does a file with a test that is marked slow; begun last, it
     would keep one worker busy and the others waiting. Half of the workers begin with these. The others begin with
-    what waits for browsers, servers and processes, and leaves the processors to the first half. The tests of a file,
-    or of one kind of waiting, follow each other, the rest keeps its order.
+    what waits for browsers, servers and processes, and leaves the processors to the first half; the last of three or
+    more takes the time that is left then, and has neither. The tests of a file, or of one kind of waiting, follow each
+    other, the rest keeps its order.
     """
     books = [[item] for item in items if isinstance(item, NotebookItem)]
     tests = [item for item in items if not isinstance(item, NotebookItem)]
@@ -126,8 +144,9 @@ def ordered(items: list[Any], workers: int) -> list[Any]:
     waits = {item: mark.args[0] for item in tests if (mark := item.get_closest_marker("waits"))}
     kinds = [[item for item in waits if waits[item] == kind] for kind in dict.fromkeys(waits.values())]
     rest, found = [item for item in tests if item not in waits], []
-    busy = range(max(workers // 2, 1))
-    others = range(len(busy), workers) or busy
+    ahead = workers - spare(workers)
+    busy = range(max(ahead // 2, 1))
+    others = range(len(busy), ahead) or busy
     for w in range(workers):
         mine = [*books[w :: len(busy)], *files[w :: len(busy)]] if w in busy else []
         mine += kinds[w - others.start :: len(others)] if w in others else []

@@ -32,10 +32,15 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if config.getoption("numprocesses", None):
         return
+    gc.disable()
     for library in ("matplotlib.pyplot", "opacus", "pandas", "peft", "scipy.stats", "seaborn", "torch", "transformers"):
         importlib.import_module(library)
-    gc.collect()
-    gc.freeze()  # half a million objects of theirs leave the garbage collector's walks
+
+
+def pytest_collection_finish() -> None:
+    """Half a million objects of the libraries, and the tests, leave the garbage collector's walks."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup() -> None:

@@ -131,10 +131,10 @@ def ordered(items: list[Any], workers: int) -> list[Any]:
     """Equal stretches, one for each worker as pytest-xdist deals them, each with its share of what takes long first.
 
     A notebook takes as long as hundreds of tests, and so does a file with a test that is marked slow; begun last, it
-    would keep one worker busy and the others waiting. Half of the workers begin with two thirds of the notebooks. The
-    others begin with what waits for browsers, servers and processes, and leaves the processors to the first half; then
-    come the slow files and the other notebooks. The last of three or more takes the time that is left, and has none of
-    these. The tests of a file, or of one kind of waiting, follow each other, the rest keeps its order.
+    would keep one worker busy and the others waiting. Half of the workers begin with these. The others begin with
+    what waits for browsers, servers and processes, and leaves the processors to the first half; the last of three or
+    more takes the time that is left then, and has neither. The tests of a file, or of one kind of waiting, follow each
+    other, the rest keeps its order.
     """
     books = [[item] for item in items if isinstance(item, NotebookItem)]
     tests = [item for item in items if not isinstance(item, NotebookItem)]
@@ -147,11 +147,9 @@ def ordered(items: list[Any], workers: int) -> list[Any]:
     ahead = workers - spare(workers)
     busy = range(max(ahead // 2, 1))
     others = range(len(busy), ahead) or busy
-    early = len(books) - len(books) // 3
     for w in range(workers):
-        mine = books[w : early : len(busy)] if w in busy else []
-        for late in (kinds, files, books[early:]) if w in others else ():
-            mine = [*mine, *late[w - others.start :: len(others)]]
+        mine = [*books[w :: len(busy)], *files[w :: len(busy)]] if w in busy else []
+        mine += kinds[w - others.start :: len(others)] if w in others else []
         took = max(0, (len(items) - len(found)) // (workers - w) - sum(map(len, mine)))
         found += [item for group in mine for item in group] + rest[:took]
         rest = rest[took:]

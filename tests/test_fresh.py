@@ -125,7 +125,7 @@ class Listed:
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 46, 60])
 def test_what_takes_long_is_begun_first(workers: int) -> None:
-    """Half of the stretches begin with notebooks, the others with what waits, then slow files; nothing is lost."""
+    """Half of the stretches begin with notebooks and whole slow files, the others with what waits; nothing is lost."""
     books = [fresh.NotebookItem.__new__(fresh.NotebookItem) for _ in range(5)]
     marks = dict.fromkeys((4, 17, 40), {"slow": "yes"}) | {31: {"waits": "a"}, 50: {"waits": "b"}, 60: {"waits": "a"}}
     tests = [Listed(f"file {i // 3}", **marks.get(i, {})) for i in range(81)]
@@ -143,13 +143,11 @@ def test_what_takes_long_is_begun_first(workers: int) -> None:
     for w in range(workers if workers < 5 else 0):
         size = len(left) // (workers - w)  # as pytest-xdist deals them
         stretch, left = left[:size], left[size:]
-        early = books[: len(books) - len(books) // 3]
-        places = (early, waits, long, books)
-        order = [next((i for i, place in enumerate(places) if item in place), len(places)) for item in stretch]
-        assert order == sorted(order)
+        order = [3 if item in books else 2 if item in long else int(item in waits) for item in stretch]
+        assert order == sorted(order, reverse=True)
         ahead = workers - (workers > 2)
-        assert order[0] == (0 if w < max(ahead // 2, 1) else 1 if w < ahead else len(places))
-        assert workers == 1 or {0, 1} - set(order)
+        assert order[0] == (3 if w < max(ahead // 2, 1) else 1 if w < ahead else 0)
+        assert workers == 1 or {1, 3} - set(order)
 
 
 def test_make_test_uses_it() -> None:

@@ -12,8 +12,8 @@ MANY = 300
 def undisturbed() -> Iterator[None]:
     """Within it nothing is collected; if it loaded many modules, what is alive then is never looked at (``gc.freeze``).
 
-    PEFT and what it stands on are half a million objects. Walks through them took one and a half of the first seven
-    seconds of a notebook. What was in cycles and of no use at that moment stays in memory.
+    PEFT and what it stands on are half a million objects. Walks through them took two of the first seven
+    seconds of a program that trains (decision 0023). What was in cycles and of no use at that moment stays in memory.
     """
     on, before = gc.isenabled(), len(sys.modules)
     gc.disable()

@@ -23,7 +23,7 @@ from nbmake.nb_run import NotebookRun
 from nbmake.pytest_items import NotebookFailedException, NotebookItem
 
 RELATIVE, SHARE, ROUNDING = 0.02, 0.03, 1e-5
-GIVES_WAY = 10  # what the last worker is niced by
+GIVES_WAY = 19  # what the last worker is niced by
 LAST: pytest.StashKey[pytest.Item] = pytest.StashKey()
 VIEW = "application/vnd.jupyter.widget-view+json"
 TIME = r"(?:\s?(?:ns|µs|us|ms|s|sec|seconds?|min|minutes?)\b(?!\*))"
@@ -123,7 +123,7 @@ def pytest_collection_modifyitems(config: Any, items: list[pytest.Item]) -> None
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Who begins the last of three stretches or more gives way to the others, with all that it starts."""
-    if item is item.config.stash.get(LAST, None):
+    if item is item.config.stash.get(LAST, None) and hasattr(os, "nice"):  # Windows has none
         os.nice(GIVES_WAY)
 
 

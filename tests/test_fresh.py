@@ -151,9 +151,9 @@ def test_what_takes_long_is_begun_first(workers: int) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "nice"), reason="processes have no niceness here")
-@pytest.mark.parametrize(("workers", "given_way"), [(2, 0), (3, 1)])
-def test_the_last_of_three_workers_gives_way(workers: int, given_way: int, tmp_path: Path) -> None:
+def test_the_last_of_three_workers_gives_way(tmp_path: Path) -> None:
     """Which processes ran tests, and how nice each was: from the first test of its stretch on, or never."""
+    assert fresh.spare(3) and not fresh.spare(2)
     seen = tmp_path / "seen"
     (tmp_path / "test_nice.py").write_text(
         "import os, time, pytest\n"
@@ -163,15 +163,15 @@ def test_the_last_of_three_workers_gives_way(workers: int, given_way: int, tmp_p
         "    time.sleep(0.1)\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.fresh", "-p", "no:cacheprovider"]
-    command += ["-n", str(workers), "--dist", "worksteal", str(tmp_path)]
+    command += ["-n", "3", "--dist", "worksteal", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [tuple(map(int, line.split())) for line in seen.read_text().splitlines()]
     ran = {process: [(level, i) for who, level, i in lines if who == process] for process, _, _ in lines}
-    assert len(lines) == 18 and len(ran) == workers
+    assert len(lines) == 18 and len(ran) == 3
     assert all(len({level for level, _ in tests}) == 1 for tests in ran.values())
     niced = [tests[0] for tests in ran.values() if tests[0][0] != os.nice(0)]
-    assert niced == [(min(19, os.nice(0) + fresh.GIVES_WAY), 12)] * given_way, "the last stretch begins with number 12"
+    assert niced == [(min(19, os.nice(0) + fresh.GIVES_WAY), 12)], "the last stretch begins with number 12"
 
 
 def test_make_test_uses_it() -> None:

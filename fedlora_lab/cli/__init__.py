@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import click
 
-from fedlora_lab import __version__, interrupts
+from fedlora_lab import __version__, heap, interrupts
 from fedlora_lab.cli.audit import audit
 from fedlora_lab.cli.flower import flower
 from fedlora_lab.cli.preset import preset
@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     Guarantees: bad values, files and options end in one line on stderr and status 2, never in a traceback
         (test_mistakes_are_one_line); Ctrl-C says how to go on.
     """
+    heap.keep_freed()
     try:
         given = sys.argv[1:] if arguments is None else arguments
         with interrupts.heard():

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fedlora_lab import interrupts
+from fedlora_lab import heap, interrupts
 from fedlora_lab.checks import check, check_whole
 from fedlora_lab.files import append_line, held, read_lines
 from fedlora_lab.study.declared import Case, Job, Study
@@ -193,7 +193,7 @@ def _pool(workers: int) -> "Iterator[ProcessPoolExecutor | None]":
     if not workers:
         yield None
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin) as pool:
         try:
             yield pool
         except KeyboardInterrupt:  # no future is cancelled: the executor would trip over it when its processes end
@@ -218,8 +218,10 @@ def _deaf() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed ends too, in the middle of its run; else it would wait for ever."""
+def _begin() -> None:
+    """A worker keeps the memory it frees. If its parent is killed it ends too, in the middle of its run; else it would
+    wait for ever."""
+    heap.keep_freed()
     parent = parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

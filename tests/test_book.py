@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from filelock import FileLock
 
+pytestmark = pytest.mark.waits("book")
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 # The only address that the theme writes into a page. It names a script that a button would load; there is no button.

@@ -3,7 +3,7 @@
 import ctypes
 
 TRIM, MMAP = -1, -3
-"""Names of glibc's parameters M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (mallopt(3))."""
+"""The numbers of glibc's parameters M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (mallopt(3))."""
 LARGE, SPARE = 32 << 20, 256 << 20
 
 
@@ -11,7 +11,7 @@ def keep_freed() -> bool:
     """Have glibc keep up to 256 MiB of what this process frees, and hand tensors up to 32 MiB out of it again.
 
     Left alone it gives the memory of a step's activations back to the system, which clears every page of it for the
-    next step: 200,000 pages in a run on `digits`. It concerns the whole process, so it is for processes of our own
+    next step: some 200,000 pages in a run on `digits`. It concerns the whole process, so it is for processes of our own
     (commands, workers of a study), not for a user's program. Decision 0024.
 
     Returns: whether the allocator took it; ``False`` where there is another one (macOS, Windows, musl).

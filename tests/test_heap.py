@@ -1,5 +1,6 @@
 """Pages that a process takes anew, with and without being told to keep what it frees."""
 
+import platform
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +14,7 @@ from fedlora_lab import heap
 from fedlora_lab.cli import main
 from fedlora_lab.study import work
 
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's")
 STEPS = """
 import sys
 from fedlora_lab import heap
@@ -34,9 +36,6 @@ def fresh_process(asked: bool) -> tuple[bool, int]:
     took, found, torch = done.stdout.split()
     assert torch == "False", "asking costs no library"
     return took == "True", int(found)
-
-
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
 
 
 def test_what_is_freed_is_kept():

@@ -45,7 +45,7 @@ def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
     """Euclidean norm of each row over all tensors together, (N,), float64; not finite where the row is not."""
 
     def norms(dtype: torch.dtype | None) -> Tensor:
-        each = [torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=dtype).double() for tensor in rows.values()]
+        each = [torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), dtype=dtype).double() for x in rows.values()]
         return torch.linalg.vector_norm(torch.stack(each), dim=0)
 
     # The squares of a finite float32 row may overflow: only then is the slower float64 needed. To look would be to
@@ -107,8 +107,15 @@ def _clip_part(
         if strange:
             tensor = torch.where(finite.view(weight.shape), tensor, torch.zeros_like(tensor))
         scaled = tensor * weight if some else tensor
-        sums[slot] = tensor.new_zeros(owners, *tensor.shape[1:]).index_add_(0, owner, scaled)
+        sums[slot] = _sums(scaled, owner, owners)
     return sums, less, ~finite
+
+
+def _sums(rows: Tensor, owner: Int[Tensor, " n"], owners: int) -> Tensor:
+    """The sum of each owner's rows, (owners, ...); rows that lie in memory as their transposes are added up as such."""
+    if rows.dim() == 3 and not rows.is_contiguous() and rows.mT.is_contiguous():
+        return _sums(rows.mT, owner, owners).mT
+    return rows.new_zeros(owners, *rows.shape[1:]).index_add_(0, owner, rows)
 
 
 def standard_normal(numbers: int, streams: Streams, purpose: str, *indices: int) -> Float[Tensor, " numbers"]:

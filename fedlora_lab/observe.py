@@ -130,9 +130,9 @@ def _metrics(setting: engine.Setting, state: State, hidden: float | None) -> dic
 
 
 def _judged(setting: engine.Setting, values: Mapping[Slot, Tensor]) -> dict[str, float]:
-    task, chunk = setting.task, min(setting.chunk or 128, 128)
+    task = setting.task
     with matmuls(setting.products):
-        return passes.evaluate(task, setting.adapted, values, task.test, partial(setting.kept, "test"), chunk)
+        return passes.evaluate(task, setting.adapted, values, task.test, partial(setting.kept, "test"), setting.chunk)
 
 
 def nothing(state: State) -> Outcome:

@@ -110,17 +110,25 @@ def evaluate(
 
     Args:
         kept: (places of a chunk's examples, their inputs) -> within what the model is called.
-        chunk: examples at once; default: 128, texts as :func:`portions` has them.
+        chunk: at most so many examples at once, and in no case more than 128, of small ones 512; default: that many,
+            texts as :func:`portions` has them.
     """
     y = data[1]
     totals = dict.fromkeys(task.metrics, 0.0)
-    for part in portions(data[0], torch.arange(len(y)), adapted.device, chunk, 128):
+    most = _together(data[0])
+    for part in portions(data[0], torch.arange(len(y)), adapted.device, chunk and min(chunk, most), most):
         x = take(data[0], part)
         with kept(part, x):
             outputs = predict(task, adapted, values, x)
         for name, metric in task.metrics.items():
             totals[name] += float(metric(outputs, y[part].to(outputs.device)).double().sum())
     return {name: total / len(y) for name, total in totals.items()}
+
+
+def _together(x: Any) -> int:
+    """Examples judged at once: a call costs the same for few as for many, and of small ones many need little memory."""
+    small = isinstance(x, Tensor) and x.is_floating_point() and len(x)
+    return max(128, min(512, 2**15 // max(1, x[0].numel()))) if small else 128
 
 
 def predict(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlora_lab.checks import check, check_whole
@@ -129,16 +130,23 @@ class Binomial:
     taps: int
 
     def __call__(self, tensor: "Tensor", side: str) -> "Tensor":
-        import torch
-
         axis = -1 if side == "A" else -2
-        moved = tensor.movedim(axis, -1)
-        size, half = moved.shape[-1], self.taps // 2
+        size = tensor.shape[axis]
+        padded = tensor.index_select(axis, _mirrored(size, self.taps // 2).to(tensor.device))
         weights = [math.comb(self.taps - 1, i) / 2 ** (self.taps - 1) for i in range(self.taps)]
-        index = torch.arange(-half, size + half, device=tensor.device) % (2 * size)
-        padded = moved[..., torch.minimum(index, 2 * size - 1 - index)]
-        smoothed = sum(w * padded[..., i : i + size] for i, w in enumerate(weights))
-        return smoothed.movedim(-1, axis)  # type: ignore[union-attr]
+        smoothed = weights[0] * padded.narrow(axis, 0, size)
+        for i, weight in enumerate(weights[1:], 1):
+            smoothed.add_(padded.narrow(axis, i, size), alpha=weight)
+        return smoothed
+
+
+@lru_cache(maxsize=64)
+def _mirrored(size: int, half: int) -> "Tensor":
+    """Places of an axis with ``half`` mirrored ones before and after it, (size + 2 half,)."""
+    import torch
+
+    index = torch.arange(-half, size + half) % (2 * size)
+    return torch.minimum(index, 2 * size - 1 - index)
 
 
 def binomial(taps: int) -> Binomial:

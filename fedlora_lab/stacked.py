@@ -73,42 +73,61 @@ def low_rank(
 ) -> Float[Tensor, "... d_out"]:
     """y + s B A x, in one pass over y. Guarantees: first and second derivatives (tests/test_stacked.py)."""
     if a.dim() == b.dim() == 2:
-        return y + scaling * nn.functional.linear(nn.functional.linear(x, a), b)
+        inner = nn.functional.linear(x, a).reshape(-1, len(a))
+        return torch.addmm(y.reshape(-1, len(b)), inner, b.mT, alpha=scaling).reshape(y.shape)
     n = len(a) if a.dim() == 3 else len(b)
     return _LowRank.apply(by_example(y, n), by_example(x, n), a, b, scaling).reshape(y.shape)  # type: ignore[union-attr]
 
 
 class _LowRank(torch.autograd.Function):
-    """The gradients of A and B lie in memory as A and B do, for the many looks at an example's: norm, clip, sum.
+    """Thin products have the rank first: along its long side a narrow matrix is multiplied up to four times as quickly.
 
-    On the way back the thin product A x is taken again: what is not kept need not be read, and the formulas stay
-    formulas of what was given, which a second derivative needs.
+    So an example's gradient of B lies in memory as its transpose. On the way back the thin product A x is taken again:
+    what is not kept need not be read, and the formulas stay formulas of what was given, which a second derivative
+    needs.
     """
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
         ctx.save_for_backward(x, a, b)
-        ctx.scaling, inner = scaling, x @ a.mT
+        ctx.scaling, inner = scaling, _inner(a, x)
         if b.dim() == 3:
-            return torch.baddbmm(y, inner, b.mT, alpha=scaling)
-        return torch.addmm(y.flatten(0, 1), inner.flatten(0, 1), b.mT, alpha=scaling).view(y.shape)
+            return torch.baddbmm(y, inner.mT, b.mT, alpha=scaling)
+        return torch.addmm(y.flatten(0, 1), _flat(inner).mT, b.mT, alpha=scaling).view(y.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), (x, a, b) = gradients, ctx.saved_tensors
         of_y, of_x, of_a, of_b, _ = ctx.needs_input_grad
-        inner = ctx.scaling * (gradient @ b) if of_x or of_a else None
+        inner = ctx.scaling * _inner(b.mT, gradient) if of_x or of_a else None
         return (
             gradient if of_y else None,
-            inner @ a if of_x else None,  # type: ignore[operator]
+            _wide(inner, a) if of_x else None,  # type: ignore[arg-type]
             _outer(inner, x, a) if of_a else None,  # type: ignore[arg-type]
-            _outer(gradient, ctx.scaling * (x @ a.mT), b) if of_b else None,
+            _outer(ctx.scaling * _inner(a, x), gradient, b).mT if of_b else None,
             None,
         )
 
 
-def _outer(left: Float[Tensor, "n t p"], right: Float[Tensor, "n t q"], like: Tensor) -> Tensor:
-    """(n, p, q), a sum of outer products for each example; (p, q), of all, where ``like`` has one value for all."""
-    if like.dim() == 2:
-        left, right = left.flatten(0, 1), right.flatten(0, 1)
-    return left.mT @ right
+def _inner(thin: Float[Tensor, "... r d"], z: Float[Tensor, "n t d"]) -> Float[Tensor, "n r t"]:
+    """The thin matrix of each example, or the one of all, times what goes in."""
+    if thin.dim() == 3:
+        return torch.bmm(thin, z.mT)
+    return (thin @ z.flatten(0, 1).mT).unflatten(1, z.shape[:2]).transpose(0, 1)
+
+
+def _wide(inner: Float[Tensor, "n r t"], a: Float[Tensor, "... r d"]) -> Float[Tensor, "n t d"]:
+    """Back through the thin matrix of each example, or the one of all."""
+    if a.dim() == 3:
+        return torch.bmm(inner.mT, a)
+    return (_flat(inner).mT @ a).unflatten(0, (len(inner), -1))
+
+
+def _outer(inner: Float[Tensor, "n r t"], z: Float[Tensor, "n t d"], like: Tensor) -> Tensor:
+    """(n, r, d), a sum of outer products for each example; (r, d), of all, where ``like`` has one value for all."""
+    return torch.bmm(inner, z) if like.dim() == 3 else _flat(inner) @ z.flatten(0, 1)
+
+
+def _flat(inner: Float[Tensor, "n r t"]) -> Float[Tensor, "r nt"]:
+    """What the examples have side by side, one example after the other."""
+    return inner.transpose(0, 1).flatten(1)

@@ -49,6 +49,13 @@ def test_exact_switches(kind):
         assert gap(plain, play(task, "fedlora", PRIVATE, SHORT, lora=LORA, **options)[-1]) < 1e-5
 
 
+def test_automatic_chunks_of_texts_are_small_on_a_processor():
+    """There more of them at once cost padding and gain nothing; of images as many as the memory holds."""
+    for kind, fine in (("bert", lambda size: size == 16), ("vit", lambda size: size > 1000)):
+        run = Federation.open(hubs.task(kind), methods.FedLoRA, PRIVATE, SHORT, lora=LORA, chunk_examples="auto")
+        assert fine(run.setting.chunk), kind
+
+
 @pytest.mark.parametrize(
     "options", [{"recompute": True}, {"products": "bfloat16"}, {"chunk_examples": "auto"}], ids=str
 )

@@ -1,6 +1,7 @@
 """The local step: who is drawn, how momentum and learning rates act, what empty batches and bad examples do."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -224,6 +225,50 @@ def test_huge_gradients_in_single_precision_stay_within_the_clip(size):
         assert norm <= clip * (1 + 1e-6)
         assert norm >= 0.99 * clip or norm == 0
         assert counts == (1, 1, 0)
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_how_rows_lie_in_memory_changes_nothing(spoilt):
+    """Sums and counts of rows, of their copies that lie as transposes do, and by hand."""
+    random, slot = torch.Generator().manual_seed(0), adapters.Slot("B", "x")
+    rows, owner = torch.randn(7, 5, 3, generator=random, dtype=torch.float64), torch.tensor([2, 0, 2, 2, 0, 0, 2])
+    if spoilt:
+        rows[4, 1, 1] = math.nan
+    lying = rows.mT.contiguous().mT
+    assert not lying.is_contiguous()
+    found = [mechanism.clip_sum({slot: x}, 4.0, owner, 4) for x in (rows, lying)]
+    norms = rows.flatten(1).norm(dim=1).nan_to_num(math.inf)
+    clipped = (rows * (4.0 / norms).clamp(max=1).view(-1, 1, 1)).nan_to_num(0)
+    expected = torch.stack([clipped[owner == k].sum(0) for k in range(4)])
+    for sums, counts in found:
+        torch.testing.assert_close(sums[slot], expected, rtol=1e-12, atol=1e-12)
+        assert counts == (7, int(((norms > 4) & norms.isfinite()).sum()), int(spoilt))
+    assert 0 < found[0][1].scaled < 7, "some rows are within the clip, some are not"
+
+
+def test_small_examples_are_judged_many_at_once():
+    """Up to 512 of a few numbers each, 128 of large ones; never more than is asked for; the metrics are the same."""
+    task = fl.tasks.digits(clients=2)
+    adapted = adapters.adapt(task.model, task.targets, task.head, fl.Lora())
+
+    def judged(data, chunk=None, task=task):
+        seen = []
+
+        def kept(index, x):
+            seen.append(len(index))
+            return nullcontext()
+
+        return passes.evaluate(task, adapted, adapted.given, data, kept, chunk), seen
+
+    whole, sizes = judged(task.test)
+    assert sizes == [360]
+    again, parts = judged(task.test, 100)
+    assert parts == [100, 100, 100, 60] and again == pytest.approx(whole, rel=1e-5)
+    thrice = (task.test[0].repeat(3, 1, 1), task.test[1].repeat(3))
+    assert judged(thrice)[1] == judged(thrice, 1000)[1] == [512, 512, 56]
+    large = (task.test[0][:, None].repeat(1, 2, 4, 4), task.test[1])
+    cut, parts = judged(large, task=replace(task, prepare=lambda x: x[:, 0, :8, :8]))
+    assert parts == [128, 128, 104] and cut == pytest.approx(whole, rel=1e-5)
 
 
 def test_chunks_of_any_size_add_up():

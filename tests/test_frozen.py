@@ -26,7 +26,8 @@ def pair(bias=True, dtype=torch.float32):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("bias", [True, False])
-def test_values_and_gradients(shape, bias):
+def test_values_and_gradients(shape, bias, monkeypatch):
+    monkeypatch.setattr(frozen, "LEAST", 0)
     given = (
         torch.randn(shape, generator=torch.Generator().manual_seed(1)).transpose(0, -1).contiguous().transpose(0, -1)
     )
@@ -34,6 +35,8 @@ def test_values_and_gradients(shape, bias):
     for layer in pair(bias):
         x = given.clone().requires_grad_()
         y = layer(x)
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), y)
         (g,) = torch.autograd.grad((y**2).sum(), x, create_graph=True)
         second = torch.autograd.grad(g.square().sum(), x)[0]
         found.append((y, g, second))
@@ -42,10 +45,11 @@ def test_values_and_gradients(shape, bias):
 
 
 def test_it_multiplies_by_onednn():
-    """Where torch is built with it: the graph holds our product, not torch's."""
+    """Where torch is built with it, and from a size on: the graph holds our product, not torch's."""
     plain, quick = pair()
-    x = torch.ones(2, 8, requires_grad=True)
+    x = torch.ones(frozen.LEAST // (8 * 6) + 1, 8, requires_grad=True)
     assert ("_Product" in type(quick(x).grad_fn).__name__) == frozen.ONEDNN
+    assert "_Product" not in type(quick(x[:-1]).grad_fn).__name__
     assert "_Product" not in type(plain(x).grad_fn).__name__
 
 

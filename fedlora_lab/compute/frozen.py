@@ -9,6 +9,8 @@ from torch import Tensor, nn
 DTYPES = (torch.float32, torch.bfloat16)
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 """Whether this build of torch can; elsewhere a frozen map is an ordinary one."""
+LEAST = 2**20
+"""Multiplications, below which calling oneDNN takes longer than it saves."""
 
 
 class Frozen(nn.Linear):
@@ -21,9 +23,16 @@ class Frozen(nn.Linear):
     def forward(self, input: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         moves = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
         here = input.device.type == "cpu" and input.dtype == self.weight.dtype in DTYPES
-        if ONEDNN and here and not moves and not torch.compiler.is_compiling():  # its compiler chooses for itself
-            return _Product.apply(input, self.weight, self.bias)  # type: ignore[return-value]
+        large = input.numel() * self.out_features >= LEAST
+        if ONEDNN and here and large and not moves and not torch.compiler.is_compiling():  # it chooses for itself
+            return _product(input, self.weight, self.bias)
         return super().forward(input)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Product.apply(x, weight, bias)  # type: ignore[return-value]
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class _Product(torch.autograd.Function):
@@ -34,7 +43,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _Product.apply(gradients[0], ctx.weight.T, None), None, None  # type: ignore[return-value]
+        return _product(gradients[0], ctx.weight.T, None), None, None
 
 
 def freeze(model: nn.Module) -> None:

@@ -59,7 +59,7 @@ def deviation(
         lefts, rights = torch.cat([left for left, _ in pairs], 1), torch.cat([right for _, right in pairs])
         along = ((tall @ lefts) * (wide @ rights.T)).view(len(w), -1, len(pairs), len(mean_a))
         inner = torch.einsum("k,kipj->p", w, along).tolist()
-    sizes = [_joined_norm(pairs, terms) for terms in (mean, gap)]
+    sizes = _joined_norms(pairs, mean, gap)
     cross = [sum(c * x for c, x in zip(terms, inner, strict=True)) for terms in (mean, gap)]
     squares = [size**2 + spread**2 + 2 * sign * both for size, sign, both in zip(sizes, (1, -1), cross, strict=True)]
     found = Deviation(max(squares[1], 0.0) ** 0.5, max(squares[0], 0.0) ** 0.5)
@@ -68,7 +68,7 @@ def deviation(
     # Squares resolve a difference only down to the square root of the working precision.
     if found.norm < 1e-4 * max(sizes[1], bound) and bound > 1e-12 * found.mean:
         weighted = w.repeat_interleave(len(mean_a)) * tall.T
-        found = found._replace(norm=_joined_norm([*pairs, (weighted, wide)], (*gap, -1.0)))
+        found = found._replace(norm=_joined_norms([*pairs, (weighted, wide)], (*gap, -1.0))[0])
     return found
 
 
@@ -93,11 +93,13 @@ def _covariance_norm(tall: Tensor, wide: Tensor, weights: Tensor) -> tuple[float
     return float(square.clamp(min=0).sqrt()), float(weights @ (norms[0] * norms[1]))
 
 
-def _joined_norm(pairs: list[tuple[Tensor, Tensor]], terms: tuple[float, ...]) -> float:
-    """Norm of the sum of c L R without cancellation in squares: triangular factors first."""
-    tall = torch.cat([c * left for c, (left, _) in zip(terms, pairs, strict=True)], dim=1)
-    wide = torch.cat([right for _, right in pairs])
-    return float(torch.linalg.matrix_norm(torch.linalg.qr(tall).R @ torch.linalg.qr(wide.T).R.T))
+def _joined_norms(pairs: list[tuple[Tensor, Tensor]], *terms: tuple[float, ...]) -> list[float]:
+    """Norms of sums of c L R, one for each list of c, without cancellation in squares: triangular factors first."""
+    tall = torch.linalg.qr(torch.cat([left for left, _ in pairs], dim=1)).R
+    wide = torch.linalg.qr(torch.cat([right for _, right in pairs]).T).R
+    sizes = torch.tensor([len(right) for _, right in pairs])
+    scales = torch.tensor(terms, dtype=tall.dtype).repeat_interleave(sizes, dim=1)
+    return torch.linalg.matrix_norm(tall * scales.unsqueeze(1) @ wide.T).tolist()
 
 
 def noise_energies(

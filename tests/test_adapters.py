@@ -117,7 +117,8 @@ def test_peft_reads_the_folder_and_gives_the_same_logits(name, head, tmp_path):
     """Plain ``peft.PeftModel.from_pretrained`` on the base model; safetensors and JSON only."""
     task = models.task(name, head)
     privacy = fl.Privacy(noise_multiplier=3.0, delta=1e-4, accountant="rdp")
-    plan = fl.Plan(rounds=1, local_steps=2, batch=2, lr=2.0)
+    # At ten times this rate the factors are so large that PEFT's own logits on digits are 5e-5 from double precision.
+    plan = fl.Plan(rounds=1, local_steps=2, batch=2, lr=0.2)
     record = list(fl.run(task, "fedlora", privacy, plan, lora=LORA))[-1]
     path = fl.save_adapter(record, tmp_path / "out" / "adapter")
     assert {part.name for part in path.iterdir()} <= adapters.SAVED

@@ -132,7 +132,7 @@ class Binomial:
     def __call__(self, tensor: "Tensor", side: str) -> "Tensor":
         axis = -1 if side == "A" else -2
         size = tensor.shape[axis]
-        padded = tensor.index_select(axis, _mirrored(size, self.taps // 2).to(tensor.device))
+        padded = tensor.index_select(axis, _mirrored(size, self.taps // 2, tensor.device))
         weights = [math.comb(self.taps - 1, i) / 2 ** (self.taps - 1) for i in range(self.taps)]
         smoothed = weights[0] * padded.narrow(axis, 0, size)
         for i, weight in enumerate(weights[1:], 1):
@@ -141,11 +141,11 @@ class Binomial:
 
 
 @lru_cache(maxsize=64)
-def _mirrored(size: int, half: int) -> "Tensor":
+def _mirrored(size: int, half: int, device: Any) -> "Tensor":
     """Places of an axis with ``half`` mirrored ones before and after it, (size + 2 half,)."""
     import torch
 
-    index = torch.arange(-half, size + half) % (2 * size)
+    index = torch.arange(-half, size + half, device=device) % (2 * size)
     return torch.minimum(index, 2 * size - 1 - index)
 
 

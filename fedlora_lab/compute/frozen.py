@@ -21,15 +21,17 @@ class Frozen(nn.Linear):
     """
 
     def forward(self, input: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        moves = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
-        here = input.device.type == "cpu" and input.dtype == self.weight.dtype in DTYPES
+        weight, bias = self.weight, self.bias
+        moves = weight.requires_grad or (bias is not None and bias.requires_grad)
+        here = input.device.type == "cpu" and input.dtype == weight.dtype in DTYPES
         large = input.numel() * self.out_features >= LEAST
         if ONEDNN and here and large and not moves and not torch.compiler.is_compiling():  # it chooses for itself
-            return _product(input, self.weight, self.bias)
+            return _product(input, weight, bias)
         return super().forward(input)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A product by oneDNN; where nobody asks for a gradient, without the node that would give it."""
     if x.requires_grad and torch.is_grad_enabled():
         return _Product.apply(x, weight, bias)  # type: ignore[return-value]
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

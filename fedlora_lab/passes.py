@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedlora_lab.adapters import Adapted
 from fedlora_lab.method import Method, Slot
-from fedlora_lab.tasks.task import Task, take
+from fedlora_lab.tasks.task import Task, mask_of, take
 
 TEXTS = 16
 
@@ -91,7 +91,7 @@ def portions(
         otherwise: at most so many where ``chunk`` says nothing and they are no texts, or are on another device.
     """
     whole = otherwise or max(len(index), 1)
-    mask = x.get("attention_mask") if isinstance(x, Mapping) else None
+    mask = mask_of(x)
     if mask is None:
         return torch.arange(len(index)).split(chunk or whole)
     places = mask[index].flatten(1).sum(1).argsort(descending=True, stable=True)
@@ -115,7 +115,7 @@ def evaluate(
     """
     y = data[1]
     totals = dict.fromkeys(task.metrics, 0.0)
-    most = _together(data[0])
+    most = _at_once(data[0])
     for part in portions(data[0], torch.arange(len(y)), adapted.device, chunk and min(chunk, most), most):
         x = take(data[0], part)
         with kept(part, x):
@@ -125,7 +125,7 @@ def evaluate(
     return {name: total / len(y) for name, total in totals.items()}
 
 
-def _together(x: Any) -> int:
+def _at_once(x: Any) -> int:
     """Examples judged at once: a call costs the same for few as for many, and of small ones many need little memory."""
     small = isinstance(x, Tensor) and x.is_floating_point() and len(x)
     return max(128, min(512, 2**15 // max(1, x[0].numel()))) if small else 128

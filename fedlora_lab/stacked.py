@@ -90,44 +90,25 @@ class _LowRank(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
         ctx.save_for_backward(x, a, b)
-        ctx.scaling, inner = scaling, _inner(a, x)
+        ctx.scaling, inner = scaling, a @ x.mT
         if b.dim() == 3:
             return torch.baddbmm(y, inner.mT, b.mT, alpha=scaling)
-        return torch.addmm(y.flatten(0, 1), _flat(inner).mT, b.mT, alpha=scaling).view(y.shape)
+        return torch.addmm(y.flatten(0, 1), inner.mT.flatten(0, 1), b.mT, alpha=scaling).view(y.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), (x, a, b) = gradients, ctx.saved_tensors
         of_y, of_x, of_a, of_b, _ = ctx.needs_input_grad
-        inner = ctx.scaling * _inner(b.mT, gradient) if of_x or of_a else None
+        inner = ctx.scaling * (b.mT @ gradient.mT) if of_x or of_a else None
         return (
             gradient if of_y else None,
-            _wide(inner, a) if of_x else None,  # type: ignore[arg-type]
+            inner.mT @ a if of_x else None,  # type: ignore[union-attr]
             _outer(inner, x, a) if of_a else None,  # type: ignore[arg-type]
-            _outer(ctx.scaling * _inner(a, x), gradient, b).mT if of_b else None,
+            _outer(ctx.scaling * (a @ x.mT), gradient, b).mT if of_b else None,
             None,
         )
 
 
-def _inner(thin: Float[Tensor, "... r d"], z: Float[Tensor, "n t d"]) -> Float[Tensor, "n r t"]:
-    """The thin matrix of each example, or the one of all, times what goes in."""
-    if thin.dim() == 3:
-        return torch.bmm(thin, z.mT)
-    return (thin @ z.flatten(0, 1).mT).unflatten(1, z.shape[:2]).transpose(0, 1)
-
-
-def _wide(inner: Float[Tensor, "n r t"], a: Float[Tensor, "... r d"]) -> Float[Tensor, "n t d"]:
-    """Back through the thin matrix of each example, or the one of all."""
-    if a.dim() == 3:
-        return torch.bmm(inner.mT, a)
-    return (_flat(inner).mT @ a).unflatten(0, (len(inner), -1))
-
-
 def _outer(inner: Float[Tensor, "n r t"], z: Float[Tensor, "n t d"], like: Tensor) -> Tensor:
     """(n, r, d), a sum of outer products for each example; (r, d), of all, where ``like`` has one value for all."""
-    return torch.bmm(inner, z) if like.dim() == 3 else _flat(inner) @ z.flatten(0, 1)
-
-
-def _flat(inner: Float[Tensor, "n r t"]) -> Float[Tensor, "r nt"]:
-    """What the examples have side by side, one example after the other."""
-    return inner.transpose(0, 1).flatten(1)
+    return inner @ z if like.dim() == 3 else inner.mT.flatten(0, 1).mT @ z.flatten(0, 1)

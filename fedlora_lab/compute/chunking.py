@@ -1,15 +1,12 @@
 """How many examples go through the model at once: as many as are asked for, or as the free memory holds."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from fedlora_lab.compute import Compute, free_memory
 from fedlora_lab.engine import Setting, moving_slots
 from fedlora_lab.passes import TEXTS, per_example_gradients
-from fedlora_lab.tasks.task import take
+from fedlora_lab.tasks.task import mask_of, take
 
 PROBED = (2, 4)
 SHARE = 0.5
@@ -23,7 +20,8 @@ def example_bytes(setting: Setting) -> int:
     Guarantees: tests/test_cost.py::test_bytes_of_an_example_grow_with_the_model.
     """
     x, y = setting.examples(tuple(range(len(setting.data))))
-    lengths = x["attention_mask"].flatten(1).sum(1) if _texts(x) else torch.ones(len(y))
+    mask = mask_of(x)
+    lengths = torch.ones(len(y)) if mask is None else mask.flatten(1).sum(1)
     longest = lengths.argsort(descending=True)
     bank = {slot: tensor[None] for slot, tensor in setting.adapted.given.items()}
     moving = moving_slots(bank, "ABR")
@@ -53,8 +51,4 @@ def chunk(compute: Compute, setting: Setting) -> int | None:
         return compute.chunk_examples  # type: ignore[return-value]  # a number or None
     device = setting.adapted.device
     held = max(1, int(SHARE * free_memory(device)) // example_bytes(setting))
-    return min(held, TEXTS) if device.type == "cpu" and _texts(setting.task.test[0]) else held
-
-
-def _texts(x: Any) -> bool:
-    return isinstance(x, Mapping) and "attention_mask" in x
+    return min(held, TEXTS) if device.type == "cpu" and mask_of(setting.task.test[0]) is not None else held

@@ -18,7 +18,7 @@ from fedlora_lab.checks import check
 from fedlora_lab.compute import free_memory
 from fedlora_lab.compute.blocks import Block, Reached
 from fedlora_lab.passes import predict, ready
-from fedlora_lab.tasks.task import Examples, Task, take
+from fedlora_lab.tasks.task import Examples, Task, mask_of, take
 
 _KEPT: "weakref.WeakKeyDictionary[Task, dict[Any, Store]]" = weakref.WeakKeyDictionary()
 PROBES = 3
@@ -173,7 +173,7 @@ def prefix(task: Task, adapted: Adapted, lists: list[list[Block]], key: tuple[An
 def _store(pairs: tuple[Examples, ...]) -> Store:
     """Room for these examples; texts padded to the right have the length of their own tokens."""
     length = None
-    if isinstance(pairs[0][0], Mapping) and "attention_mask" in pairs[0][0]:
+    if mask_of(pairs[0][0]) is not None:
         mask = torch.cat([x["attention_mask"] for x, _ in pairs]).cpu()
         check(bool((mask[:, 1:] <= mask[:, :-1]).all()), "frozen_prefix", True, "texts that are padded to the right")
         length = mask.sum(1)
@@ -215,8 +215,9 @@ def _check_form(task: Task, adapted: Adapted, blocks: list[Block]) -> None:
     shapes = [tuple(leaf.shape) for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
     fine = bool(shapes) and all(len(shape) > 1 and shape[0] == len(index) for shape in shapes)
     check(fine, "frozen_prefix", shapes, f"a block whose outputs have the {len(index)} examples first")
-    if isinstance(x, Mapping) and "attention_mask" in x:
-        longest = int(x["attention_mask"].sum(1).max())
+    mask = mask_of(x)
+    if mask is not None:
+        longest = int(mask.sum(1).max())
         fine = all(shape[1] >= longest for shape in shapes)
         check(fine, "frozen_prefix", shapes, f"a block whose outputs have the {longest} tokens second")
 

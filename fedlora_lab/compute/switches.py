@@ -26,7 +26,7 @@ class Compute:
         compile: let `torch.compile` fuse each of the model's blocks (the whole model, where it has none), by its own
             backend or the one named. Half a minute at first; what it gains is in benchmarks/results.
         chunk_examples: at most so many examples at once; ``None``: all, of texts on a processor sixteen of like length;
-            "auto": what half of the free memory holds.
+            "auto": what half of the free memory holds, but no more texts on a processor than that.
 
     Raises: ``ValueError`` (name, value, range).
     Guarantees: tests/test_compute.py::test_epsilon_and_noise_are_the_same_under_every_switch, ::test_exact_switches.

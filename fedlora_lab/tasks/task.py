@@ -43,6 +43,11 @@ def take(x: Any, index: Any) -> Any:
     return {key: value[index] for key, value in x.items()} if isinstance(x, Mapping) else x[index]
 
 
+def mask_of(x: Any) -> Tensor | None:
+    """The attention mask by which texts are known, (n, tokens) or with more between; ``None`` for anything else."""
+    return x.get("attention_mask") if isinstance(x, Mapping) else None
+
+
 def together(pairs: Sequence[Examples]) -> Examples:
     """Examples of several clients, one client's after the other's; of one alone its own tensors, not a copy."""
     xs, ys = zip(*pairs, strict=True)

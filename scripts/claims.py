@@ -12,8 +12,9 @@ import pandas as pd
 
 from fedlora_lab import study
 from fedlora_lab.files import write_atomically
-from fedlora_lab.study.claims import VERDICTS, ledger
+from fedlora_lab.study.claims import ledger
 from fedlora_lab.study.published import CLAIMS
+from fedlora_lab.study.verdicts import VERDICTS
 from fedlora_lab.summary import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,9 +28,13 @@ all, learning rates tuned alike, the last round and not the best, differences pa
 % interval.
 
 A verdict is computed. *Holds*: the whole interval is on the side of the claim. *Does not hold here*: the
-whole interval is on the other side, or below the size that is claimed. *Cannot be tested at this scale*: the
-interval holds both, or nothing here speaks to it. *Not run yet*: the study that would tell is not there, or has
-not come to it. No verdict says anything of the papers' own settings.
+whole interval is on the other side, or below the size that is asked for. *Cannot be tested at this scale*: the
+interval reaches both sides (*undecided*), or nothing here speaks to it (*not measured*). *Not run yet*: the
+study that would tell is not there, or has not come to it. No verdict says anything of the papers' own settings.
+
+Where a claim names a size, at least half of it is asked for; the bound, ours, stands in the row. A claim with
+several parts fails with one of them. The intervals printed are those of one difference by itself; of so many,
+some miss by chance. So those that decide are wider: they hold for all claims of the page together (Bonferroni).
 
 Tuning looked at validation data of the same private split, with seeds apart from those reported. That is not
 private: on data of one's own, every look is a release that has to be counted, and the budget that is left is

@@ -37,8 +37,8 @@ apart. `fl.edges.ALL[3].told()` measures again, `fl.edges.table()` all of them; 
 
 
 def number(value: float) -> str:
-    """A measured number in three figures; below a thousandth it is zero."""
-    return "0" if abs(value) < 1e-3 else f"{value:.3g}"
+    """A measured number in three figures, or "< 0.001"; what is left by rounding is zero."""
+    return "0" if abs(value) <= 1e-9 else "< 0.001" if abs(value) < 1e-3 else f"{value:.3g}"
 
 
 def line(edge: Edge) -> str:

@@ -117,9 +117,9 @@ T k u up and T k d down over the run: T rounds, k clients a round, u and d bytes
 ## Time
 
 T k S b F operations: S local steps of b texts. A client's share of one round is S b F = {single:.3g} operations,
-{single / GPU:.0f} s at {GPU / 1e12:.0f} TFLOP/s; all clients of the run need {hours:.0f} such hours, in parallel
-over the {ROUND} clients of a round {hours / ROUND:.1f} hours. Full use is assumed, which no run reaches: a third
-to a half is usual.
+{single / GPU:.0f} s at {GPU / 1e12:.0f} TFLOP/s; all clients of the run need {hours:.0f} hours of such a
+device, in parallel over the {ROUND} clients of a round {hours / ROUND:.1f} hours. Full use is
+assumed, which no run reaches: a third to a half is usual.
 
 On a GPU: not measured.
 """

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from fedlora_lab import methods, study
-from fedlora_lab.study import claims
+from fedlora_lab.study import claims, verdicts
 from fedlora_lab.study.published import CLAIMS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +43,55 @@ def test_ahead(lead, by, verdict):
     assert bool(found.reason) == (verdict != claims.HOLDS)
 
 
+def test_the_side_is_told():
+    """Of what fails: whether the other is ahead, or this one by less than is asked for."""
+    for lead, by, reason in ((-0.05, 0.15, "the other is ahead"), (0.05, 0.15, "it is ahead, but by less"),
+                             (0.0, 0.15, "the whole interval is below +0.15")):  # fmt: skip
+        found = claims.ahead("digits", "one", "other", by=by)({"digits": made({"one": lead, "other": 0.0})})
+        assert found.reason == reason
+        assert "asked: above +0.15" in found.measured
+
+
+def test_runs_that_fell_apart_are_counted():
+    """An interval hides that one run of ten ended worse than it began."""
+    frame: Any = made({"one": 0.1, "other": 0.0}).assign(before_accuracy=0.2)
+    judge = claims.ahead("digits", "one", "other")
+    assert "below" not in judge({"digits": frame}).measured
+    frame.loc[(frame["method"] == "one") & (frame["seed"] == 3), "accuracy"] = 0.1
+    assert judge({"digits": frame}).measured.endswith("; 1 of 10 runs of one ended below the start")
+
+
+def test_the_interval_of_all_claims_decides():
+    """A lead that is clear by itself need not be among many; what is shown stays the single interval."""
+    made_up = [
+        claims.Claim(f"c{i}", "one is ahead", "arXiv:2403.12313", "primary", "", claims.ahead("digits", "one", "other"),
+                     "digits", "a note") for i in range(30)
+    ]  # fmt: skip
+    for lead, single, joint in ((0.012, claims.HOLDS, claims.OPEN), (-0.012, claims.FAILS, claims.OPEN),
+                                (0.05, claims.HOLDS, claims.HOLDS), (-0.05, claims.FAILS, claims.FAILS)):  # fmt: skip
+        frames = {"digits": made({"one": lead, "other": 0.0})}
+        one, many = claims.ledger(tuple(made_up[:1]), frames), claims.ledger(tuple(made_up), frames)
+        assert set(one["verdict"]) == {single}
+        assert set(many["verdict"]) == {joint}
+        assert set(one["measured"]) == set(many["measured"])
+        word = "holds" if lead > 0 else "fails"
+        assert many["reason"].str.contains(f"it {word} by itself").all() == (joint == claims.OPEN)
+        assert many["reason"].str.endswith("a note").all()
+
+
+def test_no_claim_holds_by_chance():
+    """Thirty-two claims about methods that are equal: in nineteen ledgers of twenty none is taken for true or false."""
+    random, wrong = np.random.default_rng(5), 0
+    for _ in range(25):
+        parts = [
+            made({"one": 0.0, "other": 0.0}, case=i).assign(accuracy=random.normal(0.7, 0.02, 20)) for i in range(32)
+        ]
+        made_up = [claims.Claim(f"c{i}", "", "arXiv:2403.12313", "primary", "",
+                                claims.ahead("s", "one", "other", case=i), "s") for i in range(32)]  # fmt: skip
+        wrong += set(claims.ledger(tuple(made_up), {"s": pd.concat(parts)})["verdict"]) != {claims.OPEN}
+    assert wrong <= 5  # one or two are expected; more than five come once in a thousand
+
+
 @pytest.mark.parametrize(
     ("lead", "within", "verdict"),
     [(0.0, 0.02, claims.HOLDS), (0.2, 0.02, claims.FAILS), (0.02, 0.02, claims.OPEN), (-0.2, 0.02, claims.FAILS),
@@ -59,19 +108,22 @@ def test_both_needs_all():
     good, bad, open_ = ({"digits": made({"one": lead, "other": 0.0})} for lead in (0.1, -0.1, 0.0))
     judge = claims.ahead("digits", "one", "other")
     for part, verdict in ((good, claims.HOLDS), (bad, claims.FAILS), (open_, claims.OPEN)):
-        mixed = claims.both(lambda _: judge(good), lambda _, part=part: judge(part))
+        mixed = claims.both(lambda *_: judge(good), lambda *_, part=part: judge(part))
         assert mixed({}).verdict == verdict
 
 
 def test_the_worst_part_decides():
     """What fails goes before what waits, and that before what is open, in whatever order they stand."""
-    said = {word: claims.Verdict(f"seen {word}", word, f"why {word}") for word in claims.VERDICTS}
-    judges = {word: lambda _, found=found: found for word, found in said.items()}
+    said = {word: claims.Verdict(f"seen {word}", word, f"why {word}") for word in verdicts.VERDICTS}
+    judges = {word: lambda *_, found=found: found for word, found in said.items()}
     for worst, rest in ((claims.FAILS, (claims.WAITS, claims.OPEN, claims.HOLDS)),
                         (claims.WAITS, (claims.OPEN, claims.HOLDS)), (claims.OPEN, (claims.HOLDS,))):  # fmt: skip
         for order in ((*rest, worst), (worst, *rest)):
             found = claims.both(*(judges[word] for word in order))({})
-            assert (found.verdict, found.reason) == (worst, f"1 of {len(order)} parts hold; why {worst}")
+            assert (found.verdict, found.reason) == (
+                worst,
+                f"1 of {len(order)} parts hold; part {order.index(worst) + 1}: why {worst}",
+            )
             assert all(f"seen {word}" in found.measured for word in order)
 
 
@@ -147,7 +199,7 @@ def test_the_slope_s_interval_decides(mean, half, power, verdict):
     frame = pd.concat([frame, powers([9.0] * 6, "other"), powers([9.0] * 6).assign(epsilon=3.0)])
     found = claims.grows("s", "one", "noise", "knob", power, epsilon=1.0)({"s": frame})
     assert found.verdict == verdict
-    assert f"power {mean:.2f} ± {half:.2f}, 6 seeds" in found.measured
+    assert f"power {mean:.2f} ± {half:.2f} of knob × learning rate, 6 seeds" in found.measured
 
 
 def test_what_is_zero():

@@ -89,6 +89,23 @@ def test_the_guide():
         study.guide({"x": pd.DataFrame({"a": [1]})})
 
 
+def test_the_guide_says_what_its_seeds_can_tell():
+    """Few seeds see nothing: the half-width says so. A run that fell apart is named, not only hidden in a width."""
+    few, many = made(THREE, seeds=3, epsilon=1.0), made(THREE, seeds=10, epsilon=3.0)
+    frame: Any = pd.concat([few, many]).assign(before_accuracy=0.2).reset_index(drop=True)
+    table: Any = study.guide({"digits": frame})
+    assert table["half"].iloc[0] > 3 * table["half"].iloc[1]
+    standing = study.standing(frame[frame["epsilon"] == 3.0])
+    assert table["half"].iloc[1] == pytest.approx(((standing["high"] - standing["low"]) / 2).iloc[1:].median())
+    assert not table["tied"].str.contains("fell").any()
+    slug = str(standing.index[0])
+    frame.loc[(frame["method"] == slug) & (frame["epsilon"] == 3.0) & (frame["seed"] == 4), "accuracy"] = 0.1
+    after = study.standing(frame[frame["epsilon"] == 3.0])
+    assert after.loc[slug, "fallen"] == 1
+    assert after["fallen"].sum() == 1
+    assert "(1 of 10 runs fell)" in study.guide({"digits": frame})["tied"].iloc[1]
+
+
 def test_what_one_knob_does_is_no_situation():
     """Sweeps and composed rows are no settings to choose a method in; a frame of one's own may be."""
     frame = made(THREE, noise=1.0)

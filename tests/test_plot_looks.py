@@ -133,6 +133,21 @@ def test_a_thin_line_leads_from_every_label_to_its_point():
         assert gaps == pytest.approx(labels.SHRINK)
 
 
+def test_names_inside_lie_above_the_curves_that_pass():
+    with style.paper():
+        figure = style.picture(6, 4)
+        ax = figure.add_axes((0.1, 0.1, 0.6, 0.8), xlim=(0, 10), ylim=(0, 1))
+        for x, y in (((0, 10), (0.4, 0.6)), ((0, 4), (0.3, 0.49))):
+            ax.plot(x, y)
+        ends = [labels.Label(4, 0.49, "short", style.INK), labels.Label(10, 0.6, "long", style.INK)]
+        labels.beside(ax, ends, together=False, inside=True, above=True)
+        style.png(figure)
+    short, long = ax.texts
+    (_, low), (right, _) = ax.transData.inverted().transform(short.get_window_extent())
+    assert low > 0.4 + 0.02 * right
+    assert long.get_position()[1] == pytest.approx(0.6)
+
+
 @pytest.mark.parametrize("name", FRAME_PLOTS)
 def test_names_do_not_overlap(frame, name):
     close = frame.assign(value=frame["value"].where(frame["measure"] != "accuracy", 0.7 + 0.001 * frame["round"]))

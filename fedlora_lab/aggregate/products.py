@@ -146,8 +146,9 @@ class Sketch(ProductRule):
     """Two passes of a random sketch instead of the clients' factors: B = Q U sqrt(S), A = sqrt(S) V^T.
 
     The server sums Y_k = B_k (A_k Omega) over a public random Omega (d_in, width), sends back Q, an orthonormal basis
-    of the sum, and sums P_k = A_k^T (B_k^T Q). Exact when the width reaches the rank of the mean product: r where the
-    clients share a factor, otherwise up to clients x r. Beyond that directions are lost.
+    of the sum, and sums P_k = A_k^T (B_k^T Q). The sketch holds all of the mean product when the width reaches its
+    rank: r where the clients share a factor, otherwise up to clients x r. The leading r directions are kept, so the
+    server is exact where a factor is shared.
 
     Args:
         width: columns of the sketch, >= 1; ``None``: the rank.

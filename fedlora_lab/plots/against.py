@@ -53,7 +53,8 @@ def against(table: Any, *, x: str, y: str, title: str, parts: Mapping[str, Any] 
         ax.tick_params(labelbottom=False)
         beside(ax, [label for label in labels if label.y > lowest], together=False)
         words = (
-            f"dots: measured means, bars: their 95 % interval, lines: closed form; inside: {share:.0%} of {len(table)}"
+            "dots: measured means, bars: their 95 % interval (red: misses the line), lines: closed form; "
+            f"inside: {share:.0%} of {len(table)}"
         )
         figure.text(0.012, 0.012, words, fontsize=7.5, color=SOFT, ha="left", va="bottom")
     return figure

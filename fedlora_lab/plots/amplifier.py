@@ -42,37 +42,43 @@ def amplifier(
     s = np.array([1e-3, 1.0])
     with paper():
         figure = picture(8.4, 3.6)
-        ax, right = figure.add_axes((0.08, 0.15, 0.5, 0.75)), figure.add_axes((0.725, 0.15, 0.265, 0.75))
+        ax, right = figure.add_axes((0.08, 0.15, 0.5, 0.69)), figure.add_axes((0.725, 0.15, 0.265, 0.69))
         for term, power, value in zip(WORDS, (2, 2, 4), one, strict=True):
             if value > 0:
                 # With equal factors two of the lines are one: both stay visible.
                 ax.plot(s, value * s**power, color=COLOURS[term], ls=(0, (4, 2)) if term == "noise_A" else "-")
         ax.axvline(std, color=INK, lw=1.2, ls=(0, (2, 2)))
         ax.plot([cross], [(one.linear_B + one.linear_A) * cross**2], marker="*", color=INK, ms=14, mec=CARD)
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        ax.set(xlim=(1e-3, 1), ylim=(1e-6, 1e6), xlabel="noise std on each entry of the factors")
-        ax.set_ylabel("energy in (α/r)·B·A")
+        ax.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-6, 1e6), ylabel="energy in (α/r)·B·A")
+        ax.set_xlabel("noise std on each entry of the factors")
         log_axis(ax.xaxis, (0.001, 0.01, 0.1, 1))
         log_axis(ax.yaxis, (1e-6, 1e-3, 1, 1e3, 1e6))
         ax.set_yticklabels(["10⁻⁶", "0.001", "1", "1,000", "10⁶"])
-        ax.set_title("Noise on the factors, seen in the product", y=1)
-        ax.text(
-            0.02, 0.96, f"★ crossover at std {cross:.3g}", transform=ax.transAxes, fontsize=9, va="top", weight="bold"
-        )
+        ax.set_title("Noise on the factors, seen in the product", y=1, pad=22)
+        _key(ax, [term for term, value in zip(WORDS, one, strict=True) if value > 0], cross)
         right.barh(range(3), shares, color=list(COLOURS.values()), height=0.62)
         for i, share in enumerate(shares):
-            right.text(share + 0.02, i, f"{share:.0%}", fontsize=10, va="center", weight="bold")
+            words = f"{share:.0%}" + (", since B = 0" if i == 1 and size_B == 0 else "")
+            right.text(share + 0.02, i, words, fontsize=10, va="center", weight="bold")
         right.set(xlim=(0, 1.18), ylim=(2.6, -0.6), xlabel="share of the energy")
         right.set_xticks((0, 0.5, 1))
         right.set_yticks(range(3), list(WORDS.values()))
-        right.set_title(f"At std {std:.3g}", y=1)
+        right.set_title(f"At std {std:.3g}", y=1, pad=22)
     text = (
         f"Noise of std {std:.3g}, rank {rank}, {width} × {width} layer, α = {alpha:g}: the product moves by "
         f"{here.total**0.5:.3g} (root mean square norm). Noise × noise carries {shares[2]:.0%} of the energy and takes "
         f"over at std {cross:.3g}."
     )
     return figure, text
+
+
+def _key(ax: Any, terms: list[str], cross: float) -> None:
+    """Which curve is which, above the axes, and where they cross."""
+    words = [f"{'– –' if term == 'noise_A' else '—'} {WORDS[term]}" for term in terms]
+    colours, place = [*(COLOURS[term] for term in terms), INK], 0.0
+    for text, colour in zip([*words, f"★ crossover at std {cross:.3g}"], colours, strict=True):
+        ax.text(place, 1.04, text, transform=ax.transAxes, fontsize=8.5, color=colour, weight="bold")
+        place += 0.07 + 0.0163 * len(text)
 
 
 def energy_check(

@@ -75,8 +75,8 @@ def _bounds(ax: Any, audits: "list[Audit]", labels: list[str]) -> None:
         stated = f"{one.epsilon_upper:.3g}" if np.isfinite(one.epsilon_upper) else "not certified"
         sign = "≤" if one.holds else ">"
         place, ink = (max(end, one.epsilon_lower), y), INK if one.holds else WRONG
-        ax.annotate(f"{one.epsilon_lower:.2f} {sign} {stated}", place, xytext=(8, 0), textcoords="offset points",
-                    va="center", fontsize=8.5, color=ink)  # fmt: skip
+        ax.annotate(f"{one.epsilon_lower:.2f} {sign} {stated}", place, xytext=(6, 9), textcoords="offset points",
+                    va="bottom", fontsize=8.5, color=ink)  # fmt: skip
     ax.set_yticks([len(audits) - 1 - i for i in range(len(audits))])
     ax.set_yticklabels(labels, color=SOFT)
     ax.set(xlim=(0, edge), ylim=(-0.7, len(audits) - 0.3), xlabel=f"ε at δ = {audits[0].delta:g}")

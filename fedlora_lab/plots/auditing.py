@@ -59,11 +59,12 @@ def _line(ax: Any, one: games.Game) -> None:
     ax.plot([0, EDGE], [0, 0], color=FAINT, lw=10, solid_capstyle="butt")
     ax.plot([0, min(one.lower, EDGE)], [0, 0], color=colour, lw=10, solid_capstyle="butt")
     ax.text(0, -0.24, f"proved {one.lower:.2f}", color=colour, weight="bold", va="top")
-    for value, height, words, ink in (
-        (one.ceiling, 0.34, f"{len(one.scores)} canaries can show {one.ceiling:.2f}", SOFT),
-        (one.stated, 0.62, f"the ledger states {one.stated:g}", INK),
-        (one.true, 0.9, f"true {one.true:.2f}", WRONG if one.true > one.stated + 1e-6 else GREY),
-    ):
+    marks = sorted([
+        (one.ceiling, f"{len(one.scores)} canaries can show {one.ceiling:.2f}", SOFT),
+        (one.stated, f"the ledger states {one.stated:g}", INK),
+        (one.true, f"true {one.true:.2f}", WRONG if one.true > one.stated + 1e-6 else GREY),
+    ])  # fmt: skip
+    for (value, words, ink), height in zip(marks, (0.9, 0.62, 0.34), strict=True):  # words pass over the lower lines
         at = min(value, EDGE)
         ax.plot([at, at], [-0.1, height - 0.06], color=ink, lw=1.2)
         ax.plot([at], [0], "D" if ink is INK else "|", color=ink, ms=7 if ink is INK else 13, mew=1.6, mec=ink)
@@ -166,7 +167,7 @@ def audit_results(frame: "pd.DataFrame") -> Picture:
         for i, sigma in enumerate(noises):
             place = 0.155 + 0.1 * i, 1 - 0.2 / height
             figure.text(*place, f"● σ = {sigma:g}", color=LEVELS[i], fontsize=9, weight="bold", va="center")
-        words = "dot: proved by one audit   |  can be proved at most   ◆ the ledger"
+        words = "dot: proved by one audit,   tick: can be proved at most,   diamond: the ledger"
         figure.text(0.985, 1 - 0.2 / height, words, color=SOFT, fontsize=9, ha="right", va="center")
     return figure
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from fedlora_lab.checks import check
 from fedlora_lab.plots import tidy
+from fedlora_lab.plots.curves import footer
 from fedlora_lab.plots.labels import Label, beside
 from fedlora_lab.plots.style import CARD, GREY, SOFT, Picture, look, name, paper, picture
 
@@ -62,7 +63,7 @@ def budgets(
         start = float(np.mean([part[part["round"] == 0]["value"].mean() for part in zero]))
     with paper():
         figure = picture(7.6, 4.1)
-        ax = figure.add_axes((0.1, 0.15, 0.7, 0.75))
+        ax = figure.add_axes((0.1, 0.16, 0.7, 0.74))
         ax.set_xlim(-0.4, len(places) - 0.6)
         low = min([start - 0.05, *scores["value"].tolist()]) if axis is None else max(0.0, start - 0.35)
         ax.set_ylim(max(0.0, low - 0.02), 1.0)
@@ -78,4 +79,5 @@ def budgets(
         ax.set_ylabel("share of test examples right" if measure == "accuracy" else measure)
         ax.set_title("The same promise, two methods" if len(labels) <= 2 else "The same promise")
         beside(ax, labels, together=False)
+        footer(figure, "large marks: means over seeds; small pale marks: single runs")
     return figure

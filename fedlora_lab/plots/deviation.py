@@ -29,7 +29,7 @@ def panel(ax: Any, part: Any) -> None:
         names = ",\n".join(label.text.removesuffix(" = 0") for label in together)
         marked = [label for label in marked if label not in together]
         marked.append(Label(together[0].x, 0.0, f"{names}\nexact: 0", look("fedlora").colour))
-    beside(ax, marked)
+    beside(ax, marked, low=-0.02)  # clear of the last tick
 
 
 def layers(ax: Any, part: Any) -> None:

@@ -22,7 +22,8 @@ def _clear(table: pd.DataFrame) -> str:
     clear: Any = table[(table["low"] > 0) | (table["high"] < 0)]
     largest = clear.loc[clear["mean"].abs().sort_values(ascending=False).index[:2]]
     words = [f"{NAMES.get(r.field, r.field)}: {r.value} {r.mean:+.3f} at {r.where}" for r in largest.itertuples()]
-    return "Clear of zero: " + ",\n".join(words).replace("-", "−") if words else "No effect is clear of zero"
+    head = "Largest clear of zero: " if len(clear) > len(words) else "Clear of zero: "
+    return head + ",\n".join(words).replace("-", "−") if words else "No effect is clear of zero"
 
 
 def effects(table: pd.DataFrame, measure: str = "accuracy") -> Picture:
@@ -88,12 +89,11 @@ def ranking(frames: "Mapping[str, Any]") -> Picture:
             for slug, row in table.iterrows():
                 y = slugs.index(str(slug))
                 dark = gaps[y, column] < 0.5 * min(-0.15, float(np.nanmin(gaps)))
-                text = f"{row['mean']:.2f}" if row["gap"] == 0 else f"−{abs(row['gap']):.2f}".replace("−0.00", "0.00")
-                weight = "bold" if row["gap"] == 0 else "normal"
-                ax.text(column, y, f"{text}{' •' if row['tied'] and row['gap'] else ''}", fontsize=8, ha="center",
-                        va="center", color="white" if dark else INK, weight=weight)  # fmt: skip
-            best = slugs.index(str(table.index[0]))
-            ax.plot([column], [best], "s", ms=22, mfc="none", mec=INK, mew=1.6)
+                best = slug == table.index[0]
+                text = f"{row['mean']:.2f}" if best else f"−{abs(row['gap']):.2f}".replace("−0.00", "0.00")
+                ax.text(column, y, f"{text}{' •' if row['tied'] and not best else ''}", fontsize=8, ha="center",
+                        va="center", color="white" if dark else INK, weight="bold" if best else "normal")  # fmt: skip
+            ax.plot([column], [slugs.index(str(table.index[0]))], "s", ms=22, mfc="none", mec=INK, mew=1.6)
         ax.grid(False)
         ax.set_yticks(range(len(slugs)), [name(slug) for slug in slugs])
         for tick, slug in zip(ax.get_yticklabels(), slugs, strict=True):

@@ -11,7 +11,7 @@ from fedlora_lab.plots import tidy
 from fedlora_lab.plots.labels import Label, beside
 from fedlora_lab.plots.style import INK, Picture, paper, picture
 
-COLOURS = {"all clients": "#D55E00", "those that take part": "#0072B2"}
+COLOURS = {"if all took part": "#D55E00", "by those that do": "#0072B2"}
 
 
 def table(frames: Mapping[int, pd.DataFrame]) -> Any:
@@ -40,13 +40,13 @@ def growth(frames: Mapping[int, pd.DataFrame]) -> Picture:
         figure = picture(7.6, 3.8)
         ax = figure.add_axes((0.11, 0.17, 0.6, 0.72))
         labels = []
-        for column, words in (("all", "all clients"), ("bytes", "those that take part")):
+        for column, words in (("all", "if all took part"), ("bytes", "by those that do")):
             y = means[column] / 2**20
             ax.plot(
                 means.index, y, color=COLOURS[words], marker="o", dashes=(4, 2) if column == "all" else (None, None)
             )
             labels.append(Label(float(means.index[-1]), float(y.iloc[-1]), words, COLOURS[words]))
-        ax.set(xscale="log", yscale="log", xlabel="clients in the federation", ylabel="MiB up in a round, from")
+        ax.set(xscale="log", yscale="log", xlabel="clients in the federation", ylabel="MiB sent up in a round")
         ax.set_title("A round costs what takes part, not what exists", color=INK)
-        beside(ax, labels)
+        beside(ax, labels, wide=20)
     return figure

@@ -4,6 +4,7 @@ import math
 import textwrap
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.patheffects import withStroke
 
@@ -11,6 +12,8 @@ from fedlora_lab.plots.style import CARD, GREY, INK, darker
 
 SHRINK = 2.0, 3.0
 """Points that a line keeps from its label and from its place."""
+LOW, HIGH = -0.14, 1.06
+"""Between which shares of the axes' height labels are written."""
 
 
 class Label(NamedTuple):
@@ -73,17 +76,26 @@ def _folded(line: str, wide: int) -> str:
 
 
 def beside(
-    ax: Any, labels: list[Label], *, size: float = 8.5, together: bool = True, inside: bool = False, wide: int = 14
+    ax: Any,
+    labels: list[Label],
+    *,
+    size: float = 8.5,
+    together: bool = True,
+    inside: bool = False,
+    above: bool = False,
+    wide: int = 14,
+    low: float = LOW,
 ) -> None:
     """Write the labels right of the axes, or ``inside`` right of their points, in lines of ``wide`` letters.
 
-    Call it with final limits.
+    Call it with final limits. They stay above ``low``, a share of the axes' height; where ``above``, those inside also
+    stay above the curves that pass there (x must rise): test_names_inside_lie_above_the_curves_that_pass.
     """
     labels = merge(labels, ax) if together else labels
     labels = [x._replace(text="\n".join(_folded(line, wide) for line in x.text.split("\n"))) for x in labels]
     back = ax.transAxes.inverted()
     points = [tuple(map(float, back.transform(ax.transData.transform((label.x, label.y))))) for label in labels]
-    height = ax.figure.get_figheight() * ax.get_position().height * 72
+    width, height = 72 * ax.figure.get_size_inches() * ax.get_position().size
     columns: dict[float, list[int]] = {}
     for i, (x, _) in enumerate(points):
         near = next((c for c in columns if abs(c - x) < 0.15), x) if inside else 1.0
@@ -91,14 +103,26 @@ def beside(
     lines = []
     for members in columns.values():
         sizes = [1.2 * size * (labels[i].text.count("\n") + 1) / height for i in members]
-        places = spread([points[i][1] for i in members], sizes, -0.14, 1.06)
         left = max(points[i][0] for i in members) + 0.03
+        long = max(len(line) for i in members for line in labels[i].text.split("\n"))
+        floor = max(low, _passing(ax, left, 0.75 * size * long / width)) if above else low
+        places = spread([points[i][1] for i in members], sizes, min(floor, max(LOW, HIGH - sum(sizes))), HIGH)
         for i, place in zip(members, places, strict=True):
             style: dict[str, Any] = {"fontsize": size, "weight": "bold", "color": darker(labels[i].colour)}
             note = ax.text(left, place, labels[i].text, va="center", transform=ax.transAxes, **style)
             note.set_path_effects([withStroke(linewidth=2.5, foreground=CARD)])
             lines.append(((left, place), points[i]))
     _leaders(ax, lines)
+
+
+def _passing(ax: Any, left: float, wide: float) -> float:
+    """A little more than the greatest height of a curve between ``left`` and ``left + wide``; LOW where none is."""
+    heights, back = [LOW], ax.transAxes.inverted()
+    for line in ax.get_lines():
+        x, y = back.transform(ax.transData.transform(line.get_xydata())).T
+        if len(x) > 1 and x[-1] > left:
+            heights += list(np.interp(np.linspace(left, min(left + wide, x[-1]), 9), x, y) + 0.03)
+    return max(heights)
 
 
 def _leaders(ax: Any, lines: list[Any]) -> None:

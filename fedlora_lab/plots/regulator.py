@@ -57,6 +57,7 @@ def _plane(ax: Any, shape: Shape, noise: tuple[float, float], allowed: tuple[flo
     ax.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal")
     ax.set_xticks([-2, 0, 2])
     ax.set_yticks([-2, 0, 2])
+    ax.set_xlabel("in units of the clip C")
 
 
 def _bells(ax: Any, shape: Shape) -> None:

@@ -12,6 +12,15 @@ from fedlora_lab.plots.curves import AXES, footer
 from fedlora_lab.plots.labels import Label, beside
 from fedlora_lab.plots.style import CARD, GREY, Picture, look, name, paper, picture
 
+KNOBS = {
+    "epsilon": "privacy budget ε",
+    "alpha": "Dirichlet α of the split",
+    "noise": "noise multiplier σ",
+    "clip": "clip norm C",
+    "scale": "α / r",
+}
+"""Labels of a study as an axis names them; others by their own name."""
+
 
 class View(NamedTuple):
     """What is looked at: a measure over a label, some methods, one of them to compare with, the other labels held."""
@@ -88,7 +97,9 @@ def results(frame: pd.DataFrame, view: View) -> Picture:
         for ax in (left, right):
             ax.set_xlim(-0.4, len(places) - 0.6)
             ax.set_xticks(range(len(places)), [_tick(value, view.x) for value in places])
-            ax.set_xlabel({"epsilon": "privacy budget ε", "alpha": "Dirichlet α of the split"}.get(view.x, view.x))
+            ax.set_xlabel(KNOBS.get(view.x, view.x))
+        if ends and (means["method"] == view.against).any():
+            ends.append(Label(ends[0].x, 0.0, name(view.against), look(view.against).colour))
         beside(right, ends or labels, together=False)
         footer(figure, "bars: Student's 95 % interval over the seeds, each for itself")
     return figure

@@ -156,7 +156,10 @@ def response_check(
         left.set_title("Lines: closed form. Dots: measured")
         right.set(ylim=(0.6, 1.4), ylabel="measured / closed form")
         right.set_title(f"{table['inside'].mean():.0%} of {len(table)} dots inside the 95 % band")
-        footer(figure, f"each dot: mean over {seeds} seeds of {rank} rows of white noise; band: chi-square law")
+        footer(
+            figure,
+            f"each dot: mean over {seeds} seeds of {rank} rows of white noise; band: chi-square law (red: misses)",
+        )
     return figure, table
 
 

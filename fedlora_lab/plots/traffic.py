@@ -44,7 +44,7 @@ def panel(ax: Any, means: Any, way: str = "both") -> None:
     ax.set_xlim(0, float(means["bytes"].max()) / scale * 1.01 or 1)
     bottom, top = ax.get_ylim()
     ax.set_ylim(max(0.0, bottom), min(1.0, top))
-    beside(ax, labels, together=False, inside=True)
+    beside(ax, labels, together=False, inside=True, above=True)
 
 
 def traffic(frame: pd.DataFrame, way: str = "both") -> Picture:

@@ -3,32 +3,23 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fedlora_lab.checks import check, check_one_of
 from fedlora_lab.claims import Gap, paired
 from fedlora_lab.study.guide import said
+from fedlora_lab.study.verdicts import FAILS, HOLDS, OPEN, WAITS, Verdict, alike, beyond
 from fedlora_lab.summary import t_interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
-HOLDS, FAILS, OPEN = "holds", "does not hold here", "cannot be tested at this scale"
-WAITS = "not run yet"
-VERDICTS = (HOLDS, FAILS, OPEN, WAITS)
 TAGS = ("primary", "secondary", "inferred")
 
-
-class Verdict(NamedTuple):
-    """What was measured for a claim, in words with intervals; the verdict; and the reason for it."""
-
-    measured: str
-    verdict: str
-    reason: str = ""
-
-
 Frames = Mapping[str, "pd.DataFrame"]
-Judge = Callable[[Frames], Verdict]
+Judge = Callable[..., Verdict]
+"""(frames, level) -> verdict: the 95 % interval is shown, that of ``level`` decides; 95 % by default."""
+SHOWN = 0.95
 
 
 @dataclass(frozen=True)
@@ -41,8 +32,9 @@ class Claim:
         source: arXiv id.
         tag: how far the source could be read: "primary", "secondary" or "inferred".
         setting: where it was claimed.
-        judge: frames by study -> verdict.
+        judge: what decides.
         study: whose command makes the numbers; "" where nothing is measured.
+        note: what a reader has to know beside the verdict.
     """
 
     slug: str
@@ -52,6 +44,7 @@ class Claim:
     setting: str
     judge: Judge
     study: str = ""
+    note: str = ""
 
     def __post_init__(self) -> None:
         check_one_of("tag", self.tag, TAGS)
@@ -73,12 +66,28 @@ def _at(where: Mapping[str, Any]) -> str:
     return f" ({words})" if words else ""
 
 
+def _gaps(rows: "pd.DataFrame", one: str, other: str, measure: str, level: float) -> tuple[Gap, Gap]:
+    """The difference with the interval that is shown, and with the one that decides."""
+    return paired(rows, one, other, measure, SHOWN), paired(rows, one, other, measure, level)
+
+
+def _fallen(rows: "pd.DataFrame", *methods: str) -> str:
+    """How many runs ended below the accuracy before training, in words; nothing where none did."""
+    told = ""
+    for method in methods if "before_accuracy" in rows else ():
+        part: Any = rows[rows["method"] == method]
+        if low := int((part["accuracy"] < part["before_accuracy"]).sum()):
+            told += f"; {low} of {len(part)} runs of {method} ended below the start"
+    return told
+
+
 def ahead(study: str, one: str, other: str, by: float = 0.0, measure: str = "accuracy", **where: Any) -> Judge:
     """One method is ahead of another by more than ``by``: holds when the whole interval is beyond it."""
 
-    def judge(frames: Frames) -> Verdict:
-        found = paired(chosen(frames[study], **where), one, other, measure)
-        return _beyond(found, f"{measure} of {one} above {other}{_at(where)}", by)
+    def judge(frames: Frames, level: float = SHOWN) -> Verdict:
+        rows = chosen(frames[study], **where)
+        told = f"{measure} of {one} above {other}{_at(where)}"
+        return beyond(_gaps(rows, one, other, measure, level), told, by, _fallen(rows, one, other))
 
     return _where(judge, study, (one, other), where)
 
@@ -86,10 +95,10 @@ def ahead(study: str, one: str, other: str, by: float = 0.0, measure: str = "acc
 def shows(study: str, method: str, one: str, other: str, **where: Any) -> Judge:
     """Of one method, one measure is above another: holds when the whole interval is."""
 
-    def judge(frames: Frames) -> Verdict:
+    def judge(frames: Frames, level: float = SHOWN) -> Verdict:
         rows: Any = chosen(frames[study], method=method, **where)
         long = rows.melt(id_vars="seed", value_vars=[one, other], var_name="method", value_name="value")
-        return _beyond(paired(long, one, other, "value"), f"{one} of {method} above its {other}{_at(where)}", 0.0)
+        return beyond(_gaps(long, one, other, "value", level), f"{one} of {method} above its {other}{_at(where)}", 0.0)
 
     return _where(judge, study, (method,), where)
 
@@ -97,40 +106,22 @@ def shows(study: str, method: str, one: str, other: str, **where: Any) -> Judge:
 def _where(judge: Judge, study: str, methods: tuple[str, ...], where: Mapping[str, Any]) -> Judge:
     """A judge that says so when the frame has no runs of one of the methods in this setting."""
 
-    def told(frames: Frames) -> Verdict:
+    def told(frames: Frames, level: float = SHOWN) -> Verdict:
         there = set(chosen(frames[study], **where)["method"])
         missing = [method for method in methods if method not in there]
         if missing:
             return Verdict("–", WAITS, f"the frame has no runs of {', '.join(missing)} in this setting yet")
-        return judge(frames)
+        return judge(frames, level)
 
     return told
-
-
-def _beyond(found: Gap, what: str, by: float) -> Verdict:
-    measured = f"{what}: {found}, {found.seeds} seeds"
-    if found.low > by:
-        return Verdict(measured, HOLDS)
-    if found.high < by:
-        return Verdict(measured, FAILS, f"the whole interval is below {by:+.2f}" if by else "the other is ahead")
-    return Verdict(measured, OPEN, f"the interval of {found.seeds} seeds holds {by:g}")
-
-
-def _within(found: Gap, what: str, within: float) -> Verdict:
-    measured = f"{what}: {found}, {found.seeds} seeds"
-    if max(abs(found.low), abs(found.high)) <= within:
-        return Verdict(measured, HOLDS)
-    if min(abs(found.low), abs(found.high)) > within and found.low * found.high > 0:
-        return Verdict(measured, FAILS, f"they differ by more than {within:g}")
-    return Verdict(measured, OPEN, f"the interval is wider than the {within:g} claimed")
 
 
 def equal(study: str, one: str, other: str, within: float, measure: str = "accuracy", **where: Any) -> Judge:
     """Two methods do not differ by more than ``within``: holds when the whole interval is inside."""
 
-    def judge(frames: Frames) -> Verdict:
-        found = paired(chosen(frames[study], **where), one, other, measure)
-        return _within(found, f"{measure} of {one} above {other}{_at(where)}", within)
+    def judge(frames: Frames, level: float = SHOWN) -> Verdict:
+        gaps = _gaps(chosen(frames[study], **where), one, other, measure, level)
+        return alike(gaps, f"{measure} of {one} above {other}{_at(where)}", within)
 
     return _where(judge, study, (one, other), where)
 
@@ -138,24 +129,24 @@ def equal(study: str, one: str, other: str, within: float, measure: str = "accur
 def unmoved(study: str, method: str, label: str, ends: tuple[float, float], within: float, **where: Any) -> Judge:
     """A knob turned from one end to the other moves a method's accuracy by no more than ``within``, paired by seed."""
 
-    def judge(frames: Frames) -> Verdict:
+    def judge(frames: Frames, level: float = SHOWN) -> Verdict:
         rows: Any = chosen(frames[study], method=method, **where)
         rows = rows[rows[label].isin(ends)].assign(method=lambda part: part[label].map(str))
-        found = paired(rows, str(ends[1]), str(ends[0]), "accuracy")
-        return _within(found, f"accuracy of {method} at {label} {ends[1]:g} above {ends[0]:g}", within)
+        gaps = _gaps(rows, str(ends[1]), str(ends[0]), "accuracy", level)
+        return alike(gaps, f"accuracy of {method} at {label} {ends[1]:g} above {ends[0]:g}{_at(where)}", within)
 
     return _where(judge, study, (method,), where)
 
 
 def grows(study: str, method: str, measure: str, label: str, power: float, **where: Any) -> Judge:
-    """An energy grows with this power of a knob times the learning rate: holds when the slope's interval is within 5 %.
+    """An energy grows with this power of knob x learning rate: holds when the slope's interval is within 5 % of it.
 
     The slope is fitted on logarithms, seed by seed; the learning rate stands in it because it scales the noise of a
     step as the knob does, and is tuned for each setting.
     """
     import numpy as np
 
-    def judge(frames: Frames) -> Verdict:
+    def judge(frames: Frames, level: float = SHOWN) -> Verdict:
         rows: Any = chosen(frames[study], method=method, **where)
         if (rows[measure] == 0).all():
             return Verdict("–", FAILS, f"{measure} of {method} is zero")
@@ -167,8 +158,9 @@ def grows(study: str, method: str, measure: str, label: str, power: float, **whe
         ]
         if len(slopes) < 2:
             return Verdict("–", OPEN, f"{measure} of {method} needs two seeds and two values of {label}")
-        mean, half = t_interval(np.array(slopes))
-        measured = f"{measure} of {method} grows with power {mean:.2f} ± {half:.2f}, {len(slopes)} seeds"
+        told = "energy {} of {} grows with power {:.2f} ± {:.2f} of {} × learning rate, {} seeds"
+        measured = told.format(measure, method, *t_interval(np.array(slopes)), label, len(slopes))
+        mean, half = t_interval(np.array(slopes), level)
         if abs(mean - power) + half <= 0.05 * power:
             return Verdict(measured, HOLDS)
         apart = abs(mean - power) - half > 0.05 * power
@@ -180,7 +172,7 @@ def grows(study: str, method: str, measure: str, label: str, power: float, **whe
 def none(study: str, method: str, measure: str, **where: Any) -> Judge:
     """A measure is exactly zero in every run."""
 
-    def judge(frames: Frames) -> Verdict:
+    def judge(frames: Frames, level: float = SHOWN) -> Verdict:
         values: Any = chosen(frames[study], method=method, **where)[measure]
         if values.isna().any():
             return Verdict("–", OPEN, f"{measure} of {method} was not measured in every run")
@@ -191,17 +183,17 @@ def none(study: str, method: str, measure: str, **where: Any) -> Judge:
 
 
 def both(*judges: Judge) -> Judge:
-    """All parts must hold; one that fails decides."""
+    """All parts must hold; one that fails decides. The level is that of all parts together."""
 
-    def judge(frames: Frames) -> Verdict:
-        found = [each(frames) for each in judges]
+    def judge(frames: Frames, level: float = SHOWN) -> Verdict:
+        found = [each(frames, 1 - (1 - level) / len(judges)) for each in judges]
         measured = "; ".join(part.measured for part in found)
         good = sum(part.verdict == HOLDS for part in found)
         some = [f"{good} of {len(found)} parts hold"] if good else []
         for word in (FAILS, WAITS, OPEN):
-            reasons = [part.reason for part in found if part.verdict == word]
+            reasons = [f"part {i}: {part.reason}" for i, part in enumerate(found, 1) if part.verdict == word]
             if reasons:
-                return Verdict(measured, word, "; ".join(dict.fromkeys([*some, *reasons])))
+                return Verdict(measured, word, "; ".join([*some, *reasons]))
         return Verdict(measured, HOLDS)
 
     return judge
@@ -209,23 +201,26 @@ def both(*judges: Judge) -> Judge:
 
 def untested(reason: str) -> Judge:
     """Nothing here can speak to the claim."""
-    return lambda frames: Verdict("–", OPEN, reason)
+    return lambda frames, level=SHOWN: Verdict("–", OPEN, f"not measured: {reason}")
 
 
 def ledger(claims: "tuple[Claim, ...]", frames: Frames) -> "pd.DataFrame":
     """The claims as a frame: slug, claim, source, tag, setting, measured, command, verdict, reason.
 
-    A claim whose study is not there is told so, and not judged.
+    A claim whose study is not there is told so, and not judged. Many claims are looked at: the intervals that decide
+    are those that hold for all measured claims together (Bonferroni), so one of them misses in one ledger of twenty.
     """
     import pandas as pd
 
-    rows = []
+    rows, measured = [], sum(bool(claim.study) for claim in claims)
+    level = 1 - (1 - SHOWN) / max(measured, 1)
     for claim in claims:
         there = not claim.study or claim.study in frames
         missing = Verdict("–", WAITS, f"`fedlora-lab study {claim.study}` was not run")
-        found = claim.judge(frames) if there else missing
+        found = claim.judge(frames, level) if there else missing
+        reason = "; ".join(part for part in (found.reason, claim.note) if part)
         command = f"fedlora-lab study {claim.study}" if claim.study else ""
         told = [claim.slug, claim.text, claim.source, claim.tag, claim.setting]
-        rows.append([*told, found.measured, command, *found[1:]])
+        rows.append([*told, found.measured, command, found.verdict, reason])
     columns = ["slug", "claim", "source", "tag", "setting", "measured", "command", "verdict", "reason"]
     return pd.DataFrame(rows, columns=columns)

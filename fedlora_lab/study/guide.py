@@ -75,7 +75,8 @@ def standing(rows: Any, level: float = 0.95) -> "pd.DataFrame":
     interval reaches zero.
 
     Args: rows: of one situation, see `situations`. level: of all intervals together.
-    Returns: index method; mean, gap, low, high (gap <= 0 but for rounding), seeds, tied, exact, bytes of a run.
+    Returns: index method; mean, gap, low, high (gap <= 0 but for rounding), seeds, tied, fallen (runs that ended worse
+        than they began), exact, bytes of a run.
     Guarantees: test_guide.py::test_ties_are_rarely_broken_by_chance, test_a_lead_that_is_there_is_found.
     """
     import pandas as pd
@@ -94,10 +95,17 @@ def standing(rows: Any, level: float = 0.95) -> "pd.DataFrame":
             gap = gap if sign > 0 else -gap
             row |= {"gap": gap.mean, "low": gap.low, "high": gap.high}
         known = (ALL | VARIANTS).get(str(slug))
-        row |= {"tied": not row["high"] < 0, "exact": None if known is None else known.exact}
+        row |= {"tied": not row["high"] < 0, "fallen": _fallen(part, measure, sign)}
+        row |= {"exact": None if known is None else known.exact}
         row |= {"bytes": float((part["bytes_up"] + part["bytes_down"]).mean())}
         found.append(row)
     return pd.DataFrame(found).set_index("method")
+
+
+def _fallen(runs: Any, measure: str, sign: int) -> int:
+    """How many runs ended worse than they began: one of them makes the interval of all wide."""
+    before = f"before_{measure}"
+    return int((sign * runs[measure] < sign * runs[before]).sum()) if before in runs else 0
 
 
 def unit_of(study: str) -> str:
@@ -110,8 +118,10 @@ def guide(frames: Frames, level: float = 0.95) -> "pd.DataFrame":
     """One row a situation: the best method, what cannot be told from it, and the least that one of them sends.
 
     Args: frames: study -> frame, as `frames` reads them. level: of all intervals of a situation together.
-    Returns: study, unit, where, methods (compared), seeds, best, mean, tied (names, the best first), frugal (the tied
-        method with the fewest bytes), share (its bytes over those of the best), exact (how many of the tied).
+    Returns: study, unit, where, methods (compared), seeds, best, mean, half (median half-width of the gaps to the best:
+        a lead below it cannot be seen), tied (names, the best first, and how many of their runs fell below the start),
+        frugal (the tied method with the fewest bytes), share (its bytes over those of the best), exact (how many of
+        the tied).
     Guarantees: test_guide.py::test_the_guide.
     """
     import pandas as pd
@@ -121,6 +131,9 @@ def guide(frames: Frames, level: float = 0.95) -> "pd.DataFrame":
     def name(slug: Any) -> str:
         row = (ALL | VARIANTS).get(str(slug))
         return str(slug) if row is None else row.name
+
+    def told(row: Any) -> str:
+        return f"{name(row.Index)}{f' ({row.fallen} of {row.seeds} runs fell)' if row.fallen else ''}"
 
     lines = []
     for one in situations(frames):
@@ -136,11 +149,12 @@ def guide(frames: Frames, level: float = 0.95) -> "pd.DataFrame":
                 "seeds": int(table["seeds"].min()),
                 "best": name(table.index[0]),
                 "mean": table["mean"].iloc[0],
-                "tied": ", ".join(name(slug) for slug in tied.index),
+                "half": float(((table["high"] - table["low"]) / 2).iloc[1:].median()),
+                "tied": ", ".join(told(row) for row in tied.itertuples()),
                 "frugal": name(frugal),
                 "share": table.loc[frugal, "bytes"] / table["bytes"].iloc[0],
                 "exact": f"{int(tied['exact'].fillna(False).astype(bool).sum())} of {len(tied)}",
             }
         )
-    columns = ["study", "unit", "where", "methods", "seeds", "best", "mean", "tied", "frugal", "share", "exact"]
+    columns = ["study", "unit", "where", "methods", "seeds", "best", "mean", "half", "tied", "frugal", "share", "exact"]
     return pd.DataFrame(lines, columns=columns)

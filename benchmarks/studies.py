@@ -26,7 +26,7 @@ from fedlora_lab.summary import markdown
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "results" / "runs"
-EVERY = {"digits": 28, "sentiment": 8}
+EVERY = {"digits": 28, "sentiment": 15}
 
 
 def timed(name: str, every: int, workers: int) -> dict[str, Any]:

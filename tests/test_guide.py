@@ -95,12 +95,12 @@ def test_the_guide_says_what_its_seeds_can_tell():
     frame: Any = pd.concat([few, many]).assign(before_accuracy=0.2).reset_index(drop=True)
     table: Any = study.guide({"digits": frame})
     assert table["half"].iloc[0] > 3 * table["half"].iloc[1]
-    standing = study.standing(frame[frame["epsilon"] == 3.0])
+    standing: Any = study.standing(frame[frame["epsilon"] == 3.0])
     assert table["half"].iloc[1] == pytest.approx(((standing["high"] - standing["low"]) / 2).iloc[1:].median())
     assert not table["tied"].str.contains("fell").any()
     slug = str(standing.index[0])
     frame.loc[(frame["method"] == slug) & (frame["epsilon"] == 3.0) & (frame["seed"] == 4), "accuracy"] = 0.1
-    after = study.standing(frame[frame["epsilon"] == 3.0])
+    after: Any = study.standing(frame[frame["epsilon"] == 3.0])
     assert after.loc[slug, "fallen"] == 1
     assert after["fallen"].sum() == 1
     assert "(1 of 10 runs fell)" in study.guide({"digits": frame})["tied"].iloc[1]

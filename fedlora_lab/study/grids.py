@@ -101,7 +101,7 @@ def _sentiment() -> Study:
     plan, privacy = {"rounds": 5, "local_steps": 5, "batch": 32}, {"clip_norm": 1.0, "delta": 1e-5}
     quick = {"frozen_prefix": True, "products": "bfloat16"}
     cases = [Case(row, {"epsilon": e}, task, e, privacy, plan, RANK4, quick) for e in BUDGETS for row in rows]
-    return Study("sentiment", "real language model, natural domains", tuple(cases), seeds=(0, 1, 2),
+    return Study("sentiment", "real language model, natural domains", tuple(cases),
                  rates=(0.05, 0.2, 0.8, 3.2, 12.8), tune_seeds=(1001,), guides=True)  # fmt: skip
 
 

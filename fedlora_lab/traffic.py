@@ -1,6 +1,7 @@
 """What crosses the network in a round, counted from the state of the run."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from math import prod
 
 import torch
@@ -37,18 +38,23 @@ def traffic(
     """
     rule = method.aggregate if isinstance(method.aggregate, Rule) else Rule()
     shapes = {slot: tensor.shape for slot, tensor in state.server.tensors.items()}
-    total = Traffic()
-    for k in arrived:
-        own = _held(shapes, rank_of(method, lora, k))
-        up = rule.up(own, slots) if slots else []
-        total += Traffic(sum(up), bytes_of(up))
-    for k in clients:
-        own = _held(shapes, rank_of(method, lora, k))
-        sizes = _down(method, own, state, k)
+
+    @cache  # one for all clients of a rank
+    def up(rank: int) -> Traffic:
+        sizes = rule.up(_held(shapes, rank), slots) if slots else []
+        return Traffic(sum(sizes), bytes_of(sizes))
+
+    @cache  # one for all of them who last received in the same round
+    def down(rank: int, seen: int) -> Traffic:
+        own = _held(shapes, rank)
+        sizes = _down(method, own, state, seen)
         factors = [size for slot, size in sizes.items() if slot.side in FACTORS]
         rest = [size for slot, size in sizes.items() if slot.side not in FACTORS] + rule.extra_down(own)
-        total += Traffic(0, 0, sum(factors + rest), bytes_of(factors, method.broadcast) + bytes_of(rest))
-    return total
+        return Traffic(0, 0, sum(factors + rest), bytes_of(factors, method.broadcast) + bytes_of(rest))
+
+    ranks = {k: rank_of(method, lora, k) for k in {*arrived, *clients}}
+    loads = [up(ranks[k]) for k in arrived] + [down(ranks[k], state.seen[k]) for k in clients]
+    return sum(loads, Traffic())
 
 
 def rank_of(method: Method, lora: Lora, k: int) -> int:
@@ -61,10 +67,10 @@ def _held(shapes: Mapping[Slot, torch.Size], rank: int) -> dict[Slot, tuple[int,
     return {slot: held_shape(slot, shape, rank) for slot, shape in shapes.items()}
 
 
-def _down(method: Method, shapes: Mapping[Slot, tuple[int, ...]], state: State, k: int) -> dict[Slot, int]:
-    """Numbers of each slot that client k has to receive."""
-    missed = state.changed[max(state.seen[k], 0) :]
-    altered = state.seen[k] < 0 and method.broadcast != full
+def _down(method: Method, shapes: Mapping[Slot, tuple[int, ...]], state: State, seen: int) -> dict[Slot, int]:
+    """Numbers of each slot that a client has to receive who last did in round ``seen``, -1 for never."""
+    missed = state.changed[max(seen, 0) :]
+    altered = seen < 0 and method.broadcast != full
     sizes = {}
     for slot, shape in shapes.items():
         ranks = [change[str(slot)] for change in missed if str(slot) in change]

@@ -190,6 +190,7 @@ def main(quick: bool, threads: int | None, count: int, out: Path, one: tuple[str
         return
     import torch
 
+    from benchmarks.beside import beside
     from benchmarks.products import products
 
     torch.set_num_threads(threads or torch.get_num_threads())
@@ -205,7 +206,7 @@ def main(quick: bool, threads: int | None, count: int, out: Path, one: tuple[str
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "turns.csv", index=False, float_format="%.6f")
     found = {"memory_MiB": memory, "run": run, "rounds": rounds, "products": speeds, "import": imports}
-    found |= {"machine": machine, "price": by_batch}
+    found |= {"machine": machine, "price": by_batch, "beside": beside(3 if quick else 7)}
     (out / "results.json").write_text(json.dumps(found, indent=1))
     figure(table, out / "speed.png")
     text = page(table, found)

@@ -83,6 +83,16 @@ def prices(price: dict[str, Any]) -> str:
 {markdown(rows)}"""
 
 
+def beside(found: dict[str, dict[str, list[float]]]) -> str:
+    """A step with all threads and with one, alone and beside a busy program; medians."""
+    ms = {(where, name): f"{1000 * np.median(x):.0f}" for where, by in found.items() for name, x in by.items()}
+    return (
+        f"A step of `digits` 10 x 16 takes {ms['alone', 'all']} ms with all threads and {ms['alone', 'one']} with one; "
+        f"beside another\nprogram that keeps one core busy {ms['busy', 'all']} and {ms['busy', 'one']}: all wait for "
+        "the thread that has lost its core.\nThe environment's `OMP_NUM_THREADS` says how many there are."
+    )
+
+
 def page(table: pd.DataFrame, found: dict[str, Any]) -> str:
     """The results in words and tables.
 
@@ -113,6 +123,8 @@ A `digits` run (10 clients, 20 rounds, 5 steps, RoLoRA at ε = 8): {spread(run["
 {spread(run["share"])} is not the engine's steps (asked: at most 0.25).
 
 {switched(table)}
+
+{beside(found["beside"])}
 
 A round of it through Flower's simulation, two processes: {spread(rounds["flower"])} s of the clock, in the
 loop {spread(rounds["loop"])} s: {ratio:.1f} times less.

@@ -78,6 +78,14 @@ def _cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+def _load() -> Finding:
+    """How busy the machine was in the last minute: all threads of a step wait for the one that has lost its core."""
+    load, cores = os.getloadavg()[0], _cores()
+    free = max(1, int(cores - load))
+    hint = f"; beside other programs OMP_NUM_THREADS={free} is quicker" if load > 0.5 and free < cores else ""
+    return Finding("here", "busy", f"{load:.1f} of {cores} cores in the last minute{hint}")
+
+
 def _accelerator() -> Finding:
     try:
         import torch
@@ -110,6 +118,7 @@ def machine() -> list[Finding]:
             "make setup PYTHON=python3.12",
         ),
         Finding("here", "cores", str(_cores())),
+        *([_load()] if hasattr(os, "getloadavg") else []),
         Finding("here", "memory", _memory()),
         Finding("here", "free disk", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB"),
         _accelerator(),

@@ -296,6 +296,20 @@ def test_doctor_finds_this_machine_healthy(capsys):
     assert re.search(r"ok +torch +2\.", shown) and re.search(r"ok +digits +ready", shown)
 
 
+@pytest.mark.parametrize(
+    ("load", "cores", "hint"), [(0.1, 2, None), (1.4, 2, 1), (0.7, 1, None), (2.3, 8, 5), (9.0, 8, 1)]
+)
+def test_doctor_says_when_fewer_threads_are_quicker(monkeypatch, load, cores, hint):
+    """Threads that share a core with another program hold up all others (benchmarks/results)."""
+    from fedlora_lab import doctor
+
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    line = next(found for found in doctor.machine() if found.name == "busy").found
+    assert line.startswith(f"{load:.1f} of {cores} cores")
+    assert re.findall(r"OMP_NUM_THREADS=(\d+)", line) == ([] if hint is None else [str(hint)])
+
+
 def test_doctor_fails_on_what_is_needed_only():
     from fedlora_lab import doctor
 

@@ -93,6 +93,16 @@ def beside(found: dict[str, dict[str, list[float]]]) -> str:
     )
 
 
+def whole(run: dict[str, list[float]], rounds: dict[str, list[float]]) -> str:
+    """A run on `digits`, and a round of it through Flower."""
+    ratio = np.median(rounds["flower"]) / np.median(rounds["loop"])
+    return f"""A `digits` run (10 clients, 20 rounds, 5 steps, RoLoRA at ε = 8): {spread(run["seconds"])} s, of which
+{spread(run["share"])} is not the engine's steps (asked: at most 0.25).
+
+A round of it through Flower's simulation, two processes: {spread(rounds["flower"])} s of the clock, in the
+loop {spread(rounds["loop"])} s: {ratio:.1f} times less."""
+
+
 def page(table: pd.DataFrame, found: dict[str, Any]) -> str:
     """The results in words and tables.
 
@@ -100,10 +110,8 @@ def page(table: pd.DataFrame, found: dict[str, Any]) -> str:
         table: case, peer, turn, seconds.
         found: what results.json holds beside it.
     """
-    machine, run, rounds, import_, price = (found[key] for key in ("machine", "run", "rounds", "import", "price"))
-    threads = machine["threads"]
+    machine, threads = found["machine"], found["machine"]["threads"]
     counted = "one thread, processor time" if threads == 1 else f"{threads} threads, clock time"
-    ratio = np.median(rounds["flower"]) / np.median(rounds["loop"])
     return f"""# Speed
 
 Rebuilt by `make bench`; medians and, in brackets, the middle 80 % of the turns.
@@ -119,17 +127,13 @@ oneDNN where torch has it (below). On texts the private step takes those of like
 
 {sizes(found["memory_MiB"])}
 
-A `digits` run (10 clients, 20 rounds, 5 steps, RoLoRA at ε = 8): {spread(run["seconds"])} s, of which
-{spread(run["share"])} is not the engine's steps (asked: at most 0.25).
+{whole(found["run"], found["rounds"])}
 
 {switched(table)}
 
 {beside(found["beside"])}
 
-A round of it through Flower's simulation, two processes: {spread(rounds["flower"])} s of the clock, in the
-loop {spread(rounds["loop"])} s: {ratio:.1f} times less.
-
-{prices(price)}
+{prices(found["price"])}
 
 On a GPU: not measured.
 
@@ -137,7 +141,7 @@ A frozen map's product by either library, GFLOP/s on one core (decision 0018):
 
 {speeds(found["products"])}
 
-`import fedlora_lab`: {spread([1000 * s for s in import_])} ms (asked: at most 300).
+`import fedlora_lab`: {spread([1000 * s for s in found["import"]])} ms (asked: at most 300).
 
 ![ratios](speed.png)
 """

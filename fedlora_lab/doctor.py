@@ -82,7 +82,7 @@ def _load() -> Finding:
     """How busy the machine was in the last minute: all threads of a step wait for the one that has lost its core."""
     load, cores = os.getloadavg()[0], _cores()
     free = max(1, int(cores - load))
-    hint = f"; beside other programs OMP_NUM_THREADS={free} is quicker" if load > 0.5 and free < cores else ""
+    hint = f"; beside other programs OMP_NUM_THREADS={free} may be quicker" if load > 0.5 and free < cores else ""
     return Finding("here", "busy", f"{load:.1f} of {cores} cores in the last minute{hint}")
 
 

@@ -299,7 +299,7 @@ def test_doctor_finds_this_machine_healthy(capsys):
 @pytest.mark.parametrize(
     ("load", "cores", "hint"), [(0.1, 2, None), (1.4, 2, 1), (0.7, 1, None), (2.3, 8, 5), (9.0, 8, 1)]
 )
-def test_doctor_says_when_fewer_threads_are_quicker(monkeypatch, load, cores, hint):
+def test_doctor_says_when_fewer_threads_may_be_quicker(monkeypatch, load, cores, hint):
     """Threads that share a core with another program hold up all others (benchmarks/results)."""
     from fedlora_lab import doctor
 

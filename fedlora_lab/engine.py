@@ -35,7 +35,8 @@ class Setting:
 
     ``data`` are the examples of the clients that are at work here, by their numbers: everyone's, one's, or nobody's.
     ``clip_norm`` and ``noise_multiplier`` (one number a client) are those of each local step: infinity and zeros where
-    the steps themselves are not released.
+    the steps themselves are not released. ``filter_steps``: the method's filter acts on each step's noised gradient; in
+    the client unit it does not, since the noise is on the update and the filter belongs where the noise is.
     """
 
     task: Task
@@ -50,6 +51,7 @@ class Setting:
     lora: Lora = field(default=Lora())
     prefix: "Prefix | None" = None
     products: str = "float32"
+    filter_steps: bool = True
 
     @cached_property
     def sample_rate(self) -> tuple[float, ...]:
@@ -169,7 +171,7 @@ def _step(setting: Setting, clients: Clients, t: int, s: int) -> None:
     for slot in moving:
         per_client = expected.to(released[slot]).view(-1, *[1] * (released[slot].dim() - 1))
         gradient, noised = released[slot] / per_client, alone[slot] / per_client
-        if slot.side in "AB" and setting.method.smooth is not identity:
+        if slot.side in "AB" and setting.filter_steps and setting.method.smooth is not identity:
             gradient, noised = (setting.method.smooth(tensor, slot.side) for tensor in (gradient, noised))
         _descend(setting.plan, clients, slot, gradient, noised, t)
 

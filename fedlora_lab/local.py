@@ -46,6 +46,7 @@ def prepared(
     setting = engine.Setting(
         task, adapted, asked.method, asked.plan, asked.streams, clip, sigma, data,
         lora=asked.lora, prefix=kept, products=compute.products,
+        filter_steps=asked.privacy is None or asked.privacy.unit == "example",
     )  # fmt: skip
     setting = replace(setting, chunk=chunk(compute, setting))
     if compute.compile:

@@ -141,7 +141,8 @@ class Method:
             its change.
         whiten: ``gram -> Whitening``: maps applied to a factor before the clip and after the noise, from the peer
             factor's Gram matrix (see ``rules.product_space``); ``None``: none.
-        smooth: ``(tensor, side) -> tensor``, applied to noised values only, hence free of privacy cost.
+        smooth: ``(tensor, side) -> tensor``, applied once, where the noise is: to each step's noised gradient in the
+            example unit (and without privacy), to the noised update in the client unit. Free of privacy cost.
         penalty: ``(tensors, start) -> (N,)``, added to each example's loss and so clipped with it. Both arguments map a
             `Slot` to (N, ...): the example's own copy of the moving tensors, and what its client received.
         aggregate: ``(state, sent, uploads, weights) -> state``, the server's rule (see `aggregate`).

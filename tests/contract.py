@@ -18,11 +18,12 @@ from torch import Tensor
 
 import fedlora_lab as fl
 from fedlora_lab.aggregate import Rule
+from fedlora_lab.audit.watch import Watched
 from fedlora_lab.ledger import Uncertified
 from fedlora_lab.mechanism import uncertified
 from fedlora_lab.method import Global, Method, Slot
 from fedlora_lab.record import origin
-from fedlora_lab.rules import identity
+from fedlora_lab.rules import binomial, identity
 from fedlora_lab.tasks import Task
 
 Pair = tuple[Tensor, Tensor]
@@ -96,6 +97,28 @@ def no_clip_no_noise_is_the_plain_run(row: Method, unit: str) -> None:
         assert gap(limit[-1], plain[-1]) <= 1e-6
         assert gap(bare[-1], plain[-1]) <= 1e-6
         assert gap(plain[0], plain[-1]) > 1e-3 or row.share == ""
+
+
+def the_filter_acts_once_where_the_noise_is(row: Method) -> None:
+    """In the client unit a filter changes an upload in one way: the noised update is filtered, once.
+
+    Every row is given a filter, with and without noise; local steps go on as if there were none.
+    """
+    task, plan = tokens("head"), PLAN.replace(rounds=1)
+    for sigma in (0.0, 1.1):
+        changes = []
+        for rule in (identity, binomial(5)):
+            run = Watched.opened(
+                task, row.replace(smooth=rule), private("client", sigma=sigma, trust="local"), plan, lora=LORA, seed=3
+            )
+            list(run.events())
+            assert run.outcome is not None
+            begun, sent = run.outcome.sent.tensors, run.outcome.received.uploads
+            changes.append({slot: x - row.clips(begun[slot][None]) for slot, x in sent.items()})
+        assert set(changes[0]) == set(changes[1])
+        for slot, plain in changes[0].items():
+            once = plain if slot.side not in "AB" else binomial(5)(plain, slot.side)
+            torch.testing.assert_close(changes[1][slot], once, rtol=1e-6, atol=1e-9)
 
 
 def no_path_from_data_round_the_clip(row: Method, unit: str) -> None:

@@ -136,6 +136,11 @@ def test_smoothing_comes_after_the_noise(row):
 
 
 @every_row
+def test_the_filter_acts_once_where_the_noise_is(row):
+    contract.the_filter_acts_once_where_the_noise_is(row)
+
+
+@every_row
 @every_unit
 def test_chunks_change_nothing(row, unit):
     contract.chunks_change_nothing(row, unit)

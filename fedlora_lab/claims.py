@@ -41,11 +41,9 @@ def gap(frame: "pd.DataFrame", one: str, other: str, measure: str = "accuracy") 
     Raises: ``ValueError`` when they share fewer than two seeds.
     Guarantees: test_gap_is_the_paired_interval.
     """
-    from fedlora_lab.plots.tidy import rows
+    from fedlora_lab.plots.tidy import last
 
-    part = rows(frame, measure)
-    last = part[part["round"] == part.groupby("method")["round"].transform("max")]
-    return paired(last, one, other, "value")
+    return paired(last(frame, measure), one, other, "value")
 
 
 def paired(frame: "pd.DataFrame", one: str, other: str, measure: str = "accuracy", level: float = 0.95) -> Gap:

@@ -1,6 +1,7 @@
 """The table at the end of a comparison: one row for each method, with intervals over seeds."""
 
 import math
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -34,21 +35,50 @@ def headline(frame: "pd.DataFrame") -> str:
     return "accuracy" if "accuracy" in set(frame["measure"]) else "loss"
 
 
+def worse(measure: str, before: float, after: float) -> bool:
+    """Whether a score is worse than another: less accuracy, or more loss; False where one of them is NaN."""
+    return after < before if measure.startswith("accuracy") else after > before
+
+
+def fall(measure: str, before: float, after: float) -> str:
+    """Words on a run that ended worse than it began; "" for one that did not, or was not measured."""
+    if not worse(measure, before, after):
+        return ""
+    way = "fell below" if after < before else "rose above"
+    return f"{way} its start: {_apart(before, after)}"
+
+
+def _apart(before: float, after: float) -> str:
+    """Two numbers with as many digits as show that they differ, at least two."""
+    digits = next((n for n in range(2, 6) if f"{before:.{n}f}" != f"{after:.{n}f}"), 6)
+    return f"{before:.{digits}f} to {after:.{digits}f}"
+
+
 def _per_seed(frame: Any, measure: str, how: str) -> Any:
-    part = frame[(frame["layer"] == "all") & (frame["measure"] == measure)].sort_values("round")
-    grouped = part.groupby(["method", "seed"], sort=False, dropna=False)["value"]
-    return {"first": grouped.first, "last": grouped.last, "sum": grouped.sum}[how]()
+    """A value of each method and seed: of the first round, of the last one, or the sum over all of them.
+
+    What was not measured is NaN and stays NaN: no earlier round stands in for the last one, and a sum with an unknown
+    part is unknown.
+    """
+    whole = frame[frame["layer"] == "all"]
+    runs = whole.groupby(["method", "seed"], sort=False, dropna=False)["round"]
+    ends = {"first": whole["round"] == runs.transform("min"), "last": whole["round"] == runs.transform("max")}
+    part = whole[(whole["measure"] == measure) & ends.get(how, True)]
+    values = part.groupby(["method", "seed"], sort=False, dropna=False)["value"]
+    return values.agg(lambda some: some.sum(skipna=False) if how == "sum" else some.iloc[-1])
 
 
 def summary(frame: "pd.DataFrame") -> "pd.DataFrame":
     """One row for each method of a tidy frame.
 
-    Columns: ``method``, ``seeds`` (how many), the headline measure before training (``before``), after the last round
-    (``score``) and its 95 % half-width over seeds (``interval``), ``deviation`` (relative, last round, mean over
-    seeds), ``epsilon`` (the largest over seeds), ``bytes_up`` and ``bytes_down`` and ``seconds`` (totals of a run,
-    means over seeds). The measure's name is in ``attrs["measure"]``.
+    Columns: ``method``, ``seeds`` (how many), ``fell`` (how many of their runs ended worse than they began), the
+    headline measure before training (``before``), after the last round (``score``) and its 95 % half-width over seeds
+    (``interval``), ``deviation`` (relative, last round, mean over seeds), ``epsilon`` (the largest over seeds),
+    ``bytes_up`` and ``bytes_down`` and ``seconds`` (totals of a run, means over seeds). NaN is what was not measured
+    in every run. The measure's name is in ``attrs["measure"]``.
 
     Raises: ``ValueError`` when columns or rows are missing.
+    Guarantees: nothing that was not measured is a number (test_what_was_not_measured_is_no_number).
     """
     import pandas as pd
 
@@ -59,16 +89,19 @@ def summary(frame: "pd.DataFrame") -> "pd.DataFrame":
               ("epsilon", "epsilon", "last"), ("bytes_up", "bytes_up", "sum"), ("bytes_down", "bytes_down", "sum"),
               ("seconds", "seconds", "sum")]  # fmt: skip
     cells = pd.DataFrame({name: _per_seed(frame, of, how) for name, of, how in wanted})
+    cells["fell"] = [worse(measure, *pair) for pair in zip(cells["before"], cells["score"], strict=True)]
     rows = []
     for method in frame["method"].unique():
         part = cells.loc[method]
         score, interval = t_interval(part["score"].to_numpy())
-        means = part.mean().to_dict()
-        rows.append({"method": method, "seeds": len(part), **means, "score": score, "epsilon": part["epsilon"].max(),
+        means = part.mean(skipna=False).to_dict()
+        counts = {"seeds": len(part), "fell": int(part["fell"].sum())}
+        rows.append({"method": method, **means, **counts, "score": score, "epsilon": part["epsilon"].max(skipna=False),
                      "interval": interval})  # fmt: skip
     order = [
         "method",
         "seeds",
+        "fell",
         "before",
         "score",
         "interval",
@@ -86,19 +119,42 @@ def markdown(rows: Iterable[Iterable[Any]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
 
 
-def number(value: float, digits: int = 3) -> str:
+SILENT = re.compile(r" {0,3}(%|\+\+\+|\([^()\s]+\)=\s*$|:::)")
+"""How a line begins that MyST takes for a comment, the end of a block, a target or a directive, even within prose."""
+
+
+def silent_lines(page: str) -> list[str]:
+    """The lines of a Markdown page, outside code, that the site would not show as text."""
+    lines, fence = [], ""
+    for line in page.splitlines():
+        mark = re.match(r" {0,3}(```+|~~~+)", line)
+        if mark:
+            fence = ("" if mark[1].startswith(fence) else fence) if fence else mark[1]
+        elif not fence and SILENT.match(line):
+            lines.append(line)
+    return lines
+
+
+def shown_whole(page: str) -> str:
+    """The page as it is. Raises ``ValueError`` for one with a line that the site would not show; wrap it elsewhere."""
+    found = silent_lines(page)
+    check(not found, "page", found, "no line that MyST takes for a comment, a target or a directive: wrap it elsewhere")
+    return page
+
+
+def number(value: float, digits: int = 3, infinite: str = "not private") -> str:
     """A number for people: fixed digits, a dash for what was not measured, words for infinity."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
-        return "not private" if value > 0 else "-∞"
+        return infinite if value > 0 else "-∞"
     if value != 0 and abs(value) < 10**-digits:
         return f"{value:.0e}"
     return f"{value:.{digits}f}"
 
 
 def distance(value: float) -> str:
-    """A relative deviation for people: what rounding leaves is nothing."""
+    """A relative deviation for people: what rounding leaves is nothing, and a dash is what was not measured."""
     return "0" if value <= 1e-6 else number(value)
 
 
@@ -115,17 +171,31 @@ def size(count: float) -> str:
 
 def words(table: "pd.DataFrame") -> list[dict[str, str]]:
     """The summary with every value as it is shown, in the terminal and in the report alike."""
+    measure = table.attrs.get("measure", "accuracy")
     return [
         {
             "method": str(row["method"]),
             "seeds": str(row["seeds"]),
-            "before": number(row["before"]),
-            "score": number(row["score"]) + ("" if math.isnan(row["interval"]) else f" ± {number(row['interval'])}"),
+            "before": number(row["before"], infinite="∞"),
+            "score": number(row["score"], infinite="∞")
+            + ("" if math.isnan(row["interval"]) else f" ± {number(row['interval'])}"),
             "deviation": distance(row["deviation"]),
             "epsilon": number(row["epsilon"], 2),
             "up": size(row["bytes_up"]),
             "down": size(row["bytes_down"]),
             "seconds": number(row["seconds"], 1),
+            "fell": _fell(measure, row),
         }
         for row in table.to_dict("records")
     ]
+
+
+def _fell(measure: str, row: "dict[str, Any]") -> str:
+    """Words on the runs of a method that ended worse than they began; "" where none did."""
+    if not row.get("fell"):
+        return ""
+    if row["seeds"] == 1:
+        return fall(measure, row["before"], row["score"])
+    start = "fell below" if measure.startswith("accuracy") else "rose above"
+    told = f"{row['fell']} of {row['seeds']} runs {start} their start"
+    return told if math.isnan(row["score"]) else f"{told}; mean {_apart(row['before'], row['score'])}"

@@ -24,7 +24,7 @@ import yaml
 from readme import filled, linked
 
 from fedlora_lab.cli.small import moves, own_rules
-from fedlora_lab.summary import markdown
+from fedlora_lab.summary import markdown, shown_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ROOT / "docs" / "methods.md"
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--fill", action="store_true")
     arguments = parser.parse_args()
     if arguments.fill:
-        METHODS.write_text(methods_page(), encoding="utf-8")
+        METHODS.write_text(shown_whole(methods_page()), encoding="utf-8")
         return
     build(arguments.out)
     print(f"{arguments.out / 'index.html'}: {len(notebooks())} notebooks")

@@ -12,10 +12,10 @@ import pandas as pd
 
 from fedlora_lab import study
 from fedlora_lab.files import write_atomically
-from fedlora_lab.study.claims import ledger
-from fedlora_lab.study.published import CLAIMS
+from fedlora_lab.study.claims import ledger, readers
+from fedlora_lab.study.published import CLAIMS, STALE
 from fedlora_lab.study.verdicts import VERDICTS
-from fedlora_lab.summary import markdown
+from fedlora_lab.summary import markdown, shown_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "claims.md"
@@ -24,8 +24,8 @@ OPENING = """# What of the literature holds here
 Claims of papers, each with its source and how far that could be read (*primary*: the paper's abstract or its
 authors' code; *secondary*: notes, reviews, benchmark pages, implementations by others; *inferred*: our own
 reading), against what the same claim gives here: small models, real data, the same code and accounting for
-all, learning rates tuned alike, the last round and not the best, differences paired by seed with Student's 95
-% interval.
+all, learning rates tuned alike, the last round and not the best, differences paired by seed with Student's
+95 % interval.
 
 A verdict is computed. *Holds*: the whole interval is on the side of the claim. *Does not hold here*: the
 whole interval is on the other side, or below the size that is asked for. *Cannot be tested at this scale*: the
@@ -42,11 +42,30 @@ smaller.
 """
 
 
-def page(table: pd.DataFrame) -> str:
-    """The claims in parts, one for each verdict."""
+STREAMS = """The studies under results/ were made with the random streams of version 0.1.0, in which seeds were cut to
+32 bits. Streams are now keyed by 128 bits, so the same seeds draw other numbers: a repeated run agrees with these in
+law and not to the bit. {secagg}All studies are run again."""
+NO_SUMS = "No study uses secure aggregation, whose ε has changed as well. "
+SUMS = "The ε of rows with secure aggregation ({}) was amplified by participation, which no longer counts. "
+
+
+def waiting(frames: Any) -> str:
+    """What of the committed studies is to be measured again, and which claims read it."""
+    lines = ["## Waits for new measurement\n"]
+    for one in STALE:
+        reads = ", ".join(f"*{claim.text}*" for claim in readers(one, CLAIMS, frames))
+        told = f"Claims that rest on them: {reads}." if reads else "No claim of this page rests on them."
+        lines.append(f"- `{one.study}`, all rows of `{one.method}`: {one.why}. {told}")
+    summed = [s.name for s in study.STUDIES.values() if any(c.privacy.get("trust") == "secagg" for c in s.cases)]
+    return "\n".join(lines) + "\n\n" + STREAMS.format(secagg=SUMS.format(", ".join(summed)) if summed else NO_SUMS)
+
+
+def page(table: pd.DataFrame, frames: Any) -> str:
+    """The claims in parts, one for each verdict, and what waits for new measurement."""
     parts = [OPENING]
     counts = table["verdict"].value_counts()
     parts.append(", ".join(f"{counts.get(word, 0)}: *{word}*" for word in VERDICTS) + ".\n")
+    parts.append(waiting(frames) + "\n")
     for word in VERDICTS:
         parts.append(f"## {word[0].upper()}{word[1:]}\n")
         part: Any = table[table["verdict"] == word]
@@ -62,9 +81,10 @@ def page(table: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    table = ledger(CLAIMS, study.frames(RESULTS))
+    frames = study.frames(RESULTS)
+    table = ledger(CLAIMS, frames)
     write_atomically(RESULTS / "claims.csv", table.to_csv(index=False))
-    write_atomically(PAGE, page(table))
+    write_atomically(PAGE, shown_whole(page(table, frames)))
     print(table["verdict"].value_counts().to_string())
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fedlora_lab.edges import ALL, GROUPS, Edge, Told
 from fedlora_lab.files import write_atomically
-from fedlora_lab.summary import markdown
+from fedlora_lab.summary import markdown, shown_whole
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "sharp_edges.md"
 WIDTH = 120
@@ -97,7 +97,7 @@ def main() -> None:
     new = page()
     if parser.parse_args().check:
         sys.exit(0 if new == PAGE.read_text(encoding="utf-8") else f"{PAGE.name}: run python scripts/edges.py")
-    write_atomically(PAGE, new)
+    write_atomically(PAGE, shown_whole(new))
     print(f"{PAGE}: {len(ALL)} edges")
 
 

@@ -13,7 +13,7 @@ import fedlora_lab as fl
 from fedlora_lab.adapters import adapt
 from fedlora_lab.cost import Cost, cost, sent
 from fedlora_lab.files import write_atomically
-from fedlora_lab.summary import markdown
+from fedlora_lab.summary import markdown, shown_whole
 from fedlora_lab.tasks.causal import CAUSAL, next_token_loss
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
@@ -126,4 +126,4 @@ On a GPU: not measured.
 
 
 if __name__ == "__main__":
-    write_atomically(PAGE, page())
+    write_atomically(PAGE, shown_whole(page()))

@@ -270,8 +270,29 @@ def test_the_published_claims():
 def test_the_committed_page_is_that_of_the_committed_frames():
     """Every verdict on the page and in the table is judged anew."""
     script = runpy.run_path(str(ROOT / "scripts" / "claims.py"))
-    table: Any = claims.ledger(CLAIMS, study.frames(ROOT / "results"))
-    assert script["page"](table) == (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+    frames = study.frames(ROOT / "results")
+    table: Any = claims.ledger(CLAIMS, frames)
+    assert script["page"](table, frames) == (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
     assert table.to_csv(index=False) == (ROOT / "results" / "claims.csv").read_text(encoding="utf-8")
     judged = table[table["command"] == "fedlora-lab study digits"]
     assert (judged["measured"] != "–").sum() >= 10
+
+
+def test_claims_that_read_stale_rows_are_found():
+    """By the judges themselves: a claim reads a method's rows when it cannot be judged without them."""
+    frames = {"digits": made({"la-lora": 0.1, "rolora": 0.0, "fedlora": 0.0}, epsilon=1.0)}
+    told = [
+        claims.Claim(slug, slug, "arXiv:1", "primary", "", claims.ahead("digits", *pair, epsilon=1.0), "digits")
+        for slug, pair in (("reads", ("la-lora", "rolora")), ("does-not", ("rolora", "fedlora")))
+    ]
+    stale = claims.Stale("digits", "la-lora", "measured wrong")
+    assert [claim.slug for claim in claims.readers(stale, tuple(told), frames)] == ["reads"]
+    assert claims.readers(claims.Stale("sentiment", "la-lora", ""), tuple(told), frames) == []
+
+
+def test_the_claims_page_says_what_waits():
+    page = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+    waits = page.split("## Waits for new measurement")[1].split("## Holds")[0]
+    assert "`digits-clients`, all rows of `la-lora`" in waits
+    assert "its filter acted twice" in waits
+    assert "random streams" in waits

@@ -1,6 +1,7 @@
 """The command line: what it writes, what it keeps, and that a mistake is one line."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from scipy import stats
 from fedlora_lab import __version__
 from fedlora_lab.cli import main
 from fedlora_lab.cli import options as read
+from fedlora_lab.cli.runs import lines
 from fedlora_lab.files import write_atomically
 from fedlora_lab.folder import Folder, first_difference, read_frame
 from fedlora_lab.summary import size, summary, t_interval
@@ -412,3 +414,60 @@ def test_nothing_half_written(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_atomically(path, "new \udcff")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
+
+
+def whole_run(measures, method="m", seed=0):
+    """A tidy frame of one run: measure -> its values over the rounds."""
+    rows = [("t", method, seed, r, "all", name, value) for name, values in measures.items()
+            for r, value in enumerate(values)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["task", "method", "seed", "round", "layer", "measure", "value"])
+
+
+def test_what_was_not_measured_is_no_number():
+    """The last round counts, and a sum with an unknown part is unknown; neither is ever 0 nor an earlier value."""
+    from fedlora_lab.summary import words
+
+    nan = float("nan")
+    frame = whole_run({
+        "accuracy": [0.5, 0.6, 0.7], "deviation": [0.0, nan, nan], "epsilon": [0.0, 1.0, 2.0],
+        "bytes_up": [0.0, nan, nan], "bytes_down": [0.0, 5.0, nan], "seconds": [0.1, nan, nan],
+    })  # fmt: skip
+    row = summary(frame).iloc[0]
+    for name in ("deviation", "bytes_up", "bytes_down", "seconds"):
+        assert math.isnan(row[name]), name
+    shown = words(summary(frame))[0]
+    assert [shown[name] for name in ("deviation", "up", "down", "seconds")] == ["–"] * 4
+    stopped = summary(whole_run({"accuracy": [0.5, 0.9, nan]})).iloc[0]
+    assert math.isnan(stopped["score"]) and stopped["before"] == 0.5
+    seeds = pd.concat([whole_run({"accuracy": [0.5, 0.9], "deviation": [0.0, 0.2]}),
+                       whole_run({"accuracy": [0.5, 0.9], "deviation": [0.0, nan]}, seed=1)])  # fmt: skip
+    assert math.isnan(summary(seeds).iloc[0]["deviation"]), "the mean over seeds of which one is unknown"
+
+
+def test_the_lines_of_a_run_say_that_it_fell(tmp_path, capsys):
+    """A rate far too high: the line of the run, the table under it and the report say what became of it."""
+    out = tmp_path / "fell"
+    options = ["--lr", "5", "--epsilon", "none", "--rounds", "2", "--local-steps", "2", "--clients", "3"]
+    assert call("run", "digits", "fedlora", *options, "--out", out) == 0
+    told = capsys.readouterr().out
+    frame = read_frame(out / "frame.csv")
+    before, after = frame[(frame["layer"] == "all") & (frame["measure"] == "accuracy")]["value"].iloc[[0, -1]]
+    assert after < before
+    words = f"fell below its start: {before:.2f} to {after:.2f}"
+    assert re.search(rf"\[1/1\] fedlora, seed 0: accuracy .*, {words} \(", told)
+    assert f"fedlora: {words}" in told.splitlines()
+    assert words in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_that_fell_is_told():
+    from fedlora_lab.summary import fall, words
+
+    one = words(summary(whole_run({"accuracy": [0.61, 0.7, 0.29]})))[0]
+    assert one["fell"] == "fell below its start: 0.61 to 0.29"
+    frames = [whole_run({"accuracy": [0.61, end]}, seed=seed) for seed, end in enumerate((0.29, 0.8, 0.61))]
+    assert words(summary(pd.concat(frames)))[0]["fell"] == "1 of 3 runs fell below their start; mean 0.61 to 0.57"
+    assert words(summary(whole_run({"loss": [1.0, 2.5]})))[0]["fell"] == "rose above its start: 1.00 to 2.50"
+    assert fall("accuracy", 0.6111, 0.6094) == "fell below its start: 0.611 to 0.609"
+    assert fall("accuracy", 0.5, 0.5) == fall("accuracy", float("nan"), 0.5) == ""
+    shown = "\n".join(lines(pd.concat(frames)))
+    assert "m: 1 of 3 runs fell below their start; mean 0.61 to 0.57" in shown

@@ -10,7 +10,40 @@ import pytest
 from fedlora_lab.cli import commands
 
 DOCS = Path(__file__).parent.parent / "docs"
-pytestmark = pytest.mark.slow
+
+
+ROOT = DOCS.parent
+MARKDOWN = [*DOCS.rglob("*.md"), *(ROOT / name for name in ("README.md", "CHANGELOG.md", "book/index.md"))]
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.stem)
+def test_no_line_of_a_page_is_syntax_by_accident(path: Path) -> None:
+    """MyST drops a line that begins with a percent sign; the site would show the page without it."""
+    from fedlora_lab.summary import shown_whole, silent_lines
+
+    assert silent_lines(path.read_text(encoding="utf-8")) == []
+    for line in ("% interval.", "+++", "(place)=", ":::{note}", "  % indented"):
+        assert silent_lines(f"prose\n{line}\nprose\n\n```\n{line}\n```\n") == [line]
+        with pytest.raises(ValueError, match=r"^page="):
+            shown_whole(line)
+
+
+def test_the_claims_page_is_shown_whole() -> None:
+    """Parsed as the site parses it: every word of the page is in the text that comes out."""
+    from docutils.core import publish_doctree
+    from myst_parser.parsers.docutils_ import Parser
+
+    from fedlora_lab.study.published import CLAIMS
+
+    source = (DOCS / "claims.md").read_text(encoding="utf-8")
+    options = {"myst_enable_extensions": ["colon_fence", "deflist", "tasklist"], "report_level": 5}
+    text = " ".join(publish_doctree(source, parser=Parser(), settings_overrides=options).astext().split())
+    for claim in CLAIMS:
+        assert claim.text in text
+        assert claim.setting in text
+    opening = source.split("## ")[0].split("\n", 1)[1]
+    for line in filter(None, opening.replace("*", "").replace("`", "").splitlines()):
+        assert line in text, line
 
 
 def blocks(page: str) -> list[str]:
@@ -27,6 +60,7 @@ def adding() -> dict[str, Any]:
     return names
 
 
+@pytest.mark.slow
 def test_adding_a_method_runs_and_says_the_truth(adding: dict[str, Any]) -> None:
     last = adding["last"]
     assert set(last.index) == {"fedlora", "rolora", "two-to-one", "fedlora-proximal"}
@@ -36,6 +70,7 @@ def test_adding_a_method_runs_and_says_the_truth(adding: dict[str, Any]) -> None
     assert adding["Proximal"].penalty is adding["proximal"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["TwoToOne", "Proximal"])
 def test_rows_of_the_page_pass_the_contract(adding: dict[str, Any], name: str) -> None:
     row = adding[name]
@@ -48,6 +83,7 @@ def test_rows_of_the_page_pass_the_contract(adding: dict[str, Any], name: str) -
         contract.epsilon_is_that_of_the_plan(row, unit)
 
 
+@pytest.mark.slow
 def test_deployment_runs_as_far_as_one_machine_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Terms and a site's examples are written as the page writes them, and read back as an app reads them."""
     from fedlora_lab.flower import deployment

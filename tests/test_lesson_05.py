@@ -95,12 +95,18 @@ def test_budgets_draw_the_mean():
 
 def test_budgets_stand_still():
     axis: Any = {"axis": [1, 8, None], "start": 0.6}
-    empty, full = plots.budgets({}, **axis), plots.budgets({8: frame_of({"fedlora": [0.1, 0.99]})}, **axis)
+    empty, full = plots.budgets({}, **axis), plots.budgets({8: frame_of({"fedlora": [0.4, 0.99]})}, **axis)
     limits = [(ax.get_xlim(), ax.get_ylim()) for figure in (empty, full) for ax in figure.axes]
     assert limits[0] == limits[1]
     assert pixels(empty) != pixels(full)
     with pytest.raises(ValueError, match=r"^axis=None: expected at least one"):
         plots.budgets({})
+
+
+def test_budgets_show_a_fall():
+    """A run that falls far below its start is drawn, not cut off."""
+    figure = plots.budgets({8: frame_of({"fedlora": [0.05, 0.99]})}, axis=[1, 8, None], start=0.6)
+    assert figure.axes[0].get_ylim()[0] < 0.05
 
 
 def test_step_size_has_equal_axes():

@@ -138,3 +138,40 @@ def test_a_bad_frame_is_refused(frame, change, message):
 def test_a_bad_way_is_refused(frame):
     with pytest.raises(ValueError, match=r"^way='sideways': expected one of"):
         plots.traffic(frame, way="sideways")
+
+
+def hidden(frame, method, measures):
+    """The frame with what a run hides: after its start, these measures of a method are NaN."""
+    some = (frame["method"] == method) & frame["measure"].isin(measures) & (frame["round"] > 0)
+    return frame.assign(value=frame["value"].where(~some))
+
+
+def test_plots_leave_out_what_was_not_measured(frame):
+    """The zero of a run's start is no measurement: no line, no mark, no "exact"; the figure says who is missing."""
+    part = hidden(frame, "rolora", ("deviation", "bytes_up", "bytes_down"))
+    for draw, other in (
+        (plots.deviation, "exact: 0"), (plots.traffic, ""), (lambda f: plots.finals(f, "deviation"), ""),
+        (lambda f: plots.curves(f, "deviation"), ""),
+    ):  # fmt: skip
+        figure = draw(part)
+        assert "not measured: RoLoRA" in " ".join(text.get_text() for text in figure.texts)
+        labels = [text.get_text() for ax in figure.axes for text in ax.texts]
+        labels += [tick.get_text() for ax in figure.axes for tick in ax.get_yticklabels()]
+        assert not any("RoLoRA" in text for text in labels), (labels, other)
+    assert tidy.unmeasured(part, "accuracy") == []
+    everything = part.assign(value=part["value"].where((part["measure"] != "deviation") | (part["round"] == 0)))
+    with pytest.raises(ValueError, match="a finite value"):
+        plots.deviation(everything)
+    bare = everything.assign(value=everything["value"].where((part["measure"] != "bytes_up") | (part["round"] == 0)))
+    assert "deviation: not measured" in words(plots.overview(bare))
+    assert "bytes: not measured" in words(plots.overview(bare))
+
+
+def test_the_last_round_is_never_an_earlier_one(frame):
+    """A value that is missing at the end is missing: the round before does not stand in for it."""
+    end = (frame["method"] == "rolora") & (frame["measure"] == "accuracy") & (frame["round"] == frame["round"].max())
+    part = frame.assign(value=frame["value"].where(~end))
+    assert "rolora" not in set(tidy.last(part, "accuracy")["method"])
+    assert "not measured: RoLoRA" in " ".join(text.get_text() for text in plots.finals(part).texts)
+    with pytest.raises(ValueError, match="at least two that"):
+        fl.claims.gap(part, "rolora", "fedlora")

@@ -150,7 +150,8 @@ def _bar(total: int) -> Any:
 
 def _line(record: "Round") -> str:
     """One round in words."""
-    score = next((f"{name} {record.metrics[name]:.3f}" for name in ("accuracy", "loss") if name in record.metrics), "")
+    name = next((name for name in ("accuracy", "loss") if name in record.metrics), None)
+    score = "" if name is None else f"{name} {number(record.metrics[name], infinite='∞')}"
     return f"{score}, ε {number(record.epsilon, 2)}, deviation {distance(record.deviation)}"
 
 
@@ -170,8 +171,10 @@ def train(folder: Folder, cells: "list[Cell]", every_round: bool, play: Play = p
                 if every_round:
                     write(f"round {last.index}: {_line(last)}")
                 interrupts.check()
-            words = _line(last) if last is not None else "was finished already"
-            write(f"[{count}/{len(todo)}] {name}: {words} ({time.perf_counter() - begun:.1f} s)")
+            told = _line(last) if last is not None else "was finished already"
+            if fell := words(summary(folder.read(cell.slug, cell.seed)))[0]["fell"]:
+                told += f", {fell}"
+            write(f"[{count}/{len(todo)}] {name}: {told} ({time.perf_counter() - begun:.1f} s)")
 
 
 def lines(frame: Any) -> list[str]:
@@ -190,5 +193,7 @@ def lines(frame: Any) -> list[str]:
         "seconds",
     ]
     keys = ("method", "seeds", "before", "score", "deviation", "epsilon", "up", "down", "seconds")
-    rows = [[row[key] for key in keys] for row in words(table)]
-    return aligned([head, *rows], right=tuple(range(1, len(head))))
+    told = words(table)
+    rows = [[row[key] for key in keys] for row in told]
+    fallen = [f"{row['method']}: {row['fell']}" for row in told if row["fell"]]
+    return [*aligned([head, *rows], right=tuple(range(1, len(head)))), *fallen]

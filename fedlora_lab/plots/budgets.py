@@ -20,8 +20,7 @@ def last_scores(frames: Frames, measure: str = "accuracy") -> Any:
     """Score of every run after its last round: columns method, seed, budget (infinity: no privacy), value."""
     parts = []
     for budget, frame in frames.items():
-        part = tidy.rows(frame, measure)
-        part = part[part["round"] == part.groupby(["method", "seed"])["round"].transform("max")]
+        part = tidy.last(frame, measure)
         parts.append(part.assign(budget=math.inf if budget is None else float(budget)))
     columns = ["method", "seed", "budget", "value"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
@@ -52,7 +51,8 @@ def budgets(
         frames: ε -> tidy frame of runs calibrated for it; ``None``: without privacy; may be empty beside ``axis``.
         axis: every ε that has a place, in order; ``None``: those of the frames. start: the score before training.
     Guarantees: the line is the mean over seeds (test_budgets_draw_the_mean); the axes follow ``axis`` and ``start``
-        alone when both are given (test_budgets_stand_still).
+        alone when both are given (test_budgets_stand_still), unless a run falls out of them
+        (test_budgets_show_a_fall).
     """
     wanted = [math.inf if e is None else float(e) for e in (frames if axis is None else axis)]
     check(bool(wanted), "axis", axis, "at least one ε")
@@ -65,7 +65,7 @@ def budgets(
         figure = picture(7.6, 4.1)
         ax = figure.add_axes((0.1, 0.16, 0.7, 0.74))
         ax.set_xlim(-0.4, len(places) - 0.6)
-        low = min([start - 0.05, *scores["value"].tolist()]) if axis is None else max(0.0, start - 0.35)
+        low = min([start - 0.05 if axis is None else max(0.0, start - 0.35), *scores["value"].tolist()])
         ax.set_ylim(max(0.0, low - 0.02), 1.0)
         ax.axhline(start, color=GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
         ax.text(-0.35, start, f"before training {start:.2f}", fontsize=7.5, color=SOFT, va="bottom")

@@ -97,6 +97,18 @@ def footer(figure: Picture, text: str) -> None:
     figure.text(0.012, 0.012, text, fontsize=7.5, color=SOFT, ha="left", va="bottom")
 
 
+def left_out(slugs: Any, why: str = "not measured") -> str:
+    """Words for the small line: which methods a figure lacks because there is nothing finite to draw of them."""
+    return f"; {why}: {', '.join(name(slug) for slug in slugs)}" if slugs else ""
+
+
+def not_measured(ax: Any, text: str) -> None:
+    """Words in the place of a panel that would have nothing to show."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", color=SOFT, fontsize=9)
+
+
 def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
     """A measure over the rounds: one line a method, mean over seeds, 95 % band.
 
@@ -113,7 +125,8 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
         if measure.startswith("accuracy") or measure == "loss":
             start_line(ax, part)
         beside(ax, labels)
-        footer(figure, tidy.seeds(part))
+        why = "no finite ε" if measure == "epsilon" else "not measured"
+        footer(figure, tidy.seeds(part) + left_out(tidy.unmeasured(frame, measure), why))
     return figure
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from fedlora_lab.plots import tidy
-from fedlora_lab.plots.curves import footer, frame_axes, lines
+from fedlora_lab.plots.curves import footer, frame_axes, left_out, lines
 from fedlora_lab.plots.labels import Label, beside
 from fedlora_lab.plots.style import Picture, look, name, paper, picture
 
@@ -86,5 +86,5 @@ def deviation(frame: pd.DataFrame) -> Picture:
         panel(figure.add_axes((0.065, 0.16, 0.38, 0.75) if wide else (0.09, 0.16, 0.68, 0.75)), part)
         if wide:
             layers(figure.add_axes((0.70, 0.16, 0.285, 0.75)), by_layer)
-        footer(figure, tidy.seeds(part))
+        footer(figure, tidy.seeds(part) + left_out(tidy.unmeasured(frame, "deviation")))
     return figure

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from fedlora_lab.plots import tidy
-from fedlora_lab.plots.curves import AXES, footer
+from fedlora_lab.plots.curves import AXES, footer, left_out
 from fedlora_lab.plots.style import CARD, Picture, darker, look, name, paper, picture
 
 
@@ -15,8 +15,7 @@ def finals(
     Args: title, unit: words for the figure and its axis; ``None``: those of `curves`.
     Guarantees: the dark dots are the means over seeds (test_lesson_07.py::test_finals).
     """
-    part = tidy.rows(frame, measure)
-    part = part[part["round"] == part.groupby("method")["round"].transform("max")]
+    part = tidy.last(frame, measure)
     slugs = tidy.order(part)
     words = AXES.get(measure, (measure, measure))
     with paper():
@@ -35,5 +34,6 @@ def finals(
             tick.set(color=darker(look(slug).colour), weight="bold", size=9.5)
         ax.set_xlabel(unit or words[1])
         ax.set_title(title or f"{words[0]} after the last round")
-        footer(figure, f"pale: single runs; dark: {tidy.seeds(part).replace('band', 'bar')}")
+        missing = tidy.order(frame[~frame["method"].isin(slugs)])
+        footer(figure, f"pale: single runs; dark: {tidy.seeds(part).replace('band', 'bar')}{left_out(missing)}")
     return figure

@@ -15,10 +15,11 @@ COLUMNS = ("task", "method", "seed", "round", "layer", "measure", "value")
 def rows(frame: Any, measure: str, *, layers: bool = False, some: bool = True) -> Any:
     """Rows of one measure that hold a finite value, of the whole model or, with ``layers``, of each layer.
 
-    There is at least one, unless ``some`` is false.
+    There is at least one, unless ``some`` is false. A run whose only finite value is that of its start has none: it was
+    not measured, and the zero it began with is no result.
 
     Raises: ``ValueError`` in one line when the frame is none, mixes tasks, or lacks the measure.
-    Guarantees: test_a_frame_without_the_measure_is_refused.
+    Guarantees: test_a_frame_without_the_measure_is_refused, test_plots_leave_out_what_was_not_measured.
     """
     check(isinstance(frame, pd.DataFrame), "frame", type(frame).__name__, "a pandas frame as fl.compare gives it")
     missing = [column for column in COLUMNS if column not in frame.columns]
@@ -29,9 +30,34 @@ def rows(frame: Any, measure: str, *, layers: bool = False, some: bool = True) -
     there = ", ".join(sorted(frame[where]["measure"].unique())) or "nothing"
     kind = "a measure of each layer" if layers else "a measure of the whole model"
     check(len(part) > 0, "measure", measure, f"{kind} in the frame, which has {there}")
-    part = part[np.isfinite(part["value"].astype(float))]
+    part = part[_measured(part)]
     check(len(part) > 0 or not some, "measure", measure, "a finite value in at least one row")
     return part.astype({"value": float})
+
+
+def _measured(part: Any) -> Any:
+    """Which rows of a measure hold a finite value, of a run that has one after its start (or is its start alone)."""
+    finite = np.isfinite(part["value"].astype(float))
+    keys = [part[name].astype(object).where(part[name].notna(), "none") for name in ("method", "seed")]
+    later = part["round"] > part.groupby(keys)["round"].transform("min")
+    only_start = ~later.groupby(keys).transform("any")
+    return finite & ((later & finite).groupby(keys).transform("any") | only_start)
+
+
+def unmeasured(frame: Any, measure: str) -> list[str]:
+    """Slugs of the frame of which `rows` has none of this measure, in order."""
+    return [slug for slug in order(frame) if slug not in set(rows(frame, measure, some=False)["method"])]
+
+
+def last(frame: Any, measure: str) -> Any:
+    """The finite values of a measure after the last round of each run; never those of an earlier round."""
+    part = rows(frame, measure)
+    whole = frame[frame["layer"] == "all"]
+    ends = whole.groupby(["method", "seed"], dropna=False)["round"].max().rename("end").reset_index()
+    part = part.merge(ends, on=["method", "seed"])
+    part = part[part["round"] == part["end"]].drop(columns="end")
+    check(len(part) > 0, "measure", measure, "a finite value after the last round of at least one run")
+    return part
 
 
 def order(frame: Any) -> list[str]:
@@ -60,17 +86,24 @@ def seeds(part: Any) -> str:
 
 def ends(part: Any) -> Any:
     """Mean over seeds at each method's last round: index method, columns round, value."""
-    last = part[part["round"] == part.groupby("method")["round"].transform("max")]
-    return last.groupby("method", sort=False).agg(round=("round", "max"), value=("value", "mean"))
+    end = part[part["round"] == part.groupby("method")["round"].transform("max")]
+    return end.groupby("method", sort=False).agg(round=("round", "max"), value=("value", "mean"))
 
 
 def cumulative(frame: pd.DataFrame, measures: tuple[str, ...]) -> Any:
-    """Sum of some measures, added up over the rounds of each method and seed: columns method, seed, round, value."""
-    parts: Any = pd.concat([rows(frame, measure) for measure in measures])
-    each = parts.groupby(["method", "seed", "round"], sort=False)["value"].sum().reset_index()
+    """Sum of some measures, added up over the rounds of each method and seed: columns method, seed, round, value.
+
+    A run with a round that was not measured is left out: its sum is unknown.
+    """
+    for measure in measures:
+        rows(frame, measure, some=False)  # refuses a frame without it
+    part = frame[(frame["layer"] == "all") & frame["measure"].isin(measures)]
+    grouped = part.groupby(["method", "seed", "round"], sort=False)["value"]
+    each = grouped.agg(lambda some: some.sum(skipna=False)).reset_index()
     each = each.sort_values(["method", "seed", "round"], kind="stable")
-    each["value"] = each.groupby(["method", "seed"])["value"].cumsum()
-    return each
+    each["value"] = each.groupby(["method", "seed"])["value"].transform(lambda some: some.cumsum(skipna=False))
+    kept = each.groupby(["method", "seed"])["value"].transform(lambda some: np.isfinite(some).all())
+    return each[kept.astype(bool)]
 
 
 def sized(count: float) -> tuple[float, str]:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from fedlora_lab.checks import check_one_of
+from fedlora_lab.checks import check, check_one_of
 from fedlora_lab.plots import tidy
-from fedlora_lab.plots.curves import footer
+from fedlora_lab.plots.curves import footer, left_out
 from fedlora_lab.plots.labels import Label, beside
 from fedlora_lab.plots.style import CARD, Picture, look, name, paper, picture
 
@@ -19,7 +19,7 @@ def table(frame: pd.DataFrame, way: str = "both") -> Any:
     joined = tidy.rows(frame, "accuracy").merge(sent, on=["method", "seed", "round"])
     grouped = joined.groupby(["method", "round"], sort=False)
     result = grouped.agg(bytes=("bytes", "mean"), value=("value", "mean")).reset_index()
-    bands = [tidy.band(values) for _, values in grouped["value"]]
+    bands = [tidy.band(values) for _, values in grouped["value"]] if len(joined) else []
     return result.assign(low=[low for low, _ in bands], high=[high for _, high in bands])
 
 
@@ -51,13 +51,15 @@ def traffic(frame: pd.DataFrame, way: str = "both") -> Picture:
     """Test accuracy against bytes so far: one line a method, mean over seeds, 95 % band.
 
     Args: frame: tidy, one task. way: "both", "up" (to the server) or "down" (from it).
-    Raises: ``ValueError`` when the frame lacks accuracy or bytes.
+    Raises: ``ValueError`` when the frame lacks accuracy or bytes, or no run has the bytes of all its rounds.
     Guarantees: the line ends at the total of the run (test_traffic_ends_at_the_total).
     """
     check_one_of("way", way, tuple(WAYS))
     means = table(frame, way)
+    check(len(means) > 0, "measure", WAYS[way], "bytes of every round of at least one method")
+    missing = [slug for slug in tidy.order(frame) if slug not in set(means["method"])]
     with paper():
         figure = picture(7.6, 4.1)
         panel(figure.add_axes((0.09, 0.16, 0.68, 0.75)), means, way)
-        footer(figure, tidy.seeds(tidy.rows(frame, "accuracy")))
+        footer(figure, tidy.seeds(tidy.rows(frame, "accuracy")) + left_out(missing))
     return figure

@@ -51,6 +51,15 @@ class Claim:
         check("arXiv:" in self.source, "source", self.source, "an arXiv id")
 
 
+@dataclass(frozen=True)
+class Stale:
+    """Rows of a committed study that are to be measured again: a study, a method of it, and why."""
+
+    study: str
+    method: str
+    why: str
+
+
 def chosen(frame: "pd.DataFrame", **where: Any) -> "pd.DataFrame":
     """The rows with these labels; ``epsilon=None`` is no privacy."""
     kept: Any = frame
@@ -224,3 +233,16 @@ def ledger(claims: "tuple[Claim, ...]", frames: Frames) -> "pd.DataFrame":
         rows.append([*told, found.measured, command, found.verdict, reason])
     columns = ["slug", "claim", "source", "tag", "setting", "measured", "command", "verdict", "reason"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def readers(stale: Stale, claims: "tuple[Claim, ...]", frames: Frames) -> "list[Claim]":
+    """The claims whose verdict rests on these rows: without them they could not be judged.
+
+    Guarantees: test_claims_that_read_stale_rows_are_found.
+    """
+    if stale.study not in frames:
+        return []
+    frame = frames[stale.study]
+    without = {**frames, stale.study: frame[frame["method"] != stale.method]}
+    asked = [claim for claim in claims if claim.study == stale.study]
+    return [claim for claim in asked if claim.judge(without).verdict == WAITS != claim.judge(frames).verdict]

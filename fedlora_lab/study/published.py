@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fedlora_lab.study.claims import Claim, ahead, both, equal, grows, none, shows, unmoved, untested
+from fedlora_lab.study.claims import Claim, Stale, ahead, both, equal, grows, none, shows, unmoved, untested
 
 GLUE50 = "RoBERTa-Large, five GLUE tasks, 50 clients, no privacy"
 SWIN1 = "Swin-B, Tiny-ImageNet, 8 clients, a claimed epsilon of 1"
@@ -124,3 +124,12 @@ CLAIMS = (
 )
 # fmt: on
 """In the order of the page."""
+
+STALE = (
+    Stale(
+        "digits-clients",
+        "la-lora",
+        "its filter acted twice in the client unit, on the local steps and on the noised update; it now acts once",
+    ),
+)
+"""Rows of committed studies that wait for new measurement."""

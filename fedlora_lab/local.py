@@ -40,7 +40,7 @@ def prepared(
     shells = compute.recompute or compute.frozen_prefix or compute.compile
     lists = wrap(adapted.model, compute.recompute) if shells else []
     check(bool(lists) or not compute.recompute, "recompute", True, "a model whose blocks are in an nn.ModuleList")
-    check_separable(task, adapted, compute.products)
+    check_separable(task, adapted, compute.products, asked.method, asked.plan)
     clip, sigma = upload.step_privacy(asked.privacy, len(task.sizes))
     kept = prefix(task, adapted, lists, (compute.products, str(adapted.device))) if compute.frozen_prefix else None
     setting = engine.Setting(

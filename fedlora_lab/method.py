@@ -144,7 +144,8 @@ class Method:
         smooth: ``(tensor, side) -> tensor``, applied once, where the noise is: to each step's noised gradient in the
             example unit (and without privacy), to the noised update in the client unit. Free of privacy cost.
         penalty: ``(tensors, start) -> (N,)``, added to each example's loss and so clipped with it. Both arguments map a
-            `Slot` to (N, ...): the example's own copy of the moving tensors, and what its client received.
+            `Slot` to (N, ...): the example's own copy of the moving tensors, and what its client received. Reduce over
+            all but the first dimension: other shapes, and terms that depend on other examples' rows, are refused.
         aggregate: ``(state, sent, uploads, weights) -> state``, the server's rule (see `aggregate`).
         broadcast: what clients receive of the factors; a rule with ``__call__(tensor)`` and ``bits(numbers)``.
         exact: the claim that the server's product is the mean of the clients' products, all of the same rank.

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab.adapters import Adapted
+from fedlora_lab.checks import check
 from fedlora_lab.method import Method, Slot
 from fedlora_lab.tasks.task import Task, mask_of, take
 
@@ -28,6 +29,7 @@ def per_example_gradients(
     owner: Int[Tensor, " n"],
     method: Method | None = None,
     start: Mapping[Slot, Tensor] | None = None,
+    weights: Float[Tensor, " n"] | None = None,
 ) -> dict[Slot, Tensor]:
     """The gradient of each example's own loss with respect to its client's moving tensors.
 
@@ -37,9 +39,12 @@ def per_example_gradients(
         data: N examples and their targets.
         owner: (N,), each example's client in the bank.
         method, start: a row with a penalty, and what the clients received, for that penalty.
+        weights: (N,), factors of the examples' losses; one by default.
 
     Returns: slot -> (N, ...).
 
+    Raises: ``ValueError`` unless loss and penalty have one number for each example: the sum of anything else has no
+        gradients of single examples, and no clip bounds it.
     Guarantees: equals a loop over batches of one and Opacus' GradSampleModule (tests/test_gradients.py).
     """
     owner = owner.to(adapted.device, non_blocking=True)
@@ -55,14 +60,26 @@ def per_example_gradients(
     with torch.enable_grad():
         outputs = task.forward(adapted.model, ready(task, x, adapted.device))
         loss = task.loss(outputs, y.to(adapted.device, non_blocking=True))
+        _one_each("loss", loss, len(owner))
         if method is not None and method.penalty is not None and start is not None:
             begin = {slot: _rows(start[slot], owner) for slot in moving}
-            loss = loss + method.penalty(leaves, begin)
+            penalty = method.penalty(leaves, begin)
+            _one_each("penalty", penalty, len(owner))
+            loss = loss + penalty
+        if weights is not None:
+            loss = loss * weights.to(loss)
         gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
     return {
         slot: torch.zeros_like(leaf) if gradient is None else gradient
         for (slot, leaf), gradient in zip(leaves.items(), gradients, strict=True)
     }
+
+
+def _one_each(name: str, value: Any, count: int) -> None:
+    """Refuse anything but (N,): a scalar, or a shape that broadcasts, would add the examples up before the clip."""
+    found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    ok = isinstance(value, Tensor) and value.is_floating_point() and value.shape == (count,)
+    check(ok, name, found, f"({count},), one number for each example: reduce over all but the first dimension")
 
 
 def _rows(tensor: Tensor, owner: Tensor) -> Tensor:

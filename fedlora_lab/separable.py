@@ -1,46 +1,216 @@
-"""Examples that touch each other have no gradient of their own: models in which they do are found and refused."""
+"""Examples that touch each other have no gradient of their own: what lets them is found and refused.
+
+Every function of a task or a method that sees private values before the clip, and what keeps it to one example:
+
+- ``Task.prepare``, ``Task.forward``, the model, ``Task.loss``: the probe below, and the loss is (N,) at every step.
+- ``Method.penalty``: the same, once for each set of tensors that moves; it is (N,) at every step.
+- ``Method.whiten``: sees the factors, un-noised at the local steps of the client unit; each client's maps must be those
+  that it has alone.
+- ``Method.smooth``: sees noised values only.
+- ``Method.clips``, ``start``, ``broadcast``, ``aggregate``: see what the server sent or received.
+- ``Method.parts``, ``train``: see names and round numbers.
+- ``Task.metrics``: see test examples, which are public or not evaluated under privacy (``Task.public_test``).
+
+A probe finds mistakes. It cannot find code that behaves otherwise when it is not probed.
+"""
 
 import weakref
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from fedlora_lab.adapters import Adapted
 from fedlora_lab.checks import check
+from fedlora_lab.compute.placing import matmuls
 from fedlora_lab.mechanism import row_norms
-from fedlora_lab.passes import per_example_gradients
-from fedlora_lab.tasks.task import Task, take
+from fedlora_lab.method import Method, Slot
+from fedlora_lab.passes import per_example_gradients, ready
+from fedlora_lab.plan import Plan
+from fedlora_lab.rules import Whitening
+from fedlora_lab.tasks.encode import IGNORED
+from fedlora_lab.tasks.task import Examples, Task, mask_of, take
 
-PROBES = 3
-_SEPARABLE: "weakref.WeakSet[Task]" = weakref.WeakSet()
+PROBES = 4
+PLAIN = Method("plain", "")
+"""In the place of every row without a penalty and a whitening: they are probed once for all."""
+EPS = {"bfloat16": 2.0**-7, "tf32": 2.0**-10}
+_SEPARABLE: "weakref.WeakKeyDictionary[Task, dict[Any, weakref.WeakSet[Method]]]" = weakref.WeakKeyDictionary()
 
 
-def check_separable(task: Task, adapted: Adapted, products: str = "float32") -> None:
-    """Refuse a model in which examples touch each other: gradients of a batch against those of batches of one.
+def check_separable(
+    task: Task, adapted: Adapted, products: str = "float32", method: Method = PLAIN, plan: Plan | None = None
+) -> None:
+    """Refuse a model, loss or rule through which examples touch each other.
 
-    Three public examples (again and again the same where there are fewer), each with factors of its own. Finds batch
-    statistics, attention across the batch, and layers whose input does not come batch first. Done once for a task.
+    Four public examples with distinct inputs, targets that differ and targets that agree, and factors of their own.
+    The gradient of a sum of their losses with unequal weights must be, for each of them, its weight times the gradient
+    it has in a batch of one: so neither the values of other examples enter it, nor does its loss depend on their
+    factors. Finds batch statistics, attention across the batch, losses and penalties that reduce or broadcast over the
+    batch, and layers whose input does not come batch first. Done once for a task, the type of its products and the
+    rules of a row.
 
     Raises: ``ValueError`` with the reason.
-    Guarantees: tests/test_engine.py::test_models_that_mix_examples_are_refused.
+    Guarantees: tests/test_engine.py::test_models_that_mix_examples_are_refused, tests/test_attack_examples.py.
     """
-    if task in _SEPARABLE:
+    row = PLAIN if method.penalty is None and method.whiten is None else method
+    seen = _SEPARABLE.setdefault(task, {}).setdefault((products, str(adapted.device)), weakref.WeakSet())
+    if row in seen:
         return
+    with matmuls(products):
+        _probe(task, adapted, products, PLAIN, tuple(adapted.shapes))
+        if row.penalty is not None:
+            for moving in _moving(row, adapted, plan or Plan()):
+                _probe(task, adapted, products, row, moving)
+        if row.whiten is not None:
+            _probe_whitening(row, next(iter(adapted.given.values())))
+    seen.add(row)
+
+
+def _moving(row: Method, adapted: Adapted, plan: Plan) -> list[tuple[Slot, ...]]:
+    """The sets of slots that move together at some step: what a penalty is handed."""
+    words = {row.moves(t, s) for t in range(min(plan.rounds, 100)) for s in range(min(plan.local_steps, 100))}
+    words = {side for word in words for side in ("AB" if word == "*" else (word,))}  # either factor, layer by layer
+    slots = [*adapted.shapes, *(Slot("R", layer) for layer in adapted.weights)]
+    return [tuple(slot for slot in slots if slot.side == "head" or slot.side in word) for word in sorted(words)]
+
+
+def _probe(task: Task, adapted: Adapted, products: str, row: Method, moving: tuple[Slot, ...]) -> None:
+    """Compare the weighted batch with batches of one."""
     random = torch.Generator().manual_seed(0)
-    owner = torch.arange(PROBES)
-    index = owner % len(task.test[1])
-    shapes, data = adapted.shapes, (take(task.test[0], index), task.test[1][index])
     like = next(iter(adapted.given.values()))
-    bank = {slot: 0.1 * torch.randn(PROBES, *shape, generator=random).to(like) for slot, shape in shapes.items()}
-    together = per_example_gradients(task, adapted, bank, tuple(shapes), data, owner)
+    shapes = {slot: adapted.shapes.get(slot) or _core(adapted, slot) for slot in (*adapted.shapes, *moving)}
+    bank, start = (
+        {slot: 0.1 * torch.randn(PROBES, *shape, generator=random).to(like) for slot, shape in shapes.items()}
+        for _ in range(2)
+    )
+    weights = torch.linspace(0.7, 1.6, PROBES, dtype=torch.float64)
+    whole, owner = probes(task, adapted), torch.arange(PROBES)
+    together = per_example_gradients(task, adapted, bank, moving, whole, owner, row, start, weights)
+    name, value = ("model", type(task.model).__name__) if row is PLAIN else ("penalty", row.penalty)
+    finite = all(bool(tensor.isfinite().all()) for tensor in together.values())
+    check(finite, name, value, "finite gradients of public examples (here they are not)")
     gaps = []
     for i in range(PROBES):
-        one = (take(data[0], owner[i : i + 1]), data[1][i : i + 1])
-        alone = per_example_gradients(task, adapted, bank, tuple(shapes), one, owner[i : i + 1])
-        gap = row_norms({slot: together[slot][i : i + 1] - alone[slot] for slot in shapes})
+        one = owner[i : i + 1]
+        data = take(whole[0], one), whole[1][one]
+        alone = per_example_gradients(task, adapted, bank, moving, data, one, row, start, weights[one])
+        gap = row_norms({slot: together[slot][i : i + 1] - alone[slot] for slot in moving})
         gaps.append(float(gap / row_norms(alone).clamp(min=1e-12)))
     # Written so that a gap that is not a number is refused as well: a batch of one has no variance to divide by.
-    like = like if products == "float32" else like.bfloat16()  # the type in which the products round
-    mixing = [gap for gap in gaps if not gap <= 10 * torch.finfo(like.dtype).eps ** 0.5]
+    mixing = [gap for gap in gaps if not gap <= _tolerance(like, products)]
     expected = f"examples that do not mix, batch first (they differ by {max(mixing, default=0):.1g})"
-    check(not mixing, "model", type(task.model).__name__, expected)
-    _SEPARABLE.add(task)
+    check(not mixing, name, value, expected)
+
+
+def _tolerance(like: Tensor, products: str) -> float:
+    """Far above what rounding does to a gradient in these products, far below what a mean over the batch does."""
+    eps = max(torch.finfo(like.dtype).eps, EPS.get(products, 0.0))
+    return max(20 * eps, min(10 * eps**0.5, 0.01))
+
+
+def _core(adapted: Adapted, slot: Slot) -> torch.Size:
+    rank = adapted.shapes[Slot("A", slot.layer)][0]
+    return torch.Size((rank, rank))
+
+
+def _probe_whitening(row: Method, like: Tensor) -> None:
+    """Compare the maps of several clients at once with those of each alone."""
+    half = torch.randn(PROBES, 3, 8, generator=torch.Generator().manual_seed(0)).to(like)
+    gram = half @ half.mT
+    maps = [_maps(row, gram), *(_maps(row, gram[i : i + 1]) for i in range(PROBES))]
+    for i in range(PROBES):
+        pairs = zip(maps[0], maps[1 + i], strict=True)
+        gap = max(float((many[i] - alone[0]).norm() / alone[0].norm().clamp(min=1e-12)) for many, alone in pairs)
+        near = gap <= _tolerance(like, "float32")
+        check(near, "whiten", row.whiten, f"maps of each client's own matrix alone (they differ by {gap:.1g})")
+
+
+def _maps(row: Method, gram: Float[Tensor, "n r r"]) -> list[Tensor]:
+    found = row.whiten(gram)  # type: ignore[misc]
+    check(isinstance(found, Whitening), "whiten", row.whiten, "a rule that gives a Whitening")
+    for tensor in found:
+        check(tensor.shape == gram.shape, "whiten", tuple(tensor.shape), f"{tuple(gram.shape)}, a map for each matrix")
+    return list(found)
+
+
+def probes(task: Task, adapted: Adapted) -> Examples:
+    """Four examples made of public ones: inputs that differ, and of the targets the first and the last agree.
+
+    Where the public examples repeat, floating inputs are disturbed and tokens change places; where they are all of one
+    class, other classes are put in.
+    """
+    x, y = task.test
+    index = _chosen(y)
+    x, y = take(x, index), y[index]
+    for i in range(1, PROBES):
+        repeats = any(_same(x, i, j) for j in range(i))
+        if repeats and isinstance(x, Mapping):
+            mask = mask_of(x)
+            x = {key: v if "mask" in key or "type" in key else _disturbed(v, i, mask) for key, v in x.items()}
+        elif repeats:
+            x = _disturbed(x, i)
+    return x, _targets(task, adapted, x, y)
+
+
+def _chosen(y: Tensor) -> Int[Tensor, " probes"]:
+    """Rows of distinct classes, then one of the first's class; of other targets the first rows, again if need be."""
+    if y.ndim > 1 or y.is_floating_point():
+        return torch.arange(PROBES) % len(y)
+    firsts = [int((y == value).nonzero()[0]) for value in y.unique()[: PROBES - 1]]
+    others = [i for i in range(min(len(y), 100)) if i not in firsts]
+    again = [i for i in others if y[i] == y[firsts[0]]][:1]
+    rows = firsts + [i for i in others if i not in again]
+    rows = [rows[i % len(rows)] for i in range(PROBES - 1)]
+    return torch.tensor([*rows, *(again or firsts[:1])])
+
+
+def _same(x: Any, i: int, j: int) -> bool:
+    parts = x.values() if isinstance(x, Mapping) else [x]
+    return all(torch.equal(part[i], part[j]) for part in parts)
+
+
+def _disturbed(x: Tensor, i: int, mask: Tensor | None = None) -> Tensor:
+    """A copy in which row i is another: noise on floating numbers; whole numbers, as far as the mask goes, move on."""
+    x = x.clone()
+    if x.is_floating_point():
+        random = torch.Generator().manual_seed(i)
+        noise = torch.randn(x[i].shape, generator=random).to(x)
+        x[i] += noise * (x.double().std(correction=0).to(x) * 0.3).clamp(min=1e-2)
+    elif x.ndim > 1:
+        there = torch.ones_like(x[i]) if mask is None or mask.shape != x.shape else mask[i]
+        x[i] = _moved_on(x[i], i, there.bool())
+    return x
+
+
+def _moved_on(row: Tensor, places: int, there: Tensor) -> Tensor:
+    """The numbers at some places of a row, each in the place of another; padding stays where it is."""
+    found = row[there]
+    return row.masked_scatter(there, found.roll(1 + (places - 1) % max(len(found) - 1, 1)))
+
+
+def _targets(task: Task, adapted: Adapted, x: Any, y: Tensor) -> Tensor:
+    """The targets, those that do not differ replaced by others that the loss takes."""
+    first, rest = y[0], y[1 : PROBES - 1]
+    if any(not torch.equal(first, other) for other in rest):
+        return y
+    y = y.clone()
+    if y.is_floating_point():
+        steps = torch.arange(PROBES, dtype=torch.float64).to(y) / PROBES
+        steps[-1] = 0
+        steps = steps.view(-1, *[1] * (y.ndim - 1))
+        # Probabilities stay probabilities.
+        return (y - steps).abs() if bool(((y >= 0) & (y <= 1)).all()) else y + steps
+    if y.ndim > 1:
+        mask = mask_of(x)
+        there = (y != IGNORED) if mask is None or mask.shape != y.shape else (y != IGNORED) & mask.bool()
+        y[1:-1] = torch.stack([_moved_on(y[i], i, there[i]) for i in range(1, PROBES - 1)])
+        return y
+    with torch.no_grad():
+        outputs = task.forward(task.model, ready(task, x, next(task.model.parameters()).device))
+    classes = outputs.shape[1] if isinstance(outputs, Tensor) and outputs.ndim == 2 else 0
+    if classes > 1:
+        y[1 : PROBES - 1] = (first + torch.arange(1, PROBES - 1)) % classes
+    return y

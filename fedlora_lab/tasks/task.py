@@ -24,7 +24,12 @@ def forward(model: nn.Module, x: Inputs) -> Any:
 
 
 def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    """Loss of each example: outputs (N, classes), labels (N,) -> (N,)."""
+    """Loss of each example: outputs (N, classes), labels (N,), or (N, classes) of probabilities -> (N,).
+
+    Raises: ``ValueError`` for other shapes.
+    """
+    fits = outputs.ndim == 2 and y.shape in (outputs.shape[:1], outputs.shape)
+    check(fits, "outputs", tuple(outputs.shape), f"({len(y)}, classes) for labels {tuple(y.shape)}")
     return F.cross_entropy(outputs, y, reduction="none")
 
 
@@ -34,8 +39,12 @@ def accuracy(outputs: Tensor, y: Tensor) -> Tensor:
 
 
 def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
-    """Squared error of each example, averaged over its outputs: (N, d), (N, d) -> (N,)."""
-    return (outputs - y).square().flatten(1).mean(1)
+    """Squared error of each example, averaged over its outputs: (N, d), (N, d) -> (N,).
+
+    Raises: ``ValueError`` unless both have one shape: what broadcasts would compare examples with each other's targets.
+    """
+    check(outputs.shape == y.shape, "outputs", tuple(outputs.shape), f"{tuple(y.shape)}, the shape of y")
+    return (outputs - y).square().reshape(len(y), -1).mean(1)
 
 
 def take(x: Any, index: Any) -> Any:

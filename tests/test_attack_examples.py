@@ -1,0 +1,226 @@
+"""Attacks across examples: a penalty, a loss or a rule that carries one example's values into another's gradient."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small import PLAN, examples, play, private, regression, tokens
+from torch import Tensor, nn
+
+import fedlora_lab as fl
+from fedlora_lab.methods import FedLoRA
+from fedlora_lab.rules import Whitening
+from fedlora_lab.tasks import Task
+from fedlora_lab.tasks.task import squared_error
+from fedlora_lab.tasks.validate import frozen_copy
+
+pytestmark = pytest.mark.attack
+
+
+def gaps(rows: Any, start: Any) -> list[Tensor]:
+    return [(rows[slot] - start[slot]).square().flatten(1).sum(1) for slot in rows]
+
+
+SHAPES: dict[str, tuple[Callable, str]] = {
+    "the scalar of FedProx": (
+        lambda rows, start: sum((rows[slot] - start[slot]).square().sum() for slot in rows),
+        r"penalty=\(\): expected",
+    ),
+    "a column": (lambda rows, start: sum(gaps(rows, start))[:, None], r"penalty=\(\d+, 1\): expected"),
+    "one number": (lambda rows, start: sum(gaps(rows, start)).mean(0, keepdim=True), r"penalty=\(1,\): expected"),
+    "nothing": (lambda rows, start: None, "penalty='NoneType': expected"),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_penalty_of_another_shape_is_refused(name):
+    """Each of them is differentiated without an error; none has gradients of single examples."""
+    penalty, message = SHAPES[name]
+    row = FedLoRA.replace(name="leash", penalty=penalty)
+    with pytest.raises(ValueError, match=message + r" \(\d+,\), one number for each example: reduce over all but"):
+        fl.run(tokens(), row, private("example"), PLAN)
+
+
+MIXING: dict[str, Callable] = {
+    "the mean of the batch": lambda rows, start: sum(gaps(rows, start)).mean() + 0 * sum(gaps(rows, start)),
+    "against the batch": lambda rows, start: sum(gaps(rows, {slot: rows[slot].mean(0) for slot in rows})),
+    "the next one's": lambda rows, start: sum(gaps(rows, start)).roll(1),
+    "weights that sum to one": lambda rows, start: torch.softmax(sum(gaps(rows, start)), 0),
+}
+
+
+@pytest.mark.parametrize("unit", [None, "example", "client"])
+@pytest.mark.parametrize("name", MIXING)
+def test_a_penalty_that_mixes_examples_is_refused(name, unit):
+    row = FedLoRA.replace(name="mixing", penalty=MIXING[name])
+    with pytest.raises(ValueError, match="^penalty=.*expected examples that do not mix"):
+        fl.run(tokens(), row, unit and private(unit), PLAN)
+
+
+@pytest.mark.parametrize("slug", ["ffa-lora", "rolora", "fedask", "as-lora", "fedsa-lora"])
+def test_a_penalty_is_asked_about_what_moves(slug):
+    """One that mixes a single factor only, at the steps that move it, with or without a core."""
+    asked = []
+
+    def sound(rows, start):
+        asked.append(frozenset(slot.side for slot in rows))
+        return sum(gaps(rows, start))
+
+    def mixing(rows, start):
+        only = {slot: x for slot, x in rows.items() if slot.side == "B"}
+        return sum(gaps(rows, start)) + (sum(gaps(only, start)).mean() if only else 0)
+
+    row, plan = fl.methods.get(slug), PLAN.replace(rounds=2)
+    trained = {frozenset(s for s in row.moves(t, 0) if s in "ABR") for t in range(2)}
+    trained = {sides for sides in trained if sides} or {frozenset("A"), frozenset("B")}
+    fl.run(tokens(), row.replace(name="leash", penalty=sound), None, plan)
+    assert set(asked) == trained
+    with pytest.raises(ValueError, match="^penalty=.*expected examples that do not mix"):
+        fl.run(tokens(), row.replace(name="mixing", penalty=mixing), None, plan)
+
+
+def test_a_sound_penalty_trains():
+    row = FedLoRA.replace(name="leash", penalty=lambda rows, start: 0.1 * sum(gaps(rows, start)))
+    assert len(play(tokens("head"), row, private("example"))) == PLAN.rounds + 1
+
+
+class Column(nn.Module):
+    """One output for each example, (N, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.map(x)
+
+
+def columns(loss: Callable, equal: bool, count: int = 6) -> Task:
+    """Outputs (N, 1), targets (N,), which are all one number where they are equal."""
+    random = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = frozen_copy(Column().double())
+
+    def pair() -> tuple[Tensor, Tensor]:
+        x = torch.randn(count, 3, generator=random, dtype=torch.float64)
+        return x, torch.ones(count, dtype=torch.float64) if equal else x.sum(1)
+
+    return Task("columns", model, ("map",), (pair(), pair()), pair(), loss=loss, metrics={"loss": loss})
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_targets_that_broadcast_over_the_batch_are_refused(equal):
+    """The usual slip of a regression: every example is compared with every other's target."""
+    with pytest.raises(ValueError, match=r"^outputs=\(4, 1\): expected \(4,\), the shape of y"):
+        fl.run(columns(squared_error, equal), "fedlora", private("example"), PLAN)
+    with pytest.raises(ValueError, match=r"^loss=\(4, 4\): expected \(4,\), one number for each example"):
+        fl.run(columns(lambda out, y: (out - y).square(), equal), "fedlora", private("example"), PLAN)
+    with pytest.raises(ValueError, match=r"^model='Column': expected examples that do not mix"):
+        fl.run(columns(lambda out, y: (out - y).square().mean(1), equal), "fedlora", private("example"), PLAN)
+    sound = columns(lambda out, y: (out[:, 0] - y).square(), equal)
+    assert len(play(sound, "fedlora", private("example"))) == PLAN.rounds + 1
+
+
+def test_a_scalar_loss_is_refused_at_every_step():
+    """Also one that has the right shape whenever it is asked about few examples."""
+
+    def loss(out: Tensor, y: Tensor) -> Tensor:
+        each = F.cross_entropy(out, y, reduction="none")
+        return each if len(y) < 5 else each.sum()
+
+    with pytest.raises(ValueError, match=r"^loss=\(\): expected \(\d+,\), one number for each example"):
+        play(replace(tokens(), loss=loss), "fedlora", private("example"), PLAN.replace(batch=None))
+
+
+def cross(out: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(out, y, reduction="none")
+
+
+def contrast(out: Tensor, y: Tensor) -> Tensor:
+    """Pulls examples of one class together: only equal labels touch."""
+    alike = (y[:, None] == y).to(out.dtype)
+    return cross(out, y) + (alike * (out[:, None] - out).square().sum(-1)).sum(1)
+
+
+def focal(out: Tensor, y: Tensor) -> Tensor:
+    """Weights by how common a class is in the batch: no gradient passes from one example to another."""
+    return cross(out, y) / (y[:, None] == y).sum(1)
+
+
+def ranked(out: Tensor, y: Tensor) -> Tensor:
+    """Pushes examples of different classes apart: only unequal labels touch."""
+    apart = (y[:, None] != y).to(out.dtype)
+    return cross(out, y) + (apart * (out[:, None] * out).sum(-1)).mean(1)
+
+
+LOSSES = {
+    "the next one's": lambda out, y: cross(out, y).roll(1),
+    "centred": lambda out, y: cross(out, y) - cross(out, y).mean() + cross(out, y).detach().mean(),
+    "contrast": contrast,
+    "focal": focal,
+    "ranked": ranked,
+}
+
+
+@pytest.mark.parametrize("labels", ["as drawn", "all equal", "one row again and again"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_that_mixes_examples_is_refused_whatever_the_public_labels_are(name, labels):
+    x, y = examples(9, 1)
+    if labels == "all equal":
+        y = torch.full_like(y, 1)
+    if labels == "one row again and again":
+        x, y = x[:1].expand_as(x), y[:1].expand_as(y)
+    task = replace(tokens(), test=(x, y), loss=LOSSES[name])
+    with pytest.raises(ValueError, match=r"^model='Tokens': expected examples that do not mix"):
+        fl.run(task, "fedlora", private("example"), PLAN)
+    assert fl.run(replace(tokens(), test=(x, y), loss=cross), "fedlora", private("example"), PLAN)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_preparation_that_normalises_over_the_batch_is_refused(again):
+    x, y = examples(9, 1)
+    x = x[:1].expand_as(x) if again else x
+    task = replace(tokens(), test=(x, y), prepare=lambda x: x - x.mean(0))
+    with pytest.raises(ValueError, match=r"^model='Tokens': expected examples that do not mix"):
+        fl.run(task, "fedlora", private("example"), PLAN)
+
+
+def test_a_whitening_that_mixes_clients_is_refused():
+    """In the client unit it sees un-noised factors of all clients at once."""
+
+    def mixing(gram: Tensor) -> Whitening:
+        mean = (gram.mean(0, keepdim=True) if gram.ndim == 3 else gram).expand_as(gram)
+        return Whitening(mean, mean, mean)
+
+    row = FedLoRA.replace(name="mixing", whiten=mixing)
+    with pytest.raises(ValueError, match=r"^whiten=.*expected maps of each client's own matrix alone"):
+        fl.run(tokens(), row, private("client"), PLAN)
+
+
+def test_a_model_that_answers_with_no_number_is_refused():
+    task = replace(tokens(), forward=lambda model, x: model(x) * float("nan"))
+    with pytest.raises(ValueError, match=r"^model='Tokens': expected finite gradients of public examples"):
+        fl.run(task, "fedlora", private("example"), PLAN)
+
+
+def test_the_probe_of_one_row_says_nothing_of_another():
+    """The same task, first with a sound row, then with others that are not."""
+    task = tokens()
+    fl.run(task, "fedlora", None, PLAN)
+    fl.run(task, FedLoRA.replace(name="leash", penalty=lambda rows, start: sum(gaps(rows, start))), None, PLAN)
+    with pytest.raises(ValueError, match="expected examples that do not mix"):
+        fl.run(task, FedLoRA.replace(name="leash", penalty=MIXING["the next one's"]), None, PLAN)
+
+
+def test_whole_outputs_are_compared_with_whole_targets():
+    assert squared_error(torch.ones(3), torch.zeros(3)).tolist() == [1, 1, 1]
+    task = regression()
+    x, y = task.test
+    assert task.loss(task.forward(task.model, x), y).shape == (len(y),)
+    for outputs, labels in ((torch.ones(3), torch.ones(3)), (torch.ones(3, 2, 4), torch.ones(3, 4).long())):
+        with pytest.raises(ValueError, match="^outputs="):
+            fl.tasks.task.cross_entropy(outputs, labels)

@@ -8,18 +8,30 @@ loss ("prv").
 import math
 from functools import lru_cache
 
-from fedlora_lab.accounting import prv, renyi
-from fedlora_lab.accounting.calibration import first_guess, smallest
+from fedlora_lab.accounting import gaussian, pld, prv, renyi
+from fedlora_lab.accounting.calibration import first_guess, grouped, smallest
 from fedlora_lab.checks import check, check_number, check_one_of, check_whole, is_number
 
 History = tuple[tuple[float | None, float, int], ...]
 
 EPSILON_ERROR = prv.EPSILON_ERROR
 
+GROUPS = 16
+"""Distinct sample rates that are calibrated one by one; more share the noise of so many."""
+
+
+SMALLEST_DELTA = 1e-12
+
 
 def check_delta(delta: float) -> None:
-    """Raise unless 0 < delta < 1."""
-    check(is_number(delta) and 0 < delta < 1, "delta", delta, "a number in (0, 1)")
+    """Raise unless ``SMALLEST_DELTA`` <= delta < 1.
+
+    A normal number is made of 52 random bits, so the noise ends at 8.2 standard deviations: what lies beyond cannot
+    be promised, and nothing smaller is accounted.
+    """
+    number = is_number(delta) and 0 < delta < 1
+    check(number, "delta", delta, "a number in (0, 1)")
+    check(delta >= SMALLEST_DELTA, "delta", delta, "at least 1e-12: noise from 52 random bits ends at 8.2 sigma")
 
 
 def epsilon(history: History, delta: float, accountant: str = "prv") -> float:
@@ -72,14 +84,41 @@ def noise_multiplier(epsilon: float, delta: float, sample_rate: float, steps: in
     Guarantees:
         test_noise_multiplier_never_above_target.
     """
+    return noise_multipliers(epsilon, delta, (sample_rate,), steps, accountant)[0]
+
+
+def noise_multipliers(
+    epsilon: float, delta: float, sample_rates: tuple[float, ...], steps: int, accountant: str = "prv"
+) -> tuple[float, ...]:
+    """A sigma for each sample rate, as ``noise_multiplier``; many distinct rates share those of at most ``GROUPS``.
+
+    Epsilon never falls with q: the sigma of a group's largest rate is enough for all of its rates.
+
+    Guarantees:
+        test_many_distinct_sizes_spend_at_most_the_target.
+    """
     check_number("epsilon", epsilon, 0, 1e9, open_low=True)
     check_delta(delta)
-    check_number("sample_rate", sample_rate, 0, 1)
+    for rate in sample_rates:
+        check_number("sample_rate", rate, 0, 1)
     check_whole("steps", steps, 0)
     check_one_of("accountant", accountant, ("prv", "rdp"))
-    if not (sample_rate and steps):
-        return 0.0
-    return _noise_multiplier(float(epsilon), float(delta), float(sample_rate), int(steps), accountant)
+    if not steps:
+        return (0.0,) * len(sample_rates)
+    largest = grouped(sample_rates, GROUPS)
+    sigmas, tops, many = {0.0: 0.0}, sorted(set(largest.values())), len(set(sample_rates)) > GROUPS
+    for i, rate in enumerate(tops):
+        # among many, the two before give a start that is nearly right
+        guess = _along(*((r, sigmas[r]) for r in tops[i - 2 : i]), at=rate) if many and i > 1 else None
+        sigmas[rate] = _noise_multiplier(float(epsilon), float(delta), rate, int(steps), accountant, guess)
+    return tuple(sigmas[largest.get(float(rate), 0.0)] for rate in sample_rates)
+
+
+def _along(first: tuple[float, float], second: tuple[float, float], at: float) -> float:
+    """The value at ``at`` on a line through two points, on log axes."""
+    (x0, y0), (x1, y1) = first, second
+    slope = math.log(y1 / y0) / math.log(x1 / x0)
+    return y1 * (at / x1) ** slope
 
 
 def canonical(history: History) -> renyi.Key:
@@ -98,19 +137,33 @@ def canonical(history: History) -> renyi.Key:
     return tuple((*pair, steps) for pair, steps in sorted(merged.items()) if pair[0] < math.inf)
 
 
+_NO_GRID = (RuntimeError, ValueError, ArithmeticError, MemoryError)
+
+
 @lru_cache(maxsize=8192)
 def _epsilon(key: renyi.Key, delta: float, accountant: str) -> float:
     if accountant == "prv":
+        if all(q == 1 for _, q, _ in key):
+            return gaussian.epsilon(key, delta)
         try:
             return prv.epsilon(key, delta)
-        except (RuntimeError, ValueError, ArithmeticError, MemoryError):
-            pass  # no grid can hold it: the Renyi bound is larger and valid
+        except _NO_GRID:
+            pass
+        bound = renyi.epsilon(key, delta)
+        try:
+            return min(bound, pld.epsilon(key, delta, bound))
+        except _NO_GRID:
+            return bound  # no grid can hold it: the Renyi bound is larger and valid
     return renyi.epsilon(key, delta)
 
 
 @lru_cache(maxsize=1024)
-def _noise_multiplier(target: float, delta: float, q: float, steps: int, accountant: str) -> float:
+def _noise_multiplier(
+    target: float, delta: float, q: float, steps: int, accountant: str, guess: float | None = None
+) -> float:
     def spent(sigma: float) -> float:
         return _epsilon(((sigma, q, steps),), delta, accountant)
 
-    return smallest(spent, target, first_guess(target, delta, q, steps))
+    if q == 1 and accountant == "prv":
+        return gaussian.noise_multiplier(target, delta, steps)
+    return smallest(spent, target, guess or first_guess(target, delta, q, steps))

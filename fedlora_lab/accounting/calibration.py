@@ -1,11 +1,34 @@
 """The smallest noise that meets a target: a secant on log axes inside a bracket, few evaluations."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from scipy.special import log_ndtr
 
 from fedlora_lab.checks import check
+
+
+def grouped(rates: Iterable[float], most: int) -> dict[float, float]:
+    """Each rate > 0 with the largest of its group: at most so many groups, as narrow as they can be in ratio.
+
+    Up to ``most`` distinct rates are their own groups.
+    """
+    distinct = sorted({float(rate) for rate in rates if rate > 0}, reverse=True)
+    if len(distinct) <= most:
+        return {rate: rate for rate in distinct}
+
+    def cover(width: float) -> dict[float, float]:
+        found, top = {}, math.inf
+        for rate in distinct:
+            top = rate if top == math.inf or rate * width < top else top
+            found[rate] = top
+        return found
+
+    low, high = 1.0, (distinct[0] / distinct[-1]) ** (1 / most) * (1 + 1e-9)
+    for _ in range(40):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if len(set(cover(middle).values())) <= most else (middle, high)
+    return cover(high)
 
 
 def first_guess(target: float, delta: float, q: float, steps: int) -> float:

@@ -235,7 +235,7 @@ class Federation:
         """Write the round's releases into the ledger, on disk as well, before any of them exists."""
         if self.ledger is None:
             return
-        self.ledger.record(t + 1, ids, **self.asked.entry(ids))
+        self.ledger.record(t + 1, ids, **self.asked.entry(ids), repeats=self.ledger.reproducible)
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.ledger.save(self.folder / checkpoint.LEDGER)

@@ -135,7 +135,8 @@ def too_few(setting: Setting, privacy: Privacy | None, uploads: int) -> bool:
     """Whether so many uploads hold less noise than a sum of them must."""
     if privacy is None or privacy.trust != "secagg":
         return False
-    return uploads < privacy.noise(len(setting.task.sizes), setting.plan).shares
+    # those who collude upload as well, and what they add hides nothing from those they tell
+    return uploads < privacy.noise(len(setting.task.sizes), setting.plan).shares + privacy.colluding
 
 
 def _released(

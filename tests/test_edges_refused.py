@@ -99,7 +99,7 @@ def test_entries_of_one_round_do_not_replace_each_other():
     book = private("example").ledger()
     book.record(1, (0,), 5, sample_rate=0.5, noise_multiplier=1.0)
     with pytest.raises(ValueError, match="already has"):
-        book.record(1, (0,), 5, sample_rate=0.5, noise_multiplier=9.0)
+        book.record(1, (0,), 5, sample_rate=0.5, noise_multiplier=9.0, repeats=True)
     fresh = private("example").ledger(reproducible=False)
     for _ in range(3):
         fresh.record(1, (0,), 5, sample_rate=0.5, noise_multiplier=1.0)
@@ -112,7 +112,9 @@ def test_entries_of_one_round_do_not_replace_each_other():
 def test_noise_of_a_shorter_plan_is_counted_in_full():
     short, task = PLAN.replace(rounds=1), TASK
     privacy = fl.Privacy(delta=1e-3, accountant="rdp").calibrate(epsilon=6, task=task, plan=short)
-    *_, last = play(task, "ffa-lora", privacy, PLAN.replace(rounds=30))
+    with pytest.raises(ValueError, match=r"^releases=60: expected at most 2, for which epsilon = 6 was calibrated"):
+        play(task, "ffa-lora", privacy, PLAN.replace(rounds=30))
+    *_, last = play(task, "ffa-lora", privacy.replace(target=None), PLAN.replace(rounds=30))
     assert last.epsilon > 12
     assert last.epsilon == pytest.approx(
         fl.Privacy(delta=1e-3, accountant="rdp", noise_multiplier=privacy.noise_multiplier, sample_rate=0.5)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dp_accounting as dp
+import numpy as np
 import pytest
 from dp_accounting.pld import PLDAccountant
 
@@ -74,19 +75,31 @@ def test_nobody_took_part() -> None:
     assert isinstance(ledger.event(), dp.NoOpDpEvent)
 
 
-def test_ledger_idempotent_when_reproducible() -> None:
+def test_a_replay_counts_once() -> None:
     """A resumed round draws the same noise: written twice, counted once. A different entry for it is an error."""
     ledger = filled()
     before = ledger.to_json()
-    ledger.record(1, (0, 1), 5, sample_rate=0.1, noise_multiplier=(1.0, 0.8))
+    ledger.record(1, (0, 1), 5, sample_rate=0.1, noise_multiplier=(1.0, 0.8), repeats=True)
     assert ledger.to_json() == before
     for clients, count, sigma in [((0, 1), 4, (1.0, 0.8)), ((0, 2), 5, (1.0, 0.8)), ((0, 1), 5, (1.0, 0.9))]:
         with pytest.raises(
             ValueError, match=r"^round=1: expected the entry that this round already has in the ledger$"
         ):
-            ledger.record(1, clients, count, sample_rate=0.1, noise_multiplier=sigma)
+            ledger.record(1, clients, count, sample_rate=0.1, noise_multiplier=sigma, repeats=True)
     assert ledger.to_json() == before
     assert ledger.mode == "reproducible: not for release"
+    with pytest.raises(ValueError, match=r"^repeats=True: expected False in release mode: the noise is fresh$"):
+        filled(reproducible=False).record(1, (0,), 5, **RATES, repeats=True)
+
+
+def test_every_record_counts() -> None:
+    """A second run that writes the same rounds into one ledger has released them anew, seed or not."""
+    ledger = filled()
+    for _ in range(2):
+        ledger.record(1, (0, 1), 5, sample_rate=0.1, noise_multiplier=(1.0, 0.8))
+    assert ledger.history(1) == ((0.8, 0.1, 15),)
+    assert ledger.epsilon(1) == accounting.epsilon(((0.8, 0.1, 15),), 1e-5) > filled().epsilon(1)
+    assert Ledger.from_json(ledger.to_json()).history(1) == ledger.history(1)
 
 
 def test_ledger_release_mode_counts_again() -> None:
@@ -188,6 +201,11 @@ def reseal(change: Any) -> str:
         lambda c: c.pop("releases"),
         lambda c: c.pop("uncertified"),
         lambda c: c.update(unit="user"),
+        lambda c: c.pop("trust"),
+        lambda c: c.update(trust="central"),
+        lambda c: c.update(relation="replace-one"),
+        lambda c: c.update(parts=[]),
+        lambda c: c.update(parts=[c.copy()]),
         lambda c: c.update(delta=2),
         lambda c: c.update(delta="1e-5"),
         lambda c: c.update(extra=1),
@@ -222,10 +240,10 @@ def test_content_of_the_wrong_kind_is_refused(change: Any) -> None:
         ("[]", "^ledger: expected a whole file"),
         ("[" * 100_000, "^ledger: expected a whole file"),
         ('{"format": "other"}', "^ledger: expected a whole file"),
-        ('{"format": "fedlora_lab.ledger"}', "^ledger: expected version 1 of fedlora_lab.ledger, found None$"),
-        (sealed.write("fedlora_lab.ledger", 2, {}), "^ledger: expected version 1 of fedlora_lab.ledger, found 2$"),
-        ('{"format": "fedlora_lab.ledger", "version": 1}', "^ledger: expected an unaltered file"),
-        ('{"format": "fedlora_lab.ledger", "version": 1, "content": {"delta": NaN}}', "^ledger: expected a whole file"),
+        ('{"format": "fedlora_lab.ledger"}', "^ledger: expected version 2 of fedlora_lab.ledger, found None$"),
+        (sealed.write("fedlora_lab.ledger", 1, {}), "^ledger: expected version 2 of fedlora_lab.ledger, found 1$"),
+        ('{"format": "fedlora_lab.ledger", "version": 2}', "^ledger: expected an unaltered file"),
+        ('{"format": "fedlora_lab.ledger", "version": 2, "content": {"delta": NaN}}', "^ledger: expected a whole file"),
         (None, "^ledger: expected a whole file"),
         (7, "^ledger: expected a whole file"),
     ],
@@ -283,6 +301,121 @@ def test_ledger_event_gives_the_same_epsilon() -> None:
     assert accountant.get_epsilon(1e-5) == math.inf
 
 
+CLIENTS: dict[str, Any] = {"unit": "client", "delta": 1e-3}
+
+
+def of_clients(trust: str, rounds: int = 100, q: float = 0.1, sigma: float = 5.0, **options: Any) -> Ledger:
+    ledger = Ledger(**{**CLIENTS, "trust": trust, **options})
+    for t in range(rounds):
+        ledger.record(t, None, 1, sample_rate=q, noise_multiplier=sigma)
+    return ledger
+
+
+def test_every_epsilon_names_its_observer() -> None:
+    assert Ledger().observers == of_clients("secagg").observers == of_clients("local").observers
+    assert of_clients("local").observers == ("server", "released")
+    assert of_clients("central").observers == ("released",)
+    with pytest.raises(ValueError, match=r"^observer='server': expected 'released' for trust='central': a trusted ser"):
+        of_clients("central").epsilon(observer="server")
+    with pytest.raises(ValueError, match=r"^observer='x': expected 'server' or 'released'$"):
+        Ledger().epsilon(observer="x")
+    assert "against the server, which sees the sum of the uploads and who sends" in of_clients("secagg").statement()
+    shown = repr(of_clients("secagg"))
+    server, released = (f"{of_clients('secagg').epsilon(observer=name):.4g}" for name in ("server", "released"))
+    assert shown == (
+        "Ledger(unit='client', trust='secagg', relation='zero-out', reproducible, 100 entries, "
+        f"epsilon: server {server}, released {released} at delta=0.001)"
+    )
+    sentence = filled().statement()
+    for part in (f"{filled().epsilon():.4g}", "1e-05", "one example", "zero-out", "every upload"):
+        assert part in sentence
+    unsure = filled()
+    unsure.uncertified = "why"
+    assert "not certified: why" in unsure.statement()
+    assert "uncertified" in repr(unsure)
+
+
+def test_compose_adds_up() -> None:
+    """Runs on the same data: their releases together, client by client; equal runs count as often as they are there."""
+    one, two = filled(), filled(reproducible=False)
+    two.record(2, (1, 5), 3, sample_rate=0.5, noise_multiplier=2.0)
+    both = Ledger.compose(one, two)
+    for client in (0, 1, 2, 5, 9):
+        together = accounting.epsilon(one.history(client) + two.history(client), 1e-5)
+        assert both.epsilon(client) == together >= max(one.epsilon(client), two.epsilon(client))
+    assert both.epsilon() == max(both.epsilon(k) for k in both.clients)
+    assert both.clients == (0, 1, 2, 5)
+    assert both.reproducible
+    assert not Ledger.compose(two, two).reproducible
+    same = Ledger.compose(one, one)
+    assert same.history(0) == ((1.0, 0.1, 20),)
+    assert len(same.releases) == 2 * len(one.releases)
+    again = Ledger.from_json(both.to_json())
+    assert (again.to_json(), again.epsilon(), again.parts[1].terms) == (both.to_json(), both.epsilon(), two.terms)
+    assert Ledger.compose(both, one).epsilon() == Ledger.compose(one, two, one).epsilon()
+    assert len(Ledger.compose(both, one).parts) == 3
+    assert "2 ledgers" in repr(both)
+    frozen = both.to_json()
+    one.record(7, (0,), 5, **RATES)
+    assert both.to_json() == frozen
+    for change in (lambda: both.record(9, (0,), **RATES), lambda: setattr(both, "uncertified", "x")):
+        with pytest.raises(ValueError, match=r"^ledger='composition': expected the run's own ledger"):
+            change()
+
+
+def test_three_runs_of_eight_are_more_than_eight() -> None:
+    sigma = accounting.noise_multiplier(8, 1e-5, 0.1, 100)
+    runs = []
+    for _ in range(3):
+        run = Ledger()
+        run.record(0, None, 100, sample_rate=0.1, noise_multiplier=sigma)
+        runs.append(run)
+    assert runs[0].epsilon() <= 8
+    spent = Ledger.compose(*runs).epsilon()
+    assert spent == accounting.epsilon(((sigma, 0.1, 300),), 1e-5)
+    assert 13 < spent < 24
+
+
+def test_compose_counts_each_part_under_its_own_observer() -> None:
+    parts = of_clients("secagg", 3), of_clients("central", 5)
+    both = Ledger.compose(*parts)
+    assert both.observers == ("released",)
+    assert both.trust == "central and secagg"
+    assert both.epsilon() == accounting.epsilon(((5.0, 1.0, 3), (5.0, 0.1, 5)), 1e-3)
+    assert both.epsilon(observer="released") == accounting.epsilon(((5.0, 0.1, 8),), 1e-3)
+    with pytest.raises(ValueError, match=r"^observer='server': expected 'released' for trust='central'"):
+        both.epsilon(observer="server")
+    assert Ledger.from_json(both.to_json()).to_json() == both.to_json()
+    assert "each part's own observer (released or server)" in both.statement()
+
+
+def test_compose_refuses_other_terms() -> None:
+    for other in (Ledger(delta=1e-6), Ledger(unit="client")):
+        with pytest.raises(ValueError, match=r"^(unit|delta)=.*: expected the same in all ledgers") as error:
+            Ledger.compose(Ledger(), other)
+        assert "\n" not in str(error.value)
+    for wrong in ((), (1,), (Ledger(), "x")):
+        with pytest.raises(ValueError, match=r"^ledgers="):
+            Ledger.compose(*wrong)  # type: ignore[arg-type]
+    unsure = filled()
+    unsure.uncertified = "why"
+    with pytest.raises(Uncertified, match="why"):
+        Ledger.compose(filled(), unsure).epsilon()
+    assert Ledger.compose(filled(), filled(accountant="rdp")).accountant == "rdp"
+
+
+def test_the_worst_client_is_found_among_many() -> None:
+    """Some clients are left out of the search because another has less noise, a larger rate and no fewer releases."""
+    random = np.random.default_rng(3)
+    ledger = Ledger()
+    sigmas, rates = random.choice([0.8, 1.0, 1.5], 60), random.uniform(0.01, 0.3, 60)
+    for t in range(4):
+        there = [k for k in range(60) if random.random() < 0.5]
+        ledger.record(t, there, 5, sample_rate=rates[there], noise_multiplier=sigmas[there])
+    assert ledger.epsilon() == max(ledger.epsilon(k) for k in ledger.clients)
+    assert len(ledger._largest(None)) < 20
+
+
 def test_to_frame() -> None:
     frame = filled().to_frame()
     assert frame["client"].tolist() == [0, 1, 2]
@@ -300,6 +433,14 @@ def test_to_frame() -> None:
         ({"delta": 0}, "^delta=0: expected"),
         ({"accountant": "x"}, "^accountant='x': expected"),
         ({"reproducible": 1}, "^reproducible=1: expected True or False$"),
+        ({"delta": 1e-300}, "^delta=1e-300: expected at least 1e-12: noise from 52 random bits ends at 8.2 sigma$"),
+        ({"trust": "server"}, "^trust='server': expected one of 'local'$"),
+        ({"unit": "client", "trust": "x"}, "^trust='x': expected one of 'local', 'secagg', 'central'$"),
+        (
+            {"relation": "add-or-remove"},
+            "^relation='add-or-remove': expected 'zero-out', one unit's contribution.*sizes",
+        ),
+        ({"relation": "replace-one"}, "^relation='replace-one': expected 'zero-out'.*two of these changes"),
     ],
 )
 def test_ledger_refuses_bad_settings(options: dict[str, Any], message: str) -> None:
@@ -338,6 +479,5 @@ def test_record_refuses_bad_entries(arguments: dict[str, Any], message: str) -> 
 
 
 def test_release_takes_numpy_numbers() -> None:
-    np = pytest.importorskip("numpy")
     entry = Release.of(np.int64(3), np.array([1, 2]), np.int32(4), np.array([0.1, 0.2]), np.float64(1.5))
     assert entry == Release(3, (1, 2), 4, (0.1, 0.2), 1.5)

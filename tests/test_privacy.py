@@ -43,6 +43,17 @@ def client(**fields: Any) -> Privacy:
         ({"sample_rate": -0.1}, "^sample_rate=-0.1: expected"),
         ({"sample_rate": (0.1, 2.0)}, r"^sample_rate\[1\]=2.0: expected"),
         ({"sample_rate": "all"}, "^sample_rate='all': expected"),
+        ({"delta": 1e-300}, "^delta=1e-300: expected at least 1e-12: noise from 52 random bits ends at 8.2 sigma$"),
+        (
+            {"relation": "add-or-remove"},
+            "^relation='add-or-remove': expected 'zero-out', one unit's contribution re.*n_k",
+        ),
+        ({"relation": "replace-one"}, "^relation='replace-one': expected 'zero-out'.*epsilon for groups of two$"),
+        ({"relation": 3}, "^relation=3: expected 'zero-out', one unit's contribution replaced by nothing$"),
+        ({"epsilon": 8}, r"^epsilon=8: expected to be met by a plan: Privacy\(...\).calibrate\(epsilon=..., task=task"),
+        ({"unit": "client", "colluding": 3}, "^colluding=3: expected 0 unless trust='secagg'$"),
+        ({"unit": "client", "trust": "secagg", "colluding": -1}, "^colluding=-1: expected a whole number >= 0$"),
+        ({"releases": -1}, "^releases=-1: expected a whole number >= 0$"),
         ({"delta": 0}, r"^delta=0: expected a number in \(0, 1\)$"),
         ({"delta": 1}, "^delta=1: expected"),
         ({"delta": -1e-5}, "^delta=-1e-05: expected"),
@@ -140,11 +151,11 @@ def test_calibrate_counts_every_round_and_step() -> None:
 def test_calibrate_client_unit() -> None:
     many = SimpleNamespace(sizes=(10,) * 200)
     plan = PLAN.replace(participation=0.2)
-    for trust, q in (("central", 0.2), ("secagg", 0.2), ("local", 1.0)):
+    for trust, q, against in (("central", 0.2, 0.2), ("secagg", 0.2, 1.0), ("local", 1.0, 1.0)):
         privacy = Privacy(unit="client", trust=trust, delta=1e-3).calibrate(epsilon=4, task=many, plan=plan)
         assert privacy.sample_rate == q
         assert isinstance(privacy.noise_multiplier, float)
-        assert 3.96 <= accounting.epsilon(((privacy.noise_multiplier, q, 20),), 1e-3) <= 4
+        assert 3.96 <= accounting.epsilon(((privacy.noise_multiplier, against, 20),), 1e-3) <= 4
         assert privacy.ledger(releases=20).epsilon(7) <= 4
 
 
@@ -183,6 +194,12 @@ def test_resolve_fills_the_sample_rate() -> None:
         (Privacy(noise_multiplier=(1.0, 1.0)), PLAN, "^noise_multiplier=.*: expected 5 numbers, one per client$"),
         (client(sample_rate=0.2), PLAN.replace(participation=0.5), "^sample_rate=0.2: expected 0.5 = participation"),
         (client(trust="secagg", honest=6), PLAN, r"^honest=6: expected a whole number in \[1, 5\]$"),
+        (client(trust="secagg", colluding=5), PLAN, "^colluding=5: expected at most 4: the others are honest$"),
+        (
+            client(trust="secagg", honest=3, colluding=3),
+            PLAN,
+            "^colluding=3: expected at most 2: the others are honest",
+        ),
         (client(delta=0.2), PLAN, "^delta=0.2: expected < 0.2 = 1 / 5 clients$"),
         (Privacy(noise_multiplier=1.0, delta=0.01), PLAN, "^delta=0.01: expected < 0.00139 = 1 / 720 examples$"),
     ],
@@ -250,6 +267,38 @@ def test_honest_shares_come_in_nearly_always() -> None:
     assert client(trust="secagg").noise(7, PLAN).shares == 7
     assert client(trust="secagg").noise(5, PLAN.replace(participation=0.01)).shares == 1
     assert client(trust="secagg", honest=4).noise(16, PLAN).each == 0.5
+
+
+def test_colluding_clients_are_not_relied_on() -> None:
+    plan = PLAN.replace(participation=0.5)
+    everyone = client(trust="secagg").noise(50, plan).shares
+    levels = client(trust="secagg", colluding=6).noise(50, plan)
+    assert levels.shares == everyone - 6
+    assert levels.each == pytest.approx(1 / math.sqrt(everyone - 6))
+    assert client(trust="secagg", colluding=49).noise(50, plan).shares == 1
+    assert client(trust="secagg", honest=4, colluding=6).noise(50, plan).each == 0.5
+    with pytest.raises(ValueError, match=r"^colluding=50: expected at most 49: the others are honest$"):
+        client(trust="secagg", colluding=50).noise(50, plan)
+
+
+def test_a_plan_longer_than_its_calibration_is_refused() -> None:
+    """Calibrated for 100 releases of each client and 8; 200 would spend 12: refused with both numbers."""
+    privacy = Privacy(delta=1e-4).calibrate(epsilon=8, task=TASK, plan=PLAN)
+    assert (privacy.target, privacy.releases) == (8, 100)
+    spent = privacy.ledger(200).epsilon()
+    with pytest.raises(ValueError, match=r"^releases=200: expected at most 100, for which epsilon = 8 was") as error:
+        privacy.resolve(TASK, PLAN.replace(rounds=40))
+    assert f"(200 would spend {spent:.3g}): calibrate for this plan, or replace(target=None)" in str(error.value)
+    for longer in (PLAN.replace(rounds=21), PLAN.replace(local_steps=6)):
+        with pytest.raises(ValueError, match=r"^releases="):
+            privacy.resolve(TASK, longer)
+    assert privacy.resolve(TASK, PLAN.replace(rounds=10)).releases == 100
+    free = privacy.replace(target=None)
+    assert free.releases is None
+    assert free.resolve(TASK, PLAN.replace(rounds=40)).noise_multiplier == privacy.noise_multiplier
+    one = Privacy(unit="client", delta=1e-3).calibrate(epsilon=8, task=TASK, plan=PLAN)
+    assert one.releases == PLAN.rounds
+    assert one.resolve(TASK, PLAN.replace(local_steps=50)) == one
 
 
 def test_a_share_seen_alone_is_weak() -> None:

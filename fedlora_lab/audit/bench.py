@@ -61,7 +61,7 @@ class Bench:
         """
         task = small(task)
         row = row if smooth else row.replace(smooth=identity)
-        privacy = privacy.replace(sample_rate=None, honest=None)
+        privacy = privacy.replace(sample_rate=None, honest=None, colluding=0)
         if isinstance(privacy.noise_multiplier, tuple):
             sigmas = privacy.noise_multiplier
             privacy = privacy.replace(noise_multiplier=tuple(sigmas[k % len(sigmas)] for k in range(CLIENTS)))

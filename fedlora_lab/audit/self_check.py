@@ -111,7 +111,7 @@ def self_check(
     sigma = privacy.noise_multiplier
     if isinstance(sigma, tuple):
         sigma = tuple(sigma[k % len(sigma)] for k in range(len(few.sizes)))
-    own = privacy.replace(sample_rate=None, honest=None, noise_multiplier=sigma)
+    own = privacy.replace(sample_rate=None, honest=None, colluding=0, noise_multiplier=sigma)
     found += books.ledger(Watched.opened(few, row, own, short, lora=_even(lora), seed=seed))
     return SelfCheck(row.slug, privacy.unit, tuple(found), significance)
 

@@ -1,0 +1,95 @@
+"""Secure aggregation as its server sees it: who sends is known, and some of the clients may tell their noise."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from small import LORA, PLAN, tokens
+
+import fedlora_lab as fl
+from fedlora_lab import accounting, theory, upload
+from fedlora_lab.mechanism import noise
+from fedlora_lab.upload import SERVER
+
+pytestmark = pytest.mark.attack
+
+CLIENTS = SimpleNamespace(sizes=(10,) * 100)
+ROUNDS = fl.Plan(rounds=100, local_steps=5, participation=0.1)
+
+
+def test_the_aggregator_is_not_amplified_against() -> None:
+    """100 clients at 10 %, 100 rounds: noise that gives 2.0 to an outsider gives 7 or more to who sees them send."""
+    weak = accounting.noise_multiplier(2.0, 1e-3, 0.1, 100)
+    privacy = fl.Privacy(unit="client", trust="secagg", delta=1e-3, noise_multiplier=weak)
+    ledger = privacy.resolve(CLIENTS, ROUNDS).ledger(releases=100)
+    exact = theory.gdp_epsilon(theory.gaussian_mu(weak, 100), 1e-3)
+    assert exact > 7
+    assert ledger.epsilon() == ledger.epsilon(observer="server") == pytest.approx(exact)
+    assert 1.98 < ledger.epsilon(observer="released") <= 2
+    assert ledger.spent() == ledger.epsilon()
+    calibrated = fl.Privacy(unit="client", trust="secagg", delta=1e-3).calibrate(epsilon=2, task=CLIENTS, plan=ROUNDS)
+    assert calibrated.ledger(releases=100).epsilon() <= 2
+    assert theory.gdp_epsilon(theory.gaussian_mu(calibrated.noise_multiplier, 100), 1e-3) <= 2  # type: ignore[arg-type]
+
+
+def test_local_updates_are_not_amplified_for_anybody() -> None:
+    ledger = fl.Privacy(unit="client", trust="local", delta=1e-3, noise_multiplier=5.0).ledger(releases=100)
+    exact = theory.gdp_epsilon(theory.gaussian_mu(5.0, 100), 1e-3)
+    assert ledger.epsilon(observer="released") == ledger.epsilon(observer="server") == pytest.approx(exact)
+    ledger = fl.Ledger(unit="client", trust="local", delta=1e-3)
+    ledger.record(0, None, 100, sample_rate=0.1, noise_multiplier=5.0)
+    assert ledger.epsilon() == pytest.approx(exact)
+
+
+def test_a_round_that_tells_how_many_came_is_not_amplified() -> None:
+    """Where a release needs more uploads than are expected, it says that nearly everybody was there: q is 1."""
+    for honest, colluding, rate in ((10, 0, 0.1), (5, 5, 0.1), (11, 0, 1.0), (5, 6, 1.0)):
+        privacy = fl.Privacy(
+            unit="client", trust="secagg", delta=1e-3, noise_multiplier=2.0, honest=honest, colluding=colluding
+        )
+        assert privacy.resolve(CLIENTS, ROUNDS).sample_rate == rate
+        ledger = privacy.resolve(CLIENTS, ROUNDS).ledger(releases=10)
+        assert (ledger.epsilon(observer="released") == ledger.epsilon(observer="server")) == (rate == 1)
+
+
+@pytest.mark.parametrize("colluding", [0, 1, 2])
+def test_colluders_leave_enough_noise(colluding: int) -> None:
+    """Colluders upload and take their own noise out of the sum: what is left has a deviation of sigma C or more.
+
+    Measured on the noise that the run draws, in the round with the fewest uploads that is released.
+    """
+    sigma, clip, task = 1.3, 0.7, tokens()
+    privacy = fl.Privacy(
+        unit="client", trust="secagg", delta=1e-3, noise_multiplier=sigma, clip_norm=clip, colluding=colluding
+    )
+    run = fl.loop.Federation.open(task, "fedlora", privacy, PLAN, lora=LORA, seed=5)
+    shares, each = run.asked.privacy.noise(3, PLAN).shares, run.asked.privacy.noise(3, PLAN).each
+    needed = shares + colluding
+    assert needed == 3
+    for uploads in range(needed + 1):
+        assert upload.too_few(run.setting, run.asked.privacy, uploads) == (uploads < needed)
+    wide = {slot: torch.Size((4000,)) for slot in list(run.state.server.tensors)[:1]}
+    (drawn,) = noise(wide, [each] * needed, run.setting.streams, [(0, k, 0) for k in range(needed)]).values()
+    left = drawn.sum(0) - drawn[:colluding].sum(0)
+    error = 4 / math.sqrt(2 * left.numel())
+    assert float(left.std()) == pytest.approx(sigma * clip, rel=error)
+    assert privacy.noise(3, PLAN).server == 0
+    assert SERVER < 0  # no client's stream
+    # without the count of colluders half of the noise may be known: 3.15 was stated where 6.29 was real
+    careless = fl.Privacy(unit="client", trust="secagg", delta=1e-3, noise_multiplier=sigma, clip_norm=clip)
+    assert careless.noise(3, PLAN).each * math.sqrt(3 - colluding) <= sigma * clip * (1 + 1e-9)
+
+
+def test_a_colluder_among_the_relied_on_doubles_epsilon() -> None:
+    """Half of the honest collude: stated as 3.15, real 6.29 or so; told of them, the plan keeps its word."""
+    task, plan = SimpleNamespace(sizes=(10,) * 20), fl.Plan(rounds=10, local_steps=1)
+    careless = fl.Privacy(unit="client", trust="secagg", delta=1e-3).calibrate(epsilon=3.15, task=task, plan=plan)
+    careful = fl.Privacy(unit="client", trust="secagg", delta=1e-3, colluding=15).calibrate(
+        epsilon=3.15, task=task, plan=plan
+    )
+    for privacy, real in ((careless, 6.5), (careful, 3.15)):
+        each = privacy.noise(20, plan).each
+        left = float(each) * math.sqrt(20 - 15)
+        spent = theory.gdp_epsilon(theory.gaussian_mu(left, 10), 1e-3)
+        assert spent >= real if privacy is careless else spent <= real * (1 + 1e-9)

@@ -154,8 +154,7 @@ def start(adapted: Adapted, streams: Streams, rule: "Callable | None" = None) ->
     values = {}
     for number, (slot, given) in enumerate(adapted.given.items()):
         if slot.side == "A":
-            random = streams.generator("adapter start", number)
-            unit = torch.rand(given.shape, generator=random, dtype=torch.float64) * 2 - 1
+            unit = streams.uniform(given.shape, "adapter start", number) * 2 - 1
             values[slot] = (unit / given.shape[1] ** 0.5).to(given)
         else:
             values[slot] = torch.zeros_like(given) if slot.side == "B" else given

@@ -106,8 +106,7 @@ def poisson_batch(setting: Setting, t: int, s: int, ids: tuple[int, ...]) -> lis
         if rate >= 1:
             drawn.append(torch.arange(size))
             continue
-        uniform = torch.rand(size, generator=setting.streams.generator("sampling", t, k, s), dtype=torch.float64)
-        drawn.append((uniform < rate).nonzero().squeeze(1))
+        drawn.append((setting.streams.uniform((size,), "sampling", t, k, s) < rate).nonzero().squeeze(1))
     return drawn
 
 

@@ -222,14 +222,17 @@ class Federation:
     def _participants(self, t: int) -> tuple[int, ...]:
         """Who takes part: each client on its own with the plan's probability."""
         count, share = len(self.setting.task.sizes), self.setting.plan.participation
-        uniform = self.setting.streams.numpy("participation", t).random(count)
-        return tuple(k for k in range(count) if share >= 1 or uniform[k] < share)
+        if share >= 1:
+            return tuple(range(count))
+        uniform = self.setting.streams.uniform((count,), "participation", t)
+        return tuple((uniform < share).nonzero().squeeze(1).tolist())
 
     def _arrived(self, t: int, ids: tuple[int, ...]) -> Tensor:
         """Positions of the clients whose upload is not lost on the way."""
-        uniform = self.setting.streams.numpy("dropout", t).random(len(self.setting.task.sizes))
-        kept = [i for i, k in enumerate(ids) if uniform[k] >= self.setting.plan.dropout]
-        return torch.tensor(kept, dtype=torch.int64)
+        if not self.setting.plan.dropout:
+            return torch.arange(len(ids))
+        uniform = self.setting.streams.uniform((len(self.setting.task.sizes),), "dropout", t)
+        return (uniform[list(ids)] >= self.setting.plan.dropout).nonzero().squeeze(1)
 
     def _spend(self, t: int, ids: tuple[int, ...]) -> None:
         """Write the round's releases into the ledger, on disk as well, before any of them exists."""

@@ -1,13 +1,10 @@
 """Clip and noise: the only functions between private values and released ones."""
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.special import ndtri
 from torch import Tensor
 
 from fedlora_lab.checks import check
@@ -118,19 +115,6 @@ def _sums(rows: Tensor, owner: Int[Tensor, " n"], owners: int) -> Tensor:
     return rows.new_zeros(owners, *rows.shape[1:]).index_add_(0, owner, rows)
 
 
-def standard_normal(numbers: int, streams: Streams, purpose: str, *indices: int) -> Float[Tensor, " numbers"]:
-    """Independent standard normal numbers, float32, from a named stream.
-
-    Without a seed every number is made from 64 fresh bits of the operating system (inverse distribution function of
-    52 of them, double precision: never 0 or 1), and nothing of it is kept. Samples are floating-point numbers, not real
-    ones: the gaps between representable values are not hidden (Mironov 2012; Haney et al. 2022).
-    """
-    if streams.seed is None:
-        words = np.frombuffer(os.urandom(8 * numbers), dtype=np.uint64)
-        return torch.from_numpy(ndtri(((words >> np.uint64(12)) + 0.5) * 2.0**-52).astype(np.float32))
-    return torch.randn(numbers, generator=streams.generator(purpose, *indices))
-
-
 def noise(
     shapes: Mapping[Slot, torch.Size], std: "list[float]", streams: Streams, where: "list[tuple[int, ...]]"
 ) -> dict[Slot, Tensor]:
@@ -139,7 +123,7 @@ def noise(
     drawn = torch.zeros(len(std), sum(sizes))
     for row, (level, indices) in enumerate(zip(std, where, strict=True)):
         if level > 0:
-            drawn[row] = level * standard_normal(sum(sizes), streams, "noise", *indices)
+            drawn[row] = level * streams.normal((sum(sizes),), "noise", *indices)
     parts = drawn.split(sizes, dim=1)
     return {slot: part.reshape(-1, *shape) for (slot, shape), part in zip(shapes.items(), parts, strict=True)}
 

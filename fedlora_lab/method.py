@@ -12,7 +12,8 @@ from fedlora_lab.checks import check, check_number
 from fedlora_lab.rules import identity, received, together
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from numpy.random import Generator
+    from torch import Tensor
 
     from fedlora_lab.streams import Streams
 
@@ -76,7 +77,7 @@ class Global:
         """Random numbers of the server's own for a layer in this round; they are public and read no data."""
         from fedlora_lab.streams import Streams
 
-        return (self.streams or Streams(0)).generator(f"server {layer}", self.round)
+        return (self.streams or Streams(0)).numpy(f"server {layer}", self.round)
 
 
 @dataclass(frozen=True)

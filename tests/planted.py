@@ -138,7 +138,7 @@ def fixed_batches(setting: Any, t: int, s: int, ids: tuple[int, ...]) -> list[to
     found = []
     for k in ids:
         size, rate = setting.task.sizes[k], setting.sample_rate[k]
-        order = torch.randperm(size, generator=setting.streams.generator("sampling", t, k, s))
+        order = torch.from_numpy(setting.streams.numpy("sampling", t, k, s).permutation(size))
         found.append(order[: max(1, round(size * rate))].sort().values)
     return found
 

@@ -20,7 +20,7 @@ from fedlora_lab.tasks.vit import TinyViT
 
 
 def numbers(*shape: int, purpose: str = "test data") -> Tensor:
-    return torch.randn(*shape, generator=Streams(0).generator(purpose, *shape))
+    return Streams(0).normal(shape, purpose, *shape)
 
 
 def pair(count: int, classes: int = 3, purpose: str = "test data") -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ def sketches(run: Trace) -> Iterator[dict[str, np.ndarray]]:
     """The library's own Omega of every round, of the width of the rank."""
     for server in run.states[:-1]:
         shapes = {name: a.shape[::-1] for name, a in server.side("A").items()}
-        yield {n: torch.randn(*s, generator=server.random(n), dtype=torch.float64).numpy() for n, s in shapes.items()}
+        yield {n: server.random(n).standard_normal(s) for n, s in shapes.items()}
 
 
 def others(run: Trace, wider: int = 1) -> Iterator[dict[str, np.ndarray]]:

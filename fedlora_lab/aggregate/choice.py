@@ -74,7 +74,7 @@ class ByLayer(Rule):
         lead = (a - b) / (abs(a) + abs(b) + 1e-8)
         heat = max(self.coldest, self.cooling ** (coming + 1 - warm))
         chance = torch.sigmoid(torch.tensor(lead / heat, dtype=torch.float64))
-        return int(torch.rand((), generator=after.random(layer), dtype=torch.float64) < chance)
+        return int(after.random(layer).random() < chance)
 
 
 def _agreement(changes: "Tensor") -> "Tensor":

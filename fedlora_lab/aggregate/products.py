@@ -118,7 +118,7 @@ class Merge(_Residual):
         import torch
 
         a, b = (after.tensors[Slot(side, layer)] for side in "AB")
-        fresh = torch.rand(a.shape, generator=after.random(layer), dtype=torch.float64) * 2 - 1
+        fresh = torch.from_numpy(after.random(layer).random(a.shape)) * 2 - 1
         w = after.tensors[Slot("W", layer)].double() + left @ right
         return {"W": w, "A": fresh / a.shape[1] ** 0.5, "B": torch.zeros_like(b)}
 
@@ -162,7 +162,7 @@ class Sketch(ProductRule):
         import torch
 
         rank, size = after.tensors[Slot("A", layer)].shape
-        omega = torch.randn(size, self.width or rank, generator=after.random(layer), dtype=torch.float64)
+        omega = torch.from_numpy(after.random(layer).standard_normal((size, self.width or rank)))
         basis, _ = torch.linalg.qr(left @ (right @ omega))
         u, s, v = torch.linalg.svd((basis.T @ left) @ right, full_matrices=False)
         if not s[0] > 0:

@@ -70,9 +70,9 @@ def invert(
     public = victim.task.test[0]
     numbers = isinstance(public, Tensor) and public.is_floating_point()
     check(numbers, "task", victim.task.name, "inputs that are numbers")
-    random = Streams(seed).generator("inversion")
+    drawn = Streams(seed).normal((len(y), *public.shape[1:]), "inversion")
     middle, half = (box[0] + box[1]) / 2, (box[1] - box[0]) / 2
-    x = (middle + 0.2 * half * torch.randn(len(y), *public.shape[1:], generator=random)).to(public).requires_grad_()
+    x = (middle + 0.2 * half * drawn).to(public).requires_grad_()
     search = torch.optim.Adam([x], lr=lr)
     decay = torch.optim.lr_scheduler.MultiStepLR(search, [round(steps * i / 8) for i in (3, 5, 7)], gamma=0.1)
     best = Inverted(x.detach().clone(), float("inf"))

@@ -40,10 +40,10 @@ class Victim:
         check_number("spread", spread, 0)
         adapted = adapters.adapt(task.model, task.targets, task.head, lora or Lora())
         values = adapters.start(adapted, Streams(seed))
-        random = Streams(seed).generator("attacked adapter")
-        for slot, value in values.items():
+        streams = Streams(seed)
+        for number, (slot, value) in enumerate(values.items()):
             if slot.side == "B":
-                values[slot] = value + (spread * torch.randn(value.shape, generator=random)).to(value)
+                values[slot] = value + (spread * streams.normal(value.shape, "attacked adapter", number)).to(value)
         return cls(task, adapted, values)
 
     @classmethod

@@ -70,13 +70,13 @@ class Bench:
         plan = plan.replace(batch=None, lr=1.0, lr_decay=1.0, momentum=0.0, participation=1.0, dropout=0.0,
                             weights="uniform", local_steps=min(plan.local_steps, 2))  # fmt: skip
         run = Watched.opened(marked(task, given(task)), row, privacy, plan, lora=lora, seed=seed)
-        random, server = torch.Generator().manual_seed(seed), run.state.server
+        streams, server = Streams(seed), run.state.server
         values = {
-            slot: server.tensors[slot] + (spread * torch.randn(shape, generator=random)).to(server.tensors[slot])
-            for slot, shape in run.setting.adapted.shapes.items()
+            slot: server.tensors[slot] + (spread * streams.normal(shape, "bench", i)).to(server.tensors[slot])
+            for i, (slot, shape) in enumerate(run.setting.adapted.shapes.items())
         }
-        core = {slot: x + (spread * torch.randn(x.shape, generator=random)).to(x) for slot, x in server.tensors.items()
-                if slot.side == "R"}  # fmt: skip
+        core = {slot: x + (spread * streams.normal(x.shape, "bench core", i)).to(x)
+                for i, (slot, x) in enumerate(server.tensors.items()) if slot.side == "R"}  # fmt: skip
         run.state.server = server.with_({**values, **core})
         return cls(task, run, seed)
 

@@ -23,10 +23,9 @@ SENT = ("A", "B", "R", "head")
 
 def drawn(run: Watched, count: int, streams: Streams) -> dict[Slot, Float[Tensor, "m ..."]]:
     """A standard normal tensor for each canary and each slot that clients may send."""
-    random = streams.generator("audit directions")
     return {
-        slot: torch.randn(count, *value.shape, generator=random).to(value)
-        for slot, value in run.state.server.tensors.items()
+        slot: streams.normal((count, *value.shape), "audit directions", number).to(value)
+        for number, (slot, value) in enumerate(run.state.server.tensors.items())
         if slot.side in SENT
     }
 

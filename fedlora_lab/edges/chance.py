@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from fedlora_lab.edges.edge import Edge
-from fedlora_lab.mechanism import standard_normal
 from fedlora_lab.streams import Streams
 
 NUMBERS = 100_000
@@ -26,8 +25,8 @@ def no_seed() -> tuple[Streams, Streams]:
 def left_after_subtraction(streams: Callable[[], tuple[Streams, Streams]]) -> float:
     """Distance per number between a noised value and what the attacker makes of it, in noise deviations."""
     ours, theirs = streams()
-    released = 0.5 + standard_normal(NUMBERS, ours, "noise", 0)
-    guess = released - standard_normal(NUMBERS, theirs, "noise", 0)
+    released = 0.5 + ours.normal((NUMBERS,), "noise", 0)
+    guess = released - theirs.normal((NUMBERS,), "noise", 0)
     return round(float((guess - 0.5).square().mean().sqrt()), 1)  # without a seed no two measurements are equal
 
 
@@ -43,7 +42,7 @@ def on_a_grid(value: float, xi: Tensor) -> Tensor:
 
 def betrayed(release: Callable[[float, Tensor], Tensor]) -> float:
     """Share of releases of the value 0 that no noise could make of the value 1."""
-    seen = release(0.0, standard_normal(NUMBERS, Streams(26), "noise", 0))
+    seen = release(0.0, Streams(26).normal((NUMBERS,), "noise", 0))
     back = release(1.0, seen - 1.0)
     return float((back != seen).float().mean())
 

@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedlora_lab import adapters
 from fedlora_lab.checks import check, check_number, check_whole
+from fedlora_lab.streams import Streams
 from fedlora_lab.tasks.task import Examples, Task
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def flatness(
 
 def _lanczos(product: Callable[[Tensor], Tensor], size: int, steps: int, tolerance: float, seed: int) -> Flatness:
     """Top Ritz value of a symmetric map; the start is random, so no direction is missed for sure or by design."""
-    vector = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    vector = torch.from_numpy(Streams(seed).numpy("curvature").standard_normal(size))
     basis, diagonal, beside = [vector / vector.norm()], [], []
     for step in range(1, steps + 1):
         image = product(basis[-1])

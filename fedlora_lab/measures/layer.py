@@ -85,13 +85,13 @@ def full_updates(
     start = {name: task.model.get_parameter(f"{name}.weight").detach() for name in names}
     weights = {name: weight.clone().requires_grad_() for name, weight in start.items()}
     x, y = together(task.clients)
-    random = Streams(seed).generator("full updates")
+    random = Streams(seed).numpy("full updates")
 
     def model(*args: Any, **kwargs: Any) -> Any:
         return functional_call(task.model, {f"{n}.weight": w for n, w in weights.items()}, args, kwargs)
 
     for _ in range(steps):
-        index = torch.randint(len(y), (min(batch, len(y)),), generator=random)
+        index = torch.from_numpy(random.integers(len(y), size=min(batch, len(y))))
         with torch.enable_grad():
             loss = task.loss(task.forward(model, take(x, index)), y[index]).mean()  # type: ignore[arg-type]
             found = torch.autograd.grad(loss, list(weights.values()))
@@ -114,8 +114,8 @@ def first_steps(gradient: Float[Tensor, "d_out d_in"], rank: int, draws: int = 1
     """
     check_whole("rank", rank, 1)
     check_whole("draws", draws, 1)
-    G, random = gradient.double(), Streams(seed).generator("first steps", rank)
-    start = torch.rand(draws, rank, G.shape[1], generator=random, dtype=torch.float64) * 2 - 1
+    G = gradient.double()
+    start = Streams(seed).uniform((draws, rank, G.shape[1]), "first steps", rank) * 2 - 1
     A = start / G.shape[1] ** 0.5
     left = G @ A.mT
     size = G.square().sum()

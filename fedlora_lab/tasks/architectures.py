@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fedlora_lab.checks import check
-from fedlora_lab.streams import integer
+from fedlora_lab.streams import Streams
 from fedlora_lab.tasks import validate
 
 # Names of the query and value maps in the versions of Transformers; what the papers on federated LoRA adapt.
@@ -79,7 +79,7 @@ def load(source: Any, kind: str, classes: int, seed: int) -> nn.Module:
     auto = getattr(transformers, AUTO[kind])
     more = {} if kind == "causal" else {"num_labels": classes, "ignore_mismatched_sizes": True}
     with torch.random.fork_rng(devices=[]), quiet():
-        torch.manual_seed(integer(seed, "hub classifier"))
+        torch.manual_seed(int(Streams(seed).numpy("hub classifier").integers(2**63)))
         try:
             model = auto.from_pretrained(
                 str(source), use_safetensors=True, trust_remote_code=False, dtype=torch.float32, **more

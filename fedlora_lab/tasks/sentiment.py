@@ -151,9 +151,9 @@ class SentenceClassifier(nn.Module):
         # The file also has a pooler and a table of positions, which this model does without.
         lost = self.bert.load_state_dict(load(weights), strict=False).missing_keys
         check(not lost, "model.safetensors", lost, "all weights of the encoder")
-        generator = Streams(seed).generator("sentiment head")
+        drawn = Streams(seed).normal((2, config.hidden_size), "sentiment head")
         with torch.no_grad():
-            self.head.weight.normal_(0, config.hidden_size**-0.5, generator=generator)
+            self.head.weight.copy_(drawn * config.hidden_size**-0.5)
             self.head.bias.zero_()
         self.eval().requires_grad_(False)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fedlora_lab.checks import check, check_one_of, check_whole
+from fedlora_lab.streams import Streams
 from fedlora_lab.tasks.architectures import quiet
 
 ENCODER = {
@@ -67,7 +68,7 @@ def tiny(kind: str, folder: "str | Path", texts: Iterable[str] = (), seed: int =
         more = {"vocab_size": len(known) + len(words), **numbers}
     config = transformers.AutoConfig.for_model(kind, **{**SIZES[kind], **more, **sizes})
     with torch.random.fork_rng(devices=[]), quiet():
-        torch.manual_seed(seed)
+        torch.manual_seed(int(Streams(seed).numpy("tiny weights").integers(2**63)))
         getattr(transformers, BODIES[kind])(config).save_pretrained(folder)
     return folder
 

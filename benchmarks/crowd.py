@@ -148,8 +148,8 @@ def main(quick: bool, single: tuple[str, str, str] | None) -> None:
     click.echo(page(table))
     if not quick:
         out = HERE / "results"
-        write_atomically(out / "crowd.csv", table.to_csv(index=False, float_format="%.4g"))
-        write_atomically(out / "crowd.md", page(table))
+        write_atomically(out / "crowd.csv", table.to_csv(index=False, float_format="%.4g"), shared=True)
+        write_atomically(out / "crowd.md", page(table), shared=True)
         figure(table, out / "crowd.png")
 
 

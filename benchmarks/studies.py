@@ -70,8 +70,8 @@ def main(workers: int, every: int | None) -> None:
     text = page(table, workers, processor())
     click.echo(text)
     if every is None:
-        write_atomically(HERE / "results" / "studies.csv", table.to_csv(index=False, float_format="%.4g"))
-        write_atomically(HERE / "results" / "studies.md", text)
+        write_atomically(HERE / "results" / "studies.csv", table.to_csv(index=False, float_format="%.4g"), shared=True)
+        write_atomically(HERE / "results" / "studies.md", text, shared=True)
 
 
 if __name__ == "__main__":

@@ -201,7 +201,8 @@ def save(
 ) -> Path:
     """Write a PEFT adapter folder (safetensors and JSON) that ``peft.PeftModel.from_pretrained`` reads.
 
-    A residual W beside the factors is written as further ranks. The folder appears whole or not at all; an existing
+    A residual W beside the factors is written as further ranks. It is meant to be handed on: its mode follows the
+    umask, unlike that of a run's other files. The folder appears whole or not at all; an existing
     one is replaced when it is empty or holds an adapter only.
 
     Raises: ``ValueError`` when the path is taken by anything else.

@@ -70,8 +70,12 @@ def agreed(
     return Agreement(task, row, privacy, plan, lora or Lora(), streams)
 
 
-def folder(save: "str | Path | None", resume: "str | Path | None") -> Path | None:
-    """Where checkpoints go; ``None``: nowhere. A folder that holds another run is refused, it would be lost."""
+def folder(save: "str | Path | None", resume: "str | Path | None", asked: Agreement) -> Path | None:
+    """Where checkpoints go; ``None``: nowhere. A folder that holds another run is refused, it would be lost.
+
+    A release goes on in its own folder only: of a branch elsewhere that folder's ledger would know nothing, nor would
+    the branch's ledger know how this run went on.
+    """
     for name, value in (("checkpoint", save), ("resume", resume)):
         check(value is None or isinstance(value, (str, Path)), name, value, "a folder's path or None")
         check(not value or not Path(value).is_file(), name, value, "a folder, not a file")
@@ -79,6 +83,8 @@ def folder(save: "str | Path | None", resume: "str | Path | None") -> Path | Non
         return Path(resume) if resume else None
     save = Path(save)
     same = bool(resume) and Path(resume or "").resolve() == save.resolve()
+    branch = bool(resume) and not same and asked.privacy is not None and asked.streams.seed is None
+    check(not branch, "checkpoint", str(save), f"{str(resume)!r}: a release (seed=None) goes on in its own folder")
     free = same or not (any(checkpoint.rounds_in(save)) or (save / checkpoint.LEDGER).exists())
     check(free, "checkpoint", str(save), "a folder without rounds of another run; resume= goes on from them")
     return save

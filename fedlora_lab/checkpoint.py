@@ -1,4 +1,8 @@
-"""The state of a run on disk: safetensors and JSON, one pair a round, each written whole or not at all."""
+"""The state of a run on disk: safetensors and JSON, one pair a round, each written whole or not at all.
+
+What is released, the server's tensors, lies in the folder. What is not, because it carries no noise or tells who took
+part, lies in its subfolder ``private/``. A run goes on from both together only.
+"""
 
 import hashlib
 import json
@@ -14,10 +18,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedlora_lab.checks import check
-from fedlora_lab.files import write_atomically
+from fedlora_lab.files import has_key, keyed, private, write_atomically
 from fedlora_lab.method import Global, Slot
 
-VERSION = 2
+VERSION = 3
 KEPT = 2
 LEDGER = "ledger.json"
 
@@ -74,27 +78,54 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def store(folder: Path, state: State, settings: Mapping[str, Any]) -> None:
-    """Write the state after a round; the JSON, written last, names the tensors' digest. Older pairs but one go."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"server/{slot.side}/{slot.layer}": tensor for slot, tensor in state.server.tensors.items()}
-    tensors |= {f"personal/{slot.side}/{slot.layer}": tensor for slot, tensor in state.personal.items()}
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    body = {
-        "version": VERSION,
-        "round": state.round,
-        "seen": state.seen,
-        "changed": state.changed,
-        "settings": settings,
-        "tensors": _digest(content),
-    }
+def disguised(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run as its checkpoints in this folder hold them."""
+    return {**settings, "task": keyed(folder, settings["task"])}
+
+
+def _named(group: str, tensors: Mapping[Slot, Tensor]) -> bytes:
+    named = {f"{group}/{slot.side}/{slot.layer}": tensor for slot, tensor in tensors.items()}
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()})
+
+
+def _sealed(body: Mapping[str, Any]) -> bytes:
     text = json.dumps(body, sort_keys=True)
-    stem = f"round-{state.round:06d}"
-    write_atomically(folder / f"{stem}.safetensors", content)
-    write_atomically(folder / f"{stem}.json", json.dumps({"body": body, "sha256": _digest(text.encode())}).encode())
+    return json.dumps({"body": body, "sha256": _digest(text.encode())}).encode()
+
+
+def _paths(folder: Path, round: int) -> tuple[Path, ...]:
+    """The files of a round: what is released, tensors and JSON, and what stays private, likewise."""
+    stems = (folder / f"round-{round:06d}", private(folder) / f"round-{round:06d}")
+    return tuple(stem.with_suffix(ending) for stem in stems for ending in (".safetensors", ".json"))
+
+
+def store(folder: Path, state: State, settings: Mapping[str, Any]) -> None:
+    """Write the state after a round: the server's tensors, and in ``private/`` what depends on more than the releases.
+
+    Each part is tensors and a JSON that names their digest; the private JSON also names that of the server's tensors.
+    The server's JSON is written last: without it the round is not there. Older rounds but one go.
+
+    Guarantees: what lies outside ``private/`` tells nothing of who took part but what the server's tensors tell
+        (test_attack_folders.py::test_nothing_outside_private_tells_who_took_part).
+    """
+    content, own = _named("server", state.server.tensors), _named("personal", state.personal)
+    about = {"version": VERSION, "round": state.round}
+    hidden = {**about, "seen": state.seen, "changed": state.changed}
+    hidden |= {"server": _digest(content), "tensors": _digest(own)}
+    open_part = {**about, "settings": disguised(folder, settings), "tensors": _digest(content)}
+    parts = (content, _sealed(open_part), own, _sealed(hidden))
+    paths = _paths(folder, state.round)
+    for i in (2, 3, 0, 1):
+        write_atomically(paths[i], parts[i])
     for old in [done for done in rounds_in(folder) if done <= state.round][:-KEPT]:
-        for ending in ("json", "safetensors"):
-            (folder / f"round-{old:06d}.{ending}").unlink(missing_ok=True)
+        remove(folder, old)
+
+
+def remove(folder: Path, round: int) -> None:
+    """Take a round away, its JSON first: without that it is not there."""
+    tensors, text, *hidden = _paths(folder, round)
+    for path in (text, tensors, *hidden):
+        path.unlink(missing_ok=True)
 
 
 def rounds_in(folder: Path) -> list[int]:
@@ -103,27 +134,54 @@ def rounds_in(folder: Path) -> list[int]:
     return sorted(int(found[1]) for found in names if found)
 
 
+def _part(folder: Path, round: int, group: str, at: int) -> tuple[dict[str, Any], dict[Slot, Tensor]]:
+    """The JSON and the tensors of one part of a round; any exception stands for damage."""
+    tensors, text = _paths(folder, round)[at : at + 2]
+    whole = json.loads(text.read_bytes())
+    body, content = whole["body"], tensors.read_bytes()
+    if whole["sha256"] != _digest(json.dumps(body, sort_keys=True).encode()):
+        raise Broken("the JSON part is not what was written")
+    if body["tensors"] != _digest(content):
+        raise Broken("the tensors are not those of the JSON part")
+    if body["version"] != VERSION or body["round"] != round:
+        raise Broken("another version, or another round's file")
+    found = {}
+    for name, tensor in load(content).items():
+        kind, side, layer = name.split("/", 2)
+        if kind != group:
+            raise Broken(f"tensors of {kind} among those of {group}")
+        found[Slot(side, layer)] = tensor
+    return body, found
+
+
+def _broken(round: int, error: Exception) -> Broken:
+    words = " ".join(str(error).split())[:200]
+    return Broken(f"checkpoint=round-{round:06d}: expected a whole one ({words})")
+
+
+def released(folder: "str | Path", round: int) -> tuple[Global, dict[str, Any]]:
+    """What a checkpoint holds outside ``private/``: the server's tensors, and the settings of the run.
+
+    Raises: `Broken` unless it is, bit for bit, what was written.
+    """
+    try:
+        body, tensors = _part(Path(folder), round, "server", 0)
+        return Global(tensors), body["settings"]
+    except Exception as error:
+        raise _broken(round, error) from error
+
+
 def read(folder: Path, round: int) -> tuple[State, dict[str, Any]]:
     """One checkpoint and the settings it was made with. Raises `Broken` unless it is, bit for bit, what was written."""
-    stem = folder / f"round-{round:06d}"
+    server, settings = released(folder, round)
     try:
-        whole = json.loads(stem.with_suffix(".json").read_bytes())
-        body, content = whole["body"], stem.with_suffix(".safetensors").read_bytes()
-        if whole["sha256"] != _digest(json.dumps(body, sort_keys=True).encode()):
-            raise Broken("the JSON part is not what was written")
-        if body["tensors"] != _digest(content):
-            raise Broken("the tensors are not those of the JSON part")
-        if body["version"] != VERSION or body["round"] != round:
-            raise Broken("another version, or another round's file")
-        groups: dict[str, dict[Slot, Tensor]] = {"server": {}, "personal": {}}
-        for name, tensor in load(content).items():
-            group, side, layer = name.split("/", 2)
-            groups[group][Slot(side, layer)] = tensor
+        body, personal = _part(folder, round, "personal", 2)
+        if body["server"] != json.loads(_paths(folder, round)[1].read_bytes())["body"]["tensors"]:
+            raise Broken("what is private belongs to other tensors of the server")
         _counted(round, body["seen"], body["changed"])
-        state = State(round, Global(groups["server"]), groups["personal"], body["seen"], body["changed"])
-        return state, body["settings"]
+        return State(round, server, personal, body["seen"], body["changed"]), settings
     except Exception as error:
-        raise Broken(f"checkpoint={stem.name}: expected a whole one ({' '.join(str(error).split())[:200]})") from error
+        raise _broken(round, error) from error
 
 
 def _counted(round: int, seen: Any, changed: Any) -> None:
@@ -142,14 +200,23 @@ def latest(folder: Path) -> tuple[State, dict[str, Any]]:
 
     Raises: ``ValueError`` when there is none.
     """
+    found = newest(folder)
+    check(found is not None, "resume", str(folder), "a folder with a whole checkpoint")
+    assert found is not None
+    return found
+
+
+def newest(folder: Path) -> tuple[State, dict[str, Any]] | None:
+    """As `latest`, but ``None`` when there is none. Raises: ``ValueError`` when the private part is gone."""
     folder = Path(folder)
-    for round in reversed(rounds_in(folder)):
+    found = rounds_in(folder)
+    check(not found or has_key(folder), "resume", str(folder), "a folder with its subfolder private/ as it was")
+    for round in reversed(found):
         try:
             return read(folder, round)
         except Broken as error:
             warnings.warn(f"{error}; going back to an earlier one", stacklevel=2)
-    check(False, "resume", str(folder), "a folder with a whole checkpoint")
-    raise AssertionError
+    return None
 
 
 def ordered(state: State, like: Global) -> State:

@@ -44,7 +44,7 @@ BASELINES: dict[str, Baseline] = {
 """Names that `compare` takes beside the table's: no privacy; all data in one place; every client alone."""
 
 
-OPTIONS = ("evaluate_every", "chunk_clients", *(field.name for field in fields(Compute)))
+OPTIONS = ("evaluate_every", "chunk_clients", "stop_at", *(field.name for field in fields(Compute)))
 """What every run of a comparison may be given."""
 
 
@@ -78,9 +78,11 @@ class Cell:
         return cls(method, there, base.method, own, work, lora, seed)
 
     def run(self, **options: Any) -> Iterator[Round]:
-        """The cell's rounds; options as of `loop.run`."""
+        """The cell's rounds; options as of `loop.run`. Without privacy nothing is spent: ``stop_at`` has no effect."""
         from fedlora_lab.loop import run
 
+        if self.privacy is None:
+            options.pop("stop_at", None)
         return run(self.task, self.method, self.privacy, self.plan, lora=self.lora, seed=self.seed, **options)
 
     def frame(self, records: Iterable[Round]) -> "pd.DataFrame":
@@ -106,7 +108,7 @@ def compare(
         plan: one plan for all, or one for each name (a learning rate tuned for each method, say).
         seeds: each method runs with each of them.
         progress: a bar that counts rounds.
-        options: of every run: evaluate_every, chunk_clients, and the switches of speed (see `run`).
+        options: of every run: evaluate_every, chunk_clients, stop_at, and the switches of speed (see `run`).
 
     Raises: ``ValueError`` before the first run when a name, plan or privacy plan does not fit.
     """

@@ -1,28 +1,53 @@
-"""Files that are there whole or not at all, lists that grow a line at a time, and folders with one owner."""
+"""Files that are there whole or not at all, lists that grow a line at a time, and folders with one owner.
 
+What a run writes is readable by its owner only: files have mode 0600, folders made for them 0700. What is meant to be
+handed on (`shared`) has the mode that the umask gives.
+"""
+
+import hmac
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 
-def write_atomically(path: str | os.PathLike, content: "bytes | str") -> None:
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing, each open to its owner only; one that is there stays as it is.
+
+    Guarantees: test_attack_folders.py::test_every_file_of_a_run_is_its_owner_s.
+    """
+    for folder in (*reversed(path.parents), path):
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
+    if not path.is_dir():
+        raise NotADirectoryError(f"{path}: expected a folder")
+
+
+def write_atomically(path: str | os.PathLike, content: "bytes | str", *, shared: bool = False) -> None:
     """Write under a temporary name beside the target, flush to the disk, rename; text as UTF-8, line ends as they are.
 
     A reader finds the old file or the new one, at every moment. Missing folders above it are made.
 
+    Args: shared: the file is meant to be handed on; its mode, and that of folders made for it, follow the umask.
+
     Raises: ``OSError`` where the disk or the folder does not allow it, ``TypeError`` for anything but bytes or text;
         the old file is then as it was and nothing else is left.
-    Guarantees: test_checkpoint.py::test_a_failed_write_leaves_the_old_file.
+    Guarantees: test_checkpoint.py::test_a_failed_write_leaves_the_old_file; without ``shared`` nobody else can read
+        it, at no moment (test_attack_folders.py::test_every_file_of_a_run_is_its_owner_s).
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if shared:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        make_folder(target.parent)
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(draft, "wb") as file:
+        with open(draft, "xb", opener=partial(os.open, mode=0o666 if shared else 0o600)) as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -32,12 +57,16 @@ def write_atomically(path: str | os.PathLike, content: "bytes | str") -> None:
 
 
 @contextmanager
-def held(folder: "Path | None", name: str = ".lock") -> Iterator[None]:
+def held(folder: "Path | None", name: str = ".lock", patience: float = 0.0, what: str | None = None) -> Iterator[None]:
     """Hold a folder, which is made when it is not there, against every other holder of this name, in this process too.
 
     The operating system lets go of it when the process ends, however it ends. ``None`` holds nothing.
 
-    Raises: ``ValueError`` when somebody holds it.
+    Args:
+        patience: seconds to wait for another holder.
+        what: how to call it in an error; default: ``out`` and the folder.
+
+    Raises: ``ValueError`` when somebody holds it for longer.
     Guarantees: test_faults_runs.py::test_two_runs_in_one_folder_refuse_each_other, ::test_a_dead_holder_is_no_holder.
     """
     if folder is None:
@@ -45,12 +74,14 @@ def held(folder: "Path | None", name: str = ".lock") -> Iterator[None]:
         return
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / name, timeout=0, thread_local=False)
+    make_folder(folder)
+    lock = FileLock(folder / name, timeout=patience, mode=0o600, thread_local=False)
     try:
         lock.acquire()
     except Timeout:
-        raise ValueError(f"out={str(folder)!r}: expected a folder that no other run is using") from None
+        waited = f" within {patience:g} s" if patience else ""
+        expected = f"a {'folder' if what is None else 'file'} that no other run is using{waited}"
+        raise ValueError(f"{what or f'out={str(folder)!r}'}: expected {expected}") from None
     try:
         yield
     finally:
@@ -106,3 +137,31 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
         file.write((b"\n" if torn else b"") + json.dumps(entry).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def private(folder: Path) -> Path:
+    """Where a folder keeps what must not leave it: its key, what clients keep, who took part."""
+    return folder / "private"
+
+
+def has_key(folder: Path) -> bool:
+    """Whether the folder's private part is there."""
+    return (private(folder) / "key").is_file()
+
+
+def keyed(folder: Path, fingerprint: str) -> str:
+    """What may be written of a fingerprint of private data: a digest under the folder's own key, made here if need be.
+
+    A plain digest tells whoever guesses an unknown label when the guess is right. This one tells nothing without the
+    key, and two folders on the same data have different ones.
+
+    Raises: ``ValueError`` where the key is damaged.
+    Guarantees: test_attack_folders.py::test_a_label_cannot_be_guessed_from_a_digest. Source: HMAC-SHA256, RFC 2104.
+    """
+    path = private(folder) / "key"
+    if not has_key(folder):
+        write_atomically(path, secrets.token_hex(32) + "\n")
+    content = path.read_bytes()
+    if not re.fullmatch(rb"[0-9a-f]{64}\n", content):
+        raise ValueError(f"key={str(path)!r}: expected the 64 digits that were written there")
+    return hmac.new(bytes.fromhex(content.decode()), fingerprint.encode(), "sha256").hexdigest()

@@ -14,12 +14,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab.checks import check
-from fedlora_lab.files import held, parsed, write_atomically
+from fedlora_lab.files import has_key, held, keyed, parsed, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
 
-OWN = ("frame.csv", "ledger.json", "settings.json", "report.html", "audit.json", "cells", "checkpoints")
+    from fedlora_lab.ledger import Ledger
+
+OWN = ("frame.csv", "ledger.json", "settings.json", "report.html", "audit.json", "cells", "checkpoints", "private")
+SPENT = "spent-*.json"
+"""Ledgers of releases whose runs were cleared away: what was released stays spent."""
 # What must be equal before cells may stand in one table, and what must be equal method by method.
 WHOLE = ("task", "privacy", "lora")
 BY_METHOD = ("methods", "plans", "privacies")
@@ -97,7 +101,7 @@ class Folder:
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self._lock: Any = None
 
     def __enter__(self) -> "Folder":
@@ -113,7 +117,17 @@ class Folder:
 
     def _is_run(self) -> bool:
         names = {entry.name for entry in self.path.iterdir()}
-        return "settings.json" in names or names <= {".lock", "cells", "checkpoints"}
+        names -= {path.name for path in self.path.glob(SPENT)}
+        return "settings.json" in names or names <= {".lock", "cells", "checkpoints", "private"}
+
+    def keyed(self, fingerprint: str) -> str:
+        """What may stand in the settings of a fingerprint of private data, see `files.keyed`.
+
+        Raises: ``ValueError`` where the folder holds a run and its key is gone.
+        """
+        whole = has_key(self.path) or not (self.path / "settings.json").exists()
+        check(whole, "folder", str(self.path), "a run folder with its subfolder private/ as it was")
+        return keyed(self.path, fingerprint)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -132,10 +146,38 @@ class Folder:
         return settings
 
     def clear(self) -> None:
-        """Remove what earlier runs left here, and nothing else."""
+        """Remove what earlier runs left here, and nothing else; ledgers of releases are kept, as spent-*.json.
+
+        Raises: ``ValueError`` for a ledger that cannot be read: what it holds may have been released.
+        Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release.
+        """
+        for name, ledger in self.ledgers().items():
+            if not ledger.reproducible and not name.startswith("spent-"):
+                self.spent(name, ledger)
         for name in OWN:
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def spent(self, name: str, ledger: "Ledger") -> None:
+        """Keep the ledger of a run whose other files are about to go."""
+        number = 1 + max((int(path.name.split("-")[1]) for path in self.path.glob("spent-[0-9]*-*.json")), default=0)
+        ledger.save(self.path / f"spent-{number:03d}-{name}.json")
+
+    def ledgers(self) -> "dict[str, Ledger]":
+        """Every ledger in the folder by name: finished cells, cells that were cut short, runs that were cleared away.
+
+        A cell's ledger beside its checkpoints is at least as long as the one kept when it was finished.
+        """
+        from fedlora_lab.ledger import Ledger
+
+        found = {}
+        for path in sorted((self.path / "cells").glob("*.json")):
+            content = read_json(path)
+            if content is not None:
+                found[path.stem] = Ledger.from_json(json.dumps(content, sort_keys=True), str(path))
+        for path in sorted((self.path / "checkpoints").glob("*/ledger.json")):
+            found[path.parent.name] = Ledger.load(path)
+        return found | {path.stem: Ledger.load(path) for path in sorted(self.path.glob(SPENT))}
 
     def claim(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Write the settings, joined with those of the cells that are here already.

@@ -335,6 +335,13 @@ class Ledger:
         """Largest epsilon over the clients; ``inf`` where none can be certified."""
         return float("inf") if self._uncertified is not None else self.epsilon()
 
+    def foreseen(self, releases: Sequence[Release]) -> float:
+        """What `spent` would say if these were released too; nothing is recorded."""
+        twin = self.snapshot()
+        for entry in releases:
+            twin._append(entry)
+        return twin.spent()
+
     def snapshot(self) -> "Ledger":
         """A copy that takes no more entries; shares what cannot change."""
         twin = copy.copy(self)

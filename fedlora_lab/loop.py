@@ -1,6 +1,7 @@
 """The one federated loop: an iterator of rounds. Stopping is ``break``; progress, widgets and Flower consume it."""
 
 import time
+import warnings
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from torch import Tensor
 from fedlora_lab import adapters, agreement, checkpoint, engine, local, observe, passes, upload
 from fedlora_lab.agreement import Agreement
 from fedlora_lab.checkpoint import State
-from fedlora_lab.checks import check, check_whole
+from fedlora_lab.checks import check, check_number, check_whole
 from fedlora_lab.compute import Compute
 from fedlora_lab.files import held
 from fedlora_lab.ledger import Ledger
@@ -24,6 +25,7 @@ from fedlora_lab.observe import Outcome
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
 from fedlora_lab.record import Round, Tick, origin
+from fedlora_lab.release import Release
 from fedlora_lab.resuming import taken_up
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.traffic import traffic
@@ -43,11 +45,13 @@ def run(
         seed: every random number of the run follows from it, and the ledger says "not for release"; ``None`` takes the
             operating system's entropy and the ledger says "release".
         checkpoint: folder for the state after every round, and for the ledger, which is written before each round.
-        resume: folder of checkpoints to go on from; the rounds that follow have the bits they would have had.
+        resume: folder of checkpoints to go on from; the rounds that follow have the bits they would have had. Without
+            a seed they are new releases, the ledger counts on, and ``checkpoint`` may be no other folder.
         chunk_examples, chunk_clients: at most so many examples (clients) in memory at once; results differ by rounding.
             chunk_examples="auto" takes as many as half of the free memory holds.
         device, products, frozen_prefix, recompute, compile: where and how the work is done (see `compute.Compute`).
         evaluate_every: judge the model before training, after every so many rounds and after the last; NaN between.
+        stop_at: an epsilon; the run ends before the round that would spend more, if everyone took part in it.
 
     Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.
 
@@ -93,6 +97,7 @@ class Federation:
     folder: Path | None
     chunk_clients: int | None
     evaluate_every: int = 1
+    stop_at: float | None = None
     resumed: bool = False
     found: list[int] = field(default_factory=list)
 
@@ -110,6 +115,7 @@ class Federation:
         resume: "str | Path | None" = None,
         chunk_clients: int | None = None,
         evaluate_every: int = 1,
+        stop_at: float | None = None,
         **compute: Any,
     ) -> "Federation":
         """Validate everything and prepare the run; nothing is trained yet."""
@@ -117,9 +123,9 @@ class Federation:
         asked = agreement.agreed(task, method, privacy, plan, lora, seed)
         agreement.chunks(chunk_clients=chunk_clients)
         check_whole("evaluate_every", evaluate_every, 1)
-        folder = agreement.folder(checkpoint, resume)
+        folder = agreement.folder(checkpoint, resume, asked)
         setting = local.prepared(asked, task.clients, how)
-        return cls.over(asked, setting, folder, resume, chunk_clients, evaluate_every)
+        return cls.over(asked, setting, folder, resume, chunk_clients, evaluate_every, stop_at)
 
     @classmethod
     def over(
@@ -130,18 +136,54 @@ class Federation:
         resume: "str | Path | None" = None,
         chunk_clients: int | None = None,
         evaluate_every: int = 1,
+        stop_at: float | None = None,
     ) -> "Federation":
         """The run of an agreement whose model is prepared; of the setting's examples a server needs none."""
-        state = State(0, local.opening(asked, setting), {}, [-1] * len(asked.task.sizes))
+        if stop_at is not None:
+            check(asked.privacy is not None, "stop_at", stop_at, "None without privacy: no epsilon is spent")
+            check_number("stop_at", stop_at, 0, open_low=True)
         ledger = None if asked.privacy is None else asked.privacy.ledger(reproducible=asked.streams.seed is not None)
         if ledger is not None:
             ledger.uncertified = uncertified(asked.method.whiten)
-        self = cls(asked, setting, ledger, state, folder, chunk_clients, evaluate_every)
+        self = cls(asked, setting, ledger, _begun(asked, setting), folder, chunk_clients, evaluate_every, stop_at)
         self.found = [] if folder is None else checkpoint.rounds_in(folder)
         if resume is not None:
-            self.state, self.ledger = taken_up(Path(resume), asked, self.state, ledger)
-            self.resumed = True
+            fresh = self.state
+            self.state, self.ledger = taken_up(Path(resume), asked, fresh, ledger)
+            self.resumed = self.state is not fresh
+            self._foresee()
         return self
+
+    def begin_again(self) -> None:
+        """Train from the beginning; what stands in the ledger stays spent."""
+        self.state, self.resumed = _begun(self.asked, self.setting), False
+        self._foresee()
+
+    def _foresee(self) -> None:
+        """Warn where rounds that were released twice carry a run past the epsilon that it was calibrated for."""
+        target = None if self.asked.privacy is None else self.asked.privacy.target
+        if target is None or (self.stop_at is not None and self.stop_at <= target * (1 + 1e-9)):
+            return
+        spent = self._spent_after(self.setting.plan.rounds - self.state.round)
+        if spent > target * (1 + 1e-6):
+            why = f"at most target={target:g}; rounds were released twice, stop_at={target:g} ends the run in time"
+            warnings.warn(f"epsilon={spent:.4g} after the last round: expected {why}", stacklevel=2)
+
+    def _spent_after(self, rounds: int) -> float:
+        """Epsilon after so many further rounds in which everyone takes part."""
+        assert self.ledger is not None
+        everyone = None if self.ledger.unit == "client" else tuple(range(len(self.asked.task.sizes)))
+        ahead = range(self.state.round + 1, self.state.round + 1 + rounds)
+        known = {entry.round for entry in self.ledger.releases} if self.ledger.reproducible else set()
+        fields = self.asked.entry(everyone)
+        return self.ledger.foreseen([Release.of(t, everyone, **fields) for t in ahead if t not in known])
+
+    @property
+    def ended(self) -> bool:
+        """No round is left, or the next could spend more than ``stop_at``; who would take part does not matter."""
+        if self.state.round >= self.setting.plan.rounds:
+            return True
+        return self.stop_at is not None and self._spent_after(1) > self.stop_at
 
     def events(self) -> "Generator[Round | Tick, None, None]":
         """The run: a record of the start unless resumed, then ticks and a record for every round.
@@ -150,12 +192,20 @@ class Federation:
         """
         with self.alone():
             if not self.resumed:
-                self._store()
-                yield self._record(observe.nothing(self.state))
-            while self.state.round < self.setting.plan.rounds:
+                yield self.begin(observe.nothing(self.state))
+            while not self.ended:
                 outcome = yield from self._round()
                 self._store()
                 yield self._record(outcome)
+
+    def begin(self, outcome: Outcome) -> Round:
+        """Keep the state before the first round, in the place of whatever rounds the folder holds; its record."""
+        self._store()
+        if self.folder is not None:
+            for round in self.found:
+                if round != self.state.round:
+                    checkpoint.remove(self.folder, round)
+        return self._record(outcome)
 
     @contextmanager
     def alone(self) -> "Iterator[None]":
@@ -215,7 +265,7 @@ class Federation:
         )
 
     def _record(self, outcome: Outcome) -> Round:
-        if self.state.round % self.evaluate_every and self.state.round < self.setting.plan.rounds:
+        if self.state.round % self.evaluate_every and not self.ended:
             outcome = replace(outcome, metrics=dict.fromkeys(self.asked.task.metrics, observe.NOT_SEEN))
         return observe.record(self.asked, self.setting, self.ledger, self.state, outcome)
 
@@ -240,7 +290,6 @@ class Federation:
             return
         self.ledger.record(t + 1, ids, **self.asked.entry(ids), repeats=self.ledger.reproducible)
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
             self.ledger.save(self.folder / checkpoint.LEDGER)
 
     def _groups(self, ids: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -259,3 +308,8 @@ class Federation:
     def _store(self) -> None:
         if self.folder is not None:
             checkpoint.store(self.folder, self.state, self.asked.settings())
+
+
+def _begun(asked: Agreement, setting: engine.Setting) -> State:
+    """The state before the first round."""
+    return State(0, local.opening(asked, setting), {}, [-1] * len(asked.task.sizes))

@@ -208,5 +208,5 @@ def report(path: str | Path) -> Path:
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise ValueError(f"{path}: expected settings, frame and ledger of one run ({words})") from error
-    write_atomically(path / "report.html", page)
+    write_atomically(path / "report.html", page, shared=True)
     return path / "report.html"

@@ -1,5 +1,6 @@
 """A run taken up where a folder's checkpoint left it: the same run, and a ledger that has forgotten nothing."""
 
+import warnings
 from pathlib import Path
 
 from fedlora_lab import checkpoint
@@ -13,14 +14,24 @@ from fedlora_lab.release import Release
 def taken_up(folder: Path, asked: Agreement, fresh: State, opened: Ledger | None) -> tuple[State, Ledger | None]:
     """The state and the ledger to go on with.
 
+    Where no checkpoint is whole and a ledger is there, the run begins anew: what was spent stays spent.
+
     Args:
         fresh, opened: those of a run that begins anew, with which the folder's must agree.
 
     Raises: ``ValueError`` where the folder is of another run, or its ledger not the one that this run would have
         written.
+    Guarantees: test_attack_spending.py::test_a_lost_checkpoint_forgets_no_release.
     """
-    state, theirs = checkpoint.latest(folder)
-    for name, ours in asked.settings().items():
+    found = checkpoint.newest(folder)
+    if found is None and opened is not None and (folder / checkpoint.LEDGER).exists():
+        text = "no checkpoint in it is whole; the run begins anew, and what stands in its ledger stays spent"
+        warnings.warn(f"resume={str(folder)!r}: {text}", stacklevel=2)
+        return fresh, _continued(folder / checkpoint.LEDGER, asked, fresh, opened)
+    check(found is not None, "resume", str(folder), "a folder with a whole checkpoint")
+    assert found is not None
+    state, theirs = found
+    for name, ours in checkpoint.disguised(folder, asked.settings()).items():
         check(theirs.get(name) == ours, "resume", str(folder), f"the same {name} as in this run")
     check(len(state.seen) == len(fresh.seen), "resume", str(folder), f"{len(fresh.seen)} clients")
     return checkpoint.ordered(state, fresh.server), _continued(folder / checkpoint.LEDGER, asked, state, opened)

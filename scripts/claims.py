@@ -83,8 +83,8 @@ def page(table: pd.DataFrame, frames: Any) -> str:
 def main() -> None:
     frames = study.frames(RESULTS)
     table = ledger(CLAIMS, frames)
-    write_atomically(RESULTS / "claims.csv", table.to_csv(index=False))
-    write_atomically(PAGE, shown_whole(page(table, frames)))
+    write_atomically(RESULTS / "claims.csv", table.to_csv(index=False), shared=True)
+    write_atomically(PAGE, shown_whole(page(table, frames)), shared=True)
     print(table["verdict"].value_counts().to_string())
 
 

@@ -97,7 +97,7 @@ def main() -> None:
     new = page()
     if parser.parse_args().check:
         sys.exit(0 if new == PAGE.read_text(encoding="utf-8") else f"{PAGE.name}: run python scripts/edges.py")
-    write_atomically(PAGE, shown_whole(new))
+    write_atomically(PAGE, shown_whole(new), shared=True)
     print(f"{PAGE}: {len(ALL)} edges")
 
 

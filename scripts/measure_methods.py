@@ -37,7 +37,9 @@ def measured(row: Method) -> dict[str, float | None]:
 def main() -> None:
     rows: Any = tqdm([*fl.methods.ALL.values(), *fl.methods.VARIANTS.values()])
     setting = {"task": "digits", "clients": 10, "plan": PLAN, "lora": LORA, "seed": 0, "privacy": None}
-    write_atomically(FILE, to_json({"setting": setting, "methods": {row.slug: measured(row) for row in rows}}))
+    write_atomically(
+        FILE, to_json({"setting": setting, "methods": {row.slug: measured(row) for row in rows}}), shared=True
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def main() -> None:
                 right = int((read_sentence(victim, upload, n) == one[0]["input_ids"][0]).sum())
                 found.append({"domain": task.client_names[k], "noise": noise, "pieces": n, "right": right})
     setting = {"task": "sentiment", "model": "MiniLM-L6", "rank": RANK, "clip_norm": 1.0, "tried": attacks.PIECES}
-    write_atomically(FILE, to_json({"setting": setting, "sentences": found}))
+    write_atomically(FILE, to_json({"setting": setting, "sentences": found}), shared=True)
 
 
 if __name__ == "__main__":

@@ -81,10 +81,10 @@ def main() -> None:
         frame = read_frame(Path(sys.argv[1]) / "frame.csv")
         assert Folder(sys.argv[1]).settings["seeds"] == [0, 1, 2]
         FIGURE.write_bytes(png(plots.overview(frame)))
-        write_atomically(NUMBERS, summary(frame).to_csv(index=False))
+        write_atomically(NUMBERS, summary(frame).to_csv(index=False), shared=True)
     table = pd.read_csv(NUMBERS)
     parts = {"methods": methods_table(), "results": results_table(table), "speed": speed_part()}
-    write_atomically(README, filled(README.read_text(encoding="utf-8"), parts))
+    write_atomically(README, filled(README.read_text(encoding="utf-8"), parts), shared=True)
 
 
 if __name__ == "__main__":

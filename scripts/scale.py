@@ -126,4 +126,4 @@ On a GPU: not measured.
 
 
 if __name__ == "__main__":
-    write_atomically(PAGE, shown_whole(page()))
+    write_atomically(PAGE, shown_whole(page()), shared=True)

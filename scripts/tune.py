@@ -133,7 +133,7 @@ def main() -> None:
     }
     table = json.loads(FILE.read_text()) if FILE.exists() else {}
     table[arguments.task] = {"setting": setting, "methods": choose(entries)}
-    write_atomically(FILE, to_json(dict(sorted(table.items()))))
+    write_atomically(FILE, to_json(dict(sorted(table.items()))), shared=True)
     for slug, found in table[arguments.task]["methods"].items():
         rates = list(found["grid"])
         edge = " (at the edge of the grid)" if str(found["lr"]) in (rates[0], rates[-1]) else ""

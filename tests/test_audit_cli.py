@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from typing import Any
 
 import planted
@@ -95,6 +96,7 @@ def change(settings: dict[str, Any], *path: str, to: Any) -> dict[str, Any]:
 def test_changed_settings_are_one_line(done, tmp_path, path, to, message, capsys):
     settings = json.loads((done / "settings.json").read_text())
     (tmp_path / "settings.json").write_text(json.dumps(change(settings, *path, to=to)))
+    shutil.copytree(done / "private", tmp_path / "private")
     assert call("audit", tmp_path) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -22,8 +22,9 @@ KEEPS_B = methods.FedLoRA.replace(name="keeps B", share="A")
 
 
 def files(folder):
-    """Names in a folder, without that of its lock."""
-    return sorted({path.name for path in Path(folder).iterdir()} - {".lock"})
+    """Names of all files below a folder, without that of its lock."""
+    folder = Path(folder)
+    return sorted({str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {".lock"})
 
 
 @pytest.mark.parametrize("row", [*methods.ALL.values(), KEEPS_B], ids=lambda row: row.slug)
@@ -57,7 +58,7 @@ def test_a_resumed_run_is_judged_in_the_rounds_it_would_have_been(tmp_path):
 def test_two_pairs_are_kept_and_nothing_else(tmp_path):
     play(regression(), "rolora", private("example"), LONG, checkpoint=tmp_path / "new" / "run")
     names = [f"round-00000{t}.{ending}" for t in (5, 6) for ending in ("json", "safetensors")]
-    assert files(tmp_path / "new" / "run") == ["ledger.json", *names]
+    assert files(tmp_path / "new" / "run") == ["ledger.json", "private/key", *(f"private/{x}" for x in names), *names]
 
 
 def test_checkpoints_go_on_in_another_folder(tmp_path):
@@ -88,29 +89,33 @@ def damaged(path: Path, how: str, other: Path) -> None:
 HOW = ["truncated", "empty", "missing", "swapped", "padded", "first bit", "middle bit", "last bit"]
 
 
+PARTS = ("round-{:06d}.json", "round-{:06d}.safetensors")
+PARTS += tuple(f"private/{part}" for part in PARTS)
+
+
 @pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("part", ["json", "safetensors"])
+@pytest.mark.parametrize("part", PARTS)
 def test_a_damaged_checkpoint_is_refused_and_the_earlier_one_loads(part, how, tmp_path):
     """A warning says so; the run goes on from the round before and ends at the same bits."""
     privacy = private("example")
-    whole = play(tokens("head"), "fedlora", privacy, LONG, checkpoint=tmp_path)
-    damaged(tmp_path / f"round-000006.{part}", how, tmp_path / f"round-000005.{part}")
-    if (how, part) != ("missing", "json"):
+    whole = play(tokens("head"), KEEPS_B, privacy, LONG, checkpoint=tmp_path)
+    damaged(tmp_path / part.format(6), how, tmp_path / part.format(5))
+    if (how, part) != ("missing", PARTS[0]):
         with pytest.raises(checkpoint.Broken, match=r"^checkpoint=round-000006: expected a whole one"):
             checkpoint.read(tmp_path, 6)
         with pytest.warns(UserWarning, match="going back to an earlier one"):
-            rest = play(tokens("head"), "fedlora", privacy, LONG, resume=tmp_path)
+            rest = play(tokens("head"), KEEPS_B, privacy, LONG, resume=tmp_path)
     else:
-        rest = play(tokens("head"), "fedlora", privacy, LONG, resume=tmp_path)
+        rest = play(tokens("head"), KEEPS_B, privacy, LONG, resume=tmp_path)
     same_bits(whole[6:], rest)
     assert checkpoint.latest(tmp_path)[0].round == 6
 
 
-@pytest.mark.parametrize("part", ["json", "safetensors"])
+@pytest.mark.parametrize("part", PARTS)
 def test_no_bit_may_change(part, tmp_path):
     """Every tenth byte, one bit each."""
-    play(regression(), "ffa-lora", None, PLAN, checkpoint=tmp_path)
-    path = tmp_path / f"round-000002.{part}"
+    play(regression(), KEEPS_B, None, PLAN, checkpoint=tmp_path)
+    path = tmp_path / part.format(2)
     content, good = path.read_bytes(), checkpoint.read(tmp_path, 2)
     for at in range(0, len(content), 10):
         path.write_bytes(content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :])
@@ -119,6 +124,8 @@ def test_no_bit_may_change(part, tmp_path):
         except checkpoint.Broken:
             continue
         assert found[1] == good[1], "JSON may write one value in two ways, never another value"
+        assert (found[0].seen, found[0].changed) == (good[0].seen, good[0].changed)
+        assert all(torch.equal(x, good[0].personal[slot]) for slot, x in found[0].personal.items())
         assert all(torch.equal(x, good[0].server.tensors[slot]) for slot, x in found[0].server.tensors.items())
 
 
@@ -239,6 +246,8 @@ def test_only_safetensors_and_json_without_paths(tmp_path):
         content = path.read_bytes()
         if path.suffix == ".json":
             json.loads(content)
+        elif path.name == "key":
+            assert len(bytes.fromhex(content.decode())) == 32
         else:
             size = int.from_bytes(content[:8], "little")
             assert all(

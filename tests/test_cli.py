@@ -67,7 +67,8 @@ def test_settings_reproduce_the_run(done, tmp_path):
     task = fl.tasks.digits(
         **{k: v for k, v in settings["task"]["info"]["arguments"].items() if k in ("clients", "alpha", "seed")}
     )
-    assert task.fingerprint == settings["task"]["fingerprint"]
+    with Folder(done) as folder:
+        assert folder.keyed(task.fingerprint) == settings["task"]["fingerprint"] != task.fingerprint
     privacy = fl.Privacy(**settings["privacy"])
     plan, lora = fl.Plan(**settings["plans"]["rolora"]), fl.Lora(**settings["lora"])
     again = fl.to_frame(fl.run(task, "rolora", privacy, plan, lora=lora, seed=1))

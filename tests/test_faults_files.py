@@ -131,11 +131,16 @@ def lay(stored: dict[str, bytes], folder: Path) -> Path:
     """The stored files in a folder."""
     folder.mkdir(exist_ok=True)
     for name, content in stored.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
 
 
-@pytest.mark.parametrize("name", ["round-000002.json", "round-000002.safetensors"])
+OPEN = ("round-000002.json", "round-000002.safetensors")
+HIDDEN = ("private/round-000002.json", "private/round-000002.safetensors")
+
+
+@pytest.mark.parametrize("name", [*OPEN, *HIDDEN])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(name, stored, tmp_path):
     folder = lay(stored, tmp_path / "run")
     for content in damaged(stored[name]):
@@ -149,15 +154,28 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(name, stored, tmp_path
 
 
 def resealed(stored: dict[str, bytes], change: Callable[[dict, dict], Any]) -> dict[str, bytes]:
-    """The files with round 2 changed, and every digest right for what it is now."""
-    whole = json.loads(stored["round-000002.json"])
-    body, tensors = whole["body"], load(stored["round-000002.safetensors"])
-    change(body, tensors)
-    content = tensors.get("raw") if isinstance(tensors.get("raw"), bytes) else save(tensors)
-    body["tensors"] = hashlib.sha256(content).hexdigest()  # type: ignore[arg-type]
-    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    text = json.dumps({"body": body, "sha256": digest}).encode()
-    return {**stored, "round-000002.json": text, "round-000002.safetensors": content}  # type: ignore[dict-item]
+    """The files with round 2 changed, and every digest right for what it is now.
+
+    ``change`` sees both parts as one: the bodies joined (what both have, such as the round, stands in both), and all
+    tensors. Names of neither group, and ``raw`` bytes, go to the server's tensors.
+    """
+    bodies = [json.loads(stored[name])["body"] for name in (OPEN[0], HIDDEN[0])]
+    joined: dict[str, Any] = {**bodies[0], **bodies[1]}
+    tensors = {**load(stored[OPEN[1]]), **load(stored[HIDDEN[1]])}
+    change(joined, tensors)
+    raw = tensors.pop("raw", None)
+    own = save({name: x for name, x in tensors.items() if name.startswith("personal/")})
+    content = raw or save({name: x for name, x in tensors.items() if not name.startswith("personal/")})
+    if raw == b"":
+        content = b""
+    bodies = [{key: joined[key] for key in body if key in joined} for body in bodies]
+    bodies[1]["server"] = hashlib.sha256(content).hexdigest()
+    files = dict(stored)
+    for body, part, name in zip(bodies, (content, own), (OPEN, HIDDEN), strict=True):
+        body["tensors"] = hashlib.sha256(part).hexdigest()
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        files |= {name[0]: json.dumps({"body": body, "sha256": digest}).encode(), name[1]: part}
+    return files
 
 
 def header(claims: dict[str, Any], rest: bytes = b"") -> bytes:
@@ -221,7 +239,7 @@ TENSORS: dict[str, tuple[Callable[[dict, dict], Any], str]] = {
 
 @pytest.mark.parametrize(("change", "begins"), TENSORS.values(), ids=TENSORS)
 def test_a_checkpoint_of_another_model_is_refused_before_training(change, begins, stored, tmp_path):
-    assert {A, KEPT} <= set(load(stored["round-000002.safetensors"]))
+    assert A in load(stored[OPEN[1]]) and KEPT in load(stored[HIDDEN[1]])
     folder = lay(resealed(stored, change), tmp_path / "run")
     before = listing(folder)
     more = PLAN.replace(rounds=3)

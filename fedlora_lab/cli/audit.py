@@ -9,6 +9,7 @@ import click
 
 from fedlora_lab.checks import check, check_number, check_whole
 from fedlora_lab.cli.options import TASKS
+from fedlora_lab.cli.runs import row_of
 from fedlora_lab.files import write_atomically
 from fedlora_lab.folder import Folder, to_json
 from fedlora_lab.plan import Lora, Plan
@@ -65,19 +66,18 @@ def cells(folder: Path, rounds: int | None, seed: int) -> "list[Cell]":
     """
     from dataclasses import replace
 
-    from fedlora_lab import methods
     from fedlora_lab.comparison import Cell
     from fedlora_lab.privacy import Privacy
 
     settings = Folder(folder).settings
     try:
-        task, lora = _task(settings["task"]), Lora(**settings["lora"])
+        task, lora = _task(settings["task"], Folder(folder)), Lora(**settings["lora"])
         found = []
         for slug, row in settings["methods"].items():
             plan = Plan(**settings["plans"][slug])
             fields = settings["privacies"][slug]
             cell = Cell.named(slug, task, None, plan, lora, seed)
-            now = methods.table([cell.method]).loc[cell.method.slug].to_dict()
+            now = row_of(cell)
             same = all(now.get(name) == value for name, value in row.items())
             check(same, f"methods.{slug}", row, "the row of the table as it is now")
             plan = plan if rounds is None else plan.replace(rounds=rounds)
@@ -88,15 +88,15 @@ def cells(folder: Path, rounds: int | None, seed: int) -> "list[Cell]":
     return found
 
 
-def _task(kept: Mapping[str, Any]) -> "Task":
+def _task(kept: Mapping[str, Any], folder: Folder) -> "Task":
     """The task that the settings name, with the same data and weights."""
     from fedlora_lab import tasks
 
     name = kept["info"].get("task")
     check(name in TASKS, "task", name, "one that can be built again: " + ", ".join(TASKS))
     task = getattr(tasks, name)(**kept["info"]["arguments"])
-    expected = "that of the run; data, weights or packages have changed"
-    check(task.fingerprint == kept["fingerprint"], "fingerprint", task.fingerprint[:12], expected)
+    found, expected = folder.keyed(task.fingerprint), "that of the run; data, weights or packages have changed"
+    check(found == kept["fingerprint"], "fingerprint", found[:12], expected)
     return task
 
 

@@ -1,7 +1,7 @@
 """One cell of a comparison: a method at a seed, kept round by round so that a killed run goes on where it was."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,28 +17,29 @@ def _kept(checkpoint: Path) -> Any:
     """Rows of the rounds that are done, and a checkpoint that goes on right after the last of them; else ``None``.
 
     The loop writes its state before it yields a round, and the rows are written after. A run that was killed in between
-    has one round too many in the checkpoint: it is taken back and played again.
+    has one round too many in the checkpoint: it is taken back and played again. Without a seed that is a new release,
+    and the ledger, which is left as it is, counts both.
     """
-    from fedlora_lab.checkpoint import latest, rounds_in
+    from fedlora_lab.checkpoint import newest, remove, rounds_in
 
-    if not (checkpoint / "rounds.csv").exists():
-        return None
-    frame: Any = read_frame(checkpoint / "rounds.csv")
+    rows = checkpoint / "rounds.csv"
+    frame: Any = read_frame(rows) if rows.exists() else None
     for number in rounds_in(checkpoint):
-        if number > frame["round"].max():
-            for ending in ("json", "safetensors"):
-                (checkpoint / f"round-{number:06d}.{ending}").unlink(missing_ok=True)
-    if not rounds_in(checkpoint):
-        return None
-    state, _ = latest(checkpoint)
-    return frame[frame["round"] <= state.round]
+        if frame is None or number > frame["round"].max():
+            remove(checkpoint, number)
+    found = newest(checkpoint)
+    return None if found is None else frame[frame["round"] <= found[0].round]
 
 
-def play(folder: Folder, cell: "Cell") -> "Iterator[Round]":
+def play(
+    folder: Folder, cell: "Cell", stop_at: float | None = None, engine: "Callable[..., Iterator[Round]] | None" = None
+) -> "Iterator[Round]":
     """Run a cell to its end, or from where it was left; keeps its frame and ledger in the folder.
 
+    Args: engine: plays the cell, with options as of `run`; the cell's own loop unless another is given.
+
     Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed run, but for the
-        seconds (test_killed_run_is_taken_up).
+        seconds (test_killed_run_is_taken_up); the ledger holds every release of every start (test_attack_spending.py).
     """
     import pandas as pd
 
@@ -47,11 +48,15 @@ def play(folder: Folder, cell: "Cell") -> "Iterator[Round]":
     checkpoint = folder.checkpoint(cell.slug, cell.seed)
     earlier = _kept(checkpoint)
     parts = [] if earlier is None else [earlier]
-    where: dict[str, Any] = (
-        {"checkpoint": checkpoint} if earlier is None else {"resume": checkpoint, "checkpoint": checkpoint}
-    )
+    where: dict[str, Any] = {"checkpoint": checkpoint}
+    if earlier is not None or (checkpoint / "ledger.json").exists():
+        where["resume"] = checkpoint
+    if cell.privacy is not None:
+        where["stop_at"] = stop_at
     ledger = None
-    for record in cell.run(**where):
+    for record in (engine or cell.run)(**where):
+        if not record.index:  # begun anew: rows of an earlier start are of another run
+            parts = []
         parts.append(cell.frame([record]))
         write_atomically(checkpoint / "rounds.csv", pd.concat(parts, ignore_index=True).to_csv(index=False))
         ledger = record.ledger

@@ -1,12 +1,13 @@
 """The command that trains through Flower's simulation engine."""
 
-import json
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fedlora_lab.checks import check
+from fedlora_lab.cli import cells
 from fedlora_lab.cli import options as read
 from fedlora_lab.cli.runs import work
 from fedlora_lab.folder import Folder
@@ -24,22 +25,18 @@ if TYPE_CHECKING:
 def flower(task: str, method: str, seed: str, **options: Any) -> None:
     """Train on TASK with every client in a process of Flower's simulation: the same run, over Flower's messages.
 
-    Clients clip and noise for themselves: in the client unit --trust is local or secagg. A run that was killed begins
-    anew, since its clients' state went with their processes. Telemetry is off unless FLWR_TELEMETRY_ENABLED=1.
+    Clients clip and noise for themselves: in the client unit --trust is local or secagg. A run that was killed goes on
+    with the same command; where clients keep something, which went with their processes, training begins anew. Either
+    way the ledger counts what was released before. Telemetry is off unless FLWR_TELEMETRY_ENABLED=1.
     """
     check(seed == "none" or seed.isdigit(), "seed", seed, "a whole number >= 0, or none")
     options["out"] = options["out"] or f"runs/flower-{task}-{method}"
     work(task, [method], [None if seed == "none" else int(seed)], options, every_round=True, play=play)
 
 
-def play(folder: Folder, cell: "Cell") -> "Iterator[Round]":
-    """Run a cell on Flower; keeps its frame and ledger in the folder."""
+def play(folder: Folder, cell: "Cell", stop_at: float | None = None) -> "Iterator[Round]":
+    """Run a cell on Flower; keeps its state, its frame and its ledger in the folder as `cells.play` does."""
     from fedlora_lab.flower import simulate
 
-    records = []
-    for record in simulate(cell.task, cell.method, cell.privacy, cell.plan, lora=cell.lora, seed=cell.seed):
-        records.append(record)
-        yield record
-    ledger = records[-1].ledger
-    text = None if ledger is None else json.loads(ledger.to_json())
-    folder.save(cell.slug, cell.seed, cell.frame(records), text)
+    parts = (cell.task, cell.method, cell.privacy, cell.plan)
+    return cells.play(folder, cell, stop_at, partial(simulate, *parts, lora=cell.lora, seed=cell.seed))

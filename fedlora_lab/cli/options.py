@@ -34,6 +34,9 @@ _OPTIONS = (
     click.option("--momentum", type=float, metavar="M", help="Momentum of the clients' optimiser.  [0]"),
     click.option("--trust", metavar="T", help="Client unit: local, secagg or central.  [central]"),
     click.option("--accountant", default="prv", metavar="A", help="prv or rdp.  [prv]"),
+    click.option(
+        "--stop-at", type=float, metavar="E", help="End a run before it spends more than this epsilon.  [none]"
+    ),
     click.option("--out", metavar="DIR", help="Run folder.  [runs/TASK]"),
     click.option("--fresh/--resume", default=False, help="Begin anew, or keep finished cells.  [resume]"),
 )

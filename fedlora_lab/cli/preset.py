@@ -49,7 +49,15 @@ def preset(
         click.echo(words(row, presets.dry_run(row), speed()))
         return
     check(seed == "none" or seed.isdigit(), "seed", seed, "a whole number >= 0, or none")
-    _train(row, model, data, rounds, device, None if seed == "none" else int(seed), Path(out or f"runs/{row.name}"))
+    _train(
+        row,
+        model,
+        data,
+        rounds,
+        device,
+        None if seed == "none" else int(seed),
+        Path(out or f"runs/{row.name}").expanduser(),
+    )
 
 
 def words(row: "Preset", found: "Cost", speed: float) -> str:

@@ -1,5 +1,6 @@
 """The commands that train: run (one method, one seed) and compare (methods by seeds)."""
 
+import math
 import platform
 import shlex
 import sys
@@ -7,13 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fedlora_lab import __version__, interrupts
-from fedlora_lab.checks import check
+from fedlora_lab.checks import check, check_number
 from fedlora_lab.cli import options as read
 from fedlora_lab.cli.cells import play
 from fedlora_lab.cli.small import aligned
@@ -53,7 +55,7 @@ def run(task: str, method: str, seed: str, **options: Any) -> None:
     work(task, [method], [None if seed == "none" else int(seed)], options, every_round=True)
 
 
-Play = Callable[[Folder, "Cell"], "Iterator[Round]"]
+Play = Callable[..., "Iterator[Round]"]
 
 
 def work(
@@ -73,11 +75,15 @@ def work(
     plan, lora = read.plan_of(options, tuned), read.lora_of(options, tuned)
     rates = read.learning_rates(options["lr"], task.name, slugs)
     privacy = read.privacy_of(options, tuned, task, plan)
+    if options["stop_at"] is not None:
+        check(privacy is not None, "stop_at", options["stop_at"], "not given with --epsilon none")
+        check_number("stop_at", options["stop_at"], 0, open_low=True)
+        play = partial(play, stop_at=options["stop_at"])
     cells = [Cell.named(s, task, privacy, plan.replace(lr=rates[s]), lora, seed) for s in slugs for seed in seeds]
     with Folder(options["out"] or f"runs/{task_name}") as folder:
         if options["fresh"]:
             folder.clear()
-        kept = folder.claim({**shared_by_all(task, privacy, lora), **of_each(cells)})["privacies"]
+        kept = folder.claim({**shared_by_all(folder, task, privacy, lora), **of_each(cells)})["privacies"]
         train(folder, [replace(cell, privacy=_privacy(kept[cell.slug])) for cell in cells], every_round, play)
         frame = folder.gather()
         click.echo("\n" + "\n".join(lines(frame)))
@@ -91,7 +97,7 @@ def _privacy(fields: dict[str, Any] | None) -> "Privacy | None":
     return None if fields is None else Privacy(**fields)
 
 
-def shared_by_all(task: "Task", privacy: "Privacy | None", lora: Lora) -> dict[str, Any]:
+def shared_by_all(folder: Folder, task: "Task", privacy: "Privacy | None", lora: Lora) -> dict[str, Any]:
     """What all runs of a folder have in common, and what they ran with."""
     return {
         "format": 1,
@@ -102,7 +108,7 @@ def shared_by_all(task: "Task", privacy: "Privacy | None", lora: Lora) -> dict[s
             "info": dict(task.info),
             "sizes": list(task.sizes),
             "test": len(task.test[1]),
-            "fingerprint": task.fingerprint,
+            "fingerprint": folder.keyed(task.fingerprint),
         },
         "privacy": None if privacy is None else asdict(privacy),
         "lora": asdict(lora),
@@ -115,16 +121,20 @@ def shared_by_all(task: "Task", privacy: "Privacy | None", lora: Lora) -> dict[s
     }
 
 
-def of_each(cells: "list[Cell]") -> dict[str, Any]:
-    """Plans and rows by name, and the seeds."""
+def row_of(cell: "Cell") -> dict[str, Any]:
+    """A cell's row of the table as JSON values; what was not measured of it is null."""
     from fedlora_lab.methods import table
 
-    rows = table([cell.method for cell in cells]).drop(columns=["note"])
-    rows = rows[~rows.index.duplicated()]
+    row = table([cell.method]).drop(columns=["note"]).loc[cell.method.slug].to_dict()
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+
+
+def of_each(cells: "list[Cell]") -> dict[str, Any]:
+    """Plans and rows by name, and the seeds."""
     return {
         "plans": {cell.slug: asdict(cell.plan) for cell in cells},
         "privacies": {cell.slug: None if cell.privacy is None else asdict(cell.privacy) for cell in cells},
-        "methods": {cell.slug: rows.loc[cell.method.slug].to_dict() for cell in cells},
+        "methods": {cell.slug: row_of(cell) for cell in cells},
         "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
     }
 
@@ -174,6 +184,8 @@ def train(folder: Folder, cells: "list[Cell]", every_round: bool, play: Play = p
             told = _line(last) if last is not None else "was finished already"
             if fell := words(summary(folder.read(cell.slug, cell.seed)))[0]["fell"]:
                 told += f", {fell}"
+            if last is not None and last.index < cell.plan.rounds:
+                told += f"; ended after round {last.index}, the next could spend more than --stop-at"
             write(f"[{count}/{len(todo)}] {name}: {told} ({time.perf_counter() - begun:.1f} s)")
 
 

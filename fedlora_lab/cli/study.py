@@ -24,7 +24,7 @@ def study(name: str | None, workers: int, out: str, seeds: int | None) -> None:
     from fedlora_lab.files import write_atomically
     from fedlora_lab.folder import to_json
 
-    folder = Path(out)
+    folder = Path(out).expanduser()
     if name is None:
         for one in room.STUDIES.values():
             done, total = room.progress(one, folder / "runs" / f"{one.name}.jsonl")
@@ -41,8 +41,8 @@ def study(name: str | None, workers: int, out: str, seeds: int | None) -> None:
     finally:
         table = room.frame(chosen, lines)
         if len(table):
-            write_atomically(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+            write_atomically(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"), shared=True)
             command = f"fedlora-lab study {name}" + (f" --seeds {seeds}" if seeds is not None else "")
-            write_atomically(folder / f"{name}.json", to_json(room.settings(chosen, command, lines)))
+            write_atomically(folder / f"{name}.json", to_json(room.settings(chosen, command, lines)), shared=True)
     cases = table.groupby(list(table.columns[1 : list(table.columns).index("lr")]), dropna=False).ngroups
     click.echo(json.dumps({"study": name, "cases": int(cases), "file": str(folder / f"{name}.csv")}))

@@ -21,10 +21,10 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.serverapp import Grid, ServerApp
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from fedlora_lab.checks import check, check_keys
-from fedlora_lab.files import write_atomically
+from fedlora_lab.checks import check, check_keys, check_number
+from fedlora_lab.files import held, write_atomically
 from fedlora_lab.flower.client import client_app
 from fedlora_lab.flower.party import Party
 from fedlora_lab.flower.server import open_run, rounds
@@ -81,10 +81,13 @@ def read_terms(path: "str | Path", task: Task) -> Party:
 
 
 def write_examples(path: "str | Path", data: Examples) -> Path:
-    """Write one client's examples as safetensors: ``y``, and ``x`` or one tensor ``x.key`` for each input."""
+    """Write one client's examples as safetensors: ``y``, and ``x`` or one tensor ``x.key`` for each input.
+
+    The file is readable by its owner only.
+    """
     x, y = data
     inputs = {f"x.{key}": value for key, value in x.items()} if isinstance(x, dict) else {"x": x}
-    save_file({name: tensor.contiguous() for name, tensor in {**inputs, "y": y}.items()}, path)
+    write_atomically(path, save({name: tensor.contiguous() for name, tensor in {**inputs, "y": y}.items()}))
     return Path(path)
 
 
@@ -100,15 +103,19 @@ def read_examples(path: "str | Path") -> Examples:
     return x, y
 
 
-def client(task: Callable[[], Task]) -> ClientApp:
+def client(task: Callable[[], Task], patience: float = 600.0) -> ClientApp:
     """The clients' app.
+
+    Args: patience: seconds that a message waits for another run's message to the same memory, > 0.
 
     Its settings stand in the node's configuration, which is the client's own: ``client``, its number; ``terms`` and
     ``data``, paths; ``memory``, a folder for what it keeps and for its last answer. The memory belongs to the terms: it
-    outlives the node and the run, so that under the same terms no round is ever released twice.
+    outlives the node and the run, so that under the same terms no round is ever released twice: a message holds the
+    memory from reading it to writing it, whatever processes and runs it comes from.
 
-    Guarantees: tests/test_flower_memory.py.
+    Guarantees: tests/test_flower_memory.py; tests/test_attack_flower.py::test_two_runs_get_one_answer.
     """
+    check_number("patience", patience, 0, open_low=True)
 
     def own(context: Context) -> tuple[Party, int, Examples]:
         config = _settings(context.node_config, "client", "terms", "data", "memory")
@@ -116,12 +123,15 @@ def client(task: Callable[[], Task]) -> ClientApp:
 
     def remembering(message: Message, context: Context, call: ClientAppCallable) -> Message:
         party, number, _ = own(context)
-        path = Path(str(context.node_config["memory"])) / f"client-{number}-{party.terms}"
-        if path.exists():
-            context.state = recorddict_from_proto(ProtoRecordDict.FromString(path.read_bytes()))
-        reply = call(message, context)
-        # On the disk before the reply leaves.
-        write_atomically(path, recorddict_to_proto(context.state).SerializeToString())
+        memory, name = Path(str(context.node_config["memory"])), f"client-{number}-{party.terms}"
+        path = memory / name
+        # From the reading to the writing: two runs that ask at once would get two answers with noise of their own.
+        with held(memory, f".{name}.lock", patience, f"memory={str(path)!r}"):
+            if path.exists():
+                context.state = recorddict_from_proto(ProtoRecordDict.FromString(path.read_bytes()))
+            reply = call(message, context)
+            # On the disk before the reply leaves.
+            write_atomically(path, recorddict_to_proto(context.state).SerializeToString())
         return reply
 
     return client_app(own, [remembering])
@@ -131,7 +141,8 @@ def server(task: Callable[[], Task]) -> ServerApp:
     """The server's app.
 
     Its settings stand in the run's configuration: ``terms``, a path; ``out``, the folder of its checkpoints, its ledger
-    and its frame, from which a restarted run goes on; ``timeout`` and ``patience``, seconds.
+    and its frame, from which a restarted run goes on; ``timeout`` and ``patience``, seconds; where the run is to end
+    before it spends more than some epsilon, ``stop_at``.
     """
     app = ServerApp()
 
@@ -140,7 +151,8 @@ def server(task: Callable[[], Task]) -> ServerApp:
         config = _settings(context.run_config, "terms", "out", "timeout", "patience")
         party, out, records = read_terms(config["terms"], task()), Path(config["out"]), []
         waiting = {name: float(config[name]) for name in ("timeout", "patience")}
-        for record in rounds(grid, party, open_run(party, **folders(out)), **waiting):
+        stop_at = float(config["stop_at"]) if "stop_at" in config else None
+        for record in rounds(grid, party, open_run(party, **folders(out), stop_at=stop_at), **waiting):
             records.append(record)
             write_atomically(out / f"frame-{records[0].index:06d}.csv", to_frame(records).to_csv(index=False).encode())
 
@@ -149,7 +161,8 @@ def server(task: Callable[[], Task]) -> ServerApp:
 
 def folders(out: Path) -> dict[str, Path]:
     """Where the run keeps its state; it goes on from there where it has one."""
-    return {"resume": out, "checkpoint": out} if any(out.glob("round-*.json")) else {"checkpoint": out}
+    begun = any(out.glob("round-*.json")) or (out / "ledger.json").exists()
+    return {"resume": out, "checkpoint": out} if begun else {"checkpoint": out}
 
 
 def _settings(config: Any, *names: str) -> dict[str, Any]:

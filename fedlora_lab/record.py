@@ -1,10 +1,11 @@
 """What a run yields: frozen records, and the tidy frame made of them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import PurePath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlora_lab import adapters
 from fedlora_lab.checks import check
@@ -36,17 +37,23 @@ class Round:
     """The state after a round; index 0 is the model before training.
 
     Args:
-        metrics: means over the task's public test examples; with a quantised broadcast also ``<name>_received``, what
-            the clients' copy of the server's model reaches; of a method whose clients keep factors, the mean over
-            their own models.
+        metrics: means over the task's test examples, NaN in a private run where these are not public; with a quantised
+            broadcast also ``<name>_received``, what the clients' copy of the server's model reaches; of a method whose
+            clients keep factors, the mean over their own models.
         deviation: ||server's product - mean of the clients' products||_F, relative to that mean, over all layers. What
             a quantised broadcast took from the clients' factors is given back first: it is no fault of the mean. NaN
             where the server sees only a sum, and where a factor stays with its client, so that no product is formed.
         adapter: layer -> global (A, B), shapes (r, d_in) and (d_out, r).
         head: name -> tensor of the trained head, if there is one.
         uploads: numbers and bytes up and down in this round, summed over the clients.
+        participants, seconds: how many took part, and the time it took. In a release of the client unit whose clients
+            take part by chance these two and ``uploads`` are NaN: its epsilon counts on nobody knowing who did.
         clipped, nonfinite: share of examples (client unit: updates) that the clip scaled down, and how many were not
             finite and counted as zero. They read private values: NaN in release mode.
+        source: the task, with everyone's examples, and what `save_adapter` and `predict` need beside it. It stays in
+            this process: a copy shares it, a pickled record is without.
+
+    Guarantees: tests/test_attack_evaluation.py::test_a_pickled_record_holds_no_example.
     """
 
     index: int
@@ -58,13 +65,30 @@ class Round:
     adapter: "Mapping[str, tuple[Tensor, Tensor]]"
     head: "Mapping[str, Tensor]"
     uploads: Traffic
-    participants: int
+    participants: float
     clipped: float
     nonfinite: float
     seconds: float
     ledger: Ledger | None
     rows: tuple[tuple[str, str, float], ...] = field(repr=False, default=())
     source: "tuple[Task, Lora, Global] | None" = field(repr=False, default=None, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "source": None}
+
+    def __copy__(self) -> "Round":
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Round":
+        own = {f.name: deepcopy(getattr(self, f.name), memo) for f in fields(self) if f.name != "source"}
+        return replace(self, **own)
+
+    def __repr__(self) -> str:
+        scores = {name: float(f"{value:.4g}") for name, value in self.metrics.items()}
+        return (
+            f"Round(index={self.index}, method={self.method!r}, task={self.task!r}, seed={self.seed}, "
+            f"metrics={scores}, epsilon={self.epsilon:.3g}, participants={self.participants})"
+        )
 
     @cached_property
     def epsilon(self) -> float:
@@ -101,8 +125,8 @@ def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
 def origin(record: Round) -> tuple[Task, Lora, Global]:
     """Task, adapter and server's tensors of a record. Raises ``ValueError`` unless it is one that a run yielded."""
     found = getattr(record, "source", None)
-    value = "a copy without its task" if isinstance(record, Round) else record
-    check(found is not None, "record", value, "a record as run() yields it")
+    value = "a pickled copy, without its task" if isinstance(record, Round) else record
+    check(found is not None, "record", value, "a record as run() yields it, in the process of the run")
     return found  # type: ignore[return-value]
 
 

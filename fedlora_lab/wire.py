@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class Traffic(NamedTuple):
-    """Numbers and bytes in one round, summed over the clients that took part."""
+    """Numbers and bytes in one round, summed over the clients that took part; NaN where they would tell how many."""
 
-    numbers_up: int = 0
-    bytes_up: int = 0
-    numbers_down: int = 0
-    bytes_down: int = 0
+    numbers_up: float = 0
+    bytes_up: float = 0
+    numbers_down: float = 0
+    bytes_down: float = 0
 
     def __add__(self, other: "Traffic") -> "Traffic":  # type: ignore[override]
         return Traffic(*(a + b for a, b in zip(self, other, strict=True)))

@@ -1,5 +1,7 @@
 """Attacks across examples: a penalty, a loss or a rule that carries one example's values into another's gradient."""
 
+import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from small import PLAN, examples, play, private, regression, tokens
 from torch import Tensor, nn
 
@@ -56,7 +59,7 @@ MIXING: dict[str, Callable] = {
 @pytest.mark.parametrize("name", MIXING)
 def test_a_penalty_that_mixes_examples_is_refused(name, unit):
     row = FedLoRA.replace(name="mixing", penalty=MIXING[name])
-    with pytest.raises(ValueError, match="^penalty=.*expected examples that do not mix"):
+    with pytest.raises(ValueError, match=r"^penalty=.*expected examples that do not mix"):
         fl.run(tokens(), row, unit and private(unit), PLAN)
 
 
@@ -78,7 +81,7 @@ def test_a_penalty_is_asked_about_what_moves(slug):
     trained = {sides for sides in trained if sides} or {frozenset("A"), frozenset("B")}
     fl.run(tokens(), row.replace(name="leash", penalty=sound), None, plan)
     assert set(asked) == trained
-    with pytest.raises(ValueError, match="^penalty=.*expected examples that do not mix"):
+    with pytest.raises(ValueError, match=r"^penalty=.*expected examples that do not mix"):
         fl.run(tokens(), row.replace(name="mixing", penalty=mixing), None, plan)
 
 
@@ -222,5 +225,79 @@ def test_whole_outputs_are_compared_with_whole_targets():
     x, y = task.test
     assert task.loss(task.forward(task.model, x), y).shape == (len(y),)
     for outputs, labels in ((torch.ones(3), torch.ones(3)), (torch.ones(3, 2, 4), torch.ones(3, 4).long())):
-        with pytest.raises(ValueError, match="^outputs="):
+        with pytest.raises(ValueError, match=r"^outputs="):
             fl.tasks.task.cross_entropy(outputs, labels)
+
+
+class Heads(nn.Module):
+    """Three linear maps whose names end alike, and one to adapt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.xfc, self.fc = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.b = nn.ModuleDict({"fc": nn.Linear(4, 3)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.body(x.mean(1)))
+        return self.fc(torch.tanh(self.xfc(hidden))) + self.b["fc"](hidden)
+
+
+def heads(**options: Any) -> Task:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Heads().double()
+    pairs = [examples(6, k) for k in range(2)]
+    return fl.tasks.classification(
+        model, pairs, **{"test": examples(5, 9), "targets": ["body"], "head": "fc", **options}
+    )
+
+
+@pytest.mark.parametrize("head", ["fc", "b.fc", "xfc"])
+def test_a_head_is_one_module(head, tmp_path):
+    """PEFT matches the end of a name: "fc" stands for b.fc and xfc as well. What was not named stays as it was."""
+    task = heads(head=head)
+    *_, last = play(task, "fedlora", None)
+    assert set(last.head) == {f"{head}.weight", f"{head}.bias"}
+    folder = fl.save_adapter(last, tmp_path / "adapter")
+    loaded: Any = PeftModel.from_pretrained(copy.deepcopy(task.model), str(folder)).eval()
+    x = task.test[0]
+    torch.testing.assert_close(loaded(x), fl.predict(task, last, x), rtol=1e-9, atol=1e-9)
+    merged = loaded.merge_and_unload()
+    for name in {"fc", "b.fc", "xfc"} - {head}:
+        assert torch.equal(merged.get_submodule(name).weight, task.model.get_submodule(name).weight)
+    assert not torch.equal(merged.get_submodule(head).weight, task.model.get_submodule(head).weight)
+
+
+def test_a_head_that_cannot_be_told_apart_is_refused():
+    with pytest.raises(ValueError, match="targets='xfc': expected a module outside 'xfc': its name ends with the head"):
+        heads(targets=["xfc"])
+    nested = nn.Sequential(OrderedDict(fc=nn.Linear(4, 3)))
+    model = nn.Sequential(OrderedDict(body=nn.Linear(5, 4), fc=nested)).double()
+    x, y = examples(6, 0)
+    with pytest.raises(
+        ValueError, match=r"head='fc': expected a name with which no module inside .* ends; fc\.fc does"
+    ):
+        fl.tasks.classification(model, [(x.mean(1), y)], test=(x.mean(1), y), targets=["body"], head="fc")
+
+
+def test_targets_are_matched_at_a_dot():
+    """As documented: "fc" adapts fc and b.fc, and never xfc."""
+    task = heads(targets=["fc"], head=None)
+    first, *_ = play(task, "fedlora", None)
+    assert set(first.adapter) == {"fc", "b.fc"}
+
+
+def test_weights_and_public_examples_are_finite():
+    x, y = examples(6, 0)
+    spoilt = Heads().double()
+    with torch.no_grad():
+        spoilt.xfc.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"^model.xfc.weight='NaN or infinity': expected finite weights"):
+        fl.tasks.classification(spoilt, [(x, y)], test=(x, y), targets=["body"])
+    bad = x.clone()
+    bad[1, 0, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"^test x='NaN or infinity': expected finite numbers"):
+        heads(test=(bad, y))
+    with pytest.raises(ValueError, match=r"^validation x='NaN or infinity': expected finite numbers"):
+        heads(validation=(bad, y))
+    assert fl.tasks.classification(Heads().double(), [(bad, y)], test=(x, y), targets=["body"])

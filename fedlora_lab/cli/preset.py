@@ -20,6 +20,7 @@ GIB = 2**30
 @click.option("--dry-run", is_flag=True, help="Check shapes, memory, bytes and time; nothing is downloaded.")
 @click.option("--model", metavar="PATH", help="A folder or name in the place of the paper's weights.")
 @click.option("--data", metavar="PATH", help="A CSV file or a folder of images in the place of the paper's data.")
+@click.option("--public-test", is_flag=True, help="Nobody's privacy hangs on what --data holds out: judge it.")
 @click.option("--rounds", type=int, metavar="N", help="Communication rounds.  [the paper's]")
 @click.option("--device", metavar="D", help="Such as cpu or cuda.  [cpu]")
 @click.option("--seed", default="0", metavar="N", help="A whole number, or none: fresh entropy, fit for release.  [0]")
@@ -29,6 +30,7 @@ def preset(
     dry_run: bool,
     model: str | None,
     data: str | None,
+    public_test: bool,
     rounds: int | None,
     device: str | None,
     seed: str,
@@ -49,15 +51,9 @@ def preset(
         click.echo(words(row, presets.dry_run(row), speed()))
         return
     check(seed == "none" or seed.isdigit(), "seed", seed, "a whole number >= 0, or none")
-    _train(
-        row,
-        model,
-        data,
-        rounds,
-        device,
-        None if seed == "none" else int(seed),
-        Path(out or f"runs/{row.name}").expanduser(),
-    )
+    check(data is not None or not public_test, "public-test", True, "--data: the papers' own data are public")
+    number, folder = None if seed == "none" else int(seed), Path(out or f"runs/{row.name}").expanduser()
+    _train(row, model, data, public_test, rounds, device, number, folder)
 
 
 def words(row: "Preset", found: "Cost", speed: float) -> str:
@@ -85,6 +81,7 @@ def _train(
     row: "Preset",
     model: str | None,
     data: str | None,
+    public_test: bool,
     rounds: int | None,
     device: str | None,
     seed: int | None,
@@ -94,9 +91,11 @@ def _train(
     from fedlora_lab import presets
     from fedlora_lab.files import write_atomically
 
-    task = presets.task(row, model, data, **({} if data is None else {"test": 0.2}))
+    task = presets.task(row, model, data, **({} if data is None else {"test": 0.2, "public_test": public_test}))
     plan = row.plan if rounds is None else row.plan.replace(rounds=rounds)
     privacy = presets.privacy(row, task, plan)
+    if privacy is not None and not task.public_test:
+        click.echo("scores are nan: what was held out is private (--public-test says that it is not)")
     options = {"lora": row.lora, "seed": seed, "device": device, "chunk_examples": "auto", "checkpoint": out / "state"}
     records = []
     for record in fl.run(task, row.method, privacy, plan, **options):

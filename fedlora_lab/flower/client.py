@@ -98,9 +98,11 @@ def _trained(
 def evaluate(party: Party, number: int, message: Message, context: Context) -> Message:
     """The metrics, on public examples, of the model that this client holds.
 
-    Raises: ``ValueError`` in the client unit: what a client keeps carries no noise there, and neither would its score.
+    Raises: ``ValueError`` in the client unit: what a client keeps carries no noise there, and neither would its score;
+        and in a private run on test examples that are not public.
     """
-    privacy = party.asked.privacy
+    privacy, public = party.asked.privacy, party.asked.task.public_test
+    check(privacy is None or public, "public_test", public, "True: scores would tell of private test examples")
     check(privacy is None or privacy.unit == "example", "unit", "client", "'example': scores would tell what is kept")
     t = _round(party, message, beyond=1)
     values = {**_sent(party, message, t).tensors, **_personal(party, context)}

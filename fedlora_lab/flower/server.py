@@ -202,9 +202,12 @@ class Fleet:
         return records.filled(tensors, {slot: shift(start[slot])[0] for slot in slots})
 
     def judged(self, run: Federation) -> dict[str, float]:
-        """Means of the metrics that clients report of their own models; NaN in the client unit, where they may not."""
+        """Means of the metrics that clients report of their own models.
+
+        NaN where they may not: in the client unit, and in a private run on test examples that are not public.
+        """
         names, privacy = run.setting.task.metrics, run.asked.privacy
-        if privacy is not None and privacy.unit == "client":
+        if privacy is not None and (privacy.unit == "client" or not run.setting.task.public_test):
             return dict.fromkeys(names, observe.NOT_SEEN)
         t, sent = run.state.round, observe.broadcast(run.setting, run.state.server)
         about = {"terms": self.party.terms, "round": t}

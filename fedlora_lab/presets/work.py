@@ -35,11 +35,12 @@ def task(name: "str | Preset", model: Any = None, dataset: Any = None, **options
     Args:
         model: a folder, a name or a module in the place of the paper's weights.
         dataset: in the place of the paper's data, with its columns; needed where the paper's come as a folder.
-        options: of `tasks.hub`, over the preset's.
+        options: of `tasks.hub`, over the preset's. The test part of the paper's own data is public; that of yours is
+            not unless ``public_test=True`` says so.
     Raises: ``ValueError`` where the data are a folder and none is given; ``ImportError`` where `datasets` is missing.
     Guarantees: tests/test_presets.py::test_every_preset_trains_end_to_end_at_a_toy_size.
     """
-    row = get(name)
+    row, own = get(name), dataset is None
     if dataset is None:
         check(
             bool(row.dataset), "dataset", None, "a folder with a folder of images for each class: it is not on the hub"
@@ -52,7 +53,7 @@ def task(name: "str | Preset", model: Any = None, dataset: Any = None, **options
     columns = {"image": row.image} if row.image else {"text": row.text, "max_length": row.length}
     base = row.model if model is None else model
     given = {"clients": row.clients, "alpha": row.alpha, "test": row.test, "name": row.name, "label": row.label}
-    given |= {**columns, "head": OWN_HEAD if row.head else None, **options}
+    given |= {**columns, "head": OWN_HEAD if row.head else None, "public_test": own, **options}
     if "targets" not in given:
         given["targets"] = _targets(row, _on_meta(row))
     return hub(base, dataset, **given)
@@ -86,7 +87,7 @@ def toy(name: "str | Preset", folder: "str | Path", examples: int = 96) -> Task:
 
     model = tiny(row.architecture, folder, words if row.text else ())
     length = {"max_length": 24} if row.text else {}
-    return task(row, model, pd.DataFrame(data), test=0.1, **length)
+    return task(row, model, pd.DataFrame(data), test=0.1, public_test=True, **length)
 
 
 def _on_meta(row: Preset) -> nn.Module:

@@ -38,12 +38,16 @@ def hub(
     tokenizer: Any = None,
     max_length: int | None = None,
     limit: int | None = None,
+    public_test: bool = False,
     name: str = "hub",
 ) -> Task:
     """A task of a Hugging Face model and a data set: classify texts, classify images, or model language.
 
     ``text=`` and ``label=`` train a sequence classifier, ``image=`` and ``label=`` an image classifier, ``text=`` alone
     a decoder, whose loss is the mean over each text's own tokens.
+
+    In a private run accuracy and loss are NaN unless you declare the test examples public: they are exact numbers, and
+    no budget covers them. ``hub(..., test=others, public_test=True)`` declares it; private rows held out stay private.
 
     Args:
         model: a name, a local folder, or a model already built, which is copied. Read from safetensors, never with
@@ -63,6 +67,7 @@ def hub(
         tokenizer: where it does not lie beside the model.
         max_length: tokens kept of a text; ``None`` keeps all, and refuses a text that the model cannot hold.
         limit: private examples used, drawn at random; ``None``: all.
+        public_test: nobody's privacy hangs on the test examples, and their metrics may be seen.
         name: short name of the task.
     Raises: ``ValueError`` in one line for a missing column, an unknown target, labels that are no classes, texts that
         are too long, a model that cannot be read, or one in which examples touch each other.
@@ -95,6 +100,7 @@ def hub(
         client_names=client_names,
         prepare=encode.trimmed if kind != "image" else None,
         info={"task": name, "model": type(base).__name__, "kind": kind, "texts cut": cut},
+        public_test=public_test,
     )
     return task if kind == "causal" else checked(task)
 

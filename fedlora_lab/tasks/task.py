@@ -79,7 +79,7 @@ class Task:
         model: the frozen base in evaluation mode; nobody changes it.
         targets: names of the linear maps that get adapters, matched at the end of a module's name as PEFT does.
         clients: (x, y) of every client; x a tensor (n_k, ...) or a mapping of such tensors, y (n_k,) or (n_k, ...).
-        test: (x, y) public and held out, for the curves.
+        test: (x, y) held out, for the curves.
         validation: (x, y) or ``None``; for tuning only, never for results.
         head: name of a module trained in full beside the factors, or ``None``.
         prepare: x -> x of a batch, done before it goes to the model's device, such as cutting padding off; or ``None``.
@@ -89,6 +89,10 @@ class Task:
         labels: names of the classes, or ``None``.
         client_names: one name per client; numbers when not given.
         info: JSON-able; ``info["task"]`` and ``info["arguments"]`` rebuild a built-in task, the rest identifies it.
+        public_test: nobody's privacy hangs on the test examples. Otherwise their metrics are NaN in every private run:
+            they would be exact numbers about private examples, round by round, that no ledger counts.
+
+    Number, sizes and names of the clients, shapes, and the number of classes are public facts in every run.
 
     Raises: ValueError when data, targets, head or model cannot be trained exactly; it says why.
     Guarantees: test_tasks.py::test_bad_calls, ::test_fingerprint_sees_data_and_weights, ::test_pooled_and_only.
@@ -108,6 +112,7 @@ class Task:
     client_names: tuple[str, ...] = ()
     prepare: Callable[[Any], Any] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    public_test: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", validate.names(self.targets))
@@ -119,6 +124,7 @@ class Task:
         validate.head(self.model, self.head)
         validate.data(self.clients, self.test, self.validation)
         check(len(names) == len(self.clients), "client_names", names, f"{len(self.clients)} names")
+        check(isinstance(self.public_test, bool), "public_test", self.public_test, "True or False")
 
     def __repr__(self) -> str:
         low, high = min(self.sizes), max(self.sizes)

@@ -34,10 +34,18 @@ def no_mixing(model: nn.Module) -> None:
 
 
 def frozen(model: Any) -> None:
-    """Refuse anything but a module whose parameters ask for no gradient, in evaluation mode."""
+    """Refuse anything but a module of finite parameters that ask for no gradient, in evaluation mode."""
     check(isinstance(model, nn.Module), "model", type(model).__name__, "a torch.nn.Module")
     still = not model.training and not any(p.requires_grad for p in model.parameters())
     check(still, "model", type(model).__name__, "a frozen copy in evaluation mode; tasks.classification makes one")
+    for name, parameter in model.named_parameters():
+        check(finite(parameter.detach()), f"model.{name}", "NaN or infinity", "finite weights")
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether all its numbers are; of whole numbers, of odd types and of shapes without values nothing is said."""
+    known = tensor.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16) and not tensor.is_meta
+    return not known or bool(tensor.isfinite().all())
 
 
 def matched(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
@@ -74,10 +82,21 @@ def targets(model: nn.Module, names: Sequence[str], head: str | None) -> None:
             check(is_linear(module), "targets", f"{name}: {type(module).__name__}", NO_LORA)
             in_head = head is not None and (name == head or name.startswith(f"{head}."))
             check(not in_head, "targets", name, f"a module outside the head {head!r}, which is trained in full")
+            other = next((n for n in alike(model, head) if name == n or name.startswith(f"{n}.")), None)
+            expected = f"a module outside {other!r}: its name ends with the head's, {head!r}, and PEFT wraps it as well"
+            check(other is None, "targets", name, expected)
+
+
+def alike(model: nn.Module, head: str | None) -> list[str]:
+    """Modules that PEFT takes for the head as well: their names end with its name."""
+    return [name for name, _ in model.named_modules() if head and name != head and name.endswith(head)]
 
 
 def head(model: nn.Module, name: str | None) -> None:
-    """Refuse a head that does not exist, holds more than linear maps or shares weights with the base."""
+    """Refuse a head that does not exist, holds more than linear maps or shares weights with the base.
+
+    Also one that PEFT cannot tell from modules inside it, or from a list of modules.
+    """
     if name is None:
         return
     modules = dict(model.named_modules())
@@ -89,6 +108,9 @@ def head(model: nn.Module, name: str | None) -> None:
     named = model.named_parameters(remove_duplicate=False)
     elsewhere = {id(p) for n, p in named if not n.startswith(f"{name}.")}
     check(not own & elsewhere, "head", name, "a module that shares no weight with the frozen base")
+    lists = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+    odd = [n for n in alike(model, name) if n.startswith(f"{name}.") or isinstance(modules[n], lists)]
+    check(not odd, "head", name, f"a name with which no module inside it, and no list, ends; {', '.join(odd)} does")
 
 
 def _signature(name: str, pair: Any) -> tuple[dict[str, tuple], int]:
@@ -124,6 +146,10 @@ def data(clients: Any, test: Any, validation: Any) -> None:
         check(count > 0, name, "0 examples", "at least one example")
         first = first or signature
         check(signature == first, name, signature, f"what clients[0] has: {first}")
+    # Of clients' examples the clip takes those that are not finite as zero, and counts them.
+    for name, (x, y) in ((name, pair) for name, pair in pairs.items() if name in ("test", "validation")):
+        for key, value in {**(x if isinstance(x, Mapping) else {"x": x}), "y": y}.items():
+            check(finite(value), f"{name} {key}", "NaN or infinity", "finite numbers")
 
 
 def labels(y: Tensor, classes: int | None, name: str) -> None:

@@ -64,7 +64,8 @@ class Privacy:
     participants: a release tells that so many took part.
 
     Guarantees: test_privacy_refuses_bad_values, test_trust_levels_add_up, test_calibrate_meets_its_target,
-        test_attack_neighbours.py::test_neighbours_differ_by_at_most_what_is_assumed,
+        test_attack_neighbours.py::test_one_example_less_moves_a_step_by_at_most_what_is_assumed,
+        test_attack_neighbours.py::test_one_client_less_moves_a_round_by_at_most_what_is_assumed,
         test_attack_secagg.py::test_colluders_leave_enough_noise.
     Source: arXiv:1607.00133, algorithm 1 (example unit); arXiv:1710.06963, algorithm 1 (client unit).
     """

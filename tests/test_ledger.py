@@ -479,5 +479,6 @@ def test_record_refuses_bad_entries(arguments: dict[str, Any], message: str) -> 
 
 
 def test_release_takes_numpy_numbers() -> None:
-    entry = Release.of(np.int64(3), np.array([1, 2]), np.int32(4), np.array([0.1, 0.2]), np.float64(1.5))
+    numbers: Any = np
+    entry = Release.of(numbers.int64(3), np.array([1, 2]), numbers.int32(4), np.array([0.1, 0.2]), np.float64(1.5))
     assert entry == Release(3, (1, 2), 4, (0.1, 0.2), 1.5)

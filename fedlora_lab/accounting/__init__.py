@@ -6,7 +6,7 @@ loss ("prv").
 """
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from fedlora_lab.accounting import gaussian, pld, prv, renyi
 from fedlora_lab.accounting.calibration import first_guess, grouped, smallest
@@ -106,19 +106,13 @@ def noise_multipliers(
     if not steps:
         return (0.0,) * len(sample_rates)
     largest = grouped(sample_rates, GROUPS)
-    sigmas, tops, many = {0.0: 0.0}, sorted(set(largest.values())), len(set(sample_rates)) > GROUPS
-    for i, rate in enumerate(tops):
-        # among many, the two before give a start that is nearly right
-        guess = _along(*((r, sigmas[r]) for r in tops[i - 2 : i]), at=rate) if many and i > 1 else None
-        sigmas[rate] = _noise_multiplier(float(epsilon), float(delta), rate, int(steps), accountant, guess)
+    sigmas, tops = {0.0: 0.0}, sorted(set(largest.values()))
+    if len(largest) <= GROUPS or accountant == "rdp":
+        find = partial(_noise_multiplier, float(epsilon), float(delta), steps=int(steps), accountant=accountant)
+        sigmas |= {rate: find(rate) for rate in tops}
+    else:
+        sigmas |= _noise_multipliers(float(epsilon), float(delta), tuple(tops), int(steps))
     return tuple(sigmas[largest.get(float(rate), 0.0)] for rate in sample_rates)
-
-
-def _along(first: tuple[float, float], second: tuple[float, float], at: float) -> float:
-    """The value at ``at`` on a line through two points, on log axes."""
-    (x0, y0), (x1, y1) = first, second
-    slope = math.log(y1 / y0) / math.log(x1 / x0)
-    return y1 * (at / x1) ** slope
 
 
 def canonical(history: History) -> renyi.Key:
@@ -158,12 +152,35 @@ def _epsilon(key: renyi.Key, delta: float, accountant: str) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _noise_multiplier(
-    target: float, delta: float, q: float, steps: int, accountant: str, guess: float | None = None
-) -> float:
-    def spent(sigma: float) -> float:
-        return _epsilon(((sigma, q, steps),), delta, accountant)
-
+def _noise_multiplier(target: float, delta: float, q: float, steps: int, accountant: str) -> float:
     if q == 1 and accountant == "prv":
         return gaussian.noise_multiplier(target, delta, steps)
-    return smallest(spent, target, guess or first_guess(target, delta, q, steps))
+    return smallest(lambda sigma: _epsilon(((sigma, q, steps),), delta, accountant), target,
+                    first_guess(target, delta, q, steps))  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _noise_multipliers(target: float, delta: float, rates: tuple[float, ...], steps: int) -> dict[float, float]:
+    """As `_noise_multiplier` for many rates in order, with fewer evaluations: how far the first guess is off, and how
+    steeply epsilon falls, hardly changes from one rate to the next."""
+    found: dict[float, float] = {}
+    off: list[tuple[float, float]] = []
+    for q in rates:
+        if q == 1:
+            found[q] = gaussian.noise_multiplier(target, delta, steps)
+            continue
+        guess, above = (first_guess(target * wider, delta, q, steps) for wider in (1.0, 1.02))
+        if len(off) > 1:
+            (x0, y0), (x1, y1) = off[-2:]
+            correction = y1 + (y1 - y0) * (math.log(q) - x1) / (x1 - x0)
+        else:
+            correction = off[-1][1] if off else 0.0
+        slope = math.log(1.02) / math.log(above / guess)
+        spent = partial(_spent, q=q, steps=steps, delta=delta)
+        found[q] = smallest(spent, target, guess * math.exp(correction), slope)
+        off.append((math.log(q), math.log(found[q] / guess)))
+    return found
+
+
+def _spent(sigma: float, q: float, steps: int, delta: float) -> float:
+    return _epsilon(((sigma, q, steps),), delta, "prv")

@@ -48,8 +48,12 @@ def first_guess(target: float, delta: float, q: float, steps: int) -> float:
     return 1 / math.sqrt(math.log1p((high / q) ** 2 / steps))
 
 
-def smallest(spent: Callable[[float], float], target: float, sigma: float) -> float:
+def smallest(spent: Callable[[float], float], target: float, sigma: float, slope: float = -1.0) -> float:
     """Where the falling function ``spent`` comes within 0.1 % below ``target``; the result never spends more.
+
+    Args:
+        sigma: to begin with.
+        slope: of log ``spent`` over log sigma, taken until two points are known.
 
     Raises:
         ValueError: when no sigma up to 1e7 is enough.
@@ -62,18 +66,18 @@ def smallest(spent: Callable[[float], float], target: float, sigma: float) -> fl
             break
         if 0 < value < math.inf:
             points = [*points, (math.log(sigma), math.log(value))][-2:]
-        sigma = _next(points, math.log(target) - 4e-4, low, high)
+        sigma = _next(points, math.log(target) - 4e-4, low, high, slope)
     check(high < math.inf, "epsilon", target, "a target that this accountant can certify, above about 3e-3")
     # The last bits depend on the number of threads; rounded up, the plan is the same and spends no more.
     unit = 10.0 ** (math.floor(math.log10(high)) - 9)
     return math.ceil(high / unit) * unit
 
 
-def _next(points: list[tuple[float, float]], aim: float, low: float, high: float) -> float:
+def _next(points: list[tuple[float, float]], aim: float, low: float, high: float, slope: float) -> float:
     """The secant's step if it falls inside the bracket, else the middle of the bracket, else a step outward."""
     if points:
         (x0, y0), (x1, y1) = points[0], points[-1]
-        slope = (y1 - y0) / (x1 - x0) if x1 != x0 else -1.0
+        slope = (y1 - y0) / (x1 - x0) if x1 != x0 else slope
         step = (aim - y1) / slope if slope < 0 else math.inf
         guess = math.exp(x1 + max(-2.0, min(2.0, step)))
         if low * (1 + 1e-6) < guess < high * (1 - 1e-6):

@@ -229,7 +229,9 @@ EDGES = (
         wrong="σC/√K from each of K clients protects their sum. A server that sees one upload faces σ/√K.",
         library="**Cannot say it** by accident: `trust` says who sees what. Under `secagg` the server's rule is handed "
         "the sum only, and a round with too few uploads releases nothing (`test_trust_levels_add_up`, "
-        "`test_a_share_seen_alone_is_weak`, `test_secure_aggregation_with_too_few_uploads_releases_nothing`). Whether "
+        "`test_a_share_seen_alone_is_weak`, `test_secure_aggregation_with_too_few_uploads_releases_nothing`). Clients "
+        "that may tell their noise are counted apart (`colluding`), and the stated ε is the server's, which knows who "
+        "sends: participation amplifies nothing against it (`test_the_aggregator_is_not_amplified_against`). Whether "
         "the world keeps the promise of secure aggregation is not checked: no cryptography runs in a run. `fl.masks` "
         "shows it at work.",
         what="ε of one of 100 uploads for who looks at it, where the sum has 0.93",

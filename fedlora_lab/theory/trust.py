@@ -33,9 +33,12 @@ def trust_level(
     Args:
         trust: "local" (every upload is seen), "secagg" (only the sum is seen), "central" (a trusted server).
         noise_multiplier: sigma >= 0.
-        clip_norm: C >= 0; neighbours differ by adding or removing one contribution (replacing one: 2 C).
+        clip_norm: C >= 0; neighbours differ by one contribution replaced by nothing (by another one: 2 C).
         participants: m >= 1.
-        honest: secure aggregation: noise shares relied on, in [1, m]; ``None`` is m.
+        honest: secure aggregation: noise shares relied on, in [1, m]; ``None`` is m. Clients that upload and tell their
+            noise are not among them.
+
+    Whoever sees who sends, as the server of "local" and "secagg" does, is accounted against with q = 1.
 
     Guarantees: test_trust_level.
     Source: derived; distributed noise as in arXiv:2102.06387.

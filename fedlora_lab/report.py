@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fedlora_lab.checks import check
 from fedlora_lab.files import write_atomically
 from fedlora_lab.folder import Folder, read_frame, read_json
-from fedlora_lab.summary import number, summary, words
+from fedlora_lab.summary import against, number, summary, words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -186,6 +186,7 @@ def render(frame: "pd.DataFrame", settings: Mapping[str, Any], ledgers: Mapping[
         facts=facts(settings, [row["method"] for row in rows]),
         promise=promise(settings, ledgers),
         measure=table.attrs["measure"],
+        against=against(None if settings["privacy"] is None else settings["privacy"]["trust"]),
         figures=list(figures(frame)),
         ledger=ledger_rows(ledgers),
         settings=settings,

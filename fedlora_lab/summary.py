@@ -153,6 +153,19 @@ def number(value: float, digits: int = 3, infinite: str = "not private") -> str:
     return f"{value:.{digits}f}"
 
 
+AGAINST = {
+    "local": "whoever sees the uploads",
+    "secagg": "whoever sees the sums of the uploads",
+    "central": "whoever sees the released models only",
+}
+"""Trust -> against whom ε holds, in a few words; `Ledger.statement` says it in full."""
+
+
+def against(trust: str | None) -> str:
+    """Words that follow an ε and name its observer; "" without privacy. Args: trust: of the ledger or the plan."""
+    return "" if trust is None else f" against {AGAINST[trust]}"
+
+
 def distance(value: float) -> str:
     """A relative deviation for people: what rounding leaves is nothing, and a dash is what was not measured."""
     return "0" if value <= 1e-6 else number(value)

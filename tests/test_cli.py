@@ -342,6 +342,69 @@ def test_learning_rates_in_all_their_forms():
     assert read.learning_rates(None, "digits", slugs) == {slug: tuned("digits", slug) for slug in slugs}
 
 
+def test_default_rates_are_those_of_the_budget_and_unit(tmp_path, capsys):
+    """Another ε or unit takes another rate, and says which when it was tuned for something else."""
+    from fedlora_lab import tuned
+
+    told = []
+    rates = read.learning_rates(None, "digits", ["rolora", "non-private"], 2.0, "example", told.append)
+    assert rates == {"rolora": tuned("digits", "rolora", 2.0), "non-private": tuned("digits", "non-private")}
+    assert told == [f"rolora: learning rate {rates['rolora']:g}, tuned for RoLoRA at ε = 3, the budget nearest to 2"]
+    assert read.learning_rates(None, "digits", ["rolora"], None) == {"rolora": tuned("digits", "rolora", None)}
+    assert read.learning_rates(None, "digits", ["deer"], 3.0, "client") == {
+        "deer": tuned("digits", "deer", 3, "client")
+    }
+    small = ["--clients", "3", "--rounds", "1", "--local-steps", "1", "--batch", "4"]
+    assert call("run", "digits", "rolora", "--epsilon", "0.5", *small, "--out", tmp_path / "low") == 0
+    said = capsys.readouterr().out
+    assert "rolora: learning rate 0.05, tuned for RoLoRA at ε = 1, the budget nearest to 0.5" in said
+    assert json.loads((tmp_path / "low" / "settings.json").read_text())["plans"]["rolora"]["lr"] == 0.05
+    assert re.search(r"\[1/1\] rolora, seed 0: .*ε 0\.\d+ against whoever sees the uploads, ", said)
+    assert "ε: against whoever sees the uploads" in said.splitlines()
+    page = (tmp_path / "low" / "report.html").read_text(encoding="utf-8")
+    assert "ε: against whoever sees the uploads, the largest over clients and seeds." in page
+
+
+def test_suggested_rates_are_those_of_the_studies():
+    """The committed table is what the script makes of the committed studies; a study's rate is its tuned one."""
+    import runpy
+
+    from fedlora_lab import tuning
+
+    script = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "suggest_rates.py"))
+    assert json.loads(tuning.SUGGESTED.read_text(encoding="utf-8")) == script["collected"]()
+    frame = pd.read_csv(Path(__file__).parents[1] / "results" / "digits.csv")
+    for epsilon in (1.0, 3.0):
+        rows = frame[(frame["method"] == "rolora") & (frame["epsilon"] == epsilon) & (frame["alpha"] == 0.5)]
+        assert set(rows["lr"]) == {tuning.tuned("digits", "rolora", epsilon)}
+    assert "la-lora" not in tuning.rates()["digits"]["client"], "waits for new measurement"
+
+
+def test_a_suggestion_says_where_it_comes_from():
+    from fedlora_lab import methods, tuning
+
+    found = tuning.suggestion("digits", "rolora", 8.0)
+    assert found == (tuning.tuned("digits", "rolora"), "tuned for RoLoRA at ε = 8", True)
+    assert tuning.suggestion("digits", "rolora", 2.5).words == "tuned for RoLoRA at ε = 3, the budget nearest to 2.5"
+    assert tuning.suggestion("digits", "rolora", 3**0.5).words.startswith("tuned for RoLoRA at ε = 1,"), (
+        "of two the smaller"
+    )
+    assert tuning.suggestion("digits", "rolora", None, "client").words == "tuned for RoLoRA without privacy"
+    mine = methods.FFA.replace(name="mine", note="another name")
+    assert tuning.suggestion("digits", mine, 1.0).words.startswith(
+        "tuned for FFA-LoRA at ε = 1; nothing was tuned for mine"
+    )
+    other = methods.FedLoRA.replace(name="mine", smooth=methods.LALoRA.smooth)
+    assert tuning.suggestion("digits", other, 1.0).lr == tuning.tuned("digits", "fedlora", 1.0)
+    default = tuning.suggestion("elsewhere", "rolora", 1.0)
+    assert default.lr == 0.3 and default.words.startswith("the default; nothing was tuned for RoLoRA on elsewhere")
+    for bad, line in (({"epsilon": 0}, "epsilon=0: expected"), ({"unit": "site"}, "unit='site': expected one of")):
+        with pytest.raises(ValueError, match=line):
+            tuning.tuned("digits", "rolora", **bad)
+    with pytest.raises(ValueError, match="epsilon=None: expected"):
+        tuning.tuned("regression", "rolora", None)
+
+
 def test_tuned_is_the_best_of_its_grid():
     from fedlora_lab import tuning
 

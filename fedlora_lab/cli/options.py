@@ -29,7 +29,11 @@ _OPTIONS = (
     click.option("--alpha", type=float, metavar="A", help="Dirichlet split; small is heterogeneous.  [the task's]"),
     click.option("--rank", type=int, metavar="R", help="Rank of the adapter.  [as tuned, or 4]"),
     click.option("--lora-alpha", type=float, metavar="A", help="Scale is this over the rank.  [as tuned, or 8]"),
-    click.option("--lr", metavar="LR", help="0.3, or A=0.1,B=0.3, or ffa-lora=0.3,rolora=0.1.  [tuned]"),
+    click.option(
+        "--lr",
+        metavar="LR",
+        help="0.3, or A=0.1,B=0.3, or ffa-lora=0.3,rolora=0.1.  [suggested for method, ε and unit]",
+    ),
     click.option("--participation", type=float, metavar="P", help="Chance that a client takes part in a round.  [1]"),
     click.option("--momentum", type=float, metavar="M", help="Momentum of the clients' optimiser.  [0]"),
     click.option("--trust", metavar="T", help="Client unit: local, secagg or central.  [central]"),
@@ -102,9 +106,20 @@ def task_of(name: str, clients: int | None, alpha: float | None) -> "Task":
     return build(**given)
 
 
-def learning_rates(text: str | None, task: str, slugs: list[str]) -> dict[str, float | Mapping[str, float]]:
-    """The learning rate of each method: one for all, one for each factor, one for each method, else the tuned one."""
-    from fedlora_lab import tuning
+def learning_rates(
+    text: str | None,
+    task: str,
+    slugs: list[str],
+    epsilon: float | None = 8.0,
+    unit: str = "example",
+    say: Callable[[str], Any] = lambda line: None,
+) -> dict[str, float | Mapping[str, float]]:
+    """The learning rate of each method: one for all, one for each factor, one for each method, else what is suggested.
+
+    Args: epsilon, unit: what is suggested for; ``None``: no privacy. say: told where a suggestion comes from that was
+        tuned for something else, one line a method.
+    """
+    from fedlora_lab.tuning import suggestion
 
     if text is not None and "=" not in text:
         return dict.fromkeys(slugs, number("lr", text))
@@ -112,9 +127,18 @@ def learning_rates(text: str | None, task: str, slugs: list[str]) -> dict[str, f
     if given and set(given) <= SIDES:
         return dict.fromkeys(slugs, given)
     check(set(given) <= set(slugs), "lr", text, f"names among {', '.join(slugs)}, or A, B, head")
-    known = tuning.table().get(task, {"methods": {}})["methods"]
-    rates = {slug: known[slug]["lr"] if slug in known else Plan().lr for slug in slugs}
-    return {**rates, **given}
+    rates: dict[str, float | Mapping[str, float]] = {**given}
+    for slug in (slug for slug in slugs if slug not in given):
+        found = suggestion(task, slug, epsilon, unit)
+        rates[slug] = found.lr
+        if not found.exact:
+            say(f"{slug}: learning rate {found.lr:g}, {found.words}")
+    return {slug: rates[slug] for slug in slugs}
+
+
+def budget(options: Mapping[str, Any]) -> float | None:
+    """The ε that was asked for; ``None`` for ``--epsilon none``."""
+    return None if options["epsilon"] == "none" else number("epsilon", options["epsilon"])
 
 
 def plan_of(options: Mapping[str, Any], tuned: Mapping[str, Any]) -> Plan:
@@ -138,9 +162,9 @@ def privacy_of(options: Mapping[str, Any], tuned: Mapping[str, Any], task: "Task
     """A calibrated privacy plan, or ``None`` for ``--epsilon none``."""
     from fedlora_lab.privacy import Privacy
 
-    if options["epsilon"] == "none":
+    epsilon = budget(options)
+    if epsilon is None:
         return None
-    epsilon = number("epsilon", options["epsilon"])
     fields = {"delta": options["delta"], "clip_norm": options["clip"], "trust": options["trust"]}
     same_unit = {} if options["unit"] != "example" else tuned.get("privacy", {})
     fields = {**same_unit, **{k: v for k, v in fields.items() if v is not None}}

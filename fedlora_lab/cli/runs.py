@@ -21,7 +21,7 @@ from fedlora_lab.cli.cells import play
 from fedlora_lab.cli.small import aligned
 from fedlora_lab.folder import Folder
 from fedlora_lab.plan import Lora
-from fedlora_lab.summary import distance, number, summary, words
+from fedlora_lab.summary import against, distance, number, summary, words
 
 if TYPE_CHECKING:
     from fedlora_lab.comparison import Cell
@@ -73,12 +73,13 @@ def work(
     task = read.task_of(task_name, options["clients"], options["alpha"])
     tuned = tuning.table().get(task.name, {}).get("setting", {})
     plan, lora = read.plan_of(options, tuned), read.lora_of(options, tuned)
-    rates = read.learning_rates(options["lr"], task.name, slugs)
     privacy = read.privacy_of(options, tuned, task, plan)
     if options["stop_at"] is not None:
         check(privacy is not None, "stop_at", options["stop_at"], "not given with --epsilon none")
         check_number("stop_at", options["stop_at"], 0, open_low=True)
         play = partial(play, stop_at=options["stop_at"])
+    unit = "example" if privacy is None else privacy.unit
+    rates = read.learning_rates(options["lr"], task.name, slugs, read.budget(options), unit, click.echo)
     cells = [Cell.named(s, task, privacy, plan.replace(lr=rates[s]), lora, seed) for s in slugs for seed in seeds]
     with Folder(options["out"] or f"runs/{task_name}") as folder:
         if options["fresh"]:
@@ -86,7 +87,7 @@ def work(
         kept = folder.claim({**shared_by_all(folder, task, privacy, lora), **of_each(cells)})["privacies"]
         train(folder, [replace(cell, privacy=_privacy(kept[cell.slug])) for cell in cells], every_round, play)
         frame = folder.gather()
-        click.echo("\n" + "\n".join(lines(frame)))
+        click.echo("\n" + "\n".join(lines(frame, None if privacy is None else privacy.trust)))
         click.echo(f"\nreport: {report.report(folder.path)}")
 
 
@@ -162,7 +163,8 @@ def _line(record: "Round") -> str:
     """One round in words."""
     name = next((name for name in ("accuracy", "loss") if name in record.metrics), None)
     score = "" if name is None else f"{name} {number(record.metrics[name], infinite='∞')}"
-    return f"{score}, ε {number(record.epsilon, 2)}, deviation {distance(record.deviation)}"
+    seen = against(None if record.ledger is None else record.ledger.trust)
+    return f"{score}, ε {number(record.epsilon, 2)}{seen}, deviation {distance(record.deviation)}"
 
 
 def train(folder: Folder, cells: "list[Cell]", every_round: bool, play: Play = play) -> None:
@@ -189,8 +191,8 @@ def train(folder: Folder, cells: "list[Cell]", every_round: bool, play: Play = p
             write(f"[{count}/{len(todo)}] {name}: {told} ({time.perf_counter() - begun:.1f} s)")
 
 
-def lines(frame: Any) -> list[str]:
-    """The table at the end, as it stands in the report too."""
+def lines(frame: Any, trust: str | None = None) -> list[str]:
+    """The table at the end, as it stands in the report too; ``trust`` tells against whom ε holds."""
     table = summary(frame)
     measure = table.attrs["measure"]
     head = [
@@ -208,4 +210,5 @@ def lines(frame: Any) -> list[str]:
     told = words(table)
     rows = [[row[key] for key in keys] for row in told]
     fallen = [f"{row['method']}: {row['fell']}" for row in told if row["fell"]]
-    return [*aligned([head, *rows], right=tuple(range(1, len(head)))), *fallen]
+    observer = [f"ε:{against(trust)}"] if trust else []
+    return [*aligned([head, *rows], right=tuple(range(1, len(head)))), *observer, *fallen]

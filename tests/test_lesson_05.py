@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from patience import WAIT, until
 
 import fedlora_lab as fl
 from fedlora_lab import plots
@@ -181,6 +182,27 @@ def test_duel_fills_the_figure(made):
     assert made.settle()
     assert made.picture.value == before
     assert made.sentence.value == said
+
+
+def test_a_duel_keeps_what_it_was(made):
+    made.buttons["start"].click()
+    until(lambda: not made.worker.alive)
+    assert made.settle(WAIT)
+    shown = made.bout, made.picture.value, made.sentence.value
+    made.rounds.value = 5
+    assert made.settle(WAIT)
+    assert "controls have changed since: press Start" in made.status.value
+    assert (made.bout, made.picture.value, made.sentence.value) == shown
+    assert "runs of 2 rounds" in made.sentence.value
+    made.reset()
+    assert made.bout.plan.rounds == 2
+
+
+def test_a_duel_takes_suggested_rates(task):
+    widget: Any = fl.widgets.duel(task, {1: ("fedlora",), None: ("ffa-lora",)}, privacy=PRIVACY)
+    assert widget.bout.rates[1] == {"fedlora": fl.tuned("digits", "fedlora", 1)}
+    assert widget.bout.rates[None] == {"ffa-lora": fl.tuned("digits", "ffa-lora", None)}
+    widget.close()
 
 
 def test_duel_stops_within_a_step(made):

@@ -2,6 +2,7 @@
 
 import html
 import itertools
+import math
 import re
 import threading
 import time
@@ -198,9 +199,121 @@ def test_a_method_brings_its_tuned_rate(live):
         assert live.settings.lr.value == expected
 
 
+def test_a_run_keeps_its_own_recipe(live):
+    """Controls that move after a run leave its figure, sentence, file and cell alone; the widget says that they did."""
+    live.settings.method.value = fl.methods.RoLoRA
+    live.buttons["start"].click()
+    ended(live)
+    shown = status(live), live.chart.value, live.sentence.value, live.cell.value, live.link.value
+    assert "controls have changed" not in shown[0]
+    live.settings.method.value = fl.methods.FedLoRA
+    live.settings.rounds.value = 9
+    assert live.settle(WAIT)
+    assert status(live).startswith("controls have changed since: press Start · finished · round 3 of 3 ")
+    assert (live.chart.value, live.sentence.value, live.cell.value, live.link.value) == shown[1:]
+    assert "RoLoRA after round 3 of 3" in live.sentence.value
+    assert 'download="digits-rolora.csv"' in live.link.value
+    assert "method = 'rolora'" in live.cell.value and "rounds=3" in live.cell.value
+    live.settings.method.value, live.settings.rounds.value = fl.methods.RoLoRA, 3
+    live.settings.lr.value = live._recipe.plan.lr
+    assert status(live) == shown[0], "the controls say again what was run"
+    live.settings.method.value = fl.methods.FedLoRA
+    live.buttons["start"].click()
+    ended(live)
+    assert "FedLoRA after round 3 of 3" in live.sentence.value
+    assert "controls have changed" not in status(live)
+
+
+def test_a_control_moved_by_code_during_a_run_is_told(live):
+    live.settings.rounds.value = 2
+    live.buttons["start"].click()
+    live.settings.method.value = fl.methods.FFA
+    ended(live)
+    assert "RoLoRA after round 2 of 2" in live.sentence.value
+    assert status(live).startswith("controls have changed since: press Start · finished")
+
+
+def test_a_fall_stays_in_sight_and_is_told():
+    """A rate far too high: the axis reaches down to the score, and the sentence says from where it fell."""
+    run = fl.widgets.live(fl.tasks.digits(clients=3, seed=1), epsilon=None, plan=fl.Plan(rounds=2, local_steps=2, lr=5))
+    run.buttons["start"].click()
+    ended(run)
+    before, after = (run.records[i].metrics["accuracy"] for i in (0, -1))
+    assert after < before
+    assert f"it fell below its start: {before:.2f} to {after:.2f}" in run.sentence.value
+    run.close()
+
+
+def test_live_shows_a_fall():
+    from frames import tidy_frame
+
+    frame = tidy_frame(("rolora",), seeds=1)
+    low = (frame["measure"] == "accuracy") & (frame["round"] == 4)
+    fallen = frame.assign(value=frame["value"].where(~low, 0.07))
+    bottom = [fl.plots.live(one, rounds=4, start=0.61).axes[0].get_ylim()[0] for one in (None, frame, fallen)]
+    assert bottom[0] == bottom[1] > 0.07 > bottom[2]
+    assert fl.plots.live(frame, start=0.61, past=[fallen]).axes[0].get_ylim()[0] < 0.07
+    risen = frame.assign(value=frame["value"].where(~((frame["measure"] == "loss") & (frame["round"] == 4)), 31.0))
+    assert fl.plots.live(risen, measure="loss").axes[0].get_ylim()[1] > 31
+    unknown = frame.assign(value=frame["value"].where((frame["measure"] != "deviation") | (frame["round"] == 0)))
+    texts = [text.get_text() for ax in fl.plots.live(unknown).axes for text in ax.texts]
+    assert "not measured" in texts
+
+
+def test_the_suggestion_follows_until_the_reader_sets_the_rate(live):
+    settings = live.settings
+    settings.epsilon.value = 1.0
+    assert settings.lr.value == fl.tuned("digits", "rolora", 1.0)
+    settings.epsilon.value = math.inf
+    assert settings.lr.value == fl.tuned("digits", "rolora", None)
+    assert "without privacy" in settings.hint.value and settings.take.disabled
+    settings.lr.value = 2.0
+    settings.epsilon.value = 8.0
+    assert settings.lr.value == 2.0, "the reader's own"
+    assert "suggested learning rate 0.4: tuned for RoLoRA at ε = 8" in html.unescape(settings.hint.value)
+    settings.take.click()
+    assert settings.lr.value == 0.4
+    settings.method.value = fl.methods.FFA
+    assert settings.lr.value == fl.tuned("digits", "ffa-lora", 8.0)
+    live.buttons["reset"].click()
+    assert settings.recipe() == live._recipe
+    settings.epsilon.value = 1.0
+    assert settings.lr.value == fl.tuned("digits", "rolora", 1.0), "after a reset the rate follows again"
+
+
+def test_live_begins_with_what_is_suggested(task):
+    for unit, epsilon in (("example", 1.0), ("example", None), ("client", 20.0)):
+        run = fl.widgets.live(task, epsilon=epsilon, privacy=fl.Privacy(unit=unit, delta=1e-3))
+        assert run.settings.lr.value == fl.tuned("digits", "rolora", epsilon, unit)
+        assert run.settings.suggestion.exact
+        run.close()
+
+
+def test_the_status_names_the_observer(live):
+    live.settings.rounds.value = 1
+    live.buttons["start"].click()
+    ended(live)
+    assert status(live).endswith("of 8 against whoever sees the uploads")
+    assert "against whoever sees the uploads." in live.sentence.value
+
+
+def test_live_calibrates_for_the_plan_that_runs(task):
+    """A plan that was calibrated for fewer rounds is calibrated anew: what is spent stays within the promise."""
+    short = fl.Plan(rounds=1, local_steps=1, batch=8)
+    privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=2.0, task=task, plan=short)
+    run = fl.widgets.live(task, privacy=privacy, plan=short, epsilon=2.0)
+    run.settings.rounds.value = 4
+    run.buttons["start"].click()
+    ended(run)
+    assert run.records[-1].index == 4
+    assert run.records[-1].epsilon <= 2.0
+    assert run.records[-1].ledger.releases
+    run.close()
+
+
 def test_live_without_pictures_or_privacy():
     run = fl.widgets.live(fl.tasks.regression(clients=3), epsilon=None, plan=fl.Plan(rounds=2, lr=0.01))
-    assert run.examples not in run.children[3].children
+    assert run.examples not in run.children[4].children
     run.buttons["start"].click()
     ended(run)
     assert status(run).endswith("ε spent ∞")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from fedlora_lab.plots.live import trace, untrained
+from fedlora_lab.plots.live import floor, series, trace, untrained
 from fedlora_lab.plots.score import draw
 from fedlora_lab.plots.style import (
     FAINT,
@@ -43,7 +43,7 @@ def composed(
     Args:
         lines: (sign, words), one a property, see `traits.told`.
         frames: slug -> tidy frame of a run, as far as it has come.
-        rounds: planned; start: the accuracy before training. The axes follow these two alone.
+        rounds: planned; start: the accuracy before training. The axes follow these two, and runs that fall out of them.
         steps: local steps to draw in the score.
 
     Guarantees: axes stand still (test_composer.py::test_the_figure_stands_still).
@@ -87,7 +87,8 @@ def _rule(figure: Picture, y: float) -> Any:
 
 def _runs(ax: Any, frames: Mapping[str, Any], rounds: int, start: float) -> None:
     """Accuracy over rounds, a line a run."""
-    ax.set(xlim=(0, rounds), ylim=(max(0.0, float(np.floor(10 * start) / 10 - 0.2)), 1.0), xlabel="round")
+    seen = [value for frame in frames.values() for value in series(frame, "accuracy")[1] if np.isfinite(value)]
+    ax.set(xlim=(0, rounds), ylim=(floor(start, seen, below=0.2), 1.0), xlabel="round")
     ax.set_ylabel("share of test examples right")
     ax.xaxis.get_major_locator().set_params(integer=True)
     untrained(ax, rounds, start)

@@ -27,7 +27,7 @@ from fedlora_lab.plots.style import (
 )
 
 
-def _series(frame: Any, measure: str) -> tuple[np.ndarray, np.ndarray]:
+def series(frame: Any, measure: str) -> tuple[np.ndarray, np.ndarray]:
     """Rounds and values of one measure of one run."""
     if frame is None:
         return np.zeros(0), np.zeros(0)
@@ -43,22 +43,27 @@ def _panel(ax: Any, frame: Any, past: Sequence[pd.DataFrame], measure: str, roun
     ax.set_xlabel("round")
     ax.xaxis.get_major_locator().set_params(integer=True)
     for earlier in past:
-        x, y = _series(earlier, measure)
+        x, y = series(earlier, measure)
         ax.plot(x, y, color=look(earlier["method"].iloc[0]).colour, lw=1.1, alpha=0.35)
     if frame is not None:
         trace(ax, frame, measure)
+        _, values = series(frame, measure)
+        if len(values) > 1 and np.isnan(values[1:]).all():
+            ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", va="center", fontsize=8, color=SOFT)
 
 
 def trace(ax: Any, frame: pd.DataFrame, measure: str) -> None:
     """One measure of one run so far, in its method's colour, with the method's mark where it stands now."""
-    x, y = _series(frame, measure)
+    x, y = series(frame, measure)
     seen = look(frame["method"].iloc[0])
     ax.plot(x, y, color=seen.colour, lw=2.2)
     ax.plot(x[-1:], y[-1:], marker=seen.marker, ms=7, mec=CARD, mew=0.6, color=seen.colour, clip_on=False)
 
 
 def untrained(ax: Any, rounds: int, start: float) -> None:
-    """The score before training, as a line across the plan's rounds."""
+    """The score before training, as a line across the plan's rounds; none where it was not measured."""
+    if not np.isfinite(start):
+        return
     ax.axhline(start, color=GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
     ax.text(rounds, start, f"before {start:.2f} ", fontsize=7.5, color=SOFT, ha="right", va="top")
 
@@ -81,9 +86,10 @@ def live(
         target: the epsilon planned for; ``None``: no privacy.
         measure: "accuracy", or another whole-model measure of the frame such as "loss".
         past: frames of earlier runs, drawn pale.
-    Guarantees: axes depend on the plan, never on the data (test_live_axes_stand_still).
+    Guarantees: axes depend on the plan and not on the data (test_live_axes_stand_still), but where a value would leave
+        them: then they grow until it is inside (test_live_shows_a_fall).
     """
-    known, values = _series(frame, measure)
+    known, values = series(frame, measure)
     rounds = int(known.max(initial=0)) if rounds is None else rounds
     start = (float(values[0]) if len(values) else 0.0) if start is None else start
     check(rounds >= 1, "rounds", rounds, "a whole number >= 1")
@@ -99,21 +105,42 @@ def live(
         _panel(drift, frame, past, "deviation", rounds)
         spent.set_title("ε spent", fontsize=9)
         drift.set_title("deviation (relative)", fontsize=9)
-        drift.set_ylim(-0.03, 1.0)
+        drift.set_ylim(-0.03, _grown(1.0, _seen(frame, past, "deviation")))
     return figure
 
 
 def _score(ax: Any, frame: Any, past: Sequence[Any], measure: str, rounds: int, start: float) -> None:
     """The score's axis, which depends on where training starts, and the names of the runs."""
-    bottom = max(0.0, np.floor(10 * start) / 10 - 0.1)
-    ax.set_ylim((bottom, 1.0) if measure.startswith("accuracy") else (0.0, 1.15 * start if start > 0 else 1.0))
+    seen = _seen(frame, past, measure)
+    if measure.startswith("accuracy"):
+        ax.set_ylim(floor(start, seen), 1.0)
+    else:
+        ax.set_ylim(0.0, _grown(1.15 * start if start > 0 else 1.0, seen))
     untrained(ax, rounds, start)
     for earlier in past:
-        _, y = _series(earlier, measure)
+        _, y = series(earlier, measure)
         ax.text(rounds * 1.01, y[-1], name(earlier["method"].iloc[0]), fontsize=6.5, color=SOFT, va="center")
     if frame is not None:
         slug = str(frame["method"].iloc[0])
         ax.set_title(name(slug), loc="right", color=darker(look(slug).colour), fontsize=10)
+
+
+def _seen(frame: Any, past: Sequence[Any], measure: str) -> np.ndarray:
+    """Every finite value of a measure, of this run and the earlier ones."""
+    values = np.concatenate([series(one, measure)[1] for one in (frame, *past)])
+    return values[np.isfinite(values)]
+
+
+def floor(start: float, seen: Any, below: float = 0.1) -> float:
+    """The lower end of an axis of accuracy: ``below`` under the start in tenths, and lower where a run has fallen."""
+    start = start if np.isfinite(start) else 0.0
+    lowest = min([start, *seen])
+    return max(0.0, min(np.floor(10 * start) / 10 - below, np.floor(10 * lowest - 1e-9) / 10))
+
+
+def _grown(top: float, seen: np.ndarray) -> float:
+    """The upper end of an axis: doubled until every value is below it."""
+    return top * 2.0 ** max(0, int(np.ceil(np.log2(max([*seen, top]) / top))))
 
 
 def _budget(ax: Any, target: float | None) -> None:

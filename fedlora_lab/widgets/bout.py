@@ -11,6 +11,7 @@ from fedlora_lab.plan import Plan
 from fedlora_lab.plots.budgets import budgets, last_scores
 from fedlora_lab.plots.style import name, png
 from fedlora_lab.privacy import Privacy
+from fedlora_lab.summary import against
 from fedlora_lab.tasks import Task
 from fedlora_lab.widgets.settings import finite
 
@@ -83,4 +84,8 @@ class Bout:
         means = scores.groupby(["budget", "method"])["value"].mean().unstack()
         leads = means.idxmax(axis=1)
         parts = [f"ε = {finite(e)}: {name(leads[e])} {means.loc[e, leads[e]]:.3f}" for e in means.index]
-        return figure, f"Ahead so far, after {len(scores)} runs: " + "; ".join(parts) + "."
+        fell = int((scores["value"] < start).sum())
+        told = f" {fell} of them fell below their start." if fell else ""
+        said = f"Ahead so far, after {len(scores)} runs of {self.plan.rounds} rounds: "
+        seen = f" ε{against(self.privacy.trust)}." if any(budget is not None for budget in self.rates) else ""
+        return figure, said + "; ".join(parts) + "." + told + seen

@@ -11,10 +11,12 @@ from fedlora_lab.plan import Plan
 from fedlora_lab.plots.composed import composed, refused
 from fedlora_lab.plots.style import png
 from fedlora_lab.privacy import Privacy
+from fedlora_lab.summary import against, distance, fall, number
 from fedlora_lab.tasks import Task
+from fedlora_lab.tuning import Suggestion, rates, suggestion
 from fedlora_lab.widgets import controls
-from fedlora_lab.widgets.settings import EPSILONS, RATES, finite, suggested
-from fedlora_lab.widgets.training import Events, Training
+from fedlora_lab.widgets.settings import EPSILONS, RATES, finite, limited
+from fedlora_lab.widgets.training import CHANGED, Events, Training
 from fedlora_lab.widgets.worker import one_line
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ class Composer(Training):
         self.task, self.plan, self.privacy, self._start = task, plan, privacy, start
         self.row: Method | None = None
         self.records: dict[str, list[Round]] = {}
+        self._touched, self._pair = False, None
         self._filling, self._lines, self._refusal, self._kin = False, [], "", ""
         rows = [(row.name, slug) for slug, row in (methods.ALL | methods.VARIANTS).items()]
         self.begin_from = controls.choice(
@@ -90,7 +93,11 @@ class Composer(Training):
         self.baseline = controls.choice("beside", rows, "fedlora", "the method it trains beside")
         budgets = [(f"{value:g}", value) for value in EPSILONS] + [("∞ (no privacy)", math.inf)]
         self.epsilon = controls.choice("privacy ε", budgets, 8.0, "the promise, the same for both")
-        self.lr = controls.steps("learning rate", RATES, 0.3, "of the composed method; the other has its tuned one")
+        known = {lr for rows in rates().get(task.name, {}).values() for found in rows.values() for lr in found.values()}
+        ladder = sorted({*RATES, Plan().rate("B"), *known})
+        self.lr = controls.steps(
+            "learning rate", ladder, 0.3, "of the composed method; the other has its suggested one"
+        )
         self.rounds = controls.slider("rounds", plan.rounds, 1, 30, 1, "how often the server averages")
         self.picture = controls.picture(940, 375, narrowest=controls.NARROW)
         self.says = controls.words(2)
@@ -99,6 +106,7 @@ class Composer(Training):
         self.children = [controls.row(self.begin_from, *self.fields.values()), self.says, controls.row(self.picture),
                          bar, self.status, self.sentence]  # fmt: skip
         self.begin_from.observe(lambda _: self._fill(), "value")
+        self.lr.observe(lambda _: self._touch(), "value")
         for knob in self._knobs:
             knob.observe(lambda _: self._moved(), "value")
         self._first = [knob.value for knob in self._knobs]
@@ -109,13 +117,29 @@ class Composer(Training):
         if not self._filling:
             self.ready()
 
+    def _touch(self) -> None:
+        """The reader has set the learning rate: from now on it is kept."""
+        self._touched = self._touched or not self._filling
+
+    def _suggested(self, row: "Method") -> Suggestion:
+        return suggestion(self.task, row, limited(self.epsilon.value), self.privacy.unit)
+
+    def _rate(self, row: "Method") -> str:
+        """Follow the suggestion for the row, unless the rate is the reader's own; words on where it comes from."""
+        found = self._suggested(row)
+        if self._touched:
+            return f"learning rate {self.lr.value:g}, your own (suggested {found.lr:g}: {found.words})"
+        before, self._filling = self._filling, True
+        self.lr.value = found.lr
+        self._filling = before
+        return f"learning rate {found.lr:g}: {found.words}"
+
     def _fill(self) -> None:
         """Put the fields as the chosen row has them."""
         row, self._filling = methods.get(self.begin_from.value), True
         for field, knob in self.fields.items():
             knob.value = ingredients.said(field, getattr(row, field))
-        self.lr.value = min(RATES, key=lambda rate: abs(rate - suggested(self.task, row, self.lr.value)))
-        self._filling = False
+        self._filling = self._touched = False
         self.ready()
 
     def begin(self) -> tuple[Events, int]:
@@ -125,10 +149,9 @@ class Composer(Training):
             return self._refuse, 1
         other = methods.get(self.baseline.value)
         plan = self.plan.replace(rounds=self.rounds.value)
-        rates = {self.row.slug: self.lr.value, other.slug: suggested(self.task, other, self.plan.rate("B"))}
-        epsilon = self.epsilon.value if math.isfinite(self.epsilon.value) else None
-        pair = Pair(self.task, (other, self.row), rates, plan, self.privacy, epsilon)
-        return pair.events, 2 * plan.rounds * plan.local_steps
+        both = {self.row.slug: self.lr.value, other.slug: self._suggested(other).lr}
+        self._pair = Pair(self.task, (other, self.row), both, plan, self.privacy, limited(self.epsilon.value))
+        return self._pair.events, 2 * plan.rounds * plan.local_steps
 
     def _refuse(self) -> Iterator[Any]:
         raise ValueError(self._refusal)
@@ -144,11 +167,13 @@ class Composer(Training):
     def told(self) -> str:
         """The round that both have done."""
         done = min((len(found) for found in self.records.values()), default=1) - 1
-        return f"round {max(done, 0)} of {self.rounds.value}"
+        rounds = self.rounds.value if self._pair is None else self._pair.plan.rounds
+        return f"round {max(done, 0)} of {rounds}"
 
     def planned(self) -> str:
         """Put the row together; the line says whether it can be."""
-        self.row, self._refusal, self.records = None, "", {}
+        since = bool(self.records)
+        self.row, self._refusal, self.records, self._pair = None, "", {}, None
         try:
             chosen = {field: self._menus[field][knob.value] for field, knob in self.fields.items()}
             self.row = ingredients.compose(NAME, chosen)
@@ -159,11 +184,11 @@ class Composer(Training):
             return "nothing to train"
         self._kin = traits.named(traits.identify(self.row))
         controls.say(self.says, self._kin)
-        return "ready"
+        return f"{CHANGED if since else 'ready'} · {self._rate(self.row)}"
 
     def forget(self) -> None:
         """No runs, first settings."""
-        self.records, self._filling = {}, True
+        self.records, self._filling, self._touched = {}, True, False
         self.begin_from.value = "fedlora"
         for knob, value in zip(self._knobs, self._first, strict=True):
             knob.value = value
@@ -178,7 +203,8 @@ class Composer(Training):
 
     def wanted(self) -> Any:
         """The row, what is said of it, and the runs so far."""
-        return self.row, tuple(self._lines), self._refusal, self.records, self.rounds.value
+        rounds = self.rounds.value if self._pair is None else self._pair.plan.rounds
+        return self.row, tuple(self._lines), self._refusal, self.records, rounds
 
     def paint(self, wanted: Any) -> tuple[bytes, str]:
         """Score, properties, curves; and the sentence."""
@@ -198,8 +224,12 @@ class Composer(Training):
         for slug, found in records.items():
             one = found[done]
             name = row.name if slug == row.slug else methods.get(slug).name
-            parts.append(f"{name} {one.metrics['accuracy']:.3f} (deviation {one.deviation:.2g})")
-        spent = finite(records[row.slug][done].epsilon)
+            fell = fall("accuracy", self._start, one.metrics["accuracy"])
+            told = f", {fell}" if fell else ""
+            score = number(one.metrics["accuracy"])
+            parts.append(f"{name} {score} (deviation {distance(one.deviation)}{told})")
+        last = records[row.slug][done]
+        spent = f"{finite(last.epsilon)}{against(last.ledger.trust if last.ledger else None)}"
         return f"After round {done}: {', '.join(parts)}; {self._start:.3f} before training. ε spent: {spent}. One seed."
 
     def show(self, painted: tuple[bytes, str]) -> None:

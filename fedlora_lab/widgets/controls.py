@@ -85,11 +85,11 @@ def row(*parts: Any) -> Any:
     return w.HBox(parts, layout=w.Layout(flex_flow="row wrap", align_items="flex-start"))
 
 
-def say(place: Any, text: str, error: bool = False) -> None:
-    """Put plain text into a place for words; an error is announced and coloured."""
+def say(place: Any, text: str, error: bool = False, role: str = "status") -> None:
+    """Put plain text into a place for words; a status is read out when it changes, an error is coloured as well."""
     look = "color:var(--jp-content-font-color1,inherit)"
     look = "color:var(--jp-error-color1,#b3261e);font-weight:600" if error else look
-    role = "alert" if error else "status"
+    role = "alert" if error else role
     place.value = f'<div role="{role}" style="{look};line-height:22px">{escape(text)}</div>'
 
 

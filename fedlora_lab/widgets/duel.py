@@ -1,11 +1,13 @@
 """Two methods over several budgets, trained in the background while the figure fills run by run."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fedlora_lab.checks import check
 from fedlora_lab.plan import Plan
 from fedlora_lab.privacy import Privacy
 from fedlora_lab.tasks import Task
+from fedlora_lab.tuning import suggestion
 from fedlora_lab.widgets import controls
 from fedlora_lab.widgets.bout import Bout, Frames, Rates
 from fedlora_lab.widgets.training import Events, Training
@@ -32,6 +34,7 @@ class Duel(Training):
 
     def begin(self) -> tuple[Events, int]:
         """What was there is forgotten."""
+        self.bout = self._asked()
         self.frames, self._run, self._done = {}, "", 0
         return self.bout.events, self.bout.steps
 
@@ -51,10 +54,20 @@ class Duel(Training):
         """The run under way, and how many are done."""
         return f"{self._run}{self._done} of {self.bout.runs} runs done"
 
-    def planned(self) -> str:
+    def _asked(self) -> Bout:
         """What Start would do."""
-        self.bout = self.bout.changed(self.rounds.value, self.seeds.value)
-        return f"ready · {self.bout.runs} runs of {self.bout.plan.rounds} rounds"
+        return self.bout.changed(self.rounds.value, self.seeds.value)
+
+    def planned(self) -> str:
+        """What Start would do; what is done stays the comparison that it was."""
+        if not self.frames:
+            self.bout = self._asked()
+            return f"ready · {self.bout.runs} runs of {self.bout.plan.rounds} rounds"
+        return "" if self.worker is None else f"{self.worker.state} · {self.told()}"
+
+    def changed(self) -> bool:
+        """Whether Start would make another comparison than the one that is shown."""
+        return bool(self.frames) and self._asked() != self.bout
 
     def forget(self) -> None:
         """No runs, first settings."""
@@ -65,13 +78,14 @@ class Duel(Training):
         """The two sliders."""
         self.rounds.disabled = self.seeds.disabled = locked
 
-    def wanted(self) -> Frames:
-        """What is done."""
-        return self.frames
+    def wanted(self) -> tuple[Bout, Frames]:
+        """What is done, and of which comparison."""
+        return self.bout, self.frames
 
-    def paint(self, wanted: Frames) -> tuple[bytes, str]:
+    def paint(self, wanted: tuple[Bout, Frames]) -> tuple[bytes, str]:
         """The scores, and who is ahead."""
-        return self.bout.draw(wanted, self._start)
+        bout, frames = wanted
+        return bout.draw(frames, self._start)
 
     def show(self, painted: tuple[bytes, str]) -> None:
         """Figure and sentence."""
@@ -79,12 +93,19 @@ class Duel(Training):
         controls.say(self.sentence, painted[1])
 
 
-def duel(task: Task, rates: Rates, *, plan: Plan | None = None, privacy: Privacy | None = None) -> Duel:
+def duel(
+    task: Task,
+    rates: "Rates | Mapping[float | None, Iterable[str]]",
+    *,
+    plan: Plan | None = None,
+    privacy: Privacy | None = None,
+) -> Duel:
     """Methods against each other over privacy budgets, trained live: every run adds its mark to the figure.
 
     Args:
         task: with the metric "accuracy".
-        rates: ε -> {slug: learning rate}; ``None`` is no privacy.
+        rates: ε -> {slug: learning rate}, or ε -> slugs, which take what `tuning.suggestion` gives for that ε; the ε
+            ``None`` is no privacy.
         plan, privacy: the rest of the setting; ``privacy`` is calibrated for each ε.
 
     A second one ends the first one's thread.
@@ -96,4 +117,8 @@ def duel(task: Task, rates: Rates, *, plan: Plan | None = None, privacy: Privacy
     check(isinstance(task, Task) and "accuracy" in task.metrics, "task", task, "a task with accuracy")
     check(bool(rates) and all(rates.values()), "rates", rates, "ε -> {slug: learning rate}")
     open_ = (privacy or Privacy()).replace(noise_multiplier=None, sample_rate=None, target=None)
-    return Duel(Bout(task, rates, plan or Plan(), open_, seeds=2))
+    known = {
+        budget: row if isinstance(row, Mapping) else {s: suggestion(task, s, budget, open_.unit).lr for s in row}
+        for budget, row in rates.items()
+    }
+    return Duel(Bout(task, known, plan or Plan(), open_, seeds=2))

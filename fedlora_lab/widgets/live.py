@@ -6,10 +6,12 @@ from fedlora_lab import methods
 from fedlora_lab.checks import check, check_number, check_whole
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
+from fedlora_lab.summary import against
 from fedlora_lab.tasks import Task
+from fedlora_lab.tuning import suggestion
 from fedlora_lab.widgets import controls
 from fedlora_lab.widgets.scene import Scene
-from fedlora_lab.widgets.settings import Settings, finite, suggested
+from fedlora_lab.widgets.settings import Settings, finite
 from fedlora_lab.widgets.training import Events, Training
 
 if TYPE_CHECKING:
@@ -22,7 +24,11 @@ PAST = 5  # earlier runs that stay in the figure
 
 
 class Live(Training):
-    """The live run of a task; see `live`. ``records`` and ``frame`` hold the run that is shown."""
+    """The live run of a task; see `live`. ``records`` and ``frame`` hold the run that is shown.
+
+    Guarantees: what is shown, saved and offered as a cell is that of the run, from Start until the next Start or Reset,
+        wherever the controls stand (test_a_run_keeps_its_own_recipe).
+    """
 
     def __init__(self, settings: Settings, scene: Scene) -> None:
         super().__init__("live run", settings.task.name)
@@ -34,9 +40,10 @@ class Live(Training):
             controls.code("this run as a cell", "copy it into a cell to repeat the run"),
             controls.words(),
         )
+        advice = controls.row(settings.take, settings.hint)
         bar = controls.row(*self.buttons.values(), self.progress)
         figures = controls.row(self.chart, *([self.examples] if scene.pictured else []))
-        self.children = [settings, bar, self.status, figures, self.sentence, self.cell, self.link]
+        self.children = [settings, advice, bar, self.status, figures, self.sentence, self.cell, self.link]
         settings.watch(self.ready)
         self.ready(first=True)
 
@@ -63,13 +70,20 @@ class Live(Training):
     def told(self) -> str:
         """Round and privacy spent."""
         target = "" if self._recipe.epsilon is None else f" of {self._recipe.epsilon:g}"
+        seen = against(None if self._recipe.epsilon is None else self._recipe.privacy.trust)
         spent = finite(self.records[-1].epsilon if self.records else 0.0)
-        return f"round {max(len(self.records) - 1, 0)} of {self._recipe.plan.rounds} · ε spent {spent}{target}"
+        return f"round {max(len(self.records) - 1, 0)} of {self._recipe.plan.rounds} · ε spent {spent}{target}{seen}"
 
     def planned(self) -> str:
-        """The empty figure of what the controls say, and its cell."""
-        self._recipe = self.settings.recipe()
-        return "ready"
+        """The empty figure of what the controls say, and its cell; or the run that is there, as it was made."""
+        if not self.records:
+            self._recipe = self.settings.recipe()
+            return "ready"
+        return "" if self.worker is None else f"{self.worker.state} · {self.told()}"
+
+    def changed(self) -> bool:
+        """Whether Start would make another run than the one that is shown."""
+        return bool(self.records) and self.settings.recipe() != self._recipe
 
     def forget(self) -> None:
         """No runs, first settings."""
@@ -117,8 +131,9 @@ def live(
     Args:
         task: what is trained.
         method, epsilon, seed: what the controls say at first; ``epsilon=None`` is no privacy.
-        plan, privacy, lora: the rest of the setting, with the library's defaults and a tuned learning rate if there is
-            one. The controls change the plan's rounds and learning rate; ``privacy`` is calibrated for the chosen ε.
+        plan, privacy, lora: the rest of the setting, with the library's defaults and the learning rate that is
+            suggested for method, ε and unit. The controls change the plan's rounds and learning rate; ``privacy`` is
+            calibrated for the chosen ε and the plan that runs. The rate follows the suggestion until you set it.
 
     A second live run of the same task ends the first one's thread.
 
@@ -130,7 +145,8 @@ def live(
     row, base = methods.get(method), plan or Plan()
     _check(task, epsilon, seed, base)
     if plan is None:
-        base = base.replace(lr=suggested(task, row, base.rate("B")))
+        unit = "example" if privacy is None else privacy.unit
+        base = base.replace(lr=suggestion(task, row, epsilon, unit).lr)
     # What a calibration for another ε would replace anyway.
     open_ = (privacy or Privacy()).replace(noise_multiplier=None, sample_rate=None, target=None)
     return Live(Settings(task, row, base, open_, epsilon, lora or Lora(), seed), Scene(task))

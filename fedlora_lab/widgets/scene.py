@@ -7,6 +7,7 @@ import torch
 from fedlora_lab.plots.live import images, kind
 from fedlora_lab.plots.live import live as chart
 from fedlora_lab.plots.style import png
+from fedlora_lab.summary import against, fall, number
 from fedlora_lab.tasks.task import take
 from fedlora_lab.widgets.recipe import Recipe
 from fedlora_lab.widgets.settings import finite
@@ -66,9 +67,12 @@ class Scene:
             return f"{text} Before training: {self.measure} {start:.3f}."
         last: Any = records[-1]
         text = f"{recipe.method.name} after round {last.index} of {recipe.plan.rounds}: {self.measure} "
-        text += f"{last.metrics[self.measure]:.3f} ({start:.3f} before)"
+        score = last.metrics[self.measure]
+        text += f"{number(score, infinite='∞')} ({start:.3f} before)"
+        if fell := fall(self.measure, start, score):
+            text += f": it {fell}"
         if now is not None:
             kinds = [kind(*three) for three in zip(self.truth, self.before, now, strict=True)]
             turned = kinds.count("turned right"), kinds.count("turned wrong")
             text += f"; of the {len(kinds)} images shown, {turned[0]} turned right and {turned[1]} turned wrong"
-        return f"{text}; ε spent: {finite(last.epsilon)}."
+        return f"{text}; ε spent: {finite(last.epsilon)}{against(last.ledger.trust if last.ledger else None)}."

@@ -22,6 +22,7 @@ BUTTONS = {
     "stop": ("stop", "end after this local step", ""),
     "reset": ("undo", "forget all runs, put the controls back", ""),
 }
+CHANGED = "controls have changed since: press Start"
 _OPEN: "weakref.WeakValueDictionary[str, Training]" = weakref.WeakValueDictionary()
 
 
@@ -71,9 +72,16 @@ class Training(w.VBox):
     def told(self) -> str:
         """Where the run is, for the status line."""
 
+    def changed(self) -> bool:
+        """Whether the controls say something else than what the run that is shown was made with."""
+        return False
+
     @abstractmethod
     def planned(self) -> str:
-        """A control has moved and nothing trains: make ready for what the controls say; the status line."""
+        """A control has moved and nothing trains: make ready for what the controls say; the status line.
+
+        A run that is shown stays what it was: figure, words and files are made from what it trained with.
+        """
 
     @abstractmethod
     def forget(self) -> None:
@@ -154,6 +162,9 @@ class Training(w.VBox):
             return
         line = self.planned()
         self._free(READY)
+        if not first and self.changed():
+            state = "" if self.worker is None else f" · {self.worker.state} · {self.told()}"
+            line = f"{CHANGED}{state}"
         controls.say(self.status, line)
         if first:
             self.show(self.paint(self.wanted()))
@@ -187,6 +198,8 @@ class Training(w.VBox):
         """The line under the buttons: state, where the run is, time left."""
         self._told, self.progress.value = time.monotonic(), min(self._ticks, self._total)
         parts = [worker.state if self._ticks or worker.state != RUNNING else "preparing", self.told()]
+        if worker.state in OVER and self.changed():
+            parts.insert(0, CHANGED)
         if worker.state in (RUNNING, PAUSED) and self._ticks > 1:
             each = (worker.seconds - self._since) / (self._ticks - 1)
             parts.append(f"{max(self._total - self._ticks, 0) * each:.0f} s left")

@@ -181,6 +181,7 @@ def test_earlier_runs_stay_until_reset(live):
         live.settings.rounds.value = 1
         live.buttons["start"].click()
         ended(live)
+        assert status(live).startswith("finished"), status(live)
     assert [frame["method"].iloc[0] for frame in live._past] == ["ffa-lora"]
     live.buttons["reset"].click()
     assert live.settings.recipe() == first

@@ -30,6 +30,7 @@ def test_no_committed_audit_exceeds_its_ledger():
         lower, ceiling, upper = (float(row[name]) for name in ("epsilon_lower", "ceiling", "epsilon_upper"))
         assert lower <= min(ceiling, upper), row
         assert float(row["confidence"]) == 0.99
+        assert not row["invalid"]
     assert max(float(row["epsilon_lower"]) for row in rows) > 1
 
 
@@ -52,6 +53,8 @@ def test_a_table_that_was_cut_short_goes_on(tmp_path, monkeypatch, capsys):
     assert len(whole.splitlines()) == 1 + 2 * 2 * 2
     out.write_text(whole[: whole.rindex(",")])  # the last row was being written
     assert played() == 0
-    assert "8 audits, 0 above" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "8 audits, 0 above the ledger's epsilon, 0 invalid" in said
+    assert "none of these could have contradicted it" in said
     with open(out, newline="") as file:
         assert list(csv.DictReader(file)) == list(csv.DictReader(whole.splitlines()))

@@ -2,7 +2,7 @@
 
 The module itself can be called, and then makes one audit. Its parts: `one_run` (many canaries in one run), `threshold`
 (many independent runs), `gaussian` (the sharper claim of Gaussian DP), `estimate` (canary clients; no bound), `game`
-(the plainest release).
+(the plainest release), `table` (what many audits say together).
 """
 
 import sys
@@ -12,8 +12,20 @@ from typing import Any
 from fedlora_lab.audit import estimate, game, gaussian, one_run, threshold
 from fedlora_lab.audit.canary_audit import Audit, audit
 from fedlora_lab.audit.self_check import SelfCheck, self_check
+from fedlora_lab.audit.table import verdict
 
-__all__ = ["Audit", "SelfCheck", "audit", "estimate", "game", "gaussian", "one_run", "self_check", "threshold"]
+__all__ = [
+    "Audit",
+    "SelfCheck",
+    "audit",
+    "estimate",
+    "game",
+    "gaussian",
+    "one_run",
+    "self_check",
+    "threshold",
+    "verdict",
+]
 
 
 class _Callable(ModuleType):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedlora_lab.audit import game as games
-from fedlora_lab.audit import threshold
+from fedlora_lab.audit import threshold, verdict
 from fedlora_lab.checks import check
 from fedlora_lab.plots.clipping import log_axis
 from fedlora_lab.plots.curves import footer
@@ -148,15 +148,18 @@ def repeated_audits(found: "dict[int, dict[str, np.ndarray]]", epsilon: float) -
 def audit_results(frame: "pd.DataFrame") -> Picture:
     """A table of audits drawn: every lower bound as a dot, the ceiling as a tick, the ledger's epsilon as a diamond.
 
-    Args: frame: columns method, unit, noise_multiplier, epsilon_lower, ceiling, epsilon_upper, as results/audit.csv.
-    Guarantees: every row is a dot (test_the_results_are_all_drawn).
+    The last line says how many of the audits could have contradicted their ledger at all.
+
+    Args: frame: columns method, unit, noise_multiplier, epsilon_lower, ceiling, epsilon_upper, as results/audit.csv;
+        a lower bound that is NaN is that of an invalid audit, drawn as a cross.
+    Guarantees: every row is a dot or a cross (test_the_results_are_all_drawn).
     """
     check(len(frame) > 0, "frame", f"{len(frame)} rows", "at least one audit")
     methods, units = list(dict.fromkeys(frame["method"])), list(dict.fromkeys(frame["unit"]))
-    height = 1.3 + 0.23 * len(methods)
+    height = 1.5 + 0.23 * len(methods)
     with paper():
         figure = picture(9.8, height)
-        bottom, share = 0.62 / height, 1 - 1.2 / height
+        bottom, share = 0.82 / height, 1 - 1.4 / height
         width = 0.81 / len(units)
         for place, unit in enumerate(units):
             ax = figure.add_axes((0.155 + place * width, bottom, width - 0.03, share))
@@ -168,7 +171,9 @@ def audit_results(frame: "pd.DataFrame") -> Picture:
             place = 0.155 + 0.1 * i, 1 - 0.2 / height
             figure.text(*place, f"● σ = {sigma:g}", color=LEVELS[i], fontsize=9, weight="bold", va="center")
         words = "dot: proved by one audit,   tick: can be proved at most,   diamond: the ledger"
+        words += ",   cross: invalid" if bool(frame["epsilon_lower"].isna().any()) else ""
         figure.text(0.985, 1 - 0.2 / height, words, color=SOFT, fontsize=9, ha="right", va="center")
+        footer(figure, verdict(frame).replace("epsilon", "ε"))
     return figure
 
 
@@ -181,7 +186,10 @@ def _table(ax: Any, part: Any, methods: "list[str]") -> None:
             here = part[(part["method"] == method) & (part["noise_multiplier"] == sigma)]
             y = row + shift
             dots = here["epsilon_lower"].clip(lower=0.05)
-            ax.plot(dots, y + rng.uniform(-0.1, 0.1, len(here)), "o", ms=2.6, mew=0, color=LEVELS[i], alpha=0.5)
+            places = y + rng.uniform(-0.1, 0.1, len(here))
+            ax.plot(dots, places, "o", ms=2.6, mew=0, color=LEVELS[i], alpha=0.5)
+            if dots.isna().any():
+                ax.plot([0.05] * int(dots.isna().sum()), places[dots.isna()], "x", ms=4, color=WRONG)
             ax.plot(here["ceiling"].max(), y, "|", ms=6, color=GREY)
             upper = here["epsilon_upper"].max()
             ax.plot(upper, y, "D", ms=3.6, color=LEVELS[i], mec=CARD, mew=0.4) if np.isfinite(upper) else None

@@ -36,7 +36,8 @@ class Setting:
     ``data`` are the examples of the clients that are at work here, by their numbers: everyone's, one's, or nobody's.
     ``clip_norm`` and ``noise_multiplier`` (one number a client) are those of each local step: infinity and zeros where
     the steps themselves are not released. ``filter_steps``: the method's filter acts on each step's noised gradient; in
-    the client unit it does not, since the noise is on the update and the filter belongs where the noise is.
+    the client unit it does not, since the noise is on the update and the filter belongs where the noise is. ``clip``
+    clips in steps and in updates; a run with any other than `mechanism.clip_sum` is not certified.
     """
 
     task: Task
@@ -52,6 +53,7 @@ class Setting:
     prefix: "Prefix | None" = None
     products: str = "float32"
     filter_steps: bool = True
+    clip: Callable[..., tuple[Bank, Clipped]] = clip_sum
 
     @cached_property
     def sample_rate(self) -> tuple[float, ...]:
@@ -194,7 +196,7 @@ def _clipped_sums(
             )
         who = who.to(setting.adapted.device, non_blocking=True)
         rows = before_clip(rows, maps, who)
-        added, counts = clip_sum(rows, setting.clip_norm, who, len(drawn), setting.method.parts)
+        added, counts = setting.clip(rows, setting.clip_norm, who, len(drawn), setting.method.parts)
         clients.clipped = clients.clipped + counts
         for slot in moving:
             sums[slot] += added[slot]

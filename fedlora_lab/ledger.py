@@ -312,9 +312,7 @@ class Ledger:
         self._check_observer(observer)
         if self._uncertified is not None:
             raise Uncertified(f"epsilon: not certified: {self._uncertified}")
-        if client is not None:
-            return self._epsilon(client, observer)
-        return max((self._spends(history) for history in self._largest(observer)), default=0.0)
+        return self.nominal(observer) if client is None else self._epsilon(client, observer)
 
     def _epsilon(self, client: int | None, observer: str | None = None) -> float:
         return self._spends(self.history(client, observer))
@@ -342,6 +340,11 @@ class Ledger:
         for entry in releases:
             twin._append(entry)
         return twin.spent()
+
+    def nominal(self, observer: str | None = None) -> float:
+        """What `epsilon` would be if the ledger were certified: the accounting of the same releases, and no promise."""
+        self._check_observer(observer)
+        return max((self._spends(history) for history in self._largest(observer)), default=0.0)
 
     def snapshot(self) -> "Ledger":
         """A copy that takes no more entries; shares what cannot change."""

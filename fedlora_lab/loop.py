@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from fedlora_lab.checks import check, check_number, check_whole
 from fedlora_lab.compute import Compute
 from fedlora_lab.files import held
 from fedlora_lab.ledger import Ledger
-from fedlora_lab.mechanism import uncertified
+from fedlora_lab.mechanism import injected, uncertified
 from fedlora_lab.method import Global, Method, Slot
 from fedlora_lab.observe import Outcome
 from fedlora_lab.plan import Lora, Plan
@@ -52,6 +52,7 @@ def run(
         device, products, frozen_prefix, recompute, compile: where and how the work is done (see `compute.Compute`).
         evaluate_every: judge the model before training, after every so many rounds and after the last; NaN between.
         stop_at: an epsilon; the run ends before the round that would spend more, if everyone took part in it.
+        bug: for tests and lesson 12 only, see `Federation.open`: the ledger of such a run certifies no epsilon.
 
     Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.
 
@@ -116,15 +117,23 @@ class Federation:
         chunk_clients: int | None = None,
         evaluate_every: int = 1,
         stop_at: float | None = None,
+        bug: "Callable[..., Any] | None" = None,
         **compute: Any,
     ) -> "Federation":
-        """Validate everything and prepare the run; nothing is trained yet."""
+        """Validate everything and prepare the run; nothing is trained yet.
+
+        Args: as `run`; ``bug``, for tests and lesson 12 only: a function that clips in the place of
+            `mechanism.clip_sum`, one of `fl.edges.BUGS` or of the same signature. The ledger then certifies no
+            epsilon, from the first moment and on disk.
+        """
+        check(bug is None or callable(bug), "bug", bug, "one of fl.edges.BUGS (a function), or None")
         how = Compute(**compute)
         asked = agreement.agreed(task, method, privacy, plan, lora, seed)
         agreement.chunks(chunk_clients=chunk_clients)
         check_whole("evaluate_every", evaluate_every, 1)
         folder = agreement.folder(checkpoint, resume, asked)
         setting = local.prepared(asked, task.clients, how)
+        setting = setting if bug is None else replace(setting, clip=bug)
         return cls.over(asked, setting, folder, resume, chunk_clients, evaluate_every, stop_at)
 
     @classmethod
@@ -144,7 +153,8 @@ class Federation:
             check_number("stop_at", stop_at, 0, open_low=True)
         ledger = None if asked.privacy is None else asked.privacy.ledger(reproducible=asked.streams.seed is not None)
         if ledger is not None:
-            ledger.uncertified = uncertified(asked.method.whiten)
+            reasons = (injected(setting.clip), uncertified(asked.method.whiten))
+            ledger.uncertified = "; ".join(reason for reason in reasons if reason) or None
         self = cls(asked, setting, ledger, _begun(asked, setting), folder, chunk_clients, evaluate_every, stop_at)
         self.found = [] if folder is None else checkpoint.rounds_in(folder)
         if resume is not None:
@@ -164,6 +174,8 @@ class Federation:
         target = None if self.asked.privacy is None else self.asked.privacy.target
         if target is None or (self.stop_at is not None and self.stop_at <= target * (1 + 1e-9)):
             return
+        if self.ledger is None or self.ledger.uncertified is not None:
+            return  # no epsilon is stated in any case
         spent = self._spent_after(self.setting.plan.rounds - self.state.round)
         if spent > target * (1 + 1e-6):
             why = f"at most target={target:g}; rounds were released twice, stop_at={target:g} ends the run in time"

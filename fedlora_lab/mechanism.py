@@ -155,6 +155,13 @@ def uncertified(whiten: "Callable[[Tensor], Whitening] | None") -> str | None:
     return "the noise passes a map that the clipped value does not pass, so the clip does not bound what it hides"
 
 
+def injected(clip: Callable[..., Any]) -> str | None:
+    """Why no epsilon covers a run that clips with this function; ``None`` for `clip_sum`."""
+    if clip is clip_sum:
+        return None
+    return f"an injected bug: {getattr(clip, '__name__', type(clip).__name__).strip('_').replace('_', ' ')}"
+
+
 def release(
     sums: Tensors, drawn: Tensors, whitenings: Mapping[Slot, Whitening]
 ) -> tuple[dict[Slot, Tensor], dict[Slot, Tensor]]:

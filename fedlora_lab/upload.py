@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedlora_lab.checks import check
 from fedlora_lab.engine import Clients, Setting, ranks_of, whitenings
-from fedlora_lab.mechanism import Clipped, before_clip, clip_sum, noise, release
+from fedlora_lab.mechanism import Clipped, before_clip, noise, release
 from fedlora_lab.method import Global, Slot
 from fedlora_lab.privacy import Privacy
 from fedlora_lab.ranks import AXES, cut, joined, shared_rank
@@ -205,7 +205,7 @@ def _client_level(
     maps = whitenings(method, tuple(rows), whole)
     owner = torch.arange(len(ids)) if alone else torch.zeros(len(ids), dtype=torch.int64)
     change = before_clip({slot: x - method.clips(start[slot]) for slot, x in rows.items()}, maps, owner * 0)
-    sums, clipped = clip_sum(change, privacy.clip_norm, owner, len(ids) if alone else 1, method.parts)
+    sums, clipped = setting.clip(change, privacy.clip_norm, owner, len(ids) if alone else 1, method.parts)
     own = _drawn(setting, {slot: x.shape[1:] for slot, x in rows.items()}, each, level.server, ids, alone, t)
     released, drawn = release(sums, own, maps)
     if not alone:

@@ -5,11 +5,11 @@ import re
 import shutil
 from typing import Any
 
-import planted
 import pytest
 from test_cli import call
 
-from fedlora_lab import engine
+from fedlora_lab.cli.audit import folder_holds
+from fedlora_lab.edges import BUGS
 from fedlora_lab.folder import read_json
 
 SMALL = ["--clients", "3", "--rounds", "2", "--local-steps", "1", "--batch", "8", "--delta", "1e-5", "--lr", "0.1"]
@@ -42,10 +42,11 @@ def test_every_method_of_the_folder_is_audited(done, capsys):
         assert one["holds"] is True
 
 
-def test_a_planted_bug_ends_in_status_one(done, capsys, monkeypatch):
-    monkeypatch.setattr(engine, "clip_sum", planted.each_tensor_by_itself)
-    assert call("audit", done, "--canaries", 8, "--rounds", 1) == 1
-    assert "FAILED sensitivity" in capsys.readouterr().out
+def test_a_bug_is_found_in_the_folder(done, capsys):
+    assert not folder_holds(done, 8, 0.99, 1, 0, True, bug=BUGS["clips each tensor"])
+    text = capsys.readouterr().out
+    assert "FAILED sensitivity" in text
+    assert text.count("an injected bug: clips each tensor") == 3
     alone, both = (one["self_check"] for one in read_json(done / "audit.json")["audits"][:2])
     assert alone["ok"]  # one layer and one factor a step: there is nothing to clip apart
     assert {one[0] for one in both["failed"]} == {"sensitivity"}

@@ -1,4 +1,4 @@
-"""Notebook 12: what audits show, what they can show at most, and bugs planted for a block."""
+"""Notebook 12: what audits show, what they can show at most, and injected bugs."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import pytest
 from small import LORA, PLAN, UNITS, private, tokens
 
 import fedlora_lab as fl
-from fedlora_lab import edges, engine, theory, upload
+from fedlora_lab import edges, theory
 from fedlora_lab.audit import audit, one_run, self_check, threshold
 from fedlora_lab.audit import game as games
 from fedlora_lab.plots.auditing import audit_dial
@@ -60,11 +60,11 @@ def test_bad_input_is_refused(call, message):
 
 
 def test_the_dial_says_what_it_shows():
-    shown = [audit_dial(*values) for values in ((10, 8.0, 1.0), (200, 2.0, 1.0), (200, 2.0, 3.0), (5000, 0.5, 8.0))]
+    shown = [audit_dial(*values) for values in ((10, 8.0, 1.0), (200, 2.0, 1.0), (200, 2.0, 4.0), (5000, 0.5, 8.0))]
     limits = [[(ax.get_xlim(), ax.get_ylim()) for ax in picture.axes] for picture, _ in shown]
     assert all(limit == limits[0] for limit in limits)
     blind, sound, caught, loud = (words for _, words in shown)
-    one = games.game(200, 2.0, leak=3)
+    one = games.game(200, 2.0, leak=4)
     assert one.caught
     assert "no bug of any size can be caught" in blind
     assert "nothing is refuted" in sound
@@ -81,7 +81,7 @@ def test_the_widget_answers():
     widget = fl.widgets.audit_dial()
     before, words = widget.picture.value, widget.sentence.value
     assert "200 canaries" in words
-    widget.knobs["leak"].value = 3.0
+    widget.knobs["leak"].value = 4.0
     assert widget.settle()
     assert widget.picture.value != before
     assert "Caught" in widget.sentence.value
@@ -107,9 +107,9 @@ def test_an_audit_that_refutes_is_labelled_beside_its_bar():
     task = fl.tasks.regression(clients=4, examples=16, d_in=40, d_out=24, rank=4)
     plan = fl.Plan(rounds=6, local_steps=2, batch=8, lr=1e-7)
     privacy = fl.Privacy(noise_multiplier=4.0, delta=1e-5, accountant="rdp")
-    with edges.planted("clips nothing"):
-        found = audit(task, "fedlora", privacy, plan, canaries=64, lora=fl.Lora(8, 8.0))
+    found = audit(task, "fedlora", privacy, plan, canaries=64, lora=fl.Lora(8, 8.0), bug=edges.BUGS["clips nothing"])
     assert not found.holds
+    assert found.could_fail
     ax = fl.plots.audit({"no clip": found}).axes[1]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["no clip"]
     (words,) = ax.texts
@@ -138,18 +138,32 @@ def test_the_results_are_all_drawn():
         assert sum(line.get_marker() == "|" for line in lines) == 4
 
 
-@pytest.mark.parametrize("name", edges.PLANTS)
-def test_every_plant_is_found_and_gone(name):
-    task, before = tokens("head"), (engine.clip_sum, upload.clip_sum)
-    with edges.planted(name):
-        checked = self_check(task, "fedlora", private("example"), PLAN, lora=LORA)
-        assert engine.clip_sum is not before[0]
+def test_the_verdict_counts_what_could_have_failed():
+    rows = [("a", "example", 1.0, lower, ceiling, upper) for lower, ceiling, upper in
+            ((0.1, 2.0, 2.5), (0.2, 3.0, 2.5), (2.6, 3.0, 2.5), (np.nan, 2.0, 2.5), (0.1, 2.0, np.inf))]  # fmt: skip
+    frame = pd.DataFrame(
+        rows, columns=["method", "unit", "noise_multiplier", "epsilon_lower", "ceiling", "epsilon_upper"]
+    )
+    assert fl.audit.verdict(frame) == (
+        "5 audits, 1 above the ledger's epsilon, 1 invalid; in 1 of 1 settings (2 audits) the ceiling lies above the "
+        "stated epsilon: only these could have contradicted it"
+    )
+    assert fl.audit.verdict(frame.head(1)).endswith(
+        "in 0 of 1 settings (0 audits) the ceiling lies above the stated epsilon: none of these could have "
+        "contradicted it"
+    )
+    picture = fl.plots.audit_results(frame)
+    crosses: Any = [line for line in picture.axes[0].lines if line.get_marker() == "x"]
+    assert sum(len(line.get_xdata()) for line in crosses) == 1
+    assert any("1 invalid" in text.get_text() for text in picture.texts)
+
+
+@pytest.mark.parametrize("name", edges.BUGS)
+def test_every_bug_is_found(name):
+    checked = self_check(tokens("head"), "fedlora", private("example"), PLAN, lora=LORA, bug=edges.BUGS[name])
     assert "sensitivity" in {one.trial for one in checked.failed}
-    with pytest.raises(RuntimeError, match="stop"), edges.planted(name):
-        raise RuntimeError("stop")
-    assert (engine.clip_sum, upload.clip_sum) == before
 
 
-def test_an_unknown_plant_is_refused():
-    with pytest.raises(ValueError, match="name='a weed'"), edges.planted("a weed"):
-        pass
+def test_a_bug_that_is_no_function_is_refused():
+    with pytest.raises(ValueError, match=r"bug='clips nothing': expected one of fl\.edges\.BUGS"):
+        audit(tokens("head"), "fedlora", private("example"), PLAN, lora=LORA, bug="clips nothing")  # type: ignore[arg-type]

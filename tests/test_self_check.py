@@ -20,8 +20,23 @@ def test_every_planted_bug_is_found(name, unit, plant, trial, monkeypatch):
     assert "FAILED" in str(checked)
 
 
+@pytest.mark.parametrize(("name", "unit", "bug"), planted.CLIPS, ids=[bug[0] for bug in planted.CLIPS])
+def test_every_broken_clip_is_found(name, unit, bug):
+    checked = self_check(TASK, "fedlora", private(unit), planted.PLAN, lora=LORA, bug=bug)
+    assert "sensitivity" in {one.trial for one in checked.failed}, f"{name}:\n{checked}"
+
+
+@pytest.mark.parametrize("row", ["deer", "deer-literal"])
+def test_a_broken_clip_is_found_where_the_noise_is_shaped(row):
+    """The clip is looked at in the noise's coordinates or, where no epsilon is certified for it, in its own."""
+    checked = self_check(TASK, row, private("example"), planted.PLAN, lora=LORA, bug=planted.twice_too_far)
+    assert "sensitivity" in {one.trial for one in checked.failed}, str(checked)
+
+
 def test_there_are_at_least_twelve():
-    assert len({name for name, *_ in planted.PLANTED}) == len(planted.PLANTED) >= 12
+    names = [name for name, *_ in [*planted.PLANTED, *planted.CLIPS]]
+    assert len(set(names)) >= 12
+    assert len(names) - len(set(names)) == 1, "clips nothing, once by a step and once by the clip"
 
 
 @pytest.mark.parametrize(
@@ -70,6 +85,9 @@ def test_the_laws_find_what_breaks_them():
     x, n = rng.standard_normal(4000), 300
     assert min(laws.normal(x, rng), laws.spread(x), laws.unrelated(x[:2000], x[2000:])) > 1e-3
     assert laws.normal(rng.uniform(-(3**0.5), 3**0.5, 4000), rng) < 1e-6
+    for bad in (np.nan, np.inf):
+        strange = np.where(np.arange(4000) == 7, bad, x)
+        assert max(laws.normal(strange, rng), laws.spread(strange), laws.unrelated(strange, x)) < 1e-9
     assert laws.spread(1.1 * x) < 1e-6
     assert laws.spread(0.9 * x) < 1e-6
     assert laws.normal(np.append(x, np.nan), rng) == 0

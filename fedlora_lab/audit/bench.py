@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from fedlora_lab import engine, observe
 from fedlora_lab.audit.marks import given, marked
 from fedlora_lab.audit.watch import Watched
-from fedlora_lab.mechanism import rank_map
+from fedlora_lab.mechanism import rank_map, uncertified
 from fedlora_lab.method import Method, Slot
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
@@ -54,10 +55,11 @@ class Bench:
         seed: int,
         smooth: bool = False,
         spread: float = SPREAD,
+        bug: "Callable[..., Any] | None" = None,
     ) -> "Bench":
         """Open the small run; every client takes part, learning rates are 1, filters are left out unless wanted.
 
-        Args: spread: standard deviation of what is added to every trained tensor.
+        Args: spread: standard deviation of what is added to every trained tensor. bug: as of `self_check`.
         """
         task = small(task)
         row = row if smooth else row.replace(smooth=identity)
@@ -69,7 +71,7 @@ class Bench:
             lora = replace(lora, ranks=None)
         plan = plan.replace(batch=None, lr=1.0, lr_decay=1.0, momentum=0.0, participation=1.0, dropout=0.0,
                             weights="uniform", local_steps=min(plan.local_steps, 2))  # fmt: skip
-        run = Watched.opened(marked(task, given(task)), row, privacy, plan, lora=lora, seed=seed)
+        run = Watched.opened(marked(task, given(task)), row, privacy, plan, lora=lora, seed=seed, bug=bug)
         streams, server = Streams(seed), run.state.server
         values = {
             slot: server.tensors[slot] + (spread * streams.normal(shape, "bench", i)).to(server.tensors[slot])
@@ -155,8 +157,9 @@ def white(run: Watched, change: Rows, start: Rows, own: bool = False) -> Rows:
 
 
 def certified(run: Watched, change: Rows, start: Rows) -> Rows:
-    """Where the clip must hold: in units of the noise, unless the ledger certifies nothing."""
-    return white(run, change, start, own=run.ledger is not None and run.ledger.uncertified is not None)
+    """Where the clip must hold: in units of the noise, unless the ledger knows that the noise is shaped otherwise."""
+    told = run.ledger is not None and run.ledger.uncertified is not None
+    return white(run, change, start, own=told and uncertified(run.setting.method.whiten) is not None)
 
 
 def flat(change: Rows) -> Tensor:

@@ -1,7 +1,7 @@
 """One audit: a run with canaries inside it, what can be seen of them, and what that proves about epsilon."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,20 @@ from fedlora_lab.audit.canaries import LOUD, Planted, affordable, mislabelled, p
 from fedlora_lab.audit.scores import losses, traces
 from fedlora_lab.audit.watch import Watched
 from fedlora_lab.checks import check, check_number
-from fedlora_lab.mechanism import row_norms
+from fedlora_lab.mechanism import injected, row_norms
 from fedlora_lab.method import Method
 from fedlora_lab.methods import get
 from fedlora_lab.passes import per_example_gradients
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.privacy import Privacy
-from fedlora_lab.record import Round, Tick
+from fedlora_lab.record import Tick
 from fedlora_lab.streams import Streams
 from fedlora_lab.tasks.task import Examples, Task
 
+FINDING = "the release itself is the finding, nothing is proved about epsilon"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Audit:
     """What an audit found.
 
@@ -34,11 +36,17 @@ class Audit:
         scores: view -> (m,), high where a canary looks included. "loss": black box. "update": white box, everything
             released; "update A", "update B", ...: the same of one side alone.
         lower: view -> lower bound on epsilon; all of them hold together with the stated confidence.
-        epsilon_lower: the largest of them.
+        epsilon_lower: the largest of them; NaN where the audit is invalid.
         ceiling: what as many canaries would show if every guess were right.
         epsilon_upper: the ledger's, of the audited run; infinite where none is certified.
-        estimate: of crafted canaries, `estimate.epsilon_estimate`; it may exceed the truth. NaN without them.
+        epsilon_nominal: what the ledger would state of the same releases if it were certified: the accounting alone.
+        estimate: of crafted canaries, `estimate.epsilon_estimate`; it may exceed the truth. NaN without them, and where
+            the audit is invalid.
         seconds: that the rounds took, scoring left out.
+        rounds: how many were made; an invalid audit ends early.
+        bug: the injected one, in words; ``None`` without.
+        invalid: why nothing can be said, with the round: a release is not finite, or a score of a finite one is not.
+            Then ``scores`` and ``lower`` are empty. ``None`` where the audit is valid.
     """
 
     method: str
@@ -55,19 +63,39 @@ class Audit:
     epsilon_lower: float
     ceiling: float
     epsilon_upper: float
+    epsilon_nominal: float
     estimate: float
     seconds: float
+    rounds: int
+    bug: str | None = None
+    invalid: str | None = None
+
+    @property
+    def claimed(self) -> float:
+        """What the lower bound is held against: the ledger's epsilon, or the nominal one where a bug was injected."""
+        return self.epsilon_upper if self.bug is None else self.epsilon_nominal
 
     @property
     def holds(self) -> bool:
-        """The lower bound does not exceed what the ledger states."""
-        return self.epsilon_lower <= self.epsilon_upper
+        """The audit is valid and its lower bound does not exceed what is claimed."""
+        return self.invalid is None and self.epsilon_lower <= self.claimed
+
+    @property
+    def could_fail(self) -> bool:
+        """Whether as many canaries, all guessed right, would have exceeded what is claimed."""
+        return self.ceiling > self.claimed
 
     def __str__(self) -> str:
+        who, bug = f"{self.method}, {self.unit}", "" if self.bug is None else f"; {self.bug}: nothing is certified"
+        if self.invalid is not None:
+            return f"{who}: invalid: {self.invalid} ({FINDING}){bug}"
         return (
-            f"{self.method}, {self.unit}: epsilon {self.epsilon_lower:.3g} <= {self.epsilon_upper:.3g} at delta "
-            f"{self.delta:g} ({self.confidence:.0%} sure; {self.canaries} canaries can show {self.ceiling:.3g})"
-        ).replace("<=", "<=" if self.holds else ">")
+            f"{who}: epsilon {self.epsilon_lower:.3g} {'<=' if self.holds else '>'} {self.claimed:.3g} at delta "
+            f"{self.delta:g} ({self.confidence:.0%} sure; {self.canaries} canaries can show {self.ceiling:.3g}){bug}"
+        )
+
+    def __repr__(self) -> str:
+        return f"Audit: {self}"
 
 
 def audit(
@@ -83,6 +111,7 @@ def audit(
     delta: float | None = None,
     lora: Lora | None = None,
     seed: int = 0,
+    bug: "Callable[..., Any] | None" = None,
     **options: Any,
 ) -> Audit:
     """Run once with canaries in the same batches, and bound epsilon from below by guessing which took part.
@@ -99,16 +128,22 @@ def audit(
         confidence: with which all lower bounds hold together, in (0, 1).
         guesses: numbers of guesses (in, out) to try, fixed beforehand and corrected for; ``None``: `one_run.plans`.
         delta: of the lower bound; ``None``: the privacy plan's, 1e-5 without one.
+        bug: clips in the place of the library's own clip, one of `fl.edges.BUGS`: to see whether it is found.
+            The run's ledger certifies nothing, and the lower bound is held against ``epsilon_nominal``.
         options: chunk sizes, as of ``run``.
 
+    A release that is not finite ends the audit, which is then invalid: there is nothing in it to score.
+
     Raises: ``ValueError`` as ``run`` does, and for the above.
-    Guarantees: test_no_row_is_refuted, test_a_run_without_noise_is_seen, test_the_audit_changes_nothing_of_the_run.
+    Guarantees: test_no_row_is_refuted, test_a_run_without_noise_is_seen, test_the_audit_changes_nothing_of_the_run,
+        test_a_release_that_is_not_finite_is_invalid.
     Source: arXiv:2305.08846.
     """
     row, unit = get(method), "example" if privacy is None else privacy.unit
     check_number("confidence", confidence, 0, 1, open_low=True)
     check(confidence < 1, "confidence", confidence, "a number in (0, 1)")
     check(not crafted or unit == "client", "crafted", crafted, "False in the example unit: gradients follow the data")
+    privacy = None if privacy is None else privacy.replace(target=None)  # another plan than it was calibrated for
     check(isinstance(seed, int), "seed", seed, "a whole number: an audit must know its coins")
     level = delta if delta is not None else 1e-5 if privacy is None else privacy.delta
     streams, count = Streams(seed), affordable(task, plan, unit) if canaries is None else canaries
@@ -117,15 +152,17 @@ def audit(
     if unit == "client":
         weights = _fitting(task, row, privacy, plan, lora, examples, seed)
     planted = plant(task, unit, examples, weights, streams)
-    run = _opened(planted, row, privacy, plan, lora, seed, options)
+    run = _opened(planted, row, privacy, plan, lora, seed, {**options, "bug": bug})
     if crafted:
         planted = replace(planted, directions=directions.drawn(run, len(examples[1]), streams))
-    scores, last, aligned, seconds = _play(run, planted)
-    m, share = len(examples[1]), (1 - confidence) / len(scores)
+    played = _play(run, planted)
+    scores, m = {} if played.invalid else played.scores, len(examples[1])
+    views = max(1, len(played.scores))
+    share = (1 - confidence) / views
     tried = one_run.plans(m) if guesses is None else tuple(guesses)
     included = planted.included.numpy()
     lower = {view: one_run.best(values, included, level, share, tried) for view, values in scores.items()}
-    highest = one_run.ceiling(m, level, 1 - confidence, tried, len(scores))
+    highest = one_run.ceiling(m, level, 1 - confidence, tried, views)
     return Audit(
         method=row.slug,
         task=task.name,
@@ -138,11 +175,15 @@ def audit(
         included=included,
         scores=scores,
         lower=lower,
-        epsilon_lower=max(lower.values()),
+        epsilon_lower=float("nan") if played.invalid else max(lower.values()),
         ceiling=highest,
-        epsilon_upper=last.epsilon,
-        estimate=aligned.estimate(included, level) if crafted else float("nan"),
-        seconds=seconds,
+        epsilon_upper=float("inf") if run.ledger is None else run.ledger.spent(),
+        epsilon_nominal=float("inf") if run.ledger is None else run.ledger.nominal(),
+        estimate=played.aligned.estimate(included, level) if crafted and not played.invalid else float("nan"),
+        seconds=played.seconds,
+        rounds=played.rounds,
+        bug=injected(run.setting.clip),
+        invalid=played.invalid,
     )
 
 
@@ -161,28 +202,61 @@ def _opened(
     return run
 
 
-def _play(run: Watched, planted: Planted) -> tuple[dict[str, np.ndarray], Round, directions.Aligned, float]:
-    """Every view's scores after the whole run, its last record, the directions' cosines, and the rounds' seconds."""
-    before, sides, last, seconds = None, {}, None, 0.0
-    aligned, crafted = directions.Aligned(len(planted.owner)), planted.directions is not None
+@dataclass
+class _Played:
+    """What was seen of a run: every view's scores after it, or why there are none, and the directions' cosines."""
+
+    aligned: directions.Aligned
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    rounds: int = 0
+    seconds: float = 0.0
+    work: str = "the start"
+    invalid: str | None = None
+
+
+def _play(run: Watched, planted: Planted) -> _Played:
+    """Make the run and score its canaries; it ends with the first release that is not finite."""
+    played = _Played(directions.Aligned(len(planted.owner)))
+    try:
+        _score(run, planted, played)
+    except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+        words = f"{played.work} cannot be computed ({' '.join(str(error).split())[:100]})"
+        played.invalid = words if run.finite else f"the release of round {played.rounds + 1} is not finite"
+    return played
+
+
+def _score(run: Watched, planted: Planted, played: _Played) -> None:
+    sides: dict[str, Tensor] = {}
+    crafted, first, last = planted.directions is not None, None, None
     for event in run.events():
         if isinstance(event, Tick):
             if crafted and event.step == run.setting.plan.local_steps:
                 directions.impose(run, planted)
             continue
-        last, seconds = event, seconds + event.seconds
-        before = losses(run, event, planted) if before is None else before
+        played.rounds, played.seconds = event.index, played.seconds + event.seconds
+        if not run.finite:
+            played.invalid = f"the release of round {event.index} is not finite"
+            return
+        played.work = f"the scores after round {event.index}"
+        last, first = event, losses(run, event, planted) if first is None else first
         for side, found in traces(run, planted).items() if event.index else ():
             sides[side] = sides.get(side, 0) + found
+            if not sides[side].isfinite().all():
+                played.invalid = f"the traces of the canaries in round {event.index} are not finite"
+                return
         if crafted and event.index:
-            aligned.add(run, planted)
-    assert last is not None and before is not None
-    views = {} if crafted and sides else {"loss": before - losses(run, last, planted)}
+            played.aligned.add(run, planted)
+        played.work = f"round {event.index + 1}"
+    assert first is not None and last is not None
+    views = {} if crafted and sides else {"loss": first - losses(run, last, planted)}
+    if "loss" in views and not views["loss"].isfinite().all():
+        which = f"the model of round {last.index}" if first.isfinite().all() else "the model before training"
+        played.invalid = f"{which} gives losses that are not finite"
     if sides:
         views["update"] = torch.stack(list(sides.values())).sum(0)
     if len(sides) > 1:
         views |= {f"update {side}": sides[side] for side in sorted(sides)}
-    return {view: torch.nan_to_num(values, nan=0.0).numpy() for view, values in views.items()}, last, aligned, seconds
+    played.scores = {view: values.numpy() for view, values in views.items()}
 
 
 def _fitting(

@@ -75,8 +75,8 @@ class Aligned:
             self.numbers += one.shape[1]
 
     def estimate(self, included: np.ndarray, delta: float) -> float:
-        """`epsilon_estimate` of those that took part; NaN where they are few, or the numbers too few for it."""
+        """`epsilon_estimate` of those that took part; NaN where they are few, or the numbers too few or too large."""
         cosine = (self.dot / (self.size * self.total).sqrt().clamp(min=1e-300)).numpy()[included]
-        if len(cosine) < 2 or self.numbers < 1000 or not cosine.any():
+        if len(cosine) < 2 or self.numbers < 1000 or not cosine.any() or not np.isfinite(cosine).all():
             return float("nan")
         return epsilon_estimate(cosine, self.numbers, delta)

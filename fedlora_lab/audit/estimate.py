@@ -15,9 +15,9 @@ from fedlora_lab.checks import check, check_number, check_whole
 
 
 def cosines(canaries: Float[np.ndarray, "k d"], update: Float[np.ndarray, " d"]) -> Float[np.ndarray, " k"]:
-    """Cosine of each canary's direction with what was released."""
-    norms = np.linalg.norm(canaries, axis=1) * np.linalg.norm(update)
-    return canaries @ update / np.maximum(norms, 1e-300)
+    """Cosine of each canary's direction with what was released, whatever their size."""
+    rows, one = (x / np.maximum(np.abs(x).max(-1, keepdims=True, initial=0.0), 1e-300) for x in (canaries, update))
+    return rows @ one / np.maximum(np.linalg.norm(rows, axis=1) * np.linalg.norm(one), 1e-300)
 
 
 def _delta(epsilon: float, one: tuple[float, float], other: tuple[float, float]) -> float:
@@ -79,5 +79,6 @@ def epsilon_estimate(found: Float[np.ndarray, " k"], dimension: int, delta: floa
     """
     check_whole("dimension", dimension, 1000)
     check(found.ndim == 1 and len(found) >= 2, "cosines", found.shape, "at least two")
+    check(bool(np.isfinite(found).all()), "cosines", "with NaN or infinity", "numbers in [-1, 1]")
     mean, std = norm.fit(found)
     return between_normals((0.0, dimension**-0.5), (float(mean), float(std)), delta)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from fedlora_lab.audit.one_run import supremum
-from fedlora_lab.audit.threshold import upper
+from fedlora_lab.audit.threshold import numbers, upper
 from fedlora_lab.checks import check_number, check_whole
 from fedlora_lab.theory import gdp_epsilon
 
@@ -62,6 +62,7 @@ def threshold_lower(
     Args: inside, outside: (n,), one score a run; threshold: fixed before these scores were seen.
     Guarantees: test_a_plain_gaussian_release_is_seen.
     """
+    inside, outside = numbers("inside", inside), numbers("outside", outside)
     false_positives, false_negatives = int((outside > threshold).sum()), int((inside <= threshold).sum())
     mu = mu_lower(false_positives, len(outside), false_negatives, len(inside), significance)
     return gdp_epsilon(mu, delta) if mu else 0.0

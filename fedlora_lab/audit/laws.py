@@ -1,4 +1,7 @@
-"""Chances of what was seen under the law that is claimed: small ones speak against it. NumPy and SciPy only."""
+"""Chances of what was seen under the law that is claimed: small ones speak against it. NumPy and SciPy only.
+
+What is not a number has no chance under any law: 0.
+"""
 
 from typing import Any
 
@@ -22,6 +25,8 @@ def spread(values: np.ndarray) -> float:
 def unrelated(one: np.ndarray, other: np.ndarray) -> float:
     """Test that two samples are not correlated."""
     one, other = one.ravel(), other.ravel()
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return 0.0
     if len(one) < 3 or one.std() == 0 or other.std() == 0:
         return 1.0 if len(one) < 3 or not (np.array_equal(one, other) and one.any()) else 0.0
     r = float(np.corrcoef(one, other)[0, 1])
@@ -46,4 +51,5 @@ def even(found: np.ndarray, trials: int, rate: float) -> float:
 
 
 def _two_sided(below: Any, above: Any) -> float:
-    return min(1.0, 2 * float(min(below, above)))
+    chance = 2 * float(min(below, above))
+    return 0.0 if np.isnan(chance) else min(1.0, chance)

@@ -83,7 +83,7 @@ def correct_guesses(scores: Sequence[float] | np.ndarray, included: Sequence[boo
     """
     scores, included = np.asarray(scores, float), np.asarray(included, bool)
     check(scores.shape == included.shape and scores.ndim == 1, "scores", scores.shape, f"{included.shape}")
-    check(not np.isnan(scores).any(), "scores", "with NaN", "numbers")
+    check(not np.isnan(scores).any(), "scores", "with NaN", "numbers: what cannot be scored proves nothing")
     k_in, k_out = guess
     check_whole("guess", k_in, 0, len(scores))
     check_whole("guess", k_out, 0, len(scores) - k_in)

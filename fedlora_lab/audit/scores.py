@@ -62,7 +62,7 @@ def traces(run: Watched, planted: Planted) -> Scores:
     template = apart(template, release, clip)
     scores: Scores = {}
     for slot, rows in template.items():
-        trace = (rows * seen[slot]).flatten(1).double().sum(1)
+        trace = (rows.double() * seen[slot]).flatten(1).sum(1)
         scores.setdefault(slot.side, torch.zeros(len(planted.owner), dtype=torch.float64))[who] += trace
     return scores
 
@@ -93,7 +93,8 @@ def _of_steps(run: Watched, planted: Planted) -> tuple[Tensor, Rows, Rows, Tenso
     ids = list(everyone.ids)
     bank = dict(everyone.start) | {slot: kept[ids] for slot, kept in run.kept.items()}
     owner = torch.tensor([place[k] for k in planted.owner[who].tolist()])
-    seen = {slot: (bank[slot] - everyone.bank[slot])[owner] / run.setting.plan.rate(slot.side, t) for slot in slots}
+    rate = {slot: run.setting.plan.rate(slot.side, t) for slot in slots}
+    seen = {slot: (bank[slot].double() - everyone.bank[slot])[owner] / rate[slot] for slot in slots}
     gradients = _gradients(run, planted, who, bank, slots, owner)
     return who, *_in_units_of_noise(run, gradients, seen, bank, owner), owner
 
@@ -116,7 +117,7 @@ def of_updates(run: Watched, planted: Planted) -> tuple[Tensor, Rows, Rows, Tens
         return None
     owner = torch.zeros(len(who), dtype=torch.int64)
     clips = run.setting.method.clips
-    seen = {slot: (upload - clips(bank[slot]))[row[who]] for slot, upload in uploads.items()}
+    seen = {slot: (upload.double() - clips(bank[slot]))[row[who]] for slot, upload in uploads.items()}
     if planted.directions is None:
         gradients = _gradients(run, planted, who, bank, tuple(uploads), owner)
         updates = {slot: -run.setting.plan.rate(slot.side, t) * x for slot, x in gradients.items()}
@@ -141,7 +142,11 @@ def _gradients(
 def _in_units_of_noise(
     run: Watched, signal: Rows, seen: Rows, bank: Mapping[Slot, Tensor], owner: Tensor
 ) -> tuple[Rows, Rows]:
-    """Signal clipped as the mechanism clips, and what was seen, both where the noise is white."""
+    """Signal clipped as the mechanism clips, and what was seen, both where the noise is white.
+
+    A row that is not finite is zero, as in the mechanism: nothing of it is in the release. What was seen is in double
+    precision, in which no product with a clipped float32 row overflows.
+    """
     maps = engine.whitenings(run.setting.method, tuple(signal), bank)
 
     def of(matrices: Tensor) -> Tensor:
@@ -150,14 +155,16 @@ def _in_units_of_noise(
     clipped = {slot: rank_map(slot, of(maps[slot].before), x) if slot in maps else x for slot, x in signal.items()}
     norms = row_norms(clipped)
     privacy = run.asked.privacy
-    scale = torch.where(norms > 0, (1.0 if privacy is None else privacy.clip_norm) / norms, 0.0).clamp(max=1.0)
+    finite, clip = torch.isfinite(norms), 1.0 if privacy is None else privacy.clip_norm
+    scale = torch.where(finite & (norms > 0), clip / norms, 0.0).clamp(max=1.0)
     for slot, x in clipped.items():
-        x = x * scale.to(x).view(-1, *[1] * (x.dim() - 1))
+        shape = (-1, *[1] * (x.dim() - 1))
+        x = torch.where(finite.view(shape), x, torch.zeros_like(x)) * scale.to(x).view(shape)
         if slot in maps:
             back = of(torch.linalg.pinv(maps[slot].noise))
             x, seen[slot] = (
                 rank_map(slot, back, rank_map(slot, of(maps[slot].after), x)),
-                rank_map(slot, back, seen[slot]),
+                rank_map(slot, back.to(seen[slot]), seen[slot]),
             )
         clipped[slot] = x
     return clipped, seen

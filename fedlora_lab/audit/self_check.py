@@ -1,6 +1,8 @@
 """A check of a set-up against what its ledger claims, run on the user's own task, method, privacy and plan."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +79,7 @@ def self_check(
     lora: Lora | None = None,
     seed: int = 0,
     significance: float = 1e-3,
+    bug: "Callable[..., Any] | None" = None,
 ) -> SelfCheck:
     """Try the set-up where its promise could break, on a few of its examples at a random state.
 
@@ -86,6 +89,7 @@ def self_check(
 
     Args:
         significance: chance that a sound set-up fails, in (0, 1).
+        bug: clips in the place of the library's own clip, one of `fl.edges.BUGS`: to see that it is found.
 
     Raises: ``ValueError`` where the parts do not fit, as ``run`` does.
     Guarantees: every planted bug fails (tests/test_self_check.py), no row of the table does
@@ -94,16 +98,17 @@ def self_check(
     row = get(method)
     check(isinstance(privacy, Privacy), "privacy", privacy, "a Privacy with its noise set")
     check_number("significance", significance, 0, 1, open_low=True)
+    privacy = privacy.replace(target=None)  # the plans that are tried are not the one that it was calibrated for
     rng, noisy = Streams(seed).numpy("self-check"), bool(np.any(np.asarray(privacy.noise_multiplier or 0.0)))
-    user = Watched.opened(task, row, privacy, plan, lora=lora, seed=seed)
+    user = Watched.opened(task, row, privacy, plan, lora=lora, seed=seed, bug=bug)
     found = []
     if privacy.clip_norm > 0 and privacy.clip_norm < float("inf"):
-        found += reach.invariance(Bench.of(task, row, privacy, plan, lora, seed, smooth=True))
-        bench = Bench.of(task, row, privacy, plan, lora, seed)
+        found += reach.invariance(Bench.of(task, row, privacy, plan, lora, seed, smooth=True, bug=bug))
+        bench = Bench.of(task, row, privacy, plan, lora, seed, bug=bug)
         sensitivity = reach.sensitivity_of_steps if privacy.unit == "example" else reach.sensitivity_of_updates
         found += sensitivity(bench)
         if row.whiten is not None:  # what the noise hides depends on the size of the peer
-            found += sensitivity(Bench.of(task, row, privacy, plan, lora, seed, spread=1.0))
+            found += sensitivity(Bench.of(task, row, privacy, plan, lora, seed, spread=1.0, bug=bug))
         found += chance.noise_law(bench, rng) if noisy else []
     found += chance.sampling_law(user, rng)
     short = plan.replace(rounds=min(max(plan.rounds, 1), ROUNDS))
@@ -112,7 +117,7 @@ def self_check(
     if isinstance(sigma, tuple):
         sigma = tuple(sigma[k % len(sigma)] for k in range(len(few.sizes)))
     own = privacy.replace(sample_rate=None, honest=None, colluding=0, noise_multiplier=sigma)
-    found += books.ledger(Watched.opened(few, row, own, short, lora=_even(lora), seed=seed))
+    found += books.ledger(Watched.opened(few, row, own, short, lora=_even(lora), seed=seed, bug=bug))
     return SelfCheck(row.slug, privacy.unit, tuple(found), significance)
 
 

@@ -49,6 +49,16 @@ def epsilon_lower(
     return from_rates(fpr, fnr, delta)
 
 
+def numbers(name: str, scores: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Scores as an array without NaN: no threshold would count one as an error.
+
+    Raises: ``ValueError`` where one is NaN: what cannot be scored proves nothing.
+    """
+    scores = np.asarray(scores, float)
+    check(not np.isnan(scores).any(), name, "with NaN", "numbers: a release that is not finite is a finding by itself")
+    return scores
+
+
 def best(
     inside: Sequence[float] | np.ndarray,
     outside: Sequence[float] | np.ndarray,
@@ -64,7 +74,7 @@ def best(
 
     Guarantees: test_a_plain_gaussian_release_is_seen.
     """
-    inside, outside = np.asarray(inside, float), np.asarray(outside, float)
+    inside, outside = numbers("inside", inside), numbers("outside", outside)
     check(len(thresholds) > 0, "thresholds", thresholds, "at least one")
     share = significance / len(thresholds)
     return max(
@@ -80,7 +90,8 @@ def split(
 
     Guarantees: test_a_plain_gaussian_release_is_seen.
     """
-    (learn_in, judge_in), (learn_out, judge_out) = (np.array_split(np.asarray(x, float), 2) for x in (inside, outside))
+    scores = numbers("inside", inside), numbers("outside", outside)
+    (learn_in, judge_in), (learn_out, judge_out) = (np.array_split(x, 2) for x in scores)
     grid = np.unique(np.quantile(np.concatenate([learn_in, learn_out]), np.linspace(0.001, 0.999, 200)))
     values = [best(learn_in, learn_out, delta, significance, [t]) for t in grid]
     return best(judge_in, judge_out, delta, significance, [grid[int(np.argmax(values))]])

@@ -1,7 +1,7 @@
 """The command that tries to break what a run folder states."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,8 @@ def audit(folder: Path, canaries: int | None, confidence: float, rounds: int | N
     """Run every method of the run folder RUN once more with canaries inside, and write RUN/audit.json.
 
     Each line states the epsilon that is proved and the one that the ledger states. Leaves with status 1 where the
-    first exceeds the second, or where the self-check finds a fault.
+    first exceeds the second, where an audit is invalid because a release is not finite, or where the self-check finds
+    a fault.
     """
     check_number("confidence", confidence, 0, 1 - 1e-9, open_low=True)
     check_whole("seed", seed)
@@ -39,14 +40,32 @@ def audit(folder: Path, canaries: int | None, confidence: float, rounds: int | N
         check_whole("canaries", canaries, 2)
     if rounds is not None:
         check_whole("rounds", rounds, 1)
+    if not folder_holds(folder, canaries, confidence, rounds, seed, checked):
+        raise SystemExit(1)
+
+
+def folder_holds(
+    folder: Path,
+    canaries: int | None,
+    confidence: float,
+    rounds: int | None,
+    seed: int,
+    checked: bool,
+    bug: "Callable[..., Any] | None" = None,
+) -> bool:
+    """Audit every method of a run folder, say and write what was found; whether all of it holds.
+
+    Args: as the command; bug: as of `audit.audit`, for tests.
+    """
     from fedlora_lab.audit import audit as one_audit
     from fedlora_lab.audit import self_check
 
     results, sound = [], True
     for cell in cells(folder, rounds, seed):
         parts = (cell.task, cell.method, cell.privacy, cell.plan)
-        found = one_audit(*parts, canaries=canaries, confidence=confidence, lora=cell.lora, seed=seed)
-        verdict = self_check(*parts, lora=cell.lora, seed=seed) if checked and cell.privacy is not None else None  # type: ignore[arg-type]
+        found = one_audit(*parts, canaries=canaries, confidence=confidence, lora=cell.lora, seed=seed, bug=bug)
+        tried = checked and cell.privacy is not None
+        verdict = self_check(*parts, lora=cell.lora, seed=seed, bug=bug) if tried else None  # type: ignore[arg-type]
         sound = sound and found.holds and (verdict is None or verdict.ok)
         click.echo(line(cell.slug, found))
         if verdict is not None:
@@ -55,8 +74,7 @@ def audit(folder: Path, canaries: int | None, confidence: float, rounds: int | N
     path = folder / "audit.json"
     write_atomically(path, to_json({"format": 1, "audits": results}))
     click.echo(f"written: {path}")
-    if not sound:
-        raise SystemExit(1)
+    return sound
 
 
 def cells(folder: Path, rounds: int | None, seed: int) -> "list[Cell]":
@@ -102,16 +120,30 @@ def _task(kept: Mapping[str, Any], folder: Folder) -> "Task":
 
 def line(slug: str, found: "Audit") -> str:
     """One audit in words."""
+    from fedlora_lab.audit.canary_audit import FINDING
+
     stated = f"{found.epsilon_upper:.3g}" if math.isfinite(found.epsilon_upper) else "∞ (none is certified)"
+    who = f"{slug}, {found.unit}, seed {found.seed}"
+    if found.invalid is not None:
+        return f"{who}: invalid: {found.invalid} ({FINDING}; ε stated {stated} at δ = {found.delta:g})"
+    words = f"ε proved {found.epsilon_lower:.3g} {'≤' if found.holds else '>'} ε stated {stated}"
+    if found.bug is not None:
+        words += f", nominal {found.epsilon_nominal:.3g} ({found.bug})"
     return (
-        f"{slug}, {found.unit}, seed {found.seed}: ε proved {found.epsilon_lower:.3g} {'≤' if found.holds else '>'} "
-        f"ε stated {stated} at δ = {found.delta:g} "
+        f"{who}: {words} at δ = {found.delta:g} "
         f"(confidence {found.confidence:g}; {found.canaries} canaries could prove {found.ceiling:.3g})"
     )
 
 
 def written(slug: str, found: "Audit", verdict: "SelfCheck | None") -> dict[str, Any]:
-    """An audit as JSON values; an infinite epsilon is null."""
+    """An audit as JSON values; an epsilon that is infinite or not a number is null."""
+
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    def failed(verdict: "SelfCheck") -> list[list[Any]]:
+        return [[one.trial, one.what, finite(one.value), one.limit] for one in verdict.failed]
+
     plain = (
         "method",
         "unit",
@@ -120,17 +152,19 @@ def written(slug: str, found: "Audit", verdict: "SelfCheck | None") -> dict[str,
         "confidence",
         "canaries",
         "lower",
-        "epsilon_lower",
         "ceiling",
         "seconds",
+        "rounds",
+        "bug",
+        "invalid",
     )
     return {
         "slug": slug,
         **{name: getattr(found, name) for name in plain},
-        "epsilon_upper": found.epsilon_upper if math.isfinite(found.epsilon_upper) else None,
+        **{name: finite(getattr(found, name)) for name in ("epsilon_lower", "epsilon_upper", "epsilon_nominal")},
         "holds": found.holds,
         "guesses": [list(guess) for guess in found.guesses],
         "included": [bool(one) for one in found.included],
         "scores": {view: [float(one) for one in values] for view, values in found.scores.items()},
-        "self_check": None if verdict is None else {"ok": verdict.ok, "failed": [list(one) for one in verdict.failed]},
+        "self_check": None if verdict is None else {"ok": verdict.ok, "failed": failed(verdict)},
     }

@@ -6,13 +6,13 @@ The broken forms live here, in the course and in tests only; nothing of the libr
 from typing import TYPE_CHECKING
 
 from fedlora_lab.edges import chance, clipping, counting, learning, saying
+from fedlora_lab.edges.bugs import BUGS
 from fedlora_lab.edges.edge import GROUPS, Edge, Told
-from fedlora_lab.edges.planted import PLANTS, planted
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ALL", "GROUPS", "PLANTS", "Edge", "Told", "planted", "table"]
+__all__ = ["ALL", "BUGS", "GROUPS", "Edge", "Told", "table"]
 
 _EVERY = (*counting.EDGES, *clipping.EDGES, *learning.EDGES, *saying.EDGES, *chance.EDGES)
 ALL: dict[int, Edge] = {one.number: one for one in sorted(_EVERY, key=lambda one: one.number)}

@@ -6,7 +6,7 @@ from fedlora_lab.widgets.dial import Dial, dial
 
 CANARIES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 PROMISES = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0)
-LEAKS = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
+LEAKS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 8.0)
 
 
 def audit_dial() -> Dial:

@@ -46,8 +46,9 @@ class Round:
         adapter: layer -> global (A, B), shapes (r, d_in) and (d_out, r).
         head: name -> tensor of the trained head, if there is one.
         uploads: numbers and bytes up and down in this round, summed over the clients.
-        participants, seconds: how many took part, and the time it took. In a release of the client unit whose clients
-            take part by chance these two and ``uploads`` are NaN: its epsilon counts on nobody knowing who did.
+        participants, seconds: how many took part, and the time it took. In a release of the client unit under
+            central trust or secure aggregation whose clients take part by chance, these two and ``uploads`` are NaN:
+            an epsilon against who sees the released models counts on their not knowing who did.
         clipped, nonfinite: share of examples (client unit: updates) that the clip scaled down, and how many were not
             finite and counted as zero. They read private values: NaN in release mode.
         source: the task, with everyone's examples, and what `save_adapter` and `predict` need beside it. It stays in

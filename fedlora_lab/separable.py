@@ -92,13 +92,16 @@ def _probe(task: Task, adapted: Adapted, products: str, row: Method, moving: tup
     name, value = ("model", type(task.model).__name__) if row is PLAIN else ("penalty", row.penalty)
     finite = all(bool(tensor.isfinite().all()) for tensor in together.values())
     check(finite, name, value, "finite gradients of public examples (here they are not)")
-    gaps = []
+    gaps, sizes = [], []
     for i in range(PROBES):
         one = owner[i : i + 1]
         data = take(whole[0], one), whole[1][one]
         alone = per_example_gradients(task, adapted, bank, moving, data, one, row, start, weights[one])
-        gap = row_norms({slot: together[slot][i : i + 1] - alone[slot] for slot in moving})
-        gaps.append(float(gap / row_norms(alone).clamp(min=1e-12)))
+        gaps.append(float(row_norms({slot: together[slot][i : i + 1] - alone[slot] for slot in moving})))
+        sizes.append(float(row_norms(alone)))
+    # Of an example that the model is sure of hardly a gradient is left, and that rounds: it is held to the others'.
+    least = max(1e-12, 0.03 * max(sizes))
+    gaps = [gap / max(size, least) for gap, size in zip(gaps, sizes, strict=True)]
     # Written so that a gap that is not a number is refused as well: a batch of one has no variance to divide by.
     mixing = [gap for gap in gaps if not gap <= _tolerance(like, products)]
     expected = f"examples that do not mix, batch first (they differ by {max(mixing, default=0):.1g})"

@@ -210,6 +210,18 @@ def test_a_model_that_answers_with_no_number_is_refused():
         fl.run(task, "fedlora", private("example"), PLAN)
 
 
+def test_a_model_that_is_sure_of_itself_is_not_refused():
+    """Hardly a gradient is left of an example that is learned: what rounds with the batch's size is not small to it."""
+    task = tokens()
+    first = task.test[1][0]
+
+    def sure(outputs: Tensor, labels: Tensor) -> Tensor:
+        learned = cross(outputs + 16.0 * F.one_hot(labels, 3) * (labels == first)[:, None], labels)
+        return learned + 1e-10 * len(labels) * outputs.sum(1)  # as a device rounds that adds up in another order
+
+    assert len(play(replace(task, loss=sure), "fedlora", private("example"))) == PLAN.rounds + 1
+
+
 def test_the_probe_of_one_row_says_nothing_of_another():
     """The same task, first with a sound row, then with others that are not."""
     task = tokens()

@@ -149,11 +149,12 @@ def probes(task: Task, adapted: Adapted) -> Examples:
     index = _chosen(y)
     x, y = take(x, index), y[index]
     for i in range(1, PROBES):
-        repeats = any(_same(x, i, j) for j in range(i))
-        if repeats and isinstance(x, Mapping):
+        if not any(_same(x, i, j) for j in range(i)):
+            continue
+        if isinstance(x, Mapping):
             mask = mask_of(x)
             x = {key: v if "mask" in key or "type" in key else _disturbed(v, i, mask) for key, v in x.items()}
-        elif repeats:
+        else:
             x = _disturbed(x, i)
     return x, _targets(task, adapted, x, y)
 

@@ -19,7 +19,7 @@ import fedlora_lab as fl
 from fedlora_lab.flower.client import evaluate
 from fedlora_lab.flower.simulation import everyone
 from fedlora_lab.methods import FedLoRA
-from fedlora_lab.record import Tick
+from fedlora_lab.record import Tick, origin
 from fedlora_lab.wire import normal_float
 
 pytestmark = pytest.mark.attack
@@ -121,7 +121,7 @@ def test_records_do_not_tell_who_took_part(trust):
     told = [value for record in records for name, value in record.measures().items() if name in TOLD]
     assert len(told) == len(TOLD) * len(records) and all(math.isnan(value) for value in told)
     table = fl.to_frame(records)
-    assert bool(table[table["measure"].isin(TOLD)]["value"].isna().all())
+    assert all(math.isnan(value) for value in table.loc[table["measure"].isin(TOLD), "value"])
     for others in (
         play(tokens(), "fedlora", privacy, plan, seed=0),  # may be drawn again by anyone who knows the seed
         play(tokens(), "fedlora", privacy, plan.replace(participation=1.0), seed=None),
@@ -180,7 +180,7 @@ def test_copies_in_one_process_keep_their_task(tmp_path):
     for i, twin in enumerate((copy.copy(last), copy.deepcopy(last), replace(last, seed=7))):
         assert torch.equal(fl.predict(task, twin, task.test[0]), fl.predict(task, last, task.test[0]))
         assert fl.save_adapter(twin, tmp_path / str(i)).is_dir()
-        assert twin.source[0] is task, "nobody's data are copied"
+        assert origin(twin)[0] is task, "nobody's data are copied"
     assert copy.deepcopy(last).adapter["inner"][0] is not last.adapter["inner"][0]
 
 

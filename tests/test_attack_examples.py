@@ -17,14 +17,15 @@ import fedlora_lab as fl
 from fedlora_lab.methods import FedLoRA
 from fedlora_lab.rules import Whitening
 from fedlora_lab.tasks import Task
-from fedlora_lab.tasks.task import squared_error
+from fedlora_lab.tasks.task import cross_entropy, squared_error
 from fedlora_lab.tasks.validate import frozen_copy
 
 pytestmark = pytest.mark.attack
 
 
-def gaps(rows: Any, start: Any) -> list[Tensor]:
-    return [(rows[slot] - start[slot]).square().flatten(1).sum(1) for slot in rows]
+def gaps(rows: Any, start: Any) -> Tensor:
+    """Squared distance of each example's tensors from what its client received, (N,)."""
+    return torch.stack([(rows[slot] - start[slot]).square().flatten(1).sum(1) for slot in rows]).sum(0)
 
 
 SHAPES: dict[str, tuple[Callable, str]] = {
@@ -32,8 +33,8 @@ SHAPES: dict[str, tuple[Callable, str]] = {
         lambda rows, start: sum((rows[slot] - start[slot]).square().sum() for slot in rows),
         r"penalty=\(\): expected",
     ),
-    "a column": (lambda rows, start: sum(gaps(rows, start))[:, None], r"penalty=\(\d+, 1\): expected"),
-    "one number": (lambda rows, start: sum(gaps(rows, start)).mean(0, keepdim=True), r"penalty=\(1,\): expected"),
+    "a column": (lambda rows, start: gaps(rows, start)[:, None], r"penalty=\(\d+, 1\): expected"),
+    "one number": (lambda rows, start: gaps(rows, start).mean(0, keepdim=True), r"penalty=\(1,\): expected"),
     "nothing": (lambda rows, start: None, "penalty='NoneType': expected"),
 }
 
@@ -48,10 +49,10 @@ def test_a_penalty_of_another_shape_is_refused(name):
 
 
 MIXING: dict[str, Callable] = {
-    "the mean of the batch": lambda rows, start: sum(gaps(rows, start)).mean() + 0 * sum(gaps(rows, start)),
-    "against the batch": lambda rows, start: sum(gaps(rows, {slot: rows[slot].mean(0) for slot in rows})),
-    "the next one's": lambda rows, start: sum(gaps(rows, start)).roll(1),
-    "weights that sum to one": lambda rows, start: torch.softmax(sum(gaps(rows, start)), 0),
+    "the mean of the batch": lambda rows, start: gaps(rows, start).mean() + 0 * gaps(rows, start),
+    "against the batch": lambda rows, start: gaps(rows, {slot: rows[slot].mean(0) for slot in rows}),
+    "the next one's": lambda rows, start: gaps(rows, start).roll(1),
+    "weights that sum to one": lambda rows, start: torch.softmax(gaps(rows, start), 0),
 }
 
 
@@ -70,11 +71,11 @@ def test_a_penalty_is_asked_about_what_moves(slug):
 
     def sound(rows, start):
         asked.append(frozenset(slot.side for slot in rows))
-        return sum(gaps(rows, start))
+        return gaps(rows, start)
 
     def mixing(rows, start):
         only = {slot: x for slot, x in rows.items() if slot.side == "B"}
-        return sum(gaps(rows, start)) + (sum(gaps(only, start)).mean() if only else 0)
+        return gaps(rows, start) + (gaps(only, start).mean() if only else 0)
 
     row, plan = fl.methods.get(slug), PLAN.replace(rounds=2)
     trained = {frozenset(s for s in row.moves(t, 0) if s in "ABR") for t in range(2)}
@@ -86,7 +87,7 @@ def test_a_penalty_is_asked_about_what_moves(slug):
 
 
 def test_a_sound_penalty_trains():
-    row = FedLoRA.replace(name="leash", penalty=lambda rows, start: 0.1 * sum(gaps(rows, start)))
+    row = FedLoRA.replace(name="leash", penalty=lambda rows, start: 0.1 * gaps(rows, start))
     assert len(play(tokens("head"), row, private("example"))) == PLAN.rounds + 1
 
 
@@ -226,7 +227,7 @@ def test_the_probe_of_one_row_says_nothing_of_another():
     """The same task, first with a sound row, then with others that are not."""
     task = tokens()
     fl.run(task, "fedlora", None, PLAN)
-    fl.run(task, FedLoRA.replace(name="leash", penalty=lambda rows, start: sum(gaps(rows, start))), None, PLAN)
+    fl.run(task, FedLoRA.replace(name="leash", penalty=lambda rows, start: gaps(rows, start)), None, PLAN)
     with pytest.raises(ValueError, match="expected examples that do not mix"):
         fl.run(task, FedLoRA.replace(name="leash", penalty=MIXING["the next one's"]), None, PLAN)
 
@@ -238,7 +239,7 @@ def test_whole_outputs_are_compared_with_whole_targets():
     assert task.loss(task.forward(task.model, x), y).shape == (len(y),)
     for outputs, labels in ((torch.ones(3), torch.ones(3)), (torch.ones(3, 2, 4), torch.ones(3, 4).long())):
         with pytest.raises(ValueError, match=r"^outputs="):
-            fl.tasks.task.cross_entropy(outputs, labels)
+            cross_entropy(outputs, labels)
 
 
 class Heads(nn.Module):
@@ -276,8 +277,8 @@ def test_a_head_is_one_module(head, tmp_path):
     torch.testing.assert_close(loaded(x), fl.predict(task, last, x), rtol=1e-9, atol=1e-9)
     merged = loaded.merge_and_unload()
     for name in {"fc", "b.fc", "xfc"} - {head}:
-        assert torch.equal(merged.get_submodule(name).weight, task.model.get_submodule(name).weight)
-    assert not torch.equal(merged.get_submodule(head).weight, task.model.get_submodule(head).weight)
+        assert torch.equal(merged.get_parameter(f"{name}.weight"), task.model.get_parameter(f"{name}.weight"))
+    assert not torch.equal(merged.get_parameter(f"{head}.weight"), task.model.get_parameter(f"{head}.weight"))
 
 
 def test_a_head_that_cannot_be_told_apart_is_refused():

@@ -312,6 +312,26 @@ def test_live_calibrates_for_the_plan_that_runs(task):
     run.close()
 
 
+def test_live_shows_nothing_of_private_test_examples(task):
+    """No score, no image, no turned example; without privacy there is nothing to hide."""
+    private = replace(task, public_test=False)
+    run = fl.widgets.live(private, plan=fl.Plan(rounds=1, local_steps=1), privacy=fl.Privacy(delta=1e-4))
+    assert "accuracy –" in run.sentence.value
+    run.buttons["start"].click()
+    ended(run)
+    assert status(run).startswith("finished"), status(run)
+    assert "accuracy – (– before); ε spent" in run.sentence.value
+    assert "turned" not in run.sentence.value and not run.scene.pictured
+    run.settings.epsilon.value = math.inf
+    run.buttons["start"].click()
+    ended(run)
+    assert re.search(r"accuracy 0\.\d+ \(0\.\d+ before\)", run.sentence.value)
+    run.close()
+    for widget in (fl.widgets.method_composer, lambda t: fl.widgets.duel(t, {None: ("fedlora",)})):
+        with pytest.raises(ValueError, match=r"^public_test=False: expected True"):
+            widget(private)
+
+
 def test_live_without_pictures_or_privacy():
     run = fl.widgets.live(fl.tasks.regression(clients=3), epsilon=None, plan=fl.Plan(rounds=2, lr=0.01))
     assert run.examples not in run.children[4].children

@@ -130,3 +130,16 @@ def test_report_needs_a_finished_cell(tmp_path):
     write_atomically(tmp_path / "settings.json", to_json(settings()))
     with pytest.raises(ValueError, match="at least one finished cell"):
         report(tmp_path)
+
+
+def test_what_a_release_hides_is_a_dash():
+    """In release mode who took part stays hidden: bytes and seconds are dashes in the table, and figures say so."""
+    from fedlora_lab import report
+    from fedlora_lab.summary import summary, words
+
+    task, plan = fl.tasks.digits(clients=4, seed=1), fl.Plan(rounds=2, local_steps=1, participation=0.5)
+    privacy = fl.Privacy(unit="client", delta=1e-2).calibrate(epsilon=8, task=task, plan=plan)
+    frame = fl.to_frame(fl.run(task, "fedlora", privacy, plan, seed=None))
+    row = words(summary(frame))[0]
+    assert [row[name] for name in ("up", "down", "seconds", "deviation")] == ["–"] * 4
+    assert "Sent to the server" not in [figure["title"] for figure in report.figures(frame)]

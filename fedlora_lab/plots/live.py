@@ -115,7 +115,7 @@ def _score(ax: Any, frame: Any, past: Sequence[Any], measure: str, rounds: int, 
     if measure.startswith("accuracy"):
         ax.set_ylim(floor(start, seen), 1.0)
     else:
-        ax.set_ylim(0.0, _grown(1.15 * start if start > 0 else 1.0, seen))
+        ax.set_ylim(0.0, _grown(1.15 * start if 0 < start < np.inf else 1.0, seen))
     untrained(ax, rounds, start)
     for earlier in past:
         _, y = series(earlier, measure)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fedlora_lab.plots import tidy
-from fedlora_lab.plots.curves import footer
+from fedlora_lab.plots.curves import footer, left_out
 from fedlora_lab.plots.style import FACTOR, SOFT, Picture, name, paper, picture
 
 # measure: colour key, marker, words
@@ -98,7 +98,7 @@ def noise(frame: pd.DataFrame) -> Picture:
         ax.set_title("What the noise adds to B·A", pad=24)
         _key(ax)
         words = tidy.seeds(table).replace("mean of", "geometric mean of")
-        footer(figure, words)
+        footer(figure, words + left_out([slug for slug in tidy.order(frame) if slug not in slugs]))
     return figure
 
 

@@ -247,7 +247,7 @@ def method_composer(task: Task | None = None, *, plan: Plan | None = None, priva
 
     A second one of the same task ends the first one's thread.
 
-    Raises: ``ValueError`` for a task without accuracy.
+    Raises: ``ValueError`` for a task without accuracy, or whose test examples are not public.
     Guarantees: nothing is trained before Start; Stop ends within one local step (test_composer.py::test_it_stops);
         fields that make no method are told in one line (test_composer.py::test_what_cannot_be_is_one_line).
     """
@@ -256,6 +256,7 @@ def method_composer(task: Task | None = None, *, plan: Plan | None = None, priva
 
     task = tasks.digits(clients=5, alpha=0.5, seed=0) if task is None else task
     check(isinstance(task, Task) and "accuracy" in task.metrics, "task", task, "a task with accuracy")
+    check(task.public_test, "public_test", False, "True: what is shown are scores on test examples")
     plan = plan or Plan(rounds=10, lr=0.3)
     open_ = (privacy or Privacy(delta=1e-4)).replace(noise_multiplier=None, sample_rate=None, target=None)
     return Composer(task, plan, open_, Bout(task, {}, plan, open_, 1).start())

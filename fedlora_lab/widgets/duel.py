@@ -110,11 +110,12 @@ def duel(
 
     A second one ends the first one's thread.
 
-    Raises: ``ValueError`` for a task without accuracy, or without any rate.
+    Raises: ``ValueError`` for a task without accuracy, without any rate, or whose test examples are not public.
     Guarantees: nothing is trained before Start; Stop ends within one local step (test_duel_stops_within_a_step); an
         error is one line in the widget (test_duel_shows_an_error).
     """
     check(isinstance(task, Task) and "accuracy" in task.metrics, "task", task, "a task with accuracy")
+    check(task.public_test, "public_test", False, "True: what is shown are scores on test examples")
     check(bool(rates) and all(rates.values()), "rates", rates, "ε -> {slug: learning rate}")
     open_ = (privacy or Privacy()).replace(noise_multiplier=None, sample_rate=None, target=None)
     known = {

@@ -1,5 +1,6 @@
 """What the live run shows: its curves, some test images, and a sentence."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,12 +23,16 @@ SHOWN = 63
 
 
 class Scene:
-    """Draws a run of one task. ``pictured`` says whether its examples are small images with classes."""
+    """Draws a run of one task. ``pictured`` says whether its examples are small images with classes.
+
+    Of test examples that are not public nothing is shown in a private run, no score and no image
+    (test_live_shows_nothing_of_private_test_examples).
+    """
 
     def __init__(self, task: "Task") -> None:
         x, y = task.test
         self.task, self.measure = task, "accuracy" if "accuracy" in task.metrics else next(iter(task.metrics))
-        self.pictured = task.labels is not None and isinstance(x, torch.Tensor) and x.ndim == 3
+        self.pictured = task.public_test and task.labels is not None and isinstance(x, torch.Tensor) and x.ndim == 3
         some = slice(0, 512 if self.pictured else 64)  # the first drawing comes within a second
         with torch.no_grad():
             outputs = task.forward(task.model, take(x, some))
@@ -36,9 +41,11 @@ class Scene:
             self.x, self.truth = x[:SHOWN], y[:SHOWN].tolist()
             self.before = outputs[:SHOWN].argmax(1).tolist()
 
-    def start(self, records: "tuple[Round, ...]") -> float:
+    def start(self, recipe: Recipe, records: "tuple[Round, ...]") -> float:
         """The score before training: the run's own, or what some test examples give before there is a run."""
-        return records[0].metrics[self.measure] if records else self.first
+        if records:
+            return records[0].metrics[self.measure]
+        return self.first if self.task.public_test or recipe.epsilon is None else math.nan
 
     def draw(
         self, recipe: Recipe, records: "tuple[Round, ...]", past: "tuple[pd.DataFrame, ...]"
@@ -51,7 +58,7 @@ class Scene:
 
             frame = to_frame(records)
             now = loop.predict(self.task, records[-1], self.x).argmax(1).tolist() if self.pictured else None
-        start, rounds = self.start(records), recipe.plan.rounds
+        start, rounds = self.start(recipe, records), recipe.plan.rounds
         curves = chart(frame, rounds=rounds, start=start, target=recipe.epsilon, measure=self.measure, past=past)
         if not self.pictured:
             return png(curves), b"", self.words(recipe, records, None)
@@ -60,15 +67,15 @@ class Scene:
 
     def words(self, recipe: Recipe, records: "tuple[Round, ...]", now: list[int] | None) -> str:
         """What the figures show, with its numbers."""
-        start = self.start(records)
+        start = self.start(recipe, records)
         if not records:
             count = len(self.task.clients)
             text = f"Press Start: {recipe.method.name} trains on the data of {count} clients."
-            return f"{text} Before training: {self.measure} {start:.3f}."
+            return f"{text} Before training: {self.measure} {number(start)}."
         last: Any = records[-1]
         text = f"{recipe.method.name} after round {last.index} of {recipe.plan.rounds}: {self.measure} "
         score = last.metrics[self.measure]
-        text += f"{number(score, infinite='∞')} ({start:.3f} before)"
+        text += f"{number(score, infinite='∞')} ({number(start)} before)"
         if fell := fall(self.measure, start, score):
             text += f": it {fell}"
         if now is not None:

@@ -47,7 +47,8 @@ class Settings(w.HBox):
         self._knobs = (self.method, self.epsilon, self.lr, self.rounds, self.seed)
         self._first = [knob.value for knob in self._knobs]
         self._touched = self._following = False
-        self.hint = controls.words(1)
+        self.hint = controls.words(2)
+        self.hint.layout.flex, self.hint.layout.width = "1 1 320px", "auto"  # beside the button
         self.take = controls.button("Use it", "magic", "take the suggested learning rate", self._take)
         self.lr.observe(self._touch, "value")
         for knob in (self.method, self.epsilon):

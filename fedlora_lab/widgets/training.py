@@ -44,7 +44,7 @@ class Training(w.VBox):
         self.title, self.worker = title, None
         self._ticks, self._told, self._since, self._total = 0, 0.0, 0.0, 1
         self._painter = Latest(self.paint, self.show, self._fail, rest=0.05)
-        self.status, self.sentence = controls.words(1), controls.words(2)
+        self.status, self.sentence = controls.words(2), controls.words(3)
         self.progress = w.IntProgress(value=0, max=1, description="progress", tooltip="local steps done",
                                       style=controls.STYLE, layout=w.Layout(width=controls.WIDE))  # fmt: skip
         self.buttons = {

@@ -118,6 +118,21 @@ def test_the_figures_change_as_it_trains(notebook, show):
     assert "fl.run(task, method, privacy, plan" in widget.output.locator("textarea").input_value()
 
 
+def test_a_control_that_moves_relabels_nothing(notebook, show):
+    widget = Widget(notebook.page, show("short"))
+    widget.button("Start").click()
+    widget.until("^finished")
+    widget.output.get_by_text("RoLoRA after round 3 of 3").wait_for()
+    cell = widget.output.locator("textarea").input_value()
+    widget.output.locator("select").first.select_option(label="FedLoRA")
+    assert "round 3 of 3" in widget.until("^controls have changed since: press Start")
+    widget.output.get_by_text("tuned for FedLoRA at ε = 8").wait_for()
+    assert widget.output.get_by_text("RoLoRA after round 3 of 3").count() == 1
+    assert widget.output.locator("textarea").input_value() == cell
+    assert widget.output.get_by_role("link", name="digits-rolora.csv").count() == 1
+    assert cut_off(widget.output) == []
+
+
 def test_a_planted_error_is_one_readable_line(notebook, show):
     widget = Widget(notebook.page, show("failing"))
     widget.button("Start").click()

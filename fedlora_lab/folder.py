@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fedlora_lab.ledger import Ledger
 
 OWN = ("frame.csv", "ledger.json", "settings.json", "report.html", "audit.json", "cells", "checkpoints", "private")
-SPENT = "spent-*.json"
+SPENT = "spent-[0-9]*-*.json"
 """Ledgers of releases whose runs were cleared away: what was released stays spent."""
 # What must be equal before cells may stand in one table, and what must be equal method by method.
 WHOLE = ("task", "privacy", "lora")
@@ -151,22 +151,27 @@ class Folder:
         Raises: ``ValueError`` for a ledger that cannot be read: what it holds may have been released.
         Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release.
         """
-        for name, ledger in self.ledgers().items():
-            if not ledger.reproducible and not name.startswith("spent-"):
-                self.spent(name, ledger)
+        sizes = self._sizes()
+        for name, ledger in self._books().items():
+            if not ledger.reproducible:
+                number = 1 + max((int(path.name.split("-")[1]) for path in self.path.glob(SPENT)), default=0)
+                kept = {"sizes": sizes, "ledger": json.loads(ledger.to_json())}
+                write_atomically(self.path / f"spent-{number:03d}-{name}.json", to_json(kept))
         for name in OWN:
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def spent(self, name: str, ledger: "Ledger") -> None:
-        """Keep the ledger of a run whose other files are about to go."""
-        number = 1 + max((int(path.name.split("-")[1]) for path in self.path.glob("spent-[0-9]*-*.json")), default=0)
-        ledger.save(self.path / f"spent-{number:03d}-{name}.json")
+    def _sizes(self) -> list[int] | None:
+        """How many examples each client has, as the settings say it; ``None`` where they cannot be read."""
+        try:
+            return list(self.settings["task"]["sizes"])
+        except (ValueError, TypeError, KeyError):
+            return None
 
-    def ledgers(self) -> "dict[str, Ledger]":
-        """Every ledger in the folder by name: finished cells, cells that were cut short, runs that were cleared away.
+    def _books(self) -> "dict[str, Ledger]":
+        """The ledgers of the cells, finished or cut short.
 
-        A cell's ledger beside its checkpoints is at least as long as the one kept when it was finished.
+        The one beside a cell's checkpoints is at least as long as the one kept when the cell was finished.
         """
         from fedlora_lab.ledger import Ledger
 
@@ -177,7 +182,29 @@ class Folder:
                 found[path.stem] = Ledger.from_json(json.dumps(content, sort_keys=True), str(path))
         for path in sorted((self.path / "checkpoints").glob("*/ledger.json")):
             found[path.parent.name] = Ledger.load(path)
-        return found | {path.stem: Ledger.load(path) for path in sorted(self.path.glob(SPENT))}
+        return found
+
+    def ledgers(self) -> "dict[str, Ledger]":
+        """Every ledger in the folder by name, fit to be added up: of all cells, and of runs that were cleared away.
+
+        Where a run split the data in another way, its releases are counted for every client.
+
+        Raises: ``ValueError`` for one that cannot be read.
+        """
+        from fedlora_lab.ledger import Ledger
+
+        found = {
+            name: ledger.for_everyone() if name.startswith("central-") else ledger
+            for name, ledger in self._books().items()
+        }
+        sizes = self._sizes()
+        for path in sorted(self.path.glob(SPENT)):
+            kept = read_json(path)
+            check(isinstance(kept, dict) and set(kept) == {"sizes", "ledger"}, "spent", str(path), "a ledger kept here")
+            ledger = Ledger.from_json(json.dumps(kept["ledger"], sort_keys=True), str(path))
+            same = sizes is not None and kept["sizes"] == sizes and "-central-" not in path.stem
+            found[path.stem] = ledger if same else ledger.for_everyone()
+        return found
 
     def claim(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Write the settings, joined with those of the cells that are here already.

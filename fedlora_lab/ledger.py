@@ -333,6 +333,26 @@ class Ledger:
         """Largest epsilon over the clients; ``inf`` where none can be certified."""
         return float("inf") if self._uncertified is not None else self.epsilon()
 
+    def for_everyone(self) -> "Ledger":
+        """The same releases, each counted for every client, with the least noise and the largest q of any client in it.
+
+        An upper bound for whoever's data may lie with any client: in runs that split the same data in other ways.
+
+        Guarantees: test_ledgers_over_other_splits_are_bounded (test_attack_spending.py).
+        """
+        unit, delta, accountant, reproducible, trust, relation = self._terms
+        check(not self._parts, "ledger", "composition", "the ledger of one run")
+        whole = Ledger(
+            unit=unit, delta=delta, accountant=accountant, reproducible=reproducible, trust=trust, relation=relation
+        )
+        whole.uncertified = self._uncertified
+        for entry in self.releases:
+            pairs = [pair for _, pair in entry.rows()]
+            if pairs:
+                sigma, q = min(sigma for sigma, _ in pairs), max(q for _, q in pairs)
+                whole._append(Release.of(entry.round, None, entry.count, q, sigma))
+        return whole
+
     def foreseen(self, releases: Sequence[Release]) -> float:
         """What `spent` would say if these were released too; nothing is recorded."""
         twin = self.snapshot()

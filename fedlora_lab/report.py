@@ -4,7 +4,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,13 @@ from fedlora_lab.summary import against, number, summary, words
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fedlora_lab.ledger import Ledger
+
 SEEN = {
     "local": "whoever sees every single upload, the server included.",
-    "secagg": "whoever sees the sums of the uploads; secure aggregation, which is not simulated, hides each of them.",
-    "central": "whoever sees the released models; the server sees the uploads and is trusted.",
+    "secagg": "the server, which sees the sums of the uploads and who sends; secure aggregation, which is not "
+    "simulated, hides each of them.",
+    "central": "whoever sees the released models only; the server sees the uploads and is trusted.",
 }
 TEMPLATE = Path(__file__).parent / "data" / "report.html"
 # Narrower than in a notebook, so that letters are still read on a phone, where a figure is some 330 pixels wide.
@@ -98,13 +101,12 @@ def _rounded(value: Any) -> Any:
 
 
 def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
-    """One row for each cell: what it released in all, what that spent, and whether it may be released."""
+    """One row for each cell: what it released in all, what that spent against whom, and whether it may be released."""
     rows = []
     for cell, text in ledgers.items():
         if text is None:
-            rows.append(
-                {"cell": cell, "unit": "–", "releases": "–", "epsilon": number(float("inf")), "mode": "no privacy"}
-            )
+            none = dict.fromkeys(("unit", "relation", "observer", "releases"), "–")
+            rows.append({"cell": cell, **none, "epsilon": number(float("inf")), "mode": "no privacy"})
             continue
         from fedlora_lab.ledger import Ledger
 
@@ -115,12 +117,53 @@ def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
             {
                 "cell": cell,
                 "unit": ledger.unit,
+                "relation": ledger.relation,
+                "observer": ledger.observers[0],
                 "releases": str(most),
                 "epsilon": number(ledger.spent(), 3) + reason,
                 "mode": f"{ledger.accountant}, δ = {ledger.delta:g}, {ledger.mode}",
             }
         )
     return rows
+
+
+def together(ledgers: "Iterable[Ledger | None]") -> list[str]:
+    """What runs on the same data spend together, in sentences; none where fewer than two have a ledger.
+
+    Runs with recorded seeds are not for release: of those it is said what they would spend if they were.
+
+    Guarantees: test_report.py::test_runs_on_the_same_data_are_added_up.
+    """
+    from fedlora_lab.ledger import Ledger
+
+    whole = list(ledgers)
+    books = [one for one in whole if one is not None]
+    released = [one for one in books if not one.reproducible]
+    wanted = [(released, "All {} runs without a seed together, cut short or cleared away ones included")]
+    if len(released) < len(books):
+        wanted.append((books, "All {} runs together, if they were all released"))
+    sentences = []
+    for parts, name in wanted:
+        if len(parts) > 1:
+            try:
+                said = Ledger.compose(*parts).statement()
+            except ValueError as error:
+                said = f"no epsilon can be stated ({error})."
+            sentences.append(f"{name.format(len(parts))}: {said}")
+    if sentences and len(books) < len(whole):
+        sentences.append(f"Runs without privacy, {len(whole) - len(books)} here, promise nothing and are not in that.")
+    return sentences
+
+
+def joint(path: str | Path, ledgers: Mapping[str, Any]) -> list[str]:
+    """`together` for all runs that a folder knows of, those included that its cells do not show."""
+    from fedlora_lab.ledger import Ledger
+
+    books = {
+        cell: None if text is None else Ledger.from_json(json.dumps(text, sort_keys=True), cell)
+        for cell, text in ledgers.items()
+    }
+    return together({**books, **Folder(path).ledgers()}.values())
 
 
 def facts(settings: Mapping[str, Any], methods: list[str]) -> dict[str, str]:
@@ -152,9 +195,10 @@ def promise(settings: Mapping[str, Any], ledgers: Mapping[str, Any]) -> list[str
         return ["These runs were trained without privacy: nothing is promised."]
     unit = {"example": "one example of one client", "client": "all examples of one client"}[privacy["unit"]]
     sentences = [
-        f"Two data sets that differ in {unit} lead to nearly the same distribution of what is seen, in the sense of "
+        f"Two data sets that differ in {unit}, its contribution replaced by nothing (zero-out: how many clients and "
+        f"examples there are is public), lead to nearly the same distribution of what is seen, in the sense of "
         f"(ε, δ)-differential privacy with the ε above and δ = {privacy['delta']:g}.",
-        f"Seen by {SEEN[privacy['trust']]}",
+        f"Seen by {SEEN[privacy['trust']]} That is the observer of every ε here.",
     ]
     if any(ledger and ledger["content"]["reproducible"] for ledger in ledgers.values()):
         sentences.append(
@@ -168,8 +212,12 @@ def promise(settings: Mapping[str, Any], ledgers: Mapping[str, Any]) -> list[str
     return sentences
 
 
-def render(frame: "pd.DataFrame", settings: Mapping[str, Any], ledgers: Mapping[str, Any]) -> str:
+def render(
+    frame: "pd.DataFrame", settings: Mapping[str, Any], ledgers: Mapping[str, Any], whole: Sequence[str] = ()
+) -> str:
     """The page as text.
+
+    Args: whole: what all runs spend together, in sentences.
 
     Guarantees: whatever stands in the data is escaped (test_hostile_names_are_escaped); equal input gives equal bytes
         (test_same_run_same_page); nothing is loaded from elsewhere (test_page_stands_alone).
@@ -184,7 +232,7 @@ def render(frame: "pd.DataFrame", settings: Mapping[str, Any], ledgers: Mapping[
     return page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         rows=rows,
         facts=facts(settings, [row["method"] for row in rows]),
-        promise=promise(settings, ledgers),
+        promise=[*promise(settings, ledgers), *whole],
         measure=table.attrs["measure"],
         against=against(None if settings["privacy"] is None else settings["privacy"]["trust"]),
         figures=list(figures(frame)),
@@ -205,7 +253,7 @@ def report(path: str | Path) -> Path:
     check((path / "frame.csv").is_file(), "folder", str(path), "at least one finished cell (frame.csv)")
     frame, ledgers = read_frame(path / "frame.csv"), read_json(path / "ledger.json")
     try:
-        page = render(frame, settings, ledgers)
+        page = render(frame, settings, ledgers, joint(path, ledgers))
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise ValueError(f"{path}: expected settings, frame and ledger of one run ({words})") from error

@@ -12,7 +12,7 @@ from reports import HOSTILE, frame, ledgers, settings, written
 import fedlora_lab as fl
 from fedlora_lab.files import write_atomically
 from fedlora_lab.folder import read_frame, to_json
-from fedlora_lab.report import flat, promise, render, report
+from fedlora_lab.report import flat, joint, ledger_rows, promise, render, report, together
 
 STRUCTURE = "html head meta title style body main div h1 h2 p ul li b span pre details summary dl dt dd"
 TAGS = set(f"{STRUCTURE} table thead tbody tr th td figure figcaption img".split())
@@ -113,6 +113,43 @@ def test_an_uncertified_ledger_says_why():
     assert "not private (the noise does not match the sensitivity)" in page.text
 
 
+def of(releases: int = 20, reproducible: bool = True, **fields: Any) -> fl.Ledger:
+    """The ledger of a run on three clients."""
+    plan = fl.Privacy(**{"noise_multiplier": 0.8, "sample_rate": (0.1, 0.2, 0.1), "delta": 1e-4, **fields})
+    return plan.ledger(releases=releases, reproducible=reproducible)
+
+
+def test_runs_on_the_same_data_are_added_up():
+    """Three runs of 20 releases are 60; runs with seeds are added as if they were released; one run needs no sum."""
+    (line,) = together([of()] * 3)
+    assert line.startswith(f"All 3 runs together, if they were all released: epsilon = {of(60).epsilon():.4g} at delta")
+    assert of(60).epsilon() > 1.3 * of().epsilon()
+    assert "against the server" in line and "zero-out" in line
+    released, everything, plain = together([of(reproducible=False), of(reproducible=False), of(), None])
+    assert released.startswith("All 2 runs without a seed") and f"epsilon = {of(40).epsilon():.4g} " in released
+    assert everything.startswith("All 3 runs together") and f"epsilon = {of(60).epsilon():.4g} " in everything
+    assert plain.startswith("Runs without privacy, 1 here, promise nothing")
+    assert together([of()]) == together([None, None]) == together([]) == []
+    assert "no epsilon can be stated (delta=" in together([of(), of(delta=1e-5)])[0]
+    unsure = of()
+    unsure.uncertified = "the noise does not match"
+    assert "not certified: the noise does not match" in together([of(), unsure])[0]
+
+
+def test_every_row_of_the_ledger_names_relation_and_observer():
+    central = fl.Privacy(unit="client", noise_multiplier=1.0, sample_rate=0.2, delta=1e-4).ledger(releases=3)
+    shares = fl.Privacy(unit="client", noise_multiplier=1.0, trust="secagg", sample_rate=0.2, delta=1e-4).ledger(
+        releases=3
+    )
+    books = {"a-0": of(), "b-0": central, "c-0": shares}
+    rows = ledger_rows({name: json.loads(book.to_json()) for name, book in books.items()} | {"d-0": None})
+    assert [row["observer"] for row in rows] == ["server", "released", "server", "–"]
+    assert [row["relation"] for row in rows] == ["zero-out"] * 3 + ["–"]
+    assert rows[2]["epsilon"] == f"{shares.epsilon():.3f}" != rows[1]["epsilon"]
+    page = Reader(render(frame(), settings(), ledgers(), together([of()] * 3)))
+    assert "zero-out" in page.text and f"epsilon = {of(60).epsilon():.4g} " in page.text
+
+
 def test_settings_are_flattened_with_short_numbers():
     assert dict(flat({"a": {"b": [0.123456789], "c": None}, "d": {}})) == {"a.b": "[0.12346]", "a.c": "null", "d": "{}"}
 
@@ -120,7 +157,7 @@ def test_settings_are_flattened_with_short_numbers():
 def test_report_reads_the_folder(tmp_path):
     path = written(tmp_path)
     assert path == tmp_path / "report.html"
-    again = render(read_frame(tmp_path / "frame.csv"), settings(), ledgers())
+    again = render(read_frame(tmp_path / "frame.csv"), settings(), ledgers(), joint(tmp_path, ledgers()))
     assert path.read_text(encoding="utf-8") == again
 
 

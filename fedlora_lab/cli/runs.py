@@ -19,7 +19,7 @@ from fedlora_lab.checks import check, check_number
 from fedlora_lab.cli import options as read
 from fedlora_lab.cli.cells import play
 from fedlora_lab.cli.small import aligned
-from fedlora_lab.folder import Folder
+from fedlora_lab.folder import Folder, read_json
 from fedlora_lab.plan import Lora
 from fedlora_lab.summary import against, distance, number, summary, words
 
@@ -88,6 +88,8 @@ def work(
         train(folder, [replace(cell, privacy=_privacy(kept[cell.slug])) for cell in cells], every_round, play)
         frame = folder.gather()
         click.echo("\n" + "\n".join(lines(frame, None if privacy is None else privacy.trust)))
+        for sentence in report.joint(folder.path, read_json(folder.path / "ledger.json")):
+            click.echo(f"\n{sentence}")
         click.echo(f"\nreport: {report.report(folder.path)}")
 
 

@@ -56,9 +56,14 @@ def aligned(rows: list[list[str]], right: tuple[int, ...] = ()) -> list[str]:
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
     """Write FOLDER/report.html again from what is in the run folder."""
+    from fedlora_lab.folder import read_json
+    from fedlora_lab.report import joint
     from fedlora_lab.report import report as write
 
-    click.echo(f"report: {write(folder)}")
+    page = write(folder)
+    for sentence in joint(folder, read_json(folder / "ledger.json")):
+        click.echo(sentence)
+    click.echo(f"report: {page}")
 
 
 @click.command(short_help="Show what is installed and what is missing.")

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, MessageType
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save
 
 from fedlora_lab.checks import check, check_keys, check_number
 from fedlora_lab.files import held, write_atomically
+from fedlora_lab.flower import records
 from fedlora_lab.flower.client import client_app
 from fedlora_lab.flower.party import Party
 from fedlora_lab.flower.server import open_run, rounds
@@ -123,6 +124,9 @@ def client(task: Callable[[], Task], patience: float = 600.0) -> ClientApp:
 
     def remembering(message: Message, context: Context, call: ClientAppCallable) -> Message:
         party, number, _ = own(context)
+        if message.metadata.message_type == MessageType.QUERY:
+            return call(message, context)  # says terms and number, remembers nothing
+        records.about(message, {"terms": party.terms})  # no memory is touched under other terms
         memory, name = Path(str(context.node_config["memory"])), f"client-{number}-{party.terms}"
         path = memory / name
         # From the reading to the writing: two runs that ask at once would get two answers with noise of their own.
@@ -149,12 +153,12 @@ def server(task: Callable[[], Task]) -> ServerApp:
     @app.main()
     def _main(grid: Grid, context: Context) -> None:
         config = _settings(context.run_config, "terms", "out", "timeout", "patience")
-        party, out, records = read_terms(config["terms"], task()), Path(config["out"]), []
+        party, out, found = read_terms(config["terms"], task()), Path(config["out"]), []
         waiting = {name: float(config[name]) for name in ("timeout", "patience")}
         stop_at = float(config["stop_at"]) if "stop_at" in config else None
         for record in rounds(grid, party, open_run(party, **folders(out), stop_at=stop_at), **waiting):
-            records.append(record)
-            write_atomically(out / f"frame-{records[0].index:06d}.csv", to_frame(records).to_csv(index=False).encode())
+            found.append(record)
+            write_atomically(out / f"frame-{found[0].index:06d}.csv", to_frame(found).to_csv(index=False).encode())
 
     return app
 

@@ -56,6 +56,19 @@ def everyone(
     return Everyone(secrets.token_hex(8), task, (method, privacy, plan, lora, seed))
 
 
+def opened(
+    party: Party,
+    checkpoint: "str | Path | None" = None,
+    resume: "str | Path | None" = None,
+    stop_at: float | None = None,
+) -> Federation:
+    """The server's run where clients are new at every start: it begins anew where they would have kept something."""
+    run = open_run(party, checkpoint, resume, stop_at)
+    if run.resumed and kept(run):
+        run.begin_again()
+    return run
+
+
 def simulate(
     task: Task,
     method: "Method | str",
@@ -93,9 +106,7 @@ def simulate(
     check_whole("workers", workers, 1)
     who = everyone(task, method, privacy, plan, lora, seed)
     party = who.party()
-    run = open_run(party, checkpoint, resume, stop_at)
-    if run.resumed and kept(run):
-        run.begin_again()
+    run = opened(party, checkpoint, resume, stop_at)
     return _events(lambda each: engine(client_app(who), party, run, each, workers, **waiting))
 
 

@@ -1,0 +1,353 @@
+"""What was released stays spent: through kills, fresh starts, lost checkpoints and branches, and on Flower."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from flowers import protected
+from small import LORA, PLAN, book, play, private, tokens
+from test_cli import SMALL, call
+
+import fedlora_lab as fl
+from fedlora_lab.checkpoint import rounds_in
+from fedlora_lab.cli import cells
+from fedlora_lab.comparison import Cell
+from fedlora_lab.flower import InProcess, client_app, rounds
+from fedlora_lab.flower.server import open_run
+from fedlora_lab.flower.simulation import everyone, opened
+from fedlora_lab.folder import Folder
+from fedlora_lab.ledger import Ledger
+from fedlora_lab.record import Round, Tick
+from fedlora_lab.report import joint
+
+pytestmark = pytest.mark.attack
+HERE = Path(__file__).parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"}
+FOUR = PLAN.replace(rounds=4)
+
+
+def counted(path: Path) -> list[int]:
+    """The rounds that a ledger on the disk counts, in the order of their releases."""
+    return [entry.round for entry in Ledger.load(path).releases]
+
+
+# simulation
+
+FLOWER = """
+import os, signal, sys
+from pathlib import Path
+from test_attack_spending import simulated
+stop = int(sys.argv[3])
+for record in simulated(sys.argv[1], Path(sys.argv[2])):
+    print(record.index, flush=True)
+    if record.index == stop:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def simulated(method: str, out: Path) -> Iterator[Round]:
+    """A cell of a run folder on a simulation in one process: clients that are new at every start."""
+    cell = Cell.named(method, tokens("head"), protected("example"), FOUR, LORA, None)
+
+    def engine(**where):
+        who = everyone(cell.task, cell.method, cell.privacy, cell.plan, cell.lora, cell.seed)
+        party = who.party()
+        return rounds(InProcess(client_app(who), 3), party, opened(party, **where))
+
+    with Folder(out) as folder:
+        yield from cells.play(folder, cell, engine=engine)
+
+
+@pytest.mark.parametrize("method", ["fedlora", "fedsa-lora"])
+def test_a_killed_simulation_forgets_no_release(method, tmp_path):
+    """Killed by SIGKILL after round 3 of 4 and started again: every round of both starts is in the ledger.
+
+    A method whose clients keep nothing goes on after round 3; one whose clients keep something begins anew.
+    """
+
+    def started(stop: int) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-c", FLOWER, method, str(tmp_path), str(stop)]
+        return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+    state = tmp_path / "checkpoints" / f"{method}-release"
+    killed = started(3)
+    assert (killed.returncode, killed.stdout.split()) == (-signal.SIGKILL, ["0", "1", "2", "3"]), killed.stderr
+    assert counted(state / "ledger.json") == [1, 2, 3]
+    again = started(-1)
+    assert again.returncode == 0, again.stderr
+    played = [0, 1, 2, 3, 4] if method == "fedsa-lora" else [4]
+    assert [int(word) for word in again.stdout.split()] == played
+    assert counted(state / "ledger.json") == [1, 2, 3, *(number for number in played if number)]
+    with Folder(tmp_path) as folder:
+        (kept,) = folder.ledgers().values()
+        assert [entry.round for entry in kept.releases] == counted(state / "ledger.json")
+
+
+def test_flower_begins_anew_with_what_was_spent(tmp_path):
+    """In one process: clients that lost what they kept train from the beginning, and the ledger goes on."""
+    who = everyone(tokens("head"), "fedsa-lora", protected("example"), FOUR, LORA, None)
+    party = who.party()
+    begun = rounds(InProcess(client_app(who), 3), party, open_run(party, checkpoint=tmp_path))
+    for _ in range(4):
+        next(begun)
+    begun.close()
+    assert counted(tmp_path / "ledger.json") == [1, 2, 3]
+    run = open_run(party, tmp_path, tmp_path)
+    run.begin_again()
+    records = list(rounds(InProcess(client_app(who), 3), party, run))
+    assert [record.index for record in records] == [0, 1, 2, 3, 4]
+    assert counted(tmp_path / "ledger.json") == [1, 2, 3, 1, 2, 3, 4]
+    assert rounds_in(tmp_path) == [3, 4]
+    assert records[0].epsilon > 0
+    whole = list(rounds(InProcess(client_app(who), 3), party, open_run(party)))
+    assert records[-1].epsilon > whole[-1].epsilon
+
+
+COMMAND = "import sys; from fedlora_lab.cli import main; main(sys.argv[1:])"
+WORDS = ["--clients", "3", "--rounds", "4", "--local-steps", "1", "--lr", "0.1", "--delta", "1e-4"]
+
+
+@pytest.mark.slow
+@pytest.mark.waits("cluster")
+def test_a_killed_command_on_flower_forgets_no_release(tmp_path):
+    """The same with Flower's engine and the command: 7 rounds are released, 7 or more are counted."""
+    words = ["flower", "regression", "--method", "fedsa-lora", "--seed", "none", *WORDS, "--out", str(tmp_path / "out")]
+    state = tmp_path / "out" / "checkpoints" / "fedsa-lora-release"
+    with open(tmp_path / "said", "wb") as said, FileLock(tmp_path.parent.parent / "cluster.lock"):
+        started = subprocess.Popen(
+            [sys.executable, "-c", COMMAND, *words], env=ENVIRONMENT, stdout=said, stderr=said, start_new_session=True
+        )
+        end = time.monotonic() + 600
+        while not (state / "round-000003.json").exists():
+            assert time.monotonic() < end and started.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.005)
+        os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
+        before = counted(state / "ledger.json")
+        assert before in ([1, 2, 3], [1, 2, 3, 4])
+        command = [sys.executable, "-W", "ignore", "-c", COMMAND, *words]
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert counted(state / "ledger.json") == [*before, 1, 2, 3, 4]
+    (kept,) = json.loads((tmp_path / "out" / "ledger.json").read_text()).values()
+    assert [entry["round"] for entry in kept["content"]["releases"]] == [*before, 1, 2, 3, 4]
+
+
+# the command
+
+
+def test_a_fresh_start_forgets_no_release(tmp_path, capsys):
+    """Finished and unfinished releases are added up after --fresh, in the last lines, `report` and the page."""
+    out = tmp_path / "out"
+    words = ["run", "regression", "deer", "--seed", "none", *SMALL, "--out", out]
+    assert call(*words) == 0
+    one = Ledger.load(out / "checkpoints" / "deer-release" / "ledger.json")
+    for count in (2, 3):
+        capsys.readouterr()
+        assert call(*words, "--fresh") == 0
+        said = f"epsilon = {Ledger.compose(*[one] * count).epsilon():.4g} at delta"
+        assert f"All {count} runs without a seed together" in (shown := capsys.readouterr().out) and said in shown
+        assert said in (out / "report.html").read_text()
+        assert call("report", out) == 0
+        assert said in capsys.readouterr().out
+    assert Ledger.compose(*[one] * 3).epsilon() > 1.2 * one.epsilon()
+    assert call(*words[:4], "0", *words[5:], "--fresh") == 0
+    assert len(list(out.glob("spent-*.json"))) == 3, "what was released stays; a run with a seed leaves nothing"
+    assert call(*words[:4], "0", *words[5:], "--fresh") == 0
+    assert len(list(out.glob("spent-*.json"))) == 3
+
+
+def test_a_run_cut_short_is_kept_by_a_fresh_start(tmp_path):
+    """Its ledger lies beside its checkpoints only; and one that cannot be read is not thrown away."""
+    cell = Cell.named("fedlora", tokens(), private("example"), FOUR, LORA, None)
+    with Folder(tmp_path / "out") as folder:
+        played = cells.play(folder, cell)
+        for _ in range(3):
+            next(played)
+        played.close()
+        folder.clear()
+        (kept,) = folder.ledgers().values()
+        assert [entry.round for entry in kept.releases] == [1, 2]
+        assert len(list(cells.play(folder, cell))) == 5
+        names = sorted(folder.ledgers())
+        assert names == ["fedlora-release", "spent-001-fedlora-release"]
+        path = folder.checkpoint("fedlora", None) / "ledger.json"
+        path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(ValueError, match=r"^ledger.json: expected"):
+            folder.clear()
+        assert path.exists()
+    assert (tmp_path / "out" / "spent-001-fedlora-release.json").exists()
+
+
+def test_a_round_that_the_command_plays_again_counts_twice(tmp_path):
+    """Killed between the checkpoint of round 2 and its row: in release mode the round is another release."""
+    cell = Cell.named("fedlora", tokens(), private("example"), FOUR, LORA, None)
+    with Folder(tmp_path) as folder:
+        place = folder.checkpoint("fedlora", None)
+        played = cells.play(folder, cell)
+        for _ in range(3):
+            next(played)
+        rows = (place / "rounds.csv").read_bytes()
+        lines = [line for line in rows.splitlines(keepends=True) if b",2,all," not in line and b",2,inner" not in line]
+        played.close()
+        (place / "rounds.csv").write_bytes(b"".join(line for line in lines if b",2,outer" not in line))
+        assert [record.index for record in cells.play(folder, cell)] == [2, 3, 4]
+        assert counted(place / "ledger.json") == [1, 2, 2, 3, 4]
+
+
+@pytest.mark.parametrize("lost", ["rounds", "rows", "broken"])
+def test_a_lost_checkpoint_forgets_no_release(lost, tmp_path):
+    """Removed or damaged checkpoints, or rows: the run begins anew and its ledger goes on."""
+    cell = Cell.named("fedlora", tokens(), private("example"), FOUR, LORA, None)
+    with Folder(tmp_path) as folder:
+        place = folder.checkpoint("fedlora", None)
+        played = cells.play(folder, cell)
+        for _ in range(3):
+            next(played)
+        played.close()
+        for path in place.glob("rounds.csv" if lost == "rows" else "round-*"):
+            path.write_bytes(b"nothing") if lost == "broken" else path.unlink()
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            records = list(cells.play(folder, cell))
+        assert any("what stands in its ledger stays spent" in str(one.message) for one in said)
+        assert [record.index for record in records] == [0, 1, 2, 3, 4]
+        assert counted(place / "ledger.json") == [1, 2, 1, 2, 3, 4]
+        frame = folder.read("fedlora", None)
+        assert frame.query("measure == 'epsilon'")["round"].tolist() == [0, 1, 2, 3, 4]
+
+
+# the loop
+
+
+def test_a_release_has_no_branches(tmp_path):
+    """`resume=A, checkpoint=B` would let each of two branches state its own releases only."""
+    task, privacy = tokens(), private("example")
+    play(task, "fedlora", privacy, seed=None, checkpoint=tmp_path / "a")
+    with pytest.raises(
+        ValueError, match=r"^checkpoint='.*b': expected '.*a': a release \(seed=None\) goes on in its own"
+    ):
+        fl.run(task, "fedlora", privacy, FOUR, lora=LORA, seed=None, resume=tmp_path / "a", checkpoint=tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for where in ({}, {"checkpoint": tmp_path / "link"}):
+        rest = play(
+            task, "fedlora", privacy, FOUR.replace(rounds=3 + len(where)), seed=None, resume=tmp_path / "a", **where
+        )
+        assert counted(tmp_path / "a" / "ledger.json") == list(range(1, rest[-1].index + 1))
+    play(task, "fedlora", privacy, seed=0, checkpoint=tmp_path / "c")
+    assert len(play(task, "fedlora", privacy, FOUR, resume=tmp_path / "c", checkpoint=tmp_path / "d")) == 2
+    play(task, "fedlora", None, seed=None, checkpoint=tmp_path / "e")
+    assert len(play(task, "fedlora", None, FOUR, seed=None, resume=tmp_path / "e", checkpoint=tmp_path / "f")) == 2
+
+
+def calibrated(unit: str = "example") -> fl.Privacy:
+    """A plan for four rounds at epsilon 3."""
+    return fl.Privacy(unit=unit, delta=1e-3, accountant="rdp").calibrate(epsilon=3, task=tokens(), plan=FOUR)
+
+
+def cut_short(folder: Path, times: int) -> None:
+    """A run in release mode whose third round is begun so many times and never done."""
+    options = {"lora": LORA, "seed": None}
+    for number in range(times):
+        where = {"resume": folder} if number else {"checkpoint": folder}
+        for event in fl.ticks(tokens(), "fedlora", calibrated(), FOUR, **options, **where):
+            if isinstance(event, Tick) and event.round == 3:
+                break
+
+
+@pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")
+def test_a_run_that_will_exceed_its_target_says_so(tmp_path):
+    cut_short(tmp_path, 3)
+    with pytest.warns(
+        UserWarning, match=r"^epsilon=\S+ after the last round: expected at most target=3; rounds were"
+    ) as found:
+        run = fl.run(tokens(), "fedlora", calibrated(), FOUR, lora=LORA, seed=None, resume=tmp_path)
+    assert len(found) == 1
+    stated = float(str(found[0].message).split()[0].removeprefix("epsilon="))
+    assert list(run)[-1].epsilon == pytest.approx(stated, rel=1e-3) and stated > 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_ends_before_the_round_that_would_spend_more(tmp_path):
+    """Resumed and whole, in the loop, its ticks, a comparison and on Flower; the last round is judged."""
+    cut_short(tmp_path, 1)
+    rest = play(tokens(), "fedlora", calibrated(), FOUR, seed=None, resume=tmp_path, stop_at=3.0, evaluate_every=9)
+    assert [record.index for record in rest] == [3]
+    assert counted(tmp_path / "ledger.json") == [1, 2, 3, 3]
+    assert Ledger.load(tmp_path / "ledger.json").epsilon() <= 3
+    spent = [record.epsilon for record in play(tokens(), "fedlora", calibrated(), FOUR)]
+    for stop in (0.5 * spent[1], spent[1], spent[2] * 1.001, spent[4], 9.0):
+        fits = [number for number, epsilon in enumerate(spent) if epsilon <= stop]
+        whole = play(tokens(), "fedlora", calibrated(), FOUR, stop_at=stop, evaluate_every=9)
+        assert [record.index for record in whole] == fits
+        assert whole[-1].metrics["loss"] > 0
+    many = fl.compare(
+        tokens(), ["fedlora", "non-private"], calibrated(), FOUR, [0], lora=LORA, stop_at=spent[2], progress=False
+    )
+    assert many.groupby("method")["round"].max().to_dict() == {"fedlora": 2, "non-private": 4}
+    who = everyone(tokens(), "fedlora", calibrated(), FOUR, LORA, 0)
+    party = who.party()
+    on_flower = rounds(InProcess(client_app(who), 3), party, open_run(party, stop_at=spent[2]))
+    assert [record.index for record in on_flower] == [0, 1, 2]
+    last = list(fl.ticks(tokens(), "fedlora", calibrated(), FOUR, lora=LORA, stop_at=spent[1]))[-1]
+    assert not isinstance(last, Tick) and last.index == 1
+
+
+def test_where_to_stop_is_checked():
+    for value in (0, -1, float("nan"), "3"):
+        with pytest.raises(ValueError, match=r"^stop_at=.*: expected a number > 0$"):
+            fl.run(tokens(), "fedlora", private("example"), PLAN, stop_at=value)
+    with pytest.raises(ValueError, match=r"^stop_at=3: expected None without privacy"):
+        fl.run(tokens(), "fedlora", None, PLAN, stop_at=3)
+
+
+def test_the_command_stops_there_too(tmp_path, capsys):
+    words = ["run", "regression", "fedlora", *SMALL, "--out", tmp_path]
+    assert call(*words, "--stop-at", "7.5") == 0
+    shown = capsys.readouterr().out
+    assert "ended after round 1, the next could spend more than --stop-at" in shown and "round 2:" not in shown
+    assert call(*words, "--stop-at", "0") == 2
+    assert "stop_at=0.0: expected a number > 0" in capsys.readouterr().err
+
+
+# together
+
+
+def test_ledgers_over_other_splits_are_bounded(tmp_path):
+    """A client's number means nothing in another split: each release of it counts for every client."""
+    one = book(play(tokens(), "fedlora", private("example"))[-1])
+    whole = one.for_everyone()
+    assert whole.clients == () and whole.terms == one.terms
+    assert all(whole.epsilon() >= one.epsilon(client) for client in one.clients)
+    joined = Ledger.compose(one, whole)
+    assert all(
+        joined.epsilon(k) >= Ledger.compose(one, one).epsilon(j)
+        for k in one.clients
+        for j in one.clients
+        if one.epsilon(k) >= one.epsilon(j)
+    )
+    known = Ledger.from_json(one.to_json())
+    known.uncertified = "a reason"
+    assert known.for_everyone().uncertified == "a reason"
+
+
+def test_pooled_data_count_for_every_client(tmp_path):
+    """The baseline "central" has one client; the folder's sum must not take it for client 0 alone."""
+    with Folder(tmp_path) as folder:
+        for slug in ("fedlora", "central"):
+            privacy = fl.Privacy(delta=1e-3, accountant="rdp").calibrate(epsilon=3, task=tokens(), plan=PLAN)
+            list(cells.play(folder, Cell.named(slug, tokens(), privacy, PLAN, LORA, None)))
+        found = folder.ledgers()
+        assert found["central-release"].clients == () and found["fedlora-release"].clients == (0, 1, 2)
+        both = Ledger.compose(*found.values())
+        assert all(both.epsilon(k) > found["fedlora-release"].epsilon(k) for k in range(3))
+        assert f"epsilon = {both.epsilon():.4g} " in joint(tmp_path, {})[0]

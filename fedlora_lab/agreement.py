@@ -31,7 +31,10 @@ class Agreement(NamedTuple):
         row = {name: catalogue.rule_name(getattr(self.method, name)) for name in Method.__dataclass_fields__}
         plan = {key: value for key, value in asdict(self.plan).items() if key != "rounds"}
         parts = {"method": row, "plan": plan, "lora": asdict(self.lora), "seed": self.streams.seed}
-        parts["privacy"] = None if self.privacy is None else asdict(self.privacy)
+        # what it was calibrated for changes nothing that is released: a longer run goes on with replace(target=None)
+        promise = {} if self.privacy is None else asdict(self.privacy)
+        promised = {key: value for key, value in promise.items() if key not in ("target", "releases")}
+        parts["privacy"] = None if self.privacy is None else promised
         parts["task"] = self.task.fingerprint
         return json.loads(json.dumps(parts, default=str))
 

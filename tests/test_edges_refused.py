@@ -123,6 +123,16 @@ def test_noise_of_a_shorter_plan_is_counted_in_full():
     )
 
 
+def test_a_run_goes_on_past_its_target_only_when_told(tmp_path):
+    short, longer = PLAN.replace(rounds=1), PLAN.replace(rounds=3)
+    privacy = fl.Privacy(delta=1e-3, accountant="rdp").calibrate(epsilon=6, task=TASK, plan=short)
+    play(TASK, "ffa-lora", privacy, short, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"^releases=6: expected at most 2"):
+        play(TASK, "ffa-lora", privacy, longer, resume=tmp_path)
+    *_, last = play(TASK, "ffa-lora", privacy.replace(target=None), longer, resume=tmp_path)
+    assert last.epsilon > 6
+
+
 def test_a_rate_of_examples_does_not_pass_for_clients():
     calibrated = fl.Privacy(delta=1e-3, accountant="rdp").calibrate(epsilon=1, task=TASK, plan=PLAN)
     for trust in ("central", "secagg", "local"):

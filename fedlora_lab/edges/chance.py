@@ -71,7 +71,8 @@ EDGES = (
         "double.",
         library="**Refuses** the word release: with a seed, the ledger says `reproducible: not for release`, and that "
         "cannot be set otherwise (`test_a_seeded_run_never_becomes_a_release`). With `seed=None` noise comes from the "
-        "operating system and nothing of it is kept (`test_nothing_of_seed_or_noise_is_kept`). Each client has its own "
+        "operating system and nothing of it is kept (`test_nothing_of_seed_or_noise_is_kept`), and so does every draw "
+        "of batches and participants (`test_nothing_else_decides_a_run_for_release`). Each client has its own "
         "stream (`test_each_client_has_its_own_noise_in_the_example_unit`).",
         what="what an attacker who drew the noise again is off by, in noise deviations",
         broken=published_seed, fixed=no_seed, measure=left_after_subtraction, line=1.0, side="at least",

@@ -74,8 +74,10 @@ EDGES = (
         number=27, title="Rates, clips and ranks chosen by the best private result", severity="serious", group=SAID,
         wrong="Every look at private data is a release ([arXiv:2110.03620](https://arxiv.org/abs/2110.03620)). Count "
         "it, or tune on public data.",
-        library="**Tells.** *No check exists yet*: no ledger sees what you tried. The shipped rates were found on "
-        "validation data with equally many tries for each method, and the README says so.",
+        library="**Tells.** `Ledger.compose` adds up the runs on the same data, each try with its own releases "
+        "(`test_compose_adds_up`); *no check exists yet* that you hand it all of them, for no ledger sees the others. "
+        "The shipped rates were found on validation data with equally many tries for each method, and the README says "
+        "so.",
         what="ε that an audit proves of a published score, where each of 20 tries has 4.38",
         broken=best_of_twenty, fixed=the_one_chosen_before, measure=proved_of_a_choice, line=4.38,
     ),
@@ -83,8 +85,11 @@ EDGES = (
         number=28, title="Private statistics used as if public", severity="serious", group=SAID,
         wrong="Normalisation, vocabulary, class weights, numbers of examples.",
         library="**Tells.** The embedded tasks scale by constants. `weights=\"size\"`, and q = b/n in the example "
-        "unit, take the numbers of examples as public; the docstrings say so. *No check exists yet* of what you did to "
-        "your data before it came here.",
+        "unit, take the numbers of examples as public: `Privacy`, ledger and report name the relation of neighbours for "
+        "which ε holds, and others are refused (`test_privacy_refuses_bad_values`). Under privacy a "
+        "test set that is not declared public is not looked at "
+        "(`test_private_test_examples_are_never_judged_under_privacy`). *No check exists yet* of what you did to your "
+        "data before it came here.",
         what="how far one of 20 values moves what is published without noise (values from 0 to 16)",
         broken=scaled_by_the_data, fixed=scaled_by_constants, measure=shown_by_statistics, line=0.0,
     ),

@@ -127,7 +127,7 @@ def origin(record: Round) -> tuple[Task, Lora, Global]:
     """Task, adapter and server's tensors of a record. Raises ``ValueError`` unless it is one that a run yielded."""
     found = getattr(record, "source", None)
     value = "a pickled copy, without its task" if isinstance(record, Round) else record
-    check(found is not None, "record", value, "a record as run() yields it, in the process of the run")
+    check(found is not None, "record", value, "a record as run() yields it")
     return found  # type: ignore[return-value]
 
 

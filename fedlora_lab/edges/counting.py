@@ -191,9 +191,9 @@ EDGES = (
         number=2, title="Noise chosen for one round, used for sixty", severity="fatal", group=COUNTED,
         wrong="The promise is then kept sixty times over, and each time it costs.",
         library="**Cannot say it.** `calibrate` asks for the plan and counts all its rounds and steps "
-        "(`test_calibrate_counts_every_round_and_step`, `test_edge_sigma_for_one_round_used_for_sixty`). A longer plan than "
-        "that is refused (`test_a_plan_longer_than_its_calibration_is_refused`), and noise taken from another plan is "
-        "what the ledger says it is (`test_noise_of_a_shorter_plan_is_counted_in_full`).",
+        "(`test_calibrate_counts_every_round_and_step`, `test_edge_sigma_for_one_round_used_for_sixty`). A longer "
+        "plan than that is refused (`test_a_plan_longer_than_its_calibration_is_refused`), and noise taken from "
+        "another plan is what the ledger says it is (`test_noise_of_a_shorter_plan_is_counted_in_full`).",
         what="ε spent by 60 rounds where 6 was meant",
         broken=sigma_for_a_round, fixed=sigma_for_all_rounds, measure=spent, line=6.0,
     ),

@@ -85,8 +85,8 @@ EDGES = (
         number=28, title="Private statistics used as if public", severity="serious", group=SAID,
         wrong="Normalisation, vocabulary, class weights, numbers of examples.",
         library="**Tells.** The embedded tasks scale by constants. `weights=\"size\"`, and q = b/n in the example "
-        "unit, take the numbers of examples as public: `Privacy`, ledger and report name the relation of neighbours for "
-        "which ε holds, and others are refused (`test_privacy_refuses_bad_values`). Under privacy a "
+        "unit, take the numbers of examples as public: `Privacy`, ledger and report name the relation of neighbours "
+        "for which ε holds, and others are refused (`test_privacy_refuses_bad_values`). Under privacy a "
         "test set that is not declared public is not looked at "
         "(`test_private_test_examples_are_never_judged_under_privacy`). *No check exists yet* of what you did to your "
         "data before it came here.",

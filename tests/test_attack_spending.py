@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -169,7 +170,7 @@ def test_a_run_cut_short_is_kept_by_a_fresh_start(tmp_path):
     """Its ledger lies beside its checkpoints only; and one that cannot be read is not thrown away."""
     cell = Cell.named("fedlora", tokens(), private("example"), FOUR, LORA, None)
     with Folder(tmp_path / "out") as folder:
-        played = cells.play(folder, cell)
+        played: Any = cells.play(folder, cell)
         for _ in range(3):
             next(played)
         played.close()
@@ -192,7 +193,7 @@ def test_a_round_that_the_command_plays_again_counts_twice(tmp_path):
     cell = Cell.named("fedlora", tokens(), private("example"), FOUR, LORA, None)
     with Folder(tmp_path) as folder:
         place = folder.checkpoint("fedlora", None)
-        played = cells.play(folder, cell)
+        played: Any = cells.play(folder, cell)
         for _ in range(3):
             next(played)
         rows = (place / "rounds.csv").read_bytes()
@@ -209,7 +210,7 @@ def test_a_lost_checkpoint_forgets_no_release(lost, tmp_path):
     cell = Cell.named("fedlora", tokens(), private("example"), FOUR, LORA, None)
     with Folder(tmp_path) as folder:
         place = folder.checkpoint("fedlora", None)
-        played = cells.play(folder, cell)
+        played: Any = cells.play(folder, cell)
         for _ in range(3):
             next(played)
         played.close()
@@ -290,7 +291,7 @@ def test_a_run_ends_before_the_round_that_would_spend_more(tmp_path):
         whole = play(tokens(), "fedlora", calibrated(), FOUR, stop_at=stop, evaluate_every=9)
         assert [record.index for record in whole] == fits
         assert whole[-1].metrics["loss"] > 0
-    many = fl.compare(
+    many: Any = fl.compare(
         tokens(), ["fedlora", "non-private"], calibrated(), FOUR, [0], lora=LORA, stop_at=spent[2], progress=False
     )
     assert many.groupby("method")["round"].max().to_dict() == {"fedlora": 2, "non-private": 4}

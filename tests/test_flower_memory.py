@@ -11,7 +11,7 @@ from fedlora_lab.flower.server import Stopped, open_run
 ROUNDS = PLAN.replace(rounds=4)
 
 
-def sites(folder, method, seed=0):
+def sites(folder, method, seed: int | None = 0):
     """A fresh grid of three sites over their files, and the server's terms."""
     if not (folder / "terms.json").exists():
         deployment.write_terms(folder / "terms.json", method, private("example"), ROUNDS, lora=LORA, seed=seed)

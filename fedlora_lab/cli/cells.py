@@ -28,7 +28,7 @@ def _kept(checkpoint: Path) -> Any:
         if frame is None or number > frame["round"].max():
             remove(checkpoint, number)
     found = newest(checkpoint)
-    return None if found is None else frame[frame["round"] <= found[0].round]
+    return None if found is None or frame is None else frame[frame["round"] <= found[0].round]
 
 
 def play(

@@ -205,3 +205,20 @@ def test_the_runs_take_turns(task):
 def test_a_task_without_accuracy_is_refused():
     with pytest.raises(ValueError, match=r"^task="):
         fl.widgets.method_composer(fl.tasks.regression(clients=2))
+
+
+def test_the_rate_follows_epsilon_and_a_change_after_a_run_is_told(made):
+    made.begin_from.value = "rolora"
+    made.epsilon.value = 1.0
+    assert made.lr.value == fl.tuned("digits", "rolora", 1.0)
+    assert "learning rate 0.05: tuned for RoLoRA at ε = 1" in said(made.status)
+    made.start()
+    until(lambda: not made.worker.alive)
+    assert made.settle(WAIT)
+    assert made._pair.rates["fedlora"] == fl.tuned("digits", "fedlora", 1.0)
+    assert "against whoever sees the uploads" in said(made.sentence)
+    made.lr.value = 0.3
+    assert said(made.status).startswith("controls have changed since: press Start · learning rate 0.3, your own")
+    assert made.records == {}, "the curves of another row would stand beside this one"
+    made.epsilon.value = 8.0
+    assert made.lr.value == 0.3

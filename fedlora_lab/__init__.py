@@ -6,8 +6,6 @@ Nothing heavy is imported until a name is used, so ``import fedlora_lab`` is qui
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fedlora_lab.loading import undisturbed
-
 if TYPE_CHECKING:  # the same names for editors and type checkers; tests/test_packaging.py keeps the two lists equal
     from fedlora_lab import (
         attacks,
@@ -122,8 +120,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'fedlora_lab' has no attribute {name!r}; it has: {', '.join(sorted(_HOMES))}")
     home, attribute = _HOMES[name]
-    with undisturbed():
-        module = import_module(f"fedlora_lab.{home}")
+    module = import_module(f"fedlora_lab.{home}")
     value = module if attribute is None else getattr(module, attribute)
     globals()[name] = value
     return value

@@ -9,22 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from fedlora_lab.checks import check
 from fedlora_lab.compute.frozen import freeze
-from fedlora_lab.loading import undisturbed
 from fedlora_lab.method import Global, Slot
 from fedlora_lab.plan import Lora
 from fedlora_lab.ranks import padded
 from fedlora_lab.stacked import ABSENT, Adapter, Stacked
 from fedlora_lab.streams import Streams
-
-with undisturbed():
-    from peft import LoraConfig, get_peft_model
-    from peft.tuners.lora import LoraLayer
-    from peft.utils import ModulesToSaveWrapper
-    from transformers.pytorch_utils import Conv1D
 
 SAVED = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
 

@@ -200,7 +200,7 @@ def test_membership_by_the_fall_of_the_loss():
     found = attacks.loss_difference(noised)
     assert (len(plain.members), len(plain.others)) == (40, 20)
     assert plain.auc > 0.85
-    assert plain.tpr(0.0) > 0.2
+    assert plain.tpr(0.05) > 0.5  # one of the twenty others may be above
     assert abs(found.auc - 0.5) < 0.25
     for fpr in (0.05, 0.5):
         bound = theory.membership_bound(np.array([fpr]), noised.epsilon, 1e-3).item()

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import click
 
-from fedlora_lab import __version__, heap, interrupts
+from fedlora_lab import __version__
 from fedlora_lab.cli.audit import audit
 from fedlora_lab.cli.flower import flower
 from fedlora_lab.cli.preset import preset
@@ -36,11 +36,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     Guarantees: bad values, files and options end in one line on stderr and status 2, never in a traceback
         (test_mistakes_are_one_line); Ctrl-C says how to go on.
     """
-    heap.keep_freed()
     try:
         given = sys.argv[1:] if arguments is None else arguments
-        with interrupts.heard():
-            status = commands.main(args=list(given), prog_name="fedlora-lab", standalone_mode=False, obj=given)
+        status = commands.main(args=list(given), prog_name="fedlora-lab", standalone_mode=False, obj=given)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.ctx.get_help() if error.ctx else "")
         raise SystemExit(2) from None

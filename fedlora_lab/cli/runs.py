@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedlora_lab import __version__, interrupts
+from fedlora_lab import __version__
 from fedlora_lab.checks import check, check_number
 from fedlora_lab.cli import options as read
 from fedlora_lab.cli.cells import play
@@ -184,7 +184,6 @@ def train(folder: Folder, cells: "list[Cell]", every_round: bool, play: Play = p
                 bar.update(1 if last.index else 0)
                 if every_round:
                     write(f"round {last.index}: {_line(last)}")
-                interrupts.check()
             told = _line(last) if last is not None else "was finished already"
             if fell := words(summary(folder.read(cell.slug, cell.seed)))[0]["fell"]:
                 told += f", {fell}"

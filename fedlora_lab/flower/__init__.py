@@ -7,16 +7,12 @@ result. Both run the functions of the loop, so a seed gives the same run on eith
 Telemetry of Flower and usage reports of Ray are off unless their own variables say otherwise.
 """
 
-import os
 import warnings
 
-# Both packages read these when they are imported.
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+from fedlora_lab.flower.quiet import reporting_nothing
 
 try:
-    with warnings.catch_warnings():
+    with reporting_nothing(), warnings.catch_warnings():
         # What the packages that Flower stands on say to each other is no news to the user.
         warnings.simplefilter("ignore")
         import flwr.clientapp

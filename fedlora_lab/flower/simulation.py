@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 from fedlora_lab.checks import check_whole
 from fedlora_lab.flower.client import client_app
 from fedlora_lab.flower.party import Party
+from fedlora_lab.flower.quiet import reporting_nothing, saying_nothing
 from fedlora_lab.flower.server import kept, open_run, server_app
 from fedlora_lab.loop import Federation
 from fedlora_lab.method import Method
@@ -114,18 +115,17 @@ def engine(
     app: ClientApp, party: Party, run: Federation, each: Callable[[Round], None], workers: int, **waiting: float
 ) -> None:
     """Flower's simulation of one run with this app for every client, from its start to its end."""
-    from flwr.simulation import run_simulation  # loads Ray, which a deployment does without
-
-    # The server writes one line for a client that fails; what Flower says beside it is a traceback of the same.
-    logging.getLogger("flwr").setLevel(logging.CRITICAL)
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     init: dict[str, Any] = {"num_cpus": workers, **quiet}
-    run_simulation(
-        server_app(lambda context: (party, run), each, **waiting),
-        app,
-        num_supernodes=len(party.asked.task.sizes),
-        backend_config={"init_args": init, "client_resources": {"num_cpus": 1}},  # type: ignore[dict-item]
-    )
+    with reporting_nothing(), saying_nothing():
+        from flwr.simulation import run_simulation  # loads Ray, which a deployment does without
+
+        run_simulation(
+            server_app(lambda context: (party, run), each, **waiting),
+            app,
+            num_supernodes=len(party.asked.task.sizes),
+            backend_config={"init_args": init, "client_resources": {"num_cpus": 1}},  # type: ignore[dict-item]
+        )
 
 
 class _Left(Exception):

@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fedlora_lab import heap, interrupts
 from fedlora_lab.checks import check, check_whole
 from fedlora_lab.files import append_line, held, read_lines
 from fedlora_lab.study.declared import Case, Job, Study
@@ -63,29 +62,41 @@ def result(job: Job) -> dict[str, Any]:
 
     Returns: key, and measures by name, ``None`` for what is not finite; bytes and seconds summed over the run.
     """
-    import torch
-
     from fedlora_lab import Lora, Plan, run
     from fedlora_lab.measures.curvature import flatness
 
-    torch.set_num_threads(1)
     case, (name, given) = job.case, job.case.task
     arguments, plan = json.dumps(dict(given), sort_keys=True), Plan(**case.plan, lr=job.lr)
     task = _task(name, arguments, job.tune)
     fixed = json.dumps(dict(case.privacy), sort_keys=True), json.dumps(dict(case.plan), sort_keys=True)
     privacy = _privacy(name, arguments, *fixed, case.epsilon)
     options = {"lora": Lora(**case.lora), "seed": job.seed, "evaluate_every": plan.rounds, **case.compute}
-    records = list(run(task, case.method, privacy, plan, **options))
+    with _one_thread():
+        records = list(run(task, case.method, privacy, plan, **options))
     first, last = records[0], records[-1]
     values = {f"before_{k}": v for k, v in first.metrics.items()} | dict(last.metrics) | _layers(last)
     values |= {"deviation": last.deviation, "epsilon": last.epsilon, "clipped": last.clipped}
     for measure in ("bytes_up", "bytes_down"):
         values[measure] = sum(getattr(record.uploads, measure) for record in records)
     if job.flat:
-        values["sharpness"] = flatness(task, last).top
+        with _one_thread():
+            values["sharpness"] = flatness(task, last).top
     values["seconds"] = sum(record.seconds for record in records)
     finite = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
     return {"key": job.key, "lr": job.lr, "seed": job.seed, "values": finite}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch works in one thread, as every worker does: sums are rounded alike however many processes there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _layers(record: Any) -> dict[str, float]:
@@ -170,7 +181,6 @@ def play(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -> Don
                     append_line(path, entry)
                     done[entry["key"]] = entry
                     shown.update()
-                    interrupts.check()
     return done
 
 
@@ -207,21 +217,21 @@ def _pool(workers: int) -> "Iterator[ProcessPoolExecutor | None]":
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Processes begun inside never hear Ctrl-C: it is this one's to answer."""
-    if threading.current_thread() is not threading.main_thread():
+    """Processes begun inside never hear Ctrl-C: it is this one's to answer, and what comes meanwhile waits for it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin() -> None:
-    """A worker keeps the memory it frees. If its parent is killed it ends too, in the middle of its run; else it would
-    wait for ever."""
-    heap.keep_freed()
+    """A worker is deaf to Ctrl-C. If its parent is killed it ends too, in the middle of its run; else it would wait for
+    ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

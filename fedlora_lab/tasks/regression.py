@@ -76,7 +76,8 @@ def regression(
             rng = Streams(seed).numpy(f"regression {kind}", k)
             x, y = _pair(rng, base + b @ a, count, noise, whitened)
             pairs[kind].append((x.to(DTYPES[name]), y.to(DTYPES[name])))
-    model = LinearMap(d_in, d_out).to(DTYPES[name]).eval().requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):  # building the module draws numbers that are replaced below
+        model = LinearMap(d_in, d_out).to(DTYPES[name]).eval().requires_grad_(False)
     model.map.weight.copy_(torch.from_numpy(base))
     others = {"examples": examples, "noise": noise, "test": test, "whitened": whitened, "dtype": name}
     return Task(

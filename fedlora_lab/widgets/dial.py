@@ -1,7 +1,5 @@
 """The common frame of the small widgets: controls, a figure, a sentence that says what is seen, and a reset."""
 
-import functools
-import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -62,17 +60,6 @@ class Dial(w.VBox):
         controls.say(self.sentence, line, error=True)
 
 
-@functools.cache
-def _calm() -> None:
-    """Once in a process: what is loaded by now leaves the garbage collector's walks.
-
-    Half a million objects of the libraries were walked at every twentieth drawing or so, and the figure waited for it.
-    Cycles among them are no longer freed; whatever comes later is.
-    """
-    gc.collect()
-    gc.freeze()
-
-
 def _drawn(plot: Callable[..., Any], values: dict[str, Any]) -> tuple[bytes, str]:
     figure, text = plot(**values)
     return png(figure), text
@@ -92,6 +79,5 @@ def dial(plot: Callable[..., Any], **given: Any) -> Dial:
         an error is one line under the figure (test_a_dial_shows_an_error).
     """
     check(callable(plot), "plot", plot, "a function that gives (figure, sentence)")
-    _calm()
     knobs = {name: controls.control(name, value) for name, value in given.items()}
     return Dial(plot, knobs, *_drawn(plot, {name: knob.value for name, knob in knobs.items()}))

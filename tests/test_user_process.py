@@ -1,0 +1,102 @@
+"""A library is a guest: after it was imported and has trained, the process is as it was before."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+STATE = """
+import gc, importlib, json, logging, os, random, signal, sys, threading, warnings
+import numpy as np, torch
+# What the libraries below do to a process when they are imported is their affair.
+for library in {libraries}:
+    importlib.import_module(library)
+torch.set_num_threads(2)
+
+def state():
+    loggers = [logging.getLogger(x) for x in (None, "flwr", "ray", "torch", "peft", "transformers", "fedlora_lab")]
+    os.umask(mask := os.umask(0o077))
+    return {{
+        "collector": [gc.isenabled(), gc.get_threshold(), gc.get_freeze_count(), gc.get_debug(), len(gc.callbacks)],
+        "signals": [str(signal.getsignal(number)) for number in signal.valid_signals()],
+        "blocked": sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))),
+        "threads": [torch.get_num_threads(), torch.get_num_interop_threads()],
+        "torch": [str(torch.get_default_dtype()), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled(),
+                  torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32],
+        "torch numbers": torch.get_rng_state().tolist(),
+        "numpy numbers": [str(x) for x in np.random.get_state()],
+        "numpy errors": np.geterr(),
+        "numbers": str(random.getstate()),
+        "environment": dict(os.environ),
+        "loggers": [[x.level, x.propagate, x.disabled, len(x.handlers), len(x.filters)] for x in loggers],
+        "logging": logging.root.manager.disable,
+        "warnings": [str(x) for x in warnings.filters],
+        "hooks": [str(x) for x in (sys.excepthook, sys.displayhook, threading.excepthook, sys.gettrace())],
+        "place": [os.getcwd(), mask, sys.getrecursionlimit(), sys.getswitchinterval()],
+        "path": sys.path,
+    }}
+
+before = state()
+{act}
+after = state()
+assert before["collector"][2] == 0, "something was frozen already"
+changed = [name for name in before if json.dumps(before[name]) != json.dumps(after[name])]
+print(json.dumps({{name: [before[name], after[name]] for name in changed}}))
+"""
+LIBRARIES = (
+    "matplotlib.pyplot",
+    "pandas",
+    "peft",
+    "scipy.stats",
+    "seaborn",
+    "sklearn.datasets",
+    "tqdm.auto",
+    "transformers",
+)
+TRAIN = """
+import fedlora_lab as fl
+task, plan = fl.tasks.digits(clients=3), fl.Plan(rounds=2, local_steps=1, batch=8, lr=0.1)
+privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-4, accountant="rdp")
+for record in fl.run(task, "rolora", privacy, plan):
+    record.epsilon
+for unit in ("example", "client"):
+    list(fl.run(fl.tasks.regression(clients=3), "fedask", privacy.replace(unit=unit, delta=1e-3), plan, seed=None))
+frame = fl.compare(task, ["fedlora", "ffa-lora"], None, plan, seeds=[0, 1], progress=False)
+fl.plots.curves(frame)
+fl.widgets
+
+import pathlib, faults
+from fedlora_lab.study import work
+work.play(faults.tiny(), pathlib.Path({folder!r}) / "tiny.jsonl", workers=0, bar=False)
+"""
+FLOWER = """
+import fedlora_lab as fl
+from fedlora_lab.flower.quiet import reporting_nothing, saying_nothing
+privacy, plan = fl.Privacy(noise_multiplier=1.0, delta=1e-3), fl.Plan(rounds=1, local_steps=1, batch=3, lr=0.1)
+party = fl.flower.Party.of(fl.tasks.regression(clients=2), "fedlora", privacy, plan)
+with reporting_nothing(), saying_nothing():  # as a simulation does for as long as it lasts
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0" and not logging.getLogger("flwr").isEnabledFor(logging.ERROR)
+    os.environ["PYTHONPATH"] = "as Flower sets it"
+"""
+ENVIRONMENT = {name: x for name, x in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))}
+ENVIRONMENT |= {"PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2])), "MPLBACKEND": "agg"}
+
+
+def changed(act: str, libraries: tuple[str, ...] = LIBRARIES) -> dict[str, list]:
+    """What is not as it was after a program has done this."""
+    text = STATE.format(libraries=libraries, act=act)
+    command = [sys.executable, "-c", text]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_training_leaves_the_process_as_it_was(tmp_path):
+    """Runs with and without a seed, a comparison, a figure, widgets, and a study without workers."""
+    assert changed(TRAIN.format(folder=str(tmp_path))) == {}
+
+
+def test_flower_leaves_the_process_as_it_was():
+    """Its telemetry and its logger are off for as long as it is loaded or at work, and no longer."""
+    assert changed(FLOWER, (*LIBRARIES, "flwr.clientapp", "flwr.serverapp", "flwr.supercore.logger")) == {}

@@ -231,11 +231,11 @@ def test_a_run_opened_before_another_wrote_there_is_refused(tmp_path):
     more = PLAN.replace(rounds=4)
     behind = fl.run(regression(), "rolora", None, more, lora=LORA, resume=tmp_path)
     play(regression(), "rolora", None, PLAN.replace(rounds=3), resume=tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for run in (late, behind):
         with pytest.raises(ValueError, match=r"^checkpoint=.*: expected a folder in which no other run has written"):
             next(run)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_left_run_lets_go_of_its_folder(tmp_path):

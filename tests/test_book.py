@@ -79,6 +79,7 @@ def test_every_page_is_there(site: Path) -> None:
             "notation",
             "adding_a_method",
             "deployment",
+            "security",
             "scale",
             "open_elsewhere",
         )

@@ -45,13 +45,14 @@ TEN_LINES = """\
 import pandas as pd
 import fedlora_lab as fl
 
-data    = pd.read_csv("reviews.csv")                                                 # columns text, label, hospital
-task    = fl.tasks.hub("my-model", data, text="text", label="label", by="hospital")  # one client for each hospital
+data    = pd.read_csv("reviews.csv")                                 # columns text, label, hospital
+public  = pd.read_csv("public.csv")                                  # columns text, label: judged on, not protected
+task    = fl.tasks.hub("my-model", data, text="text", label="label", by="hospital", test=public, public_test=True)
 plan    = fl.Plan(rounds=10, local_steps=5, batch=16, lr=0.3)
 privacy = fl.Privacy(clip_norm=1.0, delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
 for record in fl.run(task, "rolora", privacy, plan, lora=fl.Lora(rank=4, alpha=8), seed=None):
     print(record.index, record.metrics["accuracy"], record.epsilon)
-fl.save_adapter(record, "adapter")                                                   # PEFT reads it, without us
+fl.save_adapter(record, "adapter")                                   # PEFT reads it, without us
 """
 
 
@@ -62,11 +63,13 @@ def test_ten_lines_on_your_own_model_run_as_written(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     frame = hubs.texts(120).rename(columns={"site": "hospital"})
     frame.to_csv("reviews.csv", index=False)
+    hubs.texts(40).iloc[::-1].to_csv("public.csv", index=False)
     fl.tasks.tiny("bert", "my-model", frame["text"])
     names: dict[str, Any] = {}
     exec(compile(TEN_LINES, "README.md", "exec"), names)
     lines = capsys.readouterr().out.splitlines()
     assert [int(line.split()[0]) for line in lines] == list(range(11))
+    assert all(0 <= float(line.split()[1]) <= 1 for line in lines), "judged on public rows"
     assert 7.9 < float(lines[-1].split()[2]) <= 8
     assert names["record"].ledger.mode == "release"
     base = names["task"].model

@@ -238,7 +238,7 @@ BAD = [
     ({"by": "hospital"}, "by='hospital': expected a column"),
     ({"by": "site", "clients": 3}, "clients=3: expected none with by="),
     ({"by": "site", "alpha": 1.0}, "alpha=1.0: expected none with by="),
-    ({"by": "site", "min_size": 99}, "min_size=99: expected at most 8"),
+    ({"by": "site", "min_size": 99}, "min_size=99: expected at most 9"),
     ({"image": "text"}, "text, image=.*: expected one of them"),
     ({"text": None}, "text, image=.*: expected one of them"),
     ({"text": None, "image": "text", "label": None}, "label=None: expected a column's name"),

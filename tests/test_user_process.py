@@ -46,6 +46,7 @@ print(json.dumps({{name: [before[name], after[name]] for name in changed}}))
 """
 LIBRARIES = (
     "matplotlib.pyplot",
+    "opacus",
     "pandas",
     "peft",
     "scipy.stats",

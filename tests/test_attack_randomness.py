@@ -172,9 +172,9 @@ def test_a_run_takes_a_seed_of_any_length():
 def test_every_name_has_a_key_of_its_own():
     """The pair that was one stream under 32 bits; all (round, client, step) of a large run; names that look alike."""
     pair = (76, 282, 1), (45, 406, 0)
-    words = [Streams(0).numpy("sampling", *at).bit_generator.state["state"]["key"].tolist() for at in pair]
+    words = [Streams(0).numpy("noise", *at).bit_generator.state["state"]["key"].tolist() for at in pair]
     assert words[0] != words[1]
-    assert [low + (high << 64) for low, high in words] == [key(0, "sampling", *at) for at in pair]
+    assert [low + (high << 64) for low, high in words] == [key(0, "noise", *at) for at in pair]
     large = {key(0, "sampling", *at) for at in product(range(100), range(500), range(6))}
     assert len(large) == 300_000
     assert len({k & 0xFFFFFFFF for k in large}) < 300_000, "32 bits would not have been enough"

@@ -104,3 +104,21 @@ def test_training_leaves_the_process_as_it_was(tmp_path):
 def test_flower_leaves_the_process_as_it_was():
     """Its telemetry and its logger are off for as long as it is loaded or at work, and no longer."""
     assert changed(FLOWER) == {}
+
+
+FRESH = """
+import gc, signal
+before = gc.isenabled(), gc.get_threshold(), signal.getsignal(signal.SIGINT)
+import fedlora_lab as fl
+plan = fl.Plan(rounds=1, local_steps=1, batch=8, lr=0.1)
+list(fl.run(fl.tasks.digits(clients=3), "fedlora", None, plan))
+fl.widgets.audit_dial()
+assert (gc.isenabled(), gc.get_threshold(), signal.getsignal(signal.SIGINT)) == before
+print(gc.get_freeze_count())
+"""
+
+
+def test_nothing_is_frozen_where_the_package_loads_the_libraries():
+    """The first run of a program loads half a million objects: the collector goes on looking at all there are."""
+    done = subprocess.run([sys.executable, "-c", FRESH], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr[-2000:]

@@ -24,7 +24,7 @@ def test_no_row_fails(row, unit):
 def test_twenty_repetitions_raise_no_alarm(slug, unit):
     """At 1 in 1000 for each repetition; the chances themselves are spread evenly, not merely large."""
     least, chances = 1.0, []
-    for seed in range(20):
+    for seed in range(20, 40):
         checked = self_check(TASK, slug, private(unit), planted.PLAN, lora=LORA, seed=seed)
         assert checked.ok, f"seed {seed}:\n{checked}"
         least = min(least, *(one.value for one in checked.found if one.limit is None))

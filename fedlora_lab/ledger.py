@@ -75,9 +75,9 @@ class Ledger:
         relation: "zero-out", the only one there is: one unit's contribution is replaced by nothing, the number of
             units and their sizes are public.
 
-    Participation amplifies only against an observer who does not learn who takes part: in the client unit q counts
-    for "released" under trust "secagg" and "central"; against the "server" q is 1. In the example unit the batch is
-    drawn inside the client, and its q counts for all.
+    Participation amplifies only where nobody learns who takes part: in the client unit q counts under trust "central"
+    alone. Under "local" the uploads tell, and under "secagg" the server sees who sends and the noise of the released
+    sum tells everybody how many did. In the example unit the batch is drawn inside the client, and its q counts.
 
     Guarantees:
         test_ledger_round_trip, test_ledger_refuses_any_changed_byte, test_every_record_counts,
@@ -269,23 +269,25 @@ class Ledger:
         """(noise_multiplier, sample_rate, steps) of one client; of ``None``, what counts for every client.
 
         Args:
-            observer: "server" or "released": whom q must stay secret from to count; default as for ``epsilon``.
+            observer: "server" or "released"; default as for ``epsilon``.
         """
         self._check_observer(observer)
         total: Spent = {}
         for part in self._parts or (self,):
-            seen = part._sees_who_takes_part(observer)
+            seen = part._tells_who_takes_part
             for key in (None,) if client is None else (None, client):
                 for (sigma, q), count in part._spent.get(key, {}).items():
                     pair = (sigma, 1.0 if seen else q)
                     total[pair] = total.get(pair, 0) + count
         return tuple((*pair, count) for pair, count in total.items())
 
-    def _sees_who_takes_part(self, observer: str | None) -> bool:
-        """Whether this observer learns which clients take part in a round, so that no sampling of them is secret."""
+    @property
+    def _tells_who_takes_part(self) -> bool:
+        """Whether a round lets observers learn who, or how many, took part, so that no sampling of clients counts."""
         if self.unit == "example":
             return False  # examples are drawn inside their client; who takes part amplifies nothing there
-        return self.trust == "local" or (observer or self.observers[0]) == "server"
+        # Under secure aggregation everyone who sends adds noise: its size in the released sum tells how many did.
+        return self.trust != "central"
 
     def _check_observer(self, observer: str | None) -> None:
         why = ""

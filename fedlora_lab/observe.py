@@ -90,13 +90,13 @@ def record(asked: Agreement, setting: engine.Setting, ledger: Ledger | None, sta
 def amplified_by_secrecy(asked: Agreement) -> bool:
     """Whether an epsilon of this run counts on nobody knowing who took part: then no record says how many did.
 
-    So it is in a release of the client unit whose clients take part by chance, against who sees the released models
-    only (trust "central" or "secagg"). Time tells of them, as bytes do.
+    So it is in a release of the client unit under trust "central" whose clients take part by chance. Time tells of
+    them, as bytes do. Under "local" and "secagg" no epsilon counts on it.
 
     Guarantees: tests/test_attack_evaluation.py::test_records_do_not_tell_who_took_part.
     """
     privacy = asked.privacy
-    if privacy is None or privacy.unit == "example" or privacy.trust == "local":
+    if privacy is None or privacy.unit == "example" or privacy.trust != "central":
         return False
     return asked.plan.participation < 1 and asked.streams.seed is None
 

@@ -58,10 +58,9 @@ class Privacy:
         target: the epsilon this plan was calibrated for.
         releases: how many releases of each unit the target was calibrated for; set by ``calibrate``.
 
-    Participation amplifies only against whoever sees the released models alone. The server knows who sends: under
-    "local" and "secagg" q = 1 is calibrated for and stated (`Ledger.epsilon` gives both observers' under "secagg").
-    Under "secagg" q counts for the others only where ``honest + colluding`` is at most the expected number of
-    participants: a release tells that so many took part.
+    Participation amplifies under "central" alone, against whoever sees the released models. Under "local" the uploads
+    tell who takes part. Under "secagg" the server sees who sends, and everybody else reads their number off the noise of
+    the released sum, to which each of them adds a share: q = 1.
 
     Guarantees: test_privacy_refuses_bad_values, test_trust_levels_add_up, test_calibrate_meets_its_target,
         test_attack_neighbours.py::test_one_example_less_moves_a_step_by_at_most_what_is_assumed,
@@ -122,8 +121,8 @@ class Privacy:
         if self.unit == "example":
             why = "'local' for unit='example': each client noises its own steps, so its upload is protected alone"
             check(self.trust == "local", "trust", self.trust, why)
-        elif self.trust == "local" and self.sample_rate is not None:
-            why = "1 or None for trust='local': whoever sees the uploads knows who takes part"
+        elif self.trust != "central" and self.sample_rate is not None:
+            why = f"1 or None for trust={self.trust!r}: uploads, or the noise of their sum, tell who takes part"
             check(self.sample_rate == 1, "sample_rate", self.sample_rate, why)
         if self.honest is not None:
             check_whole("honest", self.honest, 1)
@@ -198,9 +197,7 @@ class Privacy:
         check_number("epsilon", epsilon, 0, 1e9, open_low=True)
         rate = replace(self, noise_multiplier=None)._checked_rate(tuple(task.sizes), plan)
         steps = self._releases(plan)
-        # the server sees who sends, also of the uploads whose sum alone it sees: no amplification against it
-        seen = (1.0,) if self.trust == "secagg" else _each(rate)
-        sigmas = accounting.noise_multipliers(epsilon, self.delta, seen, steps, self.accountant)
+        sigmas = accounting.noise_multipliers(epsilon, self.delta, _each(rate), steps, self.accountant)
         sigma = sigmas if isinstance(rate, tuple) else sigmas[0]
         return replace(self, sample_rate=rate, noise_multiplier=sigma, target=float(epsilon), releases=steps)
 
@@ -217,11 +214,10 @@ class Privacy:
         if self.unit == "example":
             expected = tuple(1.0 if plan.batch is None else min(1.0, plan.batch / max(n, 1)) for n in sizes)
             source = "batch / n_k"
-        elif self.trust == "secagg" and self._shares(clients, plan) + self.colluding > plan.participation * clients:
-            expected, source = (1.0,), "no amplification (honest + colluding exceed the expected participants)"
+        elif self.trust == "central":
+            expected, source = (float(plan.participation),), "participation"
         else:
-            expected = (1.0 if self.trust == "local" else float(plan.participation),)
-            source = "participation"
+            expected, source = (1.0,), f"no amplification under trust={self.trust!r}, where observers learn who sends"
         self._compare_rate(expected, source)
         return expected[0] if len(set(expected)) == 1 else expected
 

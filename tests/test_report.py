@@ -138,7 +138,7 @@ def test_runs_on_the_same_data_are_added_up():
 
 def test_every_row_of_the_ledger_names_relation_and_observer():
     central = fl.Privacy(unit="client", noise_multiplier=1.0, sample_rate=0.2, delta=1e-4).ledger(releases=3)
-    shares = fl.Privacy(unit="client", noise_multiplier=1.0, trust="secagg", sample_rate=0.2, delta=1e-4).ledger(
+    shares = fl.Privacy(unit="client", noise_multiplier=1.0, trust="secagg", sample_rate=1.0, delta=1e-4).ledger(
         releases=3
     )
     books = {"a-0": of(), "b-0": central, "c-0": shares}

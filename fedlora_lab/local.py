@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fedlora_lab import adapters, engine, upload
@@ -16,6 +17,7 @@ from fedlora_lab.compute.chunking import chunk
 from fedlora_lab.compute.compiled import fuse
 from fedlora_lab.compute.placing import place
 from fedlora_lab.compute.prefix import prefix
+from fedlora_lab.mechanism import uncertified
 from fedlora_lab.method import Global, Slot
 from fedlora_lab.ranks import AXES, joined, shared_rank
 from fedlora_lab.separable import check_separable
@@ -40,6 +42,9 @@ def prepared(
     shells = compute.recompute or compute.frozen_prefix or compute.compile
     lists = wrap(adapted.model, compute.recompute) if shells else []
     check(bool(lists) or not compute.recompute, "recompute", True, "a model whose blocks are in an nn.ModuleList")
+    for slot, tensor in adapted.given.items():
+        why = "float32 or float64: in half precision a sum of clipped gradients may move by more than the clip norm"
+        check(tensor.dtype in (torch.float32, torch.float64), f"dtype of {slot}", tensor.dtype, why)
     check_separable(task, adapted, compute.products, asked.method, asked.plan)
     clip, sigma = upload.step_privacy(asked.privacy, len(task.sizes))
     kept = prefix(task, adapted, lists, (compute.products, str(adapted.device))) if compute.frozen_prefix else None
@@ -47,6 +52,7 @@ def prepared(
         task, adapted, asked.method, asked.plan, asked.streams, clip, sigma, data,
         lora=asked.lora, prefix=kept, products=compute.products,
         filter_steps=asked.privacy is None or asked.privacy.unit == "example",
+        uncertified=uncertified(asked.method.whiten),
     )  # fmt: skip
     setting = replace(setting, chunk=chunk(compute, setting))
     if compute.compile:

@@ -19,7 +19,7 @@ from fedlora_lab.checks import check, check_number, check_whole
 from fedlora_lab.compute import Compute
 from fedlora_lab.files import held
 from fedlora_lab.ledger import Ledger
-from fedlora_lab.mechanism import injected, uncertified
+from fedlora_lab.mechanism import injected
 from fedlora_lab.method import Global, Method, Slot
 from fedlora_lab.observe import Outcome
 from fedlora_lab.plan import Lora, Plan
@@ -153,7 +153,7 @@ class Federation:
             check_number("stop_at", stop_at, 0, open_low=True)
         ledger = None if asked.privacy is None else asked.privacy.ledger(reproducible=asked.streams.seed is not None)
         if ledger is not None:
-            reasons = (injected(setting.clip), uncertified(asked.method.whiten))
+            reasons = (injected(setting.clip), setting.uncertified)
             ledger.uncertified = "; ".join(reason for reason in reasons if reason) or None
         self = cls(asked, setting, ledger, _begun(asked, setting), folder, chunk_clients, evaluate_every, stop_at)
         self.found = [] if folder is None else checkpoint.rounds_in(folder)

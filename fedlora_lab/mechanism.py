@@ -13,6 +13,8 @@ from fedlora_lab.rules import Whitening, together
 from fedlora_lab.streams import Streams
 
 Tensors = Mapping[Slot, Tensor]
+SMALL, LONG = 1e-15, 2**20
+"""A norm below which float32 may lose squares, and numbers in a row beyond which it adds them up too coarsely."""
 
 
 class Clipped(NamedTuple):
@@ -45,12 +47,12 @@ def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
         each = [torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), dtype=dtype).double() for x in rows.values()]
         return torch.linalg.vector_norm(torch.stack(each), dim=0)
 
-    # The squares of a finite float32 row may overflow: only then is the slower float64 needed. To look would be to
-    # wait for a GPU, on which it is taken in any case.
-    if not _here(next(iter(rows.values()))):
+    # The squares of a finite float32 row may overflow or vanish, and in a very long one the small ones are lost: only
+    # then is the slower float64 needed. To look would be to wait for a GPU, on which it is taken in any case.
+    if not _here(next(iter(rows.values()))) or sum(x[:1].numel() for x in rows.values()) > LONG:
         return norms(torch.float64)
     quick = norms(None)
-    return quick if bool(torch.isfinite(quick).all()) else norms(torch.float64)
+    return quick if bool(((quick > SMALL) & torch.isfinite(quick)).all()) else norms(torch.float64)
 
 
 def _here(tensor: Tensor) -> bool:

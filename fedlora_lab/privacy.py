@@ -59,8 +59,8 @@ class Privacy:
         releases: how many releases of each unit the target was calibrated for; set by ``calibrate``.
 
     Participation amplifies under "central" alone, against whoever sees the released models. Under "local" the uploads
-    tell who takes part. Under "secagg" the server sees who sends, and everybody else reads their number off the noise of
-    the released sum, to which each of them adds a share: q = 1.
+    tell who takes part. Under "secagg" the server sees who sends, and everybody else reads their number off the noise
+    of the released sum, to which each of them adds a share: q = 1.
 
     Guarantees: test_privacy_refuses_bad_values, test_trust_levels_add_up, test_calibrate_meets_its_target,
         test_attack_neighbours.py::test_one_example_less_moves_a_step_by_at_most_what_is_assumed,

@@ -202,7 +202,7 @@ def _client_level(
     each = level.each if isinstance(level.each, float) else 0.0  # one number in this unit
     alone, method = privacy.trust == "local", setting.method
     whole = {slot: sent.tensors[slot][None] for slot in sent.tensors}
-    maps = whitenings(method, tuple(rows), whole)
+    maps = whitenings(method, tuple(rows), whole, setting.uncertified is None)
     owner = torch.arange(len(ids)) if alone else torch.zeros(len(ids), dtype=torch.int64)
     change = before_clip({slot: x - method.clips(start[slot]) for slot, x in rows.items()}, maps, owner * 0)
     sums, clipped = setting.clip(change, privacy.clip_norm, owner, len(ids) if alone else 1, method.parts)

@@ -28,7 +28,17 @@ from fedlora_lab.summary import markdown, shown_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ROOT / "docs" / "methods.md"
-PAGES = ("methods", "claims", "sharp_edges", "notation", "adding_a_method", "deployment", "security", "scale", "open_elsewhere")
+PAGES = (
+    "methods",
+    "claims",
+    "sharp_edges",
+    "notation",
+    "adding_a_method",
+    "deployment",
+    "security",
+    "scale",
+    "open_elsewhere",
+)
 
 
 def notebooks() -> list[Path]:

@@ -53,7 +53,7 @@ def epsilon(history: History, delta: float, accountant: str = "prv") -> float:
 
     Guarantees:
         test_rdp_equals_dp_accounting, test_prv_within_stated_error_of_pld, test_history_is_composed_not_approximated,
-        test_prv_falls_back_on_a_valid_bound.
+        test_where_no_grid_fits_the_bound_is_tight.
 
     Source: arXiv:2106.02848, section 5 (PRV); arXiv:1908.10530, section 3.3 (RDP); arXiv:1905.09982, theorem 21.
     """

@@ -1,6 +1,5 @@
 """What was released, written down before it is used. The ledger alone may state epsilon."""
 
-import copy
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -370,8 +369,20 @@ class Ledger:
 
     def snapshot(self) -> "Ledger":
         """A copy that takes no more entries; shares what cannot change."""
-        twin = copy.copy(self)
+        twin = self._twin()
         twin._rounds, twin._spent, twin._frozen = {}, dict(self._spent), self._frozen or "snapshot"
+        return twin
+
+    def __copy__(self) -> "Ledger":
+        """A ledger of its own with the same entries (test_ledger.py::test_a_copy_is_a_ledger_of_its_own)."""
+        twin = self._twin()
+        twin._entries = self._entries[: self._count]
+        twin._rounds, twin._spent = dict(self._rounds), dict(self._spent)
+        return twin
+
+    def _twin(self) -> "Ledger":
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
         return twin
 
     def statement(self, observer: str | None = None) -> str:

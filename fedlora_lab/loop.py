@@ -101,6 +101,7 @@ class Federation:
     stop_at: float | None = None
     resumed: bool = False
     found: list[int] = field(default_factory=list)
+    book: bytes | None = None
 
     @classmethod
     def open(
@@ -156,7 +157,9 @@ class Federation:
             reasons = (injected(setting.clip), setting.uncertified)
             ledger.uncertified = "; ".join(reason for reason in reasons if reason) or None
         self = cls(asked, setting, ledger, _begun(asked, setting), folder, chunk_clients, evaluate_every, stop_at)
-        self.found = [] if folder is None else checkpoint.rounds_in(folder)
+        if folder is not None and resume is not None and folder.resolve() == Path(resume).resolve():
+            # Looked at before it is read: whoever writes in between is found in `alone`.
+            self.found, self.book = checkpoint.rounds_in(folder), _book(folder)
         if resume is not None:
             fresh = self.state
             self.state, self.ledger = taken_up(Path(resume), asked, fresh, ledger)
@@ -221,9 +224,14 @@ class Federation:
 
     @contextmanager
     def alone(self) -> "Iterator[None]":
-        """Hold the folder, as it was when this run was opened."""
+        """Hold the folder, as it was when this run was opened: the same rounds, and byte for byte the same ledger.
+
+        Guarantees: test_attack_spending.py::test_a_run_that_was_opened_before_another_wrote_is_refused.
+        """
         with held(self.folder):
-            as_it_was = self.folder is None or checkpoint.rounds_in(self.folder) == self.found
+            as_it_was = self.folder is None or (
+                checkpoint.rounds_in(self.folder) == self.found and _book(self.folder) == self.book
+            )
             check(as_it_was, "checkpoint", str(self.folder), "a folder in which no other run has written meanwhile")
             yield
 
@@ -303,6 +311,7 @@ class Federation:
         self.ledger.record(t + 1, ids, **self.asked.entry(ids), repeats=self.ledger.reproducible)
         if self.folder is not None:
             self.ledger.save(self.folder / checkpoint.LEDGER)
+            self.book = _book(self.folder)
 
     def _groups(self, ids: tuple[int, ...]) -> list[tuple[int, ...]]:
         size = self.chunk_clients or max(len(ids), 1)
@@ -325,3 +334,9 @@ class Federation:
 def _begun(asked: Agreement, setting: engine.Setting) -> State:
     """The state before the first round."""
     return State(0, local.opening(asked, setting), {}, [-1] * len(asked.task.sizes))
+
+
+def _book(folder: Path) -> bytes | None:
+    """The ledger in a folder as it lies there; ``None`` without one."""
+    path = folder / checkpoint.LEDGER
+    return path.read_bytes() if path.exists() else None

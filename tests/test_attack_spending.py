@@ -26,6 +26,7 @@ from fedlora_lab.flower.server import open_run
 from fedlora_lab.flower.simulation import everyone, opened
 from fedlora_lab.folder import Folder
 from fedlora_lab.ledger import Ledger
+from fedlora_lab.loop import Federation
 from fedlora_lab.record import Round, Tick
 from fedlora_lab.report import joint
 
@@ -263,6 +264,36 @@ def cut_short(folder: Path, times: int) -> None:
         for event in fl.ticks(tokens(), "fedlora", calibrated(), FOUR, **options, **where):
             if isinstance(event, Tick) and event.round == 3:
                 break
+
+
+@pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")
+@pytest.mark.parametrize("engine", ["loop", "flower"])
+def test_a_run_that_was_opened_before_another_wrote_is_refused(engine, tmp_path):
+    """Both were opened after two rounds; the other releases the third and is killed. The first must not forget it."""
+    who = everyone(tokens(), "fedlora", calibrated(), FOUR, LORA, None)
+
+    def taken(**where: Path) -> Federation:
+        if engine == "flower":
+            return open_run(who.party(), **where)
+        return Federation.open(tokens(), "fedlora", calibrated(), FOUR, lora=LORA, seed=None, **where)
+
+    def played(run: Federation) -> Iterator[Round]:
+        if engine == "flower":
+            return rounds(InProcess(client_app(who), 3), who.party(), run)
+        return (event for event in run.events() if isinstance(event, Round))
+
+    begun = played(taken(checkpoint=tmp_path))
+    assert [next(begun).index for _ in range(3)] == [0, 1, 2]
+    begun.close()
+    first, other = taken(resume=tmp_path), taken(resume=tmp_path)
+    with other.alone():
+        other.open_round()
+    assert counted(tmp_path / "ledger.json") == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"^checkpoint='.*': expected a folder in which no other run has written mean"):
+        next(played(first))
+    assert counted(tmp_path / "ledger.json") == [1, 2, 3]
+    assert [record.index for record in played(taken(resume=tmp_path))] == [3, 4]
+    assert counted(tmp_path / "ledger.json") == [1, 2, 3, 3, 4]
 
 
 @pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")

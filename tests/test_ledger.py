@@ -1,5 +1,6 @@
 """The ledger: what it counts, when it refuses to count, and that no damaged file passes for one."""
 
+import copy
 import json
 import math
 import signal
@@ -145,6 +146,19 @@ def test_snapshot_stays_as_it_was() -> None:
         earlier.record(2, (0,), 1, **RATES)
     with pytest.raises(ValueError, match=r"^ledger='snapshot': expected"):
         earlier.uncertified = "x"
+
+
+def test_a_copy_is_a_ledger_of_its_own() -> None:
+    ledger = filled()
+    other = copy.copy(ledger)
+    assert other.to_json() == ledger.to_json()
+    before = ledger.to_json()
+    other.record(5, (0,), 1, sample_rate=0.01, noise_multiplier=5.0)
+    assert ledger.to_json() == before
+    ledger.record(2, (0,), 3, sample_rate=1.0, noise_multiplier=1.0)
+    for one, rounds in ((ledger, [0, 1, 2]), (other, [0, 1, 5])):
+        assert [entry.round for entry in one.releases] == rounds
+        assert Ledger.from_json(one.to_json()).epsilon() == one.epsilon()
 
 
 def test_ledger_round_trip(tmp_path: Path) -> None:

@@ -157,9 +157,11 @@ class Federation:
             reasons = (injected(setting.clip), setting.uncertified)
             ledger.uncertified = "; ".join(reason for reason in reasons if reason) or None
         self = cls(asked, setting, ledger, _begun(asked, setting), folder, chunk_clients, evaluate_every, stop_at)
-        if folder is not None and resume is not None and folder.resolve() == Path(resume).resolve():
-            # Looked at before it is read: whoever writes in between is found in `alone`.
-            self.found, self.book = checkpoint.rounds_in(folder), _book(folder)
+        if folder is not None:  # looked at before it is read: whoever writes in between is found in `alone`
+            same = resume is not None and folder.resolve() == Path(resume).resolve()
+            # A new run was promised a folder without rounds but the start, and without a ledger (`agreement.folder`).
+            self.found = [t for t in checkpoint.rounds_in(folder) if same or not t]
+            self.book = _book(folder) if same else None
         if resume is not None:
             fresh = self.state
             self.state, self.ledger = taken_up(Path(resume), asked, fresh, ledger)

@@ -3,8 +3,10 @@
 import copy
 import stat
 import threading
+from random import Random
 
 import pytest
+import torch
 from hospitals.hospitals.app import task
 from small import tokens
 from test_flower_memory import sites
@@ -92,3 +94,50 @@ def test_memory_terms_and_examples_are_their_owner_s(tmp_path):
     assert len(paths) >= 6
     assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_file()} == {0o600}
     assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("memory", "own", "memory0")} == {0o700}
+
+
+def test_an_error_tells_the_coordinator_no_value(tmp_path, caplog):
+    """Torch says "Target 57 is out of bounds."; Flower sends an error's text to whoever asked."""
+    config, message, _ = first_question(tmp_path)
+    (x, y), data = tokens("head").clients[0], tmp_path / "data57.safetensors"
+
+    def told(**changed: str) -> str:
+        context = site({**config, **changed}, tmp_path / "memory-error")
+        with pytest.raises(ValueError) as found:
+            deployment.client(task)(copy.deepcopy(message), context)
+        assert len(str(found.value).splitlines()) == 1
+        return str(found.value)
+
+    deployment.write_examples(data, (x, y * 0 + 57))
+    assert told(data=str(data)) == "training failed at this site; its own log says why"
+    assert "57" in caplog.text and {record.name for record in caplog.records} == {"fedlora_lab.flower"}
+    for labels in (y + 57.5, torch.stack([y, y * 0 + 57], 1)):
+        deployment.write_examples(data, (x, labels))
+        assert told(data=str(data)).startswith("examples: expected inputs and labels of the types and shapes")
+    data.write_bytes(b"57 is a label")
+    assert told(data=str(data)) == "reading its examples failed at this site; its own log says why"
+    assert not list((tmp_path / "memory-error").glob("client-*")), "nothing was answered"
+
+
+def test_no_answer_comes_from_a_damaged_memory(tmp_path):
+    """Empty, cut, extended, one bit flipped anywhere, another client's: refused, and never answered anew."""
+    config, message, terms = first_question(tmp_path)
+    app, memory = deployment.client(task), tmp_path / "memory"
+    answer = app(copy.deepcopy(message), site(config, memory)).content["arrays"]
+    path = memory / f"client-0-{terms}"
+    whole, random = path.read_bytes(), Random(0)
+    damaged = [b"", b"\0", whole[:31], whole[:32], whole[:-1], whole[32:], whole + b"\0", whole[: len(whole) // 2]]
+    for _ in range(12):
+        at, bit = random.randrange(len(whole)), 1 << random.randrange(8)
+        damaged.append(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"^memory='client-0-.*': expected what this site wrote there, it is dam"):
+            app(copy.deepcopy(message), site(config, memory))
+        assert path.read_bytes() == content
+    other = memory / f"client-1-{terms}"
+    other.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"^memory='client-1-.*': expected what this site wrote there"):
+        app(copy.deepcopy(message), site({**config, "client": 1, "data": str(tmp_path / "data1.safetensors")}, memory))
+    path.write_bytes(whole)
+    assert app(copy.deepcopy(message), site(config, memory)).content["arrays"] == answer

@@ -1,6 +1,8 @@
 """A client's side: train on its own examples, clip and noise, send what is shared, keep the rest."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
@@ -16,6 +18,7 @@ from fedlora_lab.method import Global, Method, Slot
 from fedlora_lab.tasks.task import Examples
 from fedlora_lab.traffic import SENT_DOWN, rank_of
 
+LOG = logging.getLogger("fedlora_lab.flower")
 ANSWERED, REPLY, PERSONAL = "answered", "reply", "personal"
 
 Own = Callable[[Context], tuple[Party, int, Examples]]
@@ -29,6 +32,9 @@ def client_app(own: Own, mods: "list[Mod] | None" = None) -> ClientApp:
             copy: a message decides neither its clip nor its noise, and a server with other terms is refused.
         mods: Flower's, around every message.
 
+    What ``own`` raises travels to the coordinator: it must hold nothing of the examples. The rest of the work on them
+    fails in words without values.
+
     A round that was answered is answered again with the same bits: a lost reply, or a server that was restarted, costs
     no further privacy. Rounds before it are refused.
 
@@ -39,6 +45,21 @@ def client_app(own: Own, mods: "list[Mod] | None" = None) -> ClientApp:
     for register, answer in ((app.query(), _introduce), (app.train(), _train), (app.evaluate(), _evaluate)):
         register(partial(answer, own))  # of a function that other processes find by its name
     return app
+
+
+@contextmanager
+def at_this_site(what: str) -> Iterator[None]:
+    """Work on what only this site may see: an error inside goes to its own log, and out of it as words without values.
+
+    A message of torch can hold a label, and Flower sends an error's text to the coordinator.
+
+    Guarantees: tests/test_attack_flower.py::test_an_error_tells_the_coordinator_no_value.
+    """
+    try:
+        yield
+    except Exception:
+        LOG.exception("%s failed", what)
+        raise ValueError(f"{what} failed at this site; its own log says why") from None
 
 
 def _introduce(own: Own, message: Message, context: Context) -> Message:
@@ -67,16 +88,18 @@ def _received(values: Global) -> dict[Slot, Tensor]:
 def train(party: Party, number: int, data: Examples, message: Message, context: Context) -> Message:
     """Answer one round.
 
-    Raises: ``ValueError`` for other terms, a round of the past or beyond the plan, and tensors that do not fit.
+    Raises: ``ValueError`` for other terms, a round of the past or beyond the plan, and tensors that do not fit; in
+        words without values where the training itself fails.
     """
     t, about = _round(party, message), {"client": number, "terms": party.terms}
     last = int(context.state.config_records.get(ANSWERED, {}).get("round", -1))  # type: ignore[arg-type]
     check(t >= last, "round", t, f"{last}, which was answered last, or a later one")
     if t > last:
         setting, sent = party.with_data(number, data), _sent(party, message, t)
-        reply, kept = _trained(party, setting, number, sent, _personal(party, context), t)
-        context.state[REPLY] = records.packed(reply)
-        context.state[PERSONAL] = records.packed(kept)
+        with at_this_site("training"):
+            reply, kept = _trained(party, setting, number, sent, _personal(party, context), t)
+            context.state[REPLY] = records.packed(reply)
+            context.state[PERSONAL] = records.packed(kept)
         context.state[ANSWERED] = ConfigRecord({"round": t})
     return Message(records.content({**about, "round": t}, context.state.array_records[REPLY]), reply_to=message)
 
@@ -105,8 +128,10 @@ def evaluate(party: Party, number: int, message: Message, context: Context) -> M
     check(privacy is None or public, "public_test", public, "True: scores would tell of private test examples")
     check(privacy is None or privacy.unit == "example", "unit", "client", "'example': scores would tell what is kept")
     t = _round(party, message, beyond=1)
-    values = {**_sent(party, message, t).tensors, **_personal(party, context)}
-    scores = passes.evaluate(party.asked.task, party.setting.adapted, values, party.asked.task.test)
+    sent = _sent(party, message, t).tensors
+    with at_this_site("judging"):
+        values = {**sent, **_personal(party, context)}
+        scores = passes.evaluate(party.asked.task, party.setting.adapted, values, party.asked.task.test)
     about = {"client": number, "terms": party.terms, "round": t}
     return Message(records.content(about, None, **scores), reply_to=message)
 

@@ -9,6 +9,7 @@ node take signed apps only (``flower-supernode --trusted-entities``). Whoever re
 runs and register keys unless accounts are set up there: the port belongs inside.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -26,7 +27,7 @@ from safetensors.torch import load_file, save
 from fedlora_lab.checks import check, check_keys, check_number
 from fedlora_lab.files import held, write_atomically
 from fedlora_lab.flower import records
-from fedlora_lab.flower.client import client_app
+from fedlora_lab.flower.client import at_this_site, client_app
 from fedlora_lab.flower.party import Party
 from fedlora_lab.flower.server import open_run, rounds
 from fedlora_lab.method import Method
@@ -114,13 +115,16 @@ def client(task: Callable[[], Task], patience: float = 600.0) -> ClientApp:
     outlives the node and the run, so that under the same terms no round is ever released twice: a message holds the
     memory from reading it to writing it, whatever processes and runs it comes from.
 
-    Guarantees: tests/test_flower_memory.py; tests/test_attack_flower.py::test_two_runs_get_one_answer.
+    Guarantees: tests/test_flower_memory.py; tests/test_attack_flower.py::test_two_runs_get_one_answer,
+        ::test_no_answer_comes_from_a_damaged_memory.
     """
     check_number("patience", patience, 0, open_low=True)
 
     def own(context: Context) -> tuple[Party, int, Examples]:
         config = _settings(context.node_config, "client", "terms", "data", "memory")
-        return read_terms(config["terms"], task()), int(config["client"]), read_examples(config["data"])
+        party = read_terms(config["terms"], task())
+        with at_this_site("reading its examples"):
+            return party, int(config["client"]), read_examples(config["data"])
 
     def remembering(message: Message, context: Context, call: ClientAppCallable) -> Message:
         party, number, _ = own(context)
@@ -132,13 +136,29 @@ def client(task: Callable[[], Task], patience: float = 600.0) -> ClientApp:
         # From the reading to the writing: two runs that ask at once would get two answers with noise of their own.
         with held(memory, f".{name}.lock", patience, f"memory={str(path)!r}"):
             if path.exists():
-                context.state = recorddict_from_proto(ProtoRecordDict.FromString(path.read_bytes()))
+                kept = _unsealed(path)
+                with at_this_site("reading its memory"):
+                    context.state = recorddict_from_proto(ProtoRecordDict.FromString(kept))
             reply = call(message, context)
             # On the disk before the reply leaves.
-            write_atomically(path, recorddict_to_proto(context.state).SerializeToString())
+            write_atomically(path, _sealed(name, recorddict_to_proto(context.state).SerializeToString()))
         return reply
 
     return client_app(own, [remembering])
+
+
+def _sealed(name: str, content: bytes) -> bytes:
+    """The content of a client's memory behind a digest of it and of the memory's name; it finds damage, not forgery."""
+    return hashlib.sha256(name.encode() + b"\0" + content).digest() + content
+
+
+def _unsealed(path: Path) -> bytes:
+    """What was sealed there. Raises ``ValueError`` for any other bytes: what was answered before is then not known."""
+    whole = path.read_bytes()
+    content = whole[hashlib.sha256().digest_size :]
+    words = "what this site wrote there, it is damaged; no round is answered from it, go on under other terms"
+    check(whole == _sealed(path.name, content), "memory", path.name, words)
+    return content
 
 
 def server(task: Callable[[], Task]) -> ServerApp:

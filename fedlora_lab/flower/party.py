@@ -84,14 +84,24 @@ class Party:
     def with_data(self, client: int, data: Examples) -> engine.Setting:
         """The engine's setting of one client: its own examples and nobody else's.
 
-        Raises: ``ValueError`` unless there are as many as the terms say.
+        Raises: ``ValueError`` unless there are as many as the terms say, of the types and shapes of the public ones;
+            no value of theirs is named.
         """
         sizes = self.asked.task.sizes
         check(0 <= client < len(sizes), "client", client, f"a number in [0, {len(sizes) - 1}]")
         check(
             len(data[1]) == sizes[client], "examples", len(data[1]), f"{sizes[client]}, as agreed for client {client}"
         )
+        if _kinds(data) != _kinds(self.asked.task.test):
+            raise ValueError("examples: expected inputs and labels of the types and shapes of the public test examples")
         return replace(self.setting, data={client: data})
+
+
+def _kinds(data: Examples) -> dict[str, tuple[Any, ...]]:
+    """Type and shape of each tensor of some examples, without their number."""
+    x, y = data
+    parts = {f"x.{key}": value for key, value in x.items()} if isinstance(x, Mapping) else {"x": x}
+    return {name: (value.dtype, value.shape[1:]) for name, value in {**parts, "y": y}.items()}
 
 
 def _digest(parts: Mapping[str, Any]) -> str:

@@ -38,8 +38,6 @@ def epsilon(key: Key, delta: float) -> float:
 
     Source: arXiv:2106.02848, algorithm 1.
     """
-    from opacus.accountants.analysis.prv import DiscretePRV
-
     planned = tuple((sigma, q, max(_SHORTEST, 1 << (steps - 1).bit_length())) for sigma, q, steps in key)
     size, mesh, error = _grid(planned, delta)
     product, shift, count = np.ones(size // 2 + 1, complex), 0.0, 0
@@ -55,7 +53,9 @@ def epsilon(key: Key, delta: float) -> float:
     pmf = np.roll(np.asarray(fft.irfft(product, n=size // every)), -turn)
     domain = _domain(size, mesh, every).shift_right(shift - rest * mesh)
     with np.errstate(all="ignore"):
-        _, _, upper = DiscretePRV(pmf=pmf, domain=domain).compute_epsilon(delta, _slack(delta), error)
+        _, _, upper = (
+            renyi.analysis().prv.DiscretePRV(pmf=pmf, domain=domain).compute_epsilon(delta, _slack(delta), error)
+        )
     if not math.isfinite(upper):
         raise RuntimeError("no finite epsilon on this grid")
     return max(0.0, float(upper))
@@ -93,10 +93,8 @@ def _origin(size: int) -> int:
 
 
 def _domain(size: int, mesh: float, every: int = 1) -> Any:
-    from opacus.accountants.analysis.prv import Domain
-
     low = -_origin(size) * mesh
-    return Domain(t_min=low, t_max=low + (size // every - 1) * every * mesh, size=size // every)
+    return renyi.analysis().prv.Domain(t_min=low, t_max=low + (size // every - 1) * every * mesh, size=size // every)
 
 
 def _thinning(heard: int, size: int, mesh: float) -> int:
@@ -115,9 +113,9 @@ def _thinning(heard: int, size: int, mesh: float) -> int:
 def _spectrum(sigma: float, q: float, size: int, mesh: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Fourier transform of one discretised release; the log of its largest size from each frequency on; the shift that
     keeps its mean."""
-    from opacus.accountants.analysis import prv
     from scipy.integrate import IntegrationWarning
 
+    prv = renyi.analysis().prv
     domain = _domain(size, mesh)
     release = prv.PoissonSubsampledGaussianPRV(q, sigma)
     with np.errstate(all="ignore"), warnings.catch_warnings():  # log(0) off the support; quad at the truncation

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from typing import Any
 
 import hubs
 import pytest
@@ -38,7 +39,8 @@ def upper(kind: str) -> Task:
     targets = [target for target in UPPER[kind] if any(name.endswith(f".{target}") for name in names)]
     assert targets, names
     if kind == "decoder":
-        return fl.tasks.hub(hubs.folder("gpt2"), hubs.texts(), text="text", clients=3, targets=targets)
+        options: dict[str, Any] = {"text": "text", "clients": 3, "targets": targets, "public_test": True}
+        return fl.tasks.hub(hubs.folder("gpt2"), hubs.texts(), **options)
     return hubs.fresh(kind, targets=targets)
 
 

@@ -3,7 +3,9 @@
 Every function of a task or a method that sees private values before the clip, and what keeps it to one example:
 
 - ``Task.prepare``, ``Task.forward``, the model, ``Task.loss``: the probe below, and the loss is (N,) at every step.
-- ``Method.penalty``: the same, once for each set of tensors that moves; it is (N,) at every step.
+  Texts are probed at the widths that padding gives them: one as long as the task's longest, one as short as can be.
+- A model's buffers and other values it keeps: they must be the same after a pass as before it.
+- ``Method.penalty``: probed once for each set of tensors that the schedule moves; it is (N,) at every step.
 - ``Method.whiten``: sees the factors, un-noised at the local steps of the client unit; each client's maps must be those
   that it has alone.
 - ``Method.smooth``: sees noised values only.
@@ -11,33 +13,41 @@ Every function of a task or a method that sees private values before the clip, a
 - ``Method.parts``, ``train``: see names and round numbers.
 - ``Task.metrics``: see test examples, which are public or not evaluated under privacy (``Task.public_test``).
 
-A probe finds mistakes. It cannot find code that behaves otherwise when it is not probed.
+A probe finds mistakes. It cannot find code that behaves otherwise when it is not probed. It knows texts by their
+``attention_mask`` (n, tokens) only, and sees the values that modules hold as tensors and floating numbers only.
 """
 
 import weakref
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from fedlora_lab.adapters import Adapted
 from fedlora_lab.checks import check
 from fedlora_lab.compute.placing import matmuls
 from fedlora_lab.mechanism import row_norms
-from fedlora_lab.method import Method, Slot
+from fedlora_lab.method import Cycle, Method, Slot
 from fedlora_lab.passes import per_example_gradients, ready
 from fedlora_lab.plan import Plan
 from fedlora_lab.rules import Whitening
+from fedlora_lab.stacked import Adapter, Stacked
 from fedlora_lab.tasks.encode import IGNORED
 from fedlora_lab.tasks.task import Examples, Task, mask_of, take
 
 PROBES = 4
 PLAIN = Method("plain", "")
-"""In the place of every row without a penalty and a whitening: they are probed once for all."""
+"""Stands for the model and the loss alone, which are probed once for all rows."""
 EPS = {"bfloat16": 2.0**-7, "tf32": 2.0**-10}
-_SEPARABLE: "weakref.WeakKeyDictionary[Task, dict[Any, weakref.WeakSet[Method]]]" = weakref.WeakKeyDictionary()
+MOST_STEPS = 200_000
+"""Steps of a schedule that are looked at; of a longer one every word is probed."""
+_Probed = weakref.WeakKeyDictionary[Method, set[tuple[Slot, ...] | str]]
+_SEPARABLE: "weakref.WeakKeyDictionary[Task, dict[Any, _Probed]]" = weakref.WeakKeyDictionary()
+"""Task -> products and device -> row -> what was probed: the sets of slots that moved together, and "whiten"."""
 
 
 def check_separable(
@@ -48,37 +58,46 @@ def check_separable(
     Four public examples with distinct inputs, targets that differ and targets that agree, and factors of their own.
     The gradient of a sum of their losses with unequal weights must be, for each of them, its weight times the gradient
     it has in a batch of one: so neither the values of other examples enter it, nor does its loss depend on their
-    factors. Finds batch statistics, attention across the batch, losses and penalties that reduce or broadcast over the
-    batch, and layers whose input does not come batch first. Done once for a task, the type of its products and the
-    rules of a row.
+    factors, nor on how far the longest text pads the others. Finds batch statistics, attention across the batch, losses
+    and penalties that reduce or broadcast over the batch, computations that depend on the padded width, layers whose
+    input does not come batch first, and models that keep something of the examples they have seen. Done once for a
+    task, the type of its products, the rules of a row and each set of slots that its schedule moves together.
 
     Raises: ``ValueError`` with the reason.
     Guarantees: tests/test_engine.py::test_models_that_mix_examples_are_refused, tests/test_attack_examples.py.
     """
-    row = PLAIN if method.penalty is None and method.whiten is None else method
-    seen = _SEPARABLE.setdefault(task, {}).setdefault((products, str(adapted.device)), weakref.WeakSet())
-    if row in seen:
-        return
+    probed = _SEPARABLE.setdefault(task, {}).setdefault((products, str(adapted.device)), weakref.WeakKeyDictionary())
+    asked = [(PLAIN, tuple(adapted.shapes))]
+    if method.penalty is not None:
+        asked += [(method, moving) for moving in _moving(method, adapted, plan or Plan())]
     with matmuls(products):
-        _probe(task, adapted, products, PLAIN, tuple(adapted.shapes))
-        if row.penalty is not None:
-            for moving in _moving(row, adapted, plan or Plan()):
+        for row, moving in asked:
+            if moving not in probed.setdefault(row, set()):
                 _probe(task, adapted, products, row, moving)
-        if row.whiten is not None:
-            _probe_whitening(row, next(iter(adapted.given.values())))
-    seen.add(row)
+                probed[row].add(moving)
+        if method.whiten is not None and "whiten" not in probed.setdefault(method, set()):
+            _probe_whitening(method, next(iter(adapted.given.values())))
+            probed[method].add("whiten")
 
 
 def _moving(row: Method, adapted: Adapted, plan: Plan) -> list[tuple[Slot, ...]]:
     """The sets of slots that move together at some step: what a penalty is handed."""
-    words = {row.moves(t, s) for t in range(min(plan.rounds, 100)) for s in range(min(plan.local_steps, 100))}
-    words = {side for word in words for side in ("AB" if word == "*" else (word,))}  # either factor, layer by layer
+    words = {side for word in _words(row, plan) for side in ("AB" if word == "*" else (word,))}  # layer by layer
     slots = [*adapted.shapes, *(Slot("R", layer) for layer in adapted.weights)]
     return [tuple(slot for slot in slots if slot.side == "head" or slot.side in word) for word in sorted(words)]
 
 
+def _words(row: Method, plan: Plan) -> set[str]:
+    """Every word of a cycle, whatever the plan; of another schedule those of the plan's steps."""
+    if isinstance(row.train, Cycle):
+        return {"AB" if word == "BA" else word for word in " ".join(row.train.rounds).split()}
+    if plan.rounds * plan.local_steps > MOST_STEPS:
+        return {"A", "B", "AB"} | ({"R"} if row.start is not None else set())
+    return {row.moves(t, s) for t, s in product(range(plan.rounds), range(plan.local_steps))}
+
+
 def _probe(task: Task, adapted: Adapted, products: str, row: Method, moving: tuple[Slot, ...]) -> None:
-    """Compare the weighted batch with batches of one."""
+    """Compare the weighted batch with batches of one; the model must be after a pass what it was before."""
     random = torch.Generator().manual_seed(0)
     like = next(iter(adapted.given.values()))
     shapes = {slot: adapted.shapes.get(slot) or _core(adapted, slot) for slot in (*adapted.shapes, *moving)}
@@ -87,16 +106,21 @@ def _probe(task: Task, adapted: Adapted, products: str, row: Method, moving: tup
         for _ in range(2)
     )
     weights = torch.linspace(0.7, 1.6, PROBES, dtype=torch.float64)
-    whole, owner = probes(task, adapted), torch.arange(PROBES)
+    given, owner = probes(task, adapted), torch.arange(PROBES)
+    whole = _lengthened(task, _shortened(task, given, 1), 0) if row is PLAIN else given
     together = per_example_gradients(task, adapted, bank, moving, whole, owner, row, start, weights)
     name, value = ("model", type(task.model).__name__) if row is PLAIN else ("penalty", row.penalty)
     finite = all(bool(tensor.isfinite().all()) for tensor in together.values())
     check(finite, name, value, "finite gradients of public examples (here they are not)")
+
+    def by_itself(data: Examples, i: int) -> dict[Slot, Tensor]:
+        one = owner[i : i + 1]
+        data = take(data[0], one), data[1][one]
+        return per_example_gradients(task, adapted, bank, moving, data, one, row, start, weights[one])
+
     gaps, sizes = [], []
     for i in range(PROBES):
-        one = owner[i : i + 1]
-        data = take(whole[0], one), whole[1][one]
-        alone = per_example_gradients(task, adapted, bank, moving, data, one, row, start, weights[one])
+        alone = by_itself(whole, i)
         gaps.append(float(row_norms({slot: together[slot][i : i + 1] - alone[slot] for slot in moving})))
         sizes.append(float(row_norms(alone)))
     # Of an example that the model is sure of hardly a gradient is left, and that rounds: it is held to the others'.
@@ -106,6 +130,48 @@ def _probe(task: Task, adapted: Adapted, products: str, row: Method, moving: tup
     mixing = [gap for gap in gaps if not gap <= _tolerance(like, products)]
     expected = f"examples that do not mix, batch first (they differ by {max(mixing, default=0):.1g})"
     check(not mixing, name, value, expected)
+    if row is PLAIN:
+        # Both texts have the task's width: a table that depends on the width alone says nothing of an example.
+        by_itself(whole, 0)
+        before = _held(adapted.model)
+        by_itself(_lengthened(task, given, PROBES - 1), PROBES - 1)
+        _check_same(before, _held(adapted.model))
+
+
+def _held(model: nn.Module) -> dict[str, list[Any]]:
+    """Name -> copies of the tensors and floating numbers that a module holds under it; of a parameter its sum.
+
+    Left out are the values that every pass puts into our own stacked modules.
+    """
+    found: dict[str, list[Any]] = {}
+    for name, module in model.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            known = parameter.is_floating_point() and parameter.element_size() > 1 and not parameter.is_meta
+            found[f"{name}.{key}"] = [parameter.detach().sum(dtype=torch.float64)] if known else []
+        if isinstance(module, (Adapter, Stacked)):
+            continue
+        own = {key: value for key, value in vars(module).items() if key not in ("_parameters", "_modules", "_buffers")}
+        for key, value in {**own, **dict(module.named_buffers(recurse=False))}.items():
+            leaves = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(value)]
+            found[f"{name}.{key}"] = [leaf for leaf in leaves if isinstance(leaf, (Tensor, float))]
+    return found
+
+
+def _check_same(before: dict[str, list[Any]], after: dict[str, list[Any]]) -> None:
+    """Refuse a model that a pass has changed: what it keeps of one example reaches the others later."""
+    for name in {**before, **after}:
+        old, new = before.get(name, []), after.get(name, [])
+        same = len(old) == len(new) and all(_equal(a, b) for a, b in zip(old, new, strict=True))
+        what = name.removeprefix("base_model.model.")
+        check(same, f"model.{what}", "changed by a pass", "a model whose passes change nothing in it")
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether type, shape and values are the same; NaN counts as equal to NaN."""
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return type(a) is type(b) and bool(a == b or (a != a and b != b))
+    alike = (a.shape, a.dtype, a.is_meta) == (b.shape, b.dtype, b.is_meta)
+    return alike and (a.is_meta or bool(((a == b) | ((a != a) & (b != b))).all()))
 
 
 def _tolerance(like: Tensor, products: str) -> float:
@@ -157,6 +223,63 @@ def probes(task: Task, adapted: Adapted) -> Examples:
         else:
             x = _disturbed(x, i)
     return x, _targets(task, adapted, x, y)
+
+
+def _lengthened(task: Task, data: Examples, i: int) -> Examples:
+    """The same texts, row i filled up to the task's width: one of its inner tokens is repeated."""
+    ids, there = _text(data[0], i)
+    if ids is None:
+        return data
+    inner = [j for j, token in enumerate(ids) if token not in (ids[0], ids[-1])] or [len(ids) // 2]
+    middle = inner[len(inner) // 2]
+    width = mask_of(data[0]).shape[1]  # type: ignore[union-attr]
+    source = [*there[:middle], *[there[middle]] * (width - len(there) + 1), *there[middle + 1 :]]
+    return _relaid(task, data, i, source, list(range(width)))
+
+
+def _shortened(task: Task, data: Examples, i: int) -> Examples:
+    """The same texts, row i cut to its first and last token and those equal to them, which are marks mostly."""
+    ids, there = _text(data[0], i)
+    if ids is None:
+        return data
+    source = [place for token, place in zip(ids, there, strict=True) if token in (ids[0], ids[-1])]
+    return _relaid(task, data, i, source, there[: len(source)] if there[0] == 0 else there[-len(source) :])
+
+
+def _text(x: Any, i: int) -> tuple[list[int] | None, list[int]]:
+    """Row i's tokens and their places; no tokens where these are not texts known by a mask (n, tokens)."""
+    mask = mask_of(x)
+    if mask is None or mask.ndim != 2 or not bool(mask[i].any()):
+        return None, []
+    there = mask[i].nonzero().flatten().tolist()
+    ids = x.get("input_ids")
+    if ids is None or ids.shape != mask.shape:
+        return list(range(len(there))), there
+    return ids[i, there].tolist(), there
+
+
+def _relaid(task: Task, data: Examples, i: int, source: list[int], to: list[int]) -> Examples:
+    """The same examples, in row i the tokens and targets of some places moved to others, and padding everywhere else.
+
+    Padding is taken from the public examples; where they have none, it is what the model's configuration names.
+    """
+    x, y = data
+    mask, public = mask_of(x), mask_of(task.test[0])
+    assert mask is not None and public is not None
+    padded = (public == 0).flatten()
+    place = divmod(int(padded.int().argmax()), public.shape[1]) if bool(padded.any()) else None
+    config: Any = getattr(task.model, "config", None)
+
+    def relaid(rows: Tensor, like: Tensor, usual: int) -> Tensor:
+        if rows.shape[:2] != mask.shape:
+            return rows
+        row = torch.full_like(rows[i], usual) if place is None else like[place].expand_as(rows[i]).clone()
+        row[to] = rows[i, source]
+        return torch.cat([rows[:i], row[None], rows[i + 1 :]])
+
+    usual = {"input_ids": getattr(config, "pad_token_id", None) or 0}
+    x = {key: relaid(rows, task.test[0][key], usual.get(key, 0)) for key, rows in x.items()}
+    return x, y if y.is_floating_point() else relaid(y, task.test[1], IGNORED)
 
 
 def _chosen(y: Tensor) -> Int[Tensor, " probes"]:

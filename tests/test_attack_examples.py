@@ -3,20 +3,22 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hubs import NO_PAD, folder, texts
 from peft import PeftModel
-from small import PLAN, examples, play, private, regression, tokens
+from small import PLAN, Tokens, examples, play, private, regression, tokens
 from torch import Tensor, nn
 
 import fedlora_lab as fl
 from fedlora_lab.methods import FedLoRA
 from fedlora_lab.rules import Whitening
 from fedlora_lab.tasks import Task
+from fedlora_lab.tasks.encode import trimmed
 from fedlora_lab.tasks.task import cross_entropy, squared_error
 from fedlora_lab.tasks.validate import frozen_copy
 
@@ -230,6 +232,144 @@ def test_the_probe_of_one_row_says_nothing_of_another():
     fl.run(task, FedLoRA.replace(name="leash", penalty=lambda rows, start: gaps(rows, start)), None, PLAN)
     with pytest.raises(ValueError, match="expected examples that do not mix"):
         fl.run(task, FedLoRA.replace(name="leash", penalty=MIXING["the next one's"]), None, PLAN)
+
+
+def pulled(rows: Any, start: Any) -> Tensor:
+    """Pulls A to the mean of the batch, and leaves B alone."""
+    only = {slot: x for slot, x in rows.items() if slot.side == "A"}
+    return gaps(rows, start) + (gaps(only, {slot: x.mean(0) for slot, x in only.items()}) if only else 0)
+
+
+@dataclass(frozen=True)
+class Late:
+    """A schedule of one's own: B moves, and from some round on A."""
+
+    begin: int
+
+    def __call__(self, t: int, s: int) -> str:
+        return "A" if t >= self.begin else "B"
+
+
+@pytest.mark.parametrize(("train", "rounds"), [(fl.Cycle(("B", "A")), 1), (Late(1), 2), (Late(120), 121)])
+def test_a_penalty_is_probed_on_all_that_its_schedule_moves(train, rounds):
+    """A cycle as a whole, however short the plan; of another schedule every step, however late."""
+    row = FedLoRA.replace(name="pulled", train=train, penalty=pulled)
+    with pytest.raises(ValueError, match=r"^penalty=.*expected examples that do not mix"):
+        fl.run(tokens(), row, private("example"), PLAN.replace(rounds=rounds))
+
+
+def test_the_probe_of_a_short_plan_says_nothing_of_a_longer_one():
+    task, row = replace(tokens()), FedLoRA.replace(name="pulled", train=Late(1), penalty=pulled)
+    assert fl.run(task, row, private("example"), PLAN.replace(rounds=1))
+    with pytest.raises(ValueError, match=r"^penalty=.*expected examples that do not mix"):
+        fl.run(task, row, private("example"), PLAN.replace(rounds=2))
+
+
+def test_of_an_endless_schedule_every_word_is_probed():
+    row = FedLoRA.replace(name="pulled", train=Late(10**9), penalty=pulled)
+    with pytest.raises(ValueError, match=r"^penalty=.*expected examples that do not mix"):
+        fl.run(tokens(), row, private("example"), PLAN.replace(rounds=10**7))
+
+
+class Remembers(Tokens):
+    """Subtracts a mean of all that it has seen, so slowly that no batch shows it."""
+
+    def __init__(self, kept: str) -> None:
+        super().__init__()
+        self.kept = kept
+        if kept in ("buffer", "hidden buffer"):
+            self.register_buffer("mean", torch.zeros(5), persistent=kept == "buffer")
+        elif kept == "parameter":
+            self.mean = nn.Parameter(torch.zeros(5))
+        else:
+            self.mean = {"tensor": torch.zeros(5).double(), "list": [torch.zeros(5).double()], "number": 0.0}[kept]
+
+    def forward(self, x: Tensor) -> Tensor:
+        held: Any = self.mean[0] if self.kept == "list" else self.mean
+        out = super().forward(x - held)
+        if self.kept == "number":
+            self.mean += 1e-9 * float(x.detach().mean())
+        else:
+            held.data.lerp_(x.detach().mean((0, 1)), 1e-9)
+        return out
+
+
+@pytest.mark.parametrize("kept", ["buffer", "hidden buffer", "parameter", "tensor", "list", "number"])
+def test_a_model_that_keeps_something_of_its_examples_is_refused(kept):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        task = replace(tokens(), model=frozen_copy(Remembers(kept).double()))
+    with pytest.raises(
+        ValueError, match=r"^model\.mean='changed by a pass': expected a model whose passes change noth"
+    ):
+        fl.run(task, "fedlora", private("example"), PLAN)
+
+
+class Tables(nn.Module):
+    """Texts; the positions' table is made anew for each width, and kept: a function of the width alone."""
+
+    def __init__(self, bound: int | None) -> None:
+        super().__init__()
+        self.words, self.map, self.bound = nn.Embedding(20, 4), nn.Linear(4, 3), bound
+        self.register_buffer("table", torch.zeros(0), persistent=False)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        width = input_ids.shape[1]
+        if len(self.table) != width:
+            self.table = torch.arange(width).to(self.words.weight) / 10
+        factor = 2.0 if self.bound is not None and width > self.bound else 1.0
+        hidden = torch.tanh(factor * self.map(self.words(input_ids) + self.table[:, None]))
+        seen = attention_mask[..., None].to(hidden)
+        return (hidden * seen).sum(1) / seen.sum(1)
+
+
+def padded(lengths: list[int], width: int = 12) -> tuple[dict[str, Tensor], Tensor]:
+    """Random texts of these lengths, and two classes that take turns."""
+    random = torch.Generator().manual_seed(len(lengths))
+    ids, mask = torch.randint(1, 20, (len(lengths), width), generator=random), torch.zeros(len(lengths), width).long()
+    for row, length in zip(mask, lengths, strict=True):
+        row[:length] = 1
+    return {"input_ids": ids * mask, "attention_mask": mask}, torch.arange(len(lengths)) % 2
+
+
+@pytest.mark.parametrize("public", [[4, 5, 4, 6], [12, 12, 12, 12]], ids=["short", "long"])
+@pytest.mark.parametrize("bound", [None, 3, 7, 11])
+def test_a_model_that_sees_how_wide_a_batch_is_padded_is_refused(public, bound):
+    """Whatever lengths the public texts have: one private text decides how the others are computed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = frozen_copy(Tables(bound).double())
+    task = Task("texts", model, ("map",), (padded([4, 12, 5, 3, 9]),), padded(public), prepare=trimmed)
+    if bound is None:
+        assert len(play(task, "fedlora", private("example"))) == PLAN.rounds + 1
+        return
+    with pytest.raises(ValueError, match=r"^model='Tables': expected examples that do not mix"):
+        fl.run(task, "fedlora", private("example"), PLAN)
+
+
+@pytest.mark.filterwarnings(NO_PAD)
+def test_rotary_factors_chosen_by_the_longest_text_are_refused():
+    """Phi-3's long context: beyond its original length one text changes the angles of the whole batch."""
+    from transformers import AutoTokenizer, Phi3Config, Phi3ForSequenceClassification
+
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [8.0] * 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "intermediate_size": 24, "vocab_size": 62, "initializer_range": 0.4, "num_labels": 2, "pad_token_id": 0,
+        "bos_token_id": 1, "eos_token_id": 0, "max_position_embeddings": 64, "original_max_position_embeddings": 10,
+        "rope_scaling": {**rope, "type": "longrope", "original_max_position_embeddings": 10},
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Phi3ForSequenceClassification(Phi3Config(**sizes))
+    words = texts()
+    words.loc[0, "text"] = "good film " * 8
+    task = fl.tasks.hub(
+        model, words, text="text", label="label", clients=1, test=words[1:9], public_test=True, head=None,
+        targets=["qkv_proj"], tokenizer=AutoTokenizer.from_pretrained(folder("gpt2")),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"^model='Phi3ForSequenceClassification': expected examples that do not mix"):
+        fl.run(task, "ffa-lora", private("example"), PLAN)
 
 
 def test_whole_outputs_are_compared_with_whole_targets():

@@ -1,7 +1,8 @@
 """The state of a run on disk: safetensors and JSON, one pair a round, each written whole or not at all.
 
 What is released, the server's tensors, lies in the folder. What is not, because it carries no noise or tells who took
-part, lies in its subfolder ``private/``. A run goes on from both together only.
+part, lies in its subfolder ``private/``. Of a run without privacy nothing carries noise, wherever it lies. A run goes
+on from both together only.
 """
 
 import hashlib

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 OWN = ("frame.csv", "ledger.json", "settings.json", "report.html", "audit.json", "cells", "checkpoints", "private")
 SPENT = "spent-[0-9]*-*.json"
-"""Ledgers of releases whose runs were cleared away: what was released stays spent."""
+"""Ledgers of releases whose runs were cleared away, ``null`` of one without privacy: what was released stays spent."""
 # What must be equal before cells may stand in one table, and what must be equal method by method.
 WHOLE = ("task", "privacy", "lora")
 BY_METHOD = ("methods", "plans", "privacies")
@@ -148,14 +148,17 @@ class Folder:
     def clear(self) -> None:
         """Remove what earlier runs left here, and nothing else; ledgers of releases are kept, as spent-*.json.
 
+        Of a run without privacy and without a seed the same file says that there was one.
+
         Raises: ``ValueError`` for a ledger that cannot be read: what it holds may have been released.
-        Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release.
+        Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release,
+            ::test_a_run_without_privacy_is_never_forgotten.
         """
         sizes = self._sizes()
         for name, ledger in self._books().items():
-            if not ledger.reproducible:
+            if name.endswith("-release") if ledger is None else not ledger.reproducible:
                 number = 1 + max((int(path.name.split("-")[1]) for path in self.path.glob(SPENT)), default=0)
-                kept = {"sizes": sizes, "ledger": json.loads(ledger.to_json())}
+                kept = {"sizes": sizes, "ledger": None if ledger is None else json.loads(ledger.to_json())}
                 write_atomically(self.path / f"spent-{number:03d}-{name}.json", to_json(kept))
         for name in OWN:
             path = self.path / name
@@ -168,24 +171,33 @@ class Folder:
         except (ValueError, TypeError, KeyError):
             return None
 
-    def _books(self) -> "dict[str, Ledger]":
-        """The ledgers of the cells, finished or cut short.
+    def _books(self) -> "dict[str, Ledger | None]":
+        """The ledgers of the cells, finished or cut short; ``None`` of one without privacy.
 
         The one beside a cell's checkpoints is at least as long as the one kept when the cell was finished.
         """
         from fedlora_lab.ledger import Ledger
 
-        found = {}
+        begun = sorted({path.parent.name for path in (self.path / "checkpoints").glob("*/round-*.json")})
+        found: dict[str, Ledger | None] = {name: None for name in begun if not self._private(name)}
         for path in sorted((self.path / "cells").glob("*.json")):
-            content = read_json(path)
-            if content is not None:
-                found[path.stem] = Ledger.from_json(json.dumps(content, sort_keys=True), str(path))
+            content, name = read_json(path), str(path)
+            found[path.stem] = None if content is None else Ledger.from_json(json.dumps(content, sort_keys=True), name)
         for path in sorted((self.path / "checkpoints").glob("*/ledger.json")):
             found[path.parent.name] = Ledger.load(path)
         return found
 
-    def ledgers(self) -> "dict[str, Ledger]":
+    def _private(self, name: str) -> bool:
+        """Whether the settings plan the runs of this cell with privacy; not where they cannot be read."""
+        try:
+            return self.settings["privacies"][name.rpartition("-")[0]] is not None
+        except (ValueError, TypeError, KeyError):
+            return False
+
+    def ledgers(self) -> "dict[str, Ledger | None]":
         """Every ledger in the folder by name, fit to be added up: of all cells, and of runs that were cleared away.
+
+        ``None`` stands for a run without privacy.
 
         Where a run split the data in another way, its releases are counted for every client.
 
@@ -194,13 +206,16 @@ class Folder:
         from fedlora_lab.ledger import Ledger
 
         found = {
-            name: ledger.for_everyone() if name.startswith("central-") else ledger
+            name: ledger.for_everyone() if ledger is not None and name.startswith("central-") else ledger
             for name, ledger in self._books().items()
         }
         sizes = self._sizes()
         for path in sorted(self.path.glob(SPENT)):
             kept = read_json(path)
             check(isinstance(kept, dict) and set(kept) == {"sizes", "ledger"}, "spent", str(path), "a ledger kept here")
+            if kept["ledger"] is None:
+                found[path.stem] = None
+                continue
             ledger = Ledger.from_json(json.dumps(kept["ledger"], sort_keys=True), str(path))
             same = sizes is not None and kept["sizes"] == sizes and "-central-" not in path.stem
             found[path.stem] = ledger if same else ledger.for_everyone()
@@ -252,8 +267,24 @@ class Folder:
         return self.path / "checkpoints" / f"{slug}-{'release' if seed is None else seed}"
 
     def done(self, slug: str, seed: int | None) -> bool:
-        """Whether a cell is finished; its frame is renamed into place last."""
+        """Whether a cell is finished or was stopped; its frame is renamed into place last."""
         return self._cell(slug, seed, "csv").exists()
+
+    def ended(self, slug: str, seed: int | None) -> int:
+        """The last round of a finished cell."""
+        return int(self.read(slug, seed)["round"].max())
+
+    def stopped(self) -> list[str]:
+        """The finished cells that ended before their plan's last round, in words."""
+        found: list[str] = []
+        settings = self.settings if (self.path / "settings.json").exists() else {"methods": ()}
+        for slug in settings["methods"]:
+            rounds = settings["plans"][slug]["rounds"]
+            for seed in (seed for seed in settings["seeds"] if self.done(slug, seed)):
+                if (last := self.ended(slug, seed)) < rounds:
+                    name = f"{slug}, seed {'none' if seed is None else seed}"
+                    found.append(f"{name}: stopped after round {last} of {rounds}.")
+        return found
 
     def read(self, slug: str, seed: int | None) -> "pd.DataFrame":
         """The frame of one finished cell."""

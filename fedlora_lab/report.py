@@ -128,7 +128,7 @@ def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def together(ledgers: "Iterable[Ledger | None]") -> list[str]:
-    """What runs on the same data spend together, in sentences; none where fewer than two have a ledger.
+    """What runs on the same data spend together, in sentences; none for a single one with a ledger (``None``: without).
 
     Runs with recorded seeds are not for release: of those it is said what they would spend if they were.
 
@@ -150,20 +150,25 @@ def together(ledgers: "Iterable[Ledger | None]") -> list[str]:
             except ValueError as error:
                 said = f"no epsilon can be stated ({error})."
             sentences.append(f"{name.format(len(parts))}: {said}")
-    if sentences and len(books) < len(whole):
-        sentences.append(f"Runs without privacy, {len(whole) - len(books)} here, promise nothing and are not in that.")
+    if len(books) < len(whole):
+        count = f"{len(whole) - len(books)} here, cut short or cleared away ones included"
+        sentences.append(f"Runs without privacy, {count}, promise nothing: no ε covers what they tell of these data.")
     return sentences
 
 
 def joint(path: str | Path, ledgers: Mapping[str, Any]) -> list[str]:
-    """`together` for all runs that a folder knows of, those included that its cells do not show."""
+    """`together` for all runs that a folder knows of, those included that its cells do not show; and who was stopped.
+
+    Guarantees: test_attack_spending.py::test_a_run_without_privacy_is_never_forgotten.
+    """
     from fedlora_lab.ledger import Ledger
 
     books = {
         cell: None if text is None else Ledger.from_json(json.dumps(text, sort_keys=True), cell)
         for cell, text in ledgers.items()
     }
-    return together({**books, **Folder(path).ledgers()}.values())
+    folder = Folder(path)
+    return [*folder.stopped(), *together({**books, **folder.ledgers()}.values())]
 
 
 def facts(settings: Mapping[str, Any], methods: list[str]) -> dict[str, str]:

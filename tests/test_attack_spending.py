@@ -167,6 +167,24 @@ def test_a_fresh_start_forgets_no_release(tmp_path, capsys):
     assert len(list(out.glob("spent-*.json"))) == 3
 
 
+def test_a_run_without_privacy_is_never_forgotten(tmp_path, capsys):
+    """A private run in the same folder states its epsilon; that an un-noised one came before must stand beside it."""
+    words = ["run", "regression", "fedlora", *SMALL, "--out", tmp_path, "--seed", "none"]
+    said = "Runs without privacy, {} here, cut short or cleared away ones included, promise nothing: no ε covers"
+    assert call(*words, "--epsilon", "none") == 0
+    assert said.format(1) in capsys.readouterr().out
+    (tmp_path / "cells" / "fedlora-release.json").unlink()
+    (tmp_path / "cells" / "fedlora-release.csv").unlink()  # as if it had been cut short
+    for _ in range(2):
+        assert call(*words, "--fresh") == 0
+        assert said.format(1) in capsys.readouterr().out
+        assert said.format(1) in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "spent-001-fedlora-release.json").read_text())["ledger"] is None
+    assert call(*words, "--fresh", "--epsilon", "none") == 0
+    assert call(*words, "--fresh") == 0
+    assert said.format(2) in capsys.readouterr().out.splitlines()[-3]
+
+
 def test_a_run_cut_short_is_kept_by_a_fresh_start(tmp_path):
     """Its ledger lies beside its checkpoints only; and one that cannot be read is not thrown away."""
     cell = Cell.named("fedlora", tokens(), private("example"), FOUR, LORA, None)
@@ -346,7 +364,18 @@ def test_the_command_stops_there_too(tmp_path, capsys):
     words = ["run", "regression", "fedlora", *SMALL, "--out", tmp_path]
     assert call(*words, "--stop-at", "7.5") == 0
     shown = capsys.readouterr().out
-    assert "ended after round 1, the next could spend more than --stop-at" in shown and "round 2:" not in shown
+    assert "stopped after round 1 of 2, the next could spend more than --stop-at" in shown and "round 2:" not in shown
+    assert "fedlora, seed 0: stopped after round 1 of 2." in shown
+    assert "fedlora, seed 0: stopped after round 1 of 2." in (tmp_path / "report.html").read_text()
+    assert call(*words, "--stop-at", "7.5") == 0
+    again = capsys.readouterr().out
+    assert "round 2:" not in again and "stopped after round 1 of 2, the next" in again
+    assert call(*words) == 0
+    on = capsys.readouterr().out
+    assert "round 1:" not in on and "round 2:" in on and "stopped" not in on
+    assert Folder(tmp_path).ended("fedlora", 0) == 2 and not Folder(tmp_path).stopped()
+    assert call(*words) == 0
+    assert "1 of 1 runs are finished" in capsys.readouterr().out
     assert call(*words, "--stop-at", "0") == 2
     assert "stop_at=0.0: expected a number > 0" in capsys.readouterr().err
 

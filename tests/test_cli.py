@@ -194,6 +194,8 @@ def test_release_run_says_so(tmp_path, capsys):
 MISTAKES = [
     (["compare", "nothing"], "task='nothing': expected one of"),
     (["compare", "digits", "--methods", "nope"], "method='nope': expected one of"),
+    (["run", "digits", "rolorra"], "method='rolorra': expected one of fedlora, ffa-lora"),
+    (["flower", "regression", "--method", "nope"], "method='nope': expected one of fedlora, ffa-lora"),
     (["compare", "digits", "--methods", "rolora,rolora"], "methods='rolora,rolora': expected every name once"),
     (["compare", "digits", "--methods", ","], "methods=',': expected one or more names"),
     (["compare", "digits", "--epsilon", "-1"], "epsilon=-1.0: expected a number in (0, 1e+09]"),
@@ -242,9 +244,10 @@ MISTAKES = [
 def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert call(*arguments) == 2
-    error = capsys.readouterr().err
+    shown, error = capsys.readouterr()
     assert error.startswith("fedlora-lab: ") and error.count("\n") == 1, error
     assert words in error
+    assert not shown or not words.startswith("method="), "nothing is looked up for a name that is none"
     assert list(tmp_path.iterdir()) == [], "a mistake leaves nothing behind"
 
 

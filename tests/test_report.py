@@ -128,8 +128,9 @@ def test_runs_on_the_same_data_are_added_up():
     released, everything, plain = together([of(reproducible=False), of(reproducible=False), of(), None])
     assert released.startswith("All 2 runs without a seed") and f"epsilon = {of(40).epsilon():.4g} " in released
     assert everything.startswith("All 3 runs together") and f"epsilon = {of(60).epsilon():.4g} " in everything
-    assert plain.startswith("Runs without privacy, 1 here, promise nothing")
-    assert together([of()]) == together([None, None]) == together([]) == []
+    assert plain.startswith("Runs without privacy, 1 here, cut short or cleared away ones included, promise nothing")
+    assert together([of(), None]) == [plain] and together([None, None]) == [plain.replace("1 here", "2 here")]
+    assert together([of()]) == together([]) == []
     assert "no epsilon can be stated (delta=" in together([of(), of(delta=1e-5)])[0]
     unsure = of()
     unsure.uncertified = "the noise does not match"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--seed", default="0", metavar="N", help="A whole number, or none: fresh entropy, fit for release.  [0]")
 @read.shared
 def flower(task: str, method: str, seed: str, **options: Any) -> None:
-    """Train on TASK with every client in a process of Flower's simulation: the same run, over Flower's messages.
+    """Train on TASK with every client a node of Flower's simulation: the same run, over Flower's messages.
 
     Clients clip and noise for themselves: in the client unit --trust is local or secagg. A run that was killed goes on
     with the same command; where clients keep something, which went with their processes, training begins anew. Either

@@ -68,9 +68,13 @@ def work(
 ) -> None:
     """Train every cell that is not finished, then show the table and write the report; ``play`` is the engine."""
     from fedlora_lab import report, tuning
-    from fedlora_lab.comparison import Cell
+    from fedlora_lab.comparison import BASELINES, Cell
+    from fedlora_lab.methods import get
 
     task = read.task_of(task_name, options["clients"], options["alpha"])
+    for slug in slugs:
+        if slug not in BASELINES:
+            get(slug)  # a wrong name is told before anything is looked up for it
     tuned = tuning.table().get(task.name, {}).get("setting", {})
     plan, lora = read.plan_of(options, tuned), read.lora_of(options, tuned)
     privacy = read.privacy_of(options, tuned, task, plan)
@@ -170,8 +174,11 @@ def _line(record: "Round") -> str:
 
 
 def train(folder: Folder, cells: "list[Cell]", every_round: bool, play: Play = play) -> None:
-    """Play the cells that are not finished, with a bar on a terminal and plain lines in a log."""
-    todo = [cell for cell in cells if not folder.done(cell.slug, cell.seed)]
+    """Play the cells that are not finished, with a bar on a terminal and plain lines in a log.
+
+    One that was stopped goes on from its checkpoint; where that is gone it stays as it is.
+    """
+    todo = [cell for cell in cells if _unfinished(folder, cell)]
     if len(todo) < len(cells):
         click.echo(f"{len(cells) - len(todo)} of {len(cells)} runs are finished in {folder.path} and kept")
     with _bar(sum(cell.plan.rounds for cell in todo)) as bar:
@@ -184,12 +191,19 @@ def train(folder: Folder, cells: "list[Cell]", every_round: bool, play: Play = p
                 bar.update(1 if last.index else 0)
                 if every_round:
                     write(f"round {last.index}: {_line(last)}")
-            told = _line(last) if last is not None else "was finished already"
+            told = _line(last) if last is not None else "no round was played"
             if fell := words(summary(folder.read(cell.slug, cell.seed)))[0]["fell"]:
                 told += f", {fell}"
-            if last is not None and last.index < cell.plan.rounds:
-                told += f"; ended after round {last.index}, the next could spend more than --stop-at"
+            if (ended := folder.ended(cell.slug, cell.seed)) < cell.plan.rounds:
+                told += f"; stopped after round {ended} of {cell.plan.rounds}, the next could spend more than --stop-at"
             write(f"[{count}/{len(todo)}] {name}: {told} ({time.perf_counter() - begun:.1f} s)")
+
+
+def _unfinished(folder: Folder, cell: "Cell") -> bool:
+    if not folder.done(cell.slug, cell.seed):
+        return True
+    there = (folder.checkpoint(cell.slug, cell.seed) / "rounds.csv").exists()
+    return there and folder.ended(cell.slug, cell.seed) < cell.plan.rounds
 
 
 def lines(frame: Any, trust: str | None = None) -> list[str]:

@@ -209,11 +209,16 @@ class Federation:
         """
         with self.alone():
             if not self.resumed:
-                yield self.begin(observe.nothing(self.state))
+                yield self.begin(self.start())
             while not self.ended:
                 outcome = yield from self._round()
                 self._store()
                 yield self._record(outcome)
+
+    def start(self) -> Outcome:
+        """The outcome before the first round."""
+        kept = local.moves(self.setting, self.state.server.tensors, 0).kept
+        return observe.nothing(self.asked, self.state, bool(kept))
 
     def begin(self, outcome: Outcome) -> Round:
         """Keep the state before the first round, in the place of whatever rounds the folder holds; its record."""

@@ -161,6 +161,12 @@ def _judged(setting: engine.Setting, values: Mapping[Slot, Tensor]) -> dict[str,
         return passes.evaluate(task, setting.adapted, values, task.test, partial(setting.kept, "test"), setting.chunk)
 
 
-def nothing(state: State) -> Outcome:
-    """The outcome before the first round."""
-    return Outcome(time.perf_counter(), state.server, state.server, Received({}, torch.zeros(0), {}, state.server))
+def nothing(asked: Agreement, state: State, kept: bool) -> Outcome:
+    """The outcome before the first round.
+
+    Args: kept: what moves in the first round stays in part with its client. Then, and where the server sees a sum only,
+        no deviation is measured here either: a 0 would be read as one that was.
+    """
+    alone = asked.privacy is None or asked.privacy.unit == "example" or asked.privacy.trust == "local"
+    received = Received({}, torch.zeros(0), {}, state.server, alone)
+    return Outcome(time.perf_counter(), state.server, state.server, received, kept=kept)

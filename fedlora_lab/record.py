@@ -42,7 +42,8 @@ class Round:
             clients keep factors, the mean over their own models.
         deviation: ||server's product - mean of the clients' products||_F, relative to that mean, over all layers. What
             a quantised broadcast took from the clients' factors is given back first: it is no fault of the mean. NaN
-            where the server sees only a sum, and where a factor stays with its client, so that no product is formed.
+            where the server sees only a sum, and where a factor stays with its client, so that no product is formed; in
+            such runs also before training.
         adapter: layer -> global (A, B), shapes (r, d_in) and (d_out, r).
         head: name -> tensor of the trained head, if there is one.
         uploads: numbers and bytes up and down in this round, summed over the clients.

@@ -305,3 +305,22 @@ def test_compare_refuses_everything_before_the_first_run():
     plans = {"fedlora": PLAN.replace(rounds=10**9), "rolora": PLAN.replace(batch=2)}
     with pytest.raises(ValueError, match=r"^sample_rate.*batch / n_k of this plan"):
         fl.compare(task, ["fedlora", "rolora"], privacy, plans, seeds=[0], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("method", "unit", "trust", "seen"),
+    [
+        ("fedlora", "example", "local", True),
+        ("fedlora", "client", "local", True),
+        ("fedlora", "client", "central", False),
+        ("fedlora", "client", "secagg", False),
+        ("fedsa-lora", "example", "local", False),
+        ("local", "client", "local", False),
+    ],
+)
+def test_the_deviation_begins_where_it_is_measured(method, unit, trust, seen):
+    """Before training it is 0, but no number where no later round has one; with no round at all as well."""
+    for rounds in (0, 2):
+        records = play(tokens("head"), method, private(unit, trust=trust), PLAN.replace(rounds=rounds))
+        assert [math.isnan(record.deviation) for record in records] == [not seen] * (rounds + 1)
+        assert not seen or records[0].deviation == 0

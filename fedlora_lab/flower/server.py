@@ -89,7 +89,7 @@ def _rounds(fleet: "Fleet", run: Federation, patience: float) -> "Generator[Roun
     keeps = kept(run)
     with run.alone():
         if not run.resumed:
-            yield run.begin(replace(observe.nothing(run.state), shown=False))
+            yield run.begin(replace(run.start(), shown=False))
         while not run.ended:
             keeps = bool(_moves(run, run.state.round).kept) or keeps
             opened = run.open_round()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import fedlora_lab as fl
-from fedlora_lab import engine, loop, mechanism, upload
+from fedlora_lab import engine, local, loop, mechanism, upload
 from fedlora_lab.edges import BUGS
 from fedlora_lab.mechanism import clip_sum, noise, row_norms
 from fedlora_lab.method import Method
@@ -21,6 +21,7 @@ from fedlora_lab.methods import DEeRLiteral, FedLoRA
 
 Plant = Callable[[pytest.MonkeyPatch], Method]
 """Replaces something, and gives the row to check; a clip is not replaced but given, see `CLIPS`."""
+true_whitenings = engine.whitenings
 true_step, true_batch, true_spend = engine.local_step, engine.poisson_batch, loop.Federation._spend
 
 
@@ -173,8 +174,9 @@ def more_noise_than_there_is(self: Any, t: int, ids: Any) -> None:
 
 
 def certifies_anything(patch: pytest.MonkeyPatch) -> Method:
-    """The ledger is not told that the noise passes another map than the clipped value."""
-    patch.setattr(loop, "uncertified", lambda whiten: None)
+    """The ledger is not told that the noise passes another map than the clipped value, and the step does not ask."""
+    patch.setattr(local, "uncertified", lambda whiten: None)
+    patch.setattr(engine, "whitenings", lambda *parts: true_whitenings(*parts[:3]))
     return DEeRLiteral
 
 

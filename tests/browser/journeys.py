@@ -172,7 +172,7 @@ def attack(dial: Repaints) -> None:
     dial.focus("releases")
     dial.moves("ArrowLeft", 6)  # one release: every scan comes out with a cosine of its own
     dial.focus("scan")
-    dial.moves("ArrowLeft", 4)
+    dial.moves("ArrowLeft", 3)
 
 
 def seen(sentence: str) -> float:
@@ -189,7 +189,7 @@ def audit(dial: Repaints) -> None:
     """A bug that grows until it is caught, fewer canaries until nothing can be, a smaller promise."""
     assert "nothing is refuted" in dial.sentence
     dial.focus("bug ×")
-    assert "Caught" in dial.moves("ArrowRight", 3)[-1]
+    assert "Caught" in dial.moves("ArrowRight", 4)[-1]
     dial.focus("canaries")
     assert "no bug of any size" in dial.moves("ArrowLeft", 4)[-1]
     assert "5000 canaries" in dial.moves("ArrowRight", 8)[-1]

@@ -272,12 +272,13 @@ class Folder:
 
     def ended(self, slug: str, seed: int | None) -> int:
         """The last round of a finished cell."""
-        return int(self.read(slug, seed)["round"].max())
+        frame: Any = self.read(slug, seed)
+        return int(frame["round"].max())
 
     def stopped(self) -> list[str]:
         """The finished cells that ended before their plan's last round, in words."""
         found: list[str] = []
-        settings = self.settings if (self.path / "settings.json").exists() else {"methods": ()}
+        settings: dict[str, Any] = self.settings if (self.path / "settings.json").exists() else {"methods": ()}
         for slug in settings["methods"]:
             rounds = settings["plans"][slug]["rounds"]
             for seed in (seed for seed in settings["seeds"] if self.done(slug, seed)):

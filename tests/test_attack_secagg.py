@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -50,12 +51,12 @@ def test_the_size_of_the_noise_tells_how_many_sent() -> None:
     plan = fl.Plan(rounds=8, local_steps=1, batch=2, lr=1e-3, participation=0.5)
     off: dict[str, float] = {}
     for trust in ("secagg", "central"):
-        honest = {"honest": 1} if trust == "secagg" else {}
+        honest = 1 if trust == "secagg" else None
         privacy = fl.Privacy(
-            unit="client", trust=trust, delta=1e-3, noise_multiplier=3.0, clip_norm=1e-3, **honest
+            unit="client", trust=trust, delta=1e-3, noise_multiplier=3.0, clip_norm=1e-3, honest=honest
         ).resolve(task, plan)
         run = fl.loop.Federation.open(task, "fedlora", privacy, plan, lora=fl.Lora(rank=8), seed=2)
-        level = privacy.noise(8, plan)
+        level: Any = privacy.noise(8, plan)
         std, before, gaps = float(level.each or level.server), dict(run.state.server.tensors), []
         for record in (event for event in run.events() if isinstance(event, fl.record.Round)):
             after = dict(run.state.server.tensors)

@@ -90,6 +90,7 @@ def test_a_killed_simulation_forgets_no_release(method, tmp_path):
     assert counted(state / "ledger.json") == [1, 2, 3, *(number for number in played if number)]
     with Folder(tmp_path) as folder:
         (kept,) = folder.ledgers().values()
+        assert kept is not None
         assert [entry.round for entry in kept.releases] == counted(state / "ledger.json")
 
 
@@ -195,6 +196,7 @@ def test_a_run_cut_short_is_kept_by_a_fresh_start(tmp_path):
         played.close()
         folder.clear()
         (kept,) = folder.ledgers().values()
+        assert kept is not None
         assert [entry.round for entry in kept.releases] == [1, 2]
         assert len(list(cells.play(folder, cell))) == 5
         names = sorted(folder.ledgers())
@@ -290,12 +292,12 @@ def test_a_run_that_was_opened_before_another_wrote_is_refused(engine, tmp_path)
     """Both were opened after two rounds; the other releases the third and is killed. The first must not forget it."""
     who = everyone(tokens(), "fedlora", calibrated(), FOUR, LORA, None)
 
-    def taken(**where: Path) -> Federation:
+    def taken(**where: Any) -> Federation:
         if engine == "flower":
             return open_run(who.party(), **where)
         return Federation.open(tokens(), "fedlora", calibrated(), FOUR, lora=LORA, seed=None, **where)
 
-    def played(run: Federation) -> Iterator[Round]:
+    def played(run: Federation) -> Any:
         if engine == "flower":
             return rounds(InProcess(client_app(who), 3), who.party(), run)
         return (event for event in run.events() if isinstance(event, Round))
@@ -407,7 +409,7 @@ def test_pooled_data_count_for_every_client(tmp_path):
         for slug in ("fedlora", "central"):
             privacy = fl.Privacy(delta=1e-3, accountant="rdp").calibrate(epsilon=3, task=tokens(), plan=PLAN)
             list(cells.play(folder, Cell.named(slug, tokens(), privacy, PLAN, LORA, None)))
-        found = folder.ledgers()
+        found: dict[str, Any] = dict(folder.ledgers())
         assert found["central-release"].clients == () and found["fedlora-release"].clients == (0, 1, 2)
         both = Ledger.compose(*found.values())
         assert all(both.epsilon(k) > found["fedlora-release"].epsilon(k) for k in range(3))

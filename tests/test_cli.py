@@ -401,7 +401,8 @@ def test_a_suggestion_says_where_it_comes_from():
     assert tuning.suggestion("digits", other, 1.0).lr == tuning.tuned("digits", "fedlora", 1.0)
     default = tuning.suggestion("elsewhere", "rolora", 1.0)
     assert default.lr == 0.3 and default.words.startswith("the default; nothing was tuned for RoLoRA on elsewhere")
-    for bad, line in (({"epsilon": 0}, "epsilon=0: expected"), ({"unit": "site"}, "unit='site': expected one of")):
+    wrong: list[Any] = [({"epsilon": 0}, "epsilon=0: expected"), ({"unit": "site"}, "unit='site': expected one of")]
+    for bad, line in wrong:
         with pytest.raises(ValueError, match=line):
             tuning.tuned("digits", "rolora", **bad)
     with pytest.raises(ValueError, match="epsilon=None: expected"):
@@ -517,7 +518,7 @@ def test_the_lines_of_a_run_say_that_it_fell(tmp_path, capsys):
     options = ["--lr", "5", "--epsilon", "none", "--rounds", "2", "--local-steps", "2", "--clients", "3"]
     assert call("run", "digits", "fedlora", *options, "--out", out) == 0
     told = capsys.readouterr().out
-    frame = read_frame(out / "frame.csv")
+    frame: Any = read_frame(out / "frame.csv")
     before, after = frame[(frame["layer"] == "all") & (frame["measure"] == "accuracy")]["value"].iloc[[0, -1]]
     assert after < before
     words = f"fell below its start: {before:.2f} to {after:.2f}"

@@ -161,7 +161,7 @@ def resealed(stored: dict[str, bytes], change: Callable[[dict, dict], Any]) -> d
     """
     bodies = [json.loads(stored[name])["body"] for name in (OPEN[0], HIDDEN[0])]
     joined: dict[str, Any] = {**bodies[0], **bodies[1]}
-    tensors = {**load(stored[OPEN[1]]), **load(stored[HIDDEN[1]])}
+    tensors: dict[str, Any] = {**load(stored[OPEN[1]]), **load(stored[HIDDEN[1]])}
     change(joined, tensors)
     raw = tensors.pop("raw", None)
     own = save({name: x for name, x in tensors.items() if name.startswith("personal/")})

@@ -1,5 +1,8 @@
 """What a site remembers on its disk: nodes and servers come and go, no round is released twice."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from flowers import apart, by_messages
 from hospitals.hospitals.app import task
@@ -28,17 +31,23 @@ def sites(folder, method, seed: int | None = 0):
     return grid, deployment.read_terms(folder / "terms.json", task())
 
 
+def reopened(party: Any, out: Path) -> Any:
+    """The server's run from what lies on its disk."""
+    where: dict[str, Any] = deployment.folders(out)
+    return open_run(party, **where)
+
+
 @pytest.mark.parametrize("method", ["fedsa-lora", "la-lora"])
 def test_a_restart_of_everything_is_no_restart_of_the_run(tmp_path, method):
     """Server and sites stopped after two rounds and started again from their disks: the bits of a run undisturbed."""
     whole = by_messages(tokens("head"), method, private("example"), ROUNDS)
     grid, party = sites(tmp_path, method)
-    begun = rounds(grid, party, open_run(party, **deployment.folders(tmp_path / "out")))
+    begun = rounds(grid, party, reopened(party, tmp_path / "out"))
     for _ in range(3):
         next(begun)
     begun.close()
     grid, party = sites(tmp_path, method)
-    rest = list(rounds(grid, party, open_run(party, **deployment.folders(tmp_path / "out"))))
+    rest = list(rounds(grid, party, reopened(party, tmp_path / "out")))
     assert [record.index for record in rest] == [3, 4]
     assert apart(rest, whole[3:]) == 0
     assert rest[-1].metrics == whole[-1].metrics

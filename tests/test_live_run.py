@@ -308,7 +308,7 @@ def test_live_calibrates_for_the_plan_that_runs(task):
     ended(run)
     assert run.records[-1].index == 4
     assert run.records[-1].epsilon <= 2.0
-    assert run.records[-1].ledger.releases
+    assert run.records[-1].ledger is not None and run.records[-1].ledger.releases
     run.close()
 
 

@@ -64,7 +64,7 @@ def play(
     if ledger is None and cell.privacy is not None:  # every round was done, only the last step was missing
         ledger = Ledger.load(checkpoint / "ledger.json")
     text = None if ledger is None else json.loads(ledger.to_json())
-    frame = pd.concat(parts, ignore_index=True)
+    frame: Any = pd.concat(parts, ignore_index=True)
     if folder.done(cell.slug, cell.seed) and folder.ended(cell.slug, cell.seed) > frame["round"].max():
         frame = folder.read(
             cell.slug, cell.seed

@@ -39,7 +39,9 @@ def prepared(
     """A federation at random values, every client at the same ones, about to make a local step with lr = 1."""
     model = adapted(task.model, task.targets, task.head)
     count, plan = len(task.clients), fl.Plan(batch=batch, lr=1.0)
-    setting = engine.Setting(task, model, row, plan, Streams(seed), clip, (sigma,) * count, task.clients)
+    setting = engine.Setting(
+        task, model, row, plan, Streams(seed), clip, (sigma,) * count, task.clients, uncertified=uncertified(row.whiten)
+    )
     start = {slot: tensor[None] for slot, tensor in anywhere(task, row).tensors.items()}
     return setting, engine.Clients(tuple(range(count)), dict(start), start)
 
@@ -194,8 +196,9 @@ def noise_of_the_update(row: Method, trust: str = "central", draws: int = 40) ->
             for level in (sigma, 0.0):
                 privacy = private("client", sigma=level, clip=CLIP, trust=trust)
                 setting = engine.Setting(
-                    task, model, row, plan, Streams(seed), math.inf, (0.0,) * len(ids), task.clients
-                )
+                    task, model, row, plan, Streams(seed), math.inf, (0.0,) * len(ids), task.clients,
+                    uncertified=uncertified(row.whiten),
+                )  # fmt: skip
                 received = upload.send(setting, privacy, clients, torch.arange(len(ids)), slots, sent, t)
                 states.append(row.aggregate(start, sent, received.uploads, received.weights).tensors)
             held = [slot for slot in start.tensors if slot.side in TRAINED]

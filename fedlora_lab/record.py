@@ -48,7 +48,7 @@ class Round:
         head: name -> tensor of the trained head, if there is one.
         uploads: numbers and bytes up and down in this round, summed over the clients.
         participants, seconds: how many took part, and the time it took. In a release of the client unit under
-            central trust or secure aggregation whose clients take part by chance, these two and ``uploads`` are NaN:
+            central trust whose clients take part by chance, these two and ``uploads`` are NaN:
             an epsilon against who sees the released models counts on their not knowing who did.
         clipped, nonfinite: share of examples (client unit: updates) that the clip scaled down, and how many were not
             finite and counted as zero. They read private values: NaN in release mode.

@@ -82,9 +82,15 @@ def check_separable(
 
 def _moving(row: Method, adapted: Adapted, plan: Plan) -> list[tuple[Slot, ...]]:
     """The sets of slots that move together at some step: what a penalty is handed."""
-    words = {side for word in _words(row, plan) for side in ("AB" if word == "*" else (word,))}  # layer by layer
+    asked = _words(row, plan)
+    words = {side for word in asked for side in ("AB" if word == "*" else (word,))}  # layer by layer
     slots = [*adapted.shapes, *(Slot("R", layer) for layer in adapted.weights)]
-    return [tuple(slot for slot in slots if slot.side == "head" or slot.side in word) for word in sorted(words)]
+    sets = [tuple(slot for slot in slots if slot.side == "head" or slot.side in word) for word in sorted(words)]
+    if "*" in asked:  # also A in every other layer and B in the rest, both ways round
+        places = {layer: number for number, layer in enumerate(adapted.weights)}
+        for turn in "AB", "BA":
+            sets.append(tuple(x for x in slots if x.side == "head" or x.side == turn[places.get(x.layer, 0) % 2]))
+    return sets
 
 
 def _words(row: Method, plan: Plan) -> set[str]:

@@ -20,6 +20,7 @@ from fedlora_lab.passes import per_example_gradients, portions
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.ranks import cut
 from fedlora_lab.rules import Whitening, identity
+from fedlora_lab.separable import check_penalty
 from fedlora_lab.streams import Streams
 from fedlora_lab.tasks.task import Examples, Task, take, together
 
@@ -175,6 +176,7 @@ def local_step(setting: Setting, clients: Clients, t: int, s: int) -> None:
 
 def _step(setting: Setting, clients: Clients, t: int, s: int) -> None:
     moving = moving_slots(clients.bank, setting.method.moves(t, s))
+    check_penalty(setting.task, setting.adapted, setting.products, setting.method, moving)
     maps = whitenings(setting.method, moving, clients.bank, setting.uncertified is None)
     sums = _clipped_sums(setting, clients, moving, maps, poisson_batch(setting, t, s, clients.ids))
     shapes = {slot: clients.bank[slot].shape[1:] for slot in moving}

@@ -128,10 +128,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     """One more JSON line, on the disk when this returns; a torn last line is closed first.
 
-    Guarantees: test_study.py::test_a_killed_study_goes_on.
+    Guarantees: test_study.py::test_a_killed_study_goes_on; a file or folder made here is its owner's only
+        (test_attack_folders.py::test_a_list_is_its_owner_s).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+") as file:
+    make_folder(path.parent)
+    with open(path, "ab+", opener=partial(os.open, mode=0o600)) as file:
         file.seek(0, os.SEEK_END)
         torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
         file.write((b"\n" if torn else b"") + json.dumps(entry).encode() + b"\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from fedlora_lab import sealed
 from fedlora_lab.checks import check
 from fedlora_lab.files import has_key, held, keyed, parsed, write_atomically
 
@@ -154,22 +155,14 @@ class Folder:
         Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release,
             ::test_a_run_without_privacy_is_never_forgotten.
         """
-        sizes = self._sizes()
         for name, ledger in self._books().items():
             if name.endswith("-release") if ledger is None else not ledger.reproducible:
                 number = 1 + max((int(path.name.split("-")[1]) for path in self.path.glob(SPENT)), default=0)
-                kept = {"sizes": sizes, "ledger": None if ledger is None else json.loads(ledger.to_json())}
-                write_atomically(self.path / f"spent-{number:03d}-{name}.json", to_json(kept))
+                kept = "null" if ledger is None else ledger.to_json()
+                sealed.save(self.path / f"spent-{number:03d}-{name}.json", kept)
         for name in OWN:
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-    def _sizes(self) -> list[int] | None:
-        """How many examples each client has, as the settings say it; ``None`` where they cannot be read."""
-        try:
-            return list(self.settings["task"]["sizes"])
-        except (ValueError, TypeError, KeyError):
-            return None
 
     def _books(self) -> "dict[str, Ledger | None]":
         """The ledgers of the cells, finished or cut short; ``None`` of one without privacy.
@@ -199,9 +192,11 @@ class Folder:
 
         ``None`` stands for a run without privacy.
 
-        Where a run split the data in another way, its releases are counted for every client.
+        A run that was cleared away may have split the same data otherwise, sizes being equal or not: its releases are
+        counted for every client.
 
         Raises: ``ValueError`` for one that cannot be read.
+        Guarantees: test_attack_spending.py::test_a_split_of_equal_sizes_is_not_taken_for_the_same.
         """
         from fedlora_lab.ledger import Ledger
 
@@ -210,13 +205,7 @@ class Folder:
             for name, ledger in self._books().items()
         }
         for path in sorted(self.path.glob(SPENT)):
-            kept = read_json(path)
-            check(isinstance(kept, dict) and set(kept) == {"sizes", "ledger"}, "spent", str(path), "a ledger kept here")
-            if kept["ledger"] is None:
-                found[path.stem] = None
-                continue
-            ledger = Ledger.from_json(json.dumps(kept["ledger"], sort_keys=True), str(path))
-            found[path.stem] = ledger.for_everyone()  # equal sizes do not say that the split was the same
+            found[path.stem] = None if read_json(path) is None else Ledger.load(path).for_everyone()
         return found
 
     def claim(self, settings: dict[str, Any]) -> dict[str, Any]:

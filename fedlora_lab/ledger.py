@@ -118,7 +118,8 @@ class Ledger:
             ledgers: of one task, so that client 3 is the same client in all; same unit, delta and relation. Each part
                 is counted under its own trust. The accountant is "rdp" where a part's is.
 
-        Returns: reproducible where a part is; uncertified where a part is.
+        Returns: reproducible where a part is; uncertified where a part is. Runs of one seed share their noise: what
+            two of them spend together is what they would have spent with noise of their own, and `statement` says so.
 
         Raises:
             ValueError: no ledger; ledgers whose epsilons cannot be added up.
@@ -386,7 +387,7 @@ class Ledger:
         return twin
 
     def statement(self, observer: str | None = None) -> str:
-        """One sentence: epsilon, delta, unit, relation of neighbours, and whom it holds against."""
+        """Epsilon, delta, unit, relation of neighbours, whom it holds against; and that noise came from a seed."""
         self._check_observer(observer)
         unit = {"example": "one example of one client", "client": "all data of one client"}[self.unit]
         own = sorted({part.observers[0] for part in self._parts or (self,)})
@@ -398,10 +399,15 @@ class Ledger:
             who = "whoever sees the released models only"
         else:
             who = f"each part's own observer ({' or '.join(own)})"
+        seeded = [part for part in self._parts or (self,) if part.reproducible]
+        drawn = ""
+        if seeded:
+            sees = " or sees two runs of one seed, which share their noise" if len(seeded) > 1 else ""
+            drawn = f" The noise came from a seed: nothing is promised to whoever knows it{sees}."
         what = f"not certified: {self._uncertified}," if self._uncertified else f"{self.epsilon(None, observer):.4g}"
         return (
             f"epsilon = {what} at delta = {self.delta:g} against {who}, for neighbours that differ by {unit} replaced "
-            f"by nothing ({self.relation}: how many clients and examples there are is public)."
+            f"by nothing ({self.relation}: how many clients and examples there are is public).{drawn}"
         )
 
     def __repr__(self) -> str:

@@ -5,7 +5,8 @@ Every function of a task or a method that sees private values before the clip, a
 - ``Task.prepare``, ``Task.forward``, the model, ``Task.loss``: the probe below, and the loss is (N,) at every step.
   Texts are probed at the widths that padding gives them: one as long as the task's longest, one as short as can be.
 - A model's buffers and other values it keeps: they must be the same after a pass as before it.
-- ``Method.penalty``: probed once for each set of tensors that the schedule moves; it is (N,) at every step.
+- ``Method.penalty``: probed once for each set of tensors that the schedule moves, before the run; where it chooses
+  layer by layer, before the first step that moves the set. It is (N,) at every step.
 - ``Method.whiten``: sees the factors, un-noised at the local steps of the client unit; each client's maps must be those
   that it has alone.
 - ``Method.smooth``: sees noised values only.
@@ -45,7 +46,7 @@ PLAIN = Method("plain", "")
 EPS = {"bfloat16": 2.0**-7, "tf32": 2.0**-10}
 MOST_STEPS = 200_000
 """Steps of a schedule that are looked at; of a longer one every word is probed."""
-_Probed = weakref.WeakKeyDictionary[Method, set[tuple[Slot, ...] | str]]
+_Probed = weakref.WeakKeyDictionary[Method, set[frozenset[Slot] | str]]
 _SEPARABLE: "weakref.WeakKeyDictionary[Task, dict[Any, _Probed]]" = weakref.WeakKeyDictionary()
 """Task -> products and device -> row -> what was probed: the sets of slots that moved together, and "whiten"."""
 
@@ -66,31 +67,46 @@ def check_separable(
     Raises: ``ValueError`` with the reason.
     Guarantees: tests/test_engine.py::test_models_that_mix_examples_are_refused, tests/test_attack_examples.py.
     """
-    probed = _SEPARABLE.setdefault(task, {}).setdefault((products, str(adapted.device)), weakref.WeakKeyDictionary())
-    asked = [(PLAIN, tuple(adapted.shapes))]
-    if method.penalty is not None:
-        asked += [(method, moving) for moving in _moving(method, adapted, plan or Plan())]
-    with matmuls(products):
-        for row, moving in asked:
-            if moving not in probed.setdefault(row, set()):
-                _probe(task, adapted, products, row, moving)
-                probed[row].add(moving)
-        if method.whiten is not None and "whiten" not in probed.setdefault(method, set()):
+    _ask(task, adapted, products, PLAIN, tuple(adapted.shapes))
+    for moving in _moving(method, adapted, plan or Plan()) if method.penalty is not None else ():
+        _ask(task, adapted, products, method, moving)
+    probed = _probed(task, adapted, products).setdefault(method, set())
+    if method.whiten is not None and "whiten" not in probed:
+        with matmuls(products):
             _probe_whitening(method, next(iter(adapted.given.values())))
-            probed[method].add("whiten")
+        probed.add("whiten")
+
+
+def check_penalty(task: Task, adapted: Adapted, products: str, method: Method, moving: tuple[Slot, ...]) -> None:
+    """Refuse a penalty that mixes examples where just these slots move: asked at every step, done once for a set.
+
+    A schedule that chooses layer by layer settles what moves only then.
+
+    Raises: ``ValueError`` with the reason, before the penalty sees an example of a client.
+    Guarantees: tests/test_attack_examples.py::test_a_penalty_is_asked_about_every_choice_of_layers.
+    """
+    if method.penalty is not None:
+        _ask(task, adapted, products, method, moving)
+
+
+def _probed(task: Task, adapted: Adapted, products: str) -> _Probed:
+    key = products, str(adapted.device)
+    return _SEPARABLE.setdefault(task, {}).setdefault(key, weakref.WeakKeyDictionary())
+
+
+def _ask(task: Task, adapted: Adapted, products: str, row: Method, moving: tuple[Slot, ...]) -> None:
+    known = _probed(task, adapted, products).setdefault(row, set())
+    if frozenset(moving) not in known:
+        with matmuls(products):
+            _probe(task, adapted, products, row, moving)
+        known.add(frozenset(moving))
 
 
 def _moving(row: Method, adapted: Adapted, plan: Plan) -> list[tuple[Slot, ...]]:
-    """The sets of slots that move together at some step: what a penalty is handed."""
-    asked = _words(row, plan)
-    words = {side for word in asked for side in ("AB" if word == "*" else (word,))}  # layer by layer
+    """The sets of slots that move together at some step; of a choice layer by layer its two extremes."""
+    words = {side for word in _words(row, plan) for side in ("AB" if word == "*" else (word,))}
     slots = [*adapted.shapes, *(Slot("R", layer) for layer in adapted.weights)]
-    sets = [tuple(slot for slot in slots if slot.side == "head" or slot.side in word) for word in sorted(words)]
-    if "*" in asked:  # also A in every other layer and B in the rest, both ways round
-        places = {layer: number for number, layer in enumerate(adapted.weights)}
-        for turn in "AB", "BA":
-            sets.append(tuple(x for x in slots if x.side == "head" or x.side == turn[places.get(x.layer, 0) % 2]))
-    return sets
+    return [tuple(slot for slot in slots if slot.side == "head" or slot.side in word) for word in sorted(words)]
 
 
 def _words(row: Method, plan: Plan) -> set[str]:

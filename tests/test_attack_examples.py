@@ -15,6 +15,8 @@ from small import PLAN, Tokens, examples, play, private, regression, tokens
 from torch import Tensor, nn
 
 import fedlora_lab as fl
+from fedlora_lab.aggregate.choice import ByLayer
+from fedlora_lab.method import Slot
 from fedlora_lab.methods import FedLoRA
 from fedlora_lab.rules import Whitening
 from fedlora_lab.tasks import Task
@@ -81,11 +83,31 @@ def test_a_penalty_is_asked_about_what_moves(slug):
 
     row, plan = fl.methods.get(slug), PLAN.replace(rounds=2)
     trained = {frozenset(s for s in row.moves(t, 0) if s in "ABR") for t in range(2)}
-    trained = {sides for sides in trained if sides} or {frozenset("A"), frozenset("B"), frozenset("AB")}
+    trained = {sides for sides in trained if sides} or {frozenset("A"), frozenset("B")}
     fl.run(tokens(), row.replace(name="leash", penalty=sound), None, plan)
     assert set(asked) == trained
     with pytest.raises(ValueError, match=r"^penalty=.*expected examples that do not mix"):
         fl.run(tokens(), row.replace(name="mixing", penalty=mixing), None, plan)
+
+
+class Fixed(ByLayer):
+    """A in one layer and B in the other, as a schedule may choose."""
+
+    def open(self, state):
+        return super().open(state).with_({Slot("mode", "inner"): torch.tensor(1.0, dtype=torch.float64)})
+
+
+def test_a_penalty_is_asked_about_every_choice_of_layers():
+    """One that mixes only where A of the one and B of the other move together."""
+    choice = {Slot("A", "inner"), Slot("B", "outer")}
+
+    def mixing(rows, start):
+        return gaps(rows, start).mean() + 0 * gaps(rows, start) if set(rows) == choice else gaps(rows, start)
+
+    row = fl.methods.get("as-lora").replace(name="mixing", penalty=mixing)
+    assert len(play(tokens(), row, private("example"), PLAN.replace(rounds=1))) == 2
+    with pytest.raises(ValueError, match=r"^penalty=.*expected examples that do not mix"):
+        play(tokens(), row.replace(aggregate=Fixed()), private("example"))
 
 
 def test_a_sound_penalty_trains():

@@ -18,7 +18,7 @@ import fedlora_lab as fl
 from fedlora_lab import checkpoint
 from fedlora_lab.cli import cells
 from fedlora_lab.comparison import Cell
-from fedlora_lab.files import write_atomically
+from fedlora_lab.files import append_line, write_atomically
 from fedlora_lab.folder import Folder
 from fedlora_lab.record import origin
 from fedlora_lab.report import report
@@ -54,6 +54,12 @@ def test_every_file_of_a_run_is_its_owner_s(tmp_path):
     plain.touch()
     for path in (tmp_path / "page.html", tmp_path / "adapter" / "adapter_config.json"):
         assert path.stat().st_mode == plain.stat().st_mode, "what is handed on has the mode of any file"
+
+
+def test_a_list_is_its_owner_s(tmp_path):
+    """A study's lines, which grow while it runs."""
+    append_line(tmp_path / "studies" / "own.jsonl", {"a": 1})
+    closed(tmp_path / "studies")
 
 
 def test_nobody_else_reads_a_file_while_it_is_written(tmp_path, monkeypatch):

@@ -180,7 +180,7 @@ def test_a_run_without_privacy_is_never_forgotten(tmp_path, capsys):
         assert call(*words, "--fresh") == 0
         assert said.format(1) in capsys.readouterr().out
         assert said.format(1) in (tmp_path / "report.html").read_text()
-    assert json.loads((tmp_path / "spent-001-fedlora-release.json").read_text())["ledger"] is None
+    assert json.loads((tmp_path / "spent-001-fedlora-release.json").read_text()) is None
     assert call(*words, "--fresh", "--epsilon", "none") == 0
     assert call(*words, "--fresh") == 0
     assert said.format(2) in capsys.readouterr().out.splitlines()[-3]
@@ -401,6 +401,23 @@ def test_ledgers_over_other_splits_are_bounded(tmp_path):
     known = Ledger.from_json(one.to_json())
     known.uncertified = "a reason"
     assert known.for_everyone().uncertified == "a reason"
+
+
+def test_a_split_of_equal_sizes_is_not_taken_for_the_same(tmp_path):
+    """Somebody's data may lie with client 0 in the first split and with client 1 in the second."""
+    ledgers = []
+    with Folder(tmp_path / "out") as folder:
+        for client in (0, 1):
+            ledger = Ledger(delta=1e-3, accountant="rdp", reproducible=False)
+            ledger.record(0, (client,), 3, sample_rate=0.5, noise_multiplier=1.0)
+            ledgers.append(ledger)
+            if client:
+                folder.clear()
+            folder.checkpoint("fedlora", None).mkdir(parents=True)
+            ledger.save(folder.checkpoint("fedlora", None) / "ledger.json")
+        both = Ledger.compose(*(one for one in folder.ledgers().values() if one is not None))
+    moved = Ledger.compose(*(one.for_everyone() for one in ledgers)).epsilon()
+    assert both.epsilon() == moved > 1.2 * Ledger.compose(*ledgers).epsilon()
 
 
 def test_pooled_data_count_for_every_client(tmp_path):

@@ -346,6 +346,10 @@ def test_every_epsilon_names_its_observer() -> None:
     unsure = filled()
     unsure.uncertified = "why"
     assert "not certified: why" in unsure.statement()
+    fresh, seeded = filled(reproducible=False), filled()
+    assert "seed" not in fresh.statement() and "nothing is promised to whoever knows it." in seeded.statement()
+    assert "sees two runs of one seed, which share their noise" in Ledger.compose(seeded, seeded).statement()
+    assert "two runs" not in Ledger.compose(seeded, fresh).statement()
     assert "uncertified" in repr(unsure)
 
 

@@ -70,20 +70,7 @@ def pages(site: Path) -> dict[Path, Page]:
 @pytest.mark.slow
 def test_every_page_is_there(site: Path) -> None:
     names = [f"notebooks/{path.stem}" for path in NOTEBOOKS]
-    names += [
-        f"docs/{name}"
-        for name in (
-            "methods",
-            "claims",
-            "sharp_edges",
-            "notation",
-            "adding_a_method",
-            "deployment",
-            "security",
-            "scale",
-            "open_elsewhere",
-        )
-    ]
+    names += [f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md")]
     names += ["index", "search", "api/index", "api/privacy", "api/methods", "api/plots", "docs/decisions/README"]
     names += [f"docs/decisions/{path.stem}" for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md")]
     assert [name for name in names if not (site / f"{name}.html").exists()] == []

@@ -69,6 +69,20 @@ def read_frame(path: Path) -> "pd.DataFrame":
     return frame
 
 
+def stated(frame: "pd.DataFrame", ledger: "Ledger | None") -> "pd.DataFrame":
+    """The frame of a cell with the last round's epsilon no lower than what its ledger counts.
+
+    A round that was begun and never recorded, since its process was killed, was released: the ledger beside the
+    checkpoints has it, and no record.
+
+    Guarantees: test_attack_spending.py::test_a_table_states_what_killed_rounds_spent.
+    """
+    if ledger is None:
+        return frame
+    there: Any = (frame["layer"] == "all") & (frame["measure"] == "epsilon") & (frame["round"] == frame["round"].max())
+    return frame.assign(value=frame["value"].mask(there, frame["value"].clip(lower=ledger.spent())))
+
+
 def first_difference(old: Any, new: Any, name: str = "") -> str | None:
     """The dotted name of the first place where two JSON values differ, with both values.
 
@@ -246,12 +260,15 @@ class Folder:
         write_atomically(self.path / "settings.json", to_json(settings))
         return settings
 
+    def _name(self, slug: str, seed: int | None) -> str:
+        return f"{slug}-{'release' if seed is None else seed}"
+
     def _cell(self, slug: str, seed: int | None, ending: str) -> Path:
-        return self.path / "cells" / f"{slug}-{'release' if seed is None else seed}.{ending}"
+        return self.path / "cells" / f"{self._name(slug, seed)}.{ending}"
 
     def checkpoint(self, slug: str, seed: int | None) -> Path:
         """Where the run of one cell keeps its state."""
-        return self.path / "checkpoints" / f"{slug}-{'release' if seed is None else seed}"
+        return self.path / "checkpoints" / self._name(slug, seed)
 
     def done(self, slug: str, seed: int | None) -> bool:
         """Whether a cell is finished or was stopped; its frame is renamed into place last."""
@@ -283,6 +300,23 @@ class Folder:
         write_atomically(self._cell(slug, seed, "json"), to_json(ledger))
         write_atomically(self._cell(slug, seed, "csv"), frame.to_csv(index=False))
 
+    def counted(self, frame: "pd.DataFrame", ledgers: Mapping[str, Any]) -> "tuple[pd.DataFrame, dict[str, Any]]":
+        """The frame and ledgers of finished cells with what was spent since: a cell that was stopped may have gone on
+        and been killed.
+        """
+        import pandas as pd
+
+        from fedlora_lab.ledger import Ledger
+
+        books = {name: book for name, book in self._books().items() if book is not None}
+        whole = {**ledgers, **{name: json.loads(books[name].to_json()) for name in ledgers if name in books}}
+        parts = []
+        for (slug, seed), part in frame.groupby(["method", "seed"], sort=False, dropna=False):  # type: ignore[misc]
+            text = whole.get(self._name(slug, None if math.isnan(seed) else int(seed)))
+            book = None if text is None else Ledger.from_json(json.dumps(text, sort_keys=True))
+            parts.append(stated(part, book))
+        return pd.concat(parts).sort_index(), whole
+
     def gather(self) -> "pd.DataFrame":
         """Write frame.csv and ledger.json from all finished cells, in the order of the settings; returns the frame."""
         import pandas as pd
@@ -291,10 +325,8 @@ class Folder:
         cells = [(s, seed) for s in settings["methods"] for seed in settings["seeds"] if self.done(s, seed)]
         check(bool(cells), "folder", str(self.path), "at least one finished cell")
         frame = pd.concat([self.read(slug, seed) for slug, seed in cells], ignore_index=True)
-        ledgers = {
-            f"{slug}-{'release' if seed is None else seed}": read_json(self._cell(slug, seed, "json"))
-            for slug, seed in cells
-        }
+        ledgers = {self._name(slug, seed): read_json(self._cell(slug, seed, "json")) for slug, seed in cells}
+        frame, ledgers = self.counted(frame, ledgers)
         write_atomically(self.path / "ledger.json", to_json(ledgers))
         write_atomically(self.path / "frame.csv", frame.to_csv(index=False))
         return frame

@@ -258,6 +258,7 @@ def report(path: str | Path) -> Path:
     check((path / "frame.csv").is_file(), "folder", str(path), "at least one finished cell (frame.csv)")
     frame, ledgers = read_frame(path / "frame.csv"), read_json(path / "ledger.json")
     try:
+        frame, ledgers = Folder(path).counted(frame, ledgers)
         page = render(frame, settings, ledgers, joint(path, ledgers))
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"

@@ -24,7 +24,7 @@ from fedlora_lab.comparison import Cell
 from fedlora_lab.flower import InProcess, client_app, rounds
 from fedlora_lab.flower.server import open_run
 from fedlora_lab.flower.simulation import everyone, opened
-from fedlora_lab.folder import Folder
+from fedlora_lab.folder import Folder, read_frame
 from fedlora_lab.ledger import Ledger
 from fedlora_lab.loop import Federation
 from fedlora_lab.record import Round, Tick
@@ -380,6 +380,63 @@ def test_the_command_stops_there_too(tmp_path, capsys):
     assert "1 of 1 runs are finished" in capsys.readouterr().out
     assert call(*words, "--stop-at", "0") == 2
     assert "stop_at=0.0: expected a number > 0" in capsys.readouterr().err
+
+
+def last_epsilon(frame: Any) -> float:
+    """The epsilon that the last round of a frame states."""
+    return float(frame[(frame["layer"] == "all") & (frame["measure"] == "epsilon")]["value"].iloc[-1])
+
+
+@pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")
+def test_a_table_states_what_killed_rounds_spent(tmp_path, capsys):
+    """A round was noised and its process killed, three times; then the run ends in time, with no round to play.
+
+    And a cell that --stop-at ended goes on and is killed: its folder's page, made again, knows of it.
+    """
+    words = ["run", "regression", "fedlora", *SMALL, "--rounds", "4", "--seed", "none", "--stop-at", "8"]
+    out = tmp_path / "out"
+    words, place = [*words, "--out", out], out / "checkpoints" / "fedlora-release" / "ledger.json"
+
+    def killed(times: int) -> float:
+        """Begun and never done: what stands in the ledger then."""
+        settings = Folder(out).settings
+        task = fl.tasks.regression(**settings["task"]["info"]["arguments"])
+        parts = fl.Privacy(**settings["privacies"]["fedlora"]), fl.Plan(**settings["plans"]["fedlora"])
+        for _ in range(times):
+            run = Federation.open(task, "fedlora", *parts, lora=fl.Lora(**settings["lora"]), seed=None,
+                                  resume=place.parent)  # fmt: skip
+            with run.alone():
+                run.open_round()
+        return Ledger.load(place).spent()
+
+    assert call(*words, "--stop-at", "6.5") == 0
+    frame: Any = read_frame(out / "frame.csv")
+    done, stated = frame["round"].max(), last_epsilon(frame)
+    assert 0 < done < 4 and stated == Ledger.load(place).spent()
+    spent = killed(1)
+    assert spent > stated * 1.1
+    capsys.readouterr()
+    assert call("report", out) == 0
+    page = (out / "report.html").read_text()
+    assert f">{spent:.2f}<" in page and f">{spent:.3f}<" in page and f"{stated:.2f}<" not in page
+    spent = killed(2)
+    assert call(*words) == 0
+    shown, frame = capsys.readouterr().out, read_frame(out / "frame.csv")
+    assert frame["round"].max() == done and "no round was played" in shown
+    assert last_epsilon(frame) == spent and f"  {spent:.2f}  " in shown
+    assert f">{spent:.2f}<" in (out / "report.html").read_text()
+    assert last_epsilon(Folder(out).read("fedlora", None)) == spent
+
+
+def test_a_run_that_may_spend_nothing_says_the_same_twice(tmp_path, capsys):
+    """Stopped before its first round, there is no ledger on the disk yet."""
+    words = ["run", "regression", "fedlora", *SMALL, "--seed", "none", "--stop-at", "0.01", "--out", tmp_path]
+    for _ in range(2):
+        assert call(*words) == 0
+        shown = capsys.readouterr().out
+        assert "stopped after round 0 of 2" in shown and "without privacy" not in shown
+    (kept,) = json.loads((tmp_path / "ledger.json").read_text()).values()
+    assert kept["content"]["releases"] == []
 
 
 # together

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab.files import write_atomically
-from fedlora_lab.folder import Folder, read_frame
+from fedlora_lab.folder import Folder, read_frame, stated
 
 if TYPE_CHECKING:
     from fedlora_lab.comparison import Cell
@@ -46,10 +46,12 @@ def play(
     from fedlora_lab.ledger import Ledger
 
     checkpoint = folder.checkpoint(cell.slug, cell.seed)
-    earlier = _kept(checkpoint)
+    earlier, spent = _kept(checkpoint), (checkpoint / "ledger.json").exists()
+    if earlier is not None and not spent and not earlier["round"].max():
+        earlier = None  # nothing was done or spent yet: the start is played again, and has the empty ledger
     parts = [] if earlier is None else [earlier]
     where: dict[str, Any] = {"checkpoint": checkpoint}
-    if earlier is not None or (checkpoint / "ledger.json").exists():
+    if earlier is not None or spent:
         where["resume"] = checkpoint
     if cell.privacy is not None:
         where["stop_at"] = stop_at
@@ -61,12 +63,10 @@ def play(
         write_atomically(checkpoint / "rounds.csv", pd.concat(parts, ignore_index=True).to_csv(index=False))
         ledger = record.ledger
         yield record
-    if ledger is None and cell.privacy is not None:  # every round was done, only the last step was missing
+    if ledger is None and cell.privacy is not None:  # no round was left to play, or none that may be spent
         ledger = Ledger.load(checkpoint / "ledger.json")
     text = None if ledger is None else json.loads(ledger.to_json())
     frame: Any = pd.concat(parts, ignore_index=True)
     if folder.done(cell.slug, cell.seed) and folder.ended(cell.slug, cell.seed) > frame["round"].max():
-        frame = folder.read(
-            cell.slug, cell.seed
-        )  # stopped, begun anew and stopped again, earlier: what it spent counts
-    folder.save(cell.slug, cell.seed, frame, text)
+        frame = folder.read(cell.slug, cell.seed)  # stopped, begun anew and stopped again, earlier
+    folder.save(cell.slug, cell.seed, stated(frame, ledger), text)

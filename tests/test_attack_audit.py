@@ -111,7 +111,7 @@ def test_the_command_says_invalid_and_leaves_with_status_one(tmp_path, capsys):
     capsys.readouterr()
     assert call("audit", out, "--canaries", 16, "--no-check") == 1
     assert "invalid: the release of round" in capsys.readouterr().out
-    (kept,) = read_json(out / "audit.json")["audits"]
+    (kept,) = read_json(out / "private" / "audit.json")["audits"]
     assert kept["epsilon_lower"] is None
     assert not kept["holds"]
 

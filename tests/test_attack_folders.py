@@ -200,3 +200,19 @@ def test_a_run_folder_without_its_private_part_is_reported_and_not_joined(tmp_pa
         assert error.count("\n") == 1 and "expected a run folder with its subfolder private/" in error
     assert not (out / "private").exists()
     assert call(*words, "--seeds", "1", "--fresh") == 0
+
+
+def test_an_audit_writes_in_private_only(tmp_path):
+    """Its scores are of a run on the same data under a known seed: who guesses a label could draw them again."""
+    out = tmp_path / "runs"
+    words = ["run", "regression", "ffa-lora", "--seed", "none", *SMALL, "--out", out]
+    assert call(*words) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    write_atomically(out / "audit.json", "as an earlier version wrote it")
+    assert call("audit", out, "--canaries", 8, "--rounds", 1, "--no-check") == 0
+    after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    new = out / "private" / "audit.json"
+    assert set(after) - set(before) == {new} and all(after[path] == content for path, content in before.items())
+    closed(out)
+    assert call(*words, "--fresh") == 0
+    assert not new.exists()

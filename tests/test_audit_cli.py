@@ -31,7 +31,7 @@ def test_every_method_of_the_folder_is_audited(done, capsys):
     text = capsys.readouterr().out
     assert len(re.findall(r"ε proved \S+ ≤ ε stated", text)) == 3
     assert text.count("self-check: ok") == 2
-    found = read_json(done / "audit.json")["audits"]
+    found = read_json(done / "private" / "audit.json")["audits"]
     assert [one["slug"] for one in found] == ["deer", "central", "non-private"]
     stated = [one["epsilon_upper"] for one in found]
     assert stated[2] is None
@@ -47,7 +47,7 @@ def test_a_bug_is_found_in_the_folder(done, capsys):
     text = capsys.readouterr().out
     assert "FAILED sensitivity" in text
     assert text.count("an injected bug: clips each tensor") == 3
-    alone, both = (one["self_check"] for one in read_json(done / "audit.json")["audits"][:2])
+    alone, both = (one["self_check"] for one in read_json(done / "private" / "audit.json")["audits"][:2])
     assert alone["ok"]  # one layer and one factor a step: there is nothing to clip apart
     assert {one[0] for one in both["failed"]} == {"sensitivity"}
 
@@ -97,12 +97,12 @@ def change(settings: dict[str, Any], *path: str, to: Any) -> dict[str, Any]:
 def test_changed_settings_are_one_line(done, tmp_path, path, to, message, capsys):
     settings = json.loads((done / "settings.json").read_text())
     (tmp_path / "settings.json").write_text(json.dumps(change(settings, *path, to=to)))
-    shutil.copytree(done / "private", tmp_path / "private")
+    shutil.copytree(done / "private", tmp_path / "private", ignore=shutil.ignore_patterns("audit.json"))
     assert call("audit", tmp_path) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-    assert not (tmp_path / "audit.json").exists()
+    assert not (tmp_path / "private" / "audit.json").exists()
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path, capsys):

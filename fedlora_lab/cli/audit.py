@@ -10,7 +10,7 @@ import click
 from fedlora_lab.checks import check, check_number, check_whole
 from fedlora_lab.cli.options import TASKS
 from fedlora_lab.cli.runs import row_of
-from fedlora_lab.files import write_atomically
+from fedlora_lab.files import private, write_atomically
 from fedlora_lab.folder import Folder, to_json
 from fedlora_lab.plan import Lora, Plan
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, metavar="N", help="Of the audited runs and their coins.  [0]")
 @click.option("--check/--no-check", "checked", default=True, help="The self-check of each set-up as well.  [check]")
 def audit(folder: Path, canaries: int | None, confidence: float, rounds: int | None, seed: int, checked: bool) -> None:
-    """Run every method of the run folder RUN once more with canaries inside, and write RUN/audit.json.
+    """Run every method of the run folder RUN once more with canaries inside, and write RUN/private/audit.json.
 
     Each line states the epsilon that is proved and the one that the ledger states. Leaves with status 1 where the
     first exceeds the second, where an audit is invalid because a release is not finite, or where the self-check finds
@@ -71,8 +71,9 @@ def folder_holds(
         if verdict is not None:
             click.echo("  self-check: " + ("ok" if verdict.ok else "FAILED\n" + str(verdict)))
         results.append(written(cell.slug, found, verdict))
-    path = folder / "audit.json"
+    path = private(folder) / "audit.json"  # a function of the data under a known seed: with it guesses can be tested
     write_atomically(path, to_json({"format": 1, "audits": results}))
+    (folder / "audit.json").unlink(missing_ok=True)  # where earlier versions wrote it
     click.echo(f"written: {path}")
     return sound
 

@@ -1,5 +1,6 @@
 """What a client and the server both begin with; a client's half of a round: what moves, and what of that leaves it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -19,9 +20,10 @@ from fedlora_lab.compute.placing import place
 from fedlora_lab.compute.prefix import prefix
 from fedlora_lab.mechanism import uncertified
 from fedlora_lab.method import Global, Slot
+from fedlora_lab.passes import TEXTS
 from fedlora_lab.ranks import AXES, joined, shared_rank
 from fedlora_lab.separable import check_separable
-from fedlora_lab.tasks.task import Examples
+from fedlora_lab.tasks.task import Examples, mask_of
 
 
 def prepared(
@@ -45,7 +47,6 @@ def prepared(
     for slot, tensor in adapted.given.items():
         why = "float32 or float64: in half precision a sum of clipped gradients may move by more than the clip norm"
         check(tensor.dtype in (torch.float32, torch.float64), f"dtype of {slot}", tensor.dtype, why)
-    check_separable(task, adapted, compute.products, asked.method, asked.plan)
     clip, sigma = upload.step_privacy(asked.privacy, len(task.sizes))
     kept = prefix(task, adapted, lists, (compute.products, str(adapted.device))) if compute.frozen_prefix else None
     setting = engine.Setting(
@@ -55,9 +56,17 @@ def prepared(
         uncertified=uncertified(asked.method.whiten),
     )  # fmt: skip
     setting = replace(setting, chunk=chunk(compute, setting))
+    check_separable(task, adapted, compute.products, asked.method, asked.plan, _at_once(setting))
     if compute.compile:
         fuse(setting, lists, compute.compile)
     return setting
+
+
+def _at_once(setting: engine.Setting) -> int:
+    """Examples that pass the model together in a step with everyone: half as many again as are expected."""
+    expected = sum(n * q for n, q in zip(setting.task.sizes, setting.sample_rate, strict=True))
+    texts = setting.adapted.device.type == "cpu" and mask_of(setting.task.test[0]) is not None
+    return math.ceil(min(1.5 * expected, setting.chunk or (TEXTS if texts else math.inf)))
 
 
 def opening(asked: Agreement, setting: engine.Setting) -> Global:

@@ -19,7 +19,8 @@ A probe finds mistakes. It cannot find code that behaves otherwise when it is no
 """
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import product
 from typing import Any
 
@@ -40,41 +41,55 @@ from fedlora_lab.stacked import Adapter, Stacked
 from fedlora_lab.tasks.encode import IGNORED
 from fedlora_lab.tasks.task import Examples, Task, mask_of, take
 
-PROBES = 4
+PROBES, MOST = 4, 256
+"""Examples in a probe; and at most so many in the one that is as large as a step."""
+SCALES = float("nan"), 1e6
+"""What the others of a batch are multiplied by."""
 PLAIN = Method("plain", "")
 """Stands for the model and the loss alone, which are probed once for all rows."""
 EPS = {"bfloat16": 2.0**-7, "tf32": 2.0**-10}
 MOST_STEPS = 200_000
 """Steps of a schedule that are looked at; of a longer one every word is probed."""
-_Probed = weakref.WeakKeyDictionary[Method, set[frozenset[Slot] | str]]
+_Probed = weakref.WeakKeyDictionary[Method, dict[frozenset[Slot] | str, int]]
+Bank = dict[Slot, Tensor]
 _SEPARABLE: "weakref.WeakKeyDictionary[Task, dict[Any, _Probed]]" = weakref.WeakKeyDictionary()
-"""Task -> products and device -> row -> what was probed: the sets of slots that moved together, and "whiten"."""
+"""Task -> products and device -> row -> what was probed, the sets of slots that moved together, and "whiten", with how
+many examples."""
 
 
 def check_separable(
-    task: Task, adapted: Adapted, products: str = "float32", method: Method = PLAIN, plan: Plan | None = None
+    task: Task,
+    adapted: Adapted,
+    products: str = "float32",
+    method: Method = PLAIN,
+    plan: Plan | None = None,
+    rows: int = PROBES,
 ) -> None:
     """Refuse a model, loss or rule through which examples touch each other.
 
     Four public examples with distinct inputs, targets that differ and targets that agree, and factors of their own.
     The gradient of a sum of their losses with unequal weights must be, for each of them, its weight times the gradient
     it has in a batch of one: so neither the values of other examples enter it, nor does its loss depend on their
-    factors, nor on how far the longest text pads the others. Finds batch statistics, attention across the batch, losses
-    and penalties that reduce or broadcast over the batch, computations that depend on the padded width, layers whose
-    input does not come batch first, and models that keep something of the examples they have seen. Done once for a
-    task, the type of its products, the rules of a row and each set of slots that its schedule moves together.
+    factors, nor on how far the longest text pads the others. It must stay so, to the last digits, beside others that
+    are not numbers or are huge; and in a batch of ``rows``, of which each half is looked at alone.
 
+    Finds batch statistics, attention across the batch, losses and penalties that reduce, broadcast or choose over the
+    batch, computations that depend on the padded width, layers whose input does not come batch first, and models that
+    keep something of the examples they have seen. Done once for a task, the type of its products, the rules of a row
+    and each set of slots that its schedule moves together.
+
+    Args: rows: examples that a step passes at once, as far as is foreseen; more than ``MOST`` are not probed.
     Raises: ``ValueError`` with the reason.
     Guarantees: tests/test_engine.py::test_models_that_mix_examples_are_refused, tests/test_attack_examples.py.
     """
-    _ask(task, adapted, products, PLAIN, tuple(adapted.shapes))
+    _ask(task, adapted, products, PLAIN, tuple(adapted.shapes), min(rows, MOST))
     for moving in _moving(method, adapted, plan or Plan()) if method.penalty is not None else ():
-        _ask(task, adapted, products, method, moving)
-    probed = _probed(task, adapted, products).setdefault(method, set())
+        _ask(task, adapted, products, method, moving, min(rows, MOST))
+    probed = _probed(task, adapted, products).setdefault(method, {})
     if method.whiten is not None and "whiten" not in probed:
         with matmuls(products):
             _probe_whitening(method, next(iter(adapted.given.values())))
-        probed.add("whiten")
+        probed["whiten"] = PROBES
 
 
 def check_penalty(task: Task, adapted: Adapted, products: str, method: Method, moving: tuple[Slot, ...]) -> None:
@@ -86,7 +101,7 @@ def check_penalty(task: Task, adapted: Adapted, products: str, method: Method, m
     Guarantees: tests/test_attack_examples.py::test_a_penalty_is_asked_about_every_choice_of_layers.
     """
     if method.penalty is not None:
-        _ask(task, adapted, products, method, moving)
+        _ask(task, adapted, products, method, moving, PROBES)
 
 
 def _probed(task: Task, adapted: Adapted, products: str) -> _Probed:
@@ -94,12 +109,12 @@ def _probed(task: Task, adapted: Adapted, products: str) -> _Probed:
     return _SEPARABLE.setdefault(task, {}).setdefault(key, weakref.WeakKeyDictionary())
 
 
-def _ask(task: Task, adapted: Adapted, products: str, row: Method, moving: tuple[Slot, ...]) -> None:
-    known = _probed(task, adapted, products).setdefault(row, set())
-    if frozenset(moving) not in known:
+def _ask(task: Task, adapted: Adapted, products: str, row: Method, moving: tuple[Slot, ...], rows: int) -> None:
+    known, rows = _probed(task, adapted, products).setdefault(row, {}), max(rows, PROBES)
+    if known.get(frozenset(moving), 0) < rows:
         with matmuls(products):
-            _probe(task, adapted, products, row, moving)
-        known.add(frozenset(moving))
+            _probe(task, adapted, products, row, moving, rows)
+        known[frozenset(moving)] = rows
 
 
 def _moving(row: Method, adapted: Adapted, plan: Plan) -> list[tuple[Slot, ...]]:
@@ -118,8 +133,13 @@ def _words(row: Method, plan: Plan) -> set[str]:
     return {row.moves(t, s) for t, s in product(range(plan.rounds), range(plan.local_steps))}
 
 
-def _probe(task: Task, adapted: Adapted, products: str, row: Method, moving: tuple[Slot, ...]) -> None:
-    """Compare the weighted batch with batches of one; the model must be after a pass what it was before."""
+def _probe(task: Task, adapted: Adapted, products: str, row: Method, moving: tuple[Slot, ...], rows: int) -> None:
+    """Compare each example's gradient in a batch with what it is alone, beside strange others, and in a larger batch.
+
+    Others that are not numbers show any arithmetic that reaches across examples, however small its coefficient; others
+    that are huge show what passes over such values; half of a batch as large as a step's shows what depends on how many
+    there are. The model must be after a pass what it was before.
+    """
     random = torch.Generator().manual_seed(0)
     like = next(iter(adapted.given.values()))
     shapes = {slot: adapted.shapes.get(slot) or _core(adapted, slot) for slot in (*adapted.shapes, *moving)}
@@ -130,34 +150,95 @@ def _probe(task: Task, adapted: Adapted, products: str, row: Method, moving: tup
     weights = torch.linspace(0.7, 1.6, PROBES, dtype=torch.float64)
     given, owner = probes(task, adapted), torch.arange(PROBES)
     whole = _lengthened(task, _shortened(task, given, 1), 0) if row is PLAIN else given
-    together = per_example_gradients(task, adapted, bank, moving, whole, owner, row, start, weights)
-    name, value = ("model", type(task.model).__name__) if row is PLAIN else ("penalty", row.penalty)
-    finite = all(bool(tensor.isfinite().all()) for tensor in together.values())
-    check(finite, name, value, "finite gradients of public examples (here they are not)")
+
+    def gradients(data: Examples, who: Tensor, bank: Bank = bank, start: Bank = start) -> dict[Slot, Tensor]:
+        return per_example_gradients(task, adapted, bank, moving, data, who, row, start, weights[who])
 
     def by_itself(data: Examples, i: int) -> dict[Slot, Tensor]:
         one = owner[i : i + 1]
-        data = take(data[0], one), data[1][one]
-        return per_example_gradients(task, adapted, bank, moving, data, one, row, start, weights[one])
+        return gradients((take(data[0], one), data[1][one]), one)
 
-    gaps, sizes = [], []
-    for i in range(PROBES):
-        alone = by_itself(whole, i)
-        gaps.append(float(row_norms({slot: together[slot][i : i + 1] - alone[slot] for slot in moving})))
-        sizes.append(float(row_norms(alone)))
+    together = gradients(whole, owner)
+    name, value = ("model", type(task.model).__name__) if row is PLAIN else ("penalty", row.penalty)
+    finite = all(bool(tensor.isfinite().all()) for tensor in together.values())
+    check(finite, name, value, "finite gradients of public examples (here they are not)")
+    sizes = row_norms(together).cpu()
     # Of an example that the model is sure of hardly a gradient is left, and that rounds: it is held to the others'.
-    least = max(1e-12, 0.03 * max(sizes))
-    gaps = [gap / max(size, least) for gap, size in zip(gaps, sizes, strict=True)]
-    # Written so that a gap that is not a number is refused as well: a batch of one has no variance to divide by.
-    mixing = [gap for gap in gaps if not gap <= _tolerance(like, products)]
-    expected = f"examples that do not mix, batch first (they differ by {max(mixing, default=0):.1g})"
-    check(not mixing, name, value, expected)
+    sizes = sizes.clamp(min=max(1e-12, 0.03 * float(sizes.max())))
+
+    def held(found: dict[Slot, Tensor], expected: dict[Slot, Tensor], who: Tensor, tolerance: float) -> None:
+        gaps = row_norms({slot: found[slot] - expected[slot] for slot in moving}).cpu() / sizes[who]
+        # Written so that a gap that is not a number is refused as well: a batch of one has no variance to divide by.
+        mixing = gaps[~(gaps <= tolerance)]
+        far = float(mixing.nan_to_num(torch.inf).max()) if len(mixing) else 0.0
+        check(not len(mixing), name, value, f"examples that do not mix, batch first (they differ by {far:.1g})")
+
+    rough, same = _tolerance(like, products), 20 * torch.finfo(like.dtype).eps
+    for i in range(PROBES):
+        one = owner[i : i + 1]
+        held(by_itself(whole, i), {slot: x[one] for slot, x in together.items()}, one, rough)
     if row is PLAIN:
         # Both texts have the task's width: a table that depends on the width alone says nothing of an example.
         by_itself(whole, 0)
         before = _held(adapted.model)
         by_itself(_lengthened(task, given, PROBES - 1), PROBES - 1)
         _check_same(before, _held(adapted.model))
+    for i, scale in product(range(PROBES), SCALES):
+        one = owner[i : i + 1]
+        with _embeddings(adapted.model, i, scale):
+            data = _strange(whole[0], i, scale), _strange(whole[1], i, scale)
+            strange = [{slot: _strange(x, i, scale) for slot, x in part.items()} for part in (bank, start)]
+            found = gradients(data, owner, *strange)
+        # Nothing of its own has changed, nor the shape of anything: there is hardly anything to round.
+        held({slot: x[one] for slot, x in found.items()}, {slot: x[one] for slot, x in together.items()}, one, same)
+    if rows > PROBES:
+        data, who = _many(given, rows), torch.arange(rows) % PROBES
+        full = gradients(data, who)
+        for half in torch.arange(rows).tensor_split(2):
+            part = gradients((take(data[0], half), data[1][half]), who[half])
+            held(part, {slot: tensor[half] for slot, tensor in full.items()}, who[half], rough)
+
+
+def _strange(x: Any, i: int, scale: float) -> Any:
+    """The same rows, all but row i replaced: floating numbers multiplied, others handed round among themselves."""
+    if isinstance(x, Mapping):
+        return {key: _strange(value, i, scale) for key, value in x.items()}
+    others = [j for j in range(len(x)) if j != i]
+    x = x.clone()
+    # Added as well: zero times anything is zero.
+    x[others] = (x[others] + 1) * scale if x.is_floating_point() else x[[*others[1:], others[0]]]
+    return x
+
+
+@contextmanager
+def _embeddings(model: nn.Module, i: int, scale: float) -> Iterator[None]:
+    """Within, what an embedding gives for the other rows is strange too: of tokens nothing else can be."""
+
+    def strange(module: nn.Module, given: tuple[Any, ...], found: Any) -> Any:
+        rows = isinstance(found, Tensor) and found.ndim > 2 and len(found) == PROBES
+        return _strange(found, i, scale) if rows else found
+
+    hooks = [module.register_forward_hook(strange) for module in model.modules() if isinstance(module, nn.Embedding)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _many(given: Examples, rows: int) -> Examples:
+    """So many examples: the probes again and again, floating inputs disturbed each time."""
+    index = torch.arange(rows) % PROBES
+    random = torch.Generator().manual_seed(1)
+
+    def disturbed(x: Tensor) -> Tensor:
+        many = x[index]
+        if not x.is_floating_point():
+            return many
+        return many + 0.1 * many.abs().double().mean().to(many) * torch.randn(many.shape, generator=random).to(many)
+
+    x, y = given
+    return {key: disturbed(value) for key, value in x.items()} if isinstance(x, Mapping) else disturbed(x), y[index]
 
 
 def _held(model: nn.Module) -> dict[str, list[Any]]:
@@ -217,6 +298,12 @@ def _probe_whitening(row: Method, like: Tensor) -> None:
         gap = max(float((many[i] - alone[0]).norm() / alone[0].norm().clamp(min=1e-12)) for many, alone in pairs)
         near = gap <= _tolerance(like, "float32")
         check(near, "whiten", row.whiten, f"maps of each client's own matrix alone (they differ by {gap:.1g})")
+        beside = _maps(row, _strange(gram, i, 1e6))
+        same = all(
+            torch.allclose(many[i], x[i], rtol=0, atol=1e-6 * float(x[i].norm()))
+            for many, x in zip(maps[0], beside, strict=True)
+        )
+        check(same, "whiten", row.whiten, "maps of each client's own matrix alone, however large the others are")
 
 
 def _maps(row: Method, gram: Float[Tensor, "n r r"]) -> list[Tensor]:

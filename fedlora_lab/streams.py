@@ -65,18 +65,21 @@ class Streams:
         return torch.from_numpy(self.numpy(purpose, *indices).random(shape))
 
     def normal(self, shape: Shape, purpose: str, *indices: int) -> "Tensor":
-        """Independent standard normal numbers, float32.
+        """Independent standard normal numbers: float64 without a seed, float32 with one.
 
         Without a seed every number is made from 64 fresh bits of the operating system (inverse distribution function
-        of 52 of them, double precision: never 0 or 1). Samples are floating-point numbers, not real ones: the gaps
-        between representable values are not hidden (Mironov 2012; Haney et al. 2022).
+        of 52 of them, double precision: never 0 or 1), and stays in double precision: added to a float64 sum, noise on
+        the coarser grid of float32 would leave the sum's last digits in sight. Samples are floating-point numbers, not
+        real ones: the gaps between representable values are not hidden (Mironov 2012; Haney et al. 2022).
+
+        Guarantees: test_attack_clip.py::test_noise_is_as_fine_as_what_it_hides.
         """
         import torch
 
         if self.seed is None:
             from scipy.special import ndtri
 
-            return torch.from_numpy(ndtri(((_words(shape) >> np.uint64(12)) + 0.5) * 2.0**-52).astype(np.float32))
+            return torch.from_numpy(ndtri(((_words(shape) >> np.uint64(12)) + 0.5) * 2.0**-52))
         return torch.from_numpy(self.numpy(purpose, *indices).standard_normal(shape, dtype=np.float32))
 
 

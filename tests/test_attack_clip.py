@@ -8,9 +8,10 @@ from small import LORA, PLAN, play, private, tokens
 from torch import nn
 
 import fedlora_lab as fl
-from fedlora_lab.mechanism import clip_sum
+from fedlora_lab.mechanism import clip_sum, noise, release
 from fedlora_lab.method import Slot
 from fedlora_lab.rules import Whitening, factor_space, product_space
+from fedlora_lab.streams import Streams
 
 pytestmark = pytest.mark.attack
 
@@ -23,13 +24,38 @@ ONE = Slot("B", "layer")
         (torch.full((2, 7), 1e-23), 1e-25),  # squares that float32 rounds to zero
         (torch.cat([torch.full((1, 7), 1e30), torch.full((1, 7), 1e-3)]), 1.0),  # squares that overflow
         (torch.ones(2, 20_000_000), 1.0),  # more squares than float32 adds up
+        (torch.cat([torch.ones(1, 1), torch.full((1, 2**18), 2.4e-4)], 1), 1.0),  # squares that fall behind one
     ],
-    ids=["small", "large", "long"],
+    ids=["small", "large", "long", "uneven"],
 )
 def test_no_row_of_any_size_passes_the_clip(entries: torch.Tensor, clip_norm: float) -> None:
     for row in entries:
         sums, _ = clip_sum({ONE: row[None]}, clip_norm, torch.zeros(1, dtype=torch.int64), 1)
         assert float(sums[ONE].double().norm()) <= clip_norm * (1 + 1e-5)
+
+
+def test_noise_is_as_fine_as_what_it_hides() -> None:
+    """Noise on the grid of float32 leaves the last digits of a float64 sum bare: membership was read off them."""
+    shape = {ONE: torch.Size((4, 500))}
+    for std in (1.0, 1e-3):
+        drawn = noise(shape, [std, 0.0], Streams(None), [(0, 0, 0), (0, 1, 0)])
+        released = release({ONE: torch.zeros(2, 4, 500, dtype=torch.float64)}, drawn, {})[0][ONE]
+        assert float((released[0] != released[0].float()).float().mean()) > 0.99
+        assert not released[1].any()
+
+
+@pytest.mark.parametrize("scale", [1e22, 1e25, float("inf")])
+@pytest.mark.parametrize("trust", ["central", "local"])
+def test_one_client_s_data_cannot_stop_a_run(trust: str, scale: float) -> None:
+    """Un-noised factors of a client that has lost its way: their Gram matrix has no roots, and an error would tell."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))
+    x, y = torch.randn(5, 6, generator=torch.Generator().manual_seed(1)), torch.arange(5) % 3
+    task = fl.tasks.classification(model, [(x * scale, y), (x, y)], test=(x, y), targets=["0"])
+    row = fl.methods.DEeR.replace(name="within", train=fl.Cycle(("B A",)))
+    plan = PLAN.replace(rounds=2, local_steps=3, batch=None, lr=0.3)
+    assert play(task, row, private("client", trust=trust), plan)[-1].index == 2
 
 
 def rotated(gram: torch.Tensor) -> Whitening:

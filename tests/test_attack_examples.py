@@ -208,6 +208,42 @@ def test_a_loss_that_mixes_examples_is_refused_whatever_the_public_labels_are(na
     assert fl.run(replace(tokens(), test=(x, y), loss=cross), "fedlora", private("example"), PLAN)
 
 
+def kept_hardest(out: Tensor, y: Tensor, count: int = 6) -> Tensor:
+    """Hard examples only: the batch decides which those are, as soon as it has more than so many."""
+    loss = F.cross_entropy(out, y, reduction="none")
+    return loss * torch.zeros_like(loss).index_fill(0, loss.topk(min(count, len(loss))).indices, 1.0)
+
+
+FAINT: dict[str, Callable] = {
+    "a mean, 1e-7 of it": lambda out, y: cross(out, y) + 1e-7 * (out - out.mean(0)).square().sum(1),
+    "a mean without a gradient": lambda out, y: cross(out, y) * (1 + 1e-7 * cross(out, y).detach().mean()),
+    "a mean of numbers only": lambda out, y: cross(out, y) + 1e-7 * (out - out.nanmean(0)).square().sum(1),
+    "the hardest of many": kept_hardest,
+}
+
+
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", FAINT)
+def test_a_loss_that_mixes_faintly_or_seldom_is_refused(name, products):
+    """Such a loss looked sound beside ordinary examples, and one huge example moved a release by 96 clip norms."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))
+    x, y = torch.randn(30, 6, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    task = fl.tasks.classification(model, [(x, y)], test=(x, y), targets=["0"])
+    plan = PLAN.replace(batch=None)
+    assert play(task, "ffa-lora", private("example"), plan, products=products)
+    with pytest.raises(ValueError, match=r"^model=.*: expected examples that do not mix"):
+        play(replace(task, loss=FAINT[name]), "ffa-lora", private("example"), plan, products=products)
+
+
+@pytest.mark.parametrize("unit", ["example", "client"])
+def test_a_faint_penalty_is_refused(unit):
+    row = FedLoRA.replace(name="faint", penalty=lambda rows, start: 1e-7 * MIXING["against the batch"](rows, start))
+    with pytest.raises(ValueError, match=r"^penalty=.*expected examples that do not mix"):
+        play(tokens(), row, private(unit))
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_a_preparation_that_normalises_over_the_batch_is_refused(again):
     x, y = examples(9, 1)
@@ -366,6 +402,24 @@ def test_a_model_that_sees_how_wide_a_batch_is_padded_is_refused(public, bound):
         assert len(play(task, "fedlora", private("example"))) == PLAN.rounds + 1
         return
     with pytest.raises(ValueError, match=r"^model='Tables': expected examples that do not mix"):
+        fl.run(task, "fedlora", private("example"), PLAN)
+
+
+class Shared(Tables):
+    """Every text gets a hundred-millionth of the batch's mean embedding, below the first adapted layer."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        words = self.words(input_ids)
+        seen = attention_mask[..., None].to(words)
+        return (torch.tanh(self.map(words + 1e-8 * words.mean(0))) * seen).sum(1) / seen.sum(1)
+
+
+def test_a_frozen_part_that_mixes_texts_faintly_is_refused():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = frozen_copy(Shared(None).double())
+    task = Task("texts", model, ("map",), (padded([4, 12, 5, 3, 9]),), padded([4, 5, 4, 6]), prepare=trimmed)
+    with pytest.raises(ValueError, match=r"^model='Shared': expected examples that do not mix"):
         fl.run(task, "fedlora", private("example"), PLAN)
 
 

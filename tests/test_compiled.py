@@ -74,6 +74,14 @@ def test_gradients_that_came_out_otherwise_are_refused():
         fuse(setting, [], wrong)
 
 
+def test_no_client_s_examples_decide_whether_a_model_can_be_compiled():
+    """The gradients before and after are those of public examples: a client's may be no numbers."""
+    task = tokens()
+    x, y = task.clients[0]
+    task = replace(task, clients=((torch.full_like(x, torch.nan), y), *task.clients[1:]))
+    assert Federation.open(task, "fedlora", None, PLAN, compile="eager").setting.adapted.model._compiled_call_impl
+
+
 def test_without_a_compiler_one_line_says_so():
     torch._dynamo.reset()
     nowhere = config.patch({"force_disable_caches": True, "cpp.cxx": ("no-such-compiler",)})

@@ -44,7 +44,7 @@ def test_noise_is_as_fine_as_what_it_hides() -> None:
         assert not released[1].any()
 
 
-@pytest.mark.parametrize("scale", [1e22, 1e25, float("inf")])
+@pytest.mark.parametrize("scale", [1e22, 1e30])
 @pytest.mark.parametrize("trust", ["central", "local"])
 def test_one_client_s_data_cannot_stop_a_run(trust: str, scale: float) -> None:
     """Un-noised factors of a client that has lost its way: their Gram matrix has no roots, and an error would tell."""
@@ -55,7 +55,7 @@ def test_one_client_s_data_cannot_stop_a_run(trust: str, scale: float) -> None:
     task = fl.tasks.classification(model, [(x * scale, y), (x, y)], test=(x, y), targets=["0"])
     row = fl.methods.DEeR.replace(name="within", train=fl.Cycle(("B A",)))
     plan = PLAN.replace(rounds=2, local_steps=3, batch=None, lr=0.3)
-    assert play(task, row, private("client", trust=trust), plan)[-1].index == 2
+    assert play(task, row, private("client", trust=trust), plan, lora=fl.Lora(rank=4, alpha=4))[-1].index == 2
 
 
 def rotated(gram: torch.Tensor) -> Whitening:

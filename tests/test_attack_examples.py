@@ -239,7 +239,7 @@ def test_a_loss_that_mixes_faintly_or_seldom_is_refused(name, products):
 
 @pytest.mark.parametrize("unit", ["example", "client"])
 def test_a_faint_penalty_is_refused(unit):
-    row = FedLoRA.replace(name="faint", penalty=lambda rows, start: 1e-7 * MIXING["against the batch"](rows, start))
+    row = FedLoRA.replace(name="faint", penalty=lambda rows, start: 1e-9 * MIXING["against the batch"](rows, start))
     with pytest.raises(ValueError, match=r"^penalty=.*expected examples that do not mix"):
         play(tokens(), row, private(unit))
 

@@ -19,6 +19,7 @@ from fedlora_lab.tasks.task import Examples
 from fedlora_lab.traffic import SENT_DOWN, rank_of
 
 LOG = logging.getLogger("fedlora_lab.flower")
+WHY = "its own log says why"
 ANSWERED, REPLY, PERSONAL = "answered", "reply", "personal"
 
 Own = Callable[[Context], tuple[Party, int, Examples]]
@@ -59,7 +60,7 @@ def at_this_site(what: str) -> Iterator[None]:
         yield
     except Exception:
         LOG.exception("%s failed", what)
-        raise ValueError(f"{what} failed at this site; its own log says why") from None
+        raise ValueError(f"{what} failed at this site; {WHY}") from None
 
 
 def _introduce(own: Own, message: Message, context: Context) -> Message:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 ENVIRONMENT = {
@@ -11,33 +11,45 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 """Read by the packages when they are imported, here and in the processes that they start."""
-ALSO_SET = ("PYTHONPATH", "OMP_NUM_THREADS")
-"""Set by Flower and by Ray for their own processes."""
+ALSO_SET = ("PYTHONPATH", "OMP_NUM_THREADS", "PYTHONBREAKPOINT")
+"""Set by Flower and by Ray for their own processes, beside variables of their own names."""
 
 
 @contextmanager
 def reporting_nothing() -> Iterator[None]:
     """Telemetry of Flower and usage reports of Ray are off inside, unless their own variables say otherwise.
 
-    Guarantees: the environment is then as before (test_user_process.py::test_flower_leaves_the_process_as_it_was).
+    Guarantees: the environment is then as before (test_user_process.py::test_flower_leaves_the_process_as_it_was;
+        after a whole simulation test_flower_simulation.py::test_a_client_that_hangs_or_raises_is_left_out).
     """
-    before = {name: os.environ.get(name) for name in (*ENVIRONMENT, *ALSO_SET)}
+    before = _theirs()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        set_variables({**dict.fromkeys(_theirs()), **before})
+
+
+def _theirs() -> dict[str, str]:
+    """The variables of the environment that Flower and Ray may have set."""
+    own = ("FLWR_", "RAY_")
+    return {name: value for name, value in os.environ.items() if name.startswith(own) or name in ALSO_SET}
+
+
+def set_variables(values: Mapping[str, str | None]) -> None:
+    """Set variables of the environment; ``None`` takes one away."""
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextmanager
-def saying_nothing() -> Iterator[None]:
-    """Flower's logger is silent inside: the server writes one line of its own for a client that fails."""
-    logger = logging.getLogger("flwr")
+def saying_nothing(name: str = "flwr") -> Iterator[None]:
+    """A logger is silent inside; of Flower's, the server writes one line of its own for a client that fails."""
+    logger = logging.getLogger(name)
     level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.CRITICAL)
     try:

@@ -3,18 +3,21 @@
 import logging
 import os
 import secrets
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
-from flwr.app import Context
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 
 from fedlora_lab.checks import check_whole
-from fedlora_lab.flower.client import client_app
+from fedlora_lab.flower.client import LOG, WHY, client_app
+from fedlora_lab.flower.cluster import private_ray
 from fedlora_lab.flower.party import Party
 from fedlora_lab.flower.quiet import reporting_nothing, saying_nothing
 from fedlora_lab.flower.server import kept, open_run, server_app
@@ -27,6 +30,8 @@ from fedlora_lab.tasks.task import Examples, Task
 
 _HELD: dict[str, Party] = {}
 """The terms that this process plays by; the last ones only."""
+_ALONE = Lock()
+"""A process has one Ray at a time; a second simulation waits for the first to end."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,9 @@ def simulate(
     With trust="secagg" the server of the simulation stands for the protocol of secure aggregation: single uploads,
     which hold a share of the noise only, are seen by nothing but the sum over them.
 
+    Ray listens on the loopback, to whoever has its token; its files are in a temporary folder of mode 0700, which goes
+    with the run. What an error on a client's examples says is not written: its class and its place are.
+
     Raises: ``ValueError`` (name, value, range) at the call, before anything is started.
     Guarantees: tests/test_flower_simulation.py::test_the_command; spending survives a kill
         (tests/test_attack_spending.py::test_a_killed_simulation_forgets_no_release).
@@ -108,18 +116,38 @@ def simulate(
     who = everyone(task, method, privacy, plan, lora, seed)
     party = who.party()
     run = opened(party, checkpoint, resume, stop_at)
-    return _events(lambda each: engine(client_app(who), party, run, each, workers, **waiting))
+    return _events(lambda each: engine(client_app(who, [placed]), party, run, each, workers, **waiting))
+
+
+def placed(message: Message, context: Context, call: ClientAppCallable) -> Message:
+    """Around every message of a simulation: an error on a client's examples is told by its class and its place.
+
+    The simulator holds all examples, but logs of Ray's processes are no place for them, and are gone after the run. So
+    the text, which can hold a label, is written nowhere.
+
+    Guarantees: tests/test_flower_simulation.py::test_a_client_that_hangs_or_raises_is_left_out.
+    """
+    with saying_nothing(LOG.name):
+        try:
+            return call(message, context)
+        except ValueError as error:
+            cause = error.__context__
+            if cause is None or not str(error).endswith(WHY):
+                raise
+            *_, last = traceback.extract_tb(cause.__traceback__)
+            place = f"{type(cause).__name__} at {Path(last.filename).name}:{last.lineno}, in {last.name}"
+            raise ValueError(str(error).removesuffix(WHY) + place) from None
 
 
 def engine(
     app: ClientApp, party: Party, run: Federation, each: Callable[[Round], None], workers: int, **waiting: float
 ) -> None:
     """Flower's simulation of one run with this app for every client, from its start to its end."""
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-    init: dict[str, Any] = {"num_cpus": workers, **quiet}
-    with reporting_nothing(), saying_nothing():
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with _ALONE, reporting_nothing(), saying_nothing(), private_ray() as own:
         from flwr.simulation import run_simulation  # loads Ray, which a deployment does without
 
+        init: dict[str, Any] = {"num_cpus": workers, **quiet, **own}
         run_simulation(
             server_app(lambda context: (party, run), each, **waiting),
             app,

@@ -4,6 +4,7 @@ What a run writes is readable by its owner only: files have mode 0600, folders m
 handed on (`shared`) has the mode that the umask gives.
 """
 
+import errno
 import hmac
 import json
 import os
@@ -24,12 +25,15 @@ def make_folder(path: Path) -> None:
     for folder in (*reversed(path.parents), path):
         if not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)
+            _sync_names(folder.parent)
     if not path.is_dir():
         raise NotADirectoryError(f"{path}: expected a folder")
 
 
 def write_atomically(path: str | os.PathLike, content: "bytes | str", *, shared: bool = False) -> None:
-    """Write under a temporary name beside the target, flush to the disk, rename; text as UTF-8, line ends as they are.
+    """Write under a temporary name beside the target, flush to the disk, rename, flush the folder.
+
+    Text as UTF-8, line ends as they are.
 
     A reader finds the old file or the new one, at every moment. Missing folders above it are made.
 
@@ -52,8 +56,24 @@ def write_atomically(path: str | os.PathLike, content: "bytes | str", *, shared:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, target)
+        _sync_names(target.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _sync_names(folder: Path) -> None:
+    """Flush a folder: a new name in it survives a loss of power only then."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folder
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # said by file systems that cannot
+            raise
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -133,11 +153,13 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     """
     make_folder(path.parent)
     with open(path, "ab+", opener=partial(os.open, mode=0o600)) as file:
-        file.seek(0, os.SEEK_END)
-        torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+        begun = file.seek(0, os.SEEK_END) > 0
+        torn = begun and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
         file.write((b"\n" if torn else b"") + json.dumps(entry).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+    if not begun:
+        _sync_names(path.parent)
 
 
 def private(folder: Path) -> Path:

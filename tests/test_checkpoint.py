@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -268,11 +269,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_what_is_written_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
     """Whole and flushed when the disk is asked for it, under another name until then; a list's line likewise."""
-    path, listed, seen = tmp_path / "file", tmp_path / "list", []
+    path, listed, seen, named = tmp_path / "file", tmp_path / "list", [], []
     write_atomically(path, b"old")
 
     def synced(number):
-        seen.append((os.fstat(number).st_size, path.read_bytes()))
+        there = os.fstat(number)
+        if stat.S_ISDIR(there.st_mode):
+            named.append((there.st_ino, [name for name in files(tmp_path) if not name.endswith(".part")]))
+        else:
+            seen.append((there.st_size, path.read_bytes()))
 
     def renamed(draft, target):
         seen.append((Path(draft).read_bytes(), Path(target).read_bytes()))
@@ -286,6 +291,13 @@ def test_what_is_written_is_on_the_disk_before_it_takes_the_name(tmp_path, monke
     assert (files(tmp_path), path.read_bytes()) == (["file"], b"old")
     append_line(listed, {"a": 1})
     assert seen[2:] == [(len(b'{"a": 1}\n'), b"old")]
+    assert named == [(tmp_path.stat().st_ino, ["file", "list"])], "and the new name"
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "fsync", synced)
+    write_atomically(tmp_path / "one" / "two" / "file", b"new")
+    folders = [tmp_path, tmp_path / "one", tmp_path / "one" / "two"]
+    assert [number for number, _ in named[1:]] == [folder.stat().st_ino for folder in folders]
+    assert named[-1][1][-1] == "one/two/file"
 
 
 def test_two_writers_of_one_file_do_not_share_a_draft(tmp_path, monkeypatch):

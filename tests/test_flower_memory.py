@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from flowers import apart, by_messages
+from flwr.app import Context, RecordDict
 from hospitals.hospitals.app import task
 from small import LORA, PLAN, book, private, tokens
 
 from fedlora_lab.flower import InProcess, deployment, public, rounds
 from fedlora_lab.flower.server import Stopped, open_run
+from fedlora_lab.ledger import Ledger
 
 ROUNDS = PLAN.replace(rounds=4)
 
@@ -81,3 +84,45 @@ def test_the_app_needs_its_settings(tmp_path):
     with pytest.raises(Stopped, match="expected also memory"):
         next(rounds(grid, party, open_run(party)))
     assert party.asked.task.sizes == public(tokens("head")).sizes
+
+
+def test_a_memory_is_the_same_wherever_a_node_is_started(tmp_path, monkeypatch):
+    """A relative path would be another folder, and so an empty one, for a node started again somewhere else."""
+    grid, party = sites(tmp_path, "fedlora")
+    monkeypatch.chdir(tmp_path)
+    for context in grid.contexts.values():
+        context.node_config["memory"] = "memory0"
+    words = r"memory='memory0': expected the folder's whole path, the same wherever the node is started$"
+    with pytest.raises(Stopped, match=words):
+        next(rounds(grid, party, open_run(party)))
+    assert not (tmp_path / "memory0").exists()
+
+
+def test_a_run_that_ends_at_once_says_what_was_spent(tmp_path):
+    """Killed in round 3 of 4, then started with a ``stop_at`` that leaves no round: frame and ledger say the same.
+
+    Round 3 was asked for, so it stands in the ledger, but no record of it was written.
+    """
+    out = tmp_path / "out"
+
+    def kill(message):
+        if message.content.config_records.get("about", {}).get("round") == 2:
+            raise KeyboardInterrupt
+
+    def started(seen=None, **more):
+        grid, _ = sites(tmp_path, "fedlora", None)
+        grid.seen = seen or grid.seen
+        config = {"terms": str(tmp_path / "terms.json"), "out": str(out), "timeout": 60.0, "patience": 60.0, **more}
+        deployment.server(task)(grid, Context(1, 1, {}, RecordDict(), config))
+        return epsilons(out / "frame-000000.csv")
+
+    def epsilons(path):
+        return pd.read_csv(path).query("measure == 'epsilon'").set_index("round")["value"].to_dict()
+
+    with pytest.raises(KeyboardInterrupt):
+        started(kill)
+    before, spent = epsilons(out / "frame-000000.csv"), Ledger.load(out / "ledger.json").spent()
+    assert list(before) == [0, 1, 2] and before[2] < spent
+    assert started(stop_at=spent) == {**before, 2: pytest.approx(spent, rel=1e-12)}
+    assert started(stop_at=spent)[2] >= spent
+    assert sorted(path.name for path in out.glob("frame-*")) == ["frame-000000.csv"]

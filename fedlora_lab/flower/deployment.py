@@ -30,6 +30,8 @@ from fedlora_lab.flower import records
 from fedlora_lab.flower.client import at_this_site, client_app
 from fedlora_lab.flower.party import Party
 from fedlora_lab.flower.server import open_run, rounds
+from fedlora_lab.folder import read_frame, stated
+from fedlora_lab.ledger import Ledger
 from fedlora_lab.method import Method
 from fedlora_lab.methods import get
 from fedlora_lab.plan import Lora, Plan
@@ -111,9 +113,9 @@ def client(task: Callable[[], Task], patience: float = 600.0) -> ClientApp:
     Args: patience: seconds that a message waits for another run's message to the same memory, > 0.
 
     Its settings stand in the node's configuration, which is the client's own: ``client``, its number; ``terms`` and
-    ``data``, paths; ``memory``, a folder for what it keeps and for its last answer. The memory belongs to the terms: it
-    outlives the node and the run, so that under the same terms no round is ever released twice: a message holds the
-    memory from reading it to writing it, whatever processes and runs it comes from.
+    ``data``, paths; ``memory``, the whole path of a folder for what it keeps and for its last answer. The memory
+    belongs to the terms: it outlives the node and the run, so that under the same terms no round is ever released
+    twice: a message holds the memory from reading it to writing it, whatever processes and runs it comes from.
 
     Guarantees: tests/test_flower_memory.py; tests/test_attack_flower.py::test_two_runs_get_one_answer,
         ::test_no_answer_comes_from_a_damaged_memory.
@@ -122,6 +124,9 @@ def client(task: Callable[[], Task], patience: float = 600.0) -> ClientApp:
 
     def own(context: Context) -> tuple[Party, int, Examples]:
         config = _settings(context.node_config, "client", "terms", "data", "memory")
+        # A node that is started again somewhere else would find an empty one, and answer a round a second time.
+        whole = "the folder's whole path, the same wherever the node is started"
+        check(Path(config["memory"]).is_absolute(), "memory", config["memory"], whole)
         party = read_terms(config["terms"], task())
         with at_this_site("reading its examples"):
             return party, int(config["client"]), read_examples(config["data"])
@@ -166,7 +171,9 @@ def server(task: Callable[[], Task]) -> ServerApp:
 
     Its settings stand in the run's configuration: ``terms``, a path; ``out``, the folder of its checkpoints, its ledger
     and its frame, from which a restarted run goes on; ``timeout`` and ``patience``, seconds; where the run is to end
-    before it spends more than some epsilon, ``stop_at``.
+    before it spends more than some epsilon, ``stop_at``; the last frame then says what the ledger says.
+
+    Guarantees: test_flower_memory.py::test_a_run_that_ends_at_once_says_what_was_spent.
     """
     app = ServerApp()
 
@@ -176,11 +183,20 @@ def server(task: Callable[[], Task]) -> ServerApp:
         party, out, found = read_terms(config["terms"], task()), Path(config["out"]), []
         waiting = {name: float(config[name]) for name in ("timeout", "patience")}
         stop_at = float(config["stop_at"]) if "stop_at" in config else None
-        for record in rounds(grid, party, open_run(party, **folders(out), stop_at=stop_at), **waiting):
+        run = open_run(party, **folders(out), stop_at=stop_at)
+        for record in rounds(grid, party, run, **waiting):
             found.append(record)
             write_atomically(out / f"frame-{found[0].index:06d}.csv", to_frame(found).to_csv(index=False).encode())
+        if not found and run.ledger is not None:
+            _restate(out, run.ledger)
 
     return app
+
+
+def _restate(out: Path, ledger: Ledger) -> None:
+    """Let the last frame say no less than the ledger: a start that was killed in a round spent what no record shows."""
+    for path in sorted(out.glob("frame-*.csv"))[-1:]:
+        write_atomically(path, stated(read_frame(path), ledger).to_csv(index=False))
 
 
 def folders(out: Path) -> dict[str, Path]:

@@ -127,10 +127,12 @@ def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def together(ledgers: "Iterable[Ledger | None]") -> list[str]:
+def together(ledgers: "Iterable[Ledger | None]", unseen: "Iterable[Ledger]" = ()) -> list[str]:
     """What runs on the same data spend together, in sentences; none for a single one with a ledger (``None``: without).
 
     Runs with recorded seeds are not for release: of those it is said what they would spend if they were.
+
+    Args: unseen: those of the ledgers that no table shows; of a release among them it is also said alone.
 
     Guarantees: test_report.py::test_runs_on_the_same_data_are_added_up.
     """
@@ -139,17 +141,22 @@ def together(ledgers: "Iterable[Ledger | None]") -> list[str]:
     whole = list(ledgers)
     books = [one for one in whole if one is not None]
     released = [one for one in books if not one.reproducible]
-    wanted = [(released, "All {} runs without a seed together, cut short or cleared away ones included")]
-    if len(released) < len(books):
-        wanted.append((books, "All {} runs together, if they were all released"))
+    wanted = []
+    if len(released) > 1:
+        wanted.append(
+            (released, f"All {len(released)} runs without a seed together, cut short or cleared away ones included")
+        )
+    elif any(one is gone for one in released for gone in unseen):
+        wanted.append((released, "A run without a seed that was cut short or cleared away"))
+    if len(released) < len(books) and len(books) > 1:
+        wanted.append((books, f"All {len(books)} runs together, if they were all released"))
     sentences = []
     for parts, name in wanted:
-        if len(parts) > 1:
-            try:
-                said = Ledger.compose(*parts).statement()
-            except ValueError as error:
-                said = f"no epsilon can be stated ({error})."
-            sentences.append(f"{name.format(len(parts))}: {said}")
+        try:
+            said = Ledger.compose(*parts).statement()
+        except ValueError as error:
+            said = f"no epsilon can be stated ({error})."
+        sentences.append(f"{name}: {said}")
     if len(books) < len(whole):
         count = f"{len(whole) - len(books)} here, cut short or cleared away ones included"
         sentences.append(f"Runs without privacy, {count}, promise nothing: no ε covers what they tell of these data.")
@@ -168,7 +175,9 @@ def joint(path: str | Path, ledgers: Mapping[str, Any]) -> list[str]:
         for cell, text in ledgers.items()
     }
     folder = Folder(path)
-    return [*folder.stopped(), *together({**books, **folder.ledgers()}.values())]
+    known = {**books, **folder.ledgers()}
+    unseen = [book for name, book in known.items() if book is not None and name not in ledgers]
+    return [*folder.stopped(), *together(known.values(), unseen)]
 
 
 def facts(settings: Mapping[str, Any], methods: list[str]) -> dict[str, str]:

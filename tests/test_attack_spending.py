@@ -186,6 +186,19 @@ def test_a_run_without_privacy_is_never_forgotten(tmp_path, capsys):
     assert said.format(2) in capsys.readouterr().out.splitlines()[-3]
 
 
+def test_a_single_release_that_no_table_shows_is_told(tmp_path, capsys):
+    """It was cleared away, and the runs that came after it spend nothing, or have a seed."""
+    words = ["run", "regression", "fedlora", *SMALL, "--out", tmp_path]
+    assert call(*words, "--seed", "none") == 0
+    assert "without a seed" not in capsys.readouterr().out, "the table shows it"
+    spent = Ledger.load(tmp_path / "checkpoints" / "fedlora-release" / "ledger.json")
+    said = f"A run without a seed that was cut short or cleared away: epsilon = {spent.epsilon():.4g} at delta"
+    for seed, epsilon in (("none", "none"), ("0", "8")):
+        assert call(*words, "--seed", seed, "--epsilon", epsilon, "--fresh") == 0
+        assert said in capsys.readouterr().out
+        assert said in (tmp_path / "report.html").read_text()
+
+
 def test_a_run_cut_short_is_kept_by_a_fresh_start(tmp_path):
     """Its ledger lies beside its checkpoints only; and one that cannot be read is not thrown away."""
     cell = Cell.named("fedlora", tokens(), private("example"), FOUR, LORA, None)

@@ -233,6 +233,11 @@ MISTAKES = [
     (["compare", "digits", "--speed", "9"], "No such option"),
     (["run", "digits"], "Missing argument 'METHOD'"),
     (["run", "digits", "rolora", "--seed", "-1"], "seed='-1': expected a whole number >= 0, or none"),
+    (["run", "digits", "rolora", "--seed", "²"], "seed='²': expected a whole number >= 0, or none"),
+    (["flower", "regression", "--seed", "٣"], "seed='٣': expected a whole number >= 0, or none"),
+    (["preset", "deer-kvasir", "--seed", "²"], "seed='²': expected a whole number >= 0, or none"),
+    (["compare", "digits", "--seeds", "1,²"], "seeds='1,²': expected how many, or whole numbers"),
+    (["compare", "digits", "--batch", "²"], "batch='²': expected a whole number >= 1, or all"),
     (["report", "nowhere"], "folder='nowhere': expected a run folder"),
     (["nothing"], "No such command 'nothing'"),
 ]  # fmt: skip

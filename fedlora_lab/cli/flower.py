@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedlora_lab.checks import check
 from fedlora_lab.cli import cells
 from fedlora_lab.cli import options as read
 from fedlora_lab.cli.runs import work
@@ -29,9 +28,9 @@ def flower(task: str, method: str, seed: str, **options: Any) -> None:
     with the same command; where clients keep something, which went with their processes, training begins anew. Either
     way the ledger counts what was released before. Telemetry is off unless FLWR_TELEMETRY_ENABLED=1.
     """
-    check(seed == "none" or seed.isdigit(), "seed", seed, "a whole number >= 0, or none")
+    number = read.seed(seed)
     options["out"] = options["out"] or f"runs/flower-{task}-{method}"
-    work(task, [method], [None if seed == "none" else int(seed)], options, every_round=True, play=play)
+    work(task, [method], [number], options, every_round=True, play=play)
 
 
 def play(folder: Folder, cell: "Cell", stop_at: float | None = None) -> "Iterator[Round]":

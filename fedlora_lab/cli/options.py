@@ -63,6 +63,17 @@ def number(name: str, text: str) -> float:
     return value
 
 
+def is_whole(text: str) -> bool:
+    """Whether a text is a whole number in plain digits; `str.isdigit` also takes signs that no `int` reads, as in "²"."""
+    return text.isascii() and text.isdecimal()
+
+
+def seed(text: str) -> int | None:
+    """The seed of one run; ``None`` for "none"."""
+    check(text == "none" or is_whole(text), "seed", text, "a whole number >= 0, or none")
+    return None if text == "none" else int(text)
+
+
 def pairs(name: str, text: str) -> dict[str, float]:
     """``"a=1,b=2"`` as a mapping."""
     found: dict[str, float] = {}
@@ -85,7 +96,7 @@ def names(name: str, text: str) -> list[str]:
 def seeds(text: str) -> list[int]:
     """``"3"`` is 0, 1, 2; ``"4,7"`` is those two."""
     parts = text.split(",")
-    check(all(part.strip().isdigit() for part in parts), "seeds", text, "how many, or whole numbers joined by commas")
+    check(all(is_whole(part.strip()) for part in parts), "seeds", text, "how many, or whole numbers joined by commas")
     numbers = [int(part) for part in parts]
     if len(numbers) == 1:
         check(1 <= numbers[0] <= 1000, "seeds", text, "between 1 and 1000, or a list such as 0,1,2")
@@ -147,7 +158,7 @@ def plan_of(options: Mapping[str, Any], tuned: Mapping[str, Any]) -> Plan:
     given = {k: options[k] for k in ("rounds", "local_steps", "participation", "momentum") if options[k] is not None}
     if options["batch"] is not None:
         text = options["batch"]
-        check(text == "all" or text.isdigit(), "batch", text, "a whole number >= 1, or all")
+        check(text == "all" or is_whole(text), "batch", text, "a whole number >= 1, or all")
         given["batch"] = None if text == "all" else int(text)
     return plan.replace(**given)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fedlora_lab.checks import check
+from fedlora_lab.cli import options as read
 from fedlora_lab.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -50,10 +51,9 @@ def preset(
 
         click.echo(words(row, presets.dry_run(row), speed()))
         return
-    check(seed == "none" or seed.isdigit(), "seed", seed, "a whole number >= 0, or none")
+    number = read.seed(seed)
     check(data is not None or not public_test, "public-test", True, "--data: the papers' own data are public")
-    number, folder = None if seed == "none" else int(seed), Path(out or f"runs/{row.name}").expanduser()
-    _train(row, model, data, public_test, rounds, device, number, folder)
+    _train(row, model, data, public_test, rounds, device, number, Path(out or f"runs/{row.name}").expanduser())
 
 
 def words(row: "Preset", found: "Cost", speed: float) -> str:

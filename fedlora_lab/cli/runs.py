@@ -50,9 +50,9 @@ def compare(task: str, methods: str, seeds: str, **options: Any) -> None:
 @read.shared
 def run(task: str, method: str, seed: str, **options: Any) -> None:
     """Train one METHOD on TASK with a line for every round; a killed run goes on with the same command."""
-    check(seed == "none" or seed.isdigit(), "seed", seed, "a whole number >= 0, or none")
+    number = read.seed(seed)
     options["out"] = options["out"] or f"runs/{task}-{method}"
-    work(task, [method], [None if seed == "none" else int(seed)], options, every_round=True)
+    work(task, [method], [number], options, every_round=True)
 
 
 Play = Callable[..., "Iterator[Round]"]

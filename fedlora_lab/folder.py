@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from fedlora_lab.ledger import Ledger
 
-OWN = ("frame.csv", "ledger.json", "settings.json", "report.html", "audit.json", "cells", "checkpoints", "private")
+OWN = ("cells", "checkpoints", "private", "frame.csv", "ledger.json", "report.html", "audit.json", "settings.json")
+"""What a run leaves, in the order in which it is cleared: while there are cells, their settings are there."""
 SPENT = "spent-[0-9]*-*.json"
 """Ledgers of releases whose runs were cleared away, ``null`` of one without privacy: what was released stays spent."""
 # What must be equal before cells may stand in one table, and what must be equal method by method.
@@ -167,13 +168,16 @@ class Folder:
 
         Raises: ``ValueError`` for a ledger that cannot be read: what it holds may have been released.
         Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release,
-            ::test_a_run_without_privacy_is_never_forgotten.
+            ::test_a_run_without_privacy_is_never_forgotten; killed on its way it leaves no cell without its settings
+            (test_faults_runs.py::test_a_clearing_that_was_killed_leaves_no_cell_of_another_run).
         """
         for name, ledger in self._books().items():
             if name.endswith("-release") if ledger is None else not ledger.reproducible:
                 number = 1 + max((int(path.name.split("-")[1]) for path in self.path.glob(SPENT)), default=0)
                 kept = "null" if ledger is None else ledger.to_json()
                 sealed.save(self.path / f"spent-{number:03d}-{name}.json", kept)
+        for path in (self.path / "cells").glob("*.csv"):  # without its frame a cell is not there
+            path.unlink()
         for name in OWN:
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

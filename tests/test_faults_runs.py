@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -275,3 +277,36 @@ def test_a_dead_holder_is_no_holder(tmp_path):
         process.communicate()
     assert (tmp_path / ".lock").exists()
     assert len(play(regression(), "rolora", None, checkpoint=tmp_path)) == 3
+
+
+def test_a_clearing_that_was_killed_leaves_no_cell_of_another_run(tmp_path, monkeypatch):
+    """Killed before any of its removals: a cell that is still there has its settings, and its ledger if it had one."""
+    whole = tmp_path / "whole"
+    for name in ("cells/fedlora-0.csv", "cells/fedlora-0.json", "cells/rolora-0.csv", "cells/rolora-0.json", "frame.csv",
+                 "ledger.json", "settings.json", "report.html", "checkpoints/fedlora-0/rounds.csv", "private/key"):  # fmt: skip
+        write_atomically(whole / name, "null")
+    unlink, rmtree, left = Path.unlink, shutil.rmtree, [0]
+
+    def mortal(remove: Any) -> Any:
+        def removing(*args: Any, **options: Any) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            remove(*args, **options)
+
+        return removing
+
+    for removals in range(20):
+        shutil.copytree(whole, out := tmp_path / str(removals))
+        with Folder(out) as folder, monkeypatch.context() as patched:
+            left[0] = removals
+            patched.setattr(Path, "unlink", mortal(unlink))
+            patched.setattr("fedlora_lab.folder.shutil.rmtree", mortal(rmtree))
+            with suppress(KeyboardInterrupt):
+                folder.clear()
+        for cell in out.glob("cells/*.csv"):
+            assert (out / "settings.json").exists() and cell.with_suffix(".json").exists(), removals
+        with Folder(out) as folder:
+            folder.clear()
+        assert {path.name for path in out.iterdir()} <= {".lock"}
+    assert left[0] > 0, "the last one was whole"

@@ -282,8 +282,9 @@ def test_a_dead_holder_is_no_holder(tmp_path):
 def test_a_clearing_that_was_killed_leaves_no_cell_of_another_run(tmp_path, monkeypatch):
     """Killed before any of its removals: a cell that is still there has its settings, and its ledger if it had one."""
     whole = tmp_path / "whole"
-    for name in ("cells/fedlora-0.csv", "cells/fedlora-0.json", "cells/rolora-0.csv", "cells/rolora-0.json", "frame.csv",
-                 "ledger.json", "settings.json", "report.html", "checkpoints/fedlora-0/rounds.csv", "private/key"):  # fmt: skip
+    parts = [f"cells/{cell}.{kind}" for cell in ("fedlora-0", "rolora-0") for kind in ("csv", "json")]
+    parts += ["frame.csv", "ledger.json", "settings.json", "report.html", "checkpoints/fedlora-0/rounds.csv"]
+    for name in (*parts, "private/key"):
         write_atomically(whole / name, "null")
     unlink, rmtree, left = Path.unlink, shutil.rmtree, [0]
 

@@ -64,7 +64,7 @@ def number(name: str, text: str) -> float:
 
 
 def is_whole(text: str) -> bool:
-    """Whether a text is a whole number in plain digits; `str.isdigit` also takes signs that no `int` reads, as in "²"."""
+    """Whether a text is a whole number in plain digits; `str.isdigit` also takes signs that `int` refuses, as "²"."""
     return text.isascii() and text.isdecimal()
 
 

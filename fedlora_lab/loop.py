@@ -76,6 +76,10 @@ def predict(task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]") -> Fl
     return passes.predict(task, adapted, state.tensors, x)
 
 
+class Diverged(ValueError):
+    """A round that the server cannot do: what it has in hand is not finite."""
+
+
 @dataclass(frozen=True)
 class Opened:
     """A round that has begun: its number from 0, who takes part, the server's tensors and what goes down of them."""
@@ -283,13 +287,25 @@ class Federation:
         before, method = opened.before, self.setting.method
         after = before
         if received.uploads:
-            after = method.aggregate(before, received.sent, received.uploads, received.weights)
+            after = self._ruled(opened, received)
         moves = local.moves(self.setting, before.tensors, opened.t)
         load = traffic(method, self.asked.lora, self.state, opened.ids, there, moves.sent)
         self._advance(everyone, kept, after, len(received.weights))
         return Outcome(
             opened.begun, before, opened.sent, received, everyone.clipped, load, len(opened.ids), bool(moves.kept)
         )
+
+    def _ruled(self, opened: Opened, received: upload.Received) -> Global:
+        """What the server's rule makes of a round.
+
+        Raises: `Diverged` where it decomposes matrices and cannot: values grew until they were not finite.
+        """
+        method = self.setting.method
+        try:
+            return method.aggregate(opened.before, received.sent, received.uploads, received.weights)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            words = f"a smaller one; {method.slug} cannot do the server's part of round {opened.t + 1}"
+            raise Diverged(f"lr={self.setting.plan.lr}: expected {words} ({' '.join(str(error).split())})") from error
 
     def _record(self, outcome: Outcome) -> Round:
         if self.state.round % self.evaluate_every and not self.ended:

@@ -532,6 +532,16 @@ def test_the_lines_of_a_run_say_that_it_fell(tmp_path, capsys):
     assert words in (out / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("method", ["fedask", "fedsvd", "flexlora"])
+def test_a_rule_that_cannot_be_applied_is_one_line(method, tmp_path, capsys):
+    """Values grew until they were not finite, and the server decomposes them."""
+    options = ["--lr", "1e9", "--local-steps", "8", "--epsilon", "none", "--rounds", "4", "--clients", "3"]
+    assert call("run", "regression", method, *options, "--out", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fedlora-lab: lr=1000000000.0: expected a smaller one; ") and error.count("\n") == 1
+    assert re.search(rf"{method} cannot do the server's part of round \d \(", error)
+
+
 def test_a_run_that_fell_is_told():
     from fedlora_lab.summary import fall, words
 

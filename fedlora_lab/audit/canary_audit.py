@@ -14,6 +14,7 @@ from fedlora_lab.audit.canaries import LOUD, Planted, affordable, mislabelled, p
 from fedlora_lab.audit.scores import losses, traces
 from fedlora_lab.audit.watch import Watched
 from fedlora_lab.checks import check, check_number
+from fedlora_lab.loop import Diverged
 from fedlora_lab.mechanism import injected, row_norms
 from fedlora_lab.method import Method
 from fedlora_lab.methods import get
@@ -219,7 +220,7 @@ def _play(run: Watched, planted: Planted) -> _Played:
     played = _Played(directions.Aligned(len(planted.owner)))
     try:
         _score(run, planted, played)
-    except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+    except (Diverged, torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
         words = f"{played.work} cannot be computed ({' '.join(str(error).split())[:100]})"
         played.invalid = words if run.finite else f"the release of round {played.rounds + 1} is not finite"
     return played

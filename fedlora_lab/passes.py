@@ -4,6 +4,7 @@ Every example of a step carries its own copy of the moving tensors, (N, ...), so
 respect to those copies is the gradient of each example alone: no hooks, no vmap, no loop over clients or examples.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -125,6 +126,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean of each metric of the task over some examples, with one value for each slot.
 
+    A loss that is not a number, of a model that diverged, is infinite: NaN stands for what was not measured.
+
     Args:
         kept: (places of a chunk's examples, their inputs) -> within what the model is called.
         chunk: at most so many examples at once, and in no case more than 128, of small ones 512; default: that many,
@@ -139,6 +142,8 @@ def evaluate(
             outputs = predict(task, adapted, values, x)
         for name, metric in task.metrics.items():
             totals[name] += float(metric(outputs, y[part].to(outputs.device)).double().sum())
+    if math.isnan(totals.get("loss", 0.0)):
+        totals["loss"] = math.inf
     return {name: total / len(y) for name, total in totals.items()}
 
 

@@ -16,7 +16,8 @@ COLUMNS = ("task", "method", "seed", "round", "layer", "measure", "value")
 
 
 def t_interval(values: "np.ndarray", level: float = 0.95) -> tuple[float, float]:
-    """Mean and half-width of Student's t interval of ``values`` (n,); the half-width of one value is NaN.
+    """Mean and half-width of Student's t interval of ``values`` (n,); the half-width of one value is NaN,
+    and so is that of values of which one is not finite.
 
     Guarantees: equals ``scipy.stats.t.interval`` (test_t_interval_is_scipys).
     """
@@ -24,7 +25,7 @@ def t_interval(values: "np.ndarray", level: float = 0.95) -> tuple[float, float]
 
     values = np.asarray(values, dtype=float)
     mean = float(values.mean()) if values.size else math.nan
-    if values.size < 2:
+    if values.size < 2 or not np.isfinite(values).all():
         return mean, math.nan
     half = float(t.ppf((1 + level) / 2, values.size - 1)) * float(values.std(ddof=1)) / math.sqrt(values.size)
     return mean, half
@@ -51,7 +52,7 @@ def fall(measure: str, before: float, after: float) -> str:
 def _apart(before: float, after: float) -> str:
     """Two numbers with as many digits as show that they differ, at least two."""
     digits = next((n for n in range(2, 6) if f"{before:.{n}f}" != f"{after:.{n}f}"), 6)
-    return f"{before:.{digits}f} to {after:.{digits}f}"
+    return f"{before:.{digits}f} to {after:.{digits}f}".replace("inf", "∞")
 
 
 def _per_seed(frame: Any, measure: str, how: str) -> Any:
@@ -168,7 +169,7 @@ def against(trust: str | None) -> str:
 
 def distance(value: float) -> str:
     """A relative deviation for people: what rounding leaves is nothing, and a dash is what was not measured."""
-    return "0" if value <= 1e-6 else number(value)
+    return "0" if value <= 1e-6 else number(value, infinite="∞")
 
 
 def size(count: float) -> str:

@@ -23,6 +23,7 @@ from fedlora_lab.cli.runs import lines
 from fedlora_lab.files import write_atomically
 from fedlora_lab.folder import Folder, first_difference, read_frame
 from fedlora_lab.summary import size, summary, t_interval
+from fedlora_lab.summary import words as words_of
 
 SMALL = ["--clients", "3", "--rounds", "2", "--local-steps", "1", "--batch", "8", "--delta", "1e-4", "--lr", "0.1"]
 
@@ -530,6 +531,21 @@ def test_the_lines_of_a_run_say_that_it_fell(tmp_path, capsys):
     assert re.search(rf"\[1/1\] fedlora, seed 0: accuracy .*, {words} \(", told)
     assert f"fedlora: {words}" in told.splitlines()
     assert words in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_that_diverged_says_so(tmp_path, capsys):
+    """A loss that is not a number was measured: it is worse than any other."""
+    options = ["--lr", "1e9", "--local-steps", "8", "--epsilon", "none", "--rounds", "4", "--clients", "3"]
+    assert call("run", "regression", "rolora", *options, "--out", tmp_path) == 0
+    told = capsys.readouterr().out
+    (words,) = re.findall(r"^rolora: (rose above its start: \S+ to ∞)$", told, re.MULTILINE)
+    assert f", {words} (" in told and words in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "not private, deviation not private" not in told and "loss ∞" in told
+    frames = [whole_run({"loss": [1.0, end], "deviation": [0.0, math.inf]}, seed=seed) for seed, end in
+              enumerate((math.inf, 0.5))]  # fmt: skip
+    row = words_of(summary(pd.concat(frames)))[0]
+    assert (row["score"], row["deviation"]) == ("∞", "∞")
+    assert row["fell"] == "1 of 2 runs rose above their start; mean 1.00 to ∞"
 
 
 @pytest.mark.parametrize("method", ["fedask", "fedsvd", "flexlora"])

@@ -104,9 +104,13 @@ def amplified_by_secrecy(asked: Agreement) -> bool:
 def _layers(
     asked: Agreement, outcome: Outcome, after: Global, shown: bool
 ) -> tuple[list[tuple[str, str, float]], float]:
-    """Measures of each layer and the deviation of all; none where the server sees a sum, or no product is formed."""
+    """Measures of each layer and the deviation of all.
+
+    No deviation where the server sees a sum, where no product is formed, or in a round in which nothing arrived.
+    """
     got, before = outcome.received, outcome.before
-    clients = None if outcome.kept or not got.alone else _as_received(outcome)
+    arrived = bool(got.uploads) or not after.round  # before training the mean is the server's product
+    clients = _as_received(outcome) if got.alone and arrived and not outcome.kept else None
     mean = aggregate.mean(before, got.sent, got.uploads, got.weights) if got.uploads else before
     seen = measures.Exchange(before, mean, after, clients, got.weights, got.noise if shown else None)
     return measures.layer_rows(seen, asked.lora.scaling)

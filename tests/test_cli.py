@@ -548,6 +548,18 @@ def test_a_run_that_diverged_says_so(tmp_path, capsys):
     assert row["fell"] == "1 of 2 runs rose above their start; mean 1.00 to ∞"
 
 
+def test_a_round_without_uploads_has_no_deviation(tmp_path, capsys):
+    """Nobody took part: there is no mean of products that the server's could be far from."""
+    few = ["--participation", "0.01", "--clients", "2", "--rounds", "2", "--local-steps", "1", "--lr", "0.1"]
+    assert call("run", "regression", "fedlora", *few, "--out", tmp_path) == 0
+    frame: Any = (
+        read_frame(tmp_path / "frame.csv").query("layer == 'all'").pivot(columns="measure", index="round")["value"]
+    )
+    assert frame["participants"].tolist() == [0, 0, 0] and frame["bytes_up"].tolist() == [0, 0, 0]
+    assert frame["deviation"].isna().tolist() == [False, True, True] and frame["deviation"][0] == 0
+    assert "round 2: " in (told := capsys.readouterr().out) and told.count("deviation –") == 3
+
+
 @pytest.mark.parametrize("method", ["fedask", "fedsvd", "flexlora"])
 def test_a_rule_that_cannot_be_applied_is_one_line(method, tmp_path, capsys):
     """Values grew until they were not finite, and the server decomposes them."""

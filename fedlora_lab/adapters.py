@@ -1,6 +1,7 @@
 """PEFT, and nothing else: injection of adapters, stacked factors in their place, saving of an adapter folder."""
 
 import copy
+import stat
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -209,7 +210,8 @@ def save(
     one is replaced when it is empty or holds an adapter only.
 
     Raises: ``ValueError`` when the path is taken by anything else.
-    Guarantees: tests/test_adapters.py::test_a_folder_is_written_whole_or_not_at_all.
+    Guarantees: tests/test_adapters.py::test_a_folder_is_written_whole_or_not_at_all; the modes:
+        tests/test_attack_folders.py::test_every_file_of_a_run_is_its_owner_s.
     """
     path = Path(path)
     ours = path.is_dir() and {part.name for part in path.iterdir()} <= SAVED
@@ -221,6 +223,9 @@ def save(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         whole = Path(folder) / "whole"
         peft.save_pretrained(whole, save_embedding_layers=False)  # type: ignore[operator]  # a PeftModel
+        given = (whole / "adapter_config.json").stat().st_mode  # opened as any file is; safetensors writes at 0600
+        for part in whole.iterdir():
+            part.chmod(stat.S_IMODE(given))
         if ours:
             path.rename(Path(folder) / "old")
         whole.rename(path)

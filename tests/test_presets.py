@@ -1,6 +1,7 @@
 """The papers' set-ups: every row fits its shapes at full size, and trains end to end at a toy size."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import hubs
@@ -12,6 +13,7 @@ import fedlora_lab as fl
 from fedlora_lab import presets
 from fedlora_lab.cli import main
 from fedlora_lab.cli.preset import preset as command
+from fedlora_lab.folder import read_frame
 
 pytestmark = pytest.mark.filterwarnings(hubs.NO_PAD)
 # One task of GLUE stands for the others in what is slow: they differ in columns and classes only.
@@ -84,3 +86,60 @@ def test_the_command(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([*call, "--rounds", "1", "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2 and "clients=12: expected at most 6" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")
+def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
+    """Ctrl-C says that the same command goes on: it does, states what was spent, and shows no score it has not."""
+    task = replace(fl.tasks.regression(clients=3), public_test=False)
+    row = replace(presets.get("rolora-50-mnli"), plan=fl.Plan(rounds=3, local_steps=1, lr=0.1), lora=fl.Lora())
+    monkeypatch.setattr(presets, "get", lambda name: row)
+    monkeypatch.setattr(presets, "task", lambda *parts, **options: task)
+    monkeypatch.setattr(
+        presets, "privacy", lambda *parts: fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=row.plan)
+    )
+    whole, words = fl.run, ["preset", "toy", "--data", "own.csv", "--seed", "none", "--out", str(tmp_path / "out")]
+
+    def cut(*parts: Any, **options: Any) -> Any:
+        for record in whole(*parts, **options):
+            if record.index == 2:
+                raise KeyboardInterrupt  # round 2 is stored and not told: it is released again
+            yield record
+
+    def called() -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        found = capsys.readouterr()
+        return int(stopped.value.code or 0), found.out + found.err
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fl, "run", cut)
+        status, text = called()
+    assert status == 130 and "the same command goes on" in text and "round    1" in text
+    status, text = called()
+    assert status == 0, text
+    played = [line for line in text.splitlines() if line.startswith("round")]
+    assert [line.split()[1:4] for line in played] == [["2", "loss", "–"], ["3", "loss", "–"]]
+    ledger = fl.Ledger.load(tmp_path / "out" / "state" / "ledger.json")
+    assert [entry.round for entry in ledger.releases] == [1, 2, 2, 3]
+    assert f"spent: {ledger.statement()}" in text and "against whoever sees the uploads" in played[0]
+    frame: Any = read_frame(tmp_path / "out" / "frame.csv").query("measure == 'epsilon'")
+    assert frame["round"].tolist() == [0, 1, 2, 3] and frame["value"].iloc[-1] == ledger.spent()
+    before = (tmp_path / "out" / "adapter" / "adapter_model.safetensors").read_bytes()
+    status, text = called()
+    assert status == 0 and "round" not in text.split("spent:")[0] and f"spent: {ledger.statement()}" in text
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").read_bytes() == before
+    (tmp_path / "out" / "frame.csv").unlink()
+    status, text = called()
+    assert status == 2 and "expected a folder without rounds of another run" in text
+
+
+def test_the_command_says_that_a_run_fell(tmp_path, monkeypatch, capsys):
+    task = fl.tasks.regression(clients=3)
+    row = replace(presets.get("rolora-50-mnli"), lora=fl.Lora(), plan=fl.Plan(rounds=2, local_steps=8, lr=1e9))
+    for name, value in (("get", row), ("task", task), ("privacy", None)):
+        monkeypatch.setattr(presets, name, lambda *parts, value=value, **options: value)
+    with pytest.raises(SystemExit) as stopped:
+        main(["preset", "toy", "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 0
+    assert "rolora: rose above its start: " in capsys.readouterr().out

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fedlora_lab.record import Round
 
 
-def _kept(checkpoint: Path) -> Any:
+def kept(checkpoint: Path, rows: Path) -> Any:
     """Rows of the rounds that are done, and a checkpoint that goes on right after the last of them; else ``None``.
 
     The loop writes its state before it yields a round, and the rows are written after. A run that was killed in between
@@ -22,7 +22,6 @@ def _kept(checkpoint: Path) -> Any:
     """
     from fedlora_lab.checkpoint import newest, remove, rounds_in
 
-    rows = checkpoint / "rounds.csv"
     frame: Any = read_frame(rows) if rows.exists() else None
     for number in rounds_in(checkpoint):
         if frame is None or number > frame["round"].max():
@@ -46,7 +45,7 @@ def play(
     from fedlora_lab.ledger import Ledger
 
     checkpoint = folder.checkpoint(cell.slug, cell.seed)
-    earlier, spent = _kept(checkpoint), (checkpoint / "ledger.json").exists()
+    earlier, spent = kept(checkpoint, checkpoint / "rounds.csv"), (checkpoint / "ledger.json").exists()
     if earlier is not None and not spent and not earlier["round"].max():
         earlier = None  # nothing was done or spent yet: the start is played again, and has the empty ledger
     parts = [] if earlier is None else [earlier]

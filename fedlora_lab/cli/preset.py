@@ -7,11 +7,18 @@ import click
 
 from fedlora_lab.checks import check
 from fedlora_lab.cli import options as read
+from fedlora_lab.cli.cells import kept
+from fedlora_lab.files import held, write_atomically
 from fedlora_lab.presets import PRESETS
+from fedlora_lab.summary import against, number, summary
+from fedlora_lab.summary import words as told
 
 if TYPE_CHECKING:
     from fedlora_lab.cost import Cost
+    from fedlora_lab.plan import Plan
     from fedlora_lab.presets import Preset
+    from fedlora_lab.privacy import Privacy
+    from fedlora_lab.tasks import Task
 
 GIB = 2**30
 
@@ -51,9 +58,9 @@ def preset(
 
         click.echo(words(row, presets.dry_run(row), speed()))
         return
-    number = read.seed(seed)
+    chosen = read.seed(seed)
     check(data is not None or not public_test, "public-test", True, "--data: the papers' own data are public")
-    _train(row, model, data, public_test, rounds, device, number, Path(out or f"runs/{row.name}").expanduser())
+    _train(row, model, data, public_test, rounds, device, chosen, Path(out or f"runs/{row.name}").expanduser())
 
 
 def words(row: "Preset", found: "Cost", speed: float) -> str:
@@ -87,20 +94,52 @@ def _train(
     seed: int | None,
     out: Path,
 ) -> None:
-    import fedlora_lab as fl
     from fedlora_lab import presets
-    from fedlora_lab.files import write_atomically
 
     task = presets.task(row, model, data, **({} if data is None else {"test": 0.2, "public_test": public_test}))
     plan = row.plan if rounds is None else row.plan.replace(rounds=rounds)
     privacy = presets.privacy(row, task, plan)
     if privacy is not None and not task.public_test:
-        click.echo("scores are nan: what was held out is private (--public-test says that it is not)")
-    options = {"lora": row.lora, "seed": seed, "device": device, "chunk_examples": "auto", "checkpoint": out / "state"}
-    records = []
+        click.echo("scores are –: what was held out is private (--public-test says that it is not)")
+    with held(out):
+        _play(row, task, privacy, plan, device, seed, out)
+
+
+def _play(
+    row: "Preset",
+    task: "Task",
+    privacy: "Privacy | None",
+    plan: "Plan",
+    device: str | None,
+    seed: int | None,
+    out: Path,
+) -> None:
+    """Train in the folder, or go on with what is there: the same command takes a run up that was stopped or killed."""
+    import pandas as pd
+
+    import fedlora_lab as fl
+    from fedlora_lab import adapters, checkpoint
+    from fedlora_lab.folder import stated
+
+    state, book, trust = out / "state", out / "state" / "ledger.json", None if privacy is None else privacy.trust
+    ours = (out / "frame.csv").exists()  # rounds without rows are not of this command, and are refused
+    earlier = kept(state, out / "frame.csv") if ours else None
+    parts = [] if earlier is None else [earlier]
+    options = {"lora": row.lora, "seed": seed, "device": device, "chunk_examples": "auto", "checkpoint": state}
+    options["resume"] = state if ours and (parts or book.exists()) else None
     for record in fl.run(task, row.method, privacy, plan, **options):
-        records.append(record)
-        scores = "  ".join(f"{key} {value:.4f}" for key, value in record.metrics.items())
-        click.echo(f"round {record.index:>4}  {scores}  epsilon {record.epsilon:.3f}")
-        write_atomically(out / "frame.csv", fl.to_frame(records).to_csv(index=False))
-    click.echo(f"adapter: {fl.save_adapter(records[-1], out / 'adapter')}")
+        parts = [*(parts if record.index else []), fl.to_frame([record])]  # begun anew: earlier rows are of another run
+        scores = "  ".join(f"{key} {number(value, 4, infinite='∞')}" for key, value in record.metrics.items())
+        click.echo(f"round {record.index:>4}  {scores}  epsilon {number(record.epsilon)}{against(trust)}")
+        write_atomically(out / "frame.csv", pd.concat(parts, ignore_index=True).to_csv(index=False))
+    frame = pd.concat(parts, ignore_index=True)
+    if book.exists():
+        ledger = fl.Ledger.load(book)
+        frame = stated(frame, ledger)
+        write_atomically(out / "frame.csv", frame.to_csv(index=False))
+        click.echo(f"spent: {ledger.statement()}")
+    if fell := told(summary(frame))[0]["fell"]:
+        click.echo(f"{row.method}: {fell}")
+    tensors = checkpoint.latest(state)[0].server.tensors
+    path = adapters.save(task.model, task.targets, task.head, row.lora, tensors, out / "adapter")
+    click.echo(f"adapter: {path}")

@@ -119,7 +119,7 @@ def cost(task: "Task", method: Method, lora: Lora, plan: Plan) -> Cost:
         down=down,
         step_flops=float(step.get_total_flops()),
         judge_flops=float(judge.get_total_flops()),
-        example_bytes=example_bytes(setting),
+        example_bytes=example_bytes(setting, four),
         clients=len(task.sizes),
     )
 

@@ -16,7 +16,7 @@ from fedlora_lab.checks import check
 from fedlora_lab.compute.placing import matmuls
 from fedlora_lab.mechanism import Clipped, before_clip, clip_sum, noise, release
 from fedlora_lab.method import MODES, TRAINED, Method, Slot
-from fedlora_lab.passes import per_example_gradients, portions
+from fedlora_lab.passes import NotPerExample, per_example_gradients, portions
 from fedlora_lab.plan import Lora, Plan
 from fedlora_lab.ranks import cut
 from fedlora_lab.rules import Whitening, identity
@@ -39,7 +39,8 @@ class Setting:
     the steps themselves are not released. ``filter_steps``: the method's filter acts on each step's noised gradient; in
     the client unit it does not, since the noise is on the update and the filter belongs where the noise is. ``clip``
     clips in steps and in updates; a run with any other than `mechanism.clip_sum` is not certified. ``uncertified``: why
-    no epsilon covers what the method's whitening releases, asked once, when the run is prepared.
+    no epsilon covers what the method's whitening releases, asked once, when the run is prepared. ``private``: nothing
+    of a client's examples may be told but by releases, not even that a pass over them raised.
     """
 
     task: Task
@@ -56,6 +57,7 @@ class Setting:
     products: str = "float32"
     filter_steps: bool = True
     uncertified: str | None = None
+    private: bool = False
     clip: Callable[..., tuple[Bank, Clipped]] = clip_sum
 
     @cached_property
@@ -181,15 +183,11 @@ def local_step(setting: Setting, clients: Clients, t: int, s: int) -> None:
     nothing beyond rounding (tests/test_contract.py, tests/test_engine.py); no value is read from the device
     (tests/test_compute.py::test_a_local_step_reads_nothing_from_the_device).
     """
-    with matmuls(setting.products):
-        _step(setting, clients, t, s)
-
-
-def _step(setting: Setting, clients: Clients, t: int, s: int) -> None:
     moving = moving_slots(clients.bank, setting.method.moves(t, s))
     check_penalty(setting.task, setting.adapted, setting.products, setting.method, moving)
     maps = whitenings(setting.method, moving, clients.bank, setting.uncertified is None)
-    sums = _clipped_sums(setting, clients, moving, maps, poisson_batch(setting, t, s, clients.ids))
+    with matmuls(setting.products):  # what comes after the clip is computed in full: its rounding nobody bounds
+        sums = _clipped_sums(setting, clients, moving, maps, poisson_batch(setting, t, s, clients.ids))
     shapes = {slot: clients.bank[slot].shape[1:] for slot in moving}
     std = [setting.noise_multiplier[k] * setting.clip_norm if setting.noise_multiplier[k] else 0.0 for k in clients.ids]
     drawn = noise(shapes, std, setting.streams, [(t, k, s) for k in clients.ids])
@@ -212,15 +210,22 @@ def _clipped_sums(
     sums = {slot: clients.bank[slot].new_zeros(len(drawn), *clients.bank[slot].shape[1:]) for slot in moving}
     if not len(owner):
         return sums
+    nothing = {slot: torch.full_like(total[:1], torch.nan) for slot, total in sums.items()}
     begins = torch.tensor([0, *accumulate(setting.task.sizes[k] for k in clients.ids)])
     index, places = (torch.cat(drawn) + at[owner] for at in (begins, setting.offsets[list(clients.ids)]))
     x, y = setting.examples(clients.ids)
     for part in portions(x, index, setting.adapted.device, setting.chunk):
-        data, who = (take(x, index[part]), y[index[part]]), owner[part]
-        with setting.kept("clients", places[part], data[0]):
-            rows = per_example_gradients(
-                setting.task, setting.adapted, clients.bank, moving, data, who, setting.method, clients.start
-            )
+        who = owner[part]
+
+        def gradients(these: Tensor, part: Tensor = part, who: Tensor = who) -> Bank:
+            data = take(x, index[part[these]]), y[index[part[these]]]
+            with setting.kept("clients", places[part[these]], data[0]):
+                return per_example_gradients(
+                    setting.task, setting.adapted, clients.bank, moving, data, who[these], setting.method, clients.start
+                )
+
+        everyone = torch.arange(len(part))
+        rows = _gradients_or_nan(gradients, everyone, nothing) if setting.private else gradients(everyone)
         who = who.to(setting.adapted.device, non_blocking=True)
         rows = before_clip(rows, maps, who)
         added, counts = setting.clip(rows, setting.clip_norm, who, len(drawn), setting.method.parts)
@@ -228,6 +233,27 @@ def _clipped_sums(
         for slot in moving:
             sums[slot] += added[slot]
     return sums
+
+
+def _gradients_or_nan(gradients: Callable[[Tensor], Bank], these: Tensor, nothing: Bank) -> Bank:
+    """The gradients of these examples; not a number, which counts as zero, for one whose pass raises.
+
+    Whether a run goes on, or a client sends, must not hang on one example: no noise hides it. Where the pass of some
+    together raises, each passes alone, so that the others are what they would be without the one that raises.
+
+    Args: nothing: what stands for one example, slot -> (1, ...).
+    Raises: ``NotPerExample``, and where memory runs out: the code and the machine decide that, and no example.
+    Guarantees: test_attack_evaluation.py::test_no_example_stops_a_run.
+    """
+    try:
+        return gradients(these)
+    except (NotPerExample, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception:
+        if len(these) == 1:
+            return nothing
+    parts = [_gradients_or_nan(gradients, one, nothing) for one in these.split(1)]
+    return {slot: torch.cat([part[slot] for part in parts]) for slot in nothing}
 
 
 def _descend(plan: Plan, clients: Clients, slot: Slot, gradient: Tensor, noised: Tensor, t: int) -> None:

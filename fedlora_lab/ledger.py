@@ -356,7 +356,8 @@ class Ledger:
         return whole
 
     def foreseen(self, releases: Sequence[Release]) -> float:
-        """What `spent` would say if these were released too; nothing is recorded."""
+        """What `spent` would say if these were released too; nothing is recorded. Of a composition ask a part."""
+        check(not self._parts, "ledger", "composition", "the ledger of one run")
         twin = self.snapshot()
         twin._entries = []  # snapshots share the list, and this one is written to
         for entry in releases:

@@ -53,7 +53,7 @@ def prepared(
         task, adapted, asked.method, asked.plan, asked.streams, clip, sigma, data,
         lora=asked.lora, prefix=kept, products=compute.products,
         filter_steps=asked.privacy is None or asked.privacy.unit == "example",
-        uncertified=uncertified(asked.method.whiten),
+        uncertified=uncertified(asked.method.whiten), private=asked.privacy is not None,
     )  # fmt: skip
     setting = replace(setting, chunk=chunk(compute, setting))
     check_separable(task, adapted, compute.products, asked.method, asked.plan, _at_once(setting))

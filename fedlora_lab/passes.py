@@ -21,6 +21,10 @@ from fedlora_lab.tasks.task import Task, mask_of, take
 TEXTS = 16
 
 
+class NotPerExample(ValueError):
+    """A loss or a penalty that is not one number for each example: no clip bounds what one of them adds."""
+
+
 def per_example_gradients(
     task: Task,
     adapted: Adapted,
@@ -44,7 +48,7 @@ def per_example_gradients(
 
     Returns: slot -> (N, ...).
 
-    Raises: ``ValueError`` unless loss and penalty have one number for each example: the sum of anything else has no
+    Raises: ``NotPerExample`` unless loss and penalty have one number for each example: the sum of anything else has no
         gradients of single examples, and no clip bounds it.
     Guarantees: equals a loop over batches of one and Opacus' GradSampleModule (tests/test_gradients.py).
     """
@@ -80,7 +84,10 @@ def _one_each(name: str, value: Any, count: int) -> None:
     """Refuse anything but (N,): a scalar, or a shape that broadcasts, would add the examples up before the clip."""
     found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     ok = isinstance(value, Tensor) and value.is_floating_point() and value.shape == (count,)
-    check(ok, name, found, f"({count},), one number for each example: reduce over all but the first dimension")
+    try:
+        check(ok, name, found, f"({count},), one number for each example: reduce over all but the first dimension")
+    except ValueError as error:
+        raise NotPerExample(str(error)) from None
 
 
 def _rows(tensor: Tensor, owner: Tensor) -> Tensor:

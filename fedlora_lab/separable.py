@@ -188,7 +188,12 @@ def _probe(task: Task, adapted: Adapted, products: str, row: Method, moving: tup
         with _embeddings(adapted.model, i, scale):
             data = _strange(whole[0], i, scale), _strange(whole[1], i, scale)
             strange = [{slot: _strange(x, i, scale) for slot, x in part.items()} for part in (bank, start)]
-            found = gradients(data, owner, *strange)
+            try:
+                found = gradients(data, owner, *strange)
+            except Exception as error:
+                said = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+                check(False, name, value, f"passes that no example can stop (beside others times {scale:g}: {said})")
+                raise
         # Nothing of its own has changed, nor the shape of anything: there is hardly anything to round.
         held({slot: x[one] for slot, x in found.items()}, {slot: x[one] for slot, x in together.items()}, one, same)
     if rows > PROBES:
@@ -332,6 +337,14 @@ def probes(task: Task, adapted: Adapted) -> Examples:
         else:
             x = _disturbed(x, i)
     return x, _targets(task, adapted, x, y)
+
+
+def widest(task: Task, adapted: Adapted) -> Examples:
+    """The probes, each text filled up to the task's width."""
+    data = probes(task, adapted)
+    for i in range(PROBES):
+        data = _lengthened(task, data, i)
+    return data
 
 
 def _lengthened(task: Task, data: Examples, i: int) -> Examples:

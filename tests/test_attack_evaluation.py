@@ -13,7 +13,7 @@ import pytest
 import torch
 from flowers import by_messages, protected
 from small import LORA, PLAN, frame, play, private, tensors, tokens
-from torch import Tensor
+from torch import Tensor, nn
 
 import fedlora_lab as fl
 from fedlora_lab.flower.client import evaluate
@@ -41,6 +41,46 @@ def watched(public: bool, seen: list[int]) -> Any:
         return task.metrics["accuracy"](outputs, y)
 
     return replace(task, metrics={"accuracy": score, "loss": task.metrics["loss"]}, public_test=public)
+
+
+class Strict(nn.Module):
+    """Texts of which all must have equally many marks, and none a word that it does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.map = nn.Embedding(10, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if (x == 9).sum(1).unique().numel() > 1:
+            raise ValueError("All examples must have the same number of <eos> tokens.")
+        return torch.tanh(self.map(self.words(x))).mean(1)
+
+
+def strict(word: int | None) -> fl.tasks.Task:
+    """Two clients, whose first text has this word in it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Strict().double()
+    x, y = torch.arange(48).reshape(12, 4) % 8, torch.arange(12) % 3
+    first = x[:4].clone()
+    first[0, 0] = first[0, 0] if word is None else word
+    return fl.tasks.classification(model, [(first, y[:4]), (x[4:8], y[4:8])], test=(x[8:], y[8:]), targets=["map"])
+
+
+@pytest.mark.parametrize("unit", ["example", "client"])
+@pytest.mark.parametrize("word", [9, 12], ids=["beside others", "alone"])
+def test_no_example_stops_a_run(unit, word):
+    """One that makes the model raise beside others is as if it were alone; one that raises alone counts as zero."""
+    plan, privacy = PLAN.replace(batch=None), protected(unit)
+    last = play(strict(word), "fedlora", privacy, plan)[-1]
+    one_by_one = play(strict(word), "fedlora", privacy, plan, chunk_examples=1)[-1]
+    by_flower = by_messages(strict(word), FedLoRA, privacy, plan)[-1]
+    for other in (one_by_one, by_flower):
+        assert tensors(last).keys() == tensors(other).keys()
+        assert all(torch.allclose(x, tensors(other)[slot], atol=1e-12) for slot, x in tensors(last).items())
+    assert last.nonfinite == (0 if word == 9 else PLAN.local_steps)
+    with pytest.raises((ValueError, IndexError)):
+        play(strict(word), "fedlora", None, plan)
 
 
 @pytest.mark.parametrize("seed", [0, None])

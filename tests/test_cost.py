@@ -6,7 +6,10 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_lab import adapters
+from fedlora_lab.compute.chunking import example_bytes
 from fedlora_lab.cost import Cost, cost, speed
+from fedlora_lab.loop import Federation
+from fedlora_lab.separable import widest
 
 pytestmark = pytest.mark.filterwarnings(hubs.NO_PAD)
 LORA, PLAN = fl.Lora(rank=2, alpha=3.0), fl.Plan(rounds=7, local_steps=3, participation=0.5)
@@ -71,16 +74,17 @@ def test_shapes_that_do_not_fit_are_said_in_one_line():
     assert "\n" not in str(error.value)
 
 
+def measured(setting):
+    return example_bytes(setting, widest(setting.task, setting.adapted))
+
+
 def test_bytes_of_an_example_grow_with_the_model():
     """Longer texts and more blocks keep more; what is computed again keeps less."""
-    from fedlora_lab.compute.chunking import example_bytes
-    from fedlora_lab.loop import Federation
 
     task = hubs.task("bert")
     plain, again = (
-        example_bytes(Federation.open(task, "fedlora", None, PLAN, lora=LORA, recompute=on).setting)
-        for on in (False, True)
+        measured(Federation.open(task, "fedlora", None, PLAN, lora=LORA, recompute=on).setting) for on in (False, True)
     )
     assert again < 0.7 * plain
     small = hubs.fresh("bert", max_length=4)
-    assert example_bytes(Federation.open(small, "fedlora", None, PLAN, lora=LORA).setting) < 0.8 * plain
+    assert measured(Federation.open(small, "fedlora", None, PLAN, lora=LORA).setting) < 0.8 * plain

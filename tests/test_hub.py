@@ -10,6 +10,7 @@ import pytest
 import torch
 from hubs import IMAGE, TEXT
 from test_gradients import agree, one_by_one
+from transformers import AutoTokenizer
 
 import fedlora_lab as fl
 from fedlora_lab import adapters, passes
@@ -211,7 +212,7 @@ def test_images_are_scaled_as_the_model_says(tmp_path):
 
 
 def test_a_model_in_hand_is_copied():
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     from fedlora_lab.tasks.architectures import quiet
 
@@ -232,6 +233,8 @@ def bad(**changes):
 
 
 FRAME = hubs.texts()
+WIDER = AutoTokenizer.from_pretrained(hubs.folder("bert"))
+WIDER.add_tokens(["[EMAIL]"])
 BAD = [
     ({"text": "words"}, "text='words': expected a column: text, label, site"),
     ({"label": "y"}, "label='y': expected a column: text, label, site"),
@@ -259,6 +262,10 @@ BAD = [
     ({"dataset": FRAME.assign(label=-1)}, "label 'label'=-1.0: expected words, or whole numbers >= 0"),
     ({"dataset": FRAME.assign(label=np.nan)}, "label 'label'='nothing in row 0': expected a label in every row"),
     ({"dataset": FRAME.assign(text=3)}, "text=3: expected text in every row, which row 0 has not"),
+    (
+        {"dataset": FRAME.assign(text="[EMAIL] film"), "tokenizer": WIDER},
+        "tokenizer='token 16 in row 0': expected tokens below 16",
+    ),
     ({"model": "no/such/model/anywhere"}, "model='no/such/model/anywhere': expected a name or folder"),
     ({"model": hubs.folder("vit")}, "model=.*: expected a name or folder that AutoModelForSequenceClassification"),
     ({"model": torch.nn.Linear(2, 2)}, "model='Linear': expected a Transformers model"),

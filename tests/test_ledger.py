@@ -407,6 +407,14 @@ def test_compose_counts_each_part_under_its_own_observer() -> None:
     assert "each part's own observer (released or server)" in both.statement()
 
 
+def test_what_a_composition_would_spend_is_asked_of_its_parts() -> None:
+    """It said what has been spent, whatever was foreseen."""
+    entry = Release.of(9, None, 100, 1.0, 0.1)
+    with pytest.raises(ValueError, match=r"^ledger='composition': expected the ledger of one run"):
+        Ledger.compose(filled(), filled()).foreseen([entry])
+    assert filled().foreseen([entry]) > 1000
+
+
 def test_compose_refuses_other_terms() -> None:
     for other in (Ledger(delta=1e-6), Ledger(unit="client")):
         with pytest.raises(ValueError, match=r"^(unit|delta)=.*: expected the same in all ledgers") as error:

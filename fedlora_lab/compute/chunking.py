@@ -6,28 +6,27 @@ from torch import Tensor
 from fedlora_lab.compute import Compute, free_memory
 from fedlora_lab.engine import Setting, moving_slots
 from fedlora_lab.passes import TEXTS, per_example_gradients
-from fedlora_lab.tasks.task import mask_of, take
+from fedlora_lab.separable import widest
+from fedlora_lab.tasks.task import Examples, mask_of, take
 
 PROBED = (2, 4)
 SHARE = 0.5
 
 
-def example_bytes(setting: Setting) -> int:
+def example_bytes(setting: Setting, examples: Examples) -> int:
     """Bytes that one more example in a step needs: what autograd keeps of it, twice, and its own copies of the factors.
 
-    Seen on the longest examples of all that are here, by asking autograd what it keeps of two and of four of them.
+    Args: examples: four at least, as long as the longest.
+    Source: what autograd says that it keeps of two and of four of them.
 
     Guarantees: tests/test_cost.py::test_bytes_of_an_example_grow_with_the_model.
     """
-    x, y = setting.examples(tuple(range(len(setting.data))))
-    mask = mask_of(x)
-    lengths = torch.ones(len(y)) if mask is None else mask.flatten(1).sum(1)
-    longest = lengths.argsort(descending=True)
+    x, y = examples
     bank = {slot: tensor[None] for slot, tensor in setting.adapted.given.items()}
     moving = moving_slots(bank, "ABR")
     sizes = []
     for count in PROBED:
-        index = longest[torch.arange(count) % len(y)]
+        index = torch.arange(count)
         kept: dict[int, torch.UntypedStorage] = {}
 
         def keep(tensor: Tensor, kept: dict[int, torch.UntypedStorage] = kept) -> Tensor:
@@ -50,5 +49,5 @@ def chunk(compute: Compute, setting: Setting) -> int | None:
     if compute.chunk_examples != "auto":
         return compute.chunk_examples  # type: ignore[return-value]  # a number or None
     device = setting.adapted.device
-    held = max(1, int(SHARE * free_memory(device)) // example_bytes(setting))
+    held = max(1, int(SHARE * free_memory(device)) // example_bytes(setting, widest(setting.task, setting.adapted)))
     return min(held, TEXTS) if device.type == "cpu" and mask_of(setting.task.test[0]) is not None else held

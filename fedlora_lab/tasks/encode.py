@@ -68,6 +68,10 @@ def tokens(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # texts longer than the tokenizer's own idea of a limit are met below
         whole = tokenizer(*texts, verbose=False)["input_ids"]
+    known = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    strange = next((i for i, ids in enumerate(whole) if max(ids, default=0) >= known), None)
+    expected = f"tokens below {known}, as many as the model knows: resize its embeddings, or give its own tokenizer"
+    check(strange is None, "tokenizer", f"token {max(whole[strange or 0], default=0)} in row {strange}", expected)
     lengths = np.array([len(ids) for ids in whole])
     row = int(lengths.argmax())
     room = max_length or limit

@@ -13,7 +13,7 @@ PEERS = ("stacked", "plain", "opacus")
 TIME, MEMORY = 1.25, 1.3
 FASTER = {"digits 10 x 16": 2.0, "digits 50 x 8": 3.5, "MiniLM 4 x 8": 1.0}
 """What was asked: at most so many times the plain step's time and memory, at least so many times Opacus' speed."""
-SWITCHES = {"compiled": "`compile=True`", "kept": "`frozen_prefix=True`"}
+SWITCHES = {"kept": "`frozen_prefix=True`"}
 """Of speed, each measured in some of the cases."""
 
 

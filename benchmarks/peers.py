@@ -12,7 +12,6 @@ from peft import LoraConfig, get_peft_model
 import fedlora_lab as fl
 from fedlora_lab import adapters, engine
 from fedlora_lab.compute.blocks import wrap
-from fedlora_lab.compute.compiled import fuse
 from fedlora_lab.compute.frozen import freeze
 from fedlora_lab.compute.prefix import prefix
 from fedlora_lab.method import Global
@@ -33,14 +32,10 @@ def together(parts: list[tuple]) -> tuple:
     return x, torch.cat(ys)
 
 
-def stacked(
-    task: fl.tasks.Task, batch: int, rank: int, keep: bool = False, compiled: bool = False
-) -> Callable[[], None]:
+def stacked(task: fl.tasks.Task, batch: int, rank: int, keep: bool = False) -> Callable[[], None]:
     """This library's private step: per-example clip, noise and descent for all clients at once.
 
-    Args:
-        keep: what lies below the first adapted layer is kept from the first step.
-        compiled: the model's blocks pass through torch's compiler.
+    Args: keep: what lies below the first adapted layer is kept from the first step.
     """
     small = replace(task, clients=tuple(examples(task, batch)))
     plan = fl.Plan(batch=None, lr=0.1)
@@ -50,8 +45,6 @@ def stacked(
     setting = engine.Setting(
         small, adapted, fl.methods.FedLoRA, plan, streams, 1.0, (1.0,) * count, small.clients, prefix=kept
     )
-    if compiled:
-        fuse(setting, wrap(adapted.model, recompute=False))
     start = Global(adapters.start(adapted, streams))
     received = {slot: tensor[None] for slot, tensor in start.tensors.items()}
     # From the second step on the clients differ: that is the state to time.
@@ -122,5 +115,4 @@ PEERS = {
     "plain": plain,
     "opacus": opacus,
     "kept": partial(stacked, keep=True),
-    "compiled": partial(stacked, compiled=True),
 }

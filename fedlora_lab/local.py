@@ -15,7 +15,6 @@ from fedlora_lab.checks import check
 from fedlora_lab.compute import Compute
 from fedlora_lab.compute.blocks import wrap
 from fedlora_lab.compute.chunking import chunk
-from fedlora_lab.compute.compiled import fuse
 from fedlora_lab.compute.placing import place
 from fedlora_lab.compute.prefix import prefix
 from fedlora_lab.mechanism import uncertified
@@ -41,7 +40,7 @@ def prepared(
     task, compute = asked.task, compute or Compute()
     adapted = adapters.adapt(task.model, task.targets, task.head, asked.lora)
     adapted = place(adapted, compute.device, compute.products)
-    shells = compute.recompute or compute.frozen_prefix or compute.compile
+    shells = compute.recompute or compute.frozen_prefix
     lists = wrap(adapted.model, compute.recompute) if shells else []
     check(bool(lists) or not compute.recompute, "recompute", True, "a model whose blocks are in an nn.ModuleList")
     for slot, tensor in adapted.given.items():
@@ -57,8 +56,6 @@ def prepared(
     )  # fmt: skip
     setting = replace(setting, chunk=chunk(compute, setting))
     check_separable(task, adapted, compute.products, asked.method, asked.plan, _at_once(setting))
-    if compute.compile:
-        fuse(setting, lists, compute.compile)
     return setting
 
 

@@ -49,7 +49,7 @@ def run(
             a seed they are new releases, the ledger counts on, and ``checkpoint`` may be no other folder.
         chunk_examples, chunk_clients: at most so many examples (clients) in memory at once; results differ by rounding.
             chunk_examples="auto" takes as many as half of the free memory holds.
-        device, products, frozen_prefix, recompute, compile: where and how the work is done (see `compute.Compute`).
+        device, products, frozen_prefix, recompute: where and how the work is done (see `compute.Compute`).
         evaluate_every: judge the model before training, after every so many rounds and after the last; NaN between.
         stop_at: an epsilon; the run ends before the round that would spend more, if everyone took part in it.
         bug: for tests and lesson 12 only, see `Federation.open`: the ledger of such a run certifies no epsilon.

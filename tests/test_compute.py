@@ -28,8 +28,6 @@ def test_switches_are_checked():
         ({"products": "float16"}, "products='float16': expected one of 'float32', 'tf32', 'bfloat16'"),
         ({"frozen_prefix": 1}, "frozen_prefix=1: expected True or False"),
         ({"recompute": "yes"}, "recompute='yes': expected True or False"),
-        ({"compile": 1}, "compile=1: expected True, False or a backend of torch.compile"),
-        ({"compile": "steam"}, "compile='steam': expected a model and a machine for torch.compile"),
         ({"chunk_examples": 0}, "chunk_examples=0: expected a whole number >= 1"),
         ({"chunk_examples": "many"}, "chunk_examples='many': expected a number or 'auto'"),
         ({"device": "abacus"}, "device='abacus': expected a device that torch finds here"),

@@ -25,7 +25,7 @@ class Frozen(nn.Linear):
         moves = weight.requires_grad or (bias is not None and bias.requires_grad)
         here = input.device.type == "cpu" and input.dtype == weight.dtype in DTYPES
         large = input.numel() * self.out_features >= LEAST
-        if ONEDNN and here and large and not moves and not torch.compiler.is_compiling():  # it chooses for itself
+        if ONEDNN and here and large and not moves:
             return _product(input, weight, bias)
         return super().forward(input)
 

@@ -23,8 +23,6 @@ class Compute:
         frozen_prefix: keep what lies below the first adapted layer, example by example, and compute it once. Equal but
             for rounding, which then depends on what was drawn before.
         recompute: keep the inputs of the model's blocks only, and compute the rest again on the way back.
-        compile: let `torch.compile` fuse each of the model's blocks (the whole model, where it has none), by its own
-            backend or the one named. Half a minute at first; what it gains is in benchmarks/results.
         chunk_examples: at most so many examples at once; ``None``: all, of texts on a processor sixteen of like length;
             "auto": what half of the free memory holds, but no more texts on a processor than that.
 
@@ -36,15 +34,12 @@ class Compute:
     products: str = "float32"
     frozen_prefix: bool = False
     recompute: bool = False
-    compile: "bool | str" = False
     chunk_examples: "int | str | None" = None
 
     def __post_init__(self) -> None:
         check_one_of("products", self.products, PRODUCTS)
         for name in ("frozen_prefix", "recompute"):
             check(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
-        fine = isinstance(self.compile, bool | str)
-        check(fine, "compile", self.compile, "True, False or a backend of torch.compile")
         if self.chunk_examples not in (None, "auto"):
             check(not isinstance(self.chunk_examples, str), "chunk_examples", self.chunk_examples, "a number or 'auto'")
             check_whole("chunk_examples", self.chunk_examples, 1)

@@ -64,7 +64,12 @@ class Cell:
     def named(
         cls, method: str | Method, task: Task, privacy: Privacy | None, plan: Plan, lora: Lora, seed: int | None
     ) -> "Cell":
-        """The cell of a row, a slug or a baseline's name. A baseline on other data is calibrated anew, same epsilon."""
+        """The cell of a row, a slug or a baseline's name. A baseline on other data is calibrated anew, same epsilon.
+
+        Raises: ``ValueError`` for pooled data in the client unit: one client less turns the one update into another of
+            norm C, so that the sum moves by 2 C.
+        Guarantees: test_attack_neighbours.py::test_pooled_data_have_no_clients.
+        """
         if not isinstance(method, str) or method not in BASELINES:
             row = methods.get(method)
             return cls(row.slug, task, row, privacy, plan, lora, seed)
@@ -72,6 +77,7 @@ class Cell:
         there, work = base.setting(task, plan)
         own = privacy if base.private else None
         if own is not None and there is not task:
+            check(own.unit == "example", "unit", own.unit, f"'example' for {method!r}: pooled data have no clients")
             expected = f"one from calibrate(epsilon=...) for {method!r}"
             check(own.target is not None, "privacy", "without a target", expected)
             own = own.replace(sample_rate=None).calibrate(epsilon=own.target or 0.0, task=there, plan=work)
@@ -117,6 +123,7 @@ def compare(
 
     names = _listed("methods", which, 'such as ["fedlora", "ffa-lora"]')
     draws = _listed("seeds", seeds, "such as range(3)")
+    check(len(set(draws)) == len(draws), "seeds", draws, "each once; for several releases compare several times")
     for name, value, kind in (("task", task, Task), ("privacy", privacy, Privacy | None), ("lora", lora, Lora | None)):
         check(isinstance(value, kind), name, value, f"a {name.capitalize()}")
     check(set(options) <= set(OPTIONS), "options", sorted(options), "some of " + ", ".join(OPTIONS))

@@ -164,7 +164,7 @@ class Folder:
     def clear(self) -> None:
         """Remove what earlier runs left here, and nothing else; ledgers of releases are kept, as spent-*.json.
 
-        Of a run without privacy and without a seed the same file says that there was one.
+        Of a run without privacy the same file says that there was one.
 
         Raises: ``ValueError`` for a ledger that cannot be read: what it holds may have been released.
         Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release,
@@ -172,7 +172,7 @@ class Folder:
             (test_faults_runs.py::test_a_clearing_that_was_killed_leaves_no_cell_of_another_run).
         """
         for name, ledger in self._books().items():
-            if name.endswith("-release") if ledger is None else not ledger.reproducible:
+            if ledger is None or not ledger.reproducible:
                 number = 1 + max((int(path.name.split("-")[1]) for path in self.path.glob(SPENT)), default=0)
                 kept = "null" if ledger is None else ledger.to_json()
                 sealed.save(self.path / f"spent-{number:03d}-{name}.json", kept)

@@ -196,7 +196,7 @@ def facts(settings: Mapping[str, Any], methods: list[str]) -> dict[str, str]:
     target = privacy["target"]
     return {
         **found,
-        "ε": "as spent" if target is None else f"{target:g}",
+        "ε planned": "as spent" if target is None else f"{target:g}",
         "δ": f"{privacy['delta']:g}",
         "unit": privacy["unit"],
     }
@@ -211,7 +211,7 @@ def promise(settings: Mapping[str, Any], ledgers: Mapping[str, Any]) -> list[str
     sentences = [
         f"Two data sets that differ in {unit}, its contribution replaced by nothing (zero-out: how many clients and "
         f"examples there are is public), lead to nearly the same distribution of what is seen, in the sense of "
-        f"(ε, δ)-differential privacy with the ε above and δ = {privacy['delta']:g}.",
+        f"(ε, δ)-differential privacy with the ε spent, in the table, and δ = {privacy['delta']:g}.",
         f"Seen by {SEEN[privacy['trust']]} That is the observer of every ε here.",
     ]
     if any(ledger and ledger["content"]["reproducible"] for ledger in ledgers.values()):

@@ -131,6 +131,15 @@ def test_one_client_less_moves_a_round_by_at_most_what_is_assumed(slug: str, tru
         assert float(apart.max()) > 0.05 / SIGMA
 
 
+@pytest.mark.parametrize("trust", ["central", "secagg", "local"])
+def test_pooled_data_have_no_clients(trust: str) -> None:
+    """One client less turns the one update of pooled data into another, and the sum moved by 2 C."""
+    task, plan = tokens(), fl.Plan(rounds=1, local_steps=1, batch=4)
+    own = fl.Privacy(unit="client", trust=trust, delta=1e-3).calibrate(epsilon=4, task=task, plan=plan)
+    with pytest.raises(ValueError, match=r"^unit='client': expected 'example' for 'central': pooled data have no cl"):
+        fl.compare(task, ["central"], own, plan, seeds=[0], progress=False)
+
+
 def some_take_part(row: Method, privacy: fl.Privacy, plan: fl.Plan, t: int, client: int) -> tuple[int, tuple[int, ...]]:
     """A seed under which this client takes part, with another at least, and where not all need to, not all; and who."""
     for seed in range(100):

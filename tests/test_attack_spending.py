@@ -184,6 +184,10 @@ def test_a_run_without_privacy_is_never_forgotten(tmp_path, capsys):
     assert call(*words, "--fresh", "--epsilon", "none") == 0
     assert call(*words, "--fresh") == 0
     assert said.format(2) in capsys.readouterr().out.splitlines()[-3]
+    words[-1] = "0"
+    assert call(*words, "--fresh", "--epsilon", "none") == 0
+    assert call(*words, "--fresh") == 0
+    assert said.format(3) in capsys.readouterr().out, "a seed is no noise"
 
 
 def test_a_single_release_that_no_table_shows_is_told(tmp_path, capsys):

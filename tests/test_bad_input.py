@@ -175,6 +175,7 @@ COMPARES = [
     (lambda: compare(seeds=3), r"seeds=3: expected a list, such as range\(3\)"),
     (lambda: compare(seeds=[]), r"seeds=\[\]: expected at least one"),
     (lambda: compare(seeds=[0, -1]), "seed=-1: expected"),
+    (lambda: compare(seeds=[None, None]), r"seeds=\[None, None\]: expected each once"),
     (lambda: compare(task=1), "task=1: expected a Task"),
     (lambda: compare(plan=5), "plan=5: expected a Plan, or a mapping"),
     (lambda: compare(plan={"rolora": PLAN}), r"plan=\['rolora'\]: expected a plan for 'fedlora'"),

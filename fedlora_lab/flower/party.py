@@ -89,9 +89,8 @@ class Party:
         """
         sizes = self.asked.task.sizes
         check(0 <= client < len(sizes), "client", client, f"a number in [0, {len(sizes) - 1}]")
-        check(
-            len(data[1]) == sizes[client], "examples", len(data[1]), f"{sizes[client]}, as agreed for client {client}"
-        )
+        if len(data[1]) != sizes[client]:
+            raise ValueError(f"examples: expected {sizes[client]}, as agreed for client {client}")
         if _kinds(data) != _kinds(self.asked.task.test):
             raise ValueError("examples: expected inputs and labels of the types and shapes of the public test examples")
         return replace(self.setting, data={client: data})

@@ -133,7 +133,7 @@ class Folder:
 
     def _is_run(self) -> bool:
         names = {entry.name for entry in self.path.iterdir()}
-        names -= {path.name for path in self.path.glob(SPENT)}
+        names -= {path.name for path in (*self.path.glob(SPENT), *self.path.glob(".*.part"))}
         return "settings.json" in names or names <= {".lock", "cells", "checkpoints", "private"}
 
     def keyed(self, fingerprint: str) -> str:

@@ -34,6 +34,19 @@ def test_no_row_of_any_size_passes_the_clip(entries: torch.Tensor, clip_norm: fl
         assert float(sums[ONE].double().norm()) <= clip_norm * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("odd", [torch.nan, 0.0, 1e30])
+@pytest.mark.parametrize("shape", [(16, 768), (4, 4096)])
+def test_no_row_moves_the_norms_of_others(shape: tuple[int, int], odd: float) -> None:
+    """Many rows alike, a few large and many tiny numbers in each: one odd row had all of them measured more finely."""
+    rows = torch.full((1024, *shape), 2e-3)
+    rows[:, 0, :3] = 1.0
+    rows[0] = odd
+    owner = torch.zeros(1024, dtype=torch.int64)
+    alone, _ = clip_sum({ONE: rows[1:]}, 1.0, owner[1:], 1)
+    moved = float((clip_sum({ONE: rows}, 1.0, owner, 1)[0][ONE].double() - alone[ONE].double()).norm())
+    assert moved <= (1 + 1e-4 if odd == 1e30 else 1e-4)
+
+
 def test_noise_is_as_fine_as_what_it_hides() -> None:
     """Noise on the grid of float32 leaves the last digits of a float64 sum bare: membership was read off them."""
     shape = {ONE: torch.Size((4, 500))}

@@ -83,6 +83,28 @@ def test_no_example_stops_a_run(unit, word):
         play(strict(word), "fedlora", None, plan)
 
 
+def test_no_measure_of_a_private_run_looks_at_private_rows():
+    """Sharpness, gradients and scores of a finished run, on rows held out of the private data, were told unasked."""
+    task, row = replace(tokens(), public_test=False), ROWS["a quantised broadcast"]
+    layer = task.targets[0]
+
+    def measured(privacy: fl.Privacy | None) -> list[Any]:
+        watched_row, seen = fl.measures.watch(row)
+        last = play(task, watched_row, privacy)[-1]
+        return [
+            lambda: fl.measures.sharpness([last]),
+            lambda: fl.measures.flatness(task, last),
+            lambda: fl.measures.gradients(task, last, layer),
+            lambda: fl.measures.protection(last, row, seen, last=2),
+        ]
+
+    for measure in measured(private("example")):
+        with pytest.raises(ValueError, match=r"^public_test=False: expected True: of a private run only public"):
+            measure()
+    for measure in measured(None):
+        assert measure() is not None
+
+
 @pytest.mark.parametrize("seed", [0, None])
 @pytest.mark.parametrize("unit", ["example", "client"])
 @pytest.mark.parametrize("name", ROWS)

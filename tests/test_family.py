@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import peft
@@ -124,7 +125,7 @@ def test_clients_of_lower_rank_hold_nothing_beyond_it():
         for privacy in (private("example"), private("client", trust="local")):
             run = Federation.open(task, row, privacy, PLAN.replace(rounds=1), lora=UNEVEN)
             watched, seen = measures.watch(row)
-            run.setting = type(run.setting)(**{**vars(run.setting), "method": watched})
+            run.setting = replace(run.setting, method=watched)
             list(run.events())
             for _, _, uploads, _ in seen:
                 for slot, rows in uploads.items():

@@ -19,7 +19,7 @@ from small import LORA, PLAN, play, private, regression, same_bits
 
 import fedlora_lab as fl
 from fedlora_lab.files import append_line, held, write_atomically
-from fedlora_lab.folder import Folder, read_frame
+from fedlora_lab.folder import SPENT, Folder, read_frame
 from fedlora_lab.study import work
 
 HERE = Path(__file__).parent
@@ -309,5 +309,5 @@ def test_a_clearing_that_was_killed_leaves_no_cell_of_another_run(tmp_path, monk
             assert (out / "settings.json").exists() and cell.with_suffix(".json").exists(), removals
         with Folder(out) as folder:
             folder.clear()
-        assert {path.name for path in out.iterdir()} <= {".lock"}
+        assert all(path.name == ".lock" or path.match(SPENT) for path in out.iterdir())
     assert left[0] > 0, "the last one was whole"

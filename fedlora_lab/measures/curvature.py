@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fedlora_lab import adapters
 from fedlora_lab.checks import check, check_number, check_whole
 from fedlora_lab.streams import Streams
-from fedlora_lab.tasks.task import Examples, Task
+from fedlora_lab.tasks.task import Examples, Task, examples_to_judge
 
 if TYPE_CHECKING:
     from fedlora_lab.record import Round
@@ -46,7 +46,8 @@ def flatness(
         steps: at most so many Lanczos steps, each about two gradients, >= 1.
         tolerance: stop when ``residual`` is below this share of the eigenvalue, >= 0.
 
-    Raises: ``ValueError`` for a record without its task's adapter, or a range left.
+    Raises: ``ValueError`` for a record without its task's adapter, or a range left; without ``data`` for a private run
+        whose test examples are not public.
     Guarantees: equals the top of a Hessian formed in full (tests/test_measures_more.py::test_flatness).
     """
     check(record.source is not None, "record", "a copy without its task", "a record as run() yields it")
@@ -57,7 +58,7 @@ def flatness(
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     slots = [slot for slot in adapted.places if slot.side in sides]
     leaves = {slot: state.tensors[slot].detach().clone().requires_grad_(slot in slots) for slot in adapted.places}
-    x, y = task.test if data is None else data
+    x, y = examples_to_judge(task, record.ledger is not None) if data is None else data
     # Fused attention kernels have no second derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         for slot, leaf in leaves.items():

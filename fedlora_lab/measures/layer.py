@@ -12,7 +12,7 @@ from fedlora_lab import adapters
 from fedlora_lab.checks import check, check_number, check_one_of, check_whole
 from fedlora_lab.method import Slot
 from fedlora_lab.streams import Streams
-from fedlora_lab.tasks.task import Examples, Task, take, together
+from fedlora_lab.tasks.task import Examples, Task, examples_to_judge, take, together
 
 if TYPE_CHECKING:
     from fedlora_lab.record import Round
@@ -40,7 +40,8 @@ def gradients(task: Task, record: "Round", layer: str, data: Examples | None = N
         layer: one of ``record.adapter``.
         data: examples to average over; ``None``: the task's public test examples.
 
-    Raises: ``ValueError`` for a layer that the record does not have.
+    Raises: ``ValueError`` for a layer that the record does not have; without ``data`` for a private run whose test
+        examples are not public.
     Guarantees: test_measures_more.py::test_gradients_of_a_layer.
     """
     check(record.source is not None, "record", "a copy without its task", "a record as run() yields it")
@@ -52,7 +53,7 @@ def gradients(task: Task, record: "Round", layer: str, data: Examples | None = N
         adapted.put(slot, {Slot("A", layer): a, Slot("B", layer): b}.get(slot, state.tensors[slot]))
     name = f"base_model.model.{layer}.base.weight"
     weight = adapted.model.get_parameter(name).detach().clone().requires_grad_()
-    x, y = task.test if data is None else data
+    x, y = examples_to_judge(task, record.ledger is not None) if data is None else data
 
     def model(*args: Any, **kwargs: Any) -> Any:
         return functional_call(adapted.model, {name: weight}, args, kwargs)

@@ -10,6 +10,7 @@ from fedlora_lab import adapters, passes
 from fedlora_lab.checks import check, check_whole
 from fedlora_lab.measures.clients import Seen
 from fedlora_lab.method import Method, Slot
+from fedlora_lab.tasks.task import examples_to_judge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,7 @@ def protection(record: "Round", method: Method, seen: Sequence[Seen], last: int 
 
     Args: record, seen: of one run of ``measures.watch(method)``. last: >= 1.
 
+    Raises: ``ValueError`` for a private run whose test examples are not public.
     Guarantees: test_lesson_08.py::test_protection.
     """
     import pandas as pd
@@ -40,7 +42,7 @@ def protection(record: "Round", method: Method, seen: Sequence[Seen], last: int 
     check_whole("last", last, 1, len(seen) + 1)
     task, lora, state = record.source  # type: ignore[misc]
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)
-    server = state.tensors
+    server, test = state.tensors, examples_to_judge(task, record.ledger is not None)
     final = {slot: x if slot.side == "head" else method.broadcast(x) for slot, x in server.items()}
     received = [final, *(one.sent.tensors for one in reversed(seen))][:last]
     averaged = {slot: torch.stack([one[slot] for one in received]).mean(0) for slot in server}
@@ -48,7 +50,7 @@ def protection(record: "Round", method: Method, seen: Sequence[Seen], last: int 
     own = [{slot: x[k] for slot, x in ended.uploads.items()} for k in range(len(ended.weights))]
 
     def score(values: Mapping[Slot, Tensor]) -> float:
-        return passes.evaluate(task, adapted, values, task.test)["accuracy"]
+        return passes.evaluate(task, adapted, values, test)["accuracy"]
 
     trained = max(({**ended.sent.tensors, **x} for x in own), key=score)
     held = {"server": server, "received": final, "averaged": averaged, "trained": trained}

@@ -47,6 +47,17 @@ def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs - y).square().reshape(len(y), -1).mean(1)
 
 
+def examples_to_judge(task: "Task", private: bool) -> Examples:
+    """The test examples, for a score of a run; of a private run only where they are public.
+
+    Raises: ``ValueError`` where they are not: the score would be told beside an epsilon that does not count it.
+    Guarantees: test_attack_evaluation.py::test_no_measure_of_a_private_run_looks_at_private_rows.
+    """
+    expected = "True: of a private run only public test examples are looked at; give others by data="
+    check(task.public_test or not private, "public_test", False, expected)
+    return task.test
+
+
 def take(x: Any, index: Any) -> Any:
     """Some rows of a tensor, or of every tensor of a mapping."""
     return {key: value[index] for key, value in x.items()} if isinstance(x, Mapping) else x[index]

@@ -289,7 +289,7 @@ class Federation:
         if received.uploads:
             after = self._ruled(opened, received)
         moves = local.moves(self.setting, before.tensors, opened.t)
-        load = traffic(method, self.asked.lora, self.state, opened.ids, there, moves.sent)
+        load = traffic(method, self.asked.lora, self.state, opened.ids, there, moves.sent, self.asked.privacy)
         self._advance(everyone, kept, after, len(received.weights))
         return Outcome(
             opened.begun, before, opened.sent, received, everyone.clipped, load, len(opened.ids), bool(moves.kept)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,6 +13,9 @@ from fedlora_lab.method import Method, Slot
 from fedlora_lab.plan import Lora
 from fedlora_lab.ranks import held_shape, shared_rank
 from fedlora_lab.wire import Traffic, bytes_of, full
+
+if TYPE_CHECKING:
+    from fedlora_lab.privacy import Privacy
 
 FACTORS = ("A", "B", "R")
 SENT_DOWN = (*FACTORS, "head", "W", "mode")
@@ -24,6 +28,7 @@ def traffic(
     clients: Sequence[int],
     arrived: Sequence[int],
     slots: Sequence[Slot],
+    privacy: "Privacy | None" = None,
 ) -> Traffic:
     """Numbers and bytes of the round that starts in ``state``, summed over its clients.
 
@@ -52,15 +57,27 @@ def traffic(
         rest = [size for slot, size in sizes.items() if slot.side not in FACTORS] + rule.extra_down(own)
         return Traffic(0, 0, sum(factors + rest), bytes_of(factors, method.broadcast) + bytes_of(rest))
 
-    ranks = {k: rank_of(method, lora, k) for k in {*arrived, *clients}}
-    loads = [up(ranks[k]) for k in arrived] + [down(ranks[k], state.seen[k]) for k in clients]
+    loads = [up(rank_sent(method, lora, k, privacy)) for k in arrived]
+    loads += [down(rank_of(method, lora, k), state.seen[k]) for k in clients]
     return sum(loads, Traffic())
 
 
 def rank_of(method: Method, lora: Lora, k: int) -> int:
-    """How many ranks client k sends of what is shared."""
+    """How many ranks client k holds of what is shared."""
     held = lora.rank if lora.ranks is None else lora.ranks[k]
     return min(held, shared_rank(lora.rank, method.own_ranks))
+
+
+def rank_sent(method: Method, lora: Lora, k: int, privacy: "Privacy | None") -> int:
+    """How many ranks client k sends of what is shared: what it holds, under secure aggregation all.
+
+    There each client adds its share of the noise in every rank of the sum. Were a share cut to the ranks that its
+    client holds, those that few clients hold would carry a part of the noise, and one client's whole change.
+
+    Guarantees: test_attack_secagg.py::test_clients_of_low_rank_add_their_noise_to_every_rank.
+    """
+    summed = privacy is not None and privacy.trust == "secagg"
+    return shared_rank(lora.rank, method.own_ranks) if summed else rank_of(method, lora, k)
 
 
 def _held(shapes: Mapping[Slot, torch.Size], rank: int) -> dict[Slot, tuple[int, ...]]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from small import LORA, PLAN, tokens
+from flowers import by_messages
+from small import LORA, PLAN, play, private, tensors, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import accounting, theory, upload
@@ -114,3 +115,23 @@ def test_a_colluder_among_the_relied_on_doubles_epsilon() -> None:
         left = each * math.sqrt(20 - 15)
         spent = theory.gdp_epsilon(theory.gaussian_mu(left, 10), 1e-3)
         assert spent >= real if privacy is careless else spent <= real * (1 + 1e-9)
+
+
+def test_clients_of_low_rank_add_their_noise_to_every_rank() -> None:
+    """On Flower a client sent its share in its own ranks only: what one client held carried a third of the noise."""
+    task = fl.tasks.regression(clients=8, examples=4, d_in=40, d_out=40, rank=2, test=4)
+    privacy, lora = private("client", sigma=1e3, trust="secagg"), fl.Lora(rank=4, ranks=(4, *[1] * 7))
+    last = by_messages(task, "ffa-lora", privacy, PLAN.replace(rounds=1), lora=lora)[-1]
+    ((_, b),) = last.adapter.values()
+    level = 1e3 * privacy.clip_norm / 8
+    assert b.std(0).tolist() == pytest.approx([level] * 4, rel=0.45), "in every rank the noise of the whole sum"
+
+
+@pytest.mark.parametrize("slug", fl.methods.ALL)
+def test_over_messages_the_sum_is_that_of_the_loop_whatever_the_ranks(slug: str) -> None:
+    privacy, lora = private("client", trust="secagg", honest=2), fl.Lora(rank=4, alpha=4, ranks=(1, 4, 2))
+    plan = PLAN.replace(rounds=3)
+    flower, loop = (run(tokens("head"), slug, privacy, plan, lora=lora)[-1] for run in (by_messages, play))
+    for name, tensor in tensors(loop).items():
+        assert float((tensor - tensors(flower)[name]).norm()) <= 1e-5 * float(tensor.norm()), name
+    assert loop.uploads == flower.uploads

@@ -16,7 +16,7 @@ from fedlora_lab.flower import records
 from fedlora_lab.flower.party import Party
 from fedlora_lab.method import Global, Method, Slot
 from fedlora_lab.tasks.task import Examples
-from fedlora_lab.traffic import SENT_DOWN, rank_of
+from fedlora_lab.traffic import SENT_DOWN, rank_sent
 
 LOG = logging.getLogger("fedlora_lab.flower")
 WHY = "its own log says why"
@@ -116,7 +116,8 @@ def _trained(
     whole = upload.join(setting, [clients], moves.moved, sent)
     reply = upload.one(setting, party.asked.privacy, whole, moves.sent, sent, t)
     kept = {**personal, **{slot: whole.bank[slot][0] for slot in moves.kept}}
-    return records.trimmed(reply, rank_of(party.asked.method, party.asked.lora, number)), kept
+    asked = party.asked
+    return records.trimmed(reply, rank_sent(asked.method, asked.lora, number, asked.privacy)), kept
 
 
 def evaluate(party: Party, number: int, message: Message, context: Context) -> Message:

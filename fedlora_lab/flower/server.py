@@ -20,7 +20,7 @@ from fedlora_lab.flower.party import Party
 from fedlora_lab.loop import Federation, Opened
 from fedlora_lab.method import Slot
 from fedlora_lab.record import Round
-from fedlora_lab.traffic import rank_of
+from fedlora_lab.traffic import rank_sent
 
 LOG = logging.getLogger("fedlora_lab.flower")
 
@@ -195,9 +195,13 @@ class Fleet:
         _fine(reply)
         records.about(reply, {"client": k, "terms": self.party.terms, "round": opened.t})
         method, privacy = run.setting.method, run.asked.privacy
-        forms = records.forms({s: opened.before.tensors[s] for s in slots}, rank_of(method, run.asked.lora, k))
+        rank = rank_sent(method, run.asked.lora, k, privacy)
+        forms = records.forms({s: opened.before.tensors[s] for s in slots}, rank)
         tensors = records.unpacked(records.arrays(reply), forms)
-        start = upload.received(run.setting, (k,), opened.sent)
+        summed = privacy is not None and privacy.trust == "secagg"
+        # Of a sum everyone sends all ranks, and what is not sent is what the server has: it takes that off again.
+        whole = {slot: tensor[None] for slot, tensor in opened.sent.tensors.items()}
+        start = whole if summed else upload.received(run.setting, (k,), opened.sent)
         shift = method.clips if privacy is not None and privacy.unit == "client" else (lambda x: x)
         return records.filled(tensors, {slot: shift(start[slot])[0] for slot in slots})
 

@@ -166,7 +166,7 @@ def _probe(task: Task, adapted: Adapted, products: str, row: Method, moving: tup
     # Of an example that the model is sure of hardly a gradient is left, and that rounds: it is held to the others'.
     sizes = sizes.clamp(min=max(1e-12, 0.03 * float(sizes.max())))
 
-    def held(found: dict[Slot, Tensor], expected: dict[Slot, Tensor], who: Tensor, tolerance: float) -> None:
+    def compare(found: dict[Slot, Tensor], expected: dict[Slot, Tensor], who: Tensor, tolerance: float) -> None:
         gaps = row_norms({slot: found[slot] - expected[slot] for slot in moving}).cpu() / sizes[who]
         # Written so that a gap that is not a number is refused as well: a batch of one has no variance to divide by.
         mixing = gaps[~(gaps <= tolerance)]
@@ -176,7 +176,7 @@ def _probe(task: Task, adapted: Adapted, products: str, row: Method, moving: tup
     rough, same = _tolerance(like, products), 20 * torch.finfo(like.dtype).eps
     for i in range(PROBES):
         one = owner[i : i + 1]
-        held(by_itself(whole, i), {slot: x[one] for slot, x in together.items()}, one, rough)
+        compare(by_itself(whole, i), {slot: x[one] for slot, x in together.items()}, one, rough)
     if row is PLAIN:
         # Both texts have the task's width: a table that depends on the width alone says nothing of an example.
         by_itself(whole, 0)
@@ -195,13 +195,13 @@ def _probe(task: Task, adapted: Adapted, products: str, row: Method, moving: tup
                 check(False, name, value, f"passes that no example can stop (beside others times {scale:g}: {said})")
                 raise
         # Nothing of its own has changed, nor the shape of anything: there is hardly anything to round.
-        held({slot: x[one] for slot, x in found.items()}, {slot: x[one] for slot, x in together.items()}, one, same)
+        compare({slot: x[one] for slot, x in found.items()}, {slot: x[one] for slot, x in together.items()}, one, same)
     if rows > PROBES:
         data, who = _many(given, rows), torch.arange(rows) % PROBES
         full = gradients(data, who)
         for half in torch.arange(rows).tensor_split(2):
             part = gradients((take(data[0], half), data[1][half]), who[half])
-            held(part, {slot: tensor[half] for slot, tensor in full.items()}, who[half], rough)
+            compare(part, {slot: tensor[half] for slot, tensor in full.items()}, who[half], rough)
 
 
 def _strange(x: Any, i: int, scale: float) -> Any:

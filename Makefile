@@ -7,8 +7,8 @@ WORKERS ?= 3
 OUT ?= runs/digits
 COMPARE_ARGS ?= digits --methods fedlora,ffa-lora,rolora,deer,la-lora,fedlpp --epsilon 8 --seeds 3
 
-# One thread for each worker; modules compiled once for all the processes that tests start; and glibc keeps the memory
-# of tensors that come and go at every step, in large pages.
+# One thread for each worker; modules compiled once for all the processes that tests start; and
+# glibc keeps the memory of tensors that come and go at every step, in large pages.
 QUICK := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= MALLOC_MMAP_THRESHOLD_=67108864 \
 	MALLOC_TRIM_THRESHOLD_=268435456 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
@@ -17,7 +17,7 @@ STAMP := .venv/.installed
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test book compare bench results lint format pins clean
+.PHONY: help setup lab check test book compare bench results lint format pins clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -41,8 +41,15 @@ lab: setup ## open JupyterLab on the course
 	exec $(BIN)/python -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/$(firstword $(NOTEBOOKS)) \
 		--port=$(PORT) $$extra $(JUPYTER_ARGS)
 
-test: setup ## run every notebook, whose outputs must be those in git, and every test
-	$(QUICK) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -p tests.fresh --nbmake --nbmake-timeout=1200 $(NOTEBOOKS) tests
+check: setup ## before a commit: format, lint, types, and the tests that take no time
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . || exit 1; \
+	$(BIN)/pyright >.pyright.log & types=$$!; \
+	$(QUICK) $(BIN)/python -m pytest -n 2 --dist worksteal -q -m 'not slow' tests; \
+	status=$$?; wait $$types || status=1; cat .pyright.log; rm -f .pyright.log; exit $$status
+
+test: setup ## run every notebook and every test
+	$(QUICK) $(BIN)/python scripts/warm_kernels.py $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q \
+		--nbmake --nbmake-kernel=warm --nbmake-timeout=1200 $(NOTEBOOKS) tests
 
 book: setup ## build the site with the notebooks as they stand into build/book
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/book.py

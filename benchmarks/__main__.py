@@ -1,11 +1,12 @@
-"""Measure, side by side in one run, what the library promises about speed; write results and one page with a figure.
+"""Measure, side by side in one run, what the library promises about speed; write results and one
+page with a figure.
 
     python -m benchmarks            everything, about ten minutes on two quiet cores
     python -m benchmarks --quick    a look in a minute
 
-Peers take turns step by step, so a noisy machine disturbs all of them alike; the ratio of each turn is what counts.
-With one thread (`--threads 1`) the processor's time is counted instead of the clock's: that is the figure for a machine
-that others use as well.
+Peers take turns step by step, so a noisy machine disturbs all of them alike; the ratio of each turn
+is what counts. With one thread (`--threads 1`) the processor's time is counted instead of the
+clock's: that is the figure for a machine that others use as well.
 """
 
 import json
@@ -27,7 +28,7 @@ from benchmarks import price
 from benchmarks.page import PEERS, figure, page
 
 if TYPE_CHECKING:
-    from fedlora_lab.tasks import Task
+    from fedlora_lab.tasks.task import Task
 
 HERE = Path(__file__).parent
 CASES = {
@@ -72,7 +73,9 @@ def turns(case: str, count: int, inner: int) -> pd.DataFrame:
 
 
 def in_turns(steps: dict[str, Callable[[], None]], count: int, inner: int) -> pd.DataFrame:
-    """Columns peer, turn, seconds (a step's mean over ``inner``); the first turn warms up and is left out."""
+    """Columns peer, turn, seconds (a step's mean over ``inner``); the first turn warms up and is
+    left out.
+    """
     rows = []
     for turn in range(-1, count):
         for peer, step in steps.items():
@@ -84,7 +87,9 @@ def in_turns(steps: dict[str, Callable[[], None]], count: int, inner: int) -> pd
 
 
 def peak(case: str, peer: str) -> list[float]:
-    """MiB in a fresh process that builds a peer and makes five steps: largest resident size, and its growth."""
+    """MiB in a fresh process that builds a peer and makes five steps: largest resident size, and
+    its growth.
+    """
     command = [sys.executable, "-m", "benchmarks", "--peak", case, peer]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE.parent)
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -110,7 +115,9 @@ def one_peak(case: str, peer: str) -> None:
 
 
 def step_by_batch(count: int, inner: int) -> dict[str, Any]:
-    """Seconds of the private step for each batch of `benchmarks.price`, the batches in turns; a client's examples."""
+    """Seconds of the private step for each batch of `benchmarks.price`, the batches in turns; a
+    client's examples.
+    """
     from benchmarks.peers import stacked
 
     task = task_of("digits", price.CLIENTS)
@@ -121,13 +128,15 @@ def step_by_batch(count: int, inner: int) -> dict[str, Any]:
 
 
 def whole_run(repeats: int) -> dict[str, list[float]]:
-    """Share of a `digits` run's wall time that is not the engine's local steps: set-up, evaluation, epsilon."""
+    """Share of a `digits` run's wall time that is not the engine's local steps: set-up, evaluation,
+    epsilon.
+    """
     import fedlora_lab as fl
-    from fedlora_lab import engine
+    from fedlora_lab.federated import local_training
 
     task, plan = fl.tasks.digits(clients=10), fl.Plan()
     privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
-    spent, step = [0.0], engine.local_step
+    spent, step = [0.0], local_training.local_step
 
     def timed(*arguments: object) -> None:
         begun = clock()
@@ -135,7 +144,7 @@ def whole_run(repeats: int) -> dict[str, list[float]]:
         spent[0] += clock() - begun
 
     shares, seconds = [], []
-    engine.local_step = timed
+    local_training.local_step = timed
     try:
         for _ in range(repeats):
             spent[0], begun = 0.0, clock()
@@ -144,27 +153,36 @@ def whole_run(repeats: int) -> dict[str, list[float]]:
             seconds.append(clock() - begun)
             shares.append(1 - spent[0] / seconds[-1])
     finally:
-        engine.local_step = step
+        local_training.local_step = step
     return {"share": shares, "seconds": seconds}
 
 
 def through_flower(repeats: int) -> dict[str, list[float]]:
-    """Clock seconds of a round of `digits` (10 clients, 5 steps of 16) in the loop and through Flower's simulation."""
+    """Clock seconds of a round of `digits` (10 clients, 5 steps of 16) in the loop and through
+    Flower's simulation.
+    """
     import fedlora_lab as fl
-    from fedlora_lab.flower import simulate
+    from fedlora_lab.flower.simulators import simulate
 
     task, plan = fl.tasks.digits(clients=10), fl.Plan(rounds=repeats + 1)
     privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
-    runs = {"loop": fl.run(task, "rolora", privacy, plan), "flower": simulate(task, "rolora", privacy, plan, workers=2)}
+    runs = {
+        "loop": fl.run(task, "rolora", privacy, plan),
+        "flower": simulate(task, "rolora", privacy, plan, workers=2),
+    }
     # The first round of either warms up.
-    return {name: [record.seconds for record in run if record.index > 1] for name, run in runs.items()}
+    return {
+        name: [record.seconds for record in run if record.index > 1] for name, run in runs.items()
+    }
 
 
 def import_seconds(repeats: int) -> list[float]:
     """Seconds that ``import fedlora_lab`` takes in a fresh interpreter."""
-    code = "import time; t = time.perf_counter(); import fedlora_lab; print(time.perf_counter() - t)"
-    return [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-            for _ in range(repeats)]  # fmt: skip
+    code = (
+        "import time; t = time.perf_counter(); import fedlora_lab; print(time.perf_counter() - t)"
+    )
+    command = [sys.executable, "-c", code]
+    return [float(subprocess.check_output(command, text=True)) for _ in range(repeats)]
 
 
 def processor() -> str:
@@ -173,16 +191,28 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine()
+    )
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Few turns, the small cases only.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of torch; 1 counts processor time.  [torch's own]")
-@click.option("--turns", "count", type=click.IntRange(2), default=25, help="Turns of every case.  [25]")
-@click.option("--out", type=click.Path(path_type=Path), default=HERE / "results", help="Where the results go.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads of torch; 1 counts processor time.  [torch's own]",
+)
+@click.option(
+    "--turns", "count", type=click.IntRange(2), default=25, help="Turns of every case.  [25]"
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=HERE / "results", help="Where the results go."
+)
 @click.option("--peak", "one", nargs=2, hidden=True)
-def main(quick: bool, threads: int | None, count: int, out: Path, one: tuple[str, str] | None) -> None:
+def main(
+    quick: bool, threads: int | None, count: int, out: Path, one: tuple[str, str] | None
+) -> None:
     """Measure and write results.json, turns.csv, speed.png and README.md."""
     warnings.simplefilter("ignore")  # Opacus warns of every hook; nothing here is tested
     if one:
@@ -196,16 +226,33 @@ def main(quick: bool, threads: int | None, count: int, out: Path, one: tuple[str
     torch.set_num_threads(threads or torch.get_num_threads())
     count = 4 if quick else count
     cases = [case for case in CASES if not (quick and "MiniLM" in case)]
-    table = pd.concat([turns(case, count, 1 if "MiniLM" in case else 3) for case in cases], ignore_index=True)
+    table = pd.concat(
+        [turns(case, count, 1 if "MiniLM" in case else 3) for case in cases], ignore_index=True
+    )
     memory = {case: {peer: peak(case, peer) for peer in PEERS} for case in cases}
-    run, imports, rounds = whole_run(3 if quick else 7), import_seconds(5), through_flower(3 if quick else 15)
+    run, imports, rounds = (
+        whole_run(3 if quick else 7),
+        import_seconds(5),
+        through_flower(3 if quick else 15),
+    )
     speeds = products(5 if quick else 15)
-    machine = {"cores": os.cpu_count(), "system": processor(), "torch": torch.__version__, "turns": count}
+    machine = {
+        "cores": os.cpu_count(),
+        "system": processor(),
+        "torch": torch.__version__,
+        "turns": count,
+    }
     machine["threads"] = torch.get_num_threads()
     by_batch = step_by_batch(count, 3)
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "turns.csv", index=False, float_format="%.6f")
-    found = {"memory_MiB": memory, "run": run, "rounds": rounds, "products": speeds, "import": imports}
+    found = {
+        "memory_MiB": memory,
+        "run": run,
+        "rounds": rounds,
+        "products": speeds,
+        "import": imports,
+    }
     found |= {"machine": machine, "price": by_batch, "beside": beside(3 if quick else 7)}
     (out / "results.json").write_text(json.dumps(found, indent=1))
     figure(table, out / "speed.png")

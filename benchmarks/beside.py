@@ -1,4 +1,6 @@
-"""A private step beside another program that keeps one core busy: with all of torch's threads, and with one."""
+"""A private step beside another program that keeps one core busy: with all of torch's threads, and
+with one.
+"""
 
 import subprocess
 import sys
@@ -27,9 +29,14 @@ def busy() -> Iterator[None]:
 
 
 def beside(turns: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds of the clock a step of `digits` 10 x 16: "alone" and "busy" -> "all" and "one" (threads) -> turns."""
+    """Seconds of the clock a step of `digits` 10 x 16: "alone" and "busy" -> "all" and "one"
+    (threads) -> turns.
+    """
     step, threads = stacked(fl.tasks.digits(clients=10), 16, 4), torch.get_num_threads()
-    found: dict[str, dict[str, list[float]]] = {"alone": {"all": [], "one": []}, "busy": {"all": [], "one": []}}
+    found: dict[str, dict[str, list[float]]] = {
+        "alone": {"all": [], "one": []},
+        "busy": {"all": [], "one": []},
+    }
     for _ in range(turns):
         for where, around in (("alone", nullcontext()), ("busy", busy())):
             with around:

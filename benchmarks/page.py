@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.price import CLIENTS, STEPS, priced
-from fedlora_lab.summary import markdown
+from fedlora_lab.report.summary_table import markdown_table
 
 PEERS = ("stacked", "plain", "opacus")
 TIME, MEMORY = 1.25, 1.3
 FASTER = {"digits 10 x 16": 2.0, "digits 50 x 8": 3.5, "MiniLM 4 x 8": 1.0}
-"""What was asked: at most so many times the plain step's time and memory, at least so many times Opacus' speed."""
+"""What was asked: at most so many times the plain step's time and memory, at least so many times
+Opacus' speed.
+"""
 SWITCHES = {"kept": "`frozen_prefix=True`"}
 """Of speed, each measured in some of the cases."""
 
@@ -34,11 +36,21 @@ def spread(values: "np.ndarray | pd.Series | list[float]") -> str:
 def steps(table: pd.DataFrame) -> str:
     """The private step beside its peers, one line for each case."""
     found = ratios(table)
-    rows = [["step", "private, stacked / plain, non-private", "asked", "Opacus by client / private, stacked", "asked"]]
+    rows = [
+        [
+            "step",
+            "private, stacked / plain, non-private",
+            "asked",
+            "Opacus by client / private, stacked",
+            "asked",
+        ]
+    ]
     for case in table["case"].unique():
         part, asked = found.loc[case], f"at least {FASTER[case]:g}" if case in FASTER else ""
-        rows.append([case, spread(part["plain"]), f"at most {TIME:g}", spread(part["opacus"]), asked])
-    return markdown(rows)
+        rows.append(
+            [case, spread(part["plain"]), f"at most {TIME:g}", spread(part["opacus"]), asked]
+        )
+    return markdown_table(rows)
 
 
 def switched(table: pd.DataFrame) -> str:
@@ -48,7 +60,7 @@ def switched(table: pd.DataFrame) -> str:
     for switch in (switch for switch in SWITCHES if switch in found):
         by_case = found[switch].dropna().groupby("case", sort=False)
         rows += [[SWITCHES[switch], str(case), spread(part.tolist())] for case, part in by_case]
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def sizes(memory: dict[str, dict[str, list[float]]]) -> str:
@@ -58,7 +70,7 @@ def sizes(memory: dict[str, dict[str, list[float]]]) -> str:
         cells = [f"{found[peer][0]:.0f} ({found[peer][1]:.0f})" for peer in PEERS]
         ratio = found["stacked"][0] / found["plain"][0]
         rows.append([case, *cells, f"{ratio:.2f}", f"at most {MEMORY:g}"])
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def speeds(products: dict[str, dict[str, list[float]]]) -> str:
@@ -67,7 +79,7 @@ def speeds(products: dict[str, dict[str, list[float]]]) -> str:
     for name, rates in products.items():
         quicker = np.divide(rates["onednn"], rates["torch"])
         rows.append([name, spread(rates["torch"]), spread(rates["onednn"]), spread(quicker)])
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def prices(price: dict[str, Any]) -> str:
@@ -75,32 +87,45 @@ def prices(price: dict[str, Any]) -> str:
     rows = [["batch", "σ", "ε", "s of the run", "s more for each halving of ε"]]
     for i, row in priced(price["seconds"], price["examples"]).iterrows():
         more = f"{row['halving']:.1f}" if i else ""
-        numbers = f"{row['batch']:.0f}", f"{row['sigma']:.2f}", f"{row['epsilon']:.2f}", f"{row['seconds']:.1f}", more
+        numbers = (
+            f"{row['batch']:.0f}",
+            f"{row['sigma']:.2f}",
+            f"{row['epsilon']:.2f}",
+            f"{row['seconds']:.1f}",
+            more,
+        )
         rows.append(list(numbers))
-    return f"""What a unit of privacy costs: {CLIENTS} clients of {price["examples"]} examples on `digits`,
-{STEPS} private steps, σ in proportion to the batch, so that the mean of a step is as noisy in every line while ε falls.
+    return f"""What a unit of privacy costs: {CLIENTS} clients of {price["examples"]} examples on
+`digits`, {STEPS} private steps, σ in proportion to the batch, so that the mean of a step is as
+noisy in every line while ε falls.
 
-{markdown(rows)}"""
+{markdown_table(rows)}"""
 
 
 def beside(found: dict[str, dict[str, list[float]]]) -> str:
     """A step with all threads and with one, alone and beside a busy program; medians."""
-    ms = {(where, name): f"{1000 * np.median(x):.0f}" for where, by in found.items() for name, x in by.items()}
+    ms = {
+        (where, name): f"{1000 * np.median(x):.0f}"
+        for where, by in found.items()
+        for name, x in by.items()
+    }
     return (
-        f"A step of `digits` 10 x 16 takes {ms['alone', 'all']} ms with all threads and {ms['alone', 'one']} with one; "
-        f"beside another\nprogram that keeps one core busy {ms['busy', 'all']} and {ms['busy', 'one']}: all wait for "
-        "the thread that has lost its core.\nThe environment's `OMP_NUM_THREADS` says how many there are."
+        f"A step of `digits` 10 x 16 takes {ms['alone', 'all']} ms with all threads and "
+        f"{ms['alone', 'one']} with one; beside another\nprogram that keeps one core busy "
+        f"{ms['busy', 'all']} and {ms['busy', 'one']}: all wait for the thread that has lost its "
+        "core.\nThe environment's `OMP_NUM_THREADS` says how many there are."
     )
 
 
 def whole(run: dict[str, list[float]], rounds: dict[str, list[float]]) -> str:
     """A run on `digits`, and a round of it through Flower."""
     ratio = np.median(rounds["flower"]) / np.median(rounds["loop"])
-    return f"""A `digits` run (10 clients, 20 rounds, 5 steps, RoLoRA at ε = 8): {spread(run["seconds"])} s, of which
+    return f"""A `digits` run (10 clients, 20 rounds, 5 steps, RoLoRA at ε = 8):
+{spread(run["seconds"])} s, of which
 {spread(run["share"])} is not the engine's steps (asked: at most 0.25).
 
-A round of it through Flower's simulation, two processes: {spread(rounds["flower"])} s of the clock, in the
-loop {spread(rounds["loop"])} s: {ratio:.1f} times less."""
+A round of it through Flower's simulation, two processes: {spread(rounds["flower"])} s of the
+clock, in the loop {spread(rounds["loop"])} s: {ratio:.1f} times less."""
 
 
 def page(table: pd.DataFrame, found: dict[str, Any]) -> str:
@@ -116,14 +141,15 @@ def page(table: pd.DataFrame, found: dict[str, Any]) -> str:
 
 Rebuilt by `make bench`; medians and, in brackets, the middle 80 % of the turns.
 
-Machine: {machine["cores"]} cores, {machine["system"]}, torch {machine["torch"]}, {machine["turns"]} turns,
-{counted}.
+Machine: {machine["cores"]} cores, {machine["system"]}, torch {machine["torch"]},
+{machine["turns"]} turns, {counted}.
 
 {steps(table)}
 
-The plain step is PEFT's model on the same examples, without clients, clip and noise; all three multiply frozen maps by
-oneDNN where torch has it (below). On texts the private step takes those of like length together, sixteen at once
-(decision 0020); plain step and Opacus pad their batches to the longest text in them, one batch in all and one a client.
+The plain step is PEFT's model on the same examples, without clients, clip and noise; all three
+multiply frozen maps by oneDNN where torch has it (below). On texts the private step takes those
+of like length together, sixteen at once (decision 0020); plain step and Opacus pad their batches
+to the longest text in them, one batch in all and one a client.
 
 {sizes(found["memory_MiB"])}
 
@@ -158,15 +184,23 @@ def figure(table: pd.DataFrame, path: Path) -> None:
     cases = list(table["case"].unique())
     words = {
         "plain": ("time of a private step / plain step", dict.fromkeys(cases, TIME)),
-        "opacus": ("times faster than Opacus by client", {case: FASTER[case] for case in cases if case in FASTER}),
+        "opacus": (
+            "times faster than Opacus by client",
+            {case: FASTER[case] for case in cases if case in FASTER},
+        ),
     }
     for ax, (peer, (label, asked)) in zip(axes, words.items(), strict=True):
-        sns.stripplot(found, x=peer, y="case", order=cases, ax=ax, color="#0072b2", alpha=0.4, size=4)
+        sns.stripplot(
+            found, x=peer, y="case", order=cases, ax=ax, color="#0072b2", alpha=0.4, size=4
+        )
         sns.pointplot(
             found, x=peer, y="case", order=cases, ax=ax,
             estimator="median", errorbar=None, color="#d55e00", linestyle="none",
         )  # fmt: skip
-        for case, line in asked.items():  # a mark in the line of each case that something is asked of
+        for (
+            case,
+            line,
+        ) in asked.items():  # a mark in the line of each case that something is asked of
             middle = cases.index(case)
             ax.vlines(line, middle - 0.4, middle + 0.4, color="#22252b", lw=1.5, ls="--")
         ax.axvline(1, color="#c9ccd3", lw=1)

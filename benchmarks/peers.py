@@ -1,4 +1,6 @@
-"""One local step, three ways: all clients in one stacked private batch, plain and non-private, Opacus by client."""
+"""One local step, three ways: all clients in one stacked private batch, plain and non-private,
+Opacus by client.
+"""
 
 import copy
 from collections.abc import Callable
@@ -10,12 +12,12 @@ from opacus import GradSampleModule
 from peft import LoraConfig, get_peft_model
 
 import fedlora_lab as fl
-from fedlora_lab import adapters, engine
-from fedlora_lab.compute.blocks import wrap
-from fedlora_lab.compute.frozen import freeze
-from fedlora_lab.compute.prefix import prefix
-from fedlora_lab.method import Global
-from fedlora_lab.streams import Streams
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab.federated import local_training
+from fedlora_lab.federated.compute import prefix, wrap
+from fedlora_lab.lora import peft
+from fedlora_lab.lora.peft import freeze
+from fedlora_lab.methods.state import ServerState
 from fedlora_lab.tasks.task import take
 
 
@@ -28,7 +30,11 @@ def examples(task: fl.tasks.Task, batch: int) -> list[tuple]:
 def together(parts: list[tuple]) -> tuple:
     """All clients' examples in one batch."""
     xs, ys = zip(*parts, strict=True)
-    x = {k: torch.cat([x[k] for x in xs]) for k in xs[0]} if isinstance(xs[0], dict) else torch.cat(xs)
+    x = (
+        {k: torch.cat([x[k] for x in xs]) for k in xs[0]}
+        if isinstance(xs[0], dict)
+        else torch.cat(xs)
+    )
     return x, torch.cat(ys)
 
 
@@ -39,22 +45,36 @@ def stacked(task: fl.tasks.Task, batch: int, rank: int, keep: bool = False) -> C
     """
     small = replace(task, clients=tuple(examples(task, batch)))
     plan = fl.Plan(batch=None, lr=0.1)
-    adapted = adapters.adapt(small.model, small.targets, small.head, fl.Lora(rank, 2.0 * rank))
+    adapted = peft.adapt(small.model, small.targets, small.head, fl.Lora(rank, 2.0 * rank))
     streams, count = Streams(0), len(small.clients)
-    kept = prefix(small, adapted, wrap(adapted.model, recompute=False), ("benchmark",)) if keep else None
-    setting = engine.Setting(
-        small, adapted, fl.methods.FedLoRA, plan, streams, 1.0, (1.0,) * count, small.clients, prefix=kept
+    kept = (
+        prefix(small, adapted, wrap(adapted.model, recompute=False), ("benchmark",))
+        if keep
+        else None
     )
-    start = Global(adapters.start(adapted, streams))
-    received = {slot: tensor[None] for slot, tensor in start.tensors.items()}
+    setting = local_training.RunContext(
+        small,
+        adapted,
+        fl.methods.FedLoRA,
+        plan,
+        streams,
+        1.0,
+        (1.0,) * count,
+        small.clients,
+        prefix=kept,
+    )
+    start = ServerState(peft.initial_values(adapted, streams))
+    received = {key: tensor[None] for key, tensor in start.tensors.items()}
     # From the second step on the clients differ: that is the state to time.
-    clients = engine.Clients(tuple(range(count)), dict(received), received)
-    engine.local_step(setting, clients, 0, 0)
-    return lambda: engine.local_step(setting, clients, 0, 1)
+    clients = local_training.Clients(tuple(range(count)), dict(received), received)
+    local_training.local_step(setting, clients, 0, 0)
+    return lambda: local_training.local_step(setting, clients, 0, 1)
 
 
 def _peft(task: fl.tasks.Task, rank: int) -> torch.nn.Module:
-    """PEFT's model; its frozen maps multiply as the private step's do, so the ratios tell of privacy alone."""
+    """PEFT's model; its frozen maps multiply as the private step's do, so the ratios tell of
+    privacy alone.
+    """
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
@@ -81,7 +101,9 @@ def plain(task: fl.tasks.Task, batch: int, rank: int) -> Callable[[], None]:
 
 
 def opacus(task: fl.tasks.Task, batch: int, rank: int) -> Callable[[], None]:
-    """The ordinary private way: client after client, per-example gradients by Opacus' hooks, flat clip, noise, SGD."""
+    """The ordinary private way: client after client, per-example gradients by Opacus' hooks, flat
+    clip, noise, SGD.
+    """
     parts = examples(task, batch)
     models = []
     base = _peft(task, rank)
@@ -90,7 +112,8 @@ def opacus(task: fl.tasks.Task, batch: int, rank: int) -> Callable[[], None]:
         frozen = {id(p): p for p in base.parameters() if not p.requires_grad}
         model = copy.deepcopy(base, frozen)
         for module in model.modules():
-            # Opacus' hooks look at layers in training mode only; dropout elsewhere stays off, as for the other peers.
+            # Opacus' hooks look at layers in training mode only; dropout elsewhere stays off, as
+            # for the other peers.
             module.train(any(p.requires_grad for p in module.parameters(recurse=False)))
         models.append(GradSampleModule(model, loss_reduction="sum"))
 
@@ -100,7 +123,9 @@ def opacus(task: fl.tasks.Task, batch: int, rank: int) -> Callable[[], None]:
             task.loss(task.forward(model, x), y).sum().backward()
             with torch.no_grad():
                 moving = [p for p in model.parameters() if p.requires_grad]
-                norms = torch.stack([p.grad_sample.flatten(1).norm(dim=1) for p in moving]).norm(dim=0)
+                norms = torch.stack([p.grad_sample.flatten(1).norm(dim=1) for p in moving]).norm(
+                    dim=0
+                )
                 scale = (1 / (norms + 1e-6)).clamp(max=1)
                 for p in moving:
                     total = torch.einsum("n,n...->...", scale, p.grad_sample)

@@ -1,11 +1,13 @@
-"""Products of maps that do not move: torch's own linear map beside oneDNN's, turn by turn, on one core."""
+"""Products of maps that do not move: torch's own linear map beside oneDNN's, turn by turn, on one
+core.
+"""
 
 import time
 
 import torch
 from torch import nn
 
-from fedlora_lab.compute.frozen import freeze
+from fedlora_lab.lora.peft import freeze
 
 # The first is the smallest that oneDNN is asked for.
 SHAPES = {
@@ -25,12 +27,14 @@ def rate(layer: nn.Linear, x: torch.Tensor, repeats: int) -> float:
 
 
 def products(turns: int) -> dict[str, dict[str, list[float]]]:
-    """Shape -> library -> GFLOP/s of every turn; the two libraries follow each other within a turn."""
+    """Shape -> library -> GFLOP/s of every turn; the two libraries take turns."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     found = {}
     for name, (inputs, outputs, rows) in SHAPES.items():
-        layers = {key: nn.Linear(inputs, outputs).requires_grad_(False) for key in ("torch", "onednn")}
+        layers = {
+            key: nn.Linear(inputs, outputs).requires_grad_(False) for key in ("torch", "onednn")
+        }
         freeze(layers["onednn"])
         x = torch.randn(rows, inputs, requires_grad=True)
         repeats = max(1, int(5e9 / (4 * rows * inputs * outputs)))

@@ -1,8 +1,8 @@
 """Sphinx extension: this project's docstrings as reStructuredText.
 
-They are written to be read in an editor: a line of meaning, paragraphs, and sections ``Args:``, ``Returns:``,
-``Raises:``, ``Guarantees:``, ``Source:``. Nothing in them is meant as markup but literals, so all else is escaped.
-"""
+They are written to be read in an editor: a line of meaning, paragraphs, and sections ``Args:``,
+``Returns:``, ``Raises:``, ``Guarantees:``, ``Source:``. Nothing in them is meant as markup but
+literals, so all else is escaped."""
 
 import re
 from typing import Any
@@ -16,7 +16,9 @@ LITERAL = re.compile(r"(``.+?``|`[^`]+`)")
 def inline(text: str) -> str:
     """A line of prose: literals as literals, every other character as itself."""
     parts = LITERAL.split(text)
-    plain = [re.sub(r"([\\*|_`])", r"\\\1", part) if i % 2 == 0 else part for i, part in enumerate(parts)]
+    plain = [
+        re.sub(r"([\\*|_`])", r"\\\1", part) if i % 2 == 0 else part for i, part in enumerate(parts)
+    ]
     return "".join(f"``{part.strip('`')}``" if i % 2 else part for i, part in enumerate(plain))
 
 
@@ -79,7 +81,11 @@ def rewrite(app: Any, what: str, name: str, thing: Any, options: Any, lines: lis
 
 def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
     """Leave out what only says that a named tuple has fields."""
-    return True if (getattr(thing, "__doc__", None) or "").startswith("Alias for field number") else None
+    return (
+        True
+        if (getattr(thing, "__doc__", None) or "").startswith("Alias for field number")
+        else None
+    )
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -1,130 +1,85 @@
-"""Federated LoRA under differential privacy: a method is a row of data, privacy is a plan, a run is an iterator.
+"""Federated LoRA under differential privacy: a method is a row of data, privacy is a plan, a run is
+an iterator.
 
-Nothing heavy is imported until a name is used, so ``import fedlora_lab`` is quick and does not load torch.
+Nothing heavy is imported until a name is used, so ``import fedlora_lab`` is quick and does not load
+torch.
 """
 
+import ast
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the same names for editors and type checkers; tests/test_packaging.py keeps the two lists equal
-    from fedlora_lab import (
-        attacks,
-        audit,
-        claims,
-        doctor,
-        edges,
-        exercises,
-        experiments,
-        flower,
-        masks,
-        measures,
-        methods,
-        partition,
-        plots,
-        presets,
-        privacy,
-        report,
-        study,
-        tasks,
-        theory,
-        widgets,
-    )
-    from fedlora_lab.comparison import compare
-    from fedlora_lab.ledger import Ledger
-    from fedlora_lab.loop import predict, run, ticks
-    from fedlora_lab.method import Cycle, Method
-    from fedlora_lab.methods import show
-    from fedlora_lab.plan import Lora, Plan
-    from fedlora_lab.privacy import Privacy
-    from fedlora_lab.record import save_adapter, to_frame
-    from fedlora_lab.tuning import tuned
+if TYPE_CHECKING:  # never run: editors see the names here, and `_homes` reads where each one lives
+    from fedlora_lab import attacks as attacks
+    from fedlora_lab import audit as audit
+    from fedlora_lab import course as course
+    from fedlora_lab import experiments as experiments
+    from fedlora_lab import flower as flower
+    from fedlora_lab import measures as measures
+    from fedlora_lab import methods as methods
+    from fedlora_lab import plots as plots
+    from fedlora_lab import privacy as privacy
+    from fedlora_lab import report as report
+    from fedlora_lab import tasks as tasks
+    from fedlora_lab import theory as theory
+    from fedlora_lab.cli import doctor as doctor
+    from fedlora_lab.course import exercise as exercises  # noqa: F401
+    from fedlora_lab.course import sharp_edges as sharp_edges
+    from fedlora_lab.course import widgets as widgets
+    from fedlora_lab.experiments import presets as presets
+    from fedlora_lab.experiments.tuned_rates import tuned as tuned
+    from fedlora_lab.federated.comparison import compare as compare
+    from fedlora_lab.federated.records import save_adapter as save_adapter
+    from fedlora_lab.federated.records import to_frame as to_frame
+    from fedlora_lab.federated.simulation import predict as predict
+    from fedlora_lab.federated.simulation import run as run
+    from fedlora_lab.federated.simulation import ticks as ticks
+    from fedlora_lab.methods.method import Cycle as Cycle
+    from fedlora_lab.methods.method import Method as Method
+    from fedlora_lab.methods.optimizers import SGD as SGD
+    from fedlora_lab.methods.optimizers import Adam as Adam
+    from fedlora_lab.methods.optimizers import AdamW as AdamW
+    from fedlora_lab.methods.optimizers import DPAdam as DPAdam
+    from fedlora_lab.methods.plan import Lora as Lora
+    from fedlora_lab.methods.plan import Plan as Plan
+    from fedlora_lab.methods.table import show as show
+    from fedlora_lab.privacy.config import Privacy as Privacy
+    from fedlora_lab.privacy.ledger import Ledger as Ledger
+    from fedlora_lab.tasks import partition as partition
 
 __version__ = "0.1.0"
-__all__ = [
-    "Cycle",
-    "Ledger",
-    "Lora",
-    "Method",
-    "Plan",
-    "Privacy",
-    "attacks",
-    "audit",
-    "claims",
-    "compare",
-    "doctor",
-    "edges",
-    "exercises",
-    "experiments",
-    "flower",
-    "masks",
-    "measures",
-    "methods",
-    "partition",
-    "plots",
-    "predict",
-    "presets",
-    "privacy",
-    "report",
-    "run",
-    "save_adapter",
-    "show",
-    "study",
-    "tasks",
-    "theory",
-    "ticks",
-    "to_frame",
-    "tuned",
-    "widgets",
-]
 
-# name -> (module, attribute); the attribute None means the module itself.
-_HOMES: dict[str, tuple[str, str | None]] = {
-    "Plan": ("plan", "Plan"),
-    "Lora": ("plan", "Lora"),
-    "Privacy": ("privacy", "Privacy"),
-    "Ledger": ("ledger", "Ledger"),
-    "Cycle": ("method", "Cycle"),
-    "Method": ("method", "Method"),
-    "show": ("methods", "show"),
-    "run": ("loop", "run"),
-    "predict": ("loop", "predict"),
-    "ticks": ("loop", "ticks"),
-    "compare": ("comparison", "compare"),
-    "to_frame": ("record", "to_frame"),
-    "save_adapter": ("record", "save_adapter"),
-    "tuned": ("tuning", "tuned"),
-    "attacks": ("attacks", None),
-    "audit": ("audit", None),
-    "claims": ("claims", None),
-    "tasks": ("tasks", None),
-    "methods": ("methods", None),
-    "partition": ("partition", None),
-    "presets": ("presets", None),
-    "privacy": ("privacy", None),
-    "masks": ("masks", None),
-    "measures": ("measures", None),
-    "theory": ("theory", None),
-    "plots": ("plots", None),
-    "widgets": ("widgets", None),
-    "edges": ("edges", None),
-    "exercises": ("exercises", None),
-    "experiments": ("experiments", None),
-    "flower": ("flower", None),
-    "report": ("report", None),
-    "study": ("study", None),
-    "doctor": ("doctor", None),
-}
+
+def _homes() -> dict[str, tuple[str, str | None]]:
+    """Name -> (module under fedlora_lab, attribute there, or None for the module itself)."""
+    here, found = Path(__file__), {}
+    body = ast.parse(here.read_text(encoding="utf-8")).body
+    block = next(node for node in body if isinstance(node, ast.If))
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom) and node.module
+        for name in node.names:
+            home = node.module.split(".")[1:]
+            place = here.parent.joinpath(*home, name.name)
+            module = place.is_dir() or place.with_suffix(".py").is_file()
+            path = ".".join([*home, name.name] if module else home)
+            found[name.asname] = path, None if module else name.name
+    return found
+
+
+_HOMES = _homes()
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module 'fedlora_lab' has no attribute {name!r}; it has: {', '.join(sorted(_HOMES))}")
+        names = ", ".join(__all__)
+        raise AttributeError(f"module 'fedlora_lab' has no attribute {name!r}; it has: {names}")
     home, attribute = _HOMES[name]
     module = import_module(f"fedlora_lab.{home}")
-    value = module if attribute is None else getattr(module, attribute)
-    globals()[name] = value
-    return value
+    globals()[name] = module if attribute is None else getattr(module, attribute)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:
-    return sorted({*_HOMES, "__version__"})
+    return [*__all__, "__version__"]

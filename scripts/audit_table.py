@@ -1,8 +1,10 @@
 """Audit every row of the table in both units at several seeds, and write results/audit.csv.
 
-Run from the repository: ``python scripts/audit_table.py [--seeds 20]``. What is in the file already is kept; a row
-that was cut short is made again. Says at the end in how many settings an audit could have failed at all. Leaves with
-status 1 where a lower bound exceeds the ledger's epsilon, and where an audit is invalid.
+Run from the repository: ``python scripts/audit_table.py [--seeds 20]``. What is in the file already
+    is kept; a row
+that was cut short is made again. Says at the end in how many settings an audit could have failed at
+all. Leaves with status 1 where a lower bound exceeds the ledger's epsilon, and where an audit is
+invalid.
 """
 
 import argparse
@@ -14,11 +16,12 @@ from typing import Any
 import pandas as pd
 
 import fedlora_lab as fl
-from fedlora_lab.audit import audit, verdict
+from fedlora_lab.audit.canary_audit import audit
+from fedlora_lab.audit.simulated_audits import summarize_audits
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "audit.csv"
-COLUMNS = ("method", "unit", "noise_multiplier", "seed", "canaries", "confidence", "delta", "loss", "update",
-           "epsilon_lower", "ceiling", "epsilon_upper", "invalid", "holds")  # fmt: skip
+COLUMNS = ("method", "unit", "noise_multiplier", "seed", "canaries", "confidence", "delta", "loss")
+COLUMNS += ("update", "epsilon_lower", "ceiling", "epsilon_upper", "invalid", "holds")
 KEY = COLUMNS[:4]
 PLAN = fl.Plan(rounds=6, local_steps=2, batch=8, lr=0.2)
 NOISE, CANARIES, CONFIDENCE, DELTA = (0.5, 2.0), 64, 0.99, 1e-5
@@ -27,11 +30,29 @@ NOISE, CANARIES, CONFIDENCE, DELTA = (0.5, 2.0), 64, 0.99, 1e-5
 def one(task: Any, slug: str, unit: str, sigma: float, seed: int) -> dict[str, Any]:
     """One audit as a row; views of single sides are left out."""
     privacy = fl.Privacy(unit=unit, noise_multiplier=sigma, delta=DELTA, accountant="rdp")
-    found = audit(task, slug, privacy, PLAN, canaries=CANARIES, confidence=CONFIDENCE, lora=fl.Lora(8, 8.0), seed=seed)
+    found = audit(
+        task,
+        slug,
+        privacy,
+        PLAN,
+        canaries=CANARIES,
+        confidence=CONFIDENCE,
+        lora=fl.Lora(8, 8.0),
+        seed=seed,
+    )
     values = {name: getattr(found, name) for name in COLUMNS if hasattr(found, name)}
     bounds = {view: found.lower.get(view, float("nan")) for view in ("loss", "update")}
-    row = {**values, **bounds, "method": slug, "noise_multiplier": sigma, "invalid": found.invalid or ""}
-    return {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in row.items()}
+    row = {
+        **values,
+        **bounds,
+        "method": slug,
+        "noise_multiplier": sigma,
+        "invalid": found.invalid or "",
+    }
+    return {
+        name: float(f"{value:.5g}") if isinstance(value, float) else value
+        for name, value in row.items()
+    }
 
 
 def kept(path: Path) -> list[dict[str, str]]:
@@ -66,7 +87,7 @@ def main() -> None:
                             file.flush()
     frame: Any = pd.read_csv(given.out)
     shares = (frame["epsilon_lower"] / frame["ceiling"])[frame["ceiling"] > 0]
-    print(f"{verdict(frame)}; at most {shares.max():.0%} of a ceiling was shown")
+    print(f"{summarize_audits(frame)}; at most {shares.max():.0%} of a ceiling was shown")
     sys.exit(0 if frame["holds"].all() else 1)
 
 

@@ -1,11 +1,13 @@
-"""Build the site: the notebooks as they stand, the pages of docs/, the methods' scores, the reference from docstrings.
+"""Build the site: the notebooks as they stand, the pages of docs/, the methods' scores, the
+reference from docstrings.
 
     python scripts/book.py                 writes build/book/index.html and what belongs to it
     python scripts/book.py --out FOLDER    elsewhere
     python scripts/book.py --fill          rewrite the generated parts of docs/methods.md
 
-Notebooks and pages have one home each; a temporary folder takes copies of them together with what is generated: the
-table of contents from the notebooks that are there, one page of reference for each room of the library.
+Notebooks and pages have one home each; a temporary folder takes copies of them together with what
+is generated: the table of contents from the notebooks that are there, one page of reference for
+    each room of the library.
 """
 
 import argparse
@@ -23,13 +25,15 @@ import nbformat
 import yaml
 from readme import filled, linked
 
-from fedlora_lab.cli.small import moves, own_rules
-from fedlora_lab.summary import markdown, shown_whole
+from fedlora_lab.cli.listing import describe_schedule, own_rules
+from fedlora_lab.report.summary_table import markdown_table, require_visible
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ROOT / "docs" / "methods.md"
 PAGES = (
+    "architecture",
     "methods",
+    "results",
     "claims",
     "sharp_edges",
     "notation",
@@ -55,22 +59,32 @@ def question(path: Path) -> str:
 
 def questions() -> str:
     """The list of the course for the front page."""
-    return "\n".join(f"- **{path.name[:2]}** [{question(path)}](notebooks/{path.name})" for path in notebooks())
+    return "\n".join(
+        f"- **{path.name[:2]}** [{question(path)}](notebooks/{path.name})" for path in notebooks()
+    )
 
 
 def row_lines(slug: str) -> str:
-    """One method's row in Markdown: the fields in which it differs from the plain row, and its source."""
+    """One method's row in Markdown: the fields in which it differs from the plain row, and its
+    source.
+    """
     from fedlora_lab import methods
 
     row: Any = methods.table().loc[slug]
     words = {
-        "moves": moves(row),
+        "moves": describe_schedule(row),
         "start": f"`{row['start']}`" if row["start"] else "",
         "sent up": row["share"],
-        "clip and noise": ", ".join(f"`{row[name]}`" for name in ("parts", "clips", "whiten") if row[name]),
-        "filter": f"`{row['smooth']}`" if row["smooth"] else "",
+        "clip and noise": ", ".join(
+            f"`{row[name]}`"
+            for name in ("clip_groups", "clip_reference", "precondition")
+            if row[name]
+        ),
+        "filter": f"`{row['filter']}`" if row["filter"] else "",
         "penalty": f"`{row['penalty']}`" if row["penalty"] else "",
-        "server": f"`{row['aggregate']}`" if row["aggregate"] != "MeanUpdate(server_lr=1.0)" else "",
+        "server": f"`{row['aggregate']}`"
+        if row["aggregate"] != "MeanUpdate(server_lr=1.0)"
+        else "",
         "received": f"`{row['broadcast']}`" if row["broadcast"] != "Full()" else "",
         "noise on": row["noise"],
         "mean of products": "exact" if row["exact"] else "missed",
@@ -82,11 +96,19 @@ def row_lines(slug: str) -> str:
 
 
 def measured(row: Any) -> str:
-    """Bytes of a client's round and the deviation, as they were measured (scripts/measure_methods.py)."""
+    """Bytes of a client's round and the deviation, as they were measured
+    (scripts/measure_methods.py).
+    """
     if not row["up"] >= 0:
         return ""
-    gap = "no common product" if row["deviation"] is None or row["deviation"] != row["deviation"] else row["deviation"]
-    deviation = gap if isinstance(gap, str) else "no deviation" if gap < 1e-5 else f"deviation {gap:.2g}"
+    gap = (
+        "no common product"
+        if row["deviation"] is None or row["deviation"] != row["deviation"]
+        else row["deviation"]
+    )
+    deviation = (
+        gap if isinstance(gap, str) else "no deviation" if gap < 1e-5 else f"deviation {gap:.2g}"
+    )
     return f"{row['up'] / 1000:.1f} kB up, {row['down'] / 1000:.1f} kB down, {deviation}"
 
 
@@ -98,8 +120,16 @@ def table() -> str:
     rows = [["method", "moves", "own rules", "exact mean", "in one line"]]
     for slug, row in frame.iterrows():
         own = f"`{own_rules(row)}`" if own_rules(row) != "–" else ""
-        rows.append([f"[{row['name']}](#{slug})", moves(row), own, "yes" if row["exact"] else "no", row["note"]])
-    return markdown(rows)
+        rows.append(
+            [
+                f"[{row['name']}](#{slug})",
+                describe_schedule(row),
+                own,
+                "yes" if row["exact"] else "no",
+                row["note"],
+            ]
+        )
+    return markdown_table(rows)
 
 
 def methods_page() -> str:
@@ -117,14 +147,20 @@ def with_scores(page: str, folder: Path) -> str:
 
     folder.mkdir(parents=True, exist_ok=True)
     for slug, method in methods.ALL.items():
-        (folder / f"score-{slug}.png").write_bytes(png(plots.scores([method], rounds=2, steps=4, columns=1)))
+        (folder / f"score-{slug}.png").write_bytes(
+            png(plots.scores([method], rounds=2, steps=4, columns=1))
+        )
         end = f"<!-- /row {slug} -->"
-        page = page.replace(end, f"{end}\n\n![The score of {method.name}](figures/score-{slug}.png)")
+        page = page.replace(
+            end, f"{end}\n\n![The score of {method.name}](figures/score-{slug}.png)"
+        )
     return page
 
 
 def modules() -> dict[str, list[str]]:
-    """Room -> its modules, for every public module of the package but the exercises, which hold the answers."""
+    """Room -> its modules, for every public module of the package but the exercises, which hold the
+    answers.
+    """
     import fedlora_lab
 
     rooms: dict[str, list[str]] = {}
@@ -151,9 +187,23 @@ def reference(folder: Path) -> list[str]:
         text = [f"# {room}"]
         for name in names:
             text += ["", f"## {name}"] if len(names) > 1 else []
-            text += ["", "```{eval-rst}", f".. automodule:: {name}", "   :members:", "   :ignore-module-all:", "```"]
+            text += [
+                "",
+                "```{eval-rst}",
+                f".. automodule:: {name}",
+                "   :members:",
+                "   :ignore-module-all:",
+                "```",
+            ]
         (folder / f"{room}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    lines = ["# Reference", "", "Everything below comes from the docstrings.", "", "## What you use every day", ""]
+    lines = [
+        "# Reference",
+        "",
+        "Everything below comes from the docstrings.",
+        "",
+        "## What you use every day",
+        "",
+    ]
     lines += ["`import fedlora_lab as fl`, and then:", "", "| name | meaning |", "|---|---|"]
     for name in fedlora_lab.__all__:
         home, attribute = fedlora_lab._HOMES[name]
@@ -161,7 +211,10 @@ def reference(folder: Path) -> list[str]:
         thing = import_module(place) if attribute is None else getattr(fedlora_lab, name)
         lines.append(f"| {{py:{role}}}`fl.{name} <{place}>` | {summary(thing)} |")
     lines += ["", "## All rooms", "", "| room | meaning |", "|---|---|"]
-    lines += [f"| [{room}]({room}.md) | {summary(import_module(f'fedlora_lab.{room}'))} |" for room in sorted(rooms)]
+    lines += [
+        f"| [{room}]({room}.md) | {summary(import_module(f'fedlora_lab.{room}'))} |"
+        for room in sorted(rooms)
+    ]
     (folder / "index.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return sorted(rooms)
 
@@ -178,9 +231,20 @@ def contents(rooms: list[str]) -> dict[str, Any]:
     decisions = sorted(path.stem for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md"))
     look_up: list[dict[str, Any]] = [{"file": f"docs/{page}"} for page in PAGES]
     look_up.append({"file": "api/index", "sections": [{"file": f"api/{room}"} for room in rooms]})
-    look_up.append({"file": "docs/decisions/README", "sections": [{"file": f"docs/decisions/{d}"} for d in decisions]})
-    course = [{"file": f"notebooks/{path.stem}", "title": f"{path.name[:2]} {question(path)}"} for path in notebooks()]
-    parts = [{"caption": "The course", "chapters": course}, {"caption": "To look up", "chapters": look_up}]
+    look_up.append(
+        {
+            "file": "docs/decisions/README",
+            "sections": [{"file": f"docs/decisions/{d}"} for d in decisions],
+        }
+    )
+    course = [
+        {"file": f"notebooks/{path.stem}", "title": f"{path.name[:2]} {question(path)}"}
+        for path in notebooks()
+    ]
+    parts = [
+        {"caption": "The course", "chapters": course},
+        {"caption": "To look up", "chapters": look_up},
+    ]
     return {"format": "jb-book", "root": "index", "parts": parts}
 
 
@@ -195,9 +259,15 @@ def assemble(folder: Path) -> None:
     page = with_scores(methods_page(), folder / "docs" / "figures")
     (folder / "docs" / "methods.md").write_text(page, encoding="utf-8")
     rooms = reference(folder / "api")
-    front = filled((ROOT / "book" / "index.md").read_text(encoding="utf-8"), {"notebooks": questions()})
+    front = filled(
+        (ROOT / "book" / "index.md").read_text(encoding="utf-8"), {"notebooks": questions()}
+    )
     (folder / "index.md").write_text(front, encoding="utf-8")
-    for source, target in (("style.css", "_static"), ("docstrings.py", "extensions"), ("_config.yml", "")):
+    for source, target in (
+        ("style.css", "_static"),
+        ("docstrings.py", "extensions"),
+        ("_config.yml", ""),
+    ):
         (folder / target).mkdir(exist_ok=True)
         shutil.copy(ROOT / "book" / source, folder / target)
     toc = yaml.safe_dump(contents(rooms), sort_keys=False, allow_unicode=True)
@@ -210,7 +280,8 @@ def build(out: Path) -> None:
         source, made = Path(work) / "source", Path(work) / "made"
         source.mkdir()
         assemble(source)
-        # Half of its processor time went to walks of the garbage collector; it ends before the machine is full.
+        # Half of its processor time went to walks of the garbage collector; it ends before the
+        # machine is full.
         program = "import gc; gc.disable(); from jupyter_book.cli.main import main; main()"
         command = [sys.executable, "-c", program, "build", str(source), "--path-output", str(made)]
         subprocess.run([*command, "-W", "--keep-going", "-q"], check=True)
@@ -222,12 +293,14 @@ def build(out: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "book")
     parser.add_argument("--fill", action="store_true")
     arguments = parser.parse_args()
     if arguments.fill:
-        METHODS.write_text(shown_whole(methods_page()), encoding="utf-8")
+        METHODS.write_text(require_visible(methods_page()), encoding="utf-8")
         return
     build(arguments.out)
     print(f"{arguments.out / 'index.html'}: {len(notebooks())} notebooks")

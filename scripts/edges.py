@@ -1,4 +1,4 @@
-"""Write docs/sharp_edges.md from `fedlora_lab.edges`: every edge, what is done about it, and its two numbers, measured.
+"""Write docs/sharp_edges.md from `fl.sharp_edges`: every pitfall, and its numbers measured.
 
     python scripts/edges.py            rewrites the page
     python scripts/edges.py --check    leaves with status 1 where the page is not that of a new run
@@ -10,9 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from fedlora_lab.edges import ALL, GROUPS, Edge, Told
-from fedlora_lab.files import write_atomically
-from fedlora_lab.summary import markdown, shown_whole
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab.course.sharp_edges import ALL, GROUPS, Measurement, Pitfall
+from fedlora_lab.report.summary_table import markdown_table, require_visible
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "sharp_edges.md"
 WIDTH = 120
@@ -20,20 +20,23 @@ WIDTH = 120
 HEAD = """\
 # Sharp edges
 
-Twenty-nine ways in which differentially private federated LoRA goes wrong without looking wrong. Most were seen in
-published code. What counts here is the mechanism; who made the mistake does not matter, everybody makes some of them.
+Twenty-nine ways in which differentially private federated LoRA goes wrong without looking wrong.
+Most were seen in published code. What counts here is the mechanism; who made the mistake does not
+matter, everybody makes some of them.
 
-*Severity.* **Fatal**: the stated ε means nothing. **Serious**: it is wrong by a factor that matters. **Bug**:
-something other than what was meant is computed. **Utility**: privacy holds, learning suffers. **Honesty**: the number
-is true and misleads. **Note**: a limit to know of.
+*Severity.* **Fatal**: the stated ε means nothing. **Serious**: it is wrong by a factor that
+matters. **Bug**: something other than what was meant is computed. **Utility**: privacy holds,
+learning suffers. **Honesty**: the number is true and misleads. **Note**: a limit to know of.
 
-*What the library does.* **Cannot say it**: there is no way to write the mistake with plans, rows and rules.
-**Refuses**: it is answered with an error, or with no ε. **Measures**: it is allowed, and seen in what a run records.
-**Tells**: only words stand against it, here and in the course; *no check exists yet*. Names in brackets are tests.
+*What the library does.* **Cannot say it**: there is no way to write the mistake with plans, rows
+and rules. **Refuses**: it is answered with an error, or with no ε. **Measures**: it is allowed, and
+seen in what a run records. **Tells**: only words stand against it, here and in the course; *no
+check exists yet*. Names in brackets are tests.
 
-*Measured.* Every edge runs: a broken form and a sound one of the same small mechanism, and one number that tells them
-apart. `fl.edges.ALL[3].told()` measures again, `fl.edges.table()` all of them; this page is written from a run of it
-(`python scripts/edges.py`), and a test holds the two equal."""
+*Measured.* Every edge runs: a broken form and a sound one of the same small mechanism, and one
+number that tells them apart. `fl.course.sharp_edges.ALL[3].measure()` measures again,
+`fl.course.sharp_edges.table()` all of them; this page is written from a run of it (`python
+scripts/edges.py`), and a test holds the two equal."""
 
 
 def number(value: float) -> str:
@@ -41,29 +44,28 @@ def number(value: float) -> str:
     return "0" if abs(value) <= 1e-9 else "< 0.001" if abs(value) < 1e-3 else f"{value:.3g}"
 
 
-def line(edge: Edge) -> str:
+def line(pitfall: Pitfall) -> str:
     """Where the line is, in words."""
-    return f"{edge.side} {number(edge.line)}"
+    return f"{pitfall.side} {number(pitfall.line)}"
 
 
-def anchor(edge: Edge) -> str:
+def anchor(pitfall: Pitfall) -> str:
     """The place of an edge's section on the page, as GitHub and the site name it."""
-    kept = "".join(c for c in heading(edge).lower() if c.isalnum() or c in "_- ")
+    kept = "".join(c for c in heading(pitfall).lower() if c.isalnum() or c in "_- ")
     return kept.replace(" ", "-")
 
 
-def heading(edge: Edge) -> str:
+def heading(pitfall: Pitfall) -> str:
     """An edge's heading without its marks."""
-    return f"{edge.number}. {edge.title} ({edge.severity})"
+    return f"{pitfall.number}. {pitfall.title} ({pitfall.severity})"
 
 
-def section(edge: Edge, told: Told) -> str:
-    """One edge in Markdown."""
-    measured = (
-        f"*Measured*: {edge.what}. Broken **{number(told.broken)}**, sound **{number(told.sound)}**; "
-        f"the line: {line(edge)}."
-    )
-    return "\n\n".join([f"### {heading(edge)}", *map(wrapped, (edge.wrong, edge.library, measured))])
+def section(pitfall: Pitfall, measured: Measurement) -> str:
+    """One pitfall in Markdown."""
+    broken, sound = map(number, measured)
+    numbers = f"*Measured*: {pitfall.what}. Broken **{broken}**, sound **{sound}**; the line: "
+    parts = map(wrapped, (pitfall.wrong, pitfall.library, f"{numbers}{line(pitfall)}."))
+    return "\n\n".join([f"### {heading(pitfall)}", *parts])
 
 
 def wrapped(text: str) -> str:
@@ -78,26 +80,40 @@ def wrapped(text: str) -> str:
 
 def page() -> str:
     """docs/sharp_edges.md as the edges are now, measured now."""
-    told = {n: edge.told() for n, edge in ALL.items()}
+    measured = {n: pitfall.measure() for n, pitfall in ALL.items()}
     rows = [["edge", "severity", "the library", "broken", "sound", "the line"]]
-    for n, edge in ALL.items():
-        place = f"[{edge.number}. {edge.title}](#{anchor(edge)})"
-        rows.append([place, edge.severity, edge.answer.lower(), *map(number, told[n]), line(edge)])
-    parts = [HEAD, f"<!-- edges -->\n{markdown(rows)}\n<!-- /edges -->"]
+    for n, pitfall in ALL.items():
+        place = f"[{pitfall.number}. {pitfall.title}](#{anchor(pitfall)})"
+        rows.append(
+            [
+                place,
+                pitfall.severity,
+                pitfall.answer.lower(),
+                *map(number, measured[n]),
+                line(pitfall),
+            ]
+        )
+    parts = [
+        *map(wrapped, HEAD.split("\n\n")),
+        f"<!-- edges -->\n{markdown_table(rows)}\n<!-- /edges -->",
+    ]
     for group in GROUPS:
-        mine = [edge for edge in ALL.values() if edge.group == group]
-        parts += [f"## {group}", *(section(edge, told[edge.number]) for edge in mine)]
+        mine = [pitfall for pitfall in ALL.values() if pitfall.group == group]
+        parts += [f"## {group}", *(section(pitfall, measured[pitfall.number]) for pitfall in mine)]
     return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     new = page()
     if parser.parse_args().check:
-        sys.exit(0 if new == PAGE.read_text(encoding="utf-8") else f"{PAGE.name}: run python scripts/edges.py")
-    write_atomically(PAGE, shown_whole(new), shared=True)
+        same = new == PAGE.read_text(encoding="utf-8")
+        sys.exit(0 if same else f"{PAGE.name}: run python scripts/edges.py")
+    write_atomically(PAGE, require_visible(new), shared=True)
     print(f"{PAGE}: {len(ALL)} edges")
 
 

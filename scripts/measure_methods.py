@@ -1,9 +1,11 @@
-"""Measure for every row what one client sends and receives in a round, and how far the server's product is off.
+"""Measure for every row what one client sends and receives in a round, and how far the server's
+product is off.
 
     python scripts/measure_methods.py
 
-Writes fedlora_lab/data/measured.json, which `fl.methods.table()` shows. No noise is added: the deviation is that of the
-server's rule alone. The first round is left out of the bytes, since a client then knows the start already.
+Writes fedlora_lab/methods/measured.json, which `fl.methods.table()` shows. No noise is added: the
+deviation is that of the server's rule alone. The first round is left out of the bytes, since a
+client then knows the start already.
 """
 
 import math
@@ -13,10 +15,10 @@ from typing import Any
 from tqdm import tqdm
 
 import fedlora_lab as fl
-from fedlora_lab.catalogue import FILE
-from fedlora_lab.files import write_atomically
-from fedlora_lab.folder import to_json
-from fedlora_lab.method import Method
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.table import MEASURED_FILE
+from fedlora_lab.report.run_folder import to_json
 
 PLAN = {"rounds": 5, "local_steps": 5, "batch": 16, "lr": 0.1}
 LORA = {"rank": 4, "alpha": 8.0}
@@ -36,9 +38,18 @@ def measured(row: Method) -> dict[str, float | None]:
 
 def main() -> None:
     rows: Any = tqdm([*fl.methods.ALL.values(), *fl.methods.VARIANTS.values()])
-    setting = {"task": "digits", "clients": 10, "plan": PLAN, "lora": LORA, "seed": 0, "privacy": None}
+    setting = {
+        "task": "digits",
+        "clients": 10,
+        "plan": PLAN,
+        "lora": LORA,
+        "seed": 0,
+        "privacy": None,
+    }
     write_atomically(
-        FILE, to_json({"setting": setting, "methods": {row.slug: measured(row) for row in rows}}), shared=True
+        MEASURED_FILE,
+        to_json({"setting": setting, "methods": {row.slug: measured(row) for row in rows}}),
+        shared=True,
     )
 
 

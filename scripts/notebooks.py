@@ -1,10 +1,12 @@
 """Run the notebooks and keep their outputs clean.
 
-    python scripts/notebooks.py run notebooks/*.ipynb     execute each from top to bottom and write it back, cleaned
-    python scripts/notebooks.py clean notebooks/*.ipynb   only clean: what a reader's own run leaves behind
+    python scripts/notebooks.py run notebooks/*.ipynb     execute each from top to bottom and write
+    it back, cleaned python scripts/notebooks.py clean notebooks/*.ipynb   only clean: what a
+    reader's own run leaves behind
 
-Outputs stay, since readers meet the course where nothing is executed. Whatever differs from run to run without meaning
-goes: execution counts, metadata, views of widgets (they show nothing without a kernel), random cell ids.
+Outputs stay, since readers meet the course where nothing is executed. Whatever differs from run to
+run without meaning goes: execution counts, metadata, views of widgets (they show nothing without a
+    kernel), random cell ids.
 """
 
 import argparse
@@ -21,7 +23,9 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def cleaned(notebook: Any) -> Any:
-    """A copy without counts, metadata, widget views and random ids. Guarantees: cleaning twice changes nothing."""
+    """A copy without counts, metadata, widget views and random ids. Guarantees: cleaning twice
+    changes nothing.
+    """
     notebook = copy.deepcopy(notebook)
     notebook.metadata = nbformat.NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
     for index, cell in enumerate(notebook.cells):
@@ -42,7 +46,11 @@ def executed(notebook: Any, folder: Path, timeout: int = 1800) -> Any:
     from nbclient import NotebookClient
 
     notebook = copy.deepcopy(notebook)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
     environment.pop("MPLBACKEND", None)
     client = NotebookClient(
         notebook,
@@ -57,7 +65,9 @@ def executed(notebook: Any, folder: Path, timeout: int = 1800) -> Any:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("run", "clean"))
     parser.add_argument("paths", nargs="+", type=Path)
     arguments = parser.parse_args()

@@ -1,7 +1,8 @@
-"""Write constraints.txt: the exact versions of this environment for everything pyproject.toml asks for.
+"""Write constraints.txt: the exact versions of this environment for everything pyproject.toml asks
+for.
 
-Only names and versions are written, no addresses and no local builds, so that the file means the same everywhere.
-Run it after the tests have passed: ``make pins``.
+Only names and versions are written, no addresses and no local builds, so that the file means the
+same everywhere. Run it after the tests have passed: ``make pins``.
 """
 
 import tomllib
@@ -22,7 +23,10 @@ HEAD = """\
 def wanted(extras: tuple[str, ...]) -> list[Requirement]:
     """The requirements of pyproject.toml, those of the named extras included."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lists = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in extras)]
+    lists = [
+        project["dependencies"],
+        *(project["optional-dependencies"][extra] for extra in extras),
+    ]
     return [Requirement(text) for part in lists for text in part]
 
 
@@ -44,7 +48,9 @@ def closure(requirements: list[Requirement]) -> dict[str, str]:
         pins[key[0]] = Version(found.version).public
         for text in found.requires or []:
             inner = Requirement(text)
-            if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in (*key[1], "")):
+            if inner.marker is None or any(
+                inner.marker.evaluate({"extra": extra}) for extra in (*key[1], "")
+            ):
                 todo.append(inner)
     return pins
 

@@ -1,10 +1,12 @@
-"""Read sentences from one update each of a language model's adapter: how many word pieces come out right.
+"""Read sentences from one update each of a language model's adapter: how many word pieces come out
+right.
 
     python scripts/read_sentences.py
 
-Writes fedlora_lab/data/sentences.json, which notebook 11 shows. The task is `sentiment` (MiniLM-L6), the adapter has
-rank 16 on query and value, the sentences are the first of each domain that have between 8 and 16 word pieces, and at
-every position all 30,522 word pieces are tried. Needs the task's parts, see `fedlora-lab doctor`.
+Writes fedlora_lab/attacks/sentences.json, which notebook 11 shows. The task is `sentiment`
+(MiniLM-L6), the adapter has rank 16 on query and value, the sentences are the first of each domain
+that have between 8 and 16 word pieces, and at every position all 30,522 word pieces are tried.
+Needs the task's parts, see `fedlora-lab doctor`.
 """
 
 from typing import Any
@@ -14,9 +16,9 @@ from tqdm import tqdm
 
 import fedlora_lab as fl
 from fedlora_lab import attacks
-from fedlora_lab.attacks.sentences import FILE, read_sentence
-from fedlora_lab.files import write_atomically
-from fedlora_lab.folder import to_json
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab.attacks.reconstruction import PIECES, SENTENCES, read_sentence
+from fedlora_lab.report.run_folder import to_json
 
 RANK, EACH, NOISES = 16, 3, (0.0, 1e-5, 1e-3)
 
@@ -32,9 +34,17 @@ def main() -> None:
             for noise in NOISES:
                 upload = victim.upload(one, clip_norm=1.0, noise_multiplier=noise, draw=i)
                 right = int((read_sentence(victim, upload, n) == one[0]["input_ids"][0]).sum())
-                found.append({"domain": task.client_names[k], "noise": noise, "pieces": n, "right": right})
-    setting = {"task": "sentiment", "model": "MiniLM-L6", "rank": RANK, "clip_norm": 1.0, "tried": attacks.PIECES}
-    write_atomically(FILE, to_json({"setting": setting, "sentences": found}), shared=True)
+                found.append(
+                    {"domain": task.client_names[k], "noise": noise, "pieces": n, "right": right}
+                )
+    setting = {
+        "task": "sentiment",
+        "model": "MiniLM-L6",
+        "rank": RANK,
+        "clip_norm": 1.0,
+        "tried": PIECES,
+    }
+    write_atomically(SENTENCES, to_json({"setting": setting, "sentences": found}), shared=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""Fill the generated parts of README.md: a comparison's figure and table, the table of the methods, the speed.
+"""Fill the generated parts of README.md and docs/results.md: figure, results, methods.
 
     fedlora-lab compare digits --out runs/digits
     python scripts/readme.py runs/digits
 
-The figure goes to docs/figures/digits.png, the numbers beside it to docs/figures/digits.csv; the test that compares
-README.md with them reads that file.
+The figure goes to docs/figures/digits.png, the numbers beside it to docs/figures/digits.csv; the
+test that compares README.md with them reads that file.
 """
 
-import io
 import re
 import sys
 from pathlib import Path
@@ -16,16 +15,15 @@ from typing import Any
 import pandas as pd
 
 from fedlora_lab import methods, plots
-from fedlora_lab.cli.small import moves, own_rules
-from fedlora_lab.files import write_atomically
-from fedlora_lab.folder import Folder, read_frame
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab.cli.listing import describe_schedule
 from fedlora_lab.plots.style import name, png
-from fedlora_lab.summary import markdown, summary, words
+from fedlora_lab.report.run_folder import Folder, read_frame
+from fedlora_lab.report.summary_table import display_rows, markdown_table, summary
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
 NUMBERS = ROOT / "docs" / "figures" / "digits.csv"
-SPEED = ROOT / "benchmarks" / "results"
 FIGURE = ROOT / "docs" / "figures" / "digits.png"
 
 
@@ -35,36 +33,24 @@ def linked(source: str) -> str:
 
 
 def methods_table() -> str:
-    """One line for each row of the table of methods."""
+    """One line for each method of the figure; docs/methods.md has the others."""
     table: Any = methods.table()
-    rows = [["method", "slug", "moves", "own rules", "exact mean", "arXiv", "in one line"]]
-    rows += [
-        [row["name"], f"`{slug}`", moves(row), own_rules(row), "yes" if row["exact"] else "no",
-         linked(row["source"]), row["note"]]
-        for slug, row in table.iterrows()
-    ]  # fmt: skip
-    return markdown(rows)
+    rows = [["method", "slug", "moves", "exact mean", "arXiv"]]
+    for slug in pd.read_csv(NUMBERS)["method"]:
+        row = table.loc[slug]
+        exact = "yes" if row["exact"] else "no"
+        rows.append(
+            [row["name"], f"`{slug}`", describe_schedule(row), exact, linked(row["source"])]
+        )
+    return markdown_table(rows)
 
 
 def results_table(table: pd.DataFrame) -> str:
     """The summary of a comparison, as the report shows it."""
     rows = [["method", "accuracy", "deviation", "ε", "sent up", "sent down"]]
     keys = ("score", "deviation", "epsilon", "up", "down")
-    rows += [[name(row["method"]), *(row[key] for key in keys)] for row in words(table)]
-    return markdown(rows)
-
-
-def speed_part() -> str:
-    """What benchmarks/results holds: the first table of its page, and the largest crowd of which a share takes part."""
-    page, crowd = ((SPEED / name).read_text(encoding="utf-8") for name in ("README.md", "crowd.csv"))
-    table = re.search(r"(?:^\|.*\n)+", page, re.M)
-    assert table
-    rows = pd.read_csv(io.StringIO(crowd)).to_dict("records")
-    most = max((row for row in rows if row["who"].startswith("1 %")), key=lambda row: row["clients"])
-    return (
-        f"{table[0]}\n{most['clients']:,} clients, {most['who']} in a round, {most['rounds']} rounds of one step: "
-        f"{most['seconds']:.0f} s of one\ncore and {most['MiB'] / 1024:.1f} GiB (`python -m benchmarks.crowd`)."
-    )
+    rows += [[name(row["method"]), *(row[key] for key in keys)] for row in display_rows(table)]
+    return markdown_table(rows)
 
 
 def filled(text: str, parts: dict[str, str]) -> str:
@@ -72,7 +58,9 @@ def filled(text: str, parts: dict[str, str]) -> str:
     for part, content in parts.items():
         pattern = re.compile(rf"(<!-- {part} -->\n).*?(<!-- /{part} -->)", re.S)
         assert pattern.search(text), part
-        text = pattern.sub(lambda found, content=content: found[1] + content + "\n" + found[2], text)
+        text = pattern.sub(
+            lambda found, content=content: found[1] + content + "\n" + found[2], text
+        )
     return text
 
 
@@ -83,8 +71,9 @@ def main() -> None:
         FIGURE.write_bytes(png(plots.overview(frame)))
         write_atomically(NUMBERS, summary(frame).to_csv(index=False), shared=True)
     table = pd.read_csv(NUMBERS)
-    parts = {"methods": methods_table(), "results": results_table(table), "speed": speed_part()}
-    write_atomically(README, filled(README.read_text(encoding="utf-8"), parts), shared=True)
+    parts = {README: {"methods": methods_table()}, RESULTS: {"results": results_table(table)}}
+    for page, content in parts.items():
+        write_atomically(page, filled(page.read_text(encoding="utf-8"), content), shared=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Write docs/scale.md: what seven billion parameters and a million clients cost, by the formulas of `fedlora_lab.cost`.
+"""Write docs/scale.md: what seven billion parameters and a million clients cost, by the formulas of
+`fedlora_lab.cost`.
 
 python scripts/scale.py
 """
@@ -10,11 +11,11 @@ from pathlib import Path
 import torch
 
 import fedlora_lab as fl
-from fedlora_lab.adapters import adapt
-from fedlora_lab.cost import Cost, cost, sent
-from fedlora_lab.files import write_atomically
-from fedlora_lab.summary import markdown, shown_whole
-from fedlora_lab.tasks.causal import CAUSAL, next_token_loss
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab.federated.cost import Cost, cost, sent
+from fedlora_lab.lora.peft import adapt
+from fedlora_lab.report.summary_table import markdown_table, require_visible
+from fedlora_lab.tasks.task import CAUSAL, next_token_loss
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
 TOKENS, EACH, CLIENTS, ROUND = 256, 64, 1_000_000, 100
@@ -22,23 +23,38 @@ LORA = fl.Lora(rank=8, alpha=16)
 PLAN = fl.Plan(rounds=500, local_steps=5, batch=16, participation=ROUND / CLIENTS)
 CHUNK = 8
 METHODS = ("fedlora", "ffa-lora", "rolora", "la-lora", "fedlpp")
-GPU, LINK = 4e14, 12.5e6  # operations a second that a large GPU reaches in bfloat16; bytes a second at 100 Mbit/s
+GPU, LINK = (
+    4e14,
+    12.5e6,
+)  # operations a second that a large GPU reaches in bfloat16; bytes a second at 100 Mbit/s
 GIB, TIB = 2**30, 2**40
 
 
 def decoder() -> fl.tasks.Task:
-    """A decoder with the numbers of the 7 B Llama models (arXiv:2302.13971, table 2), as shapes alone."""
+    """A decoder with the numbers of the 7 B Llama models (arXiv:2302.13971, table 2), as shapes
+    alone.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32000
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        vocab_size=32000,
     )
     with torch.device("meta"):
         model = LlamaForCausalLM(config).eval().requires_grad_(False)
     ids = torch.zeros((), dtype=torch.int64).expand(EACH, TOKENS)
     data = ({"input_ids": ids}, ids)
     return fl.tasks.Task(
-        "shapes", model, ("q_proj", "v_proj"), (data, data), data, loss=next_token_loss, metrics=dict(CAUSAL)
+        "shapes",
+        model,
+        ("q_proj", "v_proj"),
+        (data, data),
+        data,
+        loss=next_token_loss,
+        metrics=dict(CAUSAL),
     )
 
 
@@ -51,7 +67,7 @@ def counted(one: Cost) -> str:
         "of a forward pass alone": f"{one.judge_flops:.3g}",
         "memory of one more text in a step, E": f"{one.example_bytes / GIB:.2f} GiB",
     }
-    return markdown([("what", "number"), *rows.items()])
+    return markdown_table([("what", "number"), *rows.items()])
 
 
 def memory(one: Cost) -> str:
@@ -63,7 +79,7 @@ def memory(one: Cost) -> str:
         (f"simulation of {ROUND} clients in one batch, bfloat16 base", 2, CHUNK, ROUND),
     )
     rows = [(where, w, e, k, f"{one.memory(e, k, w) / GIB:.1f}") for where, w, e, k in places]
-    return markdown([("where", "w", "e", "k", "GiB"), *rows])
+    return markdown_table([("where", "w", "e", "k", "GiB"), *rows])
 
 
 def bytes_sent(found: Mapping[str, Cost]) -> str:
@@ -72,9 +88,12 @@ def bytes_sent(found: Mapping[str, Cost]) -> str:
         ("method", "u, MiB", "d, MiB", "all up, TiB", "all down, TiB", "s for u at 100 Mbit/s")
     ]
     for slug, one in found.items():
-        each, whole = (f"{x / 2**20:.1f}" for x in (one.up, one.down)), (f"{x / TIB:.2f}" for x in one.traffic(PLAN))
+        each, whole = (
+            (f"{x / 2**20:.1f}" for x in (one.up, one.down)),
+            (f"{x / TIB:.2f}" for x in one.traffic(PLAN)),
+        )
         rows.append((fl.methods.get(slug).name, *each, *whole, f"{one.up / LINK:.1f}"))
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def page() -> str:
@@ -89,10 +108,10 @@ def page() -> str:
     single, hours = work / (PLAN.rounds * ROUND), work / GPU / 3600
     return f"""# Scale: seven billion parameters, a million clients
 
-Computed by `python scripts/scale.py` from one private step on shapes alone (`fedlora_lab.cost`); a test holds
-the page to it. Nothing here was timed. Assumed: texts of {TOKENS} tokens, rank {LORA.rank} on query and value,
-{PLAN.rounds} rounds, {ROUND} of {CLIENTS:,} clients a round by Poisson sampling, {PLAN.local_steps} local steps
-of {PLAN.batch} texts.
+Computed by `python scripts/scale.py` from one private step on shapes alone (`fedlora_lab.cost`);
+a test holds the page to it. Nothing here was timed. Assumed: texts of {TOKENS} tokens, rank
+{LORA.rank} on query and value, {PLAN.rounds} rounds, {ROUND} of {CLIENTS:,} clients a round by
+Poisson sampling, {PLAN.local_steps} local steps of {PLAN.batch} texts.
 
 ## Counted
 
@@ -104,26 +123,28 @@ w P + e E + 12 k M bytes: w bytes of a frozen number, e texts at once, k clients
 
 {memory(plain)}
 
-The server holds {state / 2**20:.0f} MiB, whatever the number of clients; of a client that does not take part it
-holds one number, the round in which it was last seen. With uploads summed as they come it needs
-{2 * state / 2**20:.0f} MiB, with all {ROUND} of a round side by side, as here, {ROUND * state / GIB:.1f} GiB.
+The server holds {state / 2**20:.0f} MiB, whatever the number of clients; of a client that does
+not take part it holds one number, the round in which it was last seen. With uploads summed as
+they come it needs {2 * state / 2**20:.0f} MiB, with all {ROUND} of a round side by side, as here,
+{ROUND * state / GIB:.1f} GiB.
 
 ## Bytes
 
-T k u up and T k d down over the run: T rounds, k clients a round, u and d bytes of a client in a round.
+T k u up and T k d down over the run: T rounds, k clients a round, u and d bytes of a client in a
+round.
 
 {bytes_sent(found)}
 
 ## Time
 
-T k S b F operations: S local steps of b texts. A client's share of one round is S b F = {single:.3g} operations,
-{single / GPU:.0f} s at {GPU / 1e12:.0f} TFLOP/s; all clients of the run need {hours:.0f} hours of such a
-device, in parallel over the {ROUND} clients of a round {hours / ROUND:.1f} hours. Full use is
-assumed, which no run reaches: a third to a half is usual.
+T k S b F operations: S local steps of b texts. A client's share of one round is S b F =
+{single:.3g} operations, {single / GPU:.0f} s at {GPU / 1e12:.0f} TFLOP/s; all clients of the run
+need {hours:.0f} hours of such a device, in parallel over the {ROUND} clients of a round
+{hours / ROUND:.1f} hours. Full use is assumed, which no run reaches: a third to a half is usual.
 
 On a GPU: not measured.
 """
 
 
 if __name__ == "__main__":
-    write_atomically(PAGE, shown_whole(page()), shared=True)
+    write_atomically(PAGE, require_visible(page()), shared=True)

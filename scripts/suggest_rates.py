@@ -1,19 +1,20 @@
-"""Collect the learning rates that the committed studies tuned into fedlora_lab/data/suggested.json.
+"""Collect the learning rates that the studies tuned into experiments/suggested.json.
 
     python scripts/suggest_rates.py
 
-Read are results/digits.csv (unit example, the task's own split), results/digits-clients.csv (unit client) and
-results/sentiment.csv. Nothing is trained. Run it again when those studies have been run again.
+Read are results/digits.csv (unit example, the task's own split), results/digits-clients.csv (unit
+client) and results/sentiment.csv. Nothing is trained. Run it again when those studies have been run
+again.
 """
 
 from pathlib import Path
 from typing import Any
 
-from fedlora_lab import study
-from fedlora_lab.files import write_atomically
-from fedlora_lab.folder import to_json
-from fedlora_lab.study.published import STALE
-from fedlora_lab.tuning import SUGGESTED, label
+from fedlora_lab import experiments as study
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab.experiments.paper_claims import STALE
+from fedlora_lab.experiments.tuned_rates import SUGGESTED, label
+from fedlora_lab.report.run_folder import to_json
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 READ: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
@@ -24,7 +25,9 @@ READ: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
 
 
 def collected() -> dict[str, Any]:
-    """Task -> unit -> {"study", "rates": slug -> ε -> rate}, without rows that wait for new measurement."""
+    """Task -> unit -> {"study", "rates": slug -> ε -> rate}, without rows that wait for new
+    measurement.
+    """
     found: dict[str, Any] = {}
     for task, unit, name, where in READ:
         frame: Any = study.read(name, RESULTS)
@@ -33,7 +36,9 @@ def collected() -> dict[str, Any]:
         for column, value in where.items():
             frame = frame[frame[column] == value]
         rates: dict[str, dict[str, float]] = {}
-        for slug, epsilon, lr in frame[["method", "epsilon", "lr"]].drop_duplicates().itertuples(index=False):
+        for slug, epsilon, lr in (
+            frame[["method", "epsilon", "lr"]].drop_duplicates().itertuples(index=False)
+        ):
             rates.setdefault(slug, {})[label(None if epsilon != epsilon else epsilon)] = lr
         found.setdefault(task, {})[unit] = {"study": name, "rates": dict(sorted(rates.items()))}
     return found

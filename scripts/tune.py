@@ -1,12 +1,14 @@
-"""Find a learning rate for every method on the embedded tasks and write fedlora_lab/data/tuned.json.
+"""Find a learning rate for every method on the embedded tasks and write
+fedlora_lab/experiments/tuned.json.
 
     python scripts/tune.py digits --work runs/tuning
 
-Every method tries the same learning rates with the same two seeds, then its three best with two more; no reported run
-uses these seeds. It is judged by the mean score after the last round on the task's validation part. Results are kept
-one line a run in the work folder, so that an interrupted search goes on. The search is not private: it looks at many
-runs on the same private data and no ledger counts the looks. It fixes a setting for study; on data of your own, tune on
-public data or count every look.
+Every method tries the same learning rates with the same two seeds, then its three best with two
+more; no reported run uses these seeds. It is judged by the mean score after the last round on the
+task's validation part. Results are kept one line a run in the work folder, so that an interrupted
+search goes on. The search is not private: it looks at many runs on the same private data and no
+ledger counts the looks. It fixes a setting for study; on data of your own, tune on public data or
+count every look.
 """
 
 import argparse
@@ -20,11 +22,11 @@ from typing import Any
 from tqdm import tqdm
 
 import fedlora_lab as fl
-from fedlora_lab.comparison import BASELINES, Cell
-from fedlora_lab.files import append_line, read_lines, write_atomically
-from fedlora_lab.folder import to_json
-from fedlora_lab.summary import headline
-from fedlora_lab.tuning import FILE
+from fedlora_lab._utils.files import append_line, read_lines, write_atomically
+from fedlora_lab.experiments.tuned_rates import FILE
+from fedlora_lab.federated.comparison import BASELINES, Cell
+from fedlora_lab.report.run_folder import to_json
+from fedlora_lab.report.summary_table import headline
 
 SEEDS = (1001, 1002)
 MORE_SEEDS = (1003, 1004)
@@ -53,22 +55,30 @@ EPSILON = 8.0
 
 
 def judged_on_validation(task: fl.tasks.Task) -> fl.tasks.Task:
-    """The task with its validation part where the test part was; a task without one cannot be tuned."""
+    """The task with its validation part where the test part was; a task without one cannot be
+    tuned.
+    """
     if task.validation is None:
         raise SystemExit(f"{task.name}: no validation part to tune on")
     return dataclasses.replace(task, test=task.validation, validation=None)
 
 
 def score(cell: Cell) -> tuple[str, float | None]:
-    """Name and value of the headline measure after the last round; ``None`` when it is not finite."""
+    """Name and last value of the headline measure; ``None`` when it is not finite."""
     frame: Any = cell.frame(cell.run())
     measure = headline(frame)
-    last = frame[(frame["layer"] == "all") & (frame["measure"] == measure)].sort_values("round")["value"].iloc[-1]
+    last = (
+        frame[(frame["layer"] == "all") & (frame["measure"] == measure)]
+        .sort_values("round")["value"]
+        .iloc[-1]
+    )
     return measure, float(last) if math.isfinite(last) else None
 
 
 def search(name: str, work: Path) -> list[dict[str, Any]]:
-    """One entry for each method, learning rate and seed; those in the work folder are not run again."""
+    """One entry for each method, learning rate and seed; those in the work folder are not run
+    again.
+    """
     setting = SETTINGS[name]
     kept_in = work / f"{name}.jsonl"
     task = judged_on_validation(getattr(fl.tasks, name)())
@@ -78,16 +88,24 @@ def search(name: str, work: Path) -> list[dict[str, Any]]:
     done = {(e["method"], e["lr"], e["seed"]): e for e in read_lines(kept_in)}
 
     def played(todo: list[tuple[str, float, int]]) -> list[dict[str, Any]]:
-        for slug, lr, seed in tqdm([key for key in todo if key not in done], unit="run", mininterval=10):
+        for slug, lr, seed in tqdm(
+            [key for key in todo if key not in done], unit="run", mininterval=10
+        ):
             measure, value = score(Cell.named(slug, task, privacy, plan.replace(lr=lr), lora, seed))
             entry = {"method": slug, "lr": lr, "seed": seed, "measure": measure, "score": value}
             append_line(kept_in, entry)
             done[slug, lr, seed] = entry
         return [done[key] for key in todo]
 
-    entries = played([(slug, lr, seed) for slug in slugs for lr in setting["grid"] for seed in SEEDS])
-    rates = {slug: ranked([e for e in entries if e["method"] == slug])[:FINALISTS] for slug in slugs}
-    return entries + played([(slug, lr, seed) for slug in slugs for lr in rates[slug] for seed in MORE_SEEDS])
+    entries = played(
+        [(slug, lr, seed) for slug in slugs for lr in setting["grid"] for seed in SEEDS]
+    )
+    rates = {
+        slug: ranked([e for e in entries if e["method"] == slug])[:FINALISTS] for slug in slugs
+    }
+    return entries + played(
+        [(slug, lr, seed) for slug in slugs for lr in rates[slug] for seed in MORE_SEEDS]
+    )
 
 
 def means(entries: list[dict[str, Any]]) -> dict[float, float | None]:
@@ -95,7 +113,10 @@ def means(entries: list[dict[str, Any]]) -> dict[float, float | None]:
     rates: dict[float, list[float | None]] = {}
     for entry in entries:
         rates.setdefault(entry["lr"], []).append(entry["score"])
-    return {lr: None if None in v else round(fmean(x for x in v if x is not None), 5) for lr, v in rates.items()}
+    return {
+        lr: None if None in v else round(fmean(x for x in v if x is not None), 5)
+        for lr, v in rates.items()
+    }
 
 
 def ranked(entries: list[dict[str, Any]]) -> list[float]:
@@ -106,20 +127,27 @@ def ranked(entries: list[dict[str, Any]]) -> list[float]:
 
 
 def choose(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """For each method the learning rate with the best mean over all seeds, among those that all seeds tried."""
+    """For each method the learning rate with the best mean over all seeds, among those that all
+    seeds tried.
+    """
     chosen = {}
     for slug in dict.fromkeys(entry["method"] for entry in entries):
         mine = [entry for entry in entries if entry["method"] == slug]
         finalists = {entry["lr"] for entry in mine if entry["seed"] in MORE_SEEDS}
         last = [entry for entry in mine if entry["lr"] in finalists]
         parts = {"grid": [entry for entry in mine if entry["seed"] in SEEDS], "finalists": last}
-        scores = {part: {str(lr): mean for lr, mean in means(some).items()} for part, some in parts.items()}
+        scores = {
+            part: {str(lr): mean for lr, mean in means(some).items()}
+            for part, some in parts.items()
+        }
         chosen[slug] = {"lr": ranked(last)[0], **scores}
     return chosen
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("task", choices=sorted(SETTINGS))
     parser.add_argument("--work", type=Path, default=Path("runs/tuning"))
     arguments = parser.parse_args()

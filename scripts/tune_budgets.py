@@ -1,9 +1,11 @@
-"""Find learning rates for the small runs of notebook 05: one for each method and each privacy budget.
+"""Find learning rates for the small runs of notebook 05: one for each method and each privacy
+budget.
 
     python scripts/tune_budgets.py
 
-Prints the mean accuracy on the validation digits after the last round, over seeds that no notebook uses, and the best
-rate of the grid. As every search, it looks at private data more often than any ledger counts: for study only.
+Prints the mean accuracy on the validation digits after the last round, over seeds that no notebook
+uses, and the best rate of the grid. As every search, it looks at private data more often than any
+ledger counts: for study only.
 """
 
 from statistics import fmean
@@ -11,7 +13,7 @@ from statistics import fmean
 from tune import SEEDS, judged_on_validation, score
 
 import fedlora_lab as fl
-from fedlora_lab.comparison import Cell
+from fedlora_lab.federated.comparison import Cell
 
 BUDGETS = (1, 3, 8, None)
 GRID = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -25,10 +27,20 @@ def main() -> None:
         for slug in ("fedlora", "ffa-lora"):
             found = {}
             for lr in GRID:
-                cells = (Cell.named(slug, task, privacy, plan.replace(lr=lr), fl.Lora(), seed) for seed in SEEDS)
+                cells = (
+                    Cell.named(slug, task, privacy, plan.replace(lr=lr), fl.Lora(), seed)
+                    for seed in SEEDS
+                )
                 found[lr] = fmean(score(cell)[1] or 0.0 for cell in cells)
             best = max(found, key=lambda lr: found[lr])
-            print(budget, slug, "best", best, {lr: round(value, 3) for lr, value in found.items()}, flush=True)
+            print(
+                budget,
+                slug,
+                "best",
+                best,
+                {lr: round(value, 3) for lr, value in found.items()},
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

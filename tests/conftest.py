@@ -21,24 +21,23 @@ settings.load_profile("same")
 # A shell starts what runs in its background deaf to Ctrl-C, and every process below inherits it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Before anything of the package is loaded: shapes are held where they are spoken of, and cost nothing elsewhere.
+# Before the package is loaded: only functions that speak of shapes are checked.
 jaxtyping.jaxtyped = shapes.sparing(jaxtyping.jaxtyped)
+
+LIBRARIES = ("matplotlib.pyplot", "opacus", "pandas", "peft", "scipy.stats", "seaborn", "torch")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What the package loads is loaded before it: within the import hook of jaxtyping no cache of Python's is read.
-
-    A process that only hands out tests needs none of it.
-    """
-    if config.getoption("numprocesses", None):
-        return
-    gc.disable()
-    for library in ("matplotlib.pyplot", "opacus", "pandas", "peft", "scipy.stats", "seaborn", "torch", "transformers"):
-        importlib.import_module(library)
+    """Load the libraries before jaxtyping's import hook, within which Python reads no cache; a
+    process that only hands out tests needs none of them."""
+    if not config.getoption("numprocesses", None):
+        gc.disable()
+        for library in (*LIBRARIES, "transformers"):
+            importlib.import_module(library)
 
 
 def pytest_collection_finish() -> None:
-    """Half a million objects of the libraries, and the tests, leave the garbage collector's walks."""
+    """Take half a million objects of the libraries out of the garbage collector's walks."""
     gc.freeze()
     gc.enable()
 

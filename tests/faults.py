@@ -1,6 +1,8 @@
-"""What is done to runs and studies in processes of their own: killed, interrupted, out of space, without a permission.
+"""What is done to runs and studies in processes of their own: killed, interrupted, out of space,
+without a permission.
 
-Each scenario runs in one process that forks, so that what is heavy is loaded once. Called by test_faults_runs.py.
+Each scenario runs in one process that forks, so that what is heavy is loaded once. Called by
+test_faults_runs.py.
 """
 
 import json
@@ -20,66 +22,68 @@ from typing import Any
 from small import LORA, private, tokens
 
 import fedlora_lab as fl
-from fedlora_lab import checkpoint, methods
+from fedlora_lab import methods
 from fedlora_lab.cli import main
-from fedlora_lab.cli.cells import play
-from fedlora_lab.comparison import Cell
-from fedlora_lab.folder import Folder, read_frame
-from fedlora_lab.ledger import Ledger
-from fedlora_lab.study import Study, work
-from fedlora_lab.study.declared import Case
+from fedlora_lab.cli.runs import run_cell
+from fedlora_lab.experiments import runner
+from fedlora_lab.experiments.studies import Case, Study
+from fedlora_lab.federated import checkpoint
+from fedlora_lab.federated.comparison import Cell
+from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.report.run_folder import Folder, read_frame
 
-PLAN = fl.Plan(rounds=50, local_steps=1, batch=3, lr=0.05)
+KILLS, INTERRUPTS = 8, 5
+PLAN = fl.Plan(rounds=20, local_steps=1, batch=3, lr=0.05)
 TASK = {"clients": 2, "examples": 6, "test": 4, "d_in": 5, "d_out": 4, "rank": 1}
-SHORT = {"--clients": 3, "--local-steps": 1, "--lr": 0.01, "--accountant": "rdp", "--delta": 1e-3}
-WORDS = ["run", "regression", "rolora", *(str(word) for pair in SHORT.items() for word in pair)]
+WORDS = "run regression rolora --clients 3 --local-steps 1 --lr 0.01 --accountant rdp --delta 0.001"
 SIZES = tokens("head").sizes
 
 
-def cell() -> Cell:
-    """One method on a tiny task, under privacy."""
-    return Cell.named("fedlora", tokens("head"), private("example"), PLAN, LORA, 0)
-
-
 def played(out: Path) -> None:
-    """Play the cell in a run folder to its end."""
+    """Play one method on a tiny task, under privacy, in a run folder to its end."""
+    cell = Cell.named("fedlora", tokens("head"), private("example"), PLAN, LORA, 0)
     with Folder(out) as folder:
-        for _ in play(folder, cell()):
+        for _ in run_cell(folder, cell):
             pass
 
 
 def tiny() -> Study:
-    """Two methods; 48 runs of some milliseconds."""
-    plan, privacy = (
-        {"rounds": 2, "local_steps": 1, "batch": 4},
-        {"delta": 1e-2, "accountant": "rdp", "noise_multiplier": 1.0},
-    )
-    rows = [methods.get(slug) for slug in ("fedlora", "rolora")]
-    cases = tuple(Case(row, {}, ("regression", TASK), None, privacy, plan, {"rank": 1}) for row in rows)
-    return Study("tiny", "a test", cases, seeds=tuple(range(20)), rates=(0.01, 0.1, 0.3, 1.0), tune_seeds=(97,))
+    """Two methods; 20 runs of some milliseconds."""
+    plan = {"rounds": 2, "local_steps": 1, "batch": 4}
+    privacy = {"delta": 1e-2, "accountant": "rdp", "noise_multiplier": 1.0}
+    parts: Any = ({}, ("regression", TASK), None, privacy, plan, {"rank": 1})
+    cases = tuple(Case(methods.get(slug), *parts) for slug in ("fedlora", "rolora"))
+    seeds: dict[str, Any] = {"seeds": tuple(range(6)), "tune_seeds": (97,)}
+    return Study("tiny", "a test", cases, rates=(0.01, 0.1, 0.3, 1.0), **seeds)
 
 
 def studied(path: Path) -> None:
     """Play the tiny study to its end, in this process."""
-    work.play(tiny(), path, workers=0, bar=False)
+    runner.run_study(tiny(), path, workers=0, bar=False)
 
 
-def commanded(words: list[str], said: Path) -> None:
-    """The command line in this process; what it says goes to files that begin with ``said``."""
+def commanded(root: Path, out: Path, *more: object) -> None:
+    """The command line in this process; what it says goes to said.out and said.err."""
     for ending, number in (("out", 1), ("err", 2)):
-        os.dup2(os.open(f"{said}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.dup2(os.open(root / f"said.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     try:
-        said.with_name("ready").touch()
-        main(words)
+        (root / "ready").touch()
+        main([*WORDS.split(), "--out", str(out), *map(str, more)])
     except SystemExit as error:
         sys.stdout.flush()
         os._exit(error.code if isinstance(error.code, int) else 1)
 
 
-def child(act: Callable[[], Any], after: float = 0.0, number: int = 0, when: Callable[[], bool] = lambda: True) -> int:
-    """Fork, do something there, send it a signal some seconds after ``when`` holds; its status, negative for a signal.
+def child(
+    act: Callable[[], Any],
+    after: float = 0.0,
+    number: int = 0,
+    when: Callable[[], bool] = lambda: True,
+) -> int:
+    """Fork, do something there, send it a signal some seconds after ``when`` holds; its status.
 
-    Moments are told by what has been done, not by the clock alone: a busy machine then comes as far as an idle one.
+    Moments are told by what has been done, not by the clock alone: a busy machine then comes as far
+    as an idle one. The status is negative for a signal.
     """
     pid = os.fork()
     if not pid:
@@ -105,7 +109,8 @@ def child(act: Callable[[], Any], after: float = 0.0, number: int = 0, when: Cal
 def warmed(act: Callable[[Path], Any], root: Path) -> None:
     """Load here what some work loads, so that no child spends its time on that.
 
-    The work itself is done in children only: PyTorch takes no gradient in a child of a process that took some.
+    The work itself is done in children only: PyTorch takes no gradient in a child of a process that
+    took some.
     """
     names = root / "names"
     child(lambda: (act(root / "first"), names.write_text("\n".join(sys.modules))))
@@ -117,17 +122,21 @@ def warmed(act: Callable[[Path], Any], root: Path) -> None:
 def spent(rounds: int) -> float:
     """Epsilon of so many rounds of the cell, from a ledger of its own."""
     ledger = Ledger(unit="example", delta=1e-3, accountant="rdp")
+    rates = [min(1.0, 3 / size) for size in SIZES]
     for t in range(rounds):
-        rates = [min(1.0, 3 / size) for size in SIZES]
         ledger.record(t + 1, range(len(SIZES)), 1, sample_rate=rates, noise_multiplier=1.0)
-    return ledger.epsilon() if rounds else 0.0
+    return ledger.epsilon()
 
 
 def found(state: Path) -> dict[str, Any]:
-    """What a killed run left: rounds done, epsilon claimed and spent, and whether ledger and rows fit the state."""
+    """What a killed run left: rounds done, epsilon claimed and spent, and whether all that fits."""
     if not (state.is_dir() and checkpoint.rounds_in(state)):
         return {"done": -1, "rows": -1, "claimed": 0.0, "spent": 0.0, "fits": True}
-    done, book, rows = checkpoint.latest(state)[0].round, state / "ledger.json", state / "rounds.csv"
+    done, book, rows = (
+        checkpoint.latest(state)[0].round,
+        state / "ledger.json",
+        state / "rounds.csv",
+    )
     ledger = Ledger.load(book) if book.exists() else None
     known = {entry.round for entry in ledger.releases} if ledger else set()
     table: Any = read_frame(rows) if rows.exists() else None
@@ -147,56 +156,70 @@ def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def runs(root: Path) -> dict[str, Any]:
-    """Thirty kills of a run in its folder, each at a random moment; what was on the disk after each."""
-    warmed(played, root)
+def killed(
+    act: Callable[[Path], Any], root: Path, name: str, count: Callable, left: Callable
+) -> dict[str, Any]:
+    """Kills, each at a random moment; what was on the disk after each.
+
+    A work that comes to its end before the kill is followed by the next, name-0, name-1, …; all of
+    them, and one that nobody kills, are then played to their end.
+    """
+    warmed(act, root)
     draw, seen, number = random.Random(1), [], 0
-    while len(seen) < 30:
-        out = root / f"run-{number}"
-        state, goal = out / "checkpoints" / "fedlora-0", draw.randrange(4)
-        before = reached(state)
-        code = child(lambda out=out: played(out), draw.uniform(0, 0.03), signal.SIGKILL,
-                     lambda state=state, goal=before + goal: reached(state) >= goal)  # fmt: skip
+    while len(seen) < KILLS:
+        path = root / f"{name}-{number}"
+        goal = count(path) + draw.randrange(3)
+
+        def far(path: Path = path, goal: int = goal) -> bool:
+            return count(path) >= goal
+
+        code = child(lambda path=path: act(path), draw.uniform(0, 0.03), signal.SIGKILL, far)
         if code == -signal.SIGKILL:
-            seen.append({"folder": number, **found(out / "checkpoints" / "fedlora-0")})
+            seen.append({"number": number, **left(path)})
         else:
-            number += 1  # it came to its end before the kill
-    folders = [*(root / f"run-{index}" for index in range(number + 1)), root / "whole"]
-    assert all(child(lambda out=out: played(out)) == 0 for out in folders)
-    return {"seen": seen, "folders": number + 1}
+            number += 1
+    paths = [*(root / f"{name}-{index}" for index in range(number + 1)), root / "whole"]
+    assert all(child(lambda path=path: act(path)) == 0 for path in paths)
+    return {"seen": seen, "count": number + 1}
+
+
+def runs(root: Path) -> dict[str, Any]:
+    """Kills of a run in its folder."""
+
+    def state(out: Path) -> Path:
+        return out / "checkpoints" / "fedlora-0"
+
+    return killed(
+        played, root, "run", lambda out: reached(state(out)), lambda out: found(state(out))
+    )
 
 
 def studies(root: Path) -> dict[str, Any]:
-    """Thirty kills of a study, each at a random moment; keys on the disk after each."""
-    warmed(studied, root)
-    draw, seen, number = random.Random(2), [], 0
-    while len(seen) < 30:
-        path, goal = root / f"study-{number}", draw.randrange(3)
-        before = lines(path)
-        code = child(lambda path=path: studied(path), draw.uniform(0, 0.03), signal.SIGKILL,
-                     lambda path=path, goal=before + goal: lines(path) >= goal)  # fmt: skip
-        if code == -signal.SIGKILL:
-            seen.append({"study": number, "keys": sorted(work.load(path))})
-        else:
-            number += 1
-    paths = [*(root / f"study-{index}" for index in range(number + 1)), root / "whole"]
-    assert all(child(lambda path=path: studied(path)) == 0 for path in paths)
-    return {"seen": seen, "studies": number + 1}
+    """Kills of a study; keys on the disk after each."""
+
+    def left(path: Path) -> dict[str, Any]:
+        return {"keys": sorted(runner.load(path))}
+
+    return killed(studied, root, "study", lines, left)
 
 
 def interrupts(root: Path) -> dict[str, Any]:
-    """Twenty times Ctrl-C at a random moment of one and the same run."""
+    """Ctrl-C again and again, at a random moment of one and the same run."""
 
     def some(place: Path) -> None:
         list(fl.run(fl.tasks.regression(clients=3), "rolora", None, PLAN, checkpoint=place))
 
     warmed(some, root)
     draw, out, seen = random.Random(3), root / "out", []
-    words, state = [*WORDS, "--rounds", "5000", "--out", str(out)], out / "checkpoints" / "rolora-0"
-    for _ in range(20):
+    state = out / "checkpoints" / "rolora-0"
+    for _ in range(INTERRUPTS):
         goal = reached(state) + draw.randrange(4)
-        code = child(lambda: commanded(words, root / "said"), draw.uniform(0, 0.03), signal.SIGINT,
-                     lambda goal=goal: (root / "ready").exists() and reached(state) >= goal)  # fmt: skip
+
+        def far(goal: int = goal) -> bool:
+            return (root / "ready").exists() and reached(state) >= goal
+
+        act, after = (lambda: commanded(root, out, "--rounds", 5000)), draw.uniform(0, 0.03)
+        code = child(act, after, signal.SIGINT, far)
         (root / "ready").unlink()
         seen.append({"code": code, "said": (root / "said.err").read_text(), **found(state)})
     return {"seen": seen}
@@ -209,31 +232,34 @@ def limited(act: Callable[[], Any], size: int) -> None:
 
 
 def full(root: Path) -> dict[str, Any]:
-    """Runs whose files may not grow past some bytes; and a study likewise, then without the limit."""
+    """Runs and a study whose files may not grow past some bytes, the study then without limit."""
     seen = []
-    for size in (300, 2500, 6000, 9000):
+    for size in (300, 6000, 9000):
         out = root / f"out-{size}"
-        words = [*WORDS, "--rounds", "12", "--out", str(out)]
-        code = child(lambda size=size, words=words: limited(lambda: commanded(words, root / "said"), size))
+
+        def act(out: Path = out) -> None:
+            commanded(root, out, "--rounds", 12)
+
+        code = child(lambda act=act, size=size: limited(act, size))
         state = out / "checkpoints" / "rolora-0"
+        said, book = (root / "said.err").read_text(), state / "ledger.json"
+        known = len(Ledger.load(book).releases) if book.exists() else 0
         drafts = [path.name for path in out.rglob("*.part")]
-        seen.append({"code": code, "said": (root / "said.err").read_text(), "drafts": drafts, **found(state)})
-        book = state / "ledger.json"
-        seen[-1]["known"] = len(Ledger.load(book).releases) if book.exists() else 0
+        seen.append({"code": code, "said": said, "drafts": drafts, "known": known, **found(state)})
     path = root / "study"
     code = child(lambda: limited(lambda: studied(path), 2000))
-    kept = len(work.load(path))
+    kept = len(runner.load(path))
     assert child(lambda: studied(path)) == 0
-    return {"seen": seen, "study": (code, kept, len(work.load(path)))}
+    return {"seen": seen, "study": (code, kept, len(runner.load(path)))}
 
 
 def closed(root: Path) -> dict[str, Any]:
-    """A run joins a folder that has become read-only; root first becomes somebody without privileges."""
-    out, said = root / "out", root / "said"
-    said.mkdir()
-    said.chmod(0o777)
-    first = child(lambda: commanded([*WORDS, "--rounds", "2", "--out", str(out)], said / "first"))
-    (said / "ready").unlink()  # it is root's
+    """A run joins a read-only folder; root first becomes somebody without privileges."""
+    out, first, second = root / "out", root / "first", root / "second"
+    for said in (first, second):
+        said.mkdir()
+        said.chmod(0o777)
+    codes = [child(lambda: commanded(first, out, "--rounds", 2))]
     for path in (out, *out.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
 
@@ -245,14 +271,14 @@ def closed(root: Path) -> dict[str, Any]:
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)
-        commanded([*WORDS, "--rounds", "2", "--seed", "1", "--out", str(out)], said / "second")
+        commanded(second, out, "--rounds", 2, "--seed", 1)
 
     before = contents()
-    second = child(plain)
+    codes.append(child(plain))
     same = contents() == before
     for path in (out, *out.rglob("*")):
         path.chmod(0o755)
-    return {"codes": [first, second], "said": (said / "second.err").read_text(), "same": same}
+    return {"codes": codes, "said": (second / "said.err").read_text(), "same": same}
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ import pandas as pd
 from PIL import Image
 
 import fedlora_lab as fl
-from fedlora_lab.tasks import Task
+from fedlora_lab.tasks.task import Task
 
 TEXT, IMAGE = ("bert", "roberta", "distilbert", "gpt2"), ("vit", "swin")
-WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "song", "day", "very", "not")
+WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "song", "day")
+WORDS += ("very", "not")
 NO_PAD = "ignore:tokenizer without a padding token"
 
 
@@ -22,7 +23,8 @@ def texts(count: int = 48) -> pd.DataFrame:
     draw = np.random.default_rng(0)
     rows = [" ".join(draw.choice(WORDS, draw.integers(3, 9))) for _ in range(count)]
     label = ["kind" if "good" in row or "great" in row else "harsh" for row in rows]
-    return pd.DataFrame({"text": rows, "label": label, "site": [f"site {i % 4}" for i in range(count)]})
+    sites = [f"site {i % 4}" for i in range(count)]
+    return pd.DataFrame({"text": rows, "label": label, "site": sites})
 
 
 def images(count: int = 40) -> pd.DataFrame:
@@ -44,7 +46,8 @@ def image_folder(path: Path) -> Path:
 @cache
 def folder(kind: str) -> Path:
     """A toy model of this architecture."""
-    return fl.tasks.tiny(kind, Path(tempfile.mkdtemp()) / kind, texts()["text"] if kind in TEXT else ())
+    words = texts()["text"] if kind in TEXT else ()
+    return fl.tasks.tiny(kind, Path(tempfile.mkdtemp()) / kind, words)
 
 
 @cache
@@ -55,10 +58,9 @@ def task(kind: str) -> Task:
 
 def fresh(kind: str, **options: Any) -> Task:
     """The same, made anew; its test examples are nobody's."""
-    options = {"public_test": True, **options}
-    if kind in TEXT:
-        return fl.tasks.hub(folder(kind), texts(), text="text", label="label", clients=3, **options)
-    return fl.tasks.hub(folder(kind), images(), image="image", label="label", clients=3, **options)
+    column = "text" if kind in TEXT else "image"
+    named: dict[str, Any] = {column: column, "label": "label", "clients": 3, "public_test": True}
+    return fl.tasks.hub(folder(kind), texts() if kind in TEXT else images(), **named | options)
 
 
 @cache

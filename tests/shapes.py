@@ -1,7 +1,7 @@
-"""The type checker that pytest puts over fedlora_lab (see `--jaxtyping-packages` in pyproject.toml).
+"""The type checker that pytest puts over fedlora_lab (`--jaxtyping-packages` in pyproject.toml).
 
-It holds the package to the shapes in its signatures. Plain annotations (int, float, str) are left alone: what users
-pass there is validated by the package itself, with its own one-line errors, and those are what the tests must meet.
+It holds the package to the shapes in its signatures. Plain annotations (int, float, str) are left
+alone: what users pass there is validated by the package itself, with its own one-line errors.
 """
 
 import re
@@ -16,11 +16,10 @@ from jaxtyping import AbstractArray
 
 CONFIG = BeartypeConf(is_pep484_tower=True)
 FIRST = 3
-"""How many calls of a function are held in one test: a training calls it thousands of times with the same shapes."""
+"""How many calls of a function are held in one test: a training calls it thousands of times with
+the same shapes."""
 calls: "Counter[Callable]" = Counter()
-"""Function -> calls in this test; every test begins anew (conftest.py), so what it holds hangs on no other test."""
-
-
+"""Function -> calls in this test; every test begins anew (conftest.py)."""
 WRITTEN = re.compile(r"\b(Shaped|Bool|Num|Inexact|Float|BFloat|Complex|Integer|U?Int|Real)\d*\[")
 
 
@@ -34,8 +33,9 @@ def has_shape(hint: Any) -> bool:
 
 
 def sparing(jaxtyped: Callable) -> Callable:
-    """jaxtyping's decorator, left away from functions that say nothing of shapes, and from calls after the FIRST of a
-    test: it would bind their arguments anew at every call, which doubles the time of the tests."""
+    """jaxtyping's decorator, left away from functions without shapes, and from calls after the
+    FIRST of a test: to bind their arguments at every call doubles the time of the tests.
+    """
 
     def decorator(function: Any = None, *, typechecker: Any) -> Any:
         if function is None:
@@ -54,10 +54,8 @@ def at_first(held: Callable, bare: Callable) -> Callable:
 
     @wraps(held)
     def either(*args: Any, **options: Any) -> Any:
-        if calls[bare] >= FIRST:
-            return bare(*args, **options)
         calls[bare] += 1
-        return held(*args, **options)
+        return (held if calls[bare] <= FIRST else bare)(*args, **options)
 
     return either
 

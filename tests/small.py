@@ -1,4 +1,4 @@
-"""Tasks of a few numbers, in double precision, and what the tests of the core do with them again and again."""
+"""Tasks of a few numbers, in double precision, and what tests of the core do with them."""
 
 from collections.abc import Mapping
 from functools import cache, lru_cache
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 
 import fedlora_lab as fl
-from fedlora_lab.checkpoint import State
-from fedlora_lab.ledger import Ledger
-from fedlora_lab.loop import Federation
-from fedlora_lab.method import Global, Method, Slot
-from fedlora_lab.record import Round
-from fedlora_lab.tasks import Task
+from fedlora_lab.federated.checkpoint import State
+from fedlora_lab.federated.records import Round
+from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.tasks.task import Task
 
 LORA = fl.Lora(rank=2, alpha=3.0)
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=3, lr=0.2)
 UNITS = ("example", "client")
-HELD = ("A", "B", "R", "head", "W")
 
 
 class Tokens(nn.Module):
-    """Sequences of vectors: two linear maps with a mixing of tokens between them, and a head over their mean."""
+    """Sequences of vectors: two linear maps that mix tokens between them, a head over the mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,8 @@ class Tokens(nn.Module):
 def regression(clients: int = 3, heterogeneity: float = 0.5) -> Task:
     """Least squares, one layer, no head."""
     sizes: dict[str, Any] = {"examples": 6, "d_in": 6, "d_out": 5, "rank": 2, "test": 8}
-    return fl.tasks.regression(clients=clients, heterogeneity=heterogeneity, dtype="float64", **sizes)
+    sizes |= {"heterogeneity": heterogeneity, "dtype": "float64"}
+    return fl.tasks.regression(clients=clients, **sizes)
 
 
 def examples(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -54,14 +55,14 @@ def tokens(head: str | None = None, sizes: tuple[int, ...] = (5, 8, 3)) -> Task:
         torch.manual_seed(0)
         model = Tokens().double()
     clients = [examples(count, 10 + k) for k, count in enumerate(sizes)]
-    return fl.tasks.classification(
-        model, clients, test=examples(9, 1), targets=["inner", "outer"], head=head, name="tokens"
-    )
+    places: dict[str, Any] = {"targets": ["inner", "outer"], "head": head, "name": "tokens"}
+    return fl.tasks.classification(model, clients, test=examples(9, 1), **places)
 
 
 def private(unit: str, sigma: float = 1.0, clip: float = 0.7, **fields: Any) -> fl.Privacy:
     """A privacy plan with its noise set, for any of the small tasks."""
-    return fl.Privacy(unit=unit, noise_multiplier=sigma, clip_norm=clip, delta=1e-3, accountant="rdp", **fields)
+    fields |= {"unit": unit, "noise_multiplier": sigma, "clip_norm": clip}
+    return fl.Privacy(delta=1e-3, accountant="rdp", **fields)
 
 
 def play(
@@ -72,18 +73,12 @@ def play(
 
 
 def opened(
-    task: Task,
-    row: Method,
-    privacy: fl.Privacy | None,
-    plan: fl.Plan,
-    t: int,
-    values: Global,
-    seed: int = 0,
+    task: Task, row: Method, privacy: Any, plan: fl.Plan, t: int, values: ServerState, seed: int = 0
 ) -> Federation:
     """A run that stands before round t with these values on the server."""
     run = Federation.open(task, row, privacy, plan.replace(rounds=t + 1), lora=LORA, seed=seed)
-    state = State(t, values, {}, [-1] * len(task.sizes), [{} for _ in range(t)])
-    run.state, run.resumed = state, True
+    run.state = State(t, values, {}, [-1] * len(task.sizes), [{} for _ in range(t)])
+    run.resumed = True
     return run
 
 
@@ -92,47 +87,53 @@ def one_round(run: Federation) -> Round:
     return next(event for event in run.events() if isinstance(event, Round))
 
 
-def somewhere(shapes: Mapping[Slot, torch.Size], seed: int = 0, scale: float = 0.5) -> dict[Slot, Tensor]:
-    """Random values for every slot: no factor is zero, every Gram matrix is invertible."""
-    random = torch.Generator().manual_seed(seed)
-    return {slot: scale * torch.randn(*shape, generator=random, dtype=torch.float64) for slot, shape in shapes.items()}
+def somewhere(
+    shapes: Mapping[ParamKey, torch.Size], seed: int = 0, scale: float = 0.5
+) -> dict[ParamKey, Tensor]:
+    """Random values for every key: no factor is zero, every Gram matrix is invertible."""
+    options: dict[str, Any] = {"generator": torch.Generator().manual_seed(seed)}
+    options["dtype"] = torch.float64
+    return {key: scale * torch.randn(*shape, **options) for key, shape in shapes.items()}
 
 
 @lru_cache(maxsize=64)
-def begun(task: Task, row: Method | str) -> Global:
+def begun(task: Task, row: Method | str) -> ServerState:
     """The server's state of a run that has not begun; to open one takes longer than a step."""
     return Federation.open(task, row, None, PLAN, lora=LORA).state.server
 
 
-def anywhere(task: Task, row: Method, seed: int = 0) -> Global:
-    """The same with random values in every tensor that clients hold; modes of layers, if any, take turns."""
-    state = begun(task, row)
-    held = {slot: tensor.shape for slot, tensor in state.tensors.items() if slot.side in HELD}
-    modes = [slot for slot in state.tensors if slot.side == "mode"]
-    turns = {slot: torch.tensor(float(i % 2), dtype=torch.float64) for i, slot in enumerate(modes)}
+def anywhere(task: Task, row: Method, seed: int = 0) -> ServerState:
+    """The same with random values in all that clients hold; modes of layers, if any, take turns."""
+    state, sides = begun(task, row), ("A", "B", "R", "head", "W")
+    held = {key: tensor.shape for key, tensor in state.tensors.items() if key.side in sides}
+    modes = [key for key in state.tensors if key.side == "mode"]
+    turns = {key: torch.tensor(float(i % 2), dtype=torch.float64) for i, key in enumerate(modes)}
     return state.with_({**somewhere(held, seed), **turns})
 
 
-def movers(row: Method, t: int, s: int, state: Global) -> set[Slot]:
-    """What moves at (t, s), read from the schedule and the modes in the state; a head always moves."""
-    word = row.train(t, s)
-    modes = {layer: "BA"[int(mode)] for layer, mode in state.side("mode").items()}
-    factors = {slot for slot in state.tensors if slot.side in ("A", "B", "R")}
-    moving = {slot for slot in factors if slot.side in word or (word == "*" and modes[slot.layer] == slot.side)}
-    return moving | {slot for slot in state.tensors if slot.side == "head"}
+def movers(row: Method, t: int, s: int, state: ServerState) -> set[ParamKey]:
+    """What moves at (t, s), by the schedule and the modes in the state; a head always moves."""
+    word, modes = row.train(t, s), state.side("mode")
+
+    def moves(key: ParamKey) -> bool:
+        if key.side in ("A", "B", "R") and word == "*":
+            return key.side == "BA"[int(modes[key.layer])]
+        return key.side == "head" or (key.side in ("A", "B", "R") and key.side in word)
+
+    return {key for key in state.tensors if moves(key)}
 
 
 def plain_server(row: Method) -> Method:
-    """The row with a mean in place of a server's rule that does more, unless its schedule lives on that rule."""
+    """The row with the mean for a server's rule that does more, unless its schedule needs it."""
     writes = getattr(row.aggregate, "writes", ())
-    return row.replace(aggregate=fl.methods.FedLoRA.aggregate) if writes and "mode" not in writes else row
+    plain = writes and "mode" not in writes
+    return row.replace(aggregate=fl.methods.FedLoRA.aggregate) if plain else row
 
 
 def tensors(record: Round) -> dict[str, Tensor]:
     """Everything the server holds after a round, by name."""
-    factors = {
-        f"{layer}.{side}": x for layer, pair in record.adapter.items() for side, x in zip("AB", pair, strict=True)
-    }
+    pairs = record.adapter.items()
+    factors = {f"{layer}.{side}": pair[i] for layer, pair in pairs for i, side in enumerate("AB")}
     return factors | {f"head.{name}": x for name, x in record.head.items()}
 
 
@@ -151,7 +152,6 @@ def frame(records: list[Round], *without: str) -> pd.DataFrame:
 
 def same_bits(left: list[Round], right: list[Round], *without: str) -> None:
     """Assert that two runs agree in every bit of the server's tensors and of the frame."""
-    assert len(left) == len(right)
     for one, other in zip(left, right, strict=True):
         ours, theirs = tensors(one), tensors(other)
         assert ours.keys() == theirs.keys()
@@ -163,4 +163,5 @@ def gap(left: Round, right: Round) -> float:
     """Largest relative difference between two records' tensors."""
     ours, theirs = tensors(left), tensors(right)
     assert ours.keys() == theirs.keys()
-    return max(float((ours[n] - theirs[n]).norm() / theirs[n].norm().clamp(min=1e-12)) for n in ours)
+    norms = {name: theirs[name].norm().clamp(min=1e-12) for name in ours}
+    return max(float((ours[name] - theirs[name]).norm() / norms[name]) for name in ours)

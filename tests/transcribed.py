@@ -1,11 +1,15 @@
-"""The six methods as plain loops over clients and examples, written from their descriptions alone.
+"""Methods of federated LoRA as plain loops, written from their descriptions alone.
 
-NumPy, one example at a time, no noise. A state maps ("A" | "B" | "head", name) to an array; the gradient of one example
-comes from an oracle. C is the clip norm of one example or, in the client unit, of one client's update.
+NumPy, one example at a time, no noise. A state maps ("A" | "B" | "head", name) to an array; beside
+them it may hold ("W", layer), the change of the layer's base weight, and ("R", layer), a square
+matrix between the factors: the layer's weight is W0 + W + s B R A. The gradient of one example
+comes from an oracle. C is the clip norm of one example or, in the client unit, of one client's
+update.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +17,12 @@ from scipy.stats import norm
 from small import LORA, Tokens
 
 State = dict[tuple[str, str], np.ndarray]
+Keys = list[tuple[str, str]]
 Oracle = Callable[[State, np.ndarray, np.ndarray], State]
+Rule = Callable[[State, list[State], Sequence[float]], State]
 SCALE = LORA.alpha / LORA.rank
+
+# ---- gradients of one example
 
 
 def least_squares(base: np.ndarray) -> Oracle:
@@ -22,8 +30,7 @@ def least_squares(base: np.ndarray) -> Oracle:
 
     def gradient(state: State, x: np.ndarray, y: np.ndarray) -> State:
         a, b = state["A", "map"], state["B", "map"]
-        w = base + SCALE * b @ a
-        g = 2 / len(y) * np.outer(w @ x - y, x)
+        g = 2 / len(y) * np.outer((base + SCALE * b @ a) @ x - y, x)
         return {("A", "map"): SCALE * b.T @ g, ("B", "map"): SCALE * g @ a.T}
 
     return gradient
@@ -35,60 +42,211 @@ def token_classifier(model: Tokens) -> Oracle:
 
     def gradient(state: State, x: np.ndarray, y: np.ndarray) -> State:
         leaf = {key: torch.tensor(value, requires_grad=True) for key, value in state.items()}
-        inner, outer = (fixed[f"{n}.weight"] + SCALE * leaf["B", n] @ leaf["A", n] for n in ("inner", "outer"))
+        inner, outer = (
+            fixed[f"{n}.weight"] + SCALE * leaf["B", n] @ leaf["A", n] for n in ("inner", "outer")
+        )
         hidden = torch.tanh(torch.tensor(x) @ inner.T + fixed["inner.bias"])
         mixed = torch.tanh((hidden - 0.5 * hidden.flip(0)) @ outer.T + fixed["outer.bias"])
         weight = leaf.get(("head", "head.weight"), fixed["head.weight"])
         logits = weight @ mixed.mean(0) + leaf.get(("head", "head.bias"), fixed["head.bias"])
         (torch.logsumexp(logits, 0) - logits[int(y)]).backward()
-        return {key: np.zeros(v.shape) if v.grad is None else v.grad.numpy() for key, v in leaf.items()}
+        none = torch.zeros(())
+        return {
+            k: (none.expand(v.shape) if v.grad is None else v.grad).numpy() for k, v in leaf.items()
+        }
 
     return gradient
 
 
-def length(g: State, keys: list) -> float:
+def layers(state: State) -> list[str]:
+    return [name for side, name in state if side == "A"]
+
+
+def inner(state: State, name: str) -> np.ndarray:
+    return state.get(("R", name), np.eye(len(state["A", name])))
+
+
+def product(state: State, name: str) -> np.ndarray:
+    return state["B", name] @ inner(state, name) @ state["A", name]
+
+
+def weight_change(state: State, name: str) -> np.ndarray:
+    """The layer's weight minus W0."""
+    return state.get(("W", name), 0.0) + SCALE * product(state, name)
+
+
+def whole(oracle: Oracle) -> Oracle:
+    """The oracle of states that hold W and R too.
+
+    With A = I and B = X / s an oracle of the factors stands at the weight W0 + X and returns s G
+    there, G the gradient in the weight; every other gradient follows from G by the chain rule.
+    """
+
+    def gradient(state: State, x: np.ndarray, y: np.ndarray) -> State:
+        point = {key: value for key, value in state.items() if key[0] == "head"}
+        for name in layers(state):
+            change = weight_change(state, name)
+            point["A", name], point["B", name] = np.eye(change.shape[1]), change / SCALE
+        found = oracle(point, x, y)
+        for name in layers(state):
+            a, b, r = state["A", name], state["B", name], inner(state, name)
+            g = found["B", name] / SCALE
+            found["A", name] = SCALE * (b @ r).T @ g
+            found["B", name] = SCALE * g @ (r @ a).T
+            found["R", name] = SCALE * b.T @ g @ a.T
+        return found
+
+    return gradient
+
+
+# ---- what a client does
+
+
+class Work(NamedTuple):
+    """Local work and clip; ``weights`` are the clients' shares p_k."""
+
+    rounds: int
+    steps: int
+    lr: float
+    momentum: float
+    clip: float
+    weights: list[float]
+    unit: str = "example"
+
+
+def length(g: State, keys: Keys) -> float:
     return math.sqrt(sum((g[key] ** 2).sum() for key in keys))
 
 
-def clipped_mean(oracle: Oracle, state: State, data: list, keys: list, clip: float, size: Callable = length) -> State:
-    """Mean over the examples of the gradient of ``keys``, each example scaled to ``size`` at most ``clip``."""
-    total = {key: np.zeros_like(state[key]) for key in keys}
-    for x, y in data:
-        g = oracle(state, x, y)
-        factor = min(1.0, clip / max(size(g, keys), 1e-300))
-        for key in keys:
-            total[key] += g[key] * factor
-    return {key: value / len(data) for key, value in total.items()}
+class Loop(NamedTuple):
+    """How a method is transcribed.
+
+    ``parts(state, t, s)``: what moves at a step, clipped part by part, each to C / sqrt(parts);
+    ``size(state)``: the norm that is clipped; ``sends``: what a client sends of its start and end.
+    """
+
+    parts: Callable[[State, int, int], list[Keys]]
+    server: Rule
+    size: Callable[[State], Callable[[State, Keys], float]] = lambda state: length
+    filter: Callable[[np.ndarray, str], np.ndarray] = lambda g, side: g
+    receives: Callable[[State], State] = dict
+    sends: Callable | None = None
 
 
-def of(state: State, sides: str) -> list:
+def of(state: State, sides: str) -> Keys:
     """The keys of some factors; a trained head always moves."""
     return [key for key in state if key[0] in sides or key[0] == "head"]
 
 
-def sgd(oracle, state, data, words, lr, momentum, clip, smooth=None, size=length) -> State:
-    """Local steps of one client: one word a step says what moves."""
-    state, speed = dict(state), {}
-    for word in words:
-        g = clipped_mean(oracle, state, data, of(state, word), clip, size)
-        for key, value in g.items():
-            if smooth is not None and key[0] != "head":
-                value = smooth(value, key[0])
-            speed[key] = momentum * speed.get(key, 0.0) + value
-            state[key] = state[key] - lr * speed[key]
+def scaled(x: float, clip: float) -> float:
+    return min(1.0, clip / max(x, 1e-300))
+
+
+def local(oracle: Oracle, start: State, data: list, t: int, work: Work, loop: Loop) -> State:
+    """Local steps of one client on the mean of its examples' clipped gradients."""
+    clip, size = work.clip if work.unit == "example" else math.inf, loop.size(start)
+    state, speed = dict(start), {}
+    for s in range(work.steps):
+        parts = loop.parts(start, t, s)
+        total = {key: np.zeros_like(state[key]) for keys in parts for key in keys}
+        for x, y in data:
+            g = oracle(state, x, y)
+            for keys in parts:
+                factor = scaled(size(g, keys), clip / math.sqrt(len(parts)))
+                for key in keys:
+                    total[key] += g[key] * factor / len(data)
+        for key, value in total.items():
+            if work.unit == "example" and key[0] != "head":
+                value = loop.filter(value, key[0])
+            speed[key] = work.momentum * speed.get(key, 0.0) + value
+            state[key] = state[key] - work.lr * speed[key]
     return state
 
 
-def mean(states: list[State], weights: list[float]) -> State:
-    return {key: np.sum([w * state[key] for w, state in zip(weights, states)], axis=0) for key in states[0]}
+def update(start: State, end: State, keys: Keys, work: Work, loop: Loop) -> State:
+    """What a client sends: its end; in the client unit its start and the change, clipped over all
+    keys together, then filtered.
+    """
+    if work.unit == "example":
+        return end
+    change = {key: end[key] - start[key] for key in keys}
+    factor = scaled(loop.size(start)(change, keys), work.clip)
+    change = {key: factor * x for key, x in change.items()}
+    return end | {
+        key: start[key] + (x if key[0] == "head" else loop.filter(x, key[0]))
+        for key, x in change.items()
+    }
 
 
-def averaged(oracle, state, clients, rounds, words, lr, momentum, clip, weights, smooth=None) -> State:
-    """FedAvg-LoRA, FFA-LoRA, RoLoRA, LA-LoRA: local DP-SGD on what moves, then the mean of the factors."""
-    for t in range(rounds):
-        ends = [sgd(oracle, state, data, words(t), lr, momentum, clip, smooth) for data in clients]
-        state = mean(ends, weights)
-    return state
+def weights_themselves(start: State, end: State, keys: Keys, work: Work, loop: Loop) -> State:
+    """DP-FedLoRA: each tensor itself, not its change, has a norm of at most C / sqrt(tensors)."""
+    limit = work.clip / math.sqrt(len(keys))
+    return end | {key: end[key] * scaled(np.sqrt((end[key] ** 2).sum()), limit) for key in keys}
+
+
+def federated(
+    oracle: Oracle,
+    state: State,
+    clients: list,
+    work: Work,
+    loop: Loop,
+    ranks: Sequence[int] | None = None,
+) -> tuple[list[State], list[list[State]]]:
+    """The state before training and after every round, and what the clients sent in each.
+
+    Client k trains its first ``ranks[k]`` ranks, or all.
+    """
+    states, sent, gradient = [state], [], whole(oracle)
+    for t in range(work.rounds):
+        moving = [
+            key for s in range(work.steps) for keys in loop.parts(state, t, s) for key in keys
+        ]
+        keys, ends = list(dict.fromkeys(moving)), []
+        for k, data in enumerate(clients):
+            start = loop.receives(state)
+            for name in layers(start) if ranks else ():
+                start["A", name] = start["A", name][: ranks[k]]  # type: ignore[index]
+                start["B", name] = start["B", name][:, : ranks[k]]  # type: ignore[index]
+            end = local(gradient, start, data, t, work, loop)
+            ends.append((loop.sends or update)(start, end, keys, work, loop))
+        state = loop.server(state, ends, work.weights)
+        states.append(state)
+        sent.append(ends)
+    return states, sent
+
+
+# ---- what moves, how it is measured and filtered
+
+
+def together(*words: str) -> Callable[[State, int, int], list[Keys]]:
+    """All that moves is clipped as one. A word a round, of one letter group a step; both repeat."""
+
+    def parts(state: State, t: int, s: int) -> list[Keys]:
+        steps = words[t % len(words)].split()
+        return [of(state, steps[s % len(steps)])]
+
+    return parts
+
+
+def apart(state: State, t: int, s: int) -> list[Keys]:
+    """DP-LoRA: all A, all B, and a head, are clipped each on their own."""
+    parts = [[key for key in state if key[0] == side] for side in ("A", "B", "head")]
+    return [keys for keys in parts if keys]
+
+
+def in_product(peers: State) -> Callable[[State, Keys], float]:
+    """DEeR: ||g_B A||_F or ||B g_A||_F over all layers together, plus the head."""
+
+    def size(g: State, keys: Keys) -> float:
+        squares = 0.0
+        for side, name in keys:
+            x = g[side, name]
+            x = x @ peers["A", name] if side == "B" else x
+            x = peers["B", name] @ x if side == "A" else x
+            squares += (x**2).sum()
+        return math.sqrt(squares)
+
+    return size
 
 
 def low_pass(g: np.ndarray, side: str) -> np.ndarray:
@@ -99,71 +257,197 @@ def low_pass(g: np.ndarray, side: str) -> np.ndarray:
     return np.array(rows) if side == "A" else np.array(rows).T
 
 
-def in_product(peers: State) -> Callable:
-    """||g_B A||_F or ||B g_A||_F over all layers together, plus the head."""
+def quantised(state: State, width: int = 4, block: int = 64) -> State:
+    """FedLPP: block by block, divide by the largest magnitude and take the nearest level.
 
-    def size(g: State, keys: list) -> float:
-        squares = 0.0
-        for side, name in keys:
-            x = g[side, name]
-            if side == "B":
-                x = x @ peers["A", name]
-            elif side == "A":
-                x = peers["B", name] @ x
-            squares += (x**2).sum()
-        return math.sqrt(squares)
-
-    return size
-
-
-def deer(oracle, state, clients, phases, steps, lr, momentum, clip, unit, sound=True) -> State:
-    """Two phases in turn, B first, each with its own broadcast, local steps and mean.
-
-    The clip is in the space of the product (sound) or on the factor as published; of examples or of clients' updates.
+    Levels are quantiles of the normal law on both sides of zero, scaled to [-1, 1].
     """
-    for t in range(phases):
-        side, ends = "BA"[t % 2], []
-        size = in_product(state) if sound else length
-        for data in clients:
-            if unit == "example":
-                ends.append(sgd(oracle, state, data, [side] * steps, lr, momentum, clip, size=size))
-                continue
-            end, keys = sgd(oracle, state, data, [side] * steps, lr, momentum, math.inf), of(state, side)
-            change = {key: end[key] - state[key] for key in keys}
-            factor = min(1.0, clip / max(size(change, keys), 1e-300))
-            ends.append({key: state[key] + factor * change.get(key, 0.0) for key in state})
-        state = mean(ends, [1 / len(clients)] * len(clients))
-    return state
-
-
-def levels(width: int) -> np.ndarray:
-    """Quantiles of the normal law on both sides of zero, scaled to [-1, 1]."""
-    offset, half = 0.9677083, 2 ** (width - 1)
+    offset, half, sent = 0.9677083, 2 ** (width - 1), dict(state)
     positive = norm.ppf(np.linspace(offset, 0.5, half + 1)[:-1])
     negative = -norm.ppf(np.linspace(offset, 0.5, half)[:-1])
-    every = np.sort(np.concatenate([negative, [0.0], positive]))
-    return every / every.max()
+    levels = np.sort(np.concatenate([negative, [0.0], positive])) / positive.max()
+    for key, x in state.items():
+        if key[0] != "head":
+            flat, out = x.ravel(), []
+            for part in (flat[i : i + block] for i in range(0, len(flat), block)):
+                c = abs(part).max() or 1e-8
+                out.append(levels[abs(part[:, None] / c - levels).argmin(1)] * c)
+            sent[key] = np.concatenate(out).reshape(x.shape)
+    return sent
 
 
-def quantised(x: np.ndarray, width: int, block: int) -> np.ndarray:
-    """Block by block: divide by the largest magnitude, take the nearest level, multiply back."""
-    flat, v, out = x.ravel(), levels(width), []
-    for i in range(0, len(flat), block):
-        part = flat[i : i + block]
-        c = abs(part).max() or 1e-8
-        out.append(v[abs(part[:, None] / c - v).argmin(1)] * c)
-    return np.concatenate(out).reshape(x.shape)
+# ---- what the server does with the clients' ends
 
 
-def fedlpp(oracle, state, clients, rounds, steps, lr, momentum, clip, unit, width=4, block=64) -> State:
-    """Clients receive a quantised adapter; the server adds the mean change of what they received to its own."""
-    for _ in range(rounds):
-        sent = {key: x if key[0] == "head" else quantised(x, width, block) for key, x in state.items()}
-        changes = []
-        for data in clients:
-            end = sgd(oracle, sent, data, ["AB"] * steps, lr, momentum, clip if unit == "example" else math.inf)
-            change = {key: end[key] - sent[key] for key in sent}
-            factor = 1.0 if unit == "example" else min(1.0, clip / max(length(change, list(change)), 1e-300))
-            changes.append({key: factor * x for key, x in change.items()})
-        state = {key: x + sum(change[key] for change in changes) / len(clients) for key, x in state.items()}
-    return state
+def mean(ends: list[State], weights: Sequence[float], keys: Keys | None = None) -> State:
+    keys = list(ends[0]) if keys is None else keys
+    return {key: np.sum([w * end[key] for w, end in zip(weights, ends)], axis=0) for key in keys}
+
+
+def heads(ends: list[State], weights: Sequence[float]) -> State:
+    return mean(ends, weights, [key for key in ends[0] if key[0] == "head"])
+
+
+def mean_product(ends: list[State], weights: Sequence[float], name: str) -> np.ndarray:
+    return np.sum([w * product(end, name) for w, end in zip(weights, ends)], axis=0)
+
+
+def plain_mean(state: State, ends: list[State], weights: Sequence[float]) -> State:
+    return mean(ends, weights)
+
+
+def straight_through(state: State, ends: list[State], weights: Sequence[float]) -> State:
+    """FedLPP: the server adds the mean change of what the clients received to its own."""
+    sent, end = quantised(state), mean(ends, weights)
+    return {key: x + end[key] - sent[key] for key, x in state.items()}
+
+
+def fedex(state: State, ends: list[State], weights: Sequence[float]) -> State:
+    """FedEx-LoRA: means of the factors; what their product misses goes into the base weight."""
+    new = mean(ends, weights)
+    for name in layers(state):
+        missing = mean_product(ends, weights, name) - product(new, name)
+        new["W", name] = state.get(("W", name), 0.0) + SCALE * missing
+    return new
+
+
+def flora(fresh: Iterator[State]) -> Rule:
+    """FLoRA: stacked factors are merged into the base weight; then B = 0 and A is drawn afresh."""
+
+    def server(state: State, ends: list[State], weights: Sequence[float]) -> State:
+        new = heads(ends, weights) | next(fresh)
+        for name in layers(state):
+            rows = np.concatenate([w * end["A", name] for w, end in zip(weights, ends)])
+            columns = np.concatenate([end["B", name] for end in ends], axis=1)
+            new["W", name] = state.get(("W", name), 0.0) + SCALE * columns @ rows
+            new["B", name] = np.zeros_like(state["B", name])
+        return new
+
+    return server
+
+
+def flexlora(state: State, ends: list[State], weights: Sequence[float]) -> State:
+    """FlexLoRA: the mean of the products, by SVD cut to the server's rank."""
+    new = heads(ends, weights)
+    for name in layers(state):
+        r = len(state["A", name])
+        u, s, vt = np.linalg.svd(mean_product(ends, weights, name))
+        new["A", name], new["B", name] = vt[:r], u[:, :r] @ np.diag(s[:r])
+    return new
+
+
+def fedsvd(state: State, ends: list[State], weights: Sequence[float]) -> State:
+    """FedSVD: the mean of B; then the product is factored anew, A with orthonormal rows."""
+    new = heads(ends, weights)
+    for name in layers(state):
+        a, b = state["A", name], state["B", name]
+        b = b + np.sum([w * (end["B", name] - b) for w, end in zip(weights, ends)], axis=0)
+        u, s, vt = np.linalg.svd(b @ a, full_matrices=False)
+        new["A", name], new["B", name] = vt[: len(a)], u[:, : len(a)] * s[: len(a)]
+    return new
+
+
+def fedask(sketches: Iterator[dict[str, np.ndarray]]) -> Rule:
+    """FedASK: two sketches of the mean product, from left and right, and an SVD that splits its
+    values evenly; a sketch wider than the server's rank is cut to it.
+    """
+
+    def server(state: State, ends: list[State], weights: Sequence[float]) -> State:
+        new, omega = heads(ends, weights), next(sketches)
+        for name in layers(state):
+            pairs = [(w, end["A", name], end["B", name]) for w, end in zip(weights, ends)]
+            q, _ = np.linalg.qr(np.sum([w * b @ (a @ omega[name]) for w, a, b in pairs], axis=0))
+            p = np.sum([w * a.T @ (b.T @ q) for w, a, b in pairs], axis=0)
+            u, s, vt = np.linalg.svd(p.T, full_matrices=False)
+            r, root = len(state["A", name]), np.diag(np.sqrt(s))
+            new["B", name], new["A", name] = (q @ u @ root)[:, :r], (root @ vt)[:r]
+        return new
+
+    return server
+
+
+def padded(x: np.ndarray, like: np.ndarray) -> np.ndarray:
+    out = np.zeros_like(like)
+    out[: x.shape[0], : x.shape[1]] = x
+    return out
+
+
+def hetlora(state: State, ends: list[State], weights: Sequence[float]) -> State:
+    """HetLoRA: factors padded with zeros; a client counts by its share and its product's norm."""
+    new = heads(ends, weights)
+    for name in layers(state):
+        norms = [w * np.linalg.norm(product(end, name)) for w, end in zip(weights, ends)]
+        norms = norms if sum(norms) > 0 else list(weights)
+        for side in "AB":
+            terms = [w * padded(end[side, name], state[side, name]) for w, end in zip(norms, ends)]
+            new[side, name] = np.sum(terms, axis=0) / sum(norms)
+    return new
+
+
+def padded_changes(state: State, ends: list[State], weights: Sequence[float]) -> State:
+    """FedLoRA of unequal ranks: a factor moves by the mean of changes, none where a rank lacks."""
+    new = heads(ends, weights)
+    for name in layers(state):
+        for side in "AB":
+            old = state[side, name]
+            received = [old[: end[side, name].shape[0], : end[side, name].shape[1]] for end in ends]
+            changes = [padded(end[side, name] - x, old) for x, end in zip(received, ends)]
+            new[side, name] = old + np.sum([w * x for w, x in zip(weights, changes)], axis=0)
+    return new
+
+
+def lora_fair(state: State, ends: list[State], weights: Sequence[float]) -> State:
+    """LoRA-FAIR: B is corrected towards the mean product, ||dW - (B + D) A||^2 + 0.01 ||D||^2."""
+    new = mean(ends, weights)
+    for name in layers(state):
+        a, missing = new["A", name], mean_product(ends, weights, name) - product(new, name)
+        system = np.concatenate([a.T, math.sqrt(0.01) * np.eye(len(a))])
+        target = np.concatenate([missing.T, np.zeros((len(a), len(missing)))])
+        new["B", name] = new["B", name] + np.linalg.lstsq(system, target)[0].T
+    return new
+
+
+# ---- methods in which clients keep something, or the server chooses
+
+
+def personal(
+    oracle: Oracle, state: State, clients: list, work: Work, shared: dict[str, int]
+) -> tuple[State, list[State]]:
+    """FedSA-LoRA and SDFLoRA: the first ``shared[side]`` ranks are sent and averaged.
+
+    Returns what the server holds, the other ranks as they were, and what each client kept.
+    """
+
+    def split(s: State, key: tuple[str, str]) -> list[np.ndarray]:
+        return np.split(s[key], [shared[key[0]]], "AB".index(key[0]))
+
+    def joined(fronts: State, backs: State) -> State:
+        pairs = {key: ([fronts[key], x], "AB".index(key[0])) for key, x in backs.items()}
+        return fronts | {key: np.concatenate(pair, axis) for key, (pair, axis) in pairs.items()}
+
+    def fronts(s: State) -> State:
+        return {key: x if key[0] == "head" else split(s, key)[0] for key, x in s.items()}
+
+    loop, gradient, keys = Loop(together("AB"), plain_mean), whole(oracle), of(state, "AB")
+    still = {key: split(state, key)[1] for key in keys if key[0] != "head"}
+    server, own = fronts(state), [still for _ in clients]
+    for t in range(work.rounds):
+        sent = []
+        for k, data in enumerate(clients):
+            end = local(gradient, joined(server, own[k]), data, t, work, loop)
+            own[k] = {key: split(end, key)[1] for key in still}
+            sent.append(update(server, fronts(end), keys, work, loop))
+        server = mean(sent, work.weights)
+    return joined(server, still), own
+
+
+def agreement(changes: list[np.ndarray]) -> float:
+    """AS-LoRA's score: mean inner product of two different clients' changes, at least 0."""
+    pairs = [(x * y).sum() for j, x in enumerate(changes) for k, y in enumerate(changes) if j != k]
+    return max(0.0, float(np.mean(pairs)))
+
+
+def chance_of_a(score_a: float, score_b: float, past: int) -> float:
+    """AS-LoRA: how likely a layer moves A, ``past`` rounds after the last one of the warm-up."""
+    d = (score_a - score_b) / (abs(score_a) + abs(score_b) + 1e-8)
+    return 1 / (1 + math.exp(-d / max(0.1, 0.95**past)))

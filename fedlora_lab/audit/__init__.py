@@ -1,38 +1,46 @@
-"""Lower bounds on epsilon from what can be seen of a run: ``fl.audit(task, method, privacy, plan)``.
+"""Lower bounds on epsilon from what a run releases: ``fl.audit(task, method, privacy, plan)``.
 
-The module itself can be called, and then makes one audit. Its parts: `one_run` (many canaries in one run), `threshold`
-(many independent runs), `gaussian` (the sharper claim of Gaussian DP), `estimate` (canary clients; no bound), `game`
-(the plainest release), `table` (what many audits say together).
+The package itself can be called, and then makes one audit.
 """
 
 import sys
 from types import ModuleType
-from typing import Any
 
-from fedlora_lab.audit import estimate, game, gaussian, one_run, threshold
+from fedlora_lab.audit.bounds import (
+    canaries_needed,
+    one_run_ceiling,
+    one_run_lower_bound,
+    one_run_p_value,
+    threshold_lower_bound,
+)
 from fedlora_lab.audit.canary_audit import Audit, audit
 from fedlora_lab.audit.self_check import SelfCheck, self_check
-from fedlora_lab.audit.table import verdict
+from fedlora_lab.audit.simulated_audits import (
+    simulate_many_runs,
+    simulate_one_run,
+    summarize_audits,
+)
 
 __all__ = [
     "Audit",
     "SelfCheck",
     "audit",
-    "estimate",
-    "game",
-    "gaussian",
-    "one_run",
+    "canaries_needed",
+    "one_run_ceiling",
+    "one_run_lower_bound",
+    "one_run_p_value",
     "self_check",
-    "threshold",
-    "verdict",
+    "simulate_many_runs",
+    "simulate_one_run",
+    "summarize_audits",
+    "threshold_lower_bound",
 ]
 
 
 class _Callable(ModuleType):
-    """A module that is also its main function, so that ``fl.audit(...)`` and ``fl.audit.one_run`` both read well."""
+    """A module that is also its main function: ``fl.audit(...)`` and ``fl.audit.self_check``."""
 
-    def __call__(self, *parts: Any, **options: Any) -> Audit:
-        return audit(*parts, **options)
+    __call__ = staticmethod(audit)
 
 
 sys.modules[__name__].__class__ = _Callable

@@ -1,53 +1,382 @@
-"""One audit: a run with canaries inside it, what can be seen of them, and what that proves about epsilon."""
+"""An audit: a run with canaries inside, their traces in its releases, the epsilon they prove."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fedlora_lab.audit import directions, one_run
-from fedlora_lab.audit.canaries import LOUD, Planted, affordable, mislabelled, plant
-from fedlora_lab.audit.scores import losses, traces
-from fedlora_lab.audit.watch import Watched
-from fedlora_lab.checks import check, check_number
-from fedlora_lab.loop import Diverged
-from fedlora_lab.mechanism import injected, row_norms
-from fedlora_lab.method import Method
-from fedlora_lab.methods import get
-from fedlora_lab.passes import per_example_gradients
-from fedlora_lab.plan import Lora, Plan
-from fedlora_lab.privacy import Privacy
-from fedlora_lab.record import Tick
-from fedlora_lab.streams import Streams
-from fedlora_lab.tasks.task import Examples, Task
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab.audit import bounds, instruments
+from fedlora_lab.audit.instruments import LEFT_OUT, Recorder, Rows, encode_marks, select
+from fedlora_lab.federated import local_training
+from fedlora_lab.federated.records import Round, Tick
+from fedlora_lab.federated.simulation import Diverged, predict
+from fedlora_lab.lora import per_example
+from fedlora_lab.methods.filters import identity
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.methods.table import get
+from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.mechanism import injected_bug, map_rank_axis, precondition_rows, row_norms
+from fedlora_lab.tasks.task import Examples, Task, concatenate, take
 
-FINDING = "the release itself is the finding, nothing is proved about epsilon"
+LOUD = 10_000
+"""Weight of a canary's loss: its gradient is always clipped to the whole norm."""
+INVALID_NOTE = "the release itself is the finding, nothing is proved about epsilon"
+
+# ---- the canaries: which examples, and where they are put
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """A task with its canaries inside.
+
+    Args:
+        task: targets carry marks; canaries that lost their coin are left out.
+        examples: all m canaries (x, y), targets plain.
+        owner, included, weights: each canary's client, coin, and weight of its loss.
+        directions: key -> (m, ...), what canary clients send, if not what they trained.
+    """
+
+    task: Task
+    examples: Examples
+    owner: Int[Tensor, " m"]
+    included: Bool[Tensor, " m"]
+    weights: Int[Tensor, " m"]
+    directions: Rows | None = None
+
+
+def affordable_canaries(task: Task, plan: Plan, unit: str) -> int:
+    """A number of canaries in [16, 100] that adds about a fifth of the run's gradients.
+
+    An example costs one more gradient a round, a client with one example one more a step.
+    """
+    batch = sum(n if plan.batch is None else min(plan.batch, n) for n in task.sizes)
+    return min(100, max(16, int(0.2 * batch * (plan.local_steps if unit == "example" else 1))))
+
+
+def mislabel(task: Task, count: int, streams: Streams) -> Examples:
+    """Public examples with wrong targets: another class, or the answer to another example."""
+    check_whole("canaries", count, 2)
+    public = task.validation or task.test
+    rng, size = streams.numpy("audit canaries"), len(public[1])
+    order = np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])
+    x, y = select(public, torch.from_numpy(order[:count]))
+    classes = int(task.test[1].max()) + 1 if not y.is_floating_point() else 0
+    if y.dim() == 1 and classes > 1:
+        return x, (y + torch.from_numpy(rng.integers(1, classes, count))) % classes
+    return x, y.roll(1, 0)
+
+
+def insert_canaries(
+    task: Task, unit: str, examples: Examples, weights: Int[Tensor, " m"], streams: Streams
+) -> Canaries:
+    """Deals canaries to the clients in turn (example unit), or makes each a client of its own.
+
+    Guarantees: test_canaries_are_dealt_evenly, test_coins_are_fair_and_follow_the_seed.
+    """
+    count, old = len(examples[1]), len(task.clients)
+    included = torch.from_numpy(streams.numpy("audit coins").random(count) < 0.5)
+    canary_marks = torch.where(included, weights, LEFT_OUT)
+    clients, marks = list(task.clients), instruments.ordinary_marks(task)
+    if unit == "client":
+        owner = old + torch.arange(count)
+        clients += [select(examples, torch.tensor([i])) for i in range(count)]
+        marks += canary_marks.split(1)
+    else:
+        owner = torch.arange(count) % old
+        for k in range(old):
+            mine = (owner == k).nonzero().squeeze(1)
+            clients[k] = concatenate([clients[k], select(examples, mine)])
+            marks[k] = torch.cat([marks[k], canary_marks[mine]])
+    names = (*task.client_names, *(f"canary {i}" for i in range(len(clients) - old)))
+    info: Any = {**task.info, "canaries": count}
+    full = replace(task, clients=tuple(clients), client_names=names, info=info)
+    marked = instruments.mark_examples(full, marks)
+    return Canaries(marked, examples, owner, included, weights)
+
+
+def weights_at_clip_norm(run: Recorder, examples: Examples) -> Int[Tensor, " m"]:
+    """Weights that carry the update of a one-example client to the clip norm.
+
+    Args: run: stands at the public start, by which alone they are judged.
+    """
+    adapted, plan, privacy = run.setting.adapted, run.setting.plan, run.spec.privacy
+    start = {key: tensor[None] for key, tensor in run.state.server.tensors.items()}
+    keys = tuple(key for key in start if key in adapted.shapes)
+    owner, task = torch.zeros(len(examples[1]), dtype=torch.int64), run.setting.task
+    rows = per_example.per_example_gradients(task, adapted, start, keys, examples, owner)
+    steps = plan.local_steps
+    norms = row_norms({key: plan.rate(key.side) * steps * x for key, x in rows.items()})
+    clip = 1.0 if privacy is None else privacy.clip_norm
+    return (clip / norms.clamp(min=1e-12)).nan_to_num(LOUD).clamp(1, LOUD).ceil().long()
+
+
+def replace_training(run: Recorder, canaries: Canaries) -> None:
+    """Puts each canary's direction, or no change at all, in the place of what it trained."""
+    group, owners = run.group, canaries.owner.tolist()
+    if group is None or canaries.directions is None:
+        return
+    pairs = [(i, owners.index(k)) for i, k in enumerate(group.ids) if k in owners]
+    if not pairs:
+        return
+    place, canary = (torch.tensor(part) for part in zip(*pairs, strict=True))
+    loud = LOUD * canaries.included[canary].double()
+    for key, value in canaries.directions.items():
+        before, after = group.start[key], group.bank[key]
+        if after is not before:
+            begin = before.expand(len(group.ids), *value.shape[1:])
+            own = value[canary] * loud.to(value).view(-1, *[1] * (value.dim() - 1))
+            group.bank[key] = after.expand_as(begin).index_copy(0, place, begin[place] + own)
+
+
+# ---- what is seen of them: losses under the released model, and traces in a round's releases
+
+
+def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Tensor, " m"]:
+    """Each canary's loss under the released model; by example with what its client keeps."""
+    (x, y), task, privacy = canaries.examples, canaries.task, run.spec.privacy
+    y, server = encode_marks(y), run.state.server.tensors
+    personal = run.state.personal if privacy is None or privacy.unit == "example" else {}
+    if not personal:
+        return task.loss(predict(task, record, x), y).detach().double()
+    losses = torch.zeros(len(y), dtype=torch.float64)
+    for k in canaries.owner.unique().tolist():
+        mine = (canaries.owner == k).nonzero().squeeze(1)
+        values = {**server, **{key: own[k] for key, own in personal.items()}}
+        outputs = per_example.predict(task, run.setting.adapted, values, take(x, mine))
+        losses[mine] = task.loss(outputs, y[mine]).double()
+    return losses
+
+
+class Trace(NamedTuple):
+    """What one round shows of the n canaries that it may hold.
+
+    Args:
+        who, release: (n,), their numbers, and the number of the release that holds each.
+        signal, seen: key -> (n, ...), in units of the noise: what each would add, clipped; and
+            that release.
+    """
+
+    who: Int[Tensor, " n"]
+    signal: Rows
+    seen: Rows
+    release: Int[Tensor, " n"]
+
+
+def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
+    """The canaries' traces in the round just made; ``None`` where nothing was released.
+
+    Example unit: in each client's sum of noised gradients. Client unit: in the noised update, of
+    all together, or of each canary where uploads are seen alone.
+    """
+    outcome, everyone, t = run.outcome, run.everyone, run.state.round - 1
+    if outcome is None or everyone is None:
+        return None
+    setting, privacy, uploads = run.setting, run.spec.privacy, outcome.received.uploads
+    place, owners = {k: i for i, k in enumerate(everyone.ids)}, canaries.owner.tolist()
+    start: dict[ParamKey, Tensor]
+    if privacy is None or privacy.unit == "example":
+        rate = {key: setting.plan.rate(key.side, t) for key in everyone.bank}
+        kept = {key: own[list(everyone.ids)] for key, own in run.personal.items()}
+        start = dict(everyone.start) | kept
+        bank = {key: x for key, x in everyone.bank.items() if rate[key]}
+        seen = {k: (start[k].double() - x) / rate[k] for k, x in bank.items()}
+    else:
+        rate = {key: -setting.plan.rate(key.side, t) for key in uploads}
+        start = {key: tensor[None] for key, tensor in outcome.sent.tensors.items()}
+        reference = setting.method.clip_reference
+        seen = {key: x.double() - reference(start[key]) for key, x in uploads.items()}
+        arrived = run.arrivals(t, everyone.ids).tolist()
+        place = {everyone.ids[i]: row for row, i in enumerate(arrived)}
+        if not outcome.received.per_client:
+            place = dict.fromkeys(owners, 0)
+    who = torch.tensor([i for i, k in enumerate(owners) if k in place], dtype=torch.int64)
+    release = torch.tensor([place[owners[i]] for i in who.tolist()], dtype=torch.int64)
+    if not len(who) or not seen:
+        return None
+    seen = {key: x[release] for key, x in seen.items()}
+    owner = release if privacy is None or privacy.unit == "example" else torch.zeros_like(release)
+    if canaries.directions is not None:
+        signal = {key: LOUD * canaries.directions[key][who] for key in seen}
+    else:  # of each canary's loud loss where the round began, whether it took part or not
+        x, y = canaries.examples
+        data = (take(x, who), encode_marks(y[who], canaries.weights[who]))
+        parts = (canaries.task, setting.adapted, start, tuple(seen), data, owner)
+        signal = per_example.per_example_gradients(*parts, setting.method, everyone.start)
+        if privacy is not None and privacy.unit == "client":
+            signal = {key: rate[key] * x for key, x in signal.items()}
+    return Trace(who, *_clip_and_whiten(run, signal, seen, start, owner), release)
+
+
+def _clip_and_whiten(
+    run: Recorder, signal: Rows, seen: Rows, values: Mapping[ParamKey, Tensor], owner: Tensor
+) -> tuple[Rows, Rows]:
+    """Signal clipped as the mechanism clips, and what was seen, both where the noise is white.
+
+    A row that is not finite is zero, as in the mechanism: nothing of it is in the release. What was
+    seen is in double precision, in which no product with a clipped float32 row overflows.
+    """
+    maps = local_training.preconditioners(run.setting.method, tuple(signal), values)
+    before, privacy = precondition_rows(signal, maps, owner), run.spec.privacy
+    norms, clip = row_norms(before), 1.0 if privacy is None else privacy.clip_norm
+    finite = torch.isfinite(norms)
+    scale = torch.where(finite & (norms > 0), clip / norms, 0.0).clamp(max=1.0)
+    clipped, white = {}, dict(seen)
+    for key, x in before.items():
+        shape = (-1, *[1] * (x.dim() - 1))
+        x = torch.where(finite.view(shape), x, torch.zeros_like(x)) * scale.to(x).view(shape)
+        if key in maps:
+            back, after = torch.linalg.pinv(maps[key].noise), maps[key].after
+            own = [matrix if len(matrix) == 1 else matrix[owner] for matrix in (after, back)]
+            x = map_rank_axis(key, own[1], map_rank_axis(key, own[0], x))
+            white[key] = map_rank_axis(key, own[1].to(seen[key]), seen[key])
+        clipped[key] = x
+    return clipped, white
+
+
+def decorrelate(signal: Rows, release: Int[Tensor, " n"], clip_norm: float) -> Rows:
+    """Directions (U U^T + C^2)^-1 U that answer to one canary and little to others in its release.
+
+    Args: signal: key -> (n, ...), the clipped gradients U. release: (n,), which one holds each.
+    """
+    flat = torch.cat([rows.flatten(1) for rows in signal.values()], 1).double()
+    for one in release.unique():
+        mine = (release == one).nonzero().squeeze(1)
+        ridge = max(clip_norm, 1e-12) ** 2 * torch.eye(len(mine), dtype=flat.dtype)
+        flat[mine] = torch.linalg.solve(flat[mine] @ flat[mine].T + ridge, flat[mine])
+    parts = flat.split([rows[0].numel() for rows in signal.values()], 1)
+    pairs = zip(signal.items(), parts, strict=True)
+    return {key: part.view_as(rows).to(rows) for (key, rows), part in pairs}
+
+
+@dataclass
+class _Observed:
+    """What is seen of a run with canaries, and why the audit is invalid if it is.
+
+    Args:
+        sides: side -> (m,), the canaries' traces summed over the rounds.
+        cosines: (3, m), of each crafted direction u and the releases v that may hold it: u.v, u.u
+            and v.v, over ``numbers`` numbers.
+    """
+
+    run: Recorder
+    canaries: Canaries
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    sides: dict[str, Tensor] = field(default_factory=dict)
+    cosines: Tensor = field(default_factory=lambda: torch.zeros(0))
+    numbers: int = 0
+    rounds: int = 0
+    seconds: float = 0.0
+    stage: str = "the start"
+    invalid: str | None = None
+
+    def play(self) -> "_Observed":
+        """Makes the run and scores its canaries; ends with the first release that is not finite."""
+        self.cosines = torch.zeros(3, len(self.canaries.owner), dtype=torch.float64)
+        try:
+            self.invalid = self._score()
+        except (Diverged, torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+            why = " ".join(str(error).split())[:100]
+            self.invalid = f"{self.stage} cannot be computed ({why})"
+            if not self.run.finite:
+                self.invalid = f"the release of round {self.rounds + 1} is not finite"
+        return self
+
+    def _score(self) -> str | None:
+        run, canaries, first, last = self.run, self.canaries, None, None
+        crafted = canaries.directions is not None
+        for event in run.events():
+            if isinstance(event, Tick):
+                if crafted and event.step == run.setting.plan.local_steps:
+                    replace_training(run, canaries)
+                continue
+            t = event.index
+            self.rounds, self.seconds = t, self.seconds + event.seconds
+            if not run.finite:
+                return f"the release of round {t} is not finite"
+            self.stage = f"the scores after round {t}"
+            last, first = event, canary_losses(run, event, canaries) if first is None else first
+            if t and (trace := trace_round(run, canaries)) is not None:
+                self._add(trace)
+                if not all(total.isfinite().all() for total in self.sides.values()):
+                    return f"the traces of the canaries in round {t} are not finite"
+            self.stage = f"round {t + 1}"
+        assert first is not None and last is not None
+        views, sides = {}, self.sides
+        if not crafted or not sides:
+            views = {"loss": first - canary_losses(run, last, canaries)}
+            if not views["loss"].isfinite().all():
+                which = f"of round {last.index}" if first.isfinite().all() else "before training"
+                return f"the model {which} gives losses that are not finite"
+        if sides:
+            views["update"] = torch.stack(list(sides.values())).sum(0)
+        if len(sides) > 1:
+            views |= {f"update {side}": sides[side] for side in sorted(sides)}
+        self.scores = {view: values.numpy() for view, values in views.items()}
+        return None
+
+    def _add(self, trace: Trace) -> None:
+        """Adds a round to the scores of the sides and, of crafted canaries, to the cosines."""
+        method, privacy, who = self.run.setting.method, self.run.spec.privacy, trace.who
+        signal = trace.signal
+        if self.canaries.directions is not None:
+            for key, rows in signal.items():
+                u, v = rows.flatten(1).double(), trace.seen[key].flatten(1).double()
+                products = ((u * v).sum(1), u.square().sum(1), v.square().sum(1))
+                self.cosines[:, who] += torch.stack(products)
+                self.numbers += u.shape[1]
+        if method.filter is not identity:
+            factors = {k: method.filter(x, k.side) for k, x in signal.items() if k.side != "head"}
+            signal = signal | factors
+        clip = 1.0 if privacy is None or math.isinf(privacy.clip_norm) else privacy.clip_norm
+        found: dict[str, Tensor] = {}
+        for key, rows in decorrelate(signal, trace.release, clip).items():
+            score = (rows.double() * trace.seen[key]).flatten(1).sum(1)
+            found.setdefault(key.side, torch.zeros(self.cosines.shape[1], dtype=torch.float64))
+            found[key.side][who] += score
+        for side, score in found.items():
+            self.sides[side] = self.sides.get(side, 0) + score
+
+    def estimate(self, delta: float) -> float:
+        """`epsilon_estimate` of the crafted canaries that took part; NaN where little is seen."""
+        dot, u, v = self.cosines
+        cosine = (dot / (u * v).sqrt().clamp(min=1e-300)).numpy()[self.canaries.included.numpy()]
+        enough = self.invalid is None and len(cosine) >= 2 and self.numbers >= 1000
+        if not enough or not cosine.any() or not np.isfinite(cosine).all():
+            return math.nan
+        return bounds.epsilon_estimate(cosine, self.numbers, delta)
+
+
+# ---- the audit
 
 
 @dataclass(frozen=True, repr=False)
 class Audit:
-    """What an audit found.
+    """The result of an audit.
 
     Args:
         included: (m,), the canaries' coins.
-        scores: view -> (m,), high where a canary looks included. "loss": black box. "update": white box, everything
-            released; "update A", "update B", ...: the same of one side alone.
-        lower: view -> lower bound on epsilon; all of them hold together with the stated confidence.
+        scores: view -> (m,), high where a canary looks included. "loss": black box. "update": white
+            box, everything released; "update A", "update B", ...: the same of one side alone.
+        lower: view -> lower bound on epsilon; together they hold with the stated confidence.
         epsilon_lower: the largest of them; NaN where the audit is invalid.
         ceiling: what as many canaries would show if every guess were right.
         epsilon_upper: the ledger's, of the audited run; infinite where none is certified.
-        epsilon_nominal: what the ledger would state of the same releases if it were certified: the accounting alone.
-        estimate: of crafted canaries, `estimate.epsilon_estimate`; it may exceed the truth. NaN without them, and where
-            the audit is invalid.
-        seconds: that the rounds took, scoring left out.
-        rounds: how many were made; an invalid audit ends early.
+        epsilon_nominal: what the ledger would state of the same releases if it were certified.
+        estimate: of crafted canaries, `bounds.epsilon_estimate`; it may exceed the truth. NaN
+            without them, and where the audit is invalid.
+        seconds, rounds: of training, scoring left out; an invalid audit ends early.
         bug: the injected one, in words; ``None`` without.
-        invalid: why nothing can be said, with the round: a release is not finite, or a score of a finite one is not.
-            Then ``scores`` and ``lower`` are empty. ``None`` where the audit is valid.
+        invalid: why nothing can be said, with the round: a release is not finite, or a score of a
+            finite one is not. Then ``scores`` and ``lower`` are empty. ``None``: valid.
     """
 
     method: str
@@ -57,7 +386,7 @@ class Audit:
     delta: float
     confidence: float
     canaries: int
-    guesses: tuple[one_run.Guesses, ...]
+    guesses: tuple[bounds.Guesses, ...]
     included: Bool[np.ndarray, " m"]
     scores: dict[str, Float[np.ndarray, " m"]]
     lower: dict[str, float]
@@ -73,7 +402,7 @@ class Audit:
 
     @property
     def claimed(self) -> float:
-        """What the lower bound is held against: the ledger's epsilon, or the nominal one where a bug was injected."""
+        """The epsilon to refute: the ledger's, or the nominal one where a bug was injected."""
         return self.epsilon_upper if self.bug is None else self.epsilon_nominal
 
     @property
@@ -87,13 +416,15 @@ class Audit:
         return self.ceiling > self.claimed
 
     def __str__(self) -> str:
-        who, bug = f"{self.method}, {self.unit}", "" if self.bug is None else f"; {self.bug}: nothing is certified"
+        bug = "" if self.bug is None else f"; {self.bug}: nothing is certified"
         if self.invalid is not None:
-            return f"{who}: invalid: {self.invalid} ({FINDING}){bug}"
-        return (
-            f"{who}: epsilon {self.epsilon_lower:.3g} {'<=' if self.holds else '>'} {self.claimed:.3g} at delta "
-            f"{self.delta:g} ({self.confidence:.0%} sure; {self.canaries} canaries can show {self.ceiling:.3g}){bug}"
+            return f"{self.method}, {self.unit}: invalid: {self.invalid} ({INVALID_NOTE}){bug}"
+        power = f"{self.canaries} canaries can show {self.ceiling:.3g}"
+        sign = "<=" if self.holds else ">"
+        words = (
+            f"epsilon {self.epsilon_lower:.3g} {sign} {self.claimed:.3g} at delta {self.delta:g}"
         )
+        return f"{self.method}, {self.unit}: {words} ({self.confidence:.0%} sure; {power}){bug}"
 
     def __repr__(self) -> str:
         return f"Audit: {self}"
@@ -105,170 +436,85 @@ def audit(
     privacy: Privacy | None,
     plan: Plan,
     *,
-    canaries: "int | Examples | None" = None,
+    canaries: int | None = None,
     crafted: bool = False,
     confidence: float = 0.95,
-    guesses: Sequence[one_run.Guesses] | None = None,
-    delta: float | None = None,
     lora: Lora | None = None,
     seed: int = 0,
     bug: "Callable[..., Any] | None" = None,
     **options: Any,
 ) -> Audit:
-    """Run once with canaries in the same batches, and bound epsilon from below by guessing which took part.
+    """Runs once with canaries inside, and bounds epsilon from below by guessing which took part.
 
-    In the example unit canaries are further examples of the clients, in the client unit further clients with one
-    example. Each has a fair coin. Sizes, and with them sample rates, count every canary, in or out: epsilon_upper is
-    that of the run as audited, a little below that of the same plan without canaries.
+    In the example unit canaries are further examples of the clients, in the client unit further
+    clients with one example. Each has a fair coin. Sizes, and with them sample rates, count every
+    canary, in or out: epsilon_upper is that of the run as audited, a little below that of the same
+    plan without canaries. A release that is not finite ends the audit, which is then invalid.
 
     Args:
-        canaries: how many, >= 2; or the examples (x, y) themselves. ``None``: as many as cost about a fifth of the run.
-            Those made here are public examples with wrong targets and a loud loss, so that the clip always acts.
-        crafted: client unit only: canary clients send random directions at the clip norm, not what they trained. Then
-            there is no view "loss", and an estimate beside the bound.
+        task, method, privacy, plan, lora: as of `fl.run`.
+        canaries: how many, >= 2; ``None``: as many as cost about a fifth of the run. They are
+            public examples with wrong targets and a loud loss, so that the clip always acts.
+        crafted: client unit only: canary clients send random directions at the clip norm, not what
+            they trained. Then there is no view "loss", and an estimate beside the bound.
         confidence: with which all lower bounds hold together, in (0, 1).
-        guesses: numbers of guesses (in, out) to try, fixed beforehand and corrected for; ``None``: `one_run.plans`.
-        delta: of the lower bound; ``None``: the privacy plan's, 1e-5 without one.
-        bug: clips in the place of the library's own clip, one of `fl.edges.BUGS`: to see whether it is found.
-            The run's ledger certifies nothing, and the lower bound is held against ``epsilon_nominal``.
-        options: chunk sizes, as of ``run``.
+        seed: of the run and of the coins.
+        bug: clips in the library's place, one of `fl.sharp_edges.BUGS`: to see whether it is
+            found. The ledger then certifies nothing; ``epsilon_nominal`` is what is to be refuted.
+        options: chunk sizes, as of `fl.run`.
 
-    A release that is not finite ends the audit, which is then invalid: there is nothing in it to score.
-
-    Raises: ``ValueError`` as ``run`` does, and for the above.
-    Guarantees: test_no_row_is_refuted, test_a_run_without_noise_is_seen, test_the_audit_changes_nothing_of_the_run,
-        test_a_release_that_is_not_finite_is_invalid.
+    Guarantees: test_no_row_is_refuted, test_a_run_without_noise_is_seen,
+        test_the_audit_changes_nothing_of_the_run, test_a_release_that_is_not_finite_is_invalid.
     Source: arXiv:2305.08846.
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    >>> privacy, plan = fl.Privacy(noise_multiplier=1.0, delta=1e-5), fl.Plan(rounds=1)
+    >>> audit(task, "fedlora", privacy, plan, canaries=8).holds
+    True
     """
     row, unit = get(method), "example" if privacy is None else privacy.unit
     check_number("confidence", confidence, 0, 1, open_low=True)
     check(confidence < 1, "confidence", confidence, "a number in (0, 1)")
-    check(not crafted or unit == "client", "crafted", crafted, "False in the example unit: gradients follow the data")
-    privacy = None if privacy is None else privacy.replace(target=None)  # another plan than it was calibrated for
+    expected = "False in the example unit: gradients follow the data"
+    check(not crafted or unit == "client", "crafted", crafted, expected)
     check(isinstance(seed, int), "seed", seed, "a whole number: an audit must know its coins")
-    level = delta if delta is not None else 1e-5 if privacy is None else privacy.delta
-    streams, count = Streams(seed), affordable(task, plan, unit) if canaries is None else canaries
-    examples = mislabelled(task, count, streams) if isinstance(count, int) else count
-    weights = torch.full((len(examples[1]),), LOUD)
+    if privacy is not None:  # the noise was calibrated for the plan without canaries
+        privacy = privacy.replace(target=None)
+    streams, delta = Streams(seed), 1e-5 if privacy is None else privacy.delta
+    m = affordable_canaries(task, plan, unit) if canaries is None else canaries
+    examples, weights = mislabel(task, m, streams), torch.full((m,), LOUD)
     if unit == "client":
-        weights = _fitting(task, row, privacy, plan, lora, examples, seed)
-    planted = plant(task, unit, examples, weights, streams)
-    run = _opened(planted, row, privacy, plan, lora, seed, {**options, "bug": bug})
-    if crafted:
-        planted = replace(planted, directions=directions.drawn(run, len(examples[1]), streams))
-    played = _play(run, planted)
-    scores, m = {} if played.invalid else played.scores, len(examples[1])
-    views = max(1, len(played.scores))
-    share = (1 - confidence) / views
-    tried = one_run.plans(m) if guesses is None else tuple(guesses)
-    included = planted.included.numpy()
-    lower = {view: one_run.best(values, included, level, share, tried) for view, values in scores.items()}
-    highest = one_run.ceiling(m, level, 1 - confidence, tried, views)
-    return Audit(
-        method=row.slug,
-        task=task.name,
-        unit=unit,
-        seed=seed,
-        delta=level,
-        confidence=confidence,
-        canaries=m,
-        guesses=tried,
-        included=included,
-        scores=scores,
-        lower=lower,
-        epsilon_lower=float("nan") if played.invalid else max(lower.values()),
-        ceiling=highest,
-        epsilon_upper=float("inf") if run.ledger is None else run.ledger.spent(),
-        epsilon_nominal=float("inf") if run.ledger is None else run.ledger.nominal(),
-        estimate=played.aligned.estimate(included, level) if crafted and not played.invalid else float("nan"),
-        seconds=played.seconds,
-        rounds=played.rounds,
-        bug=injected(run.setting.clip),
-        invalid=played.invalid,
-    )
-
-
-def _opened(
-    planted: Planted, row: Method, privacy: Privacy | None, plan: Plan, lora: Lora | None, seed: int, options: Any
-) -> Watched:
-    """The run with its canaries; where a trusted server adds the noise, a client that is out is not there at all."""
-    if privacy is not None:
-        privacy = privacy.replace(sample_rate=None)
-    ranks = getattr(lora, "ranks", None)
-    if lora is not None and ranks is not None:
-        lora = replace(lora, ranks=(*ranks, *[lora.rank] * (len(planted.task.sizes) - len(ranks))))
-    run = Watched.opened(planted.task, row, privacy, plan, lora=lora, seed=seed, **options)
+        start = Recorder.open(task, row, privacy, plan, lora=lora, seed=seed)
+        weights = weights_at_clip_norm(start, examples)
+    inserted = insert_canaries(task, unit, examples, weights, streams)
+    sizes = inserted.task.sizes
+    if lora is not None and lora.ranks is not None:  # a canary client has the full rank
+        lora = replace(lora, ranks=(*lora.ranks, *[lora.rank] * (len(sizes) - len(lora.ranks))))
+    resized = None if privacy is None else privacy.replace(sample_rate=None)
+    options |= {"lora": lora, "seed": seed, "bug": bug}
+    run = Recorder.open(inserted.task, row, resized, plan, **options)
+    # Where a trusted server adds the noise, a client that is out is not there at all.
     if privacy is not None and privacy.trust == "central":
-        run.absent = frozenset(planted.owner[~planted.included].tolist())
-    return run
-
-
-@dataclass
-class _Played:
-    """What was seen of a run: every view's scores after it, or why there are none, and the directions' cosines."""
-
-    aligned: directions.Aligned
-    scores: dict[str, np.ndarray] = field(default_factory=dict)
-    rounds: int = 0
-    seconds: float = 0.0
-    work: str = "the start"
-    invalid: str | None = None
-
-
-def _play(run: Watched, planted: Planted) -> _Played:
-    """Make the run and score its canaries; it ends with the first release that is not finite."""
-    played = _Played(directions.Aligned(len(planted.owner)))
-    try:
-        _score(run, planted, played)
-    except (Diverged, torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
-        words = f"{played.work} cannot be computed ({' '.join(str(error).split())[:100]})"
-        played.invalid = words if run.finite else f"the release of round {played.rounds + 1} is not finite"
-    return played
-
-
-def _score(run: Watched, planted: Planted, played: _Played) -> None:
-    sides: dict[str, Tensor] = {}
-    crafted, first, last = planted.directions is not None, None, None
-    for event in run.events():
-        if isinstance(event, Tick):
-            if crafted and event.step == run.setting.plan.local_steps:
-                directions.impose(run, planted)
-            continue
-        played.rounds, played.seconds = event.index, played.seconds + event.seconds
-        if not run.finite:
-            played.invalid = f"the release of round {event.index} is not finite"
-            return
-        played.work = f"the scores after round {event.index}"
-        last, first = event, losses(run, event, planted) if first is None else first
-        for side, found in traces(run, planted).items() if event.index else ():
-            sides[side] = sides.get(side, 0) + found
-            if not sides[side].isfinite().all():
-                played.invalid = f"the traces of the canaries in round {event.index} are not finite"
-                return
-        if crafted and event.index:
-            played.aligned.add(run, planted)
-        played.work = f"round {event.index + 1}"
-    assert first is not None and last is not None
-    views = {} if crafted and sides else {"loss": first - losses(run, last, planted)}
-    if "loss" in views and not views["loss"].isfinite().all():
-        which = f"the model of round {last.index}" if first.isfinite().all() else "the model before training"
-        played.invalid = f"{which} gives losses that are not finite"
-    if sides:
-        views["update"] = torch.stack(list(sides.values())).sum(0)
-    if len(sides) > 1:
-        views |= {f"update {side}": sides[side] for side in sorted(sides)}
-    played.scores = {view: values.numpy() for view, values in views.items()}
-
-
-def _fitting(
-    task: Task, row: Method, privacy: Privacy | None, plan: Plan, lora: Lora | None, examples: Examples, seed: int
-) -> Tensor:
-    """Weights that carry the update of a one-example client to the clip norm, judged from the public start."""
-    run = Watched.opened(task, row, privacy, plan, lora=lora, seed=seed)
-    bank = {slot: tensor[None] for slot, tensor in run.state.server.tensors.items()}
-    slots = tuple(slot for slot in bank if slot in run.setting.adapted.shapes)
-    owner = torch.zeros(len(examples[1]), dtype=torch.int64)
-    rows = per_example_gradients(task, run.setting.adapted, bank, slots, examples, owner)
-    norms = row_norms({slot: plan.rate(slot.side) * plan.local_steps * x for slot, x in rows.items()})
-    clip = 1.0 if privacy is None else privacy.clip_norm
-    return (clip / norms.clamp(min=1e-12)).nan_to_num(LOUD).clamp(1, LOUD).ceil().long()
+        run.absent = frozenset(inserted.owner[~inserted.included].tolist())
+    if crafted:
+        directions = {
+            key: streams.normal((m, *value.shape), "audit directions", number).to(value)
+            for number, (key, value) in enumerate(run.state.server.tensors.items())
+            if key.kind.trained
+        }
+        inserted = replace(inserted, directions=directions)
+    observed = _Observed(run, inserted).play()
+    tried, views = bounds.default_guesses(m), max(1, len(observed.scores))
+    included, significance = inserted.included.numpy(), 1 - confidence
+    parts = included, delta, significance / views, tried  # Bonferroni over the views
+    lower = {view: bounds.one_run_best_bound(x, *parts) for view, x in observed.scores.items()}
+    settings = (row.slug, task.name, unit, seed, delta, confidence, m, tried, included)
+    proved = observed.scores, lower, max(lower.values(), default=math.nan)
+    ceiling, ledger = bounds.one_run_ceiling(m, delta, significance, tried, views), run.ledger
+    stated = math.inf, math.inf
+    if ledger is not None:
+        stated = ledger.epsilon_or_inf(), ledger.nominal_epsilon()
+    seen = observed.estimate(delta), observed.seconds, observed.rounds
+    bugs = injected_bug(run.setting.clip), observed.invalid
+    return Audit(*settings, *proved, ceiling, *stated, *seen, *bugs)

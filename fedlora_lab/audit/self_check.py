@@ -1,24 +1,513 @@
-"""A check of a set-up against what its ledger claims, run on the user's own task, method, privacy and plan."""
+"""Checks a set-up against what its ledger claims, on the user's own task, method, privacy and plan.
 
+Five trials: with a clip norm of zero nothing depends on the data; leaving out an example or a
+client moves a release by at most the clip norm; the noise has the law and the independence that the
+ledger claims; so has the sampling; the ledger holds every release that was made.
+"""
+
+import copy
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
 
-from fedlora_lab.audit import books, chance, reach
-from fedlora_lab.audit.bench import Bench, small
-from fedlora_lab.audit.found import Found
-from fedlora_lab.audit.watch import Watched
-from fedlora_lab.checks import check, check_number
-from fedlora_lab.method import Method
-from fedlora_lab.methods import get
-from fedlora_lab.plan import Lora, Plan
-from fedlora_lab.privacy import Privacy
-from fedlora_lab.streams import Streams
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check, check_number
+from fedlora_lab.audit import instruments
+from fedlora_lab.audit.instruments import LEFT_OUT, Recorder, Rows, mark_examples, ordinary_marks
+from fedlora_lab.federated import local_training, uploads
+from fedlora_lab.federated.records import Round, Tick
+from fedlora_lab.methods.filters import identity
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.table import get
+from fedlora_lab.privacy import accounting
+from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.mechanism import map_rank_axis, uncertified_reason
 from fedlora_lab.tasks.task import Task
 
-ROUNDS = 3
+CLIENTS, EXAMPLES = 3, 6
+LOUD, SLACK, BATCH_DRAWS = 1_000_000, 1e-3, 4
+ROUNDING = 1e-5
+"""In units of C: another batch is multiplied in other blocks, and rounded otherwise (float32)."""
+NOISE_DRAWS, BATCHES = 4, 300
+
+
+class Finding(NamedTuple):
+    """One result: a value that must not exceed its limit; without one, a p-value."""
+
+    trial: str
+    what: str
+    value: float
+    limit: float | None = None
+
+
+# ---- p-values of what was seen under what the ledger claims
+
+
+def normality_p_value(values: np.ndarray, rng: np.random.Generator) -> float:
+    """Kolmogorov-Smirnov test of a sample against N(0, 1), at most 20,000 values of it."""
+    values = values.ravel()
+    values = values if len(values) <= 20_000 else rng.choice(values, 20_000, replace=False)
+    return float(stats.kstest(values, "norm").pvalue) if np.isfinite(values).all() else 0.0
+
+
+def variance_p_value(values: np.ndarray) -> float:
+    """Two-sided test that independent normal numbers have variance 1 (chi-square)."""
+    total = float(np.square(values).sum())
+    return _two_sided(stats.chi2.cdf(total, values.size), stats.chi2.sf(total, values.size))
+
+
+def correlation_p_value(one: np.ndarray, other: np.ndarray) -> float:
+    """Test of no correlation; 0 where a sample is not finite or both are constant and equal."""
+    one, other = one.ravel(), other.ravel()
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return 0.0
+    if len(one) < 3 or one.std() == 0 or other.std() == 0:
+        return 1.0 if len(one) < 3 or not (np.array_equal(one, other) and one.any()) else 0.0
+    r = float(np.corrcoef(one, other)[0, 1])
+    return float(2 * stats.norm.sf(abs(r) * np.sqrt(len(one))))
+
+
+def binomial_p_value(
+    counts: np.ndarray, trials: int, rate: float, rng: np.random.Generator
+) -> float:
+    """Kolmogorov-Smirnov test against Binomial(trials, rate), exact by randomising in each atom."""
+    low, atom = stats.binom.cdf(counts - 1, trials, rate), stats.binom.pmf(counts, trials, rate)
+    return float(stats.kstest(low + rng.random(len(counts)) * atom, "uniform").pvalue)
+
+
+def total_p_value(count: int, trials: int, rate: float) -> float:
+    """Two-sided test of one count against Binomial(trials, rate)."""
+    return _two_sided(stats.binom.cdf(count, trials, rate), stats.binom.sf(count - 1, trials, rate))
+
+
+def equal_rates_p_value(counts: np.ndarray, trials: int, rate: float) -> float:
+    """Test that each of several counts is Binomial(trials, rate) (chi-square of deviations)."""
+    value = float((np.square(counts - trials * rate) / (trials * rate * (1 - rate))).sum())
+    return _two_sided(stats.chi2.cdf(value, len(counts)), stats.chi2.sf(value, len(counts)))
+
+
+def _two_sided(below: Any, above: Any) -> float:
+    chance = 2 * float(min(below, above))
+    return 0.0 if np.isnan(chance) else min(1.0, chance)
+
+
+# ---- the user's set-up cut down to a few examples at a random state, tried again and again
+
+
+def few_examples(task: Task) -> Task:
+    """The first three clients with six examples each, repeated where there are fewer."""
+    clients = [task.clients[k % len(task.clients)] for k in range(CLIENTS)]
+    few = tuple(instruments.select(pair, torch.arange(EXAMPLES) % len(pair[1])) for pair in clients)
+    test = instruments.select(task.test, torch.arange(4) % len(task.test[1]))
+    return replace(task, clients=few, client_names=(), test=test, validation=None)
+
+
+def few_clients(privacy: Privacy) -> Privacy:
+    """The privacy plan for as many clients as `few_examples` leaves."""
+    sigma = privacy.noise_multiplier
+    if isinstance(sigma, tuple):
+        sigma = tuple(sigma[k % len(sigma)] for k in range(CLIENTS))
+    return privacy.replace(sample_rate=None, honest=None, colluding=0, noise_multiplier=sigma)
+
+
+class Testbed:
+    """A run of the small task that stands at a random state of what is trained.
+
+    Every client takes part, learning rates are 1, and the method's filter is left out.
+
+    Args:
+        setup: task, row, privacy, plan, lora, seed and bug, as of `self_check`.
+        keep_filter: the method's filter acts.
+        spread: standard deviation of what is added to every trained tensor.
+    """
+
+    __test__ = False  # not a test, whatever pytest makes of its name
+
+    def __init__(self, setup: Any, *, keep_filter: bool = False, spread: float = 0.1) -> None:
+        task, row, privacy, plan, lora, seed, bug = setup
+        self.task, self.privacy, self.seed = few_examples(task), few_clients(privacy), seed
+        row = row if keep_filter else row.replace(filter=identity)
+        steps = min(plan.local_steps, 2)
+        plan = plan.replace(batch=None, lr=1.0, lr_decay=1.0, local_steps=steps)
+        plan = plan.replace(participation=1.0, dropout=0.0, weights="uniform", server_lr=1.0)
+        plan = plan.replace(optimizer="sgd", server_optimizer="sgd")
+        marked, streams = mark_examples(self.task, ordinary_marks(self.task)), Streams(seed)
+        options: Any = {"lora": lora, "seed": seed, "bug": bug}
+        self.run = run = Recorder.open(marked, row, self.privacy, plan, **options)
+        server, shapes = run.state.server, run.setting.adapted.shapes
+        moved = [(key, "bench", i) for i, key in enumerate(shapes)]
+        cores = [(key, "bench core", i) for i, key in enumerate(server.tensors) if key.side == "R"]
+        values = {}
+        for key, name, i in moved + cores:
+            x = server.tensors[key]
+            values[key] = x + (spread * streams.normal(x.shape, name, i)).to(x)
+        run.state.server = server.with_(values)
+
+    def run_before(
+        self,
+        t: int,
+        *,
+        task: Task | None = None,
+        marks: "list[Tensor] | None" = None,
+        sigma: float | None = None,
+        clip: float | None = None,
+        batch: int | None = None,
+        draw: int = 0,
+        rounds: int = 1,
+        absent: frozenset[int] = frozenset(),
+    ) -> Recorder:
+        """A copy of the run that stands before round t, with what is given changed.
+
+        Args:
+            task, marks: other data of the same sizes, and marks on the examples.
+            sigma, clip: noise multiplier and clip norm.
+            batch: expected size of a batch; ``None``: all examples.
+            draw: another number draws other batches and other noise.
+            rounds: how many may follow.
+            absent: clients that do not take part.
+        """
+        base, changes = self.run, {"noise_multiplier": sigma, "clip_norm": clip}
+        given: dict[str, Any] = {key: x for key, x in changes.items() if x is not None}
+        given |= {"honest": 1} if absent and self.privacy.server_sees_only_sum else {}
+        assert base.spec.privacy is not None
+        privacy = replace(base.spec.privacy, sample_rate=None, **given)
+        task = self.task if task is None else task
+        task = mark_examples(task, ordinary_marks(task) if marks is None else marks)
+        plan = base.setting.plan.replace(rounds=t + rounds, batch=batch)
+        streams = Streams(self.seed * 1000 + draw)
+        work = {"task": task, "plan": plan, "data": task.clients, "streams": streams}
+        setting = replace(base.setting, **work, privacy=privacy)
+        if privacy.unit == "example":
+            level = setting.noise_multiplier if sigma is None else (sigma,) * CLIENTS
+            setting = replace(setting, noise_multiplier=level, clip_norm=privacy.clip_norm)
+        run = copy.copy(base)
+        run.setting, run.resumed, run.absent = setting, True, absent
+        run.spec = replace(base.spec, task=task, plan=plan, privacy=privacy.resolve(task, plan))
+        state: Any = {"round": t, "personal": {}, "seen": [-1] * CLIENTS, "changed": [{}] * t}
+        run.state = replace(base.state, **state, server=replace(base.state.server, round=t))
+        run.ledger = privacy.ledger()
+        run.ledger.uncertified = None if base.ledger is None else base.ledger.uncertified
+        return run
+
+
+def release_of_step(run: Recorder, s: int = 0) -> tuple[Rows, Rows]:
+    """Each client's sum over its examples in step s, key -> (clients, ...), and where it stood."""
+    setting, ids = run.setting, tuple(range(CLIENTS))
+    clients = run.start_clients(ids, uploads.broadcast(setting, run.state.server))
+    start = dict(clients.bank)
+    local_training.local_step(setting, clients, run.state.round, s)
+    rates = zip(setting.task.sizes, setting.sample_rate, strict=True)
+    expected = torch.tensor([n * q for n, q in rates])
+    released = {}
+    for key, after in clients.bank.items():
+        if after is not start[key]:
+            change = (start[key] - after).expand(CLIENTS, *after.shape[1:])
+            released[key] = change * expected.to(change).view(-1, *[1] * (change.dim() - 1))
+    return released, start
+
+
+def release_of_round(run: Recorder) -> tuple[Rows, Rows]:
+    """What the server receives, a sum where it sees a sum: key -> (rows, ...); and what it sent."""
+    next(event for event in run.events() if isinstance(event, Round))
+    assert run.outcome is not None
+    received, sent = run.outcome.received, run.outcome.sent
+    start = {key: x[None] for key, x in sent.tensors.items()}
+    reference, scale = run.setting.method.clip_reference, 1 if received.per_client else CLIENTS
+    rows = received.uploads.items()
+    return {key: scale * (x - reference(start[key])) for key, x in rows}, start
+
+
+def in_noise_units(run: Recorder, change: Rows, start: Rows, own: bool = False) -> Rows:
+    """A release in the coordinates in which its noise is white; ``own``: in those of its clip."""
+    maps = local_training.preconditioners(run.setting.method, tuple(change), start)
+    maps = {k: rule.before if own else torch.linalg.pinv(rule.noise) for k, rule in maps.items()}
+    return {k: map_rank_axis(k, maps[k], x) if k in maps else x for k, x in change.items()}
+
+
+def in_clip_units(run: Recorder, change: Rows, start: Rows) -> Tensor:
+    """A release where its clip must hold, (rows, numbers): in units of the noise, unless the ledger
+    knows that the noise is shaped otherwise. In double precision; NaN stays.
+    """
+    warned = run.ledger is not None and run.ledger.uncertified is not None
+    own = warned and uncertified_reason(run.setting.method.precondition) is not None
+    parts = [x.flatten(1) for x in in_noise_units(run, change, start, own).values()]
+    return torch.cat(parts, 1).double() if parts else torch.zeros(CLIENTS, 0).double()
+
+
+def nan_to_inf(value: "float | Tensor") -> float:
+    """NaN counts as infinite: no limit is kept by it."""
+    return math.inf if math.isnan(value) else float(value)
+
+
+# ---- the trials
+
+
+def _change_inputs(task: Task, change: Callable[[Tensor], Tensor], clients: int) -> Task:
+    """The task with the inputs of the first clients changed."""
+
+    def changed(x: Any) -> Any:
+        return change(x) if isinstance(x, Tensor) else {k: change(v) for k, v in x.items()}
+
+    first = [(changed(x), y) for x, y in task.clients[:clients]]
+    return replace(task, clients=(*first, *task.clients[clients:]))
+
+
+def check_invariance(bed: Testbed) -> list[Finding]:
+    """With C = 0 two rounds on other data, some of it not a number, release the same bits."""
+
+    def other(x: Tensor) -> Tensor:
+        x = x.flip(0)
+        if x.is_floating_point():
+            x = 3 * x + 1
+            x[0], x[1] = math.nan, math.inf
+        return x
+
+    changed = _change_inputs(bed.task, other, CLIENTS)
+    changed = replace(changed, clients=tuple((x, y.roll(1, 0)) for x, y in changed.clients))
+    both, same = [], True
+    for task in (bed.task, changed):
+        run, seen = bed.run_before(0, task=task, clip=0.0, rounds=2, batch=EXAMPLES // 2), []
+        for event in run.events():
+            if isinstance(event, Round) and run.outcome is not None and run.everyone is not None:
+                sent = list(run.outcome.received.uploads.values())
+                # What is not a number in both would look alike, whatever it was made of.
+                same = same and all(bool(x.isfinite().all()) for x in sent)
+                seen += [*run.state.server.tensors.values(), *sent]
+                seen += run.everyone.bank.values() if bed.privacy.unit == "example" else ()
+        both.append(seen)
+    same = same and len(both[0]) == len(both[1])
+    same = same and all(torch.allclose(a, b, 0, 0, equal_nan=True) for a, b in zip(*both))
+    what = "tensors that depend on the data"
+    return [Finding("no clip norm, no trace", what, float(not same), 0.0)]
+
+
+def check_sensitivity(bed: Testbed) -> list[Finding]:
+    """Leaving out one example (client) moves a client's sum (the sum of updates) by at most C, and
+    the sum is the sum of its parts; some inputs are huge, infinite or not a number.
+    """
+
+    def outliers(x: Tensor) -> Tensor:
+        if x.is_floating_point():
+            x = x.clone()
+            x[1], x[2], x[3] = x[1] * 1e30, math.nan, math.inf
+        return x
+
+    plain = isinstance(bed.task.clients[0][0], Tensor)
+    task = _change_inputs(bed.task, outliers, 1) if plain else bed.task
+    privacy, findings = bed.privacy, []
+    check_one = _example_sensitivity if privacy.unit == "example" else _client_sensitivity
+    steps = [(0, 0), (1, 0)]
+    if privacy.unit == "example":  # one (round, step) for each thing that the schedule moves
+        row, local_steps = bed.run.setting.method, bed.run.setting.plan.local_steps
+        tried = [(t, s) for t in range(4) for s in range(min(local_steps, 2))]
+        steps = list({row.moves(*at): at for at in reversed(tried)}.values())[::-1]
+    for t, s in steps:
+        where = f"round {t + 1}, step {s + 1}" if privacy.unit == "example" else f"round {t + 1}"
+        for what, value, limit in check_one(bed, task, t, s):
+            findings.append(Finding("sensitivity", f"{where}: {what}", value, limit))
+    return findings
+
+
+Limited = tuple[str, float, float]
+
+
+def _bounded(one: str, shifts: "list[Tensor]", clip: float) -> list[Limited]:
+    largest = max(nan_to_inf(shift) for shift in shifts)
+    # A clip that leaves nothing would pass every other limit.
+    loudest = (f"0.1 / loudest {one}", 0.1 * clip / max(largest, 1e-30), 1.0)
+    return [(f"one {one}, in units of C", largest / clip, 1 + SLACK), loudest]
+
+
+def _example_sensitivity(bed: Testbed, task: Task, t: int, s: int) -> list[Limited]:
+    clip, loud = bed.run.setting.clip_norm, ordinary_marks(task)
+    loud[0][0] = LOUD
+
+    def release(marks: list[Tensor], batch: int | None = None, draw: int = 0) -> Tensor:
+        run = bed.run_before(t, task=task, marks=marks, sigma=0.0, batch=batch, draw=draw)
+        return in_clip_units(run, *release_of_step(run, s))
+
+    whole, parts = release(loud), []
+    for i in range(EXAMPLES):
+        marks = [mark.clone() for mark in loud]
+        marks[0][i] = LEFT_OUT
+        parts.append(whole - release(marks))
+    others = nan_to_inf(torch.stack(parts)[:, 1:].abs().max())
+    found = _bounded("example", [part[0].norm() for part in parts], clip)
+    found.append(("one client's example moves another client", others / clip, ROUNDING))
+    half = EXAMPLES // 2
+    for draw in range(BATCH_DRAWS):
+        run = bed.run_before(t, task=task, marks=loud, sigma=0.0, batch=half, draw=draw)
+        drawn = local_training.poisson_batch(run.setting, t, s, (0,))[0].tolist()
+        sampled = release(loud, half, draw)[0]
+        rest = sampled - sum((parts[i][0] for i in drawn), torch.zeros_like(sampled))
+        gap = nan_to_inf(rest.norm()) / clip
+        found.append(("batch less its examples, in units of C", gap, SLACK * 6))
+    return found
+
+
+def _client_sensitivity(bed: Testbed, task: Task, t: int, s: int) -> list[Limited]:
+    clip, marks = bed.privacy.clip_norm, ordinary_marks(task)
+    marks[0][:], marks[1][:] = 10_000, 1_000
+
+    def release(*absent: int) -> Tensor:
+        run = bed.run_before(t, task=task, marks=marks, sigma=0.0, absent=frozenset(absent))
+        return in_clip_units(run, *release_of_round(run))
+
+    whole = release()
+    if not whole.numel():
+        return []
+    if bed.privacy.trust == "local":
+        return _bounded("client", list(whole.norm(dim=1)), clip)
+    parts = torch.stack([whole[0] - release(k)[0] for k in range(CLIENTS)])
+    gap = nan_to_inf((parts.sum(0) - whole[0]).norm()) / clip
+    total = ("sum less its clients, in units of C", gap, SLACK * 3)
+    return [total, *_bounded("client", list(parts.norm(dim=1)), clip)]
+
+
+def _noise_of(bed: Testbed, draw: int, t: int, s: int) -> tuple[Rows, int]:
+    """The noise of a release in units of the ledger's claim, and how many numbers lack noise."""
+    example = bed.privacy.unit == "example"
+    batch = EXAMPLES // 2 if draw % 2 else 1  # small batches are empty now and then
+    pair, claimed = [], torch.zeros(0)
+    for sigma in (None, 0.0):
+        run = bed.run_before(t, sigma=sigma, batch=batch if example else None, draw=draw)
+        if example:
+            run.charge_ledger(t, tuple(range(CLIENTS)))
+        change, start = release_of_step(run, s) if example else release_of_round(run)
+        white = in_noise_units(run, change, start)
+        pair.append({key: x.flatten(1).double() for key, x in white.items()})
+        if sigma is None and run.ledger is not None and run.ledger.releases:
+            level = torch.tensor(run.ledger.releases[-1].noise_multiplier, dtype=torch.float64)
+            claimed = level.view(-1, 1) * bed.privacy.clip_norm
+    bare, noise_of = 0, {}
+    for key, signal in pair[1].items():
+        noise = pair[0][key] - signal
+        noised = (noise != 0).any(0)
+        bare += int(((signal != 0).any(0) & ~noised).sum())
+        unit = claimed if len(claimed) in (1, len(noise)) else torch.nan
+        noise_of[key] = noise[:, noised] / unit
+    return noise_of, bare
+
+
+def check_noise(bed: Testbed, rng: np.random.Generator) -> list[Finding]:
+    """The noise is normal, as wide as the ledger claims, independent, and no number lacks it."""
+    example = bed.privacy.unit == "example"
+    steps = range(min(bed.run.setting.plan.local_steps, 2)) if example else (0,)
+    places = [(draw, t, s) for draw in range(NOISE_DRAWS) for t in (0, 1) for s in steps]
+    trials = {at: _noise_of(bed, *at) for at in places}
+    seen, bare = {at: x for at, (x, _) in trials.items()}, sum(n for _, n in trials.values())
+    parts: dict[Any, list[np.ndarray]] = {}
+    for rows in seen.values():
+        for key, x in rows.items():
+            parts.setdefault(key, []).append(x.numpy().ravel())
+    values = {key: x for key, some in parts.items() if len(x := np.concatenate(some))}
+    found = [("numbers that carry data and no noise", float(bare), 0.0)]
+    found += [(f"spread of {key}", variance_p_value(x), None) for key, x in values.items()]
+    for side in dict.fromkeys(key.side for key in values):
+        whole = np.concatenate([x for key, x in values.items() if key.side == side])
+        found.append((f"normal, side {side}", normality_p_value(whole, rng), None))
+    pairs: dict[str, Any] = {name: [] for name in ("clients", "steps", "rounds", "layers")}
+    for (d, t, s), rows in seen.items():
+        for key, x in rows.items():
+            pairs["clients"] += [(x[a], x[b]) for a, b in combinations(range(len(x)), 2)]
+            for name, other in (("steps", (d, t, s + 1)), ("rounds", (d, t + 1, s))):
+                if key in seen.get(other, {}):
+                    pairs[name].append((x, seen[other][key]))
+        pairs["layers"] += pairwise(rows.values())
+    for name, some in pairs.items():
+        if some:  # only as many numbers of each as the shorter one has
+            cut = [(a[..., : b.shape[-1]], b[..., : a.shape[-1]]) for a, b in some]
+            one, other = (np.concatenate([x.numpy().ravel() for x in part]) for part in zip(*cut))
+            found.append((f"independent between {name}", correlation_p_value(one, other), None))
+    return [Finding("noise law", *one) for one in found]
+
+
+def check_sampling(run: Recorder, rng: np.random.Generator) -> list[Finding]:
+    """Every example (client unit: client) is drawn on its own, at the rate the ledger claims."""
+    privacy, plan, all_sizes = run.spec.privacy, run.setting.plan, run.setting.task.sizes
+    assert privacy is not None
+    if privacy.unit == "client":
+        names, sizes, rates = ["clients"], [len(all_sizes)], [float(plan.participation)]
+        drawn = np.zeros((BATCHES, 1, sizes[0]), bool)
+        for t in range(BATCHES):
+            drawn[t, 0, list(run.participants(t))] = True
+    else:
+        clients = tuple(range(min(CLIENTS, len(all_sizes))))
+        names, sizes = [f"client {k}" for k in clients], [all_sizes[k] for k in clients]
+        drawn = np.zeros((BATCHES, len(clients), max(sizes)), bool)
+        for i in range(BATCHES):
+            batches = local_training.poisson_batch(run.setting, i // 2, i % 2, clients)
+            for k, index in enumerate(batches):
+                drawn[i, k, index.numpy()] = True
+        claim = privacy.entry(clients)["sample_rate"]
+        rates = list(claim) if isinstance(claim, tuple) else [claim] * len(clients)
+    found: list[Any] = []
+    for k, (name, n, q) in enumerate(zip(names, sizes, rates, strict=True)):
+        here = drawn[:, k, :n]
+        if q == 1:
+            found.append((f"{name}: left out although q = 1", float((~here).sum()), 0.0))
+            continue
+        p_values = {
+            "how many in all": total_p_value(int(here.sum()), here.size, q),
+            "sizes of batches": binomial_p_value(here.sum(1), n, q, rng),
+            "everyone alike": equal_rates_p_value(here.sum(0), BATCHES, q),
+            "steps apart": correlation_p_value(here[:-1] * 1.0, here[1:] * 1.0),
+        }
+        found += [(f"{name}: {what}", value, None) for what, value in p_values.items()]
+    random = [k for k, q in enumerate(rates) if q < 1]
+    apart = [(a, b, min(sizes[a], sizes[b])) for a, b in combinations(random, 2)]
+    if apart:
+        one = np.concatenate([drawn[:, a, :n].ravel() for a, _, n in apart]) * 1.0
+        other = np.concatenate([drawn[:, b, :n].ravel() for _, b, n in apart]) * 1.0
+        found.append(("clients apart", correlation_p_value(one, other), None))
+    return [Finding("sampling law", *one) for one in found]
+
+
+def check_ledger(run: Recorder) -> list[Finding]:
+    """The ledger holds every release before it is made, and states the epsilon of all of them."""
+    privacy = run.spec.privacy
+    assert privacy is not None
+    example = privacy.unit == "example"
+    made: dict[int | None, int] = {}
+    late, ticks, rounds = 0, 0, 0
+    for event in run.events():
+        if isinstance(event, Tick):
+            ticks += event.step > 0
+            late += run.ledger is None or len(run.ledger.releases) < event.round
+        elif event.index and run.everyone is not None:
+            for k in run.everyone.ids if example else (None,):
+                made[k] = made.get(k, 0) + (ticks if example else 1)
+            ticks, rounds = 0, rounds + 1
+    check(rounds > 0 and run.ledger is not None, "rounds", rounds, "at least one")
+    assert run.ledger is not None
+    missing, spent = 0, 0.0
+    for k, count in made.items():
+        missing += abs(sum(steps for *_, steps in run.ledger.history(k)) - count)
+        entry = privacy.entry(None if k is None else (k,))
+        pair = (entry["noise_multiplier"], entry["sample_rate"])
+        sigma, q = (float(v[0] if isinstance(v, tuple) else v) for v in pair)
+        if not example and privacy.trust != "central":
+            q = 1.0  # the server knows who sends
+        epsilon = accounting.epsilon(((sigma, q, count),), privacy.delta, privacy.accountant)
+        spent = max(spent, nan_to_inf(epsilon))
+    stated = run.ledger.nominal_epsilon()  # an uncertified ledger must have counted as well
+    short = 0.0 if math.isinf(stated) else nan_to_inf(spent - stated)
+    slack = 1e-6 * max(1.0, spent) if spent < math.inf else 0.0
+    found = [("steps made before they were written down", float(late), 0.0)]
+    found += [("releases that it lacks or that were never made", float(missing), 0.0)]
+    found += [("epsilon spent and not stated", short, slack)]
+    return [Finding("ledger", *one) for one in found]
+
+
+# ---- the whole check
 
 
 @dataclass(frozen=True)
@@ -26,28 +515,28 @@ class SelfCheck:
     """What a self-check found.
 
     Args:
-        found: every result, in the order of the trials.
-        significance: chance that a sound set-up fails at all, shared by all chances among the results.
+        findings: every result, in the order of the trials.
+        significance: chance that a sound set-up fails at all, shared by all p-values.
     """
 
     method: str
     unit: str
-    found: tuple[Found, ...]
+    findings: tuple[Finding, ...]
     significance: float
 
     @property
     def least(self) -> float:
-        """A chance below this one fails (Bonferroni)."""
-        return self.significance / max(1, sum(one.limit is None for one in self.found))
+        """A p-value below this one fails (Bonferroni)."""
+        return self.significance / max(1, sum(one.limit is None for one in self.findings))
 
-    def passes(self, one: Found) -> bool:
+    def passes(self, one: Finding) -> bool:
         """Whether one result is as it must be."""
         return one.value <= one.limit if one.limit is not None else one.value >= self.least
 
     @property
-    def failed(self) -> tuple[Found, ...]:
-        """The results that are not."""
-        return tuple(one for one in self.found if not self.passes(one))
+    def failed(self) -> tuple[Finding, ...]:
+        """The results that are not as they must be."""
+        return tuple(one for one in self.findings if not self.passes(one))
 
     @property
     def ok(self) -> bool:
@@ -56,18 +545,16 @@ class SelfCheck:
 
     def __str__(self) -> str:
         lines = []
-        for trial in dict.fromkeys(one.trial for one in self.found):
-            mine = [one for one in self.found if one.trial == trial]
+        for trial in dict.fromkeys(one.trial for one in self.findings):
+            mine = [one for one in self.findings if one.trial == trial]
             bad = [one for one in mine if not self.passes(one)]
             lines.append(f"{'FAILED' if bad else 'ok':<7}{trial}: {len(mine)} results")
-            lines += [f"       {one.what}: {_words(one, self.least)}" for one in bad]
+            for one in bad:
+                words = f"chance {one.value:.1g} under the claim, least {self.least:.1g}"
+                if one.limit is not None:
+                    words = f"{one.value:.3g}, at most {one.limit:.3g}"
+                lines.append(f"       {one.what}: {words}")
         return "\n".join(lines)
-
-
-def _words(one: Found, least: float) -> str:
-    if one.limit is None:
-        return f"chance {one.value:.1g} under the claim, least {least:.1g}"
-    return f"{one.value:.3g}, at most {one.limit:.3g}"
 
 
 def self_check(
@@ -81,45 +568,45 @@ def self_check(
     significance: float = 1e-3,
     bug: "Callable[..., Any] | None" = None,
 ) -> SelfCheck:
-    """Try the set-up where its promise could break, on a few of its examples at a random state.
+    """Tries the set-up where its promise could break, on a few of its examples at a random state.
 
-    No clip norm, no trace (bit for bit); sensitivity under loud, infinite and missing examples; the noise's law and
-    independence; the law of the sampling; the ledger against the releases made. A pass is no proof: it looks at what
-    these trials look at. A set-up without noise passes as well where its ledger says so, with an infinite epsilon.
+    A pass is no proof: it covers what the five trials of this module look at. A set-up without
+    noise passes as well where its ledger says so, with an infinite epsilon.
 
     Args:
-        significance: chance that a sound set-up fails, in (0, 1).
-        bug: clips in the place of the library's own clip, one of `fl.edges.BUGS`: to see that it is found.
+        task, method, privacy, plan, lora: as of `fl.run`.
+        seed: of the trials.
+        significance: chance that a sound set-up fails, in (0, 1].
+        bug: clips in the library's place, one of `fl.sharp_edges.BUGS`: to see that it is found.
 
-    Raises: ``ValueError`` where the parts do not fit, as ``run`` does.
-    Guarantees: every planted bug fails (tests/test_self_check.py), no row of the table does
-        (tests/test_self_check_alarms.py).
+    Guarantees: every planted bug fails (test_every_planted_bug_is_found,
+        test_every_broken_clip_is_found), no row of the table does (test_no_row_fails).
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    >>> privacy, plan = fl.Privacy(noise_multiplier=1.0, delta=1e-5), fl.Plan(rounds=1)
+    >>> self_check(task, "fedlora", privacy, plan).ok
+    True
     """
     row = get(method)
     check(isinstance(privacy, Privacy), "privacy", privacy, "a Privacy with its noise set")
     check_number("significance", significance, 0, 1, open_low=True)
-    privacy = privacy.replace(target=None)  # the plans that are tried are not the one that it was calibrated for
-    rng, noisy = Streams(seed).numpy("self-check"), bool(np.any(np.asarray(privacy.noise_multiplier or 0.0)))
-    user = Watched.opened(task, row, privacy, plan, lora=lora, seed=seed, bug=bug)
-    found = []
-    if privacy.clip_norm > 0 and privacy.clip_norm < float("inf"):
-        found += reach.invariance(Bench.of(task, row, privacy, plan, lora, seed, smooth=True, bug=bug))
-        bench = Bench.of(task, row, privacy, plan, lora, seed, bug=bug)
-        sensitivity = reach.sensitivity_of_steps if privacy.unit == "example" else reach.sensitivity_of_updates
-        found += sensitivity(bench)
-        if row.whiten is not None:  # what the noise hides depends on the size of the peer
-            found += sensitivity(Bench.of(task, row, privacy, plan, lora, seed, spread=1.0, bug=bug))
-        found += chance.noise_law(bench, rng) if noisy else []
-    found += chance.sampling_law(user, rng)
-    short = plan.replace(rounds=min(max(plan.rounds, 1), ROUNDS))
-    few = small(task)
-    sigma = privacy.noise_multiplier
-    if isinstance(sigma, tuple):
-        sigma = tuple(sigma[k % len(sigma)] for k in range(len(few.sizes)))
-    own = privacy.replace(sample_rate=None, honest=None, colluding=0, noise_multiplier=sigma)
-    found += books.ledger(Watched.opened(few, row, own, short, lora=_even(lora), seed=seed, bug=bug))
-    return SelfCheck(row.slug, privacy.unit, tuple(found), significance)
-
-
-def _even(lora: Lora | None) -> Lora | None:
-    return None if lora is None else Lora(lora.rank, lora.alpha)
+    # The plans that are tried are not the one that the noise was calibrated for.
+    privacy = privacy.replace(target=None)
+    rng = Streams(seed).numpy("self-check")
+    user = Recorder.open(task, row, privacy, plan, lora=lora, seed=seed, bug=bug)
+    findings, lora = [], Lora(user.spec.lora.rank, user.spec.lora.alpha)
+    if 0 < privacy.clip_norm < math.inf:
+        setup = (task, row, privacy, plan, lora, seed, bug)
+        findings += check_invariance(Testbed(setup, keep_filter=True))
+        bed = Testbed(setup)
+        findings += check_sensitivity(bed)
+        if row.precondition is not None:  # what the noise hides depends on the size of the peer
+            findings += check_sensitivity(Testbed(setup, spread=1.0))
+        if np.any(np.asarray(privacy.noise_multiplier or 0.0)):
+            findings += check_noise(bed, rng)
+    findings += check_sampling(user, rng)
+    short = plan.replace(rounds=min(max(plan.rounds, 1), 3))
+    parts = (few_examples(task), row, few_clients(privacy), short)
+    findings += check_ledger(Recorder.open(*parts, lora=lora, seed=seed, bug=bug))
+    return SelfCheck(row.slug, privacy.unit, tuple(findings), significance)

@@ -1,27 +1,51 @@
-"""The command line: methods, run, compare, flower, report, audit ... A mistake is one line on stderr and status 2."""
+"""The command line ``fedlora-lab``. A mistake is one line on stderr and status 2."""
 
 import sys
+from importlib import import_module
 from typing import NoReturn
 
 import click
 
 from fedlora_lab import __version__
-from fedlora_lab.cli.audit import audit
-from fedlora_lab.cli.flower import flower
-from fedlora_lab.cli.preset import preset
-from fedlora_lab.cli.runs import compare, run
-from fedlora_lab.cli.small import doctor, methods, report
-from fedlora_lab.cli.study import study
+
+COMMANDS = {
+    "methods": ("listing", "List the methods."),
+    "run": ("runs", "Train one method, with a line for every round."),
+    "compare": ("runs", "Train several methods and write a report."),
+    "study": ("studies", "Run a declared study, resumable at any point."),
+    "preset": ("studies", "A paper's own set-up: list, check on shapes alone, run."),
+    "flower": ("runs", "Train one method on Flower's simulation engine."),
+    "report": ("runs", "Write a run folder's report again."),
+    "audit": ("audits", "Audit the runs of a folder: what can be proved against what is stated."),
+    "doctor": ("doctor", "Show what is installed and what is missing."),
+}
+"""Command -> its module, which is loaded when the command is called, and a line of help."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class LazyGroup(click.Group):
+    """Commands whose modules are loaded when they are called: help loads no PyTorch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"fedlora_lab.cli.{COMMANDS[cmd_name][0]}")
+        return getattr(module, f"{cmd_name}_command")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(cls=LazyGroup, context_settings=HELP)
 @click.version_option(__version__, prog_name="fedlora-lab")
 def commands() -> None:
     """Federated LoRA under differential privacy: train, compare, report, audit."""
-
-
-for command in (methods, run, compare, study, preset, flower, report, audit, doctor):
-    commands.add_command(command)
 
 
 def _fail(text: str, status: int = 2) -> NoReturn:
@@ -31,14 +55,14 @@ def _fail(text: str, status: int = 2) -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run one command and leave the process with its status.
+    """Runs one command and leaves the process with its status.
 
-    Guarantees: bad values, files and options end in one line on stderr and status 2, never in a traceback
-        (test_mistakes_are_one_line); Ctrl-C says how to go on.
+    Guarantees: bad values, files and options end in one line on stderr and status 2, never in a
+        traceback (test_mistakes_are_one_line); Ctrl-C says how to go on.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        given = sys.argv[1:] if arguments is None else arguments
-        status = commands.main(args=list(given), prog_name="fedlora-lab", standalone_mode=False, obj=given)
+        status = commands.main(words, "fedlora-lab", standalone_mode=False, obj=words)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.ctx.get_help() if error.ctx else "")
         raise SystemExit(2) from None

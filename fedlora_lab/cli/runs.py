@@ -1,111 +1,219 @@
-"""The commands that train: run (one method, one seed) and compare (methods by seeds)."""
+"""The commands run, compare and flower, which train into a run folder, and report."""
 
+import json
 import math
 import platform
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import click
+import pandas as pd
+from tqdm import tqdm
 
-from fedlora_lab import __version__
-from fedlora_lab.checks import check, check_number
+import fedlora_lab as fl
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.cli import options as read
-from fedlora_lab.cli.cells import play
-from fedlora_lab.cli.small import aligned
-from fedlora_lab.folder import Folder, read_json
-from fedlora_lab.plan import Lora
-from fedlora_lab.summary import against, distance, number, summary, words
+from fedlora_lab.cli.listing import align_columns
+from fedlora_lab.experiments import tuned_rates
+from fedlora_lab.federated import checkpoint
+from fedlora_lab.federated.comparison import BASELINES, Cell
+from fedlora_lab.federated.records import Round
+from fedlora_lab.report import html_page
+from fedlora_lab.report import summary_table as shown
+from fedlora_lab.report.run_folder import Folder, read_frame, read_json, with_ledger_epsilon
 
-if TYPE_CHECKING:
-    from fedlora_lab.comparison import Cell
-    from fedlora_lab.privacy import Privacy
-    from fedlora_lab.record import Round
-    from fedlora_lab.tasks import Task
-
-PACKAGES = ("torch", "peft", "opacus", "dp-accounting", "numpy", "scipy", "pandas", "transformers")
+PACKAGES = "torch peft opacus dp-accounting numpy scipy pandas transformers"
+RunCell = Callable[..., Iterator[Round]]
 
 
-@click.command(short_help="Train several methods and write a report.")
+def finished_rows(folder: Path, rows: Path) -> Any:
+    """Rows of the rounds that are done, and a checkpoint that goes on right after the last of them;
+    else ``None``.
+
+    The loop writes its state before it yields a round, and the rows are written after. A run that
+    was killed in between has one round too many in the checkpoint: it is taken back and played
+    again. Without a seed that is a new release, and the ledger, left as it is, counts both.
+    """
+    frame: Any = read_frame(rows) if rows.exists() else None
+    for index in checkpoint.rounds_in(folder):
+        if frame is None or index > frame["round"].max():
+            checkpoint.remove(folder, index)
+    found = checkpoint.newest(folder)
+    return None if found is None or frame is None else frame[frame["round"] <= found[0].round]
+
+
+def run_cell(
+    folder: Folder, cell: Cell, stop_at: float | None = None, engine: "RunCell | None" = None
+) -> Iterator[Round]:
+    """Runs a cell to its end, or from where it was left; keeps its frame and ledger in the folder.
+
+    Args:
+        folder, cell: where, and what is run.
+        stop_at: as of `fl.run`.
+        engine: runs the cell, with options as of `fl.run`; default: the cell's own loop.
+
+    Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed
+        run, but for the seconds (test_faults_runs.py::test_kills_of_a_run_lose_nothing);
+        the ledger holds every release of every start (test_attack_spending.py).
+    """
+    state, name = folder.checkpoint(cell.slug, cell.seed), (cell.slug, cell.seed)
+    spent = (state / "ledger.json").exists()
+    earlier = finished_rows(state, state / "rounds.csv")
+    if earlier is not None and not spent and not earlier["round"].max():
+        earlier = None  # nothing was done or spent yet: the start is played again
+    parts = [] if earlier is None else [earlier]
+    where: dict[str, Any] = {"checkpoint": state}
+    if earlier is not None or spent:
+        where["resume"] = state
+    if cell.privacy is not None:
+        where["stop_at"] = stop_at
+    ledger = None
+    for record in (engine or cell.run)(**where):
+        # Begun anew, rows of an earlier start are of another run.
+        parts = [*(parts if record.index else []), cell.frame([record])]
+        rows = pd.concat(parts, ignore_index=True)
+        write_atomically(state / "rounds.csv", rows.to_csv(index=False))
+        ledger = record.ledger
+        yield record
+    if ledger is None and cell.privacy is not None:
+        # No round was left to play, or none that may be spent.
+        ledger = fl.Ledger.load(state / "ledger.json")
+    frame: Any = pd.concat(parts, ignore_index=True)
+    if folder.done(*name) and folder.ended(*name) > frame["round"].max():
+        frame = folder.read(*name)  # stopped, begun anew and stopped again, earlier
+    text = None if ledger is None else json.loads(ledger.to_json())
+    folder.save(*name, with_ledger_epsilon(frame, ledger), text)
+
+
+def run_cell_on_flower(folder: Folder, cell: Cell, stop_at: float | None = None) -> Iterator[Round]:
+    """Runs a cell on Flower's simulation; keeps its results in the folder as `run_cell` does."""
+    from fedlora_lab.flower.simulators import simulate  # loads Flower
+
+    parts = (cell.task, cell.method, cell.privacy, cell.plan)
+    engine = partial(simulate, *parts, lora=cell.lora, seed=cell.seed)
+    return run_cell(folder, cell, stop_at, engine)
+
+
+COMPARED = "fedlora,ffa-lora,rolora,deer,la-lora,fedlpp"
+METHODS_HELP = "Methods and the baselines local, central, non-private."
+SEEDS_HELP = "How many, or a list such as 0,1,2.  [3]"
+
+
+@click.command("compare")
 @click.argument("task")
-@click.option("--methods", default="fedlora,ffa-lora,rolora,deer,la-lora,fedlpp", metavar="A,B", show_default=True,
-              help="Methods and the baselines local, central, non-private.")  # fmt: skip
-@click.option("--seeds", default="3", metavar="N", help="How many, or a list such as 0,1,2.  [3]")
-@read.shared
-def compare(task: str, methods: str, seeds: str, **options: Any) -> None:
-    """Train several methods on TASK (digits, regression, sentiment) and write a run folder with a report."""
-    work(task, read.names("methods", methods), list(read.seeds(seeds)), options)
+@click.option("--methods", default=COMPARED, metavar="A,B", show_default=True, help=METHODS_HELP)
+@click.option("--seeds", default="3", metavar="N", help=SEEDS_HELP)
+@read.run_options
+def compare_command(task: str, methods: str, seeds: str, **options: Any) -> None:
+    """Train several methods on TASK (digits, regression, sentiment) and write a run folder with a
+    report.
+    """
+    run_cells(task, read.parse_names("methods", methods), [*read.parse_seeds(seeds)], options)
 
 
-@click.command(short_help="Train one method, with a line for every round.")
+@click.command("run")
 @click.argument("task")
 @click.argument("method")
-@click.option("--seed", default="0", metavar="N", help="A whole number, or none: fresh entropy, fit for release.  [0]")
-@read.shared
-def run(task: str, method: str, seed: str, **options: Any) -> None:
-    """Train one METHOD on TASK with a line for every round; a killed run goes on with the same command."""
-    number = read.seed(seed)
+@read.seed_option
+@read.run_options
+def run_command(task: str, method: str, seed: str, **options: Any) -> None:
+    """Train one METHOD on TASK with a line for every round; a killed run goes on with the same
+    command.
+    """
     options["out"] = options["out"] or f"runs/{task}-{method}"
-    work(task, [method], [number], options, every_round=True)
+    run_cells(task, [method], [read.parse_seed(seed)], options, every_round=True)
 
 
-Play = Callable[..., "Iterator[Round]"]
+@click.command("flower")
+@click.argument("task")
+@click.option("--method", default="fedlora", metavar="A", show_default=True, help="Of the table.")
+@read.seed_option
+@read.run_options
+def flower_command(task: str, method: str, seed: str, **options: Any) -> None:
+    """Train on TASK with every client a node of Flower's simulation: the same run, over Flower's
+    messages.
+
+    Clients clip and noise for themselves: in the client unit --trust is local or secagg. A run that
+    was killed goes on with the same command; where clients keep something, which went with their
+    processes, training begins anew. Either way the ledger counts what was released before.
+    Telemetry is off unless FLWR_TELEMETRY_ENABLED=1.
+    """
+    options["out"] = options["out"] or f"runs/flower-{task}-{method}"
+    seeds = [read.parse_seed(seed)]
+    run_cells(task, [method], seeds, options, every_round=True, run=run_cell_on_flower)
 
 
-def work(
+@click.command("report")
+@click.argument("folder", type=click.Path(path_type=Path))
+def report_command(folder: Path) -> None:
+    """Write FOLDER/report.html again from what is in the run folder."""
+    page = html_page.report(folder)
+    for sentence in html_page.folder_spending(folder, read_json(folder / "ledger.json")):
+        click.echo(sentence)
+    click.echo(f"report: {page}")
+
+
+def run_cells(
     task_name: str,
     slugs: list[str],
     seeds: list[int | None],
     options: dict[str, Any],
     every_round: bool = False,
-    play: Play = play,
+    run: RunCell = run_cell,
 ) -> None:
-    """Train every cell that is not finished, then show the table and write the report; ``play`` is the engine."""
-    from fedlora_lab import report, tuning
-    from fedlora_lab.comparison import BASELINES, Cell
-    from fedlora_lab.methods import get
+    """Trains every cell that is not finished, then shows the table and writes the report.
 
-    task = read.task_of(task_name, options["clients"], options["alpha"])
+    Args:
+        task_name, slugs, seeds, options: of the command line.
+        every_round: print a line for every round.
+        run: runs one cell.
+    """
+    task = read.build_task(task_name, options["clients"], options["alpha"])
     for slug in slugs:
         if slug not in BASELINES:
-            get(slug)  # a wrong name is told before anything is looked up for it
-    tuned = tuning.table().get(task.name, {}).get("setting", {})
-    plan, lora = read.plan_of(options, tuned), read.lora_of(options, tuned)
-    privacy = read.privacy_of(options, tuned, task, plan)
-    if options["stop_at"] is not None:
-        check(privacy is not None, "stop_at", options["stop_at"], "not given with --epsilon none")
-        check_number("stop_at", options["stop_at"], 0, open_low=True)
-        play = partial(play, stop_at=options["stop_at"])
-    unit = "example" if privacy is None else privacy.unit
-    rates = read.learning_rates(options["lr"], task.name, slugs, read.budget(options), unit, click.echo)
-    cells = [Cell.named(s, task, privacy, plan.replace(lr=rates[s]), lora, seed) for s in slugs for seed in seeds]
+            fl.methods.get(slug)  # a wrong name is told before anything is looked up for it
+    tuned = tuned_rates.table().get(task.name, {}).get("setting", {})
+    plan, lora = read.build_plan(options, tuned), read.build_lora(options, tuned)
+    privacy, stop_at = read.build_privacy(options, tuned, task, plan), options["stop_at"]
+    if stop_at is not None:
+        check(privacy is not None, "stop_at", stop_at, "not given with --epsilon none")
+        check_number("stop_at", stop_at, 0, open_low=True)
+        run = partial(run, stop_at=stop_at)
+    epsilon, unit = read.parse_budget(options["epsilon"]), privacy.unit if privacy else "example"
+    terms = slugs, epsilon, unit, click.echo, plan.optimizer
+    rates = read.learning_rates(options["lr"], task.name, *terms)
+    plans = {slug: plan.replace(lr=rates[slug]) for slug in slugs}
+    cells = [Cell.named(s, task, privacy, plans[s], lora, seed) for s in slugs for seed in seeds]
     with Folder(options["out"] or f"runs/{task_name}") as folder:
         if options["fresh"]:
             folder.clear()
-        kept = folder.claim({**shared_by_all(folder, task, privacy, lora), **of_each(cells)})["privacies"]
-        train(folder, [replace(cell, privacy=_privacy(kept[cell.slug])) for cell in cells], every_round, play)
-        frame = folder.gather()
-        click.echo("\n" + "\n".join(lines(frame, None if privacy is None else privacy.trust)))
-        for sentence in report.joint(folder.path, read_json(folder.path / "ledger.json")):
+        # Run with the noise that stands in the folder, to the last bit.
+        fields = folder.claim(_settings(folder, task, privacy, lora, cells))["privacies"]
+        privacies = {slug: f and fl.Privacy(**f) for slug, f in fields.items()}
+        cells = [replace(cell, privacy=privacies[cell.slug]) for cell in cells]
+        _run_unfinished(folder, cells, every_round, run)
+        trust = None if privacy is None else privacy.trust
+        click.echo("\n" + "\n".join(summary_lines(folder.gather(), trust)))
+        for sentence in html_page.folder_spending(
+            folder.path, read_json(folder.path / "ledger.json")
+        ):
             click.echo(f"\n{sentence}")
-        click.echo(f"\nreport: {report.report(folder.path)}")
+        click.echo(f"\nreport: {html_page.report(folder.path)}")
 
 
-def _privacy(fields: dict[str, Any] | None) -> "Privacy | None":
-    """The privacy plan that a folder's settings hold, to the last bit."""
-    from fedlora_lab.privacy import Privacy
-
-    return None if fields is None else Privacy(**fields)
-
-
-def shared_by_all(folder: Folder, task: "Task", privacy: "Privacy | None", lora: Lora) -> dict[str, Any]:
-    """What all runs of a folder have in common, and what they ran with."""
+def _settings(
+    folder: Folder, task: fl.tasks.Task, privacy: Any, lora: fl.Lora, cells: list[Cell]
+) -> dict[str, Any]:
+    """What all runs of a folder have in common, what they ran with, and plans and rows by name."""
+    system = f"{platform.system()} {platform.machine()}"
+    ours = {"fedlora-lab": fl.__version__, "Python": platform.python_version(), "system": system}
     return {
         "format": 1,
         "commands": [shlex.join(["fedlora-lab", *click.get_current_context().obj])],
@@ -117,113 +225,84 @@ def shared_by_all(folder: Folder, task: "Task", privacy: "Privacy | None", lora:
             "test": len(task.test[1]),
             "fingerprint": folder.keyed(task.fingerprint),
         },
-        "privacy": None if privacy is None else asdict(privacy),
+        "privacy": privacy and asdict(privacy),
         "lora": asdict(lora),
-        "versions": {
-            "fedlora-lab": __version__,
-            "Python": platform.python_version(),
-            "system": f"{platform.system()} {platform.machine()}",
-            **{name: version(name) for name in PACKAGES},
-        },
-    }
-
-
-def row_of(cell: "Cell") -> dict[str, Any]:
-    """A cell's row of the table as JSON values; what was not measured of it is null."""
-    from fedlora_lab.methods import table
-
-    row = table([cell.method]).drop(columns=["note"]).loc[cell.method.slug].to_dict()
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
-
-
-def of_each(cells: "list[Cell]") -> dict[str, Any]:
-    """Plans and rows by name, and the seeds."""
-    return {
+        "versions": {**ours, **{name: version(name) for name in PACKAGES.split()}},
         "plans": {cell.slug: asdict(cell.plan) for cell in cells},
-        "privacies": {cell.slug: None if cell.privacy is None else asdict(cell.privacy) for cell in cells},
-        "methods": {cell.slug: row_of(cell) for cell in cells},
+        "privacies": {cell.slug: cell.privacy and asdict(cell.privacy) for cell in cells},
+        "methods": {cell.slug: row_settings(cell) for cell in cells},
         "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
     }
 
 
-class _Plain:
-    """What stands where a progress bar would: nothing moves in a log."""
-
-    def update(self, count: int = 1) -> None:
-        """Count nothing."""
-
-    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
-        """Show nothing."""
+def row_settings(cell: Cell) -> dict[str, Any]:
+    """A cell's row of the table as JSON values; what was not measured of it is null."""
+    row = fl.methods.table([cell.method]).drop(columns=["note"]).loc[cell.method.slug].to_dict()
+    missing = {name for name, x in row.items() if isinstance(x, float) and math.isnan(x)}
+    return {name: None if name in missing else x for name, x in row.items()}
 
 
-def _bar(total: int) -> Any:
-    """A progress bar on a terminal; in a log nothing that moves."""
-    if not sys.stderr.isatty():
-        return nullcontext(_Plain())
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit="round", dynamic_ncols=True)
-
-
-def _line(record: "Round") -> str:
+def _line(record: Round | None) -> str:
     """One round in words."""
+    if record is None:
+        return "no round was played"
     name = next((name for name in ("accuracy", "loss") if name in record.metrics), None)
-    score = "" if name is None else f"{name} {number(record.metrics[name], infinite='∞')}"
-    seen = against(None if record.ledger is None else record.ledger.trust)
-    return f"{score}, ε {number(record.epsilon, 2)}{seen}, deviation {distance(record.deviation)}"
+    score = (
+        "" if name is None else f"{name} {shown.format_number(record.metrics[name], infinite='∞')}"
+    )
+    seen = shown.observer_phrase(None if record.ledger is None else record.ledger.trust)
+    epsilon = shown.format_number(record.epsilon, 2)
+    return f"{score}, ε {epsilon}{seen}, deviation {shown.format_deviation(record.deviation)}"
 
 
-def train(folder: Folder, cells: "list[Cell]", every_round: bool, play: Play = play) -> None:
-    """Play the cells that are not finished, with a bar on a terminal and plain lines in a log.
+def _run_unfinished(folder: Folder, cells: list[Cell], every_round: bool, run: RunCell) -> None:
+    """Runs the cells that are not finished, with a bar on a terminal and plain lines in a log.
 
     One that was stopped goes on from its checkpoint; where that is gone it stays as it is.
     """
     todo = [cell for cell in cells if _unfinished(folder, cell)]
     if len(todo) < len(cells):
-        click.echo(f"{len(cells) - len(todo)} of {len(cells)} runs are finished in {folder.path} and kept")
-    with _bar(sum(cell.plan.rounds for cell in todo)) as bar:
-        write = getattr(bar, "write", click.echo)
+        done = f"{len(cells) - len(todo)} of {len(cells)} runs are finished"
+        click.echo(f"{done} in {folder.path} and kept")
+    total = sum(cell.plan.rounds for cell in todo)
+    with tqdm(total=total, unit="round", dynamic_ncols=True, disable=None) as bar:
         for count, cell in enumerate(todo, 1):
-            begun, name = time.perf_counter(), f"{cell.slug}, seed {'none' if cell.seed is None else cell.seed}"
-            last = None
-            for last in play(folder, cell):
+            begun, last = time.perf_counter(), None
+            name = f"{cell.slug}, seed {'none' if cell.seed is None else cell.seed}"
+            for last in run(folder, cell):
                 bar.set_postfix_str(f"{name}: {_line(last)}")
                 bar.update(1 if last.index else 0)
                 if every_round:
-                    write(f"round {last.index}: {_line(last)}")
-            told = _line(last) if last is not None else "no round was played"
-            if fell := words(summary(folder.read(cell.slug, cell.seed)))[0]["fell"]:
-                told += f", {fell}"
+                    bar.write(f"round {last.index}: {_line(last)}")
+            text = _line(last)
+            if fell := shown.display_rows(shown.summary(folder.read(cell.slug, cell.seed)))[0][
+                "fell"
+            ]:
+                text += f", {fell}"
             if (ended := folder.ended(cell.slug, cell.seed)) < cell.plan.rounds:
-                told += f"; stopped after round {ended} of {cell.plan.rounds}, the next could spend more than --stop-at"
-            write(f"[{count}/{len(todo)}] {name}: {told} ({time.perf_counter() - begun:.1f} s)")
+                text += f"; stopped after round {ended} of {cell.plan.rounds}"
+                text += ", the next could spend more than --stop-at"
+            seconds = time.perf_counter() - begun
+            bar.write(f"[{count}/{len(todo)}] {name}: {text} ({seconds:.1f} s)")
 
 
-def _unfinished(folder: Folder, cell: "Cell") -> bool:
+def _unfinished(folder: Folder, cell: Cell) -> bool:
     if not folder.done(cell.slug, cell.seed):
         return True
     there = (folder.checkpoint(cell.slug, cell.seed) / "rounds.csv").exists()
     return there and folder.ended(cell.slug, cell.seed) < cell.plan.rounds
 
 
-def lines(frame: Any, trust: str | None = None) -> list[str]:
-    """The table at the end, as it stands in the report too; ``trust`` tells against whom ε holds."""
-    table = summary(frame)
-    measure = table.attrs["measure"]
-    head = [
-        "method",
-        "seeds",
-        f"{measure} before",
-        f"{measure} after",
-        "deviation",
-        "ε",
-        "sent up",
-        "sent down",
-        "seconds",
+def summary_lines(frame: Any, trust: str | None = None) -> list[str]:
+    """The table at the end, as in the report; ``trust`` names against whom ε holds."""
+    table = shown.summary(frame)
+    measure, rows = table.attrs["measure"], shown.display_rows(table)
+    keys = "method seeds before score deviation epsilon up down seconds"
+    heads = ["method", "seeds", f"{measure} before", f"{measure} after", "deviation", "ε"]
+    cells = [
+        [*heads, "sent up", "sent down", "seconds"],
+        *([row[k] for k in keys.split()] for row in rows),
     ]
-    keys = ("method", "seeds", "before", "score", "deviation", "epsilon", "up", "down", "seconds")
-    told = words(table)
-    rows = [[row[key] for key in keys] for row in told]
-    fallen = [f"{row['method']}: {row['fell']}" for row in told if row["fell"]]
-    observer = [f"ε:{against(trust)}"] if trust else []
-    return [*aligned([head, *rows], right=tuple(range(1, len(head)))), *observer, *fallen]
+    lines = align_columns(cells, right=tuple(range(1, len(cells[0]))))
+    observer = [f"ε:{shown.observer_phrase(trust)}"] if trust else []
+    return [*lines, *observer, *(f"{row['method']}: {row['fell']}" for row in rows if row["fell"])]

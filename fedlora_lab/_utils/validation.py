@@ -1,0 +1,52 @@
+"""Argument checks that name the argument, its value and the expected range, in one line."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def check(ok: bool, name: str, value: Any, expected: str) -> None:
+    """Raise ``ValueError("name=value: expected ...")`` unless ``ok``."""
+    if not ok:
+        text = " ".join(repr(value).split())
+        text = text if len(text) <= 120 else text[:117] + "..."
+        raise ValueError(f"{name}={text}: expected {expected}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number: no NaN, boolean, complex number or text."""
+    if isinstance(value, (bool, str, bytes)):
+        return False
+    try:
+        return not math.isnan(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def check_number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False
+) -> None:
+    """Raise unless ``low <= value <= high`` (``low <`` when ``open_low``)."""
+    words = f"a number {'>' if open_low else '>='} {low:g}"
+    if high < math.inf:
+        words = f"a number in {'(' if open_low else '['}{low:g}, {high:g}]"
+    above = is_number(value) and (value > low if open_low else value >= low)
+    check(above and value <= high, name, value, words)
+
+
+def check_whole(name: str, value: Any, low: int = 0, high: int | None = None) -> None:
+    """Raise unless ``value`` is a whole number in ``[low, high]``."""
+    words = f"a whole number >= {low}" if high is None else f"a whole number in [{low}, {high}]"
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    check(whole and value >= low and (high is None or value <= high), name, value, words)
+
+
+def check_one_of(name: str, value: Any, allowed: tuple) -> None:
+    """Raise unless ``value`` is one of ``allowed``."""
+    check(value in allowed, name, value, "one of " + ", ".join(repr(a) for a in allowed))
+
+
+def check_keys(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Raise unless ``value`` is a mapping whose keys are all in ``allowed``."""
+    check(isinstance(value, Mapping), name, value, "a mapping")
+    check(set(value) <= set(allowed), name, dict(value), "keys among " + ", ".join(allowed))

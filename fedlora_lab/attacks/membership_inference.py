@@ -1,0 +1,154 @@
+"""Who was in the training data: by the fall of the loss, or against models trained with and without
+each example.
+
+Source: arXiv:1709.01604 (loss threshold); arXiv:2112.03570 (LiRA).
+"""
+
+import warnings
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.stats import norm, rankdata
+
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check_whole
+from fedlora_lab.audit.instruments import LEFT_OUT, encode_marks, mark_examples, ordinary_marks
+from fedlora_lab.federated.records import Round, origin
+from fedlora_lab.federated.simulation import predict, run
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Scores of members and of others, (n,) each, high where an example looks like a member.
+
+    >>> Membership(np.array([3.0, 1.0]), np.array([2.0, 0.0])).auc
+    0.75
+    """
+
+    members: Float[np.ndarray, " n"]
+    others: Float[np.ndarray, " m"]
+
+    @property
+    def auc(self) -> float:
+        """Chance that a member scores above another, ties by half; 0.5 is guessing."""
+        n, m = len(self.members), len(self.others)
+        ranks = rankdata(np.concatenate([self.members, self.others]))[:n]
+        return float((ranks.sum() - n * (n + 1) / 2) / (n * m))
+
+    def curve(self) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """Shares of others accused and of members found, (k,) each, at every threshold from the
+        strictest to none.
+
+        Guarantees: test_lesson_11.py::test_the_curve_of_an_attack.
+        """
+        both = self.others, self.members
+        steps = np.unique(np.concatenate(both))[::-1]
+        accused, found = (1 - np.searchsorted(np.sort(x), steps) / len(x) for x in both)
+        return np.append(0.0, accused), np.append(0.0, found)
+
+    def tpr(self, fpr: float) -> float:
+        """Share of the members found where at most this share of the others is accused."""
+        allowed = int(fpr * len(self.others))
+        threshold = np.sort(self.others)[::-1][allowed] if allowed < len(self.others) else -np.inf
+        return float((self.members > threshold).mean())
+
+
+def loss_difference(record: Round) -> Membership:
+    """Scores examples by the fall of their loss from the base model to the released one.
+
+    Members are all clients' training examples, the others the public test examples.
+
+    Guarantees: test_membership_by_the_fall_of_the_loss.
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    >>> *_, last = fl.run(task, "fedlora", None, fl.Plan(rounds=1))
+    >>> loss_difference(last).members.shape
+    (8,)
+    """
+    task, _, _ = origin(record)
+    with torch.inference_mode():
+        falls = [
+            task.loss(task.forward(task.model, x), y) - task.loss(predict(task, record, x), y)
+            for x, y in [*task.clients, task.test]
+        ]
+    scores = [fall.double().numpy() for fall in falls]
+    return Membership(np.concatenate(scores[:-1]), scores[-1])
+
+
+def lira(
+    task: Task,
+    method: "Method | str",
+    privacy: Privacy | None,
+    plan: Plan,
+    *,
+    runs: int = 16,
+    lora: Lora | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Membership:
+    """Trains several runs, each with a random half of every client's examples, and attacks each by
+    all the others (LiRA).
+
+    Left out means zero weight, so sizes and sample rates are equal in all runs.
+
+    Args:
+        task, method, privacy, plan, lora, options: as of `fl.run`.
+        runs: >= 4; each is the target once and a shadow of the others.
+        seed: of the first run, and of who is left out.
+
+    Guarantees: test_lira_finds_members_and_noise_hides_them.
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    >>> 0 <= lira(task, "fedlora", None, fl.Plan(rounds=1), runs=4).auc <= 1
+    True
+    """
+    check_whole("runs", runs, 4)
+    there = Streams(seed).numpy("lira coins").random((runs, sum(task.sizes))) < 0.5
+    plain, found = [(x, encode_marks(y)) for x, y in task.clients], []
+    for i, included in enumerate(there):
+        marks = ordinary_marks(task)
+        for mark, part in zip(marks, np.split(included, np.cumsum(task.sizes)[:-1])):
+            mark[~torch.from_numpy(part)] = LEFT_OUT
+        marked = mark_examples(task, marks)
+        events = run(marked, method, privacy, plan, lora=lora, seed=seed + i, **options)
+        (last,) = deque(events, maxlen=1)
+        losses = torch.cat([marked.loss(predict(marked, last, x), y) for x, y in plain])
+        losses = losses.double().clamp(1e-12, 700)
+        # log(p / (1 - p)) of the true answer, p = exp(-loss): large where the model is sure.
+        found.append((-losses - torch.log(-torch.expm1(-losses))).numpy())
+    confidences, members, others = np.stack(found), [], []
+    for target in range(runs):
+        shadows = np.arange(runs) != target
+        scores = likelihood_ratio(confidences[target], confidences[shadows], there[shadows])
+        usable = ~np.isnan(scores)
+        members.append(scores[usable & there[target]])
+        others.append(scores[usable & ~there[target]])
+    return Membership(np.concatenate(members), np.concatenate(others))
+
+
+def likelihood_ratio(
+    target: Float[np.ndarray, " n"],
+    shadows: Float[np.ndarray, "runs n"],
+    there: Bool[np.ndarray, "runs n"],
+) -> Float[np.ndarray, " n"]:
+    """log N(target; in) - log N(target; out) with medians, and one standard deviation for all
+    examples on each side; NaN where a side has no shadow.
+    """
+    logs = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # an example that no shadow, or all, had
+        for mask in (there, ~there):
+            side = np.where(mask, shadows, np.nan)
+            spread = np.sqrt(np.nanmean(np.nanvar(side, 0))) + 1e-9
+            logs.append(norm.logpdf(target, np.nanmedian(side, 0), spread))
+    return logs[0] - logs[1]

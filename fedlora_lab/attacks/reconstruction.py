@@ -1,0 +1,331 @@
+"""Inputs read exactly from one update: the gradient of A spans the inputs of its layer.
+
+First spans and what lies in them, then images of scans, then sentences word piece by word piece.
+"""
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab.attacks.gradient_inversion import Upload, Victim
+from fedlora_lab.lora import per_example
+from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.tasks.digits import digits
+from fedlora_lab.tasks.task import Task, classification, take
+
+SIDE, PATCH, CHUNK = 8, 2, 2048
+PIECES = 30_522
+SENTENCES = Path(__file__).parent / "sentences.json"
+
+# ---- spans
+
+
+def row_space(
+    gradient: Float[Tensor, "r d_in"], rank: int | None = None, tolerance: float = 1e-5
+) -> Float[Tensor, "n d_in"]:
+    """Orthonormal rows that span the gradient's rows.
+
+    Args:
+        gradient: of A.
+        rank: how many, where the attacker knows how many inputs there were; ``None``: those whose
+            singular value exceeds ``tolerance`` times the largest.
+
+    Guarantees: test_the_span_of_few_inputs_is_exact.
+    """
+    check_number("tolerance", tolerance, 0, 1)
+    _, values, rows = torch.linalg.svd(gradient, full_matrices=False)
+    if rank is None:
+        return rows[values > tolerance * values[:1].clamp(min=1e-300)]
+    check_whole("rank", rank, 1)
+    return rows[:rank]
+
+
+def stack_gradients(gradients: "Iterable[Float[Tensor, '_ d_in']]") -> Float[Tensor, "rows d_in"]:
+    """The rows of several layers' gradients that are given the same inputs, each layer brought to
+    norm 1: query, key and value of a block together show three times the rank.
+    """
+    return torch.cat([one / one.norm().clamp(min=1e-300) for one in gradients])
+
+
+def direction(gradient: Float[Tensor, "r d_in"]) -> Float[Tensor, " d_in"]:
+    """Recovers the one input from the gradient of A, up to its sign and size.
+
+    Guarantees: test_one_input_is_recovered_and_noise_hides_it.
+
+    >>> direction(torch.tensor([[0.0, 2.0], [0.0, 4.0]])).abs()
+    tensor([0., 1.])
+    """
+    return row_space(gradient, 1)[0]
+
+
+def share_outside(
+    space: Float[Tensor, "n d_in"], vectors: Float[Tensor, "... d_in"]
+) -> Float[Tensor, "..."]:
+    """The share of each vector outside the span of orthonormal rows, in [0, 1]."""
+    size = vectors.square().sum(-1)
+    inside = (vectors @ space.mT).square().sum(-1)
+    return ((size - inside).clamp(min=0) / size.clamp(min=1e-300)).sqrt()
+
+
+class _Reached(Exception):
+    """The layer was reached; its input is inside."""
+
+
+def layer_inputs(victim: Victim, layer: str, x: Any) -> Float[Tensor, "n tokens d_in"]:
+    """What a layer is given for the model's inputs x; nothing behind it is computed."""
+    module: nn.Module = victim.adapted.places[ParamKey("A", layer)][0]
+
+    def stop(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        raise _Reached(given[0])
+
+    hook = module.register_forward_pre_hook(stop)
+    try:
+        per_example.predict(victim.task, victim.adapted, victim.values, x)
+    except _Reached as reached:
+        found = reached.args[0]
+        return found.reshape(len(found), -1, found.shape[-1])
+    finally:
+        hook.remove()
+    raise ValueError(f"layer={layer!r}: expected a layer that the model calls")
+
+
+def span_check(
+    victim: Victim,
+    gradient: Float[Tensor, "r d_in"],
+    layer: str,
+    candidates: Any,
+    rank: int | None = None,
+) -> Float[Tensor, "n tokens"]:
+    """How far each candidate input lies outside the gradient's span, position by position: 0 was
+    there.
+
+    Args:
+        victim, gradient, layer: the model, the gradient of A of a layer, and its full name.
+        candidates: inputs whose token at a position does not depend on the others'.
+        rank: of the span, as of `row_space`.
+
+    Guarantees: test_an_image_is_read_from_one_gradient, test_a_sentence_is_read_from_one_gradient.
+    """
+    check(bool(gradient.any()), "gradient", "zero", "one that is not zero: B has not moved yet")
+    space, several = row_space(gradient, rank), isinstance(candidates, Mapping)
+    count = len(next(iter(candidates.values())) if several else candidates)
+    parts = (take(candidates, part) for part in torch.arange(count).split(CHUNK))
+    return torch.cat([share_outside(space, layer_inputs(victim, layer, part)) for part in parts])
+
+
+def outside_by_batch(
+    victim: Victim, sizes: "range | tuple[int, ...]", draws: int = 20, seed: int = 0
+) -> Any:
+    """Share of inputs outside the span of one gradient of A, for batches of growing size.
+
+    Args:
+        victim: of a task whose first adapted layer is given one row for each example.
+        sizes, draws: of the batches, and batches of each size.
+        seed: of the draws.
+
+    Returns: frame with columns size, draw, who ("in the batch", "somebody else") and value, the
+        mean over examples.
+
+    >>> table = outside_by_batch(Victim.of(whole_scans(), spread=0.2), (2,), draws=1)
+    >>> table.query("value < 0.01")["who"].tolist()
+    ['in the batch']
+    """
+    import pandas as pd
+
+    x, y = victim.task.clients[0]
+    strangers = victim.task.test[0].flatten(1)
+    rng, rows = np.random.default_rng(seed), []
+    for size, draw in itertools.product(sizes, range(draws)):
+        check_whole("size", size, 1, len(y))
+        index = torch.from_numpy(rng.choice(len(y), size, replace=False))
+        upload = victim.upload((x[index], y[index]))
+        gradient = upload[victim.layer(upload)]
+        space = row_space(gradient, min(size, len(gradient)))
+        for who, given in (("in the batch", x[index].flatten(1)), ("somebody else", strangers)):
+            rows.append((size, draw, who, float(share_outside(space, given).mean())))
+    return pd.DataFrame(rows, columns=["size", "draw", "who", "value"])
+
+
+def shadow(
+    gradient: Float[Tensor, "d_out r"], A: Float[Tensor, "r d_in"]
+) -> Float[Tensor, " d_in"]:
+    """What the gradient of B tells of the one input: its part in the rows of A, up to size and
+    sign.
+
+    The gradient of B is s delta (A x)^T, so r numbers A x are all that it holds of x.
+
+    Guarantees: test_lesson_11.py::test_the_gradient_of_b_shows_a_shadow.
+
+    >>> shadow(torch.tensor([[2.0], [1.0]]), torch.tensor([[0.0, 0.5, 0.0]])).abs()
+    tensor([0., 2., 0.])
+    """
+    check(bool(gradient.any()), "gradient", "zero", "one that is not zero")
+    return torch.linalg.pinv(A) @ torch.linalg.svd(gradient, full_matrices=False)[2][0]
+
+
+def same_shadow(
+    gradient: Float[Tensor, "d_out r"],
+    A: Float[Tensor, "r d_in"],
+    candidates: Float[np.ndarray, "n d_in"],
+) -> Float[np.ndarray, " n"]:
+    """|cosine| of each candidate's A x with the one in the gradient of B: 1 for the input itself.
+
+    Guarantees: test_lesson_11.py::test_the_gradient_of_b_shows_a_shadow.
+
+    >>> gradient, A = torch.tensor([[3.0, 4.0]]), torch.eye(2)
+    >>> same_shadow(gradient, A, np.array([[3.0, 4.0], [4.0, -3.0]])).round(6)
+    array([1., 0.])
+    """
+    seen = torch.linalg.svd(gradient.double(), full_matrices=False)[2][0].numpy()
+    shadows = candidates @ A.double().numpy().T
+    return np.abs(shadows @ seen) / np.linalg.norm(shadows, axis=1).clip(min=1e-300)
+
+
+# ---- scans
+
+
+def as_image(direction: Tensor) -> Float[np.ndarray, "8 8"]:
+    """A recovered direction of 64 numbers as an image: bright where a scan is.
+
+    It has neither size nor sign: most of it is positive, the brightest twentieth of it white.
+
+    >>> float(as_image(torch.arange(-64.0, 0.0))[0, 0])
+    1.0
+    """
+    check_number("direction.numel()", direction.numel(), 64, 64)
+    image = direction.detach().double().reshape(8, 8).numpy()
+    image = image if image.sum() >= 0 else -image
+    return np.clip(image / max(float(np.quantile(image, 0.95)), 1e-300), 0, 1)
+
+
+def patches(levels: int = 17) -> Float[Tensor, "n 8 8"]:
+    """Images of the digits task with the same 2 x 2 patch everywhere, one for each of the levels^4
+    patches there can be; scans have 17 grey levels.
+    """
+    check_whole("levels", levels, 2, 17)
+    grid = torch.tensor(list(itertools.product(range(levels), repeat=PATCH * PATCH))) / (levels - 1)
+    return grid.view(-1, PATCH, PATCH).repeat(1, SIDE // PATCH, SIDE // PATCH)
+
+
+def assemble_image(
+    images: Float[Tensor, "n 8 8"], best: Int[Tensor, " 16"]
+) -> Float[Tensor, "8 8"]:
+    """The image that has at each position the patch of the image named there."""
+    parts, across = images[:, :PATCH, :PATCH][best], SIDE // PATCH
+    return parts.view(across, across, PATCH, PATCH).permute(0, 2, 1, 3).reshape(SIDE, SIDE)
+
+
+class ReadScan(NamedTuple):
+    """An image (8, 8), and at each of the 16 positions how far outside the span its patch lies."""
+
+    image: Tensor
+    outside: Tensor
+
+
+def read_scan(victim: Victim, upload: Upload, levels: int = 17) -> ReadScan:
+    """Reads a scan of the digits task from one update: everywhere the patch nearest the span.
+
+    The first block's query and value are given the same 16 tokens, so the rows of both gradients of
+    A count: a rank of 8 is enough for all 16. Every patch there can be is tried, 83,521 of them.
+
+    Args:
+        victim: of the digits task.
+        upload: with the A's of ``blocks.0.query`` and ``blocks.0.value``.
+        levels: grey levels that are tried.
+
+    Guarantees: test_lesson_11.py::test_a_scan_is_read_from_two_layers.
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.digits(clients=3)
+    >>> victim, (x, y) = Victim.of(task, fl.Lora(rank=8)), task.clients[0]
+    >>> read_scan(victim, victim.upload((x[:1], y[:1])), levels=2).image.shape
+    torch.Size([8, 8])
+    """
+    keys = [victim.layer(upload, name=f"blocks.0.{name}") for name in ("query", "value")]
+    tried = patches(levels).to(upload[keys[0]])
+    both = stack_gradients(upload[key] for key in keys)
+    outside = span_check(victim, both, keys[0].layer, tried, rank=16)
+    best = outside.argmin(0)
+    return ReadScan(assemble_image(tried, best), outside.gather(0, best[None])[0])
+
+
+def whole_scans(
+    clients: int = 3, examples: int | None = None, *, hidden: int = 32, head: bool = False
+) -> Task:
+    """Scans before a small network of random weights: its first layer is given all 64 pixels as one
+    row.
+
+    Args:
+        clients: among whom the scans are dealt.
+        examples: the first ones that each client keeps; ``None``: all.
+        hidden: width of the layer between.
+        head: whether the last layer is trained in full.
+
+    >>> whole_scans(examples=5).sizes
+    (5, 5, 5)
+    """
+    check_whole("hidden", hidden, 1)
+    task = digits(clients=clients, alpha=None)
+    check_whole("examples", min(task.sizes) if examples is None else examples, 1, min(task.sizes))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.Tanh(), nn.Linear(hidden, 10))
+    held = [(x[:examples], y[:examples]) for x, y in task.clients]
+    named: Any = {"name": "whole scans", "labels": task.labels, "head": "3" if head else None}
+    return classification(model, held, test=task.test, targets=["1"], **named)
+
+
+# ---- sentences
+
+
+def repeat_pieces(pieces: Int[Tensor, " n"], length: int) -> dict[str, Int[Tensor, "n length"]]:
+    """Sentences that repeat one word piece, one for each."""
+    check_whole("length", length, 1, 512)
+    ids = pieces.view(-1, 1).expand(-1, length).contiguous()
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def read_sentence(
+    victim: Victim, upload: Upload, length: int, pieces: "Int[Tensor, ' n'] | None" = None
+) -> Int[Tensor, " length"]:
+    """Reads a sentence from one update: at each position the word piece nearest the span.
+
+    The first layer's query and value are given the same word pieces, so the rows of both gradients
+    of A count; more than twice the rank cannot be read.
+
+    Args:
+        victim: of a task with a BERT.
+        upload: with the A's of ``layer.0.attention.self``; of one sentence.
+        length: its word pieces, [CLS] and [SEP] included.
+        pieces: those that are tried; ``None``: all 30,522.
+
+    Guarantees: test_attacks_words.py::test_a_sentence_is_read_from_two_layers.
+    """
+    names = [f"layer.0.attention.self.{name}" for name in ("query", "value")]
+    keys = [victim.layer(upload, name=name) for name in names]
+    both = stack_gradients(upload[key] for key in keys)
+    tried = torch.arange(PIECES) if pieces is None else pieces
+    sentences, rank = repeat_pieces(tried, length), min(length, len(both))
+    return tried[span_check(victim, both, keys[0].layer, sentences, rank=rank).argmin(0)]
+
+
+def sentences() -> Any:
+    """Word pieces read right from one update each, as `scripts/read_sentences.py` measured it.
+
+    Returns: frame with columns domain, noise, pieces, right.
+    Guarantees: test_attacks_words.py::test_a_sentence_is_read_from_two_layers.
+
+    >>> int(sentences().query("noise == 0")["right"].sum())
+    144
+    """
+    import pandas as pd
+
+    return pd.DataFrame(json.loads(SENTENCES.read_text(encoding="utf-8"))["sentences"])

@@ -1,0 +1,351 @@
+"""Lower bounds on epsilon from an auditor's guesses: one run with many canaries, or many runs.
+
+First bounds from one run, then bounds from one threshold on the scores of independent runs. The
+last function estimates epsilon and bounds nothing.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import brentq
+from scipy.special import expit, ndtr, ndtri
+from scipy.stats import beta, binom
+
+from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab.theory.gaussian_dp import gdp_epsilon
+
+Guesses = tuple[int, int]
+"""How many canaries are guessed in, and how many out; all others are left open."""
+Scores = Sequence[float] | np.ndarray
+LARGEST_EPSILON, MOST_CANARIES = 1e3, 100_000
+
+
+def one_run_p_value(
+    canaries: int, guesses: int, correct: int, epsilon: float, delta: float
+) -> float:
+    """The largest chance of so many correct guesses under any (epsilon, delta)-DP algorithm.
+
+    P[W' >= v] + 2 m delta max_i P[v > W' >= v - i] / i, W' ~ Binomial(r, 1 / (1 + exp(-epsilon))).
+
+    Args:
+        canaries: m >= 1, each in or out by its own fair coin.
+        guesses, correct: r in [0, m], those not left open; v in [0, r].
+        epsilon, delta: >= 0, and in [0, 1].
+
+    Guarantees: test_one_run_vectors, test_the_delta_term_is_there.
+    Source: arXiv:2305.08846, theorem 5.2.
+
+    >>> round(one_run_p_value(canaries=100, guesses=100, correct=90, epsilon=2.0, delta=0.0), 2)
+    0.34
+    """
+    check_whole("canaries", canaries, 1)
+    check_whole("guesses", guesses, 0, canaries)
+    check_whole("correct", correct, 0, guesses)
+    check_number("epsilon", epsilon, 0)
+    check_number("delta", delta, 0, 1)
+    rate = float(expit(epsilon))
+    tail = float(binom.sf(correct - 1, guesses, rate))
+    i = np.arange(1, correct + 1)
+    extra = np.max((binom.sf(correct - i - 1, guesses, rate) - tail) / i, initial=0.0)
+    return min(1.0, tail + 2 * canaries * delta * float(extra))
+
+
+def one_run_lower_bound(
+    canaries: int, guesses: int, correct: int, delta: float, significance: float
+) -> float:
+    """The largest epsilon that so many correct guesses refute; wrong at most as often as
+    ``significance``, in (0, 1]. To 1e-8, from below.
+
+    Guarantees: test_one_run_vectors, test_the_bound_errs_as_often_as_it_says.
+
+    >>> round(one_run_lower_bound(1000, 100, 75, delta=1e-4, significance=0.05), 2)
+    0.67
+    """
+    check_number("significance", significance, 0, 1, open_low=True)
+
+    def refuted(epsilon: float) -> bool:
+        return one_run_p_value(canaries, guesses, correct, epsilon, delta) < significance
+
+    if not refuted(0.0):
+        return 0.0
+    low, high = 0.0, 1.0
+    while refuted(high):
+        low, high = high, 2 * high
+        if high > LARGEST_EPSILON:
+            return low
+    while high - low > 1e-8:
+        middle = (low + high) / 2
+        low, high = (middle, high) if refuted(middle) else (low, middle)
+    return low
+
+
+def count_correct(scores: Scores, included: Sequence[bool] | np.ndarray, guesses: Guesses) -> int:
+    """Counts the correct guesses: the highest scores are guessed in, the lowest out.
+
+    Equal scores are taken in the order in which they stand, which does not depend on the coins.
+
+    Args:
+        scores, included: (m,), high where a canary looks included; and the coins.
+        guesses: (k_in, k_out), together at most m; fixed before the scores are seen.
+    """
+    scores, included = _without_nan("scores", scores), np.asarray(included, bool)
+    check(scores.shape == included.shape, "scores", scores.shape, f"{included.shape}")
+    k_in, k_out = guesses
+    check_whole("guess", k_in, 0, len(scores))
+    check_whole("guess", k_out, 0, len(scores) - k_in)
+    order = np.argsort(-scores, kind="stable")
+    return int(included[order[:k_in]].sum() + (~included[order[len(order) - k_out :]]).sum())
+
+
+def _without_nan(name: str, scores: Scores) -> np.ndarray:
+    """The scores as an array; NaN is refused, since no threshold would count one as an error."""
+    scores = np.asarray(scores, float)
+    expected = "numbers: a release that is not finite is a finding by itself"
+    check(not np.isnan(scores).any(), name, "with NaN", expected)
+    return scores
+
+
+def default_guesses(canaries: int) -> tuple[Guesses, ...]:
+    """Guesses worth trying: an eighth, a quarter and half of the canaries on each side."""
+    if canaries <= 1:
+        return ((1, 0),)
+    half, rest = canaries // 2, canaries - canaries // 2
+    return tuple(sorted({(max(1, half // k), max(1, rest // k)) for k in (4, 2, 1)}))
+
+
+def one_run_best_bound(
+    scores: Scores,
+    included: Sequence[bool] | np.ndarray,
+    delta: float,
+    significance: float,
+    guesses: Sequence[Guesses] | None = None,
+) -> float:
+    """The largest lower bound over several numbers of guesses, corrected for their number.
+
+    Args: as of `count_correct` and `one_run_lower_bound`; guesses: fixed beforehand; ``None``:
+        `default_guesses` of the number of canaries.
+    Guarantees: test_choosing_the_guesses_is_paid_for.
+    """
+    m = len(scores)
+    tried = default_guesses(m) if guesses is None else tuple(guesses)
+    check(bool(tried), "guesses", guesses, "at least one pair (in, out)")
+    counts = [(sum(pair), count_correct(scores, included, pair)) for pair in tried]
+    return max(one_run_lower_bound(m, r, v, delta, significance / len(tried)) for r, v in counts)
+
+
+def one_run_ceiling(
+    canaries: int,
+    delta: float,
+    significance: float,
+    guesses: Sequence[Guesses] | None = None,
+    views: int = 1,
+) -> float:
+    """The lower bound when every guess is right: no audit of so many canaries can prove more.
+
+    Args: as of `one_run_best_bound`; views: kinds of score among which the audit may choose.
+    Guarantees: test_ceilings.
+
+    >>> round(one_run_ceiling(100, 1e-5, 0.05), 2)
+    3.17
+    """
+    tried = default_guesses(canaries) if guesses is None else tuple(guesses)
+    share = significance / len(tried) / views
+    return max(one_run_lower_bound(canaries, sum(g), sum(g), delta, share) for g in tried)
+
+
+def canaries_needed(epsilon: float, delta: float, significance: float) -> int:
+    """The fewest canaries that, all guessed and all guesses right, prove epsilon; at most 100,000.
+
+    Args: epsilon: >= 0. delta, significance: as of `one_run_lower_bound`.
+    Raises: ``ValueError`` where 100,000 do not suffice: the delta term grows with their number.
+
+    >>> canaries_needed(1.0, delta=1e-5, significance=0.05)
+    10
+    """
+    check_number("epsilon", epsilon, 0)
+
+    def enough(m: int) -> bool:
+        return one_run_lower_bound(m, m, m, delta, significance) >= epsilon
+
+    low, high = 0, 1
+    while not enough(high):
+        low, high = high, 2 * high
+        check(high <= MOST_CANARIES, "epsilon", epsilon, "one that 100000 canaries can show")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def clopper_pearson_upper(count: int, trials: int, significance: float) -> float:
+    """Upper end of the exact interval of a rate, which exceeds it as seldom as ``significance``.
+
+    Guarantees: test_clopper_pearson.
+    """
+    check_whole("trials", trials, 1)
+    check_whole("count", count, 0, trials)
+    check_number("significance", significance, 0, 1, open_low=True)
+    return 1.0 if count == trials else float(beta.isf(significance, count + 1, trials - count))
+
+
+def _upper_rates(fp: int, outs: int, fn: int, ins: int, significance: float) -> tuple[float, float]:
+    """Upper ends of the false positive and the false negative rate, half the significance each."""
+    half = significance / 2
+    return clopper_pearson_upper(fp, outs, half), clopper_pearson_upper(fn, ins, half)
+
+
+def threshold_lower_bound(
+    false_positives: int,
+    outs: int,
+    false_negatives: int,
+    ins: int,
+    delta: float,
+    significance: float,
+) -> float:
+    """Lower bound on epsilon from the counts of one threshold that was fixed beforehand.
+
+    Args:
+        false_positives: of ``outs`` runs without the canary, those taken for runs with it.
+        false_negatives: of ``ins`` runs with it, those taken for runs without.
+        delta: of the privacy definition.
+        significance: half of it for each of the two rates.
+
+    Guarantees: test_threshold_vectors, test_the_threshold_bound_errs_as_often_as_it_says.
+    Source: arXiv:2006.07709, section 4; arXiv:2101.04535, section 4.
+
+    >>> round(threshold_lower_bound(25, 500, 200, 500, delta=1e-5, significance=0.05), 2)
+    2.03
+    """
+    fpr, fnr = _upper_rates(false_positives, outs, false_negatives, ins, significance)
+    pairs = ((a, 1 - delta - b) for a, b in ((fpr, fnr), (fnr, fpr)))
+    return max(0.0, *(math.log(hit / a) if hit > 0 and a > 0 else 0.0 for a, hit in pairs))
+
+
+def _errors(inside: np.ndarray, outside: np.ndarray, t: float) -> tuple[int, int, int, int]:
+    """False positives of how many, and false negatives of how many, at the threshold t."""
+    return int((outside > t).sum()), len(outside), int((inside <= t).sum()), len(inside)
+
+
+def best_threshold_bound(
+    inside: Scores, outside: Scores, delta: float, significance: float, thresholds: Sequence[float]
+) -> float:
+    """The largest lower bound over several thresholds, corrected for their number (Bonferroni).
+
+    Args:
+        inside, outside: (n,) scores of independent runs with and without the canary.
+        delta, significance: as of `threshold_lower_bound`.
+        thresholds: fixed before these scores were seen.
+
+    Guarantees: test_a_plain_gaussian_release_is_seen.
+    """
+    inside, outside = _without_nan("inside", inside), _without_nan("outside", outside)
+    check(len(thresholds) > 0, "thresholds", thresholds, "at least one")
+    share, counts = (
+        significance / len(thresholds),
+        (_errors(inside, outside, t) for t in thresholds),
+    )
+    return max(threshold_lower_bound(*some, delta, share) for some in counts)
+
+
+def split_threshold_bound(
+    inside: Scores, outside: Scores, delta: float, significance: float
+) -> float:
+    """Lower bound whose threshold is chosen on the first half of the runs and judged on the second.
+
+    Args: as of `best_threshold_bound`.
+    Guarantees: test_a_plain_gaussian_release_is_seen.
+    """
+    scores = _without_nan("inside", inside), _without_nan("outside", outside)
+    (learn_in, judge_in), (learn_out, judge_out) = (np.array_split(x, 2) for x in scores)
+    learn = np.concatenate([learn_in, learn_out])
+    grid = np.unique(np.quantile(learn, np.linspace(0.001, 0.999, 200)))
+    values = [best_threshold_bound(learn_in, learn_out, delta, significance, [t]) for t in grid]
+    best = grid[int(np.argmax(values))]
+    return best_threshold_bound(judge_in, judge_out, delta, significance, [best])
+
+
+def threshold_ceiling(runs: int, delta: float, significance: float) -> float:
+    """What ``runs`` runs with and as many without the canary show when no guess is wrong.
+
+    Guarantees: test_ceilings.
+    """
+    return threshold_lower_bound(0, runs, 0, runs, delta, significance)
+
+
+def threshold_gdp_lower_bound(
+    inside: Scores, outside: Scores, threshold: float, delta: float, significance: float
+) -> float:
+    """Epsilon at delta of the mu that independent runs prove of Gaussian noise.
+
+    mu >= Phi^-1(1 - FPR) - Phi^-1(FNR) at the upper ends of both rates.
+
+    Args: as of `best_threshold_bound`, with one threshold, fixed before these scores were seen.
+    Guarantees: test_a_plain_gaussian_release_is_seen.
+    Source: arXiv:2302.07956, section 4.
+    """
+    inside, outside = _without_nan("inside", inside), _without_nan("outside", outside)
+    fpr, fnr = _upper_rates(*_errors(inside, outside, threshold), significance)
+    mu = max(0.0, float(-ndtri(fpr) - ndtri(fnr)))
+    return gdp_epsilon(mu, delta) if mu else 0.0
+
+
+Normal = tuple[float, float]
+"""Mean and standard deviation of a normal law."""
+
+
+def _hockey_stick(epsilon: float, p: Normal, q: Normal) -> float:
+    """sup over events of P - exp(epsilon) Q, for two normal laws."""
+    (m, s), (n, t), factor = p, q, math.exp(min(epsilon, 700.0))
+    # The densities cross where a x^2 + b x + c = 0: between the roots one of them is the larger.
+    a = (1 / t**2 - 1 / s**2) / 2
+    b = m / s**2 - n / t**2
+    c = (n**2 / t**2 - m**2 / s**2) / 2 + math.log(t / s) - epsilon
+    real = [float(root.real) for root in np.roots([a, b, c]) if root.imag == 0]
+    edges = np.array([-np.inf, *sorted(real), np.inf])
+
+    def masses(z: np.ndarray) -> np.ndarray:  # on the right from the other tail: 1 - ndtr is coarse
+        return np.where(z[:-1] > 0, -np.diff(ndtr(-z)), np.diff(ndtr(z)))
+
+    gains = masses((edges - m) / s) - factor * masses((edges - n) / t)
+    return float(gains.clip(min=0).sum())
+
+
+def epsilon_between_normals(p: Normal, q: Normal, delta: float) -> float:
+    """The least epsilon at delta between two normal laws, both ways round.
+
+    Guarantees: test_epsilon_between_normals_is_the_gaussian_one.
+    """
+    check_number("delta", delta, 0, 1, open_low=True)
+
+    def excess(epsilon: float) -> float:
+        return max(_hockey_stick(epsilon, p, q), _hockey_stick(epsilon, q, p)) - delta
+
+    if excess(0.0) <= 0:
+        return 0.0
+    high = 1.0
+    while excess(high) > 0:
+        high *= 2
+        if high > 600:
+            return math.inf
+    return float(brentq(excess, 0.0, high, xtol=1e-10))  # type: ignore[arg-type]
+
+
+def epsilon_estimate(cosines: Float[np.ndarray, " k"], dimension: int, delta: float) -> float:
+    """Estimates epsilon from the cosines of K canary clients with the whole change of the model.
+
+    Without a canary its cosine follows N(0, 1 / D) nearly; with it, a normal law is fitted.
+    Canaries disturb each other unless K is far below D sigma^2, which pulls the fitted mean down;
+    the error of the fitted spread makes single estimates vary, above the truth as well as below.
+
+    Args: cosines: (K,), K >= 2. dimension: D >= 1000, numbers released. delta: in (0, 1].
+    Guarantees: test_the_federated_estimate.
+    Source: arXiv:2302.03098.
+    """
+    check_whole("dimension", dimension, 1000)
+    check(cosines.ndim == 1 and len(cosines) >= 2, "cosines", cosines.shape, "at least two")
+    finite = bool(np.isfinite(cosines).all())
+    check(finite, "cosines", "with NaN or infinity", "numbers in [-1, 1]")
+    fitted = float(cosines.mean()), float(cosines.std())
+    return epsilon_between_normals((0.0, dimension**-0.5), fitted, delta)

@@ -1,0 +1,141 @@
+"""The instruments of an audit: weights of single examples, and a run that keeps its releases.
+
+A mark travels with each target in a last column, so that batches, clips and noise stay those of an
+ordinary run: a task whose marks are all `ORDINARY` trains to the same bits.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from fedlora_lab._utils.validation import check
+from fedlora_lab.federated.local_training import Clients
+from fedlora_lab.federated.records import Round
+from fedlora_lab.federated.simulation import Federation, RoundOutcome
+from fedlora_lab.federated.uploads import Received
+from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.tasks.task import Examples, Task, take
+
+Rows = dict[ParamKey, Tensor]
+ORDINARY, LEFT_OUT = 0, -1
+"""Marks; a positive mark is the weight itself."""
+
+
+def encode_marks(y: Tensor, marks: "Int[Tensor, ' n'] | None" = None) -> Tensor:
+    """Targets with marks (``None``: ordinary) in a last column: (n, ...) -> (n, numbers + 1)."""
+    marks = torch.zeros(len(y)) if marks is None else marks
+    return torch.cat([y.flatten(1) if y.dim() > 1 else y[:, None], marks.to(y)[:, None]], 1)
+
+
+def decode_marks(y: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """The targets in their own shape, and the weights (n,): 1, the mark, or NaN for left out.
+
+    A loss that is not finite counts as zero in the mechanism: NaN leaves an example out there, and
+    is never clipped to the norm as a large number would be.
+    """
+    marks = y[:, -1].double()
+    weights = torch.where(marks > 0, marks, torch.where(marks < 0, torch.nan, 1.0))
+    return y[:, :-1].reshape(-1, *shape), weights
+
+
+def ordinary_marks(task: Task) -> list[Tensor]:
+    """Marks that change nothing, one tensor a client."""
+    return [torch.zeros(n, dtype=torch.int64) for n in task.sizes]
+
+
+def mark_examples(task: Task, marks: list[Tensor]) -> Task:
+    """The same task with a mark on each client's examples; public examples keep weight 1.
+
+    Args: marks: for each client (n_k,): `ORDINARY`, `LEFT_OUT` or a weight >= 1.
+    Guarantees: test_ordinary_marks_change_nothing, test_left_out_is_as_if_it_were_not_there.
+    """
+    sizes = tuple(len(mark) for mark in marks)
+    check(sizes == task.sizes, "marks", sizes, f"one an example of each client: {task.sizes}")
+    shape = task.test[1].shape[1:]
+
+    def loss(outputs: Any, y: Tensor) -> Tensor:
+        plain, weights = decode_marks(y, shape)
+        value = task.loss(outputs, plain)
+        return value * weights.to(value)
+
+    def without_marks(metric: Any) -> Callable[[Any, Tensor], Any]:
+        return lambda outputs, y: metric(outputs, decode_marks(y, shape)[0])
+
+    def public(pair: Examples) -> Examples:
+        return pair[0], encode_marks(pair[1])
+
+    clients = zip(task.clients, marks, strict=True)
+    return replace(
+        task,
+        clients=tuple((x, encode_marks(y, mark)) for (x, y), mark in clients),
+        test=public(task.test),
+        validation=None if task.validation is None else public(task.validation),
+        loss=loss,
+        metrics={name: without_marks(metric) for name, metric in task.metrics.items()},
+    )
+
+
+def select(pair: Examples, index: Any) -> Examples:
+    """Some examples of (x, y)."""
+    return take(pair[0], index), pair[1][index]
+
+
+@dataclass
+class Recorder(Federation):
+    """A run that keeps what it releases and computes nothing else; ``absent`` clients never join.
+
+    Args:
+        everyone: the clients at the end of the round, all that moved stacked over them.
+        group: the clients that train now, or trained last.
+        received: what the server received, before its rule acted on it.
+        outcome: what was sent, and what the server received.
+        personal: what clients kept for themselves before the round, key -> (all clients, ...).
+
+    Guarantees: test_the_audit_changes_nothing_of_the_run.
+    """
+
+    absent: frozenset[int] = frozenset()
+    everyone: Clients | None = None
+    group: Clients | None = None
+    received: Received | None = None
+    outcome: RoundOutcome | None = None
+    personal: Rows = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, *parts: Any, **options: Any) -> "Recorder":
+        run = super().open(*parts, **options)
+        assert isinstance(run, Recorder)
+        return run
+
+    def participants(self, t: int) -> tuple[int, ...]:
+        return tuple(k for k in super().participants(t) if k not in self.absent)
+
+    def start_clients(self, *parts: Any) -> Clients:
+        self.group = super().start_clients(*parts)
+        return self.group
+
+    def advance(self, everyone: Clients, *rest: Any) -> None:
+        self.everyone, self.personal = everyone, dict(self.state.personal)
+        super().advance(everyone, *rest)
+
+    def finish_round(self, opened: Any, received: Received, *rest: Any) -> RoundOutcome:
+        self.received = received  # first: the server's rule may fail on what is not finite
+        return super().finish_round(opened, received, *rest)
+
+    def record(self, outcome: RoundOutcome, *rest: Any) -> Round:
+        self.outcome = outcome
+        return super().record(outcome, *rest)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all that is released now is finite; in the example unit, each step as well."""
+        released = [self.state.server.tensors]
+        released += [] if self.received is None else [self.received.uploads]
+        if self.spec.privacy is None or self.spec.privacy.unit == "example":
+            released += [part.bank for part in (self.group, self.everyone) if part is not None]
+        tensors = [x for part in released for key, x in part.items() if key.kind.of_the_model]
+        return all(bool(x.isfinite().all()) for x in tensors)

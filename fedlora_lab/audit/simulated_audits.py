@@ -1,0 +1,143 @@
+"""Audits of the plainest release, a number plus Gaussian noise; and what a table of audits says."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.optimize import brentq
+
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab.audit import bounds
+from fedlora_lab.theory.gaussian_dp import gdp_delta, gdp_epsilon
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DELTA = 1e-5
+
+
+@lru_cache(maxsize=256)
+def gaussian_noise_multiplier(epsilon: float, delta: float = DELTA) -> float:
+    """The sigma at which one Gaussian release spends exactly epsilon.
+
+    Guarantees: test_lesson_12.py::test_the_game_states_what_it_spends.
+    """
+    check_number("epsilon", epsilon, 0, 100, open_low=True)
+    ends = math.log(1e-4), math.log(60.0)
+    log_mu = brentq(lambda x: gdp_delta(math.exp(x), epsilon) - delta, *ends, xtol=1e-12)
+    return math.exp(-float(log_mu))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class SimulatedAudit:
+    """One one-run audit of a release that holds one noised number for each canary.
+
+    Args:
+        included: (m,), the coins.
+        scores: (m,), the release itself: ``leak`` where the coin fell, plus noise of ``sigma``.
+        stated, true: epsilon as the ledger states it, for a canary that adds 1; and as it is, for
+            one that adds ``leak``.
+        lower, ceiling: what the audit proves, and what so many canaries can prove at most.
+    """
+
+    included: Bool[np.ndarray, " m"]
+    scores: Float[np.ndarray, " m"]
+    sigma: float
+    stated: float
+    true: float
+    lower: float
+    ceiling: float
+
+    @property
+    def caught(self) -> bool:
+        """The audit refutes the ledger."""
+        return self.lower > self.stated
+
+
+def simulate_one_run(
+    canaries: int, epsilon: float, leak: float = 1.0, confidence: float = 0.95, seed: int = 0
+) -> SimulatedAudit:
+    """Simulates one audit: fair coins, noised numbers, `default_guesses`; delta is 0.00001.
+
+    Args:
+        canaries: m >= 2.
+        epsilon: stated, in (0, 100]; it sets the noise.
+        leak: how much more than allowed a bug lets a canary add, >= 1; 1 is no bug.
+        confidence: of the lower bound, in (0, 1).
+
+    Guarantees: without a bug the bound exceeds the truth as seldom as it says
+        (test_the_game_errs_as_seldom_as_it_says).
+
+    >>> simulate_one_run(canaries=200, epsilon=2, leak=4).caught
+    True
+    """
+    check_whole("canaries", canaries, 2)
+    check_number("leak", leak, 1, 1e3)
+    rng, sigma = Streams(seed).numpy("audit game", canaries), gaussian_noise_multiplier(epsilon)
+    included = rng.random(canaries) < 0.5
+    scores = leak * included + sigma * rng.standard_normal(canaries)
+    lower = bounds.one_run_best_bound(scores, included, DELTA, 1 - confidence)
+    true, ceiling = (
+        gdp_epsilon(leak / sigma, DELTA),
+        cached_ceiling(canaries, DELTA, 1 - confidence),
+    )
+    return SimulatedAudit(included, scores, sigma, epsilon, true, lower, ceiling)
+
+
+@lru_cache(maxsize=256)
+def cached_ceiling(canaries: int, delta: float, significance: float) -> float:
+    """`one_run_ceiling` of the default guesses; kept, since widgets ask for it again and again."""
+    return bounds.one_run_ceiling(canaries, delta, significance)
+
+
+def simulate_many_runs(
+    runs: int, epsilon: float, repeats: int = 100, seed: int = 0
+) -> dict[str, Float[np.ndarray, " repeats"]]:
+    """Simulates audits of ``runs`` releases with the canary and as many without, ``repeats`` times.
+
+    Each has one threshold, fixed beforehand: two and a half deviations above zero for the bound
+    that holds for any mechanism, the middle for the one that takes the noise for Gaussian.
+
+    Args: runs: >= 2. epsilon: the true one, in (0, 100], at delta = 0.00001.
+    Returns: "any mechanism" and "Gaussian noise" -> lower bounds (95 %).
+    Guarantees: test_repeated_audits_stay_below_the_truth.
+
+    >>> {kind: len(lower) for kind, lower in simulate_many_runs(50, 3.0, repeats=5).items()}
+    {'any mechanism': 5, 'Gaussian noise': 5}
+    """
+    check_whole("runs", runs, 2)
+    check_whole("repeats", repeats, 1)
+    rng, sigma = Streams(seed).numpy("repeated audits", runs), gaussian_noise_multiplier(epsilon)
+    lower = np.empty((2, repeats))
+    for i in range(repeats):
+        scores = 1 + sigma * rng.standard_normal(runs), sigma * rng.standard_normal(runs)
+        lower[0, i] = bounds.best_threshold_bound(*scores, DELTA, 0.05, [2.5 * sigma])
+        lower[1, i] = bounds.threshold_gdp_lower_bound(*scores, 0.5, DELTA, 0.05)
+    return {"any mechanism": lower[0], "Gaussian noise": lower[1]}
+
+
+def summarize_audits(frame: "pd.DataFrame") -> str:
+    """Counts the audits that exceed their ledger's epsilon, that are invalid, and that could have
+    exceeded it at all: where the ceiling lies above the stated epsilon. Others prove nothing.
+
+    Args:
+        frame: one row an audit, columns method, unit, noise_multiplier, epsilon_lower (NaN:
+            invalid), ceiling, epsilon_upper, as results/audit.csv.
+
+    Guarantees: test_the_verdict_counts_what_could_have_failed.
+    """
+    check(len(frame) > 0, "frame", f"{len(frame)} rows", "at least one audit")
+    columns = ["method", "unit", "noise_multiplier"]
+    could: Any = frame[frame["ceiling"] > frame["epsilon_upper"]]
+    above = (frame["epsilon_lower"] > frame["epsilon_upper"]).sum()
+    settings, able = (len(part[columns].drop_duplicates()) for part in (frame, could))
+    return (
+        f"{len(frame):,} audits, {above} above the ledger's epsilon, "
+        f"{frame['epsilon_lower'].isna().sum()} invalid; in {able} of {settings} settings "
+        f"({len(could):,} audits) the ceiling lies above the stated epsilon: "
+        f"{'only' if able else 'none of'} these could have contradicted it"
+    )

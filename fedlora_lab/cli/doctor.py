@@ -1,0 +1,153 @@
+"""The command doctor: what is installed, what runs here, and the command that adds what is missing.
+
+>>> from fedlora_lab.cli import doctor
+>>> [row.name for row in doctor.network_rows()]
+['huggingface.co', 'pypi.org', 'files.pythonhosted.org']
+"""
+
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import click
+from packaging.requirements import Requirement
+
+from fedlora_lab import __version__
+
+CORE = "core"
+SOURCE = Path(__file__).resolve().parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+class Row(NamedTuple):
+    """One line of the report: what was looked at, what is there, whether it will do, whether the
+    core needs it, and the command that helps.
+    """
+
+    part: str
+    name: str
+    found: str
+    ok: bool = True
+    needed: bool = False
+    help: str = ""
+
+
+def requirement_row(part: str, requirement: Requirement) -> Row:
+    """Whether one required package is installed in a version that fits, else how to install it."""
+    name = "fedlora-lab" + ("" if part == CORE else f"[{part}]")
+    if (SOURCE / "pyproject.toml").exists():  # the package runs from a checkout
+        name = f"-e {name.replace('fedlora-lab', str(SOURCE))}"
+    help = f"{sys.executable} -m pip install '{name}'".replace("'-e ", "-e '")
+    try:
+        found = version(requirement.name)
+    except PackageNotFoundError:
+        return Row(part, requirement.name, "missing", False, part == CORE, help)
+    ok = requirement.specifier.contains(found, prereleases=True)
+    found += "" if ok else f", out of range {requirement.specifier}"
+    return Row(part, requirement.name, found, ok, part == CORE, help)
+
+
+def package_rows() -> list[Row]:
+    """One row for each requirement that this package's own metadata lists, extras included."""
+    rows = []
+    for requirement in map(Requirement, requires("fedlora-lab") or []):
+        _, is_extra, part = str(requirement.marker or "").rpartition("extra ==")
+        rows.append(requirement_row(part.strip(" '\"") if is_extra else CORE, requirement))
+    return rows
+
+
+def machine_rows() -> list[Row]:
+    """System, Python, cores, free disk space and accelerator."""
+    right, help = (3, 11) <= sys.version_info[:2] < (3, 14), "make setup PYTHON=python3.12"
+    affinity, free = getattr(os, "sched_getaffinity", None), shutil.disk_usage(Path.cwd()).free
+    rows = [
+        Row("here", "system", f"{platform.system()} {platform.machine()}"),
+        Row("here", "Python", platform.python_version(), right, True, help),
+        Row("here", "cores", str(len(affinity(0)) if affinity else os.cpu_count())),
+        Row("here", "free disk", f"{free / 2**30:.1f} GiB"),
+    ]
+    try:
+        import torch
+    except ImportError as error:
+        return [*rows, Row("here", "torch", f"does not load: {error}", False, True, "make setup")]
+    device = "mps" if torch.backends.mps.is_available() else "cpu"
+    device = f"cuda ({torch.cuda.get_device_name()})" if torch.cuda.is_available() else device
+    return [*rows, Row("here", "computes on", f"{device}, {torch.get_num_threads()} threads")]
+
+
+def tool_rows() -> list[Row]:
+    """JupyterLab, and the browser for the browser tests."""
+    lab = shutil.which("jupyter-lab", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    tools = [("jupyter lab", lab, "make setup"), ("browser", browser, "apt-get install chromium")]
+    return [Row("tools", name, found or "missing", bool(found), help=h) for name, found, h in tools]
+
+
+def task_rows() -> list[Row]:
+    """Which embedded tasks are ready without a network, and where downloads are kept."""
+    from fedlora_lab import tasks
+    from fedlora_lab.tasks.sentiment import TEXTS, TOKENIZER, WEIGHTS, cache_folder
+
+    digits = Row("tasks", "digits", "ready", needed=True)
+    try:
+        tasks.digits()
+    except ValueError as error:
+        help = "pip install --force-reinstall fedlora-lab"
+        digits = Row("tasks", "digits", str(error), False, True, help)
+    # The content of what was downloaded is hashed when it is used.
+    kept, parts = cache_folder(), (WEIGHTS, TOKENIZER, TEXTS)
+    absent = ", ".join(part.name for part in parts if not (kept / part.name).is_file())
+    fetch = "python -c 'import fedlora_lab as fl; fl.tasks.sentiment()'   (fetches 92 MB once)"
+    found = f"to fetch: {absent}" if absent else "ready"
+    sentiment = Row("tasks", "sentiment", found, not absent, help=fetch)
+    downloads = Row("tasks", "downloads in", str(kept))
+    return [Row("tasks", "regression", "ready"), digits, sentiment, downloads]
+
+
+def hosts() -> dict[str, str]:
+    """The hosts that a task may connect to, and what for; nothing else here uses a network.
+
+    Guarantees: test_no_surprises.py::test_no_network_without_a_task_that_needs_it,
+        ::test_only_listed_hosts_are_asked.
+    """
+    hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
+    parts = dict.fromkeys(("pypi.org", "files.pythonhosted.org"), "parts of sentiment, once")
+    return {hub or "huggingface.co": "models and data of hub", **parts}
+
+
+def network_rows() -> list[Row]:
+    """One row for each host that a task may connect to."""
+    return [Row("network", host, f"for {what}") for host, what in hosts().items()]
+
+
+def format_rows(rows: list[Row]) -> str:
+    """The rows as a table, one part after another, and at the end what helps."""
+    lines = [f"fedlora-lab {__version__}"]
+    width = max(len(row.name) for row in rows)
+    for part in dict.fromkeys(row.part for row in rows):
+        lines += ["", part if part in (CORE, "here", "tools", "tasks", "network") else f"[{part}]"]
+        for row in (row for row in rows if row.part == part):
+            mark = "ok" if row.ok else "!!" if row.needed else "--"
+            lines.append(f"  {mark}  {row.name:<{width}}  {row.found}")
+    commands = dict.fromkeys(row.help for row in rows if not row.ok and row.help)
+    lines += ["", "Nothing is missing." if not commands else "What is missing can be added with:"]
+    return "\n".join([*lines, *(f"  {command}" for command in commands)])
+
+
+def healthy(rows: list[Row]) -> bool:
+    """Whether all that the core needs is there and in range."""
+    return all(row.ok for row in rows if row.needed)
+
+
+@click.command("doctor")
+def doctor_command() -> None:
+    """Show what is installed, what runs here, and the command that adds what is missing."""
+    rows = [*machine_rows(), *package_rows(), *tool_rows(), *task_rows(), *network_rows()]
+    click.echo(format_rows(rows))
+    if not healthy(rows):
+        raise SystemExit(1)

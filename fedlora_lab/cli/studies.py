@@ -1,0 +1,158 @@
+"""The commands study and preset: declared studies, and the set-ups of the papers."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+import fedlora_lab as fl
+from fedlora_lab import experiments
+from fedlora_lab._utils.files import lock_folder, write_atomically
+from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab.cli.options import parse_seed, seed_option
+from fedlora_lab.cli.runs import finished_rows
+from fedlora_lab.experiments import presets
+from fedlora_lab.federated import checkpoint, cost
+from fedlora_lab.lora import peft
+from fedlora_lab.report.run_folder import to_json, with_ledger_epsilon
+from fedlora_lab.report.summary_table import display_rows, format_number, observer_phrase, summary
+
+GIB = 2**30
+HELP = {
+    "dry": "Check shapes, memory, bytes and time; nothing is downloaded.",
+    "model": "A folder or name instead of the paper's weights.",
+    "data": "A CSV file or a folder of images instead of the paper's data.",
+    "public": "Nobody's privacy hangs on what --data holds out: judge it.",
+    "rounds": "Communication rounds.  [the paper's]",
+    "out": "Checkpoints, frame.csv and adapter.  [runs/NAME]",
+    "workers": "Processes, each with one thread.  [2]",
+    "frames": "Folder of the frames.  [results]",
+    "seeds": "Report fewer or more seeds than declared.",
+}
+
+
+@click.command("preset")
+@click.argument("name", required=False)
+@click.option("--dry-run", is_flag=True, help=HELP["dry"])
+@click.option("--model", metavar="PATH", help=HELP["model"])
+@click.option("--data", metavar="PATH", help=HELP["data"])
+@click.option("--public-test", is_flag=True, help=HELP["public"])
+@click.option("--rounds", type=int, metavar="N", help=HELP["rounds"])
+@click.option("--device", metavar="D", help="Such as cpu or cuda.  [cpu]")
+@seed_option
+@click.option("--out", metavar="DIR", help=HELP["out"])
+def preset_command(name: str | None, seed: str, **options: Any) -> None:
+    """Run the set-up NAME of a paper, or go on with it; without a name, list them."""
+    if name is None:
+        for row in presets.PRESETS.values():
+            budget = "no privacy" if row.epsilon is None else f"epsilon {row.epsilon:g}"
+            who = f"{row.name:<22} {row.method:<9} {row.clients:>3} clients"
+            click.echo(f"{who}  {budget:<12} {row.source}")
+        return
+    row, data, rounds = presets.get(name), options["data"], options["rounds"]
+    if options["dry_run"]:
+        click.echo(describe_dry_run(row, presets.dry_run(row), cost.speed()))
+        return
+    chosen, public = parse_seed(seed), options["public_test"]
+    check(data or not public, "public-test", True, "--data: the papers' own data are public")
+    more = {"test": 0.2, "public_test": public} if data else {}
+    task = presets.task(row, options["model"], data, **more)
+    plan = row.plan if rounds is None else row.plan.replace(rounds=rounds)
+    privacy = presets.privacy(row, task, plan)
+    if privacy is not None and not task.public_test:
+        click.echo("scores are –: what was held out is private (--public-test says that it is not)")
+    folder = Path(options["out"] or f"runs/{row.name}").expanduser()
+    state, path = folder / "state", folder / "frame.csv"
+    book = state / "ledger.json"
+    how: dict[str, Any] = {"lora": row.lora, "seed": chosen, "device": options["device"]}
+    how |= {"chunk_examples": "auto", "checkpoint": state}
+    seen = observer_phrase(None if privacy is None else privacy.trust)
+    with lock_folder(folder):
+        # Rounds without rows are not of this command, and are refused.
+        ours = path.exists()
+        earlier = finished_rows(state, path) if ours else None
+        parts = [] if earlier is None else [earlier]
+        how["resume"] = state if ours and (parts or book.exists()) else None
+        for record in fl.run(task, row.method, privacy, plan, **how):
+            # Begun anew, earlier rows are of another run.
+            parts = [*(parts if record.index else []), fl.to_frame([record])]
+            scores = [f"{k} {format_number(x, 4, infinite='∞')}" for k, x in record.metrics.items()]
+            scores.append(f"epsilon {format_number(record.epsilon)}{seen}")
+            click.echo(f"round {record.index:>4}  {'  '.join(scores)}")
+            write_atomically(path, pd.concat(parts, ignore_index=True).to_csv(index=False))
+        frame = pd.concat(parts, ignore_index=True)
+        if book.exists():
+            ledger = fl.Ledger.load(book)
+            frame = with_ledger_epsilon(frame, ledger)
+            write_atomically(path, frame.to_csv(index=False))
+            click.echo(f"spent: {ledger.statement()}")
+        if fell := display_rows(summary(frame))[0]["fell"]:
+            click.echo(f"{row.method}: {fell}")
+        tensors = checkpoint.latest(state)[0].server.tensors
+        place = task.model, task.targets, task.head, row.lora, tensors, folder / "adapter"
+        click.echo(f"adapter: {peft.save(*place)}")
+
+
+def describe_dry_run(row: presets.Preset, found: cost.Cost, speed: float) -> str:
+    """The dry run in words: what was counted, and every formula with its numbers."""
+    plan, batch = row.plan, row.plan.batch or row.examples // row.clients
+    at_once = round(plan.participation * row.clients)
+    examples = min(batch * at_once, 128)
+    memory, (up, down) = found.memory(examples, at_once), found.traffic(plan)
+    clients = f"{plan.rounds} rounds x {plan.participation:g} x {row.clients} clients"
+    hours = found.seconds(speed, plan, batch) / 3600, found.seconds(4e14, plan, batch) / 3600
+    return "\n".join(
+        [
+            f"{row.name}: {row.source}, {row.method}; assumed: {row.assumed}",
+            f"shapes fit: {row.model} has {found.parameters:,} frozen numbers, "
+            f"a client moves {found.moving:,}",
+            f"memory: 4 x {found.parameters:,} + {examples} examples x {found.example_bytes:,} + "
+            f"12 x {at_once} clients x {found.moving:,} bytes = {memory / GIB:.1f} GiB "
+            f"(128 examples at once at most)",
+            f"bytes: {clients} x ({found.up:,} up, {found.down:,} down) = {up / GIB:.2f} GiB up, "
+            f"{down / GIB:.2f} GiB down",
+            f"work: {clients} x {plan.local_steps} steps x {batch} examples x "
+            f"{found.step_flops:.3g} = {found.flops(plan, batch):.3g} floating-point operations",
+            f"time: {hours[0]:.1f} h at the {speed / 1e9:.0f} GFLOP/s of this processor, "
+            f"{hours[1]:.2g} h at 400 TFLOP/s; both at full use, which no run reaches",
+        ]
+    )
+
+
+@click.command("study")
+@click.argument("name", required=False)
+@click.option("--workers", default=2, metavar="N", help=HELP["workers"])
+@click.option("--out", default="results", metavar="DIR", help=HELP["frames"])
+@click.option("--seeds", type=int, metavar="N", help=HELP["seeds"])
+def study_command(name: str | None, workers: int, out: str, seeds: int | None) -> None:
+    """Tune and train every case of the study NAME and write DIR/NAME.csv; without a name, list what
+    there is.
+
+    Each finished run is a line of DIR/runs/NAME.jsonl; the same command goes on from there.
+    """
+    folder, studies = Path(out).expanduser(), experiments.STUDIES
+    if name is None:
+        for one in studies.values():
+            done, total = experiments.progress(one, folder / "runs" / f"{one.name}.jsonl")
+            click.echo(f"{one.name:<18} {done:>5} of {total:<5} runs  {one.note}")
+        return
+    check(name in studies, "study", name, "one of " + ", ".join(studies))
+    chosen, command = studies[name], f"fedlora-lab study {name}"
+    if seeds is not None:
+        check_whole("seeds", seeds, 1)
+        chosen, command = replace(chosen, seeds=tuple(range(seeds))), f"{command} --seeds {seeds}"
+    lines, path = folder / "runs" / f"{name}.jsonl", folder / f"{name}.csv"
+    try:
+        experiments.run_study(chosen, lines, workers=workers)
+    finally:
+        table = experiments.frame(chosen, lines)
+        if len(table):
+            write_atomically(path, table.to_csv(index=False, float_format="%.6g"), shared=True)
+            settings = to_json(experiments.settings(chosen, command, lines))
+            write_atomically(folder / f"{name}.json", settings, shared=True)
+    columns = list(table.columns)
+    cases = table.groupby(columns[1 : columns.index("lr")], dropna=False).ngroups
+    click.echo(json.dumps({"study": name, "cases": int(cases), "file": str(path)}))

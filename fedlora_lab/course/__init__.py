@@ -1,0 +1,41 @@
+"""What only the notebooks need: a folder for each lesson, widgets, exercises and sharp edges."""
+
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from fedlora_lab._utils.validation import check_whole
+
+if TYPE_CHECKING:
+    from fedlora_lab.course import exercise, secagg_demo, sharp_edges, widgets
+
+__all__ = ["exercise", "lesson", "secagg_demo", "sharp_edges", "widgets"]
+
+
+def lesson(number: int) -> SimpleNamespace:
+    """Collects the figures and widgets of one notebook, so that it can call them by name.
+
+    Args: number: of the notebook, 0 to 14.
+    Returns: a namespace with the public functions and classes of the lesson's ``figures.py`` and
+        ``widget.py``, empty for the lessons that use the library's own figures only.
+
+    >>> import fedlora_lab as fl
+    >>> four = fl.course.lesson(4)
+    >>> figure, sentence = four.amplifier(std=0.05, rank=4, alpha=8, width=64, size_B=0.0)
+    >>> widget = four.noise_amplifier()  # the same figure with sliders
+    """
+    check_whole("number", number, 0, 14)
+    room, found = f"lesson_{number:02}", {}
+    for part in ("figures", "widget"):
+        if (Path(__file__).parent / room / f"{part}.py").exists():
+            module = import_module(f"fedlora_lab.course.{room}.{part}")
+            own = vars(module).items()
+            found |= {k: v for k, v in own if getattr(v, "__module__", "") == module.__name__}
+    return SimpleNamespace(**{k: v for k, v in found.items() if not k.startswith("_")})
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return import_module(f"fedlora_lab.course.{name}")
+    raise AttributeError(f"module 'fedlora_lab.course' has no attribute {name!r}")

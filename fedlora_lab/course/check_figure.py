@@ -1,0 +1,64 @@
+"""Figures of the notebooks' checks: closed forms as lines, measured means as dots, their ratio."""
+
+from typing import Any
+
+import pandas as pd
+
+from fedlora_lab.plots import style
+
+
+def check_table(rows: list[tuple], *keys: str) -> Any:
+    """A table of measurements: keys, measured, expected, half (of the 95 % band), inside."""
+    table = pd.DataFrame(rows, columns=[*keys, "measured", "expected", "half"])
+    return table.assign(inside=(table["measured"] - table["expected"]).abs() <= table["half"])
+
+
+def check_panels(left: float = 0.065, room: float = 0.0) -> tuple[style.Picture, Any, Any]:
+    """A figure with axes for the values, and for measured over closed form; ``room`` for labels."""
+    places = (left, 0.17, 0.515 - left - room, 0.73), (0.6, 0.17, 0.385, 0.73)
+    figure, (values, ratios) = style.panels(10.2, 3.9, *places)
+    return figure, values, ratios
+
+
+def closed_line(
+    ax: Any, x: Any, expected: Any, measured: Any, colour: str, words: str = "", far: float = 1.0
+) -> None:
+    """A closed form as a line with its name at ``far`` times the last x; measurements as dots."""
+    ax.plot(x, expected, color=colour)
+    style.dots(ax, x, measured, colour)
+    bold = {"fontsize": 9, "va": "center", "weight": "bold"}
+    ax.text(x.iloc[-1] * far, expected.iloc[-1], words, color=colour, **bold)
+
+
+def ratio_dots(ax: Any, x: Any, part: Any, colour: str) -> None:
+    """Measured over expected, each dot with its band around 1; red where it misses the band."""
+    slack = part["half"] / part["expected"]
+    ax.vlines(x, 1 - slack, 1 + slack, color=colour, alpha=0.3, lw=6)
+    ink = [colour if inside else style.WRONG for inside in part["inside"]]
+    ratio = part["measured"] / part["expected"]
+    ax.scatter(x, ratio, s=30, c=ink, edgecolors=style.CARD, zorder=3)
+
+
+def log_panels(left: Any, right: Any, label: str, ticks: tuple[float, ...], end: float) -> None:
+    """Logarithmic x axes with these ticks; the left one has room for words up to ``end``."""
+    for ax in (left, right):
+        ax.set_xscale("log")
+        ax.set_xlabel(label)
+        style.log_axis(ax.xaxis, ticks)
+    left.set_xlim(None, end)
+
+
+def finish_check(
+    figure: Any, left: Any, right: Any, table: Any, seeds: Any, more: str = ""
+) -> None:
+    """Titles with the share inside, the line at 1, and a footer that says what a dot is."""
+    if not right.get_xlabel():
+        right.set_xlabel("measured / closed form")
+        right.axvline(1, color=style.INK, lw=1)
+    else:
+        right.set_ylabel("measured / closed form")
+        right.axhline(1, color=style.INK, lw=1)
+    left.set_title("Lines: closed form. Dots: measured")
+    right.set_title(f"{table['inside'].mean():.0%} of {len(table)} dots inside their 95 % band")
+    bar = "bar: 95 % of such means lie here if the closed form is right (red: misses)"
+    style.footer(figure, f"each dot: mean over {seeds} seeds{more}; {bar}")

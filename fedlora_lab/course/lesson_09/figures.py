@@ -1,0 +1,258 @@
+"""Figures of notebook 09: any study's results, effects of ingredients, and rankings."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from fedlora_lab._utils.validation import check
+from fedlora_lab.experiments.method_guide import (
+    rank_methods,
+    situations,
+)
+from fedlora_lab.federated.dry_run import NAMES
+from fedlora_lab.methods.table import ALL
+from fedlora_lab.plots import frames as tidy
+from fedlora_lab.plots import style
+from fedlora_lab.plots.style import look, name
+from fedlora_lab.plots.training_curves import AXES
+
+KNOBS = {
+    "epsilon": "privacy budget ε",
+    "alpha": "Dirichlet α of the split",
+    "noise": "noise multiplier σ",
+    "clip": "clip norm C",
+    "scale": "α / r",
+}
+"""Labels of a study as an axis names them; others by their own name."""
+COLOURS = (style.FACTOR["B"], style.FACTOR["A"], style.RIGHT, style.INK)
+BOLD: Any = {"weight": "bold"}
+
+
+class View(NamedTuple):
+    """What is looked at: a measure over the label x, some methods and the one they are compared
+    with, the other labels held.
+    """
+
+    measure: str
+    x: str
+    methods: tuple[str, ...]
+    against: str
+    held: Mapping[str, Any]
+
+
+def chosen(frame: Any, held: Mapping[str, Any]) -> Any:
+    """The rows with these labels; a label that is missing (no privacy) is one like the others."""
+    for label, value in held.items():
+        column = frame[label]
+        frame = frame[column.isna() if value is None or value != value else column == value]
+    return frame
+
+
+def _order(values: Any) -> list[Any]:
+    """The values of a label in order, what is missing last."""
+    there = sorted(values.dropna().unique().tolist())
+    return [*there, math.nan] if values.isna().any() else there
+
+
+def _tick(value: Any) -> str:
+    if value != value:
+        return "none"
+    return f"{value:g}" if isinstance(value, float | int) else str(value)
+
+
+def measured(frame: Any, view: View) -> tuple[Any, Any]:
+    """Computes means and paired gaps: frames with columns method, place, mean, low, high, seeds.
+
+    Raises: ``ValueError`` when no row is left, or a column is missing.
+    Guarantees: Student's 95 % interval over seeds, gaps seed by seed
+        (test_lesson_09.py::test_measured_by_hand).
+    """
+    there = "one of " + ", ".join(map(str, frame.columns))
+    for column in (view.measure, view.x, "method", "seed"):
+        check(column in frame.columns, "column", column, there)
+    rows = chosen(frame, view.held)
+    rows = rows[rows["method"].isin([*view.methods, view.against]) & rows[view.measure].notna()]
+    check(len(rows) > 0, "methods", list(view.methods), "some that the frame holds in this setting")
+    means, gaps = [], []
+
+    def add(found: list, slug: str, place: int, values: Any) -> None:
+        found.append((slug, place, float(values.mean()), *tidy.band(values), len(values)))
+
+    for place, value in enumerate(_order(frame[view.x])):
+        table: Any = chosen(rows, {view.x: value}).pivot_table(view.measure, "seed", "method")
+        for slug in (slug for slug in view.methods if slug in table.columns):
+            add(means, slug, place, table[slug].dropna())
+            if slug != view.against and view.against in table.columns:
+                gap = (table[slug] - table[view.against]).dropna()
+                if len(gap) > 1:
+                    add(gaps, slug, place, gap)
+    columns = ["method", "place", "mean", "low", "high", "seeds"]
+    return pd.DataFrame(means, columns=columns), pd.DataFrame(gaps, columns=columns)
+
+
+@style.paper()
+def results(frame: pd.DataFrame, view: View) -> style.Picture:
+    """Draws a measure over a label, and what each method adds to the one compared with.
+
+    Raises: as `measured`.
+    Guarantees: the axes follow the means in the frame, the measure and the labels alone, not the
+        methods (test_lesson_09.py::test_the_results_figure_stands_still).
+    """
+    means, gaps = measured(frame, view)
+    places = _order(frame[view.x])
+    every: Any = chosen(frame, view.held).groupby([view.x, "method"], dropna=False)[view.measure]
+    every = every.mean().dropna()
+    low, high = float(every.min()), float(every.max())
+    low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+    far = float(every.groupby(level=0, dropna=False).agg(np.ptp).max()) or high - low
+    figure, axes = style.panels(9.4, 4.0, (0.07, 0.165, 0.36, 0.73), (0.51, 0.165, 0.33, 0.73))
+    left, right = axes
+    labels, ends = _lines(left, means, view.methods), _lines(right, gaps, view.methods)
+    title, unit = AXES.get(view.measure, (view.measure, view.measure))
+    left.set(ylabel=unit, ylim=(low - 0.2 * (high - low), high + 0.2 * (high - low)))
+    left.set_title(title)
+    right.axhline(0, color=style.GREY, lw=1.2)
+    right.set(ylabel="difference, paired by seed", ylim=(-1.3 * far, 1.3 * far))
+    right.set_title(f"Above {name(view.against)}")
+    for ax in axes:
+        ax.set(xlim=(-0.4, len(places) - 0.6), xlabel=KNOBS.get(view.x, view.x))
+        ax.set_xticks(range(len(places)), [_tick(value) for value in places])
+    if ends and (means["method"] == view.against).any():
+        zero = ends[0].x, 0.0, name(view.against), look(view.against).colour
+        ends.append(style.Label(*zero))
+    style.beside(right, ends or labels, together=False)
+    style.footer(figure, "bars: Student's 95 % interval over the seeds, each for itself")
+    return figure
+
+
+def _lines(ax: Any, table: Any, slugs: Sequence[str]) -> list[style.Label]:
+    """One line a method, a little aside of the others, with a bar at each place."""
+    labels = []
+    for i, slug in enumerate(slugs):
+        part, (colour, marker, _) = table[table["method"] == slug], look(slug)
+        if not len(part):
+            continue
+        x = part["place"] + 0.5 * (i - (len(slugs) - 1) / 2) / max(len(slugs), 4)
+        ax.vlines(x, part["low"], part["high"], color=colour, lw=1.4, alpha=0.8)
+        ax.plot(x, part["mean"], color=colour, lw=1.1, alpha=0.7)
+        ax.plot(x, part["mean"], marker, ms=6, color=colour, mec=style.CARD, mew=0.6)
+        end = float(x.iloc[-1]), float(part["mean"].iloc[-1])
+        labels.append(style.Label(*end, name(slug), colour))
+    return labels
+
+
+def results_words(frame: pd.DataFrame, view: View) -> str:
+    """Says what `results` shows at the place with most methods."""
+
+    def words(row: Any, sign: str = "") -> str:
+        mean = format(row.mean, sign + ".3f")
+        return f"{name(row.method)} {mean} [{row.low:{sign}.3f}, {row.high:{sign}.3f}]"
+
+    means, gaps = ([*table.itertuples()] for table in measured(frame, view))
+    placed = [row.place for row in means]
+    place = max(sorted(set(placed)), key=placed.count)
+    here = sorted((row for row in means if row.place == place), key=lambda row: -row.mean)
+    gap = [row for row in gaps if row.place == place]
+    clear = [words(row, "+") for row in gap if row.low * row.high > 0]
+    shown = "; ".join(clear[:3]) + ("; …" if len(clear) > 3 else "")
+    unclear = len(gap) - len(clear)
+    return (
+        f"At {view.x} {_tick(_order(frame[view.x])[place])}: {words(here[0])}, {here[0].seeds} "
+        f"seeds, highest of {len(here)}. Against {name(view.against)}: "
+        f"{shown or 'no interval leaves zero'}"
+        + (f"; {unclear} cannot be told from it." if unclear else ".")
+    )
+
+
+@style.paper()
+def effects(table: pd.DataFrame, measure: str = "accuracy") -> style.Picture:
+    """Draws main effects with their intervals: a line a field and value, a colour a situation.
+
+    Args: table: as `study.effects` gives it; measure: what was compared, for the axis.
+    Raises: ``ValueError`` for an empty table.
+    Guarantees: test_guide.py::test_the_figure_shows_every_effect.
+    """
+    check(len(table) > 0, "table", len(table), "at least one effect: is the study run?")
+    lines = list(dict.fromkeys(zip(table["field"], table["value"], strict=True)))
+    wheres = list(dict.fromkeys(table["where"]))
+    height = 1.6 + 0.46 * len(lines)
+    figure, (ax,) = style.panels(8.6, height, (0.4, 0.72 / height, 0.57, 1 - 1.52 / height))
+    clear: Any = table[(table["low"] > 0) | (table["high"] < 0)]
+    largest = clear.loc[clear["mean"].abs().sort_values(ascending=False).index[:2]]
+    words = [
+        f"{NAMES.get(r.field, r.field)}: {r.value} {r.mean:+.3f} at {r.where}".replace("-", "−")
+        for r in largest.itertuples()
+    ]
+    head = "Largest clear of zero: " if len(clear) > 2 else "Clear of zero: "
+    title = head + ",\n".join(words) if words else "No effect is clear of zero"
+    figure.text(0.012, 1 - 0.14 / height, title, fontsize=10.5, va="top", **BOLD)
+    ax.axvline(0, color=style.GREY, lw=1.2)
+    for i, where in enumerate(wheres):
+        part: Any = table[table["where"] == where]
+        colour = COLOURS[i % len(COLOURS)]
+        y = [lines.index(pair) for pair in zip(part["field"], part["value"], strict=True)]
+        y = np.array(y) + 0.24 * (i - (len(wheres) - 1) / 2)
+        ax.hlines(y, part["low"], part["high"], color=colour, lw=2)
+        for place, mean in zip(y, part["mean"], strict=True):
+            style.dots(ax, [mean], [place], colour, 6.5)
+        style.note(ax, 0.35 * i, 1.02, where, style.darker(colour), 9, **BOLD)
+    ax.set_ylim(len(lines) - 0.4, -0.6)
+    ax.set_yticks(range(len(lines)), [f"{NAMES.get(f, f)}: {value}" for f, value in lines])
+    ax.set_xlabel(f"what it adds to {measure}, other fields equal")
+    pairs = f"mean over {table['pairs'].min()}–{table['pairs'].max()} pairs of rows that differ in"
+    plain = "nothing else, from the plain mean with both factors moving"
+    style.footer(figure, f"{pairs} {plain}; bar: 95 % interval over seeds (Student's t)")
+    return figure
+
+
+@style.paper()
+def ranking(frames: Mapping[str, Any]) -> style.Picture:
+    """Draws how far each method is behind the best in every situation of the studies.
+
+    A frame is the best, a dot cannot be told from it (see `rank_methods`); what was not run is
+    empty.
+
+    Raises: ``ValueError`` when there is no situation.
+    Guarantees: test_guide.py::test_the_figure_of_the_guide.
+    """
+    found: list[tuple[Any, Any]] = [(one, rank_methods(one.rows)) for one in situations(frames)]
+    check(bool(found), "frames", list(frames), "at least one study with results")
+    order = {slug: i for i, slug in enumerate(ALL)}
+    ranked = [sorted(table.index, key=lambda slug: order.get(slug, len(ALL))) for _, table in found]
+    slugs = list(dict.fromkeys(slug for column in ranked for slug in column))
+    gaps = np.full((len(slugs), len(found)), np.nan)
+    for column, (_, table) in enumerate(found):
+        for slug in table.index:
+            gaps[slugs.index(slug), column] = -abs(table.loc[slug, "gap"])
+    lowest = min(-0.15, float(np.nanmin(gaps)))
+    wide, tall = max(6.9, 2.3 + 0.78 * len(found)), 1.65 + 0.32 * len(slugs)
+    width = min(0.78 * len(found), wide - 1.6) / wide
+    figure, (ax,) = style.panels(wide, tall, (1.45 / wide, 0.42 / tall, width, 1 - 1.6 / tall))
+    title = "Best in each situation, and how far behind it the others are"
+    figure.text(0.02, 1 - 0.16 / tall, title, fontsize=10.5, va="top", **BOLD)
+    ax.imshow(gaps, cmap="YlGnBu_r", vmin=lowest, vmax=0.06, aspect="auto")
+    for column, (_, table) in enumerate(found):
+        for slug, row in table.iterrows():
+            y, best = slugs.index(str(slug)), slug == table.index[0]
+            behind = f"−{abs(row['gap']):.2f}".replace("−0.00", "0.00")
+            text = f"{row['mean']:.2f}" if best else behind + " •" * bool(row["tied"])
+            ink = "white" if gaps[y, column] < 0.5 * lowest else style.INK
+            put: Any = {"fontsize": 8, "ha": "center", "va": "center", "color": ink}
+            ax.text(column, y, text, weight="bold" if best else "normal", **put)
+        y = slugs.index(str(table.index[0]))
+        ax.plot([column], [y], "s", ms=22, mfc="none", mec=style.INK, mew=1.6)
+    ax.grid(False)
+    ax.set_yticks(range(len(slugs)), [name(slug) for slug in slugs])
+    for tick, slug in zip(ax.get_yticklabels(), slugs, strict=True):
+        tick.set(color=style.darker(look(slug).colour), size=8.8, **BOLD)
+    heads = [f"{one.study}\n{one.words.replace(', ', chr(10))}" for one, _ in found]
+    ax.xaxis.tick_top()
+    ax.set_xticks(range(len(found)), heads, fontsize=7.8, color=style.SOFT)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    words = "framed: best mean; others: how far behind; •: cannot be told from the best (95 %,"
+    style.footer(figure, f"{words} all pairs)")
+    return figure

@@ -1,0 +1,283 @@
+"""Figures of notebook 12: canaries' scores, and ε as proved, provable and stated."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedlora_lab._utils.validation import check
+from fedlora_lab.audit import bounds
+from fedlora_lab.audit import simulated_audits as audits
+from fedlora_lab.plots import style
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedlora_lab.audit.canary_audit import Audit
+
+EDGE = 13.0
+EPSILON = "ε at δ = 0.00001"
+KINDS = {"any mechanism": style.SERIES[0], "Gaussian noise": style.SERIES[1]}
+LEVELS = ("#0072B2", "#D55E00", "#7A4FD0", "#169C78")
+PROMISE = (0, (3, 2))
+GROUPS = (("out", style.WITHOUT), ("in", style.WITH))
+VIEWS = {"loss": "loss of the canaries (black box)", "update": "trace in the updates (white box)"}
+
+
+def _canaries(ax: Any, values: Any, included: Any, seed: int, size: float, alpha: float) -> None:
+    """One dot a canary, those that took part above those that did not."""
+    rng = np.random.default_rng(seed)
+    for row, (words, colour) in enumerate(GROUPS):
+        part = values[included == bool(row)][:400]
+        y = row + rng.uniform(-0.24, 0.24, len(part))
+        style.dots(ax, part, y, colour, size, mew=0, alpha=alpha)
+        put: Any = {"ha": "right", "va": "center", "transform": ax.get_yaxis_transform()}
+        style.note(ax, -0.02, row, words, style.darker(colour), 10, weight="bold", **put)
+    ax.set(ylim=(-0.6, 1.6), yticks=[])
+    ax.grid(visible=False, axis="y")
+
+
+@style.paper()
+def one_run_audit(
+    canaries: int = 200, epsilon: float = 2.0, leak: float = 1.0
+) -> tuple[style.Picture, str]:
+    """Draws one one-run audit of a single noised sum: what is seen of canaries, and the three ε.
+
+    Args: canaries (at most 5,000), epsilon, leak: as of `audit.simulate_one_run`.
+    Returns: the figure, its axes the same whatever the numbers, and a sentence.
+    Guarantees: test_lesson_12.py::test_the_one_run_audit_says_what_it_shows.
+    """
+    check(canaries <= 5000, "canaries", canaries, "at most 5000")
+    one = audits.simulate_one_run(canaries, epsilon, leak)
+    figure, (left, ax) = style.panels(9.6, 3.3, (0.05, 0.2, 0.36, 0.66), (0.475, 0.2, 0.505, 0.66))
+    _canaries(left, (one.scores / one.sigma).clip(-5.8, 11.8), one.included, 1, 3, 0.55)
+    left.set(xlim=(-6, 12), xlabel="what is seen of a canary (noise deviations)")
+    left.set_title("The further apart, the easier to guess")
+    colour, sound = style.WRONG if one.caught else style.RIGHT, one.true <= one.stated + 1e-6
+    for end, ink in ((EDGE, style.FAINT), (min(one.lower, EDGE), colour)):
+        ax.plot([0, end], [0, 0], color=ink, lw=10, solid_capstyle="butt")
+    ax.text(0, -0.24, f"proved {one.lower:.2f}", color=colour, weight="bold", va="top")
+    marks = sorted(
+        (
+            (one.ceiling, f"{canaries} canaries can show {one.ceiling:.2f}", style.SOFT),
+            (one.stated, f"the ledger states {one.stated:g}", style.INK),
+            (one.true, f"true {one.true:.2f}", style.GREY if sound else style.WRONG),
+        )
+    )
+    # Words pass over the lower lines.
+    for (value, words, ink), height in zip(marks, (0.9, 0.62, 0.34), strict=True):
+        at = min(value, EDGE)
+        marker, size = ("D", 7) if ink is style.INK else ("|", 13)
+        ax.plot([at, at], [-0.1, height - 0.06], color=ink, lw=1.2)
+        ax.plot([at], [0], marker, color=ink, ms=size, mew=1.6, mec=ink)
+        words, side = (f" {words}", "left") if at < 0.62 * EDGE else (f"{words} ", "right")
+        ax.text(at, height, words, color=ink, ha=side, va="center")
+    ax.set(xlim=(-0.15, EDGE), ylim=(-0.6, 1.1), yticks=[], xlabel=EPSILON)
+    ax.grid(visible=False, axis="y")
+    verdict = "refutes" if one.caught else "does not contradict"
+    ax.set_title(f"The audit {verdict} the ledger", color=colour)
+    bug = "no bug" if sound else f"a bug that makes the true ε {one.true:.2f}"
+    text = f"{canaries} canaries, the ledger states ε = {one.stated:g}, {bug}: "
+    text += f"the audit proves {one.lower:.2f}"
+    most = f"{one.ceiling:.2f}"
+    if one.caught:
+        return figure, f"{text}, more than stated. Caught."
+    if one.ceiling < one.stated:
+        few = f"it could prove {most} at most, so no bug of any size can be caught"
+        return figure, f"{text}; {few}."
+    nothing = "nothing is refuted, nothing shown to be sound"
+    return figure, f"{text} of the {most} it could prove at most; {nothing}."
+
+
+@style.paper()
+def audit_ceilings(epsilons: Sequence[float] = (1.0, 3.0, 8.0)) -> style.Picture:
+    """Draws the largest ε that an audit can show when every guess is right, over canaries or runs.
+
+    Args: epsilons: promises to mark.
+    Guarantees: the lines are the ceilings of `audit.bounds` (test_the_ceilings_are_drawn).
+    """
+    counts = np.unique(np.geomspace(10, 2000, 28).astype(int))
+    one = [audits.cached_ceiling(int(m), audits.DELTA, 0.05) for m in counts]
+    many = [bounds.threshold_ceiling(int(m) // 2, audits.DELTA, 0.05) for m in counts]
+    figure, (ax,) = style.panels(8.2, 3.7, (0.075, 0.15, 0.72, 0.74))
+    for value in epsilons:
+        ax.axhline(value, color=style.GREY, lw=1, ls=PROMISE)
+        put: Any = {"color": style.SOFT, "fontsize": 8, "ha": "right", "va": "bottom"}
+        ax.text(1900, value, f"a promise of {value:g}", **put)
+    labels = []
+    for values, words, colour, width in (
+        (one, "one run,\nmany canaries", style.INK, 2.2),
+        (many, "many runs,\none canary", KINDS["any mechanism"], 1.9),
+    ):
+        ax.plot(counts, values, color=colour, lw=width)
+        labels.append(style.Label(2000, values[-1], words, colour))
+    ax.set(xscale="log", xlim=(10, 2000), ylim=(0, 9), ylabel=EPSILON)
+    ax.set_xlabel("canaries in one run, or runs in all")
+    style.log_axis(ax.xaxis, (10, 30, 100, 300, 1000, 2000))
+    ax.set_title("What can be shown when every guess is right")
+    style.beside(ax, labels, together=False)
+    return figure
+
+
+@style.paper()
+def repeated_audits(found: "dict[int, dict[str, np.ndarray]]", epsilon: float) -> style.Picture:
+    """Draws lower bounds from independent audits over the number of runs: mean and middle 95 %.
+
+    Args: found: runs -> what `audit.simulate_many_runs` gives; epsilon: the truth.
+    Guarantees: dots are the means (test_the_repeated_audits_are_drawn).
+    """
+    check(bool(found), "found", found, "at least one number of runs")
+    runs, labels = sorted(found), []
+    figure, (ax,) = style.panels(8.2, 3.9, (0.075, 0.17, 0.72, 0.72))
+    for kind, colour in KINDS.items():
+        means = [float(found[n][kind].mean()) for n in runs]
+        low, high = np.array([np.quantile(found[n][kind], (0.025, 0.975)) for n in runs]).T
+        ax.fill_between(runs, low, high, color=colour, alpha=0.16, lw=0)
+        ax.plot(runs, means, "o-", color=colour, mec=style.CARD)
+        labels.append(style.Label(runs[-1], means[-1], kind, colour))
+    ceilings = [bounds.threshold_ceiling(n, audits.DELTA, 0.05) for n in runs]
+    ax.plot(runs, ceilings, color=style.GREY, lw=1.2, ls=PROMISE)
+    ax.axhline(epsilon, color=style.INK, lw=1.4)
+    labels.append(style.Label(runs[-1], epsilon, f"the truth: {epsilon:g}", style.INK))
+    words = "  dashed: if no guess were wrong"
+    ax.text(runs[0], 2.0 * epsilon, words, color=style.SOFT, fontsize=8, va="top")
+    ax.set(xscale="log", xlim=(runs[0], runs[-1]), ylim=(0, 2.1 * epsilon))
+    ax.set(xlabel="runs with the canary, and as many without", ylabel=f"proved {EPSILON}")
+    style.log_axis(ax.xaxis, tuple(runs))
+    ax.set_title("Every run costs a training, and proves a little more")
+    style.beside(ax, labels, together=False)
+    count = len(found[runs[0]]["any mechanism"])
+    style.footer(figure, f"dots: mean of {count} audits; bands: the middle 95 % of them")
+    return figure
+
+
+@style.paper()
+def audit_results(frame: "pd.DataFrame") -> style.Picture:
+    """Draws a table of audits: lower bounds as dots, ceilings as ticks, the ledger's ε as diamonds.
+
+    The last line says how many of the audits could have contradicted their ledger at all.
+
+    Args: frame: columns method, unit, noise_multiplier, epsilon_lower, ceiling, epsilon_upper, as
+        results/audit.csv; a lower bound that is NaN is that of an invalid audit, drawn as a cross.
+    Guarantees: every row is a dot or a cross (test_the_results_are_all_drawn).
+    """
+    check(len(frame) > 0, "frame", f"{len(frame)} rows", "at least one audit")
+    methods, units = list(dict.fromkeys(frame["method"])), list(dict.fromkeys(frame["unit"]))
+    noises: Any = sorted(frame["noise_multiplier"].unique())
+    height, width = 1.5 + 0.23 * len(methods), 0.81 / len(units)
+    bottom, share, top = 0.82 / height, 1 - 1.4 / height, 1 - 0.2 / height
+    places = [(0.155 + i * width, bottom, width - 0.03, share) for i in range(len(units))]
+    figure, axes = style.panels(9.8, height, *places)
+    for ax, unit in zip(axes, units, strict=True):
+        rng = np.random.default_rng(0)
+        for i, sigma in enumerate(noises):
+            y = 0.3 * (i - (len(noises) - 1) / 2)
+            for row, method in enumerate(methods):
+                same = {"unit": unit, "method": method, "noise_multiplier": sigma}
+                here: Any = frame[(frame[list(same)] == list(same.values())).all(axis=1)]
+                _audits(ax, here, y + row, LEVELS[i], rng)
+        ax.set(xscale="log", xlim=(0.045, 60), ylim=(len(methods) - 0.4, -0.6), xlabel=EPSILON)
+        style.log_axis(ax.xaxis, (0.1, 0.3, 1, 3, 10, 30))
+        ax.set_xticks([0.05, 0.1, 0.3, 1, 3, 10, 30], ["none", "0.1", "0.3", "1", "3", "10", "30"])
+        ax.tick_params(axis="y", labelsize=8, length=0)
+        ax.set_title(f"one {unit} is promised")
+        first = [style.name(m) for m in methods] if ax is axes[0] else []
+        ax.set_yticks(range(len(methods)), first)
+    put: Any = {"fontsize": 9, "va": "center"}
+    for i, sigma in enumerate(noises):
+        words, x = f"● σ = {sigma:g}", 0.155 + 0.1 * i
+        figure.text(x, top, words, color=LEVELS[i], weight="bold", **put)
+    words = "dot: proved by one audit,   tick: can be proved at most,   diamond: the ledger"
+    words += ",   cross: invalid" if bool(frame["epsilon_lower"].isna().any()) else ""
+    figure.text(0.985, top, words, color=style.SOFT, ha="right", **put)
+    style.footer(figure, audits.summarize_audits(frame).replace("epsilon", "ε"))
+    return figure
+
+
+def _audits(ax: Any, part: Any, y: float, colour: str, rng: np.random.Generator) -> None:
+    """The audits of one method, unit and noise, around the height y."""
+    places, invalid = y + rng.uniform(-0.1, 0.1, len(part)), part["epsilon_lower"].isna()
+    style.dots(ax, part["epsilon_lower"].clip(lower=0.05), places, colour, 2.6, mew=0, alpha=0.5)
+    if invalid.any():
+        ax.plot([0.05] * int(invalid.sum()), places[invalid], "x", ms=4, color=style.WRONG)
+    ax.plot(part["ceiling"].max(), y, "|", ms=6, color=style.GREY)
+    upper = part["epsilon_upper"].max()
+    if np.isfinite(upper):
+        ax.plot(upper, y, "D", ms=3.6, color=colour, mec=style.CARD, mew=0.4)
+
+
+@style.paper()
+def audit(audits: "Audit | Sequence[Audit] | Mapping[str, Audit]") -> style.Picture:
+    """Draws each audit as a line from its lower bound to the ledger's ε; scores on the left.
+
+    The scores are those of the view that proved most in the first audit, in units of their standard
+    deviation. An audit that is invalid has neither scores nor a bound: its reason stands in their
+    place. One with an injected bug is held against the nominal epsilon.
+
+    Args: audits: one, several, or label -> audit; without labels the lines are named by method and
+        unit.
+    Raises: ``ValueError`` without an audit.
+    Guarantees: test_the_figure_draws_the_three_numbers, test_an_invalid_audit_is_drawn_as_such.
+    """
+    if isinstance(audits, Mapping):
+        several, labels = list(audits.values()), list(audits)
+    else:
+        several = list(audits) if isinstance(audits, Sequence) else [audits]
+        labels = [f"{style.name(one.method)}, {one.unit}" for one in several]
+    check(bool(several), "audits", audits, "at least one audit")
+    height = 1.9 + 0.42 * max(4, len(several))
+    bottom, share = 0.62 / height, 1 - 1.05 / height
+    places = (0.065, bottom, 0.3, share), (0.545, bottom, 0.43, share)
+    figure, (left, right) = style.panels(10.2, height, *places)
+    _scores(left, several[0])
+    _bounds(right, several)
+    right.set_yticks(range(len(labels))[::-1], labels, color=style.SOFT)
+    return figure
+
+
+def _scores(ax: Any, audit: "Audit") -> None:
+    """The canaries' scores with their medians, or why there are none."""
+    title = f"{audit.canaries} canaries: "
+    if audit.invalid is not None:
+        ax.set(xticks=[], yticks=[])
+        reason = "\n".join(textwrap.wrap(f"invalid: {audit.invalid}", 34))
+        style.note(ax, 0.5, 0.5, reason, style.WRONG, 10, ha="center", va="center")
+        ax.set_title(f"{title}no scores", fontsize=9.5)
+        return
+    view = max(audit.lower, key=lambda key: (audit.lower[key], key == "update"))
+    values = audit.scores[view] / (audit.scores[view].std() or 1.0)
+    _canaries(ax, values, audit.included, 0, 4, 0.8)
+    for row, (_, colour) in enumerate(GROUPS):
+        part = values[audit.included == bool(row)]
+        if len(part):
+            line = {"color": style.darker(colour), "lw": 2}
+            ax.plot([np.median(part)] * 2, [row - 0.34, row + 0.34], **line)
+    ax.set_xlabel("score, in units of its standard deviation")
+    ax.set_title(title + VIEWS.get(view, f"trace in the {view}"), fontsize=9.5)
+
+
+def _bounds(ax: Any, audits: "list[Audit]") -> None:
+    """A line for each audit: proved, could be proved, stated."""
+    finite = [value for one in audits for value in (one.ceiling, one.claimed) if np.isfinite(value)]
+    edge, butt = 1.45 * max([*finite, 1.0]), {"lw": 6, "solid_capstyle": "butt"}
+    for y, one in enumerate(reversed(audits)):
+        claimed = np.isfinite(one.claimed)
+        end = one.claimed if claimed else 0.7 * edge  # a bar without a diamond
+        ax.plot([0, end], [y, y], color=style.FAINT, zorder=1, **butt)
+        words, far = f"invalid: {one.invalid}", 0.0
+        if one.invalid is None:
+            colour = style.look(one.method).colour if one.holds else style.WRONG
+            ax.plot([0, one.epsilon_lower], [y, y], color=colour, **butt)
+            stated = f"{one.claimed:.3g}" if claimed else "not certified"
+            words = f"{one.epsilon_lower:.2f} {'≤' if one.holds else '>'} {stated}"
+            far = max(end, one.epsilon_lower)
+        ax.plot([one.ceiling], [y], "|", color=style.GREY, ms=13, mew=1.6)
+        if claimed:
+            ax.plot([end], [y], "D", color=style.INK, ms=5.5, mec=style.CARD)
+        put = {"xytext": (6, 9), "textcoords": "offset points", "va": "bottom", "fontsize": 8.5}
+        ax.annotate(words, (far, y), color=style.INK if one.holds else style.WRONG, **put)
+    ax.set(xlim=(0, edge), ylim=(-0.7, len(audits) - 0.3), xlabel=f"ε at δ = {audits[0].delta:g}")
+    ax.grid(visible=False, axis="y")
+    sure = f"{audits[0].confidence:.0%} sure"
+    ax.set_title(f"Proved (bar, {sure}), provable (tick), stated (diamond)", fontsize=9.5)

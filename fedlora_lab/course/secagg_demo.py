@@ -1,0 +1,234 @@
+"""Demonstrates secure aggregation: masked uploads look random, and only their sum can be opened.
+
+The protocol is that of Flower's SecAgg+, every client a neighbour of every other, in one process,
+built from Flower's own key agreement, secret sharing, mask generator and quantiser. It shows what
+the server sees, and what that costs. It is no protection: Flower 1.41 draws a mask from a seed of
+32 bits, of which a pair's shared key fills 28 at most, with a generator that is no cryptographic
+one (test_secagg_demo.py::test_a_seed_of_a_pair_is_short).
+
+What is opened is a sum of values that each client rounded for itself. It is no function of the sum
+of the noised values, so that sum's epsilon is not proven for it: see `theory.rounded_epsilon`.
+"""
+
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from fedlora_lab._utils.validation import check, check_number, check_whole
+
+
+@cache
+def flower() -> SimpleNamespace:
+    """Loads Flower's primitives; raises ``ImportError`` with the command that adds them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from flwr.common.secure_aggregation import quantization, secaggplus_utils
+        from flwr.common.secure_aggregation.crypto import shamir, symmetric_encryption
+        from flwr.supercore.primitives import asymmetric
+
+        import fedlora_lab.flower  # noqa: F401 - switches telemetry off, says what to install
+
+    modules = (quantization, secaggplus_utils, shamir, symmetric_encryption, asymmetric)
+    names = {name: value for module in modules for name, value in vars(module).items()}
+    return SimpleNamespace(**names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Writes real numbers as integers, whose sums are taken modulo ``modulus``.
+
+    Args:
+        clipping_range: > 0; numbers in [-clipping_range, clipping_range] are cut into levels,
+            larger ones are cut off, entry by entry.
+        levels: steps in that range, in [1, 2^31): Flower's quantiser holds levels in 32 bits.
+        modulus: a power of two in [2, 2^32].
+
+    Guarantees: test_secagg_demo.py::test_the_error_keeps_to_its_bound, ::test_a_sum_never_wraps.
+    """
+
+    clipping_range: float
+    levels: int = 2**16
+    modulus: int = 2**24
+
+    def __post_init__(self) -> None:
+        check_number("clipping_range", self.clipping_range, 0, 1e30, open_low=True)
+        check_whole("levels", self.levels, 1, 2**31 - 1)
+        check_whole("modulus", self.modulus, 2, 2**32)
+        check(self.modulus & (self.modulus - 1) == 0, "modulus", self.modulus, "a power of two")
+
+    @property
+    def step(self) -> float:
+        """Distance of neighbouring levels."""
+        return 2 * self.clipping_range / self.levels
+
+    def max_error(self, clients: int) -> float:
+        """The largest rounding error of a sum of so many clients, cut-off entries aside."""
+        return clients * self.step
+
+    def quantize(self, values: Float[np.ndarray, " d"]) -> Int[np.ndarray, " d"]:
+        """Rounds at random to a neighbouring level, right on average (NumPy's global generator)."""
+        return flower().quantize([values], self.clipping_range, self.levels)[0].astype(np.int64)
+
+    def dequantize(self, total: Int[np.ndarray, " d"], clients: int) -> Float[np.ndarray, " d"]:
+        """Turns the sum of so many clients' levels back into real numbers."""
+        return total * self.step - clients * self.clipping_range
+
+
+@dataclass
+class Client:
+    """Plays one client's side of the protocol.
+
+    Args:
+        index: its place among the clients; grid: how numbers are written.
+        update: (d,), what it uploads.
+        seed: of the mask that is its own.
+        shares: client -> shares of its two secrets that this client keeps.
+    """
+
+    index: int
+    grid: Grid
+    update: Float[np.ndarray, " d"]
+    seed: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
+    shares: dict[int, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._mask_key, self.mask_public = flower().generate_key_pairs()
+        self._post_key, self.post_public = flower().generate_key_pairs()
+
+    def encrypt_shares(self, clients: "Sequence[Client]", threshold: int) -> dict[int, bytes]:
+        """Shares both secrets: one encrypted letter for each other client, through the server."""
+        secrets = self.seed, flower().private_key_to_bytes(self._mask_key)
+        split = [flower().create_shares(secret, threshold, len(clients)) for secret in secrets]
+        pairs = list(zip(*split, strict=True))
+        self.shares[self.index], letters = pairs[self.index], {}
+        for other in (one for one in clients if one is not self):
+            key = flower().generate_shared_key(self._post_key, other.post_public)
+            text = self.index, other.index, *pairs[other.index]
+            plain = flower().share_keys_plaintext_concat(*text)
+            letters[other.index] = flower().encrypt(key, plain)
+        return letters
+
+    def decrypt_shares(self, sender: "Client", letter: bytes) -> None:
+        """Opens a letter and keeps the two shares in it."""
+        key = flower().generate_shared_key(self._post_key, sender.post_public)
+        plain = flower().decrypt(key, letter)
+        source, target, *shares = flower().share_keys_plaintext_separate(plain)
+        ours = (source, target) == (sender.index, self.index)
+        check(ours, "letter", (source, target), "one for this client")
+        self.shares[source] = (shares[0], shares[1])
+
+    def upload(self, clients: "Sequence[Client]") -> Int[np.ndarray, " d"]:
+        """The quantised update plus masks: one of its own, and one with every other client."""
+        modulus, size = self.grid.modulus, len(self.update)
+        total = self.grid.quantize(self.update) + mask(self.seed, modulus, size)
+        for other in (one for one in clients if one is not self):
+            key = flower().generate_shared_key(self._mask_key, other.mask_public)
+            # Opposite signs at the two ends of a pair: the common mask drops out of the sum.
+            total = total + np.sign(self.index - other.index) * mask(key, modulus, size)
+        return total % modulus
+
+
+def mask(seed: bytes, modulus: int, size: int) -> Int[np.ndarray, " d"]:
+    """Draws the numbers in [0, modulus) that Flower draws from a seed."""
+    return flower().pseudo_rand_gen(seed, modulus, [(size,)])[0]
+
+
+@dataclass(frozen=True)
+class SecAggResult:
+    """What secure aggregation let the server see, and what it cost.
+
+    Args:
+        total: (d,), the sum of the updates that arrived, as real numbers; arrived: whose.
+        uploads: (arrived, d), integers as the server received them, masks on.
+        grid: how numbers were written.
+        bytes_up: of all clients together: keys, letters, uploads, shares for the opening.
+        bytes_plain: the same updates as float32, without masks.
+        seconds: that all parties took, one after the other.
+    """
+
+    total: Float[np.ndarray, " d"]
+    arrived: tuple[int, ...]
+    uploads: Int[np.ndarray, "arrived d"]
+    grid: Grid
+    bytes_up: int
+    bytes_plain: int
+    seconds: float
+
+
+def aggregate(
+    updates: Float[np.ndarray, "clients d"],
+    grid: Grid,
+    *,
+    threshold: int,
+    dropped: Sequence[int] = (),
+) -> SecAggResult:
+    """Plays the four stages: keys, letters with shares, masked uploads, opening.
+
+    Args:
+        updates: one row a client, noised already where noise is wanted.
+        grid: how numbers are written.
+        threshold: shares that open a secret, in [2, clients]; with fewer uploads nothing is opened.
+        dropped: clients whose upload is lost, after they sent their letters.
+
+    Raises:
+        ValueError: for values out of range, a modulus that the sum could pass, too few uploads.
+
+    Guarantees: the sum equals that of the clients that arrived, within `Grid.max_error`, whoever is
+        lost (test_secagg_demo.py::test_the_sum_is_opened_whoever_is_lost).
+
+    Source: arXiv:2012.05422 (SecAgg+); ACM CCS 2017, Bonawitz et al., section 4.
+    """
+    count, lost = len(updates), set(dropped)
+    finite = updates.ndim == 2 and bool(np.isfinite(updates).all())
+    check(finite, "updates", updates.shape, "finite, one row a client")
+    check_whole("threshold", threshold, 2, count)
+    # Past the modulus the sum would wrap unnoticed.
+    fits, wanted = (
+        count * grid.levels < grid.modulus,
+        f"above {count} clients x {grid.levels} levels",
+    )
+    check(fits, "modulus", grid.modulus, wanted)
+    known, enough = lost <= set(range(count)), count - len(lost) >= threshold
+    check(known, "dropped", sorted(lost), f"clients in [0, {count})")
+    check(enough, "dropped", sorted(lost), f"{count - threshold} at most: nothing opens")
+    begun, clients = time.perf_counter(), [Client(k, grid, row) for k, row in enumerate(updates)]
+    keys = (key for one in clients for key in (one.mask_public, one.post_public))
+    size = sum(len(flower().public_key_to_bytes(key)) for key in keys)
+    for one in clients:
+        for target, letter in one.encrypt_shares(clients, threshold).items():
+            clients[target].decrypt_shares(one, letter)
+            size += len(letter)
+    there = [one for one in clients if one.index not in lost]
+    uploads = np.stack([one.upload(clients) for one in there])
+    size += uploads.size * ((grid.modulus.bit_length() + 6) // 8)  # whole bytes a number
+    total = uploads.sum(0)
+    for owner in clients:
+        # Of a client that arrived the server opens its mask's seed, of a lost one the key of its
+        # pairs; never both, for both together would open a single update.
+        shares = [one.shares[owner.index][owner.index in lost] for one in there[:threshold]]
+        size += sum(map(len, shares))
+        secret = flower().combine_shares(shares)
+        if owner.index not in lost:
+            total = total - mask(secret, grid.modulus, len(total))
+            continue
+        key = flower().bytes_to_private_key(secret)
+        for one in there:  # the masks that the others share with the lost one stayed in the sum
+            pair = flower().generate_shared_key(key, one.mask_public)
+            drawn = mask(pair, grid.modulus, len(total))
+            total = total - np.sign(one.index - owner.index) * drawn
+    return SecAggResult(
+        total=grid.dequantize(total % grid.modulus, len(there)),
+        arrived=tuple(one.index for one in there),
+        uploads=uploads,
+        grid=grid,
+        bytes_up=size,
+        bytes_plain=4 * uploads.size,
+        seconds=time.perf_counter() - begun,
+    )

@@ -1,0 +1,50 @@
+"""Twenty-nine pitfalls that run: each as a broken and a sound form with one number between them.
+
+The broken forms live here, in the course and in tests only; nothing of the library imports them.
+
+>>> import fedlora_lab as fl
+>>> clip_of_the_mean = fl.sharp_edges.ALL[3]
+>>> clip_of_the_mean
+Pitfall 3, fatal: Clipping the mean gradient of a batch
+>>> clip_of_the_mean.measure()  # how far one example moves the sum, in units of the clip norm
+Measurement(broken=32.0, sound=1.0)
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from fedlora_lab.course.sharp_edges import learning_pitfalls, privacy_pitfalls
+from fedlora_lab.course.sharp_edges.injected_bugs import BUGS
+from fedlora_lab.course.sharp_edges.pitfall import GROUPS, Measurement, Pitfall
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ALL", "BUGS", "GROUPS", "Measurement", "Pitfall", "table"]
+
+_ROOM = (privacy_pitfalls, learning_pitfalls)
+ALL: dict[int, Pitfall] = dict(sorted((p.number, p) for part in _ROOM for p in part.PITFALLS))
+"""Number -> pitfall, 1 to 29."""
+
+
+def table(numbers: Iterable[int] | None = None) -> "pd.DataFrame":
+    """Measures pitfalls and lists what their broken and sound forms give.
+
+    Args:
+        numbers: which; ``None``: all of them, some seconds.
+
+    Returns:
+        Indexed by number; columns edge, severity, measured (what, in words), broken, sound, line.
+
+    Raises:
+        KeyError: for a number that is none.
+    """
+    import pandas as pd
+
+    rows = []
+    for one in (ALL[number] for number in (ALL if numbers is None else numbers)):
+        broken, sound = one.measure()
+        line = f"{one.side} {one.line:.3g}"
+        rows.append((one.number, one.title, one.severity, one.what, broken, sound, line))
+    columns = ["number", "edge", "severity", "measured", "broken", "sound", "line"]
+    return pd.DataFrame(rows, columns=columns).set_index("number")

@@ -1,0 +1,108 @@
+"""A pitfall: one way to go wrong, as a broken and a sound form that run, and the words about it.
+
+The words stand in pitfalls.toml, by number.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedlora_lab._utils.validation import check_one_of, check_whole
+
+SEVERITIES = ("fatal", "serious", "bug", "bug and leak", "utility", "honesty", "note")
+GROUPS = ("Counting", "Learning", "Saying what was found", "Chance")
+ANSWERS = ("Cannot say it", "Refuses", "Measures", "Tells")
+SIDES = ("at most", "at least")
+_TEXTS = tomllib.loads(Path(__file__).with_name("pitfalls.toml").read_text(encoding="utf-8"))
+
+UP_TO_1 = 1 + 1e-9
+"""The line of a number that may reach 1, rounding allowed for."""
+
+
+class Measurement(NamedTuple):
+    """What a pitfall's metric gives for its broken and its sound form."""
+
+    broken: float
+    sound: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pitfall:
+    """One way to go wrong, as something that runs.
+
+    Args:
+        number: 1 to 29, as on the page of sharp edges.
+        broken: a small mechanism with the mistake.
+        sound: the same mechanism without it.
+        metric: takes either and returns a number; the same number every time.
+        line: the number that a sound mechanism keeps to.
+        side: the side of the line that is sound, "at most" or "at least".
+        title: the mistake in a few words.
+        severity: one of `SEVERITIES`; their meaning stands on the page.
+        group: one of `GROUPS`, the section of the page.
+        wrong: what really happens, Markdown.
+        library: what this library does about it, Markdown; begins with one of `ANSWERS` in bold and
+            names its tests.
+        what: what the number is, in words, with its unit.
+
+    Guarantees: the broken form crosses its line, the sound one does not
+        (test_the_line_lies_between_broken_and_sound).
+    """
+
+    number: int
+    broken: Callable[..., Any]
+    sound: Callable[..., Any]
+    metric: Callable[[Callable[..., Any]], float]
+    line: float
+    side: str = "at most"
+    title: str
+    severity: str
+    group: str
+    wrong: str
+    library: str
+    what: str
+
+    def __post_init__(self) -> None:
+        check_whole("number", self.number, 1)
+        for name, allowed in (("severity", SEVERITIES), ("group", GROUPS), ("side", SIDES)):
+            check_one_of(name, getattr(self, name), allowed)
+        check_one_of("answer", self.answer, ANSWERS)
+
+    @property
+    def answer(self) -> str:
+        """What the library does, in the page's few words."""
+        bold = re.match(r"\*\*(.*?)\.?\*\*", self.library)
+        return bold[1] if bold else ""
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """Names of the tests that stand against it."""
+        return tuple(re.findall(r"`(test_\w+)`", self.library))
+
+    def measure(self) -> Measurement:
+        """Measures both forms now."""
+        return Measurement(float(self.metric(self.broken)), float(self.metric(self.sound)))
+
+    def is_sound(self, value: float) -> bool:
+        """Whether a number is on the sound side of the line."""
+        return value <= self.line if self.side == "at most" else value >= self.line
+
+    def __repr__(self) -> str:
+        return f"Pitfall {self.number}, {self.severity}: {self.title}"
+
+
+def make_pitfall(
+    number: int,
+    broken: Callable[..., Any],
+    sound: Callable[..., Any],
+    metric: Callable[[Any], float],
+    line: float,
+    side: str = "at most",
+) -> Pitfall:
+    """Makes the pitfall of this number, with its words from pitfalls.toml; see `Pitfall`."""
+    words: Any = {name: " ".join(text.split()) for name, text in _TEXTS[str(number)].items()}
+    forms: Any = {"broken": broken, "sound": sound, "metric": metric}
+    return Pitfall(number=number, line=line, side=side, **forms, **words)

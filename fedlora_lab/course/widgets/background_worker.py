@@ -1,0 +1,186 @@
+"""Threads for widgets: an iterator that can be paused and stopped, and drawings that keep up."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+READY, RUNNING, PAUSED = "ready", "running", "paused"
+OVER = STOPPED, FINISHED, FAILED = "stopped", "finished", "failed"
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Formats an exception as one line: its message, with the class name unless a `ValueError`."""
+    text = " ".join(str(error).split()) or "no message"
+    text = text if type(error) is ValueError else f"{type(error).__name__}: {text}"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class Worker:
+    """Consumes an iterator in a thread of its own, once.
+
+    Args:
+        make: returns the iterator; called in the thread, so it may be slow.
+        handle: called in the thread with every item.
+        changed: called with every new state; in the thread, except for the first.
+        name: of the thread.
+
+    Guarantees: no item is taken while paused (test_pause_takes_nothing); after `stop` at most the
+        item under way is finished and the iterator is closed (test_stop_is_within_one_item); an
+        error becomes the state "failed" and one line in ``error`` (test_an_iterator_that_raises).
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Iterable[Any]],
+        handle: Callable[[Any], None],
+        changed: Callable[[str], None] = lambda state: None,
+        name: str = "worker",
+    ) -> None:
+        self._make, self._handle, self._changed = make, handle, changed
+        self._go, self._halt = threading.Event(), threading.Event()
+        self._begun = self._waited = 0.0
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self.state, self.error = READY, ""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is still running."""
+        return self._thread.is_alive()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start, without the pauses that are over."""
+        return time.monotonic() - self._begun - self._waited if self._begun else 0.0
+
+    def start(self) -> None:
+        """Starts the thread; a worker starts once."""
+        self._begun = time.monotonic()
+        self._go.set()
+        self._enter(RUNNING)
+        self._thread.start()
+
+    def pause(self) -> None:
+        """Pauses after the item under way."""
+        self._go.clear()
+
+    def resume(self) -> None:
+        """Goes on after a pause."""
+        self._go.set()
+
+    def stop(self, wait: float | None = None) -> bool:
+        """Ends after the item under way; waits ``wait`` seconds; returns whether it has ended."""
+        self._halt.set()
+        self._go.set()
+        if wait is not None and self.alive and threading.current_thread() is not self._thread:
+            self._thread.join(wait)
+        return not self.alive
+
+    def _enter(self, state: str) -> None:
+        self.state = state
+        self._changed(state)
+
+    def _work(self) -> None:
+        try:
+            outcome = self._consume()
+        except BaseException as error:
+            self.error, outcome = one_line(error), FAILED
+        try:
+            self._enter(outcome)
+        except Exception as error:  # the display may be gone: no traceback from a thread
+            self.error = self.error or one_line(error)
+
+    def _consume(self) -> str:
+        items = iter(self._make())
+        try:
+            while not self._halt.is_set():
+                if not self._go.is_set():
+                    self._wait()
+                    continue
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return FINISHED
+                self._handle(item)
+            return STOPPED
+        finally:
+            if hasattr(items, "close"):
+                items.close()  # type: ignore[attr-defined]
+
+    def _wait(self) -> None:
+        begun = time.monotonic()
+        self._enter(PAUSED)
+        self._go.wait()
+        self._waited += time.monotonic() - begun
+        if not self._halt.is_set():
+            self._enter(RUNNING)
+
+
+class LatestOnly:
+    """Answers the newest request in a thread, which ends when nothing is left to answer.
+
+    Args:
+        answer: request -> result, slow.
+        show: called with every result that no newer request has overtaken, and with an overtaken
+            one if nothing was shown for `STALE` seconds.
+        failed: called with one line when ``answer`` or ``show`` raises.
+        rest: seconds before each answer, in which newer requests replace older ones.
+
+    Guarantees: the last request is always answered (test_the_last_request_is_answered); overtaken
+        results are dropped (test_an_overtaken_result_is_dropped).
+    """
+
+    STALE = 0.25
+
+    def __init__(
+        self,
+        answer: Callable[[Any], Any],
+        show: Callable[[Any], None],
+        failed: Callable[[str], None] = lambda line: None,
+        rest: float = 0.01,
+    ) -> None:
+        self._answer, self._show, self._failed, self._rest = answer, show, failed, rest
+        self._lock, self._pending, self._thread, self._shown = threading.Lock(), [], None, 0.0
+        self.closed = False
+
+    def request(self, request: Any) -> None:
+        """Asks for an answer to this request, and no longer to the one before."""
+        with self._lock:
+            if self.closed:
+                return
+            self._pending = [request]
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="drawing", daemon=True)
+                self._thread.start()
+
+    def settle(self, wait: float) -> bool:
+        """Waits until every request is answered; returns whether that is so."""
+        if (thread := self._thread) is not None:
+            thread.join(wait)
+        return self._thread is None
+
+    def close(self) -> None:
+        """Answers nothing more."""
+        with self._lock:
+            self.closed, self._pending = True, []
+
+    def _work(self) -> None:
+        while True:
+            time.sleep(self._rest)
+            with self._lock:
+                if not self._pending:
+                    self._thread = None
+                    return
+                request = self._pending.pop()
+            try:
+                result = self._answer(request)
+                with self._lock:
+                    late = self._pending and time.monotonic() - self._shown <= self.STALE
+                    wanted = not late and not self.closed
+                if wanted:
+                    self._shown = time.monotonic()
+                    self._show(result)
+            except Exception as error:
+                with contextlib.suppress(Exception):  # the place for the line may be gone too
+                    self._failed(one_line(error))

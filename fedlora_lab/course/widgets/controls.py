@@ -1,0 +1,189 @@
+"""Controls, places for text and pictures, and figures with controls (`interactive_figure`)."""
+
+import base64
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+import ipywidgets as w
+
+from fedlora_lab._utils.validation import check
+from fedlora_lab.course.widgets.background_worker import LatestOnly
+from fedlora_lab.plots.style import png
+
+STYLE = {"description_width": "92px"}
+WIDE = "272px"
+NARROW = 480  # pixels down to which a picture shrinks with the page
+
+
+def labelled(label: str, help: str = "", **more: Any) -> dict[str, Any]:
+    """Returns the options that every control has: label, tooltip, style and width."""
+    own = {"description": label, "tooltip": help or label, "style": STYLE}
+    return {**own, "layout": w.Layout(width=WIDE), **more}
+
+
+def slider(
+    label: str, value: float, low: float, high: float, step: float | None = None, help: str = ""
+) -> Any:
+    """Makes a slider: for whole numbers if all its numbers are integers, else for real ones."""
+    numbers = (value, low, high, step or 1)
+    whole = all(isinstance(v, int) and not isinstance(v, bool) for v in numbers)
+    kind, step = (w.IntSlider, step or 1) if whole else (w.FloatSlider, step or (high - low) / 100)
+    return kind(value=value, min=low, max=high, step=step, **labelled(label, help))
+
+
+def value_slider(label: str, values: Sequence[float], value: float, help: str = "") -> Any:
+    """Makes a slider over the given numbers."""
+    options = [(f"{v:g}", v) for v in values]
+    return w.SelectionSlider(options=options, value=value, **labelled(label, help))
+
+
+def menu(label: str, options: Sequence[Any], value: Any, help: str = "") -> Any:
+    """Makes a menu; options are values or (text, value) pairs."""
+    return w.Dropdown(options=list(options), value=value, **labelled(label, help))
+
+
+def button(label: str, icon: str, help: str, act: Callable[[], Any], style: str = "") -> Any:
+    """Makes a button that calls ``act``."""
+    layout = w.Layout(width="92px")
+    made = w.Button(description=label, icon=icon, tooltip=help, button_style=style, layout=layout)
+    made.on_click(lambda _: act())
+    return made
+
+
+def image_box(width: int, height: int, narrowest: int | None = None) -> Any:
+    """Makes a place for PNG bytes that keeps its size whatever is drawn into it.
+
+    On a narrow page it shrinks down to ``narrowest`` pixels and keeps its proportions.
+    """
+    low = f"{narrowest or width}px"
+    layout = w.Layout(height="auto", flex=f"1 1 {low}", min_width=low, max_width=f"{width}px")
+    return w.Image(format="png", width=width, height=height, layout=layout)
+
+
+def text_box(lines: int = 1) -> Any:
+    """Makes a place for text of fixed height."""
+    height = f"{22 * lines + 4}px"
+    return w.HTML(layout=w.Layout(height=height, width="100%", overflow="hidden", margin="0"))
+
+
+def code_box(label: str, help: str) -> Any:
+    """Makes a place for a few lines of code to copy."""
+    look = {
+        "style": {"description_width": "120px"},
+        "layout": w.Layout(width="98%", height="196px"),
+    }
+    return w.Textarea(rows=10, **labelled(label, help, **look))
+
+
+def row(*parts: Any) -> Any:
+    """Puts parts side by side, on further lines where the page is narrow."""
+    return w.HBox(parts, layout=w.Layout(flex_flow="row wrap", align_items="flex-start"))
+
+
+def set_text(place: Any, text: str, error: bool = False, role: str = "status") -> None:
+    """Puts escaped text into a `text_box`; screen readers read a status and an error aloud."""
+    look = "color:var(--jp-content-font-color1,inherit)"
+    if error:
+        look, role = "color:var(--jp-error-color1,#b3261e);font-weight:600", "alert"
+    place.value = f'<div role="{role}" style="{look};line-height:22px">{escape(text)}</div>'
+
+
+def set_download(place: Any, text: str, name: str, content: str) -> None:
+    """Puts a link into a `text_box` that saves this content as a CSV file of this name."""
+    data = base64.b64encode(content.encode()).decode()
+    look = "color:var(--jp-content-link-color,#0b57d0);line-height:22px"
+    target = f'download="{escape(name)}" href="data:text/csv;base64,{data}"'
+    place.value = f'<a style="{look}" {target}>{escape(text)}</a>'
+
+
+def make_control(name: str, given: Any) -> Any:
+    """Makes a control from a short form; see `interactive_figure`."""
+    label = name.replace("_", " ")
+    if isinstance(given, w.Widget):
+        return given
+    if isinstance(given, bool):
+        return w.Checkbox(value=given, indent=False, **labelled(label, style={}))
+    if isinstance(given, list) and given:
+        return menu(label, given, given[0][1] if isinstance(given[0], tuple) else given[0])
+    numbers = isinstance(given, tuple) and all(isinstance(v, int | float) for v in given)
+    forms = "a widget, True or False, a list of options, or (value, low, high[, step])"
+    check(numbers and len(given) in (3, 4), name, given, forms)
+    check(given[1] <= given[0] <= given[2], name, given, "low <= value <= high")
+    return slider(label, *given)
+
+
+class InteractiveFigure(w.VBox):
+    """Controls bound to a plot function; see `interactive_figure`."""
+
+    def __init__(self, plot: Callable[..., Any], knobs: dict[str, Any]) -> None:
+        self.plot, self.knobs = plot, knobs
+        self._first = self.values
+        first = self._draw(self._first)
+        # The header of a PNG states its size, so the page keeps the room before it is shown.
+        width, height = (int.from_bytes(first[0][i : i + 4], "big") for i in (16, 20))
+        self.picture, self.sentence = image_box(width, height, min(width, NARROW)), text_box(3)
+        self._show(first)
+        self._drawing = LatestOnly(self._draw, self._show, self._fail)
+        for knob in knobs.values():
+            knob.observe(lambda _: self._drawing.request(self.values), "value")
+        reset = button("Reset", "undo", "put every control back", self.reset)
+        super().__init__([row(*knobs.values(), reset), row(self.picture), self.sentence])
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The controls' present values."""
+        return {name: knob.value for name, knob in self.knobs.items()}
+
+    def reset(self) -> None:
+        """Puts every control back to its first value."""
+        for name, value in self._first.items():
+            self.knobs[name].value = value
+
+    def settle(self, wait: float = 10.0) -> bool:
+        """Waits until the figure shows the controls' values; returns whether it does."""
+        return self._drawing.settle(wait)
+
+    def close(self) -> None:
+        """Takes the widget down."""
+        self._drawing.close()
+        super().close()
+
+    def _draw(self, values: dict[str, Any]) -> tuple[bytes, str]:
+        figure, text = self.plot(**values)
+        return png(figure), text
+
+    def _show(self, drawn: tuple[bytes, str]) -> None:
+        self.picture.value, text = drawn
+        set_text(self.sentence, text)
+
+    def _fail(self, line: str) -> None:
+        set_text(self.sentence, line, error=True)
+
+
+def interactive_figure(plot: Callable[..., Any], **given: Any) -> InteractiveFigure:
+    """Makes a figure with a control for each argument of its plot function.
+
+    Args:
+        plot: returns ``(figure, sentence)``; it keeps its axes fixed and says in the sentence,
+            with numbers, what is seen.
+        given: for each argument of ``plot`` a short form: ``True`` or ``False`` makes a box to
+            tick, a list a menu, ``(value, low, high)`` or ``(value, low, high, step)`` a slider;
+            a widget is taken as it is.
+
+    Raises:
+        ValueError: for an unknown short form; also whatever ``plot`` raises for the first values.
+
+    Guarantees: moves that come faster than the drawing are skipped, the last one is drawn
+        (test_a_figure_draws_the_last_move); an error is one line under the figure
+        (test_a_figure_shows_an_error).
+
+    >>> import fedlora_lab as fl
+    >>> plot = fl.course.lesson(4).amplifier
+    >>> sliders = {"std": (0.05, 0.0, 1.0), "size_B": (0.0, 0.0, 2.0)}
+    >>> menus = {"rank": [4, 8], "alpha": [8, 16], "width": [64, 256]}
+    >>> fl.widgets.interactive_figure(plot, **sliders, **menus).values
+    {'std': 0.05, 'size_B': 0.0, 'rank': 4, 'alpha': 8, 'width': 64}
+    """
+    check(callable(plot), "plot", plot, "a function that gives (figure, sentence)")
+    return InteractiveFigure(plot, {name: make_control(name, g) for name, g in given.items()})

@@ -1,0 +1,321 @@
+"""Which method, when: the committed studies as rankings, what each ingredient of a method adds, and
+rows put together from ingredients."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fedlora_lab._utils.validation import check
+from fedlora_lab.experiments.runner import read
+from fedlora_lab.experiments.studies import STUDIES
+from fedlora_lab.federated import dry_run
+from fedlora_lab.methods.filters import binomial
+from fedlora_lab.methods.method import Cycle, Method
+from fedlora_lab.methods.quantization import normal_float
+from fedlora_lab.methods.table import ALL, VARIANTS, rule_name
+from fedlora_lab.report.paired_differences import paired_difference
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Frames = Mapping[str, "pd.DataFrame"]
+DEFAULTS = {  # the default of a field in words
+    "start": "A random, B zero",
+    "precondition": "none",
+    "penalty": "none",
+    "filter": "none",
+    "share": "what moved",
+    "clip_groups": "all together",
+    "clip_reference": "the change",
+    "own_ranks": "nothing",
+    "aggregate": "mean",
+    "broadcast": "full, 32 bits",
+}
+LETTERS = {"epsilon": "ε", "alpha": "α"}
+# The fields of a method that one can choose, and their values beside those of the table.
+COMPOSED = ("train", "start", "aggregate", "precondition", "filter", "share", "own_ranks")
+COMPOSED += ("clip_groups", "clip_reference", "broadcast")
+FURTHER: Mapping[str, tuple[Any, ...]] = {
+    "train": tuple(map(Cycle, (("A",), ("B", "B", "A"), ("AB", "B"), ("B", "B A")))),
+    "filter": (binomial(3), binomial(9)),
+    "broadcast": tuple(normal_float(width) for width in (2, 3, 8)),
+    "share": ("B",),
+}
+
+
+def describe_value(field: str, value: Any) -> str:
+    """A value of a method's field in words."""
+    if field in DEFAULTS and value == getattr(Method("plain", ""), field):
+        return DEFAULTS[field]
+    if field == "own_ranks":
+        return f"{value:.0%} of the ranks"
+    if field == "broadcast":
+        return f"{getattr(value, 'width', '?')} bits"
+    if isinstance(value, Cycle):
+        return " | ".join(value.rounds)
+    if isinstance(value, str):
+        return {"": "nothing", "A": "A only", "B": "B only"}.get(value, value)
+    return rule_name(value)
+
+
+def offered() -> dict[str, list[tuple[str, Any]]]:
+    """Field -> (words, value) of the default, of all that rows and variants of the table use there,
+    and of `FURTHER`.
+
+    Guarantees: every row can be put together from it
+        (test_composer.py::test_every_row_can_be_composed).
+    """
+    found: dict[str, list[tuple[str, Any]]] = {}
+    for field in COMPOSED:
+        values: list[Any] = []
+        rows = [Method("plain", ""), *(ALL | VARIANTS).values()]
+        for value in (*(getattr(row, field) for row in rows), *FURTHER.get(field, ())):
+            values += [] if value in values else [value]
+        found[field] = [(describe_value(field, value), value) for value in values]
+    return found
+
+
+def compose(name: str, choice: Mapping[str, Any]) -> Method:
+    """The row with these fields; it claims to be exact if its rules are, when they are played.
+
+    Raises: ``ValueError`` for fields that do not go together.
+    Guarantees: test_dry_run.py::test_a_composed_row_is_exact_or_not.
+    """
+    row = Method(name, "", **dict(choice))
+    gap = dry_run.exactness(row)
+    return row.replace(exact=gap is not None and gap < dry_run.EXACT)
+
+
+def frames(folder: str | Path = "results") -> dict[str, "pd.DataFrame"]:
+    """The committed frames of the declared studies that were run, by name."""
+    there = (name for name in STUDIES if (Path(folder) / f"{name}.csv").is_file())
+    return {name: read(name, folder) for name in there}
+
+
+def coverage(found: Frames) -> "pd.DataFrame":
+    """Study by study: cases that are there, cases declared, methods that miss some, and the
+    command that adds them.
+
+    Guarantees: test_guide.py::test_coverage_counts_what_is_missing.
+    """
+    import pandas as pd
+
+    def text(value: object) -> str:
+        """A label as it is compared: numbers by value, "" for what is missing."""
+        if value is None or value != value:
+            return ""
+        return f"{value:g}" if isinstance(value, float | int) else str(value)
+
+    rows = []
+    for name, study in STUDIES.items():
+        there, names = set(), sorted(study.cases[0].labels)
+        declared = {
+            (case.method.slug, *(text(case.labels[label]) for label in names)): case.method.slug
+            for case in study.cases
+        }
+        if name in found:
+            cells = found[name][["method", *names]].drop_duplicates().itertuples(index=False)
+            there = {(str(cell[0]), *map(text, cell[1:])) for cell in cells} & set(declared)
+        missing = dict.fromkeys(slug for key, slug in declared.items() if key not in there)
+        command = f"fedlora-lab study {name}"
+        rows.append((name, len(there), len(declared), ", ".join(missing), command))
+    columns = ["study", "cases", "of", "missing", "command"]
+    return pd.DataFrame(rows, columns=columns).set_index("study")
+
+
+def describe_coverage(found: Frames) -> str:
+    """The coverage in a few lines: studies whole, in part, and not run."""
+    table: Any = coverage(found)
+    lines = [
+        f"{row.Index}: {row.cases} of {row.of} cases"
+        + ("" if row.cases == row.of else f" (go on: {row.command})")
+        for row in table[table["cases"] > 0].itertuples()
+    ]
+    if none := ", ".join(table.index[table["cases"] == 0]):
+        lines.append(f"not run yet: {none} (fedlora-lab study NAME)")
+    return "\n".join(lines)
+
+
+class Situation(NamedTuple):
+    """One setting of a study: its name, what tells it from the others, and its rows."""
+
+    study: str
+    labels: dict[str, Any]
+    rows: Any
+
+    @property
+    def words(self) -> str:
+        """The labels in words."""
+        return ", ".join(describe_label(name, value) for name, value in self.labels.items())
+
+
+def label_columns(frame: "pd.DataFrame") -> list[str]:
+    """The columns that tell one case of a study from another: those between the method and its
+    learning rate. Raises ``ValueError`` for a frame that is none of a study."""
+    columns, expected = list(frame.columns), "a study's: study, method, labels, lr, seed"
+    check({"method", "lr", "seed"} <= set(columns), "frame.columns", columns, expected)
+    return columns[columns.index("method") + 1 : columns.index("lr")]
+
+
+def describe_label(name: str, value: Any) -> str:
+    """A label in words; an ε that is missing is no privacy."""
+    if name == "epsilon" and value != value:
+        return "no privacy"
+    text = f"{value:g}" if isinstance(value, float | int) else value
+    return f"{LETTERS.get(name, name)} = {text}"
+
+
+def _settings(study: str, frame: "pd.DataFrame") -> Iterator[Situation]:
+    """Every setting of a frame, the labels in order."""
+    names = label_columns(frame)
+    order = frame.sort_values(names, kind="stable")
+    for key, rows in order.groupby(names, dropna=False, sort=False):
+        values = key if isinstance(key, tuple) else (key,)
+        yield Situation(study, dict(zip(names, values, strict=True)), rows)
+
+
+def situations(frames: Frames) -> Iterator[Situation]:
+    """Every setting in which one would choose a method; an unfinished study has fewer.
+
+    A declared study that asks what one knob does is passed over; a frame of one's own is not.
+    """
+    for study, frame in frames.items():
+        if study not in STUDIES or STUDIES[study].guides:
+            yield from _settings(study, frame)
+
+
+def rank_methods(rows: Any, level: float = 0.95) -> "pd.DataFrame":
+    """The methods of one situation, best first: mean, gap to the best with its interval, tied,
+    exact, bytes.
+
+    The best is chosen by the same numbers that it is then compared with. So the intervals hold for
+    all pairs of methods together (Bonferroni over the m (m - 1) / 2 pairs, each paired by seed,
+    Student's t): a method is tied when its interval reaches zero.
+
+    Args: rows: of one situation, see `situations`. level: of all intervals together.
+    Returns: index method; mean, gap, low, high (gap <= 0 but for rounding), seeds, tied, fallen
+        (runs that ended worse than they began), exact, bytes of a run.
+    Guarantees: test_guide.py::test_ties_are_rarely_broken_by_chance,
+        test_a_lead_that_is_there_is_found.
+    """
+    import pandas as pd
+
+    judged = "accuracy" in rows.columns and rows["accuracy"].notna().any()
+    measure, sign = ("accuracy", 1) if judged else ("loss", -1)
+    means = rows.groupby("method")[measure].mean().sort_values(ascending=sign < 0, kind="stable")
+    best, pairs = str(means.index[0]), len(means) * (len(means) - 1) / 2
+    table, before = [], f"before_{measure}"
+    for slug, mean in means.items():
+        part, known = rows[rows["method"] == slug], (ALL | VARIANTS).get(str(slug))
+        gap, low, high = 0.0, 0.0, 0.0
+        if slug != best:
+            each = 1 - (1 - level) / pairs
+            found = paired_difference(rows, str(slug), best, measure, level=each)
+            gap, low, high, _ = found if sign > 0 else -found
+        fell = (sign * part[measure] < sign * part[before]) if before in part else pd.Series([0])
+        row = {"method": slug, "mean": mean, "gap": gap, "low": low, "high": high}
+        row |= {"seeds": part["seed"].nunique(), "tied": not high < 0, "fallen": int(fell.sum())}
+        row |= {"exact": None if known is None else known.exact}
+        table.append(row | {"bytes": float((part["bytes_up"] + part["bytes_down"]).mean())})
+    return pd.DataFrame(table).set_index("method")
+
+
+def guide(frames: Frames, level: float = 0.95) -> "pd.DataFrame":
+    """One row a situation: the best method, what cannot be told from it, and the least that one of
+    them sends.
+
+    Args: frames: study -> frame, as `frames` reads them. level: of all intervals of a situation
+        together.
+    Returns: study, unit, where, methods (compared), seeds, best, mean, half (median half-width of
+        the gaps to the best: a lead below it cannot be seen), tied (names, the best first, and how
+        many of their runs fell below the start), frugal (the tied method with the fewest bytes),
+        share (its bytes over those of the best), exact (how many of the tied).
+    Guarantees: test_guide.py::test_the_guide.
+    """
+    import pandas as pd
+
+    from fedlora_lab.plots.style import name
+
+    lines = []
+    for one in situations(frames):
+        table: Any = rank_methods(one.rows, level)
+        tied = table[table["tied"]]
+        frugal = tied["bytes"].idxmin()
+        declared = STUDIES.get(one.study)
+        words = [
+            name(row.Index) + (f" ({row.fallen} of {row.seeds} runs fell)" if row.fallen else "")
+            for row in tied.itertuples()
+        ]
+        lines.append(
+            {
+                "study": one.study,
+                "unit": declared.cases[0].privacy.get("unit", "example") if declared else "",
+                "where": one.words,
+                "methods": len(table),
+                "seeds": int(table["seeds"].min()),
+                "best": name(table.index[0]),
+                "mean": table["mean"].iloc[0],
+                "half": float(((table["high"] - table["low"]) / 2).iloc[1:].median()),
+                "tied": ", ".join(words),
+                "frugal": name(frugal),
+                "share": table.loc[frugal, "bytes"] / table["bytes"].iloc[0],
+                "exact": f"{int(tied['exact'].fillna(False).astype(bool).sum())} of {len(tied)}",
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def contrasts(rows: Iterable[Method]) -> list[tuple[str, Any, str, str]]:
+    """(field, value, slug with the value, slug with the default) of all pairs that differ in this
+    field only."""
+    usual, found = dry_run.fields(Method("plain", "")), []
+    known = [(row, dry_run.fields(row)) for row in rows]
+    for (row, one), (base, other) in product(known, known):
+        differs = [name for name in usual if one[name] != other[name]]
+        if len(differs) == 1 and other[differs[0]] == usual[differs[0]]:
+            found.append((differs[0], getattr(row, differs[0]), row.slug, base.slug))
+    return found
+
+
+def effects(
+    frame: "pd.DataFrame", rows: Iterable[Method], measure: str = "accuracy"
+) -> "pd.DataFrame":
+    """Main effects: what a field's value adds to the default, mean over all pairs of rows equal in
+    the other fields.
+
+    Per seed the mean over the pairs that both ran in a situation; then Student's 95 % interval over
+    the seeds.
+
+    Args:
+        frame: of a study, finished or in part.
+        rows: the study's methods.
+        measure: a column; larger is better.
+
+    Returns: where, field, value (in words), mean, low, high, pairs, seeds; empty where no pair is
+        there.
+    Raises: ``ValueError`` for a frame without the measure.
+    Guarantees: known effects are found, and an unfinished case only takes its own pairs away
+        (test_guide.py::test_known_effects_are_found).
+    """
+    import pandas as pd
+
+    from fedlora_lab.report.summary_table import t_interval
+
+    check(measure in frame.columns, "measure", measure, "a column of the frame")
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for field, value, one, other in contrasts(rows):
+        groups.setdefault((field, describe_value(field, value)), []).append((one, other))
+    found = []
+    for situation in _settings("", frame):
+        table = situation.rows.pivot_table(measure, "seed", "method")
+        for key, pairs in groups.items():
+            there = [pair for pair in pairs if {*pair} <= {*table.columns}]
+            gaps = {i: table[one] - table[other] for i, (one, other) in enumerate(there)}
+            means = pd.DataFrame(gaps).dropna().mean(axis=1)
+            if len(means) >= 2:
+                mean, half = t_interval(means.to_numpy())
+                interval = (mean, mean - half, mean + half)
+                found.append((situation.words, *key, *interval, len(there), len(means)))
+    columns = ["where", "field", "value", "mean", "low", "high", "pairs", "seeds"]
+    return pd.DataFrame(found, columns=columns)

@@ -1,0 +1,296 @@
+"""Claims of the literature (paper_claims.json): each with its source, how far that could be read,
+and the rule by which the committed studies judge it."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fedlora_lab._utils.validation import check, check_one_of
+from fedlora_lab.experiments.method_guide import Frames, describe_label
+from fedlora_lab.report.paired_differences import PairedDifference, paired_difference
+from fedlora_lab.report.summary_table import t_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HOLDS, FAILS, OPEN = "holds", "does not hold here", "cannot be tested at this scale"
+WAITS = "not run yet"
+VERDICTS = (HOLDS, FAILS, OPEN, WAITS)
+TAGS = ("primary", "secondary", "inferred")
+SHOWN = 0.95  # level of the interval that is shown; many claims are decided by a wider one
+ALONE = "undecided: it {} by itself, not together with the other claims"
+
+
+class Verdict(NamedTuple):
+    """What was measured for a claim, in words with intervals, the verdict, and the reason."""
+
+    measured: str
+    verdict: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One published claim.
+
+    Args:
+        slug, text: short name, unique; what is claimed.
+        source, tag: arXiv id, and how far it could be read: "primary", "secondary" or "inferred".
+        setting: where it was claimed.
+        judge: the rule that decides, see `judge`.
+        study: whose command makes the numbers; "" where nothing is measured.
+        note: what a reader has to know beside the verdict.
+    """
+
+    slug: str
+    text: str
+    source: str
+    tag: str
+    setting: str
+    judge: Mapping[str, Any]
+    study: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        check_one_of("tag", self.tag, TAGS)
+        check("arXiv:" in self.source, "source", self.source, "an arXiv id")
+
+
+class Stale(NamedTuple):
+    """Rows of a committed study that are to be measured again: a study, a method of it, and why."""
+
+    study: str
+    method: str
+    why: str
+
+
+class _Data(NamedTuple):
+    """The rows of one setting, the setting in words, and the level of the interval that decides."""
+
+    rows: Any
+    at: str
+    level: float
+
+    def gaps(self, one: str, other: str, measure: str) -> tuple[PairedDifference, PairedDifference]:
+        """The difference with the interval that is shown, and with the one that decides."""
+        parts = (self.rows, one, other, measure)
+        return paired_difference(*parts, SHOWN), paired_difference(*parts, self.level)
+
+
+def _lead(pair: Any, what: str, by: float = 0.0, fallen: str = "") -> Verdict:
+    """Whether a difference is larger than ``by``: holds when the whole interval is beyond it."""
+    shown, found = pair
+    asked = f"; asked: above {by:+.2f}" if by else ""
+    measured = f"{what}: {shown}, {shown.seeds} seeds{asked}{fallen}"
+    if found.low > by:
+        return Verdict(measured, HOLDS)
+    if found.high < by:
+        reason = f"the whole interval is below {by:+.2f}"
+        reason = "it is ahead, but by less" if found.low > 0 else reason
+        return Verdict(measured, FAILS, "the other is ahead" if found.high < 0 else reason)
+    alone = "holds" if shown.low > by else "fails" if shown.high < by else ""
+    undecided = f"undecided: the interval holds {by:g}"
+    return Verdict(measured, OPEN, ALONE.format(alone) if alone else undecided)
+
+
+def _equality(pair: Any, what: str, bound: float) -> Verdict:
+    """Whether a difference is at most ``bound``: holds when the whole interval is inside."""
+    measured = f"{what}: {pair[0]}, {pair[0].seeds} seeds; asked: within ±{bound:g}"
+    inside = [max(abs(x.low), abs(x.high)) <= bound for x in pair]
+    apart = [x.low > bound or x.high < -bound for x in pair]
+    if inside[1]:
+        return Verdict(measured, HOLDS)
+    if apart[1]:
+        return Verdict(measured, FAILS, f"they differ by more than {bound:g}")
+    alone = "holds" if inside[0] else "fails" if apart[0] else ""
+    undecided = f"undecided: the interval reaches beyond ±{bound:g}"
+    return Verdict(measured, OPEN, ALONE.format(alone) if alone else undecided)
+
+
+def _ahead(
+    data: _Data, one: str, other: str, by: float = 0.0, measure: str = "accuracy"
+) -> Verdict:
+    """One method is ahead of another by more than ``by``."""
+    fallen = ""  # an interval hides that one run of ten ended worse than it began
+    for method in (one, other) if "before_accuracy" in data.rows else ():
+        part = data.rows[data.rows["method"] == method]
+        if low := int((part["accuracy"] < part["before_accuracy"]).sum()):
+            fallen += f"; {low} of {len(part)} runs of {method} ended below the start"
+    what = f"{measure} of {one} above {other}{data.at}"
+    return _lead(data.gaps(one, other, measure), what, by, fallen)
+
+
+def _shows(data: _Data, method: str, one: str, other: str) -> Verdict:
+    """Of one method, one measure is above another."""
+    names: Any = {"var_name": "method", "value_name": "value"}
+    long = data.rows.melt(id_vars="seed", value_vars=[one, other], **names)
+    what = f"{one} of {method} above its {other}{data.at}"
+    return _lead(data._replace(rows=long).gaps(one, other, "value"), what)
+
+
+def _equal(data: _Data, one: str, other: str, within: float, measure: str = "accuracy") -> Verdict:
+    """Two methods do not differ by more than ``within``."""
+    what = f"{measure} of {one} above {other}{data.at}"
+    return _equality(data.gaps(one, other, measure), what, within)
+
+
+def _unmoved(data: _Data, method: str, label: str, ends: Any, within: float) -> Verdict:
+    """A knob turned from end to end moves a method's accuracy by no more than ``within``."""
+    rows = data.rows[data.rows[label].isin(ends)]
+    data = data._replace(rows=rows.assign(method=rows[label].map(str)))
+    what = f"accuracy of {method} at {label} {ends[1]:g} above {ends[0]:g}{data.at}"
+    return _equality(data.gaps(str(ends[1]), str(ends[0]), "accuracy"), what, within)
+
+
+def _grows(data: _Data, method: str, measure: str, label: str, power: float) -> Verdict:
+    """An energy grows with this power of knob x learning rate: holds when the slope's interval is
+    within 5 % of it.
+
+    The slope is fitted on logarithms, seed by seed; the learning rate stands in it because it
+    scales the noise of a step as the knob does, and is tuned for each setting.
+    """
+    rows = data.rows[data.rows[label] > 0]
+    if (data.rows[measure] == 0).all():
+        return Verdict("–", FAILS, f"{measure} of {method} is zero")
+    parts = [part for _, part in rows[rows[measure] > 0].groupby("seed") if len(part) > 1]
+    points = [(np.log(part[label] * part["lr"]), np.log(part[measure])) for part in parts]
+    slopes = np.array([np.polyfit(*point, 1)[0] for point in points])
+    if len(slopes) < 2:
+        reason = f"{measure} of {method} needs two seeds and two values of {label}"
+        return Verdict("–", OPEN, reason)
+    mean, half = t_interval(slopes)
+    measured = f"energy {measure} of {method} grows with power {mean:.2f} ± {half:.2f} of {label} "
+    measured += f"× learning rate, {len(slopes)} seeds"
+    off, half = abs(mean - power), t_interval(slopes, data.level)[1]
+    if off + half <= 0.05 * power:
+        return Verdict(measured, HOLDS)
+    return Verdict(measured, FAILS if off - half > 0.05 * power else OPEN, f"claimed is {power:g}")
+
+
+def _none(data: _Data, method: str, measure: str) -> Verdict:
+    """A measure is exactly zero in every run."""
+    values = data.rows[measure]
+    if values.isna().any():
+        return Verdict("–", OPEN, f"{measure} of {method} was not measured in every run")
+    measured = f"{measure} of {method}: at most {values.max():.3g} over {len(values)} runs"
+    zero = bool((values == 0).all())
+    return Verdict(measured, HOLDS if zero else FAILS, "" if zero else "it is there")
+
+
+def _both(found: list[Verdict]) -> Verdict:
+    """All parts must hold; one that fails decides, before one that waits and one that is open."""
+    measured = "; ".join(part.measured for part in found)
+    good = sum(part.verdict == HOLDS for part in found)
+    for word in (FAILS, WAITS, OPEN):
+        parts = [(i, part) for i, part in enumerate(found, 1) if part.verdict == word]
+        if parts:
+            some = [f"{good} of {len(found)} parts hold"] if good else []
+            reasons = (f"part {i}: {part.reason}" for i, part in parts)
+            return Verdict(measured, word, "; ".join([*some, *reasons]))
+    return Verdict(measured, HOLDS)
+
+
+RULES = {"ahead": _ahead, "shows": _shows, "equal": _equal, "unmoved": _unmoved}
+RULES |= {"grows": _grows, "none": _none}
+
+
+def chosen(frame: "pd.DataFrame", **where: Any) -> "pd.DataFrame":
+    """The rows with these labels; ``epsilon=None`` is no privacy."""
+    kept: Any = frame
+    for name, value in where.items():
+        column = kept[name]
+        kept = kept[column.isna() if value is None else column == value]
+    return kept
+
+
+def judge(rule: Mapping[str, Any], frames: Frames, level: float = SHOWN) -> Verdict:
+    """The verdict of the frames on a claim.
+
+    Args:
+        rule: ``rule`` names one of `RULES`, "both" (with ``parts``, whose level is that of all
+            together) or "untested" (with a ``reason``); ``study`` the frame; then the rule's own
+            arguments, and labels that choose the rows.
+        frames: study -> frame.
+        level: of the interval that decides; that of 95 % is shown.
+    """
+    given = dict(rule)
+    kind = given.pop("rule")
+    if kind == "untested":
+        return Verdict("–", OPEN, f"not measured: {given['reason']}")
+    if kind == "both":
+        parts = given["parts"]
+        return _both([judge(part, frames, 1 - (1 - level) / len(parts)) for part in parts])
+    frame, takes = frames[given.pop("study")], signature(RULES[kind]).parameters
+    where = {name: value for name, value in sorted(given.items()) if name not in takes}
+    own = {name: value for name, value in given.items() if name in takes}
+    rows = chosen(frame, **where)
+    methods = (own["method"],) if "method" in own else (own["one"], own["other"])
+    if missing := [method for method in methods if method not in set(rows["method"])]:
+        reason = f"the frame has no runs of {', '.join(missing)} in this setting yet"
+        return Verdict("–", WAITS, reason)
+    labels = (describe_label(name, math.nan if x is None else x) for name, x in where.items())
+    at = f" ({', '.join(labels)})" if where else ""
+    if "method" in own:
+        rows = chosen(rows, method=own["method"])
+    return RULES[kind](_Data(rows, at, level), **own)
+
+
+def judge_claims(claims: tuple[Claim, ...], frames: Frames) -> "pd.DataFrame":
+    """The claims as a frame: slug, claim, source, tag, setting, measured, command, verdict, reason.
+
+    A claim whose study is not there is told so, and not judged. Many claims are looked at: the
+    intervals that decide are those that hold for all measured claims together (Bonferroni), so one
+    of them misses in one table of twenty.
+    """
+    import pandas as pd
+
+    rows, measured = [], sum(bool(claim.study) for claim in claims)
+    level = 1 - (1 - SHOWN) / max(measured, 1)
+    for claim in claims:
+        command = f"fedlora-lab study {claim.study}" if claim.study else ""
+        found = Verdict("–", WAITS, f"`{command}` was not run")
+        if not claim.study or claim.study in frames:
+            found = judge(claim.judge, frames, level)
+        rows.append(
+            {
+                "slug": claim.slug,
+                "claim": claim.text,
+                "source": claim.source,
+                "tag": claim.tag,
+                "setting": claim.setting,
+                "measured": found.measured,
+                "command": command,
+                "verdict": found.verdict,
+                "reason": "; ".join(part for part in (found.reason, claim.note) if part),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def readers(stale: Stale, claims: tuple[Claim, ...], frames: Frames) -> list[Claim]:
+    """The claims whose verdict rests on these rows: without them they could not be judged.
+
+    Guarantees: test_claims_that_read_stale_rows_are_found.
+    """
+    if stale.study not in frames:
+        return []
+    frame = frames[stale.study]
+    without = {**frames, stale.study: frame[frame["method"] != stale.method]}
+    asked = [claim for claim in claims if claim.study == stale.study]
+    return [
+        x
+        for x in asked
+        if judge(x.judge, without).verdict == WAITS != judge(x.judge, frames).verdict
+    ]
+
+
+_TABLE = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+CLAIMS = tuple(Claim(**row) for row in _TABLE)  # in the order of the page
+_TWICE = "its filter acted twice in the client unit, on the local steps and on the noised update; "
+STALE = (Stale("digits-clients", "la-lora", f"{_TWICE}it now acts once"),)

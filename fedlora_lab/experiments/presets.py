@@ -1,0 +1,191 @@
+"""Set-ups of published papers (presets.toml) as tasks: full size, or shapes alone."""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedlora_lab import methods
+from fedlora_lab._utils.validation import check
+from fedlora_lab.federated.cost import Cost, cost
+from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.tasks.architectures import AUTO, default_head
+from fedlora_lab.tasks.hub import OWN_HEAD, hub
+from fedlora_lab.tasks.task import (
+    CAUSAL,
+    CLASSIFICATION,
+    Task,
+    cross_entropy,
+    matching_modules,
+    next_token_loss,
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published set-up as data.
+
+    Args:
+        name, source: short name; arXiv id of the paper.
+        assumed: what the paper's text, as far as it could be read, does not settle.
+        model, architecture, config: name of the weights, Transformers' name of the architecture,
+            and its numbers.
+        dataset: what `datasets.load_dataset` takes, or () where the data come as a folder of images
+            for each class.
+        text, image, label: columns.
+        examples, classes, length: private examples, classes (0: language), tokens of a text (0:
+            images).
+        clients, alpha: of the federation; Dirichlet concentration, ``None``: at random.
+        test: name of the split to test on, or a share.
+        targets: ends of names in any version of Transformers; those that the model has are used.
+        head: the classifier is trained in full.
+        epsilon, delta, clip: of the example unit; epsilon ``None``: no privacy.
+    """
+
+    name: str
+    source: str
+    assumed: str
+    model: str
+    architecture: str
+    config: Mapping[str, Any]
+    dataset: tuple[str, ...]
+    examples: int
+    classes: int
+    clients: int
+    method: str
+    text: tuple[str, ...] = ()
+    image: str | None = None
+    label: str | None = "label"
+    length: int = 0
+    alpha: float | None = None
+    test: str | float = "validation"
+    targets: tuple[str, ...] = ("query", "value")
+    head: bool = False
+    lora: Lora = field(default=Lora(8, 8.0))
+    plan: Plan = field(default=Plan())
+    epsilon: float | None = None
+    delta: float = 1e-5
+    clip: float = 2.0
+
+
+def _presets() -> Iterator[Preset]:
+    table = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    rows: dict[str, dict[str, Any]] = {}
+    for name, row in table["presets"].items():
+        if row.pop("glue", False):
+            shared = {"architecture": "roberta", "length": 128, **row}
+            for part, own in table["glue"].items():
+                rows[f"{name}-{part}"] = {**shared, "dataset": ["nyu-mll/glue", part], **own}
+        else:
+            rows[name] = rows.get(row.pop("like", ""), {}) | row
+    kinds = {"lora": lambda x: Lora(**x), "plan": lambda x: Plan(**x), "label": lambda x: x or None}
+    kinds |= dict.fromkeys(("dataset", "text", "targets"), tuple)
+    for name, row in rows.items():
+        fields = {key: kinds[key](value) if key in kinds else value for key, value in row.items()}
+        yield Preset(name=name, **table["architectures"][row["architecture"]], **fields)
+
+
+PRESETS: dict[str, Preset] = {row.name: row for row in _presets()}
+
+
+def get(name: "str | Preset") -> Preset:
+    """The preset of this name. Raises ``ValueError`` with the names there are."""
+    if isinstance(name, Preset):
+        return name
+    check(isinstance(name, str) and name in PRESETS, "preset", name, "one of " + ", ".join(PRESETS))
+    return PRESETS[name]
+
+
+def task(name: "str | Preset", model: Any = None, dataset: Any = None, **options: Any) -> Task:
+    """The preset's task.
+
+    Args:
+        name: a preset or its name.
+        model, dataset: in the place of the paper's: a folder, a name or a module; data with the
+            columns of the paper's. A data set is needed where the paper's comes as a folder.
+        options: of `tasks.hub`, over the preset's. The test part of the paper's own data is public;
+            that of yours is not unless ``public_test=True`` says so.
+
+    Raises: ``ValueError`` where the data are a folder and none is given; ``ImportError`` where
+        `datasets` is missing.
+    Guarantees: test_presets.py::test_every_preset_trains_end_to_end_at_a_toy_size.
+    """
+    row, own = get(name), dataset is None
+    if own:
+        words = "a folder with a folder of images for each class: it is not on the hub"
+        check(bool(row.dataset), "dataset", None, words)
+        try:
+            from datasets import load_dataset  # type: ignore[import-not-found]  # an extra
+        except ImportError as error:
+            words = f"{row.name} needs datasets: run `pip install 'fedlora-lab[hub]'`"
+            raise ImportError(words) from error
+        dataset = load_dataset(*row.dataset)
+    given = {key: getattr(row, key) for key in ("clients", "alpha", "test", "name", "label")}
+    given |= {"image": row.image} if row.image else {"text": row.text, "max_length": row.length}
+    given |= {"head": OWN_HEAD if row.head else None, "public_test": own, **options}
+    if "targets" not in given:
+        given["targets"] = _targets(row, _on_meta(row))
+    return hub(row.model if model is None else model, dataset, **given)
+
+
+def privacy(name: "str | Preset", task: Task, plan: Plan | None = None) -> Privacy | None:
+    """The preset's budget spent over its plan, or another one, of this task; ``None`` where the
+    paper has none."""
+    row = get(name)
+    if row.epsilon is None:
+        return None
+    budget = Privacy(clip_norm=row.clip, delta=row.delta, accountant="rdp")
+    return budget.calibrate(epsilon=row.epsilon, task=task, plan=plan or row.plan)
+
+
+def _on_meta(row: Preset) -> nn.Module:
+    """The real architecture at its real size, without values."""
+    import transformers
+
+    kind = "image" if row.image else "text" if row.label else "causal"
+    extra = {"num_labels": row.classes} if row.label else {}
+    config = transformers.AutoConfig.for_model(row.architecture, **{**row.config, **extra})
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = 0
+    with torch.device("meta"):
+        model = getattr(transformers, AUTO[kind]).from_config(config)
+    return model.eval().requires_grad_(False)
+
+
+def _targets(row: Preset, model: nn.Module) -> tuple[str, ...]:
+    return tuple(target for target in row.targets if matching_modules(model, [target]))
+
+
+def shapes(name: "str | Preset") -> Task:
+    """The preset's task with shapes alone: no weights, and examples that take no memory."""
+    row = get(name)
+    model, size = _on_meta(row), row.config.get("image_size", 0)
+    number, whole = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+    each, text = row.examples // row.clients, whole.expand(row.examples // row.clients, row.length)
+    x = number.expand(each, 3, size, size) if row.image else {"input_ids": text}
+    y = whole.expand(each) if row.label else text
+    return Task(
+        name=row.name,
+        model=model,
+        targets=_targets(row, model),
+        clients=((x, y),) * row.clients,
+        test=(x, y),
+        head=default_head(model) if row.head else None,
+        loss=cross_entropy if row.label else next_token_loss,
+        metrics=dict(CLASSIFICATION if row.label else CAUSAL),
+        info={"task": row.name},
+    )
+
+
+def dry_run(name: "str | Preset") -> Cost:
+    """What the preset costs, counted on shapes alone; nothing is downloaded.
+
+    Guarantees: test_presets.py::test_every_preset_fits_its_shapes.
+    """
+    row = get(name)
+    return cost(shapes(row), methods.get(row.method), row.lora, row.plan)

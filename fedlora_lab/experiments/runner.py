@@ -1,0 +1,348 @@
+"""Runs a study: tunes, trains and reports each case, resumable; and what tuning costs in ε."""
+
+import json
+import math
+import os
+import platform
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import version
+from multiprocessing import active_children, get_context, parent_process
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fedlora_lab._utils.files import append_line, lock_folder, read_lines
+from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab.experiments.studies import Case, Job, Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Done = dict[str, dict[str, Any]]  # key of a job -> what `result` gave for it
+PACKAGES = ("fedlora-lab", "torch", "peft", "opacus", "dp-accounting", "numpy", "scipy")
+
+
+def load(path: Path) -> Done:
+    """Key -> result of every whole line of a file of results; other lines are run again."""
+
+    def whole(entry: dict[str, Any]) -> bool:
+        kinds = type(entry.get("key")), type(entry.get("seed")), type(entry.get("lr"))
+        named = kinds[:2] == (str, int) and kinds[2] in (int, float)
+        values, numbers = entry.get("values"), (int, float, type(None))
+        return (
+            named and isinstance(values, dict) and all(type(x) in numbers for x in values.values())
+        )
+
+    return {entry["key"]: entry for entry in read_lines(path) if whole(entry)}
+
+
+@cache
+def _task(name: str, arguments: str, tune: bool) -> Any:
+    from fedlora_lab import tasks
+
+    task = tasks.build(name, **json.loads(arguments))
+    check(not tune or task.validation is not None, "task", name, "one with a validation part")
+    return replace(task, test=task.validation, validation=None) if tune else task
+
+
+@cache
+def _privacy(name: str, arguments: str, fields: str, plan: str, epsilon: float | None) -> Any:
+    from fedlora_lab.methods.plan import Plan
+    from fedlora_lab.privacy.config import Privacy
+
+    privacy, task = Privacy(**json.loads(fields)), _task(name, arguments, False)
+    if privacy.noise_multiplier is not None:
+        return privacy
+    if epsilon is None:
+        return None
+    return privacy.calibrate(epsilon=epsilon, task=task, plan=Plan(**json.loads(plan)))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch works in one thread: sums are rounded alike however many processes there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def result(job: Job) -> dict[str, Any]:
+    """Trains the job's run; measures before training and after the last round, never the best one.
+
+    Returns: key, lr, seed, and values: measures by name, ``None`` for what is not finite; bytes and
+        seconds summed over the run, the last round's noise terms summed over the layers.
+    """
+    from fedlora_lab.federated.simulation import run
+    from fedlora_lab.measures.gradients import flatness
+    from fedlora_lab.methods.plan import Lora, Plan
+
+    case, plan = job.case, Plan(**job.case.plan, lr=job.lr)
+    fields = (dict(part) for part in (case.task[1], case.privacy, case.plan))
+    arguments, *fixed = (json.dumps(part, sort_keys=True) for part in fields)
+    task = _task(case.task[0], arguments, job.tune)
+    privacy = _privacy(case.task[0], arguments, *fixed, case.epsilon)
+    options: dict[str, Any] = {"lora": Lora(**case.lora), "seed": job.seed, **case.compute}
+    with _one_thread():
+        records = list(
+            run(task, case.method, privacy, plan, **{"evaluate_every": plan.rounds, **options})
+        )
+        last = records[-1]
+        values = {f"before_{name}": x for name, x in records[0].metrics.items()}
+        values |= last.metrics
+        for _, measure, value in last.rows:
+            if measure.startswith("noise_"):
+                values[measure] = values.get(measure, 0.0) + value
+        values |= {"deviation": last.deviation, "epsilon": last.epsilon, "clipped": last.clipped}
+        for name in ("bytes_up", "bytes_down"):
+            values[name] = sum(getattr(record.uploads, name) for record in records)
+        if job.flat:
+            values["sharpness"] = flatness(task, last).top
+    values["seconds"] = sum(record.seconds for record in records)
+    finite = {name: float(x) if math.isfinite(x) else None for name, x in values.items()}
+    return {"key": job.key, "lr": job.lr, "seed": job.seed, "values": finite}
+
+
+def _scores(jobs: Iterable[Job], done: Done) -> dict[float, float] | None:
+    """Rate -> mean score, minus infinity where a run diverged; ``None`` while a run is missing."""
+    found: dict[float, list[float]] = {}
+    for job in jobs:
+        if job.key not in done:
+            return None
+        values = done[job.key]["values"]
+        sign, measure = (1, "accuracy") if "accuracy" in values else (-1, "loss")
+        score = values.get(measure)
+        found.setdefault(job.lr, []).append(-math.inf if score is None else sign * score)
+    return {lr: fmean(scores) for lr, scores in found.items()}
+
+
+def finalists(study: Study, case: Case, done: Done) -> tuple[float, ...] | None:
+    """The rates that the first tuning seed ranks best, those that diverged last; ``None`` while
+    runs are missing."""
+    scores = _scores(study.screening(case), done)
+    if scores is None:
+        return None
+    return tuple(sorted(scores, key=lambda lr: -scores[lr])[: study.finalists])
+
+
+def best_rate(study: Study, case: Case, done: Done) -> float | None:
+    """The finalist with the best mean validation score, one that never diverged; ``None`` while
+    runs are missing."""
+    rates = finalists(study, case, done)
+    if rates is None:
+        return None
+    first = (job for job in study.screening(case) if job.lr in rates)
+    scores = _scores((*first, *study.finals(case, rates)), done)
+    return None if scores is None else max(scores, key=lambda lr: scores[lr])
+
+
+def needed(study: Study, case: Case, done: Done) -> Iterator[Job]:
+    """The runs of a case as far as they are known: each stage decides the next."""
+    yield from study.screening(case)
+    if (rates := finalists(study, case, done)) is not None:
+        yield from study.finals(case, rates)
+    if (lr := best_rate(study, case, done)) is not None:
+        yield from study.reported(case, lr)
+
+
+def progress(study: Study, path: Path) -> tuple[int, int]:
+    """Runs done, and runs in all."""
+    done = load(path)
+    jobs = [job for case in study.cases for job in needed(study, case, done)]
+    return sum(job.key in done for job in jobs), study.runs
+
+
+def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -> Done:
+    """Runs what is missing in the file of results; each case is tuned before it is reported.
+
+    Args:
+        study: what to run.
+        path: JSON lines; every finished run is on the disk before the next is begun.
+        workers: processes, each with one thread; 0: one run after the other in this process.
+        bar: show the progress.
+
+    Raises: ``ValueError`` when another process is at work on the same file.
+    Guarantees: killed at any point and called again, no finished run is lost or done twice, nor one
+        that another study in the same folder has done (test_study.py, test_faults_runs.py).
+    """
+    from tqdm import tqdm
+
+    check_whole("workers", workers)
+    options: Any = {"total": study.runs, "unit": "run", "disable": not bar, "mininterval": 5}
+    with (
+        lock_folder(path.parent, f".{path.name}.lock"),
+        tqdm(initial=progress(study, path)[0], **options) as shown,
+        _workers(workers) as run,
+    ):
+        done, others = load(path), {}  # the same case at the same rate and seed is the same run
+        for other in sorted(set(path.parent.glob("*.jsonl")) - {path}):
+            others |= load(other)
+        # While the last of a group of cases are tuned, others of it keep the processes busy.
+        size = max(workers, 1) * 2
+        for cases in (study.cases[i : i + size] for i in range(0, len(study.cases), size)):
+            while todo := [
+                job for case in cases for job in needed(study, case, done) if job.key not in done
+            ]:
+                known = [others[job.key] for job in todo if _measured(job, others)]
+                for entry in known or run(todo):
+                    append_line(path, entry)
+                    done[entry["key"]] = entry
+                    shown.update()
+    return done
+
+
+def _measured(job: Job, others: Done) -> bool:
+    """Whether another study has all that is asked of the job."""
+    return job.key in others and (not job.flat or "sharpness" in others[job.key]["values"])
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[Callable[[list[Job]], Iterable[dict[str, Any]]]]:
+    """Yields a function that runs jobs in so many processes, or in this one where there are none.
+
+    Ctrl-C is answered by this process alone, and ends the others in the middle of their runs.
+    """
+    if not count:
+        yield lambda jobs: map(result, jobs)
+        return
+
+    def run(jobs: list[Job]) -> Iterable[dict[str, Any]]:
+        # Processes that begin here inherit a mask without Ctrl-C, until `_begin` ignores it.
+        masks = hasattr(signal, "pthread_sigmask")  # not on Windows
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
+        try:
+            waiting = [pool.submit(result, job) for job in jobs]
+        finally:
+            if masks:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return (future.result() for future in as_completed(waiting))
+
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin) as pool:
+        try:
+            yield run
+        except KeyboardInterrupt:
+            # No future is cancelled: the executor would trip over it when its processes end.
+            for process in active_children():
+                process.terminate()
+            raise
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _begin() -> None:
+    """Makes a worker ignore Ctrl-C, and end when its parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def frame(study: Study, path: Path) -> "pd.DataFrame":
+    """One row for each reported run: study, method, its labels, learning rate, seed, and measures.
+
+    ``at_edge`` says that the chosen rate is the first or last that was tried; ``spent`` is the ε of
+    the ledger, where ``epsilon`` is the budget that labels the case. Unfinished cases are left out.
+
+    Guarantees: a label is the declared one, whatever is measured
+        (test_study.py::test_a_study_tunes_and_reports).
+    """
+    import pandas as pd
+
+    done, rows = load(path), []
+    for case in study.cases:
+        lr = best_rate(study, case, done)
+        jobs = [] if lr is None else list(study.reported(case, lr))
+        if not all(job.key in done for job in jobs):
+            continue
+        edge = lr in (study.rates[0], study.rates[-1])
+        base = {"study": study.name, "method": case.method.slug, **case.labels}
+        for job in jobs:
+            values = dict(done[job.key]["values"])
+            names = ("spent" if name == "epsilon" else name for name in values)
+            measures = dict(zip(names, values.values(), strict=True))
+            rows.append({**base, "lr": lr, "at_edge": edge, "seed": job.seed, **measures})
+    return pd.DataFrame(rows)
+
+
+def settings(study: Study, command: str, path: Path) -> dict[str, Any]:
+    """What reproduces the study: command, versions, seeds, rates; and how many runs are done."""
+    tuning = {"seeds": list(study.tune_seeds), "rates": list(study.rates)}
+    tuning |= {"finalists": study.finalists, "judged on": "validation data", "private": False}
+    return {
+        "study": study.name,
+        "note": study.note,
+        "command": command,
+        "seeds": list(study.seeds),
+        "tuning": tuning,
+        "runs": study.runs,
+        "done": progress(study, path)[0],
+        "versions": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+    }
+
+
+def read(name: str, folder: str | Path = "results") -> "pd.DataFrame":
+    """The committed frame of a study. Raises ``ValueError`` when it is not there."""
+    import pandas as pd
+
+    path = Path(folder) / f"{name}.csv"
+    check(path.is_file(), "results", str(path), f"a file; `fedlora-lab study {name}` makes it")
+    return pd.read_csv(path)
+
+
+class TuningCost(NamedTuple):
+    """The price of a search, every client's releases composed by the accountant.
+
+    Args:
+        runs: training runs of the search, and the one that is reported.
+        epsilon: what one run spends.
+        all: what all of them spend together.
+        left: what each run may spend so that all together spend ``epsilon``.
+        noise: by how much the noise multiplier grows for that, the largest over clients.
+    """
+
+    runs: int
+    epsilon: float
+    all: float
+    left: float
+    noise: float
+
+
+def tuning_cost(study: Study, case: Case) -> TuningCost:
+    """Composes the runs that choose a case's learning rate, and the one that uses it, as releases
+    of one ledger. The scores that are compared, which are released as well, are not counted.
+
+    Raises: ``ValueError`` for a case without privacy.
+    Guarantees: one run alone costs the case's own ε (test_guide.py::test_tuning_cost).
+    """
+    import numpy as np
+
+    from fedlora_lab import tasks
+    from fedlora_lab.methods.plan import Plan
+    from fedlora_lab.privacy.config import Privacy
+
+    check(case.epsilon is not None, "epsilon", case.epsilon, "a case with privacy")
+    task, plan = tasks.build(case.task[0], **case.task[1]), Plan(**case.plan)
+    privacy, runs = Privacy(**case.privacy), study.tries + 1
+    one, careful = (
+        privacy.calibrate(epsilon=float(case.epsilon or 0), task=task, plan=plan.replace(rounds=n))
+        for n in (plan.rounds, runs * plan.rounds)
+    )
+    sigmas: Any = [np.array(p.noise_multiplier, float) for p in (one, careful)]
+    releases = plan.rounds * (plan.local_steps if privacy.unit == "example" else 1)
+    spent = (
+        p.ledger(releases=n).epsilon_or_inf()
+        for p, n in ((one, releases), (one, runs * releases), (careful, releases))
+    )
+    return TuningCost(runs, *spent, noise=float(np.max(sigmas[1] / sigmas[0])))

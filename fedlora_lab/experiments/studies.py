@@ -1,0 +1,270 @@
+"""The studies of the course. Each is data: which methods, in which settings."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, NamedTuple
+
+from fedlora_lab import methods
+from fedlora_lab._utils.validation import check
+from fedlora_lab.methods.filters import binomial, product_space
+from fedlora_lab.methods.method import Cycle, Method
+from fedlora_lab.methods.table import rule_name
+
+RATES = (0.008, 0.02, 0.05, 0.125, 0.3, 0.8, 2.0, 5.0)
+# Rows that keep a factor, and clients with few examples, learn by small steps.
+SMALLER = (0.0012, 0.003, *RATES)
+TUNE_SEEDS = (1001, 1002, 1003, 1004, 1005)
+WORDS = ("name", "source", "note", "exact")  # a row trains alike under other words
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method in one setting.
+
+    Args:
+        method: a row, of the table or composed.
+        labels: what tells this case from the others of its study, such as {"epsilon": 3, "alpha":
+            0.5}; columns of the frame.
+        task: name in `fedlora_lab.tasks`, and its arguments.
+        epsilon: budget, calibrated by PRV for the case's own plan; ``None``: no privacy.
+        privacy, plan, lora: fields of `Privacy`, `Plan` (without a learning rate) and `Lora`.
+        compute: switches of speed, which change no number but by rounding and are no part of the
+            key.
+    """
+
+    method: Method
+    labels: Mapping[str, Any]
+    task: tuple[str, Mapping[str, Any]]
+    epsilon: float | None = None
+    privacy: Mapping[str, Any] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    lora: Mapping[str, Any] = field(default_factory=dict)
+    compute: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """A digest of all that decides the case's numbers but learning rate and seed."""
+        fields = [name for name in Method.__dataclass_fields__ if name not in WORDS]
+        row = {name: rule_name(getattr(self.method, name)) for name in fields}
+        body = [row, self.task, self.epsilon, self.privacy, self.plan, self.lora]
+        text = json.dumps(body, sort_keys=True, default=dict)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Job(NamedTuple):
+    """One run of a case, which chooses the learning rate on validation data (``tune``) or is
+    reported; ``flat``: with the curvature at its end."""
+
+    case: Case
+    lr: float
+    seed: int
+    tune: bool
+    flat: bool = False
+
+    @property
+    def key(self) -> str:
+        """What names the job in the file of results."""
+        return f"{self.case.key}/{'tune' if self.tune else 'report'}/{self.lr:g}/{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Cases under one rule of tuning: every case has the same number of tries, with seeds that
+    report nothing.
+
+    All rates are tried with the first tuning seed, the best of them with the others too: one seed
+    ranks rates well and cannot choose among neighbours, where a little more makes a run fall apart
+    under some noise and not under other.
+
+    Args:
+        name: as on the command line.
+        note: one line of what is asked.
+        cases: all of them, each method in each setting.
+        seeds: of the reported runs, none of them a tuning seed.
+        rates: learning rates, at least four, ascending.
+        tune_seeds: of the runs that choose the rate by the mean validation score after the last
+            round.
+        finalists: how many rates meet all tuning seeds.
+        flat: measure the curvature at the end of every reported run; it takes longer than a short
+            run.
+        guides: its cases are situations in which one would choose a method; else they ask what one
+            knob does.
+    """
+
+    name: str
+    note: str
+    cases: tuple[Case, ...]
+    seeds: tuple[int, ...] = tuple(range(10))
+    rates: tuple[float, ...] = RATES
+    tune_seeds: tuple[int, ...] = TUNE_SEEDS
+    finalists: int = 3
+    flat: bool = False
+    guides: bool = False
+
+    def __post_init__(self) -> None:
+        rising = len(self.rates) >= 4 and list(self.rates) == sorted(self.rates)
+        among = 1 <= self.finalists <= len(self.rates)
+        apart = not set(self.seeds) & set(self.tune_seeds)
+        twice = len(self.cases) - len({case.key for case in self.cases})
+        check(bool(self.cases), "cases", self.cases, "at least one")
+        check(rising, "rates", self.rates, "four or more, rising")
+        check(among, "finalists", self.finalists, "1 to as many as there are rates")
+        check(apart, "seeds", self.seeds, "none of the tuning seeds")
+        check(not twice, "cases", f"{twice} twice", "each case once")
+
+    def screening(self, case: Case) -> Iterator[Job]:
+        """Every rate once."""
+        return (Job(case, lr, self.tune_seeds[0], True) for lr in self.rates)
+
+    def finals(self, case: Case, rates: Iterable[float]) -> Iterator[Job]:
+        """The best rates with the seeds that are left."""
+        return (Job(case, lr, seed, True) for lr in rates for seed in self.tune_seeds[1:])
+
+    def reported(self, case: Case, lr: float) -> Iterator[Job]:
+        """The runs that count."""
+        return (Job(case, lr, seed, False, self.flat) for seed in self.seeds)
+
+    @property
+    def tries(self) -> int:
+        """How many runs choose the rate of a case."""
+        return len(self.rates) + self.finalists * (len(self.tune_seeds) - 1)
+
+    @property
+    def runs(self) -> int:
+        """How many runs the study takes."""
+        return len(self.cases) * (self.tries + len(self.seeds))
+
+
+MAIN = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp", "fedsvd", "fedex-lora")
+BUDGETS = (1.0, 3.0, 8.0, None)
+WORK: dict[str, Any] = {"rounds": 20, "local_steps": 5, "batch": 16}
+CLIP: dict[str, Any] = {"clip_norm": 1.0, "delta": 1e-4}
+RANK4 = {"rank": 4, "alpha": 8.0}
+
+
+def digits(
+    rows: Iterable[Method],
+    labels: Mapping[str, Any],
+    *,
+    epsilon: float | None,
+    alpha: float = 0.5,
+    clients: int = 10,
+    privacy: Mapping[str, Any] = CLIP,
+    plan: Mapping[str, Any] = WORK,
+    lora: Mapping[str, Any] = RANK4,
+    **split: Any,
+) -> list[Case]:
+    """One setting on handwritten digits, a case for each row; ``split``: more of `tasks.digits`."""
+    task = ("digits", {"clients": clients, "alpha": alpha, "seed": 0, **split})
+    labels = {**labels, "epsilon": epsilon}
+    return [Case(row, labels, task, epsilon, privacy, plan, lora) for row in rows]
+
+
+def composed() -> list[Method]:
+    """36 rows, most unpublished: who moves when x the rule of the server x how gradients change."""
+    cycles = {"both": ("AB",), "B only": ("B",), "turns by round": ("B", "A")}
+    cycles |= {"turns by step": ("B A",)}
+    servers = {"mean": methods.FedLoRA, "residual": methods.FedExLoRA, "svd": methods.FlexLoRA}
+    rules: dict[str, dict[str, Any]] = {"plain": {}, "whitened": {"precondition": product_space}}
+    rules |= {"filtered": {"filter": binomial(5)}}
+    return [
+        methods.FedLoRA.replace(
+            name=f"{cycle}, {server}, {rule}",
+            source="composed",
+            train=Cycle(cycles[cycle]),
+            aggregate=servers[server].aggregate,
+            note="composed from ingredients",
+            **rules[rule],
+        )
+        for cycle, server, rule in product(cycles, servers, rules)
+    ]
+
+
+def _studies() -> Iterator[Study]:
+    main = [methods.ALL[slug] for slug in MAIN]
+    others = [
+        row
+        for row in (methods.ALL | methods.VARIANTS).values()
+        if row.slug not in (*MAIN, "deer-literal")  # whose ε is not certified
+    ]
+    cases = [case for e in BUDGETS for case in digits(main, {"alpha": 0.5}, epsilon=e)]
+    for alpha in (0.1, 1000.0):
+        cases += digits(main, {"alpha": alpha}, epsilon=3.0, alpha=alpha)
+    cases += [case for e in BUDGETS for case in digits(others, {"alpha": 0.5}, epsilon=e)]
+    note = "all methods over budgets; the main ones over splits"
+    yield Study("digits", note, tuple(cases), rates=SMALLER, guides=True)
+
+    plan = {"rounds": 40, "local_steps": 2, "batch": None, "participation": 0.2}
+    own: dict[str, Any] = {"unit": "client", "clip_norm": 0.5, "delta": 1e-3}
+    cases = [
+        case
+        for e in (3.0, 8.0, 20.0)
+        for case in digits(main, {}, epsilon=e, clients=100, plan=plan, privacy=own)
+    ]
+    note = "client-level privacy with 100 clients, 20 % of them in a round"
+    yield Study("digits-clients", note, tuple(cases), guides=True)
+
+    places = (f"layer.{i}.attention.self.{kind}" for i in (4, 5) for kind in ("query", "value"))
+    task = ("sentiment", {"targets": tuple(places)})
+    plan, own = {"rounds": 5, "local_steps": 5, "batch": 32}, {"clip_norm": 1.0, "delta": 1e-5}
+    quick = {"frozen_prefix": True, "products": "bfloat16"}
+    cases = [
+        Case(row, {"epsilon": e}, task, e, own, plan, RANK4, quick) for e in BUDGETS for row in main
+    ]
+    rates, note = (0.05, 0.2, 0.8, 3.2, 12.8), "real language model, natural domains"
+    yield Study("sentiment", note, tuple(cases), rates=rates, tune_seeds=(1001,), guides=True)
+
+    cases = [case for e in (1.0, 8.0) for case in digits(composed(), {}, epsilon=e)]
+    note, seeds = "which ingredient does the work", tuple(range(5))
+    yield Study("digits-factorial", note, tuple(cases), seeds=seeds, rates=SMALLER)
+
+    slugs = ("fedlora", "rolora", "la-lora-unfiltered", "la-lora")
+    rows = [methods.ALL[slug] for slug in slugs]
+    cases = [case for e in (1.0, 8.0) for case in digits(rows, {}, epsilon=e)]
+    yield Study("digits-flat", "curvature where training ended", tuple(cases), flat=True)
+
+    sweeps: dict[str, tuple[str, tuple[float, ...], Callable[[Any], dict[str, Any]]]] = {
+        "rank": (
+            "rank 1 to 32, alpha twice the rank",
+            (1, 2, 4, 8, 16, 32),
+            lambda r: {"lora": {"rank": r, "alpha": 2.0 * r}},
+        ),
+        "steps": (
+            "local steps 1 to 40, 100 steps in all",
+            (1, 5, 20, 40),
+            lambda s: {"plan": {**WORK, "local_steps": s, "rounds": max(100 // s, 1)}},
+        ),
+        "crowd": (
+            "the same data over 2 to 200 clients",
+            (2, 10, 50, 200),
+            # At least six examples each, as elsewhere, is the mean of two hundred clients.
+            lambda n: {"clients": n} | ({"min_size": 2} if n > 100 else {}),
+        ),
+        "clip": (
+            "clip norm",
+            (0.1, 0.3, 1.0, 3.0, 10.0),
+            lambda c: {"privacy": {**CLIP, "clip_norm": c}},
+        ),
+        "noise": (
+            "noise alone: sigma at a fixed clip",
+            (0.0, 0.5, 1.0, 2.0, 4.0),
+            lambda sigma: {"epsilon": None, "privacy": {**CLIP, "noise_multiplier": sigma}},
+        ),
+        "scale": (
+            "alpha over rank",
+            (0.5, 1.0, 2.0, 4.0, 8.0),
+            lambda s: {"lora": {"rank": 4, "alpha": 4.0 * s}},
+        ),
+    }
+    rates = {"crowd": SMALLER, "clip": (*RATES, 12.5)}  # a step is at most the rate times the clip
+    seeds = {"seeds": tuple(range(5)), "tune_seeds": TUNE_SEEDS[:2]}
+    for name, (note, values, setting) in sweeps.items():
+        settings = [({name: value}, {"epsilon": 8.0, **setting(value)}) for value in values]
+        cases = tuple(case for labels, one in settings for case in digits(main[:5], labels, **one))
+        yield Study(f"digits-{name}", note, cases, rates=rates.get(name, RATES), **seeds)
+
+
+STUDIES: dict[str, Study] = {study.name: study for study in _studies()}

@@ -1,0 +1,1 @@
+"""One federated run: local training, uploads, the server's step, evaluation, checkpoints."""

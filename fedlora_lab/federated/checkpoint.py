@@ -1,0 +1,229 @@
+"""The state of a run on disk: safetensors and JSON, each round written whole or not at all.
+
+What is released, the server's tensors, lies in the folder. What is not, because it carries no noise
+or tells who took part, lies in its subfolder ``private/``. A run goes on from both together only.
+"""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedlora_lab._utils.files import has_key, keyed_digest, private_folder, write_atomically
+from fedlora_lab._utils.validation import check
+from fedlora_lab.methods.optimizers import Optimizer
+from fedlora_lab.methods.optimizers import State as Moments
+from fedlora_lab.methods.state import ParamKey, ServerState
+
+VERSION, KEPT, LEDGER = 4, 2, "ledger.json"
+
+
+class Broken(ValueError):
+    """A checkpoint that is not what was written."""
+
+
+@dataclass
+class State:
+    """All that the next round depends on.
+
+    ``changed``: for each round done, the server's tensors that it changed, by name, and the rank of
+    the change (0: the tensor is new as a whole).
+    """
+
+    round: int  # rounds done
+    server: ServerState
+    personal: dict[ParamKey, Tensor]  # key -> (all clients, ...), what moved and was not sent
+    seen: list[int]  # rounds done when each client last received the server's state; -1: never
+    changed: list[dict[str, int]] = field(default_factory=list)
+    optimizer: Moments = field(default_factory=dict)  # what the server's optimiser remembers
+
+
+def disguised(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run as its checkpoints in this folder hold them."""
+    return {**settings, "task": keyed_digest(folder, settings["task"])}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _flat(moments: Moments) -> dict[ParamKey, Tensor]:
+    """An optimiser's moments as tensors with names of their own, such as "momentum A"."""
+    return {
+        ParamKey(f"{name} {key.side}", key.layer): x
+        for key, own in moments.items()
+        for name, x in own.items()
+    }
+
+
+def _named(**groups: Mapping[ParamKey, Tensor]) -> bytes:
+    return save({
+        f"{group}/{key.side}/{key.layer}": x.detach().cpu().contiguous()
+        for group, part in groups.items()
+        for key, x in part.items()
+    })  # fmt: skip
+
+
+def _with_digest(body: Mapping[str, Any]) -> bytes:
+    text = json.dumps(body, sort_keys=True)
+    return json.dumps({"body": body, "sha256": _digest(text.encode())}).encode()
+
+
+def _paths(folder: Path, round: int) -> tuple[Path, ...]:
+    """Of a round: released tensors and JSON, then private tensors and JSON."""
+    stems = (folder / f"round-{round:06d}", private_folder(folder) / f"round-{round:06d}")
+    return tuple(stem.with_suffix(ending) for stem in stems for ending in (".safetensors", ".json"))
+
+
+def store(folder: Path, state: State, settings: Mapping[str, Any]) -> None:
+    """Writes the state after a round, and removes older rounds but one.
+
+    Each part is tensors and a JSON that names their digest; the private JSON also names that of the
+    server's tensors.
+
+    Guarantees: what lies outside ``private/`` tells nothing of who took part but what the server's
+        tensors tell (test_attack_folders.py::test_nothing_outside_private_tells_who_took_part).
+    """
+    content = _named(server=state.server.tensors, optimizer=_flat(state.optimizer))
+    own, about = _named(personal=state.personal), {"version": VERSION, "round": state.round}
+    shown = about | {"settings": disguised(folder, settings), "tensors": _digest(content)}
+    hidden = about | {"seen": state.seen, "changed": state.changed}
+    hidden |= {"server": _digest(content), "tensors": _digest(own)}
+    parts = (content, _with_digest(shown), own, _with_digest(hidden))
+    paths = _paths(folder, state.round)
+    for i in (2, 3, 0, 1):  # the released JSON last: without it the round is not there
+        write_atomically(paths[i], parts[i])
+    for old in [done for done in rounds_in(folder) if done <= state.round][:-KEPT]:
+        remove(folder, old)
+
+
+def remove(folder: Path, round: int) -> None:
+    """Takes a round away, its JSON first: without that it is not there."""
+    tensors, text, *hidden = _paths(folder, round)
+    for path in (text, tensors, *hidden):
+        path.unlink(missing_ok=True)
+
+
+def rounds_in(folder: Path) -> list[int]:
+    """Rounds with a JSON file in the folder, ascending."""
+    names = [re.fullmatch(r"round-(\d{6,})\.json", path.name) for path in folder.glob("round-*")]
+    return sorted(int(found[1]) for found in names if found)
+
+
+def _part(
+    folder: Path, round: int, groups: tuple[str, ...], at: int
+) -> tuple[dict[str, Any], list[dict[ParamKey, Tensor]]]:
+    """The JSON and the tensors of one part of a round, by group; any exception means damage."""
+    tensors, text = _paths(folder, round)[at : at + 2]
+    whole = json.loads(text.read_bytes())
+    body, content = whole["body"], tensors.read_bytes()
+    if whole["sha256"] != _digest(json.dumps(body, sort_keys=True).encode()):
+        raise Broken("the JSON part is not what was written")
+    if body["tensors"] != _digest(content):
+        raise Broken("the tensors are not those of the JSON part")
+    if body["version"] != VERSION or body["round"] != round:
+        raise Broken("another version, or another round's file")
+    found: dict[str, dict[ParamKey, Tensor]] = {group: {} for group in groups}
+    for name, tensor in load(content).items():
+        kind, side, layer = name.split("/", 2)
+        if kind not in found:
+            raise Broken(f"tensors of {kind} among those of {' and '.join(groups)}")
+        found[kind][ParamKey(side, layer)] = tensor
+    return body, list(found.values())
+
+
+def _read(folder: Path, round: int, hidden: bool) -> tuple[State, dict[str, Any]]:
+    """A checkpoint, with or without its private part, and the settings of its run."""
+    try:
+        body, (tensors, flat) = _part(folder, round, ("server", "optimizer"), 0)
+        moments: dict[Any, dict[str, Tensor]] = {}
+        for key, x in flat.items():  # the inverse of `_flat`
+            name, _, side = key.side.rpartition(" ")
+            moments.setdefault(ParamKey(side, key.layer), {})[name] = x
+        state = State(round, ServerState(tensors), {}, [], optimizer=moments)
+        if hidden:
+            mine, (state.personal,) = _part(folder, round, ("personal",), 2)
+            if mine["server"] != body["tensors"]:
+                raise Broken("what is private belongs to other tensors of the server")
+            state.seen, state.changed = mine["seen"], mine["changed"]
+            _check_lists(state)
+        return state, body["settings"]
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        text = f"checkpoint=round-{round:06d}: expected a whole one ({words})"
+        raise Broken(text) from error
+
+
+def _check_lists(state: State) -> None:
+    """Refuse lists that no run of so many rounds leaves behind."""
+    seen: Any = state.seen
+    changed: Any = state.changed
+    latest = max(state.round, 1)
+    known = isinstance(seen, list) and all(type(t) is int and -1 <= t < latest for t in seen)
+    known = known and isinstance(changed, list) and len(changed) == state.round
+    for one in changed if known else ():
+        known &= isinstance(one, dict) and all(type(r) is int and r >= 0 for r in one.values())
+    if not known:
+        raise Broken("the lists of rounds are not those of a run")
+
+
+def released(folder: "str | Path", round: int) -> tuple[ServerState, dict[str, Any]]:
+    """What a checkpoint holds outside ``private/``; or `Broken`, unless it is what was written."""
+    state, settings = _read(Path(folder), round, hidden=False)
+    return state.server, settings
+
+
+def read(folder: Path, round: int) -> tuple[State, dict[str, Any]]:
+    """One checkpoint and its run's settings; or `Broken`, unless it is what was written."""
+    return _read(folder, round, hidden=True)
+
+
+def latest(folder: Path) -> tuple[State, dict[str, Any]]:
+    """The newest whole checkpoint of a folder. Raises: ``ValueError`` when there is none."""
+    found = newest(folder)
+    check(found is not None, "resume", str(folder), "a folder with a whole checkpoint")
+    assert found is not None
+    return found
+
+
+def newest(folder: Path) -> tuple[State, dict[str, Any]] | None:
+    """As `latest`, but ``None`` when there is none; a broken one is passed over with a warning."""
+    folder, found = Path(folder), rounds_in(folder)
+    whole = not found or has_key(folder)
+    check(whole, "resume", str(folder), "a folder with its subfolder private/ as it was")
+    for round in reversed(found):
+        try:
+            return read(folder, round)
+        except Broken as error:
+            warnings.warn(f"{error}; going back to an earlier one", stacklevel=2)
+    return None
+
+
+def ordered(state: State, like: ServerState, rule: Optimizer) -> State:
+    """The same state in the run's order; ``ValueError`` if it is another model's or optimiser's."""
+
+    def forms(tensors: Mapping[ParamKey, Tensor]) -> dict[ParamKey, Any]:
+        return {key: (tuple(x.shape), x.dtype) for key, x in tensors.items()}
+
+    same = set(state.server.tensors) == set(like.tensors)
+    check(same, "resume", "another model's checkpoint", "the same layers")
+    found, wanted = forms(state.server.tensors), forms(like.tensors)
+    for key, form in wanted.items():
+        check(found[key] == form, f"resume, {key}", found[key], f"{form}")
+    for key, form in forms(state.personal).items():
+        shape, dtype = wanted.get(key, (None, None))
+        each = None if shape is None else ((len(state.seen), *shape), dtype)
+        check(form == each, f"resume, {key} of the clients", form, f"{each}")
+    own = {key: x for key, x in like.tensors.items() if key in state.optimizer}
+    moments = forms(_flat(state.optimizer)), forms(_flat(rule.init(own)))
+    check(moments[0] == moments[1], "resume, server_optimizer", moments[0], f"{moments[1]}")
+    tensors = {key: state.server.tensors[key] for key in like.tensors}
+    state.server = ServerState(tensors, state.round, like.planned, like.streams)
+    return state

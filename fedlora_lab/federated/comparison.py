@@ -1,0 +1,174 @@
+"""Several methods and seeds under one plan, into one tidy frame; and baselines beside them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlora_lab import methods
+from fedlora_lab._utils.validation import check
+from fedlora_lab.federated.compute import Compute
+from fedlora_lab.federated.records import Round, to_frame
+from fedlora_lab.federated.run_cache import cached_frame
+from fedlora_lab.federated.run_spec import make_run_spec
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.tasks.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BASELINES: dict[str, Method] = {
+    "non-private": methods.FedLoRA,
+    "central": methods.FedLoRA,
+    "local": methods.Local,
+}
+"""Names that `compare` takes beside the table's: without privacy; all data in one place; every
+client alone."""
+OPTIONS = ("evaluate_every", "chunk_clients", "stop_at", *(field.name for field in fields(Compute)))
+"""What every run of a comparison may be given."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one run needs; ``slug`` is its name in the frame (a baseline's, or the method's own)."""
+
+    slug: str
+    task: Task
+    method: Method
+    privacy: Privacy | None
+    plan: Plan
+    lora: Lora
+    seed: int | None
+
+    @classmethod
+    def named(
+        cls,
+        method: str | Method,
+        task: Task,
+        privacy: Privacy | None,
+        plan: Plan,
+        lora: Lora,
+        seed: int | None,
+    ) -> "Cell":
+        """The cell of a row, a slug or a baseline; on pooled data calibrated anew, same epsilon.
+
+        Raises: ``ValueError`` for pooled data in the client unit: one client less turns the one
+            update into another of norm C, so that the sum moves by 2 C.
+        Guarantees: test_attack_neighbours.py::test_pooled_data_have_no_clients.
+        """
+        if not isinstance(method, str) or method not in BASELINES:
+            row = methods.get(method)
+            return cls(row.slug, task, row, privacy, plan, lora, seed)
+        privacy = None if method == "non-private" else privacy
+        if method == "central":  # as many examples a step as all clients together take
+            batch = None if plan.batch is None else plan.batch * len(task.clients)
+            task, plan = task.pooled(), plan.replace(batch=batch)
+            if privacy is not None:
+                words = f"'example' for {method!r}: pooled data have no clients"
+                check(privacy.unit == "example", "unit", privacy.unit, words)
+                goal, words = privacy.target, f"one from calibrate(epsilon=...) for {method!r}"
+                check(goal is not None, "privacy", "without a target", words)
+                privacy = privacy.replace(sample_rate=None)
+                privacy = privacy.calibrate(epsilon=goal or 0.0, task=task, plan=plan)
+        return cls(method, task, BASELINES[method], privacy, plan, lora, seed)
+
+    def run(self, **options: Any) -> Iterator[Round]:
+        """The cell's rounds; options as of `fl.run`. Without privacy ``stop_at`` has no effect."""
+        from fedlora_lab.federated.simulation import run
+
+        if self.privacy is None:
+            options.pop("stop_at", None)
+        parts = self.task, self.method, self.privacy, self.plan
+        return run(*parts, lora=self.lora, seed=self.seed, **options)
+
+    def frame(self, records: Iterable[Round]) -> "pd.DataFrame":
+        """Tidy frame of the cell's records, under its own name."""
+        return to_frame(records).assign(method=self.slug)
+
+
+def compare(
+    task: Task,
+    which: Iterable[str | Method],
+    privacy: Privacy | None,
+    plan: Plan | Mapping[str, Plan],
+    seeds: Iterable[int] = (0, 1, 2),
+    *,
+    lora: Lora | None = None,
+    progress: bool = True,
+    cache: "str | Path | bool | None" = None,
+    **options: Any,
+) -> "pd.DataFrame":
+    """Trains several methods at several seeds; returns one tidy frame.
+
+    Args:
+        task, privacy, lora: of every run.
+        which: rows, slugs, or the baselines "non-private", "central", "local".
+        plan: one plan for all, or one for each name (a learning rate tuned for each method, say).
+        seeds: each method runs with each of them.
+        progress: a bar that counts rounds.
+        cache: a folder of your own, in which runs with a seed are stored and found again by their
+            content (see `run_cache`); ``None`` takes that of the variable FEDLORA_CACHE, if it is
+            set, ``False`` none. Seconds are those of the run that was trained.
+        options: of every run: evaluate_every, chunk_clients, stop_at, and the switches of speed
+            (see `run`).
+
+    Raises: ``ValueError`` before the first run when a name, plan or privacy plan does not fit.
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    >>> plan = fl.Plan(rounds=1, local_steps=1)
+    >>> frame = fl.compare(task, ["fedlora", "ffa-lora"], None, plan, seeds=[0], progress=False)
+    >>> sorted(set(frame["method"]))
+    ['fedlora', 'ffa-lora']
+    """
+    import pandas as pd
+    from tqdm.auto import tqdm
+
+    names = _listed("methods", which, 'such as ["fedlora", "ffa-lora"]')
+    draws = _listed("seeds", seeds, "such as range(3)")
+    words = "each once; for several releases compare several times"
+    check(len(set(draws)) == len(draws), "seeds", draws, words)
+    kinds = ("task", task, Task), ("privacy", privacy, Privacy | None), ("lora", lora, Lora | None)
+    for name, value, kind in kinds:
+        check(isinstance(value, kind), name, value, f"a {name.capitalize()}")
+    check(set(options) <= set(OPTIONS), "options", sorted(options), "some of " + ", ".join(OPTIONS))
+    parts = [(name, task, privacy, _plan_for(name, plan), lora or Lora()) for name in names]
+    cells = [Cell.named(*part, seed) for part in parts for seed in draws]
+    for cell in cells:
+        make_run_spec(cell.task, cell.method, cell.privacy, cell.plan, cell.lora, cell.seed)
+    frames, total = [], sum(cell.plan.rounds for cell in cells)
+    with tqdm(total=total, unit="round", disable=not progress) as bar:
+
+        def train(cell: Cell) -> "pd.DataFrame":
+            records = []
+            for record in cell.run(**options):
+                records.append(record)
+                bar.update(record.index > 0)
+            return cell.frame(records)
+
+        for cell in cells:
+            bar.set_description(f"{cell.slug} seed {cell.seed}")
+            before = bar.n
+            frames.append(cached_frame(cache, cell, options, partial(train, cell)))
+            bar.update(cell.plan.rounds - (bar.n - before))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _listed(name: str, values: Any, example: str) -> list:
+    several = isinstance(values, Iterable) and not isinstance(values, (str, bytes, Method, Mapping))
+    check(several, name, values, f"a list, {example}")
+    values = list(values)
+    check(bool(values), name, values, f"at least one, {example}")
+    return values
+
+
+def _plan_for(name: str | Method, plan: Plan | Mapping[str, Plan]) -> Plan:
+    if isinstance(plan, Plan):
+        return plan
+    slug = name.slug if isinstance(name, Method) else str(name)
+    check(isinstance(plan, Mapping), "plan", plan, "a Plan, or a mapping from names to plans")
+    check(slug in plan, "plan", list(plan), f"a plan for {slug!r}")
+    return plan[slug]

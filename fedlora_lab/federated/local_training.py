@@ -1,0 +1,338 @@
+"""Local steps, many clients as one batch: draw, differentiate, clip, add noise, filter, descend."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check
+from fedlora_lab.lora.batch_independence import check_penalty
+from fedlora_lab.lora.peft import Adapted, matmuls
+from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, portions
+from fedlora_lab.methods.filters import Preconditioner, identity
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.optimizers import State, apply
+from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.state import KINDS, MODES, ParamKey, cut_to_rank
+from fedlora_lab.privacy import mechanism
+from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.mechanism import ClipCounts, gaussian_noise
+from fedlora_lab.tasks.task import Examples, Task, concatenate, take
+
+if TYPE_CHECKING:
+    from fedlora_lab.federated.compute import Prefix
+
+ClientParams = dict[ParamKey, Tensor]
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What stays the same over a run; rates and noise levels are settled when it opens."""
+
+    task: Task
+    adapted: Adapted
+    method: Method
+    plan: Plan
+    streams: Streams
+    clip_norm: float  # of a local step; infinity where steps are not released
+    noise_multiplier: tuple[float, ...]  # one for each client; zeros where steps are not released
+    data: Sequence[Examples] | Mapping[int, Examples]  # of the clients that work here, by number
+    chunk: int | None = None  # at most so many examples at once
+    lora: Lora = field(default=Lora())
+    prefix: "Prefix | None" = None
+    products: str = "float32"
+    uncertified: str | None = None  # why no epsilon covers the method's preconditioner
+    privacy: Privacy | None = None
+    clip: Callable[..., tuple[ClientParams, ClipCounts]] = mechanism.clip_sum  # others: no epsilon
+    sample_rate: tuple[float, ...] = field(init=False)
+    rates: Mapping[str, float] = field(init=False)
+    scaling: float = field(init=False)
+    noise: Any = field(init=False)  # on the sum of the clients' updates: `NoiseLevels`
+
+    def __post_init__(self) -> None:
+        sizes, batch = self.task.sizes, self.plan.batch
+        settled: dict[str, Any] = {
+            "sample_rate": tuple(
+                1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in sizes
+            ),
+            "rates": {side: self.plan.rate(side) for side in KINDS},
+            "scaling": self.lora.scaling,
+            "noise": self.privacy and self.privacy.noise(len(sizes), self.plan),
+        }
+        for name, value in settled.items():
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def examples(self) -> Callable[[tuple[int, ...]], Examples]:
+        """Some clients' examples in a row; the same tensors when the same clients follow."""
+        data = self.data
+        return lru_cache(maxsize=1)(lambda ids: concatenate([data[k] for k in ids]))
+
+    def cached_prefix(self, part: str, index: Tensor, x: Any) -> AbstractContextManager[None]:
+        """Within it the model reads the frozen prefix's stored outputs, if they are stored."""
+        return nullcontext() if self.prefix is None else self.prefix.reading(part, index, x)
+
+    @property
+    def rank(self) -> int:
+        """The adapter's rank."""
+        return next(len(tensor) for key, tensor in self.adapted.given.items() if key.side == "A")
+
+    @property
+    def by_step(self) -> bool:
+        """Whether clip, noise and filter act on each step; in the client unit: on updates."""
+        return self.privacy is None or self.privacy.unit == "example"
+
+
+@dataclass
+class Clients:
+    """Clients that train together: key -> (clients, ...) or (1, ...) where all hold the same."""
+
+    ids: tuple[int, ...]
+    bank: ClientParams  # their tensors
+    start: ClientParams  # what these were when the round began
+    noise: ClientParams = field(default_factory=dict)  # the noise in their tensors
+    optimizer: State = field(default_factory=dict)  # the optimiser's memory of gradients
+    noise_optimizer: State = field(default_factory=dict)  # and of the noise in them
+    clipped: ClipCounts = field(default_factory=ClipCounts)
+
+
+def ranks_of(setting: RunContext, ids: tuple[int, ...]) -> Tensor | None:
+    """The ranks of these clients, (clients,); ``None`` where all have the adapter's."""
+    ranks = setting.lora.ranks
+    return None if ranks is None else torch.tensor([ranks[k] for k in ids])
+
+
+def poisson_batch(
+    setting: RunContext, t: int, s: int, ids: tuple[int, ...]
+) -> list[Int[Tensor, " n"]]:
+    """Draws each client's examples of round t, step s: every example on its own, at its rate."""
+
+    # A stream of its own per client and step: no draw depends on who else takes part, and no batch
+    # has a fixed size, which the accountants' amplification would not cover.
+    def draw(k: int) -> Tensor:
+        size, rate = setting.task.sizes[k], setting.sample_rate[k]
+        if rate >= 1:
+            return torch.arange(size)
+        uniform = setting.streams.uniform((size,), "sampling", t, k, s)
+        return (uniform < rate).nonzero().squeeze(1)
+
+    return [draw(k) for k in ids]
+
+
+def preconditioners(
+    method: Method,
+    moving: tuple[ParamKey, ...],
+    bank: Mapping[ParamKey, Tensor],
+    certified: bool = False,
+) -> dict[ParamKey, Preconditioner]:
+    """Each moving factor's preconditioner from its peer's Gram matrix; empty without such a rule.
+
+    Raises: ``ValueError`` if ``certified`` (the ledger states an epsilon) and the epsilon would not
+        hold, because noise and signal pass different maps.
+    """
+    found = {}
+    for key in moving if method.precondition else ():
+        if key.side in ("A", "B"):
+            peer = bank[ParamKey("B" if key.side == "A" else "A", key.layer)].double()
+            gram = peer.mT @ peer if key.side == "A" else peer @ peer.mT
+            gram = _finite(gram.to(bank[key].dtype))
+            found[key] = method.precondition(gram)  # type: ignore[misc]
+    # A rule may answer otherwise than it did when the run opened: it is asked of every matrix.
+    sound = not certified or all(rule.noise is rule.after for rule in found.values())
+    expected = "a rule that treats every peer as it treated the one it was asked about"
+    check(sound, "precondition", method.precondition, expected)
+    return found
+
+
+def _finite(gram: Tensor) -> Tensor:
+    """The matrices, with the identity in the place of those that are not finite.
+
+    In the client unit they are not noised yet: a rule that raises would tell of one client's data.
+
+    Guarantees: test_attack_clip.py::test_one_client_s_data_cannot_stop_a_run.
+    """
+    sound = gram.isfinite().flatten(1).all(1).view(-1, 1, 1)
+    return torch.where(sound, gram, torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device))
+
+
+def moving_keys(values: Mapping[ParamKey, Tensor], word: str) -> tuple[ParamKey, ...]:
+    """The tensors that a schedule's word moves, heads included; "*" asks each layer's mode."""
+    modes = {key.layer: MODES[int(mode)] for key, mode in values.items() if key.side == "mode"}
+
+    def moves(key: ParamKey) -> bool:
+        chosen = "*" in word and modes.get(key.layer) == key.side
+        return chosen or key.side in word or not key.kind.scheduled
+
+    return tuple(key for key in values if key.kind.trained and moves(key))
+
+
+def sent_keys(
+    values: Mapping[ParamKey, Tensor], method: Method, t: int, steps: int
+) -> tuple[ParamKey, ...]:
+    """What goes up at the end of round t: what moved and is shared."""
+    return tuple(key for key in moving_keys(values, method.moved(t, steps)) if method.shares(key))
+
+
+def local_step(setting: RunContext, clients: Clients, t: int, s: int) -> None:
+    """Takes one step of every client of the group, in place.
+
+    Guarantees: frozen factors get neither gradient nor noise; an empty batch still adds noise; the
+        chunk size changes nothing beyond rounding (tests/methods/test_contract.py,
+        tests/federated/test_local_training.py); no value is read from a GPU
+        (tests/federated/test_compute.py::test_a_local_step_reads_nothing_from_the_device).
+    """
+    method, ids = setting.method, clients.ids
+    moving = moving_keys(clients.bank, method.moves(t, s))
+    if method.penalty is not None:  # what "*" moves is known only here
+        check_penalty(setting.task, setting.adapted, setting.products, method, moving)
+    maps = preconditioners(method, moving, clients.bank, setting.uncertified is None)
+    with matmuls(setting.products):  # full precision after the clip: nobody bounds its rounding
+        drawn = poisson_batch(setting, t, s, ids)
+        sums = _clipped_sums(setting, clients, moving, maps, drawn)
+    # Every client draws noise whatever its batch: an empty batch looks like any other.
+    sigma, clip_norm = setting.noise_multiplier, setting.clip_norm
+    std = [sigma[k] * clip_norm if sigma[k] else 0.0 for k in ids]
+    shapes = {key: clients.bank[key].shape[1:] for key in moving}
+    xi = gaussian_noise(shapes, std, setting.streams, [(t, k, s) for k in ids])
+    released = mechanism.release(sums, xi, maps)
+    # Lower ranks are cut after the maps, which mix ranks: a cut before would leave signal unnoised.
+    gradients, noises = (cut_to_rank(part, ranks_of(setting, ids)) for part in released)
+    # The divisor is the expected batch: the drawn batch's size is private.
+    expected = torch.tensor([setting.task.sizes[k] * setting.sample_rate[k] for k in ids])
+    for part in (gradients, noises):
+        for key, x in part.items():
+            x = x / expected.to(x).view(-1, *[1] * (x.dim() - 1))
+            part[key] = method.filter(x, key.side) if _is_filtered(setting, key) else x
+    stds: Any = 0.0
+    if setting.plan.optimizer.needs_noise:
+        level = torch.tensor(std) / expected
+        stds = {k: noise_std(setting, k, level, x, maps.get(k)) for k, x in gradients.items()}
+    _descend(setting, clients, gradients, noises, stds, t, noised=any(std))
+
+
+def _clipped_sums(
+    setting: RunContext,
+    clients: Clients,
+    moving: tuple[ParamKey, ...],
+    maps: dict[ParamKey, Preconditioner],
+    drawn: list[Tensor],
+) -> ClientParams:
+    """Each client's sum of clipped per-example gradients, key -> (clients, ...), chunk by chunk."""
+    count, bank, sizes = len(drawn), clients.bank, setting.task.sizes
+    sums = {key: bank[key].new_zeros(count, *bank[key].shape[1:]) for key in moving}
+    owner = torch.arange(count).repeat_interleave(torch.tensor([len(index) for index in drawn]))
+    if not len(owner):
+        return sums
+    within, ids = torch.cat(drawn), torch.tensor(clients.ids)
+    index = within + torch.tensor([0, *accumulate(sizes[k] for k in clients.ids)])[owner]
+    places = (
+        within + torch.tensor([0, *accumulate(sizes)])[ids[owner]]
+    )  # among all clients' examples
+    x, y = setting.examples(clients.ids)
+
+    def gradients(these: Tensor) -> ClientParams:
+        data = take(x, index[these]), y[index[these]]
+        with setting.cached_prefix("clients", places[these], data[0]):
+            return per_example_gradients(
+                setting.task, setting.adapted, bank, moving, data, owner[these], setting.method,
+                clients.start,
+            )  # fmt: skip
+
+    for part in portions(x, index, setting.adapted.device, setting.chunk):
+        rows = gradients(part) if setting.privacy is None else _or_nan(gradients, part, sums)
+        who = owner[part].to(setting.adapted.device, non_blocking=True)
+        rows = mechanism.precondition_rows(rows, maps, who)
+        # Clip before the sum: afterwards no example moves it by more than clip_norm.
+        groups = setting.method.clip_groups
+        added, counts = setting.clip(rows, setting.clip_norm, who, count, groups)
+        clients.clipped = clients.clipped + counts
+        for key in moving:
+            sums[key] += added[key]
+    return sums
+
+
+def _or_nan(
+    gradients: Callable[[Tensor], ClientParams], these: Tensor, sums: ClientParams
+) -> ClientParams:
+    """The gradients of these examples; NaN, which the clip counts as zero, where a pass raises.
+
+    Whether a run goes on must not hang on one example: no noise hides it. Where a pass over several
+    raises each passes alone, so that the others are what they would be without it.
+
+    Raises: what the code or the machine decides and no example: ``NotPerExample``, no memory.
+    Guarantees: test_attack_evaluation.py::test_no_example_stops_a_run.
+    """
+    try:
+        return gradients(these)
+    except (NotPerExample, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception:
+        if len(these) == 1:
+            return {key: torch.full_like(total[:1], torch.nan) for key, total in sums.items()}
+    parts = [_or_nan(gradients, one, sums) for one in these.split(1)]
+    return {key: torch.cat([part[key] for part in parts]) for key in sums}
+
+
+def _is_filtered(setting: RunContext, key: ParamKey) -> bool:
+    """Whether the method's filter acts on this tensor's gradient: it belongs where the noise is."""
+    return key.side in "AB" and setting.by_step and setting.method.filter is not identity
+
+
+def noise_std(
+    setting: RunContext, key: ParamKey, level: Tensor, like: Tensor, rule: Preconditioner | None
+) -> Tensor:
+    """Standard deviation of the noise in each number of a gradient; broadcasts to (clients, ...).
+
+    From ``level``, (clients,), that before preconditioner and filter, for a gradient ``like`` this.
+    Numbers that these mix share noise: this is each one's own deviation.
+
+    Guarantees: test_the_noise_s_size_is_known_number_by_number.
+    """
+    variance = level.to(like).square().view(-1, *[1] * (like.dim() - 1))
+    if rule is not None:  # (xi N)[., j] has variance sum_k N[k, j]^2, (N xi)[i, .] sum_k N[i, k]^2
+        squares = rule.noise.to(like).square()
+        variance = variance * squares.sum(-2 if key.side == "B" else -1, keepdim=True)
+    if _is_filtered(setting, key):
+        size = like.shape[-1 if key.side == "A" else -2]
+        weights = _filter_weights(setting.method.filter, key.side, size, like.dtype, like.device)
+        variance = variance * (weights if key.side == "A" else weights.unsqueeze(-1))
+    return variance.sqrt()
+
+
+@lru_cache(maxsize=64)
+def _filter_weights(
+    rule: Callable[..., Tensor], side: str, size: int, dtype: torch.dtype, device: Any
+) -> Tensor:
+    """Variance that a linear filter along the long axis leaves of white noise, (size,)."""
+    response = rule(torch.eye(size, dtype=dtype, device=device), side)
+    return response.square().sum(-2 if side == "A" else -1)
+
+
+def _descend(
+    setting: RunContext,
+    clients: Clients,
+    gradients: ClientParams,
+    noises: ClientParams,
+    stds: Any,
+    t: int,
+    noised: bool,
+) -> None:
+    """A step of the clients' optimiser, and the same map on the noise that they hold."""
+    rule, decay = setting.plan.optimizer, setting.plan.lr_decay**t
+    rates = {key: setting.rates[key.side] * decay for key in gradients}
+    steps, clients.optimizer = rule.update(gradients, clients.optimizer, clients.bank, rates, stds)
+    clients.bank.update(apply({key: clients.bank[key] for key in steps}, steps))
+    held = {key: clients.noise.get(key, x.new_zeros(1)) for key, x in noises.items()}
+    if rule.linear:  # then the step moves noise as it moves gradients, exactly
+        steps, clients.noise_optimizer = rule.update(noises, clients.noise_optimizer, held, rates)
+        clients.noise.update(apply(held, steps))
+    elif noised:  # unknown: NaN, rather than a number that looks measured
+        for key, x in noises.items():
+            clients.noise[key] = x.new_full((1, *x.shape[1:]), torch.nan)

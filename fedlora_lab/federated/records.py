@@ -1,0 +1,162 @@
+"""What a run yields: frozen records, and the tidy frame made of them."""
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fedlora_lab._utils.validation import check
+from fedlora_lab.lora import peft
+from fedlora_lab.measures.deviation import frame_of
+from fedlora_lab.methods.plan import Lora
+from fedlora_lab.methods.quantization import Traffic
+from fedlora_lab.methods.state import ServerState
+from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.tasks.task import Task
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from torch import Tensor
+
+COLUMNS = ["task", "method", "seed", "round", "layer", "measure", "value"]
+
+
+class Tick(NamedTuple):
+    """A local step of the clients that work now has ended: round and step, both from 1."""
+
+    round: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """The state after a round; index 0 is the model before training.
+
+    Args:
+        metrics: means over the task's test examples, NaN in a private run where these are not
+            public; with a quantised broadcast also ``<name>_received``, of the clients' copy of
+            the model; where clients keep factors, the mean over their own models.
+        deviation: ||server's product - mean of the clients' products||_F, relative to that mean,
+            over all layers; what a quantised broadcast took from the factors is given back first.
+            NaN where the server sees only a sum, or no product is formed because a factor stays
+            with its client.
+        adapter: layer -> global (A, B), shapes (r, d_in) and (d_out, r).
+        head: name -> tensor of the trained head, if there is one.
+        uploads: numbers and bytes up and down in this round, summed over the clients.
+        participants, seconds: how many took part, and the time it took. With ``uploads`` NaN in a
+            release of the client unit under central trust whose clients take part by chance: its
+            epsilon counts on nobody knowing who did.
+        clipped, nonfinite: share of examples (client unit: updates) that the clip scaled down, and
+            how many were not finite and counted as zero. They read private values: NaN in release
+            mode.
+        unmeasured: measure -> why it is NaN, where an optimiser's step mixes noise and signal.
+        source: the task, with everyone's examples, and what `save_adapter` and `predict` need
+            beside it. It stays in this process: a copy shares it, a pickled record is without.
+
+    Guarantees: tests/federated/test_attack_evaluation.py::test_a_pickled_record_holds_no_example.
+    """
+
+    index: int
+    method: str
+    task: str
+    seed: int | None
+    metrics: Mapping[str, float]
+    deviation: float
+    adapter: "Mapping[str, tuple[Tensor, Tensor]]"
+    head: "Mapping[str, Tensor]"
+    uploads: Traffic
+    participants: float
+    clipped: float
+    nonfinite: float
+    seconds: float
+    ledger: Ledger | None
+    rows: tuple[tuple[str, str, float], ...] = field(repr=False, default=())
+    unmeasured: Mapping[str, str] = field(repr=False, default_factory=dict)
+    source: "tuple[Task, Lora, ServerState] | None" = field(repr=False, default=None, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "source": None}
+
+    def __copy__(self) -> "Round":
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Round":
+        names = [f.name for f in fields(self) if f.name != "source"]
+        return replace(self, **{name: deepcopy(getattr(self, name), memo) for name in names})
+
+    def __repr__(self) -> str:
+        scores = {name: float(f"{value:.4g}") for name, value in self.metrics.items()}
+        return (
+            f"Round(index={self.index}, method={self.method!r}, task={self.task!r}, "
+            f"seed={self.seed}, metrics={scores}, epsilon={self.epsilon:.3g}, "
+            f"participants={self.participants})"
+        )
+
+    @cached_property
+    def epsilon(self) -> float:
+        """Spent so far, the largest over clients; infinite where no epsilon can be certified."""
+        if self.ledger is None:
+            return float("inf") if self.index else 0.0
+        return self.ledger.epsilon_or_inf()
+
+    @property
+    def layers(self) -> "pd.DataFrame":
+        """The per-layer part of the frame: layer, measure, value."""
+        return frame_of(list(self.rows))
+
+    def measures(self) -> dict[str, float]:
+        """Whole-model measures by name, as they stand in the frame."""
+        named = {"epsilon": self.epsilon, "deviation": self.deviation, **self.uploads._asdict()}
+        names = ("participants", "clipped", "nonfinite", "seconds")
+        return {**self.metrics, **named, **{name: getattr(self, name) for name in names}}
+
+
+def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
+    """Returns the tidy frame of some records: a row for each round, layer and measure.
+
+    The layer "all" is the whole model.
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    >>> frame = fl.to_frame(fl.run(task, "rolora", None, fl.Plan(rounds=1, local_steps=2)))
+    >>> list(frame.columns)
+    ['task', 'method', 'seed', 'round', 'layer', 'measure', 'value']
+    """
+    import pandas as pd
+
+    rows = []
+    for record in records:
+        key = (record.task, record.method, record.seed, record.index)
+        rows += [(*key, "all", name, float(value)) for name, value in record.measures().items()]
+        rows += [(*key, *row) for row in record.rows]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def origin(record: Round) -> tuple[Task, Lora, ServerState]:
+    """Task, adapter and server's tensors of a record that a run yielded, or ``ValueError``."""
+    found = getattr(record, "source", None)
+    value = "a pickled copy, without its task" if isinstance(record, Round) else record
+    check(found is not None, "record", value, "a record as run() yields it")
+    return found  # type: ignore[return-value]
+
+
+def save_adapter(record: Round, path: "str | Path") -> "Path":
+    """Writes the record's adapter as a folder for ``peft.PeftModel.from_pretrained(base, path)``.
+
+    Guarantees: the loaded model gives the run's logits (tests/lora/test_adapters.py).
+
+    >>> import tempfile
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    >>> *_, last = fl.run(task, "rolora", None, fl.Plan(rounds=1, local_steps=2))
+    >>> folder = tempfile.mkdtemp()
+    >>> sorted(path.name for path in fl.save_adapter(last, folder).glob("*.safetensors"))
+    ['adapter_model.safetensors']
+    """
+    task, lora, state = origin(record)
+    check(isinstance(path, (str, PurePath)), "path", path, "a path")
+    return peft.save(task.model, task.targets, task.head, lora, state.tensors, path)

@@ -1,0 +1,228 @@
+"""What a run is set up from: checked arguments, the adapted model, a folder to resume from."""
+
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedlora_lab import methods
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check
+from fedlora_lab.federated import checkpoint, compute, cost, uploads
+from fedlora_lab.federated.checkpoint import State
+from fedlora_lab.federated.compute import Compute
+from fedlora_lab.federated.local_training import RunContext
+from fedlora_lab.lora import peft
+from fedlora_lab.lora.batch_independence import check_batch_independence
+from fedlora_lab.lora.per_example import TEXTS
+from fedlora_lab.methods.aggregation import Rule
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.optimizers import SGD
+from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.state import KINDS, ServerState
+from fedlora_lab.methods.table import rule_name
+from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.ledger import Ledger, LedgerEntry
+from fedlora_lab.privacy.mechanism import uncertified_reason
+from fedlora_lab.tasks.task import Examples, Task, mask_of
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides a run's numbers, each part valid and all of them fitting together."""
+
+    task: Task
+    method: Method
+    privacy: Privacy | None
+    plan: Plan
+    lora: Lora
+    streams: Streams
+
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint must agree on with the run that goes on from it, as JSON values."""
+        names = Method.__dataclass_fields__
+        # What the noise was calibrated for, and how long the run is, change nothing that is
+        # released: a longer run may go on with replace(target=None).
+        free = ("rounds", "target", "releases")
+        parts: dict[str, Any] = {
+            "method": {name: rule_name(getattr(self.method, name)) for name in names},
+            "plan": {name: value for name, value in asdict(self.plan).items() if name not in free},
+            "lora": asdict(self.lora),
+            "seed": self.streams.seed,
+            "privacy": None,
+            "task": self.task.fingerprint,
+        }
+        if self.privacy is not None:
+            terms = asdict(self.privacy).items()
+            parts["privacy"] = {name: value for name, value in terms if name not in free}
+        return json.loads(json.dumps(parts, default=str))
+
+    def entry(self, ids: tuple[int, ...] | None) -> dict[str, Any]:
+        """How often these clients release in a round of a private run, and under how much noise."""
+        assert self.privacy is not None
+        steps = self.plan.local_steps if self.privacy.unit == "example" else 1
+        return {"count": steps, **self.privacy.entry(ids)}
+
+    @cached_property
+    def terms(self) -> dict[str, Any]:
+        """The entry of all clients: a tuple holds one number for each."""
+        return self.entry(None)
+
+
+def make_run_spec(
+    task: Task,
+    method: "Method | str",
+    privacy: Privacy | None,
+    plan: Plan,
+    lora: Lora | None,
+    seed: int | None,
+) -> RunSpec:
+    """Checks the parts of a run one by one and against each other; arguments as of `run`.
+
+    Raises: ``ValueError`` (name, value, range).
+    """
+    kinds = ("task", task, Task), ("plan", plan, Plan), ("lora", lora, Lora | None)
+    for name, value, kind in (*kinds, ("privacy", privacy, Privacy | None)):
+        check(isinstance(value, kind), name, value, f"a {name.capitalize()}")
+    row, streams, count = methods.get(method), Streams(seed), len(task.sizes)
+    for t in range(min(plan.rounds, 100)):  # a schedule's mistakes are refused here, not in round t
+        row.moved(t, plan.local_steps)
+    # Where a rule writes factors anew, old minus new is no gradient: coordinates change by round.
+    plain = plan.server_optimizer == SGD() and plan.server_lr == 1
+    writes = getattr(row.aggregate, "writes", ())
+    written = [side for side in writes if side in KINDS and KINDS[side].of_the_model]
+    given = f"{plan.server_optimizer} at server_lr={plan.server_lr:g}"
+    words = f"sgd at server_lr=1 for {row.slug}, whose rule writes {' and '.join(written)} anew"
+    check(plain or not written, "server_optimizer", given, words)
+    uncertified_reason(row.precondition)  # refuses a rule that gives no Preconditioner
+    ranks = None if lora is None else lora.ranks
+    check(ranks is None or len(ranks) == count, "ranks", ranks, f"one for each of {count} clients")
+    if privacy is not None:
+        privacy = privacy.resolve(task, plan)
+        even = privacy.unit == "example" or plan.weights == "uniform"
+        words = "'uniform' in the client unit: sizes would set the sensitivity"
+        check(even, "weights", plan.weights, words)
+    return RunSpec(task, row, privacy, plan, lora or Lora(), streams)
+
+
+def prepare_run(
+    spec: RunSpec, data: Sequence[Examples] | Mapping[int, Examples], how: Compute | None = None
+) -> RunContext:
+    """Adapts the model and probes it: what stays the same over all rounds.
+
+    ``data`` are clients' examples by their numbers: everyone's, one client's, or none.
+
+    Raises: ``ValueError`` for a model in which examples touch each other, or that PEFT cannot
+        adapt, and where a switch does not suit the model.
+    """
+    task, how = spec.task, how or Compute()
+    adapted = peft.adapt(task.model, task.targets, task.head, spec.lora)
+    adapted = peft.place(adapted, how.device, how.products)
+    blocks = how.recompute or how.frozen_prefix
+    lists = compute.wrap(adapted.model, how.recompute) if blocks else []
+    expected = "a model whose blocks are in an nn.ModuleList"
+    check(bool(lists) or not how.recompute, "recompute", True, expected)
+    why = "float32 or float64: in half precision a sum may move by more than the clip norm"
+    for key, tensor in adapted.given.items():
+        check(tensor.dtype in (torch.float32, torch.float64), f"dtype of {key}", tensor.dtype, why)
+    prefix = None
+    if how.frozen_prefix:
+        prefix = compute.prefix(task, adapted, lists, (how.products, str(adapted.device)))
+    setting = RunContext(
+        task, adapted, spec.method, spec.plan, spec.streams,
+        *uploads.step_privacy(spec.privacy, len(task.sizes)), data, lora=spec.lora, prefix=prefix,
+        products=how.products, uncertified=uncertified_reason(spec.method.precondition),
+        privacy=spec.privacy,
+    )  # fmt: skip
+    setting = replace(setting, chunk=cost.chunk(how, setting))
+    # Probed with as many examples as pass the model together, half as many again as expected.
+    expected = sum(n * q for n, q in zip(task.sizes, setting.sample_rate, strict=True))
+    texts = adapted.device.type == "cpu" and mask_of(task.test[0]) is not None
+    most = math.ceil(min(1.5 * expected, setting.chunk or (TEXTS if texts else math.inf)))
+    check_batch_independence(task, adapted, how.products, spec.method, spec.plan, most)
+    return setting
+
+
+def initial_server(spec: RunSpec, setting: RunContext) -> ServerState:
+    """The server's tensors before the first round, with what the method's rule keeps there."""
+    start = peft.initial_values(setting.adapted, spec.streams, spec.method.start)
+    server = ServerState(start, planned=spec.plan.rounds, streams=spec.streams)
+    rule = spec.method.aggregate
+    return rule.initial_state(server) if isinstance(rule, Rule) else server
+
+
+def checkpoint_folder(
+    save: "str | Path | None", resume: "str | Path | None", spec: RunSpec
+) -> Path | None:
+    """Where checkpoints go; ``None``: nowhere. Refuses a folder that holds another run.
+
+    A release (no seed) goes on in its own folder only: that folder's ledger would know nothing of a
+    branch elsewhere, nor the branch's ledger how this run went on.
+    """
+    for name, value in (("checkpoint", save), ("resume", resume)):
+        check(isinstance(value, str | Path | None), name, value, "a folder's path or None")
+        check(not value or not Path(value).is_file(), name, value, "a folder, not a file")
+    if not save:
+        return Path(resume) if resume else None
+    save = Path(save)
+    same = bool(resume) and Path(resume or "").resolve() == save.resolve()
+    branch = bool(resume) and not same and spec.privacy is not None and spec.streams.seed is None
+    words = f"{str(resume)!r}: a release (seed=None) goes on in its own folder"
+    check(not branch, "checkpoint", str(save), words)
+    free = same or not (any(checkpoint.rounds_in(save)) or (save / checkpoint.LEDGER).exists())
+    words = "a folder without rounds of another run; resume= goes on from them"
+    check(free, "checkpoint", str(save), words)
+    return save
+
+
+def restore(
+    folder: Path, spec: RunSpec, fresh: State, opened: Ledger | None
+) -> tuple[State, Ledger | None]:
+    """The state and the ledger to go on with, in agreement with those of a run that begins anew.
+
+    Where no checkpoint is whole and a ledger is there it begins anew: what was spent stays spent.
+
+    Raises: ``ValueError`` where the folder is of another run, or its ledger not the one that this
+        run would have written.
+    Guarantees: test_attack_spending.py::test_a_lost_checkpoint_forgets_no_release.
+    """
+    found, book = checkpoint.newest(folder), folder / checkpoint.LEDGER
+    if found is None and opened is not None and book.exists():
+        text = "no checkpoint in it is whole; the run begins anew"
+        text = f"resume={str(folder)!r}: {text}, and what stands in its ledger stays spent"
+        warnings.warn(text, stacklevel=2)
+        return fresh, _continued(book, spec, fresh, opened)
+    check(found is not None, "resume", str(folder), "a folder with a whole checkpoint")
+    assert found is not None
+    state, theirs = found
+    for name, ours in checkpoint.disguised(folder, spec.settings()).items():
+        check(theirs.get(name) == ours, "resume", str(folder), f"the same {name} as in this run")
+    check(len(state.seen) == len(fresh.seen), "resume", str(folder), f"{len(fresh.seen)} clients")
+    state = checkpoint.ordered(state, fresh.server, spec.plan.server_optimizer)
+    return state, _continued(book, spec, state, opened)
+
+
+def _continued(book: Path, spec: RunSpec, state: State, opened: Ledger | None) -> Ledger | None:
+    """The folder's ledger, entry by entry as this run writes it."""
+    if opened is None or not (state.round or book.exists()):
+        return opened
+    # Also before the first round is done: what was spent in one that was cut short stays spent.
+    check(book.exists(), "ledger", str(book), "the ledger of the rounds done")
+    found = Ledger.load(book)
+    check(found.terms == opened.terms, "ledger", found.terms, f"{opened.terms}, those of this run")
+    same = found.uncertified == opened.uncertified
+    check(same, "ledger", found.uncertified, "what this run says")
+    for entry in found.releases:
+        known = all(k < len(state.seen) for k in entry.clients or ())
+        check(known, "ledger", entry, "clients of this run")
+        ours = LedgerEntry(entry.round, entry.clients, **spec.entry(entry.clients))
+        check(entry == ours, "ledger", entry, f"{ours}, as this run writes it")
+    written, done = {entry.round for entry in found.releases}, range(1, state.round + 1)
+    check(written >= set(done), "ledger", sorted(written), f"all {state.round} rounds done")
+    return found

@@ -1,0 +1,555 @@
+"""The federated loop: an iterator of rounds, and what each round's record may show.
+
+Stop it by ``break``. Progress bars, widgets, Flower and audits consume it, or drive a `Federation`
+by its public steps: `begin_round`, `start_clients`, `finish_round`, `save_state`, `record`.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedlora_lab import measures
+from fedlora_lab._utils.files import lock_folder
+from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab.federated import checkpoint as checkpoint_
+from fedlora_lab.federated import local_training, run_spec, uploads
+from fedlora_lab.federated.checkpoint import State
+from fedlora_lab.federated.compute import Compute
+from fedlora_lab.federated.local_training import Clients, RunContext
+from fedlora_lab.federated.records import Round, Tick, origin
+from fedlora_lab.federated.run_spec import RunSpec
+from fedlora_lab.federated.uploads import Received
+from fedlora_lab.lora import peft, per_example
+from fedlora_lab.methods import aggregation
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.optimizers import State as Moments
+from fedlora_lab.methods.optimizers import server_step
+from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.quantization import Traffic, full
+from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.ledger import Ledger, LedgerEntry
+from fedlora_lab.privacy.mechanism import ClipCounts, injected_bug
+from fedlora_lab.tasks.task import Task
+
+NOT_SEEN = float("nan")
+"""In the place of what nobody may see, or nobody measured."""
+NOISE_MEASURES = ("noise_A", "noise_B", "noise_BA", "snr")
+
+
+def run(
+    task: Task, method: "Method | str", privacy: Privacy | None, plan: Plan, **options: Any
+) -> "Generator[Round, None, None]":
+    """Trains federated low-rank adapters; yields a `Round` before training and after every round.
+
+    Args:
+        task: model, clients' data and metric.
+        method: a row of the table, or its slug.
+        privacy: a plan with its noise set (see `Privacy.calibrate`); ``None``: without privacy.
+        plan: rounds, local steps, batch, learning rates.
+        lora: rank and alpha; default ``Lora()``.
+        seed: every random number follows from it, and the ledger says "not for release"; ``None``
+            takes the operating system's entropy, and the ledger says "release".
+        checkpoint: folder for the state after every round, and for the ledger, which is written
+            before each round.
+        resume: folder of checkpoints to go on from: the rounds that follow have the bits they would
+            have had. Without a seed they are new releases, the ledger counts on, and ``checkpoint``
+            may be no other folder.
+        chunk_examples, chunk_clients: at most so many in memory at once; results differ by
+            rounding. chunk_examples="auto": as many as half of the free memory holds.
+        device, products, frozen_prefix, recompute: where and how the work is done, see `Compute`.
+        evaluate_every: score before training, after every so many rounds and the last; NaN between.
+        stop_at: an epsilon; the run ends before the round that would spend more, if all took part.
+        bug: see `Federation.open`; for tests and lesson 12 only.
+
+    Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.
+    Guarantees: every release stands in the ledger before its value is used; method hooks see noised
+        values only; resume equals uninterrupted (tests/methods/test_contract.py).
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    >>> plan = fl.Plan(rounds=2, local_steps=2)
+    >>> [record.index for record in fl.run(task, "rolora", None, plan)]
+    [0, 1, 2]
+    """
+    events = ticks(task, method, privacy, plan, **options)
+    return (event for event in events if isinstance(event, Round))
+
+
+def ticks(
+    task: Task, method: "Method | str", privacy: Privacy | None, plan: Plan, **options: Any
+) -> "Generator[Round | Tick, None, None]":
+    """Trains as `run` does and also yields a `Tick` after every local step, where one may stop.
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    >>> plan = fl.Plan(rounds=1, local_steps=2)
+    >>> [type(event).__name__ for event in fl.ticks(task, "rolora", None, plan)]
+    ['Round', 'Tick', 'Tick', 'Round']
+    """
+    return Federation.open(task, method, privacy, plan, **options).events()
+
+
+def predict(
+    task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]"
+) -> Float[Tensor, "n ..."]:
+    """Returns the outputs of the model with a record's global adapter (and head).
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    >>> *_, last = fl.run(task, "rolora", None, fl.Plan(rounds=1, local_steps=2))
+    >>> fl.predict(task, last, task.test[0]).shape
+    torch.Size([8, 3])
+    """
+    _, lora, state = origin(record)
+    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    return per_example.predict(task, adapted, state.tensors, x)
+
+
+class Diverged(ValueError):
+    """A round that the server cannot do: what it has in hand is not finite."""
+
+
+@dataclass(frozen=True)
+class OpenRound:
+    """A round that has begun."""
+
+    begun: float
+    t: int  # its number, from 0
+    ids: tuple[int, ...]  # who takes part
+    before: ServerState
+    sent: ServerState  # what goes down of it
+
+
+@dataclass(frozen=True)
+class RoundOutcome:
+    """What a round did."""
+
+    begun: float
+    before: ServerState
+    sent: ServerState  # what the clients received of it
+    received: Received  # what the server had in hand at the end
+    steps: ClipCounts = field(default_factory=ClipCounts)  # of the local steps
+    traffic: Traffic = field(default_factory=Traffic)
+    participants: int = 0
+    kept: bool = False  # something that moved stayed with its client
+    metrics: Mapping[str, float] | None = None  # told by clients of their own models
+    shown: bool = True  # counts of clips and the noise are known here, as on one machine
+    aggregated: ServerState | None = None  # by the method's rule, before the server's optimiser
+
+
+@dataclass
+class Federation:
+    """One run: what is fixed, and the state that a round moves on."""
+
+    spec: RunSpec
+    setting: RunContext
+    ledger: Ledger | None
+    state: State
+    folder: Path | None
+    stop_at: float | None = None
+    resumed: bool = False
+    chunk_clients: int | None = None
+    evaluate_every: int = 1
+    contents: tuple[list[int], bytes | None] = ([], None)  # of the folder when the run opened
+
+    @classmethod
+    def open(
+        cls,
+        task: Task,
+        method: "Method | str",
+        privacy: Privacy | None,
+        plan: Plan,
+        *,
+        lora: Lora | None = None,
+        seed: int | None = 0,
+        checkpoint: "str | Path | None" = None,
+        resume: "str | Path | None" = None,
+        chunk_clients: int | None = None,
+        evaluate_every: int = 1,
+        stop_at: float | None = None,
+        bug: "Callable[..., Any] | None" = None,
+        **compute: Any,
+    ) -> "Federation":
+        """Validates everything and prepares the run; nothing is trained yet.
+
+        Args: as `run`; ``bug``: a function that clips in the place of `mechanism.clip_sum`, such as
+            one of `fl.sharp_edges.BUGS`. The ledger then certifies no epsilon, also on disk.
+        """
+        expected = "one of fl.sharp_edges.BUGS (a function), or None"
+        check(bug is None or callable(bug), "bug", bug, expected)
+        how = Compute(**compute)
+        spec = run_spec.make_run_spec(task, method, privacy, plan, lora, seed)
+        if chunk_clients is not None:
+            check_whole("chunk_clients", chunk_clients, 1)
+        check_whole("evaluate_every", evaluate_every, 1)
+        folder = run_spec.checkpoint_folder(checkpoint, resume, spec)
+        setting = run_spec.prepare_run(spec, task.clients, how)
+        setting = setting if bug is None else replace(setting, clip=bug)
+        self = cls.from_spec(spec, setting, folder, resume, stop_at)
+        self.chunk_clients, self.evaluate_every = chunk_clients, evaluate_every
+        return self
+
+    @classmethod
+    def from_spec(
+        cls,
+        spec: RunSpec,
+        setting: RunContext,
+        folder: Path | None = None,
+        resume: "str | Path | None" = None,
+        stop_at: float | None = None,
+    ) -> "Federation":
+        """The run of a checked specification whose model is prepared, here or on a server."""
+        if stop_at is not None:
+            private, why = spec.privacy is not None, "None without privacy: no epsilon is spent"
+            check(private, "stop_at", stop_at, why)
+            check_number("stop_at", stop_at, 0, open_low=True)
+        ledger = None
+        if spec.privacy is not None:
+            ledger = spec.privacy.ledger(reproducible=spec.streams.seed is not None)
+            reasons = (injected_bug(setting.clip), setting.uncertified)
+            ledger.uncertified = "; ".join(reason for reason in reasons if reason) or None
+            _ = spec.terms  # settled now, so that a round reads no configuration
+        self = cls(spec, setting, ledger, _fresh(spec, setting), folder, stop_at)
+        if folder is not None:
+            # Looked at before it is read: `lock` finds whoever writes in between. A new run was
+            # promised a folder without rounds but the start, and without a ledger.
+            same = resume is not None and folder.resolve() == Path(resume).resolve()
+            rounds, book = _contents(folder)
+            self.contents = (rounds, book) if same else ([t for t in rounds if not t], None)
+        if resume is not None:
+            fresh = self.state
+            self.state, self.ledger = run_spec.restore(Path(resume), spec, fresh, ledger)
+            self.resumed = self.state is not fresh
+            self._warn_of_overspending()
+        return self
+
+    def restart(self) -> None:
+        """Trains from the beginning; what stands in the ledger stays spent."""
+        self.state, self.resumed = _fresh(self.spec, self.setting), False
+        self._warn_of_overspending()
+
+    def _warn_of_overspending(self) -> None:
+        """Warns where rounds that were released twice carry the run past its calibrated epsilon."""
+        target = self.spec.privacy and self.spec.privacy.target
+        stops = bool(target and self.stop_at and self.stop_at <= target * (1 + 1e-9))
+        if not target or stops or self.ledger is None or self.ledger.uncertified is not None:
+            return
+        spent = self._spent_after(self.setting.plan.rounds - self.state.round)
+        if spent > target * (1 + 1e-6):
+            why = f"rounds were released twice, stop_at={target:g} ends the run in time"
+            text = f"epsilon={spent:.4g} after the last round: expected at most target={target:g}"
+            warnings.warn(f"{text}; {why}", stacklevel=2)
+
+    def _spent_after(self, rounds: int) -> float:
+        """Epsilon after so many further rounds in which everyone takes part."""
+        ledger, now = self.ledger, self.state.round
+        assert ledger is not None
+        everyone = None if ledger.unit == "client" else tuple(range(len(self.spec.task.sizes)))
+        # With a seed a repeated round gives the same values: it is no second release.
+        known = {entry.round for entry in ledger.releases} if ledger.reproducible else set()
+        ahead = [t for t in range(now + 1, now + 1 + rounds) if t not in known]
+        terms = self.spec.entry(everyone)
+        return ledger.epsilon_after([LedgerEntry(t, everyone, **terms) for t in ahead])
+
+    @property
+    def ended(self) -> bool:
+        """No round is left, or the next could spend more than ``stop_at`` if everyone took part."""
+        if self.state.round >= self.setting.plan.rounds:
+            return True
+        return self.stop_at is not None and self._spent_after(1) > self.stop_at
+
+    def events(self) -> "Generator[Round | Tick, None, None]":
+        """The run: a record of the start unless resumed, then each round's ticks and record."""
+        with self.lock():
+            if not self.resumed:
+                yield self.record_start(self.initial_outcome())
+            while not self.ended:
+                outcome = yield from self._round()
+                self.save_state()
+                yield self.record(outcome)
+
+    @contextmanager
+    def lock(self) -> "Iterator[None]":
+        """Holds the folder as it was when this run opened: the same rounds and ledger.
+
+        Guarantees:
+            test_attack_spending.py::test_a_run_that_was_opened_before_another_wrote_is_refused.
+        """
+        with lock_folder(self.folder):
+            same = self.folder is None or _contents(self.folder) == self.contents
+            expected = "a folder in which no other run has written meanwhile"
+            check(same, "checkpoint", str(self.folder), expected)
+            yield
+
+    def initial_outcome(self) -> RoundOutcome:
+        """The outcome before the first round."""
+        server, privacy = self.state.server, self.spec.privacy
+        kept = bool(uploads.round_keys(self.setting, server.tensors, 0).kept)
+        # Where later rounds measure no deviation none is measured here: a 0 would look like one.
+        alone = privacy is None or privacy.unit == "example" or privacy.trust == "local"
+        received = Received({}, torch.zeros(0), {}, server, alone)
+        return RoundOutcome(time.perf_counter(), server, server, received, kept=kept)
+
+    def record_start(self, outcome: RoundOutcome) -> Round:
+        """Stores the state before the first round in place of the folder's rounds; its record."""
+        self.save_state()
+        for round in self.contents[0] if self.folder is not None else ():
+            if round != self.state.round:
+                checkpoint_.remove(self.folder, round)  # type: ignore[arg-type]
+        return self.record(outcome)
+
+    def _round(self) -> "Generator[Tick, None, RoundOutcome]":
+        """Trains one round, a tick after every local step."""
+        setting, opened, groups = self.setting, self.begin_round(), []
+        size = self.chunk_clients or max(len(opened.ids), 1)
+        for i in range(0, len(opened.ids), size):
+            clients = self.start_clients(opened.ids[i : i + size], opened.sent)
+            for step in range(setting.plan.local_steps):
+                local_training.local_step(setting, clients, opened.t, step)
+                yield Tick(opened.t + 1, step + 1)
+            groups.append(clients)
+        keys = uploads.round_keys(setting, opened.before.tensors, opened.t)
+        everyone = uploads.stack_clients(setting, groups, keys.moved, opened.sent)
+        arrived = self.arrivals(opened.t, opened.ids)
+        parts = everyone, arrived, keys.sent, opened.sent, opened.t
+        received = uploads.release_round(setting, *parts)
+        there = tuple(opened.ids[i] for i in arrived.tolist())
+        return self.finish_round(opened, received, everyone, keys.kept, there)
+
+    def begin_round(self) -> OpenRound:
+        """Draws who takes part; the round stands in the ledger when this returns."""
+        begun, before, t = time.perf_counter(), self.state.server, self.state.round
+        ids, sent = self.participants(t), uploads.broadcast(self.setting, before)
+        self.charge_ledger(t, ids)
+        return OpenRound(begun, t, ids, before, sent)
+
+    def participants(self, t: int) -> tuple[int, ...]:
+        """Who takes part: each client on its own with the plan's probability."""
+        count, share = len(self.setting.task.sizes), self.setting.plan.participation
+        if share >= 1:
+            return tuple(range(count))
+        uniform = self.setting.streams.uniform((count,), "participation", t)
+        return tuple((uniform < share).nonzero().squeeze(1).tolist())
+
+    def charge_ledger(self, t: int, ids: tuple[int, ...]) -> None:
+        """Writes the round's releases into the ledger, on disk too, before any of them exists."""
+        if self.ledger is None:
+            return
+        terms = dict(self.spec.terms)
+        for name in ("sample_rate", "noise_multiplier"):
+            if isinstance(terms[name], tuple):  # a number for each client
+                terms[name] = tuple(terms[name][k] for k in ids)
+        self.ledger.record(t + 1, ids, **terms, repeats=self.ledger.reproducible)
+        # A run that is cut short in the round has released what it sent: disk comes first.
+        if self.folder is not None:
+            self.ledger.save(self.folder / checkpoint_.LEDGER)
+            self.contents = self.contents[0], _contents(self.folder)[1]
+
+    def start_clients(self, ids: tuple[int, ...], sent: ServerState) -> Clients:
+        """Clients at the start of a round: what they received, and what they kept."""
+        personal = {key: own[list(ids)] for key, own in self.state.personal.items()}
+        return uploads.begin_clients(self.setting, ids, sent, personal)
+
+    def arrivals(self, t: int, ids: tuple[int, ...]) -> Tensor:
+        """Positions of the clients whose upload is not lost on the way."""
+        if not self.setting.plan.dropout:
+            return torch.arange(len(ids))
+        uniform = self.setting.streams.uniform((len(self.setting.task.sizes),), "dropout", t)
+        return (uniform[list(ids)] >= self.setting.plan.dropout).nonzero().squeeze(1)
+
+    def finish_round(
+        self,
+        opened: OpenRound,
+        received: Received,
+        everyone: Clients,
+        kept: tuple[ParamKey, ...],
+        there: tuple[int, ...],
+    ) -> RoundOutcome:
+        """Applies the server's rule to what it has in hand, and moves the state on.
+
+        Args:
+            opened, received: from `begin_round`, and `uploads.release_round` or `combine`.
+            everyone: the clients that took part; their tensors ``kept`` stay theirs.
+            there: those whose upload was not lost.
+
+        Raises: `Diverged` where the rule decomposes matrices that are not finite.
+        """
+        before, method, plan = opened.before, self.setting.method, self.setting.plan
+        aggregated, after, moments = before, before, self.state.optimizer
+        if received.uploads:
+            # Everything from here on is a function of released values and costs no privacy.
+            parts = before, received.sent, received.uploads, received.weights
+            try:
+                aggregated = method.aggregate(*parts)
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+                part = f"{method.slug} cannot do the server's part of round {opened.t + 1}"
+                text = f"lr={plan.lr}: expected a smaller one; {part}"
+                raise Diverged(f"{text} ({' '.join(str(error).split())})") from error
+            # What was not sent has no gradient: neither it nor its moments move.
+            new = {key: aggregated.tensors[key] for key in received.uploads}
+            rule, rate = plan.server_optimizer, plan.server_lr
+            stepped, moments = server_step(rule, moments, before.tensors, new, rate)
+            after = aggregated.with_(stepped)
+        keys, ids = uploads.round_keys(self.setting, before.tensors, opened.t), opened.ids
+        run = method, self.spec.lora, self.state
+        load = uploads.traffic(*run, ids, there, keys.sent, self.spec.privacy)
+        self.advance(everyone, kept, after, len(received.weights), moments)
+        return RoundOutcome(
+            opened.begun, before, opened.sent, received, everyone.clipped, load, len(ids),
+            bool(keys.kept), aggregated=aggregated,
+        )  # fmt: skip
+
+    def advance(
+        self,
+        everyone: Clients,
+        kept: tuple[ParamKey, ...],
+        after: ServerState,
+        rows: int,
+        moments: Moments,
+    ) -> None:
+        """Moves the state on by a round.
+
+        Args:
+            everyone, kept: the clients, and which of their tensors stay theirs.
+            after, moments: the server's tensors, and its optimiser's memory.
+            rows: uploads in hand: so many times the rank is what the round adds to a residual.
+
+        Guarantees: test_checkpoint.py::test_resume_equals_uninterrupted.
+        """
+        state, before, there = self.state, self.state.server.tensors, set(everyone.ids)
+        index = torch.tensor(everyone.ids, dtype=torch.int64)
+        for key in kept:
+            everyones = before[key].expand(len(state.seen), *before[key].shape)
+            mine = state.personal.get(key, everyones)
+            state.personal[key] = mine.index_copy(0, index, everyone.bank[key])
+        rank = rows * self.spec.lora.rank
+        changed = [key for key, x in after.tensors.items() if x is not before[key]]
+        state.changed.append({str(key): rank if key.side == "W" else 0 for key in changed})
+        state.seen = [state.round if k in there else last for k, last in enumerate(state.seen)]
+        # In memory as a loaded state: transposed tensors multiply to other last bits on some CPUs.
+        tensors = {key: x.contiguous() for key, x in after.tensors.items()}
+        state.round += 1
+        state.server = replace(after, tensors=tensors, round=state.round)
+        state.optimizer = moments
+
+    def save_state(self) -> None:
+        """Stores the state in the run's folder, if it has one."""
+        if self.folder is not None:
+            checkpoint_.store(self.folder, self.state, self.spec.settings())
+
+    def record(self, outcome: RoundOutcome) -> Round:
+        """The record of the round that ended in the present state.
+
+        Guarantees: test_attack_evaluation.py::test_records_do_not_tell_who_took_part.
+        """
+        spec, state, task, got = self.spec, self.state, self.spec.task, outcome.received
+        # Clips, noise and clients' own models read private values: hidden from a release's record.
+        shown = outcome.shown and (spec.privacy is None or spec.streams.seed is not None)
+        counted = not self._counts_on_secret_participation()
+        rows, deviation = self._layers(outcome, shown)
+        own, metrics = outcome.steps if self.setting.by_step else got.clipped, outcome.metrics
+        if state.round % self.evaluate_every and not self.ended:
+            metrics = dict.fromkeys(task.metrics, NOT_SEEN)
+        plain, rule = state.server.factored(), spec.plan.optimizer
+        a, b = plain.side("A"), plain.side("B")
+        noisy = {name for _, name, x in rows if x != x and name in NOISE_MEASURES}
+        why = f"{rule}: {rule.nonlinear}"
+        return Round(
+            index=state.round,
+            method=spec.method.slug,
+            task=task.name,
+            seed=spec.streams.seed,
+            metrics=metrics or self._metrics(shown),
+            deviation=deviation,
+            adapter={layer: (a[layer], b[layer]) for layer in state.server.layers},
+            head=state.server.side("head"),
+            uploads=outcome.traffic if counted else Traffic(*[NOT_SEEN] * len(Traffic._fields)),
+            participants=outcome.participants if counted else NOT_SEEN,
+            clipped=float(own.scaled) / max(own.rows, 1) if shown else NOT_SEEN,
+            nonfinite=float((outcome.steps + got.clipped).nonfinite) if shown else NOT_SEEN,
+            seconds=time.perf_counter() - outcome.begun if counted else NOT_SEEN,
+            ledger=None if self.ledger is None else self.ledger.snapshot(),
+            rows=tuple(rows),
+            unmeasured=dict.fromkeys(sorted(noisy), why) if rule.nonlinear else {},
+            source=(task, spec.lora, state.server),
+        )
+
+    def _counts_on_secret_participation(self) -> bool:
+        """Whether an epsilon of this run counts on nobody knowing who took part in a round."""
+        privacy, release = self.spec.privacy, self.spec.streams.seed is None
+        central = not self.setting.by_step and privacy is not None and privacy.trust == "central"
+        return central and release and self.spec.plan.participation < 1
+
+    def _layers(
+        self, outcome: RoundOutcome, shown: bool
+    ) -> tuple[list[tuple[str, str, float]], float]:
+        """Measures of each layer, and the deviation of all where clients' products may be seen."""
+        got, before, after = outcome.received, outcome.before, self.state.server
+        clients, mean = None, before
+        if got.uploads:
+            mean = aggregation.mean(before, got.sent, got.uploads, got.weights)
+        # Before training the mean is the server's product; later a round without uploads has none.
+        if got.per_client and (got.uploads or not after.round) and not outcome.kept:
+            # What quantising took from the clients' factors is given back: not the mean's fault.
+            clients = {
+                key: aggregation.client_values(before, got.sent, got.uploads, key)
+                + (x - outcome.sent.tensors[key])
+                for key, x in before.tensors.items()
+                if key.kind.rank_axes
+            }
+        noise, ruled = got.noise if shown else None, outcome.aggregated or before
+        seen = measures.Exchange(before, mean, after, clients, got.weights, noise, ruled)
+        return measures.layer_rows(seen, self.setting.scaling)
+
+    def _metrics(self, shown: bool) -> dict[str, float]:
+        """The task's metrics of the server's model, or the mean over the models that clients keep.
+
+        NaN in a private run, with a seed or without, where the test examples are not public.
+
+        Guarantees:
+            test_attack_evaluation.py::test_private_test_examples_are_never_judged_under_privacy.
+        """
+        setting, task, server = self.setting, self.setting.task, self.state.server
+        personal = self.state.personal
+        # What clients keep in the client unit carries no noise.
+        hidden = bool(personal) and not setting.by_step and not shown
+        hidden = hidden or (self.spec.privacy is not None and not task.public_test)
+
+        def evaluate(values: Mapping[ParamKey, Tensor]) -> dict[str, float]:
+            if hidden:
+                return dict.fromkeys(task.metrics, NOT_SEEN)
+            prefix = partial(setting.cached_prefix, "test")
+            parts = task, setting.adapted, values, task.test, prefix, setting.chunk
+            with peft.matmuls(setting.products):
+                return per_example.evaluate(*parts)
+
+        if personal:
+            own = [{key: x[k] for key, x in personal.items()} for k in range(len(task.sizes))]
+            each = [evaluate({**server.tensors, **mine}) for mine in own]
+            return {name: sum(scores[name] for scores in each) / len(each) for name in task.metrics}
+        found = evaluate(server.tensors)
+        if setting.method.broadcast != full:
+            received = evaluate(uploads.broadcast(setting, server).tensors)
+            found |= {f"{name}_received": value for name, value in received.items()}
+        return found
+
+
+def _fresh(spec: RunSpec, setting: RunContext) -> State:
+    """The state before the first round."""
+    return State(0, run_spec.initial_server(spec, setting), {}, [-1] * len(spec.task.sizes))
+
+
+def _contents(folder: Path) -> tuple[list[int], bytes | None]:
+    """The rounds in a folder, and its ledger as it lies there."""
+    path = folder / checkpoint_.LEDGER
+    return checkpoint_.rounds_in(folder), path.read_bytes() if path.exists() else None

@@ -1,0 +1,365 @@
+"""What crosses between server and clients in a round, and how many bytes it is.
+
+In the example unit an upload is private already: each step was clipped and noised. In the client
+unit clip and noise are here, on the change of all sent tensors together, at the place that the
+trust model names.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from math import inf, prod
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedlora_lab._utils.validation import check
+from fedlora_lab.federated import local_training
+from fedlora_lab.federated.checkpoint import State
+from fedlora_lab.federated.local_training import ClientParams, Clients, RunContext, ranks_of
+from fedlora_lab.methods.aggregation import Rule
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.plan import Lora
+from fedlora_lab.methods.quantization import Traffic, bytes_of, full
+from fedlora_lab.methods.state import (
+    ParamKey,
+    ServerState,
+    cut_to_rank,
+    merge_own_ranks,
+    shape_at_rank,
+    shared_rank,
+)
+from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.mechanism import ClipCounts, gaussian_noise, precondition_rows, release
+
+SERVER = -1
+"""In the place of a client's number: the stream of the server's own noise."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """What the server has in hand after a round: key -> (rows, ...), empty when nothing arrived.
+
+    A row for each client that arrived, or one, their noised mean, where it may see a sum only.
+    """
+
+    uploads: Mapping[ParamKey, Tensor]
+    weights: Float[Tensor, " rows"]  # fixed before the round
+    noise: Mapping[ParamKey, Tensor]  # key -> (...), in the weighted mean
+    sent: ServerState  # at the start: (rows, ...) where clients have unequal ranks
+    per_client: bool = True  # each client's upload is seen by itself
+    clipped: ClipCounts = field(default_factory=ClipCounts)  # by the clip of the uploads
+
+    @classmethod
+    def nothing(cls, sent: ServerState) -> "Received":
+        """Of a round in which no upload is used."""
+        return cls({}, torch.zeros(0, dtype=torch.float64), {}, sent)
+
+
+class RoundKeys(NamedTuple):
+    """The tensors of a round: those that train, those sent up, those that stay in part or whole."""
+
+    moved: tuple[ParamKey, ...]
+    sent: tuple[ParamKey, ...]
+    kept: tuple[ParamKey, ...]
+
+
+def step_privacy(privacy: Privacy | None, clients: int) -> tuple[float, tuple[float, ...]]:
+    """Clip norm and clients' noise multipliers of a step; (inf, zeros) where none is released."""
+    if privacy is None or privacy.unit == "client":
+        return inf, (0.0,) * clients
+    sigma = privacy.noise_multiplier
+    return privacy.clip_norm, sigma if isinstance(sigma, tuple) else (float(sigma or 0),) * clients
+
+
+def tensors_received(setting: RunContext, ids: tuple[int, ...], sent: ServerState) -> ClientParams:
+    """What these clients receive, key -> (1, ...), or (clients, ...) where their ranks differ."""
+    whole = {key: tensor[None] for key, tensor in sent.tensors.items()}
+    return cut_to_rank(whole, ranks_of(setting, ids))
+
+
+def broadcast(setting: RunContext, server: ServerState) -> ServerState:
+    """What the clients receive of the server's tensors; a head goes down as it is."""
+    rule = setting.method.broadcast
+    return server.with_({key: rule(x) for key, x in server.tensors.items() if key.kind.rank_axes})
+
+
+def round_keys(setting: RunContext, values: Mapping[ParamKey, Tensor], t: int) -> RoundKeys:
+    """Reads the keys of round t from the schedule and the modes that the clients received."""
+    method, steps = setting.method, setting.plan.local_steps
+    moved = local_training.moving_keys(values, method.moved(t, steps))
+    sent = tuple(key for key in moved if method.shares(key))
+    split = [key for key in sent if method.own_ranks and key.kind.rank_axes]
+    return RoundKeys(moved, sent, tuple(key for key in moved if key not in sent or key in split))
+
+
+def begin_clients(
+    setting: RunContext,
+    ids: tuple[int, ...],
+    sent: ServerState,
+    personal: Mapping[ParamKey, Tensor],
+) -> Clients:
+    """Clients at the start of a round: what they received (``sent``) and kept (``personal``)."""
+    method, start = setting.method, tensors_received(setting, ids, sent)
+    bank, rank = dict(start), shared_rank(setting.rank, method.own_ranks)
+    for key, own in personal.items():
+        split = method.own_ranks and key.kind.rank_axes and method.shares(key)
+        bank[key] = merge_own_ranks(key, start[key], own, rank) if split else own
+
+    def placed(values: ClientParams) -> ClientParams:
+        there = setting.adapted.device  # a mode is read by the schedule, so it stays at hand
+        keep = {key: x for key, x in values.items() if key.side == "mode"}
+        return {key: x.to(there, non_blocking=True) for key, x in values.items()} | keep
+
+    return Clients(ids, placed(bank), placed(start))
+
+
+def stack_clients(
+    setting: RunContext, groups: list[Clients], keys: tuple[ParamKey, ...], sent: ServerState
+) -> Clients:
+    """The groups of a round as one, on the processor: these keys stacked over all clients."""
+
+    def stacked(key: ParamKey, name: str) -> Tensor:
+        parts = []
+        for group in groups:
+            like, own = group.bank[key], getattr(group, name).get(key)
+            shape = (len(group.ids), *like.shape[1:])
+            parts.append(like.new_zeros(shape) if own is None else own.expand(shape))
+        return torch.cat(parts).cpu() if parts else sent.tensors[key][None][:0]
+
+    ids = tuple(k for group in groups for k in group.ids)
+    bank, noise = ({key: stacked(key, name) for key in keys} for name in ("bank", "noise"))
+    clipped = sum((group.clipped for group in groups), ClipCounts()).read()
+    return Clients(ids, bank, tensors_received(setting, ids, sent), noise, clipped=clipped)
+
+
+def release_round(
+    setting: RunContext,
+    clients: Clients,
+    arrived: Tensor,
+    keys: tuple[ParamKey, ...],
+    sent: ServerState,
+    t: int,
+) -> Received:
+    """The uploads of round t under the trust model.
+
+    Args:
+        setting, t: of the run, and the round.
+        clients: all that trained, stacked.
+        arrived: positions in ``clients.ids`` of those whose upload is not lost.
+        keys: what is sent.
+        sent: what the server sent, before a lower rank cut it.
+    """
+    # Fewer shares of noise than sigma was divided into protect less than the ledger says.
+    if too_few(setting, len(arrived)):
+        return Received.nothing(sent)
+    return _release(setting, clients, arrived, keys, sent, t)
+
+
+def privatize(
+    setting: RunContext, client: Clients, keys: tuple[ParamKey, ...], sent: ServerState, t: int
+) -> dict[ParamKey, Tensor]:
+    """What one client alone sends, key -> (...): clipped and noised if the run is private.
+
+    Under secure aggregation with its share of the noise: only the sum of all is protected in full.
+    Arguments as of `release_round`.
+
+    Raises: ``ValueError`` where a trusted server would clip and noise.
+    Guarantees: as `release_round` (test_flower.py::test_messages_give_the_run_of_the_loop).
+    """
+    trust = None if setting.privacy is None else setting.privacy.trust
+    expected = "'local' or 'secagg': a client that sends for itself noises for itself"
+    check(trust != "central", "trust", trust, expected)
+    found = _release(setting, client, torch.arange(1), keys, sent, t)
+    return {key: rows[0] for key, rows in found.uploads.items()}
+
+
+def combine(
+    setting: RunContext, ids: tuple[int, ...], rows: Mapping[ParamKey, Tensor], sent: ServerState
+) -> Received:
+    """What the server has in hand of uploads from `privatize`, key -> (clients, ...).
+
+    Their noise is not known here. Under secure aggregation nothing but their sum is used.
+    """
+    if not rows or not ids or too_few(setting, len(ids)):
+        return Received.nothing(sent)
+    if _only_sum(setting.privacy):
+        begun = {key: setting.method.clip_reference(sent.tensors[key][None]) for key in rows}
+        total = {key: begun[key] + (x - begun[key]).sum(0, keepdim=True) for key, x in rows.items()}
+        return Received(total, torch.ones(1, dtype=torch.float64), {}, sent, per_client=False)
+    start = tensors_received(setting, ids, sent)
+    return Received(rows, _weights(setting, ids), {}, _row_by_row(sent, start))
+
+
+def too_few(setting: RunContext, uploads: int) -> bool:
+    """Whether a sum of so many uploads holds less noise than the ledger says."""
+    privacy = setting.privacy
+    if privacy is None or not _only_sum(privacy):
+        return False
+    # Those who collude upload as well, and know their own noise: their shares hide nothing.
+    return uploads < setting.noise.shares + privacy.colluding
+
+
+def _only_sum(privacy: Privacy | None) -> bool:
+    return privacy is not None and privacy.trust == "secagg"
+
+
+def _row_by_row(sent: ServerState, start: Mapping[ParamKey, Tensor]) -> ServerState:
+    """What was sent, row by row where the rows differ."""
+    return sent if all(len(x) == 1 for x in start.values()) else sent.with_(start)
+
+
+def _weights(setting: RunContext, ids: tuple[int, ...]) -> Float[Tensor, " rows"]:
+    """w_k = p_k / participation: absent clients leave their weight to the old state."""
+    # The denominator is fixed: one that counted who came would change the sensitivity.
+    sizes, plan = setting.task.sizes, setting.plan
+    share = [1 / len(sizes) if plan.weights == "uniform" else sizes[k] / sum(sizes) for k in ids]
+    return torch.tensor(share, dtype=torch.float64) / plan.participation
+
+
+def _mean(drawn: Mapping[ParamKey, Tensor], weights: Tensor) -> ClientParams:
+    """The noise in the weighted mean."""
+    means = {key: weights.to(x.dtype) @ x.flatten(1) for key, x in drawn.items()}
+    return {key: means[key].view(x.shape[1:]) for key, x in drawn.items()}
+
+
+def _release(
+    setting: RunContext,
+    clients: Clients,
+    arrived: Tensor,
+    keys: tuple[ParamKey, ...],
+    sent: ServerState,
+    t: int,
+) -> Received:
+    """The uploads of the clients at these positions, under the trust model."""
+    method, privacy = setting.method, setting.privacy
+    ids = tuple(clients.ids[i] for i in arrived.tolist())
+    start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
+    rows, rank = {key: clients.bank[key][arrived] for key in keys}, None
+    if method.own_ranks:  # the last ranks are the client's own: they go up as they came down
+        rank = shared_rank(setting.rank, method.own_ranks)
+        ranked = [key for key in rows if key.kind.rank_axes]
+        rows |= {key: merge_own_ranks(key, rows[key], start[key], rank) for key in ranked}
+    # A sum of nothing is released with its noise: silence would tell that nobody took part.
+    summed = not setting.by_step and privacy is not None and privacy.trust != "local"
+    if not rows or not (ids or summed):
+        return Received.nothing(sent)
+    if not setting.by_step:
+        return _release_updates(setting, sent, start, rows, ids, rank, t)
+    drawn = {key: clients.noise[key][arrived] for key in keys}
+    drawn = cut_to_rank(drawn, None if rank is None else torch.tensor([rank]))
+    weights = _weights(setting, ids)
+    return Received(rows, weights, _mean(drawn, weights), _row_by_row(sent, start))
+
+
+def _release_updates(
+    setting: RunContext,
+    sent: ServerState,
+    start: ClientParams,
+    rows: ClientParams,
+    ids: tuple[int, ...],
+    rank: int | None,
+    t: int,
+) -> Received:
+    """Client unit: clips each client's change, adds the noise, goes on from the noised value."""
+    method, privacy, level = setting.method, setting.privacy, setting.noise
+    assert privacy is not None
+    alone, streams = privacy.trust == "local", setting.streams
+    whole = {key: x[None] for key, x in sent.tensors.items()}
+    # From what all received: a client's own factors are not noised yet.
+    maps = local_training.preconditioners(method, tuple(rows), whole, setting.uncertified is None)
+    owner = torch.arange(len(ids)) if alone else torch.zeros(len(ids), dtype=torch.int64)
+    change = {key: x - method.clip_reference(start[key]) for key, x in rows.items()}
+    change = precondition_rows(change, maps, owner * 0)
+    owners = len(ids) if alone else 1
+    sums, clipped = setting.clip(change, privacy.clip_norm, owner, owners, method.clip_groups)
+    # Each client's noise is from its own stream, so that it is the same whoever else takes part.
+    shapes = {key: x.shape[1:] for key, x in rows.items()}
+    xi = gaussian_noise(shapes, [level.each] * len(ids), streams, [(t, k, 0) for k in ids])
+    held, begun, weights = None, start, _weights(setting, ids)
+    if alone:
+        held = ranks_of(setting, ids)
+    else:
+        common = gaussian_noise(shapes, [level.server], streams, [(t, SERVER, 0)])
+        xi = {key: xi[key].sum(0, keepdim=True) + common[key] for key in shapes}
+        begun, weights = whole, torch.ones(1, dtype=torch.float64)
+    if rank is not None:
+        held = torch.tensor([rank]) if held is None else held.clamp(max=rank)
+    found = []
+    for part in release(sums, xi, maps):
+        if not alone:  # the divisor is the expected number of clients: the true one is not released
+            expected = len(setting.task.sizes) * setting.plan.participation
+            part = {key: x / expected for key, x in part.items()}
+        part |= {key: method.filter(x, key.side) for key, x in part.items() if key.side in "AB"}
+        found.append(cut_to_rank(part, held))
+    released, drawn = found
+    uploads = {key: method.clip_reference(begun[key]) + x for key, x in released.items()}
+    noise = _mean(drawn, weights)
+    return Received(uploads, weights, noise, _row_by_row(sent, begun), alone, clipped)
+
+
+def traffic(
+    method: Method,
+    lora: Lora,
+    state: State,
+    clients: Sequence[int],
+    arrived: Sequence[int],
+    keys: Sequence[ParamKey],
+    privacy: Privacy | None = None,
+) -> Traffic:
+    """Numbers and bytes of the round that starts in ``state``, summed over its clients.
+
+    Down: what the server changed since a client last received it. The start is known to all and
+    costs nothing, unless the broadcast alters it: then a client's first copy is sent. A residual
+    goes down as factors of the rank by which it changed, or whole where that is less. Up: what the
+    server's rule asks for in place of ``keys``.
+
+    Args:
+        method, lora, state, privacy: of the run.
+        clients, arrived: who takes part, and whose upload is not lost.
+        keys: what is sent up.
+
+    Guarantees: tests/methods/test_quantization.py::test_traffic_by_hand.
+    """
+    rule: Any = method.aggregate if isinstance(method.aggregate, Rule) else Rule()
+
+    def shapes(rank: int) -> dict[ParamKey, tuple[int, ...]]:
+        return {key: shape_at_rank(key, x.shape, rank) for key, x in state.server.tensors.items()}
+
+    @cache  # one for all clients of a rank
+    def up(rank: int) -> Traffic:
+        sizes = rule.upload_sizes(shapes(rank), keys) if keys else []
+        return Traffic(sum(sizes), bytes_of(sizes))
+
+    @cache  # one for all of them who last received in the same round
+    def down(rank: int, seen: int) -> Traffic:
+        own, missed, first = shapes(rank), state.changed[max(seen, 0) :], seen < 0
+        factors, rest = [], []
+        for key, shape in own.items():
+            ranks = [change[str(key)] for change in missed if str(key) in change]
+            altered = first and method.broadcast != full and key.kind.rank_axes
+            if key.kind.sent_down and (ranks or altered):
+                size = min(prod(shape), sum(ranks) * sum(shape)) if key.side == "W" else prod(shape)
+                (factors if key.kind.rank_axes else rest).append(size)
+        rest += rule.extra_download_sizes(own)
+        size = bytes_of(factors, method.broadcast) + bytes_of(rest)
+        return Traffic(0, 0, sum(factors + rest), size)
+
+    loads = [up(rank_sent(method, lora, k, privacy)) for k in arrived]
+    loads += [down(rank_sent(method, lora, k, None), state.seen[k]) for k in clients]
+    return sum(loads, Traffic())
+
+
+def rank_sent(method: Method, lora: Lora, k: int, privacy: Privacy | None) -> int:
+    """How many ranks client k sends of those shared: its own; under secure aggregation all.
+
+    There each client adds its share of the noise in every rank of the sum. Were a share cut to the
+    ranks that its client holds, those that few clients hold would carry a part of the noise, and
+    one client's whole change.
+
+    Guarantees: test_attack_secagg.py::test_clients_of_low_rank_add_their_noise_to_every_rank.
+    """
+    shared = shared_rank(lora.rank, method.own_ranks)
+    return shared if _only_sum(privacy) or lora.ranks is None else min(lora.ranks[k], shared)

@@ -1,0 +1,320 @@
+"""Clients of a simulation: in this process, or as virtual nodes of Flower's engine on Ray."""
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Queue
+from threading import Event, Lock, Thread
+from typing import Any
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+import fedlora_lab as fl
+from fedlora_lab._utils.validation import check_whole
+from fedlora_lab.federated.records import Round
+from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.flower.client import LOG, WHY, Participant, client_app
+from fedlora_lab.flower.server import Stopped, clients_kept_state, open_run, rounds
+from fedlora_lab.flower.telemetry import mute_logger, telemetry_off
+from fedlora_lab.tasks.task import Examples, Task
+
+RUN, SERVER, FAILED = 1, 1, 2
+
+
+class InProcessGrid(Grid):
+    """A Flower grid without Ray, sockets or threads, for notebooks and tests.
+
+    A client that raises is answered for with an error, as by Flower. Nothing is timed: a client
+    that hangs hangs the run.
+
+    Args:
+        app: of every client.
+        clients: how many nodes there are; node n + 1000 has the partition n.
+        seen: called with every message, the server's and the clients', as read from the wire.
+    """
+
+    def __init__(
+        self, app: ClientApp, clients: int, seen: "Callable[[Message], None] | None" = None
+    ) -> None:
+        # A message takes its sender from the process that makes it, which here is the server's.
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN, SERVER, 1
+        self.app, self.seen = app, seen or (lambda message: None)
+        self.contexts = {}
+        for n in range(clients):
+            config: Any = {"partition-id": n, "num-partitions": clients}
+            self.contexts[1000 + n] = Context(RUN, 1000 + n, config, RecordDict(), {})
+        self.replies: dict[str, Message] = {}
+
+    def set_run(self, run: Any) -> None:
+        """There is one run."""
+
+    @property
+    def run(self) -> Run:
+        return Run.create_empty(RUN)
+
+    def create_message(self, content, message_type, dst_node_id, group_id, ttl=None) -> Message:
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return [self._deliver(message) for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [self.replies.pop(key) for key in list(message_ids) if key in self.replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: Any = None) -> Any:
+        return self.pull_messages(self.push_messages(messages))
+
+    def _deliver(self, message: Message) -> str:
+        key = str(len(self.replies))
+        received = self._over_the_wire(message, key)
+        try:
+            reply = self.app(received, self.contexts[received.metadata.dst_node_id])
+        except Exception as error:
+            reply = Message(Error(FAILED, str(error)), reply_to=received)
+        self.replies[key] = self._over_the_wire(reply, f"reply to {key}")
+        return key
+
+    def _over_the_wire(self, message: Message, key: str) -> Message:
+        message.metadata.__dict__["_message_id"] = key
+        proto = message_to_proto(message)
+        read = message_from_proto(type(proto).FromString(proto.SerializeToString()))
+        self.seen(read)
+        return read
+
+
+_PREPARED: dict[str, Participant] = {}
+"""The terms that this process has prepared; the last ones only."""
+_ALONE = Lock()
+"""A process has one Ray at a time; a second simulation waits for the first to end."""
+
+
+@dataclass(frozen=True)
+class SimulatedClients:
+    """The clients of a simulation: a node's partition is its client's number.
+
+    Called with a node's context it returns the terms, the number and the examples, as `client_app`
+    wants them. Its fields are the first arguments of `fl.run`.
+    """
+
+    task: Task
+    method: "fl.Method | str"
+    privacy: fl.Privacy | None
+    plan: fl.Plan
+    lora: fl.Lora | None = None
+    seed: int | None = 0
+    key: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def participant(self) -> Participant:
+        """The terms, prepared once in a process."""
+        if self.key not in _PREPARED:
+            terms = (self.task, self.method, self.privacy, self.plan)
+            _PREPARED.clear()
+            _PREPARED[self.key] = Participant.of(*terms, lora=self.lora, seed=self.seed)
+        return _PREPARED[self.key]
+
+    def __call__(self, context: Context) -> tuple[Participant, int, Examples]:
+        number = int(context.node_config["partition-id"])
+        return self.participant(), number, self.task.clients[number]
+
+
+def open_simulation(participant: Participant, *where: Any, **options: Any) -> Federation:
+    """Open the server's run; it restarts where clients, new at every start, had kept something."""
+    run = open_run(participant, *where, **options)
+    if run.resumed and clients_kept_state(run):
+        run.restart()
+    return run
+
+
+def simulate(
+    task: Task,
+    method: "fl.Method | str",
+    privacy: fl.Privacy | None,
+    plan: fl.Plan,
+    *,
+    lora: fl.Lora | None = None,
+    seed: int | None = 0,
+    checkpoint: "str | Path | None" = None,
+    resume: "str | Path | None" = None,
+    stop_at: float | None = None,
+    workers: int | None = None,
+    **waiting: float,
+) -> Iterator[Round]:
+    """Train as `fl.run` does, through Flower's simulation engine; yields the rounds' records.
+
+    The engine goes on while a record is looked at; leaving the iterator stops it after the round
+    that it is in. With trust="secagg" this server stands for the protocol of secure aggregation:
+    single uploads, which hold a share of the noise only, are read by nothing but their sum. Of an
+    error on a client's examples only class and place are logged.
+
+    Args:
+        checkpoint, resume, stop_at: as of `fl.run`. What clients keep is lost with their processes:
+            with such a method ``resume`` begins anew, and what the ledger holds stays spent.
+        workers: processes that play the clients; default: one a processor, at most one a client.
+        waiting: ``timeout`` and ``patience`` of `server.rounds`.
+    Raises: ``ValueError`` (name, value, range) at the call, before anything is started.
+    Guarantees: the numbers of the loop
+        (tests/flower/test_flower_simulation.py::test_a_client_that_hangs_or_raises_is_left_out);
+        spending survives a kill
+        (tests/privacy/test_attack_spending.py::test_a_killed_simulation_forgets_no_release).
+    """
+    workers = min(os.cpu_count() or 1, len(task.sizes)) if workers is None else workers
+    check_whole("workers", workers, 1)
+    clients = SimulatedClients(task, method, privacy, plan, lora, seed)
+    participant = clients.participant()
+    run = open_simulation(participant, checkpoint, resume, stop_at)
+    app = client_app(clients, [locate_errors])
+    return _records(lambda each: run_engine(app, participant, run, each, workers, **waiting))
+
+
+def locate_errors(message: Message, context: Context, call: ClientAppCallable) -> Message:
+    """Reduce an error on a client's examples to its class and place, around every message.
+
+    Its text can hold a label, and logs of Ray's processes are no place for it.
+
+    Guarantees: test_flower_simulation.py::test_a_client_that_hangs_or_raises_is_left_out.
+    """
+    with mute_logger(LOG.name):
+        try:
+            return call(message, context)
+        except ValueError as error:
+            cause = error.__context__
+            if cause is None or not str(error).endswith(WHY):
+                raise
+            *_, last = traceback.extract_tb(cause.__traceback__)
+            place = f"{Path(last.filename).name}:{last.lineno}, in {last.name}"
+            words = f"{type(cause).__name__} at {place}"
+            raise ValueError(str(error).removesuffix(WHY) + words) from None
+
+
+def run_engine(
+    app: ClientApp,
+    participant: Participant,
+    run: Federation,
+    each: Callable[[Round], None],
+    workers: int,
+    **waiting: float,
+) -> None:
+    """Run Flower's simulation from start to end; ``each`` is called with every record."""
+    server = ServerApp()
+
+    @server.main()
+    def _main(grid: Grid, context: Context) -> None:
+        for record in rounds(grid, participant, run, **waiting):
+            each(record)
+
+    with _ALONE, mute_logger(), private_ray() as own:
+        from flwr.simulation import run_simulation  # loads Ray, which a deployment does without
+
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        init: Any = {"num_cpus": workers, **quiet, **own}
+        backend: Any = {"init_args": init, "client_resources": {"num_cpus": 1}}
+        sites = len(participant.spec.task.sizes)
+        run_simulation(server, app, num_supernodes=sites, backend_config=backend)
+
+
+def _records(play: Callable[[Callable[[Round], None]], None]) -> Iterator[Round]:
+    """Iterate over the records that ``play`` passes to its argument; its error is raised last."""
+    found: Queue[Round | BaseException | None] = Queue()
+    left = Event()
+
+    def each(record: Round) -> None:
+        if left.is_set():
+            raise Stopped("the consumer has left the iterator")
+        found.put(record)
+
+    def work() -> None:
+        try:
+            play(each)
+            found.put(None)
+        except BaseException as error:
+            found.put(error)
+
+    thread = Thread(target=work, name="flower")
+    thread.start()
+    try:
+        while isinstance(event := found.get(), Round):
+            yield event
+        if event is not None:
+            raise event
+    finally:
+        left.set()
+        thread.join()
+
+
+SHORT = 24
+"""Longest name of a folder in which the paths of Ray's sockets stay below the system's 104."""
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """Make a temporary folder of mode 0700, deleted afterwards; a killed process leaves it."""
+    usual = tempfile.gettempdir()
+    place = usual if len(usual) <= SHORT or os.name == "nt" else "/tmp"
+    folder = Path(tempfile.mkdtemp(prefix="fl-", dir=place))
+    try:
+        yield folder
+    finally:
+        # A process that is just ending may still write a last file.
+        for _ in range(50):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.1)
+
+
+@contextmanager
+def private_ray() -> Iterator[dict[str, Any]]:
+    """Yield options of `ray.init` for a Ray of this simulation alone, and end that Ray afterwards.
+
+    By default Ray's logs are readable by all accounts, and it listens on every address of the
+    machine. Here its files lie in a private folder, it listens on the loopback, and it answers only
+    to a token of its own processes.
+
+    Raises: ``ValueError`` where this process has a Ray already: Flower would use and stop that one.
+    Guarantees: test_flower_simulation.py::test_a_client_that_hangs_or_raises_is_left_out.
+    """
+    with ExitStack() as after:
+        folder = after.enter_context(private_folder())
+        again = after.enter_context(ExitStack())  # after the variables are as before
+        after.enter_context(telemetry_off())
+        import ray
+        from ray._private import ray_constants
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+        if ray.is_initialized():
+            expected = "none in this process, a simulation starts its own; call ray.shutdown()"
+            raise ValueError(f"ray: expected {expected} before")
+
+        def read_again() -> None:
+            """Ray reads the variables once in a process, and keeps the first token it saw."""
+            AuthenticationTokenLoader.instance().reset_cache()
+            Config.initialize("")
+
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        read_again()
+        again.callback(read_again)
+        # Otherwise Ray turns 127.0.0.1 into an address that others can reach.
+        after.callback(
+            setattr, ray_constants, "ENABLE_RAY_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER
+        )
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        after.callback(ray.shutdown)
+        # Ray opens its own folder to everybody: it gets one inside the private folder.
+        yield {"address": "local", "_temp_dir": str(folder / "r"), "include_dashboard": False}

@@ -1,0 +1,3 @@
+"""Low-rank adapters: injected by PEFT, trained for all clients at once, differentiated example by
+example.
+"""

@@ -1,0 +1,183 @@
+"""Passes through an adapted model: the gradient of each example alone, outputs and metrics.
+
+Every example of a step carries its own copy of the moving tensors, (N, ...), so the gradient of the
+summed loss with respect to those copies is the gradient of each example alone: no hooks, no vmap,
+no loop over clients or examples.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedlora_lab._utils.validation import check
+from fedlora_lab.lora.peft import Adapted
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.tasks.task import Task, map_inputs, mask_of, take
+
+TEXTS = 16
+"""Texts that go through the model at once on a processor."""
+
+
+class NotPerExample(ValueError):
+    """A loss or penalty that is not one number for each example: no clip bounds what one adds."""
+
+
+def per_example_gradients(
+    task: Task,
+    adapted: Adapted,
+    bank: Mapping[ParamKey, Tensor],
+    moving: tuple[ParamKey, ...],
+    data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
+    owner: Int[Tensor, " n"],
+    method: Method | None = None,
+    start: Mapping[ParamKey, Tensor] | None = None,
+    weights: Float[Tensor, " n"] | None = None,
+) -> dict[ParamKey, Tensor]:
+    """The gradient of each example's own loss with respect to its client's moving tensors.
+
+    Args:
+        task, adapted: the loss, and the model.
+        bank: key -> (clients, ...), or (1, ...) where all clients hold the same.
+        moving: the keys to differentiate.
+        data: N examples and their targets.
+        owner: (N,), each example's client in the bank.
+        method, start: a row with a penalty, and what the clients received, for that penalty.
+        weights: (N,), factors of the examples' losses; one by default.
+
+    Returns: key -> (N, ...).
+
+    Raises: ``NotPerExample`` unless loss and penalty have one number for each example: the sum of
+        anything else has no gradients of single examples, and no clip bounds it.
+    Guarantees: equals a loop over batches of one and Opacus' GradSampleModule
+        (tests/lora/test_gradients.py).
+    """
+    owner = owner.to(adapted.device, non_blocking=True)
+    leaves = {}
+    for key in adapted.used(bank):
+        tensor = bank[key]
+        if key in moving:
+            # Each example has a leaf row of its own, so its gradient is never summed with others'.
+            leaves[key] = rows = _rows(tensor, owner).detach().requires_grad_()
+        else:
+            rows = tensor[0] if len(tensor) == 1 else tensor.index_select(0, owner)
+        adapted.put(key, rows)
+    x, y = data
+    with torch.enable_grad():
+        outputs = task.forward(adapted.model, ready(task, x, adapted.device))
+        loss = task.loss(outputs, y.to(adapted.device, non_blocking=True))
+        _check_per_example("loss", loss, len(owner))
+        if method is not None and method.penalty is not None and start is not None:
+            begin = {key: _rows(start[key], owner) for key in moving}
+            penalty = method.penalty(leaves, begin)
+            _check_per_example("penalty", penalty, len(owner))
+            # Added before the clip: what a penalty reads of an example is clipped with its loss.
+            loss = loss + penalty
+        loss = loss if weights is None else loss * weights.to(loss)
+        gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
+    pairs = zip(leaves.items(), gradients, strict=True)
+    return {key: torch.zeros_like(leaf) if g is None else g for (key, leaf), g in pairs}
+
+
+def _check_per_example(name: str, value: Any, count: int) -> None:
+    """Refuse anything but (N,): other shapes would add the examples up before the clip."""
+    is_tensor = isinstance(value, Tensor)
+    ok = is_tensor and value.is_floating_point() and value.shape == (count,)
+    words = f"({count},), one number for each example: reduce over all but the first dimension"
+    try:
+        check(ok, name, tuple(value.shape) if is_tensor else type(value).__name__, words)
+    except ValueError as error:
+        raise NotPerExample(str(error)) from None
+
+
+def _rows(tensor: Tensor, owner: Tensor) -> Tensor:
+    if len(tensor) == 1:
+        return tensor.expand(len(owner), *tensor.shape[1:])
+    return tensor.index_select(0, owner)
+
+
+def ready(
+    task: Task, x: "Tensor | Mapping[str, Tensor]", device: torch.device
+) -> "Tensor | Mapping[str, Tensor]":
+    """A batch of inputs as the task wants it before the model sees it, on the model's device."""
+    x = x if task.prepare is None else task.prepare(x)
+    return map_inputs(lambda value: value.to(device, non_blocking=True), x)
+
+
+def portions(
+    x: Any,
+    index: Int[Tensor, " n"],
+    device: torch.device,
+    chunk: int | None = None,
+    otherwise: int | None = None,
+) -> Sequence[Int[Tensor, " part"]]:
+    """Places in ``index`` of the examples that go through the model together.
+
+    Texts, known by their ``attention_mask``, go with others of like length, and on a processor
+    sixteen at once: there padding is computed like words, and costs more than a second call.
+
+    Args:
+        x, index: all examples, and those that go through the model.
+        device: of the model.
+        chunk: at most so many at once, whatever they are.
+        otherwise: at most so many where ``chunk`` says nothing and they are no texts, or are on
+            another device.
+    """
+    whole, mask = otherwise or max(len(index), 1), mask_of(x)
+    if mask is None:
+        return torch.arange(len(index)).split(chunk or whole)
+    places = mask[index].flatten(1).sum(1).argsort(descending=True, stable=True)
+    return places.split(chunk or (TEXTS if device.type == "cpu" else whole))
+
+
+def evaluate(
+    task: Task,
+    adapted: Adapted,
+    values: Mapping[ParamKey, Tensor],
+    data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
+    kept: "Callable[[Tensor, Any], AbstractContextManager[None]]" = lambda index, x: nullcontext(),
+    chunk: int | None = None,
+) -> dict[str, float]:
+    """Mean of each metric of the task over some examples, with one value for each key.
+
+    A loss that is not a number, of a model that diverged, is infinite: NaN stands for what was not
+    measured.
+
+    Args:
+        task, adapted, values, data: the metrics, the model, its tensors, the examples.
+        kept: (places of a chunk's examples, their inputs) -> within what the model is called.
+        chunk: at most so many examples at once, and in no case more than 128, of small ones 512;
+            default: that many, texts as :func:`portions` has them.
+    """
+    (x, y), totals = data, dict.fromkeys(task.metrics, 0.0)
+    # A call costs the same for few, and many small examples need little memory.
+    small = isinstance(x, Tensor) and x.is_floating_point() and len(x)
+    most = max(128, min(512, 2**15 // max(1, x[0].numel()))) if small else 128  # type: ignore[union-attr]
+    everyone = torch.arange(len(y))
+    for part in portions(x, everyone, adapted.device, chunk and min(chunk, most), most):
+        inputs = take(x, part)
+        with kept(part, inputs):
+            outputs = predict(task, adapted, values, inputs)
+        for name, metric in task.metrics.items():
+            totals[name] += float(metric(outputs, y[part].to(outputs.device)).double().sum())
+    if math.isnan(totals.get("loss", 0.0)):
+        totals["loss"] = math.inf
+    return {name: total / len(y) for name, total in totals.items()}
+
+
+def predict(
+    task: Task,
+    adapted: Adapted,
+    values: Mapping[ParamKey, Tensor],
+    x: "Tensor | Mapping[str, Tensor]",
+) -> Float[Tensor, "n ..."]:
+    """The model's outputs with one value for each key."""
+    for key in adapted.used(values):
+        adapted.put(key, values[key].to(adapted.device))
+    with torch.inference_mode():
+        return task.forward(adapted.model, ready(task, x, adapted.device))

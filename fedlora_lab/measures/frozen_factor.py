@@ -1,0 +1,93 @@
+"""The factor that rests while the other moves: how large it is, and how well noise shaped by it
+hides a change.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab.methods.filters import Preconditioner
+from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.privacy import mechanism
+
+if TYPE_CHECKING:
+    from fedlora_lab.methods.method import Method
+
+
+def peer_sizes(records: Sequence[Any], method: "Method | str") -> Float[np.ndarray, " rounds"]:
+    """The largest spectral norm, over layers, of the factor that rests in each round of a run.
+
+    Raises: ``ValueError`` where both factors move in a round.
+    Guarantees: test_peer_sizes_follow_the_schedule.
+    """
+    from fedlora_lab import methods
+
+    row, sizes = methods.get(method), []
+    for t, record in enumerate(records[:-1]):
+        moves = row.moves(t, 0)
+        check(moves in ("A", "B"), f"train({t}, 0)", moves, '"A" or "B": the other one rests')
+        resting = [pair[0 if moves == "B" else 1] for pair in record.adapter.values()]
+        sizes.append(max(float(torch.linalg.matrix_norm(factor, 2)) for factor in resting))
+    return np.array(sizes)
+
+
+def worst_change(
+    precondition: Callable[[Tensor], Preconditioner], peer: Float[Tensor, "r d_in"], d_out: int = 8
+) -> Float[Tensor, "d_out r"]:
+    """The change of B within a clip of 1 that this rule hides worst: along the peer's largest
+    direction.
+    """
+    rule = precondition(peer @ peer.mT)
+    direction = torch.linalg.eigh(peer @ peer.mT).eigenvectors[:, -1]
+    change = torch.zeros(d_out, len(peer), dtype=peer.dtype)
+    change[0] = direction / torch.linalg.vector_norm(rule.before @ direction)
+    return change
+
+
+def separation(
+    precondition: Callable[[Tensor], Preconditioner],
+    peer: Float[Tensor, "r d_in"],
+    change: Float[Tensor, "d_out r"] | None = None,
+    noise_multiplier: float = 1.0,
+    *,
+    draws: int = 200,
+    seed: int = 0,
+) -> float:
+    """Measure by how many standard deviations of the noise a change of B stands out (mu).
+
+    The change is clipped to 1 and released with the library's own mechanism; the noise is drawn
+    ``draws`` times and looked at along the direction that tells best whether the change is there.
+
+    Args:
+        precondition: a rule such as `filters.product_space`.
+        peer: A (r, d_in), of full row rank.
+        change: (d_out, r); ``None``: `worst_change`.
+        noise_multiplier: sigma > 0, for clip norm 1.
+        draws, seed: of the noise, >= 2 draws.
+
+    Guarantees: follows `theory.regulated_mahalanobis` (test_separation_follows_the_closed_form).
+    """
+    check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
+    check_whole("draws", draws, 2)
+    change = worst_change(precondition, peer) if change is None else change
+    key = ParamKey("B", "layer")
+    maps = {key: Preconditioner(*(matrix[None] for matrix in precondition(peer @ peer.mT)))}
+    one = torch.zeros(1, dtype=torch.int64)
+    rows = mechanism.precondition_rows({key: change[None]}, maps, one)
+    signal, _ = mechanism.clip_sum(rows, 1.0, one, 1)
+    stds, where = [noise_multiplier] * draws, [(i,) for i in range(draws)]
+    drawn = mechanism.gaussian_noise({key: change.shape}, stds, Streams(seed), where)
+    shown, alone = mechanism.release({key: signal[key].expand(draws, -1, -1)}, drawn, maps)
+    moved = (shown[key] - alone[key])[0]
+    # The best direction for Gaussian noise xi N is the signal times the inverse covariance (N
+    # N^T)^-1.
+    shape = maps[key].noise[0]
+    best = moved @ torch.linalg.pinv(shape @ shape.mT, hermitian=True)
+    spread = (alone[key] * best).sum((1, 2)).std()
+    return float((moved * best).sum() / spread)

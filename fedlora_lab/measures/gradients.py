@@ -1,0 +1,303 @@
+"""Gradients of an adapted layer: by autograd, in full, their spectra, and the curvature."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
+from fedlora_lab.lora import peft, per_example
+from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.privacy.mechanism import clip_sum
+from fedlora_lab.tasks.task import (
+    Examples,
+    Task,
+    concatenate,
+    examples_to_judge,
+    matching_modules,
+    take,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Gradients(NamedTuple):
+    """Gradients of the mean loss: A (r, d_in), B (d_out, r) and the weight W (d_out, d_in)."""
+
+    A: Tensor
+    B: Tensor
+    W: Tensor
+
+
+class FirstSteps(NamedTuple):
+    """For each draw, (draws,): the move of W along its gradient, and the move's squared size."""
+
+    along: np.ndarray
+    energy: np.ndarray
+
+
+def _adapted(task: Task, record: Any) -> tuple[Any, dict[ParamKey, Tensor]]:
+    """An adapted model, and the tensors of the record."""
+    expected = "a record as run() yields it"
+    check(record.source is not None, "record", "a copy without its task", expected)
+    _, lora, state = record.source
+    return peft.adapt(task.model, task.targets, task.head, lora), state.tensors
+
+
+def gradients(task: Task, record: Any, layer: str, data: Examples | None = None) -> Gradients:
+    """The gradients by autograd of a layer's A, B and of its frozen W, where the record stands.
+
+    Args:
+        task, record: of the run.
+        layer: one of ``record.adapter``.
+        data: examples to average over; ``None``: the task's public test examples.
+
+    Raises: ``ValueError`` for a layer that the record does not have; without ``data`` for a private
+        run whose test examples are not public.
+    Guarantees: test_measures.py::test_gradients_of_a_layer.
+    """
+    adapted, tensors = _adapted(task, record)
+    check_one_of("layer", layer, tuple(record.adapter))
+    keys = [ParamKey(side, layer) for side in "AB"]
+    moving = {key: tensors[key].detach().clone().requires_grad_() for key in keys}
+    for key in adapted.places:
+        adapted.put(key, moving.get(key, tensors[key]))
+    name = f"base_model.model.{layer}.base.weight"
+    weight = adapted.model.get_parameter(name).detach().clone().requires_grad_()
+    x, y = examples_to_judge(task, record.ledger is not None) if data is None else data
+
+    def model(*args: Any, **kwargs: Any) -> Any:
+        return functional_call(adapted.model, {name: weight}, args, kwargs)
+
+    with torch.enable_grad():
+        loss = task.loss(task.forward(model, x), y).mean()  # type: ignore[arg-type]  # a callable will do
+        return Gradients(*torch.autograd.grad(loss, (*moving.values(), weight)))
+
+
+def full_updates(
+    task: Task, steps: int = 60, lr: float = 0.1, batch: int = 128, seed: int = 0
+) -> dict[str, Float[Tensor, "d_out d_in"]]:
+    """Train in full the layers that would get adapters; returns layer -> W after minus W before.
+
+    Plain SGD on all clients' examples together, without privacy: a yardstick, not a method.
+
+    Args:
+        task: left alone.
+        steps, lr, batch: >= 1, >= 0 and >= 1 examples a step.
+        seed: of the batches.
+
+    Guarantees: the loss falls, the task's model is left alone
+        (test_measures.py::test_full_updates).
+    """
+    check_whole("steps", steps, 1)
+    check_whole("batch", batch, 1)
+    check_number("lr", lr, 0)
+    names = {name: f"{name}.weight" for name in matching_modules(task.model, task.targets)}
+    start = {name: task.model.get_parameter(weight).detach() for name, weight in names.items()}
+    weights = {names[name]: weight.clone().requires_grad_() for name, weight in start.items()}
+    x, y = concatenate(task.clients)
+    random = Streams(seed).numpy("full updates")
+
+    def model(*args: Any, **kwargs: Any) -> Any:
+        return functional_call(task.model, weights, args, kwargs)
+
+    for _ in range(steps):
+        index = torch.from_numpy(random.integers(len(y), size=min(batch, len(y))))
+        with torch.enable_grad():
+            loss = task.loss(task.forward(model, take(x, index)), y[index]).mean()  # type: ignore[arg-type]
+            found = torch.autograd.grad(loss, list(weights.values()))
+        with torch.no_grad():
+            for weight, gradient in zip(weights.values(), found, strict=True):
+                weight -= lr * gradient
+    return {name: weights[names[name]].detach() - start[name] for name in names}
+
+
+def first_steps(
+    gradient: Float[Tensor, "d_out d_in"], rank: int, draws: int = 100, seed: int = 0
+) -> FirstSteps:
+    """How W would move in an adapter's first step, over many random starts of A.
+
+    The move is -lr s^2 G A^T A; measured here at s = 1, lr = 1, relative to the gradient.
+
+    Args: gradient: G; rank: r >= 1; draws, seed: of a Kaiming A, >= 1 draws.
+    Guarantees: the mean is that of `theory.first_step` (test_lesson_01.py::test_first_steps).
+    """
+    check_whole("rank", rank, 1)
+    check_whole("draws", draws, 1)
+    G = gradient.double()
+    start = Streams(seed).uniform((draws, rank, G.shape[1]), "first steps", rank) * 2 - 1
+    A = start / G.shape[1] ** 0.5
+    left = G @ A.mT
+    size = G.square().sum()
+    # <G A^T A, G> = ||G A^T||^2 and ||G A^T A||^2 = <(G A^T)^T (G A^T), A A^T>: no (d_out, d_in)
+    # move is formed.
+    along = left.square().sum((1, 2)) / size
+    energy = ((left.mT @ left) * (A @ A.mT)).sum((1, 2)) / size
+    return FirstSteps(along.numpy(), energy.numpy())
+
+
+# ---- curvature
+
+
+class Flatness(NamedTuple):
+    """The largest Hessian eigenvalue found in ``steps``; one lies within ``residual`` of it."""
+
+    top: float
+    residual: float
+    steps: int
+
+
+def flatness(
+    task: Task,
+    record: Any,
+    data: Examples | None = None,
+    *,
+    sides: str = "AB",
+    steps: int = 30,
+    tolerance: float = 1e-3,
+    seed: int = 0,
+) -> Flatness:
+    """Largest eigenvalue of the Hessian of the mean loss in the adapter's factors; small is flat.
+
+    Lanczos with full reorthogonalisation on products of the Hessian with vectors; the Hessian is
+    never formed. The coordinates are the factors as they stand: (B R, R^-1 A) is the same model
+    with another number, so compare runs that started alike.
+
+    Args:
+        task, record: of the run.
+        data: examples to average over; ``None``: the task's public test examples.
+        sides: "A", "B" or "AB", the factors that are coordinates.
+        steps: at most so many Lanczos steps, each about two gradients, >= 1.
+        tolerance: stop when ``residual`` is below this share of the eigenvalue, >= 0.
+        seed: of the first vector.
+
+    Raises: ``ValueError`` for a record without its task's adapter, or a range left; without
+        ``data`` for a private run whose test examples are not public.
+    Guarantees: equals the top of a Hessian formed in full
+        (tests/measures/test_measures.py::test_flatness).
+    """
+    check(sides in ("A", "B", "AB"), "sides", sides, '"A", "B" or "AB"')
+    check_whole("steps", steps, 1)
+    check_number("tolerance", tolerance, 0)
+    adapted, tensors = _adapted(task, record)
+    moving: list[Tensor] = []
+    for key in adapted.places:
+        leaf = tensors[key].detach().clone().requires_grad_(key.side in sides)
+        moving += [leaf] if key.side in sides else []
+        adapted.put(key, leaf)
+    x, y = examples_to_judge(task, record.ledger is not None) if data is None else data
+    # Fused attention kernels have no second derivative.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        loss = task.loss(task.forward(adapted.model, x), y).mean()
+        parts = torch.autograd.grad(loss, moving, create_graph=True)
+        gradient = torch.cat([part.flatten() for part in parts])
+
+        def product(vector: Tensor) -> Tensor:
+            dot = gradient @ vector.to(gradient)
+            back = torch.autograd.grad(dot, moving, retain_graph=True)
+            return torch.cat([g.flatten() for g in back]).double()
+
+        return _lanczos(product, gradient.numel(), min(steps, gradient.numel()), tolerance, seed)
+
+
+def _lanczos(
+    product: Callable[[Tensor], Tensor], size: int, steps: int, tolerance: float, seed: int
+) -> Flatness:
+    """Top Ritz value of a symmetric map, from a random start."""
+    vector = torch.from_numpy(Streams(seed).numpy("curvature").standard_normal(size))
+    basis, diagonal, beside = [vector / vector.norm()], [], []
+    for step in range(1, steps + 1):
+        image = product(basis[-1])
+        diagonal.append(float(basis[-1] @ image))
+        for _ in range(2):
+            known = torch.stack(basis)
+            image = image - known.T @ (known @ image)
+        norm = float(image.norm())
+        matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+        if beside:
+            matrix += torch.diag(torch.tensor(beside, dtype=torch.float64), 1)
+        values, vectors = torch.linalg.eigh(matrix, UPLO="U")
+        top, residual = float(values[-1]), norm * abs(float(vectors[-1, -1]))
+        if step == steps or residual <= tolerance * abs(top):
+            break
+        basis.append(image / norm)
+        beside.append(norm)
+    return Flatness(top, residual, len(diagonal))
+
+
+def sharpness(records: Iterable[Any], steps: int = 30) -> "pd.DataFrame":
+    """Tidy frame with the measure "sharpness" of some records: the top eigenvalue of `flatness`.
+
+    On the public test examples. Large is sharp.
+
+    Guarantees: test_lesson_07.py::test_sharpness.
+    """
+    import pandas as pd
+
+    rows = []
+    for record in records:
+        check(record.source is not None, "record", "a copy without its task", "one of run()")
+        top = flatness(record.source[0], record, steps=steps, tolerance=0.01).top
+        where = record.task, record.method, record.seed, record.index
+        rows.append((*where, "all", "sharpness", top))
+    columns = ["task", "method", "seed", "round", "layer", "measure", "value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+# ---- spectra
+
+
+def spectrum(tensor: "Tensor | np.ndarray", side: str) -> Float[np.ndarray, " n"]:
+    """Energy at each frequency along the long axis of a factor, (..., r, n) A or (..., n, r) B.
+
+    Slow ones first; it sums to the squared Frobenius norm. Frequencies are those of the cosine
+    transform (DCT-II), the eigenvectors of a filter that mirrors the edges.
+
+    Guarantees: test_lesson_07.py::test_spectrum.
+    """
+    from scipy.fft import dct
+
+    check_one_of("side", side, ("A", "B"))
+    rows = np.moveaxis(np.asarray(tensor, float), -1 if side == "A" else -2, -1)
+    energy = np.square(np.asarray(dct(rows, norm="ortho", axis=-1)))
+    return energy.reshape(-1, rows.shape[-1]).sum(0)
+
+
+def gradient_spectra(record: Any, clip_norm: float = 1.0) -> "pd.DataFrame":
+    """Spectrum of the mean clipped gradient over all private examples, layer by layer.
+
+    One factor moves at a time, as in LA-LoRA, and the clip takes all its layers together. It reads
+    private values and adds no noise: for the laboratory, never for a release.
+
+    Returns: columns layer, side, frequency (0 to 1), energy.
+    Guarantees: test_lesson_07.py::test_gradient_spectra.
+    """
+    import pandas as pd
+
+    check(record.source is not None, "record", "a copy without its task", "one of run()")
+    check_number("clip_norm", clip_norm, 0, open_low=True)
+    task = record.source[0]
+    adapted, tensors = _adapted(task, record)
+    bank, frames = {key: tensor[None] for key, tensor in tensors.items()}, []
+    x, y = concatenate(task.clients)
+    for side in "AB":
+        moving = tuple(key for key in adapted.places if key.side == side)
+        totals = {key: torch.zeros_like(tensors[key]) for key in moving}
+        for index in torch.arange(len(y)).split(256):
+            owner, data = torch.zeros_like(index), (take(x, index), y[index])
+            rows = per_example.per_example_gradients(task, adapted, bank, moving, data, owner)
+            sums, _ = clip_sum(rows, clip_norm, owner, 1)
+            totals = {key: total + sums[key][0] for key, total in totals.items()}
+        for key, total in totals.items():
+            energy = spectrum(total / len(y), side)
+            place = np.arange(len(energy)) / len(energy)
+            columns = {"layer": key.layer, "side": side, "frequency": place, "energy": energy}
+            frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,7 @@
+"""Published methods as rows of a table: ``fl.methods.RoLoRA``, ``.get(slug)``, ``.table()``.
+
+Every row of `table.py` is a name of this package; a new one is listed nowhere else.
+"""
+
+from fedlora_lab.methods.quantization import normal_float as normal_float
+from fedlora_lab.methods.table import *  # noqa: F403

@@ -1,0 +1,397 @@
+"""Server rules: the mean of what was sent, and rules that use the mean of the clients' products.
+
+A rule is called as ``rule(state, sent, uploads, weights) -> state``: the server's state, what the
+clients received, the uploads (clients, ...) of each key, and the clients' weights (clients,). All
+of them are released or public, so a rule costs no privacy.
+
+The mean of the products is T = (1 - sum w) B A + sum_k w_k B_k A_k. It is kept as ``left @ right``
+with left (d_out, q), right (q, d_in) and q at most rank times (clients + 1), so singular values
+come from two QR factorisations and one (q, q) problem.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedlora_lab._utils.validation import check_number, check_whole
+from fedlora_lab.methods.state import MODES, ParamKey, ServerState, pad_to_rank
+
+Uploads = Mapping[ParamKey, Tensor]
+Shapes = Mapping[ParamKey, Sequence[int]]
+
+
+class Rule:
+    """A server rule that is more than a mean. Each method answers as a plain mean would.
+
+    Attributes:
+        writes: sides of the state that the rule may change although no client sent them.
+    """
+
+    writes: ClassVar[tuple[str, ...]] = ()
+
+    def initial_state(self, state: ServerState) -> ServerState:
+        """The state before the first round, with what the rule keeps there."""
+        return state
+
+    def upload_sizes(self, shapes: Shapes, keys: Sequence[ParamKey]) -> list[int]:
+        """Sizes of the arrays that one client sends in place of these keys."""
+        return [math.prod(shapes[key]) for key in keys]
+
+    def extra_download_sizes(self, shapes: Shapes) -> list[int]:
+        """Sizes of the arrays that one client receives in a round beside the state."""
+        return []
+
+
+def client_values(state: ServerState, sent: ServerState, uploads: Uploads, key: ParamKey) -> Tensor:
+    """A tensor of the clients at the end of the round, (clients, ...), or (1, ...) if all agree."""
+    tensor = uploads.get(key, sent.tensors[key])
+    return tensor if tensor.dim() > state.tensors[key].dim() else tensor[None]
+
+
+# ---- means of the factors
+
+
+@dataclass(frozen=True)
+class MeanUpdate:
+    """Add the weighted mean of the clients' changes: state + server_lr sum_k w_k (upload_k - sent).
+
+    With weights that sum to 1, server_lr 1 and nothing lost on the way down this is the mean of the
+    uploads. Written as changes, a missing client leaves the state where it was (fixed denominator),
+    a client of lower rank leaves the ranks it does not hold, and the same rule is FedLPP's
+    straight-through update psi + eta (mean_k psi_k - Q(psi)) for a quantised broadcast.
+
+    Args:
+        server_lr: eta, >= 0.
+
+    Source: arXiv:2305.05644 (mean of factors); arXiv:2406.10976: which of four variants the paper
+        uses is not published, this is the only one that keeps a full-precision state and estimates
+        its gradient (server rule 1 of the reconstruction in docs/methods).
+    """
+
+    server_lr: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("server_lr", self.server_lr, 0, 1e6)
+
+    def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
+        changed = {}
+        for key, upload in uploads.items():
+            old = state.tensors[key]
+            # Not divided by the weights that arrived: their sum may follow from who took part,
+            # and a fixed denominator keeps one client's share of the result bounded.
+            change = weights.to(upload.dtype) @ (upload - sent.tensors[key]).flatten(1)
+            changed[key] = old + self.server_lr * change.view_as(old)
+        return state.with_(changed)
+
+
+@dataclass(frozen=True)
+class NormWeighted(Rule):
+    """Average each factor with weights w_k ||B_k A_k||_F, layer by layer; a head plainly.
+
+    Factors of lower rank count with zeros in the ranks they lack. Where every product is zero the
+    weights are w_k. The norms are those of the noised uploads: they cost no privacy.
+
+    Source: arXiv:2401.06432 (HetLoRA), sparsity-weighted aggregation.
+    """
+
+    def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
+        changed = {}
+        for layer in state.layers:
+            keys = ParamKey("A", layer), ParamKey("B", layer)
+            a, b = (client_values(state, sent, uploads, key).double() for key in keys)
+            # ||B A||_F^2 = <B^T B, A A^T> without forming a product.
+            sizes = ((b.mT @ b) * (a @ a.mT)).sum((1, 2)).clamp(min=0).sqrt() * weights
+            share = sizes / sizes.sum() * weights.sum() if sizes.sum() > 0 else weights
+            for key in [key for key in keys if key in uploads]:
+                old, rows = state.tensors[key], uploads[key]
+                kept = (1 - share.sum()).to(old) * old
+                changed[key] = kept + (share.to(rows) @ rows.flatten(1)).view_as(old)
+        heads = {key: x for key, x in uploads.items() if key.side == "head"}
+        return mean(state, sent, heads, weights).with_(changed)
+
+
+@dataclass(frozen=True, repr=False)
+class ByLayer(Rule):
+    """Average what was sent, then draw which factor each layer moves in the next round.
+
+    All layers alternate, B first, for the first ``warmup`` of the planned rounds. After that a
+    layer moves A with probability sigmoid(d / T), where d = (S_A - S_B) / (|S_A| + |S_B|) and T =
+    max(coldest, cooling^rounds since the warm-up); a factor that never moved comes first. S is the
+    exponential mean of a score of the factor that moved. The draw is public.
+
+    The score is read from released values only, so it costs no privacy: the mean inner product of
+    two clients' changes, whose expectation is the squared norm of the mean change without the noise
+    (the noise of two clients is independent). Where the server has a single sum it is that sum's
+    squared norm, noise included.
+
+    Args:
+        warmup: share of the planned rounds that alternate, in [0, 1].
+        memory: weight of the old score in the new, in [0, 1).
+        cooling, coldest: of the temperature, in (0, 1].
+
+    Source: arXiv:2605.05769 (AS-LoRA), schedule; the published score reads raw losses, this one
+        does not.
+    """
+
+    warmup: float = 0.1
+    memory: float = 0.9
+    cooling: float = 0.95
+    coldest: float = 0.1
+    writes: ClassVar[tuple[str, ...]] = ("mode", "score A", "score B")
+
+    def __post_init__(self) -> None:
+        check_number("warmup", self.warmup, 0, 1)
+        check_number("memory", self.memory, 0, 1 - 1e-9)
+        check_number("cooling", self.cooling, 0, 1, open_low=True)
+        check_number("coldest", self.coldest, 0, 1, open_low=True)
+
+    def __repr__(self) -> str:
+        return f"by_layer(warmup={self.warmup:g})"
+
+    def initial_state(self, state: ServerState) -> ServerState:
+        like = next(iter(state.tensors.values()))
+        values = {"mode": 0.0, "score A": math.nan, "score B": math.nan}
+        keys = {ParamKey(side, layer): x for layer in state.layers for side, x in values.items()}
+        return state.with_({key: like.new_tensor(x) for key, x in keys.items()})
+
+    def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
+        after, changed = mean(state, sent, uploads, weights), {}
+        for layer in state.layers:
+            side = MODES[int(state.tensors[ParamKey("mode", layer)])]
+            moved, score = ParamKey(side, layer), ParamKey(f"score {side}", layer)
+            old = state.tensors[score]
+            if moved in uploads:
+                new = _mean_inner_product(uploads[moved] - sent.tensors[moved]).to(old)
+                changed[score] = new if old.isnan() else self.memory * old + (1 - self.memory) * new
+            keys = ParamKey("score A", layer), ParamKey("score B", layer)
+            a, b = (float(changed.get(key, state.tensors[key])) for key in keys)
+            mode = float(self._next_mode(after, layer, a, b))
+            changed[ParamKey("mode", layer)] = old.new_tensor(mode)
+        return after.with_(changed)
+
+    def _next_mode(self, after: ServerState, layer: str, a: float, b: float) -> int:
+        """The layer's mode for the round that comes: 0 moves B, 1 moves A."""
+        coming, warm = after.round + 1, math.ceil(self.warmup * after.planned - 1e-9)
+        if coming < warm:
+            return coming % 2
+        if math.isnan(a) or math.isnan(b):  # this factor never moved
+            return int(math.isnan(a) and not math.isnan(b))
+        lead = (a - b) / (abs(a) + abs(b) + 1e-8)
+        heat = max(self.coldest, self.cooling ** (coming + 1 - warm))
+        chance = torch.sigmoid(torch.tensor(lead / heat, dtype=torch.float64))
+        return int(after.random(layer).random() < chance)
+
+
+def _mean_inner_product(changes: Tensor) -> Tensor:
+    """Of two different rows, at least 0; of a single row its squared norm."""
+    rows, count = changes.flatten(1).double(), len(changes)
+    total, own = rows.sum(0).square().sum(), rows.square().sum()
+    return ((total - own) / (count * (count - 1))).clamp(min=0) if count > 1 else own
+
+
+# ---- rules that use the mean of the products
+
+
+def mean_product(
+    state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor, layer: str
+) -> tuple[Tensor, Tensor]:
+    """(left, right) with left @ right the mean of the clients' products of a layer, in float64.
+
+    Clients that are absent count with the old product.
+    """
+    keys = ParamKey("A", layer), ParamKey("B", layer)
+    a, b = (client_values(state, sent, uploads, key).double() for key in keys)
+    old_a, old_b = (state.tensors[key].double() for key in keys)
+    w = weights.double()
+    if len(a) == 1:  # one A for all: the mean falls on B
+        left = [((w if len(b) > 1 else w.sum()[None]) @ b.flatten(1)).view_as(old_b)]
+        right = [a[0]]
+    elif len(b) == 1:
+        left, right = [b[0]], [(w @ a.flatten(1)).view_as(old_a)]
+    else:
+        left, right = list(w.view(-1, 1, 1) * b), list(a)
+    return torch.cat([(1 - w.sum()) * old_b, *left], 1), torch.cat([old_a, *right])
+
+
+def leading_svd(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Leading singular values and vectors of left @ right: U (d_out, k), S (k,), V^T (k, d_in).
+
+    k is the rank, or the smallest side of left and right if that is less.
+    """
+    tall, r = torch.linalg.qr(left)
+    wide, c = torch.linalg.qr(right.T)
+    u, s, v = torch.linalg.svd(r @ c.T, full_matrices=False)
+    return tall @ u[:, :rank], s[:rank], v[:rank] @ wide.T
+
+
+def _factors(a: Tensor, b: Tensor, rank: int) -> dict[str, Tensor]:
+    """Both factors with all their ranks: a product has no more directions than its smaller side."""
+    return dict(zip("AB", pad_to_rank(a, b, rank), strict=True))
+
+
+class ProductRule(Rule, ABC):
+    """A rule that turns each layer's mean product into new tensors; a head is averaged.
+
+    A rule that writes the residual W keeps a matrix beside each product, zero before the first
+    round.
+    """
+
+    def initial_state(self, state: ServerState) -> ServerState:
+        if "W" not in self.writes:
+            return state
+        a, b = state.side("A"), state.side("B")
+        zeros = {k: b[k].new_zeros(b[k].shape[0], a[k].shape[1]) for k in state.layers}
+        return state.with_({ParamKey("W", layer): zero for layer, zero in zeros.items()})
+
+    @abstractmethod
+    def layer(
+        self, after: ServerState, left: Tensor, right: Tensor, layer: str
+    ) -> Mapping[str, Tensor]:
+        """Side -> new tensor, from the mean of what was sent and left @ right of the products."""
+
+    def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
+        after, changed = mean(state, sent, uploads, weights), {}
+        for layer in state.layers:
+            left, right = mean_product(state, sent, uploads, weights, layer)
+            for side, value in self.layer(after, left, right, layer).items():
+                key = ParamKey(side, layer)
+                changed[key] = value.to(state.tensors[key])
+        return after.with_(changed)
+
+
+@dataclass(frozen=True)
+class MeanWithResidual(ProductRule):
+    """Average each factor, and add to the residual W what the mean of the products has more.
+
+    Exact. The residual has rank at most rank x (clients + 1); noise that it takes up stays in it.
+
+    Source: arXiv:2410.09432 (FedEx-LoRA), residual added to the frozen weight.
+    """
+
+    writes: ClassVar[tuple[str, ...]] = ("W",)
+
+    def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
+        a, b, w = (after.tensors[ParamKey(side, layer)].double() for side in "ABW")
+        return {"W": w + left @ right - b @ a}
+
+
+@dataclass(frozen=True)
+class Merge(ProductRule):
+    """Add the mean of the products to W; start B again at zero and A at a fresh public draw.
+
+    Exact, for unequal ranks too: it is the stack of all clients' factors. What the factors had
+    learnt of directions is lost with every round.
+
+    Source: arXiv:2409.05976 (FLoRA), stacking and re-initialisation.
+    """
+
+    writes: ClassVar[tuple[str, ...]] = ("W", "A", "B")
+
+    def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
+        a, b, w = (after.tensors[ParamKey(side, layer)] for side in "ABW")
+        fresh = torch.from_numpy(after.random(layer).random(a.shape)) * 2 - 1
+        zero = torch.zeros_like(b)
+        return {"W": w.double() + left @ right, "A": fresh / a.shape[1] ** 0.5, "B": zero}
+
+
+@dataclass(frozen=True)
+class TruncatedSVD(ProductRule):
+    """Approximate the mean product best with rank r: B = U S, A = V^T.
+
+    Leading directions come first, so a client of lower rank receives the best approximation of its
+    own rank. A mean product of zero leaves the factors as they are.
+
+    Source: arXiv:2402.11505 (FlexLoRA).
+    """
+
+    writes: ClassVar[tuple[str, ...]] = ("A", "B")
+
+    def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
+        rank = after.tensors[ParamKey("A", layer)].shape[0]
+        u, s, v = leading_svd(left, right, rank)
+        return _factors(v, u * s, rank) if s[0] > 0 else {}
+
+
+@dataclass(frozen=True)
+class Sketch(ProductRule):
+    """Split the product from two random sketches of it: B = Q U sqrt(S), A = sqrt(S) V^T.
+
+    The server sums Y_k = B_k (A_k Omega) over a public random Omega (d_in, width), sends back Q, an
+    orthonormal basis of the sum, and sums P_k = A_k^T (B_k^T Q). The sketch holds all of the mean
+    product when the width reaches its rank: r where the clients share a factor, otherwise up to
+    clients x r. The leading r directions are kept, so the server is exact where a factor is shared.
+
+    Args:
+        width: columns of the sketch, >= 1; ``None``: the rank.
+
+    Source: arXiv:2507.09990 (FedASK), two-stage sketch aggregation.
+    """
+
+    width: int | None = None
+    writes: ClassVar[tuple[str, ...]] = ("A", "B")
+
+    def __post_init__(self) -> None:
+        if self.width is not None:
+            check_whole("width", self.width, 1)
+
+    def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
+        rank, size = after.tensors[ParamKey("A", layer)].shape
+        omega = torch.from_numpy(after.random(layer).standard_normal((size, self.width or rank)))
+        basis, _ = torch.linalg.qr(left @ (right @ omega))
+        u, s, v = torch.linalg.svd((basis.T @ left) @ right, full_matrices=False)
+        if not s[0] > 0:
+            return {}
+        root = s[:rank].sqrt()
+        return _factors(root.unsqueeze(1) * v[:rank], basis @ u[:, :rank] * root, rank)
+
+    def _sizes(self, shapes: Shapes, layer: str) -> tuple[int, int]:
+        """Numbers of Y or Q, and of P."""
+        (rank, wide), (tall, _) = shapes[ParamKey("A", layer)], shapes[ParamKey("B", layer)]
+        width = self.width or rank
+        return tall * width, wide * width
+
+    def upload_sizes(self, shapes: Shapes, keys: Sequence[ParamKey]) -> list[int]:
+        others = [math.prod(shapes[key]) for key in keys if key.side not in "AB"]
+        layers = dict.fromkeys(key.layer for key in keys if key.side in "AB")
+        return others + [size for layer in layers for size in self._sizes(shapes, layer)]
+
+    def extra_download_sizes(self, shapes: Shapes) -> list[int]:
+        return [self._sizes(shapes, key.layer)[0] for key in shapes if key.side == "B"]
+
+
+@dataclass(frozen=True)
+class Repair(ProductRule):
+    """Average both factors, then move B to where B A is nearest to the mean product.
+
+    B = mean B + D with D the minimum of ||T - (mean B + D) A||_F^2 + strength ||D||_F^2.
+
+    Args:
+        strength: lambda > 0, how much the repaired B is held back.
+
+    Source: arXiv:2411.14961 (LoRA-FAIR); the paper's discrepancy is a similarity, here it is the
+        squared error, whose minimum is known in closed form.
+    """
+
+    strength: float = 0.01
+    writes: ClassVar[tuple[str, ...]] = ("B",)
+
+    def __post_init__(self) -> None:
+        check_number("strength", self.strength, 0, 1e9, open_low=True)
+
+    def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
+        a, b = (after.tensors[ParamKey(side, layer)].double() for side in "AB")
+        gram = a @ a.T
+        gap = left @ (right @ a.T) - b @ gram
+        ridge = gram + self.strength * torch.eye(len(gram), dtype=gram.dtype)
+        return {"B": b + torch.linalg.solve(ridge, gap.T).T}
+
+
+# The names that rows of the table use: rules without settings, and those that are called with some.
+mean, norm_weighted, merge = MeanUpdate(), NormWeighted(), Merge()
+mean_with_residual, truncated_svd = MeanWithResidual(), TruncatedSVD()
+straight_through, by_layer, sketch, repair = MeanUpdate, ByLayer, Sketch, Repair

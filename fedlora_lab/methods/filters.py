@@ -1,0 +1,169 @@
+"""Rules that act inside a client: clip groups, filters, preconditioners, starts. All are pure."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedlora_lab._utils.validation import check, check_whole
+
+# ---- what is clipped together, and how far from what
+
+
+def together(key: Any) -> Any:
+    """One clip over all tensors that move."""
+    return 0
+
+
+def by_side(key: Any) -> Any:
+    """All A are clipped together, all B, and the head. Source: arXiv:2312.17493."""
+    return key.side
+
+
+def by_tensor(key: Any) -> Any:
+    """Every tensor is clipped by itself. Source: arXiv:2509.09097."""
+    return key
+
+
+def received(start: Tensor) -> Tensor:
+    """What a client received: the clip falls on its change."""
+    return start
+
+
+def origin(start: Tensor) -> Tensor:
+    """Zero: the clip falls on the weights themselves. Source: arXiv:2509.09097."""
+    return 0 * start
+
+
+# ---- filters of what was noised
+
+
+def identity(tensor: Tensor, side: str) -> Tensor:
+    """No filter: the noised value as it is."""
+    return tensor
+
+
+@dataclass(frozen=True)
+class Binomial:
+    """Low-pass filter along a factor's long axis: binomial weights, edges mirrored and repeated.
+
+    The filter matrix is symmetric and doubly stochastic: it keeps the mean and never grows the
+    norm. White noise keeps sum(w^2) of its variance, 0.273 for the five weights 1 4 6 4 1.
+
+    Args:
+        taps: number of weights, an odd whole number in [1, 99]; 5 has [1, 4, 6, 4, 1] / 16.
+
+    Source: arXiv:2602.19926, low-pass filter [1, 4, 6, 4, 1] / 16.
+    Guarantees: test_contract.py::test_smoothing_is_linear_keeps_the_mean_and_never_grows_the_norm.
+    """
+
+    taps: int
+
+    def __post_init__(self) -> None:
+        check_whole("taps", self.taps, 1, 99)
+        check(self.taps % 2 == 1, "taps", self.taps, "an odd number")
+
+    def __call__(self, tensor: Tensor, side: str) -> Tensor:
+        axis = -1 if side == "A" else -2
+        size = tensor.shape[axis]
+        padded = tensor.index_select(axis, _mirrored(size, self.taps // 2, tensor.device))
+        weights = [math.comb(self.taps - 1, i) / 2 ** (self.taps - 1) for i in range(self.taps)]
+        smoothed = weights[0] * padded.narrow(axis, 0, size)
+        for i, weight in enumerate(weights[1:], 1):
+            smoothed.add_(padded.narrow(axis, i, size), alpha=weight)
+        return smoothed
+
+
+@lru_cache(maxsize=64)
+def _mirrored(size: int, half: int, device: Any) -> Tensor:
+    """Indices of an axis with ``half`` mirrored ones before and after it, (size + 2 half,)."""
+    index = torch.arange(-half, size + half, device=device) % (2 * size)
+    return torch.minimum(index, 2 * size - 1 - index)
+
+
+binomial = Binomial
+
+
+# ---- preconditioners
+
+
+class Preconditioner(NamedTuple):
+    """Maps on the rank axis, (..., r, r): release = after clip(before signal) + noise xi.
+
+    The Gaussian mechanism covers the release exactly when noise and clipped signal pass the same
+    map: then the release is a function of ``clip(before signal) + xi``. A rule says so by returning
+    the same tensor as ``after`` and ``noise``; where it does not, the ledger certifies no epsilon
+    (`mechanism.uncertified_reason`).
+    """
+
+    before: Tensor
+    after: Tensor
+    noise: Tensor
+
+
+def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric square root of a Gram matrix, and the root's pseudo-inverse."""
+    values, vectors = torch.linalg.eigh(gram.double())
+    # What is rounded to nothing is nothing in both maps: its inverse would only grow the noise.
+    kept = values > 1e-10 * values[..., -1:].clamp(min=0)
+    root = values.clamp(min=0).sqrt()
+    inverse = torch.where(kept, 1 / root.where(kept, torch.ones_like(root)), torch.zeros_like(root))
+    back = vectors.transpose(-1, -2)
+    return tuple((vectors * d.unsqueeze(-2) @ back).to(gram.dtype) for d in (root * kept, inverse))  # type: ignore[return-value]
+
+
+def product_space(gram: Tensor) -> Preconditioner:
+    """Clip and noise the change of the product instead of the change of the factor.
+
+    For B with peer A the clip bounds ||dB A||_F, since ||dB (A A^T)^(1/2)||_F = ||dB A||_F, and the
+    released change is dB + xi_W A^+ with xi_W isotropic in weight space: a function of the Gaussian
+    mechanism on dB A. For A with peer B likewise. Directions that the peer does not span change no
+    product: they get neither signal nor noise.
+
+    Args: gram: (..., r, r), A A^T or B^T B of a public or already noised peer.
+    Guarantees: certified by the ledger; the noise seen in the product does not depend on the peer's
+        size (test_product_space_noise_in_the_product, test_product_space_is_post_processing).
+    Source: the sound form of the noise regulator of arXiv:2410.12926; the derivation is this
+        project's.
+    """
+    root, inverse = _roots(gram)
+    return Preconditioner(root, inverse, inverse)
+
+
+def factor_space(gram: Tensor) -> Preconditioner:
+    """Clip the factor's change, shape only the noise by the peer's pseudo-inverse, as published.
+
+    The noise then has covariance (A A^T)^-1, and a change of norm C along the peer's largest
+    direction is hidden by a multiplier sigma / ||A||_2 instead of sigma: the ledger certifies no
+    epsilon for it.
+
+    Source: arXiv:2410.12926, released code and figure of the noise regulator.
+    """
+    inverse = _roots(gram)[1]
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(gram)
+    return Preconditioner(eye, eye, inverse)
+
+
+# ---- starts
+
+
+def spectral(weight: Tensor, rank: int) -> dict[str, Tensor]:
+    """Let B and A span the leading singular directions of the frozen weight, around a zero core.
+
+    Args: weight: (d_out, d_in), public.
+    Returns: A (r, d_in) and B (d_out, r) orthonormal, R (r, r) zero.
+    Raises: ``ValueError`` for a rank above the smaller side of the weight.
+    Source: arXiv:2502.15436 takes the directions of an estimated update, which reads private data;
+        those of the weight itself are public.
+    """
+    most = min(weight.shape)
+    check(rank <= most, "rank", rank, f"at most {most}, the smaller side of the weight")
+    left, _, right = torch.linalg.svd(weight.double(), full_matrices=False)
+    sign = torch.sign(right[:rank].sum(1))  # singular vectors are given up to a sign
+    sign = torch.where(sign == 0, torch.ones_like(sign), sign).unsqueeze(1)
+    values = {"A": right[:rank] * sign, "B": left[:, :rank] * sign.T}
+    values["R"] = weight.new_zeros(rank, rank)
+    return {side: value.to(weight).contiguous() for side, value in values.items()}

@@ -1,0 +1,175 @@
+"""A federated LoRA method as one row of data.
+
+Fields that are data stay data, fields that are rules are pure functions. Vary a method with
+``method.replace(...)``, never by a subclass and never by a branch on its name.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fedlora_lab._utils.validation import check, check_number
+from fedlora_lab.methods import aggregation, filters, quantization
+from fedlora_lab.methods.state import KINDS, ParamKey
+
+
+def _letters() -> str:
+    """The letters of a schedule's words, in canonical order: the kinds of tensors that it moves."""
+    return "".join(side for side, kind in KINDS.items() if kind.scheduled)
+
+
+def _check_word(name: str, word: object) -> None:
+    """Refuse what is no word of a schedule: some letters, each once, "R" without "A" and "B"."""
+    used = set(word) if isinstance(word, str) else set()
+    known = bool(used) and used <= set(_letters()) and len(used) == len(str(word))
+    alone = "R" not in used or not used & set("AB")
+    check(word == "*" or (known and alone), name, word, '"A", "B", "AB", "R" or "*"')
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """Says which factors move when: one string per round, one word per local step; both repeat.
+
+    ``Cycle(("AB",))`` moves both always, ``Cycle(("B", "A"))`` alternates between rounds,
+    ``Cycle(("B A",))`` between the local steps of a round. "R" moves the core between the factors;
+    "*" moves in every layer the factor that the layer's mode in the server's state names.
+
+    Raises: ``ValueError`` unless every word is "A", "B", "AB" (or "BA", which is the same), "R" or
+        "*".
+    Guarantees: repeats with period ``len(rounds)`` (test_cycle_repeats).
+
+    >>> turns = Cycle(("B", "A"))
+    >>> [turns(t, 0) for t in range(4)]
+    ['B', 'A', 'B', 'A']
+    """
+
+    rounds: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        rounds = self.rounds if isinstance(self.rounds, tuple) else ()
+        ok = bool(rounds) and all(isinstance(r, str) and r.split() for r in rounds)
+        check(ok, "rounds", self.rounds, 'a tuple of strings such as ("B", "A") or ("B A",)')
+        for word in " ".join(rounds).split():
+            _check_word("word", word)
+
+    def __call__(self, t: int, s: int) -> str:
+        """The factors that move in round t at local step s, both counted from 0."""
+        words = self.rounds[t % len(self.rounds)].split()
+        return words[s % len(words)]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One federated LoRA method.
+
+    Args:
+        name: as published.
+        source: arXiv id, with the algorithm or equation where it is known.
+        train: ``(t, s) -> word``, what moves in round t at local step s, counted from 0 (see
+            `Cycle`).
+        start: ``(weight, rank) -> {"A": ..., "B": ..., "R": ...}`` from a layer's frozen weight
+            (d_out, d_in); ``None``: A as PEFT draws it, B zero, no core.
+        share: the factors sent up; ``None``: those that moved in the round; "": nothing, a trained
+            head included. What moved and was not sent stays with its client and is there again in
+            the next round.
+        own_ranks: share of the ranks, in [0, 1), the last ones, that stay with their client
+            although their factor is sent.
+        clip_groups: ``key -> group``; tensors of one group are clipped together, each of p groups
+            to C / sqrt(p), so that all of them are bounded by C. The default is one group.
+        clip_reference: ``start -> tensor``; in the client unit clip and noise fall on what a client
+            holds minus this, by default its change.
+        precondition: ``gram -> Preconditioner``: maps applied to a factor before the clip and after
+            the noise, from the peer factor's Gram matrix (see `filters.product_space`).
+        filter: ``(tensor, side) -> tensor``, applied once, where the noise is: to each step's
+            noised gradient in the example unit (and without privacy), to the noised update in the
+            client unit. Free of privacy cost.
+        penalty: ``(tensors, start) -> (N,)``, added to each example's loss and so clipped with it.
+            Both arguments map a `ParamKey` to (N, ...): the example's own copy of the moving
+            tensors, and what its client received. Reduce over all but the first dimension: other
+            shapes, and terms that depend on other examples' rows, are refused.
+        aggregate: ``(state, sent, uploads, weights) -> state``, the server's rule (see
+            `aggregation`).
+        broadcast: what clients receive of the factors; a rule with ``__call__(tensor)`` and
+            ``bits(numbers)``.
+        exact: the claim that the server's product is the mean of the clients' products, all of the
+            same rank.
+        note: one line of meaning for tables and diagrams.
+
+    Guarantees: a row is immutable and hashable; every row of the table passes
+        tests/methods/test_contract.py.
+
+    >>> from fedlora_lab import methods
+    >>> slow = methods.RoLoRA.replace(name="Slow turns", train=Cycle(("B", "B", "A", "A")))
+    >>> slow.slug, slow.moves(2, 0), slow.exact
+    ('slow-turns', 'A', True)
+    """
+
+    name: str
+    source: str
+    train: Callable[[int, int], str] = field(default=Cycle(("AB",)))
+    start: Callable | None = None
+    share: str | None = None
+    own_ranks: float = 0.0
+    clip_groups: Callable[[ParamKey], Any] = filters.together
+    clip_reference: Callable = filters.received
+    precondition: Callable | None = None
+    filter: Callable = filters.identity
+    penalty: Callable | None = None
+    aggregate: Callable = aggregation.mean
+    broadcast: Any = quantization.full
+    exact: bool = False
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        ok = isinstance(self.name, str) and bool(self.slug)
+        check(ok, "name", self.name, "a name with a letter or digit")
+        check(isinstance(self.source, str), "source", self.source, "a string")
+        if self.share not in (None, ""):
+            check(self.share != "*", "share", self.share, 'None, "", "A", "B", "AB" or "R"')
+            _check_word("share", self.share)
+        check_number("own_ranks", self.own_ranks, 0, 1 - 1e-9)
+        check(isinstance(self.exact, bool), "exact", self.exact, "True or False")
+        for name in ("train", "clip_groups", "clip_reference", "filter", "aggregate", "broadcast"):
+            check(callable(getattr(self, name)), name, getattr(self, name), "a function")
+        for name in ("start", "precondition", "penalty"):
+            rule = getattr(self, name)
+            check(rule is None or callable(rule), name, rule, "None or a function")
+        sized = hasattr(self.broadcast, "bits")
+        check(sized, "broadcast", self.broadcast, "a rule with bits(numbers)")
+        words = " ".join(self.train.rounds) if isinstance(self.train, Cycle) else ""
+        chooses = "mode" in getattr(self.aggregate, "writes", ())
+        expected = "no '*' unless the server's rule chooses, as by_layer() does"
+        check("*" not in words or chooses, "train", words, expected)
+        for side in set(words) - set("AB* "):
+            check(self.start is not None, "train", words, f"no {side!r} unless start makes it")
+
+    @property
+    def slug(self) -> str:
+        """The name used in tables, frames and on the command line."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+
+    def replace(self, **changes: Any) -> "Method":
+        """The same row with some fields changed."""
+        return replace(self, **changes)
+
+    def moves(self, t: int, s: int) -> str:
+        """What moves at (t, s), checked and in canonical order."""
+        word = self.train(t, s)
+        _check_word(f"train({t}, {s})", word)
+        return "".join(side for side in _letters() + "*" if side in word)
+
+    def moved(self, t: int, local_steps: int) -> str:
+        """What moves at some step of round t."""
+        words = "".join({self.moves(t, s) for s in range(local_steps)})
+        return "".join(side for side in _letters() + "*" if side in words)
+
+    def shares(self, key: ParamKey) -> bool:
+        """Whether clients send this tensor up when it has moved."""
+        sides = _letters() if self.share is None else self.share
+        return key.kind.sent_up and (key.side in sides or (bool(sides) and not key.kind.scheduled))
+
+    def sent(self, t: int, local_steps: int) -> str:
+        """The factors that are sent up at the end of round t: the shared among those that moved."""
+        moved = self.moved(t, local_steps)
+        return moved if self.share is None else "".join(x for x in moved if x in self.share)

@@ -1,0 +1,328 @@
+"""Optimisers: pure rules that turn gradients into steps, for the clients and for the server.
+
+An `Optimizer` is a frozen record of its settings. `init` gives the state before the first step,
+`update` a step and the next state; neither changes what it is handed. A tensor without a gradient
+rests, and so does its state: no momentum coasts, no weight decays, no step is counted for it.
+
+A client begins every round with a fresh state. It then stands at another point, and where the
+server's rule splits a product anew, in other coordinates; a client that was absent would hold stale
+moments; and in the client unit they would be un-noised data to guard. What lasts from round to
+round is the server's state, which follows from what it received and lies in the checkpoint.
+
+All arithmetic is element by element and one rounding at a time: a client's bits do not depend on
+who else lies in the tensor.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fedlora_lab._utils.validation import check, check_number, is_number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tensors = Mapping[Any, "Tensor"]
+Moments = Mapping[str, "Tensor"]
+State = Mapping[Any, Moments]
+
+
+@dataclass(frozen=True)
+class Optimizer(ABC):
+    """How a gradient becomes a step: what gradient descent and Adam have in common.
+
+    Attributes:
+        name: in tables, on the command line and in settings files.
+        needs_noise: whether a step reads how large the noise in its gradient is.
+        nonlinear: why the noise in a step cannot be told from the signal; "" where the step is
+            linear in gradients and parameters. The noise alone then moves by the same `update`,
+            with a state of its own and the noise so far in the place of the parameters.
+
+    Guarantees: a step reads the gradients, the parameters and public settings only. Of noised
+        gradients it is post-processing: momentum, second moments and decay cost no privacy.
+        (test_linear_rules_move_the_noise_alone, test_what_has_no_gradient_rests,
+        test_a_client_has_the_bits_it_has_alone.)
+    """
+
+    name: str = field(default="", init=False, repr=False)
+    needs_noise: ClassVar[bool] = False
+    nonlinear: ClassVar[str] = ""
+
+    @property
+    def linear(self) -> bool:
+        """Whether the noise has a trajectory of its own, known exactly."""
+        return not self.nonlinear
+
+    def init(self, params: Tensors) -> State:
+        """The state before the first step: key -> name of a moment -> zeros."""
+        return {key: self._zeros(param) for key, param in params.items()}
+
+    def update(
+        self, grads: Tensors, state: State, params: Tensors, lr: Any, noise_std: Any = 0.0
+    ) -> tuple[dict[Any, "Tensor"], State]:
+        """The steps, to be added to the parameters, and the state after them.
+
+        Args:
+            grads: key -> (clients, ...), on the server (...); of what moves in this step.
+            state: as `init` or the last `update` gave it; a key that is not in it begins here.
+            params: key -> (1 or clients, ...), at least of what moves.
+            lr: learning rate, a number or key -> number.
+            noise_std: standard deviation of the noise in each number of ``grads``: a number, or
+                key -> a number or a tensor that broadcasts, of the gradient's type. 0: no noise.
+
+        >>> import torch
+        >>> rule, params = SGD(momentum=0.5), {"B": torch.ones(2)}
+        >>> step, state = rule.update({"B": torch.ones(2)}, rule.init(params), params, lr=0.1)
+        >>> step, state = rule.update({"B": torch.ones(2)}, state, apply(params, step), lr=0.1)
+        >>> step["B"]
+        tensor([-0.1500, -0.1500])
+        """
+        steps, after = {}, dict(state)
+        for key, grad in grads.items():
+            own = state[key] if key in state else self._zeros(params[key])
+            rate, std = (x[key] if isinstance(x, Mapping) else x for x in (lr, noise_std))
+            steps[key], after[key] = self._step(grad, own, params[key], rate, std)
+        return steps, after
+
+    @abstractmethod
+    def _zeros(self, param: Any) -> Moments: ...
+
+    @abstractmethod
+    def _step(self, grad: Any, own: Moments, param: Any, lr: float, std: Any) -> Any: ...
+
+    def __str__(self) -> str:
+        """The text that `optimizer_of` reads back: the name, and what differs from the default."""
+
+        def text(value: Any) -> str:
+            return "/".join(map(text, value)) if isinstance(value, tuple) else repr(float(value))
+
+        own = [(f.name, getattr(self, f.name), f.default) for f in fields(self) if f.init]
+        words = [f"{key}={text(value)}" for key, value, plain in own if value != plain]
+        return f"{self.name}:{','.join(words)}" if words else self.name
+
+
+def _check_share(name: str, value: Any) -> None:
+    check(is_number(value) and 0 <= value < 1, name, value, "a number in [0, 1)")
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Gradient descent with heavy-ball momentum and weight decay, as `torch.optim.SGD`.
+
+    Args:
+        momentum: share of the last step's speed that is kept, in [0, 1).
+        weight_decay: times the weights, is added to the gradient (coupled), >= 0.
+
+    Guarantees: test_sgd_is_that_of_torch; without momentum and decay a step is ``-lr * gradient``
+        to the last bit (test_plain_sgd_is_the_bare_step).
+    Source: heavy ball, Polyak 1964; on the server arXiv:1909.06335 (FedAvgM).
+
+    >>> str(SGD(momentum=0.9))
+    'sgd:momentum=0.9'
+    """
+
+    name: str = field(default="sgd", init=False, repr=False)
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_share("sgd momentum", self.momentum)
+        check_number("sgd weight_decay", self.weight_decay, 0, 1e9)
+
+    def _zeros(self, param: Any) -> Moments:
+        return {"momentum": param.new_zeros(param.shape)} if self.momentum else {}
+
+    def _step(self, grad: Any, own: Moments, param: Any, lr: float, std: Any) -> Any:
+        if self.weight_decay:
+            grad = grad + self.weight_decay * param
+        if not self.momentum:
+            return -lr * grad, own
+        speed = self.momentum * own["momentum"] + grad
+        return -lr * speed, {"momentum": speed}
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Steps in units of each number's own gradient; with these defaults for the server.
+
+    Args:
+        betas: shares kept of the mean gradient and of the mean square, two numbers in [0, 1).
+        eps: added to the root of the mean square, > 0. A server's gradient is a whole round's
+            change: the default is the source's for a server.
+        weight_decay: every step takes lr * weight_decay of the weights (decoupled), >= 0.
+
+    Guarantees: test_adam_is_that_of_torch, which has it coupled where it is called Adam.
+    Source: arXiv:1412.6980, algorithm 1; on the server arXiv:2003.00295, algorithm 2 (FedAdam),
+        here with the correction for the first steps, which is left out there.
+
+    >>> str(Adam(eps=0.01))
+    'adam:eps=0.01'
+    """
+
+    name: str = field(default="adam", init=False, repr=False)
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-3
+    weight_decay: float = 0.0
+    nonlinear: ClassVar[str] = (
+        "a step divides by the root of mean squares, in which noise and signal are one"
+    )
+
+    def __post_init__(self) -> None:
+        pair = isinstance(self.betas, (tuple, list)) and len(self.betas) == 2
+        check(pair, f"{self.name} betas", self.betas, "two numbers in [0, 1)")
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for i, beta in enumerate(self.betas):
+            _check_share(f"{self.name} betas[{i}]", beta)
+        check_number(f"{self.name} eps", self.eps, 0, 1e9, open_low=True)
+        check_number(f"{self.name} weight_decay", self.weight_decay, 0, 1e9)
+
+    def _zeros(self, param: Any) -> Moments:
+        import torch
+
+        zeros = param.new_zeros(param.shape)
+        # The count stays on the processor: nobody waits for a GPU to read it.
+        return {"step": torch.zeros((), dtype=torch.float64), "mean": zeros, "square": zeros}
+
+    def _step(self, grad: Any, own: Moments, param: Any, lr: float, std: Any) -> Any:
+        (first, second), step = self.betas, own["step"] + 1
+        mean = first * own["mean"] + (1 - first) * grad
+        square = second * own["square"] + (1 - second) * grad.square()
+        size = self._signal(square / (1 - second**step), std).sqrt() + self.eps
+        move = -lr * (mean / (1 - first**step)) / size
+        if self.weight_decay:
+            move = move - lr * self.weight_decay * param
+        return move, {"step": step, "mean": mean, "square": square}
+
+    def _signal(self, square: Any, std: Any) -> Any:
+        """The square that a step is measured by: here noise and all."""
+        return square
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with the defaults of `torch.optim.AdamW`, for clients. Source: arXiv:1711.05101, alg. 2.
+
+    >>> AdamW().linear
+    False
+    """
+
+    name: str = field(default="adamw", init=False, repr=False)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
+class DPAdam(AdamW):
+    """Adam on noised gradients, the noise's known share taken off the mean square again.
+
+    A step divides by sqrt(max(v - s^2, floor s^2)) + eps: v is the mean square, corrected for the
+    first steps, s the standard deviation of the noise. Where the noise outweighs the signal plain
+    Adam divides by s everywhere, and is gradient descent with momentum.
+
+    Args:
+        betas, eps, weight_decay: as of `AdamW`; no decay by default.
+        floor: least share of the noise's variance that is left, > 0. A few steps tell v - s^2
+            badly: near 0 the numbers without any signal would take the largest steps. In units
+            of s^2 it is right for every noise and batch; the source's gamma' is floor s^2.
+
+    Guarantees: without noise it is Adam to the last bit (test_without_noise_dp_adam_is_adam);
+        test_dp_adam_by_hand, test_dp_adam_finds_the_signal_in_the_noise.
+    Source: arXiv:2312.14334, algorithm 1 (DP-AdamBC); with decay arXiv:2511.07843.
+
+    >>> DPAdam().needs_noise
+    True
+    """
+
+    name: str = field(default="dp-adam", init=False, repr=False)
+    weight_decay: float = 0.0
+    floor: float = 0.1
+    needs_noise: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(f"{self.name} floor", self.floor, 0, 1e9, open_low=True)
+
+    def _signal(self, square: Any, std: Any) -> Any:
+        noise = std * std
+        return (square - noise).clamp(min=self.floor * noise)
+
+
+Table = Mapping[str, type[Optimizer]]
+OPTIMIZERS: Table = {"sgd": SGD, "adamw": AdamW, "dp-adam": DPAdam}
+"""What clients may train with, by name."""
+SERVER_OPTIMIZERS: Table = {"sgd": SGD, "adam": Adam}
+"""What the server may do with an aggregate, by name."""
+
+
+def apply(params: Tensors, steps: Tensors) -> dict[Any, "Tensor"]:
+    """The parameters after their steps; one without a step is the same tensor as before."""
+    return {**params, **{key: params[key] + step for key, step in steps.items()}}
+
+
+def server_step(
+    rule: Optimizer, state: State, before: Tensors, aggregate: Tensors, lr: float = 1.0
+) -> tuple[dict[Any, "Tensor"], State]:
+    """What the server holds after a round: old minus aggregate is the gradient of its optimiser.
+
+    Args:
+        rule, state: the server's optimiser, and its state, which lasts from round to round.
+        before, aggregate: key -> what the server held, and what the method's rule made of the
+            uploads; only what was sent.
+        lr: the server's learning rate, >= 0.
+
+    Guarantees: plain SGD at rate 1 gives the aggregate's own tensors
+        (test_a_plain_server_takes_the_aggregate). Of noised uploads it is post-processing.
+    Source: arXiv:2003.00295, algorithm 1 (FedOpt).
+    """
+    if rule == SGD() and lr == 1:  # before - (before - aggregate) would round
+        return dict(aggregate), state
+    held = {key: before[key] for key in aggregate}
+    grads = {key: held[key] - tensor for key, tensor in aggregate.items()}
+    steps, state = rule.update(grads, state, held, lr)
+    return apply(held, steps), state
+
+
+def optimizer_of(value: Any, name: str = "optimizer", table: Table = OPTIMIZERS) -> Optimizer:
+    """The optimiser that somebody wrote down, as a value, as text or as a settings file has it.
+
+    Args:
+        value: an `Optimizer`; "sgd", "sgd:momentum=0.9,weight_decay=5e-4", "adamw:betas=0.9/0.99";
+            or {"name": "sgd", "momentum": 0.9}, as `dataclasses.asdict` gives it.
+        name: of the argument, for the error.
+        table: the optimisers that may stand there.
+
+    Raises: ``ValueError`` for one that is not in the table, and a setting unknown or out of range.
+    Guarantees: test_text_and_settings_are_read_back.
+
+    >>> optimizer_of("sgd:momentum=0.9")
+    SGD(momentum=0.9, weight_decay=0.0)
+    """
+    some = f"one of {', '.join(map(repr, table))}, with settings as in 'sgd:momentum=0.9'"
+    if isinstance(value, Optimizer):
+        check(table.get(value.name) is type(value), name, value, some)
+        return value
+    check(isinstance(value, (str, Mapping)), name, value, some)
+    given = dict(value) if isinstance(value, Mapping) else _read(name, value)
+    kind = given.pop("name", None)
+    check(isinstance(kind, str) and kind in table, name, value, some)
+    known = [f.name for f in fields(table[kind]) if f.init]
+    check(set(given) <= set(known), name, value, f"settings of {kind} among {', '.join(known)}")
+    return table[kind](**given)
+
+
+def _read(name: str, text: str) -> dict[str, Any]:
+    """``"adamw:eps=1e-6,betas=0.9/0.99"`` as a mapping, the first part under "name"."""
+    kind, colon, rest = text.partition(":")
+    given: dict[str, Any] = {"name": kind.strip()}
+    words = "settings as in 'adamw:eps=1e-6,betas=0.9/0.99', each once"
+    for part in rest.split(",") if colon else ():
+        key, _, value = (word.strip() for word in part.partition("="))
+        try:
+            numbers: tuple = tuple(float(word) for word in value.split("/"))
+        except ValueError:
+            numbers = ()
+        check(bool(key and numbers) and key not in given, name, text, words)
+        given[key] = numbers if len(numbers) > 1 else next(iter(numbers))
+    return given

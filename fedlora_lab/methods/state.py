@@ -1,0 +1,160 @@
+"""The server's state, and what each kind of tensor in it does in a run.
+
+Every tensor has full size for all clients. A client of lower rank, and ranks that stay with their
+client, are zeros along the rank axis: where the last ranks of A and B are zero so are their
+gradients, and only the noise has to be cut there.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from fedlora_lab._utils.random_streams import Streams
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+MODES = "BA"
+"""What moves in a layer whose mode is 0, and whose mode is 1."""
+
+
+@dataclass(frozen=True)
+class TensorKind:
+    """What one kind of tensor does in a run: a row of `KINDS`.
+
+    Args:
+        trained: clients train it: its gradient (or change) is clipped and noised with the others.
+        scheduled: it moves when a word of the schedule has its letter; if not, at every step.
+        sent_up, sent_down: clients send it, where the method shares it; and receive it when it has
+            changed.
+        of_the_model: its numbers are the model's; those of others guide a server rule.
+        rank_axes: the axes that are as long as the rank; such tensors are quantised on the way
+            down, and cut for clients of lower rank.
+        shape: ``(d_out, d_in, rank) -> shape``, for kinds of which each layer has at most one.
+        output: ``(y, value) -> y``, what it does to its layer's output: y is (n, places, d_out),
+            value (n or 1, *shape). ``None``: `lora.peft.Adapter` knows it.
+    """
+
+    trained: bool = False
+    scheduled: bool = False
+    sent_up: bool = False
+    sent_down: bool = False
+    of_the_model: bool = True
+    rank_axes: tuple[int, ...] = ()
+    shape: Callable[[int, int, int], tuple[int, ...]] | None = None
+    output: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+_FACTOR = TensorKind(trained=True, scheduled=True, sent_up=True, sent_down=True)
+KINDS: dict[str, TensorKind] = {
+    "A": replace(_FACTOR, rank_axes=(-2,), shape=lambda d_out, d_in, rank: (rank, d_in)),
+    "B": replace(_FACTOR, rank_axes=(-1,), shape=lambda d_out, d_in, rank: (d_out, rank)),
+    "R": replace(_FACTOR, rank_axes=(-2, -1), shape=lambda d_out, d_in, rank: (rank, rank)),
+    "head": TensorKind(trained=True, sent_up=True, sent_down=True),
+    "W": TensorKind(sent_down=True, shape=lambda d_out, d_in, rank: (d_out, d_in)),
+    "mode": TensorKind(sent_down=True, of_the_model=False),
+}
+"""Every kind but what a server rule remembers for itself. A new kind is one more row, and a method
+whose ``start`` makes it."""
+MEMORY = TensorKind(of_the_model=False)
+"""What a server rule remembers: it never leaves the server."""
+
+
+class ParamKey(NamedTuple):
+    """The address of one tensor: its kind, such as "A" (see `KINDS`), and the name of its layer."""
+
+    side: str
+    layer: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{self.side}"
+
+    @property
+    def kind(self) -> TensorKind:
+        """What tensors of this side do in a run."""
+        return KINDS.get(self.side, MEMORY)
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """What the server holds, by `ParamKey`: A is (r, d_in), B (d_out, r), W = W0 + scaling B A.
+
+    With a core the product is B R A, R (r, r); with a residual W it is W + B A, W (d_out, d_in).
+
+    Args:
+        tensors: one for each key.
+        round, planned: rounds done, and rounds there will be.
+        streams: where a server rule's own random numbers come from.
+    """
+
+    tensors: Mapping[ParamKey, Tensor]
+    round: int = 0
+    planned: int = 0
+    streams: Streams | None = field(default=None, compare=False, repr=False)
+
+    def side(self, side: str) -> dict[str, Tensor]:
+        """Layer name -> tensor of one kind."""
+        return {key.layer: tensor for key, tensor in self.tensors.items() if key.side == side}
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the adapted layers, in the model's order."""
+        return tuple(self.side("B"))
+
+    def with_(self, changes: Mapping[ParamKey, Tensor]) -> "ServerState":
+        """A copy in which some tensors are others."""
+        return replace(self, tensors={**self.tensors, **changes})
+
+    def factored(self) -> "ServerState":
+        """The same products from A and B alone: a core is multiplied into B."""
+        keys = [(ParamKey("B", layer), core) for layer, core in self.side("R").items()]
+        return self.with_({key: self.tensors[key] @ core for key, core in keys})
+
+    def random(self, layer: str) -> "Generator":
+        """Random numbers of the server for a layer in this round: public, they read no data."""
+        return (self.streams or Streams(0)).numpy(f"server {layer}", self.round)
+
+
+def cut_to_rank(
+    values: Mapping[ParamKey, Tensor], ranks: Int[Tensor, " clients"] | None
+) -> dict[ParamKey, Tensor]:
+    """Set to zero what lies beyond each client's rank: (clients, ...) from (1 or clients, ...)."""
+    if ranks is None:
+        return dict(values)
+    return {key: tensor * _rank_mask(key, tensor, ranks) for key, tensor in values.items()}
+
+
+def _rank_mask(key: ParamKey, tensor: Tensor, ranks: Tensor) -> Tensor:
+    """1 within each client's rank, 0 beyond; broadcasts against (clients, ...)."""
+    mask = tensor.new_ones(())
+    for axis in key.kind.rank_axes:
+        within = (torch.arange(tensor.shape[axis]) < ranks.view(-1, 1)).to(tensor)
+        mask = mask * (within.unsqueeze(-2) if axis == -1 else within.unsqueeze(-1))
+    return mask
+
+
+def merge_own_ranks(key: ParamKey, sent: Tensor, own: Tensor, rank: int) -> Tensor:
+    """The first ranks as sent, the others the client's own, (clients, ...)."""
+    return torch.where(_rank_mask(key, sent, torch.tensor([rank]))[0].bool(), sent, own)
+
+
+def pad_to_rank(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """A (r, d_in) and B (d_out, r) of the same product, with zeros up to the rank."""
+    more = rank - len(a)
+    return torch.nn.functional.pad(a, (0, 0, 0, more)), torch.nn.functional.pad(b, (0, more))
+
+
+def shared_rank(rank: int, own: float) -> int:
+    """How many ranks are sent where the share ``own``, the last ones, stay with their client."""
+    return math.ceil((1 - own) * rank)
+
+
+def shape_at_rank(key: ParamKey, shape: Sequence[int], rank: int) -> tuple[int, ...]:
+    """The shape of what a client of this rank holds of a tensor."""
+    axes = {axis % len(shape) for axis in key.kind.rank_axes} if len(shape) else set()
+    return tuple(min(size, rank) if i in axes else size for i, size in enumerate(shape))

@@ -1,0 +1,291 @@
+"""One row for each published method. `ALL` maps a slug to its row, in this order."""
+
+import inspect
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlora_lab._utils.validation import check
+from fedlora_lab.methods import aggregation, filters, quantization
+from fedlora_lab.methods.method import Cycle, Method
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FedLoRA = Method(
+    "FedLoRA",
+    source="arXiv:2305.05644, arXiv:2312.17493",
+    note="both factors move and are averaged apart: the mean of products is missed",
+)
+FFA = FedLoRA.replace(
+    name="FFA-LoRA",
+    source="arXiv:2403.12313",
+    train=Cycle(("B",)),
+    exact=True,
+    note="A never moves: the mean is exact, noise stays linear, half the bytes",
+)
+RoLoRA = FedLoRA.replace(
+    name="RoLoRA",
+    source="arXiv:2409.02346",
+    train=Cycle(("B", "A")),
+    exact=True,
+    note="the factors take turns from round to round: exact, half the bytes a round",
+)
+DEeR = RoLoRA.replace(
+    name="DEeR",
+    source="arXiv:2410.12926",
+    precondition=filters.product_space,
+    note="two phases, each averaged; clip and noise live in the space of the product",
+)
+DEeRLiteral = DEeR.replace(
+    name="DEeR literal",
+    precondition=filters.factor_space,
+    note="the regulator as published: factor clipped, noise shaped by the peer; no epsilon is "
+    "certified",
+)
+LALoRA = FedLoRA.replace(
+    name="LA-LoRA",
+    source="arXiv:2602.19926",
+    train=Cycle(("B A",)),
+    filter=filters.binomial(5),
+    note="turns at every local step, noised gradient low-pass filtered",
+)
+LALoRAUnfiltered = LALoRA.replace(
+    name="LA-LoRA unfiltered", filter=filters.identity, note="turns at every local step, no filter"
+)
+FedLPP = FedLoRA.replace(
+    name="FedLPP",
+    source="arXiv:2406.10976",
+    aggregate=aggregation.straight_through(),
+    broadcast=quantization.normal_float(width=4, block=64),
+    note="clients only ever receive a quantised adapter",
+)
+FedExLoRA = FedLoRA.replace(
+    name="FedEx-LoRA",
+    source="arXiv:2410.09432",
+    aggregate=aggregation.mean_with_residual,
+    exact=True,
+    note="what the mean of factors misses goes into the frozen weight: exact, and many bytes down",
+)
+FLoRA = FedLoRA.replace(
+    name="FLoRA",
+    source="arXiv:2409.05976",
+    aggregate=aggregation.merge,
+    exact=True,
+    note="the stack of all factors is merged into the frozen weight, new factors every round",
+)
+FlexLoRA = FedLoRA.replace(
+    name="FlexLoRA",
+    source="arXiv:2402.11505",
+    aggregate=aggregation.truncated_svd,
+    note="the mean of products cut back to the rank by its singular values",
+)
+HetLoRA = FedLoRA.replace(
+    name="HetLoRA",
+    source="arXiv:2401.06432",
+    aggregate=aggregation.norm_weighted,
+    note="clients of unequal rank, padded with zeros and weighted by the size of their product; "
+    "ranks are not pruned",
+)
+FedSA = FedLoRA.replace(
+    name="FedSA-LoRA",
+    source="arXiv:2410.01463",
+    share="A",
+    note="every client keeps its own B and shares A: no common product is formed",
+)
+SDFLoRA = FedLoRA.replace(
+    name="SDFLoRA",
+    source="arXiv:2601.11219",
+    own_ranks=0.5,
+    note="half of the ranks are averaged, the other half never leaves its client",
+)
+LoRAFAIR = FedLoRA.replace(
+    name="LoRA-FAIR",
+    source="arXiv:2411.14961",
+    aggregate=aggregation.repair(0.01),
+    note="the mean of B is moved to where its product fits the mean of products best",
+)
+FedSVD = FFA.replace(
+    name="FedSVD",
+    source="arXiv:2505.12805",
+    aggregate=aggregation.truncated_svd,
+    note="B moves; after every round the product is split anew, A gets orthonormal rows",
+)
+FedASK = FFA.replace(
+    name="FedASK",
+    source="arXiv:2507.09990",
+    aggregate=aggregation.sketch(),
+    note="B moves; the server sees two sketches of the product and splits it evenly",
+)
+FedSB = FedLoRA.replace(
+    name="Fed-SB",
+    source="arXiv:2502.15436",
+    train=Cycle(("R",)),
+    start=filters.spectral,
+    exact=True,
+    note="only an r x r core between two fixed factors moves: exact, and almost no bytes",
+)
+ASLoRA = FedLoRA.replace(
+    name="AS-LoRA",
+    source="arXiv:2605.05769",
+    train=Cycle(("*",)),
+    aggregate=aggregation.by_layer(),
+    exact=True,
+    note="every layer moves the factor that gained more so far, read from released values only",
+)
+DPLoRA = FedLoRA.replace(
+    name="DP-LoRA",
+    source="arXiv:2312.17493",
+    clip_groups=filters.by_side,
+    note="each factor clipped apart; published with one step a round",
+)
+DPFedLoRA = FedLoRA.replace(
+    name="DP-FedLoRA",
+    source="arXiv:2509.09097",
+    clip_groups=filters.by_tensor,
+    clip_reference=filters.origin,
+    note="every tensor clipped apart; in the client unit the weights themselves, not their change",
+)
+Local = FedLoRA.replace(
+    name="Local", source="baseline", share="", note="every client trains alone; nothing is sent"
+)
+
+ALL: dict[str, Method] = {
+    row.slug: row for row in list(globals().values()) if isinstance(row, Method)
+}
+
+_A_FIRST = LALoRA.replace(
+    name="LA-LoRA A first",
+    train=Cycle(("A B",)),
+    note="as in an older release: the first step is noise",
+)
+_BOTH = FedASK.replace(
+    name="FedASK both",
+    train=Cycle(("AB",)),
+    exact=False,
+    note="a sketch of the rank is too narrow",
+)
+_WIDE = _BOTH.replace(name="FedASK wide", aggregate=aggregation.sketch(32), note="a wider sketch")
+VARIANTS: dict[str, Method] = {row.slug: row for row in (_A_FIRST, _BOTH, _WIDE)}
+"""What the literature leaves open, by slug: rows for comparison, not recommended."""
+
+
+def get(method: str | Method) -> Method:
+    """Find the row with this slug; a row is returned as it is.
+
+    Raises: ``ValueError`` that names the slugs there are.
+
+    >>> get("la-lora").train
+    Cycle(rounds=('B A',))
+    """
+    if isinstance(method, Method):
+        return method
+    known = ALL | VARIANTS
+    check(isinstance(method, str) and method in known, "method", method, "one of " + ", ".join(ALL))
+    return known[method]
+
+
+# ---- the table as a frame, and a row as text
+
+MEASURED_FILE = Path(__file__).parent / "measured.json"
+_DEFAULT = Method("default", "")
+
+
+@cache
+def measurements() -> dict[str, Any]:
+    """What scripts/measure_methods.py measured: "setting", and for each slug of "methods" the
+    bytes up and down and the deviation.
+    """
+    return json.loads(MEASURED_FILE.read_text(encoding="utf-8"))
+
+
+def rule_name(rule: object) -> str:
+    """How a rule is written in tables: its function's name, or its call."""
+    return getattr(rule, "__name__", None) or repr(rule)
+
+
+def _where_noised(method: Method) -> str:
+    """Where noise enters: at every step in the example unit, in the client unit once a round."""
+    moved = {side for t in range(8) for side in method.moved(t, 8)}
+    names = {"R": "core", "*": "chosen factor"}
+    what = " and ".join(names.get(side, side) for side in sorted(moved, key="ABR*".find))
+    shape = "" if method.precondition is None else ", shaped by the peer"
+    after = "" if method.filter == filters.identity else ", then filtered"
+    own = "weights" if method.clip_reference is filters.origin else "change"
+    return f"gradient of {what}, or the round's {own}{shape}{after}"
+
+
+def table(methods: Iterable[Method] | None = None) -> "pd.DataFrame":
+    """Every method as a frame, slug as index: a column for each field and each measurement.
+
+    ``up`` and ``down`` are bytes of one client in one round, ``deviation`` the largest relative gap
+    between the server's product and the mean of the clients' products, without noise; measured in
+    the setting of `measurements`, NaN for a row that was not, and for a deviation where no common
+    product is formed.
+
+    >>> table().loc["ffa-lora", "train"]
+    'B'
+    """
+    import pandas as pd
+
+    rows = {}
+    for method in ALL.values() if methods is None else methods:
+
+        def own(name: str, method: Method = method) -> str:
+            rule = getattr(method, name)
+            return "" if rule in (None, getattr(_DEFAULT, name)) else rule_name(rule)
+
+        train, shared = method.train, "what moved" if method.share is None else method.share
+        measured = measurements()["methods"].get(method.slug, {})
+        rules = ("clip_groups", "clip_reference", "precondition", "filter", "penalty")
+        sent = f"{1 - method.own_ranks:.0%} of the ranks" if method.own_ranks else shared
+        rows[method.slug] = {
+            "name": method.name,
+            "train": " | ".join(train.rounds) if isinstance(train, Cycle) else rule_name(train),
+            "start": own("start"),
+            "share": sent or "nothing",
+            "noise": _where_noised(method),
+            **{name: own(name) for name in rules},
+            "aggregate": rule_name(method.aggregate),
+            "broadcast": rule_name(method.broadcast),
+            "exact": method.exact,
+            **{name: measured.get(name, float("nan")) for name in ("up", "down", "deviation")},
+            "source": method.source,
+            "note": method.note,
+        }
+    return pd.DataFrame(list(rows.values()), index=pd.Index(rows, name="slug"))
+
+
+class Source(str):
+    """Text that a notebook shows as it is."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def show(method: str | Method) -> str:
+    """The row, and the source of the rules that it does not share with the default, as text.
+
+    >>> print(show("rolora"))
+    Method(
+        name='RoLoRA',
+        source='arXiv:2409.02346',
+        train=Cycle(rounds=('B', 'A')),
+        exact=True,
+        note='the factors take turns from round to round: exact, half the bytes a round',
+    )
+    <BLANKLINE>
+    ...
+    """
+    row, rules = [], {}
+    for name in Method.__dataclass_fields__:
+        value = getattr(get(method), name)
+        if value != getattr(_DEFAULT, name):
+            is_function = inspect.isfunction(value)
+            row.append(f"    {name}={value.__name__ if is_function else repr(value)},")
+            if callable(value):
+                rules[value if is_function else type(value)] = None
+    sources = (inspect.getsource(rule).rstrip() for rule in rules)
+    return Source("\n\n".join(["\n".join(["Method(", *row, ")"]), *sources]))

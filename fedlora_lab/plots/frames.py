@@ -1,0 +1,111 @@
+"""Reads tidy frames for the figures: rows of a measure, means over seeds and 95 % intervals."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from fedlora_lab._utils.validation import check
+
+COLUMNS = ("task", "method", "seed", "round", "layer", "measure", "value")
+
+
+def rows(frame: Any, measure: str, *, layers: bool = False, required: bool = True) -> Any:
+    """Selects the finite values of a measure of the whole model or, with ``layers``, of each layer.
+
+    There is at least one, unless ``required`` is false. A run that has a value of its start only
+    was not measured: it has no rows, since the zero it began with is no result.
+
+    Raises: ``ValueError`` in one line when the frame is none, mixes tasks, or lacks the measure.
+    Guarantees: test_a_frame_without_the_measure_is_refused,
+        test_plots_leave_out_what_was_not_measured.
+    """
+    given = type(frame).__name__
+    check(isinstance(frame, pd.DataFrame), "frame", given, "a pandas frame as fl.compare gives it")
+    missing = [column for column in COLUMNS if column not in frame.columns]
+    check(not missing, "frame.columns", list(map(str, frame.columns)), f"also {', '.join(missing)}")
+    tasks = sorted(frame["task"].unique())
+    check(len(tasks) <= 1, "task", tasks, "one task; select it first")
+    scope = frame[(frame["layer"] == "all") != layers]
+    part = scope[scope["measure"] == measure].astype({"value": float})
+    there = ", ".join(sorted(scope["measure"].unique())) or "nothing"
+    kind = "a measure of each layer" if layers else "a measure of the whole model"
+    check(len(part) > 0, "measure", measure, f"{kind} in the frame, which has {there}")
+    run = [part[key].astype(object).where(part[key].notna(), "none") for key in ("method", "seed")]
+    finite = np.isfinite(part["value"])
+    later = part["round"] > part.groupby(run)["round"].transform("min")
+    measured = (later & finite).groupby(run).transform("any")
+    only_start = ~later.groupby(run).transform("any")
+    part = part[finite & (measured | only_start)]
+    check(len(part) > 0 or not required, "measure", measure, "a finite value in at least one row")
+    return part
+
+
+def unmeasured(frame: Any, measure: str) -> list[str]:
+    """Slugs of the frame of which `rows` has none of this measure, in order."""
+    there = set(rows(frame, measure, required=False)["method"])
+    return [slug for slug in order(frame) if slug not in there]
+
+
+def last(frame: Any, measure: str) -> Any:
+    """The finite values of a measure after the last round of each run, never of an earlier one."""
+    part, run = rows(frame, measure), ["method", "seed"]
+    whole = frame[frame["layer"] == "all"]
+    ends = whole.groupby(run, dropna=False)["round"].max().rename("end").reset_index()
+    part = part.merge(ends, on=run).query("round == end").drop(columns="end")
+    words = "a finite value after the last round of at least one run"
+    check(len(part) > 0, "measure", measure, words)
+    return part
+
+
+def order(frame: Any) -> list[str]:
+    """Slugs in the order in which the frame first shows them."""
+    return list(dict.fromkeys(frame["method"]))
+
+
+def band(values: Any) -> tuple[float, float]:
+    """The 95 % interval of a mean by Student's t; the mean twice when there is one value."""
+    values = np.asarray(values, dtype=float)
+    mean, n = float(values.mean()), len(values)
+    if n < 2:
+        return mean, mean
+    half = float(stdtrit(n - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(n)
+    return mean - half, mean + half
+
+
+def seeds(part: Any) -> str:
+    """How many seeds a mean has, in words for the figure."""
+    counts = part.groupby("method")["seed"].nunique()
+    low, high = int(counts.min()), int(counts.max())
+    if high == 1:
+        return "one seed, no band"
+    count = low if low == high else f"{low}–{high}"
+    return f"mean of n = {count} seeds, band: 95 % interval (Student's t)"
+
+
+def final_means(part: Any) -> Any:
+    """Mean over seeds at each method's last round: index method, columns round, value."""
+    end = part[part["round"] == part.groupby("method")["round"].transform("max")]
+    return end.groupby("method", sort=False).agg(round=("round", "max"), value=("value", "mean"))
+
+
+def cumulative(frame: pd.DataFrame, measures: tuple[str, ...]) -> Any:
+    """Sum of some measures, added up over the rounds: columns method, seed, round, value.
+
+    A run with a round that was not measured is left out: its sum is unknown.
+    """
+    for measure in measures:
+        rows(frame, measure, required=False)  # refuses a frame without it
+    part = frame[(frame["layer"] == "all") & frame["measure"].isin(measures)]
+    total: Any = part.groupby(["method", "seed", "round"])["value"].sum(skipna=False)
+    runs = total.groupby(["method", "seed"])
+    known = runs.transform(lambda values: np.isfinite(values).all()).astype(bool)
+    return runs.cumsum(skipna=False)[known].reset_index()
+
+
+def byte_unit(count: float) -> tuple[float, str]:
+    """The divisor and unit in which a number of bytes is easy to read: B, kB, MB, GB."""
+    units = ((10.0**9, "GB"), (10.0**6, "MB"), (10.0**3, "kB"))
+    return next((pair for pair in units if count >= pair[0]), (1.0, "B"))

@@ -1,0 +1,234 @@
+"""A method as a score: two staves A and B, one beat per local step, a bar line where the server
+averages. Everything is read from the row's fields."""
+
+import textwrap
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.patches import FancyBboxPatch
+
+from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab.plots.style import FACTOR, FAINT, GREY, INK, SOFT, Picture, look, paper, picture
+
+if TYPE_CHECKING:
+    from fedlora_lab.methods.method import Method
+
+WIDTH, HEIGHT = 4.9, 1.95  # inches of one score
+SIGN = 1.9, 0.25  # inches of one sign of the key
+ROUND = "round,pad=0,rounding_size=.13"
+STAVES = {"A": 1.45, "B": 0.45}
+WITH_CORE = {"A": 1.62, "R": 0.95, "B": 0.28}
+KEY = {
+    "beat": "the factor moves",
+    "?": "one of the two",
+    "~": "clipped and noised",
+    "≈": "then filtered",
+    "◇": "noise shaped by the peer",
+    "+": "penalty in the loss",
+    "arrow": "sent up",
+    "↺": "stays with its client",
+    "stairs": "received quantised",
+    "bar": "server averages",
+    "double": "another server rule",
+    "=": "holds the mean product",
+    "≠": "misses it",
+}
+
+
+def _marks(method: "Method") -> dict[str, Any]:
+    """What is special about a row: each rule compared with the default of the grammar."""
+    from fedlora_lab.methods.method import Method
+    from fedlora_lab.methods.table import rule_name
+
+    plain = Method("plain", source="")
+    filtered, shaped = method.filter != plain.filter, method.precondition is not None
+    rule = "" if method.aggregate == plain.aggregate else rule_name(method.aggregate)
+    return {
+        "glyph": "◇" * shaped + ("≈" if filtered else "" if shaped else "~"),
+        "penalty": "+" if method.penalty else "",
+        "quantised": method.broadcast != plain.broadcast,
+        "rule": rule.partition("(")[0],
+        "writes": getattr(method.aggregate, "writes", ()),
+    }
+
+
+def meaning(method: "Method", rounds: int = 4, steps: int = 4) -> str:
+    """One line on a method: its note if it stands in the table, otherwise what its fields say."""
+    from fedlora_lab.methods.table import ALL
+
+    if method.note and method in ALL.values():
+        return method.note
+    words = {tuple(method.moves(t, s) for s in range(steps)) for t in range(rounds)}
+    moved = {method.moved(t, steps) for t in range(rounds)}
+    if moved == {"R"}:
+        text = "only a core between two fixed factors moves"
+    elif any("*" in word for word in moved):
+        text = "every layer chooses the factor that moves"
+    elif moved in ({"A"}, {"B"}):
+        text = f"{'B' if moved == {'A'} else 'A'} never moves"
+    elif words == {("AB",) * steps}:
+        text = "both factors move"
+    elif all(len(set(row)) == 1 for row in words):
+        text = "the factors take turns between rounds"
+    elif len(words) == 1:
+        text = "the factors take turns within a round"
+    else:
+        text = "a schedule of its own"
+    marks = _marks(method)
+    extras = {
+        "nothing is sent": not any(method.sent(t, steps) for t in range(rounds)),
+        "noise shaped by the peer": method.precondition is not None,
+        "noised gradient filtered": "≈" in marks["glyph"],
+        "received quantised": marks["quantised"],
+        "the mean product is kept": method.exact,
+    }
+    return ", ".join([text, *(word for word, there in extras.items() if there)])
+
+
+def _beat(ax: Any, x: float, y: float, factor: str, text: str = "", pale: bool = False) -> None:
+    fill = {"fc": FACTOR[factor], "ec": "none", "alpha": 0.55 if pale else 1}
+    ax.add_patch(FancyBboxPatch((x, y - 0.26), 0.74, 0.52, boxstyle=ROUND, **fill))
+    size = 11 if len(text) == 1 else 9
+    ax.text(x + 0.37, y - 0.02, text, color="white", fontsize=size, ha="center", va="center")
+
+
+def _stairs(ax: Any, x: float, y: float) -> None:
+    across, up = (0, 0.1, 0.1, 0.2, 0.2, 0.3), (-0.15, -0.15, 0, 0, 0.15, 0.15)
+    ax.plot([x + d for d in across], [y + d for d in up], color=INK, lw=1.4)
+
+
+def _arrow(ax: Any, x: float, low: float, high: float, colour: str) -> None:
+    arrow = {"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", (x, high), (x, low), arrowprops=arrow)
+
+
+def draw(ax: Any, method: "Method", rounds: int, steps: int, title: bool = True) -> None:
+    """Draws the score of a method into axes."""
+    marks, end = _marks(method), rounds * (steps + 1.25)
+    ever = "".join(method.moved(t, steps) for t in range(rounds)).replace("*", "AB")
+    staves = WITH_CORE if "R" in ever else STAVES
+    ax.set(xlim=(-1.1, end + 0.1), ylim=(-0.75, 3.05 if title else 2.4))
+    ax.axis("off")
+    if title:
+        strip: Any = {"color": look(method.slug).colour, "lw": 4, "solid_capstyle": "butt"}
+        ax.plot([-1.0, -1.0], [2.5, 2.98], **strip)
+        ax.text(-0.82, 2.86, method.name, fontsize=11.5, weight="bold", color=INK, va="center")
+        lines = textwrap.fill(meaning(method), 76)
+        ax.text(-0.82, 2.64, lines, fontsize=8, color=SOFT, va="top", linespacing=1.05)
+    for factor, y in staves.items():
+        ax.text(-0.95, y, factor, fontsize=12, color=FACTOR[factor], weight="bold", va="center")
+        ax.plot([-0.6, end], [y, y], color=FAINT, lw=1, zorder=0)
+        if factor not in ever:
+            words = "set by the server" if factor in marks["writes"] else "never moves"
+            ax.text(steps / 2, y + 0.2, words, fontsize=7.5, color=GREY, va="center", ha="center")
+    for t in range(rounds):
+        left = t * (steps + 1.25) + 0.12
+        for factor, y in staves.items():
+            if marks["quantised"]:
+                _stairs(ax, left - 0.5, y)
+            for s in range(steps):
+                word = method.moves(t, s)
+                pale = word == "*"  # each layer chooses one of the two
+                if factor in word.replace("*", "AB"):
+                    text = marks["glyph"] + marks["penalty"] + "?" * pale
+                    _beat(ax, left + s, y, factor, text, pale)
+        label: Any = {"fontsize": 8, "color": SOFT, "ha": "center"}
+        ax.text(left + steps / 2 - 0.13, -0.22, f"round {t + 1}", **label)
+        # The server's line, whether it holds the mean product, and what was sent and what was not.
+        x, moved, sent = left + steps + 0.06, method.moved(t, steps), method.sent(t, steps)
+        ax.plot([x, x], [0.0, 1.92], color=INK if sent else FAINT, lw=2.2)
+        if sent and marks["rule"]:
+            ax.plot([x - 0.12, x - 0.12], [0.0, 1.92], color=INK, lw=0.9)
+        if sent:
+            sign: Any = {"fontsize": 11, "weight": "bold", "color": INK}
+            ax.text(x, 2.09, "=" if method.exact else "≠", ha="center", va="center", **sign)
+        for factor in moved.replace("*", "AB"):
+            y, colour = staves[factor], FACTOR[factor]
+            if factor in sent.replace("*", "AB"):
+                _arrow(ax, x + 0.33, y - 0.27, y + 0.33, colour)
+            else:
+                ax.text(x + 0.36, y, "↺", fontsize=13, color=colour, ha="center", va="center")
+    if marks["rule"]:
+        ax.text(end, -0.55, f"server: {marks['rule']}", fontsize=7.5, color=SOFT, ha="right")
+
+
+def _signs(methods: "list[Method]", rounds: int, steps: int) -> list[str]:
+    """The signs that occur on a page, in the order of the key."""
+    there = {"beat", "bar"}
+    for method in methods:
+        marks = _marks(method)
+        there |= {*marks["glyph"], marks["penalty"], "stairs" if marks["quantised"] else ""}
+        for t in range(rounds):
+            sent, moved = method.sent(t, steps), method.moved(t, steps)
+            if sent:
+                there |= {"arrow", "=" if method.exact else "≠", "double" if marks["rule"] else ""}
+            there |= {"↺" if sent != moved else "", "?" if "*" in moved else ""}
+    return [kind for kind in KEY if kind in there]
+
+
+def _key(ax: Any, kind: str) -> None:
+    """One sign and its words, around height 0."""
+    ax.axis("off")
+    ax.set(xlim=(0, 4.2), ylim=(-0.6, 0.6))
+    if kind == "beat":
+        box: Any = {"boxstyle": ROUND, "fc": FACTOR["B"], "ec": "none"}
+        ax.add_patch(FancyBboxPatch((0.05, -0.36), 0.55, 0.72, **box))
+    elif kind == "stairs":
+        _stairs(ax, 0.15, 0.0)
+    elif kind in ("bar", "double"):
+        ax.plot([0.35, 0.35], [-0.35, 0.35], color=INK, lw=2.2)
+        if kind == "double":
+            ax.plot([0.22, 0.22], [-0.35, 0.35], color=INK, lw=0.9)
+    elif kind == "arrow":
+        _arrow(ax, 0.35, -0.5, 0.55, FACTOR["B"])
+    else:
+        sign: Any = {"fontsize": 11, "weight": "bold", "color": INK}
+        ax.text(0.35, 0, kind, ha="center", va="center", **sign)
+    ax.text(0.85, -0.02, KEY[kind], fontsize=8, color=SOFT, va="center")
+
+
+def score(method: "Method | str", rounds: int = 2, steps: int = 4) -> Picture:
+    """Draws the score of one method, a row or a slug: who moves at each local step, what is noised,
+    sent, kept and received.
+
+    Guarantees: read from the row's fields alone (test_a_score_is_read_from_the_row).
+    """
+    return scores([method], rounds=rounds, steps=steps, columns=1)
+
+
+def scores(
+    methods: "Iterable[Method | str] | None" = None,
+    rounds: int = 2,
+    steps: int = 4,
+    columns: int = 2,
+    key: bool = True,
+) -> Picture:
+    """Draws a page of scores with its key; all rows of the table unless ``methods`` names some.
+
+    Args:
+        rounds, steps: how much of each method to draw.
+        columns: scores side by side.
+        key: explain the signs below.
+    """
+    from fedlora_lab.methods.table import ALL, get
+
+    for label, value in (("rounds", rounds), ("steps", steps), ("columns", columns)):
+        check_whole(label, value, 1)
+    listed = [get(method) for method in (ALL.values() if methods is None else methods)]
+    check(len(listed) > 0, "methods", listed, "at least one method")
+    signs = _signs(listed, rounds, steps) if key else []
+    across = int((WIDTH * columns - 0.2) / SIGN[0])
+    lines, key_lines = -(-len(listed) // columns), -(-len(signs) // across)
+    width, height = WIDTH * columns, HEIGHT * lines + 0.1 + SIGN[1] * key_lines
+    wide, tall = WIDTH / width, HEIGHT / height
+    with paper():
+        figure = picture(width, height)
+        for i, method in enumerate(listed):
+            left, low = (i % columns) * wide + 0.008, 1 - (i // columns + 1) * tall
+            draw(figure.add_axes((left, low, wide - 0.016, tall * 0.97)), method, rounds, steps)
+        for i, kind in enumerate(signs):
+            left = 0.12 + SIGN[0] * (i % across)
+            low = SIGN[1] * ((len(signs) - 1) // across - i // across) + 0.08
+            place = (left / width, low / height, SIGN[0] / width, SIGN[1] / height)
+            _key(figure.add_axes(place), kind)
+    return figure

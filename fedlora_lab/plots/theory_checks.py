@@ -1,0 +1,192 @@
+"""Closed forms drawn against measurements: means with intervals, or single values with a band."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
+
+from fedlora_lab._utils.validation import check
+from fedlora_lab.plots import style
+from fedlora_lab.plots.style import Label, Picture, darker, panels, paper
+from fedlora_lab.theory.low_rank import Band
+
+COLOURS = (style.INK, style.FACTOR["B"], style.FACTOR["A"], style.RIGHT)
+PARTS = (style.GREY, style.FACTOR["B"], style.FACTOR["A"])
+NUMBERS = ["mean", "low", "high", "closed"]
+
+
+def _hits(table: Any) -> Any:
+    """Which rows' interval [low, high] holds the closed form."""
+    return (table["low"] <= table["closed"]) & (table["closed"] <= table["high"])
+
+
+def share_inside(measured: Any) -> float:
+    """Share of measurements that agree with their closed form: rows of the table of `theory_check`
+    whose interval holds it, or values in the bands of `band_check`.
+
+    Raises: ``ValueError`` for no measurement, or a table without x, mean, low, high or closed.
+    Guarantees: test_band_check_draws_every_dot.
+    """
+    if isinstance(measured, pd.DataFrame):
+        missing = [name for name in ("x", *NUMBERS) if name not in measured.columns]
+        words = f"also {', '.join(missing)}, and rows"
+        check(not missing and len(measured) > 0, "table.columns", list(measured.columns), words)
+        return float(_hits(measured).mean())
+    check(isinstance(measured, Mapping), "measured", type(measured).__name__, "a frame or mapping")
+    pairs = [pair for one in measured.values() for pair in zip(one.bands, one.values, strict=True)]
+    hits = [value in band for band, row in pairs for value in np.ravel(row)]
+    check(bool(hits), "checks", dict(measured), "at least one measurement")
+    return float(np.mean(hits))
+
+
+def theory_check(
+    table: Any, *, x: str, y: str, title: str, parts: Mapping[str, Any] | None = None
+) -> Picture:
+    """Draws closed forms as lines, measured means as dots with their intervals, on two logarithmic
+    axes; and their ratio below. For single measurements see `band_check`.
+
+    Args:
+        table: one row a measurement: x, mean, low, high (of the measured mean), closed (the closed
+            form), and ``group`` where several curves share the figure; all > 0. A dot whose
+            interval misses the line is red.
+        x, y, title: words for the axes, with units, and the figure.
+        parts: column name -> words, further closed forms, drawn dashed.
+
+    Raises: ``ValueError`` when a column is missing.
+    Guarantees: the footer states `share_inside`
+        (test_lesson_02.py::test_the_figure_counts_what_lies_inside).
+    """
+    share, groups = (
+        share_inside(table),
+        table["group"] if "group" in table.columns else [""] * len(table),
+    )
+    ratio = table.assign(**{name: table[name] / table["closed"] for name in NUMBERS})
+    lowest, labels = float(table["low"].min()) / 2.5, []
+
+    def line(column: str, rows: Any, words: str, **drawn: Any) -> None:
+        means = rows.groupby("x")[column].mean()
+        labels.append(style.end_label(ax.plot(means.index, means, **drawn)[0], words))
+
+    with paper():
+        figure, (ax, under) = panels(
+            8.6, 5.2, (0.09, 0.385, 0.63, 0.555), (0.09, 0.135, 0.63, 0.185)
+        )
+        ax.set(xscale="log", yscale="log", ylabel=y)
+        ax.set_title(title)
+        far = max(0.05, 1.2 * float((ratio[["low", "high"]] - 1).abs().max().max()))
+        under.axhline(1, color=style.GREY, lw=1.2)
+        under.set(xscale="log", xlabel=x, ylim=(1 - far, 1 + far))
+        under.set_ylabel("measured /\nclosed form")
+        for i, (group, rows) in enumerate(table.groupby(groups, sort=False)):
+            colour = COLOURS[i % len(COLOURS)]
+            line("closed", rows, str(group) or "closed form", color=colour, lw=2)
+            _error_bars(ax, rows, colour)
+            _error_bars(under, ratio.loc[rows.index], colour)
+        for i, (column, words) in enumerate((parts or {}).items()):
+            line(column, table, words, color=PARTS[i % 3], lw=1.3, ls=style.DASHED, zorder=1)
+        ax.set_ylim(lowest, 2 * float(table["high"].max()))
+        for each in (ax, under):
+            each.set_xlim(float(table["x"].min()) / 1.15, float(table["x"].max()) * 1.15)
+            if table["x"].nunique() <= 8:
+                each.xaxis.set_minor_locator(NullLocator())
+                each.xaxis.set_major_locator(FixedLocator(sorted(table["x"].unique())))
+            each.xaxis.set_major_formatter("{x:g}")
+        ax.tick_params(labelbottom=False)
+        style.beside(ax, [label for label in labels if label.y > lowest], together=False)
+        words = "dots: measured means, bars: their 95 % interval (red: misses the line), lines: "
+        words += f"closed form; inside: {share:.0%} of {len(table)}"
+        style.footer(figure, words)
+    return figure
+
+
+def _error_bars(ax: Any, rows: Any, colour: str) -> None:
+    held = _hits(rows)
+    for part, ink in ((rows[held], colour), (rows[~held], style.WRONG)):
+        bars = [part["mean"] - part["low"].clip(lower=1e-300), part["high"] - part["mean"]]
+        if len(part):
+            drawn: Any = {"fmt": "none", "ecolor": darker(ink), "elinewidth": 1.1, "zorder": 3}
+            ax.errorbar(part["x"], part["mean"], yerr=bars, **drawn)
+            style.dots(ax, part["x"], part["mean"], ink, 4.6, mew=0.7, zorder=4)
+
+
+class Measurements(NamedTuple):
+    """What was measured and what the closed form says of it.
+
+    Args:
+        x: places, (n,), > 0 on a logarithmic axis.
+        values: at each place, n arrays of any length.
+        bands: closed form of one measurement at each place, n of them.
+        colour: of line and dots; ``None``: that of the method whose slug is the name.
+    """
+
+    x: Sequence[float]
+    values: Sequence[Any]
+    bands: Sequence[Band]
+    colour: str | None = None
+
+
+def band_check(
+    checks: Mapping[str, Measurements],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    log: str = "xy",
+    ghost: tuple[str, Sequence[float], Sequence[float]] | None = None,
+) -> Picture:
+    """Draws closed forms (line and 95 % band of one measurement) and the measurements (dots); the
+    share inside is stated. For means with their own intervals see `theory_check`.
+
+    Args:
+        checks: name -> `Measurements`; a method's slug is written as its name.
+        title, x, y: words for the figure and the axes, with units.
+        log: the axes that are logarithmic: "", "x", "y" or "xy".
+        ghost: words, x and y of a dashed line for what one might have expected.
+
+    Guarantees: every measurement is drawn, and the share stated is `share_inside`
+        (test_band_check_draws_every_dot).
+    """
+    share, rng = share_inside(checks), np.random.default_rng(0)
+    ends: list[tuple[float, str, str]] = []
+    with paper():
+        figure, (ax,) = panels(8.2, 4.3, (0.095, 0.14, 0.62, 0.72))
+        ax.set(**{f"{axis}scale": "log" if axis in log else "linear" for axis in "xy"})
+        for i, (key, one) in enumerate(checks.items()):
+            colour = one.colour or style.look(key).colour
+            places, bands = np.asarray(one.x, float), one.bands
+            low, high = [b.low for b in bands], [b.high for b in bands]
+            ax.fill_between(places, low, high, color=colour, alpha=0.2, lw=0)
+            ax.plot(places, [b.mean for b in bands], color=colour, lw=1.8)
+            # Dots stand beside their place, by shares of the smallest gap between places.
+            axis = np.log(places) if "x" in log else places
+            gap = float(np.min(np.diff(axis))) if len(places) > 1 else 0.1
+            for place, row in zip(places, one.values, strict=True):
+                aside = 0.2 * (i - (len(checks) - 1) / 2)
+                shift = (aside + rng.uniform(-0.08, 0.08, np.size(row))) * gap
+                where = place * np.exp(shift) if "x" in log else place + shift
+                pale: Any = {"mew": 0, "alpha": 0.55}
+                style.dots(ax, where, np.ravel(row), darker(colour, 0.55), 2.6, **pale)
+            ends.append((bands[-1].mean, style.name(key), colour))
+        if ghost is not None:
+            ax.plot(ghost[1], ghost[2], color=style.SOFT, lw=1.4, ls=style.DASHED)
+            ends.append((float(ghost[2][-1]), ghost[0], style.SOFT))
+        ticks = sorted({float(place) for one in checks.values() for place in one.x})
+        if len(ticks) <= 10:
+            ax.set_xticks(ticks, [f"{place:g}" for place in ticks], minor=False)
+            ax.xaxis.minorticks_off()
+        if "y" in log:
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.set(xlabel=x, ylabel=y)
+        ax.margins(x=0.08)
+        ax.set_title(title, pad=22)
+        count = sum(np.size(row) for one in checks.values() for row in one.values)
+        words = f"dots: {count:,} measurements, {share:.1%} of them inside"
+        words = f"line and band: closed form, 95 %; {words}"
+        style.note(ax, 0, 1.03, words, size=8.5, va="bottom")
+        edge = float(ax.get_xlim()[1])
+        style.beside(ax, [Label(edge, *end) for end in ends], together=False)
+    return figure

@@ -1,0 +1,532 @@
+"""Figures of training: a measure over rounds, deviation, noise, bytes, budgets, and an overview."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from matplotlib.ticker import MaxNLocator
+
+from fedlora_lab._utils.validation import check, check_one_of
+from fedlora_lab.plots import frames as tidy
+from fedlora_lab.plots import style
+from fedlora_lab.plots.style import Label, Picture, beside, footer, look, mark, name, panels, paper
+
+SHARE = "share of test examples right"
+AXES = {  # measure: (title, axis label with the unit)
+    "accuracy": ("Test accuracy", SHARE),
+    "accuracy_received": ("Accuracy of the received adapter", SHARE),
+    "loss": ("Test loss", "mean loss per test example (nats)"),
+    "epsilon": ("Privacy spent", "ε, largest over clients"),
+    "deviation": ("Aggregation deviation", "distance from the mean of B·A, relative"),
+    "participants": ("Clients that took part", "clients"),
+    "clipped": ("Examples clipped", "share of example gradients"),
+    "seconds": ("Time", "seconds per round"),
+    "bytes_up": ("Sent to the server", "bytes per round, all clients"),
+    "bytes_down": ("Received from the server", "bytes per round, all clients"),
+}
+EXACT = 1e-5  # a relative deviation below it is rounding
+TERMS = {  # term of the noise: (colour's key, marker, words)
+    "noise_B": ("B", "o", "$\\xi_B A$   noise on B"),
+    "noise_A": ("A", "s", "$B \\xi_A$   noise on A"),
+    "noise_BA": ("BA", "D", "$\\xi_B \\xi_A$   noise times noise"),
+}
+WAYS = {  # direction: (measures that are added up, words)
+    "both": (("bytes_up", "bytes_down"), "sent and received"),
+    "up": (("bytes_up",), "sent to the server"),
+    "down": (("bytes_down",), "received from the server"),
+}
+PLACE = (0.09, 0.16, 0.68, 0.75)
+Frames = Mapping[float | None, pd.DataFrame]
+
+
+def method_lines(ax: Any, part: Any) -> list[Label]:
+    """Draws mean and band over rounds for each method, and returns the labels of the line ends."""
+    import seaborn as sns  # slow to import, and the live figures do without
+
+    slugs, ends = tidy.order(part), tidy.final_means(part)
+    palette, dashes = ({slug: look(slug)[i] for slug in slugs} for i in (0, 2))
+    groups = {"hue": "method", "style": "method", "hue_order": slugs, "style_order": slugs}
+    groups |= {"palette": palette, "dashes": dashes, "legend": False}
+    band: Any = {"errorbar": tidy.band, "err_kws": {"alpha": 0.1, "lw": 0}}
+    sns.lineplot(data=part, x="round", y="value", ax=ax, **groups, **band)
+    for slug, x, y in ends.itertuples():
+        mark(ax, x, y, slug)
+        at_end = part[(part["method"] == slug) & (part["round"] == x)]["value"]
+        if part["round"].nunique() == 1 and len(at_end) > 1:
+            ax.plot([x, x], tidy.band(at_end), color=palette[slug], lw=1.4)
+    return [Label(float(x), y, name(slug), palette[slug]) for slug, x, y in ends.itertuples()]
+
+
+def frame_axes(ax: Any, part: Any, measure: str) -> None:
+    """Sets title, axis labels with units and limits for a measure over rounds."""
+    title, unit = AXES.get(measure, (measure, measure))
+    low, high = int(part["round"].min()), int(part["round"].max())
+    beyond = 0.5 if low == high else 0
+    ax.set(ylabel=unit, xlabel="round", xlim=(low - beyond, high + beyond))
+    ax.set_title(title)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    bottom, top = ax.get_ylim()
+    if measure.startswith("accuracy"):
+        bottom, top = max(0.0, bottom), min(1.0, top)
+    elif measure in ("epsilon", "deviation"):
+        most = float(part["value"].max()) or 1
+        bottom, top = -0.02 * most, 1.1 * most
+    ax.set_ylim(bottom, top)
+
+
+def start_line(ax: Any, part: Any) -> None:
+    """Marks the value before training, where the frame has round 0 and something after it."""
+    first = part[part["round"] == 0]["value"]
+    if len(first) and part["round"].max() > 0:
+        value = float(first.mean())
+        ax.axhline(value, color=style.GREY, lw=0.9, ls=style.DOTTED, zorder=0.9)
+        place = {"xy": (0.98, value), "xycoords": ax.get_yaxis_transform(), "xytext": (0, -3)}
+        place |= {"textcoords": "offset points", "ha": "right", "va": "top"}
+        ax.annotate(f"before training {value:.2f}", fontsize=7.5, color=style.SOFT, **place)
+
+
+def _seed_footer(figure: Picture, words: str, missing: Any, why: str = "not measured") -> None:
+    """Writes the footer, with the methods of which there is nothing finite to draw."""
+    footer(figure, words + (f"; {why}: {', '.join(map(name, missing))}" if len(missing) else ""))
+
+
+def _method_ticks(ax: Any, slugs: list[str]) -> None:
+    """Gives each method a line of the y axis, from top to bottom."""
+    ax.set_ylim(len(slugs) - 0.5, -0.5)
+    ax.set_yticks(range(len(slugs)), [name(slug) for slug in slugs])
+    ax.set_ylabel("")
+
+
+def _points(data: Any, ax: Any, size: float, width: float, **options: Any) -> None:
+    """Draws means with bands, without lines between them."""
+    import seaborn
+
+    sns: Any = seaborn  # its stubs know no dodge in data units
+    options |= {"linestyle": "none", "markersize": size, "err_kws": {"lw": width}}
+    sns.pointplot(data, x="value", orient="y", ax=ax, errorbar=tidy.band, legend=False, **options)
+
+
+def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
+    """Draws a measure over the rounds: one line a method, mean over seeds, 95 % band.
+
+    Args:
+        frame: tidy, one task (see ``fl.to_frame``); one seed or one round suffices.
+        measure: of the whole model, such as "accuracy" or "loss".
+
+    Raises: ``ValueError`` when the frame lacks the measure.
+    Guarantees: the line is the mean over seeds (test_curves_draw_the_mean).
+    """
+    part = tidy.rows(frame, measure)
+    with paper():
+        figure, (ax,) = panels(7.6, 4.1, PLACE)
+        labels = method_lines(ax, part)
+        frame_axes(ax, part, measure)
+        if measure.startswith("accuracy") or measure == "loss":
+            start_line(ax, part)
+        beside(ax, labels)
+        why = "no finite ε" if measure == "epsilon" else "not measured"
+        _seed_footer(figure, tidy.seeds(part), tidy.unmeasured(frame, measure), why)
+    return figure
+
+
+def epsilon(frame: pd.DataFrame) -> Picture:
+    """Draws the privacy spent after each round, as the ledger states it; see `curves`."""
+    return curves(frame, "epsilon")
+
+
+def _exact(part: Any) -> list[str]:
+    """Slugs whose deviation is rounding in every round."""
+    worst = part.groupby("method")["value"].max()
+    return list(worst[worst < EXACT].index)
+
+
+def _deviation_panel(ax: Any, part: Any) -> None:
+    """Draws the relative deviation over the rounds; exact methods share one label."""
+    zero, labels = set(map(name, _exact(part))), method_lines(ax, part)
+    frame_axes(ax, part, "deviation")
+    exact = [label for label in labels if label.text in zero]
+    others = [label for label in labels if label.text not in zero]
+    if len(exact) > 1:
+        names = ",\n".join(label.text for label in exact)
+        others.append(Label(exact[0].x, 0.0, f"{names}\nexact: 0", style.INK))
+    else:
+        others += [label._replace(text=f"{label.text} = 0") for label in exact]
+    beside(ax, others, low=-0.02)  # clear of the last tick
+
+
+def deviation(frame: pd.DataFrame) -> Picture:
+    """Draws the aggregation deviation, mean B · mean A − mean of B·A: relative over rounds, and by
+    layer in the last round where the frame has layers.
+
+    Raises: ``ValueError`` when the frame lacks the measure.
+    Guarantees: methods whose deviation is rounding are named as exact
+        (test_deviation_names_the_exact).
+    Source: arXiv:2403.12313, the first discordance.
+    """
+    part = tidy.rows(frame, "deviation")
+    layers = frame[(frame["layer"] != "all") & (frame["measure"] == "deviation")]
+    if len(layers):
+        layers = tidy.rows(frame, "deviation", layers=True, required=False)
+        layers = layers[~layers["method"].isin(_exact(part))]
+    by_layer: Any = (0.70, 0.16, 0.285, 0.75)
+    with paper():
+        if len(layers):
+            figure, (left, ax) = panels(9.9, 4.1, (0.065, 0.16, 0.38, 0.75), by_layer)
+        else:
+            figure, (left,) = panels(7.6, 4.1, PLACE)
+        _deviation_panel(left, part)
+        if len(layers):
+            last: Any = layers["round"].max()
+            layers = layers[layers["round"] == last]
+            slugs, names = tidy.order(layers), list(dict.fromkeys(layers["layer"]))
+            groups: Any = {"hue": "method", "hue_order": slugs, "y": "layer", "order": names}
+            groups["palette"] = {slug: look(slug).colour for slug in slugs}
+            groups["markers"] = [look(slug).marker for slug in slugs]
+            _points(layers, ax, 5, 1.2, dodge=0.35 if len(slugs) > 1 else False, **groups)
+            ax.set_yticks(range(len(names)), names)
+            ax.set(ylabel="", xlabel="Frobenius norm of the layer's deviation", xlim=(0, None))
+            ax.set_title(f"By layer, round {int(last)}")
+        _seed_footer(figure, tidy.seeds(part), tidy.unmeasured(frame, "deviation"))
+    return figure
+
+
+def noise_energies(frame: pd.DataFrame) -> Any:
+    """Energy of each noise term in a round, summed over layers, mean over the rounds with noise:
+    columns method, seed, term, value."""
+    parts = []
+    for term in TERMS:
+        part = tidy.rows(frame, term, layers=True)
+        part = part[part["round"] > 0] if (part["round"] > 0).any() else part
+        total = part.groupby(["method", "seed", "round"], sort=False)["value"].sum()
+        mean = total.groupby(["method", "seed"], sort=False).mean().reset_index()
+        parts.append(mean.assign(term=term))
+    return pd.concat(parts, ignore_index=True)
+
+
+def noise(frame: pd.DataFrame) -> Picture:
+    """Draws the energies of the noise in the product, ‖s ξ_B A‖², ‖s B ξ_A‖² and ‖s ξ_B ξ_A‖², on a
+    log axis: geometric means over seeds.
+
+    Raises: ``ValueError`` when the frame lacks noise_B, noise_A or noise_BA of each layer.
+    Guarantees: a term that is zero is drawn as absent (test_noise_says_which_term_is_absent).
+    Source: arXiv:2403.12313, the second discordance.
+    """
+    table = noise_energies(frame)
+    slugs, some = tidy.order(table), table[table["value"] > 0]
+    tall = 1.6 + 0.5 * len(slugs)
+    with paper():
+        figure, (ax,) = panels(7.6, tall, (0.17, 0.78 / tall, 0.80, 1 - 1.5 / tall))
+        if len(some):
+            low, high = np.log10(some["value"].min()), np.log10(some["value"].max())
+            edge = 10 ** (low - 0.22 * (high - low) - 0.5)
+            ax.set(xscale="log", xlim=(edge, 10 ** (high + 0.3)))
+            groups: Any = {"hue": "term", "hue_order": list(TERMS), "y": "method", "order": slugs}
+            groups["palette"] = {term: style.FACTOR[key] for term, (key, _, _) in TERMS.items()}
+            groups["markers"] = [marker for _, marker, _ in TERMS.values()]
+            _points(some, ax, 6, 1.4, dodge=0.46, log_scale=(True, False), **groups)
+        edge, worst = ax.get_xlim()[0], table.groupby(["method", "term"])["value"].max()
+        for slug, term in worst[worst <= 0].index:  # an open mark at the left edge
+            factor, marker, _ = TERMS[term]
+            place = slugs.index(slug) + 0.23 * (list(TERMS).index(term) - 1)
+            kind = {"mfc": "none", "mec": style.FACTOR[factor], "ms": 5, "clip_on": False}
+            ax.plot([edge], [place], marker=marker, ls="none", **kind)
+            ax.text(edge, place, "   none", color=style.SOFT, fontsize=7, va="center")
+        _method_ticks(ax, slugs)
+        words = "energy of the noise in the product per round, summed over layers"
+        ax.set_xlabel(f"{words} (squared Frobenius norm)")
+        ax.set_title("What the noise adds to B·A", pad=24)
+        for place, (factor, marker, words) in zip((0.0, 0.25, 0.5), TERMS.values(), strict=True):
+            kind = {"color": style.FACTOR[factor], "transform": ax.transAxes, "clip_on": False}
+            ax.plot([place + 0.01], [1.045], marker=marker, ms=6, **kind)
+            ax.text(place + 0.03, 1.045, words, fontsize=8.5, va="center", **kind)
+        words = tidy.seeds(table).replace("mean of", "geometric mean of")
+        _seed_footer(figure, words, [slug for slug in tidy.order(frame) if slug not in slugs])
+    return figure
+
+
+def final_values(
+    frame: pd.DataFrame,
+    measure: str = "accuracy",
+    title: str | None = None,
+    unit: str | None = None,
+) -> Picture:
+    """Draws a measure after the last round, one row a method: single runs pale, mean and 95 %
+    interval dark.
+
+    Args:
+        frame: tidy, one task.
+        measure: of the whole model.
+        title, unit: words for the figure and its axis; ``None``: those of `curves`.
+
+    Guarantees: the dark dots are the means over seeds (test_lesson_07.py::test_finals).
+    """
+    part = tidy.last(frame, measure)
+    slugs, words = tidy.order(part), AXES.get(measure, (measure, measure))
+    tall = 1.15 + 0.42 * len(slugs)
+    with paper():
+        figure, (ax,) = panels(8.2, tall, (0.24, 0.62 / tall, 0.73, 1 - 1.0 / tall))
+        _method_ticks(ax, slugs)
+        for place, (slug, tick) in enumerate(zip(slugs, ax.get_yticklabels(), strict=True)):
+            values, colour = part[part["method"] == slug]["value"].to_numpy(), look(slug).colour
+            high = [place + 0.17] * len(values)
+            ax.plot(values, high, "o", ms=4.5, mew=0, color=colour, alpha=0.45)
+            ax.plot(tidy.band(values), [place - 0.08] * 2, color=colour, lw=2)
+            mark(ax, float(values.mean()), place - 0.08, slug, 8)
+            tick.set(color=style.darker(colour), weight="bold", size=9.5)
+        ax.set_xlabel(unit or words[1])
+        ax.set_title(title or f"{words[0]} after the last round")
+        said = tidy.seeds(part).replace("band", "bar")
+        missing = tidy.order(frame[~frame["method"].isin(slugs)])
+        _seed_footer(figure, f"pale: single runs; dark: {said}", missing)
+    return figure
+
+
+def last_scores(frames: Frames, measure: str = "accuracy") -> Any:
+    """Score of every run after its last round: columns method, seed, budget (infinity: no privacy),
+    value."""
+    columns = ["method", "seed", "budget", "value"]
+    parts = [
+        tidy.last(frame, measure).assign(budget=math.inf if budget is None else float(budget))
+        for budget, frame in frames.items()
+    ]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def budgets(
+    frames: Frames,
+    *,
+    axis: Sequence[float | None] | None = None,
+    start: float | None = None,
+    measure: str = "accuracy",
+) -> Picture:
+    """Draws the score after the last round against ε, one line a method; single runs are pale.
+
+    Args:
+        frames: ε -> tidy frame of runs calibrated for it; ``None``: without privacy; may be empty
+            beside ``axis``.
+        axis: every ε that has a place, in order; ``None``: those of the frames.
+        start: the score before training.
+        measure: of the whole model.
+
+    Guarantees: the line is the mean over seeds (test_budgets_draw_the_mean); the axes follow
+        ``axis`` and ``start`` alone when both are given (test_budgets_stand_still), unless a run
+        falls out of them (test_budgets_stand_still).
+    """
+    wanted = [math.inf if e is None else float(e) for e in (frames if axis is None else axis)]
+    check(bool(wanted), "axis", axis, "at least one ε")
+    places = {budget: i for i, budget in enumerate(sorted(wanted))}
+    scores = last_scores(frames, measure)
+    if start is None:
+        zero = [tidy.rows(frame, measure) for frame in frames.values()]
+        start = float(np.mean([part[part["round"] == 0]["value"].mean() for part in zero]))
+    lowest = start - 0.05 if axis is None else max(0.0, start - 0.35)
+    lowest = max(0.0, min([lowest, *scores["value"].tolist()]) - 0.02)
+    with paper():
+        figure, (ax,) = panels(7.6, 4.1, (0.1, 0.16, 0.7, 0.74))
+        ax.set(xlim=(-0.4, len(places) - 0.6), ylim=(lowest, 1.0))
+        ax.axhline(start, color=style.GREY, lw=0.9, ls=style.DOTTED, zorder=0.9)
+        ax.text(
+            -0.35,
+            start,
+            f"before training {start:.2f}",
+            fontsize=7.5,
+            color=style.SOFT,
+            va="bottom",
+        )
+        slugs, labels = tidy.order(scores), []
+        for i, slug in enumerate(slugs):
+            part = scores[scores["method"] == slug].sort_values("budget")
+            kind: Any = {"color": look(slug).colour, "marker": look(slug).marker}
+            x = part["budget"].map(places) + 0.05 * (i - (len(slugs) - 1) / 2)
+            ax.plot(x, part["value"], ls="none", ms=4, mew=0, alpha=0.35, **kind)
+            means = part["value"].groupby(x).mean()
+            (line,) = ax.plot(means.index, means, ms=7, mec=style.CARD, mew=0.6, **kind)
+            labels.append(style.end_label(line, name(slug)))
+        words = ["none" if math.isinf(budget) else f"{budget:g}" for budget in places]
+        ax.set_xticks(list(places.values()), words)
+        ax.set_xlabel("privacy budget ε (none: trained without privacy)")
+        ax.set_ylabel(SHARE if measure == "accuracy" else measure)
+        ax.set_title("The same promise, two methods" if len(labels) <= 2 else "The same promise")
+        beside(ax, labels, together=False)
+        footer(figure, "large marks: means over seeds; small pale marks: single runs")
+    return figure
+
+
+def step_size(
+    alone: Mapping[float, pd.DataFrame],
+    together: Mapping[float, pd.DataFrame],
+    measure: str = "accuracy",
+) -> Picture:
+    """Draws two panels over rounds: alpha changed by itself, and together with step and clip.
+
+    Args:
+        alone, together: alpha -> tidy frame of a run. Where runs agree the lines lie on top of each
+            other, thick below thin.
+        measure: of the whole model.
+
+    Guarantees: both panels have the same axes (test_step_size_has_equal_axes).
+    """
+    titles = ("α alone is changed", "with α → cα also η → η/c², C → cC")
+    with paper():
+        figure, axes = panels(10.4, 3.9, *((x, 0.15, 0.36, 0.72) for x in (0.065, 0.56)))
+        labels: list[list[Label]] = [[], []]
+        for ax, runs, words, title in zip(axes, (alone, together), labels, titles, strict=True):
+            for i, (alpha, frame) in enumerate(runs.items()):
+                mean = tidy.rows(frame, measure).groupby("round")["value"].mean()
+                colour = to_hex(colormaps["viridis"](0.05 + 0.75 * i / max(1, len(runs) - 1)))
+                width = 1.5 + 1.6 * (len(runs) - 1 - i)
+                (line,) = ax.plot(mean.index, mean, color=colour, lw=width)
+                words.append(style.end_label(line, f"α = {alpha:g}"))
+            ax.set_title(title)
+        limits = [edge for ax in axes for edge in ax.get_ylim()]
+        for ax, words in zip(axes, labels, strict=True):
+            ax.set(xlabel="round", ylabel=f"test {measure}", ylim=(min(limits), max(limits)))
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.set_xlim(0, max(word.x for word in words))
+            beside(ax, words)
+    return figure
+
+
+def traffic_table(frame: pd.DataFrame, way: str = "both") -> Any:
+    """Means over seeds: columns method, round, bytes (so far), value (accuracy), low, high."""
+    sent = tidy.cumulative(frame, WAYS[way][0]).rename(columns={"value": "bytes"})
+    joined = tidy.rows(frame, "accuracy").merge(sent, on=["method", "seed", "round"])
+    grouped = joined.groupby(["method", "round"], sort=False)
+    result = grouped.agg(bytes=("bytes", "mean"), value=("value", "mean")).reset_index()
+    bands = [tidy.band(values) for _, values in grouped["value"]] if len(joined) else []
+    return result.assign(low=[low for low, _ in bands], high=[high for _, high in bands])
+
+
+def _traffic_panel(ax: Any, means: Any, way: str = "both") -> None:
+    """Draws accuracy against bytes so far, one line a method, its end marked."""
+    most, labels = float(means["bytes"].max()), []
+    scale, unit = tidy.byte_unit(most)
+    for slug in tidy.order(means):
+        part, seen = means[means["method"] == slug].sort_values("round"), look(slug)
+        x = part["bytes"] / scale
+        ax.fill_between(x, part["low"], part["high"], color=seen.colour, alpha=0.1, lw=0)
+        (line,) = ax.plot(x, part["value"], color=seen.colour)
+        if seen.dashes:
+            line.set_dashes(seen.dashes)
+        labels.append(style.end_label(line, name(slug)))
+        mark(ax, labels[-1].x, labels[-1].y, slug)
+    bottom, top = ax.get_ylim()
+    ax.set_title("What accuracy costs in bytes")
+    ax.set(xlim=(0, most / scale * 1.01 or 1), ylim=(max(0.0, bottom), min(1.0, top)))
+    ax.set(xlabel=f"{WAYS[way][1]} so far, all clients ({unit})", ylabel=SHARE)
+    beside(ax, labels, together=False, inside=True, above=True)
+
+
+def traffic(frame: pd.DataFrame, way: str = "both") -> Picture:
+    """Draws test accuracy against bytes so far: one line a method, mean over seeds, 95 % band.
+
+    ``way`` is "both", "up" (to the server) or "down" (from it).
+
+    Raises: ``ValueError`` when the frame lacks accuracy or bytes, or no run has the bytes of all
+        its rounds.
+    Guarantees: the line ends at the total of the run (test_traffic_ends_at_the_total).
+    """
+    check_one_of("way", way, tuple(WAYS))
+    means = traffic_table(frame, way)
+    check(len(means) > 0, "measure", WAYS[way][0], "bytes of every round of at least one method")
+    missing = [slug for slug in tidy.order(frame) if slug not in set(means["method"])]
+    with paper():
+        figure, (ax,) = panels(7.6, 4.1, PLACE)
+        _traffic_panel(ax, means, way)
+        _seed_footer(figure, tidy.seeds(tidy.rows(frame, "accuracy")), missing)
+    return figure
+
+
+def client_scaling_table(frames: Mapping[int, pd.DataFrame]) -> Any:
+    """Means over rounds for each number of clients: those that took part, bytes that they sent up,
+    and bytes if all had."""
+    rows = []
+    for clients, frame in frames.items():
+        after: Any = frame[frame["round"] > 0]
+        part = float(tidy.rows(after, "participants")["value"].sum())
+        sent = float(tidy.rows(after, "bytes_up")["value"].sum())
+        rounds, each = after["round"].nunique(), sent / part if part else np.nan
+        rows.append((clients, part / rounds, sent / rounds, each * clients))
+    return pd.DataFrame(rows, columns=["clients", "part", "bytes", "all"]).set_index("clients")
+
+
+def client_scaling(frames: Mapping[int, pd.DataFrame]) -> Picture:
+    """Draws the bytes that the server receives in a round against the number of clients, and what
+    they would be if all took part.
+
+    ``frames`` maps two or more numbers of clients to the tidy frame of a run with at least a round.
+
+    Guarantees: points are the frames' own means
+        (tests/course/test_lesson_14.py::test_growth_shows_the_frames).
+    """
+    check(len(frames) > 1, "frames", len(frames), "runs with at least two numbers of clients")
+    means, labels = client_scaling_table(frames), []
+    drawn = (("all", "if all took part", "A"), ("bytes", "by those that do", "B"))
+    with paper():
+        figure, (ax,) = panels(7.6, 3.8, (0.11, 0.17, 0.6, 0.72))
+        for column, words, factor in drawn:
+            y, dashes = means[column] / 2**20, (4, 2) if column == "all" else (None, None)
+            colour = style.FACTOR[factor]
+            (line,) = ax.plot(means.index, y, color=colour, marker="o", dashes=dashes)
+            labels.append(style.end_label(line, words))
+        ax.set(xscale="log", yscale="log")
+        ax.set(xlabel="clients in the federation", ylabel="MiB sent up in a round")
+        ax.set_title("A round costs what takes part, not what exists", color=style.INK)
+        beside(ax, labels, wide=20)
+    return figure
+
+
+def _accuracy_panel(ax: Any, part: Any) -> None:
+    labels = method_lines(ax, part)
+    frame_axes(ax, part, "accuracy")
+    start_line(ax, part)
+    beside(ax, labels, together=False)
+
+
+def _epsilon_panel(ax: Any, part: Any) -> None:
+    """Draws the privacy spent, as one line in ink where all methods spend the same."""
+    gap = part.groupby("round")["value"].agg(np.ptp).max()
+    if part["method"].nunique() > 1 and gap < 1e-6:
+        one = part.groupby("round")["value"].mean()
+        ax.plot(one.index, one.to_numpy(), color=style.INK, marker="o", markevery=[-1])
+        x, y = float(one.index[-1]), float(one.iloc[-1])
+        labels = [Label(x, y, f"every method\nε = {y:.2f}", style.INK)]
+    else:
+        labels = method_lines(ax, part)
+    frame_axes(ax, part, "epsilon")
+    beside(ax, labels)
+
+
+def overview(frame: pd.DataFrame) -> Picture:
+    """Draws accuracy, aggregation deviation and ε over rounds, and accuracy against bytes.
+
+    Raises: ``ValueError`` when the frame, tidy and of one task, lacks one of the measures.
+    Guarantees: test_overview_has_four_panels.
+    """
+    accuracy = tidy.rows(frame, "accuracy")
+    drift, spent = (tidy.rows(frame, x, required=False) for x in ("deviation", "epsilon"))
+    parts = (
+        ("How well it learns", _accuracy_panel, accuracy, ""),
+        ("How far it misses the mean product", _deviation_panel, drift, "deviation: not measured"),
+        ("What privacy it spends", _epsilon_panel, spent, "no finite ε in this frame"),
+        ("What it sends and receives", _traffic_panel, traffic_table(frame), "bytes: not measured"),
+    )
+    with paper():
+        figure = style.picture(9.9, 7.2)
+        for i, (title, draw, part, absent) in enumerate(parts):
+            corner = (0.565 if i % 2 else 0.065, 0.105 if i > 1 else 0.575)
+            ax = figure.add_axes((*corner, 0.315, 0.36))
+            if len(part):
+                draw(ax, part)
+            else:
+                ax.set(xticks=[], yticks=[])
+                ax.text(
+                    0.5, 0.5, absent, transform=ax.transAxes, ha="center", size=9, color=style.SOFT
+                )
+            ax.set_title(f"{i + 1}  {title}")
+        footer(figure, tidy.seeds(accuracy))
+    return figure

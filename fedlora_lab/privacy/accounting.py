@@ -1,0 +1,514 @@
+"""From a history of noised releases to epsilon, and from a target epsilon to the noise.
+
+A history is a tuple of ``(noise_multiplier, sample_rate, steps)``: Poisson-subsampled Gaussian
+releases, composed exactly even when sigma or q change on the way. `ACCOUNTANTS` names the ways to
+compute epsilon; answers are cached, because a run asks often.
+"""
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+from scipy import fft
+from scipy.special import log_ndtr
+
+from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, is_number
+
+History = tuple[tuple[float | None, float, int], ...]
+Key = tuple[tuple[float, float, int], ...]
+"""A merged history: (noise multiplier > 0, sample rate > 0, steps >= 1), sorted."""
+
+SMALLEST_DELTA = 1e-12
+
+
+@dataclass(frozen=True)
+class Accountant:
+    """A way to compute epsilon: (merged history, delta) -> an upper bound on it.
+
+    The bound never falls with less noise, a larger q or more steps. Where it is ``tight``, exact up
+    to a small error, plans without sampling have the exact Gaussian noise, and many sample rates
+    are calibrated from one another.
+
+    >>> ACCOUNTANTS["rdp"].epsilon(((1.0, 0.1, 10),), 1e-5) > 2
+    True
+    """
+
+    epsilon: Callable[[Key, float], float]
+    tight: bool = False
+
+
+def check_delta(delta: float) -> None:
+    """Raise unless ``SMALLEST_DELTA`` <= delta < 1."""
+    check(is_number(delta) and 0 < delta < 1, "delta", delta, "a number in (0, 1)")
+    # What lies beyond the largest normal number that can be drawn cannot be promised.
+    why = "at least 1e-12: noise from 52 random bits ends at 8.2 sigma"
+    check(delta >= SMALLEST_DELTA, "delta", delta, why)
+
+
+def epsilon(history: History, delta: float, accountant: str = "prv") -> float:
+    """Computes the epsilon that a history has spent at ``delta``.
+
+    Args:
+        history: tuple of (noise_multiplier, sample_rate, steps); a multiplier of ``None`` or 0 is
+            no noise, and makes epsilon infinite.
+        delta: in [1e-12, 1).
+        accountant: a name in `ACCOUNTANTS`. "rdp" is an upper bound; "prv" the upper end of a
+            numerical interval, within ``EPSILON_ERROR`` of the exact value. Where the PRV grid
+            would grow too large (an epsilon of many dozens over thousands of steps, a sigma near 0)
+            or delta is too small for double precision, "prv" gives a larger, valid bound.
+
+    Guarantees: test_rdp_equals_dp_accounting, test_prv_within_stated_error_of_pld,
+        test_history_is_composed_not_approximated, test_where_no_grid_fits_the_bound_is_tight.
+    Source: arXiv:2106.02848, section 5 (PRV); arXiv:1908.10530, section 3.3 (RDP);
+        arXiv:1905.09982, theorem 21.
+
+    >>> round(epsilon(((2.0, 1.0, 10),), delta=1e-5), 2)
+    7.51
+    """
+    check_delta(delta)
+    check_one_of("accountant", accountant, tuple(ACCOUNTANTS))
+    key = merge_history(history)
+    if not key:
+        return 0.0
+    # Sorted by sigma: a release without noise, which protects nobody, comes first.
+    return math.inf if key[0][0] == 0 else _epsilon(key, float(delta), ACCOUNTANTS[accountant])
+
+
+@lru_cache(maxsize=8192)
+def _epsilon(key: Key, delta: float, accountant: Accountant) -> float:
+    return accountant.epsilon(key, delta)
+
+
+def merge_history(history: History) -> Key:
+    """Sorts a history, merges equal (sigma, q) and drops empty entries; sigma = 0 comes first."""
+    expected = "a tuple of (noise_multiplier, sample_rate, steps)"
+    check(isinstance(history, (tuple, list)), "history", history, expected)
+    merged: dict[tuple[float, float], int] = {}
+    for entry in history:
+        three = isinstance(entry, (tuple, list)) and len(entry) == 3
+        check(three, "history", entry, "three numbers in every entry")
+        sigma, q, steps = entry
+        check_number("noise_multiplier", 0 if sigma is None else sigma, 0)
+        check_number("sample_rate", q, 0, 1)
+        check_whole("steps", steps, 0)
+        if steps and q:
+            pair = (float(sigma or 0), float(q))
+            merged[pair] = merged.get(pair, 0) + steps
+    return tuple((*pair, steps) for pair, steps in sorted(merged.items()) if pair[0] < math.inf)
+
+
+# Renyi divergences
+
+ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 80, 96, 128, 192, 256, 512, 1000)
+"""Renyi orders: those of Opacus, and larger ones that keep a small epsilon tight."""
+
+
+@cache
+def opacus_analysis() -> Any:
+    """Imports Opacus' accountants without the handler that they give to the root logger.
+
+    Guarantees: test_user_process.py::test_nothing_is_frozen_where_the_package_loads_the_libraries.
+    """
+    root = logging.getLogger()
+    before = list(root.handlers)
+    from opacus.accountants import analysis
+    from opacus.accountants.analysis import prv, rdp  # noqa: F401
+
+    root.handlers[:] = before
+    return analysis
+
+
+@lru_cache(maxsize=1024)
+def release_rdp(sigma: float, q: float, orders: tuple[float, ...]) -> np.ndarray:
+    """Renyi divergence of one release, (orders,); infinite where Opacus overflows."""
+    values = np.full(len(orders), math.inf)
+    for k, order in enumerate(orders):
+        with suppress(ValueError, ArithmeticError):
+            one = {"q": q, "noise_multiplier": sigma, "steps": 1, "orders": float(order)}
+            values[k] = opacus_analysis().rdp.compute_rdp(**one)
+    return np.where(np.isfinite(values), values, math.inf)
+
+
+def renyi_epsilon(key: Key, delta: float, orders: tuple[float, ...] = ORDERS) -> float:
+    """Upper bound on epsilon from Renyi divergences; the best over ``orders``."""
+    # Divergences of one order add up over releases, whatever their sigma and q.
+    total = np.sum([steps * release_rdp(sigma, q, orders) for sigma, q, steps in key], axis=0)
+    get = opacus_analysis().rdp.get_privacy_spent
+    with warnings.catch_warnings():
+        # At the first or last order the bound is valid too, only not the tightest.
+        warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
+        value, _ = get(orders=list(orders), rdp=total, delta=delta)
+    return max(0.0, float(value))
+
+
+# Releases without sampling: the exact Gaussian form
+
+
+def _log_delta(epsilon: float, mu: float) -> float:
+    """log delta of mu-GDP: log(Phi(mu/2 - epsilon/mu) - exp(epsilon) Phi(-mu/2 - epsilon/mu))."""
+    first = float(log_ndtr(-epsilon / mu + mu / 2))
+    second = epsilon + float(log_ndtr(-epsilon / mu - mu / 2))
+    return first + math.log(-math.expm1(min(second - first, -1e-300)))
+
+
+def _bisect(above: Callable[[float], bool], low: float, high: float) -> float:
+    """The upper end of where ``above`` turns false between ``low`` and ``high``."""
+    while high - low > 1e-13 * high:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if above(middle) else (low, middle)
+    return high
+
+
+def _round_up(sigma: float) -> float:
+    """Ten digits, rounded up: the same on every machine, and it spends no more."""
+    unit = 10.0 ** (math.floor(math.log10(sigma)) - 9)
+    return math.ceil(sigma / unit) * unit
+
+
+def gaussian_epsilon(key: Key, delta: float) -> float:
+    """The smallest epsilon of releases that all have q = 1: mu = sqrt(sum steps / sigma^2).
+
+    Source: arXiv:1805.06530, theorem 8; arXiv:1905.02383, corollary 3.3 (composition).
+    """
+    mu = math.sqrt(math.fsum(steps / sigma / sigma for sigma, _, steps in key))
+    if mu == 0 or not math.isfinite(mu * mu):
+        return 0.0 if mu == 0 else math.inf
+    goal = math.log(delta)
+    if _log_delta(0.0, mu) <= goal:
+        return 0.0
+    # Phi(-epsilon / mu + mu / 2) <= delta is enough, and Phi(-x) <= exp(-x^2 / 2).
+    high = mu * mu / 2 + mu * math.sqrt(-2 * goal)
+    return _bisect(lambda e: _log_delta(e, mu) > goal, 0.0, high)
+
+
+def _gaussian_noise_multiplier(target: float, delta: float, steps: int) -> float:
+    """The smallest sigma of ``steps`` releases with q = 1 that spends at most ``target``."""
+    goal, high = math.log(delta), 1.0
+    while _log_delta(target, 1 / high) > goal:
+        high *= 2
+    low = high / 2
+    while low > 1e-30 and _log_delta(target, 1 / low) <= goal:
+        low, high = low / 2, low
+    one = _bisect(lambda sigma: _log_delta(target, 1 / sigma) > goal, low, high)
+    return _round_up(one * math.sqrt(steps))
+
+
+# Numerical composition of privacy losses
+
+EPSILON_ERROR = 1e-2
+"""How far the value of "prv" may lie above the exact one: half the width of its interval and what
+the share of delta set aside for truncation costs, up to 1e-3 of it."""
+
+_HALF_WIDTH = 8e-3  # at most; a tenth of it where epsilon is small
+_TAIL_ORDERS = (*range(2, 33), 40, 48, 64, 96, 128, 256)  # whole orders cost Opacus microseconds,
+_LOW_ORDERS = (1.15, 1.3, 1.5, 1.75)  # fractional ones milliseconds: only where epsilon is large
+_LARGEST = 1 << 22  # points; beyond, one evaluation takes seconds and hundreds of megabytes
+_LARGEST_KEPT = 1 << 18  # points; beyond, a spectrum is not worth its memory
+_BLOCK = 32  # most points that one can stand for, see `prv_epsilon`
+_SHORTEST = 128  # a grid is laid out for at least so many steps, else for the next power of two
+_PLD_POINTS = 2e5  # of a composed distribution, about: a call takes a fraction of a second
+_NO_GRID = (RuntimeError, ValueError, ArithmeticError, MemoryError)
+
+
+def tight_epsilon(key: Key, delta: float) -> float:
+    """Epsilon of the accountant "prv": exact at q = 1, else PRV; a bound where no grid fits."""
+    if all(q == 1 for _, q, _ in key):
+        return gaussian_epsilon(key, delta)
+    # Each way out is an upper bound: of two the smaller is valid.
+    try:
+        return prv_epsilon(key, delta)
+    except _NO_GRID:
+        bound = renyi_epsilon(key, delta)
+    try:
+        return min(bound, _pld_epsilon(key, delta, bound))
+    except _NO_GRID:
+        return bound
+
+
+def prv_epsilon(key: Key, delta: float) -> float:
+    """Upper end of the PRV interval for epsilon.
+
+    Raises: one of ``_NO_GRID`` where no grid of acceptable size is accurate enough.
+    Source: arXiv:2106.02848, algorithm 1.
+    """
+    # One grid serves all histories up to the next power of two, so that spectra are reused.
+    planned = ((s, q, max(_SHORTEST, 1 << (steps - 1).bit_length())) for s, q, steps in key)
+    size, mesh, error = _grid(tuple(planned), delta)
+    spectrum_of = _spectrum if size <= _LARGEST_KEPT else _spectrum.__wrapped__
+    product, shift, count = np.ones(size // 2 + 1, complex), 0.0, 0
+    for sigma, q, steps in key:
+        spectrum, log_size, mean = spectrum_of(sigma, q, size, mesh)
+        # Higher frequencies are below rounding once raised to the power.
+        used = int(np.count_nonzero(log_size >= -40 / steps))
+        product = product[:used] * _power(spectrum[: len(product)][:used], steps)
+        shift, count = shift + steps * mean, count + steps
+    # With few frequencies left the density is band-limited: one point in `every` misses nothing.
+    # The kink of (1 - e^(epsilon - t))+ costs about (4e-3)^2 / 8, some 1e-6 of epsilon.
+    every = 1
+    while every < _BLOCK and 4 * every * len(product) < size and 2 * every * mesh <= 4e-3:
+        every *= 2
+    # A sum of `count` grid indices has each of their origins in it; one origin is to be left.
+    turn, rest = divmod((count - 1) * (size // 2 - 1) % size, every)
+    pmf = np.roll(np.asarray(fft.irfft(product, n=size // every)), -turn)
+    domain = _domain(size, mesh, every).shift_right(shift - rest * mesh)
+    loss = opacus_analysis().prv.DiscretePRV(pmf=pmf, domain=domain)
+    # Only the upper end of the interval promises anything.
+    with np.errstate(all="ignore"):
+        _, _, upper = loss.compute_epsilon(delta, delta / 1000, error)
+    if not math.isfinite(upper):
+        raise RuntimeError("no finite epsilon on this grid")
+    return max(0.0, float(upper))
+
+
+@lru_cache(maxsize=1024)
+def _grid(planned: Key, delta: float) -> tuple[int, float, float]:
+    """Points, mesh and epsilon error of a grid for every history up to ``planned``; remark 5.6."""
+    # The share of delta given to truncation and discretisation, as in Opacus.
+    slack, total = delta / 1000, sum(steps for *_, steps in planned)
+
+    def tail(key: Key, delta: float) -> float:
+        """A privacy loss exceeded with probability ``delta`` at most, from few Renyi orders."""
+        bound = renyi_epsilon(key, delta, _TAIL_ORDERS)
+        return bound if bound < 40 else min(bound, renyi_epsilon(key, delta, _LOW_ORDERS))
+
+    whole = tail(planned, slack / 4)
+    tails = [whole, *(tail(((sigma, q, 1),), slack / (8 * total)) for sigma, q, _ in planned)]
+    error = min(_HALF_WIDTH, max(_HALF_WIDTH / 10, whole / 500))
+    mesh = error / math.sqrt(total * math.log(12 / slack) / 2)
+    points = 2 * (max(tails) + 3) / mesh
+    if not points < _LARGEST:
+        raise MemoryError("the PRV grid would be too large")
+    blocks = math.ceil((points + 2) / (2 * _BLOCK))
+    return 2 * _BLOCK * int(fft.next_fast_len(blocks, real=True)), mesh, error  # type: ignore[arg-type]
+
+
+def _domain(size: int, mesh: float, every: int = 1) -> Any:
+    """A grid on which the privacy loss 0 has the index size // 2 - 1, of every so many points."""
+    low, points = -(size // 2 - 1) * mesh, size // every
+    high = low + (points - 1) * every * mesh
+    return opacus_analysis().prv.Domain(t_min=low, t_max=high, size=points)
+
+
+@lru_cache(maxsize=96)  # about 2 MB each
+def _spectrum(
+    sigma: float, q: float, size: int, mesh: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """One discretised release: Fourier transform, log of its largest size from there on, shift."""
+    from scipy.integrate import IntegrationWarning
+
+    prv, domain = opacus_analysis().prv, _domain(size, mesh)
+    release = prv.PoissonSubsampledGaussianPRV(q, sigma)
+    # log(0) off the support; quad warns at the truncation.
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", IntegrationWarning)
+        truncated = prv.TruncatedPrivacyRandomVariable(release, domain.t_min, domain.t_max)
+        one = prv.discretize(truncated, domain)
+    spectrum = np.asarray(fft.rfft(one.pmf))
+    sizes = np.maximum.accumulate(np.abs(spectrum)[::-1])[::-1]
+    return spectrum, np.log(np.maximum(sizes, 1e-300)).astype(np.float32), float(one.domain.shifts)
+
+
+def _power(x: np.ndarray, n: int) -> np.ndarray:
+    """x**n for a whole n >= 1 by repeated squaring, several times faster than complex ``**``."""
+    result = np.ones(1, complex)
+    while n:
+        if n & 1:
+            result = result * x
+        n >>= 1
+        x = x * x if n else x
+    return result
+
+
+def _pld_epsilon(key: Key, delta: float, scale: float) -> float:
+    """Upper bound by a privacy loss distribution, close where ``scale`` >= epsilon is.
+
+    Raises: one of ``_NO_GRID`` where the distribution of one release is too wide.
+    Source: arXiv:2207.04380 (connect the dots).
+    """
+    from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism as loss
+
+    total = sum(steps for *_, steps in key)
+    # The rounding of one release is of second order in the interval, and adds up over the releases.
+    interval = min(1e-3, max(scale / _PLD_POINTS, 1e-3 / math.sqrt(total), 1e-5))
+    interval = max(interval, scale / (5 * _PLD_POINTS))
+    whole: Any = None
+    for sigma, q, steps in key:
+        if (0.5 / sigma**2 + 12 / sigma) / interval > 5 * _PLD_POINTS:
+            raise MemoryError("one release has too many points")
+        one = loss(sigma, value_discretization_interval=interval, sampling_prob=q)
+        part = one.self_compose(steps)
+        whole = part if whole is None else whole.compose(part)
+    value = float(whole.get_epsilon_for_delta(delta))
+    if not math.isfinite(value):
+        raise RuntimeError("no finite epsilon at this delta")
+    return max(0.0, value)
+
+
+ACCOUNTANTS: dict[str, Accountant] = {
+    "prv": Accountant(tight_epsilon, tight=True),
+    "rdp": Accountant(renyi_epsilon),
+}
+"""Name -> accountant. `Privacy`, `Ledger`, calibration and the command line take what is here; an
+entry added to this mapping is an accountant like the others."""
+
+
+# From a target epsilon to the noise
+
+GROUPS = 16
+"""Distinct sample rates that are calibrated one by one; more share the noise of so many."""
+
+
+def noise_multiplier(
+    epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str = "prv"
+) -> float:
+    """Finds the smallest sigma whose ``steps`` releases spend at most ``epsilon``.
+
+    Args:
+        epsilon: target, > 0; finite. Spent is at most 0.1 % less, and never more.
+        delta, accountant: as for `epsilon`.
+        sample_rate, steps: q in [0, 1] and number of releases, >= 0; 0 needs no noise.
+
+    Raises: ``ValueError`` for a value out of range, or a target below what the accountant can
+        certify (about 3e-3).
+    Guarantees: test_noise_multiplier_never_above_target.
+
+    >>> round(noise_multiplier(8.0, 1e-5, 1.0, 10), 3)
+    1.898
+    """
+    return noise_multipliers(epsilon, delta, (sample_rate,), steps, accountant)[0]
+
+
+def noise_multipliers(
+    epsilon: float,
+    delta: float,
+    sample_rates: tuple[float, ...],
+    steps: int,
+    accountant: str = "prv",
+) -> tuple[float, ...]:
+    """A sigma for each sample rate, as `noise_multiplier`; more than ``GROUPS`` rates share some.
+
+    Guarantees: test_many_distinct_sizes_spend_at_most_the_target.
+    """
+    check_number("epsilon", epsilon, 0, 1e9, open_low=True)
+    check_delta(delta)
+    for rate in sample_rates:
+        check_number("sample_rate", rate, 0, 1)
+    check_whole("steps", steps, 0)
+    check_one_of("accountant", accountant, tuple(ACCOUNTANTS))
+    if not steps:
+        return (0.0,) * len(sample_rates)
+    # Epsilon never falls with q: the sigma of a group's largest rate is enough for all of them.
+    largest, chosen = group_rates(sample_rates, GROUPS), ACCOUNTANTS[accountant]
+    goal = (float(epsilon), float(delta), int(steps), chosen)
+    tops, linked = sorted(set(largest.values())), len(largest) > GROUPS and chosen.tight
+    sigmas: dict[float, float] = {}
+    for rates in [tuple(tops)] if linked else [(q,) for q in tops]:
+        sigmas |= _noise_multipliers(*goal, rates, linked)
+    return tuple(sigmas[largest[float(q)]] if q > 0 else 0.0 for q in sample_rates)
+
+
+def group_rates(rates: Iterable[float], most: int) -> dict[float, float]:
+    """Each rate > 0 with the largest of its group: groups as narrow in ratio as can be."""
+    distinct = sorted({float(rate) for rate in rates if rate > 0}, reverse=True)
+    if len(distinct) <= most:
+        return {rate: rate for rate in distinct}
+
+    def cover(width: float) -> dict[float, float]:
+        groups, top = {}, math.inf
+        for rate in distinct:
+            top = rate if top == math.inf or rate * width < top else top
+            groups[rate] = top
+        return groups
+
+    low, high = 1.0, (distinct[0] / distinct[-1]) ** (1 / most) * (1 + 1e-9)
+    for _ in range(40):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if len(set(cover(middle).values())) <= most else (middle, high)
+    return cover(high)
+
+
+def _clt_noise_multiplier(target: float, delta: float, q: float, steps: int) -> float:
+    """sigma by the central limit of Gaussian DP: no bound, only a start within some per cent.
+
+    Source: arXiv:1905.02383, corollary 2.13 (delta of mu); arXiv:1911.11607, section 3 (mu of q,
+        sigma, steps).
+    """
+    low, high, goal = 1e-9, 1e6, math.log(delta)
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if _log_delta(target, middle) < goal else (low, middle)
+    return 1 / math.sqrt(math.log1p((high / q) ** 2 / steps))
+
+
+def _solve(spent: Callable[[float], float], target: float, sigma: float, slope: float) -> float:
+    """The sigma at which the falling function ``spent`` is within 0.1 % below ``target``.
+
+    The search begins at ``sigma``, with ``slope`` of log ``spent`` over log sigma until two points
+    are known. Raises ``ValueError`` when no sigma up to 1e7 is enough.
+    """
+    low, high, points = 0.0, math.inf, []  # spent(low) > target >= spent(high)
+    for _ in range(80):
+        value = spent(sigma)
+        # Only a sigma that was counted and spends no more than the target may become the result.
+        low, high = (low, sigma) if value <= target else (sigma, high)
+        if target * (1 - 1e-3) <= value <= target or high < low * (1 + 1e-4) or low > 1e7:
+            break
+        if 0 < value < math.inf:
+            points = [*points, (math.log(sigma), math.log(value))][-2:]
+        # The secant's step if it falls inside the bracket, else its middle, else a step outward.
+        if points:
+            (x0, y0), (x1, y1) = points[0], points[-1]
+            steep = (y1 - y0) / (x1 - x0) if x1 != x0 else slope
+            step = (math.log(target) - 4e-4 - y1) / steep if steep < 0 else math.inf
+            sigma = math.exp(x1 + max(-2.0, min(2.0, step)))
+        if not points or not low * (1 + 1e-6) < sigma < high * (1 - 1e-6):
+            outward = 4 * low if high == math.inf else high / 4
+            sigma = math.sqrt(low * high) if 0 < low < high < math.inf else outward
+    expected = "a target that this accountant can certify, above about 3e-3"
+    check(high < math.inf, "epsilon", target, expected)
+    return _round_up(high)  # the last bits depend on the number of threads
+
+
+@lru_cache(maxsize=1024)
+def _noise_multipliers(
+    target: float,
+    delta: float,
+    steps: int,
+    accountant: Accountant,
+    rates: tuple[float, ...],
+    linked: bool,
+) -> dict[float, float]:
+    """The sigma of each rate; ``linked``: each search begins where the two before it point.
+
+    How far the central limit is off, and how steeply epsilon falls, hardly changes from one rate to
+    the next: many rates then need fewer evaluations.
+    """
+    sigmas: dict[float, float] = {}
+    off: list[tuple[float, float]] = []  # log rate, log of the result over the first guess
+    for q in rates:
+        if q == 1 and accountant.tight:
+            sigmas[q] = _gaussian_noise_multiplier(target, delta, steps)
+            continue
+        guess, slope, correction = _clt_noise_multiplier(target, delta, q, steps), -1.0, 0.0
+        if linked:
+            above = _clt_noise_multiplier(1.02 * target, delta, q, steps)
+            slope = math.log(1.02) / math.log(above / guess)
+            correction = off[-1][1] if off else 0.0
+        if len(off) > 1:
+            (x0, y0), (x1, y1) = off[-2:]
+            correction = y1 + (y1 - y0) * (math.log(q) - x1) / (x1 - x0)
+
+        def spent(sigma: float, q: float = q) -> float:
+            return _epsilon(((sigma, q, steps),), delta, accountant)
+
+        sigmas[q] = _solve(spent, target, guess * math.exp(correction), slope)
+        off.append((math.log(q), math.log(sigmas[q] / guess)))
+    return sigmas

@@ -1,0 +1,318 @@
+"""The privacy plan: unit of privacy, clip norm, noise, sampling, accountant and trust."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any, NamedTuple
+
+from scipy.special import bdtr
+
+from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab.methods.plan import Plan
+from fedlora_lab.privacy import accounting
+from fedlora_lab.privacy.ledger import RELATION, Ledger, Numbers, as_floats, check_terms
+
+
+class NoiseLevels(NamedTuple):
+    """Standard deviations of the noise added to a SUM of clipped contributions (not to their mean).
+
+    Args:
+        each: added by every uploading client; one per client when the noise multiplier is.
+        server: added once, by a trusted server.
+        shares: honest clients whose noise is relied on; with fewer uploads than these and the
+            colluding clients together a round must not be released.
+
+    >>> Privacy(noise_multiplier=2.0, clip_norm=0.5).noise(3, Plan()).each
+    1.0
+    """
+
+    each: Numbers
+    server: float
+    shares: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privacy:
+    """Protects examples or clients by clipping their contributions and adding Gaussian noise.
+
+    Args:
+        unit: what neighbours differ by. "example": every client runs DP-SGD on its own data, q =
+            batch / n_k per step. "client": the whole update of a client is clipped, one release a
+            round.
+        relation: "zero-out", the only one covered: one unit's contribution is replaced by nothing.
+            The number of clients and their sizes are public.
+        clip_norm: C >= 0, the L2 norm of one unit's contribution over all tensors that move;
+            ``inf`` (no clip) only without noise.
+        noise_multiplier: sigma >= 0, noise in units of C; one number or, in the example unit, one
+            per client. ``None``: not chosen yet, see ``calibrate``.
+        sample_rate: q in [0, 1]; one number or, in the example unit, one per client; ``None``:
+            taken from the plan.
+        delta: in [1e-12, 1); must lie below 1 / number of units.
+        accountant: "prv" (tight), "rdp", or another name in `accounting.ACCOUNTANTS`.
+        trust: whom the noise protects from. "local": every upload is protected alone. "secagg":
+            only the sum of the uploads is seen, each client adds its share of the noise. "central":
+            the server sees the uploads and adds the noise. The example unit is always "local"; the
+            client unit is "central" unless told otherwise.
+        honest: secure aggregation only: honest clients whose noise share is relied on. A round with
+            fewer uploads than ``honest + colluding`` is not released. ``None``: the 1 % quantile of
+            the number of uploads less ``colluding``, at least 1.
+        colluding: secure aggregation only: clients that may upload and tell the server their noise,
+            so that it hides nothing.
+        target, releases: the epsilon this plan was calibrated for, and for how many releases of
+            each unit.
+
+    Participation amplifies under "central" alone, against whoever sees the released models. Under
+    "local" the uploads tell who takes part. Under "secagg" the server sees who sends, and everybody
+    else reads their number off the noise of the released sum, to which each of them adds a share:
+    q = 1. In the example unit the batch is drawn inside the client, and its q counts.
+
+    Guarantees: test_privacy_refuses_bad_values, test_trust_levels_add_up,
+        test_calibrate_meets_its_target,
+        test_attack_neighbours.py::test_one_example_less_moves_a_step_by_at_most_what_is_assumed,
+        test_attack_neighbours.py::test_one_client_less_moves_a_round_by_at_most_what_is_assumed,
+        test_attack_secagg.py::test_colluders_leave_enough_noise.
+    Source: arXiv:1607.00133, algorithm 1 (example unit); arXiv:1710.06963, algorithm 1 (client
+        unit).
+
+    >>> privacy = Privacy(clip_norm=1.0, noise_multiplier=2.0, sample_rate=0.1, accountant="rdp")
+    >>> round(privacy.ledger(releases=100).epsilon(), 2)
+    2.58
+    """
+
+    unit: str = "example"
+    clip_norm: float = 1.0
+    noise_multiplier: Numbers | None = None
+    sample_rate: Numbers | None = None
+    delta: float = 1e-5
+    accountant: str = "prv"
+    trust: str | None = None
+    honest: int | None = None
+    target: float | None = None
+    relation: str = RELATION
+    colluding: int = 0
+    releases: int | None = None
+
+    def __post_init__(self) -> None:
+        trust = check_terms(self.unit, self.delta, self.accountant, self.trust, self.relation)
+        object.__setattr__(self, "trust", trust)
+        check_number("clip_norm", self.clip_norm, 0)
+        for name, high in (("noise_multiplier", math.inf), ("sample_rate", 1.0)):
+            value = getattr(self, name)
+            if value is not None:
+                value = as_floats(name, value, high)
+                common = "one number for unit='client': a round's noise and draw are common to all"
+                check(self.unit == "example" or isinstance(value, float), name, value, common)
+                check(value != (), name, value, "one number, or one per client")
+            object.__setattr__(self, name, value)
+        sigma, rate = self.noise_multiplier, self.sample_rate
+        lengths = {len(value) for value in (sigma, rate) if isinstance(value, tuple)}
+        check(len(lengths) < 2, "sample_rate", rate, "as many numbers as noise_multiplier has")
+        why = "a finite number when noise_multiplier > 0: noise is sigma C"
+        check(self.clip_norm < math.inf or not any(_each(sigma)), "clip_norm", self.clip_norm, why)
+        if self.target is not None:
+            check_number("target", self.target, 0, open_low=True)
+        if self.releases is not None:
+            check_whole("releases", self.releases, 0)
+        if self.unit == "client" and trust != "central" and rate is not None:
+            why = "uploads, or the noise of their sum, tell who takes part"
+            check(rate == 1, "sample_rate", rate, f"1 or None for trust={trust!r}: {why}")
+        summed = self.server_sees_only_sum
+        if self.honest is not None:
+            check_whole("honest", self.honest, 1)
+            check(summed, "honest", self.honest, "None unless trust='secagg'")
+        check_whole("colluding", self.colluding, 0)
+        # Elsewhere every upload, or the server, has noise of its own: nobody's share is relied on.
+        why = "0 unless trust='secagg'"
+        check(summed or not self.colluding, "colluding", self.colluding, why)
+
+    @property
+    def server_sees_only_sum(self) -> bool:
+        """Whether the server sees the sum of the uploads and no upload (secure aggregation)."""
+        return self.trust == "secagg"
+
+    def _check_noise(self) -> None:
+        why = "a number >= 0, or call calibrate(epsilon=..., task=..., plan=...)"
+        check(self.noise_multiplier is not None, "noise_multiplier", None, why)
+
+    def replace(self, **changes: Any) -> "Privacy":
+        """The plan with some fields changed.
+
+        A new unit takes its default trust; changes of what epsilon depends on forget the target.
+        """
+        # sigma is in units of C: the clip norm alone changes no epsilon.
+        if changes.keys() - {"clip_norm", "honest", "colluding"}:
+            changes = {"target": None, "releases": None, **changes}
+        if changes.get("unit", self.unit) != self.unit:
+            changes = {"trust": None, "honest": None, "colluding": 0, **changes}
+        return replace(self, **changes)
+
+    def resolve(self, task: Any, plan: Plan) -> "Privacy":
+        """Fills in ``sample_rate`` and checks the plan against the work it is for.
+
+        Args:
+            task: anything with ``sizes``, the number of examples of each client.
+            plan: the work.
+
+        Raises: ``ValueError``: no noise multiplier; a sample rate other than the plan's; a tuple of
+            the wrong length; more honest and colluding clients than there are; delta >= 1 / number
+            of units; more releases than the target was calibrated for.
+        Guarantees: test_resolve_refuses_contradictions, test_delta_must_lie_below_one_over_units,
+            test_a_plan_longer_than_its_calibration_is_refused.
+        """
+        self._check_noise()
+        fixed = replace(self, sample_rate=self._plan_rate(tuple(task.sizes), plan))
+        planned, target, most = self._planned(plan), self.target, self.releases
+        if target is not None and most is not None and planned > most:
+            spent = fixed.ledger(planned).epsilon()
+            expected = (
+                f"at most {most}, for which epsilon = {target:g} was calibrated ({planned} would "
+                f"spend {spent:.3g}): calibrate for this plan, or replace(target=None)"
+            )
+            check(False, "releases", planned, expected)
+        return fixed
+
+    def _planned(self, plan: Plan) -> int:
+        """Releases of each unit that the plan makes at most."""
+        return plan.rounds * (plan.local_steps if self.unit == "example" else 1)
+
+    def calibrate(self, *, epsilon: float, task: Any, plan: Plan) -> "Privacy":
+        """Sets the smallest noise that spends at most ``epsilon``.
+
+        Counted is taking part in every round, against the ledger's default observer: the server,
+        which sees who sends, unless it is trusted. More than 16 distinct sample rates are grouped,
+        and each group has the noise of its largest rate: nobody spends more, and nobody gets more
+        noise than (q_max / q_min)^(1/16) times the own rate needs (at most 33 % more for sizes that
+        differ 100 times).
+
+        Args:
+            epsilon: > 0, finite; in the example unit each client, with its own q and sigma, spends
+                at most this.
+            task: anything with ``sizes``.
+            plan: the work: rounds x local_steps releases (example unit) or rounds (client unit).
+
+        Raises: ``ValueError`` as `resolve` does; or a target the accountant cannot certify.
+        Guarantees: test_calibrate_meets_its_target.
+        """
+        check_number("epsilon", epsilon, 0, 1e9, open_low=True)
+        rate = replace(self, noise_multiplier=None)._plan_rate(tuple(task.sizes), plan)
+        goal, steps = (epsilon, self.delta), self._planned(plan)
+        # All rounds count: by expected participation an unlucky client would spend too much.
+        sigmas = accounting.noise_multipliers(*goal, _each(rate), steps, self.accountant)
+        sigma = sigmas if isinstance(rate, tuple) else sigmas[0]
+        new = {"sample_rate": rate, "noise_multiplier": sigma, "target": float(epsilon)}
+        return replace(self, **new, releases=steps)
+
+    def _plan_rate(self, sizes: tuple[int, ...], plan: Plan) -> Numbers:
+        """The sample rate of this work, after all checks that need the task."""
+        clients, sigma, rate = len(sizes), self.noise_multiplier, self.sample_rate
+        units = sum(sizes) if self.unit == "example" else clients
+        # At delta >= 1 / units a mechanism that publishes one unit outright would pass.
+        limit = f"< {1 / max(units, 1):.3g} = 1 / {units} {self.unit}s"
+        check(self.delta * units < 1, "delta", self.delta, limit)
+        for name, value in (("noise_multiplier", sigma), ("sample_rate", rate)):
+            fits = not isinstance(value, tuple) or len(value) == clients
+            check(fits, name, value, f"{clients} numbers, one per client")
+        self._check_shares(clients)
+        if self.unit == "example":
+            batch, source = plan.batch, "batch / n_k"
+            expected = tuple(1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in sizes)
+        elif self.trust == "central":
+            expected, source = (float(plan.participation),), "participation"
+        else:
+            expected = (1.0,)
+            source = f"no amplification under trust={self.trust!r}, where observers learn who sends"
+        # A rate that is not the plan's own would state an epsilon of another mechanism.
+        rates = rate if isinstance(rate, tuple) else (rate,) * len(expected)
+        for k, (mine, right) in enumerate(zip(rates, expected, strict=True)):
+            name = f"sample_rate[{k}]" if isinstance(rate, tuple) else "sample_rate"
+            same = mine is None or math.isclose(mine, right, rel_tol=1e-9)
+            check(same, name, mine, f"{right:.6g} = {source} of this plan")
+        return expected[0] if len(set(expected)) == 1 else expected
+
+    def noise(self, clients: int, plan: Plan) -> NoiseLevels:
+        """The noise on the sum of clipped contributions, see `NoiseLevels`.
+
+        Args:
+            clients: number of clients, >= 1.
+            plan: the work; its participation and dropout set the default of ``honest``.
+
+        Guarantees: test_trust_levels_add_up.
+        Source: `theory.trust_level`.
+        """
+        check_whole("clients", clients, 1)
+        self._check_noise()
+        stds = tuple(s * self.clip_norm if s else 0.0 for s in _each(self.noise_multiplier))
+        # Alone, an upload is hidden by its own noise only: each has all of sigma C.
+        if self.trust == "local":
+            several = isinstance(self.noise_multiplier, tuple)
+            return NoiseLevels(each=stds if several else stds[0], server=0.0, shares=1)
+        if self.trust == "central":
+            return NoiseLevels(each=0.0, server=stds[0], shares=0)
+        self._check_shares(clients)
+        chance = plan.participation * (1 - plan.dropout)
+        # Fewer uploads than this come in less than 1 % of the rounds: Binomial(clients, chance).
+        counts = range(clients + 1)
+        sure = next((k for k in counts if bdtr(k, clients, chance) >= 0.01), clients)
+        # Colluders know their own noise: the honest clients' shares alone must make up sigma C.
+        shares = self.honest or max(1, sure - self.colluding)
+        return NoiseLevels(each=stds[0] / math.sqrt(shares), server=0.0, shares=shares)
+
+    def _check_shares(self, clients: int) -> None:
+        if self.honest is not None:
+            check_whole("honest", self.honest, 1, clients)
+        most = clients - (self.honest or 1)
+        why = f"at most {most}: the others are honest"
+        check(self.colluding <= most, "colluding", self.colluding, why)
+
+    def entry(self, clients: Sequence[int] | None) -> dict[str, Any]:
+        """Sample rate and noise multiplier of these clients, as `Ledger.record` takes them."""
+        rate = self.sample_rate
+        if rate is None:
+            seen = self.trust == "local" and self.unit == "client"  # who uploads is no secret
+            check(seen, "sample_rate", None, "a number, or call resolve first")
+            rate = 1.0
+
+        def of(value: Any) -> Any:
+            several = isinstance(value, tuple) and clients is not None
+            return tuple(value[k] for k in clients or ()) if several else value
+
+        return {"sample_rate": of(rate), "noise_multiplier": of(self.noise_multiplier)}
+
+    def ledger(self, releases: int = 0, reproducible: bool = True) -> Ledger:
+        """Makes a ledger for this plan, in which every client has released so often.
+
+        Raises: ``ValueError`` with ``releases``, when the noise multiplier or sample rate is open.
+        """
+        check_whole("releases", releases, 0)
+        names = ("unit", "delta", "accountant", "trust", "relation")
+        ledger = Ledger(**{name: getattr(self, name) for name in names}, reproducible=reproducible)
+        if releases:
+            self._check_noise()
+            several = [v for v in (self.sample_rate, self.noise_multiplier) if isinstance(v, tuple)]
+            clients = range(len(several[0])) if several else None
+            ledger.record(0, clients, releases, **self.entry(clients))
+        return ledger
+
+
+def _refuse_foreign_names(init: Any) -> Any:
+    """Answer ``Privacy(epsilon=8)`` and Opacus' ``max_grad_norm`` with what to write."""
+    instead = {
+        "epsilon": "to be met by a plan: Privacy(...).calibrate(epsilon=..., task=task, plan=plan)",
+        "max_grad_norm": "clip_norm, the name of this bound here",
+    }
+
+    @wraps(init)
+    def wrapped(self: Privacy, *args: Any, **fields: Any) -> None:
+        for name, expected in instead.items():
+            check(name not in fields, name, fields.get(name), expected)
+        init(self, *args, **fields)
+
+    return wrapped
+
+
+Privacy.__init__ = _refuse_foreign_names(Privacy.__init__)
+
+
+def _each(value: Numbers | None) -> tuple[float, ...]:
+    return () if value is None else value if isinstance(value, tuple) else (value,)

@@ -1,0 +1,527 @@
+"""The ledger of a run: every release is recorded before it is used; it alone states epsilon."""
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from numbers import Integral
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedlora_lab._utils import files
+from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
+from fedlora_lab.privacy import accounting
+
+Numbers = float | tuple[float, ...]
+MOST = 2**53
+"""Rounds and releases beyond which a float no longer counts them one by one."""
+
+RELATION = "zero-out"
+"""Neighbours: one unit's contribution is replaced by nothing; number and sizes are public."""
+
+
+class Terms(NamedTuple):
+    """What an epsilon is stated for; equal in all ledgers of one run."""
+
+    unit: str
+    delta: float
+    accountant: str
+    reproducible: bool
+    trust: str
+    relation: str
+
+
+def check_terms(
+    unit: Any, delta: Any, accountant: Any, trust: Any = None, relation: Any = RELATION
+) -> str:
+    """Raise for terms that no epsilon here covers; gives the trust, the unit's own for ``None``."""
+    check_one_of("unit", unit, ("example", "client"))
+    accounting.check_delta(delta)
+    check_one_of("accountant", accountant, tuple(accounting.ACCOUNTANTS))
+    told = {
+        "add-or-remove": "; sums are divided by n_k q and q is batch / n_k, so a size that differs "
+        "would show; sizes are public here",
+        "replace-one": "; replacing one unit is two of these changes: read epsilon for groups of "
+        "two",
+    }
+    more = told.get(relation, "") if isinstance(relation, str) else ""
+    expected = f"{RELATION!r}, one unit's contribution replaced by nothing{more}"
+    check(relation == RELATION, "relation", relation, expected)
+    if trust is None:
+        return "local" if unit == "example" else "central"
+    check_one_of("trust", trust, ("local", "secagg", "central"))
+    if unit == "example":
+        why = "each client noises its own steps, so its upload is protected alone"
+        check(trust == "local", "trust", trust, f"'local' for unit='example': {why}")
+    return trust
+
+
+def as_floats(name: str, value: Any, high: float = math.inf) -> Numbers:
+    """One finite float in [0, ``high``], or a tuple of them, from any types of numbers."""
+    several = hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
+    entries: tuple[Any, ...] = tuple(value) if several else (value,)
+    for k, entry in enumerate(entries):
+        own = f"{name}[{k}]" if several else name
+        check_number(own, entry, 0, high)
+        check(entry < math.inf, own, entry, "a finite number")
+    return tuple(map(float, entries)) if several else float(value)
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """``count`` noised releases of one round, from any sequence and number types.
+
+    Args:
+        round, count: counted from 0; number of releases, >= 0.
+        clients: whom it counts for; ``None`` is every client.
+        sample_rate: q in [0, 1], one number or one per entry of ``clients``.
+        noise_multiplier: sigma >= 0 likewise; 0 and ``None`` are no noise.
+
+    >>> LedgerEntry(1, [0, 2], 5, 0.1, [1, 2]).noise_multiplier
+    (1.0, 2.0)
+    """
+
+    round: int
+    clients: Any  # of `record` and the constructor any sequence; then a tuple or None
+    count: int
+    sample_rate: Any
+    noise_multiplier: Any
+
+    def __post_init__(self) -> None:
+        def whole(name: str, value: Any) -> int:
+            plain = isinstance(value, Integral) and not isinstance(value, bool)
+            check_whole(name, int(value) if plain else value, 0)
+            check(value <= MOST, name, value, f"at most {MOST}")
+            return int(value)
+
+        clients, sigma = self.clients, self.noise_multiplier
+        if clients is not None:
+            check(hasattr(clients, "__iter__"), "clients", clients, "client numbers, or None")
+            clients = tuple(whole("clients", client) for client in clients)
+            check(len(set(clients)) == len(clients), "clients", clients, "every client once")
+        plain = {
+            "round": whole("round", self.round),
+            "clients": clients,
+            "count": whole("count", self.count),
+            "sample_rate": as_floats("sample_rate", self.sample_rate, 1.0),
+            "noise_multiplier": as_floats("noise_multiplier", 0.0 if sigma is None else sigma),
+        }
+        for name, value in plain.items():
+            one = not isinstance(value, tuple)
+            fits = one or (clients is not None and len(value) == len(clients))
+            check(fits, name, value, "one number, or as many as clients")
+            object.__setattr__(self, name, value)
+
+    def rows(self) -> list[tuple[int | None, tuple[float, float]]]:
+        """(client, (noise multiplier, sample rate)) for each client it counts for."""
+        clients = (None,) if self.clients is None else self.clients
+        both = (self.noise_multiplier, self.sample_rate)
+        columns = (v if isinstance(v, tuple) else (v,) * len(clients) for v in both)
+        return list(zip(clients, zip(*columns, strict=True), strict=True))
+
+
+def undominated(histories: Iterable[accounting.History]) -> list[accounting.History]:
+    """The histories that no other dominates: one of them spends most.
+
+    Epsilon never falls with less noise, a larger q or more releases. Entries are compared one by
+    one in their order, so histories of different lengths never dominate each other.
+    """
+
+    def dominates(one: accounting.History, other: accounting.History) -> bool:
+        if len(one) != len(other):
+            return False
+        pairs = zip(one, other, strict=True)
+        return all((a[0] or 0) <= (b[0] or 0) and a[1] >= b[1] and a[2] >= b[2] for a, b in pairs)
+
+    kept: list[accounting.History] = []
+    # The largest first, so that most of the others fall at the first comparison.
+    for one in sorted(set(histories), key=lambda h: [(sigma, -q, -steps) for sigma, q, steps in h]):
+        if not any(dominates(other, one) for other in kept):
+            kept = [*(other for other in kept if not dominates(one, other)), one]
+    return kept
+
+
+class Uncertified(ValueError):
+    """Raised in place of an epsilon when the noise does not match the sensitivity.
+
+    >>> ledger = Ledger()
+    >>> ledger.uncertified = "noise added before the clip"
+    >>> ledger.epsilon()
+    Traceback (most recent call last):
+    fedlora_lab.privacy.ledger.Uncertified: epsilon: not certified: noise added before the clip
+    """
+
+
+class Ledger:
+    """Counts the noised releases of each client, at one unit of privacy and one delta.
+
+    Args:
+        unit: "example" or "client". In the client unit every release counts for every client,
+            whether drawn or not, and q is the chance of taking part.
+        delta: in [1e-12, 1).
+        accountant: a name in `accounting.ACCOUNTANTS`: "prv", "rdp" or an added one.
+        reproducible: the noise can be drawn again from a seed; only such a run repeats rounds.
+        trust, relation: whom the noise protects from, and how neighbours differ, see `Privacy`.
+
+    Guarantees: test_ledger_round_trip, test_ledger_refuses_any_changed_byte,
+        test_every_record_counts, test_a_replay_counts_once, test_ledger_uncertified,
+        test_the_aggregator_is_not_amplified_against, test_compose_adds_up.
+
+    >>> ledger = Ledger(delta=1e-5)
+    >>> ledger.record(0, [0, 1], 100, sample_rate=0.1, noise_multiplier=1.0)
+    >>> round(ledger.epsilon(), 2)
+    7.06
+    """
+
+    # The terms of an epsilon cannot be set afterwards; of a composition `trust` names all parts'.
+    unit = property(attrgetter("terms.unit"))
+    delta = property(attrgetter("terms.delta"))
+    accountant = property(attrgetter("terms.accountant"))
+    reproducible = property(attrgetter("terms.reproducible"))
+    trust = property(attrgetter("terms.trust"))
+    relation = property(attrgetter("terms.relation"))
+
+    def __init__(
+        self,
+        *,
+        unit: str = "example",
+        delta: float = 1e-5,
+        accountant: str = "prv",
+        reproducible: bool = True,
+        trust: str | None = None,
+        relation: str = RELATION,
+    ) -> None:
+        trust = check_terms(unit, delta, accountant, trust, relation)
+        check(isinstance(reproducible, bool), "reproducible", reproducible, "True or False")
+        self.terms = Terms(unit, float(delta), accountant, reproducible, trust, relation)
+        self.parts: tuple[Ledger, ...] = ()
+        self._uncertified: str | None = None
+        self._closed: str | None = None
+        # Replaced and never changed in place: copies and snapshots may share them.
+        self._entries: tuple[LedgerEntry, ...] = ()
+        self._spent: dict[int | None, dict[tuple[float, float], int]] = {}  # (sigma, q): releases
+
+    @classmethod
+    def compose(cls, *ledgers: "Ledger") -> "Ledger":
+        """Adds up what several runs on the same data have spent, as a closed ledger.
+
+        Args:
+            ledgers: of one task, so that client 3 is the same client in all; same unit, delta and
+                relation. Each part is counted under its own trust.
+
+        Returns: a ledger that takes no more entries; with "rdp" where accountants differ,
+            reproducible and uncertified where a part is. Runs of one seed, which share their noise,
+            are counted as if each had its own, and `statement` says so.
+        Guarantees: test_compose_adds_up, test_compose_refuses_other_terms.
+        """
+        some = bool(ledgers) and all(isinstance(one, Ledger) for one in ledgers)
+        check(some, "ledgers", ledgers, "Ledgers, >= 1")
+        parts = tuple(part for one in ledgers for part in one.parts or (one.snapshot(),))
+        for name in ("unit", "delta", "relation"):
+            values = list(dict.fromkeys(getattr(part, name) for part in parts))
+            why = "the same in all ledgers: only then their releases add up"
+            check(len(values) == 1, name, values, why)
+        first, accountants = parts[0], {part.accountant for part in parts}
+        whole = cls(unit=first.unit, delta=first.delta)
+        whole.terms = first.terms._replace(
+            accountant="rdp" if len(accountants) > 1 else first.accountant,
+            reproducible=any(part.reproducible for part in parts),
+            trust=" and ".join(sorted({part.trust for part in parts})),
+        )
+        # A promise about the whole needs one about every part.
+        reasons = dict.fromkeys(part.uncertified for part in parts if part.uncertified is not None)
+        whole._uncertified = "; ".join(reasons) or None
+        whole.parts, whole._closed = parts, "composition"
+        return whole
+
+    @property
+    def observers(self) -> tuple[str, ...]:
+        """Observers that an epsilon can be stated against, the default first.
+
+        The "server" sees the uploads (under secure aggregation their sum) and who sends; "released"
+        is whoever sees the released models only.
+        """
+        return ("released",) if "central" in self.trust else ("server", "released")
+
+    @property
+    def mode(self) -> str:
+        """Whether the noise may protect anyone: noise from a known seed can be subtracted."""
+        return "reproducible: not for release" if self.reproducible else "release"
+
+    @property
+    def releases(self) -> tuple[LedgerEntry, ...]:
+        """Every entry, in the order it was written."""
+        return self._entries + tuple(entry for part in self.parts for entry in part.releases)
+
+    @property
+    def uncertified(self) -> str | None:
+        """Why no epsilon can be stated; ``None`` when one can."""
+        return self._uncertified
+
+    @uncertified.setter
+    def uncertified(self, reason: str | None) -> None:
+        self._check_open()
+        words = reason is None or (isinstance(reason, str) and bool(reason))
+        check(words, "uncertified", reason, "a reason or None")
+        # No later word makes up for a release without a promise.
+        kept = reason is not None or self._uncertified is None
+        check(kept, "uncertified", reason, "a reason: what was released without a promise stays so")
+        self._uncertified = reason
+
+    def _check_open(self) -> None:
+        why = f"the run's own ledger: a {self._closed} takes no entries"
+        check(self._closed is None, "ledger", self._closed, why)
+
+    def record(
+        self,
+        round: int,
+        clients: Sequence[int] | None,
+        count: int = 1,
+        *,
+        sample_rate: Any,
+        noise_multiplier: Any,
+        repeats: bool = False,
+    ) -> None:
+        """Records ``count`` releases of a round, before any of them is used. Every call counts.
+
+        Args:
+            round, clients, count, sample_rate, noise_multiplier: see `LedgerEntry`.
+            repeats: the run plays its own round again from its seed: the noise is the same, so an
+                entry that the round already has counts once, and a different one is refused. Only
+                for a reproducible ledger.
+        """
+        self._check_open()
+        # Subsampling amplifies only while nobody learns who was drawn: it is not even kept.
+        named = None if self.unit == "client" else clients
+        entry = LedgerEntry(round, named, count, sample_rate, noise_multiplier)
+        fresh = "False in release mode: the noise is fresh"
+        check(not repeats or self.reproducible, "repeats", repeats, fresh)
+        same = [one for one in self._entries if one.round == entry.round] if repeats else []
+        why = "the entry that this round already has in the ledger"
+        check(same[-1:] in ([], [entry]), "round", round, why)
+        if not same:
+            self._append(entry)
+
+    def _append(self, entry: LedgerEntry) -> None:
+        # Counted before its value exists: a run that is killed in between has spent it.
+        self._entries += (entry,)
+        self._spent = dict(self._spent)
+        for client, pair in entry.rows():
+            history = self._spent.get(client, {})
+            self._spent[client] = history | {pair: history.get(pair, 0) + entry.count}
+
+    @property
+    def clients(self) -> tuple[int, ...]:
+        """Clients that are named in some entry, sorted."""
+        named = {client for part in self.parts or (self,) for client in part._spent}
+        return tuple(sorted(client for client in named if client is not None))
+
+    def history(self, client: int | None = None, observer: str | None = None) -> accounting.History:
+        """(noise_multiplier, sample_rate, steps) of one client; of ``None``, what counts for every
+        client. ``observer`` as for `epsilon`.
+        """
+        self._check_observer(observer)
+        total: dict[tuple[float, float], int] = {}
+        for part in self.parts or (self,):
+            # Examples are drawn inside their client, whoever takes part. Of clients observers learn
+            # who, or how many, took part unless the server is trusted: then their q is 1.
+            tells = part.unit == "client" and part.trust != "central"
+            for key in (None,) if client is None else (None, client):
+                for (sigma, q), count in part._spent.get(key, {}).items():
+                    pair = (sigma, 1.0 if tells else q)
+                    total[pair] = total.get(pair, 0) + count
+        return tuple((*pair, count) for pair, count in total.items())
+
+    def _check_observer(self, observer: str | None) -> None:
+        central = " for trust='central': a trusted server sees the updates themselves"
+        names = " or ".join(map(repr, self.observers))
+        names += central if "central" in self.trust else ""
+        check(observer is None or observer in self.observers, "observer", observer, names)
+
+    def _check_certified(self, what: str) -> None:
+        if self._uncertified is not None:
+            raise Uncertified(f"{what}: not certified: {self._uncertified}")
+
+    def epsilon(self, client: int | None = None, observer: str | None = None) -> float:
+        """Epsilon spent by one client, or the largest over all; ``inf`` after one without noise.
+
+        Args:
+            client: one client's number; ``None`` is the one who spent most.
+            observer: one of `observers`; default: the first, of a composition each part's own.
+
+        Raises: `Uncertified` with the reason, when a release cannot be certified; ``ValueError``
+            for an observer whom this trust does not protect from.
+        Guarantees: test_the_aggregator_is_not_amplified_against,
+            test_the_worst_client_is_found_among_many.
+        """
+        self._check_observer(observer)
+        self._check_certified("epsilon")
+        # A promise to all is the one to whoever spent most.
+        if client is None:
+            return self.nominal_epsilon(observer)
+        return self._epsilon_of(self.history(client, observer))
+
+    def _epsilon_of(self, history: accounting.History) -> float:
+        return accounting.epsilon(history, self.delta, self.accountant)
+
+    def _largest(self, observer: str | None) -> list[accounting.History]:
+        """The histories of which one spends most."""
+        return undominated(self.history(client, observer) for client in (None, *self.clients))
+
+    def nominal_epsilon(self, observer: str | None = None) -> float:
+        """`epsilon` as if the ledger were certified: accounting only, no promise."""
+        return max(map(self._epsilon_of, self._largest(observer)), default=0.0)
+
+    def epsilon_or_inf(self) -> float:
+        """Largest epsilon over the clients; ``inf`` where none can be certified."""
+        return math.inf if self._uncertified is not None else self.epsilon()
+
+    def epsilon_after(self, releases: Sequence[LedgerEntry]) -> float:
+        """`epsilon_or_inf` of a run's ledger if these were released too; nothing is recorded."""
+        check(not self.parts, "ledger", "composition", "the ledger of one run")
+        twin = copy(self)
+        for entry in releases:
+            twin._append(entry)
+        return twin.epsilon_or_inf()
+
+    def for_everyone(self) -> "Ledger":
+        """The same releases, each counted for every client at its least noise and largest q.
+
+        An upper bound for runs that split the same data in other ways.
+
+        Guarantees: test_ledgers_over_other_splits_are_bounded (test_attack_spending.py).
+        """
+        check(not self.parts, "ledger", "composition", "the ledger of one run")
+        # In another split somebody's data may lie with any client.
+        whole = Ledger(**self.terms._asdict())
+        whole.uncertified = self._uncertified
+        for entry in self._entries:
+            pairs = [pair for _, pair in entry.rows()]
+            if pairs:
+                sigma, q = min(pair[0] for pair in pairs), max(pair[1] for pair in pairs)
+                whole._append(LedgerEntry(entry.round, None, entry.count, q, sigma))
+        return whole
+
+    def snapshot(self) -> "Ledger":
+        """A copy that takes no more entries."""
+        twin = copy(self)
+        twin._closed = self._closed or "snapshot"
+        return twin
+
+    def statement(self, observer: str | None = None) -> str:
+        """One sentence: epsilon, delta, unit, neighbours, observer, and noise from a seed."""
+        self._check_observer(observer)
+        parts = self.parts or (self,)
+        own = sorted({part.observers[0] for part in parts})
+        name = observer or (own[0] if len(own) == 1 else None)
+        seen = {"secagg": "the sum of the uploads", "local": "every upload"}
+        against = {
+            "server": f"the server, which sees {seen.get(self.trust, 'uploads or sums')} and "
+            "who sends",
+            "released": "whoever sees the released models only",
+            None: f"each part's own observer ({' or '.join(own)})",
+        }[name]
+        unit = {"example": "one example of one client", "client": "all data of one client"}
+        seeded = sum(part.reproducible for part in parts)
+        twice = " or sees two runs of one seed, which share their noise" if seeded > 1 else ""
+        warning = f" The noise came from a seed: nothing is promised to whoever knows it{twice}."
+        if self._uncertified:
+            value = f"not certified: {self._uncertified},"
+        else:
+            value = f"{self.epsilon(None, observer):.4g}"
+        return (
+            f"epsilon = {value} at delta = {self.delta:g} against {against}, for neighbours that "
+            f"differ by {unit[self.unit]} replaced by nothing ({self.relation}: how many clients "
+            f"and examples there are is public).{warning if seeded else ''}"
+        )
+
+    def __repr__(self) -> str:
+        spent = "uncertified"
+        if self._uncertified is None:
+            spent = ", ".join(f"{one} {self.epsilon(None, one):.4g}" for one in self.observers)
+        mode = "reproducible" if self.reproducible else "release"
+        entries = f"{len(self.parts)} ledgers" if self.parts else f"{len(self._entries)} entries"
+        return (
+            f"Ledger(unit={self.unit!r}, trust={self.trust!r}, relation={self.relation!r}, {mode}, "
+            f"{entries}, epsilon: {spent} at delta={self.delta:g})"
+        )
+
+    def event(self, client: int | None = None, observer: str | None = None) -> Any:
+        """The history of one client, or of the one who spent most, as a ``dp_accounting.DpEvent``.
+
+        Guarantees: test_ledger_event_gives_the_same_epsilon.
+        """
+        import dp_accounting as dp
+
+        self._check_certified("event")
+        worst = max(self._largest(observer), key=self._epsilon_of)
+        parts: list[Any] = []
+        for sigma, q, count in worst if client is None else self.history(client, observer):
+            one = dp.GaussianDpEvent(sigma) if sigma else dp.NonPrivateDpEvent()
+            one = dp.PoissonSampledDpEvent(q, one) if sigma and q < 1 else one
+            parts += [dp.SelfComposedDpEvent(one, count)] if q and count else []
+        return dp.ComposedDpEvent(parts) if parts else dp.NoOpDpEvent()
+
+    def to_frame(self) -> Any:
+        """One row per client: client ("every" for a common history), releases, epsilon."""
+        import pandas as pd
+
+        rows = []
+        for client in self.clients or (None,):
+            history = self.history(client)
+            spent = math.inf if self._uncertified is not None else self._epsilon_of(history)
+            name, count = "every" if client is None else client, sum(n for *_, n in history)
+            rows.append({"client": name, "releases": count, "epsilon": spent})
+        return pd.DataFrame(rows)
+
+    def to_json(self) -> str:
+        """The whole ledger as one line of text with a digest, which finds damage, not forgery."""
+        return files.dump_checksummed("fedlora_lab.ledger", 2, self._content())
+
+    def _content(self) -> dict[str, Any]:
+        content = {**self.terms._asdict(), "uncertified": self._uncertified}
+        if self.parts:
+            return {**content, "parts": [part._content() for part in self.parts]}
+        return {**content, "releases": [dict(vars(entry)) for entry in self._entries]}
+
+    @classmethod
+    def _of(cls, content: dict[str, Any]) -> "Ledger":
+        if "parts" in content:
+            return cls.compose(*(cls._of(part) for part in content["parts"]))
+        terms = dict(content)
+        reason, entries = terms.pop("uncertified"), terms.pop("releases")
+        ledger = cls(**terms)
+        ledger.uncertified = reason
+        for fields in entries:
+            ledger._append(LedgerEntry(**fields))
+        return ledger
+
+    @classmethod
+    def from_json(cls, text: str, name: str = "ledger") -> "Ledger":
+        """The ledger that ``to_json`` wrote; that of one run can be continued.
+
+        Raises: ``ValueError`` in one line, for anything but a text that ``to_json`` gave.
+        """
+        content = files.load_checksummed("fedlora_lab.ledger", 2, text, name)
+        try:
+            ledger = cls._of(content)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            ledger = None
+        # A right digest over other content, or over what reads as another ledger, is no ledger.
+        if ledger is None or ledger.to_json() != text:
+            raise ValueError(f"{name}: expected the entries of a ledger, found others")
+        return ledger
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the file whole: a reader finds the old one or the new one."""
+        files.write_atomically(path, self.to_json() + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Ledger":
+        """The ledger in a file that `save` wrote; ``ValueError`` when it is damaged."""
+        text = Path(path).read_bytes().decode("utf-8", errors="replace")
+        # Without its line end the file was cut off: no text that `from_json` takes.
+        text = text.removesuffix("\n") if text.endswith("\n") else text + "<cut>"
+        return cls.from_json(text, Path(path).name)

@@ -1,0 +1,221 @@
+"""Clip and noise: the only functions between private values and released ones."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check
+from fedlora_lab.methods.filters import Preconditioner, together
+from fedlora_lab.methods.state import ParamKey
+
+Tensors = Mapping[ParamKey, Tensor]
+SMALL, LONG = 1e-15, 2**14
+"""Below the norm SMALL float32 may lose squares; beyond LONG numbers it sums them too coarsely: the
+norm of 2^14 numbers may come out 5e-5 too small, that of 2^20 3.6e-3."""
+
+
+class ClipCounts(NamedTuple):
+    """Rows that a clip saw, scaled down, and replaced by zero because they were not finite.
+
+    On a GPU the counts stay there, as tensors, until `read` is called.
+    """
+
+    rows: int = 0
+    scaled: "int | Tensor" = 0
+    nonfinite: "int | Tensor" = 0
+
+    def read(self) -> "ClipCounts":
+        """The counts as numbers."""
+        return ClipCounts(self.rows, int(self.scaled), int(self.nonfinite))
+
+    def __add__(self, other: "ClipCounts") -> "ClipCounts":  # type: ignore[override]
+        both: Any = (mine + yours for mine, yours in zip(self, other, strict=True))
+        return ClipCounts(*both)
+
+
+def map_rank_axis(key: ParamKey, matrix: Tensor, tensor: Tensor) -> Tensor:
+    """Multiply the rank axis by (..., r, r): on the right of B (..., d_out, r), the left of A."""
+    return tensor @ matrix if key.side == "B" else matrix @ tensor
+
+
+def _here(tensor: Tensor) -> bool:
+    """Whether its values can be looked at without waiting for a device."""
+    return tensor.device.type == "cpu"
+
+
+def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
+    """Euclidean norm of each row over all tensors together, (N,), float64.
+
+    Not finite where the row is not.
+
+    Guarantees: a row's norm depends on that row alone
+        (test_attack_clip.py::test_no_row_moves_the_norms_of_others).
+    """
+
+    def norms(longest: int) -> Tensor:
+        each = []
+        for x in rows.values():
+            dtype, axes = torch.float64 if x.numel() > longest * len(x) else None, range(1, x.dim())
+            each.append(torch.linalg.vector_norm(x, dim=tuple(axes), dtype=dtype).double())
+        return torch.linalg.vector_norm(torch.stack(each), dim=0)
+
+    # The squares of a finite float32 row may overflow or vanish, and of many the small ones are
+    # lost: only then is the slower float64 needed. To look would be to wait for a GPU, on which it
+    # is taken in any case.
+    if not _here(next(iter(rows.values()))):
+        return norms(0)
+    quick = norms(LONG)
+    sure = (quick > SMALL) & torch.isfinite(quick)
+    # Row by row: were all rows measured anew for one odd row, it would move every other row's
+    # rounding, and their sum.
+    return quick if bool(sure.all()) else torch.where(sure, quick, norms(0))
+
+
+def clip_sum(
+    rows: Tensors,
+    clip_norm: float,
+    owner: Int[Tensor, " n"],
+    owners: int,
+    clip_groups: Callable[[ParamKey], Any] = together,
+) -> tuple[dict[ParamKey, Tensor], ClipCounts]:
+    """Clips each row (one example's gradient) to norm ``clip_norm`` and sums the rows per owner.
+
+    Args:
+        rows: key -> (N, ...).
+        clip_norm: C >= 0; infinity leaves finite rows as they are.
+        owner, owners: (N,), in [0, owners); the number of owners (clients).
+        clip_groups: key -> group; the tensors of a group share one norm, and each of g groups is
+            clipped to C / sqrt(g).
+
+    Returns: key -> (owners, ...), and the counts; a row scaled in any group counts once.
+    Guarantees: a group of a row that is not finite adds zero; one row more or less moves an owner's
+        sum by at most C
+        (test_contract.py::test_leaving_out_one_example_moves_the_sum_by_at_most_c).
+    """
+    names = list(dict.fromkeys(clip_groups(key) for key in rows))
+    less = bad = torch.zeros(len(owner), dtype=torch.bool, device=owner.device)
+    sums: dict[ParamKey, Tensor] = {}
+    for name in names:
+        group = {key: tensor for key, tensor in rows.items() if clip_groups(key) == name}
+        # g groups of norm C / sqrt(g) have norm C together.
+        added, scaled, nonfinite = _clip_group(group, clip_norm / len(names) ** 0.5, owner, owners)
+        sums, less, bad = sums | added, less | scaled, bad | nonfinite
+    counts = ClipCounts(len(owner), (less & ~bad).sum(), bad.sum())
+    return {key: sums[key] for key in rows}, counts.read() if _here(owner) else counts
+
+
+def _clip_group(
+    rows: Tensors, clip_norm: float, owner: Int[Tensor, " n"], owners: int
+) -> tuple[dict[ParamKey, Tensor], Tensor, Tensor]:
+    """Sums of rows clipped over these tensors; (N,) which were scaled, and which are not finite."""
+    norms = row_norms(rows)
+    finite, zero = torch.isfinite(norms), torch.zeros_like(norms)
+    # An example may be anything: one whose gradient is not a number must not spoil the sum.
+    scale = torch.where(finite, (clip_norm / norms.clamp(min=1e-300)).clamp(max=1.0), zero)
+    # A factor too small for the dtype would be rounded, perhaps up: zero instead, which is within
+    # the clip.
+    tiny = max(torch.finfo(tensor.dtype).tiny for tensor in rows.values())
+    scale = torch.where(scale < tiny, zero, scale)
+    less, sums = finite & (scale < 1), {}
+    # Where a look costs no wait, rows that need neither are neither scaled nor replaced.
+    some, strange = not _here(norms) or bool(less.any()), not _here(norms) or not finite.all()
+    for key, tensor in rows.items():
+        weight = scale.to(tensor.dtype).view(-1, *[1] * (tensor.dim() - 1))
+        if strange:  # zero times an infinity is not zero
+            tensor = torch.where(finite.view(weight.shape), tensor, torch.zeros_like(tensor))
+        sums[key] = _sums(tensor * weight if some else tensor, owner, owners)
+    return sums, less, ~finite
+
+
+def _sums(rows: Tensor, owner: Int[Tensor, " n"], owners: int) -> Tensor:
+    """The sum of each owner's rows, (owners, ...); rows stored transposed are summed as such."""
+    if rows.dim() == 3 and not rows.is_contiguous() and rows.mT.is_contiguous():
+        return _sums(rows.mT, owner, owners).mT
+    return rows.new_zeros(owners, *rows.shape[1:]).index_add_(0, owner, rows)
+
+
+def gaussian_noise(
+    shapes: Mapping[ParamKey, torch.Size],
+    std: list[float],
+    streams: Streams,
+    where: list[tuple[int, ...]],
+) -> dict[ParamKey, Tensor]:
+    """Draws Gaussian noise for several owners: key -> (owners, ...).
+
+    Args:
+        shapes: of one owner's tensors.
+        std, where: standard deviation of each owner, and the indices of its stream.
+        streams: of the run.
+    """
+    sizes = [shape.numel() for shape in shapes.values()]
+    length = sum(sizes)
+    # A stream for each owner: nobody's noise depends on who else takes part. One for all tensors of
+    # an owner: no two of them share a number.
+    rows = [
+        level * streams.normal((length,), "noise", *indices) if level > 0 else torch.zeros(length)
+        for level, indices in zip(std, where, strict=True)
+    ]
+    parts = (torch.stack(rows) if rows else torch.zeros(0, length)).split(sizes, dim=1)
+    pairs = zip(shapes.items(), parts, strict=True)
+    return {key: part.reshape(-1, *shape) for (key, shape), part in pairs}
+
+
+def precondition_rows(
+    rows: Tensors, preconditioners: Mapping[ParamKey, Preconditioner], owner: Int[Tensor, " n"]
+) -> dict[ParamKey, Tensor]:
+    """Maps the rows to the coordinates in which they are clipped.
+
+    A preconditioner is common to all owners (1, r, r) or has a matrix for each.
+    """
+    mapped = dict(rows)
+    for key in rows.keys() & preconditioners.keys():
+        matrix = preconditioners[key].before
+        matrix = matrix if len(matrix) == 1 else matrix.index_select(0, owner)
+        mapped[key] = map_rank_axis(key, matrix, rows[key])
+    return mapped
+
+
+def uncertified_reason(precondition: "Callable[[Tensor], Preconditioner] | None") -> str | None:
+    """Why no epsilon covers a release preconditioned by this rule; ``None`` where one does."""
+    if precondition is None:
+        return None
+    rule = precondition(torch.eye(2))
+    expected = "a rule that gives a Preconditioner"
+    check(isinstance(rule, Preconditioner), "precondition", precondition, expected)
+    # A release is after . clip(before . signal) + noise . xi. When signal and noise pass the same
+    # map it is a function of the Gaussian mechanism and covered by its epsilon: the rule says so by
+    # returning one tensor for both.
+    if rule.noise is rule.after:
+        return None
+    other = "the noise passes a map that the clipped value does not pass"
+    return f"{other}, so the clip does not bound what it hides"
+
+
+def injected_bug(clip: Callable[..., Any]) -> str | None:
+    """Why no epsilon covers a run that clips with this function; ``None`` for `clip_sum`."""
+    if clip is clip_sum:
+        return None
+    name = getattr(clip, "__name__", type(clip).__name__)
+    return f"an injected bug: {name.strip('_').replace('_', ' ')}"
+
+
+def release(
+    sums: Tensors, drawn: Tensors, preconditioners: Mapping[ParamKey, Preconditioner]
+) -> tuple[dict[ParamKey, Tensor], dict[ParamKey, Tensor]]:
+    """Adds noise to clipped sums and maps both back to the coordinates of the factors.
+
+    Returns: the released tensors, and the noise in them alone.
+    """
+    released, alone = {}, {}
+    for key, total in sums.items():
+        # In the sum's own precision: noise on a coarser grid would leave its last digits in sight.
+        xi = drawn[key].to(total)
+        if key in preconditioners:
+            rule = preconditioners[key]
+            total, xi = map_rank_axis(key, rule.after, total), map_rank_axis(key, rule.noise, xi)
+        released[key], alone[key] = total + xi, xi
+    return released, alone

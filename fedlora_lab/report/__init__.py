@@ -1,0 +1,21 @@
+"""The folder of a run, its summary table and its HTML page; paired differences of methods."""
+
+from fedlora_lab.report.html_page import report
+from fedlora_lab.report.paired_differences import (
+    PairedDifference,
+    claims_table,
+    final_difference,
+    paired_difference,
+)
+from fedlora_lab.report.run_folder import Folder
+from fedlora_lab.report.summary_table import summary
+
+__all__ = [
+    "Folder",
+    "PairedDifference",
+    "claims_table",
+    "final_difference",
+    "paired_difference",
+    "report",
+    "summary",
+]

@@ -1,0 +1,286 @@
+"""One self-contained page from a run folder: figures, table with intervals, ledger, settings,
+versions.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.validation import check
+from fedlora_lab.methods.optimizers import OPTIMIZERS, SERVER_OPTIMIZERS, optimizer_of
+from fedlora_lab.report.run_folder import Folder, read_frame, read_json
+from fedlora_lab.report.summary_table import display_rows, format_number, observer_phrase, summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedlora_lab.privacy.ledger import Ledger
+
+HERE = Path(__file__).parent
+_WORDS = tomllib.loads((HERE / "report.toml").read_text(encoding="utf-8"))
+WIDTH, HEIGHT = 4.9, 4.1  # narrower than in a notebook: still read on a phone, 330 pixels wide
+_SHOWN = ("task", "privacy", "lora", "plans", "methods", "versions")
+
+
+def _svg(figure: Any) -> str:
+    """A figure as a data address. An image's own scripts and names cannot reach the page, nor the
+    page's the image.
+    """
+    import matplotlib
+
+    figure.set_size_inches(WIDTH, HEIGHT)
+    for axes in figure.axes:
+        axes.set_title("", loc="left")  # the page has the title
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "fedlora_lab"}):
+        metadata = {"Date": None, "Creator": None}
+        options = {"bbox_inches": "tight", "pad_inches": 0.08, "metadata": metadata}
+        figure.savefig(buffer, format="svg", **options)
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _drawable(name: str) -> str:
+    """A name of at most 60 letters that every font has a sign for, and that Matplotlib draws as it
+    stands, not as mathematics; different names stay different.
+    """
+    if len(name) > 60:
+        digest = hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=4).hexdigest()
+        name = f"{name[:40]} … {digest}"
+    letters = (letter if letter.isprintable() else "\ufffd" for letter in name)
+    return "".join(letters).replace("$", "\\$")
+
+
+def figures(frame: "pd.DataFrame") -> Iterator[dict[str, str]]:
+    """The figures that this frame can fill: address, title, and what one sees in it."""
+    from fedlora_lab import plots
+
+    whole: Any = frame[frame["layer"] == "all"]
+    names = {name: whole[name].astype(str).map(_drawable) for name in ("task", "method")}
+    whole = whole.assign(**names, seed=whole["seed"].fillna(-1))
+    for one in _WORDS["figures"]:
+        try:
+            address = _svg(getattr(plots, one["plot"])(whole, **one["options"]))
+        except ValueError:
+            continue  # nothing finite of this measure: no privacy, a single client, no accuracy
+        yield {"title": one["title"], "text": one["text"], "address": address}
+
+
+def flatten_settings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and values of nested settings, as text; floats to five digits."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from flatten_settings(inner, f"{name}.{key}".strip("."))
+    else:
+        short = json.dumps(_rounded(value), ensure_ascii=False)
+        yield name, value if isinstance(value, str) else short
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+# ---- what the runs promise, and what they spent
+
+
+def _ledgers(texts: Mapping[str, Any]) -> "dict[str, Ledger | None]":
+    from fedlora_lab.privacy.ledger import Ledger
+
+    return {
+        cell: None if text is None else Ledger.from_json(json.dumps(text, sort_keys=True), cell)
+        for cell, text in texts.items()
+    }
+
+
+def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
+    """One row for each cell: what it released in all, what that spent against whom, and whether it
+    may be released.
+    """
+    rows = []
+    for cell, ledger in _ledgers(ledgers).items():
+        row = {"cell": cell} | dict.fromkeys(("unit", "relation", "observer", "releases"), "–")
+        row |= {"epsilon": format_number(math.inf), "mode": "no privacy"}
+        if ledger is not None:
+            reason = f" ({ledger.uncertified})" if ledger.uncertified else ""
+            row |= {
+                "unit": ledger.unit,
+                "relation": ledger.relation,
+                "observer": ledger.observers[0],
+                "releases": str(int(ledger.to_frame()["releases"].max())),
+                "epsilon": format_number(ledger.epsilon_or_inf(), 3) + reason,
+                "mode": f"{ledger.accountant}, δ = {ledger.delta:g}, {ledger.mode}",
+            }
+        rows.append(row)
+    return rows
+
+
+def composed_spending(
+    ledgers: "Iterable[Ledger | None]", unseen: "Iterable[Ledger]" = ()
+) -> list[str]:
+    """What runs on the same data spend together, in sentences; none for a single one with a ledger
+    (``None``: without).
+
+    Runs with recorded seeds are not for release: of those the sentences state what they would spend
+    if they were.
+
+    Args:
+        ledgers: of all runs; ``None``: a run without privacy.
+        unseen: those of the ledgers that no table shows; a single release among them is told too.
+
+    Guarantees: test_report.py::test_runs_on_the_same_data_are_added_up.
+    """
+    from fedlora_lab.privacy.ledger import Ledger
+
+    whole = list(ledgers)
+    books = [one for one in whole if one is not None]
+    released = [one for one in books if not one.reproducible]
+    wanted, gone = [], "cut short or cleared away ones included"
+    if len(released) > 1:
+        wanted.append((released, f"All {len(released)} runs without a seed together, {gone}"))
+    elif any(one is other for one in released for other in unseen):
+        wanted.append((released, "A run without a seed that was cut short or cleared away"))
+    if len(released) < len(books) and len(books) > 1:
+        wanted.append((books, f"All {len(books)} runs together, if they were all released"))
+    sentences = []
+    for parts, name in wanted:
+        try:
+            said = Ledger.compose(*parts).statement()
+        except ValueError as error:
+            said = f"no epsilon can be stated ({error})."
+        sentences.append(f"{name}: {said}")
+    if len(books) < len(whole):
+        count = len(whole) - len(books)
+        sentences.append(
+            f"Runs without privacy, {count} here, {gone}, promise nothing: "
+            f"no ε covers what they tell of these data."
+        )
+    return sentences
+
+
+def folder_spending(path: str | Path, ledgers: Mapping[str, Any]) -> list[str]:
+    """`composed_spending` of all runs that a folder knows of, those included that its cells do not
+    show; and who was stopped.
+
+    Guarantees: test_attack_spending.py::test_a_run_without_privacy_is_never_forgotten.
+    """
+    folder = Folder(path)
+    known = _ledgers(ledgers) | folder.ledgers()
+    unseen = [book for name, book in known.items() if book is not None and name not in ledgers]
+    return [*folder.stopped(), *composed_spending(known.values(), unseen)]
+
+
+def settings_summary(settings: Mapping[str, Any], methods: list[str]) -> dict[str, str]:
+    """The setting in a few words: what all runs share."""
+    task, privacy = settings["task"], settings["privacy"]
+    plans = [settings["plans"][slug] for slug in methods]
+    found = {"clients": str(len(task["sizes"])), "private examples": str(sum(task["sizes"]))}
+    for key in ("rounds", "local_steps", "batch", "participation"):
+        values = list(dict.fromkeys(plan[key] for plan in plans))
+        if key != "participation" or values != [1.0]:
+            shown = ("all" if value is None else str(value) for value in values)
+            found[key.replace("_", " ")] = ", ".join(shown)
+    for key, table in {"optimizer": OPTIMIZERS, "server_optimizer": SERVER_OPTIMIZERS}.items():
+        rules = {str(optimizer_of(plan.get(key, "sgd"), key, table)) for plan in plans}
+        if rules != {"sgd"}:
+            found[key.replace("_", " ")] = ", ".join(sorted(rules))
+    found["rank"] = str(settings["lora"]["rank"])
+    found["seeds"] = ", ".join("none" if seed is None else str(seed) for seed in settings["seeds"])
+    if privacy is None:
+        return {**found, "privacy": "none"}
+    target = "as spent" if privacy["target"] is None else f"{privacy['target']:g}"
+    return {**found, "ε planned": target, "δ": f"{privacy['delta']:g}", "unit": privacy["unit"]}
+
+
+def privacy_statement(settings: Mapping[str, Any], ledgers: Mapping[str, Any]) -> list[str]:
+    """What the numbers promise and what they do not, in sentences."""
+    privacy, said = settings["privacy"], _WORDS["promise"]
+    if privacy is None:
+        return [said["none"]]
+    unit, observer = _WORDS["units"][privacy["unit"]], _WORDS["observers"][privacy["trust"]]
+    seeds = any(ledger and ledger["content"]["reproducible"] for ledger in ledgers.values())
+    return [
+        said["neighbours"].format(unit=unit, delta=privacy["delta"]),
+        said["observer"].format(observer=observer),
+        *([said["seeds"]] if seeds else []),
+        said["tuning"],
+    ]
+
+
+# ---- the page
+
+
+def render(
+    frame: "pd.DataFrame",
+    settings: Mapping[str, Any],
+    ledgers: Mapping[str, Any],
+    whole: Sequence[str] = (),
+) -> str:
+    """The page as text.
+
+    Args:
+        frame, settings, ledgers: as in the run folder.
+        whole: what all runs spend together, in sentences.
+
+    Guarantees: whatever stands in the data is escaped (test_hostile_names_are_escaped); equal input
+        gives equal bytes (test_same_run_same_page); nothing is loaded from elsewhere
+        (test_page_stands_alone).
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    from fedlora_lab.plots.style import look, name
+
+    table = summary(frame)
+    rows = [
+        {**row, "name": name(row["method"]), "colour": look(row["method"]).colour}
+        for row in display_rows(table)
+    ]
+    privacy, options = settings["privacy"], {"trim_blocks": True, "lstrip_blocks": True}
+    page: Any = Environment(autoescape=True, undefined=StrictUndefined, **options)  # type: ignore[arg-type]
+    return page.from_string((HERE / "report.html").read_text(encoding="utf-8")).render(
+        rows=rows,
+        facts=settings_summary(settings, [row["method"] for row in rows]),
+        promise=[*privacy_statement(settings, ledgers), *whole],
+        measure=table.attrs["measure"],
+        against=observer_phrase(None if privacy is None else privacy["trust"]),
+        figures=list(figures(frame)),
+        ledger=ledger_rows(ledgers),
+        settings=settings,
+        shown={
+            part: list(flatten_settings(settings[part])) for part in _SHOWN if settings.get(part)
+        },
+    )
+
+
+def report(path: str | Path) -> Path:
+    """Writes ``report.html`` into a run folder, from what is in it; returns its path.
+
+    Raises: ``ValueError`` when the folder is not a run's or holds no finished cell.
+
+    >>> report("nowhere")
+    Traceback (most recent call last):
+    ValueError: folder='nowhere': expected a run folder, as compare and run write it
+    """
+    path = Path(path)
+    check(path.is_dir(), "folder", str(path), "a run folder, as compare and run write it")
+    settings = Folder(path).settings
+    done = (path / "frame.csv").is_file()
+    check(done, "folder", str(path), "at least one finished cell (frame.csv)")
+    frame, ledgers = read_frame(path / "frame.csv"), read_json(path / "ledger.json")
+    try:
+        frame, ledgers = Folder(path).counted(frame, ledgers)
+        page = render(frame, settings, ledgers, folder_spending(path, ledgers))
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise ValueError(
+            f"{path}: expected settings, frame and ledger of one run ({why})"
+        ) from error
+    write_atomically(path / "report.html", page, shared=True)
+    return path / "report.html"

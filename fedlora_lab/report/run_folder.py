@@ -1,0 +1,354 @@
+"""A run folder: finished cells (one method at one seed), their ledgers, the settings that reproduce
+them.
+
+Every file is written under a temporary name and renamed, so a reader never meets half a file and a
+killed run loses at most the cell in progress (whose checkpoint takes it up again).
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlora_lab._utils import files
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.validation import check
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedlora_lab.privacy.ledger import Ledger
+
+OWN = "cells checkpoints private frame.csv ledger.json report.html audit.json settings.json"
+"""What a run leaves, in the order in which it is cleared: the settings outlive the cells."""
+SPENT = "spent-[0-9]*-*.json"
+"""Ledgers of releases whose runs were cleared away, ``null`` of one without privacy: what was
+released stays spent.
+"""
+# What must be equal before cells may stand in one table, and what must be equal method by method.
+WHOLE = ("task", "privacy", "lora")
+BY_METHOD = ("methods", "plans", "privacies")
+FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("task", "lora", "versions", "plans", "methods"), dict),
+    **dict.fromkeys(("seeds", "commands"), list),
+    "privacy": (dict, type(None)),
+}
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; ``ValueError`` with its name when it is none."""
+    return files.parse_json(path.read_bytes(), str(path))
+
+
+def to_json(value: Any) -> str:
+    """Indented JSON; infinities and NaN are refused, since not every reader takes them."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_frame(path: Path) -> "pd.DataFrame":
+    """A tidy frame as `Folder.gather` wrote it: every value with the bits it had, seed empty where
+    there was none.
+
+    Raises: ``ValueError`` with the file's name when it is none.
+    """
+    import pandas as pd
+
+    def exact(text: str) -> float:  # what pandas does by itself is exact in some versions only
+        return float(text) if text else math.nan
+
+    names = ("task", "method", "layer", "measure")
+    options: Any = {"dtype": dict.fromkeys(names, str), "converters": {"value": exact}}
+    options |= {"keep_default_na": False, "na_values": {"seed": [""]}}
+    try:
+        frame = pd.read_csv(path, **options)
+    except (ValueError, UnicodeDecodeError) as error:  # pandas' own parser errors are ValueErrors
+        why = " ".join(str(error).split())[:120]
+        raise ValueError(f"{path}: expected a tidy frame ({why})") from error
+    whole = {*names, "seed", "round", "value"} <= set(frame.columns)
+    check(whole, str(path), list(frame.columns), "a tidy frame")
+    for column in [frame["round"], frame["seed"].dropna()] if len(frame) else []:
+        whole = column.dtype.kind in "if" and bool(((column >= 0) & (column % 1 == 0)).all())
+        check(whole, f"{path}, {column.name}", column.dtype.name, "whole numbers >= 0")
+    return frame
+
+
+def with_ledger_epsilon(frame: "pd.DataFrame", ledger: "Ledger | None") -> "pd.DataFrame":
+    """The frame of a cell with the last round's epsilon no lower than what its ledger counts.
+
+    A round that was begun and never recorded, since its process was killed, was released: the
+    ledger beside the checkpoints has it, and no record.
+
+    Guarantees: test_attack_spending.py::test_a_table_states_what_killed_rounds_spent.
+    """
+    if ledger is None:
+        return frame
+    last = frame["round"] == frame["round"].max()
+    there: Any = (frame["layer"] == "all") & (frame["measure"] == "epsilon") & last
+    floor = frame["value"].clip(lower=ledger.epsilon_or_inf())
+    return frame.assign(value=frame["value"].mask(there, floor))
+
+
+def first_difference(old: Any, new: Any, name: str = "") -> str | None:
+    """The dotted name of the first place where two JSON values differ, with both values.
+
+    Numbers that agree to nine digits are equal: a calibrated noise multiplier is found by search,
+    and its last bits depend on how many threads added up.
+    """
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        pairs = ((f"{name}.{key}".strip("."), key) for key in sorted({*old, *new}))
+        found = (first_difference(old.get(key), new.get(key), path) for path, key in pairs)
+        return next((place for place in found if place), None)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        same = all(first_difference(a, b) is None for a, b in zip(old, new))
+    elif isinstance(old, float) and isinstance(new, float):
+        same = math.isclose(old, new, rel_tol=1e-9)
+    else:
+        same = old == new
+    return None if same else f"{name} is {json.dumps(old)} there and {json.dumps(new)} now"
+
+
+def _ledger(content: Any, name: str = "ledger") -> "Ledger | None":
+    """The ledger of a cell from its JSON value; ``None`` of one without privacy."""
+    from fedlora_lab.privacy.ledger import Ledger
+
+    return None if content is None else Ledger.from_json(json.dumps(content, sort_keys=True), name)
+
+
+class Folder:
+    """A run folder, made when it is not there, and held by one process at a time.
+
+    Raises: ``ValueError`` on entry when another process holds the folder, or when it holds files
+        that are not a run's.
+    Guarantees: two processes never write in one folder (test_two_processes_refuse_each_other); a
+        killed run leaves whole files only (test_kills_of_a_run_lose_nothing).
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as path, Folder(path) as folder:
+    ...     folder.done("rolora", seed=0)
+    False
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path).expanduser()
+        self._lock: Any = None
+
+    def __enter__(self) -> "Folder":
+        check(not self.path.is_file(), "out", str(self.path), "a folder, not a file")
+        names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+        names -= {path.name for path in (*self.path.glob(SPENT), *self.path.glob(".*.part"))}
+        known = "settings.json" in names or names <= {".lock", "cells", "checkpoints", "private"}
+        expected = "an empty or new folder, or one made by this command"
+        check(known, "out", str(self.path), expected)
+        self._lock = files.lock_folder(self.path)
+        self._lock.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._lock.__exit__(*error)
+
+    def keyed(self, fingerprint: str) -> str:
+        """What may stand in the settings of a fingerprint of private data, see `keyed_digest`.
+
+        Raises: ``ValueError`` where the folder holds a run and its key is gone.
+        """
+        whole = files.has_key(self.path) or not (self.path / "settings.json").exists()
+        check(whole, "folder", str(self.path), "a run folder with its subfolder private/ as it was")
+        return files.keyed_digest(self.path, fingerprint)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What reproduces the runs in this folder."""
+        path = self.path / "settings.json"
+        check(path.is_file(), "folder", str(self.path), "a run folder (with settings.json)")
+        settings = read_json(path)
+        known = isinstance(settings, dict) and settings.get("format") == 1
+        check(known, "settings.json", str(path), "format 1")
+        for name, kind in FIELDS.items():
+            right = isinstance(settings.get(name, ...), kind)
+            check(right, "settings.json", str(path), f"the settings of a run, with {name}")
+        slugs = set(settings["methods"])
+        parts = [settings.get(name, settings["methods"]) for name in BY_METHOD]
+        same = all(isinstance(part, dict) and set(part) == slugs for part in parts)
+        seeds = all(seed is None or type(seed) is int for seed in settings["seeds"])
+        texts = all(isinstance(line, str) for line in settings["commands"])
+        check(same and seeds and texts, "settings.json", str(path), "the settings of a run")
+        return settings
+
+    def claim(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Writes the settings, joined with those of the cells that are here already.
+
+        More methods or seeds may join a folder; another task, plan, privacy or adapter may not.
+        What is returned are the settings as they were first written: run with those, not with newly
+        calibrated ones.
+
+        Raises: ``ValueError`` in one line, naming the first setting that differs.
+        """
+        settings = json.loads(to_json(settings))
+        if (self.path / "settings.json").exists():
+            old = self.settings
+            whole = all(isinstance(old.get(key), dict) for key in BY_METHOD)
+            expected = "the settings of a run, with privacies"
+            check(whole, "settings.json", str(self.path), expected)
+            pairs = [(key, old[key], settings[key]) for key in WHOLE]
+            for key in BY_METHOD:
+                common = [slug for slug in old[key] if slug in settings[key]]
+                pairs += [(f"{key}.{slug}", old[key][slug], settings[key][slug]) for slug in common]
+            for name, was, now in pairs:
+                if found := first_difference(was, now, name):
+                    raise ValueError(
+                        f"{self.path} holds a run with other settings ({found}): "
+                        f"expected the same settings, another --out, or --fresh"
+                    )
+            settings |= {key: settings[key] | old[key] for key in BY_METHOD}
+            settings |= {key: old[key] for key in WHOLE}
+            seeds = {*old["seeds"], *settings["seeds"]}
+            settings["seeds"] = sorted(seeds, key=lambda seed: -1 if seed is None else seed)
+            earlier = [line for line in old["commands"] if line not in settings["commands"]]
+            settings["commands"] = earlier + settings["commands"]
+        write_atomically(self.path / "settings.json", to_json(settings))
+        return settings
+
+    # ---- cells
+
+    def _name(self, slug: str, seed: int | None) -> str:
+        return f"{slug}-{'release' if seed is None else seed}"
+
+    def _cell(self, slug: str, seed: int | None, ending: str) -> Path:
+        return self.path / "cells" / f"{self._name(slug, seed)}.{ending}"
+
+    def checkpoint(self, slug: str, seed: int | None) -> Path:
+        """Where the run of one cell keeps its state."""
+        return self.path / "checkpoints" / self._name(slug, seed)
+
+    def done(self, slug: str, seed: int | None) -> bool:
+        """Whether a cell is finished or was stopped; its frame is renamed into place last."""
+        return self._cell(slug, seed, "csv").exists()
+
+    def ended(self, slug: str, seed: int | None) -> int:
+        """The last round of a finished cell."""
+        frame: Any = self.read(slug, seed)
+        return int(frame["round"].max())
+
+    def stopped(self) -> list[str]:
+        """The finished cells that ended before their plan's last round, in words."""
+        if not (self.path / "settings.json").exists():
+            return []
+        found, settings = [], self.settings
+        for slug in settings["methods"]:
+            rounds = settings["plans"][slug]["rounds"]
+            for seed in (seed for seed in settings["seeds"] if self.done(slug, seed)):
+                if (last := self.ended(slug, seed)) < rounds:
+                    name = f"{slug}, seed {'none' if seed is None else seed}"
+                    found.append(f"{name}: stopped after round {last} of {rounds}.")
+        return found
+
+    def read(self, slug: str, seed: int | None) -> "pd.DataFrame":
+        """The frame of one finished cell."""
+        return read_frame(self._cell(slug, seed, "csv"))
+
+    def save(self, slug: str, seed: int | None, frame: "pd.DataFrame", ledger: Any) -> None:
+        """Keeps one finished cell."""
+        write_atomically(self._cell(slug, seed, "json"), to_json(ledger))
+        write_atomically(self._cell(slug, seed, "csv"), frame.to_csv(index=False))
+
+    def gather(self) -> "pd.DataFrame":
+        """Writes frame.csv and ledger.json from all finished cells, in the order of the settings;
+        returns the frame.
+        """
+        import pandas as pd
+
+        settings = self.settings
+        pairs = [(slug, seed) for slug in settings["methods"] for seed in settings["seeds"]]
+        cells = [pair for pair in pairs if self.done(*pair)]
+        check(bool(cells), "folder", str(self.path), "at least one finished cell")
+        frame = pd.concat([self.read(*cell) for cell in cells], ignore_index=True)
+        ledgers = {self._name(*cell): read_json(self._cell(*cell, "json")) for cell in cells}
+        frame, ledgers = self.counted(frame, ledgers)
+        write_atomically(self.path / "ledger.json", to_json(ledgers))
+        write_atomically(self.path / "frame.csv", frame.to_csv(index=False))
+        return frame
+
+    # ---- what was spent
+
+    def _books(self) -> "dict[str, Ledger | None]":
+        """The ledgers of the cells, finished or cut short; ``None`` of one without privacy."""
+        from fedlora_lab.privacy.ledger import Ledger
+
+        found: dict[str, Ledger | None] = {}
+        for path in sorted((self.path / "checkpoints").glob("*/round-*.json")):
+            if not self._private(path.parent.name):
+                found[path.parent.name] = None
+        for path in sorted((self.path / "cells").glob("*.json")):
+            found[path.stem] = _ledger(read_json(path), str(path))
+        # At least as long as the one kept when the cell was finished.
+        for path in sorted((self.path / "checkpoints").glob("*/ledger.json")):
+            found[path.parent.name] = Ledger.load(path)
+        return found
+
+    def _private(self, name: str) -> bool:
+        """Whether the settings plan this cell with privacy; not where they cannot be read."""
+        try:
+            return self.settings["privacies"][name.rpartition("-")[0]] is not None
+        except (ValueError, TypeError, KeyError):
+            return False
+
+    def ledgers(self) -> "dict[str, Ledger | None]":
+        """Every ledger in the folder by name, fit to be added up: of all cells, and of runs that
+        were cleared away.
+
+        ``None`` stands for a run without privacy. A run that was cleared away may have split the
+        same data otherwise, sizes being equal or not: its releases are counted for every client.
+
+        Raises: ``ValueError`` for one that cannot be read.
+        Guarantees: test_attack_spending.py::test_a_split_of_equal_sizes_is_not_taken_for_the_same.
+        """
+        from fedlora_lab.privacy.ledger import Ledger
+
+        found = self._books()
+        for path in sorted(self.path.glob(SPENT)):
+            found[path.stem] = None if read_json(path) is None else Ledger.load(path)
+        for name, ledger in found.items():
+            if ledger is not None and name.startswith(("central-", "spent-")):
+                found[name] = ledger.for_everyone()
+        return found
+
+    def counted(
+        self, frame: "pd.DataFrame", ledgers: Mapping[str, Any]
+    ) -> "tuple[pd.DataFrame, dict[str, Any]]":
+        """The frame and ledgers of finished cells with what was spent since: a stopped cell may
+        have gone on and been killed.
+        """
+        import pandas as pd
+
+        later = {name: book for name, book in self._books().items() if book is not None}
+        whole = {n: json.loads(later[n].to_json()) if n in later else x for n, x in ledgers.items()}
+        parts = []
+        for (slug, seed), part in frame.groupby(["method", "seed"], sort=False, dropna=False):  # type: ignore[misc]
+            text = whole.get(self._name(slug, None if math.isnan(seed) else int(seed)))
+            parts.append(with_ledger_epsilon(part, _ledger(text)))
+        return pd.concat(parts).sort_index(), whole
+
+    def clear(self) -> None:
+        """Removes what earlier runs left here, and nothing else; ledgers of releases are kept, as
+        spent-*.json, and of a run without privacy that there was one.
+
+        Raises: ``ValueError`` for a ledger that cannot be read: what it holds may have been
+            released.
+        Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release,
+            ::test_a_run_without_privacy_is_never_forgotten; killed on its way it leaves no cell
+            without its settings
+            (test_faults_runs.py::test_a_clearing_that_was_killed_leaves_no_cell_of_another_run).
+        """
+        for name, ledger in self._books().items():
+            if ledger is None or not ledger.reproducible:
+                numbers = (int(path.name.split("-")[1]) for path in self.path.glob(SPENT))
+                path = self.path / f"spent-{1 + max(numbers, default=0):03d}-{name}.json"
+                write_atomically(path, ("null" if ledger is None else ledger.to_json()) + "\n")
+        for path in (self.path / "cells").glob("*.csv"):  # without its frame a cell is not there
+            path.unlink()
+        for name in OWN.split():
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,0 +1,209 @@
+"""One row for each method of a run, and the words in which its numbers are shown."""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedlora_lab._utils.validation import check
+from fedlora_lab.methods.quantization import bytes_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("task", "method", "seed", "round", "layer", "measure", "value")
+
+
+def t_interval(values: "np.ndarray", level: float = 0.95) -> tuple[float, float]:
+    """Mean and half-width of Student's t interval of ``values`` (n,); the half-width of one value
+    is NaN, and so is that of values of which one is not finite.
+
+    Guarantees: equals ``scipy.stats.t.interval`` (test_t_interval_is_scipys).
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=float)
+    mean = float(values.mean()) if values.size else math.nan
+    if values.size < 2 or not np.isfinite(values).all():
+        return mean, math.nan
+    point = float(t.ppf((1 + level) / 2, values.size - 1))
+    return mean, point * float(values.std(ddof=1)) / math.sqrt(values.size)
+
+
+def headline(frame: "pd.DataFrame") -> str:
+    """The measure a run is judged by: accuracy where the task has it, else the test loss."""
+    return "accuracy" if "accuracy" in set(frame["measure"]) else "loss"
+
+
+def _worse(measure: str, before: float, after: float) -> bool:
+    """Less accuracy, or more loss; False where one of them is NaN."""
+    return after < before if measure.startswith("accuracy") else after > before
+
+
+def describe_decline(measure: str, before: float, after: float) -> str:
+    """Words on a run that ended worse than it began; "" for one that did not, or has no measure."""
+    if not _worse(measure, before, after):
+        return ""
+    return f"{_way(measure)} its start: {_apart(before, after)}"
+
+
+def _way(measure: str) -> str:
+    return "fell below" if measure.startswith("accuracy") else "rose above"
+
+
+def _apart(before: float, after: float) -> str:
+    """Two numbers with as many digits as show that they differ, at least two."""
+    digits = next((n for n in range(2, 6) if f"{before:.{n}f}" != f"{after:.{n}f}"), 6)
+    return f"{before:.{digits}f} to {after:.{digits}f}".replace("inf", "∞")
+
+
+def summary(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """One row for each method of a tidy frame.
+
+    Columns: ``method``, ``seeds`` (how many), ``fell`` (how many of their runs ended worse than
+    they began), the headline measure before training (``before``), after the last round
+    (``score``) and its 95 % half-width over seeds (``interval``), ``deviation`` (relative, last
+    round, mean over seeds), ``epsilon`` (the largest over seeds), ``bytes_up``, ``bytes_down`` and
+    ``seconds`` (totals of a run, means over seeds). NaN is what was not measured in every run. The
+    measure's name is in ``attrs["measure"]``.
+
+    Guarantees: nothing that was not measured is a number (test_what_was_not_measured_is_no_number).
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    >>> summary(fl.to_frame(fl.run(task, "rolora", None, fl.Plan(rounds=1))))["bytes_up"].item()
+    96.0
+    """
+    import pandas as pd
+
+    known = set(COLUMNS) <= set(frame.columns)
+    check(known, "frame", list(frame.columns), f"columns {', '.join(COLUMNS)}")
+    check(len(frame) > 0, "frame", "empty", "at least one row")
+    measure = headline(frame)
+    whole: Any = frame[frame["layer"] == "all"]
+    keys: Any = {"by": ["method", "seed"], "sort": False, "dropna": False}
+    rounds = whole.groupby(**keys)["round"]
+    ends = {how: whole["round"] == rounds.transform(how) for how in ("min", "max")}
+
+    def per_run(name: str, where: Any = True, total: bool = False) -> Any:
+        """A value of each run: where it was measured last, or the sum over its rounds.
+
+        No earlier round stands in for the last one, and a sum with an unknown part is unknown.
+        """
+        values = whole[(whole["measure"] == name) & where].groupby(**keys)["value"]
+        return values.agg(lambda some: some.sum(skipna=False) if total else some.iloc[-1])
+
+    scores = {"before": per_run(measure, ends["min"]), "score": per_run(measure, ends["max"])}
+    last = {name: per_run(name, ends["max"]) for name in ("deviation", "epsilon")}
+    sums = {name: per_run(name, total=True) for name in ("bytes_up", "bytes_down", "seconds")}
+    cells = pd.DataFrame({**scores, **last, **sums})
+    cells["fell"] = [_worse(measure, *pair) for pair in zip(cells["before"], cells["score"])]
+    rows = []
+    for method in frame["method"].unique():
+        part = cells.loc[method]
+        score, interval = t_interval(part["score"].to_numpy())
+        own = {"score": score, "interval": interval, "epsilon": part["epsilon"].max(skipna=False)}
+        own |= {"method": method, "seeds": len(part), "fell": int(part["fell"].sum())}
+        rows.append(part.mean(skipna=False).to_dict() | own)
+    first = ["method", "seeds", "fell", "before", "score", "interval"]
+    table = pd.DataFrame(rows, columns=[*first, *last, *sums])
+    table.attrs["measure"] = measure
+    return table
+
+
+def format_number(value: float, digits: int = 3, infinite: str = "not private") -> str:
+    """A number for people: fixed digits, a dash for what was not measured, words for infinity."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return infinite if value > 0 else "-∞"
+    if value != 0 and abs(value) < 10**-digits:
+        return f"{value:.0e}"
+    return f"{value:.{digits}f}"
+
+
+def format_deviation(value: float) -> str:
+    """A relative deviation for people: what rounding leaves is nothing."""
+    return "0" if value <= 1e-6 else format_number(value, infinite="∞")
+
+
+AGAINST = {
+    "local": "whoever sees the uploads",
+    "secagg": "whoever sees the sums of the uploads",
+    "central": "whoever sees the released models only",
+}
+"""Trust -> against whom ε holds, in a few words; `Ledger.statement` says it in full."""
+
+
+def observer_phrase(trust: str | None) -> str:
+    """Words that follow an ε and name its observer; "" without privacy (``None``)."""
+    return "" if trust is None else f" against {AGAINST[trust]}"
+
+
+def display_rows(table: "pd.DataFrame") -> list[dict[str, str]]:
+    """The summary with every value as it is shown, in the terminal and in the report alike."""
+    measure, rows = table.attrs.get("measure", "accuracy"), []
+    for row in table.to_dict("records"):
+        half = "" if math.isnan(row["interval"]) else f" ± {format_number(row['interval'])}"
+        shown = {
+            "method": str(row["method"]),
+            "seeds": str(row["seeds"]),
+            "before": format_number(row["before"], infinite="∞"),
+            "score": format_number(row["score"], infinite="∞") + half,
+            "deviation": format_deviation(row["deviation"]),
+            "epsilon": format_number(row["epsilon"], 2),
+            "up": bytes_text(row["bytes_up"]),
+            "down": bytes_text(row["bytes_down"]),
+            "seconds": format_number(row["seconds"], 1),
+            "fell": _fell(measure, row),
+        }
+        rows.append(shown)
+    return rows
+
+
+def _fell(measure: str, row: "dict[str, Any]") -> str:
+    """Words on the runs of a method that ended worse than they began; "" where none did."""
+    if not row.get("fell"):
+        return ""
+    if row["seeds"] == 1:
+        return describe_decline(measure, row["before"], row["score"])
+    text = f"{row['fell']} of {row['seeds']} runs {_way(measure)} their start"
+    mean = "" if math.isnan(row["score"]) else f"; mean {_apart(row['before'], row['score'])}"
+    return text + mean
+
+
+# ---- pages in Markdown
+
+
+def markdown_table(rows: Iterable[Iterable[Any]]) -> str:
+    """A Markdown table; the first row is its head, and a bar within a cell becomes a stroke."""
+    cells = [[str(cell).replace("|", "/") for cell in row] for row in rows]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
+
+
+# How a line begins that MyST takes for a comment, the end of a block, a target or a directive,
+# even within prose.
+HIDDEN = re.compile(r" {0,3}(%|\+\+\+|\([^()\s]+\)=\s*$|:::)")
+
+
+def hidden_lines(page: str) -> list[str]:
+    """The lines of a Markdown page, outside code, that the site would not show as text."""
+    lines, fence = [], ""
+    for line in page.splitlines():
+        mark = re.match(r" {0,3}(```+|~~~+)", line)
+        if mark:
+            fence = ("" if mark[1].startswith(fence) else fence) if fence else mark[1]
+        elif not fence and HIDDEN.match(line):
+            lines.append(line)
+    return lines
+
+
+def require_visible(page: str) -> str:
+    """The page as it is; ``ValueError`` for one with a line that the site would not show."""
+    found = hidden_lines(page)
+    expected = "no line that MyST takes for a comment, a target or a directive: wrap it elsewhere"
+    check(not found, "page", found, expected)
+    return page

@@ -1,0 +1,119 @@
+"""Splits of one pool of examples over clients. NumPy only, deterministic, each example once.
+
+Every function returns one sorted int64 index vector per client. A seed is a whole number >= 0;
+``None`` draws from the operating system.
+
+>>> from fedlora_lab.tasks import partition
+>>> [part.tolist() for part in partition.by_group(["north", "south", "north"])]
+[[0, 2], [1]]
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check, check_number, check_whole
+
+Split = list[np.ndarray]
+
+
+def iid(count: int, clients: int, seed: int | None = 0, min_size: int = 1) -> Split:
+    """Shuffle ``count`` examples and cut them into parts whose sizes differ by at most one.
+
+    Raises: ValueError for fewer than clients * min_size examples.
+    Guarantees: test_partition.py::test_every_example_exactly_once,
+        ::test_iid_sizes_differ_by_at_most_one.
+
+    >>> [len(part) for part in iid(11, 3)]
+    [4, 4, 3]
+    """
+    check_whole("count", count, 1)
+    _check_room(count, clients, min_size)
+    order = Streams(seed).numpy("partition iid").permutation(count)
+    return [np.sort(part).astype(np.int64) for part in np.array_split(order, clients)]
+
+
+def dirichlet(
+    labels: Any, clients: int, alpha: float, seed: int | None = 0, min_size: int = 1
+) -> Split:
+    """Deal each label's examples in proportions drawn from a symmetric Dirichlet(alpha).
+
+    Args:
+        labels: (n,) labels of any kind that can be sorted, array or CPU tensor.
+        clients: number of parts, >= 1.
+        alpha: concentration, > 0; small: few labels per client, infinite: equal proportions.
+        seed: of the proportions and of who gets which example.
+        min_size: smallest number of examples of a client; a client short of it gets some of the
+            largest client's.
+    Raises: ValueError when alpha <= 0 or for fewer than clients * min_size examples.
+    Guarantees: test_partition.py::test_every_example_exactly_once,
+        ::test_minimum_size_holds_for_extreme_alpha, ::test_alpha_sets_the_skew.
+    Source: proportions per label as in Yurochkin et al., arXiv:1905.12022, section 4.
+
+    >>> [part.tolist() for part in dirichlet([0, 0, 1, 1], 2, alpha=float("inf"))]
+    [[1, 2], [0, 3]]
+    """
+    labels = _column("labels", labels)
+    check_number("alpha", alpha, 0, open_low=True)
+    _check_room(len(labels), clients, min_size)
+    rng = Streams(seed).numpy("partition dirichlet")
+    parts: list[list[int]] = [[] for _ in range(clients)]
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        weights = np.full(clients, 1 / clients)
+        if np.isfinite(alpha):
+            # In logarithms, for a tiny alpha would underflow to 0 / 0:
+            # log Gamma(alpha) variate = log Gamma(alpha + 1) variate + log(U) / alpha.
+            logs = np.log(rng.gamma(alpha + 1, size=clients))
+            logs += np.log1p(-rng.random(clients)) / alpha
+            weights = np.exp(logs - logs.max())
+            weights /= weights.sum()
+        cuts = np.rint(np.cumsum(weights)[:-1] * len(members)).astype(int)
+        for part, share in zip(parts, np.split(members, cuts), strict=True):
+            part.extend(share.tolist())
+    # A part that is too small takes entries one by one from the largest.
+    while len(smallest := min(parts, key=len)) < min_size:
+        smallest.append(max(parts, key=len).pop())
+    return [np.sort(np.asarray(part, dtype=np.int64)) for part in parts]
+
+
+def deal(labels: Any, clients: int, alpha: float | None, seed: int | None, min_size: int) -> Split:
+    """Split by `dirichlet`, or by `iid` where ``alpha`` is ``None``."""
+    if alpha is None:
+        return iid(len(labels), clients, seed, min_size)
+    return dirichlet(labels, clients, alpha, seed, min_size)
+
+
+def by_group(groups: Any, parts: int = 1, seed: int | None = 0) -> Split:
+    """Make one client of each group (a domain, a site), or ``parts`` clients, cut at random.
+
+    The groups (n,) are of any kind that can be sorted; the clients follow their sorted order.
+
+    Raises: ValueError when a group has fewer examples than parts.
+    Guarantees: test_partition.py::test_every_example_exactly_once, ::test_groups_stay_apart.
+    """
+    groups = _column("groups", groups)
+    check_whole("parts", parts, 1)
+    split: Split = []
+    for i, group in enumerate(np.unique(groups)):
+        members = np.flatnonzero(groups == group)
+        room = f"at most {len(members)}, the examples of group {group!s}"
+        check(len(members) >= parts, "parts", parts, room)
+        if parts > 1:
+            members = Streams(seed).numpy("partition group", i).permutation(members)
+        split.extend(np.sort(part).astype(np.int64) for part in np.array_split(members, parts))
+    return split
+
+
+def _column(name: str, values: Any) -> np.ndarray:
+    column, expected = np.asarray(values), "a vector with at least one entry"
+    check(column.ndim == 1 and column.size > 0, name, column.shape, expected)
+    return column
+
+
+def _check_room(count: int, clients: int, min_size: int) -> None:
+    check_whole("clients", clients, 1)
+    check_whole("min_size", min_size, 1)
+    room = f"at most {count // min_size}: {count} examples, {min_size} each"
+    check(clients * min_size <= count, "clients", clients, room)

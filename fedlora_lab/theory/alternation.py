@@ -1,0 +1,238 @@
+"""Factors in turns: noise shaped by the frozen factor (the peer), and the low-pass filter."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import chdtri
+
+from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab.theory.low_rank import Band, check_inside
+
+GRID = 5e-3
+"""Distance of the privacy losses that `regulated_epsilon` tells apart."""
+
+
+def regulated_mahalanobis(
+    shift: Float[np.ndarray, "d_out r"], peer: Float[np.ndarray, "r d_in"], std: float
+) -> float:
+    """Standard deviations by which a shift of B stands out of noise xi_W A^+: |shift A| / std.
+
+    The noise has covariance std^2 (A A^T)^-1 on each row, so a shift counts by the product it
+    makes.
+
+    Args:
+        shift, peer: a change of B, and A of full row rank.
+        std: of the iid noise xi_W in weight space, > 0.
+
+    Guarantees: test_regulated_mahalanobis.
+    Source: derived; the noise is that of arXiv:2410.12926.
+    """
+    check_number("std", std, 0, open_low=True)
+    shapes, fits = (shift.shape, peer.shape), shift.shape[1] == peer.shape[0]
+    check(fits, "shift, peer", shapes, "(d_out, r) and (r, d_in)")
+    return float(np.linalg.norm(shift @ peer)) / std
+
+
+def regulated_multiplier(peer: Float[np.ndarray, "r d_in"], noise_multiplier: float) -> float:
+    """Noise multiplier of a change of B clipped to C under noise xi_W A^+: sigma / |A|_2.
+
+    Weaker than the nominal sigma when the peer's spectral norm exceeds 1. Clipping |dB A| instead
+    gives sigma exactly.
+
+    Guarantees: test_regulated_multiplier.
+    Source: derived; see `regulated_mahalanobis`.
+    """
+    check_number("noise_multiplier", noise_multiplier, 0)
+    size = float(np.linalg.norm(peer, 2))
+    check(size > 0, "peer", size, "a matrix other than zero")
+    return noise_multiplier / size
+
+
+def regulated_energy(d_out: int, rank: int, std: float) -> float:
+    """Expected |xi_B A|^2 of regulated noise: std^2 d_out r, whatever A.
+
+    Noise of the same std put on B itself makes std^2 d_out |A|^2.
+
+    Args: d_out, rank: >= 1; std: of xi_W, >= 0.
+    Guarantees: test_regulated_energy.
+    Source: derived; xi_W A^+ A is xi_W projected on r dimensions.
+    """
+    check_whole("d_out", d_out, 1)
+    check_whole("rank", rank, 1)
+    check_number("std", std, 0)
+    return std**2 * d_out * rank
+
+
+def whiten(
+    B: Float[np.ndarray, "d_out r"], A: Float[np.ndarray, "r d_in"]
+) -> tuple[Float[np.ndarray, "d_out r"], Float[np.ndarray, "r d_in"]]:
+    """The same product with an orthonormal peer: B (A A^T)^(1/2) and (A A^T)^(-1/2) A.
+
+    In these coordinates regulated noise is isotropic and |B'| = |B A|: clipping there is clipping
+    the product. A has full row rank.
+
+    Guarantees: test_whiten.
+    Source: derived; polar form of A.
+    """
+    values, vectors = np.linalg.eigh(A @ A.T)
+    check(bool(values[0] > 1e-12 * values[-1]), "A", A.shape, "a matrix of full row rank")
+    root = (vectors * np.sqrt(values)) @ vectors.T
+    return B @ root, np.linalg.solve(root, A)
+
+
+def regulated_epsilon(
+    peers: Float[np.ndarray, " rounds"],
+    noise_multiplier: float,
+    sample_rate: float,
+    steps: int,
+    delta: float,
+) -> Float[np.ndarray, " rounds"]:
+    """Epsilon after each round of a regulator that clips the factor: steps of sigma / |peer|_2.
+
+    A figure of what the noise hides, computed after the fact from the peers that came out; no
+    promise made beforehand. Upper ends, at most 0.01 above the exact values; with all peers equal
+    to 1 it is the nominal epsilon.
+
+    Args:
+        peers: largest spectral norm of a peer factor in each round, > 0.
+        noise_multiplier, sample_rate, delta: sigma > 0, q in [0, 1], delta in (0, 1).
+        steps: releases in a round, >= 1.
+
+    Guarantees: test_regulated_epsilon.
+    Source: derived; see `regulated_multiplier`; composed by dp-accounting's privacy loss
+        distribution.
+    """
+    from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism, identity
+
+    check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
+    check_number("sample_rate", sample_rate, 0, 1)
+    check_whole("steps", steps, 1)
+    check_inside("delta", delta)
+    check(bool(np.all(peers > 0)), "peers", peers, "numbers > 0")
+    if not sample_rate:
+        return np.zeros(len(peers))
+    total, spent = identity(value_discretization_interval=GRID), []
+    for peer in peers:
+        one = from_gaussian_mechanism(
+            noise_multiplier / float(peer),
+            sampling_prob=sample_rate,
+            value_discretization_interval=GRID,
+        )
+        total = total.compose(one.self_compose(steps))
+        spent.append(total.get_epsilon_for_delta(delta))
+    return np.array(spent)
+
+
+def measured_band(mu: float, draws: int, level: float = 0.95) -> Band:
+    """The interval of a separation measured on ``draws`` draws of the noise, when ``mu`` is true.
+
+    Only the spread of the noise is estimated, so the ratio follows a chi-square with draws - 1
+    degrees of freedom.
+
+    Args: mu: > 0; draws: >= 2; level: in (0, 1).
+    Guarantees: test_measured_band.
+    Source: the law of a sample variance.
+    """
+    check_number("mu", mu, 0, open_low=True)
+    check_whole("draws", draws, 2)
+    check_inside("level", level)
+    ends = ((1 + side * level) / 2 for side in (-1, 1))
+    return Band(mu, *(float(mu * np.sqrt((draws - 1) / chdtri(draws - 1, p))) for p in ends))
+
+
+def coupled_step(b: float, a: float, lr: float, target: float = 1.0) -> tuple[float, float, float]:
+    """What one step of both numbers at once does to b a on the loss (b a - target)^2 / 2.
+
+    Three parts that add up: by b's step, by a's step, and by both together (the coupling, lr^2
+    times the product of the two gradients).
+
+    Args: b, a: where the step starts; lr: >= 0; target: any.
+    Guarantees: test_coupled_step.
+    Source: derived; the coupling is the term that arXiv:2602.19926 removes from each step.
+    """
+    check_number("lr", lr, 0)
+    error = b * a - target
+    return -lr * error * a * a, -lr * error * b * b, lr**2 * error**2 * a * b
+
+
+def two_number_descent(
+    start: tuple[float, float], lr: float, steps: int, turns: bool, target: float = 1.0
+) -> Float[np.ndarray, "n 2"]:
+    """The path of (b, a) down the loss (b a - target)^2 / 2, both at once or in turns, b first.
+
+    In turns b moves in steps 0, 2, ... and a in the others; each step multiplies the error by
+    1 - lr * peer^2.
+
+    Args:
+        start: (b, a).
+        lr, steps: >= 0.
+        turns: one number a step.
+        target: of the product.
+    Returns: (steps + 1, 2); NaN from where a number has passed a million.
+
+    Guarantees: test_two_number_descent.
+    Source: derived.
+    """
+    check_number("lr", lr, 0)
+    check_whole("steps", steps, 0)
+    path = np.full((steps + 1, 2), np.nan)
+    b, a = start
+    for step in range(steps + 1):
+        if not max(abs(b), abs(a)) < 1e6:
+            break
+        path[step] = b, a
+        error = b * a - target
+        move_b, move_a = (step % 2 == 0, step % 2 == 1) if turns else (True, True)
+        b, a = b - lr * error * a * move_b, a - lr * error * b * move_a
+    return path
+
+
+def filter_weights(taps: int) -> Float[np.ndarray, " taps"]:
+    """Binomial low-pass weights with sum 1: 1 4 6 4 1 over 16 for five taps; taps odd, in [1, 99].
+
+    Guarantees: test_filter_weights.
+    Source: arXiv:2602.19926, the low-pass filter.
+    """
+    check_whole("taps", taps, 1, 99)
+    check(taps % 2 == 1, "taps", taps, "an odd number")
+    return np.array([math.comb(taps - 1, i) for i in range(taps)], float) / 2.0 ** (taps - 1)
+
+
+def filter_gain(taps: int) -> float:
+    """Share of white noise variance that the filter leaves: binom(2n, n) / 4^n with n = taps - 1.
+
+    Guarantees: test_filter_gain.
+    Source: derived; the sum of squared `filter_weights`.
+    """
+    n = len(filter_weights(taps)) - 1
+    return math.comb(2 * n, n) / 4.0**n
+
+
+def filter_response(taps: int, size: int) -> Float[np.ndarray, " size"]:
+    """Gain of the binomial filter at each frequency along channels: cos^(taps - 1)(theta / 2).
+
+    Frequencies theta = pi j / size, j = 0 ... size - 1, are those of the cosine transform (DCT-II):
+    with mirrored edges its cosines are the filter's eigenvectors, so the gain is exact.
+
+    Guarantees: test_filter_response.
+    Source: derived; the filter is that of arXiv:2602.19926.
+    """
+    filter_weights(taps)
+    check_whole("size", size, 1)
+    return np.cos(np.pi * np.arange(size) / (2 * size)) ** (taps - 1)
+
+
+def filtered_energy(energy: Float[np.ndarray, " n"], taps: int) -> float:
+    """Share of a spectrum's energy, one number a DCT frequency, that the filter leaves.
+
+    sum g^2 E / sum E. A flat spectrum gives what white noise keeps; a signal must keep more than
+    that for the filter to be of use.
+
+    Guarantees: test_filtered_energy.
+    Source: derived.
+    """
+    energy = np.asarray(energy, float)
+    some = energy.ndim == 1 and bool(energy.sum() > 0)
+    check(some, "energy", energy.shape, "one dimension, not all zero")
+    return float(filter_response(taps, len(energy)) ** 2 @ energy / energy.sum())

@@ -1,0 +1,258 @@
+"""What Gaussian noise promises: Renyi and Gaussian DP in closed form, and what an attacker sees."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import gammaln, log_ndtr, logsumexp
+
+from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab.theory.low_rank import check_inside
+
+Orders = Float[np.ndarray, " n"] | Int[np.ndarray, " n"]
+
+
+def _check(sigma: float, q: float = 1.0, steps: int = 1) -> None:
+    check_number("noise_multiplier", sigma, 0, open_low=True)
+    check_number("sample_rate", q, 0, 1)
+    check_whole("steps", steps, 0)
+
+
+def sampled_gaussian_rdp(
+    orders: Int[np.ndarray, " n"], sample_rate: float, noise_multiplier: float, steps: int = 1
+) -> Float[np.ndarray, " n"]:
+    """Renyi divergence of Poisson-sampled Gaussian releases at whole orders a; q = 1: unsampled.
+
+    log(S) / (a - 1), S = sum_j binom(a, j) (1 - q)^(a - j) q^j exp((j^2 - j) / (2 sigma^2)), which
+    is a / (2 sigma^2) for q = 1; times the steps.
+
+    Args: orders: a >= 2; sample_rate: q in [0, 1]; noise_multiplier: sigma > 0; steps: >= 0.
+    Guarantees: test_sampled_gaussian_rdp.
+    Source: arXiv:1908.10530, section 3.3; arXiv:1702.07476, corollary 3, for q = 1.
+
+    >>> sampled_gaussian_rdp(np.array([2, 8]), 1.0, 2.0)
+    array([0.25, 1.  ])
+    """
+    _check(noise_multiplier, sample_rate, steps)
+    check(bool(np.all(orders >= 2)), "orders", orders, "whole numbers >= 2")
+    if sample_rate == 1:
+        return steps * orders.astype(float) / (2 * noise_multiplier**2)
+    if sample_rate == 0:
+        return np.zeros(len(orders))
+
+    def one(order: int) -> float:
+        j = np.arange(order + 1)
+        binomial = gammaln(order + 1) - gammaln(j + 1) - gammaln(order - j + 1)
+        sampled = (order - j) * math.log1p(-sample_rate) + j * math.log(sample_rate)
+        terms = binomial + sampled + (j * j - j) / (2 * noise_multiplier**2)
+        return float(np.asarray(logsumexp(terms))) / (order - 1)
+
+    return steps * np.array([one(int(order)) for order in orders])
+
+
+def rdp_to_epsilon(
+    orders: Orders, rdp: Float[np.ndarray, " n"], delta: float
+) -> tuple[float, float]:
+    """Epsilon from Renyi divergences, and the order at which it was found.
+
+    min over orders a of rdp + log((a - 1) / a) - (log delta + log a) / (a - 1).
+
+    Args: orders: a > 1; rdp: at these orders; delta: in (0, 1).
+    Guarantees: test_rdp_to_epsilon.
+    Source: arXiv:1905.09982, theorem 21; arXiv:2004.00010, proposition 12.
+    """
+    check_inside("delta", delta)
+    bounds = rdp + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
+    best = int(np.argmin(bounds))
+    return max(0.0, float(bounds[best])), float(orders[best])
+
+
+def rdp_to_epsilon_classical(
+    orders: Orders, rdp: Float[np.ndarray, " n"], delta: float
+) -> tuple[float, float]:
+    """The older, looser conversion: min over orders a of rdp + log(1 / delta) / (a - 1).
+
+    Args: as `rdp_to_epsilon`.
+    Guarantees: test_rdp_to_epsilon_classical.
+    Source: arXiv:1702.07476, proposition 3.
+    """
+    check_inside("delta", delta)
+    bounds = rdp - math.log(delta) / (orders - 1)
+    best = int(np.argmin(bounds))
+    return float(bounds[best]), float(orders[best])
+
+
+def gaussian_mu(noise_multiplier: float, steps: int = 1) -> float:
+    """mu of Gaussian DP of releases without sampling: sqrt(steps) / sigma, exact.
+
+    Guarantees: test_gaussian_mu.
+    Source: arXiv:1905.02383, corollary 3.3.
+    """
+    _check(noise_multiplier, steps=steps)
+    return math.sqrt(steps) / noise_multiplier
+
+
+def clt_mu(sample_rate: float, noise_multiplier: float, steps: int) -> float:
+    """mu of Poisson-sampled releases in the central limit: q sqrt(steps (exp(1 / sigma^2) - 1)).
+
+    An approximation, not a bound: its epsilon may lie BELOW the true one. Never report it.
+
+    Args: sample_rate: q in [0, 1]; noise_multiplier: sigma > 0; steps: >= 0.
+    Guarantees: test_clt_mu.
+    Source: arXiv:1911.11607, section 3.
+    """
+    _check(noise_multiplier, sample_rate, steps)
+    return sample_rate * math.sqrt(steps * math.expm1(noise_multiplier**-2))
+
+
+def gdp_delta(mu: float, epsilon: float) -> float:
+    """delta of mu-GDP at epsilon: Phi(-eps / mu + mu / 2) - exp(eps) Phi(-eps / mu - mu / 2).
+
+    Guarantees: test_gdp_delta.
+    Source: arXiv:1805.06530, theorem 8; arXiv:1905.02383, corollary 2.13.
+    """
+    check_number("mu", mu, 0, open_low=True)
+    check_number("epsilon", epsilon, 0)
+    first, second = log_ndtr(-epsilon / mu + mu / 2), epsilon + log_ndtr(-epsilon / mu - mu / 2)
+    return max(0.0, float(np.exp(first) * -np.expm1(min(0.0, second - first))))
+
+
+def gdp_epsilon(mu: float, delta: float) -> float:
+    """The smallest epsilon at which mu-GDP has ``delta``; the inverse of `gdp_delta`.
+
+    To 1e-12 relative.
+
+    Guarantees: test_gdp_epsilon.
+    Source: as `gdp_delta`.
+    """
+    check_number("mu", mu, 0, open_low=True)
+    check_inside("delta", delta)
+    if gdp_delta(mu, 0.0) <= delta:
+        return 0.0
+    low, high = 0.0, 1.0
+    while gdp_delta(mu, high) > delta:
+        low, high = high, 2 * high
+    while high - low > 1e-13 * high:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if gdp_delta(mu, middle) > delta else (low, middle)
+    return high
+
+
+def classical_sigma(epsilon: float, delta: float) -> float:
+    """The textbook sigma = sqrt(2 ln(1.25 / delta)) / epsilon of ONE release, for epsilon < 1.
+
+    Guarantees: test_classical_sigma.
+    Source: Dwork & Roth, The Algorithmic Foundations of Differential Privacy (2014), theorem A.1.
+    """
+    inside = "a number in (0, 1): outside it the theorem says nothing"
+    check(0 < epsilon < 1, "epsilon", epsilon, inside)
+    check_inside("delta", delta)
+    return math.sqrt(2 * math.log(1.25 / delta)) / epsilon
+
+
+def membership_bound(
+    fpr: Float[np.ndarray, " n"], epsilon: float, delta: float
+) -> Float[np.ndarray, " n"]:
+    """The largest share of members that any attacker finds at a false positive rate ``fpr``.
+
+    The smaller of e^epsilon fpr + delta and 1 - e^-epsilon (1 - delta - fpr), and never above 1.
+
+    Args: fpr: in [0, 1]; epsilon: >= 0; delta: in [0, 1].
+    Guarantees: test_membership_bound.
+    Source: arXiv:1311.0776, theorem 2.1.
+    """
+    check_number("epsilon", epsilon, 0)
+    check_number("delta", delta, 0, 1)
+    check(bool(np.all((fpr >= 0) & (fpr <= 1))), "fpr", fpr, "numbers in [0, 1]")
+    steep = delta + fpr * math.exp(min(epsilon, 700.0))
+    return np.minimum(1.0, np.minimum(steep, 1 - math.exp(-epsilon) * (1 - delta - fpr)))
+
+
+class ClipTerms(NamedTuple):
+    """Expected squared distance of a released mean from the true mean gradient, in three parts:
+    the clip's bias, the drawing of the batch, and the noise.
+    """
+
+    bias: float
+    sampling: float
+    noise: float
+
+    @property
+    def total(self) -> float:
+        """Expected squared distance; the parts are uncorrelated."""
+        return self.bias + self.sampling + self.noise
+
+
+def clip_terms(
+    rows: Float[np.ndarray, "n p"], clip_norm: float, noise_multiplier: float, batch: float
+) -> ClipTerms:
+    """What clip, Poisson batch and noise each add to the error of one released mean gradient.
+
+    Each row is clipped to norm C and drawn with probability q = batch / n; noise of std sigma C is
+    added to every one of the p sums, which are then divided by ``batch``. bias = |mean of clipped
+    rows - mean of rows|^2, sampling = q (1 - q) sum |clipped row|^2 / batch^2, noise = (sigma C /
+    batch)^2 p.
+
+    Args:
+        rows: one example's gradient each.
+        clip_norm, noise_multiplier: C >= 0 and sigma >= 0, finite.
+        batch: expected number of rows drawn, in (0, n].
+
+    Guarantees: test_clip_terms.
+    Source: derived; the mechanism is arXiv:1607.00133, algorithm 1.
+    """
+    n, p = rows.shape
+    check_number("clip_norm", clip_norm, 0)
+    check_number("noise_multiplier", noise_multiplier, 0)
+    check_number("batch", batch, 0, n, open_low=True)
+    norms = np.linalg.norm(rows, axis=1)
+    scale = np.minimum(1.0, clip_norm / np.maximum(norms, 1e-300))
+    bias, q = (scale - 1.0) @ rows / n, batch / n
+    sampling = q * (1 - q) * float(np.sum((scale * norms) ** 2)) / batch**2
+    return ClipTerms(float(bias @ bias), sampling, (noise_multiplier * clip_norm / batch) ** 2 * p)
+
+
+def gradient_overlap(noise_multiplier: float, rank: int, d_in: int, releases: int = 1) -> float:
+    """|cosine| of a layer's input and the direction read from A's gradient, for one input.
+
+    The gradient is C u x^T with unit vectors u and x, each entry has noise of std sigma C, and the
+    direction is the first right singular vector of the mean of T releases. With theta = sqrt(T /
+    d_in) / sigma and c = r / d_in the squared cosine is 1 - (c + theta^2) / (theta^2 (theta^2 +
+    1)) for a large layer, and 0 where theta^4 <= c.
+
+    Args:
+        noise_multiplier: sigma >= 0; the clip cuts, and nothing but this gradient is sent.
+        rank, d_in: r in [1, d_in].
+        releases: T >= 1 of the same gradient, each with noise of its own.
+
+    Guarantees: test_gradient_overlap.
+    Source: arXiv:1103.2221 (singular vectors of a low-rank matrix in noise; its Gaussian example).
+    """
+    check_number("noise_multiplier", noise_multiplier, 0)
+    _check_layer(rank, d_in, releases)
+    if not noise_multiplier:
+        return 1.0
+    square, shape = (math.sqrt(releases / d_in) / noise_multiplier) ** 2, rank / d_in
+    if square**2 <= shape:
+        return 0.0
+    return math.sqrt(max(0.0, 1 - (shape + square) / (square * (square + 1))))
+
+
+def vanishing_noise(rank: int, d_in: int, releases: int = 1) -> float:
+    """The noise multiplier at which `gradient_overlap` reaches 0: sqrt(T) / (r d_in)^(1/4).
+
+    Args: as `gradient_overlap`.
+    Guarantees: test_vanishing_noise.
+    Source: arXiv:1103.2221, the threshold of the largest singular value.
+    """
+    _check_layer(rank, d_in, releases)
+    return math.sqrt(releases) / (rank * d_in) ** 0.25
+
+
+def _check_layer(rank: int, d_in: int, releases: int) -> None:
+    check_whole("rank", rank, 1)
+    check_whole("d_in", d_in, rank)
+    check_whole("releases", releases, 1)

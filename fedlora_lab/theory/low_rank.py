@@ -1,0 +1,213 @@
+"""Noise and reach of an adapter at the start of training: A drawn at random, B zero."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import betaincinv, gammaincinv
+
+from fedlora_lab._utils.validation import check, check_number, check_whole, is_number
+
+
+class Band(NamedTuple):
+    """A mean with its interval; ``value in band`` says whether the interval covers a value."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __contains__(self, value: object) -> bool:
+        return self.low <= float(value) <= self.high  # type: ignore[arg-type]
+
+
+def check_inside(name: str, value: float) -> None:
+    """Raise unless 0 < value < 1."""
+    check(is_number(value) and 0 < value < 1, name, value, "a number in (0, 1)")
+
+
+def mean_band(samples: Float[np.ndarray, " n"], errors: float = 4.0) -> Band:
+    """The mean of n >= 2 independent samples, plus and minus ``errors`` standard errors.
+
+    4 is wrong once in 16,000 looks, 1.96 is the usual 95 % band.
+
+    Guarantees: test_mean_band.
+    """
+    several = samples.ndim == 1 and len(samples) >= 2
+    check(several, "samples", samples.shape, "one dimension, at least 2 samples")
+    check_number("errors", errors, 0)
+    mean = float(np.mean(samples))
+    half = errors * float(np.std(samples, ddof=1)) / math.sqrt(len(samples))
+    return Band(mean, mean - half, mean + half)
+
+
+def reachable_error(singular_values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
+    """Smallest ||s B A - D||_F / ||D||_F of adapters of rank 0 ... n, from D's singular values.
+
+    The scale s is not in it, since B can absorb it: alpha changes what is cheap to reach, never
+    what can be reached.
+
+    Guarantees: test_reachable_error.
+    Source: Eckart & Young, The approximation of one matrix by another of lower rank (1936).
+    """
+    energy = np.sort(np.asarray(singular_values, float))[::-1] ** 2
+    some = energy.ndim == 1 and bool(energy.sum() > 0)
+    check(some, "singular_values", singular_values, "some of them > 0")
+    # Summed from the small end, so that the last errors are not lost in rounding.
+    left = np.append(np.cumsum(energy[::-1])[::-1], 0.0)
+    return np.sqrt(left / left[0])
+
+
+class FirstStep(NamedTuple):
+    """Expected <G A^T A, G> / ||G||^2 and ||G A^T A||^2 / ||G||^2 of a first step, G = dL/dW."""
+
+    along: float
+    energy: float
+
+    @property
+    def cosine(self) -> float:
+        """Cosine between the change of W and the full gradient: about sqrt(r / (d_in + r))."""
+        return self.along / self.energy**0.5
+
+
+def first_step(rank: int, d_in: int) -> FirstStep:
+    """How the first step of an adapter moves W: at B = 0 only B moves, and W by -lr s^2 G A^T A.
+
+    A has independent entries, uniform in [-1, 1] / sqrt(k) with k = d_in: along = r / (3k),
+    energy = r (k + r - 1/5) / (9k^2).
+
+    Guarantees: test_first_step.
+    Source: derived; fourth moments of the uniform law.
+    """
+    check_whole("rank", rank, 1)
+    check_whole("d_in", d_in, 1)
+    return FirstStep(rank / (3 * d_in), rank * (d_in + rank - 0.2) / (9 * d_in**2))
+
+
+def descent_errors(
+    target: Float[np.ndarray, "d_out d_in"],
+    rank: int,
+    alpha: float,
+    steps: int = 200,
+    lr: float = 0.1,
+    seed: int = 0,
+) -> Float[np.ndarray, " n"]:
+    """Relative error of (alpha / rank) B A against ``target`` while both factors descend.
+
+    Plain gradient descent on half the squared distance. It starts at B = 0 and a Kaiming A drawn
+    from ``seed``, and returns steps + 1 errors, infinite from where it has diverged.
+
+    Args:
+        target: D, not zero.
+        rank, steps: >= 1 and >= 0.
+        alpha, lr: > 0 and >= 0.
+        seed: of A.
+
+    Guarantees: test_descent_errors.
+    Source: the loop of arXiv:2106.09685 on a quadratic.
+    """
+    check_whole("rank", rank, 1)
+    check_whole("steps", steps, 0)
+    check_number("alpha", alpha, 0, open_low=True)
+    check_number("lr", lr, 0)
+    size = float(np.linalg.norm(target))
+    check(size > 0, "target", target.shape, "a matrix that is not zero")
+    s, (d_out, d_in) = alpha / rank, target.shape
+    A = np.random.default_rng(seed).uniform(-1, 1, (rank, d_in)) / np.sqrt(d_in)
+    B = np.zeros((d_out, rank))
+    errors = np.full(steps + 1, np.inf)
+    for step in range(steps + 1):
+        G = s * B @ A - target
+        error = np.linalg.norm(G) / size
+        if not error < 1e3:
+            break
+        errors[step] = error
+        B, A = B - lr * s * G @ A.T, A - lr * s * B.T @ G
+    return errors
+
+
+class Energy(NamedTuple):
+    """Mean and standard deviation of a squared Frobenius norm."""
+
+    mean: float
+    std: float
+
+
+def start_energy(
+    rank: int, d_out: int, d_in: int, std_B: float, std_A: float = 0.0, scaling: float = 1.0
+) -> Energy:
+    """|s xi_B (A + xi_A)|^2 for a Kaiming A: what noise alone makes of an adapter from B = 0.
+
+    The mean is s^2 std_B^2 d_out (r / 3 + std_A^2 r d_in), whether both noises come at once or in
+    turn.
+
+    Args:
+        rank, d_out, d_in: shape of the adapter, >= 1.
+        std_B, std_A: of the noise that has gathered on each factor, >= 0; 0: a frozen factor.
+        scaling: s = alpha / r, >= 0.
+
+    Guarantees: test_start_energy.
+    Source: derived; second and fourth moments of uniform and Gaussian matrices.
+    """
+    for name, value in {"rank": rank, "d_out": d_out, "d_in": d_in}.items():
+        check_whole(name, value, 1)
+    for name, value in {"std_B": std_B, "std_A": std_A, "scaling": scaling}.items():
+        check_number(name, value, 0)
+    u, v, s2 = std_B**2, std_A**2, scaling**2
+    second, fourth = 1 / (3 * d_in), 1 / (5 * d_in**2)
+    size = rank / 3
+    # M = A + xi_A: mean and variance of |M|^2, and the mean of |M M^T|^2
+    mean = size + v * rank * d_in
+    spread = rank * d_in * (fourth - second**2) + 4 * v * size + 2 * v**2 * rank * d_in
+    gram = rank * d_in * (fourth + (rank + d_in - 2) * second**2)
+    gram += 2 * v * (rank + d_in + 1) * size + v**2 * rank * d_in * (rank + d_in + 1)
+    variance = s2**2 * u**2 * (2 * d_out * gram + d_out**2 * spread)
+    return Energy(s2 * u * d_out * mean, math.sqrt(variance))
+
+
+def energy_band(energy: Energy, level: float = 0.95) -> Band:
+    """The interval that holds one measured energy with this probability.
+
+    By the gamma law of equal mean and spread.
+
+    Guarantees: test_energy_band.
+    Source: the usual two-moment fit to a sum of scaled chi-squares (Satterthwaite 1946).
+    """
+    check_number("mean", energy.mean, 0)
+    check_inside("level", level)
+    if energy.std == 0:
+        return Band(energy.mean, energy.mean, energy.mean)
+    shape = (energy.mean / energy.std) ** 2
+    ends = (float(gammaincinv(shape, (1 + side * level) / 2)) for side in (-1, 1))
+    return Band(energy.mean, *(end * energy.mean / shape for end in ends))
+
+
+def row_space_share(
+    rank: int, d_in: int, spectrum: "Float[np.ndarray, ' n'] | None" = None, level: float = 0.95
+) -> Band:
+    """Share of a wanted change's energy in the row space of a random A: r / d_in on average.
+
+    With A frozen, W can only move within that space, whatever B becomes.
+
+    Args:
+        rank, d_in: r in [1, d_in], d_in >= 2.
+        spectrum: singular values of the wanted change; ``None``: it has one direction.
+        level: of the interval, in (0, 1).
+
+    Guarantees: test_row_space_share.
+    Source: derived; a projection on random directions has a beta law, exact for one direction, by
+        two moments for more.
+    """
+    check_whole("d_in", d_in, 2)
+    check_whole("rank", rank, 1, d_in)
+    check_inside("level", level)
+    if rank == d_in:
+        return Band(1.0, 1.0, 1.0)
+    share = np.ones(1) if spectrum is None else np.square(spectrum) / np.sum(np.square(spectrum))
+    concentrated = float(np.sum(share**2))
+    one = 2 * rank * (d_in - rank) / (d_in**2 * (d_in + 2))
+    variance = one * (concentrated - (1 - concentrated) / (d_in - 1))
+    mean = rank / d_in
+    size = mean * (1 - mean) / variance - 1
+    ends = ((1 + side * level) / 2 for side in (-1, 1))
+    return Band(mean, *(float(betaincinv(mean * size, (1 - mean) * size, p)) for p in ends))

@@ -1,0 +1,236 @@
+"""How much noise on the factors puts into the product scaling (B + xi_B)(A + xi_A)."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
+
+FactorB = Float[np.ndarray, "d_out r"]
+FactorA = Float[np.ndarray, "r d_in"]
+
+
+class NoiseTerms(NamedTuple):
+    """Expected squared norms of scaling xi_B A, scaling B xi_A and scaling xi_B xi_A.
+
+    The entries of the last are sums of r products and not Gaussian.
+    """
+
+    linear_B: float
+    linear_A: float
+    quadratic: float
+
+    @property
+    def total(self) -> float:
+        """Expected squared norm of the whole; the parts are uncorrelated."""
+        return self.linear_B + self.linear_A + self.quadratic
+
+
+class CycleTerms(NamedTuple):
+    """Expected squared norms of what the two releases of a cycle do to W."""
+
+    first: float
+    second: float
+
+    @property
+    def total(self) -> float:
+        """Expected squared norm of the whole; the two are uncorrelated."""
+        return self.first + self.second
+
+
+def _sizes(B: np.ndarray, A: np.ndarray, **numbers: float) -> tuple[int, int, int]:
+    """(d_out, r, d_in) of two factors that fit, and numbers that are >= 0."""
+    fits = B.ndim == A.ndim == 2 and B.shape[1] == A.shape[0]
+    check(fits, "B, A", (B.shape, A.shape), "shapes (d_out, r) and (r, d_in)")
+    for name, number in numbers.items():
+        check_number(name, number, 0)
+    return *B.shape, A.shape[1]
+
+
+def noise_terms(
+    B: FactorB, A: FactorA, std_B: float, std_A: float, scaling: float = 1.0
+) -> NoiseTerms:
+    """Energy that independent Gaussian noise on both factors puts into scaling B A.
+
+    Args:
+        B, A: the factors.
+        std_B, std_A: of the noise on each entry, >= 0; 0 for a factor without noise.
+        scaling: alpha / r, >= 0.
+
+    Guarantees: test_noise_terms.
+    Source: derived; the expansion stands in arXiv:2403.12313, section 3, the quadratic term in
+        arXiv:2507.09990.
+
+    >>> noise_terms(np.zeros((2, 1)), np.ones((1, 3)), std_B=1.0, std_A=1.0)
+    NoiseTerms(linear_B=6.0, linear_A=0.0, quadratic=6.0)
+    """
+    d_out, r, d_in = _sizes(B, A, std_B=std_B, std_A=std_A, scaling=scaling)
+    s2 = float(scaling) ** 2
+    return NoiseTerms(
+        linear_B=s2 * std_B**2 * d_out * float(np.sum(A * A)),
+        linear_A=s2 * std_A**2 * d_in * float(np.sum(B * B)),
+        quadratic=s2 * (std_B * std_A) ** 2 * d_out * d_in * r,
+    )
+
+
+def noise_terms_std(
+    B: FactorB, A: FactorA, std_B: float, std_A: float, scaling: float = 1.0
+) -> NoiseTerms:
+    """Standard deviations of the three energies whose expectations `noise_terms` gives.
+
+    Variances: 2 s^4 std_B^4 d_out |A A^T|^2, 2 s^4 std_A^4 d_in |B^T B|^2 and, for the product of
+    two noises, 2 s^4 (std_B std_A)^4 d_out r d_in (d_out + d_in + r + 1).
+
+    Args: as `noise_terms`.
+    Guarantees: test_noise_terms_std.
+    Source: derived from the second moments of a Wishart matrix.
+    """
+    d_out, r, d_in = _sizes(B, A, std_B=std_B, std_A=std_A, scaling=scaling)
+    s2, both = float(scaling) ** 2, 2 * d_out * r * d_in * (d_out + d_in + r + 1)
+    return NoiseTerms(
+        linear_B=s2 * std_B**2 * math.sqrt(2 * d_out) * float(np.linalg.norm(A @ A.T)),
+        linear_A=s2 * std_A**2 * math.sqrt(2 * d_in) * float(np.linalg.norm(B.T @ B)),
+        quadratic=s2 * (std_B * std_A) ** 2 * math.sqrt(both),
+    )
+
+
+def factor_average_terms(
+    B: FactorB, A: FactorA, std_B: float, std_A: float, clients: int, scaling: float = 1.0
+) -> NoiseTerms:
+    """Energy when K clients noise the same factors and the server averages the FACTORS.
+
+    `noise_terms` at std / sqrt(K), so the quadratic term falls with K^2.
+
+    Args: as `noise_terms`; the stds are those of one client; clients: K >= 1.
+    Guarantees: test_factor_average_terms.
+    Source: derived.
+    """
+    check_whole("clients", clients, 1)
+    return noise_terms(B, A, std_B / math.sqrt(clients), std_A / math.sqrt(clients), scaling)
+
+
+def product_average_terms(
+    B: FactorB, A: FactorA, std_B: float, std_A: float, clients: int, scaling: float = 1.0
+) -> NoiseTerms:
+    """Energy when the server averages the PRODUCTS instead (exact aggregation).
+
+    The quadratic term falls only with K, so it is K times that of averaged factors.
+
+    Args: as `factor_average_terms`.
+    Guarantees: test_product_average_terms.
+    Source: derived.
+    """
+    check_whole("clients", clients, 1)
+    return NoiseTerms(*(term / clients for term in noise_terms(B, A, std_B, std_A, scaling)))
+
+
+def alternation_total(
+    B: FactorB, A: FactorA, std_B: float, std_A: float, scaling: float = 1.0
+) -> CycleTerms:
+    """Energy of a cycle in which B is released, then A, at updates held fixed.
+
+    Each release is linear in its fresh noise, but the second multiplies a B that already holds the
+    first's. The total equals that of `noise_terms`, quadratic term included: taking turns does not
+    remove it.
+
+    Args: as `noise_terms`.
+    Guarantees: test_alternation_total.
+    Source: derived.
+    """
+    d_out, r, d_in = _sizes(B, A, std_B=std_B, std_A=std_A, scaling=scaling)
+    s2, noised_B = float(scaling) ** 2, float(np.sum(B * B)) + std_B**2 * d_out * r
+    first = s2 * std_B**2 * d_out * float(np.sum(A * A))
+    return CycleTerms(first, second=s2 * std_A**2 * d_in * noised_B)
+
+
+def accumulated_std(std: float, releases: int, lr: float = 1.0) -> float:
+    """Standard deviation on a factor after T releases of fresh noise: lr std sqrt(T).
+
+    Args: std: of one release, >= 0; releases: T >= 0; lr: >= 0.
+    Guarantees: test_accumulated_std.
+    Source: derived; variances of independent noise add.
+    """
+    check_number("std", std, 0)
+    check_whole("releases", releases, 0)
+    check_number("lr", lr, 0)
+    return lr * std * math.sqrt(releases)
+
+
+def quadratic_share(std: float, d_in: int) -> float:
+    """Quadratic over linear energy at the start of training: 3 std^2 d_in (B = 0, Kaiming A).
+
+    Guarantees: test_quadratic_share.
+    Source: derived from `noise_terms`.
+    """
+    check_number("std", std, 0)
+    check_whole("d_in", d_in, 1)
+    return 3 * std**2 * d_in
+
+
+def crossover(d_in: int) -> float:
+    """The noise std at which the quadratic term overtakes the linear one: 1 / sqrt(3 d_in).
+
+    Guarantees: test_crossover.
+    Source: derived from `quadratic_share`.
+    """
+    check_whole("d_in", d_in, 1)
+    return 1 / math.sqrt(3 * d_in)
+
+
+def linear_noise_norm(
+    rank: int,
+    alpha: float,
+    std: float,
+    d_out: int,
+    start: str = "orthonormal",
+    rank_stabilised: bool = False,
+) -> float:
+    """Root mean square norm of scaling xi_B A at the start: alpha std sqrt(d_out / r).
+
+    Args:
+        rank, d_out: >= 1.
+        alpha: > 0; scaling is alpha / r.
+        std: noise on each entry of B, >= 0.
+        start: rows of A "orthonormal" (|A|^2 = r) or "kaiming" (|A|^2 = r / 3 in expectation).
+        rank_stabilised: scaling is alpha / sqrt(r), as rsLoRA's: the norm has no r then.
+
+    Guarantees: test_linear_noise_norm.
+    Source: derived; the stabilised scaling is arXiv:2312.03732.
+    """
+    check_whole("rank", rank, 1)
+    check_whole("d_out", d_out, 1)
+    check_number("alpha", alpha, 0, open_low=True)
+    check_number("std", std, 0)
+    check_one_of("start", start, ("orthonormal", "kaiming"))
+    scaling = alpha / (math.sqrt(rank) if rank_stabilised else rank)
+    return scaling * std * math.sqrt(d_out * rank / (3 if start == "kaiming" else 1))
+
+
+def release_snr(
+    d_out: int, d_in: int, rank: int, participants: int, noise_multiplier: float, train: str = "B"
+) -> float:
+    """Largest signal over noise of a released mean of clipped updates: m / (sigma sqrt(numbers)).
+
+    The signal is a mean update of norm at most C when all clients agree; the noise on the mean has
+    std sigma C / m on each released number. Rank costs sqrt(r); one factor against full fine-tuning
+    gains sqrt(d_in / r).
+
+    Args:
+        d_out, d_in, rank: shape of the layer, >= 1.
+        participants: m >= 1, with noise for the sum (central trust or secure aggregation).
+        noise_multiplier: sigma > 0.
+        train: "B", "A", "AB" or "full" (the whole matrix).
+
+    Guarantees: test_release_snr.
+    Source: derived.
+    """
+    sizes = {"d_out": d_out, "d_in": d_in, "rank": rank, "participants": participants}
+    for name, value in sizes.items():
+        check_whole(name, value, 1)
+    check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
+    numbers = {"B": d_out * rank, "A": rank * d_in, "AB": rank * (d_out + d_in)}
+    numbers["full"] = d_out * d_in
+    check_one_of("train", train, tuple(numbers))
+    return participants / (noise_multiplier * math.sqrt(numbers[train]))

@@ -1,0 +1,189 @@
+"""Attacks on the audit itself: a release that explodes, a bug that the ledger knows nothing of."""
+
+import threading
+from dataclasses import replace
+from shlex import split
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import call
+from small import LORA, UNITS, play, private, same_bits, tokens
+
+import fedlora_lab as fl
+from fedlora_lab.audit.canary_audit import audit
+from fedlora_lab.cli.audits import audit_line, audit_to_json
+from fedlora_lab.course.sharp_edges import BUGS
+from fedlora_lab.federated.records import Round
+from fedlora_lab.privacy import mechanism
+from fedlora_lab.privacy.ledger import Ledger, Uncertified
+from fedlora_lab.report.run_folder import read_json, to_json
+
+pytestmark = pytest.mark.attack
+
+WIDE = fl.tasks.regression(clients=4, examples=16, d_in=40, d_out=24, rank=4)
+PLAN = fl.Plan(rounds=6, local_steps=2, batch=8, lr=1e-7)
+SMALL = tokens("head"), "fedlora"
+STEPS = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.2)
+NOTHING = BUGS["clips nothing"]
+REASON = "an injected bug: clips nothing"
+
+
+def audited(lr=1e-7, row="fedlora", task=WIDE, bug=None, **fields):
+    noise: Any = {"noise_multiplier": 4.0, "delta": 1e-5, "accountant": "rdp"} | fields
+    plan, lora = PLAN.replace(lr=lr), fl.Lora(8, 8.0)
+    return audit(task, row, fl.Privacy(**noise), plan, canaries=64, lora=lora, bug=bug)
+
+
+def exploding(unit="example", sigma=0.01):
+    """A sound run that leaves float32: by steps of 1e9 under little noise, or by the noise."""
+    return audited(1e9, unit=unit, noise_multiplier=sigma, clip_norm=1e36)
+
+
+@pytest.mark.parametrize(("unit", "sigma", "ends"), [("example", 0.01, 1), ("client", 100.0, 2)])
+def test_a_release_that_is_not_finite_is_invalid(unit, sigma, ends):
+    found = exploding(unit, sigma)
+    assert found.invalid == f"the release of round {ends} is not finite"
+    assert np.isnan(found.epsilon_lower)
+    assert not found.holds
+    assert found.scores == found.lower == {}
+    assert found.rounds == ends
+    for words in (str(found), repr(found), audit_line("fedlora", found)):
+        assert f"invalid: {found.invalid}" in words
+        assert "the release itself is the finding" in words
+        assert "0.00" not in words
+    kept = audit_to_json("fedlora", found, None)
+    assert (kept["epsilon_lower"], kept["invalid"]) == (None, found.invalid)
+    assert to_json(kept)
+
+
+def test_an_invalid_audit_is_drawn_as_such():
+    found = exploding()
+    figure = fl.course.lesson(12).audit([found, audited()])
+    words = [" ".join(text.get_text().split()) for ax in figure.axes for text in ax.texts]
+    assert sum(f"invalid: {found.invalid}" in word for word in words) == 2
+    lines: Any = figure.axes[1].lines
+    assert np.isfinite(np.concatenate([line.get_xdata() for line in lines])).all()
+
+
+def test_a_run_that_only_the_bug_makes_explode_is_invalid():
+    """Finite tensors whose model gives no finite loss."""
+    found = audited(0.2, bug=NOTHING)
+    assert found.invalid == "the model of round 6 gives losses that are not finite"
+    assert REASON in str(found)
+
+
+def loud_inputs(lr):
+    """Without a clip, inputs of 1e17 give gradients near the end of float32."""
+    clients = tuple((1e17 * x, y) for x, y in WIDE.clients)
+    x, y = WIDE.test
+    task = replace(WIDE, clients=clients, test=(1e17 * x, y), validation=None)
+    return audited(lr, task=task, clip_norm=1e-4, bug=NOTHING)
+
+
+def test_traces_of_a_large_finite_release_do_not_overflow():
+    """Products that leave float32 do not count as 0, which would hide the bug."""
+    found = loud_inputs(1e-38)
+    assert found.invalid is None
+    assert found.lower["update A"] > found.epsilon_nominal
+    assert found.lower["update"] > 0.5
+    assert not found.holds
+
+
+def test_a_release_that_explodes_late_is_invalid_in_its_round():
+    found = loud_inputs(1e-37)
+    assert 1 < found.rounds < PLAN.rounds
+    assert found.invalid == f"the release of round {found.rounds} is not finite"
+
+
+@pytest.mark.parametrize("row", ["deer", "flexlora", "fedsvd", "fedask"])
+def test_a_rule_that_fails_on_what_is_not_finite_is_no_traceback(row):
+    found = audited(1e9, row, noise_multiplier=0.01, clip_norm=1e38)
+    assert found.invalid is not None
+    assert "\n" not in str(found)
+
+
+@pytest.mark.slow
+def test_the_command_says_invalid_and_leaves_with_status_one(tmp_path, capsys):
+    out = tmp_path / "runs"
+    options = split("--clients 3 --rounds 2 --batch 8 --delta 1e-5 --lr 1e9 --clip 1e30 --seeds 1")
+    assert call("compare", "regression", "--methods", "fedlora", *options, "--out", out) == 0
+    capsys.readouterr()
+    assert call("audit", out, "--canaries", 16, "--no-check") == 1
+    assert "invalid: the release of round" in capsys.readouterr().out
+    (kept,) = read_json(out / "private" / "audit.json")["audits"]
+    assert kept["epsilon_lower"] is None
+    assert not kept["holds"]
+
+
+def test_a_bug_is_refuted_against_what_the_ledger_would_have_stated():
+    sound, broken = audited(), audited(bug=NOTHING)
+    assert sound.holds
+    assert sound.bug is None
+    assert sound.epsilon_upper == sound.epsilon_nominal == sound.claimed
+    assert broken.epsilon_upper == float("inf")
+    assert broken.epsilon_nominal == sound.epsilon_nominal == broken.claimed
+    assert broken.epsilon_lower > broken.epsilon_nominal
+    assert not broken.holds
+    assert REASON in str(broken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(unit, tmp_path):
+    privacy = fl.Privacy(unit=unit, delta=1e-3, accountant="rdp")
+    setup = (*SMALL, privacy.calibrate(epsilon=8, task=SMALL[0], plan=STEPS), STEPS)
+    events = fl.ticks(*setup, lora=LORA, bug=NOTHING, checkpoint=tmp_path)
+    first: Any = next(events)
+    next(events)
+    assert (first.ledger.uncertified, first.epsilon) == (REASON, float("inf"))
+    on_disk = Ledger.load(tmp_path / "ledger.json").uncertified
+    assert on_disk == REASON, "before anything was released"
+    events.close()
+    with pytest.raises(ValueError, match="what this run says"):
+        fl.run(*setup, lora=LORA, resume=tmp_path)
+    last: Any
+    *_, last = fl.run(*setup, lora=LORA, resume=tmp_path, bug=NOTHING)
+    assert (last.index, last.ledger.uncertified, last.epsilon) == (3, REASON, float("inf"))
+    with pytest.raises(Uncertified, match=REASON):
+        last.ledger.epsilon()
+    book = Ledger.load(tmp_path / "ledger.json")
+    with pytest.raises(ValueError, match="stays so"):
+        book.uncertified = None
+    assert book.nominal_epsilon() < float("inf")
+
+
+def test_a_sound_run_cannot_be_continued_with_a_bug(tmp_path):
+    setup = (*SMALL, private("example"))
+    last: Any
+    *_, last = fl.run(*setup, STEPS.replace(rounds=2), lora=LORA, checkpoint=tmp_path)
+    assert last.ledger.uncertified is None
+    with pytest.raises(ValueError, match="what this run says"):
+        fl.run(*setup, STEPS, lora=LORA, resume=tmp_path, bug=NOTHING)
+
+
+def test_a_bug_belongs_to_its_run_alone():
+    """Two runs in two threads, step by step in turn: each has the bits that it has alone."""
+    setup, before = (*SMALL, private("example"), STEPS), mechanism.clip_sum
+    found: dict[str, Any] = {}
+    turn = threading.Barrier(2)
+
+    def work(name: str, bug: Any) -> None:
+        events = []
+        for event in fl.ticks(*setup, lora=LORA, bug=bug):
+            turn.wait(60)
+            events.append(event)
+        found[name] = [event for event in events if isinstance(event, Round)]
+
+    pairs = (("sound", None), ("broken", NOTHING))
+    threads = [threading.Thread(target=work, args=pair) for pair in pairs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert mechanism.clip_sum is before
+    same_bits(found["sound"], play(*setup))
+    assert found["sound"][-1].ledger.uncertified is None
+    assert found["broken"][-1].ledger.uncertified == REASON
+    one, other = (found[name][-1].adapter["inner"][1] for name in ("sound", "broken"))
+    assert not one.equal(other)

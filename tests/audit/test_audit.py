@@ -1,0 +1,237 @@
+"""The audit of a run: canaries, what is seen of them, and that it refutes no row of the table."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import LORA, UNITS, gap, play, private, same_bits, tokens
+
+import fedlora_lab as fl
+from fedlora_lab import audit as audits
+from fedlora_lab import methods
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab.audit import bounds, canary_audit, instruments
+from fedlora_lab.audit.instruments import LEFT_OUT, Recorder, mark_examples, ordinary_marks
+from fedlora_lab.federated import local_training, uploads
+from fedlora_lab.federated.records import Round
+from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.plots.style import png
+from fedlora_lab.privacy import mechanism
+
+PLAN = fl.Plan(rounds=3, local_steps=2, batch=8, lr=0.2)
+LOSSY = PLAN.replace(participation=0.7, dropout=0.2)
+WIDE = fl.tasks.regression(clients=3, examples=10, d_in=40, d_out=24, rank=4)
+slow = pytest.mark.slow
+every_row = pytest.mark.parametrize("row", methods.ALL.values(), ids=lambda row: row.slug)
+every_unit = pytest.mark.parametrize("unit", UNITS)
+
+
+def audited(row, unit="example", sigma=1.0, seed=0, plan=PLAN, crafted=False, **fields):
+    privacy = fl.Privacy(unit=unit, noise_multiplier=sigma, delta=1e-5, accountant="rdp", **fields)
+    options: Any = {"lora": fl.Lora(8, 8.0), "seed": seed, "crafted": crafted}
+    return audits.audit(WIDE, row, privacy, plan, canaries=32, confidence=0.99, **options)
+
+
+@every_unit
+def test_ordinary_marks_change_nothing(unit):
+    task = tokens("head")
+    marked = mark_examples(task, ordinary_marks(task))
+    same_bits(play(task, "fedlora", private(unit)), play(marked, "fedlora", private(unit)))
+
+
+def test_left_out_is_as_if_it_were_not_there():
+    """An example that is left out weighs nothing; only the size, which is public, still counts."""
+    task = tokens("head", (6,))
+    marks = ordinary_marks(task)
+    marks[0][2] = LEFT_OUT
+    stay = torch.tensor([0, 1, 3, 4, 5])
+    fewer = replace(task, clients=(instruments.select(task.clients[0], stay),))
+    plan = fl.Plan(rounds=3, local_steps=2, batch=None, lr=0.3)
+    out = play(mark_examples(task, marks), "fedlora", private("example", sigma=0.0), plan)
+    gone = play(fewer, "fedlora", private("example", sigma=0.0), plan.replace(lr=0.3 * 5 / 6))
+    assert gap(out[-1], gone[-1]) < 1e-9
+
+
+def test_canaries_are_dealt_evenly():
+    examples, weights = canary_audit.mislabel(WIDE, 32, Streams(0)), torch.full((32,), 9)
+    for unit, sizes in (("example", (21, 21, 20)), ("client", (10, 10, 10, *[1] * 32))):
+        planted = canary_audit.insert_canaries(WIDE, unit, examples, weights, Streams(0))
+        marks = torch.cat([y for _, y in planted.task.clients])[:, -1]
+        assert planted.task.sizes == sizes
+        assert int((marks == 9).sum()) == int(planted.included.sum())
+        assert int((marks == LEFT_OUT).sum()) == int((~planted.included).sum())
+
+
+def test_coins_are_fair_and_follow_the_seed():
+    examples, ones = canary_audit.mislabel(WIDE, 32, Streams(0)), torch.ones(32).long()
+    coins = [
+        canary_audit.insert_canaries(WIDE, "example", examples, ones, Streams(s)).included
+        for s in (*range(40), 0)
+    ]
+    assert torch.equal(coins[0], coins[-1])
+    assert not torch.equal(coins[0], coins[1])
+    assert abs(int(torch.stack(coins[:40]).sum()) - 640) < 5 * np.sqrt(320)
+
+
+def test_wrong_targets_are_wrong():
+    task = fl.tasks.digits(clients=3)
+    pool, right = task.validation or task.test
+    for image, label in zip(*canary_audit.mislabel(task, 50, Streams(0)), strict=True):
+        true = right[(pool == image).flatten(1).all(1)]
+        assert len(true) >= 1
+        assert label not in true
+
+
+@slow
+@every_row
+@every_unit
+def test_no_row_is_refuted(row, unit):
+    """At 99 % no lower bound exceeds the ledger's epsilon, and none exceeds the ceiling."""
+    found = audited(row, unit, sigma=4.0)
+    assert found.epsilon_lower <= min(found.epsilon_upper, found.ceiling)
+    assert found.holds
+    assert str(found).count("<=") == 1
+
+
+@slow
+@every_row
+@every_unit
+def test_a_run_without_noise_is_seen(row, unit):
+    """White box, without noise: the bound comes near its ceiling wherever something is released."""
+    plain, plan = row.replace(filter=methods.FedLoRA.filter), PLAN.replace(batch=None, rounds=2)
+    found = audited(plain, unit, 0.0, plan=plan)
+    if unit == "client" and row.share == "":
+        assert set(found.scores) == {"loss"}
+        assert found.epsilon_lower == 0
+    else:
+        # The auditor does not know what a client keeps; 32 canaries share a core's few numbers.
+        seen = row.share is None and not row.own_ranks and "R" not in row.moved(0, 2)
+        assert found.lower["update"] >= (0.3 if seen or unit == "example" else 0) * found.ceiling
+        sides = {view for view in found.scores if view.startswith("update ")}
+        assert sides <= {"update A", "update B", "update R", "update head"}
+
+
+@pytest.mark.parametrize(("unit", "module"), [("client", uploads), ("example", local_training)])
+def test_a_false_claim_is_refuted(unit, module, monkeypatch):
+    """With a hundredth of the noise that the ledger was told, the lower bound lies above it."""
+
+    def quiet(shapes, std, *rest):
+        return mechanism.gaussian_noise(shapes, [x / 100 for x in std], *rest)
+
+    monkeypatch.setattr(module, "gaussian_noise", quiet)
+    plan = PLAN.replace(batch=None)
+    found = audited("fedlora", unit, 25.0, plan=plan, crafted=unit == "client")
+    assert not found.holds
+    assert found.epsilon_lower > 1.2 * found.epsilon_upper
+    assert " > " in str(found)
+
+
+@every_unit
+def test_the_audit_changes_nothing_of_the_run(unit):
+    task, plan = tokens("head"), PLAN.replace(batch=3, participation=0.8, dropout=0.1)
+    watched = Recorder.open(task, methods.DEeR, private(unit), plan, lora=LORA).events()
+    records = [event for event in watched if isinstance(event, Round)]
+    same_bits(records, play(task, "deer", private(unit), plan))
+
+
+def test_directions_keep_apart():
+    """With many near copies among them, each direction still answers most to its own canary."""
+    random, key = torch.Generator().manual_seed(0), ParamKey("B", "x")
+    u = torch.randn(6, 50, generator=random) / 50**0.5 + torch.randn(50, generator=random) / 10
+    own = canary_audit.decorrelate({key: u}, torch.zeros(6).long(), 0.1)[key] @ u.T
+    off, plain = ~torch.eye(6, dtype=torch.bool), u @ u.T
+    assert own[off].abs().max() < 0.05 * own.diagonal().min()
+    assert plain[off].abs().max() > 0.3 * plain.diagonal().min()
+    alone = canary_audit.decorrelate({key: u}, torch.arange(6), 0.1)[key]
+    assert torch.allclose(torch.cosine_similarity(alone, u), torch.ones(6))
+
+
+@pytest.mark.parametrize(
+    ("unit", "fields", "plan"),
+    [
+        ("client", {"trust": "local"}, LOSSY),
+        ("client", {"trust": "secagg"}, PLAN),
+        ("client", {}, LOSSY),
+        ("example", {}, LOSSY.replace(optimizer=fl.SGD(0.5), lr={"A": 0.0, "B": 0.2})),
+    ],
+)
+def test_trust_and_absence(unit, fields, plan):
+    found = audited("fedlora", unit, 0.3, plan=plan, **fields)
+    assert found.holds
+    assert fields.get("trust") != "local" or found.lower["update"] > 0.1
+
+
+@slow
+@every_row
+def test_crafted_canaries_are_seen_under_noise(row):
+    """Random directions show more than trained canaries, and no more than the ledger states."""
+    found = audited(row, "client", 0.3, crafted=True)
+    assert found.holds
+    if found.scores.keys() == {"loss"}:  # nothing is sent
+        assert found.epsilon_lower == 0
+    elif not row.own_ranks and "R" not in row.moved(0, 2):  # a core has too few numbers
+        assert found.lower["update"] >= 0.3 * found.ceiling
+
+
+@slow
+def test_the_estimate_errs_on_both_sides_of_the_ledger():
+    """Three rounds of both factors, 1,024 numbers, 32 canaries: 6 to 27 where 9.0 is spent."""
+    found = [audited("fedlora", "client", 1.0, seed, crafted=True) for seed in range(9)]
+    ratios = sorted(one.estimate / one.epsilon_upper for one in found)
+    assert 0.5 < ratios[0] < 1 < ratios[-1] < 12
+    assert 0.8 < ratios[4] < 4
+    assert np.isnan(audited("fedlora", "client").estimate)
+
+
+@pytest.mark.parametrize("trust", ["local", "secagg"])
+def test_crafted_canaries_under_other_trust(trust):
+    found = audited("fedlora", "client", 0.5, crafted=True, trust=trust)
+    assert found.holds
+    assert found.lower["update"] > 0.4
+
+
+def test_a_run_without_privacy_promises_nothing():
+    plan = PLAN.replace(batch=3)
+    found = audits.audit(tokens("head"), "fedlora", None, plan, lora=LORA)
+    assert (found.canaries, found.epsilon_upper, found.delta) == (16, float("inf"), 1e-5)
+
+
+def test_the_default_number_is_affordable():
+    plan, digits = fl.Plan(batch=16, local_steps=5), fl.tasks.digits()
+    sizes = ((digits, "example"), (digits, "client"), (WIDE, "client"))
+    assert [canary_audit.affordable_canaries(t, plan, u) for t, u in sizes] == [100, 32, 16]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"confidence": 1.0}, r"confidence=1.0: expected a number in \(0, 1\)"),
+        ({"canaries": 1}, "canaries=1: expected a whole number >= 2"),
+        ({"seed": None}, "seed=None: expected a whole number"),
+        ({"crafted": True}, "crafted=True: expected False in the example unit"),
+    ],
+)
+def test_the_module_is_its_function(bad, message):
+    call: Any = fl.audit
+    assert call is audits
+    assert call.bounds is bounds
+    with pytest.raises(ValueError, match=message):
+        call(WIDE, "fedlora", private("example"), PLAN, **bad)
+
+
+@slow
+def test_the_figure_draws_the_three_numbers():
+    setups = (("fedlora", "example"), ("deer-literal", "example"), ("ffa-lora", "client"))
+    several, draw = [audited(*one) for one in setups], fl.course.lesson(12).audit
+    axes = draw(several).axes[1]
+    words = " ".join(text.get_text() for text in axes.texts)
+    assert all(f"{one.epsilon_lower:.2f}" in words for one in several)
+    assert "not certified" in words
+    drawn: Any = [line for line in axes.lines if line.get_marker() == "|"]
+    ticks = {line.get_ydata()[0]: line.get_xdata()[0] for line in drawn}
+    assert [ticks[y] for y in (2, 1, 0)] == [one.ceiling for one in several]
+    assert png(draw(several[0])) == png(draw(several[:1]))
+    with pytest.raises(ValueError, match="audits"):
+        draw([])

@@ -1,0 +1,151 @@
+"""`fedlora-lab audit RUN` and the committed table of audits; mistakes in one line."""
+
+import csv
+import importlib.util
+import json
+import re
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from shlex import split
+from typing import Any
+
+import pytest
+from commands import call
+
+import fedlora_lab as fl
+from fedlora_lab.cli.audits import audit_folder
+from fedlora_lab.course.sharp_edges import BUGS
+from fedlora_lab.report.run_folder import read_json
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = split("--clients 3 --rounds 2 --local-steps 1 --batch 8 --delta 1e-5 --lr 0.1 --seeds 1")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished comparison of a method and two baselines."""
+    out, methods = tmp_path_factory.mktemp("runs") / "regression", "deer,central,non-private"
+    assert call("compare", "regression", "--methods", methods, *SMALL, "--out", out) == 0
+    return out
+
+
+@pytest.mark.slow
+def test_every_method_of_the_folder_is_audited(done, capsys):
+    assert call("audit", done, "--canaries", 24) == 0
+    text = capsys.readouterr().out
+    assert len(re.findall(r"ε proved \S+ ≤ ε stated", text)) == 3
+    assert text.count("self-check: ok") == 2
+    found = read_json(done / "private" / "audit.json")["audits"]
+    assert [one["slug"] for one in found] == ["deer", "central", "non-private"]
+    stated = [one["epsilon_upper"] for one in found]
+    assert stated[2] is None
+    assert all(0 < value < 8.01 for value in stated[:2])
+    for one in found:
+        assert one["epsilon_lower"] <= one["ceiling"]
+        assert one["canaries"] == len(one["included"]) == len(one["scores"]["loss"]) == 24
+        assert one["holds"] is True
+    assert call("audit", done, "--canaries", 8, "--rounds", 1, "--no-check") == 0
+    assert "self-check" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_bug_is_found_in_the_folder(done, capsys):
+    assert not audit_folder(done, 8, 0.99, 1, 0, True, bug=BUGS["clips each tensor"])
+    text = capsys.readouterr().out
+    assert "FAILED sensitivity" in text
+    assert text.count("an injected bug: clips each tensor") == 3
+    audits = read_json(done / "private" / "audit.json")["audits"]
+    alone, both = (one["self_check"] for one in audits[:2])
+    assert alone["ok"]  # one layer and one factor a step: there is nothing to clip apart
+    assert {one[0] for one in both["failed"]} == {"sensitivity"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--canaries", 1], "canaries=1: expected a whole number >= 2"),
+        (["--confidence", 1], "confidence=1.0: expected a number in (0, 1]"),
+        (["--rounds", 0], "rounds=0: expected a whole number >= 1"),
+        (["--seed", -1], "seed=-1: expected a whole number >= 0"),
+    ],
+)
+def test_bad_options_are_one_line(options, message, tmp_path, capsys):
+    assert call("audit", tmp_path, *options) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "to", "message"),
+    [
+        (("task", "fingerprint"), "0" * 64, "have changed"),
+        (("task", "info", "task"), "mine", "can be built again"),
+        (("methods", "deer", "share"), "A", "the row of the table as it is now"),
+        (("plans",), {}, "settings of a run"),
+        (("plans", "deer", "rounds"), -1, "rounds=-1"),
+        (("lora",), 3, "settings of a run"),
+        (("methods",), {}, "the settings of a run"),
+        ((), None, "run folder"),
+    ],
+)
+def test_changed_settings_are_one_line(done, tmp_path, path, to, message, capsys):
+    settings = part = json.loads((done / "settings.json").read_text())
+    for name in path[:-1]:
+        part = part[name]
+    if path:
+        part[path[-1]] = to
+        (tmp_path / "settings.json").write_text(json.dumps(settings))
+        key = shutil.ignore_patterns("audit.json")
+        shutil.copytree(done / "private", tmp_path / "private", ignore=key)
+    assert call("audit", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "private" / "audit.json").exists()
+
+
+def script() -> Any:
+    path = ROOT / "scripts" / "audit_table.py"
+    spec = importlib.util.spec_from_file_location("audit_table", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_no_committed_audit_exceeds_its_ledger():
+    """At least twenty seeds of every method in both units, at 99 %; none above its ceiling."""
+    rows = script().kept(ROOT / "results" / "audit.csv")
+    seeds = Counter((row["method"], row["unit"], row["noise_multiplier"]) for row in rows)
+    assert min(seeds.values()) >= 20
+    assert len({method for method, *_ in seeds} & set(fl.methods.ALL)) >= 20
+    for row in rows:
+        assert float(row["epsilon_lower"]) <= float(row["ceiling"]), row
+        assert float(row["epsilon_lower"]) <= float(row["epsilon_upper"]), row
+        assert (float(row["confidence"]), row["invalid"]) == (0.99, "")
+    assert max(float(row["epsilon_lower"]) for row in rows) > 1
+
+
+@pytest.mark.slow
+def test_a_table_that_was_cut_short_goes_on(tmp_path, monkeypatch, capsys):
+    module, out = script(), tmp_path / "audit.csv"
+    few = {slug: fl.methods.ALL[slug] for slug in ("fedlora", "ffa-lora")}
+    monkeypatch.setattr(fl.methods, "ALL", few)
+    module.PLAN, module.NOISE, module.CANARIES = module.PLAN.replace(rounds=1), (2.0,), 8
+    monkeypatch.setattr(sys, "argv", ["audit_table.py", "--seeds", "2", "--out", str(out)])
+    with pytest.raises(SystemExit, match="0"):
+        module.main()
+    whole = out.read_text()
+    assert len(whole.splitlines()) == 1 + 2 * 2 * 2
+    out.write_text(whole[: whole.rindex(",")])  # the last row was being written
+    with pytest.raises(SystemExit, match="0"):
+        module.main()
+    said = capsys.readouterr().out
+    assert "8 audits, 0 above the ledger's epsilon, 0 invalid" in said
+    assert "none of these could have contradicted it" in said
+    again = csv.DictReader(out.read_text().splitlines())
+    assert list(again) == list(csv.DictReader(whole.splitlines()))

@@ -1,0 +1,333 @@
+"""The widgets in a real JupyterLab, driven as a reader drives them: one journey for each kind."""
+
+import re
+from typing import Any
+
+import pandas as pd
+import pytest
+from lab import Page, cut_off, image_bytes, wait_for_image
+
+SETUP = """
+import threading
+from dataclasses import replace
+import numpy as np
+import pandas as pd
+import fedlora_lab as fl
+from fedlora_lab.plots.style import paper, picture
+rng = np.random.default_rng(0)
+left, right = (np.linalg.qr(rng.standard_normal((64, 64)))[0] for _ in range(2))
+change = left * 0.55 * 0.9 ** np.arange(64) @ right.T
+rows = rng.standard_normal((600, 50)) * np.exp(1.5 * rng.standard_normal((600, 1))) / 7 + 0.02
+three = [("fedlora", 0.7), ("ffa-lora", 0.8), ("deer", 0.75)]
+cells = [("made", slug, e, 0.1, s, rng.normal(m, 0.02))
+         for slug, m in three for e in (1.0, 3.0) for s in range(5)]
+scores = pd.DataFrame(cells, columns=["study", "method", "epsilon", "lr", "seed", "accuracy"])
+task = fl.tasks.digits(clients=3, seed=1)
+settings = {"privacy": fl.Privacy(delta=1e-4)}
+plan = fl.Plan(rounds=2, local_steps=2, batch=8)
+def plot(width):
+    with paper():
+        figure = picture(3, 2)
+        ax = figure.add_axes((0.1, 0.1, 0.8, 0.8))
+        ax.set(xlim=(0, 10), ylim=(0, 1))
+        ax.barh([0.5], [width], height=0.4)
+    return figure, f"The bar is {width} long."
+"""
+LESSONS = {
+    "low_rank": "fl.course.lesson(1).low_rank_explorer(change)",
+    "deviation": "fl.course.lesson(2).deviation_explorer()",
+    "planner": "fl.course.lesson(3).privacy_planner()",
+    "clip": "fl.course.lesson(3).clip_explorer(rows)",
+    "amplifier": "fl.course.lesson(4).noise_amplifier()",
+    "regulator": "fl.course.lesson(6).regulator_explorer()",
+    "schedule": "fl.course.lesson(6).schedule()",
+    "filter": "fl.course.lesson(7).filter_explorer()",
+    "quantiser": "fl.course.lesson(8).quantiser_explorer()",
+    "results": "fl.course.lesson(9).results_explorer(scores)",
+    "bytes_map": "fl.course.lesson(10).bytes_map()",
+    "attack": "fl.course.lesson(11).attack_explorer()",
+    "audit": "fl.course.lesson(12).audit_explorer()",
+    "trust": "fl.course.lesson(13).trust_explorer()",
+}
+CELLS = {
+    "setup": SETUP,
+    **LESSONS,
+    "bar": "fl.widgets.interactive_figure(plot, width=(3, 0, 10))",
+    "live": "run = fl.widgets.live(task, plan=plan.replace(rounds=100), **settings); run",
+    "short": "fl.widgets.live(task, plan=plan, **settings)",
+    "failing": """
+def loss(outputs, y):
+    raise RuntimeError("planted failure")
+fl.widgets.live(replace(task, loss=loss), **settings)
+""",
+    "comparison": """
+rates = {8: {"fedlora": 0.3, "ffa-lora": 0.3}, None: {"ffa-lora": 0.1}}
+fl.widgets.method_comparison(task, rates, plan=plan, **settings)
+""",
+    "composer": "fl.widgets.method_composer(task, plan=plan)",
+    "probe": "print([t.name for t in threading.enumerate()], run._ticks == run.progress.value)",
+}
+
+
+@pytest.fixture(scope="module")
+def notebook(browser, lab):
+    """A notebook with all cells, open, its first cell run."""
+    cells = [cell.strip() for cell in CELLS.values()]
+    page = Page(browser, lab, lab.write("widgets.ipynb", cells))
+    page.run(0)
+    yield page
+    page.page.close()
+
+
+@pytest.fixture
+def show(notebook):
+    """Runs a cell by name and gives its output; the console stays quiet, nothing jumps."""
+    notebook.dress("Light", 1280, 1100)
+    notebook.command("notebook:clear-all-cell-outputs")
+    notebook.errors.clear()
+
+    def run(name):
+        output = notebook.run(list(CELLS).index(name))
+        if name != "probe":
+            output.locator("img").first.wait_for()
+        return output
+
+    yield run
+    assert notebook.errors == []
+
+
+def status(output):
+    return output.locator("[role=status], [role=alert]").first
+
+
+def until(output, pattern):
+    """Wait for the first line of words to match; gives it."""
+    status(output).filter(has_text=re.compile(pattern)).wait_for()
+    return status(output).inner_text()
+
+
+def press(output, name):
+    output.get_by_role("button", name=name).click()
+
+
+def change(output, act):
+    """Do something that changes the figure; gives the sentence below it."""
+    handle = output.locator("img").first.element_handle()
+    before = handle.get_attribute("src")
+    act()
+    output.page.wait_for_function("([e, src]) => e.src !== src", arg=[handle, before])
+    return status(output).inner_text()
+
+
+def threads(show):
+    """Names of the kernel's threads; the bar of the last live run shows its steps."""
+    text = show("probe").inner_text()
+    assert text.strip().endswith("True")
+    return text
+
+
+def settle(notebook):
+    """Let the page come to rest, then watch for jumps."""
+    notebook.page.wait_for_timeout(300)
+    notebook.watch_layout()
+
+
+def test_every_lesson_widget_follows_the_keyboard_and_fits(notebook, show, screenshots):
+    """It moves, it comes back with Reset, and nothing is cut off in either theme."""
+    outputs = {name: show(name) for name in LESSONS}
+    settle(notebook)
+    for name, output in outputs.items():
+        image, sentence = output.locator("img").first, status(output).inner_text()
+        first, handles = image_bytes(image), output.locator(".noUi-handle")
+        if handles.count():
+            handles.first.focus()
+            change(output, lambda: notebook.page.keyboard.press("ArrowRight"))
+        else:
+            menu = output.locator("select").last
+            change(output, lambda menu=menu: menu.select_option(index=1))
+        assert image_bytes(image) != first, name
+        press(output, "Reset")
+        wait_for_image(image, first)
+        output.get_by_text(sentence).wait_for()
+    assert notebook.jumps() == []
+    for theme in ("Light", "Dark"):
+        notebook.dress(theme, width=1024)
+        for name, output in outputs.items():
+            output.scroll_into_view_if_needed()
+            notebook.page.screenshot(path=screenshots / f"{name}-{theme.lower()}-1024.png")
+            assert cut_off(output) == [], name
+
+
+def test_a_figure_follows_every_move_and_explains_what_is_typed_wrong(notebook, show):
+    bar, schedule = show("bar"), show("schedule")
+    settle(notebook)
+    bar.locator(".noUi-handle").focus()
+    for key, lengths in (("ArrowRight", range(4, 11)), ("ArrowLeft", range(9, -1, -1))):
+        for length in lengths:
+            change(bar, lambda key=key: notebook.page.keyboard.press(key))
+            bar.get_by_text(f"The bar is {length} long.").wait_for()
+    first, typed = image_bytes(schedule.locator("img")), schedule.locator("input[type=text]")
+    typed.fill("B | Q")
+    line = schedule.get_by_role("alert")
+    line.wait_for()
+    assert line.inner_text().startswith('word=\'Q\': expected "A", "B"')
+    typed.fill("B | B A")
+    schedule.get_by_text("missed in rounds 2, 4, 6").wait_for()
+    typed.fill("")
+    wait_for_image(schedule.locator("img"), first)
+    assert notebook.jumps() == []
+
+
+def test_a_live_run_starts_pauses_stops_and_leaves_no_thread(notebook, show):
+    output = show("live")
+    bar = output.locator(".progress-bar")
+    share = "e => e.offsetWidth / e.parentElement.offsetWidth"
+
+    def beyond(value):
+        handle = bar.element_handle()
+        notebook.page.wait_for_function(f"([e, x]) => ({share})(e) > x", arg=[handle, value])
+
+    assert bar.evaluate(share) == 0 and until(output, "^ready") == "ready"
+    settle(notebook)
+    output.get_by_role("button", name="Start").focus()
+    notebook.page.keyboard.press("Enter")
+    beyond(0.01)
+    assert "left" in until(output, "^running")
+    press(output, "Pause")
+    until(output, "^paused")
+    done = bar.evaluate(share)
+    notebook.page.wait_for_timeout(300)
+    assert bar.evaluate(share) == done
+    assert output.get_by_role("button", name="Start").is_disabled()
+    press(output, "Resume")
+    beyond(done + 0.01)
+    press(output, "Stop")
+    until(output, "^stopped")
+    assert notebook.jumps() == []
+    assert "live run" not in threads(show)
+    press(output, "Start")
+    until(output, "^running")
+    again = show("live")  # the cell once more ends the run of the one before
+    assert "live run" not in threads(show)
+    assert until(again, "ready") == "ready"
+    failed = show("failing")
+    press(failed, "Start")
+    line = failed.get_by_role("alert")
+    line.wait_for()
+    assert line.inner_text() == "RuntimeError: planted failure"
+    assert line.bounding_box()["height"] < 30
+    assert "Traceback" not in notebook.page.locator(".jp-Notebook").inner_text()
+
+
+def test_a_finished_run_can_be_saved_and_relabels_nothing(notebook, show, screenshots):
+    output = show("short")
+    for name in ("method", "privacy ε", "learning rate", "rounds", "seed", "this run as a cell"):
+        assert output.get_by_text(name, exact=True).count() == 1
+    output.locator("select").first.focus()
+    focused, reached = "document.activeElement.innerText", []
+    for _ in range(12):
+        reached.append(notebook.page.evaluate(focused))
+        notebook.page.keyboard.press("Tab")
+    assert {"Start", "Reset"} <= {str(text).strip() for text in reached}
+    output.locator(".noUi-handle").nth(1).focus()
+    notebook.page.keyboard.press("ArrowRight")
+    field = output.locator("textarea")
+    wanted = "e => e.value.includes('rounds=3')"
+    notebook.page.wait_for_function(wanted, arg=field.element_handle())
+    images = output.locator("img")
+    before = [images.nth(i).get_attribute("src") for i in range(2)]
+    press(output, "Start")
+    until(output, "^finished · round 3 of 3")
+    output.get_by_text("RoLoRA after round 3 of 3").wait_for()
+    assert all(images.nth(i).get_attribute("src") != before[i] for i in range(2))
+    with notebook.page.expect_download() as file:
+        output.get_by_role("link", name="Save the frame").click()
+    frame: Any = pd.read_csv(file.value.path())
+    assert frame["round"].max() == 3 and set(frame["method"]) == {"rolora"}
+    cell = field.input_value()
+    assert "fl.run(task, method, privacy, plan" in cell
+    output.locator("select").first.select_option(label="FedLoRA")
+    assert "round 3 of 3" in until(output, "^controls have changed since: press Start")
+    output.get_by_text("tuned for FedLoRA at ε = 8").wait_for()
+    assert output.get_by_text("RoLoRA after round 3 of 3").count() == 1
+    assert field.input_value() == cell
+    assert output.get_by_role("link", name="digits-rolora.csv").count() == 1
+    for theme, width in (("Light", 1280), ("Dark", 1024)):
+        notebook.dress(theme, width, height=1100)
+        output.scroll_into_view_if_needed()
+        notebook.page.screenshot(path=screenshots / f"live-{theme.lower()}-{width}.png")
+        assert cut_off(output) == []
+
+
+def test_a_comparison_fills_run_by_run_while_the_page_answers(notebook, show, screenshots):
+    output, bar = show("comparison"), show("bar")
+    image = output.locator("img")
+    first = image_bytes(image)
+    settle(notebook)
+    until(output, "ready · 6 runs of 2 rounds")
+    press(output, "Start")
+    until(output, "finished · 6 of 6 runs done")
+    output.get_by_text(re.compile("Ahead so far, after 6 runs")).wait_for()
+    press(output, "Reset")
+    wait_for_image(image, first)
+    for slider in range(2):
+        output.locator(".noUi-handle").nth(slider).focus()
+        notebook.page.keyboard.press("End")
+    until(output, "ready · 15 runs of 30 rounds")
+    press(output, "Start")
+    until(output, "^running · (FedLoRA|FFA-LoRA) at ε = ")
+    bar.locator(".noUi-handle").focus()
+    for length in range(4, 11):
+        change(bar, lambda: notebook.page.keyboard.press("ArrowRight"))
+        bar.get_by_text(f"The bar is {length} long.").wait_for()
+    assert status(output).inner_text().startswith("running")
+    press(output, "Stop")
+    until(output, "stopped")
+    assert "method comparison" not in show("probe").inner_text()
+    assert notebook.jumps() == []
+    notebook.dress("Dark", width=1024)
+    notebook.page.screenshot(path=screenshots / "comparison-dark-1024.png")
+    assert cut_off(output) == []
+
+
+def test_the_composer_makes_methods_and_trains_them(notebook, show, screenshots):
+    output = show("composer")
+    image = output.locator("img")
+    first = image_bytes(image)
+
+    def choose(label, option):
+        text = output.page.get_by_text(label, exact=True)
+        row = output.locator(".widget-inline-hbox", has=text)
+        row.locator("select").select_option(label=option)
+
+    settle(notebook)
+    for label, option, words in (
+        ("who moves", "B", "This is FFA-LoRA"),
+        ("smoothing", "Binomial(taps=5)", "Nobody has published this"),
+        ("who moves", "*", r"This cannot be: train='\*'"),
+    ):
+        choose(label, option)
+        until(output, words)
+    assert output.get_by_role("button", name="Start").is_disabled()
+    choose("begin from", "LA-LoRA")
+    until(output, "This is LA-LoRA")
+    press(output, "Reset")
+    wait_for_image(image, first)
+    output.get_by_role("button", name="Start").focus()
+    notebook.page.keyboard.press("Enter")
+    ended = r"^After round 2: FedLoRA 0\.\d+ .*my method 0\.\d+"
+    output.get_by_text(re.compile(ended)).wait_for()
+    output.get_by_text("finished · round 2 of 2").wait_for()
+    assert notebook.jumps() == []
+    output.locator(".noUi-handle").last.focus()
+    notebook.page.keyboard.press("End")
+    press(output, "Start")
+    output.get_by_text(re.compile("^running")).wait_for()
+    press(output, "Stop")
+    output.get_by_text(re.compile("^stopped")).wait_for()
+    assert "composer" not in show("probe").inner_text()
+    for theme in ("Light", "Dark"):
+        notebook.dress(theme, width=1024)
+        output.scroll_into_view_if_needed()
+        notebook.page.screenshot(path=screenshots / f"composer-{theme.lower()}-1024.png")
+        assert cut_off(output) == []

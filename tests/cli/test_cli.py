@@ -1,0 +1,349 @@
+"""The command line: what it writes, what it keeps, and that a mistake is one line."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import SMALL, call
+from packaging.requirements import Requirement
+
+import fedlora_lab as fl
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab.cli import doctor
+from fedlora_lab.cli import options as read
+from fedlora_lab.experiments.tuned_rates import tuned
+from fedlora_lab.report.run_folder import Folder, read_frame
+
+ONE = ["--methods=rolora", "--seeds=1"]
+
+
+def compare(*words, out, **changes):
+    """The status of a small comparison on regression."""
+    options = {word.split("=")[0]: word for word in (*SMALL, *words)}
+    options |= {f"--{name}": f"--{name}={value}" for name, value in changes.items()}
+    return call("compare", "regression", *options.values(), "--out", out)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished small comparison; tests read it and leave it as it is."""
+    out = tmp_path_factory.mktemp("runs") / "regression"
+    assert compare("--methods=rolora,non-private", "--seeds=2", out=out) == 0
+    return out
+
+
+@pytest.fixture
+def copied(done, tmp_path):
+    """A copy of it, to go on with."""
+    shutil.copytree(done, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def same(one: Any, two: Any) -> bool:
+    """Equal to the last bit, but for the time it took."""
+    parts = [frame[frame["measure"] != "seconds"].reset_index(drop=True) for frame in (one, two)]
+    return bool(np.array_equal(parts[0]["value"], parts[1]["value"], equal_nan=True)) and all(
+        parts[0][column].astype(str).equals(parts[1][column].astype(str))
+        for column in ("method", "round", "layer", "measure")
+    )
+
+
+def settings_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "settings.json").read_text())
+
+
+def test_a_run_folder_holds_what_it_promises(done):
+    frame = read_frame(done / "frame.csv")
+    assert list(frame.columns) == ["task", "method", "seed", "round", "layer", "measure", "value"]
+    assert set(frame["method"]) == {"rolora", "non-private"}
+    assert set(frame["seed"]) == {0, 1} and set(frame["round"]) == {0, 1, 2}
+    assert (done / "report.html").stat().st_size > 10_000
+    cells = {f"{slug}-{seed}" for slug in ("rolora", "non-private") for seed in (0, 1)}
+    assert {path.name for path in (done / "checkpoints").iterdir()} == cells
+    assert {path.name for path in done.rglob(".*")} == {".lock"}
+    ledgers = json.loads((done / "ledger.json").read_text())
+    assert ledgers["non-private-0"] is None
+    ledger = fl.Ledger.from_json(json.dumps(ledgers["rolora-1"], sort_keys=True))
+    spent = frame.query("method == 'rolora' and seed == 1 and measure == 'epsilon'")["value"].max()
+    assert ledger.epsilon() == spent <= 8
+
+
+def test_settings_reproduce_the_run(done):
+    settings = settings_of(done)
+    words = "fedlora-lab compare regression --clients=3 --rounds=2"
+    assert settings["commands"][0].startswith(words)
+    assert settings["versions"]["fedlora-lab"] == fl.__version__
+    assert settings["privacy"]["target"] == 8 and settings["privacy"]["noise_multiplier"] > 0
+    task = fl.tasks.regression(**settings["task"]["info"]["arguments"])
+    with Folder(done) as folder:
+        assert folder.keyed(task.fingerprint) == settings["task"]["fingerprint"] != task.fingerprint
+    privacy = fl.Privacy(**settings["privacy"])
+    plan, lora = fl.Plan(**settings["plans"]["rolora"]), fl.Lora(**settings["lora"])
+    again = fl.to_frame(fl.run(task, "rolora", privacy, plan, lora=lora, seed=1))
+    assert same(again, read_frame(done / "frame.csv").query("method == 'rolora' and seed == 1"))
+
+
+@pytest.mark.slow
+def test_finished_cells_are_kept_and_new_ones_join(copied, capsys):
+    """And noise that differs in its last bits goes on with the first."""
+    settings = settings_of(copied)
+    for fields in (settings["privacy"], settings["privacies"]["rolora"]):
+        fields["noise_multiplier"] *= 1 + 1e-12
+    write_atomically(copied / "settings.json", json.dumps(settings))
+    before = {path.name: path.read_bytes() for path in (copied / "cells").iterdir()}
+    assert compare("--methods=rolora,ffa-lora", "--seeds=3", out=copied) == 0
+    shown = capsys.readouterr().out
+    assert "2 of 6 runs are finished" in shown and "ffa-lora, seed 1" in shown
+    after = {path.name: path.read_bytes() for path in (copied / "cells").iterdir()}
+    assert before.items() <= after.items() and len(after) == len(before) + 8
+    assert len(settings_of(copied)["commands"]) == 2
+    methods = set(read_frame(copied / "frame.csv")["method"])
+    assert methods == {"rolora", "non-private", "ffa-lora"}
+    assert settings_of(copied)["privacies"]["rolora"] == settings["privacies"]["rolora"]
+    entry = json.loads((copied / "ledger.json").read_text())["rolora-2"]["content"]["releases"][0]
+    assert entry["noise_multiplier"] == settings["privacies"]["rolora"]["noise_multiplier"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"rounds": 3}, "(privacy."), ({"lr": 0.2}, "(plans.rolora.lr is 0.1 there and 0.2 now)")],
+)
+def test_other_settings_are_refused_in_one_line(done, changes, words, capsys):
+    settings = (done / "settings.json").read_bytes()
+    assert compare(*ONE, out=done, **changes) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and f"holds a run with other settings {words}" in line
+    assert "expected the same settings, another --out, or --fresh" in line
+    assert (done / "settings.json").read_bytes() == settings
+
+
+@pytest.mark.slow
+def test_fresh_clears_only_what_is_its_own(copied):
+    (copied / "notes.txt").write_text("mine")
+    assert compare(*ONE, "--fresh", out=copied, rounds=1) == 0
+    assert (copied / "notes.txt").read_text() == "mine"
+    assert set(read_frame(copied / "frame.csv")["round"]) == {0, 1}
+
+
+def test_other_folders_are_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert compare(*ONE, "--fresh", out=tmp_path) == 2
+    assert "expected an empty or new folder" in capsys.readouterr().err
+    assert compare(*ONE, out=tmp_path / "thesis.tex") == 2
+    assert "expected a folder, not a file" in capsys.readouterr().err
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_two_processes_refuse_each_other(tmp_path, capsys):
+    with Folder(tmp_path / "runs"):
+        assert compare(*ONE, out=tmp_path / "runs") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "expected a folder that no other run is using" in error
+    assert not (tmp_path / "runs" / "settings.json").exists()
+
+
+def test_a_round_stored_but_not_shown_is_played_again(copied):
+    """As if the process had died between the checkpoint of round 2 and its rows."""
+    whole, kept = (
+        read_frame(copied / "frame.csv"),
+        copied / "checkpoints" / "rolora-0" / "rounds.csv",
+    )
+    rows = read_frame(kept)
+    write_atomically(kept, rows[rows["round"] < 2].to_csv(index=False))
+    for path in (copied / "cells").glob("rolora-0.*"):
+        path.unlink()
+    assert compare("--methods=rolora,non-private", "--seeds=2", out=copied) == 0
+    assert same(whole, read_frame(copied / "frame.csv"))
+
+
+def test_release_run_says_so(tmp_path):
+    out = tmp_path / "runs"
+    assert call("run", "regression", "rolora", "--seed", "none", *SMALL, "--out", out) == 0
+    ledger = json.loads((out / "ledger.json").read_text())["rolora-release"]
+    assert ledger["content"]["reproducible"] is False
+    assert "for study and not for release" not in (out / "report.html").read_text()
+
+
+MISTAKES = [
+    ("compare nothing", "task='nothing': expected one of"),
+    ("compare regression --methods nope", "method='nope': expected one of"),
+    ("run regression rolorra", "method='rolorra': expected one of fedlora, ffa-lora"),
+    ("flower regression --method nope", "method='nope': expected one of fedlora, ffa-lora"),
+    ("compare regression --methods fedsa,fedsa", "methods='fedsa,fedsa': expected every name once"),
+    ("compare regression --methods ,", "methods=',': expected one or more names"),
+    ("compare regression --epsilon -1", "epsilon=-1.0: expected a number in (0, 1e+09]"),
+    ("compare regression --epsilon much", "epsilon='much': expected a number"),
+    ("compare regression --epsilon nan", "epsilon='nan': expected a number"),
+    ("compare digits --delta 0.5", "delta=0.5: expected < 0.000796 = 1 / 1257 examples"),
+    ("compare regression --unit person", "unit='person': expected one of 'example', 'client'"),
+    ("compare regression --clip -1", "clip_norm=-1.0: expected a number >= 0"),
+    ("compare regression --seeds 0", "seeds='0': expected between 1 and 1000"),
+    ("compare regression --seeds 1,1", "seeds='1,1': expected every seed once"),
+    ("compare regression --seeds -3", "seeds='-3': expected how many, or whole numbers"),
+    ("compare regression --seeds 1,²", "seeds='1,²': expected how many, or whole numbers"),
+    ("compare regression --rounds -1", "rounds=-1: expected a whole number >= 0"),
+    ("compare regression --rounds 1.5", "Invalid value for '--rounds'"),
+    ("compare regression --batch 0", "batch=0: expected a whole number >= 1"),
+    ("compare regression --batch few", "batch='few': expected a whole number >= 1, or all"),
+    ("compare regression --batch ²", "batch='²': expected a whole number >= 1, or all"),
+    ("compare digits --clients 5000", "clients=5000: expected"),
+    ("compare digits --alpha 0", "alpha=0.0: expected a number > 0"),
+    ("compare regression --alpha 1", "--alpha=1.0: expected not given, since regression has none"),
+    ("compare regression --rank 0", "rank=0: expected a whole number >= 1"),
+    ("compare regression --lora-alpha 0", "alpha=0.0: expected a number in (0,"),
+    ("compare regression --lr fast", "lr='fast': expected a number"),
+    ("compare regression --lr A=1", "lr['B']=None: expected a number"),
+    ("compare regression --lr A=1,A=2", "lr='A=1,A=2': expected A once"),
+    ("compare regression --lr A=x,B=1", "lr['A']='x': expected a number"),
+    ("compare regression --lr nope=1", "lr='nope=1': expected names among"),
+    ("compare regression --trust central", "trust='central': expected 'local' for unit='example'"),
+    ("compare regression --accountant mine", "accountant='mine': expected one of 'prv', 'rdp'"),
+    ("compare regression --speed 9", "No such option"),
+    ("run regression", "Missing argument 'METHOD'"),
+    ("run regression rolora --seed -1", "seed='-1': expected a whole number >= 0, or none"),
+    ("flower regression --seed ٣", "seed='٣': expected a whole number >= 0, or none"),
+    ("preset deer-kvasir --seed ²", "seed='²': expected a whole number >= 0, or none"),
+    ("report nowhere", "folder='nowhere': expected a run folder"),
+    ("nothing", "No such command 'nothing'"),
+]
+
+
+@pytest.mark.parametrize(("command", "words"), MISTAKES)
+def test_mistakes_are_one_line(command, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call(*command.split()) == 2
+    shown, error = capsys.readouterr()
+    assert error.startswith("fedlora-lab: ") and error.count("\n") == 1, error
+    assert words in error
+    assert not shown or not words.startswith("method="), "nothing is looked up for a wrong name"
+    assert list(tmp_path.iterdir()) == [], "a mistake leaves nothing behind"
+
+
+@pytest.mark.parametrize("name", ["settings.json", "ledger.json", "frame.csv"])
+def test_a_cut_file_is_one_line(name, copied, capsys):
+    text = (copied / name).read_text()
+    (copied / name).write_text(text[: 40 if name == "frame.csv" else len(text) // 2])
+    assert call("report", copied) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_script_shows_help_and_loads_nothing_heavy():
+    script = Path(sys.executable).parent / "fedlora-lab"
+    command = [sys.executable, "-X", "importtime", script, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "compare" in done.stdout
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "click" in loaded and not {"torch", "pandas"} & loaded
+
+
+def test_version_and_help_without_a_command(capsys):
+    assert call("--version") == 0
+    assert capsys.readouterr().out.strip() == f"fedlora-lab, version {fl.__version__}"
+    assert call() == 2
+    assert "compare" in capsys.readouterr().out
+
+
+def test_methods_names_every_row(capsys):
+    assert call("methods") == 0
+    shown = capsys.readouterr().out
+    for slug, row in fl.methods.ALL.items():
+        (line,) = re.findall(rf"^{slug} .*", shown, re.MULTILINE)
+        assert row.source in line
+    assert max(map(len, shown.splitlines())) <= 120
+
+
+def test_doctor_finds_this_machine_healthy(capsys):
+    assert call("doctor") == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"ok +torch +2\.", shown) and re.search(r"ok +digits +ready", shown)
+
+
+def test_doctor_fails_on_what_is_needed_only():
+    missing = doctor.requirement_row("core", Requirement("no-such-package-here>=1"))
+    old = doctor.requirement_row("hub", Requirement("numpy<1"))
+    assert not missing.ok and missing.needed and not old.ok and "out of range <1" in old.found
+    assert not doctor.healthy([missing, old]) and doctor.healthy([old])
+    assert missing.help in doctor.format_rows([missing, old])
+
+
+def test_learning_rates_in_all_their_forms():
+    """Another ε or unit takes another rate, and says which when it was tuned for something else."""
+    slugs = ["fedlora", "rolora"]
+    factors = dict.fromkeys(slugs, {"A": 1.0, "B": 2.0})
+    assert read.learning_rates("0.5", "digits", slugs) == {"fedlora": 0.5, "rolora": 0.5}
+    assert read.learning_rates("A=1,B=2", "digits", slugs) == factors
+    own = {slug: tuned("digits", slug) for slug in slugs}
+    assert read.learning_rates("rolora=7", "digits", slugs) == {**own, "rolora": 7.0}
+    assert read.learning_rates(None, "digits", slugs) == own
+    told = []
+    plain, near = tuned("digits", "non-private"), tuned("digits", "rolora", 2.0)
+    terms = ["rolora", "non-private"], 2.0, "example", told.append
+    rates = read.learning_rates(None, "digits", *terms)
+    assert rates == {"rolora": near, "non-private": plain}
+    words = "tuned for RoLoRA at ε = 3, the budget nearest to 2"
+    assert told == [f"rolora: learning rate {near:g}, {words}"]
+    for slug, epsilon, unit in (("rolora", None, "example"), ("deer", 3.0, "client")):
+        found = read.learning_rates(None, "digits", [slug], epsilon, unit)
+        assert found == {slug: tuned("digits", slug, epsilon, unit)}
+
+
+@pytest.mark.slow
+def test_default_rates_are_those_of_the_budget_and_unit(tmp_path, capsys):
+    """And lines and report say against whom ε holds."""
+    small = "--epsilon=0.5 --clients=3 --rounds=1 --local-steps=1 --batch=4 --accountant=rdp"
+    assert call("run", "digits", "rolora", *small.split(), "--out", tmp_path) == 0
+    said = capsys.readouterr().out
+    words = "rolora: learning rate 0.05, tuned for RoLoRA at ε = 1, the budget nearest to 0.5"
+    assert words in said
+    assert settings_of(tmp_path)["plans"]["rolora"]["lr"] == 0.05
+    assert re.search(r"\[1/1\] rolora, seed 0: .*ε 0\.\d+ against whoever sees the uploads, ", said)
+    assert "ε: against whoever sees the uploads" in said.splitlines()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "ε: against whoever sees the uploads, the largest over clients and seeds." in page
+
+
+def played(out, method, *options, rounds=2, clients=3, status=0):
+    """A run of regression in a folder."""
+    sizes = [f"--rounds={rounds}", f"--clients={clients}", "--out", out]
+    assert call("run", "regression", method, *options, *sizes) == status
+
+
+TOO_FAST = ["--lr=1e9", "--local-steps=8", "--epsilon=none"]
+
+
+def test_a_run_that_diverged_says_so(tmp_path, capsys):
+    """A loss that is not a number was measured: line, table and report say that the run fell."""
+    played(tmp_path, "rolora", *TOO_FAST, rounds=4)
+    told = capsys.readouterr().out
+    (words,) = re.findall(r"^rolora: (rose above its start: \S+ to ∞)$", told, re.MULTILINE)
+    assert re.search(rf"\[1/1\] rolora, seed 0: loss .*, {words} \(", told)
+    assert words in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "not private, deviation not private" not in told and "loss ∞" in told
+
+
+@pytest.mark.slow
+def test_a_round_without_uploads_has_no_deviation(tmp_path, capsys):
+    """Nobody took part: there is no mean of products that the server's could be far from."""
+    few = ["--participation=0.01", "--local-steps=1", "--lr=0.1", "--accountant=rdp"]
+    played(tmp_path, "fedlora", *few, clients=2)
+    rows: Any = read_frame(tmp_path / "frame.csv").query("layer == 'all'")
+    frame = rows.pivot(columns="measure", index="round")["value"]
+    assert frame["participants"].tolist() == [0, 0, 0] and frame["bytes_up"].tolist() == [0, 0, 0]
+    assert frame["deviation"].isna().tolist() == [False, True, True] and frame["deviation"][0] == 0
+    assert "round 2: " in (told := capsys.readouterr().out) and told.count("deviation –") == 3
+
+
+@pytest.mark.parametrize("method", ["fedask", "fedsvd", "flexlora"])
+def test_a_rule_that_cannot_be_applied_is_one_line(method, tmp_path, capsys):
+    """Values grew until they were not finite, and the server decomposes them."""
+    played(tmp_path, method, *TOO_FAST, rounds=4, status=2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fedlora-lab: lr=1000000000.0: expected a smaller one; ")
+    assert re.search(rf"{method} cannot do the server's part of round \d \(", line)

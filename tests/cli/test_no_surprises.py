@@ -1,0 +1,263 @@
+"""What this package never does: unpickle, run text as code, reach for a network unasked, let a name
+into a page.
+"""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reports import HOSTILE, TAGS, Reader, frame, ledgers, settings
+
+import fedlora_lab as fl
+from fedlora_lab.cli import doctor
+from fedlora_lab.course.exercise import Exercise
+from fedlora_lab.course.widgets import controls
+from fedlora_lab.report.html_page import render
+from fedlora_lab.report.paired_differences import claims_table
+
+ROOT = Path(__file__).parents[2]
+PICKLES = "pickle cPickle _pickle cloudpickle dill joblib marshal shelve jsonpickle imp"
+CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load"}
+ENDINGS = (".read_pickle", ".to_pickle", ".unsafe_load")
+LOADS = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
+"""Calls that unpickle, or may, unless told otherwise: the argument that must be given so."""
+
+
+def dotted(node: ast.AST) -> str:
+    """``a.b.c`` of an expression, "" for anything else."""
+    if isinstance(node, ast.Attribute) and dotted(node.value):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def sins(source: str) -> list[str]:
+    """What in a module would unpickle, run text, or hand text to a shell."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [
+                alias.name for alias in node.names if alias.name.split(".")[0] in PICKLES.split()
+            ]
+        elif isinstance(node, ast.ImportFrom):
+            # Nor may a function that is looked for be imported under a bare name.
+            names = [f"{node.module}.{alias.name}".replace("numpy.", "np.") for alias in node.names]
+            found += [name for name in names if name in CALLS | set(LOADS)]
+            found += [name for name in names if name.endswith(ENDINGS)]
+            found += [name for name in names if name.split(".")[0] in PICKLES.split()]
+        elif isinstance(node, ast.Call):
+            name = dotted(node.func).replace("numpy.", "np.")
+            words = [word for word in node.keywords if isinstance(word.value, ast.Constant)]
+            given = {word.arg: word.value.value for word in words}  # type: ignore[attr-defined]
+            trusting = (given.get(word) for word in ("shell", "allow_pickle", "trust_remote_code"))
+            loads = name in LOADS and given.get(LOADS[name][0]) is not LOADS[name][1]
+            if name in CALLS or name.endswith(ENDINGS) or loads or any(x is True for x in trusting):
+                found.append(name)
+    return found
+
+
+@pytest.mark.slow
+def test_nothing_is_unpickled_and_no_text_is_run():
+    folders = [ROOT / part for part in ("fedlora_lab", "scripts", "benchmarks")]
+    paths = [path for folder in folders for path in folder.rglob("*.py")]
+    found = {path: sins(path.read_text(encoding="utf-8")) for path in paths}
+    assert len(paths) > 100 and {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from joblib import load",
+        "import torch; torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "np.load(p)",
+        "numpy.load(p, allow_pickle=True)",
+        "np.frombuffer(x); np.lib.format.read_array(f, allow_pickle=True)",
+        "pd.read_pickle(p)",
+        "from torch import load",
+        "from torch import load as read; read(p, weights_only=True)",
+        "from numpy import asarray, load",
+        "from pandas import read_pickle",
+        "from os import system",
+        "eval(text)",
+        "subprocess.run(words, shell=True)",
+        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+    ],
+)
+def test_the_search_finds_what_it_is_for(line):
+    assert sins(line)
+    right = "torch.load(p, weights_only=True); np.load(p, allow_pickle=False); model.eval()"
+    assert sins(right) == []
+
+
+# network
+
+SILENT = """
+import importlib, json, pkgutil, sys
+asked = []
+CONNECT = "connect getaddrinfo gethostbyname sendto".split()
+EVENTS = {"urllib.Request", *(f"socket.{name}" for name in CONNECT)}
+def listen(event, given):
+    if event in EVENTS:
+        if not str(given[-1]).startswith(("/", "b'/")):
+            asked.append([event, str(given[-1])])
+        raise OSError("no network here")
+sys.addaudithook(listen)
+import fedlora_lab as fl
+for found in pkgutil.walk_packages(fl.__path__, "fedlora_lab."):
+    if ".flower" not in found.name and not found.name.endswith("__main__"):
+        importlib.import_module(found.name)
+privacy, plan = fl.Privacy(noise_multiplier=1.0, delta=1e-4), fl.Plan(rounds=1, batch=8, lr=0.1)
+list(fl.run(fl.tasks.digits(clients=3), "rolora", privacy, plan))
+list(fl.run(fl.tasks.regression(clients=2), "fedlora", None, plan))
+fl.attacks.sentences()
+print(json.dumps(asked))
+"""
+
+
+@pytest.mark.slow
+def test_no_network_without_a_task_that_needs_it():
+    """Every module imported, digits and regression trained, while each look-up and connection is
+    refused and noted.
+    """
+    command = [sys.executable, "-c", SILENT]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """Notes which host is asked for, and lets nobody through."""
+
+    asked: set[str]
+
+    def _refuse(self) -> None:
+        self.asked.add(self.path.split("//")[-1].split("/")[0].rsplit(":", 1)[0])
+        self.send_error(403)
+
+    do_CONNECT = do_GET = do_HEAD = _refuse
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+EVERY_PART = """
+from fedlora_lab.tasks.sentiment import TEXTS, TOKENIZER, WEIGHTS, find
+for part in (WEIGHTS, TOKENIZER, TEXTS):
+    try:
+        find(part)
+    except FileNotFoundError:
+        print("absent")
+"""
+
+
+@pytest.mark.slow
+def test_only_listed_hosts_are_asked(tmp_path):
+    """A task that has to fetch its parts, before a proxy that notes every host: all of them stand
+    in doctor's list.
+    """
+    Proxy.asked = asked = set()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    others = ("PIP_", "HF_", "UV_", "NO_PROXY")
+    env = {name: x for name, x in os.environ.items() if not name.upper().startswith(others)}
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        env[name] = env[name.upper()] = f"http://127.0.0.1:{server.server_address[1]}"
+    env |= {"FEDLORA_LAB_CACHE": str(tmp_path), "HF_HOME": str(tmp_path / "hub")}
+    env |= {"PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0", "FEDLORA_LAB_OFFLINE": "0"}
+    command, own = [sys.executable, "-c", EVERY_PART], {"HOME": str(tmp_path)}
+    try:
+        done = subprocess.run(
+            command, env=env | own, timeout=400, capture_output=True, text=True, check=False
+        )
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert done.stdout.split() == ["absent"] * 3, done.stderr[-2000:]
+    assert {"huggingface.co", "pypi.org"} <= asked <= set(doctor.hosts()), asked
+    listed = doctor.format_rows(doctor.network_rows())
+    assert all(host in listed for host in doctor.hosts())
+
+
+# names in pages
+
+NAMES = {
+    "script": HOSTILE,
+    "attribute": "\" onmouseover=alert(1) x='",
+    "end of a tag": "</td></table></script><img src=x onerror=alert(1)>",
+    "entities": "&lt;script&gt;&amp;&#60;",
+    "control characters": "a\x00b\x07c\x1b[31md\u202egnp.exe\u2066\u200b",
+    "template": "{{ 7 * 7 }}{% for x in y %}${7*7}",
+    "long": "x" * 20_000,
+    "mathematics": "$\\frac{1}{$ \\input{/etc/passwd} _^",
+    "lines": "one\ntwo\r\nthree",
+}
+any_name = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+
+
+def harmless(html: str, tags: Any) -> Reader:
+    """The page, which has these tags only and no attribute that acts."""
+    page = Reader(html)
+    assert {tag for tag, _ in page.tags} <= tags
+    assert not [key for _, keys in page.tags for key in keys if key.startswith("on")]
+    return page
+
+
+@pytest.mark.slow
+def test_a_report_shows_any_name_as_text():
+    """In task, methods, versions, commands and cells: no tag, no attribute that acts, and what is
+    shown is the name.
+    """
+    names = tuple(NAMES.values())
+    data: Any = frame(task=HOSTILE, methods=names, seeds=(0,))
+    data = data[data["measure"].isin(["accuracy", "bytes_up", "bytes_down", "seconds"])]
+    given = settings(HOSTILE, names, (0,))
+    given["versions"] |= {name: name for name in names}
+    page = harmless(render(data, given, dict.fromkeys(names, next(iter(ledgers().values())))), TAGS)
+    shown = "".join(page.text.split()).replace("\x00", "\ufffd")
+    for name in names:
+        assert "".join(name.split()).replace("\x00", "\ufffd") in shown
+
+
+@any_name
+def test_widgets_tables_and_cards_show_any_name_as_text(name):
+    place, link = controls.text_box(), controls.text_box()
+    controls.set_text(place, name)
+    controls.set_download(link, name, name, name)
+    words: Any = dict.fromkeys(("question", "hint", "solution", "right"), name)
+    one = Exercise(name, (1, 1), words, (0,), tuple((wrong, name) for wrong in (1, 2, 3)), None)
+    for html, tags in (
+        (place.value, {"div"}),
+        (link.value, {"a"}),
+        (claims_table((name, name, name))._repr_html_(), {"table", "tr", "td", "th"}),
+        (one._repr_html_(), {"p", "b", "details", "summary"}),
+    ):
+        page = harmless(html, tags)
+        assert name.replace("\r\n", "\n") in page.text.replace("\r\n", "\n"), tags
+
+
+@any_name
+def test_an_interactive_figure_shows_any_name_as_text(name):
+    """Whatever a figure's words or an error hold, the sentence below is text."""
+
+    def plot(number: int) -> Any:
+        if number > 1:
+            raise ValueError(name)
+        return fl.course.lesson(11).recovered({"x": [[0.0]]}), name
+
+    figure = fl.widgets.interactive_figure(plot, number=(1, 0, 3))
+    for value in (1, 2):
+        figure.knobs["number"].value = value
+        assert figure.settle()
+        ((tag, keys),) = Reader(figure.sentence.value).tags
+        assert tag == "div" and set(keys) == {"role", "style"}
+    figure.close()

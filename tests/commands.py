@@ -1,0 +1,15 @@
+"""Calls of the command line within the test's own process."""
+
+import pytest
+
+from fedlora_lab.cli import main
+
+SMALL = ["--clients=3", "--rounds=2", "--local-steps=1", "--batch=8", "--delta=1e-4", "--lr=0.1"]
+"""Options of a run of a second."""
+
+
+def call(*arguments: object) -> int:
+    """The status with which ``fedlora-lab arguments`` leaves."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code if isinstance(stop.value.code, int) else 0

@@ -1,0 +1,127 @@
+"""Every lesson's explorer: its sentence says what its picture shows, and reset undoes all moves."""
+
+import html
+
+import numpy as np
+import pytest
+
+import fedlora_lab as fl
+from fedlora_lab import theory
+from fedlora_lab.course.lesson_01.figures import low_rank_fit
+from fedlora_lab.course.lesson_11.figures import Fading
+from fedlora_lab.plots.style import png
+
+pytestmark = pytest.mark.slow
+
+lesson = fl.course.lesson
+CHANGE = np.diag(2.0 ** (1 - np.arange(8)))
+HEAVY = np.exp(np.random.default_rng(0).standard_normal((200, 1))) * np.ones(20)
+OFF = f"{fl.methods.table().loc['flexlora', 'deviation']:.1%}"
+FLOOR = theory.reachable_error(np.linalg.svd(CHANGE, compute_uv=False))
+COSINE = f"|cos| with the scan {Fading().read(0.5, 100, 8, 7)[1]:.2f}"
+SPENT = f"ε = {theory.gdp_epsilon(theory.gaussian_mu(0.5, 100), 1e-4):,.0f} at"
+SIGNS, FEDEX = "four sign pairs", "FedEx-LoRA"
+LESS = {"first": 0.5, "second": 0.4, "clip": "factor"}
+
+# Lesson and explorer -> its arguments, words at first, then controls and the words they lead to.
+MOVES = {
+    (1, "low_rank_explorer"): (
+        (CHANGE,),
+        "",
+        ({"rank": 2}, f"Rank 2 can come within {FLOOR[2]:.0%}"),
+        ({"alpha": 1}, "α = 1 (s = 0.5)"),
+    ),
+    (2, "deviation_explorer"): (
+        (),
+        "0.39 too little",
+        ({"together": -0.8}, "0.39 too much"),
+        ({"spread_A": 0.0}, "all clients hold the same A"),
+        ({"spread_A": 0.5, "pattern": SIGNS}, "though both factors differ"),
+    ),
+    (3, "privacy_planner"): ((), "", ({"unit": "client"}, "one client, with all its examples")),
+    (3, "clip_explorer"): ((HEAVY,), "", ({"clip_norm": 10.0}, "C = 10:")),
+    (4, "noise_amplifier"): ((), "", ({"width": 4096}, "4096 × 4096")),
+    (6, "regulator_explorer"): (
+        (),
+        "more than the 1.00 promised",
+        ({"clip": "product"}, "exactly as promised"),
+        (LESS, "less than the 1.00 promised"),
+    ),
+    (7, "filter_explorer"): ((), "tells them apart", ({"shuffle": True}, "look alike")),
+    (8, "quantiser_explorer"): (
+        (np.linspace(-1, 1, 300),),
+        "3 bits, 8 levels",
+        ({"width": 5, "kind": "a trained factor"}, "5 bits, 32 levels"),
+    ),
+    (10, "bytes_map"): (
+        (),
+        f"{FEDEX} sends and receives 163.8 kB a round, 5 times",
+        ({"width": 4096, "way": "down"}, "receives 11.5 MB a round, 11 times"),
+        ({"rank": 1}, f"{FEDEX} receives"),
+        ({"mark": "flexlora", "rank": 4}, f"its server is {OFF} off"),
+        ({"mark": "fedsa-lora"}, "forms no common product"),
+    ),
+    (11, "attack_explorer"): (
+        (),
+        "can be read",
+        ({"noise": 0.5}, "is lost"),
+        ({"releases": 100}, COSINE),
+        ({"scan": 7}, SPENT),
+    ),
+    (12, "audit_explorer"): ((), "200 canaries", ({"leak": 4.0}, "Caught")),
+    (13, "trust_explorer"): ((), "trust in the masks", ({"trust": "central"}, "as it is")),
+}
+
+
+@pytest.mark.parametrize(("key", "case"), MOVES.items(), ids=[name for _, name in MOVES])
+def test_an_explorer_says_what_it_shows(key, case):
+    given, first, *moves = case
+    widget = getattr(lesson(key[0]), key[1])(*given)
+    try:
+        start = widget.picture.value, widget.sentence.value
+        assert first in html.unescape(start[1])
+        for controls, words in moves:
+            for control, value in controls.items():
+                widget.knobs[control].value = value
+            assert widget.settle(30)
+            assert words in html.unescape(widget.sentence.value)
+            assert 'role="alert"' not in widget.sentence.value
+            assert widget.picture.value != start[0]
+        widget.reset()
+        assert widget.settle(30)
+        assert (widget.picture.value, widget.sentence.value) == start
+    finally:
+        widget.close()
+
+
+def picture_of(draw, *first):
+    """Drops the sentence that comes with a figure."""
+    return lambda **given: draw(*first, **given)[0]
+
+
+@pytest.mark.parametrize(
+    ("draw", "calls"),
+    [
+        (
+            picture_of(low_rank_fit, CHANGE),
+            [{"rank": r, "alpha": a} for r, a in ((1, 1), (4, 8), (8, 32))],
+        ),
+        (picture_of(lesson(2).client_cloud), [{}, {"spread_B": 0.0}, {"pattern": SIGNS}]),
+        (
+            picture_of(lesson(6).regulator),
+            [{}, {"first": 2.6, "sigma": 2.5}, {"clip": "product", "angle": 90}],
+        ),
+        (
+            picture_of(lesson(11).fading),
+            [{}, {"noise": 3.0, "releases": 100, "rank": 32, "scan": 1}],
+        ),
+    ],
+)
+def test_axes_stand_still(draw, calls):
+    figures = [draw(**given) for given in calls]
+    first, *others = (
+        [(ax.get_xlim(), ax.get_ylim(), ax.get_position().bounds) for ax in figure.axes]
+        for figure in figures
+    )
+    assert all(other == first for other in others)
+    assert len({png(figure) for figure in figures}) == len(calls)

@@ -1,0 +1,141 @@
+"""Notebook 03: the gradients, releases, figures and widgets behind its cells."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import to_hex
+
+import fedlora_lab as fl
+from fedlora_lab import theory
+from fedlora_lab.course.lesson_03 import figures
+from fedlora_lab.lora import peft, per_example
+from fedlora_lab.plots import frames as tidy
+from fedlora_lab.tasks.task import concatenate, take
+
+
+@pytest.fixture(scope="module")
+def heavy() -> Any:
+    """Gradients with lengths over two orders of magnitude, (200, 20)."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((200, 20)) * np.exp(rng.standard_normal((200, 1))) + 0.1
+
+
+@pytest.mark.slow
+def test_example_gradients_average_to_the_gradient():
+    """The mean row is the gradient of the mean loss, by differences along a random direction."""
+    task = fl.tasks.digits(clients=4, seed=3)
+    *_, record = fl.run(task, "fedlora", None, fl.Plan(rounds=1, local_steps=2, batch=8, lr=0.1))
+    source: Any = record.source
+    task, lora, state = source
+    rows = figures.example_gradients(record)
+    assert rows.shape == (sum(task.sizes), sum(tensor.numel() for tensor in state.tensors.values()))
+    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    x, y = concatenate(task.clients)
+    rng, step, slopes = torch.Generator().manual_seed(1), 1e-2, []
+    way = {key: torch.randn(tensor.shape, generator=rng) for key, tensor in state.tensors.items()}
+    flat = torch.cat([way[key].flatten() for key in adapted.places]).double().numpy()
+    way = {key: tensor / float(np.linalg.norm(flat)) for key, tensor in way.items()}
+    for sign in (1, -1):
+        values = {key: tensor + sign * step * way[key] for key, tensor in state.tensors.items()}
+        outputs = per_example.predict(task, adapted, values, take(x, torch.arange(len(y))))
+        slopes.append(float(task.loss(outputs, y).double().mean()))
+    expected = rows.astype(float).mean(0) @ (flat / np.linalg.norm(flat))
+    assert (slopes[0] - slopes[1]) / (2 * step) == pytest.approx(expected, abs=2e-3)
+
+
+def test_releases_follow_the_closed_form(heavy):
+    """Cells of 100 releases each lie within 4 standard errors of `theory.clip_terms`; the check
+    finds them inside its band, and dots that are 20 % off outside.
+    """
+    errors = figures.release_errors(heavy, [0.5, 2, 8], [0.0, 0.2, 1.0], batch=50, seeds=100)
+    for (sigma, clip), part in errors.groupby(["noise_multiplier", "clip_norm"]):
+        closed = theory.clip_terms(heavy, clip, sigma, 50).total
+        assert closed in theory.mean_band(part["value"].to_numpy())
+    assert errors["value"].nunique() == len(errors)  # no two releases share their random numbers
+    table = figures.clip_check(errors, heavy, 50)[1]
+    assert len(table) == 9
+    assert table["inside"].mean() >= 0.8
+    wrong = errors.assign(value=errors["value"] * 1.2)
+    assert figures.clip_check(wrong, heavy, 50)[1]["inside"].mean() < 0.5
+
+
+def test_a_release_without_draw_and_noise_is_the_clipped_mean(heavy):
+    norms = np.linalg.norm(heavy, axis=1)
+    expected = (heavy * np.minimum(1, 2.0 / norms)[:, None]).mean(0)
+    found = figures.released_mean(heavy, 2.0, 0.0, len(heavy))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    with pytest.raises(ValueError, match=r"^batch=201: expected a number in \(0, 200\]"):
+        figures.released_mean(heavy, 1.0, 1.0, 201)
+
+
+def test_the_clip_figure_shows_the_terms(heavy):
+    costs = figures.clip_costs(heavy)
+    figure, words = figures.draw_clip(costs, clip_norm=2.0, noise_multiplier=0.5, batch=64)
+    lines = figure.axes[1].get_lines()
+    total, bias, noise = (np.asarray(line.get_ydata()) for line in lines[:3])
+    for i in (0, 12, 30):
+        terms = theory.clip_terms(heavy, float(costs.thresholds[i]), 0.5, 64)
+        assert [bias[i] ** 2, noise[i] ** 2] == pytest.approx([terms.bias, terms.noise])
+        assert total[i] ** 2 == pytest.approx(terms.bias + terms.noise)
+    cut = np.mean(np.linalg.norm(heavy, axis=1) > 2)
+    assert f"{cut:.0%} of 200 gradients are cut" in words
+    bars: Any = figure.axes[0].collections[0]
+    boxes = [path.get_extents() for path in bars.get_paths()]
+    coloured = [to_hex(colour).upper() == figures.BIAS for colour in bars.get_facecolors()]
+    assert [box.x0 >= 2 for box in boxes] == coloured
+    assert sum(box.height for box in boxes) == len(heavy)
+
+
+@pytest.mark.parametrize(("sigma", "epsilon"), [(1.0, 1.0), (2.0, 0.5), (0.5, 3.0)])
+def test_the_shaded_area_is_delta(sigma, epsilon):
+    x, out, into = figures.densities(sigma)
+    area = np.trapezoid(np.maximum(0, into - np.exp(epsilon) * out), x)
+    assert area == pytest.approx(theory.gdp_delta(theory.gaussian_mu(sigma), epsilon), rel=2e-3)
+    texts = figures.worlds(sigma, epsilon).axes[0].texts
+    assert f"δ = {area:.3f}" in " ".join(text.get_text() for text in texts)
+
+
+def test_composition_ends_at_the_accountants():
+    table = figures.composed(3.0, 0.1, 1e-6, [512]).set_index("way")["epsilon"]
+    plan = fl.Privacy(noise_multiplier=3.0, sample_rate=0.1, delta=1e-6)
+    assert table["prv"] == plan.ledger(512).epsilon()
+    assert table["rdp"] == pytest.approx(4.052, abs=2e-3)
+    assert table["clt"] == pytest.approx(3.668, abs=2e-3)
+    assert table["clt"] < 3.77 < table["prv"] < table["rdp"] < table["old"] < table["sum"]
+    texts = " ".join(text.get_text() for text in figures.composition().axes[0].texts)
+    assert "no bound 3.67" in texts
+
+
+def test_the_planner_states_the_ledgers_epsilon():
+    """Turning a knob leaves the axes where they are."""
+    seen = set()
+    for unit, drawn, of in (("example", 16, 120), ("client", 5, 20), ("example", 64, 20)):
+        figure, words = figures.planner(unit, 1.5, drawn, of, releases=30)
+        plan: Any = {"unit": unit, "sample_rate": min(1.0, drawn / of), "delta": 1e-4}
+        spent = fl.Privacy(noise_multiplier=1.5, **plan).ledger(30).epsilon()
+        assert f"promised ε = {spent:.2f} at" in words
+        found = theory.membership_bound(np.array([1e-3]), spent, 1e-4).item()
+        assert f"at most {found:.1%} of the members" in words
+        seen.add(tuple(ax.get_xlim() + ax.get_ylim() for ax in figure.axes))
+    assert len(seen) == 1
+
+
+def test_promises_draw_the_means():
+    frames: Any = {}
+    for target in (2.0, 8.0):
+        rows = [
+            ("t", "ffa-lora", s, r, "all", measure, value)
+            for s in (0, 1)
+            for r in (0, 1)
+            for measure, value in (
+                ("accuracy", 0.1 * r + 0.02 * s + target / 20),
+                ("epsilon", target * r),
+            )
+        ]
+        frames[target] = pd.DataFrame(rows, columns=list(tidy.COLUMNS))
+    lines = figures.promises(frames).axes[0].get_lines()
+    for line, target in zip(lines, frames, strict=False):
+        assert np.asarray(line.get_ydata())[-1] == pytest.approx(0.11 + target / 20)

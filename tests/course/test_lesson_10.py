@@ -1,0 +1,160 @@
+"""Notebook 10: servers given the same uploads, what exactness costs, the noise that it keeps."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import fedlora_lab as fl
+from fedlora_lab import theory
+from fedlora_lab.course.lesson_10 import figures
+from fedlora_lab.course.lesson_10.figures import places
+from fedlora_lab.methods.filters import spectral
+from fedlora_lab.plots import style
+
+LAYER = "blocks.1.value"
+
+
+def words(figure) -> str:
+    return " ".join(text.get_text() for ax in figure.axes for text in ax.texts)
+
+
+@pytest.fixture(scope="module")
+def seen():
+    task, found = fl.tasks.digits(clients=4, seed=3), {}
+    plan = fl.Plan(rounds=2, local_steps=2, batch=8, lr=0.1)
+    for slug in ("fedlora", "ffa-lora", "flexlora", "hetlora"):
+        watched, rounds = fl.measures.record_aggregation(fl.methods.get(slug))
+        records = list(fl.run(task, watched, None, plan))
+        found[slug] = rounds[-1], records[-1]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slug", ["fedlora", "flexlora", "hetlora"])
+def test_served_is_the_run_s(seen, slug):
+    given, record = seen[slug]
+    (measured,) = (
+        value
+        for layer, measure, value in record.rows
+        if measure == "deviation_relative" and layer == LAYER
+    )
+    served = fl.measures.server_deviation(given, fl.methods.get(slug), LAYER).relative
+    assert served == pytest.approx(measured, rel=1e-3, abs=1e-6)
+    assert served > 1e-3
+    for exact in (fl.methods.FedExLoRA, fl.methods.FLoRA.aggregate):
+        assert fl.measures.server_deviation(given, exact, LAYER).relative < 1e-6
+    with pytest.raises(ValueError, match=r"^layer='nope'"):
+        fl.measures.server_deviation(given, fl.methods.FedLoRA, "nope")
+
+
+@pytest.mark.slow
+def test_the_spectrum_is_that_of_the_matrix(seen):
+    """And what a truncation to the rank loses is its tail."""
+    for slug in ("fedlora", "ffa-lora"):
+        a, b = (x.double().numpy() for x in seen[slug][0].factors(LAYER))
+        mean = np.mean([b[k] @ a[k % len(a)] for k in range(4)], axis=0)
+        found = fl.measures.mean_spectrum(seen[slug][0], LAYER)
+        np.testing.assert_allclose(found, np.linalg.svd(mean, compute_uv=False), atol=1e-12)
+        assert (found > 1e-9 * found[0]).sum() == (16 if slug == "fedlora" else 4)
+    values = fl.measures.mean_spectrum(seen["fedlora"][0], LAYER)
+    lost = fl.measures.server_deviation(seen["fedlora"][0], fl.methods.FlexLoRA, LAYER)
+    assert lost.norm == pytest.approx(np.linalg.norm(values[4:]), rel=1e-4)
+    assert lost.mean == pytest.approx(np.linalg.norm(values), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_sketched(seen):
+    both, common = (
+        fl.measures.sketch_errors(seen[slug][0], LAYER, (2, 4, 16), 4).groupby("width")["value"]
+        for slug in ("fedlora", "ffa-lora")
+    )
+    best = fl.measures.server_deviation(seen["fedlora"][0], fl.methods.FlexLoRA, LAYER).relative
+    assert both.nunique()[2] == 4, "each seed draws its own sketch"
+    assert both.mean()[2] > both.mean()[4] > both.mean()[16] == pytest.approx(best, rel=1e-3)
+    assert both.min().min() >= best * (1 - 1e-3)
+    assert common.max()[[4, 16]].max() < 1e-6 < 0.05 < common.min()[2]
+
+
+def test_a_mean_of_cores_is_the_mean_of_products():
+    start = spectral(torch.randn(9, 7, generator=torch.Generator().manual_seed(0)), 3)
+    cores = torch.randn(5, 3, 3, generator=torch.Generator().manual_seed(1))
+    products = start["B"] @ cores @ start["A"]
+    torch.testing.assert_close(start["B"] @ cores.mean(0) @ start["A"], products.mean(0))
+
+
+def test_the_residual_has_the_rank_of_one_client_less():
+    rng = np.random.default_rng(0)
+    for clients, rank in ((2, 1), (3, 2), (5, 3)):
+        B, A = rng.normal(size=(clients, 30, rank)), rng.normal(size=(clients, rank, 25))
+        assert np.linalg.matrix_rank(theory.deviation(B, A)) == (clients - 1) * rank
+
+
+@pytest.mark.slow
+def test_noise_that_an_exact_server_keeps():
+    table: Any = figures.averaged_noise((2, 8), std=0.3, seeds=25)
+    assert list(table["group"]) == ["mean of factors", "mean of products"] * 2
+    assert ((table["mean"] - table["closed"]).abs() < 2.2 * (table["high"] - table["mean"])).all()
+    for count, rows in table.groupby("x"):
+        factors, products = rows.to_dict("records")
+        assert products["quadratic"] == pytest.approx(count * factors["quadratic"])
+        linear = [row["closed"] - row["quadratic"] for row in (factors, products)]
+        assert linear == pytest.approx([0.3**2 * 64 * (4 / 3) / count] * 2)
+        assert products["low"] > factors["high"]
+    with pytest.raises(ValueError, match=r"^std=0: expected a number > 0"):
+        figures.averaged_noise((2,), std=0)
+
+
+def test_places():
+    table: Any = fl.methods.table()
+    found = places(table, "down").set_index("method")
+    assert list(found.index) == list(table.index)
+    assert found.loc["fedex-lora", "bytes"] == table.loc["fedex-lora", "down"]
+    assert found.loc["fedsa-lora", "kind"] == found.loc["local", "kind"] == "own"
+    assert set(found.index[found["kind"] == "exact"]) == set(table.index[table["exact"]])
+    assert (places(table).set_index("method")["bytes"] == table["up"] + table["down"]).all()
+    mine = places(fl.methods.table([fl.methods.FFA.replace(name="mine"), fl.methods.FFA]))
+    assert list(mine["method"]) == ["ffa-lora"], "what was not measured has no place"
+    with pytest.raises(ValueError, match=r"^way='sideways': expected one of .*down"):
+        places(table, "sideways")
+    with pytest.raises(ValueError, match=r"^table\.columns=\['up'\]: expected also up, down"):
+        places(table[["up"]])
+
+
+@pytest.mark.parametrize("way", ["both", "up", "down"])
+def test_the_map_draws_every_row(way):
+    figure, found = figures.exactness_map(way=way), places(fl.methods.table(), way)
+    for kind, ax in zip(("exact", "off", "own"), figure.axes, strict=True):
+        rows = found[found["kind"] == kind]
+        lines: Any = [line for line in ax.lines if line.get_marker() not in ("None", None, "")]
+        x, y = np.sort([line.get_xydata()[0] for line in lines], axis=0).T
+        np.testing.assert_allclose(x, sorted(rows["bytes"].clip(lower=ax.get_xlim()[0])))
+        assert all(style.name(slug) in words(figure) for slug in rows["method"])
+        if kind == "off":
+            np.testing.assert_allclose(y, sorted(rows["deviation"]))
+    assert figure.axes[2].get_title(loc="left").startswith("10 of 22 servers")
+
+
+def test_a_map_of_own_rows():
+    columns = {"up": [10.0, 20.0], "down": [10.0, 20.0], "deviation": [0.0, 0.002]}
+    table = pd.DataFrame(columns, index=["fedlora", "mine"])
+    figure = figures.exactness_map(table, mark="mine", limits=(1, 1000), setting="made up")
+    assert figure.axes[0].get_xlim() == (1, 1000)
+    assert "made up" in " ".join(text.get_text() for text in figure.texts)
+    assert "mine" in words(figure)
+
+
+def test_the_figure_of_mean_products():
+    values = np.array([1.0, 0.5, 0.1, 0.0])
+    errors = pd.DataFrame({"width": [2, 2, 4], "seed": [0, 1, 0], "value": [0.3, 0.2, 0.0]})
+    left: Any
+    left, right = figures.mean_products({"one": (values, errors)}, rank=2).axes
+    np.testing.assert_allclose(left.lines[0].get_data()[1], [1, 0.5, 0.1])
+    dots, means, best = (np.asarray(line.get_ydata(), dtype=float) for line in right.lines)
+    np.testing.assert_allclose(dots, [0.3, 0.2, 1e-7])
+    np.testing.assert_allclose(means, [0.25, 1e-7])
+    assert best[0] == pytest.approx(0.1 / np.sqrt(1.26))
+    with pytest.raises(ValueError, match=r"^cases=\[\]: expected one to three"):
+        figures.mean_products({}, rank=2)

@@ -1,0 +1,169 @@
+"""Notebook 12: what audits show, what they can show at most, and injected bugs."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from small import LORA, PLAN, UNITS, private, tokens
+
+import fedlora_lab as fl
+from fedlora_lab import theory
+from fedlora_lab.audit import bounds
+from fedlora_lab.audit import simulated_audits as audits
+from fedlora_lab.audit.canary_audit import audit
+from fedlora_lab.audit.self_check import self_check
+from fedlora_lab.course import sharp_edges as edges
+from fedlora_lab.course.lesson_12 import figures
+
+COLUMNS = ["method", "unit", "noise_multiplier", "epsilon_lower", "ceiling", "epsilon_upper"]
+
+
+def marked(ax: Any, marker: str) -> list[Any]:
+    return [line for line in ax.lines if line.get_marker() == marker]
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 8.0, 40.0])
+def test_the_game_states_what_it_spends(epsilon):
+    sigma = audits.gaussian_noise_multiplier(epsilon)
+    assert theory.gdp_epsilon(1 / sigma, audits.DELTA) == pytest.approx(epsilon, rel=1e-6)
+    one = audits.simulate_one_run(50, epsilon)
+    assert one.true == pytest.approx(epsilon, rel=1e-6)
+    loud = theory.gdp_epsilon(2 / sigma, audits.DELTA)
+    assert audits.simulate_one_run(50, epsilon, leak=2).true == pytest.approx(loud)
+    assert one.ceiling == bounds.one_run_ceiling(50, audits.DELTA, 0.05)
+
+
+@pytest.mark.slow
+def test_the_game_errs_as_seldom_as_it_says():
+    played = [audits.simulate_one_run(60, 0.3, confidence=0.8, seed=seed) for seed in range(400)]
+    wrong = np.mean([one.lower > one.true for one in played])
+    assert wrong <= 0.2 + 4 * (0.2 * 0.8 / 400) ** 0.5
+    loud = [audits.simulate_one_run(500, 1.0, leak=6, seed=seed).caught for seed in range(40)]
+    assert np.mean(loud) > 0.8
+    assert abs(np.mean([one.included.mean() for one in played]) - 0.5) < 0.02
+
+
+def test_repeated_audits_stay_below_the_truth():
+    found, again = (audits.simulate_many_runs(500, 2.0, repeats=60) for _ in range(2))
+    for kind, values in found.items():
+        assert np.mean(values > 2.0) <= 0.05 + 4 * (0.05 * 0.95 / 60) ** 0.5
+        assert np.array_equal(values, again[kind])
+    assert found["Gaussian noise"].mean() > found["any mechanism"].mean() > 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: audits.simulate_one_run(1, 1.0), "^canaries=1: expected"),
+        (lambda: audits.simulate_one_run(10, 0.0), r"^epsilon=0(\.0)?: expected"),
+        (lambda: audits.simulate_one_run(10, 1.0, leak=0.5), r"^leak=0\.5: expected"),
+        (lambda: audits.simulate_many_runs(1, 1.0), "^runs=1: expected"),
+        (lambda: figures.one_run_audit(10_000, 1.0), "^canaries=10000: expected at most 5000"),
+        (lambda: figures.audit_results(pd.DataFrame()), "^frame='0 rows': expected at least one"),
+        (lambda: figures.repeated_audits({}, 1.0), r"^found=\{\}: expected at least one"),
+    ],
+)
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_the_one_run_audit_says_what_it_shows():
+    cases = (10, 8.0, 1.0), (200, 2.0, 1.0), (200, 2.0, 4.0), (5000, 0.5, 8.0)
+    pictures, words = zip(*(figures.one_run_audit(*case) for case in cases), strict=True)
+    limits = [[(ax.get_xlim(), ax.get_ylim()) for ax in picture.axes] for picture in pictures]
+    assert all(limit == limits[0] for limit in limits)
+    one = audits.simulate_one_run(200, 2.0, leak=4)
+    assert one.caught
+    assert "no bug of any size can be caught" in words[0]
+    assert "nothing is refuted" in words[1]
+    assert f"proves {one.lower:.2f}" in words[2]
+    assert f"true ε {one.true:.2f}" in words[2]
+    assert all(text.endswith("Caught.") for text in words[2:])
+    assert pictures[2].axes[1].get_title(loc="left") == "The audit refutes the ledger"
+    assert pictures[2].axes[1].lines[1].get_xdata()[1] == pytest.approx(one.lower)
+
+
+@pytest.mark.slow
+def test_the_ceilings_are_drawn():
+    drawn: Any = figures.audit_ceilings().axes[0].lines
+    one, many = (line for line in drawn if len(line.get_xdata()) > 2)
+    for m, value in zip(one.get_xdata()[::9], one.get_ydata()[::9], strict=True):
+        assert value == bounds.one_run_ceiling(int(m), audits.DELTA, 0.05)
+    for m, value in zip(many.get_xdata()[::9], many.get_ydata()[::9], strict=True):
+        assert value == bounds.threshold_ceiling(int(m) // 2, audits.DELTA, 0.05)
+    assert (np.asarray(one.get_ydata()) >= many.get_ydata()).all()
+
+
+def test_an_audit_that_refutes_is_labelled_beside_its_bar():
+    task = fl.tasks.regression(clients=4, examples=16, d_in=40, d_out=24, rank=4)
+    plan = fl.Plan(rounds=6, local_steps=2, batch=8, lr=1e-7)
+    privacy = fl.Privacy(noise_multiplier=4.0, delta=1e-5, accountant="rdp")
+    given: Any = {"canaries": 64, "lora": fl.Lora(8, 8.0), "bug": edges.BUGS["clips nothing"]}
+    found = audit(task, "fedlora", privacy, plan, **given)
+    assert not found.holds
+    assert found.could_fail
+    ax = figures.audit({"no clip": found}).axes[1]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["no clip"]
+    words: Any
+    (words,) = ax.texts
+    assert f"{found.epsilon_lower:.2f} >" in words.get_text()
+    assert words.xy[0] == pytest.approx(found.epsilon_lower)
+
+
+def test_the_repeated_audits_are_drawn():
+    found = {
+        n: {"any mechanism": np.array([0.1, 0.3]), "Gaussian noise": np.array([1.0, n / 100])}
+        for n in (50, 100)
+    }
+    lines = marked(figures.repeated_audits(found, 2.0).axes[0], "o")
+    drawn = [list(line.get_ydata()) for line in lines]
+    assert drawn == [pytest.approx([0.2, 0.2]), pytest.approx([0.75, 1.0])]
+
+
+def test_the_results_are_all_drawn():
+    """There is no diamond where no epsilon is certified."""
+    rows = [
+        (m, u, s, k / 10, 2.0, 9.0 if m == "deer" else np.inf)
+        for m in ("deer", "local")
+        for u in UNITS
+        for s in (0.5, 2.0)
+        for k in range(3)
+    ]
+    picture = figures.audit_results(pd.DataFrame(rows, columns=COLUMNS))
+    assert len(picture.axes) == 2
+    for ax in picture.axes:
+        dots = np.concatenate([line.get_xdata() for line in marked(ax, "o")])
+        assert sorted(dots) == pytest.approx(sorted([0.05, 0.1, 0.2] * 4))
+        assert (len(marked(ax, "D")), len(marked(ax, "|"))) == (2, 4)
+
+
+def test_the_verdict_counts_what_could_have_failed():
+    bounds = (0.1, 2, 2.5), (0.2, 3, 2.5), (2.6, 3, 2.5), (np.nan, 2, 2.5), (0.1, 2, np.inf)
+    frame = pd.DataFrame([("a", "example", 1.0, *three) for three in bounds], columns=COLUMNS)
+    assert fl.audit.summarize_audits(frame) == (
+        "5 audits, 1 above the ledger's epsilon, 1 invalid; in 1 of 1 settings (2 audits) the "
+        "ceiling lies above the stated epsilon: only these could have contradicted it"
+    )
+    assert fl.audit.summarize_audits(frame.head(1)).endswith(
+        "in 0 of 1 settings (0 audits) the ceiling lies above the stated epsilon: none of these "
+        "could have contradicted it"
+    )
+    picture = figures.audit_results(frame)
+    assert sum(len(line.get_xdata()) for line in marked(picture.axes[0], "x")) == 1
+    assert any("1 invalid" in text.get_text() for text in picture.texts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", edges.BUGS)
+def test_every_bug_is_found(name):
+    given: Any = {"lora": LORA, "bug": edges.BUGS[name]}
+    checked = self_check(tokens("head"), "fedlora", private("example"), PLAN, **given)
+    assert "sensitivity" in {one.trial for one in checked.failed}
+
+
+def test_a_bug_that_is_no_function_is_refused():
+    given: Any = {"lora": LORA, "bug": "clips nothing"}
+    with pytest.raises(ValueError, match=r"bug='clips nothing': expected one of"):
+        audit(tokens("head"), "fedlora", private("example"), PLAN, **given)

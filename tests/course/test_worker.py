@@ -1,0 +1,163 @@
+"""The worker and the drawing that keeps up, with real iterators and threads."""
+
+import threading
+import time
+
+import pytest
+from patience import WAIT, until
+
+from fedlora_lab.course.widgets.background_worker import LatestOnly, Worker, one_line
+
+
+class Steps:
+    """An iterator that counts what was taken from it and notices its end."""
+
+    def __init__(self, count=10**9, rest=0.002, fails_at=None):
+        self.count, self.rest, self.fails_at = count, rest, fails_at
+        self.taken, self.closed = 0, False
+
+    def __call__(self):
+        try:
+            for i in range(self.count):
+                if i == self.fails_at:
+                    raise RuntimeError("planted\nfailure")
+                self.taken += 1
+                time.sleep(self.rest)
+                yield i
+        finally:
+            self.closed = True
+
+
+def test_a_worker_sees_every_item_in_order():
+    steps, seen, states = Steps(count=20, rest=0), [], []
+    worker = Worker(steps, seen.append, states.append)
+    assert worker.state == "ready"
+    worker.start()
+    until(lambda: not worker.alive)
+    assert seen == list(range(20)) and steps.closed
+    assert states == ["running", "finished"]
+
+
+def test_pause_takes_nothing():
+    steps, seen, states = Steps(), [], []
+    worker = Worker(steps, seen.append, states.append)
+    worker.start()
+    until(lambda: len(seen) > 3)
+    worker.pause()
+    until(lambda: worker.state == "paused")
+    taken, clock = steps.taken, worker.seconds
+    time.sleep(0.2)
+    assert steps.taken == taken == len(seen)
+    worker.resume()
+    until(lambda: len(seen) > taken + 3)
+    assert worker.seconds < clock + 0.2  # the pause is not counted
+    worker.pause()
+    until(lambda: worker.state == "paused")
+    assert worker.stop(WAIT) and steps.closed
+    assert states == ["running", "paused", "running", "paused", "stopped"]
+    assert seen == list(range(len(seen)))
+
+
+def test_stop_is_within_one_item():
+    steps, seen = Steps(rest=0.05), []
+    worker = Worker(steps, seen.append)
+    worker.start()
+    until(lambda: len(seen) >= 2)
+    taken = steps.taken
+    worker.stop()
+    until(lambda: not worker.alive)
+    assert steps.taken <= taken + 1 and steps.closed
+    assert worker.state == "stopped"
+
+
+@pytest.mark.parametrize("fails_at", [0, 3])
+def test_an_iterator_that_raises(fails_at):
+    seen, states = [], []
+    worker = Worker(Steps(rest=0, fails_at=fails_at), seen.append, states.append)
+    worker.start()
+    until(lambda: not worker.alive)
+    assert seen == list(range(fails_at)) and states == ["running", "failed"]
+    assert worker.error == "RuntimeError: planted failure"
+
+
+def test_errors_around_the_iterator():
+    """None of them escapes from the thread: that would be a warning, and so an error here."""
+
+    def broken():
+        raise ValueError("epsilon=0: expected > 0")
+
+    def refuse(item):
+        if item != "running":
+            raise OSError("the screen is gone")
+
+    def ignore(_):
+        pass
+
+    for make, handle, changed, state, line in (
+        (broken, ignore, ignore, "failed", "epsilon=0: expected > 0"),
+        (Steps(), refuse, ignore, "failed", "OSError: the screen is gone"),
+        (Steps(count=2), ignore, refuse, "finished", "OSError: the screen is gone"),
+    ):
+        worker = Worker(make, handle, changed)
+        worker.start()
+        until(lambda worker=worker: not worker.alive)
+        assert (worker.state, worker.error) == (state, line)
+
+
+def test_one_line():
+    assert one_line(ValueError("a=1: expected b")) == "a=1: expected b"
+    assert one_line(KeyError("a")) == "KeyError: 'a'"
+    assert one_line(RuntimeError("")) == "RuntimeError: no message"
+    assert len(one_line(RuntimeError("x\n" * 500))) == 200
+
+
+def test_the_last_request_is_answered():
+    asked, shown = [], []
+
+    def answer(request):
+        asked.append(request)
+        time.sleep(0.03)
+        return -request
+
+    latest = LatestOnly(answer, shown.append)
+    for i in range(50):
+        latest.request(i)
+        time.sleep(0.002)
+    assert latest.settle(WAIT)
+    assert shown[-1] == -49 and len(asked) < 25 and asked == sorted(asked)
+    latest.request(7)
+    assert latest.settle(WAIT)
+    assert shown[-1] == -7
+
+
+def test_an_overtaken_result_is_dropped():
+    gate, shown = threading.Event(), []
+
+    def answer(request):
+        if request == "slow":
+            gate.wait(WAIT)
+        return request
+
+    latest = LatestOnly(answer, shown.append)
+    latest.request("first")
+    assert latest.settle(WAIT)
+    latest.request("slow")
+    time.sleep(0.05)
+    latest.request("new")
+    gate.set()
+    assert latest.settle(WAIT)
+    assert shown == ["first", "new"]
+
+
+def test_errors_of_a_drawing_are_reported_and_no_thread_is_left():
+    failures, shown, threads = [], [], threading.active_count()
+    latest = LatestOnly(lambda request: 1 / request, shown.append, failures.append)
+    for request in (0, 2):
+        latest.request(request)
+        assert latest.settle(WAIT)
+    assert failures == ["ZeroDivisionError: division by zero"] and shown == [0.5]
+    latest.close()
+    latest.request(4)
+    assert latest.settle(WAIT)
+    assert shown == [0.5]
+    until(lambda: threading.active_count() <= threads)

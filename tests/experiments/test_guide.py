@@ -1,0 +1,265 @@
+"""Which method, when, and what an ingredient adds: made-up frames whose winners and effects are
+known, and a small study that is run here."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import t
+
+import fedlora_lab as fl
+from fedlora_lab import experiments as study
+from fedlora_lab import methods
+from fedlora_lab.experiments import method_guide
+from fedlora_lab.experiments.studies import Case, Study
+from fedlora_lab.methods.filters import binomial
+from fedlora_lab.privacy import accounting
+
+lesson = fl.course.lesson(9)
+
+BYTES = {"fedlora": 200.0, "ffa-lora": 100.0, "fedex-lora": 900.0}
+THREE = {"fedlora": 0.70, "ffa-lora": 0.80, "fedex-lora": 0.801}
+TASK = ("regression", {"clients": 3, "examples": 8, "test": 16, "d_in": 6, "d_out": 5, "rank": 2})
+WORK = {"rounds": 2, "local_steps": 2, "batch": 4}
+RATES = (0.05, 0.1, 0.2, 0.3)
+
+
+def made(means, seeds=10, spread=0.01, seed=0, centred=False, **labels):
+    """A frame in which each method has this mean, noise of its own (``centred``: of mean 0), and
+    noise that all methods of a seed share."""
+    rng = np.random.default_rng(seed)
+    common, rows = rng.normal(0, 0.1, seeds), []
+    for method, mean in means.items():
+        own, size = rng.normal(0, spread, seeds), BYTES.get(method, 300.0)
+        scores = mean + common + own - centred * own.mean()
+        rows += [
+            {"study": "digits", "method": method, **labels, "lr": 0.3, "at_edge": False, "seed": s,
+             "accuracy": scores[s], "bytes_up": size / 2, "bytes_down": size / 2, "deviation": 0.1}
+            for s in range(seeds)
+        ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_a_lead_that_is_there_is_found():
+    """With three methods each of the three intervals has the level 1 - 0.05 / 3; a loss ranks the
+    other way round."""
+    frame = made(THREE, spread=0.003)
+    table: Any = study.rank_methods(frame)
+    best = str(table.index[0])
+    assert set(table.index[:2]) == {"ffa-lora", "fedex-lora"}
+    assert list(table["tied"]) == [True, True, False] and table["gap"].iloc[0] == 0
+    wide = frame.pivot_table("accuracy", "seed", "method")
+    gap = wide["fedlora"] - wide[best]
+    half = t.ppf(1 - 0.05 / 6, 9) * gap.std(ddof=1) / np.sqrt(10)
+    last = table.loc["fedlora"]
+    assert last[["gap", "low", "high"]].tolist() == pytest.approx(
+        [gap.mean(), gap.mean() - half, gap.mean() + half]
+    )
+    assert last["high"] < 0
+    assert dict(table["bytes"]) == BYTES
+    assert table.loc["fedex-lora", "exact"] and not last["exact"]
+    loss: Any = study.rank_methods(frame.rename(columns={"accuracy": "loss"}))
+    assert list(loss.index) == list(table.index[::-1])
+    assert loss.loc["fedlora", "tied"] and loss.loc[best, "high"] < 0
+
+
+def test_ties_are_rarely_broken_by_chance():
+    """Six equal methods: in at most about one frame of twenty is any of them told from the best."""
+    equal = {f"m{i}": 0.7 for i in range(6)}
+    tied = [study.rank_methods(made(equal, seed=seed))["tied"] for seed in range(40)]
+    assert sum(not all(each) for each in tied) <= 5
+
+
+def test_the_guide():
+    one, two = made(THREE, epsilon=1.0), made({"fedlora": 0.9, "ffa-lora": 0.7}, epsilon=None)
+    table: Any = study.guide({"digits": pd.concat([two, one])})
+    assert list(table["where"]) == ["ε = 1", "no privacy"]
+    assert list(table["unit"]) == ["example", "example"]
+    assert list(table["methods"]) == [3, 2]
+    assert table["best"].iloc[1] == table["tied"].iloc[1] == "FedLoRA"
+    assert table["frugal"].iloc[0] == "FFA-LoRA"
+    best = {"FFA-LoRA": "ffa-lora", "FedEx-LoRA": "fedex-lora"}[table["best"].iloc[0]]
+    assert table["share"].iloc[0] == pytest.approx(100 / BYTES[best])
+    assert list(table["exact"]) == ["2 of 2", "0 of 1"]
+    assert len(study.guide({})) == 0
+    with pytest.raises(ValueError, match=r"^frame\.columns=\['a'\]: expected a study's: study, m"):
+        study.guide({"x": pd.DataFrame({"a": [1]})})
+
+
+def test_the_guide_says_what_its_seeds_can_tell():
+    """Few seeds see nothing: the half-width says so. A run that fell apart is named."""
+    few, many = made(THREE, seeds=3, epsilon=1.0), made(THREE, seeds=10, epsilon=3.0)
+    frame: Any = pd.concat([few, many]).assign(before_accuracy=0.2).reset_index(drop=True)
+    table: Any = study.guide({"digits": frame})
+    assert table["half"].iloc[0] > 3 * table["half"].iloc[1]
+    ranks: Any = study.rank_methods(frame[frame["epsilon"] == 3.0])
+    half = ((ranks["high"] - ranks["low"]) / 2).iloc[1:].median()
+    assert table["half"].iloc[1] == pytest.approx(half)
+    assert not table["tied"].str.contains("fell").any()
+    one = (frame["method"] == ranks.index[0]) & (frame["epsilon"] == 3.0)
+    frame.loc[one & (frame["seed"] == 4), "accuracy"] = 0.1
+    after: Any = study.rank_methods(frame[frame["epsilon"] == 3.0])
+    assert after["fallen"].sum() == after.loc[str(ranks.index[0]), "fallen"] == 1
+    assert "(1 of 10 runs fell)" in study.guide({"digits": frame})["tied"].iloc[1]
+
+
+def test_what_one_knob_does_is_no_situation():
+    """Sweeps and composed rows are no settings to choose a method in; one's own frame may be."""
+    frame = made(THREE, noise=1.0)
+    assert len(study.guide({"digits-noise": frame, "digits-factorial": frame})) == 0
+    assert list(study.guide({"digits-noise": frame, "mine": frame})["where"]) == ["noise = 1"]
+    asked = {name for name, one in study.STUDIES.items() if one.guides}
+    assert asked == {"digits", "digits-clients", "sentiment"}
+
+
+def test_the_figure_of_the_guide():
+    two = made({"fedlora": 0.9, "ffa-lora": 0.7}, epsilon=3.0)
+    ax = lesson.ranking({"digits": pd.concat([made(THREE, epsilon=1.0), two])}).axes[0]
+    names = [tick.get_text() for tick in ax.get_yticklabels()]
+    assert names == ["FedLoRA", "FFA-LoRA", "FedEx-LoRA"]
+    texts = {tuple(map(int, text.get_position())): text.get_text() for text in ax.texts}
+    assert len(texts) == 5
+    there: Any = two[two["method"] == "fedlora"]["accuracy"]
+    assert texts[1, 0] == f"{there.mean():.2f}"
+    assert texts[0, 0].startswith("−0.1") and "•" not in texts[0, 0]
+    with pytest.raises(ValueError, match=r"^frames="):
+        lesson.ranking({})
+
+
+def test_coverage_counts_what_is_missing():
+    cases = study.STUDIES["digits"].cases
+    rows = [
+        {"study": "digits", "method": case.method.slug, **case.labels, "lr": 0.1, "seed": 0}
+        for case in cases[:9]
+    ]
+    found = {"digits": pd.DataFrame(rows)}
+    table: Any = study.coverage(found)
+    assert set(table.index) == set(study.STUDIES)
+    assert tuple(table.loc["digits", ["cases", "of"]]) == (9, len(cases))
+    assert "fed-sb" in table.loc["digits", "missing"]
+    assert (table.drop("digits")["cases"] == 0).all()
+    words = study.describe_coverage(found)
+    assert "digits: 9 of" in words and "go on: fedlora-lab study digits" in words
+    assert "not run yet: digits-clients" in words
+    none = pd.DataFrame([{**rows[0], "epsilon": None}])
+    assert study.coverage({"digits": none}).loc["digits", "cases"] == 1, "no privacy is a label"
+
+
+def test_frames_reads_what_is_there(tmp_path):
+    assert study.frames(tmp_path) == {}
+    made(THREE, epsilon=1.0).to_csv(tmp_path / "digits.csv", index=False)
+    (tmp_path / "other.csv").write_text("a\n1\n")
+    assert {name: len(frame) for name, frame in study.frames(tmp_path).items()} == {"digits": 30}
+    with pytest.raises(ValueError, match="`fedlora-lab study digits-rank` makes it"):
+        study.read("digits-rank", tmp_path)
+
+
+def test_tuning_cost():
+    privacy = {"delta": 1e-2, "accountant": "rdp"}
+    case = Case(methods.FFA, {"epsilon": 2.0}, TASK, 2.0, privacy, WORK, {"rank": 2})
+    one = Study("x", "", (case,), seeds=(0,), rates=RATES, tune_seeds=(7, 8))
+    cost = study.tuning_cost(one, case)
+    assert cost.runs == 4 + 3 + 1
+    assert cost.epsilon == pytest.approx(2.0, rel=2e-3)
+    assert cost.all > 2 * cost.epsilon and 0 < cost.left < 0.7 * cost.epsilon
+    assert 1 < cost.noise < 8
+    sigma = accounting.noise_multiplier(2.0, 1e-2, 0.5, 4, "rdp")
+    whole = accounting.epsilon(((sigma, 0.5, 8 * 4),), 1e-2, "rdp")
+    assert cost.all == pytest.approx(whole, rel=1e-6)
+    free = Case(methods.FFA, {"epsilon": None}, TASK, None, privacy, WORK, {"rank": 2})
+    with pytest.raises(ValueError, match=r"^epsilon=None: expected a case with privacy"):
+        study.tuning_cost(one, free)
+
+
+# ---- what an ingredient adds
+
+ADDS = {"train": {"B": 0.05, "B | A": 0.02, "B A": -0.03},
+        "aggregate": {"MeanWithResidual()": 0.01, "TruncatedSVD()": -0.1},
+        "precondition": {"product_space": 0.04}, "filter": {"Binomial(taps=5)": 0.0}}  # fmt: skip
+
+
+def summed(rows, **labels):
+    """Accuracy is a sum of what each field adds, and something that all methods of a seed share."""
+
+    def score(row):
+        words = {field: method_guide.describe_value(field, getattr(row, field)) for field in ADDS}
+        return 0.5 + sum(ADDS[field].get(word, 0.0) for field, word in words.items())
+
+    return made({row.slug: score(row) for row in rows}, seeds=5, spread=0.0, **labels)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return study.composed()
+
+
+@pytest.fixture(scope="module")
+def factorial(rows):
+    return pd.concat([summed(rows, epsilon=1.0), summed(rows, epsilon=8.0)])
+
+
+def test_contrasts_differ_in_one_field_only(rows):
+    """12 pairs for each value of server and rule; 9 for each schedule: 3 servers x 3 rules."""
+    found, known = method_guide.contrasts(rows), {row.slug: row for row in rows}
+    counts = pd.Series([(field, repr(value)) for field, value, _, _ in found]).value_counts()
+    assert sorted(counts) == [9, 9, 9, 12, 12, 12, 12]
+    for field, _, one, other in found:
+        assert getattr(known[one], field) != getattr(known[other], field)
+
+
+def test_known_effects_are_found(rows, factorial):
+    """What a seed shares drops out; an unfinished case only takes its own pairs away."""
+    gone = (factorial["method"] == rows[5].slug) & (factorial["epsilon"] == 8.0)
+    for frame in (factorial, factorial[~gone]):
+        table: Any = study.effects(frame, rows)
+        assert len(table) == 2 * 7 and list(dict.fromkeys(table["where"])) == ["ε = 1", "ε = 8"]
+        for line in table.itertuples():
+            wanted = ADDS[line.field][line.value]
+            assert (line.mean, line.low, line.high) == pytest.approx([wanted] * 3, abs=1e-9)
+    pairs = table.groupby("where")["pairs"].sum()
+    assert pairs["ε = 8"] < pairs["ε = 1"] == 75
+    assert len(study.effects(factorial[factorial["method"] == rows[0].slug], rows)) == 0
+    with pytest.raises(ValueError, match=r"^measure='speed': expected a column of the frame"):
+        study.effects(factorial, rows, "speed")
+
+
+def test_intervals_are_over_seeds():
+    pair = [methods.FedLoRA, methods.FedLoRA.replace(name="filtered", filter=binomial(3))]
+    frame, adds = summed(pair, epsilon=1.0), [0.0, 0.1, 0.2, 0.3, 0.4]
+    frame.loc[frame["method"] == "filtered", "accuracy"] += adds
+    line: Any = study.effects(frame, pair).iloc[0]
+    half = t.ppf(0.975, 4) * np.std(adds, ddof=1) / np.sqrt(5)
+    assert (line["mean"], line["high"], line["seeds"]) == pytest.approx((0.2, 0.2 + half, 5))
+
+
+def test_a_small_study_is_run_and_read(tmp_path):
+    """Two ingredients by two, on least squares: the effects are those of the frame's own means."""
+    plain = methods.FedLoRA
+    rows = [
+        plain.replace(name=f"{w}{s}", train=train, aggregate=server)
+        for w, train in (("both", plain.train), ("b", methods.FFA.train))
+        for s, server in (("", plain.aggregate), ("-residual", methods.FedExLoRA.aggregate))
+    ]
+    cases = tuple(Case(row, {"epsilon": None}, TASK, None, {}, WORK, {"rank": 2}) for row in rows)
+    one = Study("small", "two by two", cases, seeds=(0, 1), rates=RATES, tune_seeds=(7,))
+    study.run_study(one, tmp_path / "small.jsonl", workers=0, bar=False)
+    frame = study.frame(one, tmp_path / "small.jsonl")
+    table: Any = study.effects(frame, rows, "loss").set_index("field")
+    means: Any = frame.groupby("method")["loss"].mean()
+    gap = (means["b"] + means["b-residual"] - means["both"] - means["both-residual"]) / 2
+    assert table.loc["train", "mean"] == pytest.approx(gap)
+    assert table.loc["aggregate", "pairs"] == 2
+    exact: Any = frame.groupby("method")["deviation"].max()
+    assert exact[["b", "b-residual", "both-residual"]].max() < 1e-5 < exact["both"]
+
+
+def test_the_figure_shows_every_effect(rows, factorial):
+    table: Any = study.effects(factorial, rows)
+    ax = lesson.effects(table).axes[0]
+    dots: Any = [line for line in ax.lines if line.get_marker() == "o"]
+    drawn = sorted(float(dot.get_xdata()[0]) for dot in dots)
+    assert drawn == pytest.approx(sorted(table["mean"]), abs=1e-9)
+    assert "the whitening: product_space" in [x.get_text() for x in ax.get_yticklabels()]
+    with pytest.raises(ValueError, match=r"^table=0"):
+        lesson.effects(table[:0])

@@ -1,0 +1,149 @@
+"""The papers' set-ups: each fits its shapes at full size, and trains end to end at a toy size."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import hubs
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+
+import fedlora_lab as fl
+from fedlora_lab.cli import main
+from fedlora_lab.cli.studies import preset_command as command
+from fedlora_lab.experiments import presets
+from fedlora_lab.report.run_folder import read_frame
+
+pytestmark = [pytest.mark.filterwarnings(hubs.NO_PAD), pytest.mark.slow]
+# One data set of each paper stands for the others: they differ in columns and classes only.
+TRAINED = ("ffa-lora-3-mnli", "fedsvd-6-mnli", "rolora-50-mnli", "la-lora-cifar100")
+TRAINED += ("deer-kvasir", "fedlpp-e2e")
+# One row for each architecture, and the number of its parameters as published.
+FULL = {"rolora-50-mnli": 355e6, "la-lora-tinyimagenet": 86.8e6, "deer-kvasir": 85.8e6}
+FULL |= {"fedlpp-e2e": 355e6}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_every_preset_fits_its_shapes(name):
+    """At full size on shapes alone; a client moves r (m + n) numbers a layer, and the head."""
+    row, found = presets.PRESETS[name], presets.dry_run(name)
+    assert abs(found.parameters / FULL[name] - 1) < 0.01
+    task = presets.shapes(name)
+    ends = tuple(f".{target}" for target in task.targets)
+    layers: Any = [m.weight.shape for n, m in task.model.named_modules() if n.endswith(ends)]
+    head = found.moving - sum(row.lora.rank * sum(shape) for shape in layers)
+    assert layers and (head > 0 if row.head else head == 0)
+    assert found.step_flops > found.judge_flops > 2e9, "billions of operations for one example"
+    assert len(task.sizes) == row.clients
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_preset_trains_end_to_end_at_a_toy_size(name, tmp_path):
+    row, random = presets.PRESETS[name], np.random.default_rng(0)
+    count, words = max(96, 3 * row.clients), [f"w{i}" for i in range(20)]
+    data: Any = {} if row.label is None else {row.label: [i % row.classes for i in range(count)]}
+    for column in row.text:
+        data[column] = [" ".join(random.choice(words, 5)) for _ in range(count)]
+    if row.image:
+        data[row.image] = list(random.integers(0, 256, (count, 9, 9, 3)).astype(np.uint8))
+    model = fl.tasks.tiny(row.architecture, tmp_path / "toy", words if row.text else ())
+    options: Any = {"max_length": 24} if row.text else {}
+    task = presets.task(row, model, pd.DataFrame(data), test=0.1, public_test=True, **options)
+    assert len(task.sizes) == row.clients and (task.head is not None) == row.head
+    plan = row.plan.replace(rounds=2, local_steps=2, batch=2)
+    privacy = presets.privacy(row, task, plan)
+    assert (privacy is None) == (row.epsilon is None)
+    *_, last = fl.run(task, row.method, privacy, plan, lora=row.lora, evaluate_every=2)
+    assert last.index == 2 and math.isfinite(last.metrics["loss"])
+    assert all(torch.isfinite(factor).all() for pair in last.adapter.values() for factor in pair)
+    if row.epsilon is not None and row.plan.participation == 1:
+        assert 0.97 * row.epsilon < last.epsilon <= row.epsilon, "the budget is spent, and no more"
+
+
+def test_every_preset_names_its_source():
+    rows = presets.PRESETS.values()
+    assert {presets.PRESETS[n].architecture for n in FULL} == {row.architecture for row in rows}
+    assert {row.clients for row in rows} == {3, 6, 50, 8, 12, 10}
+    assert all(row.source.startswith("arXiv:") and len(row.assumed) > 10 for row in rows)
+    with pytest.raises(ValueError, match="preset='nobody': expected one of ffa-lora-3-sst2"):
+        presets.get("nobody")
+    line = "dataset=None: expected a folder with a folder of images for each class"
+    with pytest.raises(ValueError, match=line):
+        presets.task("deer-oct")
+
+
+def told(call, capsys):
+    """Exit status of a command line, and all that it says."""
+    with pytest.raises(SystemExit) as stopped:
+        main(call)
+    return int(stopped.value.code or 0), "".join(capsys.readouterr())
+
+
+def test_the_command(tmp_path, capsys):
+    """Lists; says the formula of the costs with its numbers; refuses data for too few clients."""
+    lines = CliRunner().invoke(command, []).output.splitlines()
+    assert len(lines) == len(presets.PRESETS) and lines[0].startswith("ffa-lora-3-sst2")
+    found = presets.dry_run("deer-kvasir")
+    text = CliRunner().invoke(command, ["deer-kvasir", "--dry-run"]).output
+    assert f"has {found.parameters:,} frozen numbers, a client moves {found.moving:,}" in text
+    assert f"100 rounds x 1 x 12 clients x ({found.up:,} up, {found.down:,} down)" in text
+    model, data = fl.tasks.tiny("vit", tmp_path / "vit"), hubs.image_folder(tmp_path / "scans")
+    call = ["preset", "deer-kvasir", "--model", str(model), "--data", str(data), "--rounds", "1"]
+    status, said = told([*call, "--out", str(tmp_path / "out")], capsys)
+    assert status == 2 and "clients=12: expected at most 6" in said
+
+
+@pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")
+def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
+    """Ctrl-C says that the same command goes on: it does, states what was spent, and shows no score
+    of private data."""
+    task = replace(fl.tasks.regression(clients=3), public_test=False)
+    plan = fl.Plan(rounds=3, local_steps=1, lr=0.1)
+    row = replace(presets.get("rolora-50-mnli"), plan=plan, lora=fl.Lora())
+    privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
+    for name, value in (("get", row), ("task", task), ("privacy", privacy)):
+        monkeypatch.setattr(presets, name, lambda *parts, value=value, **options: value)
+    out, whole = tmp_path / "out", fl.run
+    call = ["preset", "toy", "--data", "own.csv", "--seed", "none", "--out", str(out)]
+
+    def cut(*parts: Any, **options: Any) -> Any:
+        for record in whole(*parts, **options):
+            if record.index == 2:
+                raise KeyboardInterrupt  # round 2 is stored and not told: it is released again
+            yield record
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fl, "run", cut)
+        status, text = told(call, capsys)
+    assert status == 130 and "the same command goes on" in text and "round    1" in text
+    status, text = told(call, capsys)
+    assert status == 0, text
+    played = [line for line in text.splitlines() if line.startswith("round")]
+    assert [line.split()[1:4] for line in played] == [["2", "loss", "–"], ["3", "loss", "–"]]
+    assert "against whoever sees the uploads" in played[0]
+    ledger = fl.Ledger.load(out / "state" / "ledger.json")
+    assert [entry.round for entry in ledger.releases] == [1, 2, 2, 3]
+    spent = f"spent: {ledger.statement()}"
+    frame: Any = read_frame(out / "frame.csv").query("measure == 'epsilon'")
+    assert spent in text and frame["round"].tolist() == [0, 1, 2, 3]
+    assert frame["value"].iloc[-1] == ledger.epsilon_or_inf()
+    weights = out / "adapter" / "adapter_model.safetensors"
+    before = weights.read_bytes()
+    status, text = told(call, capsys)
+    assert status == 0 and "round" not in text.split("spent:")[0] and spent in text
+    assert weights.read_bytes() == before
+    (out / "frame.csv").unlink()
+    status, text = told(call, capsys)
+    assert status == 2 and "expected a folder without rounds of another run" in text
+
+
+def test_the_command_says_that_a_run_fell(tmp_path, monkeypatch, capsys):
+    task, plan = fl.tasks.regression(clients=3), fl.Plan(rounds=2, local_steps=8, lr=1e9)
+    row = replace(presets.get("rolora-50-mnli"), lora=fl.Lora(), plan=plan)
+    for name, value in (("get", row), ("task", task), ("privacy", None)):
+        monkeypatch.setattr(presets, name, lambda *parts, value=value, **options: value)
+    status, text = told(["preset", "toy", "--out", str(tmp_path / "out")], capsys)
+    assert status == 0 and "rolora: rose above its start: " in text

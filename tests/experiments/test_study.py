@@ -1,0 +1,253 @@
+"""Studies: declared grids, tuned alike, resumable; a tiny one is run for real."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+from click.testing import CliRunner
+
+import fedlora_lab as fl
+from fedlora_lab import experiments as study
+from fedlora_lab import methods, tasks
+from fedlora_lab.cli import commands
+from fedlora_lab.experiments import runner
+from fedlora_lab.experiments.studies import WORDS, Case, Job, Study
+from fedlora_lab.methods import method
+
+SIZES: dict[str, Any] = {"clients": 3, "examples": 8, "test": 16, "d_in": 6, "d_out": 5, "rank": 2}
+
+
+def case(slug, epsilon=None, **labels):
+    plan = {"rounds": 2, "local_steps": 1, "batch": 4}
+    privacy, labels = {"delta": 1e-2, "accountant": "rdp"}, {"epsilon": epsilon, **labels}
+    task = ("regression", SIZES)
+    return Case(methods.get(slug), labels, task, epsilon, privacy, plan, {"rank": 2})
+
+
+def small(*cases, **fields):
+    rates = (0.01, 0.1, 0.3, 1e9)
+    one = Study("small", "a test", cases, (0, 1, 2), rates, tune_seeds=(7, 8), finalists=2)
+    return replace(one, **fields)
+
+
+@pytest.mark.slow
+def test_a_study_tunes_and_reports(tmp_path, monkeypatch):
+    """The rate with the best validation loss that never diverged; last round; one row a reported
+    run, labelled by the declared budget, which what the ledger states never is exactly."""
+    one = small(case("fedlora"), case("ffa-lora", 8.0), case("ffa-lora", 3.0))
+    path = tmp_path / "runs" / "small.jsonl"
+    monkeypatch.setitem(study.STUDIES, "small", one)
+    call = ["study", "small", "--workers", "0", "--out", str(tmp_path)]
+    shown = CliRunner().invoke(commands, call)
+    assert json.loads(shown.stdout.splitlines()[-1])["cases"] == 3
+    done, lines = runner.load(path), path.read_text()
+    assert len(done) == one.runs == 3 * (4 + 2 + 3)
+    assert study.progress(one, path) == (one.runs, one.runs)
+    kept = json.loads((tmp_path / "small.json").read_text())
+    assert kept["command"] == "fedlora-lab study small" and kept["done"] == kept["runs"] == one.runs
+    for each in one.cases:
+        first = {job.lr: done[job.key]["values"]["loss"] for job in one.screening(each)}
+        assert first[1e9] is None or first[1e9] > 1e3
+        rates = sorted((lr for lr in first if first[lr] is not None), key=lambda lr: first[lr])[:2]
+        assert runner.finalists(one, each, done) == tuple(rates)
+        losses = {
+            lr: [done[job.key]["values"]["loss"] for job in one.finals(each, [lr])] for lr in rates
+        }
+        best = min(rates, key=lambda lr: fmean([first[lr], *losses[lr]]))
+        assert runner.best_rate(one, each, done) == best
+    table: Any = study.frame(one, path)
+    assert len(table) == 9 and set(table["seed"]) == {0, 1, 2}
+    pd.testing.assert_frame_equal(
+        study.read("small", tmp_path), table, rtol=1e-5, check_dtype=False
+    )
+    assert table[table["method"] == "fedlora"]["epsilon"].isna().all()
+    private = table.dropna(subset="epsilon")
+    assert list(private["epsilon"].unique()) == [8.0, 3.0]
+    assert (private["spent"] != private["epsilon"]).all()
+    assert private["spent"].tolist() == pytest.approx(private["epsilon"].tolist(), rel=1e-2)
+    assert (table["loss"] < table["before_loss"]).mean() > 0.5
+    assert study.run_study(one, path, workers=0, bar=False) == done
+    assert path.read_text() == lines
+
+
+def test_the_tuning_seeds_choose_and_no_other():
+    """Screening and finals together meet every finalist with each tuning seed once; reported runs
+    take none of them."""
+    each = case("fedlora")
+    one = small(each, tune_seeds=(7, 8, 9))
+    tuned = [*one.screening(each), *one.finals(each, (0.1, 0.3))]
+    assert all(job.tune for job in tuned) and one.tries == len(tuned)
+    for lr in one.rates:
+        seeds = [7, 8, 9] if lr in (0.1, 0.3) else [7]
+        assert [job.seed for job in tuned if job.lr == lr] == seeds
+    reported = [(job.seed, job.tune) for job in one.reported(each, 0.1)]
+    assert reported == [(0, False), (1, False), (2, False)]
+
+
+@pytest.mark.parametrize(("sign", "measure"), [(1, "loss"), (-1, "accuracy")])
+@pytest.mark.parametrize(
+    ("first", "finals", "rates", "best"),
+    [
+        ((0.5, 0.375, 0.125, 0.75), (0.5, 0.375), (0.3, 0.1), 0.3),
+        ((0.5, 0.375, 0.125, 0.75), (0.5, 0.125), (0.3, 0.1), 0.1),
+        ((0.5, 0.5, 0.5, 0.5), (0.25, 0.25), (0.01, 0.1), 0.01),
+        ((0.5, 0.375, 0.125, 0.75), (0.5, 0.25), (0.3, 0.1), 0.1),
+        ((0.5, 0.4, 0.3, None), (None, 0.9), (0.3, 0.1), 0.1),
+    ],
+)
+def test_all_tuning_seeds_choose(sign, measure, first, finals, rates, best):
+    """The first seed screens and counts in the mean too; of equal means the smaller rate is taken;
+    a run that diverged comes last; missing runs wait."""
+    each, done = case("fedlora"), {}
+    one = small(each)
+    assert runner.finalists(one, each, done) is None
+    for jobs, values in ((one.screening(each), first), (one.finals(each, rates), finals)):
+        assert runner.best_rate(one, each, done) is None
+        for job, value in zip(jobs, values, strict=True):
+            done[job.key] = {"values": {measure: None if value is None else sign * value}}
+        assert runner.finalists(one, each, done) == rates
+    assert runner.best_rate(one, each, done) == best
+
+
+def test_the_result_is_that_of_the_run():
+    """A reported run's values are those of the last record of the run that a user would write:
+    loss, noise summed over the layers, and curvature where the study asks for it."""
+    one = case("rolora", 8.0)
+    found = runner.result(Job(one, 0.1, 3, tune=False, flat=True))["values"]
+    task, plan = fl.tasks.regression(**SIZES), fl.Plan(**one.plan, lr=0.1)
+    privacy = fl.Privacy(**one.privacy).calibrate(epsilon=8.0, task=task, plan=plan)
+    *_, last = fl.run(task, "rolora", privacy, plan, lora=fl.Lora(rank=2), seed=3)
+    assert found["loss"] == last.metrics["loss"]
+    for name in ("noise_A", "noise_B"):
+        assert found[name] == sum(value for _, measure, value in last.rows if measure == name)
+    assert found["noise_A"] + found["noise_B"] > 0
+    assert found["sharpness"] == fl.measures.flatness(task, last).top > 0
+    tuned = runner.result(Job(one, 0.1, 3, tune=True))["values"]
+    assert tuned["loss"] != found["loss"] and "sharpness" not in tuned
+    flat = study.STUDIES["digits-flat"]
+    assert all(job.flat for job in flat.reported(flat.cases[0], 0.1))
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on(tmp_path):
+    """kill -9 in the middle: workers end, what was finished stays, a torn line is passed over,
+    nothing is run twice."""
+    path, script = tmp_path / "small.jsonl", tmp_path / "play.py"
+    script.write_text(
+        "import sys; sys.path[:0] = ['tests', 'tests/experiments']\n"
+        "from pathlib import Path; import test_study as t; from fedlora_lab import experiments\n"
+        "if __name__ == '__main__':\n"
+        "    one = t.small(t.case('fedlora'), t.case('rolora'))\n"
+        "    experiments.run_study(one, Path(sys.argv[1]), bar=False)"
+    )
+    process = subprocess.Popen([sys.executable, str(script), str(path)], start_new_session=True)
+    until = time.monotonic() + 600
+    while not (path.exists() and path.read_text().count("\n") >= 3):
+        assert time.monotonic() < until
+        assert process.poll() is None or path.exists()
+        time.sleep(0.05)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert psutil.wait_procs(workers, timeout=300)[1] == [], "a worker goes on without its parent"
+    before = path.read_text()
+    with open(path, "a") as file:
+        file.write('{"key": "half a li')
+    one = small(case("fedlora"), case("rolora"))
+    study.run_study(one, path, workers=0, bar=False)
+    after = path.read_text()
+    assert after.startswith(before)
+    keys = [json.loads(line)["key"] for line in after.splitlines() if line.endswith("}")]
+    assert len(keys) == len(set(keys)) == one.runs
+
+
+def test_a_case_is_known_by_what_it_does():
+    """A note written anew, a composed row that is a published one, or a switch of speed is the same
+    case; a rule or a number is not."""
+    one = case("fedlora")
+    words = one.method.replace(name="mine", source="composed", note="other words")
+    speed = {"chunk_examples": 2}
+    assert replace(one, method=words, labels={"kind": "same"}, compute=speed).key == one.key
+    assert {*WORDS} == {"name", "source", "note", "exact"} <= {*method.Method.__dataclass_fields__}
+    keys = {case(slug).key for slug in (*methods.ALL, *methods.VARIANTS)}
+    assert len(keys) == len(methods.ALL) + len(methods.VARIANTS)
+    others = {"epsilon": 3.0}, {"plan": {**one.plan, "rounds": 3}}, {"lora": {"rank": 1}}
+    assert one.key not in {replace(one, **other).key for other in others}
+    with pytest.raises(ValueError, match="chunk_examples=0: expected"):
+        runner.result(Job(replace(one, compute={"chunk_examples": 0}), 0.1, 3, tune=False))
+
+
+def test_what_another_study_measured_is_not_run_again(tmp_path, monkeypatch):
+    """The same case, rate and seed is taken over as it is; curvature that nobody measured is
+    measured."""
+    first = small(case("fedlora"), case("rolora"))
+    done = study.run_study(first, tmp_path / "first.jsonl", workers=0, bar=False)
+    ran, result = [], runner.result
+    monkeypatch.setattr(runner, "result", lambda job: ran.append(job) or result(job))
+    cases = case("rolora", label="other"), case("ffa-lora")
+    second = small(*cases, name="second", seeds=(0, 1, 2, 3))
+    found = study.run_study(second, tmp_path / "second.jsonl", workers=0, bar=False)
+    assert {job.case.method.slug for job in ran if job.seed != 3} == {"ffa-lora"}
+    assert len(ran) == second.runs - first.runs // 2
+    assert found == runner.load(tmp_path / "second.jsonl") and len(found) == second.runs
+    assert all(found[key] == done[key] for key in found.keys() & done.keys())
+    ran.clear()
+    flat = small(case("rolora"), name="flat", flat=True)
+    curved = study.run_study(flat, tmp_path / "flat.jsonl", workers=0, bar=False)
+    assert [(job.seed, job.flat) for job in ran] == [(0, True), (1, True), (2, True)]
+    assert sum("sharpness" in entry["values"] for entry in curved.values()) == 3
+
+
+@pytest.mark.parametrize("name", study.STUDIES)
+def test_declared_studies(name):
+    """Every case is a run that could start and of a method whose ε is certified."""
+    one = study.STUDIES[name]
+    runs = Path(__file__).parents[2] / "results" / "runs"
+    done, total = study.progress(one, runs / f"{name}.jsonl")
+    assert done == total > 0, "a renamed rule or field has made the committed runs unknown"
+    assert len({tuple(each.labels) for each in one.cases}) == 1
+    assert "deer-literal" not in {each.method.slug for each in one.cases}
+    for maker, arguments in {json.dumps(each.task): each.task for each in one.cases}.values():
+        assert getattr(tasks, maker)(**arguments).clients
+
+
+def test_the_main_study_is_what_was_asked():
+    """All methods at four budgets; eight at two more splits; ten seeds and more."""
+    one = study.STUDIES["digits"]
+    whole = [each for each in one.cases if each.labels["alpha"] == 0.5]
+    assert {each.epsilon for each in whole} == {1.0, 3.0, 8.0, None}
+    assert len({each.method.slug for each in whole} & set(methods.ALL)) >= 21
+    assert len(one.cases) - len(whole) == 16 and len(one.seeds) >= 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cases": (case("fedlora"),) * 2}, "cases='1 twice': expected each case once"),
+        ({"cases": ()}, r"cases=\(\): expected at least one"),
+        ({"rates": (0.1, 0.2)}, r"rates=\(0.1, 0.2\): expected four or more, rising"),
+        ({"rates": (0.3, 0.1, 0.2, 0.4)}, r"rates=.*: expected four or more, rising"),
+        ({"finalists": 0}, "finalists=0: expected 1 to as many as there are rates"),
+        ({"finalists": 5}, "finalists=5: expected 1 to as many as there are rates"),
+        ({"seeds": (7,)}, r"seeds=\(7,\): expected none of the tuning seeds"),
+    ],
+)
+def test_mistakes_in_a_study(fields, message):
+    with pytest.raises(ValueError, match=message):
+        small(case("fedlora"), **fields)
+
+
+def test_the_command(tmp_path):
+    """Without a name the list; a wrong name is one line that says what there is."""
+    shown = CliRunner().invoke(commands, ["study", "--out", str(tmp_path)])
+    assert shown.exit_code == 0 and all(name in shown.output for name in study.STUDIES)
+    wrong = CliRunner().invoke(commands, ["study", "nothing", "--out", str(tmp_path)])
+    assert "study='nothing': expected one of digits" in str(wrong.exception)

@@ -1,0 +1,223 @@
+"""Attacks on what is scored and recorded: nothing private is scored outside the ledger, or told."""
+
+import copy
+import io
+import math
+import pickle
+import struct
+from dataclasses import replace
+from typing import Any
+
+import hubs
+import pytest
+import torch
+from flowers import by_messages, protected
+from small import LORA, PLAN, frame, play, private, tensors, tokens
+from torch import Tensor, nn
+
+import fedlora_lab as fl
+from fedlora_lab.federated.records import Tick, origin
+from fedlora_lab.flower.client import evaluate
+from fedlora_lab.flower.simulators import SimulatedClients
+from fedlora_lab.methods.quantization import normal_float
+from fedlora_lab.methods.table import FedLoRA
+
+pytestmark = pytest.mark.attack
+QUANTISED = FedLoRA.replace(name="quantised", broadcast=normal_float(width=4, block=8))
+KEEPS_B = FedLoRA.replace(name="keeps B", share="A")
+
+
+def watched(public: bool, seen: list[int]) -> Any:
+    """A task that knows how often its test examples were scored."""
+    task = tokens()
+
+    def score(outputs: Tensor, y: Tensor) -> Tensor:
+        seen.append(len(y))
+        return task.metrics["accuracy"](outputs, y)
+
+    metrics = {"accuracy": score, "loss": task.metrics["loss"]}
+    return replace(task, metrics=metrics, public_test=public)
+
+
+class Strict(nn.Module):
+    """Texts of which all must have equally many marks, and none a word that it does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.map = nn.Embedding(10, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if (x == 9).sum(1).unique().numel() > 1:
+            raise ValueError("All examples must have the same number of <eos> tokens.")
+        return torch.tanh(self.map(self.words(x))).mean(1)
+
+
+@pytest.mark.parametrize("unit", ["example", "client"])
+@pytest.mark.parametrize("word", [9, 12], ids=["beside others", "alone"])
+def test_no_example_stops_a_run(unit, word):
+    """One that raises beside others is as if alone; one that raises alone counts as zero."""
+    torch.manual_seed(0)
+    x, y = torch.arange(48).reshape(12, 4) % 8, torch.arange(12) % 3
+    x[0, 0] = word
+    pairs = [(x[:4], y[:4]), (x[4:8], y[4:8])]
+    options: dict[str, Any] = {"test": (x[8:], y[8:]), "targets": ["map"]}
+    task = fl.tasks.classification(Strict().double(), pairs, **options)
+    parts = task, FedLoRA, protected(unit), PLAN.replace(batch=None)
+    last = play(*parts)[-1]
+    for other in (play(*parts, chunk_examples=1)[-1], by_messages(*parts)[-1]):
+        for key, value in tensors(last).items():
+            torch.testing.assert_close(value, tensors(other)[key], atol=1e-12, rtol=1e-5)
+    assert last.nonfinite == (0 if word == 9 else PLAN.local_steps)
+    with pytest.raises((ValueError, IndexError)):
+        play(*parts[:2], None, parts[3])
+
+
+def test_no_measure_of_a_private_run_looks_at_private_rows():
+    """Sharpness, gradients and scores of a finished run were told unasked."""
+    task = replace(tokens(), public_test=False)
+
+    def measured(privacy: fl.Privacy | None) -> list[Any]:
+        watched_row, seen = fl.measures.record_aggregation(QUANTISED)
+        last = play(task, watched_row, privacy)[-1]
+        return [
+            lambda: fl.measures.sharpness([last]),
+            lambda: fl.measures.flatness(task, last),
+            lambda: fl.measures.gradients(task, last, task.targets[0]),
+            lambda: fl.course.lesson(8).model_protection(last, QUANTISED, seen, last=2),
+        ]
+
+    words = r"^public_test=False: expected True: of a private run only public"
+    for measure in measured(private("example")):
+        with pytest.raises(ValueError, match=words):
+            measure()
+    assert all(measure() is not None for measure in measured(None))
+
+
+@pytest.mark.parametrize("seed", [0, None])
+@pytest.mark.parametrize("unit", ["example", "client"])
+@pytest.mark.parametrize("row", [FedLoRA, QUANTISED, KEEPS_B], ids=lambda row: row.slug)
+def test_private_test_examples_are_never_judged_under_privacy(row, unit, seed):
+    seen: list[int] = []
+    names = {"accuracy", "loss"}
+    names |= {f"{name}_received" for name in names} if row is QUANTISED else set()
+    for record in play(watched(False, seen), row, private(unit), seed=seed):
+        assert set(record.metrics) == names
+        assert all(math.isnan(value) for value in record.metrics.values())
+    assert seen == []
+    for public, privacy in ((False, None), (True, private("example"))):
+        seen.clear()
+        play(watched(public, seen), row, privacy, seed=seed)
+        assert seen, "without privacy everything may be scored, and public examples always"
+
+
+def test_over_messages_private_test_examples_are_not_judged_either():
+    seen: list[int] = []
+    parts = watched(False, seen), KEEPS_B, protected("example"), PLAN
+    records = by_messages(*parts)
+    assert seen == [] and all(math.isnan(v) for r in records for v in r.metrics.values())
+    participant = SimulatedClients(*parts, LORA, 0).participant()
+    with pytest.raises(ValueError, match="public_test=False: expected True: scores would tell"):
+        evaluate(participant, 0, None, None)  # type: ignore[arg-type]  # whatever it is asked
+    by_messages(watched(True, seen), *parts[1:])
+    assert seen
+
+
+def hub(table: Any, **options: Any) -> fl.tasks.Task:
+    options = {"text": "text", "label": "label", "clients": 3, **options}
+    return fl.tasks.hub(hubs.folder("bert"), table, **options)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+def test_one_held_out_row_of_a_hub_task_moves_nothing_that_is_recorded():
+    """An exact accuracy on rows held out of private data tells a label within a round."""
+    table, plan = hubs.texts(), fl.Plan(rounds=1, local_steps=1, batch=4)
+    task = other = hub(table)
+    for row in range(len(table)):  # until one that is held out has another label
+        twin, label = table.copy(), table.loc[row, "label"]
+        twin.loc[row, "label"] = next(v for v in table["label"].unique() if v != label)
+        other = hub(twin)
+        if not torch.equal(other.test[1], task.test[1]):
+            break
+    assert torch.equal(other.test[0]["input_ids"], task.test[0]["input_ids"])
+
+    def told(task: fl.tasks.Task, public: bool) -> Any:
+        task = replace(task, public_test=public)
+        return frame(play(task, "ffa-lora", private("example"), plan), "loss")
+
+    assert told(task, False).equals(told(other, False))
+    assert not told(task, True).equals(told(other, True)), "the accuracy would have told"
+
+
+def test_of_every_form_test_rows_of_a_hub_task_are_private_unless_declared():
+    table = hubs.texts()
+    train, test = table[:30], table[30:].reset_index(drop=True)
+    for data, held in ((table, 0.2), ({"train": train, "test": test}, "test"), (train, test)):
+        assert not hub(data, test=held).public_test
+        assert hub(data, test=held, public_test=True).public_test
+    with pytest.raises(ValueError, match="public_test='yes': expected True or False"):
+        hub(table, public_test="yes")
+
+
+TOLD = ("participants", "seconds", "numbers_up", "bytes_up", "numbers_down", "bytes_down")
+
+
+def test_records_do_not_tell_who_took_part():
+    """Where epsilon counts on it: numbers, bytes and time of a round grow with how many did."""
+    plan, central = PLAN.replace(rounds=3, participation=0.5), private("client", trust="central")
+    records = play(tokens(), "fedlora", central, plan, seed=None)
+    assert all(math.isnan(record.measures()[name]) for record in records for name in TOLD)
+    table = fl.to_frame(records)
+    assert table.loc[table["measure"].isin(TOLD), "value"].isna().all()
+    for privacy, work, seed in (
+        (central, plan, 0),  # may be drawn again by anyone who knows the seed
+        (central, plan.replace(participation=1.0), None),
+        (private("client", trust="local"), plan, None),  # amplified against nobody
+        (private("client", trust="secagg"), plan, None),  # nor here: the noise tells
+        (private("example"), plan, None),
+        (None, plan, None),
+    ):
+        others = play(tokens(), "fedlora", privacy, work, seed=seed)
+        assert all(math.isfinite(record.measures()[name]) for record in others for name in TOLD)
+
+
+@pytest.mark.parametrize("unit", [None, "example", "client"])
+def test_a_pickled_record_holds_no_example(unit, tmp_path):
+    task, canary, buffer = tokens("head"), 12345.678901, io.BytesIO()
+    pairs = tuple((x.clone(), y) for x, y in task.clients)
+    for x, _ in pairs:
+        x[0, 0, 0] = canary
+    task, secret = replace(task, clients=pairs), struct.pack("<d", canary)
+    *_, last = play(task, "fedlora", unit and private(unit))
+    torch.save(last, buffer)
+    whole = pickle.dumps(last)
+    assert pickle.dumps(task.clients).count(secret) == 3, "what is looked for is found where it is"
+    others = [pickle.dumps(part) for part in (last.ledger, fl.to_frame([last]), Tick(1, 1))]
+    assert not any(secret in content for content in (whole, buffer.getvalue(), *others))
+    numbers = sum(x.numel() for x in tensors(last).values())
+    assert len(whole) < 8 * numbers + 30_000, "no tensor brings the storage of a larger one"
+    back = pickle.loads(whole)
+    assert back.source is None and back.measures() == pytest.approx(last.measures(), nan_ok=True)
+    assert all(torch.equal(x, tensors(last)[name]) for name, x in tensors(back).items())
+    line = "^record='a pickled copy, without its task': expected a record as run"
+    with pytest.raises(ValueError, match=line):
+        fl.save_adapter(back, tmp_path / "adapter")
+    with pytest.raises(ValueError, match=line):
+        fl.predict(task, back, task.test[0])
+
+
+def test_copies_in_one_process_keep_their_task(tmp_path):
+    task = tokens("head")
+    *_, last = play(task, "fedlora", private("example"))
+    outputs = fl.predict(task, last, task.test[0])
+    for i, twin in enumerate((copy.copy(last), copy.deepcopy(last), replace(last, seed=7))):
+        assert torch.equal(fl.predict(task, twin, task.test[0]), outputs)
+        assert fl.save_adapter(twin, tmp_path / str(i)).is_dir()
+        assert origin(twin)[0] is task, "nobody's data are copied"
+    assert copy.deepcopy(last).adapter["inner"][0] is not last.adapter["inner"][0]
+
+
+def test_a_record_is_shown_in_a_line():
+    *_, last = play(tokens("head"), "fedlora", private("example"))
+    begin = "Round(index=2, method='fedlora', task='tokens', seed=0, metrics={'accuracy': "
+    assert repr(last).startswith(begin) and len(repr(last)) < 200 and "tensor" not in repr(last)
+    assert f"epsilon={last.epsilon:.3g}, participants=3)" in repr(last)

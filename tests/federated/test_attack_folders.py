@@ -1,0 +1,211 @@
+"""What a folder tells to whoever gets hold of it, or of the part that may be handed out."""
+
+import hashlib
+import json
+import shutil
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from commands import SMALL, call
+from safetensors.torch import load
+from small import LORA, PLAN, play, private, regression, tokens
+
+import fedlora_lab as fl
+from fedlora_lab._utils.files import append_line, write_atomically
+from fedlora_lab.cli import runs
+from fedlora_lab.federated import checkpoint
+from fedlora_lab.federated.comparison import Cell
+from fedlora_lab.federated.records import origin
+from fedlora_lab.report.html_page import report
+from fedlora_lab.report.run_folder import Folder
+from fedlora_lab.tasks.task import Task
+
+pytestmark = pytest.mark.attack
+RELEASE = {"lora": LORA, "seed": None}
+
+
+def closed(folder: Path) -> None:
+    """Assert that nobody but the owner may read, write or list anything from this folder on."""
+    paths = [folder, *folder.rglob("*")]
+    assert any(path.is_file() for path in paths)
+    for path in paths:  # the report is meant to be handed on
+        mode, expected = stat.S_IMODE(path.stat().st_mode), 0o700 if path.is_dir() else 0o600
+        assert mode == expected or path.name == "report.html", (str(path), oct(mode))
+
+
+@pytest.mark.slow
+def test_every_file_of_a_run_is_its_owner_s(tmp_path):
+    """Checkpoints, ledger, cells, settings, locks, folders, by loop and command; not adapters."""
+    api, compared = tmp_path / "api", tmp_path / "runs" / "compared"
+    parts = tokens("head"), "fedsa-lora", private("example"), PLAN
+    *_, last = fl.run(*parts, **RELEASE, checkpoint=api / "deep")
+    words = "compare", "regression", "--methods", "fedsa-lora", "--seeds", "1", *SMALL
+    assert call(*words, "--out", compared) == 0 and (compared / "report.html").exists()
+    closed(api)
+    closed(tmp_path / "runs")
+    fl.save_adapter(last, tmp_path / "adapter")
+    write_atomically(tmp_path / "page.html", "", shared=True)
+    (tmp_path / "plain").touch()
+    plain = (tmp_path / "plain").stat().st_mode
+    for path in (tmp_path / "page.html", *(tmp_path / "adapter").iterdir()):
+        assert path.stat().st_mode == plain, "what is handed on has the mode of any file"
+
+
+def test_a_list_is_its_owner_s(tmp_path):
+    append_line(tmp_path / "studies" / "own.jsonl", {"a": 1})
+    closed(tmp_path / "studies")
+
+
+def test_nobody_else_reads_a_file_while_it_is_written(tmp_path, monkeypatch):
+    """Not even its draft: the mode is there before the first byte."""
+    seen = []
+
+    def look(draft, target):
+        seen.append(stat.S_IMODE(Path(draft).stat().st_mode))
+        raise OSError("seen")
+
+    monkeypatch.setattr("os.replace", look)
+    with pytest.raises(OSError, match="seen"):
+        write_atomically(tmp_path / "file", b"secret")
+    assert seen == [0o600]
+
+
+def relabelled(task: Task, label: int) -> Task:
+    """The task with another label of one example of one client."""
+    (x, y), *others = task.clients
+    return replace(task, clients=((x, torch.cat([torch.tensor([label]), y[1:]])), *others))
+
+
+def written(folder: Path) -> bytes:
+    """All that stands in a folder outside private/."""
+    files = [path for path in folder.rglob("*") if path.is_file() and "private" not in path.parts]
+    assert files
+    return b"\n".join(path.read_bytes() for path in files)
+
+
+def digests(fingerprint: str) -> set[bytes]:
+    """The fingerprint, and what one would make of it without a key."""
+    kinds = ("sha256", "sha512", "sha1", "md5", "blake2b")
+    given = (fingerprint.encode(), bytes.fromhex(fingerprint))
+    made = {hashlib.new(kind, content).hexdigest() for kind in kinds for content in given}
+    return {text.encode() for text in {fingerprint} | made}
+
+
+def test_a_label_cannot_be_guessed_from_a_digest(tmp_path):
+    """Who knows all data but one label tries every label: no digest handed out says which it is.
+
+    Two folders on the same data have digests of their own; each run still knows its data.
+    """
+    task, row, privacy = relabelled(tokens(), 2), "fedlora", private("example")
+    for name in "ab":
+        list(fl.run(task, row, privacy, PLAN, **RELEASE, checkpoint=tmp_path / name))
+        with Folder(tmp_path / f"cell-{name}") as folder:
+            list(runs.run_cell(folder, Cell.named(row, task, privacy, PLAN, LORA, None)))
+            text = json.dumps({"fingerprint": folder.keyed(task.fingerprint)})
+            write_atomically(folder.path / "settings.json", text)
+    content = written(tmp_path)
+    guesses = [relabelled(tokens(), label).fingerprint for label in range(3)]
+    assert guesses[2] == task.fingerprint
+    assert not [g for g in guesses if any(digest in content for digest in digests(g))]
+    stored = [checkpoint.read(tmp_path / name, 2)[1]["task"] for name in "ab"]
+    assert len({*stored, task.fingerprint}) == 3
+    keys = {(tmp_path / name / "private" / "key").read_bytes() for name in ("a", "b", "cell-a")}
+    assert len(keys) == 3 and not [key for key in keys if key.strip() in content]
+    longer = privacy, PLAN.replace(rounds=3)
+    assert len(list(fl.run(task, row, *longer, **RELEASE, resume=tmp_path / "a"))) == 1
+    with pytest.raises(ValueError, match=r"expected the same task as in this run$"):
+        fl.run(relabelled(tokens(), 1), row, *longer, **RELEASE, resume=tmp_path / "b")
+
+
+def seen_outside(folder: Path) -> dict[str, object]:
+    """What lies outside private/: of tensors types and shapes, of JSON all but digests."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or "private" in path.parts:
+            continue
+        content, name = path.read_bytes(), str(path.relative_to(folder))
+        found[name] = content
+        if path.suffix == ".safetensors":
+            shapes = {key: (tuple(x.shape), str(x.dtype)) for key, x in load(content).items()}
+            found[name] = (len(content), shapes)
+        elif name.startswith("round-"):
+            body = json.loads(content)["body"]
+            assert [len(body.pop("tensors")), len(body["settings"].pop("task"))] == [64, 64]
+            found[name] = (len(content), body)
+    return found
+
+
+@pytest.mark.parametrize("method", ["fedlora", "fedsa-lora", "fedex-lora"])
+def test_nothing_outside_private_tells_who_took_part(method, tmp_path):
+    """Where participation is secret, runs differ in the released values and nowhere else."""
+    took, outside = [], []
+    privacy = private("client", trust="central", sample_rate=0.5)
+    plan = PLAN.replace(participation=0.5, rounds=4)
+    for name in "abcd":
+        play(regression(), method, privacy, plan, seed=None, checkpoint=tmp_path / name)
+        state = checkpoint.latest(tmp_path / name)[0]
+        took.append((state.seen, state.changed))
+        outside.append(seen_outside(tmp_path / name))
+    assert len({str(one) for one in took}) > 1, "the same clients each time: once in 10^10 times"
+    assert all(one == outside[0] for one in outside)
+    assert not any(word in written(tmp_path) for word in (b"personal", b"seen", b"changed"))
+
+
+def test_what_clients_keep_lies_in_private_only(tmp_path):
+    """Un-noised tensors: no run of their bytes stands in what is handed out."""
+    play(regression(), "fedsa-lora", private("client"), seed=None, checkpoint=tmp_path)
+    (kept,) = checkpoint.latest(tmp_path)[0].personal.values()
+    rows, outside = [row for row in kept if row.any()], written(tmp_path)
+    assert rows and all(row.numpy().tobytes()[:64] not in outside for row in rows)
+
+
+def test_without_its_private_part_a_folder_is_read_and_not_resumed(tmp_path):
+    """What is left are the released values and the ledger."""
+    parts = regression(), "fedsa-lora", private("example")
+    last = play(*parts, seed=None, checkpoint=tmp_path)[-1]
+    shutil.rmtree(tmp_path / "private")
+    server, settings = checkpoint.released(tmp_path, 2)
+    held = origin(last)[2].tensors
+    assert all(torch.equal(x, held[key]) for key, x in server.tensors.items())
+    assert settings["method"]["name"] == repr("FedSA-LoRA")
+    assert fl.Ledger.load(tmp_path / "ledger.json").epsilon() == last.epsilon
+    before = sorted(path.name for path in tmp_path.iterdir())
+    words = r"^resume='.*': expected a folder with its subfolder private/ as it was$"
+    with pytest.raises(ValueError, match=words):
+        fl.run(*parts, PLAN, **RELEASE, resume=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_a_run_folder_without_its_private_part_is_reported_and_not_joined(tmp_path, capsys):
+    out = tmp_path / "runs"
+    words = ["compare", "regression", "--methods", "deer", *SMALL, "--out", out]
+    assert call(*words, "--seeds", "1") == 0
+    shutil.rmtree(out / "private")
+    assert report(out).is_file()
+    capsys.readouterr()
+    for command in ([*words, "--seeds", "2"], ["audit", out]):
+        assert call(*command) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "expected a run folder with its subfolder private/" in error
+    assert not (out / "private").exists()
+    assert call(*words, "--seeds", "1", "--fresh") == 0
+
+
+@pytest.mark.slow
+def test_an_audit_writes_in_private_only(tmp_path):
+    """Its scores are of a run under a known seed: who guesses a label could draw them again."""
+    out = tmp_path / "runs"
+    words = ["run", "regression", "ffa-lora", "--seed", "none", *SMALL, "--out", out]
+    assert call(*words) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert call("audit", out, "--canaries", 8, "--rounds", 1, "--no-check") == 0
+    after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    new = out / "private" / "audit.json"
+    assert after == {**before, new: after[new]}
+    closed(out)
+    assert call(*words, "--fresh") == 0 and not new.exists()

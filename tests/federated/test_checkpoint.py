@@ -1,0 +1,319 @@
+"""State on disk: resume is bit for bit, damage is refused, the ledger is never behind."""
+
+import json
+import os
+import re
+import shutil
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small import LORA, PLAN, book, play, private, regression, same_bits, tokens
+
+import fedlora_lab as fl
+from fedlora_lab import methods
+from fedlora_lab._utils import files as checked_files
+from fedlora_lab._utils.files import append_line, write_atomically
+from fedlora_lab.federated import checkpoint
+from fedlora_lab.federated.records import Tick
+from fedlora_lab.privacy.ledger import Ledger
+
+LONG = PLAN.replace(rounds=6, participation=0.7, dropout=0.2, optimizer=fl.SGD(0.5))
+KEEPS_B = methods.FedLoRA.replace(name="keeps B", share="A")
+RUN = tokens(), "fedlora", private("example"), PLAN
+CASES = [  # rows that keep different kinds of state; tests/contract.py resumes every row
+    (methods.RoLoRA, None), (methods.SDFLoRA, "example"), (methods.ASLoRA, "client"),
+    (methods.FedSVD, "example"), (methods.FLoRA, None), (KEEPS_B, "client"), (KEEPS_B, "example"),
+]  # fmt: skip
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder, without its lock."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths)}
+
+
+@pytest.mark.parametrize(("row", "unit"), CASES, ids=lambda x: getattr(x, "slug", x))
+def test_resume_equals_uninterrupted(row, unit, tmp_path):
+    """Bit for bit from the start and late, with head, kept factors, drop-outs and momentum."""
+    parts = tokens("head"), row, unit and private(unit)
+    whole = play(*parts, LONG)
+    for stop in (0, 4):
+        folder = tmp_path / str(stop)
+        play(*parts, LONG.replace(rounds=stop), checkpoint=folder)
+        rest = play(*parts, LONG, resume=folder)
+        assert [record.index for record in rest] == list(range(stop + 1, 7))
+        same_bits(whole[stop + 1 :], rest)
+        assert play(*parts, LONG, resume=folder) == []
+
+
+def test_a_resumed_run_is_scored_in_the_rounds_it_would_have_been(tmp_path):
+    """Every second round and the last, counted from the run's beginning."""
+    parts, plan = (regression(), "rolora", None), PLAN.replace(rounds=5)
+    whole = play(*parts, plan, evaluate_every=2)
+    play(*parts, plan.replace(rounds=1), checkpoint=tmp_path, evaluate_every=2)
+    rest = play(*parts, plan, resume=tmp_path, evaluate_every=2)
+    scored = [{r.index: r.metrics for r in run if r.metrics["loss"] >= 0} for run in (whole, rest)]
+    assert list(scored[0]) == [0, 2, 4, 5]
+    assert scored[1] == {t: scored[0][t] for t in (2, 4, 5)}
+
+
+def test_two_rounds_are_kept_and_may_go_on_elsewhere(tmp_path):
+    parts, here, there = (
+        (regression(), "rolora", private("example")),
+        tmp_path / "a",
+        tmp_path / "b",
+    )
+    play(*parts, LONG.replace(rounds=2), checkpoint=here)
+    names = [f"round-00000{t}.{ending}" for t in (1, 2) for ending in ("json", "safetensors")]
+    before = contents(here)
+    assert set(before) == {"ledger.json", "private/key", *names, *(f"private/{x}" for x in names)}
+    last = play(*parts, LONG, resume=here, checkpoint=there)[-1]
+    assert contents(here) == before
+    assert Ledger.load(there / "ledger.json").to_json() == book(last).to_json()
+
+
+def damaged(path: Path, how: str, other: Path) -> None:
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    else:
+        spoilt = {
+            "truncated": content[: len(content) // 2],
+            "empty": b"",
+            "padded": content + b"\0",
+        }
+        path.write_bytes(other.read_bytes() if how == "swapped" else spoilt[how])
+
+
+HOW = ["truncated", "empty", "missing", "swapped", "padded"]
+PARTS = ("round-{:06d}.json", "round-{:06d}.safetensors")
+PARTS += tuple(f"private/{part}" for part in PARTS)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """A run of six rounds whose clients keep a factor, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    return play(tokens("head"), KEEPS_B, private("example"), LONG, checkpoint=folder), folder
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("part", PARTS)
+def test_a_damaged_checkpoint_is_refused_and_the_earlier_one_loads(part, how, whole_run, tmp_path):
+    """A warning says so; the run goes on from the round before and ends at the same bits."""
+    whole, folder = whole_run
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    damaged(tmp_path / part.format(6), how, tmp_path / part.format(5))
+    run = tokens("head"), KEEPS_B, private("example"), LONG
+    if (how, part) == ("missing", PARTS[0]):
+        rest = play(*run, resume=tmp_path)
+    else:
+        with pytest.raises(checkpoint.Broken, match=r"^checkpoint=round-000006: expected a whole"):
+            checkpoint.read(tmp_path, 6)
+        with pytest.warns(UserWarning, match="going back to an earlier one"):
+            rest = play(*run, resume=tmp_path)
+    same_bits(whole[6:], rest)
+    assert checkpoint.latest(tmp_path)[0].round == 6
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_no_bit_may_change(part, tmp_path):
+    """Every tenth byte, one bit each; JSON may write one value in two ways, never another value."""
+    play(regression(), KEEPS_B, None, PLAN, checkpoint=tmp_path)
+    path = tmp_path / part.format(2)
+    content, (good, settings) = path.read_bytes(), checkpoint.read(tmp_path, 2)
+    for at in range(0, len(content), 10):
+        path.write_bytes(content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :])
+        try:
+            found, other = checkpoint.read(tmp_path, 2)
+        except checkpoint.Broken:
+            continue
+        assert (other, found.seen, found.changed) == (settings, good.seen, good.changed)
+        values = {**good.personal, **good.server.tensors}
+        for key, x in {**found.personal, **found.server.tensors}.items():
+            assert torch.equal(x, values[key])
+
+
+def test_without_any_whole_checkpoint_there_is_nothing_to_resume(tmp_path):
+    parts, words = (regression(), "ffa-lora", None, PLAN), ": expected a folder with a whole check"
+    play(*parts, checkpoint=tmp_path)
+    for path in tmp_path.glob("*.safetensors"):
+        path.write_bytes(b"nothing")
+    with (
+        pytest.warns(UserWarning, match="going back"),
+        pytest.raises(ValueError, match=rf"^resume='.*'{words}"),
+    ):
+        fl.run(*parts, resume=tmp_path)
+    with pytest.raises(ValueError, match=rf"^resume='.*nowhere'{words}"):
+        fl.run(*parts, resume=tmp_path / "nowhere")
+
+
+def test_other_settings_are_refused_in_one_line(tmp_path):
+    task, privacy = tokens(), private("example")
+    run = {"task": task, "method": "fedlora", "privacy": privacy, "plan": PLAN, "lora": LORA}
+    run |= {"seed": 0}
+    list(fl.run(**run, checkpoint=tmp_path))
+    for what, other in [
+        ("method", "ffa-lora"),
+        ("plan", PLAN.replace(lr=0.3)),
+        ("plan", PLAN.replace(optimizer="adamw")),
+        ("plan", PLAN.replace(server_optimizer="adam")),
+        ("lora", fl.Lora(rank=3)),
+        ("seed", 1),
+        ("seed", None),
+        ("privacy", private("example", sigma=2.0)),
+        ("task", replace(task, clients=tuple((x.flip(0), y) for x, y in task.clients))),
+    ]:
+        words = f"^resume='.*': expected the same {what} as in this run$"
+        with pytest.raises(ValueError, match=words):
+            fl.run(**{**run, what: other}, resume=tmp_path)
+    with pytest.raises(ValueError, match=r"expected the same (layers|task)"):
+        fl.run(**{**run, "task": tokens("head")}, resume=tmp_path)
+    longer = list(fl.run(**{**run, "plan": PLAN.replace(rounds=3)}, resume=tmp_path))
+    assert [record.index for record in longer] == [3]
+
+
+def test_another_run_is_never_overwritten(tmp_path):
+    """A folder with rounds or with a ledger is refused at the call unless it is resumed from."""
+    parts, used, begun = (regression(), "fedlora"), tmp_path / "run", tmp_path / "begun"
+    play(*parts, private("example"), PLAN, checkpoint=used)
+    before = contents(used)
+    for privacy in (None, private("example")):
+        with pytest.raises(ValueError, match=r"^checkpoint='.*': expected a folder without rounds"):
+            fl.run(*parts, privacy, PLAN, checkpoint=used)
+    assert contents(used) == before
+    play(*parts, None, PLAN.replace(rounds=0), checkpoint=begun)
+    play(*parts, None, PLAN, checkpoint=begun)
+
+
+def test_later_rounds_are_never_pruned_by_earlier_ones(tmp_path):
+    play(regression(), "fedlora", None, PLAN.replace(rounds=4), checkpoint=tmp_path)
+    state, settings = checkpoint.read(tmp_path, 3)
+    state.round = 1
+    checkpoint.store(tmp_path, state, settings)
+    assert checkpoint.rounds_in(tmp_path) == [1, 3, 4]
+
+
+def test_the_ledger_is_written_before_the_round(tmp_path):
+    """At every tick of round t it knows round t on disk, the newest checkpoint at most t - 1."""
+    for event in fl.ticks(*RUN, lora=LORA, checkpoint=tmp_path):
+        done = checkpoint.rounds_in(tmp_path)[-1]
+        if isinstance(event, Tick):
+            known = {release.round for release in Ledger.load(tmp_path / "ledger.json").releases}
+            assert event.round in known and done < event.round
+        else:
+            assert done == event.index
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_a_round_that_was_cut_short_stays_spent(seed, tmp_path):
+    """From a seed it is the same release again and counts once; without one it is another."""
+    for event in fl.ticks(*RUN, lora=LORA, seed=seed, checkpoint=tmp_path):
+        if isinstance(event, Tick):
+            break
+    last, plain = play(*RUN, seed=seed, resume=tmp_path)[-1], play(*RUN, seed=seed)[-1].epsilon
+    rounds = [release.round for release in book(last).releases]
+    assert rounds == ([1, 2] if seed == 0 else [1, 1, 2])
+    assert (last.epsilon == plain) == (seed == 0) and last.epsilon >= plain
+
+
+@pytest.mark.parametrize("how", ["missing", "behind", "damaged"])
+def test_a_ledger_behind_the_model_is_refused(how, tmp_path):
+    play(*RUN, checkpoint=tmp_path)
+    path = tmp_path / "ledger.json"
+    if how == "missing":
+        path.unlink()
+    elif how == "behind":
+        book(play(*RUN[:3], PLAN.replace(rounds=1))[-1]).save(path)
+    else:
+        path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
+    with pytest.raises(ValueError, match=r"^ledger[^\n]*$"):
+        play(*RUN, resume=tmp_path)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize(
+    ("field", "value"), [("noise_multiplier", 9.0), ("sample_rate", 0.01), ("count", 1)]
+)
+def test_every_entry_of_a_ledger_is_the_run_s_own(field, value, at, tmp_path):
+    """Of any round, the last too: one that says that less was spent is refused."""
+    play(*RUN, checkpoint=tmp_path)
+    data = json.loads((tmp_path / "ledger.json").read_text())
+    data["content"]["releases"][at][field] = value
+    parts = (data[name] for name in ("format", "version", "content"))
+    Ledger.from_json(checked_files.dump_checksummed(*parts)).save(tmp_path / "ledger.json")
+    with pytest.raises(ValueError, match=r"^ledger=.*as this run writes it"):
+        play(*RUN, resume=tmp_path)
+
+
+def test_only_safetensors_and_json_without_paths(tmp_path):
+    """No pickle, nothing of this machine."""
+    play(tokens("head"), KEEPS_B, private("example"), PLAN, checkpoint=tmp_path)
+    for name, content in contents(tmp_path).items():
+        if name.endswith(".json"):
+            json.loads(content)
+        elif name.endswith("key"):
+            assert len(bytes.fromhex(content.decode())) == 32
+        else:
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            assert all(set(x) == {"dtype", "shape", "data_offsets"} for x in header.values())
+        assert str(tmp_path).encode() not in content
+        assert not re.search(rb"/(home|root|tmp|usr)/", content)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    write_atomically(tmp_path / "file", b"old")
+    with pytest.raises(TypeError):
+        write_atomically(tmp_path / "file", 7)  # type: ignore[arg-type]
+    assert contents(tmp_path) == {"file": b"old"}
+
+
+def test_what_is_written_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
+    """Flushed whole, under another name until then; a list's line and new folders likewise."""
+    path, seen, named = tmp_path / "file", [], []
+    write_atomically(path, b"old")
+
+    def synced(number):
+        there = os.fstat(number)
+        if stat.S_ISDIR(there.st_mode):
+            names = [name for name in contents(tmp_path) if not name.endswith(".part")]
+            named.append((there.st_ino, names))
+        else:
+            seen.append((there.st_size, path.read_bytes()))
+
+    def renamed(draft, target):
+        seen.append((Path(draft).read_bytes(), Path(target).read_bytes()))
+        raise OSError("no such luck")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", renamed)
+        with pytest.raises(OSError, match="no such luck"):
+            write_atomically(path, b"newer")
+    assert seen == [(5, b"old"), (b"newer", b"old")]
+    assert contents(tmp_path) == {"file": b"old"}
+    append_line(tmp_path / "list", {"a": 1})
+    assert seen[2:] == [(len(b'{"a": 1}\n'), b"old")]
+    assert named == [(tmp_path.stat().st_ino, ["file", "list"])], "and the new name"
+    write_atomically(tmp_path / "one" / "two" / "file", b"new")
+    folders = [tmp_path, tmp_path / "one", tmp_path / "one" / "two"]
+    assert [number for number, _ in named[1:]] == [folder.stat().st_ino for folder in folders]
+    assert "one/two/file" in named[-1][1]
+
+
+def test_two_writers_of_one_file_do_not_share_a_draft(tmp_path, monkeypatch):
+    """Two processes that fetch the same part: each renames what it wrote itself."""
+    path, rename, drafts = tmp_path / "file", os.replace, []
+
+    def noted(draft, target):
+        drafts.append(Path(draft).name)
+        if len(drafts) == 1:  # another one comes in between
+            write_atomically(path, b"second")
+        rename(draft, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    write_atomically(path, b"first")
+    assert len(set(drafts)) == 2 and contents(tmp_path) == {"file": b"first"}

@@ -1,0 +1,134 @@
+"""What is said of a method before it runs: which published one it is, what its fields promise."""
+
+from typing import Any
+
+import pytest
+
+import fedlora_lab as fl
+from fedlora_lab import methods
+from fedlora_lab.federated import dry_run
+from fedlora_lab.methods import filters
+from fedlora_lab.methods.aggregation import by_layer, merge, truncated_svd
+from fedlora_lab.methods.method import Cycle
+from fedlora_lab.methods.table import measurements
+
+ROWS = methods.ALL | methods.VARIANTS
+PLAIN = methods.FedLoRA
+
+
+def test_every_row_is_itself():
+    """By its fields: under another name, with other words and another claim."""
+    for slug, row in ROWS.items():
+        row = row.replace(name="something else", source="", note="", exact=False)
+        assert dry_run.identify(row) == dry_run.Kinship(slug, slug, ())
+
+
+@pytest.mark.parametrize(
+    ("row", "slug"),
+    [
+        (PLAIN.replace(train=Cycle(("B", "A", "B", "A"))), "rolora"),
+        (PLAIN.replace(train=Cycle(("B B B",))), "ffa-lora"),
+        (PLAIN.replace(train=Cycle(("BA AB",))), "fedlora"),
+        (PLAIN.replace(train=Cycle(("B",)), share="B"), "ffa-lora"),
+        (PLAIN.replace(train=Cycle(("B",)), share="AB"), "ffa-lora"),
+        (PLAIN.replace(share="AB"), "fedlora"),
+        (PLAIN.replace(share="R"), "local"),
+        (PLAIN.replace(train=lambda t, s: "AB"), None),
+    ],
+)
+def test_equal_behaviour_is_equal(row, slug):
+    assert dry_run.identify(row.replace(name="mine")).same == slug
+
+
+def test_what_nobody_published_names_the_nearest_and_the_difference():
+    found = dry_run.identify(methods.LALoRA.replace(name="mine", aggregate=truncated_svd))
+    assert found == dry_run.Kinship(None, "la-lora", ("aggregate",))
+    row = methods.FFA.replace(precondition=filters.product_space, filter=filters.binomial(3))
+    found = dry_run.identify(row)
+    assert found.same is None and set(found.differs) == {"precondition", "filter"}
+
+
+@pytest.mark.parametrize("slug", ROWS)
+def test_exactness_is_the_claim(slug):
+    gap = dry_run.exactness(ROWS[slug])
+    measured = measurements()["methods"][slug]["deviation"]
+    zero = gap is not None and gap < dry_run.EXACT
+    assert (gap is None) == (measured is None)
+    assert zero == ROWS[slug].exact
+    assert zero or gap is None or gap > 1e-3
+
+
+@pytest.mark.parametrize("slug", ROWS)
+def test_bytes_are_those_that_were_measured(slug):
+    """In real runs on digits, to the byte; rounds played once serve other layers and crowds."""
+    row, found = ROWS[slug], measurements()["methods"][slug]
+    assert dry_run.client_bytes(row) == (found["up"], found["down"])
+    played = dry_run.play_rounds(row, rank=3, clients=7)
+    for clients, layers in ((2, [(8, 40)]), (50, [(64, 64), (30, 20)])):
+        setting: Any = {"rank": 3, "clients": clients, "layers": layers}
+        whole = dry_run.client_bytes(row, **setting)
+        assert dry_run.client_bytes(row, **setting, played=played) == whole
+
+
+def test_bytes_of_other_layers():
+    """By hand: two layers, rank 3, five clients."""
+    layers = [(50, 20), (30, 40)]
+    a, b = 3 * (20 + 40), 3 * (50 + 30)
+    size: Any = {"rank": 3, "clients": 5, "layers": layers}
+    find = {slug: dry_run.client_bytes(ROWS[slug], **size) for slug in ROWS}
+    assert find["fedlora"] == (4 * (a + b), 4 * (a + b))
+    assert find["ffa-lora"] == (4 * b, 4 * b)
+    assert find["rolora"] == (2 * (a + b), 2 * (a + b))
+    assert find["fed-sb"] == (4 * 18, 4 * 18)
+    residual = sum(min(tall * wide, 5 * 3 * (tall + wide)) for tall, wide in layers)
+    assert find["fedex-lora"].down == 4 * (a + b + residual)
+    for slug, row in ROWS.items():
+        if slug != "fedask-wide":  # whose sketch has a width of its own
+            up = [dry_run.client_bytes(row, rank=r, layers=[(256, 256)]).up for r in (32, 64)]
+            assert up[1] == (4 if slug == "fed-sb" else 2) * up[0]
+    with pytest.raises(ValueError, match=r"^layers=\[\]: expected at least one \(d_out, d_in\)"):
+        dry_run.client_bytes(PLAIN, layers=[])
+
+
+def test_a_composed_row_is_exact_or_not():
+    exact: Any = dry_run.exactness
+    assert exact(methods.LALoRA.replace(aggregate=merge)) < dry_run.EXACT
+    assert exact(methods.FFA.replace(aggregate=merge)) < dry_run.EXACT
+    assert exact(PLAIN.replace(train=Cycle(("AB", "B")))) > 0.01
+    assert exact(methods.FedASK.replace(train=Cycle(("AB",))), clients=1) < dry_run.EXACT
+    assert exact(methods.FFA.replace(own_ranks=0.5)) is None
+
+
+MEETS = {
+    "fedlora": "at once", "ffa-lora": "never", "rolora": "over rounds", "fedsvd": "never",
+    "la-lora": "within a round", "fed-sb": "never", "as-lora": "over rounds",
+    "fedsa-lora": "at once",
+}  # fmt: skip
+
+
+def test_traits_of_the_table():
+    for slug, row in ROWS.items():
+        found, measured = dry_run.traits(row), measurements()["methods"][slug]
+        assert found.exact == (None if measured["deviation"] is None else row.exact)
+        assert found.meets in dry_run.NOISE_PRODUCTS
+        assert found.meets == MEETS.get(slug, found.meets)
+        assert (found.uncertified is None) == (slug != "deer-literal")
+        assert found.idle == (slug == "la-lora-a-first") and found.learns
+    assert not dry_run.traits(PLAIN.replace(train=Cycle(("A",)))).learns
+    core = PLAIN.replace(start=filters.spectral)
+    assert not dry_run.traits(core).learns
+    assert dry_run.traits(core.replace(train=Cycle(("A R",)))).idle
+
+
+def test_rows_that_cannot_run_are_refused():
+    """And would have raised in the loop, where the schedule hides from the check."""
+    with pytest.raises(ValueError, match=r"^train='\*': expected no '\*' unless the server's rule"):
+        PLAIN.replace(train=Cycle(("*",)))
+    with pytest.raises(ValueError, match=r"^train='B R': expected no 'R' unless start makes it"):
+        PLAIN.replace(train=Cycle(("B", "R")))
+    assert PLAIN.replace(train=Cycle(("*",)), aggregate=by_layer())
+    task, plan = fl.tasks.regression(clients=2, examples=4), fl.Plan(rounds=1, batch=2)
+    for word in "*R":
+        row = PLAIN.replace(name="hidden", train=lambda t, s, word=word: word)
+        with pytest.raises(RuntimeError):
+            list(fl.run(task, row, None, plan))

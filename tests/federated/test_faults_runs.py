@@ -1,0 +1,308 @@
+"""Runs and studies killed, interrupted, out of space, shut out, or not alone: see faults.py."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import faults
+import pandas as pd
+import psutil
+import pytest
+from small import LORA, PLAN, play, private, regression, same_bits
+
+import fedlora_lab as fl
+from fedlora_lab._utils.files import append_line, lock_folder, write_atomically
+from fedlora_lab.experiments import runner
+from fedlora_lab.report.run_folder import SPENT, Folder, read_frame
+
+HERE = Path(__file__).parents[1]
+PATHS = f"{HERE}{os.pathsep}{HERE.parent}"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
+pytestmark = [pytest.mark.waits("kills"), pytest.mark.slow]
+posix = pytest.mark.skipif(os.name != "posix", reason="forks and limits of POSIX")
+ROLORA = regression(), "rolora", private("example")
+
+
+def scenario(name: str, folder: Path) -> dict[str, Any]:
+    """What a function of faults.py found."""
+    command = [sys.executable, str(HERE / "faults.py"), name, str(folder)]
+    options: Any = {"capture_output": True, "text": True, "timeout": 1200, "check": False}
+    done = subprocess.run(command, env=ENVIRONMENT, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@posix
+def test_kills_of_a_run_lose_nothing(tmp_path):
+    """Whenever it was killed: a whole state, the ledger never behind it, never less epsilon.
+
+    And the run that was taken up in the end is the undisturbed one, bit for bit.
+    """
+
+    def cells(folder: Path) -> pd.DataFrame:
+        frame: Any = read_frame(folder / "cells" / "fedlora-0.csv")
+        return frame[frame["measure"] != "seconds"].reset_index(drop=True)
+
+    found = scenario("runs", tmp_path)
+    assert len(found["seen"]) == faults.KILLS
+    assert len({(one["number"], one["done"]) for one in found["seen"]}) > 2, "different moments"
+    for one in found["seen"]:
+        assert one["fits"] and one["claimed"] >= one["spent"] * (1 - 1e-12), one
+    for one, later in pairwise(found["seen"]):
+        assert one["number"] < later["number"] or one["rows"] <= later["rows"], (one, later)
+    last = f"checkpoints/fedlora-0/round-{faults.PLAN.rounds:06d}.safetensors"
+    whole = tmp_path / "whole"
+    for folder in (tmp_path / f"run-{index}" for index in range(found["count"])):
+        pd.testing.assert_frame_equal(cells(folder), cells(whole), check_exact=True)
+        for name in ("cells/fedlora-0.json", last):
+            assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+@posix
+def test_kills_of_a_study_lose_nothing(tmp_path):
+    found = scenario("studies", tmp_path)
+    assert len(found["seen"]) == faults.KILLS
+    assert len({(one["number"], len(one["keys"])) for one in found["seen"]}) > 2, (
+        "different moments"
+    )
+    for one, later in pairwise(found["seen"]):
+        assert one["number"] < later["number"] or set(one["keys"]) <= set(later["keys"]), (
+            one,
+            later,
+        )
+
+    def values(path: Path) -> dict[str, Any]:
+        return {key: {**entry["values"], "seconds": 0} for key, entry in runner.load(path).items()}
+
+    whole = values(tmp_path / "whole")
+    assert len(whole) == 20
+    for path in (tmp_path / f"study-{index}" for index in range(found["count"])):
+        assert values(path) == whole
+        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        keys = [json.loads(line)["key"] for line in lines]
+        assert len(keys) == len(set(keys)), "no run twice"
+
+
+@posix
+def test_ctrl_c_is_one_line_and_a_state(tmp_path):
+    seen = scenario("interrupts", tmp_path)["seen"]
+    line = "fedlora-lab: stopped; the same command goes on from the last finished round"
+    said = [(one["code"], one["said"].strip().splitlines()) for one in seen]
+    assert said == [(130, [line])] * faults.INTERRUPTS and all(one["fits"] for one in seen)
+    shown = [one["rows"] for one in seen]
+    assert shown == sorted(shown) and shown[-1] > 1
+
+
+STUDY = """
+import sys
+from dataclasses import replace
+import faults
+from fedlora_lab.experiments import studies
+from fedlora_lab.cli import main
+short, other = (one := faults.tiny()).cases
+endless = replace(other, plan={**other.plan, "rounds": 10**9})
+studies.STUDIES["tiny"] = replace(one, cases=(short, endless))
+if __name__ == "__main__":
+    main(["study", "tiny", "--workers", "2", "--out", sys.argv[1]])
+"""
+
+
+@posix
+def test_ctrl_c_ends_a_study_and_its_workers(tmp_path):
+    """As a terminal sends it, to the whole group: one line at the end, no traceback, no worker."""
+    script, path = tmp_path / "play.py", tmp_path / "runs" / "tiny.jsonl"
+    script.write_text(STUDY)
+    piped: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, str(script), str(tmp_path)]
+    process = subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True, **piped)
+    until = time.monotonic() + 600
+    while not (path.exists() and path.read_text().count("\n") >= 2) and process.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    for status in (Path(f"/proc/{worker.pid}/status") for worker in workers):
+        if status.exists():  # a worker does not hear Ctrl-C: it is its parent's to answer
+            lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            # It starts with the signal blocked and ignores it once it has imported the package.
+            assert (int(lines["SigBlk"], 16) | int(lines["SigIgn"], 16)) & 1 << signal.SIGINT - 1
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        _, said = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in said
+    assert said.splitlines()[-1].startswith("fedlora-lab: stopped; the same command goes on")
+    assert psutil.wait_procs(workers, timeout=300)[1] == []
+    assert len(runner.load(path)) >= 2
+
+
+@posix
+def test_a_full_disk_is_one_line_and_the_state_before_it(tmp_path):
+    """The ledger that could not be written stops the round that it was for."""
+    found = scenario("full", tmp_path)
+    for one in found["seen"]:
+        assert one["code"] == 2 and one["said"].count("\n") == 1, one["said"]
+        assert one["said"].startswith("fedlora-lab: ") and "File too large" in one["said"]
+        assert one["fits"] and one["known"] in (max(one["done"], 0), one["done"] + 1), one
+        assert one["drafts"] == []
+    done = [one["done"] for one in found["seen"]]
+    assert done == sorted(done) and done[0] == -1 < 1 <= done[-1], done
+    code, kept, after = found["study"]
+    assert (code, after) == (3, 20) and 0 < kept < 20
+
+
+@posix
+def test_a_folder_that_may_not_be_written_is_one_line(tmp_path):
+    for folder in (tmp_path, *list(tmp_path.parents)[:3]):  # pytest keeps its folders to itself
+        folder.chmod(folder.stat().st_mode | 0o055)
+    found = scenario("closed", tmp_path)
+    assert found["codes"] == [0, 2] and found["same"], found["said"]
+    assert found["said"].startswith("fedlora-lab: ") and found["said"].count("\n") == 1
+    assert "Permission denied" in found["said"]
+
+
+def test_a_place_below_a_file_is_one_line(tmp_path):
+    """What stands in the way of a folder is named, and stays."""
+    taken = tmp_path / "taken"
+    taken.write_bytes(b"mine")
+    parts = regression(), "rolora", None
+    *_, record = play(*parts)
+    calls: dict[str, Any] = {
+        "checkpoint": lambda: play(*parts, checkpoint=taken / "run"),
+        "resume": lambda: play(*parts, resume=taken / "run"),
+        "folder": lambda: Folder(taken / "run").__enter__(),
+        "adapter": lambda: fl.save_adapter(record, taken / "out"),
+        "report": lambda: fl.report.report(taken),
+        "list": lambda: append_line(taken / "a.jsonl", {}),
+        "file": lambda: write_atomically(taken / "a", b""),
+        "ledger": lambda: fl.Ledger().save(taken / "ledger.json"),
+    }
+    for name, call in calls.items():
+        with pytest.raises((ValueError, OSError)) as refusal:
+            call()
+        assert "\n" not in str(refusal.value) and "taken" in str(refusal.value), name
+    assert taken.read_bytes() == b"mine" and list(tmp_path.iterdir()) == [taken]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_list_on_a_full_disk_is_an_error():
+    with pytest.raises(OSError, match="No space left"):
+        append_line(Path("/dev/full"), {"key": 1})
+
+
+def test_a_cell_whose_ledger_cannot_be_written_is_not_done(tmp_path):
+    """Its frame, which says that it is finished, is written last: else it would never run again."""
+    cell = "fedlora", 0, pd.DataFrame({"value": [1.0]})
+    with Folder(tmp_path / "run") as folder:
+        with pytest.raises(ValueError, match="JSON"):
+            folder.save(*cell, {"epsilon": float("nan")})
+        assert not folder.done(*cell[:2])
+        folder.save(*cell, {"epsilon": 1.0})
+        assert folder.done(*cell[:2])
+
+
+def test_two_runs_in_one_folder_refuse_each_other(tmp_path):
+    first, second = (fl.run(*ROLORA, PLAN, lora=LORA, checkpoint=tmp_path) for _ in range(2))
+    next(first)
+    with pytest.raises(ValueError, match=r"^out=.*: expected a folder that no other run is using$"):
+        next(second)
+    same_bits(play(*ROLORA)[1:], list(first))
+    assert len(play(*ROLORA, PLAN.replace(rounds=3), resume=tmp_path)) == 1
+
+
+def test_a_run_opened_before_another_wrote_there_is_refused(tmp_path):
+    """It would begin, or go on, from what is no longer the last state."""
+
+    def contents() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    late = fl.run(*ROLORA, PLAN, lora=LORA, checkpoint=tmp_path)
+    play(*ROLORA, checkpoint=tmp_path)
+    behind = fl.run(*ROLORA, PLAN.replace(rounds=4), lora=LORA, resume=tmp_path)
+    play(*ROLORA, PLAN.replace(rounds=3), resume=tmp_path)
+    before = contents()
+    for run in (late, behind):
+        with pytest.raises(ValueError, match=r"^checkpoint=.*: expected a folder in which no"):
+            next(run)
+    assert contents() == before
+
+
+def test_a_left_run_lets_go_of_its_folder(tmp_path):
+    left = fl.run(*ROLORA, PLAN, lora=LORA, checkpoint=tmp_path)
+    next(left)
+    left.close()
+    with lock_folder(tmp_path):
+        pass
+
+
+def test_two_studies_on_one_file_refuse_each_other(tmp_path):
+    parts: Any = faults.tiny(), tmp_path / "tiny.jsonl"
+    held = lock_folder(tmp_path, ".tiny.jsonl.lock")
+    with held, pytest.raises(ValueError, match="no other run is using"):
+        runner.run_study(*parts, workers=0, bar=False)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from fedlora_lab._utils.files import lock_folder
+with lock_folder(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_dead_holder_is_no_holder(tmp_path):
+    """A living process keeps others out; killed by kill -9 it leaves its lock file, and no lock."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match="no other run is using"):
+            play(*ROLORA, checkpoint=tmp_path)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (tmp_path / ".lock").exists()
+    assert len(play(*ROLORA, checkpoint=tmp_path)) == 3
+
+
+def test_a_clearing_that_was_killed_leaves_no_cell_of_another_run(tmp_path, monkeypatch):
+    """Killed before any removal: a cell that is still there has its settings, and its ledger."""
+    whole, unlink, rmtree, left = tmp_path / "whole", Path.unlink, shutil.rmtree, [0]
+    cells = [f"cells/{cell}-0.{kind}" for cell in ("fedlora", "rolora") for kind in ("csv", "json")]
+    parts = ["frame.csv", "ledger.json", "settings.json", "report.html", "private/key"]
+    for name in (*cells, *parts, "checkpoints/fedlora-0/rounds.csv"):
+        write_atomically(whole / name, "null")
+
+    def mortal(remove: Any) -> Any:
+        def removing(*args: Any, **options: Any) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            remove(*args, **options)
+
+        return removing
+
+    for removals in range(20):
+        shutil.copytree(whole, out := tmp_path / str(removals))
+        with Folder(out) as folder, monkeypatch.context() as patched:
+            left[0] = removals
+            patched.setattr(Path, "unlink", mortal(unlink))
+            patched.setattr(shutil, "rmtree", mortal(rmtree))
+            with suppress(KeyboardInterrupt):
+                folder.clear()
+        for cell in out.glob("cells/*.csv"):
+            assert (out / "settings.json").exists() and cell.with_suffix(".json").exists(), removals
+        with Folder(out) as folder:
+            folder.clear()
+        assert all(path.name == ".lock" or path.match(SPENT) for path in out.iterdir())
+    assert left[0] > 0, "the last one was whole"

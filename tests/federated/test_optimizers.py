@@ -1,0 +1,284 @@
+"""Optimisers: held against torch.optim, against a few lines by hand, and against their promises."""
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import torch
+
+import fedlora_lab as fl
+from fedlora_lab.methods import optimizers
+from fedlora_lab.methods.optimizers import (
+    SGD,
+    Adam,
+    AdamW,
+    DPAdam,
+    apply,
+    optimizer_of,
+    server_step,
+)
+
+EVERY: tuple[Any, ...] = (
+    SGD(),
+    SGD(momentum=0.8, weight_decay=0.1),
+    AdamW(betas=(0.5, 0.9), eps=1e-4, weight_decay=0.3),
+    Adam(),
+    DPAdam(weight_decay=0.1, floor=0.5),
+)
+every_rule = pytest.mark.parametrize("rule", EVERY, ids=str)
+both_precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+CLOSE: Any = {"rtol": 1e-12, "atol": 1e-14}
+START = {"A": (3, 2, 5), "B": (3, 4, 2)}
+
+
+def draw(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def start():
+    return {key: draw(*shape, seed=7) for key, shape in START.items()}
+
+
+def walk(rule, params, grads, lr: Any = 0.1, std: Any = 0.0):
+    """The parameters after all these steps, and the state."""
+    state = rule.init(params)
+    for one in grads:
+        steps, state = rule.update(one, state, params, lr, std)
+        params = apply(params, steps)
+    return params, state
+
+
+def turns(count=6, seed=0):
+    """Gradients of two factors: both move, then each alone."""
+    words = ("AB", "B", "A")
+    return [
+        {key: draw(*START[key], seed=seed + i + 90 * (key == "B")) for key in words[i % 3]}
+        for i in range(count)
+    ]
+
+
+def against_torch(rule, torch_rule, **settings):
+    """Two tensors of several clients with a rate each, together and by turns, in torch and here."""
+    rates = {"A": 0.05, "B": 0.2}
+    weights = {key: x.clone().requires_grad_() for key, x in start().items()}
+    oracle = torch_rule([{"params": [x], "lr": rates[k]} for k, x in weights.items()], **settings)
+    for one in turns():
+        oracle.zero_grad(set_to_none=True)
+        for key, grad in one.items():
+            weights[key].grad = grad.clone()
+        oracle.step()
+    found, _ = walk(rule, start(), turns(), rates)
+    for key, x in weights.items():
+        torch.testing.assert_close(found[key], x.detach(), **CLOSE)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_sgd_is_that_of_torch(momentum, weight_decay):
+    settings = {"momentum": momentum, "weight_decay": weight_decay}
+    against_torch(SGD(**settings), torch.optim.SGD, **settings)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.5)])
+def test_adam_is_that_of_torch(betas, weight_decay):
+    settings = {"betas": betas, "eps": 1e-6, "weight_decay": weight_decay}
+    for rule in (AdamW(**settings), Adam(**settings)):
+        against_torch(rule, torch.optim.AdamW, **settings)
+    if not weight_decay:
+        against_torch(Adam(**settings), torch.optim.Adam, **settings)
+    plain = torch.optim.AdamW([torch.zeros(1)]).defaults
+    assert all(getattr(AdamW(), name) == plain[name] for name in settings)
+
+
+@both_precisions
+def test_plain_sgd_is_the_bare_step(dtype):
+    """One tensor of all clients at first, then one each: the bits of ``p - lr * g``."""
+    params, bare = {"B": draw(1, 4, 2, dtype=dtype)}, draw(1, 4, 2, dtype=dtype)
+    grads = [{"B": draw(5, 4, 2, seed=i, dtype=dtype)} for i in range(1, 4)]
+    for one in grads:
+        bare = bare - 0.3 * one["B"]
+    found, state = walk(SGD(), params, grads, 0.3)
+    assert torch.equal(found["B"], bare) and state == {"B": {}}
+
+
+@every_rule
+def test_what_has_no_gradient_rests(rule):
+    """Neither the tensor nor its state is touched, by decay or by momentum; each has its clock."""
+    moved, state = walk(rule, start(), turns(2))
+    steps, after = rule.update({"B": draw(3, 4, 2, seed=5)}, state, moved, 0.1)
+    assert set(steps) == {"B"} and after["A"] is state["A"]
+    assert apply(moved, steps)["A"] is moved["A"]
+    if isinstance(rule, Adam):
+        assert [int(after[key]["step"]) for key in "AB"] == [1, 3]
+
+
+@every_rule
+def test_nothing_that_is_handed_in_changes(rule):
+    """And a key that the state does not hold begins as `init` has it."""
+    params, grads = {"B": draw(3, 4)}, {"B": draw(3, 4, seed=1)}
+    first, state = rule.update(grads, rule.init(params), params, 0.1, 0.3)
+    assert torch.equal(rule.update(grads, {}, params, 0.1, 0.3)[0]["B"], first["B"])
+    handed, own = [params["B"], grads["B"], *state["B"].values()], state["B"]
+    copies = [x.clone() for x in handed]
+    rule.update({**grads, "A": draw(2)}, state, {**params, "A": draw(2)}, 0.1, 0.3)
+    assert set(state) == {"B"} and state["B"] is own
+    assert all(map(torch.equal, handed, copies))
+
+
+@every_rule
+@both_precisions
+def test_a_client_has_the_bits_it_has_alone(rule, dtype):
+    """Odd sizes, so that vector and scalar kernels both meet: stacked, and one by one."""
+    params = {"B": draw(1, 7, 3, dtype=dtype)}
+    grads = [{"B": draw(5, 7, 3, seed=i, dtype=dtype)} for i in range(4)]
+    std = 0.5 + draw(5, 1, 3, dtype=dtype).abs()
+    whole, _ = walk(rule, params, grads, std={"B": std})
+    assert whole["B"].dtype == dtype
+    for k in range(5):
+        alone = [{"B": one["B"][k : k + 1]} for one in grads]
+        part, _ = walk(rule, params, alone, std={"B": std[k : k + 1]})
+        assert torch.equal(part["B"][0], whole["B"][k])
+
+
+@every_rule
+def test_linear_rules_move_the_noise_alone(rule):
+    """The noised walk less the bare one is the walk of the noise from zero, or it is said why."""
+    zero, noise = {key: torch.zeros_like(x) for key, x in start().items()}, turns(seed=50)
+    both = [{k: x + xi[k] for k, x in one.items()} for one, xi in zip(turns(), noise, strict=True)]
+    runs = (start(), turns()), (start(), both), (zero, noise)
+    bare, noised, alone = (walk(rule, *run)[0] for run in runs)
+    gap = max(float((noised[k] - bare[k] - alone[k]).abs().max()) for k in zero)
+    assert (gap < 1e-12) == rule.linear == (not rule.nonlinear)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("std", [0.0, torch.zeros(())])
+def test_without_noise_dp_adam_is_adam(decay, std):
+    pairs = (AdamW, 0.0), (DPAdam, std)
+    one, other = (walk(rule(weight_decay=decay), start(), turns(), std=x)[0] for rule, x in pairs)
+    assert all(torch.equal(one[key], other[key]) for key in START)
+
+
+@pytest.mark.parametrize("std", [0.4, torch.tensor([[0.2], [0.0], [3.0]], dtype=torch.float64)])
+@pytest.mark.parametrize("floor", [1e-6, 0.1])
+def test_dp_adam_by_hand(std, floor):
+    """Algorithm 1 of the source, with gamma' = floor s^2, for every client's own noise."""
+    p, (b1, b2), m, v = draw(3, 4), (0.9, 0.99), 0.0, 0.0
+    begin, grads = {"B": p}, [draw(3, 4, seed=i) for i in range(1, 6)]
+    variance = torch.as_tensor(std, dtype=torch.float64) ** 2
+    for t, g in enumerate(grads, 1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        left = torch.maximum(v / (1 - b2**t) - variance, floor * variance)
+        p = p - 0.1 * (m / (1 - b1**t)) / (left.sqrt() + 1e-8)
+    rule = DPAdam(betas=(b1, b2), floor=floor)
+    found, _ = walk(rule, begin, [{"B": g} for g in grads], std=std)
+    torch.testing.assert_close(found["B"], p, **CLOSE)
+
+
+def test_dp_adam_finds_the_signal_in_the_noise():
+    """Two signals ten times apart under the same noise: steps alike again, as without the noise."""
+    signal = torch.tensor([1.0, 0.1], dtype=torch.float64).repeat_interleave(500)
+    grads = [{"B": signal + 0.3 * draw(1000, seed=i)} for i in range(2000)]
+    ratios = []
+    for rule in (AdamW(weight_decay=0.0), DPAdam(floor=1e-3)):
+        state, total = rule.init({"B": signal}), torch.zeros_like(signal)
+        for t, one in enumerate(grads):
+            steps, state = rule.update(one, state, {"B": signal}, 1.0, 0.3)
+            total += steps["B"] if t >= 1000 else 0.0
+        ratios.append(float(total[:500].mean() / total[500:].mean()))
+    assert ratios[0] > 2.5 and ratios[1] == pytest.approx(1.0, abs=0.2)
+
+
+def test_the_floor_bounds_a_step_without_signal():
+    """However few steps there were, at most 1 / sqrt(floor) in units of noise."""
+    noise = {"B": 0.3 * draw(4000)}
+    steps, _ = DPAdam(floor=0.1).update(noise, {}, noise, 1.0, 0.3)
+    assert float((steps["B"].abs() * 0.3 / noise["B"].abs()).max()) <= 1 / math.sqrt(0.1) + 1e-6
+
+
+@pytest.mark.parametrize("lr", [1.0, 0.5])
+@pytest.mark.parametrize("rule", [SGD(), SGD(momentum=0.9), Adam()], ids=str)
+def test_the_server_steps_by_hand(rule, lr):
+    """FedAvgM and FedAdam over three rounds, one tensor of which is sent in the first only."""
+    held, state, v, m, s = {"A": draw(2, 5), "B": draw(4, 2)}, {}, 0.0, 0.0, 0.0
+    plain = held["B"]
+    for t in (1, 2, 3):
+        mean = {key: draw(*x.shape, seed=t) for key, x in held.items() if key == "B" or t == 1}
+        gap = plain - mean["B"]
+        if rule.linear:
+            v = rule.momentum * v + gap
+            plain = plain - lr * v
+        else:
+            m, s = 0.9 * m + 0.1 * gap, 0.99 * s + 0.01 * gap**2
+            plain = plain - lr * (m / (1 - 0.9**t)) / ((s / (1 - 0.99**t)).sqrt() + 1e-3)
+        after, state = server_step(rule, state, held, mean, lr)
+        assert set(after) == set(mean)
+        held = {**held, **after}
+    torch.testing.assert_close(held["B"], plain, **CLOSE)
+
+
+def test_a_plain_server_takes_the_aggregate():
+    before, mean = {"B": draw(4, 2), "A": draw(2, 5)}, {"B": draw(4, 2, seed=1)}
+    after, state = server_step(optimizer_of("sgd"), {}, before, mean)
+    assert after["B"] is mean["B"] and (set(after), state) == ({"B"}, {})
+
+
+@every_rule
+def test_text_and_settings_are_read_back(rule):
+    table = {**optimizers.OPTIMIZERS, **optimizers.SERVER_OPTIMIZERS}
+    kept = json.loads(json.dumps(asdict(rule)))
+    for written in (rule, str(rule), asdict(rule), kept):
+        assert optimizer_of(written, table=table) == rule
+    assert hash(optimizer_of(kept, table=table)) == hash(rule)
+
+
+def test_words():
+    assert str(AdamW(betas=(0.5, 0.9), eps=1)) == "adamw:betas=0.5/0.9,eps=1.0"
+    assert repr(SGD(momentum=0.9)) == "SGD(momentum=0.9, weight_decay=0.0)"
+    assert optimizer_of(" sgd : momentum = 0.9 , weight_decay=5e-4") == SGD(0.9, 5e-4)
+    assert optimizer_of("dp-adam:floor=1") == DPAdam(floor=1) != AdamW(weight_decay=0.0)
+    assert fl.Plan(optimizer="sgd:momentum=0.9") == fl.Plan(optimizer=SGD(momentum=0.9))
+
+
+SETTINGS = "optimizer='{}': expected settings as in 'adamw:eps=1e-6,betas=0.9/0.99', each once"
+CHOICE = "expected one of 'sgd', 'adamw', 'dp-adam', with settings as in 'sgd:momentum=0.9'"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("rmsprop", f"optimizer='rmsprop': {CHOICE}"),
+        (None, f"optimizer=None: {CHOICE}"),
+        (SGD, f"SGD'>: {CHOICE}"),
+        ({"momentum": 0.9}, f"optimizer={{'momentum': 0.9}}: {CHOICE}"),
+        ({"name": ["sgd"]}, f"optimizer={{'name': ['sgd']}}: {CHOICE}"),
+        (Adam(), CHOICE),
+        ("sgd:", SETTINGS.format("sgd:")),
+        ("sgd:momentum=x", SETTINGS.format("sgd:momentum=x")),
+        ("sgd:momentum=0.9,momentum=0.8", SETTINGS.format("sgd:momentum=0.9,momentum=0.8")),
+        ("sgd:betas=0.9", "expected settings of sgd among momentum, weight_decay"),
+        ("sgd:name=1", SETTINGS.format("sgd:name=1")),
+        ("sgd:momentum=1", "sgd momentum=1.0: expected a number in [0, 1)"),
+        ("sgd:momentum=nan", "sgd momentum=nan: expected a number in [0, 1)"),
+        ("sgd:momentum=0.5/0.5", "sgd momentum=(0.5, 0.5): expected a number in [0, 1)"),
+        ("sgd:weight_decay=-1", "sgd weight_decay=-1.0: expected a number in [0, 1e+09]"),
+        ("adamw:betas=0.9", "adamw betas=0.9: expected two numbers in [0, 1)"),
+        ("adamw:betas=0.9/1", "adamw betas[1]=1.0: expected a number in [0, 1)"),
+        ("adamw:eps=0", "adamw eps=0.0: expected a number in (0, 1e+09]"),
+        ("dp-adam:floor=0", "dp-adam floor=0.0: expected a number in (0, 1e+09]"),
+        ({"name": "sgd", "momentum": "0.9"}, "sgd momentum='0.9': expected a number in [0, 1)"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(value, words):
+    with pytest.raises(ValueError) as caught:
+        optimizer_of(value)
+    assert str(caught.value).endswith(words) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["adamw", DPAdam()])
+def test_the_server_has_a_table_of_its_own(value):
+    with pytest.raises(ValueError, match=r"^server_optimizer=.*: expected one of 'sgd', 'adam',"):
+        optimizer_of(value, "server_optimizer", optimizers.SERVER_OPTIMIZERS)

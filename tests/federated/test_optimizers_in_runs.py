@@ -1,0 +1,157 @@
+"""Optimisers of clients and server in whole runs: every engine, resuming, ledger and noise."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import pytest
+import steps
+import torch
+from flowers import ROUNDS, apart, by_messages, protected
+from small import PLAN, book, play, private, regression, same_bits, tokens
+
+import fedlora_lab as fl
+from fedlora_lab import methods
+from fedlora_lab.federated import local_training
+from fedlora_lab.federated.records import origin
+from fedlora_lab.methods.aggregation import by_layer
+from fedlora_lab.methods.optimizers import OPTIMIZERS, Adam, Optimizer
+
+EVERY = list(methods.ALL.values())
+WRITES = [r for r in EVERY if set(getattr(r.aggregate, "writes", ())) & set("ABRW")]
+NOISE = {"noise_A", "noise_B", "noise_BA", "snr"}
+SGD = "sgd:momentum=0.5,weight_decay=0.1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["example", "client"])
+@pytest.mark.parametrize(
+    ("slug", "client"),
+    [("fedlora", SGD), ("la-lora", "adamw:eps=1e-3"), ("deer", "dp-adam:eps=1e-3")],
+)
+def test_three_engines_agree(slug, client, unit):
+    """Messages, one client at a time, and all in one tensor; every row in test_flower.py."""
+    server = {"optimizer": client, "lr": 0.05, "server_optimizer": "adam", "server_lr": 0.7}
+    parts, plan = (tokens("head"), slug, protected(unit)), ROUNDS.replace(**server)
+    whole = play(*parts, plan)
+    assert apart(whole, play(*parts, plan, chunk_clients=1, chunk_examples=1)) <= 1e-5
+    assert apart(whole, by_messages(*parts, plan)) <= 1e-5
+    assert apart(whole, play(*parts, ROUNDS)) > 1e-4
+
+
+@pytest.mark.parametrize("row", WRITES, ids=lambda row: row.slug)
+@pytest.mark.parametrize("given", [{"server_optimizer": "adam"}, {"server_lr": 0.5}])
+def test_a_rule_that_writes_factors_has_no_server_optimiser(row, given):
+    with pytest.raises(ValueError, match=r"^server_optimizer=.*: expected sgd at server_lr=1 for"):
+        play(regression(), row, None, PLAN.replace(**given))
+
+
+def test_a_rule_that_chooses_takes_a_server_s_optimiser():
+    row = methods.ASLoRA.replace(aggregate=by_layer())
+    assert len(play(tokens(), row, None, PLAN.replace(server_optimizer="adam"))) == 3
+
+
+@pytest.mark.parametrize("unit", ["example", "client"])
+def test_an_optimiser_costs_no_privacy(unit):
+    other = PLAN.replace(optimizer="adamw", server_optimizer="adam", server_lr=0.7)
+    runs = [play(tokens("head"), "fedlora", private(unit), plan)[-1] for plan in (PLAN, other)]
+    assert book(runs[0]).releases == book(runs[1]).releases
+
+
+@pytest.mark.parametrize("client", [SGD, "adamw", "dp-adam"])
+@pytest.mark.parametrize("unit", [None, "example", "client"])
+def test_noise_is_known_or_it_is_said_why_not(client, unit):
+    """Unknown only where a step that is no linear map meets noise."""
+    plan, unknown = PLAN.replace(optimizer=client), unit == "example" and client != SGD
+    record = play(tokens("head"), "fedlora", unit and private(unit), plan)[-1]
+    values = [value for _, name, value in record.rows if name in NOISE]
+    assert values and all(math.isnan(value) == unknown for value in values)
+    assert set(record.unmeasured) == (NOISE if unknown else set())
+    assert all(text.startswith(f"{client}: a step divides") for text in record.unmeasured.values())
+
+
+@pytest.mark.parametrize("row", ["fedlora", "la-lora", "deer"])
+@pytest.mark.parametrize("rule", [fl.SGD(), fl.SGD(momentum=0.8, weight_decay=0.3)], ids=str)
+def test_the_noise_that_a_client_holds_is_known(row, rule):
+    """A walk with noise less one without, where C -> 0 takes the signal: decay shrinks it too."""
+    found = []
+    for sigma in (1e12, 0.0):
+        setting, clients = steps.prepared(tokens("head"), methods.get(row), sigma, clip=1e-12)
+        setting = replace(setting, plan=fl.Plan(batch=2, lr=0.1, optimizer=rule))
+        for s in range(4):
+            local_training.local_step(setting, clients, 0, s)
+        found.append(clients)
+    for key, noise in found[0].noise.items():
+        change = found[0].bank[key] - found[1].bank[key]
+        torch.testing.assert_close(change, noise.expand_as(change), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ["la-lora", "deer", "deer-literal", "fed-sb"])
+def test_the_noise_s_size_is_known_number_by_number(row):
+    """Each number's standard deviation over many draws: within five standard errors."""
+    row, draws, sigma = methods.get(row), 80, 1.7
+    for s in range(2):
+        seen, told = {}, {}
+        for seed in range(draws):
+            setting, clients = steps.prepared(tokens("head"), row, sigma, seed, batch=2)
+            moving = local_training.moving_keys(clients.bank, row.moves(0, s))
+            maps = local_training.preconditioners(row, moving, clients.bank)
+            # Plain SGD at rate 1: the noise that is held is the gradient's.
+            local_training.local_step(setting, clients, 0, s)
+            level = torch.full((3,), sigma * steps.CLIP / 2)
+            for key, xi in clients.noise.items():
+                seen.setdefault(key, []).append(xi)
+                told[key] = local_training.noise_std(setting, key, level, xi, maps.get(key))
+        for key, parts in seen.items():
+            ratio = torch.stack(parts).square().mean(0).sqrt() / told[key]
+            assert bool(((ratio - 1).abs() < 5 / math.sqrt(2 * draws)).all()), key
+
+
+def test_a_client_begins_every_round_anew():
+    """Two rounds of a client alone are two runs of one round each."""
+    plan = fl.Plan(rounds=2, local_steps=3, batch=None, lr=0.05, optimizer="adamw")
+    task = tokens("head").only(1)
+    first, second = (origin(record)[2].tensors for record in play(task, "fedlora", None, plan)[1:])
+    setting, _ = steps.prepared(task, methods.FedLoRA, 0.0, clip=math.inf)
+    fresh = local_training.Clients((0,), {key: x[None] for key, x in first.items()}, {})
+    for s in range(3):
+        local_training.local_step(replace(setting, plan=plan), fresh, 1, s)
+    for key, x in second.items():
+        torch.testing.assert_close(fresh.bank[key][0], x, rtol=1e-9, atol=1e-12)
+
+
+def test_a_server_s_optimiser_is_left_out_of_the_deviation():
+    """A row that claims an exact mean keeps the claim, though the server ends elsewhere."""
+    plans = [PLAN.replace(server_optimizer=rule) for rule in (Adam(), "sgd")]
+    exact, plain = (play(tokens(), "ffa-lora", None, plan)[-1] for plan in plans)
+    assert exact.deviation < 1e-9
+    norms = [[v for _, name, v in record.rows if name == "norm"] for record in (exact, plain)]
+    assert norms[0] != norms[1]
+
+
+@dataclass(frozen=True)
+class SignDescent(Optimizer):
+    """What somebody adds from outside: steps of one size."""
+
+    name: str = field(default="sign", init=False, repr=False)
+    nonlinear: ClassVar[str] = "a sign forgets how large signal and noise were"
+
+    def _zeros(self, param):
+        return {}
+
+    def _step(self, grad, own, param, lr, std):
+        return -lr * grad.sign(), own
+
+
+def test_an_optimizer_from_outside_is_one_entry(monkeypatch, tmp_path):
+    """It is named in plans, moves as it says, is resumed, and its noise is said to be unknown."""
+    monkeypatch.setitem(OPTIMIZERS, "sign", SignDescent)
+    plan = fl.Plan(rounds=2, local_steps=1, batch=None, lr=0.25, optimizer="sign")
+    parts = regression(), "ffa-lora", private("example")
+    start, first, last = play(*parts, plan)
+    moved = first.adapter["map"][1] - start.adapter["map"][1]
+    assert set((moved.abs() * 3 / 0.25).round(decimals=9).unique().tolist()) <= {1.0, 3.0}
+    assert set(last.unmeasured.values()) == {f"sign: {SignDescent.nonlinear}"}
+    play(*parts, plan.replace(rounds=1), checkpoint=tmp_path)
+    same_bits([last], play(*parts, plan, resume=tmp_path))

@@ -1,0 +1,92 @@
+"""Runs are found again by their content, and by nothing less."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from small import LORA, PLAN, private, regression
+
+import fedlora_lab as fl
+from fedlora_lab.federated import run_cache, simulation
+from fedlora_lab.federated.comparison import Cell
+
+ROW = fl.methods.FFA
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """How many runs were opened."""
+    count, true = [], simulation.ticks
+
+    def counted(*args, **options):
+        count.append(args)
+        return true(*args, **options)
+
+    monkeypatch.setattr(simulation, "ticks", counted)
+    return count
+
+
+def compare(folder, task=None, row=ROW, privacy=None, plan=PLAN, lora=LORA, seeds=(0,), **options):
+    parts = task or regression(), [row], privacy or private("example"), plan, list(seeds)
+    return fl.compare(*parts, lora=lora, progress=False, cache=folder, **options)
+
+
+def test_a_second_call_trains_nothing_and_gives_the_same_frame(tmp_path, trained, monkeypatch):
+    first = compare(tmp_path)
+    assert len(trained) == 1
+    pd.testing.assert_frame_equal(compare(tmp_path), first, check_exact=True)
+    monkeypatch.setenv(run_cache.VARIABLE, str(tmp_path))
+    pd.testing.assert_frame_equal(compare(None), first, check_exact=True)
+    assert len(trained) == 1
+    compare(False)
+    assert len(trained) == 2
+
+
+def own_filter(x, side):
+    return 0.5 * x
+
+
+def test_any_changed_ingredient_trains_anew(monkeypatch):
+    x, y = regression().clients[0]
+    moved = replace(regression(), clients=((x + 1e-9, y), *regression().clients[1:]))
+    renamed = replace(regression(), name="other")
+    base = [ROW, regression(), private("example"), PLAN, LORA, 0]
+    others = [
+        {0: ROW.replace(exact=not ROW.exact)}, {0: ROW.replace(share="B")}, {0: fl.methods.RoLoRA},
+        {1: moved}, {1: renamed}, {1: replace(regression(), public_test=False)},
+        {2: private("client")}, {2: private("example", sigma=1.5)}, {2: None},
+        {3: PLAN.replace(rounds=3)}, {3: PLAN.replace(optimizer="sgd:momentum=0.1")},
+        {3: PLAN.replace(server_lr=0.5)}, {4: fl.Lora(rank=2, alpha=4.0)}, {5: 1},
+    ]  # fmt: skip
+    keys = [
+        run_cache.run_key(Cell.named(*[change.get(i, x) for i, x in enumerate(base)]), {})
+        for change in ({}, *others)
+    ]
+    cell = Cell.named(*base)
+    keys += [run_cache.run_key(cell, {"evaluate_every": 2})]
+    assert run_cache.run_key(cell, {}) == keys[0]
+    monkeypatch.setattr(run_cache, "code_version", lambda: "another")
+    keys += [run_cache.run_key(cell, {})]
+    assert None not in keys
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_release_is_never_stored(tmp_path, trained):
+    compare(tmp_path, seeds=(None,))
+    compare(tmp_path, seeds=(None,))
+    assert len(trained) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_code_that_cannot_be_read_is_never_stored(tmp_path, trained):
+    """A rule of the user's own has the same name after it is changed."""
+    for _ in range(2):
+        compare(tmp_path, row=ROW.replace(filter=own_filter))
+    assert len(trained) == 2
+
+
+def test_a_folder_is_its_owner_s(tmp_path):
+    compare(tmp_path / "cache")
+    assert (tmp_path / "cache").stat().st_mode & 0o077 == 0
+    with pytest.raises(ValueError, match="cache=True: expected a folder, None or False"):
+        compare(True)

@@ -1,0 +1,315 @@
+"""The loop: its rounds and public steps, what a record holds and a release hides, comparisons."""
+
+import ast
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from contract import with_clients
+from safetensors.torch import load_file
+from small import LORA, PLAN, book, frame, play, private, regression, same_bits, tensors, tokens
+
+import fedlora_lab as fl
+from fedlora_lab import methods
+from fedlora_lab.federated import uploads
+from fedlora_lab.federated.comparison import BASELINES
+from fedlora_lab.federated.local_training import local_step
+from fedlora_lab.federated.records import COLUMNS, Round, Tick
+from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.lora import per_example
+
+KEEPS_B = methods.FedLoRA.replace(name="keeps B", share="A")
+NOISE = {"noise_A", "noise_B", "noise_BA", "snr"}
+PACKAGE = Path(fl.__file__).parent
+
+
+def opened(**changes):
+    task, plan = regression(clients=10), PLAN.replace(**changes)
+    return Federation.open(task, methods.FedLoRA, None, plan, lora=LORA)
+
+
+def test_events_come_in_order_and_only_when_asked_for():
+    """A record, then each round's ticks and record; chunks of clients tick one after the other."""
+    parts = tokens(), "fedlora", None
+    events = list(fl.ticks(*parts, PLAN, lora=LORA))
+    names = [(e.round, e.step) if isinstance(e, Tick) else e.index for e in events]
+    assert names == [0, (1, 1), (1, 2), 1, (2, 1), (2, 2), 2]
+    events = list(fl.ticks(*parts, PLAN.replace(rounds=1), lora=LORA, chunk_clients=2))
+    assert [e for e in events if isinstance(e, Tick)] == [(1, 1), (1, 2), (1, 1), (1, 2)]
+    endless = fl.run(*parts, PLAN.replace(rounds=10**6), lora=LORA)
+    assert [next(endless).index for _ in range(3)] == [0, 1, 2]
+    endless.close()
+    left = fl.ticks(*parts, PLAN, lora=LORA)
+    assert isinstance([next(left) for _ in range(2)][1], Tick)
+    left.close()
+    same_bits(play(*parts), play(*parts))
+
+
+@pytest.mark.slow
+def test_no_other_room_uses_a_private_name_of_a_run():
+    def parsed(path: Path) -> list[ast.AST]:
+        return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+    nodes = [node for path in (PACKAGE / "federated").glob("*.py") for node in parsed(path)]
+    names = {n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    names, wrong = {name for name in names if re.match(r"_[^_]", name)}, []
+    for path in (path for path in PACKAGE.rglob("*.py") if "federated" not in path.parts):
+        for node in parsed(path):
+            if isinstance(node, ast.Attribute) and node.attr in names:
+                own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                wrong += [] if own else [f"{path.name}:{node.lineno} {node.attr}"]
+            if isinstance(node, ast.ImportFrom) and "federated" in (node.module or ""):
+                wrong += [f"{path.name} {name.name}" for name in node.names if name.name[0] == "_"]
+    assert wrong == []
+
+
+def test_a_run_by_its_public_steps_is_the_run():
+    parts = tokens("head"), "rolora", private("example"), PLAN.replace(dropout=0.3)
+    run = Federation.open(*parts, lora=LORA)
+    records = [run.record_start(run.initial_outcome())]
+    while not run.ended:
+        opened = run.begin_round()
+        clients = run.start_clients(opened.ids, opened.sent)
+        for step in range(PLAN.local_steps):
+            local_step(run.setting, clients, opened.t, step)
+        keys = uploads.round_keys(run.setting, opened.before.tensors, opened.t)
+        everyone = uploads.stack_clients(run.setting, [clients], keys.moved, opened.sent)
+        arrived, sent = run.arrivals(opened.t, opened.ids), opened.sent
+        received = uploads.release_round(run.setting, everyone, arrived, keys.sent, sent, opened.t)
+        there = tuple(opened.ids[i] for i in arrived.tolist())
+        records.append(run.record(run.finish_round(opened, received, everyone, keys.kept, there)))
+    same_bits(records, list(fl.run(*parts, lora=LORA)))
+
+
+def test_participation_is_poisson():
+    """Each client on its own with the plan's probability; from the seed and the round alone."""
+    run, count = opened(participation=0.3), 400
+    drawn = [run.participants(t) for t in range(count)]
+    sizes = torch.tensor([len(ids) for ids in drawn], dtype=torch.float64)
+    assert abs(float(sizes.mean()) - 3) < 5 * math.sqrt(2.1 / count)
+    assert abs(float(sizes.var()) - 2.1) < 5 * 2.1 * math.sqrt(2 / count)
+    for k in range(10):
+        assert abs(sum(k in ids for ids in drawn) / count - 0.3) < 5 * math.sqrt(0.21 / count)
+    again = opened(participation=0.3)
+    assert [again.participants(t) for t in range(5)] == drawn[:5]
+    assert opened().participants(0) == tuple(range(10))
+
+
+def test_uploads_are_lost_at_the_plans_rate():
+    run, count, everyone = opened(dropout=0.2), 400, tuple(range(10))
+    arrived = [len(run.arrivals(t, everyone)) for t in range(count)]
+    assert abs(sum(arrived) / count - 8) < 5 * math.sqrt(1.6 / count)
+    assert run.arrivals(0, ()).tolist() == []
+    for t in range(5):
+        part = {(3, 7)[i] for i in run.arrivals(t, (3, 7)).tolist()}
+        assert part == set(run.arrivals(t, everyone).tolist()) & {3, 7}
+
+
+@pytest.mark.parametrize("unit", [None, "example"])
+def test_a_round_without_clients_changes_nothing(unit):
+    plan = PLAN.replace(rounds=6, participation=1e-9)
+    first, *_, last = records = play(tokens("head"), "fedlora", unit and private(unit), plan)
+    assert [record.participants for record in records] == [0] * 7
+    assert all(torch.equal(x, tensors(first)[name]) for name, x in tensors(last).items())
+    assert last.epsilon == (math.inf if unit is None else 0)
+
+
+def test_the_frame_is_tidy():
+    """One row for each round, layer and measure; nothing twice; the measures that are promised."""
+    records = play(tokens("head"), "fedlpp", private("example"))
+    table = fl.to_frame(records)
+    assert list(table.columns) == COLUMNS and table["value"].dtype == float
+    assert not table.duplicated(["task", "method", "seed", "round", "layer", "measure"]).any()
+    whole, layers = table.query("layer == 'all'"), table.query("layer != 'all'")
+    assert set(whole["measure"]) == {
+        "accuracy", "loss", "accuracy_received", "loss_received", "epsilon", "deviation",
+        "numbers_up", "bytes_up", "numbers_down", "bytes_down", "participants", "clipped",
+        "nonfinite", "seconds",
+    }  # fmt: skip
+    assert set(layers["layer"]) == {"inner", "outer"} and set(table["round"]) == {0, 1, 2}
+    assert set(layers["measure"]) == {"norm", "deviation", "deviation_relative", *NOISE}
+    assert list(records[-1].layers.columns) == ["layer", "measure", "value"]
+
+
+def test_records_are_frozen_and_do_not_follow_the_run():
+    """A record is what was true after its round, also when the run has gone on."""
+
+    def content(record):
+        values = {name: x.clone() for name, x in tensors(record).items()}
+        return values, (record.epsilon, book(record).to_json())
+
+    run = fl.run(tokens("head"), KEEPS_B, private("example"), PLAN, lora=LORA)
+    pairs = [(record, content(record)) for record in run]
+    for record, (values, said) in pairs:
+        assert all(torch.equal(x, values[name]) for name, x in tensors(record).items())
+        assert content(record)[1] == said
+    with pytest.raises(AttributeError):
+        pairs[0][0].index = 3  # type: ignore[misc]
+    with pytest.raises(ValueError, match="snapshot takes no entries"):
+        book(pairs[0][0]).record(9, (0,), sample_rate=0.1, noise_multiplier=1.0)
+
+
+def test_metrics_are_means_over_the_test_examples():
+    task = tokens("head")
+    record, y = play(task, "fedlora", None)[-1], task.test[1]
+    outputs = fl.predict(task, record, task.test[0])
+    right, loss = (outputs.argmax(1) == y).double(), torch.nn.functional.cross_entropy(outputs, y)
+    assert record.metrics == pytest.approx({"accuracy": float(right.mean()), "loss": float(loss)})
+
+
+def test_rounds_between_need_not_be_scored():
+    """It changes nothing that is trained; the first and the last round are always scored."""
+    plan = PLAN.replace(rounds=5)
+    every, some = (play(tokens(), "fedlora", None, plan, evaluate_every=n) for n in (1, 2))
+    hidden = [math.isnan(record.metrics["loss"]) for record in some]
+    assert hidden == [False, True, False, True, False, False]
+    for a, b in zip(every, some):
+        assert math.isnan(b.metrics["loss"]) or a.metrics == b.metrics
+        assert all(torch.equal(x, tensors(b)[name]) for name, x in tensors(a).items())
+
+
+def test_kept_factors_are_scored_client_by_client():
+    """The metrics are means over the clients' own models, clients that never came included."""
+    task, plan = tokens("head"), PLAN.replace(participation=0.5)
+    run = Federation.open(task, KEEPS_B, None, plan, lora=LORA, seed=4)
+    record = [event for event in run.events() if isinstance(event, Round)][-1]
+    assert -1 in run.state.seen and math.isnan(record.deviation)
+    losses = []
+    for k in range(3):
+        own = {key: own[k] for key, own in run.state.personal.items()}
+        parts = task, run.setting.adapted, {**run.state.server.tensors, **own}, task.test
+        losses.append(per_example.evaluate(*parts)["loss"])
+    assert record.metrics["loss"] == pytest.approx(sum(losses) / 3) and len(set(losses)) > 1
+
+
+@pytest.mark.parametrize("unit", ["example", "client"])
+def test_clips_and_bad_values_are_counted(unit):
+    """The share of what the clip of the unit scaled down: examples, or clients' updates."""
+    task, plan = tokens("head"), PLAN.replace(batch=None)
+    for clip, share in ((1e9, 0.0), (1e-9, 1.0)):
+        records = play(task, "fedlora", private(unit, sigma=0.0, clip=clip), plan)
+        assert (records[0].clipped, records[-1].clipped) == (0, share)
+        assert records[-1].nonfinite == 0
+    x, y = task.clients[0]
+    spoilt = with_clients(task, [(torch.full_like(x, math.nan), y), *task.clients[1:]])
+    assert play(spoilt, "fedlora", private(unit), plan)[-1].nonfinite == 5 * 2
+
+
+def release(row="fedlora", unit="client", **options):
+    return play(tokens("head"), row, private(unit), seed=None, **options)
+
+
+@pytest.mark.parametrize("unit", ["example", "client"])
+def test_without_a_seed_no_two_runs_agree(unit):
+    first, second = release(unit=unit)[-1], release(unit=unit)[-1]
+    seeded = play(tokens("head"), "fedlora", private(unit))[-1]
+    modes = [book(first).mode, book(seeded).mode]
+    assert modes == ["release", "reproducible: not for release"]
+    assert first.epsilon == second.epsilon
+    for name, x in tensors(first).items():
+        assert ((x - tensors(second)[name]).abs() > 0).all(), name
+
+
+@pytest.mark.parametrize(
+    "row", ["fedlora", "local", "fedlpp", KEEPS_B], ids=lambda row: getattr(row, "slug", row)
+)
+@pytest.mark.parametrize("unit", ["example", "client"])
+def test_release_mode_shows_nothing_private(row, unit):
+    """No noise terms, no counts of clips, in the client unit no metrics of what clients keep."""
+    records = release(row, unit)
+    assert not NOISE & {measure for record in records for _, measure, _ in record.rows}
+    hidden = row in ("local", KEEPS_B) and unit == "client"
+    for record in records[1:]:
+        assert record.seed is None
+        assert math.isnan(record.clipped) and math.isnan(record.nonfinite)
+        assert all(math.isnan(value) for value in record.metrics.values()) == hidden
+
+
+def test_nothing_of_seed_or_noise_is_kept(tmp_path):
+    """Checkpoint and ledger of a release hold no seed, and no tensor but the server's own."""
+    last = release(checkpoint=tmp_path)[-1]
+    for path in tmp_path.glob("*.json"):
+        text = path.read_text()
+        assert not re.search(r'"(noise(?!_multiplier)|generator|state|entropy)', text)
+        if path.name != "ledger.json":
+            assert json.loads(text)["body"]["settings"]["seed"] is None
+    held = {
+        f"server/{n[-1]}/{n[:-2]}" if n[-2:] in (".A", ".B") else f"server/head/{n[5:]}"
+        for n in tensors(last)
+    }
+    assert set(load_file(tmp_path / "round-000002.safetensors")) == held
+    assert json.loads(book(last).to_json())["content"]["reproducible"] is False
+    assert not any(isinstance(value, torch.Generator) for value in vars(last).values())
+
+
+def compare(*parts, **options) -> Any:
+    return fl.compare(*parts, lora=LORA, progress=False, **options)
+
+
+@pytest.mark.slow
+def test_compare_is_the_runs_one_after_the_other():
+    """The bits of single runs; rows, names and baselines together; a plan for each name."""
+    task, privacy = tokens(), private("example").calibrate(epsilon=50, task=tokens(), plan=PLAN)
+    mine = methods.FedLoRA.replace(name="mine")
+    plans = {"fedlora": PLAN, "mine": PLAN.replace(lr=0.1), **dict.fromkeys(BASELINES, PLAN)}
+    table = compare(task, ["fedlora", mine, *BASELINES], privacy, plans, (0, 1))
+    assert list(dict.fromkeys(table["method"])) == ["fedlora", "mine", *BASELINES]
+    assert set(table["seed"]) == {0, 1}
+    single = frame(list(fl.run(task, mine, privacy, plans["mine"], lora=LORA, seed=1)))
+    part = table.query("method == 'mine' and seed == 1 and measure != 'seconds'")
+    pd.testing.assert_frame_equal(part.reset_index(drop=True), single, check_exact=True)
+    last = table.query("layer == 'all' and round == 2 and seed == 0")
+    last = last.set_index(["method", "measure"])["value"]
+    assert last["non-private", "epsilon"] == math.inf
+    assert last["central", "epsilon"] == pytest.approx(50, rel=2e-2)
+    assert last["central", "participants"] == 1
+    assert last["local", "numbers_up"] == 0
+
+
+def test_every_run_of_a_comparison_gets_the_options():
+    parts = tokens(), ["fedlora", "rolora"], None, PLAN, [0]
+    options = {"evaluate_every": PLAN.rounds, "chunk_clients": 1, "chunk_examples": 2}
+    whole, few = compare(*parts), compare(*parts, **options)
+    scored = few[few["measure"] == "accuracy"]
+    assert scored["value"].notna().groupby(few["round"]).mean().to_dict() == {0: 1, 1: 0, 2: 1}
+    for measure in ("accuracy", "bytes_up"):
+        same = f"measure == '{measure}' and round == 2"
+        ends = [table.query(same)["value"].tolist() for table in (whole, few)]
+        assert ends[0] == pytest.approx(ends[1], abs=1e-6)
+    with pytest.raises(ValueError, match=r"^options=\['checkpoint'\]: expected some of"):
+        compare(*parts, checkpoint="here")
+    with pytest.raises(ValueError, match=r"^products='half': expected one of 'float32', 'tf32'"):
+        compare(*parts, products="half")
+
+
+def test_compare_refuses_everything_before_the_first_run():
+    """A plan for the last name that does not fit is found before the first name is trained."""
+    task, privacy = tokens(), private("example").resolve(tokens(), PLAN)
+    plans = {"fedlora": PLAN.replace(rounds=10**9), "rolora": PLAN.replace(batch=2)}
+    with pytest.raises(ValueError, match=r"^sample_rate.*batch / n_k of this plan"):
+        compare(task, ["fedlora", "rolora"], privacy, plans, [0])
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+@pytest.mark.parametrize(
+    ("method", "unit", "trust", "seen"),
+    [
+        ("fedlora", "example", "local", True),
+        ("fedlora", "client", "local", True),
+        ("fedlora", "client", "central", False),
+        ("fedlora", "client", "secagg", False),
+        ("fedsa-lora", "example", "local", False),
+        ("local", "client", "local", False),
+    ],
+)
+def test_the_deviation_begins_where_it_is_measured(method, unit, trust, seen, rounds):
+    """Before training it is 0, but no number where no later round has one."""
+    privacy, plan = private(unit, trust=trust), PLAN.replace(rounds=rounds)
+    records = play(tokens("head"), method, privacy, plan)
+    assert [math.isnan(record.deviation) for record in records] == [not seen] * (rounds + 1)
+    assert not seen or records[0].deviation == 0

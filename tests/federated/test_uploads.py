@@ -1,0 +1,251 @@
+"""Between clients and server: whose noise, how much, who sees what, what a lost upload does."""
+
+import math
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import pytest
+import steps
+import torch
+from small import (
+    PLAN,
+    book,
+    one_round,
+    opened,
+    play,
+    private,
+    regression,
+    somewhere,
+    tensors,
+    tokens,
+)
+
+import fedlora_lab as fl
+from fedlora_lab import methods
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab.federated import local_training, uploads
+from fedlora_lab.federated.records import Round
+from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.methods import aggregation
+from fedlora_lab.methods.state import ParamKey, ServerState
+
+SIGMA, CLIP, TRUSTS = 1.3, 0.7, ["local", "secagg", "central"]
+
+
+def standing(seed=0, participation=1.0):
+    """Six clients that stand at known places at the end of a round."""
+    task, ids = tokens("head", sizes=(4,) * 6), tuple(range(6))
+    model = steps.adapted(task.model, task.targets, task.head)
+    start, way = somewhere(model.shapes), somewhere(model.shapes, seed=1)
+    bank = {
+        key: torch.stack([x + 0.1 * (k + 1) * way[key] for k in ids]) for key, x in start.items()
+    }
+    plan = fl.Plan(participation=participation)
+    work = methods.FedLoRA, plan, Streams(seed), math.inf, (0.0,) * 6, task.clients
+    setting = local_training.RunContext(task, model, *work)
+    received = {key: x[None] for key, x in start.items()}
+    return setting, local_training.Clients(ids, bank, received), tuple(start)
+
+
+def sent(setting, clients, keys, arrived=tuple(range(6)), sigma=SIGMA, **privacy):
+    plan = private("client", sigma=sigma, clip=CLIP, **privacy)
+    begun = ServerState({key: x[0] for key, x in clients.start.items()})
+    places = torch.tensor(list(arrived), dtype=torch.int64)
+    return uploads.release_round(replace(setting, privacy=plan), clients, places, keys, begun, 0)
+
+
+def mean_change(received, clients):
+    """What the server adds to its state, flat."""
+    rows = {key: x - clients.start[key] for key, x in received.uploads.items()}
+    return torch.cat([(received.weights @ x.flatten(1)).flatten() for x in rows.values()])
+
+
+@pytest.mark.parametrize(
+    ("trust", "options", "std"),
+    [
+        ("central", {}, SIGMA * CLIP / 6),
+        ("local", {}, SIGMA * CLIP / math.sqrt(6)),
+        ("secagg", {}, SIGMA * CLIP / 6),
+        ("secagg", {"honest": 3}, SIGMA * CLIP / 6 * math.sqrt(2)),
+        ("central", {"arrived": (0, 2)}, SIGMA * CLIP / 6),
+        ("local", {"arrived": (0, 2)}, SIGMA * CLIP * math.sqrt(2) / 6),
+        ("secagg", {"honest": 2, "arrived": (0, 2)}, SIGMA * CLIP / 6),
+    ],
+)
+def test_noise_in_the_mean(trust, options, std):
+    """With the shares of three of six relied on, six upload twice the variance that is needed."""
+    found = []
+    for seed in range(40):
+        place = standing(seed=seed)
+        pair = [sent(*place, sigma=level, trust=trust, **options) for level in (SIGMA, 0.0)]
+        found.append(mean_change(pair[0], place[1]) - mean_change(pair[1], place[1]))
+    xi = torch.stack(found)
+    assert abs(float(xi.square().mean().sqrt()) / std - 1) < 5 / math.sqrt(2 * xi.numel())
+
+
+def test_every_upload_is_protected_alone():
+    """Under local trust each row carries noise of its own, sigma C in every number."""
+    seen = []
+    for seed in range(40):
+        place = standing(seed=seed)
+        noisy, clean = (sent(*place, sigma=level, trust="local") for level in (SIGMA, 0.0))
+        assert noisy.per_client
+        rows = [(noisy.uploads[key] - clean.uploads[key]).flatten(1) for key in place[2]]
+        seen.append(torch.cat(rows, 1))
+    xi = torch.stack(seen)
+    for k in range(6):
+        assert abs(float(xi[:, k].std()) / (SIGMA * CLIP) - 1) < 5 / math.sqrt(2 * xi[:, k].numel())
+        if k:
+            steps.unrelated(xi[:, 0], xi[:, k], f"clients 0 and {k}")
+
+
+@pytest.mark.parametrize("trust", ["central", "secagg"])
+def test_only_a_sum_is_seen(trust):
+    """One row, the noised mean, whatever the number of clients; nobody knows a deviation."""
+    received = sent(*standing(), trust=trust)
+    assert not received.per_client and received.weights.tolist() == [1.0]
+    assert all(len(x) == 1 for x in received.uploads.values())
+    records = play(tokens(), "fedlora", private("client", trust=trust))
+    assert all(math.isnan(record.deviation) for record in records[1:])
+
+
+@pytest.mark.parametrize("arrived", [(), (0,), (1, 4)])
+def test_secure_aggregation_with_too_few_uploads_releases_nothing(arrived):
+    assert not sent(*standing(), arrived, trust="secagg", honest=3).uploads
+    assert sent(*standing(), (0, 1, 2), trust="secagg", honest=3).uploads
+
+
+def test_a_round_without_release_leaves_the_model_and_is_spent_all_the_same():
+    privacy = private("client", trust="secagg", honest=3)
+    records = play(tokens("head"), "fedlora", privacy, PLAN.replace(rounds=12, dropout=0.3))
+    still = [
+        now
+        for before, now in pairwise(records)
+        if all(map(torch.equal, tensors(before).values(), tensors(now).values()))
+    ]
+    assert 0 < len(still) < 12 and all(math.isnan(record.deviation) for record in still)
+    assert [release.round for release in book(records[-1]).releases] == list(range(1, 13))
+
+
+def test_a_trusted_server_releases_noise_when_nobody_comes():
+    """Silence would tell that nobody came."""
+    place = standing()
+    change = mean_change(sent(*place, ()), place[1])
+    assert float(change.std()) == pytest.approx(SIGMA * CLIP / 6, rel=0.3)
+    assert not sent(*place, (), trust="local").uploads
+
+
+@pytest.mark.parametrize("trust", TRUSTS)
+def test_the_clip_is_one_over_all_tensors(trust):
+    """Each whole change, head included, is scaled to C; the divisor is the expected number."""
+    setting, clients, keys = standing(participation=0.5)
+    options = {"honest": 2} if trust == "secagg" else {}
+    received = sent(setting, clients, keys, (1, 3), sigma=0.0, trust=trust, **options)
+    expected = 0.0
+    for k in (1, 3):
+        change = torch.cat(
+            [(clients.bank[key][k] - clients.start[key][0]).flatten() for key in keys]
+        )
+        assert change.norm() > CLIP
+        expected = expected + change * (CLIP / float(change.norm()))
+    torch.testing.assert_close(mean_change(received, clients), expected / (6 * 0.5))
+    assert received.clipped == (2, 2, 0)
+
+
+@dataclass(frozen=True)
+class Looking:
+    """A server rule that remembers what it was given."""
+
+    seen: list = field(default_factory=list, hash=False, compare=False)
+
+    def __call__(self, state, sent, uploads, weights):
+        self.seen.append({key: x.clone() for key, x in uploads.items()})
+        return aggregation.mean(state, sent, uploads, weights)
+
+
+@pytest.mark.parametrize(
+    ("unit", "trust"), [("example", "local"), *(("client", trust) for trust in TRUSTS)]
+)
+def test_rules_see_noised_values_only(unit, trust):
+    """What the server's rule gets differs from what it would get without noise in every number."""
+    got = []
+    for sigma in (SIGMA, 0.0):
+        row = methods.FedLoRA.replace(aggregate=(rule := Looking()))
+        play(tokens("head"), row, private(unit, sigma=sigma, trust=trust), PLAN.replace(rounds=1))
+        got.append(rule.seen[0])
+    for key, x in got[0].items():
+        assert ((x - got[1][key]).abs() > 0).all(), key
+
+
+def test_each_client_has_its_own_noise_in_the_example_unit():
+    """A tuple of multipliers: client k's step is noised by sigma_k C."""
+    task, sigma = tokens(sizes=(4, 4, 4)), (0.5, 1.0, 3.0)
+    found = []
+    for seed in range(40):
+        ends = []
+        for level in (sigma, (0.0,) * 3):
+            setting, clients = steps.prepared(task, methods.FedLoRA, 0.0, seed)
+            setting = replace(setting, noise_multiplier=level)
+            ends.append(steps.released(setting, clients, 0, 0, local_training.local_step))
+        found.append(torch.cat([(ends[0][key] - ends[1][key]).flatten(1) for key in ends[0]], 1))
+    xi = torch.stack(found)
+    for k, level in enumerate(sigma):
+        error = 5 / math.sqrt(2 * xi[:, k].numel())
+        assert abs(float(xi[:, k].std()) / (level * steps.CLIP) - 1) < error
+
+
+@pytest.mark.parametrize(
+    ("unit", "trust", "weights"),
+    [
+        ("example", "local", "size"),
+        ("client", "local", "uniform"),
+        ("client", "central", "uniform"),
+    ],
+)
+def test_denominators_are_fixed(unit, trust, weights):
+    """Lost uploads and absent clients, by hand: what arrives is divided by what was expected."""
+    task, rates = tokens("head"), {"participation": 0.6, "dropout": 0.3}
+    plan = fl.Plan(rounds=6, local_steps=1, batch=None, lr=0.4, weights=weights, **rates)
+    privacy = private(unit, sigma=0.0, clip=1e6, trust=trust)
+    run = Federation.open(task, methods.FedLoRA, privacy, plan, lora=fl.Lora(rank=2, alpha=3.0))
+    before, counts = None, set()
+    for record in (event for event in run.events() if isinstance(event, Round)):
+        now = tensors(record)
+        if before is not None:
+            ids = run.participants(record.index - 1)
+            arrived = [ids[i] for i in run.arrivals(record.index - 1, ids).tolist()]
+            counts.add(len(arrived))
+            expected = dict(before)
+            for k in arrived:
+                share = 1 / 3 if weights == "uniform" else task.sizes[k] / sum(task.sizes)
+                for name, x in alone(task, k, before, plan).items():
+                    expected[name] = expected[name] + share / 0.6 * (x - before[name])
+            for name, x in now.items():
+                torch.testing.assert_close(x, expected[name], rtol=1e-9, atol=1e-12)
+        before = now
+    assert len(counts) > 1
+
+
+def alone(task, k, values, plan):
+    """Where client k's one full-batch step leads from these values."""
+    plan = plan.replace(participation=1.0, dropout=0.0, weights="uniform")
+    pairs = [(name.split(".", 1) if name[:5] == "head." else name.rsplit(".", 1)[::-1], x)
+             for name, x in values.items()]  # fmt: skip
+    state = ServerState({ParamKey(*place): x for place, x in pairs})
+    return tensors(one_round(opened(task.only(k), methods.FedLoRA, None, plan, 0, state)))
+
+
+def test_step_privacy_is_that_of_what_is_released():
+    """Steps are noised in the example unit; otherwise none of them is released."""
+    assert uploads.step_privacy(None, 2) == (math.inf, (0.0, 0.0))
+    assert uploads.step_privacy(private("client"), 2) == (math.inf, (0.0, 0.0))
+    assert uploads.step_privacy(private("example", sigma=2.0), 2) == (0.7, (2.0, 2.0))
+    assert uploads.step_privacy(fl.Privacy(noise_multiplier=(1.0, 2.0)), 2) == (1.0, (1.0, 2.0))
+
+
+def test_a_diverging_client_adds_nothing():
+    """In the client unit an update that is not finite counts as zero and is counted."""
+    wild = fl.Plan(rounds=1, local_steps=60, batch=None, lr=1e8)
+    record = play(regression(), "fedlora", private("client", sigma=0.0), wild)[-1]
+    assert all(x.isfinite().all() for x in tensors(record).values())
+    assert record.nonfinite > 0

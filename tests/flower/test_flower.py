@@ -1,0 +1,119 @@
+"""Flower's messages give the run of the loop, for every row."""
+
+import math
+
+import pytest
+from contract import keeps
+from flowers import ROUNDS, apart, by_messages, few_fast, protected
+from small import LORA, UNITS, book, play, private, regression, tokens
+from test_contract import WRITTEN
+
+import fedlora_lab as fl
+from fedlora_lab import methods
+from fedlora_lab.flower.simulators import SimulatedClients
+
+ONLY_CLIENTS_KNOW = {"clipped", "nonfinite", "seconds"}
+
+
+def agree(task, row, privacy, plan=ROUNDS, **options):
+    """Over messages as in the loop: the server's state to 1e-5, ledgers, traffic and metrics."""
+    records = by_messages(task, row, privacy, plan, **options)
+    others = play(task, row, privacy, plan, **options)
+    kept = privacy is not None and privacy.unit == "client" and keeps(methods.get(row))
+    hidden = ONLY_CLIENTS_KNOW | (set(task.metrics) if kept else set())
+    assert apart(records, others) <= 1e-5
+    for ours, theirs in zip(records, others, strict=True):
+        assert (ours.ledger is None) == (theirs.ledger is None)
+        if ours.ledger is not None:
+            assert book(ours).to_json() == book(theirs).to_json()
+        assert ours.uploads == theirs.uploads
+        assert ours.participants == theirs.participants
+        mine, other = ours.measures(), theirs.measures()
+        assert mine.keys() == other.keys()
+        for name in mine.keys() - hidden:
+            assert mine[name] == pytest.approx(other[name], rel=1e-5, abs=1e-9, nan_ok=True), name
+    return records
+
+
+@pytest.mark.parametrize("row", few_fast(*methods.ALL.values(), *WRITTEN), ids=lambda row: row.slug)
+@pytest.mark.parametrize("unit", UNITS)
+def test_messages_give_the_run_of_the_loop(row, unit):
+    """Three rounds with participation, lost uploads, momentum and a head: <= 1e-5, and the same
+    ledger.
+    """
+    records = agree(tokens("head"), row, protected(unit))
+    assert apart(records[:1], records[-1:]) > 1e-3 or row.share == ""
+
+
+UNEQUAL = {"lora": fl.Lora(rank=3, alpha=3.0, ranks=(1, 3, 2))}
+SIGMAS = fl.Privacy(noise_multiplier=(0.5, 1.0, 3.0), clip_norm=0.7, delta=1e-3, accountant="rdp")
+
+
+@pytest.mark.parametrize(
+    ("task", "slug", "privacy", "plan", "options"),
+    [
+        *((regression(), slug, None, ROUNDS, {}) for slug in ("fedlora", "flora", "fedsa-lora")),
+        *(
+            (tokens(), slug, protected(unit), ROUNDS.replace(rounds=2), UNEQUAL)
+            for slug in ("hetlora", "sdflora", "flexlora", "deer")
+            for unit in UNITS
+        ),
+        (tokens(), "fedlora", SIGMAS, ROUNDS.replace(weights="size", lr_decay=0.5), {}),
+    ],
+)
+def test_other_settings_too(task, slug, privacy, plan, options):
+    """Without privacy; clients of unequal rank; weights by size, and noise of each client's own."""
+    agree(task, slug, privacy, plan, **options)
+
+
+@pytest.mark.parametrize("slug", ["fedlora", "deer", "fedlpp", "as-lora"])
+def test_a_sum_of_shares(slug):
+    """Secure aggregation: each upload holds a share of the noise, the server goes on from their
+    sum.
+    """
+    privacy = private("client", trust="secagg", honest=2)
+    records = agree(tokens("head"), slug, privacy, ROUNDS.replace(rounds=4))
+    assert all(math.isnan(record.deviation) for record in records[1:] if record.participants)
+
+
+def test_an_empty_round():
+    plan = ROUNDS.replace(participation=1e-9)
+    records = by_messages(tokens(), "fedlora", protected("example"), plan)
+    assert [record.participants for record in records] == [0] * 4
+    assert apart(records[:1], records[-1:]) == 0
+
+
+def test_the_server_needs_no_data():
+    """A participant holds the numbers of the clients' examples and nothing else of them."""
+    task, terms = tokens("head"), (protected("example"), ROUNDS, LORA, 0)
+    participant = SimulatedClients(task, "fedlora", *terms).participant()
+    assert participant.spec.task.sizes == task.sizes
+    assert all(not x.any() and not y.any() for x, y in participant.spec.task.clients)
+    assert participant.setting.data == {}
+    with pytest.raises(ValueError, match=r"^examples: expected 8, as agreed for client 1$"):
+        participant.with_data(1, task.clients[0])
+    with pytest.raises(ValueError, match=r"^client=3: expected a number in \[0, 2\]$"):
+        participant.with_data(3, task.clients[0])
+
+
+def test_what_only_clients_know_is_not_in_the_record():
+    """What the clips did and the noise alone never reach the server: not a number, or no row at
+    all.
+    """
+    records = by_messages(tokens(), "fedlora", protected("example"))
+    assert all(math.isnan(record.clipped) and math.isnan(record.nonfinite) for record in records)
+    names = {measure for record in records for _, measure, _ in record.rows}
+    assert "norm" in names
+    assert not names & {"noise_A", "noise_B", "noise_BA", "snr"}
+    assert set(fl.to_frame(records)["round"]) == {0, 1, 2, 3}
+
+
+def test_scores_of_kept_factors_are_the_clients_own():
+    """In the client unit what a client keeps is not noised, so no score of it is asked for or
+    given.
+    """
+    for privacy, scored in ((protected("client"), False), (protected("example"), True)):
+        seen = []
+        records = by_messages(tokens(), "fedsa-lora", privacy, seen=seen.append)
+        assert all(math.isnan(value) != scored for value in records[-1].metrics.values())
+        assert any(message.metadata.message_type == "evaluate" for message in seen) == scored

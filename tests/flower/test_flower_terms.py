@@ -1,0 +1,134 @@
+"""Files of a deployment: terms and examples come back as they were, all else is one line."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from flowers import ROUNDS, protected
+from flwr.app import Context, RecordDict
+from small import LORA, PLAN, private, tokens
+
+import fedlora_lab as fl
+from fedlora_lab import methods
+from fedlora_lab.flower import deployment
+from fedlora_lab.flower.client import Participant
+from fedlora_lab.flower.simulators import InProcessGrid
+
+
+@pytest.mark.parametrize(("unit", "seed"), [("example", 0), ("client", None)])
+def test_terms_come_back(tmp_path, unit, seed):
+    """What the file gives is what was agreed on: the digests of both are equal, and say so when one
+    number is not.
+    """
+    task, privacy, path = tokens("head"), protected(unit), tmp_path / "terms.json"
+    deployment.write_terms(path, "la-lora", privacy, ROUNDS, lora=LORA, seed=seed)
+
+    def digest(task=task, method="la-lora", privacy: Any = privacy, plan=ROUNDS, seed=seed):
+        return Participant.of(task, method, privacy, plan, lora=LORA, seed=seed).terms
+
+    participant = deployment.read_terms(path, task)
+    assert participant.terms == digest()
+    assert participant.spec.privacy == privacy.resolve(task, ROUNDS)
+    others = [
+        digest(method="rolora"),
+        digest(privacy=protected(unit, sigma=0.9)),
+        digest(privacy=None),
+        digest(plan=ROUNDS.replace(rounds=4)),
+        digest(seed=1),
+        digest(tokens()),
+        digest(tokens("head", (5, 8, 4))),
+    ]
+    assert len({participant.terms, *others}) == len(others) + 1
+
+
+def test_terms_do_not_depend_on_private_examples():
+    """A digest is sent: it is made of public parts."""
+    task = tokens("head")
+    changed = [(x + 1, y) for x, y in task.clients]
+    more = {"test": task.test, "targets": task.targets, "head": "head", "name": "tokens"}
+    moved = fl.tasks.classification(task.model, changed, **more)
+    one, other = (Participant.of(part, "fedlora", None, PLAN).terms for part in (task, moved))
+    assert one == other
+
+
+def test_examples_come_back(tmp_path):
+    x, y = tokens().clients[0]
+    for inputs in (x, {"ids": x, "mask": x > 0}):
+        path = deployment.write_examples(tmp_path / "own.safetensors", (inputs, y))
+        found, labels = deployment.read_examples(path)
+        assert torch.equal(labels, y)
+        if isinstance(inputs, dict):
+            assert found.keys() == inputs.keys()
+            assert all(torch.equal(found[key], inputs[key]) for key in inputs)
+        else:
+            assert torch.equal(found, inputs)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (None, r"^terms=.*: expected a file that write_terms wrote \(.*No such file"),
+        ("nonsense", r"^terms=.*: expected a file that write_terms wrote \(Expecting value"),
+        ("[]", r"^terms=\[\]: expected a mapping$"),
+        ('{"method": "fedlora"}', r"^terms=\['method'\]: expected method, privacy, plan, lora, se"),
+        ('{"method": "fedlora", "more": 1}', r"^terms=.*: expected keys among method, privacy"),
+    ],
+)
+def test_other_files_are_no_terms(tmp_path, text, line):
+    path = tmp_path / "terms.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=line):
+        deployment.read_terms(path, tokens())
+
+
+@pytest.mark.parametrize(
+    ("privacy", "change", "line"),
+    [
+        (
+            private("example"),
+            {"noise_multiplier": -1.0},
+            r"noise_multiplier=-1.0: expected a number",
+        ),
+        (private("client"), {}, "trust='central': expected 'local': in a deployment every upload"),
+        (private("client", trust="secagg"), {}, "trust='secagg': expected 'local': in a deploy"),
+    ],
+)
+def test_terms_are_checked_as_in_any_run(tmp_path, privacy, change, line):
+    """A file changed by hand is refused where a call with its numbers would be; only local trust
+    makes terms.
+    """
+    path = deployment.write_terms(tmp_path / "terms.json", "fedlora", privacy, PLAN, seed=0)
+    parts = json.loads(path.read_text())
+    path.write_text(json.dumps(parts | {"privacy": parts["privacy"] | change}))
+    with pytest.raises(ValueError, match=f"^{line}"):
+        deployment.read_terms(path, tokens())
+
+
+def test_other_files_are_no_examples(tmp_path):
+    path = tmp_path / "own.safetensors"
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match=r"^data=.*: expected a file that write_examples wrote"):
+        deployment.read_examples(path)
+
+
+def test_apps_need_their_settings():
+    grid = InProcessGrid(deployment.client(tokens), 1)
+    context = Context(1, 1, {"terms": "x"}, RecordDict(), {"terms": "x"})
+    words = r"^configuration=\['terms'\]: expected also "
+    with pytest.raises(ValueError, match=words + "out, timeout, patience$"):
+        deployment.server(tokens)(grid, context)
+    with pytest.raises(ValueError, match=words + "client, data, memory$"):
+        grid.app(grid.create_message(RecordDict(), "query", 1, ""), context)
+
+
+def test_a_row_of_ones_own_has_no_slug_to_agree_on(tmp_path):
+    """A file names a row of the table; what is not in it cannot be looked up on the other side."""
+    for change, line in (
+        ({"name": "mine"}, "method='mine': expected one of"),
+        ({"share": "A"}, "method='fedlora': expected a row as it stands in the table$"),
+    ):
+        row = methods.FedLoRA.replace(**change)
+        with pytest.raises(ValueError, match=f"^{line}"):
+            deployment.write_terms(tmp_path / "t.json", row, None, PLAN, seed=0)

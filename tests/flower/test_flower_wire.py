@@ -1,0 +1,171 @@
+"""What crosses the network, read as it was on the wire: noised, and no more than is shared."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from contract import keeps, with_clients
+from flowers import ROUNDS, by_messages, few_fast, protected
+from small import LORA, PLAN, UNITS, private, regression, tokens
+from test_contract import ROWS
+
+import fedlora_lab as fl
+from fedlora_lab import methods
+from fedlora_lab.flower.messages import parse_key
+
+every_unit = pytest.mark.parametrize("unit", UNITS)
+TRAINED = {"about", "arrays"}
+NAMES = {"query": {"about"}, "train": TRAINED, "evaluate": TRAINED | {"scores"}}
+EVERYONE = ROUNDS.replace(participation=1.0, dropout=0.0)
+
+
+def wire(task, row, privacy, plan=ROUNDS, **options):
+    """The records of a run, the server's messages of training, and all replies."""
+    seen = []
+    records = by_messages(task, row, privacy, plan, seen.append, **options)
+    replies = [message for message in seen if message.metadata.reply_to_message_id]
+    asked = [m for m in seen if m not in replies and m.metadata.message_type == "train"]
+    return records, asked, replies
+
+
+def arrays_of(messages, t=None):
+    """Name and array of everything that messages of training carry, of one round or of all."""
+    trained = [m for m in messages if m.metadata.message_type == "train"]
+    some = [m for m in trained if t is None or m.content["about"]["round"] == t]
+    return [(name, array) for m in some for name, array in m.content["arrays"].items()]
+
+
+def other_data(task):
+    """Clients of the same sizes with other examples, some of them not finite."""
+    others = []
+    for k, (x, y) in enumerate(task.clients):
+        x = x.flip(0) * 3 + k
+        x[0], x[1] = math.nan, math.inf
+        others.append((x, y.roll(1, 0)))
+    return with_clients(task, others)
+
+
+@every_unit
+@pytest.mark.parametrize("row", few_fast(*ROWS), ids=lambda row: row.slug)
+def test_without_a_clip_norm_messages_do_not_depend_on_the_data(row, unit):
+    """C = 0: two data sets, bit-identical replies of every kind, round by round; and no reply says
+    anything else.
+    """
+    terms = row, protected(unit, clip=0.0), ROUNDS.replace(rounds=2)
+    sent = [wire(task, *terms)[2] for task in (tokens("head"), other_data(tokens("head")))]
+    assert len(sent[0]) == len(sent[1]) > 5
+    for one, other in zip(*sent, strict=True):
+        kind = one.metadata.message_type
+        assert not one.has_error() and set(one.content) <= NAMES[kind]
+        assert set(one.content["about"]) <= {"client", "terms", "round"}
+        for name in one.content:
+            assert one.content[name] == other.content[name], (kind, name)
+
+
+@every_unit
+@pytest.mark.parametrize("slug", ["fedlora", "deer", "fed-sb"])
+def test_it_is_the_clip_norm_that_makes_them_equal(slug, unit):
+    """With C > 0 the same two data sets give other replies under the same noise."""
+    terms, task = (slug, protected(unit), PLAN.replace(rounds=1, local_steps=1)), tokens("head")
+    one, other = (wire(t, *terms)[2] for t in (task, other_data(task)))
+    pairs = [(a, b) for a, b in zip(one, other) if a.metadata.message_type == "train"]
+    assert len(pairs) == 3 and all(a.content["about"] == b.content["about"] for a, b in pairs)
+    assert all(a.content["arrays"] != b.content["arrays"] for a, b in pairs)
+
+
+@every_unit
+@pytest.mark.parametrize("slug", ["fedlora", "rolora", "fedsa-lora", "sdflora", "fed-sb", "local"])
+def test_uploads_hold_what_is_sent_and_nothing_else(slug, unit):
+    """The tensors that the method shares, in the ranks that the client holds: the numbers that are
+    counted.
+    """
+    unequal, row = fl.Lora(rank=3, alpha=3.0, ranks=(1, 3, 2)), methods.get(slug)
+    lora = unequal if slug in ("fedlora", "sdflora") else LORA
+    records, _, replies = wire(tokens("head"), slug, protected(unit), EVERYONE, lora=lora)
+    for t, record in enumerate(records[1:]):
+        arrays = arrays_of(replies, t)
+        assert sum(math.prod(array.shape) for _, array in arrays) == record.uploads.numbers_up
+        shared = row.sent(t, EVERYONE.local_steps) if row.share != "" else ""
+        sides = {parse_key(name).side for name, _ in arrays}
+        assert sides == ({*shared, "head"} if shared else set())
+    assert (slug == "local") == (records[-1].uploads.numbers_up == 0)
+
+
+def noise_on_the_wire(privacy):
+    """Noisy minus noise-free uploads of one step on a layer of 64 x 64, (clients, numbers)."""
+    sizes: Any = {"examples": 3, "d_in": 64, "d_out": 64, "rank": 2, "test": 2}
+    task, lora = fl.tasks.regression(clients=3, **sizes, dtype="float64"), fl.Lora(rank=16)
+    plan = PLAN.replace(rounds=1, local_steps=1)
+    parts = []
+    for sigma in (privacy.noise_multiplier, 0.0):
+        terms = task, "fedlora", privacy.replace(noise_multiplier=sigma), plan
+        arrays = arrays_of(wire(*terms, lora=lora)[2])
+        numbers = [torch.from_numpy(array.numpy().copy()).flatten() for _, array in arrays]
+        parts.append(torch.cat(numbers).view(3, -1))
+    return parts[0] - parts[1]
+
+
+@every_unit
+def test_the_noise_on_the_wire_has_its_law(unit):
+    """A reply minus the noise-free reply: normal, of the declared size, in every number, new in
+    every client.
+    """
+    sigma, clip = 1.3, 0.7
+    # One step of SGD on the mean over the expected batch of 3; in the client unit the change itself
+    # is noised.
+    std = sigma * clip * (PLAN.rate("A") / 3 if unit == "example" else 1)
+    noise = noise_on_the_wire(protected(unit, sigma=sigma, clip=clip)) / std
+    assert noise.shape == (3, 2 * 16 * 64) and (noise != 0).all()
+    for k, own in enumerate(noise):
+        assert abs(float(own.std()) - 1) < 5 / math.sqrt(2 * own.numel())
+        assert abs(float(own.mean())) < 5 / math.sqrt(own.numel())
+        assert abs(float(own.pow(4).mean()) - 3) < 5 * math.sqrt(96 / own.numel())
+        for other in noise[:k]:
+            assert abs(float((own * other).mean())) < 5 / math.sqrt(own.numel())
+
+
+def test_a_share_of_the_noise_under_secure_aggregation():
+    """Each upload alone holds sigma C / sqrt(K) on its part of the mean, 1 / K: the sum of K holds
+    sigma C / K.
+    """
+    noise = noise_on_the_wire(private("client", sigma=1.3, clip=0.7, trust="secagg"))
+    for part, std in ((noise, 1.3 * 0.7 / 3**1.5), (noise.sum(0), 1.3 * 0.7 / 3)):
+        assert abs(float(part.std()) / std - 1) < 5 / math.sqrt(2 * part.numel())
+
+
+def test_nothing_of_the_clip_is_told():
+    """Counts of clipped and non-finite rows read private values: they stay with the client."""
+    *_, replies = wire(other_data(regression()), "fedlora", private("example", clip=1e-9))
+    assert all(not message.content.metric_records for message in replies)
+
+
+@pytest.mark.parametrize("row", few_fast(*filter(keeps, ROWS)), ids=lambda row: row.slug)
+def test_what_stays_never_travels(row):
+    """Factors that a client keeps are in no message, up or down, after they have moved."""
+    _, asked, replies = wire(tokens(), row, None, ROUNDS.replace(participation=1.0))
+    start, kept = {}, 0
+    for name, array in arrays_of(asked):
+        if row.share is not None and parse_key(name).side not in row.share:
+            assert array.data == start.setdefault(name, array.data), name
+            kept += 1
+    sides = {parse_key(name).side for name, _ in arrays_of(replies)}
+    assert row.share is None or sides <= {*row.share}
+    assert kept or row.own_ranks
+
+
+@pytest.mark.parametrize("width", [1, 3, 4])
+def test_a_quantised_broadcast_travels_as_codes(width):
+    """Down go codes and scales, as many bytes as the record counts; no array holds a factor's
+    numbers.
+    """
+    row = methods.FedLPP.replace(broadcast=fl.methods.normal_float(width, 16))
+    records, asked, _ = wire(tokens(), row, None, EVERYONE)
+    assert len(asked) == 3 * (len(records) - 1)
+    for t, record in enumerate(records[1:]):
+        arrays = [array for _, array in arrays_of(asked, t)]
+        assert all(len(array.shape) == 1 for array in arrays)
+        assert any(array.dtype == "uint8" for array in arrays)
+        # A number is counted as 32 bits; the model of this test has float64.
+        counted = sum(a.shape[0] * (1 if a.dtype == "uint8" else 4) for a in arrays)
+        assert counted == record.uploads.bytes_down

@@ -1,0 +1,191 @@
+"""Adapted models: where factors start, nothing of the user's is touched, folders for PEFT."""
+
+import copy
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import models
+import peft
+import pytest
+import torch
+from small import LORA, PLAN, Tokens, examples, play, private, tensors, tokens
+
+import fedlora_lab as fl
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab.lora import peft as adapters
+from fedlora_lab.methods.state import ParamKey
+
+
+def adapted(name="digits", head=False, lora=LORA):
+    task = models.task(name, head)
+    return task, adapters.adapt(task.model, task.targets, task.head, lora)
+
+
+@pytest.mark.parametrize("name", ["digits", *models.MODELS])
+def test_every_target_has_its_two_factors(name):
+    """Shapes (r, d_in) and (d_out, r), also for transposed maps; a head its weights and biases."""
+    task, model = adapted(name, head=True)
+    layers = {key.layer for key in model.shapes if key.side == "A"}
+    ends = tuple(f".{target}" for target in task.targets)
+    assert layers == {part for part, _ in task.model.named_modules() if f".{part}".endswith(ends)}
+    for layer in layers:
+        module: Any = task.model.get_submodule(layer)
+        shape = tuple(module.weight.shape)
+        out, into = shape if isinstance(module, torch.nn.Linear) else shape[::-1]
+        assert model.shapes[ParamKey("A", layer)] == (LORA.rank, into)
+        assert model.shapes[ParamKey("B", layer)] == (out, LORA.rank)
+    head: Any = task.head
+    own = {f"{head}.{part}" for part, _ in task.model.get_submodule(head).named_parameters()}
+    assert {key.layer for key in model.shapes if key.side == "head"} == own
+
+
+def test_every_layer_and_seed_starts_elsewhere():
+    """A uniform on [-1 / sqrt(d_in), 1 / sqrt(d_in)]; B zero; the head as given. And nothing large
+    is copied: the adapted model holds the base's own parameters.
+    """
+    task, model = adapted(head=True, lora=fl.Lora(rank=16))
+    values, again, other = (adapters.initial_values(model, Streams(seed)) for seed in (0, 0, 1))
+    norms, seen = [], []
+    for key, x in values.items():
+        assert torch.equal(x, again[key])
+        if key.side == "A":
+            assert 0.95 * 64**-0.5 < float(x.abs().max()) <= 64**-0.5
+            assert all(not torch.allclose(x, y, atol=1e-2) for y in (other[key], *seen))
+            norms.append(float(x.square().sum()))
+            seen.append(x)
+        else:
+            expected = (
+                torch.zeros_like(x) if key.side == "B" else task.model.get_parameter(key.layer)
+            )
+            assert torch.equal(x, expected)
+    assert sum(norms) / len(norms) == pytest.approx(16 / 3, rel=0.1)
+    theirs = {p.data_ptr() for p in model.model.parameters()}
+    assert {p.data_ptr() for p in task.model.parameters()} <= theirs
+
+
+def fingerprint(model):
+    """Weights, flags and modes of a model."""
+    weights = {name: x.clone() for name, x in model.state_dict().items()}
+    flags = [(name, p.requires_grad, p.grad) for name, p in model.named_parameters()]
+    return weights, flags + [(name, m.training, type(m)) for name, m in model.named_modules()]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_users_model_is_left_alone(training, tmp_path):
+    """Weights, requires_grad, training mode, and torch's global random state, whatever is done."""
+    model = Tokens().double().train(training)
+    model.outer.weight.requires_grad_(False)
+    clients, targets = [examples(5, 1), examples(4, 2)], ["inner", "outer"]
+    before = fingerprint(model)
+    task = fl.tasks.classification(model, clients, examples(6, 3), targets=targets, head="head")
+    inside, state = fingerprint(task.model), torch.get_rng_state()
+    for privacy in (None, private("example"), private("client")):
+        record = play(task, "fedlora", privacy, PLAN.replace(rounds=1))[-1]
+        fl.predict(task, record, task.test[0])
+        fl.save_adapter(record, tmp_path / "adapter")
+    assert torch.equal(torch.get_rng_state(), state)
+    for old, now in ((before, fingerprint(model)), (inside, fingerprint(task.model))):
+        assert old[0].keys() == now[0].keys() and old[1] == now[1]
+        assert all(torch.equal(x, now[0][name]) for name, x in old[0].items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "bert", "gpt2", "swin"])
+def test_peft_reads_the_folder_and_gives_the_same_logits(name, tmp_path):
+    """Plain ``peft.PeftModel.from_pretrained`` on the base model; safetensors and JSON only."""
+    task = models.task(name, head=True)
+    privacy = fl.Privacy(noise_multiplier=3.0, delta=1e-4, accountant="rdp")
+    # At ten times this rate the factors are so large that PEFT's own logits on digits are 5e-5 from
+    # double precision.
+    plan = fl.Plan(rounds=1, local_steps=2, batch=2, lr=0.2)
+    record = list(fl.run(task, "fedlora", privacy, plan, lora=LORA, seed=4))[-1]
+    path = fl.save_adapter(record, tmp_path / "out" / "adapter")
+    assert {part.name for part in path.iterdir()} <= adapters.ADAPTER_FILES
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a renamed attribute, of interest to PEFT and Transformers
+        loaded = peft.PeftModel.from_pretrained(copy.deepcopy(task.model), path).eval()
+    x = task.test[0]
+    with torch.no_grad():
+        theirs, bare = task.forward(loaded, x), task.forward(task.model, x)
+    torch.testing.assert_close(theirs, fl.predict(task, record, x), rtol=1e-4, atol=1e-5)
+    assert float((theirs - bare).abs().max()) > 1e-3
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
+    """What is in the way is refused and left alone; an adapter is replaced; nothing half-made stays
+    behind.
+    """
+    task = tokens("head")
+    first, second = play(task, "fedlora", None)[1:]
+    (tmp_path / "full").mkdir()
+    for name in ("file", "full/notes.txt"):
+        (tmp_path / name).write_text("mine")
+        words = r"^path='.*': expected a new folder, or one with an adapter and nothing else"
+        with pytest.raises(ValueError, match=words):
+            fl.save_adapter(first, tmp_path / name.split("/")[0])
+        assert (tmp_path / name).read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "new", tmp_path / "new"):
+        fl.save_adapter(first, path)
+    weights = tmp_path / "new" / "adapter_model.safetensors"
+    before = weights.read_bytes()
+    fl.save_adapter(second, tmp_path / "new")
+    assert weights.read_bytes() != before
+    with pytest.raises(KeyError):
+        adapters.save(task.model, task.targets, task.head, LORA, {}, tmp_path / "never")
+    assert sorted(part.name for part in tmp_path.iterdir()) == ["empty", "file", "full", "new"]
+    with pytest.raises(ValueError, match="expected a record as run"):
+        fl.save_adapter(replace(first, source=None), tmp_path / "never")
+
+
+WRITER = """
+import os, random, signal, sys, time, warnings
+from pathlib import Path
+warnings.simplefilter("ignore")
+import fedlora_lab as fl
+from small import play, tokens
+
+record, path = play(tokens("head"), "fedlora", None)[-1], Path(sys.argv[1])
+fl.save_adapter(record, path)
+for number in range(4):
+    child = os.fork()
+    while not child:
+        fl.save_adapter(record, path)
+    time.sleep(0.05 + 0.02 * random.Random(number).random())
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print(sorted(part.name for part in path.iterdir()) if path.exists() else "absent")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_writer_leaves_a_whole_folder_or_none(tmp_path):
+    """Killed in the middle of its work four times, by kill -9."""
+    here = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "adapter")]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 600, "check": True}
+    done = subprocess.run(command, env=environment | {"OMP_NUM_THREADS": "1"}, **options)
+    found = done.stdout.splitlines()
+    assert len(found) == 4
+    assert set(found) <= {str(sorted(adapters.ADAPTER_FILES)), "absent"}
+    assert str(sorted(adapters.ADAPTER_FILES)) in found
+
+
+def test_outputs_are_those_of_the_merged_weights():
+    """predict() is the base model with W0 + (alpha / r) B A in place of each adapted weight."""
+    task = tokens("head")
+    record = play(task, "fedlora", private("example", sigma=0.1))[-1]
+    merged = copy.deepcopy(task.model)
+    for layer, (a, b) in record.adapter.items():
+        merged.get_parameter(f"{layer}.weight").add_(LORA.scaling * b @ a)
+    for name, x in record.head.items():
+        merged.get_parameter(name).copy_(x)
+    x = task.test[0]
+    torch.testing.assert_close(fl.predict(task, record, x), merged(x), rtol=1e-9, atol=1e-12)
+    assert len(tensors(record)) == 6

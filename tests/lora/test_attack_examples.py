@@ -1,0 +1,535 @@
+"""Attacks across examples: a penalty, a loss or a rule that carries one example's values into
+another's gradient. All are refused when the run is opened.
+"""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hubs import NO_PAD, folder, texts
+from peft import PeftModel
+from small import PLAN, Tokens, examples, play, private, regression, tokens
+from torch import Tensor, nn
+
+import fedlora_lab as fl
+from fedlora_lab.methods.aggregation import ByLayer
+from fedlora_lab.methods.filters import Preconditioner
+from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.methods.table import FFA, FedLoRA
+from fedlora_lab.tasks.architectures import trim_padding
+from fedlora_lab.tasks.task import Task, cross_entropy, frozen_copy, squared_error
+
+pytestmark = pytest.mark.attack
+MODEL = r"^model='{}': expected examples that do not mix, batch first"
+PENALTY = r"^penalty=.*: expected examples that do not mix, batch first"
+
+
+def refused(message: str, task: Task, row: Any = FedLoRA, unit: Any = "example", plan=PLAN) -> None:
+    with pytest.raises(ValueError, match=message):
+        fl.run(task, row, unit and private(unit), plan)
+
+
+def seeded(make: Callable[[], nn.Module]) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return frozen_copy(make().double())
+
+
+# ---- penalties
+
+
+def gaps(rows: Any, start: Any) -> Tensor:
+    """Squared distance of each example's tensors from what its client received, (N,)."""
+    return torch.stack([(rows[key] - start[key]).square().flatten(1).sum(1) for key in rows]).sum(0)
+
+
+def leash(penalty: Callable, **fields: Any) -> fl.Method:
+    return FedLoRA.replace(name="leash", penalty=penalty, **fields)
+
+
+SHAPES: dict[str, tuple[Callable, str]] = {
+    "the scalar of FedProx": (lambda rows, start: gaps(rows, start).sum(), r"\(\)"),
+    "a column": (lambda rows, start: gaps(rows, start)[:, None], r"\(\d+, 1\)"),
+    "one number": (lambda rows, start: gaps(rows, start).mean(0, keepdim=True), r"\(1,\)"),
+    "nothing": (lambda rows, start: None, "'NoneType'"),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_penalty_of_another_shape_is_refused(name):
+    """Each of them is differentiated without an error; none has gradients of single examples."""
+    penalty, shown = SHAPES[name]
+    words = r": expected \(\d+,\), one number for each example: reduce over all but"
+    refused(f"^penalty={shown}{words}", tokens(), leash(penalty))
+
+
+MIXING: dict[str, Callable] = {
+    "the mean of the batch": lambda rows, start: gaps(rows, start).mean() + 0 * gaps(rows, start),
+    "against the batch": lambda rows, start: gaps(rows, {key: rows[key].mean(0) for key in rows}),
+    "the next one's": lambda rows, start: gaps(rows, start).roll(1),
+    "weights that sum to one": lambda rows, start: torch.softmax(gaps(rows, start), 0),
+    "faintly": lambda rows, start: 1e-9 * MIXING["against the batch"](rows, start),
+}
+
+
+@pytest.mark.parametrize("unit", [None, "example", "client"])
+@pytest.mark.parametrize("name", MIXING)
+def test_a_penalty_that_mixes_examples_is_refused(name, unit):
+    """On a task that was probed with a sound row before."""
+    task = tokens("head")
+    assert fl.run(task, leash(lambda rows, start: 0.1 * gaps(rows, start)), None, PLAN)
+    refused(PENALTY, task, leash(MIXING[name]), unit)
+
+
+def test_a_sound_penalty_trains():
+    row = leash(lambda rows, start: 0.1 * gaps(rows, start))
+    assert len(play(tokens("head"), row, private("example"))) == PLAN.rounds + 1
+
+
+@pytest.mark.parametrize("slug", ["ffa-lora", "rolora", "fedask", "as-lora", "fedsa-lora"])
+def test_a_penalty_is_asked_about_what_moves(slug):
+    """One that mixes a single factor only, at the steps that move it, with or without a core."""
+    asked = []
+
+    def sound(rows, start):
+        asked.append(frozenset(key.side for key in rows))
+        return gaps(rows, start)
+
+    def mixing(rows, start):
+        only = {key: x for key, x in rows.items() if key.side == "B"}
+        return gaps(rows, start) + (gaps(only, start).mean() if only else 0)
+
+    row, plan = fl.methods.get(slug), PLAN.replace(rounds=2)
+    trained = {frozenset(s for s in row.moves(t, 0) if s in "ABR") for t in range(2)}
+    trained = {sides for sides in trained if sides} or {frozenset("A"), frozenset("B")}
+    fl.run(tokens(), row.replace(name="leash", penalty=sound), None, plan)
+    assert set(asked) == trained
+    refused(PENALTY, tokens(), row.replace(name="mixing", penalty=mixing), None, plan)
+
+
+class Fixed(ByLayer):
+    """A in one layer and B in the other, as a schedule may choose."""
+
+    def initial_state(self, state):
+        mode = {ParamKey("mode", "inner"): torch.tensor(1.0, dtype=torch.float64)}
+        return super().initial_state(state).with_(mode)
+
+
+def test_a_penalty_is_asked_about_every_choice_of_layers():
+    """One that mixes only where A of the one and B of the other move together: refused at the step
+    that chooses so, before the penalty sees a client's example.
+    """
+    choice = {ParamKey("A", "inner"), ParamKey("B", "outer")}
+
+    def mixing(rows, start):
+        own = gaps(rows, start)
+        return own.mean() + 0 * own if set(rows) == choice else own
+
+    row = fl.methods.get("as-lora").replace(name="mixing", penalty=mixing)
+    assert len(play(tokens(), row, private("example"), PLAN.replace(rounds=1))) == 2
+    with pytest.raises(ValueError, match=PENALTY):
+        play(tokens(), row.replace(aggregate=Fixed()), private("example"))
+
+
+@dataclass(frozen=True)
+class Late:
+    """A schedule of one's own: B moves, and from some round on A."""
+
+    begin: int
+
+    def __call__(self, t: int, s: int) -> str:
+        return "A" if t >= self.begin else "B"
+
+
+@pytest.mark.parametrize(
+    ("train", "rounds"), [(fl.Cycle(("B", "A")), 2), (Late(1), 2), (Late(120), 121)]
+)
+def test_a_penalty_is_probed_on_all_that_its_schedule_moves(train, rounds):
+    """Before the run starts, and again for a longer plan."""
+
+    def pulled(rows, start):
+        only = {key: x for key, x in rows.items() if key.side == "A"}
+        means = {key: x.mean(0) for key, x in only.items()}
+        return gaps(rows, start) + (gaps(only, means) if only else 0)
+
+    task, row = replace(tokens()), leash(pulled, train=train)
+    assert fl.run(task, row, private("example"), PLAN.replace(rounds=1))
+    refused(PENALTY, task, row, plan=PLAN.replace(rounds=rounds))
+
+
+# ---- losses
+
+
+def columns(loss: Callable, equal: bool, count: int = 6) -> Task:
+    """Outputs (N, 1), targets (N,), which are all one number where they are equal."""
+    random = torch.Generator().manual_seed(0)
+
+    def pair() -> tuple[Tensor, Tensor]:
+        x = torch.randn(count, 3, generator=random, dtype=torch.float64)
+        return x, torch.ones(count, dtype=torch.float64) if equal else x.sum(1)
+
+    model = seeded(lambda: nn.Sequential(OrderedDict(map=nn.Linear(3, 1))))
+    pairs = (pair(), pair())
+    return Task("columns", model, ("map",), pairs, pair(), loss=loss, metrics={"loss": loss})
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_targets_that_broadcast_over_the_batch_are_refused(equal):
+    """The usual slip of a regression: every example is compared with every other's target."""
+    for loss, message in (
+        (squared_error, r"^outputs=\(4, 1\): expected \(4,\), the shape of y"),
+        (
+            lambda out, y: (out - y).square(),
+            r"^loss=\(4, 4\): expected \(4,\), one number for each",
+        ),
+        (lambda out, y: (out - y).square().mean(1), MODEL.format("Sequential")),
+    ):
+        refused(message, columns(loss, equal))
+    sound = columns(lambda out, y: (out[:, 0] - y).square(), equal)
+    assert len(play(sound, "fedlora", private("example"))) == PLAN.rounds + 1
+
+
+def test_a_scalar_loss_is_refused_at_every_step():
+    """Also one that has the right shape whenever it is asked about few examples."""
+
+    def loss(out: Tensor, y: Tensor) -> Tensor:
+        each = F.cross_entropy(out, y, reduction="none")
+        return each if len(y) < 5 else each.sum()
+
+    with pytest.raises(ValueError, match=r"^loss=\(\): expected \(\d+,\), one number for each"):
+        play(replace(tokens(), loss=loss), "fedlora", private("example"), PLAN.replace(batch=None))
+
+
+def test_whole_outputs_are_compared_with_whole_targets():
+    assert squared_error(torch.ones(3), torch.zeros(3)).tolist() == [1, 1, 1]
+    task = regression()
+    x, y = task.test
+    assert task.loss(task.forward(task.model, x), y).shape == (len(y),)
+    for outputs, labels in (
+        (torch.ones(3), torch.ones(3)),
+        (torch.ones(3, 2, 4), torch.ones(3, 4).long()),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^outputs=\(3.*\): expected \(3, classes\) for labels"
+        ):
+            cross_entropy(outputs, labels)
+
+
+def cross(out: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(out, y, reduction="none")
+
+
+def alike(out: Tensor, y: Tensor) -> Tensor:
+    return (y[:, None] == y).to(out.dtype)
+
+
+LOSSES = {
+    "the next one's": lambda out, y: cross(out, y).roll(1),
+    "centred": lambda out, y: cross(out, y) - cross(out, y).mean() + cross(out, y).detach().mean(),
+    # Only equal labels touch.
+    "contrast": lambda out, y: (
+        cross(out, y) + (alike(out, y) * (out[:, None] - out).square().sum(-1)).sum(1)
+    ),
+    # No gradient passes from one example to another.
+    "focal": lambda out, y: cross(out, y) / alike(out, y).sum(1),
+    # Only unequal labels touch.
+    "ranked": lambda out, y: (
+        cross(out, y) + ((1 - alike(out, y)) * (out[:, None] * out).sum(-1)).mean(1)
+    ),
+}
+
+
+@pytest.mark.parametrize("labels", ["as drawn", "all equal", "one row again and again"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_that_mixes_examples_is_refused_whatever_the_public_labels_are(name, labels):
+    x, y = examples(9, 1)
+    y = torch.full_like(y, 1) if labels == "all equal" else y
+    if labels == "one row again and again":
+        x, y = x[:1].expand_as(x), y[:1].expand_as(y)
+    task = replace(tokens(), test=(x, y))
+    refused(MODEL.format("Tokens"), replace(task, loss=LOSSES[name]))
+    assert fl.run(replace(task, loss=cross), "fedlora", private("example"), PLAN)
+
+
+def kept_hardest(out: Tensor, y: Tensor, count: int = 6) -> Tensor:
+    """Hard examples only: the batch decides which those are as soon as it has more than so many."""
+    loss = cross(out, y)
+    hard = loss.topk(min(count, len(loss))).indices
+    return loss * torch.zeros_like(loss).index_fill(0, hard, 1.0)
+
+
+FAINT: dict[str, Callable] = {
+    "a mean, 1e-7 of it": lambda out, y: cross(out, y) + 1e-7 * (out - out.mean(0)).square().sum(1),
+    "a mean without a gradient": lambda out, y: (
+        cross(out, y) * (1 + 1e-7 * cross(out, y).detach().mean())
+    ),
+    "a mean of numbers only": lambda out, y: (
+        cross(out, y) + 1e-7 * (out - out.nanmean(0)).square().sum(1)
+    ),
+    "the hardest of many": kept_hardest,
+}
+
+
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", FAINT)
+def test_a_loss_that_mixes_faintly_or_seldom_is_refused(name, products):
+    """Such a loss looked sound beside ordinary examples, and one huge example moved a release by 96
+    clip norms.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))
+    x, y = torch.randn(30, 6, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    task = fl.tasks.classification(model, [(x, y)], test=(x, y), targets=["0"])
+    plan = PLAN.replace(batch=None)
+    assert fl.run(task, "ffa-lora", private("example"), plan, products=products)
+    with pytest.raises(ValueError, match=MODEL.format("Sequential")):
+        fl.run(replace(task, loss=FAINT[name]), FFA, private("example"), plan, products=products)
+
+
+def test_a_model_that_is_sure_of_itself_is_not_refused():
+    """Hardly a gradient is left of an example that is learned: what rounds with the batch's size is
+    not small to it.
+    """
+    task = tokens()
+    first = task.test[1][0]
+
+    def sure(out: Tensor, y: Tensor) -> Tensor:
+        learned = cross(out + 16.0 * F.one_hot(y, 3) * (y == first)[:, None], y)
+        # As a device rounds that adds up in another order.
+        return learned + 1e-10 * len(y) * out.sum(1)
+
+    assert len(play(replace(task, loss=sure), "fedlora", private("example"))) == PLAN.rounds + 1
+
+
+# ---- preparation, preconditioner, models
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_preparation_that_normalises_over_the_batch_is_refused(again):
+    x, y = examples(9, 1)
+    x = x[:1].expand_as(x) if again else x
+    task = replace(tokens(), test=(x, y), prepare=lambda x: x - x.mean(0))
+    refused(MODEL.format("Tokens"), task)
+
+
+def test_a_preconditioner_that_mixes_clients_is_refused():
+    """In the client unit it sees un-noised factors of all clients at once."""
+
+    def mixing(gram: Tensor) -> Preconditioner:
+        mean = (gram.mean(0, keepdim=True) if gram.ndim == 3 else gram).expand_as(gram)
+        return Preconditioner(mean, mean, mean)
+
+    row = FedLoRA.replace(name="mixing", precondition=mixing)
+    words = r"^precondition=.*expected maps of each client's own matrix alone"
+    refused(words, tokens(), row, "client")
+
+
+def test_a_model_that_answers_with_no_number_is_refused():
+    task = replace(tokens(), forward=lambda model, x: model(x) * float("nan"))
+    refused(r"^model='Tokens': expected finite gradients of public examples", task)
+
+
+class Remembers(Tokens):
+    """Subtracts a mean of all that it has seen, so slowly that no batch shows it."""
+
+    def __init__(self, kept: str) -> None:
+        super().__init__()
+        self.kept, zeros = kept, torch.zeros(5)
+        if kept in ("buffer", "hidden buffer"):
+            self.register_buffer("mean", zeros, persistent=kept == "buffer")
+        else:
+            double = zeros.double()
+            known = {"tensor": double, "list": [double], "number": 0.0}
+            self.mean = nn.Parameter(zeros) if kept == "parameter" else known[kept]
+
+    def forward(self, x: Tensor) -> Tensor:
+        held: Any = self.mean[0] if self.kept == "list" else self.mean
+        out = super().forward(x - held)
+        if self.kept == "number":
+            self.mean += 1e-9 * float(x.detach().mean())
+        else:
+            held.data.lerp_(x.detach().mean((0, 1)), 1e-9)
+        return out
+
+
+@pytest.mark.parametrize(
+    "kept", ["buffer", "hidden buffer", "parameter", "tensor", "list", "number"]
+)
+def test_a_model_that_keeps_something_of_its_examples_is_refused(kept):
+    words = r"^model\.mean='changed by a pass': expected a model whose passes change nothing in it"
+    refused(words, replace(tokens(), model=seeded(lambda: Remembers(kept))))
+
+
+class Tables(nn.Module):
+    """Texts; the positions' table is made anew for each width, and kept: it depends on the width
+    alone. Beyond a bound the width changes the outputs; ``shared`` of the batch's mean embedding is
+    added below the first adapted layer.
+    """
+
+    def __init__(self, bound: int | None = None, shared: float = 0.0) -> None:
+        super().__init__()
+        self.words, self.map = nn.Embedding(20, 4), nn.Linear(4, 3)
+        self.bound, self.shared = bound, shared
+        self.register_buffer("table", torch.zeros(0), persistent=False)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        width, words = input_ids.shape[1], self.words(input_ids)
+        if len(self.table) != width:
+            self.table = torch.arange(width).to(self.words.weight) / 10
+        if self.shared:
+            words = words + self.shared * words.mean(0)
+        factor = 2.0 if self.bound is not None and width > self.bound else 1.0
+        hidden = torch.tanh(factor * self.map(words + self.table[:, None]))
+        seen = attention_mask[..., None].to(hidden)
+        return (hidden * seen).sum(1) / seen.sum(1)
+
+
+def padded(lengths: list[int], width: int = 12) -> tuple[dict[str, Tensor], Tensor]:
+    """Random texts of these lengths, and two classes that take turns."""
+    random, count = torch.Generator().manual_seed(len(lengths)), len(lengths)
+    ids = torch.randint(1, 20, (count, width), generator=random)
+    mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+    return {"input_ids": ids * mask, "attention_mask": mask}, torch.arange(count) % 2
+
+
+def texts_task(public: list[int], **options: Any) -> Task:
+    model, clients = seeded(lambda: Tables(**options)), (padded([4, 12, 5, 3, 9]),)
+    return Task("texts", model, ("map",), clients, padded(public), prepare=trim_padding)
+
+
+@pytest.mark.parametrize("public", [[4, 5, 4, 6], [12, 12, 12, 12]], ids=["short", "long"])
+@pytest.mark.parametrize("bound", [None, 3, 7, 11])
+def test_a_model_that_sees_how_wide_a_batch_is_padded_is_refused(public, bound):
+    """Whatever lengths public texts have: one private text decides how others are computed."""
+    task = texts_task(public, bound=bound)
+    if bound is None:
+        assert len(play(task, "fedlora", private("example"))) == PLAN.rounds + 1
+    else:
+        refused(MODEL.format("Tables"), task)
+
+
+def test_a_frozen_part_that_mixes_texts_faintly_is_refused():
+    refused(MODEL.format("Tables"), texts_task([4, 5, 4, 6], shared=1e-8))
+
+
+@pytest.mark.filterwarnings(NO_PAD)
+def test_rotary_factors_chosen_by_the_longest_text_are_refused():
+    """Phi-3's long context: beyond its original length one text changes the angles of the whole
+    batch.
+    """
+    from transformers import AutoTokenizer, Phi3Config, Phi3ForSequenceClassification
+
+    rope: dict[str, Any] = {
+        "type": "longrope",
+        "rope_type": "longrope",
+        "original_max_position_embeddings": 10,
+    }
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 2, "intermediate_size": 24, "vocab_size": 62, "num_labels": 2}
+    sizes |= {"initializer_range": 0.4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 0}
+    sizes |= {"max_position_embeddings": 64, "original_max_position_embeddings": 10}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [8.0] * 4}
+    sizes["rope_scaling"] = rope
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Phi3ForSequenceClassification(Phi3Config(**sizes))
+    words, tokenizer = texts(), AutoTokenizer.from_pretrained(folder("gpt2"))
+    words.loc[0, "text"] = "good film " * 8
+    columns: dict[str, Any] = {
+        "text": "text",
+        "label": "label",
+        "targets": ["qkv_proj"],
+        "head": None,
+    }
+    public: dict[str, Any] = {
+        "clients": 1,
+        "test": words[1:9],
+        "public_test": True,
+        "tokenizer": tokenizer,
+    }
+    task = fl.tasks.hub(model, words, **columns, **public)
+    refused(MODEL.format("Phi3ForSequenceClassification"), task, FFA)
+
+
+# ---- heads and targets are what was named
+
+
+class Heads(nn.Module):
+    """Three linear maps whose names end alike, and one to adapt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.xfc, self.fc = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.b = nn.ModuleDict({"fc": nn.Linear(4, 3)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.body(x.mean(1)))
+        return self.fc(torch.tanh(self.xfc(hidden))) + self.b["fc"](hidden)
+
+
+def heads(**options: Any) -> Task:
+    pairs = [examples(6, k) for k in range(2)]
+    given: dict[str, Any] = {
+        "model": seeded(Heads),
+        "test": examples(5, 9),
+        "targets": ["body"],
+        "head": "fc",
+    }
+    return fl.tasks.classification(**{"clients": pairs, **given, **options})
+
+
+@pytest.mark.parametrize("head", ["fc", "b.fc", "xfc"])
+def test_a_head_is_one_module(head, tmp_path):
+    """PEFT matches the end of a name: "fc" stands for b.fc and xfc as well. What was not named
+    stays as it was.
+    """
+    task = heads(head=head)
+    *_, last = play(task, "fedlora", None)
+    assert set(last.head) == {f"{head}.weight", f"{head}.bias"}
+    folder = fl.save_adapter(last, tmp_path / "adapter")
+    loaded: Any = PeftModel.from_pretrained(copy.deepcopy(task.model), str(folder)).eval()
+    x = task.test[0]
+    torch.testing.assert_close(loaded(x), fl.predict(task, last, x), rtol=1e-9, atol=1e-9)
+    merged = loaded.merge_and_unload()
+    for name in ("fc", "b.fc", "xfc"):
+        before, after = (m.get_parameter(f"{name}.weight") for m in (task.model, merged))
+        assert torch.equal(before, after) == (name != head)
+
+
+def test_a_head_that_cannot_be_told_apart_is_refused():
+    words = "targets='xfc': expected a module outside 'xfc': its name ends with the head"
+    with pytest.raises(ValueError, match=words):
+        heads(targets=["xfc"])
+    nested = nn.Sequential(OrderedDict(fc=nn.Linear(4, 3)))
+    model = nn.Sequential(OrderedDict(body=nn.Linear(5, 4), fc=nested)).double()
+    words = r"head='fc': expected a name with which no module inside .* ends; fc\.fc does"
+    with pytest.raises(ValueError, match=words):
+        heads(model=model)
+
+
+def test_targets_are_matched_at_a_dot():
+    """As documented: "fc" adapts fc and b.fc, and never xfc."""
+    first, *_ = play(heads(targets=["fc"], head=None), "fedlora", None)
+    assert set(first.adapter) == {"fc", "b.fc"}
+
+
+def test_weights_and_public_examples_are_finite():
+    x, y = examples(6, 0)
+    bad, spoilt = x.clone(), Heads().double()
+    bad[1, 0, 0] = float("inf")
+    with torch.no_grad():
+        spoilt.xfc.weight[0, 0] = float("nan")
+    for options, name, words in (
+        ({"model": spoilt}, "model.xfc.weight", "weights"),
+        ({"test": (bad, y)}, "test x", "numbers"),
+        ({"validation": (bad, y)}, "validation x", "numbers"),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}='NaN or infinity': expected finite {words}"):
+            heads(**options)
+    assert heads(clients=[(bad, y)])

@@ -1,0 +1,155 @@
+"""Per-example gradients of the federation's one batch against two others: batches of one, and
+Opacus' hooks.
+"""
+
+import warnings
+
+import models
+import pytest
+import torch
+from opacus import GradSampleModule
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+import fedlora_lab as fl
+from fedlora_lab.lora import peft as adapters
+from fedlora_lab.lora import per_example
+from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.tasks.task import Task, concatenate, take
+
+LORA = fl.Lora(rank=2, alpha=3.0)
+LIMIT = 1e-5
+OWNERS = {
+    "ragged": [0, 0, 0, 0, 1, 2, 2],
+    "one client has none": [0, 0, 2, 2, 2],
+    "mixed order": [2, 0, 1, 2, 0],
+    "one example": [1],
+}
+ClientParams = dict[ParamKey, Tensor]
+
+every_model = pytest.mark.parametrize("name", ["digits", *models.MODELS])
+
+
+def plain_peft(task: Task, values: ClientParams) -> tuple[nn.Module, dict[ParamKey, nn.Parameter]]:
+    """The model as PEFT alone makes it, with these values, and the parameter of each key."""
+    heads = [task.head] if task.head else None
+    config = LoraConfig(
+        r=LORA.rank, lora_alpha=3, target_modules=list(task.targets), modules_to_save=heads
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peft = get_peft_model(adapters.structure_copy(task.model), config).eval()  # type: ignore[arg-type]
+    named, places = dict(peft.named_parameters()), {}
+    for key in values:
+        prefix = f"base_model.model.{key.layer}"
+        name = f"{prefix}.lora_{key.side}.default.weight"
+        if key.side == "head":
+            part, _, kind = key.layer.rpartition(".")
+            inside = part.replace(task.head or "", f"{task.head}.modules_to_save.default", 1)
+            name = f"base_model.model.{inside}.{kind}"
+        places[key] = named[name]
+        places[key].data.copy_(values[key])
+    return peft, places
+
+
+def setting(
+    name: str, head: bool, owner: list[int]
+) -> tuple[Task, adapters.Adapted, ClientParams, tuple, Tensor]:
+    """Task, adapted model, three clients' random values, a batch of examples of ``owner``."""
+    task = models.task(name, head)
+    adapted = adapters.adapt(task.model, task.targets, task.head, LORA)
+    random = torch.Generator().manual_seed(3)
+    bank = {
+        key: 0.3 * torch.randn(3, *shape, generator=random) for key, shape in adapted.shapes.items()
+    }
+    x, y = concatenate(task.clients)
+    index = torch.arange(len(owner))
+    return task, adapted, bank, (take(x, index), y[index]), torch.tensor(owner)
+
+
+def agree(found: ClientParams, expected: ClientParams) -> None:
+    """Assert that each example's gradient, all tensors together, is the same up to ``LIMIT`` of its
+    norm.
+    """
+    assert found.keys() == expected.keys()
+    for i in range(len(next(iter(found.values())))):
+        off = torch.stack([(found[key][i] - expected[key][i]).norm() for key in found]).norm()
+        size = torch.stack([expected[key][i].norm() for key in found]).norm()
+        assert size > 1e-4
+        assert off <= LIMIT * size, f"example {i}: {float(off / size):.1e}"
+
+
+def one_by_one(task: Task, bank: ClientParams, data: tuple, owner: Tensor) -> ClientParams:
+    """A loop over batches of one on plain PEFT models."""
+    rows: dict[ParamKey, list[Tensor]] = {key: [] for key in bank}
+    for i, k in enumerate(owner.tolist()):
+        peft, places = plain_peft(task, {key: x[k] for key, x in bank.items()})
+        one = torch.tensor([i])
+        loss = task.loss(task.forward(peft, take(data[0], one)), data[1][one]).sum()
+        gradients = torch.autograd.grad(loss, list(places.values()), allow_unused=True)
+        for (key, place), gradient in zip(places.items(), gradients, strict=True):
+            rows[key].append(torch.zeros_like(place) if gradient is None else gradient)
+    return {key: torch.stack(parts) for key, parts in rows.items()}
+
+
+def by_opacus(task: Task, bank: ClientParams, data: tuple, owner: Tensor) -> ClientParams:
+    """Opacus' hooks, client by client. A window of an image is a row to it: rows of one example are
+    added up.
+    """
+    rows = {key: x.new_zeros(len(owner), *x.shape[1:]) for key, x in bank.items()}
+    for k in sorted(set(owner.tolist())):
+        peft, places = plain_peft(task, {key: x[k] for key, x in bank.items()})
+        for parameter in peft.parameters():
+            parameter.requires_grad_(any(parameter is place for place in places.values()))
+        for module in peft.modules():  # Opacus looks at those in training mode; dropout stays off
+            own = module.parameters(recurse=False)
+            module.training = any(p is place for p in own for place in places.values())
+        hooked = GradSampleModule(peft, loss_reduction="sum", strict=False)
+        mine = (owner == k).nonzero().squeeze(1)
+        task.loss(task.forward(hooked, take(data[0], mine)), data[1][mine]).sum().backward()
+        for key, place in places.items():
+            sample = getattr(place, "grad_sample", None)
+            if sample is not None:
+                rows[key][mine] = sample.view(len(mine), -1, *place.shape).sum(1)
+    return rows
+
+
+@every_model
+@pytest.mark.parametrize("owner", ["ragged", "one client has none"])
+def test_equals_batches_of_one(name, owner):
+    task, adapted, bank, data, owner = setting(name, True, OWNERS[owner])
+    found = per_example.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
+    agree(found, one_by_one(task, bank, data, owner))
+
+
+@pytest.mark.parametrize("owner", ["mixed order", "one example"])
+@pytest.mark.parametrize("head", [False, True], ids=["factors", "with head"])
+def test_equals_batches_of_one_in_any_order(head, owner):
+    task, adapted, bank, data, owner = setting("bert", head, OWNERS[owner])
+    found = per_example.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
+    agree(found, one_by_one(task, bank, data, owner))
+
+
+@every_model
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+def test_equals_opacus(name):
+    task, adapted, bank, data, owner = setting(name, True, OWNERS["one client has none"])
+    found = per_example.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
+    agree(found, by_opacus(task, bank, data, owner))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "swin"])
+def test_frozen_keys_get_no_gradient_and_common_values_need_no_copies(name):
+    """B alone gives B's gradients, those that come with A's; one row stands for all clients."""
+    task, adapted, bank, data, owner = setting(name, True, OWNERS["ragged"])
+
+    def gradients(bank: ClientParams, moving: tuple) -> ClientParams:
+        return per_example.per_example_gradients(task, adapted, bank, moving, data, owner)
+
+    moving, both = tuple(key for key in bank if key.side == "B"), gradients(bank, tuple(bank))
+    alone = gradients(bank, moving)
+    assert tuple(alone) == moving
+    agree(alone, {key: both[key] for key in moving})
+    common = {key: x[:1] for key, x in bank.items()}
+    copies = {key: x[:1].expand(3, *x.shape[1:]).clone() for key, x in bank.items()}
+    agree(gradients(common, tuple(bank)), gradients(copies, tuple(bank)))

@@ -1,0 +1,239 @@
+"""Server rules: means with a fixed denominator, rules of the product, ranks, what PEFT reads."""
+
+import copy
+import json
+from dataclasses import replace
+from typing import Any
+
+import peft
+import pytest
+import torch
+from small import LORA, PLAN, begun, play, private, regression, tokens
+
+import fedlora_lab as fl
+from fedlora_lab import measures, methods
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.methods import aggregation
+from fedlora_lab.methods.state import ParamKey, ServerState
+
+A, B, W = (ParamKey(side, "layer") for side in "ABW")
+UNEVEN = fl.Lora(rank=2, alpha=3.0, ranks=(1, 2, 1))
+by_rule: Any = {"ids": repr}
+
+
+def random(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+STATE = ServerState({A: random(2, 7), B: random(5, 2, seed=1)}, streams=Streams(0))
+
+
+def federation():
+    """Uploads of both factors, weights, and the mean of three clients' products."""
+    uploads = {A: random(3, 2, 7, seed=2), B: random(3, 5, 2, seed=3)}
+    weights = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
+    return uploads, weights, torch.einsum("k,kor,kri->oi", weights, uploads[B], uploads[A])
+
+
+def product(state):
+    whole = state.tensors[B] @ state.tensors[A]
+    return whole + state.tensors[W] if W in state.tensors else whole
+
+
+# ---- means
+
+
+@pytest.mark.parametrize("weights", [[0.5, 0.2, 0.3], [0.5, 0, 0], [1.0, 1.0, 1.0]])
+def test_the_mean_has_a_fixed_denominator(weights):
+    """Missing weight stays with the old state, of which a sum above 1 takes away; nothing is
+    changed in place, and what was not sent is the same tensor.
+    """
+    before = STATE.tensors[B].clone()
+    uploads, w = {B: random(3, 5, 2, seed=2)}, torch.tensor(weights)
+    after = aggregation.mean(STATE, STATE, uploads, w)
+    expected = (1 - sum(weights)) * before + sum(x * y for x, y in zip(weights, uploads[B]))
+    torch.testing.assert_close(after.tensors[B], expected, rtol=1e-6, atol=1e-6)
+    assert after.tensors[A] is STATE.tensors[A] and tuple(after.tensors) == (A, B)
+    assert torch.equal(STATE.tensors[B], before)
+
+
+@pytest.mark.parametrize("server_lr", [0.0, 0.5, 2.0])
+def test_straight_through_moves_the_state_by_the_change_of_the_copy(server_lr):
+    """psi + eta (mean psi_k - q): what quantising took away stays on the server."""
+    sent = ServerState({key: (4 * x).round() / 4 for key, x in STATE.tensors.items()})
+    uploads = {key: x + 0.1 * random(2, *x.shape, seed=3) for key, x in sent.tensors.items()}
+    after = aggregation.straight_through(server_lr)(STATE, sent, uploads, torch.tensor([0.5, 0.5]))
+    for key, x in STATE.tensors.items():
+        expected = x + server_lr * (uploads[key].mean(0) - sent.tensors[key])
+        torch.testing.assert_close(after.tensors[key], expected)
+
+
+def test_single_precision_stays_single():
+    state, two = ServerState({B: random(4, 2, dtype=torch.float32)}), torch.ones(2).double()
+    after = aggregation.mean(state, state, {B: random(2, 4, 2, dtype=torch.float32)}, two)
+    assert after.tensors[B].dtype == torch.float32
+
+
+@pytest.mark.parametrize("server_lr", [-1, float("nan"), "1", None])
+def test_bad_server_rates_are_refused(server_lr):
+    with pytest.raises(ValueError, match=r"^server_lr=.*: expected a number in \[0, 1e\+06\]"):
+        aggregation.straight_through(server_lr)
+
+
+# ---- rules of the product
+
+
+@pytest.mark.parametrize(
+    "rule", [aggregation.mean_with_residual, aggregation.merge, aggregation.sketch(6)], **by_rule
+)
+def test_rules_that_miss_nothing(rule):
+    """Residual, merging, and a sketch as wide as three clients' ranks together, cut to a rank that
+    holds them all.
+    """
+    (uploads, weights, target), state = federation(), STATE
+    if "W" not in rule.writes:
+        pads = {A: (0, 0, 0, 4), B: (0, 4)}
+        uploads = {k: torch.nn.functional.pad(x, pads[k]) for k, x in uploads.items()}
+        state = ServerState({A: random(6, 7), B: random(5, 6)}, streams=Streams(0))
+    after = rule(rule.initial_state(state), state, uploads, weights)
+    torch.testing.assert_close(product(after), target)
+
+
+def test_the_best_rank_is_kept():
+    """Truncation leaves out exactly the singular values beyond the rank; factors as published."""
+    uploads, weights, target = federation()
+    after = aggregation.truncated_svd(STATE, STATE, uploads, weights)
+    values, a = torch.linalg.svdvals(target), after.tensors[A]
+    assert float((product(after) - target).norm()) == pytest.approx(float(values[2:].norm()))
+    torch.testing.assert_close(a @ a.T, torch.eye(2, dtype=torch.float64))
+    torch.testing.assert_close(after.tensors[B].norm(dim=0), values[:2])
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_a_narrow_sketch_loses_directions(width):
+    uploads, weights, target = federation()
+    after = aggregation.sketch(width)(STATE, STATE, uploads, weights)
+    assert int(torch.linalg.matrix_rank(product(after))) == min(width, 2)
+    best = float(torch.linalg.svdvals(target)[2:].norm())
+    assert float((product(after) - target).norm()) > 0.999 * best
+
+
+@pytest.mark.parametrize(
+    "rule", [aggregation.truncated_svd, aggregation.sketch(), aggregation.norm_weighted], **by_rule
+)
+def test_a_product_of_zero_breaks_nothing(rule):
+    state = STATE.with_({B: torch.zeros(5, 2, dtype=torch.float64)})
+    uploads = {B: torch.zeros(3, 5, 2, dtype=torch.float64)}
+    after = rule(state, state, uploads, torch.full((3,), 1 / 3))
+    torch.testing.assert_close(after.tensors, state.tensors)
+
+
+@pytest.mark.parametrize(
+    "rule", [aggregation.truncated_svd, aggregation.sketch(), aggregation.merge], **by_rule
+)
+def test_absent_clients_leave_their_part_with_the_old_product(rule):
+    uploads, weights, _ = federation()
+    after = rule(rule.initial_state(STATE), STATE, {B: uploads[B]}, 0.4 * weights)
+    mean = torch.einsum("k,kor->or", weights, uploads[B]) @ STATE.tensors[A]
+    torch.testing.assert_close(product(after), 0.6 * product(STATE) + 0.4 * mean)
+
+
+def test_modes_follow_the_scores():
+    """Cold and after the warm-up the factor with the larger score moves; one that never moved comes
+    first.
+    """
+    rule, third = (
+        aggregation.by_layer(warmup=0, cooling=1e-3, coldest=1e-3),
+        torch.full((3,), 1 / 3),
+    )
+    state = rule.initial_state(STATE)
+    score_a, score_b, mode = (ParamKey(side, "layer") for side in ("score A", "score B", "mode"))
+    up = {B: state.tensors[B] + random(3, 5, 2, seed=5)}
+    after = rule(state, state, up, third)
+    assert after.tensors[mode] == 1  # A has not moved yet
+    for a, b, expected in ((5.0, 0.0, 1), (0.0, 5.0, 0)):
+        known = after.with_({score_a: torch.tensor(a), score_b: torch.tensor(b)})
+        assert int(rule(known, known, {}, torch.ones(0)).tensors[mode]) == expected
+    changes = (up[B] - state.tensors[B]).flatten(1)
+    pairs = [float(changes[i] @ changes[j]) for i in range(3) for j in range(3) if i != j]
+    assert float(after.tensors[score_b]) == pytest.approx(max(sum(pairs) / 6, 0.0))
+
+
+# ---- ranks
+
+
+@pytest.mark.slow
+def test_clients_of_lower_rank_hold_nothing_beyond_it():
+    """No signal, no noise, no bytes: in the example unit, and in the client unit where uploads
+    stand alone.
+    """
+    task = tokens("head")
+    for row in methods.ALL.values():
+        for privacy in (private("example"), private("client", trust="local")):
+            run = Federation.open(task, row, privacy, PLAN.replace(rounds=1), lora=UNEVEN)
+            watched, seen = measures.record_aggregation(row)
+            run.setting = replace(run.setting, method=watched)
+            list(run.events())
+            for _, _, uploads, _ in seen:
+                for key, rows in uploads.items():
+                    if key.side in "AB" and not row.own_ranks:
+                        beyond = rows[[0, 2]][:, 1:] if key.side == "A" else rows[[0, 2]][..., 1:]
+                        assert not beyond.any(), f"{row.slug}: {key}"
+    whole, uneven = (play(task, "fedlora", None, lora=lora)[-1].uploads for lora in (LORA, UNEVEN))
+    heads = 3 * 15
+    assert uneven.numbers_up - heads == (whole.numbers_up - heads) * 4 / 6
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        ((1, 2), "ranks"),
+        ((1, 2, 3), r"ranks\[2\]=3: expected a whole number in \[1, 2\]"),
+        ((0, 1, 2), r"ranks\[0\]=0: expected a whole number in \[1, 2\]"),
+        ("122", "ranks='122': expected None or one rank for each client"),
+        ((1, 2, 1.5), r"ranks\[2\]=1.5: expected a whole number in \[1, 2\]"),
+    ],
+)
+def test_ranks_that_do_not_fit_are_refused(ranks, message):
+    with pytest.raises(ValueError, match=message):
+        play(regression(), "fedlora", None, lora=fl.Lora(rank=2, alpha=3.0, ranks=ranks))
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in methods.ALL.values() if row.start is None], ids=lambda row: row.slug
+)
+def test_a_rank_above_both_sides_of_a_layer(row):
+    """A rank of 8 on a layer of 5 x 6: shapes are kept, and what is exact stays exact."""
+    last = play(regression(), row, None, lora=fl.Lora(rank=8, alpha=8.0))[-1]
+    shapes = [tuple(factor.shape) for pair in last.adapter.values() for factor in pair]
+    assert shapes == [(8, 6), (5, 8)]
+    assert last.deviation < 1e-6 or not row.exact
+
+
+def test_what_never_leaves_is_not_on_the_server():
+    """Half of the ranks are the client's own: the server's stay as they started, clients differ."""
+    task = regression()
+    run = Federation.open(task, methods.SDFLoRA, private("example"), PLAN, lora=LORA)
+    list(run.events())
+    a, b = ParamKey("A", "map"), ParamKey("B", "map")
+    start, server = begun(task, methods.SDFLoRA).tensors, run.state.server.tensors
+    assert torch.equal(server[a][1:], start[a][1:]) and not server[b][:, 1:].any()
+    own = run.state.personal[b][..., 1:]
+    assert own.any() and not torch.equal(own[0], own[1])
+
+
+@pytest.mark.parametrize("slug", ["fedex-lora", "flora", "fed-sb", "fedsvd"])
+def test_peft_reads_what_was_trained(slug, tmp_path):
+    """A residual becomes further ranks, a core is multiplied in: plain PEFT gives the run's
+    outputs.
+    """
+    task: Any = tokens("head")
+    record, path = play(task, slug, None)[-1], str(tmp_path / "adapter")
+    fl.save_adapter(record, path)
+    model = peft.PeftModel.from_pretrained(copy.deepcopy(task.model), path).eval()
+    x, _ = task.test
+    torch.testing.assert_close(model(x), fl.predict(task, record, x), rtol=1e-6, atol=1e-8)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"] > LORA.rank) == (slug in ("fedex-lora", "flora"))
+    assert config["lora_alpha"] / config["r"] == pytest.approx(LORA.scaling)

@@ -1,0 +1,171 @@
+"""Rules inside a client: filters and preconditioners, each against plain matrices."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import begun, play, regression
+
+import fedlora_lab as fl
+from fedlora_lab import methods
+from fedlora_lab.methods import filters
+from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.privacy import mechanism
+
+B, A = ParamKey("B", "layer"), ParamKey("A", "layer")
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gram(key, peer):
+    return peer @ peer.T if key is B else peer.T @ peer
+
+
+def product(key, change, peer):
+    """What a change of one factor does to the product."""
+    return change @ peer if key is B else peer @ change
+
+
+@pytest.mark.parametrize("key", [B, A])
+@pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
+def test_product_space_noise_in_the_product(key, size):
+    """Whatever the peer's size, noise is the same in the product: white in the peer's span."""
+    peer = size * (random(3, 9) if key is B else random(9, 3))
+    rule = filters.product_space(gram(key, peer)[None])
+    xi = random(20000, 7, 3) if key is B else random(20000, 3, 7)
+    seen = product(key, mechanism.map_rank_axis(key, rule.noise, xi), peer)
+    energy = float(seen.square().sum((1, 2)).mean())
+    assert abs(energy / (7 * 3) - 1) < 5 * math.sqrt(2 / (21 * 20000))
+    span = torch.linalg.qr(peer.T if key is B else peer)[0]
+    inside = seen @ span if key is B else span.T @ seen
+    covariance = np.cov(inside.flatten(1).numpy().T)
+    assert np.abs(covariance - np.eye(21)).max() < 6 / math.sqrt(20000)
+
+
+@pytest.mark.parametrize("key", [B, A])
+@pytest.mark.parametrize("clip", [1e-3, 1.0, math.inf])
+def test_product_space_is_post_processing(key, clip):
+    """The release in the product is the Gaussian mechanism on the change of the product, mapped by
+    the peer alone.
+    """
+    shapes = ((3, 9), (7, 3)) if key is B else ((9, 3), (3, 7))
+    peer, change = (random(*shape, seed=i) for i, shape in enumerate(shapes))
+    rule, owner = filters.product_space(gram(key, peer)[None]), torch.zeros(1, dtype=torch.int64)
+    rows = mechanism.precondition_rows({key: change[None]}, {key: rule}, owner)
+    sums, _ = mechanism.clip_sum(rows, clip, owner, 1)
+    xi = {key: 0.3 * random(1, *change.shape, seed=2)}
+    released, alone = mechanism.release(sums, xi, {key: rule})
+    effect = product(key, change, peer)
+    clipped = effect * min(1.0, clip / float(effect.norm()))
+    found = product(key, (released[key] - alone[key])[0], peer)
+    torch.testing.assert_close(found, clipped, rtol=1e-9, atol=1e-12)
+    assert rows[key].norm() == pytest.approx(float(effect.norm()), rel=1e-9)
+    assert rule.noise is rule.after
+
+
+def test_directions_that_the_peer_does_not_span_stay_still():
+    """A peer of rank 2 of 3, and one that is zero: no change there can change the product."""
+    peer = torch.cat([random(2, 9), torch.zeros(1, 9, dtype=torch.float64)])
+    rule = filters.product_space((peer @ peer.T)[None])
+    moved = mechanism.map_rank_axis(B, rule.noise, random(1, 7, 3))
+    assert moved[..., 2].abs().max() < 1e-12 and moved.isfinite().all()
+    assert not torch.stack(list(filters.product_space(torch.zeros(1, 3, 3)))).any()
+
+
+def test_the_published_form_is_certified_by_nobody():
+    """Its noise passes the peer's pseudo-inverse and its signal does not. The noise that hides a
+    change of norm C along the peer's largest direction is sigma C / ||A||_2.
+    """
+    assert mechanism.uncertified_reason(None) is None
+    assert mechanism.uncertified_reason(filters.product_space) is None
+    assert "does not pass" in (mechanism.uncertified_reason(filters.factor_space) or "")
+    peer, eye = random(3, 9), torch.eye(3, dtype=torch.float64)
+    rule = filters.factor_space((peer @ peer.T)[None])
+    torch.testing.assert_close(rule.before[0], eye)
+    torch.testing.assert_close(rule.noise[0] @ peer @ peer.T @ rule.noise[0], eye)
+    direction = torch.linalg.eigh(peer @ peer.T).eigenvectors[:, -1]
+    largest = float(torch.linalg.svdvals(peer)[0])
+    assert float((rule.noise[0] @ direction).norm()) == pytest.approx(1 / largest, rel=1e-9)
+    with pytest.raises(ValueError, match="expected a rule that gives a Preconditioner"):
+        mechanism.uncertified_reason(lambda gram: gram)  # type: ignore[arg-type, return-value]
+
+
+def matrix(taps: int, size: int) -> np.ndarray:
+    """The filter as a matrix: binomial weights, each index beyond an edge mirrored back, the edge
+    counted twice.
+    """
+    weights = [math.comb(taps - 1, i) / 2 ** (taps - 1) for i in range(taps)]
+    full = np.zeros((size, size))
+    for row in range(size):
+        for i, weight in enumerate(weights):
+            column = row + i - taps // 2
+            while not 0 <= column < size:
+                column = -column - 1 if column < 0 else 2 * size - 1 - column
+            full[row, column] += weight
+    return full
+
+
+@pytest.mark.parametrize("taps", [1, 3, 5, 9])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 40])
+def test_the_filter_is_its_matrix(taps, size):
+    """Symmetric and doubly stochastic, on the long axis of each factor."""
+    expected, rule = matrix(taps, size), filters.binomial(taps)
+    np.testing.assert_allclose(expected, expected.T, atol=1e-15)
+    np.testing.assert_allclose(expected.sum(0), 1)
+    x = random(4, 2, size)
+    np.testing.assert_allclose(rule(x, "A").numpy(), x.numpy() @ expected.T, atol=1e-12)
+    np.testing.assert_allclose(rule(x.mT, "B").numpy(), expected @ x.mT.numpy(), atol=1e-12)
+    assert filters.identity(x, "A") is x
+
+
+def test_the_filter_keeps_what_is_published_of_white_noise():
+    """[1, 4, 6, 4, 1] / 16 keeps 0.273 of the variance and 0.523 of the standard deviation."""
+    row = matrix(5, 40)[20]
+    assert row[18:23].tolist() == [1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16]
+    assert (row**2).sum() == pytest.approx(0.2734375)
+    assert math.sqrt((row**2).sum()) == pytest.approx(0.523, abs=5e-4)
+    smoothed = filters.binomial(5)(random(200, 2, 400), "A")[..., 5:-5]
+    assert float(smoothed.var()) == pytest.approx(0.2734, rel=0.02)
+
+
+@settings(max_examples=40, deadline=None)
+@given(size=st.integers(1, 12), taps=st.sampled_from([1, 3, 5, 7]), seed=st.integers(0, 99))
+def test_the_filter_never_grows_the_norm(size, taps, seed):
+    x = random(2, size, seed=seed)
+    smoothed = filters.binomial(taps)(x, "A")
+    assert smoothed.norm() <= x.norm() * (1 + 1e-12)
+    torch.testing.assert_close(smoothed.mean(-1), x.mean(-1))
+
+
+def test_a_core_starts_where_the_frozen_weight_points():
+    """Public, the same for all seeds, and of no effect before training."""
+    task = regression()
+    state, weight = begun(task, "fed-sb"), task.model.get_parameter("map.weight")
+    a, b, core = (state.tensors[ParamKey(side, "map")] for side in "ABR")
+    values = torch.diag(torch.linalg.svdvals(weight)[:2])
+    torch.testing.assert_close(b @ values @ a, b @ b.T @ weight)
+    torch.testing.assert_close(a @ a.T, torch.eye(2, dtype=a.dtype))
+    assert not core.any()
+    with pytest.raises(ValueError, match="rank=6: expected at most 5"):
+        play(task, "fed-sb", None, lora=fl.Lora(rank=6))
+
+
+@pytest.mark.parametrize("slug", ["dp-lora", "dp-fedlora"])
+def test_parts_are_clipped_apart_and_bounded_together(slug):
+    """One huge factor leaves the other's share of the clip alone; all together stay within C."""
+    small, huge = ParamKey("B", "one"), ParamKey("B", "two")
+    rows = {ParamKey("A", "one"): 1e6 * random(4, 2, 7), small: 1e-6 * random(4, 5, 2)}
+    rows[huge] = 1e6 * random(4, 5, 2, seed=1)
+    owner, parts = torch.arange(4), methods.ALL[slug].clip_groups
+    apart, counts = mechanism.clip_sum(rows, 1.0, owner, 4, parts)
+    together, _ = mechanism.clip_sum(rows, 1.0, owner, 4)
+    total = torch.stack([x.flatten(1).square().sum(1) for x in apart.values()]).sum(0)
+    assert bool((total <= 1 + 1e-9).all()) and counts.scaled == 4
+    assert float(together[small].norm()) < 1e-9
+    if slug == "dp-fedlora":
+        torch.testing.assert_close(apart[small], rows[small])

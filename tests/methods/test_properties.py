@@ -1,0 +1,179 @@
+"""Plans, schedules, ranks, partitions, privacy of any kind: valid ones keep their promises, others
+are refused in one line before anything runs.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import LORA, private, regression, tensors, tokens
+
+import fedlora_lab as fl
+from fedlora_lab.tasks import partition
+
+NAN, INF = float("nan"), float("inf")
+SHARES = st.floats(0, 1) | st.sampled_from([-0.1, 1.1, NAN, INF, 0, 1, True, "1", None])
+COUNTS = st.integers(-1, 4) | st.sampled_from([1.0, 2.5, True, None, "2", 10**30])
+RATES = st.floats(0, 2) | st.sampled_from(
+    [-1.0, NAN, 1e9, 1e10, {"A": 0.1}, {"A": 0.1, "B": 0.2}, {"C": 1}, "x"]
+)
+CLIENTS = ["sgd", "sgd:momentum=1", "adamw", "dp-adam:floor=0", fl.SGD(0.5), None, 3, {}]
+PLANS: dict[str, Any] = {
+    "rounds": st.integers(0, 2) | st.sampled_from([-1, 1.0, "2", None, True]),
+    "local_steps": st.integers(1, 2) | st.sampled_from([0, -1, 1.5, None]),
+    "batch": COUNTS,
+    "lr": RATES,
+    "optimizer": st.sampled_from(CLIENTS),
+    "server_optimizer": st.sampled_from(["sgd", "adam", "adamw", "sgd:momentum=0.9", None]),
+    "server_lr": RATES,
+    "participation": SHARES,
+    "dropout": SHARES,
+    "weights": st.sampled_from(["uniform", "size", "none", None, 3]),
+    "lr_decay": SHARES,
+}
+
+
+def begun(call: Any) -> Any:
+    """What a call gives; ``None`` when it refused, which must name a value in one line."""
+    try:
+        return call()
+    except ValueError as error:
+        text = str(error)
+    assert "=" in text and ": expected " in text and "\n" not in text, text
+    return None
+
+
+SEEN: set[bool] = set()
+
+
+@given(
+    given=st.fixed_dictionaries({}, optional=PLANS),
+    unit=st.sampled_from([None, "example", "client"]),
+)
+@settings(max_examples=60)
+def test_any_plan_runs_or_is_refused_before_training(given, unit):
+    """What is begun ends: so many records, finite ledger; NaN only where numbers grew too large."""
+    plan = begun(lambda: fl.Plan(**{"rounds": 1, "local_steps": 1, "batch": 2, **given}))
+    SEEN.add(plan is not None)
+    privacy = unit and private(unit)
+    run = plan and begun(lambda: fl.run(regression(), "fedlora", privacy, plan, lora=LORA))
+    if run:
+        records = list(run)
+        assert [record.index for record in records] == list(range(plan.rounds + 1))
+        assert not (unit and plan.rounds) or 0 <= records[-1].epsilon < INF
+        if isinstance(plan.lr, int | float) and plan.lr == 0 and unit is None:
+            last = tensors(records[-1])
+            assert all(torch.equal(x, last[name]) for name, x in tensors(records[0]).items())
+
+
+def test_both_kinds_of_plans_were_drawn():
+    assert SEEN in ({True, False}, set())  # empty where this test is run alone
+
+
+ROUND = st.lists(st.sampled_from(["A", "B", "AB"]), min_size=1, max_size=3).map(" ".join)
+ROUNDS = st.lists(ROUND, min_size=1, max_size=3).map(tuple)
+
+
+@given(words=ROUNDS, steps=st.integers(1, 3), unit=st.sampled_from([None, "client"]))
+@settings(max_examples=25)
+def test_any_schedule_moves_what_it_names_and_nothing_else(words, steps, unit):
+    """Round by round: a factor that no step of the round names keeps every bit, at the server."""
+    row = fl.methods.FedLoRA.replace(name="drawn", train=fl.Cycle(words))
+    plan = fl.Plan(rounds=3, local_steps=steps, batch=2, lr=0.1)
+    run = begun(lambda: fl.run(tokens(), row, unit and private(unit), plan, lora=LORA))
+    records = list(run or ())
+    for t in range(len(records) - 1):
+        named = "".join(fl.Cycle(words)(t, s) for s in range(steps))
+        before, after = tensors(records[t]), tensors(records[t + 1])
+        for name in before:
+            moves, same = name[-1] in named, torch.equal(before[name], after[name])
+            assert same if not moves else not (unit and same), (t, name)
+
+
+@given(
+    st.lists(st.text("AB *RX|", max_size=5) | st.none() | st.integers(), max_size=3).map(tuple)
+    | st.text(max_size=3)
+    | ROUNDS
+)
+@settings(max_examples=60)
+def test_any_words_are_a_schedule_or_refused(words):
+    cycle = begun(lambda: fl.Cycle(words))
+    for t, line in enumerate(words if cycle else ()):
+        steps = line.split()
+        assert set(steps) <= {"A", "B", "AB", "BA", "R", "*"}
+        assert [cycle(t + len(words), s) for s in range(2 * len(steps))] == steps * 2
+
+
+@given(
+    rank=st.integers(-1, 7) | st.sampled_from([2.0, None, 10**6]),
+    ranks=st.none()
+    | st.lists(st.integers(0, 7) | st.sampled_from([1.5, None]), min_size=1, max_size=4),
+    slug=st.sampled_from(["fedlora", "hetlora", "rolora", "flexlora"]),
+)
+@settings(max_examples=40)
+def test_any_ranks_run_or_are_refused_before_training(rank, ranks, slug):
+    """A rank above the layer's, another count of clients, a method of equal ranks only."""
+    lora = begun(lambda: fl.Lora(rank=rank, ranks=ranks))
+    plan = fl.Plan(rounds=1, local_steps=1, batch=2, lr=0.05)
+    if lora is not None and lora.rank <= 100:
+        run = begun(lambda: fl.run(regression(), slug, None, plan, lora=lora))
+        for A, B in list(run)[-1].adapter.values() if run else ():
+            assert A.shape[0] == B.shape[1] == rank
+            assert bool(A.isfinite().all() and B.isfinite().all())
+
+
+LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60) | st.lists(
+    st.sampled_from("abc"), min_size=1, max_size=60
+)
+ALPHAS = st.floats(1e-8, 1e8) | st.sampled_from([INF, 1e-300, 0.0, -1.0, NAN, None])
+
+
+@pytest.mark.parametrize("kind", ["iid", "dirichlet", "by_group"])
+@given(
+    labels=LABELS,
+    clients=st.integers(-1, 20),
+    alpha=ALPHAS,
+    seed=st.integers(0, 2**40),
+    least=st.integers(-1, 5),
+)
+@settings(max_examples=60)
+def test_any_partition_is_one_or_is_refused(kind, labels, clients, alpha, seed, least):
+    """Every example with exactly one client, nobody below the least, the same for the same seed."""
+    calls: dict[str, Any] = {
+        "iid": lambda: partition.iid(len(labels), clients, seed, least),
+        "dirichlet": lambda: partition.dirichlet(labels, clients, alpha, seed, least),
+        "by_group": lambda: partition.by_group(labels, clients, seed),
+    }
+    split = begun(calls[kind])
+    if split is None:
+        return
+    assert sorted(np.concatenate(split).tolist()) == list(range(len(labels)))
+    assert all(np.array_equal(one, again) for one, again in zip(split, calls[kind](), strict=True))
+    if kind == "by_group":
+        assert all(len({labels[i] for i in part}) == 1 for part in split)
+        assert len(split) == clients * len(set(labels))
+    else:
+        assert len(split) == clients and min(map(len, split)) >= least
+
+
+@given(
+    noise=st.floats(0, 50) | st.sampled_from([-1.0, NAN, INF, None, "1"]),
+    clip=st.floats(0, 100) | st.sampled_from([-1.0, NAN, INF, None]),
+    rate=st.floats(0, 1) | st.sampled_from([-0.5, 2.0, NAN, None]),
+    delta=st.floats(1e-12, 0.5) | st.sampled_from([0, 1, -1, NAN]),
+    count=st.integers(0, 50),
+)
+@settings(max_examples=60)
+def test_any_privacy_states_an_epsilon_or_is_refused(noise, clip, rate, delta, count):
+    """Never negative, never smaller for more releases, and infinite where nothing is added."""
+    fields: dict[str, Any] = {"noise_multiplier": noise, "clip_norm": clip, "sample_rate": rate}
+    privacy = begun(lambda: fl.Privacy(accountant="rdp", delta=delta, **fields))
+    ledger = privacy and begun(lambda: privacy.ledger(releases=count))
+    if ledger and noise is not None:
+        spent = ledger.epsilon()
+        assert spent >= 0
+        assert privacy.ledger(releases=count + 5).epsilon() >= spent * (1 - 1e-9)
+        assert spent == INF or not (noise == 0 and rate and count)

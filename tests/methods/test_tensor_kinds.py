@@ -1,0 +1,87 @@
+"""A new kind of trained tensor is one row of `KINDS` and a method whose ``start`` makes it."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from small import LORA, PLAN, play, private, regression
+
+import fedlora_lab as fl
+from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.lora import peft
+from fedlora_lab.lora.batch_independence import check_batch_independence
+from fedlora_lab.methods.method import Cycle
+from fedlora_lab.methods.state import KINDS, ParamKey, TensorKind
+
+KEY, A, B = (ParamKey(side, "map") for side in ("S", "A", "B"))
+
+
+@pytest.fixture(params=[True, False], ids=["scheduled", "at every step"])
+def row(request, monkeypatch):
+    """A method that trains a shift S of each layer's output beside B; A rests."""
+    kind = TensorKind(
+        trained=True,
+        scheduled=request.param,
+        sent_up=True,
+        sent_down=True,
+        shape=lambda d_out, d_in, rank: (d_out,),
+        output=lambda y, shift: y + shift.unsqueeze(1),
+    )
+    monkeypatch.setitem(KINDS, "S", kind)
+
+    def start(weight, rank):
+        return {"S": weight.new_zeros(len(weight))}
+
+    word = "BS" if request.param else "B"
+    return fl.methods.FFA.replace(name="shift", train=Cycle((word,)), start=start)
+
+
+def shifted():
+    """The regression task with 1 added to every target."""
+    task = regression()
+    clients = tuple((x, y + 1) for x, y in task.clients)
+    return replace(task, clients=clients, test=(task.test[0], task.test[1] + 1))
+
+
+def ended(row, privacy, plan=PLAN) -> Any:
+    run = Federation.open(shifted(), row, privacy, plan, lora=LORA, seed=3)
+    records = list(run.events())
+    return run.state.server.tensors, records[-1]
+
+
+def test_it_is_trained_sent_and_counted(row):
+    task = shifted()
+    tensors, last = ended(row, None)
+    assert tensors[KEY].abs().max() > 0.01
+    start, _ = ended(row, None, PLAN.replace(rounds=0))
+    assert torch.equal(tensors[A], start[A])
+    assert not start[KEY].any()
+    plain = play(task, "ffa-lora", None, seed=3)[-1]
+    assert last.metrics["loss"] < plain.metrics["loss"]
+    more = len(task.clients) * 5
+    assert last.uploads.numbers_up == plain.uploads.numbers_up + more
+    assert last.uploads.numbers_down == plain.uploads.numbers_down + more
+
+
+@pytest.mark.parametrize("unit", ["example", "client"])
+def test_it_is_clipped_and_noised(row, unit):
+    plan = PLAN.replace(rounds=1)
+    resting, _ = ended(row, private(unit, clip=0.0, sigma=1.0), plan)
+    assert not resting[KEY].any()
+    clipped, _ = ended(row, private(unit, clip=1e-3, sigma=0.0), plan)
+    assert 0 < math.hypot(*(float(clipped[key].norm()) for key in (KEY, B))) < 0.01
+    noised, _ = ended(row, private(unit, clip=1e-3, sigma=1e3), plan)
+    assert noised[KEY].std() > 10 * clipped[KEY].std()
+
+
+def test_it_is_probed_for_mixing_and_not_lost_on_the_way_out(row, tmp_path):
+    task = regression()
+    adapted = peft.adapt(task.model, task.targets, task.head, LORA)
+    mixes = row.replace(penalty=lambda own, start: own[KEY].sum() + 0 * own[B].flatten(1).sum(1))
+    with pytest.raises(ValueError, match="penalty"):
+        check_batch_independence(task, adapted, method=mixes, plan=PLAN)
+    _, last = ended(row, None, PLAN.replace(rounds=1))
+    with pytest.raises(ValueError, match="no place"):
+        fl.save_adapter(last, tmp_path / "adapter")

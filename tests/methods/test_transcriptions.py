@@ -1,0 +1,349 @@
+"""Runs of the library against plain loops written from the papers (`transcribed`)."""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import transcribed as plain
+from scipy.stats import binomtest, kstest
+from small import LORA, private, regression, somewhere, tokens
+from transcribed import Loop, together
+
+import fedlora_lab as fl
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab.federated.records import Round
+from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.tasks.task import Task
+
+pytestmark = pytest.mark.slow
+TASKS = {"least squares": regression, "tokens with head": lambda: tokens("head")}
+SIDES = ("A", "B", "R", "W", "head")
+RANKS, WIDE = (1, 3, 2), {"rank": 3, "alpha": 3 * LORA.scaling}  # another rank, the same scale
+SETTINGS = {  # momentum, weights, unit
+    "plain by size": (0.0, "size", "example"),
+    "momentum": (0.6, "uniform", "example"),
+    "client unit": (0.4, "uniform", "client"),
+}
+every_task = pytest.mark.parametrize("task", TASKS)
+every_clip = pytest.mark.parametrize("clip", [0.3, 1e6], ids=["clip bites", "clip is loose"])
+every_setting = pytest.mark.parametrize("setting", SETTINGS)
+
+
+class Trace(NamedTuple):
+    """A run of the library: records, tensors of server and clients after each; a loop's work."""
+
+    records: list[Round]
+    states: list[ServerState]
+    personal: list[dict[ParamKey, torch.Tensor]]
+    oracle: plain.Oracle
+    clients: list
+    work: plain.Work
+
+    @property
+    def start(self) -> plain.State:
+        return state_of(self.states[0])
+
+
+def state_of(server: ServerState) -> plain.State:
+    """The server's tensors under the names of the transcriptions, W in units of the weight."""
+    return {
+        (key.side, key.layer): plain.SCALE * x.numpy() if key.side == "W" else x.numpy()
+        for key, x in server.tensors.items()
+        if key.side in SIDES
+    }
+
+
+def follow(
+    task: Task, row: str, clip: float, setting: str, lora: fl.Lora = LORA, **options: Any
+) -> Trace:
+    """Play a run without noise, without a clip also without privacy, and keep everything."""
+    momentum, weights, unit = SETTINGS[setting]
+    trust, scattered = options.pop("trust", "local"), options.pop("scattered", False)
+    privacy = None if clip == math.inf else private(unit, sigma=0.0, clip=clip, trust=trust)
+    kind, rounds, seed = fl.SGD(momentum), options.pop("rounds", 3), options.pop("seed", 0)
+    plan = fl.Plan(rounds, local_steps=2, batch=None, lr=0.5, weights=weights, optimizer=kind)
+    run = Federation.open(task, row, privacy, plan, lora=lora, seed=seed)
+    if scattered:  # random numbers in all that clients train and in what is added to the base
+        server = run.state.server
+        shapes = {key: x.shape for key, x in server.tensors.items() if key.side in SIDES}
+        run.state.server = server.with_(somewhere(shapes))
+    model: Any = task.model
+    sizes = task.sizes if weights == "size" else [1] * len(task.sizes)
+    known = hasattr(model, "map")
+    oracle = (
+        plain.least_squares(model.map.weight.numpy()) if known else plain.token_classifier(model)
+    )
+    clients = [[(x.numpy(), y.numpy()) for x, y in zip(*pair)] for pair in task.clients]
+    shares = [n / sum(sizes) for n in sizes]
+    work = plain.Work(
+        rounds, 2, 0.5, momentum, clip, shares, "example" if privacy is None else unit
+    )
+    trace = Trace([], [], [], oracle, clients, work)
+    for event in run.events():
+        if isinstance(event, Round):
+            trace.records.append(event)
+            trace.states.append(run.state.server)
+            trace.personal.append(dict(run.state.personal))
+    return trace
+
+
+def agree(found: plain.State, end: plain.State, start: plain.State) -> None:
+    """Both went to the same place, up to 1e-6 of the way."""
+    for key, x in end.items():
+        way = np.linalg.norm(x - start.get(key, 0.0))
+        gap = np.linalg.norm(found.get(key, np.zeros_like(x)) - x)
+        assert gap <= 1e-6 * way + 1e-14, f"{key}: {gap / max(way, 1e-300):.1e} of the way"
+    assert all(key in end or not x.any() for key, x in found.items()), "the library holds more"
+
+
+def signed(found: plain.State, end: plain.State) -> plain.State:
+    """A singular vector is known up to its sign: give each rank the sign that ``end`` has."""
+    found = dict(found)
+    for name in plain.layers(end):
+        signs = np.sign((found["A", name] * end["A", name]).sum(1))
+        found["A", name] = signs[:, None] * found["A", name]
+        found["B", name] = signs * found["B", name]
+    return found
+
+
+def fresh(run: Trace) -> Iterator[plain.State]:
+    """The A that the library drew in each round: public randomness."""
+    states = (state_of(server) for server in run.states[1:])
+    return iter([{key: x for key, x in state.items() if key[0] == "A"} for state in states])
+
+
+def sketches(run: Trace) -> Iterator[dict[str, np.ndarray]]:
+    """The library's own Omega of every round, of the width of the rank."""
+    for server in run.states[:-1]:
+        shapes = {name: a.shape[::-1] for name, a in server.side("A").items()}
+        yield {n: server.random(n).standard_normal(s) for n, s in shapes.items()}
+
+
+def others(run: Trace, wider: int = 1) -> Iterator[dict[str, np.ndarray]]:
+    """Some other Omega: where a sketch is as wide as the mean product's rank it does not matter."""
+    random = np.random.default_rng(0)
+    for server in run.states[:-1]:
+        factors = server.side("A").items()
+        yield {name: random.normal(size=(a.shape[1], wider * len(a))) for name, a in factors}
+
+
+AB, B, TURNS = together("AB"), together("B"), together("B", "A")
+LOOPS: dict[str, Callable[[Trace], Loop]] = {
+    "fedlora": lambda run: Loop(AB, plain.plain_mean),
+    "ffa-lora": lambda run: Loop(B, plain.plain_mean),
+    "rolora": lambda run: Loop(TURNS, plain.plain_mean),
+    "la-lora": lambda run: Loop(together("B A"), plain.plain_mean, filter=plain.low_pass),
+    "la-lora-unfiltered": lambda run: Loop(together("B A"), plain.plain_mean),
+    "deer": lambda run: Loop(TURNS, plain.plain_mean, size=plain.in_product),
+    "deer-literal": lambda run: Loop(TURNS, plain.plain_mean),
+    "fedlpp": lambda run: Loop(AB, plain.straight_through, receives=plain.quantised),
+    "fedex-lora": lambda run: Loop(AB, plain.fedex),
+    "flora": lambda run: Loop(AB, plain.flora(fresh(run))),
+    "flexlora": lambda run: Loop(AB, plain.flexlora),
+    "fedsvd": lambda run: Loop(B, plain.fedsvd),
+    "fedask": lambda run: Loop(B, plain.fedask(others(run))),
+    "fedask-both": lambda run: Loop(AB, plain.fedask(sketches(run))),
+    "fedask-wide": lambda run: Loop(AB, plain.fedask(others(run, len(run.clients)))),
+    "hetlora": lambda run: Loop(AB, plain.hetlora),
+    "lora-fair": lambda run: Loop(AB, plain.lora_fair),
+    "fed-sb": lambda run: Loop(together("R"), plain.plain_mean),
+    "dp-lora": lambda run: Loop(plain.apart, plain.plain_mean),
+    "dp-fedlora": lambda run: Loop(AB, plain.plain_mean, sends=plain.weights_themselves),
+}
+UP_TO_SIGNS = {"flexlora", "fedsvd", "fedask", "fedask-both", "fedask-wide"}
+UNEQUAL = {row: LOOPS[row] for row in ("flora", "flexlora", "hetlora")}
+UNEQUAL["fedlora"] = lambda run: Loop(AB, plain.padded_changes)
+UNITS = {"dp-lora": "example", "dp-fedlora": "client"}
+CASES = [
+    (row, s) for row in LOOPS for s in SETTINGS if UNITS.get(row, SETTINGS[s][2]) == SETTINGS[s][2]
+]
+
+
+def follows(run: Trace, row: str, loop: Loop, ranks: tuple[int, ...] | None = None) -> None:
+    """After every round the library's server stands where the loop does."""
+    start = run.start
+    states, _ = plain.federated(run.oracle, start, run.clients, run.work, loop, ranks)
+    for server, end in zip(run.states, states, strict=True):
+        found = state_of(server)
+        agree(signed(found, end) if row in UP_TO_SIGNS else found, end, start)
+    assert run.work.clip == math.inf or (run.records[-1].clipped > 0) == (run.work.clip < 1)
+    for name in plain.layers(start):
+        before, after = (plain.weight_change(state, name) for state in (start, states[-1]))
+        assert np.linalg.norm(after - before) > 1e-3, "nothing was trained"
+
+
+@every_task
+@every_clip
+@pytest.mark.parametrize(("row", "setting"), CASES)
+def test_every_method_with_one_state_for_all(task, row, clip, setting):
+    run = follow(TASKS[task](), row, clip, setting)
+    follows(run, row, LOOPS[row](run))
+
+
+@every_task
+@every_clip
+@every_setting
+@pytest.mark.parametrize("row", UNEQUAL)
+def test_unequal_ranks(task, row, clip, setting):
+    """Client k trains the first r_k ranks."""
+    run = follow(TASKS[task](), row, clip, setting, fl.Lora(**WIDE, ranks=RANKS))
+    follows(run, row, UNEQUAL[row](run), RANKS)
+
+
+@every_task
+@pytest.mark.parametrize("row", LOOPS)
+def test_one_round_from_anywhere(task, row):
+    """One round by size and without a clip, from tensors of which none is zero."""
+    run = follow(TASKS[task](), row, math.inf, "plain by size", rounds=1, scattered=True)
+    follows(run, row, LOOPS[row](run)._replace(sends=None))
+
+
+# Ranks of A and of B, out of three, that are sent; the others stay with their client.
+SENT = {"fedsa-lora": {"A": 3, "B": 0}, "sdflora": {"A": 2, "B": 2}}
+
+
+@every_task
+@every_clip
+@every_setting
+@pytest.mark.parametrize("row", SENT)
+def test_kept_ranks(task, row, clip, setting):
+    """What is sent ends where the loop has it, and what is kept with every client."""
+    run = follow(TASKS[task](), row, clip, setting, fl.Lora(**WIDE))
+    server, own = plain.personal(run.oracle, run.start, run.clients, run.work, SENT[row])
+    agree(state_of(run.states[-1]), server, run.start)
+    for k, kept in enumerate(own):
+        kept = {key: x for key, x in kept.items() if x.size}
+        theirs = {key: run.personal[-1][ParamKey(*key)][k].numpy() for key in kept}
+        assert len(theirs) == len(run.personal[-1]), "other factors are kept"
+        for (side, name), x in kept.items():
+            whole = theirs[side, name]
+            theirs[side, name] = whole[-len(x) :] if side == "A" else whole[:, -x.shape[1] :]
+        agree(theirs, kept, {})
+
+
+@pytest.mark.parametrize("row", LOOPS)
+def test_the_weight_is_that_of_the_factors(row):
+    """What the library computes with a state is W0 + W + s B R A: outputs at unit vectors."""
+    task: Any = regression()
+    run, base = follow(task, row, math.inf, "plain by size"), task.model.map.weight
+    for record, server in zip(run.records, run.states, strict=True):
+        found = fl.predict(task, record, torch.eye(base.shape[1], dtype=torch.float64)).T - base
+        expected = torch.tensor(plain.weight_change(state_of(server), "map"))
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_flora_draws_a_new_factor_each_round():
+    """The A of every round and layer is another one, with entries uniform in +-1 / sqrt(d_in)."""
+    run = follow(tokens("head"), "flora", 0.0, "plain by size", rounds=40)
+    drawn = [a * math.sqrt(a.shape[1]) for state in fresh(run) for a in state.values()]
+    entries = np.concatenate([a.ravel() for a in drawn])
+    assert len(np.unique(entries)) == len(entries)
+    assert kstest(entries, "uniform", args=(-1, 2)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("trust", ["secagg", "central"])
+def test_dp_fedlora_of_a_sum(trust):
+    """Where the server sees a sum only, it is that of the clipped weights too."""
+    run = follow(tokens("head"), "dp-fedlora", 0.3, "client unit", trust=trust)
+    follows(run, "dp-fedlora", LOOPS["dp-fedlora"](run))
+
+
+def test_hetlora_of_no_products():
+    """Where every client's product is zero the shares alone count."""
+    run = follow(tokens("head"), "hetlora", 0.0, "plain by size", fl.Lora(**WIDE))
+    agree(state_of(run.states[-1]), run.start, run.start)
+
+
+def test_the_transcriptions_differ_from_each_other():
+    """Agreement above is no accident: no two methods end at the same weight."""
+    ends = {}
+    for row in LOOPS.keys() - {"deer-literal"}:  # without noise it is RoLoRA
+        setting = "client unit" if UNITS.get(row) == "client" else "plain by size"
+        server = follow(tokens("head"), row, 0.3, setting).states[-1]
+        ends[row] = plain.weight_change(state_of(server), "inner")
+    for row, one in ends.items():
+        for other in ends.keys() - {row}:
+            gap = np.linalg.norm(one - ends[other])
+            assert gap > 1e-5 * np.linalg.norm(one), f"{row} and {other}"
+
+
+# ---- AS-LoRA: training with given modes, scores, and how modes are drawn
+
+
+def modes_of(server: ServerState) -> dict[str, str]:
+    """Layer -> what moves in the round to come."""
+    return {name: "BA"[int(mode)] for name, mode in server.side("mode").items()}
+
+
+@pytest.mark.parametrize("task", [lambda: regression(heterogeneity=0.1), lambda: tokens("head")])
+@every_clip
+@pytest.mark.parametrize("setting", ["plain by size", "client unit"])
+def test_modes_train_and_score(task, clip, setting):
+    """With the library's modes the loop ends where it does, and its scores are running means."""
+    run, score = follow(task(), "as-lora", clip, setting, rounds=8), {}
+    modes = [modes_of(server) for server in run.states[:-1]]
+
+    def parts(state: plain.State, t: int, s: int) -> list[plain.Keys]:
+        return [[(side, name) for name, side in modes[t].items()] + plain.of(state, "")]
+
+    loop = Loop(parts, plain.plain_mean)
+    states, ends = plain.federated(run.oracle, run.start, run.clients, run.work, loop)
+    rounds = zip(pairwise(states), modes, ends, run.states[1:], strict=True)
+    for (before, end), mode, arrived, server in rounds:
+        agree(state_of(server), end, run.start)
+        for name, side in mode.items():
+            new = plain.agreement([one[side, name] - before[side, name] for one in arrived])
+            old = score.get((side, name))
+            score[side, name] = new if old is None else 0.9 * old + 0.1 * new
+            for each in "AB":
+                found = float(server.tensors[ParamKey(f"score {each}", name)])
+                expected = score.get((each, name), math.nan)
+                assert found == pytest.approx(expected, rel=1e-6, abs=1e-18, nan_ok=True)
+    assert max(score.values()) > 0
+
+
+def test_layers_take_turns_in_the_warm_up_and_then_choose():
+    """All B first, in the first tenth of the rounds."""
+    runs = []
+    for seed in range(3):
+        run = follow(tokens("head"), "as-lora", math.inf, "plain by size", rounds=25, seed=seed)
+        runs.append([modes_of(server) for server in run.states[:-1]])
+        assert [set(mode.values()) for mode in runs[-1][:3]] == [{"B"}, {"A"}, {"B"}]
+    assert any(len(set(mode.values())) == 2 for run in runs for mode in run[3:])
+
+
+def drawn(scores: dict[str, float], step: float, t: int, seed: int) -> tuple[int, float]:
+    """How many of 1000 equal layers choose A after round t, in which B moved by ``step``; and the
+    new score of B.
+    """
+    tensors, number = {}, lambda x: torch.tensor(x, dtype=torch.float64)
+    names = [f"layer{i}" for i in range(1000)]
+    for name in names:
+        tensors |= {ParamKey(side, name): torch.zeros(1, 1, dtype=torch.float64) for side in "AB"}
+        tensors |= {ParamKey(f"score {side}", name): number(x) for side, x in scores.items()}
+        tensors[ParamKey("mode", name)] = number(0.0)
+    state = ServerState(tensors, round=t, planned=20, streams=Streams(seed))
+    up = {ParamKey("B", name): torch.full((2, 1, 1), step, dtype=torch.float64) for name in names}
+    after = fl.methods.get("as-lora").aggregate(state, state, up, number([0.5, 0.5]))
+    new = {float(x) for x in after.side("score B").values()}
+    return sum(int(x) for x in after.side("mode").values()), new.pop()
+
+
+@pytest.mark.parametrize(("a", "b", "t"), [(0.3, 0.1, 2), (1e-8, 3e-8, 21), (0.1, 0.12, 80)])
+def test_modes_follow_the_sigmoid(a, b, t):
+    """Over many layers and seeds A is chosen as often as its probability says."""
+    found = [drawn({"A": a, "B": b}, math.sqrt(b), t, seed) for seed in range(3)]
+    assert [new for _, new in found] == pytest.approx([b] * 3, rel=1e-9)  # 0.9 b + 0.1 b
+    # The round to come is number t + 2; two of the 20 planned ones are the warm-up.
+    count = sum(count for count, _ in found)
+    assert binomtest(count, 3000, plain.chance_of_a(a, b, t + 2 - 2)).pvalue > 1e-3
+
+
+def test_the_unseen_factor_comes_first():
+    """A factor without a score is chosen for certain, whatever the other's score."""
+    assert drawn({"A": math.nan, "B": 0.1}, 1.0, 30, 0)[0] == 1000

@@ -1,0 +1,318 @@
+"""Figures: what is drawn is what the frame says, it looks the same every time, and what cannot be
+drawn is refused in one line."""
+
+import itertools
+import threading
+from typing import Any
+
+import matplotlib
+import matplotlib.colors
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from frames import FOUNDING, FRAME_PLOTS, line_of, tidy_frame, words
+from matplotlib.text import Text
+from scipy.stats import t
+
+import fedlora_lab as fl
+from fedlora_lab import plots
+from fedlora_lab.plots import frames, style
+from fedlora_lab.plots.training_curves import noise_energies, traffic_table
+
+every_plot = pytest.mark.parametrize("draw", [getattr(plots, name) for name in FRAME_PLOTS])
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return tidy_frame()
+
+
+def where(frame, keep, **labels):
+    """The frame with NaN in the rows of these labels that are not to be kept."""
+    chosen = np.logical_and.reduce([frame[key].isin(value) for key, value in labels.items()])
+    return frame.assign(value=frame["value"].where(~chosen | keep))
+
+
+# ---- what is drawn
+
+
+def test_curves_draw_the_mean(frame):
+    ax: Any = plots.curves(frame).axes[0]
+    for slug in FOUNDING:
+        line = line_of(ax, style.look(slug).colour)
+        part = frame.query("method == @slug and measure == 'accuracy'")
+        means = part.groupby("round")["value"].mean()
+        np.testing.assert_allclose(line.get_ydata(), means)
+        assert list(line.get_xdata()) == list(means.index)
+
+
+def test_the_band_is_students_interval(frame):
+    half = t.ppf(0.975, 2) * np.std([1, 2, 4], ddof=1) / np.sqrt(3)
+    assert frames.band([1.0, 2.0, 4.0]) == pytest.approx((7 / 3 - half, 7 / 3 + half))
+    assert frames.band([0.7]) == (0.7, 0.7)
+    ax: Any = plots.curves(frame[frame.method == "rolora"]).axes[0]
+    drawn = ax.collections[0].get_paths()[0].vertices
+    ends = frame.query("method == 'rolora' and measure == 'accuracy' and round == 4")["value"]
+    at_end = drawn[drawn[:, 0] == 4][:, 1]
+    assert (at_end.min(), at_end.max()) == pytest.approx(frames.band(ends))
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_the_figure_says_how_many_seeds(seeds):
+    text = words(plots.curves(tidy_frame(("rolora",), seeds=seeds)))
+    assert ("one seed" if seeds == 1 else f"n = {seeds} seeds") in text
+
+
+def test_deviation_names_the_exact(frame):
+    text = words(plots.deviation(frame))
+    assert "FFA-LoRA,\nRoLoRA,\nDEeR\nexact: 0" in text
+    assert "LA-LoRA" in text.replace("FFA-LoRA", "")
+
+
+def test_noise_says_which_term_is_absent(frame):
+    """FFA has no noise on A; FFA, RoLoRA and DEeR no product of noises."""
+    assert words(plots.noise(frame)).count("none") == 1 + 3
+    each = noise_energies(frame).query("method == 'fedlora' and term == 'noise_B'")
+    assert each["value"].tolist() == [4.0] * 3
+
+
+def test_traffic_ends_at_the_total(frame):
+    assert traffic_table(frame).query("method == 'fedlora'")["bytes"].max() == 4 * (2000 + 500)
+    assert traffic_table(frame, "up").query("method == 'rolora'")["bytes"].max() == 4 * 1000
+    ax = plots.traffic(frame).axes[0]
+    assert line_of(ax, style.look("fedlora").colour).get_xdata()[-1] == pytest.approx(10.0)
+    assert "(kB)" in ax.get_xlabel()
+
+
+def test_overview_has_four_panels(frame):
+    figure = plots.overview(frame)
+    assert [ax.get_title(loc="left")[0] for ax in figure.axes] == ["1", "2", "3", "4"]
+    assert "every method\nε = 8.00" in words(figure)
+    without = where(frame, False, measure=["epsilon"])
+    assert "no finite ε" in words(plots.overview(without))
+
+
+@pytest.fixture(scope="module")
+def real():
+    """A run of the loop itself: its frame must be one that every figure takes."""
+    task, plan = fl.tasks.digits(clients=3, seed=1), fl.Plan(rounds=1, local_steps=1, batch=8)
+    privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-4)
+    runs = [fl.to_frame(fl.run(task, method, privacy, plan)) for method in ("fedlora", "ffa-lora")]
+    return pd.concat(runs, ignore_index=True)
+
+
+@pytest.mark.slow
+@every_plot
+def test_a_real_run_one_seed_or_one_round_is_drawn(real, draw):
+    for frame in (real, *(tidy_frame(seeds=s, rounds=r) for s, r in ((1, 4), (3, 0), (1, 0)))):
+        assert style.png(draw(frame)).startswith(b"\x89PNG")
+
+
+def test_plots_leave_out_what_was_not_measured(frame):
+    """The zero of a run's start is no measurement: no line, no mark, no "exact"; the figure says
+    who is missing."""
+    start, sent = frame["round"] == 0, ["deviation", "bytes_up", "bytes_down"]
+    part = where(frame, start, method=["rolora"], measure=sent)
+    figures = [plots.deviation(part), plots.traffic(part), plots.curves(part, "deviation")]
+    for figure in (*figures, plots.final_values(part, "deviation")):
+        assert "not measured: RoLoRA" in " ".join(text.get_text() for text in figure.texts)
+        labels = [
+            text.get_text() for ax in figure.axes for text in (*ax.texts, *ax.get_yticklabels())
+        ]
+        assert not any("RoLoRA" in text for text in labels)
+    assert frames.unmeasured(part, "accuracy") == []
+    with pytest.raises(ValueError, match="measure='deviation': expected a finite value"):
+        plots.deviation(where(frame, start, measure=["deviation"]))
+    text = words(plots.overview(where(frame, start, measure=sent)))
+    assert "deviation: not measured" in text and "bytes: not measured" in text
+
+
+def test_the_last_round_is_never_an_earlier_one(frame):
+    """A value that is missing at the end is missing: the round before does not stand in for it."""
+    part = where(frame, frame["round"] < 4, method=["rolora"], measure=["accuracy"])
+    assert "rolora" not in set(frames.last(part, "accuracy")["method"])
+    texts = [text.get_text() for text in plots.final_values(part).texts]
+    assert "not measured: RoLoRA" in " ".join(texts)
+    with pytest.raises(ValueError, match="seeds=0: expected at least two that 'rolora'"):
+        fl.report.final_difference(part, "rolora", "fedlora")
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [("curves", "accuracy"), ("deviation", "deviation"), ("epsilon", "epsilon"),
+     ("noise", "noise_BA"), ("traffic", "bytes_down"), ("traffic", "accuracy"),
+     ("overview", "deviation"), ("overview", "accuracy")],
+)  # fmt: skip
+def test_a_frame_without_the_measure_is_refused(frame, name, missing):
+    with pytest.raises(ValueError, match=f"^measure='{missing}': expected a measure of [^\n]*$"):
+        getattr(plots, name)(frame[frame["measure"] != missing])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: "frame", "^frame='str': expected a pandas frame"),
+        (lambda f: f.drop(columns="seed"), "^frame.columns=.*: expected also seed"),
+        (lambda f: pd.concat([f, f.assign(task="other")]), "^task=.*: expected one task"),
+        (lambda f: f.iloc[:0], "^measure='accuracy': expected"),
+        (lambda f: f.assign(value=np.nan), "^measure='accuracy': expected a finite value"),
+    ],
+)  # fmt: skip
+def test_a_bad_frame_is_refused(frame, change, message):
+    with pytest.raises(ValueError, match=message):
+        plots.curves(change(frame))
+
+
+def test_a_bad_way_is_refused(frame):
+    with pytest.raises(ValueError, match=r"^way='sideways': expected one of 'both', 'up', 'down'"):
+        plots.traffic(frame, way="sideways")
+
+
+# ---- how it looks
+
+# Machado, Oliveira, Fernandes (2009), severity 1, on linear RGB.
+SEEN: dict[str, Any] = {
+    "normal": np.eye(3),
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+               [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+               [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+               [0.004733, 0.691367, 0.303900]],
+}  # fmt: skip
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def linear(colour):
+    c = np.array(matplotlib.colors.to_rgb(colour))
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+@pytest.mark.parametrize("eye", SEEN)
+def test_the_founding_colours_are_told_apart(eye):
+    def lab(slug):
+        rgb = np.array(SEEN[eye]) @ linear(style.look(slug).colour)
+        x = XYZ @ np.clip(rgb, 0, 1) / np.array([0.9505, 1, 1.089])
+        f = np.where(x > 0.008856, np.cbrt(x), 7.787 * x + 16 / 116)
+        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+    pairs = itertools.combinations(map(lab, FOUNDING), 2)
+    assert min(np.linalg.norm(one - other) for one, other in pairs) > 25
+
+
+def test_lines_and_their_names_are_seen_on_the_card():
+    for slug in (*style.LOOKS, "mine", "another"):
+        colour = style.look(slug).colour
+        for drawn, least in ((colour, 3), (style.darker(colour), 4.5)):
+            card, own = (0.05 + XYZ[1] @ linear(c) for c in (style.CARD, drawn))
+            assert card / own >= least, slug
+
+
+def test_a_method_keeps_its_colour():
+    colours = [look.colour for look in style.LOOKS.values()]
+    assert len(set(colours)) == len(colours)
+    for slug in ("mine", "yours"):
+        for among in ((slug,), ("fedlora", slug)):
+            assert line_of(plots.curves(tidy_frame(among)).axes[0], style.look(slug).colour)
+
+
+@every_plot
+def test_same_frame_same_bytes(frame, draw):
+    first, second = (style.png(draw(frame)) for _ in range(2))
+    assert first == second and b"tIME" not in first and b"tEXt" not in first
+
+
+@pytest.mark.slow
+def test_nothing_leaks(frame):
+    """Settings, pyplot and random numbers stay as they were, and threads may draw at once."""
+    before, state = dict(matplotlib.rcParams), np.random.get_state(legacy=False)  # noqa: NPY002
+    found, expected = [], style.png(plots.curves(frame))
+    for name in FRAME_PLOTS:
+        style.png(getattr(plots, name)(frame))
+    plots.scores()
+
+    def draw():
+        found.append(style.png(plots.curves(frame)))
+
+    threads = [threading.Thread(target=draw) for _ in range(4)]
+    for act in (threading.Thread.start, threading.Thread.join):
+        for thread in threads:
+            act(thread)
+    assert found == [expected] * 4
+    assert dict(matplotlib.rcParams) == before and plt.get_fignums() == []
+    np.testing.assert_equal(np.random.get_state(legacy=False), state)  # noqa: NPY002
+
+
+def test_labels_keep_apart():
+    sizes = [0.1, 0.2, 0.1, 0.1]
+    places = style.spread([0.5, 0.5, 0.52, 0.05], sizes)
+    edges = sorted((p - s / 2, p + s / 2) for p, s in zip(places, sizes, strict=True))
+    assert all(a[1] <= b[0] + 1e-9 for a, b in itertools.pairwise(edges))
+    assert edges[0][0] >= 0 and edges[-1][1] <= 1
+    assert np.argsort(places, kind="stable").tolist() == [3, 0, 1, 2]
+    assert style.spread([0.2, 0.8], [0.1, 0.1]) == pytest.approx([0.2, 0.8])
+
+
+@pytest.fixture
+def ax():
+    with style.paper():
+        (ax,) = style.panels(6, 4, (0.1, 0.1, 0.6, 0.8))[1]
+        ax.set(xlim=(0, 10), ylim=(0, 1))
+        yield ax
+
+
+def test_a_thin_line_leads_from_every_label_to_its_point(ax):
+    points = [(2.0, 0.2), (9.0, 0.5), (9.0, 0.51)]
+    labels = [style.Label(x, y, f"{y}", style.INK) for x, y in points]
+    style.beside(ax, labels, together=False)
+    inches = 72 * ax.figure.get_size_inches() * ax.get_position().size
+    lines = ax.collections[0].get_segments()
+    for text, (x, y), (near, far) in zip(ax.texts, points, lines, strict=True):
+        pairs = ((near, np.array(text.get_position())), (far, (x / 10, y)))
+        gaps = [np.linalg.norm((a - b) * inches) for a, b in pairs]
+        assert gaps == pytest.approx(style.SHRINK)
+
+
+def test_names_inside_lie_above_the_curves_that_pass(ax):
+    for x, y in (((0, 10), (0.4, 0.6)), ((0, 4), (0.3, 0.49))):
+        ax.plot(x, y)
+    ends = [style.Label(4, 0.49, "short", style.INK), style.Label(10, 0.6, "long", style.INK)]
+    style.beside(ax, ends, together=False, inside=True, above=True)
+    style.png(ax.figure)
+    short, long = ax.texts
+    (_, low), (right, _) = ax.transData.inverted().transform(short.get_window_extent())
+    assert low > 0.4 + 0.02 * right
+    assert long.get_position()[1] == pytest.approx(0.6)
+
+
+@every_plot
+def test_names_do_not_overlap(frame, draw):
+    same = 0.7 + 0.001 * frame["round"]
+    figure = draw(frame.assign(value=frame["value"].where(frame["measure"] != "accuracy", same)))
+    style.png(figure)
+    for ax in figure.axes:
+        names = [text for text in ax.texts if text.get_weight() == "bold" and text.get_text()]
+        for a, b in itertools.combinations(map(Text.get_window_extent, names), 2):
+            assert a.y1 - 2 <= b.y0 or b.y1 - 2 <= a.y0 or a.x1 <= b.x0 or b.x1 <= a.x0
+
+
+@pytest.mark.parametrize("name", [*FRAME_PLOTS, "scores", "score", "timeline", "live_figure"])
+def test_nothing_is_cut_off(frame, name):
+    long = pd.concat([frame, tidy_frame(("la-lora-unfiltered", "deer-literal"))])
+    given: Any = {"scores": (), "score": ("deer-literal",), "timeline": (fl.Cycle(("B A",)),)}
+    given["live_figure"] = (tidy_frame(("la-lora-unfiltered",), seeds=1),)
+    home = {"timeline": fl.course.lesson(6), "live_figure": fl.widgets}.get(name, plots)
+    figure = getattr(home, name)(*given.get(name, (long,)))
+    style.png(figure)
+    texts = [*figure.texts]
+    for ax in figure.axes:
+        texts += [*ax.texts, ax.title, ax._left_title, ax.xaxis.label, ax.yaxis.label]
+    for text in texts:
+        box = Text.get_window_extent(text)
+        if text.get_text().strip():
+            assert box.x0 >= -1 and box.y0 >= -1, text
+            assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, text

@@ -1,0 +1,132 @@
+"""Scores, timelines and the figures of a run under way."""
+
+from typing import Any
+
+import matplotlib.colors
+import numpy as np
+import pytest
+from frames import line_of, tidy_frame
+
+import fedlora_lab as fl
+from fedlora_lab import plots
+from fedlora_lab.course.widgets.live_run import KINDS, images, kind, live_figure
+from fedlora_lab.plots import style
+from fedlora_lab.plots.scores import meaning
+
+lesson = fl.course.lesson(6)
+PLAIN = fl.methods.FedLoRA
+
+
+def texts(row, **options):
+    return [text.get_text() for text in plots.score(row, **options).axes[0].texts]
+
+
+@pytest.mark.parametrize("row", [*fl.methods.ALL.values(), PLAIN.replace(name="odd", share="A")])
+def test_a_score_is_read_from_the_row(row):
+    """Beats, arrows and signs; where each layer chooses, both factors are drawn, with a question
+    mark."""
+    rounds, steps = 3, 4
+    ax: Any = plots.score(row, rounds=rounds, steps=steps).axes[0]
+    expected = [
+        (round(t * (steps + 1.25) + 0.12 + s, 2), style.FACTOR[factor].upper())
+        for t in range(rounds)
+        for s in range(steps)
+        for factor in row.moves(t, s).replace("*", "AB")
+    ]
+    to_hex = matplotlib.colors.to_hex
+    beats = [(round(p.get_x(), 2), to_hex(p.get_facecolor()).upper()) for p in ax.patches]
+    assert sorted(beats) == sorted(expected)
+    text = [t.get_text() for t in ax.texts]
+    sent, moved = ([f(t, steps) for t in range(rounds)] for f in (row.sent, row.moved))
+    arrows = sum(getattr(t, "arrow_patch", None) is not None for t in ax.texts)
+    assert arrows == sum(len(word.replace("*", "AB")) for word in sent)
+    assert any("?" in word for word in text) == ("*" in moved[0])
+    assert text.count("↺") == sum(len(a) - len(b) for a, b in zip(moved, sent, strict=True))
+    averaged = sum(map(bool, sent))
+    assert (text.count("="), text.count("≠")) == ((averaged, 0) if row.exact else (0, averaged))
+
+
+def test_a_score_shows_the_rules():
+    rules: dict[str, dict[str, Any]] = {
+        "~": {},
+        "≈": {"filter": fl.methods.LALoRA.filter},
+        "◇": {"precondition": fl.methods.DEeR.precondition},
+        "~+": {"penalty": lambda tensors, start: 0},
+    }
+    assert all(glyph in texts(PLAIN.replace(**fields)) for glyph, fields in rules.items())
+    stairs, plain = (plots.score(row).axes[0].lines for row in (fl.methods.FedLPP, PLAIN))
+    assert len(stairs) - len(plain) == 4
+    double = PLAIN.replace(aggregate=lambda state, sent, uploads, weights: state)
+    assert any(text.startswith("server:") for text in texts(double))
+
+
+def test_a_row_without_a_place_in_the_table_is_described_by_its_fields():
+    mine = PLAIN.replace(name="mine", train=fl.Cycle(("B B A",)), share="A")
+    assert meaning(PLAIN) == PLAIN.note
+    assert meaning(mine) == "the factors take turns within a round"
+    turns = mine.replace(train=fl.Cycle(("B", "A")), exact=True)
+    assert meaning(turns).startswith("the factors take turns between")
+    assert meaning(mine.replace(train=fl.Cycle(("B",)), share=None)) == "A never moves"
+
+
+def test_a_page_of_scores_is_the_table():
+    page: Any = plots.scores()
+    titles = [t.get_text() for ax in page.axes for t in ax.texts if t.get_weight() == "bold"]
+    names = [row.name for row in fl.methods.ALL.values()]
+    assert [title for title in titles if title in names] == names
+
+
+@pytest.mark.parametrize("cycle", [fl.Cycle(("AB",)), fl.Cycle(("B", "A")), fl.Cycle(("B B A",))])
+def test_timeline_follows_the_schedule(cycle):
+    rounds, steps = 4, 3
+    ax: Any = lesson.timeline(cycle, rounds=rounds, steps=steps).axes[0]
+    moved = [cycle(t, s) for t in range(rounds) for s in range(steps)]
+    assert sum(p.get_facecolor()[3] > 0 for p in ax.patches) == sum(map(len, moved))
+    share = sum("A" in word for word in moved) / len(moved)
+    assert f"{share:.0%} of steps" in [t.get_text() for t in ax.texts]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plots.score("nobody"), "^method='nobody': expected one of"),
+        (lambda: plots.scores([]), r"^methods=\[\]: expected at least one method"),
+        (lambda: plots.score("rolora", rounds=0), "^rounds=0: expected a whole number >= 1"),
+        (lambda: plots.scores(columns=0), "^columns=0: expected a whole number >= 1"),
+        (lambda: lesson.timeline(fl.Cycle(("B",)), steps=-1), "^steps=-1: expected"),
+        (lambda: lesson.timeline(lambda t, s: "C"), "expected \"A\", \"B\" or \"AB\""),
+        (lambda: live_figure(None, rounds=0, start=0.5), "^rounds=0: expected"),
+        (lambda: images(np.zeros((3, 64)), [0] * 3, [0] * 3), r"^x.shape=\(3, 64\): expected"),
+    ],
+)  # fmt: skip
+def test_bad_calls(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_live_axes_stand_still():
+    one = tidy_frame(("rolora",), seeds=1)
+    limits = []
+    for shown in (None, one[one["round"] == 0], one, one.assign(value=one["value"] * 5)):
+        past = () if shown is None else (one,)
+        axes = live_figure(shown, rounds=10, start=0.6, target=8.0, past=past).axes
+        limits.append([(ax.get_xlim(), ax.get_ylim(), ax.get_position().bounds) for ax in axes])
+    assert all(found == limits[0] for found in limits)
+    ax = live_figure(one, rounds=10, start=0.6, target=8.0).axes[0]
+    line = line_of(ax, style.look("rolora").colour)
+    np.testing.assert_allclose(line.get_ydata(), one[one.measure == "accuracy"]["value"])
+
+
+def test_images_show_what_turned():
+    """Frames and numbers say how each stands, and every image lies in its place."""
+    kinds = [kind(*case) for case in ((1, 1, 1), (1, 2, 1), (1, 2, 3), (1, 1, 3))]
+    assert kinds == ["right", "turned right", "wrong", "turned wrong"]
+    x = np.arange(4 * 8 * 8, dtype=float).reshape(4, 8, 8)
+    ax: Any = images(x, [1, 1, 1, 1], [1, 2, 2, 1], [1, 1, 3, 3], columns=2).axes[0]
+    edges = [matplotlib.colors.to_hex(c).upper() for c in ax.collections[0].get_edgecolor()]
+    assert edges == [KINDS[k][0].upper() for k in kinds]
+    assert ax.collections[0].get_linewidths() == [KINDS[k][1] for k in kinds]
+    assert [text.get_text() for text in ax.texts] == ["3", "3"]
+    mosaic = np.asarray(ax.images[0].get_array())
+    np.testing.assert_array_equal(mosaic[1:9, 11:19], x[1])
+    np.testing.assert_array_equal(mosaic[11:19, 1:9], x[2])

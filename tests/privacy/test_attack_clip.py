@@ -1,0 +1,130 @@
+"""What lets one example past the clip, or past the noise, through the types and maps in which they
+are computed.
+"""
+
+import pytest
+import torch
+from small import LORA, PLAN, book, play, private, tokens
+from torch import nn
+
+import fedlora_lab as fl
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab.methods.filters import Preconditioner, factor_space, product_space
+from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.privacy.mechanism import clip_sum, gaussian_noise, release
+
+pytestmark = pytest.mark.attack
+
+ONE = ParamKey("B", "layer")
+ENTRIES = {
+    "squares that float32 rounds to zero": (torch.full((2, 7), 1e-23), 1e-25),
+    "squares that overflow": (torch.tensor([[1e30], [1e-3]]).repeat(1, 7), 1.0),
+    "more squares than float32 adds up": (torch.ones(1, 1).expand(2, 20_000_000), 1.0),
+    "squares that fall behind one": (torch.tensor([[1.0] + [2.4e-4] * 2**18]), 1.0),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_no_row_of_any_size_passes_the_clip(name: str) -> None:
+    entries, clip_norm = ENTRIES[name]
+    for row in entries:
+        sums, _ = clip_sum({ONE: row[None]}, clip_norm, torch.zeros(1, dtype=torch.int64), 1)
+        assert float(sums[ONE].double().norm()) <= clip_norm * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("odd", [torch.nan, 0.0, 1e30])
+@pytest.mark.parametrize("shape", [(16, 768), (4, 4096)])
+def test_no_row_moves_the_norms_of_others(shape: tuple[int, int], odd: float) -> None:
+    """One odd row had all others, alike with few large and many tiny numbers, measured finer."""
+    rows = torch.full((1024, *shape), 2e-3)
+    rows[:, 0, :3] = 1.0
+    rows[0] = odd
+    owner = torch.zeros(1024, dtype=torch.int64)
+    alone = clip_sum({ONE: rows[1:]}, 1.0, owner[1:], 1)[0][ONE].double()
+    moved = float((clip_sum({ONE: rows}, 1.0, owner, 1)[0][ONE].double() - alone).norm())
+    assert moved <= (1 + 1e-4 if odd == 1e30 else 1e-4)
+
+
+def test_noise_is_as_fine_as_what_it_hides() -> None:
+    """Float32's noise leaves a float64 sum's last digits bare: membership was read off them."""
+    shape = {ONE: torch.Size((4, 500))}
+    for std in (1.0, 1e-3):
+        drawn = gaussian_noise(shape, [std, 0.0], Streams(None), [(0, 0, 0), (0, 1, 0)])
+        released = release({ONE: torch.zeros(2, 4, 500, dtype=torch.float64)}, drawn, {})[0][ONE]
+        assert float((released[0] != released[0].float()).float().mean()) > 0.99
+        assert not released[1].any()
+
+
+def two_layers() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("scale", [1e22, 1e30])
+@pytest.mark.parametrize("trust", ["central", "local"])
+def test_one_client_s_data_cannot_stop_a_run(trust: str, scale: float) -> None:
+    """Factors that have lost their way have a Gram matrix without roots: an error would tell."""
+    x, y = torch.randn(5, 6, generator=torch.Generator().manual_seed(1)), torch.arange(5) % 3
+    data = [(x * scale, y), (x, y)]
+    task = fl.tasks.classification(two_layers(), data, test=(x, y), targets=["0"])
+    row = fl.methods.DEeR.replace(name="within", train=fl.Cycle(("B A",)))
+    plan = PLAN.replace(rounds=2, local_steps=3, batch=None, lr=0.3)
+    lora = fl.Lora(rank=4, alpha=4)
+    assert play(task, row, private("client", trust=trust), plan, lora=lora)[-1].index == 2
+
+
+def rotated(gram: torch.Tensor) -> Preconditioner:
+    """Ranks turned into each other by a fixed public rotation, and back, signal and noise alike."""
+    rank = gram.shape[-1]
+    turn = torch.linalg.qr(torch.randn(rank, rank, generator=torch.Generator().manual_seed(1)))[0]
+    turn = turn.to(gram).expand_as(gram).contiguous()
+    back = turn.mT.contiguous()
+    return Preconditioner(turn, back, back)
+
+
+def test_a_rotation_of_the_ranks_takes_no_noise_from_the_signal() -> None:
+    """Of clients of a lower rank, the noise of a rank that a map fills with signal stays.
+
+    1000 times the noise must move every rank 1000 times as far, in the coordinates of the clip.
+    """
+    lora, row = fl.Lora(rank=4, ranks=(2, 2, 2)), fl.methods.FFA.replace(precondition=rotated)
+    plan, kept = PLAN.replace(rounds=1, local_steps=1, batch=None), []
+    for sigma in (50.0, 50_000.0):
+        privacy = private("example", sigma=sigma, clip=1.0)
+        record = play(tokens(), row.replace(name="rotated"), privacy, plan, lora=lora, seed=0)[-1]
+        assert book(record).uncertified is None
+        kept.append(record.adapter)
+    turn = rotated(torch.eye(4).double()[None]).before[0]
+    for layer in kept[0]:
+        quiet, loud = ((adapter[layer][1].double() @ turn).norm(dim=0) for adapter in kept)
+        assert bool((loud > 100 * quiet).all()), layer
+
+
+class WarmUp:
+    """Sound when the run is opened, the unsound factor-space form some calls later."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def __call__(self, gram: torch.Tensor) -> Preconditioner:
+        self.left -= 1
+        return (product_space if self.left > 0 else factor_space)(gram)
+
+
+@pytest.mark.parametrize("unit", ["example", "client"])
+def test_a_rule_that_turns_unsound_is_refused_where_it_does(unit: str) -> None:
+    row = fl.methods.DEeR.replace(name="warm", precondition=WarmUp(30))
+    words = r"^precondition=.*: expected a rule that treats every peer"
+    with pytest.raises(ValueError, match=words):
+        play(tokens(), row, private(unit), PLAN.replace(rounds=40))
+    assert play(tokens(), "deer-literal", private(unit))[-1].epsilon == float("inf")
+
+
+def test_tensors_of_half_precision_are_not_trained() -> None:
+    """Sums would be rounded after every addend: one example moved them by 1.4 C."""
+    x, y = torch.randn(6, 6), torch.arange(6) % 3
+    task = fl.tasks.classification(two_layers(), [(x, y)], test=(x, y), targets=["0"], head="1")
+    words = r"^dtype of .*: expected float32 or float64: in half precision"
+    with pytest.raises(ValueError, match=words):
+        play(task.to(torch.bfloat16), "fedlora", None, lora=LORA)

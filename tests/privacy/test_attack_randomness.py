@@ -1,0 +1,208 @@
+"""An adversary who looks for the random numbers of a run: in seeds, and in shared streams."""
+
+import os
+from collections.abc import Callable
+from io import BytesIO
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from small import LORA, UNITS, play, private, regression
+
+import fedlora_lab as fl
+from fedlora_lab._utils.random_streams import Streams, key
+from fedlora_lab.federated import local_training
+from fedlora_lab.federated.records import origin
+from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.privacy.mechanism import gaussian_noise
+
+pytestmark = pytest.mark.attack
+
+PLAN = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.1, participation=0.6, dropout=0.3)
+DRAWS: dict[str, Callable[[Streams], np.ndarray]] = {
+    "uniform": lambda streams: streams.uniform((64,), "sampling", 1, 2, 3).numpy(),
+    "normal": lambda streams: streams.normal((64,), "noise", 1, 2, 3).numpy(),
+    "numpy": lambda streams: streams.numpy("server", 1).random(64),
+}
+TOP, BOTTOM = b"\xff" * 8, bytes(8)
+"""Eight bytes of entropy that make the largest and the smallest number."""
+
+
+class Entropy:
+    """Stands where the system's entropy is taken: keeps what is asked for, may say what comes."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, source: Callable[[int], bytes] = os.urandom):
+        self.source, self.given = source, b""
+        patch.setattr(os, "urandom", self)
+
+    def __call__(self, size: int) -> bytes:
+        found = self.source(size)
+        assert len(found) == size, "more entropy is asked for than there is"
+        self.given += found
+        return found
+
+
+def bits(some: np.ndarray, yes: bytes = BOTTOM, no: bytes = TOP) -> Callable[[int], bytes]:
+    """A source of eight bytes for each entry, by which it is drawn or not."""
+    return BytesIO(b"".join(yes if x else no for x in some.flat)).read
+
+
+def opened(seed: int | None) -> Federation:
+    return Federation.open(regression(clients=40), "fedlora", None, PLAN, lora=LORA, seed=seed)
+
+
+def numbers(record: Any) -> list[bytes]:
+    return [x.numpy().tobytes() for x in origin(record)[2].tensors.values()]
+
+
+# a run for release: no generator that could be searched
+
+
+def test_without_a_seed_every_set_of_participants_and_every_batch_can_come(monkeypatch):
+    """Eight bytes of the system's decide for each client, upload and example, and nothing else."""
+    run, random, everyone = opened(None), np.random.default_rng(0), tuple(range(40))
+    for _ in range(20):
+        some, batch = random.random(40) < 0.5, random.random((40, 6)) < 0.5
+        entropy = Entropy(monkeypatch, bits(some))
+        assert list(run.participants(0)) == np.flatnonzero(some).tolist()
+        assert len(entropy.given) == 8 * 40
+        Entropy(monkeypatch, bits(some, yes=TOP, no=BOTTOM))
+        assert run.arrivals(0, everyone).tolist() == np.flatnonzero(some).tolist()
+        entropy = Entropy(monkeypatch, bits(batch))
+        drawn = local_training.poisson_batch(run.setting, 0, 0, everyone)
+        assert [x.tolist() for x in drawn] == [np.flatnonzero(row).tolist() for row in batch]
+        assert len(entropy.given) == 8 * batch.size
+
+
+def test_without_a_seed_each_number_of_the_noise_has_64_bits_of_its_own(monkeypatch):
+    """Another eight bytes change one number of the noise, and no other."""
+    content = np.random.default_rng(0).bytes(8 * 30)
+
+    def drawn(content: bytes) -> torch.Tensor:
+        Entropy(monkeypatch, BytesIO(content).read)
+        shapes, where = {ParamKey("B", "x"): torch.Size([5, 3])}, [(0, 0, 0), (0, 1, 0)]
+        (noise,) = gaussian_noise(shapes, [1.0, 2.0], Streams(None), where).values()
+        return noise.flatten()
+
+    before = drawn(content)
+    for place in range(30):
+        at = slice(8 * place, 8 * place + 8)
+        other = bytes(255 - x for x in content[at])
+        changed = drawn(content[: at.start] + other + content[at.stop :])
+        assert (changed != before).nonzero().flatten().tolist() == [place]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("slug", ["fedlora", "fedask", "as-lora"])
+def test_nothing_else_decides_a_run_for_release(monkeypatch, unit, slug):
+    """The same entropy gives the same run bit for bit; other entropy another one.
+
+    And it takes at least eight bytes for every client whose part or upload chance decides.
+    """
+
+    def one(source: Callable[[int], bytes] = os.urandom) -> tuple[list, bytes]:
+        entropy = Entropy(monkeypatch, source)
+        records = play(regression(), slug, private(unit), PLAN, seed=None)
+        monkeypatch.undo()
+        return [numbers(record) for record in records], entropy.given
+
+    first, given = one()
+    other, more = one()
+    assert one(BytesIO(given).read)[0] == first != other
+    # who takes part and what is lost, of three clients; steps and noise come on top
+    assert min(len(given), len(more)) > 8 * PLAN.rounds * (3 + 3)
+
+
+def test_with_a_seed_no_entropy_is_taken(monkeypatch):
+    entropy = Entropy(monkeypatch)
+    play(regression(), "fedask", private("client"), PLAN, seed=1)
+    assert entropy.given == b""
+
+
+# seeds and names
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_every_bit_of_the_seed_counts(name):
+    """Seeds that agree in their lowest 32, 63, 64 or 128 bits give other numbers."""
+    seeds = [5, *(5 + 2**bits for bits in (31, 32, 63, 64, 127, 128, 200)), 2**32, 2**64 - 1]
+    assert len({DRAWS[name](Streams(seed)).tobytes() for seed in seeds}) == len(seeds)
+    alike: list[Any] = [5, np.int64(5)]
+    assert len({DRAWS[name](Streams(seed)).tobytes() for seed in alike}) == 1
+
+
+def test_every_decision_of_a_run_hangs_on_the_whole_seed():
+    """Who takes part, whose upload is lost, who is drawn, where it starts; and the run itself."""
+
+    def decisions(seed: int) -> list[list]:
+        run, ids = opened(seed), tuple(range(40))
+        batches = local_training.poisson_batch(run.setting, 1, 1, ids)
+        start = [x.tolist() for x in run.state.server.tensors.values()]
+        arrived = run.arrivals(1, ids).tolist()
+        return [list(run.participants(1)), arrived, [x.tolist() for x in batches], start]
+
+    one, other, again = (decisions(seed) for seed in (5, 5 + 2**32, 5))
+    assert one == again and all(x != y for x, y in zip(one, other, strict=True))
+    runs = [play(regression(), "fedlora", None, PLAN, seed=3 + n)[-1] for n in (0, 2**32, 2**70)]
+    assert len({numbers(run)[0] for run in runs}) == 3
+
+
+def test_every_name_has_a_key_of_its_own():
+    """Also the pair that was one stream under 32 bits, and names that look alike."""
+    pair = (76, 282, 1), (45, 406, 0)
+    streams = [Streams(0).numpy("noise", *at).bit_generator.state["state"]["key"] for at in pair]
+    words = [int(low) + (int(high) << 64) for low, high in streams]
+    assert words[0] != words[1] and words == [key(0, "noise", *at) for at in pair]
+    large = {key(0, "sampling", *at) for at in product(range(100), range(500), range(2))}
+    assert len(large) == 100_000
+    assert len({k & 0xFFFFFFFF for k in large}) < 100_000, "32 bits would not have been enough"
+    assert min(large).bit_length() < 120 < max(large).bit_length() <= 128
+    alike = [(text,) for text in ("a", "a/1", "a, 1", "a\\", "1", "", 'a", 1')]
+    alike += [("a", 1), ("a", 1, 1), ("a", 11), ("a/1", 1), ("a", -1), ("a", 0), ("a\\", 1)]
+    alike += [("", 1), ("1", 1), ("noise", 2**64), ("noise", 0)]
+    names = [(seed, *name) for seed in (0, 1, 10, 2**32, 2**64) for name in alike]
+    assert len({key(*name) for name in names}) == len(names)  # type: ignore[arg-type]
+    for index in (1.5, "1", None):
+        with pytest.raises(TypeError):
+            key(0, "noise", index)  # type: ignore[arg-type]
+
+
+# the numbers themselves
+
+
+@pytest.mark.parametrize("seed", [0, None], ids=["seeded", "release"])
+def test_uniform_and_normal_are_what_they_are_called(monkeypatch, seed):
+    """Kolmogorov-Smirnov, no correlation of neighbours or streams; ends inside the range."""
+    Entropy(monkeypatch, np.random.default_rng(0).bytes)
+    streams = Streams(seed)
+    uniform, normal = streams.uniform((400, 500), "u"), streams.normal((400, 500), "n")
+    assert uniform.dtype == torch.float64
+    assert normal.dtype == (torch.float64 if seed is None else torch.float32)
+    assert 0 <= uniform.min() < 1e-4 and 1 - 1e-4 < uniform.max() < 1
+    for x, law in ((uniform.numpy(), stats.uniform), (normal.double().numpy(), stats.norm)):
+        assert stats.kstest(x.ravel(), law.cdf).pvalue > 1e-3
+        x = x - law.mean()
+        for other in (np.roll(x, 1), np.roll(x, 1, axis=0)):
+            assert abs(np.corrcoef(x.ravel(), other.ravel())[0, 1]) < 4 / x.size**0.5
+    many = np.stack([streams.normal((20,), "n", i).double().numpy() for i in range(2000)])
+    assert stats.kstest(many.ravel(), "norm").pvalue > 1e-3
+    assert np.abs(np.corrcoef(many.T) - np.eye(20)).max() < 5 / 2000**0.5
+
+
+def test_the_ends_of_the_entropy_give_numbers_in_range(monkeypatch):
+    Entropy(monkeypatch, lambda size: (BOTTOM + TOP)[:size])
+    assert Streams(None).uniform((2,), "u").tolist() == [0.0, 1 - 2.0**-53]
+    low, high = Streams(None).normal((2,), "n").tolist()
+    assert -8.3 < low < -8.1 and high == -low
+
+
+def test_a_stream_begins_alike_however_much_is_drawn():
+    """So that a chunk, a rank or an engine that draws less of it draws the same."""
+    streams = Streams(3)
+    for draw in (streams.uniform, streams.normal):
+        assert torch.equal(draw((6,), "x", 1), draw((1000,), "x", 1)[:6])
+        assert torch.equal(draw((2, 3), "x", 1), draw((6,), "x", 1).view(2, 3))

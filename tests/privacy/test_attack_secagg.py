@@ -1,0 +1,137 @@
+"""Secure aggregation as its server sees it: who sends is known, clients may tell their noise."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from flowers import by_messages
+from small import LORA, PLAN, play, private, tensors, tokens
+
+import fedlora_lab as fl
+from fedlora_lab import theory
+from fedlora_lab.federated.records import Round
+from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.uploads import too_few
+from fedlora_lab.privacy import accounting
+from fedlora_lab.privacy.mechanism import gaussian_noise
+
+pytestmark = pytest.mark.attack
+
+
+def plan_of(trust: str, **fields: Any) -> fl.Privacy:
+    return fl.Privacy(unit="client", trust=trust, delta=1e-3, **fields)
+
+
+def exact(sigma: Any, releases: int = 100) -> float:
+    """Epsilon without any amplification by participation."""
+    return theory.gdp_epsilon(theory.gaussian_mu(sigma, releases), 1e-3)
+
+
+def test_the_aggregator_is_not_amplified_against() -> None:
+    """Noise that gives 2.0 to an outsider at q = 10 % gives 7 or more to who sees them send."""
+    task = SimpleNamespace(sizes=(10,) * 100)
+    plan = fl.Plan(rounds=100, local_steps=5, participation=0.1)
+    weak = accounting.noise_multiplier(2.0, 1e-3, 0.1, 100)
+    assert exact(weak) > 7
+    ledger = plan_of("secagg", noise_multiplier=weak).resolve(task, plan).ledger(releases=100)
+    # whoever sees the released models reads the number of senders off the noise
+    for spent in (ledger.epsilon(), *(ledger.epsilon(observer=name) for name in ledger.observers)):
+        assert spent == pytest.approx(exact(weak))
+    calibrated = plan_of("secagg").calibrate(epsilon=2, task=task, plan=plan)
+    assert calibrated.ledger(releases=100).epsilon() <= 2
+    assert exact(calibrated.noise_multiplier) <= 2
+
+
+def test_local_updates_are_not_amplified_for_anybody() -> None:
+    ledger = fl.Ledger(unit="client", trust="local", delta=1e-3)
+    ledger.record(0, None, 100, sample_rate=0.1, noise_multiplier=5.0)
+    for one in (ledger, plan_of("local", noise_multiplier=5.0).ledger(releases=100)):
+        for name in ("released", "server"):
+            assert one.epsilon(observer=name) == pytest.approx(exact(5.0))
+
+
+def test_the_size_of_the_noise_tells_how_many_sent() -> None:
+    """Each sender adds a share: their number is read off the model, and q hides nobody.
+
+    A trusted server's noise is the same, whoever takes part: there the reading fails, and q counts.
+    """
+    task = fl.tasks.regression(clients=8, examples=4, d_in=40, d_out=40, rank=2, test=4)
+    plan = fl.Plan(rounds=8, local_steps=1, batch=2, lr=1e-3, participation=0.5)
+    off: dict[str, float] = {}
+    for trust, honest in (("secagg", 1), ("central", None)):
+        privacy = plan_of(trust, noise_multiplier=3.0, clip_norm=1e-3, honest=honest)
+        privacy = privacy.resolve(task, plan)
+        run = Federation.open(task, "fedlora", privacy, plan, lora=fl.Lora(rank=8), seed=2)
+        level: Any = privacy.noise(8, plan)
+        std, before, gaps = float(level.each or level.server), dict(run.state.server.tensors), []
+        for record in (event for event in run.events() if isinstance(event, Round)):
+            after = dict(run.state.server.tensors)
+            moved = torch.cat([(after[key] - before[key]).flatten() for key in after])
+            size = float((8 * plan.participation * moved).square().mean()) / std**2
+            gaps += [abs(size - record.participants)] if record.index else []
+            before = after
+        off[trust] = max(gaps)
+        stated = privacy.ledger(releases=8).epsilon(observer="released")
+        assert stated == pytest.approx(exact(3.0, 8)) if honest else stated < 0.9 * exact(3.0, 8)
+    assert off["secagg"] < 0.5 < off["central"]
+
+
+@pytest.mark.parametrize("colluding", [0, 1, 2])
+def test_colluders_leave_enough_noise(colluding: int) -> None:
+    """Colluders upload and take their own noise out: what is left deviates by sigma C or more.
+
+    Measured on the noise that the run draws, in the round with the fewest uploads that is released.
+    """
+    sigma, clip, task = 1.3, 0.7, tokens()
+    careless = plan_of("secagg", noise_multiplier=sigma, clip_norm=clip)
+    privacy = careless.replace(colluding=colluding)
+    run = Federation.open(task, "fedlora", privacy, PLAN, lora=LORA, seed=5)
+    assert run.spec.privacy is not None
+    each, _, shares = run.spec.privacy.noise(3, PLAN)
+    assert shares + colluding == 3 and isinstance(each, float)
+    for count in range(4):
+        assert too_few(run.setting, count) == (count < 3)
+    wide = {key: torch.Size((4000,)) for key in list(run.state.server.tensors)[:1]}
+    where = [(0, k, 0) for k in range(3)]
+    (drawn,) = gaussian_noise(wide, [each] * 3, run.setting.streams, where).values()
+    left = drawn.sum(0) - drawn[:colluding].sum(0)
+    error = 4 / math.sqrt(2 * left.numel())
+    assert float(left.std()) == pytest.approx(sigma * clip, rel=error)
+    # unless they are counted out, less than sigma C is left where they are relied on
+    relied: Any = careless.noise(3, PLAN).each
+    assert (relied * math.sqrt(3 - colluding) < 0.9 * sigma * clip) == (colluding > 0)
+
+
+def test_a_colluder_among_the_relied_on_doubles_epsilon() -> None:
+    """15 of 20 collude: stated as 3.15, real 6.5; told of them, the plan keeps its word."""
+    task, plan = SimpleNamespace(sizes=(10,) * 20), fl.Plan(rounds=10, local_steps=1)
+    real = []
+    for colluding in (0, 15):
+        privacy = plan_of("secagg", colluding=colluding)
+        each: Any = privacy.calibrate(epsilon=3.15, task=task, plan=plan).noise(20, plan).each
+        real.append(exact(each * math.sqrt(20 - 15), 10))
+    assert real[0] >= 6.5 and real[1] <= 3.15 * (1 + 1e-9)
+
+
+def test_clients_of_low_rank_add_their_noise_to_every_rank() -> None:
+    """On Flower clients sent shares in their own ranks only: some had a third of the noise."""
+    task = fl.tasks.regression(clients=8, examples=4, d_in=40, d_out=40, rank=2, test=4)
+    privacy, lora = private("client", sigma=1e3, trust="secagg"), fl.Lora(4, ranks=(4, *[1] * 7))
+    last = by_messages(task, "ffa-lora", privacy, PLAN.replace(rounds=1), lora=lora)[-1]
+    ((_, b),) = last.adapter.values()
+    # in every rank the noise of the whole sum
+    assert b.std(0).tolist() == pytest.approx([1e3 * privacy.clip_norm / 8] * 4, rel=0.45)
+
+
+@pytest.mark.parametrize("slug", fl.methods.ALL)
+def test_over_messages_the_sum_is_that_of_the_loop_whatever_the_ranks(slug: str) -> None:
+    privacy = private("client", trust="secagg", honest=2)
+    lora, plan = fl.Lora(rank=4, alpha=4, ranks=(1, 4, 2)), PLAN.replace(rounds=3)
+    flower, loop = (
+        run(tokens("head"), slug, privacy, plan, lora=lora)[-1] for run in (by_messages, play)
+    )
+    for name, tensor in tensors(loop).items():
+        assert float((tensor - tensors(flower)[name]).norm()) <= 1e-5 * float(tensor.norm()), name
+    assert loop.uploads == flower.uploads

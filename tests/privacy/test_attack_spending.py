@@ -1,0 +1,516 @@
+"""What was released stays spent: through kills, fresh starts, lost checkpoints and branches, and on
+Flower.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import SMALL, call
+from filelock import FileLock
+from flowers import protected
+from small import LORA, PLAN, book, play, private, tokens
+
+import fedlora_lab as fl
+from fedlora_lab.cli import runs
+from fedlora_lab.federated.checkpoint import rounds_in
+from fedlora_lab.federated.comparison import Cell
+from fedlora_lab.federated.records import Round, Tick
+from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.flower.client import client_app
+from fedlora_lab.flower.server import open_run, rounds
+from fedlora_lab.flower.simulators import InProcessGrid, SimulatedClients, open_simulation
+from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.report.html_page import folder_spending
+from fedlora_lab.report.run_folder import Folder, read_frame
+
+pytestmark = pytest.mark.attack
+HERE = Path(__file__).parents[1]
+PATH = os.pathsep.join([str(Path(__file__).parent), str(HERE), str(HERE.parent)])
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PATH, "OMP_NUM_THREADS": "1"}
+FOUR = PLAN.replace(rounds=4)
+RELEASE: dict[str, Any] = {"lora": LORA, "seed": None}
+
+
+def counted(path: Path) -> list[int]:
+    """The rounds that a ledger on the disk counts, in the order of their releases."""
+    return [entry.round for entry in Ledger.load(path).releases]
+
+
+def indices(records: Any) -> list[int]:
+    return [record.index for record in records]
+
+
+def over_messages(who: SimulatedClients, run: Federation) -> Iterator[Round]:
+    grid = InProcessGrid(client_app(who), len(who.task.sizes))
+    return rounds(grid, who.participant(), run)
+
+
+def ledger_of(out: Path, slug: str = "fedlora") -> Path:
+    """Where a run without a seed keeps its ledger."""
+    return out / "checkpoints" / f"{slug}-release" / "ledger.json"
+
+
+# simulation
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from test_attack_spending import simulated
+for method in sys.argv[2:]:
+    if not os.fork():
+        for record in simulated(method, Path(sys.argv[1]) / method):
+            if record.index == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+    assert os.wait()[1] == signal.SIGKILL
+"""
+
+
+def simulated(method: str, out: Path) -> Iterator[Round]:
+    """A cell of a run folder on a simulation in one process: clients are new at every start."""
+    return on_flower(out, Cell.named(method, tokens("head"), protected("example"), FOUR, **RELEASE))
+
+
+def on_flower(out: Path, cell: Cell) -> Iterator[Round]:
+    parts = (cell.task, cell.method, cell.privacy, cell.plan, cell.lora, cell.seed)
+
+    def engine(**where):
+        who = SimulatedClients(*parts)
+        return over_messages(who, open_simulation(who.participant(), **where))
+
+    with Folder(out) as folder:
+        yield from runs.run_cell(folder, cell, engine=engine)
+
+
+@pytest.mark.slow
+def test_a_killed_simulation_forgets_no_release(tmp_path):
+    """Killed by SIGKILL after round 3 of 4 and started again: the ledger has the rounds of both.
+
+    A method whose clients keep nothing goes on after round 3; another begins anew.
+    """
+    played = {"fedlora": [4], "fedsa-lora": [0, 1, 2, 3, 4]}
+    command = [sys.executable, "-c", KILLED, str(tmp_path), *played]
+    subprocess.run(command, env=ENVIRONMENT, check=True)
+    for method, again in played.items():
+        state = ledger_of(tmp_path / method, method)
+        assert counted(state) == [1, 2, 3]
+        assert indices(simulated(method, tmp_path / method)) == again
+        assert counted(state) == [1, 2, 3, *(number for number in again if number)]
+        with Folder(tmp_path / method) as folder:
+            (kept,) = folder.ledgers().values()
+        assert kept is not None and [one.round for one in kept.releases] == counted(state)
+
+
+@pytest.mark.slow
+def test_flower_begins_anew_with_what_was_spent(tmp_path):
+    """Clients that lost what they kept train from the beginning, and the ledger goes on."""
+    who = SimulatedClients(tokens("head"), "fedsa-lora", protected("example"), FOUR, LORA, None)
+    begun: Any = over_messages(who, open_run(who.participant(), checkpoint=tmp_path))
+    assert [next(begun).index for _ in range(4)] == [0, 1, 2, 3]
+    begun.close()
+    assert counted(tmp_path / "ledger.json") == [1, 2, 3]
+    run = open_run(who.participant(), tmp_path, tmp_path)
+    run.restart()
+    records = list(over_messages(who, run))
+    assert indices(records) == [0, 1, 2, 3, 4] and records[0].epsilon > 0
+    assert counted(tmp_path / "ledger.json") == [1, 2, 3, 1, 2, 3, 4]
+    assert rounds_in(tmp_path) == [3, 4]
+    whole = list(over_messages(who, open_run(who.participant())))
+    assert records[-1].epsilon > whole[-1].epsilon
+
+
+def cell_of(out: Path, slug: str) -> Cell:
+    """The cell that a run folder's settings describe."""
+    settings = Folder(out).settings
+    task = fl.tasks.regression(**settings["task"]["info"]["arguments"])
+    privacy = fl.Privacy(**settings["privacies"][slug])
+    plan, lora = fl.Plan(**settings["plans"][slug]), fl.Lora(**settings["lora"])
+    return Cell.named(slug, task, privacy, plan, lora, None)
+
+
+@pytest.mark.slow
+@pytest.mark.waits("cluster")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_killed_command_on_flower_forgets_no_release(tmp_path):
+    """Flower's engine and the command are killed after round 2 of 8; all rounds count."""
+    out, said = tmp_path / "out", tmp_path / "said"
+    words = ["flower", "regression", "--method", "fedsa-lora", "--clients=2", "--rounds=8"]
+    words += ["--local-steps=1", "--lr=0.1", "--delta=1e-4", "--seed=none", "--accountant=rdp"]
+    words += ["--out", str(out)]
+    code = "import sys; from fedlora_lab.cli import main; main(sys.argv[1:])"
+    state, command = ledger_of(out, "fedsa-lora"), [sys.executable, "-c", code, *words]
+    with open(said, "wb") as file, FileLock(tmp_path.parent.parent / "cluster.lock"):
+        options: Any = {"stdout": file, "stderr": file, "start_new_session": True}
+        started = subprocess.Popen(command, env=ENVIRONMENT, **options)
+        try:
+            end = time.monotonic() + 600
+            while not (state.parent / "round-000002.json").exists():
+                assert time.monotonic() < end and started.poll() is None, said.read_text()
+                time.sleep(0.005)
+        finally:
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+    before = counted(state)
+    assert before == list(range(1, len(before) + 1)) and len(before) >= 2
+    # what clients kept died with them: the run begins anew, and every release counts
+    assert indices(on_flower(out, cell_of(out, "fedsa-lora"))) == list(range(9))
+    assert counted(state) == [*before, *range(1, 9)]
+
+
+# the command
+
+
+@pytest.mark.slow
+def test_a_fresh_start_forgets_no_release(tmp_path, capsys):
+    """Releases are added up after --fresh, in the last lines, `report` and the page."""
+    out = tmp_path / "out"
+    words = ["run", "regression", "deer", *SMALL, "--out", out, "--fresh", "--seed"]
+    assert call(*words, "none") == 0
+    one = Ledger.load(ledger_of(out, "deer"))
+    capsys.readouterr()
+    assert call(*words, "none") == 0
+    both = Ledger.compose(one, one).epsilon()
+    said, shown = f"epsilon = {both:.4g} at delta", capsys.readouterr().out
+    assert "All 2 runs without a seed together" in shown and said in shown
+    assert said in (out / "report.html").read_text() and both > 1.15 * one.epsilon()
+    assert call("report", out) == 0
+    assert said in capsys.readouterr().out
+    for _ in range(2):
+        assert call(*words, "0") == 0
+    # what was released stays; a run with a seed leaves nothing
+    assert len(list(out.glob("spent-*.json"))) == 2
+
+
+@pytest.mark.slow
+def test_a_run_without_privacy_is_never_forgotten(tmp_path, capsys):
+    """Beside the epsilon of a private run in the same folder stands that an un-noised one was."""
+    words = ["run", "regression", "fedlora", *SMALL, "--out", tmp_path, "--seed"]
+    said = "Runs without privacy, {} here, cut short or cleared away ones included, promise nothing"
+    assert call(*words, "none", "--epsilon", "none") == 0
+    assert said.format(1) in capsys.readouterr().out
+    for ending in ("json", "csv"):
+        (tmp_path / "cells" / f"fedlora-release.{ending}").unlink()  # as if it had been cut short
+    assert call(*words, "none", "--fresh") == 0
+    assert said.format(1) in capsys.readouterr().out
+    assert said.format(1) in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "spent-001-fedlora-release.json").read_text()) is None
+    assert call(*words, "0", "--fresh", "--epsilon", "none") == 0
+    assert call(*words, "0", "--fresh") == 0
+    assert said.format(2) in capsys.readouterr().out, "a seed is no noise"
+
+
+@pytest.mark.slow
+def test_a_single_release_that_no_table_shows_is_told(tmp_path, capsys):
+    """It was cleared away, and the runs that came after it spend nothing, or have a seed."""
+    words = ["run", "regression", "fedlora", *SMALL, "--out", tmp_path]
+    assert call(*words, "--seed", "none") == 0
+    assert "without a seed" not in capsys.readouterr().out, "the table shows it"
+    spent = Ledger.load(ledger_of(tmp_path)).epsilon()
+    said = f"A run without a seed that was cut short or cleared away: epsilon = {spent:.4g} at"
+    for seed, epsilon in (("none", "none"), ("0", "8")):
+        assert call(*words, "--seed", seed, "--epsilon", epsilon, "--fresh") == 0
+        assert said in capsys.readouterr().out
+        assert said in (tmp_path / "report.html").read_text()
+
+
+def example_cell() -> Cell:
+    return Cell.named("fedlora", tokens(), private("example"), FOUR, **RELEASE)
+
+
+def play_two_rounds(folder: Folder, cell: Cell) -> Path:
+    """A run that is cut short after round 2; where its checkpoints are."""
+    played: Any = runs.run_cell(folder, cell)
+    assert [next(played).index for _ in range(3)] == [0, 1, 2]
+    played.close()
+    return folder.checkpoint("fedlora", None)
+
+
+def test_a_run_cut_short_is_kept_by_a_fresh_start(tmp_path):
+    """Its ledger lies beside its checkpoints only; one that cannot be read is not thrown away."""
+    cell = example_cell()
+    with Folder(tmp_path / "out") as folder:
+        path = play_two_rounds(folder, cell) / "ledger.json"
+        folder.clear()
+        (kept,) = folder.ledgers().values()
+        assert kept is not None and [entry.round for entry in kept.releases] == [1, 2]
+        assert len(list(runs.run_cell(folder, cell))) == 5
+        assert sorted(folder.ledgers()) == ["fedlora-release", "spent-001-fedlora-release"]
+        path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(ValueError, match=r"^ledger.json: expected a whole file of format"):
+            folder.clear()
+        assert path.exists()
+    assert (tmp_path / "out" / "spent-001-fedlora-release.json").exists()
+
+
+def test_a_round_that_the_command_plays_again_counts_twice(tmp_path):
+    """Killed between checkpoint and row: in release mode the round is another release."""
+    cell = example_cell()
+    with Folder(tmp_path) as folder:
+        place = play_two_rounds(folder, cell)
+        rows = (place / "rounds.csv").read_bytes().splitlines(keepends=True)
+        kept = [row for row in rows if not re.search(rb",2,(all|inner|outer)", row)]
+        (place / "rounds.csv").write_bytes(b"".join(kept))
+        assert indices(runs.run_cell(folder, cell)) == [2, 3, 4]
+        assert counted(place / "ledger.json") == [1, 2, 2, 3, 4]
+
+
+@pytest.mark.parametrize("lost", ["rounds", "rows", "broken"])
+def test_a_lost_checkpoint_forgets_no_release(lost, tmp_path):
+    """Removed or damaged checkpoints, or rows: the run begins anew and its ledger goes on."""
+    cell = example_cell()
+    with Folder(tmp_path) as folder:
+        place = play_two_rounds(folder, cell)
+        for path in place.glob("rounds.csv" if lost == "rows" else "round-*"):
+            path.write_bytes(b"nothing") if lost == "broken" else path.unlink()
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            records = list(runs.run_cell(folder, cell))
+        assert any("what stands in its ledger stays spent" in str(one.message) for one in said)
+        assert indices(records) == [0, 1, 2, 3, 4]
+        assert counted(place / "ledger.json") == [1, 2, 1, 2, 3, 4]
+        frame = folder.read("fedlora", None)
+        assert frame.query("measure == 'epsilon'")["round"].tolist() == [0, 1, 2, 3, 4]
+
+
+# the loop
+
+
+def test_a_release_has_no_branches(tmp_path):
+    """`resume=A, checkpoint=B` would let each of two branches state its own releases only."""
+    task, privacy = tokens(), private("example")
+    a, b, c, d, e, f = (tmp_path / name for name in "abcdef")
+    play(task, "fedlora", privacy, seed=None, checkpoint=a)
+    words = r"^checkpoint='.*b': expected '.*a': a release \(seed=None\) goes on in its own"
+    with pytest.raises(ValueError, match=words):
+        fl.run(task, "fedlora", privacy, FOUR, **RELEASE, resume=a, checkpoint=b)
+    assert not b.exists()
+    (tmp_path / "link").symlink_to(a)
+    for where in ({}, {"checkpoint": tmp_path / "link"}):
+        plan = FOUR.replace(rounds=3 + len(where))
+        rest = play(task, "fedlora", privacy, plan, seed=None, resume=a, **where)
+        assert counted(a / "ledger.json") == list(range(1, rest[-1].index + 1))
+    play(task, "fedlora", privacy, seed=0, checkpoint=c)
+    assert len(play(task, "fedlora", privacy, FOUR, resume=c, checkpoint=d)) == 2
+    play(task, "fedlora", None, seed=None, checkpoint=e)
+    assert len(play(task, "fedlora", None, FOUR, seed=None, resume=e, checkpoint=f)) == 2
+
+
+def calibrated() -> fl.Privacy:
+    """A plan for four rounds at epsilon 3."""
+    privacy = fl.Privacy(delta=1e-3, accountant="rdp")
+    return privacy.calibrate(epsilon=3, task=tokens(), plan=FOUR)
+
+
+def cut_short(folder: Path, times: int) -> None:
+    """A run in release mode whose third round is begun so many times and never done."""
+    for number in range(times):
+        where: Any = {"resume": folder} if number else {"checkpoint": folder}
+        for event in fl.ticks(tokens(), "fedlora", calibrated(), FOUR, **RELEASE, **where):
+            if isinstance(event, Tick) and event.round == 3:
+                break
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")
+@pytest.mark.parametrize("engine", ["loop", "flower"])
+def test_a_run_that_was_opened_before_another_wrote_is_refused(engine, tmp_path):
+    """Opened after two rounds, it must not forget the third, which another released meanwhile."""
+    cell = (tokens(), "fedlora", calibrated(), FOUR)
+    who = SimulatedClients(*cell, LORA, None)
+
+    def taken(**where: Any) -> Federation:
+        if engine == "flower":
+            return open_run(who.participant(), **where)
+        return Federation.open(*cell, **RELEASE, **where)
+
+    def played(run: Federation) -> Any:
+        if engine == "flower":
+            return over_messages(who, run)
+        return (event for event in run.events() if isinstance(event, Round))
+
+    begun = played(taken(checkpoint=tmp_path))
+    assert [next(begun).index for _ in range(3)] == [0, 1, 2]
+    begun.close()
+    first, other = taken(resume=tmp_path), taken(resume=tmp_path)
+    with other.lock():
+        other.begin_round()
+    assert counted(tmp_path / "ledger.json") == [1, 2, 3]
+    words = r"^checkpoint='.*': expected a folder in which no other run has written mean"
+    with pytest.raises(ValueError, match=words):
+        next(played(first))
+    assert counted(tmp_path / "ledger.json") == [1, 2, 3]
+    assert indices(played(taken(resume=tmp_path))) == [3, 4]
+    assert counted(tmp_path / "ledger.json") == [1, 2, 3, 3, 4]
+
+
+@pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")
+def test_a_run_that_will_exceed_its_target_says_so(tmp_path):
+    cut_short(tmp_path, 3)
+    words = r"^epsilon=\S+ after the last round: expected at most target=3; rounds were"
+    with pytest.warns(UserWarning, match=words) as found:
+        run = fl.run(tokens(), "fedlora", calibrated(), FOUR, **RELEASE, resume=tmp_path)
+    (stated,) = (float(str(one.message).split()[0].removeprefix("epsilon=")) for one in found)
+    assert list(run)[-1].epsilon == pytest.approx(stated, rel=1e-3) and stated > 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_ends_before_the_round_that_would_spend_more(tmp_path):
+    """Resumed and whole, in the loop, its ticks, a comparison and on Flower; the last is judged."""
+    cut_short(tmp_path, 1)
+    cell, seldom = (tokens(), "fedlora", calibrated(), FOUR), {"evaluate_every": 9}
+    assert indices(play(*cell, seed=None, resume=tmp_path, stop_at=3.0, **seldom)) == [3]
+    assert counted(tmp_path / "ledger.json") == [1, 2, 3, 3]
+    assert Ledger.load(tmp_path / "ledger.json").epsilon() <= 3
+    spent = [record.epsilon for record in play(*cell)]
+    for stop in (0.5 * spent[1], spent[1], spent[2] * 1.001, spent[4], 9.0):
+        whole = play(*cell, stop_at=stop, **seldom)
+        assert indices(whole) == [number for number, epsilon in enumerate(spent) if epsilon <= stop]
+        assert whole[-1].metrics["loss"] > 0
+    rows, options = ["fedlora", "non-private"], {"stop_at": spent[2], "progress": False}
+    many: Any = fl.compare(tokens(), rows, calibrated(), FOUR, [0], lora=LORA, **options)
+    assert many.groupby("method")["round"].max().to_dict() == {"fedlora": 2, "non-private": 4}
+    who = SimulatedClients(*cell, LORA, 0)
+    assert indices(over_messages(who, open_run(who.participant(), stop_at=spent[2]))) == [0, 1, 2]
+    last = list(fl.ticks(*cell, lora=LORA, stop_at=spent[1]))[-1]
+    assert not isinstance(last, Tick) and last.index == 1
+
+
+def test_where_to_stop_is_checked():
+    for value in (0, -1, float("nan"), "3"):
+        with pytest.raises(ValueError, match=r"^stop_at=.*: expected a number > 0$"):
+            fl.run(tokens(), "fedlora", private("example"), PLAN, stop_at=value)
+    with pytest.raises(ValueError, match=r"^stop_at=3: expected None without privacy"):
+        fl.run(tokens(), "fedlora", None, PLAN, stop_at=3)
+
+
+@pytest.mark.slow
+def test_the_command_stops_there_too(tmp_path, capsys):
+    words = ["run", "regression", "fedlora", *SMALL, "--out", tmp_path]
+    assert call(*words, "--stop-at", "7.5") == 0
+    shown = capsys.readouterr().out
+    assert "stopped after round 1 of 2, the next could spend more than --stop-at" in shown
+    for page in (shown, (tmp_path / "report.html").read_text()):
+        assert "fedlora, seed 0: stopped after round 1 of 2." in page
+    assert call(*words, "--stop-at", "7.5") == 0
+    again = capsys.readouterr().out
+    assert "stopped after round 1 of 2, the next" in again
+    assert "round 2:" not in shown + again
+    assert call(*words) == 0
+    on = capsys.readouterr().out
+    assert "round 1:" not in on and "round 2:" in on and "stopped" not in on
+    assert Folder(tmp_path).ended("fedlora", 0) == 2 and not Folder(tmp_path).stopped()
+    assert call(*words, "--stop-at", "0") == 2
+    assert "stop_at=0.0: expected a number > 0" in capsys.readouterr().err
+
+
+def last_epsilon(frame: Any) -> float:
+    """The epsilon that the last round of a frame states."""
+    return float(frame.query("layer == 'all' and measure == 'epsilon'")["value"].iloc[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")
+def test_a_table_states_what_killed_rounds_spent(tmp_path, capsys):
+    """Rounds were noised and their process killed; then the run ends, with no round to play.
+
+    And a cell that --stop-at ended goes on and is killed: its page, made again, knows of it.
+    """
+    out, place = tmp_path / "out", ledger_of(tmp_path / "out")
+    words = ["run", "regression", "fedlora", *SMALL, "--rounds=4", "--seed=none", "--out", out]
+
+    def killed(times: int) -> float:
+        """Begun and never done: what stands in the ledger then."""
+        cell = cell_of(out, "fedlora")
+        parts: Any = (cell.task, "fedlora", cell.privacy, cell.plan)
+        for _ in range(times):
+            run = Federation.open(*parts, lora=cell.lora, seed=None, resume=place.parent)
+            with run.lock():
+                run.begin_round()
+        return Ledger.load(place).epsilon_or_inf()
+
+    assert call(*words, "--stop-at", "6.5") == 0
+    frame: Any = read_frame(out / "frame.csv")
+    done, stated = frame["round"].max(), last_epsilon(frame)
+    assert 0 < done < 4 and stated == Ledger.load(place).epsilon_or_inf()
+    spent = killed(1)
+    assert spent > stated * 1.1 and call("report", out) == 0
+    page = (out / "report.html").read_text()
+    assert f">{spent:.2f}<" in page and f">{spent:.3f}<" in page and f"{stated:.2f}<" not in page
+    spent = killed(2)
+    capsys.readouterr()
+    assert call(*words, "--stop-at", "8") == 0
+    shown, frame = capsys.readouterr().out, read_frame(out / "frame.csv")
+    assert frame["round"].max() == done and "no round was played" in shown
+    assert last_epsilon(frame) == spent and f"  {spent:.2f}  " in shown
+    assert f">{spent:.2f}<" in (out / "report.html").read_text()
+    assert last_epsilon(Folder(out).read("fedlora", None)) == spent
+
+
+@pytest.mark.slow
+def test_a_run_that_may_spend_nothing_says_the_same_twice(tmp_path, capsys):
+    """Stopped before its first round, there is no ledger on the disk yet."""
+    words = ["run", "regression", "fedlora", *SMALL, "--seed=none", "--stop-at=0.01"]
+    for _ in range(2):
+        assert call(*words, "--out", tmp_path) == 0
+        shown = capsys.readouterr().out
+        assert "stopped after round 0 of 2" in shown and "without privacy" not in shown
+    (kept,) = json.loads((tmp_path / "ledger.json").read_text()).values()
+    assert kept["content"]["releases"] == []
+
+
+# together
+
+
+def test_ledgers_over_other_splits_are_bounded():
+    """A client's number means nothing in another split: each release counts for every client."""
+    one = book(play(tokens(), "fedlora", private("example"))[-1])
+    whole = one.for_everyone()
+    assert whole.clients == () and whole.terms == one.terms
+    assert all(whole.epsilon() >= one.epsilon(client) for client in one.clients)
+    joined, twice, spent = Ledger.compose(one, whole), Ledger.compose(one, one), one.epsilon
+    pairs = [(k, j) for k in one.clients for j in one.clients if spent(k) >= spent(j)]
+    assert all(joined.epsilon(k) >= twice.epsilon(j) for k, j in pairs)
+    known = Ledger.from_json(one.to_json())
+    known.uncertified = "a reason"
+    assert known.for_everyone().uncertified == "a reason"
+
+
+def test_a_split_of_equal_sizes_is_not_taken_for_the_same(tmp_path):
+    """Somebody's data may lie with client 0 in the first split and with client 1 in the second."""
+    ledgers = []
+    with Folder(tmp_path / "out") as folder:
+        for client in (0, 1):
+            ledger = Ledger(delta=1e-3, accountant="rdp", reproducible=False)
+            ledger.record(0, (client,), 3, sample_rate=0.5, noise_multiplier=1.0)
+            ledgers.append(ledger)
+            if client:
+                folder.clear()
+            folder.checkpoint("fedlora", None).mkdir(parents=True)
+            ledger.save(folder.checkpoint("fedlora", None) / "ledger.json")
+        both = Ledger.compose(*(one for one in folder.ledgers().values() if one is not None))
+    moved = Ledger.compose(*(one.for_everyone() for one in ledgers)).epsilon()
+    assert both.epsilon() == moved > 1.2 * Ledger.compose(*ledgers).epsilon()
+
+
+@pytest.mark.slow
+def test_pooled_data_count_for_every_client(tmp_path):
+    """The baseline "central" has one client; the sum must not take it for client 0 alone."""
+    with Folder(tmp_path) as folder:
+        for slug in ("fedlora", "central"):
+            cell = Cell.named(slug, tokens(), calibrated(), FOUR, **RELEASE)
+            list(runs.run_cell(folder, cell))
+        kept: dict[str, Any] = dict(folder.ledgers())
+        pooled, own = kept["central-release"], kept["fedlora-release"]
+        assert pooled.clients == () and own.clients == (0, 1, 2)
+        both = Ledger.compose(*kept.values())
+        assert all(both.epsilon(k) > own.epsilon(k) for k in range(3))
+        assert f"epsilon = {both.epsilon():.4g} " in folder_spending(tmp_path, {})[0]

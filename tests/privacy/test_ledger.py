@@ -1,0 +1,437 @@
+"""The ledger: what it counts, when it refuses to count, and that no damaged file passes for one."""
+
+import copy
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dp_accounting as dp
+import numpy as np
+import pytest
+from dp_accounting.pld import PLDAccountant
+
+from fedlora_lab._utils import files
+from fedlora_lab.privacy import accounting
+from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, Uncertified
+
+RATES: dict[str, Any] = {"sample_rate": 0.1, "noise_multiplier": 1.0}
+
+
+def filled(**options: Any) -> Ledger:
+    ledger = Ledger(**options)
+    ledger.record(0, (0, 2), 5, sample_rate=(0.1, 0.3), noise_multiplier=(1.0, 2.0))
+    ledger.record(1, (0, 1), 5, sample_rate=0.1, noise_multiplier=(1.0, 0.8))
+    return ledger
+
+
+def of_clients(trust: str, rounds: int = 100) -> Ledger:
+    ledger = Ledger(unit="client", delta=1e-3, trust=trust)
+    ledger.record(0, None, rounds, sample_rate=0.1, noise_multiplier=5.0)
+    return ledger
+
+
+def test_example_unit_counts_rounds_one_took_part_in() -> None:
+    """Also where sigma and q change on the way."""
+    ledger = filled()
+    ledger.record(2, (1,), 4, sample_rate=0.2, noise_multiplier=2.0)
+    assert ledger.clients == (0, 1, 2)
+    assert ledger.history(0) == ((1.0, 0.1, 10),)
+    assert ledger.history(1) == ((0.8, 0.1, 5), (2.0, 0.2, 4))
+    assert ledger.history(2) == ((2.0, 0.3, 5),)
+    assert ledger.history(9) == () and ledger.epsilon(9) == 0
+    spent = [ledger.epsilon(k) for k in range(3)]
+    assert spent == [accounting.epsilon(ledger.history(k), 1e-5) for k in range(3)]
+    assert ledger.epsilon() == ledger.epsilon_or_inf() == max(spent)
+    frame = ledger.to_frame()
+    assert frame["client"].tolist() == [0, 1, 2] and frame["releases"].tolist() == [10, 9, 5]
+    assert frame["epsilon"].tolist() == spent
+
+
+def test_client_unit_counts_for_everybody_and_forgets_who_was_drawn() -> None:
+    ledger = Ledger(unit="client", delta=1e-3)
+    for t in range(50):
+        ledger.record(t, (t % 7,), 1, sample_rate=0.2, noise_multiplier=1.1)
+    assert ledger.epsilon() == ledger.epsilon(3) == accounting.epsilon(((1.1, 0.2, 50),), 1e-3)
+    assert ledger.clients == () and all(entry.clients is None for entry in ledger.releases)
+    row = {"client": "every", "releases": 50, "epsilon": ledger.epsilon()}
+    assert ledger.to_frame().to_dict("records") == [row]
+
+
+def test_every_client_one_client_and_nobody_add_up() -> None:
+    ledger = Ledger()
+    ledger.record(0, (), 5, **RATES)
+    assert ledger.epsilon() == 0 and len(ledger.releases) == 1
+    assert isinstance(ledger.event(), dp.NoOpDpEvent)
+    ledger.record(1, None, 10, **RATES)
+    ledger.record(2, (3,), 10, **RATES)
+    assert ledger.history(3) == ((1.0, 0.1, 20),)
+    assert ledger.history(5) == ledger.history() == ((1.0, 0.1, 10),)
+    assert ledger.epsilon() == ledger.epsilon(3) > ledger.epsilon(5)
+
+
+def test_a_replay_counts_once() -> None:
+    """A resumed round draws the same noise. A different entry for it is an error."""
+    ledger = filled()
+    before, same = ledger.to_json(), {"sample_rate": 0.1, "repeats": True}
+    ledger.record(1, (0, 1), 5, noise_multiplier=(1.0, 0.8), **same)
+    assert ledger.to_json() == before
+    for clients, count, sigma in [((0, 1), 4, 0.8), ((0, 2), 5, 0.8), ((0, 1), 5, 0.9)]:
+        words = "^round=1: expected the entry that this round already has in the ledger$"
+        with pytest.raises(ValueError, match=words):
+            ledger.record(1, clients, count, noise_multiplier=(1.0, sigma), **same)
+    assert ledger.to_json() == before
+    words = "^repeats=True: expected False in release mode: the noise is fresh$"
+    with pytest.raises(ValueError, match=words):
+        filled(reproducible=False).record(1, (0,), 5, **RATES, repeats=True)
+
+
+@pytest.mark.parametrize("reproducible", [True, False])
+def test_every_record_counts(reproducible: bool) -> None:
+    """A second run that writes the same rounds into one ledger has released them anew."""
+    ledger = filled(reproducible=reproducible)
+    assert ledger.mode == ("reproducible: not for release" if reproducible else "release")
+    for _ in range(2):
+        ledger.record(1, (0, 1), 5, sample_rate=0.1, noise_multiplier=(1.0, 0.8))
+    assert ledger.history(1) == ((0.8, 0.1, 15),)
+    assert ledger.epsilon(1) == accounting.epsilon(((0.8, 0.1, 15),), 1e-5) > filled().epsilon(1)
+    assert Ledger.from_json(ledger.to_json()).history(1) == ledger.history(1)
+
+
+def test_ledger_uncertified() -> None:
+    ledger, reason = filled(), "noise shaped by the peer, clip on the factor"
+    ledger.uncertified = reason
+    composed = Ledger.compose(filled(), ledger)
+    for call in (ledger.epsilon, lambda: ledger.epsilon(0), ledger.snapshot().epsilon):
+        with pytest.raises(Uncertified, match=f"^epsilon: not certified: {reason}$"):
+            call()
+    for call in (ledger.event, composed.epsilon):
+        with pytest.raises(Uncertified, match=f": not certified: {reason}$"):
+            call()
+    assert ledger.to_frame()["epsilon"].tolist() == [math.inf] * 3
+    again = Ledger.from_json(ledger.to_json())
+    assert again.uncertified == reason and again.epsilon_or_inf() == math.inf
+    assert f"not certified: {reason}" in ledger.statement() and "uncertified" in repr(ledger)
+    for wrong, words in (("", "a reason or None"), (None, "a reason: what was released without.*")):
+        with pytest.raises(ValueError, match=f"^uncertified={wrong!r}: expected {words}$"):
+            ledger.uncertified = wrong
+
+
+def test_no_noise_is_no_privacy() -> None:
+    ledger = filled()
+    ledger.record(2, (1,), 1, sample_rate=0.1, noise_multiplier=None)
+    assert ledger.epsilon() == ledger.epsilon(1) == math.inf > ledger.epsilon(0)
+    assert Ledger.from_json(ledger.to_json()).epsilon_or_inf() == math.inf
+
+
+def test_a_snapshot_and_a_copy_are_ledgers_of_their_own() -> None:
+    ledger = filled()
+    earlier, other, spent, text = (
+        ledger.snapshot(),
+        copy.copy(ledger),
+        ledger.epsilon(),
+        ledger.to_json(),
+    )
+    other.record(5, (0,), 1, sample_rate=0.01, noise_multiplier=5.0)
+    assert ledger.to_json() == text
+    ledger.record(2, (0, 1, 2), 50, **RATES)
+    ledger.uncertified = "later"
+    assert earlier.epsilon() == spent and earlier.to_json() == text
+    assert [entry.round for entry in other.releases] == [0, 1, 5] and other.uncertified is None
+    for change in (
+        lambda: earlier.record(2, (0,), 1, **RATES),
+        lambda: setattr(earlier, "uncertified", "x"),
+    ):
+        words = "^ledger='snapshot': expected the run's own ledger: a snapshot takes no entries$"
+        with pytest.raises(ValueError, match=words):
+            change()
+    with pytest.raises(AttributeError):
+        ledger.delta = 1e-3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"reproducible": False, "accountant": "rdp"}, {"unit": "client", "delta": 0.1 + 0.2}],
+)
+def test_ledger_round_trip(options: dict[str, Any], tmp_path: Path) -> None:
+    ledger = Ledger(**options)
+    ledger.record(0, (0, 2), 5, sample_rate=0.3, noise_multiplier=2.0)
+    ledger.save(tmp_path / "ledger.json")
+    again = Ledger.load(tmp_path / "ledger.json")
+    for name in ("terms", "uncertified", "releases", "clients"):
+        assert getattr(again, name) == getattr(ledger, name)
+    assert again.epsilon() == ledger.epsilon() and again.to_json() == ledger.to_json()
+    again.record(2, (0,), 1, **RATES)  # it can be continued, and knows its rounds
+    assert len(again.releases) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.json"]
+    # a text that went through a JSON reader and writer, as inside another file, is still a ledger
+    assert Ledger.from_json(json.dumps(json.loads(ledger.to_json()))).epsilon() == ledger.epsilon()
+
+
+@pytest.mark.slow
+def test_ledger_refuses_any_changed_byte(tmp_path: Path) -> None:
+    """Every byte of a small file flipped in several ways, and every truncation: one clear line."""
+    ledger = Ledger()
+    ledger.record(0, (0, 2), 5, sample_rate=(0.1, 0.3), noise_multiplier=1.0)
+    path = tmp_path / "ledger.json"
+    ledger.save(path)
+    whole = path.read_bytes()
+    damaged = [whole + b"\n", whole + b"x", b"\xef\xbb\xbf" + whole]
+    for at, byte in enumerate(whole):
+        changed = [bytes([byte ^ mask]) for mask in (1, 32, 255)]
+        damaged += [whole[:at], *(whole[:at] + new + whole[at + 1 :] for new in (b"", *changed))]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"^ledger\.json: expected .{,180}$"):
+            Ledger.load(path)
+    path.write_bytes(whole)
+    assert Ledger.load(path).to_json() == ledger.to_json()
+
+
+GONE = object()
+TERMS: list[dict[str, Any]] = [
+    *({name: GONE} for name in ("unit", "releases", "uncertified", "trust")),
+    *({"unit": "user"}, {"trust": "central"}, {"relation": "replace-one"}, {"parts": []}),
+    *({"delta": 2}, {"delta": "1e-5"}, {"extra": 1}, {"reproducible": "yes"}, {"uncertified": 3}),
+    *({"releases": None}, {"releases": [3]}),
+]
+ENTRY: list[dict[str, Any]] = [
+    *({"count": GONE}, {"count": -1}, {"count": 1.5}, {"clients": "02"}, {"clients": [0, 0]}),
+    *({"clients": [0, 1, 2]}, {"sample_rate": 1.5}, {"sample_rate": None}, {"more": 1}),
+    *({"noise_multiplier": -1}, {"noise_multiplier": None}),
+]
+
+
+@pytest.mark.parametrize("fields", [*TERMS, *ENTRY, {"parts": [json.loads(filled().to_json())]}])
+def test_content_of_the_wrong_kind_is_refused(fields: dict[str, Any]) -> None:
+    """Under a right digest."""
+    data = json.loads(filled().to_json())
+    place = data["content"]["releases"][0] if fields in ENTRY else data["content"]
+    place |= fields
+    for name in [name for name, value in fields.items() if value is GONE]:
+        del place[name]
+    text = files.dump_checksummed(data["format"], data["version"], data["content"])
+    words = "^ledger: expected the entries of a ledger, found others$"
+    with pytest.raises(ValueError, match=words):
+        Ledger.from_json(text)
+
+
+KIND = '{"format": "fedlora_lab.ledger"'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a whole file of format fedlora_lab.ledger; it is another, or was cut off or altered"),
+        ("null", "a whole file .*"),
+        ("[" * 100_000, "a whole file .*"),
+        ('{"format": "other"}', "a whole file .*"),
+        (KIND + "}", "version 2 of fedlora_lab.ledger, found None"),
+        (files.dump_checksummed("fedlora_lab.ledger", 1, {}), "version 2 of .*, found 1"),
+        (KIND + ', "version": 2}', "an unaltered file .*; digest and content do not fit"),
+        (KIND + ', "version": 2, "content": {"delta": NaN}}', "a whole file .*"),
+        (None, "a whole file .*"),
+        (7, "a whole file .*"),
+    ],
+)
+def test_text_that_is_no_ledger_is_refused(text: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^ledger: expected {message}$"):
+        Ledger.from_json(text)
+
+
+@pytest.mark.slow
+def test_killed_while_writing_leaves_a_whole_ledger(tmp_path: Path) -> None:
+    """kill -9 in a process that does nothing but save: the file is one of those it saved."""
+    path = tmp_path / "ledger.json"
+    code = (
+        "import sys\nfrom fedlora_lab.privacy.ledger import Ledger\nledger = Ledger()\n"
+        "for t in range(10**6):\n"
+        "    ledger.record(t, range(50), 5, sample_rate=0.1, noise_multiplier=1.0)\n"
+        "    ledger.save(sys.argv[1])\n"
+    )
+    for pause in (0.0, 0.05, 0.15):
+        path.unlink(missing_ok=True)
+        child = subprocess.Popen([sys.executable, "-c", code, str(path)])
+        try:
+            deadline = time.monotonic() + 300
+            while not path.exists() and time.monotonic() < deadline:
+                time.sleep(0.005)
+            time.sleep(pause)
+        finally:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+        entries = Ledger.load(path).releases
+        assert [entry.round for entry in entries] == list(range(len(entries)))
+        assert len(entries) >= 1
+
+
+@pytest.mark.slow
+def test_ledger_event_gives_the_same_epsilon() -> None:
+    """dp-accounting states the epsilon of the ledger for the event, but for the error of PRV."""
+    ledger = filled()
+    ledger.record(2, (0, 2), 5, sample_rate=(1.0, 0.05), noise_multiplier=(4.0, 1.0))
+    for client in (None, 0, 1, 2):
+        accountant = PLDAccountant(value_discretization_interval=1e-3)
+        gap = ledger.epsilon(client) - accountant.compose(ledger.event(client)).get_epsilon(1e-5)
+        assert -1e-3 < gap <= accounting.EPSILON_ERROR
+    ledger.record(3, (1,), 1, sample_rate=0.1, noise_multiplier=0.0)
+    assert PLDAccountant().compose(ledger.event()).get_epsilon(1e-5) == math.inf
+
+
+def test_every_epsilon_names_its_observer() -> None:
+    secagg, central = of_clients("secagg"), of_clients("central")
+    assert Ledger().observers == secagg.observers == of_clients("local").observers
+    assert (secagg.observers, central.observers) == (("server", "released"), ("released",))
+    words = "'released' for trust='central': a trusted server sees the updates themselves"
+    with pytest.raises(ValueError, match=f"^observer='server': expected {words}$"):
+        central.epsilon(observer="server")
+    with pytest.raises(ValueError, match=r"^observer='x': expected 'server' or 'released'$"):
+        Ledger().epsilon(observer="x")
+    said = "against the server, which sees the sum of the uploads and who sends"
+    assert said in secagg.statement()
+    server, released = (f"{secagg.epsilon(observer=name):.4g}" for name in secagg.observers)
+    assert repr(secagg) == (
+        "Ledger(unit='client', trust='secagg', relation='zero-out', reproducible, 1 entries, "
+        f"epsilon: server {server}, released {released} at delta=0.001)"
+    )
+    seeded, fresh = filled(), filled(reproducible=False)
+    sentence, twice = seeded.statement(), "sees two runs of one seed, which share their noise"
+    for part in (f"{seeded.epsilon():.4g}", "1e-05", "one example", "zero-out", "every upload"):
+        assert part in sentence
+    assert (
+        "nothing is promised to whoever knows it." in sentence and "seed" not in fresh.statement()
+    )
+    assert twice in Ledger.compose(seeded, seeded).statement()
+    assert twice not in Ledger.compose(seeded, fresh).statement()
+
+
+@pytest.mark.slow
+def test_compose_adds_up() -> None:
+    """Runs on the same data: their releases together, client by client; equal runs count twice."""
+    one, two = filled(), filled(reproducible=False)
+    two.record(2, (1, 5), 3, sample_rate=0.5, noise_multiplier=2.0)
+    both = Ledger.compose(one, two)
+    for client in (0, 1, 2, 5, 9):
+        together = accounting.epsilon(one.history(client) + two.history(client), 1e-5)
+        assert both.epsilon(client) == together >= max(one.epsilon(client), two.epsilon(client))
+    assert both.epsilon() == max(both.epsilon(k) for k in both.clients)
+    assert both.clients == (0, 1, 2, 5) and "2 ledgers" in repr(both)
+    assert both.reproducible and not Ledger.compose(two, two).reproducible
+    same = Ledger.compose(one, one)
+    assert same.history(0) == ((1.0, 0.1, 20),)
+    assert len(same.releases) == 2 * len(one.releases)
+    again, frozen = Ledger.from_json(both.to_json()), both.to_json()
+    assert (again.to_json(), again.epsilon()) == (frozen, both.epsilon())
+    assert again.parts[1].terms == two.terms
+    assert Ledger.compose(both, one).epsilon() == Ledger.compose(one, two, one).epsilon()
+    assert len(Ledger.compose(both, one).parts) == 3
+    one.record(7, (0,), 5, **RATES)
+    assert both.to_json() == frozen
+    # what it said has been spent, whatever is foreseen
+    entry = LedgerEntry(9, None, 100, 1.0, 0.1)
+    assert one.epsilon_after([entry]) > 1000 > one.epsilon()
+    for change, words in (
+        (lambda: both.record(9, (0,), **RATES), "the run's own ledger: a composition takes no ent"),
+        (lambda: setattr(both, "uncertified", "x"), "the run's own ledger: a composition takes"),
+        (lambda: both.epsilon_after([entry]), "the ledger of one run"),
+    ):
+        with pytest.raises(ValueError, match=f"^ledger='composition': expected {words}"):
+            change()
+
+
+def test_compose_counts_each_part_under_its_own_observer() -> None:
+    both = Ledger.compose(of_clients("secagg", 3), of_clients("central", 5))
+    assert both.observers == ("released",) and both.trust == "central and secagg"
+    assert both.epsilon() == accounting.epsilon(((5.0, 1.0, 3), (5.0, 0.1, 5)), 1e-3)
+    assert both.epsilon(observer="released") == both.epsilon()
+    with pytest.raises(ValueError, match=r"^observer='server': expected 'released' for trust="):
+        both.epsilon(observer="server")
+    assert Ledger.from_json(both.to_json()).to_json() == both.to_json()
+    assert "each part's own observer (released or server)" in both.statement()
+
+
+def test_compose_refuses_other_terms() -> None:
+    why = "the same in all ledgers: only then their releases add up"
+    for other, name in ((Ledger(delta=1e-6), "delta"), (Ledger(unit="client"), "unit")):
+        with pytest.raises(ValueError, match=rf"^{name}=\[.*\]: expected {why}$"):
+            Ledger.compose(Ledger(), other)
+    for wrong in ((), (1,), (Ledger(), "x")):
+        with pytest.raises(ValueError, match=r"^ledgers=.*: expected Ledgers, >= 1$"):
+            Ledger.compose(*wrong)  # type: ignore[arg-type]
+    assert Ledger.compose(filled(), filled(accountant="rdp")).accountant == "rdp"
+
+
+@pytest.mark.slow
+def test_the_worst_client_is_found_among_many() -> None:
+    """Left out of the search: whom another beats in noise, rate and number of releases."""
+    random, ledger = np.random.default_rng(3), Ledger()
+    sigmas, rates = random.choice([0.8, 1.0, 1.5], 40), random.uniform(0.01, 0.3, 40)
+    for t in range(4):
+        there = [k for k in range(40) if random.random() < 0.5]
+        ledger.record(t, there, 5, sample_rate=rates[there], noise_multiplier=sigmas[there])
+    assert ledger.epsilon() == max(ledger.epsilon(k) for k in ledger.clients)
+    assert len(ledger._largest(None)) < 15
+
+
+ZERO_OUT = "expected 'zero-out', one unit's contribution replaced by nothing"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"unit": "user"}, "unit='user': expected one of 'example', 'client'"),
+        ({"delta": 0}, r"delta=0: expected a number in \(0, 1\)"),
+        ({"accountant": "x"}, "accountant='x': expected one of 'prv', 'rdp'"),
+        ({"reproducible": 1}, "reproducible=1: expected True or False"),
+        ({"trust": "x"}, "trust='x': expected one of 'local', 'secagg', 'central'"),
+        ({"trust": "secagg"}, "trust='secagg': expected 'local' for unit='example': .* alone"),
+        ({"relation": "replace-one"}, f"relation='replace-one': {ZERO_OUT}.*groups of two"),
+    ],
+)
+def test_ledger_refuses_bad_settings(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Ledger(**options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"round": -1}, "round=-1: expected a whole number >= 0"),
+        ({"round": True}, "round=True: expected a whole number >= 0"),
+        ({"round": 2**53 + 1}, "round=9007199254740993: expected at most 9007199254740992"),
+        ({"clients": (0, 0)}, r"clients=\(0, 0\): expected every client once"),
+        ({"clients": (-1,)}, "clients=-1: expected a whole number >= 0"),
+        ({"clients": (0.5,)}, "clients=0.5: expected a whole number >= 0"),
+        ({"clients": "ab"}, "clients='a': expected a whole number >= 0"),
+        ({"clients": 3}, "clients=3: expected client numbers, or None"),
+        ({"count": -1}, "count=-1: expected a whole number >= 0"),
+        ({"count": 2.0}, "count=2.0: expected a whole number >= 0"),
+        ({"sample_rate": 1.1}, r"sample_rate=1.1: expected a number in \[0, 1\]"),
+        ({"sample_rate": None}, r"sample_rate=None: expected a number in \[0, 1\]"),
+        ({"sample_rate": "0.1"}, r"sample_rate='0.1': expected a number in \[0, 1\]"),
+        ({"sample_rate": ()}, r"sample_rate=\(\): expected one number, or as many as clients"),
+        ({"noise_multiplier": (1, -1)}, r"noise_multiplier\[1\]=-1: expected a number >= 0"),
+        ({"noise_multiplier": math.inf}, "noise_multiplier=inf: expected a finite number"),
+        ({"noise_multiplier": math.nan}, "noise_multiplier=nan: expected a number >= 0"),
+        (
+            {"noise_multiplier": (1, 2, 3)},
+            r".*=\(1.*\): expected one number, or as many as clients",
+        ),
+    ],
+)
+def test_record_refuses_bad_entries(arguments: dict[str, Any], message: str) -> None:
+    ledger = Ledger()
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        ledger.record(**{"round": 0, "clients": (0, 1), "count": 1, **RATES, **arguments})
+    assert ledger.releases == ()
+
+
+def test_release_takes_numpy_numbers() -> None:
+    clients, rates = np.array([1, 2]), np.array([0.1, 0.2])
+    entry = LedgerEntry(np.int64(3), clients, np.int32(4), rates, np.float64(1.5))  # type: ignore[arg-type]
+    assert entry == LedgerEntry(3, (1, 2), 4, (0.1, 0.2), 1.5)
+    assert vars(entry) == vars(LedgerEntry(3, (1, 2), 4, (0.1, 0.2), 1.5))

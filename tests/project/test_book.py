@@ -1,0 +1,179 @@
+"""The site builds without a warning, holds what it promises, and needs no network."""
+
+import html
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from filelock import FileLock
+
+import fedlora_lab as fl
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+# The only address that the theme writes into a page. It names a script that a button would load;
+# there is no button.
+EMBEDDED = {"https://unpkg.com/thebe@0.8.2/lib/index.js"}
+
+
+class Page(HTMLParser):
+    """What a page links to, what it loads, the places in it, and its text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.loads, self.ids = set(), set(), set()
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.text = html.unescape(re.sub(r"<[^>]+>", "", self.source))
+
+    def handle_starttag(self, tag, attrs):
+        given = {name: value or "" for name, value in attrs}
+        self.ids |= {given["id"]} if "id" in given else set()
+        if tag == "a" and given.get("href"):
+            self.links.add(given["href"])
+        if tag in ("script", "img", "iframe", "source", "video") and given.get("src"):
+            self.loads.add(given["src"])
+        if tag == "link" and "stylesheet" in given.get("rel", ""):
+            self.loads.add(given["href"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built once however many processes run these tests."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "book"
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "index.html").exists():
+            command = [sys.executable, str(ROOT / "scripts" / "book.py"), "--out", str(shared)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+            assert "WARNING" not in done.stdout + done.stderr
+    return shared
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    return {path: Page(path) for path in site.rglob("*.html") if "_static" not in path.parts}
+
+
+def cells(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+@pytest.mark.slow
+def test_every_page_is_there(site, pages):
+    names = [f"notebooks/{path.stem}" for path in NOTEBOOKS]
+    names += [f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md")]
+    names += [f"docs/decisions/{path.stem}" for path in (ROOT / "docs/decisions").glob("*.md")]
+    names += ["index", "search", "api/index", "api/privacy", "api/methods", "api/plots"]
+    assert {site / f"{name}.html" for name in names} <= set(pages)
+    front = pages[site / "index.html"]
+    assert {f"notebooks/{path.stem}.html" for path in NOTEBOOKS} <= front.links
+
+
+@pytest.mark.slow
+def test_notebooks_show_their_outputs_and_can_be_found(site, pages):
+    text = (site / "searchindex.js").read_text(encoding="utf-8")
+    index: Any = json.loads(text.removeprefix("Search.setIndex(").removesuffix(")"))
+    terms = {**index["titleterms"], **index["terms"]}
+    for path in NOTEBOOKS:
+        outputs = [output for cell in cells(path) for output in cell.get("outputs", [])]
+        page = pages[site / "notebooks" / f"{path.stem}.html"]
+        data = [output.get("data", {}) for output in outputs]
+        pictures = {str(each) for each in data if "image/png" in each}
+        assert sum("_images" in name for name in page.loads) == len(pictures)
+        for output in outputs:
+            if output.get("name") == "stdout":
+                assert "".join(output["text"]).strip() in page.text, path.name
+        number = index["docnames"].index(f"notebooks/{path.stem}")
+        words = set(re.findall(r"\b[a-z]{7,}\b", "".join(cells(path)[0]["source"]).lower()))
+        here = {t for t, at in terms.items() if number in (at if isinstance(at, list) else [at])}
+        assert any(word.startswith(term) for word in words for term in here), path.name
+
+
+@pytest.mark.slow
+def test_links_lead_somewhere(site, pages):
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme in ("http", "https", "mailto"):
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            place = unquote(parts.fragment)
+            there = not place or target not in pages or place in pages[target].ids
+            if not (target.exists() and there):
+                broken.append(f"{path.relative_to(site)}: {link}")
+    assert broken == []
+
+
+@pytest.mark.slow
+def test_nothing_is_loaded_from_a_network(site, pages):
+    for path, page in pages.items():
+        for name in page.loads:
+            assert not urlsplit(name).scheme, name
+            assert (path.parent / unquote(urlsplit(name).path)).exists(), (path, name)
+        scripts = "".join(re.findall(r"<script[^>]*>(.*?)</script>", page.source, re.S))
+        assert set(re.findall(r"https?://[^\"' )]+", scripts)) <= EMBEDDED
+    styles = "".join(path.read_text(encoding="utf-8") for path in (site / "_static").rglob("*.css"))
+    assert re.findall(r"url\([\"']?https?:|@import [\"']?https?:", styles) == []
+
+
+@pytest.mark.slow
+def test_methods_page_shows_every_row(site, pages):
+    page = pages[site / "docs" / "methods.html"]
+    for slug, method in fl.methods.ALL.items():
+        assert method.note in page.text
+        assert slug in page.ids, "the table leads to a section of each method"
+        assert any(name.endswith(f"score-{slug}.png") for name in page.loads)
+
+
+@pytest.mark.slow
+def test_reference_comes_from_the_docstrings(site, pages):
+    index, page = (pages[site / "api" / f"{name}.html"] for name in ("index", "privacy"))
+    assert [name for name in fl.__all__ if f"fl.{name}" not in index.text] == []
+    assert "privacy.html#fedlora_lab.privacy.config.Privacy" in index.links
+    privacy = "fedlora_lab.privacy.config.Privacy"
+    assert {f"{privacy}.calibrate", f"{privacy}.ledger"} <= page.ids
+    assert (fl.Privacy.__doc__ or "").splitlines()[0] in page.text
+    texts = [path.read_text(encoding="utf-8") for path in (site / "api").iterdir()]
+    assert "Alias for field" not in "".join(texts)
+
+
+def test_generated_tables_are_the_package_s(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    book = runpy.run_path(str(ROOT / "scripts" / "book.py"))
+    page = book["METHODS"].read_text(encoding="utf-8")
+    assert book["methods_page"]() == page, "run: python scripts/book.py --fill"
+
+
+def test_docstrings_become_text_and_never_markup():
+    converted = runpy.run_path(str(ROOT / "book" / "docstrings.py"))["converted"]
+    docstring = """\
+    One line with a*b, |x| and x_.
+
+    Args:
+        one: first, ``a_`` long,
+            and goes on.
+        two, three: others.
+
+    Raises: ``ValueError`` at the call.
+    Source: arXiv:2403.12313.
+    """
+    lines = [line.removeprefix("    ") for line in docstring.splitlines()]
+    assert [line for line in converted(lines) if line] == [
+        "One line with a\\*b, \\|x\\| and x\\_.",
+        "**Arguments.**",
+        "- ``one``: first, ``a_`` long, and goes on.",
+        "- ``two, three``: others.",
+        "**Raises.** ``ValueError`` at the call.",
+        "**Source.** arXiv:2403.12313.",
+    ]

@@ -1,0 +1,138 @@
+"""The pages that promise to run, run; the docstrings' examples print what they say."""
+
+import doctest
+import json
+import pkgutil
+import re
+import runpy
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import contract
+import pytest
+from docutils.core import publish_doctree
+from myst_parser.parsers.docutils_ import Parser
+
+import fedlora_lab as fl
+from fedlora_lab.cli import COMMANDS
+from fedlora_lab.experiments.paper_claims import CLAIMS
+from fedlora_lab.flower import deployment
+from fedlora_lab.report.summary_table import hidden_lines, require_visible
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+MARKDOWN = [
+    *DOCS.rglob("*.md"),
+    *map(ROOT.joinpath, ("README.md", "CHANGELOG.md", "book/index.md")),
+]
+MODULES = [found.name for found in pkgutil.walk_packages(fl.__path__, "fedlora_lab.")]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name):
+    failed, _ = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
+    assert failed == 0
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.stem)
+def test_no_line_of_a_page_is_syntax_by_accident(path):
+    """MyST drops a line that begins with a percent sign."""
+    assert hidden_lines(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("line", ["% interval.", "+++", "(place)=", ":::{note}", "  % indented"])
+def test_a_silent_line_is_found(line):
+    assert hidden_lines(f"prose\n{line}\nprose\n\n```\n{line}\n```\n") == [line]
+    with pytest.raises(ValueError, match=r"^page="):
+        require_visible(line)
+
+
+def test_guarantees_name_tests_that_exist():
+    """In docstrings and on the page of sharp edges."""
+    files = [*(ROOT / "tests").rglob("*.py")]
+    text = "".join(path.read_text("utf-8") for path in files)
+    tests = set(re.findall(r"^(?:def )?(test_\w+)(?= =|\()", text, re.M))
+    places = [*(ROOT / "fedlora_lab").rglob("*.py"), DOCS / "sharp_edges.md"]
+    named = {
+        (path.name, name)
+        for path in places
+        for name in re.findall(r"\btest_\w+(?!\.py)\b", path.read_text("utf-8"))
+    }
+    modules = {path.stem for path in files}
+    assert [one for one in named if one[1] not in tests | modules] == []
+
+
+def test_badges_lead_to_the_repository():
+    """pyproject.toml has the address; README, notebooks, forms and pages have the same."""
+    command = [sys.executable, str(ROOT / "scripts" / "address.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    name = project["urls"]["Repository"].removeprefix("https://github.com/")
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+        for host in (f"mybinder.org/v2/gh/{name}/HEAD", f"colab.research.google.com/github/{name}"):
+            assert f"(https://{host}" in first and f"notebooks/{path.name})" in first
+
+
+def test_the_claims_page_is_shown_whole():
+    """Parsed as the site parses it: every word of the page is in the text that comes out."""
+    source = (DOCS / "claims.md").read_text(encoding="utf-8")
+    options = {"myst_enable_extensions": ["colon_fence", "deflist", "tasklist"], "report_level": 5}
+    tree = publish_doctree(source, parser=Parser(), settings_overrides=options)
+    text = " ".join(tree.astext().split())
+    opening = source.split("## ")[0].split("\n", 1)[1].replace("*", "").replace("`", "")
+    words = [claim.text for claim in CLAIMS] + [claim.setting for claim in CLAIMS]
+    assert [one for one in words + opening.splitlines() if one not in text] == []
+
+
+def run_page(page: str) -> dict[str, Any]:
+    """Runs the Python blocks of a page in order; gives the names that they leave."""
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text("utf-8"), re.M | re.S)
+    for number, code in enumerate(blocks):
+        exec(compile(code, f"{page}, block {number}", "exec"), names)
+    return names
+
+
+@pytest.mark.slow
+def test_adding_a_method_runs_and_its_rows_pass_the_contract():
+    adding = run_page("adding_a_method.md")
+    last, row = adding["last"], adding["last"].loc
+    assert set(last.index) == {"fedlora", "rolora", "two-to-one", "fedlora-proximal"}
+    assert last["epsilon"].nunique() == 1
+    sent = [row[slug, "bytes_up"] for slug in ("two-to-one", "rolora", "fedlora")]
+    assert sent[0] == sent[1] < sent[2]
+    assert row["two-to-one", "deviation"] < 1e-5 < row["fedlora-proximal", "deviation"]
+    assert adding["Proximal"].penalty is adding["proximal"]
+    for row in (adding["TwoToOne"], adding["Proximal"]):
+        contract.opens_with_what_is_zero(row)
+        contract.no_op_at_start(row)
+        for unit in ("example", "client"):
+            contract.no_path_from_data_round_the_clip(row, unit)
+            contract.frozen_and_unsent_stay_put(row, unit)
+            contract.deviates_unless_exact(row, unit)
+            contract.epsilon_is_that_of_the_plan(row, unit)
+
+
+@pytest.mark.slow
+def test_deployment_runs_as_far_as_one_machine_goes(tmp_path, monkeypatch):
+    """Terms and a site's examples, as the page writes them, are read back as an app reads them."""
+    monkeypatch.chdir(tmp_path)
+    names = run_page("deployment.md")
+    party = deployment.read_terms("terms.json", names["task"])
+    assert party.spec.streams.seed is None and party.spec.method.slug == "la-lora"
+    assert len(deployment.read_examples("site-0.safetensors")[1]) == names["task"].sizes[0]
+    page = (DOCS / "deployment.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^(?:```sh\n)?fedlora-lab (\w+)", page, re.M)
+    assert commands and set(commands) <= set(COMMANDS)
+
+
+@pytest.mark.slow
+def test_the_page_on_scale_is_that_of_the_formulas():
+    page = runpy.run_path(str(ROOT / "scripts" / "scale.py"))["page"]()
+    assert page == (DOCS / "scale.md").read_text(encoding="utf-8")

@@ -1,0 +1,231 @@
+"""The folder as a product: one list of dependencies, a light import, a wheel that runs."""
+
+import ast
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from importlib.metadata import distributions
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import fedlora_lab as fl
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE, START = ROOT / "fedlora_lab", ROOT / "notebooks" / "00_why_is_it_hard.ipynb"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OPTIONAL = PROJECT["optional-dependencies"]
+NEEDED = {*PROJECT["dependencies"], *OPTIONAL["text"], *OPTIONAL["flower"], *OPTIONAL["dev"]}
+CONSTRAINTS = (ROOT / "constraints.txt").read_text()
+PINS = dict(line.split("==") for line in CONSTRAINTS.splitlines() if line and line[0] != "#")
+
+
+def run(*command: "str | Path", cwd: Path = ROOT, **environment: str) -> str:
+    """Output of a command that must succeed."""
+    own = ("PYTHONPATH", "PYTHONHOME", "MPLBACKEND")
+    env = {name: value for name, value in os.environ.items() if name not in own} | environment
+    call = [str(word) for word in command]
+    done = subprocess.run(call, cwd=cwd, capture_output=True, text=True, env=env, timeout=600)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
+
+
+# Dependencies
+
+
+def test_environment_equals_pyproject():
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in listed if isinstance(entry, dict))
+    assert {*pip} == NEEDED | {"--constraint constraints.txt", "--editable ."}
+    assert f"python{PROJECT['requires-python']}" in listed
+
+
+def test_every_pin_is_a_plain_version_inside_its_range():
+    plain = r"(#.*\n)+([a-z0-9-]+==[0-9][0-9a-z.]*\n)+"
+    assert re.fullmatch(plain, CONSTRAINTS), "only name==version, no address, no local build"
+    assert PINS["torch"] == "2.13.0"
+    for requirement in map(Requirement, NEEDED):
+        pinned = Version(PINS[canonicalize_name(requirement.name)])
+        assert pinned in requirement.specifier, requirement
+
+
+def test_pins_are_closed_under_what_the_packages_need(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    module = runpy.run_path("scripts/pins.py")
+    assert set(module["closure"](module["wanted"](("dev", "text", "flower")))) <= set(PINS)
+
+
+def test_every_pin_installs_on_the_first_release_of_each_python():
+    """A system's own Python 3.11 is often an early one; a pin that asks for a later one cannot be
+    installed there.
+    """
+    versions = {canonicalize_name(d.name): d.metadata["Requires-Python"] for d in distributions()}
+    asked = {
+        name: SpecifierSet(versions[canonicalize_name(name)] or "")
+        for name in PINS
+        if name in versions
+    }
+    assert len(asked) > 100
+    for python in ("3.11.0", "3.12.0", "3.13.0"):
+        assert python in SpecifierSet(PROJECT["requires-python"])
+        assert [name for name, wanted in asked.items() if python not in wanted] == []
+
+
+def test_version_is_told_once():
+    assert fl.__version__ == PROJECT["version"]
+    assert f"version: {PROJECT['version']}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+# The import
+
+
+def test_import_is_light():
+    code = "import sys, fedlora_lab; print(*sys.modules)"
+    loaded = run(sys.executable, "-c", code).split()
+    assert not {"torch", "numpy", "pandas", "matplotlib", "peft", "transformers"} & set(loaded)
+
+
+def test_every_public_name_is_lazy_listed_and_seen_by_editors():
+    assert set(fl.__all__) == set(fl._HOMES) <= set(dir(fl))
+    assert fl.Plan.__module__ == "fedlora_lab.methods.plan"
+    with pytest.raises(AttributeError, match="has no attribute 'plan_b'; it has: "):
+        _ = fl.plan_b
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    assert {x.asname or x.name for node in imports for x in node.names} == set(fl.__all__)
+
+
+def test_every_lazy_name_resolves_to_its_home():
+    """And none is hidden by a module: importing fedlora_lab.compare, were there such a file, would
+    put the module where the function fl.compare belongs.
+    """
+    modules = {path.stem for path in PACKAGE.iterdir()}
+    for name, (home, attribute) in fl._HOMES.items():
+        place = PACKAGE / home.replace(".", "/")
+        assert place.with_suffix(".py").exists() or (place / "__init__.py").exists(), name
+        assert getattr(fl, name) is not None
+        assert attribute is None or name not in modules, name
+
+
+# The wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The package as a wheel; built from a copy, for setuptools writes beside the source."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = folder / "source"
+    shutil.copytree(PACKAGE, copy / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder]
+    run(sys.executable, "-m", "pip", "wheel", *options, copy, cwd=folder, PYTHONWARNINGS="ignore")
+    shutil.rmtree(copy)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_wheel_carries_code_and_data(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name for name in archive.namelist() if name.startswith(f"{PACKAGE.name}/")}
+    files = [p for p in PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    assert inside == {str(path.relative_to(ROOT)) for path in files}
+
+
+EXECUTE = """
+import nbformat
+from nbclient import NotebookClient
+notebook = nbformat.read('begin.ipynb', as_version=4)
+NotebookClient(notebook, timeout=600, kernel_name='python3').execute()
+nbformat.write(notebook, 'done.ipynb')
+"""
+WHERE = """
+import json
+task = fl.tasks.digits(clients=10, alpha=0.5, seed=0)
+source = fl.tasks.digits.__code__.co_filename
+print(json.dumps([fl.__file__, source, sum(task.sizes), task.fingerprint]))
+"""
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_the_beginning_of_the_course_elsewhere(wheel, tmp_path):
+    """In an environment that sees the packages of this one, but neither the checkout nor its
+    editable install: the command, and notebook 00 up to its first widget.
+    """
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path)
+    python, command = (tmp_path / "env" / "bin" / name for name in ("python", "fedlora-lab"))
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index"]
+    run(*pip, "--no-deps", wheel, cwd=tmp_path)
+    # A .pth file puts the other packages on the path and does not follow the .pth of the editable
+    # install among them.
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    place = Path(run(python, "-c", code, cwd=tmp_path).strip())
+    (place / "others.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    shown = run(command, "methods", cwd=tmp_path)
+    assert all(slug in shown for slug in fl.methods.ALL)
+    notebook = nbformat.read(START, as_version=4)
+    code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    first = next(i for i, cell in enumerate(code_cells) if "fl.widgets" in cell.source)
+    assert first >= 4
+    notebook.cells = [*code_cells[:first], nbformat.v4.new_code_cell(WHERE)]
+    for cell in notebook.cells:
+        cell.outputs = []
+    nbformat.write(notebook, tmp_path / "begin.ipynb")
+    share = str(tmp_path / "env/share/jupyter")
+    run(python, "-c", EXECUTE, cwd=tmp_path, JUPYTER_PATH=share)
+    cells = nbformat.read(tmp_path / "done.ipynb", as_version=4).cells
+    text = next(output.text for output in cells[-1].outputs if output.output_type == "stream")
+    home, source, examples, fingerprint = json.loads(text)
+    assert Path(home).is_relative_to(tmp_path) and Path(source).is_relative_to(tmp_path)
+    here = fl.tasks.digits(clients=10, alpha=0.5, seed=0)
+    assert (examples, fingerprint) == (sum(here.sizes), here.fingerprint)
+    assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
+
+
+# What pages and commands promise
+
+
+def test_the_page_on_opening_it_elsewhere_names_what_exists():
+    page = (ROOT / "docs" / "open_elsewhere.md").read_text(encoding="utf-8")
+    assert f"notebooks/{START.name}" in page and START.exists()
+    assert (ROOT / "environment.yml").read_text(encoding="utf-8").count("name: fedlora-lab\n") == 1
+    assert "conda activate fedlora-lab" in page
+    assert '"fedlora-lab @ git+https://' in page
+
+
+def test_make_help_names_every_command():
+    phony = set(re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[0].split())
+    assert phony == set(re.findall(r"^  make ([a-z]+)", run("make", "help"), re.M))
+    assert {"setup", "lab", "check", "test", "compare", "bench", "lint", "clean"} <= phony
+
+
+def test_no_file_tells_about_the_machine_it_was_written_on():
+    pattern = re.compile("(/wo" + "rk/|/ro" + "ot/|file:" + "///|/op" + "t/)")
+    suffixes = ("py", "toml", "yml", "yaml", "md", "txt", "json", "html", "cff", "ipynb", "csv")
+    skip = {".git", ".venv", ".hypothesis", "runs", "build", "dist", "shared"}
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()[:80]}"
+        for path in ROOT.rglob("*")
+        if not skip & set(path.relative_to(ROOT).parts)
+        and "cache" not in str(path)
+        and path.is_file()
+        and (not path.suffix or path.suffix[1:] in suffixes)
+        for line in path.read_text(errors="ignore").splitlines()
+        if pattern.search(line)
+    ]
+    assert found == []

@@ -1,0 +1,141 @@
+"""A library is a guest: after it was imported and has trained, the process is as it was before."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+STATE = """
+import gc, importlib, json, logging, os, random, signal, sys, threading, warnings
+import numpy as np, torch
+# What the libraries below do to a process when they are imported is their affair.
+for library in {libraries}:
+    importlib.import_module(library)
+torch.set_num_threads(2)
+
+def state():
+    names = (None, "flwr", "ray", "torch", "peft", "transformers", "fedlora_lab")
+    loggers = [logging.getLogger(x) for x in names]
+    os.umask(mask := os.umask(0o077))
+    return {{
+        "collector": [gc.isenabled(), gc.get_threshold(), gc.get_freeze_count(), gc.get_debug()],
+        "callbacks": len(gc.callbacks),
+        "signals": [str(signal.getsignal(number)) for number in signal.valid_signals()],
+        "blocked": sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))),
+        "threads": [torch.get_num_threads(), torch.get_num_interop_threads()],
+        "torch": [str(torch.get_default_dtype()), torch.is_grad_enabled(),
+                  torch.are_deterministic_algorithms_enabled(),
+                  torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32],
+        "torch numbers": torch.get_rng_state().tolist(),
+        "numpy numbers": [str(x) for x in np.random.get_state()],
+        "numpy errors": np.geterr(),
+        "numbers": str(random.getstate()),
+        "environment": dict(os.environ),
+        "loggers": [[x.level, x.propagate, x.disabled, len(x.handlers), len(x.filters)]
+                    for x in loggers],
+        "logging": logging.root.manager.disable,
+        "warnings": [str(x) for x in warnings.filters],
+        "hooks": [str(x) for x in (sys.excepthook, sys.displayhook, threading.excepthook)],
+        "trace": str(sys.gettrace()),
+        "place": [os.getcwd(), mask, sys.getrecursionlimit(), sys.getswitchinterval()],
+        "path": sys.path,
+    }}
+
+before = state()
+{act}
+after = state()
+assert before["collector"][2] == 0, "something was frozen already"
+changed = [name for name in before if json.dumps(before[name]) != json.dumps(after[name])]
+print(json.dumps({{name: [before[name], after[name]] for name in changed}}))
+"""
+LIBRARIES = (
+    "matplotlib.pyplot",
+    "pandas",
+    "peft",
+    "scipy.stats",
+    "seaborn",
+    "sklearn.datasets",
+    "tqdm.auto",
+    "transformers",
+    "flwr.clientapp",
+    "flwr.serverapp",
+    "flwr.supercore.logger",
+)
+TRAIN = """
+import fedlora_lab as fl
+task, plan = fl.tasks.digits(clients=3), fl.Plan(rounds=2, local_steps=1, batch=8, lr=0.1)
+privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-4, accountant="rdp")
+for record in fl.run(task, "rolora", privacy, plan):
+    record.epsilon
+for unit in ("example", "client"):
+    other = privacy.replace(unit=unit, delta=1e-3)
+    list(fl.run(fl.tasks.regression(clients=3), "fedask", other, plan, seed=None))
+frame = fl.compare(task, ["fedlora", "ffa-lora"], None, plan, seeds=[0, 1], progress=False)
+fl.plots.curves(frame)
+fl.widgets
+
+import pathlib, faults
+from fedlora_lab import experiments
+experiments.run_study(faults.tiny(), pathlib.Path({folder!r}) / "tiny.jsonl", workers=0, bar=False)
+"""
+FLOWER = """
+import fedlora_lab as fl
+from fedlora_lab.flower.telemetry import telemetry_off, mute_logger
+privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-3)
+plan = fl.Plan(rounds=1, local_steps=1, batch=3, lr=0.1)
+party = fl.flower.Participant.of(fl.tasks.regression(clients=2), "fedlora", privacy, plan)
+with telemetry_off(), mute_logger():  # as a simulation does for as long as it lasts
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert not logging.getLogger("flwr").isEnabledFor(logging.ERROR)
+    os.environ["PYTHONPATH"] = "as Flower sets it"
+"""
+ENVIRONMENT = {name: x for name, x in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))}
+ENVIRONMENT |= {
+    "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[1:3])),
+    "MPLBACKEND": "agg",
+}
+
+
+def output(program: str) -> str:
+    """What a program prints in a process of its own."""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_process_is_left_as_it_was(tmp_path):
+    """After runs with and without a seed, a comparison, a figure, widgets, a study in this process;
+    and after Flower, whose telemetry and logger are off only for as long as it is at work.
+    """
+    act = TRAIN.format(folder=str(tmp_path)) + FLOWER
+    assert json.loads(output(STATE.format(libraries=LIBRARIES, act=act)).splitlines()[-1]) == {}
+
+
+FRESH = """
+import gc, logging, signal
+def state():
+    handlers = logging.getLogger().handlers[:]
+    return gc.isenabled(), gc.get_threshold(), signal.getsignal(signal.SIGINT), handlers
+before = state()
+import fedlora_lab as fl
+fl.Privacy(noise_multiplier=1.0, sample_rate=0.1, delta=1e-3).ledger(releases=3).epsilon()
+plan = fl.Plan(rounds=1, local_steps=1, batch=8, lr=0.1)
+list(fl.run(fl.tasks.digits(clients=3), "fedlora", None, plan))
+fl.course.lesson(12).audit_explorer()
+assert state() == before
+print(gc.get_freeze_count())
+"""
+
+
+def test_nothing_is_frozen_where_the_package_loads_the_libraries():
+    """The first run of a program loads half a million objects: the collector goes on looking at all
+    there are.
+
+    And the root logger has the handlers that its user gave it.
+    """
+    assert output(FRESH).strip() == "0"

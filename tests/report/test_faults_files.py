@@ -1,0 +1,395 @@
+"""Every reader of files before damaged, hostile and wrong ones: one clear line, nothing written,
+good state kept.
+
+What stands in test_ledger.py and test_checkpoint.py (single bytes, links, paths that climb) is not
+repeated here.
+"""
+
+import hashlib
+import json
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reports import frame as report_frame
+from reports import ledgers as report_ledgers
+from reports import settings as report_settings
+from safetensors.torch import load, save
+from small import PLAN, play, private, regression
+
+from fedlora_lab import experiments as study
+from fedlora_lab._utils import files
+from fedlora_lab._utils.files import append_line, parse_json, read_lines
+from fedlora_lab.cli.audits import rebuild_cells
+from fedlora_lab.experiments import runner
+from fedlora_lab.federated import checkpoint
+from fedlora_lab.federated.checkpoint import Broken, latest
+from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.report.html_page import report
+from fedlora_lab.report.run_folder import Folder, read_frame, to_json
+
+SHORT = st.text(max_size=5)
+PLAIN = st.none() | st.booleans() | st.integers() | SHORT
+PLAIN |= st.floats(allow_nan=False, allow_infinity=False)
+JUNK = st.recursive(
+    PLAIN,
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(SHORT, x, max_size=3),
+    max_leaves=5,
+)
+
+
+def refused(call: Callable[[], Any]) -> str:
+    """The one line with which a call refuses; it must refuse, as ValueError or OSError."""
+    with pytest.raises((ValueError, OSError)) as caught:
+        call()
+    line = str(caught.value)
+    assert line and "\n" not in line and len(line) < 700, line
+    return line
+
+
+def taken_or_refused(call: Callable[[], Any]) -> bool:
+    """Whether a call took what it was given; if not, it must have refused in one line."""
+    try:
+        call()
+    except (ValueError, OSError) as error:
+        line = str(error)
+        assert line and "\n" not in line and len(line) < 700, line
+        return False
+    return True
+
+
+def damaged(whole: bytes, step: int) -> Iterator[bytes]:
+    """Cut at every so many bytes, with one byte flipped there, and with something behind."""
+    for at in range(0, len(whole), step):
+        yield whole[:at]
+        yield whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
+    yield whole + b"x"
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    """Names and contents of all files below a folder."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def lay(stored: dict[str, bytes], folder: Path) -> Path:
+    """These files in a folder."""
+    for name, content in stored.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+# ---- JSON
+
+STRANGE = {
+    "nan": b'{"a": NaN}',
+    "infinity": b"[-Infinity]",
+    "twice": b'{"a": 1, "a": 2}',
+    "twice inside": b'[{"b": {"a": 1, "a": 1}}]',
+    "deep": b"[" * 200_000,
+    "deep objects": b'{"a":' * 200_000,
+    "long number": b"1" * 10_000,
+    "no text": b'"\xff\xfe"',
+    "utf-16": '{"a": 1}'.encode("utf-16"),
+    "mark": b"\xef\xbb\xbf{}",
+    "empty": b"",
+    "zeros": b"\0" * 100,
+    "cut": b'{"a": [1, 2',
+    "two": b"{} {}",
+    "python": b"{'a': None}",
+}
+
+
+@pytest.mark.parametrize("content", STRANGE.values(), ids=STRANGE)
+def test_json_is_taken_strictly(content, tmp_path):
+    assert refused(lambda: parse_json(content, "file")).startswith("file: expected JSON (")
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"good": 1}\n' + content + b"\n")
+    append_line(path, {"good": 2})
+    assert read_lines(path) == [{"good": 1}, {"good": 2}]
+
+
+@given(st.binary(max_size=40) | JUNK.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_json_or_refused(content):
+    if taken_or_refused(lambda: parse_json(content, "file")):
+        assert json.dumps(parse_json(content, "file")) == json.dumps(json.loads(content))
+
+
+# ---- checkpoint
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Checkpoints of rounds 1 and 2 of a run that keeps B at home, as files and contents."""
+    folder = tmp_path_factory.mktemp("run")
+    play(regression(), "fedsa-lora", private("example"), checkpoint=folder)
+    return listing(folder)
+
+
+OPEN = ("round-000002.json", "round-000002.safetensors")
+HIDDEN = ("private/round-000002.json", "private/round-000002.safetensors")
+
+
+@pytest.mark.parametrize("name", [*OPEN, *HIDDEN])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(name, stored, tmp_path):
+    folder = lay(stored, tmp_path / "run")
+    for content in damaged(stored[name], 96):
+        (folder / name).write_bytes(content)
+        line = refused(lambda: checkpoint.read(folder, 2))
+        assert line.startswith("checkpoint=round-000002: expected a whole one")
+        with pytest.warns(UserWarning, match="going back to an earlier one"):
+            assert latest(folder)[0].round == 1
+        assert listing(folder) == stored | {name: content}
+
+
+def resealed(stored: dict[str, bytes], change: Callable[[dict, dict], Any]) -> dict[str, bytes]:
+    """The files with round 2 changed, and every digest right for what it is now.
+
+    ``change`` sees both parts as one: the bodies joined (what both have, such as the round, stands
+    in both), and all tensors. Names of neither group, and ``raw`` bytes, go to the server's
+    tensors.
+    """
+    bodies = [json.loads(stored[name])["body"] for name in (OPEN[0], HIDDEN[0])]
+    joined: dict[str, Any] = {**bodies[0], **bodies[1]}
+    tensors: dict[str, Any] = {**load(stored[OPEN[1]]), **load(stored[HIDDEN[1]])}
+    change(joined, tensors)
+    raw = tensors.pop("raw", None)
+    own = {name: x for name, x in tensors.items() if name.startswith("personal/")}
+    content = save({k: x for k, x in tensors.items() if k not in own}) if raw is None else raw
+    bodies = [{key: joined[key] for key in body if key in joined} for body in bodies]
+    bodies[1]["server"] = hashlib.sha256(content).hexdigest()
+    files = dict(stored)
+    for body, part, name in zip(bodies, (content, save(own)), (OPEN, HIDDEN), strict=True):
+        body["tensors"] = hashlib.sha256(part).hexdigest()
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        files |= {name[0]: json.dumps({"body": body, "sha256": digest}).encode(), name[1]: part}
+    return files
+
+
+def tensor_file(names: tuple[str, ...], dtype: str, shape: list[int], content: bytes) -> bytes:
+    """A safetensors file whose header claims that each of these tensors is the whole content."""
+    claim = {"dtype": dtype, "shape": shape, "data_offsets": [0, len(content)]}
+    text = json.dumps(dict.fromkeys(names, claim)).encode()
+    return struct.pack("<Q", len(text)) + text + content
+
+
+RAW = {
+    "header": struct.pack("<Q", 2**63) + b"{}",
+    "size": tensor_file(("server/A/map",), "F64", [2**40, 2**40], b"12345678"),
+    "overlap": tensor_file(("server/A/a", "server/B/b"), "F32", [1], b"1234"),
+    "nothing": b"",
+}
+BODIES: dict[str, Callable[[dict, dict], Any]] = {
+    "seen is text": lambda b, t: b.update(seen="xyz"),
+    "seen is huge": lambda b, t: b.update(seen=[10**400] * 3),
+    "seen is later": lambda b, t: b.update(seen=[0, 1, 2]),
+    "seen is a float": lambda b, t: b.update(seen=[0.5, 0, 0]),
+    "seen is true": lambda b, t: b.update(seen=[True, 0, 0]),
+    "changed is short": lambda b, t: b.update(changed=[]),
+    "changed is no list": lambda b, t: b.update(changed={"0": {}}),
+    "changed is negative": lambda b, t: b.update(changed=[{"A": -1}, {}]),
+    "changed is deep": lambda b, t: b.update(changed=[{"A": [[[[1]]]]}, {}]),
+    "no seen": lambda b, t: b.pop("seen"),
+    "no settings": lambda b, t: b.pop("settings"),
+    "version": lambda b, t: b.update(version=10**30),
+    "round": lambda b, t: b.update(round=3),
+    "unknown group": lambda b, t: t.update({"client/A/map": torch.zeros(1)}),
+    "name without parts": lambda b, t: t.update({"map": torch.zeros(1)}),
+    **{name: lambda b, t, raw=raw: t.update(raw=raw) for name, raw in RAW.items()},
+}
+
+
+@pytest.mark.parametrize("change", BODIES.values(), ids=BODIES)
+def test_a_checkpoint_with_right_digests_and_wrong_content_is_refused(change, stored, tmp_path):
+    folder = lay(resealed(stored, change), tmp_path / "run")
+    with pytest.raises(Broken, match=r"^checkpoint=round-000002: expected a whole one"):
+        checkpoint.read(folder, 2)
+    refused(lambda: checkpoint.read(folder, 2))
+    with pytest.warns(UserWarning, match="going back"):
+        assert latest(folder)[0].round == 1
+
+
+A, KEPT = "server/A/map", "personal/B/map"
+TENSORS: dict[str, tuple[Callable[[dict, dict], Any], str]] = {
+    "dtype": (lambda b, t: t.update({A: t[A].float()}), "resume, "),
+    "whole numbers": (lambda b, t: t.update({A: t[A].long()}), "resume, "),
+    "shape": (lambda b, t: t.update({A: t[A].T.contiguous()}), "resume, "),
+    "larger": (lambda b, t: t.update({A: torch.zeros(50, 50, dtype=torch.float64)}), "resume, "),
+    "one layer more": (lambda b, t: t.update({"server/A/other": t[A].clone()}), "resume="),
+    "one layer less": (lambda b, t: t.pop(A), "resume="),
+    "kept of two clients": (lambda b, t: t.update({KEPT: t[KEPT][:2].clone()}), "resume, "),
+    "kept in halves": (lambda b, t: t.update({KEPT: t[KEPT].float()}), "resume, "),
+    "kept by nobody": (lambda b, t: t.update({"personal/B/other": t[KEPT].clone()}), "resume, "),
+    "two clients": (lambda b, t: b.update(seen=[0, 0]), "resume"),
+}
+LONGER = (regression(), "fedsa-lora", private("example"), PLAN.replace(rounds=3))
+
+
+@pytest.mark.parametrize(("change", "begins"), TENSORS.values(), ids=TENSORS)
+def test_a_checkpoint_of_another_model_is_refused_before_training(change, begins, stored, tmp_path):
+    assert A in load(stored[OPEN[1]]) and KEPT in load(stored[HIDDEN[1]])
+    files = resealed(stored, change)
+    folder = lay(files, tmp_path / "run")
+    line = refused(lambda: play(*LONGER, resume=folder))
+    assert line.startswith(begins), line
+    assert listing(folder) | {".lock": b""} == files | {".lock": b""}
+
+
+def test_a_resealed_checkpoint_that_is_right_is_taken(stored, tmp_path):
+    """The helper of the tests above does not spoil what it does not change."""
+    folder = lay(resealed(stored, lambda b, t: None), tmp_path / "run")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(play(*LONGER, resume=folder)) == 1
+
+
+# ---- ledger
+
+NUMBERS = st.sampled_from([10**400, -(10**30), 1e308, [10**30], ["0"], [0, 0], 2**53 + 1])
+
+
+@pytest.mark.parametrize("field", ["round", "count", "sample_rate", "noise_multiplier", "clients"])
+@given(value=JUNK | NUMBERS)
+@settings(max_examples=30)
+def test_a_ledger_with_junk_inside_states_nothing(field, value):
+    """Whatever stands in an entry under a right digest is refused, or can be counted."""
+    ledger = Ledger(accountant="rdp")
+    ledger.record(0, (0, 2), 5, sample_rate=0.1, noise_multiplier=1.0)
+    data = json.loads(ledger.to_json())
+    data["content"]["releases"][0][field] = value
+    text = files.dump_checksummed(data["format"], data["version"], data["content"])
+    if taken_or_refused(lambda: Ledger.from_json(text)):
+        assert Ledger.from_json(text).epsilon() >= 0
+
+
+# ---- run folder
+
+ONE: Any = {"methods": ("fedlora",), "seeds": (0,)}
+
+
+@pytest.fixture(scope="module")
+def folder_files():
+    """A run folder's files; its frame has nothing to draw, so that a report is quick."""
+    frame: Any = report_frame(**ONE)
+    frame = frame[frame["round"].isin([0, 4])]
+    frame = frame[frame["measure"].isin(["bytes_up", "bytes_down", "seconds", "loss"])]
+    frame = frame.assign(value=frame["value"].where(frame["measure"] != "loss", np.inf))
+    texts = {
+        "settings.json": to_json(report_settings(**ONE) | {"privacies": {"fedlora": None}}),
+        "ledger.json": to_json(report_ledgers(**ONE)),
+        "frame.csv": frame.to_csv(index=False),
+    }
+    return {name: text.encode() for name, text in texts.items()}
+
+
+def read_all(folder: Path) -> None:
+    """All that reads a run folder, each by itself: the report, a run that joins, the audit."""
+    taken_or_refused(lambda: report(folder))
+    taken_or_refused(lambda: rebuild_cells(folder, None, 0))
+    with Folder(folder) as held:
+        taken_or_refused(lambda: held.claim(report_settings(**ONE) | {"privacies": {}}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["settings.json", "ledger.json", "frame.csv"])
+def test_a_damaged_run_folder_is_one_line(name, folder_files, tmp_path):
+    folder = tmp_path / "run"
+    assert report(lay(folder_files, folder)).is_file()
+    (tmp_path / "other").write_text("mine")
+    for content in damaged(folder_files[name], 311):
+        lay(folder_files | {name: content}, folder)
+        read_all(folder)
+        outside = {key for key in listing(tmp_path) if not key.startswith("run/")}
+        assert outside == {"other"}
+    for content in STRANGE.values():
+        lay({name: content}, folder)
+        refused(lambda: report(folder))
+
+
+def places(value: Any, path: tuple = ()) -> list[tuple]:
+    """Where something stands in nested JSON."""
+    found = [path] if path else []
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            found += places(value[key], (*path, key))
+    return found
+
+
+@pytest.mark.slow
+@given(st.data())
+@settings(max_examples=40)
+def test_settings_of_the_wrong_kind_are_one_line(folder_files, tmp_path_factory, data):
+    """Any value at any place of settings.json or ledger.json: every reader takes it or refuses in
+    one line.
+    """
+    name = data.draw(st.sampled_from(["settings.json", "ledger.json"]))
+    value = inner = json.loads(folder_files[name])
+    *path, last = data.draw(st.sampled_from(places(value)))
+    for key in path:
+        inner = inner[key]
+    inner[last] = data.draw(JUNK)
+    changed = folder_files | {name: json.dumps(value).encode()}
+    read_all(lay(changed, tmp_path_factory.mktemp("settings")))
+
+
+ODD = ["", "nan", "inf", "-1", "1e999", "0.5", "9" * 400, '"', "\0", "<script>", "=1+1", "é" * 3000]
+
+
+@pytest.mark.slow
+@given(st.data())
+@settings(max_examples=40)
+def test_frames_of_the_wrong_kind_are_one_line(folder_files, tmp_path_factory, data):
+    rows = [line.split(",") for line in folder_files["frame.csv"].decode().splitlines()]
+    row, column = data.draw(st.integers(0, len(rows) - 1)), data.draw(st.integers(0, 6))
+    rows[row][column] = data.draw(st.sampled_from(ODD) | st.text(max_size=4))
+    text = "\n".join(",".join(row) for row in rows).encode("utf-8", "surrogatepass")
+    folder = lay(folder_files | {"frame.csv": text}, tmp_path_factory.mktemp("frame"))
+    if taken_or_refused(lambda: read_frame(folder / "frame.csv")):
+        frame: Any = read_frame(folder / "frame.csv")
+        assert len(frame) == 0 or (frame["round"] >= 0).all()
+        assert set(report_frame(**ONE).columns) <= set(frame.columns)
+    taken_or_refused(lambda: report(folder))
+
+
+# ---- results of a study
+
+GOOD = {"key": "a", "lr": 0.1, "seed": 0, "values": {"loss": 0.5, "deviation": None}}
+WRONG: Any = {"key": [3], "lr": ["0.1"], "seed": [None, True], "values": [None, [1]]}
+WRONG["values"] += [{"loss": x} for x in ("low", [1], True)]
+BAD: list[Any] = [GOOD | {key: x} for key, values in WRONG.items() for x in values]
+BAD += [{}, {"key": "a"}, [GOOD], "a", 7]
+
+
+@pytest.mark.parametrize("entry", BAD, ids=map(str, range(len(BAD))))
+def test_a_line_that_is_no_result_is_run_again(entry, tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps(entry) + "\n" + json.dumps({**GOOD, "key": "b"}) + "\n")
+    assert set(runner.load(path)) == {"b"}
+
+
+def test_damaged_results_lose_their_line_and_no_other(tmp_path):
+    lines = [json.dumps({**GOOD, "key": str(i)}).encode() + b"\n" for i in range(6)]
+    path = tmp_path / "results.jsonl"
+    for content in damaged(b"".join(lines), 13):
+        path.write_bytes(content)
+        before = content.split(b"\n")
+        intact = {json.loads(line)["key"] for line in lines if line.strip() in before}
+        found = runner.load(path)
+        assert intact <= set(found)
+        assert len(found) <= len(lines)
+        assert all(type(entry["seed"]) is int for entry in found.values())
+
+
+@pytest.mark.parametrize("content", [b'a,b\n1,2,3\n4,"5', b"", b"a,b\n\xff\xfe,1\n"])
+def test_a_frame_of_results_is_one_line(content, tmp_path):
+    (tmp_path / "x.csv").write_bytes(content)
+    refused(lambda: runner.read("x", tmp_path))
+    refused(lambda: study.read("../x", tmp_path))

@@ -1,0 +1,179 @@
+"""The report: one page that stands alone, shows what the frame holds, and lets no text of the data
+become markup.
+"""
+
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from reports import HOSTILE, TAGS, Reader, frame, ledgers, settings, write_folder
+
+import fedlora_lab as fl
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab.report import html_page
+from fedlora_lab.report.html_page import (
+    composed_spending,
+    ledger_rows,
+    privacy_statement,
+    render,
+    report,
+)
+from fedlora_lab.report.run_folder import read_frame, to_json
+from fedlora_lab.report.summary_table import display_rows, summary
+
+
+@pytest.fixture(scope="module")
+def text():
+    return render(frame(), settings(), ledgers())
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Reader(text)
+
+
+def figures_of(page: Reader) -> list[str]:
+    return [attributes["alt"].split(".")[0] for tag, attributes in page.tags if tag == "img"]
+
+
+def test_table_shows_mean_and_interval(page):
+    whole = "method == 'rolora' and measure == 'accuracy' and round == 4 and layer == 'all'"
+    last = frame().query(whole)["value"]
+    half = 4.302652729911275 * last.std(ddof=1) / np.sqrt(3)  # Student's t, two degrees, 97.5 %
+    assert f"{last.mean():.3f} ± {half:.3f}" in page.text
+    assert "RoLoRA" in page.text
+    assert "1.5 MB" in page.text, "3e5 bytes in each of 5 rounds"
+
+
+def test_every_figure_is_there_and_described(page):
+    traffic = ["Sent to the server", "Received from the server"]
+    assert figures_of(page) == ["Accuracy", "Loss", "Deviation", "Privacy spent", *traffic]
+
+
+def test_a_task_without_accuracy_and_without_privacy():
+    data: Any = frame(seeds=(0,))
+    data = data[data["measure"] != "accuracy"].copy()
+    data.loc[data["measure"] == "epsilon", "value"] = np.inf
+    plain, none = settings(seeds=(0,)) | {"privacy": None}, dict.fromkeys(ledgers(seeds=(0,)))
+    page = Reader(render(data, plain, none))
+    assert figures_of(page) == ["Loss", "Deviation"]
+    assert "not private" in page.text
+    assert "loss after" in page.text
+    assert "±" not in page.text, "one seed has no interval"
+
+
+def test_hostile_names_are_escaped():
+    data = frame(task=HOSTILE, methods=(HOSTILE,))
+    text = render(data, settings(HOSTILE, (HOSTILE,)), {HOSTILE: next(iter(ledgers().values()))})
+    page = Reader(text)
+    assert {tag for tag, _ in page.tags} <= TAGS
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert "<script" not in text.lower()
+    assert page.text.count("<script>alert(1)</script>") >= 5, "the name is shown as what it is"
+
+
+def test_page_stands_alone(text, page):
+    for _, attributes in page.tags:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+    assert not re.search(r"https?://|url\(|@import", text)
+    viewport = {"name": "viewport", "content": "width=device-width, initial-scale=1"}
+    assert ("meta", viewport) in page.tags
+
+
+def test_same_run_same_page(text, tmp_path):
+    assert text == render(frame(), settings(), ledgers())
+    path = write_folder(tmp_path)
+    assert path == tmp_path / "report.html"
+    data, spent = read_frame(tmp_path / "frame.csv"), html_page.folder_spending(tmp_path, ledgers())
+    again = render(data, settings(), ledgers(), spent)
+    assert path.read_text(encoding="utf-8") == again
+
+
+def test_promise_names_unit_trust_and_mode():
+    seeded, released = (
+        privacy_statement(settings(), ledgers(reproducible=r)) for r in (True, False)
+    )
+    assert "one example of one client" in seeded[0]
+    assert "every single upload" in seeded[1]
+    assert "not for release" in " ".join(seeded)
+    assert "not for release" not in " ".join(released)
+    client = settings()
+    client["privacy"] |= {"unit": "client", "trust": "central"}
+    unit, trust, *_ = privacy_statement(client, ledgers())
+    assert "all examples of one client" in unit
+    assert "is trusted" in trust
+    assert "nothing is promised" in privacy_statement(settings() | {"privacy": None}, {})[0]
+
+
+def of(releases: int = 20, reproducible: bool = True, **fields: Any) -> fl.Ledger:
+    """The ledger of a run on three clients."""
+    plan: Any = {"noise_multiplier": 0.8, "sample_rate": (0.1, 0.2, 0.1), "delta": 1e-4, **fields}
+    return fl.Privacy(**plan).ledger(releases=releases, reproducible=reproducible)
+
+
+def test_runs_on_the_same_data_are_added_up():
+    """Three runs of 20 releases are 60; runs with seeds are added as if they were released; one run
+    needs no sum.
+    """
+    (line,) = composed_spending([of()] * 3)
+    spent = f"epsilon = {of(60).epsilon():.4g} at delta"
+    assert line.startswith(f"All 3 runs together, if they were all released: {spent}")
+    assert of(60).epsilon() > 1.3 * of().epsilon()
+    assert "against the server" in line and "zero-out" in line
+    both = [of(reproducible=False)] * 2
+    released, everything, plain = composed_spending([*both, of(), None])
+    assert released.startswith("All 2 runs without a seed")
+    assert f"epsilon = {of(40).epsilon():.4g} " in released
+    assert everything.startswith("All 3 runs together")
+    assert f"epsilon = {of(60).epsilon():.4g} " in everything
+    gone = "cut short or cleared away ones included, promise nothing"
+    assert plain.startswith(f"Runs without privacy, 1 here, {gone}")
+    assert composed_spending([of(), None]) == [plain]
+    assert composed_spending([None, None]) == [plain.replace("1 here", "2 here")]
+    assert composed_spending([of()]) == composed_spending([]) == []
+    assert "no epsilon can be stated (delta=" in composed_spending([of(), of(delta=1e-5)])[0]
+    unsure = of()
+    unsure.uncertified = "the noise does not match"
+    assert "not certified: the noise does not match" in composed_spending([of(), unsure])[0]
+
+
+def test_every_row_of_the_ledger_names_relation_and_observer():
+    client = {"unit": "client", "noise_multiplier": 1.0}
+    books = [of(), of(3, sample_rate=0.2, **client)]
+    books += [of(3, trust="secagg", sample_rate=1.0, **client), of()]
+    books[3].uncertified = "the noise does not match"
+    texts = {f"{i}": json.loads(book.to_json()) for i, book in enumerate(books)}
+    rows = ledger_rows(texts | {"none": None})
+    assert [row["observer"] for row in rows] == ["server", "released", "server", "server", "–"]
+    assert [row["relation"] for row in rows] == ["zero-out"] * 4 + ["–"]
+    assert rows[2]["epsilon"] == f"{books[2].epsilon():.3f}" != rows[1]["epsilon"]
+    assert rows[3]["epsilon"] == "not private (the noise does not match)"
+
+
+def test_settings_are_flattened_with_short_numbers():
+    found = dict(html_page.flatten_settings({"a": {"b": [0.123456789], "c": None}, "d": {}}))
+    assert found == {"a.b": "[0.12346]", "a.c": "null", "d": "{}"}
+
+
+def test_report_needs_a_finished_cell(tmp_path):
+    with pytest.raises(ValueError, match=r"folder=.*: expected a run folder \(with settings"):
+        report(tmp_path)
+    write_atomically(tmp_path / "settings.json", to_json(settings()))
+    with pytest.raises(ValueError, match=r"folder=.*: expected at least one finished cell"):
+        report(tmp_path)
+
+
+def test_what_a_release_hides_is_a_dash():
+    """In release mode who took part stays hidden: bytes and seconds are dashes in the table, and
+    figures say so.
+    """
+    task = fl.tasks.regression(clients=4, examples=6, d_in=4, d_out=3, rank=2, test=8)
+    plan = fl.Plan(rounds=2, local_steps=1, participation=0.5)
+    privacy = fl.Privacy(unit="client", delta=1e-2).calibrate(epsilon=8, task=task, plan=plan)
+    data = fl.to_frame(fl.run(task, "fedlora", privacy, plan, seed=None))
+    row = display_rows(summary(data))[0]
+    assert [row[name] for name in ("up", "down", "seconds", "deviation")] == ["–"] * 4
+    assert "Sent to the server" not in [figure["title"] for figure in html_page.figures(data)]

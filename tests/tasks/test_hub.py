@@ -1,0 +1,332 @@
+"""Hugging Face models and data sets as tasks: exact gradients on every architecture, any data,
+clear refusals.
+"""
+
+# pyright: reportArgumentType=false, reportCallIssue=false
+from typing import Any
+
+import hubs
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hubs import IMAGE, TEXT
+from test_gradients import agree, one_by_one
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import fedlora_lab as fl
+from fedlora_lab.lora import peft, per_example
+from fedlora_lab.privacy.mechanism import clip_sum, row_norms
+from fedlora_lab.tasks.architectures import scale_images
+from fedlora_lab.tasks.hub import read_splits
+from fedlora_lab.tasks.task import (
+    IGNORED,
+    concatenate,
+    next_token_accuracy,
+    next_token_loss,
+    take,
+)
+
+pytestmark = pytest.mark.filterwarnings(hubs.NO_PAD)
+LORA = fl.Lora(rank=2, alpha=3.0)  # as in test_gradients, whose loop is used here
+OWNER = torch.tensor([0, 0, 1, 2, 2])
+LABELLED: dict[str, Any] = {"text": "text", "label": "label"}
+every_kind = pytest.mark.parametrize("kind", [*TEXT, *IMAGE, "decoder"])
+
+
+def task_of(kind):
+    return hubs.decoder() if kind == "decoder" else hubs.task(kind)
+
+
+def bert(data, **options):
+    """A sentence classifier of two clients on this data set."""
+    clients = {} if "by" in options else {"clients": 2}
+    return fl.tasks.hub(hubs.folder("bert"), data, **LABELLED, **clients | options)
+
+
+@every_kind
+def test_gradients_are_those_of_a_loop(kind):
+    """Clipped per-example gradients of the batch against autograd on one plain PEFT model for each
+    example; and another first example changes only its own.
+    """
+    task = task_of(kind)
+    adapted = peft.adapt(task.model, task.targets, task.head, LORA)
+    random = torch.Generator().manual_seed(1)
+    bank = {
+        key: 0.3 * torch.randn(3, *shape, generator=random) for key, shape in adapted.shapes.items()
+    }
+    x, y = concatenate(task.clients)
+
+    def gradients(rows):
+        data = take(x, torch.tensor(rows)), y[rows]
+        return per_example.per_example_gradients(task, adapted, bank, tuple(bank), data, OWNER)
+
+    here, there = gradients([0, 1, 2, 3, 4]), gradients([9, 1, 2, 3, 4])
+    expected = one_by_one(task, bank, (take(x, torch.arange(5)), y[:5]), OWNER)
+    agree(here, expected)
+    norms = row_norms(expected)
+    bound = float(norms.median())
+    sums, counts = clip_sum(here, bound, OWNER, 3)
+    assert 0 < counts.scaled < len(OWNER), "the clip is seen at work"
+    for key, rows in expected.items():
+        scale = (bound / norms).clamp(max=1).view(-1, *[1] * (rows.dim() - 1)).float()
+        by_hand = torch.stack([(rows * scale)[k == OWNER].sum(0) for k in range(3)])
+        torch.testing.assert_close(sums[key], by_hand, rtol=1e-4, atol=1e-6)
+    agree({s: g[1:] for s, g in there.items()}, {s: g[1:] for s, g in here.items()})
+    assert any(not torch.allclose(here[s][0], there[s][0]) for s in here), "and its own change"
+
+
+@every_kind
+def test_a_private_round(kind):
+    plan = fl.Plan(rounds=1, local_steps=2, batch=4)
+    privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-3, accountant="rdp")
+    before, after = fl.run(task_of(kind), "la-lora", privacy, plan, lora=LORA)
+    assert after.nonfinite == 0 and 0 < after.epsilon < 100
+    assert all(np.isfinite(value) for value in after.metrics.values())
+    layers = before.adapter.items()
+    assert any(not torch.equal(b, after.adapter[layer][1]) for layer, (_, b) in layers)
+
+
+DEFAULTS = {
+    "bert": (("query", "value"), "classifier"),
+    "roberta": (("query", "value"), "classifier"),
+    "distilbert": (("q_lin", "v_lin"), "classifier"),
+    "gpt2": (("c_attn",), "score"),
+}
+
+
+def test_default_targets_and_heads():
+    tasks = {kind: hubs.task(kind) for kind in DEFAULTS}
+    assert {kind: (task.targets, task.head) for kind, task in tasks.items()} == DEFAULTS
+    assert hubs.decoder().head is None
+    for image in IMAGE:  # query and value, or q_proj and v_proj, as Transformers' version has it
+        assert {name[0] for name in hubs.task(image).targets} == {"q", "v"}
+
+
+def test_a_tiny_model_is_read_back(tmp_path):
+    seeds = {"a": 3, "b": 3, "c": 4}
+    folders = [fl.tasks.tiny("vit", tmp_path / name, seed=seed) for name, seed in seeds.items()]
+    one, again, other = ((path / "model.safetensors").read_bytes() for path in folders)
+    assert one == again != other
+    with pytest.raises(ValueError, match="expected a new folder, or an empty one"):
+        fl.tasks.tiny("vit", folders[0])
+    with pytest.raises(ValueError, match="kind='elman': expected one of 'bert'"):
+        fl.tasks.tiny("elman", tmp_path / "d")
+    with pytest.raises(ValueError, match="expected some texts"):
+        fl.tasks.tiny("bert", tmp_path / "d")
+
+
+# ---- data sets
+
+
+def test_kinds_of_data_sets(tmp_path):
+    """A CSV file, a mapping of splits and a folder of images say what the frame says."""
+    frame = hubs.texts()
+    frame.to_csv(tmp_path / "texts.csv", index=False)
+    from_frame, from_file = (bert(d, by="site") for d in (frame, tmp_path / "texts.csv"))
+    assert from_frame.fingerprint == from_file.fingerprint
+    assert from_frame.client_names == ("site 0", "site 1", "site 2", "site 3")
+    assert from_frame.labels == ("harsh", "kind")
+    parts = {"train": frame[:30], "validation": frame[30:]}
+    split = bert(parts, by="site", test="validation")
+    assert len(split.test[1]) == 18 and sum(split.sizes) == 30
+    assert bert(frame[:30], by="site", test=frame[30:]).fingerprint == split.fingerprint
+    options: dict[str, Any] = {"image": "image", "label": "label", "clients": 2, "test": 0.25}
+    task = fl.tasks.hub(hubs.folder("vit"), hubs.image_folder(tmp_path / "animals"), **options)
+    assert task.labels == ("cat", "dog")
+    assert sum(task.sizes) == 6 and task.test[0].shape == (2, 3, 8, 8)
+    for part in ("train", "val"):
+        hubs.image_folder(tmp_path / "parts" / part)
+    assert sorted(read_splits(tmp_path / "parts")) == ["train", "val"]
+
+
+def test_data_sets_of_hugging_face():
+    datasets = pytest.importorskip("datasets")
+
+    def made_of(columns, **kinds):
+        # With a fingerprint of ours: theirs pickles classes that some versions of pyarrow do not
+        # let be pickled.
+        features = datasets.Features(kinds)
+        encoded = features.encode_batch({name: list(columns[name]) for name in kinds})
+        table = datasets.table.InMemoryTable.from_pydict(encoded, schema=features.arrow_schema)
+        info = datasets.DatasetInfo(features=features)
+        return datasets.Dataset(table, info=info, fingerprint="0")
+
+    frame, words = hubs.texts(), datasets.Value("string")
+    kinds = {"text": words, "label": datasets.ClassLabel(names=["harsh", "kind"]), "site": words}
+    made = made_of(frame, **kinds)
+    assert bert(made, by="site").fingerprint == bert(frame, by="site").fingerprint
+    parts = datasets.DatasetDict({"train": made, "test": made_of(made[:9], **kinds)})
+    task = bert(parts, test="test")
+    assert len(task.test[1]) == 9 and task.labels == ("harsh", "kind")
+    shown = hubs.images(12)
+    pictures = made_of(shown, image=datasets.Image(), label=datasets.Value("int64"))
+    options: dict[str, Any] = {"image": "image", "label": "label", "clients": 2}
+    both = (fl.tasks.hub(hubs.folder("vit"), data, **options) for data in (shown, pictures))
+    assert next(both).fingerprint == next(both).fingerprint
+
+
+def test_seeds_and_shares():
+    """The split is the seed's; nothing is lost, nothing twice; a limit takes from the private part
+    only.
+    """
+    frame = hubs.texts()
+    made = [bert(frame, clients=4, alpha=0.5, seed=s) for s in (0, 0, 1)]
+    assert made[0].fingerprint == made[1].fingerprint != made[2].fingerprint
+    assert sum(made[0].sizes) + len(made[0].test[1]) == len(frame)
+    less = bert(frame, limit=20)
+    assert sum(less.sizes) == 20 and torch.equal(less.test[1], made[0].test[1])
+    columns = {"text": ("text", "more"), "label": "label", "clients": 2}
+    pair = fl.tasks.hub(hubs.folder("bert"), frame.assign(more="good day"), **columns)
+    shortest = int(pair.clients[0][0]["attention_mask"].sum(1).min())
+    assert shortest >= 3 + 2 + 3, "both texts and three marks"
+
+
+# ---- texts and images
+
+
+def test_texts_too_long_are_refused_or_cut():
+    frame = hubs.texts()
+    frame.loc[5, "text"] = "good " * 70
+    line = r"text='72 tokens in row .*': expected at most 64; max_length=64 cuts them"
+    with pytest.raises(ValueError, match=line):
+        bert(frame)
+    cut = bert(frame, max_length=16)
+    assert cut.info["texts cut"] == 1 and cut.test[0]["input_ids"].shape[1] == 16
+    # RoBERTa's positions begin after the padding token's number, here 0.
+    for kind, room in (("roberta", 65), ("gpt2", 64)):
+        line = f"max_length=66: expected a whole number in .2, {room}."
+        with pytest.raises(ValueError, match=line):
+            fl.tasks.hub(hubs.folder(kind), frame, **LABELLED, max_length=66)
+
+
+@pytest.mark.parametrize("kind", TEXT)
+def test_padding_is_cut_off_and_changes_nothing(kind):
+    """Outputs of a batch cut to its longest text are those of the padded one."""
+    task = hubs.task(kind)
+    x = take(task.test[0], (task.test[0]["attention_mask"].sum(1) < 8).nonzero().squeeze(1))
+    cut = per_example.ready(task, x, torch.device("cpu"))
+    assert cut["input_ids"].shape[1] < x["input_ids"].shape[1]
+    outputs = [task.forward(task.model, part) for part in (cut, x)]
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_padding_token_is_set_and_said():
+    with pytest.warns(UserWarning, match="tokenizer without a padding token: </s> pads"):
+        task = fl.tasks.hub(hubs.folder("gpt2"), hubs.texts(), **LABELLED, clients=2)
+    config: Any = task.model.config
+    assert config.pad_token_id == 0
+
+
+def test_loss_is_each_text_s_own():
+    """By hand, token by token; Transformers' own loss of each text alone, without padding."""
+    task = hubs.decoder()
+    x, y = task.test
+    outputs = task.forward(task.model, x)
+    found = next_token_loss(outputs, y)
+    lengths = x["attention_mask"].sum(1)
+    assert len(set(lengths.tolist())) > 2, "texts of unequal length"
+    for i, length in enumerate(lengths.tolist()):
+        ids = x["input_ids"][i, :length]
+        logs = outputs[i, : length - 1].log_softmax(-1)
+        by_hand = -sum(logs[j, ids[j + 1]] for j in range(length - 1)) / (length - 1)
+        theirs = task.model(input_ids=ids[None], labels=ids[None]).loss
+        assert abs(float(found[i] - by_hand)) < 1e-5 and abs(float(found[i] - theirs)) < 1e-5
+    first = (outputs[:, :-1].argmax(-1) == y[:, 1:]) & (y[:, 1:] != IGNORED)
+    torch.testing.assert_close(next_token_accuracy(outputs, y), first.sum(1) / (lengths - 1))
+    assert bool((y[x["attention_mask"] == 0] == IGNORED).all())
+
+
+def test_a_text_of_one_token_is_refused():
+    frame = hubs.texts()
+    frame.loc[3, "text"] = "good"
+    with pytest.raises(ValueError, match="has one token': expected at least two in every row"):
+        fl.tasks.hub(hubs.folder("gpt2"), frame, text="text", clients=2, test=0.5)
+
+
+def test_images_are_scaled_as_the_model_says(tmp_path):
+    model = hubs.task("vit").model
+    white = [np.full((8, 8, 3), 255, np.uint8)]
+    assert torch.equal(scale_images(white, model, None), torch.ones(1, 3, 8, 8)), "(1 - 0.5) / 0.5"
+    scale = '{"image_mean": [0, 0, 1], "image_std": [1, 2, 1]}'
+    (tmp_path / "preprocessor_config.json").write_text(scale)
+    (tmp_path / "config.json").write_text("{}")
+    assert scale_images(white, model, tmp_path)[0, :, 0, 0].tolist() == [1.0, 0.5, 0.0]
+
+
+# ---- what is refused
+
+
+def test_a_model_in_hand_is_copied():
+    with fl.tasks.quiet():
+        load = AutoModelForSequenceClassification.from_pretrained
+        model = load(hubs.folder("bert"), num_labels=2).train()
+    code = AutoTokenizer.from_pretrained(hubs.folder("bert"))
+    task = fl.tasks.hub(model, hubs.texts(), **LABELLED, clients=2, tokenizer=code)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+    assert not task.model.training
+    line = "tokenizer=None: expected a tokenizer, since the model was given as a module"
+    with pytest.raises(ValueError, match=line):
+        fl.tasks.hub(model, hubs.texts(), **LABELLED)
+
+
+FRAME = hubs.texts()
+WIDER = AutoTokenizer.from_pretrained(hubs.folder("bert"))
+WIDER.add_tokens(["[EMAIL]"])
+UNKNOWN = FRAME.assign(text="[EMAIL] film")
+DECODER = {"label": None, "alpha": 0.5, "model": hubs.folder("gpt2")}
+BAD = {
+    "text='words': expected a column: text, label, site": {"text": "words"},
+    "label='y': expected a column: text, label, site": {"label": "y"},
+    "by='hospital': expected a column": {"by": "hospital"},
+    "clients=3: expected none with by=": {"by": "site", "clients": 3},
+    "alpha=1.0: expected none with by=": {"by": "site", "alpha": 1.0},
+    "min_size=99: expected at most 9": {"by": "site", "min_size": 99},
+    r"text, image=\('text', 'text'\): expected one of them": {"image": "text"},
+    r"text, image=\(None, None\): expected one of them": {"text": None},
+    "label=None: expected a column's name": {"text": None, "image": "text", "label": None},
+    "alpha=0.5: expected none without label=": DECODER,
+    "targets='attend': expected the end of a module's name; linear": {"targets": ["attend"]},
+    "head='top': expected the full name of a module": {"head": "top"},
+    r"test=0.9: expected a number in \(0, 0.5\]": {"test": 0.9},
+    "test='new': expected a share, a data set, or the name of a split: none": {"test": "new"},
+    "seed=-1: expected a whole number": {"seed": -1},
+    "limit=0: expected a whole number": {"limit": 0},
+    r"max_length=1: expected a whole number in \[2, 64\]": {"max_length": 1},
+    "clients=1000: expected at most": {"clients": 1000},
+    "dataset='int': expected a pandas DataFrame": {"dataset": 5},
+    "dataset='0 rows': expected at least one row": {"dataset": FRAME[:0]},
+    "dataset='nowhere.csv': expected a pandas DataFrame": {"dataset": "nowhere.csv"},
+    r"dataset=\['test'\]: expected a split called train": {"dataset": {"test": FRAME}},
+    "label 'label'=0.5: expected words, or whole": {"dataset": FRAME.assign(label=0.5)},
+    "label 'label'=-1: expected words, or whole": {"dataset": FRAME.assign(label=-1)},
+    "label 'label'='nothing in row 0': exp": {"dataset": FRAME.assign(label=np.nan)},
+    "text=3: expected text in every row, which row 0": {"dataset": FRAME.assign(text=3)},
+    "tokenizer='token 16 in row 0': expected tokens below 16": {
+        "dataset": UNKNOWN,
+        "tokenizer": WIDER,
+    },
+    "model='no/such/model/anywhere': expected a name or": {"model": "no/such/model/anywhere"},
+    "model=.*: expected a name or folder that AutoModelForSeq": {"model": hubs.folder("vit")},
+    "model='Linear': expected a Transformers model": {"model": torch.nn.Linear(2, 2)},
+    "model=3: expected a Transformers model, a name or a folder": {"model": 3},
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_bad_calls_are_one_line(line):
+    call = {"model": hubs.folder("bert"), "dataset": FRAME, **LABELLED, **BAD[line]}
+    with pytest.raises(ValueError, match=line) as error:
+        fl.tasks.hub(call.pop("model"), call.pop("dataset"), **call)
+    assert "\n" not in str(error.value)
+
+
+def test_a_picture_that_is_none_is_named(tmp_path):
+    folder = hubs.image_folder(tmp_path)
+    (folder / "cat" / "1.png").write_bytes(b"not a picture")
+    arrays = pd.DataFrame({"image": [np.zeros((4, 4))] * 4, "label": [0, 1, 0, 1]})
+    lines = ("image: expected an image in row .*identify", "an array of float64, not of bytes")
+    for data, line in zip((folder, arrays), lines, strict=True):
+        with pytest.raises(ValueError, match=line) as error:
+            fl.tasks.hub(hubs.folder("vit"), data, image="image", label="label", clients=1)
+        assert "\n" not in str(error.value)

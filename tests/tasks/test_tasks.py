@@ -1,0 +1,486 @@
+"""Tasks: what they hold, what they promise, what they refuse."""
+
+import dataclasses
+import json
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fedlora_lab as fl
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab.cli import main
+from fedlora_lab.tasks import Task, classification, regression
+from fedlora_lab.tasks.digits import TinyViT
+from fedlora_lab.tasks.regression import teachers
+from fedlora_lab.tasks.task import matching_modules, squared_error
+
+digits = cache(fl.tasks.digits)
+INF = float("inf")
+
+
+def numbers(*shape: int) -> Tensor:
+    return Streams(0).normal(shape, "test data", *shape)
+
+
+def pair(count: int) -> tuple[Tensor, Tensor]:
+    return numbers(count, 4), torch.arange(count) % 3
+
+
+def net() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        inner, middle, outer = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+    return nn.Sequential(inner, nn.GELU(), middle, nn.GELU(), outer)
+
+
+def small(**changes: Any) -> Task:
+    arguments = {"clients": [pair(5), pair(7)], "test": pair(6), "targets": ["0", "2"]}
+    return classification(changes.pop("model", None) or net(), **(arguments | changes))
+
+
+@torch.no_grad()
+def mean_scores(task: Task) -> dict[str, float]:
+    x, y = task.test
+    outputs = task.forward(task.model, x)
+    return {name: float(score(outputs, y).mean()) for name, score in task.metrics.items()}
+
+
+# ---- tasks by name
+
+
+@pytest.mark.slow
+def test_a_task_from_outside_runs_from_the_command_line(tmp_path, monkeypatch) -> None:
+    """One call registers it; the command line then takes its name and its own options."""
+    monkeypatch.setattr(fl.tasks, "TASKS", dict(fl.tasks.TASKS))
+
+    def mine(clients: int = 2) -> Task:
+        info = {"task": "mine", "arguments": {"clients": clients}}
+        return dataclasses.replace(small(clients=[pair(8)] * clients), name="mine", info=info)
+
+    fl.tasks.register("mine", mine)
+    with pytest.raises(ValueError, match=r"^name='mine': expected a new name; in use: digits, reg"):
+        fl.tasks.register("mine", mine)
+    options = ["--rounds", "1", "--lr", "0.1", "--epsilon", "8", "--clients", "3"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["run", "mine", "fedlora", *options, "--out", str(tmp_path / "run")])
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert settings["task"]["info"] == mine(3).info and (tmp_path / "run" / "report.html").exists()
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", "mine", "fedlora", "--alpha", "1"])
+
+
+NAMED = [
+    lambda: digits(clients=4, alpha=INF, seed=3, head="head", targets=("key", "up")),
+    lambda: digits(clients=6, alpha=0.2, seed=2, min_size=20),
+    lambda: regression(clients=3, seed=2, dtype=torch.float64, heterogeneity=0.25),
+]
+
+
+@pytest.mark.parametrize("task", NAMED)
+def test_info_rebuilds_the_task(task: Any) -> None:
+    task = task()
+    info = json.loads(json.dumps(dict(task.info), allow_nan=False))
+    again = fl.tasks.build(info["task"], **info["arguments"])
+    assert again.fingerprint == task.fingerprint
+    assert (again.targets, again.head, again.info) == (task.targets, task.head, task.info)
+
+
+# ---- digits
+
+
+def test_digits_sizes_and_determinism() -> None:
+    """Every scan is used once."""
+    from sklearn.datasets import load_digits
+
+    task = digits()
+    assert task.validation is not None
+    assert (len(task.clients), sum(task.sizes), len(task.test[1])) == (10, 1257, 360)
+    assert len(task.validation[1]) == 180 and min(task.sizes) >= 8
+    assert task.fingerprint == fl.tasks.digits(clients=10, alpha=0.5, seed=0).fingerprint
+    assert len(matching_modules(task.model, task.targets)) == 8
+    parts = [*task.clients, task.test, task.validation]
+    for x, y in parts:
+        assert (x.shape, x.dtype, y.dtype) == ((len(y), 8, 8), torch.float32, torch.int64)
+        assert 0 <= float(x.min()) <= float(x.max()) == 1
+    rows = torch.cat([torch.cat([x.flatten(1) * 16, y[:, None]], 1) for x, y in parts])
+    data: Any = load_digits()
+    truth = np.concatenate([data.data, data.target[:, None]], 1)
+    assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, truth.tolist()))
+
+
+def test_digits_streams_differ() -> None:
+    def rows(task: Task) -> set[bytes]:
+        return {row.numpy().tobytes() for row in task.test[0]}
+
+    base = digits()
+    assert len(rows(base) & rows(digits(seed=1))) < 120
+    # The split over clients has a stream of its own: who is in the test set does not depend on it.
+    for same in (digits(alpha=None), digits(clients=3), digits(alpha=0.1)):
+        assert torch.equal(same.test[0], base.test[0])
+        assert same.fingerprint != base.fingerprint
+
+
+def test_digits_alpha_is_felt_and_may_be_absent() -> None:
+    def skew(task: Task) -> float:
+        return float(np.mean([float(torch.bincount(y).max()) / len(y) for _, y in task.clients]))
+
+    assert skew(digits(alpha=0.1)) > skew(digits()) > skew(digits(alpha=None))
+    assert set(digits(alpha=None).sizes) == {125, 126}
+    assert min(digits(clients=100, alpha=0.01, min_size=12).sizes) == 12
+
+
+def test_digits_before_tuning_is_the_public_model() -> None:
+    scores = mean_scores(digits())
+    assert 0.5 < scores["accuracy"] < 0.75 and 0.5 < scores["loss"] < 2.3
+
+
+def test_vision_transformer_keeps_examples_apart() -> None:
+    """And reads patches of neighbouring pixels."""
+    task, x = digits(), digits().test[0][:6]
+    batch = task.forward(task.model, x)
+    alone = torch.cat([task.forward(task.model, x[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(batch, alone, atol=1e-5, rtol=1e-5)
+    assert task.forward(task.model, x[:0]).shape == (0, 10)
+    first: Any = torch.autograd.functional.jacobian(task.model, x[:2])
+    assert float(first[0, :, 1].abs().max()) == 0 < float(first[0, :, 0].abs().max())
+    model, seen = TinyViT(), []
+    model.patch.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    image = torch.zeros(1, 8, 8)
+    image[0, 2:4, 6:8] = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    model(image)
+    assert seen[0][0, 7].tolist() == [1, 2, 3, 4] and float(seen[0].sum()) == 10
+
+
+# ---- regression
+
+
+@pytest.mark.parametrize("heterogeneity", [0.0, 0.4, 1.0])
+def test_regression_loss_is_the_closed_form(heterogeneity: float) -> None:
+    sizes: dict[str, Any] = {"clients": 4, "d_in": 12, "d_out": 5, "rank": 2, "dtype": "float64"}
+    task = regression(heterogeneity=heterogeneity, noise=0.0, whitened=True, **sizes)
+    base, factors = teachers(**task.info["arguments"])
+    assert np.array_equal(task.model.get_parameter("map.weight").numpy(), base)
+    trial = numbers(5, 12).double()
+    for (x, y), (b, a) in zip(task.clients, factors, strict=True):
+        torch.testing.assert_close(x.T @ x / len(x), torch.eye(12, dtype=torch.float64))
+        wanted = ((trial.numpy() - base - b @ a) ** 2).sum() / 5
+        assert float(task.loss(x @ trial.T, y).mean()) == pytest.approx(wanted, rel=1e-12)
+    wanted = float(np.mean([((b @ a) ** 2).sum() / 5 for b, a in factors]))
+    assert mean_scores(task)["loss"] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_heterogeneity_moves_the_teachers() -> None:
+    """It moves them apart and leaves their size alone."""
+
+    def spread(h: float) -> float:
+        products = np.stack([b @ a for b, a in teachers(clients=30, heterogeneity=h)[1]])
+        return float(((products - products.mean(0)) ** 2).sum() / (products**2).sum())
+
+    assert spread(0.0) == pytest.approx(0, abs=1e-25)
+    assert 0.1 < spread(0.3) < spread(0.7) < spread(1.0) and spread(1.0) > 0.9
+    for h in (0.0, 0.5, 1.0):
+        pairs = [pair for seed in range(40) for pair in teachers(heterogeneity=h, seed=seed)[1]]
+        assert np.mean([((b @ a) ** 2).sum() for b, a in pairs]) == pytest.approx(16, rel=0.15)
+
+
+def test_regression_noise_and_shapes() -> None:
+    task = regression(clients=3, examples=400, heterogeneity=1.0, noise=0.5, seed=7, test=100)
+    assert (task.sizes, len(task.test[1])) == ((400,) * 3, 300)
+    base, factors = teachers(**task.info["arguments"])
+    x, y = task.clients[2]
+    left = y.numpy() - x.numpy() @ (base + factors[2][0] @ factors[2][1]).T
+    assert left.std() == pytest.approx(0.5, rel=0.03)
+    assert squared_error(task.forward(task.model, x), y).shape == (400,)
+    assert regression(seed=1).fingerprint != regression(seed=0).fingerprint
+    assert not torch.equal(task.clients[0][0], task.clients[1][0])
+
+
+# ---- any module and tensors
+
+
+def test_classification_leaves_the_model_alone() -> None:
+    model = net().train()
+    model[0].weight.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    task = small(model=model)
+    assert model.training and not task.model.training
+    assert [p.requires_grad for p in model.parameters()] == [False] + [True] * 5
+    assert not any(p.requires_grad for p in task.model.parameters())
+    with torch.no_grad():
+        model[4].get_parameter("weight").add_(1.0)
+    assert all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
+
+
+def test_scores_are_per_example() -> None:
+    task, (x, y) = small(), pair(6)
+    outputs = task.forward(task.model, x)
+    loss = F.cross_entropy(outputs, y, reduction="none")
+    assert torch.equal(task.loss(outputs, y), loss) and loss.shape == (6,)
+    assert torch.equal(task.metrics["loss"](outputs, y), loss)
+    assert torch.equal(task.metrics["accuracy"](outputs, y), (outputs.argmax(1) == y).float())
+
+
+@dataclasses.dataclass
+class Answer:
+    logits: Tensor
+
+
+class Described(nn.Module):
+    """Takes keywords, answers with an object that has logits, as the models of Transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.dense, self.head = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Answer:
+        weight = attention_mask[..., None].to(self.dense.weight.dtype)
+        return Answer(self.head((torch.tanh(self.dense(self.table(input_ids))) * weight).sum(1)))
+
+
+def words(count: int) -> tuple[dict[str, Tensor], Tensor]:
+    ids = torch.arange(count * 5).reshape(count, 5) % 9
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()}, torch.arange(count) % 3
+
+
+def test_mapping_inputs() -> None:
+    clients = [words(4), words(6)]
+    task = classification(Described(), clients, test=words(5), targets=["dense"], head="head")
+    x, y = task.clients[1]
+    outputs = task.forward(task.model, x)
+    assert outputs.shape == (6, 3)
+    assert task.sizes == (4, 6) and task.pooled().sizes == (10,)
+    assert torch.equal(task.pooled().clients[0][0]["input_ids"][4:], x["input_ids"])
+    double = task.to(torch.float64)
+    assert double.clients[0][0]["input_ids"].dtype == torch.int64
+    wide = double.forward(double.model, x)
+    assert wide.dtype == task.loss(wide, y).dtype == torch.float64
+    torch.testing.assert_close(wide.float(), outputs)
+
+
+def test_batch_norm_in_evaluation_mode_is_welcome() -> None:
+    task = small(model=nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).eval())
+    x, _ = task.test
+    alone = task.forward(task.model, x[:1])
+    assert torch.allclose(task.forward(task.model, x)[:1], alone, atol=1e-6)
+
+
+def test_fused_transformer_layers_do_not_bypass_adapters() -> None:
+    peft = pytest.importorskip("peft")
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    stack = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    model = nn.Sequential(stack, nn.Flatten(), nn.Linear(8, 3))
+    data = [(numbers(5, 2, 4), torch.arange(5) % 3)]
+    task = classification(model, data, test=data[0], targets=["linear1"])
+    with torch.no_grad():
+        before = task.forward(task.model, data[0][0])
+        torch.testing.assert_close(before, model.eval()(data[0][0]))
+        config = peft.LoraConfig(target_modules=["linear1"], init_lora_weights=False)
+        adapted = peft.get_peft_model(task.model, config)
+        assert not torch.allclose(adapted.eval()(data[0][0]), before, atol=1e-4)
+
+
+def test_fingerprint_sees_data_and_weights() -> None:
+    base = small().fingerprint
+    assert small().fingerprint == base and len(base) == 64
+    x, y = pair(5)
+    nudged, swapped, model = x.clone(), y.clone(), net()
+    nudged[2, 1] = torch.nextafter(nudged[2, 1], torch.tensor(9.0))
+    swapped[0] = 1
+    with torch.no_grad():
+        model[2].get_parameter("bias")[3] += 1e-6
+    changes: list[dict] = [{"clients": [first, pair(7)]} for first in ((nudged, y), (x, swapped))]
+    changes += [{"clients": [pair(7), pair(5)]}, {"test": pair(5)}, {"validation": pair(5)}]
+    others = {small(**change).fingerprint for change in [*changes, {"model": model}]}
+    assert len({*others, base, small().to(torch.float64).fingerprint}) == 8
+
+
+def test_pooled_and_only() -> None:
+    task = small(client_names=["left", "right"], validation=pair(4))
+    pooled, alone = task.pooled(), task.only(1)
+    assert (pooled.sizes, alone.sizes, alone.client_names) == ((12,), (7,), ("right",))
+    for i in (0, 1):
+        assert torch.equal(pooled.clients[0][i], torch.cat([pair[i] for pair in task.clients]))
+    assert torch.equal(alone.clients[0][0], task.clients[1][0])
+    for other in (pooled, alone):
+        assert (other.model, other.test, other.validation) == (
+            task.model,
+            task.test,
+            task.validation,
+        )
+
+
+def test_other_precision_is_a_copy() -> None:
+    task = small(head="4", validation=pair(4))
+    double = task.to(torch.float64)
+    assert {p.dtype for p in double.model.parameters()} == {torch.float64}
+    assert {p.dtype for p in task.model.parameters()} == {torch.float32}
+    assert double.clients[0][0].dtype == double.test[0].dtype == torch.float64
+    assert double.clients[0][1].dtype == torch.int64 and double.head == "4"
+    assert mean_scores(double)["loss"] == pytest.approx(mean_scores(task)["loss"], abs=1e-6)
+    assert regression(clients=2).to(torch.float64).clients[0][1].dtype == torch.float64
+
+
+def test_a_task_is_frozen_and_says_what_it_is() -> None:
+    x, y = pair(5)
+    few = small(**one(x, y.to(torch.uint8), test=(x, y.to(torch.uint8))))
+    assert few.clients[0][1].dtype == torch.int64, "small integers become labels"
+    task = small()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        task.name = "other"  # type: ignore[misc]
+    assert task.client_names == ("0", "1")
+    text = "Task('classification': clients 2 of 5 to 7 examples, test 6, frozen parameters 139"
+    assert repr(task).startswith(text) and hash(task) != hash(small())
+
+
+# ---- what is refused
+
+
+class Mixer(nn.Module):
+    """Subtracts the mean over the batch: examples meet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(x - x.mean(0))
+
+
+class Attentive(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.out = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.mix(x[:, None], x[:, None], x[:, None])[0][:, 0])
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    return model
+
+
+def one(x: Any, y: Any, **more: Any) -> dict[str, Any]:
+    """A single client with this pair."""
+    return {"clients": [(x, y)], **more}
+
+
+X, Y = pair(5)
+FLOAT, ONES = Y.float(), F.one_hot(Y)
+NORM = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+NO_MEMORY = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, track_running_stats=False)).eval()
+CONV = nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 2), nn.Flatten())
+WITH_NORM = nn.ModuleDict(
+    {"base": nn.Linear(4, 4), "head": nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 3))}
+)
+FLAT, WIDE = nn.Sequential(nn.Linear(4, 3), nn.Flatten(0)), nn.Sequential(nn.Linear(7, 3))
+TABLE = {"model": Described(), "clients": [words(3)]}
+MIX = {"model": Attentive(), "targets": ["mix"]}
+BAD: dict[str, dict[str, Any]] = {
+    "model='builtin_function_or_method': expected a torch.nn.Module": {"model": len},
+    "model.1='BatchNorm1d': expected evaluation mode: BatchNorm in": {"model": NORM},
+    "model.1='BatchNorm1d': expected running statistics": {"model": NO_MEMORY},
+    "model='Mixer': expected one that keeps exam": {"model": Mixer(), "targets": ["dense"]},
+    r"clients=\[\]: expected at least one pair": {"clients": []},
+    "clients=3: expected at least one pair": {"clients": 3},
+    "clients='Tensor': expected at least one pair": {"clients": X},
+    r"clients\[0\]='0 examples': expected at least one example": one(X[:0], Y[:0]),
+    r"clients\[0\]='Tensor': expected a pair \(x, y\)": {"clients": [X]},
+    r"clients\[0\] x='5 rows': expected 4 rows, as many": one(X, Y[:4]),
+    r"clients\[0\] x\['b'\]='4 rows': expected 5 rows": one({"a": X, "b": X[:4]}, Y),
+    r"clients\[0\] x=\{\}: expected a tensor or a mapping": one({}, Y),
+    r"clients\[0\] x='ndarray': expected a torch.Tensor": one(X.numpy(), Y),
+    r"clients\[0\] y='list': expected a torch.Tensor": one(X, Y.tolist()),
+    r"clients\[0\] y='a single number': expected a tensor whose": one(X, torch.tensor(1)),
+    r"clients\[1\]=.*\(3,\).*: expected what clients\[0\] has": {
+        "clients": [pair(5), (numbers(5, 3), Y)]
+    },
+    r"clients\[1\]=.*float64.*: expected what clients\[0\] has": {
+        "clients": [pair(5), (X.double(), Y)]
+    },
+    r"test=.*: expected what clients\[0\] has": {
+        **TABLE,
+        "test": ({"input_ids": words(3)[0]["input_ids"]}, Y[:3]),
+    },
+    r"test='NoneType': expected a pair": {"test": None},
+    "test='0 examples': expected at least one example": {"test": (X[:0], Y[:0])},
+    "validation='0 examples': expected": {"validation": (X[:0], Y[:0])},
+    "test x='NaN or infinity': expected finite": {"test": (X / 0, Y)},
+    r"clients\[0\] y=3: expected labels in \[0, 2\]": one(X, Y + 1),
+    r"test y=3: expected labels in \[0, 2\]": {"test": (X, Y + 1)},
+    r"validation y=3: expected labels in \[0, 2\]": {"validation": (X, Y + 1)},
+    r"clients\[0\] y=-1: expected labels >= 0": one(X, Y - 1),
+    r"y='torch.float32 \(5,\)': expected one whole": one(X, FLOAT, test=(X, FLOAT)),
+    r"y='torch.int64 \(5, 3\)': expected one whole": one(X, ONES, test=(X, ONES)),
+    r"labels=\('a', 'b'\): expected 3 names": {"labels": ["a", "b"]},
+    r"client_names=\('a',\): expected 2 names": {"client_names": ["a"]},
+    r"targets=\[\]: expected one or more module names": {"targets": []},
+    "targets='0': expected one or more module names": {"targets": "0"},
+    "targets='query': expected the end of a module's name": {"targets": ["0", "query"]},
+    "targets='ense': expected the end": {"model": Mixer(), "targets": ["ense"]},
+    "targets='1: GELU': expected nn.Linear": {"targets": ["1"]},
+    "targets='1: Conv2d': expected nn.Linear": {"model": CONV, "targets": ["1"]},
+    "targets='table: Embedding': expected nn.Linear": {
+        **TABLE,
+        "test": words(4),
+        "targets": ["table"],
+    },
+    "targets='mix: MultiheadAttention': expected nn.Linear": MIX,
+    "targets='mix.out_proj': expected a linear map outside nn.MultiheadAttention": {
+        **MIX,
+        "targets": ["out_proj"],
+    },
+    "targets='2': expected a module outside the head '2'": {"head": "2"},
+    "head='classifier': expected the full name of a module": {"head": "classifier"},
+    "head='': expected the full name of a module": {"head": ""},
+    "head='3': expected a module with nn.Linear inside": {"head": "3"},
+    "head='head': expected a module whose parameters all belong to nn.Linear": {
+        "model": WITH_NORM,
+        "targets": ["base"],
+        "head": "head",
+    },
+    "head='1': expected a module that shares no weight with the frozen base": {
+        "model": tied(),
+        "targets": ["0"],
+        "head": "1",
+    },
+    "model='Sequential': expected to accept the test inputs, but it says: mat1": {
+        "model": WIDE,
+        "targets": ["0"],
+    },
+    r"model output=\(12,\): expected a floating tensor \(4, classes\) for 4": {
+        "model": FLAT,
+        "targets": ["0"],
+    },
+}
+CALLS: dict[str, Any] = {
+    "clients=158: expected at most 157: 1257 examples, 8 each": lambda: digits(clients=158),
+    "alpha='big': expected a number > 0": lambda: digits(alpha="big"),  # type: ignore[arg-type]
+    "seed=-1: expected a whole number >= 0": lambda: digits(seed=-1),
+    "targets='heads': expected the end of a module's name": lambda: digits(targets=("heads",)),
+    "head='norm': expected a module with nn.Linear inside": lambda: digits(head="norm"),
+    r"rank=17: expected a whole number in \[1, 16\]": lambda: regression(rank=17),
+    r"heterogeneity=1.5: expected a number in \[0, 1\]": lambda: regression(heterogeneity=1.5),
+    "noise=-1: expected a number": lambda: regression(noise=-1),
+    "examples=31: expected a whole number >= 32": lambda: regression(examples=31, whitened=True),
+    "dtype='float16': expected one of float32, float64": lambda: regression(dtype="float16"),
+    "clients=0: expected a whole number >= 1": lambda: regression(clients=0),
+    "dtype=torch.int64: expected a floating torch.dtype": lambda: small().to(torch.int64),
+    r"client=2: expected a whole number in \[0, 1\]": lambda: small().only(2),
+    "model='Sequential': expected a frozen copy in evaluation mode": lambda: dataclasses.replace(
+        small(), model=net()
+    ),
+}
+
+
+@pytest.mark.parametrize("message", [*BAD, *CALLS])
+def test_bad_calls(message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        CALLS[message]() if message in CALLS else small(**BAD[message])
+    assert "\n" not in str(error.value)

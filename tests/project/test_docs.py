@@ -34,8 +34,24 @@ MODULES = [found.name for found in pkgutil.walk_packages(fl.__path__, "fedlora_l
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name):
-    failed, _ = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
-    assert failed == 0
+    """All that the source shows are run: doctest passes by what it cannot find."""
+    module = import_module(name)
+    source = Path(str(module.__file__)).read_text("utf-8")
+    shown = len(re.findall(r"^ *>>> ", source, re.M))
+    assert doctest.testmod(module, optionflags=doctest.ELLIPSIS) == (0, shown)
+
+
+# Facades whose examples are still to be written.
+BARE = "attacks audit course experiments measures methods plots presets privacy report theory"
+bare = pytest.mark.xfail(reason="no example yet", strict=False)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=[bare] * (x in BARE.split())) for x in fl.__all__]
+)
+def test_every_public_name_shows_an_example(name):
+    """`test_examples_run` runs it."""
+    assert doctest.DocTestFinder(recurse=False).find(getattr(fl, name))[0].examples
 
 
 @pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.stem)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ALL", "BUGS", "GROUPS", "Measurement", "Pitfall", "table"]
 
-_ROOM = (privacy_pitfalls, learning_pitfalls)
-ALL: dict[int, Pitfall] = dict(sorted((p.number, p) for part in _ROOM for p in part.PITFALLS))
+_NAMES = [*vars(privacy_pitfalls).values(), *vars(learning_pitfalls).values()]
+ALL: dict[int, Pitfall] = dict(sorted((p.number, p) for p in _NAMES if isinstance(p, Pitfall)))
 """Number -> pitfall, 1 to 29."""
 
 
@@ -41,10 +41,11 @@ def table(numbers: Iterable[int] | None = None) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    rows = []
-    for one in (ALL[number] for number in (ALL if numbers is None else numbers)):
-        broken, sound = one.measure()
+    rows = {}
+    for number in ALL if numbers is None else numbers:
+        one = ALL[number]
         line = f"{one.side} {one.line:.3g}"
-        rows.append((one.number, one.title, one.severity, one.what, broken, sound, line))
-    columns = ["number", "edge", "severity", "measured", "broken", "sound", "line"]
-    return pd.DataFrame(rows, columns=columns).set_index("number")
+        rows[number] = (one.title, one.severity, one.what, *one.measure(), line)
+    columns = ["edge", "severity", "measured", "broken", "sound", "line"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return table.rename_axis("number")

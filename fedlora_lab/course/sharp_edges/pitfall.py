@@ -35,9 +35,8 @@ class Pitfall:
 
     Args:
         number: 1 to 29, as on the page of sharp edges.
-        broken: a small mechanism with the mistake.
-        sound: the same mechanism without it.
-        metric: takes either and returns a number; the same number every time.
+        metric: runs a small mechanism with the mistake (``True``) or without it (``False``) and
+            returns a number; the same number every time.
         line: the number that a sound mechanism keeps to.
         side: the side of the line that is sound, "at most" or "at least".
         title: the mistake in a few words.
@@ -53,9 +52,7 @@ class Pitfall:
     """
 
     number: int
-    broken: Callable[..., Any]
-    sound: Callable[..., Any]
-    metric: Callable[[Callable[..., Any]], float]
+    metric: Callable[[bool], float]
     line: float
     side: str = "at most"
     title: str
@@ -84,7 +81,7 @@ class Pitfall:
 
     def measure(self) -> Measurement:
         """Measures both forms now."""
-        return Measurement(float(self.metric(self.broken)), float(self.metric(self.sound)))
+        return Measurement(broken=self.metric(True), sound=self.metric(False))
 
     def is_sound(self, value: float) -> bool:
         """Whether a number is on the sound side of the line."""
@@ -94,15 +91,12 @@ class Pitfall:
         return f"Pitfall {self.number}, {self.severity}: {self.title}"
 
 
-def make_pitfall(
-    number: int,
-    broken: Callable[..., Any],
-    sound: Callable[..., Any],
-    metric: Callable[[Any], float],
-    line: float,
-    side: str = "at most",
-) -> Pitfall:
-    """Makes the pitfall of this number, with its words from pitfalls.toml; see `Pitfall`."""
+def pitfall(
+    number: int, line: float, side: str = "at most"
+) -> Callable[[Callable[[bool], float]], Pitfall]:
+    """Makes a metric the pitfall of this number, with its words from pitfalls.toml.
+
+    Args: number, line, side: see `Pitfall`.
+    """
     words: Any = {name: " ".join(text.split()) for name, text in _TEXTS[str(number)].items()}
-    forms: Any = {"broken": broken, "sound": sound, "metric": metric}
-    return Pitfall(number=number, line=line, side=side, **forms, **words)
+    return lambda metric: Pitfall(number=number, metric=metric, line=line, side=side, **words)

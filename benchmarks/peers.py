@@ -52,7 +52,7 @@ def stacked(task: fl.tasks.Task, batch: int, rank: int, keep: bool = False) -> C
         if keep
         else None
     )
-    setting = local_training.RunContext(
+    context = local_training.RunContext(
         small,
         adapted,
         fl.methods.FedLoRA,
@@ -67,8 +67,8 @@ def stacked(task: fl.tasks.Task, batch: int, rank: int, keep: bool = False) -> C
     received = {key: tensor[None] for key, tensor in start.tensors.items()}
     # From the second step on the clients differ: that is the state to time.
     clients = local_training.Clients(tuple(range(count)), dict(received), received)
-    local_training.local_step(setting, clients, 0, 0)
-    return lambda: local_training.local_step(setting, clients, 0, 1)
+    local_training.local_step(context, clients, 0, 0)
+    return lambda: local_training.local_step(context, clients, 0, 1)
 
 
 def _peft(task: fl.tasks.Task, rank: int) -> torch.nn.Module:

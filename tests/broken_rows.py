@@ -19,48 +19,50 @@ from fedlora_lab.methods.table import FFA, FedLoRA, LALoRA
 
 
 def _part(
-    setting: RunContext, clients: Clients, t: int, s: int, noise: bool
+    context: RunContext, clients: Clients, t: int, s: int, noise: bool
 ) -> dict[ParamKey, Tensor]:
     """What the noise of the true step, or its signal, changes; the clients are left as they are."""
 
     def after(level: RunContext) -> Mapping[ParamKey, Tensor]:
-        twin = replace(clients, bank=dict(clients.bank), noise={}, optimizer={}, noise_optimizer={})
+        twin = replace(
+            clients, params=dict(clients.params), noise={}, optimizer={}, noise_optimizer={}
+        )
         local_step(level, twin, t, s)
-        return twin.bank
+        return twin.params
 
-    silent = after(_unnoised(setting))
-    from_, to = (silent, after(setting)) if noise else (clients.bank, silent)
+    silent = after(_unnoised(context))
+    from_, to = (silent, after(context)) if noise else (clients.params, silent)
     return {key: to[key] - from_[key] for key in to}
 
 
-def _unnoised(setting: RunContext, **fields: float) -> RunContext:
-    return replace(setting, noise_multiplier=(0.0,) * len(setting.noise_multiplier), **fields)
+def _unnoised(context: RunContext, **fields: float) -> RunContext:
+    return replace(context, noise_multiplier=(0.0,) * len(context.noise_multiplier), **fields)
 
 
-def clips_nothing(setting: RunContext, clients: Clients, t: int, s: int) -> None:
+def clips_nothing(context: RunContext, clients: Clients, t: int, s: int) -> None:
     """Adds up the examples' gradients as they are; the noise is that of the plan."""
-    noise = _part(setting, clients, t, s, noise=True)
-    local_step(_unnoised(setting, clip_norm=math.inf), clients, t, s)
+    noise = _part(context, clients, t, s, noise=True)
+    local_step(_unnoised(context, clip_norm=math.inf), clients, t, s)
     for key, xi in noise.items():
-        clients.bank[key] = clients.bank[key] + xi
+        clients.params[key] = clients.params[key] + xi
 
 
-def leaves_one_tensor_without_noise(setting: RunContext, clients: Clients, t: int, s: int) -> None:
+def leaves_one_tensor_without_noise(context: RunContext, clients: Clients, t: int, s: int) -> None:
     """Forgets the last of the tensors that move."""
-    noise = _part(setting, clients, t, s, noise=True)
-    local_step(setting, clients, t, s)
-    last = moving_keys(clients.bank, setting.method.moves(t, s))[-1]
-    clients.bank[last] = clients.bank[last] - noise[last]
+    noise = _part(context, clients, t, s, noise=True)
+    local_step(context, clients, t, s)
+    last = moving_keys(clients.params, context.method.moves(t, s))[-1]
+    clients.params[last] = clients.params[last] - noise[last]
 
 
-def smooths_before_the_noise(setting: RunContext, clients: Clients, t: int, s: int) -> None:
+def smooths_before_the_noise(context: RunContext, clients: Clients, t: int, s: int) -> None:
     """Filters the clipped sum and then adds white noise, which the filter was for."""
-    plain = replace(setting, method=setting.method.replace(filter=identity))
+    plain = replace(context, method=context.method.replace(filter=identity))
     signal = _part(plain, clients, t, s, noise=False)
     local_step(plain, clients, t, s)
     for key, x in signal.items():
         if key.side != "head":
-            clients.bank[key] = clients.bank[key] - x + setting.method.filter(x, key.side)
+            clients.params[key] = clients.params[key] - x + context.method.filter(x, key.side)
 
 
 class SendsAFrozenFactor(Method):

@@ -59,50 +59,50 @@ def lets_infinities_through(rows: Any, c: float, owner: Any, owners: int, *rest:
 # steps
 
 
-def scaled_step(setting: Any, clients: Any, t: int, s: int, factor: Callable) -> None:
+def scaled_step(context: Any, clients: Any, t: int, s: int, factor: Callable) -> None:
     """The true step, each client's change of a matrix times factor(k, size of its batch)."""
-    drawn, before = true_batch(setting, t, s, clients.ids), dict(clients.bank)
-    true_step(setting, clients, t, s)
+    drawn, before = true_batch(context, t, s, clients.ids), dict(clients.params)
+    true_step(context, clients, t, s)
     scales = torch.tensor([factor(k, len(d)) for k, d in zip(clients.ids, drawn, strict=True)])
-    for key, after in clients.bank.items():
+    for key, after in clients.params.items():
         if after is not before[key]:
             scale = scales.to(after).view(-1, *[1] * (after.dim() - 1))
-            clients.bank[key] = before[key] + scale * (after - before[key])
+            clients.params[key] = before[key] + scale * (after - before[key])
 
 
-def over_the_real_batch(setting: Any, clients: Any, t: int, s: int) -> None:
+def over_the_real_batch(context: Any, clients: Any, t: int, s: int) -> None:
     """Divides by the number of examples drawn instead of the expected one."""
 
     def factor(k: int, size: int) -> float:
-        return setting.task.sizes[k] * setting.sample_rate[k] / max(size, 1)
+        return context.task.sizes[k] * context.sample_rate[k] / max(size, 1)
 
-    scaled_step(setting, clients, t, s, factor)
+    scaled_step(context, clients, t, s, factor)
 
 
-def without_empty_batches(setting: Any, clients: Any, t: int, s: int) -> None:
+def without_empty_batches(context: Any, clients: Any, t: int, s: int) -> None:
     """Skips a client whose batch is empty, and its noise with it."""
-    scaled_step(setting, clients, t, s, lambda k, size: float(size > 0))
+    scaled_step(context, clients, t, s, lambda k, size: float(size > 0))
 
 
-def fixed_batches(setting: Any, t: int, s: int, ids: tuple[int, ...]) -> list[torch.Tensor]:
+def fixed_batches(context: Any, t: int, s: int, ids: tuple[int, ...]) -> list[torch.Tensor]:
     """Shuffles and takes the expected number."""
     found = []
     for k in ids:
-        size, rate = setting.task.sizes[k], setting.sample_rate[k]
-        order = torch.from_numpy(setting.streams.numpy("sampling", t, k, s).permutation(size))
+        size, rate = context.task.sizes[k], context.sample_rate[k]
+        order = torch.from_numpy(context.streams.numpy("sampling", t, k, s).permutation(size))
         found.append(order[: max(1, round(size * rate))].sort().values)
     return found
 
 
-def one_draw_for_all(setting: Any, t: int, s: int, ids: tuple[int, ...]) -> list[torch.Tensor]:
+def one_draw_for_all(context: Any, t: int, s: int, ids: tuple[int, ...]) -> list[torch.Tensor]:
     """Every client draws with the first one's numbers."""
-    (index,) = true_batch(setting, t, s, ids[:1])
-    return [index[index < setting.task.sizes[k]] for k in ids]
+    (index,) = true_batch(context, t, s, ids[:1])
+    return [index[index < context.task.sizes[k]] for k in ids]
 
 
-def the_same_every_step(setting: Any, t: int, s: int, ids: tuple[int, ...]) -> list[torch.Tensor]:
+def the_same_every_step(context: Any, t: int, s: int, ids: tuple[int, ...]) -> list[torch.Tensor]:
     """The batch of a round is drawn once."""
-    return true_batch(setting, t, 0, ids)
+    return true_batch(context, t, 0, ids)
 
 
 # noise
@@ -156,7 +156,7 @@ def more_noise_than_there_is(self: Any, t: int, ids: Any) -> None:
     """Writes down twice the noise."""
     fields = self.spec.privacy.entry(ids)
     fields["noise_multiplier"] *= 2
-    steps = self.setting.plan.local_steps if self.spec.privacy.unit == "example" else 1
+    steps = self.context.plan.local_steps if self.spec.privacy.unit == "example" else 1
     self.ledger.record(t + 1, ids, steps, **fields)
 
 
@@ -171,17 +171,17 @@ def certifies_anything(patch: pytest.MonkeyPatch) -> Method:
     return DEeRLiteral
 
 
-def over_those_who_came(setting: Any, clients: Any, arrived: Any, *parts: Any) -> Any:
+def over_those_who_came(context: Any, clients: Any, arrived: Any, *parts: Any) -> Any:
     """The mean over the uploads that arrived, a count that depends on who is there."""
-    found = true_send(setting, clients, arrived, *parts)
-    scale, start = len(setting.task.sizes) / max(len(arrived), 1), found.sent.tensors
+    found = true_send(context, clients, arrived, *parts)
+    scale, start = len(context.task.sizes) / max(len(arrived), 1), found.sent.tensors
     moved = {key: start[key] + scale * (x - start[key]) for key, x in found.uploads.items()}
     return replace(found, uploads=moved)
 
 
 def everyone_every_round(self: Any, t: int) -> tuple[int, ...]:
     """Takes all clients although the ledger counts on a draw."""
-    return tuple(range(len(self.setting.task.sizes)))
+    return tuple(range(len(self.context.task.sizes)))
 
 
 def noised(broken: Callable, module: Any = local_training) -> Plant:

@@ -39,7 +39,7 @@ def adapted(model: nn.Module, targets: tuple[str, ...], head: str | None) -> pef
     return peft.adapt(model, targets, head, LORA)
 
 
-def context(
+def make_context(
     task: Task, row: Method, plan: fl.Plan, seed: int, clip: float, sigma: float, **fields: Any
 ) -> RunContext:
     model, own = adapted(task.model, task.targets, task.head), (sigma,) * len(task.clients)
@@ -56,20 +56,20 @@ def prepared(
     batch: int | None = None,
 ) -> tuple[RunContext, Clients]:
     """Clients all at the same random values, about to make a local step with lr = 1."""
-    setting = context(task, row, fl.Plan(batch=batch, lr=1.0), seed, clip, sigma)
+    context = make_context(task, row, fl.Plan(batch=batch, lr=1.0), seed, clip, sigma)
     start = {key: tensor[None] for key, tensor in anywhere(task, row).tensors.items()}
-    return setting, Clients(tuple(range(len(task.clients))), dict(start), start)
+    return context, Clients(tuple(range(len(task.clients))), dict(start), start)
 
 
 def released(
-    setting: RunContext, clients: Clients, t: int, s: int, step: Step
+    context: RunContext, clients: Clients, t: int, s: int, step: Step
 ) -> dict[ParamKey, Tensor]:
     """What each client releases in the step, key -> (clients, ...), a sum over its examples."""
-    before, count = dict(clients.bank), len(clients.ids)
-    step(setting, clients, t, s)
-    expected = torch.tensor([setting.task.sizes[k] * setting.sample_rate[k] for k in clients.ids])
+    before, count = dict(clients.params), len(clients.ids)
+    step(context, clients, t, s)
+    expected = torch.tensor([context.task.sizes[k] * context.sample_rate[k] for k in clients.ids])
     moves = {}
-    for key, after in clients.bank.items():
+    for key, after in clients.params.items():
         if key.kind.trained:
             change = (before[key] - after).expand(count, *after.shape[1:])
             moves[key] = change * expected.view(-1, *[1] * (change.dim() - 1))
@@ -119,8 +119,8 @@ def leaving_out_one_example(row: Method, step: Step = local_step) -> None:
         sums = []
         for left_out in (None, *range(len(y))):
             stay = torch.tensor([i for i in range(len(y)) if i != left_out])
-            setting, clients = prepared(with_clients(task, [(x[stay], y[stay])]), row, 0.0)
-            change = released(setting, clients, t, s, step)
+            context, clients = prepared(with_clients(task, [(x[stay], y[stay])]), row, 0.0)
+            change = released(context, clients, t, s, step)
             sums.append(in_units_of_clip(row, change, clients.start))
         _moved_by_at_most_c(sums, False, f"round {t}, step {s}")
 
@@ -155,8 +155,8 @@ def noise_draws(
     for seed in range(draws):
         pair = []
         for level in (sigma, 0.0):
-            setting, clients = prepared(tokens("head"), row, level, seed, batch=2)
-            change = released(setting, clients, t, s, step)
+            context, clients = prepared(tokens("head"), row, level, seed, batch=2)
+            change = released(context, clients, t, s, step)
             pair.append(in_units_of_noise(row, change, clients.start))
         for key, noisy in pair[0].items():
             found.setdefault(key, []).append((noisy - pair[1][key]).flatten(1))
@@ -204,11 +204,11 @@ def noise_of_the_update(row: Method, trust: str = "central", draws: int = 40) ->
     ids, start, end = tuple(range(len(task.clients))), anywhere(task, row), anywhere(task, row, 1)
     factors = {key: x for key, x in start.tensors.items() if key.side in "AB"}
     sent = start.with_({key: row.broadcast(x) for key, x in factors.items()})
-    bank = {
+    params = {
         key: torch.stack([x + 0.1 * k * end.tensors[key] for k in ids])
         for key, x in sent.tensors.items()
     }
-    clients = Clients(ids, bank, {key: x[None] for key, x in sent.tensors.items()})
+    clients = Clients(ids, params, {key: x[None] for key, x in sent.tensors.items()})
     expected = sigma * CLIP / len(ids) ** (0.5 if trust == "local" else 1)
     for t in (0, 1):
         keys, found = local_training.sent_keys(start.tensors, row, t, 2), []
@@ -216,9 +216,9 @@ def noise_of_the_update(row: Method, trust: str = "central", draws: int = 40) ->
             states = []
             for level in (sigma, 0.0):
                 privacy = private("client", level, CLIP, trust=trust)
-                setting = context(task, row, fl.Plan(), seed, math.inf, 0.0, privacy=privacy)
+                context = make_context(task, row, fl.Plan(), seed, math.inf, 0.0, privacy=privacy)
                 arrived = torch.arange(len(ids))
-                got = uploads.release_round(setting, clients, arrived, keys, sent, t)
+                got = uploads.release_round(context, clients, arrived, keys, sent, t)
                 states.append(row.aggregate(start, sent, got.uploads, got.weights).tensors)
             held = [key for key in start.tensors if key.kind.trained]
             change = {key: (states[0][key] - states[1][key])[None] for key in held}
@@ -269,8 +269,8 @@ def smoothing_comes_after_the_noise(row: Method, step: Step = local_step) -> Non
     for t, s in ((0, 0), (0, 1)):
         pair = []
         for smooth in (row.filter, identity):
-            setting, clients = prepared(tokens("head"), row.replace(filter=smooth), 1.0)
-            pair.append(released(setting, clients, t, s, step))
+            context, clients = prepared(tokens("head"), row.replace(filter=smooth), 1.0)
+            pair.append(released(context, clients, t, s, step))
         for key, plain in pair[1].items():
             expected = plain if key.side == "head" else row.filter(plain, key.side)
             torch.testing.assert_close(pair[0][key], expected, rtol=1e-9, atol=1e-9)

@@ -93,9 +93,9 @@ class Victim:
         )
         keys = tuple(key for key in self.values if key.side in wanted)
         check(bool(keys), "sides", sides, 'some of "A", "B" and "head" that this model has')
-        bank = {key: value[None] for key, value in self.values.items()}
+        params = {key: value[None] for key, value in self.values.items()}
         owner = torch.zeros(len(examples[1]), dtype=torch.int64)
-        parts = (self.task, self.adapted, bank, keys, examples, owner)
+        parts = (self.task, self.adapted, params, keys, examples, owner)
         sums, _ = clip_sum(per_example.per_example_gradients(*parts), clip_norm, owner, 1)
         std = noise_multiplier * clip_norm if noise_multiplier else 0.0
         shapes = {key: x.shape[1:] for key, x in sums.items()}

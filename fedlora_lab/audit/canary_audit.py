@@ -108,10 +108,10 @@ def weights_at_clip_norm(run: Recorder, examples: Examples) -> Int[Tensor, " m"]
 
     Args: run: stands at the public start, by which alone they are judged.
     """
-    adapted, plan, privacy = run.setting.adapted, run.setting.plan, run.spec.privacy
+    adapted, plan, privacy = run.context.adapted, run.context.plan, run.spec.privacy
     start = {key: tensor[None] for key, tensor in run.state.server.tensors.items()}
     keys = tuple(key for key in start if key in adapted.shapes)
-    owner, task = torch.zeros(len(examples[1]), dtype=torch.int64), run.setting.task
+    owner, task = torch.zeros(len(examples[1]), dtype=torch.int64), run.context.task
     rows = per_example.per_example_gradients(task, adapted, start, keys, examples, owner)
     steps = plan.local_steps
     norms = row_norms({key: plan.rate(key.side) * steps * x for key, x in rows.items()})
@@ -130,11 +130,11 @@ def replace_training(run: Recorder, canaries: Canaries) -> None:
     place, canary = (torch.tensor(part) for part in zip(*pairs, strict=True))
     loud = LOUD * canaries.included[canary].double()
     for key, value in canaries.directions.items():
-        before, after = group.start[key], group.bank[key]
+        before, after = group.start[key], group.params[key]
         if after is not before:
             begin = before.expand(len(group.ids), *value.shape[1:])
             own = value[canary] * loud.to(value).view(-1, *[1] * (value.dim() - 1))
-            group.bank[key] = after.expand_as(begin).index_copy(0, place, begin[place] + own)
+            group.params[key] = after.expand_as(begin).index_copy(0, place, begin[place] + own)
 
 
 # ---- what is seen of them: losses under the released model, and traces in a round's releases
@@ -151,7 +151,7 @@ def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Ten
     for k in canaries.owner.unique().tolist():
         mine = (canaries.owner == k).nonzero().squeeze(1)
         values = {**server, **{key: own[k] for key, own in personal.items()}}
-        outputs = per_example.predict(task, run.setting.adapted, values, take(x, mine))
+        outputs = per_example.predict(task, run.context.adapted, values, take(x, mine))
         losses[mine] = task.loss(outputs, y[mine]).double()
     return losses
 
@@ -180,19 +180,19 @@ def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
     outcome, everyone, t = run.outcome, run.everyone, run.state.round - 1
     if outcome is None or everyone is None:
         return None
-    setting, privacy, uploads = run.setting, run.spec.privacy, outcome.received.uploads
+    context, privacy, uploads = run.context, run.spec.privacy, outcome.received.uploads
     place, owners = {k: i for i, k in enumerate(everyone.ids)}, canaries.owner.tolist()
     start: dict[ParamKey, Tensor]
     if privacy is None or privacy.unit == "example":
-        rate = {key: setting.plan.rate(key.side, t) for key in everyone.bank}
+        rate = {key: context.plan.rate(key.side, t) for key in everyone.params}
         kept = {key: own[list(everyone.ids)] for key, own in run.personal.items()}
         start = dict(everyone.start) | kept
-        bank = {key: x for key, x in everyone.bank.items() if rate[key]}
-        seen = {k: (start[k].double() - x) / rate[k] for k, x in bank.items()}
+        params = {key: x for key, x in everyone.params.items() if rate[key]}
+        seen = {k: (start[k].double() - x) / rate[k] for k, x in params.items()}
     else:
-        rate = {key: -setting.plan.rate(key.side, t) for key in uploads}
+        rate = {key: -context.plan.rate(key.side, t) for key in uploads}
         start = {key: tensor[None] for key, tensor in outcome.sent.tensors.items()}
-        reference = setting.method.clip_reference
+        reference = context.method.clip_reference
         seen = {key: x.double() - reference(start[key]) for key, x in uploads.items()}
         arrived = run.arrivals(t, everyone.ids).tolist()
         place = {everyone.ids[i]: row for row, i in enumerate(arrived)}
@@ -209,8 +209,8 @@ def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
     else:  # of each canary's loud loss where the round began, whether it took part or not
         x, y = canaries.examples
         data = (take(x, who), encode_marks(y[who], canaries.weights[who]))
-        parts = (canaries.task, setting.adapted, start, tuple(seen), data, owner)
-        signal = per_example.per_example_gradients(*parts, setting.method, everyone.start)
+        parts = (canaries.task, context.adapted, start, tuple(seen), data, owner)
+        signal = per_example.per_example_gradients(*parts, context.method, everyone.start)
         if privacy is not None and privacy.unit == "client":
             signal = {key: rate[key] * x for key, x in signal.items()}
     return Trace(who, *_clip_and_whiten(run, signal, seen, start, owner), release)
@@ -224,7 +224,7 @@ def _clip_and_whiten(
     A row that is not finite is zero, as in the mechanism: nothing of it is in the release. What was
     seen is in double precision, in which no product with a clipped float32 row overflows.
     """
-    maps = local_training.preconditioners(run.setting.method, tuple(signal), values)
+    maps = local_training.preconditioners(run.context.method, tuple(signal), values)
     before, privacy = precondition_rows(signal, maps, owner), run.spec.privacy
     norms, clip = row_norms(before), 1.0 if privacy is None else privacy.clip_norm
     finite = torch.isfinite(norms)
@@ -295,7 +295,7 @@ class _Observed:
         crafted = canaries.directions is not None
         for event in run.events():
             if isinstance(event, Tick):
-                if crafted and event.step == run.setting.plan.local_steps:
+                if crafted and event.step == run.context.plan.local_steps:
                     replace_training(run, canaries)
                 continue
             t = event.index
@@ -325,7 +325,7 @@ class _Observed:
 
     def _add(self, trace: Trace) -> None:
         """Adds a round to the scores of the sides and, of crafted canaries, to the cosines."""
-        method, privacy, who = self.run.setting.method, self.run.spec.privacy, trace.who
+        method, privacy, who = self.run.context.method, self.run.spec.privacy, trace.who
         signal = trace.signal
         if self.canaries.directions is not None:
             for key, rows in signal.items():
@@ -516,5 +516,5 @@ def audit(
     if ledger is not None:
         stated = ledger.epsilon_or_inf(), ledger.nominal_epsilon()
     seen = observed.estimate(delta), observed.seconds, observed.rounds
-    bugs = injected_bug(run.setting.clip), observed.invalid
+    bugs = injected_bug(run.context.clip), observed.invalid
     return Audit(*settings, *proved, ceiling, *stated, *seen, *bugs)

@@ -136,6 +136,6 @@ class Recorder(Federation):
         released = [self.state.server.tensors]
         released += [] if self.received is None else [self.received.uploads]
         if self.spec.privacy is None or self.spec.privacy.unit == "example":
-            released += [part.bank for part in (self.group, self.everyone) if part is not None]
+            released += [part.params for part in (self.group, self.everyone) if part is not None]
         tensors = [x for part in released for key, x in part.items() if key.kind.of_the_model]
         return all(bool(x.isfinite().all()) for x in tensors)

@@ -142,7 +142,7 @@ class Testbed:
         marked, streams = mark_examples(self.task, ordinary_marks(self.task)), Streams(seed)
         options: Any = {"lora": lora, "seed": seed, "bug": bug}
         self.run = run = Recorder.open(marked, row, self.privacy, plan, **options)
-        server, shapes = run.state.server, run.setting.adapted.shapes
+        server, shapes = run.state.server, run.context.adapted.shapes
         moved = [(key, "bench", i) for i, key in enumerate(shapes)]
         cores = [(key, "bench core", i) for i, key in enumerate(server.tensors) if key.side == "R"]
         values = {}
@@ -181,15 +181,15 @@ class Testbed:
         privacy = replace(base.spec.privacy, sample_rate=None, **given)
         task = self.task if task is None else task
         task = mark_examples(task, ordinary_marks(task) if marks is None else marks)
-        plan = base.setting.plan.replace(rounds=t + rounds, batch=batch)
+        plan = base.context.plan.replace(rounds=t + rounds, batch=batch)
         streams = Streams(self.seed * 1000 + draw)
         work = {"task": task, "plan": plan, "data": task.clients, "streams": streams}
-        setting = replace(base.setting, **work, privacy=privacy)
+        context = replace(base.context, **work, privacy=privacy)
         if privacy.unit == "example":
-            level = setting.noise_multiplier if sigma is None else (sigma,) * CLIENTS
-            setting = replace(setting, noise_multiplier=level, clip_norm=privacy.clip_norm)
+            level = context.noise_multiplier if sigma is None else (sigma,) * CLIENTS
+            context = replace(context, noise_multiplier=level, clip_norm=privacy.clip_norm)
         run = copy.copy(base)
-        run.setting, run.resumed, run.absent = setting, True, absent
+        run.context, run.resumed, run.absent = context, True, absent
         run.spec = replace(base.spec, task=task, plan=plan, privacy=privacy.resolve(task, plan))
         state: Any = {"round": t, "personal": {}, "seen": [-1] * CLIENTS, "changed": [{}] * t}
         run.state = replace(base.state, **state, server=replace(base.state.server, round=t))
@@ -200,14 +200,14 @@ class Testbed:
 
 def release_of_step(run: Recorder, s: int = 0) -> tuple[Rows, Rows]:
     """Each client's sum over its examples in step s, key -> (clients, ...), and where it stood."""
-    setting, ids = run.setting, tuple(range(CLIENTS))
-    clients = run.start_clients(ids, uploads.broadcast(setting, run.state.server))
-    start = dict(clients.bank)
-    local_training.local_step(setting, clients, run.state.round, s)
-    rates = zip(setting.task.sizes, setting.sample_rate, strict=True)
+    context, ids = run.context, tuple(range(CLIENTS))
+    clients = run.start_clients(ids, uploads.broadcast(context, run.state.server))
+    start = dict(clients.params)
+    local_training.local_step(context, clients, run.state.round, s)
+    rates = zip(context.task.sizes, context.sample_rate, strict=True)
     expected = torch.tensor([n * q for n, q in rates])
     released = {}
-    for key, after in clients.bank.items():
+    for key, after in clients.params.items():
         if after is not start[key]:
             change = (start[key] - after).expand(CLIENTS, *after.shape[1:])
             released[key] = change * expected.to(change).view(-1, *[1] * (change.dim() - 1))
@@ -220,14 +220,14 @@ def release_of_round(run: Recorder) -> tuple[Rows, Rows]:
     assert run.outcome is not None
     received, sent = run.outcome.received, run.outcome.sent
     start = {key: x[None] for key, x in sent.tensors.items()}
-    reference, scale = run.setting.method.clip_reference, 1 if received.per_client else CLIENTS
+    reference, scale = run.context.method.clip_reference, 1 if received.per_client else CLIENTS
     rows = received.uploads.items()
     return {key: scale * (x - reference(start[key])) for key, x in rows}, start
 
 
 def in_noise_units(run: Recorder, change: Rows, start: Rows, own: bool = False) -> Rows:
     """A release in the coordinates in which its noise is white; ``own``: in those of its clip."""
-    maps = local_training.preconditioners(run.setting.method, tuple(change), start)
+    maps = local_training.preconditioners(run.context.method, tuple(change), start)
     maps = {k: rule.before if own else torch.linalg.pinv(rule.noise) for k, rule in maps.items()}
     return {k: map_rank_axis(k, maps[k], x) if k in maps else x for k, x in change.items()}
 
@@ -237,7 +237,7 @@ def in_clip_units(run: Recorder, change: Rows, start: Rows) -> Tensor:
     knows that the noise is shaped otherwise. In double precision; NaN stays.
     """
     warned = run.ledger is not None and run.ledger.uncertified is not None
-    own = warned and uncertified_reason(run.setting.method.precondition) is not None
+    own = warned and uncertified_reason(run.context.method.precondition) is not None
     parts = [x.flatten(1) for x in in_noise_units(run, change, start, own).values()]
     return torch.cat(parts, 1).double() if parts else torch.zeros(CLIENTS, 0).double()
 
@@ -281,7 +281,7 @@ def check_invariance(bed: Testbed) -> list[Finding]:
                 # What is not a number in both would look alike, whatever it was made of.
                 same = same and all(bool(x.isfinite().all()) for x in sent)
                 seen += [*run.state.server.tensors.values(), *sent]
-                seen += run.everyone.bank.values() if bed.privacy.unit == "example" else ()
+                seen += run.everyone.params.values() if bed.privacy.unit == "example" else ()
         both.append(seen)
     same = same and len(both[0]) == len(both[1])
     same = same and all(torch.allclose(a, b, 0, 0, equal_nan=True) for a, b in zip(*both))
@@ -306,7 +306,7 @@ def check_sensitivity(bed: Testbed) -> list[Finding]:
     check_one = _example_sensitivity if privacy.unit == "example" else _client_sensitivity
     steps = [(0, 0), (1, 0)]
     if privacy.unit == "example":  # one (round, step) for each thing that the schedule moves
-        row, local_steps = bed.run.setting.method, bed.run.setting.plan.local_steps
+        row, local_steps = bed.run.context.method, bed.run.context.plan.local_steps
         tried = [(t, s) for t in range(4) for s in range(min(local_steps, 2))]
         steps = list({row.moves(*at): at for at in reversed(tried)}.values())[::-1]
     for t, s in steps:
@@ -327,7 +327,7 @@ def _bounded(one: str, shifts: "list[Tensor]", clip: float) -> list[Limited]:
 
 
 def _example_sensitivity(bed: Testbed, task: Task, t: int, s: int) -> list[Limited]:
-    clip, loud = bed.run.setting.clip_norm, ordinary_marks(task)
+    clip, loud = bed.run.context.clip_norm, ordinary_marks(task)
     loud[0][0] = LOUD
 
     def release(marks: list[Tensor], batch: int | None = None, draw: int = 0) -> Tensor:
@@ -345,7 +345,7 @@ def _example_sensitivity(bed: Testbed, task: Task, t: int, s: int) -> list[Limit
     half = EXAMPLES // 2
     for draw in range(BATCH_DRAWS):
         run = bed.run_before(t, task=task, marks=loud, sigma=0.0, batch=half, draw=draw)
-        drawn = local_training.poisson_batch(run.setting, t, s, (0,))[0].tolist()
+        drawn = local_training.poisson_batch(run.context, t, s, (0,))[0].tolist()
         sampled = release(loud, half, draw)[0]
         rest = sampled - sum((parts[i][0] for i in drawn), torch.zeros_like(sampled))
         gap = nan_to_inf(rest.norm()) / clip
@@ -400,7 +400,7 @@ def _noise_of(bed: Testbed, draw: int, t: int, s: int) -> tuple[Rows, int]:
 def check_noise(bed: Testbed, rng: np.random.Generator) -> list[Finding]:
     """The noise is normal, as wide as the ledger claims, independent, and no number lacks it."""
     example = bed.privacy.unit == "example"
-    steps = range(min(bed.run.setting.plan.local_steps, 2)) if example else (0,)
+    steps = range(min(bed.run.context.plan.local_steps, 2)) if example else (0,)
     places = [(draw, t, s) for draw in range(NOISE_DRAWS) for t in (0, 1) for s in steps]
     trials = {at: _noise_of(bed, *at) for at in places}
     seen, bare = {at: x for at, (x, _) in trials.items()}, sum(n for _, n in trials.values())
@@ -432,7 +432,7 @@ def check_noise(bed: Testbed, rng: np.random.Generator) -> list[Finding]:
 
 def check_sampling(run: Recorder, rng: np.random.Generator) -> list[Finding]:
     """Every example (client unit: client) is drawn on its own, at the rate the ledger claims."""
-    privacy, plan, all_sizes = run.spec.privacy, run.setting.plan, run.setting.task.sizes
+    privacy, plan, all_sizes = run.spec.privacy, run.context.plan, run.context.task.sizes
     assert privacy is not None
     if privacy.unit == "client":
         names, sizes, rates = ["clients"], [len(all_sizes)], [float(plan.participation)]
@@ -444,7 +444,7 @@ def check_sampling(run: Recorder, rng: np.random.Generator) -> list[Finding]:
         names, sizes = [f"client {k}" for k in clients], [all_sizes[k] for k in clients]
         drawn = np.zeros((BATCHES, len(clients), max(sizes)), bool)
         for i in range(BATCHES):
-            batches = local_training.poisson_batch(run.setting, i // 2, i % 2, clients)
+            batches = local_training.poisson_batch(run.context, i // 2, i % 2, clients)
             for k, index in enumerate(batches):
                 drawn[i, k, index.numpy()] = True
         claim = privacy.entry(clients)["sample_rate"]

@@ -32,7 +32,7 @@ LOOKS = "warn_if_padding_and_no_attention_mask"
 """A warning of Transformers that reads the tokens, of which there are none here."""
 
 
-def example_bytes(setting: RunContext, examples: Examples) -> int:
+def example_bytes(context: RunContext, examples: Examples) -> int:
     """Bytes that one more example in a step needs: its factors, and twice what autograd keeps.
 
     Measured on two and four of these examples, which are as long as the longest.
@@ -40,8 +40,8 @@ def example_bytes(setting: RunContext, examples: Examples) -> int:
     Guarantees: tests/federated/test_cost.py::test_bytes_of_an_example_grow_with_the_model.
     """
     (x, y), (few, more) = examples, (2, 4)
-    bank = {key: tensor[None] for key, tensor in setting.adapted.given.items()}
-    moving = moving_keys(bank, "ABR")
+    params = {key: tensor[None] for key, tensor in context.adapted.given.items()}
+    moving = moving_keys(params, "ABR")
 
     def saved(count: int) -> int:
         index, kept = torch.arange(count), {}
@@ -53,20 +53,20 @@ def example_bytes(setting: RunContext, examples: Examples) -> int:
 
         data, owner = (take(x, index), y[index]), torch.zeros_like(index)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            per_example_gradients(setting.task, setting.adapted, bank, moving, data, owner)
+            per_example_gradients(context.task, context.adapted, params, moving, data, owner)
         return sum(storage.nbytes() for storage in kept.values())
 
     activations = max(saved(more) - saved(few), 0) // (more - few)
-    factors = sum(bank[key].nbytes for key in moving)
+    factors = sum(params[key].nbytes for key in moving)
     return max(2 * activations + 4 * factors, 1)
 
 
-def chunk(how: Compute, setting: RunContext) -> int | None:
+def chunk(how: Compute, context: RunContext) -> int | None:
     """Examples at once, as the switches say."""
     if how.chunk_examples != "auto":
         return how.chunk_examples  # type: ignore[return-value]  # a number or None
-    device, task = setting.adapted.device, setting.task
-    each = example_bytes(setting, widest(task))
+    device, task = context.adapted.device, context.task
+    each = example_bytes(context, widest(task))
     held = max(1, int(SHARE * free_memory(device)) // each)
     texts = device.type == "cpu" and mask_of(task.test[0]) is not None
     return min(held, TEXTS) if texts else held
@@ -129,12 +129,12 @@ def cost(task: Task, method: Method, lora: Lora, plan: Plan) -> Cost:
     twice = torch.tensor([0, 1, 0, 1])
     four = (take(x, twice), y[twice])
     task = replace(task, prepare=None)
-    setting = RunContext(task, adapted, method, plan, Streams(0), 1.0, (1.0,), (four,))
-    bank = {key: tensor[None] for key, tensor in adapted.given.items()}
+    context = RunContext(task, adapted, method, plan, Streams(0), 1.0, (1.0,), (four,))
+    params = {key: tensor[None] for key, tensor in adapted.given.items()}
     one, owner = (take(x, slice(0, 1)), y[:1]), torch.zeros(1, dtype=torch.int64)
     try:
         with FlopCounterMode(display=False) as step:
-            per_example_gradients(task, adapted, bank, moving_keys(bank, "ABR"), one, owner)
+            per_example_gradients(task, adapted, params, moving_keys(params, "ABR"), one, owner)
         with FlopCounterMode(display=False) as judge:
             task.forward(adapted.model, ready(task, one[0], adapted.device))
     except (RuntimeError, ValueError) as error:
@@ -150,7 +150,7 @@ def cost(task: Task, method: Method, lora: Lora, plan: Plan) -> Cost:
         down=down,
         step_flops=float(step.get_total_flops()),
         judge_flops=float(judge.get_total_flops()),
-        example_bytes=example_bytes(setting, four),
+        example_bytes=example_bytes(context, four),
         clients=len(task.sizes),
     )
 

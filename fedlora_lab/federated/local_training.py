@@ -95,7 +95,7 @@ class Clients:
     """Clients that train together: key -> (clients, ...) or (1, ...) where all hold the same."""
 
     ids: tuple[int, ...]
-    bank: ClientParams  # their tensors
+    params: ClientParams  # their tensors
     start: ClientParams  # what these were when the round began
     noise: ClientParams = field(default_factory=dict)  # the noise in their tensors
     optimizer: State = field(default_factory=dict)  # the optimiser's memory of gradients
@@ -103,24 +103,24 @@ class Clients:
     clipped: ClipCounts = field(default_factory=ClipCounts)
 
 
-def ranks_of(setting: RunContext, ids: tuple[int, ...]) -> Tensor | None:
+def ranks_of(context: RunContext, ids: tuple[int, ...]) -> Tensor | None:
     """The ranks of these clients, (clients,); ``None`` where all have the adapter's."""
-    ranks = setting.lora.ranks
+    ranks = context.lora.ranks
     return None if ranks is None else torch.tensor([ranks[k] for k in ids])
 
 
 def poisson_batch(
-    setting: RunContext, t: int, s: int, ids: tuple[int, ...]
+    context: RunContext, t: int, s: int, ids: tuple[int, ...]
 ) -> list[Int[Tensor, " n"]]:
     """Draws each client's examples of round t, step s: every example on its own, at its rate."""
 
     # A stream of its own per client and step: no draw depends on who else takes part, and no batch
     # has a fixed size, which the accountants' amplification would not cover.
     def draw(k: int) -> Tensor:
-        size, rate = setting.task.sizes[k], setting.sample_rate[k]
+        size, rate = context.task.sizes[k], context.sample_rate[k]
         if rate >= 1:
             return torch.arange(size)
-        uniform = setting.streams.uniform((size,), "sampling", t, k, s)
+        uniform = context.streams.uniform((size,), "sampling", t, k, s)
         return (uniform < rate).nonzero().squeeze(1)
 
     return [draw(k) for k in ids]
@@ -129,7 +129,7 @@ def poisson_batch(
 def preconditioners(
     method: Method,
     moving: tuple[ParamKey, ...],
-    bank: Mapping[ParamKey, Tensor],
+    params: Mapping[ParamKey, Tensor],
     certified: bool = False,
 ) -> dict[ParamKey, Preconditioner]:
     """Each moving factor's preconditioner from its peer's Gram matrix; empty without such a rule.
@@ -140,9 +140,9 @@ def preconditioners(
     found = {}
     for key in moving if method.precondition else ():
         if key.side in ("A", "B"):
-            peer = bank[ParamKey("B" if key.side == "A" else "A", key.layer)].double()
+            peer = params[ParamKey("B" if key.side == "A" else "A", key.layer)].double()
             gram = peer.mT @ peer if key.side == "A" else peer @ peer.mT
-            gram = _finite(gram.to(bank[key].dtype))
+            gram = _finite(gram.to(params[key].dtype))
             found[key] = method.precondition(gram)  # type: ignore[misc]
     # A rule may answer otherwise than it did when the run opened: it is asked of every matrix.
     sound = not certified or all(rule.noise is rule.after for rule in found.values())
@@ -180,7 +180,7 @@ def sent_keys(
     return tuple(key for key in moving_keys(values, method.moved(t, steps)) if method.shares(key))
 
 
-def local_step(setting: RunContext, clients: Clients, t: int, s: int) -> None:
+def local_step(context: RunContext, clients: Clients, t: int, s: int) -> None:
     """Takes one step of every client of the group, in place.
 
     Guarantees: frozen factors get neither gradient nor noise; an empty batch still adds noise; the
@@ -188,45 +188,45 @@ def local_step(setting: RunContext, clients: Clients, t: int, s: int) -> None:
         tests/federated/test_local_training.py); no value is read from a GPU
         (tests/federated/test_compute.py::test_a_local_step_reads_nothing_from_the_device).
     """
-    method, ids = setting.method, clients.ids
-    moving = moving_keys(clients.bank, method.moves(t, s))
+    method, ids = context.method, clients.ids
+    moving = moving_keys(clients.params, method.moves(t, s))
     if method.penalty is not None:  # what "*" moves is known only here
-        check_penalty(setting.task, setting.adapted, setting.products, method, moving)
-    maps = preconditioners(method, moving, clients.bank, setting.uncertified is None)
-    with matmuls(setting.products):  # full precision after the clip: nobody bounds its rounding
-        drawn = poisson_batch(setting, t, s, ids)
-        sums = _clipped_sums(setting, clients, moving, maps, drawn)
+        check_penalty(context.task, context.adapted, context.products, method, moving)
+    maps = preconditioners(method, moving, clients.params, context.uncertified is None)
+    with matmuls(context.products):  # full precision after the clip: nobody bounds its rounding
+        drawn = poisson_batch(context, t, s, ids)
+        sums = _clipped_sums(context, clients, moving, maps, drawn)
     # Every client draws noise whatever its batch: an empty batch looks like any other.
-    sigma, clip_norm = setting.noise_multiplier, setting.clip_norm
+    sigma, clip_norm = context.noise_multiplier, context.clip_norm
     std = [sigma[k] * clip_norm if sigma[k] else 0.0 for k in ids]
-    shapes = {key: clients.bank[key].shape[1:] for key in moving}
-    xi = gaussian_noise(shapes, std, setting.streams, [(t, k, s) for k in ids])
+    shapes = {key: clients.params[key].shape[1:] for key in moving}
+    xi = gaussian_noise(shapes, std, context.streams, [(t, k, s) for k in ids])
     released = mechanism.release(sums, xi, maps)
     # Lower ranks are cut after the maps, which mix ranks: a cut before would leave signal unnoised.
-    gradients, noises = (cut_to_rank(part, ranks_of(setting, ids)) for part in released)
+    gradients, noises = (cut_to_rank(part, ranks_of(context, ids)) for part in released)
     # The divisor is the expected batch: the drawn batch's size is private.
-    expected = torch.tensor([setting.task.sizes[k] * setting.sample_rate[k] for k in ids])
+    expected = torch.tensor([context.task.sizes[k] * context.sample_rate[k] for k in ids])
     for part in (gradients, noises):
         for key, x in part.items():
             x = x / expected.to(x).view(-1, *[1] * (x.dim() - 1))
-            part[key] = method.filter(x, key.side) if _is_filtered(setting, key) else x
+            part[key] = method.filter(x, key.side) if _is_filtered(context, key) else x
     stds: Any = 0.0
-    if setting.plan.optimizer.needs_noise:
+    if context.plan.optimizer.needs_noise:
         level = torch.tensor(std) / expected
-        stds = {k: noise_std(setting, k, level, x, maps.get(k)) for k, x in gradients.items()}
-    _descend(setting, clients, gradients, noises, stds, t, noised=any(std))
+        stds = {k: noise_std(context, k, level, x, maps.get(k)) for k, x in gradients.items()}
+    _descend(context, clients, gradients, noises, stds, t, noised=any(std))
 
 
 def _clipped_sums(
-    setting: RunContext,
+    context: RunContext,
     clients: Clients,
     moving: tuple[ParamKey, ...],
     maps: dict[ParamKey, Preconditioner],
     drawn: list[Tensor],
 ) -> ClientParams:
     """Each client's sum of clipped per-example gradients, key -> (clients, ...), chunk by chunk."""
-    count, bank, sizes = len(drawn), clients.bank, setting.task.sizes
-    sums = {key: bank[key].new_zeros(count, *bank[key].shape[1:]) for key in moving}
+    count, params, sizes = len(drawn), clients.params, context.task.sizes
+    sums = {key: params[key].new_zeros(count, *params[key].shape[1:]) for key in moving}
     owner = torch.arange(count).repeat_interleave(torch.tensor([len(index) for index in drawn]))
     if not len(owner):
         return sums
@@ -235,23 +235,23 @@ def _clipped_sums(
     places = (
         within + torch.tensor([0, *accumulate(sizes)])[ids[owner]]
     )  # among all clients' examples
-    x, y = setting.examples(clients.ids)
+    x, y = context.examples(clients.ids)
 
     def gradients(these: Tensor) -> ClientParams:
         data = take(x, index[these]), y[index[these]]
-        with setting.cached_prefix("clients", places[these], data[0]):
+        with context.cached_prefix("clients", places[these], data[0]):
             return per_example_gradients(
-                setting.task, setting.adapted, bank, moving, data, owner[these], setting.method,
+                context.task, context.adapted, params, moving, data, owner[these], context.method,
                 clients.start,
             )  # fmt: skip
 
-    for part in portions(x, index, setting.adapted.device, setting.chunk):
-        rows = gradients(part) if setting.privacy is None else _or_nan(gradients, part, sums)
-        who = owner[part].to(setting.adapted.device, non_blocking=True)
+    for part in portions(x, index, context.adapted.device, context.chunk):
+        rows = gradients(part) if context.privacy is None else _or_nan(gradients, part, sums)
+        who = owner[part].to(context.adapted.device, non_blocking=True)
         rows = mechanism.precondition_rows(rows, maps, who)
         # Clip before the sum: afterwards no example moves it by more than clip_norm.
-        groups = setting.method.clip_groups
-        added, counts = setting.clip(rows, setting.clip_norm, who, count, groups)
+        groups = context.method.clip_groups
+        added, counts = context.clip(rows, context.clip_norm, who, count, groups)
         clients.clipped = clients.clipped + counts
         for key in moving:
             sums[key] += added[key]
@@ -280,13 +280,13 @@ def _or_nan(
     return {key: torch.cat([part[key] for part in parts]) for key in sums}
 
 
-def _is_filtered(setting: RunContext, key: ParamKey) -> bool:
+def _is_filtered(context: RunContext, key: ParamKey) -> bool:
     """Whether the method's filter acts on this tensor's gradient: it belongs where the noise is."""
-    return key.side in "AB" and setting.by_step and setting.method.filter is not identity
+    return key.side in "AB" and context.by_step and context.method.filter is not identity
 
 
 def noise_std(
-    setting: RunContext, key: ParamKey, level: Tensor, like: Tensor, rule: Preconditioner | None
+    context: RunContext, key: ParamKey, level: Tensor, like: Tensor, rule: Preconditioner | None
 ) -> Tensor:
     """Standard deviation of the noise in each number of a gradient; broadcasts to (clients, ...).
 
@@ -299,9 +299,9 @@ def noise_std(
     if rule is not None:  # (xi N)[., j] has variance sum_k N[k, j]^2, (N xi)[i, .] sum_k N[i, k]^2
         squares = rule.noise.to(like).square()
         variance = variance * squares.sum(-2 if key.side == "B" else -1, keepdim=True)
-    if _is_filtered(setting, key):
+    if _is_filtered(context, key):
         size = like.shape[-1 if key.side == "A" else -2]
-        weights = _filter_weights(setting.method.filter, key.side, size, like.dtype, like.device)
+        weights = _filter_weights(context.method.filter, key.side, size, like.dtype, like.device)
         variance = variance * (weights if key.side == "A" else weights.unsqueeze(-1))
     return variance.sqrt()
 
@@ -316,7 +316,7 @@ def _filter_weights(
 
 
 def _descend(
-    setting: RunContext,
+    context: RunContext,
     clients: Clients,
     gradients: ClientParams,
     noises: ClientParams,
@@ -325,10 +325,12 @@ def _descend(
     noised: bool,
 ) -> None:
     """A step of the clients' optimiser, and the same map on the noise that they hold."""
-    rule, decay = setting.plan.optimizer, setting.plan.lr_decay**t
-    rates = {key: setting.rates[key.side] * decay for key in gradients}
-    steps, clients.optimizer = rule.update(gradients, clients.optimizer, clients.bank, rates, stds)
-    clients.bank.update(apply({key: clients.bank[key] for key in steps}, steps))
+    rule, decay = context.plan.optimizer, context.plan.lr_decay**t
+    rates = {key: context.rates[key.side] * decay for key in gradients}
+    steps, clients.optimizer = rule.update(
+        gradients, clients.optimizer, clients.params, rates, stds
+    )
+    clients.params.update(apply({key: clients.params[key] for key in steps}, steps))
     held = {key: clients.noise.get(key, x.new_zeros(1)) for key, x in noises.items()}
     if rule.linear:  # then the step moves noise as it moves gradients, exactly
         steps, clients.noise_optimizer = rule.update(noises, clients.noise_optimizer, held, rates)

@@ -134,24 +134,24 @@ def prepare_run(
     prefix = None
     if how.frozen_prefix:
         prefix = compute.prefix(task, adapted, lists, (how.products, str(adapted.device)))
-    setting = RunContext(
+    context = RunContext(
         task, adapted, spec.method, spec.plan, spec.streams,
         *uploads.step_privacy(spec.privacy, len(task.sizes)), data, lora=spec.lora, prefix=prefix,
         products=how.products, uncertified=uncertified_reason(spec.method.precondition),
         privacy=spec.privacy,
     )  # fmt: skip
-    setting = replace(setting, chunk=cost.chunk(how, setting))
+    context = replace(context, chunk=cost.chunk(how, context))
     # Probed with as many examples as pass the model together, half as many again as expected.
-    expected = sum(n * q for n, q in zip(task.sizes, setting.sample_rate, strict=True))
+    expected = sum(n * q for n, q in zip(task.sizes, context.sample_rate, strict=True))
     texts = adapted.device.type == "cpu" and mask_of(task.test[0]) is not None
-    most = math.ceil(min(1.5 * expected, setting.chunk or (TEXTS if texts else math.inf)))
+    most = math.ceil(min(1.5 * expected, context.chunk or (TEXTS if texts else math.inf)))
     check_batch_independence(task, adapted, how.products, spec.method, spec.plan, most)
-    return setting
+    return context
 
 
-def initial_server(spec: RunSpec, setting: RunContext) -> ServerState:
+def initial_server(spec: RunSpec, context: RunContext) -> ServerState:
     """The server's tensors before the first round, with what the method's rule keeps there."""
-    start = peft.initial_values(setting.adapted, spec.streams, spec.method.start)
+    start = peft.initial_values(context.adapted, spec.streams, spec.method.start)
     server = ServerState(start, planned=spec.plan.rounds, streams=spec.streams)
     rule = spec.method.aggregate
     return rule.initial_state(server) if isinstance(rule, Rule) else server

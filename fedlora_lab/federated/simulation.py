@@ -152,7 +152,7 @@ class Federation:
     """One run: what is fixed, and the state that a round moves on."""
 
     spec: RunSpec
-    setting: RunContext
+    context: RunContext
     ledger: Ledger | None
     state: State
     folder: Path | None
@@ -193,9 +193,9 @@ class Federation:
             check_whole("chunk_clients", chunk_clients, 1)
         check_whole("evaluate_every", evaluate_every, 1)
         folder = run_spec.checkpoint_folder(checkpoint, resume, spec)
-        setting = run_spec.prepare_run(spec, task.clients, how)
-        setting = setting if bug is None else replace(setting, clip=bug)
-        self = cls.from_spec(spec, setting, folder, resume, stop_at)
+        context = run_spec.prepare_run(spec, task.clients, how)
+        context = context if bug is None else replace(context, clip=bug)
+        self = cls.from_spec(spec, context, folder, resume, stop_at)
         self.chunk_clients, self.evaluate_every = chunk_clients, evaluate_every
         return self
 
@@ -203,7 +203,7 @@ class Federation:
     def from_spec(
         cls,
         spec: RunSpec,
-        setting: RunContext,
+        context: RunContext,
         folder: Path | None = None,
         resume: "str | Path | None" = None,
         stop_at: float | None = None,
@@ -216,10 +216,10 @@ class Federation:
         ledger = None
         if spec.privacy is not None:
             ledger = spec.privacy.ledger(reproducible=spec.streams.seed is not None)
-            reasons = (injected_bug(setting.clip), setting.uncertified)
+            reasons = (injected_bug(context.clip), context.uncertified)
             ledger.uncertified = "; ".join(reason for reason in reasons if reason) or None
             _ = spec.terms  # settled now, so that a round reads no configuration
-        self = cls(spec, setting, ledger, _fresh(spec, setting), folder, stop_at)
+        self = cls(spec, context, ledger, _fresh(spec, context), folder, stop_at)
         if folder is not None:
             # Looked at before it is read: `lock` finds whoever writes in between. A new run was
             # promised a folder without rounds but the start, and without a ledger.
@@ -235,7 +235,7 @@ class Federation:
 
     def restart(self) -> None:
         """Trains from the beginning; what stands in the ledger stays spent."""
-        self.state, self.resumed = _fresh(self.spec, self.setting), False
+        self.state, self.resumed = _fresh(self.spec, self.context), False
         self._warn_of_overspending()
 
     def _warn_of_overspending(self) -> None:
@@ -244,7 +244,7 @@ class Federation:
         stops = bool(target and self.stop_at and self.stop_at <= target * (1 + 1e-9))
         if not target or stops or self.ledger is None or self.ledger.uncertified is not None:
             return
-        spent = self._spent_after(self.setting.plan.rounds - self.state.round)
+        spent = self._spent_after(self.context.plan.rounds - self.state.round)
         if spent > target * (1 + 1e-6):
             why = f"rounds were released twice, stop_at={target:g} ends the run in time"
             text = f"epsilon={spent:.4g} after the last round: expected at most target={target:g}"
@@ -264,7 +264,7 @@ class Federation:
     @property
     def ended(self) -> bool:
         """No round is left, or the next could spend more than ``stop_at`` if everyone took part."""
-        if self.state.round >= self.setting.plan.rounds:
+        if self.state.round >= self.context.plan.rounds:
             return True
         return self.stop_at is not None and self._spent_after(1) > self.stop_at
 
@@ -294,7 +294,7 @@ class Federation:
     def initial_outcome(self) -> RoundOutcome:
         """The outcome before the first round."""
         server, privacy = self.state.server, self.spec.privacy
-        kept = bool(uploads.round_keys(self.setting, server.tensors, 0).kept)
+        kept = bool(uploads.round_keys(self.context, server.tensors, 0).kept)
         # Where later rounds measure no deviation none is measured here: a 0 would look like one.
         alone = privacy is None or privacy.unit == "example" or privacy.trust == "local"
         received = Received({}, torch.zeros(0), {}, server, alone)
@@ -310,35 +310,35 @@ class Federation:
 
     def _round(self) -> "Generator[Tick, None, RoundOutcome]":
         """Trains one round, a tick after every local step."""
-        setting, opened, groups = self.setting, self.begin_round(), []
+        context, opened, groups = self.context, self.begin_round(), []
         size = self.chunk_clients or max(len(opened.ids), 1)
         for i in range(0, len(opened.ids), size):
             clients = self.start_clients(opened.ids[i : i + size], opened.sent)
-            for step in range(setting.plan.local_steps):
-                local_training.local_step(setting, clients, opened.t, step)
+            for step in range(context.plan.local_steps):
+                local_training.local_step(context, clients, opened.t, step)
                 yield Tick(opened.t + 1, step + 1)
             groups.append(clients)
-        keys = uploads.round_keys(setting, opened.before.tensors, opened.t)
-        everyone = uploads.stack_clients(setting, groups, keys.moved, opened.sent)
+        keys = uploads.round_keys(context, opened.before.tensors, opened.t)
+        everyone = uploads.stack_clients(context, groups, keys.moved, opened.sent)
         arrived = self.arrivals(opened.t, opened.ids)
         parts = everyone, arrived, keys.sent, opened.sent, opened.t
-        received = uploads.release_round(setting, *parts)
+        received = uploads.release_round(context, *parts)
         there = tuple(opened.ids[i] for i in arrived.tolist())
         return self.finish_round(opened, received, everyone, keys.kept, there)
 
     def begin_round(self) -> OpenRound:
         """Draws who takes part; the round stands in the ledger when this returns."""
         begun, before, t = time.perf_counter(), self.state.server, self.state.round
-        ids, sent = self.participants(t), uploads.broadcast(self.setting, before)
+        ids, sent = self.participants(t), uploads.broadcast(self.context, before)
         self.charge_ledger(t, ids)
         return OpenRound(begun, t, ids, before, sent)
 
     def participants(self, t: int) -> tuple[int, ...]:
         """Who takes part: each client on its own with the plan's probability."""
-        count, share = len(self.setting.task.sizes), self.setting.plan.participation
+        count, share = len(self.context.task.sizes), self.context.plan.participation
         if share >= 1:
             return tuple(range(count))
-        uniform = self.setting.streams.uniform((count,), "participation", t)
+        uniform = self.context.streams.uniform((count,), "participation", t)
         return tuple((uniform < share).nonzero().squeeze(1).tolist())
 
     def charge_ledger(self, t: int, ids: tuple[int, ...]) -> None:
@@ -358,14 +358,14 @@ class Federation:
     def start_clients(self, ids: tuple[int, ...], sent: ServerState) -> Clients:
         """Clients at the start of a round: what they received, and what they kept."""
         personal = {key: own[list(ids)] for key, own in self.state.personal.items()}
-        return uploads.begin_clients(self.setting, ids, sent, personal)
+        return uploads.begin_clients(self.context, ids, sent, personal)
 
     def arrivals(self, t: int, ids: tuple[int, ...]) -> Tensor:
         """Positions of the clients whose upload is not lost on the way."""
-        if not self.setting.plan.dropout:
+        if not self.context.plan.dropout:
             return torch.arange(len(ids))
-        uniform = self.setting.streams.uniform((len(self.setting.task.sizes),), "dropout", t)
-        return (uniform[list(ids)] >= self.setting.plan.dropout).nonzero().squeeze(1)
+        uniform = self.context.streams.uniform((len(self.context.task.sizes),), "dropout", t)
+        return (uniform[list(ids)] >= self.context.plan.dropout).nonzero().squeeze(1)
 
     def finish_round(
         self,
@@ -384,7 +384,7 @@ class Federation:
 
         Raises: `Diverged` where the rule decomposes matrices that are not finite.
         """
-        before, method, plan = opened.before, self.setting.method, self.setting.plan
+        before, method, plan = opened.before, self.context.method, self.context.plan
         aggregated, after, moments = before, before, self.state.optimizer
         if received.uploads:
             # Everything from here on is a function of released values and costs no privacy.
@@ -400,7 +400,7 @@ class Federation:
             rule, rate = plan.server_optimizer, plan.server_lr
             stepped, moments = server_step(rule, moments, before.tensors, new, rate)
             after = aggregated.with_(stepped)
-        keys, ids = uploads.round_keys(self.setting, before.tensors, opened.t), opened.ids
+        keys, ids = uploads.round_keys(self.context, before.tensors, opened.t), opened.ids
         run = method, self.spec.lora, self.state
         load = uploads.traffic(*run, ids, there, keys.sent, self.spec.privacy)
         self.advance(everyone, kept, after, len(received.weights), moments)
@@ -431,7 +431,7 @@ class Federation:
         for key in kept:
             everyones = before[key].expand(len(state.seen), *before[key].shape)
             mine = state.personal.get(key, everyones)
-            state.personal[key] = mine.index_copy(0, index, everyone.bank[key])
+            state.personal[key] = mine.index_copy(0, index, everyone.params[key])
         rank = rows * self.spec.lora.rank
         changed = [key for key, x in after.tensors.items() if x is not before[key]]
         state.changed.append({str(key): rank if key.side == "W" else 0 for key in changed})
@@ -457,7 +457,7 @@ class Federation:
         shown = outcome.shown and (spec.privacy is None or spec.streams.seed is not None)
         counted = not self._counts_on_secret_participation()
         rows, deviation = self._layers(outcome, shown)
-        own, metrics = outcome.steps if self.setting.by_step else got.clipped, outcome.metrics
+        own, metrics = outcome.steps if self.context.by_step else got.clipped, outcome.metrics
         if state.round % self.evaluate_every and not self.ended:
             metrics = dict.fromkeys(task.metrics, NOT_SEEN)
         plain, rule = state.server.factored(), spec.plan.optimizer
@@ -487,7 +487,7 @@ class Federation:
     def _counts_on_secret_participation(self) -> bool:
         """Whether an epsilon of this run counts on nobody knowing who took part in a round."""
         privacy, release = self.spec.privacy, self.spec.streams.seed is None
-        central = not self.setting.by_step and privacy is not None and privacy.trust == "central"
+        central = not self.context.by_step and privacy is not None and privacy.trust == "central"
         return central and release and self.spec.plan.participation < 1
 
     def _layers(
@@ -509,7 +509,7 @@ class Federation:
             }
         noise, ruled = got.noise if shown else None, outcome.aggregated or before
         seen = measures.Exchange(before, mean, after, clients, got.weights, noise, ruled)
-        return measures.layer_rows(seen, self.setting.scaling)
+        return measures.layer_rows(seen, self.context.scaling)
 
     def _metrics(self, shown: bool) -> dict[str, float]:
         """The task's metrics of the server's model, or the mean over the models that clients keep.
@@ -519,18 +519,18 @@ class Federation:
         Guarantees:
             test_attack_evaluation.py::test_private_test_examples_are_never_judged_under_privacy.
         """
-        setting, task, server = self.setting, self.setting.task, self.state.server
+        context, task, server = self.context, self.context.task, self.state.server
         personal = self.state.personal
         # What clients keep in the client unit carries no noise.
-        hidden = bool(personal) and not setting.by_step and not shown
+        hidden = bool(personal) and not context.by_step and not shown
         hidden = hidden or (self.spec.privacy is not None and not task.public_test)
 
         def evaluate(values: Mapping[ParamKey, Tensor]) -> dict[str, float]:
             if hidden:
                 return dict.fromkeys(task.metrics, NOT_SEEN)
-            prefix = partial(setting.cached_prefix, "test")
-            parts = task, setting.adapted, values, task.test, prefix, setting.chunk
-            with peft.matmuls(setting.products):
+            prefix = partial(context.cached_prefix, "test")
+            parts = task, context.adapted, values, task.test, prefix, context.chunk
+            with peft.matmuls(context.products):
                 return per_example.evaluate(*parts)
 
         if personal:
@@ -538,15 +538,15 @@ class Federation:
             each = [evaluate({**server.tensors, **mine}) for mine in own]
             return {name: sum(scores[name] for scores in each) / len(each) for name in task.metrics}
         found = evaluate(server.tensors)
-        if setting.method.broadcast != full:
-            received = evaluate(uploads.broadcast(setting, server).tensors)
+        if context.method.broadcast != full:
+            received = evaluate(uploads.broadcast(context, server).tensors)
             found |= {f"{name}_received": value for name, value in received.items()}
         return found
 
 
-def _fresh(spec: RunSpec, setting: RunContext) -> State:
+def _fresh(spec: RunSpec, context: RunContext) -> State:
     """The state before the first round."""
-    return State(0, run_spec.initial_server(spec, setting), {}, [-1] * len(spec.task.sizes))
+    return State(0, run_spec.initial_server(spec, context), {}, [-1] * len(spec.task.sizes))
 
 
 def _contents(folder: Path) -> tuple[list[int], bytes | None]:

@@ -74,21 +74,21 @@ def step_privacy(privacy: Privacy | None, clients: int) -> tuple[float, tuple[fl
     return privacy.clip_norm, sigma if isinstance(sigma, tuple) else (float(sigma or 0),) * clients
 
 
-def tensors_received(setting: RunContext, ids: tuple[int, ...], sent: ServerState) -> ClientParams:
+def tensors_received(context: RunContext, ids: tuple[int, ...], sent: ServerState) -> ClientParams:
     """What these clients receive, key -> (1, ...), or (clients, ...) where their ranks differ."""
     whole = {key: tensor[None] for key, tensor in sent.tensors.items()}
-    return cut_to_rank(whole, ranks_of(setting, ids))
+    return cut_to_rank(whole, ranks_of(context, ids))
 
 
-def broadcast(setting: RunContext, server: ServerState) -> ServerState:
+def broadcast(context: RunContext, server: ServerState) -> ServerState:
     """What the clients receive of the server's tensors; a head goes down as it is."""
-    rule = setting.method.broadcast
+    rule = context.method.broadcast
     return server.with_({key: rule(x) for key, x in server.tensors.items() if key.kind.rank_axes})
 
 
-def round_keys(setting: RunContext, values: Mapping[ParamKey, Tensor], t: int) -> RoundKeys:
+def round_keys(context: RunContext, values: Mapping[ParamKey, Tensor], t: int) -> RoundKeys:
     """Reads the keys of round t from the schedule and the modes that the clients received."""
-    method, steps = setting.method, setting.plan.local_steps
+    method, steps = context.method, context.plan.local_steps
     moved = local_training.moving_keys(values, method.moved(t, steps))
     sent = tuple(key for key in moved if method.shares(key))
     split = [key for key in sent if method.own_ranks and key.kind.rank_axes]
@@ -96,47 +96,47 @@ def round_keys(setting: RunContext, values: Mapping[ParamKey, Tensor], t: int) -
 
 
 def begin_clients(
-    setting: RunContext,
+    context: RunContext,
     ids: tuple[int, ...],
     sent: ServerState,
     personal: Mapping[ParamKey, Tensor],
 ) -> Clients:
     """Clients at the start of a round: what they received (``sent``) and kept (``personal``)."""
-    method, start = setting.method, tensors_received(setting, ids, sent)
-    bank, rank = dict(start), shared_rank(setting.rank, method.own_ranks)
+    method, start = context.method, tensors_received(context, ids, sent)
+    params, rank = dict(start), shared_rank(context.rank, method.own_ranks)
     for key, own in personal.items():
         split = method.own_ranks and key.kind.rank_axes and method.shares(key)
-        bank[key] = merge_own_ranks(key, start[key], own, rank) if split else own
+        params[key] = merge_own_ranks(key, start[key], own, rank) if split else own
 
     def placed(values: ClientParams) -> ClientParams:
-        there = setting.adapted.device  # a mode is read by the schedule, so it stays at hand
+        there = context.adapted.device  # a mode is read by the schedule, so it stays at hand
         keep = {key: x for key, x in values.items() if key.side == "mode"}
         return {key: x.to(there, non_blocking=True) for key, x in values.items()} | keep
 
-    return Clients(ids, placed(bank), placed(start))
+    return Clients(ids, placed(params), placed(start))
 
 
 def stack_clients(
-    setting: RunContext, groups: list[Clients], keys: tuple[ParamKey, ...], sent: ServerState
+    context: RunContext, groups: list[Clients], keys: tuple[ParamKey, ...], sent: ServerState
 ) -> Clients:
     """The groups of a round as one, on the processor: these keys stacked over all clients."""
 
     def stacked(key: ParamKey, name: str) -> Tensor:
         parts = []
         for group in groups:
-            like, own = group.bank[key], getattr(group, name).get(key)
+            like, own = group.params[key], getattr(group, name).get(key)
             shape = (len(group.ids), *like.shape[1:])
             parts.append(like.new_zeros(shape) if own is None else own.expand(shape))
         return torch.cat(parts).cpu() if parts else sent.tensors[key][None][:0]
 
     ids = tuple(k for group in groups for k in group.ids)
-    bank, noise = ({key: stacked(key, name) for key in keys} for name in ("bank", "noise"))
+    params, noise = ({key: stacked(key, name) for key in keys} for name in ("params", "noise"))
     clipped = sum((group.clipped for group in groups), ClipCounts()).read()
-    return Clients(ids, bank, tensors_received(setting, ids, sent), noise, clipped=clipped)
+    return Clients(ids, params, tensors_received(context, ids, sent), noise, clipped=clipped)
 
 
 def release_round(
-    setting: RunContext,
+    context: RunContext,
     clients: Clients,
     arrived: Tensor,
     keys: tuple[ParamKey, ...],
@@ -146,20 +146,20 @@ def release_round(
     """The uploads of round t under the trust model.
 
     Args:
-        setting, t: of the run, and the round.
+        context, t: of the run, and the round.
         clients: all that trained, stacked.
         arrived: positions in ``clients.ids`` of those whose upload is not lost.
         keys: what is sent.
         sent: what the server sent, before a lower rank cut it.
     """
     # Fewer shares of noise than sigma was divided into protect less than the ledger says.
-    if too_few(setting, len(arrived)):
+    if too_few(context, len(arrived)):
         return Received.nothing(sent)
-    return _release(setting, clients, arrived, keys, sent, t)
+    return _release(context, clients, arrived, keys, sent, t)
 
 
 def privatize(
-    setting: RunContext, client: Clients, keys: tuple[ParamKey, ...], sent: ServerState, t: int
+    context: RunContext, client: Clients, keys: tuple[ParamKey, ...], sent: ServerState, t: int
 ) -> dict[ParamKey, Tensor]:
     """What one client alone sends, key -> (...): clipped and noised if the run is private.
 
@@ -169,37 +169,37 @@ def privatize(
     Raises: ``ValueError`` where a trusted server would clip and noise.
     Guarantees: as `release_round` (test_flower.py::test_messages_give_the_run_of_the_loop).
     """
-    trust = None if setting.privacy is None else setting.privacy.trust
+    trust = None if context.privacy is None else context.privacy.trust
     expected = "'local' or 'secagg': a client that sends for itself noises for itself"
     check(trust != "central", "trust", trust, expected)
-    found = _release(setting, client, torch.arange(1), keys, sent, t)
+    found = _release(context, client, torch.arange(1), keys, sent, t)
     return {key: rows[0] for key, rows in found.uploads.items()}
 
 
 def combine(
-    setting: RunContext, ids: tuple[int, ...], rows: Mapping[ParamKey, Tensor], sent: ServerState
+    context: RunContext, ids: tuple[int, ...], rows: Mapping[ParamKey, Tensor], sent: ServerState
 ) -> Received:
     """What the server has in hand of uploads from `privatize`, key -> (clients, ...).
 
     Their noise is not known here. Under secure aggregation nothing but their sum is used.
     """
-    if not rows or not ids or too_few(setting, len(ids)):
+    if not rows or not ids or too_few(context, len(ids)):
         return Received.nothing(sent)
-    if _only_sum(setting.privacy):
-        begun = {key: setting.method.clip_reference(sent.tensors[key][None]) for key in rows}
+    if _only_sum(context.privacy):
+        begun = {key: context.method.clip_reference(sent.tensors[key][None]) for key in rows}
         total = {key: begun[key] + (x - begun[key]).sum(0, keepdim=True) for key, x in rows.items()}
         return Received(total, torch.ones(1, dtype=torch.float64), {}, sent, per_client=False)
-    start = tensors_received(setting, ids, sent)
-    return Received(rows, _weights(setting, ids), {}, _row_by_row(sent, start))
+    start = tensors_received(context, ids, sent)
+    return Received(rows, _weights(context, ids), {}, _row_by_row(sent, start))
 
 
-def too_few(setting: RunContext, uploads: int) -> bool:
+def too_few(context: RunContext, uploads: int) -> bool:
     """Whether a sum of so many uploads holds less noise than the ledger says."""
-    privacy = setting.privacy
+    privacy = context.privacy
     if privacy is None or not _only_sum(privacy):
         return False
     # Those who collude upload as well, and know their own noise: their shares hide nothing.
-    return uploads < setting.noise.shares + privacy.colluding
+    return uploads < context.noise.shares + privacy.colluding
 
 
 def _only_sum(privacy: Privacy | None) -> bool:
@@ -211,10 +211,10 @@ def _row_by_row(sent: ServerState, start: Mapping[ParamKey, Tensor]) -> ServerSt
     return sent if all(len(x) == 1 for x in start.values()) else sent.with_(start)
 
 
-def _weights(setting: RunContext, ids: tuple[int, ...]) -> Float[Tensor, " rows"]:
+def _weights(context: RunContext, ids: tuple[int, ...]) -> Float[Tensor, " rows"]:
     """w_k = p_k / participation: absent clients leave their weight to the old state."""
     # The denominator is fixed: one that counted who came would change the sensitivity.
-    sizes, plan = setting.task.sizes, setting.plan
+    sizes, plan = context.task.sizes, context.plan
     share = [1 / len(sizes) if plan.weights == "uniform" else sizes[k] / sum(sizes) for k in ids]
     return torch.tensor(share, dtype=torch.float64) / plan.participation
 
@@ -226,7 +226,7 @@ def _mean(drawn: Mapping[ParamKey, Tensor], weights: Tensor) -> ClientParams:
 
 
 def _release(
-    setting: RunContext,
+    context: RunContext,
     clients: Clients,
     arrived: Tensor,
     keys: tuple[ParamKey, ...],
@@ -234,28 +234,28 @@ def _release(
     t: int,
 ) -> Received:
     """The uploads of the clients at these positions, under the trust model."""
-    method, privacy = setting.method, setting.privacy
+    method, privacy = context.method, context.privacy
     ids = tuple(clients.ids[i] for i in arrived.tolist())
     start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
-    rows, rank = {key: clients.bank[key][arrived] for key in keys}, None
+    rows, rank = {key: clients.params[key][arrived] for key in keys}, None
     if method.own_ranks:  # the last ranks are the client's own: they go up as they came down
-        rank = shared_rank(setting.rank, method.own_ranks)
+        rank = shared_rank(context.rank, method.own_ranks)
         ranked = [key for key in rows if key.kind.rank_axes]
         rows |= {key: merge_own_ranks(key, rows[key], start[key], rank) for key in ranked}
     # A sum of nothing is released with its noise: silence would tell that nobody took part.
-    summed = not setting.by_step and privacy is not None and privacy.trust != "local"
+    summed = not context.by_step and privacy is not None and privacy.trust != "local"
     if not rows or not (ids or summed):
         return Received.nothing(sent)
-    if not setting.by_step:
-        return _release_updates(setting, sent, start, rows, ids, rank, t)
+    if not context.by_step:
+        return _release_updates(context, sent, start, rows, ids, rank, t)
     drawn = {key: clients.noise[key][arrived] for key in keys}
     drawn = cut_to_rank(drawn, None if rank is None else torch.tensor([rank]))
-    weights = _weights(setting, ids)
+    weights = _weights(context, ids)
     return Received(rows, weights, _mean(drawn, weights), _row_by_row(sent, start))
 
 
 def _release_updates(
-    setting: RunContext,
+    context: RunContext,
     sent: ServerState,
     start: ClientParams,
     rows: ClientParams,
@@ -264,23 +264,23 @@ def _release_updates(
     t: int,
 ) -> Received:
     """Client unit: clips each client's change, adds the noise, goes on from the noised value."""
-    method, privacy, level = setting.method, setting.privacy, setting.noise
+    method, privacy, level = context.method, context.privacy, context.noise
     assert privacy is not None
-    alone, streams = privacy.trust == "local", setting.streams
+    alone, streams = privacy.trust == "local", context.streams
     whole = {key: x[None] for key, x in sent.tensors.items()}
     # From what all received: a client's own factors are not noised yet.
-    maps = local_training.preconditioners(method, tuple(rows), whole, setting.uncertified is None)
+    maps = local_training.preconditioners(method, tuple(rows), whole, context.uncertified is None)
     owner = torch.arange(len(ids)) if alone else torch.zeros(len(ids), dtype=torch.int64)
     change = {key: x - method.clip_reference(start[key]) for key, x in rows.items()}
     change = precondition_rows(change, maps, owner * 0)
     owners = len(ids) if alone else 1
-    sums, clipped = setting.clip(change, privacy.clip_norm, owner, owners, method.clip_groups)
+    sums, clipped = context.clip(change, privacy.clip_norm, owner, owners, method.clip_groups)
     # Each client's noise is from its own stream, so that it is the same whoever else takes part.
     shapes = {key: x.shape[1:] for key, x in rows.items()}
     xi = gaussian_noise(shapes, [level.each] * len(ids), streams, [(t, k, 0) for k in ids])
-    held, begun, weights = None, start, _weights(setting, ids)
+    held, begun, weights = None, start, _weights(context, ids)
     if alone:
-        held = ranks_of(setting, ids)
+        held = ranks_of(context, ids)
     else:
         common = gaussian_noise(shapes, [level.server], streams, [(t, SERVER, 0)])
         xi = {key: xi[key].sum(0, keepdim=True) + common[key] for key in shapes}
@@ -290,7 +290,7 @@ def _release_updates(
     found = []
     for part in release(sums, xi, maps):
         if not alone:  # the divisor is the expected number of clients: the true one is not released
-            expected = len(setting.task.sizes) * setting.plan.participation
+            expected = len(context.task.sizes) * context.plan.participation
             part = {key: x / expected for key, x in part.items()}
         part |= {key: method.filter(x, key.side) for key, x in part.items() if key.side in "AB"}
         found.append(cut_to_rank(part, held))

@@ -52,7 +52,7 @@ class Participant:
 
     Args:
         spec: of the run, on a task without examples.
-        setting: of the local training; it holds no examples.
+        context: of the local training; it holds no examples.
         begin: the server's tensors before training, for their names, shapes and types.
         terms: a digest of everything that must be the same for all; seed, privacy and base model
             included.
@@ -60,12 +60,12 @@ class Participant:
     >>> import fedlora_lab as fl
     >>> task, plan = fl.tasks.regression(clients=2, examples=8), fl.Plan(rounds=1, batch=4)
     >>> participant = fl.flower.Participant.of(task, "rolora", None, plan)
-    >>> participant.setting.data, len(participant.terms)
+    >>> participant.context.data, len(participant.terms)
     ({}, 64)
     """
 
     spec: run_spec.RunSpec
-    setting: local_training.RunContext
+    context: local_training.RunContext
     begin: ServerState
     terms: str
 
@@ -90,17 +90,17 @@ class Participant:
         check(trust != "central", "trust", trust, expected)
         task = replace(task, clients=placeholder_examples(task.sizes, task.test))
         spec = run_spec.make_run_spec(task, method, privacy, plan, lora, seed)
-        setting = run_spec.prepare_run(spec, {})
-        server = run_spec.initial_server(spec, setting)
+        context = run_spec.prepare_run(spec, {})
+        server = run_spec.initial_server(spec, context)
         keys = {str(key): [list(x.shape), str(x.dtype)] for key, x in server.tensors.items()}
         rules = [getattr(rule, "__qualname__", repr(rule)) for rule in (task.forward, task.loss)]
         model = {"slots": keys, "targets": task.targets, "head": task.head, "rules": rules}
         terms = {**spec.settings(), **model, "rounds": plan.rounds}
         digest = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
-        return cls(spec, setting, server, digest)
+        return cls(spec, context, server, digest)
 
     def with_data(self, client: int, data: Examples) -> local_training.RunContext:
-        """The setting of one client: its own examples and nobody else's.
+        """The context of one client: its own examples and nobody else's.
 
         Raises: ``ValueError`` unless there are as many as the terms say, of the types and shapes of
             the public ones; none of their values is named.
@@ -116,7 +116,7 @@ class Participant:
         if kinds[0] != kinds[1]:
             expected = "inputs and labels of the types and shapes of the public test examples"
             raise ValueError(f"examples: expected {expected}")
-        return replace(self.setting, data={client: data})
+        return replace(self.context, data={client: data})
 
     def broadcast(self, values: ServerState) -> Tensors:
         """The server's tensors as messages carry them, encoded by the method's broadcast rule."""
@@ -194,26 +194,26 @@ def _train(load: Loader, message: Message, context: Context) -> Message:
     check(t >= last, "round", t, f"{last}, which was answered last, or a later one")
     # A round is trained once: a second answer with fresh noise would be a second release.
     if t > last:
-        setting, sent = own.with_data(number, data), own.received(message, t)
+        run_context, sent = own.with_data(number, data), own.received(message, t)
         with private_errors("training"):
-            reply, kept = _upload(own, setting, number, sent, _personal(own, context), t)
+            reply, kept = _upload(own, run_context, number, sent, _personal(own, context), t)
             state[REPLY], state[PERSONAL] = map(messages.pack_arrays, (reply, kept))
         state[ANSWERED] = ConfigRecord({"round": t})
     about = {"client": number, "terms": own.terms, "round": t}
     return Message(messages.make_content(about, state.array_records[REPLY]), reply_to=message)
 
 
-def _upload(own: Participant, setting: Any, number: int, sent: ServerState, personal: Tensors, t):
+def _upload(own: Participant, context: Any, number: int, sent: ServerState, personal: Tensors, t):
     """The client's half of a round: what it sends, and what it keeps until the next."""
     spec, before = own.spec, {key: tensor[None] for key, tensor in personal.items()}
-    clients = uploads.begin_clients(setting, (number,), sent, before)
-    for step in range(setting.plan.local_steps):
-        local_training.local_step(setting, clients, t, step)
-    keys = uploads.round_keys(setting, sent.tensors, t)
-    whole = uploads.stack_clients(setting, [clients], keys.moved, sent)
+    clients = uploads.begin_clients(context, (number,), sent, before)
+    for step in range(context.plan.local_steps):
+        local_training.local_step(context, clients, t, step)
+    keys = uploads.round_keys(context, sent.tensors, t)
+    whole = uploads.stack_clients(context, [clients], keys.moved, sent)
     # Clipped and noised here, before anything is put into a message.
-    reply = uploads.privatize(setting, whole, keys.sent, sent, t)
-    kept = {**personal, **{key: whole.bank[key][0] for key in keys.kept}}
+    reply = uploads.privatize(context, whole, keys.sent, sent, t)
+    kept = {**personal, **{key: whole.params[key][0] for key in keys.kept}}
     rank = uploads.rank_sent(spec.method, spec.lora, number, spec.privacy)
     return messages.take_ranks(reply, rank), kept
 
@@ -244,6 +244,6 @@ def evaluate(own: Participant, number: int, message: Message, context: Context) 
     sent = own.received(message, t).tensors
     with private_errors("judging"):
         values = {**sent, **_personal(own, context)}
-        scores = per_example.evaluate(task, own.setting.adapted, values, task.test)
+        scores = per_example.evaluate(task, own.context.adapted, values, task.test)
     about = {"client": number, "terms": own.terms, "round": t}
     return Message(messages.make_content(about, None, **scores), reply_to=message)

@@ -33,8 +33,8 @@ def open_run(
 ) -> Federation:
     """Open the server's run; ``checkpoint``, ``resume`` and ``stop_at`` as in `fl.run`."""
     folder = run_spec.checkpoint_folder(checkpoint, resume, participant.spec)
-    spec, setting = participant.spec, participant.setting
-    return Federation.from_spec(spec, setting, folder, resume, stop_at=stop_at)
+    spec, context = participant.spec, participant.context
+    return Federation.from_spec(spec, context, folder, resume, stop_at=stop_at)
 
 
 def rounds(
@@ -75,7 +75,7 @@ def clients_kept_state(run: Federation) -> bool:
 
 
 def _keys(run: Federation, t: int) -> uploads.RoundKeys:
-    return uploads.round_keys(run.setting, run.state.server.tensors, t)
+    return uploads.round_keys(run.context, run.state.server.tensors, t)
 
 
 @dataclass
@@ -103,7 +103,7 @@ class _Server:
                 arrived = {opened.ids[i] for i in run.arrivals(opened.t, opened.ids).tolist()}
                 there = tuple(k for k in opened.ids if k in found and k in arrived)
                 rows = {x: torch.stack([found[k][x] for k in there]) for x in keys.sent if there}
-                received = uploads.combine(run.setting, there, rows, opened.sent)
+                received = uploads.combine(run.context, there, rows, opened.sent)
                 trained = local_training.Clients(opened.ids, {}, {})
                 outcome = run.finish_round(opened, received, trained, (), there)
                 run.save_state()
@@ -162,8 +162,8 @@ class _Server:
 
     def _upload(self, opened: OpenRound, keys: Keys, k: int, arrays: Any) -> Tensors:
         """One client's upload in full size. Raises ``ValueError`` for anything else."""
-        setting, privacy = self.run.setting, self.run.spec.privacy
-        rank = uploads.rank_sent(setting.method, self.run.spec.lora, k, privacy)
+        context, privacy = self.run.context, self.run.spec.privacy
+        rank = uploads.rank_sent(context.method, self.run.spec.lora, k, privacy)
         like = {key: opened.before.tensors[key] for key in keys}
         tensors = messages.unpack_arrays(arrays, like, rank)
         # Of a sum everyone sends all ranks, and what is not sent is what the server has: it takes
@@ -171,10 +171,10 @@ class _Server:
         if privacy is not None and privacy.server_sees_only_sum:
             start = {key: tensor[None] for key, tensor in opened.sent.tensors.items()}
         else:
-            start = uploads.tensors_received(setting, (k,), opened.sent)
+            start = uploads.tensors_received(context, (k,), opened.sent)
         base = {key: start[key] for key in keys}
         if privacy is not None and privacy.unit == "client":
-            base = {key: setting.method.clip_reference(value) for key, value in base.items()}
+            base = {key: context.method.clip_reference(value) for key, value in base.items()}
         return messages.fill_ranks(tensors, {key: value[0] for key, value in base.items()})
 
     def collect_scores(self) -> dict[str, float]:
@@ -184,7 +184,7 @@ class _Server:
         unseen = dict.fromkeys(names, simulation.NOT_SEEN)
         if privacy is not None and (privacy.unit == "client" or not task.public_test):
             return unseen
-        t, sent = state.round, uploads.broadcast(self.run.setting, state.server)
+        t, sent = state.round, uploads.broadcast(self.run.context, state.server)
         about, found = {"terms": self.participant.terms, "round": t}, []
         for k, reply in self._ask(sorted(self.nodes), MessageType.EVALUATE, about, sent):
             try:

@@ -129,16 +129,16 @@ def _probe(
     """Compare each example's gradient in a batch with the one it has alone or in another batch."""
     random, like = torch.Generator().manual_seed(0), next(iter(adapted.given.values()))
     shapes = {key: _shape(adapted, key) for key in (*adapted.shapes, *moving)}
-    bank, start = (
+    params, start = (
         {k: 0.1 * torch.randn(PROBES, *s, generator=random).to(like) for k, s in shapes.items()}
         for _ in range(2)
     )
     weights = torch.linspace(0.7, 1.6, PROBES, dtype=torch.float64)
     name, value = ("model", type(task.model).__name__) if row is None else ("penalty", row.penalty)
 
-    def gradients(data: Examples, who: Tensor, bank: Any = bank, start: Any = start) -> Tensors:
+    def gradients(data: Examples, who: Tensor, params: Any = params, start: Any = start) -> Tensors:
         w = weights[who]
-        return per_example_gradients(task, adapted, bank, moving, data, who, row, start, w)
+        return per_example_gradients(task, adapted, params, moving, data, who, row, start, w)
 
     def part_of(data: Examples, index: Tensor) -> Tensors:
         return gradients((take(data[0], index), data[1][index]), index % PROBES)
@@ -188,7 +188,7 @@ def _probe(
             rows = isinstance(out, Tensor) and out.ndim > 2 and len(out) == PROBES
             return _strange(out, i, scale) if rows else out
 
-        x, y, factors, begin = (_strange(part, i, scale) for part in (*data, bank, start))
+        x, y, factors, begin = (_strange(part, i, scale) for part in (*data, params, start))
         with ExitStack() as hooks:
             for module in embeddings:
                 hooks.enter_context(module.register_forward_hook(strange))

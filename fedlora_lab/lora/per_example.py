@@ -31,7 +31,7 @@ class NotPerExample(ValueError):
 def per_example_gradients(
     task: Task,
     adapted: Adapted,
-    bank: Mapping[ParamKey, Tensor],
+    params: Mapping[ParamKey, Tensor],
     moving: tuple[ParamKey, ...],
     data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
     owner: Int[Tensor, " n"],
@@ -43,10 +43,10 @@ def per_example_gradients(
 
     Args:
         task, adapted: the loss, and the model.
-        bank: key -> (clients, ...), or (1, ...) where all clients hold the same.
+        params: key -> (clients, ...), or (1, ...) where all clients hold the same.
         moving: the keys to differentiate.
         data: N examples and their targets.
-        owner: (N,), each example's client in the bank.
+        owner: (N,), each example's client, a row of params.
         method, start: a row with a penalty, and what the clients received, for that penalty.
         weights: (N,), factors of the examples' losses; one by default.
 
@@ -59,8 +59,8 @@ def per_example_gradients(
     """
     owner = owner.to(adapted.device, non_blocking=True)
     leaves = {}
-    for key in adapted.used(bank):
-        tensor = bank[key]
+    for key in adapted.used(params):
+        tensor = params[key]
         if key in moving:
             # Each example has a leaf row of its own, so its gradient is never summed with others'.
             leaves[key] = rows = _rows(tensor, owner).detach().requires_grad_()

@@ -285,14 +285,14 @@ def gradient_spectra(record: Any, clip_norm: float = 1.0) -> "pd.DataFrame":
     check_number("clip_norm", clip_norm, 0, open_low=True)
     task = record.source[0]
     adapted, tensors = _adapted(task, record)
-    bank, frames = {key: tensor[None] for key, tensor in tensors.items()}, []
+    params, frames = {key: tensor[None] for key, tensor in tensors.items()}, []
     x, y = concatenate(task.clients)
     for side in "AB":
         moving = tuple(key for key in adapted.places if key.side == side)
         totals = {key: torch.zeros_like(tensors[key]) for key in moving}
         for index in torch.arange(len(y)).split(256):
             owner, data = torch.zeros_like(index), (take(x, index), y[index])
-            rows = per_example.per_example_gradients(task, adapted, bank, moving, data, owner)
+            rows = per_example.per_example_gradients(task, adapted, params, moving, data, owner)
             sums, _ = clip_sum(rows, clip_norm, owner, 1)
             totals = {key: total + sums[key][0] for key, total in totals.items()}
         for key, total in totals.items():

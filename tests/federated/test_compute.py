@@ -57,7 +57,7 @@ def test_exact_switches(kind):
 def test_automatic_chunks_of_texts_are_small_on_a_processor():
     """More texts at once cost padding and gain nothing; of images as many as the memory holds."""
     sizes = [
-        Federation.open(hubs.task(kind), *RUN, lora=LORA, chunk_examples="auto").setting.chunk or 0
+        Federation.open(hubs.task(kind), *RUN, lora=LORA, chunk_examples="auto").context.chunk or 0
         for kind in ("bert", "vit")
     ]
     assert sizes[0] == 16 and sizes[1] > 1000
@@ -90,9 +90,9 @@ def test_half_precision_is_of_the_frozen_base_only(kind):
     assert sum(isinstance(m, peft.BFloat16Linear) for m in parts) > 6
     assert all(m in heads for m in parts if isinstance(m, nn.Linear))
     assert all(p.dtype == torch.float32 for p in task.model.parameters()), "the given model stays"
-    bank = {key: 0.2 * torch.randn(1, *shape) for key, shape in adapted.shapes.items()}
+    params = {key: 0.2 * torch.randn(1, *shape) for key, shape in adapted.shapes.items()}
     (x, y), owner = concatenate(task.clients), torch.zeros(4, dtype=torch.int64)
-    rest = bank, tuple(bank), (take(x, owner), y[:4]), owner
+    rest = params, tuple(params), (take(x, owner), y[:4]), owner
     rows, whole = (per_example_gradients(task, model, *rest) for model in (adapted, exact))
     assert all(row.dtype == torch.float32 for row in rows.values())
     size = torch.stack([w.norm() for w in whole.values()]).norm()
@@ -115,12 +115,12 @@ def test_a_local_step_reads_nothing_from_the_device(row):
     """On the device "meta" there are no values: a step that looked at one would fail."""
     rules = ("sgd:momentum=0.5,weight_decay=0.1", "adamw", "dp-adam")  # shared out over the rows
     task, plan = tokens(), PLAN.replace(optimizer=rules[sum(row.slug.encode()) % 3])
-    setting = Federation.open(task, row, private("example"), plan, lora=LORA).setting
-    setting = replace(setting, adapted=peft.place(setting.adapted, "meta", "float32"))
-    clients = uploads.begin_clients(setting, (0, 1, 2), anywhere(task, row), {})
+    context = Federation.open(task, row, private("example"), plan, lora=LORA).context
+    context = replace(context, adapted=peft.place(context.adapted, "meta", "float32"))
+    clients = uploads.begin_clients(context, (0, 1, 2), anywhere(task, row), {})
     for step in range(2):
-        local_training.local_step(setting, clients, 0, step)
-    assert any(tensor.device.type == "meta" for tensor in clients.bank.values())
+        local_training.local_step(context, clients, 0, step)
+    assert any(tensor.device.type == "meta" for tensor in clients.params.values())
     assert clients.clipped.rows > 0
 
 
@@ -150,20 +150,20 @@ def test_outputs_and_gradients_are_the_same(kind):
         assert gap(one, other) < 1e-5
         assert abs(one.metrics["loss"] - other.metrics["loss"]) < 1e-5
     run = Federation.open(task, *RUN, **kept)
-    setting, calls = run.setting, []
-    assert setting.prefix is not None
-    for block in setting.prefix.blocks:
+    context, calls = run.context, []
+    assert context.prefix is not None
+    for block in context.prefix.blocks:
         block.block.register_forward_hook(lambda *_: calls.append(1))
     again = [event for event in run.events() if isinstance(event, Round)]
     assert gap(again[-1], once[-1]) == 0
     assert not calls, "the second run finds everything there"
-    bank = {key: 0.2 * torch.randn(1, *shape) for key, shape in setting.adapted.shapes.items()}
+    params = {key: 0.2 * torch.randn(1, *shape) for key, shape in context.adapted.shapes.items()}
     (x, y), index = concatenate(task.clients), torch.tensor([3, 0, 3])
     data, owner = (take(x, index), y[index]), torch.zeros(3, dtype=torch.int64)
-    whole = per_example_gradients(task, setting.adapted, bank, tuple(bank), data, owner)
-    with setting.cached_prefix("clients", index, data[0]):
-        rows = per_example_gradients(task, setting.adapted, bank, tuple(bank), data, owner)
-    for key in bank:
+    whole = per_example_gradients(task, context.adapted, params, tuple(params), data, owner)
+    with context.cached_prefix("clients", index, data[0]):
+        rows = per_example_gradients(task, context.adapted, params, tuple(params), data, owner)
+    for key in params:
         assert float((rows[key] - whole[key]).norm()) <= 1e-6 * float(whole[key].norm())
 
 

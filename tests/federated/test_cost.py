@@ -69,8 +69,8 @@ def test_bytes_of_an_example_grow_with_the_model():
     """Longer texts and more blocks keep more; what is computed again keeps less."""
 
     def measured(task, **options):
-        setting = Federation.open(task, "fedlora", None, PLAN, lora=LORA, **options).setting
-        return example_bytes(setting, widest(setting.task))
+        context = Federation.open(task, "fedlora", None, PLAN, lora=LORA, **options).context
+        return example_bytes(context, widest(context.task))
 
     plain = measured(hubs.task("bert"))
     assert measured(hubs.task("bert"), recompute=True) < 0.7 * plain

@@ -21,8 +21,8 @@ from fedlora_lab.tasks.task import Task, frozen_copy
 
 
 def draw(batch, t=0, s=0, seed=0, task=None):
-    setting, clients = steps.prepared(task or tokens(), FedLoRA, 1.0, seed, batch=batch)
-    return local_training.poisson_batch(setting, t, s, clients.ids)
+    context, clients = steps.prepared(task or tokens(), FedLoRA, 1.0, seed, batch=batch)
+    return local_training.poisson_batch(context, t, s, clients.ids)
 
 
 def test_a_batch_is_poisson():
@@ -46,8 +46,8 @@ def test_draws_belong_to_round_client_and_step():
     assert all(map(torch.equal, one, draw(10, task=task)))
     others = [draw(10, t=1, task=task), draw(10, s=1, task=task), draw(10, seed=1, task=task)]
     assert not any(torch.equal(one[0], other) for other in (one[1], *(draw[0] for draw in others)))
-    setting, _ = steps.prepared(task, FedLoRA, 1.0, batch=10)
-    assert torch.equal(local_training.poisson_batch(setting, 0, 0, (2,))[0], one[2])
+    context, _ = steps.prepared(task, FedLoRA, 1.0, batch=10)
+    assert torch.equal(local_training.poisson_batch(context, 0, 0, (2,))[0], one[2])
 
 
 class Asked(dict[int, Any]):
@@ -68,7 +68,7 @@ def test_only_data_of_those_who_take_part_are_touched():
     )
     data = Asked(enumerate(task.clients))
     data.seen = set()
-    run.setting = replace(run.setting, data=data)
+    run.context = replace(run.context, data=data)
     for _ in run.events():
         pass
     took_part = {client for client, last in enumerate(run.state.seen) if last >= 0}
@@ -77,11 +77,11 @@ def test_only_data_of_those_who_take_part_are_touched():
 
 def test_examples_lie_one_client_after_the_other():
     """In the order that is asked for; once for the same clients; of one alone without a copy."""
-    setting, _ = steps.prepared(tokens(sizes=(5, 2, 3)), FedLoRA, 1.0)
-    x, y = setting.examples((2, 0))
-    assert torch.equal(y, torch.cat([setting.data[2][1], setting.data[0][1]])) and len(x) == 8
-    assert setting.examples((2, 0))[0] is x
-    assert setting.examples((1,))[0] is setting.data[1][0]
+    context, _ = steps.prepared(tokens(sizes=(5, 2, 3)), FedLoRA, 1.0)
+    x, y = context.examples((2, 0))
+    assert torch.equal(y, torch.cat([context.data[2][1], context.data[0][1]])) and len(x) == 8
+    assert context.examples((2, 0))[0] is x
+    assert context.examples((1,))[0] is context.data[1][0]
 
 
 def test_texts_go_with_others_of_like_length():
@@ -110,17 +110,17 @@ def test_texts_go_with_others_of_like_length():
 def test_an_empty_batch_still_adds_noise(clients):
     """The release of a client who draws nothing is noise alone, over the expected batch."""
     for seed in range(300):
-        setting, group = steps.prepared(tokens(sizes=(40, 40)), FedLoRA, 2.0, seed, batch=1)
-        drawn = local_training.poisson_batch(setting, 0, 0, group.ids)
+        context, group = steps.prepared(tokens(sizes=(40, 40)), FedLoRA, 2.0, seed, batch=1)
+        drawn = local_training.poisson_batch(context, 0, 0, group.ids)
         if not any(len(drawn[k]) for k in clients):
             break
     else:
         raise AssertionError("no empty batch among 300 seeds")
-    released = steps.released(setting, group, 0, 0, local_training.local_step)
+    released = steps.released(context, group, 0, 0, local_training.local_step)
     assert group.clipped.rows == sum(len(index) for index in drawn)
-    shapes = setting.adapted.shapes
+    shapes = context.adapted.shapes
     for k in clients:
-        xi = mechanism.gaussian_noise(shapes, [2.0 * steps.CLIP], setting.streams, [(0, k, 0)])
+        xi = mechanism.gaussian_noise(shapes, [2.0 * steps.CLIP], context.streams, [(0, k, 0)])
         for key in shapes:
             expected = xi[key][0].double()
             torch.testing.assert_close(released[key][k], expected, rtol=1e-9, atol=1e-9)
@@ -130,22 +130,22 @@ def test_steps_are_those_of_torch_sgd():
     """Full batches, no privacy, one client: the walk of torch.optim.SGD, a rate for each side."""
     task = tokens("head").only(1)
     plan = fl.Plan(batch=None, lr={"A": 0.05, "B": 0.2, "head": 0.1}, optimizer=fl.SGD(0.8))
-    setting, clients = steps.prepared(task, FedLoRA, 0.0, clip=math.inf)
-    setting = replace(setting, plan=plan)
-    weights = {key: rows[0].clone().requires_grad_() for key, rows in clients.bank.items()}
+    context, clients = steps.prepared(task, FedLoRA, 0.0, clip=math.inf)
+    context = replace(context, plan=plan)
+    weights = {key: rows[0].clone().requires_grad_() for key, rows in clients.params.items()}
     groups = [{"params": [weight], "lr": plan.rate(key.side)} for key, weight in weights.items()]
     optimizer = torch.optim.SGD(groups, momentum=0.8)
     x, y = task.clients[0]
     for s in range(4):
-        local_training.local_step(setting, clients, 0, s)
+        local_training.local_step(context, clients, 0, s)
     for _ in range(4):
         for key, weight in weights.items():
-            setting.adapted.put(key, weight)
+            context.adapted.put(key, weight)
         optimizer.zero_grad()
-        task.loss(task.forward(setting.adapted.model, x), y).mean().backward()
+        task.loss(task.forward(context.adapted.model, x), y).mean().backward()
         optimizer.step()
     for key, weight in weights.items():
-        torch.testing.assert_close(clients.bank[key][0], weight.detach(), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(clients.params[key][0], weight.detach(), rtol=1e-9, atol=1e-12)
 
 
 def test_the_rate_decays_from_round_to_round():

@@ -76,13 +76,13 @@ def test_the_noise_that_a_client_holds_is_known(row, rule):
     """A walk with noise less one without, where C -> 0 takes the signal: decay shrinks it too."""
     found = []
     for sigma in (1e12, 0.0):
-        setting, clients = steps.prepared(tokens("head"), methods.get(row), sigma, clip=1e-12)
-        setting = replace(setting, plan=fl.Plan(batch=2, lr=0.1, optimizer=rule))
+        context, clients = steps.prepared(tokens("head"), methods.get(row), sigma, clip=1e-12)
+        context = replace(context, plan=fl.Plan(batch=2, lr=0.1, optimizer=rule))
         for s in range(4):
-            local_training.local_step(setting, clients, 0, s)
+            local_training.local_step(context, clients, 0, s)
         found.append(clients)
     for key, noise in found[0].noise.items():
-        change = found[0].bank[key] - found[1].bank[key]
+        change = found[0].params[key] - found[1].params[key]
         torch.testing.assert_close(change, noise.expand_as(change), rtol=1e-6, atol=1e-9)
 
 
@@ -94,15 +94,15 @@ def test_the_noise_s_size_is_known_number_by_number(row):
     for s in range(2):
         seen, told = {}, {}
         for seed in range(draws):
-            setting, clients = steps.prepared(tokens("head"), row, sigma, seed, batch=2)
-            moving = local_training.moving_keys(clients.bank, row.moves(0, s))
-            maps = local_training.preconditioners(row, moving, clients.bank)
+            context, clients = steps.prepared(tokens("head"), row, sigma, seed, batch=2)
+            moving = local_training.moving_keys(clients.params, row.moves(0, s))
+            maps = local_training.preconditioners(row, moving, clients.params)
             # Plain SGD at rate 1: the noise that is held is the gradient's.
-            local_training.local_step(setting, clients, 0, s)
+            local_training.local_step(context, clients, 0, s)
             level = torch.full((3,), sigma * steps.CLIP / 2)
             for key, xi in clients.noise.items():
                 seen.setdefault(key, []).append(xi)
-                told[key] = local_training.noise_std(setting, key, level, xi, maps.get(key))
+                told[key] = local_training.noise_std(context, key, level, xi, maps.get(key))
         for key, parts in seen.items():
             ratio = torch.stack(parts).square().mean(0).sqrt() / told[key]
             assert bool(((ratio - 1).abs() < 5 / math.sqrt(2 * draws)).all()), key
@@ -113,12 +113,12 @@ def test_a_client_begins_every_round_anew():
     plan = fl.Plan(rounds=2, local_steps=3, batch=None, lr=0.05, optimizer="adamw")
     task = tokens("head").only(1)
     first, second = (origin(record)[2].tensors for record in play(task, "fedlora", None, plan)[1:])
-    setting, _ = steps.prepared(task, methods.FedLoRA, 0.0, clip=math.inf)
+    context, _ = steps.prepared(task, methods.FedLoRA, 0.0, clip=math.inf)
     fresh = local_training.Clients((0,), {key: x[None] for key, x in first.items()}, {})
     for s in range(3):
-        local_training.local_step(replace(setting, plan=plan), fresh, 1, s)
+        local_training.local_step(replace(context, plan=plan), fresh, 1, s)
     for key, x in second.items():
-        torch.testing.assert_close(fresh.bank[key][0], x, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(fresh.params[key][0], x, rtol=1e-9, atol=1e-12)
 
 
 def test_a_server_s_optimiser_is_left_out_of_the_deviation():

@@ -76,11 +76,11 @@ def test_a_run_by_its_public_steps_is_the_run():
         opened = run.begin_round()
         clients = run.start_clients(opened.ids, opened.sent)
         for step in range(PLAN.local_steps):
-            local_step(run.setting, clients, opened.t, step)
-        keys = uploads.round_keys(run.setting, opened.before.tensors, opened.t)
-        everyone = uploads.stack_clients(run.setting, [clients], keys.moved, opened.sent)
+            local_step(run.context, clients, opened.t, step)
+        keys = uploads.round_keys(run.context, opened.before.tensors, opened.t)
+        everyone = uploads.stack_clients(run.context, [clients], keys.moved, opened.sent)
         arrived, sent = run.arrivals(opened.t, opened.ids), opened.sent
-        received = uploads.release_round(run.setting, everyone, arrived, keys.sent, sent, opened.t)
+        received = uploads.release_round(run.context, everyone, arrived, keys.sent, sent, opened.t)
         there = tuple(opened.ids[i] for i in arrived.tolist())
         records.append(run.record(run.finish_round(opened, received, everyone, keys.kept, there)))
     same_bits(records, list(fl.run(*parts, lora=LORA)))
@@ -182,7 +182,7 @@ def test_kept_factors_are_scored_client_by_client():
     losses = []
     for k in range(3):
         own = {key: own[k] for key, own in run.state.personal.items()}
-        parts = task, run.setting.adapted, {**run.state.server.tensors, **own}, task.test
+        parts = task, run.context.adapted, {**run.state.server.tensors, **own}, task.test
         losses.append(per_example.evaluate(*parts)["loss"])
     assert record.metrics["loss"] == pytest.approx(sum(losses) / 3) and len(set(losses)) > 1
 

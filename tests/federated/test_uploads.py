@@ -37,21 +37,21 @@ def standing(seed=0, participation=1.0):
     task, ids = tokens("head", sizes=(4,) * 6), tuple(range(6))
     model = steps.adapted(task.model, task.targets, task.head)
     start, way = somewhere(model.shapes), somewhere(model.shapes, seed=1)
-    bank = {
+    params = {
         key: torch.stack([x + 0.1 * (k + 1) * way[key] for k in ids]) for key, x in start.items()
     }
     plan = fl.Plan(participation=participation)
     work = methods.FedLoRA, plan, Streams(seed), math.inf, (0.0,) * 6, task.clients
-    setting = local_training.RunContext(task, model, *work)
+    context = local_training.RunContext(task, model, *work)
     received = {key: x[None] for key, x in start.items()}
-    return setting, local_training.Clients(ids, bank, received), tuple(start)
+    return context, local_training.Clients(ids, params, received), tuple(start)
 
 
-def sent(setting, clients, keys, arrived=tuple(range(6)), sigma=SIGMA, **privacy):
+def sent(context, clients, keys, arrived=tuple(range(6)), sigma=SIGMA, **privacy):
     plan = private("client", sigma=sigma, clip=CLIP, **privacy)
     begun = ServerState({key: x[0] for key, x in clients.start.items()})
     places = torch.tensor(list(arrived), dtype=torch.int64)
-    return uploads.release_round(replace(setting, privacy=plan), clients, places, keys, begun, 0)
+    return uploads.release_round(replace(context, privacy=plan), clients, places, keys, begun, 0)
 
 
 def mean_change(received, clients):
@@ -138,13 +138,13 @@ def test_a_trusted_server_releases_noise_when_nobody_comes():
 @pytest.mark.parametrize("trust", TRUSTS)
 def test_the_clip_is_one_over_all_tensors(trust):
     """Each whole change, head included, is scaled to C; the divisor is the expected number."""
-    setting, clients, keys = standing(participation=0.5)
+    context, clients, keys = standing(participation=0.5)
     options = {"honest": 2} if trust == "secagg" else {}
-    received = sent(setting, clients, keys, (1, 3), sigma=0.0, trust=trust, **options)
+    received = sent(context, clients, keys, (1, 3), sigma=0.0, trust=trust, **options)
     expected = 0.0
     for k in (1, 3):
         change = torch.cat(
-            [(clients.bank[key][k] - clients.start[key][0]).flatten() for key in keys]
+            [(clients.params[key][k] - clients.start[key][0]).flatten() for key in keys]
         )
         assert change.norm() > CLIP
         expected = expected + change * (CLIP / float(change.norm()))
@@ -184,9 +184,9 @@ def test_each_client_has_its_own_noise_in_the_example_unit():
     for seed in range(40):
         ends = []
         for level in (sigma, (0.0,) * 3):
-            setting, clients = steps.prepared(task, methods.FedLoRA, 0.0, seed)
-            setting = replace(setting, noise_multiplier=level)
-            ends.append(steps.released(setting, clients, 0, 0, local_training.local_step))
+            context, clients = steps.prepared(task, methods.FedLoRA, 0.0, seed)
+            context = replace(context, noise_multiplier=level)
+            ends.append(steps.released(context, clients, 0, 0, local_training.local_step))
         found.append(torch.cat([(ends[0][key] - ends[1][key]).flatten(1) for key in ends[0]], 1))
     xi = torch.stack(found)
     for k, level in enumerate(sigma):

@@ -59,12 +59,12 @@ def setting(
     task = models.task(name, head)
     adapted = adapters.adapt(task.model, task.targets, task.head, LORA)
     random = torch.Generator().manual_seed(3)
-    bank = {
+    params = {
         key: 0.3 * torch.randn(3, *shape, generator=random) for key, shape in adapted.shapes.items()
     }
     x, y = concatenate(task.clients)
     index = torch.arange(len(owner))
-    return task, adapted, bank, (take(x, index), y[index]), torch.tensor(owner)
+    return task, adapted, params, (take(x, index), y[index]), torch.tensor(owner)
 
 
 def agree(found: ClientParams, expected: ClientParams) -> None:
@@ -79,11 +79,11 @@ def agree(found: ClientParams, expected: ClientParams) -> None:
         assert off <= LIMIT * size, f"example {i}: {float(off / size):.1e}"
 
 
-def one_by_one(task: Task, bank: ClientParams, data: tuple, owner: Tensor) -> ClientParams:
+def one_by_one(task: Task, params: ClientParams, data: tuple, owner: Tensor) -> ClientParams:
     """A loop over batches of one on plain PEFT models."""
-    rows: dict[ParamKey, list[Tensor]] = {key: [] for key in bank}
+    rows: dict[ParamKey, list[Tensor]] = {key: [] for key in params}
     for i, k in enumerate(owner.tolist()):
-        peft, places = plain_peft(task, {key: x[k] for key, x in bank.items()})
+        peft, places = plain_peft(task, {key: x[k] for key, x in params.items()})
         one = torch.tensor([i])
         loss = task.loss(task.forward(peft, take(data[0], one)), data[1][one]).sum()
         gradients = torch.autograd.grad(loss, list(places.values()), allow_unused=True)
@@ -92,13 +92,13 @@ def one_by_one(task: Task, bank: ClientParams, data: tuple, owner: Tensor) -> Cl
     return {key: torch.stack(parts) for key, parts in rows.items()}
 
 
-def by_opacus(task: Task, bank: ClientParams, data: tuple, owner: Tensor) -> ClientParams:
+def by_opacus(task: Task, params: ClientParams, data: tuple, owner: Tensor) -> ClientParams:
     """Opacus' hooks, client by client. A window of an image is a row to it: rows of one example are
     added up.
     """
-    rows = {key: x.new_zeros(len(owner), *x.shape[1:]) for key, x in bank.items()}
+    rows = {key: x.new_zeros(len(owner), *x.shape[1:]) for key, x in params.items()}
     for k in sorted(set(owner.tolist())):
-        peft, places = plain_peft(task, {key: x[k] for key, x in bank.items()})
+        peft, places = plain_peft(task, {key: x[k] for key, x in params.items()})
         for parameter in peft.parameters():
             parameter.requires_grad_(any(parameter is place for place in places.values()))
         for module in peft.modules():  # Opacus looks at those in training mode; dropout stays off
@@ -117,39 +117,39 @@ def by_opacus(task: Task, bank: ClientParams, data: tuple, owner: Tensor) -> Cli
 @every_model
 @pytest.mark.parametrize("owner", ["ragged", "one client has none"])
 def test_equals_batches_of_one(name, owner):
-    task, adapted, bank, data, owner = setting(name, True, OWNERS[owner])
-    found = per_example.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
-    agree(found, one_by_one(task, bank, data, owner))
+    task, adapted, params, data, owner = setting(name, True, OWNERS[owner])
+    found = per_example.per_example_gradients(task, adapted, params, tuple(params), data, owner)
+    agree(found, one_by_one(task, params, data, owner))
 
 
 @pytest.mark.parametrize("owner", ["mixed order", "one example"])
 @pytest.mark.parametrize("head", [False, True], ids=["factors", "with head"])
 def test_equals_batches_of_one_in_any_order(head, owner):
-    task, adapted, bank, data, owner = setting("bert", head, OWNERS[owner])
-    found = per_example.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
-    agree(found, one_by_one(task, bank, data, owner))
+    task, adapted, params, data, owner = setting("bert", head, OWNERS[owner])
+    found = per_example.per_example_gradients(task, adapted, params, tuple(params), data, owner)
+    agree(found, one_by_one(task, params, data, owner))
 
 
 @every_model
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 def test_equals_opacus(name):
-    task, adapted, bank, data, owner = setting(name, True, OWNERS["one client has none"])
-    found = per_example.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
-    agree(found, by_opacus(task, bank, data, owner))
+    task, adapted, params, data, owner = setting(name, True, OWNERS["one client has none"])
+    found = per_example.per_example_gradients(task, adapted, params, tuple(params), data, owner)
+    agree(found, by_opacus(task, params, data, owner))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "swin"])
 def test_frozen_keys_get_no_gradient_and_common_values_need_no_copies(name):
     """B alone gives B's gradients, those that come with A's; one row stands for all clients."""
-    task, adapted, bank, data, owner = setting(name, True, OWNERS["ragged"])
+    task, adapted, params, data, owner = setting(name, True, OWNERS["ragged"])
 
-    def gradients(bank: ClientParams, moving: tuple) -> ClientParams:
-        return per_example.per_example_gradients(task, adapted, bank, moving, data, owner)
+    def gradients(params: ClientParams, moving: tuple) -> ClientParams:
+        return per_example.per_example_gradients(task, adapted, params, moving, data, owner)
 
-    moving, both = tuple(key for key in bank if key.side == "B"), gradients(bank, tuple(bank))
-    alone = gradients(bank, moving)
+    moving, both = tuple(key for key in params if key.side == "B"), gradients(params, tuple(params))
+    alone = gradients(params, moving)
     assert tuple(alone) == moving
     agree(alone, {key: both[key] for key in moving})
-    common = {key: x[:1] for key, x in bank.items()}
-    copies = {key: x[:1].expand(3, *x.shape[1:]).clone() for key, x in bank.items()}
-    agree(gradients(common, tuple(bank)), gradients(copies, tuple(bank)))
+    common = {key: x[:1] for key, x in params.items()}
+    copies = {key: x[:1].expand(3, *x.shape[1:]).clone() for key, x in params.items()}
+    agree(gradients(common, tuple(params)), gradients(copies, tuple(params)))

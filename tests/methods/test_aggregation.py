@@ -173,7 +173,7 @@ def test_clients_of_lower_rank_hold_nothing_beyond_it():
         for privacy in (private("example"), private("client", trust="local")):
             run = Federation.open(task, row, privacy, PLAN.replace(rounds=1), lora=UNEVEN)
             watched, seen = measures.record_aggregation(row)
-            run.setting = replace(run.setting, method=watched)
+            run.context = replace(run.context, method=watched)
             list(run.events())
             for _, _, uploads, _ in seen:
                 for key, rows in uploads.items():

@@ -153,13 +153,13 @@ def void(run: Recorder, row: Method, client: int, t: int) -> Release:
     """The same round, the client's tensors not a number: the clip makes nothing of them."""
     assert run.everyone is not None and run.outcome is not None
     everyone, sent = run.everyone, run.outcome.sent
-    bank = {key: x.clone() for key, x in everyone.bank.items()}
-    for x in bank.values():
+    params = {key: x.clone() for key, x in everyone.params.items()}
+    for x in params.values():
         if len(x) == len(everyone.ids):
             x[everyone.ids.index(client)] = math.nan
     keys, arrived = tuple(run.outcome.received.uploads), torch.arange(len(everyone.ids))
-    emptied = replace(everyone, bank=bank)
-    got = uploads.release_round(run.setting, emptied, arrived, keys, sent, t)
+    emptied = replace(everyone, params=params)
+    got = uploads.release_round(run.context, emptied, arrived, keys, sent, t)
     return {key: x - row.clip_reference(sent.tensors[key][None]) for key, x in got.uploads.items()}
 
 

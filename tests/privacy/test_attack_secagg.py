@@ -92,10 +92,10 @@ def test_colluders_leave_enough_noise(colluding: int) -> None:
     each, _, shares = run.spec.privacy.noise(3, PLAN)
     assert shares + colluding == 3 and isinstance(each, float)
     for count in range(4):
-        assert too_few(run.setting, count) == (count < 3)
+        assert too_few(run.context, count) == (count < 3)
     wide = {key: torch.Size((4000,)) for key in list(run.state.server.tensors)[:1]}
     where = [(0, k, 0) for k in range(3)]
-    (drawn,) = gaussian_noise(wide, [each] * 3, run.setting.streams, where).values()
+    (drawn,) = gaussian_noise(wide, [each] * 3, run.context.streams, where).values()
     left = drawn.sum(0) - drawn[:colluding].sum(0)
     error = 4 / math.sqrt(2 * left.numel())
     assert float(left.std()) == pytest.approx(sigma * clip, rel=error)

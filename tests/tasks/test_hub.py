@@ -52,17 +52,17 @@ def test_gradients_are_those_of_a_loop(kind):
     task = task_of(kind)
     adapted = peft.adapt(task.model, task.targets, task.head, LORA)
     random = torch.Generator().manual_seed(1)
-    bank = {
+    params = {
         key: 0.3 * torch.randn(3, *shape, generator=random) for key, shape in adapted.shapes.items()
     }
     x, y = concatenate(task.clients)
 
     def gradients(rows):
         data = take(x, torch.tensor(rows)), y[rows]
-        return per_example.per_example_gradients(task, adapted, bank, tuple(bank), data, OWNER)
+        return per_example.per_example_gradients(task, adapted, params, tuple(params), data, OWNER)
 
     here, there = gradients([0, 1, 2, 3, 4]), gradients([9, 1, 2, 3, 4])
-    expected = one_by_one(task, bank, (take(x, torch.arange(5)), y[:5]), OWNER)
+    expected = one_by_one(task, params, (take(x, torch.arange(5)), y[:5]), OWNER)
     agree(here, expected)
     norms = row_norms(expected)
     bound = float(norms.median())

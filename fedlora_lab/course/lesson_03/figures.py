@@ -368,11 +368,11 @@ def example_gradients(record: "Round") -> Float[np.ndarray, "n p"]:
     task, lora, state = source  # type: ignore[misc]
     adapted = peft.adapt(task.model, task.targets, task.head, lora)
     moving = tuple(key for key in adapted.places if key.side in "AB")
-    bank = {key: tensor[None] for key, tensor in state.tensors.items()}
+    params = {key: tensor[None] for key, tensor in state.tensors.items()}
     (x, y), parts = concatenate(task.clients), []
     for index in torch.arange(len(y)).split(256):
         data, client = (take(x, index), y[index]), torch.zeros_like(index)
-        rows = per_example.per_example_gradients(task, adapted, bank, moving, data, client)
+        rows = per_example.per_example_gradients(task, adapted, params, moving, data, client)
         parts.append(torch.cat([tensor.flatten(1) for tensor in rows.values()], 1))
     return torch.cat(parts).numpy()
 

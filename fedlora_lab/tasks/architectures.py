@@ -8,7 +8,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +38,13 @@ ATTENTION = ("query value", "q_lin v_lin", "q_proj v_proj", "query_proj value_pr
 
 
 def load(source: Any, kind: str, classes: int, seed: int) -> nn.Module:
-    """Load a frozen model: a name or folder that Transformers reads, or a copy of a module.
-
-    Only safetensors are read, and no code of the repository is run. A classifier that the file does
-    not have is drawn from the seed.
+    """Load a frozen model from safetensors; no code of its repository is run.
 
     Args:
-        source: name, folder or module.
+        source: a name or folder that Transformers reads, or a module, which is copied.
         kind: "text", "image" or "causal".
         classes: outputs of a classifier.
-        seed: of a new classifier.
+        seed: of a classifier that the file does not have.
     Raises: ``ValueError`` in one line where it cannot be read.
     """
     words = "a Transformers model, a name or a folder"
@@ -127,10 +124,14 @@ def default_head(model: nn.Module) -> str | None:
 
 
 def prepare_tokenizer(source: Any, given: Any, model: nn.Module) -> Any:
-    """Copy the tokenizer given, or read the model's own, and let it pad and cut on the right.
+    """Copy or read a tokenizer, and let it pad and cut on the right.
 
     One without a padding token pads with its end token, with a warning.
 
+    Args:
+        source: name or folder of the model, or the module that the user gave.
+        given: a tokenizer; ``None``: the one beside the model.
+        model: gets the number of the padding token where it has none.
     Raises: ``ValueError`` in one line where there is none.
     """
     if given is None:
@@ -180,8 +181,7 @@ def tokenize(
     for part in texts:
         odd = next((i for i, text in enumerate(part) if not isinstance(text, str)), None)
         check(odd is None, "text", part[odd or 0], f"text in every row, which row {odd} has not")
-    with warnings.catch_warnings():
-        # Texts beyond the tokenizer's own idea of a limit are checked below.
+    with warnings.catch_warnings():  # texts beyond the tokenizer's own limit are checked below
         warnings.simplefilter("ignore")
         whole = tokenizer(*texts, verbose=False)["input_ids"]
     # Some models read characters or pixels of text, and name no number of tokens.
@@ -220,9 +220,8 @@ def scale_images(images: Sequence[Any], model: nn.Module, source: Any) -> Tensor
     Args:
         images: paths, PIL images, arrays of bytes (height, width[, channels]), or what `datasets`
             keeps in a column.
-        model: whose size and number of channels are taken.
-        source: name or folder of the model; without a ``preprocessor_config.json`` in it mean and
-            deviation are 0.5.
+        model: has the size and the number of channels.
+        source: name or folder, whose ``preprocessor_config.json`` has mean and deviation; else 0.5.
     Raises: ``ValueError`` naming the row that is no image.
     """
     from PIL import Image
@@ -232,13 +231,10 @@ def scale_images(images: Sequence[Any], model: nn.Module, source: Any) -> Tensor
     size, settings = config.image_size, {}
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     if isinstance(source, (str, Path)):
-        try:
+        with suppress(OSError):
             file = cached_file(str(source), "preprocessor_config.json")
             settings = json.loads(Path(str(file)).read_text(encoding="utf-8"))
-        except OSError:
-            pass
-    scale = settings.get("image_mean", 0.5), settings.get("image_std", 0.5)
-    mean, std = (np.asarray(part, dtype=np.float32) for part in scale)
+    mean, std = (np.array(settings.get(f"image_{x}", 0.5), np.float32) for x in ("mean", "std"))
     mode, rows = "L" if config.num_channels == 1 else "RGB", []
     for i, image in enumerate(images):
         try:
@@ -304,13 +300,12 @@ def tiny(
     if kind not in ("vit", "swin"):
         words = sorted({word for text in texts for word in text.lower().split()})
         check(bool(words), "texts", (), "some texts, whose words the tokenizer will know")
-        special = ["</s>", "<unk>"] if kind == "gpt2" else ["<pad>", "<s>", "</s>", "<unk>"]
-        roles = {"pad": "<pad>", "bos": "<s>", "eos": "</s>"}
-        roles = {role: word for role, word in roles.items() if word in special}
-        _word_tokenizer([*special, *words], roles).save_pretrained(folder)
-        numbers = {"pad_token_id": None, "bos_token_id": None}
-        numbers |= {f"{role}_token_id": special.index(word) for role, word in roles.items()}
-        fields = {**fields, "vocab_size": len(special) + len(words), **numbers}
+        roles = {} if kind == "gpt2" else {"pad": "<pad>", "bos": "<s>"}
+        roles |= {"eos": "</s>", "unk": "<unk>"}
+        _word_tokenizer([*roles.values(), *words], roles).save_pretrained(folder)
+        numbers = {f"{role}_token_id": i for i, role in enumerate(roles) if role != "unk"}
+        numbers = {"pad_token_id": None, "bos_token_id": None, **numbers}
+        fields = {**fields, "vocab_size": len(roles) + len(words), **numbers}
     config = transformers.AutoConfig.for_model(kind, **{**fields, **sizes})
     with _seeded(seed, "tiny weights"):
         getattr(transformers, body)(config).save_pretrained(folder)
@@ -332,4 +327,4 @@ def _word_tokenizer(words: list[str], roles: dict[str, str]) -> Any:
             special_tokens=[(word, numbers[word]) for word in ("<s>", "</s>")],
         )
     tokens = {f"{role}_token": word for role, word in roles.items()}
-    return PreTrainedTokenizerFast(tokenizer_object=code, unk_token="<unk>", **tokens)
+    return PreTrainedTokenizerFast(tokenizer_object=code, **tokens)

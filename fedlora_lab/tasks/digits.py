@@ -38,19 +38,17 @@ def digits(
 ) -> Task:
     """Build the digits task: a vision transformer for printed digits learns handwritten ones.
 
-    1,797 scans of 8 x 8 pixels in [0, 1]: 360 to test, 180 to validate, 1,257 private ones split
-    over the clients.
+    Of 1,797 scans of 8 x 8 pixels in [0, 1] 360 test, 180 validate, 1,257 are the clients'.
 
     Args:
         clients: number of clients, in [1, 1257 / min_size].
         alpha: Dirichlet concentration of the split by label, > 0; ``None`` or infinity: at random.
         seed: of the split into test, validation and clients; a whole number >= 0.
         min_size: smallest number of examples of a client.
-        targets: which of query, key, value, out, up, down get adapters (also ``patch``).
+        targets: which of query, key, value, out, up, down, patch get adapters.
         head: ``"head"`` trains the classifier in full; ``None`` leaves it frozen.
-    Raises: ValueError for a bad argument, or when data or weights are not the ones that were
-        checked in.
-    Guarantees: test_tasks.py::test_digits_sizes_and_determinism, ::test_digits_streams_differ,
+    Raises: ValueError for a bad argument, or when data or weights have another sha256.
+    Guarantees: test_tasks.py::test_digits_use_every_scan_once, ::test_digits_streams_differ,
         test_digits_weights.py::test_card_numbers_hold.
 
     >>> digits(clients=3, alpha=None).sizes
@@ -61,7 +59,7 @@ def digits(
     x, y = _scans()
     order = torch.from_numpy(Streams(seed).numpy("digits split").permutation(len(y)))
     test, validation, private = order.split([TEST, VALIDATION, len(y) - TEST - VALIDATION])
-    split = partition.deal(y[private], clients, alpha, seed, min_size)
+    split = partition.dirichlet(y[private], clients, alpha, seed, min_size)
     model, card = pretrained()
     task = classification(
         model,

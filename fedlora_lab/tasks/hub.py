@@ -1,5 +1,6 @@
 """Your own Hugging Face model on your own data, as a task."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,10 +50,8 @@ def hub(
 
     ``text=`` and ``label=`` train a sequence classifier, ``image=`` and ``label=`` an image
     classifier, ``text=`` alone a decoder, whose loss is the mean over each text's own tokens.
-
     In a private run accuracy and loss are NaN unless the test examples are declared public: they
-    are exact numbers that no budget covers. ``hub(..., test=others, public_test=True)`` declares
-    it; private rows held out stay private.
+    are exact numbers that no budget covers.
 
     Args:
         model: a name, a local folder, or a module, which is copied. Read from safetensors, never
@@ -63,26 +62,21 @@ def hub(
         text: column of the texts, or two columns of pairs.
         image: column of the images.
         label: column of the classes, whole numbers or words.
-        clients: number of clients without ``by``; 10 by default: dealt by label with
-            Dirichlet(``alpha``), or at random.
+        clients: number of clients without ``by``; 10 by default.
         by: column with the owner of each example: one client for each value.
-        alpha: concentration of the split by label, > 0.
-        seed: of the split, the limit and a classifier that the model's file does not have; a whole
-            number >= 0.
+        alpha: without ``by``: concentration of the split by label, > 0; ``None``: at random.
+        seed: of the split, the limit and a new classifier; a whole number >= 0.
         min_size: smallest number of examples of a client.
-        test: share held out at random, in (0, 0.5]; or the name of a split; or a data set of its
-            own.
+        test: share held out at random, in (0, 0.5]; the name of a split; or another data set.
         targets: linear maps that get adapters; default: the attention's query and value maps.
         head: name of a module trained in full, or ``None``; default: the classifier.
         tokenizer: where there is none beside the model.
-        max_length: tokens kept of a text; ``None`` keeps all, and refuses a text that the model
-            cannot hold.
+        max_length: tokens kept of a text; ``None`` keeps all that the model can hold.
         limit: private examples used, drawn at random; ``None``: all.
         public_test: the test examples are public, so private runs may report their metrics.
         name: short name of the task.
-    Raises: ``ValueError`` in one line for a missing column, an unknown target, labels that are no
-        classes, texts that are too long, a model that cannot be read, or one in which the examples
-        of a batch change each other's outputs.
+    Raises: ``ValueError`` in one line for what does not fit: columns, labels, targets, texts that
+        are too long, a model that cannot be read or that mixes the examples of a batch.
     Guarantees: tests/tasks/test_hub.py::test_gradients_are_those_of_a_loop,
         ::test_bad_calls_are_one_line.
     """
@@ -100,7 +94,7 @@ def hub(
     if label is not None:
         # All rows decide the classes, also those that a limit leaves out.
         values = [value for frame in both for value in _column(frame, "label", label)]
-        numbers, names = class_numbers(values, both[0].attrs.get(label), label)
+        numbers, names = _class_numbers(values, both[0].attrs.get(label), label)
         classes = int(numbers.max()) + 1 if names is None else len(names)
         rows = private.index, held_out.index + len(both[0])
         ys = [torch.from_numpy(numbers[np.asarray(part)]) for part in rows]
@@ -113,24 +107,22 @@ def hub(
         check(1 <= len(columns) <= 2, "text", text, "the name of a column, or two of them")
         code = architectures.prepare_tokenizer(model, tokenizer, base)
         # One call for both parts: they must have one width.
-        texts = [
-            _column(private, "text", name) + _column(held_out, "text", name) for name in columns
-        ]
+        texts = [_column(private, "text", c) + _column(held_out, "text", c) for c in columns]
         x, cut = architectures.tokenize(code, texts, base, max_length)
         count = len(private)
-        inputs = [tasks.take(x, slice(count)), tasks.take(x, slice(count, None))]
+        inputs = [tasks.take(x, part) for part in (slice(count), slice(count, None))]
     ys = ys or [_next_tokens(x) for x in inputs]
 
     client_names: tuple[str, ...] = ()
     if by is None:
         expected = "none without label=: the examples are dealt by label"
         check(alpha is None or label is not None, "alpha", alpha, expected)
-        split = partition.deal(ys[0], 10 if clients is None else clients, alpha, seed, min_size)
+        split = partition.dirichlet(ys[0], clients or 10, alpha, seed, min_size)
     else:
         owners = np.asarray([str(value) for value in _column(private, "by", by)])
-        expected = "none with by=, which names the owner of each example"
-        check(clients is None, "clients", clients, expected)
-        check(alpha is None, "alpha", alpha, expected)
+        for option, value in {"clients": clients, "alpha": alpha}.items():
+            expected = "none with by=, which names the owner of each example"
+            check(value is None, option, value, expected)
         split, client_names = partition.by_group(owners, 1, seed), tuple(np.unique(owners).tolist())
         smallest = min(len(part) for part in split)
         room = f"at most {smallest}, the smallest client's of by="
@@ -167,11 +159,11 @@ def _next_tokens(x: Any) -> torch.Tensor:
 
 
 def read_splits(dataset: Any) -> dict[str, "DataFrame"]:
-    """The splits of a data set by name; one called ``train`` where it has none.
+    """Read the splits of a data set by name; one called ``train`` where it has none.
 
     Names of classes that the data set knows stand in the frame's ``attrs``, by column.
 
-    Raises: ``ValueError`` for anything else, or for an empty one.
+    Raises: ``ValueError`` for an empty data set, or something else.
     Guarantees: tests/tasks/test_hub.py::test_kinds_of_data_sets.
     """
     import pandas as pd
@@ -184,19 +176,19 @@ def read_splits(dataset: Any) -> dict[str, "DataFrame"]:
     if not path.is_dir():
         check(path.is_file() and path.suffix.lower() == ".csv", "dataset", str(path), KINDS)
         return {"train": _frame(pd.read_csv(path))}
-    parts = {part.name: part for part in _folders(path)}
-    splits = {}
-    for name, part in (parts if "train" in parts else {"train": path}).items():
-        files = [(str(f), label.name) for label in _folders(part) for f in label.rglob("*")]
-        files = [row for row in files if Path(row[0]).suffix.lower() in IMAGES]
-        check(bool(files), "dataset", str(part), "a folder for each class, with images in it")
-        order = sorted(files, key=lambda row: (row[1], row[0]))
-        splits[name] = pd.DataFrame(order, columns=pd.Index(["image", "label"]))
-    return splits
+    parts = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    has_splits = any(part.name == "train" for part in parts)
+    return {p.name: _images(p) for p in parts} if has_splits else {"train": _images(path)}
 
 
-def _folders(path: Path) -> list[Path]:
-    return [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
+def _images(folder: Path) -> "DataFrame":
+    """The files of a folder that has a folder of images for each class."""
+    import pandas as pd
+
+    files = [f for f in folder.glob("[!.]*/**/*") if f.suffix.lower() in IMAGES]
+    rows = sorted((f.relative_to(folder).parts[0], str(f)) for f in files)
+    check(bool(rows), "dataset", str(folder), "a folder for each class, with images in it")
+    return pd.DataFrame(rows, columns=pd.Index(["label", "image"]))
 
 
 def _frame(data: Any) -> "DataFrame":
@@ -240,16 +232,12 @@ def _rows(
     return train.iloc[np.sort(order[:limit])], other, (train, other)
 
 
-def class_numbers(
+def _class_numbers(
     values: Sequence[Any], names: tuple[str, ...] | None, column: str
 ) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """Labels as whole numbers (n,) int64, and the classes' names where they have some.
 
-    Whole numbers stay as they are; words get the place of their name in ``names``, or in their own
-    sorted order.
-
-    Raises: ``ValueError`` for numbers that are not whole or negative, for a missing label, and for
-        an unknown word.
+    Whole numbers stay as they are; words become their place in ``names``, or in sorted order.
     """
     import pandas as pd
 
@@ -265,8 +253,6 @@ def class_numbers(
     numbers = np.asarray(pd.to_numeric(series, errors="coerce"), dtype=np.float64)
     whole = np.isfinite(numbers) & (numbers == np.rint(numbers)) & (numbers >= 0)
     check(bool(whole.all()), where, values[int(whole.argmin())], "words, or whole numbers >= 0")
-    most = int(numbers.max())
-    check(
-        names is None or most < len(names or ()), where, most, f"one of {len(names or ())} classes"
-    )
+    most, count = int(numbers.max()), math.inf if names is None else len(names)
+    check(most < count, where, most, f"one of {count} classes")
     return numbers.astype(np.int64), names

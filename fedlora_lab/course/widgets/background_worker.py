@@ -3,11 +3,12 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator
 from typing import Any
 
 READY, RUNNING, PAUSED = "ready", "running", "paused"
 OVER = STOPPED, FINISHED, FAILED = "stopped", "finished", "failed"
+_END = object()
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
@@ -18,22 +19,22 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 
 
 class Worker:
-    """Consumes an iterator in a thread of its own, once.
+    """Consumes a generator in a thread of its own, once.
 
     Args:
-        make: returns the iterator; called in the thread, so it may be slow.
+        make: returns the generator; called in the thread, so it may be slow.
         handle: called in the thread with every item.
         changed: called with every new state; in the thread, except for the first.
         name: of the thread.
 
     Guarantees: no item is taken while paused (test_pause_takes_nothing); after `stop` at most the
-        item under way is finished and the iterator is closed (test_stop_is_within_one_item); an
+        item under way is finished and the generator is closed (test_stop_is_within_one_item); an
         error becomes the state "failed" and one line in ``error`` (test_an_iterator_that_raises).
     """
 
     def __init__(
         self,
-        make: Callable[[], Iterable[Any]],
+        make: Callable[[], Generator[Any, None, None]],
         handle: Callable[[Any], None],
         changed: Callable[[str], None] = lambda state: None,
         name: str = "worker",
@@ -92,21 +93,15 @@ class Worker:
             self.error = self.error or one_line(error)
 
     def _consume(self) -> str:
-        items = iter(self._make())
-        try:
+        with contextlib.closing(self._make()) as items:
             while not self._halt.is_set():
                 if not self._go.is_set():
                     self._wait()
-                    continue
-                try:
-                    item = next(items)
-                except StopIteration:
+                elif (item := next(items, _END)) is _END:
                     return FINISHED
-                self._handle(item)
+                else:
+                    self._handle(item)
             return STOPPED
-        finally:
-            if hasattr(items, "close"):
-                items.close()  # type: ignore[attr-defined]
 
     def _wait(self) -> None:
         begun = time.monotonic()

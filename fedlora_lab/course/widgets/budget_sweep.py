@@ -1,15 +1,16 @@
 """Compares methods over privacy budgets: trained in the background, drawn run by run."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fedlora_lab import methods
 from fedlora_lab._utils.validation import check
 from fedlora_lab.course.widgets import controls
-from fedlora_lab.course.widgets.run_config import epsilon_text, uncalibrated
+from fedlora_lab.course.widgets.run_config import RunConfig, epsilon_text, uncalibrated
 from fedlora_lab.course.widgets.training_panel import Events, TrainingPanel
 from fedlora_lab.experiments.tuned_rates import suggestion
 from fedlora_lab.methods.plan import Plan
@@ -60,22 +61,18 @@ class BudgetSweep:
         """The number of runs."""
         return self.seeds * sum(map(len, self.rates.values()))
 
-    def events(self) -> Iterator[Any]:
+    def events(self) -> Generator[Any, None, None]:
         """Yields the run's name at every local step, and after a run its ε and frame.
 
         All ε come before the second seed.
         """
-        from fedlora_lab.federated import simulation  # slow to import
-        from fedlora_lab.federated.records import to_frame
+        from fedlora_lab.federated.records import to_frame  # slow to import
 
-        task, privacy = self.task, dict[float | None, Privacy | None]({None: None})
         for seed, (epsilon, row) in itertools.product(range(self.seeds), self.rates.items()):
-            if epsilon not in privacy:
-                own: Any = {"epsilon": epsilon, "task": task, "plan": self.plan}
-                privacy[epsilon] = self.privacy.calibrate(**own)
             for slug, lr in row.items():
-                records, plan = [], self.plan.replace(lr=lr)
-                for event in simulation.ticks(task, slug, privacy[epsilon], plan, seed=seed):
+                setting = self.task, methods.get(slug), self.plan.replace(lr=lr), self.privacy
+                records = []
+                for event in RunConfig(*setting, epsilon, seed=seed).events():
                     if hasattr(event, "metrics"):
                         records.append(event)
                     else:
@@ -110,7 +107,7 @@ class MethodComparison(TrainingPanel):
 
     def __init__(self, sweep: BudgetSweep) -> None:
         super().__init__("method comparison")
-        self.sweep, self.frames, self._first = sweep, {}, sweep
+        self.sweep, self.frames = sweep, {}
         self._start, self._run, self._done = accuracy_before(sweep.task), "", 0
         often, repeats = "how often the server averages in each run", "runs of each method and ε"
         self.rounds = controls.slider("rounds", sweep.plan.rounds, 1, 30, 1, often)
@@ -118,9 +115,7 @@ class MethodComparison(TrainingPanel):
         self.picture = controls.image_box(760, 410, narrowest=controls.NARROW)
         bar = controls.row(self.rounds, self.seeds, *self.buttons.values(), self.progress)
         self.children = [bar, self.status, controls.row(self.picture), self.sentence]
-        for knob in (self.rounds, self.seeds):
-            knob.observe(lambda _: self.refresh(), "value")
-        self.refresh(first=True)
+        self.follow(self.rounds, self.seeds)
 
     def _chosen(self) -> BudgetSweep:
         plan = self.sweep.plan.replace(rounds=self.rounds.value)
@@ -156,10 +151,7 @@ class MethodComparison(TrainingPanel):
 
     def clear_runs(self) -> None:
         self.frames = {}
-        self.rounds.value, self.seeds.value = self._first.plan.rounds, self._first.seeds
-
-    def lock_controls(self, locked: bool) -> None:
-        self.rounds.disabled = self.seeds.disabled = locked
+        super().clear_runs()
 
     def drawing_input(self) -> tuple[BudgetSweep, Frames]:
         return self.sweep, self.frames
@@ -200,9 +192,10 @@ def method_comparison(
     check_scored(task)
     check(bool(rates) and all(rates.values()), "rates", rates, "ε -> {slug: learning rate}")
     privacy = uncalibrated(privacy)
-    known = {}
-    for epsilon, row in rates.items():
-        if not isinstance(row, Mapping):
-            row = {slug: suggestion(task, slug, epsilon, privacy.unit).lr for slug in row}
-        known[epsilon] = row
+    known = {
+        epsilon: row
+        if isinstance(row, Mapping)
+        else {slug: suggestion(task, slug, epsilon, privacy.unit).lr for slug in row}
+        for epsilon, row in rates.items()
+    }
     return MethodComparison(BudgetSweep(task, known, plan or Plan(), privacy, seeds=2))

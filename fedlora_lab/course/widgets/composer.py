@@ -1,8 +1,8 @@
 """The method composer: build a method from its fields, see what it promises, train it."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from fedlora_lab.course.widgets.background_worker import one_line
 from fedlora_lab.course.widgets.budget_sweep import accuracy_before, check_scored
 from fedlora_lab.course.widgets.run_config import (
     RateSlider,
+    RunConfig,
     epsilon_menu,
     finite_or_none,
     uncalibrated,
@@ -112,41 +113,17 @@ def _draw_properties(figure: style.Picture, lines: Sequence[tuple[str, str]]) ->
         y -= 0.04 + 0.043 * len(text)
 
 
-@dataclass(frozen=True)
-class RunPair:
-    """Two runs of one setting that take turns, round by round.
-
-    Args:
-        rates: slug -> learning rate.
-        epsilon: to calibrate ``privacy`` for; ``None``: no privacy.
-    """
-
-    task: Task
-    rows: "tuple[Method, ...]"
-    rates: Mapping[str, float]
-    plan: Plan
-    privacy: Privacy
-    epsilon: float | None
-
-    def events(self) -> "Iterator[tuple[str, Any]]":
-        """Yields (slug, tick or record)."""
-        from fedlora_lab.federated import simulation  # slow to import
-
-        task, plan, noise = self.task, self.plan, None
-        if self.epsilon is not None:
-            noise = self.privacy.calibrate(epsilon=self.epsilon, task=task, plan=plan)
-        runs = {
-            row.slug: simulation.ticks(task, row, noise, plan.replace(lr=self.rates[row.slug]))
-            for row in self.rows
-        }
-        while runs:
-            for slug, run in list(runs.items()):
-                for event in run:
-                    yield slug, event
-                    if hasattr(event, "metrics"):
-                        break
-                else:
-                    del runs[slug]
+def take_turns(runs: Iterable[RunConfig]) -> Generator[tuple[str, Any], None, None]:
+    """Runs all of them, round by round; yields (slug, tick or record)."""
+    streams = {run.method.slug: run.events() for run in runs}
+    while streams:
+        for slug, events in list(streams.items()):
+            for event in events:
+                yield slug, event
+                if hasattr(event, "metrics"):
+                    break
+            else:
+                del streams[slug]
 
 
 class MethodComposer(TrainingPanel):
@@ -160,11 +137,12 @@ class MethodComposer(TrainingPanel):
         self._start = accuracy_before(task)
         self.row: Method | None = None
         self.records: dict[str, list[Round]] = {}
-        self._pair: RunPair | None = None
-        self._filling, self._lines, self._refusal = False, [], ""
+        self._runs: tuple[RunConfig, ...] = ()
+        self._lines, self._refusal = [], ""
         rows = [(row.name, slug) for slug, row in (methods.ALL | methods.VARIANTS).items()]
         fill = "put the fields as a published method has them"
         self.begin_from = controls.menu("begin from", rows, "fedlora", fill)
+        self.begin_from.observe(lambda _: self._fill(), "value")
         # A menu shows nothing where its value is None, so its values are the words.
         self._menus = {field: dict(options) for field, options in method_guide.offered().items()}
         self.fields = {
@@ -177,54 +155,47 @@ class MethodComposer(TrainingPanel):
         self._rate = RateSlider(task, 0.3, help)
         self.lr, often = self._rate.slider, "how often the server averages"
         self.rounds = controls.slider("rounds", plan.rounds, 1, 30, 1, often)
-        self.picture, self.says = (
-            controls.image_box(940, 375, controls.NARROW),
-            controls.text_box(2),
-        )
+        self.says = controls.text_box(2)
+        self.picture = controls.image_box(940, 375, controls.NARROW)
         settings = [self.baseline, self.epsilon, self.lr, self.rounds]
-        self._knobs = [*self.fields.values(), *settings]
-        self._first = [knob.value for knob in self._knobs]
         fields = controls.row(self.begin_from, *self.fields.values())
         bar = controls.row(*settings, *self.buttons.values(), self.progress)
         figure = controls.row(self.picture)
         self.children = [fields, self.says, figure, bar, self.status, self.sentence]
-        self.begin_from.observe(lambda _: self._fill(), "value")
-        for knob in self._knobs:
-            knob.observe(lambda _: self._moved(), "value")
-        self.refresh(first=True)
-
-    def _moved(self) -> None:
-        """Refreshes after a control has moved alone, not as one of many."""
-        if not self._filling:
-            self.refresh()
+        self.follow(self.begin_from, *self.fields.values(), *settings)
 
     def _fill(self) -> None:
         """Sets the fields to those of the chosen method; its learning rate is suggested again."""
-        row, self._filling = methods.get(self.begin_from.value), True
-        for field, knob in self.fields.items():
-            knob.value = method_guide.describe_value(field, getattr(row, field))
-        self._filling = self._rate.own = False
-        self.refresh()
+        row = methods.get(self.begin_from.value)
+        with self.held():
+            for field, knob in self.fields.items():
+                knob.value = method_guide.describe_value(field, getattr(row, field))
+            self._rate.follow(self.lr.value, always=True)
 
     def _suggested(self, row: "Method") -> Suggestion:
         epsilon = finite_or_none(self.epsilon.value)
         return suggestion(self.task, row, epsilon, self.privacy.unit)
 
     def _rounds(self) -> int:
-        return self.rounds.value if self._pair is None else self._pair.plan.rounds
+        return self._runs[0].plan.rounds if self._runs else self.rounds.value
 
     def prepare_run(self) -> tuple[Events, int]:
         self.records = {}
         if self.row is None:
             return self._refuse, 1
         other = methods.get(self.baseline.value)
-        plan = self.plan.replace(rounds=self.rounds.value)
-        rates = {self.row.slug: self.lr.value, other.slug: self._suggested(other).lr}
-        rows, epsilon = (other, self.row), finite_or_none(self.epsilon.value)
-        self._pair = RunPair(self.task, rows, rates, plan, self.privacy, epsilon)
-        return self._pair.events, 2 * plan.rounds * plan.local_steps
+        rates = ((other, self._suggested(other).lr), (self.row, self.lr.value))
+        plan, epsilon = (
+            self.plan.replace(rounds=self.rounds.value),
+            finite_or_none(self.epsilon.value),
+        )
+        self._runs = tuple(
+            RunConfig(self.task, row, plan.replace(lr=lr), self.privacy, epsilon)
+            for row, lr in rates
+        )
+        return partial(take_turns, self._runs), 2 * plan.rounds * plan.local_steps
 
-    def _refuse(self) -> Iterator[Any]:
+    def _refuse(self) -> Generator[Any, None, None]:
         raise ValueError(self._refusal)
         yield
 
@@ -241,7 +212,7 @@ class MethodComposer(TrainingPanel):
     def preview(self) -> str:
         """Composes the method and says what is known of it; old runs are of another method."""
         stale, self.records = bool(self.records), {}
-        self.row, self._refusal, self._pair = None, "", None
+        self.row, self._refusal, self._runs = None, "", ()
         try:
             chosen = {field: self._menus[field][knob.value] for field, knob in self.fields.items()}
             row = method_guide.compose(NAME, chosen)
@@ -257,22 +228,18 @@ class MethodComposer(TrainingPanel):
         if self._rate.own:
             words = f"{self.lr.value:g}, your own (suggested {words})"
         else:
-            filling, self._filling = self._filling, True
-            self._rate.follow(best.lr)
-            self._filling = filling
+            with self.held():
+                self._rate.follow(best.lr)
         return f"{STALE if stale else 'ready'} · learning rate {words}"
 
     def clear_runs(self) -> None:
-        self.records, self._filling = {}, True
-        self.begin_from.value = "fedlora"
-        for knob, value in zip(self._knobs, self._first, strict=True):
-            knob.value = value
-        self._filling = self._rate.own = False
+        self.records = {}
+        super().clear_runs()
+        self._rate.follow(self.lr.value, always=True)
 
     def lock_controls(self, locked: bool) -> None:
-        """Disables the controls while both train, and Start where there is no method."""
-        for knob in [self.begin_from, *self._knobs]:
-            knob.disabled = locked
+        """Also disables Start where there is no method."""
+        super().lock_controls(locked)
         if not locked and self.row is None:
             self.buttons["start"].disabled = True
 

@@ -1,6 +1,7 @@
 """Controls, places for text and pictures, and figures with controls (`interactive_figure`)."""
 
 import base64
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
@@ -69,11 +70,8 @@ def text_box(lines: int = 1) -> Any:
 
 def code_box(label: str, help: str) -> Any:
     """Makes a place for a few lines of code to copy."""
-    look = {
-        "style": {"description_width": "120px"},
-        "layout": w.Layout(width="98%", height="196px"),
-    }
-    return w.Textarea(rows=10, **labelled(label, help, **look))
+    layout, style = w.Layout(width="98%", height="196px"), {"description_width": "120px"}
+    return w.Textarea(rows=10, **labelled(label, help, style=style, layout=layout))
 
 
 def row(*parts: Any) -> Any:
@@ -113,22 +111,55 @@ def make_control(name: str, given: Any) -> Any:
     return slider(label, *given)
 
 
-class InteractiveFigure(w.VBox):
+class DrawnBox(w.VBox):
+    """A widget whose picture and sentence are drawn in a thread that keeps up with the reader."""
+
+    picture: Any
+    sentence: Any
+
+    def __init__(self, rest: float) -> None:
+        self._drawing = LatestOnly(self.draw, self.show_drawing, self.show_error, rest)
+        super().__init__()
+
+    @abstractmethod
+    def draw(self, wanted: Any) -> Any:
+        """Draws it, in a thread of its own: here a PNG and a sentence."""
+
+    def show_drawing(self, drawn: Any) -> None:
+        """Puts what was drawn on the page."""
+        self.picture.value, text = drawn
+        set_text(self.sentence, text)
+
+    @abstractmethod
+    def show_error(self, line: str) -> None:
+        """Puts one line on the page in place of a drawing."""
+
+    def settle(self, wait: float = 10.0) -> bool:
+        """Waits until the page shows all that was to be drawn; returns whether it does."""
+        return self._drawing.settle(wait)
+
+    def close(self) -> None:
+        """Takes the widget down."""
+        self._drawing.close()
+        super().close()
+
+
+class InteractiveFigure(DrawnBox):
     """Controls bound to a plot function; see `interactive_figure`."""
 
     def __init__(self, plot: Callable[..., Any], knobs: dict[str, Any]) -> None:
+        super().__init__(rest=0.01)
         self.plot, self.knobs = plot, knobs
         self._first = self.values
-        first = self._draw(self._first)
+        first = self.draw(self._first)
         # The header of a PNG states its size, so the page keeps the room before it is shown.
         width, height = (int.from_bytes(first[0][i : i + 4], "big") for i in (16, 20))
         self.picture, self.sentence = image_box(width, height, min(width, NARROW)), text_box(3)
-        self._show(first)
-        self._drawing = LatestOnly(self._draw, self._show, self._fail)
+        self.show_drawing(first)
         for knob in knobs.values():
             knob.observe(lambda _: self._drawing.request(self.values), "value")
         reset = button("Reset", "undo", "put every control back", self.reset)
-        super().__init__([row(*knobs.values(), reset), row(self.picture), self.sentence])
+        self.children = [row(*knobs.values(), reset), row(self.picture), self.sentence]
 
     @property
     def values(self) -> dict[str, Any]:
@@ -140,24 +171,11 @@ class InteractiveFigure(w.VBox):
         for name, value in self._first.items():
             self.knobs[name].value = value
 
-    def settle(self, wait: float = 10.0) -> bool:
-        """Waits until the figure shows the controls' values; returns whether it does."""
-        return self._drawing.settle(wait)
-
-    def close(self) -> None:
-        """Takes the widget down."""
-        self._drawing.close()
-        super().close()
-
-    def _draw(self, values: dict[str, Any]) -> tuple[bytes, str]:
-        figure, text = self.plot(**values)
+    def draw(self, wanted: dict[str, Any]) -> tuple[bytes, str]:
+        figure, text = self.plot(**wanted)
         return png(figure), text
 
-    def _show(self, drawn: tuple[bytes, str]) -> None:
-        self.picture.value, text = drawn
-        set_text(self.sentence, text)
-
-    def _fail(self, line: str) -> None:
+    def show_error(self, line: str) -> None:
         set_text(self.sentence, line, error=True)
 
 
@@ -171,8 +189,7 @@ def interactive_figure(plot: Callable[..., Any], **given: Any) -> InteractiveFig
             tick, a list a menu, ``(value, low, high)`` or ``(value, low, high, step)`` a slider;
             a widget is taken as it is.
 
-    Raises:
-        ValueError: for an unknown short form; also whatever ``plot`` raises for the first values.
+    Raises: ``ValueError`` for an unknown short form; also what ``plot`` raises for first values.
 
     Guarantees: moves that come faster than the drawing are skipped, the last one is drawn
         (test_a_figure_draws_the_last_move); an error is one line under the figure

@@ -254,8 +254,7 @@ class LiveRun(TrainingPanel):
         figures = controls.row(self.chart, *([self.examples] if self.pictured else []))
         below = [self.sentence, self.cell, self.link]
         self.children = [settings, advice, bar, self.status, figures, *below]
-        settings.watch(self.refresh)
-        self.refresh(first=True)
+        self.follow(*settings.children)
 
     def _predict_before(self) -> None:
         """Scores the model before training on some test examples."""
@@ -310,11 +309,13 @@ class LiveRun(TrainingPanel):
 
     def clear_runs(self) -> None:
         self.records, self._past = [], []
-        self.settings.reset()
+        super().clear_runs()
+        self.settings.accept_rate()
 
     def lock_controls(self, locked: bool) -> None:
         """Also writes the cell that repeats the run, and offers its frame as a file."""
-        self.settings.lock(locked)
+        super().lock_controls(locked)
+        self.settings.show_hint()
         self.cell.value = self._config.cell()
         if locked or not self.records:
             text = "The frame of the run can be saved here when it has ended."

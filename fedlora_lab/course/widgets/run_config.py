@@ -2,8 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
@@ -57,18 +57,17 @@ class RateSlider:
         tuned = {lr for units in known for budgets in units.values() for lr in budgets.values()}
         ladder = sorted({*RATES, Plan().rate("B"), rate, *tuned})
         self.slider = controls.value_slider("learning rate", ladder, rate, help)
-        self.own = self._following = False
-        self.slider.observe(self._moved, "value")
+        self._followed = rate
 
-    def _moved(self, _: Any) -> None:
-        self.own = self.own or not self._following
+    @property
+    def own(self) -> bool:
+        """Whether the reader has set a rate, which is then not the one suggested last."""
+        return self.slider.value != self._followed
 
-    def follow(self, rate: float) -> None:
-        """Takes a suggested rate, unless the reader has set one."""
-        if not self.own:
-            self._following = True
-            self.slider.value = rate
-            self._following = False
+    def follow(self, rate: float, *, always: bool = False) -> None:
+        """Takes a suggested rate, unless the reader has set one and not ``always``."""
+        if always or not self.own:
+            self._followed = self.slider.value = rate
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,10 @@ class RunConfig:
     plan: Plan
     privacy: Privacy
     epsilon: float | None
-    lora: Lora
-    seed: int
+    lora: Lora = field(default_factory=Lora)
+    seed: int = 0
 
-    def events(self) -> Iterator[Any]:
+    def events(self) -> Generator[Any, None, None]:
         """Runs it: yields a tick after every local step, a record after every round."""
         from fedlora_lab.federated import simulation  # slow to import
 
@@ -122,11 +121,11 @@ def _arguments(values: Mapping[str, Any]) -> str:
 def _call(record: Any, *always: str) -> str:
     """Writes the call that makes a dataclass: fields off their defaults, and those ``always``."""
     default, written = type(record)(), {}
-    for field in fields(record):
-        value = getattr(record, field.name)
-        if field.name in always or value != getattr(default, field.name):
+    for one in fields(record):
+        value = getattr(record, one.name)
+        if one.name in always or value != getattr(default, one.name):
             value = str(value) if isinstance(value, Optimizer) else value
-            written[field.name] = dict(value) if isinstance(value, Mapping) else value
+            written[one.name] = dict(value) if isinstance(value, Mapping) else value
     return f"fl.{type(record).__name__}({_arguments(written)})"
 
 
@@ -155,23 +154,21 @@ class Settings(w.HBox):
         options, promise = list(rows.items()), "the promise: smaller is more private and noisier"
         self.method = controls.menu("method", options, first.method, "the method that trains")
         self.epsilon = epsilon_menu(first.epsilon, promise)
-        rate, step = first.plan.rate("B"), "step of the clients' optimiser"
-        self._rate = RateSlider(self.task, rate, step)
+        self._rate = RateSlider(self.task, first.plan.rate("B"), "step of the clients' optimiser")
         self.lr, often = self._rate.slider, "how often the server averages"
         self.rounds = controls.slider("rounds", first.plan.rounds, 1, 100, 1, often)
         look = controls.labelled("seed", "every random number follows from it")
         self.seed = w.BoundedIntText(value=first.seed, min=0, max=2**31 - 1, **look)
-        self._knobs = (self.method, self.epsilon, self.lr, self.rounds, self.seed)
-        self._first = [knob.value for knob in self._knobs]
         self.hint = controls.text_box(2)
         self.hint.layout.flex, self.hint.layout.width = "1 1 320px", "auto"  # beside the button
         advice = "take the suggested learning rate"
-        self.take = controls.button("Use it", "magic", advice, self._take_suggestion)
-        self.lr.observe(lambda _: self._show_hint(), "value")
+        self.take = controls.button("Use it", "magic", advice, lambda: self._suggest(always=True))
+        self.lr.observe(lambda _: self.show_hint(), "value")
         for knob in (self.method, self.epsilon):
             knob.observe(lambda _: self._suggest(), "value")
-        self._show_hint()
-        super().__init__(self._knobs, layout=w.Layout(flex_flow="row wrap"))
+        self.show_hint()
+        knobs = (self.method, self.epsilon, self.lr, self.rounds, self.seed)
+        super().__init__(knobs, layout=w.Layout(flex_flow="row wrap"))
 
     @property
     def suggestion(self) -> Suggestion:
@@ -179,38 +176,21 @@ class Settings(w.HBox):
         epsilon = finite_or_none(self.epsilon.value)
         return suggestion(self.task, self.method.value, epsilon, self._config.privacy.unit)
 
-    def _suggest(self) -> None:
-        self._rate.follow(self.suggestion.lr)
-        self._show_hint()
+    def _suggest(self, *, always: bool = False) -> None:
+        self._rate.follow(self.suggestion.lr, always=always)
+        self.show_hint()
 
-    def _take_suggestion(self) -> None:
-        self._rate.own = False
-        self._suggest()
-
-    def _show_hint(self) -> None:
+    def show_hint(self) -> None:
+        """Says which learning rate is suggested, and offers it where another is set."""
         now = self.suggestion
         self.take.disabled = self.lr.disabled or self.lr.value == now.lr
         text = f"suggested learning rate {now.lr:g}: {now.words}"
         controls.set_text(self.hint, text, role="note")
 
-    def watch(self, act: Callable[[], None]) -> None:
-        """Calls ``act`` after any control has moved."""
-        for knob in self._knobs:
-            knob.observe(lambda _: act(), "value")
-
-    def reset(self) -> None:
-        """Puts every control back; the learning rate follows the suggestion again."""
-        for knob, value in zip(self._knobs, self._first, strict=True):
-            knob.value = value
-        self.lr.value = self._first[2]  # the method and ε before it have moved it
-        self._rate.own = False
-        self._show_hint()
-
-    def lock(self, locked: bool) -> None:
-        """Disables or enables the controls."""
-        for knob in self._knobs:
-            knob.disabled = locked
-        self._show_hint()
+    def accept_rate(self) -> None:
+        """Lets the present learning rate follow the suggestions again."""
+        self._rate.follow(self.lr.value, always=True)
+        self.show_hint()
 
     def config(self) -> RunConfig:
         """Reads the controls."""

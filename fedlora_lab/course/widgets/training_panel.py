@@ -1,12 +1,10 @@
-"""The frame of every widget that trains: buttons, progress, status, a worker and a drawing thread.
-
-What is trained and how it is drawn is left to the widgets, which fill in the abstract methods.
-"""
+"""The frame of every widget that trains: buttons, progress, status, worker, drawing thread."""
 
 import time
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import ipywidgets as w
@@ -14,7 +12,7 @@ import ipywidgets as w
 from fedlora_lab.course.widgets import background_worker as work
 from fedlora_lab.course.widgets import controls
 
-Events = Callable[[], Iterable[Any]]
+Events = Callable[[], Generator[Any, None, None]]
 BUTTONS = {
     "start": ("play", "train with these settings", "primary"),
     "pause": ("pause", "hold after this local step", ""),
@@ -26,8 +24,10 @@ STALE = "controls have changed since: press Start"
 _OPEN: "weakref.WeakValueDictionary[str, TrainingPanel]" = weakref.WeakValueDictionary()
 
 
-class TrainingPanel(w.VBox):
+class TrainingPanel(controls.DrawnBox):
     """Trains in the background while the page stays responsive.
+
+    What is trained and how it is drawn is left to the widgets, which fill in the abstract methods.
 
     Args:
         title: of the thread; of all panels with this title and ``place`` only the newest trains.
@@ -40,12 +40,11 @@ class TrainingPanel(w.VBox):
     """
 
     offered: ClassVar[tuple[str, ...]] = tuple(BUTTONS)
-    picture: Any
 
     def __init__(self, title: str, place: str = "") -> None:
-        self.title, self.worker = title, None
+        super().__init__(rest=0.05)
+        self.title, self.worker, self.knobs, self._held = title, None, {}, False
         self._ticks, self._total, self._first_tick, self._reported = 0, 1, 0.0, 0.0
-        self._drawing = work.LatestOnly(self.draw, self.show_drawing, self._fail, rest=0.05)
         self.status, self.sentence = controls.text_box(2), controls.text_box(3)
         look = controls.labelled("progress", "local steps done")
         self.progress = w.IntProgress(value=0, max=1, **look)
@@ -54,11 +53,29 @@ class TrainingPanel(w.VBox):
             for name, (icon, help, style) in BUTTONS.items()
             if name in self.offered
         }
-        super().__init__()
         older = _OPEN.get(key := f"{title}/{place}")
         if older is not None:
             older.stop(wait=5.0)
         _OPEN[key] = self
+
+    def follow(self, *knobs: Any) -> None:
+        """Refreshes after each of these controls has moved, and draws what they say now.
+
+        They are disabled while it trains; Reset puts them back in this order.
+        """
+        self.knobs = {knob: knob.value for knob in knobs}
+        for knob in knobs:
+            knob.observe(lambda _: self._held or self.refresh(), "value")
+        self.refresh(first=True)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Refreshes nothing while many controls move together."""
+        before, self._held = self._held, True
+        try:
+            yield
+        finally:
+            self._held = before
 
     # What a widget fills in
 
@@ -79,29 +96,22 @@ class TrainingPanel(w.VBox):
         """Takes up what the controls say; returns the status line."""
 
     @abstractmethod
-    def clear_runs(self) -> None:
-        """Forgets all runs and puts the controls back."""
-
-    @abstractmethod
-    def lock_controls(self, locked: bool) -> None:
-        """Disables or enables the controls."""
-
-    @abstractmethod
     def drawing_input(self) -> Any:
         """Returns what is to be drawn now: a value that no later event changes."""
-
-    @abstractmethod
-    def draw(self, wanted: Any) -> Any:
-        """Draws it, in a thread of its own."""
-
-    def show_drawing(self, drawn: Any) -> None:
-        """Puts what was drawn on the page: here a PNG and a sentence."""
-        self.picture.value, text = drawn
-        controls.set_text(self.sentence, text)
 
     def is_stale(self) -> bool:
         """Returns whether the controls differ from what the run that is shown was made with."""
         return False
+
+    def clear_runs(self) -> None:
+        """Forgets all runs and puts the controls back."""
+        for knob, value in self.knobs.items():
+            knob.value = value
+
+    def lock_controls(self, locked: bool) -> None:
+        """Disables or enables the controls."""
+        for knob in self.knobs:
+            knob.disabled = locked
 
     # What the reader does
 
@@ -140,17 +150,13 @@ class TrainingPanel(w.VBox):
         """Stops, forgets all runs and puts the controls back."""
         self.stop(wait=5.0)
         self.worker, self.progress.value = None, 0
-        self.clear_runs()
+        with self.held():
+            self.clear_runs()
         self.refresh()
-
-    def settle(self, wait: float = 10.0) -> bool:
-        """Waits until the figures show all that is done; returns whether they do."""
-        return self._drawing.settle(wait)
 
     def close(self) -> None:
         """Ends the thread and takes the widget down."""
         self.stop(wait=5.0)
-        self._drawing.close()
         super().close()
 
     @property
@@ -189,7 +195,7 @@ class TrainingPanel(w.VBox):
         self._enable(state)
         self._report(worker)
         if state == work.FAILED:
-            self._fail(worker.error)
+            self.show_error(worker.error)
         elif state in work.OVER:
             self._drawing.request(self.drawing_input())
 
@@ -214,5 +220,5 @@ class TrainingPanel(w.VBox):
             button.disabled = not enabled[name]
         self.lock_controls(alive)
 
-    def _fail(self, line: str) -> None:
+    def show_error(self, line: str) -> None:
         controls.set_text(self.status, line, error=True)

@@ -96,30 +96,27 @@ def smuggles() -> Method:
     return FedLoRA.replace(name="smuggles", penalty=rules.penalty, filter=rules.smooth)
 
 
-def sends_a_frozen_factor() -> Method:
-    return SendsAFrozenFactor(**{name: getattr(FFA, name) for name in Method.__dataclass_fields__})
-
-
-def claims_exactness() -> Method:
-    return FedLoRA.replace(name="claims exactness", exact=True)
-
-
-BROKEN: list[tuple[str, Callable[[], Method], Callable, str]] = [
-    ("clips nothing", lambda: FedLoRA, clips_nothing, "leaving_out_one_example"),
-    ("sends a frozen factor", sends_a_frozen_factor, local_step, "frozen_and_unsent_stay_put"),
-    (
-        "smooths before the noise",
+FFA_FIELDS = {name: getattr(FFA, name) for name in Method.__dataclass_fields__}
+CLAIMS = FedLoRA.replace(name="claims exactness", exact=True)
+_SUM = "test_leaving_out_one_example_moves_the_sum_by_at_most_c"
+# Name: row, local step, and the clause that finds the mistake.
+BROKEN: dict[str, tuple[Callable[[], Method], Callable, str]] = {
+    "clips nothing": (lambda: FedLoRA, clips_nothing, _SUM),
+    "sends a frozen factor": (
+        lambda: SendsAFrozenFactor(**FFA_FIELDS),
+        local_step,
+        "test_frozen_and_unsent_stay_put",
+    ),
+    "filters early": (
         lambda: LALoRA,
         smooths_before_the_noise,
-        "smoothing_comes_after_the_noise",
+        "test_smoothing_comes_after_the_noise",
     ),
-    ("claims exactness", claims_exactness, local_step, "deviates_unless_exact"),
-    (
-        "one tensor without noise",
+    "claims exactness": (lambda: CLAIMS, local_step, "test_deviates_unless_exact"),
+    "one tensor without noise": (
         lambda: FedLoRA,
         leaves_one_tensor_without_noise,
-        "noise_is_sigma_c_on_what_moves",
+        "test_noise_is_sigma_c_on_what_moves",
     ),
-    ("smuggles", smuggles, local_step, "no_path_from_data_round_the_clip"),
-]
-"""Name, row, local step, and the clause that finds the mistake."""
+    "smuggles": (smuggles, local_step, "test_no_path_from_data_round_the_clip"),
+}

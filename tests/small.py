@@ -1,6 +1,7 @@
 """Tasks of a few numbers, in double precision, and what tests of the core do with them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -128,6 +129,17 @@ def plain_server(row: Method) -> Method:
     writes = getattr(row.aggregate, "writes", ())
     plain = writes and "mode" not in writes
     return row.replace(aggregate=fl.methods.FedLoRA.aggregate) if plain else row
+
+
+def keeps(row: Method) -> bool:
+    """Whether some factor moves and stays with its client, in part or as a whole."""
+    moved = set("".join(row.train(t, s) for t in range(4) for s in range(4)))
+    return bool(row.own_ranks) or (row.share is not None and not moved <= set(row.share))
+
+
+def with_clients(task: Task, clients: list[tuple[Tensor, Tensor]]) -> Task:
+    """The same task on other data."""
+    return replace(task, clients=tuple(clients), client_names=())
 
 
 def tensors(record: Round) -> dict[str, Tensor]:

@@ -13,8 +13,17 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from contract import with_clients
-from small import LORA, anywhere, movers, one_round, opened, plain_server, private, tokens
+from small import (
+    LORA,
+    anywhere,
+    movers,
+    one_round,
+    opened,
+    plain_server,
+    private,
+    tokens,
+    with_clients,
+)
 from torch import Tensor, nn
 
 import fedlora_lab as fl

@@ -10,9 +10,20 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from contract import with_clients
 from safetensors.torch import load_file
-from small import LORA, PLAN, book, frame, play, private, regression, same_bits, tensors, tokens
+from small import (
+    LORA,
+    PLAN,
+    book,
+    frame,
+    play,
+    private,
+    regression,
+    same_bits,
+    tensors,
+    tokens,
+    with_clients,
+)
 
 import fedlora_lab as fl
 from fedlora_lab import methods

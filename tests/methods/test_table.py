@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.methods import filters
 from fedlora_lab.methods.method import Cycle, Method
-from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.methods.table import measurements
 
 ROOT = Path(__file__).parents[2]
-CORE = ("methods", "privacy", "lora", "tasks", "federated")
 
 
 def test_cycle_repeats():
@@ -35,58 +31,20 @@ def test_cycle_repeats():
 
 @pytest.mark.parametrize(
     ("train", "steps", "moved"),
-    [
-        (("BA",), 1, ["AB", "AB"]),
-        (("B",), 3, ["B", "B"]),
-        (("B", "A"), 2, ["B", "A"]),
-        (("B A",), 1, ["B", "B"]),
-        (("B A",), 2, ["AB", "AB"]),
-    ],
+    [(("BA",), 1, "AB AB"), (("B", "A"), 2, "B A"), (("B A",), 1, "B B"), (("B A",), 2, "AB AB")],
 )
 def test_what_moved_is_read_from_the_steps(train, steps, moved):
     row = methods.FedLoRA.replace(train=Cycle(train))
-    assert [row.moved(t, steps) for t in range(2)] == moved
-    assert [row.sent(t, steps) for t in range(2)] == moved
-    for share in ("A", "B", "AB", ""):
-        sent = ["".join(side for side in sides if side in share) for sides in moved]
+    assert [row.moved(t, steps) for t in range(2)] == moved.split()
+    for share in (None, "A", "AB", ""):
+        kept = "AB" if share is None else share
+        sent = ["".join(side for side in sides if side in kept) for sides in moved.split()]
         assert [row.replace(share=share).sent(t, steps) for t in range(2)] == sent
-
-
-MOVES = {
-    "fedlora": "AB AB AB AB",
-    "ffa-lora": "B B B B",
-    "rolora": "B B A A",
-    "deer": "B B A A",
-    "la-lora": "B A B A",
-    "fedlpp": "AB AB AB AB",
-    "fedsvd": "B B B B",
-    "fedask": "B B B B",
-    "fed-sb": "R R R R",
-    "as-lora": "* * * *",
-    "la-lora-a-first": "A B A B",
-}
-EXACT = ("ffa-lora", "rolora", "deer", "fedex-lora", "flora", "fed-sb", "as-lora")
-NOT_EXACT = ("fedlora", "la-lora", "fedlpp", "flexlora", "hetlora", "fedsa-lora", "dp-lora")
-
-
-def test_rows_say_what_the_papers_say():
-    """What moves at two steps of two rounds, what is exact, filtered, preconditioned, quantised."""
-    for slug, words in MOVES.items():
-        row = methods.get(slug)
-        assert [row.moves(t, s) for t in (0, 1) for s in (0, 1)] == words.split(), slug
-    assert all(methods.get(slug).exact for slug in EXACT)
-    assert not any(methods.get(slug).exact for slug in NOT_EXACT)
-    assert methods.LALoRA.filter == filters.binomial(5)
-    assert methods.DEeR.precondition is filters.product_space
-    assert methods.FedLPP.broadcast.bits(64) == 64 * 4 + 32
-    assert (methods.FedSA.share, methods.SDFLoRA.own_ranks) == ("A", 0.5)
-    assert methods.DPLoRA.clip_groups is filters.by_side
-    assert methods.FedSVD.aggregate is methods.FlexLoRA.aggregate
 
 
 def test_rows_are_immutable_hashable_and_found_by_their_slug():
     rows = methods.ALL | methods.VARIANTS
-    assert len({*rows.values()}) == len(methods.ALL) + len(methods.VARIANTS)
+    assert len({*rows.values()}) == len(methods.ALL) + len(methods.VARIANTS) >= 25
     assert all(row.slug == slug and methods.get(slug) is row for slug, row in rows.items())
     assert all(row.source and row.note for row in methods.ALL.values())
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -98,7 +56,7 @@ def test_rows_are_immutable_hashable_and_found_by_their_slug():
             Method(name, "nowhere")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("room", CORE)
+@pytest.mark.parametrize("room", ["methods", "privacy", "lora", "tasks", "federated"])
 def test_no_room_knows_a_method_by_name(room):
     """The core compares nothing with a slug or name, and looks nothing up by one."""
     names = {word for row in methods.ALL.values() for word in (row.slug, row.name)}
@@ -137,18 +95,8 @@ def test_the_table_is_the_rows():
 def test_show_gives_the_row_and_its_rules():
     text = str(fl.show("la-lora"))
     assert "name='LA-LoRA'" in text and "class Binomial" in text
-    assert "class MeanUpdate" not in text
+    assert "class MeanUpdate" not in text and repr(fl.show("la-lora")) == text
     assert "def product_space" in str(fl.show(methods.DEeR))
-    assert repr(fl.show("fedlora")) == str(fl.show("fedlora"))
-
-
-def test_a_state_is_a_mapping_of_keys():
-    a, b, head = ParamKey("A", "x"), ParamKey("B", "x"), ParamKey("head", "y.weight")
-    state = ServerState({a: torch.zeros(1, 2), b: torch.zeros(3, 1), head: torch.zeros(4)})
-    assert (state.layers, list(state.side("head")), str(a)) == (("x",), ["y.weight"], "x.A")
-    changed = state.with_({b: torch.ones(3, 1)})
-    assert changed.tensors[a] is state.tensors[a]
-    assert changed.tensors[b].all() and not state.tensors[b].any()
 
 
 def test_what_was_measured_are_rows_and_exact_rows_are_exact():

@@ -12,8 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import contract
 import pytest
+import test_contract as contract
 from docutils.core import publish_doctree
 from myst_parser.parsers.docutils_ import Parser
 
@@ -126,13 +126,13 @@ def test_adding_a_method_runs_and_its_rows_pass_the_contract():
     assert row["two-to-one", "deviation"] < 1e-5 < row["fedlora-proximal", "deviation"]
     assert adding["Proximal"].penalty is adding["proximal"]
     for row in (adding["TwoToOne"], adding["Proximal"]):
-        contract.opens_with_what_is_zero(row)
-        contract.no_op_at_start(row)
+        contract.test_the_schedule_opens_with_what_is_zero(row)
+        contract.test_no_op_at_start(row)
         for unit in ("example", "client"):
-            contract.no_path_from_data_round_the_clip(row, unit)
-            contract.frozen_and_unsent_stay_put(row, unit)
-            contract.deviates_unless_exact(row, unit)
-            contract.epsilon_is_that_of_the_plan(row, unit)
+            contract.test_no_path_from_data_round_the_clip(row, unit)
+            contract.test_frozen_and_unsent_stay_put(row, unit)
+            contract.test_deviates_unless_exact(row, unit)
+            contract.test_epsilon_is_that_of_the_plan(row, unit)
 
 
 @pytest.mark.slow

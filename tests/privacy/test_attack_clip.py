@@ -2,6 +2,8 @@
 are computed.
 """
 
+from itertools import chain, repeat
+
 import pytest
 import torch
 from small import LORA, PLAN, book, play, private, tokens
@@ -19,27 +21,25 @@ ONE = ParamKey("B", "layer")
 ENTRIES = {
     "squares that float32 rounds to zero": (torch.full((2, 7), 1e-23), 1e-25),
     "squares that overflow": (torch.tensor([[1e30], [1e-3]]).repeat(1, 7), 1.0),
-    "more squares than float32 adds up": (torch.ones(1, 1).expand(2, 20_000_000), 1.0),
+    "more squares than float32 adds up": (torch.ones(1, 1).expand(1, 17_000_000), 1.0),
     "squares that fall behind one": (torch.tensor([[1.0] + [2.4e-4] * 2**18]), 1.0),
 }
 
 
-@pytest.mark.parametrize("name", ENTRIES)
-def test_no_row_of_any_size_passes_the_clip(name: str) -> None:
-    entries, clip_norm = ENTRIES[name]
+@pytest.mark.parametrize(("entries", "clip_norm"), ENTRIES.values(), ids=ENTRIES)
+def test_no_row_of_any_size_passes_the_clip(entries: torch.Tensor, clip_norm: float) -> None:
     for row in entries:
         sums, _ = clip_sum({ONE: row[None]}, clip_norm, torch.zeros(1, dtype=torch.int64), 1)
         assert float(sums[ONE].double().norm()) <= clip_norm * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("odd", [torch.nan, 0.0, 1e30])
-@pytest.mark.parametrize("shape", [(16, 768), (4, 4096)])
-def test_no_row_moves_the_norms_of_others(shape: tuple[int, int], odd: float) -> None:
+def test_no_row_moves_the_norms_of_others(odd: float) -> None:
     """One odd row had all others, alike with few large and many tiny numbers, measured finer."""
-    rows = torch.full((1024, *shape), 2e-3)
+    rows = torch.full((512, 4, 4096), 2e-3)
     rows[:, 0, :3] = 1.0
     rows[0] = odd
-    owner = torch.zeros(1024, dtype=torch.int64)
+    owner = torch.zeros(512, dtype=torch.int64)
     alone = clip_sum({ONE: rows[1:]}, 1.0, owner[1:], 1)[0][ONE].double()
     moved = float((clip_sum({ONE: rows}, 1.0, owner, 1)[0][ONE].double() - alone).norm())
     assert moved <= (1 + 1e-4 if odd == 1e30 else 1e-4)
@@ -48,11 +48,10 @@ def test_no_row_moves_the_norms_of_others(shape: tuple[int, int], odd: float) ->
 def test_noise_is_as_fine_as_what_it_hides() -> None:
     """Float32's noise leaves a float64 sum's last digits bare: membership was read off them."""
     shape = {ONE: torch.Size((4, 500))}
-    for std in (1.0, 1e-3):
-        drawn = gaussian_noise(shape, [std, 0.0], Streams(None), [(0, 0, 0), (0, 1, 0)])
-        released = release({ONE: torch.zeros(2, 4, 500, dtype=torch.float64)}, drawn, {})[0][ONE]
-        assert float((released[0] != released[0].float()).float().mean()) > 0.99
-        assert not released[1].any()
+    drawn = gaussian_noise(shape, [1e-3, 0.0], Streams(None), [(0, 0, 0), (0, 1, 0)])
+    released = release({ONE: torch.zeros(2, 4, 500, dtype=torch.float64)}, drawn, {})[0][ONE]
+    assert float((released[0] != released[0].float()).float().mean()) > 0.99
+    assert not released[1].any()
 
 
 def two_layers() -> nn.Module:
@@ -61,8 +60,7 @@ def two_layers() -> nn.Module:
         return nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))
 
 
-@pytest.mark.parametrize("scale", [1e22, 1e30])
-@pytest.mark.parametrize("trust", ["central", "local"])
+@pytest.mark.parametrize(("trust", "scale"), [("central", 1e22), ("local", 1e30)])
 def test_one_client_s_data_cannot_stop_a_run(trust: str, scale: float) -> None:
     """Factors that have lost their way have a Gram matrix without roots: an error would tell."""
     x, y = torch.randn(5, 6, generator=torch.Generator().manual_seed(1)), torch.arange(5) % 3
@@ -101,20 +99,11 @@ def test_a_rotation_of_the_ranks_takes_no_noise_from_the_signal() -> None:
         assert bool((loud > 100 * quiet).all()), layer
 
 
-class WarmUp:
-    """Sound when the run is opened, the unsound factor-space form some calls later."""
-
-    def __init__(self, calls: int) -> None:
-        self.left = calls
-
-    def __call__(self, gram: torch.Tensor) -> Preconditioner:
-        self.left -= 1
-        return (product_space if self.left > 0 else factor_space)(gram)
-
-
 @pytest.mark.parametrize("unit", ["example", "client"])
 def test_a_rule_that_turns_unsound_is_refused_where_it_does(unit: str) -> None:
-    row = fl.methods.DEeR.replace(name="warm", precondition=WarmUp(30))
+    """Sound when the run is opened, the unsound factor-space form 30 calls later."""
+    calls = chain([product_space] * 30, repeat(factor_space))
+    row = fl.methods.DEeR.replace(name="warm", precondition=lambda gram: next(calls)(gram))
     words = r"^precondition=.*: expected a rule that treats every peer"
     with pytest.raises(ValueError, match=words):
         play(tokens(), row, private(unit), PLAN.replace(rounds=40))

@@ -9,11 +9,12 @@ that knows who is there would break that.
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
-from small import LORA, anywhere, tokens
+from small import LORA, PLAN, anywhere, tokens
 from steps import in_units_of_noise
 from torch import Tensor
 
@@ -25,15 +26,17 @@ from fedlora_lab.federated.checkpoint import State
 from fedlora_lab.federated.records import Round
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.state import ParamKey
 
 pytestmark = pytest.mark.attack
 
 SIGMA, CLIP, LOUD = 2.0, 0.7, 10_000
 SIZES = (5, 8, 3, 6)
 ROWS = ("fedlora", "ffa-lora", "la-lora", "deer", "fedsa-lora", "dp-fedlora", "dp-lora", "fedlpp")
-Release = Mapping[ParamKey, Tensor]
 PLAIN = methods.FedLoRA
+PARTIAL = 0
+"""A seed under which client 2 takes part in a round at 60 %, neither alone nor with everybody."""
+Marks = Mapping[int, list[int]]
+NOBODY: Marks = {}
 
 
 def row_of(slug: str) -> Method:
@@ -46,112 +49,28 @@ def private(unit: str, trust: str, **fields: Any) -> fl.Privacy:
     return fl.Privacy(unit=unit, trust=trust, **own)
 
 
-def everything(client: int) -> dict[int, list[int]]:
-    return {client: list(range(SIZES[client]))}
-
-
 def released(
-    row: Method,
-    privacy: fl.Privacy,
-    plan: fl.Plan,
-    seed: int = 3,
-    t: int = 0,
-    out: Mapping[int, list[int]] | None = None,
-    loud: Mapping[int, list[int]] | None = None,
-) -> tuple[Recorder, Release]:
+    row: Method, privacy: fl.Privacy, plan: fl.Plan, seed=3, t=0, out=NOBODY, loud=NOBODY
+) -> tuple[Any, dict]:
     """One round from random values: what the server has in hand, as a change of what was sent.
 
     Of each client's examples those in ``out`` are left out, those in ``loud`` loud enough to clip.
     """
     marks = [torch.full((n,), ORDINARY) for n in SIZES]
-    for where, mark in ((loud or {}, LOUD), (out or {}, LEFT_OUT)):
+    for where, mark in ((loud, LOUD), (out, LEFT_OUT)):
         for k, index in where.items():
             marks[k][index] = mark
     task = mark_examples(tokens(sizes=SIZES), marks)
-    run = Recorder.open(task, row, privacy, plan.replace(rounds=t + 1), lora=LORA, seed=seed)
+    run: Any = Recorder.open(task, row, privacy, plan.replace(rounds=t + 1), lora=LORA, seed=seed)
     values = anywhere(tokens(sizes=SIZES), row)
     run.state, run.resumed = State(t, values, {}, [-1] * len(SIZES), [{} for _ in range(t)]), True
-    assert any(isinstance(event, Round) for event in run.events()) and run.outcome is not None
+    assert any(isinstance(event, Round) for event in run.events())
     start = {key: row.clip_reference(x[None]) for key, x in run.outcome.sent.tensors.items()}
     return run, {key: x - start[key] for key, x in run.outcome.received.uploads.items()}
 
 
-def distance(row: Method, run: Recorder, one: Release, other: Release) -> Tensor:
-    """How far apart two releases are where their noise is white, for each row that is seen."""
-    assert run.outcome is not None
-    sent = {key: x[None] for key, x in run.outcome.sent.tensors.items()}
-    change = in_units_of_noise(row, {key: one[key] - other[key] for key in one}, sent)
-    return torch.stack([x.flatten(1).norm(dim=1) for x in change.values()]).norm(dim=0)
-
-
-def deviation_of_steps(plan: fl.Plan) -> Tensor:
-    """Standard deviation of the noise in each client's upload after a single step, (clients,)."""
-    sizes = torch.tensor(SIZES, dtype=torch.float64)
-    return plan.rate("B") * SIGMA * CLIP / sizes.clamp(max=plan.batch or math.inf)
-
-
-def deviation_of_rounds(run: Recorder, count: int) -> float:
-    """Standard deviation of the noise in what is seen of uploads, one alone or the mean of all."""
-    privacy, plan = run.spec.privacy, run.spec.plan
-    assert privacy is not None
-    if privacy.trust == "local":
-        return SIGMA * CLIP
-    honest = privacy.noise(len(SIZES), plan).shares
-    whole = math.sqrt(count / honest) if privacy.trust == "secagg" else 1.0
-    return SIGMA * CLIP * whole / (len(SIZES) * plan.participation)
-
-
-@pytest.mark.parametrize("slug", ROWS)
-@pytest.mark.parametrize("batch", [None, 8, 4])  # all; at least n_k for everyone; below and above
-def test_one_example_less_moves_a_step_by_at_most_what_is_assumed(
-    slug: str, batch: int | None
-) -> None:
-    row, client = row_of(slug), 1
-    plan = fl.Plan(rounds=1, local_steps=1, batch=batch, lr=0.2)
-    privacy, std, moved = private("example", "local"), deviation_of_steps(plan), []
-    for t, example in ((0, 0), (1, 3), (0, 5), (1, 6), (0, 7)):
-        one = {client: [example]}
-        whole, less = (released(row, privacy, plan, 3, t, out, one) for out in ({}, one))
-        apart = distance(row, whole[0], whole[1], less[1]) / std
-        assert float(apart.max()) <= (1 + 1e-6) / SIGMA
-        assert not apart[[k for k in range(len(SIZES)) if k != client]].any()
-        moved.append(float(apart[client]))
-    # the bound is reached: a loud example is cut to C
-    plain = (row.precondition, row.share, row.clip_groups) == (None, None, PLAIN.clip_groups)
-    assert max(moved) > (0.99 if plain else 0.3) / SIGMA
-
-
-@pytest.mark.parametrize("slug", ROWS)
-@pytest.mark.parametrize("trust", ["local", "secagg", "central"])
-def test_one_client_less_moves_a_round_by_at_most_what_is_assumed(slug: str, trust: str) -> None:
-    """It does not move or, where weights themselves are clipped, its weights are void."""
-    row, client = row_of(slug), 2
-    for participation, t in ((1.0, 0), (1.0, 1), (0.6, 0)):
-        plan = fl.Plan(rounds=1, local_steps=2, batch=4, lr=20.0, participation=participation)
-        privacy = private("client", trust, honest=2 if trust == "secagg" else None)
-        # a seed under which this client takes part, not alone, and where not all need to, not all
-        for seed in range(100):
-            run, whole = released(row, privacy, plan, seed, t)
-            assert run.everyone is not None
-            there = run.everyone.ids
-            some = participation == 1 or len(there) < len(SIZES)
-            if client in there and len(there) > 1 and some:
-                break
-        else:
-            raise AssertionError("no such seed")
-        if row.clip_reference is PLAIN.clip_reference:
-            other = released(row, privacy, plan, seed, t, everything(client))[1]
-        else:
-            other = void(run, row, client, t)
-        apart = distance(row, run, whole, other) / deviation_of_rounds(run, len(there))
-        assert 0.05 / SIGMA < float(apart.max()) <= (1 + 1e-6) / SIGMA
-        if trust == "local":
-            assert not apart[[i for i, k in enumerate(there) if k != client]].any()
-
-
-def void(run: Recorder, row: Method, client: int, t: int) -> Release:
+def void(run: Any, row: Method, client: int, t: int) -> dict:
     """The same round, the client's tensors not a number: the clip makes nothing of them."""
-    assert run.everyone is not None and run.outcome is not None
     everyone, sent = run.everyone, run.outcome.sent
     params = {key: x.clone() for key, x in everyone.params.items()}
     for x in params.values():
@@ -163,54 +82,107 @@ def void(run: Recorder, row: Method, client: int, t: int) -> Release:
     return {key: x - row.clip_reference(sent.tensors[key][None]) for key, x in got.uploads.items()}
 
 
-@pytest.mark.parametrize("trust", ["central", "secagg", "local"])
-def test_pooled_data_have_no_clients(trust: str) -> None:
-    """One client less turns the one update of pooled data into another: the sum moved by 2 C."""
-    task, plan = tokens(), fl.Plan(rounds=1, local_steps=1, batch=4)
-    own = private("client", trust, noise_multiplier=None)
-    own = own.calibrate(epsilon=4, task=task, plan=plan)
-    words = r"^unit='client': expected 'example' for 'central': pooled data have no cl"
-    with pytest.raises(ValueError, match=words):
-        fl.compare(task, ["central"], own, plan, seeds=[0], progress=False)
+def deviation(run: Any) -> Any:
+    """Standard deviation of the noise in what is seen: each client's step, one upload or the mean
+    of all.
+    """
+    privacy, plan = run.spec.privacy, run.spec.plan
+    if privacy.unit == "example":
+        sizes = torch.tensor(SIZES, dtype=torch.float64)
+        return plan.rate("B") * SIGMA * CLIP / sizes.clamp(max=plan.batch or math.inf)
+    if privacy.trust == "local":
+        return SIGMA * CLIP
+    count, honest = len(run.everyone.ids), privacy.noise(len(SIZES), plan).shares
+    whole = math.sqrt(count / honest) if privacy.trust == "secagg" else 1.0
+    return SIGMA * CLIP * whole / (len(SIZES) * plan.participation)
+
+
+def distance(row: Method, run: Any, one: Mapping, other: Mapping) -> Tensor:
+    """How many deviations of the noise two releases are apart, for each row that is seen."""
+    sent = {key: x[None] for key, x in run.outcome.sent.tensors.items()}
+    change = in_units_of_noise(row, {key: one[key] - other[key] for key in one}, sent)
+    apart = torch.stack([x.flatten(1).norm(dim=1) for x in change.values()]).norm(dim=0)
+    return apart / deviation(run)
+
+
+# All of the examples; at least n_k for everyone; below n_k for some clients and above for others.
+@pytest.mark.parametrize(
+    ("slug", "batch"), [("fedlora", None), ("deer", 8), *((slug, 4) for slug in ROWS)]
+)
+def test_one_example_less_moves_a_step_by_at_most_what_is_assumed(slug, batch):
+    row, client, moved = row_of(slug), 1, []
+    plan = fl.Plan(rounds=1, local_steps=1, batch=batch, lr=0.2)
+    for t, example in ((0, 0), (1, 3), (0, 5)):
+        one = {client: [example]}
+        (run, whole), (_, less) = (
+            released(row, private("example", "local"), plan, 3, t, out, one) for out in ({}, one)
+        )
+        apart = distance(row, run, whole, less)
+        assert float(apart.max()) <= (1 + 1e-6) / SIGMA
+        assert not apart[[k for k in range(len(SIZES)) if k != client]].any()
+        moved.append(float(apart[client]))
+    # The bound is reached: a loud example is cut to C.
+    plain = (row.precondition, row.share, row.clip_groups) == (None, None, PLAIN.clip_groups)
+    assert max(moved) > (0.99 if plain else 0.3) / SIGMA
 
 
 @pytest.mark.parametrize(
-    ("unit", "trust", "batch"),
-    [
-        ("example", "local", None),
-        ("example", "local", 4),
-        ("client", "local", 4),
-        ("client", "secagg", 4),
-        ("client", "central", 4),
-    ],
+    ("slug", "trust"),
+    [*product(("fedlora", "dp-fedlora"), ("local", "secagg")), *((row, "central") for row in ROWS)],
 )
-def test_the_noise_is_as_wide_as_is_assumed(unit: str, trust: str, batch: int | None) -> None:
+def test_one_client_less_moves_a_round_by_at_most_what_is_assumed(slug, trust):
+    """It does not move or, where weights themselves are clipped, its weights are void."""
+    row, client = row_of(slug), 2
+    for participation, t, seed in ((1.0, 0, 0), (1.0, 1, 0), (0.6, 0, PARTIAL)):
+        plan = fl.Plan(rounds=1, local_steps=2, batch=4, lr=20.0, participation=participation)
+        privacy = private("client", trust, honest=2 if trust == "secagg" else None)
+        run, whole = released(row, privacy, plan, seed, t)
+        there = run.everyone.ids
+        assert client in there and 1 < len(there) < len(SIZES) + (participation == 1)
+        if row.clip_reference is PLAIN.clip_reference:
+            out = {client: list(range(SIZES[client]))}
+            other = released(row, privacy, plan, seed, t, out)[1]
+        else:
+            other = void(run, row, client, t)
+        apart = distance(row, run, whole, other)
+        assert 0.05 / SIGMA < float(apart.max()) <= (1 + 1e-6) / SIGMA
+        if trust == "local":
+            assert not apart[[i for i, k in enumerate(there) if k != client]].any()
+
+
+@pytest.mark.parametrize("trust", ["central", "secagg", "local"])
+def test_pooled_data_have_no_clients(trust):
+    """One client less turns the one update of pooled data into another: the sum moved by 2 C."""
+    words = r"^unit='client': expected 'example' for 'central': pooled data have no cl"
+    with pytest.raises(ValueError, match=words):
+        fl.compare(tokens(), ["central"], private("client", trust), PLAN, [0], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("unit", "trust"), [("example", "local"), *product(["client"], ("local", "secagg", "central"))]
+)
+def test_the_noise_is_as_wide_as_is_assumed(unit, trust):
     """Nobody has anything to say: what is left is noise of the deviation that distances are in."""
     nothing = {k: list(range(n)) for k, n in enumerate(SIZES)}
-    plan, draws = fl.Plan(rounds=1, local_steps=1, batch=batch, lr=0.2), []
-    for seed in range(12):
-        run, noise = released(row_of("fedlora"), private(unit, trust), plan, seed, out=nothing)
+    plan, draws = fl.Plan(rounds=1, local_steps=1, batch=4, lr=0.2), []
+    for seed in range(6):
+        run, noise = released(PLAIN, private(unit, trust), plan, seed, out=nothing)
         rows = torch.cat([x.flatten(1) for x in noise.values()], 1)
-        own = deviation_of_steps(plan)[:, None] if unit == "example" else None
-        draws.append(rows / (deviation_of_rounds(run, len(SIZES)) if own is None else own))
+        draws.append(rows / torch.as_tensor(deviation(run)).view(-1, 1))
     for values in torch.cat(draws, 1):
         assert float(values.std()) == pytest.approx(1, abs=4 / math.sqrt(2 * len(values)))
 
 
-def test_a_denominator_that_knows_who_is_there_is_found_out() -> None:
+def test_a_denominator_that_knows_who_is_there_is_found_out():
     """Divided by the number of examples, or clients, that say something: both go too far."""
-    row, client, pair = row_of("fedlora"), 0, []
-    plan, one = fl.Plan(rounds=1, local_steps=1, batch=None, lr=0.2), {client: [0]}
-    for out in ({}, one):
-        run, change = released(row, private("example", "local"), plan, out=out, loud=one)
-        assert run.everyone is not None
-        present = SIZES[client] - run.everyone.clipped.nonfinite
-        pair.append({key: x * SIZES[client] / present for key, x in change.items()})
-    apart = distance(row, run, *pair) / deviation_of_steps(plan)
-    assert float(apart[client]) > 1.5 / SIGMA
-    pair = []
-    for out in ({}, everything(client)):
-        run, change = released(row, private("client", "central"), plan, out=out)
-        present = len(SIZES) - bool(out)
-        pair.append({key: x * len(SIZES) / present for key, x in change.items()})
-    assert float(distance(row, run, *pair) / deviation_of_rounds(run, len(SIZES))) > 1.5 / SIGMA
+    plan = fl.Plan(rounds=1, local_steps=1, batch=None, lr=0.2)
+    everything = {0: list(range(SIZES[0]))}
+    for unit, trust, gone, loud in (
+        ("example", "local", {0: [0]}, {0: [0]}),
+        ("client", "central", everything, {}),
+    ):
+        pair, full = [], SIZES[0] if unit == "example" else len(SIZES)
+        for out in ({}, gone):
+            run, change = released(PLAIN, private(unit, trust), plan, out=out, loud=loud)
+            pair.append({key: x * full / (full - bool(out)) for key, x in change.items()})
+        assert float(distance(PLAIN, run, *pair)[0]) > 1.5 / SIGMA

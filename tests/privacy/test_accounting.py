@@ -77,6 +77,9 @@ def test_golden_vectors() -> None:
     value, order = theory.rdp_to_epsilon(np.array(WHOLE), np.asarray(rdp), 1e-5)
     assert renyi(mixed, 1e-5, WHOLE) == pytest.approx(value, rel=1e-6)
     assert value == pytest.approx(0.336, abs=1e-3) and order == 23
+    # Of clients, from noise that was meant for examples; and the central limit, which is too small.
+    assert theory.gdp_epsilon(theory.gaussian_mu(1.12, 100), 1 / 12) == pytest.approx(51, abs=0.5)
+    assert theory.gdp_epsilon(theory.clt_mu(0.1, 3.0, 512), 1e-6) == pytest.approx(3.668, abs=1e-3)
 
 
 @pytest.mark.slow
@@ -114,6 +117,8 @@ def test_prv_within_stated_error_of_pld() -> None:
     gaps = np.array([epsilon(history, delta) - pld(history, delta) for history, delta in cases])
     assert EPSILON_ERROR <= 1e-2
     assert gaps.min() > -1e-3 and gaps.max() <= EPSILON_ERROR
+    smallest = ((1.0, 0.1, 100),)
+    assert epsilon(smallest, 1e-12) >= pld(smallest, 1e-12) - 1e-3
 
 
 @pytest.mark.slow
@@ -127,11 +132,9 @@ def test_history_is_composed_not_approximated() -> None:
     assert sum(epsilon((entry,), 1e-5) for entry in history) - exact > 10 * EPSILON_ERROR
 
 
-@pytest.mark.parametrize(
-    "history", [((0.6, 0.9, 3),), ((1.0, 0.1, 20), (2.0, 0.1, 31), (0.8, 0.01, 300))]
-)
-def test_equals_the_classes_of_opacus(history: tuple[Entry, ...]) -> None:
+def test_equals_the_classes_of_opacus() -> None:
     """Kept spectra give what `PRVAccountant` gives, kept divergences what `RDPAccountant` gives."""
+    history = ((1.0, 0.1, 20), (2.0, 0.1, 31), (0.8, 0.01, 300))
     given = opacus(PRVAccountant, history, eps_error=accounting._HALF_WIDTH)
     assert epsilon(history, 1e-5) == pytest.approx(given, abs=3e-3)
     same_orders = renyi(history, 1e-5, tuple(RDPAccountant.DEFAULT_ALPHAS))
@@ -176,22 +179,10 @@ def test_where_no_grid_fits_the_bound_is_tight(history: tuple[Entry, ...], delta
 
 def test_hardly_any_noise_is_counted_without_a_word() -> None:
     """No grid holds it; what is stated is a bound, finite or not, and nothing is warned about."""
-    least = epsilon(((0.06, 0.5, 100),), 1e-5)
-    for sigma in (0.05, 1e-3, 1e-200):
+    least = epsilon(((0.1, 0.5, 100),), 1e-5)
+    for sigma in (0.05, 1e-200):
         history = ((sigma, 0.5, 100),)
         assert least <= epsilon(history, 1e-5) <= epsilon(history, 1e-5, "rdp")
-
-
-def test_smallest_delta() -> None:
-    """Noise of 52 random bits ends at 8.2 standard deviations: nothing far beyond is promised."""
-    history = ((1.0, 0.1, 100),)
-    assert epsilon(history, 1e-12) >= pld(history, 1e-12) - 1e-3
-    for delta in (1e-13, 1e-300):
-        words = (
-            "^delta=1e-.*: expected at least 1e-12: noise from 52 random bits ends at 8.2 sigma$"
-        )
-        with pytest.raises(ValueError, match=words):
-            epsilon(history, delta)
 
 
 @pytest.mark.slow
@@ -225,20 +216,17 @@ def test_order_and_splitting_do_not_matter_and_answers_are_kept() -> None:
 
 
 @both
-def test_nothing_released_and_no_noise(accountant: str) -> None:
+def test_epsilon_at_the_ends_and_between(accountant: str) -> None:
+    """Nothing released, no noise; more steps, less noise and more sampling cost more."""
     for nothing in (((1.0, 0.0, 10), (1.0, 0.5, 0)), ((0.0, 0.0, 10), (None, 0.5, 0)), ()):
         assert epsilon(nothing, 1e-5, accountant) == 0
     for bare in (((None, 0.1, 1),), ((1.0, 0.1, 5), (0.0, 0.1, 1))):
         assert epsilon(bare, 1e-5, accountant) == math.inf
     for q, steps in ((0.0, 10), (0.1, 0)):
         assert noise_multiplier(1.0, 1e-5, q, steps, accountant) == 0
-
-
-@both
-def test_more_steps_less_noise_more_sampling_cost_more(accountant: str) -> None:
-    steps = [(1.0, 0.1, t) for t in (1, 5, 60, 128, 129, 200)]
-    sigmas = [(s, 0.1, 50) for s in (8, 4, 2, 1)]
-    rates = [(1.0, q, 50) for q in (0.01, 0.1, 0.3, 1.0)]
+    steps = [(1.0, 0.1, t) for t in (1, 60, 128, 129)]
+    sigmas = [(s, 0.1, 50) for s in (8, 2, 1)]
+    rates = [(1.0, q, 50) for q in (0.01, 0.3, 1.0)]
     for entries in (steps, sigmas, rates):
         values = [epsilon((entry,), 1e-5, accountant) for entry in entries]
         assert values == sorted(set(values))
@@ -247,8 +235,8 @@ def test_more_steps_less_noise_more_sampling_cost_more(accountant: str) -> None:
 @both
 def test_noise_multiplier_never_above_target(accountant: str) -> None:
     """At most the target, at least 99 % of it, and 1 % less noise would exceed it."""
-    cases = [(8.0, 1e-4, 0.1, 50), (1.0, 1e-5, 0.01, 200), (3.0, 1e-6, 1.0, 60)]
-    for target, delta, q, steps in [*cases, (0.1, 1e-5, 0.2, 4), (0.02, 1e-3, 0.05, 5)]:
+    cases = [(8.0, 1e-4, 0.1, 50), (3.0, 1e-6, 1.0, 60), (0.02, 1e-3, 0.05, 5)]
+    for target, delta, q, steps in cases:
         sigma = noise_multiplier(target, delta, q, steps, accountant)
         assert 0.99 * target <= epsilon(((sigma, q, steps),), delta, accountant) <= target
         assert epsilon(((0.99 * sigma, q, steps),), delta, accountant) > target
@@ -295,8 +283,6 @@ ONE = ((1.0, 0.1, 1),)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((ONE, 0.0), r"delta=0.0: expected a number in \(0, 1\)"),
-        ((ONE, 1.0), r"delta=1.0: expected a number in \(0, 1\)"),
         ((ONE, math.nan), r"delta=nan: expected a number in \(0, 1\)"),
         ((ONE, 1e-5, "gdp"), "accountant='gdp': expected one of 'prv', 'rdp'"),
         ((((-1.0, 0.1, 1),), 1e-5), "noise_multiplier=-1.0: expected a number >= 0"),
@@ -305,10 +291,6 @@ ONE = ((1.0, 0.1, 1),)
         ((((1.0, 0.1),), 1e-5), r"history=\(1.0, 0.1\): expected three numbers in every entry"),
         (("abc", 1e-5), r"history='abc': expected a tuple of \(noise_multiplier, .*, steps\)"),
         ((0.0, 1e-5, 0.1, 10), r"epsilon=0.0: expected a number in \(0, 1e\+09\]"),
-        ((math.inf, 1e-5, 0.1, 10), r"epsilon=inf: expected a number in \(0, 1e\+09\]"),
-        ((1.0, 2, 0.1, 10), r"delta=2: expected a number in \(0, 1\)"),
-        ((1.0, 1e-5, -0.1, 10), r"sample_rate=-0.1: expected a number in \[0, 1\]"),
-        ((1.0, 1e-5, 0.1, -1), "steps=-1: expected a whole number >= 0"),
         ((1.0, 1e-5, 0.1, 10, "x"), "accountant='x': expected one of 'prv', 'rdp'"),
     ],
 )
@@ -316,55 +298,3 @@ def test_refuses_bad_input(arguments: Any, message: str) -> None:
     function: Any = noise_multiplier if len(arguments) > 3 else epsilon
     with pytest.raises(ValueError, match=f"^{message}$"):
         function(*arguments)
-
-
-# Numbers of published mistakes, each computed the wrong way and the right way.
-
-
-def test_edge_a_new_accountant_every_round_counts_only_the_last() -> None:
-    """q = 32 / 4000, sigma = 1, 125 steps a round: 1.14 is reported where 100 rounds spent 5.93."""
-    orders, q = np.arange(2, 65), 32 / 4000
-    rdp = [theory.sampled_gaussian_rdp(orders, q, 1.0, rounds * 125) for rounds in (1, 100)]
-    one, all_rounds = (theory.rdp_to_epsilon(orders, values, 1e-5)[0] for values in rdp)
-    assert one == pytest.approx(1.14, abs=0.005)
-    assert all_rounds == pytest.approx(5.93, abs=0.005)
-    spent = epsilon(((1.0, q, 125),) * 100, 1e-5, "rdp")
-    assert spent == pytest.approx(5.93, rel=0.01) and spent > 5 * one
-
-
-def test_edge_sigma_for_one_round_used_for_sixty() -> None:
-    """An epoch a round at q = 1 / 400: calibrated for 6, spent 20.4."""
-    q, steps = 1 / 400, 60 * 400
-    sigma = noise_multiplier(6.0, 1e-5, q, 400, "rdp")
-    assert epsilon(((sigma, q, steps),), 1e-5, "rdp") == pytest.approx(20.4, abs=0.1)
-    right = noise_multiplier(6.0, 1e-5, q, steps, "rdp")
-    assert epsilon(((right, q, steps),), 1e-5, "rdp") <= 6
-
-
-def test_edge_example_accounting_for_noise_on_client_updates() -> None:
-    """sigma for epsilon = 1 over batches of 128 of 6,400, as noise on 100 whole updates: 51."""
-    delta = 1 / 12
-    sigma = noise_multiplier(1.0, delta, 128 / 6400, 50 * 5 * 50, "rdp")
-    assert theory.gdp_epsilon(theory.gaussian_mu(1.12, 100), delta) == pytest.approx(51, abs=0.5)
-    assert sigma > 1.12  # even today's conversion asks for more noise than that
-    assert theory.gdp_epsilon(theory.gaussian_mu(sigma, 100), delta) > 8
-
-
-def test_edge_the_textbook_sigma_without_composition() -> None:
-    """Above epsilon = 1 the formula is refused; below, per round, it forgets the other rounds."""
-    with pytest.raises(ValueError, match=r"^epsilon=12: expected a number in \(0, 1\): outside"):
-        theory.classical_sigma(12, 1e-5)
-    unproven = math.sqrt(2 * math.log(1.25 / 1e-5)) / 12
-    assert theory.gdp_delta(1 / unproven, 12.0) > 5e-5
-    sigma = theory.classical_sigma(0.9, 1e-5)
-    assert theory.gdp_epsilon(1 / sigma, 1e-5) <= 0.9
-    assert epsilon(((sigma, 1.0, 50),), 1e-5) > 6
-
-
-def test_edge_the_central_limit_understates() -> None:
-    """q = 0.1, sigma = 3, 512 steps, delta = 1e-6: 3.67 where the exact value is 3.77."""
-    approximate = theory.gdp_epsilon(theory.clt_mu(0.1, 3.0, 512), 1e-6)
-    assert approximate == pytest.approx(3.668, abs=1e-3)
-    exact = pld(((3.0, 0.1, 512),), 1e-6)
-    assert exact == pytest.approx(3.770, abs=1e-3)
-    assert approximate < exact - 0.1 and epsilon(((3.0, 0.1, 512),), 1e-6) >= exact

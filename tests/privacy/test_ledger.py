@@ -3,10 +3,7 @@
 import copy
 import json
 import math
-import signal
-import subprocess
-import sys
-import time
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,10 @@ def filled(**options: Any) -> Ledger:
     ledger.record(0, (0, 2), 5, sample_rate=(0.1, 0.3), noise_multiplier=(1.0, 2.0))
     ledger.record(1, (0, 1), 5, sample_rate=0.1, noise_multiplier=(1.0, 0.8))
     return ledger
+
+
+def said(ledger: Ledger) -> tuple[float, str]:
+    return ledger.epsilon(), ledger.to_json()
 
 
 def of_clients(trust: str, rounds: int = 100) -> Ledger:
@@ -63,6 +64,7 @@ def test_client_unit_counts_for_everybody_and_forgets_who_was_drawn() -> None:
 
 
 def test_every_client_one_client_and_nobody_add_up() -> None:
+    """And a release without noise is no privacy."""
     ledger = Ledger()
     ledger.record(0, (), 5, **RATES)
     assert ledger.epsilon() == 0 and len(ledger.releases) == 1
@@ -72,6 +74,9 @@ def test_every_client_one_client_and_nobody_add_up() -> None:
     assert ledger.history(3) == ((1.0, 0.1, 20),)
     assert ledger.history(5) == ledger.history() == ((1.0, 0.1, 10),)
     assert ledger.epsilon() == ledger.epsilon(3) > ledger.epsilon(5)
+    ledger.record(3, (3,), 1, sample_rate=0.1, noise_multiplier=None)
+    assert ledger.epsilon() == ledger.epsilon(3) == math.inf > ledger.epsilon(5)
+    assert Ledger.from_json(ledger.to_json()).epsilon_or_inf() == math.inf
 
 
 def test_a_replay_counts_once() -> None:
@@ -121,36 +126,20 @@ def test_ledger_uncertified() -> None:
             ledger.uncertified = wrong
 
 
-def test_no_noise_is_no_privacy() -> None:
-    ledger = filled()
-    ledger.record(2, (1,), 1, sample_rate=0.1, noise_multiplier=None)
-    assert ledger.epsilon() == ledger.epsilon(1) == math.inf > ledger.epsilon(0)
-    assert Ledger.from_json(ledger.to_json()).epsilon_or_inf() == math.inf
-
-
 def test_a_snapshot_and_a_copy_are_ledgers_of_their_own() -> None:
     ledger = filled()
-    earlier, other, spent, text = (
-        ledger.snapshot(),
-        copy.copy(ledger),
-        ledger.epsilon(),
-        ledger.to_json(),
-    )
+    earlier, other, spent, text = ledger.snapshot(), copy.copy(ledger), *said(ledger)
     other.record(5, (0,), 1, sample_rate=0.01, noise_multiplier=5.0)
     assert ledger.to_json() == text
     ledger.record(2, (0, 1, 2), 50, **RATES)
     ledger.uncertified = "later"
-    assert earlier.epsilon() == spent and earlier.to_json() == text
+    assert said(earlier) == (spent, text)
     assert [entry.round for entry in other.releases] == [0, 1, 5] and other.uncertified is None
-    for change in (
-        lambda: earlier.record(2, (0,), 1, **RATES),
-        lambda: setattr(earlier, "uncertified", "x"),
-    ):
-        words = "^ledger='snapshot': expected the run's own ledger: a snapshot takes no entries$"
-        with pytest.raises(ValueError, match=words):
-            change()
-    with pytest.raises(AttributeError):
-        ledger.delta = 1e-3  # type: ignore[misc]
+    words = "^ledger='snapshot': expected the run's own ledger: a snapshot takes no entries$"
+    with pytest.raises(ValueError, match=words):
+        earlier.record(2, (0,), 1, **RATES)
+    with pytest.raises(ValueError, match=words):
+        earlier.uncertified = "x"
 
 
 @pytest.mark.parametrize(
@@ -158,23 +147,27 @@ def test_a_snapshot_and_a_copy_are_ledgers_of_their_own() -> None:
     [{}, {"reproducible": False, "accountant": "rdp"}, {"unit": "client", "delta": 0.1 + 0.2}],
 )
 def test_ledger_round_trip(options: dict[str, Any], tmp_path: Path) -> None:
-    ledger = Ledger(**options)
+    ledger, path = Ledger(**options), tmp_path / "ledger.json"
     ledger.record(0, (0, 2), 5, sample_rate=0.3, noise_multiplier=2.0)
-    ledger.save(tmp_path / "ledger.json")
-    again = Ledger.load(tmp_path / "ledger.json")
+    ledger.save(path)
+    again = Ledger.load(path)
     for name in ("terms", "uncertified", "releases", "clients"):
         assert getattr(again, name) == getattr(ledger, name)
-    assert again.epsilon() == ledger.epsilon() and again.to_json() == ledger.to_json()
+    assert said(again) == said(ledger)
     again.record(2, (0,), 1, **RATES)  # it can be continued, and knows its rounds
     assert len(again.releases) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["ledger.json"]
-    # a text that went through a JSON reader and writer, as inside another file, is still a ledger
+    # A file that somebody reads is replaced and never changed; nothing else is left.
+    os.link(path, tmp_path / "open")
+    again.save(path)
+    assert Ledger.load(tmp_path / "open").to_json() == ledger.to_json() != again.to_json()
+    assert sorted(part.name for part in tmp_path.iterdir()) == ["ledger.json", "open"]
+    # A text that went through a JSON reader and writer, as inside another file, is still a ledger.
     assert Ledger.from_json(json.dumps(json.loads(ledger.to_json()))).epsilon() == ledger.epsilon()
 
 
 @pytest.mark.slow
 def test_ledger_refuses_any_changed_byte(tmp_path: Path) -> None:
-    """Every byte of a small file flipped in several ways, and every truncation: one clear line."""
+    """Every byte of a small file changed, every truncation and additions: one clear line."""
     ledger = Ledger()
     ledger.record(0, (0, 2), 5, sample_rate=(0.1, 0.3), noise_multiplier=1.0)
     path = tmp_path / "ledger.json"
@@ -182,14 +175,12 @@ def test_ledger_refuses_any_changed_byte(tmp_path: Path) -> None:
     whole = path.read_bytes()
     damaged = [whole + b"\n", whole + b"x", b"\xef\xbb\xbf" + whole]
     for at, byte in enumerate(whole):
-        changed = [bytes([byte ^ mask]) for mask in (1, 32, 255)]
-        damaged += [whole[:at], *(whole[:at] + new + whole[at + 1 :] for new in (b"", *changed))]
+        changed = bytes([byte ^ (1, 32, 255)[at % 3]])
+        damaged += [whole[:at], whole[:at] + changed + whole[at + 1 :]]
     for content in damaged:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"^ledger\.json: expected .{,180}$"):
             Ledger.load(path)
-    path.write_bytes(whole)
-    assert Ledger.load(path).to_json() == ledger.to_json()
 
 
 GONE = object()
@@ -220,9 +211,6 @@ def test_content_of_the_wrong_kind_is_refused(fields: dict[str, Any]) -> None:
         Ledger.from_json(text)
 
 
-KIND = '{"format": "fedlora_lab.ledger"'
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -230,43 +218,15 @@ KIND = '{"format": "fedlora_lab.ledger"'
         ("null", "a whole file .*"),
         ("[" * 100_000, "a whole file .*"),
         ('{"format": "other"}', "a whole file .*"),
-        (KIND + "}", "version 2 of fedlora_lab.ledger, found None"),
+        ('{"format": "fedlora_lab.ledger", "content": {"delta": NaN}}', "a whole file .*"),
         (files.dump_checksummed("fedlora_lab.ledger", 1, {}), "version 2 of .*, found 1"),
-        (KIND + ', "version": 2}', "an unaltered file .*; digest and content do not fit"),
-        (KIND + ', "version": 2, "content": {"delta": NaN}}', "a whole file .*"),
+        ('{"format": "fedlora_lab.ledger", "version": 2}', "an unaltered .* content do not fit"),
         (None, "a whole file .*"),
-        (7, "a whole file .*"),
     ],
 )
 def test_text_that_is_no_ledger_is_refused(text: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^ledger: expected {message}$"):
         Ledger.from_json(text)
-
-
-@pytest.mark.slow
-def test_killed_while_writing_leaves_a_whole_ledger(tmp_path: Path) -> None:
-    """kill -9 in a process that does nothing but save: the file is one of those it saved."""
-    path = tmp_path / "ledger.json"
-    code = (
-        "import sys\nfrom fedlora_lab.privacy.ledger import Ledger\nledger = Ledger()\n"
-        "for t in range(10**6):\n"
-        "    ledger.record(t, range(50), 5, sample_rate=0.1, noise_multiplier=1.0)\n"
-        "    ledger.save(sys.argv[1])\n"
-    )
-    for pause in (0.0, 0.05, 0.15):
-        path.unlink(missing_ok=True)
-        child = subprocess.Popen([sys.executable, "-c", code, str(path)])
-        try:
-            deadline = time.monotonic() + 300
-            while not path.exists() and time.monotonic() < deadline:
-                time.sleep(0.005)
-            time.sleep(pause)
-        finally:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
-        entries = Ledger.load(path).releases
-        assert [entry.round for entry in entries] == list(range(len(entries)))
-        assert len(entries) >= 1
 
 
 @pytest.mark.slow
@@ -284,15 +244,15 @@ def test_ledger_event_gives_the_same_epsilon() -> None:
 
 def test_every_epsilon_names_its_observer() -> None:
     secagg, central = of_clients("secagg"), of_clients("central")
-    assert Ledger().observers == secagg.observers == of_clients("local").observers
-    assert (secagg.observers, central.observers) == (("server", "released"), ("released",))
+    assert Ledger().observers == secagg.observers == ("server", "released")
+    assert central.observers == ("released",)
     words = "'released' for trust='central': a trusted server sees the updates themselves"
     with pytest.raises(ValueError, match=f"^observer='server': expected {words}$"):
         central.epsilon(observer="server")
     with pytest.raises(ValueError, match=r"^observer='x': expected 'server' or 'released'$"):
         Ledger().epsilon(observer="x")
-    said = "against the server, which sees the sum of the uploads and who sends"
-    assert said in secagg.statement()
+    sum_seen = "against the server, which sees the sum of the uploads and who sends"
+    assert sum_seen in secagg.statement()
     server, released = (f"{secagg.epsilon(observer=name):.4g}" for name in secagg.observers)
     assert repr(secagg) == (
         "Ledger(unit='client', trust='secagg', relation='zero-out', reproducible, 1 entries, "
@@ -302,9 +262,7 @@ def test_every_epsilon_names_its_observer() -> None:
     sentence, twice = seeded.statement(), "sees two runs of one seed, which share their noise"
     for part in (f"{seeded.epsilon():.4g}", "1e-05", "one example", "zero-out", "every upload"):
         assert part in sentence
-    assert (
-        "nothing is promised to whoever knows it." in sentence and "seed" not in fresh.statement()
-    )
+    assert "promised to whoever knows it." in sentence and "seed" not in fresh.statement()
     assert twice in Ledger.compose(seeded, seeded).statement()
     assert twice not in Ledger.compose(seeded, fresh).statement()
 
@@ -377,26 +335,6 @@ def test_the_worst_client_is_found_among_many() -> None:
     assert len(ledger._largest(None)) < 15
 
 
-ZERO_OUT = "expected 'zero-out', one unit's contribution replaced by nothing"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"unit": "user"}, "unit='user': expected one of 'example', 'client'"),
-        ({"delta": 0}, r"delta=0: expected a number in \(0, 1\)"),
-        ({"accountant": "x"}, "accountant='x': expected one of 'prv', 'rdp'"),
-        ({"reproducible": 1}, "reproducible=1: expected True or False"),
-        ({"trust": "x"}, "trust='x': expected one of 'local', 'secagg', 'central'"),
-        ({"trust": "secagg"}, "trust='secagg': expected 'local' for unit='example': .* alone"),
-        ({"relation": "replace-one"}, f"relation='replace-one': {ZERO_OUT}.*groups of two"),
-    ],
-)
-def test_ledger_refuses_bad_settings(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        Ledger(**options)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -404,23 +342,16 @@ def test_ledger_refuses_bad_settings(options: dict[str, Any], message: str) -> N
         ({"round": True}, "round=True: expected a whole number >= 0"),
         ({"round": 2**53 + 1}, "round=9007199254740993: expected at most 9007199254740992"),
         ({"clients": (0, 0)}, r"clients=\(0, 0\): expected every client once"),
-        ({"clients": (-1,)}, "clients=-1: expected a whole number >= 0"),
         ({"clients": (0.5,)}, "clients=0.5: expected a whole number >= 0"),
         ({"clients": "ab"}, "clients='a': expected a whole number >= 0"),
         ({"clients": 3}, "clients=3: expected client numbers, or None"),
-        ({"count": -1}, "count=-1: expected a whole number >= 0"),
         ({"count": 2.0}, "count=2.0: expected a whole number >= 0"),
         ({"sample_rate": 1.1}, r"sample_rate=1.1: expected a number in \[0, 1\]"),
         ({"sample_rate": None}, r"sample_rate=None: expected a number in \[0, 1\]"),
-        ({"sample_rate": "0.1"}, r"sample_rate='0.1': expected a number in \[0, 1\]"),
         ({"sample_rate": ()}, r"sample_rate=\(\): expected one number, or as many as clients"),
         ({"noise_multiplier": (1, -1)}, r"noise_multiplier\[1\]=-1: expected a number >= 0"),
         ({"noise_multiplier": math.inf}, "noise_multiplier=inf: expected a finite number"),
-        ({"noise_multiplier": math.nan}, "noise_multiplier=nan: expected a number >= 0"),
-        (
-            {"noise_multiplier": (1, 2, 3)},
-            r".*=\(1.*\): expected one number, or as many as clients",
-        ),
+        ({"noise_multiplier": (1, 2, 3)}, r".*=\(1.*\): expected one number, or as many .*"),
     ],
 )
 def test_record_refuses_bad_entries(arguments: dict[str, Any], message: str) -> None:
@@ -430,8 +361,11 @@ def test_record_refuses_bad_entries(arguments: dict[str, Any], message: str) -> 
     assert ledger.releases == ()
 
 
-def test_release_takes_numpy_numbers() -> None:
+def test_a_ledger_refuses_bad_terms_and_takes_numpy_numbers() -> None:
+    """Its terms are those of a `Privacy`, whose test has all that is refused."""
+    for name, value in (("reproducible", 1), ("trust", "secagg"), ("delta", 0)):
+        with pytest.raises(ValueError, match=f"^{name}={value!r}: expected "):
+            Ledger(**{name: value})
     clients, rates = np.array([1, 2]), np.array([0.1, 0.2])
     entry = LedgerEntry(np.int64(3), clients, np.int32(4), rates, np.float64(1.5))  # type: ignore[arg-type]
-    assert entry == LedgerEntry(3, (1, 2), 4, (0.1, 0.2), 1.5)
     assert vars(entry) == vars(LedgerEntry(3, (1, 2), 4, (0.1, 0.2), 1.5))

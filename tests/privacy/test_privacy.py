@@ -39,11 +39,7 @@ SECAGG = {"unit": "client", "trust": "secagg"}
         ("delta", [0, 1, -1e-5, math.nan, "1e-5", None], DELTA),
         ("delta", [1e-300], "at least 1e-12: noise from 52 random bits ends at 8.2 sigma"),
         ("accountant", ["gdp"], "one of 'prv', 'rdp'"),
-        (
-            "relation",
-            ["add-or-remove"],
-            f"{ZERO_OUT}; sums are divided by .* sizes are public here",
-        ),
+        ("relation", ["add-or-remove"], f"{ZERO_OUT}; sums are .* sizes are public here"),
         ("relation", ["replace-one"], f"{ZERO_OUT}; .* read epsilon for groups of two"),
         ("relation", [3], ZERO_OUT),
         ("trust", ["everyone"], "one of 'local', 'secagg', 'central'"),
@@ -66,20 +62,12 @@ def test_privacy_refuses_bad_values(field: str, values: list[Any], expected: str
     ("fields", "message"),
     [
         ({"clip_norm": math.inf, "noise_multiplier": (0.0, 1.0)}, "clip_norm=inf: .* is sigma C"),
-        ({"noise_multiplier": (1.0, -2.0)}, rf"noise_multiplier\[1\]=-2.0: expected {NUMBER}"),
         ({"noise_multiplier": (1.0, None)}, rf"noise_multiplier\[1\]=None: expected {NUMBER}"),
         ({"sample_rate": (0.1, 2.0)}, rf"sample_rate\[1\]=2.0: expected {RATE}"),
         ({"unit": "client", "noise_multiplier": (1.0, 2.0)}, ".* common to all"),
         ({"unit": "client", "sample_rate": (0.5, 0.5)}, ".*one number for unit='client': .*"),
-        (
-            {"unit": "client", "trust": "local", "sample_rate": 0.2},
-            "sample_rate=0.2: expected 1 or None for trust='local': uploads, or .* who takes part",
-        ),
-        (
-            {"noise_multiplier": (1.0, 2.0), "sample_rate": (0.1,)},
-            r"sample_rate=\(0.1,\): expected as many numbers as noise_multiplier has",
-        ),
-        ({**SECAGG, "honest": 0}, "honest=0: expected a whole number >= 1"),
+        ({**SECAGG, "sample_rate": 0.2}, "sample_rate=0.2: expected 1 or None .* who takes part"),
+        ({"noise_multiplier": (1, 2), "sample_rate": (0.1,)}, ".*as many numbers as noise_mul.*"),
         ({**SECAGG, "honest": 2.5}, "honest=2.5: expected a whole number >= 1"),
         ({**SECAGG, "colluding": -1}, "colluding=-1: expected a whole number >= 0"),
     ],
@@ -130,8 +118,6 @@ def test_calibrate_is_one_number_where_clients_are_alike() -> None:
     )
     assert one.sample_rate == 0.16 and isinstance(one.noise_multiplier, float)
     assert whole.sample_rate == few.sample_rate == 1  # a batch larger than the data is all of them
-    exact = theory.gdp_epsilon(theory.gaussian_mu(whole.noise_multiplier, 100), 1e-4)  # type: ignore[arg-type]
-    assert 2.96 <= exact <= 3
 
 
 def test_calibrate_counts_every_round_and_step() -> None:
@@ -154,25 +140,21 @@ def test_calibrate_client_unit(trust: str, q: float) -> None:
     assert privacy.sample_rate == q and isinstance(privacy.noise_multiplier, float)
     spent = accounting.epsilon(((privacy.noise_multiplier, q, 20),), 1e-3)
     assert 3.96 <= spent == privacy.ledger(releases=20).epsilon(7) <= 4
+    assert privacy.resolve(many, plan.replace(local_steps=50)) == privacy  # rounds alone count
 
 
-@pytest.mark.parametrize("epsilon", [0, -1, math.nan, math.inf, "8", None, True, 1e-9])
+@pytest.mark.parametrize("epsilon", [0, math.nan, math.inf, "8", None, True, 1e-9])
 def test_calibrate_refuses_bad_targets(epsilon: Any) -> None:
     expected = r"(a number in \(0, 1e\+09\]|a target that this accountant can certify, above .*)"
     with pytest.raises(ValueError, match=f"^epsilon=.*: expected {expected}$"):
         Privacy(delta=1e-4).calibrate(epsilon=epsilon, task=TASK, plan=PLAN)
 
 
-def test_resolve_fills_the_sample_rate() -> None:
-    example, plan = Privacy(noise_multiplier=1.0), PLAN.replace(participation=0.4)
-    assert example.resolve(TASK, PLAN).sample_rate == RATES
-    assert example.resolve(TASK, PLAN.replace(batch=None)).sample_rate == 1
-    assert client().resolve(TASK, plan).sample_rate == 0.4
-    assert client(trust="local").resolve(TASK, plan).sample_rate == 1
-
-
 def noised(**fields: Any) -> Privacy:
     return Privacy(noise_multiplier=1.0, **fields)
+
+
+OTHERS = "the others are honest"
 
 
 @pytest.mark.parametrize(
@@ -190,19 +172,11 @@ def noised(**fields: Any) -> Privacy:
             r"sample_rate\[0\]=0.26.*: expected 0.133333 = .*",
         ),
         (noised(sample_rate=(0.5, 0.5)), {}, "sample_rate=.*: expected 5 numbers, one per client"),
-        (
-            Privacy(noise_multiplier=(1.0, 1.0)),
-            {},
-            "noise_multiplier=.*: expected 5 numbers, one .*",
-        ),
-        (
-            client(sample_rate=0.2),
-            {"participation": 0.5},
-            "sample_rate=0.2: .* 0.5 = participation .*",
-        ),
+        (Privacy(noise_multiplier=(1, 1)), {}, "noise_multiplier=.*: expected 5 numbers, one .*"),
+        (client(sample_rate=0.2), {"participation": 0.5}, "sample_rate=0.2: .* 0.5 = partic.*"),
         (client(trust="secagg", honest=6), {}, r"honest=6: expected a whole number in \[1, 5\]"),
-        (client(trust="secagg", colluding=5), {}, "colluding=5: expected at most 4: the others .*"),
-        (client(trust="secagg", honest=3, colluding=3), {}, "colluding=3: expected at most 2: .*"),
+        (client(trust="secagg", colluding=5), {}, f"colluding=5: expected at most 4: {OTHERS}"),
+        (client(trust="secagg", honest=3, colluding=3), {}, f".*=3: expected at most 2: {OTHERS}"),
     ],
 )
 def test_resolve_refuses_contradictions(privacy: Privacy, change: Any, message: str) -> None:
@@ -210,39 +184,43 @@ def test_resolve_refuses_contradictions(privacy: Privacy, change: Any, message: 
         privacy.resolve(TASK, PLAN.replace(**change))
 
 
+def test_resolve_fills_the_sample_rate() -> None:
+    assert noised().resolve(TASK, PLAN).sample_rate == RATES
+    assert noised().resolve(TASK, PLAN.replace(batch=None)).sample_rate == 1
+    for trust, rate in (("central", 0.4), ("local", 1)):
+        fixed = client(trust=trust).resolve(TASK, PLAN.replace(participation=0.4))
+        assert fixed.sample_rate == rate
+
+
 def test_delta_must_lie_below_one_over_units() -> None:
     """delta >= 1 / units would allow to publish one unit outright."""
     dozen = SimpleNamespace(sizes=(500,) * 12)
-    for delta in (1 / 12, 0.1, 0.5):
-        open_plan = Privacy(unit="client", delta=delta)
-        for call in (
-            lambda delta=delta: client(delta=delta).resolve(dozen, PLAN),
-            lambda open_plan=open_plan: open_plan.calibrate(epsilon=1, task=dozen, plan=PLAN),
-        ):
-            with pytest.raises(ValueError, match=r"^delta=.*: expected < 0.0833 = 1 / 12 clients$"):
-                call()
-    with pytest.raises(ValueError, match=r"^delta=.*: expected < 0.000167 = 1 / 6000 examples$"):
-        noised(delta=16 / 6000).resolve(dozen, PLAN)
+    for privacy, limit in (
+        (client(delta=1 / 12), "< 0.0833 = 1 / 12 clients"),
+        (client(delta=0.5), "< 0.0833 = 1 / 12 clients"),
+        (noised(delta=16 / 6000), "< 0.000167 = 1 / 6000 examples"),
+    ):
+        with pytest.raises(ValueError, match=rf"^delta=.*: expected {limit}$"):
+            privacy.resolve(dozen, PLAN)
+        with pytest.raises(ValueError, match=rf"^delta=.*: expected {limit}$"):
+            privacy.calibrate(epsilon=1, task=dozen, plan=PLAN)
     assert client(delta=1 / 13).resolve(dozen, PLAN).delta == 1 / 13
 
 
 @pytest.mark.parametrize("trust", ["local", "secagg", "central"])
 def test_trust_levels_add_up(trust: str) -> None:
     """Drawn as the levels say: the sum is hidden by sigma C under every trust, within 4 errors."""
-    clients, sigma, clip, draws = 9, 1.3, 0.5, 40_000
-    rng, privacy = (
-        np.random.default_rng(0),
-        client(trust=trust, noise_multiplier=sigma, clip_norm=clip),
-    )
+    clients, sigma, clip, draws = 9, 1.3, 0.5, 10_000
+    privacy = client(trust=trust, noise_multiplier=sigma, clip_norm=clip)
     each, server, shares = privacy.noise(clients, PLAN)
-    alone = rng.normal(0, each, (draws, clients))  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    alone: Any = rng.normal(0, each, (draws, clients))  # type: ignore[arg-type]
     total = alone.sum(1) + rng.normal(0, server, draws)
     table, error = theory.trust_level(trust, sigma, clip, clients), 4 / math.sqrt(2 * draws)
     assert (each, server) == pytest.approx((table.each, table.server))
-    assert total.std() / clients == pytest.approx(table.mean, rel=error)
     needed = sigma * clip * (math.sqrt(clients) if trust == "local" else 1)
     assert total.std() == pytest.approx(needed, rel=error)
-    # what hides one upload from somebody who sees it alone
+    # What hides one upload from somebody who sees it alone: of a share hardly anything.
     assert alone[:, 0].std() == pytest.approx(table.alone * clip, rel=error, abs=1e-12)
     assert shares == {"local": 1, "secagg": clients, "central": 0}[trust]
 
@@ -256,18 +234,17 @@ def test_noise_per_client_and_at_the_ends() -> None:
         (Privacy(), 3, r"noise_multiplier=None: expected a number >= 0, or call calibrate\(.*\)"),
         (client(), 0, "clients=0: expected a whole number >= 1"),
         (client(trust="secagg", honest=5), 3, r"honest=5: expected a whole number in \[1, 3\]"),
-        (
-            client(trust="secagg", colluding=3),
-            3,
-            "colluding=3: expected at most 2: the others are .*",
-        ),
+        (client(trust="secagg", colluding=3), 3, f"colluding=3: expected at most 2: {OTHERS}"),
     ):
         with pytest.raises(ValueError, match=f"^{message}$"):
             wrong.noise(clients, PLAN)
 
 
 def test_honest_shares_come_in_nearly_always() -> None:
-    """The default is the 1 % quantile of the uploads: fewer come in less often, but not never."""
+    """The default is the 1 % quantile of the uploads: fewer come in less often, but not never.
+
+    Colluding clients are not relied on.
+    """
     rng, summed = np.random.default_rng(1), client(trust="secagg")
     for clients, participation, dropout in ((50, 0.5, 0.1), (12, 1.0, 0.2), (200, 0.1, 0.0)):
         plan = PLAN.replace(participation=participation, dropout=dropout)
@@ -275,43 +252,32 @@ def test_honest_shares_come_in_nearly_always() -> None:
         uploads = rng.binomial(clients, participation * (1 - dropout), 200_000)
         assert np.mean(uploads < levels.shares) < 0.01 <= np.mean(uploads < levels.shares + 1)
         assert levels.each == pytest.approx(1 / math.sqrt(levels.shares))
+        fewer = summed.replace(colluding=3).noise(clients, plan)
+        assert fewer.shares == levels.shares - 3
+        assert fewer.each == pytest.approx(1 / math.sqrt(fewer.shares))
     assert summed.noise(7, PLAN).shares == 7
     assert summed.noise(5, PLAN.replace(participation=0.01)).shares == 1
-    assert client(trust="secagg", honest=4).noise(16, PLAN).each == 0.5
-
-
-def test_colluding_clients_are_not_relied_on() -> None:
-    plan = PLAN.replace(participation=0.5)
-    everyone = client(trust="secagg").noise(50, plan).shares
-    levels = client(trust="secagg", colluding=6).noise(50, plan)
-    assert levels.shares == everyone - 6
-    assert levels.each == pytest.approx(1 / math.sqrt(everyone - 6))
-    assert client(trust="secagg", colluding=49).noise(50, plan).shares == 1
-    assert client(trust="secagg", honest=4, colluding=6).noise(50, plan).each == 0.5
+    assert client(trust="secagg", colluding=49).noise(50, PLAN).shares == 1
+    assert client(trust="secagg", honest=4, colluding=6).noise(16, PLAN).each == 0.5
 
 
 def test_a_plan_longer_than_its_calibration_is_refused() -> None:
     """Calibrated for 100 releases of each client and 8: 200 are refused with both numbers."""
     privacy = Privacy(delta=1e-4).calibrate(epsilon=8, task=TASK, plan=PLAN)
     assert (privacy.target, privacy.releases) == (8, 100)
-    spent = privacy.ledger(200).epsilon()
+    spent, longer = privacy.ledger(200).epsilon(), PLAN.replace(rounds=40)
     expected = (
         r"at most 100, for which epsilon = 8 was calibrated \(200 would spend "
         rf"{spent:.3g}\): calibrate for this plan, or replace\(target=None\)"
     )
     with pytest.raises(ValueError, match=f"^releases=200: expected {expected}$"):
-        privacy.resolve(TASK, PLAN.replace(rounds=40))
-    for longer in (PLAN.replace(rounds=21), PLAN.replace(local_steps=6)):
-        with pytest.raises(
-            ValueError, match=r"^releases=1[02][05]: expected at most 100, for which"
-        ):
-            privacy.resolve(TASK, longer)
+        privacy.resolve(TASK, longer)
+    with pytest.raises(ValueError, match=r"^releases=120: expected at most 100, for which"):
+        privacy.resolve(TASK, PLAN.replace(local_steps=6))
     assert privacy.resolve(TASK, PLAN.replace(rounds=10)).releases == 100
     free = privacy.replace(target=None)
     assert free.releases is None
-    assert free.resolve(TASK, PLAN.replace(rounds=40)).noise_multiplier == privacy.noise_multiplier
-    one = Privacy(unit="client", delta=1e-3).calibrate(epsilon=8, task=TASK, plan=PLAN)
-    assert one.releases == PLAN.rounds and one.resolve(TASK, PLAN.replace(local_steps=50)) == one
+    assert free.resolve(TASK, longer).noise_multiplier == privacy.noise_multiplier
 
 
 def test_entry_and_ledger_take_the_numbers_of_the_participants() -> None:
@@ -323,27 +289,13 @@ def test_entry_and_ledger_take_the_numbers_of_the_participants() -> None:
     assert (ledger.delta, ledger.accountant, ledger.unit) == (1e-5, "prv", "example")
     assert Privacy().ledger().epsilon() == 0
     assert noised(sample_rate=0.1).ledger(1, reproducible=False).mode == "release"
-    for call, message in (
-        (
-            lambda: client().entry(None),
-            "sample_rate=None: expected a number, or call resolve first",
-        ),
-        (lambda: Privacy(sample_rate=0.1).ledger(1), r"noise_multiplier=None: .* calibrate\(.*\)"),
-        (lambda: privacy.ledger(-1), "releases=-1: expected a whole number >= 0"),
-    ):
-        with pytest.raises(ValueError, match=f"^{message}$"):
-            call()
-
-
-def test_the_sentence_of_the_manual() -> None:
-    privacy = client(clip_norm=0.3, noise_multiplier=1.1, sample_rate=0.2)
-    spent = privacy.ledger(releases=50).epsilon()
-    assert spent == accounting.epsilon(((1.1, 0.2, 50),), 1e-3) == pytest.approx(5.98, abs=0.01)
-    assert privacy.replace(clip_norm=7.0).ledger(releases=50).epsilon() == spent
-
-
-def test_a_share_seen_alone_is_weak() -> None:
-    """Shares of sigma C / sqrt(m) protect the sum; an upload seen alone has sigma / sqrt(m)."""
-    each: Any = client(trust="secagg", noise_multiplier=2.0).noise(100, PLAN).each
-    together, alone = (accounting.epsilon(((float(x), 1.0, 1),), 1e-3) for x in (2.0, each))
-    assert alone > 10 * together
+    with pytest.raises(ValueError, match=r"^sample_rate=None: expected a number, or call resolve"):
+        client().entry(None)
+    with pytest.raises(ValueError, match=r"^noise_multiplier=None: .* calibrate\(.*\)$"):
+        Privacy(sample_rate=0.1).ledger(1)
+    with pytest.raises(ValueError, match=r"^releases=-1: expected a whole number >= 0$"):
+        privacy.ledger(-1)
+    # The clip norm alone changes no epsilon.
+    loud = client(clip_norm=7.0, noise_multiplier=1.1, sample_rate=0.2).ledger(releases=50)
+    assert loud.epsilon() == accounting.epsilon(((1.1, 0.2, 50),), 1e-3)
+    assert loud.epsilon() == pytest.approx(5.98, abs=0.01)

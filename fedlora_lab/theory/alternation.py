@@ -191,7 +191,7 @@ def two_number_descent(
 def filter_weights(taps: int) -> Float[np.ndarray, " taps"]:
     """Binomial low-pass weights with sum 1: 1 4 6 4 1 over 16 for five taps; taps odd, in [1, 99].
 
-    Guarantees: test_filter_weights.
+    Guarantees: test_filter_gain.
     Source: arXiv:2602.19926, the low-pass filter.
     """
     check_whole("taps", taps, 1, 99)

@@ -53,7 +53,7 @@ def deviation_pairs(B: FactorsB, A: FactorsA, weights: Weights = None) -> Matrix
     """The same D over pairs of clients: -1/2 sum_ij p_i p_j (B_i - B_j)(A_i - A_j).
 
     Args: B, A: the clients' factors; weights: p.
-    Guarantees: test_deviation_pairs.
+    Guarantees: test_deviation_covariance.
     Source: derived; a covariance written over pairs.
     """
     p = _weights(B, A, weights)

@@ -123,7 +123,7 @@ def gdp_epsilon(mu: float, delta: float) -> float:
 
     To 1e-12 relative.
 
-    Guarantees: test_gdp_epsilon.
+    Guarantees: test_gdp_delta.
     Source: as `gdp_delta`.
     """
     check_number("mu", mu, 0, open_low=True)

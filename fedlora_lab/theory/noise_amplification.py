@@ -104,7 +104,7 @@ def factor_average_terms(
     `noise_terms` at std / sqrt(K), so the quadratic term falls with K^2.
 
     Args: as `noise_terms`; the stds are those of one client; clients: K >= 1.
-    Guarantees: test_factor_average_terms.
+    Guarantees: test_product_average_terms.
     Source: derived.
     """
     check_whole("clients", clients, 1)
@@ -172,7 +172,7 @@ def quadratic_share(std: float, d_in: int) -> float:
 def crossover(d_in: int) -> float:
     """The noise std at which the quadratic term overtakes the linear one: 1 / sqrt(3 d_in).
 
-    Guarantees: test_crossover.
+    Guarantees: test_quadratic_share.
     Source: derived from `quadratic_share`.
     """
     check_whole("d_in", d_in, 1)

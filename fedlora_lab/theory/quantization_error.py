@@ -58,7 +58,7 @@ def quantiser_error(levels: Sequence[float], block: int) -> float:
 def bits_per_number(width: int, block: int) -> float:
     """Bits of a number on the wire: its code of width >= 2, its share of the block's 32-bit scale.
 
-    Guarantees: test_bits_per_number.
+    Guarantees: test_lesson_08.py::test_quantiser_error.
     Source: arXiv:2305.14314, section 3, without double quantisation.
     """
     check_whole("width", width, 2)

@@ -18,7 +18,6 @@ from fedlora_lab import attacks, theory
 from fedlora_lab.attacks import reconstruction
 from fedlora_lab.attacks.gradient_inversion import Victim
 from fedlora_lab.attacks.membership_inference import likelihood_ratio
-from fedlora_lab.plots.style import png
 
 LINEAR = fl.tasks.regression(clients=1, examples=32, d_in=48, d_out=24, rank=4, dtype="float64")
 
@@ -51,16 +50,13 @@ def test_one_input_is_recovered_and_noise_hides_it():
     """|cos| falls from 1 to a guess's as the noise grows: 48 inputs, rank 8, the mean of 20."""
     victim, (x, y) = Victim.of(LINEAR, fl.Lora(8)), first(LINEAR)
     found = {}
-    for sigma in (0.0, 0.01, 0.05, 0.3, 1.0):
+    for sigma in (0.0, 0.05, 0.3, 1.0):
         options = ({"clip_norm": 0.1, "noise_multiplier": sigma, "draw": i} for i in range(20))
         uploads = [victim.upload((x, y), **some) for some in options]
         read = [attacks.direction(upload[victim.layer(upload)]) for upload in uploads]
         found[sigma] = np.mean([attacks.similarity(one, x[0]) for one in read])
     assert found[0.0] == pytest.approx(1.0, abs=1e-12)
-    assert found[0.01] > 0.98
-    assert found[0.05] > 0.9
-    assert 0.15 < found[0.3] < 0.8
-    assert found[1.0] < 0.3
+    assert found[0.05] > 0.9 and 0.15 < found[0.3] < 0.8 and found[1.0] < 0.3
 
 
 @pytest.mark.parametrize("count", [1, 8, 16])
@@ -98,13 +94,9 @@ def test_an_image_is_read_from_one_gradient():
 
 
 def test_the_dictionary_holds_every_patch():
-    patches, image = reconstruction.patches(), torch.rand(8, 8)
-    assert patches.shape == (17**4, 8, 8)
+    patches, levels = reconstruction.patches(), scans().clients[0][0][:50] * 16
+    assert patches.shape == (17**4, 8, 8) and torch.equal(levels, levels.round())
     assert torch.equal(patches[:, :2, :2], patches[:, 2:4, 6:])
-    levels = scans().clients[0][0][:50] * 16
-    assert torch.equal(levels, levels.round())
-    again = reconstruction.assemble_image(patches_of(image), torch.arange(16))
-    assert torch.equal(again, image)
 
 
 def test_inputs_of_a_layer_are_its_inputs():
@@ -146,7 +138,6 @@ def test_an_image_is_found_by_search_and_noise_hides_it():
     assert attacks.similarity(found[0.0].x, x) > 0.95
     assert found[1.0].distance > 0.5
     assert attacks.similarity(found[1.0].x, x) < 0.85
-    assert 0 <= float(found[0.0].x.min()) <= float(found[0.0].x.max()) <= 1
     ids = {"ids": torch.zeros(3, 2).long()}, y.expand(3)
     words = replace(task, test=ids, validation=None, clients=(ids,), client_names=())
     with pytest.raises(ValueError, match=r"task=.*: expected inputs that are numbers"):
@@ -217,15 +208,10 @@ def test_a_victim_from_a_run_sends_clipped_gradients():
     assert {key.side for key in victim.upload(pair, "AB")} == {"A", "B"}
     bound = victim.upload(pair, "AB", clip_norm=0.01)
     assert math.sqrt(sum(float(g.square().sum()) for g in bound.values())) <= 3 * 0.01 * (1 + 1e-9)
-    bad: Any
-    for bad, message in (
-        ({"sides": "C"}, "sides='C': expected some of"),
-        ({"noise_multiplier": 1.0}, "clip_norm=inf: expected finite where noise is added"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            victim.upload(pair, **bad)
-    with pytest.raises(ValueError, match=r"spread=-1.0: expected a number >= 0"):
-        Victim.of(tokens(), spread=-1.0)
+    with pytest.raises(ValueError, match="sides='C': expected some of"):
+        victim.upload(pair, "C")
+    with pytest.raises(ValueError, match="clip_norm=inf: expected finite where noise is added"):
+        victim.upload(pair, noise_multiplier=1.0)
 
 
 def test_the_recovered_images_are_drawn():
@@ -234,6 +220,5 @@ def test_the_recovered_images_are_drawn():
     assert [ax.get_xlabel() for ax in figure.axes] == list(images)
     drawn: Any = figure.axes[0].images[0].get_array()
     assert np.array_equal(drawn, np.eye(8))
-    assert png(figure)[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match=r"images={}: expected at least one"):
         fl.course.lesson(11).recovered({})

@@ -1,5 +1,4 @@
-"""What is done to runs and studies in processes of their own: killed, interrupted, out of space,
-without a permission.
+"""Runs and studies in processes of their own that are killed, out of space or without permission.
 
 Each scenario runs in one process that forks, so that what is heavy is loaded once. Called by
 test_faults_runs.py.
@@ -15,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from fedlora_lab.federated.comparison import Cell
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.report.run_folder import Folder, read_frame
 
-KILLS, INTERRUPTS = 8, 5
+KILLS = 8
 PLAN = fl.Plan(rounds=20, local_steps=1, batch=3, lr=0.05)
 TASK = {"clients": 2, "examples": 6, "test": 4, "d_in": 5, "d_out": 4, "rank": 1}
 WORDS = "run regression rolora --clients 3 --local-steps 1 --lr 0.01 --accountant rdp --delta 0.001"
@@ -40,7 +40,7 @@ SIZES = tokens("head").sizes
 
 
 def played(out: Path) -> None:
-    """Play one method on a tiny task, under privacy, in a run folder to its end."""
+    """Trains one private cell in a run folder to its end."""
     cell = Cell.named("fedlora", tokens("head"), private("example"), PLAN, LORA, 0)
     with Folder(out) as folder:
         for _ in run_cell(folder, cell):
@@ -58,29 +58,22 @@ def tiny() -> Study:
 
 
 def studied(path: Path) -> None:
-    """Play the tiny study to its end, in this process."""
+    """Runs the tiny study to its end, in this process."""
     runner.run_study(tiny(), path, workers=0, bar=False)
 
 
-def commanded(root: Path, out: Path, *more: object) -> None:
-    """The command line in this process; what it says goes to said.out and said.err."""
-    for ending, number in (("out", 1), ("err", 2)):
-        os.dup2(os.open(root / f"said.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+def commanded(said: Path, out: Path, *more: object) -> None:
+    """The command line in this process; what it says goes to the file ``said``."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     try:
-        (root / "ready").touch()
         main([*WORDS.split(), "--out", str(out), *map(str, more)])
     except SystemExit as error:
-        sys.stdout.flush()
         os._exit(error.code if isinstance(error.code, int) else 1)
 
 
-def child(
-    act: Callable[[], Any],
-    after: float = 0.0,
-    number: int = 0,
-    when: Callable[[], bool] = lambda: True,
-) -> int:
-    """Fork, do something there, send it a signal some seconds after ``when`` holds; its status.
+def child(act: Callable[[], Any], ripe: Callable[[], bool] | None = None, after: float = 0) -> int:
+    """Forks and acts there; kills the child some seconds after ``ripe``, if given; its status.
 
     Moments are told by what has been done, not by the clock alone: a busy machine then comes as far
     as an idle one. The status is negative for a signal.
@@ -96,25 +89,26 @@ def child(
             status = 3 if "\n" not in str(error) else 4
         finally:  # nothing of the parent's work goes on in the child
             os._exit(status)
-    while number and not when():
+    while ripe is not None and not ripe():
         over, status = os.waitpid(pid, os.WNOHANG)
         if over:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
-    time.sleep(after)
-    os.kill(pid, number)
+    if ripe is not None:
+        time.sleep(after)
+        os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def warmed(act: Callable[[Path], Any], root: Path) -> None:
-    """Load here what some work loads, so that no child spends its time on that.
+def warm_up(act: Callable[[Path], Any], root: Path) -> None:
+    """Imports here what some work imports, so that no child spends its time on that.
 
     The work itself is done in children only: PyTorch takes no gradient in a child of a process that
     took some.
     """
     names = root / "names"
     child(lambda: (act(root / "first"), names.write_text("\n".join(sys.modules))))
-    for name in names.read_text().splitlines() if names.exists() else ():
+    for name in names.read_text().splitlines():
         with suppress(Exception):
             import_module(name)
 
@@ -128,138 +122,95 @@ def spent(rounds: int) -> float:
     return ledger.epsilon()
 
 
-def found(state: Path) -> dict[str, Any]:
-    """What a killed run left: rounds done, epsilon claimed and spent, and whether all that fits."""
-    if not (state.is_dir() and checkpoint.rounds_in(state)):
+def reached(state: Path) -> int:
+    """The newest round that stands in a folder of checkpoints; -1: none."""
+    return max(checkpoint.rounds_in(state), default=-1) if state.is_dir() else -1
+
+
+def left(state: Path) -> dict[str, Any]:
+    """What a run left: rounds done, epsilon claimed and spent, and whether all that fits."""
+    if reached(state) < 0:
         return {"done": -1, "rows": -1, "claimed": 0.0, "spent": 0.0, "fits": True}
     done, book, rows = (
         checkpoint.latest(state)[0].round,
         state / "ledger.json",
         state / "rounds.csv",
     )
-    ledger = Ledger.load(book) if book.exists() else None
-    known = {entry.round for entry in ledger.releases} if ledger else set()
+    ledger = Ledger.load(book) if book.exists() else Ledger()
+    known = {entry.round for entry in ledger.releases}
     table: Any = read_frame(rows) if rows.exists() else None
     last = -1 if table is None else int(table["round"].max())
     fits = set(range(1, done + 1)) <= known <= set(range(1, done + 2)) and last <= done
-    claimed = ledger.epsilon() if ledger else 0.0
+    claimed = ledger.epsilon() if known else 0.0
     return {"done": done, "rows": last, "claimed": claimed, "spent": spent(done), "fits": fits}
 
 
-def reached(state: Path) -> int:
-    """The newest round that stands in a folder of checkpoints."""
-    return max(checkpoint.rounds_in(state), default=-1) if state.is_dir() else -1
-
-
-def lines(path: Path) -> int:
-    """Whole lines in a file."""
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
 def killed(
-    act: Callable[[Path], Any], root: Path, name: str, count: Callable, left: Callable
+    act: Callable[[Path], Any], root: Path, count: Callable[[Path], int], look: Callable
 ) -> dict[str, Any]:
-    """Kills, each at a random moment; what was on the disk after each.
+    """Kills at random moments, some steps of ``count`` further each; what ``look`` finds then.
 
-    A work that comes to its end before the kill is followed by the next, name-0, name-1, …; all of
-    them, and one that nobody kills, are then played to their end.
+    A work that ends before its kill is followed by the next, 0, 1, …; all of them, and one that
+    nobody kills, are then done to their end.
     """
-    warmed(act, root)
+    warm_up(act, root)
     draw, seen, number = random.Random(1), [], 0
     while len(seen) < KILLS:
-        path = root / f"{name}-{number}"
+        path = root / str(number)
         goal = count(path) + draw.randrange(3)
-
-        def far(path: Path = path, goal: int = goal) -> bool:
-            return count(path) >= goal
-
-        code = child(lambda path=path: act(path), draw.uniform(0, 0.03), signal.SIGKILL, far)
+        code = child(partial(act, path), lambda: count(path) >= goal, draw.uniform(0, 0.03))  # noqa: B023
         if code == -signal.SIGKILL:
-            seen.append({"number": number, **left(path)})
+            seen.append({"number": number, **look(path)})
         else:
             number += 1
-    paths = [*(root / f"{name}-{index}" for index in range(number + 1)), root / "whole"]
-    assert all(child(lambda path=path: act(path)) == 0 for path in paths)
+    for name in (*range(number + 1), "whole"):
+        assert child(partial(act, root / str(name))) == 0
     return {"seen": seen, "count": number + 1}
 
 
 def runs(root: Path) -> dict[str, Any]:
     """Kills of a run in its folder."""
-
-    def state(out: Path) -> Path:
-        return out / "checkpoints" / "fedlora-0"
-
-    return killed(
-        played, root, "run", lambda out: reached(state(out)), lambda out: found(state(out))
-    )
+    state = Path("checkpoints", "fedlora-0")
+    return killed(played, root, lambda out: reached(out / state), lambda out: left(out / state))
 
 
 def studies(root: Path) -> dict[str, Any]:
     """Kills of a study; keys on the disk after each."""
 
-    def left(path: Path) -> dict[str, Any]:
-        return {"keys": sorted(runner.load(path))}
+    def lines(path: Path) -> int:
+        return path.read_bytes().count(b"\n") if path.exists() else 0
 
-    return killed(studied, root, "study", lines, left)
-
-
-def interrupts(root: Path) -> dict[str, Any]:
-    """Ctrl-C again and again, at a random moment of one and the same run."""
-
-    def some(place: Path) -> None:
-        list(fl.run(fl.tasks.regression(clients=3), "rolora", None, PLAN, checkpoint=place))
-
-    warmed(some, root)
-    draw, out, seen = random.Random(3), root / "out", []
-    state = out / "checkpoints" / "rolora-0"
-    for _ in range(INTERRUPTS):
-        goal = reached(state) + draw.randrange(4)
-
-        def far(goal: int = goal) -> bool:
-            return (root / "ready").exists() and reached(state) >= goal
-
-        act, after = (lambda: commanded(root, out, "--rounds", 5000)), draw.uniform(0, 0.03)
-        code = child(act, after, signal.SIGINT, far)
-        (root / "ready").unlink()
-        seen.append({"code": code, "said": (root / "said.err").read_text(), **found(state)})
-    return {"seen": seen}
+    return killed(studied, root, lines, lambda path: {"keys": sorted(runner.load(path))})
 
 
 def limited(act: Callable[[], Any], size: int) -> None:
-    """Do something while no file may grow past this size."""
+    """Acts while no file may grow past this size."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     act()
 
 
 def full(root: Path) -> dict[str, Any]:
     """Runs and a study whose files may not grow past some bytes, the study then without limit."""
-    seen = []
+    seen, said = [], root / "said"
     for size in (300, 6000, 9000):
         out = root / f"out-{size}"
-
-        def act(out: Path = out) -> None:
-            commanded(root, out, "--rounds", 12)
-
-        code = child(lambda act=act, size=size: limited(act, size))
+        code = child(partial(limited, partial(commanded, said, out, "--rounds", 12), size))
         state = out / "checkpoints" / "rolora-0"
-        said, book = (root / "said.err").read_text(), state / "ledger.json"
+        book, drafts = state / "ledger.json", [path.name for path in out.rglob("*.part")]
         known = len(Ledger.load(book).releases) if book.exists() else 0
-        drafts = [path.name for path in out.rglob("*.part")]
-        seen.append({"code": code, "said": said, "drafts": drafts, "known": known, **found(state)})
-    path = root / "study"
-    code = child(lambda: limited(lambda: studied(path), 2000))
-    kept = len(runner.load(path))
-    assert child(lambda: studied(path)) == 0
-    return {"seen": seen, "study": (code, kept, len(runner.load(path)))}
+        found = {"code": code, "said": said.read_text(), "drafts": drafts, "known": known}
+        seen.append({**found, **left(state)})
+    study = partial(studied, root / "study")
+    code, kept = child(partial(limited, study, 2000)), len(runner.load(root / "study"))
+    assert child(study) == 0
+    return {"seen": seen, "study": (code, kept, len(runner.load(root / "study")))}
 
 
 def closed(root: Path) -> dict[str, Any]:
     """A run joins a read-only folder; root first becomes somebody without privileges."""
-    out, first, second = root / "out", root / "first", root / "second"
-    for said in (first, second):
-        said.mkdir()
-        said.chmod(0o777)
-    codes = [child(lambda: commanded(first, out, "--rounds", 2))]
+    out, said = root / "out", root / "said"
+    codes = [child(partial(commanded, said, out, "--rounds", 2))]
+    said.chmod(0o666)
     for path in (out, *out.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
 
@@ -271,14 +222,14 @@ def closed(root: Path) -> dict[str, Any]:
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)
-        commanded(second, out, "--rounds", 2, "--seed", 1)
+        commanded(said, out, "--rounds", 2, "--seed", 1)
 
     before = contents()
     codes.append(child(plain))
     same = contents() == before
     for path in (out, *out.rglob("*")):
         path.chmod(0o755)
-    return {"codes": codes, "said": (second / "said.err").read_text(), "same": same}
+    return {"codes": codes, "said": said.read_text(), "same": same}
 
 
 if __name__ == "__main__":

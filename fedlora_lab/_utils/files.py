@@ -90,7 +90,7 @@ def lock_folder(
         what: how to call it in an error; default: ``out`` and the folder.
 
     Guarantees: test_faults_runs.py::test_two_runs_in_one_folder_refuse_each_other,
-        ::test_a_dead_holder_is_no_holder.
+        ::test_kills_of_a_run_lose_nothing.
     """
     if folder is None:
         yield

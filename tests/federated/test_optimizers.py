@@ -96,12 +96,11 @@ def test_adam_is_that_of_torch(betas, weight_decay):
 @both_precisions
 def test_plain_sgd_is_the_bare_step(dtype):
     """One tensor of all clients at first, then one each: the bits of ``p - lr * g``."""
-    params, bare = {"B": draw(1, 4, 2, dtype=dtype)}, draw(1, 4, 2, dtype=dtype)
+    bare = {"B": draw(1, 4, 2, dtype=dtype)}
     grads = [{"B": draw(5, 4, 2, seed=i, dtype=dtype)} for i in range(1, 4)]
-    for one in grads:
-        bare = bare - 0.3 * one["B"]
-    found, state = walk(SGD(), params, grads, 0.3)
-    assert torch.equal(found["B"], bare) and state == {"B": {}}
+    found, state = walk(SGD(), bare, grads, 0.3)
+    expected = ((bare["B"] - 0.3 * grads[0]["B"]) - 0.3 * grads[1]["B"]) - 0.3 * grads[2]["B"]
+    assert torch.equal(found["B"], expected) and state == {"B": {}}
 
 
 @every_rule
@@ -162,13 +161,13 @@ def test_without_noise_dp_adam_is_adam(decay, std):
     assert all(torch.equal(one[key], other[key]) for key in START)
 
 
-@pytest.mark.parametrize("std", [0.4, torch.tensor([[0.2], [0.0], [3.0]], dtype=torch.float64)])
 @pytest.mark.parametrize("floor", [1e-6, 0.1])
-def test_dp_adam_by_hand(std, floor):
+def test_dp_adam_by_hand(floor):
     """Algorithm 1 of the source, with gamma' = floor s^2, for every client's own noise."""
     p, (b1, b2), m, v = draw(3, 4), (0.9, 0.99), 0.0, 0.0
     begin, grads = {"B": p}, [draw(3, 4, seed=i) for i in range(1, 6)]
-    variance = torch.as_tensor(std, dtype=torch.float64) ** 2
+    std = torch.tensor([[0.2], [0.0], [3.0]], dtype=torch.float64)
+    variance = std**2
     for t, g in enumerate(grads, 1):
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
         left = torch.maximum(v / (1 - b2**t) - variance, floor * variance)
@@ -179,7 +178,10 @@ def test_dp_adam_by_hand(std, floor):
 
 
 def test_dp_adam_finds_the_signal_in_the_noise():
-    """Two signals ten times apart under the same noise: steps alike again, as without the noise."""
+    """Two signals ten times apart under the same noise: steps alike again, as without the noise.
+
+    And without any signal a step is at most 1 / sqrt(floor) in units of noise, however early.
+    """
     signal = torch.tensor([1.0, 0.1], dtype=torch.float64).repeat_interleave(500)
     grads = [{"B": signal + 0.3 * draw(1000, seed=i)} for i in range(2000)]
     ratios = []
@@ -190,10 +192,6 @@ def test_dp_adam_finds_the_signal_in_the_noise():
             total += steps["B"] if t >= 1000 else 0.0
         ratios.append(float(total[:500].mean() / total[500:].mean()))
     assert ratios[0] > 2.5 and ratios[1] == pytest.approx(1.0, abs=0.2)
-
-
-def test_the_floor_bounds_a_step_without_signal():
-    """However few steps there were, at most 1 / sqrt(floor) in units of noise."""
     noise = {"B": 0.3 * draw(4000)}
     steps, _ = DPAdam(floor=0.1).update(noise, {}, noise, 1.0, 0.3)
     assert float((steps["B"].abs() * 0.3 / noise["B"].abs()).max()) <= 1 / math.sqrt(0.1) + 1e-6
@@ -237,7 +235,6 @@ def test_text_and_settings_are_read_back(rule):
 
 def test_words():
     assert str(AdamW(betas=(0.5, 0.9), eps=1)) == "adamw:betas=0.5/0.9,eps=1.0"
-    assert repr(SGD(momentum=0.9)) == "SGD(momentum=0.9, weight_decay=0.0)"
     assert optimizer_of(" sgd : momentum = 0.9 , weight_decay=5e-4") == SGD(0.9, 5e-4)
     assert optimizer_of("dp-adam:floor=1") == DPAdam(floor=1) != AdamW(weight_decay=0.0)
     assert fl.Plan(optimizer="sgd:momentum=0.9") == fl.Plan(optimizer=SGD(momentum=0.9))
@@ -253,21 +250,17 @@ CHOICE = "expected one of 'sgd', 'adamw', 'dp-adam', with settings as in 'sgd:mo
         ("rmsprop", f"optimizer='rmsprop': {CHOICE}"),
         (None, f"optimizer=None: {CHOICE}"),
         (SGD, f"SGD'>: {CHOICE}"),
-        ({"momentum": 0.9}, f"optimizer={{'momentum': 0.9}}: {CHOICE}"),
         ({"name": ["sgd"]}, f"optimizer={{'name': ['sgd']}}: {CHOICE}"),
         (Adam(), CHOICE),
         ("sgd:", SETTINGS.format("sgd:")),
         ("sgd:momentum=x", SETTINGS.format("sgd:momentum=x")),
         ("sgd:momentum=0.9,momentum=0.8", SETTINGS.format("sgd:momentum=0.9,momentum=0.8")),
         ("sgd:betas=0.9", "expected settings of sgd among momentum, weight_decay"),
-        ("sgd:name=1", SETTINGS.format("sgd:name=1")),
-        ("sgd:momentum=1", "sgd momentum=1.0: expected a number in [0, 1)"),
         ("sgd:momentum=nan", "sgd momentum=nan: expected a number in [0, 1)"),
         ("sgd:momentum=0.5/0.5", "sgd momentum=(0.5, 0.5): expected a number in [0, 1)"),
         ("sgd:weight_decay=-1", "sgd weight_decay=-1.0: expected a number in [0, 1e+09]"),
         ("adamw:betas=0.9", "adamw betas=0.9: expected two numbers in [0, 1)"),
         ("adamw:betas=0.9/1", "adamw betas[1]=1.0: expected a number in [0, 1)"),
-        ("adamw:eps=0", "adamw eps=0.0: expected a number in (0, 1e+09]"),
         ("dp-adam:floor=0", "dp-adam floor=0.0: expected a number in (0, 1e+09]"),
         ({"name": "sgd", "momentum": "0.9"}, "sgd momentum='0.9': expected a number in [0, 1)"),
     ],
@@ -276,9 +269,5 @@ def test_a_mistake_is_told_in_one_line(value, words):
     with pytest.raises(ValueError) as caught:
         optimizer_of(value)
     assert str(caught.value).endswith(words) and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("value", ["adamw", DPAdam()])
-def test_the_server_has_a_table_of_its_own(value):
     with pytest.raises(ValueError, match=r"^server_optimizer=.*: expected one of 'sgd', 'adam',"):
-        optimizer_of(value, "server_optimizer", optimizers.SERVER_OPTIMIZERS)
+        optimizer_of("adamw", "server_optimizer", optimizers.SERVER_OPTIMIZERS)

@@ -61,6 +61,7 @@ def settings(task: str = "digits", methods: tuple[str, ...] = METHODS, seeds=SEE
         "privacy": {"unit": "example", "delta": 1e-4, "trust": "local", **sigma},
         "lora": {"rank": 4, "alpha": 8.0},
         "plans": dict.fromkeys(methods, plan),
+        "privacies": dict.fromkeys(methods),
         "methods": {method: {"name": method, "source": task} for method in methods},
         "seeds": list(seeds),
         "versions": {"fedlora-lab": "0.1.0", "torch": "2"},

@@ -17,7 +17,7 @@ from fedlora_lab.cli.runs import row_settings
 from fedlora_lab.federated.comparison import Cell
 from fedlora_lab.report.run_folder import Folder, to_json
 
-PLAIN = "method unit seed delta confidence canaries lower ceiling seconds rounds bug invalid"
+PLAIN = "method unit seed delta confidence canaries lower ceiling seconds rounds bug invalid holds"
 EPSILONS = "epsilon_lower epsilon_upper epsilon_nominal"
 
 
@@ -54,7 +54,7 @@ def audit_folder(
     rounds: int | None,
     seed: int,
     checked: bool,
-    bug: "Callable[..., Any] | None" = None,
+    bug: Callable[..., Any] | None = None,
 ) -> bool:
     """Audits every method of a run folder, prints and writes the results; whether all of it holds.
 
@@ -62,13 +62,12 @@ def audit_folder(
     """
     results, sound = [], True
     for cell in rebuild_cells(folder, rounds, seed):
-        options: dict[str, Any] = {"lora": cell.lora, "seed": seed, "bug": bug}
-        options |= {"task": cell.task, "method": cell.method, "plan": cell.plan}
-        found = audit(privacy=cell.privacy, canaries=canaries, confidence=confidence, **options)
+        options: Any = {"task": cell.task, "method": cell.method, "privacy": cell.privacy}
+        options |= {"plan": cell.plan, "lora": cell.lora, "seed": seed, "bug": bug}
+        found, verdict = audit(canaries=canaries, confidence=confidence, **options), None
         click.echo(audit_line(cell.slug, found))
-        verdict = None
         if checked and cell.privacy is not None:
-            verdict = self_check(privacy=cell.privacy, **options)
+            verdict = self_check(**options)
             click.echo("  self-check: " + ("ok" if verdict.ok else f"FAILED\n{verdict}"))
         sound = sound and found.holds and (verdict is None or verdict.ok)
         results.append(audit_to_json(cell.slug, found, verdict))
@@ -96,8 +95,7 @@ def rebuild_cells(folder: Path, rounds: int | None, seed: int) -> list[Cell]:
             same = all(now.get(name) == value for name, value in row.items())
             check(same, f"methods.{slug}", row, "the row of the table as it is now")
             plan = plan if rounds is None else plan.replace(rounds=rounds)
-            privacy = None if fields is None else fl.Privacy(**fields)
-            cells.append(replace(cell, plan=plan, privacy=privacy))
+            cells.append(replace(cell, plan=plan, privacy=fields and fl.Privacy(**fields)))
     except (KeyError, TypeError, AttributeError) as error:
         path = folder / "settings.json"
         raise ValueError(f"{path}: expected the settings of a run ({error})") from error
@@ -107,8 +105,9 @@ def rebuild_cells(folder: Path, rounds: int | None, seed: int) -> list[Cell]:
 
 def _task(settings: Any, folder: Folder) -> fl.tasks.Task:
     """The task that the settings name, with the same data and weights."""
-    name, tasks = settings["info"].get("task"), fl.tasks.TASKS
-    check(name in tasks, "task", name, "one that can be built again: " + ", ".join(tasks))
+    name = settings["info"].get("task")
+    expected = "one that can be built again: " + ", ".join(fl.tasks.TASKS)
+    check(name in fl.tasks.TASKS, "task", name, expected)
     task = fl.tasks.build(name, **settings["info"]["arguments"])
     found = folder.keyed(task.fingerprint)
     expected = "that of the run; data, weights or packages have changed"
@@ -132,7 +131,10 @@ def audit_line(slug: str, found: Audit) -> str:
 
 
 def audit_to_json(slug: str, found: Audit, verdict: SelfCheck | None) -> dict[str, Any]:
-    """An audit as JSON values; an epsilon that is infinite or not a number is null."""
+    """An audit as JSON values; an epsilon that is infinite or not a number is null.
+
+    Args: slug: of the cell. found: its audit. verdict: its self-check, if there was one.
+    """
 
     def finite(value: float) -> float | None:
         return value if math.isfinite(value) else None
@@ -145,9 +147,8 @@ def audit_to_json(slug: str, found: Audit, verdict: SelfCheck | None) -> dict[st
         "slug": slug,
         **{name: getattr(found, name) for name in PLAIN.split()},
         **{name: finite(getattr(found, name)) for name in EPSILONS.split()},
-        "holds": found.holds,
         "guesses": [list(guess) for guess in found.guesses],
-        "included": [bool(one) for one in found.included],
-        "scores": {view: [float(one) for one in values] for view, values in found.scores.items()},
+        "included": found.included.tolist(),
+        "scores": {view: values.tolist() for view, values in found.scores.items()},
         "self_check": check,
     }

@@ -25,24 +25,22 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 class Row(NamedTuple):
-    """One line of the report: what was looked at, what is there, whether it will do, whether the
-    core needs it, and the command that helps.
-    """
+    """One line of the report."""
 
     part: str
     name: str
-    found: str
-    ok: bool = True
-    needed: bool = False
-    help: str = ""
+    found: str  # what is there
+    ok: bool = True  # it will do
+    needed: bool = False  # the core needs it
+    help: str = ""  # the command that adds it
 
 
 def requirement_row(part: str, requirement: Requirement) -> Row:
     """Whether one required package is installed in a version that fits, else how to install it."""
-    name = "fedlora-lab" + ("" if part == CORE else f"[{part}]")
-    if (SOURCE / "pyproject.toml").exists():  # the package runs from a checkout
-        name = f"-e {name.replace('fedlora-lab', str(SOURCE))}"
-    help = f"{sys.executable} -m pip install '{name}'".replace("'-e ", "-e '")
+    extra = "" if part == CORE else f"[{part}]"
+    # From a checkout the package is installed from there.
+    home = f"-e '{SOURCE}{extra}'" if (SOURCE / "pyproject.toml").exists() else ""
+    help = f"{sys.executable} -m pip install " + (home or f"'fedlora-lab{extra}'")
     try:
         found = version(requirement.name)
     except PackageNotFoundError:
@@ -93,12 +91,11 @@ def task_rows() -> list[Row]:
     from fedlora_lab import tasks
     from fedlora_lab.tasks.sentiment import TEXTS, TOKENIZER, WEIGHTS, cache_folder
 
-    digits = Row("tasks", "digits", "ready", needed=True)
+    digits, help = Row("tasks", "digits", "ready", True, True), "pip install --force-reinstall "
     try:
         tasks.digits()
     except ValueError as error:
-        help = "pip install --force-reinstall fedlora-lab"
-        digits = Row("tasks", "digits", str(error), False, True, help)
+        digits = digits._replace(found=str(error), ok=False, help=help + "fedlora-lab")
     # The content of what was downloaded is hashed when it is used.
     kept, parts = cache_folder(), (WEIGHTS, TOKENIZER, TEXTS)
     absent = ", ".join(part.name for part in parts if not (kept / part.name).is_file())
@@ -109,20 +106,16 @@ def task_rows() -> list[Row]:
     return [Row("tasks", "regression", "ready"), digits, sentiment, downloads]
 
 
-def hosts() -> dict[str, str]:
-    """The hosts that a task may connect to, and what for; nothing else here uses a network.
+def network_rows() -> list[Row]:
+    """One row for each host that a task may connect to; nothing else here uses a network.
 
     Guarantees: test_no_surprises.py::test_no_network_without_a_task_that_needs_it,
         ::test_only_listed_hosts_are_asked.
     """
     hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
-    parts = dict.fromkeys(("pypi.org", "files.pythonhosted.org"), "parts of sentiment, once")
-    return {hub or "huggingface.co": "models and data of hub", **parts}
-
-
-def network_rows() -> list[Row]:
-    """One row for each host that a task may connect to."""
-    return [Row("network", host, f"for {what}") for host, what in hosts().items()]
+    hosts = {hub or "huggingface.co": "for models and data of hub"}
+    hosts |= dict.fromkeys(("pypi.org", "files.pythonhosted.org"), "for parts of sentiment, once")
+    return [Row("network", host, what) for host, what in hosts.items()]
 
 
 def format_rows(rows: list[Row]) -> str:
@@ -139,15 +132,10 @@ def format_rows(rows: list[Row]) -> str:
     return "\n".join([*lines, *(f"  {command}" for command in commands)])
 
 
-def healthy(rows: list[Row]) -> bool:
-    """Whether all that the core needs is there and in range."""
-    return all(row.ok for row in rows if row.needed)
-
-
 @click.command("doctor")
 def doctor_command() -> None:
     """Show what is installed, what runs here, and the command that adds what is missing."""
     rows = [*machine_rows(), *package_rows(), *tool_rows(), *task_rows(), *network_rows()]
     click.echo(format_rows(rows))
-    if not healthy(rows):
+    if any(row.needed and not row.ok for row in rows):
         raise SystemExit(1)

@@ -1,8 +1,8 @@
 """Options shared by run, compare and flower, and how their words become a run's parts."""
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import click
@@ -106,21 +106,19 @@ def parse_pairs(name: str, text: str) -> dict[str, float]:
     """``"a=1,b=2"`` as a mapping."""
     pairs: dict[str, float] = {}
     for part in text.split(","):
-        key, sign, value = part.partition("=")
-        key, expected = key.strip(), "a number, or name=number pairs joined by commas"
-        check(bool(sign) and bool(key), name, text, expected)
+        key, sign, value = part.strip().partition("=")
+        check(bool(sign and key), name, text, "a number, or name=number pairs joined by commas")
         check(key not in pairs, name, text, f"{key} once")
         pairs[key] = parse_number(f"{name}[{key!r}]", value)
     return pairs
 
 
 def build_task(name: str, clients: int | None, alpha: float | None) -> fl.tasks.Task:
-    """A task of `fl.tasks.TASKS` with the options it takes."""
+    """A task of `fl.tasks.TASKS`; ``clients`` and ``alpha`` are refused where it takes none."""
     check_one_of("task", name, tuple(fl.tasks.TASKS))
-    given, known = _given(clients=clients, alpha=alpha), fl.tasks.TASKS[name]
+    given, taken = _given(clients=clients, alpha=alpha), signature(fl.tasks.TASKS[name]).parameters
     for key, value in given.items():
-        taken = key in inspect.signature(known).parameters
-        check(taken, f"--{key}", value, f"not given, since {name} has none")
+        check(key in taken, f"--{key}", value, f"not given, since {name} has none")
     return fl.tasks.build(name, **given)
 
 

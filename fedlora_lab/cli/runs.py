@@ -1,7 +1,6 @@
 """The commands run, compare and flower, which train into a run folder, and report."""
 
 import json
-import math
 import platform
 import shlex
 import time
@@ -33,7 +32,7 @@ PACKAGES = "torch peft opacus dp-accounting numpy scipy pandas transformers"
 RunCell = Callable[..., Iterator[Round]]
 
 
-def finished_rows(folder: Path, rows: Path) -> Any:
+def _finished_rows(folder: Path, rows: Path) -> Any:
     """Rows of the rounds that are done, and a checkpoint that goes on right after the last of them;
     else ``None``.
 
@@ -49,8 +48,36 @@ def finished_rows(folder: Path, rows: Path) -> Any:
     return None if found is None or frame is None else frame[frame["round"] <= found[0].round]
 
 
+def play_rounds(
+    start: RunCell, state: Path, rows: Path, to_frame: Callable[..., pd.DataFrame] = fl.to_frame
+) -> Iterator[Round]:
+    """Plays a run to its end, or from where it was left; writes each round's rows, then yields it.
+
+    Args:
+        start: begins or resumes the run, with ``checkpoint`` and ``resume`` as of `fl.run`.
+        state: folder of its checkpoints and ledger.
+        rows: CSV file of all its rounds. Beside ``state``, rounds without rows are another run's.
+        to_frame: records -> tidy frame.
+    """
+    spent, earlier = (state / "ledger.json").exists(), None
+    if ours := rows.exists() or rows.parent == state:
+        earlier = _finished_rows(state, rows)
+    if earlier is not None and not spent and not earlier["round"].max():
+        earlier = None  # nothing was done or spent yet: the start is played again
+    parts = [] if earlier is None else [earlier]
+    for part in parts:  # rows without a checkpoint are taken back
+        write_atomically(rows, part.to_csv(index=False))
+    where = {"resume": state} if parts or (ours and spent) else {}
+    for record in start(checkpoint=state, **where):
+        # Begun anew, rows of an earlier start are of another run.
+        parts = [*(parts if record.index else []), to_frame([record])]
+        frame = pd.concat(parts, ignore_index=True)
+        write_atomically(rows, frame.to_csv(index=False))
+        yield record
+
+
 def run_cell(
-    folder: Folder, cell: Cell, stop_at: float | None = None, engine: "RunCell | None" = None
+    folder: Folder, cell: Cell, stop_at: float | None = None, engine: RunCell | None = None
 ) -> Iterator[Round]:
     """Runs a cell to its end, or from where it was left; keeps its frame and ledger in the folder.
 
@@ -63,42 +90,28 @@ def run_cell(
         run, but for the seconds (test_faults_runs.py::test_kills_of_a_run_lose_nothing);
         the ledger holds every release of every start (test_attack_spending.py).
     """
-    state, name = folder.checkpoint(cell.slug, cell.seed), (cell.slug, cell.seed)
-    spent = (state / "ledger.json").exists()
-    earlier = finished_rows(state, state / "rounds.csv")
-    if earlier is not None and not spent and not earlier["round"].max():
-        earlier = None  # nothing was done or spent yet: the start is played again
-    parts = [] if earlier is None else [earlier]
-    where: dict[str, Any] = {"checkpoint": state}
-    if earlier is not None or spent:
-        where["resume"] = state
-    if cell.privacy is not None:
-        where["stop_at"] = stop_at
-    ledger = None
-    for record in (engine or cell.run)(**where):
-        # Begun anew, rows of an earlier start are of another run.
-        parts = [*(parts if record.index else []), cell.frame([record])]
-        rows = pd.concat(parts, ignore_index=True)
-        write_atomically(state / "rounds.csv", rows.to_csv(index=False))
+    state, name, ledger = folder.checkpoint(cell.slug, cell.seed), (cell.slug, cell.seed), None
+    limit = {} if cell.privacy is None else {"stop_at": stop_at}
+    start = partial(engine or cell.run, **limit)
+    for record in play_rounds(start, state, state / "rounds.csv", cell.frame):
         ledger = record.ledger
         yield record
     if ledger is None and cell.privacy is not None:
         # No round was left to play, or none that may be spent.
         ledger = fl.Ledger.load(state / "ledger.json")
-    frame: Any = pd.concat(parts, ignore_index=True)
+    frame: Any = read_frame(state / "rounds.csv")
     if folder.done(*name) and folder.ended(*name) > frame["round"].max():
         frame = folder.read(*name)  # stopped, begun anew and stopped again, earlier
     text = None if ledger is None else json.loads(ledger.to_json())
     folder.save(*name, with_ledger_epsilon(frame, ledger), text)
 
 
-def run_cell_on_flower(folder: Folder, cell: Cell, stop_at: float | None = None) -> Iterator[Round]:
-    """Runs a cell on Flower's simulation; keeps its results in the folder as `run_cell` does."""
+def _on_flower(cell: Cell) -> RunCell:
+    """What runs the cell on Flower's simulation."""
     from fedlora_lab.flower.simulators import simulate  # loads Flower
 
     parts = (cell.task, cell.method, cell.privacy, cell.plan)
-    engine = partial(simulate, *parts, lora=cell.lora, seed=cell.seed)
-    return run_cell(folder, cell, stop_at, engine)
+    return partial(simulate, *parts, lora=cell.lora, seed=cell.seed)
 
 
 COMPARED = "fedlora,ffa-lora,rolora,deer,la-lora,fedlpp"
@@ -115,7 +128,7 @@ def compare_command(task: str, methods: str, seeds: str, **options: Any) -> None
     """Train several methods on TASK (digits, regression, sentiment) and write a run folder with a
     report.
     """
-    run_cells(task, read.parse_names("methods", methods), [*read.parse_seeds(seeds)], options)
+    _run_cells(task, read.parse_names("methods", methods), [*read.parse_seeds(seeds)], options)
 
 
 @click.command("run")
@@ -128,7 +141,7 @@ def run_command(task: str, method: str, seed: str, **options: Any) -> None:
     command.
     """
     options["out"] = options["out"] or f"runs/{task}-{method}"
-    run_cells(task, [method], [read.parse_seed(seed)], options, every_round=True)
+    _run_cells(task, [method], [read.parse_seed(seed)], options, every_round=True)
 
 
 @click.command("flower")
@@ -147,7 +160,7 @@ def flower_command(task: str, method: str, seed: str, **options: Any) -> None:
     """
     options["out"] = options["out"] or f"runs/flower-{task}-{method}"
     seeds = [read.parse_seed(seed)]
-    run_cells(task, [method], seeds, options, every_round=True, run=run_cell_on_flower)
+    _run_cells(task, [method], seeds, options, every_round=True, engine=_on_flower)
 
 
 @click.command("report")
@@ -160,21 +173,15 @@ def report_command(folder: Path) -> None:
     click.echo(f"report: {page}")
 
 
-def run_cells(
+def _run_cells(
     task_name: str,
     slugs: list[str],
     seeds: list[int | None],
     options: dict[str, Any],
     every_round: bool = False,
-    run: RunCell = run_cell,
+    engine: Callable[[Cell], RunCell] = lambda cell: cell.run,
 ) -> None:
-    """Trains every cell that is not finished, then shows the table and writes the report.
-
-    Args:
-        task_name, slugs, seeds, options: of the command line.
-        every_round: print a line for every round.
-        run: runs one cell.
-    """
+    """Trains every cell that is not finished, then shows the table and writes the report."""
     task = read.build_task(task_name, options["clients"], options["alpha"])
     for slug in slugs:
         if slug not in BASELINES:
@@ -185,7 +192,6 @@ def run_cells(
     if stop_at is not None:
         check(privacy is not None, "stop_at", stop_at, "not given with --epsilon none")
         check_number("stop_at", stop_at, 0, open_low=True)
-        run = partial(run, stop_at=stop_at)
     epsilon, unit = read.parse_budget(options["epsilon"]), privacy.unit if privacy else "example"
     terms = slugs, epsilon, unit, click.echo, plan.optimizer
     rates = read.learning_rates(options["lr"], task.name, *terms)
@@ -195,21 +201,26 @@ def run_cells(
         if options["fresh"]:
             folder.clear()
         # Run with the noise that stands in the folder, to the last bit.
-        fields = folder.claim(_settings(folder, task, privacy, lora, cells))["privacies"]
+        fields = folder.claim(_settings(folder, task, privacy, cells))["privacies"]
         privacies = {slug: f and fl.Privacy(**f) for slug, f in fields.items()}
-        cells = [replace(cell, privacy=privacies[cell.slug]) for cell in cells]
-        _run_unfinished(folder, cells, every_round, run)
+        todo = [replace(c, privacy=privacies[c.slug]) for c in cells if _unfinished(folder, c)]
+        if done := len(cells) - len(todo):
+            click.echo(f"{done} of {len(cells)} runs are finished in {folder.path} and kept")
+        total = sum(cell.plan.rounds for cell in todo)
+        with tqdm(total=total, unit="round", dynamic_ncols=True, disable=None) as bar:
+            for count, cell in enumerate(todo, 1):
+                run = run_cell(folder, cell, stop_at, engine(cell))
+                _show(folder, cell, run, bar, f"[{count}/{len(todo)}]", every_round)
         trust = None if privacy is None else privacy.trust
         click.echo("\n" + "\n".join(summary_lines(folder.gather(), trust)))
-        for sentence in html_page.folder_spending(
-            folder.path, read_json(folder.path / "ledger.json")
-        ):
+        ledgers = read_json(folder.path / "ledger.json")
+        for sentence in html_page.folder_spending(folder.path, ledgers):
             click.echo(f"\n{sentence}")
         click.echo(f"\nreport: {html_page.report(folder.path)}")
 
 
 def _settings(
-    folder: Folder, task: fl.tasks.Task, privacy: Any, lora: fl.Lora, cells: list[Cell]
+    folder: Folder, task: fl.tasks.Task, privacy: fl.Privacy | None, cells: list[Cell]
 ) -> dict[str, Any]:
     """What all runs of a folder have in common, what they ran with, and plans and rows by name."""
     system = f"{platform.system()} {platform.machine()}"
@@ -226,7 +237,7 @@ def _settings(
             "fingerprint": folder.keyed(task.fingerprint),
         },
         "privacy": privacy and asdict(privacy),
-        "lora": asdict(lora),
+        "lora": asdict(cells[0].lora),
         "versions": {**ours, **{name: version(name) for name in PACKAGES.split()}},
         "plans": {cell.slug: asdict(cell.plan) for cell in cells},
         "privacies": {cell.slug: cell.privacy and asdict(cell.privacy) for cell in cells},
@@ -238,55 +249,42 @@ def _settings(
 def row_settings(cell: Cell) -> dict[str, Any]:
     """A cell's row of the table as JSON values; what was not measured of it is null."""
     row = fl.methods.table([cell.method]).drop(columns=["note"]).loc[cell.method.slug].to_dict()
-    missing = {name for name, x in row.items() if isinstance(x, float) and math.isnan(x)}
-    return {name: None if name in missing else x for name, x in row.items()}
+    return {name: None if x != x else x for name, x in row.items()}
 
 
 def _line(record: Round | None) -> str:
     """One round in words."""
     if record is None:
         return "no round was played"
-    name = next((name for name in ("accuracy", "loss") if name in record.metrics), None)
-    score = (
-        "" if name is None else f"{name} {shown.format_number(record.metrics[name], infinite='∞')}"
-    )
+    names = (name for name in ("accuracy", "loss") if name in record.metrics)
+    scores = [f"{k} {shown.format_number(record.metrics[k], infinite='∞')}" for k in names]
     seen = shown.observer_phrase(None if record.ledger is None else record.ledger.trust)
-    epsilon = shown.format_number(record.epsilon, 2)
-    return f"{score}, ε {epsilon}{seen}, deviation {shown.format_deviation(record.deviation)}"
+    epsilon = f"ε {shown.format_number(record.epsilon, 2)}{seen}"
+    deviation = f"deviation {shown.format_deviation(record.deviation)}"
+    return ", ".join([*scores[:1], epsilon, deviation])
 
 
-def _run_unfinished(folder: Folder, cells: list[Cell], every_round: bool, run: RunCell) -> None:
-    """Runs the cells that are not finished, with a bar on a terminal and plain lines in a log.
-
-    One that was stopped goes on from its checkpoint; where that is gone it stays as it is.
-    """
-    todo = [cell for cell in cells if _unfinished(folder, cell)]
-    if len(todo) < len(cells):
-        done = f"{len(cells) - len(todo)} of {len(cells)} runs are finished"
-        click.echo(f"{done} in {folder.path} and kept")
-    total = sum(cell.plan.rounds for cell in todo)
-    with tqdm(total=total, unit="round", dynamic_ncols=True, disable=None) as bar:
-        for count, cell in enumerate(todo, 1):
-            begun, last = time.perf_counter(), None
-            name = f"{cell.slug}, seed {'none' if cell.seed is None else cell.seed}"
-            for last in run(folder, cell):
-                bar.set_postfix_str(f"{name}: {_line(last)}")
-                bar.update(1 if last.index else 0)
-                if every_round:
-                    bar.write(f"round {last.index}: {_line(last)}")
-            text = _line(last)
-            if fell := shown.display_rows(shown.summary(folder.read(cell.slug, cell.seed)))[0][
-                "fell"
-            ]:
-                text += f", {fell}"
-            if (ended := folder.ended(cell.slug, cell.seed)) < cell.plan.rounds:
-                text += f"; stopped after round {ended} of {cell.plan.rounds}"
-                text += ", the next could spend more than --stop-at"
-            seconds = time.perf_counter() - begun
-            bar.write(f"[{count}/{len(todo)}] {name}: {text} ({seconds:.1f} s)")
+def _show(
+    folder: Folder, cell: Cell, run: Iterator[Round], bar: tqdm, count: str, every_round: bool
+) -> None:
+    """Plays a cell, with a bar on a terminal and plain lines in a log."""
+    begun, last, name = time.perf_counter(), None, f"{cell.slug}, seed "
+    name += "none" if cell.seed is None else str(cell.seed)
+    for last in run:
+        bar.set_postfix_str(f"{name}: {_line(last)}")
+        bar.update(1 if last.index else 0)
+        if every_round:
+            bar.write(f"round {last.index}: {_line(last)}")
+    frame: Any = folder.read(cell.slug, cell.seed)
+    text, ended = ", ".join(filter(None, (_line(last), shown.fell(frame)))), frame["round"].max()
+    if ended < cell.plan.rounds:
+        text += f"; stopped after round {ended} of {cell.plan.rounds}"
+        text += ", the next could spend more than --stop-at"
+    bar.write(f"{count} {name}: {text} ({time.perf_counter() - begun:.1f} s)")
 
 
 def _unfinished(folder: Folder, cell: Cell) -> bool:
+    """Whether a cell was not begun, or can go on: it was stopped and has its checkpoint."""
     if not folder.done(cell.slug, cell.seed):
         return True
     there = (folder.checkpoint(cell.slug, cell.seed) / "rounds.csv").exists()
@@ -297,12 +295,10 @@ def summary_lines(frame: Any, trust: str | None = None) -> list[str]:
     """The table at the end, as in the report; ``trust`` names against whom ε holds."""
     table = shown.summary(frame)
     measure, rows = table.attrs["measure"], shown.display_rows(table)
-    keys = "method seeds before score deviation epsilon up down seconds"
-    heads = ["method", "seeds", f"{measure} before", f"{measure} after", "deviation", "ε"]
-    cells = [
-        [*heads, "sent up", "sent down", "seconds"],
-        *([row[k] for k in keys.split()] for row in rows),
-    ]
-    lines = align_columns(cells, right=tuple(range(1, len(cells[0]))))
+    heads = {"method": "method", "seeds": "seeds", "before": f"{measure} before"}
+    heads |= {"score": f"{measure} after", "deviation": "deviation", "epsilon": "ε"}
+    heads |= {"up": "sent up", "down": "sent down", "seconds": "seconds"}
+    cells = [[*heads.values()], *([row[key] for key in heads] for row in rows)]
+    lines = align_columns(cells, right=tuple(range(1, len(heads))))
     observer = [f"ε:{shown.observer_phrase(trust)}"] if trust else []
     return [*lines, *observer, *(f"{row['method']}: {row['fell']}" for row in rows if row["fell"])]

@@ -2,23 +2,23 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import pandas as pd
 
 import fedlora_lab as fl
 from fedlora_lab import experiments
 from fedlora_lab._utils.files import lock_folder, write_atomically
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.cli.options import parse_seed, seed_option
-from fedlora_lab.cli.runs import finished_rows
+from fedlora_lab.cli.runs import play_rounds
 from fedlora_lab.experiments import presets
 from fedlora_lab.federated import checkpoint, cost
 from fedlora_lab.lora import peft
-from fedlora_lab.report.run_folder import to_json, with_ledger_epsilon
-from fedlora_lab.report.summary_table import display_rows, format_number, observer_phrase, summary
+from fedlora_lab.report.run_folder import read_frame, to_json, with_ledger_epsilon
+from fedlora_lab.report.summary_table import fell, format_number, observer_phrase
 
 GIB = 2**30
 HELP = {
@@ -65,32 +65,23 @@ def preset_command(name: str | None, seed: str, **options: Any) -> None:
     if privacy is not None and not task.public_test:
         click.echo("scores are –: what was held out is private (--public-test says that it is not)")
     folder = Path(options["out"] or f"runs/{row.name}").expanduser()
-    state, path = folder / "state", folder / "frame.csv"
-    book = state / "ledger.json"
+    state, path, book = folder / "state", folder / "frame.csv", folder / "state" / "ledger.json"
     how: dict[str, Any] = {"lora": row.lora, "seed": chosen, "device": options["device"]}
-    how |= {"chunk_examples": "auto", "checkpoint": state}
+    start = partial(fl.run, task, row.method, privacy, plan, chunk_examples="auto", **how)
     seen = observer_phrase(None if privacy is None else privacy.trust)
     with lock_folder(folder):
-        # Rounds without rows are not of this command, and are refused.
-        ours = path.exists()
-        earlier = finished_rows(state, path) if ours else None
-        parts = [] if earlier is None else [earlier]
-        how["resume"] = state if ours and (parts or book.exists()) else None
-        for record in fl.run(task, row.method, privacy, plan, **how):
-            # Begun anew, earlier rows are of another run.
-            parts = [*(parts if record.index else []), fl.to_frame([record])]
+        for record in play_rounds(start, state, path):
             scores = [f"{k} {format_number(x, 4, infinite='∞')}" for k, x in record.metrics.items()]
             scores.append(f"epsilon {format_number(record.epsilon)}{seen}")
             click.echo(f"round {record.index:>4}  {'  '.join(scores)}")
-            write_atomically(path, pd.concat(parts, ignore_index=True).to_csv(index=False))
-        frame = pd.concat(parts, ignore_index=True)
+        frame = read_frame(path)
         if book.exists():
             ledger = fl.Ledger.load(book)
             frame = with_ledger_epsilon(frame, ledger)
             write_atomically(path, frame.to_csv(index=False))
             click.echo(f"spent: {ledger.statement()}")
-        if fell := display_rows(summary(frame))[0]["fell"]:
-            click.echo(f"{row.method}: {fell}")
+        if words := fell(frame):
+            click.echo(f"{row.method}: {words}")
         tensors = checkpoint.latest(state)[0].server.tensors
         place = task.model, task.targets, task.head, row.lora, tensors, folder / "adapter"
         click.echo(f"adapter: {peft.save(*place)}")

@@ -1,8 +1,13 @@
 """Declared grids of runs: every method tuned alike, reported on other seeds, resumable after a kill
-at any point."""
+at any point.
+
+>>> from fedlora_lab import experiments
+>>> study = experiments.STUDIES["digits-rank"]
+>>> len(study.cases), study.tries, study.runs
+(30, 14, 570)
+"""
 
 from fedlora_lab.experiments.method_guide import (
-    coverage,
     describe_coverage,
     effects,
     frames,
@@ -21,7 +26,6 @@ __all__ = [
     "Case",
     "Study",
     "composed",
-    "coverage",
     "describe_coverage",
     "effects",
     "frame",

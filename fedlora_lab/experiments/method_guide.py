@@ -1,10 +1,13 @@
 """Which method, when: the committed studies as rankings, what each ingredient of a method adds, and
-rows put together from ingredients."""
+rows composed from ingredients."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.experiments.runner import read
@@ -15,11 +18,9 @@ from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.quantization import normal_float
 from fedlora_lab.methods.table import ALL, VARIANTS, rule_name
 from fedlora_lab.report.paired_differences import paired_difference
+from fedlora_lab.report.summary_table import t_interval
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Frames = Mapping[str, "pd.DataFrame"]
+Frames = Mapping[str, pd.DataFrame]
 DEFAULTS = {  # the default of a field in words
     "start": "A random, B zero",
     "precondition": "none",
@@ -60,11 +61,10 @@ def describe_value(field: str, value: Any) -> str:
 
 
 def offered() -> dict[str, list[tuple[str, Any]]]:
-    """Field -> (words, value) of the default, of all that rows and variants of the table use there,
-    and of `FURTHER`.
+    """Every choice the composer offers: field -> (words, value) of its default, of all that the
+    table's rows and variants use, and of `FURTHER`.
 
-    Guarantees: every row can be put together from it
-        (test_composer.py::test_every_row_can_be_composed).
+    Guarantees: every row can be composed (test_composer.py::test_every_row_can_be_composed).
     """
     found: dict[str, list[tuple[str, Any]]] = {}
     for field in COMPOSED:
@@ -77,7 +77,7 @@ def offered() -> dict[str, list[tuple[str, Any]]]:
 
 
 def compose(name: str, choice: Mapping[str, Any]) -> Method:
-    """The row with these fields; it claims to be exact if its rules are, when they are played.
+    """Makes the row with these fields; it claims to be exact if its rules are, when played.
 
     Raises: ``ValueError`` for fields that do not go together.
     Guarantees: test_dry_run.py::test_a_composed_row_is_exact_or_not.
@@ -87,52 +87,32 @@ def compose(name: str, choice: Mapping[str, Any]) -> Method:
     return row.replace(exact=gap is not None and gap < dry_run.EXACT)
 
 
-def frames(folder: str | Path = "results") -> dict[str, "pd.DataFrame"]:
+def frames(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
     """The committed frames of the declared studies that were run, by name."""
     there = (name for name in STUDIES if (Path(folder) / f"{name}.csv").is_file())
     return {name: read(name, folder) for name in there}
 
 
-def coverage(found: Frames) -> "pd.DataFrame":
-    """Study by study: cases that are there, cases declared, methods that miss some, and the
-    command that adds them.
+def describe_coverage(found: Frames) -> str:
+    """Says how many cases of each declared study the frames hold, and how to add the others.
 
     Guarantees: test_guide.py::test_coverage_counts_what_is_missing.
     """
-    import pandas as pd
 
-    def text(value: object) -> str:
-        """A label as it is compared: numbers by value, "" for what is missing."""
-        if value is None or value != value:
-            return ""
-        return f"{value:g}" if isinstance(value, float | int) else str(value)
+    def key(cell: Iterable[Any]) -> tuple[str, ...]:
+        # Numbers are compared by value; a missing one, no privacy, is a label like the others.
+        plain = (None if value != value else value for value in cell)
+        return tuple(f"{x:g}" if isinstance(x, float | int) else str(x) for x in plain)
 
-    rows = []
-    for name, study in STUDIES.items():
-        there, names = set(), sorted(study.cases[0].labels)
-        declared = {
-            (case.method.slug, *(text(case.labels[label]) for label in names)): case.method.slug
-            for case in study.cases
-        }
-        if name in found:
-            cells = found[name][["method", *names]].drop_duplicates().itertuples(index=False)
-            there = {(str(cell[0]), *map(text, cell[1:])) for cell in cells} & set(declared)
-        missing = dict.fromkeys(slug for key, slug in declared.items() if key not in there)
-        command = f"fedlora-lab study {name}"
-        rows.append((name, len(there), len(declared), ", ".join(missing), command))
-    columns = ["study", "cases", "of", "missing", "command"]
-    return pd.DataFrame(rows, columns=columns).set_index("study")
-
-
-def describe_coverage(found: Frames) -> str:
-    """The coverage in a few lines: studies whole, in part, and not run."""
-    table: Any = coverage(found)
-    lines = [
-        f"{row.Index}: {row.cases} of {row.of} cases"
-        + ("" if row.cases == row.of else f" (go on: {row.command})")
-        for row in table[table["cases"] > 0].itertuples()
-    ]
-    if none := ", ".join(table.index[table["cases"] == 0]):
+    lines = []
+    for name, study in ((name, STUDIES[name]) for name in STUDIES if name in found):
+        cells = found[name][["method", *study.cases[0].labels]].drop_duplicates()
+        there = set(map(key, cells.itertuples(index=False)))
+        declared = [key((case.method.slug, *case.labels.values())) for case in study.cases]
+        count, whole = sum(case in there for case in declared), len(declared)
+        more = "" if count == whole else f" (go on: fedlora-lab study {name})"
+        lines.append(f"{name}: {count} of {whole} cases{more}")
+    if none := ", ".join(name for name in STUDIES if name not in found):
         lines.append(f"not run yet: {none} (fedlora-lab study NAME)")
     return "\n".join(lines)
 
@@ -150,7 +130,7 @@ class Situation(NamedTuple):
         return ", ".join(describe_label(name, value) for name, value in self.labels.items())
 
 
-def label_columns(frame: "pd.DataFrame") -> list[str]:
+def label_columns(frame: pd.DataFrame) -> list[str]:
     """The columns that tell one case of a study from another: those between the method and its
     learning rate. Raises ``ValueError`` for a frame that is none of a study."""
     columns, expected = list(frame.columns), "a study's: study, method, labels, lr, seed"
@@ -166,7 +146,7 @@ def describe_label(name: str, value: Any) -> str:
     return f"{LETTERS.get(name, name)} = {text}"
 
 
-def _settings(study: str, frame: "pd.DataFrame") -> Iterator[Situation]:
+def _settings(study: str, frame: pd.DataFrame) -> Iterator[Situation]:
     """Every setting of a frame, the labels in order."""
     names = label_columns(frame)
     order = frame.sort_values(names, kind="stable")
@@ -185,9 +165,9 @@ def situations(frames: Frames) -> Iterator[Situation]:
             yield from _settings(study, frame)
 
 
-def rank_methods(rows: Any, level: float = 0.95) -> "pd.DataFrame":
-    """The methods of one situation, best first: mean, gap to the best with its interval, tied,
-    exact, bytes.
+def rank_methods(rows: Any, level: float = 0.95) -> pd.DataFrame:
+    """Ranks the methods of one situation: mean, gap to the best with its interval, tied, exact,
+    bytes.
 
     The best is chosen by the same numbers that it is then compared with. So the intervals hold for
     all pairs of methods together (Bonferroni over the m (m - 1) / 2 pairs, each paired by seed,
@@ -199,31 +179,28 @@ def rank_methods(rows: Any, level: float = 0.95) -> "pd.DataFrame":
     Guarantees: test_guide.py::test_ties_are_rarely_broken_by_chance,
         test_a_lead_that_is_there_is_found.
     """
-    import pandas as pd
-
     judged = "accuracy" in rows.columns and rows["accuracy"].notna().any()
     measure, sign = ("accuracy", 1) if judged else ("loss", -1)
-    means = rows.groupby("method")[measure].mean().sort_values(ascending=sign < 0, kind="stable")
-    best, pairs = str(means.index[0]), len(means) * (len(means) - 1) / 2
-    table, before = [], f"before_{measure}"
+    before = sign * rows.get(f"before_{measure}", math.nan)
+    rows = rows.assign(score=sign * rows[measure], sent=rows["bytes_up"] + rows["bytes_down"])
+    rows = rows.assign(fallen=rows["score"] < before)
+    means = rows.groupby("method")["score"].mean().sort_values(ascending=False, kind="stable")
+    best, each = means.index[0], 1 - (1 - level) / max(math.comb(len(means), 2), 1)
+    table = []
     for slug, mean in means.items():
-        part, known = rows[rows["method"] == slug], (ALL | VARIANTS).get(str(slug))
-        gap, low, high = 0.0, 0.0, 0.0
+        part, known, gap = rows[rows["method"] == slug], (ALL | VARIANTS).get(slug), (0.0, 0.0, 0.0)
         if slug != best:
-            each = 1 - (1 - level) / pairs
-            found = paired_difference(rows, str(slug), best, measure, level=each)
-            gap, low, high, _ = found if sign > 0 else -found
-        fell = (sign * part[measure] < sign * part[before]) if before in part else pd.Series([0])
-        row = {"method": slug, "mean": mean, "gap": gap, "low": low, "high": high}
-        row |= {"seeds": part["seed"].nunique(), "tied": not high < 0, "fallen": int(fell.sum())}
-        row |= {"exact": None if known is None else known.exact}
-        table.append(row | {"bytes": float((part["bytes_up"] + part["bytes_down"]).mean())})
-    return pd.DataFrame(table).set_index("method")
+            gap = paired_difference(rows, slug, best, "score", each)[:3]
+        numbers = part["seed"].nunique(), not gap[2] < 0, int(part["fallen"].sum())
+        exact = None if known is None else known.exact
+        table.append((slug, sign * mean, *gap, *numbers, exact, float(part["sent"].mean())))
+    columns = ["method", "mean", "gap", "low", "high", "seeds", "tied", "fallen", "exact", "bytes"]
+    return pd.DataFrame(table, columns=columns).set_index("method")
 
 
-def guide(frames: Frames, level: float = 0.95) -> "pd.DataFrame":
-    """One row a situation: the best method, what cannot be told from it, and the least that one of
-    them sends.
+def guide(frames: Frames, level: float = 0.95) -> pd.DataFrame:
+    """Names for each situation the best method, those that cannot be told from it, and which of
+    them sends least.
 
     Args: frames: study -> frame, as `frames` reads them. level: of all intervals of a situation
         together.
@@ -233,16 +210,13 @@ def guide(frames: Frames, level: float = 0.95) -> "pd.DataFrame":
         share (its bytes over those of the best), exact (how many of the tied).
     Guarantees: test_guide.py::test_the_guide.
     """
-    import pandas as pd
-
     from fedlora_lab.plots.style import name
 
     lines = []
     for one in situations(frames):
         table: Any = rank_methods(one.rows, level)
-        tied = table[table["tied"]]
+        tied, declared = table[table["tied"]], STUDIES.get(one.study)
         frugal = tied["bytes"].idxmin()
-        declared = STUDIES.get(one.study)
         words = [
             name(row.Index) + (f" ({row.fallen} of {row.seeds} runs fell)" if row.fallen else "")
             for row in tied.itertuples()
@@ -278,11 +252,9 @@ def contrasts(rows: Iterable[Method]) -> list[tuple[str, Any, str, str]]:
     return found
 
 
-def effects(
-    frame: "pd.DataFrame", rows: Iterable[Method], measure: str = "accuracy"
-) -> "pd.DataFrame":
-    """Main effects: what a field's value adds to the default, mean over all pairs of rows equal in
-    the other fields.
+def effects(frame: pd.DataFrame, rows: Iterable[Method], measure: str = "accuracy") -> pd.DataFrame:
+    """Computes main effects: what a field's value adds to the default, on average over all pairs of
+    rows that are equal in the other fields.
 
     Per seed the mean over the pairs that both ran in a situation; then Student's 95 % interval over
     the seeds.
@@ -298,10 +270,6 @@ def effects(
     Guarantees: known effects are found, and an unfinished case only takes its own pairs away
         (test_guide.py::test_known_effects_are_found).
     """
-    import pandas as pd
-
-    from fedlora_lab.report.summary_table import t_interval
-
     check(measure in frame.columns, "measure", measure, "a column of the frame")
     groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for field, value, one, other in contrasts(rows):

@@ -7,24 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.experiments.method_guide import Frames, describe_label
 from fedlora_lab.report.paired_differences import PairedDifference, paired_difference
 from fedlora_lab.report.summary_table import t_interval
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 HOLDS, FAILS, OPEN = "holds", "does not hold here", "cannot be tested at this scale"
 WAITS = "not run yet"
 VERDICTS = (HOLDS, FAILS, OPEN, WAITS)
 TAGS = ("primary", "secondary", "inferred")
 SHOWN = 0.95  # level of the interval that is shown; many claims are decided by a wider one
-ALONE = "undecided: it {} by itself, not together with the other claims"
 
 
 class Verdict(NamedTuple):
@@ -77,75 +74,69 @@ class _Data(NamedTuple):
     at: str
     level: float
 
-    def gaps(self, one: str, other: str, measure: str) -> tuple[PairedDifference, PairedDifference]:
-        """The difference with the interval that is shown, and with the one that decides."""
-        parts = (self.rows, one, other, measure)
-        return paired_difference(*parts, SHOWN), paired_difference(*parts, self.level)
 
-
-def _lead(pair: Any, what: str, by: float = 0.0, fallen: str = "") -> Verdict:
-    """Whether a difference is larger than ``by``: holds when the whole interval is beyond it."""
-    shown, found = pair
-    asked = f"; asked: above {by:+.2f}" if by else ""
-    measured = f"{what}: {shown}, {shown.seeds} seeds{asked}{fallen}"
-    if found.low > by:
-        return Verdict(measured, HOLDS)
-    if found.high < by:
-        reason = f"the whole interval is below {by:+.2f}"
-        reason = "it is ahead, but by less" if found.low > 0 else reason
-        return Verdict(measured, FAILS, "the other is ahead" if found.high < 0 else reason)
-    alone = "holds" if shown.low > by else "fails" if shown.high < by else ""
-    undecided = f"undecided: the interval holds {by:g}"
-    return Verdict(measured, OPEN, ALONE.format(alone) if alone else undecided)
-
-
-def _equality(pair: Any, what: str, bound: float) -> Verdict:
-    """Whether a difference is at most ``bound``: holds when the whole interval is inside."""
-    measured = f"{what}: {pair[0]}, {pair[0].seeds} seeds; asked: within ±{bound:g}"
-    inside = [max(abs(x.low), abs(x.high)) <= bound for x in pair]
-    apart = [x.low > bound or x.high < -bound for x in pair]
-    if inside[1]:
-        return Verdict(measured, HOLDS)
-    if apart[1]:
-        return Verdict(measured, FAILS, f"they differ by more than {bound:g}")
-    alone = "holds" if inside[0] else "fails" if apart[0] else ""
-    undecided = f"undecided: the interval reaches beyond ±{bound:g}"
-    return Verdict(measured, OPEN, ALONE.format(alone) if alone else undecided)
-
-
-def _ahead(
-    data: _Data, one: str, other: str, by: float = 0.0, measure: str = "accuracy"
+def _decide(
+    data: _Data, what: str, pair: tuple[str, str], by: float, within: float | None, measure: str
 ) -> Verdict:
-    """One method is ahead of another by more than ``by``."""
+    """A difference above ``by``, or within ±``within``, holds when its whole interval lies there,
+    and fails when none of it does."""
+    shown, found = (paired_difference(data.rows, *pair, measure, x) for x in (SHOWN, data.level))
+    if within is None:
+        low, high, asked = by, math.inf, f"; asked: above {by:+.2f}" if by else ""
+        fails, edge = f"the whole interval is below {by:+.2f}", f"the interval holds {by:g}"
+        if not found.low <= 0 <= found.high:
+            fails = "the other is ahead" if found.high < 0 else "it is ahead, but by less"
+    else:
+        low, high, asked = -within, within, f"; asked: within ±{within:g}"
+        fails, edge = f"they differ by more than {within:g}", "the interval reaches beyond ±"
+        edge += f"{within:g}"
+
+    def place(x: PairedDifference) -> str:
+        if low < x.low and x.high < high:
+            return HOLDS
+        return FAILS if x.high < low or x.low > high else OPEN
+
+    words = {HOLDS: "", FAILS: fails, OPEN: f"undecided: {edge}"}
+    if place(found) == OPEN != (alone := place(shown)):
+        told = "holds" if alone == HOLDS else "fails"
+        words[OPEN] = f"undecided: it {told} by itself, not together with the other claims"
+    measured = f"{what}{data.at}: {shown}, {shown.seeds} seeds{asked}"
+    return Verdict(measured, place(found), words[place(found)])
+
+
+def _compare(
+    data: _Data,
+    one: str,
+    other: str,
+    by: float = 0.0,
+    within: float | None = None,
+    measure: str = "accuracy",
+) -> Verdict:
+    """One method is ahead of another by more than ``by``, or differs by less than ``within``."""
+    found = _decide(data, f"{measure} of {one} above {other}", (one, other), by, within, measure)
     fallen = ""  # an interval hides that one run of ten ended worse than it began
-    for method in (one, other) if "before_accuracy" in data.rows else ():
+    watched = within is None and "before_accuracy" in data.rows
+    for method in (one, other) if watched else ():
         part = data.rows[data.rows["method"] == method]
         if low := int((part["accuracy"] < part["before_accuracy"]).sum()):
             fallen += f"; {low} of {len(part)} runs of {method} ended below the start"
-    what = f"{measure} of {one} above {other}{data.at}"
-    return _lead(data.gaps(one, other, measure), what, by, fallen)
+    return found._replace(measured=found.measured + fallen)
 
 
 def _shows(data: _Data, method: str, one: str, other: str) -> Verdict:
     """Of one method, one measure is above another."""
     names: Any = {"var_name": "method", "value_name": "value"}
     long = data.rows.melt(id_vars="seed", value_vars=[one, other], **names)
-    what = f"{one} of {method} above its {other}{data.at}"
-    return _lead(data._replace(rows=long).gaps(one, other, "value"), what)
-
-
-def _equal(data: _Data, one: str, other: str, within: float, measure: str = "accuracy") -> Verdict:
-    """Two methods do not differ by more than ``within``."""
-    what = f"{measure} of {one} above {other}{data.at}"
-    return _equality(data.gaps(one, other, measure), what, within)
+    what = f"{one} of {method} above its {other}"
+    return _decide(data._replace(rows=long), what, (one, other), 0.0, None, "value")
 
 
 def _unmoved(data: _Data, method: str, label: str, ends: Any, within: float) -> Verdict:
     """A knob turned from end to end moves a method's accuracy by no more than ``within``."""
     rows = data.rows[data.rows[label].isin(ends)]
     data = data._replace(rows=rows.assign(method=rows[label].map(str)))
-    what = f"accuracy of {method} at {label} {ends[1]:g} above {ends[0]:g}{data.at}"
-    return _equality(data.gaps(str(ends[1]), str(ends[0]), "accuracy"), what, within)
+    what = f"accuracy of {method} at {label} {ends[1]:g} above {ends[0]:g}"
+    return _decide(data, what, (str(ends[1]), str(ends[0])), 0.0, within, "accuracy")
 
 
 def _grows(data: _Data, method: str, measure: str, label: str, power: float) -> Verdict:
@@ -187,20 +178,19 @@ def _both(found: list[Verdict]) -> Verdict:
     """All parts must hold; one that fails decides, before one that waits and one that is open."""
     measured = "; ".join(part.measured for part in found)
     good = sum(part.verdict == HOLDS for part in found)
+    some = [f"{good} of {len(found)} parts hold"] if good else []
     for word in (FAILS, WAITS, OPEN):
-        parts = [(i, part) for i, part in enumerate(found, 1) if part.verdict == word]
+        parts = [f"part {i}: {x.reason}" for i, x in enumerate(found, 1) if x.verdict == word]
         if parts:
-            some = [f"{good} of {len(found)} parts hold"] if good else []
-            reasons = (f"part {i}: {part.reason}" for i, part in parts)
-            return Verdict(measured, word, "; ".join([*some, *reasons]))
+            return Verdict(measured, word, "; ".join([*some, *parts]))
     return Verdict(measured, HOLDS)
 
 
-RULES = {"ahead": _ahead, "shows": _shows, "equal": _equal, "unmoved": _unmoved}
+RULES = {"ahead": _compare, "shows": _shows, "equal": _compare, "unmoved": _unmoved}
 RULES |= {"grows": _grows, "none": _none}
 
 
-def chosen(frame: "pd.DataFrame", **where: Any) -> "pd.DataFrame":
+def chosen(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
     """The rows with these labels; ``epsilon=None`` is no privacy."""
     kept: Any = frame
     for name, value in where.items():
@@ -241,53 +231,43 @@ def judge(rule: Mapping[str, Any], frames: Frames, level: float = SHOWN) -> Verd
     return RULES[kind](_Data(rows, at, level), **own)
 
 
-def judge_claims(claims: tuple[Claim, ...], frames: Frames) -> "pd.DataFrame":
-    """The claims as a frame: slug, claim, source, tag, setting, measured, command, verdict, reason.
+def judge_claims(claims: tuple[Claim, ...], frames: Frames) -> pd.DataFrame:
+    """Judges the claims: slug, claim, source, tag, setting, measured, command, verdict, reason.
 
-    A claim whose study is not there is told so, and not judged. Many claims are looked at: the
-    intervals that decide are those that hold for all measured claims together (Bonferroni), so one
-    of them misses in one table of twenty.
+    A claim whose study is not there waits. Many claims are looked at: the intervals that decide are
+    those that hold for all measured claims together (Bonferroni), so one of them misses in one
+    table of twenty.
     """
-    import pandas as pd
-
     rows, measured = [], sum(bool(claim.study) for claim in claims)
     level = 1 - (1 - SHOWN) / max(measured, 1)
-    for claim in claims:
-        command = f"fedlora-lab study {claim.study}" if claim.study else ""
+    for one in claims:
+        command = f"fedlora-lab study {one.study}" if one.study else ""
         found = Verdict("–", WAITS, f"`{command}` was not run")
-        if not claim.study or claim.study in frames:
-            found = judge(claim.judge, frames, level)
-        rows.append(
-            {
-                "slug": claim.slug,
-                "claim": claim.text,
-                "source": claim.source,
-                "tag": claim.tag,
-                "setting": claim.setting,
-                "measured": found.measured,
-                "command": command,
-                "verdict": found.verdict,
-                "reason": "; ".join(part for part in (found.reason, claim.note) if part),
-            }
-        )
-    return pd.DataFrame(rows)
+        if not one.study or one.study in frames:
+            found = judge(one.judge, frames, level)
+        reason = "; ".join(part for part in (found.reason, one.note) if part)
+        own = one.slug, one.text, one.source, one.tag, one.setting
+        rows.append((*own, found.measured, command, found.verdict, reason))
+    columns = "slug claim source tag setting measured command verdict reason"
+    return pd.DataFrame(rows, columns=columns.split())
 
 
 def readers(stale: Stale, claims: tuple[Claim, ...], frames: Frames) -> list[Claim]:
     """The claims whose verdict rests on these rows: without them they could not be judged.
 
+    Args: stale: the rows. claims, frames: as in `judge_claims`.
     Guarantees: test_claims_that_read_stale_rows_are_found.
     """
     if stale.study not in frames:
         return []
     frame = frames[stale.study]
     without = {**frames, stale.study: frame[frame["method"] != stale.method]}
-    asked = [claim for claim in claims if claim.study == stale.study]
-    return [
-        x
-        for x in asked
-        if judge(x.judge, without).verdict == WAITS != judge(x.judge, frames).verdict
-    ]
+
+    def waits(claim: Claim, frames: Frames) -> bool:
+        return judge(claim.judge, frames).verdict == WAITS
+
+    asked = (claim for claim in claims if claim.study == stale.study)
+    return [claim for claim in asked if waits(claim, without) and not waits(claim, frames)]
 
 
 _TABLE = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))

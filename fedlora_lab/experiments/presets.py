@@ -1,4 +1,9 @@
-"""Set-ups of published papers (presets.toml) as tasks: full size, or shapes alone."""
+"""Set-ups of published papers (presets.toml) as tasks: full size, or shapes alone.
+
+>>> from fedlora_lab.experiments import presets
+>>> presets.get("deer-kvasir").clients
+12
+"""
 
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -28,47 +33,31 @@ from fedlora_lab.tasks.task import (
 
 @dataclass(frozen=True)
 class Preset:
-    """A published set-up as data.
-
-    Args:
-        name, source: short name; arXiv id of the paper.
-        assumed: what the paper's text, as far as it could be read, does not settle.
-        model, architecture, config: name of the weights, Transformers' name of the architecture,
-            and its numbers.
-        dataset: what `datasets.load_dataset` takes, or () where the data come as a folder of images
-            for each class.
-        text, image, label: columns.
-        examples, classes, length: private examples, classes (0: language), tokens of a text (0:
-            images).
-        clients, alpha: of the federation; Dirichlet concentration, ``None``: at random.
-        test: name of the split to test on, or a share.
-        targets: ends of names in any version of Transformers; those that the model has are used.
-        head: the classifier is trained in full.
-        epsilon, delta, clip: of the example unit; epsilon ``None``: no privacy.
-    """
+    """A published set-up as data."""
 
     name: str
-    source: str
-    assumed: str
-    model: str
-    architecture: str
+    source: str  # arXiv id of the paper
+    assumed: str  # what the paper's text, as far as it could be read, does not settle
+    model: str  # name of the weights
+    architecture: str  # Transformers' name, and its numbers
     config: Mapping[str, Any]
-    dataset: tuple[str, ...]
-    examples: int
-    classes: int
+    dataset: tuple[str, ...]  # for `datasets.load_dataset`; (): a folder of images for each class
+    examples: int  # private ones
+    classes: int  # 0: language
     clients: int
     method: str
-    text: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()  # columns
     image: str | None = None
     label: str | None = "label"
-    length: int = 0
-    alpha: float | None = None
-    test: str | float = "validation"
+    length: int = 0  # tokens of a text; 0: images
+    alpha: float | None = None  # Dirichlet concentration; None: at random
+    test: str | float = "validation"  # the split to test on, or a share
+    # Ends of names in any version of Transformers; those that the model has are used.
     targets: tuple[str, ...] = ("query", "value")
-    head: bool = False
+    head: bool = False  # the classifier is trained in full
     lora: Lora = field(default=Lora(8, 8.0))
     plan: Plan = field(default=Plan())
-    epsilon: float | None = None
+    epsilon: float | None = None  # of the example unit; None: no privacy
     delta: float = 1e-5
     clip: float = 2.0
 

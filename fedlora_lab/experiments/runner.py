@@ -15,14 +15,19 @@ from importlib.metadata import version
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from fedlora_lab import tasks
 from fedlora_lab._utils.files import append_line, lock_folder, read_lines
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.experiments.studies import Case, Job, Study
-
-if TYPE_CHECKING:
-    import pandas as pd
+from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.privacy.config import Privacy
 
 Done = dict[str, dict[str, Any]]  # key of a job -> what `result` gave for it
 PACKAGES = ("fedlora-lab", "torch", "peft", "opacus", "dp-accounting", "numpy", "scipy")
@@ -32,20 +37,16 @@ def load(path: Path) -> Done:
     """Key -> result of every whole line of a file of results; other lines are run again."""
 
     def whole(entry: dict[str, Any]) -> bool:
-        kinds = type(entry.get("key")), type(entry.get("seed")), type(entry.get("lr"))
-        named = kinds[:2] == (str, int) and kinds[2] in (int, float)
+        named = type(entry.get("key")) is str and type(entry.get("seed")) is int
         values, numbers = entry.get("values"), (int, float, type(None))
-        return (
-            named and isinstance(values, dict) and all(type(x) in numbers for x in values.values())
-        )
+        right = isinstance(values, dict) and all(type(x) in numbers for x in values.values())
+        return named and type(entry.get("lr")) in (int, float) and right
 
     return {entry["key"]: entry for entry in read_lines(path) if whole(entry)}
 
 
 @cache
 def _task(name: str, arguments: str, tune: bool) -> Any:
-    from fedlora_lab import tasks
-
     task = tasks.build(name, **json.loads(arguments))
     check(not tune or task.validation is not None, "task", name, "one with a validation part")
     return replace(task, test=task.validation, validation=None) if tune else task
@@ -53,22 +54,15 @@ def _task(name: str, arguments: str, tune: bool) -> Any:
 
 @cache
 def _privacy(name: str, arguments: str, fields: str, plan: str, epsilon: float | None) -> Any:
-    from fedlora_lab.methods.plan import Plan
-    from fedlora_lab.privacy.config import Privacy
-
     privacy, task = Privacy(**json.loads(fields)), _task(name, arguments, False)
-    if privacy.noise_multiplier is not None:
-        return privacy
-    if epsilon is None:
-        return None
+    if privacy.noise_multiplier is not None or epsilon is None:
+        return None if privacy.noise_multiplier is None else privacy
     return privacy.calibrate(epsilon=epsilon, task=task, plan=Plan(**json.loads(plan)))
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Torch works in one thread: sums are rounded alike however many processes there are."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -83,20 +77,17 @@ def result(job: Job) -> dict[str, Any]:
     Returns: key, lr, seed, and values: measures by name, ``None`` for what is not finite; bytes and
         seconds summed over the run, the last round's noise terms summed over the layers.
     """
-    from fedlora_lab.federated.simulation import run
+    from fedlora_lab.federated.simulation import run  # loads Transformers
     from fedlora_lab.measures.gradients import flatness
-    from fedlora_lab.methods.plan import Lora, Plan
 
     case, plan = job.case, Plan(**job.case.plan, lr=job.lr)
     fields = (dict(part) for part in (case.task[1], case.privacy, case.plan))
     arguments, *fixed = (json.dumps(part, sort_keys=True) for part in fields)
     task = _task(case.task[0], arguments, job.tune)
     privacy = _privacy(case.task[0], arguments, *fixed, case.epsilon)
-    options: dict[str, Any] = {"lora": Lora(**case.lora), "seed": job.seed, **case.compute}
+    options: Any = {"lora": Lora(**case.lora), "seed": job.seed, "evaluate_every": plan.rounds}
     with _one_thread():
-        records = list(
-            run(task, case.method, privacy, plan, **{"evaluate_every": plan.rounds, **options})
-        )
+        records = list(run(task, case.method, privacy, plan, **options | case.compute))
         last = records[-1]
         values = {f"before_{name}": x for name, x in records[0].metrics.items()}
         values |= last.metrics
@@ -129,21 +120,19 @@ def _scores(jobs: Iterable[Job], done: Done) -> dict[float, float] | None:
 def finalists(study: Study, case: Case, done: Done) -> tuple[float, ...] | None:
     """The rates that the first tuning seed ranks best, those that diverged last; ``None`` while
     runs are missing."""
-    scores = _scores(study.screening(case), done)
-    if scores is None:
+    if (scores := _scores(study.screening(case), done)) is None:
         return None
-    return tuple(sorted(scores, key=lambda lr: -scores[lr])[: study.finalists])
+    return tuple(sorted(scores, key=scores.__getitem__, reverse=True)[: study.finalists])
 
 
 def best_rate(study: Study, case: Case, done: Done) -> float | None:
     """The finalist with the best mean validation score, one that never diverged; ``None`` while
     runs are missing."""
-    rates = finalists(study, case, done)
-    if rates is None:
+    if (rates := finalists(study, case, done)) is None:
         return None
     first = (job for job in study.screening(case) if job.lr in rates)
     scores = _scores((*first, *study.finals(case, rates)), done)
-    return None if scores is None else max(scores, key=lambda lr: scores[lr])
+    return None if scores is None else max(scores, key=scores.__getitem__)
 
 
 def needed(study: Study, case: Case, done: Done) -> Iterator[Job]:
@@ -175,8 +164,6 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
     Guarantees: killed at any point and called again, no finished run is lost or done twice, nor one
         that another study in the same folder has done (test_study.py, test_faults_runs.py).
     """
-    from tqdm import tqdm
-
     check_whole("workers", workers)
     options: Any = {"total": study.runs, "unit": "run", "disable": not bar, "mininterval": 5}
     with (
@@ -187,23 +174,23 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
         done, others = load(path), {}  # the same case at the same rate and seed is the same run
         for other in sorted(set(path.parent.glob("*.jsonl")) - {path}):
             others |= load(other)
+
+        def known(job: Job) -> bool:
+            entry = others.get(job.key)
+            return entry is not None and (not job.flat or "sharpness" in entry["values"])
+
         # While the last of a group of cases are tuned, others of it keep the processes busy.
         size = max(workers, 1) * 2
         for cases in (study.cases[i : i + size] for i in range(0, len(study.cases), size)):
             while todo := [
                 job for case in cases for job in needed(study, case, done) if job.key not in done
             ]:
-                known = [others[job.key] for job in todo if _measured(job, others)]
-                for entry in known or run(todo):
+                taken = [others[job.key] for job in todo if known(job)]
+                for entry in taken or run(todo):
                     append_line(path, entry)
                     done[entry["key"]] = entry
                     shown.update()
     return done
-
-
-def _measured(job: Job, others: Done) -> bool:
-    """Whether another study has all that is asked of the job."""
-    return job.key in others and (not job.flat or "sharpness" in others[job.key]["values"])
 
 
 @contextmanager
@@ -248,7 +235,7 @@ def _begin() -> None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def frame(study: Study, path: Path) -> "pd.DataFrame":
+def frame(study: Study, path: Path) -> pd.DataFrame:
     """One row for each reported run: study, method, its labels, learning rate, seed, and measures.
 
     ``at_edge`` says that the chosen rate is the first or last that was tried; ``spent`` is the ε of
@@ -257,8 +244,6 @@ def frame(study: Study, path: Path) -> "pd.DataFrame":
     Guarantees: a label is the declared one, whatever is measured
         (test_study.py::test_a_study_tunes_and_reports).
     """
-    import pandas as pd
-
     done, rows = load(path), []
     for case in study.cases:
         lr = best_rate(study, case, done)
@@ -268,15 +253,17 @@ def frame(study: Study, path: Path) -> "pd.DataFrame":
         edge = lr in (study.rates[0], study.rates[-1])
         base = {"study": study.name, "method": case.method.slug, **case.labels}
         for job in jobs:
-            values = dict(done[job.key]["values"])
-            names = ("spent" if name == "epsilon" else name for name in values)
-            measures = dict(zip(names, values.values(), strict=True))
+            values = done[job.key]["values"]
+            measures = {"spent" if name == "epsilon" else name: x for name, x in values.items()}
             rows.append({**base, "lr": lr, "at_edge": edge, "seed": job.seed, **measures})
     return pd.DataFrame(rows)
 
 
 def settings(study: Study, command: str, path: Path) -> dict[str, Any]:
-    """What reproduces the study: command, versions, seeds, rates; and how many runs are done."""
+    """What reproduces a study, and how many of its runs are done.
+
+    Args: command: the one that runs it. path: its file of results.
+    """
     tuning = {"seeds": list(study.tune_seeds), "rates": list(study.rates)}
     tuning |= {"finalists": study.finalists, "judged on": "validation data", "private": False}
     return {
@@ -292,31 +279,21 @@ def settings(study: Study, command: str, path: Path) -> dict[str, Any]:
     }
 
 
-def read(name: str, folder: str | Path = "results") -> "pd.DataFrame":
+def read(name: str, folder: str | Path = "results") -> pd.DataFrame:
     """The committed frame of a study. Raises ``ValueError`` when it is not there."""
-    import pandas as pd
-
     path = Path(folder) / f"{name}.csv"
     check(path.is_file(), "results", str(path), f"a file; `fedlora-lab study {name}` makes it")
     return pd.read_csv(path)
 
 
 class TuningCost(NamedTuple):
-    """The price of a search, every client's releases composed by the accountant.
+    """The price of a search, every client's releases composed by the accountant."""
 
-    Args:
-        runs: training runs of the search, and the one that is reported.
-        epsilon: what one run spends.
-        all: what all of them spend together.
-        left: what each run may spend so that all together spend ``epsilon``.
-        noise: by how much the noise multiplier grows for that, the largest over clients.
-    """
-
-    runs: int
-    epsilon: float
-    all: float
-    left: float
-    noise: float
+    runs: int  # training runs of the search, and the one that is reported
+    epsilon: float  # what one run spends
+    all: float  # what all of them spend together
+    left: float  # what each run may spend so that all together spend `epsilon`
+    noise: float  # by how much the noise multiplier grows for that, the largest over clients
 
 
 def tuning_cost(study: Study, case: Case) -> TuningCost:
@@ -326,12 +303,6 @@ def tuning_cost(study: Study, case: Case) -> TuningCost:
     Raises: ``ValueError`` for a case without privacy.
     Guarantees: one run alone costs the case's own ε (test_guide.py::test_tuning_cost).
     """
-    import numpy as np
-
-    from fedlora_lab import tasks
-    from fedlora_lab.methods.plan import Plan
-    from fedlora_lab.privacy.config import Privacy
-
     check(case.epsilon is not None, "epsilon", case.epsilon, "a case with privacy")
     task, plan = tasks.build(case.task[0], **case.task[1]), Plan(**case.plan)
     privacy, runs = Privacy(**case.privacy), study.tries + 1

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple
 
 from fedlora_lab import methods
 from fedlora_lab._utils.validation import check
+from fedlora_lab.federated.dry_run import DESCRIPTIVE
 from fedlora_lab.methods.filters import binomial, product_space
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.table import rule_name
@@ -17,7 +18,6 @@ RATES = (0.008, 0.02, 0.05, 0.125, 0.3, 0.8, 2.0, 5.0)
 # Rows that keep a factor, and clients with few examples, learn by small steps.
 SMALLER = (0.0012, 0.003, *RATES)
 TUNE_SEEDS = (1001, 1002, 1003, 1004, 1005)
-WORDS = ("name", "source", "note", "exact")  # a row trains alike under other words
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Case:
     @property
     def key(self) -> str:
         """A digest of all that decides the case's numbers but learning rate and seed."""
-        fields = [name for name in Method.__dataclass_fields__ if name not in WORDS]
+        fields = [name for name in Method.__dataclass_fields__ if name not in DESCRIPTIVE]
         row = {name: rule_name(getattr(self.method, name)) for name in fields}
         body = [row, self.task, self.epsilon, self.privacy, self.plan, self.lora]
         text = json.dumps(body, sort_keys=True, default=dict)
@@ -55,14 +55,13 @@ class Case:
 
 
 class Job(NamedTuple):
-    """One run of a case, which chooses the learning rate on validation data (``tune``) or is
-    reported; ``flat``: with the curvature at its end."""
+    """One run of a case."""
 
     case: Case
     lr: float
     seed: int
-    tune: bool
-    flat: bool = False
+    tune: bool  # it chooses the learning rate, on validation data; else it is reported
+    flat: bool = False  # with the curvature at its end
 
     @property
     def key(self) -> str:
@@ -75,9 +74,8 @@ class Study:
     """Cases under one rule of tuning: every case has the same number of tries, with seeds that
     report nothing.
 
-    All rates are tried with the first tuning seed, the best of them with the others too: one seed
-    ranks rates well and cannot choose among neighbours, where a little more makes a run fall apart
-    under some noise and not under other.
+    All rates are tried with the first tuning seed, and the best of them with the others too: one
+    seed ranks rates well, but cannot choose among neighbours.
 
     Args:
         name: as on the command line.
@@ -88,8 +86,7 @@ class Study:
         tune_seeds: of the runs that choose the rate by the mean validation score after the last
             round.
         finalists: how many rates meet all tuning seeds.
-        flat: measure the curvature at the end of every reported run; it takes longer than a short
-            run.
+        flat: measure the curvature at the end of every reported run.
         guides: its cases are situations in which one would choose a method; else they ask what one
             knob does.
     """
@@ -145,7 +142,7 @@ CLIP: dict[str, Any] = {"clip_norm": 1.0, "delta": 1e-4}
 RANK4 = {"rank": 4, "alpha": 8.0}
 
 
-def digits(
+def _digits(
     rows: Iterable[Method],
     labels: Mapping[str, Any],
     *,
@@ -183,88 +180,86 @@ def composed() -> list[Method]:
     ]
 
 
+SWEEPS: dict[str, tuple[str, dict[float, dict[str, Any]]]] = {
+    "rank": (
+        "rank 1 to 32, alpha twice the rank",
+        {r: {"lora": {"rank": r, "alpha": 2.0 * r}} for r in (1, 2, 4, 8, 16, 32)},
+    ),
+    "steps": (
+        "local steps 1 to 40, 100 steps in all",
+        {
+            s: {"plan": {**WORK, "local_steps": s, "rounds": max(100 // s, 1)}}
+            for s in (1, 5, 20, 40)
+        },
+    ),
+    "crowd": (
+        "the same data over 2 to 200 clients",
+        # At least six examples each, as elsewhere, is the mean of two hundred clients.
+        {n: {"clients": n} | ({"min_size": 2} if n > 100 else {}) for n in (2, 10, 50, 200)},
+    ),
+    "clip": (
+        "clip norm",
+        {c: {"privacy": {**CLIP, "clip_norm": c}} for c in (0.1, 0.3, 1.0, 3.0, 10.0)},
+    ),
+    "noise": (
+        "noise alone: sigma at a fixed clip",
+        {
+            sigma: {"epsilon": None, "privacy": {**CLIP, "noise_multiplier": sigma}}
+            for sigma in (0.0, 0.5, 1.0, 2.0, 4.0)
+        },
+    ),
+    "scale": (
+        "alpha over rank",
+        {s: {"lora": {"rank": 4, "alpha": 4.0 * s}} for s in (0.5, 1.0, 2.0, 4.0, 8.0)},
+    ),
+}
+"""Knob -> what is asked, and the setting of `_digits` at each of its values."""
+
+
 def _studies() -> Iterator[Study]:
     main = [methods.ALL[slug] for slug in MAIN]
-    others = [
-        row
-        for row in (methods.ALL | methods.VARIANTS).values()
-        if row.slug not in (*MAIN, "deer-literal")  # whose ε is not certified
-    ]
-    cases = [case for e in BUDGETS for case in digits(main, {"alpha": 0.5}, epsilon=e)]
+    apart = (*MAIN, "deer-literal")  # whose ε is not certified
+    others = [row for row in (methods.ALL | methods.VARIANTS).values() if row.slug not in apart]
+
+    cases = [case for e in BUDGETS for case in _digits(main, {"alpha": 0.5}, epsilon=e)]
     for alpha in (0.1, 1000.0):
-        cases += digits(main, {"alpha": alpha}, epsilon=3.0, alpha=alpha)
-    cases += [case for e in BUDGETS for case in digits(others, {"alpha": 0.5}, epsilon=e)]
+        cases += _digits(main, {"alpha": alpha}, epsilon=3.0, alpha=alpha)
+    cases += [case for e in BUDGETS for case in _digits(others, {"alpha": 0.5}, epsilon=e)]
     note = "all methods over budgets; the main ones over splits"
     yield Study("digits", note, tuple(cases), rates=SMALLER, guides=True)
 
     plan = {"rounds": 40, "local_steps": 2, "batch": None, "participation": 0.2}
-    own: dict[str, Any] = {"unit": "client", "clip_norm": 0.5, "delta": 1e-3}
-    cases = [
-        case
-        for e in (3.0, 8.0, 20.0)
-        for case in digits(main, {}, epsilon=e, clients=100, plan=plan, privacy=own)
-    ]
+    unit: dict[str, Any] = {"unit": "client", "clip_norm": 0.5, "delta": 1e-3}
+    many: dict[str, Any] = {"clients": 100, "plan": plan, "privacy": unit}
+    cases = [case for e in (3.0, 8.0, 20.0) for case in _digits(main, {}, epsilon=e, **many)]
     note = "client-level privacy with 100 clients, 20 % of them in a round"
     yield Study("digits-clients", note, tuple(cases), guides=True)
 
     places = (f"layer.{i}.attention.self.{kind}" for i in (4, 5) for kind in ("query", "value"))
-    task = ("sentiment", {"targets": tuple(places)})
-    plan, own = {"rounds": 5, "local_steps": 5, "batch": 32}, {"clip_norm": 1.0, "delta": 1e-5}
-    quick = {"frozen_prefix": True, "products": "bfloat16"}
-    cases = [
-        Case(row, {"epsilon": e}, task, e, own, plan, RANK4, quick) for e in BUDGETS for row in main
-    ]
+    task, own = ("sentiment", {"targets": tuple(places)}), {"clip_norm": 1.0, "delta": 1e-5}
+    plan, quick = {"rounds": 5, "local_steps": 5, "batch": 32}, {"frozen_prefix": True}
+    parts: Any = own, plan, RANK4, quick | {"products": "bfloat16"}
+    cases = [Case(row, {"epsilon": e}, task, e, *parts) for e in BUDGETS for row in main]
     rates, note = (0.05, 0.2, 0.8, 3.2, 12.8), "real language model, natural domains"
     yield Study("sentiment", note, tuple(cases), rates=rates, tune_seeds=(1001,), guides=True)
 
-    cases = [case for e in (1.0, 8.0) for case in digits(composed(), {}, epsilon=e)]
+    cases = [case for e in (1.0, 8.0) for case in _digits(composed(), {}, epsilon=e)]
     note, seeds = "which ingredient does the work", tuple(range(5))
     yield Study("digits-factorial", note, tuple(cases), seeds=seeds, rates=SMALLER)
 
-    slugs = ("fedlora", "rolora", "la-lora-unfiltered", "la-lora")
-    rows = [methods.ALL[slug] for slug in slugs]
-    cases = [case for e in (1.0, 8.0) for case in digits(rows, {}, epsilon=e)]
+    rows = [methods.ALL[x] for x in ("fedlora", "rolora", "la-lora-unfiltered", "la-lora")]
+    cases = [case for e in (1.0, 8.0) for case in _digits(rows, {}, epsilon=e)]
     yield Study("digits-flat", "curvature where training ended", tuple(cases), flat=True)
 
-    sweeps: dict[str, tuple[str, tuple[float, ...], Callable[[Any], dict[str, Any]]]] = {
-        "rank": (
-            "rank 1 to 32, alpha twice the rank",
-            (1, 2, 4, 8, 16, 32),
-            lambda r: {"lora": {"rank": r, "alpha": 2.0 * r}},
-        ),
-        "steps": (
-            "local steps 1 to 40, 100 steps in all",
-            (1, 5, 20, 40),
-            lambda s: {"plan": {**WORK, "local_steps": s, "rounds": max(100 // s, 1)}},
-        ),
-        "crowd": (
-            "the same data over 2 to 200 clients",
-            (2, 10, 50, 200),
-            # At least six examples each, as elsewhere, is the mean of two hundred clients.
-            lambda n: {"clients": n} | ({"min_size": 2} if n > 100 else {}),
-        ),
-        "clip": (
-            "clip norm",
-            (0.1, 0.3, 1.0, 3.0, 10.0),
-            lambda c: {"privacy": {**CLIP, "clip_norm": c}},
-        ),
-        "noise": (
-            "noise alone: sigma at a fixed clip",
-            (0.0, 0.5, 1.0, 2.0, 4.0),
-            lambda sigma: {"epsilon": None, "privacy": {**CLIP, "noise_multiplier": sigma}},
-        ),
-        "scale": (
-            "alpha over rank",
-            (0.5, 1.0, 2.0, 4.0, 8.0),
-            lambda s: {"lora": {"rank": 4, "alpha": 4.0 * s}},
-        ),
-    }
     rates = {"crowd": SMALLER, "clip": (*RATES, 12.5)}  # a step is at most the rate times the clip
-    seeds = {"seeds": tuple(range(5)), "tune_seeds": TUNE_SEEDS[:2]}
-    for name, (note, values, setting) in sweeps.items():
-        settings = [({name: value}, {"epsilon": 8.0, **setting(value)}) for value in values]
-        cases = tuple(case for labels, one in settings for case in digits(main[:5], labels, **one))
-        yield Study(f"digits-{name}", note, cases, rates=rates.get(name, RATES), **seeds)
+    few: dict[str, Any] = {"seeds": seeds, "tune_seeds": TUNE_SEEDS[:2]}
+    for name, (note, settings) in SWEEPS.items():
+        cases = [
+            case
+            for value, setting in settings.items()
+            for case in _digits(main[:5], {name: value}, **{"epsilon": 8.0, **setting})
+        ]
+        yield Study(f"digits-{name}", note, tuple(cases), rates=rates.get(name, RATES), **few)
 
 
 STUDIES: dict[str, Study] = {study.name: study for study in _studies()}

@@ -11,17 +11,17 @@ import json
 import math
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from fedlora_lab import methods
 from fedlora_lab._utils.validation import check, check_number, check_one_of
-
-if TYPE_CHECKING:
-    from fedlora_lab.methods.method import Method
-    from fedlora_lab.tasks.task import Task
+from fedlora_lab.federated import dry_run
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.plan import Plan
+from fedlora_lab.tasks.task import Task
 
 FILE = Path(__file__).parent / "tuned.json"
 SUGGESTED = FILE.with_name("suggested.json")
-UNITS = ("example", "client")
 Rates = dict[float | None, float]  # budget -> rate; the budget None is training without privacy
 LIKE = {  # how noise on two factors meets (`dry_run.noise_product`) -> methods in which it does so
     "never": ("ffa-lora",),
@@ -35,7 +35,7 @@ LIKE = {  # how noise on two factors meets (`dry_run.noise_product`) -> methods 
 def table() -> dict[str, Any]:
     """Task name -> {"setting": plan, privacy and adapter of the search, "methods": slug -> {"lr",
     "grid"}}."""
-    return json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    return json.loads(FILE.read_text(encoding="utf-8"))
 
 
 def label(epsilon: float | None) -> str:
@@ -56,25 +56,24 @@ def rates() -> dict[str, dict[str, dict[str, Rates]]]:
             }
     for task, part in table().items():
         rows = found.setdefault(task, {}).setdefault("example", {})
+        budget = float(part["setting"]["epsilon"])
         for slug, row in part["methods"].items():
-            budget = None if slug == "non-private" else float(part["setting"]["epsilon"])
-            rows.setdefault(slug, {})[budget] = row["lr"]
-        if "non-private" in rows:  # the same row as FedLoRA
-            rows.setdefault("fedlora", {}).setdefault(None, rows["non-private"][None])
+            plain = slug == "non-private"  # the row of FedLoRA
+            for name in (slug, "fedlora") if plain else (slug,):
+                rows.setdefault(name, {})[None if plain else budget] = row["lr"]
     return found
 
 
 class Suggestion(NamedTuple):
-    """A learning rate; words that say for which method, budget and unit it was tuned, or that it is
-    the default; and whether that is what was asked for."""
+    """A learning rate and where it comes from."""
 
     lr: float
-    words: str
-    exact: bool
+    words: str  # for which method, budget and unit it was tuned, or that it is the default
+    exact: bool  # that is what was asked for
 
 
 def tuned(
-    task: "Task | str", method: "Method | str", epsilon: float | None = 8.0, unit: str = "example"
+    task: Task | str, method: Method | str, epsilon: float | None = 8.0, unit: str = "example"
 ) -> float:
     """The learning rate found for a method on a task at a budget, or at the nearest budget that was
     searched.
@@ -93,31 +92,31 @@ def tuned(
     >>> tuned("digits", "rolora", epsilon=1.0)
     0.05
     """
-    name, slug, epsilon, unit = _asked(task, method, epsilon, unit)
-    check_one_of("task", name, tuple(rates()))
-    check_one_of("unit", unit, tuple(rates()[name]))
-    check_one_of("method", slug, tuple(rates()[name][unit]))
-    known = rates()[name][unit][slug]
+    name, slug, epsilon, unit = _names(task, method, epsilon, unit)
+    known: Any = rates()
+    for argument, key in (("task", name), ("unit", unit), ("method", slug)):
+        check_one_of(argument, key, tuple(known))
+        known = known[key]
     budget, words = _nearest(known, epsilon), f"a budget of the kind tuned for: {list(known)}"
     check(budget is not ..., "epsilon", epsilon, words)
     return known[budget]
 
 
 def suggestion(
-    task: "Task | str", method: "Method | str", epsilon: float | None = 8.0, unit: str = "example"
+    task: Task | str, method: Method | str, epsilon: float | None = 8.0, unit: str = "example"
 ) -> Suggestion:
-    """A learning rate for any method, budget and unit, and words that say what it was tuned for.
+    """Suggests a learning rate for any method, budget and unit, and says what it was tuned for.
 
     In this order: the method at the nearest budget; the published method that it is under another
     name; a method whose factors move at the same times, since noise reaches their products alike;
-    the default of `Plan`. Arguments as for `tuned`.
+    the default of `Plan`.
 
+    Args: as for `tuned`.
     Guarantees: test_a_suggestion_says_where_it_comes_from.
     """
-    from fedlora_lab.methods.plan import Plan
-    from fedlora_lab.plots.style import name as words_for
+    from fedlora_lab.plots.style import name as words_for  # loads Matplotlib
 
-    name, slug, epsilon, unit = _asked(task, method, epsilon, unit)
+    name, slug, epsilon, unit = _names(task, method, epsilon, unit)
     found = rates().get(name, {}).get(unit, {})
     nothing = f"nothing was tuned for {words_for(slug)}"
     for other in (slug, *_alike(slug, method)):
@@ -125,27 +124,25 @@ def suggestion(
         if budget is ...:
             continue
         words = f"tuned for {words_for(other)}{_at(budget, unit)}"
-        if budget != epsilon:
-            words += f", the budget nearest to {epsilon:g}"
-        if other != slug:
-            words += f"; {nothing}{_at(epsilon, unit)}"
+        words += "" if budget == epsilon else f", the budget nearest to {epsilon:g}"
+        words += "" if other == slug else f"; {nothing}{_at(epsilon, unit)}"
         return Suggestion(found[other][budget], words, other == slug and budget == epsilon)
     words = f"the default; {nothing} on {name}{_at(epsilon, unit)}"
     return Suggestion(Plan().rate("B"), words, False)
 
 
-def _asked(
+def _names(
     task: Any, method: Any, epsilon: float | None, unit: str
 ) -> tuple[str, str, float | None, str]:
     """Names of task and method, budget and unit, after the checks that need no table."""
     if epsilon is not None:
         check_number("epsilon", epsilon, 0, open_low=True)
-        epsilon = float(epsilon)
-    check_one_of("unit", unit, UNITS)
+    check_one_of("unit", unit, ("example", "client"))
     name = task if isinstance(task, str) else task.name
     slug = method if isinstance(method, str) else method.slug
-    epsilon = None if slug == "non-private" else epsilon
-    return name, slug, epsilon, "example" if epsilon is None else unit
+    if epsilon is None or slug == "non-private":
+        return name, slug, None, "example"
+    return name, slug, float(epsilon), unit
 
 
 def _nearest(known: Rates, epsilon: float | None) -> Any:
@@ -165,15 +162,10 @@ def _at(epsilon: float | None, unit: str) -> str:
 
 def _alike(slug: str, method: Any) -> tuple[str, ...]:
     """Methods whose rate stands in for one of which none is known."""
-    from fedlora_lab import methods
-    from fedlora_lab.federated import dry_run
-
     row = (methods.ALL | methods.VARIANTS).get(slug) if isinstance(method, str) else method
     if row is None:  # a baseline trains FedLoRA; of another name nothing is known
         return ("fedlora",) if slug in ("central", "non-private") else ()
-    same = dry_run.identify(row).same
-    if row.own_ranks or dry_run.fields(row)["share"] is not None:
-        like = ("fedsa-lora",)  # what stays with a client learns by small steps
-    else:
-        like = LIKE[dry_run.noise_product(row)]
+    same, like = dry_run.identify(row).same, ("fedsa-lora",)
+    if not row.own_ranks and dry_run.fields(row)["share"] is None:
+        like = LIKE[dry_run.noise_product(row)]  # else what stays with a client learns slowly
     return (same, *like) if same else like

@@ -10,18 +10,16 @@ import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.optimizers import OPTIMIZERS, SERVER_OPTIMIZERS, optimizer_of
-from fedlora_lab.report.run_folder import Folder, read_frame, read_json
+from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.report.run_folder import Folder, read_frame, read_json, to_ledger
 from fedlora_lab.report.summary_table import display_rows, format_number, observer_phrase, summary
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fedlora_lab.privacy.ledger import Ledger
 
 HERE = Path(__file__).parent
 _WORDS = tomllib.loads((HERE / "report.toml").read_text(encoding="utf-8"))
@@ -38,11 +36,10 @@ def _svg(figure: Any) -> str:
     figure.set_size_inches(WIDTH, HEIGHT)
     for axes in figure.axes:
         axes.set_title("", loc="left")  # the page has the title
+    options: Any = {"bbox_inches": "tight", "metadata": {"Date": None, "Creator": None}}
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "fedlora_lab"}):
-        metadata = {"Date": None, "Creator": None}
-        options = {"bbox_inches": "tight", "pad_inches": 0.08, "metadata": metadata}
-        figure.savefig(buffer, format="svg", **options)
+        figure.savefig(buffer, format="svg", pad_inches=0.08, **options)
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -57,7 +54,7 @@ def _drawable(name: str) -> str:
     return "".join(letters).replace("$", "\\$")
 
 
-def figures(frame: "pd.DataFrame") -> Iterator[dict[str, str]]:
+def figures(frame: pd.DataFrame) -> Iterator[dict[str, str]]:
     """The figures that this frame can fill: address, title, and what one sees in it."""
     from fedlora_lab import plots
 
@@ -91,73 +88,52 @@ def _rounded(value: Any) -> Any:
 # ---- what the runs promise, and what they spent
 
 
-def _ledgers(texts: Mapping[str, Any]) -> "dict[str, Ledger | None]":
-    from fedlora_lab.privacy.ledger import Ledger
-
-    return {
-        cell: None if text is None else Ledger.from_json(json.dumps(text, sort_keys=True), cell)
-        for cell, text in texts.items()
-    }
-
-
 def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
     """One row for each cell: what it released in all, what that spent against whom, and whether it
     may be released.
     """
     rows = []
-    for cell, ledger in _ledgers(ledgers).items():
+    for cell, text in ledgers.items():
         row = {"cell": cell} | dict.fromkeys(("unit", "relation", "observer", "releases"), "–")
         row |= {"epsilon": format_number(math.inf), "mode": "no privacy"}
-        if ledger is not None:
+        if (ledger := to_ledger(text, cell)) is not None:
             reason = f" ({ledger.uncertified})" if ledger.uncertified else ""
-            row |= {
-                "unit": ledger.unit,
-                "relation": ledger.relation,
-                "observer": ledger.observers[0],
-                "releases": str(int(ledger.to_frame()["releases"].max())),
-                "epsilon": format_number(ledger.epsilon_or_inf(), 3) + reason,
-                "mode": f"{ledger.accountant}, δ = {ledger.delta:g}, {ledger.mode}",
-            }
+            row |= {"unit": ledger.unit, "relation": ledger.relation}
+            row["observer"] = ledger.observers[0]
+            row["releases"] = str(int(ledger.to_frame()["releases"].max()))
+            row["epsilon"] = format_number(ledger.epsilon_or_inf(), 3) + reason
+            row["mode"] = f"{ledger.accountant}, δ = {ledger.delta:g}, {ledger.mode}"
         rows.append(row)
     return rows
 
 
-def composed_spending(
-    ledgers: "Iterable[Ledger | None]", unseen: "Iterable[Ledger]" = ()
-) -> list[str]:
+def composed_spending(ledgers: Iterable[Ledger | None], unseen: Iterable[Ledger] = ()) -> list[str]:
     """What runs on the same data spend together, in sentences; none for a single one with a ledger
     (``None``: without).
 
     Runs with recorded seeds are not for release: of those the sentences state what they would spend
-    if they were.
-
-    Args:
-        ledgers: of all runs; ``None``: a run without privacy.
-        unseen: those of the ledgers that no table shows; a single release among them is told too.
+    if they were. ``unseen`` are those of the ledgers that no table shows; a single release among
+    them is told too.
 
     Guarantees: test_report.py::test_runs_on_the_same_data_are_added_up.
     """
-    from fedlora_lab.privacy.ledger import Ledger
-
-    whole = list(ledgers)
+    whole, gone = list(ledgers), "cut short or cleared away ones included"
     books = [one for one in whole if one is not None]
-    released = [one for one in books if not one.reproducible]
-    wanted, gone = [], "cut short or cleared away ones included"
+    released, sums = [one for one in books if not one.reproducible], []
     if len(released) > 1:
-        wanted.append((released, f"All {len(released)} runs without a seed together, {gone}"))
+        sums.append((released, f"All {len(released)} runs without a seed together, {gone}"))
     elif any(one is other for one in released for other in unseen):
-        wanted.append((released, "A run without a seed that was cut short or cleared away"))
+        sums.append((released, "A run without a seed that was cut short or cleared away"))
     if len(released) < len(books) and len(books) > 1:
-        wanted.append((books, f"All {len(books)} runs together, if they were all released"))
+        sums.append((books, f"All {len(books)} runs together, if they were all released"))
     sentences = []
-    for parts, name in wanted:
+    for parts, name in sums:
         try:
             said = Ledger.compose(*parts).statement()
         except ValueError as error:
             said = f"no epsilon can be stated ({error})."
         sentences.append(f"{name}: {said}")
-    if len(books) < len(whole):
-        count = len(whole) - len(books)
+    if count := len(whole) - len(books):
         sentences.append(
             f"Runs without privacy, {count} here, {gone}, promise nothing: "
             f"no ε covers what they tell of these data."
@@ -167,12 +143,13 @@ def composed_spending(
 
 def folder_spending(path: str | Path, ledgers: Mapping[str, Any]) -> list[str]:
     """`composed_spending` of all runs that a folder knows of, those included that its cells do not
-    show; and who was stopped.
+    show; and which were stopped.
 
     Guarantees: test_attack_spending.py::test_a_run_without_privacy_is_never_forgotten.
     """
     folder = Folder(path)
-    known = _ledgers(ledgers) | folder.ledgers()
+    shown = {cell: to_ledger(text, cell) for cell, text in ledgers.items()}
+    known = shown | folder.ledgers()
     unseen = [book for name, book in known.items() if book is not None and name not in ledgers]
     return [*folder.stopped(), *composed_spending(known.values(), unseen)]
 
@@ -206,19 +183,16 @@ def privacy_statement(settings: Mapping[str, Any], ledgers: Mapping[str, Any]) -
         return [said["none"]]
     unit, observer = _WORDS["units"][privacy["unit"]], _WORDS["observers"][privacy["trust"]]
     seeds = any(ledger and ledger["content"]["reproducible"] for ledger in ledgers.values())
-    return [
-        said["neighbours"].format(unit=unit, delta=privacy["delta"]),
-        said["observer"].format(observer=observer),
-        *([said["seeds"]] if seeds else []),
-        said["tuning"],
-    ]
+    opening = said["neighbours"].format(unit=unit, delta=privacy["delta"])
+    observed = said["observer"].format(observer=observer)
+    return [opening, observed, *([said["seeds"]] if seeds else []), said["tuning"]]
 
 
 # ---- the page
 
 
 def render(
-    frame: "pd.DataFrame",
+    frame: pd.DataFrame,
     settings: Mapping[str, Any],
     ledgers: Mapping[str, Any],
     whole: Sequence[str] = (),
@@ -244,6 +218,7 @@ def render(
     ]
     privacy, options = settings["privacy"], {"trim_blocks": True, "lstrip_blocks": True}
     page: Any = Environment(autoescape=True, undefined=StrictUndefined, **options)  # type: ignore[arg-type]
+    parts = [part for part in _SHOWN if settings.get(part)]
     return page.from_string((HERE / "report.html").read_text(encoding="utf-8")).render(
         rows=rows,
         facts=settings_summary(settings, [row["method"] for row in rows]),
@@ -253,9 +228,7 @@ def render(
         figures=list(figures(frame)),
         ledger=ledger_rows(ledgers),
         settings=settings,
-        shown={
-            part: list(flatten_settings(settings[part])) for part in _SHOWN if settings.get(part)
-        },
+        shown={part: list(flatten_settings(settings[part])) for part in parts},
     )
 
 

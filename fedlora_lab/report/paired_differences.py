@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable
 from html import escape
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import pandas as pd
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.report.summary_table import t_interval
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 HEAD = ("claimed (source, its setting)", "here (our setting)", "holds?")
 
@@ -40,9 +39,9 @@ class PairedDifference(NamedTuple):
 
 
 def final_difference(
-    frame: "pd.DataFrame", one: str, other: str, measure: str = "accuracy"
+    frame: pd.DataFrame, one: str, other: str, measure: str = "accuracy"
 ) -> PairedDifference:
-    """By how much one method is ahead of another after the last round, seed by seed.
+    """Computes by how much one method is ahead of another after the last round, seed by seed.
 
     Args:
         frame: tidy, of one task.
@@ -51,7 +50,6 @@ def final_difference(
 
     Guarantees: test_gap_is_the_paired_interval.
 
-    >>> import pandas as pd
     >>> rows = [("t", m, s, 1, "all", "accuracy", v) for m, s, v in
     ...         [("a", 0, 0.8), ("a", 1, 0.9), ("b", 0, 0.7), ("b", 1, 0.8)]]
     >>> columns = ["task", "method", "seed", "round", "layer", "measure", "value"]
@@ -64,16 +62,16 @@ def final_difference(
 
 
 def paired_difference(
-    frame: "pd.DataFrame", one: str, other: str, measure: str = "accuracy", level: float = 0.95
+    frame: pd.DataFrame, one: str, other: str, measure: str = "accuracy", level: float = 0.95
 ) -> PairedDifference:
-    """By how much one method is ahead of another in a column, seed by seed, with its interval.
+    """Computes by how much one method is ahead of another in a column, seed by seed, with the
+    interval.
 
     Args:
         frame: columns method, seed and ``measure``, one row for each pair of the first two.
         one, other: slugs; they must share two seeds.
         measure, level: the column, and the level of the interval, in (0, 1).
 
-    >>> import pandas as pd
     >>> frame = pd.DataFrame({"method": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1],
     ...                       "accuracy": [0.8, 0.9, 0.7, 0.8]})
     >>> round(paired_difference(frame, "a", "b").mean, 3)
@@ -108,8 +106,6 @@ class ClaimsTable:
 def claims_table(*rows: tuple[str, str, str]) -> ClaimsTable:
     """The table of a notebook's claims: what was claimed where, what is measured here, and whether
     it holds.
-
-    Guarantees: test_the_table_shows_every_row.
 
     >>> claims_table(("A < B (paper)", "A < B", "yes"))
     claimed (source, its setting) | here (our setting) | holds?

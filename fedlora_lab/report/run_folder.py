@@ -11,17 +11,16 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from fedlora_lab._utils import files
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.validation import check
+from fedlora_lab.privacy.ledger import Ledger
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fedlora_lab.privacy.ledger import Ledger
-
+Ledgers = dict[str, Ledger | None]  # cell -> its ledger; None of one without privacy
 OWN = "cells checkpoints private frame.csv ledger.json report.html audit.json settings.json"
 """What a run leaves, in the order in which it is cleared: the settings outlive the cells."""
 SPENT = "spent-[0-9]*-*.json"
@@ -32,7 +31,7 @@ released stays spent.
 WHOLE = ("task", "privacy", "lora")
 BY_METHOD = ("methods", "plans", "privacies")
 FIELDS: dict[str, Any] = {
-    **dict.fromkeys(("task", "lora", "versions", "plans", "methods"), dict),
+    **dict.fromkeys(("task", "lora", "versions", *BY_METHOD), dict),
     **dict.fromkeys(("seeds", "commands"), list),
     "privacy": (dict, type(None)),
 }
@@ -48,13 +47,17 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def read_frame(path: Path) -> "pd.DataFrame":
-    """A tidy frame as `Folder.gather` wrote it: every value with the bits it had, seed empty where
-    there was none.
+def to_ledger(content: Any, name: str = "ledger") -> Ledger | None:
+    """The ledger of a cell from its JSON value; ``None`` of one without privacy."""
+    return None if content is None else Ledger.from_json(json.dumps(content, sort_keys=True), name)
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Reads a tidy frame as `Folder.gather` wrote it: every value with the bits it had, seed empty
+    where there was none.
 
     Raises: ``ValueError`` with the file's name when it is none.
     """
-    import pandas as pd
 
     def exact(text: str) -> float:  # what pandas does by itself is exact in some versions only
         return float(text) if text else math.nan
@@ -64,7 +67,7 @@ def read_frame(path: Path) -> "pd.DataFrame":
     options |= {"keep_default_na": False, "na_values": {"seed": [""]}}
     try:
         frame = pd.read_csv(path, **options)
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' own parser errors are ValueErrors
+    except ValueError as error:  # those of pandas' parser and of UTF-8 are ValueErrors
         why = " ".join(str(error).split())[:120]
         raise ValueError(f"{path}: expected a tidy frame ({why})") from error
     whole = {*names, "seed", "round", "value"} <= set(frame.columns)
@@ -75,7 +78,7 @@ def read_frame(path: Path) -> "pd.DataFrame":
     return frame
 
 
-def with_ledger_epsilon(frame: "pd.DataFrame", ledger: "Ledger | None") -> "pd.DataFrame":
+def with_ledger_epsilon(frame: pd.DataFrame, ledger: Ledger | None) -> pd.DataFrame:
     """The frame of a cell with the last round's epsilon no lower than what its ledger counts.
 
     A round that was begun and never recorded, since its process was killed, was released: the
@@ -108,13 +111,6 @@ def first_difference(old: Any, new: Any, name: str = "") -> str | None:
     else:
         same = old == new
     return None if same else f"{name} is {json.dumps(old)} there and {json.dumps(new)} now"
-
-
-def _ledger(content: Any, name: str = "ledger") -> "Ledger | None":
-    """The ledger of a cell from its JSON value; ``None`` of one without privacy."""
-    from fedlora_lab.privacy.ledger import Ledger
-
-    return None if content is None else Ledger.from_json(json.dumps(content, sort_keys=True), name)
 
 
 class Folder:
@@ -169,12 +165,10 @@ class Folder:
         for name, kind in FIELDS.items():
             right = isinstance(settings.get(name, ...), kind)
             check(right, "settings.json", str(path), f"the settings of a run, with {name}")
-        slugs = set(settings["methods"])
-        parts = [settings.get(name, settings["methods"]) for name in BY_METHOD]
-        same = all(isinstance(part, dict) and set(part) == slugs for part in parts)
-        seeds = all(seed is None or type(seed) is int for seed in settings["seeds"])
-        texts = all(isinstance(line, str) for line in settings["commands"])
-        check(same and seeds and texts, "settings.json", str(path), "the settings of a run")
+        right = all(set(settings[part]) == set(settings["methods"]) for part in BY_METHOD)
+        right &= all(seed is None or type(seed) is int for seed in settings["seeds"])
+        right &= all(isinstance(line, str) for line in settings["commands"])
+        check(right, "settings.json", str(path), "the settings of a run")
         return settings
 
     def claim(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -189,9 +183,6 @@ class Folder:
         settings = json.loads(to_json(settings))
         if (self.path / "settings.json").exists():
             old = self.settings
-            whole = all(isinstance(old.get(key), dict) for key in BY_METHOD)
-            expected = "the settings of a run, with privacies"
-            check(whole, "settings.json", str(self.path), expected)
             pairs = [(key, old[key], settings[key]) for key in WHOLE]
             for key in BY_METHOD:
                 common = [slug for slug in old[key] if slug in settings[key]]
@@ -206,8 +197,7 @@ class Folder:
             settings |= {key: old[key] for key in WHOLE}
             seeds = {*old["seeds"], *settings["seeds"]}
             settings["seeds"] = sorted(seeds, key=lambda seed: -1 if seed is None else seed)
-            earlier = [line for line in old["commands"] if line not in settings["commands"]]
-            settings["commands"] = earlier + settings["commands"]
+            settings["commands"] = list(dict.fromkeys([*old["commands"], *settings["commands"]]))
         write_atomically(self.path / "settings.json", to_json(settings))
         return settings
 
@@ -232,37 +222,39 @@ class Folder:
         frame: Any = self.read(slug, seed)
         return int(frame["round"].max())
 
+    def _finished(self) -> list[tuple[str, int | None]]:
+        """Slug and seed of the finished cells, in the order of the settings."""
+        settings = self.settings
+        pairs = ((slug, seed) for slug in settings["methods"] for seed in settings["seeds"])
+        return [pair for pair in pairs if self.done(*pair)]
+
     def stopped(self) -> list[str]:
         """The finished cells that ended before their plan's last round, in words."""
-        if not (self.path / "settings.json").exists():
-            return []
-        found, settings = [], self.settings
-        for slug in settings["methods"]:
-            rounds = settings["plans"][slug]["rounds"]
-            for seed in (seed for seed in settings["seeds"] if self.done(slug, seed)):
-                if (last := self.ended(slug, seed)) < rounds:
-                    name = f"{slug}, seed {'none' if seed is None else seed}"
-                    found.append(f"{name}: stopped after round {last} of {rounds}.")
+        found = []
+        for slug, seed in self._finished() if (self.path / "settings.json").exists() else []:
+            rounds, last = self.settings["plans"][slug]["rounds"], self.ended(slug, seed)
+            if last < rounds:
+                name = f"{slug}, seed {'none' if seed is None else seed}"
+                found.append(f"{name}: stopped after round {last} of {rounds}.")
         return found
 
-    def read(self, slug: str, seed: int | None) -> "pd.DataFrame":
+    def read(self, slug: str, seed: int | None) -> pd.DataFrame:
         """The frame of one finished cell."""
         return read_frame(self._cell(slug, seed, "csv"))
 
-    def save(self, slug: str, seed: int | None, frame: "pd.DataFrame", ledger: Any) -> None:
-        """Keeps one finished cell."""
+    def save(self, slug: str, seed: int | None, frame: pd.DataFrame, ledger: Any) -> None:
+        """Keeps one finished cell: its tidy frame, and its ledger as a JSON value, or ``None``.
+
+        Args: slug, seed: of the cell. frame, ledger: what is kept.
+        """
         write_atomically(self._cell(slug, seed, "json"), to_json(ledger))
         write_atomically(self._cell(slug, seed, "csv"), frame.to_csv(index=False))
 
-    def gather(self) -> "pd.DataFrame":
+    def gather(self) -> pd.DataFrame:
         """Writes frame.csv and ledger.json from all finished cells, in the order of the settings;
         returns the frame.
         """
-        import pandas as pd
-
-        settings = self.settings
-        pairs = [(slug, seed) for slug in settings["methods"] for seed in settings["seeds"]]
-        cells = [pair for pair in pairs if self.done(*pair)]
+        cells = self._finished()
         check(bool(cells), "folder", str(self.path), "at least one finished cell")
         frame = pd.concat([self.read(*cell) for cell in cells], ignore_index=True)
         ledgers = {self._name(*cell): read_json(self._cell(*cell, "json")) for cell in cells}
@@ -273,16 +265,14 @@ class Folder:
 
     # ---- what was spent
 
-    def _books(self) -> "dict[str, Ledger | None]":
-        """The ledgers of the cells, finished or cut short; ``None`` of one without privacy."""
-        from fedlora_lab.privacy.ledger import Ledger
-
-        found: dict[str, Ledger | None] = {}
+    def _books(self) -> Ledgers:
+        """The ledgers of the cells, finished or cut short."""
+        found: Ledgers = {}
         for path in sorted((self.path / "checkpoints").glob("*/round-*.json")):
             if not self._private(path.parent.name):
                 found[path.parent.name] = None
         for path in sorted((self.path / "cells").glob("*.json")):
-            found[path.stem] = _ledger(read_json(path), str(path))
+            found[path.stem] = to_ledger(read_json(path), str(path))
         # At least as long as the one kept when the cell was finished.
         for path in sorted((self.path / "checkpoints").glob("*/ledger.json")):
             found[path.parent.name] = Ledger.load(path)
@@ -292,21 +282,19 @@ class Folder:
         """Whether the settings plan this cell with privacy; not where they cannot be read."""
         try:
             return self.settings["privacies"][name.rpartition("-")[0]] is not None
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, KeyError):
             return False
 
-    def ledgers(self) -> "dict[str, Ledger | None]":
+    def ledgers(self) -> Ledgers:
         """Every ledger in the folder by name, fit to be added up: of all cells, and of runs that
         were cleared away.
 
-        ``None`` stands for a run without privacy. A run that was cleared away may have split the
-        same data otherwise, sizes being equal or not: its releases are counted for every client.
+        A run that was cleared away may have split the same data otherwise, sizes being equal or
+        not: its releases are counted for every client.
 
         Raises: ``ValueError`` for one that cannot be read.
         Guarantees: test_attack_spending.py::test_a_split_of_equal_sizes_is_not_taken_for_the_same.
         """
-        from fedlora_lab.privacy.ledger import Ledger
-
         found = self._books()
         for path in sorted(self.path.glob(SPENT)):
             found[path.stem] = None if read_json(path) is None else Ledger.load(path)
@@ -316,19 +304,17 @@ class Folder:
         return found
 
     def counted(
-        self, frame: "pd.DataFrame", ledgers: Mapping[str, Any]
-    ) -> "tuple[pd.DataFrame, dict[str, Any]]":
+        self, frame: pd.DataFrame, ledgers: Mapping[str, Any]
+    ) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The frame and ledgers of finished cells with what was spent since: a stopped cell may
         have gone on and been killed.
         """
-        import pandas as pd
-
         later = {name: book for name, book in self._books().items() if book is not None}
         whole = {n: json.loads(later[n].to_json()) if n in later else x for n, x in ledgers.items()}
         parts = []
         for (slug, seed), part in frame.groupby(["method", "seed"], sort=False, dropna=False):  # type: ignore[misc]
             text = whole.get(self._name(slug, None if math.isnan(seed) else int(seed)))
-            parts.append(with_ledger_epsilon(part, _ledger(text)))
+            parts.append(with_ledger_epsilon(part, to_ledger(text)))
         return pd.concat(parts).sort_index(), whole
 
     def clear(self) -> None:

@@ -3,20 +3,18 @@
 import math
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.quantization import bytes_text
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 COLUMNS = ("task", "method", "seed", "round", "layer", "measure", "value")
 
 
-def t_interval(values: "np.ndarray", level: float = 0.95) -> tuple[float, float]:
+def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Mean and half-width of Student's t interval of ``values`` (n,); the half-width of one value
     is NaN, and so is that of values of which one is not finite.
 
@@ -32,7 +30,7 @@ def t_interval(values: "np.ndarray", level: float = 0.95) -> tuple[float, float]
     return mean, point * float(values.std(ddof=1)) / math.sqrt(values.size)
 
 
-def headline(frame: "pd.DataFrame") -> str:
+def headline(frame: pd.DataFrame) -> str:
     """The measure a run is judged by: accuracy where the task has it, else the test loss."""
     return "accuracy" if "accuracy" in set(frame["measure"]) else "loss"
 
@@ -42,15 +40,18 @@ def _worse(measure: str, before: float, after: float) -> bool:
     return after < before if measure.startswith("accuracy") else after > before
 
 
+def _way(measure: str) -> str:
+    return "fell below" if measure.startswith("accuracy") else "rose above"
+
+
 def describe_decline(measure: str, before: float, after: float) -> str:
-    """Words on a run that ended worse than it began; "" for one that did not, or has no measure."""
+    """Words on a run that ended worse than it began; "" for one that did not, or has no measure.
+
+    Args: measure: its name, larger is better where it begins with "accuracy". before, after: it.
+    """
     if not _worse(measure, before, after):
         return ""
     return f"{_way(measure)} its start: {_apart(before, after)}"
-
-
-def _way(measure: str) -> str:
-    return "fell below" if measure.startswith("accuracy") else "rose above"
 
 
 def _apart(before: float, after: float) -> str:
@@ -59,7 +60,7 @@ def _apart(before: float, after: float) -> str:
     return f"{before:.{digits}f} to {after:.{digits}f}".replace("inf", "∞")
 
 
-def summary(frame: "pd.DataFrame") -> "pd.DataFrame":
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """One row for each method of a tidy frame.
 
     Columns: ``method``, ``seeds`` (how many), ``fell`` (how many of their runs ended worse than
@@ -76,8 +77,6 @@ def summary(frame: "pd.DataFrame") -> "pd.DataFrame":
     >>> summary(fl.to_frame(fl.run(task, "rolora", None, fl.Plan(rounds=1))))["bytes_up"].item()
     96.0
     """
-    import pandas as pd
-
     known = set(COLUMNS) <= set(frame.columns)
     check(known, "frame", list(frame.columns), f"columns {', '.join(COLUMNS)}")
     check(len(frame) > 0, "frame", "empty", "at least one row")
@@ -142,16 +141,16 @@ def observer_phrase(trust: str | None) -> str:
     return "" if trust is None else f" against {AGAINST[trust]}"
 
 
-def display_rows(table: "pd.DataFrame") -> list[dict[str, str]]:
+def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
     """The summary with every value as it is shown, in the terminal and in the report alike."""
-    measure, rows = table.attrs.get("measure", "accuracy"), []
-    for row in table.to_dict("records"):
-        half = "" if math.isnan(row["interval"]) else f" ± {format_number(row['interval'])}"
-        shown = {
+    measure = table.attrs.get("measure", "accuracy")
+    return [
+        {
             "method": str(row["method"]),
             "seeds": str(row["seeds"]),
             "before": format_number(row["before"], infinite="∞"),
-            "score": format_number(row["score"], infinite="∞") + half,
+            "score": format_number(row["score"], infinite="∞")
+            + ("" if math.isnan(row["interval"]) else f" ± {format_number(row['interval'])}"),
             "deviation": format_deviation(row["deviation"]),
             "epsilon": format_number(row["epsilon"], 2),
             "up": bytes_text(row["bytes_up"]),
@@ -159,19 +158,24 @@ def display_rows(table: "pd.DataFrame") -> list[dict[str, str]]:
             "seconds": format_number(row["seconds"], 1),
             "fell": _fell(measure, row),
         }
-        rows.append(shown)
-    return rows
+        for row in table.to_dict("records")
+    ]
 
 
-def _fell(measure: str, row: "dict[str, Any]") -> str:
+def _fell(measure: str, row: dict[str, Any]) -> str:
     """Words on the runs of a method that ended worse than they began; "" where none did."""
-    if not row.get("fell"):
+    if not row["fell"]:
         return ""
     if row["seeds"] == 1:
         return describe_decline(measure, row["before"], row["score"])
     text = f"{row['fell']} of {row['seeds']} runs {_way(measure)} their start"
     mean = "" if math.isnan(row["score"]) else f"; mean {_apart(row['before'], row['score'])}"
     return text + mean
+
+
+def fell(frame: pd.DataFrame) -> str:
+    """Words on a method's runs that ended worse than they began; "" where none did."""
+    return display_rows(summary(frame))[0]["fell"]
 
 
 # ---- pages in Markdown
@@ -184,26 +188,21 @@ def markdown_table(rows: Iterable[Iterable[Any]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
 
 
-# How a line begins that MyST takes for a comment, the end of a block, a target or a directive,
-# even within prose.
-HIDDEN = re.compile(r" {0,3}(%|\+\+\+|\([^()\s]+\)=\s*$|:::)")
-
-
 def hidden_lines(page: str) -> list[str]:
-    """The lines of a Markdown page, outside code, that the site would not show as text."""
-    lines, fence = [], ""
+    """The lines of a Markdown page, outside code, that MyST takes for a comment, the end of a
+    block, a target or a directive, even within prose: the site would not show them as text."""
+    hidden, lines, fence = re.compile(r" {0,3}(%|\+\+\+|\([^()\s]+\)=\s*$|:::)"), [], ""
     for line in page.splitlines():
         mark = re.match(r" {0,3}(```+|~~~+)", line)
         if mark:
             fence = ("" if mark[1].startswith(fence) else fence) if fence else mark[1]
-        elif not fence and HIDDEN.match(line):
+        elif not fence and hidden.match(line):
             lines.append(line)
     return lines
 
 
 def require_visible(page: str) -> str:
     """The page as it is; ``ValueError`` for one with a line that the site would not show."""
-    found = hidden_lines(page)
     expected = "no line that MyST takes for a comment, a target or a directive: wrap it elsewhere"
-    check(not found, "page", found, expected)
+    check(not hidden_lines(page), "page", hidden_lines(page), expected)
     return page

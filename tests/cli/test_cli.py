@@ -150,10 +150,7 @@ def test_two_processes_refuse_each_other(tmp_path, capsys):
 
 def test_a_round_stored_but_not_shown_is_played_again(copied):
     """As if the process had died between the checkpoint of round 2 and its rows."""
-    whole, kept = (
-        read_frame(copied / "frame.csv"),
-        copied / "checkpoints" / "rolora-0" / "rounds.csv",
-    )
+    whole, kept = read_frame(copied / "frame.csv"), copied / "checkpoints/rolora-0/rounds.csv"
     rows = read_frame(kept)
     write_atomically(kept, rows[rows["round"] < 2].to_csv(index=False))
     for path in (copied / "cells").glob("rolora-0.*"):
@@ -176,37 +173,26 @@ MISTAKES = [
     ("run regression rolorra", "method='rolorra': expected one of fedlora, ffa-lora"),
     ("flower regression --method nope", "method='nope': expected one of fedlora, ffa-lora"),
     ("compare regression --methods fedsa,fedsa", "methods='fedsa,fedsa': expected every name once"),
-    ("compare regression --methods ,", "methods=',': expected one or more names"),
     ("compare regression --epsilon -1", "epsilon=-1.0: expected a number in (0, 1e+09]"),
-    ("compare regression --epsilon much", "epsilon='much': expected a number"),
     ("compare regression --epsilon nan", "epsilon='nan': expected a number"),
     ("compare digits --delta 0.5", "delta=0.5: expected < 0.000796 = 1 / 1257 examples"),
-    ("compare regression --unit person", "unit='person': expected one of 'example', 'client'"),
     ("compare regression --clip -1", "clip_norm=-1.0: expected a number >= 0"),
     ("compare regression --seeds 0", "seeds='0': expected between 1 and 1000"),
     ("compare regression --seeds 1,1", "seeds='1,1': expected every seed once"),
-    ("compare regression --seeds -3", "seeds='-3': expected how many, or whole numbers"),
     ("compare regression --seeds 1,²", "seeds='1,²': expected how many, or whole numbers"),
-    ("compare regression --rounds -1", "rounds=-1: expected a whole number >= 0"),
     ("compare regression --rounds 1.5", "Invalid value for '--rounds'"),
     ("compare regression --batch 0", "batch=0: expected a whole number >= 1"),
-    ("compare regression --batch few", "batch='few': expected a whole number >= 1, or all"),
     ("compare regression --batch ²", "batch='²': expected a whole number >= 1, or all"),
     ("compare digits --clients 5000", "clients=5000: expected"),
-    ("compare digits --alpha 0", "alpha=0.0: expected a number > 0"),
     ("compare regression --alpha 1", "--alpha=1.0: expected not given, since regression has none"),
-    ("compare regression --rank 0", "rank=0: expected a whole number >= 1"),
     ("compare regression --lora-alpha 0", "alpha=0.0: expected a number in (0,"),
     ("compare regression --lr fast", "lr='fast': expected a number"),
-    ("compare regression --lr A=1", "lr['B']=None: expected a number"),
     ("compare regression --lr A=1,A=2", "lr='A=1,A=2': expected A once"),
     ("compare regression --lr A=x,B=1", "lr['A']='x': expected a number"),
     ("compare regression --lr nope=1", "lr='nope=1': expected names among"),
     ("compare regression --trust central", "trust='central': expected 'local' for unit='example'"),
-    ("compare regression --accountant mine", "accountant='mine': expected one of 'prv', 'rdp'"),
     ("compare regression --speed 9", "No such option"),
     ("run regression", "Missing argument 'METHOD'"),
-    ("run regression rolora --seed -1", "seed='-1': expected a whole number >= 0, or none"),
     ("flower regression --seed ٣", "seed='٣': expected a whole number >= 0, or none"),
     ("preset deer-kvasir --seed ²", "seed='²': expected a whole number >= 0, or none"),
     ("report nowhere", "folder='nowhere': expected a run folder"),
@@ -223,14 +209,6 @@ def test_mistakes_are_one_line(command, words, tmp_path, monkeypatch, capsys):
     assert words in error
     assert not shown or not words.startswith("method="), "nothing is looked up for a wrong name"
     assert list(tmp_path.iterdir()) == [], "a mistake leaves nothing behind"
-
-
-@pytest.mark.parametrize("name", ["settings.json", "ledger.json", "frame.csv"])
-def test_a_cut_file_is_one_line(name, copied, capsys):
-    text = (copied / name).read_text()
-    (copied / name).write_text(text[: 40 if name == "frame.csv" else len(text) // 2])
-    assert call("report", copied) == 2
-    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -259,18 +237,17 @@ def test_methods_names_every_row(capsys):
     assert max(map(len, shown.splitlines())) <= 120
 
 
-def test_doctor_finds_this_machine_healthy(capsys):
+def test_doctor_fails_on_what_is_needed_only(monkeypatch, capsys):
     assert call("doctor") == 0
     shown = capsys.readouterr().out
     assert re.search(r"ok +torch +2\.", shown) and re.search(r"ok +digits +ready", shown)
-
-
-def test_doctor_fails_on_what_is_needed_only():
-    missing = doctor.requirement_row("core", Requirement("no-such-package-here>=1"))
     old = doctor.requirement_row("hub", Requirement("numpy<1"))
-    assert not missing.ok and missing.needed and not old.ok and "out of range <1" in old.found
-    assert not doctor.healthy([missing, old]) and doctor.healthy([old])
-    assert missing.help in doctor.format_rows([missing, old])
+    missing = doctor.requirement_row("core", Requirement("no-such-package-here>=1"))
+    for rows, status in (([old], 0), ([old, missing], 1)):
+        monkeypatch.setattr(doctor, "package_rows", lambda rows=rows: rows)
+        assert call("doctor") == status
+    shown = capsys.readouterr().out
+    assert "out of range <1" in shown and shown.count(missing.help) == 1
 
 
 def test_learning_rates_in_all_their_forms():

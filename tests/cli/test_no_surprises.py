@@ -1,6 +1,5 @@
 """What this package never does: unpickle, run text as code, reach for a network unasked, let a name
-into a page.
-"""
+into a page."""
 
 import ast
 import json
@@ -41,13 +40,10 @@ def sins(source: str) -> list[str]:
     """What in a module would unpickle, run text, or hand text to a shell."""
     found: list[str] = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found += [
-                alias.name for alias in node.names if alias.name.split(".")[0] in PICKLES.split()
-            ]
-        elif isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.Import | ast.ImportFrom):
             # Nor may a function that is looked for be imported under a bare name.
-            names = [f"{node.module}.{alias.name}".replace("numpy.", "np.") for alias in node.names]
+            room = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            names = [f"{room}{alias.name}".replace("numpy.", "np.") for alias in node.names]
             found += [name for name in names if name in CALLS | set(LOADS)]
             found += [name for name in names if name.endswith(ENDINGS)]
             found += [name for name in names if name.split(".")[0] in PICKLES.split()]
@@ -75,17 +71,13 @@ def test_nothing_is_unpickled_and_no_text_is_run():
     [
         "import pickle",
         "from joblib import load",
-        "import torch; torch.load(p)",
         "torch.load(p, weights_only=False)",
-        "np.load(p)",
-        "numpy.load(p, allow_pickle=True)",
-        "np.frombuffer(x); np.lib.format.read_array(f, allow_pickle=True)",
+        "numpy.load(p)",
+        "np.lib.format.read_array(f, allow_pickle=True)",
         "pd.read_pickle(p)",
-        "from torch import load",
         "from torch import load as read; read(p, weights_only=True)",
         "from numpy import asarray, load",
         "from pandas import read_pickle",
-        "from os import system",
         "eval(text)",
         "subprocess.run(words, shell=True)",
         "AutoModel.from_pretrained(name, trust_remote_code=True)",
@@ -183,9 +175,7 @@ def test_only_listed_hosts_are_asked(tmp_path):
         server.server_close()
         thread.join()
     assert done.stdout.split() == ["absent"] * 3, done.stderr[-2000:]
-    assert {"huggingface.co", "pypi.org"} <= asked <= set(doctor.hosts()), asked
-    listed = doctor.format_rows(doctor.network_rows())
-    assert all(host in listed for host in doctor.hosts())
+    assert {"huggingface.co", "pypi.org"} <= asked <= {x.name for x in doctor.network_rows()}, asked
 
 
 # names in pages
@@ -194,7 +184,6 @@ NAMES = {
     "script": HOSTILE,
     "attribute": "\" onmouseover=alert(1) x='",
     "end of a tag": "</td></table></script><img src=x onerror=alert(1)>",
-    "entities": "&lt;script&gt;&amp;&#60;",
     "control characters": "a\x00b\x07c\x1b[31md\u202egnp.exe\u2066\u200b",
     "template": "{{ 7 * 7 }}{% for x in y %}${7*7}",
     "long": "x" * 20_000,
@@ -230,6 +219,13 @@ def test_a_report_shows_any_name_as_text():
 
 @any_name
 def test_widgets_tables_and_cards_show_any_name_as_text(name):
+    """And whatever a figure's words or an error hold, the sentence below it is text."""
+
+    def plot(number: int) -> Any:
+        if number > 1:
+            raise ValueError(name)
+        return fl.course.lesson(11).recovered({"x": [[0.0]]}), name
+
     place, link = controls.text_box(), controls.text_box()
     controls.set_text(place, name)
     controls.set_download(link, name, name, name)
@@ -243,21 +239,10 @@ def test_widgets_tables_and_cards_show_any_name_as_text(name):
     ):
         page = harmless(html, tags)
         assert name.replace("\r\n", "\n") in page.text.replace("\r\n", "\n"), tags
-
-
-@any_name
-def test_an_interactive_figure_shows_any_name_as_text(name):
-    """Whatever a figure's words or an error hold, the sentence below is text."""
-
-    def plot(number: int) -> Any:
-        if number > 1:
-            raise ValueError(name)
-        return fl.course.lesson(11).recovered({"x": [[0.0]]}), name
-
     figure = fl.widgets.interactive_figure(plot, number=(1, 0, 3))
     for value in (1, 2):
         figure.knobs["number"].value = value
         assert figure.settle()
-        ((tag, keys),) = Reader(figure.sentence.value).tags
+        ((tag, keys),) = harmless(figure.sentence.value, {"div"}).tags
         assert tag == "div" and set(keys) == {"role", "style"}
     figure.close()

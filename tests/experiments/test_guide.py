@@ -29,16 +29,14 @@ def made(means, seeds=10, spread=0.01, seed=0, centred=False, **labels):
     """A frame in which each method has this mean, noise of its own (``centred``: of mean 0), and
     noise that all methods of a seed share."""
     rng = np.random.default_rng(seed)
-    common, rows = rng.normal(0, 0.1, seeds), []
+    common, parts = rng.normal(0, 0.1, seeds), []
     for method, mean in means.items():
         own, size = rng.normal(0, spread, seeds), BYTES.get(method, 300.0)
-        scores = mean + common + own - centred * own.mean()
-        rows += [
-            {"study": "digits", "method": method, **labels, "lr": 0.3, "at_edge": False, "seed": s,
-             "accuracy": scores[s], "bytes_up": size / 2, "bytes_down": size / 2, "deviation": 0.1}
-            for s in range(seeds)
-        ]  # fmt: skip
-    return pd.DataFrame(rows)
+        part: Any = {"study": "digits", "method": method, **labels, "lr": 0.3, "at_edge": False}
+        part |= {"seed": range(seeds), "accuracy": mean + common + own - centred * own.mean()}
+        part |= {"bytes_up": size / 2, "bytes_down": size / 2, "deviation": 0.1}
+        parts.append(pd.DataFrame(part))
+    return pd.concat(parts, ignore_index=True)
 
 
 def test_a_lead_that_is_there_is_found():
@@ -52,11 +50,9 @@ def test_a_lead_that_is_there_is_found():
     wide = frame.pivot_table("accuracy", "seed", "method")
     gap = wide["fedlora"] - wide[best]
     half = t.ppf(1 - 0.05 / 6, 9) * gap.std(ddof=1) / np.sqrt(10)
-    last = table.loc["fedlora"]
-    assert last[["gap", "low", "high"]].tolist() == pytest.approx(
-        [gap.mean(), gap.mean() - half, gap.mean() + half]
-    )
-    assert last["high"] < 0
+    last, mean = table.loc["fedlora"], gap.mean()
+    wanted = [mean, mean - half, mean + half]
+    assert last[["gap", "low", "high"]].tolist() == pytest.approx(wanted) and wanted[2] < 0
     assert dict(table["bytes"]) == BYTES
     assert table.loc["fedex-lora", "exact"] and not last["exact"]
     loss: Any = study.rank_methods(frame.rename(columns={"accuracy": "loss"}))
@@ -67,11 +63,12 @@ def test_a_lead_that_is_there_is_found():
 def test_ties_are_rarely_broken_by_chance():
     """Six equal methods: in at most about one frame of twenty is any of them told from the best."""
     equal = {f"m{i}": 0.7 for i in range(6)}
-    tied = [study.rank_methods(made(equal, seed=seed))["tied"] for seed in range(40)]
-    assert sum(not all(each) for each in tied) <= 5
+    tied = [study.rank_methods(made(equal, seed=seed))["tied"] for seed in range(20)]
+    assert sum(not all(each) for each in tied) <= 3
 
 
 def test_the_guide():
+    """Sweeps and composed rows are no settings to choose a method in; one's own frame may be."""
     one, two = made(THREE, epsilon=1.0), made({"fedlora": 0.9, "ffa-lora": 0.7}, epsilon=None)
     table: Any = study.guide({"digits": pd.concat([two, one])})
     assert list(table["where"]) == ["ε = 1", "no privacy"]
@@ -83,6 +80,11 @@ def test_the_guide():
     assert table["share"].iloc[0] == pytest.approx(100 / BYTES[best])
     assert list(table["exact"]) == ["2 of 2", "0 of 1"]
     assert len(study.guide({})) == 0
+    frame = made(THREE, noise=1.0)
+    frames = {"digits-noise": frame, "digits-factorial": frame, "mine": frame}
+    assert list(study.guide(frames)["where"]) == ["noise = 1"]
+    asked = {name for name, one in study.STUDIES.items() if one.guides}
+    assert asked == {"digits", "digits-clients", "sentiment"}
     with pytest.raises(ValueError, match=r"^frame\.columns=\['a'\]: expected a study's: study, m"):
         study.guide({"x": pd.DataFrame({"a": [1]})})
 
@@ -92,10 +94,9 @@ def test_the_guide_says_what_its_seeds_can_tell():
     few, many = made(THREE, seeds=3, epsilon=1.0), made(THREE, seeds=10, epsilon=3.0)
     frame: Any = pd.concat([few, many]).assign(before_accuracy=0.2).reset_index(drop=True)
     table: Any = study.guide({"digits": frame})
-    assert table["half"].iloc[0] > 3 * table["half"].iloc[1]
     ranks: Any = study.rank_methods(frame[frame["epsilon"] == 3.0])
     half = ((ranks["high"] - ranks["low"]) / 2).iloc[1:].median()
-    assert table["half"].iloc[1] == pytest.approx(half)
+    assert table["half"].iloc[0] > 3 * table["half"].iloc[1] == pytest.approx(3 * half)
     assert not table["tied"].str.contains("fell").any()
     one = (frame["method"] == ranks.index[0]) & (frame["epsilon"] == 3.0)
     frame.loc[one & (frame["seed"] == 4), "accuracy"] = 0.1
@@ -104,46 +105,32 @@ def test_the_guide_says_what_its_seeds_can_tell():
     assert "(1 of 10 runs fell)" in study.guide({"digits": frame})["tied"].iloc[1]
 
 
-def test_what_one_knob_does_is_no_situation():
-    """Sweeps and composed rows are no settings to choose a method in; one's own frame may be."""
-    frame = made(THREE, noise=1.0)
-    assert len(study.guide({"digits-noise": frame, "digits-factorial": frame})) == 0
-    assert list(study.guide({"digits-noise": frame, "mine": frame})["where"]) == ["noise = 1"]
-    asked = {name for name, one in study.STUDIES.items() if one.guides}
-    assert asked == {"digits", "digits-clients", "sentiment"}
-
-
 def test_the_figure_of_the_guide():
     two = made({"fedlora": 0.9, "ffa-lora": 0.7}, epsilon=3.0)
     ax = lesson.ranking({"digits": pd.concat([made(THREE, epsilon=1.0), two])}).axes[0]
     names = [tick.get_text() for tick in ax.get_yticklabels()]
     assert names == ["FedLoRA", "FFA-LoRA", "FedEx-LoRA"]
     texts = {tuple(map(int, text.get_position())): text.get_text() for text in ax.texts}
-    assert len(texts) == 5
     there: Any = two[two["method"] == "fedlora"]["accuracy"]
-    assert texts[1, 0] == f"{there.mean():.2f}"
+    assert len(texts) == 5 and texts[1, 0] == f"{there.mean():.2f}"
     assert texts[0, 0].startswith("−0.1") and "•" not in texts[0, 0]
     with pytest.raises(ValueError, match=r"^frames="):
         lesson.ranking({})
 
 
 def test_coverage_counts_what_is_missing():
+    """Of what a folder holds; without privacy, a case is one like the others."""
     cases = study.STUDIES["digits"].cases
-    rows = [
-        {"study": "digits", "method": case.method.slug, **case.labels, "lr": 0.1, "seed": 0}
-        for case in cases[:9]
-    ]
-    found = {"digits": pd.DataFrame(rows)}
-    table: Any = study.coverage(found)
-    assert set(table.index) == set(study.STUDIES)
-    assert tuple(table.loc["digits", ["cases", "of"]]) == (9, len(cases))
-    assert "fed-sb" in table.loc["digits", "missing"]
-    assert (table.drop("digits")["cases"] == 0).all()
-    words = study.describe_coverage(found)
-    assert "digits: 9 of" in words and "go on: fedlora-lab study digits" in words
+    rows = [{"method": x.method.slug, **x.labels, "lr": 0.1, "seed": 0} for x in cases]
+    words = study.describe_coverage({"digits": pd.DataFrame(rows[:9])})
+    assert f"digits: 9 of {len(cases)} cases (go on: fedlora-lab study digits)" in words
     assert "not run yet: digits-clients" in words
-    none = pd.DataFrame([{**rows[0], "epsilon": None}])
-    assert study.coverage({"digits": none}).loc["digits", "cases"] == 1, "no privacy is a label"
+    free = [row for row in rows if row["epsilon"] is None]
+    words = study.describe_coverage({"digits": pd.DataFrame(free)})
+    assert f"digits: {len(free)} of {len(cases)} cases" in words
+    assert study.describe_coverage({"digits": pd.DataFrame(rows)}).startswith(
+        f"digits: {len(cases)} of {len(cases)} cases\n"
+    )
 
 
 def test_frames_reads_what_is_there(tmp_path):
@@ -174,9 +161,12 @@ def test_tuning_cost():
 
 # ---- what an ingredient adds
 
-ADDS = {"train": {"B": 0.05, "B | A": 0.02, "B A": -0.03},
-        "aggregate": {"MeanWithResidual()": 0.01, "TruncatedSVD()": -0.1},
-        "precondition": {"product_space": 0.04}, "filter": {"Binomial(taps=5)": 0.0}}  # fmt: skip
+ADDS = {
+    "train": {"B": 0.05, "B | A": 0.02, "B A": -0.03},
+    "aggregate": {"MeanWithResidual()": 0.01, "TruncatedSVD()": -0.1},
+    "precondition": {"product_space": 0.04},
+    "filter": {"Binomial(taps=5)": 0.0},
+}
 
 
 def summed(rows, **labels):
@@ -199,17 +189,9 @@ def factorial(rows):
     return pd.concat([summed(rows, epsilon=1.0), summed(rows, epsilon=8.0)])
 
 
-def test_contrasts_differ_in_one_field_only(rows):
-    """12 pairs for each value of server and rule; 9 for each schedule: 3 servers x 3 rules."""
-    found, known = method_guide.contrasts(rows), {row.slug: row for row in rows}
-    counts = pd.Series([(field, repr(value)) for field, value, _, _ in found]).value_counts()
-    assert sorted(counts) == [9, 9, 9, 12, 12, 12, 12]
-    for field, _, one, other in found:
-        assert getattr(known[one], field) != getattr(known[other], field)
-
-
 def test_known_effects_are_found(rows, factorial):
-    """What a seed shares drops out; an unfinished case only takes its own pairs away."""
+    """12 pairs for each value of server and rule, 9 for each schedule. What a seed shares drops
+    out; an unfinished case only takes its own pairs away."""
     gone = (factorial["method"] == rows[5].slug) & (factorial["epsilon"] == 8.0)
     for frame in (factorial, factorial[~gone]):
         table: Any = study.effects(frame, rows)
@@ -217,8 +199,8 @@ def test_known_effects_are_found(rows, factorial):
         for line in table.itertuples():
             wanted = ADDS[line.field][line.value]
             assert (line.mean, line.low, line.high) == pytest.approx([wanted] * 3, abs=1e-9)
-    pairs = table.groupby("where")["pairs"].sum()
-    assert pairs["ε = 8"] < pairs["ε = 1"] == 75
+        assert sorted(table["pairs"][:7]) == [9, 9, 9, 12, 12, 12, 12]
+    assert table["pairs"][7:].sum() < 75
     assert len(study.effects(factorial[factorial["method"] == rows[0].slug], rows)) == 0
     with pytest.raises(ValueError, match=r"^measure='speed': expected a column of the frame"):
         study.effects(factorial, rows, "speed")
@@ -231,27 +213,6 @@ def test_intervals_are_over_seeds():
     line: Any = study.effects(frame, pair).iloc[0]
     half = t.ppf(0.975, 4) * np.std(adds, ddof=1) / np.sqrt(5)
     assert (line["mean"], line["high"], line["seeds"]) == pytest.approx((0.2, 0.2 + half, 5))
-
-
-def test_a_small_study_is_run_and_read(tmp_path):
-    """Two ingredients by two, on least squares: the effects are those of the frame's own means."""
-    plain = methods.FedLoRA
-    rows = [
-        plain.replace(name=f"{w}{s}", train=train, aggregate=server)
-        for w, train in (("both", plain.train), ("b", methods.FFA.train))
-        for s, server in (("", plain.aggregate), ("-residual", methods.FedExLoRA.aggregate))
-    ]
-    cases = tuple(Case(row, {"epsilon": None}, TASK, None, {}, WORK, {"rank": 2}) for row in rows)
-    one = Study("small", "two by two", cases, seeds=(0, 1), rates=RATES, tune_seeds=(7,))
-    study.run_study(one, tmp_path / "small.jsonl", workers=0, bar=False)
-    frame = study.frame(one, tmp_path / "small.jsonl")
-    table: Any = study.effects(frame, rows, "loss").set_index("field")
-    means: Any = frame.groupby("method")["loss"].mean()
-    gap = (means["b"] + means["b-residual"] - means["both"] - means["both-residual"]) / 2
-    assert table.loc["train", "mean"] == pytest.approx(gap)
-    assert table.loc["aggregate", "pairs"] == 2
-    exact: Any = frame.groupby("method")["deviation"].max()
-    assert exact[["b", "b-residual", "both-residual"]].max() < 1e-5 < exact["both"]
 
 
 def test_the_figure_shows_every_effect(rows, factorial):

@@ -1,14 +1,9 @@
 """Every reader of files before damaged, hostile and wrong ones: one clear line, nothing written,
-good state kept.
-
-What stands in test_ledger.py and test_checkpoint.py (single bytes, links, paths that climb) is not
-repeated here.
-"""
+good state kept. Links and paths that climb: test_ledger.py, test_checkpoint.py."""
 
 import hashlib
 import json
 import struct
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +25,7 @@ from fedlora_lab._utils.files import append_line, parse_json, read_lines
 from fedlora_lab.cli.audits import rebuild_cells
 from fedlora_lab.experiments import runner
 from fedlora_lab.federated import checkpoint
-from fedlora_lab.federated.checkpoint import Broken, latest
+from fedlora_lab.federated.checkpoint import latest
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.report.html_page import report
 from fedlora_lab.report.run_folder import Folder, read_frame, to_json
@@ -45,24 +40,22 @@ JUNK = st.recursive(
 )
 
 
-def refused(call: Callable[[], Any]) -> str:
-    """The one line with which a call refuses; it must refuse, as ValueError or OSError."""
-    with pytest.raises((ValueError, OSError)) as caught:
-        call()
-    line = str(caught.value)
-    assert line and "\n" not in line and len(line) < 700, line
-    return line
-
-
-def taken_or_refused(call: Callable[[], Any]) -> bool:
-    """Whether a call took what it was given; if not, it must have refused in one line."""
+def taken_or_refused(call: Callable[[], Any]) -> str:
+    """ "" where a call took what it was given; else the one line with which it must refuse."""
     try:
         call()
     except (ValueError, OSError) as error:
         line = str(error)
         assert line and "\n" not in line and len(line) < 700, line
-        return False
-    return True
+        return line
+    return ""
+
+
+def refused(call: Callable[[], Any]) -> str:
+    """The one line with which a call refuses; it must."""
+    line = taken_or_refused(call)
+    assert line
+    return line
 
 
 def damaged(whole: bytes, step: int) -> Iterator[bytes]:
@@ -92,19 +85,15 @@ def lay(stored: dict[str, bytes], folder: Path) -> Path:
 STRANGE = {
     "nan": b'{"a": NaN}',
     "infinity": b"[-Infinity]",
-    "twice": b'{"a": 1, "a": 2}',
     "twice inside": b'[{"b": {"a": 1, "a": 1}}]',
-    "deep": b"[" * 200_000,
-    "deep objects": b'{"a":' * 200_000,
+    "deep": b'{"a":' * 200_000,
     "long number": b"1" * 10_000,
     "no text": b'"\xff\xfe"',
     "utf-16": '{"a": 1}'.encode("utf-16"),
     "mark": b"\xef\xbb\xbf{}",
     "empty": b"",
-    "zeros": b"\0" * 100,
     "cut": b'{"a": [1, 2',
     "two": b"{} {}",
-    "python": b"{'a': None}",
 }
 
 
@@ -118,8 +107,9 @@ def test_json_is_taken_strictly(content, tmp_path):
 
 
 @given(st.binary(max_size=40) | JUNK.map(lambda value: json.dumps(value).encode()))
+@settings(max_examples=30)
 def test_any_bytes_are_json_or_refused(content):
-    if taken_or_refused(lambda: parse_json(content, "file")):
+    if not taken_or_refused(lambda: parse_json(content, "file")):
         assert json.dumps(parse_json(content, "file")) == json.dumps(json.loads(content))
 
 
@@ -191,13 +181,10 @@ BODIES: dict[str, Callable[[dict, dict], Any]] = {
     "seen is text": lambda b, t: b.update(seen="xyz"),
     "seen is huge": lambda b, t: b.update(seen=[10**400] * 3),
     "seen is later": lambda b, t: b.update(seen=[0, 1, 2]),
-    "seen is a float": lambda b, t: b.update(seen=[0.5, 0, 0]),
     "seen is true": lambda b, t: b.update(seen=[True, 0, 0]),
     "changed is short": lambda b, t: b.update(changed=[]),
-    "changed is no list": lambda b, t: b.update(changed={"0": {}}),
     "changed is negative": lambda b, t: b.update(changed=[{"A": -1}, {}]),
     "changed is deep": lambda b, t: b.update(changed=[{"A": [[[[1]]]]}, {}]),
-    "no seen": lambda b, t: b.pop("seen"),
     "no settings": lambda b, t: b.pop("settings"),
     "version": lambda b, t: b.update(version=10**30),
     "round": lambda b, t: b.update(round=3),
@@ -210,17 +197,16 @@ BODIES: dict[str, Callable[[dict, dict], Any]] = {
 @pytest.mark.parametrize("change", BODIES.values(), ids=BODIES)
 def test_a_checkpoint_with_right_digests_and_wrong_content_is_refused(change, stored, tmp_path):
     folder = lay(resealed(stored, change), tmp_path / "run")
-    with pytest.raises(Broken, match=r"^checkpoint=round-000002: expected a whole one"):
-        checkpoint.read(folder, 2)
-    refused(lambda: checkpoint.read(folder, 2))
+    line = refused(lambda: checkpoint.read(folder, 2))
+    assert line.startswith("checkpoint=round-000002: expected a whole one")
     with pytest.warns(UserWarning, match="going back"):
         assert latest(folder)[0].round == 1
 
 
 A, KEPT = "server/A/map", "personal/B/map"
 TENSORS: dict[str, tuple[Callable[[dict, dict], Any], str]] = {
+    "unchanged": (lambda b, t: None, ""),
     "dtype": (lambda b, t: t.update({A: t[A].float()}), "resume, "),
-    "whole numbers": (lambda b, t: t.update({A: t[A].long()}), "resume, "),
     "shape": (lambda b, t: t.update({A: t[A].T.contiguous()}), "resume, "),
     "larger": (lambda b, t: t.update({A: torch.zeros(50, 50, dtype=torch.float64)}), "resume, "),
     "one layer more": (lambda b, t: t.update({"server/A/other": t[A].clone()}), "resume="),
@@ -230,25 +216,17 @@ TENSORS: dict[str, tuple[Callable[[dict, dict], Any], str]] = {
     "kept by nobody": (lambda b, t: t.update({"personal/B/other": t[KEPT].clone()}), "resume, "),
     "two clients": (lambda b, t: b.update(seen=[0, 0]), "resume"),
 }
-LONGER = (regression(), "fedsa-lora", private("example"), PLAN.replace(rounds=3))
 
 
 @pytest.mark.parametrize(("change", "begins"), TENSORS.values(), ids=TENSORS)
 def test_a_checkpoint_of_another_model_is_refused_before_training(change, begins, stored, tmp_path):
-    assert A in load(stored[OPEN[1]]) and KEPT in load(stored[HIDDEN[1]])
+    """One that is sealed anew without a change is taken."""
+    parts = (regression(), "fedsa-lora", private("example"), PLAN.replace(rounds=3))
     files = resealed(stored, change)
     folder = lay(files, tmp_path / "run")
-    line = refused(lambda: play(*LONGER, resume=folder))
-    assert line.startswith(begins), line
-    assert listing(folder) | {".lock": b""} == files | {".lock": b""}
-
-
-def test_a_resealed_checkpoint_that_is_right_is_taken(stored, tmp_path):
-    """The helper of the tests above does not spoil what it does not change."""
-    folder = lay(resealed(stored, lambda b, t: None), tmp_path / "run")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert len(play(*LONGER, resume=folder)) == 1
+    line = taken_or_refused(lambda: play(*parts, resume=folder))
+    assert line.startswith(begins) and bool(line) == bool(begins), line
+    assert not line or listing(folder) | {".lock": b""} == files | {".lock": b""}
 
 
 # ---- ledger
@@ -266,7 +244,7 @@ def test_a_ledger_with_junk_inside_states_nothing(field, value):
     data = json.loads(ledger.to_json())
     data["content"]["releases"][0][field] = value
     text = files.dump_checksummed(data["format"], data["version"], data["content"])
-    if taken_or_refused(lambda: Ledger.from_json(text)):
+    if not taken_or_refused(lambda: Ledger.from_json(text)):
         assert Ledger.from_json(text).epsilon() >= 0
 
 
@@ -283,35 +261,11 @@ def folder_files():
     frame = frame[frame["measure"].isin(["bytes_up", "bytes_down", "seconds", "loss"])]
     frame = frame.assign(value=frame["value"].where(frame["measure"] != "loss", np.inf))
     texts = {
-        "settings.json": to_json(report_settings(**ONE) | {"privacies": {"fedlora": None}}),
+        "settings.json": to_json(report_settings(**ONE)),
         "ledger.json": to_json(report_ledgers(**ONE)),
         "frame.csv": frame.to_csv(index=False),
     }
     return {name: text.encode() for name, text in texts.items()}
-
-
-def read_all(folder: Path) -> None:
-    """All that reads a run folder, each by itself: the report, a run that joins, the audit."""
-    taken_or_refused(lambda: report(folder))
-    taken_or_refused(lambda: rebuild_cells(folder, None, 0))
-    with Folder(folder) as held:
-        taken_or_refused(lambda: held.claim(report_settings(**ONE) | {"privacies": {}}))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["settings.json", "ledger.json", "frame.csv"])
-def test_a_damaged_run_folder_is_one_line(name, folder_files, tmp_path):
-    folder = tmp_path / "run"
-    assert report(lay(folder_files, folder)).is_file()
-    (tmp_path / "other").write_text("mine")
-    for content in damaged(folder_files[name], 311):
-        lay(folder_files | {name: content}, folder)
-        read_all(folder)
-        outside = {key for key in listing(tmp_path) if not key.startswith("run/")}
-        assert outside == {"other"}
-    for content in STRANGE.values():
-        lay({name: content}, folder)
-        refused(lambda: report(folder))
 
 
 def places(value: Any, path: tuple = ()) -> list[tuple]:
@@ -323,40 +277,50 @@ def places(value: Any, path: tuple = ()) -> list[tuple]:
     return found
 
 
-@pytest.mark.slow
-@given(st.data())
-@settings(max_examples=40)
-def test_settings_of_the_wrong_kind_are_one_line(folder_files, tmp_path_factory, data):
-    """Any value at any place of settings.json or ledger.json: every reader takes it or refuses in
-    one line.
-    """
-    name = data.draw(st.sampled_from(["settings.json", "ledger.json"]))
-    value = inner = json.loads(folder_files[name])
-    *path, last = data.draw(st.sampled_from(places(value)))
-    for key in path:
-        inner = inner[key]
-    inner[last] = data.draw(JUNK)
-    changed = folder_files | {name: json.dumps(value).encode()}
-    read_all(lay(changed, tmp_path_factory.mktemp("settings")))
-
-
 ODD = ["", "nan", "inf", "-1", "1e999", "0.5", "9" * 400, '"', "\0", "<script>", "=1+1", "é" * 3000]
 
 
+def spoiled(name: str, content: bytes, draw: Callable[..., Any]) -> bytes:
+    """The file cut, with a byte flipped, or with any value at any place."""
+    kind = draw(st.sampled_from(["cut", "flip", "value"]))
+    at = draw(st.integers(0, len(content) - 1))
+    if kind == "cut":
+        return content[:at]
+    if kind == "flip":
+        return content[:at] + bytes([content[at] ^ 255]) + content[at + 1 :]
+    if name == "frame.csv":
+        rows = [line.split(",") for line in content.decode().splitlines()]
+        cell = draw(st.sampled_from(ODD) | st.text(max_size=4))
+        rows[draw(st.integers(0, len(rows) - 1))][draw(st.integers(0, 6))] = cell
+        return "\n".join(map(",".join, rows)).encode("utf-8", "surrogatepass")
+    value = inner = json.loads(content)
+    *path, last = draw(st.sampled_from(places(value)))
+    for key in path:
+        inner = inner[key]
+    inner[last] = draw(JUNK)
+    return json.dumps(value).encode()
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["settings.json", "ledger.json", "frame.csv"])
 @given(st.data())
-@settings(max_examples=40)
-def test_frames_of_the_wrong_kind_are_one_line(folder_files, tmp_path_factory, data):
-    rows = [line.split(",") for line in folder_files["frame.csv"].decode().splitlines()]
-    row, column = data.draw(st.integers(0, len(rows) - 1)), data.draw(st.integers(0, 6))
-    rows[row][column] = data.draw(st.sampled_from(ODD) | st.text(max_size=4))
-    text = "\n".join(",".join(row) for row in rows).encode("utf-8", "surrogatepass")
-    folder = lay(folder_files | {"frame.csv": text}, tmp_path_factory.mktemp("frame"))
-    if taken_or_refused(lambda: read_frame(folder / "frame.csv")):
+@settings(max_examples=60)
+def test_a_damaged_run_folder_is_one_line(name, folder_files, tmp_path_factory, data):
+    """The report, a run that joins and the audit take it or refuse in one line; nothing else is
+    touched, and what is taken as a frame is one."""
+    place = tmp_path_factory.mktemp("damaged")
+    content = spoiled(name, folder_files[name], data.draw)
+    folder = lay(folder_files | {name: content}, place / "run")
+    (place / "other").write_text("mine")
+    taken_or_refused(lambda: report(folder))
+    taken_or_refused(lambda: rebuild_cells(folder, None, 0))
+    with Folder(folder) as held:
+        taken_or_refused(lambda: held.claim(report_settings(**ONE)))
+    assert {key for key in listing(place) if not key.startswith("run/")} == {"other"}
+    if not taken_or_refused(lambda: read_frame(folder / "frame.csv")):
         frame: Any = read_frame(folder / "frame.csv")
         assert len(frame) == 0 or (frame["round"] >= 0).all()
         assert set(report_frame(**ONE).columns) <= set(frame.columns)
-    taken_or_refused(lambda: report(folder))
 
 
 # ---- results of a study
@@ -373,19 +337,6 @@ def test_a_line_that_is_no_result_is_run_again(entry, tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text(json.dumps(entry) + "\n" + json.dumps({**GOOD, "key": "b"}) + "\n")
     assert set(runner.load(path)) == {"b"}
-
-
-def test_damaged_results_lose_their_line_and_no_other(tmp_path):
-    lines = [json.dumps({**GOOD, "key": str(i)}).encode() + b"\n" for i in range(6)]
-    path = tmp_path / "results.jsonl"
-    for content in damaged(b"".join(lines), 13):
-        path.write_bytes(content)
-        before = content.split(b"\n")
-        intact = {json.loads(line)["key"] for line in lines if line.strip() in before}
-        found = runner.load(path)
-        assert intact <= set(found)
-        assert len(found) <= len(lines)
-        assert all(type(entry["seed"]) is int for entry in found.values())
 
 
 @pytest.mark.parametrize("content", [b'a,b\n1,2,3\n4,"5', b"", b"a,b\n\xff\xfe,1\n"])

@@ -1,4 +1,12 @@
-"""What an update gives away: spans of inputs, labels, inversion by search, membership."""
+"""What an update gives away: spans of inputs, labels, inversion by search, membership.
+
+>>> import torch
+>>> from fedlora_lab import attacks
+>>> gradient = torch.outer(torch.tensor([1.0, -2.0]), torch.tensor([3.0, 4.0]))  # of A, one input
+>>> attacks.similarity(attacks.direction(gradient), torch.tensor([3.0, 4.0])) > 0.999
+True
+"""
+# ruff: noqa: F401
 
 from fedlora_lab.attacks.gradient_inversion import Victim, infer_label, invert, similarity
 from fedlora_lab.attacks.membership_inference import Membership, lira, loss_difference
@@ -12,21 +20,3 @@ from fedlora_lab.attacks.reconstruction import (
     shadow,
     whole_scans,
 )
-
-__all__ = [
-    "Membership",
-    "Victim",
-    "as_image",
-    "direction",
-    "infer_label",
-    "invert",
-    "lira",
-    "loss_difference",
-    "outside_by_batch",
-    "read_scan",
-    "same_shadow",
-    "sentences",
-    "shadow",
-    "similarity",
-    "whole_scans",
-]

@@ -50,10 +50,8 @@ class Victim:
         At a spread of 0 the gradient of A is zero.
         """
         check_number("spread", spread, 0)
-        adapted, streams = (
-            peft.adapt(task.model, task.targets, task.head, lora or Lora()),
-            Streams(seed),
-        )
+        adapted = peft.adapt(task.model, task.targets, task.head, lora or Lora())
+        streams = Streams(seed)
         values = peft.initial_values(adapted, streams)
         for number, (key, value) in enumerate(values.items()):
             if key.side == "B":
@@ -88,16 +86,15 @@ class Victim:
         check_number("noise_multiplier", noise_multiplier, 0)
         bounded = noise_multiplier == 0 or clip_norm < math.inf
         check(bounded, "clip_norm", clip_norm, "finite where noise is added")
-        wanted = set(sides.replace("head", "")) & set("AB") | (
-            {"head"} if "head" in sides else set()
-        )
+        words = sides.replace("head", " head ").split()
+        wanted = {side for word in words for side in ((word,) if word == "head" else word)}
         keys = tuple(key for key in self.values if key.side in wanted)
         check(bool(keys), "sides", sides, 'some of "A", "B" and "head" that this model has')
         params = {key: value[None] for key, value in self.values.items()}
         owner = torch.zeros(len(examples[1]), dtype=torch.int64)
         parts = (self.task, self.adapted, params, keys, examples, owner)
         sums, _ = clip_sum(per_example.per_example_gradients(*parts), clip_norm, owner, 1)
-        std = noise_multiplier * clip_norm if noise_multiplier else 0.0
+        std = noise_multiplier * clip_norm if noise_multiplier else 0.0  # 0 * inf is no number
         shapes = {key: x.shape[1:] for key, x in sums.items()}
         xi = gaussian_noise(shapes, [std], Streams(draw), [(0, 0, 0)])
         return {key: (x + xi[key].to(x))[0] for key, x in sums.items()}

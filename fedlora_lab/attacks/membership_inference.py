@@ -1,5 +1,4 @@
-"""Who was in the training data: by the fall of the loss, or against models trained with and without
-each example.
+"""Membership attacks: by the fall of the loss, or against models trained without each example.
 
 Source: arXiv:1709.01604 (loss threshold); arXiv:2112.03570 (LiRA).
 """
@@ -44,8 +43,7 @@ class Membership:
         return float((ranks.sum() - n * (n + 1) / 2) / (n * m))
 
     def curve(self) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Shares of others accused and of members found, (k,) each, at every threshold from the
-        strictest to none.
+        """Shares of others accused and of members found, (k,) each, from the strictest threshold.
 
         Guarantees: test_lesson_11.py::test_the_curve_of_an_attack.
         """
@@ -95,8 +93,7 @@ def lira(
     seed: int = 0,
     **options: Any,
 ) -> Membership:
-    """Trains several runs, each with a random half of every client's examples, and attacks each by
-    all the others (LiRA).
+    """Trains runs on random halves of every client's examples; attacks each by the others (LiRA).
 
     Left out means zero weight, so sizes and sample rates are equal in all runs.
 
@@ -141,9 +138,7 @@ def likelihood_ratio(
     shadows: Float[np.ndarray, "runs n"],
     there: Bool[np.ndarray, "runs n"],
 ) -> Float[np.ndarray, " n"]:
-    """log N(target; in) - log N(target; out) with medians, and one standard deviation for all
-    examples on each side; NaN where a side has no shadow.
-    """
+    """log N(target; in) - log N(target; out): medians, one spread a side; NaN without a shadow."""
     logs = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # an example that no shadow, or all, had

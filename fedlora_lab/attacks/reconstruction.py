@@ -49,9 +49,7 @@ def row_space(
 
 
 def stack_gradients(gradients: "Iterable[Float[Tensor, '_ d_in']]") -> Float[Tensor, "rows d_in"]:
-    """The rows of several layers' gradients that are given the same inputs, each layer brought to
-    norm 1: query, key and value of a block together show three times the rank.
-    """
+    """The rows of gradients of layers with the same inputs, as query and value, each of norm 1."""
     return torch.cat([one / one.norm().clamp(min=1e-300) for one in gradients])
 
 
@@ -76,7 +74,7 @@ def share_outside(
 
 
 class _Reached(Exception):
-    """The layer was reached; its input is inside."""
+    """Carries a layer's input out of the model."""
 
 
 def layer_inputs(victim: Victim, layer: str, x: Any) -> Float[Tensor, "n tokens d_in"]:
@@ -104,8 +102,7 @@ def span_check(
     candidates: Any,
     rank: int | None = None,
 ) -> Float[Tensor, "n tokens"]:
-    """How far each candidate input lies outside the gradient's span, position by position: 0 was
-    there.
+    """How far each candidate lies outside the gradient's span at each position; 0: it was there.
 
     Args:
         victim, gradient, layer: the model, the gradient of A of a layer, and its full name.
@@ -131,8 +128,7 @@ def outside_by_batch(
         sizes, draws: of the batches, and batches of each size.
         seed: of the draws.
 
-    Returns: frame with columns size, draw, who ("in the batch", "somebody else") and value, the
-        mean over examples.
+    Returns: columns size, draw, who ("in the batch", "somebody else") and value, a mean.
 
     >>> table = outside_by_batch(Victim.of(whole_scans(), spread=0.2), (2,), draws=1)
     >>> table.query("value < 0.01")["who"].tolist()
@@ -157,8 +153,7 @@ def outside_by_batch(
 def shadow(
     gradient: Float[Tensor, "d_out r"], A: Float[Tensor, "r d_in"]
 ) -> Float[Tensor, " d_in"]:
-    """What the gradient of B tells of the one input: its part in the rows of A, up to size and
-    sign.
+    """Recovers the one input's part in the rows of A from the gradient of B, up to size and sign.
 
     The gradient of B is s delta (A x)^T, so r numbers A x are all that it holds of x.
 
@@ -193,9 +188,7 @@ def same_shadow(
 
 
 def as_image(direction: Tensor) -> Float[np.ndarray, "8 8"]:
-    """A recovered direction of 64 numbers as an image: bright where a scan is.
-
-    It has neither size nor sign: most of it is positive, the brightest twentieth of it white.
+    """A recovered direction of 64 numbers, of either sign, as an image: bright where a scan is.
 
     >>> float(as_image(torch.arange(-64.0, 0.0))[0, 0])
     1.0
@@ -207,9 +200,7 @@ def as_image(direction: Tensor) -> Float[np.ndarray, "8 8"]:
 
 
 def patches(levels: int = 17) -> Float[Tensor, "n 8 8"]:
-    """Images of the digits task with the same 2 x 2 patch everywhere, one for each of the levels^4
-    patches there can be; scans have 17 grey levels.
-    """
+    """Digits that repeat one 2 x 2 patch, for all levels^4 patches; scans have 17 grey levels."""
     check_whole("levels", levels, 2, 17)
     grid = torch.tensor(list(itertools.product(range(levels), repeat=PATCH * PATCH))) / (levels - 1)
     return grid.view(-1, PATCH, PATCH).repeat(1, SIDE // PATCH, SIDE // PATCH)
@@ -233,13 +224,12 @@ class ReadScan(NamedTuple):
 def read_scan(victim: Victim, upload: Upload, levels: int = 17) -> ReadScan:
     """Reads a scan of the digits task from one update: everywhere the patch nearest the span.
 
-    The first block's query and value are given the same 16 tokens, so the rows of both gradients of
-    A count: a rank of 8 is enough for all 16. Every patch there can be is tried, 83,521 of them.
+    The first block's query and value get the same 16 tokens, so a rank of 8 is enough for all 16.
 
     Args:
         victim: of the digits task.
         upload: with the A's of ``blocks.0.query`` and ``blocks.0.value``.
-        levels: grey levels that are tried.
+        levels: grey levels that are tried; 17 make 83,521 patches.
 
     Guarantees: test_lesson_11.py::test_a_scan_is_read_from_two_layers.
 
@@ -260,13 +250,12 @@ def read_scan(victim: Victim, upload: Upload, levels: int = 17) -> ReadScan:
 def whole_scans(
     clients: int = 3, examples: int | None = None, *, hidden: int = 32, head: bool = False
 ) -> Task:
-    """Scans before a small network of random weights: its first layer is given all 64 pixels as one
-    row.
+    """A task of scans, 64 pixels in a row, for a small network of random weights.
 
     Args:
         clients: among whom the scans are dealt.
         examples: the first ones that each client keeps; ``None``: all.
-        hidden: width of the layer between.
+        hidden: width of the hidden layer.
         head: whether the last layer is trained in full.
 
     >>> whole_scans(examples=5).sizes
@@ -279,8 +268,8 @@ def whole_scans(
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.Tanh(), nn.Linear(hidden, 10))
     held = [(x[:examples], y[:examples]) for x, y in task.clients]
-    named: Any = {"name": "whole scans", "labels": task.labels, "head": "3" if head else None}
-    return classification(model, held, test=task.test, targets=["1"], **named)
+    options: Any = {"name": "whole scans", "labels": task.labels, "head": "3" if head else None}
+    return classification(model, held, test=task.test, targets=["1"], **options)
 
 
 # ---- sentences
@@ -298,8 +287,7 @@ def read_sentence(
 ) -> Int[Tensor, " length"]:
     """Reads a sentence from one update: at each position the word piece nearest the span.
 
-    The first layer's query and value are given the same word pieces, so the rows of both gradients
-    of A count; more than twice the rank cannot be read.
+    From the first layer's query and value; more pieces than twice the rank cannot be read.
 
     Args:
         victim: of a task with a BERT.

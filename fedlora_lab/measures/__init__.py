@@ -1,4 +1,10 @@
-"""What a run did: deviation, noise terms, drift and curvature, by low-rank algebra."""
+"""What a run did: deviation, noise terms, drift and curvature, by low-rank algebra.
+
+>>> import torch
+>>> from fedlora_lab import measures
+>>> measures.product_norm(torch.tensor([[3.0], [4.0]]), torch.tensor([[1.0, 0.0]]))  # of B A
+5.0
+"""
 # ruff: noqa: F401
 
 from fedlora_lab.measures.deviation import (

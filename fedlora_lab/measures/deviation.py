@@ -53,10 +53,9 @@ def deviation(
     """How far the server's new product is from the mean of the clients' products.
 
     The mean is (1 - sum w) B A + sum_k w_k B_k A_k: with absent clients the old product keeps their
-    weight. It is written as that of the mean factors plus a covariance over clients, so two
-    (clients r, clients r) Gram matrices are all the work, and none where a factor is common to all
-    clients. They are multiplied in the uploads' own precision, and in float64 where large parts
-    cancel.
+    weight. It is that of the mean factors plus a covariance over clients, so two (clients r,
+    clients r) Gram matrices are all the work, and none where a factor is common to all clients.
+    They are multiplied in the uploads' own precision, and in float64 where large parts cancel.
 
     Args:
         before, after: the server's (A, B), A (r, d_in), B (d_out, r).
@@ -140,8 +139,7 @@ def _joined_norms(pairs: list[Pair], *terms: tuple[float, ...]) -> list[float]:
 def drift(server: Pair, clients: Pair) -> Float[Tensor, " clients"]:
     """How far each client's product went from the server's: ||B_k A_k - B A||_F, unscaled.
 
-    ``server`` is the (A, B) that the clients started from, ``clients`` their (A_k, B_k), stacked; a
-    leading 1 where all agree.
+    ``server`` is (A, B), ``clients`` (A_k, B_k), stacked; a leading 1 where all agree.
 
     Guarantees: tests/measures/test_measures.py::test_drift.
     """
@@ -164,10 +162,14 @@ def noise_energies(
     noise_b: Tensor,
     scaling: float,
 ) -> dict[str, float]:
-    """Squared norms of the three noise terms in the product: s xi_B A, s B xi_A and s xi_B xi_A.
+    """Squared norms of the product's noise terms: s xi_B A, s B xi_A and s xi_B xi_A.
 
-    (A, B) carry no part of this noise. Keys: ``noise_B``, ``noise_A``, ``noise_BA``.
+    Args:
+        a, b: the factors without this noise.
+        noise_a, noise_b: the noise in each.
+        scaling: s.
 
+    Returns: under ``noise_B``, ``noise_A`` and ``noise_BA``.
     Source: arXiv:2403.12313, noise of both factors multiplied out.
     """
     terms = {"noise_B": (noise_b, a), "noise_A": (b, noise_a), "noise_BA": (noise_b, noise_a)}
@@ -175,9 +177,7 @@ def noise_energies(
 
 
 def signal_to_noise(released: Iterable[Pair]) -> float:
-    """Norm of released changes without their noise, over the norm of the noise in them.
-
-    Of pairs (change, noise), taken together; infinite without noise, 0 without signal.
+    """Norm of released changes without their noise, over that of the noise, from pairs of both.
 
     Guarantees: tests/measures/test_measures.py::test_signal_to_noise.
     """
@@ -339,9 +339,8 @@ def mean_spectrum(given: AggregationInput, layer: str) -> "Float[np.ndarray, ' n
 
     Guarantees: test_lesson_10.py::test_the_spectrum_is_that_of_the_matrix.
     """
-    a, b = (x.double() for x in given.factors(layer))
     count = len(given.weights)
-    a, b = a.expand(count, *a.shape[1:]), b.expand(count, *b.shape[1:])
+    a, b = (x.double().expand(count, *x.shape[1:]) for x in given.factors(layer))
     mean = torch.einsum("k,kor,kri->oi", given.weights.double(), b, a)
     return torch.linalg.svdvals(mean).numpy()
 

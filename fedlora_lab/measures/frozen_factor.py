@@ -1,6 +1,4 @@
-"""The factor that rests while the other moves: how large it is, and how well noise shaped by it
-hides a change.
-"""
+"""The factor that rests while the other moves: its size, and how well noise shaped by it hides."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,9 +38,7 @@ def peer_sizes(records: Sequence[Any], method: "Method | str") -> Float[np.ndarr
 def worst_change(
     precondition: Callable[[Tensor], Preconditioner], peer: Float[Tensor, "r d_in"], d_out: int = 8
 ) -> Float[Tensor, "d_out r"]:
-    """The change of B within a clip of 1 that this rule hides worst: along the peer's largest
-    direction.
-    """
+    """The change of B within a clip of 1 that a rule hides worst: the peer's largest direction."""
     rule = precondition(peer @ peer.mT)
     direction = torch.linalg.eigh(peer @ peer.mT).eigenvectors[:, -1]
     change = torch.zeros(d_out, len(peer), dtype=peer.dtype)

@@ -43,12 +43,26 @@ class FirstSteps(NamedTuple):
     energy: np.ndarray
 
 
-def _adapted(task: Task, record: Any) -> tuple[Any, dict[ParamKey, Tensor]]:
-    """An adapted model, and the tensors of the record."""
+def _source(record: Any) -> Any:
+    """The task, the adapter's settings and the server's state of a record."""
     expected = "a record as run() yields it"
     check(record.source is not None, "record", "a copy without its task", expected)
-    _, lora, state = record.source
+    return record.source
+
+
+def _adapted(task: Task, record: Any) -> tuple[Any, dict[ParamKey, Tensor]]:
+    """An adapted model, and the tensors of the record."""
+    _, lora, state = _source(record)
     return peft.adapt(task.model, task.targets, task.head, lora), state.tensors
+
+
+def _mean_loss(task: Task, model: Any, weights: dict[str, Tensor], data: Examples) -> Tensor:
+    """The mean loss of a model in which some weights are others."""
+
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        return functional_call(model, weights, args, kwargs)
+
+    return task.loss(task.forward(changed, data[0]), data[1]).mean()  # type: ignore[arg-type]
 
 
 def gradients(task: Task, record: Any, layer: str, data: Examples | None = None) -> Gradients:
@@ -71,13 +85,9 @@ def gradients(task: Task, record: Any, layer: str, data: Examples | None = None)
         adapted.put(key, moving.get(key, tensors[key]))
     name = f"base_model.model.{layer}.base.weight"
     weight = adapted.model.get_parameter(name).detach().clone().requires_grad_()
-    x, y = examples_to_judge(task, record.ledger is not None) if data is None else data
-
-    def model(*args: Any, **kwargs: Any) -> Any:
-        return functional_call(adapted.model, {name: weight}, args, kwargs)
-
+    data = examples_to_judge(task, record.ledger is not None) if data is None else data
     with torch.enable_grad():
-        loss = task.loss(task.forward(model, x), y).mean()  # type: ignore[arg-type]  # a callable will do
+        loss = _mean_loss(task, adapted.model, {name: weight}, data)
         return Gradients(*torch.autograd.grad(loss, (*moving.values(), weight)))
 
 
@@ -86,7 +96,7 @@ def full_updates(
 ) -> dict[str, Float[Tensor, "d_out d_in"]]:
     """Train in full the layers that would get adapters; returns layer -> W after minus W before.
 
-    Plain SGD on all clients' examples together, without privacy: a yardstick, not a method.
+    Plain SGD on all clients' examples together, without privacy: a yardstick.
 
     Args:
         task: left alone.
@@ -104,14 +114,10 @@ def full_updates(
     weights = {names[name]: weight.clone().requires_grad_() for name, weight in start.items()}
     x, y = concatenate(task.clients)
     random = Streams(seed).numpy("full updates")
-
-    def model(*args: Any, **kwargs: Any) -> Any:
-        return functional_call(task.model, weights, args, kwargs)
-
     for _ in range(steps):
         index = torch.from_numpy(random.integers(len(y), size=min(batch, len(y))))
         with torch.enable_grad():
-            loss = task.loss(task.forward(model, take(x, index)), y[index]).mean()  # type: ignore[arg-type]
+            loss = _mean_loss(task, task.model, weights, (take(x, index), y[index]))
             found = torch.autograd.grad(loss, list(weights.values()))
         with torch.no_grad():
             for weight, gradient in zip(weights.values(), found, strict=True):
@@ -235,16 +241,13 @@ def _lanczos(
 def sharpness(records: Iterable[Any], steps: int = 30) -> "pd.DataFrame":
     """Tidy frame with the measure "sharpness" of some records: the top eigenvalue of `flatness`.
 
-    On the public test examples. Large is sharp.
-
     Guarantees: test_lesson_07.py::test_sharpness.
     """
     import pandas as pd
 
     rows = []
     for record in records:
-        check(record.source is not None, "record", "a copy without its task", "one of run()")
-        top = flatness(record.source[0], record, steps=steps, tolerance=0.01).top
+        top = flatness(_source(record)[0], record, steps=steps, tolerance=0.01).top
         where = record.task, record.method, record.seed, record.index
         rows.append((*where, "all", "sharpness", top))
     columns = ["task", "method", "seed", "round", "layer", "measure", "value"]
@@ -257,8 +260,7 @@ def sharpness(records: Iterable[Any], steps: int = 30) -> "pd.DataFrame":
 def spectrum(tensor: "Tensor | np.ndarray", side: str) -> Float[np.ndarray, " n"]:
     """Energy at each frequency along the long axis of a factor, (..., r, n) A or (..., n, r) B.
 
-    Slow ones first; it sums to the squared Frobenius norm. Frequencies are those of the cosine
-    transform (DCT-II), the eigenvectors of a filter that mirrors the edges.
+    Of the cosine transform (DCT-II), slow ones first; it sums to the squared Frobenius norm.
 
     Guarantees: test_lesson_07.py::test_spectrum.
     """
@@ -273,17 +275,16 @@ def spectrum(tensor: "Tensor | np.ndarray", side: str) -> Float[np.ndarray, " n"
 def gradient_spectra(record: Any, clip_norm: float = 1.0) -> "pd.DataFrame":
     """Spectrum of the mean clipped gradient over all private examples, layer by layer.
 
-    One factor moves at a time, as in LA-LoRA, and the clip takes all its layers together. It reads
-    private values and adds no noise: for the laboratory, never for a release.
+    One factor moves at a time, as in LA-LoRA. It reads private values and adds no noise: for the
+    laboratory, never for a release.
 
     Returns: columns layer, side, frequency (0 to 1), energy.
     Guarantees: test_lesson_07.py::test_gradient_spectra.
     """
     import pandas as pd
 
-    check(record.source is not None, "record", "a copy without its task", "one of run()")
     check_number("clip_norm", clip_norm, 0, open_low=True)
-    task = record.source[0]
+    task = _source(record)[0]
     adapted, tensors = _adapted(task, record)
     params, frames = {key: tensor[None] for key, tensor in tensors.items()}, []
     x, y = concatenate(task.clients)

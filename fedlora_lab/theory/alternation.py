@@ -1,16 +1,17 @@
 """Factors in turns: noise shaped by the frozen factor (the peer), and the low-pass filter."""
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import chdtri
 
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.theory.low_rank import Band, check_inside
+from fedlora_lab.theory import _symbols
+from fedlora_lab.theory.low_rank import Band
 
-GRID = 5e-3
-"""Distance of the privacy losses that `regulated_epsilon` tells apart."""
+GRID = 5e-3  # distance of the privacy losses that `regulated_epsilon` tells apart
 
 
 def regulated_mahalanobis(
@@ -37,13 +38,12 @@ def regulated_mahalanobis(
 def regulated_multiplier(peer: Float[np.ndarray, "r d_in"], noise_multiplier: float) -> float:
     """Noise multiplier of a change of B clipped to C under noise xi_W A^+: sigma / |A|_2.
 
-    Weaker than the nominal sigma when the peer's spectral norm exceeds 1. Clipping |dB A| instead
-    gives sigma exactly.
+    Weaker than nominal when that norm exceeds 1; clipping |dB A| instead gives sigma exactly.
 
     Guarantees: test_regulated_multiplier.
     Source: derived; see `regulated_mahalanobis`.
     """
-    check_number("noise_multiplier", noise_multiplier, 0)
+    _symbols.check(noise_multiplier=noise_multiplier)
     size = float(np.linalg.norm(peer, 2))
     check(size > 0, "peer", size, "a matrix other than zero")
     return noise_multiplier / size
@@ -58,9 +58,7 @@ def regulated_energy(d_out: int, rank: int, std: float) -> float:
     Guarantees: test_regulated_energy.
     Source: derived; xi_W A^+ A is xi_W projected on r dimensions.
     """
-    check_whole("d_out", d_out, 1)
-    check_whole("rank", rank, 1)
-    check_number("std", std, 0)
+    _symbols.check(d_out=d_out, rank=rank, std=std)
     return std**2 * d_out * rank
 
 
@@ -69,8 +67,8 @@ def whiten(
 ) -> tuple[Float[np.ndarray, "d_out r"], Float[np.ndarray, "r d_in"]]:
     """The same product with an orthonormal peer: B (A A^T)^(1/2) and (A A^T)^(-1/2) A.
 
-    In these coordinates regulated noise is isotropic and |B'| = |B A|: clipping there is clipping
-    the product. A has full row rank.
+    In these coordinates regulated noise is isotropic, and a clip is one of the product. A has full
+    row rank.
 
     Guarantees: test_whiten.
     Source: derived; polar form of A.
@@ -90,9 +88,8 @@ def regulated_epsilon(
 ) -> Float[np.ndarray, " rounds"]:
     """Epsilon after each round of a regulator that clips the factor: steps of sigma / |peer|_2.
 
-    A figure of what the noise hides, computed after the fact from the peers that came out; no
-    promise made beforehand. Upper ends, at most 0.01 above the exact values; with all peers equal
-    to 1 it is the nominal epsilon.
+    Computed after the fact from the peers that came out: no promise made beforehand. Upper ends, at
+    most 0.01 above the exact values.
 
     Args:
         peers: largest spectral norm of a peer factor in each round, > 0.
@@ -105,20 +102,16 @@ def regulated_epsilon(
     """
     from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism, identity
 
-    check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
-    check_number("sample_rate", sample_rate, 0, 1)
+    _symbols.check_noise(noise_multiplier)
+    _symbols.check(sample_rate=sample_rate, delta=delta)
     check_whole("steps", steps, 1)
-    check_inside("delta", delta)
     check(bool(np.all(peers > 0)), "peers", peers, "numbers > 0")
     if not sample_rate:
         return np.zeros(len(peers))
     total, spent = identity(value_discretization_interval=GRID), []
-    for peer in peers:
-        one = from_gaussian_mechanism(
-            noise_multiplier / float(peer),
-            sampling_prob=sample_rate,
-            value_discretization_interval=GRID,
-        )
+    options: Any = {"sampling_prob": sample_rate, "value_discretization_interval": GRID}
+    for sigma in noise_multiplier / np.asarray(peers, float):
+        one = from_gaussian_mechanism(float(sigma), **options)
         total = total.compose(one.self_compose(steps))
         spent.append(total.get_epsilon_for_delta(delta))
     return np.array(spent)
@@ -134,9 +127,7 @@ def measured_band(mu: float, draws: int, level: float = 0.95) -> Band:
     Guarantees: test_measured_band.
     Source: the law of a sample variance.
     """
-    check_number("mu", mu, 0, open_low=True)
-    check_whole("draws", draws, 2)
-    check_inside("level", level)
+    _symbols.check(mu=mu, draws=draws, level=level)
     ends = ((1 + side * level) / 2 for side in (-1, 1))
     return Band(mu, *(float(mu * np.sqrt((draws - 1) / chdtri(draws - 1, p))) for p in ends))
 
@@ -144,14 +135,13 @@ def measured_band(mu: float, draws: int, level: float = 0.95) -> Band:
 def coupled_step(b: float, a: float, lr: float, target: float = 1.0) -> tuple[float, float, float]:
     """What one step of both numbers at once does to b a on the loss (b a - target)^2 / 2.
 
-    Three parts that add up: by b's step, by a's step, and by both together (the coupling, lr^2
-    times the product of the two gradients).
+    Three parts that add up: by b's step, by a's step, and by both together (the coupling).
 
     Args: b, a: where the step starts; lr: >= 0; target: any.
     Guarantees: test_coupled_step.
     Source: derived; the coupling is the term that arXiv:2602.19926 removes from each step.
     """
-    check_number("lr", lr, 0)
+    _symbols.check(lr=lr)
     error = b * a - target
     return -lr * error * a * a, -lr * error * b * b, lr**2 * error**2 * a * b
 
@@ -161,8 +151,7 @@ def two_number_descent(
 ) -> Float[np.ndarray, "n 2"]:
     """The path of (b, a) down the loss (b a - target)^2 / 2, both at once or in turns, b first.
 
-    In turns b moves in steps 0, 2, ... and a in the others; each step multiplies the error by
-    1 - lr * peer^2.
+    In turns b moves in steps 0, 2, ... and a in the others.
 
     Args:
         start: (b, a).
@@ -174,17 +163,16 @@ def two_number_descent(
     Guarantees: test_two_number_descent.
     Source: derived.
     """
-    check_number("lr", lr, 0)
-    check_whole("steps", steps, 0)
+    _symbols.check(lr=lr, steps=steps)
     path = np.full((steps + 1, 2), np.nan)
     b, a = start
     for step in range(steps + 1):
         if not max(abs(b), abs(a)) < 1e6:
             break
         path[step] = b, a
-        error = b * a - target
-        move_b, move_a = (step % 2 == 0, step % 2 == 1) if turns else (True, True)
-        b, a = b - lr * error * a * move_b, a - lr * error * b * move_a
+        error, b_moves = b * a - target, step % 2 == 0
+        moves = (b_moves, not b_moves) if turns else (True, True)
+        b, a = b - lr * error * a * moves[0], a - lr * error * b * moves[1]
     return path
 
 
@@ -226,8 +214,7 @@ def filter_response(taps: int, size: int) -> Float[np.ndarray, " size"]:
 def filtered_energy(energy: Float[np.ndarray, " n"], taps: int) -> float:
     """Share of a spectrum's energy, one number a DCT frequency, that the filter leaves.
 
-    sum g^2 E / sum E. A flat spectrum gives what white noise keeps; a signal must keep more than
-    that for the filter to be of use.
+    sum g^2 E / sum E. The filter is of use where a signal keeps more than a flat spectrum does.
 
     Guarantees: test_filtered_energy.
     Source: derived.

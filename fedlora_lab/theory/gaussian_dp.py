@@ -8,15 +8,9 @@ from jaxtyping import Float, Int
 from scipy.special import gammaln, log_ndtr, logsumexp
 
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.theory.low_rank import check_inside
+from fedlora_lab.theory import _symbols
 
 Orders = Float[np.ndarray, " n"] | Int[np.ndarray, " n"]
-
-
-def _check(sigma: float, q: float = 1.0, steps: int = 1) -> None:
-    check_number("noise_multiplier", sigma, 0, open_low=True)
-    check_number("sample_rate", q, 0, 1)
-    check_whole("steps", steps, 0)
 
 
 def sampled_gaussian_rdp(
@@ -34,7 +28,8 @@ def sampled_gaussian_rdp(
     >>> sampled_gaussian_rdp(np.array([2, 8]), 1.0, 2.0)
     array([0.25, 1.  ])
     """
-    _check(noise_multiplier, sample_rate, steps)
+    _symbols.check_noise(noise_multiplier)
+    _symbols.check(sample_rate=sample_rate, steps=steps)
     check(bool(np.all(orders >= 2)), "orders", orders, "whole numbers >= 2")
     if sample_rate == 1:
         return steps * orders.astype(float) / (2 * noise_multiplier**2)
@@ -62,7 +57,7 @@ def rdp_to_epsilon(
     Guarantees: test_rdp_to_epsilon.
     Source: arXiv:1905.09982, theorem 21; arXiv:2004.00010, proposition 12.
     """
-    check_inside("delta", delta)
+    _symbols.check(delta=delta)
     bounds = rdp + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
     best = int(np.argmin(bounds))
     return max(0.0, float(bounds[best])), float(orders[best])
@@ -77,7 +72,7 @@ def rdp_to_epsilon_classical(
     Guarantees: test_rdp_to_epsilon_classical.
     Source: arXiv:1702.07476, proposition 3.
     """
-    check_inside("delta", delta)
+    _symbols.check(delta=delta)
     bounds = rdp - math.log(delta) / (orders - 1)
     best = int(np.argmin(bounds))
     return float(bounds[best]), float(orders[best])
@@ -89,7 +84,8 @@ def gaussian_mu(noise_multiplier: float, steps: int = 1) -> float:
     Guarantees: test_gaussian_mu.
     Source: arXiv:1905.02383, corollary 3.3.
     """
-    _check(noise_multiplier, steps=steps)
+    _symbols.check_noise(noise_multiplier)
+    _symbols.check(steps=steps)
     return math.sqrt(steps) / noise_multiplier
 
 
@@ -102,7 +98,8 @@ def clt_mu(sample_rate: float, noise_multiplier: float, steps: int) -> float:
     Guarantees: test_clt_mu.
     Source: arXiv:1911.11607, section 3.
     """
-    _check(noise_multiplier, sample_rate, steps)
+    _symbols.check_noise(noise_multiplier)
+    _symbols.check(sample_rate=sample_rate, steps=steps)
     return sample_rate * math.sqrt(steps * math.expm1(noise_multiplier**-2))
 
 
@@ -112,22 +109,18 @@ def gdp_delta(mu: float, epsilon: float) -> float:
     Guarantees: test_gdp_delta.
     Source: arXiv:1805.06530, theorem 8; arXiv:1905.02383, corollary 2.13.
     """
-    check_number("mu", mu, 0, open_low=True)
-    check_number("epsilon", epsilon, 0)
+    _symbols.check(mu=mu, epsilon=epsilon)
     first, second = log_ndtr(-epsilon / mu + mu / 2), epsilon + log_ndtr(-epsilon / mu - mu / 2)
     return max(0.0, float(np.exp(first) * -np.expm1(min(0.0, second - first))))
 
 
 def gdp_epsilon(mu: float, delta: float) -> float:
-    """The smallest epsilon at which mu-GDP has ``delta``; the inverse of `gdp_delta`.
-
-    To 1e-12 relative.
+    """The smallest epsilon at which mu-GDP has ``delta``, to 1e-12 relative.
 
     Guarantees: test_gdp_delta.
     Source: as `gdp_delta`.
     """
-    check_number("mu", mu, 0, open_low=True)
-    check_inside("delta", delta)
+    _symbols.check(mu=mu, delta=delta)
     if gdp_delta(mu, 0.0) <= delta:
         return 0.0
     low, high = 0.0, 1.0
@@ -149,7 +142,7 @@ def classical_sigma(epsilon: float, delta: float) -> float:
     """
     inside = "a number in (0, 1): outside it the theorem says nothing"
     check(0 < epsilon < 1, "epsilon", epsilon, inside)
-    check_inside("delta", delta)
+    _symbols.check(delta=delta)
     return math.sqrt(2 * math.log(1.25 / delta)) / epsilon
 
 
@@ -164,7 +157,7 @@ def membership_bound(
     Guarantees: test_membership_bound.
     Source: arXiv:1311.0776, theorem 2.1.
     """
-    check_number("epsilon", epsilon, 0)
+    _symbols.check(epsilon=epsilon)
     check_number("delta", delta, 0, 1)
     check(bool(np.all((fpr >= 0) & (fpr <= 1))), "fpr", fpr, "numbers in [0, 1]")
     steep = delta + fpr * math.exp(min(epsilon, 700.0))
@@ -172,9 +165,7 @@ def membership_bound(
 
 
 class ClipTerms(NamedTuple):
-    """Expected squared distance of a released mean from the true mean gradient, in three parts:
-    the clip's bias, the drawing of the batch, and the noise.
-    """
+    """Parts of a released mean's expected squared distance from the true mean gradient."""
 
     bias: float
     sampling: float
@@ -205,8 +196,7 @@ def clip_terms(
     Source: derived; the mechanism is arXiv:1607.00133, algorithm 1.
     """
     n, p = rows.shape
-    check_number("clip_norm", clip_norm, 0)
-    check_number("noise_multiplier", noise_multiplier, 0)
+    _symbols.check(clip_norm=clip_norm, noise_multiplier=noise_multiplier)
     check_number("batch", batch, 0, n, open_low=True)
     norms = np.linalg.norm(rows, axis=1)
     scale = np.minimum(1.0, clip_norm / np.maximum(norms, 1e-300))
@@ -231,8 +221,8 @@ def gradient_overlap(noise_multiplier: float, rank: int, d_in: int, releases: in
     Guarantees: test_gradient_overlap.
     Source: arXiv:1103.2221 (singular vectors of a low-rank matrix in noise; its Gaussian example).
     """
-    check_number("noise_multiplier", noise_multiplier, 0)
-    _check_layer(rank, d_in, releases)
+    _symbols.check(noise_multiplier=noise_multiplier, rank=rank, releases=releases)
+    check_whole("d_in", d_in, rank)
     if not noise_multiplier:
         return 1.0
     square, shape = (math.sqrt(releases / d_in) / noise_multiplier) ** 2, rank / d_in
@@ -248,11 +238,6 @@ def vanishing_noise(rank: int, d_in: int, releases: int = 1) -> float:
     Guarantees: test_vanishing_noise.
     Source: arXiv:1103.2221, the threshold of the largest singular value.
     """
-    _check_layer(rank, d_in, releases)
-    return math.sqrt(releases) / (rank * d_in) ** 0.25
-
-
-def _check_layer(rank: int, d_in: int, releases: int) -> None:
-    check_whole("rank", rank, 1)
+    _symbols.check(rank=rank, releases=releases)
     check_whole("d_in", d_in, rank)
-    check_whole("releases", releases, 1)
+    return math.sqrt(releases) / (rank * d_in) ** 0.25

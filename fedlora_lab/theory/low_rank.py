@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import betaincinv, gammaincinv
 
-from fedlora_lab._utils.validation import check, check_number, check_whole, is_number
+from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab.theory import _symbols
 
 
 class Band(NamedTuple):
@@ -21,11 +22,6 @@ class Band(NamedTuple):
         return self.low <= float(value) <= self.high  # type: ignore[arg-type]
 
 
-def check_inside(name: str, value: float) -> None:
-    """Raise unless 0 < value < 1."""
-    check(is_number(value) and 0 < value < 1, name, value, "a number in (0, 1)")
-
-
 def mean_band(samples: Float[np.ndarray, " n"], errors: float = 4.0) -> Band:
     """The mean of n >= 2 independent samples, plus and minus ``errors`` standard errors.
 
@@ -35,7 +31,7 @@ def mean_band(samples: Float[np.ndarray, " n"], errors: float = 4.0) -> Band:
     """
     several = samples.ndim == 1 and len(samples) >= 2
     check(several, "samples", samples.shape, "one dimension, at least 2 samples")
-    check_number("errors", errors, 0)
+    _symbols.check(errors=errors)
     mean = float(np.mean(samples))
     half = errors * float(np.std(samples, ddof=1)) / math.sqrt(len(samples))
     return Band(mean, mean - half, mean + half)
@@ -79,8 +75,7 @@ def first_step(rank: int, d_in: int) -> FirstStep:
     Guarantees: test_first_step.
     Source: derived; fourth moments of the uniform law.
     """
-    check_whole("rank", rank, 1)
-    check_whole("d_in", d_in, 1)
+    _symbols.check(rank=rank, d_in=d_in)
     return FirstStep(rank / (3 * d_in), rank * (d_in + rank - 0.2) / (9 * d_in**2))
 
 
@@ -106,10 +101,7 @@ def descent_errors(
     Guarantees: test_descent_errors.
     Source: the loop of arXiv:2106.09685 on a quadratic.
     """
-    check_whole("rank", rank, 1)
-    check_whole("steps", steps, 0)
-    check_number("alpha", alpha, 0, open_low=True)
-    check_number("lr", lr, 0)
+    _symbols.check(rank=rank, steps=steps, alpha=alpha, lr=lr)
     size = float(np.linalg.norm(target))
     check(size > 0, "target", target.shape, "a matrix that is not zero")
     s, (d_out, d_in) = alpha / rank, target.shape
@@ -149,10 +141,7 @@ def start_energy(
     Guarantees: test_start_energy.
     Source: derived; second and fourth moments of uniform and Gaussian matrices.
     """
-    for name, value in {"rank": rank, "d_out": d_out, "d_in": d_in}.items():
-        check_whole(name, value, 1)
-    for name, value in {"std_B": std_B, "std_A": std_A, "scaling": scaling}.items():
-        check_number(name, value, 0)
+    _symbols.check(rank=rank, d_out=d_out, d_in=d_in, std_B=std_B, std_A=std_A, scaling=scaling)
     u, v, s2 = std_B**2, std_A**2, scaling**2
     second, fourth = 1 / (3 * d_in), 1 / (5 * d_in**2)
     size = rank / 3
@@ -166,15 +155,12 @@ def start_energy(
 
 
 def energy_band(energy: Energy, level: float = 0.95) -> Band:
-    """The interval that holds one measured energy with this probability.
-
-    By the gamma law of equal mean and spread.
+    """The interval that holds one measured energy with this probability, by a gamma law.
 
     Guarantees: test_energy_band.
     Source: the usual two-moment fit to a sum of scaled chi-squares (Satterthwaite 1946).
     """
-    check_number("mean", energy.mean, 0)
-    check_inside("level", level)
+    _symbols.check(mean=energy.mean, level=level)
     if energy.std == 0:
         return Band(energy.mean, energy.mean, energy.mean)
     shape = (energy.mean / energy.std) ** 2
@@ -200,7 +186,7 @@ def row_space_share(
     """
     check_whole("d_in", d_in, 2)
     check_whole("rank", rank, 1, d_in)
-    check_inside("level", level)
+    _symbols.check(level=level)
     if rank == d_in:
         return Band(1.0, 1.0, 1.0)
     share = np.ones(1) if spectrum is None else np.square(spectrum) / np.sum(np.square(spectrum))

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
+from fedlora_lab._utils.validation import check, check_one_of, check_whole
+from fedlora_lab.theory import _symbols
 
 FactorB = Float[np.ndarray, "d_out r"]
 FactorA = Float[np.ndarray, "r d_in"]
@@ -44,8 +45,7 @@ def _sizes(B: np.ndarray, A: np.ndarray, **numbers: float) -> tuple[int, int, in
     """(d_out, r, d_in) of two factors that fit, and numbers that are >= 0."""
     fits = B.ndim == A.ndim == 2 and B.shape[1] == A.shape[0]
     check(fits, "B, A", (B.shape, A.shape), "shapes (d_out, r) and (r, d_in)")
-    for name, number in numbers.items():
-        check_number(name, number, 0)
+    _symbols.check(**numbers)
     return *B.shape, A.shape[1]
 
 
@@ -107,7 +107,7 @@ def factor_average_terms(
     Guarantees: test_product_average_terms.
     Source: derived.
     """
-    check_whole("clients", clients, 1)
+    _symbols.check(clients=clients)
     return noise_terms(B, A, std_B / math.sqrt(clients), std_A / math.sqrt(clients), scaling)
 
 
@@ -122,7 +122,7 @@ def product_average_terms(
     Guarantees: test_product_average_terms.
     Source: derived.
     """
-    check_whole("clients", clients, 1)
+    _symbols.check(clients=clients)
     return NoiseTerms(*(term / clients for term in noise_terms(B, A, std_B, std_A, scaling)))
 
 
@@ -152,9 +152,8 @@ def accumulated_std(std: float, releases: int, lr: float = 1.0) -> float:
     Guarantees: test_accumulated_std.
     Source: derived; variances of independent noise add.
     """
-    check_number("std", std, 0)
+    _symbols.check(std=std, lr=lr)
     check_whole("releases", releases, 0)
-    check_number("lr", lr, 0)
     return lr * std * math.sqrt(releases)
 
 
@@ -164,8 +163,7 @@ def quadratic_share(std: float, d_in: int) -> float:
     Guarantees: test_quadratic_share.
     Source: derived from `noise_terms`.
     """
-    check_number("std", std, 0)
-    check_whole("d_in", d_in, 1)
+    _symbols.check(std=std, d_in=d_in)
     return 3 * std**2 * d_in
 
 
@@ -175,7 +173,7 @@ def crossover(d_in: int) -> float:
     Guarantees: test_quadratic_share.
     Source: derived from `quadratic_share`.
     """
-    check_whole("d_in", d_in, 1)
+    _symbols.check(d_in=d_in)
     return 1 / math.sqrt(3 * d_in)
 
 
@@ -199,10 +197,7 @@ def linear_noise_norm(
     Guarantees: test_linear_noise_norm.
     Source: derived; the stabilised scaling is arXiv:2312.03732.
     """
-    check_whole("rank", rank, 1)
-    check_whole("d_out", d_out, 1)
-    check_number("alpha", alpha, 0, open_low=True)
-    check_number("std", std, 0)
+    _symbols.check(rank=rank, d_out=d_out, alpha=alpha, std=std)
     check_one_of("start", start, ("orthonormal", "kaiming"))
     scaling = alpha / (math.sqrt(rank) if rank_stabilised else rank)
     return scaling * std * math.sqrt(d_out * rank / (3 if start == "kaiming" else 1))
@@ -226,10 +221,8 @@ def release_snr(
     Guarantees: test_release_snr.
     Source: derived.
     """
-    sizes = {"d_out": d_out, "d_in": d_in, "rank": rank, "participants": participants}
-    for name, value in sizes.items():
-        check_whole(name, value, 1)
-    check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
+    _symbols.check(d_out=d_out, d_in=d_in, rank=rank, participants=participants)
+    _symbols.check_noise(noise_multiplier)
     numbers = {"B": d_out * rank, "A": rank * d_in, "AB": rank * (d_out + d_in)}
     numbers["full"] = d_out * d_in
     check_one_of("train", train, tuple(numbers))

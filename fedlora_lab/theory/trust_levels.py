@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.special import ndtr
 
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
-from fedlora_lab.theory.low_rank import check_inside
+from fedlora_lab.theory import _symbols
 
 
 class TrustLevel(NamedTuple):
@@ -29,9 +29,6 @@ def trust_level(
 ) -> TrustLevel:
     """The noise levels under which the sum is protected with multiplier sigma, by whom one trusts.
 
-    Who sees which clients send, as the server of "local" and "secagg" does, is accounted against
-    with q = 1.
-
     Args:
         trust: "local" (every upload is seen), "secagg" (only the sum is seen), "central" (a trusted
             server).
@@ -46,9 +43,8 @@ def trust_level(
     Source: derived; distributed noise as in arXiv:2102.06387.
     """
     check_one_of("trust", trust, ("local", "secagg", "central"))
-    check_number("noise_multiplier", noise_multiplier, 0)
-    check_number("clip_norm", clip_norm, 0)
-    check_whole("participants", participants, 1)
+    _symbols.check(clip_norm=clip_norm, participants=participants)
+    _symbols.check(noise_multiplier=noise_multiplier)
     check_whole("honest", participants if honest is None else honest, 1, participants)
     std = noise_multiplier * clip_norm
     if trust == "central":
@@ -68,9 +64,7 @@ def surviving_multiplier(noise_multiplier: float, relied: int, honest: int) -> f
     Guarantees: test_surviving_multiplier.
     Source: derived; variances of independent noises add up.
     """
-    check_number("noise_multiplier", noise_multiplier, 0)
-    check_whole("relied", relied, 1)
-    check_whole("honest", honest, 1)
+    _symbols.check(noise_multiplier=noise_multiplier, relied=relied, honest=honest)
     return noise_multiplier * math.sqrt(honest / relied)
 
 
@@ -83,7 +77,7 @@ def weighted_sensitivity(clip_norm: float, weights: Float[np.ndarray, " clients"
     Guarantees: test_weighted_sensitivity.
     Source: derived.
     """
-    check_number("clip_norm", clip_norm, 0)
+    _symbols.check(clip_norm=clip_norm)
     check(weights.ndim == 1 and bool(np.all(weights >= 0)), "weights", weights, "numbers >= 0")
     return float(clip_norm * weights.max())
 
@@ -113,19 +107,16 @@ def rounded_epsilon(noise_multiplier: float, step: float, clients: int, delta: f
 
     Every client adds noise of sigma C / sqrt(clients) and rounds at random to a grid of ``step`` C.
     Neighbours differ in one client's number: C or 0. The others' numbers are alike, at several
-    places between two levels, of which the worst counts. A single coordinate, one release: an
-    example of what rounding does, no bound for a vector. Infinite where some outcome gives the
-    client away.
+    places between two levels, of which the worst counts. One coordinate, one release: no bound for
+    a vector. Infinite where some outcome gives the client away.
 
-    Args: noise_multiplier: sigma > 0 of the sum; step: > 0, in units of C; clients: >= 1; delta: in
-        (0, 1).
+    Args: noise_multiplier: sigma > 0 of the sum; step: > 0, in units of C; clients: >= 1; delta.
     Guarantees: test_rounded_epsilon (a fine grid gives the Gaussian epsilon, a coarse one none).
     Source: derived; that rounding must be part of the analysis is arXiv:2102.06387.
     """
-    check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
+    _symbols.check_noise(noise_multiplier)
     check_number("step", step, 1e-4, 1e4)
-    check_whole("clients", clients, 1)
-    check_inside("delta", delta)
+    _symbols.check(clients=clients, delta=delta)
     std, shift = noise_multiplier / math.sqrt(clients) / step, 1 / step
     reach = math.ceil(14 * (std + 0.5) * math.sqrt(clients) + shift + clients)
     size = 2 ** math.ceil(math.log2(2 * reach + 2))

@@ -27,7 +27,7 @@ def factors(count, seed=0):
     return random(count, RANK, IN, seed=seed), random(count, OUT, RANK, seed=seed + 100)
 
 
-def direct(before, after, clients, weights, added=0.0):
+def direct(before, after, clients, weights, added: torch.Tensor | float = 0.0):
     """Norms of the deviation and of the mean product, from matrices of full size."""
     a, b = (x.double() for x in clients)
     mean = (1 - weights.sum()) * before[1].double() @ before[0].double()

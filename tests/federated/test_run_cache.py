@@ -13,6 +13,10 @@ from fedlora_lab.federated.comparison import Cell
 ROW = fl.methods.FFA
 
 
+def own_filter(x, side):
+    return 0.5 * x
+
+
 @pytest.fixture
 def trained(monkeypatch):
     """How many runs were opened."""
@@ -42,10 +46,6 @@ def test_a_second_call_trains_nothing_and_gives_the_same_frame(tmp_path, trained
     assert len(trained) == 2
 
 
-def own_filter(x, side):
-    return 0.5 * x
-
-
 def test_any_changed_ingredient_trains_anew(monkeypatch):
     x, y = regression().clients[0]
     moved = replace(regression(), clients=((x + 1e-9, y), *regression().clients[1:]))
@@ -71,18 +71,12 @@ def test_any_changed_ingredient_trains_anew(monkeypatch):
     assert len(set(keys)) == len(keys)
 
 
-def test_a_release_is_never_stored(tmp_path, trained):
-    compare(tmp_path, seeds=(None,))
-    compare(tmp_path, seeds=(None,))
-    assert len(trained) == 2
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_code_that_cannot_be_read_is_never_stored(tmp_path, trained):
-    """A rule of the user's own has the same name after it is changed."""
+@pytest.mark.parametrize("run", [{"seeds": (None,)}, {"row": ROW.replace(filter=own_filter)}])
+def test_a_release_is_never_stored(run, tmp_path, trained):
+    """Nor is code that cannot be read: a user's own rule has its name after it is changed too."""
     for _ in range(2):
-        compare(tmp_path, row=ROW.replace(filter=own_filter))
-    assert len(trained) == 2
+        compare(tmp_path, **run)
+    assert len(trained) == 2 and not list(tmp_path.iterdir())
 
 
 def test_a_folder_is_its_owner_s(tmp_path):

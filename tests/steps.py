@@ -220,7 +220,8 @@ def noise_of_the_update(row: Method, trust: str = "central", draws: int = 40) ->
     clients = Clients(ids, params, {key: x[None] for key, x in sent.tensors.items()})
     expected = sigma * CLIP / len(ids) ** (0.5 if trust == "local" else 1)
     for t in (0, 1):
-        keys, found = local_training.sent_keys(start.tensors, row, t, 2), []
+        moved = movers(row, t, 0, start) | movers(row, t, 1, start)
+        keys, found = tuple(key for key in start.tensors if key in moved and row.shares(key)), []
         for seed in range(draws if keys else 0):
             states = []
             for level in (sigma, 0.0):

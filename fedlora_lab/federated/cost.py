@@ -17,14 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.federated.compute import SHARE, Compute, free_memory
-from fedlora_lab.federated.local_training import RunContext, moving_keys, sent_keys
+from fedlora_lab.federated.local_training import RunContext, moving_keys
+from fedlora_lab.federated.uploads import round_keys
 from fedlora_lab.lora import peft
 from fedlora_lab.lora.batch_independence import widest
 from fedlora_lab.lora.per_example import TEXTS, per_example_gradients, ready
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import bytes_of
-from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.tasks.task import Examples, Task, mask_of, take
 
 FLOAT, CYCLE = 4, 2
@@ -138,11 +138,10 @@ def cost(task: Task, method: Method, lora: Lora, plan: Plan) -> Cost:
         with FlopCounterMode(display=False) as judge:
             task.forward(adapted.model, ready(task, one[0], adapted.device))
     except (RuntimeError, ValueError) as error:
-        expected = (
-            f"expected one that takes these shapes, but: {str(error).strip().splitlines()[0]}"
-        )
-        raise ValueError(f"model={type(task.model).__name__!r}: {expected}") from error
-    up, down = sent(method, adapted.given, plan)
+        name, line = type(task.model).__name__, str(error).strip().splitlines()[0]
+        text = f"model={name!r}: expected one that takes these shapes, but: {line}"
+        raise ValueError(text) from error
+    up, down = _bytes_sent(context)
     return Cost(
         parameters=sum(p.numel() for p in task.model.parameters()),
         moving=sum(tensor.numel() for tensor in adapted.given.values()),
@@ -155,23 +154,29 @@ def cost(task: Task, method: Method, lora: Lora, plan: Plan) -> Cost:
     )
 
 
-def sent(method: Method, given: Mapping[ParamKey, Tensor], plan: Plan) -> tuple[int, int]:
+def _bytes_sent(context: RunContext) -> tuple[int, int]:
     """Bytes of one client in a round, up and down, the mean over two rounds.
 
     What moves and is shared goes up, and comes down as the method broadcasts it.
     """
-    up = down = 0
+    up, down, given = 0, 0, context.adapted.given
     for t in range(CYCLE):
-        keys = sent_keys(given, method, t, plan.local_steps)
+        keys = round_keys(context, given, t).sent
         factors = [given[key].numel() for key in keys if key.side != "head"]
         head = [given[key].numel() for key in keys if key.side == "head"]
         up += bytes_of(factors + head)
-        down += bytes_of(factors, method.broadcast) + bytes_of(head)
+        down += bytes_of(factors, context.method.broadcast) + bytes_of(head)
     return up // CYCLE, down // CYCLE
 
 
 def speed(device: Any = "cpu", size: int = 512, seconds: float = 0.1) -> float:
-    """Floating-point operations a second of square products here; a step reaches a share of it."""
+    """Measures floating-point operations a second; a step reaches a share of it.
+
+    Args:
+        device: where.
+        size: of the square matrices that are multiplied.
+        seconds: how long.
+    """
     a = torch.ones(size, size, device=device)
     torch.mm(a, a)
     count, begun = 0, time.perf_counter()

@@ -20,7 +20,7 @@ from fedlora_lab.methods.filters import Preconditioner, identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import State, apply
 from fedlora_lab.methods.plan import Lora, Plan
-from fedlora_lab.methods.state import KINDS, MODES, ParamKey, cut_to_rank
+from fedlora_lab.methods.state import MODES, ParamKey, cut_to_rank
 from fedlora_lab.privacy import mechanism
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.mechanism import ClipCounts, gaussian_noise
@@ -34,7 +34,7 @@ ClientParams = dict[ParamKey, Tensor]
 
 @dataclass(frozen=True)
 class RunContext:
-    """What stays the same over a run; rates and noise levels are settled when it opens."""
+    """What stays the same over a run."""
 
     task: Task
     adapted: Adapted
@@ -51,23 +51,17 @@ class RunContext:
     uncertified: str | None = None  # why no epsilon covers the method's preconditioner
     privacy: Privacy | None = None
     clip: Callable[..., tuple[ClientParams, ClipCounts]] = mechanism.clip_sum  # others: no epsilon
-    sample_rate: tuple[float, ...] = field(init=False)
-    rates: Mapping[str, float] = field(init=False)
-    scaling: float = field(init=False)
-    noise: Any = field(init=False)  # on the sum of the clients' updates: `NoiseLevels`
 
-    def __post_init__(self) -> None:
-        sizes, batch = self.task.sizes, self.plan.batch
-        settled: dict[str, Any] = {
-            "sample_rate": tuple(
-                1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in sizes
-            ),
-            "rates": {side: self.plan.rate(side) for side in KINDS},
-            "scaling": self.lora.scaling,
-            "noise": self.privacy and self.privacy.noise(len(sizes), self.plan),
-        }
-        for name, value in settled.items():
-            object.__setattr__(self, name, value)
+    @cached_property
+    def sample_rate(self) -> tuple[float, ...]:
+        """Each client's probability of drawing an example in a step."""
+        batch = self.plan.batch
+        return tuple(1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in self.task.sizes)
+
+    @cached_property
+    def noise(self) -> Any:
+        """`NoiseLevels` on the sum of the clients' updates; ``None`` without privacy."""
+        return self.privacy and self.privacy.noise(len(self.task.sizes), self.plan)
 
     @cached_property
     def examples(self) -> Callable[[tuple[int, ...]], Examples]:
@@ -112,7 +106,13 @@ def ranks_of(context: RunContext, ids: tuple[int, ...]) -> Tensor | None:
 def poisson_batch(
     context: RunContext, t: int, s: int, ids: tuple[int, ...]
 ) -> list[Int[Tensor, " n"]]:
-    """Draws each client's examples of round t, step s: every example on its own, at its rate."""
+    """Draws each client's examples of round t, step s: every example on its own, at its rate.
+
+    Args:
+        context: of the run.
+        t, s: round and step, from 0.
+        ids: the clients that draw.
+    """
 
     # A stream of its own per client and step: no draw depends on who else takes part, and no batch
     # has a fixed size, which the accountants' amplification would not cover.
@@ -134,8 +134,13 @@ def preconditioners(
 ) -> dict[ParamKey, Preconditioner]:
     """Each moving factor's preconditioner from its peer's Gram matrix; empty without such a rule.
 
-    Raises: ``ValueError`` if ``certified`` (the ledger states an epsilon) and the epsilon would not
-        hold, because noise and signal pass different maps.
+    Args:
+        method, moving: whose rule, and the tensors that train.
+        params: key -> (clients, ...), or (1, ...) where all hold the same.
+        certified: whether the ledger states an epsilon.
+
+    Raises: ``ValueError`` if ``certified`` and the epsilon would not hold, because noise and signal
+        pass different maps.
     """
     found = {}
     for key in moving if method.precondition else ():
@@ -173,15 +178,13 @@ def moving_keys(values: Mapping[ParamKey, Tensor], word: str) -> tuple[ParamKey,
     return tuple(key for key in values if key.kind.trained and moves(key))
 
 
-def sent_keys(
-    values: Mapping[ParamKey, Tensor], method: Method, t: int, steps: int
-) -> tuple[ParamKey, ...]:
-    """What goes up at the end of round t: what moved and is shared."""
-    return tuple(key for key in moving_keys(values, method.moved(t, steps)) if method.shares(key))
-
-
 def local_step(context: RunContext, clients: Clients, t: int, s: int) -> None:
     """Takes one step of every client of the group, in place.
+
+    Args:
+        context: of the run.
+        clients: the group; its tensors, noise and optimiser's memory move.
+        t, s: round and step, from 0.
 
     Guarantees: frozen factors get neither gradient nor noise; an empty batch still adds noise; the
         chunk size changes nothing beyond rounding (tests/methods/test_contract.py,
@@ -232,18 +235,15 @@ def _clipped_sums(
         return sums
     within, ids = torch.cat(drawn), torch.tensor(clients.ids)
     index = within + torch.tensor([0, *accumulate(sizes[k] for k in clients.ids)])[owner]
-    places = (
-        within + torch.tensor([0, *accumulate(sizes)])[ids[owner]]
-    )  # among all clients' examples
+    # Where they stand among all clients' examples, also of those who do not take part.
+    places = within + torch.tensor([0, *accumulate(sizes)])[ids[owner]]
     x, y = context.examples(clients.ids)
 
     def gradients(these: Tensor) -> ClientParams:
         data = take(x, index[these]), y[index[these]]
+        parts = params, moving, data, owner[these], context.method, clients.start
         with context.cached_prefix("clients", places[these], data[0]):
-            return per_example_gradients(
-                context.task, context.adapted, params, moving, data, owner[these], context.method,
-                clients.start,
-            )  # fmt: skip
+            return per_example_gradients(context.task, context.adapted, *parts)
 
     for part in portions(x, index, context.adapted.device, context.chunk):
         rows = gradients(part) if context.privacy is None else _or_nan(gradients, part, sums)
@@ -290,8 +290,11 @@ def noise_std(
 ) -> Tensor:
     """Standard deviation of the noise in each number of a gradient; broadcasts to (clients, ...).
 
-    From ``level``, (clients,), that before preconditioner and filter, for a gradient ``like`` this.
-    Numbers that these mix share noise: this is each one's own deviation.
+    Args:
+        context, key: of the run, and the tensor.
+        level: (clients,), the deviation before preconditioner and filter.
+        like: the gradient.
+        rule: its preconditioner. Numbers that it mixes share noise: this is each one's own.
 
     Guarantees: test_the_noise_s_size_is_known_number_by_number.
     """
@@ -325,11 +328,9 @@ def _descend(
     noised: bool,
 ) -> None:
     """A step of the clients' optimiser, and the same map on the noise that they hold."""
-    rule, decay = context.plan.optimizer, context.plan.lr_decay**t
-    rates = {key: context.rates[key.side] * decay for key in gradients}
-    steps, clients.optimizer = rule.update(
-        gradients, clients.optimizer, clients.params, rates, stds
-    )
+    rule, memory = context.plan.optimizer, clients.optimizer
+    rates = {key: context.plan.rate(key.side, t) for key in gradients}
+    steps, clients.optimizer = rule.update(gradients, memory, clients.params, rates, stds)
     clients.params.update(apply({key: clients.params[key] for key in steps}, steps))
     held = {key: clients.noise.get(key, x.new_zeros(1)) for key, x in noises.items()}
     if rule.linear:  # then the step moves noise as it moves gradients, exactly

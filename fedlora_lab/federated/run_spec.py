@@ -14,7 +14,7 @@ import torch
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated import checkpoint, compute, cost, uploads
+from fedlora_lab.federated import checkpoint, compute, cost
 from fedlora_lab.federated.checkpoint import State
 from fedlora_lab.federated.compute import Compute
 from fedlora_lab.federated.local_training import RunContext
@@ -134,11 +134,14 @@ def prepare_run(
     prefix = None
     if how.frozen_prefix:
         prefix = compute.prefix(task, adapted, lists, (how.products, str(adapted.device)))
+    clip, sigma = math.inf, (0.0,) * len(task.sizes)  # of a step, where steps are not released
+    if spec.privacy is not None and spec.privacy.unit == "example":
+        clip, level = spec.privacy.clip_norm, spec.privacy.noise_multiplier
+        sigma = level if isinstance(level, tuple) else (float(level or 0),) * len(task.sizes)
     context = RunContext(
-        task, adapted, spec.method, spec.plan, spec.streams,
-        *uploads.step_privacy(spec.privacy, len(task.sizes)), data, lora=spec.lora, prefix=prefix,
-        products=how.products, uncertified=uncertified_reason(spec.method.precondition),
-        privacy=spec.privacy,
+        task, adapted, spec.method, spec.plan, spec.streams, clip, sigma, data, lora=spec.lora,
+        prefix=prefix, products=how.products, privacy=spec.privacy,
+        uncertified=uncertified_reason(spec.method.precondition),
     )  # fmt: skip
     context = replace(context, chunk=cost.chunk(how, context))
     # Probed with as many examples as pass the model together, half as many again as expected.

@@ -185,8 +185,8 @@ class Federation:
         Args: as `run`; ``bug``: a function that clips in the place of `mechanism.clip_sum`, such as
             one of `fl.sharp_edges.BUGS`. The ledger then certifies no epsilon, also on disk.
         """
-        expected = "one of fl.sharp_edges.BUGS (a function), or None"
-        check(bug is None or callable(bug), "bug", bug, expected)
+        known = "one of fl.sharp_edges.BUGS (a function), or None"
+        check(bug is None or callable(bug), "bug", bug, known)
         how = Compute(**compute)
         spec = run_spec.make_run_spec(task, method, privacy, plan, lora, seed)
         if chunk_clients is not None:
@@ -208,7 +208,13 @@ class Federation:
         resume: "str | Path | None" = None,
         stop_at: float | None = None,
     ) -> "Federation":
-        """The run of a checked specification whose model is prepared, here or on a server."""
+        """The run of a checked specification whose model is prepared, here or on a server.
+
+        Args:
+            spec, context: checked, and prepared by `run_spec.prepare_run`.
+            folder: of checkpoints and the ledger; ``None``: nothing is stored.
+            resume, stop_at: as `run`.
+        """
         if stop_at is not None:
             private, why = spec.privacy is not None, "None without privacy: no epsilon is spent"
             check(private, "stop_at", stop_at, why)
@@ -463,7 +469,6 @@ class Federation:
         plain, rule = state.server.factored(), spec.plan.optimizer
         a, b = plain.side("A"), plain.side("B")
         noisy = {name for _, name, x in rows if x != x and name in NOISE_MEASURES}
-        why = f"{rule}: {rule.nonlinear}"
         return Round(
             index=state.round,
             method=spec.method.slug,
@@ -480,7 +485,9 @@ class Federation:
             seconds=time.perf_counter() - outcome.begun if counted else NOT_SEEN,
             ledger=None if self.ledger is None else self.ledger.snapshot(),
             rows=tuple(rows),
-            unmeasured=dict.fromkeys(sorted(noisy), why) if rule.nonlinear else {},
+            unmeasured=dict.fromkeys(
+                sorted(noisy if rule.nonlinear else ()), f"{rule}: {rule.nonlinear}"
+            ),
             source=(task, spec.lora, state.server),
         )
 
@@ -509,7 +516,7 @@ class Federation:
             }
         noise, ruled = got.noise if shown else None, outcome.aggregated or before
         seen = measures.Exchange(before, mean, after, clients, got.weights, noise, ruled)
-        return measures.layer_rows(seen, self.context.scaling)
+        return measures.layer_rows(seen, self.spec.lora.scaling)
 
     def _metrics(self, shown: bool) -> dict[str, float]:
         """The task's metrics of the server's model, or the mean over the models that clients keep.

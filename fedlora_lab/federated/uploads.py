@@ -8,7 +8,7 @@ trust model names.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from math import inf, prod
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -64,14 +64,6 @@ class RoundKeys(NamedTuple):
     moved: tuple[ParamKey, ...]
     sent: tuple[ParamKey, ...]
     kept: tuple[ParamKey, ...]
-
-
-def step_privacy(privacy: Privacy | None, clients: int) -> tuple[float, tuple[float, ...]]:
-    """Clip norm and clients' noise multipliers of a step; (inf, zeros) where none is released."""
-    if privacy is None or privacy.unit == "client":
-        return inf, (0.0,) * clients
-    sigma = privacy.noise_multiplier
-    return privacy.clip_norm, sigma if isinstance(sigma, tuple) else (float(sigma or 0),) * clients
 
 
 def tensors_received(context: RunContext, ids: tuple[int, ...], sent: ServerState) -> ClientParams:
@@ -142,6 +134,7 @@ def release_round(
     keys: tuple[ParamKey, ...],
     sent: ServerState,
     t: int,
+    alone: bool = False,
 ) -> Received:
     """The uploads of round t under the trust model.
 
@@ -151,11 +144,29 @@ def release_round(
         arrived: positions in ``clients.ids`` of those whose upload is not lost.
         keys: what is sent.
         sent: what the server sent, before a lower rank cut it.
+        alone: one client sends for itself, and does not know how many others do.
     """
     # Fewer shares of noise than sigma was divided into protect less than the ledger says.
-    if too_few(context, len(arrived)):
+    if not alone and too_few(context, len(arrived)):
         return Received.nothing(sent)
-    return _release(context, clients, arrived, keys, sent, t)
+    method, privacy = context.method, context.privacy
+    ids = tuple(clients.ids[i] for i in arrived.tolist())
+    start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
+    rows, rank = {key: clients.params[key][arrived] for key in keys}, None
+    if method.own_ranks:  # the last ranks are the client's own: they go up as they came down
+        rank = shared_rank(context.rank, method.own_ranks)
+        ranked = [key for key in rows if key.kind.rank_axes]
+        rows |= {key: merge_own_ranks(key, rows[key], start[key], rank) for key in ranked}
+    # A sum of nothing is released with its noise: silence would tell that nobody took part.
+    summed = not context.by_step and privacy is not None and privacy.trust != "local"
+    if not rows or not (ids or summed):
+        return Received.nothing(sent)
+    if not context.by_step:
+        return _release_updates(context, Clients(ids, rows, start), sent, rank, t)
+    drawn = {key: clients.noise[key][arrived] for key in keys}
+    drawn = cut_to_rank(drawn, None if rank is None else torch.tensor([rank]))
+    weights = _weights(context, ids)
+    return Received(rows, weights, _mean(drawn, weights), _row_by_row(sent, start))
 
 
 def privatize(
@@ -172,7 +183,7 @@ def privatize(
     trust = None if context.privacy is None else context.privacy.trust
     expected = "'local' or 'secagg': a client that sends for itself noises for itself"
     check(trust != "central", "trust", trust, expected)
-    found = _release(context, client, torch.arange(1), keys, sent, t)
+    found = release_round(context, client, torch.arange(1), keys, sent, t, alone=True)
     return {key: rows[0] for key, rows in found.uploads.items()}
 
 
@@ -225,46 +236,12 @@ def _mean(drawn: Mapping[ParamKey, Tensor], weights: Tensor) -> ClientParams:
     return {key: means[key].view(x.shape[1:]) for key, x in drawn.items()}
 
 
-def _release(
-    context: RunContext,
-    clients: Clients,
-    arrived: Tensor,
-    keys: tuple[ParamKey, ...],
-    sent: ServerState,
-    t: int,
-) -> Received:
-    """The uploads of the clients at these positions, under the trust model."""
-    method, privacy = context.method, context.privacy
-    ids = tuple(clients.ids[i] for i in arrived.tolist())
-    start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
-    rows, rank = {key: clients.params[key][arrived] for key in keys}, None
-    if method.own_ranks:  # the last ranks are the client's own: they go up as they came down
-        rank = shared_rank(context.rank, method.own_ranks)
-        ranked = [key for key in rows if key.kind.rank_axes]
-        rows |= {key: merge_own_ranks(key, rows[key], start[key], rank) for key in ranked}
-    # A sum of nothing is released with its noise: silence would tell that nobody took part.
-    summed = not context.by_step and privacy is not None and privacy.trust != "local"
-    if not rows or not (ids or summed):
-        return Received.nothing(sent)
-    if not context.by_step:
-        return _release_updates(context, sent, start, rows, ids, rank, t)
-    drawn = {key: clients.noise[key][arrived] for key in keys}
-    drawn = cut_to_rank(drawn, None if rank is None else torch.tensor([rank]))
-    weights = _weights(context, ids)
-    return Received(rows, weights, _mean(drawn, weights), _row_by_row(sent, start))
-
-
 def _release_updates(
-    context: RunContext,
-    sent: ServerState,
-    start: ClientParams,
-    rows: ClientParams,
-    ids: tuple[int, ...],
-    rank: int | None,
-    t: int,
+    context: RunContext, clients: Clients, sent: ServerState, rank: int | None, t: int
 ) -> Received:
     """Client unit: clips each client's change, adds the noise, goes on from the noised value."""
     method, privacy, level = context.method, context.privacy, context.noise
+    ids, rows, start = clients.ids, clients.params, clients.start
     assert privacy is not None
     alone, streams = privacy.trust == "local", context.streams
     whole = {key: x[None] for key, x in sent.tensors.items()}

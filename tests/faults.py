@@ -1,4 +1,4 @@
-"""Runs and studies in processes of their own that are killed, out of space or without permission.
+"""Runs and studies in processes of their own that are killed, or out of space.
 
 Each scenario runs in one process that forks, so that what is heavy is loaded once. Called by
 test_faults_runs.py.
@@ -204,32 +204,6 @@ def full(root: Path) -> dict[str, Any]:
     code, kept = child(partial(limited, study, 2000)), len(runner.load(root / "study"))
     assert child(study) == 0
     return {"seen": seen, "study": (code, kept, len(runner.load(root / "study")))}
-
-
-def closed(root: Path) -> dict[str, Any]:
-    """A run joins a read-only folder; root first becomes somebody without privileges."""
-    out, said = root / "out", root / "said"
-    codes = [child(partial(commanded, said, out, "--rounds", 2))]
-    said.chmod(0o666)
-    for path in (out, *out.rglob("*")):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-
-    def contents() -> dict[str, bytes]:
-        return {str(path): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-
-    def plain() -> None:
-        if os.geteuid() == 0:
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
-        commanded(said, out, "--rounds", 2, "--seed", 1)
-
-    before = contents()
-    codes.append(child(plain))
-    same = contents() == before
-    for path in (out, *out.rglob("*")):
-        path.chmod(0o755)
-    return {"codes": codes, "said": said.read_text(), "same": same}
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class Optimizer(ABC):
 
     Guarantees: a step reads the gradients, the parameters and public settings only. Of noised
         gradients it is post-processing: momentum, second moments and decay cost no privacy.
-        (test_linear_rules_move_the_noise_alone, test_what_has_no_gradient_rests,
+        (test_linear_rules_move_the_noise_alone, test_sgd_is_that_of_torch,
         test_a_client_has_the_bits_it_has_alone.)
     """
 

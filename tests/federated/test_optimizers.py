@@ -104,30 +104,6 @@ def test_plain_sgd_is_the_bare_step(dtype):
 
 
 @every_rule
-def test_what_has_no_gradient_rests(rule):
-    """Neither the tensor nor its state is touched, by decay or by momentum; each has its clock."""
-    moved, state = walk(rule, start(), turns(2))
-    steps, after = rule.update({"B": draw(3, 4, 2, seed=5)}, state, moved, 0.1)
-    assert set(steps) == {"B"} and after["A"] is state["A"]
-    assert apply(moved, steps)["A"] is moved["A"]
-    if isinstance(rule, Adam):
-        assert [int(after[key]["step"]) for key in "AB"] == [1, 3]
-
-
-@every_rule
-def test_nothing_that_is_handed_in_changes(rule):
-    """And a key that the state does not hold begins as `init` has it."""
-    params, grads = {"B": draw(3, 4)}, {"B": draw(3, 4, seed=1)}
-    first, state = rule.update(grads, rule.init(params), params, 0.1, 0.3)
-    assert torch.equal(rule.update(grads, {}, params, 0.1, 0.3)[0]["B"], first["B"])
-    handed, own = [params["B"], grads["B"], *state["B"].values()], state["B"]
-    copies = [x.clone() for x in handed]
-    rule.update({**grads, "A": draw(2)}, state, {**params, "A": draw(2)}, 0.1, 0.3)
-    assert set(state) == {"B"} and state["B"] is own
-    assert all(map(torch.equal, handed, copies))
-
-
-@every_rule
 @both_precisions
 def test_a_client_has_the_bits_it_has_alone(rule, dtype):
     """Odd sizes, so that vector and scalar kernels both meet: stacked, and one by one."""

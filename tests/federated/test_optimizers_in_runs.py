@@ -7,13 +7,11 @@ from typing import ClassVar
 import pytest
 import steps
 import torch
-from flowers import ROUNDS, apart, by_messages, protected
 from small import PLAN, play, private, regression, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.records import origin
 from fedlora_lab.methods.aggregation import by_layer
 from fedlora_lab.methods.optimizers import OPTIMIZERS, Adam, Optimizer
 
@@ -21,22 +19,6 @@ EVERY = list(methods.ALL.values())
 WRITES = [r for r in EVERY if set(getattr(r.aggregate, "writes", ())) & set("ABRW")]
 NOISE = {"noise_A", "noise_B", "noise_BA", "snr"}
 SGD = "sgd:momentum=0.5,weight_decay=0.1"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("unit", ["example", "client"])
-@pytest.mark.parametrize(
-    ("slug", "client"),
-    [("fedlora", SGD), ("la-lora", "adamw:eps=1e-3"), ("deer", "dp-adam:eps=1e-3")],
-)
-def test_three_engines_agree(slug, client, unit):
-    """Messages, one client at a time, and all in one tensor; every row in test_flower.py."""
-    server = {"optimizer": client, "lr": 0.05, "server_optimizer": "adam", "server_lr": 0.7}
-    parts, plan = (tokens("head"), slug, protected(unit)), ROUNDS.replace(**server)
-    whole = play(*parts, plan)
-    assert apart(whole, play(*parts, plan, chunk_clients=1, chunk_examples=1)) <= 1e-5
-    assert apart(whole, by_messages(*parts, plan)) <= 1e-5
-    assert apart(whole, play(*parts, ROUNDS)) > 1e-4
 
 
 @pytest.mark.parametrize("row", WRITES, ids=lambda row: row.slug)
@@ -97,19 +79,6 @@ def test_the_noise_s_size_is_known_number_by_number(row):
         for key, parts in seen.items():
             ratio = torch.stack(parts).square().mean(0).sqrt() / told[key]
             assert bool(((ratio - 1).abs() < 5 / math.sqrt(2 * draws)).all()), key
-
-
-def test_a_client_begins_every_round_anew():
-    """Two rounds of a client alone are two runs of one round each."""
-    plan = fl.Plan(rounds=2, local_steps=3, batch=None, lr=0.05, optimizer="adamw")
-    task = tokens("head").only(1)
-    first, second = (origin(record)[2].tensors for record in play(task, "fedlora", None, plan)[1:])
-    context, _ = steps.prepared(task, methods.FedLoRA, 0.0, clip=math.inf)
-    fresh = local_training.Clients((0,), {key: x[None] for key, x in first.items()}, {})
-    for s in range(3):
-        local_training.local_step(replace(context, plan=plan), fresh, 1, s)
-    for key, x in second.items():
-        torch.testing.assert_close(fresh.params[key][0], x, rtol=1e-9, atol=1e-12)
 
 
 def test_a_server_s_optimiser_is_left_out_of_the_deviation():

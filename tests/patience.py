@@ -1,5 +1,7 @@
-"""Waiting for what happens in another thread."""
+"""Waiting for what happens in another thread: a widget that trains."""
 
+import html
+import re
 import time
 
 WAIT = 300.0
@@ -11,3 +13,15 @@ def until(condition, seconds=WAIT):
     while not condition():
         assert time.monotonic() < end, "the condition did not come true in time"
         time.sleep(0.005)
+
+
+def train(widget):
+    """Press Start and wait until all is done and drawn."""
+    widget.buttons["start"].click()
+    until(lambda: not widget.alive)
+    assert widget.settle(WAIT)
+
+
+def text(place):
+    """What a place for text shows."""
+    return html.unescape(re.sub("<[^>]*>", "", place.value))

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import broken_rows
 import pytest
 import torch
+from broken_rows import leaves_one_tensor_without_noise, smuggles
 
 import fedlora_lab as fl
 from fedlora_lab.course.sharp_edges import BUGS
@@ -32,10 +32,6 @@ def replaced(place: Any, name: str, broken: Callable) -> Plant:
         return FedLoRA
 
     return plant
-
-
-def step(broken: Callable) -> Plant:
-    return replaced(local_training, "local_step", broken)
 
 
 # clips
@@ -184,48 +180,39 @@ def everyone_every_round(self: Any, t: int) -> tuple[int, ...]:
     return tuple(range(len(self.context.task.sizes)))
 
 
-def noised(broken: Callable, module: Any = local_training) -> Plant:
-    return replaced(module, "gaussian_noise", broken)
-
-
-def batches(broken: Callable) -> Plant:
-    return replaced(local_training, "poisson_batch", broken)
-
-
-def charged(broken: Callable) -> Plant:
-    return replaced(simulation.Federation, "charge_ledger", broken)
-
-
-unnoised = step(broken_rows.leaves_one_tensor_without_noise)
-everyone = replaced(simulation.Federation, "participants", everyone_every_round)
+LEDGER = simulation.Federation, "charge_ledger"
+DRAW = simulation.Federation, "participants"
+STEP, BATCH = (local_training, "local_step"), (local_training, "poisson_batch")
+SENT, NOISE, SENT_NOISE = (
+    (uploads, "release_round"),
+    (local_training, "gaussian_noise"),
+    (uploads, "gaussian_noise"),
+)
+REPLACED: list[tuple[str, str, tuple[Any, str], Callable, str]] = [
+    ("divides by the real batch", "example", STEP, over_the_real_batch, "sensitivity"),
+    ("skips empty batches", "example", STEP, without_empty_batches, "noise law"),
+    ("one tensor without noise", "example", STEP, leaves_one_tensor_without_noise, "noise law"),
+    ("noise shared by clients", "example", NOISE, shared_by_clients, "noise law"),
+    ("noise shared by rounds", "example", NOISE, shared_by_rounds, "noise law"),
+    ("noise shared by layers", "example", NOISE, shared_by_layers, "noise law"),
+    ("noise over the root of the clients", "example", NOISE, over_the_root, "noise law"),
+    ("uniform noise", "example", NOISE, uniform, "noise law"),
+    ("ledger claims twice the noise", "example", LEDGER, more_noise_than_there_is, "noise law"),
+    ("fixed batches", "example", BATCH, fixed_batches, "sampling law"),
+    ("one draw for all clients", "example", BATCH, one_draw_for_all, "sampling law"),
+    ("one draw for all steps", "example", BATCH, the_same_every_step, "sampling law"),
+    ("a new ledger every round", "example", LEDGER, one_round_only, "ledger"),
+    ("one release a round", "example", LEDGER, one_release_a_round, "ledger"),
+    ("client: mean over those who came", "client", SENT, over_those_who_came, "sensitivity"),
+    ("client: noise over the root", "client", SENT_NOISE, over_the_root, "noise law"),
+    ("client: noise shared by rounds", "client", SENT_NOISE, shared_by_rounds, "noise law"),
+    ("client: takes everyone", "client", DRAW, everyone_every_round, "sampling law"),
+    ("client: a new ledger every round", "client", LEDGER, one_round_only, "ledger"),
+]
 PLANTED: list[tuple[str, str, Plant, str]] = [
-    ("clips nothing", "example", step(broken_rows.clips_nothing), "sensitivity"),
-    ("divides by the real batch", "example", step(over_the_real_batch), "sensitivity"),
     ("certifies shaped noise", "example", certifies_anything, "sensitivity"),
-    ("smuggles", "example", lambda patch: broken_rows.smuggles(), "no clip norm, no trace"),
-    ("skips empty batches", "example", step(without_empty_batches), "noise law"),
-    ("one tensor without noise", "example", unnoised, "noise law"),
-    ("noise shared by clients", "example", noised(shared_by_clients), "noise law"),
-    ("noise shared by rounds", "example", noised(shared_by_rounds), "noise law"),
-    ("noise shared by layers", "example", noised(shared_by_layers), "noise law"),
-    ("noise over the root of the clients", "example", noised(over_the_root), "noise law"),
-    ("uniform noise", "example", noised(uniform), "noise law"),
-    ("ledger claims twice the noise", "example", charged(more_noise_than_there_is), "noise law"),
-    ("fixed batches", "example", batches(fixed_batches), "sampling law"),
-    ("one draw for all clients", "example", batches(one_draw_for_all), "sampling law"),
-    ("one draw for all steps", "example", batches(the_same_every_step), "sampling law"),
-    ("a new ledger every round", "example", charged(one_round_only), "ledger"),
-    ("one release a round", "example", charged(one_release_a_round), "ledger"),
-    (
-        "client: mean over those who came",
-        "client",
-        replaced(uploads, "release_round", over_those_who_came),
-        "sensitivity",
-    ),
-    ("client: noise over the root", "client", noised(over_the_root, uploads), "noise law"),
-    ("client: noise shared by rounds", "client", noised(shared_by_rounds, uploads), "noise law"),
-    ("client: takes everyone", "client", everyone, "sampling law"),
-    ("client: a new ledger every round", "client", charged(one_round_only), "ledger"),
+    ("smuggles", "example", lambda patch: smuggles(), "no clip norm, no trace"),
+    *((bug, unit, replaced(*place, by), trial) for bug, unit, place, by, trial in REPLACED),
 ]
 """Name, unit, what to plant, and the trial that must fail."""
 

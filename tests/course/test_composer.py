@@ -1,12 +1,10 @@
 """The method composer: any method from its fields, named for what it is, and trained."""
 
-import html
-import re
 import threading
 
 import numpy as np
 import pytest
-from patience import WAIT, until
+from patience import WAIT, text, train, until
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -31,16 +29,6 @@ def made(task):
     yield widget
     widget.close()
     assert not any(thread.name == "composer" for thread in threading.enumerate())
-
-
-def text(place) -> str:
-    return html.unescape(re.sub("<[^>]*>", "", place.value))
-
-
-def train(widget):
-    widget.buttons["start"].click()
-    until(lambda: not widget.alive)
-    assert widget.settle(WAIT)
 
 
 def test_every_row_can_be_composed():

@@ -1,6 +1,5 @@
 """The live run, driven through its own buttons."""
 
-import html
 import itertools
 import math
 import re
@@ -12,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from frames import tidy_frame
-from patience import WAIT, until
+from patience import WAIT, text, train, until
 
 import fedlora_lab as fl
 from fedlora_lab.course.widgets.run_config import RunConfig
@@ -42,16 +41,6 @@ def make(task):
     assert not any(thread.name == "live run" for thread in threading.enumerate())
 
 
-def text(place):
-    return html.unescape(re.sub("<[^>]*>", "", place.value))
-
-
-def train(run):
-    run.buttons["start"].click()
-    until(lambda: not run.worker.alive)
-    assert run.settle(WAIT)
-
-
 def shown(run):
     return [p.value for p in (run.status, run.chart, run.sentence, run.cell, run.link)]
 
@@ -67,7 +56,7 @@ def test_a_run_keeps_its_own_config(make):
     assert [n for n, button in live.buttons.items() if not button.disabled] == ["start", "reset"]
     live.buttons["start"].click()
     assert live.settings.method.disabled
-    until(lambda: not live.worker.alive)
+    until(lambda: not live.alive)
     assert live.settle(WAIT)
     assert re.match(r"finished · round 2 of 2 · ε spent .* of 8 against whoever", text(live.status))
     assert live.progress.value == live.progress.max == 4
@@ -77,7 +66,7 @@ def test_a_run_keeps_its_own_config(make):
     assert "against whoever sees the uploads." in live.sentence.value
     assert 'download="digits-rolora.csv"' in live.link.value and "'rolora'" in live.cell.value
     before = shown(live)
-    live.settings.method.value, live.settings.rounds.value = fl.methods.FedLoRA, 9
+    live.settings.method.value, live.settings.rounds.value = fl.methods.FedLoRA, 1
     assert live.settle(WAIT)
     assert text(live.status).startswith("controls have changed since: press Start · finished · ")
     assert shown(live)[1:] == before[1:]
@@ -87,7 +76,7 @@ def test_a_run_keeps_its_own_config(make):
     live.settings.rounds.value = 1
     live.buttons["start"].click()
     live.settings.method.value = fl.methods.FFA  # moved by code during the run
-    until(lambda: not live.worker.alive)
+    until(lambda: not live.alive)
     assert live.settle(WAIT)
     assert "RoLoRA after round 1 of 1" in live.sentence.value
     assert text(live.status).startswith("controls have changed since: press Start · finished")
@@ -223,11 +212,9 @@ def test_the_suggestion_follows_until_the_reader_sets_the_rate(make):
 
 
 def test_live_begins_with_what_is_suggested(make):
-    for unit, epsilon in (("example", 1.0), ("example", None), ("client", 20.0)):
-        privacy = fl.Privacy(unit=unit, delta=1e-3)
-        settings = make(epsilon=epsilon, privacy=privacy, plan=None).settings
-        assert settings.lr.value == fl.tuned("digits", "rolora", epsilon, unit)
-        assert settings.suggestion.exact
+    privacy = fl.Privacy(unit="client", delta=1e-3)
+    settings = make(epsilon=20.0, privacy=privacy, plan=None).settings
+    assert settings.lr.value == fl.tuned("digits", "rolora", 20.0, "client")
 
 
 def test_live_calibrates_for_the_plan_that_runs(make, task):

@@ -64,10 +64,6 @@ def pages(site):
     return {path: Page(path) for path in site.rglob("*.html") if "_static" not in path.parts}
 
 
-def cells(path):
-    return json.loads(path.read_text(encoding="utf-8"))["cells"]
-
-
 @pytest.mark.slow
 def test_every_page_is_there(site, pages):
     names = [f"notebooks/{path.stem}" for path in NOTEBOOKS]
@@ -85,7 +81,8 @@ def test_notebooks_show_their_outputs_and_can_be_found(site, pages):
     index: Any = json.loads(text.removeprefix("Search.setIndex(").removesuffix(")"))
     terms = {**index["titleterms"], **index["terms"]}
     for path in NOTEBOOKS:
-        outputs = [output for cell in cells(path) for output in cell.get("outputs", [])]
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
         page = pages[site / "notebooks" / f"{path.stem}.html"]
         data = [output.get("data", {}) for output in outputs]
         pictures = {str(each) for each in data if "image/png" in each}
@@ -94,7 +91,7 @@ def test_notebooks_show_their_outputs_and_can_be_found(site, pages):
             if output.get("name") == "stdout":
                 assert "".join(output["text"]).strip() in page.text, path.name
         number = index["docnames"].index(f"notebooks/{path.stem}")
-        words = set(re.findall(r"\b[a-z]{7,}\b", "".join(cells(path)[0]["source"]).lower()))
+        words = set(re.findall(r"\b[a-z]{7,}\b", "".join(cells[0]["source"]).lower()))
         here = {t for t, at in terms.items() if number in (at if isinstance(at, list) else [at])}
         assert any(word.startswith(term) for word in words for term in here), path.name
 
@@ -131,8 +128,7 @@ def test_nothing_is_loaded_from_a_network(site, pages):
 def test_methods_page_shows_every_row(site, pages):
     page = pages[site / "docs" / "methods.html"]
     for slug, method in fl.methods.ALL.items():
-        assert method.note in page.text
-        assert slug in page.ids, "the table leads to a section of each method"
+        assert method.note in page.text and slug in page.ids
         assert any(name.endswith(f"score-{slug}.png") for name in page.loads)
 
 

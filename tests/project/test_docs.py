@@ -25,10 +25,8 @@ from fedlora_lab.report.summary_table import hidden_lines, require_visible
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-MARKDOWN = [
-    *DOCS.rglob("*.md"),
-    *map(ROOT.joinpath, ("README.md", "CHANGELOG.md", "book/index.md")),
-]
+FRONT = ("README.md", "CHANGELOG.md", "book/index.md")
+MARKDOWN = [*DOCS.rglob("*.md"), *(ROOT / page for page in FRONT)]
 MODULES = [found.name for found in pkgutil.walk_packages(fl.__path__, "fedlora_lab.")]
 
 
@@ -54,32 +52,23 @@ def test_every_public_name_shows_an_example(name):
     assert doctest.DocTestFinder(recurse=False).find(getattr(fl, name))[0].examples
 
 
-@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.stem)
-def test_no_line_of_a_page_is_syntax_by_accident(path):
+def test_no_line_of_a_page_is_syntax_by_accident():
     """MyST drops a line that begins with a percent sign."""
-    assert hidden_lines(path.read_text(encoding="utf-8")) == []
-
-
-@pytest.mark.parametrize("line", ["% interval.", "+++", "(place)=", ":::{note}", "  % indented"])
-def test_a_silent_line_is_found(line):
-    assert hidden_lines(f"prose\n{line}\nprose\n\n```\n{line}\n```\n") == [line]
-    with pytest.raises(ValueError, match=r"^page="):
-        require_visible(line)
+    for path in MARKDOWN:
+        assert hidden_lines(path.read_text(encoding="utf-8")) == [], path
+    for line in ("% interval.", "+++", "(place)=", ":::{note}", "  % indented"):
+        assert hidden_lines(f"prose\n{line}\nprose\n\n```\n{line}\n```\n") == [line]
+        with pytest.raises(ValueError, match=r"^page="):
+            require_visible(line)
 
 
 def test_guarantees_name_tests_that_exist():
-    """In docstrings and on the page of sharp edges."""
+    """In docstrings and on every page."""
     files = [*(ROOT / "tests").rglob("*.py")]
     text = "".join(path.read_text("utf-8") for path in files)
-    tests = set(re.findall(r"^(?:def )?(test_\w+)(?= =|\()", text, re.M))
-    places = [*(ROOT / "fedlora_lab").rglob("*.py"), DOCS / "sharp_edges.md"]
-    named = {
-        (path.name, name)
-        for path in places
-        for name in re.findall(r"\btest_\w+(?!\.py)\b", path.read_text("utf-8"))
-    }
-    modules = {path.stem for path in files}
-    assert [one for one in named if one[1] not in tests | modules] == []
+    known = {*re.findall(r"^(?:def )?(test_\w+)(?= =|\()", text, re.M), *(p.stem for p in files)}
+    for path in (*(ROOT / "fedlora_lab").rglob("*.py"), *MARKDOWN, ROOT / "CONTRIBUTING.md"):
+        assert {*re.findall(r"\btest_\w+\b", path.read_text("utf-8"))} <= known, path
 
 
 def test_badges_lead_to_the_repository():

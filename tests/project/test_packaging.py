@@ -1,7 +1,5 @@
 """The folder as a product: one list of dependencies, a light import, a wheel that runs."""
 
-import ast
-import json
 import os
 import re
 import runpy
@@ -56,7 +54,6 @@ def test_environment_equals_pyproject():
 def test_every_pin_is_a_plain_version_inside_its_range():
     plain = r"(#.*\n)+([a-z0-9-]+==[0-9][0-9a-z.]*\n)+"
     assert re.fullmatch(plain, CONSTRAINTS), "only name==version, no address, no local build"
-    assert PINS["torch"] == "2.13.0"
     for requirement in map(Requirement, NEEDED):
         pinned = Version(PINS[canonicalize_name(requirement.name)])
         assert pinned in requirement.specifier, requirement
@@ -72,12 +69,8 @@ def test_every_pin_installs_on_the_first_release_of_each_python():
     """A system's own Python 3.11 is often an early one; a pin that asks for a later one cannot be
     installed there.
     """
-    versions = {canonicalize_name(d.name): d.metadata["Requires-Python"] for d in distributions()}
-    asked = {
-        name: SpecifierSet(versions[canonicalize_name(name)] or "")
-        for name in PINS
-        if name in versions
-    }
+    ranges = {canonicalize_name(d.name): d.metadata["Requires-Python"] for d in distributions()}
+    asked = {name: SpecifierSet(ranges[name] or "") for name in PINS if name in ranges}
     assert len(asked) > 100
     for python in ("3.11.0", "3.12.0", "3.13.0"):
         assert python in SpecifierSet(PROJECT["requires-python"])
@@ -99,27 +92,17 @@ def test_import_is_light():
     assert not {"torch", "numpy", "pandas", "matplotlib", "peft", "transformers"} & set(loaded)
 
 
-def test_every_public_name_is_lazy_listed_and_seen_by_editors():
-    assert set(fl.__all__) == set(fl._HOMES) <= set(dir(fl))
-    assert fl.Plan.__module__ == "fedlora_lab.methods.plan"
-    with pytest.raises(AttributeError, match="has no attribute 'plan_b'; it has: "):
-        _ = fl.plan_b
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    block = next(node for node in tree.body if isinstance(node, ast.If))
-    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
-    assert {x.asname or x.name for node in imports for x in node.names} == set(fl.__all__)
-
-
-def test_every_lazy_name_resolves_to_its_home():
+def test_every_public_name_is_found_in_its_home():
     """And none is hidden by a module: importing fedlora_lab.compare, were there such a file, would
     put the module where the function fl.compare belongs.
     """
+    assert set(fl.__all__) <= set(dir(fl))
     modules = {path.stem for path in PACKAGE.iterdir()}
-    for name, (home, attribute) in fl._HOMES.items():
-        place = PACKAGE / home.replace(".", "/")
-        assert place.with_suffix(".py").exists() or (place / "__init__.py").exists(), name
+    for name, (_, attribute) in fl._HOMES.items():
         assert getattr(fl, name) is not None
         assert attribute is None or name not in modules, name
+    with pytest.raises(AttributeError, match="has no attribute 'plan_b'; it has: "):
+        _ = fl.plan_b
 
 
 # The wheel
@@ -154,12 +137,7 @@ notebook = nbformat.read('begin.ipynb', as_version=4)
 NotebookClient(notebook, timeout=600, kernel_name='python3').execute()
 nbformat.write(notebook, 'done.ipynb')
 """
-WHERE = """
-import json
-task = fl.tasks.digits(clients=10, alpha=0.5, seed=0)
-source = fl.tasks.digits.__code__.co_filename
-print(json.dumps([fl.__file__, source, sum(task.sizes), task.fingerprint]))
-"""
+WHERE = "print(fl.__file__, fl.tasks.digits.__code__.co_filename, fl.tasks.digits().fingerprint)"
 
 
 @pytest.mark.slow
@@ -173,8 +151,7 @@ def test_the_wheel_runs_the_beginning_of_the_course_elsewhere(wheel, tmp_path):
     run(*pip, "--no-deps", wheel, cwd=tmp_path)
     # A .pth file puts the other packages on the path and does not follow the .pth of the editable
     # install among them.
-    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    place = Path(run(python, "-c", code, cwd=tmp_path).strip())
+    place = next((tmp_path / "env" / "lib").glob("python3*/site-packages"))
     (place / "others.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     shown = run(command, "methods", cwd=tmp_path)
     assert all(slug in shown for slug in fl.methods.ALL)
@@ -189,11 +166,9 @@ def test_the_wheel_runs_the_beginning_of_the_course_elsewhere(wheel, tmp_path):
     share = str(tmp_path / "env/share/jupyter")
     run(python, "-c", EXECUTE, cwd=tmp_path, JUPYTER_PATH=share)
     cells = nbformat.read(tmp_path / "done.ipynb", as_version=4).cells
-    text = next(output.text for output in cells[-1].outputs if output.output_type == "stream")
-    home, source, examples, fingerprint = json.loads(text)
+    home, source, fingerprint = cells[-1].outputs[-1].text.split()
     assert Path(home).is_relative_to(tmp_path) and Path(source).is_relative_to(tmp_path)
-    here = fl.tasks.digits(clients=10, alpha=0.5, seed=0)
-    assert (examples, fingerprint) == (sum(here.sizes), here.fingerprint)
+    assert fingerprint == fl.tasks.digits().fingerprint
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
 
 
@@ -203,15 +178,13 @@ def test_the_wheel_runs_the_beginning_of_the_course_elsewhere(wheel, tmp_path):
 def test_the_page_on_opening_it_elsewhere_names_what_exists():
     page = (ROOT / "docs" / "open_elsewhere.md").read_text(encoding="utf-8")
     assert f"notebooks/{START.name}" in page and START.exists()
-    assert (ROOT / "environment.yml").read_text(encoding="utf-8").count("name: fedlora-lab\n") == 1
-    assert "conda activate fedlora-lab" in page
-    assert '"fedlora-lab @ git+https://' in page
+    assert "name: fedlora-lab\n" in (ROOT / "environment.yml").read_text(encoding="utf-8")
+    assert "conda activate fedlora-lab" in page and '"fedlora-lab @ git+https://' in page
 
 
 def test_make_help_names_every_command():
     phony = set(re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[0].split())
     assert phony == set(re.findall(r"^  make ([a-z]+)", run("make", "help"), re.M))
-    assert {"setup", "lab", "check", "test", "compare", "bench", "lint", "clean"} <= phony
 
 
 def test_no_file_tells_about_the_machine_it_was_written_on():

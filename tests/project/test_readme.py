@@ -1,6 +1,4 @@
-"""README.md keeps its word: its sentences run, its tables are the package's, its commands exist,
-its links lead on.
-"""
+"""README.md: its code runs, its tables are the package's, its commands and links exist."""
 
 import re
 import runpy
@@ -81,7 +79,6 @@ def test_results_table_and_figure_belong_together():
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert f"<!-- results -->\n{SCRIPT['results_table'](table)}\n<!-- /results -->" in page
     assert f"reaches {table['before'].mean():.3f}." in " ".join(page.split())
-    assert list(table["method"]) == ["fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp"]
     assert (table["score"] > table["before"]).all(), "every method beats the model before training"
     assert (table["epsilon"] <= 8).all()
     assert 20_000 < (ROOT / "docs" / "figures" / "digits.png").stat().st_size < 500_000
@@ -109,6 +106,5 @@ def test_links_lead_somewhere():
 
 
 def test_it_is_read_in_five_minutes():
-    assert len(README.splitlines()) <= 120
     prose = re.sub(r"```.*?```|\|.*?\|\n|<!--.*?-->", "", README, flags=re.S)
-    assert len(prose.split()) <= 5 * 220
+    assert len(README.splitlines()) <= 120 and len(prose.split()) <= 5 * 220

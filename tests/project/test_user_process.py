@@ -53,18 +53,9 @@ changed = [name for name in before if json.dumps(before[name]) != json.dumps(aft
 print(json.dumps({{name: [before[name], after[name]] for name in changed}}))
 """
 LIBRARIES = (
-    "matplotlib.pyplot",
-    "pandas",
-    "peft",
-    "scipy.stats",
-    "seaborn",
-    "sklearn.datasets",
-    "tqdm.auto",
-    "transformers",
-    "flwr.clientapp",
-    "flwr.serverapp",
-    "flwr.supercore.logger",
-)
+    "matplotlib.pyplot pandas peft scipy.stats seaborn sklearn.datasets tqdm.auto transformers "
+    "flwr.clientapp flwr.serverapp flwr.supercore.logger"
+).split()
 TRAIN = """
 import fedlora_lab as fl
 task, plan = fl.tasks.digits(clients=3), fl.Plan(rounds=2, local_steps=1, batch=8, lr=0.1)
@@ -94,10 +85,7 @@ with telemetry_off(), mute_logger():  # as a simulation does for as long as it l
     os.environ["PYTHONPATH"] = "as Flower sets it"
 """
 ENVIRONMENT = {name: x for name, x in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))}
-ENVIRONMENT |= {
-    "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[1:3])),
-    "MPLBACKEND": "agg",
-}
+ENVIRONMENT["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[1:3]))
 
 
 def output(program: str) -> str:
@@ -133,9 +121,7 @@ print(gc.get_freeze_count())
 
 
 def test_nothing_is_frozen_where_the_package_loads_the_libraries():
-    """The first run of a program loads half a million objects: the collector goes on looking at all
-    there are.
-
-    And the root logger has the handlers that its user gave it.
+    """Half a million objects, which the collector goes on looking at; the root logger's handlers
+    are its user's.
     """
     assert output(FRESH).strip() == "0"

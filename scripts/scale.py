@@ -1,5 +1,5 @@
 """Write docs/scale.md: what seven billion parameters and a million clients cost, by the formulas of
-`fedlora_lab.cost`.
+`fedlora_lab.federated.cost`.
 
 python scripts/scale.py
 """
@@ -108,7 +108,7 @@ def page() -> str:
     single, hours = work / (PLAN.rounds * ROUND), work / GPU / 3600
     return f"""# Scale: seven billion parameters, a million clients
 
-Computed by `python scripts/scale.py` from one private step on shapes alone (`fedlora_lab.cost`);
+Computed by `python scripts/scale.py` from one private step on shapes alone (`fedlora_lab.federated.cost`);
 a test holds the page to it. Nothing here was timed. Assumed: texts of {TOKENS} tokens, rank
 {LORA.rank} on query and value, {PLAN.rounds} rounds, {ROUND} of {CLIENTS:,} clients a round by
 Poisson sampling, {PLAN.local_steps} local steps of {PLAN.batch} texts.

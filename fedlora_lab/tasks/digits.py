@@ -133,7 +133,7 @@ class TinyViT(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block; its six linear maps have the names of adapter targets."""
+    """A pre-norm transformer block; its six linear maps have the names of adapter targets."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -120,9 +120,8 @@ def hub(
         split = partition.dirichlet(ys[0], clients or 10, alpha, seed, min_size)
     else:
         owners = np.asarray([str(value) for value in _column(private, "by", by)])
-        for option, value in {"clients": clients, "alpha": alpha}.items():
-            expected = "none with by=, which names the owner of each example"
-            check(value is None, option, value, expected)
+        expected = "none with by=, which names the owner of each example"
+        check(clients is None and alpha is None, "clients, alpha", (clients, alpha), expected)
         split, client_names = partition.by_group(owners, 1, seed), tuple(np.unique(owners).tolist())
         smallest = min(len(part) for part in split)
         room = f"at most {smallest}, the smallest client's of by="

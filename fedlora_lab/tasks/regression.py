@@ -43,9 +43,8 @@ def regression(
         noise: standard deviation of the noise on y, >= 0.
         seed: a whole number >= 0.
         test: examples of each client in the test and in the validation set, >= 1.
-        whitened: makes X_k^T X_k / n_k the identity exactly, in training, test and validation data
-            alike, so that the loss of client k is ||W - W_k||_F^2 / d_out exactly when noise is 0;
-            needs examples and test >= d_in.
+        whitened: makes X^T X / n of every part the identity: the loss of client k is exactly
+            ||W - W_k||_F^2 / d_out when noise is 0. Needs examples and test >= d_in.
         dtype: "float32" or "float64".
     Raises: ValueError for a value out of range.
     Guarantees: test_tasks.py::test_regression_loss_is_the_closed_form,
@@ -103,8 +102,8 @@ def teachers(
 
     The factors (d_out, rank) and (rank, d_in) are sqrt(1 - h) of a shared draw plus sqrt(h) of the
     client's own, h the heterogeneity: the law of a teacher does not depend on h.
-    ``teachers(**task.info["arguments"])`` gives those of a task that exists.
 
+    Args: those of `regression`; ``teachers(**task.info["arguments"])`` are a task's own.
     Raises: ValueError for a value out of range.
     Guarantees: test_tasks.py::test_heterogeneity_moves_the_teachers.
     """

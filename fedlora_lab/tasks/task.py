@@ -357,7 +357,7 @@ def _check_data(clients: Any, test: Any, validation: Any) -> None:
 def _is_finite(tensor: Tensor) -> bool:
     """Whether all numbers of an ordinary floating tensor are finite; other types pass."""
     known = tensor.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-    # A tensor that is expanded from fewer numbers holds each of them many times: look at it once.
+    # An expanded tensor holds each number many times: look at it once.
     once = tensor[tuple(slice(None if step else 1) for step in tensor.stride())]
     return not known or tensor.is_meta or bool(once.isfinite().all())
 
@@ -418,12 +418,12 @@ def _check_model(model: Any) -> None:
 def _check_batch_norm(model: nn.Module) -> None:
     """Refuse batch normalisation that would use the batch's own statistics."""
     mode = "evaluation mode: BatchNorm in training mode mixes examples; call model.eval() first"
-    memory = "running statistics: without them BatchNorm mixes examples; set "
+    memory = "track_running_stats=True: without running statistics BatchNorm mixes examples"
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm):
             name, kind = f"model.{name}", type(module).__name__
             check(not module.training, name, kind, mode)
-            check(module.running_mean is not None, name, kind, memory + "track_running_stats=True")
+            check(module.running_mean is not None, name, kind, memory)
 
 
 def _target_names(targets: Any) -> tuple[str, ...]:
@@ -487,19 +487,23 @@ def _check_head(model: nn.Module, head: Any) -> None:
     known = isinstance(head, str) and bool(head) and head in modules
     check(known, "head", head, "the full name of a module")
     inner = [m for m in modules[head].modules() if type(m) is nn.Linear]
-    linear = {id(p) for m in inner for p in m.parameters(recurse=False)}
-    expected = "a module with nn.Linear inside: there is nothing to train in it"
-    check(bool(linear), "head", head, expected)
-    own = {id(p) for p in modules[head].parameters()}
-    check(own <= linear, "head", head, "a module whose parameters all belong to nn.Linear")
+    linear = {p for m in inner for p in m.parameters(recurse=False)}
+    own = set(modules[head].parameters())
     parameters = model.named_parameters(remove_duplicate=False)
-    elsewhere = {id(p) for name, p in parameters if not _is_within(name, head)}
-    check(not own & elsewhere, "head", head, "a module that shares no weight with the frozen base")
+    elsewhere = {p for name, p in parameters if not _is_within(name, head)}
     lists = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
     similar = _lookalikes(modules, head)
     odd = [n for n in similar if _is_within(n, head) or isinstance(modules[n], lists)]
-    expected = f"a name with which no module inside it, and no list, ends; {', '.join(odd)} does"
-    check(not odd, "head", head, expected)
+    for ok, expected in (
+        (linear, "a module with nn.Linear inside: there is nothing to train in it"),
+        (own <= linear, "a module whose parameters all belong to nn.Linear"),
+        (not own & elsewhere, "a module that shares no weight with the frozen base"),
+        (
+            not odd,
+            f"a name with which no module inside it, and no list, ends; {', '.join(odd)} does",
+        ),
+    ):
+        check(bool(ok), "head", head, expected)
 
 
 def _is_within(name: str, module: str) -> bool:

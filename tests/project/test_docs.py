@@ -25,7 +25,7 @@ from fedlora_lab.report.summary_table import hidden_lines, require_visible
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-FRONT = ("README.md", "CHANGELOG.md", "book/index.md")
+FRONT = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "book/index.md")
 MARKDOWN = [*DOCS.rglob("*.md"), *(ROOT / page for page in FRONT)]
 MODULES = [found.name for found in pkgutil.walk_packages(fl.__path__, "fedlora_lab.")]
 
@@ -67,8 +67,24 @@ def test_guarantees_name_tests_that_exist():
     files = [*(ROOT / "tests").rglob("*.py")]
     text = "".join(path.read_text("utf-8") for path in files)
     known = {*re.findall(r"^(?:def )?(test_\w+)(?= =|\()", text, re.M), *(p.stem for p in files)}
-    for path in (*(ROOT / "fedlora_lab").rglob("*.py"), *MARKDOWN, ROOT / "CONTRIBUTING.md"):
+    for path in (*(ROOT / "fedlora_lab").rglob("*.py"), *MARKDOWN):
         assert {*re.findall(r"\btest_\w+\b", path.read_text("utf-8"))} <= known, path
+
+
+PLACES = r"`((?:fedlora_lab|tests|scripts|docs|notebooks|benchmarks|results)/[\w./-]*)`"
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.stem)
+def test_links_paths_and_names_of_a_page_exist(path):
+    """CHANGELOG.md speaks of what is gone as well."""
+    text, home = path.read_text("utf-8"), ROOT if path.stem == "index" else path.parent
+    links = re.findall(r"\]\((?!https?:|api/)([^)#\s]+)", text)
+    assert [link for link in links if not (home / link).exists()] == []
+    if path.name == "CHANGELOG.md":
+        return
+    assert [place for place in re.findall(PLACES, text) if not (ROOT / place).exists()] == []
+    for name in re.findall(r"`(?:fl|fedlora_lab)\.([\w.]*\w)", text):
+        pkgutil.resolve_name(f"fedlora_lab.{name}")
 
 
 def test_badges_lead_to_the_repository():

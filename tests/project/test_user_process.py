@@ -49,13 +49,13 @@ before = state()
 {act}
 after = state()
 assert before["collector"][2] == 0, "something was frozen already"
-changed = [name for name in before if json.dumps(before[name]) != json.dumps(after[name])]
+text = lambda x: json.dumps(x, sort_keys=True)
+changed = [name for name in before if text(before[name]) != text(after[name])]
 print(json.dumps({{name: [before[name], after[name]] for name in changed}}))
 """
-LIBRARIES = (
-    "matplotlib.pyplot pandas peft scipy.stats seaborn sklearn.datasets tqdm.auto transformers "
-    "flwr.clientapp flwr.serverapp flwr.supercore.logger"
-).split()
+LIBRARIES = ("matplotlib.pyplot", "pandas", "peft", "scipy.stats", "seaborn", "sklearn.datasets")
+LIBRARIES += ("tqdm.auto", "transformers")
+LIBRARIES += ("flwr.clientapp", "flwr.serverapp", "flwr.supercore.logger")
 TRAIN = """
 import fedlora_lab as fl
 task, plan = fl.tasks.digits(clients=3), fl.Plan(rounds=2, local_steps=1, batch=8, lr=0.1)
@@ -86,6 +86,7 @@ with telemetry_off(), mute_logger():  # as a simulation does for as long as it l
 """
 ENVIRONMENT = {name: x for name, x in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))}
 ENVIRONMENT["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[1:3]))
+ENVIRONMENT["MPLBACKEND"] = "agg"
 
 
 def output(program: str) -> str:

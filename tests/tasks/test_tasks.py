@@ -358,7 +358,7 @@ UNMASKED = {"input_ids": words(3)[0]["input_ids"]}
 BAD: dict[str, dict[str, Any]] = {
     "model='builtin_function_or_method': expected a torch.nn.Module": {"model": len},
     "model.1='BatchNorm1d': expected evaluation mode: BatchNorm in": {"model": NORM},
-    "model.1='BatchNorm1d': expected running statistics": {"model": NO_MEMORY},
+    "model.1='BatchNorm1d': expected track_running_stats=True": {"model": NO_MEMORY},
     "model='Mixer': expected one that keeps exam": of(Mixer(), "dense"),
     "model='Sequential': expected to accept the test inputs, but it says: mat1": of(WIDE, "0"),
     r"model output=\(12,\): expected a floating tensor \(4, classes\) for 4": of(FLAT, "0"),

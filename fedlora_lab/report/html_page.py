@@ -203,7 +203,7 @@ def render(
         frame, settings, ledgers: as in the run folder.
         whole: what all runs spend together, in sentences.
 
-    Guarantees: whatever stands in the data is escaped (test_hostile_names_are_escaped); equal input
+    Guarantees: all data are escaped (test_a_report_shows_any_name_as_text); equal input
         gives equal bytes (test_same_run_same_page); nothing is loaded from elsewhere
         (test_page_stands_alone).
     """

@@ -160,11 +160,10 @@ def test_a_round_stored_but_not_shown_is_played_again(copied):
 
 
 def test_release_run_says_so(tmp_path):
-    out = tmp_path / "runs"
-    assert call("run", "regression", "rolora", "--seed", "none", *SMALL, "--out", out) == 0
-    ledger = json.loads((out / "ledger.json").read_text())["rolora-release"]
+    assert call("run", "regression", "rolora", "--seed=none", *SMALL, "--out", tmp_path) == 0
+    ledger = json.loads((tmp_path / "ledger.json").read_text())["rolora-release"]
     assert ledger["content"]["reproducible"] is False
-    assert "for study and not for release" not in (out / "report.html").read_text()
+    assert "for study and not for release" not in (tmp_path / "report.html").read_text()
 
 
 MISTAKES = [
@@ -252,23 +251,22 @@ def test_doctor_fails_on_what_is_needed_only(monkeypatch, capsys):
 
 def test_learning_rates_in_all_their_forms():
     """Another ε or unit takes another rate, and says which when it was tuned for something else."""
-    slugs = ["fedlora", "rolora"]
-    factors = dict.fromkeys(slugs, {"A": 1.0, "B": 2.0})
-    assert read.learning_rates("0.5", "digits", slugs) == {"fedlora": 0.5, "rolora": 0.5}
-    assert read.learning_rates("A=1,B=2", "digits", slugs) == factors
+    slugs, told = ["fedlora", "rolora"], []
     own = {slug: tuned("digits", slug) for slug in slugs}
-    assert read.learning_rates("rolora=7", "digits", slugs) == {**own, "rolora": 7.0}
-    assert read.learning_rates(None, "digits", slugs) == own
-    told = []
+    for text, wanted in (
+        ("0.5", dict.fromkeys(slugs, 0.5)),
+        ("A=1,B=2", dict.fromkeys(slugs, {"A": 1.0, "B": 2.0})),
+        ("rolora=7", {**own, "rolora": 7.0}),
+        (None, own),
+    ):
+        assert read.learning_rates(text, "digits", slugs) == wanted
     plain, near = tuned("digits", "non-private"), tuned("digits", "rolora", 2.0)
     terms = ["rolora", "non-private"], 2.0, "example", told.append
-    rates = read.learning_rates(None, "digits", *terms)
-    assert rates == {"rolora": near, "non-private": plain}
+    assert read.learning_rates(None, "digits", *terms) == {"rolora": near, "non-private": plain}
     words = "tuned for RoLoRA at ε = 3, the budget nearest to 2"
     assert told == [f"rolora: learning rate {near:g}, {words}"]
-    for slug, epsilon, unit in (("rolora", None, "example"), ("deer", 3.0, "client")):
-        found = read.learning_rates(None, "digits", [slug], epsilon, unit)
-        assert found == {slug: tuned("digits", slug, epsilon, unit)}
+    found = read.learning_rates(None, "digits", ["deer"], 3.0, "client")
+    assert found == {"deer": tuned("digits", "deer", 3.0, "client")}
 
 
 @pytest.mark.slow
@@ -276,14 +274,13 @@ def test_default_rates_are_those_of_the_budget_and_unit(tmp_path, capsys):
     """And lines and report say against whom ε holds."""
     small = "--epsilon=0.5 --clients=3 --rounds=1 --local-steps=1 --batch=4 --accountant=rdp"
     assert call("run", "digits", "rolora", *small.split(), "--out", tmp_path) == 0
-    said = capsys.readouterr().out
+    said, seen = capsys.readouterr().out, "against whoever sees the uploads"
     words = "rolora: learning rate 0.05, tuned for RoLoRA at ε = 1, the budget nearest to 0.5"
-    assert words in said
-    assert settings_of(tmp_path)["plans"]["rolora"]["lr"] == 0.05
-    assert re.search(r"\[1/1\] rolora, seed 0: .*ε 0\.\d+ against whoever sees the uploads, ", said)
-    assert "ε: against whoever sees the uploads" in said.splitlines()
+    assert words in said and settings_of(tmp_path)["plans"]["rolora"]["lr"] == 0.05
+    assert re.search(rf"\[1/1\] rolora, seed 0: .*ε 0\.\d+ {seen}, ", said)
+    assert f"ε: {seen}" in said.splitlines()
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "ε: against whoever sees the uploads, the largest over clients and seeds." in page
+    assert f"ε: {seen}, the largest over clients and seeds." in page
 
 
 def played(out, method, *options, rounds=2, clients=3, status=0):

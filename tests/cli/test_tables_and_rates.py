@@ -16,26 +16,32 @@ from fedlora_lab.cli.runs import summary_lines
 from fedlora_lab.experiments import tuned_rates
 from fedlora_lab.methods.quantization import bytes_text
 from fedlora_lab.report.run_folder import first_difference
-from fedlora_lab.report.summary_table import describe_decline, display_rows, summary, t_interval
+from fedlora_lab.report.summary_table import (
+    COLUMNS,
+    describe_decline,
+    display_rows,
+    summary,
+    t_interval,
+)
 
 ROOT = Path(__file__).parents[2]
 NAN, INF = math.nan, math.inf
 
 
-def whole_run(seed=0, **measures):
-    """A tidy frame of one run: measure -> its values over the rounds."""
-    columns = ["task", "method", "seed", "round", "layer", "measure", "value"]
-    named = [(name, r, x) for name, values in measures.items() for r, x in enumerate(values)]
-    return pd.DataFrame(
-        [("t", "m", seed, r, "all", name, x) for name, r, x in named], None, columns
-    )
+def made(*runs):
+    """A tidy frame of one run for each of these mappings: measure -> its values over the rounds."""
+    rows = [
+        ("t", "m", seed, r, "all", name, x)
+        for seed, one in enumerate(runs)
+        for name, values in one.items()
+        for r, x in enumerate(values)
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def told(*runs):
-    """The row of the method in words, of one run for each of these mappings."""
-    (row,) = display_rows(
-        summary(pd.concat([whole_run(seed, **one) for seed, one in enumerate(runs)]))
-    )
+    """The row of the method in words."""
+    (row,) = display_rows(summary(made(*runs)))
     return row
 
 
@@ -50,7 +56,7 @@ def test_t_interval_is_scipys():
 def test_summary_counts_a_whole_run():
     first = {"accuracy": [0.0, 0.1, 0.2], "epsilon": [0.0, 1.0, 2.0], "bytes_up": [0.0, 10.0, 20.0]}
     other = {name: [x + 1 for x in values] for name, values in first.items()}
-    frame = pd.concat([whole_run(0, **first), whole_run(1, **other)])
+    frame = made(first, other)
     row = summary(frame).iloc[0]
     assert (row["before"], row["score"], row["epsilon"]) == pytest.approx((0.5, 0.7, 3.0))
     assert row["bytes_up"] == pytest.approx(30 + 1.5) and row["seeds"] == 2
@@ -73,25 +79,24 @@ def test_what_was_not_measured_is_no_number():
     assert row["deviation"] == "–", "the mean over seeds of which one is unknown"
 
 
+def test_sizes_in_words():
+    sizes = "0 B", "999 B", "1.0 kB", "3000.0 GB"
+    assert tuple(map(bytes_text, (0, 999, 1000, 3e12))) == sizes
+
+
 def test_a_run_that_fell_is_told():
     one = told({"accuracy": [0.61, 0.7, 0.29]})
     assert one["fell"] == "fell below its start: 0.61 to 0.29"
     runs = [{"accuracy": [0.61, end]} for end in (0.29, 0.8, 0.61)]
     line = "1 of 3 runs fell below their start; mean 0.61 to 0.57"
     assert told(*runs)["fell"] == line
-    frame = pd.concat([whole_run(seed, **run) for seed, run in enumerate(runs)])
-    assert f"m: {line}" in summary_lines(frame)
+    assert f"m: {line}" in summary_lines(made(*runs))
     assert told({"loss": [1.0, 2.5]})["fell"] == "rose above its start: 1.00 to 2.50"
     diverged = told(*({"loss": [1.0, end], "deviation": [0.0, INF]} for end in (INF, 0.5)))
     assert (diverged["score"], diverged["deviation"]) == ("∞", "∞")
     assert diverged["fell"] == "1 of 2 runs rose above their start; mean 1.00 to ∞"
     assert describe_decline("accuracy", 0.6111, 0.6094) == "fell below its start: 0.611 to 0.609"
     assert describe_decline("accuracy", 0.5, 0.5) == describe_decline("accuracy", NAN, 0.5) == ""
-
-
-def test_sizes_in_words():
-    sizes = "0 B", "999 B", "1.0 kB", "2.5 MB", "3000.0 GB"
-    assert tuple(map(bytes_text, (0, 999, 1000, 2.5e6, 3e12))) == sizes
 
 
 @pytest.mark.parametrize(
@@ -123,31 +128,24 @@ def test_suggested_rates_are_those_of_the_studies():
     assert "la-lora" not in tuned_rates.rates()["digits"]["client"], "waits for new measurement"
 
 
+MINE = methods.FFA.replace(name="mine", note="another name")
+LIKE = methods.FedLoRA.replace(name="mine", filter=methods.LALoRA.filter)
+
+
 @pytest.mark.parametrize(
-    ("method", "epsilon", "unit", "line"),
+    ("method", "epsilon", "unit", "line", "exact"),
     [
-        ("rolora", 8.0, "example", "tuned for RoLoRA at ε = 8"),
-        ("rolora", 2.5, "example", "tuned for RoLoRA at ε = 3, the budget nearest to 2.5"),
-        ("rolora", 3**0.5, "example", "tuned for RoLoRA at ε = 1,"),  # of two the smaller
-        ("rolora", None, "client", "tuned for RoLoRA without privacy"),
-        (
-            methods.FFA.replace(name="mine", note="another name"),
-            1.0,
-            "example",
-            "tuned for FFA-LoRA at ε = 1; nothing was tuned for mine",
-        ),
+        ("rolora", 8.0, "example", "tuned for RoLoRA at ε = 8", True),
+        ("rolora", 2.5, "example", "tuned for RoLoRA at ε = 3, the budget nearest to 2.5", False),
+        ("rolora", 3**0.5, "example", "tuned for RoLoRA at ε = 1,", False),  # of two the smaller
+        ("rolora", None, "client", "tuned for RoLoRA without privacy", True),
+        (MINE, 1.0, "example", "tuned for FFA-LoRA at ε = 1; nothing was tuned for mine", False),
+        (LIKE, 1.0, "example", "tuned for FedLoRA at ε = 1; nothing was tuned for mine", False),
     ],
 )
-def test_a_suggestion_says_where_it_comes_from(method, epsilon, unit, line):
+def test_a_suggestion_says_where_it_comes_from(method, epsilon, unit, line, exact):
     found = tuned_rates.suggestion("digits", method, epsilon, unit)
-    assert found.words.startswith(line)
-    assert found.exact == (found.words == "tuned for RoLoRA at ε = 8" or epsilon is None)
-
-
-def test_a_method_that_nobody_tuned_takes_the_rate_of_its_like():
-    other = methods.FedLoRA.replace(name="mine", filter=methods.LALoRA.filter)
-    plain = tuned_rates.tuned("digits", "fedlora", 1.0)
-    assert tuned_rates.suggestion("digits", other, 1.0).lr == plain
+    assert found.words.startswith(line) and found.exact == exact
     default = tuned_rates.suggestion("elsewhere", "rolora", 1.0)
     words = "the default; nothing was tuned for RoLoRA on elsewhere"
     assert default.lr == 0.3 and default.words.startswith(words)
@@ -157,7 +155,6 @@ def test_a_method_that_nobody_tuned_takes_the_rate_of_its_like():
     ("task", "method", "options", "line"),
     [
         ("digits", "rolora", {"epsilon": 0}, "epsilon=0: expected a number > 0"),
-        ("digits", "rolora", {"unit": "site"}, "unit='site': expected one of 'example', 'client'"),
         ("regression", "rolora", {"epsilon": None}, "epsilon=None: expected a budget of the kind"),
         ("digits", "nope", {}, "method='nope': expected one of"),
         ("nothing", "fedlora", {}, "task='nothing': expected one of"),

@@ -9,11 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from click.testing import CliRunner
+from commands import call
 
 import fedlora_lab as fl
-from fedlora_lab.cli import main
-from fedlora_lab.cli.studies import preset_command as command
 from fedlora_lab.experiments import presets
 from fedlora_lab.report.run_folder import read_frame
 
@@ -75,24 +73,29 @@ def test_every_preset_names_its_source():
         presets.task("deer-oct")
 
 
-def told(call, capsys):
+def told(words, capsys):
     """Exit status of a command line, and all that it says."""
-    with pytest.raises(SystemExit) as stopped:
-        main(call)
-    return int(stopped.value.code or 0), "".join(capsys.readouterr())
+    return call(*words), "".join(capsys.readouterr())
+
+
+def replaced(monkeypatch, task, plan, privacy):
+    """Puts a small task, plan and budget in a preset's place."""
+    row = replace(presets.get("rolora-50-mnli"), plan=plan, lora=fl.Lora())
+    for name, value in (("get", row), ("task", task), ("privacy", privacy)):
+        monkeypatch.setattr(presets, name, lambda *parts, value=value, **options: value)
 
 
 def test_the_command(tmp_path, capsys):
     """Lists; says the formula of the costs with its numbers; refuses data for too few clients."""
-    lines = CliRunner().invoke(command, []).output.splitlines()
+    lines = told(["preset"], capsys)[1].splitlines()
     assert len(lines) == len(presets.PRESETS) and lines[0].startswith("ffa-lora-3-sst2")
     found = presets.dry_run("deer-kvasir")
-    text = CliRunner().invoke(command, ["deer-kvasir", "--dry-run"]).output
+    text = told(["preset", "deer-kvasir", "--dry-run"], capsys)[1]
     assert f"has {found.parameters:,} frozen numbers, a client moves {found.moving:,}" in text
     assert f"100 rounds x 1 x 12 clients x ({found.up:,} up, {found.down:,} down)" in text
     model, data = fl.tasks.tiny("vit", tmp_path / "vit"), hubs.image_folder(tmp_path / "scans")
-    call = ["preset", "deer-kvasir", "--model", str(model), "--data", str(data), "--rounds", "1"]
-    status, said = told([*call, "--out", str(tmp_path / "out")], capsys)
+    words = ["preset", "deer-kvasir", "--model", model, "--data", data, "--rounds", "1"]
+    status, said = told([*words, "--out", tmp_path / "out"], capsys)
     assert status == 2 and "clients=12: expected at most 6" in said
 
 
@@ -102,12 +105,10 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys)
     of private data."""
     task = replace(fl.tasks.regression(clients=3), public_test=False)
     plan = fl.Plan(rounds=3, local_steps=1, lr=0.1)
-    row = replace(presets.get("rolora-50-mnli"), plan=plan, lora=fl.Lora())
     privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
-    for name, value in (("get", row), ("task", task), ("privacy", privacy)):
-        monkeypatch.setattr(presets, name, lambda *parts, value=value, **options: value)
+    replaced(monkeypatch, task, plan, privacy)
     out, whole = tmp_path / "out", fl.run
-    call = ["preset", "toy", "--data", "own.csv", "--seed", "none", "--out", str(out)]
+    words = ["preset", "toy", "--data", "own.csv", "--seed", "none", "--out", out]
 
     def cut(*parts: Any, **options: Any) -> Any:
         for record in whole(*parts, **options):
@@ -117,9 +118,9 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys)
 
     with monkeypatch.context() as patched:
         patched.setattr(fl, "run", cut)
-        status, text = told(call, capsys)
+        status, text = told(words, capsys)
     assert status == 130 and "the same command goes on" in text and "round    1" in text
-    status, text = told(call, capsys)
+    status, text = told(words, capsys)
     assert status == 0, text
     played = [line for line in text.splitlines() if line.startswith("round")]
     assert [line.split()[1:4] for line in played] == [["2", "loss", "–"], ["3", "loss", "–"]]
@@ -132,18 +133,16 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys)
     assert frame["value"].iloc[-1] == ledger.epsilon_or_inf()
     weights = out / "adapter" / "adapter_model.safetensors"
     before = weights.read_bytes()
-    status, text = told(call, capsys)
+    status, text = told(words, capsys)
     assert status == 0 and "round" not in text.split("spent:")[0] and spent in text
     assert weights.read_bytes() == before
     (out / "frame.csv").unlink()
-    status, text = told(call, capsys)
+    status, text = told(words, capsys)
     assert status == 2 and "expected a folder without rounds of another run" in text
 
 
 def test_the_command_says_that_a_run_fell(tmp_path, monkeypatch, capsys):
     task, plan = fl.tasks.regression(clients=3), fl.Plan(rounds=2, local_steps=8, lr=1e9)
-    row = replace(presets.get("rolora-50-mnli"), lora=fl.Lora(), plan=plan)
-    for name, value in (("get", row), ("task", task), ("privacy", None)):
-        monkeypatch.setattr(presets, name, lambda *parts, value=value, **options: value)
+    replaced(monkeypatch, task, plan, None)
     status, text = told(["preset", "toy", "--out", str(tmp_path / "out")], capsys)
     assert status == 0 and "rolora: rose above its start: " in text

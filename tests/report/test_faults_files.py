@@ -59,7 +59,7 @@ def refused(call: Callable[[], Any]) -> str:
 
 
 def damaged(whole: bytes, step: int) -> Iterator[bytes]:
-    """Cut at every so many bytes, with one byte flipped there, and with something behind."""
+    """Cut every so many bytes, with one byte flipped there, and with something behind."""
     for at in range(0, len(whole), step):
         yield whole[:at]
         yield whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
@@ -131,22 +131,23 @@ HIDDEN = ("private/round-000002.json", "private/round-000002.safetensors")
 @pytest.mark.parametrize("name", [*OPEN, *HIDDEN])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(name, stored, tmp_path):
     folder = lay(stored, tmp_path / "run")
-    for content in damaged(stored[name], 96):
+    for content in damaged(stored[name], 192):
         (folder / name).write_bytes(content)
-        line = refused(lambda: checkpoint.read(folder, 2))
-        assert line.startswith("checkpoint=round-000002: expected a whole one")
-        with pytest.warns(UserWarning, match="going back to an earlier one"):
-            assert latest(folder)[0].round == 1
+        goes_back(folder)
         assert listing(folder) == stored | {name: content}
 
 
-def resealed(stored: dict[str, bytes], change: Callable[[dict, dict], Any]) -> dict[str, bytes]:
-    """The files with round 2 changed, and every digest right for what it is now.
+def goes_back(folder: Path) -> None:
+    """Round 2 is refused in one line, and round 1 taken with a warning."""
+    line = refused(lambda: checkpoint.read(folder, 2))
+    assert line.startswith("checkpoint=round-000002: expected a whole one")
+    with pytest.warns(UserWarning, match="going back to an earlier one"):
+        assert latest(folder)[0].round == 1
 
-    ``change`` sees both parts as one: the bodies joined (what both have, such as the round, stands
-    in both), and all tensors. Names of neither group, and ``raw`` bytes, go to the server's
-    tensors.
-    """
+
+def resealed(stored: dict[str, bytes], change: Callable[[dict, dict], Any]) -> dict[str, bytes]:
+    """The files with round 2 changed, and every digest right for what it is now. ``change`` sees
+    both bodies as one, and all tensors; ``raw`` bytes stand for the server's tensors."""
     bodies = [json.loads(stored[name])["body"] for name in (OPEN[0], HIDDEN[0])]
     joined: dict[str, Any] = {**bodies[0], **bodies[1]}
     tensors: dict[str, Any] = {**load(stored[OPEN[1]]), **load(stored[HIDDEN[1]])}
@@ -164,25 +165,22 @@ def resealed(stored: dict[str, bytes], change: Callable[[dict, dict], Any]) -> d
     return files
 
 
-def tensor_file(names: tuple[str, ...], dtype: str, shape: list[int], content: bytes) -> bytes:
+def tensor_file(*names: str, shape: tuple[int, ...]) -> bytes:
     """A safetensors file whose header claims that each of these tensors is the whole content."""
-    claim = {"dtype": dtype, "shape": shape, "data_offsets": [0, len(content)]}
+    claim = {"dtype": "F64", "shape": shape, "data_offsets": [0, 8]}
     text = json.dumps(dict.fromkeys(names, claim)).encode()
-    return struct.pack("<Q", len(text)) + text + content
+    return struct.pack("<Q", len(text)) + text + b"12345678"
 
 
 RAW = {
     "header": struct.pack("<Q", 2**63) + b"{}",
-    "size": tensor_file(("server/A/map",), "F64", [2**40, 2**40], b"12345678"),
-    "overlap": tensor_file(("server/A/a", "server/B/b"), "F32", [1], b"1234"),
-    "nothing": b"",
+    "size": tensor_file("server/A/map", shape=(2**40, 2**40)),
+    "overlap": tensor_file("server/A/a", "server/B/b", shape=(1,)),
 }
 BODIES: dict[str, Callable[[dict, dict], Any]] = {
     "seen is text": lambda b, t: b.update(seen="xyz"),
-    "seen is huge": lambda b, t: b.update(seen=[10**400] * 3),
     "seen is later": lambda b, t: b.update(seen=[0, 1, 2]),
     "seen is true": lambda b, t: b.update(seen=[True, 0, 0]),
-    "changed is short": lambda b, t: b.update(changed=[]),
     "changed is negative": lambda b, t: b.update(changed=[{"A": -1}, {}]),
     "changed is deep": lambda b, t: b.update(changed=[{"A": [[[[1]]]]}, {}]),
     "no settings": lambda b, t: b.pop("settings"),
@@ -196,23 +194,17 @@ BODIES: dict[str, Callable[[dict, dict], Any]] = {
 
 @pytest.mark.parametrize("change", BODIES.values(), ids=BODIES)
 def test_a_checkpoint_with_right_digests_and_wrong_content_is_refused(change, stored, tmp_path):
-    folder = lay(resealed(stored, change), tmp_path / "run")
-    line = refused(lambda: checkpoint.read(folder, 2))
-    assert line.startswith("checkpoint=round-000002: expected a whole one")
-    with pytest.warns(UserWarning, match="going back"):
-        assert latest(folder)[0].round == 1
+    goes_back(lay(resealed(stored, change), tmp_path / "run"))
 
 
 A, KEPT = "server/A/map", "personal/B/map"
 TENSORS: dict[str, tuple[Callable[[dict, dict], Any], str]] = {
     "unchanged": (lambda b, t: None, ""),
     "dtype": (lambda b, t: t.update({A: t[A].float()}), "resume, "),
-    "shape": (lambda b, t: t.update({A: t[A].T.contiguous()}), "resume, "),
     "larger": (lambda b, t: t.update({A: torch.zeros(50, 50, dtype=torch.float64)}), "resume, "),
     "one layer more": (lambda b, t: t.update({"server/A/other": t[A].clone()}), "resume="),
     "one layer less": (lambda b, t: t.pop(A), "resume="),
     "kept of two clients": (lambda b, t: t.update({KEPT: t[KEPT][:2].clone()}), "resume, "),
-    "kept in halves": (lambda b, t: t.update({KEPT: t[KEPT].float()}), "resume, "),
     "kept by nobody": (lambda b, t: t.update({"personal/B/other": t[KEPT].clone()}), "resume, "),
     "two clients": (lambda b, t: b.update(seen=[0, 0]), "resume"),
 }

@@ -1,10 +1,10 @@
 """Lower bounds on epsilon from an auditor's guesses: one run with many canaries, or many runs.
 
-First bounds from one run, then bounds from one threshold on the scores of independent runs. The
-last function estimates epsilon and bounds nothing.
+`epsilon_estimate` estimates epsilon and bounds nothing.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,8 +55,11 @@ def one_run_p_value(
 def one_run_lower_bound(
     canaries: int, guesses: int, correct: int, delta: float, significance: float
 ) -> float:
-    """The largest epsilon that so many correct guesses refute; wrong at most as often as
-    ``significance``, in (0, 1]. To 1e-8, from below.
+    """The largest epsilon that so many correct guesses refute, to 1e-8 from below.
+
+    Args:
+        canaries, guesses, correct, delta: as of `one_run_p_value`.
+        significance: how often the bound may be wrong, in (0, 1].
 
     Guarantees: test_one_run_vectors, test_the_bound_errs_as_often_as_it_says.
 
@@ -169,14 +172,11 @@ def canaries_needed(epsilon: float, delta: float, significance: float) -> int:
     def enough(m: int) -> bool:
         return one_run_lower_bound(m, m, m, delta, significance) >= epsilon
 
-    low, high = 0, 1
+    high = 1  # doubled first: with very many canaries the delta term makes the bound fall again
     while not enough(high):
-        low, high = high, 2 * high
+        high *= 2
         check(high <= MOST_CANARIES, "epsilon", epsilon, "one that 100000 canaries can show")
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    return bisect_left(range(high + 1), True, lo=high // 2 + 1, key=enough)
 
 
 def clopper_pearson_upper(count: int, trials: int, significance: float) -> float:
@@ -194,6 +194,12 @@ def _upper_rates(fp: int, outs: int, fn: int, ins: int, significance: float) -> 
     """Upper ends of the false positive and the false negative rate, half the significance each."""
     half = significance / 2
     return clopper_pearson_upper(fp, outs, half), clopper_pearson_upper(fn, ins, half)
+
+
+def _errors(inside: Scores, outside: Scores, t: float) -> tuple[int, int, int, int]:
+    """False positives of how many, and false negatives of how many, at the threshold t."""
+    inside, outside = _without_nan("inside", inside), _without_nan("outside", outside)
+    return int((outside > t).sum()), len(outside), int((inside <= t).sum()), len(inside)
 
 
 def threshold_lower_bound(
@@ -223,11 +229,6 @@ def threshold_lower_bound(
     return max(0.0, *(math.log(hit / a) if hit > 0 and a > 0 else 0.0 for a, hit in pairs))
 
 
-def _errors(inside: np.ndarray, outside: np.ndarray, t: float) -> tuple[int, int, int, int]:
-    """False positives of how many, and false negatives of how many, at the threshold t."""
-    return int((outside > t).sum()), len(outside), int((inside <= t).sum()), len(inside)
-
-
 def best_threshold_bound(
     inside: Scores, outside: Scores, delta: float, significance: float, thresholds: Sequence[float]
 ) -> float:
@@ -240,30 +241,9 @@ def best_threshold_bound(
 
     Guarantees: test_a_plain_gaussian_release_is_seen.
     """
-    inside, outside = _without_nan("inside", inside), _without_nan("outside", outside)
     check(len(thresholds) > 0, "thresholds", thresholds, "at least one")
-    share, counts = (
-        significance / len(thresholds),
-        (_errors(inside, outside, t) for t in thresholds),
-    )
-    return max(threshold_lower_bound(*some, delta, share) for some in counts)
-
-
-def split_threshold_bound(
-    inside: Scores, outside: Scores, delta: float, significance: float
-) -> float:
-    """Lower bound whose threshold is chosen on the first half of the runs and judged on the second.
-
-    Args: as of `best_threshold_bound`.
-    Guarantees: test_a_plain_gaussian_release_is_seen.
-    """
-    scores = _without_nan("inside", inside), _without_nan("outside", outside)
-    (learn_in, judge_in), (learn_out, judge_out) = (np.array_split(x, 2) for x in scores)
-    learn = np.concatenate([learn_in, learn_out])
-    grid = np.unique(np.quantile(learn, np.linspace(0.001, 0.999, 200)))
-    values = [best_threshold_bound(learn_in, learn_out, delta, significance, [t]) for t in grid]
-    best = grid[int(np.argmax(values))]
-    return best_threshold_bound(judge_in, judge_out, delta, significance, [best])
+    counts = [_errors(inside, outside, t) for t in thresholds]
+    return max(threshold_lower_bound(*some, delta, significance / len(counts)) for some in counts)
 
 
 def threshold_ceiling(runs: int, delta: float, significance: float) -> float:
@@ -285,42 +265,22 @@ def threshold_gdp_lower_bound(
     Guarantees: test_a_plain_gaussian_release_is_seen.
     Source: arXiv:2302.07956, section 4.
     """
-    inside, outside = _without_nan("inside", inside), _without_nan("outside", outside)
     fpr, fnr = _upper_rates(*_errors(inside, outside, threshold), significance)
     mu = max(0.0, float(-ndtri(fpr) - ndtri(fnr)))
     return gdp_epsilon(mu, delta) if mu else 0.0
 
 
-Normal = tuple[float, float]
-"""Mean and standard deviation of a normal law."""
+def epsilon_between_normals(p: tuple[float, float], q: tuple[float, float], delta: float) -> float:
+    """The least epsilon at delta between two normal laws (mean, deviation), both ways round.
 
-
-def _hockey_stick(epsilon: float, p: Normal, q: Normal) -> float:
-    """sup over events of P - exp(epsilon) Q, for two normal laws."""
-    (m, s), (n, t), factor = p, q, math.exp(min(epsilon, 700.0))
-    # The densities cross where a x^2 + b x + c = 0: between the roots one of them is the larger.
-    a = (1 / t**2 - 1 / s**2) / 2
-    b = m / s**2 - n / t**2
-    c = (n**2 / t**2 - m**2 / s**2) / 2 + math.log(t / s) - epsilon
-    real = [float(root.real) for root in np.roots([a, b, c]) if root.imag == 0]
-    edges = np.array([-np.inf, *sorted(real), np.inf])
-
-    def masses(z: np.ndarray) -> np.ndarray:  # on the right from the other tail: 1 - ndtr is coarse
-        return np.where(z[:-1] > 0, -np.diff(ndtr(-z)), np.diff(ndtr(z)))
-
-    gains = masses((edges - m) / s) - factor * masses((edges - n) / t)
-    return float(gains.clip(min=0).sum())
-
-
-def epsilon_between_normals(p: Normal, q: Normal, delta: float) -> float:
-    """The least epsilon at delta between two normal laws, both ways round.
-
+    Args: p, q: means and standard deviations. delta: in (0, 1].
     Guarantees: test_epsilon_between_normals_is_the_gaussian_one.
     """
     check_number("delta", delta, 0, 1, open_low=True)
 
     def excess(epsilon: float) -> float:
-        return max(_hockey_stick(epsilon, p, q), _hockey_stick(epsilon, q, p)) - delta
+        factor = math.exp(min(epsilon, 700.0))
+        return max(_hockey_stick(factor, *p, *q), _hockey_stick(factor, *q, *p)) - delta
 
     if excess(0.0) <= 0:
         return 0.0
@@ -330,6 +290,22 @@ def epsilon_between_normals(p: Normal, q: Normal, delta: float) -> float:
         if high > 600:
             return math.inf
     return float(brentq(excess, 0.0, high, xtol=1e-10))  # type: ignore[arg-type]
+
+
+def _hockey_stick(factor: float, m: float, s: float, n: float, t: float) -> float:
+    """sup over events of P - factor * Q, for P = N(m, s^2) and Q = N(n, t^2)."""
+    # The densities cross where a x^2 + b x + c = 0: between the roots one of them is the larger.
+    a = (1 / t**2 - 1 / s**2) / 2
+    b = m / s**2 - n / t**2
+    c = (n**2 / t**2 - m**2 / s**2) / 2 + math.log(t / s) - math.log(factor)
+    real = [float(root.real) for root in np.roots([a, b, c]) if root.imag == 0]
+    edges = np.array([-np.inf, *sorted(real), np.inf])
+
+    def masses(z: np.ndarray) -> np.ndarray:  # on the right from the other tail: 1 - ndtr is coarse
+        return np.where(z[:-1] > 0, -np.diff(ndtr(-z)), np.diff(ndtr(z)))
+
+    gains = masses((edges - m) / s) - factor * masses((edges - n) / t)
+    return float(gains.clip(min=0).sum())
 
 
 def epsilon_estimate(cosines: Float[np.ndarray, " k"], dimension: int, delta: float) -> float:

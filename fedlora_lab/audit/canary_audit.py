@@ -80,7 +80,7 @@ def insert_canaries(
 ) -> Canaries:
     """Deals canaries to the clients in turn (example unit), or makes each a client of its own.
 
-    Guarantees: test_canaries_are_dealt_evenly, test_coins_are_fair_and_follow_the_seed.
+    Guarantees: test_canaries_are_dealt_evenly.
     """
     count, old = len(examples[1]), len(task.clients)
     included = torch.from_numpy(streams.numpy("audit coins").random(count) < 0.5)

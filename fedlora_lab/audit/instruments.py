@@ -51,7 +51,7 @@ def mark_examples(task: Task, marks: list[Tensor]) -> Task:
     """The same task with a mark on each client's examples; public examples keep weight 1.
 
     Args: marks: for each client (n_k,): `ORDINARY`, `LEFT_OUT` or a weight >= 1.
-    Guarantees: test_ordinary_marks_change_nothing, test_left_out_is_as_if_it_were_not_there.
+    Guarantees: test_the_audit_changes_nothing_of_the_run, test_left_out_is_as_if_it_were_not_there.
     """
     sizes = tuple(len(mark) for mark in marks)
     check(sizes == task.sizes, "marks", sizes, f"one an example of each client: {task.sizes}")
@@ -104,12 +104,6 @@ class Recorder(Federation):
     received: Received | None = None
     outcome: RoundOutcome | None = None
     personal: Rows = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, *parts: Any, **options: Any) -> "Recorder":
-        run = super().open(*parts, **options)
-        assert isinstance(run, Recorder)
-        return run
 
     def participants(self, t: int) -> tuple[int, ...]:
         return tuple(k for k in super().participants(t) if k not in self.absent)

@@ -5,7 +5,6 @@ client moves a release by at most the clip norm; the noise has the law and the i
 ledger claims; so has the sampling; the ledger holds every release that was made.
 """
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -75,6 +74,12 @@ def correlation_p_value(one: np.ndarray, other: np.ndarray) -> float:
     return float(2 * stats.norm.sf(abs(r) * np.sqrt(len(one))))
 
 
+def _paired_correlation(pairs: "list[tuple[Any, Any]]") -> float:
+    """`correlation_p_value` over pairs of arrays, of each as many columns as the narrower one."""
+    cut = [(a[..., : b.shape[-1]], b[..., : a.shape[-1]]) for a, b in pairs]
+    return correlation_p_value(*(np.concatenate([np.ravel(x) for x in part]) for part in zip(*cut)))
+
+
 def binomial_p_value(
     counts: np.ndarray, trials: int, rate: float, rng: np.random.Generator
 ) -> float:
@@ -102,7 +107,7 @@ def _two_sided(below: Any, above: Any) -> float:
 # ---- the user's set-up cut down to a few examples at a random state, tried again and again
 
 
-def few_examples(task: Task) -> Task:
+def _few_examples(task: Task) -> Task:
     """The first three clients with six examples each, repeated where there are fewer."""
     clients = [task.clients[k % len(task.clients)] for k in range(CLIENTS)]
     few = tuple(instruments.select(pair, torch.arange(EXAMPLES) % len(pair[1])) for pair in clients)
@@ -110,15 +115,15 @@ def few_examples(task: Task) -> Task:
     return replace(task, clients=few, client_names=(), test=test, validation=None)
 
 
-def few_clients(privacy: Privacy) -> Privacy:
-    """The privacy plan for as many clients as `few_examples` leaves."""
+def _few_clients(privacy: Privacy) -> Privacy:
+    """The privacy plan for as many clients as `_few_examples` leaves."""
     sigma = privacy.noise_multiplier
     if isinstance(sigma, tuple):
         sigma = tuple(sigma[k % len(sigma)] for k in range(CLIENTS))
     return privacy.replace(sample_rate=None, honest=None, colluding=0, noise_multiplier=sigma)
 
 
-class Testbed:
+class _Testbed:
     """A run of the small task that stands at a random state of what is trained.
 
     Every client takes part, learning rates are 1, and the method's filter is left out.
@@ -129,14 +134,13 @@ class Testbed:
         spread: standard deviation of what is added to every trained tensor.
     """
 
-    __test__ = False  # not a test, whatever pytest makes of its name
-
     def __init__(self, setup: Any, *, keep_filter: bool = False, spread: float = 0.1) -> None:
         task, row, privacy, plan, lora, seed, bug = setup
-        self.task, self.privacy, self.seed = few_examples(task), few_clients(privacy), seed
+        self.task, self.privacy, self.seed = _few_examples(task), _few_clients(privacy), seed
+        self.example = privacy.unit == "example"
         row = row if keep_filter else row.replace(filter=identity)
-        steps = min(plan.local_steps, 2)
-        plan = plan.replace(batch=None, lr=1.0, lr_decay=1.0, local_steps=steps)
+        self.steps = range(min(plan.local_steps, 2))
+        plan = plan.replace(batch=None, lr=1.0, lr_decay=1.0, local_steps=len(self.steps))
         plan = plan.replace(participation=1.0, dropout=0.0, weights="uniform", server_lr=1.0)
         plan = plan.replace(optimizer="sgd", server_optimizer="sgd")
         marked, streams = mark_examples(self.task, ordinary_marks(self.task)), Streams(seed)
@@ -144,9 +148,9 @@ class Testbed:
         self.run = run = Recorder.open(marked, row, self.privacy, plan, **options)
         server, shapes = run.state.server, run.context.adapted.shapes
         moved = [(key, "bench", i) for i, key in enumerate(shapes)]
-        cores = [(key, "bench core", i) for i, key in enumerate(server.tensors) if key.side == "R"]
+        moved += [(key, "bench core", i) for i, key in enumerate(server.tensors) if key.side == "R"]
         values = {}
-        for key, name, i in moved + cores:
+        for key, name, i in moved:
             x = server.tensors[key]
             values[key] = x + (spread * streams.normal(x.shape, name, i)).to(x)
         run.state.server = server.with_(values)
@@ -157,56 +161,54 @@ class Testbed:
         *,
         task: Task | None = None,
         marks: "list[Tensor] | None" = None,
-        sigma: float | None = None,
-        clip: float | None = None,
         batch: int | None = None,
         draw: int = 0,
         rounds: int = 1,
         absent: frozenset[int] = frozenset(),
+        **changes: Any,
     ) -> Recorder:
         """A copy of the run that stands before round t, with what is given changed.
 
         Args:
+            t: number of the round, from 0.
             task, marks: other data of the same sizes, and marks on the examples.
-            sigma, clip: noise multiplier and clip norm.
             batch: expected size of a batch; ``None``: all examples.
             draw: another number draws other batches and other noise.
             rounds: how many may follow.
             absent: clients that do not take part.
+            changes: noise_multiplier, clip_norm.
         """
-        base, changes = self.run, {"noise_multiplier": sigma, "clip_norm": clip}
-        given: dict[str, Any] = {key: x for key, x in changes.items() if x is not None}
-        given |= {"honest": 1} if absent and self.privacy.server_sees_only_sum else {}
+        base = self.run
         assert base.spec.privacy is not None
-        privacy = replace(base.spec.privacy, sample_rate=None, **given)
+        honest = {"honest": 1} if absent and self.privacy.server_sees_only_sum else {}
+        privacy = replace(base.spec.privacy, sample_rate=None, **changes, **honest)
         task = self.task if task is None else task
         task = mark_examples(task, ordinary_marks(task) if marks is None else marks)
         plan = base.context.plan.replace(rounds=t + rounds, batch=batch)
-        streams = Streams(self.seed * 1000 + draw)
-        work = {"task": task, "plan": plan, "data": task.clients, "streams": streams}
-        context = replace(base.context, **work, privacy=privacy)
-        if privacy.unit == "example":
-            level = context.noise_multiplier if sigma is None else (sigma,) * CLIENTS
-            context = replace(context, noise_multiplier=level, clip_norm=privacy.clip_norm)
-        run = copy.copy(base)
-        run.context, run.resumed, run.absent = context, True, absent
-        run.spec = replace(base.spec, task=task, plan=plan, privacy=privacy.resolve(task, plan))
-        state: Any = {"round": t, "personal": {}, "seen": [-1] * CLIENTS, "changed": [{}] * t}
-        run.state = replace(base.state, **state, server=replace(base.state.server, round=t))
-        run.ledger = privacy.ledger()
-        run.ledger.uncertified = None if base.ledger is None else base.ledger.uncertified
+        clip_norm, sigma = uploads.step_privacy(privacy, CLIENTS)
+        step = {"clip_norm": clip_norm, "noise_multiplier": sigma, "data": task.clients}
+        streams, work = Streams(self.seed * 1000 + draw), {"task": task, "plan": plan}
+        context = replace(base.context, privacy=privacy, streams=streams, **work, **step)
+        spec = replace(base.spec, privacy=privacy.resolve(task, plan), **work)
+        run = Recorder.from_spec(spec, context)
+        run.state.round, run.state.server = t, replace(base.state.server, round=t)
+        run.state.changed = [{} for _ in range(t)]
+        run.resumed, run.absent = True, absent
         return run
 
+    def release(self, run: Recorder, s: int = 0) -> tuple[Rows, Rows]:
+        """What the next round, or its step s, releases, key -> (rows, ...); and where it began."""
+        return _release_of_step(run, s) if self.example else _release_of_round(run)
 
-def release_of_step(run: Recorder, s: int = 0) -> tuple[Rows, Rows]:
+
+def _release_of_step(run: Recorder, s: int) -> tuple[Rows, Rows]:
     """Each client's sum over its examples in step s, key -> (clients, ...), and where it stood."""
-    context, ids = run.context, tuple(range(CLIENTS))
-    clients = run.start_clients(ids, uploads.broadcast(context, run.state.server))
-    start = dict(clients.params)
+    context = run.context
+    clients = run.start_clients((*range(CLIENTS),), uploads.broadcast(context, run.state.server))
+    start, released = dict(clients.params), {}
     local_training.local_step(context, clients, run.state.round, s)
     rates = zip(context.task.sizes, context.sample_rate, strict=True)
     expected = torch.tensor([n * q for n, q in rates])
-    released = {}
     for key, after in clients.params.items():
         if after is not start[key]:
             change = (start[key] - after).expand(CLIENTS, *after.shape[1:])
@@ -214,7 +216,7 @@ def release_of_step(run: Recorder, s: int = 0) -> tuple[Rows, Rows]:
     return released, start
 
 
-def release_of_round(run: Recorder) -> tuple[Rows, Rows]:
+def _release_of_round(run: Recorder) -> tuple[Rows, Rows]:
     """What the server receives, a sum where it sees a sum: key -> (rows, ...); and what it sent."""
     next(event for event in run.events() if isinstance(event, Round))
     assert run.outcome is not None
@@ -225,24 +227,24 @@ def release_of_round(run: Recorder) -> tuple[Rows, Rows]:
     return {key: scale * (x - reference(start[key])) for key, x in rows}, start
 
 
-def in_noise_units(run: Recorder, change: Rows, start: Rows, own: bool = False) -> Rows:
+def _in_noise_units(run: Recorder, change: Rows, start: Rows, own: bool = False) -> Rows:
     """A release in the coordinates in which its noise is white; ``own``: in those of its clip."""
     maps = local_training.preconditioners(run.context.method, tuple(change), start)
     maps = {k: rule.before if own else torch.linalg.pinv(rule.noise) for k, rule in maps.items()}
     return {k: map_rank_axis(k, maps[k], x) if k in maps else x for k, x in change.items()}
 
 
-def in_clip_units(run: Recorder, change: Rows, start: Rows) -> Tensor:
+def _in_clip_units(run: Recorder, change: Rows, start: Rows) -> Tensor:
     """A release where its clip must hold, (rows, numbers): in units of the noise, unless the ledger
     knows that the noise is shaped otherwise. In double precision; NaN stays.
     """
     warned = run.ledger is not None and run.ledger.uncertified is not None
     own = warned and uncertified_reason(run.context.method.precondition) is not None
-    parts = [x.flatten(1) for x in in_noise_units(run, change, start, own).values()]
+    parts = [x.flatten(1) for x in _in_noise_units(run, change, start, own).values()]
     return torch.cat(parts, 1).double() if parts else torch.zeros(CLIENTS, 0).double()
 
 
-def nan_to_inf(value: "float | Tensor") -> float:
+def _nan_to_inf(value: "float | Tensor") -> float:
     """NaN counts as infinite: no limit is kept by it."""
     return math.inf if math.isnan(value) else float(value)
 
@@ -260,7 +262,7 @@ def _change_inputs(task: Task, change: Callable[[Tensor], Tensor], clients: int)
     return replace(task, clients=(*first, *task.clients[clients:]))
 
 
-def check_invariance(bed: Testbed) -> list[Finding]:
+def _check_invariance(bed: _Testbed) -> list[Finding]:
     """With C = 0 two rounds on other data, some of it not a number, release the same bits."""
 
     def other(x: Tensor) -> Tensor:
@@ -274,14 +276,14 @@ def check_invariance(bed: Testbed) -> list[Finding]:
     changed = replace(changed, clients=tuple((x, y.roll(1, 0)) for x, y in changed.clients))
     both, same = [], True
     for task in (bed.task, changed):
-        run, seen = bed.run_before(0, task=task, clip=0.0, rounds=2, batch=EXAMPLES // 2), []
+        run, seen = bed.run_before(0, task=task, clip_norm=0.0, rounds=2, batch=EXAMPLES // 2), []
         for event in run.events():
             if isinstance(event, Round) and run.outcome is not None and run.everyone is not None:
                 sent = list(run.outcome.received.uploads.values())
                 # What is not a number in both would look alike, whatever it was made of.
                 same = same and all(bool(x.isfinite().all()) for x in sent)
                 seen += [*run.state.server.tensors.values(), *sent]
-                seen += run.everyone.params.values() if bed.privacy.unit == "example" else ()
+                seen += run.everyone.params.values() if bed.example else ()
         both.append(seen)
     same = same and len(both[0]) == len(both[1])
     same = same and all(torch.allclose(a, b, 0, 0, equal_nan=True) for a, b in zip(*both))
@@ -289,7 +291,7 @@ def check_invariance(bed: Testbed) -> list[Finding]:
     return [Finding("no clip norm, no trace", what, float(not same), 0.0)]
 
 
-def check_sensitivity(bed: Testbed) -> list[Finding]:
+def _check_sensitivity(bed: _Testbed) -> list[Finding]:
     """Leaving out one example (client) moves a client's sum (the sum of updates) by at most C, and
     the sum is the sum of its parts; some inputs are huge, infinite or not a number.
     """
@@ -302,64 +304,63 @@ def check_sensitivity(bed: Testbed) -> list[Finding]:
 
     plain = isinstance(bed.task.clients[0][0], Tensor)
     task = _change_inputs(bed.task, outliers, 1) if plain else bed.task
-    privacy, findings = bed.privacy, []
-    check_one = _example_sensitivity if privacy.unit == "example" else _client_sensitivity
-    steps = [(0, 0), (1, 0)]
-    if privacy.unit == "example":  # one (round, step) for each thing that the schedule moves
-        row, local_steps = bed.run.context.method, bed.run.context.plan.local_steps
-        tried = [(t, s) for t in range(4) for s in range(min(local_steps, 2))]
-        steps = list({row.moves(*at): at for at in reversed(tried)}.values())[::-1]
-    for t, s in steps:
-        where = f"round {t + 1}, step {s + 1}" if privacy.unit == "example" else f"round {t + 1}"
-        for what, value, limit in check_one(bed, task, t, s):
-            findings.append(Finding("sensitivity", f"{where}: {what}", value, limit))
-    return findings
+    if bed.example:  # one (round, step) for each thing that the schedule moves
+        tried = [(t, s) for t in range(4) for s in bed.steps]
+        moved = {bed.run.context.method.moves(*at): at for at in reversed(tried)}
+        places = {f"round {t + 1}, step {s + 1}": (t, s) for t, s in reversed(moved.values())}
+    else:
+        places = {f"round {t + 1}": (t, 0) for t in (0, 1)}
+    check_one = _example_sensitivity if bed.example else _client_sensitivity
+    return [
+        Finding("sensitivity", f"{where}: {what}", value, limit)
+        for where, at in places.items()
+        for what, value, limit in check_one(bed, task, *at)
+    ]
 
 
 Limited = tuple[str, float, float]
 
 
 def _bounded(one: str, shifts: "list[Tensor]", clip: float) -> list[Limited]:
-    largest = max(nan_to_inf(shift) for shift in shifts)
+    largest = max(_nan_to_inf(shift) for shift in shifts)
     # A clip that leaves nothing would pass every other limit.
     loudest = (f"0.1 / loudest {one}", 0.1 * clip / max(largest, 1e-30), 1.0)
     return [(f"one {one}, in units of C", largest / clip, 1 + SLACK), loudest]
 
 
-def _example_sensitivity(bed: Testbed, task: Task, t: int, s: int) -> list[Limited]:
-    clip, loud = bed.run.context.clip_norm, ordinary_marks(task)
+def _example_sensitivity(bed: _Testbed, task: Task, t: int, s: int) -> list[Limited]:
+    clip, loud, half = bed.run.context.clip_norm, ordinary_marks(task), EXAMPLES // 2
     loud[0][0] = LOUD
 
-    def release(marks: list[Tensor], batch: int | None = None, draw: int = 0) -> Tensor:
-        run = bed.run_before(t, task=task, marks=marks, sigma=0.0, batch=batch, draw=draw)
-        return in_clip_units(run, *release_of_step(run, s))
+    def release(marks: list[Tensor], **options: Any) -> tuple[Tensor, Recorder]:
+        run = bed.run_before(t, task=task, marks=marks, noise_multiplier=0.0, **options)
+        return _in_clip_units(run, *bed.release(run, s)), run
 
-    whole, parts = release(loud), []
+    (whole, _), parts = release(loud), []
     for i in range(EXAMPLES):
         marks = [mark.clone() for mark in loud]
         marks[0][i] = LEFT_OUT
-        parts.append(whole - release(marks))
-    others = nan_to_inf(torch.stack(parts)[:, 1:].abs().max())
+        parts.append(whole - release(marks)[0])
+    others = _nan_to_inf(torch.stack(parts)[:, 1:].abs().max())
     found = _bounded("example", [part[0].norm() for part in parts], clip)
     found.append(("one client's example moves another client", others / clip, ROUNDING))
-    half = EXAMPLES // 2
     for draw in range(BATCH_DRAWS):
-        run = bed.run_before(t, task=task, marks=loud, sigma=0.0, batch=half, draw=draw)
+        sampled, run = release(loud, batch=half, draw=draw)
         drawn = local_training.poisson_batch(run.context, t, s, (0,))[0].tolist()
-        sampled = release(loud, half, draw)[0]
-        rest = sampled - sum((parts[i][0] for i in drawn), torch.zeros_like(sampled))
-        gap = nan_to_inf(rest.norm()) / clip
+        rest = sampled[0] - sum((parts[i][0] for i in drawn), torch.zeros_like(sampled[0]))
+        gap = _nan_to_inf(rest.norm()) / clip
         found.append(("batch less its examples, in units of C", gap, SLACK * 6))
     return found
 
 
-def _client_sensitivity(bed: Testbed, task: Task, t: int, s: int) -> list[Limited]:
+def _client_sensitivity(bed: _Testbed, task: Task, t: int, s: int) -> list[Limited]:
     clip, marks = bed.privacy.clip_norm, ordinary_marks(task)
     marks[0][:], marks[1][:] = 10_000, 1_000
 
     def release(*absent: int) -> Tensor:
-        run = bed.run_before(t, task=task, marks=marks, sigma=0.0, absent=frozenset(absent))
-        return in_clip_units(run, *release_of_round(run))
+        options: Any = {"marks": marks, "noise_multiplier": 0.0, "absent": frozenset(absent)}
+        run = bed.run_before(t, task=task, **options)
+        return _in_clip_units(run, *bed.release(run))
 
     whole = release()
     if not whole.numel():
@@ -367,40 +368,40 @@ def _client_sensitivity(bed: Testbed, task: Task, t: int, s: int) -> list[Limite
     if bed.privacy.trust == "local":
         return _bounded("client", list(whole.norm(dim=1)), clip)
     parts = torch.stack([whole[0] - release(k)[0] for k in range(CLIENTS)])
-    gap = nan_to_inf((parts.sum(0) - whole[0]).norm()) / clip
+    gap = _nan_to_inf((parts.sum(0) - whole[0]).norm()) / clip
     total = ("sum less its clients, in units of C", gap, SLACK * 3)
     return [total, *_bounded("client", list(parts.norm(dim=1)), clip)]
 
 
-def _noise_of(bed: Testbed, draw: int, t: int, s: int) -> tuple[Rows, int]:
+def _noise_of(bed: _Testbed, draw: int, t: int, s: int) -> tuple[Rows, int]:
     """The noise of a release in units of the ledger's claim, and how many numbers lack noise."""
-    example = bed.privacy.unit == "example"
-    batch = EXAMPLES // 2 if draw % 2 else 1  # small batches are empty now and then
-    pair, claimed = [], torch.zeros(0)
-    for sigma in (None, 0.0):
-        run = bed.run_before(t, sigma=sigma, batch=batch if example else None, draw=draw)
-        if example:
+    small = EXAMPLES // 2 if draw % 2 else 1  # small batches are empty now and then
+    batch = small if bed.example else None
+
+    def release(**changes: Any) -> tuple[Recorder, Rows]:
+        run = bed.run_before(t, batch=batch, draw=draw, **changes)
+        if bed.example:
             run.charge_ledger(t, tuple(range(CLIENTS)))
-        change, start = release_of_step(run, s) if example else release_of_round(run)
-        white = in_noise_units(run, change, start)
-        pair.append({key: x.flatten(1).double() for key, x in white.items()})
-        if sigma is None and run.ledger is not None and run.ledger.releases:
-            level = torch.tensor(run.ledger.releases[-1].noise_multiplier, dtype=torch.float64)
-            claimed = level.view(-1, 1) * bed.privacy.clip_norm
+        white = _in_noise_units(run, *bed.release(run, s))
+        return run, {key: x.flatten(1).double() for key, x in white.items()}
+
+    (run, noisy), (_, signals) = release(), release(noise_multiplier=0.0)
+    unit = torch.zeros(0)
+    if run.ledger is not None and run.ledger.releases:
+        level = torch.tensor(run.ledger.releases[-1].noise_multiplier, dtype=torch.float64)
+        unit = level.view(-1, 1) * bed.privacy.clip_norm
     bare, noise_of = 0, {}
-    for key, signal in pair[1].items():
-        noise = pair[0][key] - signal
+    for key, signal in signals.items():
+        noise = noisy[key] - signal
         noised = (noise != 0).any(0)
         bare += int(((signal != 0).any(0) & ~noised).sum())
-        unit = claimed if len(claimed) in (1, len(noise)) else torch.nan
-        noise_of[key] = noise[:, noised] / unit
+        noise_of[key] = noise[:, noised] / (unit if len(unit) in (1, len(noise)) else torch.nan)
     return noise_of, bare
 
 
-def check_noise(bed: Testbed, rng: np.random.Generator) -> list[Finding]:
+def _check_noise(bed: _Testbed, rng: np.random.Generator) -> list[Finding]:
     """The noise is normal, as wide as the ledger claims, independent, and no number lacks it."""
-    example = bed.privacy.unit == "example"
-    steps = range(min(bed.run.context.plan.local_steps, 2)) if example else (0,)
+    steps = bed.steps if bed.example else (0,)
     places = [(draw, t, s) for draw in range(NOISE_DRAWS) for t in (0, 1) for s in steps]
     trials = {at: _noise_of(bed, *at) for at in places}
     seen, bare = {at: x for at, (x, _) in trials.items()}, sum(n for _, n in trials.values())
@@ -417,44 +418,46 @@ def check_noise(bed: Testbed, rng: np.random.Generator) -> list[Finding]:
     pairs: dict[str, Any] = {name: [] for name in ("clients", "steps", "rounds", "layers")}
     for (d, t, s), rows in seen.items():
         for key, x in rows.items():
-            pairs["clients"] += [(x[a], x[b]) for a, b in combinations(range(len(x)), 2)]
+            pairs["clients"] += combinations(x, 2)
             for name, other in (("steps", (d, t, s + 1)), ("rounds", (d, t + 1, s))):
                 if key in seen.get(other, {}):
                     pairs[name].append((x, seen[other][key]))
         pairs["layers"] += pairwise(rows.values())
     for name, some in pairs.items():
-        if some:  # only as many numbers of each as the shorter one has
-            cut = [(a[..., : b.shape[-1]], b[..., : a.shape[-1]]) for a, b in some]
-            one, other = (np.concatenate([x.numpy().ravel() for x in part]) for part in zip(*cut))
-            found.append((f"independent between {name}", correlation_p_value(one, other), None))
+        if some:
+            found.append((f"independent between {name}", _paired_correlation(some), None))
     return [Finding("noise law", *one) for one in found]
 
 
-def check_sampling(run: Recorder, rng: np.random.Generator) -> list[Finding]:
-    """Every example (client unit: client) is drawn on its own, at the rate the ledger claims."""
-    privacy, plan, all_sizes = run.spec.privacy, run.context.plan, run.context.task.sizes
+def _draws(run: Recorder) -> dict[str, tuple[np.ndarray, float]]:
+    """Who is drawn, name -> (draws, numbers) of booleans, and at which rate by the ledger."""
+    privacy, plan, sizes = run.spec.privacy, run.context.plan, run.context.task.sizes
     assert privacy is not None
     if privacy.unit == "client":
-        names, sizes, rates = ["clients"], [len(all_sizes)], [float(plan.participation)]
-        drawn = np.zeros((BATCHES, 1, sizes[0]), bool)
+        drawn = np.zeros((BATCHES, len(sizes)), bool)
         for t in range(BATCHES):
-            drawn[t, 0, list(run.participants(t))] = True
-    else:
-        clients = tuple(range(min(CLIENTS, len(all_sizes))))
-        names, sizes = [f"client {k}" for k in clients], [all_sizes[k] for k in clients]
-        drawn = np.zeros((BATCHES, len(clients), max(sizes)), bool)
-        for i in range(BATCHES):
-            batches = local_training.poisson_batch(run.context, i // 2, i % 2, clients)
-            for k, index in enumerate(batches):
-                drawn[i, k, index.numpy()] = True
-        claim = privacy.entry(clients)["sample_rate"]
-        rates = list(claim) if isinstance(claim, tuple) else [claim] * len(clients)
+            drawn[t, list(run.participants(t))] = True
+        return {"clients": (drawn, float(plan.participation))}
+    clients = tuple(range(min(CLIENTS, len(sizes))))
+    claim = privacy.entry(clients)["sample_rate"]
+    rates = list(claim) if isinstance(claim, tuple) else [claim] * len(clients)
+    found = {f"client {k}": (np.zeros((BATCHES, sizes[k]), bool), rates[k]) for k in clients}
+    for i in range(BATCHES):
+        batches = local_training.poisson_batch(run.context, i // 2, i % 2, clients)
+        for (drawn, _), index in zip(found.values(), batches, strict=True):
+            drawn[i, index.numpy()] = True
+    return found
+
+
+def _check_sampling(run: Recorder, rng: np.random.Generator) -> list[Finding]:
+    """Every example (client unit: client) is drawn on its own, at the rate the ledger claims."""
     found: list[Any] = []
-    for k, (name, n, q) in enumerate(zip(names, sizes, rates, strict=True)):
-        here = drawn[:, k, :n]
+    draws = _draws(run)
+    for name, (here, q) in draws.items():
         if q == 1:
             found.append((f"{name}: left out although q = 1", float((~here).sum()), 0.0))
             continue
+        n = here.shape[1]
         p_values = {
             "how many in all": total_p_value(int(here.sum()), here.size, q),
             "sizes of batches": binomial_p_value(here.sum(1), n, q, rng),
@@ -462,16 +465,13 @@ def check_sampling(run: Recorder, rng: np.random.Generator) -> list[Finding]:
             "steps apart": correlation_p_value(here[:-1] * 1.0, here[1:] * 1.0),
         }
         found += [(f"{name}: {what}", value, None) for what, value in p_values.items()]
-    random = [k for k, q in enumerate(rates) if q < 1]
-    apart = [(a, b, min(sizes[a], sizes[b])) for a, b in combinations(random, 2)]
-    if apart:
-        one = np.concatenate([drawn[:, a, :n].ravel() for a, _, n in apart]) * 1.0
-        other = np.concatenate([drawn[:, b, :n].ravel() for _, b, n in apart]) * 1.0
-        found.append(("clients apart", correlation_p_value(one, other), None))
+    random = [here * 1.0 for here, q in draws.values() if q < 1]
+    if pairs := list(combinations(random, 2)):
+        found.append(("clients apart", _paired_correlation(pairs), None))
     return [Finding("sampling law", *one) for one in found]
 
 
-def check_ledger(run: Recorder) -> list[Finding]:
+def _check_ledger(run: Recorder) -> list[Finding]:
     """The ledger holds every release before it is made, and states the epsilon of all of them."""
     privacy = run.spec.privacy
     assert privacy is not None
@@ -497,9 +497,9 @@ def check_ledger(run: Recorder) -> list[Finding]:
         if not example and privacy.trust != "central":
             q = 1.0  # the server knows who sends
         epsilon = accounting.epsilon(((sigma, q, count),), privacy.delta, privacy.accountant)
-        spent = max(spent, nan_to_inf(epsilon))
+        spent = max(spent, _nan_to_inf(epsilon))
     stated = run.ledger.nominal_epsilon()  # an uncertified ledger must have counted as well
-    short = 0.0 if math.isinf(stated) else nan_to_inf(spent - stated)
+    short = 0.0 if math.isinf(stated) else _nan_to_inf(spent - stated)
     slack = 1e-6 * max(1.0, spent) if spent < math.inf else 0.0
     found = [("steps made before they were written down", float(late), 0.0)]
     found += [("releases that it lacks or that were never made", float(missing), 0.0)]
@@ -598,15 +598,15 @@ def self_check(
     findings, lora = [], Lora(user.spec.lora.rank, user.spec.lora.alpha)
     if 0 < privacy.clip_norm < math.inf:
         setup = (task, row, privacy, plan, lora, seed, bug)
-        findings += check_invariance(Testbed(setup, keep_filter=True))
-        bed = Testbed(setup)
-        findings += check_sensitivity(bed)
+        findings += _check_invariance(_Testbed(setup, keep_filter=True))
+        bed = _Testbed(setup)
+        findings += _check_sensitivity(bed)
         if row.precondition is not None:  # what the noise hides depends on the size of the peer
-            findings += check_sensitivity(Testbed(setup, spread=1.0))
+            findings += _check_sensitivity(_Testbed(setup, spread=1.0))
         if np.any(np.asarray(privacy.noise_multiplier or 0.0)):
-            findings += check_noise(bed, rng)
-    findings += check_sampling(user, rng)
+            findings += _check_noise(bed, rng)
+    findings += _check_sampling(user, rng)
     short = plan.replace(rounds=min(max(plan.rounds, 1), 3))
-    parts = (few_examples(task), row, few_clients(privacy), short)
-    findings += check_ledger(Recorder.open(*parts, lora=lora, seed=seed, bug=bug))
+    parts = (_few_examples(task), row, _few_clients(privacy), short)
+    findings += _check_ledger(Recorder.open(*parts, lora=lora, seed=seed, bug=bug))
     return SelfCheck(row.slug, privacy.unit, tuple(findings), significance)

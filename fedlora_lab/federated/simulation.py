@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -179,7 +179,7 @@ class Federation:
         stop_at: float | None = None,
         bug: "Callable[..., Any] | None" = None,
         **compute: Any,
-    ) -> "Federation":
+    ) -> Self:
         """Validates everything and prepares the run; nothing is trained yet.
 
         Args: as `run`; ``bug``: a function that clips in the place of `mechanism.clip_sum`, such as
@@ -207,7 +207,7 @@ class Federation:
         folder: Path | None = None,
         resume: "str | Path | None" = None,
         stop_at: float | None = None,
-    ) -> "Federation":
+    ) -> Self:
         """The run of a checked specification whose model is prepared, here or on a server.
 
         Args:

@@ -218,7 +218,7 @@ def audit(audits: "Audit | Sequence[Audit] | Mapping[str, Audit]") -> style.Pict
     Args: audits: one, several, or label -> audit; without labels the lines are named by method and
         unit.
     Raises: ``ValueError`` without an audit.
-    Guarantees: test_the_figure_draws_the_three_numbers, test_an_invalid_audit_is_drawn_as_such.
+    Guarantees: test_the_figure_draws_the_three_numbers.
     """
     if isinstance(audits, Mapping):
         several, labels = list(audits.values()), list(audits)

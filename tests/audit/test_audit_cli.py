@@ -33,6 +33,7 @@ def done(tmp_path_factory):
 
 @pytest.mark.slow
 def test_every_method_of_the_folder_is_audited(done, capsys):
+    """And a bug in them is found."""
     assert call("audit", done, "--canaries", 24) == 0
     text = capsys.readouterr().out
     assert len(re.findall(r"ε proved \S+ ≤ ε stated", text)) == 3
@@ -46,12 +47,6 @@ def test_every_method_of_the_folder_is_audited(done, capsys):
         assert one["epsilon_lower"] <= one["ceiling"]
         assert one["canaries"] == len(one["included"]) == len(one["scores"]["loss"]) == 24
         assert one["holds"] is True
-    assert call("audit", done, "--canaries", 8, "--rounds", 1, "--no-check") == 0
-    assert "self-check" not in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_bug_is_found_in_the_folder(done, capsys):
     assert not audit_folder(done, 8, 0.99, 1, 0, True, bug=BUGS["clips each tensor"])
     text = capsys.readouterr().out
     assert "FAILED sensitivity" in text
@@ -73,9 +68,8 @@ def test_a_bug_is_found_in_the_folder(done, capsys):
 )
 def test_bad_options_are_one_line(options, message, tmp_path, capsys):
     assert call("audit", tmp_path, *options) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 @pytest.mark.slow
@@ -87,7 +81,6 @@ def test_bad_options_are_one_line(options, message, tmp_path, capsys):
         (("methods", "deer", "share"), "A", "the row of the table as it is now"),
         (("plans",), {}, "settings of a run"),
         (("plans", "deer", "rounds"), -1, "rounds=-1"),
-        (("lora",), 3, "settings of a run"),
         (("methods",), {}, "the settings of a run"),
         ((), None, "run folder"),
     ],
@@ -102,9 +95,8 @@ def test_changed_settings_are_one_line(done, tmp_path, path, to, message, capsys
         key = shutil.ignore_patterns("audit.json")
         shutil.copytree(done / "private", tmp_path / "private", ignore=key)
     assert call("audit", tmp_path) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
     assert not (tmp_path / "private" / "audit.json").exists()
 
 
@@ -133,19 +125,17 @@ def test_no_committed_audit_exceeds_its_ledger():
 @pytest.mark.slow
 def test_a_table_that_was_cut_short_goes_on(tmp_path, monkeypatch, capsys):
     module, out = script(), tmp_path / "audit.csv"
-    few = {slug: fl.methods.ALL[slug] for slug in ("fedlora", "ffa-lora")}
-    monkeypatch.setattr(fl.methods, "ALL", few)
+    monkeypatch.setattr(fl.methods, "ALL", {"fedlora": fl.methods.FedLoRA})
     module.PLAN, module.NOISE, module.CANARIES = module.PLAN.replace(rounds=1), (2.0,), 8
     monkeypatch.setattr(sys, "argv", ["audit_table.py", "--seeds", "2", "--out", str(out)])
-    with pytest.raises(SystemExit, match="0"):
-        module.main()
-    whole = out.read_text()
-    assert len(whole.splitlines()) == 1 + 2 * 2 * 2
-    out.write_text(whole[: whole.rindex(",")])  # the last row was being written
-    with pytest.raises(SystemExit, match="0"):
-        module.main()
+    tables = []
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="0"):
+            module.main()
+        tables.append(out.read_text())
+        out.write_text(tables[0][: tables[0].rindex(",")])  # the last row was being written
     said = capsys.readouterr().out
-    assert "8 audits, 0 above the ledger's epsilon, 0 invalid" in said
+    assert "4 audits, 0 above the ledger's epsilon, 0 invalid" in said
     assert "none of these could have contradicted it" in said
-    again = csv.DictReader(out.read_text().splitlines())
-    assert list(again) == list(csv.DictReader(whole.splitlines()))
+    whole, again = (list(csv.DictReader(table.splitlines())) for table in tables)
+    assert len(whole) == 4 and again == whole

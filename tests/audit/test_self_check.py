@@ -34,12 +34,11 @@ def test_no_row_fails(row, unit):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("slug", "unit"), [("fedlora", "example"), ("deer", "client")])
-def test_eight_repetitions_raise_no_alarm(slug, unit):
+def test_eight_repetitions_raise_no_alarm():
     """At 1 in 1000 each: 8 in 1000 together; and the p-values are uniform, not merely large."""
     least, chances = 1.0, []
     for seed in range(20, 28):
-        checked = self_check(TASK, slug, private(unit), PLAN, lora=LORA, seed=seed)
+        checked = self_check(TASK, "fedlora", private("example"), PLAN, lora=LORA, seed=seed)
         assert checked.ok, f"seed {seed}:\n{checked}"
         values = [one for one in checked.findings if one.limit is None]
         least = min(least, *(one.value for one in values))
@@ -70,93 +69,71 @@ def test_every_broken_clip_is_found(row, unit, bug):
     assert "sensitivity" in {one.trial for one in checked.failed}, str(checked)
 
 
-def test_there_are_at_least_twelve():
-    assert len({name for name, *_ in [*planted.PLANTED, *planted.CLIPS]}) >= 12
+EVERYONE, SHORT = PLAN.replace(participation=1.0), fl.Plan(rounds=2, local_steps=2, batch=2)
+WHOLE = fl.Plan(rounds=2, local_steps=1, batch=None, optimizer=fl.SGD(0.5))
+FIVE = tokens("head", (9, 7, 5, 4, 8))
+CALIBRATED = fl.Privacy(delta=1e-3, accountant="rdp").calibrate(epsilon=2, task=FIVE, plan=PLAN)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("unit", "fields"),
+    ("task", "row", "privacy", "plan"),
     [
-        ("client", {"trust": "local"}),
-        ("client", {"trust": "secagg"}),
-        ("client", {"trust": "secagg", "honest": 2}),
-        ("example", {"sigma": 0.0}),
-        ("example", {"sigma": (0.5, 1.0, 2.0)}),
+        (TASK, "fedlora", private("client", trust="local"), PLAN),
+        (TASK, "fedlora", private("client", trust="secagg"), EVERYONE),
+        (TASK, "fedlora", private("client", trust="secagg", honest=2), EVERYONE),
+        (TASK, "fedlora", private("example", sigma=0.0), PLAN),
+        (FIVE, "ffa-lora", CALIBRATED, PLAN),
+        (regression(), "deer", private("example"), WHOLE),
+        ("digits", "la-lora", fl.Privacy(noise_multiplier=1.0, delta=1e-5), PLAN),
+        ("bert", "fedlora", private("example"), SHORT),
+        ("gpt2", "fedlora", private("client"), SHORT),
+        ("swin", "fedlora", private("example"), SHORT),
     ],
 )
-def test_other_plans_pass(unit, fields):
-    plan = PLAN.replace(participation=1.0) if fields.get("trust") == "secagg" else PLAN
-    checked = self_check(TASK, "fedlora", private(unit, **fields), plan, lora=LORA)
+def test_other_set_ups_pass(task, row, privacy, plan):
+    """All trusts; no noise; a noise multiplier and a rate for each of more clients than the check
+    takes; one layer; word pieces and images, transposed maps, gradients far below the clip norm.
+    """
+    if isinstance(task, str):
+        task = fl.tasks.digits(clients=4) if task == "digits" else models.task(task)
+    checked = self_check(task, row, privacy, plan, lora=LORA)
     assert checked.ok, str(checked)
+    assert isinstance(CALIBRATED.noise_multiplier, tuple)
 
 
-@pytest.mark.slow
-def test_other_tasks_pass():
-    plan = fl.Plan(rounds=2, local_steps=1, batch=None, optimizer=fl.SGD(0.5))
-    assert self_check(regression(), "deer", private("example"), plan, lora=LORA).ok
-    privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-5)
-    digits = self_check(fl.tasks.digits(clients=4), "la-lora", privacy, PLAN)
-    assert digits.ok, str(digits)
-
-
-@pytest.mark.slow
-def test_a_calibrated_plan_of_many_unequal_clients_passes():
-    """A noise multiplier and a sample rate for each client, more of them than the check takes."""
-    task, privacy = tokens("head", (9, 7, 5, 4, 8)), fl.Privacy(delta=1e-3, accountant="rdp")
-    privacy = privacy.calibrate(epsilon=2, task=task, plan=PLAN)
-    assert isinstance(privacy.noise_multiplier, tuple)
-    checked = self_check(task, "ffa-lora", privacy, PLAN, lora=LORA)
-    assert checked.ok, str(checked)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "unit"), [("bert", "example"), ("gpt2", "client"), ("swin", "example")]
-)
-def test_models_of_transformers_pass(name, unit):
-    """Word pieces and images, transposed maps, gradients far below the clip norm."""
-    plan = fl.Plan(rounds=2, local_steps=2, batch=2)
-    checked = self_check(models.task(name), "fedlora", private(unit), plan)
-    assert checked.ok, str(checked)
+def chances(x, y, drawn, rate, rng, sizes=None, shares=None):
+    """Each test's p-value: of normal numbers, of two samples, and of draws at this rate."""
+    n, width = drawn.shape
+    return [
+        normality_p_value(x, rng),
+        variance_p_value(x),
+        correlation_p_value(x, y),
+        binomial_p_value(drawn.sum(1) if sizes is None else sizes, width, rate, rng),
+        total_p_value(int(drawn.sum()), drawn.size, rate),
+        equal_rates_p_value(drawn.sum(0) if shares is None else shares, n, rate),
+    ]
 
 
 def test_the_laws_find_what_breaks_them():
-    rng, n, rate = np.random.default_rng(0), 300, 0.3
-    x, drawn = rng.standard_normal(4000), rng.random((n, 20)) < rate
+    rng, n = np.random.default_rng(0), 300
+    (x, y), drawn = rng.standard_normal((2, 4000)), rng.random((n, 20)) < 0.3
     flat = rng.uniform(-(3**0.5), 3**0.5, 4000)
     infinite, nan = (np.where(np.arange(4000) == 7, bad, x) for bad in (np.inf, np.nan))
+    assert min(chances(x, y, drawn, 0.3, rng)) > 1e-3
     halves = np.where(np.arange(20) < 10, 140, 40)
-    sound = [
-        normality_p_value(x, rng),
-        variance_p_value(x),
-        correlation_p_value(x[:2000], x[2000:]),
-        binomial_p_value(drawn.sum(1), 20, rate, rng),
-        total_p_value(int(drawn.sum()), drawn.size, rate),
-        equal_rates_p_value(drawn.sum(0), n, rate),
-    ]
-    assert min(sound) > 1e-3
-    broken = [
-        *(normality_p_value(some, rng) for some in (flat, infinite, nan)),
-        *(variance_p_value(some) for some in (1.1 * x, 0.9 * x, infinite, nan)),
-        *(correlation_p_value(x, some) for some in (x + flat, infinite, nan)),
-        correlation_p_value(np.ones(9), np.ones(9)),
-        binomial_p_value(np.full(n, 6), 20, rate, rng),
-        total_p_value(int(drawn.sum()), drawn.size, 0.4),
-        equal_rates_p_value(halves, n, rate),
-    ]
-    assert max(broken) < 1e-6
+    p = chances(flat, flat + x, drawn, 0.3, rng, np.full(n, 6), halves)
+    broken = [p[0], p[2], p[3], p[5], total_p_value(int(drawn.sum()), drawn.size, 0.4)]
+    broken += [variance_p_value(1.1 * x), variance_p_value(0.9 * x)]
+    broken += [one for bad in (infinite, nan) for one in chances(bad, x, drawn, 0.3, rng)[:3]]
+    assert max(*broken, correlation_p_value(np.ones(9), np.ones(9))) < 1e-6
 
 
 def test_chances_are_uniform_under_the_claim():
     rng, found, level = np.random.default_rng(1), [], np.array([[0.01], [0.1], [0.5]])
     for _ in range(300):
-        x, drawn = rng.standard_normal(200), rng.random((60, 12)) < 0.4
-        normal = normality_p_value(x, rng), variance_p_value(x)
-        pair = correlation_p_value(x[:100], x[100:])
-        counts = binomial_p_value(drawn.sum(1), 12, 0.4, rng)
-        total = total_p_value(int(drawn.sum()), drawn.size, 0.4)
-        found.append([*normal, pair, counts, total, equal_rates_p_value(drawn.sum(0), 60, 0.4)])
+        (x, y), drawn = rng.standard_normal((2, 200)), rng.random((60, 12)) < 0.4
+        found.append(chances(x, y, drawn, 0.4, rng))
     shares = np.mean(np.array(found)[None] < level[:, None], axis=1)
     assert (shares <= level + 4 * (level * (1 - level) / 300) ** 0.5).all(), shares
 

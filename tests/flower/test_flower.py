@@ -4,7 +4,7 @@ import math
 
 import pytest
 from flowers import ROUNDS, apart, by_messages, few_fast, protected
-from small import LORA, UNITS, book, keeps, play, private, regression, tokens
+from small import LORA, UNITS, book, keeps, play, regression, tokens
 from test_contract import WRITTEN
 
 import fedlora_lab as fl
@@ -37,9 +37,7 @@ def agree(task, row, privacy, plan=ROUNDS, **options):
 @pytest.mark.parametrize("row", few_fast(*methods.ALL.values(), *WRITTEN), ids=lambda row: row.slug)
 @pytest.mark.parametrize("unit", UNITS)
 def test_messages_give_the_run_of_the_loop(row, unit):
-    """Three rounds with participation, lost uploads, momentum and a head: <= 1e-5, and the same
-    ledger.
-    """
+    """Three rounds with participation, lost uploads, momentum and a head, and the same ledger."""
     records = agree(tokens("head"), row, protected(unit))
     assert apart(records[:1], records[-1:]) > 1e-3 or row.share == ""
 
@@ -67,16 +65,6 @@ def test_other_settings_too(task, slug, privacy, plan, options):
     agree(task, slug, privacy, plan, **options)
 
 
-@pytest.mark.parametrize("slug", ["fedlora", "deer", "fedlpp", "as-lora"])
-def test_a_sum_of_shares(slug):
-    """Secure aggregation: each upload holds a share of the noise, the server goes on from their
-    sum.
-    """
-    privacy = private("client", trust="secagg", honest=2)
-    records = agree(tokens("head"), slug, privacy, ROUNDS.replace(rounds=4))
-    assert all(math.isnan(record.deviation) for record in records[1:] if record.participants)
-
-
 def test_an_empty_round():
     plan = ROUNDS.replace(participation=1e-9)
     records = by_messages(tokens(), "fedlora", protected("example"), plan)
@@ -97,24 +85,15 @@ def test_the_server_needs_no_data():
         participant.with_data(3, task.clients[0])
 
 
-def test_what_only_clients_know_is_not_in_the_record():
-    """What the clips did and the noise alone never reach the server: not a number, or no row at
-    all.
+@pytest.mark.parametrize(("unit", "scored"), [("client", False), ("example", True)])
+def test_what_only_clients_know_is_not_in_the_record(unit, scored):
+    """What the clips did and the noise alone: not a number, or no row at all. In the client unit
+    what a client keeps is not noised, so no score of it is asked for or given.
     """
-    records = by_messages(tokens(), "fedlora", protected("example"))
+    seen = []
+    records = by_messages(tokens(), "fedsa-lora", protected(unit), seen=seen.append)
     assert all(math.isnan(record.clipped) and math.isnan(record.nonfinite) for record in records)
     names = {measure for record in records for _, measure, _ in record.rows}
-    assert "norm" in names
-    assert not names & {"noise_A", "noise_B", "noise_BA", "snr"}
-    assert set(fl.to_frame(records)["round"]) == {0, 1, 2, 3}
-
-
-def test_scores_of_kept_factors_are_the_clients_own():
-    """In the client unit what a client keeps is not noised, so no score of it is asked for or
-    given.
-    """
-    for privacy, scored in ((protected("client"), False), (protected("example"), True)):
-        seen = []
-        records = by_messages(tokens(), "fedsa-lora", privacy, seen=seen.append)
-        assert all(math.isnan(value) != scored for value in records[-1].metrics.values())
-        assert any(message.metadata.message_type == "evaluate" for message in seen) == scored
+    assert "norm" in names and not names & {"noise_A", "noise_B", "noise_BA", "snr"}
+    assert all(math.isnan(value) != scored for value in records[-1].metrics.values())
+    assert any(message.metadata.message_type == "evaluate" for message in seen) == scored

@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 import torch
 from flowers import ROUNDS, by_messages, few_fast, protected
-from small import LORA, PLAN, UNITS, keeps, private, regression, tokens, with_clients
+from small import LORA, PLAN, UNITS, private, tokens, with_clients
 from test_contract import ROWS
 
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.flower.messages import parse_key
 
-every_unit = pytest.mark.parametrize("unit", UNITS)
 TRAINED = {"about", "arrays"}
 NAMES = {"query": {"about"}, "train": TRAINED, "evaluate": TRAINED | {"scores"}}
 EVERYONE = ROUNDS.replace(participation=1.0, dropout=0.0)
@@ -45,11 +44,11 @@ def other_data(task):
     return with_clients(task, others)
 
 
-@every_unit
+@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("row", few_fast(*ROWS), ids=lambda row: row.slug)
 def test_without_a_clip_norm_messages_do_not_depend_on_the_data(row, unit):
     """C = 0: two data sets, bit-identical replies of every kind, round by round; and no reply says
-    anything else.
+    anything else, such as what the clips did.
     """
     terms = row, protected(unit, clip=0.0), ROUNDS.replace(rounds=2)
     sent = [wire(task, *terms)[2] for task in (tokens("head"), other_data(tokens("head")))]
@@ -62,32 +61,36 @@ def test_without_a_clip_norm_messages_do_not_depend_on_the_data(row, unit):
             assert one.content[name] == other.content[name], (kind, name)
 
 
-@every_unit
+@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("slug", ["fedlora", "deer", "fed-sb"])
 def test_it_is_the_clip_norm_that_makes_them_equal(slug, unit):
     """With C > 0 the same two data sets give other replies under the same noise."""
     terms, task = (slug, protected(unit), PLAN.replace(rounds=1, local_steps=1)), tokens("head")
-    one, other = (wire(t, *terms)[2] for t in (task, other_data(task)))
-    pairs = [(a, b) for a, b in zip(one, other) if a.metadata.message_type == "train"]
-    assert len(pairs) == 3 and all(a.content["about"] == b.content["about"] for a, b in pairs)
-    assert all(a.content["arrays"] != b.content["arrays"] for a, b in pairs)
+    sent = [wire(t, *terms)[2] for t in (task, other_data(task))]
+    pairs = [(a.content, b.content) for a, b in zip(*sent, strict=True) if "arrays" in a.content]
+    assert len(pairs) == 3
+    assert all(a["about"] == b["about"] and a["arrays"] != b["arrays"] for a, b in pairs)
 
 
-@every_unit
+@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("slug", ["fedlora", "rolora", "fedsa-lora", "sdflora", "fed-sb", "local"])
-def test_uploads_hold_what_is_sent_and_nothing_else(slug, unit):
-    """The tensors that the method shares, in the ranks that the client holds: the numbers that are
-    counted.
+def test_messages_hold_what_is_shared_and_nothing_else(slug, unit):
+    """Up go the tensors that the method shares, in the client's ranks: the numbers that are
+    counted. Down goes nothing that clients keep, but as it was before it moved.
     """
     unequal, row = fl.Lora(rank=3, alpha=3.0, ranks=(1, 3, 2)), methods.get(slug)
-    lora = unequal if slug in ("fedlora", "sdflora") else LORA
-    records, _, replies = wire(tokens("head"), slug, protected(unit), EVERYONE, lora=lora)
+    lora, start = unequal if slug in ("fedlora", "sdflora") else LORA, {}
+    records, asked, replies = wire(tokens("head"), slug, protected(unit), EVERYONE, lora=lora)
     for t, record in enumerate(records[1:]):
         arrays = arrays_of(replies, t)
         assert sum(math.prod(array.shape) for _, array in arrays) == record.uploads.numbers_up
         shared = row.sent(t, EVERYONE.local_steps) if row.share != "" else ""
         sides = {parse_key(name).side for name, _ in arrays}
         assert sides == ({*shared, "head"} if shared else set())
+    for name, array in arrays_of(asked):
+        if row.share is not None and parse_key(name).side not in {*row.share, "head"}:
+            assert array.data == start.setdefault(name, array.data), name
+    assert bool(start) == (slug in ("fedsa-lora", "local"))
     assert (slug == "local") == (records[-1].uploads.numbers_up == 0)
 
 
@@ -105,16 +108,24 @@ def noise_on_the_wire(privacy):
     return parts[0] - parts[1]
 
 
-@every_unit
-def test_the_noise_on_the_wire_has_its_law(unit):
+LAW, OWN = {"sigma": 1.3, "clip": 0.7}, {"sigma": 1.3, "clip": 0.7, "trust": "secagg"}
+
+
+@pytest.mark.parametrize(
+    ("privacy", "scale"),
+    [
+        # One step of SGD on the mean over the expected batch of 3; in the client unit the change
+        # itself is noised. Of a sum each upload holds its share on its part of the mean, 1 / K.
+        (protected("example", **LAW), PLAN.rate("A") / 3),
+        (protected("client", **LAW), 1.0),
+        (private("client", **OWN), 3**-1.5),
+    ],
+)
+def test_the_noise_on_the_wire_has_its_law(privacy, scale):
     """A reply minus the noise-free reply: normal, of the declared size, in every number, new in
     every client.
     """
-    sigma, clip = 1.3, 0.7
-    # One step of SGD on the mean over the expected batch of 3; in the client unit the change itself
-    # is noised.
-    std = sigma * clip * (PLAN.rate("A") / 3 if unit == "example" else 1)
-    noise = noise_on_the_wire(protected(unit, sigma=sigma, clip=clip)) / std
+    noise = noise_on_the_wire(privacy) / (1.3 * 0.7 * scale)
     assert noise.shape == (3, 2 * 16 * 64) and (noise != 0).all()
     for k, own in enumerate(noise):
         assert abs(float(own.std()) - 1) < 5 / math.sqrt(2 * own.numel())
@@ -122,35 +133,6 @@ def test_the_noise_on_the_wire_has_its_law(unit):
         assert abs(float(own.pow(4).mean()) - 3) < 5 * math.sqrt(96 / own.numel())
         for other in noise[:k]:
             assert abs(float((own * other).mean())) < 5 / math.sqrt(own.numel())
-
-
-def test_a_share_of_the_noise_under_secure_aggregation():
-    """Each upload alone holds sigma C / sqrt(K) on its part of the mean, 1 / K: the sum of K holds
-    sigma C / K.
-    """
-    noise = noise_on_the_wire(private("client", sigma=1.3, clip=0.7, trust="secagg"))
-    for part, std in ((noise, 1.3 * 0.7 / 3**1.5), (noise.sum(0), 1.3 * 0.7 / 3)):
-        assert abs(float(part.std()) / std - 1) < 5 / math.sqrt(2 * part.numel())
-
-
-def test_nothing_of_the_clip_is_told():
-    """Counts of clipped and non-finite rows read private values: they stay with the client."""
-    *_, replies = wire(other_data(regression()), "fedlora", private("example", clip=1e-9))
-    assert all(not message.content.metric_records for message in replies)
-
-
-@pytest.mark.parametrize("row", few_fast(*filter(keeps, ROWS)), ids=lambda row: row.slug)
-def test_what_stays_never_travels(row):
-    """Factors that a client keeps are in no message, up or down, after they have moved."""
-    _, asked, replies = wire(tokens(), row, None, ROUNDS.replace(participation=1.0))
-    start, kept = {}, 0
-    for name, array in arrays_of(asked):
-        if row.share is not None and parse_key(name).side not in row.share:
-            assert array.data == start.setdefault(name, array.data), name
-            kept += 1
-    sides = {parse_key(name).side for name, _ in arrays_of(replies)}
-    assert row.share is None or sides <= {*row.share}
-    assert kept or row.own_ranks
 
 
 @pytest.mark.parametrize("width", [1, 3, 4])

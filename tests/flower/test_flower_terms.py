@@ -53,64 +53,48 @@ def test_terms_do_not_depend_on_private_examples():
 
 
 def test_examples_come_back(tmp_path):
-    x, y = tokens().clients[0]
-    for inputs in (x, {"ids": x, "mask": x > 0}):
-        path = deployment.write_examples(tmp_path / "own.safetensors", (inputs, y))
+    (x, y), path = tokens().clients[0], tmp_path / "own.safetensors"
+    for inputs in ({"x": x}, {"ids": x, "mask": x > 0}):
+        deployment.write_examples(path, (x if "x" in inputs else inputs, y))
         found, labels = deployment.read_examples(path)
-        assert torch.equal(labels, y)
-        if isinstance(inputs, dict):
-            assert found.keys() == inputs.keys()
-            assert all(torch.equal(found[key], inputs[key]) for key in inputs)
-        else:
-            assert torch.equal(found, inputs)
+        found = found if isinstance(found, dict) else {"x": found}
+        assert torch.equal(labels, y) and found.keys() == inputs.keys()
+        assert all(torch.equal(found[key], inputs[key]) for key in inputs)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match=r"^data=.*: expected a file that write_examples wrote"):
+        deployment.read_examples(path)
+
+
+WROTE = "expected a file that write_terms wrote"
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (None, r"^terms=.*: expected a file that write_terms wrote \(.*No such file"),
-        ("nonsense", r"^terms=.*: expected a file that write_terms wrote \(Expecting value"),
+        (None, rf"^terms=.*: {WROTE} \(.*No such file"),
+        ("nonsense", rf"^terms=.*: {WROTE} \(Expecting value"),
         ("[]", r"^terms=\[\]: expected a mapping$"),
         ('{"method": "fedlora"}', r"^terms=\['method'\]: expected method, privacy, plan, lora, se"),
         ('{"method": "fedlora", "more": 1}', r"^terms=.*: expected keys among method, privacy"),
+        (private("client"), "^trust='central': expected 'local': in a deployment every upload"),
+        (private("client", trust="secagg"), "^trust='secagg': expected 'local': in a deploy"),
+        (private("example"), "^noise_multiplier=-1.0: expected a number"),
     ],
 )
 def test_other_files_are_no_terms(tmp_path, text, line):
+    """A file changed by hand is refused where a call with its numbers would be; only local trust
+    makes terms.
+    """
     path = tmp_path / "terms.json"
+    if isinstance(text, fl.Privacy):
+        deployment.write_terms(path, "fedlora", text, PLAN, seed=0)
+        parts = json.loads(path.read_text())
+        change = {"noise_multiplier": -1.0} if text.unit == "example" else {}
+        text = json.dumps(parts | {"privacy": parts["privacy"] | change})
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=line):
         deployment.read_terms(path, tokens())
-
-
-@pytest.mark.parametrize(
-    ("privacy", "change", "line"),
-    [
-        (
-            private("example"),
-            {"noise_multiplier": -1.0},
-            r"noise_multiplier=-1.0: expected a number",
-        ),
-        (private("client"), {}, "trust='central': expected 'local': in a deployment every upload"),
-        (private("client", trust="secagg"), {}, "trust='secagg': expected 'local': in a deploy"),
-    ],
-)
-def test_terms_are_checked_as_in_any_run(tmp_path, privacy, change, line):
-    """A file changed by hand is refused where a call with its numbers would be; only local trust
-    makes terms.
-    """
-    path = deployment.write_terms(tmp_path / "terms.json", "fedlora", privacy, PLAN, seed=0)
-    parts = json.loads(path.read_text())
-    path.write_text(json.dumps(parts | {"privacy": parts["privacy"] | change}))
-    with pytest.raises(ValueError, match=f"^{line}"):
-        deployment.read_terms(path, tokens())
-
-
-def test_other_files_are_no_examples(tmp_path):
-    path = tmp_path / "own.safetensors"
-    path.write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=r"^data=.*: expected a file that write_examples wrote"):
-        deployment.read_examples(path)
 
 
 def test_apps_need_their_settings():

@@ -62,7 +62,8 @@ def rounds(
         upload at all.
     Guarantees: the run of `fl.run` under the same seed
         (tests/flower/test_flower.py::test_messages_give_the_run_of_the_loop);
-        the ledger is written before a round is asked for (tests/flower/test_flower_faults.py).
+        the ledger is written before a round is asked for
+        (tests/flower/test_attack_flower.py::test_a_run_that_ends_at_once_says_what_was_spent).
     """
     for name, value in (("timeout", timeout), ("patience", patience)):
         check_number(name, value, 0, open_low=True)

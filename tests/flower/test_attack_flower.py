@@ -5,7 +5,7 @@ twice, and nothing private is told.
 import copy
 import stat
 import threading
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
@@ -37,16 +37,17 @@ def sites(folder, method="fedlora", seed: int | None = 0):
             deployment.write_examples(folder / f"data{k}.safetensors", pair)
     grid = InProcessGrid(deployment.client(task), len(SIZES))
     for k, context in enumerate(grid.contexts.values()):
-        paths = {"data": folder / f"data{k}.safetensors", "memory": folder / f"memory{k}"}
-        context.node_config = {"client": k, "terms": str(terms)}
-        context.node_config |= {name: str(path) for name, path in paths.items()}
+        data, memory = folder / f"data{k}.safetensors", folder / f"memory{k}"
+        paths = {"terms": str(terms), "data": str(data), "memory": str(memory)}
+        context.node_config = {"client": k, **paths}
     return grid, deployment.read_terms(terms, task())
 
 
-def reopened(participant, out: Path):
-    """The server's run from what lies on its disk."""
-    where: dict[str, Any] = deployment.folders(out)
-    return open_run(participant, **where)
+def played(folder, out=None, **options: Any):
+    """The rounds of a server and sites that have just started over what lies on their disks."""
+    grid, participant = sites(folder, **options)
+    where: dict[str, Any] = {} if out is None else deployment.folders(out)
+    return rounds(grid, participant, open_run(participant, **where))
 
 
 @pytest.fixture
@@ -70,19 +71,16 @@ def test_two_runs_get_one_answer(asked):
     """
     single = []
     for number in range(3):
-        together, found = threading.Barrier(3), []
+        folder, together = f"shared{number}", threading.Barrier(3)
 
-        def ask(memory, together=together, found=found):
+        def ask(_, folder=folder, together=together):
             together.wait()
-            found.append(asked(memory))
+            return asked(folder)
 
-        threads = [threading.Thread(target=ask, args=[f"shared{number}"]) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(found) == 3 and found[0] == found[1] == found[2]
-        assert asked(f"shared{number}") == found[0], "and later, of whatever server"
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(ask, range(3)))
+        found.append(asked(folder))  # and later, of whatever server
+        assert all(one == found[0] for one in found)
         single.append(found[0])
     assert len({str(arrays["B/inner"].data) for arrays in single}) == 3, "new noise elsewhere"
 
@@ -96,6 +94,9 @@ def test_a_memory_in_use_is_waited_for_and_then_named(asked, tmp_path):
     assert asked(app=hurried)
     with pytest.raises(ValueError, match=r"^patience=0: expected a number > 0$"):
         deployment.client(task, patience=0)
+    # A relative path would be another, empty folder for a node that is started somewhere else.
+    with pytest.raises(ValueError, match=r"^memory='here': expected the folder's whole path"):
+        asked(memory="here")
 
 
 def test_memory_terms_and_examples_are_their_owner_s(asked, tmp_path):
@@ -159,12 +160,10 @@ def test_a_restart_of_everything_is_no_restart_of_the_run(tmp_path):
     run undisturbed, with a factor that clients keep.
     """
     whole = by_messages(OWN, "fedsa-lora", private("example"), ROUNDS)
-    grid, participant = sites(tmp_path, "fedsa-lora")
-    begun = rounds(grid, participant, reopened(participant, tmp_path / "out"))
+    begun = played(tmp_path, tmp_path / "out", method="fedsa-lora")
     assert [next(begun).index for _ in range(3)] == [0, 1, 2]
     begun.close()
-    grid, participant = sites(tmp_path)
-    rest = list(rounds(grid, participant, reopened(participant, tmp_path / "out")))
+    rest = list(played(tmp_path, tmp_path / "out"))
     assert [record.index for record in rest] == [3]
     assert apart(rest, whole[3:]) == 0
     assert rest[-1].metrics == whole[-1].metrics
@@ -176,27 +175,13 @@ def test_the_same_terms_are_not_played_twice(tmp_path, seed):
     """A server that begins anew under terms that were played gets no second release of any round;
     other terms have a memory of their own.
     """
-    grid, participant = sites(tmp_path, seed=seed)
-    assert len(list(rounds(grid, participant, open_run(participant)))) == 4
-    grid, participant = sites(tmp_path)
+    assert len(list(played(tmp_path, seed=seed))) == 4
     line = r"^round 1: no upload of 2 clients; client 0: .*round=0: expected 2, which was answered"
     with pytest.raises(Stopped, match=line):
-        list(rounds(grid, participant, open_run(participant)))
+        list(played(tmp_path))
     (tmp_path / "terms.json").unlink()
-    grid, participant = sites(tmp_path, "rolora", seed)
-    assert len(list(rounds(grid, participant, open_run(participant)))) == 4
+    assert len(list(played(tmp_path, method="rolora", seed=seed))) == 4
     assert len(list((tmp_path / "memory0").glob("client-*"))) == 2
-
-
-def test_a_memory_is_the_same_wherever_a_node_is_started(asked, tmp_path, monkeypatch):
-    """A relative path would be another folder, and so an empty one, for a node started again
-    somewhere else.
-    """
-    monkeypatch.chdir(tmp_path)
-    words = r"^memory='here': expected the folder's whole path, the same wherever the node is start"
-    with pytest.raises(ValueError, match=words):
-        asked(memory="here")
-    assert not (tmp_path / "here").exists()
 
 
 def test_a_run_that_ends_at_once_says_what_was_spent(tmp_path):
@@ -206,7 +191,6 @@ def test_a_run_that_ends_at_once_says_what_was_spent(tmp_path):
     The round was asked for, so it stands in the ledger, but no record of it was written.
     """
     out = tmp_path / "out"
-    path, where = out / "frame-000000.csv", {"terms": str(tmp_path / "terms.json"), "out": str(out)}
 
     def kill(message):
         if message.content.config_records.get("about", {}).get("round") == 2:
@@ -215,12 +199,14 @@ def test_a_run_that_ends_at_once_says_what_was_spent(tmp_path):
     def started(seen=None, **more):
         grid, _ = sites(tmp_path, "fedlora", None)
         grid.seen = seen or grid.seen
-        config = {**where, "timeout": 60.0, "patience": 60.0, **more}
+        config = {"terms": str(tmp_path / "terms.json"), "out": str(out), **more}
+        config |= {"timeout": 60.0, "patience": 60.0}
         deployment.server(task)(grid, Context(1, 1, {}, RecordDict(), config))
         return epsilons()
 
     def epsilons():
-        return pd.read_csv(path).query("measure == 'epsilon'").set_index("round")["value"].to_dict()
+        table = pd.read_csv(out / "frame-000000.csv").query("measure == 'epsilon'")
+        return table.set_index("round")["value"].to_dict()
 
     with pytest.raises(KeyboardInterrupt):
         started(kill)

@@ -1,6 +1,7 @@
 """Flower's messages give the run of the loop, for every row."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from flowers import ROUNDS, apart, by_messages, few_fast, protected
@@ -73,9 +74,13 @@ def test_an_empty_round():
 
 
 def test_the_server_needs_no_data():
-    """A participant holds the numbers of the clients' examples and nothing else of them."""
+    """A participant holds the numbers of the clients' examples and nothing else of them; neither
+    does the digest of the terms, which is sent.
+    """
     task, terms = tokens("head"), (protected("example"), ROUNDS, LORA, 0)
     participant = SimulatedClients(task, "fedlora", *terms).participant()
+    moved = replace(task, clients=tuple((x + 1, y) for x, y in task.clients))
+    assert SimulatedClients(moved, "fedlora", *terms).participant().terms == participant.terms
     assert participant.spec.task.sizes == task.sizes
     assert all(not x.any() and not y.any() for x, y in participant.spec.task.clients)
     assert participant.context.data == {}

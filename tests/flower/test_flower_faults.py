@@ -196,18 +196,6 @@ def test_when_nobody_answers_the_run_stops(tmp_path):
     assert book(rest[-1]).to_json() == book(whole()[-1]).to_json()
 
 
-def test_the_ledger_is_written_before_a_round_is_asked_for(tmp_path):
-    asked = []
-
-    def look(message):
-        if message.metadata.message_type == "train" and not message.metadata.reply_to_message_id:
-            written = Ledger.load(tmp_path / "ledger.json").releases[-1].round
-            asked.append((message.content["about"]["round"] + 1, written))
-
-    run(seen=look, checkpoint=tmp_path)
-    assert asked == [(t, t) for t in (1, 1, 1, 2, 2, 2, 3, 3, 3)]
-
-
 def test_too_few_shares_release_nothing():
     """Secure aggregation: of fewer uploads than shares of noise are relied on, no sum is formed."""
     found = run(grid=Lossy, privacy=private("client", trust="secagg", honest=3))

@@ -42,16 +42,6 @@ def test_terms_come_back(tmp_path, unit, seed):
     assert len({participant.terms, *others}) == len(others) + 1
 
 
-def test_terms_do_not_depend_on_private_examples():
-    """A digest is sent: it is made of public parts."""
-    task = tokens("head")
-    changed = [(x + 1, y) for x, y in task.clients]
-    more = {"test": task.test, "targets": task.targets, "head": "head", "name": "tokens"}
-    moved = fl.tasks.classification(task.model, changed, **more)
-    one, other = (Participant.of(part, "fedlora", None, PLAN).terms for part in (task, moved))
-    assert one == other
-
-
 def test_examples_come_back(tmp_path):
     (x, y), path = tokens().clients[0], tmp_path / "own.safetensors"
     for inputs in ({"x": x}, {"ids": x, "mask": x > 0}):

@@ -56,14 +56,17 @@ class Canaries:
 def affordable_canaries(task: Task, plan: Plan, unit: str) -> int:
     """A number of canaries in [16, 100] that adds about a fifth of the run's gradients.
 
-    An example costs one more gradient a round, a client with one example one more a step.
+    Args: task, plan, unit: an example costs one more gradient a round, a client one more a step.
     """
     batch = sum(n if plan.batch is None else min(plan.batch, n) for n in task.sizes)
     return min(100, max(16, int(0.2 * batch * (plan.local_steps if unit == "example" else 1))))
 
 
 def mislabel(task: Task, count: int, streams: Streams) -> Examples:
-    """Public examples with wrong targets: another class, or the answer to another example."""
+    """Public examples with wrong targets: another class, or the answer to another example.
+
+    Args: task: its validation examples, else its test examples. count: >= 2. streams: of the run.
+    """
     check_whole("canaries", count, 2)
     public = task.validation or task.test
     rng, size = streams.numpy("audit canaries"), len(public[1])
@@ -79,6 +82,11 @@ def insert_canaries(
     task: Task, unit: str, examples: Examples, weights: Int[Tensor, " m"], streams: Streams
 ) -> Canaries:
     """Deals canaries to the clients in turn (example unit), or makes each a client of its own.
+
+    Args:
+        task, unit: where they go, and "example" or "client".
+        examples, weights: all m canaries (x, y), and the weights of their losses.
+        streams: of the run; the coins are drawn from it.
 
     Guarantees: test_canaries_are_dealt_evenly.
     """
@@ -103,23 +111,25 @@ def insert_canaries(
     return Canaries(marked, examples, owner, included, weights)
 
 
-def weights_at_clip_norm(run: Recorder, examples: Examples) -> Int[Tensor, " m"]:
-    """Weights that carry the update of a one-example client to the clip norm.
-
-    Args: run: stands at the public start, by which alone they are judged.
+def _weights_at_clip_norm(run: Recorder, examples: Examples) -> Int[Tensor, " m"]:
+    """Weights that carry the update of a one-example client to the clip norm, judged by the public
+    start, at which the run stands.
     """
-    adapted, plan, privacy = run.context.adapted, run.context.plan, run.spec.privacy
+    adapted, plan, task = run.context.adapted, run.context.plan, run.context.task
     start = {key: tensor[None] for key, tensor in run.state.server.tensors.items()}
-    keys = tuple(key for key in start if key in adapted.shapes)
-    owner, task = torch.zeros(len(examples[1]), dtype=torch.int64), run.context.task
+    keys, owner = tuple(adapted.shapes), torch.zeros(len(examples[1]), dtype=torch.int64)
     rows = per_example.per_example_gradients(task, adapted, start, keys, examples, owner)
-    steps = plan.local_steps
-    norms = row_norms({key: plan.rate(key.side) * steps * x for key, x in rows.items()})
-    clip = 1.0 if privacy is None else privacy.clip_norm
-    return (clip / norms.clamp(min=1e-12)).nan_to_num(LOUD).clamp(1, LOUD).ceil().long()
+    norms = row_norms({key: plan.rate(key.side) * plan.local_steps * x for key, x in rows.items()})
+    scale = _clip_norm(run) / norms.clamp(min=1e-12)
+    return scale.nan_to_num(LOUD).clamp(1, LOUD).ceil().long()
 
 
-def replace_training(run: Recorder, canaries: Canaries) -> None:
+def _clip_norm(run: Recorder) -> float:
+    """The clip norm of the run; 1 without privacy."""
+    return 1.0 if run.spec.privacy is None else run.spec.privacy.clip_norm
+
+
+def _replace_training(run: Recorder, canaries: Canaries) -> None:
     """Puts each canary's direction, or no change at all, in the place of what it trained."""
     group, owners = run.group, canaries.owner.tolist()
     if group is None or canaries.directions is None:
@@ -140,12 +150,11 @@ def replace_training(run: Recorder, canaries: Canaries) -> None:
 # ---- what is seen of them: losses under the released model, and traces in a round's releases
 
 
-def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Tensor, " m"]:
+def _canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Tensor, " m"]:
     """Each canary's loss under the released model; by example with what its client keeps."""
-    (x, y), task, privacy = canaries.examples, canaries.task, run.spec.privacy
+    (x, y), task, personal = canaries.examples, canaries.task, run.state.personal
     y, server = encode_marks(y), run.state.server.tensors
-    personal = run.state.personal if privacy is None or privacy.unit == "example" else {}
-    if not personal:
+    if not personal or not run.context.by_step:
         return task.loss(predict(task, record, x), y).detach().double()
     losses = torch.zeros(len(y), dtype=torch.float64)
     for k in canaries.owner.unique().tolist():
@@ -156,7 +165,7 @@ def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Ten
     return losses
 
 
-class Trace(NamedTuple):
+class _Trace(NamedTuple):
     """What one round shows of the n canaries that it may hold.
 
     Args:
@@ -171,7 +180,7 @@ class Trace(NamedTuple):
     release: Int[Tensor, " n"]
 
 
-def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
+def _trace_round(run: Recorder, canaries: Canaries) -> _Trace | None:
     """The canaries' traces in the round just made; ``None`` where nothing was released.
 
     Example unit: in each client's sum of noised gradients. Client unit: in the noised update, of
@@ -180,15 +189,15 @@ def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
     outcome, everyone, t = run.outcome, run.everyone, run.state.round - 1
     if outcome is None or everyone is None:
         return None
-    context, privacy, uploads = run.context, run.spec.privacy, outcome.received.uploads
+    context, uploads, by_step = run.context, outcome.received.uploads, run.context.by_step
     place, owners = {k: i for i, k in enumerate(everyone.ids)}, canaries.owner.tolist()
     start: dict[ParamKey, Tensor]
-    if privacy is None or privacy.unit == "example":
+    if by_step:
         rate = {key: context.plan.rate(key.side, t) for key in everyone.params}
-        kept = {key: own[list(everyone.ids)] for key, own in run.personal.items()}
-        start = dict(everyone.start) | kept
-        params = {key: x for key, x in everyone.params.items() if rate[key]}
-        seen = {k: (start[k].double() - x) / rate[k] for k, x in params.items()}
+        start = dict(everyone.start)
+        start |= {key: own[list(everyone.ids)] for key, own in run.personal.items()}
+        moved = {key: x for key, x in everyone.params.items() if rate[key]}
+        seen = {k: (start[k].double() - x) / rate[k] for k, x in moved.items()}
     else:
         rate = {key: -context.plan.rate(key.side, t) for key in uploads}
         start = {key: tensor[None] for key, tensor in outcome.sent.tensors.items()}
@@ -203,7 +212,7 @@ def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
     if not len(who) or not seen:
         return None
     seen = {key: x[release] for key, x in seen.items()}
-    owner = release if privacy is None or privacy.unit == "example" else torch.zeros_like(release)
+    owner = release if by_step else torch.zeros_like(release)
     if canaries.directions is not None:
         signal = {key: LOUD * canaries.directions[key][who] for key in seen}
     else:  # of each canary's loud loss where the round began, whether it took part or not
@@ -211,9 +220,9 @@ def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
         data = (take(x, who), encode_marks(y[who], canaries.weights[who]))
         parts = (canaries.task, context.adapted, start, tuple(seen), data, owner)
         signal = per_example.per_example_gradients(*parts, context.method, everyone.start)
-        if privacy is not None and privacy.unit == "client":
+        if not by_step:
             signal = {key: rate[key] * x for key, x in signal.items()}
-    return Trace(who, *_clip_and_whiten(run, signal, seen, start, owner), release)
+    return _Trace(who, *_clip_and_whiten(run, signal, seen, start, owner), release)
 
 
 def _clip_and_whiten(
@@ -225,10 +234,10 @@ def _clip_and_whiten(
     seen is in double precision, in which no product with a clipped float32 row overflows.
     """
     maps = local_training.preconditioners(run.context.method, tuple(signal), values)
-    before, privacy = precondition_rows(signal, maps, owner), run.spec.privacy
-    norms, clip = row_norms(before), 1.0 if privacy is None else privacy.clip_norm
+    before = precondition_rows(signal, maps, owner)
+    norms = row_norms(before)
     finite = torch.isfinite(norms)
-    scale = torch.where(finite & (norms > 0), clip / norms, 0.0).clamp(max=1.0)
+    scale = torch.where(finite & (norms > 0), _clip_norm(run) / norms, 0.0).clamp(max=1.0)
     clipped, white = {}, dict(seen)
     for key, x in before.items():
         shape = (-1, *[1] * (x.dim() - 1))
@@ -245,12 +254,15 @@ def _clip_and_whiten(
 def decorrelate(signal: Rows, release: Int[Tensor, " n"], clip_norm: float) -> Rows:
     """Directions (U U^T + C^2)^-1 U that answer to one canary and little to others in its release.
 
-    Args: signal: key -> (n, ...), the clipped gradients U. release: (n,), which one holds each.
+    Args:
+        signal: key -> (n, ...), the clipped gradients U.
+        release: (n,), the number of the release that holds each.
+        clip_norm: C.
     """
     flat = torch.cat([rows.flatten(1) for rows in signal.values()], 1).double()
     for one in release.unique():
-        mine = (release == one).nonzero().squeeze(1)
-        ridge = max(clip_norm, 1e-12) ** 2 * torch.eye(len(mine), dtype=flat.dtype)
+        mine = release == one
+        ridge = max(clip_norm, 1e-12) ** 2 * torch.eye(int(mine.sum()), dtype=flat.dtype)
         flat[mine] = torch.linalg.solve(flat[mine] @ flat[mine].T + ridge, flat[mine])
     parts = flat.split([rows[0].numel() for rows in signal.values()], 1)
     pairs = zip(signal.items(), parts, strict=True)
@@ -262,31 +274,32 @@ class _Observed:
     """What is seen of a run with canaries, and why the audit is invalid if it is.
 
     Args:
-        sides: side -> (m,), the canaries' traces summed over the rounds.
         cosines: (3, m), of each crafted direction u and the releases v that may hold it: u.v, u.u
             and v.v, over ``numbers`` numbers.
+        sides: side -> (m,), the canaries' traces summed over the rounds.
     """
 
     run: Recorder
     canaries: Canaries
+    cosines: Tensor
     scores: dict[str, np.ndarray] = field(default_factory=dict)
     sides: dict[str, Tensor] = field(default_factory=dict)
-    cosines: Tensor = field(default_factory=lambda: torch.zeros(0))
     numbers: int = 0
     rounds: int = 0
     seconds: float = 0.0
     stage: str = "the start"
     invalid: str | None = None
 
-    def play(self) -> "_Observed":
+    @classmethod
+    def of(cls, run: Recorder, canaries: Canaries) -> "_Observed":
         """Makes the run and scores its canaries; ends with the first release that is not finite."""
-        self.cosines = torch.zeros(3, len(self.canaries.owner), dtype=torch.float64)
+        self = cls(run, canaries, torch.zeros(3, len(canaries.owner), dtype=torch.float64))
         try:
             self.invalid = self._score()
         except (Diverged, torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             why = " ".join(str(error).split())[:100]
             self.invalid = f"{self.stage} cannot be computed ({why})"
-            if not self.run.finite:
+            if not run.finite:
                 self.invalid = f"the release of round {self.rounds + 1} is not finite"
         return self
 
@@ -296,15 +309,15 @@ class _Observed:
         for event in run.events():
             if isinstance(event, Tick):
                 if crafted and event.step == run.context.plan.local_steps:
-                    replace_training(run, canaries)
+                    _replace_training(run, canaries)
                 continue
             t = event.index
             self.rounds, self.seconds = t, self.seconds + event.seconds
             if not run.finite:
                 return f"the release of round {t} is not finite"
             self.stage = f"the scores after round {t}"
-            last, first = event, canary_losses(run, event, canaries) if first is None else first
-            if t and (trace := trace_round(run, canaries)) is not None:
+            last, first = event, _canary_losses(run, event, canaries) if first is None else first
+            if t and (trace := _trace_round(run, canaries)) is not None:
                 self._add(trace)
                 if not all(total.isfinite().all() for total in self.sides.values()):
                     return f"the traces of the canaries in round {t} are not finite"
@@ -312,7 +325,7 @@ class _Observed:
         assert first is not None and last is not None
         views, sides = {}, self.sides
         if not crafted or not sides:
-            views = {"loss": first - canary_losses(run, last, canaries)}
+            views = {"loss": first - _canary_losses(run, last, canaries)}
             if not views["loss"].isfinite().all():
                 which = f"of round {last.index}" if first.isfinite().all() else "before training"
                 return f"the model {which} gives losses that are not finite"
@@ -323,10 +336,9 @@ class _Observed:
         self.scores = {view: values.numpy() for view, values in views.items()}
         return None
 
-    def _add(self, trace: Trace) -> None:
+    def _add(self, trace: _Trace) -> None:
         """Adds a round to the scores of the sides and, of crafted canaries, to the cosines."""
-        method, privacy, who = self.run.context.method, self.run.spec.privacy, trace.who
-        signal = trace.signal
+        method, who, signal = self.run.context.method, trace.who, trace.signal
         if self.canaries.directions is not None:
             for key, rows in signal.items():
                 u, v = rows.flatten(1).double(), trace.seen[key].flatten(1).double()
@@ -336,14 +348,11 @@ class _Observed:
         if method.filter is not identity:
             factors = {k: method.filter(x, k.side) for k, x in signal.items() if k.side != "head"}
             signal = signal | factors
-        clip = 1.0 if privacy is None or math.isinf(privacy.clip_norm) else privacy.clip_norm
-        found: dict[str, Tensor] = {}
-        for key, rows in decorrelate(signal, trace.release, clip).items():
+        clip = _clip_norm(self.run)
+        own = decorrelate(signal, trace.release, clip if clip < math.inf else 1.0)
+        for key, rows in own.items():
             score = (rows.double() * trace.seen[key]).flatten(1).sum(1)
-            found.setdefault(key.side, torch.zeros(self.cosines.shape[1], dtype=torch.float64))
-            found[key.side][who] += score
-        for side, score in found.items():
-            self.sides[side] = self.sides.get(side, 0) + score
+            self.sides.setdefault(key.side, torch.zeros_like(self.cosines[0]))[who] += score
 
     def estimate(self, delta: float) -> float:
         """`epsilon_estimate` of the crafted canaries that took part; NaN where little is seen."""
@@ -486,7 +495,7 @@ def audit(
     examples, weights = mislabel(task, m, streams), torch.full((m,), LOUD)
     if unit == "client":
         start = Recorder.open(task, row, privacy, plan, lora=lora, seed=seed)
-        weights = weights_at_clip_norm(start, examples)
+        weights = _weights_at_clip_norm(start, examples)
     inserted = insert_canaries(task, unit, examples, weights, streams)
     sizes = inserted.task.sizes
     if lora is not None and lora.ranks is not None:  # a canary client has the full rank
@@ -504,17 +513,18 @@ def audit(
             if key.kind.trained
         }
         inserted = replace(inserted, directions=directions)
-    observed = _Observed(run, inserted).play()
+    observed = _Observed.of(run, inserted)
     tried, views = bounds.default_guesses(m), max(1, len(observed.scores))
-    included, significance = inserted.included.numpy(), 1 - confidence
+    significance, included = 1 - confidence, inserted.included.numpy()
     parts = included, delta, significance / views, tried  # Bonferroni over the views
     lower = {view: bounds.one_run_best_bound(x, *parts) for view, x in observed.scores.items()}
-    settings = (row.slug, task.name, unit, seed, delta, confidence, m, tried, included)
-    proved = observed.scores, lower, max(lower.values(), default=math.nan)
-    ceiling, ledger = bounds.one_run_ceiling(m, delta, significance, tried, views), run.ledger
-    stated = math.inf, math.inf
-    if ledger is not None:
-        stated = ledger.epsilon_or_inf(), ledger.nominal_epsilon()
-    seen = observed.estimate(delta), observed.seconds, observed.rounds
-    bugs = injected_bug(run.context.clip), observed.invalid
-    return Audit(*settings, *proved, ceiling, *stated, *seen, *bugs)
+    stated = (math.inf, math.inf)
+    if run.ledger is not None:
+        stated = run.ledger.epsilon_or_inf(), run.ledger.nominal_epsilon()
+    return Audit(
+        *(row.slug, task.name, unit, seed, delta, confidence, m, tried, included),
+        *(observed.scores, lower, max(lower.values(), default=math.nan)),
+        *(bounds.one_run_ceiling(m, delta, significance, tried, views), *stated),
+        *(observed.estimate(delta), observed.seconds, observed.rounds),
+        *(injected_bug(run.context.clip), observed.invalid),
+    )

@@ -13,7 +13,8 @@ internal.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -59,14 +60,9 @@ def write_terms(
     slug = fl.methods.get(method).slug
     same = isinstance(method, str) or method == fl.methods.get(slug)
     check(same, "method", slug, "a row as it stands in the table")
-    terms = None if privacy is None else asdict(privacy)
-    parts = {
-        "method": slug,
-        "privacy": terms,
-        "plan": asdict(plan),
-        "lora": asdict(lora or fl.Lora()),
-    }
-    write_atomically(path, json.dumps({**parts, "seed": seed}, indent=1))
+    parts = privacy and asdict(privacy), asdict(plan), asdict(lora or fl.Lora())
+    terms = dict(zip(FIELDS, (slug, *parts, seed), strict=True))
+    write_atomically(path, json.dumps(terms, indent=1))
     return Path(path)
 
 
@@ -75,11 +71,8 @@ def read_terms(path: "str | Path", task: Task) -> Participant:
 
     Raises: ``ValueError`` in one line, also for any trust but "local".
     """
-    try:
+    with _written_by("terms", path, "write_terms"):
         parts = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        expected = f"a file that write_terms wrote ({error})"
-        raise ValueError(f"terms={str(path)!r}: expected {expected}") from None
     check_keys("terms", parts, FIELDS)
     check(set(parts) == set(FIELDS), "terms", sorted(parts), ", ".join(FIELDS))
     privacy = None if parts["privacy"] is None else fl.Privacy(**parts["privacy"])
@@ -90,6 +83,16 @@ def read_terms(path: "str | Path", task: Task) -> Participant:
     check(trust in (None, "local"), "trust", trust, expected)
     plan, lora = fl.Plan(**parts["plan"]), fl.Lora(**parts["lora"])
     return Participant.of(task, parts["method"], privacy, plan, lora=lora, seed=parts["seed"])
+
+
+@contextmanager
+def _written_by(name: str, path: "str | Path", writer: str) -> Iterator[None]:
+    """Name the file in one line where reading it fails."""
+    try:
+        yield
+    except Exception as error:
+        expected = f"a file that {writer} wrote ({error})"
+        raise ValueError(f"{name}={str(path)!r}: expected {expected}") from None
 
 
 def write_examples(path: "str | Path", data: Examples) -> Path:
@@ -104,11 +107,8 @@ def write_examples(path: "str | Path", data: Examples) -> Path:
 
 def read_examples(path: "str | Path") -> Examples:
     """The examples in a file. Raises ``ValueError`` in one line."""
-    try:
+    with _written_by("data", path, "write_examples"):
         tensors = load_file(path)
-    except Exception as error:
-        expected = f"a file that write_examples wrote ({error})"
-        raise ValueError(f"data={str(path)!r}: expected {expected}") from None
     check("y" in tensors and len(tensors) > 1, "data", sorted(tensors), "y, and x or x.key")
     y = tensors.pop("y")
     if set(tensors) == {"x"}:
@@ -210,9 +210,8 @@ def server(task: Callable[[], Task]) -> ServerApp:
         if not found and run.ledger is not None:
             # A round that was killed is spent and not recorded: the last frame says so.
             for path in sorted(out.glob("frame-*.csv"))[-1:]:
-                write_atomically(
-                    path, with_ledger_epsilon(read_frame(path), run.ledger).to_csv(index=False)
-                )
+                frame = with_ledger_epsilon(read_frame(path), run.ledger).to_csv(index=False)
+                write_atomically(path, frame)
 
     return app
 

@@ -8,11 +8,12 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -38,8 +39,7 @@ RUN, SERVER, FAILED = 1, 1, 2
 class InProcessGrid(Grid):
     """A Flower grid without Ray, sockets or threads, for notebooks and tests.
 
-    A client that raises is answered for with an error, as by Flower. Nothing is timed: a client
-    that hangs hangs the run.
+    A client that raises is answered for with an error, as by Flower. Nothing is timed.
 
     Args:
         app: of every client.
@@ -107,10 +107,9 @@ _ALONE = Lock()
 
 @dataclass(frozen=True)
 class SimulatedClients:
-    """The clients of a simulation: a node's partition is its client's number.
+    """The clients of a simulation, to load for `client_app`: a node's partition is its number.
 
-    Called with a node's context it returns the terms, the number and the examples, as `client_app`
-    wants them. Its fields are the first arguments of `fl.run`.
+    Its fields are the first arguments of `fl.run`.
     """
 
     task: Task
@@ -231,31 +230,22 @@ def run_engine(
 
 def _records(play: Callable[[Callable[[Round], None]], None]) -> Iterator[Round]:
     """Iterate over the records that ``play`` passes to its argument; its error is raised last."""
-    found: Queue[Round | BaseException | None] = Queue()
+    records: Queue[Round | None] = Queue()
     left = Event()
 
     def each(record: Round) -> None:
         if left.is_set():
             raise Stopped("the consumer has left the iterator")
-        found.put(record)
+        records.put(record)
 
-    def work() -> None:
+    with ThreadPoolExecutor(1, "flower") as pool:
+        played = pool.submit(play, each)
+        played.add_done_callback(lambda _: records.put(None))
         try:
-            play(each)
-            found.put(None)
-        except BaseException as error:
-            found.put(error)
-
-    thread = Thread(target=work, name="flower")
-    thread.start()
-    try:
-        while isinstance(event := found.get(), Round):
-            yield event
-        if event is not None:
-            raise event
-    finally:
-        left.set()
-        thread.join()
+            yield from iter(records.get, None)
+        finally:
+            left.set()
+    played.result()
 
 
 SHORT = 24
@@ -295,12 +285,12 @@ def private_ray() -> Iterator[dict[str, Any]]:
         again = after.enter_context(ExitStack())  # after the variables are as before
         after.enter_context(telemetry_off())
         import ray
-        from ray._private import ray_constants
+        from ray._private import ray_constants as constants
         from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+        expected = "none in this process, a simulation starts its own; call ray.shutdown() before"
         if ray.is_initialized():
-            expected = "none in this process, a simulation starts its own; call ray.shutdown()"
-            raise ValueError(f"ray: expected {expected} before")
+            raise ValueError(f"ray: expected {expected}")
 
         def read_again() -> None:
             """Ray reads the variables once in a process, and keeps the first token it saw."""
@@ -311,10 +301,8 @@ def private_ray() -> Iterator[dict[str, Any]]:
         read_again()
         again.callback(read_again)
         # Otherwise Ray turns 127.0.0.1 into an address that others can reach.
-        after.callback(
-            setattr, ray_constants, "ENABLE_RAY_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER
-        )
-        ray_constants.ENABLE_RAY_CLUSTER = False
+        after.callback(setattr, constants, "ENABLE_RAY_CLUSTER", constants.ENABLE_RAY_CLUSTER)
+        constants.ENABLE_RAY_CLUSTER = False
         after.callback(ray.shutdown)
         # Ray opens its own folder to everybody: it gets one inside the private folder.
         yield {"address": "local", "_temp_dir": str(folder / "r"), "include_dashboard": False}

@@ -120,7 +120,7 @@ def test_a_deployment(tmp_path):
         stack.enter_context(here.superlink())
         until(here.listens)
         # For a reply: many times what a process needs to start on this machine, as busy as it is.
-        timeout = max(20.0, 4 * (time.monotonic() - begun))
+        timeout = max(20.0, 10 * (time.monotonic() - begun))
         unknown = stack.enter_context(here.supernode("unknown", "unknown", tmp_path))
         stack.enter_context(here.supernode("wary", "0", tmp_path / "stranger"))
         with ThreadPoolExecutor() as pool:

@@ -185,10 +185,13 @@ class _Testbed:
         task = self.task if task is None else task
         task = mark_examples(task, ordinary_marks(task) if marks is None else marks)
         plan = base.context.plan.replace(rounds=t + rounds, batch=batch)
-        clip_norm, sigma = uploads.step_privacy(privacy, CLIENTS)
-        step = {"clip_norm": clip_norm, "noise_multiplier": sigma, "data": task.clients}
-        streams, work = Streams(self.seed * 1000 + draw), {"task": task, "plan": plan}
-        context = replace(base.context, privacy=privacy, streams=streams, **work, **step)
+        work = {"task": task, "plan": plan}
+        context = replace(base.context, privacy=privacy, data=task.clients, **work)
+        context = replace(context, streams=Streams(self.seed * 1000 + draw))
+        if self.example:  # of the client unit no step is released
+            sigma = changes.get("noise_multiplier")
+            level = context.noise_multiplier if sigma is None else (sigma,) * CLIENTS
+            context = replace(context, clip_norm=privacy.clip_norm, noise_multiplier=level)
         spec = replace(base.spec, privacy=privacy.resolve(task, plan), **work)
         run = Recorder.from_spec(spec, context)
         run.state.round, run.state.server = t, replace(base.state.server, round=t)

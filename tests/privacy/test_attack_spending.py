@@ -22,7 +22,6 @@ from small import LORA, PLAN, book, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.cli import runs
-from fedlora_lab.federated.checkpoint import rounds_in
 from fedlora_lab.federated.comparison import Cell
 from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.federated.simulation import Federation
@@ -60,8 +59,6 @@ def ledger_of(out: Path, slug: str = "fedlora") -> Path:
     return out / "checkpoints" / f"{slug}-release" / "ledger.json"
 
 
-# simulation
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -95,7 +92,8 @@ def on_flower(out: Path, cell: Cell) -> Iterator[Round]:
 def test_a_killed_simulation_forgets_no_release(tmp_path):
     """Killed by SIGKILL after round 3 of 4 and started again: the ledger has the rounds of both.
 
-    A method whose clients keep nothing goes on after round 3; another begins anew.
+    A method whose clients keep nothing goes on after round 3; another begins anew, and has spent
+    something before its first round.
     """
     played = {"fedlora": [4], "fedsa-lora": [0, 1, 2, 3, 4]}
     command = [sys.executable, "-c", KILLED, str(tmp_path), *played]
@@ -103,29 +101,12 @@ def test_a_killed_simulation_forgets_no_release(tmp_path):
     for method, again in played.items():
         state = ledger_of(tmp_path / method, method)
         assert counted(state) == [1, 2, 3]
-        assert indices(simulated(method, tmp_path / method)) == again
+        records = list(simulated(method, tmp_path / method))
+        assert indices(records) == again and records[0].epsilon > 0
         assert counted(state) == [1, 2, 3, *(number for number in again if number)]
         with Folder(tmp_path / method) as folder:
             (kept,) = folder.ledgers().values()
         assert kept is not None and [one.round for one in kept.releases] == counted(state)
-
-
-@pytest.mark.slow
-def test_flower_begins_anew_with_what_was_spent(tmp_path):
-    """Clients that lost what they kept train from the beginning, and the ledger goes on."""
-    who = SimulatedClients(tokens("head"), "fedsa-lora", protected("example"), FOUR, LORA, None)
-    begun: Any = over_messages(who, open_run(who.participant(), checkpoint=tmp_path))
-    assert [next(begun).index for _ in range(4)] == [0, 1, 2, 3]
-    begun.close()
-    assert counted(tmp_path / "ledger.json") == [1, 2, 3]
-    run = open_run(who.participant(), tmp_path, tmp_path)
-    run.restart()
-    records = list(over_messages(who, run))
-    assert indices(records) == [0, 1, 2, 3, 4] and records[0].epsilon > 0
-    assert counted(tmp_path / "ledger.json") == [1, 2, 3, 1, 2, 3, 4]
-    assert rounds_in(tmp_path) == [3, 4]
-    whole = list(over_messages(who, open_run(who.participant())))
-    assert records[-1].epsilon > whole[-1].epsilon
 
 
 def cell_of(out: Path, slug: str) -> Cell:
@@ -166,17 +147,20 @@ def test_a_killed_command_on_flower_forgets_no_release(tmp_path):
     assert counted(state) == [*before, *range(1, 9)]
 
 
-# the command
-
-
 @pytest.mark.slow
 def test_a_fresh_start_forgets_no_release(tmp_path, capsys):
-    """Releases are added up after --fresh, in the last lines, `report` and the page."""
+    """What --fresh cleared away is told, alone or added up, in the last lines, `report` and the
+    page; also where the runs that came after it spend nothing, or have a seed.
+    """
     out = tmp_path / "out"
     words = ["run", "regression", "deer", *SMALL, "--out", out, "--fresh", "--seed"]
     assert call(*words, "none") == 0
+    assert "without a seed" not in capsys.readouterr().out, "the table shows it"
     one = Ledger.load(ledger_of(out, "deer"))
-    capsys.readouterr()
+    said = f"A run without a seed that was cut short or cleared away: epsilon = {one.epsilon():.4g}"
+    for own in (("none", "--epsilon", "none"), ("0", "--epsilon", "8")):
+        assert call(*words, *own) == 0
+        assert said in capsys.readouterr().out and said in (out / "report.html").read_text()
     assert call(*words, "none") == 0
     both = Ledger.compose(one, one).epsilon()
     said, shown = f"epsilon = {both:.4g} at delta", capsys.readouterr().out
@@ -184,10 +168,9 @@ def test_a_fresh_start_forgets_no_release(tmp_path, capsys):
     assert said in (out / "report.html").read_text() and both > 1.15 * one.epsilon()
     assert call("report", out) == 0
     assert said in capsys.readouterr().out
-    for _ in range(2):
-        assert call(*words, "0") == 0
-    # what was released stays; a run with a seed leaves nothing
-    assert len(list(out.glob("spent-*.json"))) == 2
+    assert call(*words, "0") == 0
+    # What was released stays; a run with a seed leaves nothing.
+    assert len(list(out.glob("spent-*.json"))) == 3
 
 
 @pytest.mark.slow
@@ -206,20 +189,6 @@ def test_a_run_without_privacy_is_never_forgotten(tmp_path, capsys):
     assert call(*words, "0", "--fresh", "--epsilon", "none") == 0
     assert call(*words, "0", "--fresh") == 0
     assert said.format(2) in capsys.readouterr().out, "a seed is no noise"
-
-
-@pytest.mark.slow
-def test_a_single_release_that_no_table_shows_is_told(tmp_path, capsys):
-    """It was cleared away, and the runs that came after it spend nothing, or have a seed."""
-    words = ["run", "regression", "fedlora", *SMALL, "--out", tmp_path]
-    assert call(*words, "--seed", "none") == 0
-    assert "without a seed" not in capsys.readouterr().out, "the table shows it"
-    spent = Ledger.load(ledger_of(tmp_path)).epsilon()
-    said = f"A run without a seed that was cut short or cleared away: epsilon = {spent:.4g} at"
-    for seed, epsilon in (("none", "none"), ("0", "8")):
-        assert call(*words, "--seed", seed, "--epsilon", epsilon, "--fresh") == 0
-        assert said in capsys.readouterr().out
-        assert said in (tmp_path / "report.html").read_text()
 
 
 def example_cell() -> Cell:
@@ -281,9 +250,6 @@ def test_a_lost_checkpoint_forgets_no_release(lost, tmp_path):
         assert frame.query("measure == 'epsilon'")["round"].tolist() == [0, 1, 2, 3, 4]
 
 
-# the loop
-
-
 def test_a_release_has_no_branches(tmp_path):
     """`resume=A, checkpoint=B` would let each of two branches state its own releases only."""
     task, privacy = tokens(), private("example")
@@ -343,7 +309,6 @@ def test_a_run_that_was_opened_before_another_wrote_is_refused(engine, tmp_path)
     first, other = taken(resume=tmp_path), taken(resume=tmp_path)
     with other.lock():
         other.begin_round()
-    assert counted(tmp_path / "ledger.json") == [1, 2, 3]
     words = r"^checkpoint='.*': expected a folder in which no other run has written mean"
     with pytest.raises(ValueError, match=words):
         next(played(first))
@@ -465,9 +430,6 @@ def test_a_run_that_may_spend_nothing_says_the_same_twice(tmp_path, capsys):
         assert "stopped after round 0 of 2" in shown and "without privacy" not in shown
     (kept,) = json.loads((tmp_path / "ledger.json").read_text()).values()
     assert kept["content"]["releases"] == []
-
-
-# together
 
 
 def test_ledgers_over_other_splits_are_bounded():

@@ -20,29 +20,16 @@ GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 12}
 GPT2 |= {"bos_token_id": 0, "eos_token_id": 0}
 # Windows of 2 x 2 patches on 4 x 4 patches, the second block shifted, then merged patches.
 SWIN: dict[str, Any] = {"embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 2}
+SWIN |= {"image_size": 8, "patch_size": 2}
 IMAGES = ("query", "value", "q_proj", "v_proj")
 # Name -> (kind, configuration, ends of names of linear maps in this or an older version, head).
+TEXTS = BERT | TEXT | {"max_position_embeddings": 12}
 MODELS: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {
-    "bert": (
-        "Bert",
-        BERT | TEXT | {"max_position_embeddings": 12},
-        ("query", "value", "intermediate.dense"),
-        "classifier",
-    ),
-    "roberta": (
-        "Roberta",
-        BERT | TEXT | {"max_position_embeddings": 12},
-        ("query", "value"),
-        "classifier",
-    ),
+    "bert": ("Bert", TEXTS, ("query", "value", "intermediate.dense"), "classifier"),
+    "roberta": ("Roberta", TEXTS, ("query", "value"), "classifier"),
     "gpt2": ("GPT2", GPT2 | TEXT, ("c_attn", "c_proj"), "score"),
     "vit": ("ViT", BERT | {"image_size": 8, "patch_size": 4}, IMAGES, "classifier"),
-    "swin": (
-        "Swin",
-        SWIN | {"image_size": 8, "patch_size": 2},
-        (*IMAGES, "reduction"),
-        "classifier",
-    ),
+    "swin": ("Swin", SWIN, (*IMAGES, "reduction"), "classifier"),
 }
 
 

@@ -44,20 +44,16 @@ def sparing(jaxtyped: Callable) -> Callable:
             return jaxtyped(function, typechecker=typechecker)
         if not any(map(has_shape, function.__annotations__.values())):
             return function
-        return at_first(jaxtyped(function, typechecker=typechecker), function)
+        held = jaxtyped(function, typechecker=typechecker)
+
+        @wraps(held)
+        def either(*args: Any, **options: Any) -> Any:
+            calls[function] += 1
+            return (held if calls[function] <= FIRST else function)(*args, **options)
+
+        return either
 
     return decorator
-
-
-def at_first(held: Callable, bare: Callable) -> Callable:
-    """The first calls of a test go to one function, all others to the other."""
-
-    @wraps(held)
-    def either(*args: Any, **options: Any) -> Any:
-        calls[bare] += 1
-        return (held if calls[bare] <= FIRST else bare)(*args, **options)
-
-    return either
 
 
 def typechecked(function: Callable) -> Callable:

@@ -59,10 +59,7 @@ def test_every_layer_and_seed_starts_elsewhere():
             norms.append(float(x.square().sum()))
             seen.append(x)
         else:
-            expected = (
-                torch.zeros_like(x) if key.side == "B" else task.model.get_parameter(key.layer)
-            )
-            assert torch.equal(x, expected)
+            assert torch.equal(x, 0 * x if key.side == "B" else task.model.get_parameter(key.layer))
     assert sum(norms) / len(norms) == pytest.approx(16 / 3, rel=0.1)
     theirs = {p.data_ptr() for p in model.model.parameters()}
     assert {p.data_ptr() for p in task.model.parameters()} <= theirs
@@ -95,7 +92,7 @@ def test_the_users_model_is_left_alone(training, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["digits", "bert", "gpt2", "swin"])
+@pytest.mark.parametrize("name", ["digits", "gpt2", "swin"])
 def test_peft_reads_the_folder_and_gives_the_same_logits(name, tmp_path):
     """Plain ``peft.PeftModel.from_pretrained`` on the base model; safetensors and JSON only."""
     task = models.task(name, head=True)

@@ -31,9 +31,9 @@ SMALLEST_DELTA = 1e-12
 class Accountant:
     """A way to compute epsilon: (merged history, delta) -> an upper bound on it.
 
-    The bound never falls with less noise, a larger q or more steps. Where it is ``tight``, exact up
-    to a small error, plans without sampling have the exact Gaussian noise, and many sample rates
-    are calibrated from one another.
+    The bound never falls with less noise, a larger q or more steps. ``tight``: exact up to a small
+    error, so plans without sampling get the exact Gaussian noise, and many sample rates are
+    calibrated from one another.
 
     >>> ACCOUNTANTS["rdp"].epsilon(((1.0, 0.1, 10),), 1e-5) > 2
     True
@@ -47,8 +47,8 @@ def check_delta(delta: float) -> None:
     """Raise unless ``SMALLEST_DELTA`` <= delta < 1."""
     check(is_number(delta) and 0 < delta < 1, "delta", delta, "a number in (0, 1)")
     # What lies beyond the largest normal number that can be drawn cannot be promised.
-    why = "at least 1e-12: noise from 52 random bits ends at 8.2 sigma"
-    check(delta >= SMALLEST_DELTA, "delta", delta, why)
+    why = "noise from 52 random bits ends at 8.2 sigma"
+    check(delta >= SMALLEST_DELTA, "delta", delta, f"at least {SMALLEST_DELTA:g}: {why}")
 
 
 def epsilon(history: History, delta: float, accountant: str = "prv") -> float:
@@ -58,10 +58,10 @@ def epsilon(history: History, delta: float, accountant: str = "prv") -> float:
         history: tuple of (noise_multiplier, sample_rate, steps); a multiplier of ``None`` or 0 is
             no noise, and makes epsilon infinite.
         delta: in [1e-12, 1).
-        accountant: a name in `ACCOUNTANTS`. "rdp" is an upper bound; "prv" the upper end of a
-            numerical interval, within ``EPSILON_ERROR`` of the exact value. Where the PRV grid
-            would grow too large (an epsilon of many dozens over thousands of steps, a sigma near 0)
-            or delta is too small for double precision, "prv" gives a larger, valid bound.
+        accountant: a name in `ACCOUNTANTS`. "rdp" is an upper bound; "prv" lies within
+            ``EPSILON_ERROR`` above the exact value or, where its grid would grow too large (an
+            epsilon of dozens over thousands of steps, a sigma near 0, a tiny delta), is a larger,
+            valid bound.
 
     Guarantees: test_rdp_equals_dp_accounting, test_prv_within_stated_error_of_pld,
         test_history_is_composed_not_approximated, test_where_no_grid_fits_the_bound_is_tight.
@@ -97,13 +97,11 @@ def merge_history(history: History) -> Key:
         check_number("noise_multiplier", 0 if sigma is None else sigma, 0)
         check_number("sample_rate", q, 0, 1)
         check_whole("steps", steps, 0)
-        if steps and q:
+        if steps and q and sigma != math.inf:
             pair = (float(sigma or 0), float(q))
             merged[pair] = merged.get(pair, 0) + steps
-    return tuple((*pair, steps) for pair, steps in sorted(merged.items()) if pair[0] < math.inf)
+    return tuple((*pair, steps) for pair, steps in sorted(merged.items()))
 
-
-# Renyi divergences
 
 ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 80, 96, 128, 192, 256, 512, 1000)
 """Renyi orders: those of Opacus, and larger ones that keep a small epsilon tight."""
@@ -125,7 +123,7 @@ def opacus_analysis() -> Any:
 
 
 @lru_cache(maxsize=1024)
-def release_rdp(sigma: float, q: float, orders: tuple[float, ...]) -> np.ndarray:
+def _release_rdp(sigma: float, q: float, orders: tuple[float, ...]) -> np.ndarray:
     """Renyi divergence of one release, (orders,); infinite where Opacus overflows."""
     values = np.full(len(orders), math.inf)
     for k, order in enumerate(orders):
@@ -135,19 +133,16 @@ def release_rdp(sigma: float, q: float, orders: tuple[float, ...]) -> np.ndarray
     return np.where(np.isfinite(values), values, math.inf)
 
 
-def renyi_epsilon(key: Key, delta: float, orders: tuple[float, ...] = ORDERS) -> float:
+def _renyi_epsilon(key: Key, delta: float, orders: tuple[float, ...] = ORDERS) -> float:
     """Upper bound on epsilon from Renyi divergences; the best over ``orders``."""
     # Divergences of one order add up over releases, whatever their sigma and q.
-    total = np.sum([steps * release_rdp(sigma, q, orders) for sigma, q, steps in key], axis=0)
-    get = opacus_analysis().rdp.get_privacy_spent
+    total = np.sum([steps * _release_rdp(sigma, q, orders) for sigma, q, steps in key], axis=0)
     with warnings.catch_warnings():
         # At the first or last order the bound is valid too, only not the tightest.
         warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
-        value, _ = get(orders=list(orders), rdp=total, delta=delta)
+        spent = opacus_analysis().rdp.get_privacy_spent
+        value, _ = spent(orders=list(orders), rdp=total, delta=delta)
     return max(0.0, float(value))
-
-
-# Releases without sampling: the exact Gaussian form
 
 
 def _log_delta(epsilon: float, mu: float) -> float:
@@ -173,7 +168,7 @@ def _round_up(sigma: float) -> float:
     return math.ceil(sigma / unit) * unit
 
 
-def gaussian_epsilon(key: Key, delta: float) -> float:
+def _gaussian_epsilon(key: Key, delta: float) -> float:
     """The smallest epsilon of releases that all have q = 1: mu = sqrt(sum steps / sigma^2).
 
     Source: arXiv:1805.06530, theorem 8; arXiv:1905.02383, corollary 3.3 (composition).
@@ -201,8 +196,6 @@ def _gaussian_noise_multiplier(target: float, delta: float, steps: int) -> float
     return _round_up(one * math.sqrt(steps))
 
 
-# Numerical composition of privacy losses
-
 EPSILON_ERROR = 1e-2
 """How far the value of "prv" may lie above the exact one: half the width of its interval and what
 the share of delta set aside for truncation costs, up to 1e-3 of it."""
@@ -218,15 +211,15 @@ _PLD_POINTS = 2e5  # of a composed distribution, about: a call takes a fraction 
 _NO_GRID = (RuntimeError, ValueError, ArithmeticError, MemoryError)
 
 
-def tight_epsilon(key: Key, delta: float) -> float:
+def _tight_epsilon(key: Key, delta: float) -> float:
     """Epsilon of the accountant "prv": exact at q = 1, else PRV; a bound where no grid fits."""
     if all(q == 1 for _, q, _ in key):
-        return gaussian_epsilon(key, delta)
+        return _gaussian_epsilon(key, delta)
     # Each way out is an upper bound: of two the smaller is valid.
     try:
         return prv_epsilon(key, delta)
     except _NO_GRID:
-        bound = renyi_epsilon(key, delta)
+        bound = _renyi_epsilon(key, delta)
     try:
         return min(bound, _pld_epsilon(key, delta, bound))
     except _NO_GRID:
@@ -276,8 +269,8 @@ def _grid(planned: Key, delta: float) -> tuple[int, float, float]:
 
     def tail(key: Key, delta: float) -> float:
         """A privacy loss exceeded with probability ``delta`` at most, from few Renyi orders."""
-        bound = renyi_epsilon(key, delta, _TAIL_ORDERS)
-        return bound if bound < 40 else min(bound, renyi_epsilon(key, delta, _LOW_ORDERS))
+        bound = _renyi_epsilon(key, delta, _TAIL_ORDERS)
+        return bound if bound < 40 else min(bound, _renyi_epsilon(key, delta, _LOW_ORDERS))
 
     whole = tail(planned, slack / 4)
     tails = [whole, *(tail(((sigma, q, 1),), slack / (8 * total)) for sigma, q, _ in planned)]
@@ -352,15 +345,9 @@ def _pld_epsilon(key: Key, delta: float, scale: float) -> float:
     return max(0.0, value)
 
 
-ACCOUNTANTS: dict[str, Accountant] = {
-    "prv": Accountant(tight_epsilon, tight=True),
-    "rdp": Accountant(renyi_epsilon),
-}
+ACCOUNTANTS = {"prv": Accountant(_tight_epsilon, tight=True), "rdp": Accountant(_renyi_epsilon)}
 """Name -> accountant. `Privacy`, `Ledger`, calibration and the command line take what is here; an
 entry added to this mapping is an accountant like the others."""
-
-
-# From a target epsilon to the noise
 
 GROUPS = 16
 """Distinct sample rates that are calibrated one by one; more share the noise of so many."""
@@ -393,7 +380,11 @@ def noise_multipliers(
     steps: int,
     accountant: str = "prv",
 ) -> tuple[float, ...]:
-    """A sigma for each sample rate, as `noise_multiplier`; more than ``GROUPS`` rates share some.
+    """Finds a sigma for each sample rate; more than ``GROUPS`` rates share some.
+
+    Args:
+        epsilon, delta, steps, accountant: as for `noise_multiplier`.
+        sample_rates: each in [0, 1].
 
     Guarantees: test_many_distinct_sizes_spend_at_most_the_target.
     """
@@ -479,12 +470,7 @@ def _solve(spent: Callable[[float], float], target: float, sigma: float, slope: 
 
 @lru_cache(maxsize=1024)
 def _noise_multipliers(
-    target: float,
-    delta: float,
-    steps: int,
-    accountant: Accountant,
-    rates: tuple[float, ...],
-    linked: bool,
+    target: float, delta: float, steps: int, accountant: Accountant, rates: tuple, linked: bool
 ) -> dict[float, float]:
     """The sigma of each rate; ``linked``: each search begins where the two before it point.
 
@@ -505,10 +491,9 @@ def _noise_multipliers(
         if len(off) > 1:
             (x0, y0), (x1, y1) = off[-2:]
             correction = y1 + (y1 - y0) * (math.log(q) - x1) / (x1 - x0)
-
-        def spent(sigma: float, q: float = q) -> float:
-            return _epsilon(((sigma, q, steps),), delta, accountant)
-
-        sigmas[q] = _solve(spent, target, guess * math.exp(correction), slope)
+        sigmas[q] = _solve(
+            lambda sigma, q=q: _epsilon(((sigma, q, steps),), delta, accountant),
+            *(target, guess * math.exp(correction), slope),
+        )
         off.append((math.log(q), math.log(sigmas[q] / guess)))
     return sigmas

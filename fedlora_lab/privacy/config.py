@@ -38,8 +38,7 @@ class Privacy:
 
     Args:
         unit: what neighbours differ by. "example": every client runs DP-SGD on its own data, q =
-            batch / n_k per step. "client": the whole update of a client is clipped, one release a
-            round.
+            batch / n_k per step. "client": its whole update is clipped, one release a round.
         relation: "zero-out", the only one covered: one unit's contribution is replaced by nothing.
             The number of clients and their sizes are public.
         clip_norm: C >= 0, the L2 norm of one unit's contribution over all tensors that move;
@@ -50,22 +49,20 @@ class Privacy:
             taken from the plan.
         delta: in [1e-12, 1); must lie below 1 / number of units.
         accountant: "prv" (tight), "rdp", or another name in `accounting.ACCOUNTANTS`.
-        trust: whom the noise protects from. "local": every upload is protected alone. "secagg":
-            only the sum of the uploads is seen, each client adds its share of the noise. "central":
-            the server sees the uploads and adds the noise. The example unit is always "local"; the
-            client unit is "central" unless told otherwise.
-        honest: secure aggregation only: honest clients whose noise share is relied on. A round with
-            fewer uploads than ``honest + colluding`` is not released. ``None``: the 1 % quantile of
-            the number of uploads less ``colluding``, at least 1.
-        colluding: secure aggregation only: clients that may upload and tell the server their noise,
-            so that it hides nothing.
-        target, releases: the epsilon this plan was calibrated for, and for how many releases of
-            each unit.
+        trust: whom the noise protects from. "local", always in the example unit: every upload is
+            protected alone. "secagg": only the sum of the uploads is seen, each client adds its
+            share of the noise. "central", the default in the client unit: the server sees the
+            uploads and adds the noise.
+        honest: under "secagg": honest clients whose noise share is relied on. A round with fewer
+            uploads than ``honest + colluding`` is not released. ``None``: the 1 % quantile of the
+            number of uploads less ``colluding``, at least 1.
+        colluding: under "secagg": clients that may upload and tell the server their noise.
+        target, releases: the epsilon it was calibrated for, and for how many releases of each unit.
 
     Participation amplifies under "central" alone, against whoever sees the released models. Under
-    "local" the uploads tell who takes part. Under "secagg" the server sees who sends, and everybody
-    else reads their number off the noise of the released sum, to which each of them adds a share:
-    q = 1. In the example unit the batch is drawn inside the client, and its q counts.
+    "local" the uploads tell who takes part; under "secagg" the server sees who sends, and everybody
+    else reads their number off the noise, to which each adds a share: q = 1. In the example unit
+    the batch is drawn inside the client, and its q counts.
 
     Guarantees: test_privacy_refuses_bad_values, test_trust_levels_add_up,
         test_calibrate_meets_its_target,
@@ -106,8 +103,9 @@ class Privacy:
                 check(value != (), name, value, "one number, or one per client")
             object.__setattr__(self, name, value)
         sigma, rate = self.noise_multiplier, self.sample_rate
-        lengths = {len(value) for value in (sigma, rate) if isinstance(value, tuple)}
-        check(len(lengths) < 2, "sample_rate", rate, "as many numbers as noise_multiplier has")
+        both = isinstance(sigma, tuple) and isinstance(rate, tuple)
+        fits = not both or len(_each(sigma)) == len(_each(rate))
+        check(fits, "sample_rate", rate, "as many numbers as noise_multiplier has")
         why = "a finite number when noise_multiplier > 0: noise is sigma C"
         check(self.clip_norm < math.inf or not any(_each(sigma)), "clip_norm", self.clip_norm, why)
         if self.target is not None:
@@ -136,9 +134,8 @@ class Privacy:
         check(self.noise_multiplier is not None, "noise_multiplier", None, why)
 
     def replace(self, **changes: Any) -> "Privacy":
-        """The plan with some fields changed.
-
-        A new unit takes its default trust; changes of what epsilon depends on forget the target.
+        """Changes some fields. A new unit takes its default trust; changes of what epsilon depends
+        on forget the target.
         """
         # sigma is in units of C: the clip norm alone changes no epsilon.
         if changes.keys() - {"clip_norm", "honest", "colluding"}:
@@ -164,12 +161,10 @@ class Privacy:
         fixed = replace(self, sample_rate=self._plan_rate(tuple(task.sizes), plan))
         planned, target, most = self._planned(plan), self.target, self.releases
         if target is not None and most is not None and planned > most:
-            spent = fixed.ledger(planned).epsilon()
-            expected = (
-                f"at most {most}, for which epsilon = {target:g} was calibrated ({planned} would "
-                f"spend {spent:.3g}): calibrate for this plan, or replace(target=None)"
-            )
-            check(False, "releases", planned, expected)
+            calibrated = f"at most {most}, for which epsilon = {target:g} was calibrated"
+            would = f"({planned} would spend {fixed.ledger(planned).epsilon():.3g})"
+            instead = "calibrate for this plan, or replace(target=None)"
+            check(False, "releases", planned, f"{calibrated} {would}: {instead}")
         return fixed
 
     def _planned(self, plan: Plan) -> int:
@@ -179,11 +174,10 @@ class Privacy:
     def calibrate(self, *, epsilon: float, task: Any, plan: Plan) -> "Privacy":
         """Sets the smallest noise that spends at most ``epsilon``.
 
-        Counted is taking part in every round, against the ledger's default observer: the server,
-        which sees who sends, unless it is trusted. More than 16 distinct sample rates are grouped,
-        and each group has the noise of its largest rate: nobody spends more, and nobody gets more
-        noise than (q_max / q_min)^(1/16) times the own rate needs (at most 33 % more for sizes that
-        differ 100 times).
+        Counted is taking part in every round, against the ledger's default observer. More than 16
+        distinct sample rates are grouped, and each group has the noise of its largest rate: nobody
+        spends more, and nobody gets more noise than (q_max / q_min)^(1/16) times the own rate needs
+        (at most 33 % more for sizes that differ 100 times).
 
         Args:
             epsilon: > 0, finite; in the example unit each client, with its own q and sigma, spends
@@ -296,7 +290,7 @@ class Privacy:
 
 
 def _refuse_foreign_names(init: Any) -> Any:
-    """Answer ``Privacy(epsilon=8)`` and Opacus' ``max_grad_norm`` with what to write."""
+    """Answers ``Privacy(epsilon=8)`` and Opacus' ``max_grad_norm`` with what to write."""
     instead = {
         "epsilon": "to be met by a plan: Privacy(...).calibrate(epsilon=..., task=task, plan=plan)",
         "max_grad_norm": "clip_norm, the name of this bound here",
@@ -304,8 +298,8 @@ def _refuse_foreign_names(init: Any) -> Any:
 
     @wraps(init)
     def wrapped(self: Privacy, *args: Any, **fields: Any) -> None:
-        for name, expected in instead.items():
-            check(name not in fields, name, fields.get(name), expected)
+        for name in fields.keys() & instead.keys():
+            check(False, name, fields[name], instead[name])
         init(self, *args, **fields)
 
     return wrapped

@@ -36,30 +36,38 @@ class Terms(NamedTuple):
 def check_terms(
     unit: Any, delta: Any, accountant: Any, trust: Any = None, relation: Any = RELATION
 ) -> str:
-    """Raise for terms that no epsilon here covers; gives the trust, the unit's own for ``None``."""
+    """Raise for terms that no epsilon here covers; gives the trust, the unit's own for ``None``.
+
+    Args:
+        unit, delta, accountant, trust, relation: see `Privacy`.
+    """
     check_one_of("unit", unit, ("example", "client"))
     accounting.check_delta(delta)
     check_one_of("accountant", accountant, tuple(accounting.ACCOUNTANTS))
-    told = {
+    more = {
         "add-or-remove": "; sums are divided by n_k q and q is batch / n_k, so a size that differs "
         "would show; sizes are public here",
         "replace-one": "; replacing one unit is two of these changes: read epsilon for groups of "
         "two",
-    }
-    more = told.get(relation, "") if isinstance(relation, str) else ""
+    }.get(str(relation), "")
     expected = f"{RELATION!r}, one unit's contribution replaced by nothing{more}"
     check(relation == RELATION, "relation", relation, expected)
     if trust is None:
         return "local" if unit == "example" else "central"
     check_one_of("trust", trust, ("local", "secagg", "central"))
-    if unit == "example":
-        why = "each client noises its own steps, so its upload is protected alone"
-        check(trust == "local", "trust", trust, f"'local' for unit='example': {why}")
+    why = "'local' for unit='example': each client noises its own steps, so its upload is protected"
+    check(unit == "client" or trust == "local", "trust", trust, f"{why} alone")
     return trust
 
 
 def as_floats(name: str, value: Any, high: float = math.inf) -> Numbers:
-    """One finite float in [0, ``high``], or a tuple of them, from any types of numbers."""
+    """Makes one finite float in [0, ``high``], or a tuple of them, of any types of numbers.
+
+    Args:
+        name: for errors.
+        value: a number or a sequence of them.
+        high: the largest that is taken.
+    """
     several = hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
     entries: tuple[Any, ...] = tuple(value) if several else (value,)
     for k, entry in enumerate(entries):
@@ -122,7 +130,7 @@ class LedgerEntry:
         return list(zip(clients, zip(*columns, strict=True), strict=True))
 
 
-def undominated(histories: Iterable[accounting.History]) -> list[accounting.History]:
+def _undominated(histories: Iterable[accounting.History]) -> list[accounting.History]:
     """The histories that no other dominates: one of them spends most.
 
     Epsilon never falls with less noise, a larger q or more releases. Entries are compared one by
@@ -130,10 +138,9 @@ def undominated(histories: Iterable[accounting.History]) -> list[accounting.Hist
     """
 
     def dominates(one: accounting.History, other: accounting.History) -> bool:
-        if len(one) != len(other):
-            return False
-        pairs = zip(one, other, strict=True)
-        return all((a[0] or 0) <= (b[0] or 0) and a[1] >= b[1] and a[2] >= b[2] for a, b in pairs)
+        pairs = list(zip(one, other))
+        less = all((a[0] or 0) <= (b[0] or 0) and a[1] >= b[1] and a[2] >= b[2] for a, b in pairs)
+        return less and len(one) == len(other)
 
     kept: list[accounting.History] = []
     # The largest first, so that most of the others fall at the first comparison.
@@ -207,9 +214,8 @@ class Ledger:
     def compose(cls, *ledgers: "Ledger") -> "Ledger":
         """Adds up what several runs on the same data have spent, as a closed ledger.
 
-        Args:
-            ledgers: of one task, so that client 3 is the same client in all; same unit, delta and
-                relation. Each part is counted under its own trust.
+        They are of one task, so that client 3 is the same client in all, and of one unit, delta and
+        relation; each is counted under its own trust.
 
         Returns: a ledger that takes no more entries; with "rdp" where accountants differ,
             reproducible and uncertified where a part is. Runs of one seed, which share their noise,
@@ -240,8 +246,8 @@ class Ledger:
     def observers(self) -> tuple[str, ...]:
         """Observers that an epsilon can be stated against, the default first.
 
-        The "server" sees the uploads (under secure aggregation their sum) and who sends; "released"
-        is whoever sees the released models only.
+        "server": the uploads (under secure aggregation their sum) and who sends; "released": the
+        released models alone.
         """
         return ("released",) if "central" in self.trust else ("server", "released")
 
@@ -319,8 +325,9 @@ class Ledger:
         return tuple(sorted(client for client in named if client is not None))
 
     def history(self, client: int | None = None, observer: str | None = None) -> accounting.History:
-        """(noise_multiplier, sample_rate, steps) of one client; of ``None``, what counts for every
-        client. ``observer`` as for `epsilon`.
+        """(noise_multiplier, sample_rate, steps) of one client, or of ``None`` what counts for all.
+
+        ``observer`` as for `epsilon`.
         """
         self._check_observer(observer)
         total: dict[tuple[float, float], int] = {}
@@ -368,7 +375,7 @@ class Ledger:
 
     def _largest(self, observer: str | None) -> list[accounting.History]:
         """The histories of which one spends most."""
-        return undominated(self.history(client, observer) for client in (None, *self.clients))
+        return _undominated(self.history(client, observer) for client in (None, *self.clients))
 
     def nominal_epsilon(self, observer: str | None = None) -> float:
         """`epsilon` as if the ledger were certified: accounting only, no promise."""
@@ -387,9 +394,8 @@ class Ledger:
         return twin.epsilon_or_inf()
 
     def for_everyone(self) -> "Ledger":
-        """The same releases, each counted for every client at its least noise and largest q.
-
-        An upper bound for runs that split the same data in other ways.
+        """Counts each release for every client, at its least noise and largest q: an upper bound
+        for runs that split the same data in other ways.
 
         Guarantees: test_ledgers_over_other_splits_are_bounded (test_attack_spending.py).
         """
@@ -417,9 +423,9 @@ class Ledger:
         own = sorted({part.observers[0] for part in parts})
         name = observer or (own[0] if len(own) == 1 else None)
         seen = {"secagg": "the sum of the uploads", "local": "every upload"}
+        seen = seen.get(self.trust, "uploads or sums")
         against = {
-            "server": f"the server, which sees {seen.get(self.trust, 'uploads or sums')} and "
-            "who sends",
+            "server": f"the server, which sees {seen} and who sends",
             "released": "whoever sees the released models only",
             None: f"each part's own observer ({' or '.join(own)})",
         }[name]
@@ -427,10 +433,8 @@ class Ledger:
         seeded = sum(part.reproducible for part in parts)
         twice = " or sees two runs of one seed, which share their noise" if seeded > 1 else ""
         warning = f" The noise came from a seed: nothing is promised to whoever knows it{twice}."
-        if self._uncertified:
-            value = f"not certified: {self._uncertified},"
-        else:
-            value = f"{self.epsilon(None, observer):.4g}"
+        why = self._uncertified
+        value = f"not certified: {why}," if why else f"{self.epsilon(None, observer):.4g}"
         return (
             f"epsilon = {value} at delta = {self.delta:g} against {against}, for neighbours that "
             f"differ by {unit[self.unit]} replaced by nothing ({self.relation}: how many clients "
@@ -468,11 +472,12 @@ class Ledger:
         """One row per client: client ("every" for a common history), releases, epsilon."""
         import pandas as pd
 
+        uncertified = self._uncertified is not None
         rows = []
         for client in self.clients or (None,):
             history = self.history(client)
-            spent = math.inf if self._uncertified is not None else self._epsilon_of(history)
             name, count = "every" if client is None else client, sum(n for *_, n in history)
+            spent = math.inf if uncertified else self._epsilon_of(history)
             rows.append({"client": name, "releases": count, "epsilon": spent})
         return pd.DataFrame(rows)
 

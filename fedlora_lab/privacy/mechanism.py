@@ -21,7 +21,7 @@ norm of 2^14 numbers may come out 5e-5 too small, that of 2^20 3.6e-3."""
 class ClipCounts(NamedTuple):
     """Rows that a clip saw, scaled down, and replaced by zero because they were not finite.
 
-    On a GPU the counts stay there, as tensors, until `read` is called.
+    On a GPU the counts stay there until `read` is called.
     """
 
     rows: int = 0
@@ -38,7 +38,12 @@ class ClipCounts(NamedTuple):
 
 
 def map_rank_axis(key: ParamKey, matrix: Tensor, tensor: Tensor) -> Tensor:
-    """Multiply the rank axis by (..., r, r): on the right of B (..., d_out, r), the left of A."""
+    """Multiplies the rank axis by a matrix: on the right of B, on the left of A.
+
+    Args:
+        key, tensor: B (..., d_out, r) or A (..., r, d_in).
+        matrix: (..., r, r).
+    """
     return tensor @ matrix if key.side == "B" else matrix @ tensor
 
 
@@ -64,14 +69,12 @@ def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
         return torch.linalg.vector_norm(torch.stack(each), dim=0)
 
     # The squares of a finite float32 row may overflow or vanish, and of many the small ones are
-    # lost: only then is the slower float64 needed. To look would be to wait for a GPU, on which it
-    # is taken in any case.
+    # lost: only then is the slower float64 needed. On a GPU a look would wait for the device.
     if not _here(next(iter(rows.values()))):
         return norms(0)
     quick = norms(LONG)
     sure = (quick > SMALL) & torch.isfinite(quick)
-    # Row by row: were all rows measured anew for one odd row, it would move every other row's
-    # rounding, and their sum.
+    # Row by row: all rows measured anew for one odd row would move their rounding, and their sum.
     return quick if bool(sure.all()) else torch.where(sure, quick, norms(0))
 
 
@@ -92,8 +95,7 @@ def clip_sum(
             clipped to C / sqrt(g).
 
     Returns: key -> (owners, ...), and the counts; a row scaled in any group counts once.
-    Guarantees: a group of a row that is not finite adds zero; one row more or less moves an owner's
-        sum by at most C
+    Guarantees: what is not finite adds zero; one row more or less moves a sum by at most C
         (test_contract.py::test_leaving_out_one_example_moves_the_sum_by_at_most_c).
     """
     names = list(dict.fromkeys(clip_groups(key) for key in rows))
@@ -147,9 +149,8 @@ def gaussian_noise(
     """Draws Gaussian noise for several owners: key -> (owners, ...).
 
     Args:
-        shapes: of one owner's tensors.
-        std, where: standard deviation of each owner, and the indices of its stream.
-        streams: of the run.
+        shapes, std: of one owner's tensors; the standard deviation of each owner, >= 0.
+        streams, where: of the run, and the indices of each owner's stream.
     """
     sizes = [shape.numel() for shape in shapes.values()]
     length = sum(sizes)
@@ -169,7 +170,9 @@ def precondition_rows(
 ) -> dict[ParamKey, Tensor]:
     """Maps the rows to the coordinates in which they are clipped.
 
-    A preconditioner is common to all owners (1, r, r) or has a matrix for each.
+    Args:
+        rows, owner: key -> (N, ...), and each row's owner (N,).
+        preconditioners: maps common to all owners (1, r, r), or one for each.
     """
     mapped = dict(rows)
     for key in rows.keys() & preconditioners.keys():
@@ -189,10 +192,8 @@ def uncertified_reason(precondition: "Callable[[Tensor], Preconditioner] | None"
     # A release is after . clip(before . signal) + noise . xi. When signal and noise pass the same
     # map it is a function of the Gaussian mechanism and covered by its epsilon: the rule says so by
     # returning one tensor for both.
-    if rule.noise is rule.after:
-        return None
-    other = "the noise passes a map that the clipped value does not pass"
-    return f"{other}, so the clip does not bound what it hides"
+    other = "the noise passes a map that the clipped value does not pass, so the clip does not"
+    return None if rule.noise is rule.after else f"{other} bound what it hides"
 
 
 def injected_bug(clip: Callable[..., Any]) -> str | None:
@@ -207,6 +208,10 @@ def release(
     sums: Tensors, drawn: Tensors, preconditioners: Mapping[ParamKey, Preconditioner]
 ) -> tuple[dict[ParamKey, Tensor], dict[ParamKey, Tensor]]:
     """Adds noise to clipped sums and maps both back to the coordinates of the factors.
+
+    Args:
+        sums, drawn: key -> (owners, ...), clipped and summed; the noise.
+        preconditioners: as for `precondition_rows`.
 
     Returns: the released tensors, and the noise in them alone.
     """

@@ -17,7 +17,7 @@ import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.accounting import EPSILON_ERROR, ORDERS, epsilon, noise_multiplier
-from fedlora_lab.privacy.accounting import renyi_epsilon as renyi
+from fedlora_lab.privacy.accounting import _renyi_epsilon as renyi
 
 Entry = tuple[float, float, int]
 WHOLE = tuple(range(2, 33))
@@ -103,7 +103,7 @@ def test_fractional_orders_equal_an_integral() -> None:
         log_ratio = np.logaddexp(np.log1p(-q), np.log(q) + (2 * x - 1) / (2 * sigma**2))
         log_q = -(x**2) / (2 * sigma**2) - np.log(sigma * np.sqrt(2 * np.pi))
         expected = np.log(np.trapezoid(np.exp(order * log_ratio + log_q), x)) / (order - 1)
-        value = accounting.release_rdp(sigma, q, ORDERS)[ORDERS.index(order)]
+        value = accounting._release_rdp(sigma, q, ORDERS)[ORDERS.index(order)]
         assert value == pytest.approx(expected, rel=1e-6, abs=1e-10)
 
 

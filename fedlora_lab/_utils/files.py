@@ -14,11 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and its missing parents, readable by their owner only.
-
-    Guarantees: test_attack_folders.py::test_every_file_of_a_run_is_its_owner_s.
-    """
+def _make_folder(path: Path) -> None:
+    """Make a folder and its missing parents, readable by their owner only."""
     for folder in (*reversed(path.parents), path):
         if not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -35,11 +32,11 @@ def write_atomically(
     Args:
         path: of the file; missing folders are made.
         content: text is UTF-8 with its line ends as they are.
-        shared: the file is meant to be handed on: its mode and that of its folders follow the
-            umask. Otherwise only the owner can read it, at every moment.
+        shared: the modes of the file and its folders follow the umask, for files that are handed
+            on. Otherwise only the owner can read it, at every moment.
 
-    Raises: ``OSError`` where the disk or the folder does not allow it, ``TypeError`` for anything
-        but bytes or text; the old file is then as it was and nothing else is left.
+    Raises: ``OSError`` where the disk or the folder does not allow it; the old file is then as it
+        was and nothing else is left.
     Guarantees: test_checkpoint.py::test_a_failed_write_leaves_the_old_file,
         test_attack_folders.py::test_every_file_of_a_run_is_its_owner_s.
     """
@@ -47,7 +44,7 @@ def write_atomically(
     if shared:
         target.parent.mkdir(parents=True, exist_ok=True)
     else:
-        make_folder(target.parent)
+        _make_folder(target.parent)
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         # The mode is given at creation: changed afterwards, others could read for a moment.
@@ -97,7 +94,7 @@ def lock_folder(
         return
     from filelock import FileLock, Timeout
 
-    make_folder(folder)
+    _make_folder(folder)
     lock = FileLock(folder / name, timeout=patience, mode=0o600, thread_local=False)
     try:
         lock.acquire()
@@ -153,7 +150,7 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     Guarantees: test_study.py::test_a_killed_study_goes_on; a file or folder made here is its
         owner's only (test_attack_folders.py::test_a_list_is_its_owner_s).
     """
-    make_folder(path.parent)
+    _make_folder(path.parent)
     with open(path, "ab+", opener=partial(os.open, mode=0o600)) as file:
         begun = file.seek(0, os.SEEK_END) > 0
         torn = begun and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
@@ -177,9 +174,8 @@ def has_key(folder: Path) -> bool:
 def keyed_digest(folder: Path, fingerprint: str) -> str:
     """Digest a fingerprint of private data under the folder's secret key, made here if need be.
 
-    A plain digest would confirm a guess of an unknown label. This one tells nothing without the
-    key, and two folders on the same data have different ones. Raises ``ValueError`` where the key
-    is damaged.
+    A plain digest would confirm a guess of an unknown label; this one tells nothing without the
+    key. Raises ``ValueError`` where the key is damaged.
 
     Guarantees: test_attack_folders.py::test_a_label_cannot_be_guessed_from_a_digest.
     Source: HMAC-SHA256, RFC 2104.
@@ -194,14 +190,23 @@ def keyed_digest(folder: Path, fingerprint: str) -> str:
 
 
 def dump_checksummed(kind: str, version: int, content: dict[str, Any]) -> str:
-    """One line of JSON: content, its digest (against damage, not forgery), format and version."""
+    """Writes one line of JSON with a digest, against damage and not forgery.
+
+    Args:
+        kind, version: of the format.
+        content: what `json` takes.
+    """
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode())
     whole = {"content": content, "digest": digest.hexdigest(), "format": kind, "version": version}
     return json.dumps(whole, sort_keys=True)
 
 
 def load_checksummed(kind: str, version: int, text: str, name: str) -> dict[str, Any]:
-    """The content of a text that `dump_checksummed` made of this kind and version.
+    """Reads a text that `dump_checksummed` made.
+
+    Args:
+        kind, version, text: as they were written.
+        name: for errors.
 
     Raises: ``ValueError`` in one line that begins with ``name``, for any other text, down to one
         changed character.

@@ -38,9 +38,8 @@ class Streams:
             of 128 bits. ``None``: `uniform` and `normal` take every number from the operating
             system's entropy; nothing is kept, and nobody can draw it again.
 
-    Guarantees: no two streams of a run share a key, every bit of the seed counts, and without a
-        seed no generator makes a number that protects anybody
-        (tests/privacy/test_attack_randomness.py).
+    Guarantees: no two streams share a key, every bit of the seed counts, and without a seed no
+        generator makes a number that protects anybody (tests/privacy/test_attack_randomness.py).
     """
 
     def __init__(self, seed: int | None) -> None:
@@ -49,16 +48,12 @@ class Streams:
         self.seed = None if seed is None else int(seed)
 
     def numpy(self, purpose: str, *indices: int) -> np.random.Generator:
-        """A NumPy generator for this purpose.
+        """A NumPy generator, for numbers that hide nothing: public draws of the server, a start.
 
-        Without a seed its key is 128 bits of the operating system's entropy. That is for numbers
-        that hide nothing (public draws of the server, where to start); what privacy rests on comes
-        from `uniform` and `normal`.
+        Without a seed its key is 128 bits of the operating system's entropy.
         """
-        if self.seed is None:
-            bits = int.from_bytes(os.urandom(16), "big")
-        else:
-            bits = key(self.seed, purpose, *indices)
+        own = None if self.seed is None else key(self.seed, purpose, *indices)
+        bits = int.from_bytes(os.urandom(16), "big") if own is None else own
         return np.random.Generator(np.random.Philox(key=bits))
 
     def uniform(self, shape: Shape, purpose: str, *indices: int) -> "Tensor":
@@ -72,11 +67,9 @@ class Streams:
     def normal(self, shape: Shape, purpose: str, *indices: int) -> "Tensor":
         """Independent standard normal numbers: float64 without a seed, float32 with one.
 
-        Without a seed every number is made from 64 fresh bits of the operating system (inverse
-        distribution function of 52 of them: never 0 or 1) and stays in double precision: noise on
-        the coarser grid of float32, added to a float64 sum, would leave the sum's last digits in
-        sight. Samples are floating-point numbers, not real ones: the gaps between representable
-        values are not hidden (Mironov 2012; Haney et al. 2022).
+        Without a seed each is the inverse distribution function of 52 fresh bits, never 0 or 1.
+        Float32's coarser grid would leave the last digits of a float64 sum in sight. The gaps
+        between representable values are not hidden (Mironov 2012; Haney et al. 2022).
 
         Guarantees: test_attack_clip.py::test_noise_is_as_fine_as_what_it_hides.
         """

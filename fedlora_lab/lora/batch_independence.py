@@ -64,11 +64,10 @@ def check_batch_independence(
 ) -> None:
     """Refuse a model, loss or rule through which the examples of a batch influence each other.
 
-    Four public examples have distinct inputs, targets that differ and targets that agree, and
-    factors of their own. The gradient of a sum of their losses with unequal weights must be, for
-    each of them, its weight times the gradient it has in a batch of one. It must stay so, to the
-    last digits, beside others that are not numbers or are huge; and in a batch of ``rows``, of
-    which each half is looked at alone.
+    Four public examples have distinct inputs, targets that differ and that agree, and factors of
+    their own. In a batch each must have the gradient that it has in a batch of one; to the last
+    digits the same beside others that are not numbers or are huge; and so in a batch of ``rows``,
+    of which each half is looked at alone.
 
     Finds batch statistics, attention across the batch, losses and penalties that reduce, broadcast
     or choose over the batch, computations that depend on the padded width, layers whose input does
@@ -104,6 +103,10 @@ def check_penalty(
     """Refuse a penalty that mixes examples where just these tensors move; probed once for a set.
 
     Called at every step, since a schedule that chooses layer by layer settles what moves only then.
+
+    Args:
+        task, adapted, products, method: as for `check_batch_independence`.
+        moving: the tensors that move in this step.
 
     Raises: ``ValueError`` with the reason, before the penalty sees an example of a client.
     Guarantees: test_a_penalty_is_asked_about_every_choice_of_layers.
@@ -172,12 +175,9 @@ def _probe(
         part_of(data, everyone[:1])
         before = _contents(adapted.model)
         part_of(data, everyone[-1:])
-        after = _contents(adapted.model)
+        after, words = _contents(adapted.model), "a model whose passes change nothing in it"
         for what in before | after:
-            same_value = before.get(what) == after.get(what)
-            check(
-                same_value, what, "changed by a pass", "a model whose passes change nothing in it"
-            )
+            check(before.get(what) == after.get(what), what, "changed by a pass", words)
     # Others that are not numbers show any arithmetic that reaches across examples, however small
     # its coefficient; huge ones show what passes over such values.
     embeddings = [module for module in adapted.model.modules() if isinstance(module, nn.Embedding)]
@@ -195,19 +195,16 @@ def _probe(
             try:
                 found = gradients((x, y), everyone, factors, begin)
             except Exception as error:
-                found, reason = {}, f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
                 words = f"passes that no example can stop (beside others times {scale:g}: {reason})"
-                check(False, name, value, words)
+                found = check(False, name, value, words) or {}
         # Nothing of its own has changed, nor any shape: there is hardly anything to round.
         one = everyone[i : i + 1]
         compare({key: x[one] for key, x in found.items()}, together, one, same)
     # Half of a batch as large as a step's shows what depends on how many examples there are.
     if rows > PROBES:
-        index = torch.arange(rows)
-        many = (
-            take(task.test[0], index % len(task.test[1])),
-            task.test[1][index % len(task.test[1])],
-        )
+        index, (x, y) = torch.arange(rows), task.test
+        many = take(x, index % len(y)), y[index % len(y)]
         full = part_of(many, index)
         for half in index.tensor_split(2):
             compare(part_of(many, half), full, half, rough)
@@ -288,9 +285,6 @@ def _probe_preconditioner(rule: Any, like: Tensor) -> None:
             check(same, name, rule, f"{words}, however large the others are")
 
 
-# ---- the probes: public examples that differ as much as the checks above need
-
-
 def probes(task: Task) -> Examples:
     """Make four examples of public ones: inputs differ, the first and the last target agree.
 
@@ -303,12 +297,9 @@ def probes(task: Task) -> Examples:
     for i in range(1, PROBES):
         rows = tree_leaves(x)
         if any(all(torch.equal(v[i], v[j]) for v in rows) for j in range(i)):
-            mask, still = mask_of(x), ("mask", "type")
             if isinstance(x, Mapping):
-                x = {
-                    k: v if any(s in k for s in still) else _disturbed(v, i, mask)
-                    for k, v in x.items()
-                }
+                mask, moved = mask_of(x), [k for k in x if "mask" not in k and "type" not in k]
+                x = {**x, **{k: _disturbed(x[k], i, mask) for k in moved}}
             else:
                 x = _disturbed(x, i)
     if y.ndim == 1 and not y.is_floating_point():
@@ -370,11 +361,8 @@ def _resized(task: Task, data: Examples, i: int, fill: bool) -> Examples:
     if not there or mask is None or public is None:
         return data
     ids: Any = x.get("input_ids")
-    width = mask.shape[1]
-    if ids is not None and ids.shape == mask.shape:
-        tokens = ids[i, there].tolist()
-    else:
-        tokens = list(range(len(there)))
+    width, known = mask.shape[1], getattr(ids, "shape", None) == mask.shape
+    tokens = ids[i, there].tolist() if known else list(range(len(there)))
     marks = [j for j, token in enumerate(tokens) if token in (tokens[0], tokens[-1])]
     if fill:
         inner = [j for j in range(len(tokens)) if j not in marks] or [len(tokens) // 2]

@@ -45,15 +45,12 @@ def per_example_gradients(
         task, adapted: the loss, and the model.
         params: key -> (clients, ...), or (1, ...) where all clients hold the same.
         moving: the keys to differentiate.
-        data: N examples and their targets.
-        owner: (N,), each example's client, a row of params.
+        data, owner: N examples with their targets, and (N,), each example's client.
         method, start: a row with a penalty, and what the clients received, for that penalty.
         weights: (N,), factors of the examples' losses; one by default.
 
     Returns: key -> (N, ...).
-
-    Raises: ``NotPerExample`` unless loss and penalty have one number for each example: the sum of
-        anything else has no gradients of single examples, and no clip bounds it.
+    Raises: ``NotPerExample`` unless loss and penalty have one number for each example.
     Guarantees: equals a loop over batches of one and Opacus' GradSampleModule
         (tests/lora/test_gradients.py).
     """
@@ -86,11 +83,10 @@ def per_example_gradients(
 
 def _check_per_example(name: str, value: Any, count: int) -> None:
     """Refuse anything but (N,): other shapes would add the examples up before the clip."""
-    is_tensor = isinstance(value, Tensor)
-    ok = is_tensor and value.is_floating_point() and value.shape == (count,)
+    shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     words = f"({count},), one number for each example: reduce over all but the first dimension"
     try:
-        check(ok, name, tuple(value.shape) if is_tensor else type(value).__name__, words)
+        check(shape == (count,) and value.is_floating_point(), name, shape, words)
     except ValueError as error:
         raise NotPerExample(str(error)) from None
 
@@ -104,7 +100,11 @@ def _rows(tensor: Tensor, owner: Tensor) -> Tensor:
 def ready(
     task: Task, x: "Tensor | Mapping[str, Tensor]", device: torch.device
 ) -> "Tensor | Mapping[str, Tensor]":
-    """A batch of inputs as the task wants it before the model sees it, on the model's device."""
+    """Prepares a batch of inputs as the task wants it, and puts it on the model's device.
+
+    Args:
+        task, x, device: whose ``prepare``, the inputs, where the model is.
+    """
     x = x if task.prepare is None else task.prepare(x)
     return map_inputs(lambda value: value.to(device, non_blocking=True), x)
 
@@ -124,9 +124,8 @@ def portions(
     Args:
         x, index: all examples, and those that go through the model.
         device: of the model.
-        chunk: at most so many at once, whatever they are.
-        otherwise: at most so many where ``chunk`` says nothing and they are no texts, or are on
-            another device.
+        chunk, otherwise: at most so many at once; where ``chunk`` is ``None``, ``otherwise`` is for
+            what is no text, or lies on another device.
     """
     whole, mask = otherwise or max(len(index), 1), mask_of(x)
     if mask is None:
@@ -151,8 +150,7 @@ def evaluate(
     Args:
         task, adapted, values, data: the metrics, the model, its tensors, the examples.
         kept: (places of a chunk's examples, their inputs) -> within what the model is called.
-        chunk: at most so many examples at once, and in no case more than 128, of small ones 512;
-            default: that many, texts as :func:`portions` has them.
+        chunk: at most so many examples at once; never more than 128, of small ones 512.
     """
     (x, y), totals = data, dict.fromkeys(task.metrics, 0.0)
     # A call costs the same for few, and many small examples need little memory.
@@ -176,7 +174,12 @@ def predict(
     values: Mapping[ParamKey, Tensor],
     x: "Tensor | Mapping[str, Tensor]",
 ) -> Float[Tensor, "n ..."]:
-    """The model's outputs with one value for each key."""
+    """Gives the model's outputs.
+
+    Args:
+        task, adapted, x: the task, its adapted model and the inputs.
+        values: one tensor for each key.
+    """
     for key in adapted.used(values):
         adapted.put(key, values[key].to(adapted.device))
     with torch.inference_mode():

@@ -71,8 +71,7 @@ def parse_number(name: str, text: str) -> float:
 
 def is_whole(text: str) -> bool:
     """Whether a text is a whole number in plain digits; `str.isdigit` also takes signs that `int`
-    refuses, as "²".
-    """
+    refuses, as "²"."""
     return text.isascii() and text.isdecimal()
 
 
@@ -131,8 +130,8 @@ def learning_rates(
     say: Callable[[str], Any] = lambda line: None,
     optimizer: Optimizer = PLAIN,
 ) -> dict[str, float | Mapping[str, float]]:
-    """The learning rate of each method: one for all, one for each factor, one for each method, else
-    what is suggested.
+    """Finds each method's learning rate: one for all, one for each factor, one for each method,
+    else what is suggested.
 
     Args:
         text: of the option --lr; ``None``: not given.
@@ -166,8 +165,7 @@ def parse_budget(text: str) -> float | None:
 
 def build_plan(options: Mapping[str, Any], tuned: Mapping[str, Any]) -> fl.Plan:
     """The plan: what was given, else the setting that the learning rates were tuned in, else the
-    defaults.
-    """
+    defaults."""
     given, batch = _given(**{name: options[name] for name in PLAN_FIELDS.split()}), options["batch"]
     if batch is not None:
         check(batch == "all" or is_whole(batch), "batch", batch, "a whole number >= 1, or all")

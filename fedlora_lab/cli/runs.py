@@ -126,8 +126,7 @@ SEEDS_HELP = "How many, or a list such as 0,1,2.  [3]"
 @read.run_options
 def compare_command(task: str, methods: str, seeds: str, **options: Any) -> None:
     """Train several methods on TASK (digits, regression, sentiment) and write a run folder with a
-    report.
-    """
+    report."""
     _run_cells(task, read.parse_names("methods", methods), [*read.parse_seeds(seeds)], options)
 
 
@@ -138,8 +137,7 @@ def compare_command(task: str, methods: str, seeds: str, **options: Any) -> None
 @read.run_options
 def run_command(task: str, method: str, seed: str, **options: Any) -> None:
     """Train one METHOD on TASK with a line for every round; a killed run goes on with the same
-    command.
-    """
+    command."""
     options["out"] = options["out"] or f"runs/{task}-{method}"
     _run_cells(task, [method], [read.parse_seed(seed)], options, every_round=True)
 
@@ -168,9 +166,8 @@ def flower_command(task: str, method: str, seed: str, **options: Any) -> None:
 def report_command(folder: Path) -> None:
     """Write FOLDER/report.html again from what is in the run folder."""
     page = html_page.report(folder)
-    for sentence in html_page.folder_spending(folder, read_json(folder / "ledger.json")):
-        click.echo(sentence)
-    click.echo(f"report: {page}")
+    spent = html_page.folder_spending(folder, read_json(folder / "ledger.json"))
+    click.echo("\n".join([*spent, f"report: {page}"]))
 
 
 def _run_cells(
@@ -212,11 +209,10 @@ def _run_cells(
                 run = run_cell(folder, cell, stop_at, engine(cell))
                 _show(folder, cell, run, bar, f"[{count}/{len(todo)}]", every_round)
         trust = None if privacy is None else privacy.trust
-        click.echo("\n" + "\n".join(summary_lines(folder.gather(), trust)))
-        ledgers = read_json(folder.path / "ledger.json")
-        for sentence in html_page.folder_spending(folder.path, ledgers):
-            click.echo(f"\n{sentence}")
-        click.echo(f"\nreport: {html_page.report(folder.path)}")
+        table = "\n".join(summary_lines(folder.gather(), trust))
+        page, ledgers = html_page.report(folder.path), read_json(folder.path / "ledger.json")
+        spent = html_page.folder_spending(folder.path, ledgers)
+        click.echo("\n" + "\n\n".join([table, *spent, f"report: {page}"]))
 
 
 def _settings(

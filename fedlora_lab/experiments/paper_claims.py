@@ -20,7 +20,6 @@ from fedlora_lab.report.summary_table import t_interval
 HOLDS, FAILS, OPEN = "holds", "does not hold here", "cannot be tested at this scale"
 WAITS = "not run yet"
 VERDICTS = (HOLDS, FAILS, OPEN, WAITS)
-TAGS = ("primary", "secondary", "inferred")
 SHOWN = 0.95  # level of the interval that is shown; many claims are decided by a wider one
 
 
@@ -34,28 +33,19 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Claim:
-    """One published claim.
-
-    Args:
-        slug, text: short name, unique; what is claimed.
-        source, tag: arXiv id, and how far it could be read: "primary", "secondary" or "inferred".
-        setting: where it was claimed.
-        judge: the rule that decides, see `judge`.
-        study: whose command makes the numbers; "" where nothing is measured.
-        note: what a reader has to know beside the verdict.
-    """
+    """One published claim."""
 
     slug: str
     text: str
-    source: str
-    tag: str
-    setting: str
-    judge: Mapping[str, Any]
-    study: str = ""
-    note: str = ""
+    source: str  # arXiv id
+    tag: str  # how far it could be read: "primary", "secondary" or "inferred"
+    setting: str  # where it was claimed
+    judge: Mapping[str, Any]  # the rule that decides, see `judge`
+    study: str = ""  # whose command makes the numbers; "" where nothing is measured
+    note: str = ""  # what a reader has to know beside the verdict
 
     def __post_init__(self) -> None:
-        check_one_of("tag", self.tag, TAGS)
+        check_one_of("tag", self.tag, ("primary", "secondary", "inferred"))
         check("arXiv:" in self.source, "source", self.source, "an arXiv id")
 
 

@@ -22,26 +22,17 @@ TUNE_SEEDS = (1001, 1002, 1003, 1004, 1005)
 
 @dataclass(frozen=True)
 class Case:
-    """One method in one setting.
+    """One method in one setting."""
 
-    Args:
-        method: a row, of the table or composed.
-        labels: what tells this case from the others of its study, such as {"epsilon": 3, "alpha":
-            0.5}; columns of the frame.
-        task: name in `fedlora_lab.tasks`, and its arguments.
-        epsilon: budget, calibrated by PRV for the case's own plan; ``None``: no privacy.
-        privacy, plan, lora: fields of `Privacy`, `Plan` (without a learning rate) and `Lora`.
-        compute: switches of speed, which change no number but by rounding and are no part of the
-            key.
-    """
-
-    method: Method
-    labels: Mapping[str, Any]
-    task: tuple[str, Mapping[str, Any]]
-    epsilon: float | None = None
+    method: Method  # a row, of the table or composed
+    labels: Mapping[str, Any]  # what tells it from the others of its study: columns of the frame
+    task: tuple[str, Mapping[str, Any]]  # name in `fedlora_lab.tasks`, and its arguments
+    epsilon: float | None = None  # budget, calibrated for the case's own plan; None: no privacy
+    # Fields of `Privacy`, of `Plan` without a learning rate, and of `Lora`.
     privacy: Mapping[str, Any] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)
     lora: Mapping[str, Any] = field(default_factory=dict)
+    # Switches of speed, which change no number but by rounding and are no part of the key.
     compute: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -75,31 +66,19 @@ class Study:
     report nothing.
 
     All rates are tried with the first tuning seed, and the best of them with the others too: one
-    seed ranks rates well, but cannot choose among neighbours.
-
-    Args:
-        name: as on the command line.
-        note: one line of what is asked.
-        cases: all of them, each method in each setting.
-        seeds: of the reported runs, none of them a tuning seed.
-        rates: learning rates, at least four, ascending.
-        tune_seeds: of the runs that choose the rate by the mean validation score after the last
-            round.
-        finalists: how many rates meet all tuning seeds.
-        flat: measure the curvature at the end of every reported run.
-        guides: its cases are situations in which one would choose a method; else they ask what one
-            knob does.
+    seed ranks rates well, but cannot choose among neighbours. The best mean validation score after
+    the last round decides.
     """
 
-    name: str
-    note: str
+    name: str  # as on the command line
+    note: str  # what is asked, in one line
     cases: tuple[Case, ...]
-    seeds: tuple[int, ...] = tuple(range(10))
-    rates: tuple[float, ...] = RATES
+    seeds: tuple[int, ...] = tuple(range(10))  # of the reported runs, none of them a tuning seed
+    rates: tuple[float, ...] = RATES  # at least four, ascending
     tune_seeds: tuple[int, ...] = TUNE_SEEDS
-    finalists: int = 3
-    flat: bool = False
-    guides: bool = False
+    finalists: int = 3  # how many rates meet all tuning seeds
+    flat: bool = False  # measure the curvature at the end of every reported run
+    guides: bool = False  # its cases are situations to choose a method in; else it turns one knob
 
     def __post_init__(self) -> None:
         rising = len(self.rates) >= 4 and list(self.rates) == sorted(self.rates)

@@ -1,6 +1,5 @@
 """One self-contained page from a run folder: figures, table with intervals, ledger, settings,
-versions.
-"""
+versions."""
 
 import base64
 import hashlib
@@ -29,8 +28,7 @@ _SHOWN = ("task", "privacy", "lora", "plans", "methods", "versions")
 
 def _svg(figure: Any) -> str:
     """A figure as a data address. An image's own scripts and names cannot reach the page, nor the
-    page's the image.
-    """
+    page's the image."""
     import matplotlib
 
     figure.set_size_inches(WIDTH, HEIGHT)
@@ -45,8 +43,7 @@ def _svg(figure: Any) -> str:
 
 def _drawable(name: str) -> str:
     """A name of at most 60 letters that every font has a sign for, and that Matplotlib draws as it
-    stands, not as mathematics; different names stay different.
-    """
+    stands, not as mathematics; different names stay different."""
     if len(name) > 60:
         digest = hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=4).hexdigest()
         name = f"{name[:40]} … {digest}"
@@ -90,8 +87,7 @@ def _rounded(value: Any) -> Any:
 
 def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
     """One row for each cell: what it released in all, what that spent against whom, and whether it
-    may be released.
-    """
+    may be released."""
     rows = []
     for cell, text in ledgers.items():
         row = {"cell": cell} | dict.fromkeys(("unit", "relation", "observer", "releases"), "–")
@@ -156,20 +152,22 @@ def folder_spending(path: str | Path, ledgers: Mapping[str, Any]) -> list[str]:
 
 def settings_summary(settings: Mapping[str, Any], methods: list[str]) -> dict[str, str]:
     """The setting in a few words: what all runs share."""
+
+    def joined(values: Iterable[Any], missing: str) -> str:
+        return ", ".join(missing if x is None else str(x) for x in dict.fromkeys(values))
+
     task, privacy = settings["task"], settings["privacy"]
     plans = [settings["plans"][slug] for slug in methods]
     found = {"clients": str(len(task["sizes"])), "private examples": str(sum(task["sizes"]))}
     for key in ("rounds", "local_steps", "batch", "participation"):
-        values = list(dict.fromkeys(plan[key] for plan in plans))
-        if key != "participation" or values != [1.0]:
-            shown = ("all" if value is None else str(value) for value in values)
-            found[key.replace("_", " ")] = ", ".join(shown)
+        found[key.replace("_", " ")] = joined((plan[key] for plan in plans), "all")
     for key, table in {"optimizer": OPTIMIZERS, "server_optimizer": SERVER_OPTIMIZERS}.items():
-        rules = {str(optimizer_of(plan.get(key, "sgd"), key, table)) for plan in plans}
-        if rules != {"sgd"}:
-            found[key.replace("_", " ")] = ", ".join(sorted(rules))
+        rules = sorted(str(optimizer_of(plan.get(key, "sgd"), key, table)) for plan in plans)
+        found[key.replace("_", " ")] = joined(rules, "")
+    usual = {"participation": "1.0", "optimizer": "sgd", "server optimizer": "sgd"}.items()
+    found = {key: words for key, words in found.items() if (key, words) not in usual}
     found["rank"] = str(settings["lora"]["rank"])
-    found["seeds"] = ", ".join("none" if seed is None else str(seed) for seed in settings["seeds"])
+    found["seeds"] = joined(settings["seeds"], "none")
     if privacy is None:
         return {**found, "privacy": "none"}
     target = "as spent" if privacy["target"] is None else f"{privacy['target']:g}"

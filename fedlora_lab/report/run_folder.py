@@ -25,8 +25,7 @@ OWN = "cells checkpoints private frame.csv ledger.json report.html audit.json se
 """What a run leaves, in the order in which it is cleared: the settings outlive the cells."""
 SPENT = "spent-[0-9]*-*.json"
 """Ledgers of releases whose runs were cleared away, ``null`` of one without privacy: what was
-released stays spent.
-"""
+released stays spent."""
 # What must be equal before cells may stand in one table, and what must be equal method by method.
 WHOLE = ("task", "privacy", "lora")
 BY_METHOD = ("methods", "plans", "privacies")
@@ -118,8 +117,9 @@ class Folder:
 
     Raises: ``ValueError`` on entry when another process holds the folder, or when it holds files
         that are not a run's.
-    Guarantees: two processes never write in one folder (test_two_processes_refuse_each_other); a
-        killed run leaves whole files only (test_kills_of_a_run_lose_nothing).
+    Guarantees: two processes never write in one folder
+        (test_two_runs_in_one_folder_refuse_each_other); a killed run leaves whole files only
+        (test_kills_of_a_run_lose_nothing).
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as path, Folder(path) as folder:
@@ -252,8 +252,7 @@ class Folder:
 
     def gather(self) -> pd.DataFrame:
         """Writes frame.csv and ledger.json from all finished cells, in the order of the settings;
-        returns the frame.
-        """
+        returns the frame."""
         cells = self._finished()
         check(bool(cells), "folder", str(self.path), "at least one finished cell")
         frame = pd.concat([self.read(*cell) for cell in cells], ignore_index=True)
@@ -307,8 +306,7 @@ class Folder:
         self, frame: pd.DataFrame, ledgers: Mapping[str, Any]
     ) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The frame and ledgers of finished cells with what was spent since: a stopped cell may
-        have gone on and been killed.
-        """
+        have gone on and been killed."""
         later = {name: book for name, book in self._books().items() if book is not None}
         whole = {n: json.loads(later[n].to_json()) if n in later else x for n, x in ledgers.items()}
         parts = []

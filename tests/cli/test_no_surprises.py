@@ -117,8 +117,7 @@ print(json.dumps(asked))
 @pytest.mark.slow
 def test_no_network_without_a_task_that_needs_it():
     """Every module imported, digits and regression trained, while each look-up and connection is
-    refused and noted.
-    """
+    refused and noted."""
     command = [sys.executable, "-c", SILENT]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -150,8 +149,7 @@ for part in (WEIGHTS, TOKENIZER, TEXTS):
 @pytest.mark.slow
 def test_only_listed_hosts_are_asked(tmp_path):
     """A task that has to fetch its parts, before a proxy that notes every host: all of them stand
-    in doctor's list.
-    """
+    in doctor's list."""
     Proxy.asked = asked = set()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -66,8 +66,7 @@ def test_summary_counts_a_whole_run():
 
 def test_what_was_not_measured_is_no_number():
     """The last round counts, and a sum with an unknown part is unknown; neither is ever 0 nor an
-    earlier value.
-    """
+    earlier value."""
     unknown = {"deviation": [0.0, NAN, NAN], "bytes_up": [0.0, NAN, NAN]}
     unknown |= {"bytes_down": [0.0, 5.0, NAN], "seconds": [0.1, NAN, NAN]}
     row = told({"accuracy": [0.5, 0.6, 0.7], "epsilon": [0.0, 1.0, 2.0], **unknown})
@@ -115,8 +114,7 @@ def test_first_difference_names_the_place(old, new, line):
 
 def test_suggested_rates_are_those_of_the_studies():
     """The committed table is what the script makes of the committed studies; a study's rate is its
-    tuned one.
-    """
+    tuned one."""
     script = runpy.run_path(str(ROOT / "scripts" / "suggest_rates.py"))
     assert json.loads(tuned_rates.SUGGESTED.read_text(encoding="utf-8")) == script["collected"]()
     frame = pd.read_csv(ROOT / "results" / "digits.csv").query(

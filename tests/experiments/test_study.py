@@ -134,24 +134,20 @@ def test_a_killed_study_goes_on(tmp_path):
         "    experiments.run_study(one, Path(sys.argv[1]), bar=False)"
     )
     process = subprocess.Popen([sys.executable, str(script), str(path)], start_new_session=True)
-    until = time.monotonic() + 600
     while not (path.exists() and path.read_text().count("\n") >= 3):
-        assert time.monotonic() < until
-        assert process.poll() is None or path.exists()
+        assert process.poll() is None
         time.sleep(0.05)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
     assert psutil.wait_procs(workers, timeout=300)[1] == [], "a worker goes on without its parent"
     before = path.read_text()
-    with open(path, "a") as file:
-        file.write('{"key": "half a li')
+    path.write_text(before + '{"key": "half a li')
     one = small(case("fedlora"), case("rolora"))
     study.run_study(one, path, workers=0, bar=False)
     after = path.read_text()
-    assert after.startswith(before)
     keys = [json.loads(line)["key"] for line in after.splitlines() if line.endswith("}")]
-    assert len(keys) == len(set(keys)) == one.runs
+    assert after.startswith(before) and len(keys) == len(set(keys)) == one.runs
 
 
 def test_a_case_is_known_by_what_it_does():

@@ -99,8 +99,7 @@ def of(releases: int = 20, reproducible: bool = True, **fields: Any) -> fl.Ledge
 
 def test_runs_on_the_same_data_are_added_up():
     """Three runs of 20 releases are 60; runs with seeds are added as if they were released; one run
-    needs no sum.
-    """
+    needs no sum."""
     (line,) = composed_spending([of()] * 3)
     spent = f"epsilon = {of(60).epsilon():.4g} at delta"
     assert line.startswith(f"All 3 runs together, if they were all released: {spent}")
@@ -146,8 +145,7 @@ def test_report_needs_a_finished_cell(tmp_path):
 
 def test_what_a_release_hides_is_a_dash():
     """In release mode who took part stays hidden: bytes and seconds are dashes in the table, and
-    figures say so.
-    """
+    figures say so."""
     task = fl.tasks.regression(clients=4, examples=6, d_in=4, d_out=3, rank=2, test=8)
     plan = fl.Plan(rounds=2, local_steps=1, participation=0.5)
     privacy = fl.Privacy(unit="client", delta=1e-2).calibrate(epsilon=8, task=task, plan=plan)

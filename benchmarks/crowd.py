@@ -1,9 +1,8 @@
 """Ten to ten thousand clients in one batch: time and memory of a private run, each in a fresh
 process.
 
-    python -m benchmarks.crowd            four sizes, a hundred rounds each; writes
-    results/crowd.csv, .md and .png python -m benchmarks.crowd --quick    three rounds each, written
-    nowhere
+    python -m benchmarks.crowd            a hundred rounds each; writes results/crowd.csv, .md, .png
+    python -m benchmarks.crowd --quick    three rounds each, written nowhere
 
 Every client holds sixteen handwritten digits, drawn with replacement from the private ones of the
 task `digits`. Seconds are the processor's, with one thread, so that other work on the machine does

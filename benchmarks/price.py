@@ -3,7 +3,7 @@ as noisy as before.
 
 The noise in the mean of a step has standard deviation sigma C / (b sqrt(K)). With sigma
 proportional to the batch b it stays the same, so does what it does to learning, while epsilon
-    falls: what is paid for it is time.
+falls: what is paid for it is time.
 """
 
 import math

@@ -1,9 +1,8 @@
 """How long a study takes on this machine: an even sample of its runs, by as many processes as the
 study would have.
 
-    python -m benchmarks.studies               digits and sentiment, ten minutes; writes
-    results/studies.csv and .md python -m benchmarks.studies --every 200   every two-hundredth run,
-    written nowhere
+    python -m benchmarks.studies               ten minutes; writes results/studies.csv and .md
+    python -m benchmarks.studies --every 200   every two-hundredth run, written nowhere
 
 The sample is every n-th run in the order of the study, those that tune and those that report, at
 the rates that they have in `results/runs`. What each process pays once (loading, calibration) is in

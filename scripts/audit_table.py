@@ -1,15 +1,16 @@
 """Audit every row of the table in both units at several seeds, and write results/audit.csv.
 
-Run from the repository: ``python scripts/audit_table.py [--seeds 20]``. What is in the file already
-    is kept; a row
-that was cut short is made again. Says at the end in how many settings an audit could have failed at
-all. Leaves with status 1 where a lower bound exceeds the ledger's epsilon, and where an audit is
+    python scripts/audit_table.py [--seeds 20]
+
+Whole rows of the file are kept. At the end it says in how many settings an audit could have failed
+at all. Leaves with status 1 where a lower bound exceeds the ledger's epsilon, or an audit is
 invalid.
 """
 
 import argparse
 import csv
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +31,13 @@ NOISE, CANARIES, CONFIDENCE, DELTA = (0.5, 2.0), 64, 0.99, 1e-5
 def one(task: Any, slug: str, unit: str, sigma: float, seed: int) -> dict[str, Any]:
     """One audit as a row; views of single sides are left out."""
     privacy = fl.Privacy(unit=unit, noise_multiplier=sigma, delta=DELTA, accountant="rdp")
-    found = audit(
-        task,
-        slug,
-        privacy,
-        PLAN,
-        canaries=CANARIES,
-        confidence=CONFIDENCE,
-        lora=fl.Lora(8, 8.0),
-        seed=seed,
-    )
-    values = {name: getattr(found, name) for name in COLUMNS if hasattr(found, name)}
-    bounds = {view: found.lower.get(view, float("nan")) for view in ("loss", "update")}
-    row = {
-        **values,
-        **bounds,
-        "method": slug,
-        "noise_multiplier": sigma,
-        "invalid": found.invalid or "",
-    }
-    return {
-        name: float(f"{value:.5g}") if isinstance(value, float) else value
-        for name, value in row.items()
-    }
+    options: dict[str, Any] = {"canaries": CANARIES, "confidence": CONFIDENCE, "seed": seed}
+    found = audit(task, slug, privacy, PLAN, lora=fl.Lora(8, 8.0), **options)
+    row = {name: getattr(found, name) for name in COLUMNS if hasattr(found, name)}
+    row |= {view: found.lower.get(view, float("nan")) for view in ("loss", "update")}
+    row |= {"method": slug, "noise_multiplier": sigma, "invalid": found.invalid or ""}
+    floats = {name: float(f"{x:.5g}") for name, x in row.items() if isinstance(x, float)}
+    return {**row, **floats}
 
 
 def kept(path: Path) -> list[dict[str, str]]:
@@ -77,14 +62,11 @@ def main() -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        for seed in range(given.seeds):
-            for unit in ("example", "client"):
-                for sigma in NOISE:
-                    for slug in fl.methods.ALL:
-                        if (slug, unit, str(sigma), str(seed)) not in done:
-                            rows.append(one(task, slug, unit, sigma, seed))
-                            writer.writerow(rows[-1])
-                            file.flush()
+        settings = product(range(given.seeds), ("example", "client"), NOISE, fl.methods.ALL)
+        for seed, unit, sigma, slug in settings:
+            if (slug, unit, str(sigma), str(seed)) not in done:
+                writer.writerow(one(task, slug, unit, sigma, seed))
+                file.flush()
     frame: Any = pd.read_csv(given.out)
     shares = (frame["epsilon_lower"] / frame["ceiling"])[frame["ceiling"] > 0]
     print(f"{summarize_audits(frame)}; at most {shares.max():.0%} of a ceiling was shown")

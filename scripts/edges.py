@@ -8,6 +8,7 @@ A few seconds: every number on the page is measured anew.
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 from fedlora_lab._utils.files import write_atomically
@@ -70,12 +71,7 @@ def section(pitfall: Pitfall, measured: Measurement) -> str:
 
 def wrapped(text: str) -> str:
     """Lines of at most 120 characters, broken at spaces."""
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > WIDTH:
-            lines.append("")
-        lines[-1] += f" {word}" if lines[-1] else word
-    return "\n".join(lines)
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def page() -> str:
@@ -84,19 +80,10 @@ def page() -> str:
     rows = [["edge", "severity", "the library", "broken", "sound", "the line"]]
     for n, pitfall in ALL.items():
         place = f"[{pitfall.number}. {pitfall.title}](#{anchor(pitfall)})"
-        rows.append(
-            [
-                place,
-                pitfall.severity,
-                pitfall.answer.lower(),
-                *map(number, measured[n]),
-                line(pitfall),
-            ]
-        )
-    parts = [
-        *map(wrapped, HEAD.split("\n\n")),
-        f"<!-- edges -->\n{markdown_table(rows)}\n<!-- /edges -->",
-    ]
+        words = [place, pitfall.severity, pitfall.answer.lower()]
+        rows.append([*words, *map(number, measured[n]), line(pitfall)])
+    parts = [*map(wrapped, HEAD.split("\n\n"))]
+    parts.append(f"<!-- edges -->\n{markdown_table(rows)}\n<!-- /edges -->")
     for group in GROUPS:
         mine = [pitfall for pitfall in ALL.values() if pitfall.group == group]
         parts += [f"## {group}", *(section(pitfall, measured[pitfall.number]) for pitfall in mine)]
@@ -105,9 +92,8 @@ def page() -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("--check", action="store_true")
     new = page()
     if parser.parse_args().check:

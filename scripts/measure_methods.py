@@ -1,5 +1,4 @@
-"""Measure for every row what one client sends and receives in a round, and how far the server's
-product is off.
+"""Measure the bytes of one client in a round, and the server's deviation, for every row.
 
     python scripts/measure_methods.py
 
@@ -38,19 +37,10 @@ def measured(row: Method) -> dict[str, float | None]:
 
 def main() -> None:
     rows: Any = tqdm([*fl.methods.ALL.values(), *fl.methods.VARIANTS.values()])
-    setting = {
-        "task": "digits",
-        "clients": 10,
-        "plan": PLAN,
-        "lora": LORA,
-        "seed": 0,
-        "privacy": None,
-    }
-    write_atomically(
-        MEASURED_FILE,
-        to_json({"setting": setting, "methods": {row.slug: measured(row) for row in rows}}),
-        shared=True,
-    )
+    setting = {"task": "digits", "clients": 10, "plan": PLAN, "lora": LORA, "seed": 0}
+    found = {row.slug: measured(row) for row in rows}
+    content = {"setting": setting | {"privacy": None}, "methods": found}
+    write_atomically(MEASURED_FILE, to_json(content), shared=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
 """Run the notebooks and keep their outputs clean.
 
-    python scripts/notebooks.py run notebooks/*.ipynb     execute each from top to bottom and write
-    it back, cleaned python scripts/notebooks.py clean notebooks/*.ipynb   only clean: what a
-    reader's own run leaves behind
+    python scripts/notebooks.py run notebooks/*.ipynb     execute each, and write it back cleaned
+    python scripts/notebooks.py clean notebooks/*.ipynb   only clean what a reader's run leaves
 
-Outputs stay, since readers meet the course where nothing is executed. Whatever differs from run to
-run without meaning goes: execution counts, metadata, views of widgets (they show nothing without a
-    kernel), random cell ids.
+Outputs stay, since readers meet the course where nothing is executed. What differs from run to run
+without meaning goes: execution counts, metadata, views of widgets, random cell ids.
 """
 
 import argparse
@@ -23,9 +21,7 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def cleaned(notebook: Any) -> Any:
-    """A copy without counts, metadata, widget views and random ids. Guarantees: cleaning twice
-    changes nothing.
-    """
+    """A copy without counts, metadata, widget views and random ids."""
     notebook = copy.deepcopy(notebook)
     notebook.metadata = nbformat.NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
     for index, cell in enumerate(notebook.cells):
@@ -42,24 +38,16 @@ def cleaned(notebook: Any) -> Any:
 
 
 def executed(notebook: Any, folder: Path, timeout: int = 1800) -> Any:
-    """A copy run from top to bottom in a new kernel. Raises what the first failing cell raised."""
+    """A copy run from top to bottom in a new kernel; raises what the first failing cell raised."""
     from nbclient import NotebookClient
 
     notebook = copy.deepcopy(notebook)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-    }
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("MPLBACKEND", None)
-    client = NotebookClient(
-        notebook,
-        timeout=timeout,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(folder)}},
-        coalesce_streams=True,  # one print may arrive in pieces
-    )
-    client.execute(env=environment)
+    options = {"timeout": timeout, "kernel_name": "python3"}
+    options["resources"] = {"metadata": {"path": str(folder)}}
+    # One print may arrive in pieces, hence coalesce_streams.
+    NotebookClient(notebook, coalesce_streams=True, **options).execute(env=environment)
     return notebook
 
 

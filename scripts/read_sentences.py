@@ -1,5 +1,4 @@
-"""Read sentences from one update each of a language model's adapter: how many word pieces come out
-right.
+"""Read sentences from one update each of a language model's adapter, and count right word pieces.
 
     python scripts/read_sentences.py
 
@@ -34,16 +33,10 @@ def main() -> None:
             for noise in NOISES:
                 upload = victim.upload(one, clip_norm=1.0, noise_multiplier=noise, draw=i)
                 right = int((read_sentence(victim, upload, n) == one[0]["input_ids"][0]).sum())
-                found.append(
-                    {"domain": task.client_names[k], "noise": noise, "pieces": n, "right": right}
-                )
-    setting = {
-        "task": "sentiment",
-        "model": "MiniLM-L6",
-        "rank": RANK,
-        "clip_norm": 1.0,
-        "tried": PIECES,
-    }
+                row = {"domain": task.client_names[k], "noise": noise, "pieces": n, "right": right}
+                found.append(row)
+    setting = {"task": "sentiment", "model": "MiniLM-L6", "rank": RANK}
+    setting |= {"clip_norm": 1.0, "tried": PIECES}
     write_atomically(SENTENCES, to_json({"setting": setting, "sentences": found}), shared=True)
 
 

@@ -1,5 +1,4 @@
-"""Write docs/scale.md: what seven billion parameters and a million clients cost, by the formulas of
-`fedlora_lab.federated.cost`.
+"""Write docs/scale.md: the cost of seven billion parameters and a million clients, by formula.
 
 python scripts/scale.py
 """
@@ -12,8 +11,7 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.federated.cost import Cost, cost, sent
-from fedlora_lab.lora.peft import adapt
+from fedlora_lab.federated.cost import Cost, cost
 from fedlora_lab.report.summary_table import markdown_table, require_visible
 from fedlora_lab.tasks.task import CAUSAL, next_token_loss
 
@@ -23,39 +21,23 @@ LORA = fl.Lora(rank=8, alpha=16)
 PLAN = fl.Plan(rounds=500, local_steps=5, batch=16, participation=ROUND / CLIENTS)
 CHUNK = 8
 METHODS = ("fedlora", "ffa-lora", "rolora", "la-lora", "fedlpp")
-GPU, LINK = (
-    4e14,
-    12.5e6,
-)  # operations a second that a large GPU reaches in bfloat16; bytes a second at 100 Mbit/s
+GPU, LINK = 4e14, 12.5e6
+"""Operations a second of a large GPU in bfloat16; bytes a second at 100 Mbit/s."""
 GIB, TIB = 2**30, 2**40
 
 
 def decoder() -> fl.tasks.Task:
-    """A decoder with the numbers of the 7 B Llama models (arXiv:2302.13971, table 2), as shapes
-    alone.
-    """
+    """A decoder as shapes alone, of the 7 B Llama models' sizes (arXiv:2302.13971, table 2)."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        hidden_size=4096,
-        intermediate_size=11008,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        vocab_size=32000,
-    )
+    sizes = {"hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 32000}
+    config = LlamaConfig(**sizes, num_hidden_layers=32, num_attention_heads=32)
     with torch.device("meta"):
         model = LlamaForCausalLM(config).eval().requires_grad_(False)
     ids = torch.zeros((), dtype=torch.int64).expand(EACH, TOKENS)
-    data = ({"input_ids": ids}, ids)
-    return fl.tasks.Task(
-        "shapes",
-        model,
-        ("q_proj", "v_proj"),
-        (data, data),
-        data,
-        loss=next_token_loss,
-        metrics=dict(CAUSAL),
-    )
+    data, targets = ({"input_ids": ids}, ids), ("q_proj", "v_proj")
+    scores = {"loss": next_token_loss, "metrics": dict(CAUSAL)}
+    return fl.tasks.Task("shapes", model, targets, (data, data), data, **scores)
 
 
 def counted(one: Cost) -> str:
@@ -88,10 +70,8 @@ def bytes_sent(found: Mapping[str, Cost]) -> str:
         ("method", "u, MiB", "d, MiB", "all up, TiB", "all down, TiB", "s for u at 100 Mbit/s")
     ]
     for slug, one in found.items():
-        each, whole = (
-            (f"{x / 2**20:.1f}" for x in (one.up, one.down)),
-            (f"{x / TIB:.2f}" for x in one.traffic(PLAN)),
-        )
+        each = (f"{x / 2**20:.1f}" for x in (one.up, one.down))
+        whole = (f"{x / TIB:.2f}" for x in one.traffic(PLAN))
         rows.append((fl.methods.get(slug).name, *each, *whole, f"{one.up / LINK:.1f}"))
     return markdown_table(rows)
 
@@ -99,19 +79,19 @@ def bytes_sent(found: Mapping[str, Cost]) -> str:
 def page() -> str:
     """The page, every number of it computed here."""
     task = decoder()
-    plain = replace(cost(task, fl.methods.FedLoRA, LORA, PLAN), clients=CLIENTS)
-    given, found = adapt(task.model, task.targets, None, LORA).given, {}
-    for slug in METHODS:
-        up, down = sent(fl.methods.get(slug), given, PLAN)
-        found[slug] = replace(plain, up=up, down=down)
+    counts = {slug: cost(task, fl.methods.get(slug), LORA, PLAN) for slug in METHODS}
+    found = {slug: replace(one, clients=CLIENTS) for slug, one in counts.items()}
+    plain = found["fedlora"]
     state, work = 4 * plain.moving, plain.flops(PLAN, PLAN.batch or 0)
     single, hours = work / (PLAN.rounds * ROUND), work / GPU / 3600
     return f"""# Scale: seven billion parameters, a million clients
 
-Computed by `python scripts/scale.py` from one private step on shapes alone (`fedlora_lab.federated.cost`);
-a test holds the page to it. Nothing here was timed. Assumed: texts of {TOKENS} tokens, rank
-{LORA.rank} on query and value, {PLAN.rounds} rounds, {ROUND} of {CLIENTS:,} clients a round by
-Poisson sampling, {PLAN.local_steps} local steps of {PLAN.batch} texts.
+Computed by `python scripts/scale.py` from one private step on shapes alone
+(`fedlora_lab.federated.cost`); a test holds the page to it. Nothing here was timed.
+
+Assumed: texts of {TOKENS} tokens, rank {LORA.rank} on query and value, {PLAN.rounds} rounds,
+{ROUND} of {CLIENTS:,} clients a round by Poisson sampling,
+{PLAN.local_steps} local steps of {PLAN.batch} texts.
 
 ## Counted
 

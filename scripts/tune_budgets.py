@@ -1,5 +1,4 @@
-"""Find learning rates for the small runs of notebook 05: one for each method and each privacy
-budget.
+"""Find learning rates for the small runs of notebook 05, for each method and privacy budget.
 
     python scripts/tune_budgets.py
 
@@ -32,15 +31,8 @@ def main() -> None:
                     for seed in SEEDS
                 )
                 found[lr] = fmean(score(cell)[1] or 0.0 for cell in cells)
-            best = max(found, key=lambda lr: found[lr])
-            print(
-                budget,
-                slug,
-                "best",
-                best,
-                {lr: round(value, 3) for lr, value in found.items()},
-                flush=True,
-            )
+            rounded = {lr: round(value, 3) for lr, value in found.items()}
+            print(budget, slug, "best", max(found, key=lambda lr: found[lr]), rounded, flush=True)
 
 
 if __name__ == "__main__":

@@ -139,8 +139,13 @@ def _part(
     return body, list(found.values())
 
 
-def _read(folder: Path, round: int, hidden: bool) -> tuple[State, dict[str, Any]]:
-    """A checkpoint, with or without its private part, and the settings of its run."""
+def read(folder: Path, round: int, hidden: bool = True) -> tuple[State, dict[str, Any]]:
+    """One checkpoint and its run's settings; or `Broken`, unless it is what was written.
+
+    Args:
+        folder, round: which.
+        hidden: whether its private part is read too.
+    """
     try:
         body, (tensors, flat) = _part(folder, round, ("server", "optimizer"), 0)
         moments: dict[Any, dict[str, Tensor]] = {}
@@ -157,12 +162,12 @@ def _read(folder: Path, round: int, hidden: bool) -> tuple[State, dict[str, Any]
         return state, body["settings"]
     except Exception as error:
         words = " ".join(str(error).split())[:200]
-        text = f"checkpoint=round-{round:06d}: expected a whole one ({words})"
-        raise Broken(text) from error
+        words = f"checkpoint=round-{round:06d}: expected a whole one ({words})"
+        raise Broken(words) from error
 
 
 def _check_lists(state: State) -> None:
-    """Refuse lists that no run of so many rounds leaves behind."""
+    """Refuses lists that no run of so many rounds leaves behind."""
     seen: Any = state.seen
     changed: Any = state.changed
     latest = max(state.round, 1)
@@ -176,13 +181,8 @@ def _check_lists(state: State) -> None:
 
 def released(folder: "str | Path", round: int) -> tuple[ServerState, dict[str, Any]]:
     """What a checkpoint holds outside ``private/``; or `Broken`, unless it is what was written."""
-    state, settings = _read(Path(folder), round, hidden=False)
+    state, settings = read(Path(folder), round, hidden=False)
     return state.server, settings
-
-
-def read(folder: Path, round: int) -> tuple[State, dict[str, Any]]:
-    """One checkpoint and its run's settings; or `Broken`, unless it is what was written."""
-    return _read(folder, round, hidden=True)
 
 
 def latest(folder: Path) -> tuple[State, dict[str, Any]]:

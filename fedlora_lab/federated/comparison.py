@@ -55,6 +55,8 @@ class Cell:
     ) -> "Cell":
         """The cell of a row, a slug or a baseline; on pooled data calibrated anew, same epsilon.
 
+        Arguments as `compare`.
+
         Raises: ``ValueError`` for pooled data in the client unit: one client less turns the one
             update into another of norm C, so that the sum moves by 2 C.
         Guarantees: test_attack_neighbours.py::test_pooled_data_have_no_clients.
@@ -71,8 +73,8 @@ class Cell:
                 check(privacy.unit == "example", "unit", privacy.unit, words)
                 goal, words = privacy.target, f"one from calibrate(epsilon=...) for {method!r}"
                 check(goal is not None, "privacy", "without a target", words)
-                privacy = privacy.replace(sample_rate=None)
-                privacy = privacy.calibrate(epsilon=goal or 0.0, task=task, plan=plan)
+                free = privacy.replace(sample_rate=None)
+                privacy = free.calibrate(epsilon=goal or 0.0, task=task, plan=plan)
         return cls(method, task, BASELINES[method], privacy, plan, lora, seed)
 
     def run(self, **options: Any) -> Iterator[Round]:
@@ -131,9 +133,8 @@ def compare(
     draws = _listed("seeds", seeds, "such as range(3)")
     words = "each once; for several releases compare several times"
     check(len(set(draws)) == len(draws), "seeds", draws, words)
-    kinds = ("task", task, Task), ("privacy", privacy, Privacy | None), ("lora", lora, Lora | None)
-    for name, value, kind in kinds:
-        check(isinstance(value, kind), name, value, f"a {name.capitalize()}")
+    check(isinstance(task, Task), "task", task, "a Task")
+    check(isinstance(privacy, Privacy | None), "privacy", privacy, "a Privacy")
     check(set(options) <= set(OPTIONS), "options", sorted(options), "some of " + ", ".join(OPTIONS))
     parts = [(name, task, privacy, _plan_for(name, plan), lora or Lora()) for name in names]
     cells = [Cell.named(*part, seed) for part in parts for seed in draws]

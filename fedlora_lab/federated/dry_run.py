@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -63,7 +64,7 @@ def _play(row: Method, rank: int, clients: int, size: int) -> Iterator[Turn]:
     from fedlora_lab.federated.local_training import moving_keys
 
     period = len(row.train.rounds) if isinstance(row.train, Cycle) else 4
-    rounds = 1 + period * max(1, -(-4 // period))
+    rounds = 1 + period * ceil(4 / period)
     random = torch.Generator().manual_seed(0)
     tensors = {ParamKey(side, "map"): x for side, x in _start(row, rank, size, random).items()}
     state = ServerState(tensors, planned=rounds, streams=Streams(0))
@@ -101,22 +102,26 @@ def exactness(row: Method, *, clients: int = 10) -> float | None:
     for turn in _play(row, 4, clients, 64):
         if turn.kept or not turn.uploads:
             return None
-        state, sent, uploads, _, _ = turn
+        state, sent, uploads, after, _ = turn
         ranked = {key: x for key, x in state.tensors.items() if key.kind.rank_axes}
         own = {
-            key: client_values(turn.before, turn.sent, turn.uploads, key)
-            + (x - turn.sent.tensors[key])
+            key: client_values(state, sent, uploads, key) + (x - sent.tensors[key])
             for key, x in ranked.items()
         }
         weights = torch.full((clients,), 1 / clients, **DOUBLE)
         plain = mean(state, sent, uploads, weights)
-        seen = measures.Exchange(state, plain, turn.after, own, weights, None)
+        seen = measures.Exchange(state, plain, after, own, weights, None)
         worst = max(worst, measures.layer_rows(seen, 1.0)[1])
     return worst
 
 
 def play_rounds(row: Method, *, rank: int = 4, clients: int = 10) -> list[Turn]:
-    """Plays the opening round and some cycles, on which `client_bytes` counts for any layers."""
+    """Plays the opening round and some cycles, on which `client_bytes` counts for any layers.
+
+    Args:
+        row: any method.
+        rank, clients: of the federation.
+    """
     return list(_play(row, rank, min(clients, 2), max(16, rank)))
 
 
@@ -158,8 +163,7 @@ def client_bytes(
         old, after = turn.before.tensors, turn.after.tensors
         sides = [key.side for key, x in after.items() if x is not old.get(key)]
         grown = {side: clients * rank if side == "W" else 0 for side in sides}
-        names = {f"{i}.{side}": r for side, r in grown.items() for i in range(len(layers))}
-        state.changed.append(names)
+        state.changed.append({f"{i}.{s}": r for s, r in grown.items() for i in range(len(layers))})
         state.seen = [state.round]
         state.round += 1
     return Bytes(*(fmean(part) for part in zip(*found[1:], strict=True)))
@@ -193,17 +197,15 @@ def fields(row: Method) -> dict[str, Any]:
         words = [part.replace("BA", "AB").split() for part in row.train.rounds]
         found["train"] = _shortest([_shortest(part) for part in words])
     if row.share is not None:
-        moved = set().union(*_words(row))
-        part = "".join(sorted(moved & set(row.share)))
-        found["share"] = None if moved <= set(row.share) else part
+        moved, shared = set().union(*_words(row)), set(row.share)
+        found["share"] = None if moved <= shared else "".join(sorted(moved & shared))
     return found
 
 
 def _shortest(parts: list) -> tuple:
     """The shortest beginning that repeats to the whole."""
-    sizes = [n for n in range(1, len(parts) + 1) if len(parts) % n == 0]
-    size = next(n for n in sizes if parts == parts[:n] * (len(parts) // n))
-    return tuple(parts[:size])
+    sizes = range(1, len(parts) + 1)
+    return tuple(next(parts[:n] for n in sizes if parts == parts[:n] * (len(parts) // n)))
 
 
 def _words(row: Method) -> list[set[str]]:
@@ -216,10 +218,8 @@ def identify(row: Method) -> Kinship:
 
     Guarantees: test_dry_run.py::test_every_row_is_itself.
     """
-    mine, apart = fields(row), {}
-    for slug, other in (ALL | VARIANTS).items():
-        theirs = fields(other)
-        apart[slug] = tuple(name for name in mine if mine[name] != theirs[name])
+    mine, known = fields(row), {slug: fields(other) for slug, other in (ALL | VARIANTS).items()}
+    apart = {slug: tuple(k for k in mine if mine[k] != own[k]) for slug, own in known.items()}
     near = min(apart, key=lambda slug: len(apart[slug]))
     return Kinship(None if apart[near] else near, near, apart[near])
 
@@ -273,14 +273,11 @@ def name_of(kin: Kinship) -> str:
 
 def summarize(found: Traits) -> str:
     """Says in a sentence what `describe` says in lines."""
-    words = {"never": "never multiplies", "over rounds": "multiplies over rounds"}
-    meets = words.get(found.meets, f"multiplies {found.meets}")
+    meets = "never multiplies" if found.meets == "never" else f"multiplies {found.meets}"
     sure = "ε certified" if found.uncertified is None else "no ε certified"
-    exact, load = (
-        WORDS["exactness"][str(found.exact)][1],
-        f"{bytes_text(found.up)} up, {bytes_text(found.down)}",
-    )
-    text = f"{exact[0].upper()}{exact[1:]}; noise {meets}; {sure}; {load} down a round."
+    exact, load = WORDS["exactness"][str(found.exact)][1], (found.up, found.down)
+    load = "{} up, {} down a round".format(*map(bytes_text, load))
+    text = f"{exact[0].upper()}{exact[1:]}; noise {meets}; {sure}; {load}."
     return text if found.learns else f"{text} It never learns."
 
 

@@ -74,15 +74,14 @@ def run_key(cell: Any, options: Mapping[str, Any]) -> str | None:
     if cell.seed is None:
         return None
     task, model = cell.task, cell.task.model
+
+    def parts_of(value: Any, *without: str) -> dict[str, Any]:
+        names = [f.name for f in fields(value) if f.name not in without]
+        return {name: _parts_of_key(getattr(value, name)) for name in names}
+
     try:
-        parts = {
-            f.name: _parts_of_key(getattr(cell, f.name)) for f in fields(cell) if f.name != "task"
-        }
-        about = [f.name for f in fields(task) if f.name not in ("model", "clients", "test")]
-        parts["task"] = [
-            task.fingerprint,
-            {name: _parts_of_key(getattr(task, name)) for name in about},
-        ]
+        parts = parts_of(cell, "task")
+        parts["task"] = [task.fingerprint, parts_of(task, "model", "clients", "test")]
         parts["model"] = [str(model), str(getattr(model, "config", None))]
         parts["classes"] = sorted({_named(type(module)) for module in model.modules()})
         parts["options"] = _parts_of_key(dict(options))
@@ -128,12 +127,7 @@ def _parts_of_key(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [type(value).__name__, [_parts_of_key(x) for x in value]]
     if isinstance(value, partial):
-        return [
-            "partial",
-            _parts_of_key(value.func),
-            _parts_of_key(value.args),
-            _parts_of_key(value.keywords),
-        ]
+        return ["partial", *map(_parts_of_key, (value.func, value.args, value.keywords))]
     if callable(value) and hasattr(value, "__qualname__"):
         inner = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
         bound = getattr(value, "__self__", None)

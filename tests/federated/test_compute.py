@@ -157,9 +157,10 @@ def test_outputs_and_gradients_are_the_same(kind):
     params = {key: 0.2 * torch.randn(1, *shape) for key, shape in context.adapted.shapes.items()}
     (x, y), index = concatenate(task.clients), torch.tensor([3, 0, 3])
     data, owner = (take(x, index), y[index]), torch.zeros(3, dtype=torch.int64)
-    whole = per_example_gradients(task, context.adapted, params, tuple(params), data, owner)
+    parts = task, context.adapted, params, tuple(params), data, owner
+    whole = per_example_gradients(*parts)
     with context.cached_prefix("clients", index, data[0]):
-        rows = per_example_gradients(task, context.adapted, params, tuple(params), data, owner)
+        rows = per_example_gradients(*parts)
     for key in params:
         assert float((rows[key] - whole[key]).norm()) <= 1e-6 * float(whole[key].norm())
 

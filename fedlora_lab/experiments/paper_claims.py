@@ -78,8 +78,8 @@ def _decide(
             fails = "the other is ahead" if found.high < 0 else "it is ahead, but by less"
     else:
         low, high, asked = -within, within, f"; asked: within ±{within:g}"
-        fails, edge = f"they differ by more than {within:g}", "the interval reaches beyond ±"
-        edge += f"{within:g}"
+        fails = f"they differ by more than {within:g}"
+        edge = f"the interval reaches beyond ±{within:g}"
 
     def place(x: PairedDifference) -> str:
         if low < x.low and x.high < high:

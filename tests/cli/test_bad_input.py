@@ -133,13 +133,6 @@ def test_bad_calls_are_refused_in_one_line(call, message):
     assert "\n" not in text and len(text) < 400
 
 
-def test_unknown_options_are_refused_by_python():
-    with pytest.raises(TypeError, match="sead"):
-        run(sead=1)
-    with pytest.raises(TypeError, match="lerning_rate"):
-        Plan(lerning_rate=0.1)
-
-
 def test_saving_needs_a_record_and_a_place(tmp_path):
     last, (x, _) = play(regression(), "fedlora", None)[-1], regression().test
     (tmp_path / "file").write_text("mine")

@@ -101,7 +101,6 @@ def test_a_run_that_fell_is_told():
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ({"a": {"b": 1}}, {"a": {"b": 1}}, None),
         ({"a": {"b": 1}}, {"a": {"b": 2}}, "a.b is 1 there and 2 now"),
         ({"a": 1}, {}, "a is 1 there and null now"),
         ([1.0, 2.0], [1.0, 2.0 + 1e-12], None),

@@ -133,15 +133,6 @@ def test_coverage_counts_what_is_missing():
     )
 
 
-def test_frames_reads_what_is_there(tmp_path):
-    assert study.frames(tmp_path) == {}
-    made(THREE, epsilon=1.0).to_csv(tmp_path / "digits.csv", index=False)
-    (tmp_path / "other.csv").write_text("a\n1\n")
-    assert {name: len(frame) for name, frame in study.frames(tmp_path).items()} == {"digits": 30}
-    with pytest.raises(ValueError, match="`fedlora-lab study digits-rank` makes it"):
-        study.read("digits-rank", tmp_path)
-
-
 def test_tuning_cost():
     privacy = {"delta": 1e-2, "accountant": "rdp"}
     case = Case(methods.FFA, {"epsilon": 2.0}, TASK, 2.0, privacy, WORK, {"rank": 2})

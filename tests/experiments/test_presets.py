@@ -64,25 +64,16 @@ def test_every_preset_trains_end_to_end_at_a_toy_size(name, tmp_path):
 def test_every_preset_names_its_source():
     rows = presets.PRESETS.values()
     assert {presets.PRESETS[n].architecture for n in FULL} == {row.architecture for row in rows}
-    assert {row.clients for row in rows} == {3, 6, 50, 8, 12, 10}
     assert all(row.source.startswith("arXiv:") and len(row.assumed) > 10 for row in rows)
     with pytest.raises(ValueError, match="preset='nobody': expected one of ffa-lora-3-sst2"):
         presets.get("nobody")
-    line = "dataset=None: expected a folder with a folder of images for each class"
-    with pytest.raises(ValueError, match=line):
+    with pytest.raises(ValueError, match="dataset=None: expected a folder with a folder of images"):
         presets.task("deer-oct")
 
 
 def told(words, capsys):
     """Exit status of a command line, and all that it says."""
     return call(*words), "".join(capsys.readouterr())
-
-
-def replaced(monkeypatch, task, plan, privacy):
-    """Puts a small task, plan and budget in a preset's place."""
-    row = replace(presets.get("rolora-50-mnli"), plan=plan, lora=fl.Lora())
-    for name, value in (("get", row), ("task", task), ("privacy", privacy)):
-        monkeypatch.setattr(presets, name, lambda *parts, value=value, **options: value)
 
 
 def test_the_command(tmp_path, capsys):
@@ -105,8 +96,10 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys)
     of private data."""
     task = replace(fl.tasks.regression(clients=3), public_test=False)
     plan = fl.Plan(rounds=3, local_steps=1, lr=0.1)
+    row = replace(presets.get("rolora-50-mnli"), plan=plan, lora=fl.Lora())
     privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
-    replaced(monkeypatch, task, plan, privacy)
+    for name, value in (("get", row), ("task", task), ("privacy", privacy)):
+        monkeypatch.setattr(presets, name, lambda *parts, value=value, **options: value)
     out, whole = tmp_path / "out", fl.run
     words = ["preset", "toy", "--data", "own.csv", "--seed", "none", "--out", out]
 
@@ -139,10 +132,3 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys)
     (out / "frame.csv").unlink()
     status, text = told(words, capsys)
     assert status == 2 and "expected a folder without rounds of another run" in text
-
-
-def test_the_command_says_that_a_run_fell(tmp_path, monkeypatch, capsys):
-    task, plan = fl.tasks.regression(clients=3), fl.Plan(rounds=2, local_steps=8, lr=1e9)
-    replaced(monkeypatch, task, plan, None)
-    status, text = told(["preset", "toy", "--out", str(tmp_path / "out")], capsys)
-    assert status == 0 and "rolora: rose above its start: " in text

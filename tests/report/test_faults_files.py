@@ -1,10 +1,10 @@
 """Every reader of files before damaged, hostile and wrong ones: one clear line, nothing written,
-good state kept. Links and paths that climb: test_ledger.py, test_checkpoint.py."""
+good state kept. Single bytes, links and paths: test_ledger.py, test_checkpoint.py."""
 
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,11 @@ from safetensors.torch import load, save
 from small import PLAN, play, private, regression
 
 from fedlora_lab import experiments as study
-from fedlora_lab._utils import files
 from fedlora_lab._utils.files import append_line, parse_json, read_lines
 from fedlora_lab.cli.audits import rebuild_cells
 from fedlora_lab.experiments import runner
 from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.checkpoint import latest
-from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.report.html_page import report
 from fedlora_lab.report.run_folder import Folder, read_frame, to_json
 
@@ -56,14 +54,6 @@ def refused(call: Callable[[], Any]) -> str:
     line = taken_or_refused(call)
     assert line
     return line
-
-
-def damaged(whole: bytes, step: int) -> Iterator[bytes]:
-    """Cut every so many bytes, with one byte flipped there, and with something behind."""
-    for at in range(0, len(whole), step):
-        yield whole[:at]
-        yield whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
-    yield whole + b"x"
 
 
 def listing(folder: Path) -> dict[str, bytes]:
@@ -106,13 +96,6 @@ def test_json_is_taken_strictly(content, tmp_path):
     assert read_lines(path) == [{"good": 1}, {"good": 2}]
 
 
-@given(st.binary(max_size=40) | JUNK.map(lambda value: json.dumps(value).encode()))
-@settings(max_examples=30)
-def test_any_bytes_are_json_or_refused(content):
-    if not taken_or_refused(lambda: parse_json(content, "file")):
-        assert json.dumps(parse_json(content, "file")) == json.dumps(json.loads(content))
-
-
 # ---- checkpoint
 
 
@@ -126,23 +109,6 @@ def stored(tmp_path_factory):
 
 OPEN = ("round-000002.json", "round-000002.safetensors")
 HIDDEN = ("private/round-000002.json", "private/round-000002.safetensors")
-
-
-@pytest.mark.parametrize("name", [*OPEN, *HIDDEN])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(name, stored, tmp_path):
-    folder = lay(stored, tmp_path / "run")
-    for content in damaged(stored[name], 192):
-        (folder / name).write_bytes(content)
-        goes_back(folder)
-        assert listing(folder) == stored | {name: content}
-
-
-def goes_back(folder: Path) -> None:
-    """Round 2 is refused in one line, and round 1 taken with a warning."""
-    line = refused(lambda: checkpoint.read(folder, 2))
-    assert line.startswith("checkpoint=round-000002: expected a whole one")
-    with pytest.warns(UserWarning, match="going back to an earlier one"):
-        assert latest(folder)[0].round == 1
 
 
 def resealed(stored: dict[str, bytes], change: Callable[[dict, dict], Any]) -> dict[str, bytes]:
@@ -194,7 +160,11 @@ BODIES: dict[str, Callable[[dict, dict], Any]] = {
 
 @pytest.mark.parametrize("change", BODIES.values(), ids=BODIES)
 def test_a_checkpoint_with_right_digests_and_wrong_content_is_refused(change, stored, tmp_path):
-    goes_back(lay(resealed(stored, change), tmp_path / "run"))
+    folder = lay(resealed(stored, change), tmp_path / "run")
+    line = refused(lambda: checkpoint.read(folder, 2))
+    assert line.startswith("checkpoint=round-000002: expected a whole one")
+    with pytest.warns(UserWarning, match="going back to an earlier one"):
+        assert latest(folder)[0].round == 1
 
 
 A, KEPT = "server/A/map", "personal/B/map"
@@ -219,25 +189,6 @@ def test_a_checkpoint_of_another_model_is_refused_before_training(change, begins
     line = taken_or_refused(lambda: play(*parts, resume=folder))
     assert line.startswith(begins) and bool(line) == bool(begins), line
     assert not line or listing(folder) | {".lock": b""} == files | {".lock": b""}
-
-
-# ---- ledger
-
-NUMBERS = st.sampled_from([10**400, -(10**30), 1e308, [10**30], ["0"], [0, 0], 2**53 + 1])
-
-
-@pytest.mark.parametrize("field", ["round", "count", "sample_rate", "noise_multiplier", "clients"])
-@given(value=JUNK | NUMBERS)
-@settings(max_examples=30)
-def test_a_ledger_with_junk_inside_states_nothing(field, value):
-    """Whatever stands in an entry under a right digest is refused, or can be counted."""
-    ledger = Ledger(accountant="rdp")
-    ledger.record(0, (0, 2), 5, sample_rate=0.1, noise_multiplier=1.0)
-    data = json.loads(ledger.to_json())
-    data["content"]["releases"][0][field] = value
-    text = files.dump_checksummed(data["format"], data["version"], data["content"])
-    if not taken_or_refused(lambda: Ledger.from_json(text)):
-        assert Ledger.from_json(text).epsilon() >= 0
 
 
 # ---- run folder
@@ -332,5 +283,5 @@ def test_a_line_that_is_no_result_is_run_again(tmp_path):
 @pytest.mark.parametrize("content", [b'a,b\n1,2,3\n4,"5', b"", b"a,b\n\xff\xfe,1\n"])
 def test_a_frame_of_results_is_one_line(content, tmp_path):
     (tmp_path / "x.csv").write_bytes(content)
-    refused(lambda: runner.read("x", tmp_path))
-    refused(lambda: study.read("../x", tmp_path))
+    refused(lambda: study.read("x", tmp_path))
+    assert "`fedlora-lab study y` makes it" in refused(lambda: study.read("y", tmp_path))

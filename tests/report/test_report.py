@@ -20,7 +20,6 @@ from fedlora_lab.report.html_page import (
     report,
 )
 from fedlora_lab.report.run_folder import read_frame, to_json
-from fedlora_lab.report.summary_table import display_rows, summary
 
 
 @pytest.fixture(scope="module")
@@ -123,16 +122,15 @@ def test_runs_on_the_same_data_are_added_up():
 
 
 def test_every_row_of_the_ledger_names_relation_and_observer():
-    client = {"unit": "client", "noise_multiplier": 1.0}
-    books = [of(), of(3, sample_rate=0.2, **client)]
-    books += [of(3, trust="secagg", sample_rate=1.0, **client), of()]
-    books[3].uncertified = "the noise does not match"
-    texts = {f"{i}": json.loads(book.to_json()) for i, book in enumerate(books)}
-    rows = ledger_rows(texts | {"none": None})
-    assert [row["observer"] for row in rows] == ["server", "released", "server", "server", "–"]
-    assert [row["relation"] for row in rows] == ["zero-out"] * 4 + ["–"]
-    assert rows[2]["epsilon"] == f"{books[2].epsilon():.3f}" != rows[1]["epsilon"]
-    assert rows[3]["epsilon"] == "not private (the noise does not match)"
+    summed = of(3, trust="secagg", sample_rate=1.0, unit="client", noise_multiplier=1.0)
+    unsure = of()
+    unsure.uncertified = "the noise does not match"
+    books = {"plain": of(), "summed": summed, "unsure": unsure}
+    rows = ledger_rows({k: json.loads(x.to_json()) for k, x in books.items()} | {"none": None})
+    assert [row["observer"] for row in rows] == ["server", "server", "server", "–"]
+    assert [row["relation"] for row in rows] == ["zero-out"] * 3 + ["–"]
+    assert rows[1]["epsilon"] == f"{summed.epsilon():.3f}"
+    assert rows[2]["epsilon"] == "not private (the noise does not match)"
 
 
 def test_report_needs_a_finished_cell(tmp_path):
@@ -141,15 +139,3 @@ def test_report_needs_a_finished_cell(tmp_path):
     write_atomically(tmp_path / "settings.json", to_json(settings()))
     with pytest.raises(ValueError, match=r"folder=.*: expected at least one finished cell"):
         report(tmp_path)
-
-
-def test_what_a_release_hides_is_a_dash():
-    """In release mode who took part stays hidden: bytes and seconds are dashes in the table, and
-    figures say so."""
-    task = fl.tasks.regression(clients=4, examples=6, d_in=4, d_out=3, rank=2, test=8)
-    plan = fl.Plan(rounds=2, local_steps=1, participation=0.5)
-    privacy = fl.Privacy(unit="client", delta=1e-2).calibrate(epsilon=8, task=task, plan=plan)
-    data = fl.to_frame(fl.run(task, "fedlora", privacy, plan, seed=None))
-    row = display_rows(summary(data))[0]
-    assert [row[name] for name in ("up", "down", "seconds", "deviation")] == ["–"] * 4
-    assert "Sent to the server" not in [figure["title"] for figure in html_page.figures(data)]

@@ -1,16 +1,45 @@
 """Figures of the notebooks' checks: closed forms as lines, measured means as dots, their ratio."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fedlora_lab.plots import style
+from fedlora_lab.plots.frames import band
+
+
+def mean_row(*keys: Any, values: Any, expected: float) -> tuple:
+    """One row of `check_table`: the mean of some seeds' values with its Student band."""
+    low, high = band(values)
+    return *keys, float(np.mean(values)), expected, (high - low) / 2
 
 
 def check_table(rows: list[tuple], *keys: str) -> Any:
     """A table of measurements: keys, measured, expected, half (of the 95 % band), inside."""
     table = pd.DataFrame(rows, columns=[*keys, "measured", "expected", "half"])
     return table.assign(inside=(table["measured"] - table["expected"]).abs() <= table["half"])
+
+
+def check_figure(
+    table: Any, x: str, lines: Mapping[Any, tuple[str, str]], seeds: int, *, apart: float = 1.07
+) -> tuple[style.Picture, Any, Any]:
+    """Draws a check on logarithmic axes, a line for each value of the table's second key.
+
+    Args: table: as of `check_table`, x and the lines' key first; lines: value -> words and colour;
+        seeds: behind a dot; apart: factor between dots of one x.
+    Returns: the figure, the axes of the values, and those of measured over closed form.
+    """
+    figure, left, right = check_panels()
+    key = next(name for name in table.columns[:2] if name != x)
+    for i, (value, (words, colour)) in enumerate(lines.items()):
+        part = table[table[key] == value]
+        closed_line(left, part[x], part["expected"], part["measured"], colour, words, 1.12)
+        ratio_dots(right, part[x] * apart ** (i - 1), part, colour)
+    left.set_yscale("log")
+    finish_check(figure, left, right, table, seeds)
+    return figure, left, right
 
 
 def check_panels(left: float = 0.065, room: float = 0.0) -> tuple[style.Picture, Any, Any]:
@@ -49,15 +78,12 @@ def log_panels(left: Any, right: Any, label: str, ticks: tuple[float, ...], end:
 
 
 def finish_check(
-    figure: Any, left: Any, right: Any, table: Any, seeds: Any, more: str = ""
+    figure: Any, left: Any, right: Any, table: Any, seeds: Any, more: str = "", across: bool = False
 ) -> None:
     """Titles with the share inside, the line at 1, and a footer that says what a dot is."""
-    if not right.get_xlabel():
-        right.set_xlabel("measured / closed form")
-        right.axvline(1, color=style.INK, lw=1)
-    else:
-        right.set_ylabel("measured / closed form")
-        right.axhline(1, color=style.INK, lw=1)
+    line = right.axvline if across else right.axhline
+    line(1, color=style.INK, lw=1)
+    right.set(**{"xlabel" if across else "ylabel": "measured / closed form"})
     left.set_title("Lines: closed form. Dots: measured")
     right.set_title(f"{table['inside'].mean():.0%} of {len(table)} dots inside their 95 % band")
     bar = "bar: 95 % of such means lie here if the closed form is right (red: misses)"

@@ -85,12 +85,6 @@ def seeds(part: Any) -> str:
     return f"mean of n = {count} seeds, band: 95 % interval (Student's t)"
 
 
-def final_means(part: Any) -> Any:
-    """Mean over seeds at each method's last round: index method, columns round, value."""
-    end = part[part["round"] == part.groupby("method")["round"].transform("max")]
-    return end.groupby("method", sort=False).agg(round=("round", "max"), value=("value", "mean"))
-
-
 def cumulative(frame: pd.DataFrame, measures: tuple[str, ...]) -> Any:
     """Sum of some measures, added up over the rounds: columns method, seed, round, value.
 

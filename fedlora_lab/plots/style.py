@@ -86,6 +86,16 @@ def panels(width: float, height: float, *places: tuple[float, ...]) -> tuple[Pic
     return figure, [figure.add_axes(place) for place in places]  # type: ignore[arg-type]
 
 
+def row(
+    width: float, height: float, up: tuple[float, float], *across: tuple[float, float]
+) -> tuple[Picture, list[Any]]:
+    """A figure of this size in inches, and axes side by side.
+
+    Args: up: bottom and height of all axes; across: left and width of each; shares of the figure.
+    """
+    return panels(width, height, *((left, up[0], wide, up[1]) for left, wide in across))
+
+
 def png(figure: Figure) -> bytes:
     """The figure as PNG bytes: fixed dpi, 256 colours, no date, no version.
 
@@ -108,9 +118,8 @@ def look(slug: str) -> Look:
     if slug in LOOKS:
         return LOOKS[slug]
     code = int.from_bytes(hashlib.blake2b(slug.encode(), digest_size=4).digest(), "big")
-    return Look(
-        FURTHER[code % 8], "X8ph>"[code // 8 % 5], DASHES[("dash-dot", "dash")[code // 40 % 2]]
-    )
+    dashes = DASHES[("dash-dot", "dash")[code // 40 % 2]]
+    return Look(FURTHER[code % 8], "X8ph>"[code // 8 % 5], dashes)
 
 
 def name(slug: str) -> str:
@@ -135,17 +144,26 @@ def log_axis(axis: Any, ticks: tuple[float, ...]) -> None:
 
 
 def note(ax: Any, x: float, y: float, text: str, colour: str = SOFT, size: float = 8.0, **style):
-    """Writes a text at (x, y), in shares of the axes unless ``transform`` says otherwise."""
+    """Writes a text at (x, y), in shares of the axes unless ``transform`` says otherwise.
+
+    Args: ax, x, y, text, colour: what stands where; size: in points; style: as of ``Axes.text``.
+    """
     return ax.text(x, y, text, color=colour, fontsize=size, **{"transform": ax.transAxes, **style})
 
 
 def dots(ax: Any, x: Any, y: Any, colour: str, size: float = 6.0, **style: Any) -> None:
-    """Draws dots with a light edge, which keeps them apart from lines and from each other."""
+    """Draws dots with a light edge, which keeps them apart from lines and from each other.
+
+    Args: ax, x, y, colour: what stands where; size: in points; style: as of ``Axes.plot``.
+    """
     ax.plot(x, y, **{"marker": "o", "ls": "none", "color": colour, "mec": CARD, "ms": size} | style)
 
 
 def mark(ax: Any, x: float, y: float, slug: str, size: float = 6.5) -> None:
-    """Draws a method's marker at one point."""
+    """Draws the marker of the method ``slug`` at one point.
+
+    Args: ax, x, y: where; slug: whose; size: in points.
+    """
     kind: Any = {"marker": look(slug).marker, "color": look(slug).colour}
     ax.plot([x], [y], ms=size, mec=CARD, mew=0.6, clip_on=False, **kind)
 
@@ -168,10 +186,25 @@ class Label(NamedTuple):
     colour: str
 
 
-def end_label(line: Any, text: str) -> Label:
-    """A label, in the line's colour, for the last point of a line."""
-    x, y = line.get_xydata()[-1]
-    return Label(float(x), float(y), text, line.get_color())
+def named_line(
+    ax: Any,
+    x: Any,
+    y: Any,
+    words: str,
+    colour: str,
+    low: Any = None,
+    high: Any = None,
+    **drawn: Any,
+) -> Label:
+    """Draws a line, with a pale band around it where one is given; returns a label for its end.
+
+    Args: x, y: of the line, not empty; words, colour: of its label; low, high: edges of the band;
+        drawn: as of ``Axes.plot``.
+    """
+    if low is not None:
+        ax.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
+    ax.plot(x, y, color=colour, **drawn)
+    return Label(float(np.asarray(x)[-1]), float(np.asarray(y)[-1]), words, colour)
 
 
 def spread(

@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocat
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.plots import style
-from fedlora_lab.plots.style import Label, Picture, darker, panels, paper
+from fedlora_lab.plots.style import Picture, darker, panels, paper
 from fedlora_lab.theory.low_rank import Band
 
 COLOURS = (style.INK, style.FACTOR["B"], style.FACTOR["A"], style.RIGHT)
@@ -58,21 +58,18 @@ def theory_check(
     Guarantees: the footer states `share_inside`
         (test_lesson_02.py::test_the_figure_counts_what_lies_inside).
     """
-    share, groups = (
-        share_inside(table),
-        table["group"] if "group" in table.columns else [""] * len(table),
-    )
+    groups = table["group"] if "group" in table.columns else [""] * len(table)
+    share = share_inside(table)
     ratio = table.assign(**{name: table[name] / table["closed"] for name in NUMBERS})
     lowest, labels = float(table["low"].min()) / 2.5, []
 
     def line(column: str, rows: Any, words: str, **drawn: Any) -> None:
         means = rows.groupby("x")[column].mean()
-        labels.append(style.end_label(ax.plot(means.index, means, **drawn)[0], words))
+        labels.append(style.named_line(ax, means.index, means, words, **drawn))
 
     with paper():
-        figure, (ax, under) = panels(
-            8.6, 5.2, (0.09, 0.385, 0.63, 0.555), (0.09, 0.135, 0.63, 0.185)
-        )
+        places = (0.09, 0.385, 0.63, 0.555), (0.09, 0.135, 0.63, 0.185)
+        figure, (ax, under) = panels(8.6, 5.2, *places)
         ax.set(xscale="log", yscale="log", ylabel=y)
         ax.set_title(title)
         far = max(0.05, 1.2 * float((ratio[["low", "high"]] - 1).abs().max().max()))
@@ -81,11 +78,11 @@ def theory_check(
         under.set_ylabel("measured /\nclosed form")
         for i, (group, rows) in enumerate(table.groupby(groups, sort=False)):
             colour = COLOURS[i % len(COLOURS)]
-            line("closed", rows, str(group) or "closed form", color=colour, lw=2)
+            line("closed", rows, str(group) or "closed form", colour=colour, lw=2)
             _error_bars(ax, rows, colour)
             _error_bars(under, ratio.loc[rows.index], colour)
         for i, (column, words) in enumerate((parts or {}).items()):
-            line(column, table, words, color=PARTS[i % 3], lw=1.3, ls=style.DASHED, zorder=1)
+            line(column, table, words, colour=PARTS[i % 3], lw=1.3, ls=style.DASHED, zorder=1)
         ax.set_ylim(lowest, 2 * float(table["high"].max()))
         for each in (ax, under):
             each.set_xlim(float(table["x"].min()) / 1.15, float(table["x"].max()) * 1.15)
@@ -149,16 +146,16 @@ def band_check(
         (test_band_check_draws_every_dot).
     """
     share, rng = share_inside(checks), np.random.default_rng(0)
-    ends: list[tuple[float, str, str]] = []
+    labels = []
     with paper():
         figure, (ax,) = panels(8.2, 4.3, (0.095, 0.14, 0.62, 0.72))
         ax.set(**{f"{axis}scale": "log" if axis in log else "linear" for axis in "xy"})
         for i, (key, one) in enumerate(checks.items()):
             colour = one.colour or style.look(key).colour
             places, bands = np.asarray(one.x, float), one.bands
-            low, high = [b.low for b in bands], [b.high for b in bands]
-            ax.fill_between(places, low, high, color=colour, alpha=0.2, lw=0)
-            ax.plot(places, [b.mean for b in bands], color=colour, lw=1.8)
+            mean, low, high = np.array([(b.mean, b.low, b.high) for b in bands]).T
+            label = style.named_line(ax, places, mean, style.name(key), colour, low, high, lw=1.8)
+            labels.append(label)
             # Dots stand beside their place, by shares of the smallest gap between places.
             axis = np.log(places) if "x" in log else places
             gap = float(np.min(np.diff(axis))) if len(places) > 1 else 0.1
@@ -168,10 +165,11 @@ def band_check(
                 where = place * np.exp(shift) if "x" in log else place + shift
                 pale: Any = {"mew": 0, "alpha": 0.55}
                 style.dots(ax, where, np.ravel(row), darker(colour, 0.55), 2.6, **pale)
-            ends.append((bands[-1].mean, style.name(key), colour))
+
         if ghost is not None:
-            ax.plot(ghost[1], ghost[2], color=style.SOFT, lw=1.4, ls=style.DASHED)
-            ends.append((float(ghost[2][-1]), ghost[0], style.SOFT))
+            words, *line = ghost
+            drawn: Any = {"lw": 1.4, "ls": style.DASHED}
+            labels.append(style.named_line(ax, *line, words, style.SOFT, **drawn))
         ticks = sorted({float(place) for one in checks.values() for place in one.x})
         if len(ticks) <= 10:
             ax.set_xticks(ticks, [f"{place:g}" for place in ticks], minor=False)
@@ -188,5 +186,5 @@ def band_check(
         words = f"line and band: closed form, 95 %; {words}"
         style.note(ax, 0, 1.03, words, size=8.5, va="bottom")
         edge = float(ax.get_xlim()[1])
-        style.beside(ax, [Label(edge, *end) for end in ends], together=False)
+        style.beside(ax, [label._replace(x=edge) for label in labels], together=False)
     return figure

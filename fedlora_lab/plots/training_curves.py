@@ -40,6 +40,7 @@ WAYS = {  # direction: (measures that are added up, words)
     "down": (("bytes_down",), "received from the server"),
 }
 PLACE = (0.09, 0.16, 0.68, 0.75)
+SIZES = 7.6, 4.1
 Frames = Mapping[float | None, pd.DataFrame]
 
 
@@ -47,18 +48,21 @@ def method_lines(ax: Any, part: Any) -> list[Label]:
     """Draws mean and band over rounds for each method, and returns the labels of the line ends."""
     import seaborn as sns  # slow to import, and the live figures do without
 
-    slugs, ends = tidy.order(part), tidy.final_means(part)
+    slugs, labels = tidy.order(part), []
     palette, dashes = ({slug: look(slug)[i] for slug in slugs} for i in (0, 2))
     groups = {"hue": "method", "style": "method", "hue_order": slugs, "style_order": slugs}
     groups |= {"palette": palette, "dashes": dashes, "legend": False}
     band: Any = {"errorbar": tidy.band, "err_kws": {"alpha": 0.1, "lw": 0}}
     sns.lineplot(data=part, x="round", y="value", ax=ax, **groups, **band)
-    for slug, x, y in ends.itertuples():
-        mark(ax, x, y, slug)
-        at_end = part[(part["method"] == slug) & (part["round"] == x)]["value"]
-        if part["round"].nunique() == 1 and len(at_end) > 1:
-            ax.plot([x, x], tidy.band(at_end), color=palette[slug], lw=1.4)
-    return [Label(float(x), y, name(slug), palette[slug]) for slug, x, y in ends.itertuples()]
+    for slug in slugs:
+        own = part[part["method"] == slug]
+        end = own["round"].max()
+        values = own[own["round"] == end]["value"]
+        labels.append(Label(float(end), float(values.mean()), name(slug), palette[slug]))
+        mark(ax, end, labels[-1].y, slug)
+        if part["round"].nunique() == 1 and len(values) > 1:
+            ax.plot([end, end], tidy.band(values), color=palette[slug], lw=1.4)
+    return labels
 
 
 def frame_axes(ax: Any, part: Any, measure: str) -> None:
@@ -122,7 +126,7 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
     """
     part = tidy.rows(frame, measure)
     with paper():
-        figure, (ax,) = panels(7.6, 4.1, PLACE)
+        figure, (ax,) = panels(*SIZES, PLACE)
         labels = method_lines(ax, part)
         frame_axes(ax, part, measure)
         if measure.startswith("accuracy") or measure == "loss":
@@ -150,11 +154,11 @@ def _deviation_panel(ax: Any, part: Any) -> None:
     frame_axes(ax, part, "deviation")
     exact = [label for label in labels if label.text in zero]
     others = [label for label in labels if label.text not in zero]
-    if len(exact) > 1:
+    if exact:
         names = ",\n".join(label.text for label in exact)
-        others.append(Label(exact[0].x, 0.0, f"{names}\nexact: 0", style.INK))
-    else:
-        others += [label._replace(text=f"{label.text} = 0") for label in exact]
+        one = exact[0]._replace(text=f"{names} = 0")
+        many = Label(exact[0].x, 0.0, f"{names}\nexact: 0", style.INK)
+        others.append(one if len(exact) == 1 else many)
     beside(ax, others, low=-0.02)  # clear of the last tick
 
 
@@ -172,14 +176,9 @@ def deviation(frame: pd.DataFrame) -> Picture:
     if len(layers):
         layers = tidy.rows(frame, "deviation", layers=True, required=False)
         layers = layers[~layers["method"].isin(_exact(part))]
-    by_layer: Any = (0.70, 0.16, 0.285, 0.75)
     with paper():
         if len(layers):
-            figure, (left, ax) = panels(9.9, 4.1, (0.065, 0.16, 0.38, 0.75), by_layer)
-        else:
-            figure, (left,) = panels(7.6, 4.1, PLACE)
-        _deviation_panel(left, part)
-        if len(layers):
+            figure, (left, ax) = style.row(9.9, 4.1, (0.16, 0.75), (0.065, 0.38), (0.70, 0.285))
             last: Any = layers["round"].max()
             layers = layers[layers["round"] == last]
             slugs, names = tidy.order(layers), list(dict.fromkeys(layers["layer"]))
@@ -190,6 +189,9 @@ def deviation(frame: pd.DataFrame) -> Picture:
             ax.set_yticks(range(len(names)), names)
             ax.set(ylabel="", xlabel="Frobenius norm of the layer's deviation", xlim=(0, None))
             ax.set_title(f"By layer, round {int(last)}")
+        else:
+            figure, (left,) = panels(*SIZES, PLACE)
+        _deviation_panel(left, part)
         _seed_footer(figure, tidy.seeds(part), tidy.unmeasured(frame, "deviation"))
     return figure
 
@@ -313,8 +315,8 @@ def budgets(
         measure: of the whole model.
 
     Guarantees: the line is the mean over seeds (test_budgets_draw_the_mean); the axes follow
-        ``axis`` and ``start`` alone when both are given (test_budgets_stand_still), unless a run
-        falls out of them (test_budgets_stand_still).
+        ``axis`` and ``start`` alone when both are given, unless a run falls out of them
+        (test_budgets_stand_still).
     """
     wanted = [math.inf if e is None else float(e) for e in (frames if axis is None else axis)]
     check(bool(wanted), "axis", axis, "at least one ε")
@@ -326,26 +328,21 @@ def budgets(
     lowest = start - 0.05 if axis is None else max(0.0, start - 0.35)
     lowest = max(0.0, min([lowest, *scores["value"].tolist()]) - 0.02)
     with paper():
-        figure, (ax,) = panels(7.6, 4.1, (0.1, 0.16, 0.7, 0.74))
+        figure, (ax,) = panels(*SIZES, (0.1, 0.16, 0.7, 0.74))
         ax.set(xlim=(-0.4, len(places) - 0.6), ylim=(lowest, 1.0))
         ax.axhline(start, color=style.GREY, lw=0.9, ls=style.DOTTED, zorder=0.9)
-        ax.text(
-            -0.35,
-            start,
-            f"before training {start:.2f}",
-            fontsize=7.5,
-            color=style.SOFT,
-            va="bottom",
-        )
+        before: Any = {"fontsize": 7.5, "color": style.SOFT, "va": "bottom"}
+        ax.text(-0.35, start, f"before training {start:.2f}", **before)
         slugs, labels = tidy.order(scores), []
         for i, slug in enumerate(slugs):
             part = scores[scores["method"] == slug].sort_values("budget")
-            kind: Any = {"color": look(slug).colour, "marker": look(slug).marker}
+            kind: Any = {"marker": look(slug).marker}
             x = part["budget"].map(places) + 0.05 * (i - (len(slugs) - 1) / 2)
-            ax.plot(x, part["value"], ls="none", ms=4, mew=0, alpha=0.35, **kind)
             means = part["value"].groupby(x).mean()
-            (line,) = ax.plot(means.index, means, ms=7, mec=style.CARD, mew=0.6, **kind)
-            labels.append(style.end_label(line, name(slug)))
+            colour, kind = look(slug).colour, {"marker": look(slug).marker}
+            ax.plot(x, part["value"], ls="none", ms=4, mew=0, alpha=0.35, color=colour, **kind)
+            kind |= {"ms": 7, "mec": style.CARD, "mew": 0.6}
+            labels.append(style.named_line(ax, means.index, means, name(slug), colour, **kind))
         words = ["none" if math.isinf(budget) else f"{budget:g}" for budget in places]
         ax.set_xticks(list(places.values()), words)
         ax.set_xlabel("privacy budget ε (none: trained without privacy)")
@@ -372,15 +369,14 @@ def step_size(
     """
     titles = ("α alone is changed", "with α → cα also η → η/c², C → cC")
     with paper():
-        figure, axes = panels(10.4, 3.9, *((x, 0.15, 0.36, 0.72) for x in (0.065, 0.56)))
+        figure, axes = style.row(10.4, 3.9, (0.15, 0.72), (0.065, 0.36), (0.56, 0.36))
         labels: list[list[Label]] = [[], []]
         for ax, runs, words, title in zip(axes, (alone, together), labels, titles, strict=True):
             for i, (alpha, frame) in enumerate(runs.items()):
                 mean = tidy.rows(frame, measure).groupby("round")["value"].mean()
                 colour = to_hex(colormaps["viridis"](0.05 + 0.75 * i / max(1, len(runs) - 1)))
-                width = 1.5 + 1.6 * (len(runs) - 1 - i)
-                (line,) = ax.plot(mean.index, mean, color=colour, lw=width)
-                words.append(style.end_label(line, f"α = {alpha:g}"))
+                line: Any = (mean.index, mean, f"α = {alpha:g}", colour)
+                words.append(style.named_line(ax, *line, lw=1.5 + 1.6 * (len(runs) - 1 - i)))
             ax.set_title(title)
         limits = [edge for ax in axes for edge in ax.get_ylim()]
         for ax, words in zip(axes, labels, strict=True):
@@ -406,13 +402,9 @@ def _traffic_panel(ax: Any, means: Any, way: str = "both") -> None:
     most, labels = float(means["bytes"].max()), []
     scale, unit = tidy.byte_unit(most)
     for slug in tidy.order(means):
-        part, seen = means[means["method"] == slug].sort_values("round"), look(slug)
-        x = part["bytes"] / scale
-        ax.fill_between(x, part["low"], part["high"], color=seen.colour, alpha=0.1, lw=0)
-        (line,) = ax.plot(x, part["value"], color=seen.colour)
-        if seen.dashes:
-            line.set_dashes(seen.dashes)
-        labels.append(style.end_label(line, name(slug)))
+        part, (colour, _, dashes) = means[means["method"] == slug].sort_values("round"), look(slug)
+        line = part["bytes"] / scale, part["value"], name(slug), colour, part["low"], part["high"]
+        labels.append(style.named_line(ax, *line, dashes=dashes or (None, None)))
         mark(ax, labels[-1].x, labels[-1].y, slug)
     bottom, top = ax.get_ylim()
     ax.set_title("What accuracy costs in bytes")
@@ -435,23 +427,10 @@ def traffic(frame: pd.DataFrame, way: str = "both") -> Picture:
     check(len(means) > 0, "measure", WAYS[way][0], "bytes of every round of at least one method")
     missing = [slug for slug in tidy.order(frame) if slug not in set(means["method"])]
     with paper():
-        figure, (ax,) = panels(7.6, 4.1, PLACE)
+        figure, (ax,) = panels(*SIZES, PLACE)
         _traffic_panel(ax, means, way)
         _seed_footer(figure, tidy.seeds(tidy.rows(frame, "accuracy")), missing)
     return figure
-
-
-def client_scaling_table(frames: Mapping[int, pd.DataFrame]) -> Any:
-    """Means over rounds for each number of clients: those that took part, bytes that they sent up,
-    and bytes if all had."""
-    rows = []
-    for clients, frame in frames.items():
-        after: Any = frame[frame["round"] > 0]
-        part = float(tidy.rows(after, "participants")["value"].sum())
-        sent = float(tidy.rows(after, "bytes_up")["value"].sum())
-        rounds, each = after["round"].nunique(), sent / part if part else np.nan
-        rows.append((clients, part / rounds, sent / rounds, each * clients))
-    return pd.DataFrame(rows, columns=["clients", "part", "bytes", "all"]).set_index("clients")
 
 
 def client_scaling(frames: Mapping[int, pd.DataFrame]) -> Picture:
@@ -464,15 +443,22 @@ def client_scaling(frames: Mapping[int, pd.DataFrame]) -> Picture:
         (tests/course/test_lesson_14.py::test_growth_shows_the_frames).
     """
     check(len(frames) > 1, "frames", len(frames), "runs with at least two numbers of clients")
-    means, labels = client_scaling_table(frames), []
-    drawn = (("all", "if all took part", "A"), ("bytes", "by those that do", "B"))
+    sent, every = [], []
+    for clients, frame in frames.items():
+        after: Any = frame[frame["round"] > 0]
+        total = float(tidy.rows(after, "bytes_up")["value"].sum())
+        part = float(tidy.rows(after, "participants")["value"].sum())
+        sent.append(total / after["round"].nunique() / 2**20)
+        every.append(total / part * clients / 2**20 if part else np.nan)
     with paper():
         figure, (ax,) = panels(7.6, 3.8, (0.11, 0.17, 0.6, 0.72))
-        for column, words, factor in drawn:
-            y, dashes = means[column] / 2**20, (4, 2) if column == "all" else (None, None)
-            colour = style.FACTOR[factor]
-            (line,) = ax.plot(means.index, y, color=colour, marker="o", dashes=dashes)
-            labels.append(style.end_label(line, words))
+        labels = [
+            style.named_line(ax, list(frames), y, words, style.FACTOR[key], marker="o", ls=dashes)
+            for y, words, key, dashes in (
+                (every, "if all took part", "A", style.DASHED),
+                (sent, "by those that do", "B", "-"),
+            )
+        ]
         ax.set(xscale="log", yscale="log")
         ax.set(xlabel="clients in the federation", ylabel="MiB sent up in a round")
         ax.set_title("A round costs what takes part, not what exists", color=style.INK)
@@ -524,9 +510,7 @@ def overview(frame: pd.DataFrame) -> Picture:
                 draw(ax, part)
             else:
                 ax.set(xticks=[], yticks=[])
-                ax.text(
-                    0.5, 0.5, absent, transform=ax.transAxes, ha="center", size=9, color=style.SOFT
-                )
+                style.note(ax, 0.5, 0.5, absent, size=9, ha="center")
             ax.set_title(f"{i + 1}  {title}")
         footer(figure, tidy.seeds(accuracy))
     return figure

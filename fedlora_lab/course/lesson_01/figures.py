@@ -1,8 +1,4 @@
-"""The figure of notebook 01: what rank and alpha do to an adapter that should become a given
-change of a layer.
-"""
-
-from typing import Any
+"""The figure of notebook 01: what rank and alpha let an adapter learn of a change of a layer."""
 
 import numpy as np
 from jaxtyping import Float
@@ -48,17 +44,13 @@ def low_rank_fit(
     second.set_title("Rank: where it ends")
     for ax in (second, third):
         ax.axhline(best, color=blue, lw=1, ls=style.DASHED)
-    third.text(
-        STEPS, best - 0.02, "best of this rank", fontsize=8, color=blue, ha="right", va="top"
-    )
+    third.text(STEPS, best - 0.02, "best of this rank", size=8, color=blue, ha="right", va="top")
     shown = np.where(np.isfinite(errors), errors, 2.0)
     third.plot(np.arange(STEPS + 1), shown, color=style.WRONG if lost else style.RIGHT, lw=2.4)
     if lost:
-        bold: Any = {"fontsize": 13, "weight": "bold", "ha": "center"}
-        third.text(STEPS / 2, 0.62, "diverges", color=style.WRONG, **bold)
+        style.note(third, 0.5, 0.61, "diverges", style.WRONG, 13, weight="bold", ha="center")
     third.set(xlim=(0, STEPS), ylim=(0, 1.02), xticks=(0, 100, 200), yticks=HEIGHTS)
-    third.set(xlabel="gradient step", ylabel="error")
-    third.set_title(f"α: how fast (s = {alpha / rank:g})")
+    third.set(xlabel="gradient step", ylabel="error", title=f"α: how fast (s = {alpha / rank:g})")
     near = np.flatnonzero(errors <= best + 0.01)
     if lost:
         text = "this learning rate is too large: the descent diverges. Lower α, or raise the rank."

@@ -11,10 +11,7 @@ from fedlora_lab.course.widgets import controls
 
 
 def low_rank_explorer(change: Any) -> controls.InteractiveFigure:
-    """Offers rank and alpha as sliders beside `low_rank_fit` of a (d_out, d_in) change.
-
-    Guarantees: test_explorers.py::test_an_explorer_says_what_it_shows.
-    """
+    """Offers rank and alpha as sliders beside `low_rank_fit` of a (d_out, d_in) change."""
     change = np.asarray(change, dtype=float)
     check(change.ndim == 2, "change", change.shape, "a matrix (d_out, d_in)")
     ranks = [rank for rank in (1, 2, 4, 8, 16, 32, 64) if rank <= min(change.shape)]

@@ -5,10 +5,7 @@ from fedlora_lab.course.widgets import controls
 
 
 def deviation_explorer() -> controls.InteractiveFigure:
-    """Offers how far clients' B and A spread and go together beside `client_cloud`.
-
-    Guarantees: test_explorers.py::test_an_explorer_says_what_it_shows.
-    """
+    """Offers how far clients' B and A spread and go together beside `client_cloud`."""
     apart, both = "how far the clients' {} lie apart", "whether a large B comes with a large A"
     four = "a cloud of clients, or four in a square"
     return controls.interactive_figure(

@@ -1,19 +1,18 @@
 """Figures of notebook 03: what a clip costs, what ε promises, and how ε is counted.
 
-They look at private values as they are (gradients before the clip): for the laboratory, never for a
-release.
+They look at private gradients before the clip: for the laboratory, never for a release.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from matplotlib.collections import PolyCollection
-from scipy.special import ndtr, ndtri
+from scipy.stats import norm
 
 from fedlora_lab import theory
 from fedlora_lab._utils.random_streams import Streams
@@ -38,80 +37,68 @@ LOW, HIGH = 0.03, 100.0
 SPARSE = (0, (2, 2))
 ORDERS = np.arange(2, 65)
 BOLD: Any = {"weight": "bold"}
+TOP: Any = {"va": "top", **BOLD}
 
 
-class ClipCosts(NamedTuple):
-    """Norms of gradients, (n,), their mean's norm, and what each threshold costs, (thresholds,).
-
-    ``noise`` is that of multiplier 1 and batch 1: both enter the standard deviation as factors.
-    """
-
-    norms: np.ndarray
-    mean: float
-    thresholds: np.ndarray
-    bias: np.ndarray
-    noise: np.ndarray
-
-
-def clip_costs(rows: Float[np.ndarray, "n p"]) -> ClipCosts:
-    """What `draw_clip` needs of gradients; see `theory.clip_terms`."""
-    thresholds = np.geomspace(LOW, HIGH, 36)
-    terms = [theory.clip_terms(rows, float(c), 1.0, 1.0) for c in thresholds]
-    bias, noise = (np.sqrt([getattr(t, name) for t in terms]) for name in ("bias", "noise"))
-    norms, mean = np.linalg.norm(rows, axis=1), np.linalg.norm(rows.mean(0))
-    return ClipCosts(norms, float(mean), thresholds, bias, noise)
-
-
-@style.paper()
-def draw_clip(
-    costs: ClipCosts, clip_norm: float = 1.0, noise_multiplier: float = 1.0, batch: float = 1024
-) -> tuple[style.Picture, str]:
-    """Draws the figure `clip` from what was worked out before; also says it in words.
+def clip_drawer(rows: Float[np.ndarray, "n p"]) -> Callable[..., tuple[style.Picture, str]]:
+    """Works out once what each threshold costs; returns `clip` of these rows, also in words.
 
     Guarantees: the bars add up to n, the curves are `theory.clip_terms`
         (test_the_clip_figure_shows_the_terms).
     """
-    at, noise = costs.thresholds, costs.noise * noise_multiplier / batch
-    total, cut = np.hypot(costs.bias, noise), float((costs.norms > clip_norm).mean())
-    least = int(np.argmin(total))
-    places = (0.1, 0.655, 0.87, 0.265), (0.1, 0.1, 0.87, 0.43)
-    figure, (top, low) = style.panels(7.6, 5.3, *places)
+    at = np.geomspace(LOW, HIGH, 36)
+    # The noise of multiplier 1 and batch 1: both enter the standard deviation as factors.
+    terms = [theory.clip_terms(rows, float(c), 1.0, 1.0) for c in at]
+    shift, unit = (np.sqrt([getattr(t, name) for t in terms]) for name in ("bias", "noise"))
+    norms, mean = np.linalg.norm(rows, axis=1), float(np.linalg.norm(rows.mean(0)))
     edges = np.geomspace(LOW, HIGH, 43)
-    counts = np.histogram(costs.norms, edges)[0]
+    counts = np.histogram(norms, edges)[0]
     left, right, none = edges[:-1], edges[1:], np.zeros(len(counts))
     corners = np.array([[left, none], [left, counts], [right, counts], [right, none]])
-    colours = [BIAS if over else UNCUT for over in left >= clip_norm]
-    # One collection instead of a patch for each bar: the widget draws it again at every move.
-    bars = list(corners.transpose(2, 0, 1))
-    top.add_collection(PolyCollection(bars, facecolors=colours, edgecolors=style.CARD, lw=0.4))
-    top.set(ylim=(0, 1.3 * counts.max()), ylabel="examples")
-    top.set_title("How long each example's gradient is, and where the clip cuts", y=1)
-    style.note(top, 0.012, 0.95, f"kept as they are: {1 - cut:.0%}", size=9, va="top", **BOLD)
-    right_side: Any = {"ha": "right", "va": "top", **BOLD}
-    style.note(top, 0.988, 0.95, f"cut down to C: {cut:.0%}", BIAS, 9, **right_side)
-    low.plot(at, total, color=style.INK, lw=3.2, alpha=0.25, solid_capstyle="round")
-    low.plot(at, costs.bias, color=BIAS)
-    low.plot(at, noise, color=NOISE)
-    low.plot([at[least]], [total[least]], marker="*", color=style.INK, ms=12, mec=style.CARD)
-    low.axhline(costs.mean, color=style.GREY, lw=0.9, ls=style.DOTTED)
-    low.set(yscale="log", ylim=(0.01, 100), ylabel="shift of the released mean")
-    low.set_xlabel("clip threshold C (Euclidean norm)")
-    low.set_title("What the threshold costs: too low is biased, too high is noisy", y=1)
-    labels = (0.012, BIAS, "bias"), (0.09, NOISE, "noise"), (0.19, style.GREY, "both, least at ★")
-    for x, colour, words in labels:
-        style.note(low, x, 0.95, words, colour, 9, va="top", **BOLD)
-    low.text(LOW * 1.1, costs.mean * 1.3, "length of the mean gradient", color=style.SOFT, size=8)
-    style.log_axis(low.yaxis, (0.01, 0.1, 1, 10, 100))
-    for ax in (top, low):
-        ax.axvline(clip_norm, color=style.INK, lw=1.6)
-        ax.set(xscale="log", xlim=(LOW, HIGH))
-        style.log_axis(ax.xaxis, (0.1, 1, 10, 100))
-    bias, here = (np.interp(clip_norm, at, y) for y in (costs.bias, noise))
-    return figure, (
-        f"C = {clip_norm:.3g}: {cut:.0%} of {len(costs.norms):,} gradients are cut. The clip "
-        f"shifts the mean gradient (length {costs.mean:.2f}) by {bias:.2f}, the noise by "
-        f"{here:.2f}; both together are least near C = {at[least]:.2g}."
-    )
+
+    @style.paper()
+    def draw(
+        clip_norm: float = 1.0, noise_multiplier: float = 1.0, batch: float = 1024
+    ) -> tuple[style.Picture, str]:
+        noise = unit * noise_multiplier / batch
+        total, cut = np.hypot(shift, noise), float((norms > clip_norm).mean())
+        least = int(np.argmin(total))
+        figure, (top, low) = style.panels(
+            7.6, 5.3, (0.1, 0.655, 0.87, 0.265), (0.1, 0.1, 0.87, 0.43)
+        )
+        # One collection instead of a patch for each bar: the widget draws it again at every move.
+        colours = [BIAS if over else UNCUT for over in left >= clip_norm]
+        bars: Any = {"facecolors": colours, "edgecolors": style.CARD, "lw": 0.4}
+        top.add_collection(PolyCollection(list(corners.transpose(2, 0, 1)), **bars))
+        top.set(ylim=(0, 1.3 * counts.max()), ylabel="examples")
+        top.set_title("How long each example's gradient is, and where the clip cuts")
+        style.note(top, 0.012, 0.95, f"kept as they are: {1 - cut:.0%}", size=9, va="top", **BOLD)
+        style.note(top, 0.988, 0.95, f"cut down to C: {cut:.0%}", BIAS, 9, ha="right", **TOP)
+        low.plot(at, total, color=style.INK, lw=3.2, alpha=0.25, solid_capstyle="round")
+        low.plot(at, shift, color=BIAS)
+        low.plot(at, noise, color=NOISE)
+        low.plot([at[least]], [total[least]], marker="*", color=style.INK, ms=12, mec=style.CARD)
+        low.axhline(mean, color=style.GREY, lw=0.9, ls=style.DOTTED)
+        low.set(yscale="log", ylim=(0.01, 100), ylabel="shift of the released mean")
+        low.set_xlabel("clip threshold C (Euclidean norm)")
+        low.set_title("What the threshold costs: too low is biased, too high is noisy")
+        style.note(low, 0.012, 0.95, "bias", BIAS, 9, **TOP)
+        style.note(low, 0.09, 0.95, "noise", NOISE, 9, **TOP)
+        style.note(low, 0.19, 0.95, "both, least at ★", style.GREY, 9, **TOP)
+        low.text(LOW * 1.1, mean * 1.3, "length of the mean gradient", color=style.SOFT, size=8)
+        style.log_axis(low.yaxis, (0.01, 0.1, 1, 10, 100))
+        for ax in (top, low):
+            ax.axvline(clip_norm, color=style.INK, lw=1.6)
+            ax.set(xscale="log", xlim=(LOW, HIGH))
+            style.log_axis(ax.xaxis, (0.1, 1, 10, 100))
+        bias, here = (np.interp(clip_norm, at, y) for y in (shift, noise))
+        return figure, (
+            f"C = {clip_norm:.3g}: {cut:.0%} of {len(norms):,} gradients are cut. The clip "
+            f"shifts the mean gradient (length {mean:.2f}) by {bias:.2f}, the noise by "
+            f"{here:.2f}; both together are least near C = {at[least]:.2g}."
+        )
+
+    return draw
 
 
 def clip(
@@ -122,11 +109,10 @@ def clip(
 ) -> style.Picture:
     """Draws gradient norms with a clip threshold; below, bias and noise over the threshold.
 
-    Args:
-        rows: (n, p), see `example_gradients`; batch: examples averaged in one release.
-        clip_norm, noise_multiplier: of the release.
+    Args: rows: see `example_gradients`; clip_norm, noise_multiplier: of the release; batch:
+        examples averaged in one release.
     """
-    return draw_clip(clip_costs(rows), clip_norm, noise_multiplier, batch)[0]
+    return clip_drawer(rows)(clip_norm, noise_multiplier, batch)[0]
 
 
 @style.paper()
@@ -140,23 +126,21 @@ def clip_check(
         high, inside. The band [low, high] lies around the closed form; its half width is that of a
         mean over the seeds (Student's t).
     """
-    cells = []
-    for (sigma, c), part in errors.groupby(["noise_multiplier", "clip_norm"]):
-        expected = theory.clip_terms(rows, c, sigma, batch).total
-        low, high = tidy.band(part["value"])
-        cells.append((sigma, c, float(part["value"].mean()), expected, (high - low) / 2))
-    table = checks.check_table(cells, "noise_multiplier", "clip_norm")
+    keys = ["noise_multiplier", "clip_norm"]
+    cells = [
+        checks.mean_row(
+            sigma, c, values=part, expected=theory.clip_terms(rows, c, sigma, batch).total
+        )
+        for (sigma, c), part in errors.groupby(keys)["value"]
+    ]
+    table = checks.check_table(cells, *keys)
     table["low"], table["high"] = (table["expected"] + s * table["half"] for s in (-1, 1))
-    figure, left, right = checks.check_panels()
-    groups = zip(style.SERIES, table.groupby("noise_multiplier"), strict=False)
-    for i, (colour, (sigma, part)) in enumerate(groups):
-        x, values = part["clip_norm"], (part["expected"], part["measured"])
-        checks.closed_line(left, x, *values, colour, f"σ = {sigma:g}", 1.12)
-        checks.ratio_dots(right, x * 1.07 ** (i - 1), part, colour)
+    lines = {s: (f"σ = {s:g}", style.SERIES[i]) for i, s in enumerate(table[keys[0]].unique())}
+    seeds = errors["seed"].nunique()
+    figure, left, right = checks.check_figure(table, "clip_norm", lines, seeds)
     ticks = (0.1, 0.3, 1, 3, 10, 30)
     checks.log_panels(left, right, "clip threshold C", ticks, 2.4 * table["clip_norm"].max())
-    left.set(yscale="log", ylabel="squared distance from the mean gradient")
-    checks.finish_check(figure, left, right, table, errors["seed"].nunique())
+    left.set_ylabel("squared distance from the mean gradient")
     return figure, table
 
 
@@ -172,14 +156,6 @@ def _attacker(ax: Any, fpr: Any, allowed: Any, at: float, most: float) -> None:
     style.note(ax, 0.63, 0.52, "guessing", size=9, va="top")
 
 
-def densities(noise_multiplier: float) -> tuple[Any, Any, Any]:
-    """Places x in units of C, and the densities there without and with the example, (n,) each."""
-    s = noise_multiplier
-    x = np.linspace(-4.5 * s, 1 + 4.5 * s, 801)
-    out, into = (np.exp(-(((x - m) / s) ** 2) / 2) / s / np.sqrt(2 * np.pi) for m in (0, 1))
-    return x, out, into
-
-
 @style.paper()
 def worlds(noise_multiplier: float = 1.0, epsilon: float = 1.0) -> style.Picture:
     """Draws the released number with and without one example, and what ε leaves to an attacker.
@@ -190,10 +166,10 @@ def worlds(noise_multiplier: float = 1.0, epsilon: float = 1.0) -> style.Picture
     """
     sigma, mu = noise_multiplier, theory.gaussian_mu(noise_multiplier)
     delta = theory.gdp_delta(mu, epsilon)
-    x, out, into = densities(sigma)
+    x = np.linspace(-4.5 * sigma, 1 + 4.5 * sigma, 801)  # in units of C
+    out, into = (norm.pdf(x, mean, sigma) for mean in (0, 1))
     allowed, peak = np.exp(epsilon) * out, float(out.max())
-    places = (0.065, 0.16, 0.5, 0.74), (0.66, 0.16, 0.325, 0.74)
-    figure, (ax, right) = style.panels(10.2, 3.9, *places)
+    figure, (ax, right) = style.row(10.2, 3.9, (0.16, 0.74), (0.065, 0.5), (0.66, 0.325))
     ax.fill_between(x, allowed, into, where=into > allowed, color=LEAK, alpha=0.3, lw=0)
     ax.plot(x, out, color=style.WITHOUT)
     ax.plot(x, into, color=style.WITH)
@@ -203,14 +179,14 @@ def worlds(noise_multiplier: float = 1.0, epsilon: float = 1.0) -> style.Picture
     ax.set_title(f"Two worlds, one example apart (σ = {sigma:g})")
     ax.text(-1.05 * sigma, 0.74 * peak, "without\nyou ", color=style.WITHOUT, ha="right", **BOLD)
     ax.text(1 + sigma, 0.74 * peak, " with\n you", color=style.WITH, **BOLD)
-    area: Any = {"ha": "right", "va": "top", **BOLD}
-    style.note(ax, 0.98, 0.96, f"red area: δ = {delta:.3f}\nat ε = {epsilon:g}", LEAK, 10, **area)
+    words = f"red area: δ = {delta:.3f}\nat ε = {epsilon:g}"
+    style.note(ax, 0.98, 0.96, words, LEAK, 10, ha="right", **TOP)
     style.note(ax, 0.02, 0.96, "dashed: e^ε × without you", va="top")
     fpr = np.linspace(0, 1, 201)
     most = theory.membership_bound(np.array([0.1]), epsilon, delta).item()
     _attacker(right, fpr, theory.membership_bound(fpr, epsilon, delta), 0.1, most)
-    right.plot(fpr, ndtr(ndtri(fpr) + mu), color=style.INK, lw=1.4)
-    right.text(0.34, 0.66, "best\nattack", color=style.INK, fontsize=9, va="top", **BOLD)
+    right.plot(fpr, norm.cdf(norm.ppf(fpr) + mu), color=style.INK, lw=1.4)
+    right.text(0.34, 0.66, "best\nattack", color=style.INK, fontsize=9, **TOP)
     right.set_title("What an attacker can do")
     return figure
 
@@ -225,10 +201,12 @@ WAYS = {
 
 
 def composed(sigma: float, q: float, delta: float, steps: "list[int]") -> Any:
-    """ε after some numbers of releases by each way of counting: columns steps, way, epsilon.
+    """ε after some numbers of releases by each way of counting.
 
-    Ways: "sum" (each release by itself, δ split evenly, added up), "old" and "rdp" (Rényi, older
-    and newer conversion), "prv" (the ledger's default, tight), "clt" (central limit: NO bound).
+    Args: sigma, q, delta: noise multiplier, sample rate and δ of a release; steps: how many.
+    Returns: columns steps, way, epsilon. Ways: "sum" (each release by itself, δ split evenly, added
+        up), "old" and "rdp" (Rényi, older and newer conversion), "prv" (the ledger's default,
+        tight), "clt" (central limit: NO bound).
     """
     rows, one = [], theory.sampled_gaussian_rdp(ORDERS, q, sigma)
     plan = Privacy(noise_multiplier=sigma, sample_rate=q, delta=delta)
@@ -255,21 +233,19 @@ def composition(
     """
     check_whole("steps", steps, 8)
     at = sorted({max(1, round(steps * (i / 11) ** 2)) for i in range(12)})
-    table = composed(noise_multiplier, sample_rate, delta, at)
-    top = 1.25 * float(table[table["way"] == "old"]["epsilon"].max())
+    table: Any = composed(noise_multiplier, sample_rate, delta, at)
+    table, labels = table.pivot(index="steps", columns="way", values="epsilon"), []
+    top = 1.25 * float(table["old"].max())
     figure, (ax,) = style.panels(8.2, 4.1, (0.075, 0.14, 0.64, 0.77))
-    labels = []
     for way, (words, colour, dash) in WAYS.items():
-        part = table[table["way"] == way]
-        x, y = part["steps"], part["epsilon"]
-        end = float(y.iloc[-1])
-        ax.plot(x, y, color=colour, ls=dash, lw=2.6 if way == "prv" else 1.8)
+        end, width = float(table[way].iloc[-1]), 2.6 if way == "prv" else 1.8
+        line = f"{words} {end:.2f}", colour
+        labels.append(style.named_line(ax, at, table[way], *line, ls=dash, lw=width))
         if way == "sum":
-            cross = float(np.interp(0.93 * top, y, x)) + 0.015 * steps
+            labels.pop()  # it leaves the axes
+            cross = float(np.interp(0.93 * top, table[way], at)) + 0.015 * steps
             look: Any = {"color": style.SOFT, "fontsize": 8.5, "va": "center", **BOLD}
             ax.text(cross, 0.93 * top, f"{words}: {end:.0f} at the end", **look)
-        else:
-            labels.append(style.Label(steps, end, f"{words} {end:.2f}", colour))
     ax.set(xlim=(0, steps), ylim=(0, top), xlabel="releases", ylabel=f"ε at δ = {delta:g}")
     ax.set_title(f"One plan, five ways to count (σ = {noise_multiplier:g}, q = {sample_rate:g})")
     style.beside(ax, labels, together=False, wide=30)
@@ -301,8 +277,7 @@ def planner(
     bound = np.array([theory.rdp_to_epsilon(ORDERS, int(t) * one, delta)[0] for t in steps])
     fpr = np.geomspace(1e-3, 1, 60)
     allowed = theory.membership_bound(fpr, spent, delta)
-    places = (0.075, 0.16, 0.48, 0.74), (0.66, 0.16, 0.325, 0.74)
-    figure, (ax, right) = style.panels(8.4, 3.6, *places)
+    figure, (ax, right) = style.row(8.4, 3.6, (0.16, 0.74), (0.075, 0.48), (0.66, 0.325))
     for axes in (ax, right):
         axes.set(xscale="log", yscale="log")
     ax.plot(steps, bound, color=RENYI, lw=1, ls=SPARSE)
@@ -335,19 +310,15 @@ def promises(frames: Mapping[float, pd.DataFrame]) -> style.Picture:
     """
     labelled = [frame.assign(method=f"ε = {target:g}") for target, frame in frames.items()]
     parts = {m: tidy.rows(pd.concat(labelled), m) for m in ("accuracy", "epsilon")}
-    places = (0.065, 0.17, 0.36, 0.73), (0.58, 0.17, 0.32, 0.73)
-    figure, axes = style.panels(10.2, 3.9, *places)
+    figure, axes = style.row(10.2, 3.9, (0.17, 0.73), (0.065, 0.36), (0.58, 0.32))
     titles = "What the promise costs", "What has been spent"
     for ax, (column, part), title in zip(axes, parts.items(), titles, strict=True):
         labels = []
         for colour, (words, line) in zip(SHADES, part.groupby("method", sort=False)):
             rounds: Any = line.groupby("round")["value"]
-            means = rounds.mean()
-            low, high = zip(*(tidy.band(values) for _, values in rounds), strict=True)
-            ax.fill_between(means.index, low, high, color=colour, alpha=0.12, lw=0)
-            ax.plot(means.index, means, color=colour)
-            end = means.index[-1], float(means.iloc[-1])
-            labels.append(style.Label(*end, str(words), colour))
+            bands, means = rounds.apply(tidy.band), rounds.mean()
+            edges = zip(*bands, strict=True)
+            labels.append(style.named_line(ax, means.index, means, str(words), colour, *edges))
         frame_axes(ax, part, column)
         style.beside(ax, labels)
         ax.set_title(title)
@@ -377,24 +348,14 @@ def example_gradients(record: "Round") -> Float[np.ndarray, "n p"]:
     return torch.cat(parts).numpy()
 
 
-def released_mean(
-    rows: Float[np.ndarray, "n p"],
-    clip_norm: float,
-    noise_multiplier: float,
-    batch: float,
-    seed: int = 0,
-) -> Float[np.ndarray, " p"]:
-    """Makes one release: Poisson draw, the library's clip, sum and noise, division by ``batch``.
-
-    Args: rows, clip_norm, noise_multiplier, batch: as `theory.clip_terms`; seed: of draw and noise.
-    Guarantees: its mean error is `theory.clip_terms` (test_releases_follow_the_closed_form).
-    """
+def _released_mean(rows: Any, clip_norm: float, sigma: float, batch: float, seed: int = 0) -> Any:
+    """Makes one release: Poisson draw, the library's clip, sum and noise, division by ``batch``."""
     check_number("batch", batch, 0, len(rows), open_low=True)
     streams, key = Streams(seed), ParamKey("AB", "all layers")
     drawn = torch.from_numpy(rows[streams.numpy("sampling").random(len(rows)) < batch / len(rows)])
     total, _ = clip_sum({key: drawn}, clip_norm, torch.zeros(len(drawn), dtype=torch.int64), 1)
-    std, shape = noise_multiplier * clip_norm, torch.Size([rows.shape[1]])
-    xi = gaussian_noise({key: shape}, [std], streams, [()])
+    shape = torch.Size([rows.shape[1]])
+    xi = gaussian_noise({key: shape}, [sigma * clip_norm], streams, [()])
     return ((total[key] + xi[key])[0] / batch).numpy()
 
 
@@ -407,14 +368,16 @@ def release_errors(
 ) -> Any:
     """Measures squared distances of released means from the mean of all rows.
 
-    Args: as `released_mean`; seeds: releases of each threshold and noise multiplier, >= 2.
+    Args: rows, batch: as `theory.clip_terms`; clip_norms, noise_multipliers: each with each; seeds:
+        releases of each pair, >= 2.
     Returns: columns noise_multiplier, clip_norm, seed, value. Every cell has random numbers of its
         own.
+    Guarantees: means follow `theory.clip_terms` (test_releases_follow_the_closed_form).
     """
     check_whole("seeds", seeds, 2)
     truth, values = rows.mean(0), []
     for i, (sigma, c) in enumerate(product(noise_multipliers, clip_norms)):
         for seed in range(seeds):
-            gap = released_mean(rows, c, sigma, batch, 10_000 * i + seed) - truth
+            gap = _released_mean(rows, c, sigma, batch, 10_000 * i + seed) - truth
             values.append((sigma, c, seed, float(gap @ gap)))
     return pd.DataFrame(values, columns=["noise_multiplier", "clip_norm", "seed", "value"])

@@ -1,6 +1,5 @@
 """The widgets of notebook 03."""
 
-from functools import partial
 from typing import Any
 
 from fedlora_lab.course.lesson_03 import figures
@@ -14,7 +13,7 @@ def clip_explorer(rows: Any) -> controls.InteractiveFigure:
     left, std = "longest gradient that is left as it is", "noise std in units of C"
     mean = "examples in the released mean"
     return controls.interactive_figure(
-        partial(figures.draw_clip, figures.clip_costs(rows)),
+        figures.clip_drawer(rows),
         clip_norm=controls.value_slider("threshold C", thresholds, 1.0, left),
         noise_multiplier=controls.slider("noise σ", 1.0, 0.1, 4.0, 0.1, std),
         batch=controls.value_slider("averaged", [16, 64, 256, 1024], 1024, mean),

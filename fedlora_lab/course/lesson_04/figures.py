@@ -23,7 +23,7 @@ COLOURS = {term: style.FACTOR[TERMS[term][0]] for term in WORDS}
 STD = "noise std on each entry of the factors"
 
 
-def factors(rank: int, width: int, size_B: float) -> tuple[Any, Any]:
+def _factors(rank: int, width: int, size_B: float) -> tuple[Any, Any]:
     """B (width, r) and A (r, width) with the norms that count: ‖A‖² = r / 3, as a Kaiming A has it,
     and the norm of B ``size_B`` times that of A.
     """
@@ -45,15 +45,14 @@ def amplifier(
     Returns: the figure, and what it shows in words.
     Guarantees: the lines are `theory.noise_terms` (test_the_amplifier_draws_the_theory).
     """
-    B, A = factors(rank, width, size_B)
+    B, A = _factors(rank, width, size_B)
     one = theory.noise_terms(B, A, 1.0, 1.0, alpha / rank)
     here = theory.noise_terms(B, A, std, std, alpha / rank)
     linear = one.linear_B + one.linear_A
     cross = float(np.sqrt(linear / one.quadratic))
     shares = [value / here.total for value in here]
     s = np.array([1e-3, 1.0])
-    places = (0.08, 0.15, 0.5, 0.69), (0.725, 0.15, 0.265, 0.69)
-    figure, (ax, right) = style.panels(8.4, 3.6, *places)
+    figure, (ax, right) = style.row(8.4, 3.6, (0.15, 0.69), (0.08, 0.5), (0.725, 0.265))
     place = 0.0
     for (term, words), power, value in zip(WORDS.items(), (2, 2, 4), one, strict=True):
         if value > 0:
@@ -98,21 +97,17 @@ def energy_check(
     Returns: the figure; and a table std, term, measured, expected, half (of the band), inside.
     """
     rows = []
-    for (std, term), part in draws.groupby(["std", "term"], sort=False):
+    for (std, term), values in draws.groupby(["std", "term"], sort=False)["value"]:
         place = list(WORDS).index(str(term))
         expected = theory.noise_terms(B, A, std, std, scaling)[place]
         spread = theory.noise_terms_std(B, A, std, std, scaling)[place]
-        half = float(ndtri(0.975)) * spread / len(part) ** 0.5
-        rows.append((std, term, float(part["value"].mean()), expected, half))
+        half = float(ndtri(0.975)) * spread / len(values) ** 0.5
+        rows.append((std, term, float(values.mean()), expected, half))
     table = checks.check_table(rows, "std", "term")
-    figure, left, right = checks.check_panels()
-    for i, (term, part) in enumerate(table.groupby("term", sort=False)):
-        x, colour, words = part["std"], COLOURS[str(term)], WORDS[str(term)]
-        checks.closed_line(left, x, part["expected"], part["measured"], colour, words, 1.12)
-        checks.ratio_dots(right, x * 1.07 ** (i - 1), part, colour)
+    lines = {term: (words, COLOURS[term]) for term, words in WORDS.items()}
+    figure, left, right = checks.check_figure(table, "std", lines, draws["seed"].nunique())
     checks.log_panels(left, right, STD, (0.01, 0.03, 0.1, 0.3), table["std"].max() * 3.4)
-    left.set(yscale="log", ylabel="energy (squared Frobenius norm)")
-    checks.finish_check(figure, left, right, table, draws["seed"].nunique())
+    left.set_ylabel("energy (squared Frobenius norm)")
     return figure, table
 
 
@@ -131,19 +126,17 @@ def share_check(draws: Any) -> tuple[style.Picture, Any]:
         # The ratio of two means spreads as the residuals about the line through the origin do.
         low, high = frames.band((quadratic - expected * linear) / linear.mean())
         rows.append((d_in, std, quadratic.mean() / linear.mean(), expected, (high - low) / 2))
-    table = checks.check_table(rows, "d_in", "std")
-    figure, left, right = checks.check_panels()
-    for i, (colour, (d_in, part)) in enumerate(zip(style.SERIES, table.groupby("d_in"))):
-        x, words = part["std"], f"d_in = {d_in:,}"
-        checks.closed_line(left, x, part["expected"], part["measured"], colour, words, 1.15)
+    table, seeds = checks.check_table(rows, "d_in", "std"), draws["seed"].nunique()
+    widths = zip(table["d_in"].unique(), style.SERIES)
+    lines = {d_in: (f"d_in = {d_in:,}", colour) for d_in, colour in widths}
+    figure, left, right = checks.check_figure(table, "std", lines, seeds, apart=1.12)
+    for d_in, (_, colour) in lines.items():
         star: Any = {"marker": "*", "color": colour, "ms": 15, "mec": style.CARD, "zorder": 5}
         left.plot([theory.crossover(int(d_in))], [1], **star)
-        checks.ratio_dots(right, x * 1.12 ** (i - 1), part, colour)
     left.axhline(1, color=style.INK, lw=1)
     style.note(left, 0.98, 0.03, "★ crossover 1/√(3 d_in)", size=9, ha="right")
     checks.log_panels(left, right, STD, (0.003, 0.01, 0.03, 0.1, 0.3), table["std"].max() * 3.6)
-    left.set(yscale="log", ylabel="noise × noise / linear noise")
-    checks.finish_check(figure, left, right, table, draws["seed"].nunique())
+    left.set_ylabel("noise × noise / linear noise")
     return figure, table
 
 
@@ -156,13 +149,11 @@ def rank_check(draws: Any, alpha: float = 8.0) -> tuple[style.Picture, Any]:
     """
     rows, linear = [], draws[draws["term"] == "noise_B"]
     std = float(linear["std"].iloc[0])
-    for rank, part in linear.groupby("rank"):
-        low, high = frames.band(part["value"])
+    for rank, values in linear.groupby("rank")["value"]:
         expected = theory.linear_noise_norm(int(rank), float(rank), std, 64, "kaiming") ** 2
-        rows.append((rank, float(part["value"].mean()), expected, (high - low) / 2))
+        rows.append(checks.mean_row(rank, values=values, expected=expected))
     table = checks.check_table(rows, "rank")
-    x = table["rank"]
-    figure, left, right = checks.check_panels()
+    x, (figure, left, right) = table["rank"], checks.check_panels()
     for colour, words, power in zip(style.SERIES, ("scaling α/r", "scaling α/√r"), (1.0, 0.5)):
         expected, measured = (alpha / x**power * table[c] ** 0.5 for c in ("expected", "measured"))
         checks.closed_line(left, x, expected, measured, colour, words, 1.12)
@@ -182,28 +173,27 @@ def run_check(frame: Any, expected: "dict[str, float]") -> tuple[style.Picture, 
     """
     first, rows = frame[frame["round"] == 1], []
     for term, value in expected.items():
-        for layer, part in frames.rows(first, term, layers=True).groupby("layer", sort=False):
-            low, high = frames.band(part["value"])
-            rows.append((term, layer, float(part["value"].mean()), value, (high - low) / 2))
+        parts = frames.rows(first, term, layers=True).groupby("layer", sort=False)["value"]
+        rows += [checks.mean_row(term, k, values=part, expected=value) for k, part in parts]
     table = checks.check_table(rows, "term", "layer")
     layers = list(dict.fromkeys(table["layer"]))
     figure, left, right = checks.check_panels(0.13)
-    for i, (term, part) in enumerate(table.groupby("term", sort=False)):
-        colour, value = COLOURS[str(term)], expected[str(term)]
+    for i, (term, value) in enumerate(expected.items()):
+        part, colour = table[table["term"] == term], COLOURS[term]
         y = np.arange(len(layers)) + 0.2 * (i - 0.5)
         style.dots(left, part["measured"], y, colour)
         left.axvline(value, color=colour)
-        words = left.text(value, -0.75, WORDS[str(term)], color=colour, fontsize=9, ha="center")
+        words = left.text(value, -0.75, WORDS[term], color=colour, fontsize=9, ha="center")
         words.set(weight="bold", bbox={"fc": style.CARD, "ec": "none", "pad": 1.5})
-        slack = part["half"] / part["expected"]
+        slack = part["half"] / value
         right.hlines(y, 1 - slack, 1 + slack, color=colour, alpha=0.3, lw=6)
-        style.dots(right, part["measured"] / part["expected"], y, colour, 5.5)
+        style.dots(right, part["measured"] / value, y, colour, 5.5)
     for ax in (left, right):
         ax.set_ylim(len(layers) - 0.5, -1.1)
         ax.set_yticks(range(len(layers)), layers if ax is left else [])
     left.set(xscale="log", xlim=(0.6 * min(expected.values()), 3 * max(expected.values())))
     left.set_xlabel("energy in the first round (squared Frobenius norm)")
-    checks.finish_check(figure, left, right, table, frame["seed"].nunique())
+    checks.finish_check(figure, left, right, table, frame["seed"].nunique(), across=True)
     return figure, table
 
 

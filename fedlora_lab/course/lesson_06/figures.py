@@ -61,20 +61,19 @@ def timeline(cycle: Callable[[int, int], str], rounds: int = 6, steps: int = 4) 
 def timeline_words(method: Method, rounds: int = 6, steps: int = 4) -> str:
     """Says who moves how often, where the mean is exact, and how much is sent.
 
+    Args: method: whose schedule it is; rounds, steps: how much of it is counted, >= 1.
     Guarantees: test_timeline_words_say_where_the_mean_is_exact.
     """
     words = [method.moves(t, s) for t in range(rounds) for s in range(steps)]
-    shares = [
-        f"{side} moves in {sum(side in word for word in words) / len(words):.0%}" for side in "BA"
-    ]
+    often = {side: sum(side in word for word in words) / len(words) for side in "BA"}
+    shares = [f"{side} moves in {share:.0%}" for side, share in often.items()]
     moved = [method.moved(t, steps) for t in range(rounds)]
     both = [str(t + 1) for t in range(rounds) if len(moved[t]) > 1]
+    exact = f"the mean of the products is missed in rounds {', '.join(both)}, where both move"
     if not both:
         exact = "one rests in every round, so the mean of the products is exact"
     elif len(both) == rounds:
         exact = "both move in every round, so the mean of the products is missed"
-    else:
-        exact = f"the mean of the products is missed in rounds {', '.join(both)}, where both move"
     sent = sum(map(len, moved)) / (2 * rounds)
     return f"{' of the steps, '.join(shares)}; {exact}. Sent up: {sent:.0%} of FedLoRA's."
 
@@ -106,8 +105,8 @@ def regulator(
     if clip == "factor":
         mu = 1 / theory.regulated_multiplier(np.diag(peer), sigma)
     allowed = 1 / peer if clip == "product" else np.ones(2)
-    places = (0.045, 0.16, 0.27, 0.66), (0.365, 0.16, 0.27, 0.66), (0.69, 0.16, 0.295, 0.66)
-    figure, (left, middle, right) = style.panels(8.4, 3.5, *places)
+    across = (0.045, 0.27), (0.365, 0.27), (0.69, 0.295)
+    figure, (left, middle, right) = style.row(8.4, 3.5, (0.16, 0.66), *across)
     _plane(left, sigma / peer, allowed, largest, angle)
     left.set_title("the factor: a row of ΔB", fontsize=9.5)
     _plane(middle, sigma * np.ones(2), allowed * peer, largest, angle)
@@ -125,8 +124,9 @@ def regulator(
         right.plot([0, place], [height, height], color=ink, lw=1.2, marker="|", ms=6)
         put: Any = {"ha": "right", "va": "center", "fontsize": 9, "weight": bold}
         right.text(TAILS[1], height, words, color=ink, **put)
-    right.set(xlim=TAILS, ylim=(0, 1.24), yticks=[])
-    right.set_xlabel("along the worst direction (deviations)")
+    right.set(
+        xlim=TAILS, ylim=(0, 1.24), yticks=[], xlabel="along the worst direction (deviations)"
+    )
     right.grid(False)
     right.set_title("how well the worst change hides", fontsize=9.5)
     for place, words, colour in (
@@ -176,8 +176,7 @@ def literal(peers: Any, spent: Any, target: float) -> style.Picture:
     """
     peers, spent = np.asarray(peers, float), np.asarray(spent, float)
     rounds = np.arange(1, len(peers) + 1)
-    figure, axes = style.panels(9.6, 3.6, (0.07, 0.15, 0.4, 0.72), (0.56, 0.15, 0.4, 0.72))
-    left, right = axes
+    figure, (left, right) = style.row(9.6, 3.6, (0.15, 0.72), (0.07, 0.4), (0.56, 0.4))
     for start, words, factor in ((0, "A rests, B moves", "A"), (1, "B rests, A moves", "B")):
         x, y, colour = rounds[start::2], peers[start::2], style.FACTOR[factor]
         left.plot(x, y, color=colour, marker="o")
@@ -186,18 +185,17 @@ def literal(peers: Any, spent: Any, target: float) -> style.Picture:
     left.axhline(1, color=style.INK, lw=1, ls=SPARSE)
     words = "above the dashed line the noise hides less than promised"
     left.text(1, 0.03, words, fontsize=8, color=style.SOFT)
-    left.set_ylabel("largest singular value")
-    left.set_title("The resting factor grows")
+    left.set(ylabel="largest singular value", title="The resting factor grows")
     colour, last = style.WRONG if spent[-1] > target else style.RIGHT, rounds[-1]
     right.plot(rounds, spent, color=colour, lw=2.4)
     right.axhline(target, color=style.INK, lw=1, ls=SPARSE)
-    nominal: Any = {"fontsize": 8, "color": style.SOFT, "ha": "right", "va": "top"}
-    right.text(last, 0.96 * target, f"nominal ε = {target:g} ", **nominal)
-    end: Any = {"weight": "bold", "color": colour, "ha": "right", "va": "bottom"}
-    right.text(last, spent[-1], f"ε = {spent[-1]:.1f} ", **end)
-    right.set_ylabel("ε by what the noise really hides")
-    right.set_title("What it spends")
-    for ax in axes:
+    for y, words, ink, put in (
+        (0.96 * target, f"nominal ε = {target:g} ", style.SOFT, {"size": 8, "va": "top"}),
+        (spent[-1], f"ε = {spent[-1]:.1f} ", colour, {"weight": "bold", "va": "bottom"}),
+    ):
+        right.text(last, y, words, color=ink, ha="right", **put)
+    right.set(ylabel="ε by what the noise really hides", title="What it spends")
+    for ax in (left, right):
         ax.set(xlabel="round", ylim=(0, None))
         ax.grid(color=style.FAINT, lw=0.5)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))

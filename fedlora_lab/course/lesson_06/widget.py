@@ -38,10 +38,7 @@ def schedule() -> controls.InteractiveFigure:
 
 
 def regulator_explorer() -> controls.InteractiveFigure:
-    """Offers the peer, the noise and what is clipped beside `regulator`.
-
-    Guarantees: test_an_explorer_says_what_it_shows.
-    """
+    """Offers the peer, the noise and what is clipped beside `regulator`."""
     knob, stretch = controls.slider, "largest stretch of the resting factor"
     return controls.interactive_figure(
         figures.regulator,

@@ -31,27 +31,24 @@ def coupling(
     Args: lr: learning rate; start: of b and a; steps: of the descent.
     Guarantees: test_lesson_07.py::test_the_coupling_figure_draws_the_descent.
     """
-    figure, axes = style.panels(9.6, 4.0, (0.06, 0.14, 0.40, 0.76), (0.56, 0.14, 0.30, 0.76))
-    plane, right = axes
+    figure, (plane, right) = style.row(9.6, 4.0, (0.14, 0.76), (0.06, 0.40), (0.56, 0.30))
     b, a = np.meshgrid(np.linspace(-0.3, 2.3, 160), np.linspace(-0.3, 2.3, 160))
     levels = (0.25, 0.5, 0.75, 1.5, 2.5)
     plane.contour(b, a, np.abs(b * a - 1), levels=levels, colors=style.FAINT, linewidths=1)
     curve = np.linspace(0.43, 2.3, 100)
     plane.plot(curve, 1 / curve, color=style.RIGHT, lw=3, alpha=0.55)
-    valley: Any = {"fontsize": 9, "weight": "bold", "ha": "right", "va": "bottom"}
-    plane.text(2.28, 0.5, "b·a = 1", color=style.RIGHT, **valley)
+    style.note(plane, 0.99, 0.31, "b·a = 1", style.RIGHT, 9, weight="bold", ha="right")
     labels = []
     for words, turns, colour, marker in (
         ("both at once", False, style.INK, "o"),
         ("in turns", True, TURNS, "v"),
     ):
-        line: Any = {"color": colour, "marker": marker, "ms": 5, "mec": style.CARD}
+        line: Any = {"marker": marker, "ms": 5, "mec": style.CARD}
         path = theory.two_number_descent(start, lr, steps, turns)
-        plane.plot(*path.T, mew=0.6, lw=1.6, **line)
-        error = np.abs(path.prod(1) - 1)
-        right.plot(np.arange(steps + 1), np.maximum(error, 1e-6), **line)
-        end = float(np.clip(np.nan_to_num(error[-1], nan=9), 1e-6, 9))
-        labels.append(style.Label(steps, end, words, colour))
+        plane.plot(*path.T, mew=0.6, lw=1.6, color=colour, **line)
+        error = np.maximum(np.abs(path.prod(1) - 1), 1e-6)
+        end = style.named_line(right, np.arange(steps + 1), error, words, colour, **line)
+        labels.append(end._replace(y=float(np.clip(np.nan_to_num(end.y, nan=9), 1e-6, 9))))
     plane.plot(*start, "o", ms=10, mfc="none", mec=style.INK, mew=1.6)
     plane.text(start[0] + 0.1, start[1] + 0.08, "start", fontsize=9)
     plane.set(xlim=(-0.3, 2.3), ylim=(-0.3, 2.3), xlabel="b", ylabel="a")
@@ -62,12 +59,12 @@ def coupling(
     return figure
 
 
-def signal(smoothness: float, shuffle: bool, seed: int = 5) -> np.ndarray:
+def _signal(smoothness: float, shuffle: bool) -> np.ndarray:
     """A made gradient over 64 channels, mean square 1: white at smoothness 0, slow at 1;
     ``shuffle`` mixes channels.
     """
     check_number("smoothness", smoothness, 0, 1)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(5)
     waves = rng.standard_normal(CHANNELS) * np.exp(-9 * smoothness * np.arange(CHANNELS) / CHANNELS)
     row = idct(waves, norm="ortho")
     row = row / np.sqrt(np.mean(row**2))
@@ -82,20 +79,19 @@ def low_pass(
 
     Args:
         taps: odd; noise: std on every channel, >= 0.
-        smoothness, shuffle: of the gradient along its channels, see `signal`.
+        smoothness: of the gradient along its channels, 0 to 1; shuffle: mix them.
 
     Returns: the figure, and what it shows in words.
     Guarantees: axes stand still; the words state `theory.filtered_energy`
         (test_lesson_07.py::test_the_explorer).
     """
     check_number("noise", noise, 0)
-    true, floor = signal(smoothness, shuffle), 1e-3
+    true, floor = _signal(smoothness, shuffle), 1e-3
     noised = true + noise * np.random.default_rng(11).standard_normal(CHANNELS)
     filtered = binomial(taps)(torch.from_numpy(noised), "A").numpy()
     energy, gain = spectrum(true, "A"), theory.filter_response(taps, CHANNELS) ** 2
     kept, left = theory.filtered_energy(energy, taps), float(gain.mean())
-    figure, axes = style.panels(8.4, 3.6, (0.065, 0.15, 0.46, 0.74), (0.615, 0.15, 0.37, 0.74))
-    ax, right = axes
+    figure, (ax, right) = style.row(8.4, 3.6, (0.15, 0.74), (0.065, 0.46), (0.615, 0.37))
     place = np.arange(CHANNELS)
     style.dots(ax, place, noised, style.GREY, 3.6, mew=0.4)
     ax.plot(place, true, color=style.INK, lw=1.3)
@@ -116,12 +112,13 @@ def low_pass(
     style.log_axis(right.yaxis, (0.001, 0.01, 0.1, 1, 10, 100))
     text = "bars: signal before (pale), after (dark)\nlines: noise before (grey), after (pink)"
     style.note(right, 0.99, 0.97, text, ha="right", va="top")
-    apart = kept > 2 * left
-    title = f"kept: signal {kept:.0%}, noise {left:.0%}"
-    right.set_title(title, color=style.RIGHT if apart else style.INK)
-    alike = "Signal and noise look alike to the filter: this is little more than a shorter step."
-    verdict = alike if taps > 1 else "One tap is no filter."
-    verdict = "The filter tells them apart." if apart else verdict
+    title, colour = f"kept: signal {kept:.0%}, noise {left:.0%}", style.INK
+    verdict = "Signal and noise look alike to the filter: this is little more than a shorter step."
+    if kept > 2 * left:
+        verdict, colour = "The filter tells them apart.", style.RIGHT
+    elif taps == 1:
+        verdict = "One tap is no filter."
+    right.set_title(title, color=colour)
     return figure, (
         f"{taps} taps keep {kept:.0%} of the signal's energy and {left:.0%} of the noise's: "
         f"{kept / left:.1f} times as much signal to noise as before. {verdict}"
@@ -135,7 +132,7 @@ def response_check(
     """Draws the share of white noise that the library's filter leaves at each frequency over its
     closed form.
 
-    Args: taps: filters; size: channels; rank: rows of noise a seed; each dot is a mean over seeds.
+    Args: taps: filters; size: channels; rank: rows of noise a seed; seeds: each dot is their mean.
     Returns: the figure; and a table taps, frequency, measured, expected, low, high, inside (the
         exact 95 % band of such a mean, from the chi-square law).
     """
@@ -143,33 +140,26 @@ def response_check(
     check(len(taps) > 0, "taps", taps, "at least one odd number")
     tables, count = [], seeds * rank
     low, high = (float(chi2.ppf(q, count)) / count for q in (0.025, 0.975))
-    for n in taps:
+    figure, (left, right) = style.row(9.6, 3.8, (0.16, 0.73), (0.065, 0.43), (0.58, 0.405))
+    for i, n in enumerate(sorted(taps)):
         white = np.random.default_rng(n).standard_normal((seeds, rank, size))
         measured = spectrum(binomial(n)(torch.from_numpy(white), "A"), "A") / count
-        expected = theory.filter_response(n, size) ** 2
-        columns = {"taps": n, "frequency": np.arange(size) / size}
-        tables.append(pd.DataFrame(columns | {"measured": measured, "expected": expected}))
-    table = pd.concat(tables, ignore_index=True)
-    table = table.assign(low=low * table["expected"], high=high * table["expected"])
-    table["inside"] = table["measured"].between(table["low"], table["high"])
-    figure, axes = style.panels(9.6, 3.8, (0.065, 0.16, 0.43, 0.73), (0.58, 0.16, 0.405, 0.73))
-    left, right = axes
-    groups: Any = table.groupby("taps")
-    for i, (n, part) in enumerate(groups):
-        colour, x = style.SERIES[i % 3], part["frequency"]
-        left.fill_between(x, part["low"], part["high"], color=colour, alpha=0.25, lw=0)
-        left.plot(x, part["expected"], color=colour, lw=1.5)
-        style.dots(left, x, part["measured"], colour, 3.6, mew=0.4)
-        words = f"{n} taps keep {theory.filter_gain(n):.0%} in all"
-        bold: Any = {"color": colour, "fontsize": 9, "weight": "bold", "ha": "right"}
-        left.text(0.98, 1.13 - 0.1 * i, words, **bold)
+        x, expected = np.arange(size) / size, theory.filter_response(n, size) ** 2
+        part = pd.DataFrame({"taps": n, "frequency": x, "measured": measured, "expected": expected})
+        part = part.assign(low=low * expected, high=high * expected)
+        tables.append(part.assign(inside=part["measured"].between(part["low"], part["high"])))
+        colour, words = style.SERIES[i % 3], f"{n} taps keep {theory.filter_gain(n):.0%} in all"
+        left.fill_between(x, low * expected, high * expected, color=colour, alpha=0.25, lw=0)
+        left.plot(x, expected, color=colour, lw=1.5)
+        style.dots(left, x, measured, colour, 3.6, mew=0.4)
+        left.text(0.98, 1.13 - 0.1 * i, words, color=colour, size=9, weight="bold", ha="right")
         for inside, ink in ((True, colour), (False, style.WRONG)):
-            some = part[part["inside"] == inside]
-            ratio = some["measured"] / some["expected"]
-            style.dots(right, some["frequency"], ratio, ink, 3.8)
+            some = tables[-1]["inside"] == inside
+            style.dots(right, x[some], (measured / expected)[some], ink, 3.8)
+    table = pd.concat(tables, ignore_index=True)
     right.axhspan(low, high, color=style.INK, alpha=0.1, lw=0)
     right.axhline(1, color=style.INK, lw=1)
-    for ax in axes:
+    for ax in (left, right):
         ax.set(xlim=(0, 1), xlabel="frequency along the channels (1: every other one)")
     left.set(ylim=(0, 1.25), ylabel="share of the noise's variance left")
     left.set_title("Lines: closed form. Dots: measured")
@@ -182,15 +172,13 @@ def response_check(
 
 @style.paper()
 def gradient_spectra(frame: pd.DataFrame, taps: int = 5) -> style.Picture:
-    """Draws where along the frequencies the clipped gradient lies, beside flat noise and what the
-    filter lets through.
+    """Draws the clipped gradient's energy over the frequencies, and what the filter lets through.
 
-    Args: frame: as `measures.gradient_spectra`. Layers are added up; bars are relative to a flat
-        spectrum.
+    Args: frame: as `measures.gradient_spectra`; its layers are added up.
     Guarantees: the titles state `theory.filtered_energy`
         (test_lesson_07.py::test_gradient_spectra).
     """
-    figure, axes = style.panels(9.6, 3.6, (0.065, 0.16, 0.42, 0.72), (0.565, 0.16, 0.42, 0.72))
+    figure, axes = style.row(9.6, 3.6, (0.16, 0.72), (0.065, 0.42), (0.565, 0.42))
     gain = theory.filter_gain(taps)
     for ax, side in zip(axes, "BA", strict=True):
         part: Any = frame[frame["side"] == side]

@@ -5,10 +5,7 @@ from fedlora_lab.course.widgets import controls
 
 
 def filter_explorer() -> controls.InteractiveFigure:
-    """Offers filter, smoothness, noise and shuffled channels beside `low_pass`.
-
-    Guarantees: test_explorers.py::test_an_explorer_says_what_it_shows.
-    """
+    """Offers filter, smoothness, noise and shuffled channels beside `low_pass`."""
     length = "length of the filter; 1 leaves everything as it is"
     alike = "how alike neighbouring channels are"
     std = "standard deviation on every channel; the gradient's is 1"

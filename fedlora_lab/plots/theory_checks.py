@@ -167,9 +167,9 @@ def band_check(
                 style.dots(ax, where, np.ravel(row), darker(colour, 0.55), 2.6, **pale)
 
         if ghost is not None:
-            words, *line = ghost
+            words, across, up = ghost
             drawn: Any = {"lw": 1.4, "ls": style.DASHED}
-            labels.append(style.named_line(ax, *line, words, style.SOFT, **drawn))
+            labels.append(style.named_line(ax, across, up, words, style.SOFT, **drawn))
         ticks = sorted({float(place) for one in checks.values() for place in one.x})
         if len(ticks) <= 10:
             ax.set_xticks(ticks, [f"{place:g}" for place in ticks], minor=False)

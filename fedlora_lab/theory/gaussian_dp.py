@@ -235,7 +235,7 @@ def vanishing_noise(rank: int, d_in: int, releases: int = 1) -> float:
     """The noise multiplier at which `gradient_overlap` reaches 0: sqrt(T) / (r d_in)^(1/4).
 
     Args: as `gradient_overlap`.
-    Guarantees: test_vanishing_noise.
+    Guarantees: test_gradient_overlap.
     Source: arXiv:1103.2221, the threshold of the largest singular value.
     """
     _symbols.check(rank=rank, releases=releases)

@@ -4,9 +4,9 @@ import math
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from frames import limits, scores_frame
 
 import fedlora_lab as fl
 from fedlora_lab import theory
@@ -34,27 +34,26 @@ def test_coupled_step():
 
 
 def test_two_number_descent():
-    path = theory.two_number_descent((0.2, 1.5), 0.5, 8, turns=True)
+    """In turns each step multiplies the error by 1 - lr · peer²; the figure draws both ways."""
+    path = theory.two_number_descent((0.0, 1.5), 0.5, 8, turns=True)
     error = path.prod(1) - 1
     for step in range(8):
         peer = path[step, 1 - step % 2]
         assert error[step + 1] == pytest.approx(error[step] * (1 - 0.5 * peer**2), abs=1e-12)
         assert path[step + 1, 1 - step % 2] == peer
-    at_once = theory.two_number_descent((0.2, 1.5), 0.5, 1, turns=False)
-    assert at_once[1] == pytest.approx([0.2 + 0.5 * 0.7 * 1.5, 1.5 + 0.5 * 0.7 * 0.2])
-    assert np.isnan(theory.two_number_descent((5.0, 5.0), 3.0, 40, turns=False)[-1]).all()
+    at_once = theory.two_number_descent((0.0, 1.5), 0.5, 8, turns=False)
+    assert at_once[1] == pytest.approx([0.5 * 1.5, 1.5])
+    drawn: Any = [line.get_xydata() for line in figures.coupling(0.5, steps=8).axes[0].lines]
+    assert all(any(np.array_equal(one, xy) for xy in drawn) for one in (path, at_once))
 
 
-@pytest.mark.parametrize("taps", [1, 3, 5, 9])
-@pytest.mark.parametrize("size", [2, 5, 64])
+@pytest.mark.parametrize(("taps", "size"), [(1, 2), (3, 5), (5, 64), (9, 2), (9, 64)])
 def test_filter_response(taps, size):
     """Each cosine passes the library's own filter as itself, times the gain."""
     place = (np.arange(size) + 0.5) / size
     waves = torch.from_numpy(np.cos(np.pi * np.outer(np.arange(size), place)))
-    gains = torch.from_numpy(theory.filter_response(taps, size))
-    torch.testing.assert_close(
-        binomial(taps)(waves, "A"), gains[:, None] * waves, rtol=0, atol=1e-12
-    )
+    passed = torch.from_numpy(theory.filter_response(taps, size))[:, None] * waves
+    torch.testing.assert_close(binomial(taps)(waves, "A"), passed, rtol=0, atol=1e-12)
 
 
 def test_filtered_energy():
@@ -64,17 +63,13 @@ def test_filtered_energy():
     assert theory.filtered_energy(energy, 5) == pytest.approx(after / float((row**2).sum()))
     flat = theory.filtered_energy(np.ones(4000), 5)
     assert flat == pytest.approx(theory.filter_gain(5), abs=2e-4)
-    assert theory.filtered_energy(energy, 1) == pytest.approx(1)
-    with pytest.raises(ValueError, match=r"^energy="):
-        theory.filtered_energy(np.zeros(4), 5)
 
 
 def test_spectrum():
     x = np.random.default_rng(1).standard_normal((7, 12, 3))
     for side in "AB":
         assert fl.measures.spectrum(x, side).sum() == pytest.approx((x**2).sum())
-    assert fl.measures.spectrum(x, "B").shape == (12,)
-    constant = fl.measures.spectrum(np.ones((4, 9)), "A")
+    constant = fl.measures.spectrum(np.ones((9, 4)), "B")
     np.testing.assert_allclose(constant, [36] + [0] * 8, atol=1e-12)
 
 
@@ -98,18 +93,13 @@ def test_shuffling_changes_neighbours_and_nothing_else():
     x = torch.randn(500, 4, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     slow = torch.cos(torch.arange(64, dtype=torch.float64) * math.pi / 64).expand(4, 64)
     for side, y, wave in (("A", x, slow), ("B", x.mT, slow.mT)):
-        found, ones, axis = mixed(y, side), torch.ones_like(y), -1 if side == "A" else -2
-        energy = float(plain(y, side).square().mean())
+        found, energy = mixed(y, side), float(plain(y, side).square().mean())
         assert float(found.square().mean()) == pytest.approx(energy, rel=0.03)
         torch.testing.assert_close(found.sum(), y.sum())
         assert torch.equal(found, Shuffled(binomial(5), 1)(y, side))
         assert not torch.equal(found, Shuffled(binomial(5), 2)(y, side))
-        assert float(plain(wave, side).norm()) > 0.99 * float(wave.norm())
-        assert float(mixed(wave, side).norm()) < 0.8 * float(wave.norm())
-        torch.testing.assert_close(mixed(ones, side).sum(axis), ones.sum(axis))
+        assert float(mixed(wave, side).norm()) < 0.8 * float(plain(wave, side).norm())
     assert figures.shuffled(lambda t, side: t)(x, "A").equal(x)
-    with pytest.raises(ValueError, match=r"^rule=5: expected a function"):
-        figures.shuffled(5)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -131,13 +121,6 @@ def test_the_closed_form_holds_the_measurements():
     assert f"{table['inside'].mean():.0%} of 64" in picture.axes[1].get_title(loc="left")
 
 
-def test_the_coupling_figure_draws_the_descent():
-    drawn: Any = [line.get_xydata() for line in figures.coupling(0.8, steps=6).axes[0].lines]
-    for turns in (False, True):
-        path = theory.two_number_descent((0.0, 1.5), 0.8, 6, turns)
-        assert any(xy.shape == path.shape and np.allclose(xy, path) for xy in drawn)
-
-
 @pytest.mark.slow
 def test_sharpness():
     task = fl.tasks.regression(clients=2, examples=16)
@@ -150,19 +133,16 @@ def test_sharpness():
 
 
 def test_finals():
-    cells = [(slug, seed, r) for slug in ("fedlora", "mine") for seed in (0, 1) for r in (0, 3)]
-    rows = [("t", *cell, "all", "accuracy", 0.1 * cell[2] + 0.01 * cell[1]) for cell in cells]
-    columns = ["task", "method", "seed", "round", "layer", "measure", "value"]
-    ax: Any = fl.plots.final_values(pd.DataFrame(rows, columns=columns)).axes[0]
+    frame = scores_frame({"fedlora": [0.3, 0.4], "mine": [0.6, 0.8]})
+    ax: Any = fl.plots.final_values(frame).axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["FedLoRA", "mine"]
     means = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1]
-    assert means == pytest.approx([0.305, 0.305])
+    assert means == pytest.approx([0.35, 0.7])
 
 
 def test_the_explorer():
+    """Its axes stand still; the words are those of a filter that helps, and of none."""
     choices: Any = ((5, 0.6, 1.0, False), (15, 0.0, 2.0, True), (1, 1.0, 0.0))
     pictures, words = zip(*(figures.low_pass(*values) for values in choices), strict=True)
-    limits = {tuple(ax.get_xlim() + ax.get_ylim() for ax in one.axes) for one in pictures}
-    assert len(limits) == 1
-    assert "tells them apart" in words[0]
-    assert "no filter" in words[2]
+    assert len(set(map(limits, pictures))) == 1
+    assert "tells them apart" in words[0] and "no filter" in words[2]

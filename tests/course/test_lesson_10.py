@@ -5,20 +5,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from frames import words
 
 import fedlora_lab as fl
-from fedlora_lab import theory
 from fedlora_lab.course.lesson_10 import figures
 from fedlora_lab.course.lesson_10.figures import places
-from fedlora_lab.methods.filters import spectral
 from fedlora_lab.plots import style
 
 LAYER = "blocks.1.value"
-
-
-def words(figure) -> str:
-    return " ".join(text.get_text() for ax in figure.axes for text in ax.texts)
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +30,13 @@ def seen():
 @pytest.mark.parametrize("slug", ["fedlora", "flexlora", "hetlora"])
 def test_served_is_the_run_s(seen, slug):
     given, record = seen[slug]
-    (measured,) = (
-        value
-        for layer, measure, value in record.rows
-        if measure == "deviation_relative" and layer == LAYER
-    )
+    measured = {(measure, layer): value for layer, measure, value in record.rows}
     served = fl.measures.server_deviation(given, fl.methods.get(slug), LAYER).relative
-    assert served == pytest.approx(measured, rel=1e-3, abs=1e-6)
+    expected = measured["deviation_relative", LAYER]
+    assert served == pytest.approx(expected, rel=1e-3, abs=1e-6)
     assert served > 1e-3
     for exact in (fl.methods.FedExLoRA, fl.methods.FLoRA.aggregate):
         assert fl.measures.server_deviation(given, exact, LAYER).relative < 1e-6
-    with pytest.raises(ValueError, match=r"^layer='nope'"):
-        fl.measures.server_deviation(given, fl.methods.FedLoRA, "nope")
 
 
 @pytest.mark.slow
@@ -78,20 +67,6 @@ def test_sketched(seen):
     assert common.max()[[4, 16]].max() < 1e-6 < 0.05 < common.min()[2]
 
 
-def test_a_mean_of_cores_is_the_mean_of_products():
-    start = spectral(torch.randn(9, 7, generator=torch.Generator().manual_seed(0)), 3)
-    cores = torch.randn(5, 3, 3, generator=torch.Generator().manual_seed(1))
-    products = start["B"] @ cores @ start["A"]
-    torch.testing.assert_close(start["B"] @ cores.mean(0) @ start["A"], products.mean(0))
-
-
-def test_the_residual_has_the_rank_of_one_client_less():
-    rng = np.random.default_rng(0)
-    for clients, rank in ((2, 1), (3, 2), (5, 3)):
-        B, A = rng.normal(size=(clients, 30, rank)), rng.normal(size=(clients, rank, 25))
-        assert np.linalg.matrix_rank(theory.deviation(B, A)) == (clients - 1) * rank
-
-
 @pytest.mark.slow
 def test_noise_that_an_exact_server_keeps():
     table: Any = figures.averaged_noise((2, 8), std=0.3, seeds=25)
@@ -110,20 +85,15 @@ def test_noise_that_an_exact_server_keeps():
 def test_places():
     table: Any = fl.methods.table()
     found = places(table, "down").set_index("method")
-    assert list(found.index) == list(table.index)
     assert found.loc["fedex-lora", "bytes"] == table.loc["fedex-lora", "down"]
     assert found.loc["fedsa-lora", "kind"] == found.loc["local", "kind"] == "own"
     assert set(found.index[found["kind"] == "exact"]) == set(table.index[table["exact"]])
     assert (places(table).set_index("method")["bytes"] == table["up"] + table["down"]).all()
     mine = places(fl.methods.table([fl.methods.FFA.replace(name="mine"), fl.methods.FFA]))
     assert list(mine["method"]) == ["ffa-lora"], "what was not measured has no place"
-    with pytest.raises(ValueError, match=r"^way='sideways': expected one of .*down"):
-        places(table, "sideways")
-    with pytest.raises(ValueError, match=r"^table\.columns=\['up'\]: expected also up, down"):
-        places(table[["up"]])
 
 
-@pytest.mark.parametrize("way", ["both", "up", "down"])
+@pytest.mark.parametrize("way", ["both", "down"])
 def test_the_map_draws_every_row(way):
     figure, found = figures.exactness_map(way=way), places(fl.methods.table(), way)
     for kind, ax in zip(("exact", "off", "own"), figure.axes, strict=True):
@@ -134,16 +104,6 @@ def test_the_map_draws_every_row(way):
         assert all(style.name(slug) in words(figure) for slug in rows["method"])
         if kind == "off":
             np.testing.assert_allclose(y, sorted(rows["deviation"]))
-    assert figure.axes[2].get_title(loc="left").startswith("10 of 22 servers")
-
-
-def test_a_map_of_own_rows():
-    columns = {"up": [10.0, 20.0], "down": [10.0, 20.0], "deviation": [0.0, 0.002]}
-    table = pd.DataFrame(columns, index=["fedlora", "mine"])
-    figure = figures.exactness_map(table, mark="mine", limits=(1, 1000), setting="made up")
-    assert figure.axes[0].get_xlim() == (1, 1000)
-    assert "made up" in " ".join(text.get_text() for text in figure.texts)
-    assert "mine" in words(figure)
 
 
 def test_the_figure_of_mean_products():
@@ -151,10 +111,8 @@ def test_the_figure_of_mean_products():
     errors = pd.DataFrame({"width": [2, 2, 4], "seed": [0, 1, 0], "value": [0.3, 0.2, 0.0]})
     left: Any
     left, right = figures.mean_products({"one": (values, errors)}, rank=2).axes
-    np.testing.assert_allclose(left.lines[0].get_data()[1], [1, 0.5, 0.1])
-    dots, means, best = (np.asarray(line.get_ydata(), dtype=float) for line in right.lines)
+    np.testing.assert_allclose(left.lines[0].get_ydata(), [1, 0.5, 0.1])
+    dots, means, best = (np.asarray(line.get_ydata(), float) for line in right.lines)
     np.testing.assert_allclose(dots, [0.3, 0.2, 1e-7])
     np.testing.assert_allclose(means, [0.25, 1e-7])
     assert best[0] == pytest.approx(0.1 / np.sqrt(1.26))
-    with pytest.raises(ValueError, match=r"^cases=\[\]: expected one to three"):
-        figures.mean_products({}, rank=2)

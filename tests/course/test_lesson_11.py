@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from frames import marked
 
 import fedlora_lab as fl
 from fedlora_lab import attacks, theory
@@ -17,11 +18,6 @@ def victim():
     return attacks.Victim.of(attacks.whole_scans(), fl.Lora(8, 8.0), spread=0.2)
 
 
-@pytest.fixture(scope="module")
-def fading():
-    return figures.Fading()
-
-
 def first(victim: Any) -> Any:
     x, y = victim.task.clients[0]
     return x[:1], y[:1]
@@ -29,7 +25,7 @@ def first(victim: Any) -> Any:
 
 @pytest.mark.parametrize(("rank", "d_in"), [(4, 400), (64, 64), (8, 256)])
 def test_gradient_overlap(rank, d_in):
-    """Drawn matrices of one direction in noise; nothing above the threshold, whatever the shape."""
+    """Drawn matrices of one direction in noise; nothing is left above the threshold."""
     rng = np.random.default_rng(rank)
     x = rng.standard_normal(d_in)
     signal = np.outer(np.eye(rank)[0], x / np.linalg.norm(x))
@@ -41,26 +37,9 @@ def test_gradient_overlap(rank, d_in):
         closed = theory.gradient_overlap(sigma, rank, d_in, releases)
         assert np.abs(found).mean() == pytest.approx(closed, abs=0.03)
     assert theory.gradient_overlap(0.0, rank, d_in) == 1
-
-
-def test_vanishing_noise():
-    """Where the closed form reaches zero; a mean of T releases stands T times the variance."""
-    lost = theory.vanishing_noise(8, 64)
-    assert theory.gradient_overlap(1.001 * lost, 8, 64) == 0
-    assert 0 < theory.gradient_overlap(0.999 * lost, 8, 64) < 0.2
-    assert theory.vanishing_noise(8, 64, 16) == pytest.approx(4 * lost)
-
-
-def test_overlap_refuses():
-    for bad, message in (
-        ((-1.0, 2, 4), "noise_multiplier=-1"),
-        ((1.0, 0, 4), "rank=0"),
-        ((1.0, 5, 4), "d_in=4"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            theory.gradient_overlap(*bad)
-    with pytest.raises(ValueError, match=r"^releases=0: expected"):
-        theory.vanishing_noise(2, 4, 0)
+    ends = [theory.gradient_overlap(share * lost, rank, d_in) for share in (0.999, 1.001)]
+    assert ends[1] == 0 < ends[0] < 0.2
+    assert theory.vanishing_noise(rank, d_in, 16) == pytest.approx(4 * lost)
 
 
 @pytest.mark.slow
@@ -81,8 +60,7 @@ def test_a_scan_is_read_from_two_layers():
 
 
 def test_joined_rows_of_one_input_share_a_space():
-    rows = (torch.outer(torch.randn(n), torch.arange(5.0)) for n in (8, 3))
-    loud, faint = rows
+    loud, faint = (torch.outer(torch.randn(n), torch.arange(5.0)) for n in (8, 3))
     both = reconstruction.stack_gradients([loud, 1e-6 * faint])
     assert both.shape == (11, 5)
     assert len(reconstruction.row_space(both, tolerance=1e-4)) == 1
@@ -92,45 +70,32 @@ def test_joined_rows_of_one_input_share_a_space():
 def test_the_gradient_of_b_shows_a_shadow(victim):
     x, y = first(victim)
     upload = victim.upload((x, y), "AB")
-    slot_A, slot_B = victim.layer(upload), victim.layer(upload, "B")
-    A, true = victim.values[slot_A], x[0].flatten()
+    gradient, A = upload[victim.layer(upload, "B")], victim.values[victim.layer(upload)]
+    true = x[0].flatten()
     inside = torch.linalg.pinv(A) @ A @ true
-    found, share = attacks.shadow(upload[slot_B], A), float(inside.norm() / true.norm())
+    found, share = attacks.shadow(gradient, A), float(inside.norm() / true.norm())
     assert attacks.similarity(found, inside) == pytest.approx(1, abs=1e-4)
     assert attacks.similarity(found, true) == pytest.approx(share, abs=1e-3)
     pool = np.concatenate([part.flatten(1).numpy() for part, _ in victim.task.clients])
-    match = attacks.same_shadow(upload[slot_B], A, pool)
-    assert match.argmax() == 0
+    match = attacks.same_shadow(gradient, A, pool)
     assert match[0] == pytest.approx(1, abs=1e-5)
-    assert np.sort(match)[-2] < 0.999
-    with pytest.raises(ValueError, match=r"^gradient="):
-        attacks.shadow(torch.zeros(4, 8), A)
+    assert match[1:].max() < 0.999
 
 
 def test_outside_by_batch(victim):
     table = attacks.outside_by_batch(victim, (1, 8, 12), draws=5)
-    assert list(table.columns) == ["size", "draw", "who", "value"]
     mean: Any = table.groupby(["who", "size"])["value"].mean()
     assert mean["in the batch"][8] < 1e-3 < 0.05 < mean["in the batch"][12]
     assert mean["somebody else"].min() > 0.3
-    drawn: Any = figures.spans(table, 8).axes[0].lines
-    middle = [float(line.get_ydata()[1]) for line in drawn if line.get_marker() == "o"]
-    assert middle == pytest.approx([mean[who][8] for who in sorted(mean.index.levels[0])])
-    with pytest.raises(ValueError, match="size=0"):
-        attacks.outside_by_batch(victim, (0,))
+    drawn = [line.get_ydata()[1] for line in marked(figures.spans(table, 8).axes[0], "o")]
+    assert drawn == pytest.approx([mean[who][8] for who in sorted(mean.index.levels[0])])
 
 
 def test_whole_scans():
-    task = attacks.whole_scans(examples=5, hidden=7, head=True)
-    assert task.sizes == (5, 5, 5)
-    assert task.head == "3"
+    task, again = (attacks.whole_scans(examples=5, hidden=7, head=head) for head in (True, False))
+    assert (task.sizes, task.head) == ((5, 5, 5), "3")
     assert torch.equal(task.clients[1][0], attacks.whole_scans().clients[1][0][:5])
-    again = attacks.whole_scans(examples=5, hidden=7)
     assert torch.equal(*(part.model.state_dict()["1.weight"] for part in (task, again)))
-    for bad in ("examples", "hidden"):
-        given: Any = {bad: 0}
-        with pytest.raises(ValueError, match=f"^{bad}=0: expected"):
-            attacks.whole_scans(**given)
 
 
 def test_recovered_images_have_no_sign():
@@ -138,37 +103,31 @@ def test_recovered_images_have_no_sign():
     assert np.allclose(attacks.as_image(-3 * image), attacks.as_image(image))
     assert attacks.as_image(image).max() == 1
     assert attacks.as_image(image)[0, 0] == 0
-    with pytest.raises(ValueError, match="numel"):
-        attacks.as_image(torch.zeros(3))
 
 
 @pytest.mark.slow
 def test_the_closed_form_holds_the_images():
-    """Well below the threshold the mean of draws is the closed form; far above it is a random
-    direction's.
-    """
+    """Well below the threshold; far above it the mean of draws is that of a random direction."""
     table: Any
-    figure, table = figures.leak_check((8, 32), (0.02, 0.07, 1.0), draws=40)
+    _, table = figures.leak_check((8, 32), (0.02, 0.07, 1.0), draws=40)
     clear = table[table["noise"] < 0.5 * (table["rank"] * figures.PIXELS) ** -0.25]
     assert len(clear) == 4
     assert (clear["measured"] - clear["closed"]).abs().max() < 0.03
     assert table["lost"].sum() == 2
     assert (table[table["lost"]]["measured"] < 0.2).all()
-    drawn: Any = list(figure.axes[0].containers)
-    assert np.allclose(drawn[0][0].get_ydata(), table[table["rank"] == 8]["measured"])
 
 
-def test_releases_average(fading):
+@pytest.mark.slow
+def test_releases_average():
     """The mean of T drawn uploads is as near to the scan as one upload with sigma / sqrt(T)."""
+    fading = figures.Fading()
     x, y = (part[:1] for part in fading.task.clients[0])
     victim = fading.victim(8)
     each = [victim.upload((x, y), clip_norm=0.01, noise_multiplier=0.4, draw=i) for i in range(160)]
     rows = torch.stack([upload[victim.layer(upload)] for upload in each])
     means = rows.reshape(10, 16, 8, 64).mean(1)
     drawn = np.mean([attacks.similarity(attacks.direction(one), x) for one in means])
-    many, one = (
-        np.mean([fading.read(0.4, releases, 8, 0, i)[1] for i in range(10)]) for releases in (16, 1)
-    )
+    many, one = (np.mean([fading.read(0.4, n, 8, 0, i)[1] for i in range(10)]) for n in (16, 1))
     assert drawn == pytest.approx(many, abs=0.06)
     assert one < drawn - 0.3
 
@@ -188,8 +147,6 @@ def test_the_membership_figure():
     assert f"one: AUC {attack.auc:.2f}" in [text.get_text() for text in ax.texts]
     x, y = ax.lines[0].get_data()
     assert np.allclose(y, theory.membership_bound(np.asarray(x), 1.0, 1e-3))
-    with pytest.raises(ValueError, match=r"^attacks=\{\}: expected at least one"):
-        figures.membership({}, 1.0, 1e-3)
 
 
 def test_sentences_are_shipped():

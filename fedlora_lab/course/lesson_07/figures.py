@@ -29,7 +29,7 @@ def coupling(
     """Draws two numbers b and a on the loss (b a - 1)^2 / 2: both move at once, or in turns.
 
     Args: lr: learning rate; start: of b and a; steps: of the descent.
-    Guarantees: test_lesson_07.py::test_the_coupling_figure_draws_the_descent.
+    Guarantees: test_lesson_07.py::test_two_number_descent.
     """
     figure, (plane, right) = style.row(9.6, 4.0, (0.14, 0.76), (0.06, 0.40), (0.56, 0.30))
     b, a = np.meshgrid(np.linspace(-0.3, 2.3, 160), np.linspace(-0.3, 2.3, 160))

@@ -189,7 +189,7 @@ def protection(table: pd.DataFrame, start: float | None = None) -> style.Picture
 def levels(width: int = 4) -> style.Picture:
     """Draws where the levels of a code come from: equal steps of probability, scaled to [-1, 1].
 
-    Guarantees: the marks are `normal_levels` (test_lesson_08.py::test_the_levels_figure).
+    Guarantees: the marks are `normal_levels` (test_lesson_08.py::test_normal_levels).
     """
     edge = 1.848  # the quantile 0.9677083: where the outermost level stands before scaling
     code, x = np.array(normal_levels(width)) * edge, np.linspace(-3, 3, 301)

@@ -169,10 +169,7 @@ def masked(updates: Float[np.ndarray, "clients d"], opened: "SecAggResult") -> s
 
 @style.paper()
 def rounding(noise_multiplier: float = 2.0, clients: int = 10) -> style.Picture:
-    """Draws ε of one rounded number over the width of the steps, beside the ledger's.
-
-    Guarantees: dots are `theory.rounded_epsilon` (test_lesson_13.py::test_the_rounding_figure).
-    """
+    """Draws `theory.rounded_epsilon` of one number over the width of a step, and the ledger's ε."""
     wide = np.geomspace(0.003, 3, 13)
     values = [theory.rounded_epsilon(noise_multiplier, float(x), clients, DELTA) for x in wide]
     stated, colour = theory.gdp_epsilon(1 / noise_multiplier, DELTA), COLOURS["secagg"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ HOLDERS = {
 }
 
 
-def numbers(kind: str, trained: "Float[np.ndarray, '...'] | None" = None) -> np.ndarray:
+def _numbers(kind: str, trained: Any) -> np.ndarray:
     """Numbers to quantise, mean square 1: 4,096 normal ones, the same with one in 256 made 8 times
     larger, or the given ones.
     """
@@ -66,21 +67,19 @@ def quantiser(
 ) -> tuple[style.Picture, str]:
     """Draws levels under the numbers they stand for, the staircase, and error against bits.
 
-    Args:
-        width: bits of a code, 2 to 8; block: numbers to a scale.
-        kind, trained: which numbers, see `numbers`.
-
+    Args: width: bits of a code, 2 to 8; block: numbers to a scale; kind: of `KINDS`, the numbers
+        that are quantised; trained: those of a trained factor.
     Returns: the figure, and what it shows in words.
     Guarantees: axes stand still; the dot is the measured error
         (test_lesson_08.py::test_the_quantiser).
     """
-    row, levels = numbers(kind, trained), np.array(normal_levels(width))
+    row, levels = _numbers(kind, trained), np.array(normal_levels(width))
     rule = normal_float(width, block)
     received = rule(torch.from_numpy(row)).numpy()
-    error = float(np.sqrt(np.mean((received - row) ** 2) / np.mean(row**2)))
+    error = float(np.linalg.norm(received - row) / np.linalg.norm(row))
     bits = rule.bits(row.size) / row.size
-    places = ((0.065, 0.15, 0.26, 0.74), (0.405, 0.15, 0.235, 0.74), (0.735, 0.15, 0.255, 0.74))
-    figure, (one, two, three) = style.panels(8.4, 3.6, *places)
+    across = (0.065, 0.26), (0.405, 0.235), (0.735, 0.255)
+    figure, (one, two, three) = style.row(8.4, 3.6, (0.15, 0.74), *across)
     padded = np.pad(row, (0, -len(row) % block)).reshape(-1, block)
     scale = np.abs(padded).max(1, keepdims=True)
     unit = (padded / np.where(scale > 0, scale, 1)).ravel()[: len(row)]
@@ -89,22 +88,18 @@ def quantiser(
     one.vlines(levels, -0.16, 0, color=CODE, lw=2 if len(levels) <= 16 else 0.9)
     one.axhline(0, color=style.SOFT, lw=0.8)
     one.set(xlim=(-1.03, 1.03), ylim=(-0.18, 2.2), xticks=(-1, 0, 1), yticks=())
-    one.set(xlabel="number ÷ largest of its block", ylabel="density")
-    one.set_title("numbers, levels below")
+    one.set(xlabel="number ÷ largest of its block", ylabel="density", title="numbers, levels below")
     two.plot([-1, 1], [-1, 1], color=style.GREY, lw=1)
     middles = (levels[1:] + levels[:-1]) / 2
     two.stairs(levels, [-1, *middles, 1], baseline=None, color=CODE, lw=1.8)
-    two.set(xlim=(-1.03, 1.03), ylim=(-1.06, 1.06), xlabel="sent", ylabel="received")
-    two.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))
-    two.set_title("what arrives")
+    two.set(xlim=(-1.03, 1.03), ylim=(-1.06, 1.06), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+    two.set(xlabel="sent", ylabel="received", title="what arrives")
     three.plot(WIDTHS, closed_line(block), color=style.GREY, lw=1.6)
     style.dots(three, [width], [error], CODE, 10, zorder=5, clip_on=False)
-    three.set(yscale="log", xlim=(1.6, 8.4), ylim=(0.003, 1.2), xlabel="bits of a code")
-    three.set(ylabel="relative error", xticks=WIDTHS[::2])
+    three.set(yscale="log", xlim=(1.6, 8.4), ylim=(0.003, 1.2), xticks=WIDTHS[::2])
+    three.set(xlabel="bits of a code", ylabel="relative error", title=f"error {error:.1%}")
     style.log_axis(three.yaxis, (0.01, 0.1, 1))
-    three.set_title(f"error {error:.1%}")
-    closed_words = "line: closed form,\nnormal numbers"
-    style.note(three, 0.98, 0.96, closed_words, ha="right", va="top")
+    style.note(three, 0.98, 0.96, "line: closed form,\nnormal numbers", ha="right", va="top")
     return figure, (
         f"{width} bits, {len(levels)} levels, blocks of {block}: {bits:.3g} bits a number on the "
         f"wire, {32 / bits:.1f} times fewer than float32. What arrives is {error:.1%} off; normal "
@@ -127,28 +122,24 @@ def quantiser_check(
     check_whole("seeds", seeds, 2)
     check(all(size % block == 0 for block in blocks), "size", size, "a multiple of every block")
     rows = []
-    for block in blocks:
-        for width in widths:
-            rule = normal_float(width, block)
-            draws = np.random.default_rng([block, width]).standard_normal((seeds, size))
-            off = ((rule(torch.from_numpy(draws)).numpy() - draws) ** 2).mean(1)
-            low, high = band(off)
-            expected, half = theory.quantiser_error(normal_levels(width), block), (high - low) / 2
-            rows.append((block, width, rule.bits(size) / size, float(off.mean()), expected, half))
+    for block, width in product(sorted(blocks), widths):
+        rule, bits = normal_float(width, block), normal_float(width, block).bits(size) / size
+        draws = np.random.default_rng([block, width]).standard_normal((seeds, size))
+        off = ((rule(torch.from_numpy(draws)).numpy() - draws) ** 2).mean(1)
+        expected = theory.quantiser_error(normal_levels(width), block)
+        rows.append(checks.mean_row(block, width, bits, values=off, expected=expected))
     table = checks.check_table(rows, "block", "width", "bits")
     (figure, left, right), labels = checks.check_panels(room=0.1), []
     for i, (block, part) in enumerate(table.groupby("block")):
-        colour, (expected, measured) = style.SERIES[i % 3], (part["expected"], part["measured"])
-        checks.closed_line(left, part["bits"], expected**0.5, measured**0.5, colour)
-        end = part["bits"].iloc[-1], float(expected.iloc[-1]) ** 0.5
-        labels.append(style.Label(*end, f"blocks of {block}", colour))
+        x, colour, expected = part["bits"], style.SERIES[i % 3], part["expected"] ** 0.5
+        labels.append(style.named_line(left, x, expected, f"blocks of {block}", colour))
+        style.dots(left, x, part["measured"] ** 0.5, colour)
         checks.ratio_dots(right, part["width"] + 0.18 * (i - 1), part, colour)
     left.set(yscale="log", ylim=(0.003, 1), ylabel="relative error")
     left.set_xlabel("bits a number on the wire, scale included")
     style.log_axis(left.yaxis, (0.003, 0.01, 0.03, 0.1, 0.3, 1))
     style.beside(left, labels, together=False)
-    right.set_xticks(list(widths))
-    right.set(xlabel="bits of a code")
+    right.set(xticks=list(widths), xlabel="bits of a code")
     checks.finish_check(figure, left, right, table, seeds, f" of {size:,} normal numbers")
     return figure, table
 
@@ -165,20 +156,20 @@ def protection(table: pd.DataFrame, start: float | None = None) -> style.Picture
     means = part.groupby(["method", "width"], sort=False)["value"].agg(["mean", band])
     figure, (ax,) = style.panels(8.6, 4.1, (0.08, 0.15, 0.5, 0.74))
     widths, labels = sorted(part["width"].unique()), []
+    mark: Any = {"marker": "o", "ms": 6, "mec": style.CARD}
     for i, who in enumerate(part["method"].unique()):
         line, (words, colour) = means.loc[who].sort_index(), HOLDERS[who]
         x = np.array([widths.index(w) for w in line.index]) + 0.06 * (i - 1.5)
         ax.vlines(x, *zip(*line["band"], strict=True), color=colour, alpha=0.4, lw=1.4)
-        style.dots(ax, x, line["mean"], colour, ls="-")
-        labels.append(style.Label(float(x[-1]), float(line["mean"].iloc[-1]), words, colour))
+        labels.append(style.named_line(ax, x, line["mean"], words, colour, **mark))
+    low = float(part["value"].min())
     if start is not None:
+        low = min(low, start)
         ax.axhline(start, color=style.GREY, lw=1, ls=style.DOTTED)
         ax.text(-0.25, start, "before training", fontsize=8, color=style.SOFT, va="bottom")
-    low = min(float(part["value"].min()), 1 if start is None else start)
     ax.set(xlim=(-0.3, len(widths) - 0.7), ylim=(max(0, low - 0.06), 1), xlabel="bits of a code")
-    ax.set_ylabel("share of test examples right")
+    ax.set(ylabel="share of test examples right", title="Who holds how good a model")
     ax.set_xticks(range(len(widths)), [f"{w:g}" for w in widths])
-    ax.set_title("Who holds how good a model")
     style.beside(ax, labels, together=False, wide=30)
     words = f"dots: mean over {part['seed'].nunique()} seeds; bars: 95 % interval of the mean"
     style.footer(figure, words)

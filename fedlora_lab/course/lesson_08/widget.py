@@ -11,7 +11,6 @@ def quantiser_explorer(trained: Any = None) -> controls.InteractiveFigure:
     """Offers bits, block and what is quantised beside `quantiser`.
 
     Args: trained: numbers of a trained factor, offered beside made ones.
-    Guarantees: test_explorers.py::test_an_explorer_says_what_it_shows.
     """
     blocks = (8, 16, 32, 64, 128, 256)
     kinds = figures.KINDS if trained is not None else figures.KINDS[:2]

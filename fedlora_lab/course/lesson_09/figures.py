@@ -8,10 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.experiments.method_guide import (
-    rank_methods,
-    situations,
-)
+from fedlora_lab.experiments.method_guide import rank_methods, situations
 from fedlora_lab.federated.dry_run import NAMES
 from fedlora_lab.methods.table import ALL
 from fedlora_lab.plots import frames as tidy
@@ -43,7 +40,7 @@ class View(NamedTuple):
     held: Mapping[str, Any]
 
 
-def chosen(frame: Any, held: Mapping[str, Any]) -> Any:
+def _chosen(frame: Any, held: Mapping[str, Any]) -> Any:
     """The rows with these labels; a label that is missing (no privacy) is one like the others."""
     for label, value in held.items():
         column = frame[label]
@@ -73,7 +70,7 @@ def measured(frame: Any, view: View) -> tuple[Any, Any]:
     there = "one of " + ", ".join(map(str, frame.columns))
     for column in (view.measure, view.x, "method", "seed"):
         check(column in frame.columns, "column", column, there)
-    rows = chosen(frame, view.held)
+    rows = _chosen(frame, view.held)
     rows = rows[rows["method"].isin([*view.methods, view.against]) & rows[view.measure].notna()]
     check(len(rows) > 0, "methods", list(view.methods), "some that the frame holds in this setting")
     means, gaps = [], []
@@ -82,7 +79,7 @@ def measured(frame: Any, view: View) -> tuple[Any, Any]:
         found.append((slug, place, float(values.mean()), *tidy.band(values), len(values)))
 
     for place, value in enumerate(_order(frame[view.x])):
-        table: Any = chosen(rows, {view.x: value}).pivot_table(view.measure, "seed", "method")
+        table: Any = _chosen(rows, {view.x: value}).pivot_table(view.measure, "seed", "method")
         for slug in (slug for slug in view.methods if slug in table.columns):
             add(means, slug, place, table[slug].dropna())
             if slug != view.against and view.against in table.columns:
@@ -103,26 +100,25 @@ def results(frame: pd.DataFrame, view: View) -> style.Picture:
     """
     means, gaps = measured(frame, view)
     places = _order(frame[view.x])
-    every: Any = chosen(frame, view.held).groupby([view.x, "method"], dropna=False)[view.measure]
+    every: Any = _chosen(frame, view.held).groupby([view.x, "method"], dropna=False)[view.measure]
     every = every.mean().dropna()
     low, high = float(every.min()), float(every.max())
     low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
     far = float(every.groupby(level=0, dropna=False).agg(np.ptp).max()) or high - low
-    figure, axes = style.panels(9.4, 4.0, (0.07, 0.165, 0.36, 0.73), (0.51, 0.165, 0.33, 0.73))
-    left, right = axes
+    figure, (left, right) = style.row(9.4, 4.0, (0.165, 0.73), (0.07, 0.36), (0.51, 0.33))
     labels, ends = _lines(left, means, view.methods), _lines(right, gaps, view.methods)
     title, unit = AXES.get(view.measure, (view.measure, view.measure))
-    left.set(ylabel=unit, ylim=(low - 0.2 * (high - low), high + 0.2 * (high - low)))
-    left.set_title(title)
+    beyond = 0.2 * (high - low)
+    left.set(ylabel=unit, ylim=(low - beyond, high + beyond), title=title)
     right.axhline(0, color=style.GREY, lw=1.2)
     right.set(ylabel="difference, paired by seed", ylim=(-1.3 * far, 1.3 * far))
     right.set_title(f"Above {name(view.against)}")
-    for ax in axes:
+    for ax in (left, right):
         ax.set(xlim=(-0.4, len(places) - 0.6), xlabel=KNOBS.get(view.x, view.x))
         ax.set_xticks(range(len(places)), [_tick(value) for value in places])
     if ends and (means["method"] == view.against).any():
-        zero = ends[0].x, 0.0, name(view.against), look(view.against).colour
-        ends.append(style.Label(*zero))
+        colour = look(view.against).colour
+        ends.append(style.Label(ends[0].x, 0.0, name(view.against), colour))
     style.beside(right, ends or labels, together=False)
     style.footer(figure, "bars: Student's 95 % interval over the seeds, each for itself")
     return figure
@@ -137,10 +133,8 @@ def _lines(ax: Any, table: Any, slugs: Sequence[str]) -> list[style.Label]:
             continue
         x = part["place"] + 0.5 * (i - (len(slugs) - 1) / 2) / max(len(slugs), 4)
         ax.vlines(x, part["low"], part["high"], color=colour, lw=1.4, alpha=0.8)
-        ax.plot(x, part["mean"], color=colour, lw=1.1, alpha=0.7)
+        labels.append(style.named_line(ax, x, part["mean"], name(slug), colour, lw=1.1, alpha=0.7))
         ax.plot(x, part["mean"], marker, ms=6, color=colour, mec=style.CARD, mew=0.6)
-        end = float(x.iloc[-1]), float(part["mean"].iloc[-1])
-        labels.append(style.Label(*end, name(slug), colour))
     return labels
 
 

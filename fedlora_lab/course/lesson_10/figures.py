@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import NullLocator
 from matplotlib.transforms import offset_copy
 
 from fedlora_lab import methods, tasks, theory
@@ -17,14 +17,9 @@ from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.plots import style
 from fedlora_lab.plots.frames import byte_unit
 from fedlora_lab.plots.style import look, name
+from fedlora_lab.plots.training_curves import WAYS
 from fedlora_lab.privacy.config import Privacy
 
-WAYS = {
-    "both": (("up", "down"), "sent and received", "sends and receives"),
-    "up": (("up",), "sent to the server", "sends"),
-    "down": (("down",), "received from the server", "receives"),
-}
-"""Direction -> columns that are added up, words for the axis, and for a sentence."""
 STRIPS = {
     "exact": "exact up to\nrounding",
     "off": "relative\ndeviation",
@@ -33,7 +28,7 @@ STRIPS = {
 ZERO = 1e-5
 """A measured relative deviation below this is rounding: runs compute in float32."""
 MEASURED = "bytes and deviation as measured: digits, 10 clients, rank 4, no noise"
-COUNT, RANKS = 8, (1, 2, 4, 8, 16, 32, 64)  # layers, and ranks, of the widget
+
 COLOURS = (style.FACTOR["A"], style.RIGHT, style.FACTOR["B"])
 FLOOR = 1e-7
 SIDE = 64
@@ -50,7 +45,8 @@ def places(table: pd.DataFrame, way: str = "both") -> Any:
     check(complete, "table.columns", list(table.columns), "also up, down, deviation, and rows")
     gap = table["deviation"].astype(float)
     kind = np.where(gap.isna(), "own", np.where(gap < ZERO, "exact", "off"))
-    total = table[list(WAYS[way][0])].sum(axis=1, skipna=False)
+    columns = [measure.removeprefix("bytes_") for measure in WAYS[way][0]]
+    total = table[columns].sum(axis=1, skipna=False)
     columns = {"bytes": total, "deviation": gap, "kind": kind}
     rows = pd.DataFrame(columns).rename_axis("method").reset_index()
     return rows[rows["bytes"].notna()].reset_index(drop=True)
@@ -103,8 +99,7 @@ def exactness_map(
             ax.xaxis.set_visible(False)
             put = {"transform": ax.get_xaxis_transform(), "zorder": 0.5}
             ax.vlines(powers, 0, 1, style.GRID, lw=0.8, **put)
-    exact.xaxis.set_major_locator(FixedLocator(powers))
-    exact.xaxis.set_minor_locator(NullLocator())
+    style.log_axis(exact.xaxis, tuple(powers))
     exact.yaxis.label.set(color=style.darker(style.RIGHT), weight="bold")
     exact.set_xlabel(f"bytes {WAYS[way][1]} by one client in a round")
     divided = "{0:g} {2}".format
@@ -177,8 +172,8 @@ def mean_products(cases: Mapping[str, tuple[Any, Any]], rank: int) -> style.Pict
     """
     check(0 < len(cases) <= len(COLOURS), "cases", list(cases), "one to three")
     check_whole("rank", rank, 1)
-    figure, axes = style.panels(9.2, 3.9, (0.085, 0.185, 0.36, 0.69), (0.56, 0.185, 0.29, 0.69))
-    (left, right), ends = axes, []
+    figure, (left, right) = style.row(9.2, 3.9, (0.185, 0.69), (0.085, 0.36), (0.56, 0.29))
+    ends = []
     for (words, (values, errors)), colour in zip(cases.items(), COLOURS, strict=False):
         values = np.asarray(values, dtype=float)
         count = int((values > 1e-6 * values[0]).sum())
@@ -190,10 +185,10 @@ def mean_products(cases: Mapping[str, tuple[Any, Any]], rank: int) -> style.Pict
         shown = errors["value"].clip(lower=FLOOR)
         style.dots(right, errors["width"], shown, colour, 3.5, mew=0, alpha=0.4)
         means = shown.groupby(errors["width"]).mean()
-        right.plot(means.index, means.to_numpy(), color=colour, lw=1.6)
+        ends.append(style.named_line(right, means.index, means, words, colour, lw=1.6))
         best = float(np.linalg.norm(values[rank:]) / np.linalg.norm(values))
         right.axhline(max(best, FLOOR), color=colour, lw=1, ls=style.DASHED)
-        ends.append(style.Label(float(means.index[-1]), float(means.iloc[-1]), words, colour))
+
     left.axvline(rank + 0.5, color=style.GREY, lw=1.2, ls=style.DASHED)
     words = f"rank {rank} ends here"
     left.text(rank + 0.9, 1.2, words, fontsize=8, color=style.SOFT, va="bottom")

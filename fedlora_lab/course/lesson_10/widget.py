@@ -13,13 +13,12 @@ from fedlora_lab.methods.quantization import bytes_text
 from fedlora_lab.plots import style
 
 COUNT, RANKS = 8, (1, 2, 4, 8, 16, 32, 64)  # layers, and ranks
+VERBS = {"both": "sends and receives", "up": "sends", "down": "receives"}
 
 
 def bytes_map() -> controls.InteractiveFigure:
     """Offers width, rank and clients beside `exactness_map`; bytes are counted anew, the deviation
     is the measured one.
-
-    Guarantees: test_explorers.py::test_an_explorer_says_what_it_shows.
     """
     measured: Any = methods.table()
     rows = {slug: methods.ALL[slug] for slug in measured.index}
@@ -37,17 +36,17 @@ def bytes_map() -> controls.InteractiveFigure:
         return pd.DataFrame.from_dict(sent, orient="index", columns=["up", "down"])
 
     def plot(way: str, width: int, rank: int, clients: int, mark: str) -> tuple[style.Picture, str]:
-        sent, (columns, _, verb) = counted(width, rank, clients), figures.WAYS[way]
+        sent, columns = counted(width, rank, clients), ["up", "down"] if way == "both" else [way]
         setting = f"bytes: {COUNT} layers of {width} x {width}, rank {rank}, {clients} clients; "
         setting += "deviation: as measured on digits"
         table = measured.assign(up=sent["up"], down=sent["down"])
         given: Any = {"mark": mark, "limits": (32.0, 4e9), "setting": setting}
-        mine, plain = sent[list(columns)].sum(axis=1)[[mark, "fedlora"]]
+        mine, plain = sent[columns].sum(axis=1)[[mark, "fedlora"]]
         gap = float(measured["deviation"].astype(float)[mark])
         server = "is exact" if gap < figures.ZERO else f"is {gap:.1%} off"
         server = "forms no common product" if gap != gap else server
         return figures.exactness_map(table, way, **given), (
-            f"A client of {rows[mark].name} {verb} {bytes_text(mine)} a round, "
+            f"A client of {rows[mark].name} {VERBS[way]} {bytes_text(mine)} a round, "
             f"{mine / plain:.3g} times FedLoRA's {bytes_text(plain)}; its server {server}. "
             f"The layers themselves, sent whole, would be {bytes_text(4.0 * COUNT * width**2)}."
         )

@@ -50,10 +50,8 @@ def token_classifier(model: Tokens) -> Oracle:
         weight = leaf.get(("head", "head.weight"), fixed["head.weight"])
         logits = weight @ mixed.mean(0) + leaf.get(("head", "head.bias"), fixed["head.bias"])
         (torch.logsumexp(logits, 0) - logits[int(y)]).backward()
-        none = torch.zeros(())
-        return {
-            k: (none.expand(v.shape) if v.grad is None else v.grad).numpy() for k, v in leaf.items()
-        }
+        grads = {key: torch.zeros_like(x) if x.grad is None else x.grad for key, x in leaf.items()}
+        return {key: grad.numpy() for key, grad in grads.items()}
 
     return gradient
 
@@ -119,10 +117,8 @@ def length(g: State, keys: Keys) -> float:
 
 
 class Loop(NamedTuple):
-    """How a method is transcribed.
-
-    ``parts(state, t, s)``: what moves at a step, clipped part by part, each to C / sqrt(parts);
-    ``size(state)``: the norm that is clipped; ``sends``: what a client sends of its start and end.
+    """How a method is transcribed: ``parts(state, t, s)`` move at a step, each clipped to
+    C / sqrt(parts); ``size(state)`` is the norm that is clipped; ``sends`` is of start and end.
     """
 
     parts: Callable[[State, int, int], list[Keys]]
@@ -164,18 +160,15 @@ def local(oracle: Oracle, start: State, data: list, t: int, work: Work, loop: Lo
 
 
 def update(start: State, end: State, keys: Keys, work: Work, loop: Loop) -> State:
-    """What a client sends: its end; in the client unit its start and the change, clipped over all
-    keys together, then filtered.
-    """
+    """What a client sends: its end; in the client unit its change is clipped, then filtered."""
     if work.unit == "example":
         return end
     change = {key: end[key] - start[key] for key in keys}
     factor = scaled(loop.size(start)(change, keys), work.clip)
-    change = {key: factor * x for key, x in change.items()}
-    return end | {
-        key: start[key] + (x if key[0] == "head" else loop.filter(x, key[0]))
-        for key, x in change.items()
-    }
+    for key, x in change.items():
+        x = factor * x
+        end = end | {key: start[key] + (x if key[0] == "head" else loop.filter(x, key[0]))}
+    return end
 
 
 def weights_themselves(start: State, end: State, keys: Keys, work: Work, loop: Loop) -> State:
@@ -198,10 +191,8 @@ def federated(
     """
     states, sent, gradient = [state], [], whole(oracle)
     for t in range(work.rounds):
-        moving = [
-            key for s in range(work.steps) for keys in loop.parts(state, t, s) for key in keys
-        ]
-        keys, ends = list(dict.fromkeys(moving)), []
+        parts = [keys for s in range(work.steps) for keys in loop.parts(state, t, s)]
+        keys, ends = list(dict.fromkeys(key for part in parts for key in part)), []
         for k, data in enumerate(clients):
             start = loop.receives(state)
             for name in layers(start) if ranks else ():

@@ -155,12 +155,6 @@ def invert(
         seed: of the images from which the search sets out.
 
     Guarantees: test_an_image_is_found_by_search_and_noise_hides_it.
-
-    >>> import fedlora_lab as fl
-    >>> task = fl.tasks.regression(clients=1, examples=4, d_in=3, d_out=3, rank=1, test=4)
-    >>> victim, (x, y) = Victim.of(task, fl.Lora(rank=2)), task.clients[0]
-    >>> invert(victim, victim.upload((x[:1], y[:1])), y[:1], steps=5).x.shape
-    torch.Size([1, 3])
     """
     check_whole("steps", steps, 1)
     check_number("lr", lr, 0, open_low=True)

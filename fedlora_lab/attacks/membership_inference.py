@@ -65,12 +65,6 @@ def loss_difference(record: Round) -> Membership:
     Members are all clients' training examples, the others the public test examples.
 
     Guarantees: test_membership_by_the_fall_of_the_loss.
-
-    >>> import fedlora_lab as fl
-    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
-    >>> *_, last = fl.run(task, "fedlora", None, fl.Plan(rounds=1))
-    >>> loss_difference(last).members.shape
-    (8,)
     """
     task, _, _ = origin(record)
     with torch.inference_mode():
@@ -103,11 +97,6 @@ def lira(
         seed: of the first run, and of who is left out.
 
     Guarantees: test_lira_finds_members_and_noise_hides_them.
-
-    >>> import fedlora_lab as fl
-    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
-    >>> 0 <= lira(task, "fedlora", None, fl.Plan(rounds=1), runs=4).auc <= 1
-    True
     """
     check_whole("runs", runs, 4)
     there = Streams(seed).numpy("lira coins").random((runs, sum(task.sizes))) < 0.5

@@ -129,10 +129,7 @@ def outside_by_batch(
         seed: of the draws.
 
     Returns: columns size, draw, who ("in the batch", "somebody else") and value, a mean.
-
-    >>> table = outside_by_batch(Victim.of(whole_scans(), spread=0.2), (2,), draws=1)
-    >>> table.query("value < 0.01")["who"].tolist()
-    ['in the batch']
+    Guarantees: test_lesson_11.py::test_outside_by_batch.
     """
     import pandas as pd
 
@@ -232,12 +229,6 @@ def read_scan(victim: Victim, upload: Upload, levels: int = 17) -> ReadScan:
         levels: grey levels that are tried; 17 make 83,521 patches.
 
     Guarantees: test_lesson_11.py::test_a_scan_is_read_from_two_layers.
-
-    >>> import fedlora_lab as fl
-    >>> task = fl.tasks.digits(clients=3)
-    >>> victim, (x, y) = Victim.of(task, fl.Lora(rank=8)), task.clients[0]
-    >>> read_scan(victim, victim.upload((x[:1], y[:1])), levels=2).image.shape
-    torch.Size([8, 8])
     """
     keys = [victim.layer(upload, name=f"blocks.0.{name}") for name in ("query", "value")]
     tried = patches(levels).to(upload[keys[0]])

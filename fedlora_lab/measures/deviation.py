@@ -3,6 +3,7 @@
 No (d_out, d_in) matrix is formed, except where a function says so.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -357,8 +358,7 @@ def sketch_errors(
 
     check_whole("seeds", seeds, 1)
     rows = []
-    for width in widths:
-        for seed in range(seeds):
-            drawn = given._replace(state=replace(given.state, streams=Streams(seed)))
-            rows.append((width, seed, server_deviation(drawn, sketch(width), layer).relative))
+    for width, seed in itertools.product(widths, range(seeds)):
+        drawn = given._replace(state=replace(given.state, streams=Streams(seed)))
+        rows.append((width, seed, server_deviation(drawn, sketch(width), layer).relative))
     return pd.DataFrame(rows, columns=["width", "seed", "value"])

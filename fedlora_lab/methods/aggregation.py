@@ -61,16 +61,16 @@ class MeanUpdate:
     """Add the weighted mean of the clients' changes: state + server_lr sum_k w_k (upload_k - sent).
 
     With weights that sum to 1, server_lr 1 and nothing lost on the way down this is the mean of the
-    uploads. Written as changes, a missing client leaves the state where it was (fixed denominator),
-    a client of lower rank leaves the ranks it does not hold, and the same rule is FedLPP's
-    straight-through update psi + eta (mean_k psi_k - Q(psi)) for a quantised broadcast.
+    uploads. A missing client leaves the state where it was (fixed denominator), one of lower rank
+    the ranks it does not hold; for a quantised broadcast it is FedLPP's straight-through update
+    psi + eta (mean_k psi_k - Q(psi)).
 
     Args:
         server_lr: eta, >= 0.
 
-    Source: arXiv:2305.05644 (mean of factors); arXiv:2406.10976: which of four variants the paper
-        uses is not published, this is the only one that keeps a full-precision state and estimates
-        its gradient (server rule 1 of the reconstruction in docs/methods).
+    Source: arXiv:2305.05644 (mean of factors); arXiv:2406.10976, which does not publish which of
+        four variants it uses: this one alone keeps a full-precision state and estimates its
+        gradient (server rule 1 of the reconstruction in docs/methods).
     """
 
     server_lr: float = 1.0
@@ -94,7 +94,7 @@ class NormWeighted(Rule):
     """Average each factor with weights w_k ||B_k A_k||_F, layer by layer; a head plainly.
 
     Factors of lower rank count with zeros in the ranks they lack. Where every product is zero the
-    weights are w_k. The norms are those of the noised uploads: they cost no privacy.
+    weights are w_k.
 
     Source: arXiv:2401.06432 (HetLoRA), sparsity-weighted aggregation.
     """
@@ -104,7 +104,7 @@ class NormWeighted(Rule):
         for layer in state.layers:
             keys = ParamKey("A", layer), ParamKey("B", layer)
             a, b = (client_values(state, sent, uploads, key).double() for key in keys)
-            # ||B A||_F^2 = <B^T B, A A^T> without forming a product.
+            # ||B A||_F^2 = <B^T B, A A^T> of noised uploads: the weights cost no privacy.
             sizes = ((b.mT @ b) * (a @ a.mT)).sum((1, 2)).clamp(min=0).sqrt() * weights
             share = sizes / sizes.sum() * weights.sum() if sizes.sum() > 0 else weights
             for key in [key for key in keys if key in uploads]:
@@ -124,10 +124,8 @@ class ByLayer(Rule):
     max(coldest, cooling^rounds since the warm-up); a factor that never moved comes first. S is the
     exponential mean of a score of the factor that moved. The draw is public.
 
-    The score is read from released values only, so it costs no privacy: the mean inner product of
-    two clients' changes, whose expectation is the squared norm of the mean change without the noise
-    (the noise of two clients is independent). Where the server has a single sum it is that sum's
-    squared norm, noise included.
+    The score is read from released values only: the mean inner product of two clients' changes,
+    whose expectation is free of their noise; of a single sum, its squared norm.
 
     Args:
         warmup: share of the planned rounds that alternate, in [0, 1].
@@ -230,23 +228,22 @@ def leading_svd(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor,
 
 
 def _factors(a: Tensor, b: Tensor, rank: int) -> dict[str, Tensor]:
-    """Both factors with all their ranks: a product has no more directions than its smaller side."""
+    """Both factors, padded to the rank: a product has no more directions than its smaller side."""
     return dict(zip("AB", pad_to_rank(a, b, rank), strict=True))
 
 
 class ProductRule(Rule, ABC):
     """A rule that turns each layer's mean product into new tensors; a head is averaged.
 
-    A rule that writes the residual W keeps a matrix beside each product, zero before the first
-    round.
+    A residual W, where the rule writes one, is zero before the first round.
     """
 
     def initial_state(self, state: ServerState) -> ServerState:
         if "W" not in self.writes:
             return state
         a, b = state.side("A"), state.side("B")
-        zeros = {k: b[k].new_zeros(b[k].shape[0], a[k].shape[1]) for k in state.layers}
-        return state.with_({ParamKey("W", layer): zero for layer, zero in zeros.items()})
+        shapes = {layer: (len(b[layer]), a[layer].shape[1]) for layer in state.layers}
+        return state.with_({ParamKey("W", k): b[k].new_zeros(shape) for k, shape in shapes.items()})
 
     @abstractmethod
     def layer(
@@ -268,7 +265,7 @@ class ProductRule(Rule, ABC):
 class MeanWithResidual(ProductRule):
     """Average each factor, and add to the residual W what the mean of the products has more.
 
-    Exact. The residual has rank at most rank x (clients + 1); noise that it takes up stays in it.
+    Exact. Noise that the residual takes up stays in it.
 
     Source: arXiv:2410.09432 (FedEx-LoRA), residual added to the frozen weight.
     """
@@ -284,8 +281,7 @@ class MeanWithResidual(ProductRule):
 class Merge(ProductRule):
     """Add the mean of the products to W; start B again at zero and A at a fresh public draw.
 
-    Exact, for unequal ranks too: it is the stack of all clients' factors. What the factors had
-    learnt of directions is lost with every round.
+    Exact, for unequal ranks too: it is the stack of all clients' factors.
 
     Source: arXiv:2409.05976 (FLoRA), stacking and re-initialisation.
     """
@@ -322,9 +318,8 @@ class Sketch(ProductRule):
     """Split the product from two random sketches of it: B = Q U sqrt(S), A = sqrt(S) V^T.
 
     The server sums Y_k = B_k (A_k Omega) over a public random Omega (d_in, width), sends back Q, an
-    orthonormal basis of the sum, and sums P_k = A_k^T (B_k^T Q). The sketch holds all of the mean
-    product when the width reaches its rank: r where the clients share a factor, otherwise up to
-    clients x r. The leading r directions are kept, so the server is exact where a factor is shared.
+    orthonormal basis of the sum, and sums P_k = A_k^T (B_k^T Q); the leading r directions are kept.
+    Exact where the clients share a factor; else the mean product's rank is up to clients x r.
 
     Args:
         width: columns of the sketch, >= 1; ``None``: the rank.
@@ -391,7 +386,7 @@ class Repair(ProductRule):
         return {"B": b + torch.linalg.solve(ridge, gap.T).T}
 
 
-# The names that rows of the table use: rules without settings, and those that are called with some.
+# The names in rows of the table; those of the second line are called with settings.
 mean, norm_weighted, merge = MeanUpdate(), NormWeighted(), Merge()
 mean_with_residual, truncated_svd = MeanWithResidual(), TruncatedSVD()
 straight_through, by_layer, sketch, repair = MeanUpdate, ByLayer, Sketch, Repair

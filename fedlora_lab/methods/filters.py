@@ -50,8 +50,8 @@ def identity(tensor: Tensor, side: str) -> Tensor:
 class Binomial:
     """Low-pass filter along a factor's long axis: binomial weights, edges mirrored and repeated.
 
-    The filter matrix is symmetric and doubly stochastic: it keeps the mean and never grows the
-    norm. White noise keeps sum(w^2) of its variance, 0.273 for the five weights 1 4 6 4 1.
+    Symmetric and doubly stochastic: it keeps the mean and never grows the norm. White noise keeps
+    sum(w^2) of its variance, 0.273 for five weights.
 
     Args:
         taps: number of weights, an odd whole number in [1, 99]; 5 has [1, 4, 6, 4, 1] / 16.
@@ -93,10 +93,9 @@ binomial = Binomial
 class Preconditioner(NamedTuple):
     """Maps on the rank axis, (..., r, r): release = after clip(before signal) + noise xi.
 
-    The Gaussian mechanism covers the release exactly when noise and clipped signal pass the same
-    map: then the release is a function of ``clip(before signal) + xi``. A rule says so by returning
-    the same tensor as ``after`` and ``noise``; where it does not, the ledger certifies no epsilon
-    (`mechanism.uncertified_reason`).
+    The Gaussian mechanism covers the release when noise and clipped signal pass the same map: it
+    is then a function of ``clip(before signal) + xi``. A rule says so by returning the same tensor
+    as ``after`` and ``noise``; otherwise no epsilon is certified (`mechanism.uncertified_reason`).
     """
 
     before: Tensor
@@ -136,9 +135,8 @@ def product_space(gram: Tensor) -> Preconditioner:
 def factor_space(gram: Tensor) -> Preconditioner:
     """Clip the factor's change, shape only the noise by the peer's pseudo-inverse, as published.
 
-    The noise then has covariance (A A^T)^-1, and a change of norm C along the peer's largest
-    direction is hidden by a multiplier sigma / ||A||_2 instead of sigma: the ledger certifies no
-    epsilon for it.
+    A change of norm C along the peer's largest direction is hidden by a multiplier sigma / ||A||_2
+    instead of sigma: the ledger certifies no epsilon for it.
 
     Source: arXiv:2410.12926, released code and figure of the noise regulator.
     """

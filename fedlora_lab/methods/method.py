@@ -35,8 +35,7 @@ class Cycle:
     ``Cycle(("B A",))`` between the local steps of a round. "R" moves the core between the factors;
     "*" moves in every layer the factor that the layer's mode in the server's state names.
 
-    Raises: ``ValueError`` unless every word is "A", "B", "AB" (or "BA", which is the same), "R" or
-        "*".
+    Raises: ``ValueError`` unless every word is "A", "B", "AB" (or "BA"), "R" or "*".
     Guarantees: repeats with period ``len(rounds)`` (test_cycle_repeats).
 
     >>> turns = Cycle(("B", "A"))
@@ -71,8 +70,7 @@ class Method:
         start: ``(weight, rank) -> {"A": ..., "B": ..., "R": ...}`` from a layer's frozen weight
             (d_out, d_in); ``None``: A as PEFT draws it, B zero, no core.
         share: the factors sent up; ``None``: those that moved in the round; "": nothing, a trained
-            head included. What moved and was not sent stays with its client and is there again in
-            the next round.
+            head included. What moved and was not sent stays with its client.
         own_ranks: share of the ranks, in [0, 1), the last ones, that stay with their client
             although their factor is sent.
         clip_groups: ``key -> group``; tensors of one group are clipped together, each of p groups
@@ -81,13 +79,13 @@ class Method:
             holds minus this, by default its change.
         precondition: ``gram -> Preconditioner``: maps applied to a factor before the clip and after
             the noise, from the peer factor's Gram matrix (see `filters.product_space`).
-        filter: ``(tensor, side) -> tensor``, applied once, where the noise is: to each step's
-            noised gradient in the example unit (and without privacy), to the noised update in the
-            client unit. Free of privacy cost.
+        filter: ``(tensor, side) -> tensor``, of what was noised and so free of privacy cost: each
+            step's gradient in the example unit (and without privacy), the update in the client
+            unit.
         penalty: ``(tensors, start) -> (N,)``, added to each example's loss and so clipped with it.
-            Both arguments map a `ParamKey` to (N, ...): the example's own copy of the moving
-            tensors, and what its client received. Reduce over all but the first dimension: other
-            shapes, and terms that depend on other examples' rows, are refused.
+            Both map a `ParamKey` to (N, ...): the example's own copy of the moving tensors, and
+            what its client received. Reduce over all but the first dimension: terms that depend on
+            other examples' rows are refused.
         aggregate: ``(state, sent, uploads, weights) -> state``, the server's rule (see
             `aggregation`).
         broadcast: what clients receive of the factors; a rule with ``__call__(tensor)`` and
@@ -96,8 +94,7 @@ class Method:
             same rank.
         note: one line of meaning for tables and diagrams.
 
-    Guarantees: a row is immutable and hashable; every row of the table passes
-        tests/methods/test_contract.py.
+    Guarantees: every row of the table passes tests/methods/test_contract.py.
 
     >>> from fedlora_lab import methods
     >>> slow = methods.RoLoRA.replace(name="Slow turns", train=Cycle(("B", "B", "A", "A")))
@@ -135,8 +132,8 @@ class Method:
         for name in ("start", "precondition", "penalty"):
             rule = getattr(self, name)
             check(rule is None or callable(rule), name, rule, "None or a function")
-        sized = hasattr(self.broadcast, "bits")
-        check(sized, "broadcast", self.broadcast, "a rule with bits(numbers)")
+        known = hasattr(self.broadcast, "bits")
+        check(known, "broadcast", self.broadcast, "a rule with bits(numbers)")
         words = " ".join(self.train.rounds) if isinstance(self.train, Cycle) else ""
         chooses = "mode" in getattr(self.aggregate, "writes", ())
         expected = "no '*' unless the server's rule chooses, as by_layer() does"

@@ -1,16 +1,13 @@
 """Optimisers: pure rules that turn gradients into steps, for the clients and for the server.
 
-An `Optimizer` is a frozen record of its settings. `init` gives the state before the first step,
-`update` a step and the next state; neither changes what it is handed. A tensor without a gradient
-rests, and so does its state: no momentum coasts, no weight decays, no step is counted for it.
+An `Optimizer` is a frozen record of its settings; nothing changes what it is handed. A tensor
+without a gradient rests, and so does its state.
 
-A client begins every round with a fresh state. It then stands at another point, and where the
-server's rule splits a product anew, in other coordinates; a client that was absent would hold stale
-moments; and in the client unit they would be un-noised data to guard. What lasts from round to
-round is the server's state, which follows from what it received and lies in the checkpoint.
+A client begins every round with a fresh state: it stands at another point, perhaps in other
+coordinates, and in the client unit moments would be un-noised data to guard. The server's state
+lasts from round to round; it follows from what was received and lies in the checkpoint.
 
-All arithmetic is element by element and one rounding at a time: a client's bits do not depend on
-who else lies in the tensor.
+All arithmetic is element by element: a client's bits do not depend on who else lies in the tensor.
 """
 
 from abc import ABC, abstractmethod
@@ -36,13 +33,11 @@ class Optimizer(ABC):
         name: in tables, on the command line and in settings files.
         needs_noise: whether a step reads how large the noise in its gradient is.
         nonlinear: why the noise in a step cannot be told from the signal; "" where the step is
-            linear in gradients and parameters. The noise alone then moves by the same `update`,
-            with a state of its own and the noise so far in the place of the parameters.
+            linear: the noise alone then moves by the same `update`, with a state of its own.
 
-    Guarantees: a step reads the gradients, the parameters and public settings only. Of noised
-        gradients it is post-processing: momentum, second moments and decay cost no privacy.
-        (test_linear_rules_move_the_noise_alone, test_sgd_is_that_of_torch,
-        test_a_client_has_the_bits_it_has_alone.)
+    Guarantees: a step reads gradients, parameters and public settings only: of noised gradients it
+        is post-processing (test_linear_rules_move_the_noise_alone,
+        test_sgd_is_that_of_torch, test_a_client_has_the_bits_it_has_alone).
     """
 
     name: str = field(default="", init=False, repr=False)
@@ -148,8 +143,7 @@ class Adam(Optimizer):
 
     Args:
         betas: shares kept of the mean gradient and of the mean square, two numbers in [0, 1).
-        eps: added to the root of the mean square, > 0. A server's gradient is a whole round's
-            change: the default is the source's for a server.
+        eps: added to the root of the mean square, > 0; the default is the source's for a server.
         weight_decay: every step takes lr * weight_decay of the weights (decoupled), >= 0.
 
     Guarantees: test_adam_is_that_of_torch, which has it coupled where it is called Adam.
@@ -195,7 +189,7 @@ class Adam(Optimizer):
         return move, {"step": step, "mean": mean, "square": square}
 
     def _signal(self, square: Any, std: Any) -> Any:
-        """The square that a step is measured by: here noise and all."""
+        """The mean square that a step is divided by the root of: here noise and all."""
         return square
 
 
@@ -218,14 +212,12 @@ class DPAdam(AdamW):
     """Adam on noised gradients, the noise's known share taken off the mean square again.
 
     A step divides by sqrt(max(v - s^2, floor s^2)) + eps: v is the mean square, corrected for the
-    first steps, s the standard deviation of the noise. Where the noise outweighs the signal plain
-    Adam divides by s everywhere, and is gradient descent with momentum.
+    first steps, s the standard deviation of the noise.
 
     Args:
         betas, eps, weight_decay: as of `AdamW`; no decay by default.
-        floor: least share of the noise's variance that is left, > 0. A few steps tell v - s^2
-            badly: near 0 the numbers without any signal would take the largest steps. In units
-            of s^2 it is right for every noise and batch; the source's gamma' is floor s^2.
+        floor: least share of the noise's variance that is left, > 0: near 0, numbers without any
+            signal would take the largest steps. The source's gamma' is floor s^2.
 
     Guarantees: without noise it is Adam to the last bit (test_without_noise_dp_adam_is_adam);
         test_dp_adam_by_hand, test_dp_adam_finds_the_signal_in_the_noise.

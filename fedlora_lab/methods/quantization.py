@@ -42,11 +42,10 @@ def normal_levels(width: int) -> tuple[float, ...]:
     if width == 1:
         return (-1.0, 0.0, 1.0)
     half, offset = 2 ** (width - 1), 0.9677083
-
-    def quantiles(count: int) -> list[float]:
-        return [float(norm.ppf(offset + (0.5 - offset) * i / count)) for i in range(count)]
-
-    positive, negative = quantiles(half), quantiles(half - 1)
+    positive, negative = (
+        [float(norm.ppf(offset + (0.5 - offset) * i / count)) for i in range(count)]
+        for count in (half, half - 1)
+    )
     return tuple(value / positive[0] for value in sorted([-v for v in negative] + [0.0] + positive))
 
 

@@ -1,8 +1,7 @@
 """The server's state, and what each kind of tensor in it does in a run.
 
-Every tensor has full size for all clients. A client of lower rank, and ranks that stay with their
-client, are zeros along the rank axis: where the last ranks of A and B are zero so are their
-gradients, and only the noise has to be cut there.
+Every tensor has full size for all clients. Ranks that a client does not hold, or does not send, are
+zeros: so are their gradients, and only the noise has to be cut there.
 """
 
 import math

@@ -195,9 +195,7 @@ _DEFAULT = Method("default", "")
 
 @cache
 def measurements() -> dict[str, Any]:
-    """What scripts/measure_methods.py measured: "setting", and for each slug of "methods" the
-    bytes up and down and the deviation.
-    """
+    """What scripts/measure_methods.py measured: "setting", and of each slug in "methods" a dict."""
     return json.loads(MEASURED_FILE.read_text(encoding="utf-8"))
 
 
@@ -221,9 +219,8 @@ def table(methods: Iterable[Method] | None = None) -> "pd.DataFrame":
     """Every method as a frame, slug as index: a column for each field and each measurement.
 
     ``up`` and ``down`` are bytes of one client in one round, ``deviation`` the largest relative gap
-    between the server's product and the mean of the clients' products, without noise; measured in
-    the setting of `measurements`, NaN for a row that was not, and for a deviation where no common
-    product is formed.
+    between the server's product and the mean of the clients', without noise; measured in the
+    setting of `measurements`, NaN where that was not done or no common product is formed.
 
     >>> table().loc["ffa-lora", "train"]
     'B'

@@ -62,23 +62,6 @@ def regulated_energy(d_out: int, rank: int, std: float) -> float:
     return std**2 * d_out * rank
 
 
-def whiten(
-    B: Float[np.ndarray, "d_out r"], A: Float[np.ndarray, "r d_in"]
-) -> tuple[Float[np.ndarray, "d_out r"], Float[np.ndarray, "r d_in"]]:
-    """The same product with an orthonormal peer: B (A A^T)^(1/2) and (A A^T)^(-1/2) A.
-
-    In these coordinates regulated noise is isotropic, and a clip is one of the product. A has full
-    row rank.
-
-    Guarantees: test_whiten.
-    Source: derived; polar form of A.
-    """
-    values, vectors = np.linalg.eigh(A @ A.T)
-    check(bool(values[0] > 1e-12 * values[-1]), "A", A.shape, "a matrix of full row rank")
-    root = (vectors * np.sqrt(values)) @ vectors.T
-    return B @ root, np.linalg.solve(root, A)
-
-
 def regulated_epsilon(
     peers: Float[np.ndarray, " rounds"],
     noise_multiplier: float,

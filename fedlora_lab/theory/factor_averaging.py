@@ -99,10 +99,7 @@ class DeviationTerms(NamedTuple):
     linear: float
     quadratic: float
 
-    @property
-    def total(self) -> float:
-        """Expected squared norm of D."""
-        return self.data + self.linear + self.quadratic
+    total = property(sum, doc="Of the whole: the parts are uncorrelated.")
 
 
 def noisy_deviation(

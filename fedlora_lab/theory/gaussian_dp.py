@@ -69,7 +69,7 @@ def rdp_to_epsilon_classical(
     """The older, looser conversion: min over orders a of rdp + log(1 / delta) / (a - 1).
 
     Args: as `rdp_to_epsilon`.
-    Guarantees: test_rdp_to_epsilon_classical.
+    Guarantees: test_rdp_to_epsilon.
     Source: arXiv:1702.07476, proposition 3.
     """
     _symbols.check(delta=delta)
@@ -171,10 +171,7 @@ class ClipTerms(NamedTuple):
     sampling: float
     noise: float
 
-    @property
-    def total(self) -> float:
-        """Expected squared distance; the parts are uncorrelated."""
-        return self.bias + self.sampling + self.noise
+    total = property(sum, doc="Of the whole: the parts are uncorrelated.")
 
 
 def clip_terms(

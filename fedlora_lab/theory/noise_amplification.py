@@ -23,10 +23,7 @@ class NoiseTerms(NamedTuple):
     linear_A: float
     quadratic: float
 
-    @property
-    def total(self) -> float:
-        """Expected squared norm of the whole; the parts are uncorrelated."""
-        return self.linear_B + self.linear_A + self.quadratic
+    total = property(sum, doc="Of the whole: the parts are uncorrelated.")
 
 
 class CycleTerms(NamedTuple):
@@ -35,10 +32,7 @@ class CycleTerms(NamedTuple):
     first: float
     second: float
 
-    @property
-    def total(self) -> float:
-        """Expected squared norm of the whole; the two are uncorrelated."""
-        return self.first + self.second
+    total = property(sum, doc="Of the whole: the parts are uncorrelated.")
 
 
 def _sizes(B: np.ndarray, A: np.ndarray, **numbers: float) -> tuple[int, int, int]:

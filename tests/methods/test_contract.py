@@ -103,8 +103,7 @@ def _lossy(method: Method) -> fl.Plan:
 def test_no_op_at_start(row: Method) -> None:
     """Before training the adapted model is the base model, and so is the clients' copy of it."""
     task = tokens("head")
-    (record,) = play(task, row, None, PLAN.replace(rounds=0))
-    x, y = task.test
+    (record,), (x, y) = play(task, row, None, PLAN.replace(rounds=0)), task.test
     base = task.forward(task.model, x)
     torch.testing.assert_close(fl.predict(task, record, x), base, rtol=1e-12, atol=1e-12)
     for name, value in record.metrics.items():
@@ -135,9 +134,8 @@ def test_no_clip_no_noise_is_the_plain_run(row: Method, unit: str) -> None:
     """Without clip and noise the run is the run without privacy, and there no preconditioner
     changes anything.
 
-    In the client unit the filter acts on the noised update and not on each step: the comparison is
-    made without a filter there. A server's rule that looks at more than the mean of the uploads is
-    compared where it sees each of them.
+    Without a filter in the client unit, where it acts on the update and not on each step; a rule
+    that looks at more than the mean of the uploads sees each of them.
     """
     row = row if unit == "example" else row.replace(filter=identity)
     seen = {"trust": "local"} if unit == "client" and isinstance(row.aggregate, Rule) else {}
@@ -174,10 +172,8 @@ def test_the_filter_acts_once_where_the_noise_is(row: Method) -> None:
 
 def test_no_path_from_data_round_the_clip(row: Method, unit: str) -> None:
     """With C = 0 two data sets of equal sizes give the bit-same run, even if one of them holds NaN
-    and infinity.
-
-    Left out: what a clip did (a diagnostic that release mode hides), and, where clients keep
-    factors that the client unit does not noise, the metrics of those (hidden likewise).
+    and infinity. Left out is what release mode hides: what a clip did, and in the client unit the
+    metrics of factors that clients keep.
     """
     plan = PLAN.replace(participation=0.8, dropout=0.2, optimizer=fl.SGD(0.5))
     for task in (regression(), tokens("head")):
@@ -313,11 +309,8 @@ def test_chunks_change_nothing(row: Method, unit: str) -> None:
 
 
 def test_learns_an_easy_task(row: Method, unit: str) -> None:
-    """On clients who agree the loss halves, under a little noise and (which knows no unit, so once)
-    without privacy.
-
-    A row whose A rests, or that starts from directions of the frozen weight, gets the full rank:
-    that those directions are those of the task is no part of the contract.
+    """On clients who agree the loss halves, under a little noise and (once) without privacy. A row
+    whose A rests, or that starts from directions of the frozen weight, gets the full rank.
     """
     task = regression(heterogeneity=0.0)
     rests = not any(set("A*") & set(row.moved(t, 2)) for t in range(4))

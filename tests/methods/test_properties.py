@@ -1,4 +1,4 @@
-"""Plans, schedules, ranks, privacy of any kind: valid ones keep their promises, others
+"""Plans, schedules and ranks of any kind: valid ones keep their promises, others
 are refused in one line before anything runs.
 """
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import LORA, private, regression, tensors, tokens
+from small import LORA, private, regression, tensors
 
 import fedlora_lab as fl
 
@@ -63,29 +63,12 @@ def test_any_plan_runs_or_is_refused_before_training(given, unit):
 
 
 ROUND = st.lists(st.sampled_from(["A", "B", "AB"]), min_size=1, max_size=3).map(" ".join)
-ROUNDS = st.lists(ROUND, min_size=1, max_size=3).map(tuple)
-
-
-@given(words=ROUNDS, steps=st.integers(1, 3), unit=st.sampled_from([None, "client"]))
-@settings(max_examples=25)
-def test_any_schedule_moves_what_it_names_and_nothing_else(words, steps, unit):
-    """Round by round: a factor that no step of the round names keeps every bit, at the server."""
-    row = fl.methods.FedLoRA.replace(name="drawn", train=fl.Cycle(words))
-    plan = fl.Plan(rounds=3, local_steps=steps, batch=2, lr=0.1)
-    run = begun(lambda: fl.run(tokens(), row, unit and private(unit), plan, lora=LORA))
-    records = list(run or ())
-    for t in range(len(records) - 1):
-        named = "".join(fl.Cycle(words)(t, s) for s in range(steps))
-        before, after = tensors(records[t]), tensors(records[t + 1])
-        for name in before:
-            moves, same = name[-1] in named, torch.equal(before[name], after[name])
-            assert same if not moves else not (unit and same), (t, name)
 
 
 @given(
     st.lists(st.text("AB *RX|", max_size=5) | st.none() | st.integers(), max_size=3).map(tuple)
     | st.text(max_size=3)
-    | ROUNDS
+    | st.lists(ROUND, min_size=1, max_size=3).map(tuple)
 )
 @settings(max_examples=60)
 def test_any_words_are_a_schedule_or_refused(words):
@@ -112,23 +95,3 @@ def test_any_ranks_run_or_are_refused_before_training(rank, ranks, slug):
         for A, B in list(run)[-1].adapter.values() if run else ():
             assert A.shape[0] == B.shape[1] == rank
             assert bool(A.isfinite().all() and B.isfinite().all())
-
-
-@given(
-    noise=st.floats(0, 50) | st.sampled_from([-1.0, NAN, INF, None, "1"]),
-    clip=st.floats(0, 100) | st.sampled_from([-1.0, NAN, INF, None]),
-    rate=st.floats(0, 1) | st.sampled_from([-0.5, 2.0, NAN, None]),
-    delta=st.floats(1e-12, 0.5) | st.sampled_from([0, 1, -1, NAN]),
-    count=st.integers(0, 50),
-)
-@settings(max_examples=60)
-def test_any_privacy_states_an_epsilon_or_is_refused(noise, clip, rate, delta, count):
-    """Never negative, never smaller for more releases, and infinite where nothing is added."""
-    fields: dict[str, Any] = {"noise_multiplier": noise, "clip_norm": clip, "sample_rate": rate}
-    privacy = begun(lambda: fl.Privacy(accountant="rdp", delta=delta, **fields))
-    ledger = privacy and begun(lambda: privacy.ledger(releases=count))
-    if ledger and noise is not None:
-        spent = ledger.epsilon()
-        assert spent >= 0
-        assert privacy.ledger(releases=count + 5).epsilon() >= spent * (1 - 1e-9)
-        assert spent == INF or not (noise == 0 and rate and count)

@@ -134,7 +134,7 @@ class Page:
     def __init__(self, browser: Any, lab: Lab, name: str, height: int = 1100) -> None:
         self.page = browser.new_page(viewport={"width": 1280, "height": height})
         self.errors: list[str] = []
-        self.page.on("console", self._note)
+        self.page.on("console", lambda m: m.type == "error" and self.errors.append(m.text))
         self.page.on("pageerror", lambda e: None if of_the_lab(e) else self.errors.append(str(e)))
         self.page.set_default_timeout(60_000)
         self.page.goto(f"{lab.address}/lab/tree/{name}?token={TOKEN}&reset")
@@ -147,19 +147,10 @@ class Page:
             }"""
         )
 
-    def _note(self, line: Any) -> None:
-        if line.type == "error":
-            self.errors.append(line.text)
-
     def command(self, name: str, arguments: dict[str, Any] | None = None) -> None:
         """Run one of JupyterLab's own commands."""
         run = "([name, arguments]) => window.jupyterapp.commands.execute(name, arguments)"
         self.page.evaluate(run, [name, arguments or {}])
-
-    def output(self, index: int) -> Any:
-        """The output area of a code cell."""
-        cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
-        return cell.locator(".jp-Cell-outputWrapper").first
 
     def run(self, index: int) -> Any:
         """Run a code cell, wait until it has ended, and give its output area."""
@@ -183,7 +174,8 @@ class Page:
             }""",
             arg=[index, before],
         )
-        return self.output(index)
+        cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
+        return cell.locator(".jp-Cell-outputWrapper").first
 
     def dress(self, theme: str, width: int, height: int = 900) -> None:
         """Another theme, "Light" or "Dark", and another size of the page."""
@@ -240,7 +232,7 @@ def cut_off(output: Any) -> list[str]:
 
 
 def image_bytes(image: Any) -> str:
-    """What an image shows, as text; its address is another one after every drawing."""
+    """What an image shows, as text; its address changes with every drawing."""
     return image.evaluate(
         """async e => [...new Uint8Array(await (await fetch(e.src)).arrayBuffer())]
             .map(b => b.toString(16)).join('')"""

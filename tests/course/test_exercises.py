@@ -47,15 +47,11 @@ def test_an_exercise_says_what_it_costs_and_hides_its_solution(one):
     assert "●" * difficulty + "○" * (5 - difficulty) in page
 
 
-def cycle():
-    B, A = np.zeros((64, 4)), np.eye(4, 64) / math.sqrt(3)
-    return theory.noise_terms(B, A, 0.05, 0.05, 2.0).total
-
-
+ZERO_B = np.zeros((64, 4))
 COMPUTED = {
     "03.3": lambda: theory.membership_bound(np.array([0.01]), 1.0, 0.001).item(),
     "04.2": lambda: theory.crossover(1024) * math.sqrt(3),
-    "06.1": cycle,
+    "06.1": lambda: theory.noise_terms(ZERO_B, np.eye(4, 64) / 3**0.5, 0.05, 0.05, 2.0).total,
     "06.2": lambda: theory.regulated_multiplier(np.diag([2.0, 0.5]), 1.5),
     "06.3": lambda: theory.gdp_epsilon(theory.gaussian_mu(1.12, 100), 1 / 12),
     "07.2": lambda: theory.filter_gain(3),
@@ -73,13 +69,10 @@ def test_the_answers_written_down_are_the_librarys(key):
 
 
 def test_a_function_of_three_dots_is_no_answer_yet():
-    def empty(g, clip):
-        return ...
-
     def used(g, clip):
         return g[..., 0]
 
-    assert check("03.1", empty).message == check("03.1").message
+    assert check("03.1", lambda g, clip: ...).message == check("03.1").message
     assert check("03.1", used).message != check("03.1").message
     assert "not function" not in check("07.1", used).message
 
@@ -105,31 +98,29 @@ def test_a_function_that_changes_its_arguments_spoils_no_later_call():
     """Nor the right answer, which is computed from the same inputs before and after it."""
     one = Calls("x and y", (np.ones(3), [1.0]), (np.zeros(3), [2.0]))
 
-    def honest(x, y):
-        return x.sum() + len(y)
-
     def spoils(x, y):
         x *= 5
         y.append(2.0)
         return x.sum() + len(y)
 
     assert one.read(spoils).tolist() == one.read(spoils).tolist() == [17.0, 2.0]
+    honest = lambda x, y: x.sum() + len(y)  # noqa: E731
     assert one.same(one.read(honest), honest)
 
 
 SHAPE = "a number should come out of your function, not shape (2,)"
-WRONG = {
-    "no function": (3, "a function of x is expected"),
-    "two numbers": (lambda x: [x, x], SHAPE),
-    "two numbers in the end": (lambda x: x if x < 2 else [x, x], SHAPE),
-    "two arguments": (lambda x, y: x, "your function of x stops with TypeError"),
-    "text": (lambda x: "many", "your function of x stops with ValueError"),
-    "an error of two lines": (lambda x: {}["one\ntwo"], "your function of x stops with KeyError"),
-    "a division": (lambda x: x / 0, "your function of x stops with ZeroDivisionError"),
-}
 
 
-@pytest.mark.parametrize(("answer", "message"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (3, "a function of x is expected"),
+        (lambda x: x if x < 2 else [x, x], SHAPE),
+        (lambda x, y: x, "your function of x stops with TypeError"),
+        (lambda x: "many", "your function of x stops with ValueError"),
+        (lambda x: {}["one\ntwo"], "your function of x stops with KeyError"),
+    ],
+)
 def test_a_function_that_cannot_be_read_gets_one_line(answer, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Calls("x", (1.0,), (2.0,)).read(answer)
@@ -145,8 +136,6 @@ def test_functions_are_compared_in_every_call():
     for wrong in (lambda x: x, lambda x: 4.0, lambda x: x * x + 1e-3, lambda x: float("nan")):
         assert not one.same(one.read(wrong), square)
     assert pair.same(pair.read(lambda x: np.array([x, 2.1 * x])), lambda x: [x, 2 * x])
-    with pytest.raises(ValueError, match=r"^numbers of shape \(2,\) should come out .* shape \(\)"):
-        pair.read(square)
 
 
 def test_bad_exercises_and_keys_are_refused():
@@ -155,11 +144,11 @@ def test_bad_exercises_and_keys_are_refused():
     words = dict.fromkeys(("question", "hint", "solution", "right"), "?")
     wrong = ((1, "one"), (2, "two"), (3, "three"))
     good: Any = {"key": "99.1", "effort": (1, 1), "words": words, "wrong": wrong}
-    Exercise(**good, answers=(0.0,), reader=Numbers(0.0))
+    good |= {"answers": (0.0,), "reader": Numbers(0.0)}
     for changed, message in (
         ({"wrong": wrong[:1]}, r"^wrong=1: expected at least three"),
         ({"effort": (9, 1)}, r"^difficulty=9: expected .*5"),
         ({"words": {"hint": "?"}}, r"^words=\['hint'\]: expected question, hint"),
     ):
         with pytest.raises(ValueError, match=message):
-            Exercise(**good | changed, answers=(0.0,), reader=Numbers(0.0))
+            Exercise(**good | changed)

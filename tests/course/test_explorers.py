@@ -1,13 +1,13 @@
 """Every lesson's explorer: its sentence says what its picture shows, and reset undoes all moves."""
 
 import html
+from functools import partial
 
 import numpy as np
 import pytest
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.course.lesson_01.figures import low_rank_fit
 from fedlora_lab.course.lesson_11.figures import Fading
 from fedlora_lab.plots.style import png
 
@@ -94,31 +94,20 @@ def test_an_explorer_says_what_it_shows(key, case):
         widget.close()
 
 
-def picture_of(draw, *first):
-    """Drops the sentence that comes with a figure."""
-    return lambda **given: draw(*first, **given)[0]
-
-
 @pytest.mark.parametrize(
     ("draw", "calls"),
     [
         (
-            picture_of(low_rank_fit, CHANGE),
+            partial(lesson(1).low_rank_fit, CHANGE),
             [{"rank": r, "alpha": a} for r, a in ((1, 1), (4, 8), (8, 32))],
         ),
-        (picture_of(lesson(2).client_cloud), [{}, {"spread_B": 0.0}, {"pattern": SIGNS}]),
-        (
-            picture_of(lesson(6).regulator),
-            [{}, {"first": 2.6, "sigma": 2.5}, {"clip": "product", "angle": 90}],
-        ),
-        (
-            picture_of(lesson(11).fading),
-            [{}, {"noise": 3.0, "releases": 100, "rank": 32, "scan": 1}],
-        ),
+        (lesson(2).client_cloud, [{}, {"spread_B": 0.0}, {"pattern": SIGNS}]),
+        (lesson(6).regulator, [{}, {"first": 2.6, "sigma": 2.5}, {"clip": "product", "angle": 90}]),
+        (lesson(11).fading, [{}, {"noise": 3.0, "releases": 100, "rank": 32, "scan": 1}]),
     ],
 )
 def test_axes_stand_still(draw, calls):
-    figures = [draw(**given) for given in calls]
+    figures = [draw(**given)[0] for given in calls]
     first, *others = (
         [(ax.get_xlim(), ax.get_ylim(), ax.get_position().bounds) for ax in figure.axes]
         for figure in figures

@@ -1,4 +1,10 @@
-"""What only the notebooks need: a folder for each lesson, widgets, exercises and sharp edges."""
+"""Holds what only the notebooks need: lessons, widgets, exercises and sharp edges.
+
+>>> import fedlora_lab as fl
+>>> four = fl.course.lesson(4)
+>>> figure, sentence = four.amplifier(std=0.05, rank=4, alpha=8, width=64, size_B=0.0)
+>>> widget = four.noise_amplifier()  # the same figure with sliders
+"""
 
 from importlib import import_module
 from pathlib import Path
@@ -19,11 +25,6 @@ def lesson(number: int) -> SimpleNamespace:
     Args: number: of the notebook, 0 to 14.
     Returns: a namespace with the public functions and classes of the lesson's ``figures.py`` and
         ``widget.py``, empty for the lessons that use the library's own figures only.
-
-    >>> import fedlora_lab as fl
-    >>> four = fl.course.lesson(4)
-    >>> figure, sentence = four.amplifier(std=0.05, rank=4, alpha=8, width=64, size_B=0.0)
-    >>> widget = four.noise_amplifier()  # the same figure with sliders
     """
     check_whole("number", number, 0, 14)
     room, found = f"lesson_{number:02}", {}

@@ -18,7 +18,7 @@ import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from html import escape
 from importlib import import_module
 from pathlib import Path
@@ -34,7 +34,7 @@ _FIELDS = ("question", "hint", "solution", "right")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an answer is right, and one line on it; true when right."""
+    """Says whether an answer is right, with one line on it; true when right."""
 
     right: bool
     message: str
@@ -50,24 +50,22 @@ class Numbers:
     """Reads numbers (one, or an array of them) and compares them up to ``within``, relative."""
 
     def __init__(self, example: Any, within: float = 1e-6) -> None:
-        self.within = within
-        self.wanted = f"numbers such as {example}" if np.ndim(example) else "a number"
+        self.one, self.within = not np.ndim(example), within
+        self.wanted = "a number is" if self.one else f"numbers such as {example} are"
 
     def read(self, answer: Any) -> np.ndarray:
-        """The answer with at least two axes, so that one row needs no second pair of brackets."""
+        """Returns the answer with at least two axes: one row needs no second pair of brackets."""
         try:
             answer = answer.detach() if hasattr(answer, "detach") else answer
             found = np.atleast_2d(np.asarray(answer, float))
         except (TypeError, ValueError, RuntimeError):
             found = np.array(math.nan)
-        if np.isnan(found).any() or (self.wanted == "a number" and found.size != 1):
-            raise ValueError(f"{self.wanted} {'is' if self.wanted[0] == 'a' else 'are'} expected")
-        return found
+        wrong = np.isnan(found).any() or (self.one and found.size != 1)
+        _require(not wrong, f"{self.wanted} expected")
+        return found.reshape(1, 1) if self.one else found
 
     def same(self, found: np.ndarray, example: Any) -> bool:
         wanted = np.atleast_2d(np.asarray(example, float))
-        if self.wanted == "a number":
-            found, wanted = found.ravel(), wanted.ravel()
         slack = self.within * np.maximum(1.0, abs(wanted[np.isfinite(wanted)]).max(initial=0.0))
         return found.shape == wanted.shape and np.allclose(found, wanted, rtol=0, atol=slack)
 
@@ -77,10 +75,9 @@ class Letters:
 
     def read(self, answer: Any) -> frozenset[str]:
         readable = isinstance(answer, str | list | tuple | set | frozenset)
-        parts: Any = list(answer) if readable else [None]
-        if not all(isinstance(part, str) for part in parts):
-            raise ValueError('letters such as "a, b" are expected')
-        return frozenset(letter for letter in "".join(parts).lower() if letter.isalpha())
+        words = readable and all(isinstance(part, str) for part in answer)
+        _require(words, 'letters such as "a, b" are expected')
+        return frozenset(letter for letter in "".join(answer).lower() if letter.isalpha())
 
     def same(self, found: frozenset[str], example: str) -> bool:
         return found == frozenset(example)
@@ -109,25 +106,29 @@ class Calls:
         self.within, self.standard = within, standard
 
     def read(self, answer: Any) -> np.ndarray:
-        """What a reader's function gives, (cases, ...); ``ValueError`` in one line if nothing."""
-        if not callable(answer):
-            raise ValueError(f"a function of {self.words} is expected")
+        """Returns what a reader's function gives, (cases, ...)."""
+        _require(callable(answer), f"a function of {self.words} is expected")
         try:
-            cases = (copy.deepcopy(case) for case in self.cases)
-            values = [np.asarray(answer(*case), float).squeeze() for case in cases]
+            values = [
+                np.asarray(answer(*copy.deepcopy(case)), float).squeeze() for case in self.cases
+            ]
         except Exception as error:  # whatever a reader's function does wrong, it gets one line
             problem = f"your function of {self.words} stops with {type(error).__name__}"
             raise ValueError(problem) from error
+        wanted = f"numbers of shape {self.shape}" if self.shape else "a number"
         for value in values:
-            if self.shape is not None and value.shape != self.shape:
-                wanted = f"numbers of shape {self.shape}" if self.shape else "a number"
-                problem = f"{wanted} should come out of your function, not shape {value.shape}"
-                raise ValueError(problem)
+            problem = f"{wanted} should come out of your function, not shape {value.shape}"
+            _require(self.shape in (None, value.shape), problem)
         return np.stack([self.standard(value) for value in values])
 
     def same(self, found: np.ndarray, example: Callable[..., Any]) -> bool:
         wanted, slack = self.read(example), self.within
         return found.shape == wanted.shape and np.allclose(found, wanted, rtol=slack, atol=slack)
+
+
+def _require(ok: bool, problem: str) -> None:
+    if not ok:
+        raise ValueError(problem)
 
 
 @dataclass(frozen=True)
@@ -176,19 +177,15 @@ def _parse(key: str, entry: dict[str, Any], folder: str) -> Exercise:
     Its answer decides how answers are read: numbers, a text of letters, or instead of an answer the
     name of a function in ``exercises.py``, whose ``CALLS`` says how it is called.
     """
-    named = entry.get("function")
-    module: Any = import_module(f"fedlora_lab.course.{folder}.exercises") if named else None
-    if named:
-        reader = module.CALLS[key]
-    elif isinstance(entry["answer"], str):
+    first: Any = entry.get("answer")
+    example: Callable[[Any], Any] = lambda given: given  # noqa: E731
+    if "function" in entry:
+        first, module = entry["function"], import_module(f"fedlora_lab.course.{folder}.exercises")
+        reader, example = module.CALLS[key], partial(getattr, module)
+    elif isinstance(first, str):
         reader = Letters()
     else:
-        reader = Numbers(entry["answer"], entry.get("within", 1e-6))
-
-    def example(given: Any) -> Any:
-        return getattr(module, given) if named else given
-
-    first = named or entry["answer"]
+        reader = Numbers(first, entry.get("within", 1e-6))
     return Exercise(
         key=key,
         effort=tuple(entry["effort"]),

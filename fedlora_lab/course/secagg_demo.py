@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -126,18 +127,26 @@ class Client:
 
     def upload(self, clients: "Sequence[Client]") -> Int[np.ndarray, " d"]:
         """The quantised update plus masks: one of its own, and one with every other client."""
-        modulus, size = self.grid.modulus, len(self.update)
-        total = self.grid.quantize(self.update) + mask(self.seed, modulus, size)
+        total = self.grid.quantize(self.update)
+        total = total + mask(self.seed, self.grid.modulus, len(total))
         for other in (one for one in clients if one is not self):
-            key = flower().generate_shared_key(self._mask_key, other.mask_public)
-            # Opposite signs at the two ends of a pair: the common mask drops out of the sum.
-            total = total + np.sign(self.index - other.index) * mask(key, modulus, size)
-        return total % modulus
+            total = total + _pair_mask(self._mask_key, self, other)
+        return total % self.grid.modulus
 
 
 def mask(seed: bytes, modulus: int, size: int) -> Int[np.ndarray, " d"]:
-    """Draws the numbers in [0, modulus) that Flower draws from a seed."""
+    """Draws the numbers that Flower draws from a seed.
+
+    Args: seed: any bytes; modulus: above all numbers, which are >= 0; size: how many.
+    """
     return flower().pseudo_rand_gen(seed, modulus, [(size,)])[0]
+
+
+def _pair_mask(key: Any, own: Client, other: Client) -> Int[np.ndarray, " d"]:
+    """Draws what one client, whose private key is given, adds for its pair with another."""
+    seed = flower().generate_shared_key(key, other.mask_public)
+    # Opposite signs at the two ends of a pair: the common mask drops out of the sum.
+    return np.sign(own.index - other.index) * mask(seed, own.grid.modulus, len(own.update))
 
 
 @dataclass(frozen=True)
@@ -190,14 +199,11 @@ def aggregate(
     check(finite, "updates", updates.shape, "finite, one row a client")
     check_whole("threshold", threshold, 2, count)
     # Past the modulus the sum would wrap unnoticed.
-    fits, wanted = (
-        count * grid.levels < grid.modulus,
-        f"above {count} clients x {grid.levels} levels",
-    )
-    check(fits, "modulus", grid.modulus, wanted)
-    known, enough = lost <= set(range(count)), count - len(lost) >= threshold
-    check(known, "dropped", sorted(lost), f"clients in [0, {count})")
-    check(enough, "dropped", sorted(lost), f"{count - threshold} at most: nothing opens")
+    above = f"above {count} clients x {grid.levels} levels"
+    check(count * grid.levels < grid.modulus, "modulus", grid.modulus, above)
+    check(lost <= set(range(count)), "dropped", sorted(lost), f"clients in [0, {count})")
+    most = f"{count - threshold} at most: nothing opens"
+    check(count - len(lost) >= threshold, "dropped", sorted(lost), most)
     begun, clients = time.perf_counter(), [Client(k, grid, row) for k, row in enumerate(updates)]
     keys = (key for one in clients for key in (one.mask_public, one.post_public))
     size = sum(len(flower().public_key_to_bytes(key)) for key in keys)
@@ -220,9 +226,7 @@ def aggregate(
             continue
         key = flower().bytes_to_private_key(secret)
         for one in there:  # the masks that the others share with the lost one stayed in the sum
-            pair = flower().generate_shared_key(key, one.mask_public)
-            drawn = mask(pair, grid.modulus, len(total))
-            total = total - np.sign(one.index - owner.index) * drawn
+            total = total + _pair_mask(key, owner, one)
     return SecAggResult(
         total=grid.dequantize(total % grid.modulus, len(there)),
         arrived=tuple(one.index for one in there),

@@ -1,12 +1,9 @@
 """One JupyterLab and one Chromium for all browser tests of a process."""
 
-import os
 from pathlib import Path
 
 import lab as labs
 import pytest
-
-ROOT = Path(__file__).parents[2]
 
 
 def pytest_configure(config):
@@ -42,13 +39,3 @@ def lab(tmp_path_factory):
     server = labs.Lab(tmp_path_factory.mktemp("lab"))
     yield server
     server.close()
-
-
-@pytest.fixture(scope="session")
-def screenshots(tmp_path_factory):
-    """Where screenshots go: kept under build/ in CI, otherwise in a temporary folder."""
-    folder = tmp_path_factory.mktemp("screenshots")
-    if os.environ.get("CI"):
-        folder = ROOT / "build" / "screenshots"
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder

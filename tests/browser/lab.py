@@ -7,23 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from patience import until
 
 TOKEN = "only-for-this-test"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
+QUIET = "--disable-background-networking --disable-component-update --disable-sync --no-first-run"
+FLAGS = ["--no-sandbox", "--disable-gpu", *QUIET.split()]
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "apputils-extension/themes": {"theme": "JupyterLab Light"},
@@ -58,15 +52,16 @@ class Lab:
         self.process = subprocess.Popen(
             self._command(), env=self._environment(), stdout=self.log, stderr=self.log
         )
-        until = time.monotonic() + 180
-        while True:
-            try:
-                return self.ask("api")
-            except OSError:
-                log = folder / "server.log"
-                assert self.process.poll() is None, f"JupyterLab ended:\n{log.read_text()}"
-                assert time.monotonic() < until, "JupyterLab did not answer"
-                time.sleep(0.1)
+        until(self._answers, 180)
+
+    def _answers(self) -> bool:
+        log = self.folder / "server.log"
+        assert self.process.poll() is None, f"JupyterLab ended:\n{log.read_text()}"
+        try:
+            self.ask("api")
+        except OSError:
+            return False
+        return True
 
     def _command(self) -> list[str]:
         never = "jupyterlab.handlers.announcements.NeverCheckForUpdate"
@@ -147,10 +142,10 @@ class Page:
             }"""
         )
 
-    def command(self, name: str, arguments: dict[str, Any] | None = None) -> None:
+    def command(self, name: str, **arguments: Any) -> None:
         """Run one of JupyterLab's own commands."""
         run = "([name, arguments]) => window.jupyterapp.commands.execute(name, arguments)"
-        self.page.evaluate(run, [name, arguments or {}])
+        self.page.evaluate(run, [name, arguments])
 
     def run(self, index: int) -> Any:
         """Run a code cell, wait until it has ended, and give its output area."""
@@ -180,7 +175,7 @@ class Page:
     def dress(self, theme: str, width: int, height: int = 900) -> None:
         """Another theme, "Light" or "Dark", and another size of the page."""
         self.page.set_viewport_size({"width": width, "height": height})
-        self.command("apputils:change-theme", {"theme": f"JupyterLab {theme}"})
+        self.command("apputils:change-theme", theme=f"JupyterLab {theme}")
         body = f"body[data-jp-theme-name='JupyterLab {theme}']"
         self.page.wait_for_selector(body, state="attached")
 
@@ -241,7 +236,4 @@ def image_bytes(image: Any) -> str:
 
 def wait_for_image(image: Any, wanted: str, seconds: float = 120) -> None:
     """Wait until an image shows what `image_bytes` gave."""
-    until = time.monotonic() + seconds
-    while image_bytes(image) != wanted:
-        assert time.monotonic() < until, "the picture did not come back"
-        time.sleep(0.05)
+    until(lambda: image_bytes(image) == wanted, seconds)

@@ -10,7 +10,7 @@ NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "00_why_is_it_hard.ipynb"
 SIX = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp")
 
 
-def test_a_notebook_reads_without_running_it(browser, lab, screenshots):
+def test_a_notebook_reads_without_running_it(browser, lab):
     shutil.copy(NOTEBOOK, lab.notebooks)
     page = Page(browser, lab, NOTEBOOK.name, height=6000)
     notebook = page.page.locator(".jp-Notebook")
@@ -21,7 +21,6 @@ def test_a_notebook_reads_without_running_it(browser, lab, screenshots):
     assert not solution.locator("p").is_visible()
     solution.locator("summary").click()
     assert solution.locator("p").is_visible()
-    page.page.screenshot(path=screenshots / "notebook-00.png")
     assert page.errors == []
     page.page.close()
 

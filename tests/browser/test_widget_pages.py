@@ -137,18 +137,17 @@ def settle(notebook):
     notebook.watch_layout()
 
 
-def fits(notebook, folder, outputs):
+def fits(notebook, *outputs):
     """Nothing has jumped, and nothing is cut off on a narrow page in either theme."""
     assert notebook.jumps() == []
     for theme in ("Light", "Dark"):
         notebook.dress(theme, width=1024)
-        for name, output in outputs.items():
+        for output in outputs:
             output.scroll_into_view_if_needed()
-            notebook.page.screenshot(path=folder / f"{name}-{theme.lower()}.png")
-            assert cut_off(output) == [], name
+            assert cut_off(output) == []
 
 
-def test_every_lesson_widget_follows_the_keyboard_and_fits(notebook, show, screenshots):
+def test_every_lesson_widget_follows_the_keyboard_and_fits(notebook, show):
     """It moves and comes back with Reset; what is typed wrong is explained."""
     outputs = {name: show(name) for name in LESSONS}
     settle(notebook)
@@ -171,7 +170,7 @@ def test_every_lesson_widget_follows_the_keyboard_and_fits(notebook, show, scree
     assert line.inner_text().startswith('word=\'Q\': expected "A", "B"')
     schedule.locator("input[type=text]").fill("B | B A")
     schedule.get_by_text("missed in rounds 2, 4, 6").wait_for()
-    fits(notebook, screenshots, outputs)
+    fits(notebook, *outputs.values())
 
 
 def test_a_live_run_starts_pauses_stops_and_leaves_no_thread(notebook, show):
@@ -208,7 +207,7 @@ def test_a_live_run_starts_pauses_stops_and_leaves_no_thread(notebook, show):
     assert "Traceback" not in notebook.page.locator(".jp-Notebook").inner_text()
 
 
-def test_a_finished_run_can_be_saved(notebook, show, screenshots):
+def test_a_finished_run_can_be_saved(notebook, show):
     """All its controls have labels and are reached by the keyboard."""
     output = show("short")
     for name in ("method", "privacy ε", "learning rate", "rounds", "seed", "this run as a cell"):
@@ -229,10 +228,10 @@ def test_a_finished_run_can_be_saved(notebook, show, screenshots):
     frame: Any = pd.read_csv(file.value.path())
     assert frame["round"].max() == 3 and set(frame["method"]) == {"rolora"}
     assert "rounds=3" in output.locator("textarea").input_value()
-    fits(notebook, screenshots, {"live": output})
+    fits(notebook, output)
 
 
-def test_a_comparison_fills_run_by_run_while_the_page_answers(notebook, show, screenshots):
+def test_a_comparison_fills_run_by_run_while_the_page_answers(notebook, show):
     output, bar = show("comparison"), show("bar")
     image = output.locator("img")
     first = image_bytes(image)
@@ -253,10 +252,10 @@ def test_a_comparison_fills_run_by_run_while_the_page_answers(notebook, show, sc
     assert status(output).inner_text().startswith("running")
     press(output, "Stop")
     until(output, "stopped")
-    fits(notebook, screenshots, {"comparison": output})
+    fits(notebook, output)
 
 
-def test_the_composer_makes_methods_and_trains_them(notebook, show, screenshots):
+def test_the_composer_makes_methods_and_trains_them(notebook, show):
     output = show("composer")
     image = output.locator("img")
     first = image_bytes(image)
@@ -277,4 +276,4 @@ def test_the_composer_makes_methods_and_trains_them(notebook, show, screenshots)
     ended = r"^After round 2: FedLoRA 0\.\d+ .*my method 0\.\d+"
     output.get_by_text(re.compile(ended)).wait_for()
     output.get_by_text("finished · round 2 of 2").wait_for()
-    fits(notebook, screenshots, {"composer": output})
+    fits(notebook, output)

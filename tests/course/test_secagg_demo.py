@@ -1,5 +1,6 @@
 """Secure aggregation with Flower's primitives: what opens, what does not, and how it is broken."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -69,11 +70,8 @@ def test_too_few_shares_open_nothing():
     secret = b"a seed of thirty-two bytes here!"
     shares = flower().create_shares(secret, 3, 5)
     assert flower().combine_shares(shares[1:4]) == secret
-    try:
-        opened = flower().combine_shares(shares[:2])
-    except ValueError:
-        opened = b""
-    assert opened != secret
+    with contextlib.suppress(ValueError):
+        assert flower().combine_shares(shares[:2]) != secret
 
 
 def test_a_seed_of_a_pair_is_short():

@@ -79,26 +79,6 @@ class BudgetSweep:
                         yield f"{name(slug)} at ε = {epsilon_text(epsilon)}, seed {seed}"
                 yield epsilon, to_frame(records)
 
-    def draw(self, frames: Frames, start: float) -> tuple[bytes, str]:
-        """Draws the scores against ε as PNG, and says which method leads at each."""
-        figure = png(budgets(frames, axis=list(self.rates), start=start))
-        if not frames:
-            text = f"Press Start. Before training {start:.3f} of the test examples are right."
-            return figure, text
-        scores = last_scores(frames)
-        means = scores.groupby(["budget", "method"])["value"].mean().unstack()
-        parts = [
-            f"ε = {epsilon_text(e)}: {name(lead)} {means.loc[e, lead]:.3f}"
-            for e, lead in means.idxmax(axis=1).items()
-        ]
-        text = f"Ahead so far, after {len(scores)} runs of {self.plan.rounds} rounds: "
-        text += "; ".join(parts) + "."
-        if fell := int((scores["value"] < start).sum()):
-            text += f" {fell} of them fell below their start."
-        if any(epsilon is not None for epsilon in self.rates):
-            text += f" ε{observer_phrase(self.privacy.trust)}."
-        return figure, text
-
 
 class MethodComparison(TrainingPanel):
     """Runs of some methods at some budgets; ``frames`` holds those done: ε -> tidy frame."""
@@ -157,8 +137,24 @@ class MethodComparison(TrainingPanel):
         return self.sweep, self.frames
 
     def draw(self, wanted: tuple[BudgetSweep, Frames]) -> tuple[bytes, str]:
+        """Draws the scores against ε, and says which method leads at each."""
         sweep, frames = wanted
-        return sweep.draw(frames, self._start)
+        figure = png(budgets(frames, axis=list(sweep.rates), start=self._start))
+        if not frames:
+            before = f"{self._start:.3f} of the test examples are right."
+            return figure, f"Press Start. Before training {before}"
+        scores = last_scores(frames)
+        means = scores.groupby(["budget", "method"])["value"].mean().unstack()
+        leads = "; ".join(
+            f"ε = {epsilon_text(e)}: {name(lead)} {means.loc[e, lead]:.3f}"
+            for e, lead in means.idxmax(axis=1).items()
+        )
+        text = f"Ahead so far, after {len(scores)} runs of {sweep.plan.rounds} rounds: {leads}."
+        if fell := int((scores["value"] < self._start).sum()):
+            text += f" {fell} of them fell below their start."
+        if any(epsilon is not None for epsilon in sweep.rates):
+            text += f" ε{observer_phrase(sweep.privacy.trust)}."
+        return figure, text
 
 
 def method_comparison(
@@ -179,9 +175,7 @@ def method_comparison(
         plan: rounds, steps and batch of every run; ``None``: the library's defaults.
         privacy: calibrated for each ε.
 
-    Guarantees: nothing is trained before Start; Stop ends within one local step
-        (test_a_comparison_stops_within_a_step); an error is one line in the widget
-        (test_a_comparison_shows_an_error).
+    Guarantees: nothing is trained before Start; for the rest see `TrainingPanel`.
 
     >>> import fedlora_lab as fl
     >>> widget = method_comparison(fl.tasks.digits(clients=2), {8: ["fedlora", "ffa-lora"]})

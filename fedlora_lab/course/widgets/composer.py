@@ -77,12 +77,10 @@ def composer_figure(
         figure = style.picture(9.4, 3.75)
         if row is None:
             bold: Any = {"fontsize": 11.5, "weight": "bold", "color": style.WRONG}
-            figure.text(0.02, 0.9, "This cannot be", **bold)
-            reason = textwrap.fill(lines[0][1], 72)
-            figure.text(0.02, 0.84, reason, fontsize=9, color=style.INK, va="top")
+            figure.text(0.02, 0.5, "This cannot be", **bold)
         else:
             draw(figure.add_axes((0.005, 0.47, 0.525, 0.5)), row, 2, 4)
-            _draw_properties(figure, lines)
+        _draw_properties(figure, lines)
         ax = figure.add_axes((0.615, 0.14, 0.37, 0.76))
         values = [v for frame in frames.values() for v in live_run.series(frame, "accuracy")[1]]
         low = live_run.accuracy_floor(start, [v for v in values if np.isfinite(v)], below=0.2)
@@ -138,7 +136,7 @@ class MethodComposer(TrainingPanel):
         self.row: Method | None = None
         self.records: dict[str, list[Round]] = {}
         self._runs: tuple[RunConfig, ...] = ()
-        self._lines, self._refusal = [], ""
+        self._lines: list[tuple[str, str]] = []
         rows = [(row.name, slug) for slug, row in (methods.ALL | methods.VARIANTS).items()]
         fill = "put the fields as a published method has them"
         self.begin_from = controls.menu("begin from", rows, "fedlora", fill)
@@ -182,7 +180,7 @@ class MethodComposer(TrainingPanel):
     def prepare_run(self) -> tuple[Events, int]:
         self.records = {}
         if self.row is None:
-            return self._refuse, 1
+            raise ValueError(self._lines[0][1])
         other = methods.get(self.baseline.value)
         rates = ((other, self._suggested(other).lr), (self.row, self.lr.value))
         plan, epsilon = (
@@ -194,10 +192,6 @@ class MethodComposer(TrainingPanel):
             for row, lr in rates
         )
         return partial(take_turns, self._runs), 2 * plan.rounds * plan.local_steps
-
-    def _refuse(self) -> Generator[Any, None, None]:
-        raise ValueError(self._refusal)
-        yield
 
     def handle_event(self, event: Any) -> bool:
         slug, what = event
@@ -212,14 +206,14 @@ class MethodComposer(TrainingPanel):
     def preview(self) -> str:
         """Composes the method and says what is known of it; old runs are of another method."""
         stale, self.records = bool(self.records), {}
-        self.row, self._refusal, self._runs = None, "", ()
+        self.row, self._runs = None, ()
         try:
             chosen = {field: self._menus[field][knob.value] for field, knob in self.fields.items()}
             row = method_guide.compose(NAME, chosen)
             self._lines = dry_run.describe(dry_run.traits(row))
         except Exception as error:
-            self._refusal = one_line(error)
-            controls.set_text(self.says, f"This cannot be: {self._refusal}", error=True)
+            self._lines = [("!", one_line(error))]
+            controls.set_text(self.says, f"This cannot be: {one_line(error)}", error=True)
             return "nothing to train"
         self.row = row
         controls.set_text(self.says, dry_run.name_of(dry_run.identify(row)))
@@ -244,8 +238,7 @@ class MethodComposer(TrainingPanel):
             self.buttons["start"].disabled = True
 
     def drawing_input(self) -> Any:
-        lines = self._lines if self.row else [("!", self._refusal)]
-        return self.row, tuple(lines), self.records, self._rounds()
+        return self.row, self._lines, self.records, self._rounds()
 
     def draw(self, wanted: Any) -> tuple[bytes, str]:
         from fedlora_lab.federated.records import to_frame
@@ -277,21 +270,17 @@ def method_composer(
 ) -> MethodComposer:
     """Builds a method from its fields: says which published one it is and what it promises.
 
-    Start trains it beside a published method.
+    Start trains it beside a published method. A second composer of the same task ends the first
+    one's thread.
 
     Args:
         task: with the metric "accuracy"; ``None``: digits, five clients.
         plan: of both runs; the controls change its rounds and learning rate.
         privacy: calibrated for the chosen ε.
 
-    A second composer of the same task ends the first one's thread.
-
-    Raises:
-        ValueError: for a task without accuracy, or whose test examples are not public.
-
-    Guarantees: nothing is trained before Start; Stop ends within one local step
-        (test_composer.py::test_it_stops); fields that make no method get one line
-        (test_composer.py::test_what_cannot_be_is_one_line).
+    Raises: ``ValueError`` for a task without accuracy, or whose test examples are not public.
+    Guarantees: fields that make no method get one line
+        (test_composer.py::test_what_cannot_be_is_one_line); for the rest see `TrainingPanel`.
     """
     task = tasks.digits(clients=5, alpha=0.5, seed=0) if task is None else task
     check_scored(task)

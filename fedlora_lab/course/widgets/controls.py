@@ -26,7 +26,10 @@ def labelled(label: str, help: str = "", **more: Any) -> dict[str, Any]:
 def slider(
     label: str, value: float, low: float, high: float, step: float | None = None, help: str = ""
 ) -> Any:
-    """Makes a slider: for whole numbers if all its numbers are integers, else for real ones."""
+    """Makes a slider: for whole numbers if all its numbers are integers, else for real ones.
+
+    Args: label, help: its label and tooltip; value: at first; low, high, step: of the values.
+    """
     numbers = (value, low, high, step or 1)
     whole = all(isinstance(v, int) and not isinstance(v, bool) for v in numbers)
     kind, step = (w.IntSlider, step or 1) if whole else (w.FloatSlider, step or (high - low) / 100)
@@ -34,18 +37,27 @@ def slider(
 
 
 def value_slider(label: str, values: Sequence[float], value: float, help: str = "") -> Any:
-    """Makes a slider over the given numbers."""
+    """Makes a slider over the given numbers.
+
+    Args: label, help: its label and tooltip; values: in this order; value: one of them.
+    """
     options = [(f"{v:g}", v) for v in values]
     return w.SelectionSlider(options=options, value=value, **labelled(label, help))
 
 
 def menu(label: str, options: Sequence[Any], value: Any, help: str = "") -> Any:
-    """Makes a menu; options are values or (text, value) pairs."""
+    """Makes a menu.
+
+    Args: label, help: its label and tooltip; options: values or (text, value); value: at first.
+    """
     return w.Dropdown(options=list(options), value=value, **labelled(label, help))
 
 
 def button(label: str, icon: str, help: str, act: Callable[[], Any], style: str = "") -> Any:
-    """Makes a button that calls ``act``."""
+    """Makes a button.
+
+    Args: label, icon, help, style: what it looks like; act: called at every click.
+    """
     layout = w.Layout(width="92px")
     made = w.Button(description=label, icon=icon, tooltip=help, button_style=style, layout=layout)
     made.on_click(lambda _: act())
@@ -55,7 +67,7 @@ def button(label: str, icon: str, help: str, act: Callable[[], Any], style: str 
 def image_box(width: int, height: int, narrowest: int | None = None) -> Any:
     """Makes a place for PNG bytes that keeps its size whatever is drawn into it.
 
-    On a narrow page it shrinks down to ``narrowest`` pixels and keeps its proportions.
+    Args: width, height: pixels; narrowest: width down to which it shrinks on a narrow page.
     """
     low = f"{narrowest or width}px"
     layout = w.Layout(height="auto", flex=f"1 1 {low}", min_width=low, max_width=f"{width}px")
@@ -68,19 +80,16 @@ def text_box(lines: int = 1) -> Any:
     return w.HTML(layout=w.Layout(height=height, width="100%", overflow="hidden", margin="0"))
 
 
-def code_box(label: str, help: str) -> Any:
-    """Makes a place for a few lines of code to copy."""
-    layout, style = w.Layout(width="98%", height="196px"), {"description_width": "120px"}
-    return w.Textarea(rows=10, **labelled(label, help, style=style, layout=layout))
-
-
 def row(*parts: Any) -> Any:
     """Puts parts side by side, on further lines where the page is narrow."""
     return w.HBox(parts, layout=w.Layout(flex_flow="row wrap", align_items="flex-start"))
 
 
 def set_text(place: Any, text: str, error: bool = False, role: str = "status") -> None:
-    """Puts escaped text into a `text_box`; screen readers read a status and an error aloud."""
+    """Puts escaped text into a `text_box`.
+
+    Args: place, text: what goes where; error, role: a status and an error are read aloud.
+    """
     look = "color:var(--jp-content-font-color1,inherit)"
     if error:
         look, role = "color:var(--jp-error-color1,#b3261e);font-weight:600", "alert"
@@ -88,7 +97,10 @@ def set_text(place: Any, text: str, error: bool = False, role: str = "status") -
 
 
 def set_download(place: Any, text: str, name: str, content: str) -> None:
-    """Puts a link into a `text_box` that saves this content as a CSV file of this name."""
+    """Puts a link into a `text_box` that saves a CSV file.
+
+    Args: place, text: the link; name, content: of the file.
+    """
     data = base64.b64encode(content.encode()).decode()
     look = "color:var(--jp-content-link-color,#0b57d0);line-height:22px"
     target = f'download="{escape(name)}" href="data:text/csv;base64,{data}"'

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import ipywidgets as w
 import numpy as np
 import pandas as pd
 import torch
@@ -52,7 +53,10 @@ def series(frame: Any, measure: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_run(ax: Any, frame: pd.DataFrame, measure: str) -> None:
-    """Draws one measure of a run in its method's colour, with a mark at the last round."""
+    """Draws one measure of a run in its method's colour, with a mark at the last round.
+
+    Args: ax: where; frame: tidy, of one run; measure: such as "accuracy".
+    """
     (x, y), look = series(frame, measure), style.look(frame["method"].iloc[0])
     ax.plot(x, y, color=look.colour, lw=2.2)
     mark = {"marker": look.marker, "ms": 7, "mec": style.CARD, "mew": 0.6, "clip_on": False}
@@ -60,7 +64,10 @@ def draw_run(ax: Any, frame: pd.DataFrame, measure: str) -> None:
 
 
 def draw_start(ax: Any, rounds: int, start: float) -> None:
-    """Draws the score before training as a line; nothing where it was not measured."""
+    """Draws the score before training as a line; nothing where it was not measured.
+
+    Args: ax: where; rounds: the end of its x axis; start: the score, NaN if not measured.
+    """
     if np.isfinite(start):
         ax.axhline(start, color=style.GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
         right: Any = {"fontsize": 7.5, "color": style.SOFT, "ha": "right", "va": "top"}
@@ -68,7 +75,11 @@ def draw_start(ax: Any, rounds: int, start: float) -> None:
 
 
 def accuracy_floor(start: float, values: Any, below: float = 0.1) -> float:
-    """Returns the lower end of an accuracy axis: ``below`` the start, or below the lowest value."""
+    """Returns the lower end of an accuracy axis.
+
+    Args: start: accuracy before training, or NaN; values: finite, on the axis; below: the room
+        under ``start``.
+    """
     start = start if np.isfinite(start) else 0.0
     lowest = min([start, *values])
     return max(0.0, min(np.floor(10 * start) / 10 - below, np.floor(10 * lowest - 1e-9) / 10))
@@ -109,13 +120,12 @@ def live_figure(
     """
     known, values = series(frame, measure)
     rounds = int(known.max(initial=0)) if rounds is None else rounds
-    start = (float(values[0]) if len(values) else 0.0) if start is None else start
+    start = float(next(iter(values), 0.0)) if start is None else start
     check(rounds >= 1, "rounds", rounds, "a whole number >= 1")
     with style.paper():
-        figure = style.picture(5.6, 2.9)
-        score, spent, drift = axes = [figure.add_axes(box) for box in BOXES]
-        shown = (measure, "epsilon", "deviation")
-        seen = [_panel(ax, frame, past, one, rounds) for ax, one in zip(axes, shown, strict=True)]
+        figure, (score, spent, drift) = style.panels(5.6, 2.9, *BOXES)
+        panels = (score, measure), (spent, "epsilon"), (drift, "deviation")
+        seen = [_panel(ax, frame, past, one, rounds) for ax, one in panels]
         if measure.startswith("accuracy"):
             score.set_ylim(accuracy_floor(start, seen[0]), 1.0)
         else:
@@ -161,7 +171,10 @@ def _panel(ax: Any, frame: Any, past: Any, measure: str, rounds: int) -> np.ndar
 
 
 def kind(truth: int, before: int, now: int) -> str:
-    """Says what became of one example: "right", "wrong", "turned right" or "turned wrong"."""
+    """Says what became of one example: "right", "wrong", "turned right" or "turned wrong".
+
+    Args: truth, before, now: its label, and the class predicted before training and now.
+    """
     if now == truth:
         return "right" if before == truth else "turned right"
     return "turned wrong" if before == truth else "wrong"
@@ -189,16 +202,18 @@ def images(x: Any, truth: Any, before: Any, now: Any = None, columns: int = 9) -
     lines, places = -(-len(x) // columns), [(i % columns, i // columns) for i in range(len(x))]
     kinds = [KINDS[kind(*three)] for three in zip(truth, before, now, strict=True)]
     with style.paper():
-        figure = style.picture(3.4, 2.9)
-        ax = figure.add_axes((0.01, 0.1, 0.98, 0.895))
+        figure, (ax,) = style.panels(3.4, 2.9, (0.01, 0.1, 0.98, 0.895))
         ax.axis("off")
-        grid = _mosaic(x, lines, columns)
+        # All images in one array, each with a white margin of an eighth of its size.
+        margins = [(0, lines * columns - len(x)), *((-(-size // 8),) * 2 for size in x.shape[1:])]
+        cells = np.pad(x, margins)
+        grid = cells.reshape(lines, columns, *cells.shape[1:]).swapaxes(1, 2)
+        grid = grid.reshape(lines * cells.shape[1], -1)
         ax.imshow(grid, extent=(0, columns, lines, 0), cmap="Greys", vmin=0, vmax=1.25)
         box: Any = {"boxstyle": "square,pad=0.1", "fc": style.WRONG, "ec": "none"}
         corner: Any = {"ha": "right", "va": "bottom", "color": "white", "fontsize": 7, "bbox": box}
-        for (column, line), label, wrong in zip(places, now, now != truth, strict=True):
-            if wrong:
-                ax.text(column + 0.9, line + 0.88, str(label), **corner)
+        for i in np.flatnonzero(now != truth):
+            ax.text(places[i][0] + 0.9, places[i][1] + 0.88, str(now[i]), **corner)
         frames = [Rectangle((column + 0.07, line + 0.07), 0.86, 0.86) for column, line in places]
         edges, widths = zip(*kinds, strict=True)
         drawn = PatchCollection(frames, facecolor="none", edgecolor=edges, linewidths=widths)
@@ -213,21 +228,10 @@ def images(x: Any, truth: Any, before: Any, now: Any = None, columns: int = 9) -
     return figure
 
 
-def _mosaic(x: np.ndarray, lines: int, columns: int) -> np.ndarray:
-    """Puts all images into one array, each with a white margin of an eighth of its size."""
-    n, height, width = x.shape
-    top, side = -(-height // 8), -(-width // 8)
-    cells = np.zeros((lines * columns, height + 2 * top, width + 2 * side))
-    cells[:n, top : top + height, side : side + width] = x
-    grid = cells.reshape(lines, columns, *cells.shape[1:]).swapaxes(1, 2)
-    return grid.reshape(lines * cells.shape[1], -1)
-
-
 def spent_text(record: "Round") -> str:
     """Writes the ε that a record spent, and against whom it holds."""
-    return epsilon_text(record.epsilon) + observer_phrase(
-        record.ledger.trust if record.ledger else None
-    )
+    trust = record.ledger.trust if record.ledger else None
+    return epsilon_text(record.epsilon) + observer_phrase(trust)
 
 
 class LiveRun(TrainingPanel):
@@ -247,7 +251,10 @@ class LiveRun(TrainingPanel):
         self._predict_before()
         self.chart = controls.image_box(560, 290, narrowest=480)
         self.examples = controls.image_box(340, 290)
-        self.cell = controls.code_box("this run as a cell", "copy it into a cell to repeat the run")
+        look = controls.labelled("this run as a cell", "copy it into a cell to repeat the run")
+        look |= {"style": {"description_width": "120px"}}
+        look |= {"layout": w.Layout(width="98%", height="196px")}
+        self.cell = w.Textarea(rows=10, **look)
         self.link = controls.text_box()
         advice = controls.row(settings.take, settings.hint)
         bar = controls.row(*self.buttons.values(), self.progress)
@@ -318,8 +325,8 @@ class LiveRun(TrainingPanel):
         self.settings.show_hint()
         self.cell.value = self._config.cell()
         if locked or not self.records:
-            text = "The frame of the run can be saved here when it has ended."
-            controls.set_text(self.link, text)
+            later = "The frame of the run can be saved here when it has ended."
+            controls.set_text(self.link, later)
         else:
             file = f"{self._config.task.name}-{self._config.method.slug}.csv"
             text, content = f"Save the frame of this run ({file})", self.frame.to_csv(index=False)
@@ -347,15 +354,15 @@ class LiveRun(TrainingPanel):
         return config, style.png(curves), grid, self._sentence(config, records, start, now)
 
     def _sentence(self, config: RunConfig, records: Any, start: float, now: Any) -> str:
-        method, score = config.method.name, self.measure
+        method, score, before = config.method.name, self.measure, format_number(start)
         if not records:
             text = f"Press Start: {method} trains on the data of {len(self.task.clients)} clients."
-            return f"{text} Before training: {score} {format_number(start)}."
+            return f"{text} Before training: {score} {before}."
         last: Any = records[-1]
-        value = last.metrics[score]
-        text = f"{method} after round {last.index} of {config.plan.rounds}: {score} "
-        text += f"{format_number(value, infinite='∞')} ({format_number(start)} before)"
-        if fell := describe_decline(score, start, value):
+        value = format_number(last.metrics[score], infinite="∞")
+        text = f"{method} after round {last.index} of {config.plan.rounds}: {score} {value}"
+        text += f" ({before} before)"
+        if fell := describe_decline(score, start, last.metrics[score]):
             text += f": it {fell}"
         if now is not None:
             kinds = [kind(*three) for three in zip(self._truth, self._before, now, strict=True)]
@@ -395,9 +402,7 @@ def live(
         lora: rank and alpha.
 
     Raises: ``ValueError`` for settings that no run could have.
-    Guarantees: nothing is trained before Start; Stop ends within one local step
-        (test_live_stops_within_a_step); an error is one line in the widget
-        (test_live_shows_an_error); no thread is left behind (test_a_new_live_ends_the_old).
+    Guarantees: nothing is trained before Start; for the rest see `TrainingPanel` and `LiveRun`.
 
     >>> import fedlora_lab as fl
     >>> run = fl.widgets.live(fl.tasks.regression(clients=2), method="ffa-lora", epsilon=4)

@@ -4,7 +4,7 @@ at any point.
 >>> from fedlora_lab import experiments
 >>> study = experiments.STUDIES["digits-rank"]
 >>> len(study.cases), study.tries, study.runs
-(30, 14, 570)
+(30, 11, 480)
 """
 
 from fedlora_lab.experiments.method_guide import (

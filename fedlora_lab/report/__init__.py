@@ -1,4 +1,9 @@
-"""The folder of a run, its summary table and its HTML page; paired differences of methods."""
+"""The folder of a run, its summary table and its HTML page; paired differences of methods.
+
+>>> from fedlora_lab import report
+>>> report.PairedDifference(0.02, 0.01, 0.03, seeds=3).holds
+'yes'
+"""
 
 from fedlora_lab.report.html_page import report
 from fedlora_lab.report.paired_differences import (

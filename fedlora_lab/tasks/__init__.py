@@ -39,8 +39,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "regression": regression,
     "sentiment": sentiment,
 }
-"""Name -> function that builds the task; its parameters ``clients`` and ``alpha``, where it has
-them, are the command line's options."""
+"""Name -> function that builds the task; its ``clients`` and ``alpha`` are options of commands."""
 
 
 def register(name: str, builder: Callable[..., Task]) -> None:

@@ -91,7 +91,7 @@ def _scans() -> tuple[Tensor, Tensor]:
 
 
 def pretrained(folder: Path | None = None) -> tuple["TinyViT", dict]:
-    """Load the model trained on printed digits and its card, from the package or another folder.
+    """Load the model trained on printed digits, and its card, from the package or a folder.
 
     Raises: ValueError when the weights are not those of the card.
     Guarantees: test_digits_weights.py::test_changed_weights_are_refused.

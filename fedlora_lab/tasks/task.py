@@ -35,14 +35,14 @@ def map_inputs(function: Callable[[Any], Any], x: Any) -> Any:
 
 
 def named_tensors(examples: Sequence[Any]) -> dict[str, Any]:
-    """The tensors of (x, y) by name: ``x`` or ``x['key']``, and ``y``."""
+    """List the tensors of (x, y) by name: ``x`` or ``x['key']``, and ``y``."""
     x, y = examples
     inputs = {f"x[{key!r}]": v for key, v in x.items()} if isinstance(x, Mapping) else {"x": x}
     return {**inputs, "y": y}
 
 
 def take(x: Any, index: Any) -> Any:
-    """Some rows of a tensor, or of every tensor of a mapping."""
+    """Take some rows of a tensor, or of every tensor of a mapping."""
     return map_inputs(lambda value: value[index], x)
 
 

@@ -1,6 +1,13 @@
 """Lower bounds on epsilon from what a run releases: ``fl.audit(task, method, privacy, plan)``.
 
 The package itself can be called, and then makes one audit.
+
+>>> import fedlora_lab as fl
+>>> task, plan = fl.tasks.regression(clients=2, examples=4), fl.Plan(rounds=1)
+>>> privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-5)
+>>> found = fl.audit(task, "fedlora", privacy, plan, canaries=8)
+>>> found.holds, found.epsilon_lower <= found.ceiling
+(True, True)
 """
 
 import sys

@@ -180,8 +180,9 @@ def canaries_needed(epsilon: float, delta: float, significance: float) -> int:
 
 
 def clopper_pearson_upper(count: int, trials: int, significance: float) -> float:
-    """Upper end of the exact interval of a rate, which exceeds it as seldom as ``significance``.
+    """Upper end of the exact interval of a rate.
 
+    Args: count of trials; significance: how often the rate may exceed it, in (0, 1].
     Guarantees: test_clopper_pearson.
     """
     check_whole("trials", trials, 1)
@@ -249,6 +250,7 @@ def best_threshold_bound(
 def threshold_ceiling(runs: int, delta: float, significance: float) -> float:
     """What ``runs`` runs with and as many without the canary show when no guess is wrong.
 
+    Args: runs: >= 1. delta, significance: as of `threshold_lower_bound`.
     Guarantees: test_ceilings.
     """
     return threshold_lower_bound(0, runs, 0, runs, delta, significance)

@@ -83,20 +83,17 @@ def _paired_correlation(pairs: "list[tuple[Any, Any]]") -> float:
 def binomial_p_value(
     counts: np.ndarray, trials: int, rate: float, rng: np.random.Generator
 ) -> float:
-    """Kolmogorov-Smirnov test against Binomial(trials, rate), exact by randomising in each atom."""
+    """Kolmogorov-Smirnov test against Binomial(trials, rate), exact by randomising in each atom.
+
+    Args: counts: (n,), each of so many trials at this rate; rng: for the places in the atoms.
+    """
     low, atom = stats.binom.cdf(counts - 1, trials, rate), stats.binom.pmf(counts, trials, rate)
     return float(stats.kstest(low + rng.random(len(counts)) * atom, "uniform").pvalue)
 
 
 def total_p_value(count: int, trials: int, rate: float) -> float:
-    """Two-sided test of one count against Binomial(trials, rate)."""
+    """Two-sided test of one count. Args: count, trials, rate: of a binomial law, rate in (0, 1)."""
     return _two_sided(stats.binom.cdf(count, trials, rate), stats.binom.sf(count - 1, trials, rate))
-
-
-def equal_rates_p_value(counts: np.ndarray, trials: int, rate: float) -> float:
-    """Test that each of several counts is Binomial(trials, rate) (chi-square of deviations)."""
-    value = float((np.square(counts - trials * rate) / (trials * rate * (1 - rate))).sum())
-    return _two_sided(stats.chi2.cdf(value, len(counts)), stats.chi2.sf(value, len(counts)))
 
 
 def _two_sided(below: Any, above: Any) -> float:
@@ -124,14 +121,8 @@ def _few_clients(privacy: Privacy) -> Privacy:
 
 
 class _Testbed:
-    """A run of the small task that stands at a random state of what is trained.
-
-    Every client takes part, learning rates are 1, and the method's filter is left out.
-
-    Args:
-        setup: task, row, privacy, plan, lora, seed and bug, as of `self_check`.
-        keep_filter: the method's filter acts.
-        spread: standard deviation of what is added to every trained tensor.
+    """A run of the small task that stands at a random state of what is trained: ``spread`` is the
+    standard deviation of what is added. Every client takes part, and learning rates are 1.
     """
 
     def __init__(self, setup: Any, *, keep_filter: bool = False, spread: float = 0.1) -> None:
@@ -167,16 +158,11 @@ class _Testbed:
         absent: frozenset[int] = frozenset(),
         **changes: Any,
     ) -> Recorder:
-        """A copy of the run that stands before round t, with what is given changed.
+        """A run that stands before round t, with what is given changed.
 
-        Args:
-            t: number of the round, from 0.
-            task, marks: other data of the same sizes, and marks on the examples.
-            batch: expected size of a batch; ``None``: all examples.
-            draw: another number draws other batches and other noise.
-            rounds: how many may follow.
-            absent: clients that do not take part.
-            changes: noise_multiplier, clip_norm.
+        Other data of the same sizes with marks on its examples; the expected size of a batch
+        (``None``: all examples); another number draws other batches and other noise; how many
+        rounds may follow; who does not take part; and noise_multiplier or clip_norm.
         """
         base = self.run
         assert base.spec.privacy is not None
@@ -460,11 +446,11 @@ def _check_sampling(run: Recorder, rng: np.random.Generator) -> list[Finding]:
         if q == 1:
             found.append((f"{name}: left out although q = 1", float((~here).sum()), 0.0))
             continue
-        n = here.shape[1]
+        n, each = here.shape[1], (here.sum(0) - BATCHES * q) / (BATCHES * q * (1 - q)) ** 0.5
         p_values = {
             "how many in all": total_p_value(int(here.sum()), here.size, q),
             "sizes of batches": binomial_p_value(here.sum(1), n, q, rng),
-            "everyone alike": equal_rates_p_value(here.sum(0), BATCHES, q),
+            "everyone alike": variance_p_value(each),
             "steps apart": correlation_p_value(here[:-1] * 1.0, here[1:] * 1.0),
         }
         found += [(f"{name}: {what}", value, None) for what, value in p_values.items()]

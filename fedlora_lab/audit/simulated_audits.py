@@ -90,7 +90,7 @@ def simulate_one_run(
 
 @lru_cache(maxsize=256)
 def cached_ceiling(canaries: int, delta: float, significance: float) -> float:
-    """`one_run_ceiling` of the default guesses; kept, since widgets ask for it again and again."""
+    """`one_run_ceiling`, kept: widgets ask again. Args: canaries, delta, significance: as there."""
     return bounds.one_run_ceiling(canaries, delta, significance)
 
 

@@ -14,7 +14,6 @@ from fedlora_lab import methods
 from fedlora_lab.audit.self_check import (
     binomial_p_value,
     correlation_p_value,
-    equal_rates_p_value,
     normality_p_value,
     self_check,
     total_p_value,
@@ -104,14 +103,14 @@ def test_other_set_ups_pass(task, row, privacy, plan):
 
 def chances(x, y, drawn, rate, rng, sizes=None, shares=None):
     """Each test's p-value: of normal numbers, of two samples, and of draws at this rate."""
-    n, width = drawn.shape
+    (n, width), each = drawn.shape, drawn.sum(0) if shares is None else shares
     return [
         normality_p_value(x, rng),
         variance_p_value(x),
         correlation_p_value(x, y),
         binomial_p_value(drawn.sum(1) if sizes is None else sizes, width, rate, rng),
         total_p_value(int(drawn.sum()), drawn.size, rate),
-        equal_rates_p_value(drawn.sum(0) if shares is None else shares, n, rate),
+        variance_p_value((each - n * rate) / (n * rate * (1 - rate)) ** 0.5),
     ]
 
 

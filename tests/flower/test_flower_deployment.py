@@ -116,16 +116,16 @@ def test_a_deployment(tmp_path):
     for k, pair in enumerate(task.clients):
         deployment.write_examples(tmp_path / f"data{k}.safetensors", pair)
     with ExitStack() as stack:
-        begun = time.monotonic()
         stack.enter_context(here.superlink())
         until(here.listens)
-        # For a reply: many times what a process needs to start on this machine, as busy as it is.
-        timeout = max(20.0, 10 * (time.monotonic() - begun))
         unknown = stack.enter_context(here.supernode("unknown", "unknown", tmp_path))
         stack.enter_context(here.supernode("wary", "0", tmp_path / "stranger"))
+        begun = time.monotonic()
         with ThreadPoolExecutor() as pool:
             keys = [str(tmp_path / f"{k}.pub") for k in range(2)]
             list(pool.map(lambda key: here.flwr("supernode", "register", key, "here"), keys))
+        # For a reply: many times what two processes need to start, on a machine as busy as it is.
+        timeout = max(30.0, 10 * (time.monotonic() - begun))
         sites = [here.supernode(f"site{k}", str(k), tmp_path, k) for k in range(2)]
         _, killed = map(stack.enter_context, sites)
         until(lambda: here.log("superlink").count("Activated node_id") == 2)

@@ -50,17 +50,13 @@ def state(record: Round) -> dict[ParamKey, Tensor]:
 
 
 def apart(left: list[Round], right: list[Round]) -> float:
-    """Largest relative difference between two runs, over all rounds and all that the server holds,
-    unset scores too.
-    """
-    assert len(left) == len(right)
-    found = 0.0
-    for one, other in zip(left, right):
+    """Largest relative difference between two runs, over all that the server holds, NaN too."""
+    found = [0.0]
+    for one, other in zip(left, right, strict=True):
         ours, theirs = state(one), state(other)
         assert ours.keys() == theirs.keys()
         for key, x in ours.items():
-            if not torch.equal(x.isnan(), theirs[key].isnan()):
-                return float("inf")
+            same = torch.equal(x.isnan(), theirs[key].isnan())
             gap, size = (x - theirs[key]).nan_to_num().norm(), theirs[key].nan_to_num().norm()
-            found = max(found, float(gap / size.clamp(min=1e-12)))
-    return found
+            found.append(float(gap / size.clamp(min=1e-12)) if same else float("inf"))
+    return max(found)

@@ -82,6 +82,7 @@ class Participant:
     ) -> "Participant":
         """Check the terms and prepare the model. The examples of the task's clients are not read.
 
+        Args: as of `fl.run`.
         Raises: ``ValueError`` (name, value, range), also for trust="central": clients on Flower
             clip and noise for themselves, and no un-noised value reaches the server.
         """
@@ -233,6 +234,7 @@ def _score(load: Loader, message: Message, context: Context) -> Message:
 def evaluate(own: Participant, number: int, message: Message, context: Context) -> Message:
     """Answer with the metrics, on public examples, of the model that this client holds.
 
+    Args: own, number: the client's terms and number. message, context: as Flower hands them over.
     Raises: ``ValueError`` in the client unit: what a client keeps carries no noise there, and
         neither would its score; and in a private run on test examples that are not public.
     """

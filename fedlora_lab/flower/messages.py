@@ -89,7 +89,11 @@ def encode_broadcast(tensors: Tensors, rule: Any) -> dict[ParamKey, Tensor]:
 
 
 def decode_broadcast(found: Tensors, rule: Any, like: Tensors) -> dict[ParamKey, Tensor]:
-    """Undo `encode_broadcast`. Raises ``ValueError`` for codes without a level."""
+    """Undo `encode_broadcast`.
+
+    Args: found: the codes. rule: the method's. like: tensors of the names and shapes to restore.
+    Raises: ``ValueError`` for codes without a level.
+    """
     whole = {}
     for key, tensor in like.items():
         own = _rule(key, rule)
@@ -150,7 +154,11 @@ def get_arrays(message: Message) -> ArrayRecord:
 def get_scores(
     message: Message, expected: Mapping[str, str | int], names: tuple[str, ...]
 ) -> dict[str, float]:
-    """The scores of a message. Raises ``ValueError`` unless it has one number a name."""
+    """The scores of a message.
+
+    Args: message: from a client. expected: its subject, see `check_about`. names: of the scores.
+    Raises: ``ValueError`` unless it has one number a name.
+    """
     check_about(message, expected)
     found: Any = message.content.metric_records.get(SCORES, {})
     check(set(found) == set(names), "scores", sorted(found)[: len(names) + 1], f"{sorted(names)}")

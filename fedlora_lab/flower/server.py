@@ -31,7 +31,10 @@ def open_run(
     resume: "str | Path | None" = None,
     stop_at: float | None = None,
 ) -> Federation:
-    """Open the server's run; ``checkpoint``, ``resume`` and ``stop_at`` as in `fl.run`."""
+    """Open the server's run.
+
+    Args: participant: the server's terms. checkpoint, resume, stop_at: as in `fl.run`.
+    """
     folder = run_spec.checkpoint_folder(checkpoint, resume, participant.spec)
     spec, context = participant.spec, participant.context
     return Federation.from_spec(spec, context, folder, resume, stop_at=stop_at)
@@ -65,18 +68,15 @@ def rounds(
         the ledger is written before a round is asked for
         (tests/flower/test_attack_flower.py::test_a_run_that_ends_at_once_says_what_was_spent).
     """
-    for name, value in (("timeout", timeout), ("patience", patience)):
-        check_number(name, value, 0, open_low=True)
+    check_number("timeout", timeout, 0, open_low=True)
+    check_number("patience", patience, 0, open_low=True)
     return _Server(grid, participant, run, timeout).play(patience)
 
 
 def clients_kept_state(run: Federation) -> bool:
     """Whether clients have kept tensors in the rounds that are done."""
-    return any(_keys(run, t).kept for t in range(run.state.round))
-
-
-def _keys(run: Federation, t: int) -> uploads.RoundKeys:
-    return uploads.round_keys(run.context, run.state.server.tensors, t)
+    tensors = run.state.server.tensors
+    return any(uploads.round_keys(run.context, tensors, t).kept for t in range(run.state.round))
 
 
 @dataclass
@@ -96,7 +96,8 @@ class _Server:
             if not run.resumed:
                 yield run.record_start(replace(run.initial_outcome(), shown=False))
             while not run.ended:
-                keys = _keys(run, run.state.round)
+                state = run.state
+                keys = uploads.round_keys(run.context, state.server.tensors, state.round)
                 keeps = bool(keys.kept) or keeps
                 # The round stands in the ledger, on disk as well, before any client is asked.
                 opened = run.begin_round()

@@ -178,11 +178,11 @@ def simulate(
     clients = SimulatedClients(task, method, privacy, plan, lora, seed)
     participant = clients.participant()
     run = open_simulation(participant, checkpoint, resume, stop_at)
-    app = client_app(clients, [locate_errors])
+    app = client_app(clients, [_locate_errors])
     return _records(lambda each: run_engine(app, participant, run, each, workers, **waiting))
 
 
-def locate_errors(message: Message, context: Context, call: ClientAppCallable) -> Message:
+def _locate_errors(message: Message, context: Context, call: ClientAppCallable) -> Message:
     """Reduce an error on a client's examples to its class and place, around every message.
 
     Its text can hold a label, and logs of Ray's processes are no place for it.
@@ -210,7 +210,13 @@ def run_engine(
     workers: int,
     **waiting: float,
 ) -> None:
-    """Run Flower's simulation from start to end; ``each`` is called with every record."""
+    """Run Flower's simulation from start to end.
+
+    Args:
+        app, participant, run: the clients', the server's terms, and its run.
+        each: called with every record.
+        workers, waiting: as of `simulate`.
+    """
     server = ServerApp()
 
     @server.main()

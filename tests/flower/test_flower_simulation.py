@@ -42,9 +42,7 @@ pytestmark = [
 
 
 def failing(message, context, call):
-    """Around the messages of client 1: in round 2 of 0 to 3 it hangs, in round 3 it raises an error
-    that tells a label.
-    """
+    """Around client 1's messages: in round 2 it hangs, in round 3 an error of it tells a label."""
     at = context.node_config["partition-id"], message.content["about"].get("round")
     if message.metadata.message_type == "train" and at == (1, 2):
         time.sleep(LATE + 1)
@@ -76,10 +74,8 @@ def attacked(folder):
     assert len(found) > 10, "Ray's logs are there"
     assert stat.S_IMODE(top.stat().st_mode) == 0o700
     assert not [path for path in found if b"SECRET" in path.read_bytes()]
-    me = psutil.Process()
-    ports = [
-        port for one in (me, *me.children(recursive=True)) for port in one.net_connections("inet")
-    ]
+    family = psutil.Process(), *psutil.Process().children(recursive=True)
+    ports = [port for one in family for port in one.net_connections("inet")]
     places = {port.laddr.ip for port in ports if port.status == psutil.CONN_LISTEN}
     assert places and places <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     with grpc.insecure_channel(ray.get_runtime_context().gcs_address) as channel:
@@ -165,9 +161,9 @@ def test_the_folder_of_a_simulation_goes_with_it(short, monkeypatch):
 def test_mistakes_are_found_before_anything_is_started(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"^workers=0: expected a whole number >= 1$"):
         simulate(tokens(), "fedlora", None, PLAN, workers=0)
-    with pytest.raises(ValueError, match=r"^trust='central': expected 'local' or 'secagg'"):
+    words, options = "trust='central': expected 'local' or 'secagg'", ["--unit", "client"]
+    with pytest.raises(ValueError, match=f"^{words}"):
         simulate(tokens(), "fedlora", private("client"), PLAN)
-    options = ["--unit", "client", "--epsilon", 8, "--out", tmp_path / "out"]
-    assert call("flower", "regression", *options) == 2
+    assert call("flower", "regression", *options, "--epsilon", 8, "--out", tmp_path / "out") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("fedlora-lab: trust='central': expected 'local' or 'secagg'")
+    assert line.startswith(f"fedlora-lab: {words}")

@@ -182,8 +182,8 @@ def rank_methods(rows: Any, level: float = 0.95) -> pd.DataFrame:
     judged = "accuracy" in rows.columns and rows["accuracy"].notna().any()
     measure, sign = ("accuracy", 1) if judged else ("loss", -1)
     before = sign * rows.get(f"before_{measure}", math.nan)
-    rows = rows.assign(score=sign * rows[measure], sent=rows["bytes_up"] + rows["bytes_down"])
-    rows = rows.assign(fallen=rows["score"] < before)
+    score, sent = sign * rows[measure], rows["bytes_up"] + rows["bytes_down"]
+    rows = rows.assign(score=score, sent=sent, fallen=score < before)
     means = rows.groupby("method")["score"].mean().sort_values(ascending=False, kind="stable")
     best, each = means.index[0], 1 - (1 - level) / max(math.comb(len(means), 2), 1)
     table = []

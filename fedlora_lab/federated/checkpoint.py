@@ -88,6 +88,10 @@ def store(folder: Path, state: State, settings: Mapping[str, Any]) -> None:
     Each part is tensors and a JSON that names their digest; the private JSON also names that of the
     server's tensors.
 
+    Args:
+        folder, state: where, and what.
+        settings: what a run that goes on from it must agree on.
+
     Guarantees: what lies outside ``private/`` tells nothing of who took part but what the server's
         tensors tell (test_attack_folders.py::test_nothing_outside_private_tells_who_took_part).
     """
@@ -207,7 +211,14 @@ def newest(folder: Path) -> tuple[State, dict[str, Any]] | None:
 
 
 def ordered(state: State, like: ServerState, rule: Optimizer) -> State:
-    """The same state in the run's order; ``ValueError`` if it is another model's or optimiser's."""
+    """The same state with its tensors in the run's order.
+
+    Args:
+        state: as it was read.
+        like, rule: the run's server before training, and its server's optimiser.
+
+    Raises: ``ValueError`` if the state is another model's or optimiser's.
+    """
 
     def forms(tensors: Mapping[ParamKey, Tensor]) -> dict[ParamKey, Any]:
         return {key: (tuple(x.shape), x.dtype) for key, x in tensors.items()}

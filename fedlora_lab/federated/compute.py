@@ -197,7 +197,10 @@ class Prefix:
     def reading(self, part: str, index: Tensor, x: Any) -> Iterator[None]:
         """Within it the model reads these blocks' output from the store, for exactly this batch.
 
-        ``index`` are the examples' places in ``part``, "clients" or "test"; ``x`` their inputs.
+        Args:
+            part: "clients" or "test".
+            index: the examples' places in it.
+            x: their inputs.
         """
         store, first = self.stores[part], {}
         for place in (~store.filled[index]).nonzero().squeeze(1).tolist():
@@ -235,7 +238,10 @@ class Prefix:
 def prefix(task: Task, adapted: Adapted, lists: list[list[Block]], key: tuple[Any, ...]) -> Prefix:
     """Finds what can be stored of this model, and checks that storing it changes nothing.
 
-    ``lists`` are the blocks in their shells; what is stored depends on ``key``, such as a device.
+    Args:
+        task, adapted: of the run.
+        lists: the blocks in their shells.
+        key: on what the outputs depend besides, such as a device.
 
     Raises: ``ValueError`` where no block lies below the adapters, or outputs would be others.
     Guarantees: tests/federated/test_compute.py::test_outputs_and_gradients_are_the_same.

@@ -88,8 +88,11 @@ class Cost:
     def memory(self, examples: int, clients: int, width: int = FLOAT) -> float:
         """Bytes: width * parameters + examples * example_bytes + 3 * 4 * clients * moving.
 
-        Of so many examples at once in a step; each client has its factors, what it received and its
-        sums. ``width``: bytes of a frozen number, 4, or 2 in bfloat16.
+        Each client has its factors, what it received and its sums.
+
+        Args:
+            examples, clients: how many there are at once in a step.
+            width: bytes of a frozen number, 4, or 2 in bfloat16.
         """
         held = 3 * FLOAT * clients * self.moving
         return width * self.parameters + examples * self.example_bytes + held
@@ -100,7 +103,12 @@ class Cost:
         return steps * batch * self.step_flops
 
     def seconds(self, speed: float, plan: Plan, batch: float) -> float:
-        """flops / speed, with the speed in floating-point operations a second."""
+        """flops / speed.
+
+        Args:
+            speed: floating-point operations a second.
+            plan, batch: of the run, and examples of a client in a step.
+        """
         check_number("speed", speed, 0, open_low=True)
         return self.flops(plan, batch) / speed
 
@@ -112,6 +120,8 @@ class Cost:
 
 def cost(task: Task, method: Method, lora: Lora, plan: Plan) -> Cost:
     """Counts one private step of this task on shapes alone; its model may be on the device "meta".
+
+    Arguments as `run`.
 
     Raises: ``ValueError`` where targets, shapes or classes do not fit.
     Guarantees: tests/federated/test_cost.py::test_counts_are_those_of_the_real_model,

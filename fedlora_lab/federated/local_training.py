@@ -70,7 +70,10 @@ class RunContext:
         return lru_cache(maxsize=1)(lambda ids: concatenate([data[k] for k in ids]))
 
     def cached_prefix(self, part: str, index: Tensor, x: Any) -> AbstractContextManager[None]:
-        """Within it the model reads the frozen prefix's stored outputs, if they are stored."""
+        """Within it the model reads the frozen prefix's stored outputs, if they are stored.
+
+        Arguments as `Prefix.reading`.
+        """
         return nullcontext() if self.prefix is None else self.prefix.reading(part, index, x)
 
     @property

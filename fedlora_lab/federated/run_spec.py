@@ -116,7 +116,10 @@ def prepare_run(
 ) -> RunContext:
     """Adapts the model and probes it: what stays the same over all rounds.
 
-    ``data`` are clients' examples by their numbers: everyone's, one client's, or none.
+    Args:
+        spec: checked.
+        data: clients' examples by their numbers: everyone's, one client's, or none.
+        how: switches of speed and memory.
 
     Raises: ``ValueError`` for a model in which examples touch each other, or that PEFT cannot
         adapt, and where a switch does not suit the model.
@@ -165,6 +168,10 @@ def checkpoint_folder(
 ) -> Path | None:
     """Where checkpoints go; ``None``: nowhere. Refuses a folder that holds another run.
 
+    Args:
+        save, resume: as ``checkpoint`` and ``resume`` of `run`.
+        spec: of the run.
+
     A release (no seed) goes on in its own folder only: that folder's ledger would know nothing of a
     branch elsewhere, nor the branch's ledger how this run went on.
     """
@@ -188,6 +195,10 @@ def restore(
     folder: Path, spec: RunSpec, fresh: State, opened: Ledger | None
 ) -> tuple[State, Ledger | None]:
     """The state and the ledger to go on with, in agreement with those of a run that begins anew.
+
+    Args:
+        folder, spec: the folder, and the run that goes on from it.
+        fresh, opened: state and ledger of that run if it began anew.
 
     Where no checkpoint is whole and a ledger is there it begins anew: what was spent stays spent.
 

@@ -90,6 +90,8 @@ def ticks(
 ) -> "Generator[Round | Tick, None, None]":
     """Trains as `run` does and also yields a `Tick` after every local step, where one may stop.
 
+    Arguments as `run`.
+
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
     >>> plan = fl.Plan(rounds=1, local_steps=2)
@@ -103,6 +105,10 @@ def predict(
     task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]"
 ) -> Float[Tensor, "n ..."]:
     """Returns the outputs of the model with a record's global adapter (and head).
+
+    Args:
+        task, record: of the run.
+        x: inputs as the task's model takes them, (n, ...) or a mapping of such tensors.
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
@@ -125,7 +131,7 @@ class OpenRound:
 
     begun: float
     t: int  # its number, from 0
-    ids: tuple[int, ...]  # who takes part
+    ids: tuple[int, ...]  # of the clients that take part
     before: ServerState
     sent: ServerState  # what goes down of it
 
@@ -309,9 +315,9 @@ class Federation:
     def record_start(self, outcome: RoundOutcome) -> Round:
         """Stores the state before the first round in place of the folder's rounds; its record."""
         self.save_state()
-        for round in self.contents[0] if self.folder is not None else ():
-            if round != self.state.round:
-                checkpoint_.remove(self.folder, round)  # type: ignore[arg-type]
+        if self.folder is not None:
+            for round in set(self.contents[0]) - {self.state.round}:
+                checkpoint_.remove(self.folder, round)
         return self.record(outcome)
 
     def _round(self) -> "Generator[Tick, None, RoundOutcome]":
@@ -327,8 +333,8 @@ class Federation:
         keys = uploads.round_keys(context, opened.before.tensors, opened.t)
         everyone = uploads.stack_clients(context, groups, keys.moved, opened.sent)
         arrived = self.arrivals(opened.t, opened.ids)
-        parts = everyone, arrived, keys.sent, opened.sent, opened.t
-        received = uploads.release_round(context, *parts)
+        sent = keys.sent, opened.sent
+        received = uploads.release_round(context, everyone, arrived, *sent, opened.t)
         there = tuple(opened.ids[i] for i in arrived.tolist())
         return self.finish_round(opened, received, everyone, keys.kept, there)
 
@@ -340,7 +346,7 @@ class Federation:
         return OpenRound(begun, t, ids, before, sent)
 
     def participants(self, t: int) -> tuple[int, ...]:
-        """Who takes part: each client on its own with the plan's probability."""
+        """Draws who takes part: each client on its own with the plan's probability."""
         count, share = len(self.context.task.sizes), self.context.plan.participation
         if share >= 1:
             return tuple(range(count))
@@ -407,13 +413,11 @@ class Federation:
             stepped, moments = server_step(rule, moments, before.tensors, new, rate)
             after = aggregated.with_(stepped)
         keys, ids = uploads.round_keys(self.context, before.tensors, opened.t), opened.ids
-        run = method, self.spec.lora, self.state
-        load = uploads.traffic(*run, ids, there, keys.sent, self.spec.privacy)
+        clients = ids, there, keys.sent, self.spec.privacy
+        load = uploads.traffic(method, self.spec.lora, self.state, *clients)
         self.advance(everyone, kept, after, len(received.weights), moments)
-        return RoundOutcome(
-            opened.begun, before, opened.sent, received, everyone.clipped, load, len(ids),
-            bool(keys.kept), aggregated=aggregated,
-        )  # fmt: skip
+        told = received, everyone.clipped, load, len(ids), bool(keys.kept)
+        return RoundOutcome(opened.begun, before, opened.sent, *told, aggregated=aggregated)
 
     def advance(
         self,
@@ -535,10 +539,9 @@ class Federation:
         def evaluate(values: Mapping[ParamKey, Tensor]) -> dict[str, float]:
             if hidden:
                 return dict.fromkeys(task.metrics, NOT_SEEN)
-            prefix = partial(context.cached_prefix, "test")
-            parts = task, context.adapted, values, task.test, prefix, context.chunk
+            parts = task.test, partial(context.cached_prefix, "test"), context.chunk
             with peft.matmuls(context.products):
-                return per_example.evaluate(*parts)
+                return per_example.evaluate(task, context.adapted, values, *parts)
 
         if personal:
             own = [{key: x[k] for key, x in personal.items()} for k in range(len(task.sizes))]

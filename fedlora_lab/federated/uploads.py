@@ -67,7 +67,12 @@ class RoundKeys(NamedTuple):
 
 
 def tensors_received(context: RunContext, ids: tuple[int, ...], sent: ServerState) -> ClientParams:
-    """What these clients receive, key -> (1, ...), or (clients, ...) where their ranks differ."""
+    """What these clients receive, key -> (1, ...), or (clients, ...) where their ranks differ.
+
+    Args:
+        context, ids: of the run, and the clients.
+        sent: what the server sent.
+    """
     whole = {key: tensor[None] for key, tensor in sent.tensors.items()}
     return cut_to_rank(whole, ranks_of(context, ids))
 
@@ -79,7 +84,12 @@ def broadcast(context: RunContext, server: ServerState) -> ServerState:
 
 
 def round_keys(context: RunContext, values: Mapping[ParamKey, Tensor], t: int) -> RoundKeys:
-    """Reads the keys of round t from the schedule and the modes that the clients received."""
+    """Reads the keys of a round from the schedule and the modes that the clients received.
+
+    Args:
+        context, t: of the run, and the round.
+        values: the server's tensors.
+    """
     method, steps = context.method, context.plan.local_steps
     moved = local_training.moving_keys(values, method.moved(t, steps))
     sent = tuple(key for key in moved if method.shares(key))
@@ -93,7 +103,13 @@ def begin_clients(
     sent: ServerState,
     personal: Mapping[ParamKey, Tensor],
 ) -> Clients:
-    """Clients at the start of a round: what they received (``sent``) and kept (``personal``)."""
+    """Clients at the start of a round.
+
+    Args:
+        context, ids: of the run, and the clients.
+        sent: what they received.
+        personal: key -> (clients, ...), what they kept.
+    """
     method, start = context.method, tensors_received(context, ids, sent)
     params, rank = dict(start), shared_rank(context.rank, method.own_ranks)
     for key, own in personal.items():
@@ -111,7 +127,13 @@ def begin_clients(
 def stack_clients(
     context: RunContext, groups: list[Clients], keys: tuple[ParamKey, ...], sent: ServerState
 ) -> Clients:
-    """The groups of a round as one, on the processor: these keys stacked over all clients."""
+    """Stacks the groups of a round into one, on the processor.
+
+    Args:
+        context, groups: of the run, and clients that trained together.
+        keys: the tensors to stack.
+        sent: what the server sent.
+    """
 
     def stacked(key: ParamKey, name: str) -> Tensor:
         parts = []
@@ -190,9 +212,14 @@ def privatize(
 def combine(
     context: RunContext, ids: tuple[int, ...], rows: Mapping[ParamKey, Tensor], sent: ServerState
 ) -> Received:
-    """What the server has in hand of uploads from `privatize`, key -> (clients, ...).
+    """What the server has in hand of uploads from `privatize`; their noise is not known here.
 
-    Their noise is not known here. Under secure aggregation nothing but their sum is used.
+    Under secure aggregation nothing but their sum is used.
+
+    Args:
+        context, ids: of the run, and the clients whose uploads arrived.
+        rows: key -> (clients, ...).
+        sent: what the server sent.
     """
     if not rows or not ids or too_few(context, len(ids)):
         return Received.nothing(sent)
@@ -251,6 +278,7 @@ def _release_updates(
     change = {key: x - method.clip_reference(start[key]) for key, x in rows.items()}
     change = precondition_rows(change, maps, owner * 0)
     owners = len(ids) if alone else 1
+    # Each client's whole change is clipped before it meets any other's, and before the noise.
     sums, clipped = context.clip(change, privacy.clip_norm, owner, owners, method.clip_groups)
     # Each client's noise is from its own stream, so that it is the same whoever else takes part.
     shapes = {key: x.shape[1:] for key, x in rows.items()}
@@ -332,9 +360,9 @@ def traffic(
 def rank_sent(method: Method, lora: Lora, k: int, privacy: Privacy | None) -> int:
     """How many ranks client k sends of those shared: its own; under secure aggregation all.
 
-    There each client adds its share of the noise in every rank of the sum. Were a share cut to the
-    ranks that its client holds, those that few clients hold would carry a part of the noise, and
-    one client's whole change.
+    Under secure aggregation each client adds its share of the noise in every rank of the sum. Were
+    a share cut to the ranks that its client holds, those that few clients hold would carry a part
+    of the noise, and one client's whole change. Arguments as `traffic`.
 
     Guarantees: test_attack_secagg.py::test_clients_of_low_rank_add_their_noise_to_every_rank.
     """

@@ -29,15 +29,12 @@ ABSENT = torch.empty(0)
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
 Places = dict[ParamKey, tuple[nn.Module, str]]
 
-# ---- trained layers: one weight for all examples, or one for each
-
 
 class PerExampleLinear(nn.Module):
     """A linear map that may have its own weight (and bias) for every example of the batch.
 
-    ``rows`` is (out, in), one weight for all, or (N, out, in), one for each of N examples. With N
-    weights the first dimension of the input is a multiple of N, example by example (tokens, windows
-    and heads may follow each other).
+    ``rows`` is (out, in), one weight for all, or (N, out, in): then the first dimension of the
+    input goes through N examples in order, of any number of rows each (tokens, windows, heads).
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -66,9 +63,8 @@ def by_example(x: Float[Tensor, "m ... d"], n: int) -> Float[Tensor, "n rest d"]
 class Adapter(nn.Module):
     """A frozen layer plus the low-rank map s B R A (no R without a core) and a residual s W.
 
-    A, B and R have one value for all examples or, with a leading N, one for each; W has one for
-    all. Further kinds of tensors act on the output as their row of `KINDS` says. Any other
-    attribute is that of the frozen layer.
+    A, B and R have one value for all examples or, with a leading N, one for each. Further kinds of
+    tensors act on the output as their row of `KINDS` says; other attributes are the frozen layer's.
     """
 
     def __init__(self, base: nn.Module, a: Tensor, b: Tensor, scaling: float) -> None:
@@ -101,7 +97,12 @@ class Adapter(nn.Module):
 
 
 def low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
-    """y + s B A x in one pass over y (... d_out), x (... d_in); factors may have a leading N.
+    """Computes y + s B A x in one pass.
+
+    Args:
+        y, x: (... d_out), (... d_in).
+        a, b: (r, d_in), (d_out, r), or with a leading N, one for each example.
+        scaling: s.
 
     Guarantees: first and second derivatives (tests/lora/test_peft_layers.py).
     """
@@ -148,8 +149,6 @@ class _LowRank(torch.autograd.Function):
         )
 
 
-# ---- frozen layers: the same numbers, multiplied faster
-
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 """Whether this build of torch has oneDNN's product; elsewhere a frozen map is an ordinary one."""
 ONEDNN_MIN_SIZE = 2**20
@@ -159,9 +158,8 @@ ONEDNN_MIN_SIZE = 2**20
 class FrozenLinear(nn.Linear):
     """A linear map whose weight does not move: the values of `torch.nn.Linear` but for rounding.
 
-    Guarantees: outputs, gradients and second derivatives are those of `torch.nn.functional.linear`;
-        a weight that asks for a gradient gets one (tests/lora/test_peft_layers.py). Decision 0018
-        measures it.
+    Guarantees: outputs and derivatives are those of `torch.nn.Linear`; a weight that asks for a
+        gradient gets one (tests/lora/test_peft_layers.py). Decision 0018 measures it.
     """
 
     def forward(self, input: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
@@ -215,9 +213,6 @@ class BFloat16Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         return F.linear(x.bfloat16(), self.weight, self.bias).to(x.dtype)  # type: ignore[arg-type]
-
-
-# ---- the adapted model
 
 
 @dataclass(frozen=True)
@@ -284,6 +279,10 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lo
 
     The given model is left as it was. PEFT matches a head at the end of a module's name, whatever
     stands before: what it wraps beside the one module of this name is unwrapped, and stays frozen.
+
+    Args:
+        model, lora: the base model, and the rank and scale of its adapters.
+        targets, head: ends of the names of linear layers; the name of a module trained as a whole.
 
     Raises: ``ValueError`` where a target is not a linear layer.
     Guarantees: tests/lora/test_attack_examples.py::test_a_head_is_one_module.
@@ -357,9 +356,11 @@ def initial_values(
 
 
 def place(adapted: Adapted, device: "str | torch.device | None", products: str) -> Adapted:
-    """The adapted model where and how a run wants it; its modules change in place.
+    """Moves the adapted model to a device; its modules change in place.
 
-    ``products="bfloat16"`` puts every frozen linear map in half precision; factors and heads stay.
+    Args:
+        adapted, device: the model; ``None`` leaves it where it is.
+        products: "bfloat16" puts every frozen linear map, no factor or head, in half precision.
     """
     if products == "bfloat16":
         for parent in list(adapted.model.modules()):
@@ -397,9 +398,6 @@ def matmuls(products: str) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-# ---- a folder that PEFT reads
-
-
 def save(
     model: nn.Module,
     targets: tuple[str, ...],
@@ -411,13 +409,12 @@ def save(
     """Write an adapter folder that ``peft.PeftModel.from_pretrained`` reads.
 
     A residual W beside the factors is written as further ranks. The folder is meant to be handed
-    on: its mode follows the umask, unlike that of a run's other files. It appears whole or not at
-    all; an existing one is replaced when it is empty or holds an adapter only.
+    on: its mode follows the umask. It appears whole or not at all; an existing one is replaced when
+    it is empty or holds an adapter only.
 
     Args:
         model, targets, head, lora: what was adapted.
-        values: the trained tensors.
-        path: of the folder.
+        values, path: the trained tensors, and the folder.
 
     Raises: ``ValueError`` when the path is taken by anything else, or the method trained a kind of
         tensor for which PEFT has no place.

@@ -104,22 +104,20 @@ class LedgerEntry:
             check(value <= MOST, name, value, f"at most {MOST}")
             return int(value)
 
-        clients, sigma = self.clients, self.noise_multiplier
+        clients, plain = self.clients, dict(vars(self))
         if clients is not None:
             check(hasattr(clients, "__iter__"), "clients", clients, "client numbers, or None")
-            clients = tuple(whole("clients", client) for client in clients)
+            clients = plain["clients"] = tuple(whole("clients", client) for client in clients)
             check(len(set(clients)) == len(clients), "clients", clients, "every client once")
-        plain = {
-            "round": whole("round", self.round),
-            "clients": clients,
-            "count": whole("count", self.count),
-            "sample_rate": as_floats("sample_rate", self.sample_rate, 1.0),
-            "noise_multiplier": as_floats("noise_multiplier", 0.0 if sigma is None else sigma),
-        }
-        for name, value in plain.items():
-            one = not isinstance(value, tuple)
-            fits = one or (clients is not None and len(value) == len(clients))
+        for name in ("round", "count"):
+            plain[name] = whole(name, plain[name])
+        if self.noise_multiplier is None:
+            plain["noise_multiplier"] = 0.0
+        for name, high in (("sample_rate", 1.0), ("noise_multiplier", math.inf)):
+            value = plain[name] = as_floats(name, plain[name], high)
+            fits = not isinstance(value, tuple) or len(value) == len(clients or ())
             check(fits, name, value, "one number, or as many as clients")
+        for name, value in plain.items():
             object.__setattr__(self, name, value)
 
     def rows(self) -> list[tuple[int | None, tuple[float, float]]]:

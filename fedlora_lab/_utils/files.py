@@ -37,8 +37,7 @@ def write_atomically(
 
     Raises: ``OSError`` where the disk or the folder does not allow it; the old file is then as it
         was and nothing else is left.
-    Guarantees: test_checkpoint.py::test_a_failed_write_leaves_the_old_file,
-        test_attack_folders.py::test_every_file_of_a_run_is_its_owner_s.
+    Guarantees: test_a_failed_write_leaves_the_old_file, test_every_file_of_a_run_is_its_owner_s.
     """
     target = Path(path)
     if shared:
@@ -77,17 +76,14 @@ def _sync_names(folder: Path) -> None:
 def lock_folder(
     folder: "Path | None", name: str = ".lock", patience: float = 0.0, what: str | None = None
 ) -> Iterator[None]:
-    """Lock a folder, made if missing, against other processes and other users in this one.
-
-    The operating system releases the lock when the process ends, however it ends.
+    """Lock a folder, made if missing, until the block or the process ends, however it ends.
 
     Args:
         folder, name: the folder, of which ``None`` locks nothing, and the lock file in it.
-        patience: seconds to wait for another holder; held for longer, it is a ``ValueError``.
+        patience: seconds to wait for another holder before a ``ValueError``.
         what: how to call it in an error; default: ``out`` and the folder.
 
-    Guarantees: test_faults_runs.py::test_two_runs_in_one_folder_refuse_each_other,
-        ::test_kills_of_a_run_lose_nothing.
+    Guarantees: test_two_runs_in_one_folder_refuse_each_other, test_kills_of_a_run_lose_nothing.
     """
     if folder is None:
         yield
@@ -147,8 +143,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     """Append one JSON line and flush it to the disk; a torn last line is closed first.
 
-    Guarantees: test_study.py::test_a_killed_study_goes_on; a file or folder made here is its
-        owner's only (test_attack_folders.py::test_a_list_is_its_owner_s).
+    Guarantees: test_a_killed_study_goes_on, test_a_list_is_its_owner_s.
     """
     _make_folder(path.parent)
     with open(path, "ab+", opener=partial(os.open, mode=0o600)) as file:

@@ -13,9 +13,8 @@ a task or method that sees private values before the clip, and what keeps it to 
   ``aggregate`` what the server sent or received; ``clip_groups`` and ``train`` names and numbers.
 - ``Task.metrics``: see test examples, which are public or not evaluated under privacy.
 
-A probe finds mistakes. It cannot find code that behaves otherwise when it is not probed. It knows
-texts by their ``attention_mask`` (n, tokens) only, and sees the values that modules hold as tensors
-and floating numbers only.
+A probe finds mistakes, not code that behaves otherwise when it is not probed. It knows texts by
+their ``attention_mask`` (n, tokens), and sees what modules hold as tensors and floats only.
 """
 
 import weakref
@@ -79,8 +78,7 @@ def check_batch_independence(
         rows: examples that a step passes at once, as far as is foreseen.
 
     Raises: ``ValueError`` with the reason.
-    Guarantees: tests/federated/test_local_training.py::test_models_that_mix_examples_are_refused,
-        tests/lora/test_attack_examples.py.
+    Guarantees: test_models_that_mix_examples_are_refused, tests/lora/test_attack_examples.py.
     """
     _probe_once(task, adapted, products, None, tuple(adapted.shapes), rows)
     if method is not None and method.penalty is not None:
@@ -236,9 +234,8 @@ def _strange(x: Any, i: int, scale: float) -> Any:
 
 
 def _contents(model: nn.Module) -> dict[str, list[Any]]:
-    """Name -> type, shape and checksum of the tensors, and the floating numbers, held under it.
-
-    Left out are the values that every pass puts into our own modules.
+    """Name -> type, shape and checksum of what is held under it, but for what passes put into our
+    own modules.
     """
 
     def content(x: Any) -> Any:
@@ -288,8 +285,7 @@ def _probe_preconditioner(rule: Any, like: Tensor) -> None:
 def probes(task: Task) -> Examples:
     """Make four examples of public ones: inputs differ, the first and the last target agree.
 
-    Where the public examples repeat, floating inputs are disturbed and tokens change places; where
-    they are all of one class, other classes are put in.
+    Where they repeat, floating inputs are disturbed, tokens change places and classes are put in.
     """
     x, y = task.test
     index = torch.arange(PROBES) % len(y)
@@ -353,8 +349,8 @@ def _rotated(row: Tensor, places: int, there: Tensor) -> Tensor:
 def _resized(task: Task, data: Examples, i: int, fill: bool) -> Examples:
     """Row i of texts filled up to the task's width, or cut to what equals its first or last token.
 
-    These are mostly marks, so the token that is repeated is an inner one. Padding is taken from the
-    public examples; where they have none, it is what the model's configuration names.
+    Those are mostly marks, so an inner token is repeated. Padding is taken from the public examples
+    or, where they have none, from the model's configuration.
     """
     (x, y), mask, public = data, mask_of(data[0]), mask_of(task.test[0])
     there = mask[i].nonzero().flatten().tolist() if mask is not None and mask.ndim == 2 else []

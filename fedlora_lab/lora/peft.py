@@ -117,8 +117,8 @@ def low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tens
 class _LowRank(torch.autograd.Function):
     """Multiplies with the rank first: along its long side a narrow matrix is four times as fast.
 
-    So an example's gradient of B lies in memory as its transpose. On the way back A x is computed
-    again: what is not kept need not be read, and a second derivative needs formulas of the inputs.
+    So an example's gradient of B lies in memory as its transpose. The backward pass computes A x
+    again: a second derivative needs formulas of the inputs.
     """
 
     @staticmethod

@@ -1,8 +1,7 @@
 """Passes through an adapted model: the gradient of each example alone, outputs and metrics.
 
-Every example of a step carries its own copy of the moving tensors, (N, ...), so the gradient of the
-summed loss with respect to those copies is the gradient of each example alone: no hooks, no vmap,
-no loop over clients or examples.
+Every example carries its own copy of the moving tensors, (N, ...), so the gradient of the summed
+loss with respect to those copies is that of each example alone: no hooks, no vmap, no loop.
 """
 
 import math

@@ -1,4 +1,10 @@
-"""Differential privacy: the plan, the clip and the noise, the ledger, the accountants."""
+"""Differential privacy: the plan, the clip and the noise, the ledger, the accountants.
+
+>>> from fedlora_lab.privacy import Privacy
+>>> plan = Privacy(noise_multiplier=2.0, sample_rate=0.1)
+>>> round(plan.ledger(releases=100).epsilon(), 1)
+2.3
+"""
 
 from fedlora_lab.privacy.accounting import ACCOUNTANTS, Accountant
 from fedlora_lab.privacy.config import NoiseLevels, Privacy

@@ -442,8 +442,7 @@ def _clt_noise_multiplier(target: float, delta: float, q: float, steps: int) -> 
 def _solve(spent: Callable[[float], float], target: float, sigma: float, slope: float) -> float:
     """The sigma at which the falling function ``spent`` is within 0.1 % below ``target``.
 
-    The search begins at ``sigma``, with ``slope`` of log ``spent`` over log sigma until two points
-    are known. Raises ``ValueError`` when no sigma up to 1e7 is enough.
+    Begins at ``sigma``, with ``slope`` of log ``spent`` over log sigma until two points are known.
     """
     low, high, points = 0.0, math.inf, []  # spent(low) > target >= spent(high)
     for _ in range(80):
@@ -472,10 +471,8 @@ def _solve(spent: Callable[[float], float], target: float, sigma: float, slope: 
 def _noise_multipliers(
     target: float, delta: float, steps: int, accountant: Accountant, rates: tuple, linked: bool
 ) -> dict[float, float]:
-    """The sigma of each rate; ``linked``: each search begins where the two before it point.
-
-    How far the central limit is off, and how steeply epsilon falls, hardly changes from one rate to
-    the next: many rates then need fewer evaluations.
+    """The sigma of each rate; ``linked``: each search begins where the two before it point, since
+    how far the central limit is off hardly changes from one rate to the next.
     """
     sigmas: dict[float, float] = {}
     off: list[tuple[float, float]] = []  # log rate, log of the result over the first guess

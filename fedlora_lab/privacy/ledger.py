@@ -216,8 +216,8 @@ class Ledger:
         relation; each is counted under its own trust.
 
         Returns: a ledger that takes no more entries; with "rdp" where accountants differ,
-            reproducible and uncertified where a part is. Runs of one seed, which share their noise,
-            are counted as if each had its own, and `statement` says so.
+            reproducible and uncertified where a part is. Runs of one seed are counted as if each
+            had noise of its own, and `statement` says so.
         Guarantees: test_compose_adds_up, test_compose_refuses_other_terms.
         """
         some = bool(ledgers) and all(isinstance(one, Ledger) for one in ledgers)

@@ -429,10 +429,8 @@ class Audit:
         if self.invalid is not None:
             return f"{self.method}, {self.unit}: invalid: {self.invalid} ({INVALID_NOTE}){bug}"
         power = f"{self.canaries} canaries can show {self.ceiling:.3g}"
-        sign = "<=" if self.holds else ">"
-        words = (
-            f"epsilon {self.epsilon_lower:.3g} {sign} {self.claimed:.3g} at delta {self.delta:g}"
-        )
+        words = f"{self.epsilon_lower:.3g} {'<=' if self.holds else '>'} {self.claimed:.3g}"
+        words = f"epsilon {words} at delta {self.delta:g}"
         return f"{self.method}, {self.unit}: {words} ({self.confidence:.0%} sure; {power}){bug}"
 
     def __repr__(self) -> str:

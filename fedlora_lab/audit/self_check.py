@@ -160,9 +160,13 @@ class _Testbed:
     ) -> Recorder:
         """A run that stands before round t, with what is given changed.
 
-        Other data of the same sizes with marks on its examples; the expected size of a batch
-        (``None``: all examples); another number draws other batches and other noise; how many
-        rounds may follow; who does not take part; and noise_multiplier or clip_norm.
+        Args:
+            task, marks: other data of the same sizes, and marks on the examples.
+            batch: expected size of a batch; ``None``: all examples.
+            draw: another number draws other batches and other noise.
+            rounds: how many may follow.
+            absent: clients that do not take part.
+            changes: noise_multiplier, clip_norm.
         """
         base = self.run
         assert base.spec.privacy is not None

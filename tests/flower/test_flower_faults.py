@@ -28,10 +28,8 @@ NAME = "B/inner"
 
 def with_arrays(reply, **changed):
     """The same reply with other arrays; ``None``: without."""
-    arrays = {
-        **reply.content["arrays"],
-        **{name.replace("_", "/"): x for name, x in changed.items()},
-    }
+    given = {name.replace("_", "/"): array for name, array in changed.items()}
+    arrays = {**reply.content["arrays"], **given}
     kept = {name: array for name, array in arrays.items() if array is not None}
     return RecordDict({**reply.content, "arrays": ArrayRecord(kept)})
 

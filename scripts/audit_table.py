@@ -28,12 +28,12 @@ PLAN = fl.Plan(rounds=6, local_steps=2, batch=8, lr=0.2)
 NOISE, CANARIES, CONFIDENCE, DELTA = (0.5, 2.0), 64, 0.99, 1e-5
 
 
-def one(task: Any, slug: str, unit: str, sigma: float, seed: int) -> dict[str, Any]:
+def one(task: Any, slug: str, unit: str, sigma: float, seed: int) -> dict[Any, Any]:
     """One audit as a row; views of single sides are left out."""
     privacy = fl.Privacy(unit=unit, noise_multiplier=sigma, delta=DELTA, accountant="rdp")
     options: dict[str, Any] = {"canaries": CANARIES, "confidence": CONFIDENCE, "seed": seed}
     found = audit(task, slug, privacy, PLAN, lora=fl.Lora(8, 8.0), **options)
-    row = {name: getattr(found, name) for name in COLUMNS if hasattr(found, name)}
+    row: dict[Any, Any] = {x: getattr(found, x) for x in COLUMNS if hasattr(found, x)}
     row |= {view: found.lower.get(view, float("nan")) for view in ("loss", "update")}
     row |= {"method": slug, "noise_multiplier": sigma, "invalid": found.invalid or ""}
     floats = {name: float(f"{x:.5g}") for name, x in row.items() if isinstance(x, float)}

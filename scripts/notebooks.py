@@ -44,7 +44,7 @@ def executed(notebook: Any, folder: Path, timeout: int = 1800) -> Any:
     notebook = copy.deepcopy(notebook)
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("MPLBACKEND", None)
-    options = {"timeout": timeout, "kernel_name": "python3"}
+    options: dict[str, Any] = {"timeout": timeout, "kernel_name": "python3"}
     options["resources"] = {"metadata": {"path": str(folder)}}
     # One print may arrive in pieces, hence coalesce_streams.
     NotebookClient(notebook, coalesce_streams=True, **options).execute(env=environment)

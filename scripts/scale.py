@@ -6,6 +6,7 @@ python scripts/scale.py
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,13 +31,13 @@ def decoder() -> fl.tasks.Task:
     """A decoder as shapes alone, of the 7 B Llama models' sizes (arXiv:2302.13971, table 2)."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 32000}
+    sizes: dict[str, Any] = {"hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 32000}
     config = LlamaConfig(**sizes, num_hidden_layers=32, num_attention_heads=32)
     with torch.device("meta"):
         model = LlamaForCausalLM(config).eval().requires_grad_(False)
     ids = torch.zeros((), dtype=torch.int64).expand(EACH, TOKENS)
     data, targets = ({"input_ids": ids}, ids), ("q_proj", "v_proj")
-    scores = {"loss": next_token_loss, "metrics": dict(CAUSAL)}
+    scores: dict[str, Any] = {"loss": next_token_loss, "metrics": dict(CAUSAL)}
     return fl.tasks.Task("shapes", model, targets, (data, data), data, **scores)
 
 

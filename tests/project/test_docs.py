@@ -1,5 +1,6 @@
 """The pages that promise to run, run; the docstrings' examples print what they say."""
 
+import ast
 import doctest
 import json
 import pkgutil
@@ -69,6 +70,25 @@ def test_guarantees_name_tests_that_exist():
     known = {*re.findall(r"^(?:def )?(test_\w+)(?= =|\()", text, re.M), *(p.stem for p in files)}
     for path in (*(ROOT / "fedlora_lab").rglob("*.py"), *MARKDOWN):
         assert {*re.findall(r"\btest_\w+\b", path.read_text("utf-8"))} <= known, path
+
+
+DESCRIBED = ("privacy", "tasks", "theory")  # the rooms for which this holds so far
+
+
+@pytest.mark.parametrize("room", DESCRIBED)
+def test_public_functions_of_three_parameters_describe_each(room):
+    """Functions and methods without a leading underscore have ``Args:`` in their docstring."""
+    missing = []
+    for path in (ROOT / "fedlora_lab" / room).rglob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        classes = [x for x in tree.body if isinstance(x, ast.ClassDef) and x.name[0] != "_"]
+        for node in (one for part in (tree, *classes) for one in part.body):
+            if isinstance(node, ast.FunctionDef) and node.name[0] != "_":
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                names = {x.arg for x in given} - {"self", "cls"}
+                if len(names) >= 3 and "Args:" not in (ast.get_docstring(node) or ""):
+                    missing.append(f"{path.name}: {node.name}")
+    assert missing == []
 
 
 PLACES = r"`((?:fedlora_lab|tests|scripts|docs|notebooks|benchmarks|results)/[\w./-]*)`"

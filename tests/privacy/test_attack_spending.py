@@ -124,7 +124,7 @@ def cell_of(out: Path, slug: str) -> Cell:
 def test_a_killed_command_on_flower_forgets_no_release(tmp_path):
     """Flower's engine and the command are killed after round 2 of 8; all rounds count."""
     out, said = tmp_path / "out", tmp_path / "said"
-    words = ["flower", "regression", "--method", "fedsa-lora", "--clients=2", "--rounds=8"]
+    words = ["flower", "regression", "--method", "fedsa-lora", "--clients=1", "--rounds=8"]
     words += ["--local-steps=1", "--lr=0.1", "--delta=1e-4", "--seed=none", "--accountant=rdp"]
     words += ["--out", str(out)]
     code = "import sys; from fedlora_lab.cli import main; main(sys.argv[1:])"

@@ -1,7 +1,6 @@
 """Word pieces of a sentence read from one gradient of a real language model's adapter.
 
-The parts of the task are those of test_sentiment.py; FEDLORA_LAB_OFFLINE=1 skips these tests where
-they are missing.
+FEDLORA_LAB_OFFLINE=1 skips these tests where the parts of the task are missing.
 """
 
 import pytest

@@ -29,8 +29,7 @@ def product(key, change, peer):
     return change @ peer if key is B else peer @ change
 
 
-@pytest.mark.parametrize("key", [B, A])
-@pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize(("key", "size"), [(B, 0.01), (A, 1.0), (B, 100.0)])
 def test_product_space_noise_in_the_product(key, size):
     """Whatever the peer's size, noise is the same in the product: white in the peer's span."""
     peer = size * (random(3, 9) if key is B else random(9, 3))

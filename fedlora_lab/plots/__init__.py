@@ -1,4 +1,11 @@
-"""Figures of tidy frames and of methods, each method in one colour, each mean with its band."""
+"""Figures of tidy frames and of methods, each method in one colour, each mean with its band.
+
+>>> import fedlora_lab as fl
+>>> task, plan = fl.tasks.regression(clients=2, examples=8), fl.Plan(rounds=2, local_steps=1)
+>>> frame = fl.to_frame(fl.run(task, "fedlora", None, plan))
+>>> fl.plots.curves(frame, "loss").axes[0].get_title(loc="left")
+'Test loss'
+"""
 
 from fedlora_lab.plots.scores import score, scores
 from fedlora_lab.plots.theory_checks import Measurements, band_check, share_inside, theory_check

@@ -42,9 +42,9 @@ def recovered(images: Mapping[str, Any], title: str = "") -> style.Picture:
     return figure
 
 
-def _image(ax: Any, image: Any) -> None:
+def _image(ax: Any, image: Any, **words: Any) -> None:
     ax.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    ax.set(xticks=[], yticks=[])
+    ax.set(xticks=[], yticks=[], **words)
     ax.grid(visible=False)
 
 
@@ -64,17 +64,15 @@ def membership(attacks: Mapping[str, Any], epsilon: float, delta: float) -> styl
     ax.fill_between(grid, bound, 1, color=style.WRONG, alpha=0.09, lw=0)
     ax.plot(grid, bound, color=style.WRONG, lw=1.4, ls=style.DASHED)
     ax.plot(grid, grid, color=style.GREY, lw=1.2, ls=style.DOTTED)
-    forbidden: Any = {"color": style.WRONG, "fontsize": 9, "weight": "bold", "va": "top"}
-    ax.text(LOW * 1.15, 0.93, f"impossible at ε = {epsilon:.2g}", **forbidden)
-    guessing: Any = {"color": style.SOFT, "fontsize": 8.5, "rotation": 33}
-    ax.text(0.012, 0.0105, "guessing", ha="center", va="center", **guessing)
+    bold: Any = {"weight": "bold", "va": "top"}
+    style.note(ax, 0.025, 0.987, f"impossible at ε = {epsilon:.2g}", style.WRONG, 9, **bold)
+    style.note(ax, 0.2, 0.175, "guessing", size=8.5, rotation=33, ha="center", va="center")
     for i, (words, one) in enumerate(attacks.items()):
         accused, members = (np.maximum(share, LOW) for share in one.curve())
         hue, y = HUES[i % len(HUES)], 0.03 + 0.055 * (len(attacks) - 1 - i)
         ax.plot(accused, members, color=hue, lw=2, drawstyle="steps-post")
         style.note(ax, 0.985, y, f"{words}: AUC {one.auc:.2f}", hue, 9, ha="right", weight="bold")
-    ax.set(xlabel="share of others accused (false positive rate)")
-    ax.set(ylabel="share of members found")
+    ax.set(xlabel="share of others accused (false positive rate)", ylabel="share of members found")
     ax.set_title("Who was in the training data?")
     for axis in (ax.xaxis, ax.yaxis):
         style.log_axis(axis, (0.01, 0.1, 1))
@@ -129,10 +127,8 @@ def fading(
     lost = theory.vanishing_noise(rank, PIXELS, releases)
     places = (0.015, 0.15, 0.225, 0.68), (0.255, 0.15, 0.225, 0.68), (0.58, 0.18, 0.405, 0.65)
     figure, (left, middle, ax) = style.panels(8.6, 3.1, *places)
-    _image(left, _fading().task.clients[0][0][scan].numpy())
-    left.set_title("the scan")
-    _image(middle, as_image(image))
-    middle.set_title("read from the update")
+    _image(left, _fading().task.clients[0][0][scan].numpy(), title="the scan")
+    _image(middle, as_image(image), title="read from the update")
     line = [theory.gradient_overlap(s, rank, PIXELS, releases) for s in NOISES]
     ax.axvspan(lost, NOISES[-1], color=style.RIGHT, alpha=0.12, lw=0)
     ax.plot(NOISES, line, color=style.INK, lw=2)
@@ -142,8 +138,8 @@ def fading(
     style.log_axis(ax.xaxis, (0.01, 0.1, 1))
     ax.set_title("|cos| with the scan: closed form")
     if lost < 1.2:
-        words: Any = {"color": style.RIGHT, "fontsize": 9, "weight": "bold", "ha": "right"}
-        ax.text(NOISES[-1] * 0.93, 0.97, "image lost", va="top", **words)
+        put: Any = {"weight": "bold", "ha": "right", "va": "top"}
+        style.note(ax, 0.99, 0.94, "image lost", style.RIGHT, 9, **put)
     closed = theory.gradient_overlap(noise, rank, PIXELS, releases)
     spent = theory.gdp_epsilon(theory.gaussian_mu(noise, releases), DELTA)
     seen = "can be read" if noise < 0.6 * lost else "is going" if noise < lost else "is lost"
@@ -182,14 +178,12 @@ def leak_check(
     labels, chance = [], (2 / np.pi / PIXELS) ** 0.5
     for hue, (rank, part) in zip(LEAK_HUES, table.groupby("rank", sort=False), strict=False):
         line = [theory.gradient_overlap(s, int(rank), PIXELS) for s in NOISES]
-        ax.plot(NOISES, line, color=hue, lw=1.8)
+        label = style.named_line(ax, NOISES, line, f"rank {rank}", hue, lw=1.8)
         dots: Any = {"fmt": "o", "ms": 5, "color": hue, "mec": style.CARD, "mew": 0.6}
         ax.errorbar(part["noise"], part["measured"], yerr=part["half"], **dots)
-        end = NOISES[-1], float(part["measured"].iloc[-1])
-        labels.append(style.Label(*end, f"rank {rank}", hue))
+        labels.append(label._replace(y=float(part["measured"].iloc[-1])))
     ax.axhline(chance, color=style.GREY, lw=1.2, ls=style.DASHED)
-    random = "a random direction"
-    ax.text(NOISES[0] * 1.1, chance + 0.02, random, color=style.SOFT, fontsize=8)
+    ax.text(NOISES[0] * 1.1, chance + 0.02, "a random direction", color=style.SOFT, fontsize=8)
     ax.set(xscale="log", xlim=(NOISES[0], NOISES[-1]), ylim=(0, 1.03))
     ax.set(xlabel="noise multiplier σ", ylabel="|cos| of image and scan")
     style.log_axis(ax.xaxis, (0.01, 0.1, 1))
@@ -210,11 +204,10 @@ def spans(table: Any, rank: int) -> style.Picture:
     check(filled, "table", type(table).__name__, "a frame with rows")
     figure, (ax,) = style.panels(8.0, 3.5, (0.09, 0.17, 0.69, 0.72))
     labels, hues = [], {"in the batch": style.WRONG, "somebody else": style.GREY}
-    groups: Any = table.groupby("who")
-    for who, part in groups:
-        line, hue = part.groupby("size")["value"].mean(), hues[who]
-        style.dots(ax, line.index, line, hue, ls="-")
-        labels.append(style.Label(float(line.index[-1]), float(line.iloc[-1]), str(who), hue))
+    mark: Any = {"marker": "o", "ms": 6, "mec": style.CARD}
+    for who, part in table.groupby("who"):
+        line = part.groupby("size")["value"].mean()
+        labels.append(style.named_line(ax, line.index, line, who, hues[who], **mark))
     ax.axvline(rank, color=style.INK, lw=1.2, ls=style.DASHED)
     ax.text(rank + 0.25, 0.95, f"rank r = {rank}", color=style.INK, fontsize=9, va="top")
     ax.set(xlim=(0.5, table["size"].max() + 0.5), ylim=(-0.03, 1))

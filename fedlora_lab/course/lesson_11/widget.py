@@ -5,10 +5,7 @@ from fedlora_lab.course.widgets import controls
 
 
 def attack_explorer() -> controls.InteractiveFigure:
-    """Offers noise, releases, rank and scan beside `fading`.
-
-    Guarantees: test_explorers.py::test_an_explorer_says_what_it_shows.
-    """
+    """Offers noise, releases, rank and scan beside `fading`."""
     noises = (0.003, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0)
     averaged, knob = "updates for this scan that are averaged", controls.value_slider
     rows, which = "rows of the gradient of A", "which of the client's scans is attacked"

@@ -28,13 +28,15 @@ VIEWS = {"loss": "loss of the canaries (black box)", "update": "trace in the upd
 def _canaries(ax: Any, values: Any, included: Any, seed: int, size: float, alpha: float) -> None:
     """One dot a canary, those that took part above those that did not."""
     rng = np.random.default_rng(seed)
-    for row, (words, colour) in enumerate(GROUPS):
+    for row, (_, colour) in enumerate(GROUPS):
         part = values[included == bool(row)][:400]
         y = row + rng.uniform(-0.24, 0.24, len(part))
         style.dots(ax, part, y, colour, size, mew=0, alpha=alpha)
-        put: Any = {"ha": "right", "va": "center", "transform": ax.get_yaxis_transform()}
-        style.note(ax, -0.02, row, words, style.darker(colour), 10, weight="bold", **put)
-    ax.set(ylim=(-0.6, 1.6), yticks=[])
+    ax.set_ylim(-0.6, 1.6)
+    ax.set_yticks((0, 1), [words for words, _ in GROUPS], size=10, weight="bold")
+    for tick, (_, colour) in zip(ax.get_yticklabels(), GROUPS, strict=True):
+        tick.set_color(style.darker(colour))
+    ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
 
 
@@ -105,13 +107,11 @@ def audit_ceilings(epsilons: Sequence[float] = (1.0, 3.0, 8.0)) -> style.Picture
         ax.axhline(value, color=style.GREY, lw=1, ls=PROMISE)
         put: Any = {"color": style.SOFT, "fontsize": 8, "ha": "right", "va": "bottom"}
         ax.text(1900, value, f"a promise of {value:g}", **put)
-    labels = []
-    for values, words, colour, width in (
-        (one, "one run,\nmany canaries", style.INK, 2.2),
-        (many, "many runs,\none canary", KINDS["any mechanism"], 1.9),
-    ):
-        ax.plot(counts, values, color=colour, lw=width)
-        labels.append(style.Label(2000, values[-1], words, colour))
+    runs = "many runs,\none canary", KINDS["any mechanism"]
+    labels = [
+        style.named_line(ax, counts, one, "one run,\nmany canaries", style.INK, lw=2.2),
+        style.named_line(ax, counts, many, *runs, lw=1.9),
+    ]
     ax.set(xscale="log", xlim=(10, 2000), ylim=(0, 9), ylabel=EPSILON)
     ax.set_xlabel("canaries in one run, or runs in all")
     style.log_axis(ax.xaxis, (10, 30, 100, 300, 1000, 2000))
@@ -132,10 +132,9 @@ def repeated_audits(found: "dict[int, dict[str, np.ndarray]]", epsilon: float) -
     figure, (ax,) = style.panels(8.2, 3.9, (0.075, 0.17, 0.72, 0.72))
     for kind, colour in KINDS.items():
         means = [float(found[n][kind].mean()) for n in runs]
-        low, high = np.array([np.quantile(found[n][kind], (0.025, 0.975)) for n in runs]).T
-        ax.fill_between(runs, low, high, color=colour, alpha=0.16, lw=0)
-        ax.plot(runs, means, "o-", color=colour, mec=style.CARD)
-        labels.append(style.Label(runs[-1], means[-1], kind, colour))
+        edges = np.array([np.quantile(found[n][kind], (0.025, 0.975)) for n in runs]).T
+        mark: Any = {"marker": "o", "mec": style.CARD}
+        labels.append(style.named_line(ax, runs, means, kind, colour, *edges, **mark))
     ceilings = [bounds.threshold_ceiling(n, audits.DELTA, 0.05) for n in runs]
     ax.plot(runs, ceilings, color=style.GREY, lw=1.2, ls=PROMISE)
     ax.axhline(epsilon, color=style.INK, lw=1.4)

@@ -6,10 +6,7 @@ from fedlora_lab.course.widgets import controls
 
 
 def audit_explorer() -> controls.InteractiveFigure:
-    """Offers canaries, promise and size of a bug beside `one_run_audit`.
-
-    Guarantees: test_explorers.py::test_an_explorer_says_what_it_shows.
-    """
+    """Offers canaries, promise and size of a bug beside `one_run_audit`."""
     counts, knob = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000), controls.value_slider
     for count in counts:  # the ceilings, once, so that no move waits for them
         audits.cached_ceiling(count, audits.DELTA, 0.05)

@@ -47,12 +47,6 @@ def facing(trust: str, sigma: float, clients: int, colluders: int) -> dict[str, 
     return {"public": public, "server": server, "together": together}
 
 
-def _row_name(ax: Any, row: int, words: str, colour: str = style.INK, size: float = 8.5) -> None:
-    """Words left of the axes, at the height of their row."""
-    put: Any = {"ha": "right", "va": "center", "transform": ax.get_yaxis_transform()}
-    style.note(ax, -0.03, row, words, colour, size, **put)
-
-
 @style.paper()
 def trust_comparison(
     trust: str = "secagg", clients: int = 50, epsilon: float = 2.0, colluders: int = 10
@@ -68,37 +62,34 @@ def trust_comparison(
     sigma = gaussian_noise_multiplier(epsilon)
     faced = facing(trust, sigma, clients, colluders)
     levels = {kind: theory.trust_level(kind, sigma, 1.0, clients) for kind in TRUSTS}
-    figure, axes = style.panels(9.6, 3.1, (0.16, 0.2, 0.3, 0.66), (0.665, 0.2, 0.315, 0.66))
-    left, right = axes
+    figure, (left, right) = style.row(9.6, 3.1, (0.2, 0.66), (0.16, 0.3), (0.665, 0.315))
     put: Any = {"va": "center", "fontsize": 9}
-    for row, (kind, words) in enumerate(TRUSTS.items()):
+    for row, kind in enumerate(TRUSTS):
         own, mean = kind == trust, levels[kind].mean
         ink, weight = (style.INK, "bold") if own else (style.SOFT, "normal")
         colour = COLOURS[kind] if own else style.FAINT
         left.barh(row, mean, left=1e-4, color=colour, height=0.55)
         left.text(mean * 1.15, row, f"{mean:.2g} C", weight=weight, color=ink, **put)
-        _row_name(left, row, f"{kind}\ntrust {words}", ink)
+    left.set_yticks(range(3), [f"{kind}\ntrust {words}" for kind, words in TRUSTS.items()])
+    left.get_yticklabels()[list(TRUSTS).index(trust)].set_color(style.INK)
     left.set(xlim=(1e-4, 100), xlabel="noise on the mean update")
     left.set_title("Same promise, other noise")
-    names = (
-        "who sees the model",
-        "the server",
-        f"the server and\n{colluders} of {clients} clients",
-    )
-    for row, (words, value) in enumerate(zip(names, faced.values(), strict=True)):
+    others = f"the server and\n{colluders} of {clients} clients"
+    right.set_yticks(range(3), ["who sees the model", "the server", others], color=style.INK)
+    for row, value in enumerate(faced.values()):
         end = min(value, EPSILONS[1])
         ink = style.RIGHT if value <= epsilon * (1 + 1e-6) else style.WRONG
         right.barh(row, end, left=EPSILONS[0], color=ink, height=0.55)
         text = f"{value:.2f}" if math.isfinite(value) else "everything"
         far, side, colour = (0.85, "right", style.CARD) if end > 20 else (1.15, "left", ink)
         right.text(end * far, row, text, ha=side, weight="bold", color=colour, **put)
-        _row_name(right, row, words)
     right.axvline(epsilon, color=style.INK, lw=1, ls=PROMISE)
     right.set(xlim=EPSILONS, xlabel="ε (dashed: promised)")
     right.set_title("Who faces which ε")
     for ax, ticks in ((left, (0.001, 0.01, 0.1, 1, 10)), (right, (0.1, 1, 10, 100))):
-        ax.set(xscale="log", ylim=(2.6, -0.6), yticks=[])
+        ax.set(xscale="log", ylim=(2.6, -0.6))
         style.log_axis(ax.xaxis, ticks)
+        ax.tick_params(axis="y", length=0)
         ax.grid(visible=False, axis="y")
     own = levels[trust]
     adds = f"each client adds {own.each:.2g} C" if own.each else None
@@ -130,9 +121,8 @@ def collusion(
     for shares, colour in zip(relied, (COLOURS["secagg"], style.RIGHT, style.GREY), strict=False):
         left = [theory.surviving_multiplier(sigma, shares, clients - int(c)) for c in counts]
         values = [theory.gdp_epsilon(1 / each, DELTA) for each in left]
-        ax.plot(counts, values, color=colour, lw=2.2)
-        end = clients - 1, min(values[-1], 30)
-        labels.append(style.Label(*end, f"noise relies on {shares}", colour))
+        label = style.named_line(ax, counts, values, f"noise relies on {shares}", colour, lw=2.2)
+        labels.append(label._replace(y=min(label.y, 30)))
     ax.axhline(epsilon, color=style.INK, lw=1, ls=PROMISE)
     put: Any = {"color": style.INK, "fontsize": 8.5, "ha": "right", "va": "top"}
     ax.text(clients - 1.5, epsilon / 1.05, f"promised: {epsilon:g}", **put)
@@ -151,19 +141,16 @@ def masked(updates: Float[np.ndarray, "clients d"], opened: "SecAggResult") -> s
 
     Guarantees: every number is a dot (test_lesson_13.py::test_the_masked_figure).
     """
-    figure, axes = style.panels(8.8, 3.7, (0.075, 0.15, 0.39, 0.73), (0.59, 0.15, 0.39, 0.73))
-    left, right = axes
+    figure, (left, right) = style.row(8.8, 3.7, (0.15, 0.73), (0.075, 0.39), (0.59, 0.39))
     received = opened.uploads[0] / opened.grid.modulus
     one = updates[opened.arrived[0]]
     style.dots(left, one, received, COLOURS["secagg"], 2.4, mew=0, alpha=0.5)
     left.set(ylim=(-0.02, 1.02), xlabel="a number of one client's update")
-    left.set_ylabel("received, share of the modulus")
-    left.set_title("One upload tells nothing")
+    left.set(ylabel="received, share of the modulus", title="One upload tells nothing")
     true = updates[list(opened.arrived)].sum(0)
     style.dots(right, true, opened.total, style.RIGHT, 2.6, mew=0, alpha=0.7)
     right.set_xlabel(f"true sum of the {len(opened.arrived)} that arrived")
-    right.set_ylabel("sum that the server opens")
-    right.set_title("The sum is right")
+    right.set(ylabel="sum that the server opens", title="The sum is right")
     return figure
 
 
@@ -175,15 +162,13 @@ def rounding(noise_multiplier: float = 2.0, clients: int = 10) -> style.Picture:
     stated, colour = theory.gdp_epsilon(1 / noise_multiplier, DELTA), COLOURS["secagg"]
     figure, (ax,) = style.panels(8.2, 3.5, (0.08, 0.16, 0.68, 0.72))
     ax.axhline(stated, color=style.INK, lw=1.2, ls=PROMISE)
-    ax.plot(wide, values, "o-", color=colour, mec=style.CARD)
+    mark: Any = {"marker": "o", "mec": style.CARD}
+    labels = [style.named_line(ax, wide, values, "of rounded ones", colour, **mark)]
+    labels.append(style.Label(wide[-1], stated, "the ledger's,\nof real numbers", style.INK))
     ax.set(xscale="log", ylim=(0, 1.25 * max(stated, *(v for v in values if math.isfinite(v)))))
     ax.set(xlabel="width of a step of the grid, in units of C", ylabel="ε of one number")
     style.log_axis(ax.xaxis, (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3))
     ax.set_title("Every client rounds for itself: on a fine grid nearly the same ε")
-    labels = [
-        style.Label(wide[-1], stated, "the ledger's,\nof real numbers", style.INK),
-        style.Label(wide[-1], values[-1], "of rounded ones", colour),
-    ]
     style.beside(ax, labels, together=False)
     return figure
 
@@ -198,18 +183,21 @@ def trusts(frame: "pd.DataFrame", start: float | None = None) -> style.Picture:
     part: Any = frame[(frame["measure"] == "accuracy") & (frame["round"] == frame["round"].max())]
     check(len(part) > 0, "frame", f"{len(frame)} rows", "some with the accuracy of the last round")
     figure, (ax,) = style.panels(7.6, 2.9, (0.27, 0.2, 0.61, 0.66))
-    for row, kind in enumerate(dict.fromkeys(part["trust"])):
+    kinds = list(dict.fromkeys(part["trust"]))
+    for row, kind in enumerate(kinds):
         values, colour = part[part["trust"] == kind]["value"].to_numpy(), COLOURS[kind]
         ax.plot(band(values), [row, row], color=colour, lw=7, alpha=0.25, solid_capstyle="butt")
         style.dots(ax, values, np.full(len(values), row), colour, 4, mew=0, alpha=0.6)
         ax.plot([values.mean()], [row], "D", ms=7, color=colour, mec=style.CARD)
         put: Any = {"weight": "bold", "va": "center", "transform": ax.get_yaxis_transform()}
         style.note(ax, 1.02, row, f"{values.mean():.1%}", colour, 10, **put)
-        _row_name(ax, row, f"{kind}: trust {TRUSTS[kind]}", size=9)
+
     if start is not None:
         ax.axvline(start, color=style.GREY, lw=1, ls=style.DOTTED)
         ax.text(start, 2.75, " before training", fontsize=8, color=style.SOFT, va="bottom")
-    ax.set(ylim=(2.8, -0.6), yticks=[], xlabel="share of test digits right")
+    ax.set(ylim=(2.8, -0.6), xlabel="share of test digits right")
+    ax.set_yticks(range(len(kinds)), [f"{k}: trust {TRUSTS[k]}" for k in kinds], color=style.INK)
+    ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
     ax.set_title("The same ε = 8 for every client")
     words = f"dots: {part['seed'].nunique()} seeds; diamonds: mean; bars: its 95 % interval"

@@ -5,10 +5,7 @@ from fedlora_lab.course.widgets import controls
 
 
 def trust_explorer() -> controls.InteractiveFigure:
-    """Offers whom to trust, clients, promise and colluders beside `trust_comparison`.
-
-    Guarantees: test_explorers.py::test_an_explorer_says_what_it_shows.
-    """
+    """Offers whom to trust, clients, promise and colluders beside `trust_comparison`."""
     kinds = [(f"{words}: {kind}", kind) for kind, words in figures.TRUSTS.items()]
     sees = "who may see single uploads, or their sum only"
     side = "clients that tell the server their own noise"

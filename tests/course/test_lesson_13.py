@@ -52,9 +52,6 @@ def test_rounded_epsilon():
         excess += [np.maximum(a - math.exp(epsilon) * b, 0).sum() for a, b in ((p, q), (q, p))]
     assert max(excess) == pytest.approx(1e-3, rel=1e-3)
     assert theory.rounded_epsilon(1e-3, 1.0, 2, 1e-5) == math.inf, "no noise: nothing is hidden"
-    for bad in ((0.0, 0.1, 2, 1e-5), (1.0, 0.0, 2, 1e-5), (1.0, 0.1, 0, 1e-5), (1.0, 0.1, 2, 1.0)):
-        with pytest.raises(ValueError, match="expected"):
-            theory.rounded_epsilon(*bad)
 
 
 def test_who_faces_what():

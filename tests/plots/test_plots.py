@@ -21,6 +21,7 @@ from fedlora_lab.plots import frames, style
 from fedlora_lab.plots.training_curves import noise_energies
 
 every_plot = pytest.mark.parametrize("draw", [getattr(plots, name) for name in FRAME_PLOTS])
+both_kinds = pytest.mark.parametrize("draw", [plots.overview, plots.noise])  # lines, and points
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,7 @@ def test_a_method_keeps_its_colour():
         assert line_of(plots.curves(tidy_frame(among)).axes[0], style.look("mine").colour)
 
 
-@every_plot
+@both_kinds
 def test_same_frame_same_bytes(frame, draw):
     first, second = (style.png(draw(frame)) for _ in range(2))
     assert first == second and b"tIME" not in first and b"tEXt" not in first
@@ -268,7 +269,7 @@ def test_names_inside_lie_above_the_curves_that_pass(ax):
     assert long.get_position()[1] == pytest.approx(0.6)
 
 
-@every_plot
+@both_kinds
 def test_names_do_not_overlap(frame, draw):
     same = 0.7 + 0.001 * frame["round"]
     figure = draw(frame.assign(value=frame["value"].where(frame["measure"] != "accuracy", same)))

@@ -40,14 +40,7 @@ def test_examples_run(name):
     assert doctest.testmod(module, optionflags=doctest.ELLIPSIS) == (0, shown)
 
 
-# Facades whose examples are still to be written.
-BARE = "plots"
-bare = pytest.mark.xfail(reason="no example yet", strict=False)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=[bare] * (x in BARE.split())) for x in fl.__all__]
-)
+@pytest.mark.parametrize("name", fl.__all__)
 def test_every_public_name_shows_an_example(name):
     """`test_examples_run` runs it."""
     assert doctest.DocTestFinder(recurse=False).find(getattr(fl, name))[0].examples

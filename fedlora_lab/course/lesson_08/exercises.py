@@ -25,10 +25,6 @@ def by_library(x, levels):
     return normal_float(2, len(x))(torch.from_numpy(x))
 
 
-def as_a_list(x, levels):
-    return list(quantise(x, levels))
-
-
 def unscaled(x, levels):
     return levels[_nearest(x, levels)]
 

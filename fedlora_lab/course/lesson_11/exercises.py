@@ -27,10 +27,6 @@ def by_eigenvector(G):
     return -3 * eigh(G.T @ G)[1][:, -1]
 
 
-def as_a_list(G):
-    return list(read(G))
-
-
 def first_row(G):
     return G[0]
 

@@ -205,8 +205,9 @@ def spans(table: Any, rank: int) -> style.Picture:
     figure, (ax,) = style.panels(8.0, 3.5, (0.09, 0.17, 0.69, 0.72))
     labels, hues = [], {"in the batch": style.WRONG, "somebody else": style.GREY}
     mark: Any = {"marker": "o", "ms": 6, "mec": style.CARD}
-    for who, part in table.groupby("who"):
-        line = part.groupby("size")["value"].mean()
+    means: Any = table.groupby(["who", "size"])["value"].mean()
+    for who in means.index.levels[0]:
+        line = means[who]
         labels.append(style.named_line(ax, line.index, line, who, hues[who], **mark))
     ax.axvline(rank, color=style.INK, lw=1.2, ls=style.DASHED)
     ax.text(rank + 0.25, 0.95, f"rank r = {rank}", color=style.INK, fontsize=9, va="top")

@@ -52,7 +52,11 @@ def check_panels(left: float = 0.065, room: float = 0.0) -> tuple[style.Picture,
 def closed_line(
     ax: Any, x: Any, expected: Any, measured: Any, colour: str, words: str = "", far: float = 1.0
 ) -> None:
-    """A closed form as a line with its name at ``far`` times the last x; measurements as dots."""
+    """Draws a closed form as a line with its name, and measurements as dots.
+
+    Args: ax, x, expected, measured, colour: what stands where; words: the name of the line; far: it
+        stands at so many times the last x.
+    """
     ax.plot(x, expected, color=colour)
     style.dots(ax, x, measured, colour)
     bold = {"fontsize": 9, "va": "center", "weight": "bold"}
@@ -60,7 +64,10 @@ def closed_line(
 
 
 def ratio_dots(ax: Any, x: Any, part: Any, colour: str) -> None:
-    """Measured over expected, each dot with its band around 1; red where it misses the band."""
+    """Draws measured over expected, each dot with its band around 1; red where it misses the band.
+
+    Args: ax, x, colour: what stands where; part: rows of a `check_table`.
+    """
     slack = part["half"] / part["expected"]
     ax.vlines(x, 1 - slack, 1 + slack, color=colour, alpha=0.3, lw=6)
     ink = [colour if inside else style.WRONG for inside in part["inside"]]
@@ -69,7 +76,10 @@ def ratio_dots(ax: Any, x: Any, part: Any, colour: str) -> None:
 
 
 def log_panels(left: Any, right: Any, label: str, ticks: tuple[float, ...], end: float) -> None:
-    """Logarithmic x axes with these ticks; the left one has room for words up to ``end``."""
+    """Makes the x axes logarithmic.
+
+    Args: left, right: the axes; label, ticks: of both; end: the left one has room for words to it.
+    """
     for ax in (left, right):
         ax.set_xscale("log")
         ax.set_xlabel(label)
@@ -80,7 +90,11 @@ def log_panels(left: Any, right: Any, label: str, ticks: tuple[float, ...], end:
 def finish_check(
     figure: Any, left: Any, right: Any, table: Any, seeds: Any, more: str = "", across: bool = False
 ) -> None:
-    """Titles with the share inside, the line at 1, and a footer that says what a dot is."""
+    """Writes titles with the share inside, the line at 1, and a footer that says what a dot is.
+
+    Args: figure, left, right, table: of the check; seeds, more: what a dot is a mean over; across:
+        the ratio runs from left to right.
+    """
     line = right.axvline if across else right.axhline
     line(1, color=style.INK, lw=1)
     right.set(**{"xlabel" if across else "ylabel": "measured / closed form"})

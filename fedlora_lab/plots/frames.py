@@ -18,6 +18,7 @@ def rows(frame: Any, measure: str, *, layers: bool = False, required: bool = Tru
     There is at least one, unless ``required`` is false. A run that has a value of its start only
     was not measured: it has no rows, since the zero it began with is no result.
 
+    Args: frame: tidy, one task; measure: its name; layers, required: see above.
     Raises: ``ValueError`` in one line when the frame is none, mixes tasks, or lacks the measure.
     Guarantees: test_a_frame_without_the_measure_is_refused,
         test_plots_leave_out_what_was_not_measured.

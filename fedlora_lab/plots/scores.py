@@ -53,7 +53,10 @@ def _marks(method: "Method") -> dict[str, Any]:
 
 
 def meaning(method: "Method", rounds: int = 4, steps: int = 4) -> str:
-    """One line on a method: its note if it stands in the table, otherwise what its fields say."""
+    """One line on a method: its note if it stands in the table, otherwise what its fields say.
+
+    Args: method: a row; rounds, steps: how much of its schedule to read.
+    """
     from fedlora_lab.methods.table import ALL
 
     if method.note and method in ALL.values():
@@ -103,7 +106,10 @@ def _arrow(ax: Any, x: float, low: float, high: float, colour: str) -> None:
 
 
 def draw(ax: Any, method: "Method", rounds: int, steps: int, title: bool = True) -> None:
-    """Draws the score of a method into axes."""
+    """Draws the score of a method into axes.
+
+    Args: ax, method: where and what; rounds, steps: how much of it; title: write name and meaning.
+    """
     marks, end = _marks(method), rounds * (steps + 1.25)
     ever = "".join(method.moved(t, steps) for t in range(rounds)).replace("*", "AB")
     staves = WITH_CORE if "R" in ever else STAVES
@@ -191,6 +197,7 @@ def score(method: "Method | str", rounds: int = 2, steps: int = 4) -> Picture:
     """Draws the score of one method, a row or a slug: who moves at each local step, what is noised,
     sent, kept and received.
 
+    Args: method: to draw; rounds, steps: how much of it.
     Guarantees: read from the row's fields alone (test_a_score_is_read_from_the_row).
     """
     return scores([method], rounds=rounds, steps=steps, columns=1)

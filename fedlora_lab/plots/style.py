@@ -212,7 +212,8 @@ def spread(
 ) -> list[float]:
     """Centres nearest to ``values``, in their order, at which boxes of these sizes do not overlap.
 
-    They stay inside [low, high] where they fit. Guarantees: test_labels_keep_apart.
+    Args: values, sizes: of the boxes, alike long; low, high: they stay between, where they fit.
+    Guarantees: test_labels_keep_apart.
     """
     from scipy.optimize import isotonic_regression  # slow to import
 

@@ -66,7 +66,10 @@ def method_lines(ax: Any, part: Any) -> list[Label]:
 
 
 def frame_axes(ax: Any, part: Any, measure: str) -> None:
-    """Sets title, axis labels with units and limits for a measure over rounds."""
+    """Sets title, axis labels with units and limits for a measure over rounds.
+
+    Args: ax: what is drawn; part: the rows drawn there; measure: theirs.
+    """
     title, unit = AXES.get(measure, (measure, measure))
     low, high = int(part["round"].min()), int(part["round"].max())
     beyond = 0.5 if low == high else 0

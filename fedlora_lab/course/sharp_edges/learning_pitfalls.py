@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from fedlora_lab import tasks, theory
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.audit import bounds
-from fedlora_lab.course.sharp_edges.pitfall import UP_TO_1, pitfall
+from fedlora_lab.course.sharp_edges.pitfall import UP_TO_1, pitfall, proved_epsilon
 from fedlora_lab.federated.simulation import run
 from fedlora_lab.methods.filters import binomial
 from fedlora_lab.methods.method import Cycle
@@ -166,7 +165,7 @@ def best_of_twenty(broken: bool) -> float:
     for there in (1.0, 0.0):
         scores = there + rng.standard_normal((20_000, 20))
         published.append(scores.max(1) if broken else scores[:, 0])
-    return bounds.split_threshold_bound(published[0], published[1], 1e-5, 0.05)
+    return proved_epsilon(published[0], published[1], 1e-5)
 
 
 @pitfall(28, 0.0)

@@ -7,10 +7,14 @@ import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fedlora_lab._utils.validation import check_one_of, check_whole
+from fedlora_lab.audit.bounds import best_threshold_bound
 
 SEVERITIES = ("fatal", "serious", "bug", "bug and leak", "utility", "honesty", "note")
 GROUPS = ("Counting", "Learning", "Saying what was found", "Chance")
@@ -100,3 +104,19 @@ def pitfall(
     """
     words: Any = {name: " ".join(text.split()) for name, text in _TEXTS[str(number)].items()}
     return lambda metric: Pitfall(number=number, metric=metric, line=line, side=side, **words)
+
+
+def proved_epsilon(inside: np.ndarray, outside: np.ndarray, delta: float) -> float:
+    """Returns the epsilon that the scores of an attack prove, 95 % sure.
+
+    Args:
+        inside, outside: (n,) scores of independent runs with and without the example; the first
+            halves choose the threshold, the second halves are judged by it.
+        delta: of the privacy definition.
+    """
+    (learn_in, judge_in), (learn_out, judge_out) = (np.array_split(x, 2) for x in (inside, outside))
+    learn = np.concatenate([learn_in, learn_out])
+    grid = np.unique(np.quantile(learn, np.linspace(0.001, 0.999, 200)))
+    bound = partial(best_threshold_bound, delta=delta, significance=0.05)
+    best = grid[int(np.argmax([bound(learn_in, learn_out, thresholds=[t]) for t in grid]))]
+    return bound(judge_in, judge_out, thresholds=[best])

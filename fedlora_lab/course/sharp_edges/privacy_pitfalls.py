@@ -13,8 +13,7 @@ from torch import Tensor
 
 from fedlora_lab import theory
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.audit import bounds
-from fedlora_lab.course.sharp_edges.pitfall import UP_TO_1, pitfall
+from fedlora_lab.course.sharp_edges.pitfall import UP_TO_1, pitfall, proved_epsilon
 from fedlora_lab.methods.filters import factor_space, product_space
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import ParamKey
@@ -124,7 +123,7 @@ def shuffled_batches(broken: bool) -> float:
         chance = own.astype(float) if broken else np.full(steps, 1 / steps)
         seen = there * member + sigma * rng.standard_normal((runs, steps))
         scores.append(np.log1p(chance * np.expm1((2 * seen - 1) / (2 * sigma**2))).sum(1))
-    return bounds.split_threshold_bound(scores[0], scores[1], DELTA, 0.05)
+    return proved_epsilon(scores[0], scores[1], DELTA)
 
 
 @pitfall(22, 3.77, "at least")

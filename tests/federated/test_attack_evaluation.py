@@ -179,7 +179,10 @@ def test_a_pickled_record_holds_no_example(unit, tmp_path):
     assert back.source is None and back.measures() == pytest.approx(last.measures(), nan_ok=True)
     assert all(torch.equal(x, tensors(last)[name]) for name, x in tensors(back).items())
     line = "^record='a pickled copy, without its task': expected a record as run"
-    for use in (lambda: fl.save_adapter(back, tmp_path), lambda: fl.predict(task, back, pairs[0])):
+    for use in (
+        lambda: fl.save_adapter(back, tmp_path),
+        lambda: fl.predict(task, back, pairs[0][0]),
+    ):
         with pytest.raises(ValueError, match=line):
             use()
 

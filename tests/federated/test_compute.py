@@ -33,7 +33,6 @@ KINDS = ("bert", "gpt2", "vit", "swin")
     [
         ({"products": "half"}, "products='half': expected one of 'float32', 'tf32', 'bfloat16'"),
         ({"frozen_prefix": 1}, "frozen_prefix=1: expected True or False"),
-        ({"recompute": "yes"}, "recompute='yes': expected True or False"),
         ({"chunk_examples": 0}, "chunk_examples=0: expected a whole number >= 1"),
         ({"chunk_examples": "many"}, "chunk_examples='many': expected a number or 'auto'"),
         ({"device": "abacus"}, "device='abacus': expected a device that torch finds here"),

@@ -168,12 +168,6 @@ def test_a_place_below_a_file_is_one_line(tmp_path):
     assert taken.read_bytes() == b"mine" and list(tmp_path.iterdir()) == [taken]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_a_list_on_a_full_disk_is_an_error():
-    with pytest.raises(OSError, match="No space left"):
-        append_line(Path("/dev/full"), {"key": 1})
-
-
 def test_a_cell_whose_ledger_cannot_be_written_is_not_done(tmp_path):
     """Its frame, which says that it is finished, is written last: else it would never run again."""
     cell = "fedlora", 0, pd.DataFrame({"value": [1.0]})

@@ -75,7 +75,7 @@ def test_the_size_of_the_noise_tells_how_many_sent() -> None:
     assert off["secagg"] < 0.5 < off["central"]
 
 
-@pytest.mark.parametrize("colluding", [0, 1, 2])
+@pytest.mark.parametrize("colluding", [0, 2])
 def test_colluders_leave_enough_noise(colluding: int) -> None:
     """Colluders upload and take their own noise out: what is left deviates by sigma C or more.
 
@@ -88,12 +88,11 @@ def test_colluders_leave_enough_noise(colluding: int) -> None:
     assert run.spec.privacy is not None
     each, _, shares = run.spec.privacy.noise(3, PLAN)
     assert shares + colluding == 3 and isinstance(each, float)
-    for count in range(4):
-        assert too_few(run.context, count) == (count < 3)
+    assert [too_few(run.context, count) for count in range(4)] == [True, True, True, False]
     wide = {key: torch.Size((4000,)) for key in list(run.state.server.tensors)[:1]}
     where = [(0, k, 0) for k in range(3)]
     (drawn,) = gaussian_noise(wide, [each] * 3, run.context.streams, where).values()
-    left = drawn.sum(0) - drawn[:colluding].sum(0)
+    left = drawn[colluding:].sum(0)
     error = 4 / math.sqrt(2 * left.numel())
     assert float(left.std()) == pytest.approx(sigma * clip, rel=error)
     # unless they are counted out, less than sigma C is left where they are relied on

@@ -72,7 +72,7 @@ class Suggestion(NamedTuple):
     exact: bool  # that is what was asked for
 
 
-def tuned(
+def tuned_rate(
     task: Task | str, method: Method | str, epsilon: float | None = 8.0, unit: str = "example"
 ) -> float:
     """The learning rate found for a method on a task at a budget, or at the nearest budget that was
@@ -89,7 +89,7 @@ def tuned(
     Guarantees: the best validation score of its grid (test_tuned_is_the_best_of_its_grid); those of
         the committed studies (test_suggested_rates_are_those_of_the_studies).
 
-    >>> tuned("digits", "rolora", epsilon=1.0)
+    >>> tuned_rate("digits", "rolora", epsilon=1.0)
     0.05
     """
     name, slug, epsilon, unit = _names(task, method, epsilon, unit)
@@ -111,7 +111,7 @@ def suggestion(
     name; a method whose factors move at the same times, since noise reaches their products alike;
     the default of `Plan`.
 
-    Args: as for `tuned`.
+    Args: as for `tuned_rate`.
     Guarantees: test_a_suggestion_says_where_it_comes_from.
     """
     from fedlora_lab.plots.style import name as words_for  # loads Matplotlib

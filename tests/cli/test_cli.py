@@ -16,7 +16,7 @@ import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.cli import doctor
 from fedlora_lab.cli import options as read
-from fedlora_lab.experiments.tuned_rates import tuned
+from fedlora_lab.experiments.tuned_rates import tuned_rate
 from fedlora_lab.report.run_folder import Folder, read_frame
 from fedlora_lab.report.summary_table import COLUMNS
 
@@ -215,7 +215,7 @@ def test_doctor_fails_on_what_is_needed_only(monkeypatch, capsys):
 def test_learning_rates_in_all_their_forms():
     """Another ε or unit takes another rate, and says which when it was tuned for something else."""
     slugs, told = ["fedlora", "rolora"], []
-    own = {slug: tuned("digits", slug) for slug in slugs}
+    own = {slug: tuned_rate("digits", slug) for slug in slugs}
     for text, wanted in (
         ("0.5", dict.fromkeys(slugs, 0.5)),
         ("A=1,B=2", dict.fromkeys(slugs, {"A": 1.0, "B": 2.0})),
@@ -223,13 +223,13 @@ def test_learning_rates_in_all_their_forms():
         (None, own),
     ):
         assert read.learning_rates(text, "digits", slugs) == wanted
-    plain, near = tuned("digits", "non-private"), tuned("digits", "rolora", 2.0)
+    plain, near = tuned_rate("digits", "non-private"), tuned_rate("digits", "rolora", 2.0)
     terms = ["rolora", "non-private"], 2.0, "example", told.append
     assert read.learning_rates(None, "digits", *terms) == {"rolora": near, "non-private": plain}
     words = "tuned for RoLoRA at ε = 3, the budget nearest to 2"
     assert told == [f"rolora: learning rate {near:g}, {words}"]
     found = read.learning_rates(None, "digits", ["deer"], 3.0, "client")
-    assert found == {"deer": tuned("digits", "deer", 3.0, "client")}
+    assert found == {"deer": tuned_rate("digits", "deer", 3.0, "client")}
 
 
 @pytest.mark.slow

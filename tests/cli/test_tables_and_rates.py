@@ -121,7 +121,7 @@ def test_suggested_rates_are_those_of_the_studies():
     )
     for epsilon in (1.0, 3.0):
         rates = {*frame[frame["epsilon"] == epsilon]["lr"]}
-        assert rates == {tuned_rates.tuned("digits", "rolora", epsilon)}
+        assert rates == {tuned_rates.tuned_rate("digits", "rolora", epsilon)}
     assert "la-lora" not in tuned_rates.rates()["digits"]["client"], "waits for new measurement"
 
 
@@ -159,7 +159,7 @@ def test_a_suggestion_says_where_it_comes_from(method, epsilon, unit, line, exac
 )
 def test_what_was_not_tuned_is_refused(task, method, options: dict[str, Any], line):
     with pytest.raises(ValueError, match=f"^{line}"):
-        tuned_rates.tuned(task, method, **options)
+        tuned_rates.tuned_rate(task, method, **options)
 
 
 def test_tuned_is_the_best_of_its_grid():
@@ -175,4 +175,4 @@ def test_tuned_is_the_best_of_its_grid():
             assert set(row["finalists"]) == set(ranked[:3])
             scores = {float(lr): x for lr, x in row["finalists"].items() if x is not None}
             assert scores[row["lr"]] == best(scores.values())
-            assert tuned_rates.tuned(task, slug) == row["lr"]
+            assert tuned_rates.tuned_rate(task, slug) == row["lr"]

@@ -132,7 +132,7 @@ def test_it_trains_both(made):
     """The rate follows ε until the reader sets it; a change after a run is told."""
     made.begin_from.value, made.baseline.value = "rolora", "ffa-lora"
     made.epsilon.value = 1.0
-    assert made.lr.value == fl.tuned("digits", "rolora", 1.0)
+    assert made.lr.value == fl.tuned_rate("digits", "rolora", 1.0)
     assert "learning rate 0.05: tuned for RoLoRA at ε = 1" in text(made.status)
     made.buttons["start"].click()
     assert made.lr.disabled
@@ -145,7 +145,7 @@ def test_it_trains_both(made):
     assert f"my method {last.metrics['accuracy']:.3f}" in text(made.sentence)
     assert "ε spent: 1.00 against whoever sees the uploads" in text(made.sentence)
     assert last.epsilon == made.records["ffa-lora"][-1].epsilon
-    assert made._runs[0].plan.lr == fl.tuned("digits", "ffa-lora", 1.0)
+    assert made._runs[0].plan.lr == fl.tuned_rate("digits", "ffa-lora", 1.0)
     made.lr.value = 0.3
     assert text(made.status).startswith(
         "controls have changed since: press Start · learning rate 0.3, your own"

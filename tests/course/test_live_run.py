@@ -196,7 +196,7 @@ def test_the_suggestion_follows_until_the_reader_sets_the_rate(make):
         settings.method.value = fl.methods.get(method)
         settings.epsilon.value = math.inf if epsilon is None else epsilon
         assert settings.config().epsilon == epsilon
-        assert settings.lr.value == fl.tuned("digits", method, epsilon)
+        assert settings.lr.value == fl.tuned_rate("digits", method, epsilon)
     assert "without privacy" in settings.hint.value and settings.take.disabled
     settings.method.value = fl.methods.RoLoRA
     settings.lr.value = 2.0
@@ -208,13 +208,13 @@ def test_the_suggestion_follows_until_the_reader_sets_the_rate(make):
     live.buttons["reset"].click()
     assert settings.config() == first == live._config
     settings.epsilon.value = 1.0
-    assert settings.lr.value == fl.tuned("digits", "rolora", 1.0), "it follows again"
+    assert settings.lr.value == fl.tuned_rate("digits", "rolora", 1.0), "it follows again"
 
 
 def test_live_begins_with_what_is_suggested(make):
     privacy = fl.Privacy(unit="client", delta=1e-3)
     settings = make(epsilon=20.0, privacy=privacy, plan=None).settings
-    assert settings.lr.value == fl.tuned("digits", "rolora", 20.0, "client")
+    assert settings.lr.value == fl.tuned_rate("digits", "rolora", 20.0, "client")
 
 
 def test_live_calibrates_for_the_plan_that_runs(make, task):

@@ -1,4 +1,4 @@
-"""Build the site: the notebooks as they stand, the pages of docs/, the methods' scores, the
+"""Build the site: the notebooks as they stand, the pages of docs/, the methods' diagrams, the
 reference from docstrings.
 
     python scripts/book.py                 writes build/book/index.html and what belongs to it
@@ -140,19 +140,19 @@ def methods_page() -> str:
     return filled(METHODS.read_text(encoding="utf-8"), parts)
 
 
-def with_scores(page: str, folder: Path) -> str:
-    """The page with a picture of each method's score under its row."""
+def with_diagrams(page: str, folder: Path) -> str:
+    """The page with a picture of each method's diagram under its row."""
     from fedlora_lab import methods, plots
     from fedlora_lab.plots.style import png
 
     folder.mkdir(parents=True, exist_ok=True)
     for slug, method in methods.ALL.items():
-        (folder / f"score-{slug}.png").write_bytes(
-            png(plots.scores([method], rounds=2, steps=4, columns=1))
+        (folder / f"diagram-{slug}.png").write_bytes(
+            png(plots.method_diagrams([method], rounds=2, steps=4, columns=1))
         )
         end = f"<!-- /row {slug} -->"
         page = page.replace(
-            end, f"{end}\n\n![The score of {method.name}](figures/score-{slug}.png)"
+            end, f"{end}\n\n![The diagram of {method.name}](figures/diagram-{slug}.png)"
         )
     return page
 
@@ -256,7 +256,7 @@ def assemble(folder: Path) -> None:
         notebook = nbformat.read(path, as_version=4)
         notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
         nbformat.write(notebook, folder / "notebooks" / path.name)
-    page = with_scores(methods_page(), folder / "docs" / "figures")
+    page = with_diagrams(methods_page(), folder / "docs" / "figures")
     (folder / "docs" / "methods.md").write_text(page, encoding="utf-8")
     rooms = reference(folder / "api")
     front = filled(

@@ -7,7 +7,7 @@
 'Test loss'
 """
 
-from fedlora_lab.plots.scores import score, scores
+from fedlora_lab.plots.method_diagrams import method_diagram, method_diagrams
 from fedlora_lab.plots.theory_checks import Measurements, band_check, share_inside, theory_check
 from fedlora_lab.plots.training_curves import (
     budgets,
@@ -31,10 +31,10 @@ __all__ = [
     "deviation",
     "epsilon",
     "final_values",
+    "method_diagram",
+    "method_diagrams",
     "noise",
     "overview",
-    "score",
-    "scores",
     "share_inside",
     "step_size",
     "theory_check",

@@ -129,7 +129,7 @@ import fedlora_lab as fl
 row = fl.methods.TwoToOne
 assert "two-to-one" in fl.methods.ALL and "two-to-one" in fl.methods.table().index
 assert fl.plots.style.look(row.slug).colour
-fl.plots.scores([row])
+fl.plots.method_diagrams([row])
 task, plan = fl.tasks.regression(clients=2), fl.Plan(rounds=1, local_steps=1)
 frame = fl.compare(task, ["fedlora", row], None, plan, seeds=[0], progress=False)
 fl.plots.curves(frame, measure="loss")

@@ -214,7 +214,7 @@ def test_nothing_leaks(frame):
     found, expected = [], style.png(plots.curves(frame))
     for name in FRAME_PLOTS:
         style.png(getattr(plots, name)(frame))
-    plots.scores()
+    plots.method_diagrams()
 
     def draw():
         found.append(style.png(plots.curves(frame)))
@@ -280,10 +280,10 @@ def test_names_do_not_overlap(frame, draw):
             assert a.y1 - 2 <= b.y0 or b.y1 - 2 <= a.y0 or a.x1 <= b.x0 or b.x1 <= a.x0
 
 
-@pytest.mark.parametrize("name", [*FRAME_PLOTS, "scores", "timeline", "live_figure"])
+@pytest.mark.parametrize("name", [*FRAME_PLOTS, "method_diagrams", "timeline", "live_figure"])
 def test_nothing_is_cut_off(frame, name):
     long = pd.concat([frame, tidy_frame(("la-lora-unfiltered", "deer-literal"))])
-    given: Any = {"scores": (), "timeline": (fl.Cycle(("B A",)),)}
+    given: Any = {"method_diagrams": (), "timeline": (fl.Cycle(("B A",)),)}
     given["live_figure"] = (tidy_frame(("la-lora-unfiltered",), seeds=1),)
     home = {"timeline": fl.course.lesson(6), "live_figure": fl.widgets}.get(name, plots)
     figure = getattr(home, name)(*given.get(name, (long,)))

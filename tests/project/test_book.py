@@ -129,7 +129,7 @@ def test_methods_page_shows_every_row(site, pages):
     page = pages[site / "docs" / "methods.html"]
     for slug, method in fl.methods.ALL.items():
         assert method.note in page.text and slug in page.ids
-        assert any(name.endswith(f"score-{slug}.png") for name in page.loads)
+        assert any(name.endswith(f"diagram-{slug}.png") for name in page.loads)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from fedlora_lab import theory
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
 from fedlora_lab.methods.method import Method
 from fedlora_lab.plots import style
-from fedlora_lab.plots.scores import ROUND
+from fedlora_lab.plots.method_diagrams import ROUND
 
 NOISE = style.SERIES[0]
 REACH, TAILS = 2.8, (-4.2, 7.2)

@@ -26,7 +26,7 @@ from fedlora_lab.experiments.tuned_rates import Suggestion, suggestion
 from fedlora_lab.federated import dry_run
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.plots import style
-from fedlora_lab.plots.scores import draw
+from fedlora_lab.plots.method_diagrams import draw_diagram
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.report.summary_table import describe_decline, format_deviation, format_number
 from fedlora_lab.tasks.task import Task
@@ -61,7 +61,7 @@ def composer_figure(
     rounds: int = 10,
     start: float = 0.5,
 ) -> style.Picture:
-    """Draws a method's score and properties, and beside them the accuracy of runs so far.
+    """Draws a method's diagram and properties, and beside them the accuracy of runs so far.
 
     Args:
         row: the method; ``None`` where the fields make none.
@@ -79,7 +79,7 @@ def composer_figure(
             bold: Any = {"fontsize": 11.5, "weight": "bold", "color": style.WRONG}
             figure.text(0.02, 0.5, "This cannot be", **bold)
         else:
-            draw(figure.add_axes((0.005, 0.47, 0.525, 0.5)), row, 2, 4)
+            draw_diagram(figure.add_axes((0.005, 0.47, 0.525, 0.5)), row, 2, 4)
         _draw_properties(figure, lines)
         ax = figure.add_axes((0.615, 0.14, 0.37, 0.76))
         values = [v for frame in frames.values() for v in live_run.series(frame, "accuracy")[1]]

@@ -1,4 +1,4 @@
-"""Scores, timelines and the figures of a run under way."""
+"""Diagrams of methods, timelines and the figures of a run under way."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ import fedlora_lab as fl
 from fedlora_lab import plots
 from fedlora_lab.course.widgets.live_run import KINDS, images, kind, live_figure
 from fedlora_lab.plots import style
-from fedlora_lab.plots.scores import meaning
+from fedlora_lab.plots.method_diagrams import describe_method
 
 lesson = fl.course.lesson(6)
 PLAIN = fl.methods.FedLoRA
@@ -20,11 +20,11 @@ SOME = "deer", "la-lora", "fedsa-lora", "fed-sb", "as-lora", "flora"
 
 
 @pytest.mark.parametrize("row", [*map(fl.methods.get, SOME), ODD])
-def test_a_score_is_read_from_the_row(row):
-    """Beats, arrows and signs; where each layer chooses, both factors are drawn, with a question
+def test_a_diagram_is_read_from_the_row(row):
+    """Boxes, arrows and signs; where each layer chooses, both factors are drawn, with a question
     mark."""
     rounds, steps = 3, 4
-    ax: Any = plots.score(row, rounds=rounds, steps=steps).axes[0]
+    ax: Any = plots.method_diagram(row, rounds=rounds, steps=steps).axes[0]
     expected = [
         (round(t * (steps + 1.25) + 0.12 + s, 2), style.FACTOR[factor].upper())
         for t in range(rounds)
@@ -32,8 +32,8 @@ def test_a_score_is_read_from_the_row(row):
         for factor in row.moves(t, s).replace("*", "AB")
     ]
     to_hex = matplotlib.colors.to_hex
-    beats = [(round(p.get_x(), 2), to_hex(p.get_facecolor()).upper()) for p in ax.patches]
-    assert sorted(beats) == sorted(expected)
+    boxes = [(round(p.get_x(), 2), to_hex(p.get_facecolor()).upper()) for p in ax.patches]
+    assert sorted(boxes) == sorted(expected)
     text = [t.get_text() for t in ax.texts]
     sent, moved = ([f(t, steps) for t in range(rounds)] for f in (row.sent, row.moved))
     arrows = sum(getattr(t, "arrow_patch", None) is not None for t in ax.texts)
@@ -44,7 +44,7 @@ def test_a_score_is_read_from_the_row(row):
     assert (text.count("="), text.count("≠")) == ((averaged, 0) if row.exact else (0, averaged))
 
 
-def test_a_score_shows_the_rules():
+def test_a_diagram_shows_the_rules():
     for glyph, fields in {
         "~": {},
         "≈": {"filter": fl.methods.LALoRA.filter},
@@ -52,22 +52,22 @@ def test_a_score_shows_the_rules():
         "~+": {"penalty": lambda tensors, start: 0},
         "server: ": {"aggregate": lambda state, sent, uploads, weights: state},
     }.items():
-        assert glyph in words(plots.score(PLAIN.replace(**fields)))
-    stairs, plain = (plots.score(row).axes[0].lines for row in (fl.methods.FedLPP, PLAIN))
+        assert glyph in words(plots.method_diagram(PLAIN.replace(**fields)))
+    stairs, plain = (plots.method_diagram(row).axes[0].lines for row in (fl.methods.FedLPP, PLAIN))
     assert len(stairs) - len(plain) == 4
 
 
 def test_a_row_without_a_place_in_the_table_is_described_by_its_fields():
     mine = PLAIN.replace(name="mine", train=fl.Cycle(("B B A",)), share="A")
-    assert meaning(PLAIN) == PLAIN.note
-    assert meaning(mine) == "the factors take turns within a round"
+    assert describe_method(PLAIN) == PLAIN.note
+    assert describe_method(mine) == "the factors take turns within a round"
     turns = mine.replace(train=fl.Cycle(("B", "A")), exact=True)
-    assert meaning(turns).startswith("the factors take turns between")
-    assert meaning(mine.replace(train=fl.Cycle(("B",)), share=None)) == "A never moves"
+    assert describe_method(turns).startswith("the factors take turns between")
+    assert describe_method(mine.replace(train=fl.Cycle(("B",)), share=None)) == "A never moves"
 
 
-def test_a_page_of_scores_is_the_table():
-    page: Any = plots.scores()
+def test_a_page_of_diagrams_is_the_table():
+    page: Any = plots.method_diagrams()
     titles = [t.get_text() for ax in page.axes for t in ax.texts if t.get_weight() == "bold"]
     names = [row.name for row in fl.methods.ALL.values()]
     assert [title for title in titles if title in names] == names
@@ -84,9 +84,12 @@ def test_timeline_follows_the_schedule(cycle):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: plots.score("nobody"), "^method='nobody': expected one of"),
-        (lambda: plots.scores([]), r"^methods=\[\]: expected at least one method"),
-        (lambda: plots.score("rolora", rounds=0), "^rounds=0: expected a whole number >= 1"),
+        (lambda: plots.method_diagram("nobody"), "^method='nobody': expected one of"),
+        (lambda: plots.method_diagrams([]), r"^methods=\[\]: expected at least one method"),
+        (
+            lambda: plots.method_diagram("rolora", rounds=0),
+            "^rounds=0: expected a whole number >= 1",
+        ),
         (lambda: lesson.timeline(lambda t, s: "C"), 'expected "A", "B" or "AB"'),
         (lambda: live_figure(None, rounds=0, start=0.5), "^rounds=0: expected"),
         (lambda: images(np.zeros((3, 64)), [0] * 3, [0] * 3), r"^x.shape=\(3, 64\): expected"),

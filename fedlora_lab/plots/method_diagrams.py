@@ -1,5 +1,5 @@
-"""A method as a score: two staves A and B, one beat per local step, a bar line where the server
-averages. Everything is read from the row's fields."""
+"""Diagrams of methods: one line each for A and B, one box per local step, a vertical bar where the
+server averages. Everything is read from the row's fields."""
 
 import textwrap
 from collections.abc import Iterable
@@ -13,13 +13,13 @@ from fedlora_lab.plots.style import FACTOR, FAINT, GREY, INK, SOFT, Picture, loo
 if TYPE_CHECKING:
     from fedlora_lab.methods.method import Method
 
-WIDTH, HEIGHT = 4.9, 1.95  # inches of one score
+WIDTH, HEIGHT = 4.9, 1.95  # inches of one diagram
 SIGN = 1.9, 0.25  # inches of one sign of the key
 ROUND = "round,pad=0,rounding_size=.13"
-STAVES = {"A": 1.45, "B": 0.45}
-WITH_CORE = {"A": 1.62, "R": 0.95, "B": 0.28}
+LINE_HEIGHTS = {"A": 1.45, "B": 0.45}
+HEIGHTS_WITH_CORE = {"A": 1.62, "R": 0.95, "B": 0.28}
 KEY = {
-    "beat": "the factor moves",
+    "step": "the factor moves",
     "?": "one of the two",
     "~": "clipped and noised",
     "≈": "then filtered",
@@ -52,8 +52,8 @@ def _marks(method: "Method") -> dict[str, Any]:
     }
 
 
-def meaning(method: "Method", rounds: int = 4, steps: int = 4) -> str:
-    """One line on a method: its note if it stands in the table, otherwise what its fields say.
+def describe_method(method: "Method", rounds: int = 4, steps: int = 4) -> str:
+    """Describes a method in one line: its note, or what its fields say.
 
     Args: method: a row; rounds, steps: how much of its schedule to read.
     """
@@ -88,7 +88,7 @@ def meaning(method: "Method", rounds: int = 4, steps: int = 4) -> str:
     return ", ".join([text, *(word for word, there in extras.items() if there)])
 
 
-def _beat(ax: Any, x: float, y: float, factor: str, text: str = "", pale: bool = False) -> None:
+def _step(ax: Any, x: float, y: float, factor: str, text: str = "", pale: bool = False) -> None:
     fill = {"fc": FACTOR[factor], "ec": "none", "alpha": 0.55 if pale else 1}
     ax.add_patch(FancyBboxPatch((x, y - 0.26), 0.74, 0.52, boxstyle=ROUND, **fill))
     size = 11 if len(text) == 1 else 9
@@ -105,23 +105,22 @@ def _arrow(ax: Any, x: float, low: float, high: float, colour: str) -> None:
     ax.annotate("", (x, high), (x, low), arrowprops=arrow)
 
 
-def draw(ax: Any, method: "Method", rounds: int, steps: int, title: bool = True) -> None:
-    """Draws the score of a method into axes.
+def draw_diagram(ax: Any, method: "Method", rounds: int, steps: int) -> None:
+    """Draws the diagram of a method into axes.
 
-    Args: ax, method: where and what; rounds, steps: how much of it; title: write name and meaning.
+    Args: ax, method: where and what; rounds, steps: how much of it.
     """
     marks, end = _marks(method), rounds * (steps + 1.25)
     ever = "".join(method.moved(t, steps) for t in range(rounds)).replace("*", "AB")
-    staves = WITH_CORE if "R" in ever else STAVES
-    ax.set(xlim=(-1.1, end + 0.1), ylim=(-0.75, 3.05 if title else 2.4))
+    heights = HEIGHTS_WITH_CORE if "R" in ever else LINE_HEIGHTS
+    ax.set(xlim=(-1.1, end + 0.1), ylim=(-0.75, 3.05))
     ax.axis("off")
-    if title:
-        strip: Any = {"color": look(method.slug).colour, "lw": 4, "solid_capstyle": "butt"}
-        ax.plot([-1.0, -1.0], [2.5, 2.98], **strip)
-        ax.text(-0.82, 2.86, method.name, fontsize=11.5, weight="bold", color=INK, va="center")
-        lines = textwrap.fill(meaning(method), 76)
-        ax.text(-0.82, 2.64, lines, fontsize=8, color=SOFT, va="top", linespacing=1.05)
-    for factor, y in staves.items():
+    strip: Any = {"color": look(method.slug).colour, "lw": 4, "solid_capstyle": "butt"}
+    ax.plot([-1.0, -1.0], [2.5, 2.98], **strip)
+    ax.text(-0.82, 2.86, method.name, fontsize=11.5, weight="bold", color=INK, va="center")
+    lines = textwrap.fill(describe_method(method), 76)
+    ax.text(-0.82, 2.64, lines, fontsize=8, color=SOFT, va="top", linespacing=1.05)
+    for factor, y in heights.items():
         ax.text(-0.95, y, factor, fontsize=12, color=FACTOR[factor], weight="bold", va="center")
         ax.plot([-0.6, end], [y, y], color=FAINT, lw=1, zorder=0)
         if factor not in ever:
@@ -129,7 +128,7 @@ def draw(ax: Any, method: "Method", rounds: int, steps: int, title: bool = True)
             ax.text(steps / 2, y + 0.2, words, fontsize=7.5, color=GREY, va="center", ha="center")
     for t in range(rounds):
         left = t * (steps + 1.25) + 0.12
-        for factor, y in staves.items():
+        for factor, y in heights.items():
             if marks["quantised"]:
                 _stairs(ax, left - 0.5, y)
             for s in range(steps):
@@ -137,7 +136,7 @@ def draw(ax: Any, method: "Method", rounds: int, steps: int, title: bool = True)
                 pale = word == "*"  # each layer chooses one of the two
                 if factor in word.replace("*", "AB"):
                     text = marks["glyph"] + marks["penalty"] + "?" * pale
-                    _beat(ax, left + s, y, factor, text, pale)
+                    _step(ax, left + s, y, factor, text, pale)
         label: Any = {"fontsize": 8, "color": SOFT, "ha": "center"}
         ax.text(left + steps / 2 - 0.13, -0.22, f"round {t + 1}", **label)
         # The server's line, whether it holds the mean product, and what was sent and what was not.
@@ -149,7 +148,7 @@ def draw(ax: Any, method: "Method", rounds: int, steps: int, title: bool = True)
             sign: Any = {"fontsize": 11, "weight": "bold", "color": INK}
             ax.text(x, 2.09, "=" if method.exact else "≠", ha="center", va="center", **sign)
         for factor in moved.replace("*", "AB"):
-            y, colour = staves[factor], FACTOR[factor]
+            y, colour = heights[factor], FACTOR[factor]
             if factor in sent.replace("*", "AB"):
                 _arrow(ax, x + 0.33, y - 0.27, y + 0.33, colour)
             else:
@@ -160,7 +159,7 @@ def draw(ax: Any, method: "Method", rounds: int, steps: int, title: bool = True)
 
 def _signs(methods: "list[Method]", rounds: int, steps: int) -> list[str]:
     """The signs that occur on a page, in the order of the key."""
-    there = {"beat", "bar"}
+    there = {"step", "bar"}
     for method in methods:
         marks = _marks(method)
         there |= {*marks["glyph"], marks["penalty"], "stairs" if marks["quantised"] else ""}
@@ -176,7 +175,7 @@ def _key(ax: Any, kind: str) -> None:
     """One sign and its words, around height 0."""
     ax.axis("off")
     ax.set(xlim=(0, 4.2), ylim=(-0.6, 0.6))
-    if kind == "beat":
+    if kind == "step":
         box: Any = {"boxstyle": ROUND, "fc": FACTOR["B"], "ec": "none"}
         ax.add_patch(FancyBboxPatch((0.05, -0.36), 0.55, 0.72, **box))
     elif kind == "stairs":
@@ -193,28 +192,28 @@ def _key(ax: Any, kind: str) -> None:
     ax.text(0.85, -0.02, KEY[kind], fontsize=8, color=SOFT, va="center")
 
 
-def score(method: "Method | str", rounds: int = 2, steps: int = 4) -> Picture:
-    """Draws the score of one method, a row or a slug: who moves at each local step, what is noised,
+def method_diagram(method: "Method | str", rounds: int = 2, steps: int = 4) -> Picture:
+    """Draws one method, a row or a slug: which factor moves at each local step, what is noised,
     sent, kept and received.
 
     Args: method: to draw; rounds, steps: how much of it.
-    Guarantees: read from the row's fields alone (test_a_score_is_read_from_the_row).
+    Guarantees: read from the row's fields alone (test_a_diagram_is_read_from_the_row).
     """
-    return scores([method], rounds=rounds, steps=steps, columns=1)
+    return method_diagrams([method], rounds=rounds, steps=steps, columns=1)
 
 
-def scores(
+def method_diagrams(
     methods: "Iterable[Method | str] | None" = None,
     rounds: int = 2,
     steps: int = 4,
     columns: int = 2,
     key: bool = True,
 ) -> Picture:
-    """Draws a page of scores with its key; all rows of the table unless ``methods`` names some.
+    """Draws a page of diagrams with its key; all rows of the table unless ``methods`` names some.
 
     Args:
         rounds, steps: how much of each method to draw.
-        columns: scores side by side.
+        columns: diagrams side by side.
         key: explain the signs below.
     """
     from fedlora_lab.methods.table import ALL, get
@@ -232,7 +231,9 @@ def scores(
         figure = picture(width, height)
         for i, method in enumerate(listed):
             left, low = (i % columns) * wide + 0.008, 1 - (i // columns + 1) * tall
-            draw(figure.add_axes((left, low, wide - 0.016, tall * 0.97)), method, rounds, steps)
+            draw_diagram(
+                figure.add_axes((left, low, wide - 0.016, tall * 0.97)), method, rounds, steps
+            )
         for i, kind in enumerate(signs):
             left = 0.12 + SIGN[0] * (i % across)
             low = SIGN[1] * ((len(signs) - 1) // across - i // across) + 0.08

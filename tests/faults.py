@@ -1,7 +1,7 @@
 """Runs and studies in processes of their own that are killed, or out of space.
 
 Each scenario runs in one process that forks, so that what is heavy is loaded once. Called by
-test_faults_runs.py.
+test_killed_runs.py.
 """
 
 import json

@@ -108,7 +108,7 @@ def parse_json(text: "str | bytes", name: str) -> Any:
     """Parse JSON strictly: no NaN, no infinity, no key twice.
 
     Raises: ``ValueError`` in one line that begins with ``name``, for any other text or bytes.
-    Guarantees: test_faults_files.py::test_json_is_taken_strictly.
+    Guarantees: test_damaged_files.py::test_json_is_taken_strictly.
     """
 
     def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

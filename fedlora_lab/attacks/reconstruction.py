@@ -286,7 +286,7 @@ def read_sentence(
         length: its word pieces, [CLS] and [SEP] included.
         pieces: those that are tried; ``None``: all 30,522.
 
-    Guarantees: test_attacks_words.py::test_a_sentence_is_read_from_two_layers.
+    Guarantees: test_sentence_reconstruction.py::test_a_sentence_is_read_from_two_layers.
     """
     names = [f"layer.0.attention.self.{name}" for name in ("query", "value")]
     keys = [victim.layer(upload, name=name) for name in names]
@@ -300,7 +300,7 @@ def sentences() -> Any:
     """Word pieces read right from one update each, as `scripts/read_sentences.py` measured it.
 
     Returns: frame with columns domain, noise, pieces, right.
-    Guarantees: test_attacks_words.py::test_a_sentence_is_read_from_two_layers.
+    Guarantees: test_sentence_reconstruction.py::test_a_sentence_is_read_from_two_layers.
 
     >>> int(sentences().query("noise == 0")["right"].sum())
     144

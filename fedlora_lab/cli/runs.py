@@ -87,7 +87,7 @@ def run_cell(
         engine: runs the cell, with options as of `fl.run`; default: the cell's own loop.
 
     Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed
-        run, but for the seconds (test_faults_runs.py::test_kills_of_a_run_lose_nothing);
+        run, but for the seconds (test_killed_runs.py::test_kills_of_a_run_lose_nothing);
         the ledger holds every release of every start (test_attack_spending.py).
     """
     state, name, ledger = folder.checkpoint(cell.slug, cell.seed), (cell.slug, cell.seed), None

@@ -162,7 +162,7 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
 
     Raises: ``ValueError`` when another process is at work on the same file.
     Guarantees: killed at any point and called again, no finished run is lost or done twice, nor one
-        that another study in the same folder has done (test_study.py, test_faults_runs.py).
+        that another study in the same folder has done (test_study.py, test_killed_runs.py).
     """
     check_whole("workers", workers)
     options: Any = {"total": study.runs, "unit": "run", "disable": not bar, "mininterval": 5}

@@ -324,7 +324,7 @@ class Folder:
         Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release,
             ::test_a_run_without_privacy_is_never_forgotten; killed on its way it leaves no cell
             without its settings
-            (test_faults_runs.py::test_a_clearing_that_was_killed_leaves_no_cell_of_another_run).
+            (test_killed_runs.py::test_a_clearing_that_was_killed_leaves_no_cell_of_another_run).
         """
         for name, ledger in self._books().items():
             if ledger is None or not ledger.reproducible:

@@ -12,7 +12,7 @@ import fedlora_lab as fl
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.simulation import Federation
 from fedlora_lab.methods import quantization
-from fedlora_lab.methods.quantization import normal_float, normal_levels
+from fedlora_lab.methods.quantization import bytes_text, normal_float, normal_levels
 
 NF4 = [
     *(-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0),
@@ -154,3 +154,8 @@ def test_the_received_copy_is_measured():
     records = play(tokens("head"), "fedlpp", None, fl.Plan(rounds=2, local_steps=2, batch=None))
     assert set(records[-1].metrics) == {"accuracy", "loss", "accuracy_received", "loss_received"}
     assert records[-1].metrics["loss_received"] != records[-1].metrics["loss"]
+
+
+def test_sizes_in_words():
+    sizes = "0 B", "999 B", "1.0 kB", "3000.0 GB"
+    assert tuple(map(bytes_text, (0, 999, 1000, 3e12))) == sizes

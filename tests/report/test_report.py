@@ -19,7 +19,7 @@ from fedlora_lab.report.html_page import (
     render,
     report,
 )
-from fedlora_lab.report.run_folder import read_frame, to_json
+from fedlora_lab.report.run_folder import first_difference, read_frame, to_json
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +139,16 @@ def test_report_needs_a_finished_cell(tmp_path):
     write_atomically(tmp_path / "settings.json", to_json(settings()))
     with pytest.raises(ValueError, match=r"folder=.*: expected at least one finished cell"):
         report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, "a.b is 1 there and 2 now"),
+        ({"a": 1}, {}, "a is 1 there and null now"),
+        ([1.0, 2.0], [1.0, 2.0 + 1e-12], None),
+        ({"a": [1.0, 2.0]}, {"a": [1.0, 2.1]}, "a is [1.0, 2.0] there and [1.0, 2.1] now"),
+    ],
+)
+def test_first_difference_names_the_place(old, new, line):
+    assert first_difference(old, new) == line

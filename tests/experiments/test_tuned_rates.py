@@ -1,0 +1,81 @@
+"""The learning rates that commands suggest: tuned on the studies, and said where they come from."""
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from fedlora_lab import methods
+from fedlora_lab.experiments import tuned_rates
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_suggested_rates_are_those_of_the_studies():
+    """The committed table is what the script makes of the committed studies; a study's rate is its
+    tuned one."""
+    script = runpy.run_path(str(ROOT / "scripts" / "suggest_rates.py"))
+    assert json.loads(tuned_rates.SUGGESTED.read_text(encoding="utf-8")) == script["collected"]()
+    frame = pd.read_csv(ROOT / "results" / "digits.csv").query(
+        "method == 'rolora' and alpha == 0.5"
+    )
+    for epsilon in (1.0, 3.0):
+        rates = {*frame[frame["epsilon"] == epsilon]["lr"]}
+        assert rates == {tuned_rates.tuned_rate("digits", "rolora", epsilon)}
+    assert "la-lora" not in tuned_rates.rates()["digits"]["client"], "waits for new measurement"
+
+
+MINE = methods.FFA.replace(name="mine", note="another name")
+LIKE = methods.FedLoRA.replace(name="mine", filter=methods.LALoRA.filter)
+
+
+@pytest.mark.parametrize(
+    ("method", "epsilon", "unit", "line", "exact"),
+    [
+        ("rolora", 8.0, "example", "tuned for RoLoRA at ε = 8", True),
+        ("rolora", 2.5, "example", "tuned for RoLoRA at ε = 3, the budget nearest to 2.5", False),
+        ("rolora", 3**0.5, "example", "tuned for RoLoRA at ε = 1,", False),  # of two the smaller
+        ("rolora", None, "client", "tuned for RoLoRA without privacy", True),
+        (MINE, 1.0, "example", "tuned for FFA-LoRA at ε = 1; nothing was tuned for mine", False),
+        (LIKE, 1.0, "example", "tuned for FedLoRA at ε = 1; nothing was tuned for mine", False),
+    ],
+)
+def test_a_suggestion_says_where_it_comes_from(method, epsilon, unit, line, exact):
+    found = tuned_rates.suggestion("digits", method, epsilon, unit)
+    assert found.words.startswith(line) and found.exact == exact
+    default = tuned_rates.suggestion("elsewhere", "rolora", 1.0)
+    words = "the default; nothing was tuned for RoLoRA on elsewhere"
+    assert default.lr == 0.3 and default.words.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "options", "line"),
+    [
+        ("digits", "rolora", {"epsilon": 0}, "epsilon=0: expected a number > 0"),
+        ("regression", "rolora", {"epsilon": None}, "epsilon=None: expected a budget of the kind"),
+        ("digits", "nope", {}, "method='nope': expected one of"),
+        ("nothing", "fedlora", {}, "task='nothing': expected one of"),
+    ],
+)
+def test_what_was_not_tuned_is_refused(task, method, options: dict[str, Any], line):
+    with pytest.raises(ValueError, match=f"^{line}"):
+        tuned_rates.tuned_rate(task, method, **options)
+
+
+def test_tuned_is_the_best_of_its_grid():
+    for task, found in tuned_rates.table().items():
+        sizes = {len(row["grid"]) for row in found["methods"].values()}
+        assert len(sizes) == 1, "every method had the same number of tries"
+        seeds = set(found["setting"]["seeds"])
+        assert not seeds & set(range(100)), "tuned with seeds that no report uses"
+        best = min if found["setting"]["measure"] == "loss" else max
+        for slug, row in found["methods"].items():
+            first = {lr: score for lr, score in row["grid"].items() if score is not None}
+            ranked = sorted(first, key=first.__getitem__, reverse=best is max)
+            assert set(row["finalists"]) == set(ranked[:3])
+            scores = {float(lr): x for lr, x in row["finalists"].items() if x is not None}
+            assert scores[row["lr"]] == best(scores.values())
+            assert tuned_rates.tuned_rate(task, slug) == row["lr"]

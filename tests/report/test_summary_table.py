@@ -1,0 +1,84 @@
+"""The table under a run, in numbers and in words."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from fedlora_lab.cli.runs import summary_lines
+from fedlora_lab.report.summary_table import (
+    COLUMNS,
+    describe_decline,
+    display_rows,
+    summary,
+    t_interval,
+)
+
+NAN, INF = math.nan, math.inf
+
+
+def made(*runs):
+    """A tidy frame of one run for each of these mappings: measure -> its values over the rounds."""
+    rows = [
+        ("t", "m", seed, r, "all", name, x)
+        for seed, one in enumerate(runs)
+        for name, values in one.items()
+        for r, x in enumerate(values)
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def told(*runs):
+    """The row of the method in words."""
+    (row,) = display_rows(summary(made(*runs)))
+    return row
+
+
+def test_t_interval_is_scipys():
+    values = np.array([0.71, 0.74, 0.69, 0.73])
+    mean, half = t_interval(values)
+    low, high = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
+    assert mean - half == pytest.approx(low) and mean + half == pytest.approx(high)
+    assert np.isnan(t_interval(values[:1])[1])
+
+
+def test_summary_counts_a_whole_run():
+    first = {"accuracy": [0.0, 0.1, 0.2], "epsilon": [0.0, 1.0, 2.0], "bytes_up": [0.0, 10.0, 20.0]}
+    other = {name: [x + 1 for x in values] for name, values in first.items()}
+    frame = made(first, other)
+    row = summary(frame).iloc[0]
+    assert (row["before"], row["score"], row["epsilon"]) == pytest.approx((0.5, 0.7, 3.0))
+    assert row["bytes_up"] == pytest.approx(30 + 1.5) and row["seeds"] == 2
+    with pytest.raises(ValueError, match="expected columns task, method"):
+        summary(frame.drop(columns="layer"))
+
+
+def test_what_was_not_measured_is_no_number():
+    """The last round counts, and a sum with an unknown part is unknown; neither is ever 0 nor an
+    earlier value."""
+    unknown = {"deviation": [0.0, NAN, NAN], "bytes_up": [0.0, NAN, NAN]}
+    unknown |= {"bytes_down": [0.0, 5.0, NAN], "seconds": [0.1, NAN, NAN]}
+    row = told({"accuracy": [0.5, 0.6, 0.7], "epsilon": [0.0, 1.0, 2.0], **unknown})
+    assert [row[name] for name in ("deviation", "up", "down", "seconds")] == ["–"] * 4
+    stopped = told({"accuracy": [0.5, 0.9, NAN]})
+    assert stopped["score"] == "–" and stopped["before"] == "0.500"
+    accuracy = {"accuracy": [0.5, 0.9]}
+    row = told({**accuracy, "deviation": [0.0, 0.2]}, {**accuracy, "deviation": [0.0, NAN]})
+    assert row["deviation"] == "–", "the mean over seeds of which one is unknown"
+
+
+def test_a_run_that_fell_is_told():
+    one = told({"accuracy": [0.61, 0.7, 0.29]})
+    assert one["fell"] == "fell below its start: 0.61 to 0.29"
+    runs = [{"accuracy": [0.61, end]} for end in (0.29, 0.8, 0.61)]
+    line = "1 of 3 runs fell below their start; mean 0.61 to 0.57"
+    assert told(*runs)["fell"] == line
+    assert f"m: {line}" in summary_lines(made(*runs))
+    assert told({"loss": [1.0, 2.5]})["fell"] == "rose above its start: 1.00 to 2.50"
+    diverged = told(*({"loss": [1.0, end], "deviation": [0.0, INF]} for end in (INF, 0.5)))
+    assert (diverged["score"], diverged["deviation"]) == ("∞", "∞")
+    assert diverged["fell"] == "1 of 2 runs rose above their start; mean 1.00 to ∞"
+    assert describe_decline("accuracy", 0.6111, 0.6094) == "fell below its start: 0.611 to 0.609"
+    assert describe_decline("accuracy", 0.5, 0.5) == describe_decline("accuracy", NAN, 0.5) == ""

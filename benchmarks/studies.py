@@ -21,7 +21,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.experiments.runner import load, needed, result
+from fedlora_lab.experiments.runner import known_jobs, load_results, run_job
 from fedlora_lab.experiments.studies import STUDIES
 from fedlora_lab.report.summary_table import markdown_table
 
@@ -34,15 +34,15 @@ def timed(name: str, every: int, workers: int) -> dict[str, Any]:
     """Every so-manieth run of a study, measured by the clock from the first process's start to the
     last one's end.
     """
-    study, done = STUDIES[name], load(RUNS / f"{name}.jsonl")
-    jobs = [job for case in study.cases for job in needed(study, case, done)]
+    study, done = STUDIES[name], load_results(RUNS / f"{name}.jsonl")
+    jobs = [job for case in study.cases for job in known_jobs(study, case, done)]
     if len(jobs) < study.runs:
         raise click.ClickException(
             f"{name}: {len(jobs)} of {study.runs} runs are known; run the study first"
         )
     part, begun = jobs[every // 2 :: every], time.perf_counter()
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for _ in tqdm(pool.map(result, part), total=len(part), unit="run", desc=name):
+        for _ in tqdm(pool.map(run_job, part), total=len(part), unit="run", desc=name):
             pass
     seconds = time.perf_counter() - begun
     hours = seconds * len(jobs) / len(part) / 3600

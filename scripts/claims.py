@@ -99,7 +99,7 @@ def page(table: pd.DataFrame, frames: Any) -> str:
 
 
 def main() -> None:
-    frames = study.frames(RESULTS)
+    frames = study.read_studies(RESULTS)
     table = judge_claims(CLAIMS, frames)
     write_atomically(RESULTS / "claims.csv", table.to_csv(index=False), shared=True)
     write_atomically(PAGE, require_visible(page(table, frames)), shared=True)

@@ -30,7 +30,7 @@ def collected() -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for task, unit, name, where in READ:
-        frame: Any = study.read(name, RESULTS)
+        frame: Any = study.read_study(name, RESULTS)
         stale = {one.method for one in STALE if one.study == name}
         frame = frame[~frame["method"].isin(stale)]
         for column, value in where.items():

@@ -180,7 +180,7 @@ def studies(root: Path) -> dict[str, Any]:
     def lines(path: Path) -> int:
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
-    return killed(studied, root, lines, lambda path: {"keys": sorted(runner.load(path))})
+    return killed(studied, root, lines, lambda path: {"keys": sorted(runner.load_results(path))})
 
 
 def limited(act: Callable[[], Any], size: int) -> None:
@@ -201,9 +201,9 @@ def full(root: Path) -> dict[str, Any]:
         found = {"code": code, "said": said.read_text(), "drafts": drafts, "known": known}
         seen.append({**found, **left(state)})
     study = partial(studied, root / "study")
-    code, kept = child(partial(limited, study, 2000)), len(runner.load(root / "study"))
+    code, kept = child(partial(limited, study, 2000)), len(runner.load_results(root / "study"))
     assert child(study) == 0
-    return {"seen": seen, "study": (code, kept, len(runner.load(root / "study")))}
+    return {"seen": seen, "study": (code, kept, len(runner.load_results(root / "study")))}
 
 
 if __name__ == "__main__":

@@ -139,10 +139,10 @@ def study_command(name: str | None, workers: int, out: str, seeds: int | None) -
     try:
         experiments.run_study(chosen, lines, workers=workers)
     finally:
-        table = experiments.frame(chosen, lines)
+        table = experiments.study_frame(chosen, lines)
         if len(table):
             write_atomically(path, table.to_csv(index=False, float_format="%.6g"), shared=True)
-            settings = to_json(experiments.settings(chosen, command, lines))
+            settings = to_json(experiments.study_settings(chosen, command, lines))
             write_atomically(folder / f"{name}.json", settings, shared=True)
     columns = list(table.columns)
     cases = table.groupby(columns[1 : columns.index("lr")], dropna=False).ngroups

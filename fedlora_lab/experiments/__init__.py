@@ -10,14 +10,21 @@ at any point.
 from fedlora_lab.experiments.method_guide import (
     describe_coverage,
     effects,
-    frames,
     guide,
     rank_methods,
+    read_studies,
     situations,
 )
 from fedlora_lab.experiments.paper_claims import CLAIMS, VERDICTS, judge_claims
-from fedlora_lab.experiments.runner import frame, progress, read, run_study, settings, tuning_cost
-from fedlora_lab.experiments.studies import STUDIES, Case, Study, composed
+from fedlora_lab.experiments.runner import (
+    progress,
+    read_study,
+    run_study,
+    study_frame,
+    study_settings,
+    tuning_cost,
+)
+from fedlora_lab.experiments.studies import STUDIES, Case, Study, factorial_methods
 
 __all__ = [
     "CLAIMS",
@@ -25,18 +32,18 @@ __all__ = [
     "VERDICTS",
     "Case",
     "Study",
-    "composed",
     "describe_coverage",
     "effects",
-    "frame",
-    "frames",
+    "factorial_methods",
     "guide",
     "judge_claims",
     "progress",
     "rank_methods",
-    "read",
+    "read_studies",
+    "read_study",
     "run_study",
-    "settings",
     "situations",
+    "study_frame",
+    "study_settings",
     "tuning_cost",
 ]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.experiments.runner import read
+from fedlora_lab.experiments.runner import read_study
 from fedlora_lab.experiments.studies import STUDIES
 from fedlora_lab.federated import dry_run
 from fedlora_lab.methods.filters import binomial
@@ -87,10 +87,10 @@ def compose(name: str, choice: Mapping[str, Any]) -> Method:
     return row.replace(exact=gap is not None and gap < dry_run.EXACT)
 
 
-def frames(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
+def read_studies(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
     """The committed frames of the declared studies that were run, by name."""
     there = (name for name in STUDIES if (Path(folder) / f"{name}.csv").is_file())
-    return {name: read(name, folder) for name in there}
+    return {name: read_study(name, folder) for name in there}
 
 
 def describe_coverage(found: Frames) -> str:
@@ -202,8 +202,8 @@ def guide(frames: Frames, level: float = 0.95) -> pd.DataFrame:
     """Names for each situation the best method, those that cannot be told from it, and which of
     them sends least.
 
-    Args: frames: study -> frame, as `frames` reads them. level: of all intervals of a situation
-        together.
+    Args: frames: study -> frame, as `read_studies` reads them. level: of all intervals of a
+        situation together.
     Returns: study, unit, where, methods (compared), seeds, best, mean, half (median half-width of
         the gaps to the best: a lead below it cannot be seen), tied (names, the best first, and how
         many of their runs fell below the start), frugal (the tied method with the fewest bytes),

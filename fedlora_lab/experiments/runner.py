@@ -29,11 +29,11 @@ from fedlora_lab.experiments.studies import Case, Job, Study
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.config import Privacy
 
-Done = dict[str, dict[str, Any]]  # key of a job -> what `result` gave for it
+Done = dict[str, dict[str, Any]]  # key of a job -> what `run_job` gave for it
 PACKAGES = ("fedlora-lab", "torch", "peft", "opacus", "dp-accounting", "numpy", "scipy")
 
 
-def load(path: Path) -> Done:
+def load_results(path: Path) -> Done:
     """Key -> result of every whole line of a file of results; other lines are run again."""
 
     def whole(entry: dict[str, Any]) -> bool:
@@ -71,7 +71,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def result(job: Job) -> dict[str, Any]:
+def run_job(job: Job) -> dict[str, Any]:
     """Trains the job's run; measures before training and after the last round, never the best one.
 
     Returns: key, lr, seed, and values: measures by name, ``None`` for what is not finite; bytes and
@@ -119,7 +119,10 @@ def _scores(jobs: Iterable[Job], done: Done) -> dict[float, float] | None:
 
 def finalists(study: Study, case: Case, done: Done) -> tuple[float, ...] | None:
     """The rates that the first tuning seed ranks best, those that diverged last; ``None`` while
-    runs are missing."""
+    runs are missing.
+
+    Args: study, case: what is tuned. done: its results so far, see `load_results`.
+    """
     if (scores := _scores(study.screening(case), done)) is None:
         return None
     return tuple(sorted(scores, key=scores.__getitem__, reverse=True)[: study.finalists])
@@ -127,7 +130,10 @@ def finalists(study: Study, case: Case, done: Done) -> tuple[float, ...] | None:
 
 def best_rate(study: Study, case: Case, done: Done) -> float | None:
     """The finalist with the best mean validation score, one that never diverged; ``None`` while
-    runs are missing."""
+    runs are missing.
+
+    Args: as for `finalists`.
+    """
     if (rates := finalists(study, case, done)) is None:
         return None
     first = (job for job in study.screening(case) if job.lr in rates)
@@ -135,8 +141,11 @@ def best_rate(study: Study, case: Case, done: Done) -> float | None:
     return None if scores is None else max(scores, key=scores.__getitem__)
 
 
-def needed(study: Study, case: Case, done: Done) -> Iterator[Job]:
-    """The runs of a case as far as they are known: each stage decides the next."""
+def known_jobs(study: Study, case: Case, done: Done) -> Iterator[Job]:
+    """The runs of a case as far as they are known: each stage decides the next.
+
+    Args: as for `finalists`.
+    """
     yield from study.screening(case)
     if (rates := finalists(study, case, done)) is not None:
         yield from study.finals(case, rates)
@@ -146,8 +155,8 @@ def needed(study: Study, case: Case, done: Done) -> Iterator[Job]:
 
 def progress(study: Study, path: Path) -> tuple[int, int]:
     """Runs done, and runs in all."""
-    done = load(path)
-    jobs = [job for case in study.cases for job in needed(study, case, done)]
+    done = load_results(path)
+    jobs = [job for case in study.cases for job in known_jobs(study, case, done)]
     return sum(job.key in done for job in jobs), study.runs
 
 
@@ -171,9 +180,10 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
         tqdm(initial=progress(study, path)[0], **options) as shown,
         _workers(workers) as run,
     ):
-        done, others = load(path), {}  # the same case at the same rate and seed is the same run
+        # In another study's file the same case at the same rate and seed is the same run.
+        done, others = load_results(path), {}
         for other in sorted(set(path.parent.glob("*.jsonl")) - {path}):
-            others |= load(other)
+            others |= load_results(other)
 
         def known(job: Job) -> bool:
             entry = others.get(job.key)
@@ -183,7 +193,10 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
         size = max(workers, 1) * 2
         for cases in (study.cases[i : i + size] for i in range(0, len(study.cases), size)):
             while todo := [
-                job for case in cases for job in needed(study, case, done) if job.key not in done
+                job
+                for case in cases
+                for job in known_jobs(study, case, done)
+                if job.key not in done
             ]:
                 taken = [others[job.key] for job in todo if known(job)]
                 for entry in taken or run(todo):
@@ -200,7 +213,7 @@ def _workers(count: int) -> Iterator[Callable[[list[Job]], Iterable[dict[str, An
     Ctrl-C is answered by this process alone, and ends the others in the middle of their runs.
     """
     if not count:
-        yield lambda jobs: map(result, jobs)
+        yield lambda jobs: map(run_job, jobs)
         return
 
     def run(jobs: list[Job]) -> Iterable[dict[str, Any]]:
@@ -208,7 +221,7 @@ def _workers(count: int) -> Iterator[Callable[[list[Job]], Iterable[dict[str, An
         masks = hasattr(signal, "pthread_sigmask")  # not on Windows
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
         try:
-            waiting = [pool.submit(result, job) for job in jobs]
+            waiting = [pool.submit(run_job, job) for job in jobs]
         finally:
             if masks:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -235,7 +248,7 @@ def _begin() -> None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def frame(study: Study, path: Path) -> pd.DataFrame:
+def study_frame(study: Study, path: Path) -> pd.DataFrame:
     """One row for each reported run: study, method, its labels, learning rate, seed, and measures.
 
     ``at_edge`` says that the chosen rate is the first or last that was tried; ``spent`` is the ε of
@@ -244,7 +257,7 @@ def frame(study: Study, path: Path) -> pd.DataFrame:
     Guarantees: a label is the declared one, whatever is measured
         (test_study.py::test_a_study_tunes_and_reports).
     """
-    done, rows = load(path), []
+    done, rows = load_results(path), []
     for case in study.cases:
         lr = best_rate(study, case, done)
         jobs = [] if lr is None else list(study.reported(case, lr))
@@ -259,7 +272,7 @@ def frame(study: Study, path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def settings(study: Study, command: str, path: Path) -> dict[str, Any]:
+def study_settings(study: Study, command: str, path: Path) -> dict[str, Any]:
     """What reproduces a study, and how many of its runs are done.
 
     Args: command: the one that runs it. path: its file of results.
@@ -279,7 +292,7 @@ def settings(study: Study, command: str, path: Path) -> dict[str, Any]:
     }
 
 
-def read(name: str, folder: str | Path = "results") -> pd.DataFrame:
+def read_study(name: str, folder: str | Path = "results") -> pd.DataFrame:
     """The committed frame of a study. Raises ``ValueError`` when it is not there."""
     path = Path(folder) / f"{name}.csv"
     check(path.is_file(), "results", str(path), f"a file; `fedlora-lab study {name}` makes it")

@@ -139,8 +139,8 @@ def _digits(
     return [Case(row, labels, task, epsilon, privacy, plan, lora) for row in rows]
 
 
-def composed() -> list[Method]:
-    """36 rows, most unpublished: who moves when x the rule of the server x how gradients change."""
+def factorial_methods() -> list[Method]:
+    """Makes the 36 methods of the factorial study: schedule x server rule x gradient rule."""
     cycles = {"both": ("AB",), "B only": ("B",), "turns by round": ("B", "A")}
     cycles |= {"turns by step": ("B A",)}
     servers = {"mean": methods.FedLoRA, "residual": methods.FedExLoRA, "svd": methods.FlexLoRA}
@@ -222,7 +222,7 @@ def _studies() -> Iterator[Study]:
     rates, note = (0.05, 0.2, 0.8, 3.2, 12.8), "real language model, natural domains"
     yield Study("sentiment", note, tuple(cases), rates=rates, tune_seeds=(1001,), guides=True)
 
-    cases = [case for e in (1.0, 8.0) for case in _digits(composed(), {}, epsilon=e)]
+    cases = [case for e in (1.0, 8.0) for case in _digits(factorial_methods(), {}, epsilon=e)]
     note, seeds = "which ingredient does the work", tuple(range(5))
     yield Study("digits-factorial", note, tuple(cases), seeds=seeds, rates=SMALLER)
 

@@ -148,7 +148,7 @@ def test_a_comparison_fills_the_figure(made):
 def test_a_comparison_takes_suggested_rates(task):
     asked: Any = {1: ("fedlora",), None: ("ffa-lora",)}
     widget: Any = fl.widgets.method_comparison(task, asked, privacy=PRIVACY)
-    rates = {1: {"fedlora": fl.tuned_rate("digits", "fedlora", 1)}}
+    rates: Any = {1: {"fedlora": fl.tuned_rate("digits", "fedlora", 1)}}
     rates[None] = {"ffa-lora": fl.tuned_rate("digits", "ffa-lora", None)}
     assert widget.sweep.rates == rates
     widget.close()

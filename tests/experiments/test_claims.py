@@ -222,7 +222,7 @@ def test_the_published_claims():
 def test_the_committed_page_is_that_of_the_committed_frames():
     """Every verdict on the page and in the table is judged anew; the page says what waits."""
     script = runpy.run_path(str(ROOT / "scripts" / "claims.py"))
-    frames = study.frames(ROOT / "results")
+    frames = study.read_studies(ROOT / "results")
     table: Any = study.judge_claims(study.CLAIMS, frames)
     page = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
     assert script["page"](table, frames) == page

@@ -172,7 +172,7 @@ def summed(rows, **labels):
 
 @pytest.fixture(scope="module")
 def rows():
-    return study.composed()
+    return study.factorial_methods()
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def test_a_study_tunes_and_reports(tmp_path, monkeypatch):
     call = ["study", "small", "--workers", "0", "--out", str(tmp_path)]
     shown = CliRunner().invoke(commands, call)
     assert json.loads(shown.stdout.splitlines()[-1])["cases"] == 3
-    done, lines = runner.load(path), path.read_text()
+    done, lines = runner.load_results(path), path.read_text()
     assert len(done) == one.runs == 3 * (4 + 2 + 3)
     assert study.progress(one, path) == (one.runs, one.runs)
     kept = json.loads((tmp_path / "small.json").read_text())
@@ -55,10 +55,10 @@ def test_a_study_tunes_and_reports(tmp_path, monkeypatch):
         first = [done[job.key]["values"]["loss"] for job in one.screening(each)]
         assert first[-1] is None or first[-1] > 1e3
         assert runner.best_rate(one, each, done) in one.rates[:-1]
-    table: Any = study.frame(one, path)
+    table: Any = study.study_frame(one, path)
     assert len(table) == 9 and set(table["seed"]) == {0, 1, 2}
     pd.testing.assert_frame_equal(
-        study.read("small", tmp_path), table, rtol=1e-5, check_dtype=False
+        study.read_study("small", tmp_path), table, rtol=1e-5, check_dtype=False
     )
     assert table[table["method"] == "fedlora"]["epsilon"].isna().all()
     private = table.dropna(subset="epsilon")
@@ -107,7 +107,7 @@ def test_the_result_is_that_of_the_run():
     """A reported run's values are those of the last record of the run that a user would write:
     loss, noise summed over the layers, and curvature where the study asks for it."""
     one = case("rolora", 8.0)
-    found = runner.result(Job(one, 0.1, 3, tune=False, flat=True))["values"]
+    found = runner.run_job(Job(one, 0.1, 3, tune=False, flat=True))["values"]
     task, plan = fl.tasks.regression(**SIZES), fl.Plan(**one.plan, lr=0.1)
     privacy = fl.Privacy(**one.privacy).calibrate(epsilon=8.0, task=task, plan=plan)
     *_, last = fl.run(task, "rolora", privacy, plan, lora=fl.Lora(rank=2), seed=3)
@@ -116,7 +116,7 @@ def test_the_result_is_that_of_the_run():
         assert found[name] == sum(value for _, measure, value in last.rows if measure == name)
     assert found["noise_A"] + found["noise_B"] > 0
     assert found["sharpness"] == fl.measures.flatness(task, last).top > 0
-    tuned = runner.result(Job(one, 0.1, 3, tune=True))["values"]
+    tuned = runner.run_job(Job(one, 0.1, 3, tune=True))["values"]
     assert tuned["loss"] != found["loss"] and "sharpness" not in tuned
     flat = study.STUDIES["digits-flat"]
     assert all(job.flat for job in flat.reported(flat.cases[0], 0.1))
@@ -163,7 +163,7 @@ def test_a_case_is_known_by_what_it_does():
     others = {"epsilon": 3.0}, {"plan": {**one.plan, "rounds": 3}}, {"lora": {"rank": 1}}
     assert one.key not in {replace(one, **other).key for other in others}
     with pytest.raises(ValueError, match="chunk_examples=0: expected"):
-        runner.result(Job(replace(one, compute={"chunk_examples": 0}), 0.1, 3, tune=False))
+        runner.run_job(Job(replace(one, compute={"chunk_examples": 0}), 0.1, 3, tune=False))
 
 
 def test_what_another_study_measured_is_not_run_again(tmp_path, monkeypatch):
@@ -171,14 +171,14 @@ def test_what_another_study_measured_is_not_run_again(tmp_path, monkeypatch):
     measured."""
     first = small(case("fedlora"), case("rolora"))
     done = study.run_study(first, tmp_path / "first.jsonl", workers=0, bar=False)
-    ran, result = [], runner.result
-    monkeypatch.setattr(runner, "result", lambda job: ran.append(job) or result(job))
+    ran, result = [], runner.run_job
+    monkeypatch.setattr(runner, "run_job", lambda job: ran.append(job) or result(job))
     cases = case("rolora", label="other"), case("ffa-lora")
     second = small(*cases, name="second", seeds=(0, 1, 2, 3))
     found = study.run_study(second, tmp_path / "second.jsonl", workers=0, bar=False)
     assert {job.case.method.slug for job in ran if job.seed != 3} == {"ffa-lora"}
     assert len(ran) == second.runs - first.runs // 2
-    assert found == runner.load(tmp_path / "second.jsonl") and len(found) == second.runs
+    assert found == runner.load_results(tmp_path / "second.jsonl") and len(found) == second.runs
     assert all(found[key] == done[key] for key in found.keys() & done.keys())
     ran.clear()
     flat = small(case("rolora"), name="flat", flat=True)

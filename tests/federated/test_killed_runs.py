@@ -76,7 +76,10 @@ def test_kills_of_a_study_lose_nothing(tmp_path):
         assert number < next_one or keys <= more
 
     def values(path: Path) -> dict[str, Any]:
-        return {key: {**entry["values"], "seconds": 0} for key, entry in runner.load(path).items()}
+        return {
+            key: {**entry["values"], "seconds": 0}
+            for key, entry in runner.load_results(path).items()
+        }
 
     whole = values(tmp_path / "whole")
     assert len(whole) == 20
@@ -127,7 +130,7 @@ def test_ctrl_c_ends_a_study_and_its_workers(tmp_path):
     assert process.returncode == 130 and "Traceback" not in said
     assert said.splitlines()[-1].startswith("fedlora-lab: stopped; the same command goes on")
     assert psutil.wait_procs(workers, timeout=300)[1] == []
-    assert len(runner.load(path)) >= 2
+    assert len(runner.load_results(path)) >= 2
 
 
 @posix

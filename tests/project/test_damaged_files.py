@@ -277,11 +277,11 @@ def test_a_line_that_is_no_result_is_run_again(tmp_path):
     path = tmp_path / "results.jsonl"
     for entry in [*(GOOD | wrong for wrong in WRONG), {}, {"key": "a"}, [GOOD], "a", 7]:
         path.write_text(json.dumps(entry) + "\n" + json.dumps({**GOOD, "key": "b"}) + "\n")
-        assert set(runner.load(path)) == {"b"}
+        assert set(runner.load_results(path)) == {"b"}
 
 
 @pytest.mark.parametrize("content", [b'a,b\n1,2,3\n4,"5', b"", b"a,b\n\xff\xfe,1\n"])
 def test_a_frame_of_results_is_one_line(content, tmp_path):
     (tmp_path / "x.csv").write_bytes(content)
-    refused(lambda: study.read("x", tmp_path))
-    assert "`fedlora-lab study y` makes it" in refused(lambda: study.read("y", tmp_path))
+    refused(lambda: study.read_study("x", tmp_path))
+    assert "`fedlora-lab study y` makes it" in refused(lambda: study.read_study("y", tmp_path))

@@ -51,7 +51,7 @@ def _choices(frame: pd.DataFrame) -> dict[str, tuple[list, Any]]:
 def results_explorer(frames: "Mapping[str, pd.DataFrame] | pd.DataFrame") -> Any:
     """Offers study, measure, axis, methods and whom to compare with beside `results`.
 
-    Args: frames: study -> frame as `study.frames` reads them, or one frame.
+    Args: frames: study -> frame as `experiments.read_studies` reads them, or one frame.
     Raises: ``ValueError`` when there is none.
     Guarantees: test_lesson_09.py::test_the_explorer_says_what_it_shows.
     """

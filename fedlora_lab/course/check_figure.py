@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from fedlora_lab.plots import style
-from fedlora_lab.plots.frames import band
+from fedlora_lab.plots.tidy import confidence_interval
 
 
 def mean_row(*keys: Any, values: Any, expected: float) -> tuple:
     """One row of `check_table`: the mean of some seeds' values with its Student band."""
-    low, high = band(values)
+    low, high = confidence_interval(values)
     return *keys, float(np.mean(values)), expected, (high - low) / 2
 
 

@@ -11,8 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
 
 from fedlora_lab._utils.validation import check, check_one_of
-from fedlora_lab.plots import frames as tidy
-from fedlora_lab.plots import style
+from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.style import Label, Picture, beside, footer, look, mark, name, panels, paper
 
 SHARE = "share of test examples right"
@@ -48,11 +47,11 @@ def method_lines(ax: Any, part: Any) -> list[Label]:
     """Draws mean and band over rounds for each method, and returns the labels of the line ends."""
     import seaborn as sns  # slow to import, and the live figures do without
 
-    slugs, labels = tidy.order(part), []
+    slugs, labels = tidy.slugs_in_order(part), []
     palette, dashes = ({slug: look(slug)[i] for slug in slugs} for i in (0, 2))
     groups = {"hue": "method", "style": "method", "hue_order": slugs, "style_order": slugs}
     groups |= {"palette": palette, "dashes": dashes, "legend": False}
-    band: Any = {"errorbar": tidy.band, "err_kws": {"alpha": 0.1, "lw": 0}}
+    band: Any = {"errorbar": tidy.confidence_interval, "err_kws": {"alpha": 0.1, "lw": 0}}
     sns.lineplot(data=part, x="round", y="value", ax=ax, **groups, **band)
     for slug in slugs:
         own = part[part["method"] == slug]
@@ -61,7 +60,7 @@ def method_lines(ax: Any, part: Any) -> list[Label]:
         labels.append(Label(float(end), float(values.mean()), name(slug), palette[slug]))
         mark(ax, end, labels[-1].y, slug)
         if part["round"].nunique() == 1 and len(values) > 1:
-            ax.plot([end, end], tidy.band(values), color=palette[slug], lw=1.4)
+            ax.plot([end, end], tidy.confidence_interval(values), color=palette[slug], lw=1.4)
     return labels
 
 
@@ -114,7 +113,15 @@ def _points(data: Any, ax: Any, size: float, width: float, **options: Any) -> No
 
     sns: Any = seaborn  # its stubs know no dodge in data units
     options |= {"linestyle": "none", "markersize": size, "err_kws": {"lw": width}}
-    sns.pointplot(data, x="value", orient="y", ax=ax, errorbar=tidy.band, legend=False, **options)
+    sns.pointplot(
+        data,
+        x="value",
+        orient="y",
+        ax=ax,
+        errorbar=tidy.confidence_interval,
+        legend=False,
+        **options,
+    )
 
 
 def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
@@ -127,7 +134,7 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
     Raises: ``ValueError`` when the frame lacks the measure.
     Guarantees: the line is the mean over seeds (test_curves_draw_the_mean).
     """
-    part = tidy.rows(frame, measure)
+    part = tidy.select_measure(frame, measure)
     with paper():
         figure, (ax,) = panels(*SIZES, PLACE)
         labels = method_lines(ax, part)
@@ -136,7 +143,9 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
             start_line(ax, part)
         beside(ax, labels)
         why = "no finite ε" if measure == "epsilon" else "not measured"
-        _seed_footer(figure, tidy.seeds(part), tidy.unmeasured(frame, measure), why)
+        _seed_footer(
+            figure, tidy.describe_seeds(part), tidy.unmeasured_methods(frame, measure), why
+        )
     return figure
 
 
@@ -174,17 +183,17 @@ def deviation(frame: pd.DataFrame) -> Picture:
         (test_deviation_names_the_exact).
     Source: arXiv:2403.12313, the first discordance.
     """
-    part = tidy.rows(frame, "deviation")
+    part = tidy.select_measure(frame, "deviation")
     layers = frame[(frame["layer"] != "all") & (frame["measure"] == "deviation")]
     if len(layers):
-        layers = tidy.rows(frame, "deviation", layers=True, required=False)
+        layers = tidy.select_measure(frame, "deviation", layers=True, required=False)
         layers = layers[~layers["method"].isin(_exact(part))]
     with paper():
         if len(layers):
             figure, (left, ax) = style.row(9.9, 4.1, (0.16, 0.75), (0.065, 0.38), (0.70, 0.285))
             last: Any = layers["round"].max()
             layers = layers[layers["round"] == last]
-            slugs, names = tidy.order(layers), list(dict.fromkeys(layers["layer"]))
+            slugs, names = tidy.slugs_in_order(layers), list(dict.fromkeys(layers["layer"]))
             groups: Any = {"hue": "method", "hue_order": slugs, "y": "layer", "order": names}
             groups["palette"] = {slug: look(slug).colour for slug in slugs}
             groups["markers"] = [look(slug).marker for slug in slugs]
@@ -195,7 +204,7 @@ def deviation(frame: pd.DataFrame) -> Picture:
         else:
             figure, (left,) = panels(*SIZES, PLACE)
         _deviation_panel(left, part)
-        _seed_footer(figure, tidy.seeds(part), tidy.unmeasured(frame, "deviation"))
+        _seed_footer(figure, tidy.describe_seeds(part), tidy.unmeasured_methods(frame, "deviation"))
     return figure
 
 
@@ -204,7 +213,7 @@ def noise_energies(frame: pd.DataFrame) -> Any:
     columns method, seed, term, value."""
     parts = []
     for term in TERMS:
-        part = tidy.rows(frame, term, layers=True)
+        part = tidy.select_measure(frame, term, layers=True)
         part = part[part["round"] > 0] if (part["round"] > 0).any() else part
         total = part.groupby(["method", "seed", "round"], sort=False)["value"].sum()
         mean = total.groupby(["method", "seed"], sort=False).mean().reset_index()
@@ -221,7 +230,7 @@ def noise(frame: pd.DataFrame) -> Picture:
     Source: arXiv:2403.12313, the second discordance.
     """
     table = noise_energies(frame)
-    slugs, some = tidy.order(table), table[table["value"] > 0]
+    slugs, some = tidy.slugs_in_order(table), table[table["value"] > 0]
     tall = 1.6 + 0.5 * len(slugs)
     with paper():
         figure, (ax,) = panels(7.6, tall, (0.17, 0.78 / tall, 0.80, 1 - 1.5 / tall))
@@ -248,8 +257,10 @@ def noise(frame: pd.DataFrame) -> Picture:
             kind = {"color": style.FACTOR[factor], "transform": ax.transAxes, "clip_on": False}
             ax.plot([place + 0.01], [1.045], marker=marker, ms=6, **kind)
             ax.text(place + 0.03, 1.045, words, fontsize=8.5, va="center", **kind)
-        words = tidy.seeds(table).replace("mean of", "geometric mean of")
-        _seed_footer(figure, words, [slug for slug in tidy.order(frame) if slug not in slugs])
+        words = tidy.describe_seeds(table).replace("mean of", "geometric mean of")
+        _seed_footer(
+            figure, words, [slug for slug in tidy.slugs_in_order(frame) if slug not in slugs]
+        )
     return figure
 
 
@@ -269,8 +280,8 @@ def final_values(
 
     Guarantees: the dark dots are the means over seeds (test_lesson_07.py::test_finals).
     """
-    part = tidy.last(frame, measure)
-    slugs, words = tidy.order(part), AXES.get(measure, (measure, measure))
+    part = tidy.last_values(frame, measure)
+    slugs, words = tidy.slugs_in_order(part), AXES.get(measure, (measure, measure))
     tall = 1.15 + 0.42 * len(slugs)
     with paper():
         figure, (ax,) = panels(8.2, tall, (0.24, 0.62 / tall, 0.73, 1 - 1.0 / tall))
@@ -279,13 +290,13 @@ def final_values(
             values, colour = part[part["method"] == slug]["value"].to_numpy(), look(slug).colour
             high = [place + 0.17] * len(values)
             ax.plot(values, high, "o", ms=4.5, mew=0, color=colour, alpha=0.45)
-            ax.plot(tidy.band(values), [place - 0.08] * 2, color=colour, lw=2)
+            ax.plot(tidy.confidence_interval(values), [place - 0.08] * 2, color=colour, lw=2)
             mark(ax, float(values.mean()), place - 0.08, slug, 8)
             tick.set(color=style.darker(colour), weight="bold", size=9.5)
         ax.set_xlabel(unit or words[1])
         ax.set_title(title or f"{words[0]} after the last round")
-        said = tidy.seeds(part).replace("band", "bar")
-        missing = tidy.order(frame[~frame["method"].isin(slugs)])
+        said = tidy.describe_seeds(part).replace("band", "bar")
+        missing = tidy.slugs_in_order(frame[~frame["method"].isin(slugs)])
         _seed_footer(figure, f"pale: single runs; dark: {said}", missing)
     return figure
 
@@ -295,7 +306,9 @@ def last_scores(frames: Frames, measure: str = "accuracy") -> Any:
     value."""
     columns = ["method", "seed", "budget", "value"]
     parts = [
-        tidy.last(frame, measure).assign(budget=math.inf if budget is None else float(budget))
+        tidy.last_values(frame, measure).assign(
+            budget=math.inf if budget is None else float(budget)
+        )
         for budget, frame in frames.items()
     ]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
@@ -326,7 +339,7 @@ def budgets(
     places = {budget: i for i, budget in enumerate(sorted(wanted))}
     scores = last_scores(frames, measure)
     if start is None:
-        zero = [tidy.rows(frame, measure) for frame in frames.values()]
+        zero = [tidy.select_measure(frame, measure) for frame in frames.values()]
         start = float(np.mean([part[part["round"] == 0]["value"].mean() for part in zero]))
     lowest = start - 0.05 if axis is None else max(0.0, start - 0.35)
     lowest = max(0.0, min([lowest, *scores["value"].tolist()]) - 0.02)
@@ -336,7 +349,7 @@ def budgets(
         ax.axhline(start, color=style.GREY, lw=0.9, ls=style.DOTTED, zorder=0.9)
         before: Any = {"fontsize": 7.5, "color": style.SOFT, "va": "bottom"}
         ax.text(-0.35, start, f"before training {start:.2f}", **before)
-        slugs, labels = tidy.order(scores), []
+        slugs, labels = tidy.slugs_in_order(scores), []
         for i, slug in enumerate(slugs):
             part = scores[scores["method"] == slug].sort_values("budget")
             kind: Any = {"marker": look(slug).marker}
@@ -376,7 +389,7 @@ def step_size(
         labels: list[list[Label]] = [[], []]
         for ax, runs, words, title in zip(axes, (alone, together), labels, titles, strict=True):
             for i, (alpha, frame) in enumerate(runs.items()):
-                mean = tidy.rows(frame, measure).groupby("round")["value"].mean()
+                mean = tidy.select_measure(frame, measure).groupby("round")["value"].mean()
                 colour = to_hex(colormaps["viridis"](0.05 + 0.75 * i / max(1, len(runs) - 1)))
                 line: Any = (mean.index, mean, f"α = {alpha:g}", colour)
                 words.append(style.named_line(ax, *line, lw=1.5 + 1.6 * (len(runs) - 1 - i)))
@@ -392,11 +405,13 @@ def step_size(
 
 def traffic_table(frame: pd.DataFrame, way: str = "both") -> Any:
     """Means over seeds: columns method, round, bytes (so far), value (accuracy), low, high."""
-    sent = tidy.cumulative(frame, WAYS[way][0]).rename(columns={"value": "bytes"})
-    joined = tidy.rows(frame, "accuracy").merge(sent, on=["method", "seed", "round"])
+    sent = tidy.cumulative_sum(frame, WAYS[way][0]).rename(columns={"value": "bytes"})
+    joined = tidy.select_measure(frame, "accuracy").merge(sent, on=["method", "seed", "round"])
     grouped = joined.groupby(["method", "round"], sort=False)
     result = grouped.agg(bytes=("bytes", "mean"), value=("value", "mean")).reset_index()
-    bands = [tidy.band(values) for _, values in grouped["value"]] if len(joined) else []
+    bands = (
+        [tidy.confidence_interval(values) for _, values in grouped["value"]] if len(joined) else []
+    )
     return result.assign(low=[low for low, _ in bands], high=[high for _, high in bands])
 
 
@@ -404,7 +419,7 @@ def _traffic_panel(ax: Any, means: Any, way: str = "both") -> None:
     """Draws accuracy against bytes so far, one line a method, its end marked."""
     most, labels = float(means["bytes"].max()), []
     scale, unit = tidy.byte_unit(most)
-    for slug in tidy.order(means):
+    for slug in tidy.slugs_in_order(means):
         part, (colour, _, dashes) = means[means["method"] == slug].sort_values("round"), look(slug)
         line = part["bytes"] / scale, part["value"], name(slug), colour, part["low"], part["high"]
         labels.append(style.named_line(ax, *line, dashes=dashes or (None, None)))
@@ -428,11 +443,11 @@ def traffic(frame: pd.DataFrame, way: str = "both") -> Picture:
     check_one_of("way", way, tuple(WAYS))
     means = traffic_table(frame, way)
     check(len(means) > 0, "measure", WAYS[way][0], "bytes of every round of at least one method")
-    missing = [slug for slug in tidy.order(frame) if slug not in set(means["method"])]
+    missing = [slug for slug in tidy.slugs_in_order(frame) if slug not in set(means["method"])]
     with paper():
         figure, (ax,) = panels(*SIZES, PLACE)
         _traffic_panel(ax, means, way)
-        _seed_footer(figure, tidy.seeds(tidy.rows(frame, "accuracy")), missing)
+        _seed_footer(figure, tidy.describe_seeds(tidy.select_measure(frame, "accuracy")), missing)
     return figure
 
 
@@ -449,8 +464,8 @@ def client_scaling(frames: Mapping[int, pd.DataFrame]) -> Picture:
     sent, every = [], []
     for clients, frame in frames.items():
         after: Any = frame[frame["round"] > 0]
-        total = float(tidy.rows(after, "bytes_up")["value"].sum())
-        part = float(tidy.rows(after, "participants")["value"].sum())
+        total = float(tidy.select_measure(after, "bytes_up")["value"].sum())
+        part = float(tidy.select_measure(after, "participants")["value"].sum())
         sent.append(total / after["round"].nunique() / 2**20)
         every.append(total / part * clients / 2**20 if part else np.nan)
     with paper():
@@ -496,8 +511,8 @@ def overview(frame: pd.DataFrame) -> Picture:
     Raises: ``ValueError`` when the frame, tidy and of one task, lacks one of the measures.
     Guarantees: test_overview_has_four_panels.
     """
-    accuracy = tidy.rows(frame, "accuracy")
-    drift, spent = (tidy.rows(frame, x, required=False) for x in ("deviation", "epsilon"))
+    accuracy = tidy.select_measure(frame, "accuracy")
+    drift, spent = (tidy.select_measure(frame, x, required=False) for x in ("deviation", "epsilon"))
     parts = (
         ("How well it learns", _accuracy_panel, accuracy, ""),
         ("How far it misses the mean product", _deviation_panel, drift, "deviation: not measured"),
@@ -515,5 +530,5 @@ def overview(frame: pd.DataFrame) -> Picture:
                 ax.set(xticks=[], yticks=[])
                 style.note(ax, 0.5, 0.5, absent, size=9, ha="center")
             ax.set_title(f"{i + 1}  {title}")
-        footer(figure, tidy.seeds(accuracy))
+        footer(figure, tidy.describe_seeds(accuracy))
     return figure

@@ -56,9 +56,9 @@ def final_difference(
     >>> round(final_difference(pd.DataFrame(rows, columns=columns), "a", "b").mean, 3)
     0.1
     """
-    from fedlora_lab.plots.frames import last
+    from fedlora_lab.plots.tidy import last_values
 
-    return paired_difference(last(frame, measure), one, other, "value")
+    return paired_difference(last_values(frame, measure), one, other, "value")
 
 
 def paired_difference(

@@ -17,7 +17,7 @@ from scipy.stats import t
 
 import fedlora_lab as fl
 from fedlora_lab import plots
-from fedlora_lab.plots import frames, style
+from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.training_curves import noise_energies
 
 every_plot = pytest.mark.parametrize("draw", [getattr(plots, name) for name in FRAME_PLOTS])
@@ -49,13 +49,13 @@ def test_curves_draw_the_mean(frame):
 
 def test_the_band_is_students_interval(frame):
     half = t.ppf(0.975, 2) * np.std([1, 2, 4], ddof=1) / np.sqrt(3)
-    assert frames.band([1.0, 2.0, 4.0]) == pytest.approx((7 / 3 - half, 7 / 3 + half))
-    assert frames.band([0.7]) == (0.7, 0.7)
+    assert tidy.confidence_interval([1.0, 2.0, 4.0]) == pytest.approx((7 / 3 - half, 7 / 3 + half))
+    assert tidy.confidence_interval([0.7]) == (0.7, 0.7)
     ax: Any = plots.curves(frame[frame.method == "rolora"]).axes[0]
     drawn = ax.collections[0].get_paths()[0].vertices
     ends = frame.query("method == 'rolora' and measure == 'accuracy' and round == 4")["value"]
     at_end = drawn[drawn[:, 0] == 4][:, 1]
-    assert (at_end.min(), at_end.max()) == pytest.approx(frames.band(ends))
+    assert (at_end.min(), at_end.max()) == pytest.approx(tidy.confidence_interval(ends))
 
 
 @pytest.mark.parametrize("seeds", [1, 5])

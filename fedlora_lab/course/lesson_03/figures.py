@@ -20,8 +20,7 @@ from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.course import check_figure as checks
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.plots import frames as tidy
-from fedlora_lab.plots import style
+from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.training_curves import frame_axes
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.mechanism import clip_sum, gaussian_noise
@@ -309,20 +308,20 @@ def promises(frames: Mapping[float, pd.DataFrame]) -> style.Picture:
     Guarantees: the lines are the means over seeds (test_promises_draw_the_means).
     """
     labelled = [frame.assign(method=f"ε = {target:g}") for target, frame in frames.items()]
-    parts = {m: tidy.rows(pd.concat(labelled), m) for m in ("accuracy", "epsilon")}
+    parts = {m: tidy.select_measure(pd.concat(labelled), m) for m in ("accuracy", "epsilon")}
     figure, axes = style.row(10.2, 3.9, (0.17, 0.73), (0.065, 0.36), (0.58, 0.32))
     titles = "What the promise costs", "What has been spent"
     for ax, (column, part), title in zip(axes, parts.items(), titles, strict=True):
         labels = []
         for colour, (words, line) in zip(SHADES, part.groupby("method", sort=False)):
             rounds: Any = line.groupby("round")["value"]
-            bands, means = rounds.apply(tidy.band), rounds.mean()
+            bands, means = rounds.apply(tidy.confidence_interval), rounds.mean()
             edges = zip(*bands, strict=True)
             labels.append(style.named_line(ax, means.index, means, str(words), colour, *edges))
         frame_axes(ax, part, column)
         style.beside(ax, labels)
         ax.set_title(title)
-    style.footer(figure, tidy.seeds(parts["accuracy"]))
+    style.footer(figure, tidy.describe_seeds(parts["accuracy"]))
     return figure
 
 

@@ -15,7 +15,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.course import check_figure as checks
 from fedlora_lab.measures.deviation import noise_energies
-from fedlora_lab.plots import frames, style
+from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.training_curves import TERMS
 
 WORDS = {"noise_B": "noise on B", "noise_A": "noise on A", "noise_BA": "noise × noise"}
@@ -124,7 +124,7 @@ def share_check(draws: Any) -> tuple[style.Picture, Any]:
         linear, quadratic = wide["noise_B"], wide["noise_BA"]
         expected = theory.quadratic_share(std, int(d_in))
         # The ratio of two means spreads as the residuals about the line through the origin do.
-        low, high = frames.band((quadratic - expected * linear) / linear.mean())
+        low, high = tidy.confidence_interval((quadratic - expected * linear) / linear.mean())
         rows.append((d_in, std, quadratic.mean() / linear.mean(), expected, (high - low) / 2))
     table, seeds = checks.check_table(rows, "d_in", "std"), draws["seed"].nunique()
     widths = zip(table["d_in"].unique(), style.SERIES)
@@ -173,7 +173,7 @@ def run_check(frame: Any, expected: "dict[str, float]") -> tuple[style.Picture, 
     """
     first, rows = frame[frame["round"] == 1], []
     for term, value in expected.items():
-        parts = frames.rows(first, term, layers=True).groupby("layer", sort=False)["value"]
+        parts = tidy.select_measure(first, term, layers=True).groupby("layer", sort=False)["value"]
         rows += [checks.mean_row(term, k, values=part, expected=value) for k, part in parts]
     table = checks.check_table(rows, "term", "layer")
     layers = list(dict.fromkeys(table["layer"]))

@@ -23,7 +23,7 @@ from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.quantization import NormalFloat, normal_float, normal_levels
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.plots import style
-from fedlora_lab.plots.frames import band
+from fedlora_lab.plots.tidy import confidence_interval
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.tasks.task import Task, examples_to_judge
 
@@ -153,7 +153,9 @@ def protection(table: pd.DataFrame, start: float | None = None) -> style.Picture
     Guarantees: dots are the means over seeds (test_lesson_08.py::test_the_protection_figure).
     """
     part: Any = table[table["measure"] == "accuracy"]
-    means = part.groupby(["method", "width"], sort=False)["value"].agg(["mean", band])
+    means = part.groupby(["method", "width"], sort=False)["value"].agg(
+        mean="mean", band=confidence_interval
+    )
     figure, (ax,) = style.panels(8.6, 4.1, (0.08, 0.15, 0.5, 0.74))
     widths, labels = sorted(part["width"].unique()), []
     mark: Any = {"marker": "o", "ms": 6, "mec": style.CARD}

@@ -11,8 +11,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.experiments.method_guide import rank_methods, situations
 from fedlora_lab.federated.dry_run import NAMES
 from fedlora_lab.methods.table import ALL
-from fedlora_lab.plots import frames as tidy
-from fedlora_lab.plots import style
+from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.style import look, name
 from fedlora_lab.plots.training_curves import AXES
 
@@ -76,7 +75,9 @@ def measured(frame: Any, view: View) -> tuple[Any, Any]:
     means, gaps = [], []
 
     def add(found: list, slug: str, place: int, values: Any) -> None:
-        found.append((slug, place, float(values.mean()), *tidy.band(values), len(values)))
+        found.append(
+            (slug, place, float(values.mean()), *tidy.confidence_interval(values), len(values))
+        )
 
     for place, value in enumerate(_order(frame[view.x])):
         table: Any = _chosen(rows, {view.x: value}).pivot_table(view.measure, "seed", "method")

@@ -15,8 +15,8 @@ from fedlora_lab._utils.validation import check, check_number, check_one_of, che
 from fedlora_lab.federated.comparison import compare
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.plots import style
-from fedlora_lab.plots.frames import byte_unit
 from fedlora_lab.plots.style import look, name
+from fedlora_lab.plots.tidy import byte_unit
 from fedlora_lab.plots.training_curves import WAYS
 from fedlora_lab.privacy.config import Privacy
 

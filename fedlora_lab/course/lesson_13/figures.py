@@ -11,7 +11,7 @@ from fedlora_lab import theory
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.audit.simulated_audits import DELTA, gaussian_noise_multiplier
 from fedlora_lab.plots import style
-from fedlora_lab.plots.frames import band
+from fedlora_lab.plots.tidy import confidence_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -186,7 +186,14 @@ def trusts(frame: "pd.DataFrame", start: float | None = None) -> style.Picture:
     kinds = list(dict.fromkeys(part["trust"]))
     for row, kind in enumerate(kinds):
         values, colour = part[part["trust"] == kind]["value"].to_numpy(), COLOURS[kind]
-        ax.plot(band(values), [row, row], color=colour, lw=7, alpha=0.25, solid_capstyle="butt")
+        ax.plot(
+            confidence_interval(values),
+            [row, row],
+            color=colour,
+            lw=7,
+            alpha=0.25,
+            solid_capstyle="butt",
+        )
         style.dots(ax, values, np.full(len(values), row), colour, 4, mew=0, alpha=0.6)
         ax.plot([values.mean()], [row], "D", ms=7, color=colour, mec=style.CARD)
         put: Any = {"weight": "bold", "va": "center", "transform": ax.get_yaxis_transform()}

@@ -12,7 +12,7 @@ from fedlora_lab._utils.validation import check
 COLUMNS = ("task", "method", "seed", "round", "layer", "measure", "value")
 
 
-def rows(frame: Any, measure: str, *, layers: bool = False, required: bool = True) -> Any:
+def select_measure(frame: Any, measure: str, *, layers: bool = False, required: bool = True) -> Any:
     """Selects the finite values of a measure of the whole model or, with ``layers``, of each layer.
 
     There is at least one, unless ``required`` is false. A run that has a value of its start only
@@ -44,15 +44,15 @@ def rows(frame: Any, measure: str, *, layers: bool = False, required: bool = Tru
     return part
 
 
-def unmeasured(frame: Any, measure: str) -> list[str]:
-    """Slugs of the frame of which `rows` has none of this measure, in order."""
-    there = set(rows(frame, measure, required=False)["method"])
-    return [slug for slug in order(frame) if slug not in there]
+def unmeasured_methods(frame: Any, measure: str) -> list[str]:
+    """Slugs of the frame of which `select_measure` has none of this measure, in order."""
+    there = set(select_measure(frame, measure, required=False)["method"])
+    return [slug for slug in slugs_in_order(frame) if slug not in there]
 
 
-def last(frame: Any, measure: str) -> Any:
+def last_values(frame: Any, measure: str) -> Any:
     """The finite values of a measure after the last round of each run, never of an earlier one."""
-    part, run = rows(frame, measure), ["method", "seed"]
+    part, run = select_measure(frame, measure), ["method", "seed"]
     whole = frame[frame["layer"] == "all"]
     ends = whole.groupby(run, dropna=False)["round"].max().rename("end").reset_index()
     part = part.merge(ends, on=run).query("round == end").drop(columns="end")
@@ -61,12 +61,12 @@ def last(frame: Any, measure: str) -> Any:
     return part
 
 
-def order(frame: Any) -> list[str]:
+def slugs_in_order(frame: Any) -> list[str]:
     """Slugs in the order in which the frame first shows them."""
     return list(dict.fromkeys(frame["method"]))
 
 
-def band(values: Any) -> tuple[float, float]:
+def confidence_interval(values: Any) -> tuple[float, float]:
     """The 95 % interval of a mean by Student's t; the mean twice when there is one value."""
     values = np.asarray(values, dtype=float)
     mean, n = float(values.mean()), len(values)
@@ -76,7 +76,7 @@ def band(values: Any) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def seeds(part: Any) -> str:
+def describe_seeds(part: Any) -> str:
     """How many seeds a mean has, in words for the figure."""
     counts = part.groupby("method")["seed"].nunique()
     low, high = int(counts.min()), int(counts.max())
@@ -86,13 +86,13 @@ def seeds(part: Any) -> str:
     return f"mean of n = {count} seeds, band: 95 % interval (Student's t)"
 
 
-def cumulative(frame: pd.DataFrame, measures: tuple[str, ...]) -> Any:
+def cumulative_sum(frame: pd.DataFrame, measures: tuple[str, ...]) -> Any:
     """Sum of some measures, added up over the rounds: columns method, seed, round, value.
 
     A run with a round that was not measured is left out: its sum is unknown.
     """
     for measure in measures:
-        rows(frame, measure, required=False)  # refuses a frame without it
+        select_measure(frame, measure, required=False)  # refuses a frame without it
     part = frame[(frame["layer"] == "all") & frame["measure"].isin(measures)]
     total: Any = part.groupby(["method", "seed", "round"])["value"].sum(skipna=False)
     runs = total.groupby(["method", "seed"])

@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from small import LORA, private, tokens
+from toy_tasks import LORA, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods

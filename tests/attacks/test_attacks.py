@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import LORA, PLAN, play, tokens
 from torch import nn
+from toy_tasks import LORA, PLAN, play, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import attacks, theory

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import call
-from small import LORA, play, private, same_bits, tokens
+from toy_tasks import LORA, play, private, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.audit.canary_audit import audit

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import LORA, UNITS, gap, play, private, same_bits, tokens
+from toy_tasks import LORA, UNITS, gap, play, private, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import audit as audits

@@ -2,12 +2,12 @@
 
 from itertools import product
 
-import models
 import numpy as np
-import planted
+import planted_bugs
 import pytest
+import toy_transformers
 from scipy import stats
-from small import LORA, UNITS, private, regression, tokens
+from toy_tasks import LORA, UNITS, private, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -20,7 +20,7 @@ from fedlora_lab.audit.self_check import (
     variance_p_value,
 )
 
-TASK, PLAN = tokens("head", (9, 7, 5)), planted.PLAN
+TASK, PLAN = tokens("head", (9, 7, 5)), planted_bugs.PLAN
 
 
 @pytest.mark.slow
@@ -47,7 +47,7 @@ def test_eight_repetitions_raise_no_alarm():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bug", planted.PLANTED, ids=lambda bug: bug[0])
+@pytest.mark.parametrize("bug", planted_bugs.PLANTED, ids=lambda bug: bug[0])
 def test_every_planted_bug_is_found(bug, monkeypatch):
     name, unit, plant, trial = bug
     checked = self_check(TASK, plant(monkeypatch), private(unit), PLAN, lora=LORA)
@@ -57,11 +57,11 @@ def test_every_planted_bug_is_found(bug, monkeypatch):
 
 # Where the noise is shaped, a clip is looked at in the noise's coordinates or, where no epsilon is
 # certified for it, in its own.
-SHAPED = [(row, "example", planted.twice_too_far) for row in ("deer", "deer-literal")]
+SHAPED = [(row, "example", planted_bugs.twice_too_far) for row in ("deer", "deer-literal")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("row", "unit", "bug"), [*planted.CLIPS, *SHAPED])
+@pytest.mark.parametrize(("row", "unit", "bug"), [*planted_bugs.CLIPS, *SHAPED])
 def test_every_broken_clip_is_found(row, unit, bug):
     row = row if row in methods.ALL else "fedlora"
     checked = self_check(TASK, row, private(unit), PLAN, lora=LORA, bug=bug)
@@ -95,7 +95,7 @@ def test_other_set_ups_pass(task, row, privacy, plan):
     takes; one layer; word pieces and images, transposed maps, gradients far below the clip norm.
     """
     if isinstance(task, str):
-        task = fl.tasks.digits(clients=4) if task == "digits" else models.task(task)
+        task = fl.tasks.digits(clients=4) if task == "digits" else toy_transformers.task(task)
     checked = self_check(task, row, privacy, plan, lora=LORA)
     assert checked.ok, str(checked)
     assert isinstance(CALIBRATED.noise_multiplier, tuple)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from patience import until
+from wait_for_thread import until
 
 TOKEN = "only-for-this-test"
 QUIET = "--disable-background-networking --disable-component-update --disable-sync --no-first-run"

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from patience import WAIT, text, train, until
+from wait_for_thread import WAIT, text, train, until
 
 import fedlora_lab as fl
 from fedlora_lab import methods

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from frames import limits, marked, scores_frame, words
-from patience import WAIT, until
+from wait_for_thread import WAIT, until
 
 import fedlora_lab as fl
 from fedlora_lab import plots

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from frames import limits, marked
-from small import LORA, PLAN, UNITS, private, tokens
+from toy_tasks import LORA, PLAN, UNITS, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import theory

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small import play, tokens
+from toy_tasks import play, tokens
 
 import fedlora_lab as fl
 

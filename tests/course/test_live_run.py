@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from frames import tidy_frame
-from patience import WAIT, text, train, until
+from wait_for_thread import WAIT, text, train, until
 
 import fedlora_lab as fl
 from fedlora_lab.course.widgets.run_config import RunConfig

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from small import LORA, PLAN, examples, play, private, regression, tokens
 from torch import nn
+from toy_tasks import LORA, PLAN, examples, play, private, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils import files

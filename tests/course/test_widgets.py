@@ -5,7 +5,7 @@ import html
 import ipywidgets as w
 import numpy as np
 import pytest
-from patience import WAIT
+from wait_for_thread import WAIT
 
 import fedlora_lab as fl
 from fedlora_lab.course.widgets import controls

@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from patience import WAIT, until
+from wait_for_thread import WAIT, until
 
 from fedlora_lab.course.widgets.background_worker import LatestOnly, Worker, one_line
 

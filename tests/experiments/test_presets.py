@@ -4,18 +4,18 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import hubs
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import toy_hubs
 from commands import call
 
 import fedlora_lab as fl
 from fedlora_lab.experiments import presets
 from fedlora_lab.report.run_folder import read_frame
 
-pytestmark = [pytest.mark.filterwarnings(hubs.NO_PAD), pytest.mark.slow]
+pytestmark = [pytest.mark.filterwarnings(toy_hubs.NO_PAD), pytest.mark.slow]
 # One data set of each paper stands for the others: they differ in columns and classes only.
 TRAINED = ("ffa-lora-3-mnli", "fedsvd-6-mnli", "rolora-50-mnli", "la-lora-cifar100")
 TRAINED += ("deer-kvasir", "fedlpp-e2e")
@@ -84,7 +84,7 @@ def test_the_command(tmp_path, capsys):
     text = told(["preset", "deer-kvasir", "--dry-run"], capsys)[1]
     assert f"has {found.parameters:,} frozen numbers, a client moves {found.moving:,}" in text
     assert f"100 rounds x 1 x 12 clients x ({found.up:,} up, {found.down:,} down)" in text
-    model, data = fl.tasks.tiny("vit", tmp_path / "vit"), hubs.image_folder(tmp_path / "scans")
+    model, data = fl.tasks.tiny("vit", tmp_path / "vit"), toy_hubs.image_folder(tmp_path / "scans")
     words = ["preset", "deer-kvasir", "--model", model, "--data", data, "--rounds", "1"]
     status, said = told([*words, "--out", tmp_path / "out"], capsys)
     assert status == 2 and "clients=12: expected at most 6" in said

@@ -8,12 +8,12 @@ import struct
 from dataclasses import replace
 from typing import Any
 
-import hubs
 import pytest
 import torch
-from flowers import by_messages, protected
-from small import LORA, PLAN, play, private, tensors, tokens
+import toy_hubs
+from flower_runs import by_messages, protected
 from torch import Tensor, nn
+from toy_tasks import LORA, PLAN, play, private, tensors, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.federated.records import Tick, origin
@@ -125,12 +125,12 @@ def test_over_messages_private_test_examples_are_not_judged_either():
 
 def hub(table: Any, **options: Any) -> fl.tasks.Task:
     options = {"text": "text", "label": "label", "clients": 3, **options}
-    return fl.tasks.hub(hubs.folder("bert"), table, **options)
+    return fl.tasks.hub(toy_hubs.folder("bert"), table, **options)
 
 
 def test_test_rows_of_a_hub_task_are_private_unless_declared():
     """In every form. An exact accuracy on rows held out of private data tells a label."""
-    table = hubs.texts()
+    table = toy_hubs.texts()
     train, test = table[:30], table[30:].reset_index(drop=True)
     for data, held in ((table, 0.2), ({"train": train, "test": test}, "test"), (train, test)):
         assert not hub(data, test=held).public_test

@@ -11,7 +11,7 @@ import pytest
 import torch
 from commands import SMALL, call
 from safetensors.torch import load
-from small import LORA, PLAN, play, private, regression, tokens
+from toy_tasks import LORA, PLAN, play, private, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import append_line, write_atomically

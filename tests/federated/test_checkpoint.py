@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import LORA, PLAN, book, play, private, regression, same_bits, tokens
+from toy_tasks import LORA, PLAN, book, play, private, regression, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods

@@ -4,12 +4,12 @@ import gc
 import weakref
 from dataclasses import replace
 
-import hubs
 import pytest
 import torch
+import toy_hubs
 from peft.utils import ModulesToSaveWrapper
-from small import PLAN, anywhere, gap, play, private, tokens
 from torch import nn
+from toy_tasks import PLAN, anywhere, gap, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -20,7 +20,7 @@ from fedlora_lab.lora import peft
 from fedlora_lab.lora.per_example import per_example_gradients
 from fedlora_lab.tasks.task import Task, concatenate, take
 
-pytestmark = pytest.mark.filterwarnings(hubs.NO_PAD)
+pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 LORA = fl.Lora(rank=2, alpha=3.0)
 SHORT = fl.Plan(rounds=1, local_steps=2, batch=3, lr=0.2)
 PRIVATE = fl.Privacy(noise_multiplier=1.0, clip_norm=0.5, delta=1e-3, accountant="rdp")
@@ -51,7 +51,7 @@ def test_exact_switches(kind):
 
     More texts at once would cost padding on a processor; of images the memory decides.
     """
-    task = hubs.task(kind)
+    task = toy_hubs.task(kind)
     plain = play(task, *RUN, lora=LORA)[-1]
     for name, value in (("recompute", True), ("chunk_examples", "auto"), ("products", "tf32")):
         assert gap(plain, play(task, *RUN, lora=LORA, **{name: value})[-1]) < 1e-5
@@ -65,7 +65,7 @@ def test_exact_switches(kind):
 def test_epsilon_and_noise_are_the_same_under_every_switch(options):
     """With nothing to learn from, the two runs hold the same noise, bit for bit."""
     silent = replace(PRIVATE, clip_norm=1e-30, noise_multiplier=1e30)
-    run = hubs.task("bert"), "fedlora", silent, SHORT
+    run = toy_hubs.task("bert"), "fedlora", silent, SHORT
     plain, switched = (play(*run, lora=LORA, **given)[-1] for given in ({}, options))
     assert gap(plain, switched) == 0
     assert plain.ledger is not None and switched.ledger is not None
@@ -76,7 +76,7 @@ def test_epsilon_and_noise_are_the_same_under_every_switch(options):
 @pytest.mark.parametrize("kind", ["gpt2", "vit"])
 def test_half_precision_is_of_the_frozen_base_only(kind):
     """Every frozen linear map is halved, no factor is; the rows stay float32 and near."""
-    task = hubs.task(kind)
+    task = toy_hubs.task(kind)
     exact, adapted = (
         peft.place(peft.adapt(task.model, task.targets, task.head, LORA), None, products)
         for products in ("float32", "bfloat16")
@@ -131,10 +131,10 @@ UPPER = {  # adapters in the second block only
 
 def upper(kind: str) -> Task:
     """The toy model with adapters above its first block, by the names of this Transformers."""
-    names = [name for name, _ in hubs.task(kind).model.named_modules()]
+    names = [name for name, _ in toy_hubs.task(kind).model.named_modules()]
     targets = [t for t in UPPER[kind] if any(name.endswith(f".{t}") for name in names)]
     assert targets, names
-    return hubs.fresh(kind, targets=targets)
+    return toy_hubs.fresh(kind, targets=targets)
 
 
 @pytest.mark.parametrize("kind", UPPER)

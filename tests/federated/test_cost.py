@@ -1,8 +1,8 @@
 """Costs counted on shapes alone are those of the real model, and the formulas are what they say."""
 
-import hubs
 import pytest
 import torch
+import toy_hubs
 
 import fedlora_lab as fl
 from fedlora_lab.federated.cost import Cost, cost, example_bytes, speed
@@ -10,14 +10,14 @@ from fedlora_lab.federated.simulation import Federation
 from fedlora_lab.lora import peft
 from fedlora_lab.lora.batch_independence import widest
 
-pytestmark = pytest.mark.filterwarnings(hubs.NO_PAD)
+pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 LORA, PLAN = fl.Lora(rank=2, alpha=3.0), fl.Plan(rounds=7, local_steps=3, participation=0.5)
 
 
 @pytest.mark.parametrize("kind", ["bert", "vit"])
 def test_counts_are_those_of_the_real_model(kind):
     """Parameters and moving numbers against the model with values; traffic against a real round."""
-    task, plan = hubs.task(kind), fl.Plan(rounds=1, local_steps=1, batch=2)
+    task, plan = toy_hubs.task(kind), fl.Plan(rounds=1, local_steps=1, batch=2)
     found = cost(task, fl.methods.FedLoRA, LORA, PLAN)
     adapted = peft.adapt(task.model, task.targets, task.head, LORA)
     assert found.parameters == sum(p.numel() for p in task.model.parameters())
@@ -33,14 +33,14 @@ def test_operations_by_hand():
     maps = 2 * tokens * (4 * width * width + 2 * width * inner)
     attention = 2 * (2 * tokens * tokens * width)
     factors = 2 * (2 * tokens * rank * (width + width))
-    found = cost(hubs.task("vit"), fl.methods.FedLoRA, LORA, PLAN)
+    found = cost(toy_hubs.task("vit"), fl.methods.FedLoRA, LORA, PLAN)
     assert found.judge_flops == patches + 2 * (maps + attention + factors) + 2 * width * 3
     assert found.step_flops > 1.8 * found.judge_flops, "the way back costs about as much as there"
 
 
 def test_schedules_and_quantised_broadcasts_cost_less():
     rows = map(fl.methods.get, ("fedlora", "rolora", "fedlpp"))
-    plain, turns, narrow = (cost(hubs.decoder(), row, LORA, PLAN) for row in rows)
+    plain, turns, narrow = (cost(toy_hubs.decoder(), row, LORA, PLAN) for row in rows)
     assert turns.up == plain.up // 2
     assert narrow.up == plain.up and narrow.down < plain.down / 5
 
@@ -58,7 +58,7 @@ def test_formulas_by_hand():
 
 
 def test_shapes_that_do_not_fit_are_said_in_one_line():
-    task, pair = hubs.task("vit"), (torch.zeros(4, 3, 9, 9), torch.zeros(4).long())
+    task, pair = toy_hubs.task("vit"), (torch.zeros(4, 3, 9, 9), torch.zeros(4).long())
     wrong = fl.tasks.Task("wrong", task.model, task.targets, (pair,), pair)
     words = r"^model='ViT\w+': expected one that takes these shapes, but: Input image size[^\n]*$"
     with pytest.raises(ValueError, match=words):
@@ -72,6 +72,6 @@ def test_bytes_of_an_example_grow_with_the_model():
         context = Federation.open(task, "fedlora", None, PLAN, lora=LORA, **options).context
         return example_bytes(context, widest(context.task))
 
-    plain = measured(hubs.task("bert"))
-    assert measured(hubs.task("bert"), recompute=True) < 0.7 * plain
-    assert measured(hubs.fresh("bert", max_length=4)) < 0.8 * plain
+    plain = measured(toy_hubs.task("bert"))
+    assert measured(toy_hubs.task("bert"), recompute=True) < 0.7 * plain
+    assert measured(toy_hubs.fresh("bert", max_length=4)) < 0.8 * plain

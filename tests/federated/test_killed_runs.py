@@ -16,7 +16,7 @@ import faults
 import pandas as pd
 import psutil
 import pytest
-from small import LORA, PLAN, play, private, regression, same_bits
+from toy_tasks import LORA, PLAN, play, private, regression, same_bits
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import append_line, lock_folder, write_atomically

@@ -5,10 +5,10 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import contract_clauses
 import pytest
-import steps
 import torch
-from small import PLAN, Tokens, examples, play, private, regression, tokens
+from toy_tasks import PLAN, Tokens, examples, play, private, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.federated import local_training
@@ -21,7 +21,7 @@ from fedlora_lab.tasks.task import Task, frozen_copy
 
 
 def draw(batch, t=0, s=0, seed=0, task=None):
-    context, clients = steps.prepared(task or tokens(), FedLoRA, 1.0, seed, batch=batch)
+    context, clients = contract_clauses.prepared(task or tokens(), FedLoRA, 1.0, seed, batch=batch)
     return local_training.poisson_batch(context, t, s, clients.ids)
 
 
@@ -43,7 +43,7 @@ def test_draws_belong_to_round_client_and_step():
     assert all(map(torch.equal, one, draw(10, task=task)))
     others = [draw(10, t=1, task=task), draw(10, s=1, task=task), draw(10, seed=1, task=task)]
     assert not any(torch.equal(one[0], other) for other in (one[1], *(draw[0] for draw in others)))
-    context, _ = steps.prepared(task, FedLoRA, 1.0, batch=10)
+    context, _ = contract_clauses.prepared(task, FedLoRA, 1.0, batch=10)
     assert torch.equal(local_training.poisson_batch(context, 0, 0, (2,))[0], one[2])
 
 
@@ -66,7 +66,7 @@ def test_only_data_of_those_who_take_part_are_touched():
 
 def test_examples_lie_one_client_after_the_other():
     """In the order that is asked for; once for the same clients; of one alone without a copy."""
-    context, _ = steps.prepared(tokens(sizes=(5, 2, 3)), FedLoRA, 1.0)
+    context, _ = contract_clauses.prepared(tokens(sizes=(5, 2, 3)), FedLoRA, 1.0)
     x, y = context.examples((2, 0))
     assert torch.equal(y, torch.cat([context.data[2][1], context.data[0][1]])) and len(x) == 8
     assert context.examples((2, 0))[0] is x
@@ -103,14 +103,18 @@ def test_an_empty_batch_still_adds_noise(clients):
     empty, seed = False, -1
     while not empty:
         seed += 1
-        context, group = steps.prepared(tokens(sizes=(40, 40)), FedLoRA, 2.0, seed, batch=1)
+        context, group = contract_clauses.prepared(
+            tokens(sizes=(40, 40)), FedLoRA, 2.0, seed, batch=1
+        )
         drawn = local_training.poisson_batch(context, 0, 0, group.ids)
         empty = not any(len(drawn[k]) for k in clients)
-    released = steps.released(context, group, 0, 0, local_training.local_step)
+    released = contract_clauses.released(context, group, 0, 0, local_training.local_step)
     assert group.clipped.rows == sum(len(index) for index in drawn)
     shapes = context.adapted.shapes
     for k in clients:
-        xi = mechanism.gaussian_noise(shapes, [2.0 * steps.CLIP], context.streams, [(0, k, 0)])
+        xi = mechanism.gaussian_noise(
+            shapes, [2.0 * contract_clauses.CLIP], context.streams, [(0, k, 0)]
+        )
         for key in shapes:
             expected = xi[key][0].double()
             torch.testing.assert_close(released[key][k], expected, rtol=1e-9, atol=1e-9)
@@ -120,7 +124,7 @@ def test_steps_are_those_of_torch_sgd():
     """Full batches, no privacy, one client: the walk of torch.optim.SGD, a rate for each side."""
     task = tokens("head").only(1)
     plan = fl.Plan(batch=None, lr={"A": 0.05, "B": 0.2, "head": 0.1}, optimizer=fl.SGD(0.8))
-    context, clients = steps.prepared(task, FedLoRA, 0.0, clip=math.inf)
+    context, clients = contract_clauses.prepared(task, FedLoRA, 0.0, clip=math.inf)
     context = replace(context, plan=plan)
     weights = {key: rows[0].clone().requires_grad_() for key, rows in clients.params.items()}
     groups = [{"params": [weight], "lr": plan.rate(key.side)} for key, weight in weights.items()]

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import contract_clauses
 import pytest
-import steps
 import torch
-from small import PLAN, play, private, regression, same_bits, tokens
+from toy_tasks import PLAN, play, private, regression, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -49,7 +49,9 @@ def test_the_noise_that_a_client_holds_is_known(row, rule):
     """A walk with noise less one without, where C -> 0 takes the signal: decay shrinks it too."""
     found = []
     for sigma in (1e12, 0.0):
-        context, clients = steps.prepared(tokens("head"), methods.get(row), sigma, clip=1e-12)
+        context, clients = contract_clauses.prepared(
+            tokens("head"), methods.get(row), sigma, clip=1e-12
+        )
         context = replace(context, plan=fl.Plan(batch=2, lr=0.1, optimizer=rule))
         for s in range(4):
             local_training.local_step(context, clients, 0, s)
@@ -67,12 +69,12 @@ def test_the_noise_s_size_is_known_number_by_number(row):
     for s in range(2):
         seen, told = {}, {}
         for seed in range(draws):
-            context, clients = steps.prepared(tokens("head"), row, sigma, seed, batch=2)
+            context, clients = contract_clauses.prepared(tokens("head"), row, sigma, seed, batch=2)
             moving = local_training.moving_keys(clients.params, row.moves(0, s))
             maps = local_training.preconditioners(row, moving, clients.params)
             # Plain SGD at rate 1: the noise that is held is the gradient's.
             local_training.local_step(context, clients, 0, s)
-            level = torch.full((3,), sigma * steps.CLIP / 2)
+            level = torch.full((3,), sigma * contract_clauses.CLIP / 2)
             for key, xi in clients.noise.items():
                 seen.setdefault(key, []).append(xi)
                 told[key] = local_training.noise_std(context, key, level, xi, maps.get(key))

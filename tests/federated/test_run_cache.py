@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from small import LORA, PLAN, private, regression
+from toy_tasks import LORA, PLAN, private, regression
 
 import fedlora_lab as fl
 from fedlora_lab.federated import run_cache, simulation

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import LORA, PLAN, book, frame, play, private, regression, same_bits, tensors, tokens
+from toy_tasks import LORA, PLAN, book, frame, play, private, regression, same_bits, tensors, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+import contract_clauses
 import pytest
-import steps
 import torch
-from small import (
+from toy_tasks import (
     PLAN,
     book,
     one_round,
@@ -35,7 +35,7 @@ SIGMA, CLIP, TRUSTS = 1.3, 0.7, ["local", "secagg", "central"]
 def standing(seed=0, participation=1.0):
     """Six clients that stand at known places at the end of a round."""
     task, ids = tokens("head", sizes=(4,) * 6), tuple(range(6))
-    model = steps.adapted(task.model, task.targets, task.head)
+    model = contract_clauses.adapted(task.model, task.targets, task.head)
     start, way = somewhere(model.shapes), somewhere(model.shapes, seed=1)
     params = {
         key: torch.stack([x + 0.1 * (k + 1) * way[key] for k in ids]) for key, x in start.items()
@@ -165,11 +165,13 @@ def test_each_client_has_its_own_noise_in_the_example_unit():
     for seed in range(40):
         ends = []
         for level in (sigma, (0.0,) * 3):
-            context, clients = steps.prepared(task, methods.FedLoRA, 0.0, seed)
+            context, clients = contract_clauses.prepared(task, methods.FedLoRA, 0.0, seed)
             context = replace(context, noise_multiplier=level)
-            ends.append(steps.released(context, clients, 0, 0, local_training.local_step))
+            ends.append(
+                contract_clauses.released(context, clients, 0, 0, local_training.local_step)
+            )
         found.append(torch.cat([(ends[0][key] - ends[1][key]).flatten(1) for key in ends[0]], 1))
-    xi, level = torch.stack(found), torch.tensor(sigma) * steps.CLIP
+    xi, level = torch.stack(found), torch.tensor(sigma) * contract_clauses.CLIP
     error = 5 / math.sqrt(2 * xi[:, 0].numel())
     assert bool(((xi.transpose(0, 1).flatten(1).std(1) / level - 1).abs() < error).all())
 

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from flowers import apart, by_messages, question
+from flower_runs import apart, by_messages, question
 from flwr.app import Context, RecordDict
 from hospitals.hospitals.app import SIZES, task
-from small import LORA, PLAN, book, private, tokens
+from toy_tasks import LORA, PLAN, book, private, tokens
 
 from fedlora_lab._utils.files import lock_folder
 from fedlora_lab.flower import deployment

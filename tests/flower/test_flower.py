@@ -4,9 +4,9 @@ import math
 from dataclasses import replace
 
 import pytest
-from flowers import ROUNDS, apart, by_messages, few_fast, protected
-from small import LORA, UNITS, book, keeps, play, regression, tokens
+from flower_runs import ROUNDS, apart, by_messages, few_fast, protected
 from test_contract import WRITTEN
+from toy_tasks import LORA, UNITS, book, keeps, play, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods

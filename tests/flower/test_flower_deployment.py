@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from certified import authority, node
 from hospitals.hospitals.app import SIZES
-from patience import until
-from small import LORA, book, play, private, tokens
+from tls_certificates import authority, node
+from toy_tasks import LORA, book, play, private, tokens
+from wait_for_thread import until
 
 import fedlora_lab as fl
 from fedlora_lab.flower import deployment

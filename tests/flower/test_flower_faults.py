@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flowers import ROUNDS, apart, protected, question, state
+from flower_runs import ROUNDS, apart, protected, question, state
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from small import LORA, book, play, private, tokens
+from toy_tasks import LORA, book, play, private, tokens
 
 from fedlora_lab import methods
 from fedlora_lab.flower.client import client_app

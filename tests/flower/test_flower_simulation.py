@@ -17,7 +17,7 @@ import psutil
 import pytest
 from commands import call
 from filelock import FileLock
-from small import PLAN, private, tokens
+from toy_tasks import PLAN, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically

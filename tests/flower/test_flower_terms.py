@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from flowers import ROUNDS, protected
+from flower_runs import ROUNDS, protected
 from flwr.app import Context, RecordDict
-from small import LORA, PLAN, private, tokens
+from toy_tasks import LORA, PLAN, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from flowers import ROUNDS, by_messages, few_fast, protected
-from small import LORA, PLAN, UNITS, private, tokens, with_clients
+from flower_runs import ROUNDS, by_messages, few_fast, protected
 from test_contract import ROWS
+from toy_tasks import LORA, PLAN, UNITS, private, tokens, with_clients
 
 import fedlora_lab as fl
 from fedlora_lab import methods

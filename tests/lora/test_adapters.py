@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import models
 import peft
 import pytest
 import torch
-from small import LORA, PLAN, Tokens, examples, play, private, tokens
+import toy_transformers
+from toy_tasks import LORA, PLAN, Tokens, examples, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
@@ -22,11 +22,11 @@ from fedlora_lab.methods.state import ParamKey
 
 
 def adapted(name="digits", head=False, lora=LORA):
-    task = models.task(name, head)
+    task = toy_transformers.task(name, head)
     return task, adapters.adapt(task.model, task.targets, task.head, lora)
 
 
-@pytest.mark.parametrize("name", ["digits", *models.MODELS])
+@pytest.mark.parametrize("name", ["digits", *toy_transformers.MODELS])
 def test_every_target_has_its_two_factors(name):
     """Shapes (r, d_in) and (d_out, r), also for transposed maps; a head its weights and biases."""
     task, model = adapted(name, head=True)
@@ -95,7 +95,7 @@ def test_the_users_model_is_left_alone(training, tmp_path):
 @pytest.mark.parametrize("name", ["digits", "gpt2", "swin"])
 def test_peft_reads_the_folder_and_gives_the_same_logits(name, tmp_path):
     """Plain ``peft.PeftModel.from_pretrained`` on the base model; safetensors and JSON only."""
-    task = models.task(name, head=True)
+    task = toy_transformers.task(name, head=True)
     privacy = fl.Privacy(noise_multiplier=3.0, delta=1e-4, accountant="rdp")
     # At ten times this rate the factors are so large that PEFT's own logits on digits are 5e-5 from
     # double precision.
@@ -145,7 +145,7 @@ import os, random, signal, sys, time, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
 import fedlora_lab as fl
-from small import play, tokens
+from toy_tasks import play, tokens
 
 record, path = play(tokens("head"), "fedlora", None)[-1], Path(sys.argv[1])
 fl.save_adapter(record, path)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hubs import NO_PAD, folder, texts
 from peft import PeftModel
-from small import PLAN, Tokens, examples, play, private, regression, tokens
 from torch import Tensor, nn
+from toy_hubs import NO_PAD, folder, texts
+from toy_tasks import PLAN, Tokens, examples, play, private, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.methods.aggregation import ByLayer

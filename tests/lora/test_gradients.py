@@ -6,9 +6,9 @@ import warnings
 from itertools import product
 from typing import Any
 
-import models
 import pytest
 import torch
+import toy_transformers
 from opacus import GradSampleModule
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ LORA = fl.Lora(rank=2, alpha=3.0)
 LIMIT = 1e-5
 ClientParams = dict[ParamKey, Tensor]
 RAGGED, ONE_HAS_NONE = [0, 0, 0, 0, 1, 2, 2], [0, 0, 2, 2, 2]
-EVERY_MODEL = ["digits", *models.MODELS]
+EVERY_MODEL = ["digits", *toy_transformers.MODELS]
 
 
 def plain_peft(task: Task, values: ClientParams) -> tuple[nn.Module, dict[ParamKey, nn.Parameter]]:
@@ -51,7 +51,7 @@ def plain_peft(task: Task, values: ClientParams) -> tuple[nn.Module, dict[ParamK
 
 def setting(name: str, head: bool, owner: list[int]) -> tuple[Any, ...]:
     """Task, adapted model, three clients' random values, a batch of examples of ``owner``."""
-    task = models.task(name, head)
+    task = toy_transformers.task(name, head)
     adapted = adapters.adapt(task.model, task.targets, task.head, LORA)
     random, index = torch.Generator().manual_seed(3), torch.arange(len(owner))
     shapes = adapted.shapes.items()

@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 import torch
-from small import LORA, tokens
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
+from toy_tasks import LORA, tokens
 
 from fedlora_lab.lora import peft
 

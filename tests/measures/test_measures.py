@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import LORA, PLAN, play, same_bits, tokens
+from toy_tasks import LORA, PLAN, play, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import measures

@@ -8,7 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from small import LORA, PLAN, play, private, regression, tokens
+from toy_tasks import LORA, PLAN, play, private, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import measures, methods

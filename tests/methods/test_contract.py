@@ -2,8 +2,8 @@
 
 Each clause takes a row (and the unit of privacy, where it matters) and fails where the row, or the
 code that plays it, breaks it. Nothing here knows a method's name: what a row may differ in is read
-from its declared fields. The clauses on a single release stand in `steps`; they take the local step
-as well, so that a broken one can be fed to them.
+from its declared fields. The clauses on a single release stand in `contract_clauses`; they take
+the local step as well, so that a broken one can be fed to them.
 """
 
 import inspect
@@ -13,10 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import broken_rows
+import contract_clauses
 import pytest
-import steps
 import torch
-from small import (
+from toy_tasks import (
     LORA,
     PLAN,
     UNITS,
@@ -76,12 +76,14 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("unit", UNITS)
 
 
-test_leaving_out_one_example_moves_the_sum_by_at_most_c = steps.leaving_out_one_example
-test_leaving_out_one_client_moves_the_sum_by_at_most_c = steps.leaving_out_one_client
-test_noise_is_sigma_c_on_what_moves = steps.noise_is_sigma_c_on_what_moves
-test_noise_of_the_update = steps.noise_of_the_update
-test_smoothing_is_linear_keeps_the_mean_and_never_grows_the_norm = steps.smoothing_is_linear
-test_smoothing_comes_after_the_noise = steps.smoothing_comes_after_the_noise
+test_leaving_out_one_example_moves_the_sum_by_at_most_c = contract_clauses.leaving_out_one_example
+test_leaving_out_one_client_moves_the_sum_by_at_most_c = contract_clauses.leaving_out_one_client
+test_noise_is_sigma_c_on_what_moves = contract_clauses.noise_is_sigma_c_on_what_moves
+test_noise_of_the_update = contract_clauses.noise_of_the_update
+test_smoothing_is_linear_keeps_the_mean_and_never_grows_the_norm = (
+    contract_clauses.smoothing_is_linear
+)
+test_smoothing_comes_after_the_noise = contract_clauses.smoothing_comes_after_the_noise
 
 
 def _sent_up(row: Method, t: int, steps: int, state: ServerState) -> set[ParamKey]:
@@ -345,4 +347,4 @@ def test_an_opening_with_a_and_a_filter_that_scales_are_found():
     for scale in (0.5, 2.0):
         row = methods.FedLoRA.replace(filter=lambda tensor, side, scale=scale: scale * tensor)
         with pytest.raises(AssertionError):
-            steps.smoothing_is_linear(row)
+            contract_clauses.smoothing_is_linear(row)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from small import begun, play, regression
+from toy_tasks import begun, play, regression
 
 import fedlora_lab as fl
 from fedlora_lab import methods

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import LORA, private, regression, tensors
+from toy_tasks import LORA, private, regression, tensors
 
 import fedlora_lab as fl
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import LORA, play, private, regression, tokens
+from toy_tasks import LORA, play, private, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.federated.records import Round

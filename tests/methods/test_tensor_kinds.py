@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import LORA, PLAN, play, private, regression
+from toy_tasks import LORA, PLAN, play, private, regression
 
 import fedlora_lab as fl
 from fedlora_lab.federated.simulation import Federation

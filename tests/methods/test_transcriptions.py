@@ -1,4 +1,4 @@
-"""Runs of the library against plain loops written from the papers (`transcribed`)."""
+"""Runs of the library against plain loops written from the papers (`reference_methods`)."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import reference_methods as plain
 import torch
-import transcribed as plain
+from reference_methods import Loop, together
 from scipy.stats import binomtest, kstest
-from small import LORA, private, regression, somewhere, tokens
-from transcribed import Loop, together
+from toy_tasks import LORA, private, regression, somewhere, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams

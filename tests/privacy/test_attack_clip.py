@@ -6,8 +6,8 @@ from itertools import chain, repeat
 
 import pytest
 import torch
-from small import LORA, PLAN, book, play, private, tokens
 from torch import nn
+from toy_tasks import LORA, PLAN, book, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from small import LORA, PLAN, anywhere, tokens
-from steps import in_units_of_noise
+from contract_clauses import in_units_of_noise
 from torch import Tensor
+from toy_tasks import LORA, PLAN, anywhere, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from small import LORA, play, private, regression
+from toy_tasks import LORA, play, private, regression
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams, key

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from flowers import by_messages
-from small import LORA, PLAN, play, private, tokens
+from flower_runs import by_messages
+from toy_tasks import LORA, PLAN, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import theory

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from commands import SMALL, call
 from filelock import FileLock
-from flowers import protected
-from small import LORA, PLAN, book, play, private, tokens
+from flower_runs import protected
+from toy_tasks import LORA, PLAN, book, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.cli import runs

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from small import LORA, PLAN, examples, play, private, regression, tokens
+from toy_tasks import LORA, PLAN, examples, play, private, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.methods import filters, quantization

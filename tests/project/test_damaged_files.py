@@ -17,7 +17,7 @@ from reports import frame as report_frame
 from reports import ledgers as report_ledgers
 from reports import settings as report_settings
 from safetensors.torch import load, save
-from small import PLAN, play, private, regression
+from toy_tasks import PLAN, play, private, regression
 
 from fedlora_lab import experiments as study
 from fedlora_lab._utils.files import append_line, parse_json, read_lines

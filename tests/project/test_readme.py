@@ -6,11 +6,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import hubs
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import toy_hubs
 from peft import PeftModel
 
 import fedlora_lab as fl
@@ -30,9 +30,9 @@ def test_ten_lines_on_your_own_model_run_as_written(tmp_path, monkeypatch, capsy
     """With a toy BERT in the place of the reader's model."""
     assert len(TEN_LINES.splitlines()) <= 12 and "fl.tasks.hub(" in TEN_LINES
     monkeypatch.chdir(tmp_path)
-    frame = hubs.texts(120).rename(columns={"site": "hospital"})
+    frame = toy_hubs.texts(120).rename(columns={"site": "hospital"})
     frame.to_csv("reviews.csv", index=False)
-    hubs.texts(40).iloc[::-1].to_csv("public.csv", index=False)
+    toy_hubs.texts(40).iloc[::-1].to_csv("public.csv", index=False)
     fl.tasks.tiny("bert", "my-model", frame["text"])
     names: dict[str, Any] = {}
     exec(compile(TEN_LINES, "README.md", "exec"), names)

@@ -5,13 +5,13 @@ clear refusals.
 # pyright: reportArgumentType=false, reportCallIssue=false
 from typing import Any
 
-import hubs
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hubs import IMAGE, TEXT
+import toy_hubs
 from test_gradients import agree, one_by_one
+from toy_hubs import IMAGE, TEXT
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fedlora_lab as fl
@@ -27,7 +27,7 @@ from fedlora_lab.tasks.task import (
     take,
 )
 
-pytestmark = pytest.mark.filterwarnings(hubs.NO_PAD)
+pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 LORA = fl.Lora(rank=2, alpha=3.0)  # as in test_gradients, whose loop is used here
 OWNER = torch.tensor([0, 0, 1, 2, 2])
 LABELLED: dict[str, Any] = {"text": "text", "label": "label"}
@@ -36,13 +36,13 @@ every_kind = pytest.mark.parametrize("kind", [*TEXT, *IMAGE, "decoder"])
 
 
 def task_of(kind):
-    return hubs.decoder() if kind == "decoder" else hubs.task(kind)
+    return toy_hubs.decoder() if kind == "decoder" else toy_hubs.task(kind)
 
 
 def bert(data, **options):
     """A sentence classifier of two clients on this data set."""
     clients = {} if "by" in options else {"clients": 2}
-    return fl.tasks.hub(hubs.folder("bert"), data, **LABELLED | clients | options)
+    return fl.tasks.hub(toy_hubs.folder("bert"), data, **LABELLED | clients | options)
 
 
 @every_kind
@@ -94,10 +94,10 @@ def test_default_targets_and_heads():
         ("distilbert", ("q_lin", "v_lin"), "classifier"),
         ("gpt2", ("c_attn",), "score"),
     ):
-        assert (hubs.task(kind).targets, hubs.task(kind).head) == (targets, head)
-    assert hubs.decoder().head is None
+        assert (toy_hubs.task(kind).targets, toy_hubs.task(kind).head) == (targets, head)
+    assert toy_hubs.decoder().head is None
     for image in IMAGE:  # query and value, or q_proj and v_proj, as Transformers' version has it
-        assert {name[0] for name in hubs.task(image).targets} == {"q", "v"}
+        assert {name[0] for name in toy_hubs.task(image).targets} == {"q", "v"}
 
 
 def test_a_tiny_model_is_read_back(tmp_path):
@@ -118,7 +118,7 @@ def test_a_tiny_model_is_read_back(tmp_path):
 
 def test_kinds_of_data_sets(tmp_path):
     """A CSV file, a mapping of splits and a folder of images say what the frame says."""
-    frame = hubs.texts()
+    frame = toy_hubs.texts()
     frame.to_csv(tmp_path / "texts.csv", index=False)
     from_frame, from_file = (bert(d, by="site") for d in (frame, tmp_path / "texts.csv"))
     assert from_frame.fingerprint == from_file.fingerprint
@@ -128,12 +128,12 @@ def test_kinds_of_data_sets(tmp_path):
     split = bert(parts, by="site", test="validation")
     assert len(split.test[1]) == 18 and sum(split.sizes) == 30
     assert bert(frame[:30], by="site", test=frame[30:]).fingerprint == split.fingerprint
-    animals = hubs.image_folder(tmp_path / "animals")
-    task = fl.tasks.hub(hubs.folder("vit"), animals, **PICTURES, clients=2, test=0.25)
+    animals = toy_hubs.image_folder(tmp_path / "animals")
+    task = fl.tasks.hub(toy_hubs.folder("vit"), animals, **PICTURES, clients=2, test=0.25)
     assert task.labels == ("cat", "dog")
     assert sum(task.sizes) == 6 and task.test[0].shape == (2, 3, 8, 8)
     for part in ("train", "val"):
-        hubs.image_folder(tmp_path / "parts" / part)
+        toy_hubs.image_folder(tmp_path / "parts" / part)
     assert sorted(read_splits(tmp_path / "parts")) == ["train", "val"]
 
 
@@ -149,22 +149,24 @@ def test_data_sets_of_hugging_face():
         info = datasets.DatasetInfo(features=features)
         return datasets.Dataset(table, info=info, fingerprint="0")
 
-    frame, words = hubs.texts(), datasets.Value("string")
+    frame, words = toy_hubs.texts(), datasets.Value("string")
     kinds = {"text": words, "label": datasets.ClassLabel(names=["harsh", "kind"]), "site": words}
     made = made_of(frame, **kinds)
     assert bert(made, by="site").fingerprint == bert(frame, by="site").fingerprint
     parts = datasets.DatasetDict({"train": made, "test": made_of(made[:9], **kinds)})
     task = bert(parts, test="test")
     assert len(task.test[1]) == 9 and task.labels == ("harsh", "kind")
-    shown = hubs.images(12)
+    shown = toy_hubs.images(12)
     pictures = made_of(shown, image=datasets.Image(), label=datasets.Value("int64"))
-    tasks = [fl.tasks.hub(hubs.folder("vit"), x, **PICTURES, clients=2) for x in (shown, pictures)]
+    tasks = [
+        fl.tasks.hub(toy_hubs.folder("vit"), x, **PICTURES, clients=2) for x in (shown, pictures)
+    ]
     assert tasks[0].fingerprint == tasks[1].fingerprint
 
 
 def test_seeds_and_shares():
     """The split is the seed's, and of all rows; a limit takes from the private part only."""
-    frame = hubs.texts()
+    frame = toy_hubs.texts()
     made = [bert(frame, clients=4, alpha=0.5, seed=s) for s in (0, 0, 1)]
     assert made[0].fingerprint == made[1].fingerprint != made[2].fingerprint
     assert sum(made[0].sizes) + len(made[0].test[1]) == len(frame)
@@ -179,7 +181,7 @@ def test_seeds_and_shares():
 
 
 def test_texts_too_long_are_refused_or_cut():
-    frame = hubs.texts()
+    frame = toy_hubs.texts()
     frame.loc[5, "text"] = "good " * 70
     line = r"text='72 tokens in row .*': expected at most 64; max_length=64 cuts them"
     with pytest.raises(ValueError, match=line):
@@ -190,13 +192,13 @@ def test_texts_too_long_are_refused_or_cut():
     for kind, room in (("roberta", 65), ("gpt2", 64)):
         line = f"max_length=66: expected a whole number in .2, {room}."
         with pytest.raises(ValueError, match=line):
-            fl.tasks.hub(hubs.folder(kind), frame, **LABELLED, max_length=66)
+            fl.tasks.hub(toy_hubs.folder(kind), frame, **LABELLED, max_length=66)
 
 
 @pytest.mark.parametrize("kind", TEXT)
 def test_padding_is_cut_off_and_changes_nothing(kind):
     """Outputs of a batch cut to its longest text are those of the padded one."""
-    task = hubs.task(kind)
+    task = toy_hubs.task(kind)
     x = take(task.test[0], (task.test[0]["attention_mask"].sum(1) < 8).nonzero().squeeze(1))
     cut = per_example.ready(task, x, torch.device("cpu"))
     assert cut["input_ids"].shape[1] < x["input_ids"].shape[1]
@@ -206,7 +208,7 @@ def test_padding_is_cut_off_and_changes_nothing(kind):
 
 def test_loss_is_each_text_s_own():
     """By hand, token by token; Transformers' own loss of each text alone, without padding."""
-    task = hubs.decoder()
+    task = toy_hubs.decoder()
     x, y = task.test
     outputs = task.forward(task.model, x)
     found = next_token_loss(outputs, y)
@@ -224,7 +226,7 @@ def test_loss_is_each_text_s_own():
 
 
 def test_images_are_scaled_as_the_model_says(tmp_path):
-    model = hubs.task("vit").model
+    model = toy_hubs.task("vit").model
     white = [np.full((8, 8, 3), 255, np.uint8)]
     assert torch.equal(scale_images(white, model, None), torch.ones(1, 3, 8, 8)), "(1 - 0.5) / 0.5"
     scale = '{"image_mean": [0, 0, 1], "image_std": [1, 2, 1]}'
@@ -239,28 +241,28 @@ def test_images_are_scaled_as_the_model_says(tmp_path):
 def test_a_model_in_hand_is_copied():
     with fl.tasks.quiet():
         load = AutoModelForSequenceClassification.from_pretrained
-        model = load(hubs.folder("bert"), num_labels=2).train()
-    code = AutoTokenizer.from_pretrained(hubs.folder("bert"))
-    task = fl.tasks.hub(model, hubs.texts(), **LABELLED, clients=2, tokenizer=code)
+        model = load(toy_hubs.folder("bert"), num_labels=2).train()
+    code = AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
+    task = fl.tasks.hub(model, toy_hubs.texts(), **LABELLED, clients=2, tokenizer=code)
     assert model.training and all(p.requires_grad for p in model.parameters())
     assert not task.model.training
     line = "tokenizer=None: expected a tokenizer, since the model was given as a module"
     with pytest.raises(ValueError, match=line):
-        fl.tasks.hub(model, hubs.texts(), **LABELLED)
+        fl.tasks.hub(model, toy_hubs.texts(), **LABELLED)
 
 
 def test_a_padding_token_is_set_and_said():
     with pytest.warns(UserWarning, match="tokenizer without a padding token: </s> pads"):
-        task = fl.tasks.hub(hubs.folder("gpt2"), hubs.texts(), **LABELLED, clients=2)
+        task = fl.tasks.hub(toy_hubs.folder("gpt2"), toy_hubs.texts(), **LABELLED, clients=2)
     config: Any = task.model.config
     assert config.pad_token_id == 0
 
 
-FRAME = hubs.texts()
-WIDER = AutoTokenizer.from_pretrained(hubs.folder("bert"))
+FRAME = toy_hubs.texts()
+WIDER = AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
 WIDER.add_tokens(["[EMAIL]"])
 UNKNOWN = {"dataset": FRAME.assign(text="[EMAIL] film"), "tokenizer": WIDER}
-DECODER = {"label": None, "model": hubs.folder("gpt2")}
+DECODER = {"label": None, "model": toy_hubs.folder("gpt2")}
 BAD = {
     "text='words': expected a column: text, label, site": {"text": "words"},
     "label='y': expected a column: text, label, site": {"label": "y"},
@@ -288,7 +290,7 @@ BAD = {
     "text=3: expected text in every row, which row 0": {"dataset": FRAME.assign(text=3)},
     "tokenizer='token 16 in row 0': expected tokens below 16": UNKNOWN,
     "model='no/such/model/anywhere': expected a name or": {"model": "no/such/model/anywhere"},
-    "model=.*: expected a name or folder that AutoModelForSeq": {"model": hubs.folder("vit")},
+    "model=.*: expected a name or folder that AutoModelForSeq": {"model": toy_hubs.folder("vit")},
     "model='Linear': expected a Transformers model": {"model": torch.nn.Linear(2, 2)},
     "model=3: expected a Transformers model, a name or a folder": {"model": 3},
 }
@@ -296,17 +298,17 @@ BAD = {
 
 @pytest.mark.parametrize("line", BAD)
 def test_bad_calls_are_one_line(line):
-    call = {"model": hubs.folder("bert"), "dataset": FRAME, **LABELLED, **BAD[line]}
+    call = {"model": toy_hubs.folder("bert"), "dataset": FRAME, **LABELLED, **BAD[line]}
     with pytest.raises(ValueError, match=line) as error:
         fl.tasks.hub(call.pop("model"), call.pop("dataset"), **call)
     assert "\n" not in str(error.value)
 
 
 def test_a_picture_that_is_none_is_named(tmp_path):
-    folder = hubs.image_folder(tmp_path)
+    folder = toy_hubs.image_folder(tmp_path)
     (folder / "cat" / "1.png").write_bytes(b"not a picture")
     arrays = pd.DataFrame({"image": [np.zeros((4, 4))] * 4, "label": [0, 1, 0, 1]})
     lines = ("image: expected an image in row .*identify", "an array of float64, not of bytes")
     for data, line in zip((folder, arrays), lines, strict=True):
         with pytest.raises(ValueError, match=line):
-            fl.tasks.hub(hubs.folder("vit"), data, **PICTURES, clients=1)
+            fl.tasks.hub(toy_hubs.folder("vit"), data, **PICTURES, clients=1)

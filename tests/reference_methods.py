@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.stats import norm
-from small import LORA, Tokens
+from toy_tasks import LORA, Tokens
 
 State = dict[tuple[str, str], np.ndarray]
 Keys = list[tuple[str, str]]

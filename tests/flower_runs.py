@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from small import LORA, PLAN, private
 from torch import Tensor
+from toy_tasks import LORA, PLAN, private
 
 import fedlora_lab as fl
 from fedlora_lab.federated.records import Round, origin

@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from small import (
+from torch import Tensor, nn
+from toy_tasks import (
     LORA,
     anywhere,
     movers,
@@ -24,7 +25,6 @@ from small import (
     tokens,
     with_clients,
 )
-from torch import Tensor, nn
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams

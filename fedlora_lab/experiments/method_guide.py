@@ -161,7 +161,7 @@ def situations(frames: Frames) -> Iterator[Situation]:
     A declared study that asks what one knob does is passed over; a frame of one's own is not.
     """
     for study, frame in frames.items():
-        if study not in STUDIES or STUDIES[study].guides:
+        if study not in STUDIES or STUDIES[study].has_situations:
             yield from _settings(study, frame)
 
 

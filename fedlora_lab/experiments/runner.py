@@ -97,7 +97,7 @@ def run_job(job: Job) -> dict[str, Any]:
         values |= {"deviation": last.deviation, "epsilon": last.epsilon, "clipped": last.clipped}
         for name in ("bytes_up", "bytes_down"):
             values[name] = sum(getattr(record.uploads, name) for record in records)
-        if job.flat:
+        if job.measure_curvature:
             values["sharpness"] = flatness(task, last).top
     values["seconds"] = sum(record.seconds for record in records)
     finite = {name: float(x) if math.isfinite(x) else None for name, x in values.items()}
@@ -123,7 +123,7 @@ def finalists(study: Study, case: Case, done: Done) -> tuple[float, ...] | None:
 
     Args: study, case: what is tuned. done: its results so far, see `load_results`.
     """
-    if (scores := _scores(study.screening(case), done)) is None:
+    if (scores := _scores(study.screening_jobs(case), done)) is None:
         return None
     return tuple(sorted(scores, key=scores.__getitem__, reverse=True)[: study.finalists])
 
@@ -136,8 +136,8 @@ def best_rate(study: Study, case: Case, done: Done) -> float | None:
     """
     if (rates := finalists(study, case, done)) is None:
         return None
-    first = (job for job in study.screening(case) if job.lr in rates)
-    scores = _scores((*first, *study.finals(case, rates)), done)
+    first = (job for job in study.screening_jobs(case) if job.lr in rates)
+    scores = _scores((*first, *study.final_jobs(case, rates)), done)
     return None if scores is None else max(scores, key=scores.__getitem__)
 
 
@@ -146,11 +146,11 @@ def known_jobs(study: Study, case: Case, done: Done) -> Iterator[Job]:
 
     Args: as for `finalists`.
     """
-    yield from study.screening(case)
+    yield from study.screening_jobs(case)
     if (rates := finalists(study, case, done)) is not None:
-        yield from study.finals(case, rates)
+        yield from study.final_jobs(case, rates)
     if (lr := best_rate(study, case, done)) is not None:
-        yield from study.reported(case, lr)
+        yield from study.report_jobs(case, lr)
 
 
 def progress(study: Study, path: Path) -> tuple[int, int]:
@@ -187,7 +187,8 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
 
         def known(job: Job) -> bool:
             entry = others.get(job.key)
-            return entry is not None and (not job.flat or "sharpness" in entry["values"])
+            asked = {"sharpness"} if job.measure_curvature else set()
+            return entry is not None and asked <= set(entry["values"])
 
         # While the last of a group of cases are tuned, others of it keep the processes busy.
         size = max(workers, 1) * 2
@@ -260,7 +261,7 @@ def study_frame(study: Study, path: Path) -> pd.DataFrame:
     done, rows = load_results(path), []
     for case in study.cases:
         lr = best_rate(study, case, done)
-        jobs = [] if lr is None else list(study.reported(case, lr))
+        jobs = [] if lr is None else list(study.report_jobs(case, lr))
         if not all(job.key in done for job in jobs):
             continue
         edge = lr in (study.rates[0], study.rates[-1])

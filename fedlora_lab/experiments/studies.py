@@ -52,7 +52,7 @@ class Job(NamedTuple):
     lr: float
     seed: int
     tune: bool  # it chooses the learning rate, on validation data; else it is reported
-    flat: bool = False  # with the curvature at its end
+    measure_curvature: bool = False  # at its end
 
     @property
     def key(self) -> str:
@@ -77,8 +77,9 @@ class Study:
     rates: tuple[float, ...] = RATES  # at least four, ascending
     tune_seeds: tuple[int, ...] = TUNE_SEEDS
     finalists: int = 3  # how many rates meet all tuning seeds
-    flat: bool = False  # measure the curvature at the end of every reported run
-    guides: bool = False  # its cases are situations to choose a method in; else it turns one knob
+    measure_curvature: bool = False  # at the end of every reported run
+    # Its cases are situations to choose a method in; else it turns one knob.
+    has_situations: bool = False
 
     def __post_init__(self) -> None:
         rising = len(self.rates) >= 4 and list(self.rates) == sorted(self.rates)
@@ -91,17 +92,17 @@ class Study:
         check(apart, "seeds", self.seeds, "none of the tuning seeds")
         check(not twice, "cases", f"{twice} twice", "each case once")
 
-    def screening(self, case: Case) -> Iterator[Job]:
+    def screening_jobs(self, case: Case) -> Iterator[Job]:
         """Every rate once."""
         return (Job(case, lr, self.tune_seeds[0], True) for lr in self.rates)
 
-    def finals(self, case: Case, rates: Iterable[float]) -> Iterator[Job]:
+    def final_jobs(self, case: Case, rates: Iterable[float]) -> Iterator[Job]:
         """The best rates with the seeds that are left."""
         return (Job(case, lr, seed, True) for lr in rates for seed in self.tune_seeds[1:])
 
-    def reported(self, case: Case, lr: float) -> Iterator[Job]:
-        """The runs that count."""
-        return (Job(case, lr, seed, False, self.flat) for seed in self.seeds)
+    def report_jobs(self, case: Case, lr: float) -> Iterator[Job]:
+        """The runs that are reported."""
+        return (Job(case, lr, seed, False, self.measure_curvature) for seed in self.seeds)
 
     @property
     def tries(self) -> int:
@@ -172,7 +173,7 @@ SWEEPS: dict[str, tuple[str, dict[float, dict[str, Any]]]] = {
         },
     ),
     "crowd": (
-        "the same data over 2 to 200 clients",
+        "2 to 200 clients sharing the same data",
         # At least six examples each, as elsewhere, is the mean of two hundred clients.
         {n: {"clients": n} | ({"min_size": 2} if n > 100 else {}) for n in (2, 10, 50, 200)},
     ),
@@ -181,7 +182,7 @@ SWEEPS: dict[str, tuple[str, dict[float, dict[str, Any]]]] = {
         {c: {"privacy": {**CLIP, "clip_norm": c}} for c in (0.1, 0.3, 1.0, 3.0, 10.0)},
     ),
     "noise": (
-        "noise alone: sigma at a fixed clip",
+        "noise multiplier at a fixed clip norm, no budget",
         {
             sigma: {"epsilon": None, "privacy": {**CLIP, "noise_multiplier": sigma}}
             for sigma in (0.0, 0.5, 1.0, 2.0, 4.0)
@@ -204,31 +205,33 @@ def _studies() -> Iterator[Study]:
     for alpha in (0.1, 1000.0):
         cases += _digits(main, {"alpha": alpha}, epsilon=3.0, alpha=alpha)
     cases += [case for e in BUDGETS for case in _digits(others, {"alpha": 0.5}, epsilon=e)]
-    note = "all methods over budgets; the main ones over splits"
-    yield Study("digits", note, tuple(cases), rates=SMALLER, guides=True)
+    note = "all certified methods at four budgets; the main ones also at other splits"
+    yield Study("digits", note, tuple(cases), rates=SMALLER, has_situations=True)
 
     plan = {"rounds": 40, "local_steps": 2, "batch": None, "participation": 0.2}
     unit: dict[str, Any] = {"unit": "client", "clip_norm": 0.5, "delta": 1e-3}
     many: dict[str, Any] = {"clients": 100, "plan": plan, "privacy": unit}
     cases = [case for e in (3.0, 8.0, 20.0) for case in _digits(main, {}, epsilon=e, **many)]
     note = "client-level privacy with 100 clients, 20 % of them in a round"
-    yield Study("digits-clients", note, tuple(cases), guides=True)
+    yield Study("digits-clients", note, tuple(cases), has_situations=True)
 
     places = (f"layer.{i}.attention.self.{kind}" for i in (4, 5) for kind in ("query", "value"))
     task, own = ("sentiment", {"targets": tuple(places)}), {"clip_norm": 1.0, "delta": 1e-5}
     plan, quick = {"rounds": 5, "local_steps": 5, "batch": 32}, {"frozen_prefix": True}
     parts: Any = own, plan, RANK4, quick | {"products": "bfloat16"}
     cases = [Case(row, {"epsilon": e}, task, e, *parts) for e in BUDGETS for row in main]
-    rates, note = (0.05, 0.2, 0.8, 3.2, 12.8), "real language model, natural domains"
-    yield Study("sentiment", note, tuple(cases), rates=rates, tune_seeds=(1001,), guides=True)
+    how: dict[str, Any] = {"rates": (0.05, 0.2, 0.8, 3.2, 12.8), "tune_seeds": (1001,)}
+    note = "sentiment with a pretrained language model, one client per domain"
+    yield Study("sentiment", note, tuple(cases), **how, has_situations=True)
 
     cases = [case for e in (1.0, 8.0) for case in _digits(factorial_methods(), {}, epsilon=e)]
-    note, seeds = "which ingredient does the work", tuple(range(5))
+    note, seeds = "36 methods: schedule x server rule x gradient rule", tuple(range(5))
     yield Study("digits-factorial", note, tuple(cases), seeds=seeds, rates=SMALLER)
 
     rows = [methods.ALL[x] for x in ("fedlora", "rolora", "la-lora-unfiltered", "la-lora")]
     cases = [case for e in (1.0, 8.0) for case in _digits(rows, {}, epsilon=e)]
-    yield Study("digits-flat", "curvature where training ended", tuple(cases), flat=True)
+    note = "curvature of the trained model"
+    yield Study("digits-flat", note, tuple(cases), measure_curvature=True)
 
     rates = {"crowd": SMALLER, "clip": (*RATES, 12.5)}  # a step is at most the rate times the clip
     few: dict[str, Any] = {"seeds": seeds, "tune_seeds": TUNE_SEEDS[:2]}

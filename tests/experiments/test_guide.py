@@ -83,7 +83,7 @@ def test_the_guide():
     frame = made(THREE, noise=1.0)
     frames = {"digits-noise": frame, "digits-factorial": frame, "mine": frame}
     assert list(study.guide(frames)["where"]) == ["noise = 1"]
-    asked = {name for name, one in study.STUDIES.items() if one.guides}
+    asked = {name for name, one in study.STUDIES.items() if one.has_situations}
     assert asked == {"digits", "digits-clients", "sentiment"}
     with pytest.raises(ValueError, match=r"^frame\.columns=\['a'\]: expected a study's: study, m"):
         study.guide({"x": pd.DataFrame({"a": [1]})})

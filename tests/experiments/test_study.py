@@ -52,7 +52,7 @@ def test_a_study_tunes_and_reports(tmp_path, monkeypatch):
     kept = json.loads((tmp_path / "small.json").read_text())
     assert kept["command"] == "fedlora-lab study small" and kept["done"] == kept["runs"] == one.runs
     for each in one.cases:
-        first = [done[job.key]["values"]["loss"] for job in one.screening(each)]
+        first = [done[job.key]["values"]["loss"] for job in one.screening_jobs(each)]
         assert first[-1] is None or first[-1] > 1e3
         assert runner.best_rate(one, each, done) in one.rates[:-1]
     table: Any = study.study_frame(one, path)
@@ -86,16 +86,16 @@ def test_all_tuning_seeds_choose(sign, measure, first, finals, rates, best):
     rate is taken; a run that diverged comes last; missing runs wait; reported runs take others."""
     each, done = case("fedlora"), {}
     one = small(each)
-    tuned = [*one.screening(each), *one.finals(each, rates)]
+    tuned = [*one.screening_jobs(each), *one.final_jobs(each, rates)]
     assert all(job.tune for job in tuned) and one.tries == len(tuned)
     assert sorted((job.lr, job.seed) for job in tuned if job.lr in rates) == sorted(
         (lr, seed) for lr in rates for seed in one.tune_seeds
     )
-    assert [(job.seed, job.tune) for job in one.reported(each, 0.1)] == [
+    assert [(job.seed, job.tune) for job in one.report_jobs(each, 0.1)] == [
         (s, False) for s in one.seeds
     ]
     assert runner.finalists(one, each, done) is None
-    for jobs, values in ((one.screening(each), first), (one.finals(each, rates), finals)):
+    for jobs, values in ((one.screening_jobs(each), first), (one.final_jobs(each, rates), finals)):
         assert runner.best_rate(one, each, done) is None
         for job, value in zip(jobs, values, strict=True):
             done[job.key] = {"values": {measure: None if value is None else sign * value}}
@@ -107,7 +107,7 @@ def test_the_result_is_that_of_the_run():
     """A reported run's values are those of the last record of the run that a user would write:
     loss, noise summed over the layers, and curvature where the study asks for it."""
     one = case("rolora", 8.0)
-    found = runner.run_job(Job(one, 0.1, 3, tune=False, flat=True))["values"]
+    found = runner.run_job(Job(one, 0.1, 3, tune=False, measure_curvature=True))["values"]
     task, plan = fl.tasks.regression(**SIZES), fl.Plan(**one.plan, lr=0.1)
     privacy = fl.Privacy(**one.privacy).calibrate(epsilon=8.0, task=task, plan=plan)
     *_, last = fl.run(task, "rolora", privacy, plan, lora=fl.Lora(rank=2), seed=3)
@@ -119,7 +119,7 @@ def test_the_result_is_that_of_the_run():
     tuned = runner.run_job(Job(one, 0.1, 3, tune=True))["values"]
     assert tuned["loss"] != found["loss"] and "sharpness" not in tuned
     flat = study.STUDIES["digits-flat"]
-    assert all(job.flat for job in flat.reported(flat.cases[0], 0.1))
+    assert all(job.measure_curvature for job in flat.report_jobs(flat.cases[0], 0.1))
 
 
 @pytest.mark.slow
@@ -181,9 +181,9 @@ def test_what_another_study_measured_is_not_run_again(tmp_path, monkeypatch):
     assert found == runner.load_results(tmp_path / "second.jsonl") and len(found) == second.runs
     assert all(found[key] == done[key] for key in found.keys() & done.keys())
     ran.clear()
-    flat = small(case("rolora"), name="flat", flat=True)
+    flat = small(case("rolora"), name="flat", measure_curvature=True)
     curved = study.run_study(flat, tmp_path / "flat.jsonl", workers=0, bar=False)
-    assert [(job.seed, job.flat) for job in ran] == [(0, True), (1, True), (2, True)]
+    assert [(job.seed, job.measure_curvature) for job in ran] == [(0, True), (1, True), (2, True)]
     assert sum("sharpness" in entry["values"] for entry in curved.values()) == 3
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from fedlora_lab.federated.local_training import Clients, RunContext, local_step, moving_keys
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.published import FFA, FedLoRA, LALoRA
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.methods.table import FFA, FedLoRA, LALoRA
 
 
 def _part(

@@ -14,7 +14,7 @@ import fedlora_lab as fl
 from fedlora_lab.course.sharp_edges import BUGS
 from fedlora_lab.federated import local_training, run_spec, simulation, uploads
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.table import DEeRLiteral, FedLoRA
+from fedlora_lab.methods.published import DEeRLiteral, FedLoRA
 from fedlora_lab.privacy import mechanism
 from fedlora_lab.privacy.mechanism import clip_sum, gaussian_noise, row_norms
 

@@ -21,8 +21,8 @@ from fedlora_lab.lora import per_example
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.published import get
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.methods.table import get
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.mechanism import injected_bug, map_rank_axis, precondition_rows, row_norms
 from fedlora_lab.tasks.task import Examples, Task, concatenate, take

@@ -25,7 +25,7 @@ from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
-from fedlora_lab.methods.table import get
+from fedlora_lab.methods.published import get
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.mechanism import map_rank_axis, uncertified_reason

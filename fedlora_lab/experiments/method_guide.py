@@ -15,8 +15,8 @@ from fedlora_lab.experiments.studies import STUDIES
 from fedlora_lab.federated import dry_run
 from fedlora_lab.methods.filters import binomial
 from fedlora_lab.methods.method import Cycle, Method
+from fedlora_lab.methods.published import ALL, VARIANTS, rule_name
 from fedlora_lab.methods.quantization import normal_float
-from fedlora_lab.methods.table import ALL, VARIANTS, rule_name
 from fedlora_lab.report.paired_differences import paired_difference
 from fedlora_lab.report.summary_table import t_interval
 

@@ -16,9 +16,9 @@ from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.methods.aggregation import client_values, mean
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.plan import Lora
+from fedlora_lab.methods.published import ALL, VARIANTS
 from fedlora_lab.methods.quantization import bytes_text
 from fedlora_lab.methods.state import ParamKey, ServerState, merge_own_ranks, shared_rank
-from fedlora_lab.methods.table import ALL, VARIANTS
 from fedlora_lab.privacy.mechanism import uncertified_reason
 
 EXACT = 1e-9

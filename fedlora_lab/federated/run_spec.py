@@ -25,8 +25,8 @@ from fedlora_lab.methods.aggregation import Rule
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.state import KINDS, ServerState
-from fedlora_lab.methods.table import rule_name
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry
 from fedlora_lab.privacy.mechanism import uncertified_reason

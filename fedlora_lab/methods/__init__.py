@@ -1,11 +1,11 @@
 """Published methods as rows of a table: ``fl.methods.RoLoRA``, ``.get(slug)``, ``.table()``.
 
-Every row of `table.py` is a name of this package; a new one is listed nowhere else.
+Every row of `published.py` is a name of this package; a new one is listed nowhere else.
 
 >>> from fedlora_lab import methods
 >>> methods.get("la-lora").replace(name="mine", filter=methods.FedLoRA.filter).slug
 'mine'
 """
 
+from fedlora_lab.methods.published import *  # noqa: F403
 from fedlora_lab.methods.quantization import normal_float as normal_float
-from fedlora_lab.methods.table import *  # noqa: F403

@@ -38,7 +38,7 @@ KEY = {
 def _marks(method: "Method") -> dict[str, Any]:
     """What is special about a row: each rule compared with the default of the grammar."""
     from fedlora_lab.methods.method import Method
-    from fedlora_lab.methods.table import rule_name
+    from fedlora_lab.methods.published import rule_name
 
     plain = Method("plain", source="")
     filtered, shaped = method.filter != plain.filter, method.precondition is not None
@@ -57,7 +57,7 @@ def describe_method(method: "Method", rounds: int = 4, steps: int = 4) -> str:
 
     Args: method: a row; rounds, steps: how much of its schedule to read.
     """
-    from fedlora_lab.methods.table import ALL
+    from fedlora_lab.methods.published import ALL
 
     if method.note and method in ALL.values():
         return method.note
@@ -216,7 +216,7 @@ def method_diagrams(
         columns: diagrams side by side.
         key: explain the signs below.
     """
-    from fedlora_lab.methods.table import ALL, get
+    from fedlora_lab.methods.published import ALL, get
 
     for label, value in (("rounds", rounds), ("steps", steps), ("columns", columns)):
         check_whole(label, value, 1)

@@ -124,7 +124,7 @@ def look(slug: str) -> Look:
 
 def name(slug: str) -> str:
     """The method's name as published, or the words of the slug where the table has none."""
-    from fedlora_lab.methods.table import ALL, VARIANTS
+    from fedlora_lab.methods.published import ALL, VARIANTS
 
     row = (ALL | VARIANTS).get(slug)
     return slug.replace("-", " ") if row is None else row.name

@@ -19,8 +19,8 @@ import fedlora_lab as fl
 from fedlora_lab.federated.records import Tick, origin
 from fedlora_lab.flower.client import evaluate
 from fedlora_lab.flower.simulators import SimulatedClients
+from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.methods.quantization import normal_float
-from fedlora_lab.methods.table import FedLoRA
 
 pytestmark = pytest.mark.attack
 QUANTISED = FedLoRA.replace(name="quantised", broadcast=normal_float(width=4, block=8))

@@ -10,7 +10,7 @@ from fedlora_lab.federated import dry_run
 from fedlora_lab.methods import filters
 from fedlora_lab.methods.aggregation import merge, truncated_svd
 from fedlora_lab.methods.method import Cycle
-from fedlora_lab.methods.table import measurements
+from fedlora_lab.methods.published import measurements
 
 ROWS = methods.ALL | methods.VARIANTS
 PLAIN = methods.FedLoRA

@@ -15,7 +15,7 @@ from fedlora_lab.federated import local_training
 from fedlora_lab.federated.simulation import Federation
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.methods import state
-from fedlora_lab.methods.table import FedLoRA
+from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.privacy import mechanism
 from fedlora_lab.tasks.task import Task, frozen_copy
 

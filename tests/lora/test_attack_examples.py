@@ -19,8 +19,8 @@ from toy_tasks import PLAN, Tokens, examples, play, private, regression, tokens
 import fedlora_lab as fl
 from fedlora_lab.methods.aggregation import ByLayer
 from fedlora_lab.methods.filters import Preconditioner
+from fedlora_lab.methods.published import FFA, FedLoRA
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.methods.table import FFA, FedLoRA
 from fedlora_lab.tasks.architectures import trim_padding
 from fedlora_lab.tasks.task import Task, cross_entropy, frozen_copy, squared_error
 

@@ -10,7 +10,7 @@ import pandas as pd
 from fedlora_lab._utils.validation import check
 from fedlora_lab.experiments.method_guide import rank_methods, situations
 from fedlora_lab.federated.dry_run import NAMES
-from fedlora_lab.methods.table import ALL
+from fedlora_lab.methods.published import ALL
 from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.style import look, name
 from fedlora_lab.plots.training_curves import AXES

@@ -17,8 +17,8 @@ from fedlora_lab.federated.simulation import run
 from fedlora_lab.methods.filters import binomial
 from fedlora_lab.methods.method import Cycle
 from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.published import LALoRA
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.methods.table import LALoRA
 from fedlora_lab.privacy.mechanism import clip_sum
 
 # Another model than meant

@@ -1,4 +1,4 @@
-"""One row for each published method. `ALL` maps a slug to its row, in this order."""
+"""The published methods, one row each. `ALL` maps a slug to its row, in this order."""
 
 import inspect
 import json

@@ -16,7 +16,7 @@ import pytest
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.methods.method import Cycle, Method
-from fedlora_lab.methods.table import measurements
+from fedlora_lab.methods.published import measurements
 
 ROOT = Path(__file__).parents[2]
 
@@ -147,9 +147,9 @@ def test_adding_a_method_is_adding_its_row(tmp_path):
     """
     skip = shutil.ignore_patterns(".*", "__pycache__", "results", "runs", "node_modules", "build")
     shutil.copytree(ROOT, tmp_path, ignore=skip, symlinks=True, dirs_exist_ok=True)
-    table = tmp_path / "fedlora_lab" / "methods" / "table.py"
+    rows = tmp_path / "fedlora_lab" / "methods" / "published.py"
     place = "Local = FedLoRA.replace("
-    table.write_text(table.read_text().replace(place, ROW + place, 1))
+    rows.write_text(rows.read_text().replace(place, ROW + place, 1))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "MPLBACKEND": "agg"}
 
     def run(*words: str) -> str:
@@ -159,9 +159,9 @@ def test_adding_a_method_is_adding_its_row(tmp_path):
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
-    names = ("methods/test_table", "methods/test_contract", "plots/test_plots")
+    names = ("methods/test_published", "methods/test_contract", "plots/test_plots")
     clauses = "no_op or frozen or deviates or epsilon or opens"
-    chosen = f"(two-to-one and ({clauses})) or test_table or keeps_its_colour"
+    chosen = f"(two-to-one and ({clauses})) or test_published or keeps_its_colour"
     words = ("-k", f"({chosen}) and not script and not adding", "-p", "no:cacheprovider")
     found = run("-m", "pytest", "-q", *words, *(f"tests/{name}.py" for name in names))
     assert int(found.split(" passed")[0].split()[-1]) > 20

@@ -81,7 +81,7 @@ def test_the_clip_figure_shows_the_terms(heavy):
 
 @pytest.mark.parametrize(("sigma", "epsilon"), [(1.0, 1.0), (2.0, 0.5), (0.5, 3.0)])
 def test_the_shaded_area_is_delta(sigma, epsilon):
-    figure: Any = figures.worlds(sigma, epsilon)
+    figure: Any = figures.neighbouring_outputs(sigma, epsilon)
     (x, out), (_, into) = (line.get_data() for line in figure.axes[0].lines[:2])
     area = np.trapezoid(np.maximum(0, into - np.exp(epsilon) * out), x)
     assert area == pytest.approx(theory.gdp_delta(theory.gaussian_mu(sigma), epsilon), rel=2e-3)
@@ -90,7 +90,7 @@ def test_the_shaded_area_is_delta(sigma, epsilon):
 
 def test_composition_ends_at_the_accountants():
     """Two of them by numbers from elsewhere; 3.77 is what PRV and Rényi bound from above."""
-    table = figures.composed(3.0, 0.1, 1e-6, [512]).set_index("way")["epsilon"]
+    table = figures.composition_table(3.0, 0.1, 1e-6, [512]).set_index("way")["epsilon"]
     plan = fl.Privacy(noise_multiplier=3.0, sample_rate=0.1, delta=1e-6)
     assert table["prv"] == plan.ledger(512).epsilon()
     assert (table["rdp"], table["clt"]) == pytest.approx((4.052, 3.668), abs=2e-3)
@@ -112,9 +112,9 @@ def test_the_planner_states_the_ledgers_epsilon():
     assert len(seen) == 1
 
 
-def test_promises_draw_the_means():
+def test_the_accuracy_by_budget_is_the_means():
     frames = {target: scores_frame({"ffa-lora": [target / 10, 0.9]}) for target in (2.0, 8.0)}
     both = {t: pd.concat([f, f.assign(measure="epsilon")]) for t, f in frames.items()}
-    lines: Any = figures.promises(both).axes[0].lines
+    lines: Any = figures.accuracy_by_budget(both).axes[0].lines
     for line, target in zip(lines, frames, strict=True):
         assert line.get_ydata()[-1] == pytest.approx((target / 10 + 0.9) / 2)

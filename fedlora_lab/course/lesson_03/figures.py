@@ -40,7 +40,7 @@ TOP: Any = {"va": "top", **BOLD}
 
 
 def clip_drawer(rows: Float[np.ndarray, "n p"]) -> Callable[..., tuple[style.Picture, str]]:
-    """Works out once what each threshold costs; returns `clip` of these rows, also in words.
+    """Works out once what each threshold costs; returns `clip_cost` of these rows, also in words.
 
     Guarantees: the bars add up to n, the curves are `theory.clip_terms`
         (test_the_clip_figure_shows_the_terms).
@@ -100,7 +100,7 @@ def clip_drawer(rows: Float[np.ndarray, "n p"]) -> Callable[..., tuple[style.Pic
     return draw
 
 
-def clip(
+def clip_cost(
     rows: Float[np.ndarray, "n p"],
     clip_norm: float = 1.0,
     noise_multiplier: float = 1.0,
@@ -156,7 +156,7 @@ def _attacker(ax: Any, fpr: Any, allowed: Any, at: float, most: float) -> None:
 
 
 @style.paper()
-def worlds(noise_multiplier: float = 1.0, epsilon: float = 1.0) -> style.Picture:
+def neighbouring_outputs(noise_multiplier: float = 1.0, epsilon: float = 1.0) -> style.Picture:
     """Draws the released number with and without one example, and what ε leaves to an attacker.
 
     The shaded area, where one curve exceeds e^ε times the other, is δ.
@@ -199,7 +199,7 @@ WAYS = {
 }
 
 
-def composed(sigma: float, q: float, delta: float, steps: "list[int]") -> Any:
+def composition_table(sigma: float, q: float, delta: float, steps: "list[int]") -> Any:
     """ε after some numbers of releases by each way of counting.
 
     Args: sigma, q, delta: noise multiplier, sample rate and δ of a release; steps: how many.
@@ -232,7 +232,7 @@ def composition(
     """
     check_whole("steps", steps, 8)
     at = sorted({max(1, round(steps * (i / 11) ** 2)) for i in range(12)})
-    table: Any = composed(noise_multiplier, sample_rate, delta, at)
+    table: Any = composition_table(noise_multiplier, sample_rate, delta, at)
     table, labels = table.pivot(index="steps", columns="way", values="epsilon"), []
     top = 1.25 * float(table["old"].max())
     figure, (ax,) = style.panels(8.2, 4.1, (0.075, 0.14, 0.64, 0.77))
@@ -301,11 +301,11 @@ def planner(
 
 
 @style.paper()
-def promises(frames: Mapping[float, pd.DataFrame]) -> style.Picture:
+def accuracy_by_budget(frames: Mapping[float, pd.DataFrame]) -> style.Picture:
     """Draws accuracy and ε spent over the rounds, a line for each calibrated ε, with 95 % bands.
 
     Args: frames: target ε -> tidy frame of one method.
-    Guarantees: the lines are the means over seeds (test_promises_draw_the_means).
+    Guarantees: the lines are the means over seeds (test_the_accuracy_by_budget_is_the_means).
     """
     labelled = [frame.assign(method=f"ε = {target:g}") for target, frame in frames.items()]
     parts = {m: tidy.select_measure(pd.concat(labelled), m) for m in ("accuracy", "epsilon")}

@@ -3,7 +3,7 @@
 >>> import fedlora_lab as fl
 >>> four = fl.course.lesson(4)
 >>> figure, sentence = four.amplifier(std=0.05, rank=4, alpha=8, width=64, size_B=0.0)
->>> widget = four.noise_amplifier()  # the same figure with sliders
+>>> widget = four.noise_explorer()  # the same figure with sliders
 """
 
 from importlib import import_module

@@ -40,7 +40,7 @@ MOVES = {
     ),
     (3, "privacy_planner"): ((), "", ({"unit": "client"}, "one client, with all its examples")),
     (3, "clip_explorer"): ((HEAVY,), "", ({"clip_norm": 10.0}, "C = 10:")),
-    (4, "noise_amplifier"): ((), "", ({"width": 4096}, "4096 × 4096")),
+    (4, "noise_explorer"): ((), "", ({"width": 4096}, "4096 × 4096")),
     (6, "regulator_explorer"): (
         (),
         "more than the 1.00 promised",
@@ -53,7 +53,7 @@ MOVES = {
         "3 bits, 8 levels",
         ({"width": 5, "kind": "a trained factor"}, "5 bits, 32 levels"),
     ),
-    (10, "bytes_map"): (
+    (10, "exactness_explorer"): (
         (),
         f"{FEDEX} sends and receives 163.8 kB a round, 5 times",
         ({"width": 4096, "way": "down"}, "receives 11.5 MB a round, 11 times"),

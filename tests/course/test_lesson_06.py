@@ -10,7 +10,7 @@ from frames import words
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.course.lesson_06 import figures
-from fedlora_lab.course.lesson_06.widget import schedule
+from fedlora_lab.course.lesson_06.widget import schedule_explorer
 from fedlora_lab.methods.filters import factor_space, product_space
 from fedlora_lab.plots import style
 
@@ -69,10 +69,10 @@ def test_the_regulator_shows_the_real_mu(clip, mu):
     assert f"ε = {theory.gdp_epsilon(mu, 1e-5):.2f}" in text
 
 
-def test_literal_draws_what_it_is_given():
+def test_the_published_regulator_is_drawn_as_given():
     peers, spent = [0.6, 0.2, 1.4, 0.5], np.array([1.0, 2.0, 5.0, 9.0])
     for share, colour in ((1, style.WRONG), (0.5, style.RIGHT)):
-        figure: Any = figures.literal(peers, share * spent, 8.0)
+        figure: Any = figures.published_regulator(peers, share * spent, 8.0)
         left, right = figure.axes
         assert [list(line.get_ydata()) for line in left.lines[:2]] == [[0.6, 1.4], [0.2, 0.5]]
         assert list(right.lines[0].get_ydata()) == list(share * spent)
@@ -95,7 +95,7 @@ def test_timeline_words_say_where_the_mean_is_exact(rounds, exact, sent):
 
 @pytest.mark.slow
 def test_the_schedule_widget_reads_what_is_typed():
-    widget = schedule()
+    widget = schedule_explorer()
     before = widget.picture.value
     shown = before
     for knob, value, told in (

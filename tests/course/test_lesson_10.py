@@ -9,7 +9,7 @@ from frames import words
 
 import fedlora_lab as fl
 from fedlora_lab.course.lesson_10 import figures
-from fedlora_lab.course.lesson_10.figures import places
+from fedlora_lab.course.lesson_10.figures import cost_and_deviation
 from fedlora_lab.plots import style
 
 LAYER = "blocks.1.value"
@@ -82,20 +82,22 @@ def test_noise_that_an_exact_server_keeps():
         figures.averaged_noise((2,), std=0)
 
 
-def test_places():
+def test_cost_and_deviation_kinds():
     table: Any = fl.methods.table()
-    found = places(table, "down").set_index("method")
+    found = cost_and_deviation(table, "down").set_index("method")
     assert found.loc["fedex-lora", "bytes"] == table.loc["fedex-lora", "down"]
     assert found.loc["fedsa-lora", "kind"] == found.loc["local", "kind"] == "own"
     assert set(found.index[found["kind"] == "exact"]) == set(table.index[table["exact"]])
-    assert (places(table).set_index("method")["bytes"] == table["up"] + table["down"]).all()
-    mine = places(fl.methods.table([fl.methods.FFA.replace(name="mine"), fl.methods.FFA]))
+    both = cost_and_deviation(table).set_index("method")["bytes"]
+    assert (both == table["up"] + table["down"]).all()
+    rows = [fl.methods.FFA.replace(name="mine"), fl.methods.FFA]
+    mine = cost_and_deviation(fl.methods.table(rows))
     assert list(mine["method"]) == ["ffa-lora"], "what was not measured has no place"
 
 
 @pytest.mark.parametrize("way", ["both", "down"])
 def test_the_map_draws_every_row(way):
-    figure, found = figures.exactness_map(way=way), places(fl.methods.table(), way)
+    figure, found = figures.exactness_map(way=way), cost_and_deviation(fl.methods.table(), way)
     for kind, ax in zip(("exact", "off", "own"), figure.axes, strict=True):
         rows = found[found["kind"] == kind]
         lines: Any = [line for line in ax.lines if line.get_marker() not in ("None", None, "")]

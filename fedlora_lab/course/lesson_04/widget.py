@@ -4,7 +4,7 @@ from fedlora_lab.course.lesson_04 import figures
 from fedlora_lab.course.widgets import controls
 
 
-def noise_amplifier() -> controls.InteractiveFigure:
+def noise_explorer() -> controls.InteractiveFigure:
     """Offers noise, rank, α, width and the size of B as sliders beside `amplifier`."""
     knob, stds = controls.value_slider, [0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03]
     stds += [0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0]

@@ -71,7 +71,7 @@ def timeline_words(method: Method, rounds: int = 6, steps: int = 4) -> str:
     both = [str(t + 1) for t in range(rounds) if len(moved[t]) > 1]
     exact = f"the mean of the products is missed in rounds {', '.join(both)}, where both move"
     if not both:
-        exact = "one rests in every round, so the mean of the products is exact"
+        exact = "one factor is fixed in every round, so the mean of the products is exact"
     elif len(both) == rounds:
         exact = "both move in every round, so the mean of the products is missed"
     sent = sum(map(len, moved)) / (2 * rounds)
@@ -165,14 +165,15 @@ def _plane(ax: Any, noise: Any, allowed: Any, largest: int, angle: float) -> Non
 
 
 @style.paper()
-def literal(peers: Any, spent: Any, target: float) -> style.Picture:
-    """Draws the regulator as published over a run: size of the peer, and ε by what really hides.
+def published_regulator(peers: Any, spent: Any, target: float) -> style.Picture:
+    """Draws the regulator as published over a run: size of the peer, and the ε that its
+    noise really gives.
 
     Args:
         peers: largest spectral norm of the resting factor in each round, (rounds,), B moving first.
         spent: ε after each round, (rounds,), see `theory.regulated_epsilon`.
         target: the nominal ε.
-    Guarantees: test_literal_draws_what_it_is_given.
+    Guarantees: test_the_published_regulator_is_drawn_as_given.
     """
     peers, spent = np.asarray(peers, float), np.asarray(spent, float)
     rounds = np.arange(1, len(peers) + 1)
@@ -194,7 +195,7 @@ def literal(peers: Any, spent: Any, target: float) -> style.Picture:
         (spent[-1], f"ε = {spent[-1]:.1f} ", colour, {"weight": "bold", "va": "bottom"}),
     ):
         right.text(last, y, words, color=ink, ha="right", **put)
-    right.set(ylabel="ε by what the noise really hides", title="What it spends")
+    right.set(ylabel="the ε that its noise really gives", title="What it spends")
     for ax in (left, right):
         ax.set(xlabel="round", ylim=(0, None))
         ax.grid(color=style.FAINT, lw=0.5)

@@ -17,7 +17,7 @@ SCHEDULES = {
 }
 
 
-def schedule() -> controls.InteractiveFigure:
+def schedule_explorer() -> controls.InteractiveFigure:
     """Offers published schedules, and a line to type one in, beside `timeline`; "|" ends a round.
 
     Guarantees: what is typed goes before what is picked; a word that is none is one readable line

@@ -34,7 +34,7 @@ FLOOR = 1e-7
 SIDE = 64
 
 
-def places(table: pd.DataFrame, way: str = "both") -> Any:
+def cost_and_deviation(table: pd.DataFrame, way: str = "both") -> Any:
     """Columns method, bytes, deviation, and kind: "exact", "off", or "own" without common product.
 
     Args: table: columns up, down, deviation, slug as index, as ``fl.methods.table()`` gives it.
@@ -64,7 +64,7 @@ def exactness_map(
     """Draws bytes of a client in a round against the relative deviation; exact rows in a strip.
 
     Args:
-        table: rows to draw (see `places`); ``None``: the whole table as measured.
+        table: rows to draw (see `cost_and_deviation`); ``None``: the whole table as measured.
         way: "both", "up" or "down"; mark: slug of a method to ring.
         limits: bytes that the axis spans, both > 0; ``None``: those of the rows.
         setting: words for the footer.
@@ -72,7 +72,7 @@ def exactness_map(
     Guarantees: every row of the table is drawn once, in its strip
         (test_lesson_10.py::test_the_map_draws_every_row).
     """
-    rows = places(methods.table() if table is None else table, way)
+    rows = cost_and_deviation(methods.table() if table is None else table, way)
     sent = rows[rows["bytes"] > 0]["bytes"]
     xlim = limits or (sent.min() / 2, sent.max() * 2.5)
     parts = {k: rows[rows["kind"] == k].sort_values("bytes", kind="stable") for k in STRIPS}

@@ -16,7 +16,7 @@ COUNT, RANKS = 8, (1, 2, 4, 8, 16, 32, 64)  # layers, and ranks
 VERBS = {"both": "sends and receives", "up": "sends", "down": "receives"}
 
 
-def bytes_map() -> controls.InteractiveFigure:
+def exactness_explorer() -> controls.InteractiveFigure:
     """Offers width, rank and clients beside `exactness_map`; bytes are counted anew, the deviation
     is the measured one.
     """

@@ -60,7 +60,7 @@ def describe_value(field: str, value: Any) -> str:
     return rule_name(value)
 
 
-def offered() -> dict[str, list[tuple[str, Any]]]:
+def field_choices() -> dict[str, list[tuple[str, Any]]]:
     """Every choice the composer offers: field -> (words, value) of its default, of all that the
     table's rows and variants use, and of `FURTHER`.
 

@@ -142,7 +142,8 @@ class MethodComposer(TrainingPanel):
         self.begin_from = controls.menu("begin from", rows, "fedlora", fill)
         self.begin_from.observe(lambda _: self._fill(), "value")
         # A menu shows nothing where its value is None, so its values are the words.
-        self._menus = {field: dict(options) for field, options in method_guide.offered().items()}
+        choices = method_guide.field_choices()
+        self._menus = {field: dict(options) for field, options in choices.items()}
         self.fields = {
             field: controls.menu(label, words := list(self._menus[field]), words[0], help)
             for field, (label, help) in LABELS.items()

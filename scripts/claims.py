@@ -12,7 +12,7 @@ import pandas as pd
 
 from fedlora_lab import experiments as study
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.experiments.paper_claims import CLAIMS, STALE, VERDICTS, judge_claims, readers
+from fedlora_lab.experiments.paper_claims import CLAIMS, STALE, VERDICTS, claims_using, judge_claims
 from fedlora_lab.report.summary_table import markdown_table, require_visible
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +57,7 @@ def waiting(frames: Any) -> str:
     """What of the committed studies is to be measured again, and which claims read it."""
     lines = ["## Waits for new measurement\n"]
     for one in STALE:
-        reads = ", ".join(f"*{claim.text}*" for claim in readers(one, CLAIMS, frames))
+        reads = ", ".join(f"*{claim.text}*" for claim in claims_using(one, CLAIMS, frames))
         told = (
             f"Claims that rest on them: {reads}."
             if reads

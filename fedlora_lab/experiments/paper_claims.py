@@ -89,7 +89,8 @@ def _decide(
     words = {HOLDS: "", FAILS: fails, OPEN: f"undecided: {edge}"}
     if place(found) == OPEN != (alone := place(shown)):
         told = "holds" if alone == HOLDS else "fails"
-        words[OPEN] = f"undecided: it {told} by itself, not together with the other claims"
+        corrected = "but not after correcting for the number of claims"
+        words[OPEN] = f"undecided: it {told} on its own, {corrected}"
     measured = f"{what}{data.at}: {shown}, {shown.seeds} seeds{asked}"
     return Verdict(measured, place(found), words[place(found)])
 
@@ -113,7 +114,7 @@ def _compare(
     return found._replace(measured=found.measured + fallen)
 
 
-def _shows(data: _Data, method: str, one: str, other: str) -> Verdict:
+def _measure_ahead(data: _Data, method: str, one: str, other: str) -> Verdict:
     """Of one method, one measure is above another."""
     names: Any = {"var_name": "method", "value_name": "value"}
     long = data.rows.melt(id_vars="seed", value_vars=[one, other], **names)
@@ -121,7 +122,7 @@ def _shows(data: _Data, method: str, one: str, other: str) -> Verdict:
     return _decide(data._replace(rows=long), what, (one, other), 0.0, None, "value")
 
 
-def _unmoved(data: _Data, method: str, label: str, ends: Any, within: float) -> Verdict:
+def _insensitive(data: _Data, method: str, label: str, ends: Any, within: float) -> Verdict:
     """A knob turned from end to end moves a method's accuracy by no more than ``within``."""
     rows = data.rows[data.rows[label].isin(ends)]
     data = data._replace(rows=rows.assign(method=rows[label].map(str)))
@@ -129,7 +130,7 @@ def _unmoved(data: _Data, method: str, label: str, ends: Any, within: float) -> 
     return _decide(data, what, (str(ends[1]), str(ends[0])), 0.0, within, "accuracy")
 
 
-def _grows(data: _Data, method: str, measure: str, label: str, power: float) -> Verdict:
+def _power_law(data: _Data, method: str, measure: str, label: str, power: float) -> Verdict:
     """An energy grows with this power of knob x learning rate: holds when the slope's interval is
     within 5 % of it.
 
@@ -154,17 +155,17 @@ def _grows(data: _Data, method: str, measure: str, label: str, power: float) -> 
     return Verdict(measured, FAILS if off - half > 0.05 * power else OPEN, f"claimed is {power:g}")
 
 
-def _none(data: _Data, method: str, measure: str) -> Verdict:
+def _always_zero(data: _Data, method: str, measure: str) -> Verdict:
     """A measure is exactly zero in every run."""
     values = data.rows[measure]
     if values.isna().any():
         return Verdict("–", OPEN, f"{measure} of {method} was not measured in every run")
     measured = f"{measure} of {method}: at most {values.max():.3g} over {len(values)} runs"
     zero = bool((values == 0).all())
-    return Verdict(measured, HOLDS if zero else FAILS, "" if zero else "it is there")
+    return Verdict(measured, HOLDS if zero else FAILS, "" if zero else "it is not zero")
 
 
-def _both(found: list[Verdict]) -> Verdict:
+def _all(found: list[Verdict]) -> Verdict:
     """All parts must hold; one that fails decides, before one that waits and one that is open."""
     measured = "; ".join(part.measured for part in found)
     good = sum(part.verdict == HOLDS for part in found)
@@ -176,11 +177,11 @@ def _both(found: list[Verdict]) -> Verdict:
     return Verdict(measured, HOLDS)
 
 
-RULES = {"ahead": _compare, "shows": _shows, "equal": _compare, "unmoved": _unmoved}
-RULES |= {"grows": _grows, "none": _none}
+RULES = {"ahead": _compare, "equal": _compare, "measure_ahead": _measure_ahead}
+RULES |= {"insensitive": _insensitive, "power_law": _power_law, "always_zero": _always_zero}
 
 
-def chosen(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
+def select_rows(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
     """The rows with these labels; ``epsilon=None`` is no privacy."""
     kept: Any = frame
     for name, value in where.items():
@@ -193,7 +194,7 @@ def judge(rule: Mapping[str, Any], frames: Frames, level: float = SHOWN) -> Verd
     """The verdict of the frames on a claim.
 
     Args:
-        rule: ``rule`` names one of `RULES`, "both" (with ``parts``, whose level is that of all
+        rule: ``rule`` names one of `RULES`, "all" (with ``parts``, whose level is that of all
             together) or "untested" (with a ``reason``); ``study`` the frame; then the rule's own
             arguments, and labels that choose the rows.
         frames: study -> frame.
@@ -203,13 +204,13 @@ def judge(rule: Mapping[str, Any], frames: Frames, level: float = SHOWN) -> Verd
     kind = given.pop("rule")
     if kind == "untested":
         return Verdict("–", OPEN, f"not measured: {given['reason']}")
-    if kind == "both":
+    if kind == "all":
         parts = given["parts"]
-        return _both([judge(part, frames, 1 - (1 - level) / len(parts)) for part in parts])
+        return _all([judge(part, frames, 1 - (1 - level) / len(parts)) for part in parts])
     frame, takes = frames[given.pop("study")], signature(RULES[kind]).parameters
     where = {name: value for name, value in sorted(given.items()) if name not in takes}
     own = {name: value for name, value in given.items() if name in takes}
-    rows = chosen(frame, **where)
+    rows = select_rows(frame, **where)
     methods = (own["method"],) if "method" in own else (own["one"], own["other"])
     if missing := [method for method in methods if method not in set(rows["method"])]:
         reason = f"the frame has no runs of {', '.join(missing)} in this setting yet"
@@ -217,7 +218,7 @@ def judge(rule: Mapping[str, Any], frames: Frames, level: float = SHOWN) -> Verd
     labels = (describe_label(name, math.nan if x is None else x) for name, x in where.items())
     at = f" ({', '.join(labels)})" if where else ""
     if "method" in own:
-        rows = chosen(rows, method=own["method"])
+        rows = select_rows(rows, method=own["method"])
     return RULES[kind](_Data(rows, at, level), **own)
 
 
@@ -242,7 +243,7 @@ def judge_claims(claims: tuple[Claim, ...], frames: Frames) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns.split())
 
 
-def readers(stale: Stale, claims: tuple[Claim, ...], frames: Frames) -> list[Claim]:
+def claims_using(stale: Stale, claims: tuple[Claim, ...], frames: Frames) -> list[Claim]:
     """The claims whose verdict rests on these rows: without them they could not be judged.
 
     Args: stale: the rows. claims, frames: as in `judge_claims`.

@@ -81,14 +81,14 @@ def test_no_claim_holds_by_chance(count, sign, parts, decides):
     gaps = frame.pivot_table("accuracy", "seed", "method")
     spread = (gaps["one"] - gaps["other"]).std(ddof=1) / np.sqrt(10)
     half = t.ppf(1 - 0.05 / (2 * count * decides), 9) * spread
-    rule = {"rule": "both", "parts": [AHEAD] * parts} if parts else AHEAD
+    rule = {"rule": "all", "parts": [AHEAD] * parts} if parts else AHEAD
     claims = tuple(claim(f"c{i}", **rule) for i in range(count))
     for share, verdict in ((1 - 1e-7, OPEN), (1 + 1e-7, HOLDS if sign > 0 else FAILS)):
         moved: Any = frame.assign(accuracy=frame["accuracy"])
         moved.loc[moved["method"] == "one", "accuracy"] += sign * share * half
         table: Any = study.judge_claims(claims, {"digits": moved})
         assert set(table["verdict"]) == {verdict}
-        alone = table["reason"].str.contains(f"it {'holds' if sign > 0 else 'fails'} by itself")
+        alone = table["reason"].str.contains(f"it {'holds' if sign > 0 else 'fails'} on its own")
         assert alone.all() == (verdict == OPEN and count * decides > 1)
         assert table["measured"].nunique() == 1, "what is shown stays the single interval"
 
@@ -97,12 +97,12 @@ def test_the_worst_part_decides(monkeypatch):
     """What fails goes before what waits, and that before what is open, in whatever order."""
     said = {word: Verdict(f"seen {word}", word, f"why {word}") for word in paper_claims.VERDICTS}
     monkeypatch.setitem(paper_claims.RULES, "said", lambda data, one, other: said[one])
-    monkeypatch.setattr(paper_claims, "chosen", lambda frame: {"method": [*said]})
-    assert judge({"rule": "both", "parts": []}, {}).verdict == HOLDS
+    monkeypatch.setattr(paper_claims, "select_rows", lambda frame: {"method": [*said]})
+    assert judge({"rule": "all", "parts": []}, {}).verdict == HOLDS
     for worst, rest in ((FAILS, (WAITS, OPEN, HOLDS)), (WAITS, (OPEN, HOLDS)), (OPEN, (HOLDS,))):
         for order in ((*rest, worst), (worst, *rest)):
             parts = [{**AHEAD, "rule": "said", "one": word, "other": word} for word in order]
-            found = judge({"rule": "both", "parts": parts}, {"digits": pd.DataFrame()})
+            found = judge({"rule": "all", "parts": parts}, {"digits": pd.DataFrame()})
             why = f"part {order.index(worst) + 1}: why {worst}"
             assert found[1:] == (worst, f"1 of {len(order)} parts hold; {why}")
             assert all(f"seen {word}" in found.measured for word in order)
@@ -126,7 +126,7 @@ def test_labels_choose_the_rows():
 def test_one_method_s_two_measures():
     frame = lead(0.0).assign(accuracy_received=lambda rows: rows["accuracy"] - 0.05)
     pair = {"one": "accuracy", "other": "accuracy_received"}
-    rule = {"rule": "shows", "study": "digits", "method": "one", **pair}
+    rule = {"rule": "measure_ahead", "study": "digits", "method": "one", **pair}
     assert judge(rule, {"digits": frame}).verdict == HOLDS
 
 
@@ -163,7 +163,7 @@ def test_how_an_energy_grows(mean, half, power, verdict):
     apart = half / (t.ppf(0.975, 5) * np.sqrt(6 / 5) / np.sqrt(6))
     frame, steep = knob(7, mean + apart * np.array([-1, 1, -1, 1, -1, 1]), epsilon=1.0), (9.0,) * 6
     others = [knob(7, steep, epsilon=1.0).assign(method="other"), knob(7, steep, epsilon=3.0)]
-    found = asked("grows", pd.concat([frame, *others]), power=power, epsilon=1.0)
+    found = asked("power_law", pd.concat([frame, *others]), power=power, epsilon=1.0)
     assert found.verdict == verdict
     assert f"power {mean:.2f} ± {half:.2f} of knob × learning rate, 6 seeds" in found.measured
 
@@ -171,9 +171,9 @@ def test_how_an_energy_grows(mean, half, power, verdict):
 def test_what_has_no_slope():
     """A zero energy refutes a power; too little, or what was not measured, tells nothing."""
     whole: Any = knob(1)
-    assert asked("grows", knob(0), power=4.0).verdict == FAILS
+    assert asked("power_law", knob(0), power=4.0).verdict == FAILS
     for part in (whole[whole["knob"] == 2], whole[whole["seed"] == 0], whole.assign(noise=np.nan)):
-        found = asked("grows", part, power=4.0)
+        found = asked("power_law", part, power=4.0)
         reason = "noise of one needs two seeds and two values of knob"
         assert (found.verdict, found.reason) == (OPEN, reason)
 
@@ -184,8 +184,9 @@ def test_one_run_that_is_not_zero_is_enough(value, verdict):
     frame: Any = knob(0, epsilon=1.0)
     frame.loc[len(frame) - 1, "noise"] = value
     others = [knob(1, epsilon=1.0).assign(method="other"), knob(1, epsilon=3.0)]
-    rule = {"rule": "none", "study": "s", "method": "one", "measure": "noise", "epsilon": 1.0}
-    assert judge(rule, {"s": pd.concat([frame, *others])}).verdict == verdict
+    rule = {"rule": "always_zero", "study": "s", "method": "one", "measure": "noise"}
+    found = judge({**rule, "epsilon": 1.0}, {"s": pd.concat([frame, *others])})
+    assert found.verdict == verdict
 
 
 @pytest.mark.parametrize(("lift", "verdict"), [(0.0, HOLDS), (0.2, FAILS)])
@@ -193,8 +194,8 @@ def test_a_knob_that_moves_nothing(lift, verdict):
     frame = knob(1)
     frame["accuracy"] += lift * (frame["knob"] == 4.0)
     other = frame.assign(method="other", accuracy=frame["knob"])
-    rule = {"rule": "unmoved", "study": "s", "method": "one", "label": "knob", "ends": [1.0, 4.0]}
-    found = judge({**rule, "within": 0.03}, {"s": pd.concat([frame, other])})
+    rule = {"rule": "insensitive", "study": "s", "method": "one", "label": "knob"}
+    found = judge({**rule, "ends": [1.0, 4.0], "within": 0.03}, {"s": pd.concat([frame, other])})
     assert found.verdict == verdict
     assert f"at knob 4 above 1: {lift:+.3f}" in found.measured
 
@@ -240,10 +241,8 @@ def test_claims_that_read_stale_rows_are_found():
     frames = {"digits": made({"la-lora": 0.8, "rolora": 0.7, "fedlora": 0.7})}
     pairs = {"reads": ("la-lora", "rolora"), "does-not": ("rolora", "fedlora")}
     claims = tuple(claim(slug, one=one, other=other) for slug, (one, other) in pairs.items())
-    found = paper_claims.readers(
-        paper_claims.Stale("digits", "la-lora", "measured wrong"), claims, frames
-    )
+    stale = paper_claims.Stale("digits", "la-lora", "measured wrong")
+    found = paper_claims.claims_using(stale, claims, frames)
     assert [claim.slug for claim in found] == ["reads"]
-    assert (
-        paper_claims.readers(paper_claims.Stale("sentiment", "la-lora", ""), claims, frames) == []
-    )
+    elsewhere = paper_claims.Stale("sentiment", "la-lora", "")
+    assert paper_claims.claims_using(elsewhere, claims, frames) == []

@@ -24,7 +24,7 @@ RANK, EACH, NOISES = 16, 3, (0.0, 1e-5, 1e-3)
 
 def main() -> None:
     task: Any = fl.tasks.sentiment(head=None)
-    victim, found = attacks.Victim.of(task, fl.Lora(RANK, float(RANK))), []
+    victim, found = attacks.Victim.from_task(task, fl.Lora(RANK, float(RANK))), []
     for k, (x, y) in enumerate(tqdm(task.clients)):
         length = x["attention_mask"].sum(1)
         for i in torch.nonzero((length >= 8) & (length <= 16)).flatten()[:EACH].tolist():

@@ -3,7 +3,7 @@
 >>> import torch
 >>> from fedlora_lab import attacks
 >>> gradient = torch.outer(torch.tensor([1.0, -2.0]), torch.tensor([3.0, 4.0]))  # of A, one input
->>> attacks.similarity(attacks.direction(gradient), torch.tensor([3.0, 4.0])) > 0.999
+>>> attacks.similarity(attacks.input_from_a_gradient(gradient), torch.tensor([3.0, 4.0])) > 0.999
 True
 """
 # ruff: noqa: F401
@@ -12,11 +12,11 @@ from fedlora_lab.attacks.gradient_inversion import Victim, infer_label, invert, 
 from fedlora_lab.attacks.membership_inference import Membership, lira, loss_difference
 from fedlora_lab.attacks.reconstruction import (
     as_image,
-    direction,
-    outside_by_batch,
+    flattened_digits_task,
+    input_from_a_gradient,
+    input_from_b_gradient,
+    match_b_gradient,
+    measured_sentence_reads,
     read_scan,
-    same_shadow,
-    sentences,
-    shadow,
-    whole_scans,
+    span_residual_by_batch_size,
 )

@@ -32,7 +32,7 @@ class Victim:
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=1, examples=4, d_in=3, d_out=3, rank=1, test=4)
-    >>> victim = Victim.of(task, fl.Lora(rank=2))
+    >>> victim = Victim.from_task(task, fl.Lora(rank=2))
     >>> [key.side for key in victim.upload(task.clients[0], "AB")]
     ['A', 'B']
     """
@@ -42,12 +42,15 @@ class Victim:
     values: Mapping[ParamKey, Tensor]
 
     @classmethod
-    def of(
+    def from_task(
         cls, task: Task, lora: Lora | None = None, seed: int = 0, spread: float = 0.02
     ) -> "Victim":
-        """An adapter that has moved: A as it starts, B normal with standard deviation ``spread``.
+        """Gives the task's model an adapter that has moved: A as it starts, B normal.
 
-        At a spread of 0 the gradient of A is zero.
+        Args:
+            task, lora: what is trained, and with which adapter (default: `Lora()`).
+            seed: of A and of B.
+            spread: standard deviation of B, >= 0; at 0 the gradient of A is zero.
         """
         check_number("spread", spread, 0)
         adapted = peft.adapt(task.model, task.targets, task.head, lora or Lora())
@@ -60,8 +63,8 @@ class Victim:
         return cls(task, adapted, values)
 
     @classmethod
-    def after(cls, record: Round) -> "Victim":
-        """The server's model after a round of a run."""
+    def from_record(cls, record: Round) -> "Victim":
+        """Takes the server's model after a round of a run."""
         task, lora, state = origin(record)
         return cls(task, peft.adapt(task.model, task.targets, task.head, lora), state.tensors)
 

@@ -31,7 +31,7 @@ SENTENCES = Path(__file__).parent / "sentences.json"
 def row_space(
     gradient: Float[Tensor, "r d_in"], rank: int | None = None, tolerance: float = 1e-5
 ) -> Float[Tensor, "n d_in"]:
-    """Orthonormal rows that span the gradient's rows.
+    """Finds orthonormal rows that span the gradient's rows.
 
     Args:
         gradient: of A.
@@ -49,25 +49,25 @@ def row_space(
 
 
 def stack_gradients(gradients: "Iterable[Float[Tensor, '_ d_in']]") -> Float[Tensor, "rows d_in"]:
-    """The rows of gradients of layers with the same inputs, as query and value, each of norm 1."""
+    """Stacks gradients of layers with equal inputs, as query and value, each scaled to norm 1."""
     return torch.cat([one / one.norm().clamp(min=1e-300) for one in gradients])
 
 
-def direction(gradient: Float[Tensor, "r d_in"]) -> Float[Tensor, " d_in"]:
+def input_from_a_gradient(gradient: Float[Tensor, "r d_in"]) -> Float[Tensor, " d_in"]:
     """Recovers the one input from the gradient of A, up to its sign and size.
 
     Guarantees: test_one_input_is_recovered_and_noise_hides_it.
 
-    >>> direction(torch.tensor([[0.0, 2.0], [0.0, 4.0]])).abs()
+    >>> input_from_a_gradient(torch.tensor([[0.0, 2.0], [0.0, 4.0]])).abs()
     tensor([0., 1.])
     """
     return row_space(gradient, 1)[0]
 
 
-def share_outside(
+def residual_share(
     space: Float[Tensor, "n d_in"], vectors: Float[Tensor, "... d_in"]
 ) -> Float[Tensor, "..."]:
-    """The share of each vector outside the span of orthonormal rows, in [0, 1]."""
+    """Returns the share of each vector outside the span of orthonormal rows, in [0, 1]."""
     size = vectors.square().sum(-1)
     inside = (vectors @ space.mT).square().sum(-1)
     return ((size - inside).clamp(min=0) / size.clamp(min=1e-300)).sqrt()
@@ -78,7 +78,12 @@ class _Reached(Exception):
 
 
 def layer_inputs(victim: Victim, layer: str, x: Any) -> Float[Tensor, "n tokens d_in"]:
-    """What a layer is given for the model's inputs x; nothing behind it is computed."""
+    """Returns what a layer is given for the model's inputs; nothing behind it is computed.
+
+    Args:
+        victim, layer: the model, and the full name of an adapted layer that it calls.
+        x: inputs as the task has them: a tensor (n, ...) or a mapping of tensors.
+    """
     module: nn.Module = victim.adapted.places[ParamKey("A", layer)][0]
 
     def stop(_: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -102,7 +107,7 @@ def span_check(
     candidates: Any,
     rank: int | None = None,
 ) -> Float[Tensor, "n tokens"]:
-    """How far each candidate lies outside the gradient's span at each position; 0: it was there.
+    """Measures how far each candidate lies outside the gradient's span at each position; 0: inside.
 
     Args:
         victim, gradient, layer: the model, the gradient of A of a layer, and its full name.
@@ -115,13 +120,13 @@ def span_check(
     space, several = row_space(gradient, rank), isinstance(candidates, Mapping)
     count = len(next(iter(candidates.values())) if several else candidates)
     parts = (take(candidates, part) for part in torch.arange(count).split(CHUNK))
-    return torch.cat([share_outside(space, layer_inputs(victim, layer, part)) for part in parts])
+    return torch.cat([residual_share(space, layer_inputs(victim, layer, part)) for part in parts])
 
 
-def outside_by_batch(
+def span_residual_by_batch_size(
     victim: Victim, sizes: "range | tuple[int, ...]", draws: int = 20, seed: int = 0
 ) -> Any:
-    """Share of inputs outside the span of one gradient of A, for batches of growing size.
+    """Measures the share of inputs outside the span of one gradient of A, for growing batches.
 
     Args:
         victim: of a task whose first adapted layer is given one row for each example.
@@ -129,7 +134,7 @@ def outside_by_batch(
         seed: of the draws.
 
     Returns: columns size, draw, who ("in the batch", "somebody else") and value, a mean.
-    Guarantees: test_lesson_11.py::test_outside_by_batch.
+    Guarantees: test_lesson_11.py::test_span_residual_by_batch_size.
     """
     import pandas as pd
 
@@ -143,11 +148,11 @@ def outside_by_batch(
         gradient = upload[victim.layer(upload)]
         space = row_space(gradient, min(size, len(gradient)))
         for who, given in (("in the batch", x[index].flatten(1)), ("somebody else", strangers)):
-            rows.append((size, draw, who, float(share_outside(space, given).mean())))
+            rows.append((size, draw, who, float(residual_share(space, given).mean())))
     return pd.DataFrame(rows, columns=["size", "draw", "who", "value"])
 
 
-def shadow(
+def input_from_b_gradient(
     gradient: Float[Tensor, "d_out r"], A: Float[Tensor, "r d_in"]
 ) -> Float[Tensor, " d_in"]:
     """Recovers the one input's part in the rows of A from the gradient of B, up to size and sign.
@@ -156,24 +161,29 @@ def shadow(
 
     Guarantees: test_lesson_11.py::test_the_gradient_of_b_shows_a_shadow.
 
-    >>> shadow(torch.tensor([[2.0], [1.0]]), torch.tensor([[0.0, 0.5, 0.0]])).abs()
+    >>> input_from_b_gradient(torch.tensor([[2.0], [1.0]]), torch.tensor([[0.0, 0.5, 0.0]])).abs()
     tensor([0., 2., 0.])
     """
     check(bool(gradient.any()), "gradient", "zero", "one that is not zero")
     return torch.linalg.pinv(A) @ torch.linalg.svd(gradient, full_matrices=False)[2][0]
 
 
-def same_shadow(
+def match_b_gradient(
     gradient: Float[Tensor, "d_out r"],
     A: Float[Tensor, "r d_in"],
     candidates: Float[np.ndarray, "n d_in"],
 ) -> Float[np.ndarray, " n"]:
-    """|cosine| of each candidate's A x with the one in the gradient of B: 1 for the input itself.
+    """Compares each candidate's A x with the one in the gradient of B: |cosine|, 1 for the input.
+
+    Args:
+        gradient: of B, for one input; not zero.
+        A: at which it was taken.
+        candidates: inputs of the layer that the attacker thinks possible.
 
     Guarantees: test_lesson_11.py::test_the_gradient_of_b_shows_a_shadow.
 
     >>> gradient, A = torch.tensor([[3.0, 4.0]]), torch.eye(2)
-    >>> same_shadow(gradient, A, np.array([[3.0, 4.0], [4.0, -3.0]])).round(6)
+    >>> match_b_gradient(gradient, A, np.array([[3.0, 4.0], [4.0, -3.0]])).round(6)
     array([1., 0.])
     """
     seen = torch.linalg.svd(gradient.double(), full_matrices=False)[2][0].numpy()
@@ -185,7 +195,7 @@ def same_shadow(
 
 
 def as_image(direction: Tensor) -> Float[np.ndarray, "8 8"]:
-    """A recovered direction of 64 numbers, of either sign, as an image: bright where a scan is.
+    """Draws a direction of 64 numbers, of either sign, as an image: bright where a scan is.
 
     >>> float(as_image(torch.arange(-64.0, 0.0))[0, 0])
     1.0
@@ -197,7 +207,7 @@ def as_image(direction: Tensor) -> Float[np.ndarray, "8 8"]:
 
 
 def patches(levels: int = 17) -> Float[Tensor, "n 8 8"]:
-    """Digits that repeat one 2 x 2 patch, for all levels^4 patches; scans have 17 grey levels."""
+    """Makes digits that repeat one 2 x 2 patch, one for each of levels^4; scans have 17 levels."""
     check_whole("levels", levels, 2, 17)
     grid = torch.tensor(list(itertools.product(range(levels), repeat=PATCH * PATCH))) / (levels - 1)
     return grid.view(-1, PATCH, PATCH).repeat(1, SIDE // PATCH, SIDE // PATCH)
@@ -206,7 +216,7 @@ def patches(levels: int = 17) -> Float[Tensor, "n 8 8"]:
 def assemble_image(
     images: Float[Tensor, "n 8 8"], best: Int[Tensor, " 16"]
 ) -> Float[Tensor, "8 8"]:
-    """The image that has at each position the patch of the image named there."""
+    """Puts together the image that has at each position the patch of the image named there."""
     parts, across = images[:, :PATCH, :PATCH][best], SIDE // PATCH
     return parts.view(across, across, PATCH, PATCH).permute(0, 2, 1, 3).reshape(SIDE, SIDE)
 
@@ -238,10 +248,10 @@ def read_scan(victim: Victim, upload: Upload, levels: int = 17) -> ReadScan:
     return ReadScan(assemble_image(tried, best), outside.gather(0, best[None])[0])
 
 
-def whole_scans(
+def flattened_digits_task(
     clients: int = 3, examples: int | None = None, *, hidden: int = 32, head: bool = False
 ) -> Task:
-    """A task of scans, 64 pixels in a row, for a small network of random weights.
+    """Makes a task of scans, 64 pixels in a row, for a small network of random weights.
 
     Args:
         clients: among whom the scans are dealt.
@@ -249,7 +259,7 @@ def whole_scans(
         hidden: width of the hidden layer.
         head: whether the last layer is trained in full.
 
-    >>> whole_scans(examples=5).sizes
+    >>> flattened_digits_task(examples=5).sizes
     (5, 5, 5)
     """
     check_whole("hidden", hidden, 1)
@@ -267,7 +277,7 @@ def whole_scans(
 
 
 def repeat_pieces(pieces: Int[Tensor, " n"], length: int) -> dict[str, Int[Tensor, "n length"]]:
-    """Sentences that repeat one word piece, one for each."""
+    """Makes for each word piece the sentence that repeats it."""
     check_whole("length", length, 1, 512)
     ids = pieces.view(-1, 1).expand(-1, length).contiguous()
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -296,13 +306,13 @@ def read_sentence(
     return tried[span_check(victim, both, keys[0].layer, sentences, rank=rank).argmin(0)]
 
 
-def sentences() -> Any:
-    """Word pieces read right from one update each, as `scripts/read_sentences.py` measured it.
+def measured_sentence_reads() -> Any:
+    """Loads how many word pieces `scripts/read_sentences.py` read right from one update each.
 
     Returns: frame with columns domain, noise, pieces, right.
     Guarantees: test_sentence_reconstruction.py::test_a_sentence_is_read_from_two_layers.
 
-    >>> int(sentences().query("noise == 0")["right"].sum())
+    >>> int(measured_sentence_reads().query("noise == 0")["right"].sum())
     144
     """
     import pandas as pd

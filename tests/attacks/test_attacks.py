@@ -38,7 +38,7 @@ def patches_of(image: torch.Tensor) -> torch.Tensor:
 
 
 def test_nothing_is_sent_while_b_is_zero():
-    still = Victim.of(LINEAR, fl.Lora(8), spread=0.0)
+    still = Victim.from_task(LINEAR, fl.Lora(8), spread=0.0)
     upload = still.upload(first(LINEAR), "AB")
     assert not upload[still.layer(upload)].any()
     assert upload[still.layer(upload, "B")].any()
@@ -48,12 +48,12 @@ def test_nothing_is_sent_while_b_is_zero():
 
 def test_one_input_is_recovered_and_noise_hides_it():
     """|cos| falls from 1 to a guess's as the noise grows: 48 inputs, rank 8, the mean of 20."""
-    victim, (x, y) = Victim.of(LINEAR, fl.Lora(8)), first(LINEAR)
+    victim, (x, y) = Victim.from_task(LINEAR, fl.Lora(8)), first(LINEAR)
     found = {}
     for sigma in (0.0, 0.05, 0.3, 1.0):
         options = ({"clip_norm": 0.1, "noise_multiplier": sigma, "draw": i} for i in range(20))
         uploads = [victim.upload((x, y), **some) for some in options]
-        read = [attacks.direction(upload[victim.layer(upload)]) for upload in uploads]
+        read = [attacks.input_from_a_gradient(upload[victim.layer(upload)]) for upload in uploads]
         found[sigma] = np.mean([attacks.similarity(one, x[0]) for one in read])
     assert found[0.0] == pytest.approx(1.0, abs=1e-12)
     assert found[0.05] > 0.9 and 0.15 < found[0.3] < 0.8 and found[1.0] < 0.3
@@ -62,11 +62,11 @@ def test_one_input_is_recovered_and_noise_hides_it():
 @pytest.mark.parametrize("count", [1, 8, 16])
 def test_the_span_of_few_inputs_is_exact(count):
     """Up to r inputs the rows span exactly them; beyond, the span has r rows and holds no input."""
-    victim, (x, y) = Victim.of(LINEAR, fl.Lora(8)), first(LINEAR, count)
+    victim, (x, y) = Victim.from_task(LINEAR, fl.Lora(8)), first(LINEAR, count)
     upload = victim.upload((x, y))
     space = reconstruction.row_space(upload[victim.layer(upload)], tolerance=1e-10)
     pairs = x, LINEAR.test[0][:20]
-    inside, stranger = (reconstruction.share_outside(space, given) for given in pairs)
+    inside, stranger = (reconstruction.residual_share(space, given) for given in pairs)
     assert len(space) == min(count, 8)
     if count <= 8:
         assert float(inside.max()) < 1e-7 and float(stranger.min()) > 0.7
@@ -77,7 +77,7 @@ def test_the_span_of_few_inputs_is_exact(count):
 def test_an_image_is_read_from_one_gradient():
     """Every patch of a scan, to the last grey level, from one gradient of A; noise blurs it."""
     task = scans()
-    victim, (x, y) = Victim.of(task, fl.Lora(24, 24.0)), first(task)
+    victim, (x, y) = Victim.from_task(task, fl.Lora(24, 24.0)), first(task)
     # Four grey levels in each of four pixels stand for the 83,521 patches, beside the right ones.
     patches = torch.cat([reconstruction.patches(4).double(), patches_of(x[0])])
     found = {}
@@ -98,7 +98,7 @@ def test_the_dictionary_holds_every_patch():
 
 
 def test_inputs_of_a_layer_are_its_inputs():
-    victim, x = Victim.of(tokens(), LORA), tokens().test[0]
+    victim, x = Victim.from_task(tokens(), LORA), tokens().test[0]
     assert torch.equal(reconstruction.layer_inputs(victim, "inner", x), x)
     inner = torch.tanh(victim.adapted.model.get_submodule("base_model.model.inner")(x))
     expected = inner - 0.5 * inner.flip(1)
@@ -107,7 +107,7 @@ def test_inputs_of_a_layer_are_its_inputs():
 
 def test_labels_are_read_and_noise_hides_them():
     task = scans()
-    victim, (x, y), hits = Victim.of(task), task.clients[0], {0.0: 0, 3.0: 0}
+    victim, (x, y), hits = Victim.from_task(task), task.clients[0], {0.0: 0, 3.0: 0}
     for sigma in hits:
         noise: Any = {"clip_norm": 1.0, "noise_multiplier": sigma}
         for i in range(40):
@@ -126,7 +126,7 @@ def test_an_image_is_found_by_search_and_noise_hides_it():
         layers = nn.Flatten(), nn.Linear(64, 32), nn.Sigmoid(), nn.Linear(32, 10)
     options: Any = {"test": data.test, "targets": ["1", "3"]}
     task = fl.tasks.classification(nn.Sequential(*layers), list(data.clients), **options)
-    victim, (x, y) = Victim.of(task, fl.Lora(16, 16.0), spread=0.2), first(task)
+    victim, (x, y) = Victim.from_task(task, fl.Lora(16, 16.0), spread=0.2), first(task)
     found = {}
     for sigma in (0.0, 1.0):
         upload = victim.upload((x, y), "AB", clip_norm=1.0, noise_multiplier=sigma)
@@ -199,7 +199,7 @@ def test_the_likelihood_ratio_is_that_of_two_normals():
 
 def test_a_victim_from_a_run_sends_clipped_gradients():
     record = play(tokens(), "fedlora", None, PLAN)[-1]
-    victim, pair = Victim.after(record), first(tokens(), 3)
+    victim, pair = Victim.from_record(record), first(tokens(), 3)
     assert {key.side for key in victim.upload(pair, "AB")} == {"A", "B"}
     bound = victim.upload(pair, "AB", clip_norm=0.01)
     assert math.sqrt(sum(float(g.square().sum()) for g in bound.values())) <= 3 * 0.01 * (1 + 1e-9)

@@ -45,7 +45,7 @@ def read_by_query(victim, one, pieces, rank, **noise):
 def test_a_sentence_is_read_from_one_gradient(sentence):
     """All pieces in their order; under noise of a thousandth of the clip norm hardly one."""
     task, one, pieces = sentence
-    victim, n = attacks.Victim.of(task, fl.Lora(32, 32.0)), one[0]["input_ids"].shape[1]
+    victim, n = attacks.Victim.from_task(task, fl.Lora(32, 32.0)), one[0]["input_ids"].shape[1]
     assert read_by_query(victim, one, pieces, n) == 1.0
     assert read_by_query(victim, one, pieces, n, noise_multiplier=1e-3) < 0.5
 
@@ -54,9 +54,9 @@ def test_a_sentence_is_read_from_two_layers(sentence):
     """Eight ranks of query and value read what eight rows cannot; a shipped sentence comes out."""
     task, one, pieces = sentence
     true = one[0]["input_ids"][0]
-    shipped = attacks.sentences().query("domain == 'films'").iloc[0]
+    shipped = attacks.measured_sentence_reads().query("domain == 'films'").iloc[0]
     assert (len(true), shipped["right"]) == (shipped["pieces"], len(true))
-    victim = attacks.Victim.of(task, fl.Lora(8, 8.0))
+    victim = attacks.Victim.from_task(task, fl.Lora(8, 8.0))
     found = read_sentence(victim, victim.upload(one, clip_norm=1.0), len(true), pieces)
     assert torch.equal(found, true)
     assert read_by_query(victim, one, pieces, 8) < 1

@@ -15,7 +15,7 @@ from fedlora_lab.course.lesson_11 import figures
 
 @pytest.fixture(scope="module")
 def victim():
-    return attacks.Victim.of(attacks.whole_scans(), fl.Lora(8, 8.0), spread=0.2)
+    return attacks.Victim.from_task(attacks.flattened_digits_task(), fl.Lora(8, 8.0), spread=0.2)
 
 
 def first(victim: Any) -> Any:
@@ -47,7 +47,7 @@ def test_a_scan_is_read_from_two_layers():
     """Both layers are needed: rank 8 alone has half of the rows; noise of 1e-4 ends it."""
     task = fl.tasks.digits(clients=10)
     *_, record = fl.run(task, "fedlora", None, fl.Plan(rounds=1, lr=0.1), lora=fl.Lora(8, 16.0))
-    victim = attacks.Victim.after(record)
+    victim = attacks.Victim.from_record(record)
     x, y = first(victim)
     upload = victim.upload((x, y))
     image, outside = attacks.read_scan(victim, upload)
@@ -73,17 +73,17 @@ def test_the_gradient_of_b_shows_a_shadow(victim):
     gradient, A = upload[victim.layer(upload, "B")], victim.values[victim.layer(upload)]
     true = x[0].flatten()
     inside = torch.linalg.pinv(A) @ A @ true
-    found, share = attacks.shadow(gradient, A), float(inside.norm() / true.norm())
+    found, share = attacks.input_from_b_gradient(gradient, A), float(inside.norm() / true.norm())
     assert attacks.similarity(found, inside) == pytest.approx(1, abs=1e-4)
     assert attacks.similarity(found, true) == pytest.approx(share, abs=1e-3)
     pool = np.concatenate([part.flatten(1).numpy() for part, _ in victim.task.clients])
-    match = attacks.same_shadow(gradient, A, pool)
+    match = attacks.match_b_gradient(gradient, A, pool)
     assert match[0] == pytest.approx(1, abs=1e-5)
     assert match[1:].max() < 0.999
 
 
-def test_outside_by_batch(victim):
-    table = attacks.outside_by_batch(victim, (1, 8, 12), draws=5)
+def test_span_residual_by_batch_size(victim):
+    table = attacks.span_residual_by_batch_size(victim, (1, 8, 12), draws=5)
     mean: Any = table.groupby(["who", "size"])["value"].mean()
     assert mean["in the batch"][8] < 1e-3 < 0.05 < mean["in the batch"][12]
     assert mean["somebody else"].min() > 0.3
@@ -91,10 +91,12 @@ def test_outside_by_batch(victim):
     assert drawn == pytest.approx([mean[who][8] for who in sorted(mean.index.levels[0])])
 
 
-def test_whole_scans():
-    task, again = (attacks.whole_scans(examples=5, hidden=7, head=head) for head in (True, False))
+def test_flattened_digits_task():
+    task, again = (
+        attacks.flattened_digits_task(examples=5, hidden=7, head=head) for head in (True, False)
+    )
     assert (task.sizes, task.head) == ((5, 5, 5), "3")
-    assert torch.equal(task.clients[1][0], attacks.whole_scans().clients[1][0][:5])
+    assert torch.equal(task.clients[1][0], attacks.flattened_digits_task().clients[1][0][:5])
     assert torch.equal(*(part.model.state_dict()["1.weight"] for part in (task, again)))
 
 
@@ -126,7 +128,7 @@ def test_releases_average():
     each = [victim.upload((x, y), clip_norm=0.01, noise_multiplier=0.4, draw=i) for i in range(160)]
     rows = torch.stack([upload[victim.layer(upload)] for upload in each])
     means = rows.reshape(10, 16, 8, 64).mean(1)
-    drawn = np.mean([attacks.similarity(attacks.direction(one), x) for one in means])
+    drawn = np.mean([attacks.similarity(attacks.input_from_a_gradient(one), x) for one in means])
     many, one = (np.mean([fading.read(0.4, n, 8, 0, i)[1] for i in range(10)]) for n in (16, 1))
     assert drawn == pytest.approx(many, abs=0.06)
     assert one < drawn - 0.3
@@ -150,7 +152,7 @@ def test_the_membership_figure():
 
 
 def test_sentences_are_shipped():
-    table: Any = attacks.sentences()
+    table: Any = attacks.measured_sentence_reads()
     assert list(table.columns) == ["domain", "noise", "pieces", "right"]
     assert (table["right"] <= table["pieces"]).all()
     by = table.groupby("noise")["right"].sum() / table.groupby("noise")["pieces"].sum()

@@ -10,7 +10,11 @@ import pandas as pd
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.attacks.gradient_inversion import Victim, similarity
-from fedlora_lab.attacks.reconstruction import as_image, direction, whole_scans
+from fedlora_lab.attacks.reconstruction import (
+    as_image,
+    flattened_digits_task,
+    input_from_a_gradient,
+)
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.plots import style
 
@@ -84,13 +88,15 @@ def membership(attacks: Mapping[str, Any], epsilon: float, delta: float) -> styl
 class Fading:
     """Holds one client whose noised updates for single scans are attacked.
 
-    The network is `attacks.whole_scans`; only A of its first layer is sent, and the clip cuts every
-    gradient.
+    The network is that of `attacks.flattened_digits_task`; only A of its first layer is sent, and
+    the clip cuts every gradient.
     """
 
     def __init__(self) -> None:
-        task = self.task = whole_scans()
-        self.victim = lru_cache(lambda rank: Victim.of(task, Lora(rank, float(rank)), spread=0.2))
+        task = self.task = flattened_digits_task()
+        self.victim = lru_cache(
+            lambda rank: Victim.from_task(task, Lora(rank, float(rank)), spread=0.2)
+        )
 
     def read(
         self, noise: float, releases: int = 1, rank: int = 8, scan: int = 0, draw: int = 0
@@ -106,7 +112,7 @@ class Fading:
         x, y = (part[scan : scan + 1] for part in self.task.clients[0])
         victim, sigma = self.victim(rank), noise / releases**0.5
         upload = victim.upload((x, y), clip_norm=CLIP, noise_multiplier=sigma, draw=draw)
-        image = direction(upload[victim.layer(upload)])
+        image = input_from_a_gradient(upload[victim.layer(upload)])
         return image, similarity(image, x)
 
 
@@ -198,7 +204,9 @@ def leak_check(
 def spans(table: Any, rank: int) -> style.Picture:
     """Draws the share of inputs outside the span of one gradient against the size of the batch.
 
-    Args: table: columns size, who, value, see `attacks.outside_by_batch`; rank: of the adapter.
+    Args:
+        table: columns size, who, value, as of `attacks.span_residual_by_batch_size`.
+        rank: of the adapter.
     """
     filled = isinstance(table, pd.DataFrame) and len(table) > 0
     check(filled, "table", type(table).__name__, "a frame with rows")

@@ -42,8 +42,8 @@ DEeR = RoLoRA.replace(
 DEeRLiteral = DEeR.replace(
     name="DEeR literal",
     precondition=filters.factor_space,
-    note="the regulator as published: factor clipped, noise shaped by the peer; no epsilon is "
-    "certified",
+    note="the regulator as published: factor clipped, noise shaped by the other factor; no epsilon "
+    "is certified",
 )
 LALoRA = FedLoRA.replace(
     name="LA-LoRA",
@@ -209,7 +209,7 @@ def _where_noised(method: Method) -> str:
     moved = {side for t in range(8) for side in method.moved(t, 8)}
     names = {"R": "core", "*": "chosen factor"}
     what = " and ".join(names.get(side, side) for side in sorted(moved, key="ABR*".find))
-    shape = "" if method.precondition is None else ", shaped by the peer"
+    shape = "" if method.precondition is None else ", shaped by the other factor"
     after = "" if method.filter == filters.identity else ", then filtered"
     own = "weights" if method.clip_reference is filters.origin else "change"
     return f"gradient of {what}, or the round's {own}{shape}{after}"

@@ -23,7 +23,7 @@ KEY = {
     "?": "one of the two",
     "~": "clipped and noised",
     "≈": "then filtered",
-    "◇": "noise shaped by the peer",
+    "◇": "shaped by other factor",
     "+": "penalty in the loss",
     "arrow": "sent up",
     "↺": "stays with its client",
@@ -80,7 +80,7 @@ def describe_method(method: "Method", rounds: int = 4, steps: int = 4) -> str:
     marks = _marks(method)
     extras = {
         "nothing is sent": not any(method.sent(t, steps) for t in range(rounds)),
-        "noise shaped by the peer": method.precondition is not None,
+        "noise shaped by the other factor": method.precondition is not None,
         "noised gradient filtered": "≈" in marks["glyph"],
         "received quantised": marks["quantised"],
         "the mean product is kept": method.exact,

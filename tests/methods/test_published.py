@@ -79,7 +79,7 @@ def test_the_table_is_the_rows():
         ("deer", "precondition", "product_space"),
         ("fedlpp", "broadcast", "NormalFloat(width=4, block=64)"),
         ("ffa-lora", "noise", "gradient of B, or the round's change"),
-        ("deer", "noise", "gradient of A and B, or the round's change, shaped by the peer"),
+        ("deer", "noise", "gradient of A and B, or the round's change, shaped by the other factor"),
         ("la-lora", "noise", "gradient of A and B, or the round's change, then filtered"),
         ("fed-sb", "noise", "gradient of core, or the round's change"),
         ("dp-fedlora", "noise", "gradient of A and B, or the round's weights"),

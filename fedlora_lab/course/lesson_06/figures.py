@@ -1,4 +1,4 @@
-"""Figures of notebook 06: who moves when, and noise shaped by the resting factor."""
+"""Figures of notebook 06: who moves when, and noise shaped by the frozen factor."""
 
 import math
 from collections.abc import Callable
@@ -86,10 +86,11 @@ def regulator(
     sigma: float = 1.0,
     clip: str = "factor",
 ) -> tuple[style.Picture, str]:
-    """Draws noise shaped by a peer of rank 2: on the factor, on the product, and what it hides.
+    """Draws noise shaped by a frozen factor of rank 2: on the other factor, on the product, and how
+    well it hides changes.
 
     Args:
-        first, second: singular values of the peer, > 0; angle: of the first, in degrees.
+        first, second: singular values of the frozen factor, > 0; angle: of the first, in degrees.
         sigma: nominal noise multiplier > 0; the clip norm is 1.
         clip: "factor" bounds the change of the factor, as published; "product" that of the product.
 
@@ -138,7 +139,7 @@ def regulator(
     real, nominal = (theory.gdp_epsilon(value, 1e-5) for value in (mu, promised))
     start = f"Clip on the {clip}: the worst change stands {mu:.2f} deviations out"
     if clip == "product":
-        end = f"exactly as promised, whatever the peer; one release: ε = {real:.2f}."
+        end = f"exactly as promised, whatever the frozen factor; one release: ε = {real:.2f}."
         return figure, f"{start}, {end}"
     judged = "more than" if mu > promised else "less than" if mu < promised else "as"
     end = f"one release: ε = {real:.2f}, promised {nominal:.2f}."
@@ -166,19 +167,18 @@ def _plane(ax: Any, noise: Any, allowed: Any, largest: int, angle: float) -> Non
 
 @style.paper()
 def published_regulator(peers: Any, spent: Any, target: float) -> style.Picture:
-    """Draws the regulator as published over a run: size of the peer, and the ε that its
-    noise really gives.
+    """Draws the regulator as published over a run: size of the frozen factor, and ε.
 
     Args:
-        peers: largest spectral norm of the resting factor in each round, (rounds,), B moving first.
-        spent: ε after each round, (rounds,), see `theory.regulated_epsilon`.
+        peers: (rounds,), largest spectral norm of the frozen factor, B moving first.
+        spent: (rounds,), the ε that the noise really gives, see `theory.regulated_epsilon`.
         target: the nominal ε.
     Guarantees: test_the_published_regulator_is_drawn_as_given.
     """
     peers, spent = np.asarray(peers, float), np.asarray(spent, float)
     rounds = np.arange(1, len(peers) + 1)
     figure, (left, right) = style.row(9.6, 3.6, (0.15, 0.72), (0.07, 0.4), (0.56, 0.4))
-    for start, words, factor in ((0, "A rests, B moves", "A"), (1, "B rests, A moves", "B")):
+    for start, words, factor in ((0, "A frozen, B moves", "A"), (1, "B frozen, A moves", "B")):
         x, y, colour = rounds[start::2], peers[start::2], style.FACTOR[factor]
         left.plot(x, y, color=colour, marker="o")
         place = 3 * len(x) // 4
@@ -186,7 +186,7 @@ def published_regulator(peers: Any, spent: Any, target: float) -> style.Picture:
     left.axhline(1, color=style.INK, lw=1, ls=SPARSE)
     words = "above the dashed line the noise hides less than promised"
     left.text(1, 0.03, words, fontsize=8, color=style.SOFT)
-    left.set(ylabel="largest singular value", title="The resting factor grows")
+    left.set(ylabel="largest singular value", title="The frozen factor grows")
     colour, last = style.WRONG if spent[-1] > target else style.RIGHT, rounds[-1]
     right.plot(rounds, spent, color=colour, lw=2.4)
     right.axhline(target, color=style.INK, lw=1, ls=SPARSE)

@@ -38,12 +38,12 @@ def schedule_explorer() -> controls.InteractiveFigure:
 
 
 def regulator_explorer() -> controls.InteractiveFigure:
-    """Offers the peer, the noise and what is clipped beside `regulator`."""
-    knob, stretch = controls.slider, "largest stretch of the resting factor"
+    """Offers the frozen factor, the noise and what is clipped beside `regulator`."""
+    knob, stretch = controls.slider, "largest stretch of the frozen factor"
     return controls.interactive_figure(
         figures.regulator,
-        first=knob("peer, 1st", 1.8, 0.3, 2.6, 0.1, stretch),
-        second=knob("peer, 2nd", 0.6, 0.3, 2.6, 0.1, "stretch in the other direction"),
+        first=knob("frozen, 1st", 1.8, 0.3, 2.6, 0.1, stretch),
+        second=knob("frozen, 2nd", 0.6, 0.3, 2.6, 0.1, "stretch in the other direction"),
         angle=knob("angle", 30, 0, 180, 5, "direction of the first stretch, in degrees"),
         sigma=knob("noise σ", 1.0, 0.4, 2.5, 0.1, "noise multiplier; the clip norm is 1"),
         clip=controls.menu("clip on the", figures.CLIPS, "factor", "what the clip bounds"),

@@ -40,7 +40,7 @@ LABELS = {
     "train": ("who moves", "rounds between bars, one word a local step"),
     "start": ("start", "what the factors are before training"),
     "aggregate": ("server", "what the server makes of the uploads"),
-    "precondition": ("whitening", "shape of clip and noise, from the factor that rests"),
+    "precondition": ("whitening", "shape of clip and noise, from the other factor"),
     "filter": ("smoothing", "filter of noised values: it costs no privacy"),
     "share": ("sent", "what goes up of what moved"),
     "own_ranks": ("kept", "ranks that never leave their client"),

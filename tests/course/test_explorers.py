@@ -34,7 +34,7 @@ MOVES = {
     (2, "deviation_explorer"): (
         (),
         "0.39 too little",
-        ({"together": -0.8}, "0.39 too much"),
+        ({"correlation": -0.8}, "0.39 too much"),
         ({"spread_A": 0.0}, "all clients hold the same A"),
         ({"spread_A": 0.5, "pattern": SIGNS}, "though both factors differ"),
     ),

@@ -12,18 +12,18 @@ from fedlora_lab.plots import style
 CLIENTS, PATTERNS = 12, ("cloud", "four sign pairs")
 
 
-def _cloud(spread_B: float, spread_A: float, together: float, pattern: str) -> Any:
+def _cloud(spread_B: float, spread_A: float, correlation: float, pattern: str) -> Any:
     """B and A of clients around (1, 1) with exactly these spreads (standard deviations) and this
     correlation; "four sign pairs" are (1 ± spread_B, 1 ± spread_A), whatever the correlation.
     """
     check_number("spread_B", spread_B, 0)
     check_number("spread_A", spread_A, 0)
-    check_number("together", together, -1, 1)
+    check_number("correlation", correlation, -1, 1)
     check_one_of("pattern", pattern, PATTERNS)
     if pattern == "cloud":
         draws = np.random.default_rng(3).standard_normal((CLIENTS, 2))
         axes = np.linalg.qr(np.column_stack([np.ones(CLIENTS), draws]))[0][:, 1:] * CLIENTS**0.5
-        u, v = axes[:, 0], together * axes[:, 0] + np.sqrt(1 - together**2) * axes[:, 1]
+        u, v = axes[:, 0], correlation * axes[:, 0] + np.sqrt(1 - correlation**2) * axes[:, 1]
     else:
         u, v = (part.reshape(4) for part in theory.sign_pairs())
     return 1 + spread_B * u, 1 + spread_A * v
@@ -31,17 +31,17 @@ def _cloud(spread_B: float, spread_A: float, together: float, pattern: str) -> A
 
 @style.paper()
 def client_cloud(
-    spread_B: float = 0.7, spread_A: float = 0.7, together: float = 0.8, pattern: str = "cloud"
+    spread_B: float = 0.7, spread_A: float = 0.7, correlation: float = 0.8, pattern: str = "cloud"
 ) -> tuple[style.Picture, str]:
     """Draws clients in the plane of their two factors, and D against how the factors go together.
 
-    Args: spread_B, spread_A: standard deviations over the clients, >= 0; together: correlation of
-        B and A over them, in [-1, 1]; pattern: "cloud", or "four sign pairs" around (1, 1).
+    Args: spread_B, spread_A: standard deviations over the clients, >= 0; correlation:
+        of B and A over them, in [-1, 1]; pattern: "cloud", or "four sign pairs" around (1, 1).
     Returns: the figure, and what it shows in words.
     Guarantees: axes do not depend on the arguments (test_explorers.py::test_axes_stand_still); the
         red bar is the deviation (test_a_cloud_has_the_spread_and_correlation_asked_for).
     """
-    b, a = _cloud(spread_B, spread_A, together, pattern)
+    b, a = _cloud(spread_B, spread_A, correlation, pattern)
     server, wanted = float(b.mean() * a.mean()), float((b * a).mean())
     D = float(theory.deviation(b.reshape(-1, 1, 1), a.reshape(-1, 1, 1))[0, 0])
     figure, (ax, right) = style.row(7.8, 3.7, (0.14, 0.77), (0.07, 0.42), (0.60, 0.385))

@@ -12,6 +12,6 @@ def deviation_explorer() -> controls.InteractiveFigure:
         figures.client_cloud,
         spread_B=controls.slider("spread of B", 0.7, 0.0, 1.0, 0.05, apart.format("B")),
         spread_A=controls.slider("spread of A", 0.7, 0.0, 1.0, 0.05, apart.format("A")),
-        together=controls.slider("correlation", 0.8, -1.0, 1.0, 0.1, both),
+        correlation=controls.slider("correlation", 0.8, -1.0, 1.0, 0.1, both),
         pattern=controls.menu("clients", figures.PATTERNS, "cloud", four),
     )

@@ -12,10 +12,10 @@ Nothing is trained before Start is pressed.
 from fedlora_lab.course.widgets.budget_sweep import method_comparison
 from fedlora_lab.course.widgets.composer import method_composer
 from fedlora_lab.course.widgets.controls import interactive_figure
-from fedlora_lab.course.widgets.live_run import images, live, live_figure
+from fedlora_lab.course.widgets.live_run import draw_predictions, live, live_figure
 
 __all__ = [
-    "images",
+    "draw_predictions",
     "interactive_figure",
     "live",
     "live_figure",

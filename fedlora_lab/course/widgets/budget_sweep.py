@@ -83,7 +83,7 @@ class BudgetSweep:
 class MethodComparison(TrainingPanel):
     """Runs of some methods at some budgets; ``frames`` holds those done: ε -> tidy frame."""
 
-    offered = ("start", "stop", "reset")
+    button_names = ("start", "stop", "reset")
 
     def __init__(self, sweep: BudgetSweep) -> None:
         super().__init__("method comparison")

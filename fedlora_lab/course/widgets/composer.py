@@ -127,7 +127,7 @@ def take_turns(runs: Iterable[RunConfig]) -> Generator[tuple[str, Any], None, No
 class MethodComposer(TrainingPanel):
     """The composer of a task; ``row`` is what the fields make, ``None`` if they make no method."""
 
-    offered = ("start", "stop", "reset")
+    button_names = ("start", "stop", "reset")
 
     def __init__(self, task: Task, plan: Plan, privacy: Privacy) -> None:
         super().__init__("composer", task.name)
@@ -166,7 +166,7 @@ class MethodComposer(TrainingPanel):
     def _fill(self) -> None:
         """Sets the fields to those of the chosen method; its learning rate is suggested again."""
         row = methods.get(self.begin_from.value)
-        with self.held():
+        with self.pause_refresh():
             for field, knob in self.fields.items():
                 knob.value = method_guide.describe_value(field, getattr(row, field))
             self._rate.follow(self.lr.value, always=True)
@@ -223,7 +223,7 @@ class MethodComposer(TrainingPanel):
         if self._rate.own:
             words = f"{self.lr.value:g}, your own (suggested {words})"
         else:
-            with self.held():
+            with self.pause_refresh():
                 self._rate.follow(best.lr)
         return f"{STALE if stale else 'ready'} · learning rate {words}"
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CENTRE: Any = {"ha": "center", "va": "center", "fontsize": 8, "color": style.SOFT}
 BOXES = (0.085, 0.155, 0.5, 0.75), (0.735, 0.62, 0.25, 0.285), (0.735, 0.155, 0.25, 0.235)
-KINDS = {
+CHANGES = {
     "right": (style.FAINT, 1.0),
     "turned right": (style.RIGHT, 2.6),
     "wrong": (style.WRONG, 1.2),
@@ -170,7 +170,7 @@ def _panel(ax: Any, frame: Any, past: Any, measure: str, rounds: int) -> np.ndar
 # Test images
 
 
-def kind(truth: int, before: int, now: int) -> str:
+def prediction_change(truth: int, before: int, now: int) -> str:
     """Says what became of one example: "right", "wrong", "turned right" or "turned wrong".
 
     Args: truth, before, now: its label, and the class predicted before training and now.
@@ -180,7 +180,9 @@ def kind(truth: int, before: int, now: int) -> str:
     return "turned wrong" if before == truth else "wrong"
 
 
-def images(x: Any, truth: Any, before: Any, now: Any = None, columns: int = 9) -> style.Picture:
+def draw_predictions(
+    x: Any, truth: Any, before: Any, now: Any = None, columns: int = 9
+) -> style.Picture:
     """Draws test images, framed by whether the model is right, and was before training.
 
     Args:
@@ -194,13 +196,13 @@ def images(x: Any, truth: Any, before: Any, now: Any = None, columns: int = 9) -
 
     >>> import fedlora_lab as fl
     >>> x, labels = fl.tasks.digits(clients=2).test
-    >>> figure = fl.widgets.images(x[:9], labels[:9], before=labels[:9], now=labels[:9])
+    >>> figure = fl.widgets.draw_predictions(x[:9], labels[:9], before=labels[:9], now=labels[:9])
     """
     x, truth, before = np.asarray(x), np.asarray(truth), np.asarray(before)
     now = before if now is None else np.asarray(now)
     check(x.ndim == 3, "x.shape", x.shape, "(n, height, width)")
     lines, places = -(-len(x) // columns), [(i % columns, i // columns) for i in range(len(x))]
-    kinds = [KINDS[kind(*three)] for three in zip(truth, before, now, strict=True)]
+    kinds = [CHANGES[prediction_change(*three)] for three in zip(truth, before, now, strict=True)]
     with style.paper():
         figure, (ax,) = style.panels(3.4, 2.9, (0.01, 0.1, 0.98, 0.895))
         ax.axis("off")
@@ -220,7 +222,7 @@ def images(x: Any, truth: Any, before: Any, now: Any = None, columns: int = 9) -
         ax.add_collection(drawn)
         ax.set(xlim=(0, columns), ylim=(lines, 0))
         left = 0.02
-        for words, (edge, width) in KINDS.items():
+        for words, (edge, width) in CHANGES.items():
             sign, colour = "■" if width > 2 else "□", style.GREY if edge == style.FAINT else edge
             figure.text(left, 0.045, sign, color=colour, fontsize=8, va="center")
             figure.text(left + 0.035, 0.045, words, color=style.SOFT, fontsize=7.5, va="center")
@@ -347,7 +349,7 @@ class LiveRun(TrainingPanel):
         if records and self.pictured:
             now = simulation.predict(self.task, records[-1], self._x).argmax(1).tolist()
         if self.pictured:
-            grid = style.png(images(self._x.numpy(), self._truth, self._before, now))
+            grid = style.png(draw_predictions(self._x.numpy(), self._truth, self._before, now))
         plan: Any = {"rounds": config.plan.rounds, "start": start, "target": config.epsilon}
         frame = to_frame(records) if records else None
         curves = live_figure(frame, measure=self.measure, past=past, **plan)
@@ -365,7 +367,10 @@ class LiveRun(TrainingPanel):
         if fell := describe_decline(score, start, last.metrics[score]):
             text += f": it {fell}"
         if now is not None:
-            kinds = [kind(*three) for three in zip(self._truth, self._before, now, strict=True)]
+            kinds = [
+                prediction_change(*three)
+                for three in zip(self._truth, self._before, now, strict=True)
+            ]
             better, worse = kinds.count("turned right"), kinds.count("turned wrong")
             text += f"; of the {len(kinds)} images shown, {better} turned right"
             text += f" and {worse} turned wrong"

@@ -39,11 +39,11 @@ class TrainingPanel(controls.DrawnBox):
         (test_a_new_live_ends_the_old, test_a_new_comparison_ends_the_old).
     """
 
-    offered: ClassVar[tuple[str, ...]] = tuple(BUTTONS)
+    button_names: ClassVar[tuple[str, ...]] = tuple(BUTTONS)
 
     def __init__(self, title: str, place: str = "") -> None:
         super().__init__(rest=0.05)
-        self.title, self.worker, self.knobs, self._held = title, None, {}, False
+        self.title, self.worker, self.knobs, self._refresh_paused = title, None, {}, False
         self._ticks, self._total, self._first_tick, self._reported = 0, 1, 0.0, 0.0
         self.status, self.sentence = controls.text_box(2), controls.text_box(3)
         look = controls.labelled("progress", "local steps done")
@@ -51,7 +51,7 @@ class TrainingPanel(controls.DrawnBox):
         self.buttons = {
             name: controls.button(name.capitalize(), icon, help, getattr(self, name), style)
             for name, (icon, help, style) in BUTTONS.items()
-            if name in self.offered
+            if name in self.button_names
         }
         older = _OPEN.get(key := f"{title}/{place}")
         if older is not None:
@@ -65,17 +65,17 @@ class TrainingPanel(controls.DrawnBox):
         """
         self.knobs = {knob: knob.value for knob in knobs}
         for knob in knobs:
-            knob.observe(lambda _: self._held or self.refresh(), "value")
+            knob.observe(lambda _: self._refresh_paused or self.refresh(), "value")
         self.refresh(first=True)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Refreshes nothing while many controls move together."""
-        before, self._held = self._held, True
+    def pause_refresh(self) -> Iterator[None]:
+        """Pauses refreshing while many controls move together."""
+        before, self._refresh_paused = self._refresh_paused, True
         try:
             yield
         finally:
-            self._held = before
+            self._refresh_paused = before
 
     # What a widget fills in
 
@@ -150,7 +150,7 @@ class TrainingPanel(controls.DrawnBox):
         """Stops, forgets all runs and puts the controls back."""
         self.stop(wait=5.0)
         self.worker, self.progress.value = None, 0
-        with self.held():
+        with self.pause_refresh():
             self.clear_runs()
         self.refresh()
 

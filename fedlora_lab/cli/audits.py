@@ -109,7 +109,7 @@ def _task(settings: Any, folder: Folder) -> fl.tasks.Task:
     expected = "one that can be built again: " + ", ".join(fl.tasks.TASKS)
     check(name in fl.tasks.TASKS, "task", name, expected)
     task = fl.tasks.build(name, **settings["info"]["arguments"])
-    found = folder.keyed(task.fingerprint)
+    found = folder.keyed_fingerprint(task.fingerprint)
     expected = "that of the run; data, weights or packages have changed"
     check(found == settings["fingerprint"], "fingerprint", found[:12], expected)
     return task

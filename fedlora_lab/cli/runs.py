@@ -100,7 +100,7 @@ def run_cell(
         # No round was left to play, or none that may be spent.
         ledger = fl.Ledger.load(state / "ledger.json")
     frame: Any = read_frame(state / "rounds.csv")
-    if folder.done(*name) and folder.ended(*name) > frame["round"].max():
+    if folder.is_done(*name) and folder.last_round(*name) > frame["round"].max():
         frame = folder.read(*name)  # stopped, begun anew and stopped again, earlier
     text = None if ledger is None else json.loads(ledger.to_json())
     folder.save(*name, with_ledger_epsilon(frame, ledger), text)
@@ -230,7 +230,7 @@ def _settings(
             "info": dict(task.info),
             "sizes": list(task.sizes),
             "test": len(task.test[1]),
-            "fingerprint": folder.keyed(task.fingerprint),
+            "fingerprint": folder.keyed_fingerprint(task.fingerprint),
         },
         "privacy": privacy and asdict(privacy),
         "lora": asdict(cells[0].lora),
@@ -272,8 +272,8 @@ def _show(
         if every_round:
             bar.write(f"round {last.index}: {_line(last)}")
     frame: Any = folder.read(cell.slug, cell.seed)
-    text, ended = ", ".join(filter(None, (_line(last), shown.fell(frame)))), frame["round"].max()
-    if ended < cell.plan.rounds:
+    text = ", ".join(filter(None, (_line(last), shown.decline_text(frame))))
+    if (ended := frame["round"].max()) < cell.plan.rounds:
         text += f"; stopped after round {ended} of {cell.plan.rounds}"
         text += ", the next could spend more than --stop-at"
     bar.write(f"{count} {name}: {text} ({time.perf_counter() - begun:.1f} s)")
@@ -281,10 +281,10 @@ def _show(
 
 def _unfinished(folder: Folder, cell: Cell) -> bool:
     """Whether a cell was not begun, or can go on: it was stopped and has its checkpoint."""
-    if not folder.done(cell.slug, cell.seed):
+    if not folder.is_done(cell.slug, cell.seed):
         return True
     there = (folder.checkpoint(cell.slug, cell.seed) / "rounds.csv").exists()
-    return there and folder.ended(cell.slug, cell.seed) < cell.plan.rounds
+    return there and folder.last_round(cell.slug, cell.seed) < cell.plan.rounds
 
 
 def summary_lines(frame: Any, trust: str | None = None) -> list[str]:
@@ -297,4 +297,5 @@ def summary_lines(frame: Any, trust: str | None = None) -> list[str]:
     cells = [[*heads.values()], *([row[key] for key in heads] for row in rows)]
     lines = align_columns(cells, right=tuple(range(1, len(heads))))
     observer = [f"ε:{shown.observer_phrase(trust)}"] if trust else []
-    return [*lines, *observer, *(f"{row['method']}: {row['fell']}" for row in rows if row["fell"])]
+    declined = [f"{row['method']}: {row['declined']}" for row in rows if row["declined"]]
+    return [*lines, *observer, *declined]

@@ -174,7 +174,7 @@ def rank_methods(rows: Any, level: float = 0.95) -> pd.DataFrame:
     Student's t): a method is tied when its interval reaches zero.
 
     Args: rows: of one situation, see `situations`. level: of all intervals together.
-    Returns: index method; mean, gap, low, high (gap <= 0 but for rounding), seeds, tied, fallen
+    Returns: index method; mean, gap, low, high (gap <= 0 but for rounding), seeds, tied, declined
         (runs that ended worse than they began), exact, bytes of a run.
     Guarantees: test_guide.py::test_ties_are_rarely_broken_by_chance,
         test_a_lead_that_is_there_is_found.
@@ -183,7 +183,7 @@ def rank_methods(rows: Any, level: float = 0.95) -> pd.DataFrame:
     measure, sign = ("accuracy", 1) if judged else ("loss", -1)
     before = sign * rows.get(f"before_{measure}", math.nan)
     score, sent = sign * rows[measure], rows["bytes_up"] + rows["bytes_down"]
-    rows = rows.assign(score=score, sent=sent, fallen=score < before)
+    rows = rows.assign(score=score, sent=sent, declined=score < before)
     means = rows.groupby("method")["score"].mean().sort_values(ascending=False, kind="stable")
     best, each = means.index[0], 1 - (1 - level) / max(math.comb(len(means), 2), 1)
     table = []
@@ -191,11 +191,11 @@ def rank_methods(rows: Any, level: float = 0.95) -> pd.DataFrame:
         part, known, gap = rows[rows["method"] == slug], (ALL | VARIANTS).get(slug), (0.0, 0.0, 0.0)
         if slug != best:
             gap = paired_difference(rows, slug, best, "score", each)[:3]
-        numbers = part["seed"].nunique(), not gap[2] < 0, int(part["fallen"].sum())
+        numbers = part["seed"].nunique(), not gap[2] < 0, int(part["declined"].sum())
         exact = None if known is None else known.exact
         table.append((slug, sign * mean, *gap, *numbers, exact, float(part["sent"].mean())))
-    columns = ["method", "mean", "gap", "low", "high", "seeds", "tied", "fallen", "exact", "bytes"]
-    return pd.DataFrame(table, columns=columns).set_index("method")
+    columns = "method mean gap low high seeds tied declined exact bytes"
+    return pd.DataFrame(table, columns=columns.split()).set_index("method")
 
 
 def guide(frames: Frames, level: float = 0.95) -> pd.DataFrame:
@@ -218,8 +218,8 @@ def guide(frames: Frames, level: float = 0.95) -> pd.DataFrame:
         tied, declared = table[table["tied"]], STUDIES.get(one.study)
         frugal = tied["bytes"].idxmin()
         words = [
-            name(row.Index) + (f" ({row.fallen} of {row.seeds} runs fell)" if row.fallen else "")
-            for row in tied.itertuples()
+            name(x.Index) + (f" ({x.declined} of {x.seeds} runs fell)" if x.declined else "")
+            for x in tied.itertuples()
         ]
         lines.append(
             {

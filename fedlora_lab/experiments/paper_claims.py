@@ -105,13 +105,13 @@ def _compare(
 ) -> Verdict:
     """One method is ahead of another by more than ``by``, or differs by less than ``within``."""
     found = _decide(data, f"{measure} of {one} above {other}", (one, other), by, within, measure)
-    fallen = ""  # an interval hides that one run of ten ended worse than it began
+    declined = ""  # an interval hides that one run of ten ended worse than it began
     watched = within is None and "before_accuracy" in data.rows
     for method in (one, other) if watched else ():
         part = data.rows[data.rows["method"] == method]
         if low := int((part["accuracy"] < part["before_accuracy"]).sum()):
-            fallen += f"; {low} of {len(part)} runs of {method} ended below the start"
-    return found._replace(measured=found.measured + fallen)
+            declined += f"; {low} of {len(part)} runs of {method} ended below the start"
+    return found._replace(measured=found.measured + declined)
 
 
 def _measure_ahead(data: _Data, method: str, one: str, other: str) -> Verdict:

@@ -147,7 +147,7 @@ def folder_spending(path: str | Path, ledgers: Mapping[str, Any]) -> list[str]:
     shown = {cell: to_ledger(text, cell) for cell, text in ledgers.items()}
     known = shown | folder.ledgers()
     unseen = [book for name, book in known.items() if book is not None and name not in ledgers]
-    return [*folder.stopped(), *composed_spending(known.values(), unseen)]
+    return [*folder.stopped_cells(), *composed_spending(known.values(), unseen)]
 
 
 def settings_summary(settings: Mapping[str, Any], methods: list[str]) -> dict[str, str]:
@@ -246,7 +246,7 @@ def report(path: str | Path) -> Path:
     check(done, "folder", str(path), "at least one finished cell (frame.csv)")
     frame, ledgers = read_frame(path / "frame.csv"), read_json(path / "ledger.json")
     try:
-        frame, ledgers = Folder(path).counted(frame, ledgers)
+        frame, ledgers = Folder(path).add_spending(frame, ledgers)
         page = render(frame, settings, ledgers, folder_spending(path, ledgers))
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"

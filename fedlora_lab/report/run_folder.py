@@ -98,6 +98,8 @@ def first_difference(old: Any, new: Any, name: str = "") -> str | None:
 
     Numbers that agree to nine digits are equal: a calibrated noise multiplier is found by search,
     and its last bits depend on how many threads added up.
+
+    Args: old, new: the values. name: dotted, of their place.
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         pairs = ((f"{name}.{key}".strip("."), key) for key in sorted({*old, *new}))
@@ -123,7 +125,7 @@ class Folder:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as path, Folder(path) as folder:
-    ...     folder.done("rolora", seed=0)
+    ...     folder.is_done("rolora", seed=0)
     False
     """
 
@@ -145,8 +147,8 @@ class Folder:
     def __exit__(self, *error: Any) -> None:
         self._lock.__exit__(*error)
 
-    def keyed(self, fingerprint: str) -> str:
-        """What may stand in the settings of a fingerprint of private data, see `keyed_digest`.
+    def keyed_fingerprint(self, fingerprint: str) -> str:
+        """Makes the keyed digest of a private fingerprint, which may stand in the settings.
 
         Raises: ``ValueError`` where the folder holds a run and its key is gone.
         """
@@ -213,11 +215,11 @@ class Folder:
         """Where the run of one cell keeps its state."""
         return self.path / "checkpoints" / self._name(slug, seed)
 
-    def done(self, slug: str, seed: int | None) -> bool:
+    def is_done(self, slug: str, seed: int | None) -> bool:
         """Whether a cell is finished or was stopped; its frame is renamed into place last."""
         return self._cell(slug, seed, "csv").exists()
 
-    def ended(self, slug: str, seed: int | None) -> int:
+    def last_round(self, slug: str, seed: int | None) -> int:
         """The last round of a finished cell."""
         frame: Any = self.read(slug, seed)
         return int(frame["round"].max())
@@ -226,13 +228,13 @@ class Folder:
         """Slug and seed of the finished cells, in the order of the settings."""
         settings = self.settings
         pairs = ((slug, seed) for slug in settings["methods"] for seed in settings["seeds"])
-        return [pair for pair in pairs if self.done(*pair)]
+        return [pair for pair in pairs if self.is_done(*pair)]
 
-    def stopped(self) -> list[str]:
+    def stopped_cells(self) -> list[str]:
         """The finished cells that ended before their plan's last round, in words."""
         found = []
         for slug, seed in self._finished() if (self.path / "settings.json").exists() else []:
-            rounds, last = self.settings["plans"][slug]["rounds"], self.ended(slug, seed)
+            rounds, last = self.settings["plans"][slug]["rounds"], self.last_round(slug, seed)
             if last < rounds:
                 name = f"{slug}, seed {'none' if seed is None else seed}"
                 found.append(f"{name}: stopped after round {last} of {rounds}.")
@@ -257,7 +259,7 @@ class Folder:
         check(bool(cells), "folder", str(self.path), "at least one finished cell")
         frame = pd.concat([self.read(*cell) for cell in cells], ignore_index=True)
         ledgers = {self._name(*cell): read_json(self._cell(*cell, "json")) for cell in cells}
-        frame, ledgers = self.counted(frame, ledgers)
+        frame, ledgers = self.add_spending(frame, ledgers)
         write_atomically(self.path / "ledger.json", to_json(ledgers))
         write_atomically(self.path / "frame.csv", frame.to_csv(index=False))
         return frame
@@ -302,10 +304,10 @@ class Folder:
                 found[name] = ledger.for_everyone()
         return found
 
-    def counted(
+    def add_spending(
         self, frame: pd.DataFrame, ledgers: Mapping[str, Any]
     ) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """The frame and ledgers of finished cells with what was spent since: a stopped cell may
+        """Adds to the frame and ledgers of finished cells what was spent since: a stopped cell may
         have gone on and been killed."""
         later = {name: book for name, book in self._books().items() if book is not None}
         whole = {n: json.loads(later[n].to_json()) if n in later else x for n, x in ledgers.items()}

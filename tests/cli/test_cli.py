@@ -74,7 +74,8 @@ def test_a_run_folder_holds_what_reproduces_it(done):
     assert settings["versions"]["fedlora-lab"] == fl.__version__
     task = fl.tasks.regression(**settings["task"]["info"]["arguments"])
     with Folder(done) as folder:
-        assert folder.keyed(task.fingerprint) == settings["task"]["fingerprint"] != task.fingerprint
+        kept = settings["task"]["fingerprint"]
+        assert folder.keyed_fingerprint(task.fingerprint) == kept != task.fingerprint
     privacy = fl.Privacy(**settings["privacy"])
     plan, lora = fl.Plan(**settings["plans"]["rolora"]), fl.Lora(**settings["lora"])
     assert same(fl.to_frame(fl.run(task, "rolora", privacy, plan, lora=lora, seed=1)), rows)

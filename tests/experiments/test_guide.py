@@ -101,7 +101,7 @@ def test_the_guide_says_what_its_seeds_can_tell():
     one = (frame["method"] == ranks.index[0]) & (frame["epsilon"] == 3.0)
     frame.loc[one & (frame["seed"] == 4), "accuracy"] = 0.1
     after: Any = study.rank_methods(frame[frame["epsilon"] == 3.0])
-    assert after["fallen"].sum() == after.loc[str(ranks.index[0]), "fallen"] == 1
+    assert after["declined"].sum() == after.loc[str(ranks.index[0]), "declined"] == 1
     assert "(1 of 10 runs fell)" in study.guide({"digits": frame})["tied"].iloc[1]
 
 

@@ -93,7 +93,7 @@ def test_a_label_cannot_be_guessed_from_a_digest(tmp_path):
         list(fl.run(task, row, privacy, PLAN, **RELEASE, checkpoint=tmp_path / name))
         with Folder(tmp_path / f"cell-{name}") as folder:
             list(runs.run_cell(folder, Cell.named(row, task, privacy, PLAN, LORA, None)))
-            text = json.dumps({"fingerprint": folder.keyed(task.fingerprint)})
+            text = json.dumps({"fingerprint": folder.keyed_fingerprint(task.fingerprint)})
             write_atomically(folder.path / "settings.json", text)
     content = written(tmp_path)
     guesses = [relabelled(tokens(), label).fingerprint for label in range(3)]

@@ -177,9 +177,9 @@ def test_a_cell_whose_ledger_cannot_be_written_is_not_done(tmp_path):
     with Folder(tmp_path / "run") as folder:
         with pytest.raises(ValueError, match="JSON"):
             folder.save(*cell, {"epsilon": float("nan")})
-        assert not folder.done(*cell[:2])
+        assert not folder.is_done(*cell[:2])
         folder.save(*cell, {"epsilon": 1.0})
-        assert folder.done(*cell[:2])
+        assert folder.is_done(*cell[:2])
 
 
 def test_two_runs_in_one_folder_refuse_each_other(tmp_path):

@@ -372,7 +372,7 @@ def test_the_command_stops_there_too(tmp_path, capsys):
     assert call(*words) == 0
     on = capsys.readouterr().out
     assert "round 1:" not in on and "round 2:" in on and "stopped" not in on
-    assert Folder(tmp_path).ended("fedlora", 0) == 2 and not Folder(tmp_path).stopped()
+    assert Folder(tmp_path).last_round("fedlora", 0) == 2 and not Folder(tmp_path).stopped_cells()
     assert call(*words, "--stop-at", "0") == 2
     assert "stop_at=0.0: expected a number > 0" in capsys.readouterr().err
 

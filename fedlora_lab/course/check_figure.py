@@ -35,8 +35,8 @@ def check_figure(
     key = next(name for name in table.columns[:2] if name != x)
     for i, (value, (words, colour)) in enumerate(lines.items()):
         part = table[table[key] == value]
-        closed_line(left, part[x], part["expected"], part["measured"], colour, words, 1.12)
-        ratio_dots(right, part[x] * apart ** (i - 1), part, colour)
+        draw_closed_form(left, part[x], part["expected"], part["measured"], colour, words, 1.12)
+        draw_ratios(right, part[x] * apart ** (i - 1), part, colour)
     left.set_yscale("log")
     finish_check(figure, left, right, table, seeds)
     return figure, left, right
@@ -49,7 +49,7 @@ def check_panels(left: float = 0.065, room: float = 0.0) -> tuple[style.Picture,
     return figure, values, ratios
 
 
-def closed_line(
+def draw_closed_form(
     ax: Any, x: Any, expected: Any, measured: Any, colour: str, words: str = "", far: float = 1.0
 ) -> None:
     """Draws a closed form as a line with its name, and measurements as dots.
@@ -63,7 +63,7 @@ def closed_line(
     ax.text(x.iloc[-1] * far, expected.iloc[-1], words, color=colour, **bold)
 
 
-def ratio_dots(ax: Any, x: Any, part: Any, colour: str) -> None:
+def draw_ratios(ax: Any, x: Any, part: Any, colour: str) -> None:
     """Draws measured over expected, each dot with its band around 1; red where it misses the band.
 
     Args: ax, x, colour: what stands where; part: rows of a `check_table`.

@@ -36,16 +36,16 @@ def test_noisy_deviation(weights):
 
 @pytest.mark.parametrize("pattern", ["cloud", "four sign pairs"])
 @pytest.mark.parametrize(
-    ("spreads", "together"), [((0.7, 0.4), -1.0), ((1.0, 1.0), 0.3), ((0.0, 0.5), 0.3)]
+    ("spreads", "correlation"), [((0.7, 0.4), -1.0), ((1.0, 1.0), 0.3), ((0.0, 0.5), 0.3)]
 )
-def test_a_cloud_has_the_spread_and_correlation_asked_for(spreads, together, pattern):
+def test_a_cloud_has_the_spread_and_correlation_asked_for(spreads, correlation, pattern):
     """And the red bar is its deviation; a square of clients has none, though both factors vary."""
-    ax, right = fl.course.lesson(2).client_cloud(*spreads, together, pattern)[0].axes
+    ax, right = fl.course.lesson(2).client_cloud(*spreads, correlation, pattern)[0].axes
     dots = max((line.get_xydata() for line in ax.lines if line.get_marker() == "o"), key=len)
     assert np.std(dots, axis=0) == pytest.approx(spreads, abs=1e-12)
     assert dots.mean(0) == pytest.approx((1, 1))
     deviation = dots[:, 0].mean() * dots[:, 1].mean() - dots.prod(1).mean()
-    expected = -together * spreads[0] * spreads[1] if pattern == "cloud" else 0
+    expected = -correlation * spreads[0] * spreads[1] if pattern == "cloud" else 0
     assert deviation == pytest.approx(expected, abs=1e-12)
     assert right.lines[2].get_ydata()[1] == pytest.approx(deviation, abs=1e-12)
 

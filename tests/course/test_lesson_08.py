@@ -37,7 +37,7 @@ def test_normal_levels():
     """Derived from quantiles, equal to what is sent; and drawn."""
     for width in range(2, 9):
         np.testing.assert_allclose(theory.normal_levels(width), normal_levels(width), atol=1e-12)
-    (marks,) = marked(figures.levels(3).axes[0], "o")
+    (marks,) = marked(figures.code_levels(3).axes[0], "o")
     np.testing.assert_allclose(marks.get_xdata() / marks.get_xdata().max(), normal_levels(3))
 
 
@@ -76,7 +76,7 @@ def test_quantised_runs():
 
 
 @pytest.mark.slow
-def test_protection():
+def test_accuracy_per_holder():
     """What each party holds after two rounds, against the run's own metrics and direct sums."""
     task = fl.tasks.digits(clients=3, seed=5)
     rule = fl.methods.FedLPP.replace(broadcast=normal_float(2, 64))
@@ -101,11 +101,12 @@ def test_protection():
         figures.model_protection(last, method, seen, last=9)
 
 
-def test_the_protection_figure():
+def test_the_accuracies_per_holder_are_drawn():
     rows = [
         (w, s, who, "accuracy", 0.5 + 0.01 * s + 0.1 / w)
         for w, s, who in itertools.product((2, 4), (0, 1), figures.HOLDERS)
     ]
     table = pd.DataFrame(rows, columns=["width", "seed", "method", "measure", "value"])
-    lines = [line.get_ydata() for line in marked(figures.protection(table, 0.4).axes[0], "o")]
+    ax = figures.accuracy_per_holder(table, 0.4).axes[0]
+    lines = [line.get_ydata() for line in marked(ax, "o")]
     np.testing.assert_allclose(lines, [[0.555, 0.53]] * len(figures.HOLDERS))

@@ -156,8 +156,8 @@ def rank_check(draws: Any, alpha: float = 8.0) -> tuple[style.Picture, Any]:
     x, (figure, left, right) = table["rank"], checks.check_panels()
     for colour, words, power in zip(style.SERIES, ("scaling α/r", "scaling α/√r"), (1.0, 0.5)):
         expected, measured = (alpha / x**power * table[c] ** 0.5 for c in ("expected", "measured"))
-        checks.closed_line(left, x, expected, measured, colour, words, 1.12)
-    checks.ratio_dots(right, x, table, style.INK)
+        checks.draw_closed_form(left, x, expected, measured, colour, words, 1.12)
+    checks.draw_ratios(right, x, table, style.INK)
     checks.log_panels(left, right, "rank r", (1, 2, 4, 8, 16, 32), x.max() * 3.4)
     left.set(ylim=(0, None), ylabel="norm of the linear noise in the product")
     checks.finish_check(figure, left, right, table, draws["seed"].nunique())

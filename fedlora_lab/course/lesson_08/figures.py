@@ -53,7 +53,7 @@ def _numbers(kind: str, trained: Any) -> np.ndarray:
 
 
 @cache
-def closed_line(block: int) -> list[float]:
+def expected_errors(block: int) -> list[float]:
     """Relative error of normal numbers for each of `WIDTHS`."""
     return [theory.quantiser_error(normal_levels(w), block) ** 0.5 for w in WIDTHS]
 
@@ -94,7 +94,7 @@ def quantiser(
     two.stairs(levels, [-1, *middles, 1], baseline=None, color=CODE, lw=1.8)
     two.set(xlim=(-1.03, 1.03), ylim=(-1.06, 1.06), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
     two.set(xlabel="sent", ylabel="received", title="what arrives")
-    three.plot(WIDTHS, closed_line(block), color=style.GREY, lw=1.6)
+    three.plot(WIDTHS, expected_errors(block), color=style.GREY, lw=1.6)
     style.dots(three, [width], [error], CODE, 10, zorder=5, clip_on=False)
     three.set(yscale="log", xlim=(1.6, 8.4), ylim=(0.003, 1.2), xticks=WIDTHS[::2])
     three.set(xlabel="bits of a code", ylabel="relative error", title=f"error {error:.1%}")
@@ -103,7 +103,7 @@ def quantiser(
     return figure, (
         f"{width} bits, {len(levels)} levels, blocks of {block}: {bits:.3g} bits a number on the "
         f"wire, {32 / bits:.1f} times fewer than float32. What arrives is {error:.1%} off; normal "
-        f"numbers would be {closed_line(block)[WIDTHS.index(width)]:.1%} off."
+        f"numbers would be {expected_errors(block)[WIDTHS.index(width)]:.1%} off."
     )
 
 
@@ -134,7 +134,7 @@ def quantiser_check(
         x, colour, expected = part["bits"], style.SERIES[i % 3], part["expected"] ** 0.5
         labels.append(style.named_line(left, x, expected, f"blocks of {block}", colour))
         style.dots(left, x, part["measured"] ** 0.5, colour)
-        checks.ratio_dots(right, part["width"] + 0.18 * (i - 1), part, colour)
+        checks.draw_ratios(right, part["width"] + 0.18 * (i - 1), part, colour)
     left.set(yscale="log", ylim=(0.003, 1), ylabel="relative error")
     left.set_xlabel("bits a number on the wire, scale included")
     style.log_axis(left.yaxis, (0.003, 0.01, 0.03, 0.1, 0.3, 1))
@@ -145,12 +145,13 @@ def quantiser_check(
 
 
 @style.paper()
-def protection(table: pd.DataFrame, start: float | None = None) -> style.Picture:
+def accuracy_per_holder(table: pd.DataFrame, start: float | None = None) -> style.Picture:
     """Draws the accuracy of what each party holds at the end, over bits: the gap is all that is
     hidden.
 
     Args: table: as `quantised_runs` gives it; start: accuracy before training.
-    Guarantees: dots are the means over seeds (test_lesson_08.py::test_the_protection_figure).
+    Guarantees: dots are the means over seeds
+        (test_lesson_08.py::test_the_accuracies_per_holder_are_drawn).
     """
     part: Any = table[table["measure"] == "accuracy"]
     means = part.groupby(["method", "width"], sort=False)["value"].agg(
@@ -179,7 +180,7 @@ def protection(table: pd.DataFrame, start: float | None = None) -> style.Picture
 
 
 @style.paper()
-def levels(width: int = 4) -> style.Picture:
+def code_levels(width: int = 4) -> style.Picture:
     """Draws where the levels of a code come from: equal steps of probability, scaled to [-1, 1].
 
     Guarantees: the marks are `normal_levels` (test_lesson_08.py::test_normal_levels).
@@ -212,7 +213,7 @@ def model_protection(
     Args: record, seen: of one run of ``measures.record_aggregation(method)``; last: >= 1.
     Returns: a tidy frame.
     Raises: ``ValueError`` for a private run whose test examples are not public.
-    Guarantees: test_lesson_08.py::test_protection.
+    Guarantees: test_lesson_08.py::test_accuracy_per_holder.
     """
     source = record.source
     check(source is not None, "record", "a copy without its task", "a record as run() yields it")

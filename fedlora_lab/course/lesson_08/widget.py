@@ -15,7 +15,7 @@ def quantiser_explorer(trained: Any = None) -> controls.InteractiveFigure:
     blocks = (8, 16, 32, 64, 128, 256)
     kinds = figures.KINDS if trained is not None else figures.KINDS[:2]
     for block in blocks:  # an integral for each, once, so that no move waits for it
-        figures.closed_line(block)
+        figures.expected_errors(block)
     bits = "bits of a code: 2 to the power of them levels"
     return controls.interactive_figure(
         partial(figures.quantiser, trained=trained),

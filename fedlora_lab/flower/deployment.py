@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from flwr.app import Context, Message, MessageType
@@ -133,6 +134,7 @@ def client(task: Callable[[], Task], patience: float = 600.0) -> ClientApp:
     """
     check_number("patience", patience, 0, open_low=True)
     prepared = lru_cache(maxsize=1)(lambda path, changed: read_terms(path, task()))
+    building = Lock()
 
     def load(context: Context) -> tuple[Participant, int, Examples]:
         config = _settings(context.node_config, "client", "terms", "data", "memory")
@@ -141,7 +143,10 @@ def client(task: Callable[[], Task], patience: float = 600.0) -> ClientApp:
         whole = "the folder's whole path, the same wherever the node is started"
         check(Path(config["memory"]).is_absolute(), "memory", config["memory"], whole)
         terms = Path(config["terms"])
-        participant = prepared(terms, terms.exists() and terms.stat().st_mtime_ns)
+        # One thread at a time: a task's builder may seed torch's global generator, which all
+        # threads share, and weights drawn out of turn would be under other terms.
+        with building:
+            participant = prepared(terms, terms.exists() and terms.stat().st_mtime_ns)
         with private_errors("reading its examples"):
             return participant, int(config["client"]), read_examples(config["data"])
 

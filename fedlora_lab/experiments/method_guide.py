@@ -83,7 +83,7 @@ def compose(name: str, choice: Mapping[str, Any]) -> Method:
     Guarantees: test_dry_run.py::test_a_composed_row_is_exact_or_not.
     """
     row = Method(name, "", **dict(choice))
-    gap = dry_run.exactness(row)
+    gap = dry_run.aggregation_error(row)
     return row.replace(exact=gap is not None and gap < dry_run.EXACT)
 
 

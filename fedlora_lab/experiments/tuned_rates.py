@@ -165,7 +165,7 @@ def _alike(slug: str, method: Any) -> tuple[str, ...]:
     row = (methods.ALL | methods.VARIANTS).get(slug) if isinstance(method, str) else method
     if row is None:  # a baseline trains FedLoRA; of another name nothing is known
         return ("fedlora",) if slug in ("central", "non-private") else ()
-    same, like = dry_run.identify(row).same, ("fedsa-lora",)
+    published, like = dry_run.identify(row).identical, ("fedsa-lora",)
     if not row.own_ranks and dry_run.fields(row)["share"] is None:
         like = LIKE[dry_run.noise_product(row)]  # else what stays with a client learns slowly
-    return (same, *like) if same else like
+    return (published, *like) if published else like

@@ -41,7 +41,7 @@ class Bytes(NamedTuple):
     down: float
 
 
-class Turn(NamedTuple):
+class PlayedRound(NamedTuple):
     """A round that was played on one layer, "map"."""
 
     before: ServerState
@@ -59,8 +59,8 @@ def _start(row: Method, rank: int, size: int, random: Generator) -> dict[str, Te
     return values if row.start is None else values | row.start(weight, rank)
 
 
-def _play(row: Method, rank: int, clients: int, size: int) -> Iterator[Turn]:
-    """The opening round and some whole cycles; uploads are what was received plus noise."""
+def _play(row: Method, rank: int, clients: int, size: int) -> Iterator[PlayedRound]:
+    """Play the opening round and some whole cycles; uploads are what was received plus noise."""
     from fedlora_lab.federated.local_training import moving_keys
 
     period = len(row.train.rounds) if isinstance(row.train, Cycle) else 4
@@ -83,15 +83,16 @@ def _play(row: Method, rank: int, clients: int, size: int) -> Iterator[Turn]:
                 shared = shared_rank(rank, row.own_ranks)
                 uploads[key] = merge_own_ranks(key, uploads[key], start[None], shared)
         after = rule(state, sent, uploads, weights) if uploads else state
-        yield Turn(state, sent, uploads, after, bool(row.own_ranks) or set(moved) != set(uploads))
+        kept = bool(row.own_ranks) or set(moved) != set(uploads)
+        yield PlayedRound(state, sent, uploads, after, kept)
         state = replace(after, round=t + 1)
 
 
-def exactness(row: Method, *, clients: int = 10) -> float | None:
-    """Returns how far the server's product is from the mean of the clients', in the worst round.
+def aggregation_error(row: Method, *, clients: int = 10) -> float | None:
+    """Returns the largest relative gap between the server's product and the clients' mean.
 
-    Changes are random: only whether the relative gap is zero (below `EXACT`) says something. What a
-    quantised broadcast takes away is not counted. ``None`` where no common product is formed.
+    0 (below `EXACT`) is exact; changes are random, so another size says nothing. What a quantised
+    broadcast takes away is not counted. ``None`` where no common product is formed.
 
     Guarantees: test_dry_run.py::test_exactness_is_the_claim.
     """
@@ -99,10 +100,10 @@ def exactness(row: Method, *, clients: int = 10) -> float | None:
 
     check_whole("clients", clients, 1)
     worst = 0.0
-    for turn in _play(row, 4, clients, 64):
-        if turn.kept or not turn.uploads:
+    for played in _play(row, 4, clients, 64):
+        if played.kept or not played.uploads:
             return None
-        state, sent, uploads, after, _ = turn
+        state, sent, uploads, after, _ = played
         ranked = {key: x for key, x in state.tensors.items() if key.kind.rank_axes}
         own = {
             key: client_values(state, sent, uploads, key) + (x - sent.tensors[key])
@@ -115,7 +116,7 @@ def exactness(row: Method, *, clients: int = 10) -> float | None:
     return worst
 
 
-def play_rounds(row: Method, *, rank: int = 4, clients: int = 10) -> list[Turn]:
+def play_rounds(row: Method, *, rank: int = 4, clients: int = 10) -> list[PlayedRound]:
     """Plays the opening round and some cycles, on which `client_bytes` counts for any layers.
 
     Args:
@@ -131,7 +132,7 @@ def client_bytes(
     rank: int = 4,
     clients: int = 10,
     layers: Sequence[tuple[int, int]] = LAYERS,
-    played: Sequence[Turn] | None = None,
+    played: Sequence[PlayedRound] | None = None,
 ) -> Bytes:
     """Returns the bytes of one client in a round, the mean over a cycle after the opening round.
 
@@ -148,19 +149,19 @@ def client_bytes(
 
     check(bool(layers), "layers", layers, "at least one (d_out, d_in)")
     lora, state, found = Lora(rank=rank), State(0, ServerState({}), {}, [0]), []
-    for turn in played or play_rounds(row, rank=rank, clients=clients):
+    for one in played or play_rounds(row, rank=rank, clients=clients):
         tensors = {
             ParamKey(key.side, f"{i}"): torch.empty(
                 key.kind.shape(*layer, rank) if key.kind.shape else x.shape, device="meta"
             )
-            for key, x in turn.before.tensors.items()
+            for key, x in one.before.tensors.items()
             for i, layer in enumerate(layers)
         }
         state.server = ServerState(tensors)
-        keys = [key for key in tensors if ParamKey(key.side, "map") in turn.uploads]
-        load = traffic(row, lora, state, [0], [0] if turn.uploads else [], keys)
+        keys = [key for key in tensors if ParamKey(key.side, "map") in one.uploads]
+        load = traffic(row, lora, state, [0], [0] if one.uploads else [], keys)
         found.append(Bytes(load.bytes_up, load.bytes_down))
-        old, after = turn.before.tensors, turn.after.tensors
+        old, after = one.before.tensors, one.after.tensors
         sides = [key.side for key, x in after.items() if x is not old.get(key)]
         grown = {side: clients * rank if side == "W" else 0 for side in sides}
         state.changed.append({f"{i}.{s}": r for s, r in grown.items() for i in range(len(layers))})
@@ -169,28 +170,28 @@ def client_bytes(
     return Bytes(*(fmean(part) for part in zip(*found[1:], strict=True)))
 
 
-class Kinship(NamedTuple):
-    """Where a row stands among the published ones."""
+class ClosestMethod(NamedTuple):
+    """The published method whose fields are those of a row, or nearly so."""
 
-    same: str | None  # slug of the row whose fields are all equal
-    near: str  # slug of a row with fewest other fields
-    differs: tuple[str, ...]  # the fields in which it differs from that one
+    identical: str | None  # slug of the row whose fields are all equal
+    nearest: str  # slug of a row with fewest other fields
+    different_fields: tuple[str, ...]  # the fields in which it differs from that one
 
 
 class Traits(NamedTuple):
     """What a row's fields and functions say of it."""
 
     exact: bool | None  # the server holds the mean of the clients' products; None: none is formed
-    meets: str  # how noise can multiply noise, a key of NOISE_PRODUCTS
+    noise_product: str  # how noise can multiply noise, a key of NOISE_PRODUCTS
     uncertified: str | None  # why the ledger states no epsilon; None: it states one
-    idle: bool  # the first step of the first round moves no factor that has a gradient
-    learns: bool  # the factor that starts at zero moves some time
+    first_step_idle: bool  # the first step of the first round moves no factor that has a gradient
+    can_learn: bool  # the factor that starts at zero moves some time
     up: float  # bytes of one client in one round
     down: float
 
 
 def fields(row: Method) -> dict[str, Any]:
-    """Every field that does something; schedules and shares that do the same are written alike."""
+    """Returns the fields that do something; schedules that do the same are written alike."""
     names = [name for name in Method.__dataclass_fields__ if name not in DESCRIPTIVE]
     found = {name: getattr(row, name) for name in names}
     if isinstance(row.train, Cycle):
@@ -213,23 +214,23 @@ def _words(row: Method) -> list[set[str]]:
     return [set(row.moved(t, HORIZON)) for t in range(HORIZON)]
 
 
-def identify(row: Method) -> Kinship:
-    """Which published method a row is, by its fields alone, whatever its name and words.
+def identify(row: Method) -> ClosestMethod:
+    """Finds the published method that a row is nearest to, by its fields alone, not by its words.
 
     Guarantees: test_dry_run.py::test_every_row_is_itself.
     """
     mine, known = fields(row), {slug: fields(other) for slug, other in (ALL | VARIANTS).items()}
     apart = {slug: tuple(k for k in mine if mine[k] != own[k]) for slug, own in known.items()}
-    near = min(apart, key=lambda slug: len(apart[slug]))
-    return Kinship(None if apart[near] else near, near, apart[near])
+    nearest = min(apart, key=lambda slug: len(apart[slug]))
+    return ClosestMethod(None if apart[nearest] else nearest, nearest, apart[nearest])
 
 
 def noise_product(row: Method) -> str:
-    """How noise on one factor can multiply noise on another in the example unit (`NOISE_PRODUCTS`).
+    """Says how noise on one factor can multiply noise on another: a key of `NOISE_PRODUCTS`.
 
-    In the client unit noise falls on all that moved in a round at once, so "within a round" is "at
-    once" there. Noise that a server's rule writes into a factor is that of the product already: it
-    is split, not multiplied.
+    That is for the example unit. In the client unit noise falls on all that moved in a round at
+    once, so "within a round" is "at once" there. Noise that a server's rule writes into a factor is
+    that of the product already: it is split, not multiplied.
     """
     rounds = _words(row)
     every = set().union(*rounds)
@@ -241,44 +242,45 @@ def noise_product(row: Method) -> str:
 
 
 def traits(row: Method) -> Traits:
-    """What the fields and functions of a row say of it, for a federation on digits; nothing trains.
+    """Finds what a row's fields and functions say of it, for clients on digits; nothing trains.
 
     Raises: whatever a rule of the row raises when it is played.
     Guarantees: test_dry_run.py::test_traits_of_the_table.
     """
-    gap, load, every = exactness(row), client_bytes(row), set().union(*_words(row))
+    gap, load, every = aggregation_error(row), client_bytes(row), set().union(*_words(row))
     start = _start(row, 2, 6, torch.Generator().manual_seed(0))
     # The product is zero until a factor that is zero at the start moves.
     zero = {side for side, x in start.items() if not bool(x.any())}
     return Traits(
         exact=None if gap is None else gap < EXACT,
-        meets=noise_product(row),
+        noise_product=noise_product(row),
         uncertified=uncertified_reason(row.precondition),
-        idle=not zero & set(row.moves(0, 0).replace("*", "B")),
-        learns=zero <= (every | ({"A", "B"} if "*" in every else set())),
+        first_step_idle=not zero & set(row.moves(0, 0).replace("*", "B")),
+        can_learn=zero <= (every | ({"A", "B"} if "*" in every else set())),
         up=load.up,
         down=load.down,
     )
 
 
-def name_of(kin: Kinship) -> str:
+def describe_closest(closest: ClosestMethod) -> str:
     """Says which published row it is, or how near the nearest one is."""
-    row = (ALL | VARIANTS)[kin.near]
-    if kin.same is not None:
+    row = (ALL | VARIANTS)[closest.nearest]
+    if closest.identical is not None:
         return f"This is {row.name}" + (f" ({row.source})." if row.source else ".")
-    differs = " and ".join(NAMES[name] for name in kin.differs)
+    differs = " and ".join(NAMES[name] for name in closest.different_fields)
     known = "Nobody has published this as far as the table knows."
     return f"{known} Nearest is {row.name}: it differs in {differs}."
 
 
 def summarize(found: Traits) -> str:
     """Says in a sentence what `describe` says in lines."""
-    meets = "never multiplies" if found.meets == "never" else f"multiplies {found.meets}"
+    product = found.noise_product
+    noise = "never multiplies" if product == "never" else f"multiplies {product}"
     sure = "ε certified" if found.uncertified is None else "no ε certified"
     exact, load = WORDS["exactness"][str(found.exact)][1], (found.up, found.down)
     load = "{} up, {} down a round".format(*map(bytes_text, load))
-    text = f"{exact[0].upper()}{exact[1:]}; noise {meets}; {sure}; {load}."
-    return text if found.learns else f"{text} It never learns."
+    text = f"{exact[0].upper()}{exact[1:]}; noise {noise}; {sure}; {load}."
+    return text if found.can_learn else f"{text} It never learns."
 
 
 def describe(found: Traits) -> list[tuple[str, str]]:
@@ -286,9 +288,9 @@ def describe(found: Traits) -> list[tuple[str, str]]:
     sign, _, exact = WORDS["exactness"][str(found.exact)]
     sure = f"no ε is certified: {found.uncertified}" if found.uncertified else None
     load = f"sends {bytes_text(found.up)} and receives {bytes_text(found.down)} a round"
-    lines = [(sign, exact), ("~", NOISE_PRODUCTS[found.meets])]
+    lines = [(sign, exact), ("~", NOISE_PRODUCTS[found.noise_product])]
     lines += [("ε", sure or "the ledger certifies its ε")]
     lines += [("⇅", f"a client {load} (digits, rank 4)")]
-    if found.idle or not found.learns:
-        lines += [("!", WORDS["idle" if found.learns else "never_learns"])]
+    if found.first_step_idle or not found.can_learn:
+        lines += [("!", WORDS["idle" if found.can_learn else "never_learns"])]
     return lines

@@ -39,7 +39,7 @@ def test_every_row_can_be_composed():
         choice = {field: getattr(row, field) for field in menus}
         assert all(value in [v for _, v in menus[field]] for field, value in choice.items())
         composed = method_guide.compose("mine", choice)
-        assert dry_run.identify(composed).same == slug
+        assert dry_run.identify(composed).identical == slug
         assert composed.exact == row.exact, slug
     for options in menus.values():
         names = [words for words, _ in options]
@@ -100,7 +100,7 @@ def test_it_says_which_published_method_it_is(made):
     first = made.picture.value
     for slug in ("fedlpp", "fed-sb", "as-lora", "sdflora", "fedask-wide", "deer-literal"):
         made.begin_from.value = slug
-        assert dry_run.identify(made.row).same == slug
+        assert dry_run.identify(made.row).identical == slug
     assert len(made.begin_from.options) == len(ROWS)
     assert made.settle(WAIT)
     assert text(made.says).startswith("This is DEeR literal")

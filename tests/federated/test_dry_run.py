@@ -20,7 +20,7 @@ def test_every_row_is_itself():
     """By its fields: under another name, with other words and another claim."""
     for slug, row in ROWS.items():
         row = row.replace(name="something else", source="", note="", exact=False)
-        assert dry_run.identify(row) == dry_run.Kinship(slug, slug, ())
+        assert dry_run.identify(row) == dry_run.ClosestMethod(slug, slug, ())
 
 
 @pytest.mark.parametrize(
@@ -37,20 +37,21 @@ def test_every_row_is_itself():
     ],
 )
 def test_equal_behaviour_is_equal(row, slug):
-    assert dry_run.identify(row.replace(name="mine")).same == slug
+    assert dry_run.identify(row.replace(name="mine")).identical == slug
 
 
 def test_what_nobody_published_names_the_nearest_and_the_difference():
     found = dry_run.identify(methods.LALoRA.replace(name="mine", aggregate=truncated_svd))
-    assert found == dry_run.Kinship(None, "la-lora", ("aggregate",))
+    assert found == dry_run.ClosestMethod(None, "la-lora", ("aggregate",))
     row = methods.FFA.replace(precondition=filters.product_space, filter=filters.binomial(3))
     found = dry_run.identify(row)
-    assert found.same is None and set(found.differs) == {"precondition", "filter"}
+    assert found.identical is None and set(found.different_fields) == {"precondition", "filter"}
 
 
 @pytest.mark.parametrize("slug", ROWS)
 def test_exactness_is_the_claim(slug):
-    gap, measured = dry_run.exactness(ROWS[slug]), measurements()["methods"][slug]["deviation"]
+    gap = dry_run.aggregation_error(ROWS[slug])
+    measured = measurements()["methods"][slug]["deviation"]
     assert (gap is None) == (measured is None)
     assert gap is None or (gap < dry_run.EXACT if ROWS[slug].exact else gap > 1e-3)
 
@@ -85,15 +86,15 @@ def test_bytes_of_other_layers():
 
 
 def test_a_composed_row_is_exact_or_not():
-    exact: Any = dry_run.exactness
-    assert exact(methods.LALoRA.replace(aggregate=merge)) < dry_run.EXACT
-    assert exact(methods.FFA.replace(aggregate=merge)) < dry_run.EXACT
-    assert exact(PLAIN.replace(train=Cycle(("AB", "B")))) > 0.01
-    assert exact(methods.FedASK.replace(train=Cycle(("AB",))), clients=1) < dry_run.EXACT
-    assert exact(methods.FFA.replace(own_ranks=0.5)) is None
+    error: Any = dry_run.aggregation_error
+    assert error(methods.LALoRA.replace(aggregate=merge)) < dry_run.EXACT
+    assert error(methods.FFA.replace(aggregate=merge)) < dry_run.EXACT
+    assert error(PLAIN.replace(train=Cycle(("AB", "B")))) > 0.01
+    assert error(methods.FedASK.replace(train=Cycle(("AB",))), clients=1) < dry_run.EXACT
+    assert error(methods.FFA.replace(own_ranks=0.5)) is None
 
 
-MEETS = {
+NOISE_PRODUCT = {
     "fedlora": "at once", "ffa-lora": "never", "rolora": "over rounds", "fedsvd": "never",
     "la-lora": "within a round", "fed-sb": "never", "as-lora": "over rounds",
     "fedsa-lora": "at once",
@@ -104,14 +105,14 @@ def test_traits_of_the_table():
     for slug, row in ROWS.items():
         found, measured = dry_run.traits(row), measurements()["methods"][slug]
         assert found.exact == (None if measured["deviation"] is None else row.exact)
-        assert found.meets in dry_run.NOISE_PRODUCTS
-        assert found.meets == MEETS.get(slug, found.meets)
+        assert found.noise_product in dry_run.NOISE_PRODUCTS
+        assert found.noise_product == NOISE_PRODUCT.get(slug, found.noise_product)
         assert (found.uncertified is None) == (slug != "deer-literal")
-        assert found.idle == (slug == "la-lora-a-first") and found.learns
-    assert not dry_run.traits(PLAIN.replace(train=Cycle(("A",)))).learns
+        assert found.first_step_idle == (slug == "la-lora-a-first") and found.can_learn
+    assert not dry_run.traits(PLAIN.replace(train=Cycle(("A",)))).can_learn
     core = PLAIN.replace(start=filters.spectral)
-    assert not dry_run.traits(core).learns
-    assert dry_run.traits(core.replace(train=Cycle(("A R",)))).idle
+    assert not dry_run.traits(core).can_learn
+    assert dry_run.traits(core.replace(train=Cycle(("A R",)))).first_step_idle
 
 
 @pytest.mark.parametrize("word", ["*", "R"])

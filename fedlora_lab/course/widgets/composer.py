@@ -217,7 +217,7 @@ class MethodComposer(TrainingPanel):
             controls.set_text(self.says, f"This cannot be: {one_line(error)}", error=True)
             return "nothing to train"
         self.row = row
-        controls.set_text(self.says, dry_run.name_of(dry_run.identify(row)))
+        controls.set_text(self.says, dry_run.describe_closest(dry_run.identify(row)))
         best = self._suggested(row)
         words = f"{best.lr:g}: {best.words}"
         if self._rate.own:

@@ -113,7 +113,10 @@ def parse_pairs(name: str, text: str) -> dict[str, float]:
 
 
 def build_task(name: str, clients: int | None, alpha: float | None) -> fl.tasks.Task:
-    """A task of `fl.tasks.TASKS`; ``clients`` and ``alpha`` are refused where it takes none."""
+    """Builds a task of `fl.tasks.TASKS`.
+
+    Args: name: of the task. clients, alpha: of its split, if given; refused where it takes none.
+    """
     check_one_of("task", name, tuple(fl.tasks.TASKS))
     given, taken = _given(clients=clients, alpha=alpha), signature(fl.tasks.TASKS[name]).parameters
     for key, value in given.items():
@@ -164,8 +167,8 @@ def parse_budget(text: str) -> float | None:
 
 
 def build_plan(options: Mapping[str, Any], tuned: Mapping[str, Any]) -> fl.Plan:
-    """The plan: what was given, else the setting that the learning rates were tuned in, else the
-    defaults."""
+    """Builds the plan: what was given, else the setting that the learning rates were tuned in, else
+    the defaults."""
     given, batch = _given(**{name: options[name] for name in PLAN_FIELDS.split()}), options["batch"]
     if batch is not None:
         check(batch == "all" or is_whole(batch), "batch", batch, "a whole number >= 1, or all")
@@ -174,7 +177,7 @@ def build_plan(options: Mapping[str, Any], tuned: Mapping[str, Any]) -> fl.Plan:
 
 
 def build_lora(options: Mapping[str, Any], tuned: Mapping[str, Any]) -> fl.Lora:
-    """The adapter, in the same order."""
+    """Builds the adapter, in the same order."""
     given = _given(rank=options["rank"], alpha=options["lora_alpha"])
     return fl.Lora(**{**tuned.get("lora", {}), **given})
 
@@ -182,7 +185,10 @@ def build_lora(options: Mapping[str, Any], tuned: Mapping[str, Any]) -> fl.Lora:
 def build_privacy(
     options: Mapping[str, Any], tuned: Mapping[str, Any], task: fl.tasks.Task, plan: fl.Plan
 ) -> fl.Privacy | None:
-    """A calibrated privacy plan, or ``None`` for ``--epsilon none``."""
+    """Calibrates the privacy plan; ``None`` for ``--epsilon none``.
+
+    Args: options, tuned: as for `build_plan`. task, plan: what is calibrated for.
+    """
     epsilon, unit = parse_budget(options["epsilon"]), options["unit"]
     if epsilon is None:
         return None

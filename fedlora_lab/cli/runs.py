@@ -37,7 +37,7 @@ def _finished_rows(folder: Path, rows: Path) -> Any:
     else ``None``.
 
     The loop writes its state before it yields a round, and the rows are written after. A run that
-    was killed in between has one round too many in the checkpoint: it is taken back and played
+    was killed in between has one round too many in the checkpoint: it is taken back and run
     again. Without a seed that is a new release, and the ledger, left as it is, counts both.
     """
     frame: Any = read_frame(rows) if rows.exists() else None
@@ -48,10 +48,10 @@ def _finished_rows(folder: Path, rows: Path) -> Any:
     return None if found is None or frame is None else frame[frame["round"] <= found[0].round]
 
 
-def play_rounds(
+def run_rounds(
     start: RunCell, state: Path, rows: Path, to_frame: Callable[..., pd.DataFrame] = fl.to_frame
 ) -> Iterator[Round]:
-    """Plays a run to its end, or from where it was left; writes each round's rows, then yields it.
+    """Runs the rounds that are left of a run; writes each one's rows, then yields it.
 
     Args:
         start: begins or resumes the run, with ``checkpoint`` and ``resume`` as of `fl.run`.
@@ -63,7 +63,7 @@ def play_rounds(
     if ours := rows.exists() or rows.parent == state:
         earlier = _finished_rows(state, rows)
     if earlier is not None and not spent and not earlier["round"].max():
-        earlier = None  # nothing was done or spent yet: the start is played again
+        earlier = None  # nothing was done or spent yet: the start is run again
     parts = [] if earlier is None else [earlier]
     for part in parts:  # rows without a checkpoint are taken back
         write_atomically(rows, part.to_csv(index=False))
@@ -93,11 +93,11 @@ def run_cell(
     state, name, ledger = folder.checkpoint(cell.slug, cell.seed), (cell.slug, cell.seed), None
     limit = {} if cell.privacy is None else {"stop_at": stop_at}
     start = partial(engine or cell.run, **limit)
-    for record in play_rounds(start, state, state / "rounds.csv", cell.frame):
+    for record in run_rounds(start, state, state / "rounds.csv", cell.frame):
         ledger = record.ledger
         yield record
     if ledger is None and cell.privacy is not None:
-        # No round was left to play, or none that may be spent.
+        # No round was left to run, or none that may be spent.
         ledger = fl.Ledger.load(state / "ledger.json")
     frame: Any = read_frame(state / "rounds.csv")
     if folder.is_done(*name) and folder.last_round(*name) > frame["round"].max():
@@ -251,7 +251,7 @@ def row_settings(cell: Cell) -> dict[str, Any]:
 def _line(record: Round | None) -> str:
     """One round in words."""
     if record is None:
-        return "no round was played"
+        return "no round was run"
     names = (name for name in ("accuracy", "loss") if name in record.metrics)
     scores = [f"{k} {shown.format_number(record.metrics[k], infinite='∞')}" for k in names]
     seen = shown.observer_phrase(None if record.ledger is None else record.ledger.trust)
@@ -263,7 +263,7 @@ def _line(record: Round | None) -> str:
 def _show(
     folder: Folder, cell: Cell, run: Iterator[Round], bar: tqdm, count: str, every_round: bool
 ) -> None:
-    """Plays a cell, with a bar on a terminal and plain lines in a log."""
+    """Runs a cell, with a bar on a terminal and plain lines in a log."""
     begun, last, name = time.perf_counter(), None, f"{cell.slug}, seed "
     name += "none" if cell.seed is None else str(cell.seed)
     for last in run:

@@ -13,7 +13,7 @@ from fedlora_lab import experiments
 from fedlora_lab._utils.files import lock_folder, write_atomically
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.cli.options import parse_seed, seed_option
-from fedlora_lab.cli.runs import play_rounds
+from fedlora_lab.cli.runs import run_rounds
 from fedlora_lab.experiments import presets
 from fedlora_lab.federated import checkpoint, cost
 from fedlora_lab.lora import peft
@@ -54,7 +54,7 @@ def preset_command(name: str | None, seed: str, **options: Any) -> None:
         return
     row, data, rounds = presets.get(name), options["data"], options["rounds"]
     if options["dry_run"]:
-        click.echo(describe_dry_run(row, presets.dry_run(row), cost.speed()))
+        click.echo(_describe_dry_run(row, presets.dry_run(row), cost.speed()))
         return
     chosen, public = parse_seed(seed), options["public_test"]
     check(data or not public, "public-test", True, "--data: the papers' own data are public")
@@ -70,7 +70,7 @@ def preset_command(name: str | None, seed: str, **options: Any) -> None:
     start = partial(fl.run, task, row.method, privacy, plan, chunk_examples="auto", **how)
     seen = observer_phrase(None if privacy is None else privacy.trust)
     with lock_folder(folder):
-        for record in play_rounds(start, state, path):
+        for record in run_rounds(start, state, path):
             scores = [f"{k} {format_number(x, 4, infinite='∞')}" for k, x in record.metrics.items()]
             scores.append(f"epsilon {format_number(record.epsilon)}{seen}")
             click.echo(f"round {record.index:>4}  {'  '.join(scores)}")
@@ -87,7 +87,7 @@ def preset_command(name: str | None, seed: str, **options: Any) -> None:
         click.echo(f"adapter: {peft.save(*place)}")
 
 
-def describe_dry_run(row: presets.Preset, found: cost.Cost, speed: float) -> str:
+def _describe_dry_run(row: presets.Preset, found: cost.Cost, speed: float) -> str:
     """The dry run in words: what was counted, and every formula with its numbers."""
     plan, batch = row.plan, row.plan.batch or row.examples // row.clients
     at_once = round(plan.participation * row.clients)

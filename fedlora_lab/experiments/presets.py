@@ -123,8 +123,10 @@ def task(name: "str | Preset", model: Any = None, dataset: Any = None, **options
 
 
 def privacy(name: "str | Preset", task: Task, plan: Plan | None = None) -> Privacy | None:
-    """The preset's budget spent over its plan, or another one, of this task; ``None`` where the
-    paper has none."""
+    """Calibrates the preset's budget; ``None`` where the paper has none.
+
+    Args: name: a preset or its name. task: of the run. plan: of the run, if not the preset's.
+    """
     row = get(name)
     if row.epsilon is None:
         return None

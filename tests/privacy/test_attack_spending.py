@@ -414,7 +414,7 @@ def test_a_table_states_what_killed_rounds_spent(tmp_path, capsys):
     capsys.readouterr()
     assert call(*words, "--stop-at", "8") == 0
     shown, frame = capsys.readouterr().out, read_frame(out / "frame.csv")
-    assert frame["round"].max() == done and "no round was played" in shown
+    assert frame["round"].max() == done and "no round was run" in shown
     assert last_epsilon(frame) == spent and f"  {spent:.2f}  " in shown
     assert f">{spent:.2f}<" in (out / "report.html").read_text()
     assert last_epsilon(Folder(out).read("fedlora", None)) == spent

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedlora_lab import measures, methods, theory
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.course import check_figure as checks
+from fedlora_lab.federated.comparison import compare
 from fedlora_lab.federated.records import to_frame
 from fedlora_lab.federated.simulation import run
 from fedlora_lab.lora import peft, per_example
@@ -261,18 +262,23 @@ def quantised_runs(
 
     Args: task, which, privacy, seeds: as of `compare`; plan: one for all, or one for each slug.
     Returns: the tidy frame of the runs; and `model_protection` of each run with columns ``row``
-        (its slug) and ``width`` (bits of a code). Models are judged before training and at the end.
+        (its slug) and ``width`` (bits of a code). Models are judged before training and at the end,
+        those without quantised factors every fourth round too: they are runs of notebook 00, which
+        a cache of runs then holds.
     Guarantees: test_lesson_08.py::test_quantised_runs.
     """
     runs, parts, seeds = [], [], tuple(seeds)
     for row in map(methods.get, which):
         own = plan if isinstance(plan, Plan) else plan[row.slug]
+        if not isinstance(row.broadcast, NormalFloat):
+            options: Any = {"progress": False, "evaluate_every": 4}
+            runs.append(compare(task, [row], privacy, own, seeds, **options))
+            continue
         for seed in seeds:
             watched, seen = measures.record_aggregation(row)
             records = list(run(task, watched, privacy, own, seed=seed, evaluate_every=own.rounds))
             runs.append(to_frame(records))
-            if isinstance(row.broadcast, NormalFloat):
-                part = model_protection(records[-1], row, seen, min(5, own.rounds))
-                parts.append(part.assign(row=row.slug, width=row.broadcast.width))
+            part = model_protection(records[-1], row, seen, min(5, own.rounds))
+            parts.append(part.assign(row=row.slug, width=row.broadcast.width))
     held = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return pd.concat(runs, ignore_index=True), held

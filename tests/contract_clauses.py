@@ -212,7 +212,7 @@ def noise_of_the_update(row: Method, trust: str = "central", draws: int = 40) ->
     row, sigma, task = plain_server(row).replace(filter=identity), 1.3, tokens("head")
     ids, start, end = tuple(range(len(task.clients))), anywhere(task, row), anywhere(task, row, 1)
     factors = {key: x for key, x in start.tensors.items() if key.side in "AB"}
-    sent = start.with_({key: row.broadcast(x) for key, x in factors.items()})
+    sent = start.replace_tensors({key: row.broadcast(x) for key, x in factors.items()})
     params = {
         key: torch.stack([x + 0.1 * k * end.tensors[key] for k in ids])
         for key, x in sent.tensors.items()

@@ -109,7 +109,7 @@ def anywhere(task: Task, row: Method, seed: int = 0) -> ServerState:
     held = {key: tensor.shape for key, tensor in state.tensors.items() if key.side in sides}
     modes = [key for key in state.tensors if key.side == "mode"]
     turns = {key: torch.tensor(float(i % 2), dtype=torch.float64) for i, key in enumerate(modes)}
-    return state.with_({**somewhere(held, seed), **turns})
+    return state.replace_tensors({**somewhere(held, seed), **turns})
 
 
 def movers(row: Method, t: int, s: int, state: ServerState) -> set[ParamKey]:

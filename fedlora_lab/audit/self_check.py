@@ -144,7 +144,7 @@ class _Testbed:
         for key, name, i in moved:
             x = server.tensors[key]
             values[key] = x + (spread * streams.normal(x.shape, name, i)).to(x)
-        run.state.server = server.with_(values)
+        run.state.server = server.replace_tensors(values)
 
     def run_before(
         self,

@@ -73,7 +73,9 @@ def _play(row: Method, rank: int, clients: int, size: int) -> Iterator[PlayedRou
     weights = torch.full((clients,), 1 / clients, **DOUBLE)
     for t in range(rounds):
         old = state.tensors
-        sent = state.with_({k: row.broadcast(x) for k, x in old.items() if k.kind.rank_axes})
+        sent = state.replace_tensors(
+            {k: row.broadcast(x) for k, x in old.items() if k.kind.rank_axes}
+        )
         moved, uploads = moving_keys(old, row.moved(t, STEPS)), {}
         for key in (key for key in moved if row.shares(key)):
             start = sent.tensors[key]

@@ -411,7 +411,7 @@ class Federation:
             new = {key: aggregated.tensors[key] for key in received.uploads}
             rule, rate = plan.server_optimizer, plan.server_lr
             stepped, moments = server_step(rule, moments, before.tensors, new, rate)
-            after = aggregated.with_(stepped)
+            after = aggregated.replace_tensors(stepped)
         keys, ids = uploads.round_keys(self.context, before.tensors, opened.t), opened.ids
         clients = ids, there, keys.sent, self.spec.privacy
         load = uploads.traffic(method, self.spec.lora, self.state, *clients)
@@ -470,7 +470,7 @@ class Federation:
         own, metrics = outcome.steps if self.context.by_step else got.clipped, outcome.metrics
         if state.round % self.evaluate_every and not self.ended:
             metrics = dict.fromkeys(task.metrics, NOT_SEEN)
-        plain, rule = state.server.factored(), spec.plan.optimizer
+        plain, rule = state.server.without_core(), spec.plan.optimizer
         a, b = plain.side("A"), plain.side("B")
         noisy = {name for _, name, x in rows if x != x and name in NOISE_MEASURES}
         return Round(

@@ -80,7 +80,9 @@ def tensors_received(context: RunContext, ids: tuple[int, ...], sent: ServerStat
 def broadcast(context: RunContext, server: ServerState) -> ServerState:
     """What the clients receive of the server's tensors; a head goes down as it is."""
     rule = context.method.broadcast
-    return server.with_({key: rule(x) for key, x in server.tensors.items() if key.kind.rank_axes})
+    return server.replace_tensors(
+        {key: rule(x) for key, x in server.tensors.items() if key.kind.rank_axes}
+    )
 
 
 def round_keys(context: RunContext, values: Mapping[ParamKey, Tensor], t: int) -> RoundKeys:
@@ -246,7 +248,7 @@ def _only_sum(privacy: Privacy | None) -> bool:
 
 def _row_by_row(sent: ServerState, start: Mapping[ParamKey, Tensor]) -> ServerState:
     """What was sent, row by row where the rows differ."""
-    return sent if all(len(x) == 1 for x in start.values()) else sent.with_(start)
+    return sent if all(len(x) == 1 for x in start.values()) else sent.replace_tensors(start)
 
 
 def _weights(context: RunContext, ids: tuple[int, ...]) -> Float[Tensor, " rows"]:

@@ -457,7 +457,7 @@ def _plain_pairs(
     """The same model from A and B alone: cores go into B, residuals become further ranks."""
     for side in {key.side for key in values if key.kind.output}:
         check(False, "kind", side, "A, B, R, W or head: a PEFT adapter has no place for another")
-    state = ServerState(values).factored()
+    state = ServerState(values).without_core()
     a, b = state.side("A"), state.side("B")
     for layer, residual in state.side("W").items():
         u, s, v = torch.linalg.svd(residual.double(), full_matrices=False)

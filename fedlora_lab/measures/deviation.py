@@ -219,8 +219,8 @@ class Exchange(NamedTuple):
 def layer_rows(seen: Exchange, scaling: float) -> tuple[list[tuple[str, str, float]], float]:
     """Rows (layer, measure, value) of a round, and the relative deviation of all layers."""
     parts = (seen.before, seen.mean, seen.after, seen.aggregated or seen.after)
-    before, mean, after, ruled = (state.factored() for state in parts)
-    clients = None if seen.clients is None else ServerState(seen.clients).factored().tensors
+    before, mean, after, ruled = (state.without_core() for state in parts)
+    clients = None if seen.clients is None else ServerState(seen.clients).without_core().tensors
     noise = None if seen.noise is None else dict(seen.noise)
     if noise is not None:  # that of a core, seen in B
         cores = {ParamKey("B", key.layer): xi for key, xi in noise.items() if key.side == "R"}

@@ -86,7 +86,7 @@ class MeanUpdate:
             # and a fixed denominator keeps one client's share of the result bounded.
             change = weights.to(upload.dtype) @ (upload - sent.tensors[key]).flatten(1)
             changed[key] = old + self.server_lr * change.view_as(old)
-        return state.with_(changed)
+        return state.replace_tensors(changed)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class NormWeighted(Rule):
                 kept = (1 - share.sum()).to(old) * old
                 changed[key] = kept + (share.to(rows) @ rows.flatten(1)).view_as(old)
         heads = {key: x for key, x in uploads.items() if key.side == "head"}
-        return mean(state, sent, heads, weights).with_(changed)
+        return mean(state, sent, heads, weights).replace_tensors(changed)
 
 
 @dataclass(frozen=True, repr=False)
@@ -155,7 +155,7 @@ class ByLayer(Rule):
         like = next(iter(state.tensors.values()))
         values = {"mode": 0.0, "score A": math.nan, "score B": math.nan}
         keys = {ParamKey(side, layer): x for layer in state.layers for side, x in values.items()}
-        return state.with_({key: like.new_tensor(x) for key, x in keys.items()})
+        return state.replace_tensors({key: like.new_tensor(x) for key, x in keys.items()})
 
     def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
         after, changed = mean(state, sent, uploads, weights), {}
@@ -170,7 +170,7 @@ class ByLayer(Rule):
             a, b = (float(changed.get(key, state.tensors[key])) for key in keys)
             mode = float(self._next_mode(after, layer, a, b))
             changed[ParamKey("mode", layer)] = old.new_tensor(mode)
-        return after.with_(changed)
+        return after.replace_tensors(changed)
 
     def _next_mode(self, after: ServerState, layer: str, a: float, b: float) -> int:
         """The layer's mode for the round that comes: 0 moves B, 1 moves A."""
@@ -243,7 +243,9 @@ class ProductRule(Rule, ABC):
             return state
         a, b = state.side("A"), state.side("B")
         shapes = {layer: (len(b[layer]), a[layer].shape[1]) for layer in state.layers}
-        return state.with_({ParamKey("W", k): b[k].new_zeros(shape) for k, shape in shapes.items()})
+        return state.replace_tensors(
+            {ParamKey("W", k): b[k].new_zeros(shape) for k, shape in shapes.items()}
+        )
 
     @abstractmethod
     def layer(
@@ -258,7 +260,7 @@ class ProductRule(Rule, ABC):
             for side, value in self.layer(after, left, right, layer).items():
                 key = ParamKey(side, layer)
                 changed[key] = value.to(state.tensors[key])
-        return after.with_(changed)
+        return after.replace_tensors(changed)
 
 
 @dataclass(frozen=True)

@@ -105,14 +105,15 @@ class ServerState:
         """Names of the adapted layers, in the model's order."""
         return tuple(self.side("B"))
 
-    def with_(self, changes: Mapping[ParamKey, Tensor]) -> "ServerState":
-        """A copy in which some tensors are others."""
+    def replace_tensors(self, changes: Mapping[ParamKey, Tensor]) -> "ServerState":
+        """Returns a copy in which some tensors are others."""
         return replace(self, tensors={**self.tensors, **changes})
 
-    def factored(self) -> "ServerState":
-        """The same products from A and B alone: a core is multiplied into B."""
+    def without_core(self) -> "ServerState":
+        """Returns a state of the same products from A and B alone: each core multiplied into B."""
+        kept = {key: tensor for key, tensor in self.tensors.items() if key.side != "R"}
         keys = [(ParamKey("B", layer), core) for layer, core in self.side("R").items()]
-        return self.with_({key: self.tensors[key] @ core for key, core in keys})
+        return replace(self, tensors=kept | {key: kept[key] @ core for key, core in keys})
 
     def random(self, layer: str) -> "Generator":
         """Random numbers of the server for a layer in this round: public, they read no data."""

@@ -110,7 +110,7 @@ class Fixed(ByLayer):
 
     def initial_state(self, state):
         mode = {ParamKey("mode", "inner"): torch.tensor(1.0, dtype=torch.float64)}
-        return super().initial_state(state).with_(mode)
+        return super().initial_state(state).replace_tensors(mode)
 
 
 def test_a_penalty_is_asked_about_every_choice_of_layers():

@@ -90,7 +90,7 @@ def test_a_narrow_sketch_loses_directions(width):
     "rule", [aggregation.truncated_svd, aggregation.sketch(), aggregation.norm_weighted], **by_rule
 )
 def test_a_product_of_zero_breaks_nothing(rule):
-    state = STATE.with_({B: torch.zeros(5, 2, dtype=torch.float64)})
+    state = STATE.replace_tensors({B: torch.zeros(5, 2, dtype=torch.float64)})
     uploads = {B: torch.zeros(3, 5, 2, dtype=torch.float64)}
     after = rule(state, state, uploads, torch.full((3,), 1 / 3))
     torch.testing.assert_close(after.tensors, state.tensors)

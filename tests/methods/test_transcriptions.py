@@ -79,7 +79,7 @@ def follow(
     if scattered:  # random numbers in all that clients train and in what is added to the base
         server = run.state.server
         shapes = {key: x.shape for key, x in server.tensors.items() if key.side in SIDES}
-        run.state.server = server.with_(somewhere(shapes))
+        run.state.server = server.replace_tensors(somewhere(shapes))
     model: Any = task.model
     if hasattr(model, "map"):
         oracle = plain.least_squares(model.map.weight.numpy())

@@ -181,6 +181,7 @@ def moving_keys(values: Mapping[ParamKey, Tensor], word: str) -> tuple[ParamKey,
     return tuple(key for key in values if key.kind.trained and moves(key))
 
 
+@matmuls("float32")  # also after the clip: the sensitivity has no allowance for TF32 rounding
 def local_step(context: RunContext, clients: Clients, t: int, s: int) -> None:
     """Takes one step of every client of the group, in place.
 
@@ -199,8 +200,8 @@ def local_step(context: RunContext, clients: Clients, t: int, s: int) -> None:
     if method.penalty is not None:  # what "*" moves is known only here
         check_penalty(context.task, context.adapted, context.products, method, moving)
     maps = preconditioners(method, moving, clients.params, context.uncertified is None)
-    with matmuls(context.products):  # full precision after the clip: nobody bounds its rounding
-        drawn = poisson_batch(context, t, s, ids)
+    drawn = poisson_batch(context, t, s, ids)
+    with matmuls(context.products):  # what is rounded here is clipped afterwards
         sums = _clipped_sums(context, clients, moving, maps, drawn)
     # Every client draws noise whatever its batch: an empty batch looks like any other.
     sigma, clip_norm = context.noise_multiplier, context.clip_norm
@@ -215,6 +216,7 @@ def local_step(context: RunContext, clients: Clients, t: int, s: int) -> None:
     for part in (gradients, noises):
         for key, x in part.items():
             x = x / expected.to(x).view(-1, *[1] * (x.dim() - 1))
+            # After the noise a filter is post-processing; before it would change the sensitivity.
             part[key] = method.filter(x, key.side) if _is_filtered(context, key) else x
     stds: Any = 0.0
     if context.plan.optimizer.needs_noise:

@@ -166,7 +166,7 @@ class Federation:
     resumed: bool = False
     chunk_clients: int | None = None
     evaluate_every: int = 1
-    contents: tuple[list[int], bytes | None] = ([], None)  # of the folder when the run opened
+    contents: tuple[list[int], bytes | None] = ([], None)  # rounds and ledger: see `lock`
 
     @classmethod
     def open(
@@ -245,8 +245,8 @@ class Federation:
             self._warn_of_overspending()
         return self
 
-    def restart(self) -> None:
-        """Trains from the beginning; what stands in the ledger stays spent."""
+    def reset(self) -> None:
+        """Resets the state to round 0; the ledger keeps what was spent."""
         self.state, self.resumed = _fresh(self.spec, self.context), False
         self._warn_of_overspending()
 
@@ -292,8 +292,9 @@ class Federation:
 
     @contextmanager
     def lock(self) -> "Iterator[None]":
-        """Holds the folder as it was when this run opened: the same rounds and ledger.
+        """Locks the folder; refuses if another run wrote to it since this run last read it.
 
+        Compared are its rounds and its ledger as this run last read or wrote them.
         Guarantees:
             test_attack_spending.py::test_a_run_that_was_opened_before_another_wrote_is_refused.
         """

@@ -19,6 +19,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.checkpoint import State
 from fedlora_lab.federated.local_training import ClientParams, Clients, RunContext, ranks_of
+from fedlora_lab.lora.peft import matmuls
 from fedlora_lab.methods.aggregation import Rule
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora
@@ -226,8 +227,9 @@ def combine(
     if not rows or not ids or too_few(context, len(ids)):
         return Received.nothing(sent)
     if _only_sum(context.privacy):
-        begun = {key: context.method.clip_reference(sent.tensors[key][None]) for key in rows}
-        total = {key: begun[key] + (x - begun[key]).sum(0, keepdim=True) for key, x in rows.items()}
+        # An upload is the reference plus a noised share: the sum has the reference once only.
+        base = {key: context.method.clip_reference(sent.tensors[key][None]) for key in rows}
+        total = {key: base[key] + (x - base[key]).sum(0, keepdim=True) for key, x in rows.items()}
         return Received(total, torch.ones(1, dtype=torch.float64), {}, sent, per_client=False)
     start = tensors_received(context, ids, sent)
     return Received(rows, _weights(context, ids), {}, _row_by_row(sent, start))
@@ -265,6 +267,7 @@ def _mean(drawn: Mapping[ParamKey, Tensor], weights: Tensor) -> ClientParams:
     return {key: means[key].view(x.shape[1:]) for key, x in drawn.items()}
 
 
+@matmuls("float32")  # as a local step
 def _release_updates(
     context: RunContext, clients: Clients, sent: ServerState, rank: int | None, t: int
 ) -> Received:
@@ -278,7 +281,7 @@ def _release_updates(
     maps = local_training.preconditioners(method, tuple(rows), whole, context.uncertified is None)
     owner = torch.arange(len(ids)) if alone else torch.zeros(len(ids), dtype=torch.int64)
     change = {key: x - method.clip_reference(start[key]) for key, x in rows.items()}
-    change = precondition_rows(change, maps, owner * 0)
+    change = precondition_rows(change, maps, owner)
     owners = len(ids) if alone else 1
     # Each client's whole change is clipped before it meets any other's, and before the noise.
     sums, clipped = context.clip(change, privacy.clip_norm, owner, owners, method.clip_groups)
@@ -299,6 +302,7 @@ def _release_updates(
         if not alone:  # the divisor is the expected number of clients: the true one is not released
             expected = len(context.task.sizes) * context.plan.participation
             part = {key: x / expected for key, x in part.items()}
+        # After the noise a filter is post-processing; before it would change the sensitivity.
         part |= {key: method.filter(x, key.side) for key, x in part.items() if key.side in "AB"}
         found.append(cut_to_rank(part, held))
     released, drawn = found

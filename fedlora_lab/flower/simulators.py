@@ -134,10 +134,10 @@ class SimulatedClients:
 
 
 def open_simulation(participant: Participant, *where: Any, **options: Any) -> Federation:
-    """Open the server's run; it restarts where clients, new at every start, had kept something."""
+    """Open the server's run; it resets where clients, new at every start, had kept something."""
     run = open_run(participant, *where, **options)
     if run.resumed and clients_kept_state(run):
-        run.restart()
+        run.reset()
     return run
 
 

@@ -389,9 +389,14 @@ def place(adapted: Adapted, device: "str | torch.device | None", products: str) 
 
 @contextmanager
 def matmuls(products: str) -> Iterator[None]:
-    """Float32 products of a GPU in TF32 where that is asked for, and as they were afterwards."""
+    """Takes a GPU's float32 products in TF32 if ``products`` is "tf32", else in full precision.
+
+    What the process allows otherwise does not count, and is restored afterwards.
+
+    Guarantees: test_compute.py::test_what_the_process_allows_does_not_count.
+    """
     before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = products == "tf32" or before
+    torch.backends.cuda.matmul.allow_tf32 = products == "tf32"
     try:
         yield
     finally:

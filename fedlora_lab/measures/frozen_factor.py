@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 
 
 def peer_sizes(records: Sequence[Any], method: "Method | str") -> Float[np.ndarray, " rounds"]:
-    """The largest spectral norm, over layers, of the factor that rests in each round of a run.
+    """Measures in each round the factor that rests: its largest spectral norm over the layers.
 
-    Raises: ``ValueError`` where both factors move in a round.
+    Args:
+        records: of the run, from the start on.
+        method: its row or slug; its schedule says which factor rests, read at a round's first step.
+
+    Raises: ``ValueError`` where both factors move in the first step of a round.
     Guarantees: test_peer_sizes_follow_the_schedule.
     """
     from fedlora_lab import methods

@@ -13,9 +13,10 @@ from fedlora_lab.methods.filters import Preconditioner, together
 from fedlora_lab.methods.state import ParamKey
 
 Tensors = Mapping[ParamKey, Tensor]
-SMALL, LONG = 1e-15, 2**14
-"""Below the norm SMALL float32 may lose squares; beyond LONG numbers it sums them too coarsely: the
-norm of 2^14 numbers may come out 5e-5 too small, that of 2^20 3.6e-3."""
+FLOAT32_MIN_NORM, FLOAT32_MAX_NUMBERS = 1e-15, 2**14
+"""Where norms are taken in float64: below the first float32 may lose squares; of more numbers than
+the second their float32 sum is too coarse. The norm of 2^14 may come out 5e-5 too small, and is
+clipped so much too little; that of 2^20 would be 3.6e-3 too small."""
 
 
 class ClipCounts(NamedTuple):
@@ -47,7 +48,7 @@ def map_rank_axis(key: ParamKey, matrix: Tensor, tensor: Tensor) -> Tensor:
     return tensor @ matrix if key.side == "B" else matrix @ tensor
 
 
-def _here(tensor: Tensor) -> bool:
+def _on_cpu(tensor: Tensor) -> bool:
     """Whether its values can be looked at without waiting for a device."""
     return tensor.device.type == "cpu"
 
@@ -70,10 +71,10 @@ def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
 
     # The squares of a finite float32 row may overflow or vanish, and of many the small ones are
     # lost: only then is the slower float64 needed. On a GPU a look would wait for the device.
-    if not _here(next(iter(rows.values()))):
+    if not _on_cpu(next(iter(rows.values()))):
         return norms(0)
-    quick = norms(LONG)
-    sure = (quick > SMALL) & torch.isfinite(quick)
+    quick = norms(FLOAT32_MAX_NUMBERS)
+    sure = (quick > FLOAT32_MIN_NORM) & torch.isfinite(quick)
     # Row by row: all rows measured anew for one odd row would move their rounding, and their sum.
     return quick if bool(sure.all()) else torch.where(sure, quick, norms(0))
 
@@ -95,7 +96,8 @@ def clip_sum(
             clipped to C / sqrt(g).
 
     Returns: key -> (owners, ...), and the counts; a row scaled in any group counts once.
-    Guarantees: what is not finite adds zero; one row more or less moves a sum by at most C
+    Guarantees: what is not finite adds zero; one row more or less moves a sum by at most C, but for
+        rounding (`FLOAT32_MAX_NUMBERS`)
         (test_contract.py::test_leaving_out_one_example_moves_the_sum_by_at_most_c).
     """
     names = list(dict.fromkeys(clip_groups(key) for key in rows))
@@ -107,7 +109,7 @@ def clip_sum(
         added, scaled, nonfinite = _clip_group(group, clip_norm / len(names) ** 0.5, owner, owners)
         sums, less, bad = sums | added, less | scaled, bad | nonfinite
     counts = ClipCounts(len(owner), (less & ~bad).sum(), bad.sum())
-    return {key: sums[key] for key in rows}, counts.read() if _here(owner) else counts
+    return {key: sums[key] for key in rows}, counts.read() if _on_cpu(owner) else counts
 
 
 def _clip_group(
@@ -124,8 +126,9 @@ def _clip_group(
     scale = torch.where(scale < tiny, zero, scale)
     less, sums = finite & (scale < 1), {}
     # Where a look costs no wait, rows that need neither are neither scaled nor replaced.
-    some, strange = not _here(norms) or bool(less.any()), not _here(norms) or not finite.all()
+    some, strange = not _on_cpu(norms) or bool(less.any()), not _on_cpu(norms) or not finite.all()
     for key, tensor in rows.items():
+        # Rounded to the nearest: a float32 row may so exceed the clip by 2^-24 of it.
         weight = scale.to(tensor.dtype).view(-1, *[1] * (tensor.dim() - 1))
         if strange:  # zero times an infinity is not zero
             tensor = torch.where(finite.view(weight.shape), tensor, torch.zeros_like(tensor))

@@ -73,6 +73,20 @@ def test_epsilon_and_noise_are_the_same_under_every_switch(options):
     assert all(x.dtype == torch.float32 for pair in switched.adapter.values() for x in pair)
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_what_the_process_allows_does_not_count(allowed):
+    """Products are float32 unless TF32 is asked for, and the process keeps its own setting."""
+    setting = torch.backends.cuda.matmul
+    before, setting.allow_tf32 = setting.allow_tf32, allowed
+    try:
+        for products in compute.PRODUCTS:
+            with peft.matmuls(products):
+                assert setting.allow_tf32 == (products == "tf32")
+        assert setting.allow_tf32 == allowed
+    finally:
+        setting.allow_tf32 = before
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "vit"])
 def test_half_precision_is_of_the_frozen_base_only(kind):
     """Every frozen linear map is halved, no factor is; the rows stay float32 and near."""

@@ -8,7 +8,7 @@ import pytest
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.course.lesson_11.figures import Fading
+from fedlora_lab.course.lesson_11.figures import AttackedClient
 from fedlora_lab.plots.style import png
 
 pytestmark = pytest.mark.slow
@@ -18,7 +18,7 @@ CHANGE = np.diag(2.0 ** (1 - np.arange(8)))
 HEAVY = np.exp(np.random.default_rng(0).standard_normal((200, 1))) * np.ones(20)
 OFF = f"{fl.methods.table().loc['flexlora', 'deviation']:.1%}"
 FLOOR = theory.reachable_error(np.linalg.svd(CHANGE, compute_uv=False))
-COSINE = f"|cos| with the scan {Fading().read(0.5, 100, 8, 7)[1]:.2f}"
+COSINE = f"|cos| with the scan {AttackedClient().read(0.5, 100, 8, 7)[1]:.2f}"
 SPENT = f"ε = {theory.gdp_epsilon(theory.gaussian_mu(0.5, 100), 1e-4):,.0f} at"
 SIGNS, FEDEX = "four sign pairs", "FedEx-LoRA"
 LESS = {"first": 0.5, "second": 0.4, "clip": "factor"}
@@ -69,7 +69,7 @@ MOVES = {
         ({"scan": 7}, SPENT),
     ),
     (12, "audit_explorer"): ((), "200 canaries", ({"leak": 4.0}, "Caught")),
-    (13, "trust_explorer"): ((), "trust in the masks", ({"trust": "central"}, "as it is")),
+    (13, "trust_explorer"): ((), "trust in secure aggregation", ({"trust": "central"}, "as it is")),
 }
 
 
@@ -103,7 +103,10 @@ def test_an_explorer_says_what_it_shows(key, case):
         ),
         (lesson(2).client_cloud, [{}, {"spread_B": 0.0}, {"pattern": SIGNS}]),
         (lesson(6).regulator, [{}, {"first": 2.6, "sigma": 2.5}, {"clip": "product", "angle": 90}]),
-        (lesson(11).fading, [{}, {"noise": 3.0, "releases": 100, "rank": 32, "scan": 1}]),
+        (
+            lesson(11).attack_under_noise,
+            [{}, {"noise": 3.0, "releases": 100, "rank": 32, "scan": 1}],
+        ),
     ],
 )
 def test_axes_stand_still(draw, calls):

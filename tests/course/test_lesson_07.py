@@ -11,7 +11,7 @@ from frames import limits, scores_frame
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.course.lesson_07 import figures
-from fedlora_lab.course.lesson_07.figures import Shuffled
+from fedlora_lab.course.lesson_07.figures import ShuffledFilter
 from fedlora_lab.methods.filters import binomial
 
 
@@ -89,17 +89,17 @@ def test_gradient_spectra(record):
 
 
 def test_shuffling_changes_neighbours_and_nothing_else():
-    plain, mixed = binomial(5), Shuffled(binomial(5), 1)
+    plain, mixed = binomial(5), ShuffledFilter(binomial(5), 1)
     x = torch.randn(500, 4, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     slow = torch.cos(torch.arange(64, dtype=torch.float64) * math.pi / 64).expand(4, 64)
     for side, y, wave in (("A", x, slow), ("B", x.mT, slow.mT)):
         found, energy = mixed(y, side), float(plain(y, side).square().mean())
         assert float(found.square().mean()) == pytest.approx(energy, rel=0.03)
         torch.testing.assert_close(found.sum(), y.sum())
-        assert torch.equal(found, Shuffled(binomial(5), 1)(y, side))
-        assert not torch.equal(found, Shuffled(binomial(5), 2)(y, side))
+        assert torch.equal(found, ShuffledFilter(binomial(5), 1)(y, side))
+        assert not torch.equal(found, ShuffledFilter(binomial(5), 2)(y, side))
         assert float(mixed(wave, side).norm()) < 0.8 * float(plain(wave, side).norm())
-    assert figures.shuffled(lambda t, side: t)(x, "A").equal(x)
+    assert ShuffledFilter(lambda t, side: t)(x, "A").equal(x)
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_a_shuffled_filter_costs_no_privacy(record):
     """The ledger does not see the filter."""
     task, plan = record.source[0], fl.Plan(rounds=1, local_steps=2, batch=8)
     privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
-    row = fl.methods.LALoRA.replace(name="Shuffled filter", filter=Shuffled(binomial(5)))
+    row = fl.methods.LALoRA.replace(name="Shuffled filter", filter=ShuffledFilter(binomial(5)))
     rows = row, fl.methods.LALoRAUnfiltered
     assert len({[*fl.run(task, one, privacy, plan)][-1].epsilon for one in rows}) == 1
 

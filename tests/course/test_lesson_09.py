@@ -12,7 +12,7 @@ from frames import limits, marked
 from scipy.stats import t
 
 from fedlora_lab.course.lesson_09 import figures
-from fedlora_lab.course.lesson_09.figures import View, measured
+from fedlora_lab.course.lesson_09.figures import View, means_and_gaps
 from fedlora_lab.course.lesson_09.widget import results_explorer
 
 VIEW = View("accuracy", "epsilon", ("fedlora", "ffa-lora"), "ffa-lora", {"alpha": 0.5})
@@ -29,8 +29,8 @@ def frame():
     return pd.concat([*cases, made(THREE, epsilon=3.0, alpha=0.1)], ignore_index=True)
 
 
-def test_measured_by_hand(frame):
-    means, gaps = measured(frame, VIEW)
+def test_means_and_gaps_by_hand(frame):
+    means, gaps = means_and_gaps(frame, VIEW)
     found = set(zip(means["method"], means["place"], strict=True))
     both = {(slug, place) for slug in VIEW.methods for place in (0, 1)}
     assert found == both | {("fedlora", 2)}
@@ -42,7 +42,7 @@ def test_measured_by_hand(frame):
     assert (line["mean"], line["low"], line["high"]) == pytest.approx(expected)
     assert set(gaps["method"]) == {"fedlora"}
     with pytest.raises(ValueError, match=r"^methods=\['rolora'\]: expected some that the frame"):
-        measured(frame, VIEW._replace(methods=("rolora",), against="rolora"))
+        means_and_gaps(frame, VIEW._replace(methods=("rolora",), against="rolora"))
 
 
 def test_the_results_figure_stands_still(frame):
@@ -51,7 +51,7 @@ def test_the_results_figure_stands_still(frame):
     assert limits(one) == limits(other)
     ticks = [tick.get_text() for tick in one.axes[0].get_xticklabels()]
     assert ticks == ["1", "3", "none"]
-    expected = measured(frame, VIEW)[0].query("method == 'fedlora'")["mean"]
+    expected = means_and_gaps(frame, VIEW)[0].query("method == 'fedlora'")["mean"]
     np.testing.assert_allclose(marked(one.axes[0], "o")[0].get_ydata(), expected)
 
 

@@ -87,7 +87,9 @@ def test_span_residual_by_batch_size(victim):
     mean: Any = table.groupby(["who", "size"])["value"].mean()
     assert mean["in the batch"][8] < 1e-3 < 0.05 < mean["in the batch"][12]
     assert mean["somebody else"].min() > 0.3
-    drawn = [line.get_ydata()[1] for line in marked(figures.spans(table, 8).axes[0], "o")]
+    drawn = [
+        line.get_ydata()[1] for line in marked(figures.span_by_batch_size(table, 8).axes[0], "o")
+    ]
     assert drawn == pytest.approx([mean[who][8] for who in sorted(mean.index.levels[0])])
 
 
@@ -122,14 +124,14 @@ def test_the_closed_form_holds_the_images():
 @pytest.mark.slow
 def test_releases_average():
     """The mean of T drawn uploads is as near to the scan as one upload with sigma / sqrt(T)."""
-    fading = figures.Fading()
-    x, y = (part[:1] for part in fading.task.clients[0])
-    victim = fading.victim(8)
+    client = figures.AttackedClient()
+    x, y = (part[:1] for part in client.task.clients[0])
+    victim = client.victim(8)
     each = [victim.upload((x, y), clip_norm=0.01, noise_multiplier=0.4, draw=i) for i in range(160)]
     rows = torch.stack([upload[victim.layer(upload)] for upload in each])
     means = rows.reshape(10, 16, 8, 64).mean(1)
     drawn = np.mean([attacks.similarity(attacks.input_from_a_gradient(one), x) for one in means])
-    many, one = (np.mean([fading.read(0.4, n, 8, 0, i)[1] for i in range(10)]) for n in (16, 1))
+    many, one = (np.mean([client.read(0.4, n, 8, 0, i)[1] for i in range(10)]) for n in (16, 1))
     assert drawn == pytest.approx(many, abs=0.06)
     assert one < drawn - 0.3
 

@@ -12,7 +12,12 @@ from fedlora_lab import theory
 from fedlora_lab.audit.simulated_audits import DELTA, gaussian_noise_multiplier
 from fedlora_lab.course import secagg_demo
 from fedlora_lab.course.lesson_13 import figures
-from fedlora_lab.course.lesson_13.figures import EPSILONS, TRUSTS, facing, trust_comparison
+from fedlora_lab.course.lesson_13.figures import (
+    EPSILONS,
+    TRUSTS,
+    epsilon_by_observer,
+    trust_comparison,
+)
 
 
 def test_surviving_multiplier():
@@ -54,19 +59,19 @@ def test_rounded_epsilon():
     assert theory.rounded_epsilon(1e-3, 1.0, 2, 1e-5) == math.inf, "no noise: nothing is hidden"
 
 
-def test_who_faces_what():
+def test_the_epsilon_by_observer():
     sigma = gaussian_noise_multiplier(2.0)
-    local, secagg, central = (facing(trust, sigma, 50, 10) for trust in TRUSTS)
+    local, secagg, central = (epsilon_by_observer(trust, sigma, 50, 10) for trust in TRUSTS)
     stated = central["public"], secagg["public"], secagg["server"], local["server"]
     assert [*stated, local["together"]] == pytest.approx([2.0] * 5)
     assert central["server"] == central["together"] == math.inf
     assert local["public"] == pytest.approx(theory.gdp_epsilon(1 / (sigma * 50**0.5), DELTA))
     assert secagg["together"] == pytest.approx(theory.gdp_epsilon((50 / 40) ** 0.5 / sigma, DELTA))
-    assert facing("secagg", sigma, 50, 0)["together"] == pytest.approx(2.0)
+    assert epsilon_by_observer("secagg", sigma, 50, 0)["together"] == pytest.approx(2.0)
     alone = theory.gdp_epsilon(1 / theory.trust_level("secagg", sigma, 1.0, 50).alone, DELTA)
-    assert facing("secagg", sigma, 50, 49)["together"] == pytest.approx(alone)
+    assert epsilon_by_observer("secagg", sigma, 50, 49)["together"] == pytest.approx(alone)
     with pytest.raises(ValueError, match=r"^colluders=5: expected"):
-        facing("local", 1.0, 5, 5)
+        epsilon_by_observer("local", 1.0, 5, 5)
 
 
 def test_the_comparison_says_what_it_shows():
@@ -74,7 +79,7 @@ def test_the_comparison_says_what_it_shows():
     for trust, told in (("local", "Nobody"), ("secagg", "masks"), ("central", "as it is")):
         picture, words = trust_comparison(trust, 20, 1.0, 5)
         seen.add(limits(picture))
-        faced = facing(trust, sigma, 20, 5)
+        faced = epsilon_by_observer(trust, sigma, 20, 5)
         assert f"{theory.trust_level(trust, sigma, 1.0, 20).mean:.2g} C" in words
         assert told in words
         bars: Any = picture.axes[1].patches
@@ -97,7 +102,9 @@ def test_the_masked_figure():
     updates = 0.1 * np.random.default_rng(0).standard_normal((4, 50))
     grid = secagg_demo.Grid(clipping_range=1.0)
     opened = secagg_demo.aggregate(updates, grid, threshold=2, dropped=(0,))
-    (x, y), (true, total) = (ax.lines[0].get_data() for ax in figures.masked(updates, opened).axes)
+    (x, y), (true, total) = (
+        ax.lines[0].get_data() for ax in figures.masked_upload(updates, opened).axes
+    )
     assert np.array_equal(x, updates[1])
     assert np.array_equal(y, opened.uploads[0] / grid.modulus)
     assert np.allclose(true, updates[1:].sum(0))
@@ -111,5 +118,7 @@ def test_the_accuracies_are_drawn():
         for seed in (0, 1)
     ]
     frame = pd.DataFrame(rows, columns=["trust", "seed", "round", "measure", "value"])
-    means = [line.get_xdata()[0] for line in marked(figures.trusts(frame, 0.4).axes[0], "D")]
+    means = [
+        line.get_xdata()[0] for line in marked(figures.accuracy_by_trust(frame, 0.4).axes[0], "D")
+    ]
     assert means == pytest.approx([1.55, 0.55, 0.55])

@@ -217,7 +217,7 @@ def test_widgets_tables_and_cards_show_any_name_as_text(name):
     def plot(number: int) -> Any:
         if number > 1:
             raise ValueError(name)
-        return fl.course.lesson(11).recovered({"x": [[0.0]]}), name
+        return fl.course.lesson(11).recovered_images({"x": [[0.0]]}), name
 
     place, link = controls.text_box(), controls.text_box()
     controls.set_text(place, name)

@@ -201,7 +201,7 @@ def gradient_spectra(frame: pd.DataFrame, taps: int = 5) -> style.Picture:
 
 
 @dataclass(frozen=True)
-class Shuffled:
+class ShuffledFilter:
     """Applies ``rule`` along a random order of the channels: shuffled, smoothed, put back.
 
     A filter that profits from neighbouring channels being alike loses that under shuffling; one
@@ -225,8 +225,3 @@ class Shuffled:
         order = torch.from_numpy(order).to(tensor.device)
         mixed = self.rule(tensor.index_select(axis, order), side)
         return mixed.index_select(axis, torch.argsort(order))
-
-
-def shuffled(rule: Callable[[Tensor, str], Tensor]) -> Shuffled:
-    """Makes the same smoothing along a random order of the channels; see `Shuffled`."""
-    return Shuffled(rule)

@@ -59,12 +59,12 @@ def _tick(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float | int) else str(value)
 
 
-def measured(frame: Any, view: View) -> tuple[Any, Any]:
+def means_and_gaps(frame: Any, view: View) -> tuple[Any, Any]:
     """Computes means and paired gaps: frames with columns method, place, mean, low, high, seeds.
 
     Raises: ``ValueError`` when no row is left, or a column is missing.
     Guarantees: Student's 95 % interval over seeds, gaps seed by seed
-        (test_lesson_09.py::test_measured_by_hand).
+        (test_lesson_09.py::test_means_and_gaps_by_hand).
     """
     there = "one of " + ", ".join(map(str, frame.columns))
     for column in (view.measure, view.x, "method", "seed"):
@@ -95,11 +95,11 @@ def measured(frame: Any, view: View) -> tuple[Any, Any]:
 def results(frame: pd.DataFrame, view: View) -> style.Picture:
     """Draws a measure over a label, and what each method adds to the one compared with.
 
-    Raises: as `measured`.
+    Raises: as `means_and_gaps`.
     Guarantees: the axes follow the means in the frame, the measure and the labels alone, not the
         methods (test_lesson_09.py::test_the_results_figure_stands_still).
     """
-    means, gaps = measured(frame, view)
+    means, gaps = means_and_gaps(frame, view)
     places = _order(frame[view.x])
     every: Any = _chosen(frame, view.held).groupby([view.x, "method"], dropna=False)[view.measure]
     every = every.mean().dropna()
@@ -146,7 +146,7 @@ def results_words(frame: pd.DataFrame, view: View) -> str:
         mean = format(row.mean, sign + ".3f")
         return f"{name(row.method)} {mean} [{row.low:{sign}.3f}, {row.high:{sign}.3f}]"
 
-    means, gaps = ([*table.itertuples()] for table in measured(frame, view))
+    means, gaps = ([*table.itertuples()] for table in means_and_gaps(frame, view))
     placed = [row.place for row in means]
     place = max(sorted(set(placed)), key=placed.count)
     here = sorted((row for row in means if row.place == place), key=lambda row: -row.mean)

@@ -26,7 +26,7 @@ NOISES = np.geomspace(0.003, 3, 120)
 
 
 @style.paper()
-def recovered(images: Mapping[str, Any], title: str = "") -> style.Picture:
+def recovered_images(images: Mapping[str, Any], title: str = "") -> style.Picture:
     """Draws grey images in a row, each under its own words; black is 0, white 1.
 
     Args: images: words -> (height, width), values clipped to [0, 1].
@@ -85,7 +85,7 @@ def membership(attacks: Mapping[str, Any], epsilon: float, delta: float) -> styl
     return figure
 
 
-class Fading:
+class AttackedClient:
     """Holds one client whose noised updates for single scans are attacked.
 
     The network is that of `attacks.flattened_digits_task`; only A of its first layer is sent, and
@@ -116,24 +116,24 @@ class Fading:
         return image, similarity(image, x)
 
 
-_fading = cache(Fading)
+_client = cache(AttackedClient)
 
 
 @style.paper()
-def fading(
+def attack_under_noise(
     noise: float = 0.1, releases: int = 1, rank: int = 8, scan: int = 7
 ) -> tuple[style.Picture, str]:
     """Draws the scan, what is read of it, and where on the closed form this is; also in words.
 
-    Args: noise, releases, rank, scan: as of `Fading.read`.
+    Args: noise, releases, rank, scan: as of `AttackedClient.read`.
     Guarantees: test_explorers.py::test_an_explorer_says_what_it_shows,
         ::test_axes_stand_still.
     """
-    image, cosine = _fading().read(noise, releases, rank, scan)
+    image, cosine = _client().read(noise, releases, rank, scan)
     lost = theory.vanishing_noise(rank, PIXELS, releases)
     places = (0.015, 0.15, 0.225, 0.68), (0.255, 0.15, 0.225, 0.68), (0.58, 0.18, 0.405, 0.65)
     figure, (left, middle, ax) = style.panels(8.6, 3.1, *places)
-    _image(left, _fading().task.clients[0][0][scan].numpy(), title="the scan")
+    _image(left, _client().task.clients[0][0][scan].numpy(), title="the scan")
     _image(middle, as_image(image), title="read from the update")
     line = [theory.gradient_overlap(s, rank, PIXELS, releases) for s in NOISES]
     ax.axvspan(lost, NOISES[-1], color=style.RIGHT, alpha=0.12, lw=0)
@@ -175,7 +175,7 @@ def leak_check(
     for rank in ranks:
         lost = theory.vanishing_noise(rank, PIXELS)
         for s in noises:
-            values = np.array([_fading().read(s, 1, rank, i % 10, i)[1] for i in range(draws)])
+            values = np.array([_client().read(s, 1, rank, i % 10, i)[1] for i in range(draws)])
             half = 1.96 * values.std(ddof=1) / draws**0.5
             closed = theory.gradient_overlap(s, rank, PIXELS)
             rows.append((rank, s, values.mean(), half, closed, s >= lost))
@@ -201,7 +201,7 @@ def leak_check(
 
 
 @style.paper()
-def spans(table: Any, rank: int) -> style.Picture:
+def span_by_batch_size(table: Any, rank: int) -> style.Picture:
     """Draws the share of inputs outside the span of one gradient against the size of the batch.
 
     Args:

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
     from fedlora_lab.course.secagg_demo import SecAggResult
 
-TRUSTS = {"local": "nobody", "secagg": "the masks", "central": "the server"}
+TRUSTS = {"local": "nobody", "secagg": "secure aggregation", "central": "the server"}
 COLOURS = {"local": style.WITH, "secagg": style.SERIES[1], "central": style.SERIES[0]}
 EPSILONS = (0.03, 300.0)
 PROMISE = (0, (3, 2))
 
 
-def facing(trust: str, sigma: float, clients: int, colluders: int) -> dict[str, float]:
+def epsilon_by_observer(trust: str, sigma: float, clients: int, colluders: int) -> dict[str, float]:
     """ε of one release for the public, for the server, and for the server with some clients.
 
     Args: trust, sigma, clients: as of `theory.trust_level`; colluders: clients that tell the server
         their own noise, below ``clients``.
     Returns: who -> epsilon at 1e-5; infinite for who sees an upload without noise.
-    Guarantees: test_lesson_13.py::test_who_faces_what.
+    Guarantees: test_lesson_13.py::test_the_epsilon_by_observer.
     """
     check_one_of("trust", trust, tuple(TRUSTS))
     check_whole("clients", clients, 2)
@@ -60,9 +60,9 @@ def trust_comparison(
     """
     colluders = min(colluders, clients - 1)
     sigma = gaussian_noise_multiplier(epsilon)
-    faced = facing(trust, sigma, clients, colluders)
+    faced = epsilon_by_observer(trust, sigma, clients, colluders)
     levels = {kind: theory.trust_level(kind, sigma, 1.0, clients) for kind in TRUSTS}
-    figure, (left, right) = style.row(9.6, 3.1, (0.2, 0.66), (0.16, 0.3), (0.665, 0.315))
+    figure, (left, right) = style.row(9.6, 3.1, (0.2, 0.66), (0.18, 0.28), (0.665, 0.315))
     put: Any = {"va": "center", "fontsize": 9}
     for row, kind in enumerate(TRUSTS):
         own, mean = kind == trust, levels[kind].mean
@@ -135,7 +135,7 @@ def collusion(
 
 
 @style.paper()
-def masked(updates: Float[np.ndarray, "clients d"], opened: "SecAggResult") -> style.Picture:
+def masked_upload(updates: Float[np.ndarray, "clients d"], opened: "SecAggResult") -> style.Picture:
     """Draws one client's numbers against what the server received, and the opened sum against the
     true one.
 
@@ -174,7 +174,7 @@ def rounding(noise_multiplier: float = 2.0, clients: int = 10) -> style.Picture:
 
 
 @style.paper()
-def trusts(frame: "pd.DataFrame", start: float | None = None) -> style.Picture:
+def accuracy_by_trust(frame: "pd.DataFrame", start: float | None = None) -> style.Picture:
     """Draws accuracy after the last round under each kind of trust: seeds, mean, 95 % interval.
 
     Args: frame: tidy, with a column trust; start: accuracy before training.
@@ -182,7 +182,7 @@ def trusts(frame: "pd.DataFrame", start: float | None = None) -> style.Picture:
     """
     part: Any = frame[(frame["measure"] == "accuracy") & (frame["round"] == frame["round"].max())]
     check(len(part) > 0, "frame", f"{len(frame)} rows", "some with the accuracy of the last round")
-    figure, (ax,) = style.panels(7.6, 2.9, (0.27, 0.2, 0.61, 0.66))
+    figure, (ax,) = style.panels(7.6, 2.9, (0.3, 0.2, 0.58, 0.66))
     kinds = list(dict.fromkeys(part["trust"]))
     for row, kind in enumerate(kinds):
         values, colour = part[part["trust"] == kind]["value"].to_numpy(), COLOURS[kind]

@@ -6,7 +6,7 @@ from fedlora_lab.course.widgets import controls
 
 def trust_explorer() -> controls.InteractiveFigure:
     """Offers whom to trust, clients, promise and colluders beside `trust_comparison`."""
-    kinds = [(f"{words}: {kind}", kind) for kind, words in figures.TRUSTS.items()]
+    kinds = [(f"{kind}: trust {words}", kind) for kind, words in figures.TRUSTS.items()]
     sees = "who may see single uploads, or their sum only"
     side = "clients that tell the server their own noise"
     knob, counts = controls.value_slider, (5, 10, 20, 50, 100, 300, 1000)

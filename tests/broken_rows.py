@@ -51,7 +51,7 @@ def leaves_one_tensor_without_noise(context: RunContext, clients: Clients, t: in
     """Forgets the last of the tensors that move."""
     noise = _part(context, clients, t, s, noise=True)
     local_step(context, clients, t, s)
-    last = moving_keys(clients.params, context.method.moves(t, s))[-1]
+    last = moving_keys(clients.params, context.method.sides_at_step(t, s))[-1]
     clients.params[last] = clients.params[last] - noise[last]
 
 
@@ -68,7 +68,7 @@ def smooths_before_the_noise(context: RunContext, clients: Clients, t: int, s: i
 class SendsAFrozenFactor(Method):
     """Counts a factor as moved that its schedule never moves: it is sent, and noised."""
 
-    def moved(self, t: int, local_steps: int) -> str:
+    def sides_in_round(self, t: int, local_steps: int) -> str:
         return "AB"
 
 

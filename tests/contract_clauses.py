@@ -140,7 +140,7 @@ def leaving_out_one_client(row: Method) -> None:
     scales = (1, 1e6, math.nan)
     wild = [(x * scale, y) for (x, y), scale in zip(full.clients, scales, strict=True)]
     plan, privacy = fl.Plan(local_steps=2, batch=None, lr=5.0), private("client", 0.0, CLIP)
-    for t in (0, 1) if row.moved(0, 2) != row.moved(1, 2) else (0,):
+    for t in (0, 1) if row.sides_in_round(0, 2) != row.sides_in_round(1, 2) else (0,):
         sums = []
         for left_out in (None, 0, 1, 2):
             task = with_clients(full, [pair for k, pair in enumerate(wild) if k != left_out])
@@ -221,7 +221,7 @@ def noise_of_the_update(row: Method, trust: str = "central", draws: int = 40) ->
     expected = sigma * CLIP / len(ids) ** (0.5 if trust == "local" else 1)
     for t in (0, 1):
         moved = movers(row, t, 0, start) | movers(row, t, 1, start)
-        keys, found = tuple(key for key in start.tensors if key in moved and row.shares(key)), []
+        keys, found = tuple(key for key in start.tensors if key in moved and row.is_shared(key)), []
         for seed in range(draws if keys else 0):
             states = []
             for level in (sigma, 0.0):

@@ -299,7 +299,7 @@ def _check_sensitivity(bed: _Testbed) -> list[Finding]:
     task = _change_inputs(bed.task, outliers, 1) if plain else bed.task
     if bed.example:  # one (round, step) for each thing that the schedule moves
         tried = [(t, s) for t in range(4) for s in bed.steps]
-        moved = {bed.run.context.method.moves(*at): at for at in reversed(tried)}
+        moved = {bed.run.context.method.sides_at_step(*at): at for at in reversed(tried)}
         places = {f"round {t + 1}, step {s + 1}": (t, s) for t, s in reversed(moved.values())}
     else:
         places = {f"round {t + 1}": (t, 0) for t in (0, 1)}

@@ -76,8 +76,8 @@ def _play(row: Method, rank: int, clients: int, size: int) -> Iterator[PlayedRou
         sent = state.replace_tensors(
             {k: row.broadcast(x) for k, x in old.items() if k.kind.rank_axes}
         )
-        moved, uploads = moving_keys(old, row.moved(t, STEPS)), {}
-        for key in (key for key in moved if row.shares(key)):
+        moved, uploads = moving_keys(old, row.sides_in_round(t, STEPS)), {}
+        for key in (key for key in moved if row.is_shared(key)):
             start = sent.tensors[key]
             change = torch.randn(clients, *start.shape, generator=random, **DOUBLE) / size**0.5
             uploads[key] = start + change
@@ -213,7 +213,7 @@ def _shortest(parts: list) -> tuple:
 
 def _words(row: Method) -> list[set[str]]:
     """What moves in each of the first rounds."""
-    return [set(row.moved(t, HORIZON)) for t in range(HORIZON)]
+    return [set(row.sides_in_round(t, HORIZON)) for t in range(HORIZON)]
 
 
 def identify(row: Method) -> ClosestMethod:
@@ -238,7 +238,7 @@ def noise_product(row: Method) -> str:
     every = set().union(*rounds)
     if "*" not in every and len(every) < 2:
         return "never"
-    if any(len(row.moves(t, s)) > 1 for t in range(HORIZON) for s in range(HORIZON)):
+    if any(len(row.sides_at_step(t, s)) > 1 for t in range(HORIZON) for s in range(HORIZON)):
         return "at once"
     return "within a round" if any(len(moved) > 1 for moved in rounds) else "over rounds"
 
@@ -257,7 +257,7 @@ def traits(row: Method) -> Traits:
         exact=None if gap is None else gap < EXACT,
         noise_product=noise_product(row),
         uncertified=uncertified_reason(row.precondition),
-        first_step_idle=not zero & set(row.moves(0, 0).replace("*", "B")),
+        first_step_idle=not zero & set(row.sides_at_step(0, 0).replace("*", "B")),
         can_learn=zero <= (every | ({"A", "B"} if "*" in every else set())),
         up=load.up,
         down=load.down,

@@ -196,7 +196,7 @@ def local_step(context: RunContext, clients: Clients, t: int, s: int) -> None:
         (tests/federated/test_compute.py::test_a_local_step_reads_nothing_from_the_device).
     """
     method, ids = context.method, clients.ids
-    moving = moving_keys(clients.params, method.moves(t, s))
+    moving = moving_keys(clients.params, method.sides_at_step(t, s))
     if method.penalty is not None:  # what "*" moves is known only here
         check_penalty(context.task, context.adapted, context.products, method, moving)
     maps = preconditioners(method, moving, clients.params, context.uncertified is None)

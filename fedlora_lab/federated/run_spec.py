@@ -92,7 +92,7 @@ def make_run_spec(
         check(isinstance(value, kind), name, value, f"a {name.capitalize()}")
     row, streams, count = methods.get(method), Streams(seed), len(task.sizes)
     for t in range(min(plan.rounds, 100)):  # a schedule's mistakes are refused here, not in round t
-        row.moved(t, plan.local_steps)
+        row.sides_in_round(t, plan.local_steps)
     # Where a rule writes factors anew, old minus new is no gradient: coordinates change by round.
     plain = plan.server_optimizer == SGD() and plan.server_lr == 1
     writes = getattr(row.aggregate, "writes", ())

@@ -94,8 +94,8 @@ def round_keys(context: RunContext, values: Mapping[ParamKey, Tensor], t: int) -
         values: the server's tensors.
     """
     method, steps = context.method, context.plan.local_steps
-    moved = local_training.moving_keys(values, method.moved(t, steps))
-    sent = tuple(key for key in moved if method.shares(key))
+    moved = local_training.moving_keys(values, method.sides_in_round(t, steps))
+    sent = tuple(key for key in moved if method.is_shared(key))
     split = [key for key in sent if method.own_ranks and key.kind.rank_axes]
     return RoundKeys(moved, sent, tuple(key for key in moved if key not in sent or key in split))
 
@@ -116,7 +116,7 @@ def begin_clients(
     method, start = context.method, tensors_received(context, ids, sent)
     params, rank = dict(start), shared_rank(context.rank, method.own_ranks)
     for key, own in personal.items():
-        split = method.own_ranks and key.kind.rank_axes and method.shares(key)
+        split = method.own_ranks and key.kind.rank_axes and method.is_shared(key)
         params[key] = merge_own_ranks(key, start[key], own, rank) if split else own
 
     def placed(values: ClientParams) -> ClientParams:

@@ -84,7 +84,7 @@ def check_batch_independence(
     if method is not None and method.penalty is not None:
         plan = plan or Plan()
         steps = product(range(min(plan.rounds, MOST_ROUNDS)), range(plan.local_steps))
-        words = {method.moves(t, s) for t, s in steps}
+        words = {method.sides_at_step(t, s) for t, s in steps}
         # Of a choice layer by layer the two extremes; `check_penalty` sees the others.
         words = {side for word in words for side in ("AB" if word == "*" else (word,))}
         keys = [*adapted.shapes, *(key for key in adapted.optional if key.kind.trained)]

@@ -32,7 +32,7 @@ def peer_sizes(records: Sequence[Any], method: "Method | str") -> Float[np.ndarr
 
     row, sizes = methods.get(method), []
     for t, record in enumerate(records[:-1]):
-        moves = row.moves(t, 0)
+        moves = row.sides_at_step(t, 0)
         check(moves in ("A", "B"), f"train({t}, 0)", moves, '"A" or "B": the other one rests')
         resting = [pair[0 if moves == "B" else 1] for pair in record.adapter.values()]
         sizes.append(max(float(torch.linalg.matrix_norm(factor, 2)) for factor in resting))

@@ -53,7 +53,7 @@ class Cycle:
             _check_word("word", word)
 
     def __call__(self, t: int, s: int) -> str:
-        """The factors that move in round t at local step s, both counted from 0."""
+        """Returns the factors that move in round t at local step s, both counted from 0."""
         words = self.rounds[t % len(self.rounds)].split()
         return words[s % len(words)]
 
@@ -98,7 +98,7 @@ class Method:
 
     >>> from fedlora_lab import methods
     >>> slow = methods.RoLoRA.replace(name="Slow turns", train=Cycle(("B", "B", "A", "A")))
-    >>> slow.slug, slow.moves(2, 0), slow.exact
+    >>> slow.slug, slow.sides_at_step(2, 0), slow.exact
     ('slow-turns', 'A', True)
     """
 
@@ -147,26 +147,26 @@ class Method:
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
     def replace(self, **changes: Any) -> "Method":
-        """The same row with some fields changed."""
+        """Returns the same row with some fields changed."""
         return replace(self, **changes)
 
-    def moves(self, t: int, s: int) -> str:
-        """What moves at (t, s), checked and in canonical order."""
+    def sides_at_step(self, t: int, s: int) -> str:
+        """Returns what moves in round t at local step s, checked and in canonical order."""
         word = self.train(t, s)
         _check_word(f"train({t}, {s})", word)
         return "".join(side for side in _letters() + "*" if side in word)
 
-    def moved(self, t: int, local_steps: int) -> str:
-        """What moves at some step of round t."""
-        words = "".join({self.moves(t, s) for s in range(local_steps)})
+    def sides_in_round(self, t: int, local_steps: int) -> str:
+        """Returns what moves at some step of round t."""
+        words = "".join({self.sides_at_step(t, s) for s in range(local_steps)})
         return "".join(side for side in _letters() + "*" if side in words)
 
-    def shares(self, key: ParamKey) -> bool:
-        """Whether clients send this tensor up when it has moved."""
+    def is_shared(self, key: ParamKey) -> bool:
+        """Tells whether clients send this tensor up when it has moved."""
         sides = _letters() if self.share is None else self.share
         return key.kind.sent_up and (key.side in sides or (bool(sides) and not key.kind.scheduled))
 
-    def sent(self, t: int, local_steps: int) -> str:
-        """The factors that are sent up at the end of round t: the shared among those that moved."""
-        moved = self.moved(t, local_steps)
+    def sides_sent(self, t: int, local_steps: int) -> str:
+        """Returns the factors sent up at the end of round t: the shared among those that moved."""
+        moved = self.sides_in_round(t, local_steps)
         return moved if self.share is None else "".join(x for x in moved if x in self.share)

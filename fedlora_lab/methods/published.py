@@ -206,7 +206,7 @@ def rule_name(rule: object) -> str:
 
 def _where_noised(method: Method) -> str:
     """Where noise enters: at every step in the example unit, in the client unit once a round."""
-    moved = {side for t in range(8) for side in method.moved(t, 8)}
+    moved = {side for t in range(8) for side in method.sides_in_round(t, 8)}
     names = {"R": "core", "*": "chosen factor"}
     what = " and ".join(names.get(side, side) for side in sorted(moved, key="ABR*".find))
     shape = "" if method.precondition is None else ", shaped by the other factor"

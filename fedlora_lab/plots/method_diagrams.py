@@ -61,8 +61,8 @@ def describe_method(method: "Method", rounds: int = 4, steps: int = 4) -> str:
 
     if method.note and method in ALL.values():
         return method.note
-    words = {tuple(method.moves(t, s) for s in range(steps)) for t in range(rounds)}
-    moved = {method.moved(t, steps) for t in range(rounds)}
+    words = {tuple(method.sides_at_step(t, s) for s in range(steps)) for t in range(rounds)}
+    moved = {method.sides_in_round(t, steps) for t in range(rounds)}
     if moved == {"R"}:
         text = "only a core between two fixed factors moves"
     elif any("*" in word for word in moved):
@@ -79,7 +79,7 @@ def describe_method(method: "Method", rounds: int = 4, steps: int = 4) -> str:
         text = "a schedule of its own"
     marks = _marks(method)
     extras = {
-        "nothing is sent": not any(method.sent(t, steps) for t in range(rounds)),
+        "nothing is sent": not any(method.sides_sent(t, steps) for t in range(rounds)),
         "noise shaped by the other factor": method.precondition is not None,
         "noised gradient filtered": "≈" in marks["glyph"],
         "received quantised": marks["quantised"],
@@ -111,7 +111,7 @@ def draw_diagram(ax: Any, method: "Method", rounds: int, steps: int) -> None:
     Args: ax, method: where and what; rounds, steps: how much of it.
     """
     marks, end = _marks(method), rounds * (steps + 1.25)
-    ever = "".join(method.moved(t, steps) for t in range(rounds)).replace("*", "AB")
+    ever = "".join(method.sides_in_round(t, steps) for t in range(rounds)).replace("*", "AB")
     heights = HEIGHTS_WITH_CORE if "R" in ever else LINE_HEIGHTS
     ax.set(xlim=(-1.1, end + 0.1), ylim=(-0.75, 3.05))
     ax.axis("off")
@@ -132,7 +132,7 @@ def draw_diagram(ax: Any, method: "Method", rounds: int, steps: int) -> None:
             if marks["quantised"]:
                 _stairs(ax, left - 0.5, y)
             for s in range(steps):
-                word = method.moves(t, s)
+                word = method.sides_at_step(t, s)
                 pale = word == "*"  # each layer chooses one of the two
                 if factor in word.replace("*", "AB"):
                     text = marks["glyph"] + marks["penalty"] + "?" * pale
@@ -140,7 +140,11 @@ def draw_diagram(ax: Any, method: "Method", rounds: int, steps: int) -> None:
         label: Any = {"fontsize": 8, "color": SOFT, "ha": "center"}
         ax.text(left + steps / 2 - 0.13, -0.22, f"round {t + 1}", **label)
         # The server's line, whether it holds the mean product, and what was sent and what was not.
-        x, moved, sent = left + steps + 0.06, method.moved(t, steps), method.sent(t, steps)
+        x, moved, sent = (
+            left + steps + 0.06,
+            method.sides_in_round(t, steps),
+            method.sides_sent(t, steps),
+        )
         ax.plot([x, x], [0.0, 1.92], color=INK if sent else FAINT, lw=2.2)
         if sent and marks["rule"]:
             ax.plot([x - 0.12, x - 0.12], [0.0, 1.92], color=INK, lw=0.9)
@@ -164,7 +168,7 @@ def _signs(methods: "list[Method]", rounds: int, steps: int) -> list[str]:
         marks = _marks(method)
         there |= {*marks["glyph"], marks["penalty"], "stairs" if marks["quantised"] else ""}
         for t in range(rounds):
-            sent, moved = method.sent(t, steps), method.moved(t, steps)
+            sent, moved = method.sides_sent(t, steps), method.sides_in_round(t, steps)
             if sent:
                 there |= {"arrow", "=" if method.exact else "≠", "double" if marks["rule"] else ""}
             there |= {"↺" if sent != moved else "", "?" if "*" in moved else ""}

@@ -107,7 +107,7 @@ def test_a_run_without_noise_is_seen(row, unit):
         assert set(found.scores) == {"loss"} and found.epsilon_lower == 0
     else:
         # The auditor does not know what a client keeps; 32 canaries share a core's few numbers.
-        seen = row.share is None and not row.own_ranks and "R" not in row.moved(0, 2)
+        seen = row.share is None and not row.own_ranks and "R" not in row.sides_in_round(0, 2)
         assert found.lower["update"] >= (0.3 if seen or unit == "example" else 0) * found.ceiling
         sides = {view for view in found.scores if view.startswith("update ")}
         assert sides <= {"update A", "update B", "update R", "update head"}

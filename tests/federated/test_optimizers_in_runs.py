@@ -70,7 +70,7 @@ def test_the_noise_s_size_is_known_number_by_number(row):
         seen, told = {}, {}
         for seed in range(draws):
             context, clients = contract_clauses.prepared(tokens("head"), row, sigma, seed, batch=2)
-            moving = local_training.moving_keys(clients.params, row.moves(0, s))
+            moving = local_training.moving_keys(clients.params, row.sides_at_step(0, s))
             maps = local_training.preconditioners(row, moving, clients.params)
             # Plain SGD at rate 1: the noise that is held is the gradient's.
             local_training.local_step(context, clients, 0, s)

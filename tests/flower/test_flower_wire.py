@@ -84,7 +84,7 @@ def test_messages_hold_what_is_shared_and_nothing_else(slug, unit):
     for t, record in enumerate(records[1:]):
         arrays = arrays_of(replies, t)
         assert sum(math.prod(array.shape) for _, array in arrays) == record.uploads.numbers_up
-        shared = row.sent(t, EVERYONE.local_steps) if row.share != "" else ""
+        shared = row.sides_sent(t, EVERYONE.local_steps) if row.share != "" else ""
         sides = {parse_key(name).side for name, _ in arrays}
         assert sides == ({*shared, "head"} if shared else set())
     for name, array in arrays_of(asked):

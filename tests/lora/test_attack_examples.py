@@ -98,7 +98,7 @@ def test_a_penalty_is_asked_about_what_moves(slug):
         return gaps(rows, start) + (gaps(only, start).mean() if only else 0)
 
     row, plan = fl.methods.get(slug), PLAN.replace(rounds=2)
-    trained = {frozenset(s for s in row.moves(t, 0) if s in "ABR") for t in range(2)}
+    trained = {frozenset(s for s in row.sides_at_step(t, 0) if s in "ABR") for t in range(2)}
     trained = {sides for sides in trained if sides} or {frozenset("A"), frozenset("B")}
     fl.run(tokens(), row.replace(name="leash", penalty=sound), None, plan)
     assert set(asked) == trained

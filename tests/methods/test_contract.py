@@ -315,7 +315,7 @@ def test_learns_an_easy_task(row: Method, unit: str) -> None:
     whose A rests, or that starts from directions of the frozen weight, gets the full rank.
     """
     task = regression(heterogeneity=0.0)
-    rests = not any(set("A*") & set(row.moved(t, 2)) for t in range(4))
+    rests = not any(set("A*") & set(row.sides_in_round(t, 2)) for t in range(4))
     lora = LORA if row.start is None and not rests else fl.Lora(rank=5, alpha=7.5)
     plan = fl.Plan(rounds=30, local_steps=2, batch=None, lr=0.5)
     for privacy in (private(unit, sigma=0.02, clip=2.0), *((None,) if unit == "example" else ())):

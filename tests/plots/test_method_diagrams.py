@@ -34,7 +34,7 @@ def test_a_diagram_is_read_from_the_row(row):
         (round(t * (steps + 1.25) + 0.12 + s, 2), style.FACTOR[factor].upper())
         for t in range(rounds)
         for s in range(steps)
-        for factor in row.moves(t, s).replace("*", "AB")
+        for factor in row.sides_at_step(t, s).replace("*", "AB")
     ]
     to_hex = matplotlib.colors.to_hex
     boxes = [(round(p.get_x(), 2), to_hex(p.get_facecolor()).upper()) for p in ax.patches]

@@ -64,10 +64,10 @@ def timeline_words(method: Method, rounds: int = 6, steps: int = 4) -> str:
     Args: method: whose schedule it is; rounds, steps: how much of it is counted, >= 1.
     Guarantees: test_timeline_words_say_where_the_mean_is_exact.
     """
-    words = [method.moves(t, s) for t in range(rounds) for s in range(steps)]
+    words = [method.sides_at_step(t, s) for t in range(rounds) for s in range(steps)]
     often = {side: sum(side in word for word in words) / len(words) for side in "BA"}
     shares = [f"{side} moves in {share:.0%}" for side, share in often.items()]
-    moved = [method.moved(t, steps) for t in range(rounds)]
+    moved = [method.sides_in_round(t, steps) for t in range(rounds)]
     both = [str(t + 1) for t in range(rounds) if len(moved[t]) > 1]
     exact = f"the mean of the products is missed in rounds {', '.join(both)}, where both move"
     if not both:

@@ -91,7 +91,9 @@ def search(name: str, work: Path) -> list[dict[str, Any]]:
         for slug, lr, seed in tqdm(
             [key for key in todo if key not in done], unit="run", mininterval=10
         ):
-            measure, value = score(Cell.named(slug, task, privacy, plan.replace(lr=lr), lora, seed))
+            measure, value = score(
+                Cell.from_name(slug, task, privacy, plan.replace(lr=lr), lora, seed)
+            )
             entry = {"method": slug, "lr": lr, "seed": seed, "measure": measure, "score": value}
             append_line(kept_in, entry)
             done[slug, lr, seed] = entry

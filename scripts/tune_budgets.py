@@ -27,7 +27,7 @@ def main() -> None:
             found = {}
             for lr in GRID:
                 cells = (
-                    Cell.named(slug, task, privacy, plan.replace(lr=lr), fl.Lora(), seed)
+                    Cell.from_name(slug, task, privacy, plan.replace(lr=lr), fl.Lora(), seed)
                     for seed in SEEDS
                 )
                 found[lr] = fmean(score(cell)[1] or 0.0 for cell in cells)

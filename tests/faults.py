@@ -41,7 +41,7 @@ SIZES = tokens("head").sizes
 
 def played(out: Path) -> None:
     """Trains one private cell in a run folder to its end."""
-    cell = Cell.named("fedlora", tokens("head"), private("example"), PLAN, LORA, 0)
+    cell = Cell.from_name("fedlora", tokens("head"), private("example"), PLAN, LORA, 0)
     with Folder(out) as folder:
         for _ in run_cell(folder, cell):
             pass

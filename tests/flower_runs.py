@@ -8,7 +8,7 @@ from torch import Tensor
 from toy_tasks import LORA, PLAN, private
 
 import fedlora_lab as fl
-from fedlora_lab.federated.records import Round, origin
+from fedlora_lab.federated.records import Round, require_source
 from fedlora_lab.flower import InProcessGrid, Participant, SimulatedClients, client_app, messages
 from fedlora_lab.flower.server import open_run, rounds
 from fedlora_lab.methods.state import ParamKey
@@ -46,7 +46,7 @@ def question(own: Participant, t: int = 0, kind: str = "train", **about: Any) ->
 
 def state(record: Round) -> dict[ParamKey, Tensor]:
     """Everything the server holds after a round: factors, head, residuals, modes, scores."""
-    return dict(origin(record)[2].tensors)
+    return dict(require_source(record)[2].tensors)
 
 
 def apart(left: list[Round], right: list[Round]) -> float:

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.federated.records import Round, origin
+from fedlora_lab.federated.records import Round, require_source
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import ParamKey
@@ -65,7 +65,7 @@ class Victim:
     @classmethod
     def from_record(cls, record: Round) -> "Victim":
         """Takes the server's model after a round of a run."""
-        task, lora, state = origin(record)
+        task, lora, state = require_source(record)
         return cls(task, peft.adapt(task.model, task.targets, task.head, lora), state.tensors)
 
     def upload(

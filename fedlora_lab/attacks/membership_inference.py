@@ -16,7 +16,7 @@ from scipy.stats import norm, rankdata
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.audit.instruments import LEFT_OUT, encode_marks, mark_examples, ordinary_marks
-from fedlora_lab.federated.records import Round, origin
+from fedlora_lab.federated.records import Round, require_source
 from fedlora_lab.federated.simulation import predict, run
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
@@ -66,7 +66,7 @@ def loss_difference(record: Round) -> Membership:
 
     Guarantees: test_membership_by_the_fall_of_the_loss.
     """
-    task, _, _ = origin(record)
+    task, _, _ = require_source(record)
     with torch.inference_mode():
         falls = [
             task.loss(task.forward(task.model, x), y) - task.loss(predict(task, record, x), y)

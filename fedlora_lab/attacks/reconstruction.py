@@ -91,7 +91,7 @@ def layer_inputs(victim: Victim, layer: str, x: Any) -> Float[Tensor, "n tokens 
 
     hook = module.register_forward_pre_hook(stop)
     try:
-        per_example.predict(victim.task, victim.adapted, victim.values, x)
+        per_example.model_outputs(victim.task, victim.adapted, victim.values, x)
     except _Reached as reached:
         found = reached.args[0]
         return found.reshape(len(found), -1, found.shape[-1])

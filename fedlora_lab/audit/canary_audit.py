@@ -24,7 +24,12 @@ from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import get
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.privacy.mechanism import injected_bug, map_rank_axis, precondition_rows, row_norms
+from fedlora_lab.privacy.mechanism import (
+    injected_bug_reason,
+    map_rank_axis,
+    precondition_rows,
+    row_norms,
+)
 from fedlora_lab.tasks.task import Examples, Task, concatenate, take
 
 LOUD = 10_000
@@ -160,7 +165,7 @@ def _canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Te
     for k in canaries.owner.unique().tolist():
         mine = (canaries.owner == k).nonzero().squeeze(1)
         values = {**server, **{key: own[k] for key, own in personal.items()}}
-        outputs = per_example.predict(task, run.context.adapted, values, take(x, mine))
+        outputs = per_example.model_outputs(task, run.context.adapted, values, take(x, mine))
         losses[mine] = task.loss(outputs, y[mine]).double()
     return losses
 
@@ -524,5 +529,5 @@ def audit(
         *(observed.scores, lower, max(lower.values(), default=math.nan)),
         *(bounds.one_run_ceiling(m, delta, significance, tried, views), *stated),
         *(observed.estimate(delta), observed.seconds, observed.rounds),
-        *(injected_bug(run.context.clip), observed.invalid),
+        *(injected_bug_reason(run.context.clip), observed.invalid),
     )

@@ -90,7 +90,7 @@ def rebuild_cells(folder: Path, rounds: int | None, seed: int) -> list[Cell]:
         task, lora = _task(settings["task"], Folder(folder)), fl.Lora(**settings["lora"])
         for slug, row in settings["methods"].items():
             plan, fields = fl.Plan(**settings["plans"][slug]), settings["privacies"][slug]
-            cell = Cell.named(slug, task, None, plan, lora, seed)
+            cell = Cell.from_name(slug, task, None, plan, lora, seed)
             now = row_settings(cell)
             same = all(now.get(name) == value for name, value in row.items())
             check(same, f"methods.{slug}", row, "the row of the table as it is now")

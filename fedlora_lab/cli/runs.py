@@ -193,7 +193,9 @@ def _run_cells(
     terms = slugs, epsilon, unit, click.echo, plan.optimizer
     rates = read.learning_rates(options["lr"], task.name, *terms)
     plans = {slug: plan.replace(lr=rates[slug]) for slug in slugs}
-    cells = [Cell.named(s, task, privacy, plans[s], lora, seed) for s in slugs for seed in seeds]
+    cells = [
+        Cell.from_name(s, task, privacy, plans[s], lora, seed) for s in slugs for seed in seeds
+    ]
     with Folder(options["out"] or f"runs/{task_name}") as folder:
         if options["fresh"]:
             folder.clear()

@@ -44,7 +44,7 @@ class Cell:
     seed: int | None
 
     @classmethod
-    def named(
+    def from_name(
         cls,
         method: str | Method,
         task: Task,
@@ -137,7 +137,7 @@ def compare(
     check(isinstance(privacy, Privacy | None), "privacy", privacy, "a Privacy")
     check(set(options) <= set(OPTIONS), "options", sorted(options), "some of " + ", ".join(OPTIONS))
     parts = [(name, task, privacy, _plan_for(name, plan), lora or Lora()) for name in names]
-    cells = [Cell.named(*part, seed) for part in parts for seed in draws]
+    cells = [Cell.from_name(*part, seed) for part in parts for seed in draws]
     for cell in cells:
         make_run_spec(cell.task, cell.method, cell.privacy, cell.plan, cell.lora, cell.seed)
     frames, total = [], sum(cell.plan.rounds for cell in cells)

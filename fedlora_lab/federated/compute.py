@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.lora.peft import Adapted
-from fedlora_lab.lora.per_example import predict, ready
+from fedlora_lab.lora.per_example import model_outputs, ready
 from fedlora_lab.tasks.task import Task, mask_of, take
 
 PRODUCTS = ("float32", "tf32", "bfloat16")
@@ -275,7 +275,7 @@ def prefix(task: Task, adapted: Adapted, lists: list[list[Block]], key: tuple[An
     found = Prefix(task, adapted, tuple(blocks), stores)
 
     def losses() -> Tensor:
-        outputs = predict(task, adapted, adapted.given, x)
+        outputs = model_outputs(task, adapted, adapted.given, x)
         return task.loss(outputs, task.test[1][index].to(outputs.device))
 
     with found.reading("test", index, x):
@@ -297,7 +297,7 @@ def _below(
     for block in (block for blocks in lists for block in blocks):
         hooks += [block.register_forward_hook(lambda module, *_: events.append(id(module)))]
     try:
-        predict(task, adapted, adapted.given, x)
+        model_outputs(task, adapted, adapted.given, x)
     finally:
         for hook in hooks:
             hook.remove()

@@ -136,7 +136,7 @@ def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def origin(record: Round) -> tuple[Task, Lora, ServerState]:
+def require_source(record: Round) -> tuple[Task, Lora, ServerState]:
     """Task, adapter and server's tensors of a record that a run yielded, or ``ValueError``."""
     found = getattr(record, "source", None)
     value = "a pickled copy, without its task" if isinstance(record, Round) else record
@@ -157,6 +157,6 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     >>> sorted(path.name for path in fl.save_adapter(last, folder).glob("*.safetensors"))
     ['adapter_model.safetensors']
     """
-    task, lora, state = origin(record)
+    task, lora, state = require_source(record)
     check(isinstance(path, (str, PurePath)), "path", path, "a path")
     return peft.save(task.model, task.targets, task.head, lora, state.tensors, path)

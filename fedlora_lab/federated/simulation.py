@@ -25,7 +25,7 @@ from fedlora_lab.federated import local_training, run_spec, uploads
 from fedlora_lab.federated.checkpoint import State
 from fedlora_lab.federated.compute import Compute
 from fedlora_lab.federated.local_training import Clients, RunContext
-from fedlora_lab.federated.records import Round, Tick, origin
+from fedlora_lab.federated.records import Round, Tick, require_source
 from fedlora_lab.federated.run_spec import RunSpec
 from fedlora_lab.federated.uploads import Received
 from fedlora_lab.lora import peft, per_example
@@ -38,7 +38,7 @@ from fedlora_lab.methods.quantization import Traffic, full
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry
-from fedlora_lab.privacy.mechanism import ClipCounts, injected_bug
+from fedlora_lab.privacy.mechanism import ClipCounts, injected_bug_reason
 from fedlora_lab.tasks.task import Task
 
 NOT_SEEN = float("nan")
@@ -116,9 +116,9 @@ def predict(
     >>> fl.predict(task, last, task.test[0]).shape
     torch.Size([8, 3])
     """
-    _, lora, state = origin(record)
+    _, lora, state = require_source(record)
     adapted = peft.adapt(task.model, task.targets, task.head, lora)
-    return per_example.predict(task, adapted, state.tensors, x)
+    return per_example.model_outputs(task, adapted, state.tensors, x)
 
 
 class Diverged(ValueError):
@@ -228,7 +228,7 @@ class Federation:
         ledger = None
         if spec.privacy is not None:
             ledger = spec.privacy.ledger(reproducible=spec.streams.seed is not None)
-            reasons = (injected_bug(context.clip), context.uncertified)
+            reasons = (injected_bug_reason(context.clip), context.uncertified)
             ledger.uncertified = "; ".join(reason for reason in reasons if reason) or None
             _ = spec.terms  # settled now, so that a round reads no configuration
         self = cls(spec, context, ledger, _fresh(spec, context), folder, stop_at)

@@ -54,7 +54,7 @@ class Received:
     clipped: ClipCounts = field(default_factory=ClipCounts)  # by the clip of the uploads
 
     @classmethod
-    def nothing(cls, sent: ServerState) -> "Received":
+    def empty(cls, sent: ServerState) -> "Received":
         """Of a round in which no upload is used."""
         return cls({}, torch.zeros(0, dtype=torch.float64), {}, sent)
 
@@ -172,8 +172,8 @@ def release_round(
         alone: one client sends for itself, and does not know how many others do.
     """
     # Fewer shares of noise than sigma was divided into protect less than the ledger says.
-    if not alone and too_few(context, len(arrived)):
-        return Received.nothing(sent)
+    if not alone and too_few_uploads(context, len(arrived)):
+        return Received.empty(sent)
     method, privacy = context.method, context.privacy
     ids = tuple(clients.ids[i] for i in arrived.tolist())
     start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
@@ -185,7 +185,7 @@ def release_round(
     # A sum of nothing is released with its noise: silence would tell that nobody took part.
     summed = not context.by_step and privacy is not None and privacy.trust != "local"
     if not rows or not (ids or summed):
-        return Received.nothing(sent)
+        return Received.empty(sent)
     if not context.by_step:
         return _release_updates(context, Clients(ids, rows, start), sent, rank, t)
     drawn = {key: clients.noise[key][arrived] for key in keys}
@@ -224,8 +224,8 @@ def combine(
         rows: key -> (clients, ...).
         sent: what the server sent.
     """
-    if not rows or not ids or too_few(context, len(ids)):
-        return Received.nothing(sent)
+    if not rows or not ids or too_few_uploads(context, len(ids)):
+        return Received.empty(sent)
     if _only_sum(context.privacy):
         # An upload is the reference plus a noised share: the sum has the reference once only.
         base = {key: context.method.clip_reference(sent.tensors[key][None]) for key in rows}
@@ -235,7 +235,7 @@ def combine(
     return Received(rows, _weights(context, ids), {}, _row_by_row(sent, start))
 
 
-def too_few(context: RunContext, uploads: int) -> bool:
+def too_few_uploads(context: RunContext, uploads: int) -> bool:
     """Whether a sum of so many uploads holds less noise than the ledger says."""
     privacy = context.privacy
     if privacy is None or not _only_sum(privacy):

@@ -259,7 +259,7 @@ SHORT = 24
 
 
 @contextmanager
-def private_folder() -> Iterator[Path]:
+def temporary_private_folder() -> Iterator[Path]:
     """Make a temporary folder of mode 0700, deleted afterwards; a killed process leaves it."""
     usual = tempfile.gettempdir()
     place = usual if len(usual) <= SHORT or os.name == "nt" else "/tmp"
@@ -287,7 +287,7 @@ def private_ray() -> Iterator[dict[str, Any]]:
     Guarantees: test_flower_simulation.py::test_a_client_that_hangs_or_raises_is_left_out.
     """
     with ExitStack() as after:
-        folder = after.enter_context(private_folder())
+        folder = after.enter_context(temporary_private_folder())
         again = after.enter_context(ExitStack())  # after the variables are as before
         after.enter_context(telemetry_off())
         import ray

@@ -159,7 +159,7 @@ def evaluate(
     for part in portions(x, everyone, adapted.device, chunk and min(chunk, most), most):
         inputs = take(x, part)
         with kept(part, inputs):
-            outputs = predict(task, adapted, values, inputs)
+            outputs = model_outputs(task, adapted, values, inputs)
         for name, metric in task.metrics.items():
             totals[name] += float(metric(outputs, y[part].to(outputs.device)).double().sum())
     if math.isnan(totals.get("loss", 0.0)):
@@ -167,7 +167,7 @@ def evaluate(
     return {name: total / len(y) for name, total in totals.items()}
 
 
-def predict(
+def model_outputs(
     task: Task,
     adapted: Adapted,
     values: Mapping[ParamKey, Tensor],

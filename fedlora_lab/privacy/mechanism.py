@@ -199,7 +199,7 @@ def uncertified_reason(precondition: "Callable[[Tensor], Preconditioner] | None"
     return None if rule.noise is rule.after else f"{other} bound what it hides"
 
 
-def injected_bug(clip: Callable[..., Any]) -> str | None:
+def injected_bug_reason(clip: Callable[..., Any]) -> str | None:
     """Why no epsilon covers a run that clips with this function; ``None`` for `clip_sum`."""
     if clip is clip_sum:
         return None

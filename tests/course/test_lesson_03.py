@@ -40,7 +40,7 @@ def test_example_gradients_average_to_the_gradient():
     way = {key: tensor / float(np.linalg.norm(flat)) for key, tensor in way.items()}
     for sign in (1, -1):
         values = {key: tensor + sign * step * way[key] for key, tensor in state.tensors.items()}
-        outputs = per_example.predict(task, adapted, values, take(x, torch.arange(len(y))))
+        outputs = per_example.model_outputs(task, adapted, values, take(x, torch.arange(len(y))))
         slopes.append(float(task.loss(outputs, y).double().mean()))
     expected = rows.astype(float).mean(0) @ (flat / np.linalg.norm(flat))
     assert (slopes[0] - slopes[1]) / (2 * step) == pytest.approx(expected, abs=2e-3)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from toy_tasks import LORA, PLAN, play, private, tensors, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.federated.records import Tick, origin
+from fedlora_lab.federated.records import Tick, require_source
 from fedlora_lab.flower.client import evaluate
 from fedlora_lab.flower.simulators import SimulatedClients
 from fedlora_lab.methods.published import FedLoRA
@@ -194,7 +194,7 @@ def test_copies_in_one_process_keep_their_task(tmp_path):
     for i, twin in enumerate((copy.copy(last), copy.deepcopy(last), replace(last, seed=7))):
         assert torch.equal(fl.predict(task, twin, task.test[0]), outputs)
         assert fl.save_adapter(twin, tmp_path / str(i)).is_dir()
-        assert origin(twin)[0] is task, "nobody's data are copied"
+        assert require_source(twin)[0] is task, "nobody's data are copied"
     assert copy.deepcopy(last).adapter["inner"][0] is not last.adapter["inner"][0]
 
 

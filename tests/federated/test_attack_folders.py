@@ -18,7 +18,7 @@ from fedlora_lab._utils.files import append_line, write_atomically
 from fedlora_lab.cli import runs
 from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.comparison import Cell
-from fedlora_lab.federated.records import origin
+from fedlora_lab.federated.records import require_source
 from fedlora_lab.report.html_page import report
 from fedlora_lab.report.run_folder import Folder
 from fedlora_lab.tasks.task import Task
@@ -92,7 +92,7 @@ def test_a_label_cannot_be_guessed_from_a_digest(tmp_path):
     for name in "ab":
         list(fl.run(task, row, privacy, PLAN, **RELEASE, checkpoint=tmp_path / name))
         with Folder(tmp_path / f"cell-{name}") as folder:
-            list(runs.run_cell(folder, Cell.named(row, task, privacy, PLAN, LORA, None)))
+            list(runs.run_cell(folder, Cell.from_name(row, task, privacy, PLAN, LORA, None)))
             text = json.dumps({"fingerprint": folder.keyed_fingerprint(task.fingerprint)})
             write_atomically(folder.path / "settings.json", text)
     content = written(tmp_path)
@@ -155,7 +155,7 @@ def test_what_clients_keep_lies_in_private_only(tmp_path):
     assert rows and all(row.numpy().tobytes()[:64] not in outside for row in rows)
     shutil.rmtree(tmp_path / "private")
     server, settings = checkpoint.released(tmp_path, 2)
-    held = origin(last)[2].tensors
+    held = require_source(last)[2].tensors
     assert all(torch.equal(x, held[key]) for key, x in server.tensors.items())
     assert settings["method"]["name"] == repr("FedSA-LoRA")
     assert fl.Ledger.load(tmp_path / "ledger.json").epsilon() == last.epsilon

@@ -59,10 +59,10 @@ def test_any_changed_ingredient_trains_anew(monkeypatch):
         {3: PLAN.replace(server_lr=0.5)}, {4: fl.Lora(rank=2, alpha=4.0)}, {5: 1},
     ]  # fmt: skip
     keys = [
-        run_cache.run_key(Cell.named(*[change.get(i, x) for i, x in enumerate(base)]), {})
+        run_cache.run_key(Cell.from_name(*[change.get(i, x) for i, x in enumerate(base)]), {})
         for change in ({}, *others)
     ]
-    cell = Cell.named(*base)
+    cell = Cell.from_name(*base)
     keys += [run_cache.run_key(cell, {"evaluate_every": 2})]
     assert run_cache.run_key(cell, {}) == keys[0]
     monkeypatch.setattr(run_cache, "code_version", lambda: "another")

@@ -19,7 +19,7 @@ from fedlora_lab import methods
 from fedlora_lab.federated import uploads
 from fedlora_lab.federated.comparison import BASELINES
 from fedlora_lab.federated.local_training import local_step
-from fedlora_lab.federated.records import COLUMNS, Round, Tick, origin
+from fedlora_lab.federated.records import COLUMNS, Round, Tick, require_source
 from fedlora_lab.federated.simulation import Federation
 from fedlora_lab.lora import per_example
 
@@ -219,7 +219,7 @@ def test_nothing_of_seed_or_noise_is_kept(tmp_path):
         assert not re.search(r'"(noise(?!_multiplier)|generator|state|entropy)', text)
         if path.name != "ledger.json":
             assert json.loads(text)["body"]["settings"]["seed"] is None
-    held = {f"server/{key.side}/{key.layer}" for key in origin(last)[2].tensors}
+    held = {f"server/{key.side}/{key.layer}" for key in require_source(last)[2].tensors}
     assert set(load_file(tmp_path / "round-000002.safetensors")) == held
     assert json.loads(book(last).to_json())["content"]["reproducible"] is False
     assert not any(isinstance(value, torch.Generator) for value in vars(last).values())

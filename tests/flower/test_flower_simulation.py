@@ -23,7 +23,7 @@ import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.flower import simulate, simulators
 from fedlora_lab.flower.client import client_app, private_errors
-from fedlora_lab.flower.simulators import private_folder, private_ray, run_engine
+from fedlora_lab.flower.simulators import private_ray, run_engine, temporary_private_folder
 from fedlora_lab.report.run_folder import read_frame, read_json
 
 COMMAND = "--method fedsa-lora --clients 2 --rounds 4 --local-steps 2 --batch 3 --lr 0.1"
@@ -143,7 +143,7 @@ def test_the_folder_of_a_simulation_goes_with_it(short, monkeypatch):
     """Also when it fails; where the usual folder is too long for sockets it is a short one."""
 
     def fail():
-        with private_folder() as folder:
+        with temporary_private_folder() as folder:
             write_atomically(folder / "in" / "file", "text")
             assert folder.parent == short and stat.S_IMODE(folder.stat().st_mode) == 0o700
             raise RuntimeError
@@ -153,7 +153,7 @@ def test_the_folder_of_a_simulation_goes_with_it(short, monkeypatch):
     assert not list(short.iterdir())
     (long := short / ("x" * 40)).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
-    with private_folder() as folder:
+    with temporary_private_folder() as folder:
         assert folder.parent == Path("/tmp") and stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert not folder.exists()
 

@@ -37,7 +37,7 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.records import origin
+from fedlora_lab.federated.records import require_source
 from fedlora_lab.federated.simulation import Federation
 from fedlora_lab.methods.aggregation import Rule
 from fedlora_lab.methods.filters import binomial, identity
@@ -199,7 +199,7 @@ def test_frozen_and_unsent_stay_put(row: Method, unit: str) -> None:
     own = math.ceil((1 - row.own_ranks) * LORA.rank) / LORA.rank
     written = getattr(row.aggregate, "writes", ())
     for t, (before, after) in enumerate(pairwise(records)):
-        old, new = (origin(record)[2] for record in (before, after))
+        old, new = (require_source(record)[2] for record in (before, after))
         up = _sent_up(row, t, plan.local_steps, old)
         for key, tensor in old.tensors.items():
             same = torch.equal(tensor.nan_to_num(), new.tensors[key].nan_to_num())

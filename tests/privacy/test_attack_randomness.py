@@ -15,7 +15,7 @@ from toy_tasks import LORA, play, private, regression
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams, key
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.records import origin
+from fedlora_lab.federated.records import require_source
 from fedlora_lab.federated.simulation import Federation
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.mechanism import gaussian_noise
@@ -51,7 +51,7 @@ def opened(seed: int | None) -> Federation:
 
 
 def numbers(record: Any) -> list[bytes]:
-    return [x.numpy().tobytes() for x in origin(record)[2].tensors.values()]
+    return [x.numpy().tobytes() for x in require_source(record)[2].tensors.values()]
 
 
 def test_without_a_seed_every_set_of_participants_and_every_batch_can_come(monkeypatch):

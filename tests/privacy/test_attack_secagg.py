@@ -14,7 +14,7 @@ import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.simulation import Federation
-from fedlora_lab.federated.uploads import too_few
+from fedlora_lab.federated.uploads import too_few_uploads
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.mechanism import gaussian_noise
 
@@ -88,7 +88,7 @@ def test_colluders_leave_enough_noise(colluding: int) -> None:
     assert run.spec.privacy is not None
     each, _, shares = run.spec.privacy.noise(3, PLAN)
     assert shares + colluding == 3 and isinstance(each, float)
-    assert [too_few(run.context, count) for count in range(4)] == [True, True, True, False]
+    assert [too_few_uploads(run.context, count) for count in range(4)] == [True, True, True, False]
     wide = {key: torch.Size((4000,)) for key in list(run.state.server.tensors)[:1]}
     where = [(0, k, 0) for k in range(3)]
     (drawn,) = gaussian_noise(wide, [each] * 3, run.context.streams, where).values()

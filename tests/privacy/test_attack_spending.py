@@ -74,7 +74,9 @@ for method in sys.argv[2:]:
 
 def simulated(method: str, out: Path) -> Iterator[Round]:
     """A cell of a run folder on a simulation in one process: clients are new at every start."""
-    return on_flower(out, Cell.named(method, tokens("head"), protected("example"), FOUR, **RELEASE))
+    return on_flower(
+        out, Cell.from_name(method, tokens("head"), protected("example"), FOUR, **RELEASE)
+    )
 
 
 def on_flower(out: Path, cell: Cell) -> Iterator[Round]:
@@ -115,7 +117,7 @@ def cell_of(out: Path, slug: str) -> Cell:
     task = fl.tasks.regression(**settings["task"]["info"]["arguments"])
     privacy = fl.Privacy(**settings["privacies"][slug])
     plan, lora = fl.Plan(**settings["plans"][slug]), fl.Lora(**settings["lora"])
-    return Cell.named(slug, task, privacy, plan, lora, None)
+    return Cell.from_name(slug, task, privacy, plan, lora, None)
 
 
 @pytest.mark.slow
@@ -192,7 +194,7 @@ def test_a_run_without_privacy_is_never_forgotten(tmp_path, capsys):
 
 
 def example_cell() -> Cell:
-    return Cell.named("fedlora", tokens(), private("example"), FOUR, **RELEASE)
+    return Cell.from_name("fedlora", tokens(), private("example"), FOUR, **RELEASE)
 
 
 def play_two_rounds(folder: Folder, cell: Cell) -> Path:
@@ -468,7 +470,7 @@ def test_pooled_data_count_for_every_client(tmp_path):
     """The baseline "central" has one client; the sum must not take it for client 0 alone."""
     with Folder(tmp_path) as folder:
         for slug in ("fedlora", "central"):
-            cell = Cell.named(slug, tokens(), calibrated(), FOUR, **RELEASE)
+            cell = Cell.from_name(slug, tokens(), calibrated(), FOUR, **RELEASE)
             list(runs.run_cell(folder, cell))
         kept: dict[str, Any] = dict(folder.ledgers())
         pooled, own = kept["central-release"], kept["fedlora-release"]

@@ -29,7 +29,7 @@ matter, everybody makes some of them.
 matters. **Bug**: something other than what was meant is computed. **Utility**: privacy holds,
 learning suffers. **Honesty**: the number is true and misleads. **Note**: a limit to know of.
 
-*What the library does.* **Cannot say it**: there is no way to write the mistake with plans, rows
+*What the library does.* **Not expressible**: there is no way to write the mistake with plans, rows
 and rules. **Refuses**: it is answered with an error, or with no ε. **Measures**: it is allowed, and
 seen in what a run records. **Tells**: only words stand against it, here and in the course; *no
 check exists yet*. Names in brackets are tests.

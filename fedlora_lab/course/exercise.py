@@ -221,7 +221,7 @@ def check(key: str, answer: Any = ...) -> Verdict:
     """
     one = show(key)
     if answer is ... or _unwritten(answer):
-        return Verdict(False, "no answer yet; put yours in the place of the three dots.")
+        return Verdict(False, "no answer so far; replace the three dots with yours.")
     try:
         value = one.reader.read(answer)
     except ValueError as error:
@@ -232,7 +232,7 @@ def check(key: str, answer: Any = ...) -> Verdict:
     for example, message in one.wrong:
         if one.reader.same(value, example):
             return Verdict(False, message)
-    return Verdict(False, "and it is none of the mistakes known here; the hint may help.")
+    return Verdict(False, "this is not one of the known mistakes; the hint may help.")
 
 
 def _unwritten(answer: Any) -> bool:

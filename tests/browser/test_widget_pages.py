@@ -262,7 +262,7 @@ def test_the_composer_makes_methods_and_trains_them(notebook, show):
     settle(notebook)
     for label, option, words in (
         ("who moves", "B", "This is FFA-LoRA"),
-        ("who moves", "*", r"This cannot be: train='\*'"),
+        ("who moves", "*", r"No valid method: train='\*'"),
         ("begin from", "LA-LoRA", "This is LA-LoRA"),
     ):
         text = output.page.get_by_text(label, exact=True)

@@ -31,7 +31,7 @@ def test_every_mistake_has_a_message_of_its_own(one):
     assert [check(one.key, example).message for example, _ in one.wrong] == messages
     others = [check(one.key, answer) for answer in (12345.678, ..., object())]
     assert not any(others)
-    assert "no answer yet" in others[1].message
+    assert "no answer so far" in others[1].message
     messages += [verdict.message for verdict in others]
     assert len(set(messages)) == len(messages)
 

@@ -76,7 +76,11 @@ def test_the_epsilon_by_observer():
 
 def test_the_comparison_says_what_it_shows():
     sigma, seen = gaussian_noise_multiplier(1.0), set()
-    for trust, told in (("local", "Nobody"), ("secagg", "masks"), ("central", "as it is")):
+    for trust, told in (
+        ("local", "Nobody"),
+        ("secagg", "secure aggregation"),
+        ("central", "as it is"),
+    ):
         picture, words = trust_comparison(trust, 20, 1.0, 5)
         seen.add(limits(picture))
         faced = epsilon_by_observer(trust, sigma, 20, 5)

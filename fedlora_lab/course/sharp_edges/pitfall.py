@@ -18,7 +18,7 @@ from fedlora_lab.audit.bounds import best_threshold_bound
 
 SEVERITIES = ("fatal", "serious", "bug", "bug and leak", "utility", "honesty", "note")
 GROUPS = ("Counting", "Learning", "Saying what was found", "Chance")
-ANSWERS = ("Cannot say it", "Refuses", "Measures", "Tells")
+ANSWERS = ("Not expressible", "Refuses", "Measures", "Tells")
 SIDES = ("at most", "at least")
 _TEXTS = tomllib.loads(Path(__file__).with_name("pitfalls.toml").read_text(encoding="utf-8"))
 

@@ -151,7 +151,7 @@ class MethodComparison(TrainingPanel):
         )
         text = f"Ahead so far, after {len(scores)} runs of {sweep.plan.rounds} rounds: {leads}."
         if fell := int((scores["value"] < self._start).sum()):
-            text += f" {fell} of them fell below their start."
+            text += f" {fell} of them ended below their starting accuracy."
         if any(epsilon is not None for epsilon in sweep.rates):
             text += f" ε{observer_phrase(sweep.privacy.trust)}."
         return figure, text

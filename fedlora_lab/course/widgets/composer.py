@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 NAME = "my method"
 LABELS = {
-    "train": ("who moves", "rounds between bars, one word a local step"),
+    "train": ("who moves", "one part for each round, between bars; one word for each local step"),
     "start": ("start", "what the factors are before training"),
     "aggregate": ("server", "what the server makes of the uploads"),
     "precondition": ("whitening", "shape of clip and noise, from the other factor"),
     "filter": ("smoothing", "filter of noised values: it costs no privacy"),
-    "share": ("sent", "what goes up of what moved"),
-    "own_ranks": ("kept", "ranks that never leave their client"),
+    "share": ("what is sent", "what goes up of what moved"),
+    "own_ranks": ("private ranks", "ranks that never leave their client"),
     "clip_groups": ("clip", "what is clipped together"),
     "clip_reference": ("clip on", "client unit: the change in a round, or the weights themselves"),
-    "broadcast": ("received", "bits of a number that clients receive"),
+    "broadcast": ("broadcast", "bits of a number that clients receive"),
 }
 """Field of a method -> label and tooltip of its menu."""
 
@@ -77,7 +77,7 @@ def composer_figure(
         figure = style.picture(9.4, 3.75)
         if row is None:
             bold: Any = {"fontsize": 11.5, "weight": "bold", "color": style.WRONG}
-            figure.text(0.02, 0.5, "This cannot be", **bold)
+            figure.text(0.02, 0.5, "No valid method", **bold)
         else:
             draw_diagram(figure.add_axes((0.005, 0.47, 0.525, 0.5)), row, 2, 4)
         _draw_properties(figure, lines)
@@ -214,7 +214,7 @@ class MethodComposer(TrainingPanel):
             self._lines = dry_run.describe(dry_run.traits(row))
         except Exception as error:
             self._lines = [("!", one_line(error))]
-            controls.set_text(self.says, f"This cannot be: {one_line(error)}", error=True)
+            controls.set_text(self.says, f"No valid method: {one_line(error)}", error=True)
             return "nothing to train"
         self.row = row
         controls.set_text(self.says, dry_run.describe_closest(dry_run.identify(row)))
@@ -251,7 +251,7 @@ class MethodComposer(TrainingPanel):
 
     def _sentence(self, row: "Method | None", records: "Mapping[str, list[Round]]") -> str:
         if row is None:
-            return "Change a field: these do not go together."
+            return "These fields do not fit together; change one."
         if len(records) < 2:
             return f"{dry_run.summarize(dry_run.traits(row))} Press Start to train it."
         done = min(map(len, records.values())) - 1

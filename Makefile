@@ -48,7 +48,7 @@ check: setup ## before a commit: format, lint, types, and the tests that take no
 	status=$$?; wait $$types || status=1; cat .pyright.log; rm -f .pyright.log; exit $$status
 
 test: setup ## run every notebook and every test
-	$(QUICK) $(BIN)/python scripts/warm_kernels.py $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q \
+	$(QUICK) $(BIN)/python scripts/warm_kernels.py $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -q \
 		--nbmake --nbmake-kernel=warm --nbmake-timeout=1200 $(NOTEBOOKS) tests
 
 book: setup ## build the site with the notebooks as they stand into build/book

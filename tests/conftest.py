@@ -36,6 +36,22 @@ def pytest_configure(config: pytest.Config) -> None:
             importlib.import_module(library)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, so that no worker of pytest-xdist ends alone with a notebook.
+    What mostly waits stays together in one worker for each kind, and the kinds lie apart."""
+    works, kinds = [], {}
+    for item in items:
+        mark = item.get_closest_marker("waits")
+        if mark is not None:
+            item.add_marker(pytest.mark.xdist_group(mark.args[0]))
+        (works if mark is None else kinds.setdefault(mark.args[0], [])).append(item)
+    works.sort(key=lambda x: (x.path.suffix != ".ipynb", not x.get_closest_marker("slow")))
+    waits = iter(kinds.values())
+    items[:] = []
+    for place, item in enumerate(works):
+        items += [*(next(waits, ()) if place % 7 == 0 else ()), item]
+
+
 def pytest_collection_finish() -> None:
     """Take half a million objects of the libraries out of the garbage collector's walks."""
     gc.freeze()

@@ -6,6 +6,7 @@ A frame is stored as CSV and read back exactly; nothing is unpickled.
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.files import lock_folder, write_atomically
 from fedlora_lab._utils.validation import check
 
 if TYPE_CHECKING:
@@ -58,10 +59,12 @@ def cached_frame(
     if not where or key is None:
         return train()
     path = Path(str(where)).expanduser() / f"{key}.csv"
-    if path.exists():
-        return pd.read_csv(path, keep_default_na=False, converters={"value": float})
-    frame = train()
-    write_atomically(path, frame.to_csv(index=False, na_rep="nan"))
+    # Who asks for a run that another process is training waits for its frame.
+    with lock_folder(path.parent, f".{key}.lock", patience=math.inf):
+        if path.exists():
+            return pd.read_csv(path, keep_default_na=False, converters={"value": float})
+        frame = train()
+        write_atomically(path, frame.to_csv(index=False, na_rep="nan"))
     return frame
 
 

@@ -1,5 +1,8 @@
 """Runs are found again by their content, and by nothing less."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pandas as pd
@@ -84,3 +87,22 @@ def test_a_folder_is_its_owner_s(tmp_path):
     assert (tmp_path / "cache").stat().st_mode & 0o077 == 0
     with pytest.raises(ValueError, match="cache=True: expected a folder, None or False"):
         compare(True)
+
+
+def test_who_asks_for_a_run_in_training_waits_for_it(tmp_path):
+    """As notebooks that run at once and compare the same runs."""
+    cell = Cell.named("fedlora", regression(), None, PLAN, LORA, 0)
+    begun, opened = threading.Event(), []
+
+    def train():
+        opened.append(cell)
+        begun.set()
+        time.sleep(0.2)
+        return cell.frame(list(cell.run()))
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(run_cache.cached_frame, tmp_path, cell, {}, train)
+        assert begun.wait(60)
+        second = pool.submit(run_cache.cached_frame, tmp_path, cell, {}, train)
+        pd.testing.assert_frame_equal(first.result(), second.result(), check_exact=True)
+    assert len(opened) == 1

@@ -140,11 +140,8 @@ def draw_diagram(ax: Any, method: "Method", rounds: int, steps: int) -> None:
         label: Any = {"fontsize": 8, "color": SOFT, "ha": "center"}
         ax.text(left + steps / 2 - 0.13, -0.22, f"round {t + 1}", **label)
         # The server's line, whether it holds the mean product, and what was sent and what was not.
-        x, moved, sent = (
-            left + steps + 0.06,
-            method.sides_in_round(t, steps),
-            method.sides_sent(t, steps),
-        )
+        x, moved = left + steps + 0.06, method.sides_in_round(t, steps)
+        sent = method.sides_sent(t, steps)
         ax.plot([x, x], [0.0, 1.92], color=INK if sent else FAINT, lw=2.2)
         if sent and marks["rule"]:
             ax.plot([x - 0.12, x - 0.12], [0.0, 1.92], color=INK, lw=0.9)

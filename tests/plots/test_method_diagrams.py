@@ -40,7 +40,9 @@ def test_a_diagram_is_read_from_the_row(row):
     boxes = [(round(p.get_x(), 2), to_hex(p.get_facecolor()).upper()) for p in ax.patches]
     assert sorted(boxes) == sorted(expected)
     text = [t.get_text() for t in ax.texts]
-    sent, moved = ([f(t, steps) for t in range(rounds)] for f in (row.sent, row.moved))
+    sent, moved = (
+        [f(t, steps) for t in range(rounds)] for f in (row.sides_sent, row.sides_in_round)
+    )
     arrows = sum(getattr(t, "arrow_patch", None) is not None for t in ax.texts)
     assert arrows == sum(len(word.replace("*", "AB")) for word in sent)
     assert any("?" in word for word in text) == ("*" in moved[0])

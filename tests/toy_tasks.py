@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fedlora_lab as fl
-from fedlora_lab.federated.checkpoint import State
+from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.simulation import Federation
 from fedlora_lab.methods.method import Method
@@ -78,7 +78,7 @@ def opened(
 ) -> Federation:
     """A run that stands before round t with these values on the server."""
     run = Federation.open(task, row, privacy, plan.replace(rounds=t + 1), lora=LORA, seed=seed)
-    run.state = State(t, values, {}, [-1] * len(task.sizes), [{} for _ in range(t)])
+    run.state = RunState(t, values, {}, [-1] * len(task.sizes), [{} for _ in range(t)])
     run.resumed = True
     return run
 

@@ -82,7 +82,7 @@ def preset_command(name: str | None, seed: str, **options: Any) -> None:
             click.echo(f"spent: {ledger.statement()}")
         if words := decline_text(frame):
             click.echo(f"{row.method}: {words}")
-        tensors = checkpoint.latest(state)[0].server.tensors
+        tensors = checkpoint.read_latest(state)[0].server.tensors
         place = task.model, task.targets, task.head, row.lora, tensors, folder / "adapter"
         click.echo(f"adapter: {peft.save(*place)}")
 

@@ -18,19 +18,22 @@ from torch import Tensor
 
 from fedlora_lab._utils.files import has_key, keyed_digest, private_folder, write_atomically
 from fedlora_lab._utils.validation import check
-from fedlora_lab.methods.optimizers import Optimizer
-from fedlora_lab.methods.optimizers import State as Moments
+from fedlora_lab.methods.optimizers import Optimizer, OptimizerState
 from fedlora_lab.methods.state import ParamKey, ServerState
 
-VERSION, KEPT, LEDGER = 4, 2, "ledger.json"
+FORMAT_VERSION = 4
+"""Of the files; those of another version are refused."""
+KEPT_ROUNDS = 2
+"""The last so many rounds stay in the folder: should the newest be damaged, one is left."""
+LEDGER = "ledger.json"
 
 
-class Broken(ValueError):
+class DamagedCheckpoint(ValueError):
     """A checkpoint that is not what was written."""
 
 
 @dataclass
-class State:
+class RunState:
     """All that the next round depends on.
 
     ``changed``: for each round done, the server's tensors that it changed, by name, and the rank of
@@ -42,11 +45,16 @@ class State:
     personal: dict[ParamKey, Tensor]  # key -> (all clients, ...), what moved and was not sent
     seen: list[int]  # rounds done when each client last received the server's state; -1: never
     changed: list[dict[str, int]] = field(default_factory=list)
-    optimizer: Moments = field(default_factory=dict)  # what the server's optimiser remembers
+    optimizer: OptimizerState = field(default_factory=dict)  # what the server's optimiser remembers
 
 
-def disguised(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run as its checkpoints in this folder hold them."""
+def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's settings as its checkpoints hold them: a keyed digest in the task's place.
+
+    Args:
+        folder: of the run; its secret key is made here if need be.
+        settings: as `RunSpec.settings` gives them.
+    """
     return {**settings, "task": keyed_digest(folder, settings["task"])}
 
 
@@ -54,7 +62,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _flat(moments: Moments) -> dict[ParamKey, Tensor]:
+def _flat(moments: OptimizerState) -> dict[ParamKey, Tensor]:
     """An optimiser's moments as tensors with names of their own, such as "momentum A"."""
     return {
         ParamKey(f"{name} {key.side}", key.layer): x
@@ -82,7 +90,7 @@ def _paths(folder: Path, round: int) -> tuple[Path, ...]:
     return tuple(stem.with_suffix(ending) for stem in stems for ending in (".safetensors", ".json"))
 
 
-def store(folder: Path, state: State, settings: Mapping[str, Any]) -> None:
+def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     """Writes the state after a round, and removes older rounds but one.
 
     Each part is tensors and a JSON that names their digest; the private JSON also names that of the
@@ -96,15 +104,16 @@ def store(folder: Path, state: State, settings: Mapping[str, Any]) -> None:
         tensors tell (test_attack_folders.py::test_nothing_outside_private_tells_who_took_part).
     """
     content = _named(server=state.server.tensors, optimizer=_flat(state.optimizer))
-    own, about = _named(personal=state.personal), {"version": VERSION, "round": state.round}
-    shown = about | {"settings": disguised(folder, settings), "tensors": _digest(content)}
+    own, about = _named(personal=state.personal), {"version": FORMAT_VERSION, "round": state.round}
+    keyed = settings_with_keyed_task(folder, settings)
+    shown = about | {"settings": keyed, "tensors": _digest(content)}
     hidden = about | {"seen": state.seen, "changed": state.changed}
     hidden |= {"server": _digest(content), "tensors": _digest(own)}
     parts = (content, _with_digest(shown), own, _with_digest(hidden))
     paths = _paths(folder, state.round)
     for i in (2, 3, 0, 1):  # the released JSON last: without it the round is not there
         write_atomically(paths[i], parts[i])
-    for old in [done for done in rounds_in(folder) if done <= state.round][:-KEPT]:
+    for old in [done for done in rounds_in(folder) if done <= state.round][:-KEPT_ROUNDS]:
         remove(folder, old)
 
 
@@ -129,26 +138,28 @@ def _part(
     whole = json.loads(text.read_bytes())
     body, content = whole["body"], tensors.read_bytes()
     if whole["sha256"] != _digest(json.dumps(body, sort_keys=True).encode()):
-        raise Broken("the JSON part is not what was written")
+        raise DamagedCheckpoint("the JSON part is not what was written")
     if body["tensors"] != _digest(content):
-        raise Broken("the tensors are not those of the JSON part")
-    if body["version"] != VERSION or body["round"] != round:
-        raise Broken("another version, or another round's file")
+        raise DamagedCheckpoint("the tensors are not those of the JSON part")
+    if body["version"] != FORMAT_VERSION or body["round"] != round:
+        raise DamagedCheckpoint("another version, or another round's file")
     found: dict[str, dict[ParamKey, Tensor]] = {group: {} for group in groups}
     for name, tensor in load(content).items():
         kind, side, layer = name.split("/", 2)
         if kind not in found:
-            raise Broken(f"tensors of {kind} among those of {' and '.join(groups)}")
+            raise DamagedCheckpoint(f"tensors of {kind} among those of {' and '.join(groups)}")
         found[kind][ParamKey(side, layer)] = tensor
     return body, list(found.values())
 
 
-def read(folder: Path, round: int, hidden: bool = True) -> tuple[State, dict[str, Any]]:
-    """One checkpoint and its run's settings; or `Broken`, unless it is what was written.
+def read(folder: Path, round: int, hidden: bool = True) -> tuple[RunState, dict[str, Any]]:
+    """Reads one checkpoint and its run's settings.
 
     Args:
         folder, round: which.
         hidden: whether its private part is read too.
+
+    Raises: `DamagedCheckpoint` unless it is what was written.
     """
     try:
         body, (tensors, flat) = _part(folder, round, ("server", "optimizer"), 0)
@@ -156,21 +167,21 @@ def read(folder: Path, round: int, hidden: bool = True) -> tuple[State, dict[str
         for key, x in flat.items():  # the inverse of `_flat`
             name, _, side = key.side.rpartition(" ")
             moments.setdefault(ParamKey(side, key.layer), {})[name] = x
-        state = State(round, ServerState(tensors), {}, [], optimizer=moments)
+        state = RunState(round, ServerState(tensors), {}, [], optimizer=moments)
         if hidden:
             mine, (state.personal,) = _part(folder, round, ("personal",), 2)
             if mine["server"] != body["tensors"]:
-                raise Broken("what is private belongs to other tensors of the server")
+                raise DamagedCheckpoint("what is private belongs to other tensors of the server")
             state.seen, state.changed = mine["seen"], mine["changed"]
             _check_lists(state)
         return state, body["settings"]
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         words = f"checkpoint=round-{round:06d}: expected a whole one ({words})"
-        raise Broken(words) from error
+        raise DamagedCheckpoint(words) from error
 
 
-def _check_lists(state: State) -> None:
+def _check_lists(state: RunState) -> None:
     """Refuses lists that no run of so many rounds leaves behind."""
     seen: Any = state.seen
     changed: Any = state.changed
@@ -180,39 +191,42 @@ def _check_lists(state: State) -> None:
     for one in changed if known else ():
         known &= isinstance(one, dict) and all(type(r) is int and r >= 0 for r in one.values())
     if not known:
-        raise Broken("the lists of rounds are not those of a run")
+        raise DamagedCheckpoint("the lists of rounds are not those of a run")
 
 
-def released(folder: "str | Path", round: int) -> tuple[ServerState, dict[str, Any]]:
-    """What a checkpoint holds outside ``private/``; or `Broken`, unless it is what was written."""
+def read_released(folder: "str | Path", round: int) -> tuple[ServerState, dict[str, Any]]:
+    """Reads what a checkpoint holds outside ``private/``. Raises as `read`.
+
+    Args:
+        folder, round: which.
+    """
     state, settings = read(Path(folder), round, hidden=False)
     return state.server, settings
 
 
-def latest(folder: Path) -> tuple[State, dict[str, Any]]:
-    """The newest whole checkpoint of a folder. Raises: ``ValueError`` when there is none."""
-    found = newest(folder)
+def read_latest(folder: Path) -> tuple[RunState, dict[str, Any]]:
+    """Reads the newest whole checkpoint of a folder. Raises: ``ValueError`` when there is none."""
+    found = read_latest_or_none(folder)
     check(found is not None, "resume", str(folder), "a folder with a whole checkpoint")
     assert found is not None
     return found
 
 
-def newest(folder: Path) -> tuple[State, dict[str, Any]] | None:
-    """As `latest`, but ``None`` when there is none; a broken one is passed over with a warning."""
+def read_latest_or_none(folder: Path) -> tuple[RunState, dict[str, Any]] | None:
+    """As `read_latest`, or ``None`` without one; damaged ones are passed over with a warning."""
     folder, found = Path(folder), rounds_in(folder)
     whole = not found or has_key(folder)
     check(whole, "resume", str(folder), "a folder with its subfolder private/ as it was")
     for round in reversed(found):
         try:
             return read(folder, round)
-        except Broken as error:
+        except DamagedCheckpoint as error:
             warnings.warn(f"{error}; going back to an earlier one", stacklevel=2)
     return None
 
 
-def ordered(state: State, like: ServerState, rule: Optimizer) -> State:
-    """The same state with its tensors in the run's order.
-
+def validate_and_reorder(state: RunState, like: ServerState, rule: Optimizer) -> RunState:
+    """Checks that a stored state fits this run, and puts its tensors in the run's order.
     Args:
         state: as it was read.
         like, rule: the run's server before training, and its server's optimiser.

@@ -146,11 +146,11 @@ def client_bytes(
 
     Guarantees: test_dry_run.py::test_bytes_are_those_that_were_measured.
     """
-    from fedlora_lab.federated.checkpoint import State
+    from fedlora_lab.federated.checkpoint import RunState
     from fedlora_lab.federated.uploads import traffic
 
     check(bool(layers), "layers", layers, "at least one (d_out, d_in)")
-    lora, state, found = Lora(rank=rank), State(0, ServerState({}), {}, [0]), []
+    lora, state, found = Lora(rank=rank), RunState(0, ServerState({}), {}, [0]), []
     for one in played or play_rounds(row, rank=rank, clients=clients):
         tensors = {
             ParamKey(key.side, f"{i}"): torch.empty(

@@ -18,7 +18,7 @@ from fedlora_lab.lora.peft import Adapted, matmuls
 from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, portions
 from fedlora_lab.methods.filters import Preconditioner, identity
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.optimizers import State, apply
+from fedlora_lab.methods.optimizers import OptimizerState, apply
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import MODES, ParamKey, cut_to_rank
 from fedlora_lab.privacy import mechanism
@@ -95,8 +95,8 @@ class Clients:
     params: ClientParams  # their tensors
     start: ClientParams  # what these were when the round began
     noise: ClientParams = field(default_factory=dict)  # the noise in their tensors
-    optimizer: State = field(default_factory=dict)  # the optimiser's memory of gradients
-    noise_optimizer: State = field(default_factory=dict)  # and of the noise in them
+    optimizer: OptimizerState = field(default_factory=dict)  # the optimiser's memory of gradients
+    noise_optimizer: OptimizerState = field(default_factory=dict)  # and of the noise in them
     clipped: ClipCounts = field(default_factory=ClipCounts)
 
 

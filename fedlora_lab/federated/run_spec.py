@@ -15,7 +15,7 @@ from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated import checkpoint, compute, cost
-from fedlora_lab.federated.checkpoint import State
+from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.compute import Compute
 from fedlora_lab.federated.local_training import RunContext
 from fedlora_lab.lora import peft
@@ -192,8 +192,8 @@ def checkpoint_folder(
 
 
 def restore(
-    folder: Path, spec: RunSpec, fresh: State, opened: Ledger | None
-) -> tuple[State, Ledger | None]:
+    folder: Path, spec: RunSpec, fresh: RunState, opened: Ledger | None
+) -> tuple[RunState, Ledger | None]:
     """The state and the ledger to go on with, in agreement with those of a run that begins anew.
 
     Args:
@@ -206,7 +206,7 @@ def restore(
         run would have written.
     Guarantees: test_attack_spending.py::test_a_lost_checkpoint_forgets_no_release.
     """
-    found, book = checkpoint.newest(folder), folder / checkpoint.LEDGER
+    found, book = checkpoint.read_latest_or_none(folder), folder / checkpoint.LEDGER
     if found is None and opened is not None and book.exists():
         text = "no checkpoint in it is whole; the run begins anew"
         text = f"resume={str(folder)!r}: {text}, and what stands in its ledger stays spent"
@@ -215,14 +215,14 @@ def restore(
     check(found is not None, "resume", str(folder), "a folder with a whole checkpoint")
     assert found is not None
     state, theirs = found
-    for name, ours in checkpoint.disguised(folder, spec.settings()).items():
+    for name, ours in checkpoint.settings_with_keyed_task(folder, spec.settings()).items():
         check(theirs.get(name) == ours, "resume", str(folder), f"the same {name} as in this run")
     check(len(state.seen) == len(fresh.seen), "resume", str(folder), f"{len(fresh.seen)} clients")
-    state = checkpoint.ordered(state, fresh.server, spec.plan.server_optimizer)
+    state = checkpoint.validate_and_reorder(state, fresh.server, spec.plan.server_optimizer)
     return state, _continued(book, spec, state, opened)
 
 
-def _continued(book: Path, spec: RunSpec, state: State, opened: Ledger | None) -> Ledger | None:
+def _continued(book: Path, spec: RunSpec, state: RunState, opened: Ledger | None) -> Ledger | None:
     """The folder's ledger, entry by entry as this run writes it."""
     if opened is None or not (state.round or book.exists()):
         return opened

@@ -22,7 +22,7 @@ from fedlora_lab._utils.files import lock_folder
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.federated import checkpoint as checkpoint_
 from fedlora_lab.federated import local_training, run_spec, uploads
-from fedlora_lab.federated.checkpoint import State
+from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.compute import Compute
 from fedlora_lab.federated.local_training import Clients, RunContext
 from fedlora_lab.federated.records import Round, Tick, require_source
@@ -31,8 +31,7 @@ from fedlora_lab.federated.uploads import Received
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.optimizers import State as Moments
-from fedlora_lab.methods.optimizers import server_step
+from fedlora_lab.methods.optimizers import OptimizerState, server_step
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import Traffic, full
 from fedlora_lab.methods.state import ParamKey, ServerState
@@ -160,7 +159,7 @@ class Federation:
     spec: RunSpec
     context: RunContext
     ledger: Ledger | None
-    state: State
+    state: RunState
     folder: Path | None
     stop_at: float | None = None
     resumed: bool = False
@@ -426,7 +425,7 @@ class Federation:
         kept: tuple[ParamKey, ...],
         after: ServerState,
         rows: int,
-        moments: Moments,
+        moments: OptimizerState,
     ) -> None:
         """Moves the state on by a round.
 
@@ -555,9 +554,9 @@ class Federation:
         return found
 
 
-def _fresh(spec: RunSpec, context: RunContext) -> State:
+def _fresh(spec: RunSpec, context: RunContext) -> RunState:
     """The state before the first round."""
-    return State(0, run_spec.initial_server(spec, context), {}, [-1] * len(spec.task.sizes))
+    return RunState(0, run_spec.initial_server(spec, context), {}, [-1] * len(spec.task.sizes))
 
 
 def _contents(folder: Path) -> tuple[list[int], bytes | None]:

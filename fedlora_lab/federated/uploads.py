@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.checkpoint import State
+from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.local_training import ClientParams, Clients, RunContext, ranks_of
 from fedlora_lab.lora.peft import matmuls
 from fedlora_lab.methods.aggregation import Rule
@@ -314,7 +314,7 @@ def _release_updates(
 def traffic(
     method: Method,
     lora: Lora,
-    state: State,
+    state: RunState,
     clients: Sequence[int],
     arrived: Sequence[int],
     keys: Sequence[ParamKey],

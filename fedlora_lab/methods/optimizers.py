@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[Any, "Tensor"]
 Moments = Mapping[str, "Tensor"]
-State = Mapping[Any, Moments]
+OptimizerState = Mapping[Any, Moments]
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Optimizer(ABC):
         """Whether the noise has a trajectory of its own, known exactly."""
         return not self.nonlinear
 
-    def init(self, params: Tensors) -> State:
+    def init(self, params: Tensors) -> OptimizerState:
         """The state before the first step: key -> name of a moment -> zeros."""
         return {key: self._zeros(param) for key, param in params.items()}
 
     def update(
-        self, grads: Tensors, state: State, params: Tensors, lr: Any, noise_std: Any = 0.0
-    ) -> tuple[dict[Any, "Tensor"], State]:
+        self, grads: Tensors, state: OptimizerState, params: Tensors, lr: Any, noise_std: Any = 0.0
+    ) -> tuple[dict[Any, "Tensor"], OptimizerState]:
         """The steps, to be added to the parameters, and the state after them.
 
         Args:
@@ -254,8 +254,8 @@ def apply(params: Tensors, steps: Tensors) -> dict[Any, "Tensor"]:
 
 
 def server_step(
-    rule: Optimizer, state: State, before: Tensors, aggregate: Tensors, lr: float = 1.0
-) -> tuple[dict[Any, "Tensor"], State]:
+    rule: Optimizer, state: OptimizerState, before: Tensors, aggregate: Tensors, lr: float = 1.0
+) -> tuple[dict[Any, "Tensor"], OptimizerState]:
     """What the server holds after a round: old minus aggregate is the gradient of its optimiser.
 
     Args:

@@ -135,7 +135,7 @@ def test_nothing_outside_private_tells_who_took_part(method, tmp_path):
     plan = PLAN.replace(participation=0.5, rounds=4)
     for name in "abcd":
         play(regression(), method, privacy, plan, seed=None, checkpoint=tmp_path / name)
-        state = checkpoint.latest(tmp_path / name)[0]
+        state = checkpoint.read_latest(tmp_path / name)[0]
         took.append((state.seen, state.changed))
         outside.append(seen_outside(tmp_path / name))
     assert len({str(one) for one in took}) > 1, "the same clients each time: once in 10^10 times"
@@ -150,11 +150,11 @@ def test_what_clients_keep_lies_in_private_only(tmp_path):
     """
     parts = regression(), "fedsa-lora", private("client")
     last = play(*parts, seed=None, checkpoint=tmp_path)[-1]
-    (kept,) = checkpoint.latest(tmp_path)[0].personal.values()
+    (kept,) = checkpoint.read_latest(tmp_path)[0].personal.values()
     rows, outside = [row for row in kept if row.any()], written(tmp_path)
     assert rows and all(row.numpy().tobytes()[:64] not in outside for row in rows)
     shutil.rmtree(tmp_path / "private")
-    server, settings = checkpoint.released(tmp_path, 2)
+    server, settings = checkpoint.read_released(tmp_path, 2)
     held = require_source(last)[2].tensors
     assert all(torch.equal(x, held[key]) for key, x in server.tensors.items())
     assert settings["method"]["name"] == repr("FedSA-LoRA")

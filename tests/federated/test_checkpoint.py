@@ -71,12 +71,14 @@ def test_from_the_round_before_a_damaged_one_the_run_goes_on(name, tmp_path):
         rest = play(*run, resume=tmp_path)
     else:
         shutil.copy(tmp_path / name.replace("6", "5"), tmp_path / name)
-        with pytest.raises(checkpoint.Broken, match=r"^checkpoint=round-000006: expected a whole"):
+        with pytest.raises(
+            checkpoint.DamagedCheckpoint, match=r"^checkpoint=round-000006: expected a whole"
+        ):
             checkpoint.read(tmp_path, 6)
         with pytest.warns(UserWarning, match="going back to an earlier one"):
             rest = play(*run, resume=tmp_path)
     same_bits(whole[6:], rest)
-    assert checkpoint.latest(tmp_path)[0].round == 6
+    assert checkpoint.read_latest(tmp_path)[0].round == 6
 
 
 @pytest.mark.parametrize("name", ["round-000002", "private/round-000002"])
@@ -88,7 +90,7 @@ def test_no_bit_may_change(name, ending, tmp_path):
     content, (good, settings) = path.read_bytes(), checkpoint.read(tmp_path, 2)
     for at in range(0, len(content), 10):
         path.write_bytes(content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :])
-        with suppress(checkpoint.Broken):
+        with suppress(checkpoint.DamagedCheckpoint):
             found, other = checkpoint.read(tmp_path, 2)
             assert (other, found.seen, found.changed) == (settings, good.seen, good.changed)
             values = {**good.personal, **good.server.tensors}

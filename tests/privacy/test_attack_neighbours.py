@@ -22,7 +22,7 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.audit.instruments import LEFT_OUT, ORDINARY, Recorder, mark_examples
 from fedlora_lab.federated import uploads
-from fedlora_lab.federated.checkpoint import State
+from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.records import Round
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
@@ -63,7 +63,10 @@ def released(
     task = mark_examples(tokens(sizes=SIZES), marks)
     run: Any = Recorder.open(task, row, privacy, plan.replace(rounds=t + 1), lora=LORA, seed=seed)
     values = anywhere(tokens(sizes=SIZES), row)
-    run.state, run.resumed = State(t, values, {}, [-1] * len(SIZES), [{} for _ in range(t)]), True
+    run.state, run.resumed = (
+        RunState(t, values, {}, [-1] * len(SIZES), [{} for _ in range(t)]),
+        True,
+    )
     assert any(isinstance(event, Round) for event in run.events())
     start = {key: row.clip_reference(x[None]) for key, x in run.outcome.sent.tensors.items()}
     return run, {key: x - start[key] for key, x in run.outcome.received.uploads.items()}

@@ -105,7 +105,7 @@ BROKEN: dict[str, tuple[Callable[[], Method], Callable, str]] = {
     "sends a frozen factor": (
         lambda: SendsAFrozenFactor(**FFA_FIELDS),
         local_step,
-        "test_frozen_and_unsent_stay_put",
+        "test_frozen_and_unsent_factors_never_change_on_the_server",
     ),
     "filters early": (
         lambda: LALoRA,

@@ -34,7 +34,7 @@ def one_run_p_value(
         guesses, correct: r in [0, m], those not left open; v in [0, r].
         epsilon, delta: >= 0, and in [0, 1].
 
-    Guarantees: test_one_run_vectors, test_the_delta_term_is_there.
+    Guarantees: test_one_run_bounds_are_those_of_the_paper, test_delta_lowers_the_one_run_bound.
     Source: arXiv:2305.08846, theorem 5.2.
 
     >>> round(one_run_p_value(canaries=100, guesses=100, correct=90, epsilon=2.0, delta=0.0), 2)
@@ -61,7 +61,7 @@ def one_run_lower_bound(
         canaries, guesses, correct, delta: as of `one_run_p_value`.
         significance: how often the bound may be wrong, in (0, 1].
 
-    Guarantees: test_one_run_vectors, test_the_bound_errs_as_often_as_it_says.
+    Guarantees: test_one_run_bounds_are_those_of_the_paper, test_the_bound_errs_as_often_as_it_says.
 
     >>> round(one_run_lower_bound(1000, 100, 75, delta=1e-4, significance=0.05), 2)
     0.67
@@ -148,7 +148,7 @@ def one_run_ceiling(
     """The lower bound when every guess is right: no audit of so many canaries can prove more.
 
     Args: as of `one_run_best_bound`; views: kinds of score among which the audit may choose.
-    Guarantees: test_ceilings.
+    Guarantees: test_ceilings_grow_with_the_canaries.
 
     >>> round(one_run_ceiling(100, 1e-5, 0.05), 2)
     3.17
@@ -183,7 +183,7 @@ def clopper_pearson_upper(count: int, trials: int, significance: float) -> float
     """Upper end of the exact interval of a rate.
 
     Args: count of trials; significance: how often the rate may exceed it, in (0, 1].
-    Guarantees: test_clopper_pearson.
+    Guarantees: test_clopper_pearson_inverts_the_binomial_tail.
     """
     check_whole("trials", trials, 1)
     check_whole("count", count, 0, trials)
@@ -219,7 +219,8 @@ def threshold_lower_bound(
         delta: of the privacy definition.
         significance: half of it for each of the two rates.
 
-    Guarantees: test_threshold_vectors, test_the_threshold_bound_errs_as_often_as_it_says.
+    Guarantees: test_threshold_bounds_are_symmetric_in_both_errors,
+        test_the_threshold_bound_errs_as_often_as_it_says.
     Source: arXiv:2006.07709, section 4; arXiv:2101.04535, section 4.
 
     >>> round(threshold_lower_bound(25, 500, 200, 500, delta=1e-5, significance=0.05), 2)
@@ -251,7 +252,7 @@ def threshold_ceiling(runs: int, delta: float, significance: float) -> float:
     """What ``runs`` runs with and as many without the canary show when no guess is wrong.
 
     Args: runs: >= 1. delta, significance: as of `threshold_lower_bound`.
-    Guarantees: test_ceilings.
+    Guarantees: test_ceilings_grow_with_the_canaries.
     """
     return threshold_lower_bound(0, runs, 0, runs, delta, significance)
 
@@ -318,7 +319,7 @@ def epsilon_estimate(cosines: Float[np.ndarray, " k"], dimension: int, delta: fl
     the error of the fitted spread makes single estimates vary, above the truth as well as below.
 
     Args: cosines: (K,), K >= 2. dimension: D >= 1000, numbers released. delta: in (0, 1].
-    Guarantees: test_the_federated_estimate.
+    Guarantees: test_the_federated_estimate_is_near_the_truth.
     Source: arXiv:2302.03098.
     """
     check_whole("dimension", dimension, 1000)

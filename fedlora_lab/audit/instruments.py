@@ -51,7 +51,8 @@ def mark_examples(task: Task, marks: list[Tensor]) -> Task:
     """The same task with a mark on each client's examples; public examples keep weight 1.
 
     Args: marks: for each client (n_k,): `ORDINARY`, `LEFT_OUT` or a weight >= 1.
-    Guarantees: test_the_audit_changes_nothing_of_the_run, test_left_out_is_as_if_it_were_not_there.
+    Guarantees: test_the_audit_changes_nothing_of_the_run,
+        test_an_example_that_is_left_out_weighs_nothing.
     """
     sizes = tuple(len(mark) for mark in marks)
     check(sizes == task.sizes, "marks", sizes, f"one an example of each client: {task.sizes}")

@@ -208,7 +208,7 @@ def guide(frames: Frames, level: float = 0.95) -> pd.DataFrame:
         the gaps to the best: a lead below it cannot be seen), tied (names, the best first, and how
         many of their runs fell below the start), frugal (the tied method with the fewest bytes),
         share (its bytes over those of the best), exact (how many of the tied).
-    Guarantees: test_guide.py::test_the_guide.
+    Guarantees: test_guide.py::test_the_guide_names_best_tied_and_frugal_methods.
     """
     from fedlora_lab.plots.style import name
 

@@ -315,7 +315,8 @@ def tuning_cost(study: Study, case: Case) -> TuningCost:
     of one ledger. The scores that are compared, which are released as well, are not counted.
 
     Raises: ``ValueError`` for a case without privacy.
-    Guarantees: one run alone costs the case's own ε (test_guide.py::test_tuning_cost).
+    Guarantees: one run alone costs the case's own ε
+        (test_guide.py::test_tuning_cost_counts_every_run).
     """
     check(case.epsilon is not None, "epsilon", case.epsilon, "a case with privacy")
     task, plan = tasks.build(case.task[0], **case.task[1]), Plan(**case.plan)

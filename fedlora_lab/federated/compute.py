@@ -44,7 +44,7 @@ class Compute:
 
     Raises: ``ValueError`` (name, value, range).
     Guarantees: test_compute.py::test_epsilon_and_noise_are_the_same_under_every_switch,
-        ::test_exact_switches.
+        ::test_recompute_and_automatic_chunks_change_nothing.
     """
 
     device: "str | torch.device | None" = None

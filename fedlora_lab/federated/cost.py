@@ -125,7 +125,7 @@ def cost(task: Task, method: Method, lora: Lora, plan: Plan) -> Cost:
 
     Raises: ``ValueError`` where targets, shapes or classes do not fit.
     Guarantees: tests/federated/test_cost.py::test_counts_are_those_of_the_real_model,
-        ::test_formulas_by_hand.
+        ::test_cost_formulas_are_those_by_hand.
     """
     adapted = peft.adapt(task.model, task.targets, task.head, lora)
     adapted = peft.place(adapted, "meta", "float32")

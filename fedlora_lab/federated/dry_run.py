@@ -219,7 +219,7 @@ def _words(row: Method) -> list[set[str]]:
 def identify(row: Method) -> ClosestMethod:
     """Finds the published method that a row is nearest to, by its fields alone, not by its words.
 
-    Guarantees: test_dry_run.py::test_every_row_is_itself.
+    Guarantees: test_dry_run.py::test_every_row_is_identified_by_its_fields.
     """
     mine, known = fields(row), {slug: fields(other) for slug, other in (ALL | VARIANTS).items()}
     apart = {slug: tuple(k for k in mine if mine[k] != own[k]) for slug, own in known.items()}
@@ -247,7 +247,7 @@ def traits(row: Method) -> Traits:
     """Finds what a row's fields and functions say of it, for clients on digits; nothing trains.
 
     Raises: whatever a rule of the row raises when it is played.
-    Guarantees: test_dry_run.py::test_traits_of_the_table.
+    Guarantees: test_dry_run.py::test_traits_of_the_table_are_those_measured.
     """
     gap, load, every = aggregation_error(row), client_bytes(row), set().union(*_words(row))
     start = _start(row, 2, 6, torch.Generator().manual_seed(0))

@@ -340,7 +340,8 @@ def initial_values(
         adapted, streams: the model, and the run's random streams.
         rule: a row's own start of a layer's factors, from its frozen weight and the rank.
 
-    Guarantees: the adapted model is the base model (test_contract.py::test_no_op_at_start).
+    Guarantees: the adapted model is the base model
+        (test_contract.py::test_adapter_changes_nothing_before_training).
     """
     values = {}
     for number, (key, given) in enumerate(adapted.given.items()):

@@ -75,7 +75,7 @@ def gradients(task: Task, record: Any, layer: str, data: Examples | None = None)
 
     Raises: ``ValueError`` for a layer that the record does not have; without ``data`` for a private
         run whose test examples are not public.
-    Guarantees: test_measures.py::test_gradients_of_a_layer.
+    Guarantees: test_measures.py::test_gradients_of_a_layer_obey_the_chain_rule.
     """
     adapted, tensors = _adapted(task, record)
     check_one_of("layer", layer, tuple(record.adapter))
@@ -104,7 +104,7 @@ def full_updates(
         seed: of the batches.
 
     Guarantees: the loss falls, the task's model is left alone
-        (test_measures.py::test_full_updates).
+        (test_measures.py::test_full_updates_lower_the_loss_and_leave_the_model).
     """
     check_whole("steps", steps, 1)
     check_whole("batch", batch, 1)

@@ -64,7 +64,7 @@ class Privacy:
     else reads their number off the noise, to which each adds a share: q = 1. In the example unit
     the batch is drawn inside the client, and its q counts.
 
-    Guarantees: test_privacy_refuses_bad_values, test_trust_levels_add_up,
+    Guarantees: test_privacy_refuses_bad_values, test_noise_of_the_sum_is_sigma_c_under_every_trust,
         test_calibrate_meets_its_target,
         test_attack_neighbours.py::test_one_example_less_moves_a_step_by_at_most_what_is_assumed,
         test_attack_neighbours.py::test_one_client_less_moves_a_round_by_at_most_what_is_assumed,
@@ -231,7 +231,7 @@ class Privacy:
             clients: number of clients, >= 1.
             plan: the work; its participation and dropout set the default of ``honest``.
 
-        Guarantees: test_trust_levels_add_up.
+        Guarantees: test_noise_of_the_sum_is_sigma_c_under_every_trust.
         Source: `theory.trust_level`.
         """
         check_whole("clients", clients, 1)

@@ -171,7 +171,8 @@ class Ledger:
         trust, relation: whom the noise protects from, and how neighbours differ, see `Privacy`.
 
     Guarantees: test_ledger_round_trip, test_ledger_refuses_any_changed_byte,
-        test_every_record_counts, test_a_replay_counts_once, test_ledger_uncertified,
+        test_every_record_counts, test_a_replay_counts_once,
+        test_an_uncertified_ledger_states_no_epsilon,
         test_the_aggregator_is_not_amplified_against, test_compose_adds_up.
 
     >>> ledger = Ledger(delta=1e-5)

@@ -163,7 +163,7 @@ def read_splits(dataset: Any) -> dict[str, "DataFrame"]:
     Names of classes that the data set knows stand in the frame's ``attrs``, by column.
 
     Raises: ``ValueError`` for an empty data set, or something else.
-    Guarantees: tests/tasks/test_hub.py::test_kinds_of_data_sets.
+    Guarantees: tests/tasks/test_hub.py::test_files_and_folders_equal_the_frame.
     """
     import pandas as pd
 

@@ -140,7 +140,7 @@ class Task:
         public_test: the test examples are public. Otherwise their metrics are NaN in private runs:
             they would be exact numbers about private examples that no ledger counts.
     Raises: ValueError when data, targets, head or model cannot be trained exactly; it says why.
-    Guarantees: test_tasks.py::test_bad_calls, ::test_fingerprint_sees_data_and_weights.
+    Guarantees: test_tasks.py::test_bad_calls_are_refused, ::test_fingerprint_sees_data_and_weights.
     """
 
     name: str
@@ -264,8 +264,8 @@ def classification(
         targets, head, validation, labels, client_names, name: as of `Task`.
     Raises: ValueError in one line when something cannot be trained exactly, such as BatchNorm in
         training mode, wrong labels, or targets that are no linear maps.
-    Guarantees: test_tasks.py::test_classification_leaves_the_model_alone, ::test_mapping_inputs,
-        ::test_bad_calls.
+    Guarantees: test_tasks.py::test_classification_leaves_the_model_alone,
+        ::test_inputs_may_be_mappings, ::test_bad_calls_are_refused.
 
     >>> import torch, fedlora_lab as fl
     >>> x, y = torch.randn(60, 4), torch.arange(60) % 3

@@ -45,7 +45,7 @@ def test_the_audit_changes_nothing_of_the_run(unit):
     same_bits(records, play(task, "deer", private(unit), plan))
 
 
-def test_left_out_is_as_if_it_were_not_there():
+def test_an_example_that_is_left_out_weighs_nothing():
     """An example that is left out weighs nothing; only the size, which is public, still counts."""
     task = tokens("head", (6,))
     marks = ordinary_marks(task)
@@ -127,7 +127,7 @@ def test_a_false_claim_is_refuted(unit, module, monkeypatch):
     assert found.epsilon_lower > 1.2 * found.epsilon_upper
 
 
-def test_directions_keep_apart():
+def test_each_direction_answers_most_to_its_own_canary():
     """With many near copies among them, each direction still answers most to its own canary."""
     random, key = torch.Generator().manual_seed(0), ParamKey("B", "x")
     u = torch.randn(6, 50, generator=random) / 50**0.5 + torch.randn(50, generator=random) / 10
@@ -151,7 +151,7 @@ def test_directions_keep_apart():
         ("example", {"plan": ONE_SIDE}, 0.0),
     ],
 )
-def test_trust_and_absence(unit, options, least):
+def test_audits_hold_under_every_trust_and_with_absent_clients(unit, options, least):
     found = audited("fedlora", unit, **{"sigma": 0.3, **options})
     assert found.holds and found.lower["update"] >= least
 
@@ -183,7 +183,7 @@ def test_a_run_without_privacy_promises_nothing():
         ({"crafted": True}, "crafted=True: expected False in the example unit"),
     ],
 )
-def test_the_module_is_its_function(bad, message):
+def test_the_audit_module_is_called_and_refuses_bad_arguments(bad, message):
     call: Any = fl.audit
     assert call is audits and call.bounds is bounds
     with pytest.raises(ValueError, match=message):

@@ -16,7 +16,7 @@ from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.mechanism import clip_sum, gaussian_noise, release
 
 
-def test_one_run_vectors():
+def test_one_run_bounds_are_those_of_the_paper():
     """The two numbers of the paper."""
     for m, r, v, delta, value in ((1000, 100, 75, 1e-4, 0.673), (100_000, 1510, 1439, 1e-5, 2.676)):
         assert bounds.one_run_lower_bound(m, r, v, delta, 0.05) == pytest.approx(value, abs=6e-4)
@@ -26,7 +26,7 @@ def test_one_run_vectors():
     ("m", "one_run", "many"),
     [(50, 2.78, None), (100, 3.49, 3.28), (500, 5.10, 4.91), (1000, 5.78, 5.60)],
 )
-def test_ceilings(m, one_run, many):
+def test_ceilings_grow_with_the_canaries(m, one_run, many):
     found = bounds.one_run_ceiling(m, 1e-5, 0.05, [(m // 2, m - m // 2)])
     assert found == pytest.approx(one_run, abs=5e-3)
     assert bounds.one_run_ceiling(m, 1e-5, 0.05) < one_run
@@ -42,7 +42,7 @@ def test_a_ceiling_is_reached_by_what_it_needs():
         bounds.canaries_needed(20.0, 1e-5, 0.05)
 
 
-def test_the_delta_term_is_there():
+def test_delta_lowers_the_one_run_bound():
     """Without delta a binomial tail; with it the bound is lower, the more so the more canaries."""
     plain = bounds.one_run_p_value(1000, 100, 75, 0.5, 0.0)
     assert plain == pytest.approx(float(binom.sf(74, 100, expit(0.5))))
@@ -83,7 +83,7 @@ def test_choosing_the_guesses_is_paid_for():
     assert all(sum(guess) <= m for m in range(2, 50) for guess in bounds.default_guesses(m))
 
 
-def test_clopper_pearson():
+def test_clopper_pearson_inverts_the_binomial_tail():
     assert bounds.clopper_pearson_upper(0, 100, 0.025) == pytest.approx(1 - 0.025 ** (1 / 100))
     assert bounds.clopper_pearson_upper(100, 100, 0.025) == 1.0
     assert binom.cdf(25, 500, bounds.clopper_pearson_upper(25, 500, 0.025)) == pytest.approx(0.025)
@@ -93,7 +93,7 @@ def test_clopper_pearson():
     ("false_positives", "false_negatives", "expected"),
     [(25, 200, 2.031), (200, 25, 2.031), (250, 250, 0.0)],
 )
-def test_threshold_vectors(false_positives, false_negatives, expected):
+def test_threshold_bounds_are_symmetric_in_both_errors(false_positives, false_negatives, expected):
     found = bounds.threshold_lower_bound(false_positives, 500, false_negatives, 500, 0.0, 0.05)
     assert found == pytest.approx(expected, abs=6e-4)
 
@@ -129,7 +129,7 @@ def test_a_plain_gaussian_release_is_seen(sigma):
 
 
 @pytest.mark.parametrize(("sigma", "truth"), [(1.0, 4.38), (2.0, 1.99)])
-def test_the_federated_estimate(sigma, truth):
+def test_the_federated_estimate_is_near_the_truth(sigma, truth):
     """Gaussian sums with 500 canaries in 10,000 numbers: near the truth in the median, no bound."""
     d, k, delta, rng = 10_000, 500, 1e-5, np.random.default_rng(0)
     canaries = rng.standard_normal((k, d), dtype=np.float32)

@@ -90,7 +90,7 @@ CALIBRATED = fl.Privacy(delta=1e-3, accountant="rdp").calibrate(epsilon=2, task=
         ("swin", "fedlora", private("example"), SHORT),
     ],
 )
-def test_other_set_ups_pass(task, row, privacy, plan):
+def test_correct_set_ups_of_every_kind_pass(task, row, privacy, plan):
     """All trusts; no noise; a noise multiplier and a rate for each of more clients than the check
     takes; one layer; word pieces and images, transposed maps, gradients far below the clip norm.
     """
@@ -114,7 +114,7 @@ def chances(x, y, drawn, rate, rng, sizes=None, shares=None):
     ]
 
 
-def test_the_laws_find_what_breaks_them():
+def test_each_statistic_finds_the_fault_that_it_is_for():
     rng, n = np.random.default_rng(0), 300
     (x, y), drawn = rng.standard_normal((2, 4000)), rng.random((n, 20)) < 0.3
     flat = rng.uniform(-(3**0.5), 3**0.5, 4000)

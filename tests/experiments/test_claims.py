@@ -48,7 +48,7 @@ UNDECIDED = "undecided: the interval "
         (0.0, {"within": 1e-4}, OPEN, UNDECIDED + "reaches beyond ±0.0001"),
     ],
 )
-def test_ahead_and_equal(gap, asked, verdict, reason):
+def test_leads_and_equalities_are_judged_on_paired_seeds(gap, asked, verdict, reason):
     """Paired by seed: what a seed does to all methods alike does not widen the interval. Of an
     equality both ends count; an interval far wider than the claim, around zero, refutes nothing."""
     frame = pd.concat([lead(gap, epsilon=1.0), lead(0.5 - gap, epsilon=3.0)])
@@ -123,7 +123,7 @@ def test_labels_choose_the_rows():
         judge(AHEAD, {"digits": frame[frame["seed"] == 0]})
 
 
-def test_one_method_s_two_measures():
+def test_two_measures_of_one_method_are_compared():
     frame = lead(0.0).assign(accuracy_received=lambda rows: rows["accuracy"] - 0.05)
     pair = {"one": "accuracy", "other": "accuracy_received"}
     rule = {"rule": "measure_ahead", "study": "digits", "method": "one", **pair}
@@ -157,7 +157,7 @@ def asked(kind, frame, **where):
         (4.15, 0.02, 4.0, HOLDS),
     ],
 )
-def test_how_an_energy_grows(mean, half, power, verdict):
+def test_a_power_law_is_judged_by_its_slope(mean, half, power, verdict):
     """With knob times learning rate: holds with the slope's whole interval within 5 % of the power,
     fails with none of it, of the method and setting that are asked for."""
     apart = half / (t.ppf(0.975, 5) * np.sqrt(6 / 5) / np.sqrt(6))
@@ -168,7 +168,7 @@ def test_how_an_energy_grows(mean, half, power, verdict):
     assert f"power {mean:.2f} ± {half:.2f} of knob × learning rate, 6 seeds" in found.measured
 
 
-def test_what_has_no_slope():
+def test_a_power_law_without_a_slope_fails_or_stays_open():
     """A zero energy refutes a power; too little, or what was not measured, tells nothing."""
     whole: Any = knob(1)
     assert asked("power_law", knob(0), power=4.0).verdict == FAILS
@@ -190,7 +190,7 @@ def test_one_run_that_is_not_zero_is_enough(value, verdict):
 
 
 @pytest.mark.parametrize(("lift", "verdict"), [(0.0, HOLDS), (0.2, FAILS)])
-def test_a_knob_that_moves_nothing(lift, verdict):
+def test_insensitivity_to_a_knob_is_judged(lift, verdict):
     frame = knob(1)
     frame["accuracy"] += lift * (frame["knob"] == 4.0)
     other = frame.assign(method="other", accuracy=frame["knob"])
@@ -200,7 +200,7 @@ def test_a_knob_that_moves_nothing(lift, verdict):
     assert f"at knob 4 above 1: {lift:+.3f}" in found.measured
 
 
-def test_the_published_claims():
+def test_every_published_claim_has_a_source_and_a_study():
     """At least 25, each of a source of the table, each judged by a study that has its cases."""
     assert len({claim.slug for claim in study.CLAIMS}) == len(study.CLAIMS) >= 25
     known = " ".join(row.source for row in methods.ALL.values())

@@ -67,7 +67,7 @@ def test_ties_are_rarely_broken_by_chance():
     assert sum(not all(each) for each in tied) <= 3
 
 
-def test_the_guide():
+def test_the_guide_names_best_tied_and_frugal_methods():
     """Sweeps and composed rows are no settings to choose a method in; one's own frame may be."""
     one, two = made(THREE, epsilon=1.0), made({"fedlora": 0.9, "ffa-lora": 0.7}, epsilon=None)
     table: Any = study.guide({"digits": pd.concat([two, one])})
@@ -133,7 +133,7 @@ def test_coverage_counts_what_is_missing():
     )
 
 
-def test_tuning_cost():
+def test_tuning_cost_counts_every_run():
     privacy = {"delta": 1e-2, "accountant": "rdp"}
     case = Case(methods.FFA, {"epsilon": 2.0}, TASK, 2.0, privacy, WORK, {"rank": 2})
     one = Study("x", "", (case,), seeds=(0,), rates=RATES, tune_seeds=(7, 8))

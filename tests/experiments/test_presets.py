@@ -76,7 +76,7 @@ def told(words, capsys):
     return call(*words), "".join(capsys.readouterr())
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_preset_command_lists_and_tells_costs(tmp_path, capsys):
     """Lists; says the formula of the costs with its numbers; refuses data for too few clients."""
     lines = told(["preset"], capsys)[1].splitlines()
     assert len(lines) == len(presets.PRESETS) and lines[0].startswith("ffa-lora-3-sst2")

@@ -188,7 +188,7 @@ def test_what_another_study_measured_is_not_run_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", study.STUDIES)
-def test_declared_studies(name):
+def test_committed_runs_belong_to_declared_studies(name):
     """The committed runs are known, N of N; every case is of a certified ε, on data that can be
     split so (for sentiment see tests/tasks)."""
     one = study.STUDIES[name]
@@ -211,12 +211,12 @@ def test_declared_studies(name):
         ({"seeds": (7,)}, r"seeds=\(7,\): expected none of the tuning seeds"),
     ],
 )
-def test_mistakes_in_a_study(fields, message):
+def test_mistakes_in_a_study_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         small(case("fedlora"), **fields)
 
 
-def test_the_command(tmp_path):
+def test_the_study_command_lists_and_names_what_there_is(tmp_path):
     """Without a name the list; a wrong name is one line that says what there is."""
     shown = CliRunner().invoke(commands, ["study", "--out", str(tmp_path)])
     assert shown.exit_code == 0 and all(name in shown.output for name in study.STUDIES)

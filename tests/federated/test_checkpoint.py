@@ -83,7 +83,7 @@ def test_from_the_round_before_a_damaged_one_the_run_goes_on(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["round-000002", "private/round-000002"])
 @pytest.mark.parametrize("ending", [".json", ".safetensors"])
-def test_no_bit_may_change(name, ending, tmp_path):
+def test_a_flipped_bit_of_a_checkpoint_is_found(name, ending, tmp_path):
     """Every tenth byte, one bit each; JSON may write one value in two ways, never another value."""
     play(regression(), KEEPS_B, None, PLAN, checkpoint=tmp_path)
     path = tmp_path / (name + ending)

@@ -46,7 +46,7 @@ def test_switches_are_checked(options, line):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_exact_switches(kind):
+def test_recompute_and_automatic_chunks_change_nothing(kind):
     """Computing again, and automatic chunks, change nothing beyond rounding.
 
     More texts at once would cost padding on a processor; of images the memory decides.

@@ -26,7 +26,7 @@ def test_counts_are_those_of_the_real_model(kind):
     assert (last.uploads.bytes_up, last.uploads.bytes_down) == (3 * found.up, 3 * found.down)
 
 
-def test_operations_by_hand():
+def test_operations_are_those_counted_by_hand():
     """A forward pass of the toy ViT: patches, two blocks with attention and factors, the head."""
     tokens, width, inner, rank = 5, 16, 24, 2
     patches = 2 * 4 * width * (3 * 4 * 4)
@@ -45,7 +45,7 @@ def test_schedules_and_quantised_broadcasts_cost_less():
     assert narrow.up == plain.up and narrow.down < plain.down / 5
 
 
-def test_formulas_by_hand():
+def test_cost_formulas_are_those_by_hand():
     found = Cost(1000, 10, 40, 20, 6.0, 2.0, 50, 4)
     assert found.memory(3, 2) == 4 * 1000 + 3 * 50 + 12 * 2 * 10
     assert found.memory(3, 2, width=2) == 2 * 1000 + 3 * 50 + 12 * 2 * 10

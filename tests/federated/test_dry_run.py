@@ -16,7 +16,7 @@ ROWS = methods.ALL | methods.VARIANTS
 PLAIN = methods.FedLoRA
 
 
-def test_every_row_is_itself():
+def test_every_row_is_identified_by_its_fields():
     """By its fields: under another name, with other words and another claim."""
     for slug, row in ROWS.items():
         row = row.replace(name="something else", source="", note="", exact=False)
@@ -36,7 +36,7 @@ def test_every_row_is_itself():
         (PLAIN.replace(train=lambda t, s: "AB"), None),
     ],
 )
-def test_equal_behaviour_is_equal(row, slug):
+def test_rows_of_equal_behaviour_are_identified_as_one(row, slug):
     assert dry_run.identify(row.replace(name="mine")).identical == slug
 
 
@@ -66,7 +66,7 @@ def test_bytes_are_those_that_were_measured(slug):
     assert dry_run.client_bytes(row, **size, played=played) == dry_run.client_bytes(row, **size)
 
 
-def test_bytes_of_other_layers():
+def test_bytes_of_other_layers_are_those_by_hand():
     """By hand: two layers, rank 3, five clients."""
     layers = [(50, 20), (30, 40)]
     a, b = 3 * (20 + 40), 3 * (50 + 30)
@@ -101,7 +101,7 @@ NOISE_PRODUCT = {
 }  # fmt: skip
 
 
-def test_traits_of_the_table():
+def test_traits_of_the_table_are_those_measured():
     for slug, row in ROWS.items():
         found, measured = dry_run.traits(row), measurements()["methods"][slug]
         assert found.exact == (None if measured["deviation"] is None else row.exact)

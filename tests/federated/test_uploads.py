@@ -72,7 +72,7 @@ def mean_change(received, clients):
         ("secagg", {"honest": 2, "arrived": (0, 2)}, SIGMA * CLIP / 6),
     ],
 )
-def test_noise_in_the_mean(trust, options, std):
+def test_noise_in_the_mean_has_the_stated_size(trust, options, std):
     """With the shares of three of six relied on, six upload twice the variance that is needed."""
     found = []
     for seed in range(40):

@@ -61,12 +61,12 @@ SIGMAS = fl.Privacy(noise_multiplier=(0.5, 1.0, 3.0), clip_norm=0.7, delta=1e-3,
         (tokens("head"), "deer", protected("example"), ROUNDS.replace(**ADAPTIVE), {}),
     ],
 )
-def test_other_settings_too(task, slug, privacy, plan, options):
+def test_messages_give_the_run_of_the_loop_under_other_settings(task, slug, privacy, plan, options):
     """Without privacy; clients of unequal rank; weights by size, and noise of each client's own."""
     agree(task, slug, privacy, plan, **options)
 
 
-def test_an_empty_round():
+def test_a_round_without_participants_changes_nothing():
     plan = ROUNDS.replace(participation=1e-9)
     records = by_messages(tokens(), "fedlora", protected("example"), plan)
     assert [record.participants for record in records] == [0] * 4

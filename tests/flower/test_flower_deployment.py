@@ -103,7 +103,7 @@ class Deployment:
 
 @pytest.mark.slow
 @pytest.mark.waits("cluster")
-def test_a_deployment(tmp_path):
+def test_a_deployment_gives_the_run_of_the_loop_without_a_killed_site(tmp_path):
     """The run of the loop through SuperLink and SuperNodes; who is not known, or trusts another
     authority, stays out.
 

@@ -229,7 +229,7 @@ def test_a_round_asked_twice_is_answered_twice_with_the_same_bits(seed):
         ({}, r"^inner.B=nan: expected finite numbers$"),
     ],
 )
-def test_a_client_refuses(changes, line):
+def test_a_client_refuses_what_was_not_agreed_on(changes, line):
     """Rounds of the past and beyond the plan, so that it never releases more than it agreed to;
     other terms; a broadcast that does not fit.
     """

@@ -17,7 +17,7 @@ from fedlora_lab.flower.simulators import InProcessGrid
 
 
 @pytest.mark.parametrize(("unit", "seed"), [("example", 0), ("client", None)])
-def test_terms_come_back(tmp_path, unit, seed):
+def test_terms_survive_saving(tmp_path, unit, seed):
     """What the file gives is what was agreed on: the digests of both are equal, and say so when one
     number is not.
     """
@@ -42,7 +42,7 @@ def test_terms_come_back(tmp_path, unit, seed):
     assert len({participant.terms, *others}) == len(others) + 1
 
 
-def test_examples_come_back(tmp_path):
+def test_examples_survive_saving(tmp_path):
     (x, y), path = tokens().clients[0], tmp_path / "own.safetensors"
     for inputs in ({"x": x}, {"ids": x, "mask": x > 0}):
         deployment.write_examples(path, (x if "x" in inputs else inputs, y))

@@ -160,7 +160,7 @@ def two_layers():
     return ServerState(tensors)
 
 
-def test_rows_of_a_round():
+def test_rows_of_a_round_are_those_by_hand():
     """Scaled by alpha / r; the total is over all layers; the noise terms are of the factors without
     their noise.
     """
@@ -270,7 +270,7 @@ def loss_after(task, changes, x, y):
     return float(task.loss(torch.func.functional_call(task.model, weights, (x,)), y).mean())
 
 
-def test_gradients_of_a_layer(record):
+def test_gradients_of_a_layer_obey_the_chain_rule(record):
     """The two identities, and W's own gradient against a finite difference."""
     task = tokens()
     for layer, (a, b) in record.adapter.items():
@@ -285,7 +285,7 @@ def test_gradients_of_a_layer(record):
         measures.gradients(task, record, "none")
 
 
-def test_full_updates():
+def test_full_updates_lower_the_loss_and_leave_the_model():
     """The loss falls by the change, which has the layers' shapes; the model keeps its bits."""
     task = tokens()
     before = {name: p.clone() for name, p in task.model.named_parameters()}

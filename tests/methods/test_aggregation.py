@@ -66,7 +66,7 @@ def test_the_mean_has_a_fixed_denominator(weights):
 @pytest.mark.parametrize(
     "rule", [aggregation.mean_with_residual, aggregation.merge, aggregation.sketch(6)], **by_rule
 )
-def test_rules_that_miss_nothing(rule):
+def test_exact_rules_give_the_mean_of_the_products(rule):
     """Residual, merging, and a sketch as wide as three clients' ranks together, cut to a rank that
     holds them all.
     """

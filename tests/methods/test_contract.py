@@ -102,7 +102,7 @@ def _lossy(method: Method) -> fl.Plan:
     return PLAN.replace(participation=0.8, dropout=0.2, lr=0.1, **own)
 
 
-def test_no_op_at_start(row: Method) -> None:
+def test_adapter_changes_nothing_before_training(row: Method) -> None:
     """Before training the adapted model is the base model, and so is the clients' copy of it."""
     task = tokens("head")
     (record,), (x, y) = play(task, row, None, PLAN.replace(rounds=0)), task.test
@@ -124,7 +124,9 @@ def test_same_seed_same_bits(row: Method, unit: str) -> None:
     assert gap(first[-1], other[-1]) > 1e-3
 
 
-def test_resume_is_uninterrupted(row: Method, unit: str, tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(
+    row: Method, unit: str, tmp_path: Path
+) -> None:
     """A run that was stopped and taken up again has the bits of one that never was."""
     task, plan = tokens("head"), _lossy(row).replace(rounds=3)
     whole = play(task, row, private(unit), plan)
@@ -190,7 +192,7 @@ def test_no_path_from_data_round_the_clip(row: Method, unit: str) -> None:
         same_bits(one, other, "clipped", "nonfinite", *hidden)
 
 
-def test_frozen_and_unsent_stay_put(row: Method, unit: str) -> None:
+def test_frozen_and_unsent_factors_never_change_on_the_server(row: Method, unit: str) -> None:
     """A factor that does not move, or is not sent, never changes on the server and takes no room on
     the way up; unless the server's rule says that it writes it. Own ranks are not sent.
     """
@@ -324,7 +326,7 @@ def test_learns_an_easy_task(row: Method, unit: str) -> None:
 
 
 @pytest.mark.parametrize("name", broken_rows.BROKEN)
-def test_the_contract_can_fail(name):
+def test_broken_rows_fail_the_contract(name):
     """Each broken row fails the clause that is there for it; where only its step is broken, the row
     itself passes.
     """

@@ -30,7 +30,7 @@ def product(key, change, peer):
 
 
 @pytest.mark.parametrize(("key", "size"), [(B, 0.01), (A, 1.0), (B, 100.0)])
-def test_product_space_noise_in_the_product(key, size):
+def test_product_space_noise_is_white_in_the_product(key, size):
     """Whatever the peer's size, noise is the same in the product: white in the peer's span."""
     peer = size * (random(3, 9) if key is B else random(9, 3))
     rule = filters.product_space(gram(key, peer)[None])

@@ -206,7 +206,7 @@ def test_text_and_settings_are_read_back(rule):
     assert hash(optimizer_of(kept, table=table)) == hash(rule)
 
 
-def test_words():
+def test_optimizer_text_forms():
     assert str(AdamW(betas=(0.5, 0.9), eps=1)) == "adamw:betas=0.5/0.9,eps=1.0"
     assert optimizer_of(" sgd : momentum = 0.9 , weight_decay=5e-4") == SGD(0.9, 5e-4)
     assert optimizer_of("dp-adam:floor=1") == DPAdam(floor=1) != AdamW(weight_decay=0.0)

@@ -68,7 +68,7 @@ def test_the_error_of_a_product_is_the_published_one():
         assert float(error) == pytest.approx(published, rel=0.08)
 
 
-def test_bits_and_bytes():
+def test_bits_and_bytes_count_the_scales():
     assert normal_float(4, 64).bits(129) == 129 * 4 + 3 * 32
     assert normal_float(1, 8).bits(8) == 16 + 32
     assert quantization.bytes_of([3, 5]) == 32
@@ -156,6 +156,6 @@ def test_the_received_copy_is_measured():
     assert records[-1].metrics["loss_received"] != records[-1].metrics["loss"]
 
 
-def test_sizes_in_words():
+def test_byte_counts_as_text():
     sizes = "0 B", "999 B", "1.0 kB", "3000.0 GB"
     assert tuple(map(bytes_text, (0, 999, 1000, 3e12))) == sizes

@@ -51,7 +51,7 @@ def ended(row, privacy, plan=PLAN) -> Any:
     return run.state.server.tensors, records[-1]
 
 
-def test_it_is_trained_sent_and_counted(row):
+def test_a_new_kind_is_trained_sent_and_counted(row):
     task = shifted()
     (tensors, last), (start, _) = ended(row, None), ended(row, None, PLAN.replace(rounds=0))
     assert tensors[KEY].abs().max() > 0.01 and not start[KEY].any()
@@ -64,7 +64,7 @@ def test_it_is_trained_sent_and_counted(row):
 
 
 @pytest.mark.parametrize("unit", ["example", "client"])
-def test_it_is_clipped_and_noised(row, unit):
+def test_a_new_kind_is_clipped_and_noised(row, unit):
     plan = PLAN.replace(rounds=1)
     clipped, _ = ended(row, private(unit, clip=1e-3, sigma=0.0), plan)
     assert 0 < math.hypot(*(float(clipped[key].norm()) for key in (KEY, B))) < 0.01
@@ -72,7 +72,7 @@ def test_it_is_clipped_and_noised(row, unit):
     assert noised[KEY].std() > 10 * clipped[KEY].std()
 
 
-def test_it_is_probed_for_mixing_and_not_lost_on_the_way_out(row, tmp_path):
+def test_a_new_kind_is_probed_for_mixing_and_not_lost_on_the_way_out(row, tmp_path):
     task = regression()
     adapted = peft.adapt(task.model, task.targets, task.head, LORA)
     mixes = row.replace(penalty=lambda own, start: own[KEY].sum() + 0 * own[B].flatten(1).sum(1))

@@ -185,7 +185,7 @@ def follows(run: Trace, row: str, loop: Loop, ranks: tuple[int, ...] | None = No
 @every_task
 @every_clip
 @pytest.mark.parametrize(("row", "setting"), CASES)
-def test_every_method_with_one_state_for_all(task, row, clip, setting):
+def test_methods_with_one_state_for_all_equal_their_loops(task, row, clip, setting):
     run = follow(TASKS[task](), row, clip, setting)
     follows(run, row, LOOPS[row](run))
 
@@ -194,7 +194,7 @@ def test_every_method_with_one_state_for_all(task, row, clip, setting):
 @every_clip
 @every_setting
 @pytest.mark.parametrize("row", UNEQUAL)
-def test_unequal_ranks(task, row, clip, setting):
+def test_methods_with_unequal_ranks_equal_their_loops(task, row, clip, setting):
     """Client k trains the first r_k ranks."""
     run = follow(TASKS[task](), row, clip, setting, fl.Lora(**WIDE, ranks=RANKS))
     follows(run, row, UNEQUAL[row](run), RANKS)
@@ -202,7 +202,7 @@ def test_unequal_ranks(task, row, clip, setting):
 
 @every_task
 @pytest.mark.parametrize("row", LOOPS)
-def test_one_round_from_anywhere(task, row):
+def test_one_round_from_nonzero_tensors_equals_the_loop(task, row):
     """One round by size and without a clip, from tensors of which none is zero."""
     run = follow(TASKS[task](), row, math.inf, "plain by size", rounds=1, scattered=True)
     follows(run, row, LOOPS[row](run)._replace(sends=None))
@@ -216,7 +216,7 @@ SENT = {"fedsa-lora": {"A": 3, "B": 0}, "sdflora": {"A": 2, "B": 2}}
 @every_clip
 @every_setting
 @pytest.mark.parametrize("row", SENT)
-def test_kept_ranks(task, row, clip, setting):
+def test_methods_that_keep_ranks_equal_their_loops(task, row, clip, setting):
     """What is sent ends where the loop has it, and what is kept with every client."""
     run = follow(TASKS[task](), row, clip, setting, fl.Lora(**WIDE))
     server, own = plain.personal(run.oracle, run.start, run.clients, run.work, SENT[row])
@@ -241,7 +241,7 @@ def test_flora_draws_a_new_factor_each_round():
 
 
 @pytest.mark.parametrize("trust", ["secagg", "central"])
-def test_dp_fedlora_of_a_sum(trust):
+def test_dp_fedlora_on_a_sum_equals_its_loop(trust):
     """Where the server sees a sum only, it is that of the clipped weights too."""
     run = follow(tokens("head"), "dp-fedlora", 0.3, "client unit", trust=trust)
     follows(run, "dp-fedlora", LOOPS["dp-fedlora"](run))

@@ -61,7 +61,7 @@ def random_histories(
     return chosen
 
 
-def test_golden_vectors() -> None:
+def test_epsilon_equals_published_values() -> None:
     """Published values at q = 0.1 and of a mixed history, to the digits published."""
     published = {(3.0, 512): 3.770, (9.66, 512): 1.000, (3.0, 155): 1.996, (3.0, 156): 2.003}
     for (sigma, steps), value in published.items():

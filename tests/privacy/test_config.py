@@ -133,7 +133,7 @@ def test_calibrate_counts_every_round_and_step() -> None:
 
 
 @pytest.mark.parametrize(("trust", "q"), [("central", 0.2), ("secagg", 1.0), ("local", 1.0)])
-def test_calibrate_client_unit(trust: str, q: float) -> None:
+def test_calibrate_meets_its_target_in_the_client_unit(trust: str, q: float) -> None:
     many, plan = SimpleNamespace(sizes=(10,) * 200), PLAN.replace(participation=0.2)
     privacy = Privacy(unit="client", trust=trust, delta=1e-3)
     privacy = privacy.calibrate(epsilon=4, task=many, plan=plan)
@@ -208,7 +208,7 @@ def test_delta_must_lie_below_one_over_units() -> None:
 
 
 @pytest.mark.parametrize("trust", ["local", "secagg", "central"])
-def test_trust_levels_add_up(trust: str) -> None:
+def test_noise_of_the_sum_is_sigma_c_under_every_trust(trust: str) -> None:
     """Drawn as the levels say: the sum is hidden by sigma C under every trust, within 4 errors."""
     clients, sigma, clip, draws = 9, 1.3, 0.5, 10_000
     privacy = client(trust=trust, noise_multiplier=sigma, clip_norm=clip)

@@ -107,7 +107,7 @@ def test_every_record_counts(reproducible: bool) -> None:
     assert Ledger.from_json(ledger.to_json()).history(1) == ledger.history(1)
 
 
-def test_ledger_uncertified() -> None:
+def test_an_uncertified_ledger_states_no_epsilon() -> None:
     ledger, reason = filled(), "noise shaped by the peer, clip on the factor"
     ledger.uncertified = reason
     composed = Ledger.compose(filled(), ledger)

@@ -147,7 +147,7 @@ def test_saving_needs_a_record_and_a_place(tmp_path):
             call()
 
 
-def test_only_the_first_look_trains():
+def test_a_call_trains_nothing_before_its_iterator_is_read():
     """A sound call returns at once and leaves training to the iterator."""
     seen = []
     row = fl.methods.FedLoRA.replace(filter=lambda tensor, side: seen.append(side) or tensor)

@@ -145,10 +145,10 @@ def test_adding_a_method_runs_and_its_rows_pass_the_contract():
     assert adding["Proximal"].penalty is adding["proximal"]
     for row in (adding["TwoToOne"], adding["Proximal"]):
         contract.test_the_schedule_opens_with_what_is_zero(row)
-        contract.test_no_op_at_start(row)
+        contract.test_adapter_changes_nothing_before_training(row)
         for unit in ("example", "client"):
             contract.test_no_path_from_data_round_the_clip(row, unit)
-            contract.test_frozen_and_unsent_stay_put(row, unit)
+            contract.test_frozen_and_unsent_factors_never_change_on_the_server(row, unit)
             contract.test_deviates_unless_exact(row, unit)
             contract.test_epsilon_is_that_of_the_plan(row, unit)
 

@@ -78,7 +78,7 @@ def test_gradients_are_those_of_a_loop(kind):
 
 
 @pytest.mark.parametrize("kind", ["bert", "swin", "decoder"])
-def test_a_private_round(kind):
+def test_a_private_round_runs_on_every_kind_of_model(kind):
     plan = fl.Plan(rounds=1, local_steps=2, batch=4)
     privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-3, accountant="rdp")
     before, after = fl.run(task_of(kind), "la-lora", privacy, plan, lora=LORA)
@@ -116,7 +116,7 @@ def test_a_tiny_model_is_read_back(tmp_path):
 # ---- data sets
 
 
-def test_kinds_of_data_sets(tmp_path):
+def test_files_and_folders_equal_the_frame(tmp_path):
     """A CSV file, a mapping of splits and a folder of images say what the frame says."""
     frame = toy_hubs.texts()
     frame.to_csv(tmp_path / "texts.csv", index=False)
@@ -137,7 +137,7 @@ def test_kinds_of_data_sets(tmp_path):
     assert sorted(read_splits(tmp_path / "parts")) == ["train", "val"]
 
 
-def test_data_sets_of_hugging_face():
+def test_data_sets_of_hugging_face_equal_the_frame():
     datasets = pytest.importorskip("datasets")
 
     def made_of(columns, **kinds):
@@ -164,7 +164,7 @@ def test_data_sets_of_hugging_face():
     assert tasks[0].fingerprint == tasks[1].fingerprint
 
 
-def test_seeds_and_shares():
+def test_the_seed_decides_the_split_and_a_limit_takes_private_rows():
     """The split is the seed's, and of all rows; a limit takes from the private part only."""
     frame = toy_hubs.texts()
     made = [bert(frame, clients=4, alpha=0.5, seed=s) for s in (0, 0, 1)]

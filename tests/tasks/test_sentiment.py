@@ -143,7 +143,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_calls(message: str) -> None:
+def test_bad_calls_are_refused(message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sentiment(**BAD[message])
 

@@ -223,7 +223,7 @@ def words(count: int) -> tuple[dict[str, Tensor], Tensor]:
     return {"input_ids": ids, "attention_mask": (ids != 0).long()}, torch.arange(count) % 3
 
 
-def test_mapping_inputs() -> None:
+def test_inputs_may_be_mappings() -> None:
     clients = [words(4), words(6)]
     task = classification(Described(), clients, test=words(5), targets=["dense"], head="head")
     x, y = task.clients[1]
@@ -274,7 +274,7 @@ def test_fingerprint_sees_data_and_weights() -> None:
     assert len({*others, base, small().to(torch.float64).fingerprint}) == 8
 
 
-def test_pooled_and_only() -> None:
+def test_pooled_and_only_keep_the_model_and_the_test_rows() -> None:
     task = small(client_names=["left", "right"], validation=pair(4))
     pooled, alone = task.pooled(), task.only(1)
     assert (pooled.sizes, alone.sizes, alone.client_names) == ((12,), (7,), ("right",))
@@ -417,7 +417,7 @@ CALLS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("message", [*BAD, *CALLS])
-def test_bad_calls(message: str) -> None:
+def test_bad_calls_are_refused(message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         CALLS[message]() if message in CALLS else small(**BAD[message])
     assert "\n" not in str(error.value)

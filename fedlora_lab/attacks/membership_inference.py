@@ -45,7 +45,7 @@ class Membership:
     def curve(self) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
         """Shares of others accused and of members found, (k,) each, from the strictest threshold.
 
-        Guarantees: test_lesson_11.py::test_the_curve_of_an_attack.
+        Guarantees: test_lesson_11.py::test_the_area_under_an_attacks_curve_is_its_auc.
         """
         both = self.others, self.members
         steps = np.unique(np.concatenate(both))[::-1]

@@ -11,7 +11,10 @@ from fedlora_lab.plots.tidy import confidence_interval
 
 
 def mean_row(*keys: Any, values: Any, expected: float) -> tuple:
-    """One row of `check_table`: the mean of some seeds' values with its Student band."""
+    """Makes one row of `check_table`: the mean of some seeds' values with its Student band.
+
+    Args: keys: of the row; values: one a seed; expected: the closed form.
+    """
     low, high = confidence_interval(values)
     return *keys, float(np.mean(values)), expected, (high - low) / 2
 

@@ -323,7 +323,7 @@ def server_deviation(given: AggregationInput, server: "Method | Any", layer: str
         layer: name of a layer.
 
     Guarantees: of the method that was run it is the run's own deviation
-        (test_lesson_10.py::test_served_is_the_run_s).
+        (test_lesson_10.py::test_server_deviation_is_that_of_the_run).
     """
     rule: Any = server.aggregate if isinstance(server, Method) else server
     check(layer in given.state.layers, "layer", layer, "one of " + ", ".join(given.state.layers))

@@ -133,7 +133,8 @@ def first_steps(
     The move is -lr s^2 G A^T A; measured here at s = 1, lr = 1, relative to the gradient.
 
     Args: gradient: G; rank: r >= 1; draws, seed: of a Kaiming A, >= 1 draws.
-    Guarantees: the mean is that of `theory.first_step` (test_lesson_01.py::test_first_steps).
+    Guarantees: the mean is that of `theory.first_step`
+        (test_lesson_01.py::test_measured_first_steps_have_the_closed_form).
     """
     check_whole("rank", rank, 1)
     check_whole("draws", draws, 1)
@@ -241,7 +242,7 @@ def _lanczos(
 def sharpness(records: Iterable[Any], steps: int = 30) -> "pd.DataFrame":
     """Tidy frame with the measure "sharpness" of some records: the top eigenvalue of `flatness`.
 
-    Guarantees: test_lesson_07.py::test_sharpness.
+    Guarantees: test_lesson_07.py::test_sharpness_is_the_top_of_flatness.
     """
     import pandas as pd
 
@@ -262,7 +263,7 @@ def spectrum(tensor: "Tensor | np.ndarray", side: str) -> Float[np.ndarray, " n"
 
     Of the cosine transform (DCT-II), slow ones first; it sums to the squared Frobenius norm.
 
-    Guarantees: test_lesson_07.py::test_spectrum.
+    Guarantees: test_lesson_07.py::test_a_spectrum_adds_up_to_the_energy.
     """
     from scipy.fft import dct
 
@@ -279,7 +280,7 @@ def gradient_spectra(record: Any, clip_norm: float = 1.0) -> "pd.DataFrame":
     laboratory, never for a release.
 
     Returns: columns layer, side, frequency (0 to 1), energy.
-    Guarantees: test_lesson_07.py::test_gradient_spectra.
+    Guarantees: test_lesson_07.py::test_gradient_spectra_are_those_of_the_mean_gradient.
     """
     import pandas as pd
 

@@ -81,7 +81,11 @@ def picture(width: float, height: float) -> Picture:
 
 
 def panels(width: float, height: float, *places: tuple[float, ...]) -> tuple[Picture, list[Any]]:
-    """A figure of this size in inches, and axes at these places (left, bottom, width, height)."""
+    """Makes a figure with axes at given places; call it inside `paper`.
+
+    Args: width, height: of the figure, inches; places: left, bottom, width and height of each axes,
+        shares of the figure.
+    """
     figure = picture(width, height)
     return figure, [figure.add_axes(place) for place in places]  # type: ignore[arg-type]
 

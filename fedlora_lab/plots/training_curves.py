@@ -278,7 +278,7 @@ def final_values(
         measure: of the whole model.
         title, unit: words for the figure and its axis; ``None``: those of `curves`.
 
-    Guarantees: the dark dots are the means over seeds (test_lesson_07.py::test_finals).
+    Guarantees: the dark dots are the means over seeds (test_lesson_07.py::test_final_values).
     """
     part = tidy.last_values(frame, measure)
     slugs, words = tidy.slugs_in_order(part), AXES.get(measure, (measure, measure))

@@ -121,7 +121,7 @@ def coupled_step(b: float, a: float, lr: float, target: float = 1.0) -> tuple[fl
     Three parts that add up: by b's step, by a's step, and by both together (the coupling).
 
     Args: b, a: where the step starts; lr: >= 0; target: any.
-    Guarantees: test_coupled_step.
+    Guarantees: test_a_coupled_step_is_the_change_of_the_product.
     Source: derived; the coupling is the term that arXiv:2602.19926 removes from each step.
     """
     _symbols.check(lr=lr)
@@ -143,7 +143,7 @@ def two_number_descent(
         target: of the product.
     Returns: (steps + 1, 2); NaN from where a number has passed a million.
 
-    Guarantees: test_two_number_descent.
+    Guarantees: test_in_turns_each_step_shrinks_the_error.
     Source: derived.
     """
     _symbols.check(lr=lr, steps=steps)
@@ -186,7 +186,7 @@ def filter_response(taps: int, size: int) -> Float[np.ndarray, " size"]:
     Frequencies theta = pi j / size, j = 0 ... size - 1, are those of the cosine transform (DCT-II):
     with mirrored edges its cosines are the filter's eigenvectors, so the gain is exact.
 
-    Guarantees: test_filter_response.
+    Guarantees: test_the_filter_response_is_the_librarys_filter.
     Source: derived; the filter is that of arXiv:2602.19926.
     """
     filter_weights(taps)
@@ -199,7 +199,7 @@ def filtered_energy(energy: Float[np.ndarray, " n"], taps: int) -> float:
 
     sum g^2 E / sum E. The filter is of use where a signal keeps more than a flat spectrum does.
 
-    Guarantees: test_filtered_energy.
+    Guarantees: test_filtered_energy_is_what_the_filter_leaves.
     Source: derived.
     """
     energy = np.asarray(energy, float)

@@ -119,7 +119,7 @@ def noisy_deviation(
         std_B, std_A: of each entry, >= 0, one for all clients or one each.
         weights: p.
 
-    Guarantees: test_noisy_deviation.
+    Guarantees: test_noisy_deviation_is_the_mean_over_draws.
     Source: derived from `deviation_covariance`.
     """
     p = _weights(B, A, weights)

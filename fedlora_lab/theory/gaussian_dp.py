@@ -215,7 +215,7 @@ def gradient_overlap(noise_multiplier: float, rank: int, d_in: int, releases: in
         rank, d_in: r in [1, d_in].
         releases: T >= 1 of the same gradient, each with noise of its own.
 
-    Guarantees: test_gradient_overlap.
+    Guarantees: test_gradient_overlap_is_the_mean_over_draws.
     Source: arXiv:1103.2221 (singular vectors of a low-rank matrix in noise; its Gaussian example).
     """
     _symbols.check(noise_multiplier=noise_multiplier, rank=rank, releases=releases)
@@ -232,7 +232,7 @@ def vanishing_noise(rank: int, d_in: int, releases: int = 1) -> float:
     """The noise multiplier at which `gradient_overlap` reaches 0: sqrt(T) / (r d_in)^(1/4).
 
     Args: as `gradient_overlap`.
-    Guarantees: test_gradient_overlap.
+    Guarantees: test_gradient_overlap_is_the_mean_over_draws.
     Source: arXiv:1103.2221, the threshold of the largest singular value.
     """
     _symbols.check(rank=rank, releases=releases)

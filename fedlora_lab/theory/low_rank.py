@@ -43,7 +43,7 @@ def reachable_error(singular_values: Float[np.ndarray, " n"]) -> Float[np.ndarra
     The scale s is not in it, since B can absorb it: alpha changes what is cheap to reach, never
     what can be reached.
 
-    Guarantees: test_reachable_error.
+    Guarantees: test_reachable_error_is_that_of_the_best_approximation.
     Source: Eckart & Young, The approximation of one matrix by another of lower rank (1936).
     """
     energy = np.sort(np.asarray(singular_values, float))[::-1] ** 2
@@ -72,7 +72,7 @@ def first_step(rank: int, d_in: int) -> FirstStep:
     A has independent entries, uniform in [-1, 1] / sqrt(k) with k = d_in: along = r / (3k),
     energy = r (k + r - 1/5) / (9k^2).
 
-    Guarantees: test_first_step.
+    Guarantees: test_the_first_step_has_the_closed_form.
     Source: derived; fourth moments of the uniform law.
     """
     _symbols.check(rank=rank, d_in=d_in)
@@ -98,7 +98,7 @@ def descent_errors(
         alpha, lr: > 0 and >= 0.
         seed: of A.
 
-    Guarantees: test_descent_errors.
+    Guarantees: test_descent_ends_at_the_reachable_error.
     Source: the loop of arXiv:2106.09685 on a quadratic.
     """
     _symbols.check(rank=rank, steps=steps, alpha=alpha, lr=lr)

@@ -33,7 +33,7 @@ def quantiser_error(levels: Sequence[float], block: int) -> float:
     cut off at m. The mean over m, whose density is known, is one integral on a fine grid.
 
     Args: levels: rising, from -1 to 1; block: numbers that share a scale, >= 1.
-    Guarantees: test_quantiser_error.
+    Guarantees: test_the_quantiser_error_is_the_mean_over_draws.
     Source: derived; the quantiser is that of arXiv:2406.10976 and arXiv:2305.14314.
     """
     code = np.asarray(levels, float)
@@ -58,7 +58,7 @@ def quantiser_error(levels: Sequence[float], block: int) -> float:
 def bits_per_number(width: int, block: int) -> float:
     """Bits of a number on the wire: its code of width >= 2, its share of the block's 32-bit scale.
 
-    Guarantees: test_lesson_08.py::test_quantiser_error.
+    Guarantees: test_lesson_08.py::test_the_quantiser_error_is_the_mean_over_draws.
     Source: arXiv:2305.14314, section 3, without double quantisation.
     """
     check_whole("width", width, 2)

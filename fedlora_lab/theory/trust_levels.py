@@ -61,7 +61,7 @@ def surviving_multiplier(noise_multiplier: float, relied: int, honest: int) -> f
     sqrt(honest / relied).
 
     Args: noise_multiplier: sigma >= 0; relied: shares that make up sigma, >= 1; honest: >= 1.
-    Guarantees: test_surviving_multiplier.
+    Guarantees: test_the_surviving_multiplier_is_that_of_drawn_noises.
     Source: derived; variances of independent noises add up.
     """
     _symbols.check(noise_multiplier=noise_multiplier, relied=relied, honest=honest)
@@ -91,7 +91,7 @@ def rounded_distribution(
     std).
 
     Args: places: whole numbers; mean: any; std: > 0, in steps.
-    Guarantees: test_rounded_distribution.
+    Guarantees: test_the_rounded_distribution_is_flowers.
     Source: derived.
     """
     check_number("std", std, 0, open_low=True)

@@ -16,7 +16,7 @@ def change():
     return left * 2.0 ** (1 - np.arange(8)) @ right.T
 
 
-def test_reachable_error(change):
+def test_reachable_error_is_that_of_the_best_approximation(change):
     """Against the best approximations themselves, and no random one of that rank is better."""
     left, values, right = np.linalg.svd(change, full_matrices=False)
     errors, size = theory.reachable_error(values), np.linalg.norm(change)
@@ -31,7 +31,7 @@ def test_reachable_error(change):
 
 
 @pytest.mark.parametrize(("rank", "d_in"), [(1, 5), (3, 12), (20, 7)])
-def test_first_step(rank, d_in):
+def test_the_first_step_has_the_closed_form(rank, d_in):
     rng = np.random.default_rng(rank)
     G = rng.standard_normal((6, d_in))
     A = rng.uniform(-1, 1, (40_000, rank, d_in)) / np.sqrt(d_in)
@@ -42,7 +42,7 @@ def test_first_step(rank, d_in):
     assert form.cosine == pytest.approx(np.sqrt(rank / (d_in + rank)), rel=0.1)
 
 
-def test_first_steps():
+def test_measured_first_steps_have_the_closed_form():
     """The measure is the move itself, and its mean is the closed form's."""
     G = torch.randn(6, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     seen, form = fl.measures.first_steps(G, 3, draws=20_000), theory.first_step(3, 12)
@@ -51,7 +51,7 @@ def test_first_steps():
     assert np.all(seen.along <= np.sqrt(seen.energy))  # Cauchy and Schwarz
 
 
-def test_descent_errors(change):
+def test_descent_ends_at_the_reachable_error(change):
     """It ends at what the rank reaches, faster with alpha; a diverging one is inf, and is named."""
     floor = theory.reachable_error(np.linalg.svd(change, compute_uv=False))
     slow, fast = (theory.descent_errors(change, 2, alpha, steps=4000, lr=0.02) for alpha in (2, 4))
@@ -61,7 +61,7 @@ def test_descent_errors(change):
     assert "diverges" in fl.course.lesson(1).low_rank_fit(change, 1, 32)[1]
 
 
-def test_approach_is_the_gradient(change):
+def test_descent_takes_the_gradients_steps(change):
     """One step against autograd's."""
     rng = np.random.default_rng(0)
     A = torch.tensor(rng.uniform(-1, 1, (2, 10)) / np.sqrt(10), requires_grad=True)

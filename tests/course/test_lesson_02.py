@@ -13,7 +13,7 @@ from fedlora_lab.plots.style import WRONG
 
 
 @pytest.mark.parametrize("weights", [None, np.array([0.1, 0.2, 0.3, 0.4])])
-def test_noisy_deviation(weights):
+def test_noisy_deviation_is_the_mean_over_draws(weights):
     """Monte Carlo with a std for every client; the three parts each where it stands alone."""
     rng = np.random.default_rng(0)
     B, A = rng.standard_normal((4, 6, 2)), rng.standard_normal((4, 2, 5))

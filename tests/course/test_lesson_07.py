@@ -22,7 +22,7 @@ def record():
     return last
 
 
-def test_coupled_step():
+def test_a_coupled_step_is_the_change_of_the_product():
     """The three parts are the change of the product; the third no step of one factor would do."""
     for b, a, lr in ((0.7, 1.9, 0.3), (-1.2, 0.4, 0.8), (0.0, 2.0, 1.0)):
         error = b * a - 1
@@ -33,7 +33,7 @@ def test_coupled_step():
         assert two == pytest.approx(b * next_a - b * a, abs=1e-12)
 
 
-def test_two_number_descent():
+def test_in_turns_each_step_shrinks_the_error():
     """In turns each step multiplies the error by 1 - lr · peer²; the figure draws both ways."""
     path = theory.two_number_descent((0.0, 1.5), 0.5, 8, turns=True)
     error = path.prod(1) - 1
@@ -48,7 +48,7 @@ def test_two_number_descent():
 
 
 @pytest.mark.parametrize(("taps", "size"), [(1, 2), (3, 5), (5, 64), (9, 2), (9, 64)])
-def test_filter_response(taps, size):
+def test_the_filter_response_is_the_librarys_filter(taps, size):
     """Each cosine passes the library's own filter as itself, times the gain."""
     place = (np.arange(size) + 0.5) / size
     waves = torch.from_numpy(np.cos(np.pi * np.outer(np.arange(size), place)))
@@ -56,7 +56,7 @@ def test_filter_response(taps, size):
     torch.testing.assert_close(binomial(taps)(waves, "A"), passed, rtol=0, atol=1e-12)
 
 
-def test_filtered_energy():
+def test_filtered_energy_is_what_the_filter_leaves():
     row = np.random.default_rng(0).standard_normal((3, 40))
     energy = fl.measures.spectrum(row, "A")
     after = float(binomial(5)(torch.from_numpy(row), "A").square().sum())
@@ -65,7 +65,7 @@ def test_filtered_energy():
     assert flat == pytest.approx(theory.filter_gain(5), abs=2e-4)
 
 
-def test_spectrum():
+def test_a_spectrum_adds_up_to_the_energy():
     x = np.random.default_rng(1).standard_normal((7, 12, 3))
     for side in "AB":
         assert fl.measures.spectrum(x, side).sum() == pytest.approx((x**2).sum())
@@ -74,7 +74,7 @@ def test_spectrum():
 
 
 @pytest.mark.slow
-def test_gradient_spectra(record):
+def test_gradient_spectra_are_those_of_the_mean_gradient(record):
     """With a clip that cuts nothing the energies are those of the gradient of the mean loss."""
     frame: Any = fl.measures.gradient_spectra(record, clip_norm=1e9)
     direct = fl.course.lesson(3).example_gradients(record).mean(0)
@@ -122,7 +122,7 @@ def test_the_closed_form_holds_the_measurements():
 
 
 @pytest.mark.slow
-def test_sharpness():
+def test_sharpness_is_the_top_of_flatness():
     task = fl.tasks.regression(clients=2, examples=16)
     record: Any
     *_, record = fl.run(task, "la-lora", None, fl.Plan(rounds=1, local_steps=2, batch=8))
@@ -132,7 +132,7 @@ def test_sharpness():
     assert list(frame[["method", "layer", "measure"]].iloc[0]) == ["la-lora", "all", "sharpness"]
 
 
-def test_finals():
+def test_final_values():
     frame = scores_frame({"fedlora": [0.3, 0.4], "mine": [0.6, 0.8]})
     ax: Any = fl.plots.final_values(frame).axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["FedLoRA", "mine"]
@@ -140,7 +140,7 @@ def test_finals():
     assert means == pytest.approx([0.35, 0.7])
 
 
-def test_the_explorer():
+def test_the_filter_explorer_says_what_the_filter_does():
     """Its axes stand still; the words are those of a filter that helps, and of none."""
     choices: Any = ((5, 0.6, 1.0, False), (15, 0.0, 2.0, True), (1, 1.0, 0.0))
     pictures, words = zip(*(figures.low_pass(*values) for values in choices), strict=True)

@@ -17,7 +17,7 @@ from fedlora_lab.methods.quantization import normal_float, normal_levels
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
 @pytest.mark.parametrize("block", [2, 64])
-def test_quantiser_error(width, block):
+def test_the_quantiser_error_is_the_mean_over_draws(width, block):
     draws = np.random.default_rng(width).standard_normal((400, 64))
     rule = normal_float(width, block)
     off = (rule(torch.from_numpy(draws)).numpy() - draws) ** 2
@@ -49,7 +49,7 @@ def test_the_closed_form_holds_the_measurements():
     assert ((table["measured"] - 1.2 * table["expected"]).abs() > table["half"]).all()
 
 
-def test_the_quantiser():
+def test_the_quantiser_figure_states_the_measured_error():
     choices: Any
     row, choices = np.linspace(-3, 1, 300), ((2, 8), (8, 256, "a trained factor"))
     shown = [figures.quantiser(*values, trained=row) for values in choices]
@@ -61,7 +61,7 @@ def test_the_quantiser():
 
 
 @pytest.mark.slow
-def test_quantised_runs():
+def test_quantised_runs_measure_every_holder():
     task, plan = fl.tasks.digits(clients=3, seed=5), fl.Plan(rounds=1, local_steps=1, batch=8)
     rows = [figures.fedlpp(2), figures.fedlpp(8), "ffa-lora"]
     plans = {"fedlpp-2-bits": plan, "fedlpp-8-bits": plan, "ffa-lora": plan.replace(rounds=2)}

@@ -28,7 +28,7 @@ def seen():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("slug", ["fedlora", "flexlora", "hetlora"])
-def test_served_is_the_run_s(seen, slug):
+def test_server_deviation_is_that_of_the_run(seen, slug):
     given, record = seen[slug]
     measured = {(measure, layer): value for layer, measure, value in record.rows}
     served = fl.measures.server_deviation(given, fl.methods.get(slug), LAYER).relative
@@ -55,7 +55,7 @@ def test_the_spectrum_is_that_of_the_matrix(seen):
 
 
 @pytest.mark.slow
-def test_sketched(seen):
+def test_sketch_errors_fall_to_the_best_of_the_rank(seen):
     both, common = (
         fl.measures.sketch_errors(seen[slug][0], LAYER, (2, 4, 16), 4).groupby("width")["value"]
         for slug in ("fedlora", "ffa-lora")

@@ -24,7 +24,7 @@ def first(victim: Any) -> Any:
 
 
 @pytest.mark.parametrize(("rank", "d_in"), [(4, 400), (64, 64), (8, 256)])
-def test_gradient_overlap(rank, d_in):
+def test_gradient_overlap_is_the_mean_over_draws(rank, d_in):
     """Drawn matrices of one direction in noise; nothing is left above the threshold."""
     rng = np.random.default_rng(rank)
     x = rng.standard_normal(d_in)
@@ -122,7 +122,7 @@ def test_the_closed_form_holds_the_images():
 
 
 @pytest.mark.slow
-def test_releases_average():
+def test_averaged_releases_are_one_with_less_noise():
     """The mean of T drawn uploads is as near to the scan as one upload with sigma / sqrt(T)."""
     client = figures.AttackedClient()
     x, y = (part[:1] for part in client.task.clients[0])
@@ -136,7 +136,7 @@ def test_releases_average():
     assert one < drawn - 0.3
 
 
-def test_the_curve_of_an_attack():
+def test_the_area_under_an_attacks_curve_is_its_auc():
     found = attacks.Membership(np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0, -1.0, -2.0]))
     accused, members = found.curve()
     assert np.allclose(accused, [0, 0, 0.25, 0.25, 0.5, 0.75, 1])

@@ -20,7 +20,7 @@ from fedlora_lab.course.lesson_13.figures import (
 )
 
 
-def test_surviving_multiplier():
+def test_the_surviving_multiplier_is_that_of_drawn_noises():
     """Against noises that are drawn: what is left of the sum's standard deviation."""
     rng = np.random.default_rng(0)
     for relied, honest in ((10, 10), (10, 4), (4, 10)):
@@ -30,7 +30,7 @@ def test_surviving_multiplier():
 
 
 @pytest.mark.parametrize("std", [0.05, 0.4, 3.0])
-def test_rounded_distribution(std):
+def test_the_rounded_distribution_is_flowers(std):
     """The law sums to one, has the right mean, and is that of Flower's quantiser."""
     places = np.arange(-60, 61).astype(float)
     law = theory.rounded_distribution(places, 0.3, std)

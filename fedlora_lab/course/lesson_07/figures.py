@@ -29,7 +29,7 @@ def coupling(
     """Draws two numbers b and a on the loss (b a - 1)^2 / 2: both move at once, or in turns.
 
     Args: lr: learning rate; start: of b and a; steps: of the descent.
-    Guarantees: test_lesson_07.py::test_two_number_descent.
+    Guarantees: test_lesson_07.py::test_in_turns_each_step_shrinks_the_error.
     """
     figure, (plane, right) = style.row(9.6, 4.0, (0.14, 0.76), (0.06, 0.40), (0.56, 0.30))
     b, a = np.meshgrid(np.linspace(-0.3, 2.3, 160), np.linspace(-0.3, 2.3, 160))
@@ -83,7 +83,7 @@ def low_pass(
 
     Returns: the figure, and what it shows in words.
     Guarantees: axes stand still; the words state `theory.filtered_energy`
-        (test_lesson_07.py::test_the_explorer).
+        (test_lesson_07.py::test_the_filter_explorer_says_what_the_filter_does).
     """
     check_number("noise", noise, 0)
     true, floor = _signal(smoothness, shuffle), 1e-3
@@ -176,7 +176,7 @@ def gradient_spectra(frame: pd.DataFrame, taps: int = 5) -> style.Picture:
 
     Args: frame: as `measures.gradient_spectra`; its layers are added up.
     Guarantees: the titles state `theory.filtered_energy`
-        (test_lesson_07.py::test_gradient_spectra).
+        (test_lesson_07.py::test_gradient_spectra_are_those_of_the_mean_gradient).
     """
     figure, axes = style.row(9.6, 3.6, (0.16, 0.72), (0.065, 0.42), (0.565, 0.42))
     gain = theory.filter_gain(taps)

@@ -72,7 +72,7 @@ def quantiser(
         that are quantised; trained: those of a trained factor.
     Returns: the figure, and what it shows in words.
     Guarantees: axes stand still; the dot is the measured error
-        (test_lesson_08.py::test_the_quantiser).
+        (test_lesson_08.py::test_the_quantiser_figure_states_the_measured_error).
     """
     row, levels = _numbers(kind, trained), np.array(normal_levels(width))
     rule = normal_float(width, block)
@@ -265,7 +265,7 @@ def quantised_runs(
         (its slug) and ``width`` (bits of a code). Models are judged before training and at the end,
         those without quantised factors every fourth round too: they are runs of notebook 00, which
         a cache of runs then holds.
-    Guarantees: test_lesson_08.py::test_quantised_runs.
+    Guarantees: test_lesson_08.py::test_quantised_runs_measure_every_holder.
     """
     runs, parts, seeds = [], [], tuple(seeds)
     for row in map(methods.get, which):

@@ -18,7 +18,11 @@ NARROW = 480  # pixels down to which a picture shrinks with the page
 
 
 def labelled(label: str, help: str = "", **more: Any) -> dict[str, Any]:
-    """Returns the options that every control has: label, tooltip, style and width."""
+    """Returns the options that every control has: label, tooltip, style and width.
+
+    Args: label: beside the control; help: its tooltip, the label if empty; more: options that come
+        with these, or in place of them.
+    """
     own = {"description": label, "tooltip": help or label, "style": STYLE}
     return {**own, "layout": w.Layout(width=WIDE), **more}
 

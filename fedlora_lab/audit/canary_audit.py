@@ -32,8 +32,8 @@ from fedlora_lab.privacy.mechanism import (
 )
 from fedlora_lab.tasks.task import Examples, Task, concatenate, take
 
-LOUD = 10_000
-"""Weight of a canary's loss: its gradient is always clipped to the whole norm."""
+CANARY_LOSS_WEIGHT = 10_000
+"""Weight of a canary's loss, or of a crafted change: the clip always leaves a whole C of it."""
 INVALID_NOTE = "the release itself is the finding, nothing is proved about epsilon"
 
 # ---- the canaries: which examples, and where they are put
@@ -126,7 +126,7 @@ def _weights_at_clip_norm(run: Recorder, examples: Examples) -> Int[Tensor, " m"
     rows = per_example.per_example_gradients(task, adapted, start, keys, examples, owner)
     norms = row_norms({key: plan.rate(key.side) * plan.local_steps * x for key, x in rows.items()})
     scale = _clip_norm(run) / norms.clamp(min=1e-12)
-    return scale.nan_to_num(LOUD).clamp(1, LOUD).ceil().long()
+    return scale.nan_to_num(CANARY_LOSS_WEIGHT).clamp(1, CANARY_LOSS_WEIGHT).ceil().long()
 
 
 def _clip_norm(run: Recorder) -> float:
@@ -143,7 +143,7 @@ def _replace_training(run: Recorder, canaries: Canaries) -> None:
     if not pairs:
         return
     place, canary = (torch.tensor(part) for part in zip(*pairs, strict=True))
-    loud = LOUD * canaries.included[canary].double()
+    loud = CANARY_LOSS_WEIGHT * canaries.included[canary].double()
     for key, value in canaries.directions.items():
         before, after = group.start[key], group.params[key]
         if after is not before:
@@ -219,7 +219,7 @@ def _trace_round(run: Recorder, canaries: Canaries) -> _Trace | None:
     seen = {key: x[release] for key, x in seen.items()}
     owner = release if by_step else torch.zeros_like(release)
     if canaries.directions is not None:
-        signal = {key: LOUD * canaries.directions[key][who] for key in seen}
+        signal = {key: CANARY_LOSS_WEIGHT * canaries.directions[key][who] for key in seen}
     else:  # of each canary's loud loss where the round began, whether it took part or not
         x, y = canaries.examples
         data = (take(x, who), encode_marks(y[who], canaries.weights[who]))
@@ -495,7 +495,7 @@ def audit(
         privacy = privacy.replace(target=None)
     streams, delta = Streams(seed), 1e-5 if privacy is None else privacy.delta
     m = affordable_canaries(task, plan, unit) if canaries is None else canaries
-    examples, weights = mislabel(task, m, streams), torch.full((m,), LOUD)
+    examples, weights = mislabel(task, m, streams), torch.full((m,), CANARY_LOSS_WEIGHT)
     if unit == "client":
         start = Recorder.open(task, row, privacy, plan, lora=lora, seed=seed)
         weights = _weights_at_clip_norm(start, examples)

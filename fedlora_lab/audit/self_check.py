@@ -32,7 +32,9 @@ from fedlora_lab.privacy.mechanism import map_rank_axis, uncertified_reason
 from fedlora_lab.tasks.task import Task
 
 CLIENTS, EXAMPLES = 3, 6
-LOUD, SLACK, BATCH_DRAWS = 1_000_000, 1e-3, 4
+MARKED_LOSS_WEIGHT = 1_000_000
+"""Weight of a marked example's loss: its gradient exceeds every clip."""
+SLACK, BATCH_DRAWS = 1e-3, 4
 ROUNDING = 1e-5
 """In units of C: another batch is multiplied in other blocks, and rounded otherwise (float32)."""
 NOISE_DRAWS, BATCHES = 4, 300
@@ -323,7 +325,7 @@ def _bounded(one: str, shifts: "list[Tensor]", clip: float) -> list[Limited]:
 
 def _example_sensitivity(bed: _Testbed, task: Task, t: int, s: int) -> list[Limited]:
     clip, loud, half = bed.run.context.clip_norm, ordinary_marks(task), EXAMPLES // 2
-    loud[0][0] = LOUD
+    loud[0][0] = MARKED_LOSS_WEIGHT
 
     def release(marks: list[Tensor], **options: Any) -> tuple[Tensor, Recorder]:
         run = bed.run_before(t, task=task, marks=marks, noise_multiplier=0.0, **options)

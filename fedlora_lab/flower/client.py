@@ -228,10 +228,10 @@ def _personal(own: Participant, context: Context) -> Tensors:
 
 def _score(load: Loader, message: Message, context: Context) -> Message:
     own, number, _ = load(context)
-    return evaluate(own, number, message, context)
+    return answer_evaluation(own, number, message, context)
 
 
-def evaluate(own: Participant, number: int, message: Message, context: Context) -> Message:
+def answer_evaluation(own: Participant, number: int, message: Message, context: Context) -> Message:
     """Answer with the metrics, on public examples, of the model that this client holds.
 
     Args: own, number: the client's terms and number. message, context: as Flower hands them over.

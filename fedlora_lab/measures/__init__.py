@@ -28,11 +28,11 @@ from fedlora_lab.measures.gradients import (
     FirstSteps,
     Flatness,
     Gradients,
-    first_steps,
     flatness,
     full_updates,
     gradient_spectra,
     gradients,
+    sample_first_steps,
     sharpness,
     spectrum,
 )

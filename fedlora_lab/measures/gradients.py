@@ -125,10 +125,10 @@ def full_updates(
     return {name: weights[names[name]].detach() - start[name] for name in names}
 
 
-def first_steps(
+def sample_first_steps(
     gradient: Float[Tensor, "d_out d_in"], rank: int, draws: int = 100, seed: int = 0
 ) -> FirstSteps:
-    """How W would move in an adapter's first step, over many random starts of A.
+    """Measures how W would move in an adapter's first step, over many random starts of A.
 
     The move is -lr s^2 G A^T A; measured here at s = 1, lr = 1, relative to the gradient.
 

@@ -9,8 +9,8 @@ from scipy.special import ndtr, ndtri
 from fedlora_lab._utils.validation import check, check_whole
 
 
-def normal_levels(width: int, reach: float = 0.9677083) -> Float[np.ndarray, " n"]:
-    """Levels of a normal-float code: equal steps of probability on either side of zero.
+def normal_float_levels(width: int, reach: float = 0.9677083) -> Float[np.ndarray, " n"]:
+    """Returns the levels of a normal-float code: equal steps of probability on either side of zero.
 
     2^(width - 1) levels lie above zero and one fewer below, rising from -1 to 1, with a zero; the
     outermost stand at the normal quantile ``reach`` in (0.5, 1). Width is 2 to 8 bits.

@@ -45,7 +45,7 @@ def test_the_first_step_has_the_closed_form(rank, d_in):
 def test_measured_first_steps_have_the_closed_form():
     """The measure is the move itself, and its mean is the closed form's."""
     G = torch.randn(6, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    seen, form = fl.measures.first_steps(G, 3, draws=20_000), theory.first_step(3, 12)
+    seen, form = fl.measures.sample_first_steps(G, 3, draws=20_000), theory.first_step(3, 12)
     assert form.along in theory.mean_band(seen.along)
     assert form.energy in theory.mean_band(seen.energy)
     assert np.all(seen.along <= np.sqrt(seen.energy))  # Cauchy and Schwarz

@@ -36,7 +36,9 @@ def test_quantiser_error_is_the_published_one():
 def test_normal_levels():
     """Derived from quantiles, equal to what is sent; and drawn."""
     for width in range(2, 9):
-        np.testing.assert_allclose(theory.normal_levels(width), normal_levels(width), atol=1e-12)
+        np.testing.assert_allclose(
+            theory.normal_float_levels(width), normal_levels(width), atol=1e-12
+        )
     (marks,) = marked(figures.code_levels(3).axes[0], "o")
     np.testing.assert_allclose(marks.get_xdata() / marks.get_xdata().max(), normal_levels(3))
 

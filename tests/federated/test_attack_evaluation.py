@@ -17,7 +17,7 @@ from toy_tasks import LORA, PLAN, play, private, tensors, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.federated.records import Tick, require_source
-from fedlora_lab.flower.client import evaluate
+from fedlora_lab.flower.client import answer_evaluation
 from fedlora_lab.flower.simulators import SimulatedClients
 from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.methods.quantization import normal_float
@@ -118,7 +118,7 @@ def test_over_messages_private_test_examples_are_not_judged_either():
     assert seen == [] and all(math.isnan(v) for r in records for v in r.metrics.values())
     participant = SimulatedClients(*parts, LORA, 0).participant()
     with pytest.raises(ValueError, match="public_test=False: expected True: scores would tell"):
-        evaluate(participant, 0, None, None)  # type: ignore[arg-type]  # whatever it is asked
+        answer_evaluation(participant, 0, None, None)  # type: ignore[arg-type]  # whatever it is asked
     by_messages(watched(True, seen), *parts[1:])
     assert seen
 

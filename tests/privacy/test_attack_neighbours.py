@@ -29,7 +29,7 @@ from fedlora_lab.methods.method import Method
 
 pytestmark = pytest.mark.attack
 
-SIGMA, CLIP, LOUD = 2.0, 0.7, 10_000
+SIGMA, CLIP, MARKED_LOSS_WEIGHT = 2.0, 0.7, 10_000
 SIZES = (5, 8, 3, 6)
 ROWS = ("fedlora", "ffa-lora", "la-lora", "deer", "fedsa-lora", "dp-fedlora", "dp-lora", "fedlpp")
 PLAIN = methods.FedLoRA
@@ -57,7 +57,7 @@ def released(
     Of each client's examples those in ``out`` are left out, those in ``loud`` loud enough to clip.
     """
     marks = [torch.full((n,), ORDINARY) for n in SIZES]
-    for where, mark in ((loud, LOUD), (out, LEFT_OUT)):
+    for where, mark in ((loud, MARKED_LOSS_WEIGHT), (out, LEFT_OUT)):
         for k, index in where.items():
             marks[k][index] = mark
     task = mark_examples(tokens(sizes=SIZES), marks)

@@ -13,7 +13,10 @@ COMMANDS = {
     "run": ("runs", "Train one method, with a line for every round."),
     "compare": ("runs", "Train several methods and write a report."),
     "study": ("studies", "Run a declared study, resumable at any point."),
-    "preset": ("studies", "A paper's own set-up: list, check on shapes alone, run."),
+    "preset": (
+        "studies",
+        "List the papers' set-ups, check one without weights (--dry-run), or run it.",
+    ),
     "flower": ("runs", "Train one method on Flower's simulation engine."),
     "report": ("runs", "Write a run folder's report again."),
     "audit": ("audits", "Audit the runs of a folder: what can be proved against what is stated."),

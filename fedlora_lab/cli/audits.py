@@ -19,16 +19,17 @@ from fedlora_lab.report.run_folder import Folder, to_json
 
 PLAIN = "method unit seed delta confidence canaries lower ceiling seconds rounds bug invalid holds"
 EPSILONS = "epsilon_lower epsilon_upper epsilon_nominal"
+CANARIES_HELP = "Number of canaries.  [as many as cost a fifth of the run]"
+CONFIDENCE_HELP = "Confidence of every lower bound.  [0.99]"
+SEED_HELP = "Seed of the audited runs and of the choice of canaries.  [0]"
 
 
 @click.command("audit")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option(
-    "--canaries", type=int, metavar="N", help="How many.  [as many as cost a fifth of the run]"
-)
-@click.option("--confidence", default=0.99, metavar="P", help="Of every lower bound.  [0.99]")
+@click.option("--canaries", type=int, metavar="N", help=CANARIES_HELP)
+@click.option("--confidence", default=0.99, metavar="P", help=CONFIDENCE_HELP)
 @click.option("--rounds", type=int, metavar="N", help="Rounds of the audited runs.  [the run's]")
-@click.option("--seed", default=0, metavar="N", help="Of the audited runs and their coins.  [0]")
+@click.option("--seed", default=0, metavar="N", help=SEED_HELP)
 @click.option("--check/--no-check", "checked", default=True, help="Self-check as well.  [check]")
 def audit_command(folder: Path, checked: bool, **options: Any) -> None:
     """Run every method of the run folder RUN once more with canaries inside, and write

@@ -1,4 +1,4 @@
-"""The command that lists the methods, and the words in which a method's row is told."""
+"""Lists the methods and describes a row in words."""
 
 from typing import Any
 

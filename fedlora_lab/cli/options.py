@@ -17,17 +17,17 @@ PLAN_FIELDS = "rounds local_steps participation optimizer server_optimizer serve
 PLAIN = SGD()
 LR_HELP = "0.3, or A=0.1,B=0.3, or ffa-lora=0.3,rolora=0.1.  [suggested for method, ε and unit]"
 RUN_OPTIONS: list[tuple[str, type, str, str]] = [
-    ("--epsilon", str, "E", "Privacy to spend, or none.  [8]"),
-    ("--delta", float, "D", "Chance that the promise fails.  [as tuned, or 1e-5]"),
+    ("--epsilon", str, "E", "Privacy budget ε, or none to train without privacy.  [8]"),
+    ("--delta", float, "D", "The δ of (ε, δ)-differential privacy.  [as tuned, or 1e-5]"),
     ("--unit", str, "U", "What is protected: example or client.  [example]"),
     ("--clip", float, "C", "Clip norm.  [as tuned, or 1]"),
     ("--rounds", int, "N", "Communication rounds.  [as tuned, or 20]"),
     ("--local-steps", int, "N", "Steps of a client in a round.  [as tuned, or 5]"),
     ("--batch", str, "N", "Expected batch of a client, or all.  [as tuned, or 16]"),
     ("--clients", int, "N", "Number of clients.  [the task's]"),
-    ("--alpha", float, "A", "Dirichlet split; small is heterogeneous.  [the task's]"),
+    ("--alpha", float, "A", "Dirichlet α of the data split; small is heterogeneous.  [the task's]"),
     ("--rank", int, "R", "Rank of the adapter.  [as tuned, or 4]"),
-    ("--lora-alpha", float, "A", "Scale is this over the rank.  [as tuned, or 8]"),
+    ("--lora-alpha", float, "A", "α of the adapter; its scale is α / rank.  [as tuned, or 8]"),
     ("--lr", str, "LR", LR_HELP),
     ("--participation", float, "P", "Chance that a client takes part in a round.  [1]"),
     ("--optimizer", str, "O", "sgd, adamw or dp-adam, or sgd:momentum=0.9.  [sgd]"),
@@ -35,7 +35,7 @@ RUN_OPTIONS: list[tuple[str, type, str, str]] = [
     ("--server-lr", float, "LR", "Learning rate of the server.  [1]"),
     ("--trust", str, "T", "Client unit: local, secagg or central.  [central]"),
     ("--accountant", str, "A", "prv, rdp or another in fl.privacy.ACCOUNTANTS.  [prv]"),
-    ("--stop-at", float, "E", "End a run before it spends more than this epsilon.  [none]"),
+    ("--stop-at", float, "E", "End a run before it spends more than this ε.  [none]"),
     ("--out", str, "DIR", "Run folder.  [runs/TASK]"),
 ]
 """Name, type, placeholder and help of each option."""

@@ -115,7 +115,8 @@ def _on_flower(cell: Cell) -> RunCell:
 
 
 COMPARED = "fedlora,ffa-lora,rolora,deer,la-lora,fedlpp"
-METHODS_HELP = "Methods and the baselines local, central, non-private."
+METHODS_HELP = "Methods, or the baselines local, central, non-private, joined by commas."
+METHOD_HELP = "A method that `fedlora-lab methods` lists."
 SEEDS_HELP = "How many, or a list such as 0,1,2.  [3]"
 
 
@@ -144,7 +145,7 @@ def run_command(task: str, method: str, seed: str, **options: Any) -> None:
 
 @click.command("flower")
 @click.argument("task")
-@click.option("--method", default="fedlora", metavar="A", show_default=True, help="Of the table.")
+@click.option("--method", default="fedlora", metavar="A", show_default=True, help=METHOD_HELP)
 @read.seed_option
 @read.run_options
 def flower_command(task: str, method: str, seed: str, **options: Any) -> None:
@@ -152,8 +153,8 @@ def flower_command(task: str, method: str, seed: str, **options: Any) -> None:
     messages.
 
     Clients clip and noise for themselves: in the client unit --trust is local or secagg. A run that
-    was killed goes on with the same command; where clients keep something, which went with their
-    processes, training begins anew. Either way the ledger counts what was released before.
+    was killed goes on with the same command. If clients keep state of their own, it is lost with
+    their processes and training starts again. The ledger counts earlier releases either way.
     Telemetry is off unless FLWR_TELEMETRY_ENABLED=1.
     """
     options["out"] = options["out"] or f"runs/flower-{task}-{method}"

@@ -25,7 +25,7 @@ HELP = {
     "dry": "Check shapes, memory, bytes and time; nothing is downloaded.",
     "model": "A folder or name instead of the paper's weights.",
     "data": "A CSV file or a folder of images instead of the paper's data.",
-    "public": "Nobody's privacy hangs on what --data holds out: judge it.",
+    "public": "The held-out part of --data is public: score the model on it.",
     "rounds": "Communication rounds.  [the paper's]",
     "out": "Checkpoints, frame.csv and adapter.  [runs/NAME]",
     "workers": "Processes, each with one thread.  [2]",
@@ -63,7 +63,8 @@ def preset_command(name: str | None, seed: str, **options: Any) -> None:
     plan = row.plan if rounds is None else row.plan.replace(rounds=rounds)
     privacy = presets.privacy(row, task, plan)
     if privacy is not None and not task.public_test:
-        click.echo("scores are –: what was held out is private (--public-test says that it is not)")
+        why = "since the held-out rows are private; pass --public-test if they are public"
+        click.echo(f"scores are shown as –, {why}")
     folder = Path(options["out"] or f"runs/{row.name}").expanduser()
     state, path, book = folder / "state", folder / "frame.csv", folder / "state" / "ledger.json"
     how: dict[str, Any] = {"lora": row.lora, "seed": chosen, "device": options["device"]}
@@ -108,7 +109,7 @@ def _describe_dry_run(row: presets.Preset, found: cost.Cost, speed: float) -> st
             f"work: {clients} x {plan.local_steps} steps x {batch} examples x "
             f"{found.step_flops:.3g} = {found.flops(plan, batch):.3g} floating-point operations",
             f"time: {hours[0]:.1f} h at the {speed / 1e9:.0f} GFLOP/s of this processor, "
-            f"{hours[1]:.2g} h at 400 TFLOP/s; both at full use, which no run reaches",
+            f"{hours[1]:.2g} h at 400 TFLOP/s; both at peak speed; real runs take longer",
         ]
     )
 

@@ -113,13 +113,13 @@ def composed_spending(ledgers: Iterable[Ledger | None], unseen: Iterable[Ledger]
 
     Guarantees: test_report.py::test_runs_on_the_same_data_are_added_up.
     """
-    whole, gone = list(ledgers), "cut short or cleared away ones included"
+    whole, gone = list(ledgers), "including interrupted and deleted ones"
     books = [one for one in whole if one is not None]
     released, sums = [one for one in books if not one.reproducible], []
     if len(released) > 1:
         sums.append((released, f"All {len(released)} runs without a seed together, {gone}"))
     elif any(one is other for one in released for other in unseen):
-        sums.append((released, "A run without a seed that was cut short or cleared away"))
+        sums.append((released, "A run without a seed that was interrupted or deleted"))
     if len(released) < len(books) and len(books) > 1:
         sums.append((books, f"All {len(books)} runs together, if they were all released"))
     sentences = []
@@ -131,8 +131,8 @@ def composed_spending(ledgers: Iterable[Ledger | None], unseen: Iterable[Ledger]
         sentences.append(f"{name}: {said}")
     if count := len(whole) - len(books):
         sentences.append(
-            f"Runs without privacy, {count} here, {gone}, promise nothing: "
-            f"no ε covers what they tell of these data."
+            f"Runs without privacy ({count} here, {gone}) promise nothing: "
+            f"no ε covers what they reveal about the data."
         )
     return sentences
 

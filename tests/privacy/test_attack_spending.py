@@ -159,7 +159,7 @@ def test_a_fresh_start_forgets_no_release(tmp_path, capsys):
     assert call(*words, "none") == 0
     assert "without a seed" not in capsys.readouterr().out, "the table shows it"
     one = Ledger.load(ledger_of(out, "deer"))
-    said = f"A run without a seed that was cut short or cleared away: epsilon = {one.epsilon():.4g}"
+    said = f"A run without a seed that was interrupted or deleted: epsilon = {one.epsilon():.4g}"
     for own in (("none", "--epsilon", "none"), ("0", "--epsilon", "8")):
         assert call(*words, *own) == 0
         assert said in capsys.readouterr().out and said in (out / "report.html").read_text()
@@ -179,7 +179,7 @@ def test_a_fresh_start_forgets_no_release(tmp_path, capsys):
 def test_a_run_without_privacy_is_never_forgotten(tmp_path, capsys):
     """Beside the epsilon of a private run in the same folder stands that an un-noised one was."""
     words = ["run", "regression", "fedlora", *SMALL, "--out", tmp_path, "--seed"]
-    said = "Runs without privacy, {} here, cut short or cleared away ones included, promise nothing"
+    said = "Runs without privacy ({} here, including interrupted and deleted ones) promise nothing"
     assert call(*words, "none", "--epsilon", "none") == 0
     assert said.format(1) in capsys.readouterr().out
     for ending in ("json", "csv"):

@@ -110,8 +110,8 @@ def test_runs_on_the_same_data_are_added_up():
     assert f"epsilon = {of(40).epsilon():.4g} " in released
     assert everything.startswith("All 3 runs together")
     assert f"epsilon = {of(60).epsilon():.4g} " in everything
-    gone = "cut short or cleared away ones included, promise nothing"
-    assert plain.startswith(f"Runs without privacy, 1 here, {gone}")
+    gone = "including interrupted and deleted ones) promise nothing"
+    assert plain.startswith(f"Runs without privacy (1 here, {gone}")
     assert composed_spending([of(), None]) == [plain]
     assert composed_spending([None, None]) == [plain.replace("1 here", "2 here")]
     assert composed_spending([of()]) == composed_spending([]) == []

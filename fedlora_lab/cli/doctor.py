@@ -18,9 +18,9 @@ import click
 from packaging.requirements import Requirement
 
 from fedlora_lab import __version__
+from fedlora_lab._utils.installation import IN_CHECKOUT, SOURCE, install_command
 
 CORE = "core"
-SOURCE = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -37,10 +37,7 @@ class Row(NamedTuple):
 
 def requirement_row(part: str, requirement: Requirement) -> Row:
     """Whether one required package is installed in a version that fits, else how to install it."""
-    extra = "" if part == CORE else f"[{part}]"
-    # From a checkout the package is installed from there.
-    home = f"-e '{SOURCE}{extra}'" if (SOURCE / "pyproject.toml").exists() else ""
-    help = f"{sys.executable} -m pip install " + (home or f"'fedlora-lab{extra}'")
+    help = install_command("" if part == CORE else part)
     try:
         found = version(requirement.name)
     except PackageNotFoundError:
@@ -91,11 +88,15 @@ def task_rows() -> list[Row]:
     from fedlora_lab import tasks
     from fedlora_lab.tasks.sentiment import TEXTS, TOKENIZER, WEIGHTS, cache_folder
 
-    digits, help = Row("tasks", "digits", "ready", True, True), "pip install --force-reinstall "
+    digits = Row("tasks", "digits", "ready", True, True)
+    if IN_CHECKOUT:
+        help = f"git -C '{SOURCE}' restore fedlora_lab/tasks/data"
+    else:
+        help = f"{install_command()} --no-deps --force-reinstall"
     try:
         tasks.digits()
     except ValueError as error:
-        digits = digits._replace(found=str(error), ok=False, help=help + "fedlora-lab")
+        digits = digits._replace(found=str(error), ok=False, help=help)
     # The content of what was downloaded is hashed when it is used.
     kept, parts = cache_folder(), (WEIGHTS, TOKENIZER, TEXTS)
     absent = ", ".join(part.name for part in parts if not (kept / part.name).is_file())
@@ -113,8 +114,10 @@ def network_rows() -> list[Row]:
         ::test_only_listed_hosts_are_asked.
     """
     hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
-    hosts = {hub or "huggingface.co": "for models and data of hub"}
-    hosts |= dict.fromkeys(("pypi.org", "files.pythonhosted.org"), "for parts of sentiment, once")
+    hosts = {hub or "huggingface.co": "for models and data of fl.tasks.hub"}
+    hosts |= dict.fromkeys(
+        ("pypi.org", "files.pythonhosted.org"), "for the sentiment task, first use only"
+    )
     return [Row("network", host, what) for host, what in hosts.items()]
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from fedlora_lab import methods
+from fedlora_lab._utils.installation import install_command
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.cost import Cost, cost
 from fedlora_lab.methods.plan import Lora, Plan
@@ -111,7 +112,7 @@ def task(name: "str | Preset", model: Any = None, dataset: Any = None, **options
         try:
             from datasets import load_dataset  # type: ignore[import-not-found]  # an extra
         except ImportError as error:
-            words = f"{row.name} needs datasets: run `pip install 'fedlora-lab[hub]'`"
+            words = f"{row.name} needs datasets: run `{install_command('hub')}`"
             raise ImportError(words) from error
         dataset = load_dataset(*row.dataset)
     given = {key: getattr(row, key) for key in ("clients", "alpha", "test", "name", "label")}

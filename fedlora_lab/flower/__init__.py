@@ -18,6 +18,7 @@ Telemetry of Flower and usage reports of Ray are off unless their own variables 
 
 import warnings
 
+from fedlora_lab._utils.installation import install_command
 from fedlora_lab.flower.telemetry import telemetry_off
 
 try:
@@ -27,7 +28,8 @@ try:
         import flwr.clientapp
         import flwr.serverapp  # noqa: F401
 except ImportError as error:
-    raise ImportError("flwr is not installed: pip install 'fedlora-lab[flower]'") from error
+    words = f"flwr is not installed: run `{install_command('flower')}`"
+    raise ImportError(words) from error
 
 from fedlora_lab.flower.client import Participant, client_app, placeholder_examples
 from fedlora_lab.flower.server import open_run, rounds

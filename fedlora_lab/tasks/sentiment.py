@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.installation import install_command
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.tasks import partition
@@ -84,8 +85,8 @@ def sentiment(
     try:
         import transformers  # noqa: F401
     except ImportError as error:
-        advice = "run `pip install 'fedlora-lab[text]'`"
-        raise ImportError(f"sentiment needs {error.name}: {advice}") from error
+        words = f"sentiment needs {error.name}: run `{install_command('text')}`"
+        raise ImportError(words) from error
     tokens, labels, domains = _tokens(max_length, folder)
 
     splits = []

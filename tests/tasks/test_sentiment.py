@@ -150,7 +150,8 @@ def test_bad_calls_are_refused(message: str) -> None:
 
 def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    words = r"^sentiment needs transformers: run `pip install 'fedlora-lab\[text\]'`$"
+    home = Path(__file__).parents[2]
+    words = rf"^sentiment needs transformers: run `.+ -m pip install -e '{home}\[text\]'`$"
     with pytest.raises(ImportError, match=words):
         sentiment()
 

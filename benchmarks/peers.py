@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.compute import prefix, wrap
+from fedlora_lab.federated.compute import find_frozen_prefix, wrap
 from fedlora_lab.lora import peft
 from fedlora_lab.lora.peft import freeze
 from fedlora_lab.methods.state import ServerState
@@ -48,7 +48,7 @@ def stacked(task: fl.tasks.Task, batch: int, rank: int, keep: bool = False) -> C
     adapted = peft.adapt(small.model, small.targets, small.head, fl.Lora(rank, 2.0 * rank))
     streams, count = Streams(0), len(small.clients)
     kept = (
-        prefix(small, adapted, wrap(adapted.model, recompute=False), ("benchmark",))
+        find_frozen_prefix(small, adapted, wrap(adapted.model, recompute=False), ("benchmark",))
         if keep
         else None
     )
@@ -66,7 +66,7 @@ def stacked(task: fl.tasks.Task, batch: int, rank: int, keep: bool = False) -> C
     start = ServerState(peft.initial_values(adapted, streams))
     received = {key: tensor[None] for key, tensor in start.tensors.items()}
     # From the second step on the clients differ: that is the state to time.
-    clients = local_training.Clients(tuple(range(count)), dict(received), received)
+    clients = local_training.ClientBatch(tuple(range(count)), dict(received), received)
     local_training.local_step(context, clients, 0, 0)
     return lambda: local_training.local_step(context, clients, 0, 1)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedlora_lab.federated.local_training import Clients, RunContext, local_step, moving_keys
+from fedlora_lab.federated.local_training import ClientBatch, RunContext, local_step, moving_keys
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.published import FFA, FedLoRA, LALoRA
@@ -19,7 +19,7 @@ from fedlora_lab.methods.state import ParamKey
 
 
 def _part(
-    context: RunContext, clients: Clients, t: int, s: int, noise: bool
+    context: RunContext, clients: ClientBatch, t: int, s: int, noise: bool
 ) -> dict[ParamKey, Tensor]:
     """What the noise of the true step, or its signal, changes; the clients are left as they are."""
 
@@ -39,7 +39,7 @@ def _unnoised(context: RunContext, **fields: float) -> RunContext:
     return replace(context, noise_multiplier=(0.0,) * len(context.noise_multiplier), **fields)
 
 
-def clips_nothing(context: RunContext, clients: Clients, t: int, s: int) -> None:
+def clips_nothing(context: RunContext, clients: ClientBatch, t: int, s: int) -> None:
     """Adds up the examples' gradients as they are; the noise is that of the plan."""
     noise = _part(context, clients, t, s, noise=True)
     local_step(_unnoised(context, clip_norm=math.inf), clients, t, s)
@@ -47,7 +47,9 @@ def clips_nothing(context: RunContext, clients: Clients, t: int, s: int) -> None
         clients.params[key] = clients.params[key] + xi
 
 
-def leaves_one_tensor_without_noise(context: RunContext, clients: Clients, t: int, s: int) -> None:
+def leaves_one_tensor_without_noise(
+    context: RunContext, clients: ClientBatch, t: int, s: int
+) -> None:
     """Forgets the last of the tensors that move."""
     noise = _part(context, clients, t, s, noise=True)
     local_step(context, clients, t, s)
@@ -55,7 +57,7 @@ def leaves_one_tensor_without_noise(context: RunContext, clients: Clients, t: in
     clients.params[last] = clients.params[last] - noise[last]
 
 
-def smooths_before_the_noise(context: RunContext, clients: Clients, t: int, s: int) -> None:
+def smooths_before_the_noise(context: RunContext, clients: ClientBatch, t: int, s: int) -> None:
     """Filters the clipped sum and then adds white noise, which the filter was for."""
     plain = replace(context, method=context.method.replace(filter=identity))
     signal = _part(plain, clients, t, s, noise=False)

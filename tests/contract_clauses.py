@@ -29,7 +29,7 @@ from toy_tasks import (
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training, uploads
-from fedlora_lab.federated.local_training import Clients, RunContext, local_step
+from fedlora_lab.federated.local_training import ClientBatch, RunContext, local_step
 from fedlora_lab.lora import peft
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
@@ -37,13 +37,13 @@ from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.mechanism import map_rank_axis, uncertified_reason
 from fedlora_lab.tasks.task import Task
 
-Step = Callable[[RunContext, Clients, int, int], None]
+Step = Callable[[RunContext, ClientBatch, int, int], None]
 Release = Mapping[ParamKey, Tensor]
 CLIP = 0.7
 
 
 @cache
-def adapted(model: nn.Module, targets: tuple[str, ...], head: str | None) -> peft.Adapted:
+def adapted(model: nn.Module, targets: tuple[str, ...], head: str | None) -> peft.AdaptedModel:
     """Injection takes longer than a step; the small models are few."""
     return peft.adapt(model, targets, head, LORA)
 
@@ -63,15 +63,15 @@ def prepared(
     seed: int = 0,
     clip: float = CLIP,
     batch: int | None = None,
-) -> tuple[RunContext, Clients]:
+) -> tuple[RunContext, ClientBatch]:
     """Clients all at the same random values, about to make a local step with lr = 1."""
     context = make_context(task, row, fl.Plan(batch=batch, lr=1.0), seed, clip, sigma)
     start = {key: tensor[None] for key, tensor in anywhere(task, row).tensors.items()}
-    return context, Clients(tuple(range(len(task.clients))), dict(start), start)
+    return context, ClientBatch(tuple(range(len(task.clients))), dict(start), start)
 
 
 def released(
-    context: RunContext, clients: Clients, t: int, s: int, step: Step
+    context: RunContext, clients: ClientBatch, t: int, s: int, step: Step
 ) -> dict[ParamKey, Tensor]:
     """What each client releases in the step, key -> (clients, ...), a sum over its examples."""
     before, count = dict(clients.params), len(clients.ids)
@@ -217,7 +217,7 @@ def noise_of_the_update(row: Method, trust: str = "central", draws: int = 40) ->
         key: torch.stack([x + 0.1 * k * end.tensors[key] for k in ids])
         for key, x in sent.tensors.items()
     }
-    clients = Clients(ids, params, {key: x[None] for key, x in sent.tensors.items()})
+    clients = ClientBatch(ids, params, {key: x[None] for key, x in sent.tensors.items()})
     expected = sigma * CLIP / len(ids) ** (0.5 if trust == "local" else 1)
     for t in (0, 1):
         moved = movers(row, t, 0, start) | movers(row, t, 1, start)

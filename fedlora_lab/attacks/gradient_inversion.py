@@ -38,7 +38,7 @@ class Victim:
     """
 
     task: Task
-    adapted: peft.Adapted
+    adapted: peft.AdaptedModel
     values: Mapping[ParamKey, Tensor]
 
     @classmethod
@@ -129,8 +129,8 @@ class Inversion(NamedTuple):
 def _distance(victim: Victim, upload: Upload, x: Tensor, y: Tensor) -> Tensor:
     """1 - cosine of the gradient of the summed loss with the upload; differentiable in x."""
     leaves = {key: victim.values[key].detach().requires_grad_() for key in upload}
-    for key in victim.adapted.used(victim.values):
-        victim.adapted.put(key, leaves.get(key, victim.values[key]))
+    for key in victim.adapted.select_keys(victim.values):
+        victim.adapted.set_tensor(key, leaves.get(key, victim.values[key]))
     loss = victim.task.loss(victim.task.forward(victim.adapted.model, x), y).sum()
     found = torch.autograd.grad(loss, list(leaves.values()), create_graph=True)
     products: Any = sum((a * b).sum() for a, b in zip(found, upload.values(), strict=True))

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.local_training import Clients
+from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.simulation import Federation, RoundOutcome
 from fedlora_lab.federated.uploads import Received
@@ -100,8 +100,8 @@ class Recorder(Federation):
     """
 
     absent: frozenset[int] = frozenset()
-    everyone: Clients | None = None
-    group: Clients | None = None
+    everyone: ClientBatch | None = None
+    group: ClientBatch | None = None
     received: Received | None = None
     outcome: RoundOutcome | None = None
     personal: Rows = field(default_factory=dict)
@@ -109,11 +109,11 @@ class Recorder(Federation):
     def participants(self, t: int) -> tuple[int, ...]:
         return tuple(k for k in super().participants(t) if k not in self.absent)
 
-    def start_clients(self, *parts: Any) -> Clients:
+    def start_clients(self, *parts: Any) -> ClientBatch:
         self.group = super().start_clients(*parts)
         return self.group
 
-    def advance(self, everyone: Clients, *rest: Any) -> None:
+    def advance(self, everyone: ClientBatch, *rest: Any) -> None:
         self.everyone, self.personal = everyone, dict(self.state.personal)
         super().advance(everyone, *rest)
 

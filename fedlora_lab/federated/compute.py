@@ -16,13 +16,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
-from fedlora_lab.lora.peft import Adapted
+from fedlora_lab.lora.peft import AdaptedModel
 from fedlora_lab.lora.per_example import model_outputs, ready
 from fedlora_lab.tasks.task import Task, mask_of, take
 
 PRODUCTS = ("float32", "tf32", "bfloat16")
-PROBES = 3
-SHARE = 0.5
+PROBE_EXAMPLES = 3
+FREE_SHARE = 0.5
 """Of the free memory, what a run may take."""
 
 
@@ -80,11 +80,11 @@ def free_memory(device: torch.device) -> int:
         return 4 * 2**30
 
 
-class Reached(Exception):
-    """The forward pass came to the block whose output, its argument, was wanted."""
+class StopForward(Exception):
+    """Ends a forward pass at the block whose output is wanted; its argument is that output."""
 
 
-class Block(nn.Module):
+class BlockShell(nn.Module):
     """A model's block in a shell that can recompute it, stop after it, or answer in its place."""
 
     def __init__(self, block: nn.Module, recompute: bool = False) -> None:
@@ -106,18 +106,18 @@ class Block(nn.Module):
             return checkpoint(self.block, *args, **kwargs)
         output = self.block(*args, **kwargs)
         if self.stop:
-            raise Reached(output)
+            raise StopForward(output)
         return output
 
 
-def wrap(model: nn.Module, recompute: bool) -> list[list[Block]]:
+def wrap(model: nn.Module, recompute: bool) -> list[list[BlockShell]]:
     """Puts every block of the model's outermost lists into a shell, in place; the shells."""
-    found: list[list[Block]] = []
+    found: list[list[BlockShell]] = []
     inside: set[int] = set()
     for module in list(model.modules()):
         if isinstance(module, nn.ModuleList) and id(module) not in inside and len(module):
             inside |= {id(part) for part in module.modules()}
-            found.append([Block(block, recompute) for block in module])
+            found.append([BlockShell(block, recompute) for block in module])
             for i, shell in enumerate(found[-1]):
                 module[i] = shell
     for module in model.modules():  # a block computed twice would store its keys and values twice
@@ -128,8 +128,8 @@ def wrap(model: nn.Module, recompute: bool) -> list[list[Block]]:
 
 
 @dataclass
-class Store:
-    """A block's output of each example: of texts as many rows as the text has tokens, in a row."""
+class OutputStore:
+    """One block's stored outputs: one row per example, or per token for texts (packed)."""
 
     length: Tensor | None  # (n,), tokens of each text, on the processor; None: one size for all
     filled: Tensor  # (n,), which examples are stored, on the processor
@@ -153,7 +153,7 @@ class Store:
                 size, free = leaf[:1].nbytes * count, free_memory(leaf.device)
                 most = f"at most half of the free {free / 2**30:.1f} GiB"
                 given = f"{size / 2**30:.1f} GiB to keep"
-                check(size <= SHARE * free, "frozen_prefix", given, most)
+                check(size <= FREE_SHARE * free, "frozen_prefix", given, most)
                 # Memory is taken page by page, as examples come.
                 self.rows[i] = leaf.new_empty((count, *leaf.shape[1:]))
             self.rows[i].index_copy_(0, where.to(leaf.device, non_blocking=True), leaf)
@@ -181,7 +181,7 @@ class Store:
         return torch.where(steps < length, start + steps, 0), steps < length
 
 
-_KEPT: "weakref.WeakKeyDictionary[Task, dict[Any, Store]]" = weakref.WeakKeyDictionary()
+_KEPT: "weakref.WeakKeyDictionary[Task, dict[Any, OutputStore]]" = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,9 @@ class Prefix:
     """The blocks below the first adapted layer in order, and stored outputs of the last one."""
 
     task: Task
-    adapted: Adapted
-    blocks: tuple[Block, ...]
-    stores: Mapping[str, Store]
+    adapted: AdaptedModel
+    blocks: tuple[BlockShell, ...]
+    stores: Mapping[str, OutputStore]
 
     @contextmanager
     def reading(self, part: str, index: Tensor, x: Any) -> Iterator[None]:
@@ -228,14 +228,16 @@ class Prefix:
         try:
             with torch.no_grad():
                 self.task.forward(self.adapted.model, ready(self.task, x, self.adapted.device))
-        except Reached as reached:
+        except StopForward as reached:
             return reached.args[0]
         finally:
             last.stop = False
         raise RuntimeError("the forward pass did not come to the last block of the prefix")
 
 
-def prefix(task: Task, adapted: Adapted, lists: list[list[Block]], key: tuple[Any, ...]) -> Prefix:
+def find_frozen_prefix(
+    task: Task, adapted: AdaptedModel, lists: list[list[BlockShell]], key: tuple[Any, ...]
+) -> Prefix:
     """Finds what can be stored of this model, and checks that storing it changes nothing.
 
     Args:
@@ -246,15 +248,15 @@ def prefix(task: Task, adapted: Adapted, lists: list[list[Block]], key: tuple[An
     Raises: ``ValueError`` where no block lies below the adapters, or outputs would be others.
     Guarantees: tests/federated/test_compute.py::test_outputs_and_gradients_are_the_same.
     """
-    index = torch.arange(PROBES) % len(task.test[1])
+    index = torch.arange(PROBE_EXAMPLES) % len(task.test[1])
     x = take(task.test[0], index)
     place, blocks = _below(task, adapted, lists, x)
     words = "a model with whole blocks below the first adapted layer; set targets"
     check(bool(blocks), "frozen_prefix", True, words)
     leaves = tree_flatten(Prefix(task, adapted, tuple(blocks), {}).compute(x))[0]
     shapes = [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
-    fine = bool(shapes) and all(len(shape) > 1 and shape[0] == PROBES for shape in shapes)
-    words = f"a block whose outputs have the {PROBES} examples first"
+    fine = bool(shapes) and all(len(shape) > 1 and shape[0] == PROBE_EXAMPLES for shape in shapes)
+    words = f"a block whose outputs have the {PROBE_EXAMPLES} examples first"
     check(fine, "frozen_prefix", shapes, words)
     mask = mask_of(x)
     if mask is not None:
@@ -269,13 +271,13 @@ def prefix(task: Task, adapted: Adapted, lists: list[list[Block]], key: tuple[An
             right = bool((masks[:, 1:] <= masks[:, :-1]).all())
             check(right, "frozen_prefix", True, "texts that are padded to the right")
             length = masks.sum(1)
-        room = Store(length, torch.zeros(sum(len(y) for _, y in pairs), dtype=torch.bool))
+        room = OutputStore(length, torch.zeros(sum(len(y) for _, y in pairs), dtype=torch.bool))
         kept = _KEPT.setdefault(task, {})
         stores[part] = kept.setdefault((part, place, len(blocks), *key), room)
     found = Prefix(task, adapted, tuple(blocks), stores)
 
     def losses() -> Tensor:
-        outputs = model_outputs(task, adapted, adapted.given, x)
+        outputs = model_outputs(task, adapted, adapted.initial, x)
         return task.loss(outputs, task.test[1][index].to(outputs.device))
 
     with found.reading("test", index, x):
@@ -288,8 +290,8 @@ def prefix(task: Task, adapted: Adapted, lists: list[list[Block]], key: tuple[An
 
 
 def _below(
-    task: Task, adapted: Adapted, lists: list[list[Block]], x: Any
-) -> tuple[int, list[Block]]:
+    task: Task, adapted: AdaptedModel, lists: list[list[BlockShell]], x: Any
+) -> tuple[int, list[BlockShell]]:
     """The list with most parameters done before anything adapted is called, and those blocks."""
     events: list[Any] = []
     watched = {id(module): module for module, _ in adapted.places.values()}
@@ -297,12 +299,12 @@ def _below(
     for block in (block for blocks in lists for block in blocks):
         hooks += [block.register_forward_hook(lambda module, *_: events.append(id(module)))]
     try:
-        model_outputs(task, adapted, adapted.given, x)
+        model_outputs(task, adapted, adapted.initial, x)
     finally:
         for hook in hooks:
             hook.remove()
     before = events[: events.index(None)] if None in events else []
-    best: tuple[int, int, list[Block]] = (0, 0, [])
+    best: tuple[int, int, list[BlockShell]] = (0, 0, [])
     for place, blocks in enumerate(lists):
         done = [b for b in blocks if id(b) in before]
         once = done == blocks[: len(done)] and all(events.count(id(b)) == 1 for b in done)

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number
-from fedlora_lab.federated.compute import SHARE, Compute, free_memory
+from fedlora_lab.federated.compute import FREE_SHARE, Compute, free_memory
 from fedlora_lab.federated.local_training import RunContext, moving_keys
 from fedlora_lab.federated.uploads import round_keys
 from fedlora_lab.lora import peft
@@ -40,7 +40,7 @@ def example_bytes(context: RunContext, examples: Examples) -> int:
     Guarantees: tests/federated/test_cost.py::test_bytes_of_an_example_grow_with_the_model.
     """
     (x, y), (few, more) = examples, (2, 4)
-    params = {key: tensor[None] for key, tensor in context.adapted.given.items()}
+    params = {key: tensor[None] for key, tensor in context.adapted.initial.items()}
     moving = moving_keys(params, "ABR")
 
     def saved(count: int) -> int:
@@ -67,7 +67,7 @@ def chunk(how: Compute, context: RunContext) -> int | None:
         return how.chunk_examples  # type: ignore[return-value]  # a number or None
     device, task = context.adapted.device, context.task
     each = example_bytes(context, widest(task))
-    held = max(1, int(SHARE * free_memory(device)) // each)
+    held = max(1, int(FREE_SHARE * free_memory(device)) // each)
     texts = device.type == "cpu" and mask_of(task.test[0]) is not None
     return min(held, TEXTS) if texts else held
 
@@ -140,7 +140,7 @@ def cost(task: Task, method: Method, lora: Lora, plan: Plan) -> Cost:
     four = (take(x, twice), y[twice])
     task = replace(task, prepare=None)
     context = RunContext(task, adapted, method, plan, Streams(0), 1.0, (1.0,), (four,))
-    params = {key: tensor[None] for key, tensor in adapted.given.items()}
+    params = {key: tensor[None] for key, tensor in adapted.initial.items()}
     one, owner = (take(x, slice(0, 1)), y[:1]), torch.zeros(1, dtype=torch.int64)
     try:
         with FlopCounterMode(display=False) as step:
@@ -154,7 +154,7 @@ def cost(task: Task, method: Method, lora: Lora, plan: Plan) -> Cost:
     up, down = _bytes_sent(context)
     return Cost(
         parameters=sum(p.numel() for p in task.model.parameters()),
-        moving=sum(tensor.numel() for tensor in adapted.given.values()),
+        moving=sum(tensor.numel() for tensor in adapted.initial.values()),
         up=up,
         down=down,
         step_flops=float(step.get_total_flops()),
@@ -169,7 +169,7 @@ def _bytes_sent(context: RunContext) -> tuple[int, int]:
 
     What moves and is shared goes up, and comes down as the method broadcasts it.
     """
-    up, down, given = 0, 0, context.adapted.given
+    up, down, given = 0, 0, context.adapted.initial
     for t in range(CYCLE):
         keys = round_keys(context, given, t).sent
         factors = [given[key].numel() for key in keys if key.side != "head"]

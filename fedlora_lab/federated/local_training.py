@@ -14,7 +14,7 @@ from torch import Tensor
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
 from fedlora_lab.lora.batch_independence import check_penalty
-from fedlora_lab.lora.peft import Adapted, matmuls
+from fedlora_lab.lora.peft import AdaptedModel, matmuls
 from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, portions
 from fedlora_lab.methods.filters import Preconditioner, identity
 from fedlora_lab.methods.method import Method
@@ -37,7 +37,7 @@ class RunContext:
     """What stays the same over a run."""
 
     task: Task
-    adapted: Adapted
+    adapted: AdaptedModel
     method: Method
     plan: Plan
     streams: Streams
@@ -79,7 +79,7 @@ class RunContext:
     @property
     def rank(self) -> int:
         """The adapter's rank."""
-        return next(len(tensor) for key, tensor in self.adapted.given.items() if key.side == "A")
+        return next(len(tensor) for key, tensor in self.adapted.initial.items() if key.side == "A")
 
     @property
     def by_step(self) -> bool:
@@ -88,7 +88,7 @@ class RunContext:
 
 
 @dataclass
-class Clients:
+class ClientBatch:
     """Clients that train together: key -> (clients, ...) or (1, ...) where all hold the same."""
 
     ids: tuple[int, ...]
@@ -182,7 +182,7 @@ def moving_keys(values: Mapping[ParamKey, Tensor], word: str) -> tuple[ParamKey,
 
 
 @matmuls("float32")  # also after the clip: the sensitivity has no allowance for TF32 rounding
-def local_step(context: RunContext, clients: Clients, t: int, s: int) -> None:
+def local_step(context: RunContext, clients: ClientBatch, t: int, s: int) -> None:
     """Takes one step of every client of the group, in place.
 
     Args:
@@ -227,7 +227,7 @@ def local_step(context: RunContext, clients: Clients, t: int, s: int) -> None:
 
 def _clipped_sums(
     context: RunContext,
-    clients: Clients,
+    clients: ClientBatch,
     moving: tuple[ParamKey, ...],
     maps: dict[ParamKey, Preconditioner],
     drawn: list[Tensor],
@@ -325,7 +325,7 @@ def _filter_weights(
 
 def _descend(
     context: RunContext,
-    clients: Clients,
+    clients: ClientBatch,
     gradients: ClientParams,
     noises: ClientParams,
     stds: Any,

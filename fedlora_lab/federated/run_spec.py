@@ -132,11 +132,13 @@ def prepare_run(
     expected = "a model whose blocks are in an nn.ModuleList"
     check(bool(lists) or not how.recompute, "recompute", True, expected)
     why = "float32 or float64: in half precision a sum may move by more than the clip norm"
-    for key, tensor in adapted.given.items():
+    for key, tensor in adapted.initial.items():
         check(tensor.dtype in (torch.float32, torch.float64), f"dtype of {key}", tensor.dtype, why)
     prefix = None
     if how.frozen_prefix:
-        prefix = compute.prefix(task, adapted, lists, (how.products, str(adapted.device)))
+        prefix = compute.find_frozen_prefix(
+            task, adapted, lists, (how.products, str(adapted.device))
+        )
     clip, sigma = math.inf, (0.0,) * len(task.sizes)  # of a step, where steps are not released
     if spec.privacy is not None and spec.privacy.unit == "example":
         clip, level = spec.privacy.clip_norm, spec.privacy.noise_multiplier

@@ -24,7 +24,7 @@ from fedlora_lab.federated import checkpoint as checkpoint_
 from fedlora_lab.federated import local_training, run_spec, uploads
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.compute import Compute
-from fedlora_lab.federated.local_training import Clients, RunContext
+from fedlora_lab.federated.local_training import ClientBatch, RunContext
 from fedlora_lab.federated.records import Round, Tick, require_source
 from fedlora_lab.federated.run_spec import RunSpec
 from fedlora_lab.federated.uploads import Received
@@ -367,7 +367,7 @@ class Federation:
             self.ledger.save(self.folder / checkpoint_.LEDGER)
             self.contents = self.contents[0], _contents(self.folder)[1]
 
-    def start_clients(self, ids: tuple[int, ...], sent: ServerState) -> Clients:
+    def start_clients(self, ids: tuple[int, ...], sent: ServerState) -> ClientBatch:
         """Clients at the start of a round: what they received, and what they kept."""
         personal = {key: own[list(ids)] for key, own in self.state.personal.items()}
         return uploads.begin_clients(self.context, ids, sent, personal)
@@ -383,7 +383,7 @@ class Federation:
         self,
         opened: OpenRound,
         received: Received,
-        everyone: Clients,
+        everyone: ClientBatch,
         kept: tuple[ParamKey, ...],
         there: tuple[int, ...],
     ) -> RoundOutcome:
@@ -421,7 +421,7 @@ class Federation:
 
     def advance(
         self,
-        everyone: Clients,
+        everyone: ClientBatch,
         kept: tuple[ParamKey, ...],
         after: ServerState,
         rows: int,

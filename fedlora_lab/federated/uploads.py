@@ -18,7 +18,7 @@ from torch import Tensor
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.checkpoint import RunState
-from fedlora_lab.federated.local_training import ClientParams, Clients, RunContext, ranks_of
+from fedlora_lab.federated.local_training import ClientBatch, ClientParams, RunContext, ranks_of
 from fedlora_lab.lora.peft import matmuls
 from fedlora_lab.methods.aggregation import Rule
 from fedlora_lab.methods.method import Method
@@ -105,7 +105,7 @@ def begin_clients(
     ids: tuple[int, ...],
     sent: ServerState,
     personal: Mapping[ParamKey, Tensor],
-) -> Clients:
+) -> ClientBatch:
     """Clients at the start of a round.
 
     Args:
@@ -124,12 +124,12 @@ def begin_clients(
         keep = {key: x for key, x in values.items() if key.side == "mode"}
         return {key: x.to(there, non_blocking=True) for key, x in values.items()} | keep
 
-    return Clients(ids, placed(params), placed(start))
+    return ClientBatch(ids, placed(params), placed(start))
 
 
 def stack_clients(
-    context: RunContext, groups: list[Clients], keys: tuple[ParamKey, ...], sent: ServerState
-) -> Clients:
+    context: RunContext, groups: list[ClientBatch], keys: tuple[ParamKey, ...], sent: ServerState
+) -> ClientBatch:
     """Stacks the groups of a round into one, on the processor.
 
     Args:
@@ -149,12 +149,12 @@ def stack_clients(
     ids = tuple(k for group in groups for k in group.ids)
     params, noise = ({key: stacked(key, name) for key in keys} for name in ("params", "noise"))
     clipped = sum((group.clipped for group in groups), ClipCounts()).read()
-    return Clients(ids, params, tensors_received(context, ids, sent), noise, clipped=clipped)
+    return ClientBatch(ids, params, tensors_received(context, ids, sent), noise, clipped=clipped)
 
 
 def release_round(
     context: RunContext,
-    clients: Clients,
+    clients: ClientBatch,
     arrived: Tensor,
     keys: tuple[ParamKey, ...],
     sent: ServerState,
@@ -187,7 +187,7 @@ def release_round(
     if not rows or not (ids or summed):
         return Received.empty(sent)
     if not context.by_step:
-        return _release_updates(context, Clients(ids, rows, start), sent, rank, t)
+        return _release_updates(context, ClientBatch(ids, rows, start), sent, rank, t)
     drawn = {key: clients.noise[key][arrived] for key in keys}
     drawn = cut_to_rank(drawn, None if rank is None else torch.tensor([rank]))
     weights = _weights(context, ids)
@@ -195,7 +195,7 @@ def release_round(
 
 
 def privatize(
-    context: RunContext, client: Clients, keys: tuple[ParamKey, ...], sent: ServerState, t: int
+    context: RunContext, client: ClientBatch, keys: tuple[ParamKey, ...], sent: ServerState, t: int
 ) -> dict[ParamKey, Tensor]:
     """What one client alone sends, key -> (...): clipped and noised if the run is private.
 
@@ -269,7 +269,7 @@ def _mean(drawn: Mapping[ParamKey, Tensor], weights: Tensor) -> ClientParams:
 
 @matmuls("float32")  # as a local step
 def _release_updates(
-    context: RunContext, clients: Clients, sent: ServerState, rank: int | None, t: int
+    context: RunContext, clients: ClientBatch, sent: ServerState, rank: int | None, t: int
 ) -> Received:
     """Client unit: clips each client's change, adds the noise, goes on from the noised value."""
     method, privacy, level = context.method, context.privacy, context.noise

@@ -106,7 +106,7 @@ class _Server:
                 there = tuple(k for k in opened.ids if k in found and k in arrived)
                 rows = {x: torch.stack([found[k][x] for k in there]) for x in keys.sent if there}
                 received = uploads.combine(run.context, there, rows, opened.sent)
-                trained = local_training.Clients(opened.ids, {}, {})
+                trained = local_training.ClientBatch(opened.ids, {}, {})
                 outcome = run.finish_round(opened, received, trained, (), there)
                 run.save_state()
                 metrics = self.collect_scores() if keeps else None

@@ -1,7 +1,8 @@
-"""Refuses models, losses and rules through which the examples of a batch influence each other.
+"""Checks that no example's gradient depends on the other examples of its batch.
 
-Such examples have no gradient of their own, so no clip bounds what one of them adds. Everything of
-a task or method that sees private values before the clip, and what keeps it to one example:
+Where they influence each other none has a gradient of its own, and no clip bounds what one of them
+adds. All parts of a task or method that see private values before the clip, and what keeps each to
+one example:
 
 - ``Task.prepare``, ``Task.forward``, the model and ``Task.loss``: probed here, texts at the widths
   that padding gives them; the loss is (N,) at every step. A pass leaves the model as it was.
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.lora.peft import Adapted, Adapter, PerExampleLinear, matmuls
+from fedlora_lab.lora.peft import AdaptedModel, Adapter, PerExampleLinear, matmuls
 from fedlora_lab.lora.per_example import per_example_gradients, ready
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method
@@ -39,11 +40,12 @@ from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.mechanism import row_norms
 from fedlora_lab.tasks.task import IGNORED, Examples, Task, mask_of, take
 
-PROBES, MOST = 4, 256
+PROBE_EXAMPLES, MAX_PROBE_EXAMPLES = 4, 256
 """Examples in a probe; and at most so many in the one that is as large as a step."""
-SCALES = float("nan"), 1e6
+DISTURBANCES = float("nan"), 1e6
 """What the others of a batch are multiplied by."""
-EPS = {"bfloat16": 2.0**-7, "tf32": 2.0**-10}
+MACHINE_EPSILON = {"bfloat16": 2.0**-7, "tf32": 2.0**-10}
+"""Of the products; elsewhere it is that of the tensors' own type."""
 MOST_ROUNDS = 1000
 """Rounds of a schedule that are looked at before the run; later ones when they come."""
 
@@ -55,11 +57,11 @@ _DONE: "weakref.WeakKeyDictionary[Task, dict[Any, int]]" = weakref.WeakKeyDictio
 
 def check_batch_independence(
     task: Task,
-    adapted: Adapted,
+    adapted: AdaptedModel,
     products: str = "float32",
     method: Method | None = None,
     plan: Plan | None = None,
-    rows: int = PROBES,
+    rows: int = PROBE_EXAMPLES,
 ) -> None:
     """Refuse a model, loss or rule through which the examples of a batch influence each other.
 
@@ -92,11 +94,11 @@ def check_batch_independence(
             moving = tuple(k for k in keys if not k.kind.scheduled or k.side in word)
             _probe_once(task, adapted, products, method, moving, rows)
     if method is not None and method.precondition is not None:
-        _probe_preconditioner(method.precondition, next(iter(adapted.given.values())))
+        _probe_preconditioner(method.precondition, next(iter(adapted.initial.values())))
 
 
 def check_penalty(
-    task: Task, adapted: Adapted, products: str, method: Method, moving: Keys
+    task: Task, adapted: AdaptedModel, products: str, method: Method, moving: Keys
 ) -> None:
     """Refuse a penalty that mixes examples where just these tensors move; probed once for a set.
 
@@ -110,13 +112,13 @@ def check_penalty(
     Guarantees: test_a_penalty_is_asked_about_every_choice_of_layers.
     """
     if method.penalty is not None and moving:
-        _probe_once(task, adapted, products, method, moving, PROBES)
+        _probe_once(task, adapted, products, method, moving, PROBE_EXAMPLES)
 
 
 def _probe_once(
-    task: Task, adapted: Adapted, products: str, row: Method | None, moving: Keys, rows: int
+    task: Task, adapted: AdaptedModel, products: str, row: Method | None, moving: Keys, rows: int
 ) -> None:
-    rows, done = min(max(rows, PROBES), MOST), _DONE.setdefault(task, {})
+    rows, done = min(max(rows, PROBE_EXAMPLES), MAX_PROBE_EXAMPLES), _DONE.setdefault(task, {})
     key = products, str(adapted.device), row, frozenset(moving)
     if done.get(key, 0) < rows:
         with matmuls(products):
@@ -125,16 +127,19 @@ def _probe_once(
 
 
 def _probe(
-    task: Task, adapted: Adapted, products: str, row: Method | None, moving: Keys, rows: int
+    task: Task, adapted: AdaptedModel, products: str, row: Method | None, moving: Keys, rows: int
 ) -> None:
     """Compare each example's gradient in a batch with the one it has alone or in another batch."""
-    random, like = torch.Generator().manual_seed(0), next(iter(adapted.given.values()))
+    random, like = torch.Generator().manual_seed(0), next(iter(adapted.initial.values()))
     shapes = {key: _shape(adapted, key) for key in (*adapted.shapes, *moving)}
     params, start = (
-        {k: 0.1 * torch.randn(PROBES, *s, generator=random).to(like) for k, s in shapes.items()}
+        {
+            k: 0.1 * torch.randn(PROBE_EXAMPLES, *s, generator=random).to(like)
+            for k, s in shapes.items()
+        }
         for _ in range(2)
     )
-    weights = torch.linspace(0.7, 1.6, PROBES, dtype=torch.float64)
+    weights = torch.linspace(0.7, 1.6, PROBE_EXAMPLES, dtype=torch.float64)
     name, value = ("model", type(task.model).__name__) if row is None else ("penalty", row.penalty)
 
     def gradients(data: Examples, who: Tensor, params: Any = params, start: Any = start) -> Tensors:
@@ -142,7 +147,7 @@ def _probe(
         return per_example_gradients(task, adapted, params, moving, data, who, row, start, w)
 
     def part_of(data: Examples, index: Tensor) -> Tensors:
-        return gradients((take(data[0], index), data[1][index]), index % PROBES)
+        return gradients((take(data[0], index), data[1][index]), index % PROBE_EXAMPLES)
 
     def compare(found: Tensors, whole: Tensors, index: Tensor, tolerance: float) -> None:
         # An example that the model is sure of has hardly a gradient, and that is rounded: it is
@@ -157,9 +162,9 @@ def _probe(
         words = f"examples that do not mix, batch first (they differ by {far:.1g})"
         check(not len(mixing), name, value, words)
 
-    everyone, data = torch.arange(PROBES), probes(task)
+    everyone, data = torch.arange(PROBE_EXAMPLES), probes(task)
     # One text as short as can be beside two as long as the task's longest.
-    for i, fill in ((0, True), (1, False), (PROBES - 1, True)) if row is None else ():
+    for i, fill in ((0, True), (1, False), (PROBE_EXAMPLES - 1, True)) if row is None else ():
         data = _resized(task, data, i, fill)
     rough, same = _tolerance(like, products), 20 * torch.finfo(like.dtype).eps
     together = gradients(data, everyone)
@@ -179,11 +184,11 @@ def _probe(
     # Others that are not numbers show any arithmetic that reaches across examples, however small
     # its coefficient; huge ones show what passes over such values.
     embeddings = [module for module in adapted.model.modules() if isinstance(module, nn.Embedding)]
-    for i, scale in product(range(PROBES), SCALES):
+    for i, scale in product(range(PROBE_EXAMPLES), DISTURBANCES):
 
         def strange(module: Any, given: Any, out: Any, i: int = i, scale: float = scale) -> Any:
             """What an embedding gives for the other rows: tokens themselves cannot be strange."""
-            rows = isinstance(out, Tensor) and out.ndim > 2 and len(out) == PROBES
+            rows = isinstance(out, Tensor) and out.ndim > 2 and len(out) == PROBE_EXAMPLES
             return _strange(out, i, scale) if rows else out
 
         x, y, factors, begin = (_strange(part, i, scale) for part in (*data, params, start))
@@ -200,7 +205,7 @@ def _probe(
         one = everyone[i : i + 1]
         compare({key: x[one] for key, x in found.items()}, together, one, same)
     # Half of a batch as large as a step's shows what depends on how many examples there are.
-    if rows > PROBES:
+    if rows > PROBE_EXAMPLES:
         index, (x, y) = torch.arange(rows), task.test
         many = take(x, index % len(y)), y[index % len(y)]
         full = part_of(many, index)
@@ -208,7 +213,7 @@ def _probe(
             compare(part_of(many, half), full, half, rough)
 
 
-def _shape(adapted: Adapted, key: ParamKey) -> tuple[int, ...]:
+def _shape(adapted: AdaptedModel, key: ParamKey) -> tuple[int, ...]:
     """The shape of a tensor, also of one that only a method's ``start`` makes."""
     if key in adapted.shapes:
         return adapted.shapes[key]
@@ -218,7 +223,7 @@ def _shape(adapted: Adapted, key: ParamKey) -> tuple[int, ...]:
 
 def _tolerance(like: Tensor, products: str) -> float:
     """Far above what rounding does to a gradient, far below what a mean over the batch does."""
-    eps = max(torch.finfo(like.dtype).eps, EPS.get(products, 0.0))
+    eps = max(torch.finfo(like.dtype).eps, MACHINE_EPSILON.get(products, 0.0))
     return max(20 * eps, min(10 * eps**0.5, 0.01))
 
 
@@ -269,10 +274,10 @@ def _probe_preconditioner(rule: Any, like: Tensor) -> None:
             check(x.shape == gram.shape, name, tuple(x.shape), expected)
         return found
 
-    half = torch.randn(PROBES, 3, 8, generator=torch.Generator().manual_seed(0)).to(like)
+    half = torch.randn(PROBE_EXAMPLES, 3, 8, generator=torch.Generator().manual_seed(0)).to(like)
     gram = half @ half.mT
     together = maps(gram)
-    for i in range(PROBES):
+    for i in range(PROBE_EXAMPLES):
         alone, beside_huge = maps(gram[i : i + 1]), maps(_strange(gram, i, 1e6))
         for own, one, many in zip(together, alone, beside_huge, strict=True):
             gap = float((own[i] - one[0]).norm() / one[0].norm().clamp(min=1e-12))
@@ -288,9 +293,9 @@ def probes(task: Task) -> Examples:
     Where they repeat, floating inputs are disturbed, tokens change places and classes are put in.
     """
     x, y = task.test
-    index = torch.arange(PROBES) % len(y)
+    index = torch.arange(PROBE_EXAMPLES) % len(y)
     classes, x, y = y.unique(), take(x, index), y[index]
-    for i in range(1, PROBES):
+    for i in range(1, PROBE_EXAMPLES):
         rows = tree_leaves(x)
         if any(all(torch.equal(v[i], v[j]) for v in rows) for j in range(i)):
             if isinstance(x, Mapping):
@@ -306,16 +311,16 @@ def probes(task: Task) -> Examples:
             many = outputs.shape[1] if isinstance(outputs, Tensor) and outputs.ndim == 2 else 1
             classes = (classes + torch.arange(max(many, 1))) % max(many, int(classes) + 1)
         return x, classes[torch.tensor([0, 1, 2, 0]) % len(classes)]
-    if any(not torch.equal(y[0], y[i]) for i in range(1, PROBES - 1)):
+    if any(not torch.equal(y[0], y[i]) for i in range(1, PROBE_EXAMPLES - 1)):
         return x, y
     y = y.clone()
     if y.is_floating_point():
-        steps = (torch.tensor([0, 1, 2, 0]).to(y) / PROBES).view(-1, *[1] * (y.ndim - 1))
+        steps = (torch.tensor([0, 1, 2, 0]).to(y) / PROBE_EXAMPLES).view(-1, *[1] * (y.ndim - 1))
         # Probabilities stay probabilities.
         return x, (y - steps).abs() if bool(((y >= 0) & (y <= 1)).all()) else y + steps
     mask, there = mask_of(x), y != IGNORED
     there = there & mask.bool() if mask is not None and mask.shape == y.shape else there
-    for i in range(1, PROBES - 1):
+    for i in range(1, PROBE_EXAMPLES - 1):
         y[i] = _rotated(y[i], i, there[i])
     return x, y
 
@@ -323,7 +328,7 @@ def probes(task: Task) -> Examples:
 def widest(task: Task) -> Examples:
     """The probes, each text filled up to the task's width."""
     data = probes(task)
-    for i in range(PROBES):
+    for i in range(PROBE_EXAMPLES):
         data = _resized(task, data, i, fill=True)
     return data
 

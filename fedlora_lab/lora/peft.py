@@ -216,28 +216,28 @@ class BFloat16Linear(nn.Module):
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """A model whose adapter factors and head `put` sets; `model` is called as usual.
+class AdaptedModel:
+    """A model whose adapter factors and head `set_tensor` sets; `model` is called as usual.
 
     Args:
         places: module and attribute of every A, B and tensor of the head.
-        given: their values as PEFT made them.
-        optional: places of each layer's other tensors, such as a core R, absent until they are put.
+        initial: their values as PEFT made them.
+        optional: places of each layer's other tensors, such as a core R, absent until they are set.
         weights: layer -> frozen weight (d_out, d_in).
     """
 
     model: nn.Module
     places: Mapping[ParamKey, tuple[nn.Module, str]]
-    given: Mapping[ParamKey, Tensor]
+    initial: Mapping[ParamKey, Tensor]
     optional: Mapping[ParamKey, tuple[nn.Module, str]]
     weights: Mapping[str, Tensor]
 
-    def put(self, key: ParamKey, rows: Tensor) -> None:
+    def set_tensor(self, key: ParamKey, rows: Tensor) -> None:
         """Use this value: one for all examples, or one for each with a leading N."""
         module, attribute = self.places.get(key) or self.optional[key]
         setattr(module, attribute, rows)
 
-    def used(self, values: Mapping[ParamKey, Any]) -> tuple[ParamKey, ...]:
+    def select_keys(self, values: Mapping[ParamKey, Any]) -> tuple[ParamKey, ...]:
         """The keys that the model computes with; optional tensors not among them are taken out."""
         for key, (module, attribute) in self.optional.items():
             if key not in values:
@@ -247,12 +247,12 @@ class Adapted:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(iter(self.given.values())).device
+        return next(iter(self.initial.values())).device
 
     @property
     def shapes(self) -> dict[ParamKey, torch.Size]:
         """ParamKey -> shape of one client's tensor."""
-        return {key: tensor.shape for key, tensor in self.given.items()}
+        return {key: tensor.shape for key, tensor in self.initial.items()}
 
 
 def structure_copy(model: nn.Module) -> nn.Module:
@@ -274,7 +274,7 @@ def _plain(name: str) -> str:
     return name.removeprefix("base_model.model.")
 
 
-def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lora) -> Adapted:
+def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lora) -> AdaptedModel:
     """Inject adapters with PEFT, and replace its layers and the head's by per-example ones.
 
     The given model is left as it was. PEFT matches a head at the end of a module's name, whatever
@@ -313,7 +313,7 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lo
     peft.requires_grad_(False)
     freeze(peft)
     given = {key: getattr(module, attribute).clone() for key, (module, attribute) in places.items()}
-    return Adapted(peft, places, given, optional, weights)
+    return AdaptedModel(peft, places, given, optional, weights)
 
 
 def _per_example_head(name: str, holder: nn.Module) -> Places:
@@ -332,7 +332,7 @@ def _per_example_head(name: str, holder: nn.Module) -> Places:
 
 
 def initial_values(
-    adapted: Adapted, streams: Streams, rule: "Callable | None" = None
+    adapted: AdaptedModel, streams: Streams, rule: "Callable | None" = None
 ) -> dict[ParamKey, Tensor]:
     """The values before training: A Kaiming-uniform as in PEFT, B zero, the head as given.
 
@@ -344,19 +344,21 @@ def initial_values(
         (test_contract.py::test_adapter_changes_nothing_before_training).
     """
     values = {}
-    for number, (key, given) in enumerate(adapted.given.items()):
+    for number, (key, given) in enumerate(adapted.initial.items()):
         if key.side == "A":
             unit = streams.uniform(given.shape, "adapter start", number) * 2 - 1
             values[key] = (unit / given.shape[1] ** 0.5).to(given)
         else:
             values[key] = torch.zeros_like(given) if key.side == "B" else given
     for layer, weight in adapted.weights.items() if rule is not None else ():
-        rank = len(adapted.given[ParamKey("A", layer)])
+        rank = len(adapted.initial[ParamKey("A", layer)])
         values |= {ParamKey(side, layer): value for side, value in rule(weight, rank).items()}  # type: ignore[misc]
     return values
 
 
-def place(adapted: Adapted, device: "str | torch.device | None", products: str) -> Adapted:
+def place(
+    adapted: AdaptedModel, device: "str | torch.device | None", products: str
+) -> AdaptedModel:
     """Moves the adapted model to a device; its modules change in place.
 
     Args:
@@ -383,9 +385,9 @@ def place(adapted: Adapted, device: "str | torch.device | None", products: str) 
             module._buffers[name] = buffer.to(device)
     for module, attribute in adapted.places.values():
         setattr(module, attribute, getattr(module, attribute).to(device))
-    given = {key: tensor.to(device) for key, tensor in adapted.given.items()}
+    given = {key: tensor.to(device) for key, tensor in adapted.initial.items()}
     weights = {layer: tensor.to(device) for layer, tensor in adapted.weights.items()}
-    return replace(adapted, given=given, weights=weights)
+    return replace(adapted, initial=given, weights=weights)
 
 
 @contextmanager

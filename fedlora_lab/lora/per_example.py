@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.lora.peft import Adapted
+from fedlora_lab.lora.peft import AdaptedModel
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.tasks.task import Task, map_inputs, mask_of, take
@@ -29,7 +29,7 @@ class NotPerExample(ValueError):
 
 def per_example_gradients(
     task: Task,
-    adapted: Adapted,
+    adapted: AdaptedModel,
     params: Mapping[ParamKey, Tensor],
     moving: tuple[ParamKey, ...],
     data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
@@ -55,14 +55,14 @@ def per_example_gradients(
     """
     owner = owner.to(adapted.device, non_blocking=True)
     leaves = {}
-    for key in adapted.used(params):
+    for key in adapted.select_keys(params):
         tensor = params[key]
         if key in moving:
             # Each example has a leaf row of its own, so its gradient is never summed with others'.
             leaves[key] = rows = _rows(tensor, owner).detach().requires_grad_()
         else:
             rows = tensor[0] if len(tensor) == 1 else tensor.index_select(0, owner)
-        adapted.put(key, rows)
+        adapted.set_tensor(key, rows)
     x, y = data
     with torch.enable_grad():
         outputs = task.forward(adapted.model, ready(task, x, adapted.device))
@@ -135,7 +135,7 @@ def portions(
 
 def evaluate(
     task: Task,
-    adapted: Adapted,
+    adapted: AdaptedModel,
     values: Mapping[ParamKey, Tensor],
     data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
     kept: "Callable[[Tensor, Any], AbstractContextManager[None]]" = lambda index, x: nullcontext(),
@@ -169,7 +169,7 @@ def evaluate(
 
 def model_outputs(
     task: Task,
-    adapted: Adapted,
+    adapted: AdaptedModel,
     values: Mapping[ParamKey, Tensor],
     x: "Tensor | Mapping[str, Tensor]",
 ) -> Float[Tensor, "n ..."]:
@@ -179,7 +179,7 @@ def model_outputs(
         task, adapted, x: the task, its adapted model and the inputs.
         values: one tensor for each key.
     """
-    for key in adapted.used(values):
-        adapted.put(key, values[key].to(adapted.device))
+    for key in adapted.select_keys(values):
+        adapted.set_tensor(key, values[key].to(adapted.device))
     with torch.inference_mode():
         return task.forward(adapted.model, ready(task, x, adapted.device))

@@ -82,7 +82,7 @@ def gradients(task: Task, record: Any, layer: str, data: Examples | None = None)
     keys = [ParamKey(side, layer) for side in "AB"]
     moving = {key: tensors[key].detach().clone().requires_grad_() for key in keys}
     for key in adapted.places:
-        adapted.put(key, moving.get(key, tensors[key]))
+        adapted.set_tensor(key, moving.get(key, tensors[key]))
     name = f"base_model.model.{layer}.base.weight"
     weight = adapted.model.get_parameter(name).detach().clone().requires_grad_()
     data = examples_to_judge(task, record.ledger is not None) if data is None else data
@@ -198,7 +198,7 @@ def flatness(
     for key in adapted.places:
         leaf = tensors[key].detach().clone().requires_grad_(key.side in sides)
         moving += [leaf] if key.side in sides else []
-        adapted.put(key, leaf)
+        adapted.set_tensor(key, leaf)
     x, y = examples_to_judge(task, record.ledger is not None) if data is None else data
     # Fused attention kernels have no second derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):

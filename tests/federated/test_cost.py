@@ -21,7 +21,7 @@ def test_counts_are_those_of_the_real_model(kind):
     found = cost(task, fl.methods.FedLoRA, LORA, PLAN)
     adapted = peft.adapt(task.model, task.targets, task.head, LORA)
     assert found.parameters == sum(p.numel() for p in task.model.parameters())
-    assert found.moving == sum(tensor.numel() for tensor in adapted.given.values())
+    assert found.moving == sum(tensor.numel() for tensor in adapted.initial.values())
     *_, last = fl.run(task, "fedlora", None, plan.replace(rounds=2), lora=LORA)
     assert (last.uploads.bytes_up, last.uploads.bytes_down) == (3 * found.up, 3 * found.down)
 

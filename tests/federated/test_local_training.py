@@ -134,7 +134,7 @@ def test_steps_are_those_of_torch_sgd():
         local_training.local_step(context, clients, 0, s)
     for _ in range(4):
         for key, weight in weights.items():
-            context.adapted.put(key, weight)
+            context.adapted.set_tensor(key, weight)
         optimizer.zero_grad()
         task.loss(task.forward(context.adapted.model, x), y).mean().backward()
         optimizer.step()
@@ -209,7 +209,7 @@ def test_small_examples_are_scored_many_at_once():
     for one, data, chunk in (
         (task, (x, y), None), (task, (x, y), 200), (task, thrice, 1000), (shrunk, (large, y), None)
     ):  # fmt: skip
-        found.append(per_example.evaluate(one, adapted, adapted.given, data, kept, chunk))
+        found.append(per_example.evaluate(one, adapted, adapted.initial, data, kept, chunk))
         assert found[-1] == pytest.approx(found[0], rel=1e-5)
     assert sizes == [360, *(200, 160), *(512, 512, 56), *(128, 128, 104)]
 

@@ -44,7 +44,7 @@ def standing(seed=0, participation=1.0):
     work = methods.FedLoRA, plan, Streams(seed), math.inf, (0.0,) * 6, task.clients
     context = local_training.RunContext(task, model, *work)
     received = {key: x[None] for key, x in start.items()}
-    return context, local_training.Clients(ids, params, received), tuple(start)
+    return context, local_training.ClientBatch(ids, params, received), tuple(start)
 
 
 def sent(context, clients, keys, arrived=tuple(range(6)), sigma=SIGMA, **privacy):

@@ -236,7 +236,7 @@ def hessian(task, record, sides):
         parts = dict(zip(keys, flat.split(sizes), strict=True))
         for key in adapted.places:
             tensor = state.tensors[key]
-            adapted.put(key, parts[key].view_as(tensor) if key in parts else tensor)
+            adapted.set_tensor(key, parts[key].view_as(tensor) if key in parts else tensor)
         return task.loss(task.forward(adapted.model, task.test[0]), task.test[1]).mean()
 
     point = torch.cat([state.tensors[key].flatten() for key in keys])

@@ -2,7 +2,7 @@
 
 >>> import fedlora_lab as fl
 >>> four = fl.course.lesson(4)
->>> figure, sentence = four.amplifier(std=0.05, rank=4, alpha=8, width=64, size_B=0.0)
+>>> figure, sentence = four.noise_amplification(std=0.05, rank=4, alpha=8, width=64, size_B=0.0)
 >>> widget = four.noise_explorer()  # the same figure with sliders
 """
 

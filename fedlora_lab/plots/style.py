@@ -211,7 +211,7 @@ def named_line(
     return Label(float(np.asarray(x)[-1]), float(np.asarray(y)[-1]), words, colour)
 
 
-def spread(
+def spread_apart(
     values: list[float], sizes: list[float], low: float = 0.0, high: float = 1.0
 ) -> list[float]:
     """Centres nearest to ``values``, in their order, at which boxes of these sizes do not overlap.
@@ -230,7 +230,7 @@ def spread(
     return places.tolist()
 
 
-def beside(
+def draw_labels(
     ax: Any,
     labels: list[Label],
     *,
@@ -285,7 +285,7 @@ def beside(
                 right = min(left + 0.75 * size * long / inches[0], x[-1])
                 floor += list(np.interp(np.linspace(left, right, 9), x, y) + 0.03)
         bottom = min(max(floor), max(LOW, HIGH - sum(sizes)))
-        places = spread([points[i][1] for i in members], sizes, bottom, HIGH)
+        places = spread_apart([points[i][1] for i in members], sizes, bottom, HIGH)
         for i, place in zip(members, places, strict=True):
             colour, stroke = darker(labels[i].colour), withStroke(linewidth=2.5, foreground=CARD)
             text = note(ax, left, place, texts[i], colour, size, weight="bold", va="center")

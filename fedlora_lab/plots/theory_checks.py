@@ -91,7 +91,7 @@ def theory_check(
                 each.xaxis.set_major_locator(FixedLocator(sorted(table["x"].unique())))
             each.xaxis.set_major_formatter("{x:g}")
         ax.tick_params(labelbottom=False)
-        style.beside(ax, [label for label in labels if label.y > lowest], together=False)
+        style.draw_labels(ax, [label for label in labels if label.y > lowest], together=False)
         words = "dots: measured means, bars: their 95 % interval (red: misses the line), lines: "
         words += f"closed form; inside: {share:.0%} of {len(table)}"
         style.footer(figure, words)
@@ -186,5 +186,5 @@ def band_check(
         words = f"line and band: closed form, 95 %; {words}"
         style.note(ax, 0, 1.03, words, size=8.5, va="bottom")
         edge = float(ax.get_xlim()[1])
-        style.beside(ax, [label._replace(x=edge) for label in labels], together=False)
+        style.draw_labels(ax, [label._replace(x=edge) for label in labels], together=False)
     return figure

@@ -12,7 +12,17 @@ from matplotlib.ticker import MaxNLocator
 
 from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.plots import style, tidy
-from fedlora_lab.plots.style import Label, Picture, beside, footer, look, mark, name, panels, paper
+from fedlora_lab.plots.style import (
+    Label,
+    Picture,
+    draw_labels,
+    footer,
+    look,
+    mark,
+    name,
+    panels,
+    paper,
+)
 
 SHARE = "share of test examples right"
 AXES = {  # measure: (title, axis label with the unit)
@@ -141,7 +151,7 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
         frame_axes(ax, part, measure)
         if measure.startswith("accuracy") or measure == "loss":
             start_line(ax, part)
-        beside(ax, labels)
+        draw_labels(ax, labels)
         why = "no finite ε" if measure == "epsilon" else "not measured"
         _seed_footer(
             figure, tidy.describe_seeds(part), tidy.unmeasured_methods(frame, measure), why
@@ -171,7 +181,7 @@ def _deviation_panel(ax: Any, part: Any) -> None:
         one = exact[0]._replace(text=f"{names} = 0")
         many = Label(exact[0].x, 0.0, f"{names}\nexact: 0", style.INK)
         others.append(one if len(exact) == 1 else many)
-    beside(ax, others, low=-0.02)  # clear of the last tick
+    draw_labels(ax, others, low=-0.02)  # clear of the last tick
 
 
 def deviation(frame: pd.DataFrame) -> Picture:
@@ -364,7 +374,7 @@ def budgets(
         ax.set_xlabel("privacy budget ε (none: trained without privacy)")
         ax.set_ylabel(SHARE if measure == "accuracy" else measure)
         ax.set_title("The same promise, two methods" if len(labels) <= 2 else "The same promise")
-        beside(ax, labels, together=False)
+        draw_labels(ax, labels, together=False)
         footer(figure, "large marks: means over seeds; small pale marks: single runs")
     return figure
 
@@ -399,7 +409,7 @@ def step_size(
             ax.set(xlabel="round", ylabel=f"test {measure}", ylim=(min(limits), max(limits)))
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set_xlim(0, max(word.x for word in words))
-            beside(ax, words)
+            draw_labels(ax, words)
     return figure
 
 
@@ -428,7 +438,7 @@ def _traffic_panel(ax: Any, means: Any, way: str = "both") -> None:
     ax.set_title("What accuracy costs in bytes")
     ax.set(xlim=(0, most / scale * 1.01 or 1), ylim=(max(0.0, bottom), min(1.0, top)))
     ax.set(xlabel=f"{WAYS[way][1]} so far, all clients ({unit})", ylabel=SHARE)
-    beside(ax, labels, together=False, inside=True, above=True)
+    draw_labels(ax, labels, together=False, inside=True, above=True)
 
 
 def traffic(frame: pd.DataFrame, way: str = "both") -> Picture:
@@ -480,7 +490,7 @@ def client_scaling(frames: Mapping[int, pd.DataFrame]) -> Picture:
         ax.set(xscale="log", yscale="log")
         ax.set(xlabel="clients in the federation", ylabel="MiB sent up in a round")
         ax.set_title("A round costs what takes part, not what exists", color=style.INK)
-        beside(ax, labels, wide=20)
+        draw_labels(ax, labels, wide=20)
     return figure
 
 
@@ -488,7 +498,7 @@ def _accuracy_panel(ax: Any, part: Any) -> None:
     labels = method_lines(ax, part)
     frame_axes(ax, part, "accuracy")
     start_line(ax, part)
-    beside(ax, labels, together=False)
+    draw_labels(ax, labels, together=False)
 
 
 def _epsilon_panel(ax: Any, part: Any) -> None:
@@ -502,7 +512,7 @@ def _epsilon_panel(ax: Any, part: Any) -> None:
     else:
         labels = method_lines(ax, part)
     frame_axes(ax, part, "epsilon")
-    beside(ax, labels)
+    draw_labels(ax, labels)
 
 
 def overview(frame: pd.DataFrame) -> Picture:

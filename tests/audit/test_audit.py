@@ -195,7 +195,7 @@ def test_the_figure_draws_the_three_numbers():
     setups = (("fedlora", "example"), ("deer-literal", "example"), ("ffa-lora", "client"))
     several = [audited(*one, plan=PLAN.replace(rounds=1)) for one in setups]
     several[2] = replace(several[2], invalid="it explodes", scores={}, lower={})
-    draw = fl.course.lesson(12).audit
+    draw = fl.course.lesson(12).audit_bounds
     figure = draw([several[2], *several[:2]])
     axes = figure.axes[1]
     words = [" ".join(text.get_text().split()) for ax in figure.axes for text in ax.texts]

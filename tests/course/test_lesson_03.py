@@ -102,7 +102,7 @@ def test_the_planner_states_the_ledgers_epsilon():
     """Turning a knob leaves the axes where they are."""
     seen = set()
     for unit, drawn, of in (("example", 16, 120), ("client", 5, 20)):
-        figure, text = figures.planner(unit, 1.5, drawn, of, releases=30)
+        figure, text = figures.privacy_plan(unit, 1.5, drawn, of, releases=30)
         plan: Any = {"unit": unit, "sample_rate": drawn / of, "delta": 1e-4}
         spent = fl.Privacy(noise_multiplier=1.5, **plan).ledger(30).epsilon()
         assert f"promised ε = {spent:.2f} at" in text

@@ -42,7 +42,7 @@ def test_start_draws_begin_at_the_start():
 
 def test_the_amplifier_draws_the_theory():
     """Its star is the crossover, and its axes stand still."""
-    figure, words = figures.amplifier(std=0.1, rank=2, alpha=4.0, width=64, size_B=0.5)
+    figure, words = figures.noise_amplification(std=0.1, rank=2, alpha=4.0, width=64, size_B=0.5)
     A = np.full((2, 64), 192**-0.5)  # of norm r / 3, as Kaiming draws it
     low, here = (theory.noise_terms(0.5 * A.T, A, std, std, 2.0) for std in (1e-3, 0.1))
     lines: Any = figure.axes[0].get_lines()
@@ -52,7 +52,7 @@ def test_the_amplifier_draws_the_theory():
     assert f"by {here.total**0.5:.3g} (root mean square norm)" in words
     assert f"carries {here.quadratic / here.total:.0%}" in words
     for width in (64, 4096):
-        other, words = figures.amplifier(width=width, rank=8, alpha=1.0)
+        other, words = figures.noise_amplification(width=width, rank=8, alpha=1.0)
         assert f"takes over at std {theory.crossover(width):.3g}." in words
         assert limits(other) == limits(figure)
 

@@ -95,7 +95,7 @@ def test_an_audit_that_refutes_is_labelled_beside_its_bar():
     given: Any = {"canaries": 64, "lora": fl.Lora(8, 8.0), "bug": edges.BUGS["clips nothing"]}
     found = audit(task, "fedlora", privacy, plan, **given)
     assert found.could_fail and not found.holds
-    ax = figures.audit({"no clip": found}).axes[1]
+    ax = figures.audit_bounds({"no clip": found}).axes[1]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["no clip"]
     words: Any
     (words,) = ax.texts

@@ -230,11 +230,11 @@ def test_nothing_leaks(frame):
 
 def test_labels_keep_apart():
     sizes = [0.1, 0.2, 0.1, 0.1]
-    places = style.spread([0.5, 0.5, 0.52, 0.05], sizes)
+    places = style.spread_apart([0.5, 0.5, 0.52, 0.05], sizes)
     edges = sorted((p - s / 2, p + s / 2) for p, s in zip(places, sizes, strict=True))
     assert all(a[1] <= b[0] + 1e-9 for a, b in itertools.pairwise(edges))
     assert edges[0][0] >= 0 and edges[-1][1] <= 1
-    assert style.spread([0.2, 0.8], [0.1, 0.1]) == pytest.approx([0.2, 0.8])
+    assert style.spread_apart([0.2, 0.8], [0.1, 0.1]) == pytest.approx([0.2, 0.8])
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def ax():
 def test_a_thin_line_leads_from_every_label_to_its_point(ax):
     points = [(2.0, 0.2), (9.0, 0.5), (9.0, 0.51)]
     labels = [style.Label(x, y, f"{y}", style.INK) for x, y in points]
-    style.beside(ax, labels, together=False)
+    style.draw_labels(ax, labels, together=False)
     inches = 72 * ax.figure.get_size_inches() * ax.get_position().size
     lines = ax.collections[0].get_segments()
     for text, (x, y), (near, far) in zip(ax.texts, points, lines, strict=True):
@@ -261,7 +261,7 @@ def test_names_inside_lie_above_the_curves_that_pass(ax):
     for x, y in (((0, 10), (0.4, 0.6)), ((0, 4), (0.3, 0.49))):
         ax.plot(x, y)
     ends = [style.Label(4, 0.49, "short", style.INK), style.Label(10, 0.6, "long", style.INK)]
-    style.beside(ax, ends, together=False, inside=True, above=True)
+    style.draw_labels(ax, ends, together=False, inside=True, above=True)
     style.png(ax.figure)
     short, long = ax.texts
     (_, low), (right, _) = ax.transData.inverted().transform(short.get_window_extent())

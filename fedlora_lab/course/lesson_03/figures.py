@@ -247,12 +247,12 @@ def composition(
             ax.text(cross, 0.93 * top, f"{words}: {end:.0f} at the end", **look)
     ax.set(xlim=(0, steps), ylim=(0, top), xlabel="releases", ylabel=f"ε at δ = {delta:g}")
     ax.set_title(f"One plan, five ways to count (σ = {noise_multiplier:g}, q = {sample_rate:g})")
-    style.beside(ax, labels, together=False, wide=30)
+    style.draw_labels(ax, labels, together=False, wide=30)
     return figure
 
 
 @style.paper()
-def planner(
+def privacy_plan(
     unit: str = "example",
     noise_multiplier: float = 2.0,
     drawn: int = 16,
@@ -319,7 +319,7 @@ def accuracy_by_budget(frames: Mapping[float, pd.DataFrame]) -> style.Picture:
             edges = zip(*bands, strict=True)
             labels.append(style.named_line(ax, means.index, means, str(words), colour, *edges))
         frame_axes(ax, part, column)
-        style.beside(ax, labels)
+        style.draw_labels(ax, labels)
         ax.set_title(title)
     style.footer(figure, tidy.describe_seeds(parts["accuracy"]))
     return figure

@@ -21,13 +21,13 @@ def clip_explorer(rows: Any) -> controls.InteractiveFigure:
 
 
 def privacy_planner() -> controls.InteractiveFigure:
-    """Offers unit, noise, draw and number of releases beside the figure `planner`."""
+    """Offers unit, noise, draw and number of releases beside the figure `privacy_plan`."""
     who, of = "who is protected", "examples that the client holds, or clients in all"
     drawn = "expected number of examples, or of clients, in one release"
     released = "noised gradients released by the client"
     std = "noise std in units of C"
     return controls.interactive_figure(
-        figures.planner,
+        figures.privacy_plan,
         unit=controls.menu("unit", ["example", "client"], "example", who),
         noise_multiplier=controls.slider("noise σ", 2.0, 0.5, 6.0, 0.1, std),
         drawn=controls.slider("mean batch", 16, 1, 64, 1, drawn),

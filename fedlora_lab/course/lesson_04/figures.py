@@ -32,7 +32,7 @@ def _factors(rank: int, width: int, size_B: float) -> tuple[Any, Any]:
 
 
 @style.paper()
-def amplifier(
+def noise_amplification(
     std: float = 0.05, rank: int = 4, alpha: float = 8.0, width: int = 64, size_B: float = 0.0
 ) -> tuple[style.Picture, str]:
     """Draws the energies of the three noise terms over the noise std, and their shares at one std.

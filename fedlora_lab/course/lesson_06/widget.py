@@ -29,7 +29,7 @@ def schedule_explorer() -> controls.InteractiveFigure:
         return figures.timeline(cycle), figures.timeline_words(Method("typed", "", train=cycle))
 
     tip = "one part for each round, a word for each local step: A, B or AB"
-    typed = controls.labelled("or type one", tip, placeholder="such as B | B A | AB")
+    typed = controls.control_options("or type one", tip, placeholder="such as B | B A | AB")
     return controls.interactive_figure(
         plot,
         known=controls.menu("schedule", list(SCHEDULES.items()), "B | A", "who moves when"),

@@ -55,7 +55,7 @@ def coupling(
     plane.set_title("Where b and a go")
     right.set(yscale="log", xlim=(0, steps), ylim=(1e-6, 10), xlabel="step", ylabel="|b·a − 1|")
     right.set_title(f"How far b·a is off, learning rate {lr:g}")
-    style.beside(right, labels, together=False)
+    style.draw_labels(right, labels, together=False)
     return figure
 
 

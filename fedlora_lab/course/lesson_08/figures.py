@@ -139,7 +139,7 @@ def quantiser_check(
     left.set(yscale="log", ylim=(0.003, 1), ylabel="relative error")
     left.set_xlabel("bits a number on the wire, scale included")
     style.log_axis(left.yaxis, (0.003, 0.01, 0.03, 0.1, 0.3, 1))
-    style.beside(left, labels, together=False)
+    style.draw_labels(left, labels, together=False)
     right.set(xticks=list(widths), xlabel="bits of a code")
     checks.finish_check(figure, left, right, table, seeds, f" of {size:,} normal numbers")
     return figure, table
@@ -174,7 +174,7 @@ def accuracy_per_holder(table: pd.DataFrame, start: float | None = None) -> styl
     ax.set(xlim=(-0.3, len(widths) - 0.7), ylim=(max(0, low - 0.06), 1), xlabel="bits of a code")
     ax.set(ylabel="share of test examples right", title="Who holds how good a model")
     ax.set_xticks(range(len(widths)), [f"{w:g}" for w in widths])
-    style.beside(ax, labels, together=False, wide=30)
+    style.draw_labels(ax, labels, together=False, wide=30)
     words = f"dots: mean over {part['seed'].nunique()} seeds; bars: 95 % interval of the mean"
     style.footer(figure, words)
     return figure

@@ -120,7 +120,7 @@ def results(frame: pd.DataFrame, view: View) -> style.Picture:
     if ends and (means["method"] == view.against).any():
         colour = look(view.against).colour
         ends.append(style.Label(ends[0].x, 0.0, name(view.against), colour))
-    style.beside(right, ends or labels, together=False)
+    style.draw_labels(right, ends or labels, together=False)
     style.footer(figure, "bars: Student's 95 % interval over the seeds, each for itself")
     return figure
 

@@ -152,7 +152,7 @@ def _field(ax: Any, rows: Any, mark: str | None) -> None:
         text, colour = ", ".join(map(name, same["method"])), look(same["method"].iloc[0]).colour
         labels.append(style.Label(float(x), y, text, colour))
     if labels:
-        style.beside(ax, labels, size=8.3, together=False, inside=True, wide=38)
+        style.draw_labels(ax, labels, size=8.3, together=False, inside=True, wide=38)
     else:
         style.note(ax, 0.5, 0.5, "none", style.GREY, 10, ha="center")
     ax.yaxis.label.set_color(style.SOFT)
@@ -203,7 +203,7 @@ def mean_products(cases: Mapping[str, tuple[Any, Any]], rank: int) -> style.Pict
     for axis in (left.yaxis, right.xaxis, right.yaxis):
         axis.set_minor_locator(NullLocator())
     right.set_title("What a sketch makes of it")
-    style.beside(right, ends, together=False)
+    style.draw_labels(right, ends, together=False)
     dashed = "dashed: the best that any factors of the rank can do"
     style.footer(figure, f"right: one dot a public draw of the sketch; {dashed}")
     return figure

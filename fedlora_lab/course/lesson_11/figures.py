@@ -194,7 +194,7 @@ def leak_check(
     ax.set(xlabel="noise multiplier σ", ylabel="|cos| of image and scan")
     style.log_axis(ax.xaxis, (0.01, 0.1, 1))
     ax.set_title("How much of the scan one noised update shows")
-    style.beside(ax, labels, together=False)
+    style.draw_labels(ax, labels, together=False)
     mean = f"mean of {draws} draws over ten scans, with its 95 % interval"
     style.footer(figure, f"lines: closed form; dots: {mean}")
     return figure, table
@@ -222,5 +222,5 @@ def span_by_batch_size(table: Any, rank: int) -> style.Picture:
     ax.set(xlim=(0.5, table["size"].max() + 0.5), ylim=(-0.03, 1))
     ax.set(xlabel="examples in the update", ylabel="share outside the span")
     ax.set_title("Whose scans lie in the span of ∇A?")
-    style.beside(ax, labels, together=False)
+    style.draw_labels(ax, labels, together=False)
     return figure

@@ -116,7 +116,7 @@ def audit_ceilings(epsilons: Sequence[float] = (1.0, 3.0, 8.0)) -> style.Picture
     ax.set_xlabel("canaries in one run, or runs in all")
     style.log_axis(ax.xaxis, (10, 30, 100, 300, 1000, 2000))
     ax.set_title("What can be shown when every guess is right")
-    style.beside(ax, labels, together=False)
+    style.draw_labels(ax, labels, together=False)
     return figure
 
 
@@ -145,7 +145,7 @@ def repeated_audits(found: "dict[int, dict[str, np.ndarray]]", epsilon: float) -
     ax.set(xlabel="runs with the canary, and as many without", ylabel=f"proved {EPSILON}")
     style.log_axis(ax.xaxis, tuple(runs))
     ax.set_title("Every run costs a training, and proves a little more")
-    style.beside(ax, labels, together=False)
+    style.draw_labels(ax, labels, together=False)
     count = len(found[runs[0]]["any mechanism"])
     style.footer(figure, f"dots: mean of {count} audits; bands: the middle 95 % of them")
     return figure
@@ -207,7 +207,7 @@ def _audits(ax: Any, part: Any, y: float, colour: str, rng: np.random.Generator)
 
 
 @style.paper()
-def audit(audits: "Audit | Sequence[Audit] | Mapping[str, Audit]") -> style.Picture:
+def audit_bounds(audits: "Audit | Sequence[Audit] | Mapping[str, Audit]") -> style.Picture:
     """Draws each audit as a line from its lower bound to the ledger's ε; scores on the left.
 
     The scores are those of the view that proved most in the first audit, in units of their standard

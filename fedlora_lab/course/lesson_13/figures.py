@@ -130,7 +130,7 @@ def collusion(
     ax.set_xlabel(f"clients of {clients} that tell the server their noise")
     style.log_axis(ax.yaxis, (0.5, 1, 2, 5, 10, 20))
     ax.set_title("Only honest clients' noise counts")
-    style.beside(ax, labels, together=False)
+    style.draw_labels(ax, labels, together=False)
     return figure
 
 
@@ -169,7 +169,7 @@ def rounding(noise_multiplier: float = 2.0, clients: int = 10) -> style.Picture:
     ax.set(xlabel="width of a step of the grid, in units of C", ylabel="ε of one number")
     style.log_axis(ax.xaxis, (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3))
     ax.set_title("Every client rounds for itself: on a fine grid nearly the same ε")
-    style.beside(ax, labels, together=False)
+    style.draw_labels(ax, labels, together=False)
     return figure
 
 

@@ -10,7 +10,7 @@ import torch
 from fedlora_lab import methods
 from fedlora_lab._utils.validation import check
 from fedlora_lab.course.widgets import controls
-from fedlora_lab.course.widgets.run_config import RunConfig, epsilon_text, uncalibrated
+from fedlora_lab.course.widgets.run_config import RunConfig, drop_calibration, epsilon_text
 from fedlora_lab.course.widgets.training_panel import Events, TrainingPanel
 from fedlora_lab.experiments.tuned_rates import suggestion
 from fedlora_lab.methods.plan import Plan
@@ -185,7 +185,7 @@ def method_comparison(
     """
     check_scored(task)
     check(bool(rates) and all(rates.values()), "rates", rates, "ε -> {slug: learning rate}")
-    privacy = uncalibrated(privacy)
+    privacy = drop_calibration(privacy)
     known = {
         epsilon: row
         if isinstance(row, Mapping)

@@ -16,9 +16,9 @@ from fedlora_lab.course.widgets.budget_sweep import accuracy_before, check_score
 from fedlora_lab.course.widgets.run_config import (
     RateSlider,
     RunConfig,
+    drop_calibration,
     epsilon_menu,
     finite_or_none,
-    uncalibrated,
 )
 from fedlora_lab.course.widgets.training_panel import STALE, Events, TrainingPanel
 from fedlora_lab.experiments import method_guide
@@ -286,4 +286,4 @@ def method_composer(
     task = tasks.digits(clients=5, alpha=0.5, seed=0) if task is None else task
     check_scored(task)
     plan, privacy = plan or Plan(rounds=10, lr=0.3), privacy or Privacy(delta=1e-4)
-    return MethodComposer(task, plan, uncalibrated(privacy))
+    return MethodComposer(task, plan, drop_calibration(privacy))

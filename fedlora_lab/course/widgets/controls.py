@@ -17,7 +17,7 @@ WIDE = "272px"
 NARROW = 480  # pixels down to which a picture shrinks with the page
 
 
-def labelled(label: str, help: str = "", **more: Any) -> dict[str, Any]:
+def control_options(label: str, help: str = "", **more: Any) -> dict[str, Any]:
     """Returns the options that every control has: label, tooltip, style and width.
 
     Args: label: beside the control; help: its tooltip, the label if empty; more: options that come
@@ -37,7 +37,7 @@ def slider(
     numbers = (value, low, high, step or 1)
     whole = all(isinstance(v, int) and not isinstance(v, bool) for v in numbers)
     kind, step = (w.IntSlider, step or 1) if whole else (w.FloatSlider, step or (high - low) / 100)
-    return kind(value=value, min=low, max=high, step=step, **labelled(label, help))
+    return kind(value=value, min=low, max=high, step=step, **control_options(label, help))
 
 
 def value_slider(label: str, values: Sequence[float], value: float, help: str = "") -> Any:
@@ -46,7 +46,7 @@ def value_slider(label: str, values: Sequence[float], value: float, help: str = 
     Args: label, help: its label and tooltip; values: in this order; value: one of them.
     """
     options = [(f"{v:g}", v) for v in values]
-    return w.SelectionSlider(options=options, value=value, **labelled(label, help))
+    return w.SelectionSlider(options=options, value=value, **control_options(label, help))
 
 
 def menu(label: str, options: Sequence[Any], value: Any, help: str = "") -> Any:
@@ -54,7 +54,7 @@ def menu(label: str, options: Sequence[Any], value: Any, help: str = "") -> Any:
 
     Args: label, help: its label and tooltip; options: values or (text, value); value: at first.
     """
-    return w.Dropdown(options=list(options), value=value, **labelled(label, help))
+    return w.Dropdown(options=list(options), value=value, **control_options(label, help))
 
 
 def button(label: str, icon: str, help: str, act: Callable[[], Any], style: str = "") -> Any:
@@ -117,7 +117,7 @@ def make_control(name: str, given: Any) -> Any:
     if isinstance(given, w.Widget):
         return given
     if isinstance(given, bool):
-        return w.Checkbox(value=given, indent=False, **labelled(label, style={}))
+        return w.Checkbox(value=given, indent=False, **control_options(label, style={}))
     if isinstance(given, list) and given:
         return menu(label, given, given[0][1] if isinstance(given[0], tuple) else given[0])
     numbers = isinstance(given, tuple) and all(isinstance(v, int | float) for v in given)
@@ -212,7 +212,7 @@ def interactive_figure(plot: Callable[..., Any], **given: Any) -> InteractiveFig
         (test_a_figure_shows_an_error).
 
     >>> import fedlora_lab as fl
-    >>> plot = fl.course.lesson(4).amplifier
+    >>> plot = fl.course.lesson(4).noise_amplification
     >>> sliders = {"std": (0.05, 0.0, 1.0), "size_B": (0.0, 0.0, 2.0)}
     >>> menus = {"rank": [4, 8], "alpha": [8, 16], "width": [64, 256]}
     >>> fl.widgets.interactive_figure(plot, **sliders, **menus).values

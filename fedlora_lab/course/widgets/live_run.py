@@ -14,7 +14,12 @@ from matplotlib.patches import Rectangle
 from fedlora_lab import methods
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.course.widgets import controls
-from fedlora_lab.course.widgets.run_config import RunConfig, Settings, epsilon_text, uncalibrated
+from fedlora_lab.course.widgets.run_config import (
+    RunConfig,
+    Settings,
+    drop_calibration,
+    epsilon_text,
+)
 from fedlora_lab.course.widgets.training_panel import Events, TrainingPanel
 from fedlora_lab.experiments.tuned_rates import suggestion
 from fedlora_lab.methods.plan import Lora, Plan
@@ -253,7 +258,9 @@ class LiveRun(TrainingPanel):
         self._predict_before()
         self.chart = controls.image_box(560, 290, narrowest=480)
         self.examples = controls.image_box(340, 290)
-        look = controls.labelled("this run as a cell", "copy it into a cell to repeat the run")
+        look = controls.control_options(
+            "this run as a cell", "copy it into a cell to repeat the run"
+        )
         look |= {"style": {"description_width": "120px"}}
         look |= {"layout": w.Layout(width="98%", height="196px")}
         self.cell = w.Textarea(rows=10, **look)
@@ -422,7 +429,7 @@ def live(
     if epsilon is not None:
         check_number("epsilon", epsilon, 0, 1e6, open_low=True)
         epsilon = float(epsilon)
-    privacy = uncalibrated(privacy)
+    privacy = drop_calibration(privacy)
     if plan is None:
         base = base.replace(lr=suggestion(task, row, epsilon, privacy.unit).lr)
     first = RunConfig(task, row, base, privacy, epsilon, lora or Lora(), seed)

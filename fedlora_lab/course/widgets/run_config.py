@@ -33,7 +33,7 @@ def epsilon_text(value: float | None) -> str:
     return "∞" if value is None or not math.isfinite(value) else f"{value:.2f}"
 
 
-def uncalibrated(privacy: Privacy | None) -> Privacy:
+def drop_calibration(privacy: Privacy | None) -> Privacy:
     """Drops what a calibration for another ε would replace."""
     return (privacy or Privacy()).replace(noise_multiplier=None, sample_rate=None, target=None)
 
@@ -157,7 +157,7 @@ class Settings(w.HBox):
         self._rate = RateSlider(self.task, first.plan.rate("B"), "step of the clients' optimiser")
         self.lr, often = self._rate.slider, "how often the server averages"
         self.rounds = controls.slider("rounds", first.plan.rounds, 1, 100, 1, often)
-        look = controls.labelled("seed", "every random number follows from it")
+        look = controls.control_options("seed", "every random number follows from it")
         self.seed = w.BoundedIntText(value=first.seed, min=0, max=2**31 - 1, **look)
         self.hint = controls.text_box(2)
         self.hint.layout.flex, self.hint.layout.width = "1 1 320px", "auto"  # beside the button

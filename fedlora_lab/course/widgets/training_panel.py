@@ -46,7 +46,7 @@ class TrainingPanel(controls.DrawnBox):
         self.title, self.worker, self.knobs, self._refresh_paused = title, None, {}, False
         self._ticks, self._total, self._first_tick, self._reported = 0, 1, 0.0, 0.0
         self.status, self.sentence = controls.text_box(2), controls.text_box(3)
-        look = controls.labelled("progress", "local steps done")
+        look = controls.control_options("progress", "local steps done")
         self.progress = w.IntProgress(value=0, max=1, **look)
         self.buttons = {
             name: controls.button(name.capitalize(), icon, help, getattr(self, name), style)

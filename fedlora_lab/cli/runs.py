@@ -300,5 +300,5 @@ def summary_lines(frame: Any, trust: str | None = None) -> list[str]:
     cells = [[*heads.values()], *([row[key] for key in heads] for row in rows)]
     lines = align_columns(cells, right=tuple(range(1, len(heads))))
     observer = [f"ε:{shown.observer_phrase(trust)}"] if trust else []
-    declined = [f"{row['method']}: {row['declined']}" for row in rows if row["declined"]]
+    declined = [f"{row['method']}: {row['fell']}" for row in rows if row["fell"]]
     return [*lines, *observer, *declined]

@@ -63,7 +63,7 @@ def _apart(before: float, after: float) -> str:
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """One row for each method of a tidy frame.
 
-    Columns: ``method``, ``seeds`` (how many), ``declined`` (how many of their runs ended worse than
+    Columns: ``method``, ``seeds`` (how many), ``fell`` (how many of their runs ended worse than
     they began), the headline measure before training (``before``), after the last round
     (``score``) and its 95 % half-width over seeds (``interval``), ``deviation`` (relative, last
     round, mean over seeds), ``epsilon`` (the largest over seeds), ``bytes_up``, ``bytes_down`` and
@@ -98,15 +98,15 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     last = {name: per_run(name, ends["max"]) for name in ("deviation", "epsilon")}
     sums = {name: per_run(name, total=True) for name in ("bytes_up", "bytes_down", "seconds")}
     cells = pd.DataFrame({**scores, **last, **sums})
-    cells["declined"] = [_worse(measure, *pair) for pair in zip(cells["before"], cells["score"])]
+    cells["fell"] = [_worse(measure, *pair) for pair in zip(cells["before"], cells["score"])]
     rows = []
     for method in frame["method"].unique():
         part = cells.loc[method]
         score, interval = t_interval(part["score"].to_numpy())
         own = {"score": score, "interval": interval, "epsilon": part["epsilon"].max(skipna=False)}
-        own |= {"method": method, "seeds": len(part), "declined": int(part["declined"].sum())}
+        own |= {"method": method, "seeds": len(part), "fell": int(part["fell"].sum())}
         rows.append(part.mean(skipna=False).to_dict() | own)
-    first = ["method", "seeds", "declined", "before", "score", "interval"]
+    first = ["method", "seeds", "fell", "before", "score", "interval"]
     table = pd.DataFrame(rows, columns=[*first, *last, *sums])
     table.attrs["measure"] = measure
     return table
@@ -159,7 +159,7 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
             "up": bytes_text(row["bytes_up"]),
             "down": bytes_text(row["bytes_down"]),
             "seconds": format_number(row["seconds"], 1),
-            "declined": _describe_declines(measure, row),
+            "fell": _describe_declines(measure, row),
         }
         for row in table.to_dict("records")
     ]
@@ -167,18 +167,18 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
 
 def _describe_declines(measure: str, row: dict[str, Any]) -> str:
     """Words on the runs of a method that ended worse than they began; "" where none did."""
-    if not row["declined"]:
+    if not row["fell"]:
         return ""
     if row["seeds"] == 1:
         return describe_decline(measure, row["before"], row["score"])
-    text = f"{row['declined']} of {row['seeds']} runs {_way(measure)} their start"
+    text = f"{row['fell']} of {row['seeds']} runs {_way(measure)} their start"
     mean = "" if math.isnan(row["score"]) else f"; mean {_apart(row['before'], row['score'])}"
     return text + mean
 
 
 def decline_text(frame: pd.DataFrame) -> str:
     """Words on a method's runs that ended worse than they began; "" where none did."""
-    return display_rows(summary(frame))[0]["declined"]
+    return display_rows(summary(frame))[0]["fell"]
 
 
 # ---- pages in Markdown

@@ -71,14 +71,14 @@ def test_what_was_not_measured_is_no_number():
 
 def test_a_run_that_fell_is_told():
     one = told({"accuracy": [0.61, 0.7, 0.29]})
-    assert one["declined"] == "fell below its start: 0.61 to 0.29"
+    assert one["fell"] == "fell below its start: 0.61 to 0.29"
     runs = [{"accuracy": [0.61, end]} for end in (0.29, 0.8, 0.61)]
     line = "1 of 3 runs fell below their start; mean 0.61 to 0.57"
-    assert told(*runs)["declined"] == line
+    assert told(*runs)["fell"] == line
     assert f"m: {line}" in summary_lines(made(*runs))
-    assert told({"loss": [1.0, 2.5]})["declined"] == "rose above its start: 1.00 to 2.50"
+    assert told({"loss": [1.0, 2.5]})["fell"] == "rose above its start: 1.00 to 2.50"
     diverged = told(*({"loss": [1.0, end], "deviation": [0.0, INF]} for end in (INF, 0.5)))
     assert (diverged["score"], diverged["deviation"]) == ("∞", "∞")
-    assert diverged["declined"] == "1 of 2 runs rose above their start; mean 1.00 to ∞"
+    assert diverged["fell"] == "1 of 2 runs rose above their start; mean 1.00 to ∞"
     assert describe_decline("accuracy", 0.6111, 0.6094) == "fell below its start: 0.611 to 0.609"
     assert describe_decline("accuracy", 0.5, 0.5) == describe_decline("accuracy", NAN, 0.5) == ""

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from opacus import GradSampleModule
@@ -122,7 +123,7 @@ def opacus(task: fl.tasks.Task, batch: int, rank: int) -> Callable[[], None]:
             model.zero_grad()
             task.loss(task.forward(model, x), y).sum().backward()
             with torch.no_grad():
-                moving = [p for p in model.parameters() if p.requires_grad]
+                moving: list[Any] = [p for p in model.parameters() if p.requires_grad]
                 norms = torch.stack([p.grad_sample.flatten(1).norm(dim=1) for p in moving]).norm(
                     dim=0
                 )

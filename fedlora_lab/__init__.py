@@ -68,7 +68,7 @@ def _homes() -> dict[str, tuple[str, str | None]]:
 
 
 _HOMES = _homes()
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -52,7 +52,8 @@ def notebooks() -> list[Path]:
 
 def question(path: Path) -> str:
     """The question that a notebook asks in its first line."""
-    first = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0]
+    notebook: Any = nbformat.read(path, as_version=4)
+    first = notebook.cells[0].source.splitlines()[0]
     assert first.startswith("# "), f"{path.name}: expected a heading in the first line"
     return first.removeprefix("# ").strip()
 
@@ -253,7 +254,7 @@ def assemble(folder: Path) -> None:
     shutil.copytree(ROOT / "docs", folder / "docs")
     (folder / "notebooks").mkdir()
     for path in notebooks():
-        notebook = nbformat.read(path, as_version=4)
+        notebook: Any = nbformat.read(path, as_version=4)
         notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
         nbformat.write(notebook, folder / "notebooks" / path.name)
     page = with_diagrams(methods_page(), folder / "docs" / "figures")

@@ -35,14 +35,14 @@ def _part(
     return {key: to[key] - from_[key] for key in to}
 
 
-def _unnoised(context: RunContext, **fields: float) -> RunContext:
-    return replace(context, noise_multiplier=(0.0,) * len(context.noise_multiplier), **fields)
+def _unnoised(context: RunContext) -> RunContext:
+    return replace(context, noise_multiplier=(0.0,) * len(context.noise_multiplier))
 
 
 def clips_nothing(context: RunContext, clients: ClientBatch, t: int, s: int) -> None:
     """Adds up the examples' gradients as they are; the noise is that of the plan."""
     noise = _part(context, clients, t, s, noise=True)
-    local_step(_unnoised(context, clip_norm=math.inf), clients, t, s)
+    local_step(replace(_unnoised(context), clip_norm=math.inf), clients, t, s)
     for key, xi in noise.items():
         clients.params[key] = clients.params[key] + xi
 

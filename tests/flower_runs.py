@@ -18,7 +18,7 @@ ROUNDS = PLAN.replace(rounds=3, participation=0.8, dropout=0.1, optimizer=fl.SGD
 
 def protected(unit: str, **fields) -> fl.Privacy:
     """A small privacy plan in which every client noises for itself."""
-    return private(unit, **({"trust": "local"} if unit == "client" else {}), **fields)
+    return private(unit, trust="local" if unit == "client" else None, **fields)
 
 
 def few_fast(*rows):

@@ -301,7 +301,7 @@ class _Observed:
         self = cls(run, canaries, torch.zeros(3, len(canaries.owner), dtype=torch.float64))
         try:
             self.invalid = self._score()
-        except (Diverged, torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+        except (Diverged, torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
             why = " ".join(str(error).split())[:100]
             self.invalid = f"{self.stage} cannot be computed ({why})"
             if not run.finite:

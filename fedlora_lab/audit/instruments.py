@@ -17,7 +17,7 @@ from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.simulation import Federation, RoundOutcome
 from fedlora_lab.federated.uploads import Received
-from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.tasks.task import Examples, Task, take
 
 Rows = dict[ParamKey, Tensor]
@@ -109,17 +109,17 @@ class Recorder(Federation):
     def participants(self, t: int) -> tuple[int, ...]:
         return tuple(k for k in super().participants(t) if k not in self.absent)
 
-    def start_clients(self, *parts: Any) -> ClientBatch:
-        self.group = super().start_clients(*parts)
+    def start_clients(self, ids: tuple[int, ...], sent: ServerState) -> ClientBatch:
+        self.group = super().start_clients(ids, sent)
         return self.group
 
-    def advance(self, everyone: ClientBatch, *rest: Any) -> None:
+    def advance(self, everyone: ClientBatch, *rest: Any, **kw: Any) -> None:
         self.everyone, self.personal = everyone, dict(self.state.personal)
-        super().advance(everyone, *rest)
+        super().advance(everyone, *rest, **kw)
 
-    def finish_round(self, opened: Any, received: Received, *rest: Any) -> RoundOutcome:
+    def finish_round(self, opened: Any, received: Received, *rest: Any, **kw: Any) -> RoundOutcome:
         self.received = received  # first: the server's rule may fail on what is not finite
-        return super().finish_round(opened, received, *rest)
+        return super().finish_round(opened, received, *rest, **kw)
 
     def record(self, outcome: RoundOutcome, *rest: Any) -> Round:
         self.outcome = outcome

@@ -172,7 +172,7 @@ class _Testbed:
         """
         base = self.run
         assert base.spec.privacy is not None
-        honest = {"honest": 1} if absent and self.privacy.server_sees_only_sum else {}
+        honest: Any = {"honest": 1} if absent and self.privacy.server_sees_only_sum else {}
         privacy = replace(base.spec.privacy, sample_rate=None, **changes, **honest)
         task = self.task if task is None else task
         task = mark_examples(task, ordinary_marks(task) if marks is None else marks)

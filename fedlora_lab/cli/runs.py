@@ -248,7 +248,7 @@ def _settings(
 def row_settings(cell: Cell) -> dict[str, Any]:
     """A cell's row of the table as JSON values; what was not measured of it is null."""
     row = fl.methods.table([cell.method]).drop(columns=["note"]).loc[cell.method.slug].to_dict()
-    return {name: None if x != x else x for name, x in row.items()}
+    return {str(name): None if x != x else x for name, x in row.items()}
 
 
 def _line(record: Round | None) -> str:

@@ -73,8 +73,8 @@ def _presets() -> Iterator[Preset]:
                 rows[f"{name}-{part}"] = {**shared, "dataset": ["nyu-mll/glue", part], **own}
         else:
             rows[name] = rows.get(row.pop("like", ""), {}) | row
-    kinds = {"lora": lambda x: Lora(**x), "plan": lambda x: Plan(**x), "label": lambda x: x or None}
-    kinds |= dict.fromkeys(("dataset", "text", "targets"), tuple)
+    kinds: dict[str, Any] = {"lora": lambda x: Lora(**x), "plan": lambda x: Plan(**x)}
+    kinds |= {"label": lambda x: x or None, "dataset": tuple, "text": tuple, "targets": tuple}
     for name, row in rows.items():
         fields = {key: kinds[key](value) if key in kinds else value for key, value in row.items()}
         yield Preset(name=name, **table["architectures"][row["architecture"]], **fields)

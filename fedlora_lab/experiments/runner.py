@@ -47,7 +47,7 @@ def load_results(path: Path) -> Done:
 
 @cache
 def _task(name: str, arguments: str, tune: bool) -> Any:
-    task = tasks.build(name, **json.loads(arguments))
+    task: Any = tasks.build(name, **json.loads(arguments))
     check(not tune or task.validation is not None, "task", name, "one with a validation part")
     return replace(task, test=task.validation, validation=None) if tune else task
 

@@ -239,7 +239,7 @@ def _studies() -> Iterator[Study]:
         cases = [
             case
             for value, setting in settings.items()
-            for case in _digits(main[:5], {name: value}, **{"epsilon": 8.0, **setting})
+            for case in _digits(main[:5], {name: value}, **dict[str, Any](epsilon=8.0) | setting)
         ]
         yield Study(f"digits-{name}", note, tuple(cases), rates=rates.get(name, RATES), **few)
 

@@ -251,7 +251,7 @@ class Federation:
 
     def _warn_of_overspending(self) -> None:
         """Warns where rounds that were released twice carry the run past its calibrated epsilon."""
-        target = self.spec.privacy and self.spec.privacy.target
+        target = None if self.spec.privacy is None else self.spec.privacy.target
         stops = bool(target and self.stop_at and self.stop_at <= target * (1 + 1e-9))
         if not target or stops or self.ledger is None or self.ledger.uncertified is not None:
             return
@@ -403,7 +403,7 @@ class Federation:
             parts = before, received.sent, received.uploads, received.weights
             try:
                 aggregated = method.aggregate(*parts)
-            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            except torch.linalg.LinAlgError as error:
                 part = f"{method.slug} cannot do the server's part of round {opened.t + 1}"
                 text = f"lr={plan.lr}: expected a smaller one; {part}"
                 raise Diverged(f"{text} ({' '.join(str(error).split())})") from error

@@ -175,7 +175,7 @@ class FrozenLinear(nn.Linear):
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A product by oneDNN, recorded for the backward pass where a gradient is wanted."""
     if x.requires_grad and torch.is_grad_enabled():
-        return _Product.apply(x, weight, bias)  # type: ignore[return-value]
+        return _Product.apply(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -267,7 +267,7 @@ def _inject(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # PEFT warns of what is handled here, such as a transposed Conv1D.
         warnings.simplefilter("ignore")
-        return get_peft_model(structure_copy(model), config)  # type: ignore[arg-type]
+        return get_peft_model(structure_copy(model), config)
 
 
 def _plain(name: str) -> str:
@@ -296,7 +296,7 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lo
         if isinstance(module, ModulesToSaveWrapper) and layer != head:
             setattr(peft.get_submodule(parent), own, module.original_module)
         elif isinstance(module, ModulesToSaveWrapper):
-            places |= _per_example_head(layer, module.modules_to_save)  # type: ignore[arg-type]
+            places |= _per_example_head(layer, module.modules_to_save)
         elif isinstance(module, LoraLayer):
             base, words = module.get_base_layer(), "linear layers, not "
             fits = isinstance(base, (nn.Linear, Conv1D))

@@ -111,7 +111,7 @@ def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
     root = values.clamp(min=0).sqrt()
     inverse = torch.where(kept, 1 / root.where(kept, torch.ones_like(root)), torch.zeros_like(root))
     back = vectors.transpose(-1, -2)
-    return tuple((vectors * d.unsqueeze(-2) @ back).to(gram.dtype) for d in (root * kept, inverse))  # type: ignore[return-value]
+    return tuple((vectors * d.unsqueeze(-2) @ back).to(gram.dtype) for d in (root * kept, inverse))
 
 
 def product_space(gram: Tensor) -> Preconditioner:

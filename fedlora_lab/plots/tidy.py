@@ -93,8 +93,8 @@ def cumulative_sum(frame: pd.DataFrame, measures: tuple[str, ...]) -> Any:
     """
     for measure in measures:
         select_measure(frame, measure, required=False)  # refuses a frame without it
-    part = frame[(frame["layer"] == "all") & frame["measure"].isin(measures)]
-    total: Any = part.groupby(["method", "seed", "round"])["value"].sum(skipna=False)
+    part: Any = frame[(frame["layer"] == "all") & frame["measure"].isin(measures)]
+    total = part.groupby(["method", "seed", "round"])["value"].sum(skipna=False)
     runs = total.groupby(["method", "seed"])
     known = runs.transform(lambda values: np.isfinite(values).all()).astype(bool)
     return runs.cumsum(skipna=False)[known].reset_index()

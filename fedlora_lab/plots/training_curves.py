@@ -59,7 +59,7 @@ def method_lines(ax: Any, part: Any) -> list[Label]:
 
     slugs, labels = tidy.slugs_in_order(part), []
     palette, dashes = ({slug: look(slug)[i] for slug in slugs} for i in (0, 2))
-    groups = {"hue": "method", "style": "method", "hue_order": slugs, "style_order": slugs}
+    groups: Any = {"hue": "method", "style": "method", "hue_order": slugs, "style_order": slugs}
     groups |= {"palette": palette, "dashes": dashes, "legend": False}
     band: Any = {"errorbar": tidy.confidence_interval, "err_kws": {"alpha": 0.1, "lw": 0}}
     sns.lineplot(data=part, x="round", y="value", ax=ax, **groups, **band)

@@ -1,6 +1,6 @@
 """Clip and noise: the only functions between private values and released ones."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -147,7 +147,7 @@ def gaussian_noise(
     shapes: Mapping[ParamKey, torch.Size],
     std: list[float],
     streams: Streams,
-    where: list[tuple[int, ...]],
+    where: Sequence[tuple[int, ...]],
 ) -> dict[ParamKey, Tensor]:
     """Draws Gaussian noise for several owners: key -> (owners, ...).
 

@@ -165,7 +165,7 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
     ]
 
 
-def _describe_declines(measure: str, row: dict[str, Any]) -> str:
+def _describe_declines(measure: str, row: dict[Any, Any]) -> str:
     """Words on the runs of a method that ended worse than they began; "" where none did."""
     if not row["fell"]:
         return ""

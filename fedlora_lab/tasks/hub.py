@@ -245,7 +245,7 @@ def _class_numbers(
     check(not series.isna().any(), where, f"nothing in row {gap}", "a label in every row")
     if any(isinstance(value, str) for value in values):
         order = names or tuple(sorted({str(value) for value in values}))
-        codes = pd.Index(order).get_indexer(series.astype(str)).astype(np.int64)
+        codes = pd.Index(order).get_indexer(pd.Index(series.astype(str))).astype(np.int64)
         strange = sorted(set(series[codes < 0]))[:3]
         check(not strange, where, strange, "one of " + ", ".join(order))
         return codes, order

@@ -69,7 +69,8 @@ def regression(
             x = rng.standard_normal((count, d_in))
             x = np.linalg.qr(x)[0] * math.sqrt(count) if whitened else x
             y = x @ (base + b @ a).T + noise * rng.standard_normal((count, d_out))
-            pairs.append(tuple(torch.from_numpy(part).to(DTYPES[name]) for part in (x, y)))
+            x, y = (torch.from_numpy(part).to(DTYPES[name]) for part in (x, y))
+            pairs.append((x, y))
         return pairs
 
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
@@ -78,7 +79,7 @@ def regression(
     rest = {"examples": examples, "noise": noise, "test": test, "whitened": whitened, "dtype": name}
     return Task(
         name="regression",
-        model=nn.Sequential(OrderedDict(map=linear)).eval(),
+        model=nn.Sequential(OrderedDict[str, nn.Module](map=linear)).eval(),
         targets=("map",),
         clients=tuple(draw("private", examples)),
         test=concatenate(draw("test", test)),

@@ -110,8 +110,7 @@ def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
     assert (first.ledger.uncertified, first.epsilon) == (REASON, float("inf"))
     assert Ledger.load(folder / "ledger.json").uncertified == REASON
     events.close()
-    last: Any
-    *_, last = fl.run(*setup, lora=LORA, resume=folder, bug=NOTHING)
+    last: Any = [*fl.run(*setup, lora=LORA, resume=folder, bug=NOTHING)][-1]
     assert (last.index, last.ledger.uncertified, last.epsilon) == (3, REASON, float("inf"))
     with pytest.raises(Uncertified, match=REASON):
         last.ledger.epsilon()
@@ -119,8 +118,8 @@ def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
     with pytest.raises(ValueError, match="stays so"):
         book.uncertified = None
     assert book.nominal_epsilon() < float("inf")
-    *_, last = fl.run(*setup, lora=LORA, checkpoint=tmp_path / "sound")
-    assert last.ledger.uncertified is None
+    sound: Any = [*fl.run(*setup, lora=LORA, checkpoint=tmp_path / "sound")][-1]
+    assert sound.ledger.uncertified is None
     for name, bug in (("broken", None), ("sound", NOTHING)):
         with pytest.raises(ValueError, match="what this run says"):
             fl.run(*setup, lora=LORA, resume=tmp_path / name, bug=bug)

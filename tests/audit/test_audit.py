@@ -185,7 +185,7 @@ def test_a_run_without_privacy_promises_nothing():
 )
 def test_the_audit_module_is_called_and_refuses_bad_arguments(bad, message):
     call: Any = fl.audit
-    assert call is audits and call.bounds is bounds
+    assert audits is call and call.bounds is bounds
     with pytest.raises(ValueError, match=message):
         call(WIDE, "fedlora", private("example"), PLAN, **bad)
 

@@ -41,7 +41,7 @@ def test_noisy_deviation_is_the_mean_over_draws(weights):
 def test_a_cloud_has_the_spread_and_correlation_asked_for(spreads, correlation, pattern):
     """And the red bar is its deviation; a square of clients has none, though both factors vary."""
     ax, right = fl.course.lesson(2).client_cloud(*spreads, correlation, pattern)[0].axes
-    dots = max((line.get_xydata() for line in ax.lines if line.get_marker() == "o"), key=len)
+    dots: Any = max((line.get_xydata() for line in ax.lines if line.get_marker() == "o"), key=len)
     assert np.std(dots, axis=0) == pytest.approx(spreads, abs=1e-12)
     assert dots.mean(0) == pytest.approx((1, 1))
     deviation = dots[:, 0].mean() * dots[:, 1].mean() - dots.prod(1).mean()

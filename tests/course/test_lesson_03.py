@@ -63,8 +63,8 @@ def test_releases_follow_the_closed_form(heavy):
 
 
 def test_the_clip_figure_shows_the_terms(heavy):
-    figure: Any
-    figure, text = figures.clip_drawer(heavy)(clip_norm=2.0, noise_multiplier=0.5, batch=64)
+    drawn: Any = figures.clip_drawer(heavy)(clip_norm=2.0, noise_multiplier=0.5, batch=64)
+    figure, text = drawn
     (at, total), (_, bias), (_, noise) = (line.get_data() for line in figure.axes[1].lines[:3])
     for i in (0, 12, 30):
         terms = theory.clip_terms(heavy, float(at[i]), 0.5, 64)

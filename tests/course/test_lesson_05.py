@@ -184,13 +184,13 @@ def test_a_comparison_shows_an_error(task):
 def test_a_new_comparison_ends_the_old(made, task):
     made.rounds.value = 30
     made.start()
-    other = fl.widgets.method_comparison(task, {None: {"ffa-lora": 0.1}})
+    rates: Any = {None: {"ffa-lora": 0.1}}
+    other = fl.widgets.method_comparison(task, rates)
     assert not made.worker.alive
     other.close()
-    rates: Any
-    for changed, rates, message in (
+    for changed, given, message in (
         (task, {}, r"^rates="),
-        (fl.tasks.regression(clients=2), {None: {"ffa-lora": 0.1}}, r"^task="),
+        (fl.tasks.regression(clients=2), rates, r"^task="),
     ):
         with pytest.raises(ValueError, match=message):
-            fl.widgets.method_comparison(changed, rates)
+            fl.widgets.method_comparison(changed, given)

@@ -59,8 +59,8 @@ def test_separation_follows_the_closed_form(rule, mu):
 
 @pytest.mark.parametrize(("clip", "mu"), [("factor", 1.8 / 0.9), ("product", 1 / 0.9)])
 def test_the_regulator_shows_the_real_mu(clip, mu):
-    figure: Any
-    figure, text = figures.regulator(first=1.8, second=0.6, sigma=0.9, clip=clip)
+    drawn: Any = figures.regulator(first=1.8, second=0.6, sigma=0.9, clip=clip)
+    figure, text = drawn
     assert f"real {mu:.2f}" in words(figure)
     assert f"promised {1 / 0.9:.2f}" in words(figure)
     x, y = figure.axes[2].lines[1].get_data()

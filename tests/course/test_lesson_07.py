@@ -113,8 +113,8 @@ def test_a_shuffled_filter_costs_no_privacy(record):
 
 
 def test_the_closed_form_holds_the_measurements():
-    table: Any
-    picture, table = figures.response_check((3, 5), 32, seeds=100)
+    checked: Any = figures.response_check((3, 5), 32, seeds=100)
+    picture, table = checked
     assert len(table) == 64
     assert table["inside"].mean() >= 0.9
     assert table.eval("low <= 1.5 * measured <= high").mean() < 0.9
@@ -124,8 +124,7 @@ def test_the_closed_form_holds_the_measurements():
 @pytest.mark.slow
 def test_sharpness_is_the_top_of_flatness():
     task = fl.tasks.regression(clients=2, examples=16)
-    record: Any
-    *_, record = fl.run(task, "la-lora", None, fl.Plan(rounds=1, local_steps=2, batch=8))
+    record: Any = [*fl.run(task, "la-lora", None, fl.Plan(rounds=1, local_steps=2, batch=8))][-1]
     frame = fl.measures.sharpness([record])
     top = fl.measures.flatness(record.source[0], record).top
     assert frame["value"].tolist() == pytest.approx([top], rel=0.02)

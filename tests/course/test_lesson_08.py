@@ -44,7 +44,6 @@ def test_normal_levels():
 
 
 def test_the_closed_form_holds_the_measurements():
-    table: Any
     _, table = figures.quantiser_check((2, 4), (16, 64), seeds=100, size=256)
     assert len(table) == 4
     assert table["inside"].mean() >= 0.9
@@ -52,8 +51,8 @@ def test_the_closed_form_holds_the_measurements():
 
 
 def test_the_quantiser_figure_states_the_measured_error():
-    choices: Any
-    row, choices = np.linspace(-3, 1, 300), ((2, 8), (8, 256, "a trained factor"))
+    choices: Any = ((2, 8), (8, 256, "a trained factor"))
+    row = np.linspace(-3, 1, 300)
     shown = [figures.quantiser(*values, trained=row) for values in choices]
     assert limits(shown[0][0]) == limits(shown[1][0])
     off = normal_float(8, 256)(torch.from_numpy(row)).numpy() - row
@@ -67,7 +66,6 @@ def test_quantised_runs_measure_every_holder():
     task, plan = fl.tasks.digits(clients=3, seed=5), fl.Plan(rounds=1, local_steps=1, batch=8)
     rows = [figures.fedlpp(2), figures.fedlpp(8), "ffa-lora"]
     plans = {"fedlpp-2-bits": plan, "fedlpp-8-bits": plan, "ffa-lora": plan.replace(rounds=2)}
-    frame: Any
     frame, held = figures.quantised_runs(task, rows, None, plans, seeds=(4,))
     ends = frame.groupby("method")["round"].max().to_dict()
     assert ends == {slug: own.rounds for slug, own in plans.items()}
@@ -83,8 +81,8 @@ def test_accuracy_per_holder():
     task = fl.tasks.digits(clients=3, seed=5)
     rule = fl.methods.FedLPP.replace(broadcast=normal_float(2, 64))
     method, seen = fl.measures.record_aggregation(rule)
-    last: Any
-    *_, last = fl.run(task, method, None, fl.Plan(rounds=2, local_steps=2, batch=8, lr=0.1))
+    plan = fl.Plan(rounds=2, local_steps=2, batch=8, lr=0.1)
+    last: Any = [*fl.run(task, method, None, plan)][-1]
     frame = figures.model_protection(last, method, seen, last=2)
     table: Any = frame.pivot_table("value", "method", "measure")
     assert len(frame) == 8

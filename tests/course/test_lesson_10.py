@@ -111,8 +111,8 @@ def test_the_map_draws_every_row(way):
 def test_the_figure_of_mean_products():
     values = np.array([1.0, 0.5, 0.1, 0.0])
     errors = pd.DataFrame({"width": [2, 2, 4], "seed": [0, 1, 0], "value": [0.3, 0.2, 0.0]})
-    left: Any
-    left, right = figures.mean_products({"one": (values, errors)}, rank=2).axes
+    axes: Any = figures.mean_products({"one": (values, errors)}, rank=2).axes
+    left, right = axes
     np.testing.assert_allclose(left.lines[0].get_ydata(), [1, 0.5, 0.1])
     dots, means, best = (np.asarray(line.get_ydata(), float) for line in right.lines)
     np.testing.assert_allclose(dots, [0.3, 0.2, 1e-7])

@@ -112,7 +112,6 @@ def test_recovered_images_have_no_sign():
 @pytest.mark.slow
 def test_the_closed_form_holds_the_images():
     """Well below the threshold; far above it the mean of draws is that of a random direction."""
-    table: Any
     _, table = figures.leak_check((8, 32), (0.02, 0.07, 1.0), draws=40)
     clear = table[table["noise"] < 0.5 * (table["rank"] * figures.PIXELS) ** -0.25]
     assert len(clear) == 4

@@ -97,8 +97,8 @@ def test_an_audit_that_refutes_is_labelled_beside_its_bar():
     assert found.could_fail and not found.holds
     ax = figures.audit_bounds({"no clip": found}).axes[1]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["no clip"]
-    words: Any
-    (words,) = ax.texts
+    texts: Any = ax.texts
+    (words,) = texts
     assert f"{found.epsilon_lower:.2f} >" in words.get_text()
     assert words.xy[0] == pytest.approx(found.epsilon_lower)
 

@@ -31,8 +31,8 @@ def make(task):
     """Makes live runs, and leaves no thread of theirs behind."""
     made = []
 
-    def live(task=task, **given):
-        made.append(fl.widgets.live(task, **{"plan": PLAN, "privacy": PRIVACY, **given}))
+    def live(task=task, plan=PLAN, privacy=PRIVACY, **given):
+        made.append(fl.widgets.live(task, plan=plan, privacy=privacy, **given))
         return made[-1]
 
     yield live
@@ -177,8 +177,8 @@ def test_live_shows_a_fall(make):
         chosen = (frame["measure"] == measure) & (frame["round"] >= least)
         return frame.assign(value=frame["value"].mask(chosen, value))
 
-    def axes(one, **more):
-        return fl.widgets.live_figure(one, **{"start": 0.61, **more}).axes
+    def axes(one, start=0.61, **more):
+        return fl.widgets.live_figure(one, start=start, **more).axes
 
     fallen = edited("accuracy", 0.07)
     lows = [axes(one, rounds=4)[0].get_ylim()[0] for one in (None, frame, fallen)]

@@ -19,7 +19,7 @@ def test_the_line_lies_between_broken_and_sound():
     """And every number is the same the second time, when it is measured for the page."""
     table = sharp_edges.table()
     for number, one in ALL.items():
-        broken, sound = table.loc[number, ["broken", "sound"]]
+        broken, sound = table.loc[[number], ["broken", "sound"]].to_numpy()[0]
         assert not one.is_sound(broken), f"{one}: {broken} does not cross {one.line}"
         assert one.is_sound(sound), f"{one}: {sound} crosses {one.line}"
     page = runpy.run_path(str(ROOT / "scripts" / "edges.py"))["page"]()

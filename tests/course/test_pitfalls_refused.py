@@ -131,7 +131,6 @@ def test_nothing_mixes_examples():
 
 
 def test_a_clip_norm_is_a_number_fixed_before():
-    wrong: Any
     for wrong in ("median", torch.ones(2), lambda norms: norms.median(), None, -1.0, float("nan")):
         refused("clip_norm=", fl.Privacy, clip_norm=wrong, noise_multiplier=1.0)
     refused("clip_norm=inf", fl.Privacy, clip_norm=float("inf"), noise_multiplier=1.0)

@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,8 +123,8 @@ def test_cost_is_counted():
 def test_bad_input_is_refused(grid, given, message):
     with pytest.raises(ValueError, match=message):
         aggregate(
-            grid=Grid(**{"clipping_range": 1.0, **grid}),
-            **{"updates": UPDATES, "threshold": 5, **given},
+            grid=Grid(**dict[str, Any](clipping_range=1.0) | grid),
+            **dict[str, Any](updates=UPDATES, threshold=5) | given,
         )
 
 

@@ -160,7 +160,7 @@ def test_a_case_is_known_by_what_it_does():
     assert replace(one, method=words, labels={"kind": "same"}, compute=speed).key == one.key
     keys = {case(slug).key for slug in (*methods.ALL, *methods.VARIANTS)}
     assert len(keys) == len(methods.ALL) + len(methods.VARIANTS)
-    others = {"epsilon": 3.0}, {"plan": {**one.plan, "rounds": 3}}, {"lora": {"rank": 1}}
+    others: Any = {"epsilon": 3.0}, {"plan": {**one.plan, "rounds": 3}}, {"lora": {"rank": 1}}
     assert one.key not in {replace(one, **other).key for other in others}
     with pytest.raises(ValueError, match="chunk_examples=0: expected"):
         runner.run_job(Job(replace(one, compute={"chunk_examples": 0}), 0.1, 3, tune=False))

@@ -8,6 +8,7 @@ import stat
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -114,8 +115,8 @@ def test_without_any_whole_checkpoint_there_is_nothing_to_resume(tmp_path):
 
 def test_other_settings_are_refused_in_one_line(tmp_path):
     task, privacy = tokens(), private("example")
-    run = {"task": task, "method": "fedlora", "privacy": privacy, "plan": PLAN, "lora": LORA}
-    run |= {"seed": 0}
+    run: dict[str, Any] = {"task": task, "method": "fedlora", "privacy": privacy, "plan": PLAN}
+    run |= {"lora": LORA, "seed": 0}
     list(fl.run(**run, checkpoint=tmp_path))
     for what, other in [
         ("method", "ffa-lora"),
@@ -130,10 +131,10 @@ def test_other_settings_are_refused_in_one_line(tmp_path):
     ]:
         words = f"^resume='.*': expected the same {what} as in this run$"
         with pytest.raises(ValueError, match=words):
-            fl.run(**{**run, what: other}, resume=tmp_path)
+            fl.run(**run | {what: other}, resume=tmp_path)
     with pytest.raises(ValueError, match=r"expected the same (layers|task)"):
-        fl.run(**{**run, "task": tokens("head")}, resume=tmp_path)
-    longer = list(fl.run(**{**run, "plan": PLAN.replace(rounds=3)}, resume=tmp_path))
+        fl.run(**run | {"task": tokens("head")}, resume=tmp_path)
+    longer = list(fl.run(**run | {"plan": PLAN.replace(rounds=3)}, resume=tmp_path))
     assert [record.index for record in longer] == [3]
 
 

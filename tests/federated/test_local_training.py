@@ -100,14 +100,15 @@ def test_texts_go_with_others_of_like_length():
 @pytest.mark.parametrize("clients", [(1,), (0, 1)], ids=["one", "all"])
 def test_an_empty_batch_still_adds_noise(clients):
     """The release of a client who draws nothing is noise alone, over the expected batch."""
-    empty, seed = False, -1
-    while not empty:
+    seed = -1
+    while True:
         seed += 1
         context, group = contract_clauses.prepared(
             tokens(sizes=(40, 40)), FedLoRA, 2.0, seed, batch=1
         )
         drawn = local_training.poisson_batch(context, 0, 0, group.ids)
-        empty = not any(len(drawn[k]) for k in clients)
+        if not any(len(drawn[k]) for k in clients):
+            break
     released = contract_clauses.released(context, group, 0, 0, local_training.local_step)
     assert group.clipped.rows == sum(len(index) for index in drawn)
     shapes = context.adapted.shapes

@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -53,8 +54,8 @@ def test_any_changed_ingredient_trains_anew(monkeypatch):
     x, y = regression().clients[0]
     moved = replace(regression(), clients=((x + 1e-9, y), *regression().clients[1:]))
     renamed = replace(regression(), name="other")
-    base = [ROW, regression(), private("example"), PLAN, LORA, 0]
-    others = [
+    base: list[Any] = [ROW, regression(), private("example"), PLAN, LORA, 0]
+    others: list[dict[int, Any]] = [
         {0: ROW.replace(exact=not ROW.exact)}, {0: ROW.replace(share="B")}, {0: fl.methods.RoLoRA},
         {1: moved}, {1: renamed}, {1: replace(regression(), public_test=False)},
         {2: private("client")}, {2: private("example", sigma=1.5)}, {2: None},

@@ -61,7 +61,7 @@ def asked(tmp_path):
         context = Context(1, 1000, config, RecordDict(), {})
         return app(copy.deepcopy(message), context).content["arrays"]
 
-    ask.terms = participant.terms
+    vars(ask).update(terms=participant.terms)
     return ask
 
 

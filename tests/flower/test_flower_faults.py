@@ -70,7 +70,7 @@ def raising(reply, old):
 CLAIM = stored(np.zeros(12)).replace(b"(12,), }" + 10 * b" ", b"(100000000000,), }")
 """As many bytes as are expected, and a header of ten times a hundred gigabytes."""
 PICKLE = stored(np.array([print], dtype=object), allow_pickle=True)
-BAD = {
+BAD: dict[str, Any] = {
     "not a number": lambda r, old: changed(r, lambda x: x * math.nan),
     "infinite": lambda r, old: changed(r, lambda x: np.where(x == x.max(), -math.inf, x)),
     "wrong shape": lambda r, old: changed(r, lambda x: x[:-1]),
@@ -236,7 +236,8 @@ def test_a_client_refuses_what_was_not_agreed_on(changes, line):
     who, participant = parties()
     app, context = site(who)
     app(question(participant, t=1), context)
-    kept, message = copy.deepcopy(context.state), question(participant, **{"t": 2, **changes})
+    about: Any = {"t": 2, **changes}
+    kept, message = copy.deepcopy(context.state), question(participant, **about)
     message.content["arrays"][NAME] = Array(np.full((6, 2), math.nan))
     with pytest.raises(ValueError, match=line):
         app(message, context)

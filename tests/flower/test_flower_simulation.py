@@ -82,7 +82,7 @@ def attacked(folder):
         ask = channel.unary_unary("/ray.rpc.JobInfoGcsService/GetAllJobInfo")
         with pytest.raises(grpc.RpcError) as refused:
             ask(b"", metadata=(("authorization", f"Bearer {'0' * 64}"),), timeout=30)
-        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
+        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
     with pytest.raises(ValueError, match=r"^ray: expected none in this process"), private_ray():
         pass
     telemetry = sys.modules["flwr.supercore.telemetry"].FLWR_TELEMETRY_ENABLED

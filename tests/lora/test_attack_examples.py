@@ -163,7 +163,7 @@ def columns(loss: Callable, equal: bool, count: int = 6) -> Task:
         x = torch.randn(count, 3, generator=random, dtype=torch.float64)
         return x, torch.ones(count, dtype=torch.float64) if equal else x.sum(1)
 
-    model = seeded(lambda: nn.Sequential(OrderedDict(map=nn.Linear(3, 1))))
+    model = seeded(lambda: nn.Sequential(OrderedDict[str, nn.Module](map=nn.Linear(3, 1))))
     pairs = (pair(), pair())
     return Task("columns", model, ("map",), pairs, pair(), loss=loss, metrics={"loss": loss})
 
@@ -321,7 +321,7 @@ class Remembers(Tokens):
             self.register_buffer("mean", zeros, persistent=kept == "buffer")
         else:
             double = zeros.double()
-            known = {"tensor": double, "list": [double], "number": 0.0}
+            known: dict[str, Any] = {"tensor": double, "list": [double], "number": 0.0}
             self.mean = nn.Parameter(zeros) if kept == "parameter" else known[kept]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -409,10 +409,10 @@ def test_rotary_factors_chosen_by_the_longest_text_are_refused():
     sizes |= {"max_position_embeddings": 64, "original_max_position_embeddings": 10}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = Phi3ForSequenceClassification(Phi3Config(**sizes, rope_scaling=rope))
-    words, own = texts(), {"tokenizer": AutoTokenizer.from_pretrained(folder("gpt2"))}
+        model = Phi3ForSequenceClassification(Phi3Config(**sizes | {"rope_scaling": rope}))
+    own: dict[str, Any] = {"text": "text", "label": "label", "targets": ["qkv_proj"], "head": None}
+    words, own["tokenizer"] = texts(), AutoTokenizer.from_pretrained(folder("gpt2"))
     words.loc[0, "text"] = "good film " * 8
-    own |= {"text": "text", "label": "label", "targets": ["qkv_proj"], "head": None}
     task = fl.tasks.hub(model, words, clients=1, test=words[1:9], public_test=True, **own)
     refused(MODEL.format("Phi3ForSequenceClassification"), task, FFA)
 
@@ -433,7 +433,7 @@ class Heads(nn.Module):
 def heads(**options: Any) -> Task:
     pairs = [examples(6, k) for k in range(2)]
     given: dict[str, Any] = {"clients": pairs, "test": examples(5, 9), "targets": ["body"]}
-    return fl.tasks.classification(**{**given, "model": seeded(Heads), "head": "fc", **options})
+    return fl.tasks.classification(**given | {"model": seeded(Heads), "head": "fc"} | options)
 
 
 @pytest.mark.parametrize("head", ["fc", "b.fc", "xfc"])
@@ -458,8 +458,8 @@ def test_a_head_that_cannot_be_told_apart_is_refused():
     words = "targets='xfc': expected a module outside 'xfc': its name ends with the head"
     with pytest.raises(ValueError, match=words):
         heads(targets=["xfc"])
-    nested = nn.Sequential(OrderedDict(fc=nn.Linear(4, 3)))
-    model = nn.Sequential(OrderedDict(body=nn.Linear(5, 4), fc=nested)).double()
+    nested = nn.Sequential(OrderedDict[str, nn.Module](fc=nn.Linear(4, 3)))
+    model = nn.Sequential(OrderedDict[str, nn.Module](body=nn.Linear(5, 4), fc=nested)).double()
     words = r"head='fc': expected a name with which no module inside .* ends; fc\.fc does"
     with pytest.raises(ValueError, match=words):
         heads(model=model)

@@ -35,7 +35,7 @@ def plain_peft(task: Task, values: ClientParams) -> tuple[nn.Module, dict[ParamK
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        peft = get_peft_model(adapters.structure_copy(task.model), config).eval()  # type: ignore[arg-type]
+        peft = get_peft_model(adapters.structure_copy(task.model), config).eval()
     named, places = dict(peft.named_parameters()), {}
     for key in values:
         prefix = f"base_model.model.{key.layer}"

@@ -50,7 +50,7 @@ def begun(call: Any) -> Any:
 @settings(max_examples=60)
 def test_any_plan_runs_or_is_refused_before_training(given, unit):
     """What is begun ends: so many records, finite ledger; NaN only where numbers grew too large."""
-    plan = begun(lambda: fl.Plan(**{"rounds": 1, "local_steps": 1, "batch": 2, **given}))
+    plan = begun(lambda: fl.Plan(**dict[str, Any](rounds=1, local_steps=1, batch=2) | given))
     privacy = unit and private(unit)
     run = plan and begun(lambda: fl.run(regression(), "fedlora", privacy, plan, lora=LORA))
     if run:

@@ -19,7 +19,7 @@ RATES = tuple(16 / n for n in TASK.sizes)
 
 
 def client(**fields: Any) -> Privacy:
-    return Privacy(**{"unit": "client", "noise_multiplier": 1.0, "delta": 1e-3, **fields})
+    return Privacy(**dict[str, Any](unit="client", noise_multiplier=1.0, delta=1e-3) | fields)
 
 
 NUMBER, RATE, DELTA = "a number >= 0", r"a number in \[0, 1\]", r"a number in \(0, 1\)"

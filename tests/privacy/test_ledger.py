@@ -317,8 +317,8 @@ def test_compose_refuses_other_terms() -> None:
     for other, name in ((Ledger(delta=1e-6), "delta"), (Ledger(unit="client"), "unit")):
         with pytest.raises(ValueError, match=rf"^{name}=\[.*\]: expected {why}$"):
             Ledger.compose(Ledger(), other)
-    wrong: Any
-    for wrong in ((), (Ledger(), "x")):
+    calls: Any = (), (Ledger(), "x")
+    for wrong in calls:
         with pytest.raises(ValueError, match=r"^ledgers=.*: expected Ledgers, >= 1$"):
             Ledger.compose(*wrong)
     assert Ledger.compose(filled(), filled(accountant="rdp")).accountant == "rdp"
@@ -358,7 +358,7 @@ def test_the_worst_client_is_found_among_many() -> None:
 def test_record_refuses_bad_entries(arguments: dict[str, Any], message: str) -> None:
     ledger = Ledger()
     with pytest.raises(ValueError, match=f"^{message}$"):
-        ledger.record(**{"round": 0, "clients": (0, 1), "count": 1, **RATES, **arguments})
+        ledger.record(**dict[str, Any](round=0, clients=(0, 1), count=1) | RATES | arguments)
     assert ledger.releases == ()
 
 

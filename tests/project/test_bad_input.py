@@ -1,7 +1,7 @@
 """Bad calls at public entries: each is refused at the call, in one line that names value and range.
 Words of the command line: test_mistakes_are_one_line."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false
+# pyrefly: ignore-errors[bad-argument-type]
 import math
 import re
 

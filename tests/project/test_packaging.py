@@ -11,6 +11,7 @@ import tomllib
 import zipfile
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -156,7 +157,8 @@ def test_the_wheel_runs_the_beginning_of_the_course_elsewhere(wheel, tmp_path):
     (place / "others.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     shown = run(command, "methods", cwd=tmp_path)
     assert all(slug in shown for slug in fl.methods.ALL)
-    notebook = nbformat.read(START, as_version=4)
+    read: Any = nbformat.read
+    notebook = read(START, as_version=4)
     code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     first = next(i for i, cell in enumerate(code_cells) if "fl.widgets" in cell.source)
     assert first >= 4
@@ -166,7 +168,7 @@ def test_the_wheel_runs_the_beginning_of_the_course_elsewhere(wheel, tmp_path):
     nbformat.write(notebook, tmp_path / "begin.ipynb")
     share = str(tmp_path / "env/share/jupyter")
     run(python, "-c", EXECUTE, cwd=tmp_path, JUPYTER_PATH=share)
-    cells = nbformat.read(tmp_path / "done.ipynb", as_version=4).cells
+    cells = read(tmp_path / "done.ipynb", as_version=4).cells
     home, source, fingerprint = cells[-1].outputs[-1].text.split()
     assert Path(home).is_relative_to(tmp_path) and Path(source).is_relative_to(tmp_path)
     assert fingerprint == fl.tasks.digits().fingerprint

@@ -29,7 +29,7 @@ def test_wrong_shapes_are_refused_going_in_and_coming_out():
 
 def test_shapes_are_found_inside_other_hints():
     assert has_shape(tuple[int, Float[Tensor, " n"]]) and has_shape("Int64[Tensor, 'n']")
-    assert has_shape(Float[Tensor, " n"] | None)  # type: ignore[operator]
+    assert has_shape(Float[Tensor, " n"] | None)
     assert not has_shape(tuple[int, str] | None)
     assert not has_shape("Float") and not has_shape("Iterable[int]")
 

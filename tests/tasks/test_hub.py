@@ -2,7 +2,6 @@
 clear refusals.
 """
 
-# pyright: reportArgumentType=false, reportCallIssue=false
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ def task_of(kind):
 
 def bert(data, **options):
     """A sentence classifier of two clients on this data set."""
-    clients = {} if "by" in options else {"clients": 2}
+    clients: dict[str, Any] = {} if "by" in options else {"clients": 2}
     return fl.tasks.hub(toy_hubs.folder("bert"), data, **LABELLED | clients | options)
 
 
@@ -199,8 +198,8 @@ def test_texts_too_long_are_refused_or_cut():
 def test_padding_is_cut_off_and_changes_nothing(kind):
     """Outputs of a batch cut to its longest text are those of the padded one."""
     task = toy_hubs.task(kind)
-    x = take(task.test[0], (task.test[0]["attention_mask"].sum(1) < 8).nonzero().squeeze(1))
-    cut = per_example.ready(task, x, torch.device("cpu"))
+    x: Any = take(task.test[0], (task.test[0]["attention_mask"].sum(1) < 8).nonzero().squeeze(1))
+    cut: Any = per_example.ready(task, x, torch.device("cpu"))
     assert cut["input_ids"].shape[1] < x["input_ids"].shape[1]
     outputs = [task.forward(task.model, part) for part in (cut, x)]
     torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
@@ -259,7 +258,7 @@ def test_a_padding_token_is_set_and_said():
 
 
 FRAME = toy_hubs.texts()
-WIDER = AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
+WIDER: Any = AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
 WIDER.add_tokens(["[EMAIL]"])
 UNKNOWN = {"dataset": FRAME.assign(text="[EMAIL] film"), "tokenizer": WIDER}
 DECODER = {"label": None, "model": toy_hubs.folder("gpt2")}
@@ -298,7 +297,7 @@ BAD = {
 
 @pytest.mark.parametrize("line", BAD)
 def test_bad_calls_are_one_line(line):
-    call = {"model": toy_hubs.folder("bert"), "dataset": FRAME, **LABELLED, **BAD[line]}
+    call: Any = {"model": toy_hubs.folder("bert"), "dataset": FRAME, **LABELLED, **BAD[line]}
     with pytest.raises(ValueError, match=line) as error:
         fl.tasks.hub(call.pop("model"), call.pop("dataset"), **call)
     assert "\n" not in str(error.value)

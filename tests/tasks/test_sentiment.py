@@ -132,7 +132,7 @@ def test_texts_and_labels_belong_together(task: Task) -> None:
     assert score > 0.65, "about 0.5 if they were shuffled"
 
 
-BAD = {
+BAD: dict[str, dict[str, Any]] = {
     "clients=3: expected a whole number >= 4": {"clients": 3},
     "clients=6: expected a multiple of 4": {"clients": 6},
     "seed=-1: expected a whole number >= 0": {"seed": -1},
@@ -252,7 +252,7 @@ def hub() -> Iterator[tuple[str, list[str]]]:
             self.do_HEAD()
             self.wfile.write(CONTENT)
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)

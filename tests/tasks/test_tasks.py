@@ -42,8 +42,8 @@ def net() -> nn.Sequential:
 
 
 def small(**changes: Any) -> Task:
-    arguments = {"clients": [pair(5), pair(7)], "test": pair(6), "targets": ["0", "2"]}
-    return classification(changes.pop("model", None) or net(), **(arguments | changes))
+    given: dict[str, Any] = {"clients": [pair(5), pair(7)], "test": pair(6), "targets": ["0", "2"]}
+    return classification(changes.pop("model", None) or net(), **given | changes)
 
 
 @torch.no_grad()
@@ -400,7 +400,7 @@ BAD: dict[str, dict[str, Any]] = {
 }
 CALLS: dict[str, Any] = {
     "clients=158: expected at most 157: 1257 examples, 8 each": lambda: digits(clients=158),
-    "alpha='big': expected a number > 0": lambda: digits(alpha="big"),  # type: ignore[arg-type]
+    "alpha='big': expected a number > 0": lambda: digits(alpha="big"),
     "seed=-1: expected a whole number >= 0": lambda: digits(seed=-1),
     r"rank=17: expected a whole number in \[1, 16\]": lambda: regression(rank=17),
     r"heterogeneity=1.5: expected a number in \[0, 1\]": lambda: regression(heterogeneity=1.5),

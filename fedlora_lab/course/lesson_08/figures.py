@@ -219,7 +219,7 @@ def model_protection(
     source = record.source
     check(source is not None, "record", "a copy without its task", "a record as run() yields it")
     check_whole("last", last, 1, len(seen) + 1)
-    task, lora, state = source  # type: ignore[misc]
+    task, lora, state = source
     adapted = peft.adapt(task.model, task.targets, task.head, lora)
     server, test = state.tensors, examples_to_judge(task, record.ledger is not None)
     final = {key: x if key.side == "head" else method.broadcast(x) for key, x in server.items()}

@@ -128,7 +128,7 @@ def parameters_collected_too_early(broken: bool) -> float:
         start, parameters = copy.deepcopy(model), list(model.parameters())
         torch.manual_seed(24)
         config = LoraConfig(r=2, lora_alpha=4, target_modules=["0"])
-        adapted = get_peft_model(model, config)  # type: ignore[arg-type]
+        adapted = get_peft_model(model, config)
     if not broken:
         parameters = [p for p in adapted.parameters() if p.requires_grad]
     random, optimiser = torch.Generator().manual_seed(25), torch.optim.SGD(parameters, lr=0.5)

@@ -136,8 +136,8 @@ class LatestOnly:
         rest: float = 0.01,
     ) -> None:
         self._answer, self._show, self._failed, self._rest = answer, show, failed, rest
-        self._lock, self._pending, self._thread, self._shown = threading.Lock(), [], None, 0.0
-        self.closed = False
+        self._lock, self._pending, self._shown, self.closed = threading.Lock(), [], 0.0, False
+        self._thread: threading.Thread | None = None
 
     def request(self, request: Any) -> None:
         """Asks for an answer to this request, and no longer to the one before."""

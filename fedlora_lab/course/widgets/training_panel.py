@@ -43,7 +43,8 @@ class TrainingPanel(controls.DrawnBox):
 
     def __init__(self, title: str, place: str = "") -> None:
         super().__init__(rest=0.05)
-        self.title, self.worker, self.knobs, self._refresh_paused = title, None, {}, False
+        self.worker: work.Worker | None = None
+        self.title, self.knobs, self._refresh_paused = title, {}, False
         self._ticks, self._total, self._first_tick, self._reported = 0, 1, 0.0, 0.0
         self.status, self.sentence = controls.text_box(2), controls.text_box(3)
         look = controls.control_options("progress", "local steps done")

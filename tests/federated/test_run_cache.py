@@ -92,7 +92,7 @@ def test_a_folder_is_its_owner_s(tmp_path):
 
 def test_who_asks_for_a_run_in_training_waits_for_it(tmp_path):
     """As notebooks that run at once and compare the same runs."""
-    cell = Cell.named("fedlora", regression(), None, PLAN, LORA, 0)
+    cell = Cell.from_name("fedlora", regression(), None, PLAN, LORA, 0)
     begun, opened = threading.Event(), []
 
     def train():

@@ -59,7 +59,7 @@ class RunContext:
         return tuple(1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in self.task.sizes)
 
     @cached_property
-    def noise(self) -> Any:
+    def noise_levels(self) -> Any:
         """`NoiseLevels` on the sum of the clients' updates; ``None`` without privacy."""
         return self.privacy and self.privacy.noise(len(self.task.sizes), self.plan)
 

@@ -26,7 +26,7 @@ COLUMNS = ["task", "method", "seed", "round", "layer", "measure", "value"]
 
 
 class Tick(NamedTuple):
-    """A local step of the clients that work now has ended: round and step, both from 1."""
+    """Marks the end of one local step: round and step, from 1."""
 
     round: int
     step: int

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 VARIABLE = "FEDLORA_CACHE"
-ROOMS = ("_utils", "methods", "privacy", "tasks", "lora", "measures", "federated")
+SUBPACKAGES = ("_utils", "methods", "privacy", "tasks", "lora", "measures", "federated")
 LIBRARIES = ("torch", "peft", "numpy", "scipy", "pandas", "opacus", "dp-accounting")
-# What these packages do is fixed by the rooms' sources and by the libraries' versions.
-KNOWN = ("fedlora_lab", "torch", "transformers", "numpy", "math", "builtins", "operator")
+# What these do is fixed by the sources of the subpackages and by the versions of the libraries.
+KNOWN_PACKAGES = ("fedlora_lab", "torch", "transformers", "numpy", "math", "builtins", "operator")
 
 
-class Unknown(Exception):
+class UncacheableRun(Exception):
     """Something decides a run's numbers whose content cannot be read: user code, say."""
 
 
@@ -86,9 +86,9 @@ def run_key(cell: Any, options: Mapping[str, Any]) -> str | None:
         parts = parts_of(cell, "task")
         parts["task"] = [task.fingerprint, parts_of(task, "model", "clients", "test")]
         parts["model"] = [str(model), str(getattr(model, "config", None))]
-        parts["classes"] = sorted({_named(type(module)) for module in model.modules()})
+        parts["classes"] = sorted({_full_name(type(module)) for module in model.modules()})
         parts["options"] = _parts_of_key(dict(options))
-    except (Unknown, RecursionError):
+    except (UncacheableRun, RecursionError):
         return None
     parts["code"], parts["threads"] = code_version(), torch.get_num_threads()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -99,23 +99,23 @@ def code_version() -> str:
     """A digest of the sources that compute a run, and of the versions of what they call."""
     digest = hashlib.sha256()
     home = Path(__file__).parents[1]
-    for path in sorted(path for room in ROOMS for path in (home / room).rglob("*.py")):
+    for path in sorted(path for room in SUBPACKAGES for path in (home / room).rglob("*.py")):
         digest.update(f"{path.relative_to(home)}\n".encode() + path.read_bytes())
     for name in LIBRARIES:
         digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())
     return digest.hexdigest()
 
 
-def _named(kind: Any) -> str:
+def _full_name(kind: Any) -> str:
     """The full name of a function or class whose code is known."""
     module = getattr(kind, "__module__", None) or "builtins"
-    if module.partition(".")[0] not in KNOWN:
-        raise Unknown(module)
+    if module.partition(".")[0] not in KNOWN_PACKAGES:
+        raise UncacheableRun(module)
     return f"{module}.{getattr(kind, '__qualname__', repr(kind))}"
 
 
 def _parts_of_key(value: Any) -> Any:
-    """A value as JSON that is equal for equal values only. Raises `Unknown`."""
+    """A value as JSON that is equal for equal values only. Raises `UncacheableRun`."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -135,8 +135,8 @@ def _parts_of_key(value: Any) -> Any:
         inner = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
         bound = getattr(value, "__self__", None)
         inner += [] if bound is None or not is_dataclass(bound) else [bound]
-        return [_named(value), [_parts_of_key(x) for x in inner]]
+        return [_full_name(value), [_parts_of_key(x) for x in inner]]
     state = {f.name: getattr(value, f.name) for f in fields(value)} if is_dataclass(value) else None
     if state is None and not hasattr(value, "__dict__"):
-        raise Unknown(type(value).__name__)
-    return [_named(type(value)), _parts_of_key(vars(value) if state is None else state)]
+        raise UncacheableRun(type(value).__name__)
+    return [_full_name(type(value)), _parts_of_key(vars(value) if state is None else state)]

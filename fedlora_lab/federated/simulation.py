@@ -126,9 +126,9 @@ class Diverged(ValueError):
 
 @dataclass(frozen=True)
 class OpenRound:
-    """A round that has begun."""
+    """Inputs of a round, fixed when it begins."""
 
-    begun: float
+    started_at: float
     t: int  # its number, from 0
     ids: tuple[int, ...]  # of the clients that take part
     before: ServerState
@@ -137,9 +137,9 @@ class OpenRound:
 
 @dataclass(frozen=True)
 class RoundOutcome:
-    """What a round did."""
+    """Results of a round, from which its record is made."""
 
-    begun: float
+    started_at: float
     before: ServerState
     sent: ServerState  # what the clients received of it
     received: Received  # what the server had in hand at the end
@@ -148,7 +148,7 @@ class RoundOutcome:
     participants: int = 0
     kept: bool = False  # something that moved stayed with its client
     metrics: Mapping[str, float] | None = None  # told by clients of their own models
-    shown: bool = True  # counts of clips and the noise are known here, as on one machine
+    shown: bool = True  # this process knows the counts of clips and the noise, as on one machine
     aggregated: ServerState | None = None  # by the method's rule, before the server's optimiser
 
 
@@ -313,7 +313,10 @@ class Federation:
         return RoundOutcome(time.perf_counter(), server, server, received, kept=kept)
 
     def record_start(self, outcome: RoundOutcome) -> Round:
-        """Stores the state before the first round in place of the folder's rounds; its record."""
+        """Stores the initial state, deletes the folder's other rounds and makes the first record.
+
+        Args: ``outcome``: as `initial_outcome` gives it.
+        """
         self.save_state()
         if self.folder is not None:
             for round in set(self.contents[0]) - {self.state.round}:
@@ -340,10 +343,10 @@ class Federation:
 
     def begin_round(self) -> OpenRound:
         """Draws who takes part; the round stands in the ledger when this returns."""
-        begun, before, t = time.perf_counter(), self.state.server, self.state.round
+        started_at, before, t = time.perf_counter(), self.state.server, self.state.round
         ids, sent = self.participants(t), uploads.broadcast(self.context, before)
         self.charge_ledger(t, ids)
-        return OpenRound(begun, t, ids, before, sent)
+        return OpenRound(started_at, t, ids, before, sent)
 
     def participants(self, t: int) -> tuple[int, ...]:
         """Draws who takes part: each client on its own with the plan's probability."""
@@ -416,8 +419,17 @@ class Federation:
         clients = ids, there, keys.sent, self.spec.privacy
         load = uploads.traffic(method, self.spec.lora, self.state, *clients)
         self.advance(everyone, kept, after, len(received.weights), moments)
-        told = received, everyone.clipped, load, len(ids), bool(keys.kept)
-        return RoundOutcome(opened.begun, before, opened.sent, *told, aggregated=aggregated)
+        return RoundOutcome(
+            opened.started_at,
+            before,
+            opened.sent,
+            received,
+            steps=everyone.clipped,
+            traffic=load,
+            participants=len(ids),
+            kept=bool(keys.kept),
+            aggregated=aggregated,
+        )
 
     def advance(
         self,
@@ -486,7 +498,7 @@ class Federation:
             participants=outcome.participants if counted else NOT_SEEN,
             clipped=float(own.scaled) / max(own.rows, 1) if shown else NOT_SEEN,
             nonfinite=float((outcome.steps + got.clipped).nonfinite) if shown else NOT_SEEN,
-            seconds=time.perf_counter() - outcome.begun if counted else NOT_SEEN,
+            seconds=time.perf_counter() - outcome.started_at if counted else NOT_SEEN,
             ledger=None if self.ledger is None else self.ledger.snapshot(),
             rows=tuple(rows),
             unmeasured=dict.fromkeys(

@@ -159,7 +159,7 @@ def release_round(
     keys: tuple[ParamKey, ...],
     sent: ServerState,
     t: int,
-    alone: bool = False,
+    single_client: bool = False,
 ) -> Received:
     """The uploads of round t under the trust model.
 
@@ -169,10 +169,10 @@ def release_round(
         arrived: positions in ``clients.ids`` of those whose upload is not lost.
         keys: what is sent.
         sent: what the server sent, before a lower rank cut it.
-        alone: one client sends for itself, and does not know how many others do.
+        single_client: one client sends for itself, and does not know how many others do.
     """
     # Fewer shares of noise than sigma was divided into protect less than the ledger says.
-    if not alone and too_few_uploads(context, len(arrived)):
+    if not single_client and too_few_uploads(context, len(arrived)):
         return Received.empty(sent)
     method, privacy = context.method, context.privacy
     ids = tuple(clients.ids[i] for i in arrived.tolist())
@@ -197,18 +197,22 @@ def release_round(
 def privatize(
     context: RunContext, client: ClientBatch, keys: tuple[ParamKey, ...], sent: ServerState, t: int
 ) -> dict[ParamKey, Tensor]:
-    """What one client alone sends, key -> (...): clipped and noised if the run is private.
+    """Makes what one client sends, key -> (...): clipped and noised if the run is private.
 
     Under secure aggregation with its share of the noise: only the sum of all is protected in full.
-    Arguments as of `release_round`.
 
+    Args:
+        context, t: of the run, and the round.
+        client: a batch of this client alone, which has trained.
+        keys: what is sent.
+        sent: what the server sent.
     Raises: ``ValueError`` where a trusted server would clip and noise.
     Guarantees: as `release_round` (test_flower.py::test_messages_give_the_run_of_the_loop).
     """
     trust = None if context.privacy is None else context.privacy.trust
     expected = "'local' or 'secagg': a client that sends for itself noises for itself"
     check(trust != "central", "trust", trust, expected)
-    found = release_round(context, client, torch.arange(1), keys, sent, t, alone=True)
+    found = release_round(context, client, torch.arange(1), keys, sent, t, single_client=True)
     return {key: rows[0] for key, rows in found.uploads.items()}
 
 
@@ -241,7 +245,7 @@ def too_few_uploads(context: RunContext, uploads: int) -> bool:
     if privacy is None or not _only_sum(privacy):
         return False
     # Those who collude upload as well, and know their own noise: their shares hide nothing.
-    return uploads < context.noise.shares + privacy.colluding
+    return uploads < context.noise_levels.shares + privacy.colluding
 
 
 def _only_sum(privacy: Privacy | None) -> bool:
@@ -272,43 +276,45 @@ def _release_updates(
     context: RunContext, clients: ClientBatch, sent: ServerState, rank: int | None, t: int
 ) -> Received:
     """Client unit: clips each client's change, adds the noise, goes on from the noised value."""
-    method, privacy, level = context.method, context.privacy, context.noise
+    method, privacy, level = context.method, context.privacy, context.noise_levels
     ids, rows, start = clients.ids, clients.params, clients.start
     assert privacy is not None
-    alone, streams = privacy.trust == "local", context.streams
+    noised_alone, streams = privacy.trust == "local", context.streams
     whole = {key: x[None] for key, x in sent.tensors.items()}
     # From what all received: a client's own factors are not noised yet.
     maps = local_training.preconditioners(method, tuple(rows), whole, context.uncertified is None)
-    owner = torch.arange(len(ids)) if alone else torch.zeros(len(ids), dtype=torch.int64)
+    owner = torch.arange(len(ids)) if noised_alone else torch.zeros(len(ids), dtype=torch.int64)
     change = {key: x - method.clip_reference(start[key]) for key, x in rows.items()}
     change = precondition_rows(change, maps, owner)
-    owners = len(ids) if alone else 1
+    owners = len(ids) if noised_alone else 1
     # Each client's whole change is clipped before it meets any other's, and before the noise.
     sums, clipped = context.clip(change, privacy.clip_norm, owner, owners, method.clip_groups)
     # Each client's noise is from its own stream, so that it is the same whoever else takes part.
     shapes = {key: x.shape[1:] for key, x in rows.items()}
     xi = gaussian_noise(shapes, [level.each] * len(ids), streams, [(t, k, 0) for k in ids])
-    held, begun, weights = None, start, _weights(context, ids)
-    if alone:
-        held = ranks_of(context, ids)
+    rank_limit, reference, weights = None, start, _weights(context, ids)
+    if noised_alone:
+        rank_limit = ranks_of(context, ids)
     else:
         common = gaussian_noise(shapes, [level.server], streams, [(t, SERVER, 0)])
         xi = {key: xi[key].sum(0, keepdim=True) + common[key] for key in shapes}
-        begun, weights = whole, torch.ones(1, dtype=torch.float64)
+        reference, weights = whole, torch.ones(1, dtype=torch.float64)
     if rank is not None:
-        held = torch.tensor([rank]) if held is None else held.clamp(max=rank)
+        shared = torch.tensor([rank])
+        rank_limit = shared if rank_limit is None else rank_limit.clamp(max=rank)
     found = []
     for part in release(sums, xi, maps):
-        if not alone:  # the divisor is the expected number of clients: the true one is not released
+        if not noised_alone:
+            # The expected number of clients: the true one is not released.
             expected = len(context.task.sizes) * context.plan.participation
             part = {key: x / expected for key, x in part.items()}
         # After the noise a filter is post-processing; before it would change the sensitivity.
         part |= {key: method.filter(x, key.side) for key, x in part.items() if key.side in "AB"}
-        found.append(cut_to_rank(part, held))
+        found.append(cut_to_rank(part, rank_limit))
     released, drawn = found
-    uploads = {key: method.clip_reference(begun[key]) + x for key, x in released.items()}
+    uploads = {key: method.clip_reference(reference[key]) + x for key, x in released.items()}
     noise = _mean(drawn, weights)
-    return Received(uploads, weights, noise, _row_by_row(sent, begun), alone, clipped)
+    return Received(uploads, weights, noise, _row_by_row(sent, reference), noised_alone, clipped)
 
 
 def traffic(
@@ -368,8 +374,11 @@ def rank_sent(method: Method, lora: Lora, k: int, privacy: Privacy | None) -> in
 
     Under secure aggregation each client adds its share of the noise in every rank of the sum. Were
     a share cut to the ranks that its client holds, those that few clients hold would carry a part
-    of the noise, and one client's whole change. Arguments as `traffic`.
+    of the noise, and one client's whole change.
 
+    Args:
+        method, lora, privacy: of the run.
+        k: the client's number.
     Guarantees: test_attack_secagg.py::test_clients_of_low_rank_add_their_noise_to_every_rank.
     """
     shared = shared_rank(lora.rank, method.own_ranks)

@@ -365,7 +365,7 @@ def budgets(
             kind: Any = {"marker": look(slug).marker}
             x = part["budget"].map(places) + 0.05 * (i - (len(slugs) - 1) / 2)
             means = part["value"].groupby(x).mean()
-            colour, kind = look(slug).colour, {"marker": look(slug).marker}
+            colour = look(slug).colour
             ax.plot(x, part["value"], ls="none", ms=4, mew=0, alpha=0.35, color=colour, **kind)
             kind |= {"ms": 7, "mec": style.CARD, "mew": 0.6}
             labels.append(style.named_line(ax, means.index, means, name(slug), colour, **kind))

@@ -114,7 +114,7 @@ def test_it_says_which_published_method_it_is(made):
     assert "ε spent: ∞" in text(made.sentence), "what is not certified says so after a run too"
 
 
-def test_what_cannot_be_is_one_line(made):
+def test_fields_that_make_no_method_are_one_line(made):
     made.fields["train"].value = "*"
     assert made.settle(WAIT)
     assert "expected no '*' unless the server's rule chooses" in text(made.says)

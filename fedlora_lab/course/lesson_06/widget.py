@@ -39,11 +39,11 @@ def schedule_explorer() -> controls.InteractiveFigure:
 
 def regulator_explorer() -> controls.InteractiveFigure:
     """Offers the frozen factor, the noise and what is clipped beside `regulator`."""
-    knob, stretch = controls.slider, "largest stretch of the frozen factor"
+    knob, stretch = controls.slider, "singular value of the frozen factor"
     return controls.interactive_figure(
         figures.regulator,
-        first=knob("frozen, 1st", 1.8, 0.3, 2.6, 0.1, stretch),
-        second=knob("frozen, 2nd", 0.6, 0.3, 2.6, 0.1, "stretch in the other direction"),
+        first=knob("1st stretch", 1.8, 0.3, 2.6, 0.1, stretch),
+        second=knob("2nd stretch", 0.6, 0.3, 2.6, 0.1, "its other singular value"),
         angle=knob("angle", 30, 0, 180, 5, "direction of the first stretch, in degrees"),
         sigma=knob("noise σ", 1.0, 0.4, 2.5, 0.1, "noise multiplier; the clip norm is 1"),
         clip=controls.menu("clip on the", figures.CLIPS, "factor", "what the clip bounds"),

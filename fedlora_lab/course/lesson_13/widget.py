@@ -13,7 +13,7 @@ def trust_explorer() -> controls.InteractiveFigure:
     promises, promised = (0.5, 1.0, 2.0, 4.0, 8.0), "to each client, one release"
     return controls.interactive_figure(
         figures.trust_comparison,
-        trust=controls.menu("trust in", kinds, "secagg", sees),
+        trust=controls.menu("trust", kinds, "secagg", sees),
         clients=knob("clients", counts, 50, "clients in a round"),
         epsilon=knob("promised ε", promises, 2.0, promised),
         colluders=controls.slider("colluders", 10, 0, 49, 1, side),

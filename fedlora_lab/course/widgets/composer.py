@@ -281,7 +281,7 @@ def method_composer(
 
     Raises: ``ValueError`` for a task without accuracy, or whose test examples are not public.
     Guarantees: fields that make no method get one line
-        (test_composer.py::test_what_cannot_be_is_one_line); for the rest see `TrainingPanel`.
+        (test_composer.py::test_fields_that_make_no_method_are_one_line); the rest: `TrainingPanel`.
     """
     task = tasks.digits(clients=5, alpha=0.5, seed=0) if task is None else task
     check_scored(task)

@@ -174,7 +174,7 @@ class InteractiveFigure(DrawnBox):
         self.show_drawing(first)
         for knob in knobs.values():
             knob.observe(lambda _: self._drawing.request(self.values), "value")
-        reset = button("Reset", "undo", "put every control back", self.reset)
+        reset = button("Reset", "undo", "reset every control", self.reset)
         self.children = [row(*knobs.values(), reset), row(self.picture), self.sentence]
 
     @property

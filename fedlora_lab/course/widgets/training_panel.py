@@ -15,10 +15,10 @@ from fedlora_lab.course.widgets import controls
 Events = Callable[[], Generator[Any, None, None]]
 BUTTONS = {
     "start": ("play", "train with these settings", "primary"),
-    "pause": ("pause", "hold after this local step", ""),
-    "resume": ("forward", "go on", ""),
-    "stop": ("stop", "end after this local step", ""),
-    "reset": ("undo", "forget all runs, put the controls back", ""),
+    "pause": ("pause", "pause after this local step", ""),
+    "resume": ("forward", "continue", ""),
+    "stop": ("stop", "stop after this local step", ""),
+    "reset": ("undo", "discard all runs and reset the controls", ""),
 }
 STALE = "controls have changed since: press Start"
 _OPEN: "weakref.WeakValueDictionary[str, TrainingPanel]" = weakref.WeakValueDictionary()

@@ -14,27 +14,27 @@ from fedlora_lab._utils.validation import check, check_whole
 
 
 def together(key: Any) -> Any:
-    """One clip over all tensors that move."""
+    """Clips all tensors that move together."""
     return 0
 
 
 def by_side(key: Any) -> Any:
-    """All A are clipped together, all B, and the head. Source: arXiv:2312.17493."""
+    """Clips all A together, all B, and the head. Source: arXiv:2312.17493."""
     return key.side
 
 
 def by_tensor(key: Any) -> Any:
-    """Every tensor is clipped by itself. Source: arXiv:2509.09097."""
+    """Clips every tensor by itself. Source: arXiv:2509.09097."""
     return key
 
 
 def received(start: Tensor) -> Tensor:
-    """What a client received: the clip falls on its change."""
+    """Lets the clip fall on a client's change: what it holds minus what it received."""
     return start
 
 
 def origin(start: Tensor) -> Tensor:
-    """Zero: the clip falls on the weights themselves. Source: arXiv:2509.09097."""
+    """Lets the clip fall on the weights themselves: minus zero. Source: arXiv:2509.09097."""
     return 0 * start
 
 
@@ -42,7 +42,7 @@ def origin(start: Tensor) -> Tensor:
 
 
 def identity(tensor: Tensor, side: str) -> Tensor:
-    """No filter: the noised value as it is."""
+    """Leaves the noised value as it is: no filter."""
     return tensor
 
 
@@ -69,6 +69,7 @@ class Binomial:
     def __call__(self, tensor: Tensor, side: str) -> Tensor:
         axis = -1 if side == "A" else -2
         size = tensor.shape[axis]
+        # Mirrored edges make the map doubly stochastic: with zeros there it would lose the mean.
         padded = tensor.index_select(axis, _mirrored(size, self.taps // 2, tensor.device))
         weights = [math.comb(self.taps - 1, i) / 2 ** (self.taps - 1) for i in range(self.taps)]
         smoothed = weights[0] * padded.narrow(axis, 0, size)
@@ -106,8 +107,10 @@ class Preconditioner(NamedTuple):
 def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
     """Symmetric square root of a Gram matrix, and the root's pseudo-inverse."""
     values, vectors = torch.linalg.eigh(gram.double())
-    # What is rounded to nothing is nothing in both maps: its inverse would only grow the noise.
-    kept = values > 1e-10 * values[..., -1:].clamp(min=0)
+    # What rounding alone makes of a direction is nothing in both maps: its inverse would only grow
+    # the noise, in float32 by thousands. The matrix was rounded to its type before it came here.
+    least = max(1e-10, gram.shape[-1] * torch.finfo(gram.dtype).eps)
+    kept = values > least * values[..., -1:].clamp(min=0)
     root = values.clamp(min=0).sqrt()
     inverse = torch.where(kept, 1 / root.where(kept, torch.ones_like(root)), torch.zeros_like(root))
     back = vectors.transpose(-1, -2)
@@ -115,7 +118,7 @@ def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def product_space(gram: Tensor) -> Preconditioner:
-    """Clip and noise the change of the product instead of the change of the factor.
+    """Clips and noises the change of the product instead of the change of the factor.
 
     For B with peer A the clip bounds ||dB A||_F, since ||dB (A A^T)^(1/2)||_F = ||dB A||_F, and the
     released change is dB + xi_W A^+ with xi_W isotropic in weight space: a function of the Gaussian
@@ -130,11 +133,12 @@ def product_space(gram: Tensor) -> Preconditioner:
         project's.
     """
     root, inverse = _roots(gram)
+    # The same tensor twice: noise and clipped signal pass one map, so it is post-processing.
     return Preconditioner(root, inverse, inverse)
 
 
 def factor_space(gram: Tensor) -> Preconditioner:
-    """Clip the factor's change, shape only the noise by the peer's pseudo-inverse, as published.
+    """Clips the factor's change, shapes only the noise by the peer's pseudo-inverse, as published.
 
     A change of norm C along the peer's largest direction is hidden by a multiplier sigma / ||A||_2
     instead of sigma: the ledger certifies no epsilon for it.
@@ -150,7 +154,7 @@ def factor_space(gram: Tensor) -> Preconditioner:
 
 
 def spectral(weight: Tensor, rank: int) -> dict[str, Tensor]:
-    """Let B and A span the leading singular directions of the frozen weight, around a zero core.
+    """Lets B and A span the leading singular directions of the frozen weight, around a zero core.
 
     Args: weight: (d_out, d_in), public.
     Returns: A (r, d_in) and B (d_out, r) orthonormal, R (r, r) zero.
@@ -161,7 +165,9 @@ def spectral(weight: Tensor, rank: int) -> dict[str, Tensor]:
     most = min(weight.shape)
     check(rank <= most, "rank", rank, f"at most {most}, the smaller side of the weight")
     left, _, right = torch.linalg.svd(weight.double(), full_matrices=False)
-    sign = torch.sign(right[:rank].sum(1))  # singular vectors are given up to a sign
+    # Singular vectors are given up to a sign, which may differ between machines: clients and
+    # server must start at the same point.
+    sign = torch.sign(right[:rank].sum(1))
     sign = torch.where(sign == 0, torch.ones_like(sign), sign).unsqueeze(1)
     values = {"A": right[:rank] * sign, "B": left[:, :rank] * sign.T}
     values["R"] = weight.new_zeros(rank, rank)

@@ -72,6 +72,11 @@ def test_directions_that_the_peer_does_not_span_stay_still():
     moved = mechanism.map_rank_axis(B, rule.noise, random(1, 7, 3))
     assert moved[..., 2].abs().max() < 1e-12 and moved.isfinite().all()
     assert not torch.stack(list(filters.product_space(torch.zeros(1, 3, 3)))).any()
+    # Rounded to float32, the Gram matrix of a third row that depends on two has rank 3.
+    peers = random(64, 2, 9)
+    peers = torch.cat([peers, peers.sum(1, keepdim=True)], 1)
+    rounded = filters.product_space((peers @ peers.mT).float()).noise.double()
+    assert (torch.linalg.svdvals(rounded)[:, -1] < 1e-5).all()
 
 
 def test_the_published_form_is_certified_by_nobody():

@@ -35,20 +35,26 @@ class Rule:
     writes: ClassVar[tuple[str, ...]] = ()
 
     def initial_state(self, state: ServerState) -> ServerState:
-        """The state before the first round, with what the rule keeps there."""
+        """Returns the state before the first round, with what the rule keeps there."""
         return state
 
     def upload_sizes(self, shapes: Shapes, keys: Sequence[ParamKey]) -> list[int]:
-        """Sizes of the arrays that one client sends in place of these keys."""
+        """Returns the sizes of the arrays that one client sends in place of these keys."""
         return [math.prod(shapes[key]) for key in keys]
 
     def extra_download_sizes(self, shapes: Shapes) -> list[int]:
-        """Sizes of the arrays that one client receives in a round beside the state."""
+        """Returns the sizes of the arrays that one client receives in a round beside the state."""
         return []
 
 
 def client_values(state: ServerState, sent: ServerState, uploads: Uploads, key: ParamKey) -> Tensor:
-    """A tensor of the clients at the end of the round, (clients, ...), or (1, ...) if all agree."""
+    """Returns what the clients hold at the end of a round: (clients, ...), (1, ...) if all agree.
+
+    Args:
+        state, sent: what the server held, and what the clients received.
+        uploads: key -> (clients, ...); a key that nobody sent is as it was received.
+        key: of a tensor of the state.
+    """
     tensor = uploads.get(key, sent.tensors[key])
     return tensor if tensor.dim() > state.tensors[key].dim() else tensor[None]
 
@@ -58,7 +64,7 @@ def client_values(state: ServerState, sent: ServerState, uploads: Uploads, key: 
 
 @dataclass(frozen=True)
 class MeanUpdate:
-    """Add the weighted mean of the clients' changes: state + server_lr sum_k w_k (upload_k - sent).
+    """Adds the weighted mean of the changes: state + server_lr sum_k w_k (upload_k - sent).
 
     With weights that sum to 1, server_lr 1 and nothing lost on the way down this is the mean of the
     uploads. A missing client leaves the state where it was (fixed denominator), one of lower rank
@@ -91,7 +97,7 @@ class MeanUpdate:
 
 @dataclass(frozen=True)
 class NormWeighted(Rule):
-    """Average each factor with weights w_k ||B_k A_k||_F, layer by layer; a head plainly.
+    """Averages each factor with weights w_k ||B_k A_k||_F, layer by layer; a head plainly.
 
     Factors of lower rank count with zeros in the ranks they lack. Where every product is zero the
     weights are w_k.
@@ -109,6 +115,7 @@ class NormWeighted(Rule):
             share = sizes / sizes.sum() * weights.sum() if sizes.sum() > 0 else weights
             for key in [key for key in keys if key in uploads]:
                 old, rows = state.tensors[key], uploads[key]
+                # Weights that did not arrive stay with the old value, as in the plain mean.
                 kept = (1 - share.sum()).to(old) * old
                 changed[key] = kept + (share.to(rows) @ rows.flatten(1)).view_as(old)
         heads = {key: x for key, x in uploads.items() if key.side == "head"}
@@ -117,7 +124,7 @@ class NormWeighted(Rule):
 
 @dataclass(frozen=True, repr=False)
 class ByLayer(Rule):
-    """Average what was sent, then draw which factor each layer moves in the next round.
+    """Averages what was sent, then draws which factor each layer moves in the next round.
 
     All layers alternate, B first, for the first ``warmup`` of the planned rounds. After that a
     layer moves A with probability sigmoid(d / T), where d = (S_A - S_B) / (|S_A| + |S_B|) and T =
@@ -186,8 +193,9 @@ class ByLayer(Rule):
 
 
 def _mean_inner_product(changes: Tensor) -> Tensor:
-    """Of two different rows, at least 0; of a single row its squared norm."""
+    """The mean over pairs of different rows, at least 0; of a single row its squared norm."""
     rows, count = changes.flatten(1).double(), len(changes)
+    # Pairs alone: the noise of two clients is independent, that of a row with itself would add up.
     total, own = rows.sum(0).square().sum(), rows.square().sum()
     return ((total - own) / (count * (count - 1))).clamp(min=0) if count > 1 else own
 
@@ -198,9 +206,12 @@ def _mean_inner_product(changes: Tensor) -> Tensor:
 def mean_product(
     state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor, layer: str
 ) -> tuple[Tensor, Tensor]:
-    """(left, right) with left @ right the mean of the clients' products of a layer, in float64.
+    """Factorises the mean of the clients' products of a layer as left @ right, in float64.
 
-    Clients that are absent count with the old product.
+    Args:
+        state, sent, uploads: as of `client_values`.
+        weights: (clients,); what they lack to 1, absent clients, counts with the old product.
+        layer: its name.
     """
     keys = ParamKey("A", layer), ParamKey("B", layer)
     a, b = (client_values(state, sent, uploads, key).double() for key in keys)
@@ -217,9 +228,11 @@ def mean_product(
 
 
 def leading_svd(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Leading singular values and vectors of left @ right: U (d_out, k), S (k,), V^T (k, d_in).
+    """Finds the leading singular vectors and values of left @ right: U (d_out, k), S (k,), V^T.
 
-    k is the rank, or the smallest side of left and right if that is less.
+    Args:
+        left, right: (d_out, q) and (q, d_in); no (d_out, d_in) matrix is formed.
+        rank: k, unless the smallest side of left and right is less.
     """
     tall, r = torch.linalg.qr(left)
     wide, c = torch.linalg.qr(right.T)
@@ -251,7 +264,13 @@ class ProductRule(Rule, ABC):
     def layer(
         self, after: ServerState, left: Tensor, right: Tensor, layer: str
     ) -> Mapping[str, Tensor]:
-        """Side -> new tensor, from the mean of what was sent and left @ right of the products."""
+        """Returns the layer's new tensors, by side; a side that is not there stays averaged.
+
+        Args:
+            after: the state with the mean of what was sent.
+            left, right: (d_out, q) and (q, d_in), whose product is the mean of the products.
+            layer: its name.
+        """
 
     def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
         after, changed = mean(state, sent, uploads, weights), {}
@@ -265,7 +284,7 @@ class ProductRule(Rule, ABC):
 
 @dataclass(frozen=True)
 class MeanWithResidual(ProductRule):
-    """Average each factor, and add to the residual W what the mean of the products has more.
+    """Averages each factor, and adds to the residual W what the mean of the products has more.
 
     Exact. Noise that the residual takes up stays in it.
 
@@ -281,7 +300,7 @@ class MeanWithResidual(ProductRule):
 
 @dataclass(frozen=True)
 class Merge(ProductRule):
-    """Add the mean of the products to W; start B again at zero and A at a fresh public draw.
+    """Adds the mean of the products to W; starts B again at zero and A at a fresh public draw.
 
     Exact, for unequal ranks too: it is the stack of all clients' factors.
 
@@ -299,7 +318,7 @@ class Merge(ProductRule):
 
 @dataclass(frozen=True)
 class TruncatedSVD(ProductRule):
-    """Approximate the mean product best with rank r: B = U S, A = V^T.
+    """Approximates the mean product best with rank r: B = U S, A = V^T.
 
     Leading directions come first, so a client of lower rank receives the best approximation of its
     own rank. A mean product of zero leaves the factors as they are.
@@ -312,12 +331,13 @@ class TruncatedSVD(ProductRule):
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         rank = after.tensors[ParamKey("A", layer)].shape[0]
         u, s, v = leading_svd(left, right, rank)
+        # Singular vectors of a zero product are arbitrary: A would be lost with nothing gained.
         return _factors(v, u * s, rank) if s[0] > 0 else {}
 
 
 @dataclass(frozen=True)
 class Sketch(ProductRule):
-    """Split the product from two random sketches of it: B = Q U sqrt(S), A = sqrt(S) V^T.
+    """Splits the product by two random sketches of it: B = Q U sqrt(S), A = sqrt(S) V^T.
 
     The server sums Y_k = B_k (A_k Omega) over a public random Omega (d_in, width), sends back Q, an
     orthonormal basis of the sum, and sums P_k = A_k^T (B_k^T Q); the leading r directions are kept.
@@ -339,6 +359,7 @@ class Sketch(ProductRule):
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         rank, size = after.tensors[ParamKey("A", layer)].shape
         omega = torch.from_numpy(after.random(layer).standard_normal((size, self.width or rank)))
+        # Sums of sketches are sketches of the sum: secure aggregation would show no single one.
         basis, _ = torch.linalg.qr(left @ (right @ omega))
         u, s, v = torch.linalg.svd((basis.T @ left) @ right, full_matrices=False)
         if not s[0] > 0:
@@ -363,7 +384,7 @@ class Sketch(ProductRule):
 
 @dataclass(frozen=True)
 class Repair(ProductRule):
-    """Average both factors, then move B to where B A is nearest to the mean product.
+    """Averages both factors, then moves B to where B A is nearest to the mean product.
 
     B = mean B + D with D the minimum of ||T - (mean B + D) A||_F^2 + strength ||D||_F^2.
 

@@ -50,13 +50,13 @@ class Optimizer(ABC):
         return not self.nonlinear
 
     def init(self, params: Tensors) -> OptimizerState:
-        """The state before the first step: key -> name of a moment -> zeros."""
+        """Returns the state before the first step: key -> name of a moment -> zeros."""
         return {key: self._zeros(param) for key, param in params.items()}
 
     def update(
         self, grads: Tensors, state: OptimizerState, params: Tensors, lr: Any, noise_std: Any = 0.0
     ) -> tuple[dict[Any, "Tensor"], OptimizerState]:
-        """The steps, to be added to the parameters, and the state after them.
+        """Returns the steps, to be added to the parameters, and the state after them.
 
         Args:
             grads: key -> (clients, ...), on the server (...); of what moves in this step.
@@ -249,14 +249,14 @@ SERVER_OPTIMIZERS: Table = {"sgd": SGD, "adam": Adam}
 
 
 def apply(params: Tensors, steps: Tensors) -> dict[Any, "Tensor"]:
-    """The parameters after their steps; one without a step is the same tensor as before."""
+    """Adds the steps to the parameters; one without a step is the same tensor as before."""
     return {**params, **{key: params[key] + step for key, step in steps.items()}}
 
 
 def server_step(
     rule: Optimizer, state: OptimizerState, before: Tensors, aggregate: Tensors, lr: float = 1.0
 ) -> tuple[dict[Any, "Tensor"], OptimizerState]:
-    """What the server holds after a round: old minus aggregate is the gradient of its optimiser.
+    """Steps the server's optimiser; its gradient is what the server held minus the aggregate.
 
     Args:
         rule, state: the server's optimiser, and its state, which lasts from round to round.
@@ -277,7 +277,7 @@ def server_step(
 
 
 def optimizer_of(value: Any, name: str = "optimizer", table: Table = OPTIMIZERS) -> Optimizer:
-    """The optimiser that somebody wrote down, as a value, as text or as a settings file has it.
+    """Reads an optimiser from a value, from text, or from what a settings file holds.
 
     Args:
         value: an `Optimizer`; "sgd", "sgd:momentum=0.9,weight_decay=5e-4", "adamw:betas=0.9/0.99";

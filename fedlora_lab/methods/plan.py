@@ -107,10 +107,10 @@ class Plan:
         check_number("lr_decay", self.lr_decay, 0, 1, open_low=True)
 
     def rate(self, side: str, round: int = 0) -> float:
-        """Learning rate of "A", "B" or "head" in a round counted from 0."""
+        """Returns the learning rate of "A", "B" or "head" in a round counted from 0."""
         lr = self.lr.get(side, self.lr["B"]) if isinstance(self.lr, Mapping) else self.lr
         return lr * self.lr_decay**round
 
     def replace(self, **changes: Any) -> "Plan":
-        """The same plan with some fields changed."""
+        """Returns the same plan with some fields changed."""
         return replace(self, **changes)

@@ -173,7 +173,7 @@ VARIANTS: dict[str, Method] = {row.slug: row for row in (_A_FIRST, _BOTH, _WIDE)
 
 
 def get(method: str | Method) -> Method:
-    """Find the row with this slug; a row is returned as it is.
+    """Finds the row with this slug; a row is returned as it is.
 
     Raises: ``ValueError`` that names the slugs there are.
 
@@ -195,12 +195,12 @@ _DEFAULT = Method("default", "")
 
 @cache
 def measurements() -> dict[str, Any]:
-    """What scripts/measure_methods.py measured: "setting", and of each slug in "methods" a dict."""
+    """Loads what scripts/measure_methods.py measured: "setting", and for each slug in "methods"."""
     return json.loads(MEASURED_FILE.read_text(encoding="utf-8"))
 
 
 def rule_name(rule: object) -> str:
-    """How a rule is written in tables: its function's name, or its call."""
+    """Writes a rule as tables show it: its function's name, or its call."""
     return getattr(rule, "__name__", None) or repr(rule)
 
 
@@ -216,7 +216,7 @@ def _where_noised(method: Method) -> str:
 
 
 def table(methods: Iterable[Method] | None = None) -> "pd.DataFrame":
-    """Every method as a frame, slug as index: a column for each field and each measurement.
+    """Returns every method as a frame, slug as index: a column for each field and measurement.
 
     ``up`` and ``down`` are bytes of one client in one round, ``deviation`` the largest relative gap
     between the server's product and the mean of the clients', without noise; measured in the
@@ -263,7 +263,7 @@ class Source(str):
 
 
 def show(method: str | Method) -> str:
-    """The row, and the source of the rules that it does not share with the default, as text.
+    """Returns a row as text, and the source of the rules that differ from the default's.
 
     >>> print(show("rolora"))
     Method(

@@ -18,19 +18,19 @@ from fedlora_lab._utils.validation import check, check_whole
 
 @dataclass(frozen=True)
 class Full:
-    """Send the factors as they are, 32 bits a number."""
+    """Sends the factors as they are, 32 bits a number."""
 
     def __call__(self, tensor: Tensor) -> Tensor:
         return tensor
 
     def bits(self, numbers: int) -> int:
-        """Bits that this many numbers take."""
+        """Returns the bits that this many numbers take."""
         return 32 * numbers
 
 
 @cache
 def normal_levels(width: int) -> tuple[float, ...]:
-    """The 2^width levels of a normal-float code in [-1, 1]; width 1 has three: -1, 0, 1.
+    """Returns the 2^width levels of a normal-float code in [-1, 1]; width 1 has three: -1, 0, 1.
 
     Args: width: bits, 1 to 8.
     Source: arXiv:2305.14314 (NF4 is width 4), for any width as in arXiv:2406.10976.
@@ -41,7 +41,7 @@ def normal_levels(width: int) -> tuple[float, ...]:
     check_whole("width", width, 1, 8)
     if width == 1:
         return (-1.0, 0.0, 1.0)
-    half, offset = 2 ** (width - 1), 0.9677083
+    half, offset = 2 ** (width - 1), 0.9677083  # QLoRA's: the outermost quantile must be finite
     positive, negative = (
         [float(norm.ppf(offset + (0.5 - offset) * i / count)) for i in range(count)]
         for count in (half, half - 1)
@@ -51,7 +51,7 @@ def normal_levels(width: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class NormalFloat:
-    """Scale each block by its largest magnitude, then round to the levels of a normal-float code.
+    """Scales each block by its largest magnitude, then rounds to the levels of a normal-float code.
 
     Deterministic; a block of zeros stays zero. The last block may be short.
 
@@ -75,23 +75,27 @@ class NormalFloat:
         return self.values(*self.codes(tensor), tensor)
 
     def levels(self, like: Tensor) -> Tensor:
-        """The levels, of this tensor's type and on its device."""
+        """Returns the levels, of this tensor's type and on its device."""
         return torch.tensor(normal_levels(self.width), dtype=like.dtype, device=like.device)
 
     def codes(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
-        """Number of the nearest level, (blocks, block), and scale of each block, (blocks, 1)."""
+        """Finds each number's nearest level, (blocks, block), and block scales, (blocks, 1)."""
         levels, flat = self.levels(tensor), tensor.flatten()
         blocks = F.pad(flat, (0, -flat.numel() % self.block)).view(-1, self.block)
         scale = blocks.abs().amax(1, keepdim=True)
+        # A block of zeros is divided by 1: by its scale it would be NaN.
         unit = blocks / torch.where(scale > 0, scale, torch.ones_like(scale))
         return torch.bucketize(unit, (levels[1:] + levels[:-1]) / 2), scale
 
     def values(self, codes: Tensor, scale: Tensor, like: Tensor) -> Tensor:
-        """The numbers that codes and scales stand for, shaped like this tensor."""
+        """Returns the numbers that codes and scales stand for.
+
+        Args: codes: (blocks, block). scale: (blocks, 1). like: gives shape, type and device.
+        """
         return (self.levels(like)[codes] * scale).flatten()[: like.numel()].view_as(like)
 
     def bits(self, numbers: int) -> int:
-        """Bits that this many numbers take: a code each, and a float32 for each block."""
+        """Returns the bits that this many numbers take: a code each, and a float32 a block."""
         code = math.ceil(math.log2(len(normal_levels(self.width))))
         return code * numbers + 32 * math.ceil(numbers / self.block)
 
@@ -104,12 +108,12 @@ CODES, SCALES = " codes", " scales"
 
 
 def array_names(rule: Any) -> tuple[str, ...]:
-    """The names of the arrays that a tensor is sent as: one without a name, or codes and scales."""
+    """Names the arrays that a tensor is sent as: one without a name, or codes and scales."""
     return (CODES, SCALES) if hasattr(rule, "codes") else ("",)
 
 
 def pack(tensor: Tensor, rule: Any) -> dict[str, Tensor]:
-    """The arrays that a tensor is sent as; a rule without ``codes`` sends numbers as they are.
+    """Makes the arrays that a tensor is sent as; a rule without ``codes`` sends the numbers.
 
     Guarantees: codes and scales take as many bytes as ``rule.bits`` says, and `unpack` gives what
         the rule gives, bit for bit (tests/methods/test_quantization.py).
@@ -123,7 +127,12 @@ def pack(tensor: Tensor, rule: Any) -> dict[str, Tensor]:
 
 
 def unpack(arrays: Mapping[str, Tensor], rule: Any, like: Tensor) -> Tensor:
-    """The tensor that was packed, shaped like another.
+    """Restores the tensor that was packed.
+
+    Args:
+        arrays: as `pack` made them, by the names of `array_names`.
+        rule: the broadcast rule that both sides know.
+        like: gives shape, type and device.
 
     Raises: ``ValueError`` for a code beyond the levels.
     """
@@ -133,7 +142,7 @@ def unpack(arrays: Mapping[str, Tensor], rule: Any, like: Tensor) -> Tensor:
     packed = arrays[CODES].numpy(force=True)
     bits = np.unpackbits(packed, bitorder="little", count=width * count).reshape(count, width)
     codes = torch.from_numpy(np.packbits(bits, axis=1, bitorder="little").flatten().astype("int64"))
-    worst = int(codes.max()) if len(codes) else 0
+    worst = int(codes.max()) if len(codes) else 0  # the bytes come from a network
     check(worst <= most, "codes", worst, f"at most {most}")
     blocks = F.pad(codes, (0, -count % rule.block)).view(-1, rule.block)
     return rule.values(blocks.to(like.device), arrays[SCALES].view(-1, 1), like)
@@ -159,7 +168,7 @@ class Traffic(NamedTuple):
 
 
 def bytes_of(numbers: list[int], rule: "Full | NormalFloat" = full) -> int:
-    """Bytes of tensors of these sizes under a broadcast rule, each rounded up to whole bytes."""
+    """Counts the bytes of tensors of these sizes under a rule, each rounded up to whole bytes."""
     check(all(n >= 0 for n in numbers), "numbers", numbers, "sizes >= 0")
     return sum(math.ceil(rule.bits(n) / 8) for n in numbers)
 

@@ -97,12 +97,12 @@ class ServerState:
     streams: Streams | None = field(default=None, compare=False, repr=False)
 
     def side(self, side: str) -> dict[str, Tensor]:
-        """Layer name -> tensor of one kind."""
+        """Returns the tensors of one kind, by the name of their layer."""
         return {key.layer: tensor for key, tensor in self.tensors.items() if key.side == side}
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the adapted layers, in the model's order."""
+        """The names of the adapted layers, in the model's order."""
         return tuple(self.side("B"))
 
     def replace_tensors(self, changes: Mapping[ParamKey, Tensor]) -> "ServerState":
@@ -116,14 +116,14 @@ class ServerState:
         return replace(self, tensors=kept | {key: kept[key] @ core for key, core in keys})
 
     def random(self, layer: str) -> "Generator":
-        """Random numbers of the server for a layer in this round: public, they read no data."""
+        """Opens the server's random numbers for a layer in this round; they are public."""
         return (self.streams or Streams(0)).numpy(f"server {layer}", self.round)
 
 
 def cut_to_rank(
     values: Mapping[ParamKey, Tensor], ranks: Int[Tensor, " clients"] | None
 ) -> dict[ParamKey, Tensor]:
-    """Set to zero what lies beyond each client's rank: (clients, ...) from (1 or clients, ...)."""
+    """Sets to zero what lies beyond each client's rank: (clients, ...) from (1 or clients, ...)."""
     if ranks is None:
         return dict(values)
     return {key: tensor * _rank_mask(key, tensor, ranks) for key, tensor in values.items()}
@@ -139,22 +139,34 @@ def _rank_mask(key: ParamKey, tensor: Tensor, ranks: Tensor) -> Tensor:
 
 
 def merge_own_ranks(key: ParamKey, sent: Tensor, own: Tensor, rank: int) -> Tensor:
-    """The first ranks as sent, the others the client's own, (clients, ...)."""
+    """Takes the first ranks as sent and the others as the client has them, (clients, ...).
+
+    Args:
+        key: whose axes are cut.
+        sent, own: (1 or clients, ...) each.
+        rank: how many ranks are sent (`shared_rank`).
+    """
     return torch.where(_rank_mask(key, sent, torch.tensor([rank]))[0].bool(), sent, own)
 
 
 def pad_to_rank(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """A (r, d_in) and B (d_out, r) of the same product, with zeros up to the rank."""
+    """Pads both factors with zeros up to the rank: the product stays as it is.
+
+    Args: a: (r, d_in). b: (d_out, r). rank: at least r.
+    """
     more = rank - len(a)
     return torch.nn.functional.pad(a, (0, 0, 0, more)), torch.nn.functional.pad(b, (0, more))
 
 
 def shared_rank(rank: int, own: float) -> int:
-    """How many ranks are sent where the share ``own``, the last ones, stay with their client."""
+    """Counts the ranks that are sent where the share ``own``, the last, stays with its client."""
     return math.ceil((1 - own) * rank)
 
 
 def shape_at_rank(key: ParamKey, shape: Sequence[int], rank: int) -> tuple[int, ...]:
-    """The shape of what a client of this rank holds of a tensor."""
+    """Returns the shape of what a client of this rank holds of a tensor.
+
+    Args: key: says which axes are cut. shape: at full rank. rank: of the client, >= 1.
+    """
     axes = {axis % len(shape) for axis in key.kind.rank_axes} if len(shape) else set()
     return tuple(min(size, rank) if i in axes else size for i, size in enumerate(shape))

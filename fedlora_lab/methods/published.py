@@ -152,9 +152,10 @@ Local = FedLoRA.replace(
     name="Local", source="baseline", share="", note="every client trains alone; nothing is sent"
 )
 
-ALL: dict[str, Method] = {
-    row.slug: row for row in list(globals().values()) if isinstance(row, Method)
-}
+_ROWS = {name: row for name, row in list(globals().items()) if isinstance(row, Method)}
+ALL: dict[str, Method] = {row.slug: row for row in _ROWS.values()}
+__all__ = ["ALL", "MEASURED_FILE", "VARIANTS", "get", "measurements", "rule_name", "show", "table"]
+__all__ += list(_ROWS)
 
 _A_FIRST = LALoRA.replace(
     name="LA-LoRA A first",

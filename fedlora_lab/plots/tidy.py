@@ -93,8 +93,9 @@ def cumulative_sum(frame: pd.DataFrame, measures: tuple[str, ...]) -> Any:
     """
     for measure in measures:
         select_measure(frame, measure, required=False)  # refuses a frame without it
-    part: Any = frame[(frame["layer"] == "all") & frame["measure"].isin(measures)]
-    total = part.groupby(["method", "seed", "round"])["value"].sum(skipna=False)
+    part = frame[(frame["layer"] == "all") & frame["measure"].isin(measures)]
+    # The groups' own sum takes skipna from pandas 3 on only.
+    total = part.groupby(["method", "seed", "round"])["value"].agg(lambda x: x.sum(skipna=False))
     runs = total.groupby(["method", "seed"])
     known = runs.transform(lambda values: np.isfinite(values).all()).astype(bool)
     return runs.cumsum(skipna=False)[known].reset_index()

@@ -77,7 +77,7 @@ class Victim:
         noise_multiplier: float = 0.0,
         draw: int = 0,
     ) -> Upload:
-        """One step's release: the sum of the examples' clipped gradients plus noise.
+        """Returns one step's release: the sum of the examples' clipped gradients plus noise.
 
         Args:
             examples: (x, y).
@@ -103,7 +103,10 @@ class Victim:
         return {key: (x + xi[key].to(x))[0] for key, x in sums.items()}
 
     def layer(self, upload: Upload, side: str = "A", name: str = "") -> ParamKey:
-        """The key of one side: the first layer's, or the one whose name ends so."""
+        """Finds the key of one side: the first layer's, or the one whose name ends so.
+
+        Args: upload: in which to look. side: "A", "B" or "head". name: end of the layer's name.
+        """
         found = [key for key in upload if key.side == side and key.layer.endswith(name)]
         check(bool(found), "layer", name, "the end of the name of a layer in this upload")
         return found[0]

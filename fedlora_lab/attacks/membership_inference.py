@@ -127,7 +127,15 @@ def likelihood_ratio(
     shadows: Float[np.ndarray, "runs n"],
     there: Bool[np.ndarray, "runs n"],
 ) -> Float[np.ndarray, " n"]:
-    """log N(target; in) - log N(target; out): medians, one spread a side; NaN without a shadow."""
+    """Scores each example by log N(target; in) - log N(target; out); NaN without a shadow.
+
+    The laws have the median of the shadows that held the example, or did not, and one spread each.
+
+    Args:
+        target: the attacked run's confidence in each example.
+        shadows: those of the other runs.
+        there: whether each of them held the example.
+    """
     logs = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # an example that no shadow, or all, had

@@ -25,7 +25,7 @@ LARGEST_EPSILON, MOST_CANARIES = 1e3, 100_000
 def one_run_p_value(
     canaries: int, guesses: int, correct: int, epsilon: float, delta: float
 ) -> float:
-    """The largest chance of so many correct guesses under any (epsilon, delta)-DP algorithm.
+    """Returns the largest chance of so many correct guesses under (epsilon, delta)-DP.
 
     P[W' >= v] + 2 m delta max_i P[v > W' >= v - i] / i, W' ~ Binomial(r, 1 / (1 + exp(-epsilon))).
 
@@ -55,7 +55,7 @@ def one_run_p_value(
 def one_run_lower_bound(
     canaries: int, guesses: int, correct: int, delta: float, significance: float
 ) -> float:
-    """The largest epsilon that so many correct guesses refute, to 1e-8 from below.
+    """Returns the largest epsilon that so many correct guesses refute, to 1e-8 from below.
 
     Args:
         canaries, guesses, correct, delta: as of `one_run_p_value`.
@@ -111,7 +111,7 @@ def _without_nan(name: str, scores: Scores) -> np.ndarray:
 
 
 def default_guesses(canaries: int) -> tuple[Guesses, ...]:
-    """Guesses worth trying: an eighth, a quarter and half of the canaries on each side."""
+    """Returns guesses worth trying: an eighth, a quarter and half of the canaries on each side."""
     if canaries <= 1:
         return ((1, 0),)
     half, rest = canaries // 2, canaries - canaries // 2
@@ -125,7 +125,7 @@ def one_run_best_bound(
     significance: float,
     guesses: Sequence[Guesses] | None = None,
 ) -> float:
-    """The largest lower bound over several numbers of guesses, corrected for their number.
+    """Returns the largest lower bound over several numbers of guesses, corrected for their number.
 
     Args: as of `count_correct` and `one_run_lower_bound`; guesses: fixed beforehand; ``None``:
         `default_guesses` of the number of canaries.
@@ -145,7 +145,7 @@ def one_run_ceiling(
     guesses: Sequence[Guesses] | None = None,
     views: int = 1,
 ) -> float:
-    """The lower bound when every guess is right: no audit of so many canaries can prove more.
+    """Returns the bound when every guess is right: no audit of so many canaries can prove more.
 
     Args: as of `one_run_best_bound`; views: kinds of score among which the audit may choose.
     Guarantees: test_ceilings_grow_with_the_canaries.
@@ -159,7 +159,7 @@ def one_run_ceiling(
 
 
 def canaries_needed(epsilon: float, delta: float, significance: float) -> int:
-    """The fewest canaries that, all guessed and all guesses right, prove epsilon; at most 100,000.
+    """Returns the fewest canaries that prove epsilon when all are guessed right; at most 100,000.
 
     Args: epsilon: >= 0. delta, significance: as of `one_run_lower_bound`.
     Raises: ``ValueError`` where 100,000 do not suffice: the delta term grows with their number.
@@ -180,7 +180,7 @@ def canaries_needed(epsilon: float, delta: float, significance: float) -> int:
 
 
 def clopper_pearson_upper(count: int, trials: int, significance: float) -> float:
-    """Upper end of the exact interval of a rate.
+    """Returns the upper end of the exact interval of a rate.
 
     Args: count of trials; significance: how often the rate may exceed it, in (0, 1].
     Guarantees: test_clopper_pearson_inverts_the_binomial_tail.
@@ -234,7 +234,7 @@ def threshold_lower_bound(
 def best_threshold_bound(
     inside: Scores, outside: Scores, delta: float, significance: float, thresholds: Sequence[float]
 ) -> float:
-    """The largest lower bound over several thresholds, corrected for their number (Bonferroni).
+    """Returns the largest bound over several thresholds, corrected for their number (Bonferroni).
 
     Args:
         inside, outside: (n,) scores of independent runs with and without the canary.
@@ -249,7 +249,7 @@ def best_threshold_bound(
 
 
 def threshold_ceiling(runs: int, delta: float, significance: float) -> float:
-    """What ``runs`` runs with and as many without the canary show when no guess is wrong.
+    """Returns the bound of ``runs`` runs with and as many without the canary, all guessed right.
 
     Args: runs: >= 1. delta, significance: as of `threshold_lower_bound`.
     Guarantees: test_ceilings_grow_with_the_canaries.
@@ -260,7 +260,7 @@ def threshold_ceiling(runs: int, delta: float, significance: float) -> float:
 def threshold_gdp_lower_bound(
     inside: Scores, outside: Scores, threshold: float, delta: float, significance: float
 ) -> float:
-    """Epsilon at delta of the mu that independent runs prove of Gaussian noise.
+    """Returns epsilon at delta of the mu that independent runs prove of Gaussian noise.
 
     mu >= Phi^-1(1 - FPR) - Phi^-1(FNR) at the upper ends of both rates.
 
@@ -274,7 +274,7 @@ def threshold_gdp_lower_bound(
 
 
 def epsilon_between_normals(p: tuple[float, float], q: tuple[float, float], delta: float) -> float:
-    """The least epsilon at delta between two normal laws (mean, deviation), both ways round.
+    """Returns the least epsilon at delta between two normal laws (mean, deviation), both ways.
 
     Args: p, q: means and standard deviations. delta: in (0, 1].
     Guarantees: test_epsilon_between_normals_is_the_gaussian_one.

@@ -59,7 +59,7 @@ class Canaries:
 
 
 def affordable_canaries(task: Task, plan: Plan, unit: str) -> int:
-    """A number of canaries in [16, 100] that adds about a fifth of the run's gradients.
+    """Returns a number of canaries in [16, 100] that adds about a fifth of the run's gradients.
 
     Args: task, plan, unit: an example costs one more gradient a round, a client one more a step.
     """

@@ -32,7 +32,7 @@ def encode_marks(y: Tensor, marks: "Int[Tensor, ' n'] | None" = None) -> Tensor:
 
 
 def decode_marks(y: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """The targets in their own shape, and the weights (n,): 1, the mark, or NaN for left out.
+    """Splits targets from weights (n,): 1, the mark, or NaN for left out.
 
     A loss that is not finite counts as zero in the mechanism: NaN leaves an example out there, and
     is never clipped to the norm as a large number would be.
@@ -48,7 +48,7 @@ def ordinary_marks(task: Task) -> list[Tensor]:
 
 
 def mark_examples(task: Task, marks: list[Tensor]) -> Task:
-    """The same task with a mark on each client's examples; public examples keep weight 1.
+    """Returns the same task with a mark on each client's examples; public examples keep weight 1.
 
     Args: marks: for each client (n_k,): `ORDINARY`, `LEFT_OUT` or a weight >= 1.
     Guarantees: test_the_audit_changes_nothing_of_the_run,
@@ -127,7 +127,7 @@ class Recorder(Federation):
 
     @property
     def finite(self) -> bool:
-        """Whether all that is released now is finite; in the example unit, each step as well."""
+        """Tells whether all that is released now is finite; in the example unit, each step too."""
         released = [self.state.server.tensors]
         released += [] if self.received is None else [self.received.uploads]
         if self.spec.privacy is None or self.spec.privacy.unit == "example":

@@ -160,7 +160,7 @@ class _Testbed:
         absent: frozenset[int] = frozenset(),
         **changes: Any,
     ) -> Recorder:
-        """A run that stands before round t, with what is given changed.
+        """Returns a run that stands before round t, with what is given changed.
 
         Args:
             task, marks: other data of the same sizes, and marks on the examples.

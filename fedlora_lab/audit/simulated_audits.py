@@ -22,7 +22,7 @@ DELTA = 1e-5
 
 @lru_cache(maxsize=256)
 def gaussian_noise_multiplier(epsilon: float, delta: float = DELTA) -> float:
-    """The sigma at which one Gaussian release spends exactly epsilon.
+    """Returns the sigma at which one Gaussian release spends exactly epsilon.
 
     Guarantees: test_lesson_12.py::test_the_game_states_what_it_spends.
     """

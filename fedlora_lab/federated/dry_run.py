@@ -60,7 +60,7 @@ def _start(row: Method, rank: int, size: int, random: Generator) -> dict[str, Te
 
 
 def _play(row: Method, rank: int, clients: int, size: int) -> Iterator[PlayedRound]:
-    """Play the opening round and some whole cycles; uploads are what was received plus noise."""
+    """Plays the opening round and some whole cycles; uploads are what was received plus noise."""
     from fedlora_lab.federated.local_training import moving_keys
 
     period = len(row.train.rounds) if isinstance(row.train, Cycle) else 4

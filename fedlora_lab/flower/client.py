@@ -29,7 +29,7 @@ Tensors = dict[ParamKey, Tensor]
 
 
 def placeholder_examples(sizes: tuple[int, ...], test: Examples) -> tuple[Examples, ...]:
-    """Make as many zero examples as each client has, shaped like the public ones; no memory.
+    """Makes as many zero examples as each client has, shaped like the public ones; no memory.
 
     Numbers of examples are public: they decide the sample rates, which the ledger holds.
 
@@ -80,7 +80,7 @@ class Participant:
         lora: fl.Lora | None = None,
         seed: int | None = 0,
     ) -> "Participant":
-        """Check the terms and prepare the model. The examples of the task's clients are not read.
+        """Checks the terms and prepares the model. The examples of the task's clients are not read.
 
         Args: as of `fl.run`.
         Raises: ``ValueError`` (name, value, range), also for trust="central": clients on Flower
@@ -101,7 +101,7 @@ class Participant:
         return cls(spec, context, server, digest)
 
     def with_data(self, client: int, data: Examples) -> local_training.RunContext:
-        """The context of one client: its own examples and nobody else's.
+        """Returns the context of one client: its own examples and nobody else's.
 
         Raises: ``ValueError`` unless there are as many as the terms say, of the types and shapes of
             the public ones; none of their values is named.
@@ -120,18 +120,18 @@ class Participant:
         return replace(self.context, data={client: data})
 
     def broadcast(self, values: ServerState) -> Tensors:
-        """The server's tensors as messages carry them, encoded by the method's broadcast rule."""
+        """Encodes the server's tensors for messages, by the method's broadcast rule."""
         return messages.encode_broadcast(_sent_down(values), self.spec.method.broadcast)
 
     def received(self, message: Message, t: int) -> ServerState:
-        """The tensors that the server sent for round t."""
+        """Returns the tensors that the server sent for round t."""
         arrays = messages.get_arrays(message)
         codes = messages.unpack_arrays(arrays, self.broadcast(self.begin))
         rule, like = self.spec.method.broadcast, _sent_down(self.begin)
         return ServerState(messages.decode_broadcast(codes, rule, like), t)
 
     def round_of(self, message: Message, beyond: int = 0) -> int:
-        """The round that a message is about, under the terms of this client."""
+        """Returns the round that a message is about, under the terms of this client."""
         messages.check_about(message, {"terms": self.terms})
         t: Any = message.content.config_records[messages.ABOUT].get("round")
         most = self.spec.plan.rounds - 1 + beyond
@@ -147,7 +147,7 @@ Loader = Callable[[Context], tuple[Participant, int, Examples]]
 
 
 def client_app(load: Loader, mods: "list[Mod] | None" = None) -> ClientApp:
-    """Build the ClientApp of a federation.
+    """Builds the ClientApp of a federation.
 
     A round that was answered is answered again with the same bits: a lost reply, or a server that
     was restarted, costs no further privacy. Rounds before it are refused.
@@ -169,7 +169,7 @@ def client_app(load: Loader, mods: "list[Mod] | None" = None) -> ClientApp:
 
 @contextmanager
 def private_errors(what: str) -> Iterator[None]:
-    """Log an error of work on private examples here, and raise it in words without values.
+    """Logs an error of work on private examples here, and raises it in words without values.
 
     A message of torch can hold a label, and Flower sends an error's text to the coordinator.
 
@@ -232,7 +232,7 @@ def _score(load: Loader, message: Message, context: Context) -> Message:
 
 
 def answer_evaluation(own: Participant, number: int, message: Message, context: Context) -> Message:
-    """Answer with the metrics, on public examples, of the model that this client holds.
+    """Answers with the metrics, on public examples, of the model that this client holds.
 
     Args: own, number: the client's terms and number. message, context: as Flower hands them over.
     Raises: ``ValueError`` in the client unit: what a client keeps carries no noise there, and

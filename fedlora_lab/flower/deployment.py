@@ -51,7 +51,7 @@ def write_terms(
     lora: fl.Lora | None = None,
     seed: int | None,
 ) -> Path:
-    """Write the terms of a federation as JSON: every participant needs a copy.
+    """Writes the terms of a federation as JSON: every participant needs a copy.
 
     Args:
         method, privacy, plan, lora: as of `fl.run`; the method is a row of the table.
@@ -68,7 +68,7 @@ def write_terms(
 
 
 def read_terms(path: "str | Path", task: Task) -> Participant:
-    """The terms in a file, with the public task they are about.
+    """Returns the terms in a file, with the public task they are about.
 
     Raises: ``ValueError`` in one line, also for any trust but "local".
     """
@@ -88,7 +88,7 @@ def read_terms(path: "str | Path", task: Task) -> Participant:
 
 @contextmanager
 def _written_by(name: str, path: "str | Path", writer: str) -> Iterator[None]:
-    """Name the file in one line where reading it fails."""
+    """Names the file in one line where reading it fails."""
     try:
         yield
     except Exception as error:
@@ -97,7 +97,7 @@ def _written_by(name: str, path: "str | Path", writer: str) -> Iterator[None]:
 
 
 def write_examples(path: "str | Path", data: Examples) -> Path:
-    """Write one client's examples as safetensors: ``y``, and ``x`` or one tensor ``x.key`` for each
+    """Writes a client's examples as safetensors: ``y``, and ``x`` or one tensor ``x.key`` for each
     input. The file is readable by its owner only.
     """
     x, y = data
@@ -107,7 +107,7 @@ def write_examples(path: "str | Path", data: Examples) -> Path:
 
 
 def read_examples(path: "str | Path") -> Examples:
-    """The examples in a file. Raises ``ValueError`` in one line."""
+    """Returns the examples in a file. Raises ``ValueError`` in one line."""
     with _written_by("data", path, "write_examples"):
         tensors = load_file(path)
     check("y" in tensors and len(tensors) > 1, "data", sorted(tensors), "y, and x or x.key")
@@ -118,7 +118,7 @@ def read_examples(path: "str | Path") -> Examples:
 
 
 def client(task: Callable[[], Task], patience: float = 600.0) -> ClientApp:
-    """Build the clients' app.
+    """Builds the clients' app.
 
     Its settings stand in the node's configuration, which is the client's own: ``client``, its
     number; ``terms`` and ``data``, paths; ``memory``, the whole path of a folder for what it keeps
@@ -190,7 +190,7 @@ def _checked_memory(path: Path) -> bytes:
 
 
 def server(task: Callable[[], Task]) -> ServerApp:
-    """Build the server's app.
+    """Builds the server's app.
 
     Its settings stand in the run's configuration: ``terms``, a path; ``out``, the folder of its
     checkpoints, its ledger and its frame, from which a restarted run goes on; ``timeout`` and
@@ -222,7 +222,7 @@ def server(task: Callable[[], Task]) -> ServerApp:
 
 
 def folders(out: Path) -> dict[str, Path]:
-    """The options of `open_run` for a folder: the run goes on from the state that it holds."""
+    """Returns the options of `open_run` for a folder: a run goes on from the state in it."""
     begun = any(out.glob("round-*.json")) or (out / "ledger.json").exists()
     return {"resume": out, "checkpoint": out} if begun else {"checkpoint": out}
 

@@ -22,25 +22,25 @@ Tensors = Mapping[ParamKey, Tensor]
 
 
 def wire_name(key: ParamKey) -> str:
-    """The name of a tensor in a message."""
+    """Returns the name of a tensor in a message."""
     return f"{key.side}/{key.layer}"
 
 
 def parse_key(name: str) -> ParamKey:
-    """The tensor that a name in a message stands for."""
+    """Returns the tensor that a name in a message stands for."""
     side, _, layer = name.partition("/")
     return ParamKey(side, layer)
 
 
 def pack_arrays(tensors: Tensors) -> ArrayRecord:
-    """Copy tensors into an array record: what is sent no longer changes."""
+    """Copies tensors into an array record: what is sent no longer changes."""
     return ArrayRecord({wire_name(k): x.detach().cpu().contiguous() for k, x in tensors.items()})
 
 
 def unpack_arrays(
     record: ArrayRecord, like: Tensors, rank: int | None = None, finite: bool = True
 ) -> dict[ParamKey, Tensor]:
-    """Read the tensors of an array record after checking it against the tensors that are expected.
+    """Reads the tensors of an array record after checking it against the tensors that are expected.
 
     Args:
         record: from another party; nothing about it is trusted.
@@ -60,7 +60,7 @@ def unpack_arrays(
 
 
 def _read(key: ParamKey, array: Array, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Read bytes that NumPy wrote; raises ``ValueError`` for any others."""
+    """Reads bytes that NumPy wrote; raises ``ValueError`` for any others."""
     name, data = str(dtype).removeprefix("torch."), array.data
     check(array.dtype == name, f"type of {key}", array.dtype, name)
     check(tuple(array.shape) == shape, f"shape of {key}", tuple(array.shape), f"{shape}")
@@ -80,7 +80,7 @@ def _read(key: ParamKey, array: Array, shape: tuple[int, ...], dtype: torch.dtyp
 
 
 def encode_broadcast(tensors: Tensors, rule: Any) -> dict[ParamKey, Tensor]:
-    """Encode the server's factors as the method's broadcast rule sends them, such as quantized."""
+    """Encodes the server's factors as the method's broadcast rule sends them, such as quantized."""
     return {
         ParamKey(key.side + part, key.layer): x
         for key, tensor in tensors.items()
@@ -89,7 +89,7 @@ def encode_broadcast(tensors: Tensors, rule: Any) -> dict[ParamKey, Tensor]:
 
 
 def decode_broadcast(found: Tensors, rule: Any, like: Tensors) -> dict[ParamKey, Tensor]:
-    """Undo `encode_broadcast`.
+    """Undoes `encode_broadcast`.
 
     Args: found: the codes. rule: the method's. like: tensors of the names and shapes to restore.
     Raises: ``ValueError`` for codes without a level.
@@ -108,14 +108,14 @@ def _rule(key: ParamKey, rule: Any) -> Any:
 
 
 def take_ranks(tensors: Tensors, rank: int) -> dict[ParamKey, Tensor]:
-    """Keep the first ranks of each factor: a client sends no more than it holds and shares."""
+    """Keeps the first ranks of each factor: a client sends no more than it holds and shares."""
     return {
         key: x[tuple(map(slice, shape_at_rank(key, x.shape, rank)))] for key, x in tensors.items()
     }
 
 
 def fill_ranks(tensors: Tensors, base: Tensors) -> dict[ParamKey, Tensor]:
-    """Undo `take_ranks`: the ranks that were not sent are those of ``base``."""
+    """Undoes `take_ranks`: the ranks that were not sent are those of ``base``."""
     whole = {key: base[key].clone() for key in tensors}
     for key, tensor in tensors.items():
         whole[key][tuple(map(slice, tensor.shape))] = tensor
@@ -125,7 +125,10 @@ def fill_ranks(tensors: Tensors, base: Tensors) -> dict[ParamKey, Tensor]:
 def make_content(
     about: Mapping[str, str | int], arrays: ArrayRecord | None = None, **scores: float
 ) -> RecordDict:
-    """The content of a message: its subject, and tensors or scores."""
+    """Makes the content of a message: its subject, and tensors or scores.
+
+    Args: about: the subject, compared by `check_about`. arrays: tensors. scores: by their name.
+    """
     records = RecordDict({ABOUT: ConfigRecord(dict(about))})
     if arrays is not None:
         records[ARRAYS] = arrays
@@ -135,7 +138,7 @@ def make_content(
 
 
 def check_about(message: Message, expected: Mapping[str, str | int]) -> None:
-    """Check a message's subject. Raises ``ValueError`` naming the first entry that differs."""
+    """Checks a message's subject. Raises ``ValueError`` naming the first entry that differs."""
     check(message.has_content(), "message", "no content", "a content")
     found = message.content.config_records.get(ABOUT, {})
     for key, value in expected.items():
@@ -144,7 +147,7 @@ def check_about(message: Message, expected: Mapping[str, str | int]) -> None:
 
 
 def get_arrays(message: Message) -> ArrayRecord:
-    """The tensors of a message. Raises ``ValueError`` for none, or for other records."""
+    """Returns the tensors of a message. Raises ``ValueError`` for none, or for other records."""
     keys, own = sorted(message.content), sorted((ABOUT, ARRAYS))
     ok = keys == own and ARRAYS in message.content.array_records
     check(ok, "records", keys, " and ".join(own))
@@ -154,7 +157,7 @@ def get_arrays(message: Message) -> ArrayRecord:
 def get_scores(
     message: Message, expected: Mapping[str, str | int], names: tuple[str, ...]
 ) -> dict[str, float]:
-    """The scores of a message.
+    """Returns the scores of a message.
 
     Args: message: from a client. expected: its subject, see `check_about`. names: of the scores.
     Raises: ``ValueError`` unless it has one number a name.

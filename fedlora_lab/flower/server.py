@@ -31,7 +31,7 @@ def open_run(
     resume: "str | Path | None" = None,
     stop_at: float | None = None,
 ) -> Federation:
-    """Open the server's run.
+    """Opens the server's run.
 
     Args: participant: the server's terms. checkpoint, resume, stop_at: as in `fl.run`.
     """
@@ -48,7 +48,7 @@ def rounds(
     timeout: float = 600.0,
     patience: float = 300.0,
 ) -> "Generator[Round, None, None]":
-    """Play the run over a grid; yields the records that `fl.run` yields.
+    """Plays the run over a grid; yields the records that `fl.run` yields.
 
     A client that fails, is too late, or sends what cannot be an upload is left out of its round,
     like one whose upload is lost: the mean keeps its denominator, the release stays in the ledger,
@@ -74,7 +74,7 @@ def rounds(
 
 
 def clients_kept_state(run: Federation) -> bool:
-    """Whether clients have kept tensors in the rounds that are done."""
+    """Tells whether clients have kept tensors in the rounds that are done."""
     tensors = run.state.server.tensors
     return any(uploads.round_keys(run.context, tensors, t).kept for t in range(run.state.round))
 
@@ -113,7 +113,7 @@ class _Server:
                 yield run.record(replace(outcome, shown=False, metrics=metrics))
 
     def wait_for_all(self, patience: float) -> None:
-        """Ask every node once for its number, until all clients are there. Raises `Stopped`."""
+        """Asks every node once for its number, until all clients are there. Raises `Stopped`."""
         count, end = len(self.participant.spec.task.sizes), time.monotonic() + patience
         known: set[int] = set()
         waiting: set[str] = set()
@@ -145,7 +145,7 @@ class _Server:
         self.nodes[k] = node
 
     def collect_uploads(self, opened: OpenRound, keys: Keys) -> dict[int, Tensors]:
-        """The valid uploads of a round by client. Raises `Stopped` when none is valid."""
+        """Returns the valid uploads of a round by client. Raises `Stopped` when none is valid."""
         found, wrong = {}, {}
         about = {"terms": self.participant.terms, "round": opened.t}
         for k, reply in self._ask(opened.ids, MessageType.TRAIN, about, opened.sent):
@@ -200,7 +200,7 @@ class _Server:
     def _ask(
         self, clients: Iterable[int], kind: str, about: dict[str, Any], values: ServerState
     ) -> list[tuple[int, Message | None]]:
-        """Send the server's tensors to these clients; each with its reply, if one comes in time."""
+        """Sends the server's tensors to these clients; yields each with its reply, if in time."""
         arrays = messages.pack_arrays(self.participant.broadcast(values))
         content, nodes = messages.make_content(about, arrays), self.nodes
         asked = [Message(content, nodes[k], kind, ttl=self.timeout) for k in clients]

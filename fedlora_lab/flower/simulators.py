@@ -121,7 +121,7 @@ class SimulatedClients:
     key: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def participant(self) -> Participant:
-        """The terms, prepared once in a process."""
+        """Returns the terms, prepared once in a process."""
         if self.key not in _PREPARED:
             terms = (self.task, self.method, self.privacy, self.plan)
             _PREPARED.clear()
@@ -134,7 +134,10 @@ class SimulatedClients:
 
 
 def open_simulation(participant: Participant, *where: Any, **options: Any) -> Federation:
-    """Open the server's run; it resets where clients, new at every start, had kept something."""
+    """Opens the server's run; it resets where clients, new at every start, had kept something.
+
+    Args: participant: the terms. where, options: as of `open_run`.
+    """
     run = open_run(participant, *where, **options)
     if run.resumed and clients_kept_state(run):
         run.reset()
@@ -155,7 +158,7 @@ def simulate(
     workers: int | None = None,
     **waiting: float,
 ) -> Iterator[Round]:
-    """Train as `fl.run` does, through Flower's simulation engine; yields the rounds' records.
+    """Trains as `fl.run` does, through Flower's simulation engine; yields the rounds' records.
 
     The engine goes on while a record is looked at; leaving the iterator stops it after the round
     that it is in. With trust="secagg" this server stands for the protocol of secure aggregation:
@@ -183,7 +186,7 @@ def simulate(
 
 
 def _locate_errors(message: Message, context: Context, call: ClientAppCallable) -> Message:
-    """Reduce an error on a client's examples to its class and place, around every message.
+    """Reduces an error on a client's examples to its class and place, around every message.
 
     Its text can hold a label, and logs of Ray's processes are no place for it.
 
@@ -210,7 +213,7 @@ def run_engine(
     workers: int,
     **waiting: float,
 ) -> None:
-    """Run Flower's simulation from start to end.
+    """Runs Flower's simulation from start to end.
 
     Args:
         app, participant, run: the clients', the server's terms, and its run.
@@ -235,7 +238,7 @@ def run_engine(
 
 
 def _records(play: Callable[[Callable[[Round], None]], None]) -> Iterator[Round]:
-    """Iterate over the records that ``play`` passes to its argument; its error is raised last."""
+    """Iterates over the records that ``play`` passes to its argument; its error is raised last."""
     records: Queue[Round | None] = Queue()
     left = Event()
 
@@ -260,7 +263,7 @@ SHORT = 24
 
 @contextmanager
 def temporary_private_folder() -> Iterator[Path]:
-    """Make a temporary folder of mode 0700, deleted afterwards; a killed process leaves it."""
+    """Makes a temporary folder of mode 0700, deleted afterwards; a killed process leaves it."""
     usual = tempfile.gettempdir()
     place = usual if len(usual) <= SHORT or os.name == "nt" else "/tmp"
     folder = Path(tempfile.mkdtemp(prefix="fl-", dir=place))
@@ -277,7 +280,7 @@ def temporary_private_folder() -> Iterator[Path]:
 
 @contextmanager
 def private_ray() -> Iterator[dict[str, Any]]:
-    """Yield options of `ray.init` for a Ray of this simulation alone, and end that Ray afterwards.
+    """Yields options of `ray.init` for a Ray of this simulation alone, which it ends afterwards.
 
     By default Ray's logs are readable by all accounts, and it listens on every address of the
     machine. Here its files lie in a private folder, it listens on the loopback, and it answers only

@@ -1,4 +1,4 @@
-"""Switch off telemetry and loggers of Flower and Ray while they work, and restore the process."""
+"""Switches telemetry and loggers of Flower and Ray off while they work; restores the process."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ ALSO_SET = ("PYTHONPATH", "OMP_NUM_THREADS", "PYTHONBREAKPOINT", "GRPC_VERBOSITY
 
 @contextmanager
 def telemetry_off() -> Iterator[None]:
-    """Switch off Flower's telemetry and Ray's usage reports, unless their own variables are set.
+    """Switches off Flower's telemetry and Ray's usage reports, unless their own variables are set.
 
     Guarantees: the environment is then as before
         (test_user_process.py::test_the_process_is_left_as_it_was; after a whole simulation
@@ -36,7 +36,7 @@ def _variables() -> dict[str, str]:
 
 @contextmanager
 def mute_logger(name: str = "flwr") -> Iterator[None]:
-    """Mute a logger; for a client that fails the server logs one line of its own."""
+    """Mutes a logger; for a client that fails the server logs one line of its own."""
     logger = logging.getLogger(name)
     level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.CRITICAL)

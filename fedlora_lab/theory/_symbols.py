@@ -8,7 +8,7 @@ _LEAST_COUNT = {"steps": 0, "draws": 2} | dict.fromkeys(
 
 
 def check(**values: float) -> None:
-    """Raise unless each value lies in the range that a symbol of its name has everywhere.
+    """Raises unless each value lies in the range that a symbol of its name has everywhere.
 
     Counts are whole and at least 1 (``steps`` 0, ``draws`` 2); a ``delta`` or ``level`` lies inside
     (0, 1), a ``sample_rate`` in [0, 1]; ``mu`` and ``alpha`` are > 0; all others are >= 0.
@@ -26,5 +26,5 @@ def check(**values: float) -> None:
 
 
 def check_noise(noise_multiplier: float) -> None:
-    """Raise unless sigma > 0, where no release is without noise."""
+    """Raises unless sigma > 0, where no release is without noise."""
     validation.check_number("noise_multiplier", noise_multiplier, 0, open_low=True)

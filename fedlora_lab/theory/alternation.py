@@ -116,7 +116,7 @@ def measured_band(mu: float, draws: int, level: float = 0.95) -> Band:
 
 
 def coupled_step(b: float, a: float, lr: float, target: float = 1.0) -> tuple[float, float, float]:
-    """What one step of both numbers at once does to b a on the loss (b a - target)^2 / 2.
+    """Change of b a by one step of both numbers at once on the loss (b a - target)^2 / 2.
 
     Three parts that add up: by b's step, by a's step, and by both together (the coupling).
 

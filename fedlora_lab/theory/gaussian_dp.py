@@ -177,7 +177,7 @@ class ClipTerms(NamedTuple):
 def clip_terms(
     rows: Float[np.ndarray, "n p"], clip_norm: float, noise_multiplier: float, batch: float
 ) -> ClipTerms:
-    """What clip, Poisson batch and noise each add to the error of one released mean gradient.
+    """Parts of clip, Poisson batch and noise in the error of one released mean gradient.
 
     Each row is clipped to norm C and drawn with probability q = batch / n; noise of std sigma C is
     added to every one of the p sums, which are then divided by ``batch``. bias = |mean of clipped

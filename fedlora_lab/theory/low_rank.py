@@ -67,7 +67,7 @@ class FirstStep(NamedTuple):
 
 
 def first_step(rank: int, d_in: int) -> FirstStep:
-    """How the first step of an adapter moves W: at B = 0 only B moves, and W by -lr s^2 G A^T A.
+    """Size and direction of the first move of W: at B = 0 only B moves, and W by -lr s^2 G A^T A.
 
     A has independent entries, uniform in [-1, 1] / sqrt(k) with k = d_in: along = r / (3k),
     energy = r (k + r - 1/5) / (9k^2).

@@ -70,7 +70,8 @@ def play(
     task: Task, row: Method | str, privacy: fl.Privacy | None, plan: fl.Plan = PLAN, **options: Any
 ) -> list[Round]:
     """All records of a run with the small adapter."""
-    return list(fl.run(task, row, privacy, plan, **{"lora": LORA, **options}))
+    options.setdefault("lora", LORA)
+    return list(fl.run(task, row, privacy, plan, **options))
 
 
 def opened(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float
@@ -45,8 +45,30 @@ NOT_SEEN = float("nan")
 NOISE_MEASURES = ("noise_A", "noise_B", "noise_BA", "snr")
 
 
+class RunOptions(TypedDict, total=False):
+    """The keywords of `run`, which describes them."""
+
+    lora: Lora | None
+    seed: int | None
+    checkpoint: str | Path | None
+    resume: str | Path | None
+    chunk_clients: int | None
+    evaluate_every: int
+    stop_at: float | None
+    bug: Callable[..., Any] | None
+    device: str | torch.device | None
+    products: str
+    frozen_prefix: bool
+    recompute: bool
+    chunk_examples: int | str | None
+
+
 def run(
-    task: Task, method: "Method | str", privacy: Privacy | None, plan: Plan, **options: Any
+    task: Task,
+    method: "Method | str",
+    privacy: Privacy | None,
+    plan: Plan,
+    **options: Unpack[RunOptions],
 ) -> "Generator[Round, None, None]":
     """Trains federated low-rank adapters; yields a `Round` before training and after every round.
 
@@ -85,12 +107,16 @@ def run(
 
 
 def ticks(
-    task: Task, method: "Method | str", privacy: Privacy | None, plan: Plan, **options: Any
+    task: Task,
+    method: "Method | str",
+    privacy: Privacy | None,
+    plan: Plan,
+    **options: Unpack[RunOptions],
 ) -> "Generator[Round | Tick, None, None]":
     """Trains as `run` does and also yields a `Tick` after every local step, where one may stop.
 
-    Arguments as `run`.
-
+    Args:
+        task, method, privacy, plan, options: as of `run`.
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
     >>> plan = fl.Plan(rounds=1, local_steps=2)
@@ -187,8 +213,10 @@ class Federation:
     ) -> Self:
         """Validates everything and prepares the run; nothing is trained yet.
 
-        Args: as `run`; ``bug``: a function that clips in the place of `mechanism.clip_sum`, such as
-            one of `fl.sharp_edges.BUGS`. The ledger then certifies no epsilon, also on disk.
+        Args:
+            task, method, privacy, plan: as of `run`, and so all keywords but ``bug``.
+            bug: a function that clips in the place of `mechanism.clip_sum`, such as one of
+                `fl.sharp_edges.BUGS`. The ledger then certifies no epsilon, also on disk.
         """
         known = "one of fl.sharp_edges.BUGS (a function), or None"
         check(bug is None or callable(bug), "bug", bug, known)

@@ -352,7 +352,8 @@ def test_a_run_ends_before_the_round_that_would_spend_more(tmp_path):
 
 
 def test_where_to_stop_is_checked():
-    for value in (0, -1, float("nan"), "3"):
+    wrong: list[Any] = [0, -1, float("nan"), "3"]
+    for value in wrong:
         with pytest.raises(ValueError, match=r"^stop_at=.*: expected a number > 0$"):
             fl.run(tokens(), "fedlora", private("example"), PLAN, stop_at=value)
     with pytest.raises(ValueError, match=r"^stop_at=3: expected None without privacy"):

@@ -1,6 +1,6 @@
-"""Federated LoRA under differential privacy: a method is a row of data, privacy is a plan, a run is
-an iterator.
+"""Federated LoRA fine-tuning with differential privacy.
 
+A method is a row of data, privacy is a plan, a run is an iterator of rounds.
 Nothing heavy is imported until a name is used, so ``import fedlora_lab`` is quick and does not load
 torch.
 """
@@ -52,7 +52,11 @@ __version__ = "0.1.0"
 
 
 def _homes() -> dict[str, tuple[str, str | None]]:
-    """Name -> (module under fedlora_lab, attribute there, or None for the module itself)."""
+    """Name -> (module under fedlora_lab, attribute there, or None for the module itself).
+
+    Read from this file's own text: the imports above serve editors and run time, and are the one
+    list of names.
+    """
     here, found = Path(__file__), {}
     body = ast.parse(here.read_text(encoding="utf-8")).body
     block = next(node for node in body if isinstance(node, ast.If))

@@ -23,6 +23,10 @@ Shape = tuple[int, ...]
 def key(seed: int, purpose: str, *indices: int) -> int:
     """The 128-bit key of a stream: a hash of the whole seed, the purpose and the indices.
 
+    Args:
+        seed: a whole number.
+        purpose: what is drawn, such as "noise".
+        indices: whole numbers that tell streams of one purpose apart: round, client, step.
     Guarantees: test_attack_randomness.py::test_every_name_has_a_key_of_its_own.
     """
     # JSON writes each list in one way only, and quotes text: ("a/1") and ("a", 1) differ.
@@ -51,13 +55,21 @@ class Streams:
         """A NumPy generator, for numbers that hide nothing: public draws of the server, a start.
 
         Without a seed its key is 128 bits of the operating system's entropy.
+
+        Args:
+            purpose, indices: as for `key`.
         """
         own = None if self.seed is None else key(self.seed, purpose, *indices)
         bits = int.from_bytes(os.urandom(16), "big") if own is None else own
         return np.random.Generator(np.random.Philox(key=bits))
 
     def uniform(self, shape: Shape, purpose: str, *indices: int) -> "Tensor":
-        """Independent uniform numbers in [0, 1), float64, of 53 random bits each."""
+        """Independent uniform numbers in [0, 1), float64, of 53 random bits each.
+
+        Args:
+            shape: of the tensor.
+            purpose, indices: as for `key`.
+        """
         import torch
 
         if self.seed is None:
@@ -71,6 +83,9 @@ class Streams:
         Float32's coarser grid would leave the last digits of a float64 sum in sight. The gaps
         between representable values are not hidden (Mironov 2012; Haney et al. 2022).
 
+        Args:
+            shape: of the tensor.
+            purpose, indices: as for `key`.
         Guarantees: test_attack_clip.py::test_noise_is_as_fine_as_what_it_hides.
         """
         import torch

@@ -6,7 +6,13 @@ from typing import Any
 
 
 def check(ok: bool, name: str, value: Any, expected: str) -> None:
-    """Raise ``ValueError("name=value: expected ...")`` unless ``ok``."""
+    """Raise ``ValueError("name=value: expected ...")`` unless ``ok``.
+
+    Args:
+        ok: whether the value is allowed.
+        name, value: of the argument; a long value is cut to 120 characters.
+        expected: the range, in words that follow "expected".
+    """
     if not ok:
         text = " ".join(repr(value).split())
         text = text if len(text) <= 120 else text[:117] + "..."
@@ -26,7 +32,13 @@ def is_number(value: Any) -> bool:
 def check_number(
     name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False
 ) -> None:
-    """Raise unless ``low <= value <= high`` (``low <`` when ``open_low``)."""
+    """Raise unless a value is a number in its range.
+
+    Args:
+        name, value: of the argument.
+        low, high: the range's ends, both included.
+        open_low: ``low`` itself is not allowed.
+    """
     words = f"a number {'>' if open_low else '>='} {low:g}"
     if high < math.inf:
         words = f"a number in {'(' if open_low else '['}{low:g}, {high:g}]"
@@ -35,18 +47,33 @@ def check_number(
 
 
 def check_whole(name: str, value: Any, low: int = 0, high: int | None = None) -> None:
-    """Raise unless ``value`` is a whole number in ``[low, high]``."""
+    """Raise unless a value is a whole number in its range.
+
+    Args:
+        name, value: of the argument.
+        low, high: the range's ends, both included; ``None``: no upper end.
+    """
     words = f"a whole number >= {low}" if high is None else f"a whole number in [{low}, {high}]"
     whole = isinstance(value, int) and not isinstance(value, bool)
     check(whole and value >= low and (high is None or value <= high), name, value, words)
 
 
 def check_one_of(name: str, value: Any, allowed: tuple) -> None:
-    """Raise unless ``value`` is one of ``allowed``."""
+    """Raise unless a value is one of those allowed.
+
+    Args:
+        name, value: of the argument.
+        allowed: the values.
+    """
     check(value in allowed, name, value, "one of " + ", ".join(repr(a) for a in allowed))
 
 
 def check_keys(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Raise unless ``value`` is a mapping whose keys are all in ``allowed``."""
+    """Raise unless a value is a mapping whose keys are all allowed.
+
+    Args:
+        name, value: of the argument.
+        allowed: the keys.
+    """
     check(isinstance(value, Mapping), name, value, "a mapping")
     check(set(value) <= set(allowed), name, dict(value), "keys among " + ", ".join(allowed))

@@ -55,8 +55,9 @@ class Cell:
     ) -> "Cell":
         """The cell of a row, a slug or a baseline; on pooled data calibrated anew, same epsilon.
 
-        Arguments as `compare`.
-
+        Args:
+            method: a row, its slug, or a name in `BASELINES`.
+            task, privacy, plan, lora, seed: as of `run`; "non-private" runs without ``privacy``.
         Raises: ``ValueError`` for pooled data in the client unit: one client less turns the one
             update into another of norm C, so that the sum moves by 2 C.
         Guarantees: test_attack_neighbours.py::test_pooled_data_have_no_clients.

@@ -121,7 +121,8 @@ class Cost:
 def cost(task: Task, method: Method, lora: Lora, plan: Plan) -> Cost:
     """Counts one private step of this task on shapes alone; its model may be on the device "meta".
 
-    Arguments as `run`.
+    Args:
+        task, method, lora, plan: as of `run`; the task's clients need two examples each.
 
     Raises: ``ValueError`` where targets, shapes or classes do not fit.
     Guarantees: tests/federated/test_cost.py::test_counts_are_those_of_the_real_model,

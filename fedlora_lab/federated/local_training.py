@@ -72,7 +72,10 @@ class RunContext:
     def cached_prefix(self, part: str, index: Tensor, x: Any) -> AbstractContextManager[None]:
         """Within it the model reads the frozen prefix's stored outputs, if they are stored.
 
-        Arguments as `Prefix.reading`.
+        Args:
+            part: "clients" or "test".
+            index: the examples' places in it.
+            x: their inputs.
         """
         return nullcontext() if self.prefix is None else self.prefix.reading(part, index, x)
 

@@ -83,7 +83,11 @@ def make_run_spec(
     lora: Lora | None,
     seed: int | None,
 ) -> RunSpec:
-    """Checks the parts of a run one by one and against each other; arguments as of `run`.
+    """Checks the parts of a run one by one and against each other.
+
+    Args:
+        task, method, privacy, plan, seed: as of `run`.
+        lora: ``None`` stands for ``Lora()``.
 
     Raises: ``ValueError`` (name, value, range).
     """

@@ -42,7 +42,13 @@ def peer_sizes(records: Sequence[Any], method: "Method | str") -> Float[np.ndarr
 def worst_change(
     precondition: Callable[[Tensor], Preconditioner], peer: Float[Tensor, "r d_in"], d_out: int = 8
 ) -> Float[Tensor, "d_out r"]:
-    """The change of B within a clip of 1 that a rule hides worst: the peer's largest direction."""
+    """The change of B within a clip of 1 that a rule hides worst: the peer's largest direction.
+
+    Args:
+        precondition: a rule such as `filters.product_space`.
+        peer: A (r, d_in).
+        d_out: rows of B; the change is in the first.
+    """
     rule = precondition(peer @ peer.mT)
     direction = torch.linalg.eigh(peer @ peer.mT).eigenvectors[:, -1]
     change = torch.zeros(d_out, len(peer), dtype=peer.dtype)

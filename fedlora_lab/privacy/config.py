@@ -305,6 +305,7 @@ def _refuse_foreign_names(init: Any) -> Any:
     return wrapped
 
 
+# Wrapped here: a dataclass's own ``__init__`` refuses other keywords before `__post_init__` runs.
 Privacy.__init__ = _refuse_foreign_names(Privacy.__init__)
 
 

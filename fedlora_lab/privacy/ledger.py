@@ -270,7 +270,7 @@ class Ledger:
         self._check_open()
         words = reason is None or (isinstance(reason, str) and bool(reason))
         check(words, "uncertified", reason, "a reason or None")
-        # No later word makes up for a release without a promise.
+        # What was released without a promise stays released: a reason cannot be taken back.
         kept = reason is not None or self._uncertified is None
         check(kept, "uncertified", reason, "a reason: what was released without a promise stays so")
         self._uncertified = reason
@@ -298,11 +298,12 @@ class Ledger:
                 for a reproducible ledger.
         """
         self._check_open()
-        # Subsampling amplifies only while nobody learns who was drawn: it is not even kept.
+        # A draw of clients amplifies only while nobody learns who was drawn: no names are stored.
         named = None if self.unit == "client" else clients
         entry = LedgerEntry(round, named, count, sample_rate, noise_multiplier)
         fresh = "False in release mode: the noise is fresh"
         check(not repeats or self.reproducible, "repeats", repeats, fresh)
+        # Drawn again from the seed a round has the same noise: it releases nothing new.
         same = [one for one in self._entries if one.round == entry.round] if repeats else []
         why = "the entry that this round already has in the ledger"
         check(same[-1:] in ([], [entry]), "round", round, why)

@@ -68,7 +68,7 @@ def affordable_canaries(task: Task, plan: Plan, unit: str) -> int:
 
 
 def mislabel(task: Task, count: int, streams: Streams) -> Examples:
-    """Public examples with wrong targets: another class, or the answer to another example.
+    """Gives public examples wrong targets: another class, or the answer to another example.
 
     Args: task: its validation examples, else its test examples. count: >= 2. streams: of the run.
     """
@@ -257,7 +257,7 @@ def _clip_and_whiten(
 
 
 def decorrelate(signal: Rows, release: Int[Tensor, " n"], clip_norm: float) -> Rows:
-    """Directions (U U^T + C^2)^-1 U that answer to one canary and little to others in its release.
+    """Finds directions (U U^T + C^2)^-1 U that answer to one canary and little to the others.
 
     Args:
         signal: key -> (n, ...), the clipped gradients U.

@@ -26,7 +26,7 @@ ORDINARY, LEFT_OUT = 0, -1
 
 
 def encode_marks(y: Tensor, marks: "Int[Tensor, ' n'] | None" = None) -> Tensor:
-    """Targets with marks (``None``: ordinary) in a last column: (n, ...) -> (n, numbers + 1)."""
+    """Puts marks (``None``: ordinary) beside targets: (n, ...) -> (n, numbers + 1)."""
     marks = torch.zeros(len(y)) if marks is None else marks
     return torch.cat([y.flatten(1) if y.dim() > 1 else y[:, None], marks.to(y)[:, None]], 1)
 
@@ -43,7 +43,7 @@ def decode_marks(y: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
 
 
 def ordinary_marks(task: Task) -> list[Tensor]:
-    """Marks that change nothing, one tensor a client."""
+    """Returns marks that change nothing, one tensor a client."""
     return [torch.zeros(n, dtype=torch.int64) for n in task.sizes]
 
 
@@ -81,7 +81,7 @@ def mark_examples(task: Task, marks: list[Tensor]) -> Task:
 
 
 def select(pair: Examples, index: Any) -> Examples:
-    """Some examples of (x, y)."""
+    """Selects some examples of (x, y)."""
     return take(pair[0], index), pair[1][index]
 
 

@@ -53,20 +53,20 @@ class Finding(NamedTuple):
 
 
 def normality_p_value(values: np.ndarray, rng: np.random.Generator) -> float:
-    """Kolmogorov-Smirnov test of a sample against N(0, 1), at most 20,000 values of it."""
+    """Tests a sample against N(0, 1) (Kolmogorov-Smirnov), at most 20,000 values of it."""
     values = values.ravel()
     values = values if len(values) <= 20_000 else rng.choice(values, 20_000, replace=False)
     return float(stats.kstest(values, "norm").pvalue) if np.isfinite(values).all() else 0.0
 
 
 def variance_p_value(values: np.ndarray) -> float:
-    """Two-sided test that independent normal numbers have variance 1 (chi-square)."""
+    """Tests that independent normal numbers have variance 1 (chi-square, two-sided)."""
     total = float(np.square(values).sum())
     return _two_sided(stats.chi2.cdf(total, values.size), stats.chi2.sf(total, values.size))
 
 
 def correlation_p_value(one: np.ndarray, other: np.ndarray) -> float:
-    """Test of no correlation; 0 where a sample is not finite or both are constant and equal."""
+    """Tests for no correlation; 0 where a sample is not finite or both are constant and equal."""
     one, other = one.ravel(), other.ravel()
     if not (np.isfinite(one).all() and np.isfinite(other).all()):
         return 0.0
@@ -85,7 +85,7 @@ def _paired_correlation(pairs: "list[tuple[Any, Any]]") -> float:
 def binomial_p_value(
     counts: np.ndarray, trials: int, rate: float, rng: np.random.Generator
 ) -> float:
-    """Kolmogorov-Smirnov test against Binomial(trials, rate), exact by randomising in each atom.
+    """Tests against Binomial(trials, rate) (Kolmogorov-Smirnov), randomised to be exact.
 
     Args: counts: (n,), each of so many trials at this rate; rng: for the places in the atoms.
     """
@@ -94,7 +94,7 @@ def binomial_p_value(
 
 
 def total_p_value(count: int, trials: int, rate: float) -> float:
-    """Two-sided test of one count. Args: count, trials, rate: of a binomial law, rate in (0, 1)."""
+    """Tests one count, two-sided. Args: count, trials, rate: of a binomial law, rate in (0, 1)."""
     return _two_sided(stats.binom.cdf(count, trials, rate), stats.binom.sf(count - 1, trials, rate))
 
 
@@ -192,7 +192,7 @@ class _Testbed:
         return run
 
     def release(self, run: Recorder, s: int = 0) -> tuple[Rows, Rows]:
-        """What the next round, or its step s, releases, key -> (rows, ...); and where it began."""
+        """Returns what the next round, or step s of it, releases, key -> (rows, ...); its start."""
         return _release_of_step(run, s) if self.example else _release_of_round(run)
 
 
@@ -258,7 +258,7 @@ def _change_inputs(task: Task, change: Callable[[Tensor], Tensor], clients: int)
 
 
 def _check_invariance(bed: _Testbed) -> list[Finding]:
-    """With C = 0 two rounds on other data, some of it not a number, release the same bits."""
+    """Checks that with C = 0 rounds on other data, some not a number, release the same bits."""
 
     def other(x: Tensor) -> Tensor:
         x = x.flip(0)
@@ -395,7 +395,7 @@ def _noise_of(bed: _Testbed, draw: int, t: int, s: int) -> tuple[Rows, int]:
 
 
 def _check_noise(bed: _Testbed, rng: np.random.Generator) -> list[Finding]:
-    """The noise is normal, as wide as the ledger claims, independent, and no number lacks it."""
+    """Checks that noise is normal, independent, as wide as claimed, and on every number."""
     steps = bed.steps if bed.example else (0,)
     places = [(draw, t, s) for draw in range(NOISE_DRAWS) for t in (0, 1) for s in steps]
     trials = {at: _noise_of(bed, *at) for at in places}
@@ -445,7 +445,7 @@ def _draws(run: Recorder) -> dict[str, tuple[np.ndarray, float]]:
 
 
 def _check_sampling(run: Recorder, rng: np.random.Generator) -> list[Finding]:
-    """Every example (client unit: client) is drawn on its own, at the rate the ledger claims."""
+    """Checks that each example (or client) is drawn on its own, at the rate the ledger claims."""
     found: list[Any] = []
     draws = _draws(run)
     for name, (here, q) in draws.items():
@@ -467,7 +467,7 @@ def _check_sampling(run: Recorder, rng: np.random.Generator) -> list[Finding]:
 
 
 def _check_ledger(run: Recorder) -> list[Finding]:
-    """The ledger holds every release before it is made, and states the epsilon of all of them."""
+    """Checks that the ledger holds every release before it is made, and the epsilon of all."""
     privacy = run.spec.privacy
     assert privacy is not None
     example = privacy.unit == "example"
@@ -525,7 +525,7 @@ class SelfCheck:
         return self.significance / max(1, sum(one.limit is None for one in self.findings))
 
     def passes(self, one: Finding) -> bool:
-        """Whether one result is as it must be."""
+        """Tells whether one result is as it must be."""
         return one.value <= one.limit if one.limit is not None else one.value >= self.least
 
     @property

@@ -19,13 +19,12 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.federated import local_training, run_spec, uploads
 from fedlora_lab.flower import messages
 from fedlora_lab.lora import per_example
-from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.methods.state import ServerState, Tensors
 from fedlora_lab.tasks.task import Examples, Task, map_inputs, named_tensors
 
 LOG = logging.getLogger("fedlora_lab.flower")
 WHY = "its own log says why"
 ANSWERED, REPLY, PERSONAL = "answered", "reply", "personal"
-Tensors = dict[ParamKey, Tensor]
 
 
 def placeholder_examples(sizes: tuple[int, ...], test: Examples) -> tuple[Examples, ...]:

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.methods.quantization import array_names, full, pack, unpack
-from fedlora_lab.methods.state import ParamKey, shape_at_rank
+from fedlora_lab.methods.state import ParamKey, Tensors, shape_at_rank
 
 ABOUT, ARRAYS, SCORES = "about", "arrays", "scores"
 HEADER = 1024
 """Bytes that an array may take on the wire beside its numbers."""
-Tensors = Mapping[ParamKey, Tensor]
 
 
 def wire_name(key: ParamKey) -> str:

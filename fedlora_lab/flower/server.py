@@ -15,10 +15,8 @@ from fedlora_lab.federated import local_training, run_spec, simulation, uploads
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.simulation import Federation, OpenRound
 from fedlora_lab.flower import messages
-from fedlora_lab.flower.client import LOG, Participant, Tensors
-from fedlora_lab.methods.state import ParamKey, ServerState
-
-Keys = tuple[ParamKey, ...]
+from fedlora_lab.flower.client import LOG, Participant
+from fedlora_lab.methods.state import Keys, ServerState, Tensors
 
 
 class Stopped(ConnectionError):

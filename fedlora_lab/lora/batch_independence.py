@@ -36,7 +36,7 @@ from fedlora_lab.lora.per_example import per_example_gradients, ready
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan
-from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.methods.state import Keys, ParamKey, Tensors
 from fedlora_lab.privacy.mechanism import row_norms
 from fedlora_lab.tasks.task import IGNORED, Examples, Task, mask_of, take
 
@@ -49,8 +49,6 @@ MACHINE_EPSILON = {"bfloat16": 2.0**-7, "tf32": 2.0**-10}
 MOST_ROUNDS = 1000
 """Rounds of a schedule that are looked at before the run; later ones when they come."""
 
-Keys = tuple[ParamKey, ...]
-Tensors = dict[ParamKey, Tensor]
 _DONE: "weakref.WeakKeyDictionary[Task, dict[Any, int]]" = weakref.WeakKeyDictionary()
 """Task -> products, device, row with a penalty, and keys probed -> with how many examples."""
 

@@ -79,6 +79,10 @@ class ParamKey(NamedTuple):
         return KINDS.get(self.side, MEMORY)
 
 
+Keys = tuple[ParamKey, ...]
+Tensors = Mapping[ParamKey, Tensor]
+
+
 @dataclass(frozen=True)
 class ServerState:
     """What the server holds, by `ParamKey`: A is (r, d_in), B (d_out, r), W = W0 + scaling B A.

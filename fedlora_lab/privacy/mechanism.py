@@ -10,9 +10,8 @@ from torch import Tensor
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.filters import Preconditioner, together
-from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.methods.state import ParamKey, Tensors
 
-Tensors = Mapping[ParamKey, Tensor]
 FLOAT32_MIN_NORM, FLOAT32_MAX_NUMBERS = 1e-15, 2**14
 """Where norms are taken in float64: below the first float32 may lose squares; of more numbers than
 the second their float32 sum is too coarse. The norm of 2^14 may come out 5e-5 too small, and is

@@ -12,9 +12,9 @@ COMMANDS = {
     "methods": ("listing", "List the methods."),
     "run": ("runs", "Train one method, with a line for every round."),
     "compare": ("runs", "Train several methods and write a report."),
-    "study": ("studies", "Run a declared study, resumable at any point."),
+    "study": ("study_commands", "Run a declared study, resumable at any point."),
     "preset": (
-        "studies",
+        "study_commands",
         "List the papers' set-ups, check one without weights (--dry-run), or run it.",
     ),
     "flower": ("runs", "Train one method on Flower's simulation engine."),

@@ -205,3 +205,16 @@ def test_no_file_tells_about_the_machine_it_was_written_on():
         if pattern.search(line)
     ]
     assert found == []
+
+
+def test_every_module_has_a_name_of_its_own_and_the_core_knows_no_course():
+    """Except lessons, which are laid out alike."""
+    home = PACKAGE
+    files = [path for path in home.rglob("*.py") if path.name != "__init__.py"]
+    names = [path.name for path in files if not path.parent.name.startswith("lesson_")]
+    assert len(names) == len(set(names)) and not list(home.glob("[!_]*.py"))
+    rooms = ("methods", "privacy", "lora", "tasks", "federated")
+    core = "\n".join(
+        path.read_text("utf-8") for room in rooms for path in (home / room).rglob("*.py")
+    )
+    assert not re.search(r"fedlora_lab(\.| import )(course|plots|experiments|flower)", core)

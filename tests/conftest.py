@@ -50,6 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = []
     for place, item in enumerate(works):
         items += [*(next(waits, ()) if place % 7 == 0 else ()), item]
+    items += [item for group in waits for item in group]  # where few others lie between them
 
 
 def pytest_collection_finish() -> None:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 
 def _make_folder(path: Path) -> None:
-    """Make a folder and its missing parents, readable by their owner only."""
+    """Makes a folder and its missing parents, readable by their owner only."""
     for folder in (*reversed(path.parents), path):
         if not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -27,7 +27,7 @@ def _make_folder(path: Path) -> None:
 def write_atomically(
     path: str | os.PathLike, content: "bytes | str", *, shared: bool = False
 ) -> None:
-    """Write a file so that a reader finds the old content or the new one, at every moment.
+    """Writes a file so that a reader finds the old content or the new one, at every moment.
 
     Args:
         path: of the file; missing folders are made.
@@ -58,7 +58,7 @@ def write_atomically(
 
 
 def _sync_names(folder: Path) -> None:
-    """Flush a folder: only then does a new name in it survive a loss of power."""
+    """Flushes a folder: only then does a new name in it survive a loss of power."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:  # Windows opens no folder
@@ -76,7 +76,7 @@ def _sync_names(folder: Path) -> None:
 def lock_folder(
     folder: "Path | None", name: str = ".lock", patience: float = 0.0, what: str | None = None
 ) -> Iterator[None]:
-    """Lock a folder, made if missing, until the block or the process ends, however it ends.
+    """Locks a folder, made if missing, until the block or the process ends, however it ends.
 
     Args:
         folder, name: the folder, of which ``None`` locks nothing, and the lock file in it.
@@ -105,7 +105,7 @@ def lock_folder(
 
 
 def parse_json(text: "str | bytes", name: str) -> Any:
-    """Parse JSON strictly: no NaN, no infinity, no key twice.
+    """Parses JSON strictly: no NaN, no infinity, no key twice.
 
     Raises: ``ValueError`` in one line that begins with ``name``, for any other text or bytes.
     Guarantees: test_damaged_files.py::test_json_is_taken_strictly.
@@ -141,7 +141,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
-    """Append one JSON line and flush it to the disk; a torn last line is closed first.
+    """Appends one JSON line and flushes it to the disk; a torn last line is closed first.
 
     Guarantees: test_a_killed_study_goes_on, test_a_list_is_its_owner_s.
     """
@@ -167,7 +167,7 @@ def has_key(folder: Path) -> bool:
 
 
 def keyed_digest(folder: Path, fingerprint: str) -> str:
-    """Digest a fingerprint of private data under the folder's secret key, made here if need be.
+    """Digests a fingerprint of private data under the folder's secret key, made here if need be.
 
     A plain digest would confirm a guess of an unknown label; this one tells nothing without the
     key. Raises ``ValueError`` where the key is damaged.

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def check(ok: bool, name: str, value: Any, expected: str) -> None:
-    """Raise ``ValueError("name=value: expected ...")`` unless ``ok``.
+    """Raises ``ValueError("name=value: expected ...")`` unless ``ok``.
 
     Args:
         ok: whether the value is allowed.
@@ -32,7 +32,7 @@ def is_number(value: Any) -> bool:
 def check_number(
     name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False
 ) -> None:
-    """Raise unless a value is a number in its range.
+    """Raises unless a value is a number in its range.
 
     Args:
         name, value: of the argument.
@@ -47,7 +47,7 @@ def check_number(
 
 
 def check_whole(name: str, value: Any, low: int = 0, high: int | None = None) -> None:
-    """Raise unless a value is a whole number in its range.
+    """Raises unless a value is a whole number in its range.
 
     Args:
         name, value: of the argument.
@@ -59,7 +59,7 @@ def check_whole(name: str, value: Any, low: int = 0, high: int | None = None) ->
 
 
 def check_one_of(name: str, value: Any, allowed: tuple) -> None:
-    """Raise unless a value is one of those allowed.
+    """Raises unless a value is one of those allowed.
 
     Args:
         name, value: of the argument.
@@ -69,7 +69,7 @@ def check_one_of(name: str, value: Any, allowed: tuple) -> None:
 
 
 def check_keys(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Raise unless a value is a mapping whose keys are all allowed.
+    """Raises unless a value is a mapping whose keys are all allowed.
 
     Args:
         name, value: of the argument.

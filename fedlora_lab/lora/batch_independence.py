@@ -61,7 +61,7 @@ def check_batch_independence(
     plan: Plan | None = None,
     rows: int = PROBE_EXAMPLES,
 ) -> None:
-    """Refuse a model, loss or rule through which the examples of a batch influence each other.
+    """Refuses a model, loss or rule through which the examples of a batch influence each other.
 
     Four public examples have distinct inputs, targets that differ and that agree, and factors of
     their own. In a batch each must have the gradient that it has in a batch of one; to the last
@@ -98,7 +98,7 @@ def check_batch_independence(
 def check_penalty(
     task: Task, adapted: AdaptedModel, products: str, method: Method, moving: Keys
 ) -> None:
-    """Refuse a penalty that mixes examples where just these tensors move; probed once for a set.
+    """Refuses a penalty that mixes examples where just these tensors move; probed once for a set.
 
     Called at every step, since a schedule that chooses layer by layer settles what moves only then.
 
@@ -127,7 +127,7 @@ def _probe_once(
 def _probe(
     task: Task, adapted: AdaptedModel, products: str, row: Method | None, moving: Keys, rows: int
 ) -> None:
-    """Compare each example's gradient in a batch with the one it has alone or in another batch."""
+    """Compares each example's gradient in a batch with the one it has alone or in another batch."""
     random, like = torch.Generator().manual_seed(0), next(iter(adapted.initial.values()))
     shapes = {key: _shape(adapted, key) for key in (*adapted.shapes, *moving)}
     params, start = (
@@ -261,7 +261,7 @@ def _contents(model: nn.Module) -> dict[str, list[Any]]:
 
 
 def _probe_preconditioner(rule: Any, like: Tensor) -> None:
-    """Compare the maps of several clients at once with those of each alone, or beside huge ones."""
+    """Compares several clients' maps at once with those of each alone and beside huge ones."""
     name, words = "precondition", "maps of each client's own matrix alone"
 
     def maps(gram: Float[Tensor, "n r r"]) -> Preconditioner:
@@ -286,7 +286,7 @@ def _probe_preconditioner(rule: Any, like: Tensor) -> None:
 
 
 def probes(task: Task) -> Examples:
-    """Make four examples of public ones: inputs differ, the first and the last target agree.
+    """Makes four examples of public ones: inputs differ, the first and the last target agree.
 
     Where they repeat, floating inputs are disturbed, tokens change places and classes are put in.
     """

@@ -53,7 +53,7 @@ class PerExampleLinear(nn.Module):
 
 
 def by_example(x: Float[Tensor, "m ... d"], n: int) -> Float[Tensor, "n rest d"]:
-    """Group the first dimension, which goes through n examples in order, by example."""
+    """Groups the first dimension, which goes through n examples in order, by example."""
     # Any other layout would give an example rows of its neighbour, and no clip would bound them.
     words = f"a multiple of the {n} examples (batch first)"
     check(x.shape[0] % n == 0, "first dimension", x.shape[0], words)
@@ -191,7 +191,7 @@ class _Product(torch.autograd.Function):
 
 
 def freeze(model: nn.Module) -> None:
-    """Turn every linear map whose weight does not move into a `FrozenLinear`, in place."""
+    """Turns every linear map whose weight does not move into a `FrozenLinear`, in place."""
     for module in model.modules():
         if type(module) is nn.Linear and not module.weight.requires_grad:
             module.__class__ = FrozenLinear
@@ -233,7 +233,7 @@ class AdaptedModel:
     weights: Mapping[str, Tensor]
 
     def set_tensor(self, key: ParamKey, rows: Tensor) -> None:
-        """Use this value: one for all examples, or one for each with a leading N."""
+        """Sets a tensor: one value for all examples, or one for each with a leading N."""
         module, attribute = self.places.get(key) or self.optional[key]
         setattr(module, attribute, rows)
 
@@ -275,7 +275,7 @@ def _plain(name: str) -> str:
 
 
 def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lora) -> AdaptedModel:
-    """Inject adapters with PEFT, and replace its layers and the head's by per-example ones.
+    """Injects adapters with PEFT, and replaces its layers and the head's by per-example ones.
 
     The given model is left as it was. PEFT matches a head at the end of a module's name, whatever
     stands before: what it wraps beside the one module of this name is unwrapped, and stays frozen.
@@ -317,7 +317,7 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lo
 
 
 def _per_example_head(name: str, holder: nn.Module) -> Places:
-    """Swap every linear map of the trained head for one with rows per example, in place."""
+    """Swaps every linear map of the trained head for one with rows per example, in place."""
     places = Places()
     for path, linear in list(holder.named_modules()):
         if isinstance(linear, nn.Linear):
@@ -414,7 +414,7 @@ def save(
     values: Mapping[ParamKey, Tensor],
     path: str | Path,
 ) -> Path:
-    """Write an adapter folder that ``peft.PeftModel.from_pretrained`` reads.
+    """Writes an adapter folder that ``peft.PeftModel.from_pretrained`` reads.
 
     A residual W beside the factors is written as further ranks. The folder is meant to be handed
     on: its mode follows the umask. It appears whole or not at all; an existing one is replaced when

@@ -81,7 +81,7 @@ def per_example_gradients(
 
 
 def _check_per_example(name: str, value: Any, count: int) -> None:
-    """Refuse anything but (N,): other shapes would add the examples up before the clip."""
+    """Refuses anything but (N,): other shapes would add the examples up before the clip."""
     shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     words = f"({count},), one number for each example: reduce over all but the first dimension"
     try:

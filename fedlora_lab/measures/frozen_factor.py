@@ -65,7 +65,7 @@ def separation(
     draws: int = 200,
     seed: int = 0,
 ) -> float:
-    """Measure by how many standard deviations of the noise a change of B stands out (mu).
+    """Measures by how many standard deviations of the noise a change of B stands out (mu).
 
     The change is clipped to 1 and released with the library's own mechanism; the noise is drawn
     ``draws`` times and looked at along the direction that tells best whether the change is there.

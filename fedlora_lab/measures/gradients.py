@@ -94,7 +94,7 @@ def gradients(task: Task, record: Any, layer: str, data: Examples | None = None)
 def full_updates(
     task: Task, steps: int = 60, lr: float = 0.1, batch: int = 128, seed: int = 0
 ) -> dict[str, Float[Tensor, "d_out d_in"]]:
-    """Train in full the layers that would get adapters; returns layer -> W after minus W before.
+    """Trains in full the layers that would get adapters; returns layer -> W after minus W before.
 
     Plain SGD on all clients' examples together, without privacy: a yardstick.
 

@@ -44,7 +44,7 @@ class Accountant:
 
 
 def check_delta(delta: float) -> None:
-    """Raise unless ``SMALLEST_DELTA`` <= delta < 1."""
+    """Raises unless ``SMALLEST_DELTA`` <= delta < 1."""
     check(is_number(delta) and 0 < delta < 1, "delta", delta, "a number in (0, 1)")
     # What lies beyond the largest normal number that can be drawn cannot be promised.
     why = "noise from 52 random bits ends at 8.2 sigma"

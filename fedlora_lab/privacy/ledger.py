@@ -36,7 +36,7 @@ class Terms(NamedTuple):
 def check_terms(
     unit: Any, delta: Any, accountant: Any, trust: Any = None, relation: Any = RELATION
 ) -> str:
-    """Raise for terms that no epsilon here covers; gives the trust, the unit's own for ``None``.
+    """Raises for terms that no epsilon here covers; gives the trust, the unit's own for ``None``.
 
     Args:
         unit, delta, accountant, trust, relation: see `Privacy`.

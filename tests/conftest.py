@@ -4,6 +4,8 @@ import gc
 import importlib
 import os
 import signal
+from functools import cache
+from pathlib import Path
 
 import jaxtyping
 import pytest
@@ -36,14 +38,21 @@ def pytest_configure(config: pytest.Config) -> None:
             importlib.import_module(library)
 
 
+@cache
+def shares_a_fixture(path: Path) -> bool:
+    """Whether tests of a file share what one of them has made."""
+    return path.suffix == ".py" and 'scope="module"' in path.read_text("utf-8")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long, so that no worker of pytest-xdist ends alone with a notebook.
-    What mostly waits stays together in one worker for each kind, and the kinds lie apart."""
+    What mostly waits stays together in one worker for each kind, and the kinds lie apart. Tests
+    that share a fixture of their file stay together too: each worker would make it anew."""
     works, kinds = [], {}
     for item in items:
         mark = item.get_closest_marker("waits")
-        if mark is not None:
-            item.add_marker(pytest.mark.xdist_group(mark.args[0]))
+        if mark is not None or shares_a_fixture(item.path):
+            item.add_marker(pytest.mark.xdist_group(mark.args[0] if mark else item.path.stem))
         (works if mark is None else kinds.setdefault(mark.args[0], [])).append(item)
     works.sort(key=lambda x: (x.path.suffix != ".ipynb", not x.get_closest_marker("slow")))
     waits = iter(kinds.values())

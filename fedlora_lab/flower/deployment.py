@@ -130,7 +130,7 @@ def client(task: Callable[[], Task], patience: float = 600.0) -> ClientApp:
         task: builds the public part.
         patience: seconds that a message waits for another run's message to the same memory, > 0.
     Guarantees: tests/flower/test_attack_flower.py::test_two_runs_get_one_answer,
-        ::test_no_answer_comes_from_a_damaged_memory.
+        ::test_no_answer_comes_from_a_damaged_memory, ::test_a_site_builds_its_public_part_once.
     """
     check_number("patience", patience, 0, open_low=True)
     prepared = lru_cache(maxsize=1)(lambda path, changed: read_terms(path, task()))

@@ -5,6 +5,7 @@ twice, and nothing private is told.
 import copy
 import stat
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
@@ -83,6 +84,23 @@ def test_two_runs_get_one_answer(asked):
         assert all(one == found[0] for one in found)
         single.append(found[0])
     assert len({str(arrays["B/inner"].data) for arrays in single}) == 3, "new noise elsewhere"
+
+
+def test_a_site_builds_its_public_part_once(asked):
+    """However many messages arrive at once: a builder that seeds torch's global generator would
+    otherwise draw other weights, and honest messages be refused as under other terms.
+    """
+    built = []
+
+    def slow():
+        built.append(1)
+        time.sleep(0.2)
+        return task()
+
+    app = deployment.client(slow)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: asked(app=app), range(3)))
+    assert len(built) == 1
 
 
 def test_a_memory_in_use_is_waited_for_and_then_named(asked, tmp_path):

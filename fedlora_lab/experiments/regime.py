@@ -150,7 +150,8 @@ def map_cells(frame: pd.DataFrame, prediction: pd.DataFrame) -> pd.DataFrame:
         frame: of the studies ``regime-…``, finished or in part, one below the other.
         prediction: as `predictions` gives it. A cell of which a row is missing is left out.
 
-    Returns: the cell's labels, amplification, predicted; room (in accuracy), collapsed (of the runs
+    Returns: the cell's labels, amplification, predicted; boundary and the factor about it that is
+        too close to predict; room (in accuracy), collapsed (of the runs
         of the rows compared, see `fl.measures.collapsed`), pair, one, others, seeds, mean, low,
         high (95 % by itself), low_together, high_together, leader, and, of the pair "both", the
         verdict: "hit", "miss", "not decided", or "too close", where nothing was predicted.
@@ -170,6 +171,7 @@ def map_cells(frame: pd.DataFrame, prediction: pd.DataFrame) -> pd.DataFrame:
         rows = rows.assign(share=(rows["accuracy"] - rows["before_accuracy"]) / room)
         for pair, (one, others, *_) in PAIRS.items():
             own = {**cell, "room": room, "pair": pair, "one": one, "others": " ".join(others)}
+            own |= {"boundary": BOUNDARY[cell["unit"]], "close": CLOSE}
             own["collapsed"] = int(low[rows["method"].isin((one, *others))].sum())
             alone = together = PairedDifference(*[math.nan] * 3, seeds=len(best))
             if room == room:
@@ -178,8 +180,10 @@ def map_cells(frame: pd.DataFrame, prediction: pd.DataFrame) -> pd.DataFrame:
             own["leader"] = _leader(pair, together.low, together.high)
             own["verdict"] = _verdict(cell["predicted"], own["leader"]) if pair == "both" else ""
             lines.append(own)
-    columns = "room collapsed pair one others seeds mean low high low_together high_together leader"
-    names = [*prediction.columns, *columns.split(), "verdict"]
+    columns = "boundary close room collapsed pair one others seeds mean low high " + (
+        "low_together high_together leader verdict"
+    )
+    names = [*prediction.columns, *columns.split()]
     return pd.DataFrame(lines, columns=names)
 
 

@@ -112,18 +112,17 @@ class Stage(NamedTuple):
         return self.knob, self.factors
 
 
+POWERS = {"lr": (1, 0, 0), "clip": (0, 1, 0), "clip, lr": (-1, 1, 0), "ratio": (0, 0, 1)}
+"""Knob of a `Stage` -> the powers of its factor in learning rate, clip and ratio."""
+
+
 def turn(setting: Setting, knob: str, factor: float) -> Setting:
     """Multiplies one knob of a setting; numbers have four digits.
 
-    Args: setting: what was tried. knob: as of a `Stage`. factor: > 0.
+    Args: setting: what was tried. knob: of `POWERS`. factor: > 0.
     """
-    lr, clip, ratio = setting
-    lr *= {"lr": factor, "clip, lr": 1 / factor}.get(knob, 1.0)
-    clip, ratio = (
-        clip * (factor if "clip" in knob else 1),
-        ratio * (factor if knob == "ratio" else 1),
-    )
-    return Setting(*(float(f"{x:.4g}") for x in (lr, clip, ratio)))
+    parts = zip(setting, POWERS[knob], strict=True)
+    return Setting(*(float(f"{x * factor**power:.4g}") for x, power in parts))
 
 
 @dataclass(frozen=True)
@@ -429,17 +428,18 @@ def _at_home() -> Iterator[Study]:
     rank 16 on all maps of the attention, a trained head, decaying rates, epsilon 1.
     """
     slugs = "fedlora", "ffa-lora", "rolora", "la-lora", "la-lora-unfiltered", "balanced-lora"
-    task: tuple[str, Any] = ("mnist", {"clients": 8, "alpha": 0.1, "seed": 0, "head": "head"})
-    task[1]["targets"] = ("query", "key", "value", "out")
+    unlike: dict[str, Any] = {"alpha": 0.1, "seed": 0}
+    maps = {"targets": ("query", "key", "value", "out"), "head": "head"}
+    task: Any = ("mnist", {"clients": 8, **unlike, **maps})
     plan: dict[str, Any] = {"rounds": 15, "local_steps": 20, "batch": 16, "participation": 0.5}
     parts: Any = CLIP, plan | {"lr_decay": 0.99}, {"rank": 16, "alpha": 16.0}
     labels = {"setting": "la-lora", "epsilon": 1.0}
     cases = [Case(methods.get(slug), labels, task, 1.0, *parts) for slug in slugs]
     rows = methods.FedLoRA, methods.FFA, methods.RoLoRA
     rows = [row.replace(clip_groups=methods.DEeRLiteral.clip_groups) for row in rows]
-    task = ("digits", {"clients": 12, "alpha": 0.1, "seed": 0})
+    task = ("digits", {"clients": 12, **unlike})
     plan = {"rounds": 20, "local_steps": 20, "batch": 10}
-    plan["optimizer"] = "sgd:momentum=0.9,weight_decay=0.0005"
+    plan |= {"optimizer": "sgd:momentum=0.9,weight_decay=0.0005"}
     own = {"unit": "client", "clip_norm": 0.2, "delta": 1e-3, "noise_multiplier": 0.75}
     labels = {"setting": "deer", "epsilon": 3.0}
     parts = own, plan, {"rank": 8, "alpha": 8.0}

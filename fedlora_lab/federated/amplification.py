@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from fedlora_lab.federated.run_spec import RunSpec
-    from fedlora_lab.methods.method import Method
-    from fedlora_lab.methods.plan import Lora, Plan
-    from fedlora_lab.privacy.config import Privacy
-    from fedlora_lab.tasks.task import Task
 
 BLOCK = 256
 """Rows of an identity that a filter is given at once."""
@@ -186,6 +182,25 @@ class NoiseForecast:
         """The rows of a record after so many rounds: layer, "amplification", value."""
         return [(x, "amplification", self.amplification(x, rounds)) for x in self.weights]
 
+    def over_run(self) -> "Amplification":
+        """The noise of the whole run, layer by layer."""
+        rounds, unknown = self.spec.plan.rounds, self.unknown
+        in_a, in_b = (sum(self.releases_in_round(x, t) for t in range(rounds)) for x in "AB")
+
+        def std(side: str, layer: str, count: int) -> float:
+            if unknown is not None:
+                return math.nan
+            return math.sqrt(self.variance(side, layer, rounds) / max(count, 1))
+
+        layers = []
+        for layer, weight in self.weights.items():
+            d_out, d_in = weight.shape
+            std_a, std_b = std("A", layer, in_a), std("B", layer, in_b)
+            rho = self.amplification(layer, rounds)
+            layers.append(LayerNoise(layer, d_out, d_in, std_a, std_b, in_a, in_b, rho))
+        scale = self.spec.lora.start_scale
+        return Amplification(tuple(layers), self.mean(rounds), scale, unknown)
+
 
 class LayerNoise(NamedTuple):
     """The noise of a run on one layer.
@@ -233,50 +248,6 @@ class Amplification(NamedTuple):
         import pandas as pd
 
         return pd.DataFrame(list(self.layers), columns=LayerNoise._fields)
-
-
-def amplification(
-    task: "Task",
-    method: "Method | str",
-    privacy: "Privacy | None",
-    plan: "Plan",
-    lora: "Lora | None" = None,
-) -> Amplification:
-    """Finds how many times its own energy A takes up as noise over a run: the amplification number.
-
-    Nothing is trained and no value of any example is read. Noise on B multiplies A and the noise in
-    A alike: at 1 half of the noise in the product is noise times noise. It is 0 without noise and
-    where A rests.
-
-    Args: as of `run`, with the noise multiplier set.
-    Guarantees: test_amplification.py::test_amplification_is_what_a_run_measures.
-    Source: derived, see `theory.accumulated_noise_terms`.
-
-    >>> import fedlora_lab as fl
-    >>> task, plan = fl.tasks.digits(clients=20), fl.Plan(rounds=40)
-    >>> privacy = fl.Privacy(unit="client", noise_multiplier=1.0, delta=1e-3)
-    >>> [round(fl.amplification(task, x, privacy, plan).mean, 2) for x in ("fedlora", "rolora")]
-    [19.2, 9.6]
-    """
-    from fedlora_lab.federated.run_spec import make_run_spec
-
-    forecast = forecast_of(make_run_spec(task, method, privacy, plan, lora, 0))
-    rounds, unknown = plan.rounds, forecast.unknown
-    in_a, in_b = (sum(forecast.releases_in_round(x, t) for t in range(rounds)) for x in "AB")
-
-    def std(side: str, layer: str, count: int) -> float:
-        if unknown is not None:
-            return math.nan
-        return math.sqrt(forecast.variance(side, layer, rounds) / max(count, 1))
-
-    layers = []
-    for layer, weight in forecast.weights.items():
-        d_out, d_in = weight.shape
-        std_a, std_b = std("A", layer, in_a), std("B", layer, in_b)
-        rho = forecast.amplification(layer, rounds)
-        layers.append(LayerNoise(layer, d_out, d_in, std_a, std_b, in_a, in_b, rho))
-    scale = forecast.spec.lora.start_scale
-    return Amplification(tuple(layers), forecast.mean(rounds), scale, unknown)
 
 
 def forecast_of(spec: "RunSpec") -> NoiseForecast:

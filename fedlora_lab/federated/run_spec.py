@@ -14,7 +14,8 @@ import torch
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated import amplification, checkpoint, compute, cost
+from fedlora_lab.federated import checkpoint, compute, cost
+from fedlora_lab.federated.amplification import Amplification, balanced_start, forecast_of
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.compute import Compute
 from fedlora_lab.federated.local_training import RunContext
@@ -125,7 +126,7 @@ def make_run_spec(
         return spec
     # The one place where it is settled: loop, measures, checkpoints and saved adapters, a client
     # and the server of a deployment read the adapter of the specification.
-    scale = amplification.balanced_start(amplification.forecast_of(spec), row.balance)
+    scale = balanced_start(forecast_of(spec), row.balance)
     return replace(spec, lora=replace(lora, start_scale=scale))
 
 
@@ -142,6 +143,28 @@ def _warn_of_idle_sides(row: Method, plan: Plan) -> None:
     if idle := "".join(sorted(later - moved)):
         text = f"local_steps={plan.local_steps}: {row.slug} never moves {idle}"
         warnings.warn(f"{text}, whose turn comes at a later step of the round", stacklevel=3)
+
+
+def amplification(
+    task: Task, method: Method | str, privacy: Privacy | None, plan: Plan, lora: Lora | None = None
+) -> Amplification:
+    """Finds how many times its own energy A takes up as noise over a run: the amplification number.
+
+    Nothing is trained and no value of any example is read. Noise on B multiplies A and the noise in
+    A alike: at 1 half of the noise in the product is noise times noise. It is 0 without noise and
+    where A rests.
+
+    Args: as of `run`, with the noise multiplier set.
+    Guarantees: test_amplification.py::test_amplification_is_what_a_run_measures.
+    Source: derived, see `theory.accumulated_noise_terms`.
+
+    >>> import fedlora_lab as fl
+    >>> task, plan = fl.tasks.digits(clients=20), fl.Plan(rounds=40)
+    >>> privacy = fl.Privacy(unit="client", noise_multiplier=1.0, delta=1e-3)
+    >>> [round(fl.amplification(task, x, privacy, plan).mean, 2) for x in ("fedlora", "rolora")]
+    [19.2, 9.6]
+    """
+    return forecast_of(make_run_spec(task, method, privacy, plan, lora, 0)).over_run()
 
 
 def prepare_run(

@@ -13,6 +13,8 @@ from fedlora_lab.plots import style
 LOW, HIGH = -0.8, 0.5  # shares of the room beyond them are drawn at the edge
 MARKERS = "os^DvP"
 APART = 1.045  # cells of one amplification stand side by side, by this factor
+BOTH, ONE = "both factors", "one factor"  # leaders, and verdicts, as the map names them
+HIT, MISS, UNDECIDED = "hit", "miss", "not decided"
 UNITS = {"example": "Every example protected", "client": "Every client protected"}
 
 
@@ -29,8 +31,6 @@ def regime(cells: pd.DataFrame) -> style.Picture:
     Raises: ``ValueError`` for a map without a measured cell.
     Guarantees: test_regime.py::test_the_figure_shows_every_cell_and_rings_the_misses.
     """
-    from fedlora_lab.experiments.regime import BOTH, BOUNDARY, CLOSE, HIT, MISS, ONE, UNDECIDED
-
     there: Any = cells[(cells["pair"] == "both") & cells["mean"].notna()]
     check(len(there) > 0, "cells", "no measured cell", "at least one")
     colours = {BOTH: style.look("fedlora").colour, ONE: style.look("ffa-lora").colour}
@@ -41,18 +41,19 @@ def regime(cells: pd.DataFrame) -> style.Picture:
     across = [(left + i * (wide + gap), wide) for i in range(len(units))]
     figure, axes = style.row(9.6, 5.2, (0.175, 0.645), *across)
     for ax, unit in zip(axes, units, strict=True):
-        part, edge = there[there["unit"] == unit], BOUNDARY[unit]
+        part = there[there["unit"] == unit]
+        edge, close = part["boundary"].iloc[0], part["close"].iloc[0]
         ends = min(part["amplification"].min(), edge) / 2, max(part["amplification"].max(), edge)
         ax.set(xscale="log", xlim=(ends[0], 2 * ends[1]), ylim=(LOW - 0.04, HIGH + 0.04))
         fields: Any = {"lw": 0, "alpha": 0.10, "zorder": 0}
-        ax.fill_between([ends[0], edge / CLOSE], 0, HIGH + 1, color=colours[BOTH], **fields)
-        ax.fill_between([edge * CLOSE, 2 * ends[1]], LOW - 1, 0, color=colours[ONE], **fields)
+        ax.fill_between([ends[0], edge / close], 0, HIGH + 1, color=colours[BOTH], **fields)
+        ax.fill_between([edge * close, 2 * ends[1]], LOW - 1, 0, color=colours[ONE], **fields)
         band: Any = {"fc": "none", "ec": style.FAINT, "hatch": "////", "lw": 0, "zorder": 0}
-        ax.axvspan(edge / CLOSE, edge * CLOSE, **band)
+        ax.axvspan(edge / close, edge * close, **band)
         ax.axvline(edge, color=style.SOFT, lw=1.2, ls=style.DASHED, zorder=1)
         ax.axhline(0, color=style.INK, lw=1, zorder=1)
         across_data: Any = {"transform": ax.get_xaxis_transform(), "va": "top", "weight": "bold"}
-        middle = [(ends[0] * edge / CLOSE) ** 0.5, (2 * ends[1] * edge * CLOSE) ** 0.5]
+        middle = [(ends[0] * edge / close) ** 0.5, (2 * ends[1] * edge * close) ** 0.5]
         words = ("predicted:\nboth factors lead", "predicted:\none factor leads")
         for x, text, who in zip(middle, words, (BOTH, ONE), strict=True):
             style.note(ax, x, 0.985, text, colours[who], 8.5, ha="center", **across_data)

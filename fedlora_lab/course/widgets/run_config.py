@@ -100,7 +100,7 @@ class RunConfig:
 
         To be quick it is of the sigma of the central limit, some per cent from the calibrated one.
         """
-        from fedlora_lab.federated.amplification import amplification  # slow to import
+        from fedlora_lab.federated.run_spec import amplification  # slow to import
 
         if self.epsilon is None:
             return ""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.lora import peft
+from fedlora_lab.methods.aggregation import ProductRule
 from fedlora_lab.methods.filters import identity, received
 from fedlora_lab.methods.method import Cycle
 from fedlora_lab.methods.optimizers import SGD
@@ -55,26 +56,34 @@ class NoiseForecast:
     @cached_property
     def unknown(self) -> str | None:
         """Why the noise in A is not known before the run; ``None``: it is."""
+        return self._unknown("A")
+
+    def _unknown(self, side: str) -> str | None:
+        """Why the noise in a factor is not known before the run."""
         method, plan = self.spec.method, self.spec.plan
         if not self.noisy:
             return None
         if _mean_gain(method.aggregate) is None:
-            return f"{rule_name(method.aggregate)} does not leave A the mean of what was sent"
+            return f"{rule_name(method.aggregate)} does not leave {side} the mean of what was sent"
         words = {method.sides_in_round(t, plan.local_steps) for t in range(min(plan.rounds, 100))}
         if any("*" in word for word in words):
             return "which factor moves is chosen during the run"
-        if not any("A" in word for word in words):
-            return None
-        if method.own_ranks or not (method.share is None or "A" in method.share):
-            return "A, or part of it, stays with its client"
+        if not any(side in word for word in words):
+            core = side == "B" and any("R" in word for word in words)
+            return "noised is a core between the factors" if core else None
+        if side == "B" and isinstance(method.aggregate, ProductRule):
+            return f"{rule_name(method.aggregate)} adds what the mean of the products has more"
+        if method.own_ranks or not (method.share is None or side in method.share):
+            return f"{side}, or part of it, stays with its client"
         if method.precondition is not None:
-            return f"{rule_name(method.precondition)} shapes the noise on A by the other factor"
+            other = "B" if side == "A" else "A"
+            return f"{rule_name(method.precondition)} shapes the noise on {side} by {other}"
         if plan.server_optimizer != SGD():
             return f"the server's optimiser {plan.server_optimizer} is more than a step"
         if self._by_step and plan.optimizer.nonlinear:
             return f"{plan.optimizer}: {plan.optimizer.nonlinear}"
         if getattr(plan.optimizer, "weight_decay", 0.0):
-            return f"{plan.optimizer} shrinks A, and the noise in it"
+            return f"{plan.optimizer} shrinks {side}, and the noise in it"
         if not self._by_step and method.clip_reference is not received:
             return "clipped are the weights, with the noise in them, and not their change"
         return None
@@ -178,9 +187,31 @@ class NoiseForecast:
         sizes = {layer: len(weight) for layer, weight in self.weights.items()}
         return sum(size * value(layer) for layer, size in sizes.items()) / sum(sizes.values())
 
+    def accumulated(self, layer: str, rounds: int) -> theory.NoiseTerms:
+        """Expected energy that the noise has left in the product; NaN where it is not known.
+
+        Signal and start are not counted, see `theory.accumulated_noise_terms`.
+        """
+        d_out, d_in = self.weights[layer].shape
+        lora, known = self.spec.lora, {x: self._unknown(x) is None for x in "AB"}
+        if not known["B"]:
+            return theory.NoiseTerms(*[math.nan] * 3)
+        std = {x: math.sqrt(self.variance(x, layer, rounds)) if known[x] else 0.0 for x in "AB"}
+        scales = lora.scaling, self._start_scale(layer)
+        terms = theory.accumulated_noise_terms(
+            d_out, lora.rank, d_in, std["B"], std["A"], 1, 1, *scales
+        )
+        return terms if known["A"] else terms._replace(quadratic=math.nan)
+
     def rows(self, rounds: int) -> list[tuple[str, str, float]]:
-        """The rows of a record after so many rounds: layer, "amplification", value."""
-        return [(x, "amplification", self.amplification(x, rounds)) for x in self.weights]
+        """The rows of a record after so many rounds: layer, measure, value."""
+        rows = []
+        for layer in self.weights:
+            terms = self.accumulated(layer, rounds)
+            rows.append((layer, "amplification", self.amplification(layer, rounds)))
+            rows.append((layer, "accumulated_linear", terms.linear_B))
+            rows.append((layer, "accumulated_quadratic", terms.quadratic))
+        return rows
 
     def over_run(self) -> "Amplification":
         """The noise of the whole run, layer by layer."""
@@ -188,7 +219,7 @@ class NoiseForecast:
         in_a, in_b = (sum(self.releases_in_round(x, t) for t in range(rounds)) for x in "AB")
 
         def std(side: str, layer: str, count: int) -> float:
-            if unknown is not None:
+            if self._unknown(side) is not None:
                 return math.nan
             return math.sqrt(self.variance(side, layer, rounds) / max(count, 1))
 

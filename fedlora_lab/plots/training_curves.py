@@ -44,10 +44,15 @@ AXES = {  # measure: (title, axis label with the unit)
     "bytes_down": ("Received from the server", "bytes per round, all clients"),
 }
 EXACT = 1e-5  # a relative deviation below it is rounding
-TERMS = {  # term of the noise: (colour's key, marker, words)
-    "noise_B": ("B", "o", "$\\xi_B A$   noise on B"),
-    "noise_A": ("A", "s", "$B \\xi_A$   noise on A"),
-    "noise_BA": ("BA", "D", "$\\xi_B \\xi_A$   noise times noise"),
+TERMS = {  # term of the noise: (colour, marker, words)
+    "noise_B": (style.FACTOR["B"], "o", "$\\Xi_B A$   noise on B"),
+    "noise_A": (style.FACTOR["A"], "s", "$B\\, \\Xi_A$   noise on A"),
+    "noise_BA": (style.FACTOR["BA"], "D", "$\\Xi_B \\Xi_A$   noise times noise"),
+}
+GATHERED = {  # measure: (colour, marker, words)
+    "accumulated_linear": (style.FACTOR["B"], "o", "gathered $\\Xi_B A_0$, closed form"),
+    "accumulated_quadratic": (style.FACTOR["BA"], "D", "gathered $\\Xi_B \\Xi_A$, closed form"),
+    "norm": (style.SOFT, "P", "the whole change $\\gamma B A$, measured"),
 }
 WAYS = {  # direction: (measures that are added up, words)
     "both": (("bytes_up", "bytes_down"), "sent and received"),
@@ -256,47 +261,77 @@ def noise_energies(frame: pd.DataFrame) -> Any:
     return pd.concat(parts, ignore_index=True)
 
 
+def accumulated_energies(frame: pd.DataFrame) -> Any:
+    """Energy that noise alone has left in the product by the last round, in closed form, and that
+    of the whole change as measured, each summed over layers: columns method, seed, term, value.
+    Without rows where the frame does not hold them."""
+    there = frame[frame["measure"].isin([*GATHERED]) & (frame["layer"] != "all")]
+    there = there[there["round"] == there.groupby(["method", "seed"])["round"].transform("max")]
+    energy = there["value"].where(there["measure"] != "norm", there["value"] ** 2)
+    rows = there.assign(value=energy).dropna(subset="value").rename(columns={"measure": "term"})
+    whole = rows.groupby(["method", "seed", "term"], sort=False)["value"].sum().reset_index()
+    known = whole[whole["term"] != "norm"]["method"].unique()
+    return whole[whole["method"].isin(known)]
+
+
 def noise(frame: pd.DataFrame) -> Picture:
-    """Draws the energies of the noise in the product, ‖s ξ_B A‖², ‖s B ξ_A‖² and ‖s ξ_B ξ_A‖², on a
-    log axis: geometric means over seeds.
+    """Draws what noise adds to the product in a round, and what has gathered by the end.
+
+    Left the energies of ‖γ Ξ_B A‖², ‖γ B Ξ_A‖² and ‖γ Ξ_B Ξ_A‖² as measured, the mean over rounds;
+    right, where the frame has the rows accumulated_…, what all releases have left, beside the
+    energy of the whole change. Log axes, geometric means over seeds.
 
     Raises: ``ValueError`` when the frame lacks noise_B, noise_A or noise_BA of each layer.
-    Guarantees: a term that is zero is drawn as absent (test_noise_says_which_term_is_absent).
-    Source: arXiv:2403.12313, the second discordance.
+    Guarantees: a term that is zero is drawn as absent (test_noise_says_which_term_is_absent);
+        test_noise_draws_what_has_gathered_beside_the_signal.
+    Source: arXiv:2403.12313, the second discordance; `theory.accumulated_noise_terms`.
     """
-    table = noise_energies(frame)
-    slugs, some = tidy.slugs_in_order(table), table[table["value"] > 0]
-    tall = 1.6 + 0.5 * len(slugs)
+    tables = [noise_energies(frame), accumulated_energies(frame)]
+    tables = tables if len(tables[1]) else tables[:1]
+    slugs = tidy.slugs_in_order(tables[0])
+    tall = 1.9 + 0.5 * len(slugs)
+    across = ((0.17, 0.80),) if len(tables) == 1 else ((0.12, 0.40), (0.57, 0.40))
     with paper():
-        figure, (ax,) = panels(7.6, tall, (0.17, 0.78 / tall, 0.80, 1 - 1.5 / tall))
-        if len(some):
-            low, high = np.log10(some["value"].min()), np.log10(some["value"].max())
-            edge = 10 ** (low - 0.22 * (high - low) - 0.5)
-            ax.set(xscale="log", xlim=(edge, 10 ** (high + 0.3)))
-            groups: Any = {"hue": "term", "hue_order": list(TERMS), "y": "method", "order": slugs}
-            groups["palette"] = {term: style.FACTOR[key] for term, (key, _, _) in TERMS.items()}
-            groups["markers"] = [marker for _, marker, _ in TERMS.values()]
-            _points(some, ax, 6, 1.4, dodge=0.46, log_scale=(True, False), **groups)
-        edge, worst = ax.get_xlim()[0], table.groupby(["method", "term"])["value"].max()
-        for slug, term in worst[worst <= 0].index:  # an open mark at the left edge
-            factor, marker, _ = TERMS[term]
-            place = slugs.index(slug) + 0.23 * (list(TERMS).index(term) - 1)
-            kind = {"mfc": "none", "mec": style.FACTOR[factor], "ms": 5, "clip_on": False}
-            ax.plot([edge], [place], marker=marker, ls="none", **kind)
-            ax.text(edge, place, "   none", color=style.SOFT, fontsize=7, va="center")
-        _method_ticks(ax, slugs)
-        words = "energy of the noise in the product per round, summed over layers"
-        ax.set_xlabel(f"{words} (squared Frobenius norm)")
-        ax.set_title("What the noise adds to B·A", pad=24)
-        for place, (factor, marker, words) in zip((0.0, 0.25, 0.5), TERMS.values(), strict=True):
-            kind = {"color": style.FACTOR[factor], "transform": ax.transAxes, "clip_on": False}
-            ax.plot([place + 0.01], [1.045], marker=marker, ms=6, **kind)
-            ax.text(place + 0.03, 1.045, words, fontsize=8.5, va="center", **kind)
-        words = tidy.describe_seeds(table).replace("mean of", "geometric mean of")
+        wide, up = 7.6 * len(tables) ** 0.5, (0.78 / tall, 1 - 1.8 / tall)
+        figure, axes = style.row(wide, tall, up, *across)
+        for ax, table, terms in zip(axes, tables, (TERMS, GATHERED), strict=False):
+            _energy_panel(ax, table, terms, slugs)
+        axes[0].set_xlabel("added in a round, measured (squared Frobenius norm)")
+        axes[0].set_title("What the noise adds to B·A", pad=40)
+        if len(tables) > 1:
+            axes[1].set(yticklabels=[], xlabel="by the last round (squared Frobenius norm)")
+            axes[1].set_title("What has gathered, beside the signal", pad=40)
+        words = tidy.describe_seeds(tables[0]).replace("mean of", "geometric mean of")
         _seed_footer(
             figure, words, [slug for slug in tidy.slugs_in_order(frame) if slug not in slugs]
         )
     return figure
+
+
+def _energy_panel(ax: Any, table: Any, terms: Any, slugs: list[str]) -> None:
+    """Draws energies by method and term on a log axis, with the terms named above it."""
+    some, count = table[table["value"] > 0], len(terms)
+    shift = {term: 0.23 * (2 * i / (count - 1) - 1) for i, term in enumerate(terms)}
+    if len(some):
+        low, high = np.log10(some["value"].min()), np.log10(some["value"].max())
+        ax.set(xscale="log", xlim=(10 ** (low - 0.22 * (high - low) - 0.5), 10 ** (high + 0.3)))
+        groups: Any = {"hue": "term", "hue_order": list(terms), "y": "method", "order": slugs}
+        groups["palette"] = {term: colour for term, (colour, _, _) in terms.items()}
+        groups["markers"] = [marker for _, marker, _ in terms.values()]
+        _points(some, ax, 6, 1.4, dodge=0.46, log_scale=(True, False), **groups)
+    edge, worst = ax.get_xlim()[0], table.groupby(["method", "term"])["value"].max()
+    for slug, term in worst[worst <= 0].index:  # an open mark at the left edge
+        colour, marker, _ = terms[term]
+        place = slugs.index(slug) + shift[term]
+        kind = {"mfc": "none", "mec": colour, "ms": 5, "clip_on": False}
+        ax.plot([edge], [place], marker=marker, ls="none", **kind)
+        ax.text(edge, place, "   none", color=style.SOFT, fontsize=7, va="center")
+    _method_ticks(ax, slugs)
+    for i, (colour, marker, words) in enumerate(terms.values()):
+        kind = {"color": colour, "transform": ax.transAxes, "clip_on": False}
+        height = 1 + (0.06 + 0.115 * (count - 1 - i)) * 3 / (1 + len(slugs))
+        ax.plot([0.01], [height], marker=marker, ms=6, **kind)
+        ax.text(0.035, height, words, fontsize=8.5, va="center", **kind)
 
 
 def final_values(

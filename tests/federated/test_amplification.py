@@ -62,10 +62,12 @@ def test_amplification_is_what_a_run_measures(case):
     parts = task, slug, without_signal(unit, **noise), plan
     lora = fl.Lora(4, 4.0, ranks=ranks, start_scale=1.5)
     found = fl.amplification(*parts, lora)
-    (layer,), moved = found.layers, []
+    (layer,), moved, products, energies = found.layers, [], [], {}
     for seed in range(RUNS):
         first, *_, last = fl.run(*parts, lora=lora, seed=seed, evaluate_every=4)
         (a0, b0), (a1, b1) = (record.adapter["map"] for record in (first, last))
+        products.append(lora.scaling**2 * float((b1 @ a1).double().square().sum()))
+        energies = {name: x for _, name, x in last.rows if name.startswith("accumulated")}
         moved.append([float((x - y).double().square().sum()) for x, y in ((a1, a0), (b1, b0))])
         assert ("map", "amplification", layer.amplification) in last.rows
     rank, c = lora.rank, lora.start_scale
@@ -73,6 +75,22 @@ def test_amplification_is_what_a_run_measures(case):
     assert layer.amplification in fl.theory.mean_band(in_a / (c**2 * rank / 3))
     assert layer.releases_B * layer.std_B**2 * 5 * rank in fl.theory.mean_band(in_b)
     assert found.unknown is None and found.mean == pytest.approx(layer.amplification)
+    assert sum(energies.values()) in fl.theory.mean_band(np.array(products))
+    quadratic = energies["accumulated_quadratic"] / energies["accumulated_linear"]
+    assert quadratic == pytest.approx(layer.amplification)
+
+
+def test_where_the_noise_of_a_factor_is_not_known_its_energy_is_not_stated():
+    """Linear noise is that of B, the square of both; a residual takes up noise of its own."""
+
+    def stated(row: Any, **work: Any) -> list[bool]:
+        last = play(tokens(), row, private("example"), PLAN.replace(**work))[-1]
+        values = {name: x for _, name, x in last.rows if name.startswith("accumulated")}
+        return [not math.isnan(values[f"accumulated_{part}"]) for part in ("linear", "quadratic")]
+
+    assert stated("fedlora") == stated("ffa-lora") == [True, True]
+    assert stated("fedsa-lora") == [False, False] and stated("fedex-lora") == [False, False]
+    assert stated("fed-sb") == stated("fedlora", optimizer="dp-adam") == [False, False]
 
 
 def test_a_record_says_what_a_has_taken_up_so_far():

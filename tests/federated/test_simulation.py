@@ -136,6 +136,7 @@ def test_the_frame_is_tidy():
     }  # fmt: skip
     assert set(layers["layer"]) == {"inner", "outer"} and set(table["round"]) == {0, 1, 2}
     promised = {"norm", "deviation", "deviation_relative", "amplification", *NOISE}
+    promised |= {"accumulated_linear", "accumulated_quadratic"}
     assert set(layers["measure"]) == promised
     assert list(records[-1].layers.columns) == ["layer", "measure", "value"]
 

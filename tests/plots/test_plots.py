@@ -88,6 +88,19 @@ def test_noise_says_which_term_is_absent(frame):
     assert each["value"].tolist() == [4.0] * 3
 
 
+def test_noise_draws_what_has_gathered_beside_the_signal(frame, real):
+    """Each dot is a sum over layers after the last round; frames of old have one panel."""
+    assert len(plots.noise(frame).axes) == 1
+    ax: Any = plots.noise(real).axes[1]
+    last = real[(real["round"] == 1) & (real["layer"] != "all")]
+    sums = last.groupby(["method", "measure"])["value"].sum()
+    drawn = {float(x) for line in ax.lines for x in np.ravel(line.get_xdata())}
+    for term in ("accumulated_linear", "accumulated_quadratic"):
+        assert any(x == pytest.approx(sums["fedlora", term]) for x in drawn)
+    norm = last.query("method == 'fedlora' and measure == 'norm'")["value"]
+    assert any(x == pytest.approx(np.square(norm).sum()) for x in drawn)
+
+
 def test_traffic_ends_at_the_total(frame):
     for way, total in (("both", 10.0), ("up", 8.0)):
         ax = plots.traffic(frame, way).axes[0]

@@ -84,6 +84,7 @@ def main(command: list[str]) -> int:
             serve(listener)
         paths = os.pathsep.join(filter(None, [name, os.environ.get("JUPYTER_PATH")]))
         added = {"JUPYTER_PATH": paths, "FEDLORA_CACHE": str(folder / "runs")}
+        added["FEDLORA_PROGRESS"] = str(folder / "progress.json")
         try:
             return subprocess.run(command, env=os.environ | added, check=False).returncode
         finally:

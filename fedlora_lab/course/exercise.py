@@ -1,7 +1,8 @@
 """Checks the answers to the notebooks' exercises: right, or which mistake was made.
 
 The words and numbers of a lesson's exercises stand in its ``exercises.toml``; where a function is
-asked for, right and wrong ones stand in its ``exercises.py``.
+asked for, right and wrong ones stand in its ``exercises.py``, and every check calls them on inputs
+that are drawn anew.
 
 >>> import fedlora_lab as fl
 >>> fl.exercises.show("00.1")
@@ -14,20 +15,33 @@ Not yet: 8 is what the server holds; subtract what it should hold.
 
 import copy
 import dis
+import inspect
 import math
-import tomllib
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from html import escape
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedlora_lab._utils.validation import check as _check
 from fedlora_lab._utils.validation import check_whole
+from fedlora_lab.course.prediction import all_predictions, predict, reveal
+from fedlora_lab.course.progress import SOLVED, TRIED, note, progress
+from fedlora_lab.course.question import PREDICTION, entries, flow, to_html
+
+__all__ = [
+    "all_exercises",
+    "all_predictions",
+    "check",
+    "predict",
+    "progress",
+    "reveal",
+    "show",
+]
 
 _FIELDS = ("question", "hint", "solution", "right")
 
@@ -53,6 +67,9 @@ class Numbers:
         self.one, self.within = not np.ndim(example), within
         self.wanted = "a number is" if self.one else f"numbers such as {example} are"
 
+    def fresh(self) -> "Numbers":
+        return self
+
     def read(self, answer: Any) -> np.ndarray:
         """Returns the answer with at least two axes: one row needs no second pair of brackets."""
         try:
@@ -64,14 +81,18 @@ class Numbers:
         _require(not wrong, f"{self.wanted} expected")
         return found.reshape(1, 1) if self.one else found
 
-    def same(self, found: np.ndarray, example: Any) -> bool:
-        wanted = np.atleast_2d(np.asarray(example, float))
-        slack = self.within * np.maximum(1.0, abs(wanted[np.isfinite(wanted)]).max(initial=0.0))
-        return found.shape == wanted.shape and np.allclose(found, wanted, rtol=0, atol=slack)
+    def same(self, found: np.ndarray, wanted: np.ndarray) -> bool:
+        return _close(found, wanted, self.within)
+
+    def difference(self, found: np.ndarray, wanted: np.ndarray) -> str:
+        return ""
 
 
 class Letters:
     """Reads an answer as a set of letters: "ac", ["a", "c"] and "a, c" are the same."""
+
+    def fresh(self) -> "Letters":
+        return self
 
     def read(self, answer: Any) -> frozenset[str]:
         readable = isinstance(answer, str | list | tuple | set | frozenset)
@@ -79,51 +100,134 @@ class Letters:
         _require(words, 'letters such as "a, b" are expected')
         return frozenset(letter for letter in "".join(answer).lower() if letter.isalpha())
 
-    def same(self, found: frozenset[str], example: str) -> bool:
-        return found == frozenset(example)
+    def same(self, found: frozenset[str], wanted: frozenset[str]) -> bool:
+        return found == wanted
+
+    def difference(self, found: frozenset[str], wanted: frozenset[str]) -> str:
+        return ""
 
 
 class Calls:
-    """Reads a function by what it gives when it is called with fresh copies of some inputs.
+    """Reads a function by what it gives when it is called with copies of some inputs.
 
     Args:
         words: the function's arguments, as the question names them.
-        cases: the arguments of each call; what all calls give is read together.
-        shape: of what one call gives; () is a number, ``None`` whatever comes.
-        within: relative and absolute slack of a comparison.
-        standard: brings results that count as equal to one form, such as vectors to length 1.
+        cases: the arguments of calls whose inputs are always the same.
+        draw: makes the arguments of one call from a NumPy generator; they are drawn anew at every
+            check, from the operating system's entropy.
+        times: how many calls are drawn at a check.
+        shape: of what one call gives; ``None``: whatever the solution gives.
+        within: slack of a comparison, relative to the largest number of a result, or to one.
+        standard: brings arrays that count as equal to one form, such as vectors to length 1.
     """
 
     def __init__(
         self,
         words: str,
         *cases: tuple,
-        shape: tuple[int, ...] | None = (),
+        draw: Callable[[np.random.Generator], tuple] | None = None,
+        times: int = 5,
+        shape: tuple[int, ...] | None = None,
         within: float = 1e-6,
-        standard: Callable[[np.ndarray], np.ndarray] = np.asarray,
+        standard: Callable[[Any], Any] = np.asarray,
     ) -> None:
-        self.words, self.cases, self.shape = words, cases, shape
-        self.within, self.standard = within, standard
+        _check(bool(cases) or draw is not None, "cases", cases, "arguments, or draw=")
+        self.words, self.cases, self.draw, self.times = words, cases, draw, times
+        self.shape, self.within, self.standard = shape, within, standard
 
-    def read(self, answer: Any) -> np.ndarray:
-        """Returns what a reader's function gives, (cases, ...)."""
+    def fresh(self, generator: np.random.Generator | None = None) -> "Calls":
+        """Returns a reader with inputs of its own: whatever it reads meets the same ones."""
+        drawn = copy.copy(self)
+        if self.draw is not None:
+            generator = generator or np.random.default_rng()
+            drawn.cases = (*self.cases, *(self.draw(generator) for _ in range(self.times)))
+            drawn.draw = None
+        return drawn
+
+    def read(self, answer: Any) -> list[Any]:
+        """Returns what a reader's function gives in every call: an array, or a list of them."""
         _require(callable(answer), f"a function of {self.words} is expected")
-        try:
-            values = [
-                np.asarray(answer(*copy.deepcopy(case)), float).squeeze() for case in self.cases
-            ]
-        except Exception as error:  # whatever a reader's function does wrong, it gets one line
-            problem = f"your function of {self.words} stops with {type(error).__name__}"
-            raise ValueError(problem) from error
-        wanted = f"numbers of shape {self.shape}" if self.shape else "a number"
-        for value in values:
-            problem = f"{wanted} should come out of your function, not shape {value.shape}"
-            _require(self.shape in (None, value.shape), problem)
-        return np.stack([self.standard(value) for value in values])
+        one = self if self.draw is None else self.fresh()
+        results = []
+        for case in one.cases:
+            try:
+                given = answer(*copy.deepcopy(case))
+            except Exception as error:  # whatever a reader's function does wrong, it gets one line
+                problem = f"your function of {self.words} stops with {_first_line(error, answer)}"
+                raise ValueError(problem) from error
+            _require(given is not None, "your function returns nothing; let it end with `return`")
+            found = _arrays(given)
+            wanted = found if self.shape is None else np.empty(self.shape)
+            problem = _difference(found, wanted)
+            _require(not problem, problem)
+            results.append(_map(self.standard, found))
+        return results
 
-    def same(self, found: np.ndarray, example: Callable[..., Any]) -> bool:
-        wanted, slack = self.read(example), self.within
-        return found.shape == wanted.shape and np.allclose(found, wanted, rtol=slack, atol=slack)
+    def same(self, found: list[Any], wanted: list[Any]) -> bool:
+        return _close(found, wanted, self.within)
+
+    def difference(self, found: list[Any], wanted: list[Any]) -> str:
+        """How the results differ in their form, in one line; "" where they do not."""
+        lines = (_difference(one, other) for one, other in zip(found, wanted, strict=True))
+        return next(filter(None, lines), "")
+
+
+def _first_line(error: Exception, function: Any) -> str:
+    """An error in one line, with the line of the function in which it came up."""
+    text = " ".join(str(error).split())[:120]
+    code: Any = getattr(function, "__code__", None)
+    frames = traceback.walk_tb(error.__traceback__)
+    inside = [line - code.co_firstlineno + 1 for frame, line in frames if frame.f_code is code]
+    where = f" in its line {inside[-1]}" if inside else ""
+    return f"{type(error).__name__}{where}{': ' if text else ''}{text}"
+
+
+def _arrays(given: Any) -> Any:
+    """A result as an array, or as a list of them where its parts differ in shape; a copy."""
+    if isinstance(given, tuple | list):
+        parts = [_arrays(part) for part in given]
+        alike = all(isinstance(part, np.ndarray) for part in parts)
+        if alike and len({part.shape for part in parts}) == 1:
+            return np.stack(parts).squeeze()
+        return parts
+    try:
+        if hasattr(given, "detach"):
+            found = given.detach().cpu()
+            given = (found if found.dtype.itemsize == 4 else found.double()).numpy()
+        found = np.array(given)
+        single = found.dtype == np.float32
+        return found.astype(np.float32 if single else float).squeeze()
+    except (TypeError, ValueError, RuntimeError):
+        problem = f"numbers should come out of your function, not {type(given).__name__}"
+        raise ValueError(problem) from None
+
+
+def _map(change: Callable[[Any], Any], value: Any) -> Any:
+    return [_map(change, part) for part in value] if isinstance(value, list) else change(value)
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{len(value)} parts ({'; '.join(map(_form, value))})"
+    return f"numbers of shape {value.shape}" if value.shape else "a number"
+
+
+def _difference(found: Any, wanted: Any) -> str:
+    """One line where two results differ in structure or shape."""
+    differ = _form(found) != _form(wanted)
+    words = f"{_form(wanted)} should come out of your function, not {_form(found)}"
+    return words if differ else ""
+
+
+def _close(found: Any, wanted: Any, within: float) -> bool:
+    """Whether two results agree, part by part; single precision is compared as such."""
+    if isinstance(found, list) or isinstance(wanted, list):
+        alike = isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted)
+        return alike and all(map(partial(_close, within=within), found, wanted))
+    if np.float32 in (found.dtype, wanted.dtype):
+        within = max(within, 1e-5)
+    slack = within * max(1.0, abs(wanted[np.isfinite(wanted)]).max(initial=0.0))
+    return found.shape == wanted.shape and np.allclose(found, wanted, rtol=0, atol=slack)
 
 
 def _require(ok: bool, problem: str) -> None:
@@ -138,7 +242,8 @@ class Exercise:
     Args:
         key: notebook and number, such as "02.1".
         effort: difficulty, 1 to 5, and the minutes that it takes, about.
-        words: question, hint, solution, and what is shown beside a right answer ("right").
+        words: question, hint (one, or several in steps), solution, and what is shown beside a right
+            answer ("right").
         answers: right ones, the first of which is the solution's.
         wrong: at least three plausible wrong answers, each with what the reader is told.
         reader: `Numbers`, `Letters` or `Calls`: how an answer is read and compared.
@@ -146,7 +251,7 @@ class Exercise:
 
     key: str
     effort: tuple[int, int]
-    words: Mapping[str, str]
+    words: Mapping[str, Any]
     answers: tuple[Any, ...]
     wrong: tuple[tuple[Any, str], ...]
     reader: Any
@@ -157,17 +262,30 @@ class Exercise:
         _check(len(self.wrong) >= 3, "wrong", len(self.wrong), "at least three")
         _check(set(_FIELDS) <= set(self.words), "words", sorted(self.words), ", ".join(_FIELDS))
 
+    @property
+    def hints(self) -> Sequence[str]:
+        """The hints, from the faintest to the plainest."""
+        hint = self.words["hint"]
+        return (hint,) if isinstance(hint, str) else tuple(hint)
+
     def __repr__(self) -> str:
         return f"Exercise {self.key}: {self.words['question']}"
 
     def _repr_html_(self) -> str:
         difficulty, minutes = self.effort
         hard = "●" * difficulty + "○" * (5 - difficulty)
-        question, hint, solution, _ = (escape(self.words[name]) for name in _FIELDS)
-        return (
-            f"<p><b>Exercise {escape(self.key)}</b> · difficulty {hard} · about {minutes} min</p>\n"
-            f"<p>{question}</p>\n<details><summary>Hint</summary><p>{hint}</p></details>\n"
-            f"<details><summary>Solution</summary><p>{solution}</p></details>"
+        steps = [f"Hint {i} of {len(self.hints)}" for i in range(1, len(self.hints) + 1)]
+        folded = [*zip(steps if len(steps) > 1 else ["Hint"], self.hints, strict=True)]
+        folded.append(("Solution", self.words["solution"]))
+        return "\n".join(
+            [
+                f"<p><b>Exercise {escape(self.key)}</b> · difficulty {hard} · about {minutes} min"
+                f"</p>\n{to_html(self.words['question'])}",
+                *(
+                    f"<details><summary>{title}</summary>{to_html(text)}</details>"
+                    for title, text in folded
+                ),
+            ]
         )
 
 
@@ -175,13 +293,16 @@ def _parse(key: str, entry: dict[str, Any], folder: str) -> Exercise:
     """An exercise from its entry in a lesson's ``exercises.toml``.
 
     Its answer decides how answers are read: numbers, a text of letters, or instead of an answer the
-    name of a function in ``exercises.py``, whose ``CALLS`` says how it is called.
+    name of a function in ``exercises.py``, whose ``CALLS`` says how it is called. The solution may
+    then be left out: it is the source of that function.
     """
     first: Any = entry.get("answer")
     example: Callable[[Any], Any] = lambda given: given  # noqa: E731
+    words: dict[str, Any] = {name: entry[name] for name in _FIELDS if name in entry}
     if "function" in entry:
         first, module = entry["function"], import_module(f"fedlora_lab.course.{folder}.exercises")
         reader, example = module.CALLS[key], partial(getattr, module)
+        words.setdefault("solution", inspect.getsource(example(first)))
     elif isinstance(first, str):
         reader = Letters()
     else:
@@ -189,7 +310,10 @@ def _parse(key: str, entry: dict[str, Any], folder: str) -> Exercise:
     return Exercise(
         key=key,
         effort=tuple(entry["effort"]),
-        words={name: " ".join(entry[name].split()) for name in _FIELDS},
+        words={
+            name: flow(text) if isinstance(text, str) else tuple(map(flow, text))
+            for name, text in words.items()
+        },
         answers=tuple(map(example, (first, *entry.get("others", ())))),
         wrong=tuple((example(given), message) for given, message in entry["wrong"]),
         reader=reader,
@@ -199,15 +323,18 @@ def _parse(key: str, entry: dict[str, Any], folder: str) -> Exercise:
 @cache
 def all_exercises() -> dict[str, Exercise]:
     """Collects all exercises by key, in the order of the lessons."""
-    found = {}
-    for path in sorted(Path(__file__).parent.glob("lesson_*/exercises.toml")):
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
-        found |= {key: _parse(key, entry, path.parent.name) for key, entry in entries.items()}
-    return found
+    found = entries().items()
+    return {
+        key: _parse(key, entry, folder)
+        for key, (folder, entry) in found
+        if not PREDICTION.fullmatch(key)
+    }
 
 
 def check(key: str, answer: Any = ...) -> Verdict:
     """Checks an answer to an exercise; a wrong one is told which mistake it is, if it is known.
+
+    That an answer was tried or right is kept in the reader's `progress`.
 
     Args:
         key: such as "02.1".
@@ -217,22 +344,36 @@ def check(key: str, answer: Any = ...) -> Verdict:
         ValueError: for an unknown key; never for a wrong answer.
 
     Guarantees: every solution is accepted (test_the_solution_is_accepted), every known mistake has
-        a message of its own (test_every_mistake_has_a_message_of_its_own).
+        a message of its own (test_every_mistake_has_a_message_of_its_own), on whatever is drawn
+        (test_right_and_wrong_functions_are_told_apart_on_every_draw).
     """
     one = show(key)
     if answer is ... or _unwritten(answer):
         return Verdict(False, "no answer so far; replace the three dots with yours.")
+    verdict = _judge(one, answer)
+    note(key, SOLVED if verdict else TRIED)
+    return verdict
+
+
+def _judge(one: Exercise, answer: Any) -> Verdict:
+    reader = one.reader.fresh()
     try:
-        value = one.reader.read(answer)
+        value = reader.read(answer)
     except ValueError as error:
         kind = "" if callable(answer) else f", not {type(answer).__name__}"
         return Verdict(False, f"{error}{kind}.")
-    if any(one.reader.same(value, right) for right in one.answers):
+    rights = [reader.read(right) for right in one.answers]
+    if any(reader.same(value, right) for right in rights):
         return Verdict(True, one.words["right"])
     for example, message in one.wrong:
-        if one.reader.same(value, example):
-            return Verdict(False, message)
-    return Verdict(False, "this is not one of the known mistakes; the hint may help.")
+        try:
+            if reader.same(value, reader.read(example)):
+                return Verdict(False, message)
+        except ValueError:  # a wrong function may stop on some of the inputs
+            continue
+    different = reader.difference(value, rights[0])
+    unknown = "this is not one of the known mistakes; the hint may help."
+    return Verdict(False, f"{different}." if different else unknown)
 
 
 def _unwritten(answer: Any) -> bool:

@@ -1,9 +1,11 @@
 """The published methods, one row each. `ALL` maps a slug to its row, in this order."""
 
+import ast
 import inspect
 import json
+import textwrap
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -294,9 +296,13 @@ class Source(str):
         return str(self)
 
 
-def show(method: str | Method) -> str:
-    """Returns a row as text, and the source of the rules that differ from the default's.
+def show(thing: Any) -> str:
+    """Returns the source of a function, class or method of the library without its docstrings, or a
+    row as text with the source of the rules that differ from the default's.
 
+    >>> print(show(rule_name))
+    def rule_name(rule: object) -> str:
+        return getattr(rule, "__name__", None) or repr(rule)
     >>> print(show("rolora"))
     Method(
         name='RoLoRA',
@@ -307,10 +313,20 @@ def show(method: str | Method) -> str:
     )
     <BLANKLINE>
     ...
+
+    Args:
+        thing: slug or row of a method, or any object with a source; of an instance its class.
+
+    Raises:
+        ValueError: for a thing that has no Python source.
+
+    Guarantees: test_show_opens_functions_classes_and_methods.
     """
+    if not isinstance(thing, str | Method):
+        return Source(_source(thing))
     row, rules = [], {}
     for name in Method.__dataclass_fields__:
-        value = getattr(get(method), name)
+        value = getattr(get(thing), name)
         if value != getattr(_DEFAULT, name):
             is_function = inspect.isfunction(value)
             row.append(f"    {name}={value.__name__ if is_function else repr(value)},")
@@ -318,3 +334,29 @@ def show(method: str | Method) -> str:
                 rules[value if is_function else type(value)] = None
     sources = (inspect.getsource(rule).rstrip() for rule in rules)
     return Source("\n\n".join(["\n".join(["Method(", *row, ")"]), *sources]))
+
+
+def _source(thing: Any) -> str:
+    """The source of a thing without docstrings, from its first column."""
+    shown = thing.func if isinstance(thing, partial) else thing
+    shown = shown.fget if isinstance(shown, property) else inspect.unwrap(shown)
+    if not (inspect.isroutine(shown) or inspect.isclass(shown)):
+        shown = type(shown)
+    try:
+        lines = textwrap.dedent(inspect.getsource(shown)).rstrip().splitlines()
+    except (OSError, TypeError):
+        lines = []
+    check(bool(lines), "thing", thing, "a method's slug or row, or a thing with Python source")
+    dropped: dict[int, str] = {}
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            words = node.body[0]
+            dropped |= dict.fromkeys(range(words.lineno, (words.end_lineno or 0) + 1), "")
+            if len(node.body) == 1:
+                dropped[words.lineno] = " " * words.col_offset + "..."
+    kept = []
+    for number, line in enumerate(lines, 1):
+        line = dropped.get(number, line)
+        # Neither a docstring nor the empty line that followed it leaves a gap under its head.
+        kept += [line] if line.strip() or (kept and not kept[-1].endswith(":")) else []
+    return "\n".join(kept)

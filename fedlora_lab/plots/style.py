@@ -54,12 +54,17 @@ _LOCK = threading.RLock()
 class Picture(Figure):
     """A Matplotlib figure that shows itself as PNG wherever it is the last value of a cell."""
 
+    below: Any = None
+    """What a notebook shows under it, such as a sentence."""
+
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
         titles = [ax.get_title(loc="left") or ax.get_title() for ax in self.axes]
         words = "; ".join(title for title in titles if title) or "no title"
         display({"image/png": png(self), "text/plain": f"Picture: {words}"}, raw=True)
+        if self.below is not None:
+            display(self.below)
 
 
 @contextmanager

@@ -98,6 +98,35 @@ def test_show_gives_the_row_and_its_rules():
     assert "def product_space" in str(fl.show(methods.DEeR))
 
 
+def test_show_opens_functions_classes_and_methods():
+    """Without docstrings, from the first column; a thing without a source is refused in a line."""
+
+    def rule(x):
+        """Words."""
+
+        class Inner:
+            """Words
+            on two lines."""
+
+        return x
+
+    assert str(fl.show(rule)) == ("def rule(x):\n    class Inner:\n        ...\n\n    return x")
+    for thing, start, holds in (
+        (fl.theory.filter_gain, "def filter_gain(", "return"),
+        (fl.Ledger, "class Ledger", "def epsilon("),
+        (fl.Ledger.epsilon, "def epsilon(", "return"),
+        (methods.ALL["la-lora"].filter, "@dataclass", "class Binomial"),
+        (fl.compare, "def compare(", "return"),
+    ):
+        text = repr(fl.show(thing))
+        assert text.startswith(start) and holds in text
+        assert '"""' not in text, f"{start} keeps a docstring"
+        compile(text, start, "exec")
+    for thing in (3, len, None):
+        with pytest.raises(ValueError, match=r"^thing=.*: expected a method's slug or row, or a "):
+            fl.show(thing)
+
+
 def test_what_was_measured_are_rows_and_exact_rows_are_exact():
     found, table = measurements()["methods"], fl.methods.table()
     assert {*found} <= {*methods.ALL, *methods.VARIANTS} and len(found) >= 25

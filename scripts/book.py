@@ -26,6 +26,7 @@ import yaml
 from readme import filled, linked
 
 from fedlora_lab.cli.listing import describe_schedule, own_rules
+from fedlora_lab.course.widgets.dial import page_script
 from fedlora_lab.report.summary_table import markdown_table, require_visible
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -274,6 +275,7 @@ def assemble(folder: Path) -> None:
     ):
         (folder / target).mkdir(exist_ok=True)
         shutil.copy(ROOT / "book" / source, folder / target)
+    (folder / "_static" / "dials.js").write_text(page_script(), encoding="utf-8")
     toc = yaml.safe_dump(contents(rooms), sort_keys=False, allow_unicode=True)
     (folder / "_toc.yml").write_text(toc, encoding="utf-8")
 

@@ -19,6 +19,13 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 VIEW = "application/vnd.jupyter.widget-view+json"
+DIAL = "data-fedlora-dial"
+
+
+def only_a_view(output: Any) -> bool:
+    """Whether nothing is left of an output where no widget runs; of a dial the site's form is."""
+    data = output.get("data", {})
+    return VIEW in data and DIAL not in "".join(data.get("text/html", ""))
 
 
 def cleaned(notebook: Any) -> Any:
@@ -29,8 +36,9 @@ def cleaned(notebook: Any) -> Any:
         cell.id, cell.metadata = f"cell-{index:02d}", nbformat.NotebookNode()
         if cell.cell_type == "code":
             cell.execution_count = None
-            cell.outputs = [output for output in cell.outputs if VIEW not in output.get("data", {})]
+            cell.outputs = [output for output in cell.outputs if not only_a_view(output)]
             for output in cell.outputs:
+                output.get("data", {}).pop(VIEW, None)
                 if "metadata" in output:
                     output.metadata = nbformat.NotebookNode()
                 if "execution_count" in output:

@@ -35,10 +35,8 @@ def plot(width):
 """
 LESSONS = {
     "low_rank": "fl.course.lesson(1).low_rank_explorer(change)",
-    "deviation": "fl.course.lesson(2).deviation_explorer()",
     "planner": "fl.course.lesson(3).privacy_planner()",
     "clip": "fl.course.lesson(3).clip_explorer(rows)",
-    "amplifier": "fl.course.lesson(4).noise_explorer()",
     "regulator": "fl.course.lesson(6).regulator_explorer()",
     "schedule": "fl.course.lesson(6).schedule_explorer()",
     "filter": "fl.course.lesson(7).filter_explorer()",

@@ -31,16 +31,8 @@ MOVES = {
         ({"rank": 2}, f"Rank 2 can come within {FLOOR[2]:.0%}"),
         ({"alpha": 1}, "α = 1 (s = 0.5)"),
     ),
-    (2, "deviation_explorer"): (
-        (),
-        "0.39 too little",
-        ({"correlation": -0.8}, "0.39 too much"),
-        ({"spread_A": 0.0}, "all clients hold the same A"),
-        ({"spread_A": 0.5, "pattern": SIGNS}, "though both factors differ"),
-    ),
     (3, "privacy_planner"): ((), "", ({"unit": "client"}, "one client, with all its examples")),
     (3, "clip_explorer"): ((HEAVY,), "", ({"clip_norm": 10.0}, "C = 10:")),
-    (4, "noise_explorer"): ((), "", ({"width": 4096}, "4096 × 4096")),
     (6, "regulator_explorer"): (
         (),
         "more than the 1.00 promised",

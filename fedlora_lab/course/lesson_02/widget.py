@@ -1,17 +1,14 @@
-"""The widget of notebook 02."""
+"""The dial of notebook 02."""
 
-from fedlora_lab.course.lesson_02 import figures
-from fedlora_lab.course.widgets import controls
+from fedlora_lab.course.widgets.dial import Dial
+
+START = [[1.83, 1.77], [1.24, 1.44], [0.41, 0.67], [0.17, 0.24], [0.76, 0.56], [1.59, 1.32]]
 
 
-def deviation_explorer() -> controls.InteractiveFigure:
-    """Offers how far clients' B and A spread and go together beside `client_cloud`."""
-    apart, both = "how far the clients' {} lie apart", "whether a large B comes with a large A"
-    four = "a cloud of clients, or four in a square"
-    return controls.interactive_figure(
-        figures.client_cloud,
-        spread_B=controls.slider("spread of B", 0.7, 0.0, 1.0, 0.05, apart.format("B")),
-        spread_A=controls.slider("spread of A", 0.7, 0.0, 1.0, 0.05, apart.format("A")),
-        correlation=controls.slider("correlation", 0.8, -1.0, 1.0, 0.1, both),
-        pattern=controls.menu("clients", figures.PATTERNS, "cloud", four),
-    )
+def deviation_explorer() -> Dial:
+    """Offers clients as points to drag, (B, A) each, with the deviation D and each client's part.
+
+    Guarantees: the numbers are `theory.deviation` (tests/browser/test_dials.py::test_formulas).
+    """
+    about = "Clients as points to drag: what averaging their factors misses of their products."
+    return Dial(2, "deviation_explorer", about, points=START, weight=1 / 6)

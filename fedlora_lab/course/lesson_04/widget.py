@@ -1,19 +1,28 @@
-"""The widget of notebook 04."""
+"""The dials of notebook 04."""
 
-from fedlora_lab.course.lesson_04 import figures
-from fedlora_lab.course.widgets import controls
+from fedlora_lab.course.widgets.dial import Dial
 
 
-def noise_explorer() -> controls.InteractiveFigure:
-    """Offers noise, rank, α, width and the size of B as sliders beside `noise_amplification`."""
-    knob, stds = controls.value_slider, [0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03]
-    stds += [0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0]
-    size = "norm of B over A's; 0 before training"
-    return controls.interactive_figure(
-        figures.noise_amplification,
-        std=knob("noise std", stds, 0.05, "standard deviation on every entry of both factors"),
-        rank=knob("rank r", [1, 2, 4, 8, 16, 32, 64], 4, "inner dimension of B A"),
-        alpha=knob("α", [1, 2, 4, 8, 16, 32], 8, "the product is multiplied by α / r"),
-        width=knob("layer width", [64, 256, 768, 4096], 64, "d_in = d_out of the layer"),
-        size_B=controls.slider("size of B", 0.0, 0.0, 2.0, 0.1, size),
-    )
+def noise_explorer() -> Dial:
+    """Offers noise, rank, α, width and the size of B beside the energies of the three noise terms.
+
+    Guarantees: the energies are `theory.noise_terms` (tests/browser/test_dials.py::test_formulas).
+    """
+    about = "What noise on both factors becomes in the product: its three terms over the noise std."
+    values = {"std": 0.05, "width": 64, "rank": 4, "alpha": 8, "size_B": 0.0}
+    return Dial(4, "noise_explorer", about, **values)
+
+
+def noise_signal() -> Dial:
+    """Offers a plan's knobs beside the noise that gathers in the product, over the rounds.
+
+    Noise is that of `theory.accumulated_noise_terms`: in the client unit σC/K on each round's mean,
+    in the example unit ησC/(b√K) on each step's. The signal is the largest that the clip allows.
+
+    Guarantees: ρ is `theory.amplification` (tests/browser/test_dials.py::test_formulas).
+    """
+    about = "Linear noise, noise × noise and the largest signal of a plan, round by round."
+    privacy = {"unit": "client", "sigma": 3.0, "C": 0.7}
+    work = {"clients": 100, "rounds": 40, "lr": 0.5, "batch": 16, "steps": 5}
+    adapter = {"width": 64, "rank": 4, "scale": 1}
+    return Dial(4, "noise_signal", about, **privacy, **work, **adapter)

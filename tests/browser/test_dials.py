@@ -1,0 +1,342 @@
+"""Dials in Chromium: formulas, controls, names, contrast; with a kernel, busy, and without."""
+
+import json
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from lab import Page
+
+import fedlora_lab as fl
+from fedlora_lab import theory
+from fedlora_lab.course.widgets.dial import module, page_script
+
+SETUP = """
+import time
+import numpy as np
+import fedlora_lab as fl
+"""
+# Name -> call.
+DIALS = {
+    "deviation": "fl.course.lesson(2).deviation_explorer()",
+    "amplifier": "fl.course.lesson(4).noise_explorer()",
+    "noise and signal": "fl.course.lesson(4).noise_signal()",
+}
+
+
+def dial(name: str) -> Any:
+    """A dial of `DIALS`, made in this process."""
+    room: dict[str, Any] = {}
+    exec(SETUP, room)
+    return eval(DIALS[name], room)
+
+
+# Formulas
+
+
+def deviation(points, weight):
+    p = np.array([weight] + [(1 - weight) / (len(points) - 1)] * (len(points) - 1))
+    b, a = np.array(points).T.reshape(2, -1, 1, 1)
+    return theory.deviation(b, a, p).item()
+
+
+def noise_terms(std, rank, alpha, width, size_B):
+    A = np.full((rank, width), (3 * width) ** -0.5)
+    return list(theory.noise_terms(size_B * A.T, A, std, std, alpha / rank))
+
+
+def amplification(v):
+    step = v["unit"] == "example"
+    tau = v["sigma"] * v["C"] / v["clients"]
+    if step:
+        tau = v["lr"] * v["sigma"] * v["C"] / v["batch"] / math.sqrt(v["clients"])
+    n = v["rounds"] * (v["steps"] if step else 1)
+    sizes = v["width"], v["rank"], v["width"]
+    terms = theory.accumulated_noise_terms(*sizes, tau, tau, n, n, 1.0, v["scale"])
+    most = n * v["C"] * (v["lr"] if step else 1) * v["scale"] / math.sqrt(3)
+    rho = theory.amplification(tau, n, v["width"], v["scale"])
+    return [tau, n, rho, math.sqrt(terms.linear_B) / most, math.sqrt(terms.quadratic) / most]
+
+
+def plan(rng):
+    draws: Any = {k: float(rng.uniform(0.1, 3)) for k in ("sigma", "C", "lr", "scale")}
+    sizes = ("batch", "clients", "rounds", "steps", "width", "rank")
+    whole = {k: int(rng.integers(1, 50)) for k in sizes}
+    return {**draws, **whole, "unit": str(rng.choice(["client", "example"]))}
+
+
+RHO = (
+    "v => { const a = m.amplification(v), e = m.noiseToSignal(v, 1);"
+    " return [a.tau, a.releases, a.rho, e.linear, e.quadratic]; }"
+)
+
+# Lesson -> JavaScript of one argument list, the same in Python, arguments from a generator.
+Formula = tuple[int, str, Any, Any]
+FORMULAS: dict[str, Formula] = {
+    "cdf": (2, "m.cdf", lambda x: float(np.exp(_log_ndtr(x))), lambda g: [g.normal() * 6]),
+    "log cdf": (2, "m.logCdf", lambda x: float(_log_ndtr(x)), lambda g: [g.normal() * 15]),
+    "quantile": (2, "m.quantile", lambda p: float(_ndtri(p)), lambda g: [10 ** -g.uniform(0, 14)]),
+    "delta": (
+        2,
+        "m.gdpDelta",
+        theory.gdp_delta,
+        lambda g: [10 ** g.uniform(-1, 1), g.uniform(0, 12)],
+    ),
+    "epsilon": (
+        2,
+        "m.gdpEpsilon",
+        theory.gdp_epsilon,
+        lambda g: [10 ** g.uniform(-2, 1), 10 ** -g.uniform(1, 9)],
+    ),
+    "deviation": (
+        2,
+        "(p, w) => m.deviation(p, w).D",
+        deviation,
+        lambda g: [g.normal(size=(6, 2)).tolist(), g.uniform()],
+    ),
+    "noise terms": (
+        4,
+        "(std, rank, alpha, width, size_B) => m.noiseTerms({std, rank, alpha, width, size_B})",
+        noise_terms,
+        lambda g: [g.uniform(), *g.integers(1, 60, 3).tolist(), g.uniform()],
+    ),
+    "noise and signal": (4, RHO, amplification, lambda g: [plan(g)]),
+}
+
+
+def _log_ndtr(x: float) -> Any:
+    from scipy.special import log_ndtr
+
+    return log_ndtr(x)
+
+
+def _ndtri(p: float) -> Any:
+    from scipy.special import ndtri
+
+    return ndtri(p)
+
+
+LOAD = """async code => {
+    const blob = new Blob([code], {type: 'text/javascript'});
+    window.m = await import(URL.createObjectURL(blob));
+}"""
+
+
+def test_formulas(browser):
+    """In JavaScript what `theory` says, on random arguments."""
+    page, rng = browser.new_page(), np.random.default_rng(0)
+    page.goto("about:blank")
+    for lesson in sorted({lesson for lesson, *_ in FORMULAS.values()}):
+        page.evaluate(LOAD, module(f"lesson_{lesson:02}"))
+        for name, (where, code, expected, draw) in FORMULAS.items():
+            if where != lesson:
+                continue
+            cases = [draw(rng) for _ in range(20)]
+            found = page.evaluate(f"cases => cases.map(given => ({code})(...given))", cases)
+            wanted = [expected(*case) for case in cases]
+            assert found == [pytest.approx(w, rel=1e-9, abs=1e-15) for w in wanted], name
+    page.close()
+
+
+# On a page without a kernel
+
+
+def static(browser, tmp_path, names=tuple(DIALS), theme="light", width=1000):
+    """Opens a file that holds these dials as a page of the site does."""
+    cells = [dial(name)._repr_mimebundle_()[0]["text/html"] for name in names]
+    text = f"<!doctype html><html data-theme={theme}><meta charset=utf-8>{''.join(cells)}"
+    path = tmp_path / "dials.html"
+    path.write_text(f"{text}<script>{page_script()}</script>", encoding="utf-8")
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("request", lambda r: r.url.startswith("http") and page.errors.append(r.url))
+    page.goto(path.as_uri())
+    return page
+
+
+def look(output: Any) -> tuple[str, str]:
+    """The picture of a dial, and its sentence."""
+    return output.locator(".panels").inner_html(), output.locator(".say").inner_text()
+
+
+def turn(output: Any) -> None:
+    """Turns the first control by the keyboard as far as it goes, or picks another option."""
+    knob = output.locator(".knob input, .knob select").first
+    if knob.evaluate("e => e.tagName") == "SELECT":
+        knob.select_option(index=1)
+        return
+    knob.focus()
+    before = knob.input_value()
+    knob.press("End")
+    if knob.input_value() == before:
+        knob.press("Home")
+
+
+def test_dials_turn_on_a_page_without_a_kernel(browser, tmp_path):
+    page = static(browser, tmp_path)
+    outputs = page.locator(".fl-dial").all()
+    assert len(outputs) == len(DIALS)
+    for name, output in zip(DIALS, outputs, strict=True):
+        first = look(output)
+        turn(output)
+        assert all(now != was for now, was in zip(look(output), first, strict=True)), name
+        seen = {look(output)}
+        for preset in output.locator("[data-preset]").all()[:-1]:
+            preset.click()
+            assert preset.get_attribute("aria-pressed") == "true", name
+            assert "NaN" not in "".join(look(output)) and "undefined" not in "".join(look(output))
+            seen.add(look(output))
+        assert len(seen) > 2, name
+        output.get_by_role("button", name="Reset").click()
+        assert look(output) == first, name
+    assert page.errors == []
+    page.close()
+
+
+def test_a_dot_is_dragged_by_pointer_and_by_keys(browser, tmp_path):
+    page = static(browser, tmp_path, ["deviation"])
+    dot, first = page.locator("[data-handle='2']"), look(page)
+    box = dot.bounding_box()
+    page.mouse.move(box["x"] + 9, box["y"] + 9)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 60, box["y"] + 9, steps=4)
+    page.mouse.up()
+    dragged = look(page)
+    assert dragged[1] != first[1]
+    dot.focus()
+    dot.press("ArrowUp")
+    dot.press("ArrowUp")  # the dot that is drawn again keeps the focus
+    assert look(page)[1] != dragged[1]
+    page.close()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of a CSS colour, as WCAG 2 defines it."""
+    parts = [int(x) / 255 for x in re.findall(r"\d+", colour)[:3]]
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_controls_have_names_and_text_has_contrast(browser, tmp_path, theme):
+    """4.5 : 1 for all text; no control without a name; nothing wider than a narrow page."""
+    page = static(browser, tmp_path, theme=theme, width=360)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    named = """[...document.querySelectorAll('.fl-dial :is(button, input, select, [tabindex])')]
+        .filter(e => !(e.getAttribute('aria-label') || e.labels?.[0]?.innerText || e.innerText))
+        .map(e => e.outerHTML)"""
+    assert page.evaluate(named) == []
+    narrow = """[...document.querySelectorAll('.fl-dial .knob > :is(input, select)')]
+        .filter(e => e.offsetWidth < 180).map(e => e.outerHTML)"""
+    assert page.evaluate(narrow) == []
+    found = page.evaluate(
+        """[...document.querySelectorAll('.fl-dial, .fl-dial *')].flatMap(e => {
+            const words = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+            if (!words || e.tagName === 'STYLE') return [];
+            const style = getComputedStyle(e), svg = e.tagName === 'text';
+            let back = e;
+            while (!svg && getComputedStyle(back).backgroundColor === 'rgba(0, 0, 0, 0)')
+                back = back.parentElement;
+            const card = getComputedStyle(svg ? e.closest('.fl-dial') : back).backgroundColor;
+            return [[svg ? style.fill : style.color, svg && e.dataset.on || card, e.textContent]];
+        })"""
+    )
+    assert len(found) > 40
+    for ink, card, words in found:
+        high, low = sorted((luminance(ink), luminance(card)), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (words, ink, card)
+    page.close()
+
+
+# In JupyterLab
+
+CELLS = [
+    SETUP,
+    *(f"{call}" for call in DIALS.values()),
+    "one = fl.course.lesson(2).deviation_explorer(); one",
+    "for _ in range(60): time.sleep(0.1)",
+    "print(one.values['weight'])",
+]
+
+
+@pytest.fixture(scope="module")
+def notebook(browser, lab):
+    """An open notebook with all dials, the first cell of which has run."""
+    page = Page(browser, lab, lab.write("dials.ipynb", [cell.strip() for cell in CELLS]))
+    page.run(0)
+    yield page
+    assert page.errors == []
+    page.page.close()
+
+
+def test_every_dial_turns(notebook):
+    """Nothing jumps or sticks out while it does, in either theme."""
+    outputs = {}
+    for index, name in enumerate(DIALS):
+        outputs[name] = notebook.run(1 + index)
+        outputs[name].locator(".fl-dial svg").first.wait_for()
+    notebook.page.wait_for_timeout(300)
+    notebook.watch_layout()
+    for name, output in outputs.items():
+        output.scroll_into_view_if_needed()
+        first = look(output)
+        turn(output)
+        assert all(now != was for now, was in zip(look(output), first, strict=True)), name
+        output.get_by_role("button", name="Reset").click()
+        assert look(output) == first, name
+    assert notebook.jumps() == []
+    wide = "e => e.scrollWidth <= e.clientWidth && e.querySelector('.fl-dial').offsetWidth"
+    for theme in ("Light", "Dark"):
+        notebook.dress(theme, 1024)
+        assert all(output.evaluate(wide) for output in outputs.values())
+
+
+def test_a_dial_turns_while_the_kernel_is_busy(notebook):
+    """The kernel hears of it afterwards."""
+    count = len(DIALS)
+    output = notebook.run(1 + count)
+    output.locator(".fl-dial svg").first.wait_for()
+    first = look(output)
+    busy = """index => {
+        const notebook = window.jupyterapp.shell.currentWidget.content;
+        const cell = notebook.widgets.filter(one => one.model.type === 'code')[index];
+        notebook.activeCellIndex = notebook.widgets.indexOf(cell);
+        window.jupyterapp.commands.execute('notebook:run-cell');
+    }"""
+    status = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status"
+    notebook.page.evaluate(busy, 2 + count)
+    notebook.page.wait_for_function(f"{status} === 'busy'")
+    turn(output)
+    assert all(now != was for now, was in zip(look(output), first, strict=True))
+    assert notebook.page.evaluate(status) == "busy"
+    notebook.page.wait_for_function(f"{status} === 'idle'")
+    assert notebook.run(3 + count).inner_text().strip() == "0.8"
+
+
+# In Python
+
+
+def test_the_kernel_moves_a_dial_and_sees_where_it_stands():
+    one = fl.course.lesson(4).noise_explorer()
+    one.set(width=4096)
+    assert one.values["width"] == 4096 and one.values["rank"] == 4
+    with pytest.raises(ValueError, match=r"^height=1: expected a control: std, width"):
+        one.set(height=1)
+    one.reset()
+    assert one.values["width"] == 64
+    assert repr(one).startswith("Dial: What noise on both factors becomes")
+
+
+def test_what_a_dial_leaves_in_a_notebook():
+    """Words for readers without widgets, and all that the site needs to turn it."""
+    bundle: Any = fl.course.lesson(4).noise_explorer()._repr_mimebundle_()[0]
+    assert bundle["text/plain"].startswith("Dial: ") and len(bundle) == 3
+    html = bundle["text/html"]
+    assert "Run this cell to turn it." in html and "<script" not in html
+    state = re.findall(r'data-fedlora-dial="([^"]*)"', html)[0].replace("&quot;", '"')
+    kept = json.loads(state)
+    assert kept["lesson"] == "lesson_04" and kept["data"] == {"dial": "noise_explorer"}
+    assert kept["values"]["rank"] == 4

@@ -19,7 +19,7 @@ from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.training_curves import TERMS
 
 WORDS = {"noise_B": "noise on B", "noise_A": "noise on A", "noise_BA": "noise × noise"}
-COLOURS = {term: style.FACTOR[TERMS[term][0]] for term in WORDS}
+COLOURS = {term: TERMS[term][0] for term in WORDS}
 STD = "noise std on each entry of the factors"
 
 

@@ -11,18 +11,32 @@ from lab import Page
 
 import fedlora_lab as fl
 from fedlora_lab import theory
+from fedlora_lab.audit import bounds
+from fedlora_lab.audit.simulated_audits import gaussian_noise_multiplier
 from fedlora_lab.course.widgets.dial import module, page_script
+from fedlora_lab.methods.quantization import normal_levels
 
 SETUP = """
 import time
 import numpy as np
 import fedlora_lab as fl
+rng = np.random.default_rng(0)
+rows = rng.standard_normal((600, 50)) * np.exp(1.5 * rng.standard_normal((600, 1))) / 7 + 0.02
+change = np.diag(2.0 ** (1 - np.arange(64)))
 """
 # Name -> call.
 DIALS = {
     "deviation": "fl.course.lesson(2).deviation_explorer()",
     "amplifier": "fl.course.lesson(4).noise_explorer()",
     "noise and signal": "fl.course.lesson(4).noise_signal()",
+    "two worlds": "fl.course.lesson(3).two_worlds()",
+    "clip": "fl.course.lesson(3).clip_explorer(rows)",
+    "planner": "fl.course.lesson(3).privacy_planner()",
+    "low rank": "fl.course.lesson(1).low_rank_explorer(change)",
+    "quantiser": "fl.course.lesson(8).quantiser_explorer(rows)",
+    "attack": "fl.course.lesson(11).attack_explorer()",
+    "audit": "fl.course.lesson(12).audit_explorer()",
+    "trust": "fl.course.lesson(13).trust_explorer()",
 }
 
 
@@ -60,6 +74,12 @@ def amplification(v):
     return [tau, n, rho, math.sqrt(terms.linear_B) / most, math.sqrt(terms.quadratic) / most]
 
 
+def renyi_epsilon(q, sigma, releases, delta):
+    orders = np.arange(2, 65)
+    rdp = releases * theory.sampled_gaussian_rdp(orders, q, sigma)
+    return theory.rdp_to_epsilon(orders, rdp, delta)[0]
+
+
 def plan(rng):
     draws: Any = {k: float(rng.uniform(0.1, 3)) for k in ("sigma", "C", "lr", "scale")}
     sizes = ("batch", "clients", "rounds", "steps", "width", "rank")
@@ -71,6 +91,25 @@ RHO = (
     "v => { const a = m.amplification(v), e = m.noiseToSignal(v, 1);"
     " return [a.tau, a.releases, a.rho, e.linear, e.quadratic]; }"
 )
+
+KINDS = ("local", "secagg", "central")
+TRUST = "(s, colluders, clients) => ['local', 'secagg'].flatMap(kind => [m.noiseOnMean(kind, s, "
+TRUST += "clients), ...m.faced(kind, s, clients, colluders)]).concat(s / clients)"
+
+
+def sorted_pair(rng):
+    return sorted(rng.choice(np.arange(1, 60), 2, replace=False).tolist())
+
+
+def trust(sigma, colluders, clients):
+    def spent(multiplier):
+        return theory.gdp_epsilon(1 / multiplier, 1e-5)
+
+    mean = [theory.trust_level(kind, sigma, 1.0, clients).mean for kind in KINDS]
+    left = theory.surviving_multiplier(sigma, clients, clients - colluders)
+    one, crowd = spent(sigma), spent(sigma * math.sqrt(clients))
+    return [mean[0], crowd, one, one, mean[1], one, one, spent(left), mean[2]]
+
 
 # Lesson -> JavaScript of one argument list, the same in Python, arguments from a generator.
 Formula = tuple[int, str, Any, Any]
@@ -102,6 +141,67 @@ FORMULAS: dict[str, Formula] = {
         noise_terms,
         lambda g: [g.uniform(), *g.integers(1, 60, 3).tolist(), g.uniform()],
     ),
+    "membership bound": (
+        3,
+        "m.membershipBound",
+        lambda f, e, d: theory.membership_bound(np.array([f]), e, d).item(),
+        lambda g: [g.uniform(), g.uniform(0, 9), g.uniform()],
+    ),
+    "Rényi": (
+        3,
+        "m.renyi",
+        lambda a, q, s: theory.sampled_gaussian_rdp(np.array([a]), q, s).item(),
+        lambda g: [int(g.integers(2, 65)), g.uniform(0.001, 1), g.uniform(0.5, 6)],
+    ),
+    "ε of Rényi": (
+        3,
+        "(q, s, n, d) => m.renyiEpsilon(m.renyiOrders(q, s), n, d)",
+        renyi_epsilon,
+        lambda g: [g.uniform(0.001, 1), g.uniform(0.5, 6), int(g.integers(1, 999)), 1e-4],
+    ),
+    "reachable error": (
+        1,
+        "m.reachable",
+        lambda values: theory.reachable_error(np.array(values)).tolist(),
+        lambda g: [sorted(g.uniform(size=8).tolist(), reverse=True)],
+    ),
+    "levels": (
+        8,
+        "m.levels",
+        lambda width: list(normal_levels(width)),
+        lambda g: [int(g.integers(2, 9))],
+    ),
+    "overlap": (
+        11,
+        "m.overlap",
+        theory.gradient_overlap,
+        lambda g: [10 ** g.uniform(-2, 0), int(g.integers(1, 33)), 64, int(g.integers(1, 100))],
+    ),
+    "vanishing noise": (
+        11,
+        "m.vanishing",
+        theory.vanishing_noise,
+        lambda g: [int(g.integers(1, 33)), 64, int(g.integers(1, 100))],
+    ),
+    "p-value of an audit": (
+        12,
+        "m.pValue",
+        bounds.one_run_p_value,
+        lambda g: [300, 150, int(g.integers(60, 151)), g.uniform(0, 4), 10 ** -g.uniform(3, 6)],
+    ),
+    "bound of an audit": (
+        12,
+        "(m1, r, v) => Number(m.lowerBound(m1, r, v, 1e-5, 0.02).toFixed(4))",
+        lambda m, r, v: round(bounds.one_run_lower_bound(m, r, v, 1e-5, 0.02), 4),
+        lambda g: [300, 100, int(g.integers(50, 101))],
+    ),
+    "σ of ε": (
+        13,
+        "e => m.gdpSigma(e, 1e-5)",
+        lambda e: gaussian_noise_multiplier(float(e)),
+        lambda g: [g.uniform(0.2, 20)],
+    ),
+    "trust": (13, TRUST, trust, lambda g: [g.uniform(0.3, 9), *sorted_pair(g)]),
     "noise and signal": (4, RHO, amplification, lambda g: [plan(g)]),
 }
 
@@ -140,6 +240,24 @@ def test_formulas(browser):
     page.close()
 
 
+@pytest.mark.parametrize(
+    ("sigma", "q", "releases"), [(2.0, 16 / 120, 100), (1.1, 0.1, 200), (0.7, 0.02, 1), (3, 1, 7)]
+)
+def test_the_composed_loss(browser, sigma, q, releases):
+    """Is the ledger's, which rounds up by at most 0.01."""
+    page, rates = browser.new_page(), [1e-3, 0.01, 0.1, 0.5]
+    page.goto("about:blank")
+    page.evaluate(LOAD, module("lesson_03"))
+    code = "([s, q, n]) => { const one = m.privacyLoss(s, q, n); return [one.epsilon(1e-4), "
+    code += f"...{rates}.map(one.found), one.delta(0)]; }}"
+    found = page.evaluate(code, [sigma, q, releases])
+    privacy = fl.Privacy(noise_multiplier=sigma, sample_rate=q, delta=1e-4)
+    ledger = privacy.ledger(releases)
+    wanted = [ledger.epsilon(), *ledger.tradeoff(rates), ledger.advantage()]
+    assert found == pytest.approx(wanted, rel=2e-3, abs=0.01)
+    page.close()
+
+
 # On a page without a kernel
 
 
@@ -166,7 +284,8 @@ def turn(output: Any) -> None:
     """Turns the first control by the keyboard as far as it goes, or picks another option."""
     knob = output.locator(".knob input, .knob select").first
     if knob.evaluate("e => e.tagName") == "SELECT":
-        knob.select_option(index=1)
+        last = knob.evaluate("e => e.selectedIndex < e.length - 1 ? e.length - 1 : 0")
+        knob.select_option(index=last)
         return
     knob.focus()
     before = knob.input_value()
@@ -240,8 +359,15 @@ def test_controls_have_names_and_text_has_contrast(browser, tmp_path, theme):
             let back = e;
             while (!svg && getComputedStyle(back).backgroundColor === 'rgba(0, 0, 0, 0)')
                 back = back.parentElement;
-            const card = getComputedStyle(svg ? e.closest('.fl-dial') : back).backgroundColor;
-            return [[svg ? style.fill : style.color, svg && e.dataset.on || card, e.textContent]];
+            let card = getComputedStyle(svg ? e.closest('.fl-dial') : back).backgroundColor;
+            if (e.dataset.on) {  // on a bar of this colour
+                const probe = document.body.appendChild(document.createElement('i'));
+                const name = `--fl-${e.dataset.on}`;
+                probe.style.color = getComputedStyle(e).getPropertyValue(name);
+                card = getComputedStyle(probe).color;
+                probe.remove();
+            }
+            return [[svg ? style.fill : style.color, card, e.textContent]];
         })"""
     )
     assert len(found) > 40

@@ -34,18 +34,11 @@ def plot(width):
     return figure, f"The bar is {width} long."
 """
 LESSONS = {
-    "low_rank": "fl.course.lesson(1).low_rank_explorer(change)",
-    "planner": "fl.course.lesson(3).privacy_planner()",
-    "clip": "fl.course.lesson(3).clip_explorer(rows)",
     "regulator": "fl.course.lesson(6).regulator_explorer()",
     "schedule": "fl.course.lesson(6).schedule_explorer()",
     "filter": "fl.course.lesson(7).filter_explorer()",
-    "quantiser": "fl.course.lesson(8).quantiser_explorer()",
     "results": "fl.course.lesson(9).results_explorer(scores)",
     "exactness_explorer": "fl.course.lesson(10).exactness_explorer()",
-    "attack": "fl.course.lesson(11).attack_explorer()",
-    "audit": "fl.course.lesson(12).audit_explorer()",
-    "trust": "fl.course.lesson(13).trust_explorer()",
 }
 CELLS = {
     "setup": SETUP,

@@ -25,14 +25,6 @@ LESS = {"first": 0.5, "second": 0.4, "clip": "factor"}
 
 # Lesson and explorer -> its arguments, words at first, then controls and the words they lead to.
 MOVES = {
-    (1, "low_rank_explorer"): (
-        (CHANGE,),
-        "",
-        ({"rank": 2}, f"Rank 2 can come within {FLOOR[2]:.0%}"),
-        ({"alpha": 1}, "α = 1 (s = 0.5)"),
-    ),
-    (3, "privacy_planner"): ((), "", ({"unit": "client"}, "one client, with all its examples")),
-    (3, "clip_explorer"): ((HEAVY,), "", ({"clip_norm": 10.0}, "C = 10:")),
     (6, "regulator_explorer"): (
         (),
         "more than the 1.00 promised",
@@ -40,11 +32,6 @@ MOVES = {
         (LESS, "less than the 1.00 promised"),
     ),
     (7, "filter_explorer"): ((), "tells them apart", ({"shuffle": True}, "look alike")),
-    (8, "quantiser_explorer"): (
-        (np.linspace(-1, 1, 300),),
-        "3 bits, 8 levels",
-        ({"width": 5, "kind": "a trained factor"}, "5 bits, 32 levels"),
-    ),
     (10, "exactness_explorer"): (
         (),
         f"{FEDEX} sends and receives 163.8 kB a round, 5 times",
@@ -53,15 +40,6 @@ MOVES = {
         ({"mark": "flexlora", "rank": 4}, f"its server is {OFF} off"),
         ({"mark": "fedsa-lora"}, "forms no common product"),
     ),
-    (11, "attack_explorer"): (
-        (),
-        "can be read",
-        ({"noise": 0.5}, "is lost"),
-        ({"releases": 100}, COSINE),
-        ({"scan": 7}, SPENT),
-    ),
-    (12, "audit_explorer"): ((), "200 canaries", ({"leak": 4.0}, "Caught")),
-    (13, "trust_explorer"): ((), "trust in secure aggregation", ({"trust": "central"}, "as it is")),
 }
 
 

@@ -1,36 +1,55 @@
-"""The widgets of notebook 03."""
+"""The dials of notebook 03."""
 
 from typing import Any
 
-from fedlora_lab.course.lesson_03 import figures
-from fedlora_lab.course.widgets import controls
+import numpy as np
+
+from fedlora_lab import theory
+from fedlora_lab.course.widgets.dial import Dial, brief
 
 
-def clip_explorer(rows: Any) -> controls.InteractiveFigure:
-    """Offers threshold, noise and batch as sliders beside `clip_cost` of these gradients."""
-    thresholds = [0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0]
-    thresholds += [10.0, 15.0, 20.0, 30.0, 50.0, 100.0]
-    left, std = "longest gradient that is left as it is", "noise std in units of C"
-    mean = "examples in the mean that is released"
-    return controls.interactive_figure(
-        figures.clip_drawer(rows),
-        clip_norm=controls.value_slider("threshold C", thresholds, 1.0, left),
-        noise_multiplier=controls.slider("noise σ", 1.0, 0.1, 4.0, 0.1, std),
-        batch=controls.value_slider("batch", [16, 64, 256, 1024], 1024, mean),
-    )
+def two_worlds() -> Dial:
+    """Offers σ, C, q, releases and ε beside the two laws, the attacker's curve and δ(ε).
+
+    For q = 1 everything is closed form; otherwise the browser composes the privacy loss on a grid.
+
+    Guarantees: the curve is the ledger's (tests/browser/test_dials.py::test_the_composed_loss).
+    """
+    about = "Two worlds, with and without one example: the laws of what is released, the best "
+    about += "attacker's curve, and δ at every ε."
+    return Dial(3, "two_worlds", about, sigma=1.0, C=1.0, q=1, N=1, epsilon=1.0)
 
 
-def privacy_planner() -> controls.InteractiveFigure:
-    """Offers unit, noise, draw and number of releases beside the figure `privacy_plan`."""
-    who, of = "who is protected", "examples that the client holds, or clients in all"
-    drawn = "expected number of examples, or of clients, in one release"
-    released = "noised gradients released by the client"
-    std = "noise std in units of C"
-    return controls.interactive_figure(
-        figures.privacy_plan,
-        unit=controls.menu("unit", ["example", "client"], "example", who),
-        noise_multiplier=controls.slider("noise σ", 2.0, 0.5, 6.0, 0.1, std),
-        drawn=controls.slider("mean batch", 16, 1, 64, 1, drawn),
-        of=controls.slider("total", 120, 20, 2000, 20, of),
-        releases=controls.slider("releases", 100, 1, 1000, 1, released),
-    )
+def clip_explorer(rows: Any) -> Dial:
+    """Offers threshold, noise and batch beside gradient norms and the cost of the clip.
+
+    The bias at 36 thresholds is worked out here, once, and sent with at most 500 of the norms.
+
+    Args: rows: (n, p), one example's gradient each.
+    """
+    rows = np.asarray(rows, float)
+    at = np.geomspace(0.03, 100, 36)
+    # The noise of multiplier 1 and batch 1: both enter the standard deviation as factors.
+    terms = [theory.clip_terms(rows, float(c), 1.0, 1.0) for c in at]
+    norms = np.sort(np.linalg.norm(rows, axis=1))
+    data = {
+        "norms": brief(norms[np.linspace(0, len(norms) - 1, min(len(norms), 500)).astype(int)]),
+        "at": brief(at),
+        "bias": brief(np.sqrt([t.bias for t in terms])),
+        "unit": brief(np.sqrt([t.noise for t in terms])),
+        "mean": float(np.linalg.norm(rows.mean(0))),
+        "count": len(rows),
+    }
+    about = "What the clip threshold costs: too low is biased, too high is noisy."
+    values = {"clip_norm": 1.0, "noise_multiplier": 1.0, "batch": 1024}
+    return Dial(3, "clip_explorer", about, data, **values)
+
+
+def privacy_planner() -> Dial:
+    """Offers unit, noise, draw and number of releases beside ε and what it leaves to an attacker.
+
+    Guarantees: ε is the ledger's (tests/browser/test_dials.py::test_the_composed_loss).
+    """
+    values = {"unit": "example", "noise_multiplier": 2.0, "drawn": 16, "of": 120, "releases": 100}
+    about = "A plan's ε at δ = 0.0001 over its releases, and what that leaves to an attacker."
+    return Dial(3, "privacy_planner", about, **values)

@@ -60,7 +60,7 @@ export const dials = {
           title: `Shares of the energy at τ = ${num(v.std)}`, margin: {right: 48},
           x: {label: "share of the energy", range: [0, 1], ticks: [0, 0.5, 1]}, y: {range: [2.6, -0.6], ticks: [0, 1, 2], names: TERMS.map(t => t[0])},
           marks: TERMS.flatMap(([, colour], i) => [{bars: [[0, i - 0.32, shares[i], i + 0.32]], colour},
-            {text: i === 1 && !v.size_B ? "0 %: B = 0" : percent(shares[i]), at: [shares[i], i], dx: 6, dy: 4, bold: true, anchor: shares[i] > 0.8 ? "end" : "start", ...(shares[i] > 0.8 ? {dx: -6, colour: "card", halo: false} : {})}]),
+            {text: i === 1 && !v.size_B ? "0 %: B = 0" : percent(shares[i]), at: [shares[i], i], dx: 6, dy: 4, bold: true, anchor: shares[i] > 0.8 ? "end" : "start", ...(shares[i] > 0.8 ? {dx: -6, colour: "card", on: TERMS[i][1]} : {})}]),
         }],
         say: `Noise of std ${num(v.std)} on both factors of a ${v.width} × ${v.width} layer, rank ${v.rank}, α = ${v.alpha}: the product moves by ${num(Math.sqrt(total))} (root mean square norm). Noise × noise carries ${percent(shares[2])} of that energy; from τ = ${num(cross, 2)} on it carries more than half.`,
       };

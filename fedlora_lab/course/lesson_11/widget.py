@@ -1,18 +1,20 @@
-"""The widget of notebook 11."""
+"""The dial of notebook 11."""
 
-from fedlora_lab.course.lesson_11 import figures
-from fedlora_lab.course.widgets import controls
+from fedlora_lab.attacks.reconstruction import flattened_digits_task
+from fedlora_lab.course.widgets.dial import Dial, brief
+
+SCANS = 10
 
 
-def attack_explorer() -> controls.InteractiveFigure:
-    """Offers noise, releases, rank and scan beside `attack_under_noise`."""
-    noises = (0.003, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0)
-    averaged, knob = "updates for this scan that are averaged", controls.value_slider
-    rows, which = "rows of the gradient of A", "which of the client's scans is attacked"
-    return controls.interactive_figure(
-        figures.attack_under_noise,
-        noise=knob("noise σ", noises, 0.1, "noise std of a release in units of C"),
-        releases=knob("releases", (1, 2, 5, 10, 20, 50, 100), 1, averaged),
-        rank=knob("rank r", (1, 2, 4, 8, 16, 32), 8, f"rank of the adapter: {rows}"),
-        scan=controls.slider("scan", 7, 0, 9, 1, which),
-    )
+def attack_explorer() -> Dial:
+    """Offers noise, releases, rank and scan beside the scan and what is read of its update.
+
+    The browser makes the update of A and attacks it: a gradient clipped to C, noise on every entry.
+
+    Guarantees: line and threshold are `theory.gradient_overlap` and `theory.vanishing_noise`
+        (tests/browser/test_dials.py::test_formulas).
+    """
+    scans = flattened_digits_task().clients[0][0][:SCANS].flatten(1).double().numpy()
+    about = "A scan, and what an attacker reads of it from one noised update."
+    values = {"noise": 0.1, "releases": 1, "rank": 8, "scan": 7}
+    return Dial(11, "attack_explorer", about, {"scans": brief(scans, 3)}, **values)

@@ -1,20 +1,14 @@
-"""The widget of notebook 13."""
+"""The dial of notebook 13."""
 
-from fedlora_lab.course.lesson_13 import figures
-from fedlora_lab.course.widgets import controls
+from fedlora_lab.course.widgets.dial import Dial
 
 
-def trust_explorer() -> controls.InteractiveFigure:
-    """Offers whom to trust, clients, promise and colluders beside `trust_comparison`."""
-    kinds = [(f"{kind}: trust {words}", kind) for kind, words in figures.TRUSTS.items()]
-    sees = "who may see single uploads, or their sum only"
-    side = "clients that tell the server their own noise"
-    knob, counts = controls.value_slider, (5, 10, 20, 50, 100, 300, 1000)
-    promises, promised = (0.5, 1.0, 2.0, 4.0, 8.0), "to each client, one release"
-    return controls.interactive_figure(
-        figures.trust_comparison,
-        trust=controls.menu("trust", kinds, "secagg", sees),
-        clients=knob("clients", counts, 50, "clients in a round"),
-        epsilon=knob("promised ε", promises, 2.0, promised),
-        colluders=controls.slider("colluders", 10, 0, 49, 1, side),
-    )
+def trust_explorer() -> Dial:
+    """Offers whom to trust, clients, promise and colluders beside the noise and who faces which ε.
+
+    Guarantees: noise and ε are `theory.trust_level` and those of `theory.surviving_multiplier`
+        (tests/browser/test_dials.py::test_formulas).
+    """
+    about = "One promise under three kinds of trust: the noise it needs, and who faces which ε."
+    values = {"trust": "secagg", "clients": 50, "epsilon": 2, "colluders": 10}
+    return Dial(13, "trust_explorer", about, **values)

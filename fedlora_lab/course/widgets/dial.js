@@ -58,6 +58,9 @@ export function gdpEpsilon(mu, delta) {
   return bisect(x => gdpDelta(mu, x) > delta, high > 1 ? high / 2 : 0, high);
 }
 
+export const gdpSigma = (epsilon, delta) => // noise multiplier of one release that spends epsilon
+  Math.exp(-bisect(x => gdpDelta(Math.exp(x), epsilon) < delta, Math.log(1e-4), Math.log(60)));
+
 const FACTORIALS = [0];
 export function logFactorial(n) {
   while (FACTORIALS.length <= n) FACTORIALS.push(FACTORIALS.at(-1) + Math.log(FACTORIALS.length));
@@ -135,8 +138,8 @@ function scaleOf({range: [low, high], log}, from, to) {
   return at;
 }
 
-const label = (x, y, text, {anchor = "start", colour, bold, size = FONT, turn} = {}) =>
-  `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" text-anchor="${anchor}" style="fill:${ink(colour)};`
+const label = (x, y, text, {anchor = "start", colour, bold, size = FONT, turn, on} = {}) =>
+  `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" text-anchor="${anchor}"${on ? ` data-on="${on}"` : ""} style="fill:${ink(colour)};${on ? "stroke:none;" : ""}`
   + `font-size:${size}px${bold ? ";font-weight:600" : ""}"${turn ? ` transform="rotate(${turn} ${near(x, y)})"` : ""}>`
   + `${escaped(text)}</text>`;
 
@@ -158,6 +161,10 @@ const MARKS = {
   },
   dots: (m, X, Y) => m.dots.map(([x, y]) => `<circle cx="${X(x).toFixed(1)}" cy="${Y(y).toFixed(1)}" r="${m.size ?? 5}" `
     + `style="fill:${ink(m.colour)};stroke:var(--fl-card);stroke-width:${m.size < 3 ? 0 : 1};opacity:${m.opacity ?? 1}"/>`).join(""),
+  image: (m, X, Y) => m.image.map((v, i) => { // rows of grey pixels from 0 to 1, one unit each
+    const [a, b] = [X(i % m.wide), Y(Math.floor(i / m.wide))], shade = Math.round(255 * Math.max(0, Math.min(1, v)));
+    return `<rect x="${a}" y="${b}" width="${X(1) - X(0) + 0.6}" height="${Y(1) - Y(0) + 0.6}" fill="rgb(${shade},${shade},${shade})"/>`;
+  }).join(""),
   cross: (m, X, Y) => {
     const [x, y] = [X(m.cross[0]), Y(m.cross[1])], s = 6;
     return `<path d="M${near(x - s, y - s)}L${near(x + s, y + s)}M${near(x - s, y + s)}L${near(x + s, y - s)}" style="stroke:${ink(m.colour)};stroke-width:3.5;stroke-linecap:round"/>`;
@@ -178,7 +185,7 @@ function drawPanel(svg, panel, clip) {
   const W = svg.clientWidth || 380, H = svg.clientHeight || 270, {x, y, marks} = panel;
   const show = axis => axis.format ?? (axis.log ? powers : num), longest = texts => Math.max(0, ...texts.map(t => String(t).length));
   const side = {...MARGIN, left: 14 + (y.label ? 16 : 0) + 6.7 * longest(y.names ?? ticksOf(y).map(show(y)).map(String)),
-    right: Math.max(14, 7.4 * longest(marks.map(m => !m.at && m.label || "")) + 12), ...panel.margin};
+    right: Math.max(18, 7.4 * longest(marks.map(m => !m.at && m.label || "")) + 12), ...panel.margin};
   const X = scaleOf(x, side.left, W - side.right), Y = scaleOf(y, H - side.bottom, side.top);
   const bottom = H - side.bottom, inside = [], over = [], ends = [];
   if (!panel.bare) {

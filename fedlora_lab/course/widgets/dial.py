@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import anywidget
+import numpy as np
 import traitlets
 
 from fedlora_lab._utils.validation import check
@@ -63,6 +64,13 @@ def page_script() -> str:
         "else begin();"
     )
     return "(() => {\n" + "\n".join(parts) + "\n})();\n"
+
+
+def brief(values: Any, digits: int = 4) -> Any:
+    """Returns numbers as JSON sends them, to so many significant digits, NaN as ``None``."""
+    if np.ndim(values):
+        return [brief(value, digits) for value in values]
+    return None if np.isnan(values) else float(f"{values:.{digits}g}")
 
 
 class Dial(anywidget.AnyWidget):

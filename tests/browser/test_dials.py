@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lab import Page
+from scipy.fft import dct, idct
 
 import fedlora_lab as fl
 from fedlora_lab import theory
@@ -37,6 +38,10 @@ DIALS = {
     "attack": "fl.course.lesson(11).attack_explorer()",
     "audit": "fl.course.lesson(12).audit_explorer()",
     "trust": "fl.course.lesson(13).trust_explorer()",
+    "schedule": "fl.course.lesson(6).schedule_explorer()",
+    "regulator": "fl.course.lesson(6).regulator_explorer()",
+    "filter": "fl.course.lesson(7).filter_explorer()",
+    "exactness": "fl.course.lesson(10).exactness_explorer()",
 }
 
 
@@ -109,6 +114,22 @@ def trust(sigma, colluders, clients):
     left = theory.surviving_multiplier(sigma, clients, clients - colluders)
     one, crowd = spent(sigma), spent(sigma * math.sqrt(clients))
     return [mean[0], crowd, one, one, mean[1], one, one, spent(left), mean[2]]
+
+
+COUNTED = "t => (c => [c.A, c.B, c.sent, c.both.length])(m.counted(m.parse(t)))"
+
+
+def schedule(rng):
+    rounds = (rng.choice(["A", "B", "AB"], rng.integers(1, 4)) for _ in range(rng.integers(1, 4)))
+    return " | ".join(" ".join(words) for words in rounds)
+
+
+def counted(text):
+    row = fl.Method("typed", "", train=fl.Cycle(tuple(part.strip() for part in text.split("|"))))
+    words = [row.sides_at_step(t, s) for t in range(6) for s in range(4)]
+    moved = [row.sides_in_round(t, 4) for t in range(6)]
+    shares = [sum(side in word for word in words) / 24 for side in "AB"]
+    return [*shares, sum(map(len, moved)) / 12, sum(len(sides) == 2 for sides in moved)]
 
 
 # Lesson -> JavaScript of one argument list, the same in Python, arguments from a generator.
@@ -202,6 +223,25 @@ FORMULAS: dict[str, Formula] = {
         lambda g: [g.uniform(0.2, 20)],
     ),
     "trust": (13, TRUST, trust, lambda g: [g.uniform(0.3, 9), *sorted_pair(g)]),
+    "schedule": (6, COUNTED, counted, lambda g: [schedule(g)]),
+    "separation": (
+        6,
+        "(a, b, s) => m.separation(a, b, s, 'factor')",
+        lambda a, b, s: 1 / theory.regulated_multiplier(np.diag([a, b]), s),
+        lambda g: g.uniform(0.3, 3, 3).tolist(),
+    ),
+    "cosine transform": (
+        7,
+        "row => m.dct(row).concat(m.idct(row))",
+        lambda row: [*dct(row, norm="ortho"), *idct(row, norm="ortho")],
+        lambda g: [g.normal(size=16).tolist()],
+    ),
+    "filter": (
+        7,
+        "(e, taps) => [...m.response(taps, e.length), m.filteredEnergy(e, taps)]",
+        lambda e, t: [*theory.filter_response(t, len(e)), theory.filtered_energy(np.array(e), t)],
+        lambda g: [g.uniform(size=32).tolist(), int(g.choice([1, 3, 5, 9]))],
+    ),
     "noise and signal": (4, RHO, amplification, lambda g: [plan(g)]),
 }
 
@@ -329,6 +369,22 @@ def test_a_dot_is_dragged_by_pointer_and_by_keys(browser, tmp_path):
     dot.press("ArrowUp")
     dot.press("ArrowUp")  # the dot that is drawn again keeps the focus
     assert look(page)[1] != dragged[1]
+    page.close()
+
+
+def test_a_schedule_is_typed(browser, tmp_path):
+    """What is typed goes before what is picked; what is no schedule is said in one line."""
+    page = static(browser, tmp_path, ["schedule"])
+    first, line = look(page)[0], page.get_by_label("or type one")
+    line.fill(" B|B A ")
+    assert "B moves in 75 % of the steps" in look(page)[1]
+    assert "missed in rounds 2, 4, 6, where both move" in look(page)[1]
+    shown = look(page)[0]
+    line.fill("B | Q")
+    assert page.get_by_role("alert").inner_text().startswith("“Q” is no word here: A, B or AB")
+    assert look(page)[0] == shown != first
+    page.get_by_role("button", name="Reset").click()
+    assert look(page)[0] == first and page.errors == []
     page.close()
 
 

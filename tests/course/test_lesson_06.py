@@ -10,7 +10,6 @@ from frames import words
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.course.lesson_06 import figures
-from fedlora_lab.course.lesson_06.widget import schedule_explorer
 from fedlora_lab.methods.filters import factor_space, product_space
 from fedlora_lab.plots import style
 
@@ -91,24 +90,3 @@ def test_timeline_words_say_where_the_mean_is_exact(rounds, exact, sent):
     text = figures.timeline_words(fl.Method("typed", "", train=fl.Cycle(rounds)))
     for part in ("A moves in 50%", exact, f"Sent up: {sent}"):
         assert part in text
-
-
-@pytest.mark.slow
-def test_the_schedule_widget_reads_what_is_typed():
-    widget = schedule_explorer()
-    before = widget.picture.value
-    shown = before
-    for knob, value, told in (
-        ("known", "AB", "missed"),
-        ("own", " B|B A ", "B moves in 75% of the steps"),
-        ("own", "B | C", "word=&#x27;C&#x27;: expected"),
-    ):
-        shown, widget.knobs[knob].value = widget.picture.value, value
-        assert widget.settle()
-        assert told in widget.sentence.value
-    assert 'role="alert"' in widget.sentence.value
-    assert widget.picture.value == shown
-    widget.reset()
-    assert widget.settle()
-    assert widget.picture.value == before
-    widget.close()

@@ -1,11 +1,6 @@
-"""The widgets of notebook 06."""
+"""The dials of notebook 06."""
 
-import ipywidgets as w
-
-from fedlora_lab.course.lesson_06 import figures
-from fedlora_lab.course.widgets import controls
-from fedlora_lab.methods.method import Cycle, Method
-from fedlora_lab.plots import style
+from fedlora_lab.course.widgets.dial import Dial
 
 SCHEDULES = {
     "RoLoRA, DEeR: B | A": "B | A",
@@ -17,34 +12,24 @@ SCHEDULES = {
 }
 
 
-def schedule_explorer() -> controls.InteractiveFigure:
-    """Offers published schedules, and a line to type one in, beside `timeline`; "|" ends a round.
+def schedule_explorer() -> Dial:
+    """Offers published schedules, and a line to type one in, beside who moves when.
 
     Guarantees: what is typed goes before what is picked; a word that is none is one readable line
-        (test_the_schedule_widget_reads_what_is_typed).
+        (tests/browser/test_dials.py::test_a_schedule_is_typed); the counts are those of
+        `figures.timeline_words` (test_formulas).
     """
-
-    def plot(known: str, own: str) -> tuple[style.Picture, str]:
-        cycle = Cycle(tuple(part.strip() for part in (own.strip() or known).split("|")))
-        return figures.timeline(cycle), figures.timeline_words(Method("typed", "", train=cycle))
-
-    tip = "one part for each round, a word for each local step: A, B or AB"
-    typed = controls.control_options("or type one", tip, placeholder="such as B | B A | AB")
-    return controls.interactive_figure(
-        plot,
-        known=controls.menu("schedule", list(SCHEDULES.items()), "B | A", "who moves when"),
-        own=w.Text(value="", continuous_update=True, **typed),
-    )
+    known = [[schedule, words] for words, schedule in SCHEDULES.items()]
+    about = "Who moves when, over rounds and local steps, and where the mean of products is missed."
+    return Dial(6, "schedule_explorer", about, {"known": known}, known="B | A", own="")
 
 
-def regulator_explorer() -> controls.InteractiveFigure:
-    """Offers the frozen factor, the noise and what is clipped beside `regulator`."""
-    knob, stretch = controls.slider, "singular value of the frozen factor"
-    return controls.interactive_figure(
-        figures.regulator,
-        first=knob("1st stretch", 1.8, 0.3, 2.6, 0.1, stretch),
-        second=knob("2nd stretch", 0.6, 0.3, 2.6, 0.1, "its other singular value"),
-        angle=knob("angle", 30, 0, 180, 5, "direction of the first stretch, in degrees"),
-        sigma=knob("noise σ", 1.0, 0.4, 2.5, 0.1, "noise multiplier; the clip norm is 1"),
-        clip=controls.menu("clip on the", figures.CLIPS, "factor", "what the clip bounds"),
-    )
+def regulator_explorer() -> Dial:
+    """Offers the frozen factor, the noise and what is clipped beside how well a change hides.
+
+    Guarantees: the separation is 1 / `theory.regulated_multiplier`
+        (tests/browser/test_dials.py::test_formulas).
+    """
+    about = "Noise shaped by a frozen factor, and the worst of the changes that the clip allows."
+    values = {"first": 1.8, "second": 0.6, "angle": 30, "sigma": 1.0, "clip": "factor"}
+    return Dial(6, "regulator_explorer", about, **values)

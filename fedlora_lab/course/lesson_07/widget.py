@@ -1,18 +1,13 @@
-"""The widget of notebook 07."""
+"""The dial of notebook 07."""
 
-from fedlora_lab.course.lesson_07 import figures
-from fedlora_lab.course.widgets import controls
+from fedlora_lab.course.widgets.dial import Dial
 
 
-def filter_explorer() -> controls.InteractiveFigure:
-    """Offers filter, smoothness, noise and shuffled channels beside `low_pass`."""
-    length = "length of the filter; 1 leaves everything as it is"
-    alike = "how alike neighbouring channels are"
-    std = "standard deviation on every channel; the gradient's is 1"
-    return controls.interactive_figure(
-        figures.low_pass,
-        taps=controls.value_slider("taps", (1, 3, 5, 7, 9, 15), 5, length),
-        smoothness=controls.slider("smoothness", 0.6, 0.0, 1.0, 0.05, alike),
-        noise=controls.slider("noise", 1.0, 0.0, 2.0, 0.1, std),
-        shuffle=controls.make_control("shuffle_the_channels", False),
-    )
+def filter_explorer() -> Dial:
+    """Offers filter, smoothness, noise and shuffled channels beside a gradient and its spectrum.
+
+    Guarantees: shares are `theory.filtered_energy` (tests/browser/test_dials.py::test_formulas).
+    """
+    about = "A low-pass filter along the channels: what it keeps of a gradient, and of the noise."
+    values = {"taps": 5, "smoothness": 0.6, "noise": 1.0, "shuffle": False}
+    return Dial(7, "filter_explorer", about, **values)

@@ -91,8 +91,7 @@ def attack_under_noise(
     """Draws the scan, what is read of it, and where on the closed form this is; also in words.
 
     Args: noise, releases, rank, scan: as of `AttackedClient.read`.
-    Guarantees: test_explorers.py::test_an_explorer_says_what_it_shows,
-        ::test_axes_stand_still.
+    Guarantees: test_explorers.py::test_axes_stand_still.
     """
     image, cosine = _client().read(noise, releases, rank, scan)
     lost = theory.vanishing_noise(rank, PIXELS, releases)

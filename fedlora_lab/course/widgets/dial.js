@@ -154,11 +154,6 @@ const MARKS = {
     return `<rect x="${Math.min(a, b).toFixed(1)}" y="${Math.min(c, d).toFixed(1)}" width="${Math.max(0.5, Math.abs(a - b)).toFixed(1)}" `
       + `height="${Math.abs(c - d).toFixed(1)}" rx="${m.round ?? 0}" style="fill:${m.fill ?? ink(m.colour)};opacity:${m.opacity ?? 1};stroke:${m.edge ? ink(m.edge) : "none"}"/>`;
   }).join(""),
-  ellipse: (m, X, Y) => {
-    const [x, y, a, b, turn] = m.ellipse, [p, q] = [X(x), Y(y)];
-    return `<ellipse cx="${p}" cy="${q}" rx="${Math.abs(X(x + a) - p)}" ry="${Math.abs(Y(y + b) - q)}" transform="rotate(${-turn} ${near(p, q)})" `
-      + `style="fill:${m.fill ? ink(m.fill) : "none"};fill-opacity:0.12;stroke:${ink(m.colour)};stroke-width:${m.width ?? 1.6};stroke-dasharray:${m.dash ?? "none"}"/>`;
-  },
   dots: (m, X, Y) => m.dots.map(([x, y]) => `<circle cx="${X(x).toFixed(1)}" cy="${Y(y).toFixed(1)}" r="${m.size ?? 5}" `
     + `style="fill:${ink(m.colour)};stroke:var(--fl-card);stroke-width:${m.size < 3 ? 0 : 1};opacity:${m.opacity ?? 1}"/>`).join(""),
   image: (m, X, Y) => m.image.map((v, i) => { // rows of grey pixels from 0 to 1, one unit each
@@ -182,10 +177,15 @@ function spread(labels, low, high) { // no two labels on one another
 }
 
 function drawPanel(svg, panel, clip) {
-  const W = svg.clientWidth || 380, H = svg.clientHeight || 270, {x, y, marks} = panel;
+  const W = svg.clientWidth || 380, H = svg.clientHeight || 270, {y, marks} = panel;
+  let {x} = panel;
   const show = axis => axis.format ?? (axis.log ? powers : num), longest = texts => Math.max(0, ...texts.map(t => String(t).length));
   const side = {...MARGIN, left: 14 + (y.label ? 16 : 0) + 6.7 * longest(y.names ?? ticksOf(y).map(show(y)).map(String)),
     right: Math.max(18, 7.4 * longest(marks.map(m => !m.at && m.label || "")) + 12), ...panel.margin};
+  if (panel.square) { // a unit is as long across as upwards
+    const half = (W - side.left - side.right) * (y.range[1] - y.range[0]) / (H - side.bottom - side.top) / 2, middle = (x.range[0] + x.range[1]) / 2;
+    x = {...x, range: [middle - half, middle + half]};
+  }
   const X = scaleOf(x, side.left, W - side.right), Y = scaleOf(y, H - side.bottom, side.top);
   const bottom = H - side.bottom, inside = [], over = [], ends = [];
   if (!panel.bare) {
@@ -210,7 +210,7 @@ function drawPanel(svg, panel, clip) {
   for (const {x: at, y: height, m} of ends) over.push(label(at, height, m.label, {colour: m.colour, bold: true}));
   svg.innerHTML = `<clipPath id="${clip}"><rect x="${side.left}" y="${side.top}" width="${Math.max(1, W - side.left - side.right)}" height="${Math.max(1, bottom - side.top)}"/></clipPath>`
     + `<g clip-path="url(#${clip})">${inside.join("")}</g><g>${over.join("")}</g><g class="handles"></g><g class="hover"></g>`;
-  return {X, Y, panel, W, side, bottom};
+  return {X, Y, panel: {...panel, x}, W, side, bottom};
 }
 
 function hover(svg, {X, Y, panel, W, side, bottom}, px, py) {
@@ -254,7 +254,7 @@ body[data-jp-theme-light="false"] .fl-dial,html[data-theme="dark"] .fl-dial,body
 .fl-dial button[aria-pressed=true]{background:${ink("blue")};border-color:${ink("blue")};color:${ink("card")}}
 .fl-dial .knobs{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:8px 20px;margin:8px 0 4px}
 .fl-dial .knob{min-width:180px}.fl-dial .knob label{display:flex;justify-content:space-between;gap:8px;font-weight:600;margin:0}
-.fl-dial output{font-weight:600;color:${ink("blue")};font-variant-numeric:tabular-nums;white-space:nowrap;padding:0;min-width:9ch;text-align:right}
+.fl-dial output{font-weight:600;color:${ink("blue")};font-variant-numeric:tabular-nums;white-space:nowrap;padding:0;min-width:9ch;text-align:right}.fl-dial output:empty{display:none}
 .fl-dial input[type=range]{width:100%;height:22px;margin:0;accent-color:${ink("blue")};cursor:pointer}
 .fl-dial select,.fl-dial input[type=text]{font:inherit;font-size:13px;width:100%;height:26px;margin:0;color:${ink()};background:${ink("card")};border:1px solid ${ink("edge")};border-radius:4px}
 .fl-dial small{display:block;font-size:12px;line-height:1.3;color:${ink("soft")}}

@@ -15,6 +15,7 @@ from readme import filled
 from fedlora_lab import experiments as study
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.experiments import regime, runner
+from fedlora_lab.measures.collapse import collapsed
 from fedlora_lab.plots.style import name
 from fedlora_lab.report.paired_differences import paired_difference
 from fedlora_lab.report.summary_table import markdown_table, require_visible, t_interval
@@ -35,7 +36,8 @@ def budget(epsilon: float) -> str:
 
 
 def scores(frame: Any) -> str:
-    """Accuracy of every row at every budget, and the clip norm that tuning chose."""
+    """Accuracy of every row at every budget, the clip norm that tuning chose, and how many of the
+    runs collapsed."""
     budgets = list(frame["epsilon"].drop_duplicates())
     rows = [["row", *(f"{budget(e)} (C)" for e in budgets)]]
     for slug, part in frame.groupby("method", sort=False):
@@ -45,6 +47,8 @@ def scores(frame: Any) -> str:
             mean, half = t_interval(here["accuracy"].to_numpy())
             clip = here["clip_norm"].iloc[0] if "clip_norm" in here else float("nan")
             cells.append(f"{mean:.3f} ± {half:.3f}" + (f" ({clip:g})" if clip == clip else ""))
+            fell = collapsed((here["accuracy"] - here["before_accuracy"]).to_numpy()).sum()
+            cells[-1] += f", {fell} collapsed" if fell else ""
         rows.append([name(str(slug)), *cells])
     return markdown_table(rows)
 

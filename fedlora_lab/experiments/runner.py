@@ -28,8 +28,10 @@ from fedlora_lab import tasks
 from fedlora_lab._utils.files import append_line, lock_folder, read_lines
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.experiments.studies import EXTENSIONS, Case, Job, Setting, Stage, Study, turn
+from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.tasks.task import Task
 
 Done = dict[str, dict[str, Any]]  # key of a job -> what `run_job` gave for it
 RunJobs = Callable[[list[Job]], Iterable[dict[str, Any]]]
@@ -74,6 +76,19 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def job_arguments(job: Job) -> tuple[Task, Method, Privacy | None, Plan, Lora]:
+    """What `fl.run` is given for a job: task, method, privacy, plan and adapter."""
+    case, (lr, clip, ratio) = job.case, job.setting
+    plan = Plan(**case.plan, lr=lr if ratio == 1 else {"A": lr * ratio, "B": lr})
+    fields = (dict(part) for part in (case.task[1], case.privacy, case.plan))
+    arguments, *fixed = (json.dumps(part, sort_keys=True) for part in fields)
+    task = _task(case.task[0], arguments, job.tune)
+    privacy = _privacy(case.task[0], arguments, *fixed, case.epsilon)
+    if privacy is not None and clip != 1:  # the noise multiplier does not depend on it
+        privacy = replace(privacy, clip_norm=privacy.clip_norm * clip)
+    return task, case.method, privacy, plan, Lora(**case.lora)
+
+
 def run_job(job: Job) -> dict[str, Any]:
     """Trains the job's run; measures before training and after the last round, never the best one.
 
@@ -83,17 +98,11 @@ def run_job(job: Job) -> dict[str, Any]:
     from fedlora_lab.federated.simulation import run  # loads Transformers
     from fedlora_lab.measures.gradients import flatness
 
-    case, (lr, clip, ratio) = job.case, job.setting
-    plan = Plan(**case.plan, lr=lr if ratio == 1 else {"A": lr * ratio, "B": lr})
-    fields = (dict(part) for part in (case.task[1], case.privacy, case.plan))
-    arguments, *fixed = (json.dumps(part, sort_keys=True) for part in fields)
-    task = _task(case.task[0], arguments, job.tune)
-    privacy = _privacy(case.task[0], arguments, *fixed, case.epsilon)
-    if privacy is not None and clip != 1:  # the noise multiplier does not depend on it
-        privacy = replace(privacy, clip_norm=privacy.clip_norm * clip)
-    options: Any = {"lora": Lora(**case.lora), "seed": job.seed, "evaluate_every": plan.rounds}
+    case, lr = job.case, job.setting.lr
+    task, method, privacy, plan, lora = job_arguments(job)
+    options: Any = {"lora": lora, "seed": job.seed, "evaluate_every": plan.rounds}
     with _one_thread():
-        records = list(run(task, case.method, privacy, plan, **options | case.compute))
+        records = list(run(task, method, privacy, plan, **options | case.compute))
         last = records[-1]
         values = {f"before_{name}": x for name, x in records[0].metrics.items()}
         values |= last.metrics
@@ -112,17 +121,17 @@ def run_job(job: Job) -> dict[str, Any]:
     return {"key": job.key, "lr": lr, "seed": job.seed, "values": finite}
 
 
-def _score(job: Job, done: Done) -> float:
+def score(job: Job, done: Done) -> float:
     """What a run reached on validation data, minus infinity where it diverged."""
     values = done[job.key]["values"]
     sign, measure = (1, "accuracy") if "accuracy" in values else (-1, "loss")
-    score = values.get(measure)
-    return -math.inf if score is None else sign * score
+    value = values.get(measure)
+    return -math.inf if value is None else sign * value
 
 
 def _rank(study: Study, case: Case, tried: Iterable[Setting], done: Done) -> list[Setting]:
     """The settings in the order of the first tuning seed, the best first."""
-    scores = {job.setting: _score(job, done) for job in study.screening_jobs(case, tried)}
+    scores = {job.setting: score(job, done) for job in study.screening_jobs(case, tried)}
     return sorted(scores, key=scores.__getitem__, reverse=True)
 
 
@@ -177,6 +186,8 @@ def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
 
     Args: as for `finalists`.
     """
+    if study.settings is not None:
+        return study.settings[case.key]
     if (settings := finalists(study, case, done)) is None:
         return None
     jobs = [*study.screening_jobs(case, settings), *study.final_jobs(case, settings)]
@@ -184,7 +195,7 @@ def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
         return None
     # In order: of equal scores the smaller rate is taken.
     scores = {
-        x: fmean(_score(job, done) for job in jobs if job.setting == x) for x in sorted(settings)
+        x: fmean(score(job, done) for job in jobs if job.setting == x) for x in sorted(settings)
     }
     return max(scores, key=scores.__getitem__)
 
@@ -197,6 +208,7 @@ def known_jobs(study: Study, case: Case, done: Done, tuned: Done | None = None) 
         tuned: results of another machine; a case that was tuned there is only reported, at the
             setting chosen there.
     """
+    # A study without a search has its setting before any result.
     if (setting := best_setting(study, case, tuned or {})) is not None:
         yield from study.report_jobs(case, setting)
         return
@@ -383,15 +395,18 @@ def study_frame(study: Study, path: Path) -> pd.DataFrame:
         jobs = [] if setting is None else list(study.report_jobs(case, setting))
         if setting is None or not all(job.key in done for job in jobs):
             continue
-        tried = screen(study, case, done)[0]
-        rates, norms = ({x[i] for x in tried} for i in (0, 1))
-        edge = setting.lr in (min(rates), max(rates))
-        edge |= len(norms) > 1 and setting.clip in (min(norms), max(norms))
         base = {"study": study.name, "method": case.method.slug, **case.labels}
-        found = {"lr": setting.lr, "at_edge": edge}
-        if study.stages:
+        found: dict[str, Any] = {"lr": setting.lr}
+        searched = study.settings is None
+        tried = screen(study, case, done)[0] if searched else []
+        if searched:
+            rates, norms = ({x[i] for x in tried} for i in (0, 1))
+            found["at_edge"] = setting.lr in (min(rates), max(rates))
+            found["at_edge"] |= len(norms) > 1 and setting.clip in (min(norms), max(norms))
+        if study.stages or not searched:
             clip = case.privacy.get("clip_norm", Privacy.clip_norm) if case.is_private else math.nan
             found |= {"clip_norm": setting.clip * clip, "ratio": setting.ratio}
+        if study.stages:
             found["tries"] = len(tried) + study.finalists * (len(study.tune_seeds) - 1)
         for job in jobs:
             values = done[job.key]["values"]
@@ -406,9 +421,11 @@ def study_settings(study: Study, command: str, path: Path) -> dict[str, Any]:
     Args: command: the one that runs it. path: its file of results.
     """
     done, whole = progress(study, path)
-    tuning = {"seeds": list(study.tune_seeds), "rates": list(study.rates)}
+    tuning: Any = {"seeds": list(study.tune_seeds), "rates": list(study.rates)}
     tuning |= {"stages": [stage._asdict() for stage in study.stages]} if study.stages else {}
     tuning |= {"finalists": study.finalists, "judged on": "validation data", "private": False}
+    if study.settings is not None:
+        tuning = {"settings": {case.key: list(study.settings[case.key]) for case in study.cases}}
     return {
         "study": study.name,
         "note": study.note,

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedlora_lab import methods
@@ -149,6 +150,8 @@ class Study:
     # Its cases are situations to choose a method in; else it turns one knob.
     has_situations: bool = False
     extends: bool = False  # grids go on where the best is at their end
+    # Key of a case -> the setting that it is reported at, where nothing is tuned.
+    settings: Mapping[str, "Setting"] | None = None
 
     def __post_init__(self) -> None:
         rising = len(self.rates) >= 4 and list(self.rates) == sorted(self.rates)
@@ -177,6 +180,8 @@ class Study:
     @property
     def tries(self) -> int:
         """How many runs choose the setting of a case, where the grid does not go on."""
+        if self.settings is not None:
+            return 0
         more = sum(len(stage.factors) * stage.keep for stage in self.stages)
         return len(self.rates) + more + self.finalists * (len(self.tune_seeds) - 1)
 
@@ -514,3 +519,36 @@ def _studies() -> Iterator[Study]:
 
 _PARTS = _main_comparisons(), _texts(), _at_home(), _regime(), _causes(), _studies()
 STUDIES: dict[str, Study] = {study.name: study for part in _PARTS for study in part}
+
+SUGGESTED_FILE = Path(__file__).parent / "suggested_settings.json"
+"""Key of a case -> [rate, clip over its own], as scripts/noise_limits.py wrote them down."""
+SUGGESTED_CASES = tuple(
+    case
+    for name in ("mnist-example", "mnist-client", "sentiment-example")
+    for case in STUDIES[name].cases
+    if case.epsilon is not None
+)
+
+
+def _suggested() -> Iterator[Study]:
+    """The main comparisons on tasks on which no limit was fitted, at what is suggested."""
+    given = json.loads(SUGGESTED_FILE.read_text(encoding="utf-8"))
+    settings = {key: Setting(lr, clip) for key, (lr, clip) in given.items()}
+    cases = tuple(
+        replace(
+            case,
+            labels={
+                "task": case.task[0],
+                "unit": case.privacy.get("unit", "example"),
+                **case.labels,
+            },
+        )
+        for case in SUGGESTED_CASES
+        if case.key in settings
+    )
+    note = "MNIST and texts at the rate or clip that public numbers suggest, nothing tuned"
+    yield Study("suggested", note, cases, seeds=tuple(range(10)), settings=settings)
+
+
+if SUGGESTED_FILE.is_file():
+    STUDIES |= {study.name: study for study in _suggested()}

@@ -71,6 +71,22 @@ def test_a_study_tunes_and_reports(tmp_path, monkeypatch):
     assert path.read_text() == lines
 
 
+def test_a_study_of_given_settings_tunes_nothing(tmp_path):
+    """Only the reported runs are made, at the rate and the clip that each case was given."""
+    cases = case("fedlora", 8.0), case("ffa-lora", 8.0)
+    given = {each.key: Setting(0.1 * i, 0.5) for i, each in enumerate(cases, 1)}
+    one, path = small(*cases, settings=given), tmp_path / "small.jsonl"
+    study.run_study(one, path, workers=0, bar=False)
+    assert study.progress(one, path) == (one.runs, 6)
+    table = study.study_frame(one, path)
+    assert table.groupby("method")["lr"].unique().map(list).to_dict() == {
+        "fedlora": [0.1],
+        "ffa-lora": [0.2],
+    }
+    assert set(table["clip_norm"]) == {0.5} and len(table) == 6
+    assert runner.study_settings(one, "", path)["tuning"]["settings"][cases[1].key] == [0.2, 0.5, 1]
+
+
 @pytest.mark.parametrize(("sign", "measure"), [(1, "loss"), (-1, "accuracy")])
 @pytest.mark.parametrize(
     ("first", "finals", "rates", "best"),

@@ -83,6 +83,16 @@ def test_tuned_is_the_best_of_its_grid():
             assert tuned_rates.tuned_rate(task, slug) == row["lr"]
 
 
+def test_the_limits_of_noise_are_those_fitted_on_digits():
+    table = pd.read_csv(ROOT / "results" / "noise-limits.csv")
+    fitted = tuned_rates.fit_noise_limits(table)
+    assert fitted["limit"].to_dict() == tuned_rates.NOISE_LIMITS
+    assert (fitted["lost"] < 0.03).all() and set(table["study"]) == {
+        "digits-example",
+        "digits-client",
+    }
+
+
 @pytest.mark.parametrize("slug", ["fedlora", "ffa-lora", "la-lora", "as-lora", "balanced-lora"])
 def test_the_suggested_rate_meets_the_limit_of_its_noise(slug):
     """At the suggested rate, or in the client unit the suggested clip norm, B's noise is as large

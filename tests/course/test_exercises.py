@@ -16,7 +16,6 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.audit import bounds
 from fedlora_lab.course import exercise, progress
 from fedlora_lab.course.exercise import Calls, Exercise, Letters, Numbers, all_exercises, check
 from fedlora_lab.course.prediction import STRIP, Prediction, all_predictions
@@ -111,9 +110,6 @@ COMPUTED = {
     "06.3": lambda: theory.gdp_epsilon(theory.gaussian_mu(1.12, 100), 1 / 12),
     "07.2": lambda: theory.filter_gain(3),
     "08.3": lambda: 32 / theory.bits_per_number(4, 64),
-    "11.1": lambda: theory.vanishing_noise(8, 768, 16),
-    "12.2": lambda: bounds.one_run_lower_bound(100, 100, 100, 0.0, 0.05),
-    "12.3": lambda: bounds.threshold_lower_bound(25, 500, 200, 500, 1e-5, 0.05),
     "13.3": lambda: theory.gdp_epsilon(2.5, 1e-5),
 }
 

@@ -78,14 +78,20 @@ def test_the_one_run_audit_says_what_it_shows():
     assert pictures[2].axes[1].lines[1].get_xdata()[1] == pytest.approx(one.lower)
 
 
-@pytest.mark.slow
-def test_the_ceilings_are_drawn():
-    drawn: Any = figures.audit_ceilings().axes[0].lines
-    one, many = (line.get_xydata() for line in drawn if len(line.get_xdata()) > 2)
-    for m, value in one[::9]:
-        assert value == bounds.one_run_ceiling(int(m), audits.DELTA, 0.05)
-    for m, value in many[::9]:
-        assert value == bounds.threshold_ceiling(int(m) // 2, audits.DELTA, 0.05)
+def test_the_power_of_audits_is_that_of_the_bounds():
+    """Ceilings are those of perfect guesses; power is the share that exceeds what is stated."""
+    figure, table = figures.power_curves(1.0, leaks=(1.0, 8.0), canaries=(10, 40), repeats=6)
+    assert len(figure.axes[0].lines) == 3 and len(table) == 8
+    for _, row in table.iterrows():
+        gaussian = row["kind"] == "Gaussian noise"
+        lower = bounds.gaussian_one_run_lower_bound if gaussian else bounds.one_run_lower_bound
+        tried, m = bounds.default_guesses(row["canaries"]), row["canaries"]
+        most = max(lower(m, sum(g), sum(g), audits.DELTA, 0.05 / len(tried)) for g in tried)
+        assert row["ceiling"] == most
+        assert row["low"] <= row["power"] <= row["high"]
+        if most < 1.0 or row["leak"] == 1.0:
+            assert row["power"] == 0
+    assert table["power"].max() > 0.5
 
 
 def test_an_audit_that_refutes_is_labelled_beside_its_bar():

@@ -1,10 +1,12 @@
 """Figures of notebook 12: canaries' scores, and ε as proved, provable and stated."""
 
 import textwrap
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.audit import bounds
@@ -12,8 +14,6 @@ from fedlora_lab.audit import simulated_audits as audits
 from fedlora_lab.plots import style
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from fedlora_lab.audit.canary_audit import Audit
 
 EDGE = 13.0
@@ -93,31 +93,99 @@ def one_run_audit(
 
 
 @style.paper()
-def audit_ceilings(epsilons: Sequence[float] = (1.0, 3.0, 8.0)) -> style.Picture:
-    """Draws the largest ε that an audit can show when every guess is right, over canaries or runs.
+def power_curves(
+    epsilon: float = 3.0,
+    leaks: Sequence[float] = (1.5, 2.0, 3.0, 4.0),
+    canaries: Sequence[int] = (50, 100, 200, 500, 1000, 2000, 5000),
+    repeats: int = 200,
+) -> tuple[style.Picture, "pd.DataFrame"]:
+    """Draws what so many canaries can prove at most, and how often a bug is found, by two bounds.
 
-    Args: epsilons: promises to mark.
-    Guarantees: the lines are the ceilings of `audit.bounds` (test_the_ceilings_are_drawn).
+    The attacker is the best there is: he reads every canary from a noised number of its own.
+
+    Args:
+        epsilon: stated; it sets the noise.
+        leaks: how much louder than the noise was made for each bug makes a canary.
+        canaries, repeats: numbers of canaries, and simulated audits of each.
+    Returns: (figure, frame): columns kind, canaries, ceiling, leak, power, low, high (95 %
+        Clopper-Pearson).
+    Guarantees: test_the_power_of_audits_is_that_of_the_bounds.
     """
-    counts = np.unique(np.geomspace(10, 2000, 28).astype(int))
-    one = [audits.cached_ceiling(int(m), audits.DELTA, 0.05) for m in counts]
-    many = [bounds.threshold_ceiling(int(m) // 2, audits.DELTA, 0.05) for m in counts]
-    figure, (ax,) = style.panels(8.2, 3.7, (0.075, 0.15, 0.72, 0.74))
-    for value in epsilons:
-        ax.axhline(value, color=style.GREY, lw=1, ls=PROMISE)
-        put: Any = {"color": style.SOFT, "fontsize": 8, "ha": "right", "va": "bottom"}
-        ax.text(1900, value, f"a promise of {value:g}", **put)
-    runs = "many runs,\none canary", KINDS["any mechanism"]
+    check(repeats >= 2, "repeats", repeats, "at least 2")
+    sigma, rows = audits.gaussian_noise_multiplier(epsilon), []
+    bound = dict(zip(KINDS, (bounds.one_run_lower_bound, bounds.gaussian_one_run_lower_bound)))
+    for m in canaries:
+        tried = bounds.default_guesses(m)
+        given = audits.DELTA, 0.05 / len(tried)
+        coins = np.random.default_rng(m).random((repeats, m)) < 0.5
+        noise = sigma * np.random.default_rng(m + 1).standard_normal((repeats, m))
+        # More right guesses prove more: the fewest that refute are found once.
+        least: Any = {
+            kind: [
+                bisect_left(range(sum(g) + 1), epsilon, key=lambda v: lower(m, sum(g), v, *given))
+                for g in tried
+            ]
+            for kind, lower in bound.items()
+        }
+        top = {
+            kind: max(lower(m, sum(g), sum(g), *given) for g in tried)
+            for kind, lower in bound.items()
+        }
+        for leak in leaks:
+            pairs = zip(leak * coins + noise, coins, strict=True)
+            right = np.array([[bounds.count_correct(*one, g) for g in tried] for one in pairs])
+            for kind in bound:
+                found = int((right >= least[kind]).any(1).sum())
+                low = 1 - bounds.clopper_pearson_upper(repeats - found, repeats, 0.025)
+                high = bounds.clopper_pearson_upper(found, repeats, 0.025)
+                rows.append((kind, m, top[kind], leak, found / repeats, low, high))
+    columns = ["kind", "canaries", "ceiling", "leak", "power", "low", "high"]
+    table = pd.DataFrame(rows, columns=columns)
+    places = (0.055, 0.17, 0.2, 0.64), (0.355, 0.17, 0.24, 0.64), (0.63, 0.17, 0.24, 0.64)
+    figure, axes = style.panels(11.0, 3.7, *places)
+    first = table[table["leak"] == leaks[0]]
     labels = [
-        style.named_line(ax, counts, one, "one run,\nmany canaries", style.INK, lw=2.2),
-        style.named_line(ax, counts, many, *runs, lw=1.9),
+        style.named_line(
+            axes[0], part["canaries"], part["ceiling"], str(kind), KINDS[str(kind)], lw=2
+        )
+        for kind, part in first.groupby("kind")
     ]
-    ax.set(xscale="log", xlim=(10, 2000), ylim=(0, 9), ylabel=EPSILON)
-    ax.set_xlabel("canaries in one run, or runs in all")
-    style.log_axis(ax.xaxis, (10, 30, 100, 300, 1000, 2000))
-    ax.set_title("What can be shown when every guess is right")
-    style.draw_labels(ax, labels, together=False)
-    return figure
+    axes[0].axhline(epsilon, color=style.GREY, lw=1.2, ls=PROMISE)
+    axes[0].text(
+        canaries[-1], epsilon, "stated", color=style.SOFT, fontsize=8, ha="right", va="top"
+    )
+    axes[0].set(ylim=(0, None), ylabel=EPSILON)
+    axes[0].set_title("Provable at most", fontsize=9.5)
+    style.draw_labels(axes[0], labels, together=False, wide=10)
+    for ax, kind in zip(axes[1:], bound, strict=True):
+        labels = []
+        for leak, colour in zip(leaks, LEVELS, strict=False):
+            part: Any = table[(table["kind"] == kind) & (table["leak"] == leak)]
+            band = part["low"], part["high"]
+            words = f"{leak:g} × too loud"
+            labels.append(
+                style.named_line(
+                    ax, part["canaries"], part["power"], words, colour, *band, marker="o"
+                )
+            )
+        ax.set(ylim=(-0.03, 1.03))
+        ax.set_title(f"Bugs found: {kind}", fontsize=9.5)
+    axes[2].set_yticklabels([])
+    style.draw_labels(axes[2], labels, together=False)
+    known = table[table["kind"] == next(iter(bound))].groupby("leak")["power"].max()
+    hidden = known[known < 0.05]
+    words = (
+        f"A canary {hidden.index.max():g} × too loud escapes" if len(hidden) else "No bug escapes"
+    )
+    figure.text(0.055, 0.97, f"{words} the bound for any mechanism", weight="bold", va="top")
+    for ax in axes:
+        ax.set(xscale="log", xlim=(canaries[0], canaries[-1]), xlabel="canaries")
+        style.log_axis(ax.xaxis, tuple(canaries[::3]))
+    words = (
+        f"stated ε = {epsilon:g}; {repeats} simulated audits a dot, bands: 95 % (Clopper–Pearson)"
+    )
+    style.footer(figure, f"{words}; all bounds 95 % sure")
+    return figure, table
 
 
 @style.paper()
@@ -183,7 +251,9 @@ def audit_results(frame: "pd.DataFrame") -> style.Picture:
         style.log_axis(ax.xaxis, (0.1, 0.3, 1, 3, 10, 30))
         ax.set_xticks([0.05, 0.1, 0.3, 1, 3, 10, 30], ["none", "0.1", "0.3", "1", "3", "10", "30"])
         ax.tick_params(axis="y", labelsize=8, length=0)
-        ax.set_title(f"one {unit} is promised")
+        here = frame[frame["unit"] == unit]
+        above = int((here["epsilon_lower"] > here["epsilon_upper"]).sum())
+        ax.set_title(f"One {unit} is promised: {above or 'none'} refuted", fontsize=9.5)
         first = [style.name(m) for m in methods] if ax is axes[0] else []
         ax.set_yticks(range(len(methods)), first)
     put: Any = {"fontsize": 9, "va": "center"}
@@ -210,7 +280,9 @@ def _audits(ax: Any, part: Any, y: float, colour: str, rng: np.random.Generator)
 
 
 @style.paper()
-def audit_bounds(audits: "Audit | Sequence[Audit] | Mapping[str, Audit]") -> style.Picture:
+def audit_bounds(
+    audits: "Audit | Sequence[Audit] | Mapping[str, Audit]", gaussian: bool = False
+) -> style.Picture:
     """Draws each audit as a line from its lower bound to the ledger's ε; scores on the left.
 
     The scores are those of the view that proved most in the first audit, in units of their standard
@@ -218,7 +290,7 @@ def audit_bounds(audits: "Audit | Sequence[Audit] | Mapping[str, Audit]") -> sty
     place. One with an injected bug is held against the nominal epsilon.
 
     Args: audits: one, several, or label -> audit; without labels the lines are named by method and
-        unit.
+        unit; gaussian: a pale bar shows what is proved where the noise is taken for Gaussian.
     Raises: ``ValueError`` without an audit.
     Guarantees: test_the_figure_draws_the_three_numbers.
     """
@@ -228,13 +300,18 @@ def audit_bounds(audits: "Audit | Sequence[Audit] | Mapping[str, Audit]") -> sty
         several = list(audits) if isinstance(audits, Sequence) else [audits]
         labels = [f"{style.name(one.method)}, {one.unit}" for one in several]
     check(bool(several), "audits", audits, "at least one audit")
-    height = 1.9 + 0.42 * max(4, len(several))
-    bottom, share = 0.62 / height, 1 - 1.05 / height
+    height = 2.05 + 0.42 * max(4, len(several))
+    bottom, share = 0.78 / height, 1 - 1.2 / height
     places = (0.065, bottom, 0.3, share), (0.545, bottom, 0.43, share)
     figure, (left, right) = style.panels(10.2, height, *places)
     _scores(left, several[0])
-    _bounds(right, several)
+    _bounds(right, several, gaussian)
     right.set_yticks(range(len(labels))[::-1], labels, color=style.SOFT)
+    words = (
+        f"bar: proved, {several[0].confidence:.0%} sure; tick: provable at most; diamond: stated"
+    )
+    words += "; pale bar: proved if the noise is Gaussian" if gaussian else ""
+    figure.text(0.985, 0.012, words, fontsize=7.5, color=style.SOFT, ha="right", va="bottom")
     return figure
 
 
@@ -259,9 +336,10 @@ def _scores(ax: Any, audit: "Audit") -> None:
     ax.set_title(title + VIEWS.get(view, f"trace in the {view}"), fontsize=9.5)
 
 
-def _bounds(ax: Any, audits: "list[Audit]") -> None:
+def _bounds(ax: Any, audits: "list[Audit]", gaussian: bool) -> None:
     """A line for each audit: proved, could be proved, stated."""
     finite = [value for one in audits for value in (one.ceiling, one.claimed) if np.isfinite(value)]
+    finite += [one.gaussian_lower for one in audits if gaussian and one.invalid is None]
     edge, butt = 1.45 * max([*finite, 1.0]), {"lw": 6, "solid_capstyle": "butt"}
     for y, one in enumerate(reversed(audits)):
         claimed = np.isfinite(one.claimed)
@@ -270,6 +348,8 @@ def _bounds(ax: Any, audits: "list[Audit]") -> None:
         words, far = f"invalid: {one.invalid}", 0.0
         if one.invalid is None:
             colour = style.look(one.method).colour if one.holds else style.WRONG
+            if gaussian:
+                ax.plot([0, one.gaussian_lower], [y, y], color=colour, alpha=0.4, **butt)
             ax.plot([0, one.epsilon_lower], [y, y], color=colour, **butt)
             stated = f"{one.claimed:.3g}" if claimed else "not certified"
             words = f"{one.epsilon_lower:.2f} {'≤' if one.holds else '>'} {stated}"
@@ -281,5 +361,7 @@ def _bounds(ax: Any, audits: "list[Audit]") -> None:
         ax.annotate(words, (far, y), color=style.INK if one.holds else style.WRONG, **put)
     ax.set(xlim=(0, edge), ylim=(-0.7, len(audits) - 0.3), xlabel=f"ε at δ = {audits[0].delta:g}")
     ax.grid(visible=False, axis="y")
-    sure = f"{audits[0].confidence:.0%} sure"
-    ax.set_title(f"Proved (bar, {sure}), provable (tick), stated (diamond)", fontsize=9.5)
+    caught = [one for one in audits if one.invalid is None and not one.holds]
+    ax.set_title(
+        f"{len(caught) or 'None'} of {len(audits)} shown to spend more than stated", fontsize=9.5
+    )

@@ -103,8 +103,6 @@ def test_a_prediction_is_whole(one):
 
 ZERO_B = np.zeros((64, 4))
 COMPUTED = {
-    "03.3": lambda: theory.membership_bound(np.array([0.01]), 1.0, 0.001).item(),
-    "04.2": lambda: theory.crossover(1024) * math.sqrt(3),
     "06.1": lambda: theory.noise_terms(ZERO_B, np.eye(4, 64) / 3**0.5, 0.05, 0.05, 2.0).total,
     "06.2": lambda: theory.regulated_multiplier(np.diag([2.0, 0.5]), 1.5),
     "06.3": lambda: theory.gdp_epsilon(theory.gaussian_mu(1.12, 100), 1 / 12),

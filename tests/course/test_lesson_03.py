@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from frames import limits, scores_frame, words
@@ -46,37 +45,35 @@ def test_example_gradients_average_to_the_gradient():
     assert (slopes[0] - slopes[1]) / (2 * step) == pytest.approx(expected, abs=2e-3)
 
 
-def test_releases_follow_the_closed_form(heavy):
-    """Cells of 100 releases each lie within 4 standard errors of `theory.clip_terms`; the check
-    finds them inside its band, and dots that are 20 % off outside.
-    """
-    errors = figures.release_errors(heavy, [0.5, 2, 8], [0.0, 0.2, 1.0], batch=50, seeds=100)
-    for (sigma, clip), part in errors.groupby(["noise_multiplier", "clip_norm"]):
-        closed = theory.clip_terms(heavy, clip, sigma, 50).total
-        assert closed in theory.mean_band(part["value"].to_numpy())
-    assert errors["value"].nunique() == len(errors)  # no two releases share their random numbers
-    table = figures.clip_check(errors, heavy, 50)[1]
-    assert len(table) == 9
-    assert table["inside"].mean() >= 0.8
-    wrong = errors.assign(value=errors["value"] * 1.2)
-    assert figures.clip_check(wrong, heavy, 50)[1]["inside"].mean() < 0.5
-
-
-def test_the_clip_figure_shows_the_terms(heavy):
+def test_the_clip_figure_shows_length_and_direction(heavy):
     drawn: Any = figures.clip_drawer(heavy)(clip_norm=2.0, noise_multiplier=0.5, batch=64)
     figure, text = drawn
-    (at, total), (_, bias), (_, noise) = (line.get_data() for line in figure.axes[1].lines[:3])
-    for i in (0, 12, 30):
-        terms = theory.clip_terms(heavy, float(at[i]), 0.5, 64)
-        assert [bias[i] ** 2, noise[i] ** 2] == pytest.approx([terms.bias, terms.noise])
-        assert total[i] ** 2 == pytest.approx(terms.bias + terms.noise)
-    cut = np.mean(np.linalg.norm(heavy, axis=1) > 2)
+    (at, length), (_, turned), (_, released) = (x.get_data() for x in figure.axes[1].lines[:3])
+    norms, mean = np.linalg.norm(heavy, axis=1), heavy.mean(0)
+    for i in (0, 12, 30, 47):
+        clipped = (heavy * np.minimum(1, at[i] / norms)[:, None]).mean(0)
+        size, terms = np.linalg.norm(clipped), theory.clip_terms(heavy, float(at[i]), 0.5, 64)
+        assert length[i] == pytest.approx(size / np.linalg.norm(mean))
+        cosine = clipped @ mean / size / np.linalg.norm(mean)
+        assert turned[i] == pytest.approx(cosine)
+        whole = np.sqrt(size**2 + terms.sampling + terms.noise)
+        assert released[i] == pytest.approx(cosine * size / whole)
+    cut = np.mean(norms > 2)
     assert f"{cut:.0%} of 200 gradients are cut" in text
     bars: Any = figure.axes[0].collections[0]
     boxes = [path.get_extents() for path in bars.get_paths()]
     coloured = [to_hex(colour).upper() == figures.BIAS for colour in bars.get_facecolors()]
     assert [box.x0 >= 2 for box in boxes] == coloured
     assert sum(box.height for box in boxes) == len(heavy)
+
+
+def test_the_two_normals_are_those_of_the_worlds():
+    rng = np.random.default_rng(0)
+    worlds: Any = [centre + 2 * rng.standard_normal((700, 2)) for centre in ([1, 0], [0, 0])]
+    figure: Any = figures.two_normals(worlds[0], worlds[1], 2.0)
+    for line, centre in zip(figure.axes[1].lines, (0, 1), strict=True):
+        x, y = line.get_data()
+        assert np.trapezoid(x * y, x) == pytest.approx(centre, abs=0.01)
 
 
 @pytest.mark.parametrize(("sigma", "epsilon"), [(1.0, 1.0), (2.0, 0.5), (0.5, 3.0)])
@@ -94,7 +91,7 @@ def test_composition_ends_at_the_accountants():
     plan = fl.Privacy(noise_multiplier=3.0, sample_rate=0.1, delta=1e-6)
     assert table["prv"] == plan.ledger(512).epsilon()
     assert (table["rdp"], table["clt"]) == pytest.approx((4.052, 3.668), abs=2e-3)
-    assert table["clt"] < 3.77 < table["prv"] < table["rdp"] < table["old"] < table["sum"]
+    assert table["clt"] < 3.77 < table["prv"] < table["rdp"] < table["sum"]
     assert "no bound 3.67" in words(figures.composition())
 
 
@@ -112,9 +109,25 @@ def test_the_planner_states_the_ledgers_epsilon():
     assert len(seen) == 1
 
 
-def test_the_accuracy_by_budget_is_the_means():
-    frames = {target: scores_frame({"ffa-lora": [target / 10, 0.9]}) for target in (2.0, 8.0)}
-    both = {t: pd.concat([f, f.assign(measure="epsilon")]) for t, f in frames.items()}
-    lines: Any = figures.accuracy_by_budget(both).axes[0].lines
-    for line, target in zip(lines, frames, strict=True):
-        assert line.get_ydata()[-1] == pytest.approx((target / 10 + 0.9) / 2)
+def test_the_budgets_curves_are_the_ledgers():
+    plans = {f"σ = {s:g}": fl.Privacy(noise_multiplier=s, sample_rate=1.0) for s in (2.0, 8.0)}
+    ledgers = {name: plan.ledger(4) for name, plan in plans.items()}
+    ledgers["σ = 0"] = fl.Privacy(noise_multiplier=0.0, sample_rate=1.0).ledger(4)
+    figure: Any = figures.attacks_by_budget(ledgers)
+    solid = [line for line in figure.axes[0].lines if line.get_linewidth() == 2]
+    for line, ledger in zip(solid, ledgers.values(), strict=True):
+        fpr, tpr = line.get_data()
+        assert tpr == pytest.approx(ledger.tradeoff(fpr))
+    shown = words(figure)
+    assert f"{ledgers['σ = 2'].tradeoff(0.01):.1%}" in shown
+    assert "100.0%" in shown
+
+
+def test_the_accuracies_are_the_means():
+    frames = {f"ε = {x}": scores_frame({"ffa-lora": [x / 10, 0.9]}) for x in (2, 8)}
+    figure: Any = figures.accuracy_by_setting(
+        {"one": frames, "other": frames}, {"one": "One", "other": "Other"}, 0.6
+    )
+    for ax in figure.axes:
+        dots = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "o"]
+        assert dots == pytest.approx([(x / 10 + 0.9) / 2 for x in (2, 8)])

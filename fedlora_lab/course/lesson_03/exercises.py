@@ -1,52 +1,209 @@
-"""Right and wrong answers to exercise 03.1: what DP-SGD releases before the noise."""
+"""Right and wrong answers to the exercises of notebook 03."""
+
+import math
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 
+from fedlora_lab import theory
 from fedlora_lab.course.exercise import Calls
 
-# Five gradients of three numbers, some longer than the threshold 2, some shorter.
-GRADIENTS = np.array(
-    [[3.0, 4.0, 0.0], [0.5, 0.0, -0.5], [0.0, -6.0, 8.0], [1.0, 1.0, 0.2], [-7.0, 0.0, 1.0]]
-)
-CALLS = {"03.1": Calls("g, c and batch", (GRADIENTS, 2.0, 4.0), shape=(3,), within=1e-9)}
+
+def _batch(rng: np.random.Generator) -> tuple:
+    """Rows longer and shorter than C, and an expected batch that is not their number."""
+    n, clip = int(rng.integers(2, 7)), float(rng.uniform(1.5, 3))
+    g = abs(rng.standard_normal((n, 4)))  # so that the sum is long as well
+    size = np.where(np.arange(n) % 2, rng.uniform(0.2, 0.8, n), rng.uniform(1.5, 4, n)) * clip
+    g *= (size / np.linalg.norm(g, axis=1))[:, None]
+    return g, clip, float(rng.uniform(0.5, 3)), n + 1.5, rng.standard_normal(4)
 
 
-def _lengths(g):
-    return np.linalg.norm(g, axis=1, keepdims=True)
+def _rates(rng: np.random.Generator) -> tuple:
+    releases, sigma = int(rng.integers(2, 10)), float(rng.uniform(1.5, 3))
+    return float(rng.uniform(0.003, 0.1)), sigma, releases
 
 
-def clipped_mean(g, c, batch):
-    return (g / np.maximum(1.0, _lengths(g) / c)).sum(axis=0) / batch
+def _history(rng: np.random.Generator) -> tuple:
+    releases = int(rng.integers(5, 300))
+    return math.sqrt(releases) * float(rng.uniform(1, 3)), releases, 10 ** -rng.uniform(4, 7)
 
 
-def with_a_loop(g, c, batch):
-    return [sum(row[i] * min(1.0, c / np.linalg.norm(row)) for row in g) / batch for i in range(3)]
+EMPTY = np.zeros((0, 4)), 2.0, 1.5, 8.0, np.array([1.0, -0.5, 0.25, 2.0])
+CALLS = {
+    "03.1": Calls("g, C, sigma, b and xi", EMPTY, draw=_batch),
+    "03.2": Calls("fpr, sigma and releases", draw=_rates),
+    "03.3": Calls("epsilon and mu", draw=lambda rng: (rng.uniform(0.2, 3), rng.uniform(0.5, 3))),
+    "03.4": Calls("sigma, releases and delta", draw=_history),
+}
 
 
-def clips_the_mean(g, c, batch):
-    total = g.sum(0) / batch
-    return total * min(1.0, c / np.linalg.norm(total))
+# ---- 03.1
 
 
-def clips_each_number(g, c, batch):
-    return np.clip(g, -c, c).sum(0) / batch
+def release(g, C, sigma, b, xi):
+    lengths = np.linalg.norm(g, axis=1, keepdims=True)
+    clipped = g * np.minimum(1, C / np.maximum(lengths, 1e-12))
+    return (clipped.sum(axis=0) + sigma * C * xi) / b
 
 
-def always_to_c(g, c, batch):
-    return (c * g / _lengths(g)).sum(0) / batch
+def release_in_a_loop(g, C, sigma, b, xi):
+    total = sigma * C * xi
+    for row in g:
+        total = total + row / max(1.0, np.linalg.norm(row) / C)
+    return total / b
 
 
-def over_those_that_came(g, c, batch):
-    return clipped_mean(g, c, len(g))
+def clips_the_mean(g, C, sigma, b, xi):
+    total = g.sum(0)
+    return (total * min(1.0, C / max(np.linalg.norm(total), 1e-12)) + sigma * C * xi) / b
 
 
-def clipped_sum(g, c, batch):
-    return clipped_mean(g, c, 1.0)
+def clips_each_number(g, C, sigma, b, xi):
+    return (np.clip(g, -C, C).sum(0) + sigma * C * xi) / b
 
 
-def drops_long_rows(g, c, batch):
-    return g[_lengths(g)[:, 0] <= c].sum(0) / batch
+def stretches(g, C, sigma, b, xi):
+    return ((C * g / np.linalg.norm(g, axis=1, keepdims=True)).sum(0) + sigma * C * xi) / b
 
 
-def unclipped(g, c, batch):
-    return g.sum(0) / batch
+def divides_by_the_drawn(g, C, sigma, b, xi):
+    return release(g, C, sigma, max(len(g), 1), xi)
+
+
+def noise_on_the_mean(g, C, sigma, b, xi):
+    return release(g, C, 0, b, xi) + sigma * C * xi
+
+
+def noise_without_C(g, C, sigma, b, xi):
+    return release(g, C, sigma / C, b, xi)
+
+
+def silent_when_empty(g, C, sigma, b, xi):
+    return release(g, C, sigma, b, xi) if len(g) else np.zeros(len(xi))
+
+
+def unclipped(g, C, sigma, b, xi):
+    return (g.sum(0) + sigma * C * xi) / b
+
+
+# ---- 03.2
+
+
+def tpr(fpr, sigma, releases):
+    from scipy.stats import norm
+
+    mu = np.sqrt(releases) / sigma
+    return norm.cdf(norm.ppf(fpr) + mu)
+
+
+def by_a_threshold(fpr, sigma, releases):
+    threshold = sigma * ndtri(1 - fpr)
+    return 1 - ndtr((threshold - math.sqrt(releases)) / sigma)
+
+
+def of_one_release(fpr, sigma, releases):
+    return tpr(fpr, sigma, 1)
+
+
+def adds_up_mu(fpr, sigma, releases):
+    return ndtr(ndtri(fpr) + releases / sigma)
+
+
+def multiplies_by_sigma(fpr, sigma, releases):
+    return ndtr(ndtri(fpr) + math.sqrt(releases) * sigma)
+
+
+def moves_the_wrong_way(fpr, sigma, releases):
+    return ndtr(ndtri(fpr) - math.sqrt(releases) / sigma)
+
+
+def upper_tail(fpr, sigma, releases):
+    return ndtr(ndtri(1 - fpr) + math.sqrt(releases) / sigma)
+
+
+# ---- 03.3
+
+
+def delta(epsilon, mu):
+    from scipy.stats import norm
+
+    inside = norm.cdf(mu / 2 - epsilon / mu)
+    outside = norm.cdf(-mu / 2 - epsilon / mu)
+    return inside - np.exp(epsilon) * outside
+
+
+def delta_of_the_library(epsilon, mu):
+    return theory.gdp_delta(mu, epsilon)
+
+
+def first_term(epsilon, mu):
+    return ndtr(mu / 2 - epsilon / mu)
+
+
+def without_the_factor(epsilon, mu):
+    return ndtr(mu / 2 - epsilon / mu) - ndtr(-mu / 2 - epsilon / mu)
+
+
+def worlds_swapped(epsilon, mu):
+    return ndtr(-mu / 2 - epsilon / mu) - math.exp(epsilon) * ndtr(mu / 2 - epsilon / mu)
+
+
+def epsilon_not_divided(epsilon, mu):
+    return ndtr(mu / 2 - epsilon) - math.exp(epsilon) * ndtr(-mu / 2 - epsilon)
+
+
+def sigma_for_mu(epsilon, mu):
+    return delta(epsilon, 1 / mu)
+
+
+def without_the_half(epsilon, mu):
+    return ndtr(mu - epsilon / mu) - math.exp(epsilon) * ndtr(-mu - epsilon / mu)
+
+
+# ---- 03.4
+
+ORDERS = range(2, 65)
+
+
+def epsilon(sigma, releases, delta):
+    bounds = []
+    for order in range(2, 65):
+        divergence = releases * order / (2 * sigma**2)
+        bounds.append(divergence + np.log(1 / delta) / (order - 1))
+    return min(bounds)
+
+
+def epsilon_of_the_library(sigma, releases, delta):
+    orders = np.arange(2, 65)
+    rdp = theory.sampled_gaussian_rdp(orders, 1.0, sigma, releases)
+    return theory.rdp_to_epsilon_classical(orders, rdp, delta)[0]
+
+
+def newer_conversion(sigma, releases, delta):
+    orders = np.arange(2, 65)
+    rdp = theory.sampled_gaussian_rdp(orders, 1.0, sigma, releases)
+    return theory.rdp_to_epsilon(orders, rdp, delta)[0]
+
+
+def forgets_the_releases(sigma, releases, delta):
+    return epsilon(sigma, 1, delta)
+
+
+def adds_up_epsilons(sigma, releases, delta):
+    return releases * epsilon(sigma, 1, delta)
+
+
+def first_order_only(sigma, releases, delta):
+    return releases / sigma**2 + math.log(1 / delta)
+
+
+def without_the_two(sigma, releases, delta):
+    return epsilon(sigma / math.sqrt(2), releases, delta)
+
+
+def divides_by_the_order(sigma, releases, delta):
+    return min(releases * a / (2 * sigma**2) + math.log(1 / delta) / a for a in ORDERS)
+
+
+def log_of_delta(sigma, releases, delta):
+    return min(releases * a / (2 * sigma**2) + math.log(delta) / (a - 1) for a in ORDERS)

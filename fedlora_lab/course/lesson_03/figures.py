@@ -1,10 +1,9 @@
-"""Figures of notebook 03: what a clip costs, what ε promises, and how ε is counted.
+"""Figures of notebook 03: what ε promises, how it is counted, and what a clip costs.
 
 They look at private gradients before the clip: for the laboratory, never for a release.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +14,11 @@ from matplotlib.collections import PolyCollection
 from scipy.stats import norm
 
 from fedlora_lab import theory
-from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.course import check_figure as checks
+from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.lora import peft, per_example
-from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.plots import style, tidy
-from fedlora_lab.plots.training_curves import frame_axes
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.privacy.mechanism import clip_sum, gaussian_noise
+from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.tasks.task import concatenate, take
 
 if TYPE_CHECKING:
@@ -40,16 +35,17 @@ TOP: Any = {"va": "top", **BOLD}
 
 
 def clip_drawer(rows: Float[np.ndarray, "n p"]) -> Callable[..., tuple[style.Picture, str]]:
-    """Works out once what each threshold costs; returns `clip_cost` of these rows, also in words.
+    """Works out once what each threshold does; returns `clip_cost` of these rows, also in words.
 
-    Guarantees: the bars add up to n, the curves are `theory.clip_terms`
-        (test_the_clip_figure_shows_the_terms).
+    Guarantees: the bars add up to n, the curves are those of the clipped rows
+        (test_the_clip_figure_shows_length_and_direction).
     """
-    at = np.geomspace(LOW, HIGH, 36)
-    # The noise of multiplier 1 and batch 1: both enter the standard deviation as factors.
-    terms = [theory.clip_terms(rows, float(c), 1.0, 1.0) for c in at]
-    shift, unit = (np.sqrt([getattr(t, name) for t in terms]) for name in ("bias", "noise"))
-    norms, mean = np.linalg.norm(rows, axis=1), float(np.linalg.norm(rows.mean(0)))
+    at = np.geomspace(LOW, HIGH, 48)
+    norms, mean = np.linalg.norm(rows, axis=1), rows.mean(0)
+    size = float(np.linalg.norm(mean))
+    means = [np.minimum(1, c / norms) @ rows / len(rows) for c in at]
+    lengths = np.array([np.linalg.norm(m) for m in means])
+    turned = np.array([m @ mean for m in means]) / (lengths * size)
     edges = np.geomspace(LOW, HIGH, 43)
     counts = np.histogram(norms, edges)[0]
     left, right, none = edges[:-1], edges[1:], np.zeros(len(counts))
@@ -59,9 +55,10 @@ def clip_drawer(rows: Float[np.ndarray, "n p"]) -> Callable[..., tuple[style.Pic
     def draw(
         clip_norm: float = 1.0, noise_multiplier: float = 1.0, batch: float = 1024
     ) -> tuple[style.Picture, str]:
-        noise = unit * noise_multiplier / batch
-        total, cut = np.hypot(shift, noise), float((norms > clip_norm).mean())
-        least = int(np.argmin(total))
+        terms = [theory.clip_terms(rows, float(c), noise_multiplier, batch) for c in at]
+        spread = np.array([term.sampling + term.noise for term in terms])
+        released = turned * lengths / np.sqrt(lengths**2 + spread)
+        cut, best = float((norms > clip_norm).mean()), int(np.argmax(released))
         figure, (top, low) = style.panels(
             7.6, 5.3, (0.1, 0.655, 0.87, 0.265), (0.1, 0.1, 0.87, 0.43)
         )
@@ -71,30 +68,28 @@ def clip_drawer(rows: Float[np.ndarray, "n p"]) -> Callable[..., tuple[style.Pic
         top.add_collection(PolyCollection(list(corners.transpose(2, 0, 1)), **bars))
         top.set(ylim=(0, 1.3 * counts.max()), ylabel="examples")
         top.set_title("How long each example's gradient is, and where the clip cuts")
-        style.note(top, 0.012, 0.95, f"kept as they are: {1 - cut:.0%}", size=9, va="top", **BOLD)
+        style.note(top, 0.988, 0.8, f"kept as they are: {1 - cut:.0%}", size=9, ha="right", **TOP)
         style.note(top, 0.988, 0.95, f"cut down to C: {cut:.0%}", BIAS, 9, ha="right", **TOP)
-        low.plot(at, total, color=style.INK, lw=3.2, alpha=0.25, solid_capstyle="round")
-        low.plot(at, shift, color=BIAS)
-        low.plot(at, noise, color=NOISE)
-        low.plot([at[least]], [total[least]], marker="*", color=style.INK, ms=12, mec=style.CARD)
-        low.axhline(mean, color=style.GREY, lw=0.9, ls=style.DOTTED)
-        low.set(yscale="log", ylim=(0.01, 100), ylabel="shift of the released mean")
+        low.plot(at, lengths / size, color=style.GREY, ls=style.DASHED)
+        low.plot(at, turned, color=BIAS)
+        low.plot(at, released, color=NOISE)
+        low.plot([at[best]], [released[best]], marker="*", color=style.INK, ms=12, mec=style.CARD)
+        low.set(ylim=(0, 1.22), ylabel="1 = that of the mean gradient")
         low.set_xlabel("clip threshold C (Euclidean norm)")
-        low.set_title("What the threshold costs: too low is biased, too high is noisy")
-        style.note(low, 0.012, 0.95, "bias", BIAS, 9, **TOP)
-        style.note(low, 0.09, 0.95, "noise", NOISE, 9, **TOP)
-        style.note(low, 0.19, 0.95, "both, least at ★", style.GREY, 9, **TOP)
-        low.text(LOW * 1.1, mean * 1.3, "length of the mean gradient", color=style.SOFT, size=8)
-        style.log_axis(low.yaxis, (0.01, 0.1, 1, 10, 100))
+        low.set_title("A low clip turns the mean gradient, a high one drowns it in noise")
+        style.note(low, 0.012, 0.97, "cosine after the clip", BIAS, 9, **TOP)
+        style.note(low, 0.27, 0.97, "cosine with noise, best at ★", NOISE, 9, **TOP)
+        style.note(low, 0.65, 0.97, "dashed: length after the clip", style.SOFT, 9, **TOP)
         for ax in (top, low):
             ax.axvline(clip_norm, color=style.INK, lw=1.6)
             ax.set(xscale="log", xlim=(LOW, HIGH))
             style.log_axis(ax.xaxis, (0.1, 1, 10, 100))
-        bias, here = (np.interp(clip_norm, at, y) for y in (shift, noise))
+        short, turn, cosine = (np.interp(clip_norm, at, y) for y in (lengths, turned, released))
         return figure, (
-            f"C = {clip_norm:.3g}: {cut:.0%} of {len(norms):,} gradients are cut. The clip "
-            f"shifts the mean gradient (length {mean:.2f}) by {bias:.2f}, the noise by "
-            f"{here:.2f}; both together are least near C = {at[least]:.2g}."
+            f"C = {clip_norm:.3g}: {cut:.0%} of {len(norms):,} gradients are cut. The mean of the "
+            f"clipped ones is {size / short:.3g} times shorter than the mean gradient and turned "
+            f"by {np.degrees(np.arccos(min(1.0, turn))):.0f}°; with noise the cosine is "
+            f"{cosine:.2f}, at best {released[best]:.2f} near C = {at[best]:.2g}."
         )
 
     return draw
@@ -106,7 +101,7 @@ def clip_cost(
     noise_multiplier: float = 1.0,
     batch: float = 1024,
 ) -> style.Picture:
-    """Draws gradient norms with a clip threshold; below, bias and noise over the threshold.
+    """Draws gradient norms with a clip threshold; below, length and direction of what is released.
 
     Args: rows: see `example_gradients`; clip_norm, noise_multiplier: of the release; batch:
         examples averaged in one release.
@@ -114,41 +109,11 @@ def clip_cost(
     return clip_drawer(rows)(clip_norm, noise_multiplier, batch)[0]
 
 
-@style.paper()
-def clip_check(
-    errors: Any, rows: Float[np.ndarray, "n p"], batch: float
-) -> tuple[style.Picture, Any]:
-    """Draws measured errors of releases over `theory.clip_terms`, with its 95 % band.
-
-    Args: errors: as `release_errors` gives them for these rows and this batch.
-    Returns: the figure; and a table noise_multiplier, clip_norm, measured, expected, half, low,
-        high, inside. The band [low, high] lies around the closed form; its half width is that of a
-        mean over the seeds (Student's t).
-    """
-    keys = ["noise_multiplier", "clip_norm"]
-    cells = [
-        checks.mean_row(
-            sigma, c, values=part, expected=theory.clip_terms(rows, c, sigma, batch).total
-        )
-        for (sigma, c), part in errors.groupby(keys)["value"]
-    ]
-    table = checks.check_table(cells, *keys)
-    table["low"], table["high"] = (table["expected"] + s * table["half"] for s in (-1, 1))
-    lines = {s: (f"σ = {s:g}", style.SERIES[i]) for i, s in enumerate(table[keys[0]].unique())}
-    seeds = errors["seed"].nunique()
-    figure, left, right = checks.check_figure(table, "clip_norm", lines, seeds)
-    ticks = (0.1, 0.3, 1, 3, 10, 30)
-    checks.log_panels(left, right, "clip threshold C", ticks, 2.4 * table["clip_norm"].max())
-    left.set_ylabel("squared distance from the mean gradient")
-    return figure, table
-
-
-def _attacker(ax: Any, fpr: Any, allowed: Any, at: float, most: float) -> None:
+def _attacker(ax: Any, fpr: Any, allowed: Any) -> None:
     """Share of the members that may be found, over the share of others wrongly accused."""
     ax.fill_between(fpr, allowed, 1, color=LEAK, alpha=0.13, lw=0)
     ax.plot(fpr, allowed, color=LEAK)
     ax.plot(fpr, fpr, color=style.GREY, lw=1, ls=SPARSE)
-    style.dots(ax, [at], [most], LEAK, 7, clip_on=False)
     ax.set(xlim=(fpr[0], 1), ylim=(fpr[0], 1), xlabel="share of the others wrongly accused")
     ax.set_ylabel("share of the members found")
     style.note(ax, 0.03, 0.97, "forbidden", LEAK, 9, va="top", **BOLD)
@@ -156,10 +121,46 @@ def _attacker(ax: Any, fpr: Any, allowed: Any, at: float, most: float) -> None:
 
 
 @style.paper()
-def neighbouring_outputs(noise_multiplier: float = 1.0, epsilon: float = 1.0) -> style.Picture:
+def two_normals(
+    with_you: Float[np.ndarray, "n 2"], without_you: Float[np.ndarray, "n 2"], sigma: float
+) -> style.Picture:
+    """Draws releases of two worlds along the one direction that tells and along another.
+
+    Args: with_you, without_you: each release along the direction of the example's clipped gradient
+        and along another, in units of C; sigma: noise multiplier.
+    """
+    worlds = (without_you, style.WITHOUT, "without\nyou "), (with_you, style.WITH, " with\n you")
+    figure, (ax, right) = style.row(10.2, 3.9, (0.16, 0.74), (0.065, 0.37), (0.525, 0.46))
+    span = (-4 * sigma, 1 + 4 * sigma)
+    x, edges = np.linspace(*span, 301), np.linspace(*span, 41)
+    peak = float(norm.pdf(0, 0, sigma))
+    for mean, (points, colour, words) in enumerate(worlds):
+        style.dots(ax, points[:600, 0], points[:600, 1], colour, 3.2, alpha=0.5, mew=0)
+        right.hist(points[:, 0], edges, density=True, color=colour, alpha=0.25)
+        right.plot(x, norm.pdf(x, mean, sigma), color=colour)
+        place = {"ha": "right" if mean == 0 else "left", **BOLD}
+        right.text(mean + (2 * mean - 1) * sigma, 0.75 * peak, words, color=colour, **place)
+    ax.set(xlim=span, ylim=(-4.5 * sigma, 4.5 * sigma), ylabel="along any other direction")
+    ax.set_title("One direction tells, 4,095 do not")
+    right.set(xlim=span, ylim=(0, 1.3 * peak), ylabel="probability density")
+    right.set_title("Along it: two normals, one unit apart")
+    for axes in (ax, right):
+        axes.set_xlabel("along your clipped gradient, in units of C")
+    style.footer(figure, f"{len(with_you):,} releases of each world, σ = {sigma:g}; lines: theory")
+    return figure
+
+
+@style.paper()
+def neighbouring_outputs(
+    noise_multiplier: float = 1.0, epsilon: float = 1.0, attack: Any = None
+) -> style.Picture:
     """Draws the released number with and without one example, and what ε leaves to an attacker.
 
     The shaded area, where one curve exceeds e^ε times the other, is δ.
+
+    Args:
+        noise_multiplier, epsilon: σ and ε.
+        attack: false and true positive rates that were measured, drawn as dots.
 
     Guarantees: the shaded area is `theory.gdp_delta` (test_the_shaded_area_is_delta).
     """
@@ -175,24 +176,24 @@ def neighbouring_outputs(noise_multiplier: float = 1.0, epsilon: float = 1.0) ->
     ax.plot(x, allowed, color=style.WITHOUT, lw=1, ls=SPARSE)
     ax.set(xlim=(x[0], x[-1]), ylim=(0, 1.45 * peak), ylabel="probability density")
     ax.set_xlabel("released number, in units of the clip threshold C")
-    ax.set_title(f"Two worlds, one example apart (σ = {sigma:g})")
+    ax.set_title("δ is what sticks out above e^ε times the other world")
     ax.text(-1.05 * sigma, 0.74 * peak, "without\nyou ", color=style.WITHOUT, ha="right", **BOLD)
     ax.text(1 + sigma, 0.74 * peak, " with\n you", color=style.WITH, **BOLD)
     words = f"red area: δ = {delta:.3f}\nat ε = {epsilon:g}"
     style.note(ax, 0.98, 0.96, words, LEAK, 10, ha="right", **TOP)
     style.note(ax, 0.02, 0.96, "dashed: e^ε × without you", va="top")
     fpr = np.linspace(0, 1, 201)
-    most = theory.membership_bound(np.array([0.1]), epsilon, delta).item()
-    _attacker(right, fpr, theory.membership_bound(fpr, epsilon, delta), 0.1, most)
+    _attacker(right, fpr, theory.membership_bound(fpr, epsilon, delta))
     right.plot(fpr, norm.cdf(norm.ppf(fpr) + mu), color=style.INK, lw=1.4)
-    right.text(0.34, 0.66, "best\nattack", color=style.INK, fontsize=9, **TOP)
-    right.set_title("What an attacker can do")
+    if attack is not None:
+        style.dots(right, attack[0], attack[1], style.INK, 5)
+    right.text(0.36, 0.63, "best\nattack", color=style.INK, fontsize=9, **TOP)
+    right.set_title("Two lines above the best attack")
     return figure
 
 
 WAYS = {
     "sum": ("adding the ε's", style.GREY, "-"),
-    "old": ("Rényi, old conversion", RENYI, (0, (4, 1.5))),
     "rdp": ("Rényi", RENYI, "-"),
     "prv": ("PRV, the ledger's", style.INK, "-"),
     "clt": ("central limit: no bound", LEAK, (0, (1.5, 1.5))),
@@ -204,15 +205,13 @@ def composition_table(sigma: float, q: float, delta: float, steps: "list[int]") 
 
     Args: sigma, q, delta: noise multiplier, sample rate and δ of a release; steps: how many.
     Returns: columns steps, way, epsilon. Ways: "sum" (each release by itself, δ split evenly, added
-        up), "old" and "rdp" (Rényi, older and newer conversion), "prv" (the ledger's default,
-        tight), "clt" (central limit: NO bound).
+        up), "rdp" (Rényi), "prv" (the ledger's default, tight), "clt" (central limit: NO bound).
     """
     rows, one = [], theory.sampled_gaussian_rdp(ORDERS, q, sigma)
     plan = Privacy(noise_multiplier=sigma, sample_rate=q, delta=delta)
     for t in steps:
         ways = {
             "sum": t * theory.rdp_to_epsilon(ORDERS, one, delta / t)[0],
-            "old": theory.rdp_to_epsilon_classical(ORDERS, t * one, delta)[0],
             "rdp": theory.rdp_to_epsilon(ORDERS, t * one, delta)[0],
             "prv": plan.ledger(t).epsilon(),
             "clt": theory.gdp_epsilon(theory.clt_mu(q, sigma, t), delta),
@@ -225,7 +224,7 @@ def composition_table(sigma: float, q: float, delta: float, steps: "list[int]") 
 def composition(
     noise_multiplier: float = 3.0, sample_rate: float = 0.1, delta: float = 1e-6, steps: int = 512
 ) -> style.Picture:
-    """Draws ε against the number of releases, counted in five ways, one of which is no bound.
+    """Draws ε against the number of releases, counted in four ways, one of which is no bound.
 
     Args: noise_multiplier, sample_rate, delta: of each release; steps: releases, >= 8.
     Guarantees: the ends are the accountants' values (test_composition_ends_at_the_accountants).
@@ -234,7 +233,7 @@ def composition(
     at = sorted({max(1, round(steps * (i / 11) ** 2)) for i in range(12)})
     table: Any = composition_table(noise_multiplier, sample_rate, delta, at)
     table, labels = table.pivot(index="steps", columns="way", values="epsilon"), []
-    top = 1.25 * float(table["old"].max())
+    top = 1.25 * float(table["rdp"].max())
     figure, (ax,) = style.panels(8.2, 4.1, (0.075, 0.14, 0.64, 0.77))
     for way, (words, colour, dash) in WAYS.items():
         end, width = float(table[way].iloc[-1]), 2.6 if way == "prv" else 1.8
@@ -246,7 +245,7 @@ def composition(
             look: Any = {"color": style.SOFT, "fontsize": 8.5, "va": "center", **BOLD}
             ax.text(cross, 0.93 * top, f"{words}: {end:.0f} at the end", **look)
     ax.set(xlim=(0, steps), ylim=(0, top), xlabel="releases", ylabel=f"ε at δ = {delta:g}")
-    ax.set_title(f"One plan, five ways to count (σ = {noise_multiplier:g}, q = {sample_rate:g})")
+    ax.set_title("The ledger counts tightest; the central limit counts too little")
     style.draw_labels(ax, labels, together=False, wide=30)
     return figure
 
@@ -288,7 +287,8 @@ def privacy_plan(
     words = f"ε = {spent:.2f} after {releases} releases"
     style.note(ax, 0.02, 0.96, words, style.INK, 10, va="top", **BOLD)
     style.note(ax, 0.02, 0.87, "line: Rényi bound, dot: PRV", va="top")
-    _attacker(right, fpr, allowed, 1e-3, float(allowed[0]))
+    _attacker(right, fpr, allowed)
+    style.dots(right, [1e-3], [float(allowed[0])], LEAK, 7, clip_on=False)
     right.plot(fpr, loose, color=LEAK, lw=1, ls=style.DASHED)
     right.set_title("What this leaves to an attacker", y=1)
     ticks = (1, 10, 100, 1000), (0.1, 1, 10, 100), *2 * ((0.001, 0.01, 0.1, 1),)
@@ -304,27 +304,64 @@ def privacy_plan(
 
 
 @style.paper()
-def accuracy_by_budget(frames: Mapping[float, pd.DataFrame]) -> style.Picture:
-    """Draws accuracy and ε spent over the rounds, a line for each calibrated ε, with 95 % bands.
+def attacks_by_budget(ledgers: Mapping[str, Ledger], lowest: float = 1e-3) -> style.Picture:
+    """Draws what the best attacker reaches under some ledgers, and all that their ε and δ say.
 
-    Args: frames: target ε -> tidy frame of one method.
-    Guarantees: the lines are the means over seeds (test_the_accuracy_by_budget_is_the_means).
+    Args: ledgers: words -> ledger; lowest: left and lower end of the axes, in (0, 0.1].
+    Guarantees: the lines are the ledgers' (test_the_budgets_curves_are_the_ledgers).
     """
-    labelled = [frame.assign(method=f"ε = {target:g}") for target, frame in frames.items()]
-    parts = {m: tidy.select_measure(pd.concat(labelled), m) for m in ("accuracy", "epsilon")}
-    figure, axes = style.row(10.2, 3.9, (0.17, 0.73), (0.065, 0.36), (0.58, 0.32))
-    titles = "What the promise costs", "What has been spent"
-    for ax, (column, part), title in zip(axes, parts.items(), titles, strict=True):
-        labels = []
-        for colour, (words, line) in zip(SHADES, part.groupby("method", sort=False)):
-            rounds: Any = line.groupby("round")["value"]
-            bands, means = rounds.apply(tidy.confidence_interval), rounds.mean()
-            edges = zip(*bands, strict=True)
-            labels.append(style.named_line(ax, means.index, means, str(words), colour, *edges))
-        frame_axes(ax, part, column)
-        style.draw_labels(ax, labels)
-        ax.set_title(title)
-    style.footer(figure, tidy.describe_seeds(parts["accuracy"]))
+    fpr, labels = np.geomspace(lowest, 1, 200), []
+    figure, (ax,) = style.panels(8.2, 4.6, (0.085, 0.15, 0.68, 0.77))
+    ax.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.3))
+    ax.plot(fpr, fpr, color=style.GREY, lw=1.2, ls=style.DOTTED)
+    for colour, (words, ledger) in zip(SHADES, ledgers.items()):
+        found, spent = ledger.tradeoff(fpr), ledger.epsilon()
+        if np.isfinite(spent):
+            loose = theory.membership_bound(fpr, spent, ledger.delta)
+            ax.plot(fpr, loose, color=colour, lw=1.2, ls=style.DASHED)
+        ax.plot(fpr, found, color=colour, lw=2)
+        labels.append(style.Label(0.01, float(np.interp(0.01, fpr, found)), words, colour))
+    ax.axvline(0.01, color=style.FAINT, lw=1, zorder=0)
+    for label in labels:
+        style.dots(ax, [label.x], [label.y], label.colour, 7)
+    style.note(ax, 0.22, 0.13, "guessing", size=8.5, rotation=36, ha="center", va="center")
+    ax.set(xlabel="share of others accused (FPR)", ylabel="share of members found (TPR)")
+    for axis in (ax.xaxis, ax.yaxis):
+        style.log_axis(axis, tuple(tick for tick in (0.001, 0.01, 0.1, 1) if tick >= lowest))
+    texts = [f"{one.text}: {one.y:.1%}" for one in labels]
+    labels = [one._replace(x=1.0, text=text) for one, text in zip(labels, texts, strict=True)]
+    style.draw_labels(ax, labels, together=False, wide=16)
+    ax.set_title("The composed curve allows far less than ε and δ alone")
+    dots = "dots, numbers: where 1 % of the others are accused"
+    style.footer(figure, f"lines: composed privacy loss; dashed: all that ε and δ say; {dots}")
+    return figure
+
+
+@style.paper()
+def accuracy_by_setting(
+    frames: Mapping[str, Mapping[str, pd.DataFrame]], titles: Mapping[str, str], start: float
+) -> style.Picture:
+    """Draws accuracies after the last round, a dot a setting, with 95 % intervals over seeds.
+
+    Args: frames: panel -> setting -> tidy frame; titles: panel -> its title; start: the accuracy
+        before training.
+    Guarantees: the dots are the means over seeds (test_the_accuracies_are_the_means).
+    """
+    figure, axes = style.row(10.2, 3.7, (0.16, 0.73), (0.07, 0.42), (0.57, 0.42))
+    shown: Any = None
+    for ax, (panel, settings) in zip(axes, frames.items(), strict=True):
+        for place, frame in enumerate(settings.values()):
+            shown = tidy.select_measure(frame[frame["round"] == frame["round"].max()], "accuracy")
+            low, high = tidy.confidence_interval(shown["value"])
+            ax.vlines(place, low, high, color=NOISE, lw=2.2)
+            style.dots(ax, [place], [shown["value"].mean()], NOISE, 8)
+        ax.axhline(start, color=style.GREY, lw=1.2, ls=style.DOTTED)
+        ax.set_xticks(range(len(settings)), list(settings))
+        ax.set(xlim=(-0.5, len(settings) - 0.5), ylim=(0.55, 0.95), ylabel="accuracy")
+        ax.set_title(titles[panel])
+    style.note(axes[0], 0.02, 0.1, "dotted: before training")
+    count = shown["seed"].nunique()
+    style.footer(figure, f"dots: means over {count} seeds, bars: 95 % interval (Student's t)")
     return figure
 
 
@@ -348,38 +385,3 @@ def example_gradients(record: "Round") -> Float[np.ndarray, "n p"]:
         rows = per_example.per_example_gradients(task, adapted, params, moving, data, client)
         parts.append(torch.cat([tensor.flatten(1) for tensor in rows.values()], 1))
     return torch.cat(parts).numpy()
-
-
-def _released_mean(rows: Any, clip_norm: float, sigma: float, batch: float, seed: int = 0) -> Any:
-    """Makes one release: Poisson draw, the library's clip, sum and noise, division by ``batch``."""
-    check_number("batch", batch, 0, len(rows), open_low=True)
-    streams, key = Streams(seed), ParamKey("AB", "all layers")
-    drawn = torch.from_numpy(rows[streams.numpy("sampling").random(len(rows)) < batch / len(rows)])
-    total, _ = clip_sum({key: drawn}, clip_norm, torch.zeros(len(drawn), dtype=torch.int64), 1)
-    shape = torch.Size([rows.shape[1]])
-    xi = gaussian_noise({key: shape}, [sigma * clip_norm], streams, [()])
-    return ((total[key] + xi[key])[0] / batch).numpy()
-
-
-def release_errors(
-    rows: Float[np.ndarray, "n p"],
-    clip_norms: Sequence[float],
-    noise_multipliers: Sequence[float],
-    batch: float,
-    seeds: int = 100,
-) -> Any:
-    """Measures squared distances of released means from the mean of all rows.
-
-    Args: rows, batch: as `theory.clip_terms`; clip_norms, noise_multipliers: each with each; seeds:
-        releases of each pair, >= 2.
-    Returns: columns noise_multiplier, clip_norm, seed, value. Every cell has random numbers of its
-        own.
-    Guarantees: means follow `theory.clip_terms` (test_releases_follow_the_closed_form).
-    """
-    check_whole("seeds", seeds, 2)
-    truth, values = rows.mean(0), []
-    for i, (sigma, c) in enumerate(product(noise_multipliers, clip_norms)):
-        for seed in range(seeds):
-            gap = _released_mean(rows, c, sigma, batch, 10_000 * i + seed) - truth
-            values.append((sigma, c, seed, float(gap @ gap)))
-    return pd.DataFrame(values, columns=["noise_multiplier", "clip_norm", "seed", "value"])

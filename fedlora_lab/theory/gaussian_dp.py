@@ -206,14 +206,14 @@ def gradient_overlap(noise_multiplier: float, rank: int, d_in: int, releases: in
     """|cosine| of a layer's input and the direction read from A's gradient, for one input.
 
     The gradient is C u x^T with unit vectors u and x, each entry has noise of std sigma C, and the
-    direction is the first right singular vector of the mean of T releases. With theta = sqrt(T /
+    direction is the first right singular vector of the mean of N releases. With theta = sqrt(N /
     d_in) / sigma and c = r / d_in the squared cosine is 1 - (c + theta^2) / (theta^2 (theta^2 +
     1)) for a large layer, and 0 where theta^4 <= c.
 
     Args:
         noise_multiplier: sigma >= 0; the clip cuts, and nothing but this gradient is sent.
         rank, d_in: r in [1, d_in].
-        releases: T >= 1 of the same gradient, each with noise of its own.
+        releases: N >= 1 of the same gradient, each with noise of its own.
 
     Guarantees: test_gradient_overlap_is_the_mean_over_draws.
     Source: arXiv:1103.2221 (singular vectors of a low-rank matrix in noise; its Gaussian example).
@@ -229,7 +229,7 @@ def gradient_overlap(noise_multiplier: float, rank: int, d_in: int, releases: in
 
 
 def vanishing_noise(rank: int, d_in: int, releases: int = 1) -> float:
-    """The noise multiplier at which `gradient_overlap` reaches 0: sqrt(T) / (r d_in)^(1/4).
+    """The noise multiplier at which `gradient_overlap` reaches 0: sqrt(N) / (r d_in)^(1/4).
 
     Args: as `gradient_overlap`.
     Guarantees: test_gradient_overlap_is_the_mean_over_draws.

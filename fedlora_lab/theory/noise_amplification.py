@@ -140,9 +140,9 @@ def alternation_total(
 
 
 def accumulated_std(std: float, releases: int, lr: float = 1.0) -> float:
-    """Standard deviation on a factor after T releases of fresh noise: lr std sqrt(T).
+    """Standard deviation on a factor after N releases of fresh noise: lr std sqrt(N).
 
-    Args: std: of one release, >= 0; releases: T >= 0; lr: >= 0.
+    Args: std: of one release, >= 0; releases: N >= 0; lr: >= 0.
     Guarantees: test_accumulated_std.
     Source: derived; variances of independent noise add.
     """
@@ -166,13 +166,13 @@ def accumulated_noise_terms(
     0 and at A uniform in +-start_scale / sqrt(d_in).
 
     B is by then the sum of its noise, which multiplies A and the noise that A has taken up: linear
-    s^2 d_out |A_0|^2 T_B std_B^2, quadratic s^2 d_out d_in r T_A std_A^2 T_B std_B^2, with |A_0|^2
+    s^2 d_out |A_0|^2 N_B std_B^2, quadratic s^2 d_out d_in r N_A std_A^2 N_B std_B^2, with |A_0|^2
     = c^2 r / 3. Nothing else counts: neither the signal, nor what training makes of the noise.
 
     Args:
         d_out, rank, d_in: shape of the layer, >= 1.
         std_B, std_A: of one release's noise on each entry of the averaged factor, >= 0.
-        releases_B, releases_A: T_B and T_A >= 0; T / 2 each where the factors take turns.
+        releases_B, releases_A: N_B and N_A >= 0; N / 2 each where the factors take turns.
         scaling: s, >= 0.
         start_scale: c > 0, see `Lora`.
 
@@ -193,12 +193,12 @@ def accumulated_noise_terms(
 def amplification(std: float, releases: int, d_in: int, start_scale: float = 1.0) -> float:
     """The amplification number rho: how many times its own energy A has taken up as noise.
 
-    rho = E|noise in A|^2 / |A_0|^2 = 3 d_in T std^2 / c^2, and so quadratic over linear energy of
+    rho = E|noise in A|^2 / |A_0|^2 = 3 d_in N std^2 / c^2, and so quadratic over linear energy of
     `accumulated_noise_terms`: at rho = 1 half of the noise in the product is noise times noise.
 
     Args:
         std: of one release's noise on each entry of the averaged A, >= 0.
-        releases: T of A, >= 0.
+        releases: N of A, >= 0.
         d_in: inputs of the layer, >= 1.
         start_scale: c > 0: A starts c times as large as PEFT draws it.
 

@@ -46,8 +46,7 @@ def test_example_gradients_average_to_the_gradient():
 
 
 def test_the_clip_figure_shows_length_and_direction(heavy):
-    drawn: Any = figures.clip_drawer(heavy)(clip_norm=2.0, noise_multiplier=0.5, batch=64)
-    figure, text = drawn
+    figure: Any = figures.clip_cost(heavy, clip_norm=2.0, noise_multiplier=0.5, batch=64)
     (at, length), (_, turned), (_, released) = (x.get_data() for x in figure.axes[1].lines[:3])
     norms, mean = np.linalg.norm(heavy, axis=1), heavy.mean(0)
     for i in (0, 12, 30, 47):
@@ -58,13 +57,14 @@ def test_the_clip_figure_shows_length_and_direction(heavy):
         assert turned[i] == pytest.approx(cosine)
         whole = np.sqrt(size**2 + terms.sampling + terms.noise)
         assert released[i] == pytest.approx(cosine * size / whole)
-    cut = np.mean(norms > 2)
-    assert f"{cut:.0%} of 200 gradients are cut" in text
-    bars: Any = figure.axes[0].collections[0]
-    boxes = [path.get_extents() for path in bars.get_paths()]
-    coloured = [to_hex(colour).upper() == figures.BIAS for colour in bars.get_facecolors()]
-    assert [box.x0 >= 2 for box in boxes] == coloured
-    assert sum(box.height for box in boxes) == len(heavy)
+        # The dial has the draw's part from the mean squared length alone.
+        square = figures.clip_effect(heavy).square[i]
+        assert (1 - 64 / 200) / 64 * square == pytest.approx(terms.sampling)
+    assert f"cut down to C: {np.mean(norms > 2):.0%}" in words(figure)
+    bars: Any = figure.axes[0].patches
+    coloured = [to_hex(bar.get_facecolor()).upper() == figures.BIAS for bar in bars]
+    assert [bar.get_x() >= 2 for bar in bars] == coloured
+    assert sum(bar.get_height() for bar in bars) == len(heavy)
 
 
 def test_the_two_normals_are_those_of_the_worlds():

@@ -1,10 +1,10 @@
-"""Notebook 04: the draws, figures and widget behind its cells."""
+"""Notebook 04: the draws and figures behind its cells."""
 
 from typing import Any
 
 import numpy as np
 import pytest
-from frames import limits
+from frames import limits, words
 
 import fedlora_lab as fl
 from fedlora_lab import theory
@@ -12,82 +12,87 @@ from fedlora_lab.course.lesson_04 import figures
 
 
 @pytest.fixture(scope="module")
-def layer() -> Any:
-    """B (10, 3) and A (3, 14)."""
-    rng = np.random.default_rng(0)
-    return 0.3 * rng.standard_normal((10, 3)), rng.uniform(-1, 1, (3, 14)) / 14**0.5
+def gathered() -> Any:
+    """Two seeds of three noisy rounds, and the amplification at their end."""
+    task = fl.tasks.digits(clients=3, seed=1)
+    plan = fl.Plan(rounds=3, local_steps=2, batch=8, lr=0.4)
+    privacy = fl.Privacy(noise_multiplier=(1.0, 2.0, 3.0), clip_norm=0.7, delta=1e-4)
+    table = figures.gathered_noise(task, privacy, plan, seeds=(3, 4))
+    return table, fl.amplification(task, "fedlora", privacy, plan).mean
 
 
-def test_draws_follow_the_closed_form(layer):
-    B, A = layer
-    draws = figures.noise_draws(B, A, [0.05, 0.4], seeds=1000, scaling=2.0)
-    for std, part in draws.groupby("std"):
-        wide = part.pivot(index="seed", columns="term", values="value")
-        terms = theory.noise_terms(B, A, std, std, 2.0)
-        spread = theory.noise_terms_std(B, A, std, std, 2.0)
-        for term, expected, deviation in zip(figures.WORDS, terms, spread, strict=True):
-            assert expected in theory.mean_band(wide[term].to_numpy())
-            assert wide[term].std() == pytest.approx(deviation, rel=0.12)
-    assert draws["value"].nunique() == len(draws)
+def test_the_noise_drawn_again_is_that_of_the_run(gathered):
+    """In the first round all noise is that round's: the records have the same energies."""
+    first = gathered[0].query("round == 1 and term in ['noise_B', 'noise_A', 'noise_BA']")
+    wide = first.pivot_table("value", ["seed", "term"], "kind")
+    assert len(wide) == 6
+    assert wide["gathered"].to_numpy() == pytest.approx(wide["round"].to_numpy(), rel=1e-4)
 
 
-def test_start_draws_begin_at_the_start():
-    """B is zero, so noise on A does nothing; A is as PEFT draws it."""
-    draws = figures.start_draws([20], [2], [0.1], 400)
-    wide = draws.pivot(index="seed", columns="term", values="value")
-    assert (wide["noise_A"] == 0).all()
-    assert 0.1**2 * 64 * 2 / 3 in theory.mean_band(wide["noise_B"].to_numpy())
-    assert 0.1**4 * 64 * 20 * 2 in theory.mean_band(wide["noise_BA"].to_numpy())
+def test_the_rounds_are_drawn_as_they_are(gathered):
+    table, rho = gathered
+    shares = figures.quadratic_shares(table)
+    last = shares.query("round == 3").groupby("kind")["share"].mean()
+    assert last["gathered"] > last["round"] > 0
+    figure: Any = figures.noise_by_round(table, rho)
+    means = table.query("kind == 'gathered' and round == 3").groupby("term")["value"].mean()
+    ends = [line.get_ydata()[-1] for line in figure.axes[0].lines[:4]]
+    assert ends == pytest.approx([means[x] for x in ("signal", *figures.WORDS)])
+    drawn = [line.get_ydata()[-1] for line in figure.axes[1].lines]
+    assert drawn == pytest.approx([last["gathered"], last["round"], rho / (1 + rho)])
+
+
+def test_the_ratio_is_the_amplification():
+    """The mean over draws of each energy has its closed form."""
+    draws = figures.ratio_draws([20, 60], [1, 4], [0.1], seeds=300)
+    for (setting, rho), part in draws.groupby(["setting", "rho"]):
+        d_in = int(str(setting).split()[-1])
+        linear = rho / (3 * d_in) * 64 * 4 / 3
+        assert linear in theory.mean_band(part["linear"].to_numpy())
+        assert rho * linear in theory.mean_band(part["quadratic"].to_numpy())
+    assert draws["quadratic"].nunique() == len(draws)
+
+
+@pytest.mark.parametrize("off", [1.0, 1.15])
+def test_the_check_judges(off):
+    """Right dots lie inside their bands nearly always; dots that are 15 % off nearly never."""
+    draws = figures.ratio_draws([64, 256], [1, 4], [0.01, 0.05], seeds=400)
+    draws["quadratic"] *= off
+    inside = figures.ratio_check(draws)[1]["inside"].mean()
+    assert inside >= 0.75 if off == 1.0 else inside <= 0.3
+
+
+def test_rounds_of_a_run_stand_at_their_own_amplification(gathered):
+    table, rho = gathered
+    found = figures.run_ratios(table, rho, [1, 3])
+    assert sorted(found["rho"].unique()) == pytest.approx([rho / 3, rho])
+    one = table.query("kind == 'gathered' and seed == 3 and round == 1 and term == 'noise_BA'")
+    assert found.query("seed == 3")["quadratic"].iloc[0] == one["value"].item()
+
+
+def test_the_trials_are_drawn_where_they_belong():
+    trials = figures.read_trials(
+        "| ε | C |\n| 3 | 0.5 | 11.7 | 0.6 | 0.8 | 0.9 |\n| 3 | 0.1 | 0.7 | 0.8 | 0.7 | 0.9 |"
+    )
+    figure: Any = figures.clip_trials(trials)
+    line = figure.axes[0].lines[1]
+    assert line.get_xdata() == pytest.approx([0.7, 11.7])
+    assert line.get_ydata() == pytest.approx([0.1, -0.2])
+    assert "ε = 3" in words(figure)
 
 
 def test_the_amplifier_draws_the_theory():
     """Its star is the crossover, and its axes stand still."""
-    figure, words = figures.noise_amplification(std=0.1, rank=2, alpha=4.0, width=64, size_B=0.5)
+    figure, text = figures.noise_amplification(std=0.1, rank=2, alpha=4.0, width=64, size_B=0.5)
     A = np.full((2, 64), 192**-0.5)  # of norm r / 3, as Kaiming draws it
     low, here = (theory.noise_terms(0.5 * A.T, A, std, std, 2.0) for std in (1e-3, 0.1))
     lines: Any = figure.axes[0].get_lines()
     assert [line.get_ydata()[0] for line in lines[:3]] == pytest.approx(list(low))
     bars: Any = figure.axes[1].patches
     assert [bar.get_width() for bar in bars] == pytest.approx([term / here.total for term in here])
-    assert f"by {here.total**0.5:.3g} (root mean square norm)" in words
-    assert f"carries {here.quadratic / here.total:.0%}" in words
+    assert f"by {here.total**0.5:.3g} (root mean square norm)" in text
+    assert f"carries {here.quadratic / here.total:.0%}" in text
     for width in (64, 4096):
-        other, words = figures.noise_amplification(width=width, rank=8, alpha=1.0)
-        assert f"takes over at std {theory.crossover(width):.3g}." in words
+        other, text = figures.noise_amplification(width=width, rank=8, alpha=1.0)
+        assert f"takes over at std {theory.crossover(width):.3g}." in text
         assert limits(other) == limits(figure)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("off", [1.0, 1.15])
-def test_the_checks_judge(layer, off):
-    """Right dots lie inside their bands nearly always; dots that are 15 % off nearly never."""
-    B, A = layer
-    draws = figures.noise_draws(B, A, [0.02, 0.05, 0.1, 0.3], seeds=400)
-    ranks = figures.start_draws([32], [1, 2, 4, 8, 16], [0.05], 400)
-    widths = figures.start_draws([32, 200], [3], [0.02, 0.05, 0.1], 400)
-    draws["value"] *= off
-    ranks["value"] *= off
-    widths.loc[widths["term"] == "noise_BA", "value"] *= off
-    made = figures.energy_check(draws, B, A), figures.rank_check(ranks)
-    shares = [table["inside"].mean() for _, table in (*made, figures.share_check(widths))]
-    assert min(shares) >= 0.8 if off == 1.0 else max(shares) <= 0.4
-
-
-@pytest.mark.slow
-def test_the_first_step_of_a_run_has_the_closed_form():
-    """The loop's own noise, ten seeds and eight layers, within 4 standard errors."""
-    task = fl.tasks.digits(clients=3, seed=1)
-    plan = fl.Plan(rounds=1, local_steps=1, batch=8, lr=0.5)
-    privacy = fl.Privacy(noise_multiplier=2.0, clip_norm=0.5, delta=1e-4)
-    frame: Any = fl.compare(task, ["fedlora"], privacy, plan, range(10), progress=False)
-    std = 0.5 * 2.0 * 0.5 / 8 / 3**0.5
-    linear = theory.linear_noise_norm(4, 8.0, std, 64, "kaiming") ** 2
-    expected = {"noise_B": linear, "noise_BA": linear * theory.quadratic_share(std, 64)}
-    for term, value in expected.items():
-        part = frame[(frame["measure"] == term) & (frame["round"] == 1)]
-        assert value in theory.mean_band(part["value"].to_numpy(float))
-    table = figures.run_check(frame, expected)[1]
-    assert len(table) == 16
-    assert table["inside"].mean() >= 0.8
-    doubled = {term: 2 * value for term, value in expected.items()}
-    assert not figures.run_check(frame, doubled)[1]["inside"].any()

@@ -173,20 +173,21 @@ export const dials = {
 
   clip_explorer: ({norms}) => ({
     title: "What the clip costs",
-    lead: "Move the clip threshold. Where are bias and noise together least?",
+    lead: "Move the clip threshold. Where does the release point best along the mean gradient?",
     controls: {
       clip_norm: {label: "threshold C", min: 0.03, max: 100, log: true, caption: "longest gradient left as it is"},
       noise_multiplier: {label: "noise σ", min: 0.1, max: 10, log: true, unit: "× C", caption: "noise on the sum has std σC"},
       batch: {label: "batch", values: [16, 64, 256, 1024, 4096], caption: "examples in the released mean"},
     },
     presets: [
-      ["too low: biased", {clip_norm: 0.1, noise_multiplier: 1, batch: 1024}],
+      ["too low: turned", {clip_norm: 0.1, noise_multiplier: 1, batch: 1024}],
       ["too high: noisy", {clip_norm: 50, noise_multiplier: 1, batch: 1024}],
       ["small batch", {clip_norm: 1, noise_multiplier: 1, batch: 16}],
     ],
-    draw({clip_norm: C, noise_multiplier, batch}, {norms, at, bias, unit, mean, count}) {
-      const noise = unit.map(u => u * noise_multiplier / batch), total = bias.map((b, i) => Math.hypot(b, noise[i]));
-      const least = total.indexOf(Math.min(...total)), cut = norms.filter(v => v > C).length / norms.length;
+    draw({clip_norm: C, noise_multiplier, batch}, {norms, at, length, cosine, square, mean, count, numbers}) {
+      const spread = at.map((c, i) => Math.max(0, 1 - batch / count) / batch * square[i] + numbers * (noise_multiplier * c / batch) ** 2);
+      const released = cosine.map((x, i) => x * length[i] * mean / Math.hypot(length[i] * mean, Math.sqrt(spread[i])));
+      const best = released.indexOf(Math.max(...released)), cut = norms.filter(v => v > C).length / norms.length;
       const edges = logSpan(0.03, 100, 43), counts = edges.slice(1).map((right, i) => norms.filter(v => v >= edges[i] && v < right).length / norms.length);
       const top = 1.3 * Math.max(...counts), bars = over => counts.flatMap((c, i) => (edges[i] >= C) === over ? [[edges[i], 0, edges[i + 1], c]] : []);
       const x = {label: "threshold C (Euclidean norm)", short: "C", range: [0.03, 100], log: true}, along = ys => at.map((a, i) => [a, ys[i]]);
@@ -197,16 +198,17 @@ export const dials = {
           marks: [{bars: bars(false), colour: "grey", edge: "card"}, {bars: bars(true), colour: "pink", edge: "card"},
             {line: [[C, 0], [C, top]], colour: "ink"}, {text: "C", at: [C, top], dx: 5, dy: 12, bold: true}],
         }, {
-          title: `Bias and noise together are least near C = ${num(at[least], 2)}`, basis: 340,
-          x, y: {label: "shift of the released mean", range: [0.01, 100], log: true},
+          title: `The release points best along the mean gradient near C = ${num(at[best], 2)}`, basis: 340,
+          x, y: {label: "1 = that of the mean gradient", range: [0, 1.1]},
           marks: [
-            {line: [[0.03, mean], [100, mean]], colour: "soft", dash: "2 3", width: 1.2}, {text: "length of the mean gradient", at: [100, mean], anchor: "end", dx: -4, dy: -5, colour: "soft", size: 11.5},
-            {line: along(total), colour: "grey", width: 6, opacity: 0.4, name: "both"},
-            {line: along(bias), colour: "pink", name: "bias", label: "bias"}, {line: along(noise), colour: "teal", name: "noise", label: "noise"},
-            {line: [[C, 0.01], [C, 100]], colour: "ink", width: 1.4}, {dots: [[at[least], total[least]]], colour: "ink", size: 6},
+            {line: along(length), colour: "soft", dash: "6 4", width: 1.6, name: "length after the clip"},
+            {line: along(cosine), colour: "pink", name: "cosine after the clip"}, {line: along(released), colour: "teal", name: "cosine with noise", width: 2.6},
+            {text: "dashed: length", at: [100, 0.9], anchor: "end", dx: -4, colour: "soft", size: 11.5},
+            {text: "cosine after the clip", at: [0.033, cosine[0]], dy: -7, colour: "pink", size: 11.5}, {text: "with noise", at: [0.033, released[0]], dy: 15, colour: "teal", size: 11.5},
+            {line: [[C, 0], [C, 1.1]], colour: "ink", width: 1.4}, {dots: [[at[best], released[best]]], colour: "ink", size: 6},
           ],
         }],
-        say: `C = ${num(C)}: ${percent(cut)} of ${num(count)} gradients are cut. The clip shifts the mean gradient (length ${num(mean, 2)}) by ${num(interpolate(at, bias, C), 2)}, the noise by ${num(interpolate(at, noise, C), 2)}; both together are least near C = ${num(at[least], 2)}.`,
+        say: `C = ${num(C)}: ${percent(cut)} of ${num(count)} gradients are cut. The mean of the clipped ones is ${num(1 / interpolate(at, length, C), 2)} times shorter than the mean gradient, which a learning rate makes up for, and turned by ${num(Math.acos(Math.min(1, interpolate(at, cosine, C))) * 180 / Math.PI, 2)}°, which none does. With noise the cosine is ${fixed(interpolate(at, released, C))}, at best ${fixed(released[best])} near C = ${num(at[best], 2)}.`,
       };
     },
   }),

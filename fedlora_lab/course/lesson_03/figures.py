@@ -3,14 +3,13 @@
 They look at private gradients before the clip: for the laboratory, never for a release.
 """
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from matplotlib.collections import PolyCollection
 from scipy.stats import norm
 
 from fedlora_lab import theory
@@ -34,67 +33,37 @@ BOLD: Any = {"weight": "bold"}
 TOP: Any = {"va": "top", **BOLD}
 
 
-def clip_drawer(rows: Float[np.ndarray, "n p"]) -> Callable[..., tuple[style.Picture, str]]:
-    """Works out once what each threshold does; returns `clip_cost` of these rows, also in words.
+class ClipEffect(NamedTuple):
+    """What clipping at some thresholds does to the mean of gradients.
 
-    Guarantees: the bars add up to n, the curves are those of the clipped rows
-        (test_the_clip_figure_shows_length_and_direction).
+    Args:
+        at: the thresholds.
+        length: of the mean of the clipped gradients, over that of the mean gradient.
+        cosine: between the two.
+        square: mean squared length of a clipped gradient.
     """
-    at = np.geomspace(LOW, HIGH, 48)
-    norms, mean = np.linalg.norm(rows, axis=1), rows.mean(0)
-    size = float(np.linalg.norm(mean))
+
+    at: Float[np.ndarray, " n"]
+    length: Float[np.ndarray, " n"]
+    cosine: Float[np.ndarray, " n"]
+    square: Float[np.ndarray, " n"]
+
+
+def clip_effect(rows: Float[np.ndarray, "n p"], count: int = 48) -> ClipEffect:
+    """Clips these gradients at ``count`` thresholds.
+
+    Guarantees: test_the_clip_figure_shows_length_and_direction.
+    """
+    at, norms, mean = np.geomspace(LOW, HIGH, count), np.linalg.norm(rows, axis=1), rows.mean(0)
     means = [np.minimum(1, c / norms) @ rows / len(rows) for c in at]
     lengths = np.array([np.linalg.norm(m) for m in means])
-    turned = np.array([m @ mean for m in means]) / (lengths * size)
-    edges = np.geomspace(LOW, HIGH, 43)
-    counts = np.histogram(norms, edges)[0]
-    left, right, none = edges[:-1], edges[1:], np.zeros(len(counts))
-    corners = np.array([[left, none], [left, counts], [right, counts], [right, none]])
-
-    @style.paper()
-    def draw(
-        clip_norm: float = 1.0, noise_multiplier: float = 1.0, batch: float = 1024
-    ) -> tuple[style.Picture, str]:
-        terms = [theory.clip_terms(rows, float(c), noise_multiplier, batch) for c in at]
-        spread = np.array([term.sampling + term.noise for term in terms])
-        released = turned * lengths / np.sqrt(lengths**2 + spread)
-        cut, best = float((norms > clip_norm).mean()), int(np.argmax(released))
-        figure, (top, low) = style.panels(
-            7.6, 5.3, (0.1, 0.655, 0.87, 0.265), (0.1, 0.1, 0.87, 0.43)
-        )
-        # One collection instead of a patch for each bar: the widget draws it again at every move.
-        colours = [BIAS if over else UNCUT for over in left >= clip_norm]
-        bars: Any = {"facecolors": colours, "edgecolors": style.CARD, "lw": 0.4}
-        top.add_collection(PolyCollection(list(corners.transpose(2, 0, 1)), **bars))
-        top.set(ylim=(0, 1.3 * counts.max()), ylabel="examples")
-        top.set_title("How long each example's gradient is, and where the clip cuts")
-        style.note(top, 0.988, 0.8, f"kept as they are: {1 - cut:.0%}", size=9, ha="right", **TOP)
-        style.note(top, 0.988, 0.95, f"cut down to C: {cut:.0%}", BIAS, 9, ha="right", **TOP)
-        low.plot(at, lengths / size, color=style.GREY, ls=style.DASHED)
-        low.plot(at, turned, color=BIAS)
-        low.plot(at, released, color=NOISE)
-        low.plot([at[best]], [released[best]], marker="*", color=style.INK, ms=12, mec=style.CARD)
-        low.set(ylim=(0, 1.22), ylabel="1 = that of the mean gradient")
-        low.set_xlabel("clip threshold C (Euclidean norm)")
-        low.set_title("A low clip turns the mean gradient, a high one drowns it in noise")
-        style.note(low, 0.012, 0.97, "cosine after the clip", BIAS, 9, **TOP)
-        style.note(low, 0.27, 0.97, "cosine with noise, best at ★", NOISE, 9, **TOP)
-        style.note(low, 0.65, 0.97, "dashed: length after the clip", style.SOFT, 9, **TOP)
-        for ax in (top, low):
-            ax.axvline(clip_norm, color=style.INK, lw=1.6)
-            ax.set(xscale="log", xlim=(LOW, HIGH))
-            style.log_axis(ax.xaxis, (0.1, 1, 10, 100))
-        short, turn, cosine = (np.interp(clip_norm, at, y) for y in (lengths, turned, released))
-        return figure, (
-            f"C = {clip_norm:.3g}: {cut:.0%} of {len(norms):,} gradients are cut. The mean of the "
-            f"clipped ones is {size / short:.3g} times shorter than the mean gradient and turned "
-            f"by {np.degrees(np.arccos(min(1.0, turn))):.0f}°; with noise the cosine is "
-            f"{cosine:.2f}, at best {released[best]:.2f} near C = {at[best]:.2g}."
-        )
-
-    return draw
+    size = float(np.linalg.norm(mean))
+    cosine = np.array([m @ mean for m in means]) / (lengths * size)
+    square = np.array([np.mean(np.minimum(c, norms) ** 2) for c in at])
+    return ClipEffect(at, lengths / size, cosine, square)
 
 
+@style.paper()
 def clip_cost(
     rows: Float[np.ndarray, "n p"],
     clip_norm: float = 1.0,
@@ -105,8 +74,37 @@ def clip_cost(
 
     Args: rows: see `example_gradients`; clip_norm, noise_multiplier: of the release; batch:
         examples averaged in one release.
+    Guarantees: test_the_clip_figure_shows_length_and_direction.
     """
-    return clip_drawer(rows)(clip_norm, noise_multiplier, batch)[0]
+    at, length, turned, _ = clip_effect(rows)
+    norms, size = np.linalg.norm(rows, axis=1), float(np.linalg.norm(rows.mean(0)))
+    terms = [theory.clip_terms(rows, float(c), noise_multiplier, batch) for c in at]
+    spread = np.array([term.sampling + term.noise for term in terms]) / size**2
+    released = turned * length / np.sqrt(length**2 + spread)
+    cut, best = float((norms > clip_norm).mean()), int(np.argmax(released))
+    figure, (top, low) = style.panels(7.6, 5.3, (0.1, 0.655, 0.87, 0.265), (0.1, 0.1, 0.87, 0.43))
+    counts, edges, bars = top.hist(norms, np.geomspace(LOW, HIGH, 43), edgecolor=style.CARD, lw=0.4)
+    for bar, left in zip(bars, edges, strict=False):
+        bar.set_facecolor(BIAS if left >= clip_norm else UNCUT)
+    top.set(ylim=(0, 1.3 * counts.max()), ylabel="examples")
+    top.set_title("How long each example's gradient is, and where the clip cuts")
+    style.note(top, 0.988, 0.95, f"cut down to C: {cut:.0%}", BIAS, 9, ha="right", **TOP)
+    style.note(top, 0.988, 0.8, f"kept as they are: {1 - cut:.0%}", size=9, ha="right", **TOP)
+    low.plot(at, length, color=style.GREY, ls=style.DASHED)
+    low.plot(at, turned, color=BIAS)
+    low.plot(at, released, color=NOISE)
+    low.plot([at[best]], [released[best]], marker="*", color=style.INK, ms=12, mec=style.CARD)
+    low.set(ylim=(0, 1.22), ylabel="1 = that of the mean gradient")
+    low.set_xlabel("clip threshold C (Euclidean norm)")
+    low.set_title("A low clip turns the mean gradient, a high one drowns it in noise")
+    style.note(low, 0.012, 0.97, "cosine after the clip", BIAS, 9, **TOP)
+    style.note(low, 0.27, 0.97, "cosine with noise, best at ★", NOISE, 9, **TOP)
+    style.note(low, 0.65, 0.97, "dashed: length after the clip", style.SOFT, 9, **TOP)
+    for ax in (top, low):
+        ax.axvline(clip_norm, color=style.INK, lw=1.6)
+        ax.set(xscale="log", xlim=(LOW, HIGH))
+        style.log_axis(ax.xaxis, (0.1, 1, 10, 100))
+    return figure
 
 
 def _attacker(ax: Any, fpr: Any, allowed: Any) -> None:

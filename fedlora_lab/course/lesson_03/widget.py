@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fedlora_lab import theory
+from fedlora_lab.course.lesson_03 import figures
 from fedlora_lab.course.widgets.dial import Dial, brief
 
 
@@ -23,24 +23,22 @@ def two_worlds() -> Dial:
 def clip_explorer(rows: Any) -> Dial:
     """Offers threshold, noise and batch beside gradient norms and the cost of the clip.
 
-    The bias at 36 thresholds is worked out here, once, and sent with at most 500 of the norms.
+    What 36 thresholds do is worked out here, once, and sent with at most 500 of the norms.
 
     Args: rows: (n, p), one example's gradient each.
     """
     rows = np.asarray(rows, float)
-    at = np.geomspace(0.03, 100, 36)
-    # The noise of multiplier 1 and batch 1: both enter the standard deviation as factors.
-    terms = [theory.clip_terms(rows, float(c), 1.0, 1.0) for c in at]
-    norms = np.sort(np.linalg.norm(rows, axis=1))
+    effect, norms = figures.clip_effect(rows, 36), np.sort(np.linalg.norm(rows, axis=1))
     data = {
         "norms": brief(norms[np.linspace(0, len(norms) - 1, min(len(norms), 500)).astype(int)]),
-        "at": brief(at),
-        "bias": brief(np.sqrt([t.bias for t in terms])),
-        "unit": brief(np.sqrt([t.noise for t in terms])),
+        **{name: brief(values) for name, values in effect._asdict().items()},
         "mean": float(np.linalg.norm(rows.mean(0))),
         "count": len(rows),
+        "numbers": rows.shape[1],
     }
-    about = "What the clip threshold costs: too low is biased, too high is noisy."
+    about = (
+        "What the clip does to the mean gradient: too low turns it, too high drowns it in noise."
+    )
     values = {"clip_norm": 1.0, "noise_multiplier": 1.0, "batch": 1024}
     return Dial(3, "clip_explorer", about, data, **values)
 

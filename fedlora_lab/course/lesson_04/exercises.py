@@ -1,47 +1,269 @@
-"""Right and wrong answers to exercise 04.1: energy of noise on both factors in their product."""
+"""Right and wrong answers to the exercises of notebook 04."""
 
 import numpy as np
 
+from fedlora_lab import theory
 from fedlora_lab.course.exercise import Calls
-from fedlora_lab.theory.noise_amplification import noise_terms
-
-FACTORS = np.arange(10.0).reshape(5, 2) / 10, np.arange(14.0).reshape(2, 7) / 20
-CALLS = {"04.1": Calls("B, A and s", (*FACTORS, 0.3), within=1e-9)}
 
 
-def linear(B, A, s):
-    return s**2 * len(B) * np.sum(A**2) + s**2 * A.shape[1] * np.sum(B**2)
+def _factors(rng):
+    d_out, r, d_in = (int(x) for x in rng.permutation(np.arange(2, 9))[:3])
+    return rng.standard_normal((d_out, r)), rng.standard_normal((r, d_in)), rng.uniform(0.2, 0.9)
 
 
-def quadratic(B, A, s):
-    return s**4 * B.size * A.shape[1]
+def _plan(rng):
+    lr, sigma, C = rng.uniform(0.05, 0.8), rng.uniform(0.5, 4), rng.uniform(0.3, 3)
+    counts = (int(rng.integers(*ends)) for ends in ((4, 65), (2, 40), (5, 400), (32, 4096)))
+    return lr, sigma, C, *counts
 
 
-def energy(B, A, s):
-    return linear(B, A, s) + quadratic(B, A, s)
+def _round(rng):
+    """Four clients with gradients shorter and longer than C, one with an empty batch."""
+    clients, d_out, r, d_in = 4, 3, 2, 5
+    counts = rng.permutation([0, 2, 3, 5])
+    C = float(rng.uniform(0.5, 2))
+    g_A = [rng.standard_normal((n, r, d_in)) + 0.5 for n in counts]
+    g_B = [rng.standard_normal((n, d_out, r)) + 0.5 for n in counts]
+    for a, b in zip(g_A, g_B, strict=True):
+        lengths = np.sqrt((a**2).sum((1, 2)) + (b**2).sum((1, 2)))
+        wanted = C * np.where(np.arange(len(a)) % 2, rng.uniform(0.3, 0.9), rng.uniform(2, 5))
+        a *= (wanted / lengths)[:, None, None]
+        b *= (wanted / lengths)[:, None, None]
+    noise = rng.standard_normal((clients, r, d_in)), rng.standard_normal((clients, d_out, r))
+    factors = rng.standard_normal((r, d_in)), rng.standard_normal((d_out, r))
+    return *factors, g_A, g_B, float(rng.uniform(0.3, 1)), C, rng.uniform(0.5, 1.5), 4.5, *noise
 
 
-def by_theory(B, A, s):
-    return noise_terms(B, A, s, s).total
+CALLS = {
+    "04.1": Calls("B, A and tau", draw=_factors),
+    "04.2": Calls("lr, sigma, C, b, K, N and d_in", draw=_plan),
+    "04.4": Calls("A, B, g_A, g_B, lr, C, sigma, b, xi_A and xi_B", draw=_round),
+}
 
 
-def swapped(B, A, s):
-    terms = s**2 * A.shape[1] * np.sum(A**2) + s**2 * len(B) * np.sum(B**2)
-    return terms + quadratic(B, A, s)
+# ---- 04.1
 
 
-def squared_once(B, A, s):
-    return linear(B, A, s) + quadratic(B, A, s) / s**2
+def energy(B, A, tau):
+    (d_out, r), d_in = B.shape, A.shape[1]
+    noise_on_B = tau**2 * d_out * (A**2).sum()
+    noise_on_A = tau**2 * d_in * (B**2).sum()
+    return noise_on_B + noise_on_A + tau**4 * d_out * d_in * r
 
 
-def without_rank(B, A, s):
-    return linear(B, A, s) + quadratic(B, A, s) / len(A)
+def by_theory(B, A, tau):
+    return theory.noise_terms(B, A, tau, tau).total
 
 
-def norms(B, A, s):
+def linear(B, A, tau):
+    return tau**2 * (len(B) * np.sum(A**2) + A.shape[1] * np.sum(B**2))
+
+
+def quadratic(B, A, tau):
+    return tau**4 * B.size * A.shape[1]
+
+
+def swapped(B, A, tau):
+    terms = tau**2 * (A.shape[1] * np.sum(A**2) + len(B) * np.sum(B**2))
+    return terms + quadratic(B, A, tau)
+
+
+def squared_once(B, A, tau):
+    return linear(B, A, tau) + quadratic(B, A, tau) / tau**2
+
+
+def without_rank(B, A, tau):
+    return linear(B, A, tau) + quadratic(B, A, tau) / len(A)
+
+
+def norms(B, A, tau):
     terms = len(B) * np.linalg.norm(A) + A.shape[1] * np.linalg.norm(B)
-    return s**2 * terms + quadratic(B, A, s)
+    return tau**2 * terms + quadratic(B, A, tau)
 
 
-def root(B, A, s):
-    return energy(B, A, s) ** 0.5
+def root(B, A, tau):
+    return energy(B, A, tau) ** 0.5
+
+
+# ---- 04.2
+
+
+def rho(lr, sigma, C, b, K, N, d_in):
+    tau = lr * sigma * C / (b * np.sqrt(K))
+    return 3 * d_in * N * tau**2
+
+
+def rho_of_the_library(lr, sigma, C, b, K, N, d_in):
+    return theory.amplification(lr * sigma * C / b / K**0.5, N, d_in)
+
+
+def of_one_client(lr, sigma, C, b, K, N, d_in):
+    return rho(lr, sigma, C, b, 1, N, d_in)
+
+
+def divided_by_K(lr, sigma, C, b, K, N, d_in):
+    return rho(lr, sigma, C, b, K**2, N, d_in)
+
+
+def without_the_batch(lr, sigma, C, b, K, N, d_in):
+    return rho(lr, sigma, C, 1, K, N, d_in)
+
+
+def lengths_added(lr, sigma, C, b, K, N, d_in):
+    return N * rho(lr, sigma, C, b, K, N, d_in)
+
+
+def one_release(lr, sigma, C, b, K, N, d_in):
+    return rho(lr, sigma, C, b, K, 1, d_in)
+
+
+def without_the_three(lr, sigma, C, b, K, N, d_in):
+    return rho(lr, sigma, C, b, K, N, d_in) / 3
+
+
+def without_the_rate(lr, sigma, C, b, K, N, d_in):
+    return rho(1, sigma, C, b, K, N, d_in)
+
+
+def tau_once(lr, sigma, C, b, K, N, d_in):
+    return 3 * d_in * N * lr * sigma * C / (b * K**0.5)
+
+
+# ---- 04.4
+
+
+def private_round(A, B, g_A, g_B, lr, C, sigma, b, xi_A, xi_B):
+    new_A, new_B = [], []
+    for k in range(len(g_A)):
+        norms = np.sqrt((g_A[k] ** 2).sum(axis=(1, 2)) + (g_B[k] ** 2).sum(axis=(1, 2)))
+        scale = np.minimum(1, C / np.maximum(norms, 1e-12))[:, None, None]
+        sum_A = (g_A[k] * scale).sum(axis=0) + sigma * C * xi_A[k]
+        sum_B = (g_B[k] * scale).sum(axis=0) + sigma * C * xi_B[k]
+        new_A.append(A - lr * sum_A / b)
+        new_B.append(B - lr * sum_B / b)
+    return np.mean(new_B, axis=0) @ np.mean(new_A, axis=0)
+
+
+def on_one_vector(A, B, g_A, g_B, lr, C, sigma, b, xi_A, xi_B):
+    """Flattens A and B of an example into one vector, and averages the changes."""
+    change = np.zeros(A.size + B.size)
+    for a, g, noise_A, noise_B in zip(g_A, g_B, xi_A, xi_B, strict=True):
+        rows = np.concatenate([a.reshape(len(a), A.size), g.reshape(len(g), B.size)], axis=1)
+        for row in rows:
+            change += row / max(1.0, np.linalg.norm(row) / C)
+        change += sigma * C * np.concatenate([noise_A.ravel(), noise_B.ravel()])
+    change *= lr / b / len(g_A)
+    return (B - change[A.size :].reshape(B.shape)) @ (A - change[: A.size].reshape(A.shape))
+
+
+def _sizes(*parts):
+    return np.sqrt(sum((part**2).sum((1, 2)) for part in parts))
+
+
+def _scale(lengths, C):
+    return np.minimum(1, C / np.maximum(lengths, 1e-12))[:, None, None]
+
+
+def _round_of(
+    given,
+    *,
+    clip=None,
+    noise=lambda n, sigma, C, b: sigma * C / b,
+    divisor=None,
+    keep=None,
+    joined=None,
+):
+    """A round with one of its parts done otherwise."""
+    A, B, g_A, g_B, lr, C, sigma, b, xi_A, xi_B = given
+    made = []
+    for k, (a, g) in enumerate(zip(g_A, g_B, strict=True)):
+        if keep is not None and not keep(len(a)):
+            continue
+        scales = clip(a, g, C) if clip else (_scale(_sizes(a, g), C),) * 2
+        by, level = (divisor or (lambda n, b: b))(len(a), b), noise(len(a), sigma, C, b)
+        made.append(
+            [
+                x - lr * ((rows * scale).sum(0) / by + level * xi)
+                for x, rows, scale, xi in zip(
+                    (A, B), (a, g), scales, (xi_A[k], xi_B[k]), strict=True
+                )
+            ]
+        )
+    if joined:
+        return joined(made)
+    return np.mean([b for _, b in made], 0) @ np.mean([a for a, _ in made], 0)
+
+
+def clips_each_tensor(*given):
+    return _round_of(given, clip=lambda a, g, C: (_scale(_sizes(a), C), _scale(_sizes(g), C)))
+
+
+def clips_the_sum(*given):
+    def clip(a, g, C):
+        length = np.sqrt((a.sum(0) ** 2).sum() + (g.sum(0) ** 2).sum())
+        return (min(1.0, C / max(length, 1e-12)),) * 2
+
+    return _round_of(given, clip=clip)
+
+
+def clips_nothing(*given):
+    return _round_of(given, clip=lambda a, g, C: (1.0, 1.0))
+
+
+def clips_after_averaging(A, B, g_A, g_B, lr, C, sigma, b, xi_A, xi_B):
+    clients = len(g_A)
+    a, g = (sum(x.sum(0) for x in parts) / (b * clients) for parts in (g_A, g_B))
+    scale = min(1.0, C / b / np.sqrt((a**2).sum() + (g**2).sum()))
+    a, g = (x * scale + sigma * C / b * xi.mean(0) for x, xi in ((a, xi_A), (g, xi_B)))
+    return (B - lr * g) @ (A - lr * a)
+
+
+def noise_on_the_mean(*given):
+    return _round_of(given, noise=lambda n, sigma, C, b: sigma * C)
+
+
+def noise_of_the_drawn(*given):
+    return _round_of(given, noise=lambda n, sigma, C, b: sigma * C / max(n, 1))
+
+
+def divides_by_the_drawn(*given):
+    return _round_of(
+        given,
+        noise=lambda n, sigma, C, b: sigma * C / max(n, 1),
+        divisor=lambda n, b: max(n, 1),
+    )
+
+
+def silent_when_empty(*given):
+    return _round_of(given, noise=lambda n, sigma, C, b: sigma * C / b if n else 0.0)
+
+
+def leaves_the_empty_out(*given):
+    return _round_of(given, keep=bool)
+
+
+def noise_without_C(*given):
+    return _round_of(given, noise=lambda n, sigma, C, b: sigma / b)
+
+
+def averages_products(*given):
+    return _round_of(given, joined=lambda made: np.mean([b @ a for a, b in made], 0))
+
+
+def adds_up_clients(*given):
+    A, B, clients = given[0], given[1], len(given[2])
+    made = [np.zeros_like(A), np.zeros_like(B)]
+
+    def add(parts):
+        made[0], made[1] = (sum(part[i] for part in parts) for i in (0, 1))
+        return (made[1] - (clients - 1) * B) @ (made[0] - (clients - 1) * A)
+
+    return _round_of(given, joined=add)
+
+
+def steps_uphill(A, B, g_A, g_B, lr, C, sigma, b, xi_A, xi_B):
+    return private_round(A, B, g_A, g_B, -lr, C, sigma, b, xi_A, xi_B)
+
+
+def without_noise(*given):
+    return _round_of(given, noise=lambda n, sigma, C, b: 0.0)

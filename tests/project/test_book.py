@@ -97,6 +97,18 @@ def test_notebooks_show_their_outputs_and_can_be_found(site, pages):
 
 
 @pytest.mark.slow
+def test_dials_have_their_place_and_script(site, pages):
+    """What turns them is tested in tests/browser/test_dials.py, on a page of the same form."""
+    found = 0
+    for path in NOTEBOOKS:
+        kept = path.read_text(encoding="utf-8").count("data-fedlora-dial")
+        page, found = pages[site / "notebooks" / f"{path.stem}.html"], found + kept
+        assert page.source.count("data-fedlora-dial") == kept, path.name
+        assert any(name.startswith("../_static/dials.js") for name in page.loads)
+    assert found >= 4
+
+
+@pytest.mark.slow
 def test_links_lead_somewhere(site, pages):
     broken = []
     for path, page in pages.items():

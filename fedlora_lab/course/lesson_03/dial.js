@@ -19,7 +19,7 @@ function fft(re, im, sign) {
   }
 }
 
-function composed(losses, masses, N, M = 16384) { // {low, step, p}: the law of the sum of N losses
+function composed(losses, masses, N, M = 8192) { // {low, step, p}: the law of the sum of N losses
   const m = sum(losses.map((l, i) => l * masses[i])), range = Math.max(...losses.map(l => Math.abs(l - m)));
   const sd = Math.sqrt(sum(losses.map((l, i) => (l - m) ** 2 * masses[i])));
   const half = Math.max(10 * sd * Math.sqrt(N), range) + range, step = 2 * half / M;
@@ -101,13 +101,10 @@ const interpolate = (xs, ys, x) => {
   const k = Math.max(1, xs.findIndex(v => v >= x)), part = (x - xs[k - 1]) / (xs[k] - xs[k - 1]);
   return ys[k - 1] + Math.min(1, part) * (ys[k] - ys[k - 1]);
 };
-function withLaw(x, sigma, q, N) { // density of the mean of N releases with the example in it, over its peak
-  let total = 0;
-  for (let k = 0; k <= N; k++) {
-    const chance = q === 1 ? Number(k === N) : Math.exp(logFactorial(N) - logFactorial(k) - logFactorial(N - k) + k * Math.log(q) + (N - k) * Math.log1p(-q));
-    if (chance > 1e-6) total += chance * Math.exp(-((x - k / N) ** 2) * N / (2 * sigma ** 2));
-  }
-  return total;
+function withLaw(sigma, q, N) { // density of the mean of N releases with the example in it, over the other's peak
+  const chances = Array.from({length: N + 1}, (_, k) => [k / N, q === 1 ? Number(k === N)
+    : Math.exp(logFactorial(N) - logFactorial(k) - logFactorial(N - k) + k * Math.log(q) + (N - k) * Math.log1p(-q))]).filter(c => c[1] > 1e-5);
+  return x => sum(chances.map(([at, p]) => p * Math.exp(-((x - at) ** 2) * N / (2 * sigma ** 2))));
 }
 
 export const dials = {
@@ -130,7 +127,7 @@ export const dials = {
     draw({sigma, C, q, N, epsilon}) {
       const one = privacyLoss(sigma, q, N), delta = one.delta(epsilon), std = sigma / Math.sqrt(N);
       const ends = [-4 * std, q + 4 * Math.hypot(std, Math.sqrt(q * (1 - q) / N))], xs = span(...ends, 161);
-      const out = xs.map(x => Math.exp(-x * x / (2 * std * std))), into = xs.map(x => withLaw(x, sigma, q, N));
+      const out = xs.map(x => Math.exp(-x * x / (2 * std * std))), into = xs.map(withLaw(sigma, q, N));
       const law = ys => xs.map((x, i) => [x * C, ys[i]]), edge = ends.map(x => x * C), worst = Math.exp(Math.min(epsilon, 30));
       const rates = [0, ...RATES], roc = rates.map(f => [f, one.found(Math.max(f, 1e-12))]);
       const best = roc.reduce((a, b) => b[1] - b[0] > a[1] - a[0] ? b : a), advantage = one.delta(0), few = one.found(0.01);

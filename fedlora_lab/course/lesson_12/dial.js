@@ -5,10 +5,13 @@ const DELTA = 1e-5, EDGE = 13;
 // Largest chance of so many correct guesses under (ε, δ)-DP, as audit.bounds.one_run_p_value
 export function pValue(m, guesses, correct, epsilon, delta) {
   const log = -Math.log1p(Math.exp(-epsilon)), out = log - epsilon, tail = new Float64Array(guesses + 2);
-  for (let k = guesses; k >= 0; k--)
+  const mean = guesses * Math.exp(log), wide = 12 * Math.sqrt(mean * Math.exp(out)) + 40; // beyond: below 1e-30
+  const low = Math.max(0, Math.floor(mean - wide)), high = Math.min(guesses, Math.ceil(mean + wide));
+  tail.fill(1, 0, low);
+  for (let k = high; k >= low; k--)
     tail[k] = tail[k + 1] + Math.exp(logFactorial(guesses) - logFactorial(k) - logFactorial(guesses - k) + k * log + (guesses - k) * out);
   let extra = 0;
-  for (let i = 1; i <= correct; i++) extra = Math.max(extra, (tail[correct - i] - tail[correct]) / i);
+  for (let i = 1; i <= correct && correct - i >= low - 1; i++) extra = Math.max(extra, (tail[correct - i] - tail[correct]) / i);
   return Math.min(1, tail[correct] + 2 * m * delta * extra);
 }
 

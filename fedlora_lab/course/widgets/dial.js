@@ -149,13 +149,15 @@ const MARKS = {
     + `style="fill:none;stroke:${ink(m.colour)};stroke-width:${m.width ?? 2.2};stroke-dasharray:${m.dash ?? "none"};opacity:${m.opacity ?? 1}"/>`,
   area: (m, X, Y) => `<polygon points="${m.area.map(([x, y]) => near(X(x), Y(y))).join(" ")}" `
     + `style="fill:${ink(m.colour)};opacity:${m.opacity ?? 0.18}"/>`,
-  bars: (m, X, Y) => m.bars.map(([x0, y0, x1, y1]) => {
+  bars: (m, X, Y) => !m.round ? `<path d="${m.bars.map(([x0, y0, x1, y1]) => `M${near(X(x0), Y(y0))}H${X(x1).toFixed(1)}V${Y(y1).toFixed(1)}H${X(x0).toFixed(1)}Z`).join("")}" `
+    + `style="fill:${ink(m.colour)};opacity:${m.opacity ?? 1};stroke:${m.edge ? ink(m.edge) : ink(m.colour)};stroke-width:0.7"/>` : m.bars.map(([x0, y0, x1, y1]) => {
     const [a, b, c, d] = [X(x0), X(x1), Y(y0), Y(y1)];
     return `<rect x="${Math.min(a, b).toFixed(1)}" y="${Math.min(c, d).toFixed(1)}" width="${Math.max(0.5, Math.abs(a - b)).toFixed(1)}" `
       + `height="${Math.abs(c - d).toFixed(1)}" rx="${m.round ?? 0}" style="fill:${m.fill ?? ink(m.colour)};opacity:${m.opacity ?? 1};stroke:${m.edge ? ink(m.edge) : "none"}"/>`;
   }).join(""),
-  dots: (m, X, Y) => m.dots.map(([x, y]) => `<circle cx="${X(x).toFixed(1)}" cy="${Y(y).toFixed(1)}" r="${m.size ?? 5}" `
-    + `style="fill:${ink(m.colour)};stroke:var(--fl-card);stroke-width:${m.size < 3 ? 0 : 1};opacity:${m.opacity ?? 1}"/>`).join(""),
+  dots: (m, X, Y) => m.size < 4 ? `<path d="${m.dots.map(([x, y]) => `M${near(X(x), Y(y))}h0`).join("")}" ` // one path is quicker than many circles
+    + `style="fill:none;stroke:${ink(m.colour)};stroke-width:${2 * m.size};stroke-linecap:round;opacity:${m.opacity ?? 1}"/>` : m.dots.map(([x, y]) => `<circle cx="${X(x).toFixed(1)}" cy="${Y(y).toFixed(1)}" r="${m.size ?? 5}" `
+    + `style="fill:${ink(m.colour)};stroke:var(--fl-card);stroke-width:1;opacity:${m.opacity ?? 1}"/>`).join(""),
   image: (m, X, Y) => m.image.map((v, i) => { // rows of grey pixels from 0 to 1, one unit each
     const [a, b] = [X(i % m.wide), Y(Math.floor(i / m.wide))], shade = Math.round(255 * Math.max(0, Math.min(1, v)));
     return `<rect x="${a}" y="${b}" width="${X(1) - X(0) + 0.6}" height="${Y(1) - Y(0) + 0.6}" fill="rgb(${shade},${shade},${shade})"/>`;
@@ -176,8 +178,8 @@ function spread(labels, low, high) { // no two labels on one another
     labels[i].y = Math.max(low, Math.min(labels[i].y, top));
 }
 
-function drawPanel(svg, panel, clip) {
-  const W = svg.clientWidth || 380, H = svg.clientHeight || 270, {y, marks} = panel;
+function drawPanel(svg, panel, clip, [W, H]) {
+  const {y, marks} = panel;
   let {x} = panel;
   const show = axis => axis.format ?? (axis.log ? powers : num), longest = texts => Math.max(0, ...texts.map(t => String(t).length));
   const side = {...MARGIN, left: 14 + (y.label ? 16 : 0) + 6.7 * longest(y.names ?? ticksOf(y).map(show(y)).map(String)),
@@ -249,7 +251,7 @@ background:${ink("card")};border:1px solid ${ink("grid")};border-radius:8px;padd
 body[data-jp-theme-light="false"] .fl-dial,html[data-theme="dark"] .fl-dial,body[data-vscode-theme-kind*="dark"] .fl-dial${dark}
 @media(prefers-color-scheme:dark){html:not([data-theme]):not(:has(body[data-jp-theme-light])) .fl-dial${dark}}
 .fl-dial *{box-sizing:border-box}.fl-dial p{margin:0;font-size:14px;color:${ink()}}.fl-dial .lead{font-weight:600;font-size:15px}
-.fl-dial .row{display:flex;flex-wrap:wrap;gap:6px 8px;align-items:center;margin:8px 0}
+.fl-dial .tries{display:flex;flex-wrap:wrap;gap:6px 8px;align-items:center;margin:8px 0}
 .fl-dial button{font:inherit;font-size:13px;min-height:28px;padding:2px 11px;border-radius:14px;border:1px solid ${ink("edge")};background:transparent;color:${ink()};cursor:pointer}
 .fl-dial button[aria-pressed=true]{background:${ink("blue")};border-color:${ink("blue")};color:${ink("card")}}
 .fl-dial .knobs{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:8px 20px;margin:8px 0 4px}
@@ -301,13 +303,18 @@ export function mountDial(element, dial, data, start, changed = () => {}) {
   const spec = dial(data), first = structuredClone(start), id = `fl-dial-${++made}-${Math.random().toString(36).slice(2, 6)}`;
   const knobs = Object.entries(spec.controls).map(([name, c], i) => ({name, id: `${id}-${i}`, ...control(name, c, `${id}-${i}`)}));
   const presets = spec.presets ?? [];
-  let values = structuredClone(start), views = [], held = null;
-  element.innerHTML = `<style>${STYLE}</style><div class="fl-dial" role="group" aria-label="${escaped(spec.title)}"><p class="lead">${escaped(spec.lead)}</p>`
-    + `<div class="row"><span>Try:</span>${presets.map(([words], i) => `<button type="button" data-preset="${i}">${escaped(words)}</button>`).join("")}`
+  let values = structuredClone(start), views = [], sizes = [], held = null;
+  const root = element.getRootNode(), where = root instanceof ShadowRoot ? root : document.head;
+  if (!where.querySelector("#fl-dial-style")) where.insertAdjacentHTML("beforeend", `<style id="fl-dial-style">${STYLE}</style>`);
+  element.innerHTML = `<div class="fl-dial" role="group" aria-label="${escaped(spec.title)}"><p class="lead">${escaped(spec.lead)}</p>`
+    + `<div class="tries"><span>Try:</span>${presets.map(([words], i) => `<button type="button" data-preset="${i}">${escaped(words)}</button>`).join("")}`
     + `<button type="button" data-preset="reset">Reset</button></div>`
     + `<div class="knobs">${knobs.map(k => `<div class="knob">${k.html}</div>`).join("")}</div><div class="panels"></div><p class="say" role="status" aria-live="polite"></p></div>`;
   const home = element.querySelector(".fl-dial"), find = s => home.querySelector(s);
   const inputs = new Map(knobs.map(k => [k, find(`#${k.id}`)]));
+
+  // Sizes are read when they change and not at every move, which would lay out the page each time.
+  const measure = () => { sizes = Array.from(home.querySelectorAll("svg"), svg => [svg.clientWidth || 380, svg.clientHeight || 270]); };
 
   function layout(panels) { // once: the panels keep their places
     find(".panels").innerHTML = panels.map((p, i) => `<figure class="${p.wide ? "wide" : ""}" style="${p.basis ? `flex-basis:${p.basis}px` : ""}"><figcaption id="${id}t${i}"></figcaption>`
@@ -349,11 +356,11 @@ export function mountDial(element, dial, data, start, changed = () => {}) {
       say.setAttribute("role", "alert");
       return void (say.textContent = error.message);
     }
-    if (!views.length) layout(scene.panels);
+    if (!views.length) { layout(scene.panels); measure(); }
     home.querySelectorAll("figure").forEach((figure, i) => {
       const panel = scene.panels[i], svg = figure.lastElementChild;
       figure.firstElementChild.textContent = panel.title;
-      views[i] = drawPanel(svg, panel, `${id}p${i}`);
+      views[i] = drawPanel(svg, panel, `${id}p${i}`, sizes[i]);
       const {X, Y} = views[i];
       if (panel.handles) svg.querySelector(".handles").innerHTML = panel.handles.map(({at, words, colour}, k) =>
         `<circle data-handle="${k}" tabindex="0" role="slider" aria-label="${escaped(words)}" aria-valuenow="${at[0]}" aria-valuetext="${escaped(`${num(at[0])}, ${num(at[1])}`)}" `
@@ -382,7 +389,7 @@ export function mountDial(element, dial, data, start, changed = () => {}) {
   });
   for (const kind of ["keydown", "mousedown", "pointerdown"]) home.addEventListener(kind, e => e.stopPropagation()); // not for the notebook's own keys
   paint();
-  const watch = new ResizeObserver(() => paint());
+  const watch = new ResizeObserver(() => { const old = String(sizes); measure(); if (String(sizes) !== old) paint(); });
   watch.observe(home);
   return {get values() { return values; }, set, close: () => watch.disconnect()};
 }

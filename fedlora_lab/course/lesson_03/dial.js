@@ -190,12 +190,12 @@ export const dials = {
       const x = {label: "threshold C (Euclidean norm)", short: "C", range: [0.03, 100], log: true}, along = ys => at.map((a, i) => [a, ys[i]]);
       return {
         panels: [{
-          title: `How long each gradient is: ${percent(cut)} are cut down to C`, basis: 340,
+          title: `How long each gradient is: ${percent(cut)} are cut down to C`,
           x: {...x, label: "length of an example's gradient"}, y: {label: "share of the examples", range: [0, top], format: v => percent(v)},
           marks: [{bars: bars(false), colour: "grey", edge: "card"}, {bars: bars(true), colour: "pink", edge: "card"},
             {line: [[C, 0], [C, top]], colour: "ink"}, {text: "C", at: [C, top], dx: 5, dy: 12, bold: true}],
         }, {
-          title: `The release points best along the mean gradient near C = ${num(at[best], 2)}`, basis: 340,
+          title: `The release points best along the mean gradient near C = ${num(at[best], 2)}`,
           x, y: {label: "1 = that of the mean gradient", range: [0, 1.1]},
           marks: [
             {line: along(length), colour: "soft", dash: "6 4", width: 1.6, name: "length after the clip"},
@@ -232,14 +232,14 @@ export const dials = {
       const allowed = curve(rates, one.found), loose = curve(rates, f => membershipBound(f, spent, DELTA)), who = unit === "example" ? "one example" : "one client, with all its examples,";
       return {
         panels: [{
-          title: `One ${unit} is promised ε = ${fixed(spent)} after ${releases} releases`, basis: 340,
+          title: `One ${unit} is promised ε = ${fixed(spent)} after ${releases} releases`,
           x: {label: "releases", range: [1, 1000], log: true}, y: {label: "ε at δ = 0.0001", range: [0.01, 1000], log: true},
           marks: [
             {line: bound, name: "Rényi bound", colour: "purple", label: "Rényi bound", at: [1.3, bound[3][1]], dy: -8},
             {dots: [[releases, spent]], colour: "ink", size: 6.5, spots: [[releases, spent, `privacy loss, composed: ε = ${fixed(spent)}`]]}, {text: `ε = ${num(spent)}`, at: [releases, spent], bold: true, anchor: releases > 200 ? "end" : "start", dx: releases > 200 ? -9 : 9, dy: 18},
           ],
         }, {
-          title: `An attacker finds at most ${percent(allowed[0][1], 1)} at one false alarm in 1,000`, basis: 340,
+          title: `An attacker finds at most ${percent(allowed[0][1], 1)} at one false alarm in 1,000`,
           x: {label: "others wrongly accused", short: "FPR", range: [1e-3, 1], log: true}, y: {label: "members found", range: [1e-3, 1], log: true},
           marks: [
             {area: [[1e-3, 1], ...allowed, [1, 1]], colour: "red", opacity: 0.1}, {text: "forbidden", at: [1e-3, 1], dx: 8, dy: 18, colour: "red", bold: true},

@@ -204,7 +204,7 @@ function drawPanel(svg, panel, clip, [W, H]) {
     if (m.label) { // direct labels: at the end of a line, or where told
       const points = (m.line ?? m.area).filter(p => X(p[0]) <= W - side.right + 1 && Y(p[1]) >= side.top - 1 && Y(p[1]) <= bottom + 1);
       const [px, py] = m.at ?? points.at(-1) ?? [x.range[1], y.range[1]];
-      if (m.at) over.push(label(X(px) + (m.dx ?? 0), Y(py) + (m.dy ?? -5), m.label, {anchor: "start", ...m, size: FONT, bold: true}));
+      if (m.at) over.push(label(X(px) + (m.dx ?? 0), Math.max(side.top + 12, Math.min(bottom - 4, Y(py) + (m.dy ?? -5))), m.label, {anchor: "start", ...m, size: FONT, bold: true}));
       else ends.push({y: Y(py) + 4, m, x: X(px) + 6});
     }
   }
@@ -256,12 +256,12 @@ body[data-jp-theme-light="false"] .fl-dial,html[data-theme="dark"] .fl-dial,body
 .fl-dial button[aria-pressed=true]{background:${ink("blue")};border-color:${ink("blue")};color:${ink("card")}}
 .fl-dial .knobs{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:8px 20px;margin:8px 0 4px}
 .fl-dial .knob{min-width:180px}.fl-dial .knob label{display:flex;justify-content:space-between;gap:8px;font-weight:600;margin:0}
-.fl-dial output{font-weight:600;color:${ink("blue")};font-variant-numeric:tabular-nums;white-space:nowrap;padding:0;min-width:9ch;text-align:right}.fl-dial output:empty{display:none}
+.fl-dial output{font-weight:600;color:${ink("blue")};font-variant-numeric:tabular-nums;white-space:nowrap;padding:0;text-align:right}.fl-dial output:empty{display:none}
 .fl-dial input[type=range]{width:100%;height:22px;margin:0;accent-color:${ink("blue")};cursor:pointer}
 .fl-dial select,.fl-dial input[type=text]{font:inherit;font-size:13px;width:100%;height:26px;margin:0;color:${ink()};background:${ink("card")};border:1px solid ${ink("edge")};border-radius:4px}
 .fl-dial small{display:block;font-size:12px;line-height:1.3;color:${ink("soft")}}
 .fl-dial .panels{display:flex;flex-wrap:wrap;gap:4px 10px}
-.fl-dial figure{margin:0;flex:1 1 280px;min-width:0}.fl-dial figure.wide{flex-grow:1.6}
+.fl-dial figure{margin:0;flex:1 1 222px;min-width:0}.fl-dial figure.wide{flex-grow:1.6}
 .fl-dial figcaption{font-weight:600;font-size:13.5px;line-height:1.3;min-height:2.6em;display:flex;align-items:flex-end;padding:0 4px;color:${ink()};text-align:left}
 .fl-dial svg{display:block;width:100%;touch-action:pan-y;overflow:hidden}
 .fl-dial svg text{font-family:inherit;paint-order:stroke;stroke:${ink("card")};stroke-width:3px;stroke-linejoin:round}
@@ -277,7 +277,7 @@ let made = 0;
 
 function control(name, c, id) {
   const unit = c.unit ? ` ${c.unit}` : "";
-  const head = `<label for="${id}"><span>${escaped(c.label)}</span><output id="${id}v"></output></label>`;
+  const head = `<label for="${id}"><span>${escaped(c.label)}</span><output id="${id}v" style="min-width:${6 + 0.9 * unit.length}ch"></output></label>`;
   const tail = `<small id="${id}c">${escaped(c.caption)}</small>`, about = `id="${id}" aria-describedby="${id}c"`;
   if (c.options) return {
     html: head + `<select ${about}>${c.options.map(([v, words]) => `<option value="${escaped(v)}">${escaped(words)}</option>`).join("")}</select>` + tail,

@@ -203,6 +203,24 @@ class NoiseForecast:
         )
         return terms if known["A"] else terms._replace(quadratic=math.nan)
 
+    def noise_to_signal(self) -> float:
+        """Length of the noise in the first averaged release over the longest signal: C times 1.
+
+        A release is a step in the example unit, a round in the client unit. 0 without noise.
+
+        Guarantees: test_amplification.py::test_noise_to_signal_is_what_a_release_shows.
+        """
+        privacy, rank = self.spec.privacy, self.spec.lora.rank
+        if privacy is None or not self.noisy:
+            return 0.0
+        steps = 1 if self._by_step else self.spec.plan.local_steps
+        word, numbers = self.spec.method.sides_in_round(0, steps), 0
+        for d_out, d_in in (weight.shape for weight in self.weights.values()):
+            sizes = {"A": rank * d_in, "B": d_out * rank, "R": rank**2, "*": d_out * rank}
+            numbers += sum(sizes[side] for side in word)
+        gain = (_mean_gain(self.spec.method.aggregate) or 1.0) * self.spec.plan.server_lr
+        return math.sqrt(numbers * self._variance) / (gain * privacy.clip_norm)
+
     def rows(self, rounds: int) -> list[tuple[str, str, float]]:
         """The rows of a record after so many rounds: layer, measure, value."""
         rows = []

@@ -219,6 +219,7 @@ def cut_off(output: Any) -> list[str]:
             const parts = 'button, select, img, textarea, .progress, .widget-slider, '
                 + '.widget-html-content';
             return [...area.querySelectorAll(parts)]
+                .filter(e => !e.closest('[role=region]'))  // what scrolls is not cut off
                 .filter(e => e.getBoundingClientRect().right > right || e.tagName !== 'TEXTAREA'
                     && e.scrollHeight > e.clientHeight + 4)
                 .map(e => e.outerHTML.slice(0, 90));

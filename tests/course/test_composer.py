@@ -2,14 +2,12 @@
 
 import threading
 
-import numpy as np
 import pytest
-from wait_for_thread import WAIT, text, train, until
+from wait_for_thread import WAIT, text, until
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.course.widgets.composer import LABELS, composer_figure, take_turns
-from fedlora_lab.course.widgets.run_config import RunConfig
+from fedlora_lab.course.widgets.composer import LABELS, composer_figure
 from fedlora_lab.experiments import method_guide
 from fedlora_lab.federated import dry_run
 from fedlora_lab.methods import filters
@@ -69,23 +67,19 @@ def test_properties_in_words(row, words):
     assert words in " ".join(line for _, line in dry_run.describe(dry_run.traits(row)))
 
 
-def test_the_figure_stands_still():
-    row, plan = methods.RoLoRA.replace(name="mine"), fl.Plan(rounds=1, local_steps=1)
-    frame = fl.to_frame(fl.run(fl.tasks.digits(clients=2, seed=0), row, None, plan))
-    lines = dry_run.describe(dry_run.traits(row))
-    empty, full = (
-        composer_figure(row, lines, frames, rounds=4, start=0.6) for frames in ({}, {"mine": frame})
-    )
-    for one, other in zip(empty.axes, full.axes, strict=True):
-        assert (one.get_xlim(), one.get_ylim()) == (other.get_xlim(), other.get_ylim())
-    value = frame.query("layer == 'all' and measure == 'accuracy'")["value"]
-    assert any(np.array_equal(line.get_ydata(), value) for line in full.axes[1].lines)
-    words = " ".join(each.get_text() for each in empty.texts).replace("\n", " ")
-    assert "holds the mean of the products" in words
+def test_the_figure_shows_diagram_and_properties():
+    row = methods.RoLoRA.replace(name="mine")
+    figure = composer_figure(row, dry_run.describe(dry_run.traits(row)))
+    words = " ".join(each.get_text() for each in figure.texts).replace("\n", " ")
+    assert len(figure.axes) == 1 and "holds the mean of the products" in words
+    assert [t.get_text() for t in composer_figure(None, [("!", "why")]).texts][-1] == "why"
 
 
 def test_it_says_which_published_method_it_is(made):
-    for knob in made.knobs:  # a menu whose value is None is blank on the page
+    for knob in (
+        made.begin_from,
+        *made.fields.values(),
+    ):  # a menu whose value is None is blank on the page
         assert None not in [
             o[1] if isinstance(o, tuple) else o for o in getattr(knob, "options", ())
         ]
@@ -106,12 +100,14 @@ def test_it_says_which_published_method_it_is(made):
     assert text(made.says).startswith("This is DEeR literal")
     assert text(made.sentence) == (
         "Exact server; noise multiplies over rounds; no ε certified; "
-        "8.2 kB up, 8.2 kB down a round. Press Start to train it."
+        "8.2 kB up, 8.2 kB down a round. Press Start to train it, or Sweep to train it "
+        "beside published methods."
     )
     assert made.row.precondition is filters.factor_space and made.picture.value != first
-    made.rounds.value = 1
-    train(made)
-    assert "ε spent: ∞" in text(made.sentence), "what is not certified says so after a run too"
+    made.bench.set(rounds=1)
+    made.bench.start()
+    until(lambda: not made.bench.alive)
+    assert "ε spent: ∞" in made.bench.say, "what is not certified says so after a run too"
 
 
 def test_fields_that_make_no_method_are_one_line(made):
@@ -119,48 +115,27 @@ def test_fields_that_make_no_method_are_one_line(made):
     assert made.settle(WAIT)
     assert "expected no '*' unless the server's rule chooses" in text(made.says)
     assert 'role="alert"' in made.says.value and "\n" not in text(made.says)
-    assert made.row is None and made.buttons["start"].disabled
-    with pytest.raises(ValueError, match=r"expected no '\*'"):
-        made.start()
+    assert made.row is None
+    made.bench.act("start")
+    assert "expected no '*'" in made.bench.status["error"] and not made.bench.rows
     made.fields["aggregate"].value = "by_layer(warmup=0.1)"
-    assert text(made.says).startswith("This is AS-LoRA") and not made.buttons["start"].disabled
+    assert text(made.says).startswith("This is AS-LoRA") and not made.bench.errors
     with pytest.raises(ValueError, match=r"^task="):
         fl.widgets.method_composer(fl.tasks.regression(clients=2))
 
 
-def test_it_trains_both(made):
-    """The rate follows ε until the reader sets it; a change after a run is told."""
-    made.begin_from.value, made.baseline.value = "rolora", "ffa-lora"
-    made.epsilon.value = 1.0
-    assert made.lr.value == fl.tuned_rate("digits", "rolora", 1.0)
-    assert "learning rate 0.05: tuned for RoLoRA at ε = 1" in text(made.status)
-    made.buttons["start"].click()
-    assert made.lr.disabled
-    until(lambda: not made.alive)
-    assert made.settle(WAIT)
-    assert sorted(map(len, made.records.values())) == [3, 3]
-    assert text(made.status).startswith("finished · round 2 of 2")
-    assert made.progress.value == 2 * 2 * 2
-    last = made.records["my-method"][-1]
-    assert f"my method {last.metrics['accuracy']:.3f}" in text(made.sentence)
-    assert "ε spent: 1.00 against whoever sees the uploads" in text(made.sentence)
-    assert last.epsilon == made.records["ffa-lora"][-1].epsilon
-    assert made._runs[0].plan.lr == fl.tuned_rate("digits", "ffa-lora", 1.0)
-    made.lr.value = 0.3
-    assert text(made.status).startswith(
-        "controls have changed since: press Start · learning rate 0.3, your own"
-    )
-    assert made.records == {}, "the curves of another row would stand beside this one"
-    made.epsilon.value = 8.0
-    assert made.lr.value == 0.3
-    made.reset()
-    assert made.settle(WAIT)
-    assert not made.records and text(made.says).startswith("This is FedLoRA")
-
-
-def test_the_runs_take_turns(task):
-    rows = (methods.FedLoRA, methods.FFA.replace(name="mine"))
-    plan = fl.Plan(rounds=2, local_steps=1, batch=8)
-    runs = [RunConfig(task, row, plan, fl.Privacy(delta=1e-4), None) for row in rows]
-    records = [(slug, event.index) for slug, event in take_turns(runs) if hasattr(event, "metrics")]
-    assert records == [(slug, t) for t in range(3) for slug in ("fedlora", "mine")]
+def test_it_trains_beside_a_published_method(made):
+    """The rate follows method and ε; a row keeps the fields it was trained with."""
+    made.begin_from.value = "rolora"
+    made.bench.set(epsilon=1)
+    assert made.bench.config.plan.rate("B") == fl.tuned_rate("digits", "rolora", 1.0)
+    assert "tuned for RoLoRA at ε = 1" in made.bench.advice["words"]
+    made.bench.run_sweep("method", "my-method, ffa-lora", seeds=1)
+    until(lambda: not made.bench.alive)
+    mine, other = made.bench.rows
+    assert mine.config.method.train == methods.RoLoRA.train
+    assert other.config.plan.lr == fl.tuned_rate("digits", "ffa-lora", 1.0)
+    assert [row["label"] for row in made.bench.table] == ["my method", "FFA-LoRA"]
+    made.begin_from.value = "la-lora"
+    assert mine.config.method.train == methods.RoLoRA.train
+    assert made.bench.config.method.train == methods.LALoRA.train

@@ -1,13 +1,10 @@
-"""Notebook 05: a task without a signal, figures that state their share, a comparison of methods."""
+"""Notebook 05: a task without a signal, and figures that state their share."""
 
-import threading
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from frames import limits, marked, scores_frame, words
-from wait_for_thread import WAIT, until
 
 import fedlora_lab as fl
 from fedlora_lab import plots
@@ -102,95 +99,3 @@ def test_the_table_shows_every_row():
     for text in (repr(table), table._repr_html_()):
         assert all(word in text for word in ("here", "second", "there", "holds?"))
     assert "A &lt; B (paper)" in table._repr_html_()
-
-
-@pytest.fixture
-def task():
-    return fl.tasks.digits(clients=3, seed=1)
-
-
-@pytest.fixture
-def made(task) -> Any:
-    rates: Any = {8: {"fedlora": 0.3, "ffa-lora": 0.3}, None: {"ffa-lora": 0.1}}
-    plan = fl.Plan(rounds=2, local_steps=2, batch=8)
-    widget: Any = fl.widgets.method_comparison(task, rates, plan=plan, privacy=PRIVACY)
-    yield widget
-    widget.close()
-
-
-@pytest.mark.slow
-def test_a_comparison_fills_the_figure(made):
-    """And it keeps what it was when a control changes after it; reset undoes both."""
-    start = made.picture.value, made.sentence.value
-    assert not made.frames
-    made.seeds.value = 1
-    made.start()
-    assert made.rounds.disabled
-    until(lambda: not made.worker.alive)
-    assert made.settle(WAIT)
-    assert made.worker.state == "finished"
-    assert set(made.frames) == {8, None}
-    assert set(made.frames[8]["method"]) == {"fedlora", "ffa-lora"}
-    assert made.progress.value == made.progress.max == 3 * 4
-    assert "after 3 runs" in made.sentence.value and "runs of 2 rounds" in made.sentence.value
-    shown = made.sweep, made.picture.value, made.sentence.value
-    assert shown[1] != start[0]
-    made.rounds.value = 5
-    assert made.settle(WAIT)
-    assert "controls have changed since: press Start" in made.status.value
-    assert (made.sweep, made.picture.value, made.sentence.value) == shown
-    made.reset()
-    assert made.settle(WAIT)
-    assert (made.picture.value, made.sentence.value) == start
-    assert made.sweep.plan.rounds == 2
-
-
-def test_a_comparison_takes_suggested_rates(task):
-    asked: Any = {1: ("fedlora",), None: ("ffa-lora",)}
-    widget: Any = fl.widgets.method_comparison(task, asked, privacy=PRIVACY)
-    rates: Any = {1: {"fedlora": fl.tuned_rate("digits", "fedlora", 1)}}
-    rates[None] = {"ffa-lora": fl.tuned_rate("digits", "ffa-lora", None)}
-    assert widget.sweep.rates == rates
-    widget.close()
-
-
-@pytest.mark.slow
-def test_a_comparison_stops_within_a_step(made):
-    made.rounds.value, made.seeds.value = 30, 5
-    made.start()
-    until(lambda: made.progress.value > 0)
-    assert made.stop(wait=20)
-    assert 0 < made.progress.value < made.progress.max
-    assert made.worker.state == "stopped"
-    assert not [thread for thread in threading.enumerate() if thread.name == "method comparison"]
-
-
-@pytest.mark.slow
-def test_a_comparison_shows_an_error(task):
-    def loss(outputs, y):
-        raise RuntimeError("planted failure")
-
-    rates: Any = {None: {"ffa-lora": 0.1}}
-    broken = replace(task, loss=loss)
-    widget: Any = fl.widgets.method_comparison(broken, rates, plan=fl.Plan(rounds=1))
-    widget.start()
-    until(lambda: not widget.worker.alive)
-    assert "RuntimeError: planted failure" in widget.status.value
-    assert 'role="alert"' in widget.status.value
-    widget.close()
-
-
-@pytest.mark.slow
-def test_a_new_comparison_ends_the_old(made, task):
-    made.rounds.value = 30
-    made.start()
-    rates: Any = {None: {"ffa-lora": 0.1}}
-    other = fl.widgets.method_comparison(task, rates)
-    assert not made.worker.alive
-    other.close()
-    for changed, given, message in (
-        (task, {}, r"^rates="),
-        (fl.tasks.regression(clients=2), rates, r"^task="),
-    ):
-        with pytest.raises(ValueError, match=message):
-            fl.widgets.method_comparison(changed, given)

@@ -1,4 +1,4 @@
-"""The live run, driven through its own buttons."""
+"""The workbench for runs, driven by the messages that its page sends."""
 
 import itertools
 import math
@@ -8,17 +8,20 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from frames import tidy_frame
-from wait_for_thread import WAIT, text, train, until
+from wait_for_thread import WAIT, until
 
 import fedlora_lab as fl
-from fedlora_lab.course.widgets.run_config import RunConfig
+from fedlora_lab.course.widgets.live_run import Row, differing, label_parts
+from fedlora_lab.course.widgets.run_config import BREAKS, RunConfig, knobs, paper_home
+from fedlora_lab.federated import cost
 
-pytestmark = pytest.mark.slow
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=8)
 PRIVACY = fl.Privacy(delta=1e-4)
+slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def task():
 
 @pytest.fixture
 def make(task):
-    """Makes live runs, and leaves no thread of theirs behind."""
+    """Makes workbenches, and leaves no thread of theirs behind."""
     made = []
 
     def live(task=task, plan=PLAN, privacy=PRIVACY, **given):
@@ -41,79 +44,228 @@ def make(task):
     assert not any(thread.name == "live run" for thread in threading.enumerate())
 
 
-def shown(run):
-    return [p.value for p in (run.status, run.chart, run.sentence, run.cell, run.link)]
+def done(bench):
+    until(lambda: not bench.alive)
+    return bench
 
 
-def test_the_noise_that_a_will_take_up_is_said_before_start(task):
-    """As `fl.amplification` finds it for the calibrated noise, to a tenth; it follows method, ε and
-    promise.
+def train(bench, **knobs):
+    bench.act("set", values=knobs)
+    bench.act("start")
+    return done(bench)
+
+
+def notes(bench):
+    return [row["note"] for row in bench.table]
+
+
+# What is known before Start
+
+
+@slow
+def test_the_numbers_before_start_are_those_of_the_run(make, task):
+    """Sigma within some per cent of the calibrated one, and as `fl.amplification` finds rho; rate
+    and bytes exactly. They follow every knob.
     """
     many = fl.Plan(rounds=40, local_steps=2, batch=8, lr=0.3)
     for unit, slug in (("example", "fedlora"), ("client", "rolora")):
         privacy = PRIVACY.replace(unit=unit, delta=1e-4)
         config = RunConfig(task, fl.methods.get(slug), many, privacy, 8.0)
-        words = re.fullmatch(r"By the end A .* about ([\d.e+]+) times .*", config.noise_forecast())
-        assert words is not None
-        private = privacy.calibrate(epsilon=8.0, task=task, plan=many)
-        found = fl.amplification(task, slug, private, many).mean
-        assert float(words[1]) == pytest.approx(found, rel=0.1)
-    assert replace(config, epsilon=None).noise_forecast() == ""
-    assert "no noise" in replace(config, method=fl.methods.FFA).noise_forecast()
-    assert "not known" in replace(config, method=fl.methods.FLoRA).noise_forecast()
+        known = privacy.calibrate(epsilon=8.0, task=task, plan=many)
+        likely: Any = config.likely_privacy()
+        sigma: Any = known.noise_multiplier
+        np.testing.assert_allclose(likely.noise_multiplier, sigma, rtol=0.1)
+        assert likely.sample_rate == known.sample_rate
+        facts = dict(config.facts())
+        found = fl.amplification(task, slug, known, many).mean
+        words = facts["noise that A takes up, ρ"]
+        assert float(words.split()[0].replace(",", "")) == pytest.approx(found, rel=0.15)
+        whole = cost.cost(task, config.method, config.lora, many)
+        assert facts["sent in a round"] == f"{3 * whole.up / 1000:.1f} kB each way"
+    plain = [value for _, value in replace(config, epsilon=None).facts()]
+    assert plain[:4] == ["no noise", "–", "0", "none"]
+    rho = "noise that A takes up, ρ"
+    assert dict(replace(config, method=fl.methods.FFA).facts())[rho] == "none: A rests"
+    assert "not known" in dict(replace(config, method=fl.methods.FLoRA).facts())[rho]
+    bench = make()
+    assert bench.settle(WAIT)
+    before = bench.facts
+    for key, text in (("epsilon", "1"), ("unit", "client"), ("rank", "8"), ("clients", "4")):
+        bench.set(**{key: text})
+        assert bench.settle(WAIT) and bench.facts != before, key
+        before = bench.facts
+    bench.set(unit="example", delta="0.5")
+    assert bench.settle(WAIT)
+    assert bench.facts[0][0] == "this cannot run" and "delta=0.5" in bench.facts[0][1]
 
 
-def test_a_run_keeps_its_own_config(make):
-    """Whatever the controls say after a run, its figure, sentence, file and cell stay; the status
-    says that they moved. Earlier runs stay in the figure until Reset.
+def test_every_knob_reads_what_it_wrote(task):
+    """Of the page's own stops and of typed values; and only what it is about changes."""
+    first = RunConfig(task, fl.methods.RoLoRA, PLAN, PRIVACY, 8.0)
+    table = knobs(first, fl.methods.ALL)
+    wanted = "method epsilon lr lr_ratio optimizer server_optimizer server_lr unit trust clip_norm"
+    wanted += " delta clients beta participation rank alpha rounds local_steps batch seed"
+    assert list(table) == wanted.split()
+    given = {"method": "ffa-lora", "epsilon": "∞", "lr": "0.123", "lr_ratio": "2", "unit": "client"}
+    given |= {"optimizer": "adamw", "server_optimizer": "adam", "server_lr": "0.05", "beta": "∞"}
+    given |= {"clip_norm": "0.5", "delta": "1e-05", "clients": "5", "participation": "0.5"}
+    given |= {"rank": "8", "alpha": "16", "rounds": "7", "local_steps": "3", "batch": "all"}
+    given |= {"seed": "11"}
+    for key, text in given.items():
+        changed = table[key].write(first, text)
+        assert (
+            float(table[key].read(changed)) == float(text)
+            if key == "delta"
+            else (table[key].read(changed) == text)
+        ), key
+        moved = {name for name, knob in table.items() if knob.read(changed) != knob.read(first)}
+        assert moved == {key} | ({"trust"} if key == "unit" else set())
+        assert "options" in table[key].page or len(table[key].page["values"]) > 3
+    summed = table["trust"].write(table["unit"].write(first, "client"), "secagg")
+    assert summed.privacy.trust == "secagg"
+    assert table["clients"].write(first, "5").task.sizes != task.sizes
+    both = table["lr"].write(table["lr_ratio"].write(first, "2"), "0.1").plan
+    assert both.lr == {"A": 0.2, "B": 0.1}
+    wrong = "rank 0, rank many, rank 100000, batch 1.5, seed -1, rounds 0, epsilon 0, method nobody"
+    wrong += ", clients 100000, optimizer best, trust central"
+    for key, text in (case.split() for case in wrong.split(", ")):
+        with pytest.raises(ValueError, match="expected"):
+            table[key].write(first, text)
+
+
+@slow
+def test_a_value_that_makes_no_sense_is_one_line_beside_its_knob(make):
+    bench = make()
+    bench.act("set", values={"rank": "many", "epsilon": "2"})
+    assert bench.errors == {"rank": "typed='many': expected a whole number, at most 1024"}
+    assert bench.values["rank"] == "many" and bench.config.epsilon == 2.0
+    bench.act("start")
+    assert not bench.alive and "rank" not in bench.status["error"] and bench.status["error"]
+    bench.act("set", values={"rank": "2"})
+    assert bench.errors == {} and bench.config.lora.rank == 2
+    bench.act("fly")
+    assert "fly" in bench.status["error"]
+
+
+def test_the_papers_home_is_the_papers(task):
+    texts, words = paper_home(fl.methods.LALoRA) or ({}, "")
+    paper = fl.presets.PRESETS["la-lora-cifar100"]
+    assert (texts["rank"], texts["alpha"], texts["lr_ratio"]) == ("16", "16", "0.5")
+    assert (int(texts["clients"]), float(texts["epsilon"])) == (paper.clients, paper.epsilon)
+    assert texts["optimizer"] == "sgd:weight_decay=0.001" and texts["rounds"] == "40"
+    assert "2602.19926" in words and "rounds 100 cut to 40" in words
+    assert paper_home(fl.methods.FedSB) is None
+
+
+@slow
+def test_settings_to_click(make):
+    bench = make(presets={"tiny": {"rank": 1, "epsilon": None}})
+    assert [name for name, _ in bench.setup["presets"]] == [
+        "tiny",
+        "the paper's home",
+        "where it breaks",
+    ]
+    bench.act("preset", name="tiny")
+    assert (bench.config.lora.rank, bench.config.epsilon) == (1, None)
+    bench.act("preset", name="where it breaks")
+    assert bench.errors == {}
+    assert {key: bench.values[key] for key in BREAKS} == BREAKS
+    for slug in fl.methods.ALL:  # whatever the method, its home can be entered
+        bench.set(method=slug)
+        if paper_home(bench.config.method) is not None:
+            bench.act("preset", name="the paper's home")
+            assert bench.errors == {} and bench.config.method.slug == slug
+
+
+# Runs, and what is said of them
+
+
+@slow
+def test_a_run_keeps_its_own_recipe(make):
+    """Whatever the knobs say after a run or during it: label, cell, recipe, sentence and frame are
+    those it was started with.
     """
-    live = make()
-    first, empty = live.settings.config(), (live.chart.value, live.examples.value)
-    assert live.worker is None and text(live.status) == "ready"
-    assert all(bytes(png).startswith(b"\x89PNG") for png in empty)
-    assert [n for n, button in live.buttons.items() if not button.disabled] == ["start", "reset"]
-    live.buttons["start"].click()
-    assert live.settings.method.disabled
-    until(lambda: not live.alive)
-    assert live.settle(WAIT)
-    assert re.match(r"finished · round 2 of 2 · ε spent .* of 8 against whoever", text(live.status))
-    assert live.progress.value == live.progress.max == 4
-    assert live.chart.value != empty[0] and live.examples.value != empty[1]
-    accuracy = f"{live.records[-1].metrics['accuracy']:.3f}"
-    assert f"RoLoRA after round 2 of 2: accuracy {accuracy}" in live.sentence.value
-    assert "against whoever sees the uploads." in live.sentence.value
-    assert 'download="digits-rolora.csv"' in live.link.value and "'rolora'" in live.cell.value
-    before = shown(live)
-    live.settings.method.value, live.settings.rounds.value = fl.methods.FedLoRA, 1
-    assert live.settle(WAIT)
-    assert text(live.status).startswith("controls have changed since: press Start · finished · ")
-    assert shown(live)[1:] == before[1:]
-    live.settings.method.value, live.settings.rounds.value = fl.methods.RoLoRA, 2
-    live.settings.lr.value = first.plan.lr
-    assert shown(live) == before, "the controls say again what was run"
-    live.settings.rounds.value = 1
-    live.buttons["start"].click()
-    live.settings.method.value = fl.methods.FFA  # moved by code during the run
-    until(lambda: not live.alive)
-    assert live.settle(WAIT)
-    assert "RoLoRA after round 1 of 1" in live.sentence.value
-    assert text(live.status).startswith("controls have changed since: press Start · finished")
-    assert [frame["round"].max() for frame in live._past] == [2]
-    live.buttons["reset"].click()
-    assert live.settle(WAIT)
-    assert (live.records, live._past, live.progress.value) == ([], [], 0)
-    assert live.settings.config() == first and "Press Start" in live.sentence.value
+    bench = make()
+    assert bench.worker is None and bench.status["state"] == "ready" and bench.table == []
+    train(bench)
+    before = bench.table, dict(bench.texts), bench.say, bench.frame
+    assert re.match(r"RoLoRA after round 2 of 2: accuracy 0\.\d+ \(0\.\d+ before\)", bench.say)
+    assert "against whoever sees the uploads." in bench.say
+    bench.set(method="fedlora", rounds=1, epsilon=2)
+    assert (bench.table, bench.texts, bench.say) == before[:3]
+    pd.testing.assert_frame_equal(bench.frame, before[3])
+    bench.start()
+    bench.set(method="ffa-lora", rounds=7)
+    done(bench)
+    first, second = bench.table
+    assert [first["recipe"][k] for k in ("method", "epsilon", "rounds")] == ["rolora", "8", "2"]
+    assert [second["recipe"][k] for k in ("method", "epsilon", "rounds")] == ["fedlora", "2", "1"]
+    assert first["label"] == "RoLoRA ε = 8 T = 2" and second["label"] == "FedLoRA ε = 2 T = 1"
+    assert bench.say.startswith("FedLoRA ε = 2 T = 1 after round 1 of 1")
+    assert "'rolora'" in bench.texts["0"]["cell"] and "rounds=2" in bench.texts["0"]["cell"]
+    assert "name: FedLoRA" in bench.texts["1"]["method"]
+    assert set(bench.frame["run"]) == {first["label"], second["label"]}
 
 
+@slow
+def test_the_table_shows_hides_pins_renames_and_deletes(make):
+    bench = make(plan=PLAN.replace(rounds=1))
+    for epsilon in (8, 4):
+        train(bench, epsilon=epsilon)
+    bench.act("row", id=0, name="mine", shown=False, pinned=True)
+    line = bench.table[0]
+    assert (line["label"], line["shown"], line["pinned"]) == ("mine", False, True)
+    bench.act("row", id=0, name="")
+    assert bench.table[0]["label"] == "RoLoRA ε = 8"
+    bench.act("row", id=1, deleted=True)
+    assert [row["id"] for row in bench.table] == [0] and list(bench.texts) == ["0"]
+    assert bench.table[0]["label"] == "RoLoRA", "nothing differs any more"
+    bench.act("set", values={"rank": "2"})
+    bench.act("reset")
+    assert [row["id"] for row in bench.table] == [0], "a pinned row stays"
+    assert bench.values["rank"] == "4" and bench.values["epsilon"] == "8"
+    bench.act("row", id=0, pinned=False)
+    bench.act("clear")
+    assert bench.table == [] and "Press Start" in bench.say and bench.frame.empty
+
+
+def test_curves_are_labelled_by_what_differs(task):
+    base = RunConfig(task, fl.methods.FedLoRA, PLAN, PRIVACY, 8.0)
+    table = knobs(base, fl.methods.ALL)
+
+    def labels(*changes, follows=True):
+        rows = []
+        for i, change in enumerate(changes):
+            config = base
+            for key, text in change.items():
+                config = table[key].write(config, text)
+            recipe = {key: knob.read(config) for key, knob in table.items()}
+            rows.append(Row(i, config, recipe, (0,), follows))
+        parts = label_parts(rows, table)
+        return differing(rows), [" ".join(words for _, words in some) for some in parts]
+
+    assert labels({"epsilon": "1"}) == ([], ["FedLoRA"])
+    assert labels({"epsilon": "1"}, {})[1] == ["FedLoRA ε = 1", "FedLoRA ε = 8"]
+    assert labels({}, {"method": "rolora"}) == (["method"], ["FedLoRA", "RoLoRA"])
+    assert labels({}, {})[1] == ["FedLoRA (1)", "FedLoRA (2)"]
+    assert labels({}, {"seed": "1"})[1] == ["FedLoRA seed = 0", "FedLoRA seed = 1"]
+    suggested = {"epsilon": "1", "lr": "0.05"}
+    assert labels(suggested, {})[0] == ["epsilon"], (
+        "a rate that followed is no difference of its own"
+    )
+    assert labels(suggested, {}, follows=False)[0] == ["epsilon", "lr"]
+    unit = labels({"unit": "client"}, {})
+    assert unit == (["unit"], ["FedLoRA unit = client", "FedLoRA unit = example"])
+
+
+@slow
 def test_the_cell_repeats_the_run(make):
-    live = make()
-    live.settings.method.value, live.settings.epsilon.value = fl.methods.LALoRA, 4.0
-    live.settings.rounds.value, live.settings.seed.value = 1, 5
-    train(live)
+    bench = make()
+    train(bench, method="la-lora", epsilon=4, rounds=1, seed=5, clients=4, beta="0.1", rank=2)
     room: dict = {}
-    exec(live.cell.value, room)
-    ours, theirs = (f[f["measure"] != "seconds"] for f in (live.frame, room["frame"]))
-    pd.testing.assert_frame_equal(theirs, ours)
+    exec(bench.texts["0"]["cell"], room)
+    ours, theirs = (f[f["measure"] != "seconds"] for f in (bench.frame, room["frame"]))
+    pd.testing.assert_frame_equal(theirs, ours.drop(columns="run"))
     assert set(ours["method"]) == {"la-lora"} and ours["round"].max() == 1
 
 
@@ -137,58 +289,108 @@ def test_the_cell_is_complete(task, change):
     assert privacy == (None if config.epsilon is None else config.privacy)
 
 
+@slow
+def test_a_sweep_has_rows_with_seeds_and_says_what_it_found(make):
+    """Each value at the rate suggested for it; all values come before the second seed."""
+    bench = make(sweep={"epsilon": (2, None)}, epsilon=8.0)
+    assert bench.sweep == {"key": "epsilon", "values": "2, ∞", "seeds": 3}
+    seen = []
+    told, bench.send = bench.send, lambda message: seen.append(message)
+    bench.act("run_sweep", key="epsilon", values="2, ∞", seeds=2)
+    done(bench)
+    bench.send = told
+    order = [tuple(point[:2]) for message in seen for point in message.get("points", ())]
+    assert list(dict.fromkeys(order)) == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    one, none = bench.table
+    assert (one["label"], none["label"]) == ("RoLoRA ε = 2", "RoLoRA ε = ∞")
+    assert float(one["recipe"]["lr"]) == fl.tuned_rate("digits", "rolora", 2.0)
+    assert float(none["recipe"]["lr"]) == fl.tuned_rate("digits", "rolora", None)
+    assert bench.values["epsilon"] == "8", "the knobs stay where they were"
+    assert re.search(r"against privacy ε: 2: 0\.\d+ ± 0\.\d+; ∞: 0\.\d+ ± 0\.\d+\.", bench.say)
+    assert set(bench.frame["seed"]) == {0, 1}
+    for wrong in ("2", "2, x", ""):
+        bench.act("run_sweep", key="epsilon", values=wrong, seeds=2)
+        assert "expected" in bench.status["error"] and not bench.alive
+    bench.act("run_sweep", key="method", values="rolora, ffa-lora", seeds=1)
+    assert [row["label"] for row in done(bench).table][-1].startswith("FFA-LoRA")
+
+
+@slow
+def test_a_sweep_stops_within_a_step(make):
+    """What has not begun leaves the table; what was under way says where it stopped."""
+    bench = make(plan=PLAN.replace(rounds=100))
+    bench.run_sweep("rank", "2, 4, 8", seeds=3)
+    until(lambda: bench._ticks > 2)
+    assert bench.stop(wait=20) and bench.worker.state == "stopped"
+    ticks = bench._ticks
+    time.sleep(0.1)
+    assert bench._ticks == ticks < bench.status["total"] and len(bench.table) == 1
+    assert re.match(r"stopped at round \d+ of 100", notes(bench)[0])
+
+
+@slow
 def test_live_stops_within_a_step(make):
     """It pauses and resumes as well."""
-    live = make(plan=PLAN.replace(rounds=100))
-    live.buttons["start"].click()
-    until(lambda: live._ticks > 2)
-    live.buttons["pause"].click()
-    until(lambda: live.worker.state == "paused")
-    ticks = live._ticks
+    bench = make(plan=PLAN.replace(rounds=100))
+    bench.act("start")
+    until(lambda: bench._ticks > 2)
+    bench.act("pause")
+    until(lambda: bench.worker.state == "paused")
+    ticks = bench._ticks
     time.sleep(0.1)
-    assert live._ticks == ticks and text(live.status).startswith("paused")
-    assert [live.buttons[n].disabled for n in ("pause", "resume", "stop")] == [True, False, False]
-    live.buttons["resume"].click()
-    until(lambda: live._ticks > ticks)
-    ticks = live._ticks
-    live.buttons["stop"].click()
-    until(lambda: not live.worker.alive)
-    assert live._ticks <= ticks + 1 and live.progress.value == live._ticks
-    assert text(live.status).startswith("stopped")
+    assert bench._ticks == ticks and bench.status["state"] == "paused"
+    bench.act("start")
+    assert "expected after the run" in bench.status["error"] and len(bench.rows) == 1
+    bench.act("resume")
+    until(lambda: bench._ticks > ticks)
+    ticks = bench._ticks
+    bench.act("stop")
+    until(lambda: not bench.worker.alive)
+    assert bench._ticks <= ticks + 2 and bench.status["done"] == bench._ticks
+    assert bench.status["state"] == "stopped"
 
 
+@slow
 def test_a_new_live_ends_the_old(make):
-    live = make(plan=PLAN.replace(rounds=100))
-    live.start()
-    until(lambda: live._ticks > 0)
+    bench = make(plan=PLAN.replace(rounds=100))
+    bench.start()
+    until(lambda: bench._ticks > 0)
     make()
-    assert not live.worker.alive and live.worker.state == "stopped"
+    assert not bench.worker.alive and bench.worker.state == "stopped"
 
 
+@slow
 def test_live_shows_an_error(make, task):
+    """In a sweep the other values are trained all the same."""
     calls = itertools.count()
 
     def loss(outputs, y):
-        if next(calls) >= 3:
+        if next(calls) == 3:
             raise RuntimeError("planted\nfailure")
         return task.loss(outputs, y)
 
-    run = make(replace(task, loss=loss))
-    train(run)
-    assert text(run.status) == "RuntimeError: planted failure"
-    assert 'role="alert"' in run.status.value and not run.buttons["start"].disabled
-    impossible = make(privacy=fl.Privacy(delta=0.5))
-    train(impossible)
-    assert re.match(r"delta=0.5: expected", text(impossible.status))
+    bench = make(replace(task, loss=loss), epsilon=None)
+    bench.run_sweep("rank", "2, 4", seeds=1)
+    done(bench)
+    assert bench.status["error"] == "RuntimeError: planted failure"
+    assert notes(bench)[0] == "RuntimeError: planted failure" != notes(bench)[1]
+    assert bench.status["state"] == "failed" and bench.rows[1].state == "finished"
+    impossible = train(make(privacy=fl.Privacy(delta=0.5)))
+    assert re.match(r"delta=0.5: expected", impossible.status["error"])
 
 
-def test_live_shows_a_fall(make):
-    """A value that leaves the axes makes them grow, and the sentence says from where it fell."""
-    run = make(epsilon=None, plan=fl.Plan(rounds=1, local_steps=2, lr=5))
-    train(run)
-    before, after = (run.records[i].metrics["accuracy"] for i in (0, -1))
-    assert after < before
-    assert f"it fell below its start: {before:.2f} to {after:.2f}" in run.sentence.value
+@slow
+def test_a_run_that_ends_below_its_start_says_so(make):
+    bench = train(make(epsilon=None, plan=fl.Plan(rounds=1, local_steps=2, lr=5)))
+    assert notes(bench) == ["diverged: step too large"]
+    assert "; diverged: step too large. ε spent: ∞." in bench.say
+    bench.run_sweep("lr", "0.01, 5", seeds=2)
+    assert notes(done(bench))[2] == "2 of 2 collapsed: step too large"
+    assert bench.say.endswith("Collapsed runs at 5.")
+
+
+def test_the_static_twin_shows_a_fall():
+    """A value that leaves the axes makes them grow."""
     frame = tidy_frame(("rolora",), seeds=1)
 
     def edited(measure, value, least=4):
@@ -207,81 +409,75 @@ def test_live_shows_a_fall(make):
     assert "not measured" in [text.get_text() for ax in unknown for text in ax.texts]
 
 
-def test_the_suggestion_follows_until_the_reader_sets_the_rate(make):
-    live = make(plan=None)
-    settings, first = live.settings, live.settings.config()
+@slow
+def test_the_rate_follows_method_budget_and_unit_until_the_reader_sets_it(make):
+    bench = make(plan=None)
+    first = bench.config
     for method, epsilon in (("rolora", 1.0), ("rolora", None), ("ffa-lora", None)):
-        settings.method.value = fl.methods.get(method)
-        settings.epsilon.value = math.inf if epsilon is None else epsilon
-        assert settings.config().epsilon == epsilon
-        assert settings.lr.value == fl.tuned_rate("digits", method, epsilon)
-    assert "without privacy" in settings.hint.value and settings.take.disabled
-    settings.method.value = fl.methods.RoLoRA
-    settings.lr.value = 2.0
-    settings.epsilon.value = 8.0
-    assert settings.lr.value == 2.0, "the reader's own"
-    assert "suggested learning rate 0.4: tuned for RoLoRA at ε = 8" in text(settings.hint)
-    settings.take.click()
-    assert settings.lr.value == 0.4
-    live.buttons["reset"].click()
-    assert settings.config() == first == live._config
-    settings.epsilon.value = 1.0
-    assert settings.lr.value == fl.tuned_rate("digits", "rolora", 1.0), "it follows again"
+        bench.set(method=method, epsilon=epsilon)
+        assert bench.config.epsilon == epsilon
+        assert bench.config.plan.rate("B") == fl.tuned_rate("digits", method, epsilon)
+    assert "without privacy" in bench.advice["words"] and not bench.advice["offer"]
+    bench.set(epsilon=20, unit="client", method="rolora")
+    assert bench.config.plan.rate("B") == fl.tuned_rate("digits", "rolora", 20.0, "client")
+    bench.set(unit="example", lr=2)
+    bench.set(epsilon=8)
+    assert bench.config.plan.rate("B") == 2.0, "the reader's own"
+    assert "suggested: 0.4, tuned for RoLoRA at ε = 8" in bench.advice["words"]
+    bench.act("suggest")
+    assert bench.config.plan.rate("B") == 0.4
+    bench.set(epsilon=1)
+    assert bench.config.plan.rate("B") == fl.tuned_rate("digits", "rolora", 1.0), "it follows again"
+    bench.set(optimizer="adamw")
+    assert bench.config.plan.rate("B") == 0.01, "what was tuned for descent would diverge"
+    bench.reset()
+    assert bench.config == first
 
 
-def test_live_begins_with_what_is_suggested(make):
-    privacy = fl.Privacy(unit="client", delta=1e-3)
-    settings = make(epsilon=20.0, privacy=privacy, plan=None).settings
-    assert settings.lr.value == fl.tuned_rate("digits", "rolora", 20.0, "client")
+@slow
+def test_where_nothing_was_tuned_public_numbers_suggest_the_rate(make):
+    task = fl.tasks.regression(clients=3)
+    bench = make(replace(task, name="mine"), plan=None)
+    privacy = bench.config.likely_privacy()
+    found = fl.suggest_lr(bench.config.task, "rolora", privacy, bench.config.plan).lr
+    assert bench.config.plan.rate("B") == pytest.approx(found, rel=0.05)
+    assert "from public numbers" in bench.advice["words"]
 
 
+@slow
 def test_live_calibrates_for_the_plan_that_runs(make, task):
     """A plan that was calibrated for fewer rounds is calibrated anew: what is spent stays within
     the promise.
     """
     short = fl.Plan(rounds=1, local_steps=1, batch=8)
     privacy = PRIVACY.calibrate(epsilon=2.0, task=task, plan=short)
-    run = make(privacy=privacy, plan=short, epsilon=2.0)
-    run.settings.rounds.value = 4
-    train(run)
-    assert run.records[-1].index == 4 and run.records[-1].epsilon <= 2.0
-    assert run.records[-1].ledger is not None and run.records[-1].ledger.releases
+    bench = train(make(privacy=privacy, plan=short, epsilon=2.0), rounds=4)
+    spent = bench.frame.query("measure == 'epsilon' and round == 4")["value"].item()
+    assert 1.9 < spent <= 2.0 and bench.table[0]["spent"] == "2.00"
 
 
+@slow
 def test_live_shows_nothing_of_private_test_examples(make, task):
     """No score, no image, no turned example; without privacy there is nothing to hide."""
     private = replace(task, public_test=False)
-    run = make(private, plan=fl.Plan(rounds=1, local_steps=1))
-    assert "accuracy –" in run.sentence.value
-    train(run)
-    assert text(run.status).startswith("finished"), text(run.status)
-    assert "accuracy – (– before); ε spent" in run.sentence.value
-    assert "turned" not in run.sentence.value and not run.pictured
-    run.settings.epsilon.value = math.inf
-    train(run)
-    assert re.search(r"accuracy 0\.\d+ \(0\.\d+ before\)", run.sentence.value)
-    compare = fl.widgets.method_comparison
-    for widget in (fl.widgets.method_composer, lambda t: compare(t, {None: ("fedlora",)})):
-        with pytest.raises(ValueError, match=r"^public_test=False: expected True"):
-            widget(private)
+    bench = make(private, plan=fl.Plan(rounds=1, local_steps=1))
+    assert "accuracy –" in bench.say and bench.setup["start"] is None
+    train(bench)
+    assert "accuracy – (– before)" in bench.say and bench.table[0]["score"] == "–"
+    assert "turned" not in bench.say and bench.setup["images"] is None
+    train(bench, epsilon="∞")
+    assert re.search(r"accuracy 0\.\d+ \(0\.\d+ before\)", bench.say)
+    with pytest.raises(ValueError, match=r"^public_test=False: expected True"):
+        fl.widgets.method_composer(private)
 
 
+@slow
 def test_live_without_pictures_or_privacy(make):
-    run = make(fl.tasks.regression(clients=3), epsilon=None, plan=fl.Plan(rounds=1, lr=0.01))
-    assert run.settings.epsilon.label == "∞ (no privacy)" and run.settings.config().epsilon is None
-    assert run.examples not in run.children[4].children
-    train(run)
-    assert text(run.status).endswith("ε spent ∞") and "loss" in run.sentence.value
-
-
-def test_controls_are_labelled_and_nothing_moves_the_page(make):
-    live = make()
-    for knob in (*live.settings.children, *live.buttons.values(), live.progress, live.cell):
-        assert knob.description and knob.tooltip, knob
-    for place in (live.status, live.sentence, live.link, live.cell):
-        assert re.fullmatch(r"\d+px", place.layout.height)
-    for place in (live.chart, live.examples):  # the page knows the room before anything is drawn
-        assert re.fullmatch(r"\d+ \d+", f"{place.width} {place.height}")
+    bench = make(fl.tasks.regression(clients=3), epsilon=None, plan=fl.Plan(rounds=1, lr=0.01))
+    assert bench.values["epsilon"] == "∞" and bench.setup["images"] is None
+    assert "heterogeneity" in bench.values and "beta" not in bench.values
+    train(bench)
+    assert bench.table[0]["spent"] == "∞" and "loss" in bench.say
 
 
 def test_live_refuses_what_no_run_could_have(task):
@@ -289,7 +485,8 @@ def test_live_refuses_what_no_run_could_have(task):
         ({"method": "nobody"}, "^method='nobody': expected one of"),
         ({"seed": -1}, "^seed=-1: expected"),
         ({"epsilon": 0}, "^epsilon=0: expected"),
-        ({"plan": fl.Plan(rounds=0)}, r"^plan.rounds=0: expected a whole number in \[1, 100\]"),
+        ({"plan": fl.Plan(rounds=0)}, r"^plan.rounds=0: expected a whole number in \[1, 1000\]"),
+        ({"sweep": {"speed": (1, 2)}}, "^sweep='speed': expected one of"),
     )
     for given, message in cases:
         with pytest.raises(ValueError, match=message):

@@ -9,12 +9,7 @@ from frames import limits, line_of, tidy_frame, words
 
 import fedlora_lab as fl
 from fedlora_lab import plots
-from fedlora_lab.course.widgets.live_run import (
-    CHANGES,
-    draw_predictions,
-    live_figure,
-    prediction_change,
-)
+from fedlora_lab.course.widgets.live_figure import live_figure
 from fedlora_lab.plots import style
 from fedlora_lab.plots.method_diagrams import describe_method
 
@@ -99,10 +94,6 @@ def test_timeline_follows_the_schedule(cycle):
         ),
         (lambda: lesson.timeline(lambda t, s: "C"), 'expected "A", "B" or "AB"'),
         (lambda: live_figure(None, rounds=0, start=0.5), "^rounds=0: expected"),
-        (
-            lambda: draw_predictions(np.zeros((3, 64)), [0] * 3, [0] * 3),
-            r"^x.shape=\(3, 64\): expected",
-        ),
     ],
 )
 def test_bad_calls(call, message):
@@ -118,18 +109,3 @@ def test_live_axes_stand_still():
     ax = live_figure(one, **given).axes[0]
     line = line_of(ax, style.look("rolora").colour)
     np.testing.assert_allclose(line.get_ydata(), one[one.measure == "accuracy"]["value"])
-
-
-def test_images_show_what_turned():
-    """Frames and numbers say how each stands, and every image lies in its place."""
-    kinds = [prediction_change(*case) for case in ((1, 1, 1), (1, 2, 1), (1, 2, 3), (1, 1, 3))]
-    assert kinds == ["right", "turned right", "wrong", "turned wrong"]
-    x = np.arange(4 * 8 * 8, dtype=float).reshape(4, 8, 8)
-    ax: Any = draw_predictions(x, [1, 1, 1, 1], [1, 2, 2, 1], [1, 1, 3, 3], columns=2).axes[0]
-    edges = [matplotlib.colors.to_hex(c).upper() for c in ax.collections[0].get_edgecolor()]
-    assert edges == [CHANGES[k][0].upper() for k in kinds]
-    assert ax.collections[0].get_linewidths() == [CHANGES[k][1] for k in kinds]
-    assert [text.get_text() for text in ax.texts] == ["3", "3"]
-    mosaic = np.asarray(ax.images[0].get_array())
-    np.testing.assert_array_equal(mosaic[1:9, 11:19], x[1])
-    np.testing.assert_array_equal(mosaic[11:19, 1:9], x[2])

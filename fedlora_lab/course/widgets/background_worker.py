@@ -146,7 +146,8 @@ class LatestOnly:
                 return
             self._pending = [request]
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="drawing", daemon=True)
+                # Not a daemon: a process that ends in the midst of a computation aborts.
+                self._thread = threading.Thread(target=self._work, name="drawing")
                 self._thread.start()
 
     def settle(self, wait: float) -> bool:

@@ -1,395 +1,715 @@
-"""The live run: a federation that trains while you watch, and that you can stop and repeat."""
+"""The live run: a small workbench on which runs are trained, kept, compared and swept.
 
+Python trains in the background and streams small records; `bench.js` draws them in the browser.
+"""
+
+import itertools
 import math
-from collections.abc import Sequence
+import re
+import threading
+import time
+import weakref
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ipywidgets as w
+import anywidget
 import numpy as np
-import pandas as pd
 import torch
-from matplotlib.collections import PatchCollection
-from matplotlib.patches import Rectangle
+import traitlets
 
 from fedlora_lab import methods
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.course.widgets import controls
+from fedlora_lab.course.widgets import background_worker as work
 from fedlora_lab.course.widgets.run_config import (
+    BREAKS,
+    GROUPS,
+    Knob,
     RunConfig,
-    Settings,
     drop_calibration,
-    epsilon_text,
+    knobs,
+    paper_home,
 )
-from fedlora_lab.course.widgets.training_panel import Events, TrainingPanel
-from fedlora_lab.experiments.tuned_rates import suggestion
-from fedlora_lab.measures.collapse import describe_decline
+from fedlora_lab.measures.collapse import collapsed, smaller_is_better
 from fedlora_lab.methods.plan import Lora, Plan
-from fedlora_lab.plots import style
-from fedlora_lab.plots.training_curves import AXES
+from fedlora_lab.plots.style import look
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.report.summary_table import format_number, observer_phrase
+from fedlora_lab.report.summary_table import format_number, observer_phrase, t_interval
 from fedlora_lab.tasks.task import Task, take
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from fedlora_lab.federated.records import Round
     from fedlora_lab.methods.method import Method
 
-CENTRE: Any = {"ha": "center", "va": "center", "fontsize": 8, "color": style.SOFT}
-BOXES = (0.085, 0.155, 0.5, 0.75), (0.735, 0.62, 0.25, 0.285), (0.735, 0.155, 0.25, 0.235)
-CHANGES = {
-    "right": (style.FAINT, 1.0),
-    "turned right": (style.RIGHT, 2.6),
-    "wrong": (style.WRONG, 1.2),
-    "turned wrong": (style.WRONG, 3.2),
-}
-"""What became of a test example -> colour and width of its frame."""
-SHOWN = 63  # test images in the figure
-PAST = 5  # earlier runs that stay in the figure
+HERE = Path(__file__).parent
+SHOWN = 63  # test images on the page
+DRAWN = ("epsilon", "deviation", "clipped", "bytes_up", "bytes_down")
+FOLLOWED = ("method", "epsilon", "unit", "optimizer")
+"""Knobs on which the suggested learning rate depends."""
+_OPEN: "weakref.WeakValueDictionary[str, Workbench]" = weakref.WeakValueDictionary()
 
 
-# Curves, which the composer draws too
+@cache
+def module() -> str:
+    """Returns the ES module of the page: what all drawn widgets share, and the workbench."""
+    return "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("dial.js", "bench.js"))
 
 
-def series(frame: Any, measure: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns rounds and values of one measure of one run; none for ``None``."""
-    if frame is None:
-        return np.zeros(0), np.zeros(0)
-    part = frame[(frame["layer"] == "all") & (frame["measure"] == measure)].sort_values("round")
-    return part["round"].to_numpy(dtype=float), part["value"].to_numpy(dtype=float)
-
-
-def draw_run(ax: Any, frame: pd.DataFrame, measure: str) -> None:
-    """Draws one measure of a run in its method's colour, with a mark at the last round.
-
-    Args: ax: where; frame: tidy, of one run; measure: such as "accuracy".
-    """
-    (x, y), look = series(frame, measure), style.look(frame["method"].iloc[0])
-    ax.plot(x, y, color=look.colour, lw=2.2)
-    mark = {"marker": look.marker, "ms": 7, "mec": style.CARD, "mew": 0.6, "clip_on": False}
-    ax.plot(x[-1:], y[-1:], color=look.colour, **mark)
-
-
-def draw_start(ax: Any, rounds: int, start: float) -> None:
-    """Draws the score before training as a line; nothing where it was not measured.
-
-    Args: ax: where; rounds: the end of its x axis; start: the score, NaN if not measured.
-    """
-    if np.isfinite(start):
-        ax.axhline(start, color=style.GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
-        right: Any = {"fontsize": 7.5, "color": style.SOFT, "ha": "right", "va": "top"}
-        ax.text(rounds, start, f"before {start:.2f} ", **right)
-
-
-def accuracy_floor(start: float, values: Any, below: float = 0.1) -> float:
-    """Returns the lower end of an accuracy axis.
-
-    Args: start: accuracy before training, or NaN; values: finite, on the axis; below: the room
-        under ``start``.
-    """
-    start = start if np.isfinite(start) else 0.0
-    lowest = min([start, *values])
-    return max(0.0, min(np.floor(10 * start) / 10 - below, np.floor(10 * lowest - 1e-9) / 10))
-
-
-def _doubled(top: float, values: np.ndarray) -> float:
-    """Returns the upper end of an axis: doubled until every value is below it."""
-    return top * 2.0 ** max(0, int(np.ceil(np.log2(max([*values, top]) / top))))
-
-
-def live_figure(
-    frame: pd.DataFrame | None,
-    *,
-    rounds: int | None = None,
-    start: float | None = None,
-    target: float | None = None,
-    measure: str = "accuracy",
-    past: Sequence[pd.DataFrame] = (),
-) -> style.Picture:
-    """Draws a run so far: score, privacy spent and deviation over rounds, on fixed axes.
+@dataclass(eq=False)
+class Row:
+    """One row of the table: a run, or the same run with several seeds. Its recipe never changes.
 
     Args:
-        frame: tidy frame of one run, or ``None`` before it begins.
-        rounds: planned, >= 1; ``None``: as many as the frame has.
-        start: the score before training; ``None``: round 0 of the frame.
-        target: the epsilon planned for; ``None``: no privacy.
-        measure: "accuracy", or another whole-model measure of the frame such as "loss".
-        past: frames of earlier runs, drawn pale.
-
-    Guarantees: axes depend on the plan and not on the data (test_live_axes_stand_still), unless a
-        value would leave them: then they grow until it is inside (test_live_shows_a_fall).
-
-    >>> import fedlora_lab as fl
-    >>> records = fl.run(fl.tasks.regression(clients=2), "ffa-lora", None, fl.Plan(rounds=1))
-    >>> figure = fl.widgets.live_figure(fl.to_frame(records), measure="loss")
-    >>> len(figure.axes)  # score, ε spent, deviation
-    3
+        id: its number.
+        config: what was run, from Start on.
+        recipe: the text of every knob then.
+        seeds: of its runs.
+        follows: whether its learning rate was the suggested one.
+        swept: the knob of the sweep it belongs to, or "".
     """
-    known, values = series(frame, measure)
-    rounds = int(known.max(initial=0)) if rounds is None else rounds
-    start = float(next(iter(values), 0.0)) if start is None else start
-    check(rounds >= 1, "rounds", rounds, "a whole number >= 1")
-    with style.paper():
-        figure, (score, spent, drift) = style.panels(5.6, 2.9, *BOXES)
-        panels = (score, measure), (spent, "epsilon"), (drift, "deviation")
-        seen = [_panel(ax, frame, past, one, rounds) for ax, one in panels]
-        if measure.startswith("accuracy"):
-            score.set_ylim(accuracy_floor(start, seen[0]), 1.0)
-        else:
-            score.set_ylim(0.0, _doubled(1.15 * start if 0 < start < np.inf else 1.0, seen[0]))
-        draw_start(score, rounds, start)
-        for earlier in past:
-            text, at = style.name(earlier["method"].iloc[0]), series(earlier, measure)[1][-1]
-            score.text(rounds * 1.01, at, text, fontsize=6.5, color=style.SOFT, va="center")
-        if frame is not None:
-            slug = str(frame["method"].iloc[0])
-            colour = style.darker(style.look(slug).colour)
-            score.set_title(style.name(slug), loc="right", color=colour, fontsize=10)
-        spent.set_title("ε spent", fontsize=9)
-        spent.set_xlabel("")
-        if target is None:
-            spent.set(ylim=(0, 1), yticks=[])
-            spent.text(0.5, 0.5, "∞ (no privacy)", transform=spent.transAxes, **CENTRE)
-        else:
-            spent.set_ylim(0, 1.15 * target)
-            spent.axhline(target, color=style.INK, lw=0.8, ls=(0, (4, 2)))
-        drift.set_title("deviation (relative)", fontsize=9)
-        drift.set_ylim(-0.03, _doubled(1.0, seen[2]))
-    return figure
+
+    id: int
+    config: RunConfig
+    recipe: Mapping[str, str]
+    seeds: tuple[int, ...]
+    follows: bool = True
+    swept: str = ""
+    name: str = ""
+    shown: bool = True
+    pinned: bool = False
+    state: str = "waiting"
+    error: str = ""
+    points: dict[int, list[dict[str, float]]] = field(default_factory=dict)
+    frames: list[Any] = field(default_factory=list)
+
+    def ends(self, measure: str) -> list[tuple[float, float]]:
+        """A measure before training and last, of each seed that has come further than its start."""
+        runs = [points for points in self.points.values() if len(points) > 1]
+        return [
+            (points[0].get(measure, math.nan), points[-1].get(measure, math.nan)) for points in runs
+        ]
+
+    def verdict(self, measure: str) -> str:
+        """Says what became of it: where it stands, or that it diverged or collapsed."""
+        rounds, count = self.config.plan.rounds, len(self.seeds)
+        if self.error:
+            return self.error
+        if self.state in ("waiting", "running"):
+            done = max((len(points) - 1 for points in self.points.values()), default=0)
+            seed = f", seed {len(self.points)} of {count}" if count > 1 and self.points else ""
+            return f"{self.state}: round {done} of {rounds}{seed}" if self.points else self.state
+        sign, ends = -1 if smaller_is_better(measure) else 1, self.ends(measure)
+        gains = np.array([sign * (after - before) for before, after in ends])
+        low = collapsed(gains) if len(gains) else np.zeros(0, bool)
+        fell = int((gains < 0).sum())
+        large = "step" if self.config.epsilon is None else "step or noise"
+        done = (
+            []
+            if self.state == "finished"
+            else [f"{self.state} at round {self._least()} of {rounds}"]
+        )
+        if len(gains) == 1 and fell:
+            done.append(f"diverged: {large} too large")
+        elif low.any():
+            done.append(
+                f"{int(low.sum())} of {len(gains)} collapsed"
+                + (f": {large} too large" if fell else "")
+            )
+        return "; ".join(done)
+
+    def _least(self) -> int:
+        return min((len(points) - 1 for points in self.points.values()), default=0)
+
+    def score(self, measure: str) -> tuple[float, float]:
+        """Mean and half-width of the interval of a measure's last values."""
+        return t_interval(np.array([after for _, after in self.ends(measure)]))
 
 
-def _panel(ax: Any, frame: Any, past: Any, measure: str, rounds: int) -> np.ndarray:
-    """Draws one measure of this run and, pale, of earlier ones; returns all its finite values."""
-    ax.set(title=AXES.get(measure, (measure, measure))[0], xlim=(0, rounds), xlabel="round")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    for earlier in past:
-        colour = style.look(earlier["method"].iloc[0]).colour
-        ax.plot(*series(earlier, measure), color=colour, lw=1.1, alpha=0.35)
-    values = series(frame, measure)[1]
-    if frame is not None:
-        draw_run(ax, frame, measure)
-        if len(values) > 1 and np.isnan(values[1:]).all():
-            ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, **CENTRE)
-    every = np.concatenate([values, *(series(earlier, measure)[1] for earlier in past)])
-    return every[np.isfinite(every)]
+def differing(rows: Sequence[Row]) -> list[str]:
+    """Knobs in which the rows' recipes differ, without what only follows from another knob.
 
-
-# Test images
-
-
-def prediction_change(truth: int, before: int, now: int) -> str:
-    """Says what became of one example: "right", "wrong", "turned right" or "turned wrong".
-
-    Args: truth, before, now: its label, and the class predicted before training and now.
+    Those are a rate that was the suggested one, and the trust that a unit begins with. Seeds count
+    where nothing else differs.
     """
+    if not rows:
+        return []
+    plain = {unit: Privacy(unit=unit).trust for unit in ("example", "client")}
+    usual = all(row.recipe["trust"] == plain[row.recipe["unit"]] for row in rows)
+    derived = {"trust": usual, "lr": all(row.follows for row in rows)}
+    keys = [key for key in rows[0].recipe if len({row.recipe.get(key) for row in rows}) > 1]
+    keys = [key for key in keys if not derived.get(key)]
+    return [key for key in keys if key != "seed"] or keys
+
+
+def label_parts(rows: Sequence[Row], table: Mapping[str, Knob]) -> list[list[tuple[str, str]]]:
+    """What each row is called: its method, and what tells it from the other rows.
+
+    Returns: for each row (knob, words) pairs, such as ("epsilon", "ε = 1").
+    Guarantees: test_live_run.py::test_curves_are_labelled_by_what_differs.
+    """
+    keys = [key for key in differing(rows) if key != "method"]
+    found = []
+    for row in rows:
+        parts = [("method", row.config.method.name)]
+        for key in keys:
+            page, text = table[key].page, row.recipe[key]
+            symbol = page.get("symbol")
+            parts.append((key, f"{symbol} = {text}" if symbol else text))
+        found.append(parts)
+    alike = Counter(map(str, found))
+    seen: Counter[str] = Counter()
+    for parts in found:  # the same recipe twice: numbered
+        if alike[key := str(parts)] > 1:
+            seen[key] += 1
+            parts.append(("", f"({seen[key]})"))
+    return found
+
+
+class Workbench(anywidget.AnyWidget):
+    """Runs of a task: set, started, paused, stopped, kept, compared, swept and exported.
+
+    ``config`` is what Start would train; ``rows`` are the runs there are, ``frame`` is the tidy
+    frame of all of them. `set` turns knobs, as the page does.
+
+    Guarantees: a row keeps the recipe it was started with, wherever the knobs stand
+        (test_a_run_keeps_its_own_recipe). Stop ends within one local step
+        (test_live_stops_within_a_step, test_a_sweep_stops_within_a_step); an error is one line
+        (test_live_shows_an_error); a newer workbench of the task ends the older one's thread
+        (test_a_new_live_ends_the_old). Of test examples that are not public a private run shows no
+        score and no image (test_live_shows_nothing_of_private_test_examples).
+    """
+
+    setup = traitlets.Dict().tag(sync=True)
+    values = traitlets.Dict().tag(sync=True)
+    errors = traitlets.Dict().tag(sync=True)
+    facts = traitlets.List().tag(sync=True)
+    advice = traitlets.Dict().tag(sync=True)
+    status = traitlets.Dict().tag(sync=True)
+    table = traitlets.List().tag(sync=True)
+    texts = traitlets.Dict().tag(sync=True)
+    sweep = traitlets.Dict().tag(sync=True)
+    say = traitlets.Unicode().tag(sync=True)
+
+    def __init__(
+        self,
+        first: RunConfig,
+        presets: "Mapping[str, Mapping[str, Any]] | None" = None,
+        sweep: "Mapping[str, Sequence[Any]] | None" = None,
+        title: str = "live run",
+    ) -> None:
+        self.title, self._first, self.config, self.follows = title, first, first, True
+        # A row of the reader's own stands first; the composer puts another in its place.
+        self.methods = {first.method.slug: first.method, **methods.ALL}
+        self.knobs = knobs(first, self.methods)
+        self._given = {name: dict(values) for name, values in (presets or {}).items()}
+        self.rows: list[Row] = []
+        self._count, self._said = itertools.count(), 0.0
+        self._lock = threading.RLock()
+        self.worker: work.Worker | None = None
+        self._ticks, self._total, self._first_tick = 0, 1, 0.0
+        self._foreseen = work.LatestOnly(self._foresee, self._show_facts, self._no_facts, rest=0.05)
+        self.add_traits(_esm=traitlets.Unicode(module()).tag(sync=True))
+        super().__init__()
+        from scipy.stats import t as student  # slow to import
+
+        self._first_sweep = self._sweep_texts(sweep)
+        self.measure = self._before()
+        self.setup = {
+            "title": title,
+            "open": "" if sweep is None else "sweep",
+            "groups": GROUPS,
+            "knobs": [{"key": key, **knob.page} for key, knob in self.knobs.items()],
+            "measure": self.measure,
+            "measures": [*first.task.metrics, *DRAWN],
+            "start": self._start if first.task.public_test else None,
+            "images": self._images(),
+            "t": [
+                0.0,
+                0.0,
+                *map(float, student.ppf(0.975, range(1, 30))),
+            ],  # by the number of seeds
+        }
+        self.sweep, self.say = self._first_sweep, self._sentence()
+        self._publish_values()
+        self._publish(work.READY)
+        self.on_msg(lambda _, message, buffers: self.act(**message))
+        older = _OPEN.get(key := f"{title}/{first.task.name}")
+        if older is not None:
+            older.stop(wait=5.0)
+        _OPEN[key] = self
+
+    def __repr__(self) -> str:
+        return f"Workbench for runs of {self._first.task.name}: {self.say}"
+
+    # What the reader sets
+
+    def set(self, **texts: Any) -> None:
+        """Turns knobs; a value that makes no sense stays on the page with a line that says why.
+
+        Args: texts: knob -> its text, or a value.
+        """
+        errors, config = dict(self.errors), self.config
+        shown = {key: _as_text(value) for key, value in texts.items()}
+        for key in sorted(shown, key=list(self.knobs).index):  # a unit before its trust
+            try:
+                config = self.knobs[key].write(config, shown[key].strip())
+                errors.pop(key, None)
+            except ValueError as error:
+                errors[key] = work.one_line(error)
+        if "lr" in shown and "lr" not in errors:
+            self.follows = False
+        elif self.follows and not set(FOLLOWED).isdisjoint(shown):
+            config = self._at_suggested(config)
+        self.config, self.errors = config, errors
+        self._publish_values({key: shown[key] for key in shown if key in errors})
+
+    def refuse(self, key: str, line: str) -> None:
+        """Says why a knob's value makes no sense; nothing starts until it is set anew.
+
+        Args: key: the knob; line: one line.
+        """
+        self.errors = {**self.errors, key: line}
+        self._publish_values()
+
+    def _at_suggested(self, config: RunConfig) -> RunConfig:
+        return config.with_rate(config.suggestion().lr)
+
+    def _publish_values(self, wrong: Mapping[str, str] | None = None) -> None:
+        kept = {key: self.values[key] for key in self.errors if key in self.values}
+        own = {key: knob.read(self.config) for key, knob in self.knobs.items()}
+        self.values = {**own, **kept, **(wrong or {})}
+        suggested = self.config.suggestion()
+        self.advice = {
+            "words": f"suggested: {suggested.lr:g}, {suggested.words}",
+            "offer": not math.isclose(suggested.lr, self.config.plan.rate("B")),
+        }
+        self.setup = {**self.setup, "presets": self._preset_words()}
+        self._foreseen.request(self.config)
+        if not self.rows:
+            self.say = self._sentence()
+
+    def _preset_words(self) -> list[tuple[str, str]]:
+        """Names of the settings to click, each with a line that says what it is."""
+        found = [(name, _settings_words(values)) for name, values in self._given.items()]
+        if (home := paper_home(self.config.method)) is not None:
+            found.append(("the paper's home", home[1]))
+        if "clients" in self.knobs:
+            breaks = "for methods that move both factors: " + _settings_words(BREAKS)
+            found.append(("where it breaks", breaks))
+        return found
+
+    def preset(self, name: str) -> None:
+        """Turns the knobs to a named setting; the learning rate is suggested again.
+
+        Args: name: of one that was given, "the paper's home" or "where it breaks".
+        """
+        own = self._given.get(name)
+        home = paper_home(self.config.method)
+        if own is None:
+            own = BREAKS if name == "where it breaks" else home[0] if home is not None else {}
+        self.follows = True
+        known = {key: value for key, value in own.items() if key in self.knobs}
+        self.set(**{"method": self.config.method.slug, **known})
+
+    def suggest(self) -> None:
+        """Takes the suggested learning rate, and follows the suggestions again."""
+        self.set(lr=f"{self.config.suggestion().lr:.12g}")
+        self.follows = True
+
+    def _foresee(self, config: RunConfig) -> list[tuple[str, str]]:
+        return config.facts()
+
+    def _show_facts(self, facts: list[tuple[str, str]]) -> None:
+        self.facts = facts
+
+    def _no_facts(self, line: str) -> None:
+        self.facts = [("this cannot run", line)]
+
+    # What the reader does
+
+    def act(self, do: str, **given: Any) -> None:
+        """Does what a message from the page asks for; a mistake is one line in the status.
+
+        Args: do: name of the deed; given: its arguments.
+        """
+        deeds = {
+            "set": lambda values: self.set(**values),
+            "row": self.change_row,
+            "hello": lambda: [self._send_row(row) for row in list(self.rows)],
+            "pause": self.pause,
+            **{name: getattr(self, name) for name in ("start", "resume", "stop", "reset")},
+            **{name: getattr(self, name) for name in ("preset", "suggest", "run_sweep", "clear")},
+        }
+        try:
+            deeds[do](**given)
+        except (KeyError, TypeError, ValueError) as error:
+            self.status = {**self.status, "error": work.one_line(error)}
+
+    def start(self) -> None:
+        """Trains with the settings shown, as a new row of the table."""
+        self._train([self._new_row(self.config, (self.config.seed,))])
+
+    def _sweep_texts(self, sweep: "Mapping[str, Sequence[Any]] | None") -> dict[str, Any]:
+        key, values = next(iter((sweep or {"epsilon": (1, 3, 8)}).items()))
+        check(key in self.knobs, "sweep", key, f"one of {', '.join(self.knobs)}")
+        return {"key": key, "values": ", ".join(map(_as_text, values)), "seeds": 3}
+
+    def run_sweep(self, key: str, values: str, seeds: int = 3) -> None:
+        """Trains at several values of one knob, each with several seeds; all values come first.
+
+        A learning rate that follows is the one suggested for each value.
+
+        Args: key: the knob; values: two to eight texts apart by commas; seeds: from the present
+            seed on.
+        Raises: ``ValueError`` for a value that the knob does not take.
+        """
+        check(key in self.knobs, "sweep", key, f"one of {', '.join(self.knobs)}")
+        texts = list(dict.fromkeys(x.strip() for x in values.split(",") if x.strip()))
+        check(2 <= len(texts) <= 8, "values", values, "two to eight values, apart by commas")
+        check_whole("seeds", seeds, 1, 20)
+        known = tuple(range(self.config.seed, self.config.seed + seeds))
+        configs = []
+        for text in texts:
+            config = self.knobs[key].write(self.config, text)
+            if self.follows and key in FOLLOWED and text != self.knobs[key].read(self.config):
+                config = self._at_suggested(config)
+            configs.append(config)
+        self.sweep = {"key": key, "values": ", ".join(texts), "seeds": seeds}
+        self._train([self._new_row(config, known, swept=key) for config in configs])
+
+    def _new_row(self, config: RunConfig, seeds: tuple[int, ...], swept: str = "") -> Row:
+        recipe = {key: knob.read(config) for key, knob in self.knobs.items()}
+        recipe["seed"] = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        return Row(next(self._count), config, recipe, seeds, self.follows, swept)
+
+    def _train(self, rows: list[Row]) -> None:
+        check(not self.alive, "start", "now", "after the run that is under way has ended")
+        check(not self.errors, "start", "now", "; ".join(f"{v}" for v in self.errors.values()))
+        with self._lock:
+            self.rows += rows
+            self.texts = {
+                **self.texts,
+                **{
+                    str(r.id): {"cell": r.config.cell(), "method": r.config.method_row()}
+                    for r in rows
+                },
+            }
+        plans = [(row.config.plan, len(row.seeds)) for row in rows]
+        self._total = sum(plan.rounds * plan.local_steps * count for plan, count in plans)
+        self._ticks, self._first_tick = 0, 0.0
+        # A reset forgets the worker: what it still sends is of no row.
+        handle: Any = lambda event: worker is self.worker and self._handle(*event)  # noqa: E731
+        changed: Any = lambda state: worker is self.worker and self._enter(state)  # noqa: E731
+        self.worker = worker = work.Worker(lambda: self._events(rows), handle, changed, self.title)
+        worker.start()
+
+    def _events(self, rows: Sequence[Row]) -> Generator[tuple[Row, int, Any], None, None]:
+        """All values of a sweep with the first seed, then with the next; an error ends its run."""
+        failed: Exception | None = None
+        for turn in range(max(len(row.seeds) for row in rows)):
+            for row in (row for row in rows if turn < len(row.seeds) and row in self.rows):
+                seed, last = row.seeds[turn], turn == len(row.seeds) - 1
+                try:
+                    for event in replace(row.config, seed=seed).events():
+                        yield row, seed, event
+                        if row not in self.rows:
+                            break  # deleted meanwhile
+                except Exception as error:
+                    failed, row.error = error, work.one_line(error)
+                row.state = "failed" if row.error else "finished" if last else "running"
+        if failed is not None:
+            raise failed
+
+    def pause(self) -> None:
+        """Pauses after the local step under way."""
+        if self.worker is not None and self.alive:
+            self.worker.pause()
+
+    def resume(self) -> None:
+        """Goes on after a pause."""
+        if self.worker is not None:
+            self.worker.resume()
+
+    def stop(self, wait: float | None = None) -> bool:
+        """Ends after the local step under way; waits ``wait`` seconds; returns whether it ended."""
+        return self.worker is None or not self.alive or self.worker.stop(wait)
+
+    def clear(self) -> None:
+        """Stops, and forgets every row that is not pinned."""
+        self.stop(wait=5.0)
+        self._forget([row for row in self.rows if not row.pinned])
+
+    def reset(self) -> None:
+        """Stops, forgets every row that is not pinned, and puts the knobs back."""
+        self.clear()
+        self.worker, self.config, self.follows, self.errors = None, self._first, True, {}
+        self.sweep = self._first_sweep
+        if self._x is not None:
+            self.send({"now": self._first_now})
+        self._publish_values()
+        self._publish(work.READY)
+
+    def _forget(self, rows: Sequence[Row]) -> None:
+        with self._lock:
+            gone = {str(row.id) for row in rows}
+            self.rows = [row for row in self.rows if row not in rows]
+            self.texts = {key: text for key, text in self.texts.items() if key not in gone}
+        self._publish()
+
+    def change_row(self, id: int, **changes: Any) -> None:
+        """Renames, shows, hides, pins or deletes a row of the table.
+
+        Args: id: the row's; changes: name (""; its label again), shown, pinned, or deleted=True.
+        """
+        row = next(row for row in self.rows if row.id == id)
+        if changes.pop("deleted", False):
+            self._forget([row])
+            return
+        kinds = {"name": str, "shown": bool, "pinned": bool}
+        for name, value in changes.items():
+            check(name in kinds, "change", name, ", ".join(kinds))
+            setattr(row, name, kinds[name](value))
+        self._publish()
+
+    def close(self) -> None:
+        """Ends the threads and takes the widget down."""
+        self.stop(wait=5.0)
+        self._foreseen.close()
+        super().close()
+
+    def settle(self, wait: float = 10.0) -> bool:
+        """Waits until the numbers before Start are known; returns whether they are."""
+        return self._foreseen.settle(wait)
+
+    @property
+    def alive(self) -> bool:
+        """Whether a run is under way or paused."""
+        return self.worker is not None and self.worker.alive
+
+    @property
+    def frame(self) -> "pd.DataFrame":
+        """The tidy frame of all rows, with a first column ``run``: the row's label."""
+        import pandas as pd
+
+        labels = self.labels()
+        parts = [part.assign(run=labels[row.id]) for row in self.rows for part in row.frames]
+        if not parts:
+            return pd.DataFrame()
+        frame = pd.concat(parts, ignore_index=True)
+        return frame[["run", *frame.columns.drop("run")]]
+
+    def labels(self) -> dict[int, str]:
+        """What each row is called, by its number."""
+        parts = label_parts(self.rows, self.knobs)
+        both = zip(self.rows, parts, strict=True)
+        return {row.id: row.name or " ".join(words for _, words in some) for row, some in both}
+
+    # What the thread reports
+
+    def _handle(self, row: Row, seed: int, event: Any) -> None:
+        row.state = "running"
+        if hasattr(event, "metrics"):
+            self._take(row, seed, event)
+        else:
+            self._ticks += 1
+            assert self.worker is not None
+            self._first_tick = self._first_tick or self.worker.seconds
+        if time.monotonic() - self._said > 0.15:
+            self._publish()
+
+    def _take(self, row: Row, seed: int, record: "Round") -> None:
+        """Keeps what is drawn of a record, and sends it."""
+        from fedlora_lab.federated.records import to_frame
+
+        measured = record.measures()
+        point = {"round": float(record.index)}
+        point |= {name: float(measured[name]) for name in (*row.config.task.metrics, *DRAWN)}
+        row.points.setdefault(seed, []).append(point)
+        row.frames.append(to_frame([record]))
+        self.send({"points": [[row.id, seed, _json(point)]], **self._predicted(row, record)})
+
+    def _predicted(self, row: Row, record: "Round") -> dict[str, Any]:
+        """The classes now predicted for the test images, of a single run."""
+        from fedlora_lab.federated import simulation
+
+        if self.setup["images"] is None or len(row.seeds) > 1 or row.swept:
+            return {}
+        assert self._x is not None
+        now = simulation.predict(row.config.task, record, self._x).argmax(1).tolist()
+        row.points[next(iter(row.points))][-1]["right"] = sum(map(int.__eq__, now, self._truth))
+        self._now = now
+        return {"now": now}
+
+    def _send_row(self, row: Row) -> None:
+        points = [[row.id, seed, _json(p)] for seed, some in row.points.items() for p in some]
+        self.send({"points": points})
+
+    def _enter(self, state: str) -> None:
+        if state in work.OVER:
+            for row in self.rows:
+                if row.state in ("waiting", "running"):
+                    row.state = "stopped"
+            self._forget([row for row in self.rows if row.state == "stopped" and not row.points])
+        self._publish(state)
+
+    def _publish(self, state: str | None = None) -> None:
+        """Writes the status, the table and the sentence."""
+        with self._lock:
+            self._said, worker = time.monotonic(), self.worker
+            state = (work.READY if worker is None else worker.state) if state is None else state
+            parts, rows = label_parts(self.rows, self.knobs), list(self.rows)
+            self.table = [self._line(row, words) for row, words in zip(rows, parts, strict=True)]
+            left = ""
+            if state in (work.RUNNING, work.PAUSED) and self._ticks > 1 and worker is not None:
+                each = (worker.seconds - self._first_tick) / (self._ticks - 1)
+                left = f"{max(self._total - self._ticks, 0) * each:.0f} s left"
+            preparing = state == work.RUNNING and not self._ticks
+            error = worker.error if worker is not None and state == work.FAILED else ""
+            self.status = {
+                "state": "preparing" if preparing else state,
+                "text": " · ".join(filter(None, ["preparing" if preparing else state, left])),
+                "done": self._ticks if worker is not None else 0,
+                "total": self._total,
+                "error": error,
+            }
+            self.say = self._sentence()
+
+    def _line(self, row: Row, parts: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """A row of the table as the page shows it."""
+        measure, style = self.measure, look(row.config.method.slug)
+        score, half = row.score(measure)
+        text = format_number(score, infinite="∞")
+        text += f" ± {format_number(half)}" if math.isfinite(half) else ""
+        spent = [points[-1]["epsilon"] for points in row.points.values()]
+        return {
+            "id": row.id,
+            "parts": parts,
+            "label": row.name or " ".join(words for _, words in parts),
+            "recipe": dict(row.recipe),
+            "colour": style.colour,
+            "shown": row.shown,
+            "pinned": row.pinned,
+            "named": bool(row.name),
+            "state": row.state,
+            "note": row.verdict(measure),
+            "score": text,
+            "spent": format_number(max(spent), 2, infinite="∞") if spent else "–",
+            "swept": row.swept,
+            "follows": row.follows,
+        }
+
+    # Words and pictures
+
+    def _before(self) -> str:
+        """Scores the model before training on some test examples; returns the measure's name."""
+        task, (x, y) = self._first.task, self._first.task.test
+        measure = "accuracy" if "accuracy" in task.metrics else next(iter(task.metrics))
+        stacked = isinstance(x, torch.Tensor) and x.ndim == 3
+        pictured = task.public_test and task.labels is not None and stacked
+        some = slice(0, 512 if pictured else 64)  # the page comes within a second
+        with torch.no_grad():
+            outputs = task.forward(task.model, take(x, some))
+        self._start = float(task.metrics[measure](outputs, y[some]).mean())
+        self._x = x[:SHOWN] if pictured else None
+        self._truth = y[:SHOWN].tolist() if pictured else []
+        self._now = outputs[:SHOWN].argmax(1).tolist() if pictured else []
+        return measure
+
+    def _images(self) -> dict[str, Any] | None:
+        """The first test images, where these may be looked at."""
+        if self._x is None:
+            return None
+        pixels = (self._x.clamp(0, 1) * 255).to(torch.uint8).numpy()
+        size = {"height": pixels.shape[1], "width": pixels.shape[2]}
+        shown = {"pixels": b64encode(pixels.tobytes()).decode(), "truth": self._truth}
+        self._first_now = self._now
+        return {**size, **shown, "before": self._now}
+
+    def _sentence(self) -> str:
+        measure, config = self.measure, self.config
+        begun = [row for row in self.rows if row.points]
+        public = config.task.public_test or config.epsilon is None
+        before = format_number(self._start if public else math.nan)
+        if not begun:
+            text = f"Press Start: {config.method.name} trains on the data of"
+            return (
+                f"{text} {len(config.task.clients)} clients. Before training: {measure} {before}."
+            )
+        row = begun[-1]
+        if row.swept:
+            return self._sweep_sentence(row)
+        label, points = self.labels()[row.id], row.points[row.seeds[0]]
+        last, rounds = points[-1], row.config.plan.rounds
+        text = f"{label} after round {last['round']:.0f} of {rounds}: {measure}"
+        text += f" {format_number(last[measure], infinite='∞')}"
+        text += f" ({format_number(points[0][measure])} before)"
+        if "right" in last:
+            kinds = Counter(map(_change, self._truth, self._first_now, self._now))
+            text += f"; of the {len(self._truth)} images {kinds['turned right']} turned right"
+            text += f" and {kinds['turned wrong']} turned wrong"
+        if note := row.verdict(measure) if row.state in ("finished", "stopped") else "":
+            text += f"; {note}"
+        trust = row.config.privacy.trust if row.config.epsilon is not None else None
+        return f"{text}. ε spent: {_spent(last['epsilon'])}{observer_phrase(trust)}."
+
+    def _sweep_sentence(self, newest: Row) -> str:
+        knob, measure = self.knobs[newest.swept], self.measure
+        same = lambda row: _without(row, newest.swept) == _without(newest, newest.swept)  # noqa: E731
+        rows = [row for row in self.rows if row.points and row.swept == newest.swept and same(row)]
+        scores = []
+        for row in rows:
+            score, half = row.score(measure)
+            wide = f" ± {half:.3f}" if math.isfinite(half) else ""
+            if math.isfinite(score):
+                scores.append(f"{row.recipe[knob.key]}: {score:.3f}{wide}")
+        who = "" if newest.swept == "method" else f"{newest.config.method.name}, "
+        start = format_number(self._start)
+        text = f"{who}{measure} at the end ({start} before) against {knob.page['label']}: "
+        text += "; ".join(scores) + "." if scores else "to come."
+        low = [row.recipe[knob.key] for row in rows if "collapsed" in row.verdict(measure)]
+        return text + (f" Collapsed runs at {', '.join(low)}." if low else "")
+
+
+def _change(truth: int, before: int, now: int) -> str:
+    """What became of one example: "right", "wrong", "turned right" or "turned wrong"."""
     if now == truth:
         return "right" if before == truth else "turned right"
     return "turned wrong" if before == truth else "wrong"
 
 
-def draw_predictions(
-    x: Any, truth: Any, before: Any, now: Any = None, columns: int = 9
-) -> style.Picture:
-    """Draws test images, framed by whether the model is right, and was before training.
-
-    Args:
-        x: (n, height, width) in [0, 1].
-        truth, before, now: n class numbers: the labels, the predictions before training, and the
-            present ones; ``None`` before training.
-        columns: images in a row.
-
-    Guarantees: the frame of an image says right, wrong, turned right or turned wrong
-        (test_images_show_what_turned).
-
-    >>> import fedlora_lab as fl
-    >>> x, labels = fl.tasks.digits(clients=2).test
-    >>> figure = fl.widgets.draw_predictions(x[:9], labels[:9], before=labels[:9], now=labels[:9])
-    """
-    x, truth, before = np.asarray(x), np.asarray(truth), np.asarray(before)
-    now = before if now is None else np.asarray(now)
-    check(x.ndim == 3, "x.shape", x.shape, "(n, height, width)")
-    lines, places = -(-len(x) // columns), [(i % columns, i // columns) for i in range(len(x))]
-    kinds = [CHANGES[prediction_change(*three)] for three in zip(truth, before, now, strict=True)]
-    with style.paper():
-        figure, (ax,) = style.panels(3.4, 2.9, (0.01, 0.1, 0.98, 0.895))
-        ax.axis("off")
-        # All images in one array, each with a white margin of an eighth of its size.
-        margins = [(0, lines * columns - len(x)), *((-(-size // 8),) * 2 for size in x.shape[1:])]
-        cells = np.pad(x, margins)
-        grid = cells.reshape(lines, columns, *cells.shape[1:]).swapaxes(1, 2)
-        grid = grid.reshape(lines * cells.shape[1], -1)
-        ax.imshow(grid, extent=(0, columns, lines, 0), cmap="Greys", vmin=0, vmax=1.25)
-        box: Any = {"boxstyle": "square,pad=0.1", "fc": style.WRONG, "ec": "none"}
-        corner: Any = {"ha": "right", "va": "bottom", "color": "white", "fontsize": 7, "bbox": box}
-        for i in np.flatnonzero(now != truth):
-            ax.text(places[i][0] + 0.9, places[i][1] + 0.88, str(now[i]), **corner)
-        frames = [Rectangle((column + 0.07, line + 0.07), 0.86, 0.86) for column, line in places]
-        edges, widths = zip(*kinds, strict=True)
-        drawn = PatchCollection(frames, facecolor="none", edgecolor=edges, linewidths=widths)
-        ax.add_collection(drawn)
-        ax.set(xlim=(0, columns), ylim=(lines, 0))
-        left = 0.02
-        for words, (edge, width) in CHANGES.items():
-            sign, colour = "■" if width > 2 else "□", style.GREY if edge == style.FAINT else edge
-            figure.text(left, 0.045, sign, color=colour, fontsize=8, va="center")
-            figure.text(left + 0.035, 0.045, words, color=style.SOFT, fontsize=7.5, va="center")
-            left += 0.07 + 0.0235 * len(words)
-    return figure
+def _spent(epsilon: float) -> str:
+    return "∞" if not math.isfinite(epsilon) else f"{epsilon:.2f}"
 
 
-def spent_text(record: "Round") -> str:
-    """Writes the ε that a record spent, and against whom it holds."""
-    trust = record.ledger.trust if record.ledger else None
-    return epsilon_text(record.epsilon) + observer_phrase(trust)
+def _without(row: Row, key: str) -> dict[str, str]:
+    """The recipe without a knob, seeds, and a rate that followed."""
+    out = {key, "seed"} | ({"lr"} if row.follows else set())
+    return {name: text for name, text in row.recipe.items() if name not in out}
 
 
-class LiveRun(TrainingPanel):
-    """The live run of a task; ``records`` and ``frame`` hold the run that is shown.
+def _json(point: Mapping[str, float]) -> dict[str, Any]:
+    """A point as JSON can hold it: infinity as a word, what was not measured as null."""
+    return {
+        name: None if math.isnan(v) else v if math.isfinite(v) else "inf" if v > 0 else "-inf"
+        for name, v in point.items()
+    }
 
-    Guarantees: what is shown, saved and offered as a cell is that of the run, from Start until the
-        next Start or Reset, wherever the controls stand (test_a_run_keeps_its_own_config). Of test
-        examples that are not public a private run shows no score and no image
-        (test_live_shows_nothing_of_private_test_examples).
-    """
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__("live run", settings.task.name)
-        self.settings, self.task, self._config = settings, settings.task, settings.config()
-        self.records: list[Round] = []
-        self._past: list[pd.DataFrame] = []
-        self._predict_before()
-        self.chart = controls.image_box(560, 290, narrowest=480)
-        self.examples = controls.image_box(340, 290)
-        look = controls.control_options(
-            "this run as a cell", "copy it into a cell to repeat the run"
-        )
-        look |= {"style": {"description_width": "120px"}}
-        look |= {"layout": w.Layout(width="98%", height="196px")}
-        self.cell = w.Textarea(rows=10, **look)
-        self.link = controls.text_box()
-        advice = controls.row(settings.take, settings.hint)
-        bar = controls.row(*self.buttons.values(), self.progress)
-        figures = controls.row(self.chart, *([self.examples] if self.pictured else []))
-        below = [self.sentence, self.cell, self.link]
-        self.children = [settings, advice, bar, self.status, figures, *below]
-        self.follow(*settings.children)
+def _as_text(value: Any) -> str:
+    """The text of a knob's value as Python has it."""
+    if value is None:
+        return "∞"
+    return f"{value:.12g}" if isinstance(value, float) else str(getattr(value, "slug", value))
 
-    def _predict_before(self) -> None:
-        """Scores the model before training on some test examples."""
-        task, (x, y) = self.task, self.task.test
-        self.measure = "accuracy" if "accuracy" in task.metrics else next(iter(task.metrics))
-        stacked = isinstance(x, torch.Tensor) and x.ndim == 3
-        self.pictured = task.public_test and task.labels is not None and stacked
-        some = slice(0, 512 if self.pictured else 64)  # the first drawing comes within a second
-        with torch.no_grad():
-            outputs = task.forward(task.model, take(x, some))
-        self._first = float(task.metrics[self.measure](outputs, y[some]).mean())
-        if self.pictured:
-            self._x, self._truth = x[:SHOWN], y[:SHOWN].tolist()
-            self._before = outputs[:SHOWN].argmax(1).tolist()
 
-    @property
-    def frame(self) -> pd.DataFrame:
-        """The tidy frame of the run that is shown, as far as it has come."""
-        from fedlora_lab.federated.records import to_frame  # slow to import
-
-        return to_frame(self.records)
-
-    def prepare_run(self) -> tuple[Events, int]:
-        """An earlier run of this widget stays in the figure, pale."""
-        if len(self.records) > 1:
-            self._past = [*self._past, self.frame][-PAST:]
-        self._config, self.records = self.settings.config(), []
-        plan = self._config.plan
-        return self._config.events, plan.rounds * plan.local_steps
-
-    def handle_event(self, event: Any) -> bool:
-        if is_record := hasattr(event, "metrics"):
-            self.records.append(event)
-        return is_record
-
-    def progress_text(self) -> str:
-        epsilon, rounds = self._config.epsilon, self._config.plan.rounds
-        text = f"round {max(len(self.records) - 1, 0)} of {rounds} · ε spent "
-        text += epsilon_text(self.records[-1].epsilon if self.records else 0.0)
-        if epsilon is None:
-            return text + observer_phrase(None)
-        return f"{text} of {epsilon:g}{observer_phrase(self._config.privacy.trust)}"
-
-    def preview(self) -> str:
-        if not self.records:
-            self._config = self.settings.config()
-            return "ready"
-        return "" if self.worker is None else f"{self.worker.state} · {self.progress_text()}"
-
-    def is_stale(self) -> bool:
-        return bool(self.records) and self.settings.config() != self._config
-
-    def clear_runs(self) -> None:
-        self.records, self._past = [], []
-        super().clear_runs()
-        self.settings.accept_rate()
-
-    def lock_controls(self, locked: bool) -> None:
-        """Also writes the cell that repeats the run, and offers its frame as a file."""
-        super().lock_controls(locked)
-        self.settings.show_hint()
-        self.cell.value = self._config.cell()
-        if locked or not self.records:
-            later = "The frame of the run can be saved here when it has ended."
-            controls.set_text(self.link, later)
-        else:
-            file = f"{self._config.task.name}-{self._config.method.slug}.csv"
-            text, content = f"Save the frame of this run ({file})", self.frame.to_csv(index=False)
-            controls.set_download(self.link, text, file, content)
-
-    def drawing_input(self) -> Any:
-        return self._config, tuple(self.records), tuple(self._past)
-
-    def draw(self, wanted: Any) -> Any:
-        """Draws curves and images (no bytes without images), and writes the sentence."""
-        from fedlora_lab.federated import simulation  # slow to import
-        from fedlora_lab.federated.records import to_frame
-
-        config, records, past = wanted
-        start = self._first if self.task.public_test or config.epsilon is None else math.nan
-        start = records[0].metrics[self.measure] if records else start
-        now, grid = None, b""
-        if records and self.pictured:
-            now = simulation.predict(self.task, records[-1], self._x).argmax(1).tolist()
-        if self.pictured:
-            grid = style.png(draw_predictions(self._x.numpy(), self._truth, self._before, now))
-        plan: Any = {"rounds": config.plan.rounds, "start": start, "target": config.epsilon}
-        frame = to_frame(records) if records else None
-        curves = live_figure(frame, measure=self.measure, past=past, **plan)
-        return config, style.png(curves), grid, self._sentence(config, records, start, now)
-
-    def _sentence(self, config: RunConfig, records: Any, start: float, now: Any) -> str:
-        method, score, before = config.method.name, self.measure, format_number(start)
-        if not records:
-            text = f"Press Start: {method} trains on the data of {len(self.task.clients)} clients."
-            return f"{text} Before training: {score} {before}. {config.noise_forecast()}".rstrip()
-        last: Any = records[-1]
-        value = format_number(last.metrics[score], infinite="∞")
-        text = f"{method} after round {last.index} of {config.plan.rounds}: {score} {value}"
-        text += f" ({before} before)"
-        if fell := describe_decline(score, start, last.metrics[score]):
-            text += f": it {fell}"
-        if now is not None:
-            kinds = [
-                prediction_change(*three)
-                for three in zip(self._truth, self._before, now, strict=True)
-            ]
-            better, worse = kinds.count("turned right"), kinds.count("turned wrong")
-            text += f"; of the {len(kinds)} images shown, {better} turned right"
-            text += f" and {worse} turned wrong"
-        return f"{text}; ε spent: {spent_text(last)}."
-
-    def show_drawing(self, drawn: Any) -> None:
-        """Drops a drawing of an earlier run, which comes too late."""
-        config, chart, examples, text = drawn
-        if config is self._config:
-            self.chart.value, self.examples.value = chart, examples
-            controls.set_text(self.sentence, text)
+def _settings_words(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{re.sub('_', ' ', key)} {_as_text(value)}" for key, value in values.items())
 
 
 def live(
@@ -401,37 +721,41 @@ def live(
     privacy: Privacy | None = None,
     lora: Lora | None = None,
     seed: int = 0,
-) -> LiveRun:
-    """Makes a run to watch: start, pause, resume and stop it, and change its settings.
+    presets: "Mapping[str, Mapping[str, Any]] | None" = None,
+    sweep: "Mapping[str, Sequence[Any]] | None" = None,
+) -> Workbench:
+    """Makes a workbench for runs of a task: set them, watch them train, keep and compare them.
 
-    A second live run of the same task ends the first one's thread.
+    A second workbench of the same task ends the first one's thread.
 
     Args:
         task: what is trained.
         method, epsilon, seed: chosen at first; an ``epsilon`` of ``None`` is no privacy.
-        plan: its rounds and learning rate can be changed; ``None``: the library's defaults with
-            the learning rate suggested for method, ε and unit, which follows them until you set it.
+        plan: the work; ``None``: the library's defaults with the learning rate suggested for
+            method, ε and unit. Either way the rate follows these until the reader sets it.
         privacy: calibrated for the chosen ε and the plan that runs.
         lora: rank and alpha.
+        presets: name -> knob -> value, settings to click beside those that are built in.
+        sweep: knob -> values, what the sweep offers at first.
 
     Raises: ``ValueError`` for settings that no run could have.
-    Guarantees: nothing is trained before Start; for the rest see `TrainingPanel` and `LiveRun`.
+    Guarantees: nothing is trained before Start; for the rest see `Workbench`.
 
     >>> import fedlora_lab as fl
     >>> run = fl.widgets.live(fl.tasks.regression(clients=2), method="ffa-lora", epsilon=4)
-    >>> run.settings.method.value.name, run.settings.epsilon.value
-    ('FFA-LoRA', 4.0)
+    >>> run.values["method"], run.values["epsilon"]
+    ('ffa-lora', '4')
     >>> run.close()
     """
     row, base = methods.get(method), plan or Plan()
     check(isinstance(task, Task), "task", task, "a task of fl.tasks")
     check_whole("seed", seed, 0, 2**31 - 1)
-    check(1 <= base.rounds <= 100, "plan.rounds", base.rounds, "a whole number in [1, 100]")
+    check(1 <= base.rounds <= 1000, "plan.rounds", base.rounds, "a whole number in [1, 1000]")
     if epsilon is not None:
         check_number("epsilon", epsilon, 0, 1e6, open_low=True)
         epsilon = float(epsilon)
     privacy = drop_calibration(privacy)
-    if plan is None:
-        base = base.replace(lr=suggestion(task, row, epsilon, privacy.unit).lr)
     first = RunConfig(task, row, base, privacy, epsilon, lora or Lora(), seed)
-    return LiveRun(Settings(first))
+    if plan is None:
+        first = first.with_rate(first.suggestion().lr)
+    return Workbench(first, presets, sweep)

@@ -1,18 +1,21 @@
-"""A run's configuration and its controls: method, ε, learning rate, rounds, seed."""
+"""A run's configuration, the knobs that change it, and the numbers that follow before it starts."""
 
 import inspect
 import math
-from collections.abc import Generator, Mapping
+import tomllib
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ipywidgets as w
-
 from fedlora_lab import methods, tasks
-from fedlora_lab.course.widgets import controls
-from fedlora_lab.experiments.tuned_rates import Suggestion, rates, suggestion
-from fedlora_lab.methods.optimizers import Optimizer
+from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab.experiments import presets
+from fedlora_lab.experiments.tuned_rates import Suggestion, rates, suggest_lr, suggestion
+from fedlora_lab.methods.optimizers import OPTIMIZERS, SERVER_OPTIMIZERS, Optimizer
 from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.quantization import bytes_text
 from fedlora_lab.privacy.accounting import clt_noise_multiplier
 from fedlora_lab.privacy.config import Privacy
 
@@ -20,55 +23,14 @@ if TYPE_CHECKING:
     from fedlora_lab.methods.method import Method
     from fedlora_lab.tasks.task import Task
 
-EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 3.0, 5.0)
-
-
-def finite_or_none(epsilon: float) -> float | None:
-    """Turns a menu's ε into a plan's: the infinite one is training without privacy."""
-    return epsilon if math.isfinite(epsilon) else None
-
-
-def epsilon_text(value: float | None) -> str:
-    """Writes ε with two decimals; ``None`` is no privacy."""
-    return "∞" if value is None or not math.isfinite(value) else f"{value:.2f}"
+TABLE = Path(__file__).with_name("knobs.toml")
+ADAPTIVE_RATE = 0.01
+"""A usual first rate for an optimiser that rescales gradients; tuned was plain descent alone."""
 
 
 def drop_calibration(privacy: Privacy | None) -> Privacy:
     """Drops what a calibration for another ε would replace."""
     return (privacy or Privacy()).replace(noise_multiplier=None, sample_rate=None, target=None)
-
-
-def epsilon_menu(epsilon: float | None, help: str) -> Any:
-    """Makes the menu of ε. A menu shows nothing where its value is ``None``, so no privacy is ∞."""
-    given = math.inf if epsilon is None else float(epsilon)
-    finite = sorted({*EPSILONS, given} - {math.inf})
-    options = [(f"{value:g}", value) for value in finite] + [("∞ (no privacy)", math.inf)]
-    return controls.menu("privacy ε", options, given, help)
-
-
-class RateSlider:
-    """A slider of learning rates that follows suggestions until the reader moves it.
-
-    Its values are a plain ladder, the tuned rates of the task, and ``rate``.
-    """
-
-    def __init__(self, task: "Task", rate: float, help: str) -> None:
-        known = rates().get(task.name, {}).values()
-        tuned = {lr for units in known for budgets in units.values() for lr in budgets.values()}
-        ladder = sorted({*RATES, Plan().rate("B"), rate, *tuned})
-        self.slider = controls.value_slider("learning rate", ladder, rate, help)
-        self._followed = rate
-
-    @property
-    def own(self) -> bool:
-        """Whether the reader has set a rate, which is then not the one suggested last."""
-        return self.slider.value != self._followed
-
-    def follow(self, rate: float, *, always: bool = False) -> None:
-        """Takes a suggested rate, unless the reader has set one and not ``always``."""
-        if always or not self.own:
-            self._followed = self.slider.value = rate
 
 
 @dataclass(frozen=True)
@@ -95,36 +57,84 @@ class RunConfig:
             privacy = self.privacy.calibrate(epsilon=self.epsilon, task=task, plan=plan)
         return simulation.ticks(task, self.method, privacy, plan, lora=self.lora, seed=self.seed)
 
-    def noise_forecast(self) -> str:
-        """Says how much noise A will take up; "" without privacy, and where no run could begin.
+    def likely_privacy(self) -> Privacy | None:
+        """The privacy with the sigma of the central limit, some per cent from the calibrated one.
 
-        To be quick it is of the sigma of the central limit, some per cent from the calibrated one.
+        It is known at once, where a calibration takes seconds. ``None`` without privacy.
         """
-        from fedlora_lab.federated.run_spec import amplification  # slow to import
-
         if self.epsilon is None:
-            return ""
-        try:
-            some = self.privacy.replace(noise_multiplier=1.0).resolve(self.task, self.plan)
-            steps = self.plan.rounds * (self.plan.local_steps if some.unit == "example" else 1)
-            rate: Any = some.sample_rate
-            rates = rate if isinstance(rate, tuple) else (rate,)
-            known = {q: clt_noise_multiplier(self.epsilon, some.delta, q, steps) for q in {*rates}}
-            sigma = tuple(known[q] for q in rates)
-            some = some.replace(noise_multiplier=sigma if len(sigma) > 1 else sigma[0])
-            found = amplification(self.task, self.method, some, self.plan, self.lora)
-        except ValueError:  # what is wrong with the settings is said at Start
-            return ""
-        if found.unknown is not None:
-            return f"How much noise A takes up is not known before the run: {found.unknown}."
-        if not found.mean:
-            return "A takes up no noise."
-        return f"By the end A will have taken up about {found.mean:.2g} times its energy as noise."
+            return None
+        some = self.privacy.replace(noise_multiplier=1.0).resolve(self.task, self.plan)
+        steps = self.plan.rounds * (self.plan.local_steps if some.unit == "example" else 1)
+        rate: Any = some.sample_rate
+        known = {
+            q: clt_noise_multiplier(self.epsilon, some.delta, q, steps)
+            for q in {*(rate if isinstance(rate, tuple) else (rate,))}
+        }
+        sigma = tuple(known[q] for q in rate) if isinstance(rate, tuple) else known[rate]
+        return some.replace(noise_multiplier=sigma)
+
+    def suggestion(self) -> Suggestion:
+        """The learning rate suggested for method, ε and unit, with plain gradient descent."""
+        plan, unit = self.plan, self.privacy.unit
+        if plan.optimizer.nonlinear:
+            words = f"a usual first rate with {plan.optimizer.name}; none was tuned with it"
+            return Suggestion(ADAPTIVE_RATE, words, False)
+        if self.epsilon is not None and unit == "example" and self.task.name not in rates():
+            privacy = self.likely_privacy()
+            try:  # nothing was tuned on this task: from public numbers alone
+                assert privacy is not None
+                found = suggest_lr(self.task, self.method, privacy, plan, self.lora)
+                words = f"from public numbers, nothing was tuned on {self.task.name}"
+                return Suggestion(float(f"{found.lr:.2g}"), words, False)
+            except ValueError:
+                pass
+        return suggestion(self.task, self.method, self.epsilon, unit)
+
+    def with_rate(self, lr: float) -> "RunConfig":
+        """The same run at another learning rate of B; A's keeps its ratio to it."""
+        old, plan = self.plan.lr, self.plan
+        if isinstance(old, Mapping):
+            ratio = lr / (plan.rate("B") or 1.0)
+            return replace(self, plan=plan.replace(lr={k: v * ratio for k, v in old.items()}))
+        return replace(self, plan=plan.replace(lr=lr))
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Numbers known before the run: sigma, sample rate, noise against signal, bytes.
+
+        Raises: ``ValueError`` for a run that could not begin.
+        Guarantees: test_live_run.py::test_the_numbers_before_start_are_those_of_the_run.
+        """
+        from fedlora_lab.federated.amplification import forecast_of  # slow to import
+        from fedlora_lab.federated.run_spec import make_run_spec
+
+        privacy = self.likely_privacy()
+        spec = make_run_spec(self.task, self.method, privacy, self.plan, self.lora, self.seed)
+        sigma, rate, ratio, taken = "no noise", "–", "0", "none"
+        once = "step" if self.privacy.unit == "example" else "round"
+        if privacy is not None:
+            forecast = forecast_of(spec)
+            unknown, ratio = forecast.unknown, f"≥ {_round(forecast.noise_to_signal())}"
+            sigma, rate = f"≈ {_range(privacy.noise_multiplier)}", _range(privacy.sample_rate)
+            rho = 0.0 if unknown else forecast.over_run().mean
+            taken = f"{_round(rho)} × A's own energy" if rho else "none: A rests"
+            taken = f"not known: {unknown}" if unknown else taken
+        up, down = _bytes(self.task, self.method, self.lora, self.plan.local_steps)
+        clients = self.plan.participation * len(self.task.clients)
+        sent, back = bytes_text(clients * up), bytes_text(clients * down)
+        sent = f"{sent} each way" if sent == back else f"{sent} up, {back} down"
+        return [
+            ("noise multiplier σ", sigma),
+            (f"sample rate of a {once}", rate),
+            (f"noise / signal of a {once}", ratio),
+            ("noise that A takes up, ρ", taken),
+            ("sent in a round", sent),
+        ]
 
     def cell(self) -> str:
         """Writes the code cell that repeats the run."""
         method = f"...  # your row {self.method.name!r}"
-        if self.method in methods.ALL.values():
+        if self.method in (methods.ALL | methods.VARIANTS).values():
             method = repr(self.method.slug)
         privacy = "None"
         if self.epsilon is not None:
@@ -139,6 +149,46 @@ privacy = {privacy}
 lora = {_call(self.lora, "rank", "alpha")}
 records = list(fl.run(task, method, privacy, plan, lora=lora, seed={self.seed}))
 frame = fl.to_frame(records)"""
+
+    def method_row(self) -> str:
+        """Writes the method's row: its fields as `fl.methods.table` names them."""
+        table = methods.table([self.method]).drop(columns=["up", "down", "deviation"])
+        lines = [f"{name}: {value}" for name, value in table.iloc[0].items() if value != ""]
+        return "\n".join(lines)
+
+
+def _round(value: float) -> str:
+    return f"{value:.2g}" if value < 100 else f"{value:,.0f}"
+
+
+def _range(values: Any) -> str:
+    """One number, or the least and the largest over clients."""
+    some = sorted({f"{v:.2f}" for v in (values if isinstance(values, tuple) else (values,))})
+    return some[0] if len(some) == 1 else f"{some[0]} to {some[-1]}"
+
+
+@lru_cache(maxsize=32)
+def _counted(model: Any, targets: Any, head: Any, method: Any, lora: Any, steps: int, task: Any):
+    from fedlora_lab.federated.cost import cost  # slow to import
+
+    try:
+        found = cost(task.value, method, lora, Plan(local_steps=steps))
+        return found.up, found.down
+    except ValueError:  # a client of one example, say
+        return math.nan, math.nan
+
+
+@dataclass(frozen=True)
+class _Unhashed:
+    """A value that takes no part in a cache's key."""
+
+    value: Any = field(compare=False, hash=False)
+
+
+def _bytes(task: "Task", method: "Method", lora: Lora, steps: int) -> tuple[float, float]:
+    """Bytes of one client in a round, up and down."""
+    key = task.model, task.targets, task.head, method, lora, steps
+    return _counted(*key, _Unhashed(task))
 
 
 def _arguments(values: Mapping[str, Any]) -> str:
@@ -168,62 +218,212 @@ def _task_call(info: Mapping[str, Any]) -> str:
     return f"fl.tasks.{info['task']}({_arguments(named)})"
 
 
-class Settings(w.HBox):
-    """Controls for one task; `config` reads them.
+GROUPS = {
+    "step": "Step",
+    "privacy": "Privacy",
+    "federation": "Federation",
+    "adapter": "Adapter",
+    "work": "Work",
+}
+"""Group of knobs -> its heading; knobs of no group stand first."""
 
-    The learning rate follows the suggestion for method, ε and unit until the reader sets it;
-    ``take`` then returns to the suggestion, and ``hint`` says what it is and where it is from.
+
+# Knobs: each reads its text from a configuration, and writes a text into one
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One thing to turn. Its value is a text, so that the reader may type any.
+
+    Args:
+        key: its name in code.
+        page: how it stands on the page (knobs.toml): group, label, caption; where it has them
+            symbol, unit, stops of a slider ("values") or (text, words) of a menu ("options").
+        read: configuration -> text.
+        write: (configuration, text) -> configuration; raises ``ValueError``.
     """
 
-    def __init__(self, first: RunConfig) -> None:
-        self.task, self._config = first.task, first
-        rows = {row.name: row for row in [*methods.ALL.values(), first.method]}
-        options, promise = list(rows.items()), "the promise: smaller is more private and noisier"
-        self.method = controls.menu("method", options, first.method, "the method that trains")
-        self.epsilon = epsilon_menu(first.epsilon, promise)
-        self._rate = RateSlider(self.task, first.plan.rate("B"), "step of the clients' optimiser")
-        self.lr, often = self._rate.slider, "how often the server averages"
-        self.rounds = controls.slider("rounds", first.plan.rounds, 1, 100, 1, often)
-        look = controls.control_options("seed", "every random number follows from it")
-        self.seed = w.BoundedIntText(value=first.seed, min=0, max=2**31 - 1, **look)
-        self.hint = controls.text_box(2)
-        self.hint.layout.flex, self.hint.layout.width = "1 1 320px", "auto"  # beside the button
-        advice = "take the suggested learning rate"
-        self.take = controls.button("Use it", "magic", advice, lambda: self._suggest(always=True))
-        self.lr.observe(lambda _: self.show_hint(), "value")
-        for knob in (self.method, self.epsilon):
-            knob.observe(lambda _: self._suggest(), "value")
-        self.show_hint()
-        knobs = (self.method, self.epsilon, self.lr, self.rounds, self.seed)
-        super().__init__(knobs, layout=w.Layout(flex_flow="row wrap"))
+    key: str
+    page: dict[str, Any]
+    read: Callable[[RunConfig], str]
+    write: Callable[[RunConfig, str], RunConfig]
 
-    @property
-    def suggestion(self) -> Suggestion:
-        """The learning rate suggested for the controls' method and ε."""
-        epsilon = finite_or_none(self.epsilon.value)
-        return suggestion(self.task, self.method.value, epsilon, self._config.privacy.unit)
 
-    def _suggest(self, *, always: bool = False) -> None:
-        self._rate.follow(self.suggestion.lr, always=always)
-        self.show_hint()
+def _text(value: Any, nothing: str = "none") -> str:
+    return nothing if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)
 
-    def show_hint(self) -> None:
-        """Says which learning rate is suggested, and offers it where another is set."""
-        now = self.suggestion
-        self.take.disabled = self.lr.disabled or self.lr.value == now.lr
-        text = f"suggested learning rate {now.lr:g}: {now.words}"
-        controls.set_text(self.hint, text, role="note")
 
-    def accept_rate(self) -> None:
-        """Lets the present learning rate follow the suggestions again."""
-        self._rate.follow(self.lr.value, always=True)
-        self.show_hint()
+def _number(kind: type, nothing: str | None = None, most: float = 1e9) -> Callable[[str], Any]:
+    """Returns a reader of numbers up to ``most``; the word ``nothing`` is ``None``."""
 
-    def config(self) -> RunConfig:
-        """Reads the controls."""
-        plan, lr, epsilon = self._config.plan, self.lr.value, finite_or_none(self.epsilon.value)
-        if isinstance(plan.lr, Mapping):
-            lr = {side: rate * lr / plan.rate("B") for side, rate in plan.lr.items()}
-        plan = plan.replace(rounds=self.rounds.value, lr=lr)
-        new: Any = {"method": self.method.value, "plan": plan, "epsilon": epsilon}
-        return replace(self._config, **new, seed=int(self.seed.value))
+    def read(text: str) -> Any:
+        if nothing is not None and text.lower() in {nothing, "none", "∞", "inf"}:
+            return None
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        words = "a whole number" if kind is int else "a number"
+        words += f" or {nothing}" if nothing else ""
+        check(abs(value) <= most, "typed", text, f"{words}, at most {most:g}")
+        return value
+
+    return read
+
+
+def _field(path: str, kind: Callable[[str], Any], nothing: str = "none") -> Any:
+    """``read`` and ``write`` of a field such as "plan.rounds"."""
+    owner, _, name = path.rpartition(".")
+
+    def read(config: RunConfig) -> str:
+        return _text(getattr(getattr(config, owner), name), nothing)
+
+    def write(config: RunConfig, text: str) -> RunConfig:
+        part = getattr(config, owner)
+        change = part.replace if hasattr(part, "replace") else partial(replace, part)
+        return replace(config, **{owner: change(**{name: kind(text)})})
+
+    return read, write
+
+
+def _deal(argument: str, kind: Callable[[str], Any], nothing: str = "none") -> Any:
+    """``read`` and ``write`` of how the task deals its data to clients."""
+
+    def write(config: RunConfig, text: str) -> RunConfig:
+        old, value = config.task, kind(text)
+        if value == old.info["arguments"][argument]:
+            return config
+        dealt = tasks.build(old.info["task"], **{**old.info["arguments"], argument: value})
+        kept = {name: getattr(old, name) for name in ("model", "loss", "metrics", "public_test")}
+        return replace(config, task=replace(dealt, **kept))
+
+    return lambda config: _text(config.task.info["arguments"][argument], nothing), write
+
+
+def _write_epsilon(config: RunConfig, text: str) -> RunConfig:
+    value = _number(float, "∞")(text)
+    if value is not None:
+        check_number("epsilon", value, 0, 1e6, open_low=True)
+    return replace(config, epsilon=value)
+
+
+def _write_seed(config: RunConfig, text: str) -> RunConfig:
+    seed = _number(int)(text)
+    check_whole("seed", seed, 0, 2**31 - 1)
+    return replace(config, seed=seed)
+
+
+def _write_rounds(config: RunConfig, text: str) -> RunConfig:
+    rounds = _number(int)(text)
+    check_whole("rounds", rounds, 1, 1000)
+    return replace(config, plan=config.plan.replace(rounds=rounds))
+
+
+def _read_ratio(config: RunConfig) -> str:
+    base = config.plan.rate("B")
+    return f"{config.plan.rate('A') / base if base else 1.0:.6g}"
+
+
+def _write_ratio(config: RunConfig, text: str) -> RunConfig:
+    ratio, base, old = _number(float)(text), config.plan.rate("B"), config.plan.lr
+    if ratio == 1 and not isinstance(old, Mapping):
+        return config
+    apart = {**(old if isinstance(old, Mapping) else {"B": base}), "A": ratio * base}
+    return replace(config, plan=config.plan.replace(lr=apart))
+
+
+def knobs(first: RunConfig, rows: "Mapping[str, Method]") -> dict[str, Knob]:
+    """Returns the knobs of a task, by key, as they stand on the page.
+
+    Args: first: the configuration at first; rows: slug -> method on offer.
+    """
+
+    def choose(config: RunConfig, text: str) -> RunConfig:
+        return replace(config, method=rows[text] if text in rows else methods.get(text))
+
+    whole, real = _number(int), _number(float)
+    access: dict[str, Any] = {
+        "method": (lambda config: config.method.slug, choose),
+        "epsilon": (lambda config: _text(config.epsilon, "∞"), _write_epsilon),
+        "lr": (
+            lambda config: _text(float(config.plan.rate("B"))),
+            lambda config, text: config.with_rate(real(text)),
+        ),
+        "lr_ratio": (_read_ratio, _write_ratio),
+        "rounds": (_field("plan.rounds", whole)[0], _write_rounds),
+        "seed": (lambda config: str(config.seed), _write_seed),
+        "batch": _field("plan.batch", _number(int, "all"), "all"),
+        "local_steps": _field("plan.local_steps", whole),
+        "rank": _field("lora.rank", _number(int, most=1024)),
+        "alpha": _field("lora.alpha", real),
+    }
+    access |= {name: _field(f"privacy.{name}", str) for name in ("unit", "trust")}
+    access |= {name: _field(f"privacy.{name}", real) for name in ("clip_norm", "delta")}
+    access |= {name: _field(f"plan.{name}", str) for name in ("optimizer", "server_optimizer")}
+    access |= {name: _field(f"plan.{name}", real) for name in ("server_lr", "participation")}
+    dealt = first.task.info.get("arguments", {})
+    if "shares" not in dealt:
+        kinds = {"clients": whole, "alpha": _number(float, "∞"), "heterogeneity": real}
+        names = {"alpha": "beta"}
+        for name in kinds.keys() & dealt.keys():
+            access[names.get(name, name)] = _deal(name, kinds[name], "∞")
+    options = {
+        "method": [(slug, row.name) for slug, row in rows.items()],
+        "optimizer": [*OPTIMIZERS, "sgd:momentum=0.9"],
+        "server_optimizer": [*SERVER_OPTIMIZERS, "sgd:momentum=0.9"],
+    }
+    return {
+        key: Knob(key, _page(page, options.get(key, [])), *access[key])
+        for key, page in tomllib.loads(TABLE.read_text(encoding="utf-8")).items()
+        if key in access
+    }
+
+
+def _page(page: dict[str, Any], options: list[Any]) -> dict[str, Any]:
+    """A row of knobs.toml with its options, or the stops of its slider."""
+    if "options" in page:
+        every = [(x, x) if isinstance(x, str) else x for x in [*page["options"], *options]]
+        return {**page, "options": every}
+    if "low" not in page:
+        return page
+    low, high = page["low"], page["high"]
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    stops = [s * 10.0**p for p in powers for s in (1, 1.5, 2, 3, 4, 5, 7)]
+    whole = all(isinstance(x, int) for x in (low, high))
+    inside = [v for v in stops if low <= v * (1 + 1e-9) and v <= high * (1 + 1e-9)]
+    texts = dict.fromkeys(f"{v:.6g}" for v in inside if not whole or v == int(v))
+    return {**page, "values": [*texts, *([page["end"]] if "end" in page else [])]}
+
+
+# Settings to click
+
+CAPS = {"rounds": 40, "local_steps": 20}
+BREAKS = {"unit": "client", "clients": "100", "participation": "0.2", "epsilon": "3"}
+BREAKS |= {"rounds": "40", "clip_norm": "1", "delta": "0.001", "local_steps": "5", "lr_ratio": "1"}
+BREAKS |= {"optimizer": "sgd"}
+"""Where a method that moves both factors ends below its start."""
+
+
+def paper_home(method: "Method") -> tuple[dict[str, str], str] | None:
+    """Settings of the first recorded set-up of a paper with this method, and what was cut short.
+
+    What hangs on the paper's own model stays as it is: learning rate and decay.
+
+    Guarantees: test_live_run.py::test_the_papers_home_is_the_papers.
+    """
+    row = next((one for one in presets.PRESETS.values() if one.method == method.slug), None)
+    if row is None:
+        return None
+    plan, given = row.plan, {"unit": row.unit, "trust": row.trust, "epsilon": row.epsilon}
+    given |= {"clip_norm": row.clip, "delta": row.delta, "clients": row.clients}
+    given |= {"beta": row.alpha, "rank": row.lora.rank, "alpha": row.lora.alpha}
+    given |= {name: getattr(plan, name) for name in ("participation", "batch")}
+    given |= {name: min(getattr(plan, name), most) for name, most in CAPS.items()}
+    given |= {"optimizer": plan.optimizer, "lr_ratio": plan.rate("A") / plan.rate("B")}
+    if row.epsilon is None:
+        given = {k: v for k, v in given.items() if k not in ("unit", "trust", "clip_norm", "delta")}
+    texts = {k: _text(v, "∞") for k, v in given.items() if v is not None or k == "epsilon"}
+    long = {k: most for k, most in CAPS.items() if getattr(plan, k) > most}
+    cut = [f"{k.replace('_', ' ')} {getattr(plan, k)} cut to {most}" for k, most in long.items()]
+    words = f"{method.name} as in {row.source} ({row.name}), on this model and data"
+    return texts, "; ".join([words, *cut])

@@ -1,0 +1,219 @@
+"""The workbench and the composer in a real JupyterLab, driven as a reader drives them."""
+
+import io
+import re
+from typing import Any
+
+import pandas as pd
+import pytest
+from lab import Page, cut_off
+
+CELLS = {
+    "setup": """
+import threading, time
+from dataclasses import replace
+import fedlora_lab as fl
+task = fl.tasks.digits(clients=3, seed=1)
+settings = {"privacy": fl.Privacy(delta=1e-4)}
+plan = fl.Plan(rounds=3, local_steps=2, batch=8)
+""",
+    "short": "run = fl.widgets.live(task, plan=plan, **settings); run",
+    "live": "run = fl.widgets.live(task, plan=plan.replace(rounds=100), **settings); run",
+    "failing": """
+def loss(outputs, y):
+    raise RuntimeError("planted failure")
+fl.widgets.live(replace(task, loss=loss), **settings)
+""",
+    "composer": "fl.widgets.method_composer(task, plan=plan)",
+    "busy": "time.sleep(3)",
+    "probe": "print([t.name for t in threading.enumerate()])",
+}
+
+
+@pytest.fixture(scope="module")
+def notebook(browser, lab):
+    """An open notebook with all cells, the first of which has run."""
+    page = Page(browser, lab, lab.write("runs.ipynb", [cell.strip() for cell in CELLS.values()]))
+    page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.run(0)
+    yield page
+    page.page.close()
+
+
+@pytest.fixture
+def show(notebook):
+    """Runs a cell by name and gives its output; the console stays quiet."""
+    notebook.dress("Light", 1280, 1100)
+    notebook.command("notebook:clear-all-cell-outputs")
+    notebook.errors.clear()
+
+    def run(name):
+        output = notebook.run(list(CELLS).index(name))
+        if name not in ("probe", "busy"):
+            output.locator(".fl-bench .facts, .fl-bench dt").first.wait_for()
+        return output
+
+    yield run
+    assert notebook.errors == []
+
+
+def ended(output, words="finished"):
+    output.locator(".state").filter(has_text=words).wait_for()
+
+
+def press(output, name, nth=0):
+    output.get_by_role("button", name=name, exact=False).nth(nth).click()
+
+
+def labels(output):
+    return [box.input_value() for box in output.locator("td [data-name]").all()]
+
+
+def copied(notebook, output):
+    """The text that the last copy put on the clipboard, which the page shows too."""
+    output.locator(".told").filter(has_text="copied").wait_for()
+    text = notebook.page.evaluate("navigator.clipboard.readText()")
+    assert output.locator("textarea").last.input_value() == text
+    return text
+
+
+def test_a_reader_runs_compares_sweeps_and_copies(notebook, show):
+    output = show("short")
+    assert output.locator(".state").inner_text() == "ready"
+    output.locator("dd").filter(has_text="each way").wait_for()
+    notebook.page.wait_for_timeout(300)
+    notebook.watch_layout()
+    press(output, "Start")
+    ended(output)
+    first = re.compile(r"RoLoRA after round 3 of 3: accuracy 0\.\d+ \(0\.\d+ before\)")
+    output.locator(".say").filter(has_text=first).wait_for()
+    assert labels(output) == ["RoLoRA"]
+    assert float(output.locator(".fl-bench").get_attribute("data-lag")) < 500
+    output.locator("select").first.select_option("fedlora")  # nothing that was run is relabelled
+    output.locator(".rate").filter(has_text="tuned for FedLoRA at ε = 8").wait_for()
+    assert labels(output) == ["RoLoRA"] and first.match(output.locator(".say").inner_text())
+    slide = output.locator("[data-slide=epsilon]")
+    slide.focus()
+    notebook.page.keyboard.press("End")
+    output.locator(".rate").filter(has_text="without privacy").wait_for()
+    assert output.locator("[data-knob=epsilon]").input_value() == "∞"
+    press(output, "Start")
+    output.locator("td [data-name]").nth(1).wait_for()
+    ended(output)
+    assert labels(output) == ["RoLoRA ε = 8", "FedLoRA ε = ∞"]
+    assert output.locator("[data-panel=main] polyline").count() >= 3
+    box = output.locator("[data-panel=main]").bounding_box()
+    notebook.page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 90)
+    hovered = output.locator("[data-panel=main] .hover")
+    assert re.search(r"round: \d.*RoLoRA ε = 8 0\.\d+", hovered.text_content() or "")
+    assert notebook.jumps() == []
+
+    press(output, "Work")
+    output.locator("[data-knob=rounds]").fill("two")
+    notebook.page.keyboard.press("Enter")
+    output.locator(".knob.wrong small").filter(has_text="expected a whole number").wait_for()
+    output.locator("[data-knob=rounds]").fill("2")
+    notebook.page.keyboard.press("Enter")
+    output.locator(".knob.wrong").wait_for(state="detached")
+    press(output, "Sweep")
+    output.locator("[data-of], .knob").filter(has_text="through these values").locator(
+        "input"
+    ).fill("2, 8")
+    output.locator("[data-do=run_sweep]").click()
+    ended(output, "running")
+    ended(output)
+    say = output.locator(".say").filter(has_text=re.compile(r"2: 0\.\d+ ± 0\.\d+; 8: 0"))
+    say.wait_for()
+    assert len(labels(output)) == 4 and output.locator("polygon").count() >= 1
+
+    row = output.locator("tbody tr")
+    row.nth(0).get_by_role("button", name="hide").click()
+    output.locator("tr.off").wait_for()
+    row.nth(0).get_by_role("button", name="pin").click()
+    row.nth(1).locator("[data-name]").fill("plain")
+    notebook.page.keyboard.press("Enter")
+    row.nth(2).get_by_role("button", name="delete").click()
+    output.page.wait_for_function(
+        "area => area.querySelectorAll('tbody tr').length === 3", arg=output.element_handle()
+    )
+    assert labels(output)[1] == "plain"
+    row.nth(1).get_by_role("button", name="cell").click()
+    cell = copied(notebook, output)
+    assert "'fedlora'" in cell and "privacy = None" in cell and "rounds=3" in cell
+    row.nth(1).get_by_role("button", name="method").click()
+    output.locator(".told").filter(has_text="row").wait_for()
+    assert copied(notebook, output).startswith("name: FedLoRA")
+    press(output, "Copy CSV")
+    output.locator(".told").filter(has_text="CSV").wait_for()
+    frame: Any = pd.read_csv(io.StringIO(copied(notebook, output)))
+    assert set(frame["run"]) == {"plain", labels(output)[2]} and frame["seed"].max() == 2
+    with notebook.page.expect_download() as file:
+        press(output, "Save CSV")
+    assert len(pd.read_csv(file.value.path())) == len(frame)
+    press(output, "Reset")
+    output.page.wait_for_function(
+        "area => area.querySelectorAll('tbody tr').length === 1", arg=output.element_handle()
+    )
+    rounds = output.locator("[data-knob=rounds]").element_handle()
+    output.page.wait_for_function("e => e.value === '3'", arg=rounds)
+    for theme in ("Light", "Dark"):
+        notebook.dress(theme, width=1024)
+        assert cut_off(output) == []
+
+
+def test_it_pauses_stops_answers_while_busy_and_leaves_no_thread(notebook, show):
+    output = show("live")
+    press(output, "Start")
+    ended(output, re.compile(r"running · \d+ s left"))
+    press(output, "Pause")
+    ended(output, "paused")
+    assert output.get_by_role("button", name="Start").is_disabled()
+    press(output, "Resume")
+    ended(output, "running")
+    notebook.page.evaluate(  # the kernel is busy: knobs turn and panels are drawn all the same
+        """index => { const book = window.jupyterapp.shell.currentWidget.content;
+            book.activeCellIndex = index;
+            window.jupyterapp.commands.execute('notebook:run-cell'); }""",
+        list(CELLS).index("busy"),
+    )
+    output.locator("[data-slide=epsilon]").focus()
+    notebook.page.keyboard.press("End")
+    assert output.locator("[data-knob=epsilon]").input_value() == "∞"
+    output.locator(f"#{output.locator('.axes select').first.get_attribute('id')}").select_option(
+        "loss"
+    )
+    output.locator("figcaption").filter(has_text="loss").first.wait_for()
+    output.locator(".rate").filter(has_text="without privacy").wait_for()
+    again = show("live")  # the cell once more ends the run of the one before
+    assert again.locator(".state").inner_text() == "ready"
+    assert "live run" not in show("probe").inner_text()
+    failed = show("failing")
+    press(failed, "Start")
+    line = failed.get_by_role("alert")
+    line.wait_for()
+    assert line.inner_text() == "RuntimeError: planted failure"
+    assert line.bounding_box()["height"] < 30
+    assert "Traceback" not in notebook.page.locator(".jp-Notebook").inner_text()
+
+
+def test_the_composer_makes_methods_and_trains_them(notebook, show):
+    output = show("composer")
+    for label, option, words in (
+        ("who moves", "B", "This is FFA-LoRA"),
+        ("who moves", "*", r"No valid method: train='\*'"),
+        ("begin from", "LA-LoRA", "This is LA-LoRA"),
+    ):
+        text = output.page.get_by_text(label, exact=True)
+        row = output.locator(".widget-inline-hbox", has=text)
+        row.locator("select").select_option(label=option)
+        output.locator("[role=status], [role=alert]").filter(
+            has_text=re.compile(words)
+        ).first.wait_for()
+    output.locator("[data-seeds]").focus()
+    notebook.page.keyboard.press("Home")
+    output.locator("[data-do=run_sweep]").click()
+    ended(output, "running")
+    ended(output)
+    assert labels(output) == ["my method", "FedLoRA", "FFA-LoRA"]
+    notebook.dress("Dark", width=1024)
+    assert cut_off(output) == []

@@ -104,17 +104,17 @@ def descent_errors(
     _symbols.check(rank=rank, steps=steps, alpha=alpha, lr=lr)
     size = float(np.linalg.norm(target))
     check(size > 0, "target", target.shape, "a matrix that is not zero")
-    s, (d_out, d_in) = alpha / rank, target.shape
+    gamma, (d_out, d_in) = alpha / rank, target.shape
     A = np.random.default_rng(seed).uniform(-1, 1, (rank, d_in)) / np.sqrt(d_in)
     B = np.zeros((d_out, rank))
     errors = np.full(steps + 1, np.inf)
     for step in range(steps + 1):
-        G = s * B @ A - target
+        G = gamma * B @ A - target
         error = np.linalg.norm(G) / size
         if not error < 1e3:
             break
         errors[step] = error
-        B, A = B - lr * s * G @ A.T, A - lr * s * B.T @ G
+        B, A = B - lr * gamma * G @ A.T, A - lr * gamma * B.T @ G
     return errors
 
 

@@ -13,53 +13,46 @@ HEIGHTS = (0, 0.25, 0.5, 0.75, 1)
 @style.paper()
 def low_rank_fit(
     change: Float[np.ndarray, "d_out d_in"], rank: int = 4, alpha: float = 8.0
-) -> tuple[style.Picture, str]:
+) -> style.Picture:
     """Draws a wanted change's spectrum, the error each rank can reach, and the way there.
 
     Args:
-        change: D, what training the layer in full did to its weight.
+        change: what training the layer in full did to its weight.
         rank: of the adapter, at most min(d_out, d_in).
-        alpha: scaling is alpha / rank; the way is 200 steps of descent at learning rate 0.3.
+        alpha: the scale is alpha / rank; the way is 200 steps of descent at learning rate 0.3.
 
-    Returns: the figure, and what it shows in words.
     Guarantees: axes do not depend on rank and alpha (test_explorers.py::test_axes_stand_still).
     """
     values = np.linalg.svd(change, compute_uv=False)
     floor = theory.reachable_error(values)
     errors = theory.descent_errors(change, rank, alpha, STEPS, RATE)
     count, best, last = len(values), floor[rank], errors[-1]
-    places = [(left, 0.16, 0.245, 0.72) for left in (0.07, 0.405, 0.74)]
-    figure, (first, second, third) = style.panels(7.8, 3.2, *places)
+    places = [(left, 0.16, 0.235, 0.72) for left in (0.07, 0.4, 0.735)]
+    figure, (first, second, third) = style.panels(8.4, 3.2, *places)
     place, blue, lost = np.arange(1, count + 1), style.FACTOR["B"], not np.isfinite(last)
     first.vlines(place[rank:], 0, values[rank:], color=style.FAINT, lw=120 / count)
     first.vlines(place[:rank], 0, values[:rank], color=blue, lw=120 / count)
     first.set(xlim=(0, count + 1), xticks=(1, count // 2, count), ylim=(0, 1.08 * values[0]))
     first.set(xlabel="direction, largest first", ylabel="singular value")
-    first.set_title(f"Keeps {rank} of {count}")
+    first.set_title(f"Keeps {rank} of {count} directions")
     second.plot(place, floor[1:], color=style.INK)
     style.dots(second, [rank], [best], blue, 9, clip_on=False, zorder=5)
     second.set(xscale="log", xlim=(1, count), ylim=(0, 1.02), xlabel="rank r")
     second.set(ylabel="best error, share of the change", yticks=HEIGHTS)
     style.log_axis(second.xaxis, tuple(2**i for i in range(count.bit_length()) if 2**i <= count))
-    second.set_title("Rank: where it ends")
+    second.set_title(f"Rank {rank} misses {best:.0%} at best")
     for ax in (second, third):
         ax.axhline(best, color=blue, lw=1, ls=style.DASHED)
     third.text(STEPS, best - 0.02, "best of this rank", size=8, color=blue, ha="right", va="top")
     shown = np.where(np.isfinite(errors), errors, 2.0)
     third.plot(np.arange(STEPS + 1), shown, color=style.WRONG if lost else style.RIGHT, lw=2.4)
-    if lost:
-        style.note(third, 0.5, 0.61, "diverges", style.WRONG, 13, weight="bold", ha="center")
     third.set(xlim=(0, STEPS), ylim=(0, 1.02), xticks=(0, 100, 200), yticks=HEIGHTS)
-    third.set(xlabel="gradient step", ylabel="error", title=f"α: how fast (s = {alpha / rank:g})")
+    third.set(xlabel="gradient step", ylabel="error, share of the change")
     near = np.flatnonzero(errors <= best + 0.01)
+    found = f"{last:.0%} at step {STEPS}"
     if lost:
-        text = "this learning rate is too large: the descent diverges. Lower α, or raise the rank."
+        found = "diverges"
     elif len(near):
-        text = f"the descent is within 1 point of that after {near[0]} steps."
-    else:
-        more = "the rank would allow more, α / r makes it slow"
-        text = f"{STEPS} steps end at {last:.0%}: {more}."
-    return figure, (
-        f"Rank {rank} can come within {best:.0%} of the change, whatever α is. "
-        f"With α = {alpha:g} (s = {alpha / rank:g}) {text}"
-    )
+        found = f"there at step {near[0]}"
+    third.set_title(f"γ = {alpha / rank:g}: {found}")
+    return figure

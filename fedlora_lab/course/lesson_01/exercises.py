@@ -1,0 +1,125 @@
+"""Right and wrong answers to the built exercises of notebook 01."""
+
+import numpy as np
+import torch
+
+from fedlora_lab.course.exercise import Calls
+
+
+def _adapter(rng):
+    return rng.standard_normal((2, 5)), rng.standard_normal((4, 2)), rng.uniform(2, 5)
+
+
+CALLS = {
+    "01.1": Calls(
+        "x, W0, A, B and gamma",
+        draw=lambda rng: (rng.standard_normal((6, 5)), rng.standard_normal((4, 5)), *_adapter(rng)),
+    ),
+    "01.2": Calls(
+        "x, delta, A, B and gamma",
+        draw=lambda rng: (rng.standard_normal((6, 5)), rng.standard_normal((6, 4)), *_adapter(rng)),
+    ),
+    "01.3": Calls(
+        "G, A, gamma and lr",
+        draw=lambda rng: (
+            rng.standard_normal((4, 5)),
+            rng.standard_normal((2, 5)),
+            rng.uniform(2, 5),
+            rng.uniform(0.2, 0.8),
+        ),
+    ),
+}
+
+
+# ---- 01.1: the forward pass
+
+
+def lora_linear(x, W0, A, B, gamma):
+    return x @ W0.T + gamma * (x @ A.T) @ B.T
+
+
+def in_one_weight(x, W0, A, B, gamma):
+    return torch.nn.functional.linear(*map(torch.as_tensor, (x, W0 + gamma * B @ A)))
+
+
+def without_scale(x, W0, A, B, gamma):
+    return x @ W0.T + x @ A.T @ B.T
+
+
+def without_the_base(x, W0, A, B, gamma):
+    return gamma * x @ A.T @ B.T
+
+
+def base_scaled_too(x, W0, A, B, gamma):
+    return gamma * (x @ W0.T + x @ A.T @ B.T)
+
+
+def scale_at_both(x, W0, A, B, gamma):
+    return x @ W0.T + gamma * (x @ A.T) @ (gamma * B.T)
+
+
+# ---- 01.2: the gradients of every example
+
+
+def per_example(x, delta, A, B, gamma):
+    grad_B = gamma * np.einsum("no,nr->nor", delta, x @ A.T)
+    grad_A = gamma * np.einsum("nr,ni->nri", delta @ B, x)
+    return grad_B, grad_A
+
+
+def by_autograd(x, delta, A, B, gamma):
+    """One example at a time: the loss whose upstream gradient is delta is delta times y."""
+    found = []
+    for row, up in zip(torch.as_tensor(x), torch.as_tensor(delta), strict=True):
+        b, a = (torch.tensor(factor, requires_grad=True) for factor in (B, A))
+        (up @ (gamma * (b @ (a @ row)))).backward()
+        found.append((b.grad, a.grad))
+    return tuple(torch.stack(part) for part in zip(*found, strict=True))
+
+
+def summed(x, delta, A, B, gamma):
+    return tuple(part.sum(0) for part in per_example(x, delta, A, B, gamma))
+
+
+def gradients_without_scale(x, delta, A, B, gamma):
+    return tuple(part / gamma for part in per_example(x, delta, A, B, gamma))
+
+
+def scale_squared(x, delta, A, B, gamma):
+    return tuple(part * gamma for part in per_example(x, delta, A, B, gamma))
+
+
+def other_way_round(x, delta, A, B, gamma):
+    return per_example(x, delta, A, B, gamma)[::-1]
+
+
+def averaged(x, delta, A, B, gamma):
+    return tuple(part / len(x) for part in per_example(x, delta, A, B, gamma))
+
+
+# ---- 01.3: the first step of the weight
+
+
+def first_move(G, A, gamma, lr):
+    B = -lr * gamma * G @ A.T  # B was zero, so A has no gradient yet
+    return gamma * B @ A
+
+
+def multiplied_out(G, A, gamma, lr):
+    return -lr * gamma**2 * G @ (A.T @ A)
+
+
+def scale_once(G, A, gamma, lr):
+    return first_move(G, A, gamma, lr) / gamma
+
+
+def uphill(G, A, gamma, lr):
+    return -first_move(G, A, gamma, lr)
+
+
+def in_full(G, A, gamma, lr):
+    return -lr * G
+
+
+def only_B(G, A, gamma, lr):
+    return -lr * gamma * G @ A.T

@@ -88,7 +88,7 @@ def root(B, A, tau):
 # ---- 04.2
 
 
-def rho(lr, sigma, C, b, K, N, d_in):
+def rho_of(lr, sigma, C, b, K, N, d_in):
     tau = lr * sigma * C / (b * np.sqrt(K))
     return 3 * d_in * N * tau**2
 
@@ -98,31 +98,31 @@ def rho_of_the_library(lr, sigma, C, b, K, N, d_in):
 
 
 def of_one_client(lr, sigma, C, b, K, N, d_in):
-    return rho(lr, sigma, C, b, 1, N, d_in)
+    return rho_of(lr, sigma, C, b, 1, N, d_in)
 
 
 def divided_by_K(lr, sigma, C, b, K, N, d_in):
-    return rho(lr, sigma, C, b, K**2, N, d_in)
+    return rho_of(lr, sigma, C, b, K**2, N, d_in)
 
 
 def without_the_batch(lr, sigma, C, b, K, N, d_in):
-    return rho(lr, sigma, C, 1, K, N, d_in)
+    return rho_of(lr, sigma, C, 1, K, N, d_in)
 
 
 def lengths_added(lr, sigma, C, b, K, N, d_in):
-    return N * rho(lr, sigma, C, b, K, N, d_in)
+    return N * rho_of(lr, sigma, C, b, K, N, d_in)
 
 
 def one_release(lr, sigma, C, b, K, N, d_in):
-    return rho(lr, sigma, C, b, K, 1, d_in)
+    return rho_of(lr, sigma, C, b, K, 1, d_in)
 
 
 def without_the_three(lr, sigma, C, b, K, N, d_in):
-    return rho(lr, sigma, C, b, K, N, d_in) / 3
+    return rho_of(lr, sigma, C, b, K, N, d_in) / 3
 
 
 def without_the_rate(lr, sigma, C, b, K, N, d_in):
-    return rho(1, sigma, C, b, K, N, d_in)
+    return rho_of(1, sigma, C, b, K, N, d_in)
 
 
 def tau_once(lr, sigma, C, b, K, N, d_in):

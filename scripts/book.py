@@ -40,6 +40,7 @@ PAGES = (
     "sharp_edges",
     "notation",
     "adding_a_method",
+    "teaching",
     "deployment",
     "security",
     "scale",

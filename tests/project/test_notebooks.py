@@ -128,3 +128,23 @@ def test_cleaning_removes_what_differs_from_run_to_run(path):
             data = {VIEW: {"model_id": "x"}, "text/plain": "x"}
             cell.outputs.append(nbformat.v4.new_output("display_data", data=data))
     assert cleaned(dirty) == notebook
+
+
+@pytest.mark.slow
+def test_a_notebook_becomes_slides():
+    """Every heading begins one, every figure stands in it, and the notebook itself is unchanged."""
+    notebook = read(PATHS[10])
+    before = json.dumps(notebook)
+    page = TOOL["slides"](notebook)
+    headings = [x for x in notebook.cells if x.cell_type == "markdown" and x.source[0] == "#"]
+    figures = [
+        x for x in code(notebook) if any("image/png" in y.get("data", {}) for y in x.outputs)
+    ]
+    assert "reveal" in page and page.count("<section") > len(headings) + len(figures)
+    assert page.count("data:image/png;base64,") >= len(figures) > 2
+    assert json.dumps(notebook) == before
+
+
+def test_the_teachers_page_names_predictions_that_exist():
+    named = re.findall(r"\b\d\d\.[a-z]\b", (ROOT / "docs" / "teaching.md").read_text("utf-8"))
+    assert named and {*named} <= {*prediction.all_predictions()}

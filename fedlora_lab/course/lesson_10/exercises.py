@@ -1,14 +1,56 @@
-"""Right and wrong answers to exercise 10.3: what a cut of the mean product to rank r leaves out."""
+"""Right and wrong answers to the functions of notebook 10: a server with a residual, what a cut to
+the rank leaves out, and the noise that two servers keep."""
 
 import numpy as np
 from numpy.linalg import norm, qr, svd
 
 from fedlora_lab.course.exercise import Calls
 
-_DRAWS = np.random.default_rng(100)
+
+def _uploads(rng):
+    clients, rank = rng.integers(4, 7), rng.integers(2, 4)
+    return rng.standard_normal((clients, 9, rank)), rng.standard_normal((clients, rank, 8))
+
+
 CALLS = {
-    "10.3": Calls("B and A", (_DRAWS.standard_normal((5, 9, 2)), _DRAWS.standard_normal((5, 2, 8))))
+    "10.1": Calls("B and A", draw=_uploads),
+    "10.3": Calls("B and A", draw=_uploads),
+    "10.4": Calls("z_B, z_A and tau", draw=lambda rng: (*_uploads(rng), rng.uniform(0.3, 0.6))),
 }
+
+
+def serve(B, A):
+    mean_B, mean_A = B.mean(axis=0), A.mean(axis=0)
+    residual = (B @ A).mean(axis=0) - mean_B @ mean_A
+    return mean_B, mean_A, residual
+
+
+def serve_by_gaps(B, A):
+    gaps = (B - B.mean(0)) @ (A - A.mean(0))
+    return B.mean(0), A.mean(0), gaps.mean(0)
+
+
+def deviation_for_residual(B, A):
+    mean_B, mean_A, residual = serve(B, A)
+    return mean_B, mean_A, -residual
+
+
+def whole_product(B, A):
+    return B.mean(0), A.mean(0), (B @ A).mean(0)
+
+
+def summed_gaps(B, A):
+    mean_B, mean_A, residual = serve(B, A)
+    return mean_B, mean_A, len(B) * residual
+
+
+def no_residual(B, A):
+    mean_B, mean_A, residual = serve(B, A)
+    return mean_B, mean_A, 0 * residual
+
+
+def factors_alone(B, A):
+    return B.mean(0), A.mean(0)
 
 
 def _cut(product, rank):
@@ -17,7 +59,9 @@ def _cut(product, rank):
 
 
 def share_lost(B, A):
-    return _cut((B @ A).mean(0), A.shape[1])
+    values = np.linalg.svd((B @ A).mean(axis=0), compute_uv=False)
+    rank = A.shape[1]
+    return np.linalg.norm(values[rank:]) / np.linalg.norm(values)
 
 
 def from_thin_factors(B, A):
@@ -49,3 +93,37 @@ def absolute(B, A):
 def next_value(B, A):
     values = svd((B @ A).mean(0), compute_uv=False)
     return values[A.shape[1]] / values[0]
+
+
+def noise_kept(z_B, z_A, tau):
+    own = tau * len(z_B) ** 0.5
+    noise_B, noise_A = own * z_B, own * z_A
+    of_factors = noise_B.mean(axis=0) @ noise_A.mean(axis=0)
+    of_products = (noise_B @ noise_A).mean(axis=0)
+    return (of_factors**2).sum(), (of_products**2).sum()
+
+
+def noise_by_traces(z_B, z_A, tau):
+    means = (tau**2 * len(z_B) * x for x in (z_B.mean(0) @ z_A.mean(0), (z_B @ z_A).mean(0)))
+    return [np.trace(x @ x.T) for x in means]
+
+
+def averaged_before_scaling(z_B, z_A, tau):
+    return noise_kept(z_B, z_A, tau / len(z_B) ** 0.5)
+
+
+def norms_of_noise(z_B, z_A, tau):
+    return np.sqrt(noise_kept(z_B, z_A, tau))
+
+
+def servers_swapped(z_B, z_A, tau):
+    return noise_kept(z_B, z_A, tau)[::-1]
+
+
+def mean_of_energies(z_B, z_A, tau):
+    products = tau**2 * len(z_B) * (z_B @ z_A)
+    return noise_kept(z_B, z_A, tau)[0], (products**2).sum((1, 2)).mean()
+
+
+def variance_for_std(z_B, z_A, tau):
+    return noise_kept(z_B, z_A, tau * len(z_B) ** 0.5)

@@ -1,7 +1,7 @@
-"""Figures of notebook 10: what exact servers send, lose, and keep of the noise."""
+"""Figures of notebook 10: what exact servers send, and what a cut to the rank loses."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import offset_copy
 
-from fedlora_lab import methods, tasks, theory
-from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
-from fedlora_lab.federated.comparison import compare
-from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab import methods
+from fedlora_lab._utils.validation import check, check_one_of, check_whole
+from fedlora_lab.federated import dry_run
 from fedlora_lab.plots import style
 from fedlora_lab.plots.style import look, name
 from fedlora_lab.plots.tidy import byte_unit
 from fedlora_lab.plots.training_curves import WAYS
-from fedlora_lab.privacy.config import Privacy
 
 STRIPS = {
     "exact": "exact up to\nrounding",
@@ -30,8 +28,7 @@ ZERO = 1e-5
 MEASURED = "bytes and deviation as measured: digits, 10 clients, rank 4, no noise"
 
 COLOURS = (style.FACTOR["A"], style.RIGHT, style.FACTOR["B"])
-FLOOR = 1e-7
-SIDE = 64
+LAYERS = 8
 
 
 def cost_and_deviation(table: pd.DataFrame, way: str = "both") -> Any:
@@ -58,7 +55,6 @@ def exactness_map(
     way: str = "both",
     *,
     mark: str | None = None,
-    limits: tuple[float, float] | None = None,
     setting: str = MEASURED,
 ) -> style.Picture:
     """Draws bytes of a client in a round against the relative deviation; exact rows in a strip.
@@ -66,7 +62,6 @@ def exactness_map(
     Args:
         table: rows to draw (see `cost_and_deviation`); ``None``: the whole table as measured.
         way: "both", "up" or "down"; mark: slug of a method to ring.
-        limits: bytes that the axis spans, both > 0; ``None``: those of the rows.
         setting: words for the footer.
 
     Guarantees: every row of the table is drawn once, in its strip
@@ -74,7 +69,7 @@ def exactness_map(
     """
     rows = cost_and_deviation(methods.table() if table is None else table, way)
     sent = rows[rows["bytes"] > 0]["bytes"]
-    xlim = limits or (sent.min() / 2, sent.max() * 2.5)
+    xlim = sent.min() / 2, sent.max() * 2.5
     parts = {k: rows[rows["kind"] == k].sort_values("bytes", kind="stable") for k in STRIPS}
     heights = {k: 2.5 if k == "off" else 0.19 * len(part) + 0.12 for k, part in parts.items()}
     tall, bottom, boxes = sum(heights.values()) + 1.35, 0.62, []
@@ -105,10 +100,19 @@ def exactness_map(
     divided = "{0:g} {2}".format
     exact.xaxis.set_major_formatter(lambda x, _: divided(x / byte_unit(x)[0], *byte_unit(x)))
     off.tick_params(length=0)
-    count = f"{len(parts['exact'])} of {len(rows)} servers"
-    own.set_title(f"{count} hold the mean product, at very different prices", pad=8)
+    own.set_title(_finding(rows), pad=8)
     style.footer(figure, setting)
     return figure
+
+
+def _finding(rows: pd.DataFrame) -> str:
+    """How many servers are exact, and how their bytes compare with FedLoRA's."""
+    exact, words = rows[rows["kind"] == "exact"]["bytes"], ""
+    for plain in rows[rows["method"] == "fedlora"]["bytes"]:
+        dear = exact[exact > plain]
+        words = f": {len(exact) - len(dear)} for FedLoRA's bytes or less"
+        words += f", {len(dear)} for up to {dear.max() / plain:.2g} times" if len(dear) else ""
+    return f"{len(exact)} of {len(rows)} servers are exact{words if len(exact) else ''}"
 
 
 def _dot(ax: Any, x: float, y: float, slug: str, mark: str | None) -> None:
@@ -159,90 +163,44 @@ def _field(ax: Any, rows: Any, mark: str | None) -> None:
 
 
 @style.paper()
-def mean_products(cases: Mapping[str, tuple[Any, Any]], rank: int) -> style.Picture:
-    """Draws singular values of mean products, and the error of a sketching server over its width.
+def mean_spectra(cases: Mapping[str, Any], rank: int) -> style.Picture:
+    """Draws the singular values of mean products, relative to the largest.
 
     Args:
-        cases: words -> (singular values, falling; frame of `measures.sketch_errors`), one to three.
-        rank: that the server's factors have: the line on the left, and the best error on the right.
+        cases: words -> singular values, falling; one to three.
+        rank: that the server's factors have: the line.
 
     Raises: ``ValueError`` without cases.
-    Guarantees: dots are the values, the dashed lines the error of the best approximation of the
-        rank (test_lesson_10.py::test_the_figure_of_mean_products).
+    Guarantees: dots are the values (test_lesson_10.py::test_the_figure_of_mean_products).
     """
     check(0 < len(cases) <= len(COLOURS), "cases", list(cases), "one to three")
     check_whole("rank", rank, 1)
-    figure, (left, right) = style.row(9.2, 3.9, (0.185, 0.69), (0.085, 0.36), (0.56, 0.29))
+    figure, (ax,) = style.row(7.6, 3.7, (0.17, 0.70), (0.11, 0.72))
     ends = []
-    for (words, (values, errors)), colour in zip(cases.items(), COLOURS, strict=False):
-        values = np.asarray(values, dtype=float)
-        count = int((values > 1e-6 * values[0]).sum())
-        x, y = np.arange(1, count + 1), values[:count] / values[0]
-        style.dots(left, x, y, colour, 4, ls="-", lw=1, mew=0.4)
-        put: Any = {"xytext": (6, 6), "textcoords": "offset points", "fontsize": 8.3}
-        ink = {"weight": "bold", "color": style.darker(colour)}
-        left.annotate(words, (float(x[-1]), float(y[-1])), **put, **ink)
-        shown = errors["value"].clip(lower=FLOOR)
-        style.dots(right, errors["width"], shown, colour, 3.5, mew=0, alpha=0.4)
-        means = shown.groupby(errors["width"]).mean()
-        ends.append(style.named_line(right, means.index, means, words, colour, lw=1.6))
-        best = float(np.linalg.norm(values[rank:]) / np.linalg.norm(values))
-        right.axhline(max(best, FLOOR), color=colour, lw=1, ls=style.DASHED)
-
-    left.axvline(rank + 0.5, color=style.GREY, lw=1.2, ls=style.DASHED)
-    words = f"rank {rank} ends here"
-    left.text(rank + 0.9, 1.2, words, fontsize=8, color=style.SOFT, va="bottom")
-    left.set(yscale="log", ylim=(1e-6, 4), xlabel="direction, largest first")
-    left.set(ylabel="singular value, relative")
-    left.set_xlim(0, 1.02 * max(len(values) for values, _ in cases.values()))
-    left.set_title("What the mean product is made of")
-    right.set(xscale="log", yscale="log", ylim=(FLOOR / 2, 2), xlabel="width of the sketch")
-    right.set_ylabel("relative error")
-    right.set_yticks((1e-7, 1e-5, 1e-3, 0.1, 1), ("rounding", "1e−5", "1e−3", "0.1", "1"))
-    right.set_xticks((2, 4, 8, 16, 32), ("2", "4", "8", "16", "32"))
-    for axis in (left.yaxis, right.xaxis, right.yaxis):
-        axis.set_minor_locator(NullLocator())
-    right.set_title("What a sketch makes of it")
-    style.draw_labels(right, ends, together=False)
-    dashed = "dashed: the best that any factors of the rank can do"
-    style.footer(figure, f"right: one dot a public draw of the sketch; {dashed}")
+    for (words, given), colour in zip(cases.items(), COLOURS, strict=False):
+        values = np.asarray(given, dtype=float)
+        y = values[values > 1e-6 * values[0]] / values[0]
+        drawn = style.named_line(ax, np.arange(1, len(y) + 1), y, words, colour, lw=1)
+        style.dots(ax, np.arange(1, len(y) + 1), y, colour, 4, mew=0.4)
+        ends.append(drawn)
+    ax.axvline(rank + 0.5, color=style.GREY, lw=1.2, ls=style.DASHED)
+    ax.text(rank + 0.9, 1.3, f"rank {rank} ends here", fontsize=8, color=style.SOFT, va="bottom")
+    ax.set(yscale="log", ylim=(1e-6, 4), xlabel="direction, largest first")
+    ax.set_ylabel("singular value, relative to the largest")
+    ax.set_title("The mean product outgrows the rank, unless a factor is common")
+    style.draw_labels(ax, ends, together=False, inside=True)
     return figure
 
 
-def averaged_noise(clients: Sequence[int], std: float = 0.2, seeds: int = 40, rank: int = 4) -> Any:
-    """Measures the energy that a release of both factors puts into the product, over the clients.
+def table_at(width: int, rank: int, clients: int) -> pd.DataFrame:
+    """The table of methods with its bytes counted anew for other layers.
 
-    Real runs of FedLoRA, whose server averages factors, and of FedEx-LoRA, whose server holds the
-    mean of the products, on a task whose loss is always zero: one round, one local step, from B = 0
-    and A as PEFT draws it.
-
-    Args:
-        clients: numbers of clients; seeds: runs of each; rank: of the adapter.
-        std: of each client's noise on every entry of both factors, > 0.
-
-    Returns: columns x (clients), group, mean, low, high (of the measured mean), closed, quadratic
-        (of it).
-    Guarantees: closed is `theory.factor_average_terms` and `theory.product_average_terms` at the
-        expected A, whose squared norm is rank / 3
-        (test_lesson_10.py::test_noise_that_an_exact_server_keeps).
+    Args: width: d_in = d_out of each of eight layers; rank, clients: of the federation.
     """
-    check_number("std", std, 0, open_low=True)
-    check_whole("seeds", seeds, 2)
-    servers = {
-        "fedlora": ("mean of factors", theory.factor_average_terms),
-        "fedex-lora": ("mean of products", theory.product_average_terms),
-    }
-    plan, rows = Plan(rounds=1, local_steps=1, batch=8, lr=8 * std), []
-    noise, lora = Privacy(noise_multiplier=1.0, delta=1e-3, accountant="rdp"), Lora(rank, rank)
-    start = np.zeros((SIDE, rank)), np.full((rank, SIDE), (1 / (3 * SIDE)) ** 0.5)
-    for i, count in enumerate(clients):
-        task = tasks.regression(clients=count, examples=8, d_in=SIDE, d_out=SIDE, test=1)
-        runs = {"seeds": range(i * seeds, (i + 1) * seeds), "lora": lora, "progress": False}
-        frame: Any = compare(tasks.zero_signal(task), list(servers), noise, plan, **runs)
-        last = frame[(frame["measure"] == "norm") & (frame["round"] == 1)]
-        for slug, (words, closed) in servers.items():
-            energy = last[last["method"] == slug]["value"].to_numpy() ** 2
-            form = closed(*start, std, std, count)
-            band = theory.mean_band(energy, 1.96)
-            rows.append((count, words, *band, form.total, form.quadratic))
-    return pd.DataFrame(rows, columns=["x", "group", "mean", "low", "high", "closed", "quadratic"])
+    table, layers, sent = methods.table(), ((width, width),), {}
+    for slug in table.index:
+        row = methods.ALL[slug]
+        one = dry_run.client_bytes(row, rank=rank, clients=clients, layers=layers)
+        sent[slug] = LAYERS * one.up, LAYERS * one.down
+    counted: Any = pd.DataFrame.from_dict(sent, orient="index", columns=["up", "down"])
+    return table.assign(up=counted["up"], down=counted["down"])

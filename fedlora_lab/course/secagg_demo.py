@@ -1,10 +1,11 @@
 """Demonstrates secure aggregation: masked uploads look random, and only their sum can be opened.
 
-The protocol is that of Flower's SecAgg+, every client a neighbour of every other, in one process,
-built from Flower's own key agreement, secret sharing, mask generator and quantiser. It shows what
-the server sees, and what that costs. It is no protection: Flower 1.41 draws a mask from a seed of
-32 bits, of which a pair's shared key fills 28 at most, with a generator that is no cryptographic
-one (test_secagg_demo.py::test_a_seed_of_a_pair_is_short).
+The protocol is SecAgg+ in one process, built from Flower's own key agreement, secret sharing, mask
+generator and quantiser. Clients stand in a ring and share masks with some neighbours, or with all
+others, which is the older SecAgg. It shows what the server sees, and what that costs. It is no
+protection: Flower 1.41 draws a mask from a seed of 32 bits, of which a pair's shared key fills 28
+at most, with a generator that is no cryptographic one
+(test_secagg_demo.py::test_a_seed_of_a_pair_is_short).
 
 What is opened is a sum of values that each client rounded for itself. It is no function of the sum
 of the noised values, so that sum's epsilon is not proven for it: see `theory.rounded_epsilon`.
@@ -103,16 +104,15 @@ class Client:
         self._mask_key, self.mask_public = flower().generate_key_pairs()
         self._post_key, self.post_public = flower().generate_key_pairs()
 
-    def encrypt_shares(self, clients: "Sequence[Client]", threshold: int) -> dict[int, bytes]:
-        """Shares both secrets: one encrypted letter for each other client, through the server."""
+    def encrypt_shares(self, near: "Sequence[Client]", threshold: int) -> dict[int, bytes]:
+        """Shares both secrets: one encrypted letter for each neighbour, through the server."""
         secrets = self.seed, flower().private_key_to_bytes(self._mask_key)
-        split = [flower().create_shares(secret, threshold, len(clients)) for secret in secrets]
-        pairs = list(zip(*split, strict=True))
-        self.shares[self.index], letters = pairs[self.index], {}
-        for other in (one for one in clients if one is not self):
+        split = [flower().create_shares(secret, threshold, len(near) + 1) for secret in secrets]
+        kept, *pairs = zip(*split, strict=True)
+        self.shares[self.index], letters = kept, {}
+        for other, pair in zip(near, pairs, strict=True):
             key = flower().generate_shared_key(self._post_key, other.post_public)
-            text = self.index, other.index, *pairs[other.index]
-            plain = flower().share_keys_plaintext_concat(*text)
+            plain = flower().share_keys_plaintext_concat(self.index, other.index, *pair)
             letters[other.index] = flower().encrypt(key, plain)
         return letters
 
@@ -125,11 +125,11 @@ class Client:
         check(ours, "letter", (source, target), "one for this client")
         self.shares[source] = (shares[0], shares[1])
 
-    def upload(self, clients: "Sequence[Client]") -> Int[np.ndarray, " d"]:
-        """The quantised update plus masks: one of its own, and one with every other client."""
+    def upload(self, near: "Sequence[Client]") -> Int[np.ndarray, " d"]:
+        """The quantised update plus masks: one of its own, and one with every neighbour."""
         total = self.grid.quantize(self.update)
         total = total + mask(self.seed, self.grid.modulus, len(total))
-        for other in (one for one in clients if one is not self):
+        for other in near:
             total = total + _pair_mask(self._mask_key, self, other)
         return total % self.grid.modulus
 
@@ -147,6 +147,14 @@ def _pair_mask(key: Any, own: Client, other: Client) -> Int[np.ndarray, " d"]:
     seed = flower().generate_shared_key(key, other.mask_public)
     # Opposite signs at the two ends of a pair: the common mask drops out of the sum.
     return np.sign(own.index - other.index) * mask(seed, own.grid.modulus, len(own.update))
+
+
+def _nearest(index: int, count: int, width: int) -> list[int]:
+    """The neighbours of a client in a ring: ``width``, half on either side, or all others."""
+    if width == count - 1:
+        return [k for k in range(count) if k != index]
+    steps = range(1, width // 2 + 1)
+    return [(index + sign * step) % count for step in steps for sign in (-1, 1)]
 
 
 @dataclass(frozen=True)
@@ -177,14 +185,17 @@ def aggregate(
     *,
     threshold: int,
     dropped: Sequence[int] = (),
+    neighbours: int | None = None,
 ) -> SecAggResult:
     """Plays the four stages: keys, letters with shares, masked uploads, opening.
 
     Args:
         updates: one row a client, noised already where noise is wanted.
         grid: how numbers are written.
-        threshold: shares that open a secret, in [2, clients]; with fewer uploads nothing is opened.
+        threshold: shares that open a secret, in [2, neighbours + 1]; where fewer of a client's
+            neighbours and itself upload, nothing is opened.
         dropped: clients whose upload is lost, after they sent their letters.
+        neighbours: of each client in the ring, an even number; ``None``: all others.
 
     Raises:
         ValueError: for values out of range, a modulus that the sum could pass, too few uploads.
@@ -197,35 +208,42 @@ def aggregate(
     count, lost = len(updates), set(dropped)
     finite = updates.ndim == 2 and bool(np.isfinite(updates).all())
     check(finite, "updates", updates.shape, "finite, one row a client")
-    check_whole("threshold", threshold, 2, count)
+    width = count - 1 if neighbours is None else neighbours
+    check_whole("neighbours", width, 1, count - 1)
+    check(width == count - 1 or width % 2 == 0, "neighbours", width, "an even number, or all")
+    check_whole("threshold", threshold, 2, width + 1)
     # Past the modulus the sum would wrap unnoticed.
     above = f"above {count} clients x {grid.levels} levels"
     check(count * grid.levels < grid.modulus, "modulus", grid.modulus, above)
     check(lost <= set(range(count)), "dropped", sorted(lost), f"clients in [0, {count})")
-    most = f"{count - threshold} at most: nothing opens"
-    check(count - len(lost) >= threshold, "dropped", sorted(lost), most)
+    near = {k: _nearest(k, count, width) for k in range(count)}
+    fewest = min(len({k, *near[k]} - lost) for k in range(count))
+    most = f"so few that {threshold} uploads around each client arrive: else nothing opens"
+    check(fewest >= threshold, "dropped", sorted(lost), most)
     begun, clients = time.perf_counter(), [Client(k, grid, row) for k, row in enumerate(updates)]
     keys = (key for one in clients for key in (one.mask_public, one.post_public))
     size = sum(len(flower().public_key_to_bytes(key)) for key in keys)
     for one in clients:
-        for target, letter in one.encrypt_shares(clients, threshold).items():
+        circle = [clients[k] for k in near[one.index]]
+        for target, letter in one.encrypt_shares(circle, threshold).items():
             clients[target].decrypt_shares(one, letter)
             size += len(letter)
     there = [one for one in clients if one.index not in lost]
-    uploads = np.stack([one.upload(clients) for one in there])
+    uploads = np.stack([one.upload([clients[k] for k in near[one.index]]) for one in there])
     size += uploads.size * ((grid.modulus.bit_length() + 6) // 8)  # whole bytes a number
     total = uploads.sum(0)
     for owner in clients:
         # Of a client that arrived the server opens its mask's seed, of a lost one the key of its
         # pairs; never both, for both together would open a single update.
-        shares = [one.shares[owner.index][owner.index in lost] for one in there[:threshold]]
+        circle = [one for one in there if one.index in (owner.index, *near[owner.index])]
+        shares = [one.shares[owner.index][owner.index in lost] for one in circle[:threshold]]
         size += sum(map(len, shares))
         secret = flower().combine_shares(shares)
         if owner.index not in lost:
             total = total - mask(secret, grid.modulus, len(total))
             continue
         key = flower().bytes_to_private_key(secret)
-        for one in there:  # the masks that the others share with the lost one stayed in the sum
+        for one in circle:  # the masks that the others share with the lost one stayed in the sum
             total = total + _pair_mask(key, owner, one)
     return SecAggResult(
         total=grid.dequantize(total % grid.modulus, len(there)),

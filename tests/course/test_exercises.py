@@ -108,7 +108,7 @@ COMPUTED = {
     "06.3": lambda: theory.gdp_epsilon(theory.gaussian_mu(1.12, 100), 1 / 12),
     "07.2": lambda: theory.filter_gain(3),
     "08.3": lambda: 32 / theory.bits_per_number(4, 64),
-    "13.3": lambda: theory.gdp_epsilon(2.5, 1e-5),
+    "13.4": lambda: theory.gdp_epsilon(2.5, 1e-5),
 }
 
 

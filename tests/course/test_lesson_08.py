@@ -13,6 +13,7 @@ import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.course.lesson_08 import figures
 from fedlora_lab.methods.quantization import REACH, normal_float, normal_levels
+from fedlora_lab.tasks.task import concatenate
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
@@ -78,17 +79,28 @@ def test_the_quantiser_figure_states_the_measured_error():
 
 
 @pytest.mark.slow
-def test_quantised_runs_measure_every_holder():
+def test_coarser_copies_lie_further_away():
     task, plan = fl.tasks.digits(clients=3, seed=5), fl.Plan(rounds=1, local_steps=1, batch=8)
-    rows = [figures.fedlpp(2), figures.fedlpp(8), "ffa-lora"]
-    plans = {"fedlpp-2-bits": plan, "fedlpp-8-bits": plan, "ffa-lora": plan.replace(rounds=2)}
-    frame, held = figures.quantised_runs(task, rows, None, plans, seeds=(4,))
-    ends = frame.groupby("method")["round"].max().to_dict()
-    assert ends == {slug: own.rounds for slug, own in plans.items()}
-    assert set(held["row"]) == {"fedlpp-2-bits", "fedlpp-8-bits"}
-    far: Any = held[(held["method"] == "received") & (held["measure"] == "distance")]
-    far = far.set_index("width")["value"]
+    held = figures.runs_with_holders(task, (2, 8), None, plan, seeds=(4,))
+    part: Any = held[(held["method"] == "received") & (held["measure"] == "distance")]
+    far = part.set_index("width")["value"]
     assert float(far[2]) > 10 * float(far[8]) > 0
+
+
+@pytest.mark.slow
+def test_the_gradient_at_rounded_factors():
+    """By autograd for one layer; a rule is applied to every factor before."""
+    task, plan = fl.tasks.digits(clients=3, seed=5), fl.Plan(rounds=2, local_steps=2, batch=8)
+    last: Any = [*fl.run(task, "fedlora", None, plan)][-1]
+    state, data = last.source[2], concatenate(task.clients)
+    sizes = [x.numel() for x in state.tensors.values()]
+    parts = np.split(figures.gradient_at(last, lambda x: x), np.cumsum(sizes)[:-1])
+    found = fl.measures.gradients(task, last, "blocks.0.query", data)
+    for key, part in zip(state.tensors, parts, strict=True):
+        if key.layer == "blocks.0.query":
+            np.testing.assert_allclose(part, getattr(found, key.side).flatten(), atol=1e-6)
+    zeros = figures.gradient_at(last, torch.zeros_like)
+    assert np.abs(zeros).max() == 0, "without A and B no gradient reaches them"
 
 
 @pytest.mark.slow
@@ -123,6 +135,38 @@ def test_the_accuracies_per_holder_are_drawn():
         for w, s, who in itertools.product((2, 4), (0, 1), figures.HOLDERS)
     ]
     table = pd.DataFrame(rows, columns=["width", "seed", "method", "measure", "value"])
-    ax = figures.accuracy_per_holder(table, 0.4).axes[0]
+    ax = figures.accuracy_per_holder(table, 0.4, "title").axes[0]
     lines = [line.get_ydata() for line in marked(ax, "o")]
     np.testing.assert_allclose(lines, [[0.555, 0.53]] * len(figures.HOLDERS))
+
+
+def test_the_cosines_are_drawn():
+    rows = [
+        (t, s, w, 1 - 0.1 / w - 0.01 * s - t / 100) for t in (1, 5) for s in (0, 1) for w in (2, 4)
+    ]
+    table = pd.DataFrame(rows, columns=["round", "seed", "width", "cosine"])
+    lines = [
+        line.get_ydata() for line in marked(figures.gradient_accuracy(table, "t").axes[0], "o")
+    ]
+    np.testing.assert_allclose(lines, [[0.935, 0.96], [0.895, 0.92]])
+
+
+def test_the_four_forms_are_drawn():
+    traces = {"one": [(0.3, 0.5), (0.4, 1.0)], "two": [(0.1, 0.0), (0.2, 0.0)]}
+    for ax, trace in zip(figures.four_forms(traces, 0.6).axes, traces.values(), strict=True):
+        sent, held = (np.array(line.get_ydata()).tolist() for line in ax.lines[:2])
+        assert list(zip(held, sent, strict=True)) == trace
+
+
+def test_the_forms_are_compared():
+    rows = [(f, s, 0.7 + 0.01 * f + 0.02 * s) for f in (1, 2, 3, 4) for s in (0, 1)]
+    table = pd.DataFrame(rows, columns=["form", "seed", "accuracy"])
+    drawn = marked(figures.accuracy_by_form(table, 0.6, "title").axes[0], "D")
+    assert [line.get_xdata()[0] for line in drawn] == pytest.approx([0.72, 0.73, 0.74, 0.75])
+
+
+def test_the_differences_are_drawn():
+    found = [fl.report.PairedDifference(0.001 * i, -0.002, 0.004, 20) for i in range(3)]
+    for ax in figures.differences({"a": found, "b": found}, "title").axes:
+        (means,) = marked(ax, "o")
+        assert list(means.get_xdata()) == [0.0, 0.001, 0.002]

@@ -123,6 +123,14 @@ def test_the_accuracies_are_drawn():
     ]
     frame = pd.DataFrame(rows, columns=["trust", "seed", "round", "measure", "value"])
     means = [
-        line.get_xdata()[0] for line in marked(figures.accuracy_by_trust(frame, 0.4).axes[0], "D")
+        line.get_xdata()[0]
+        for line in marked(figures.accuracy_by_trust(frame, 0.4, "title").axes[0], "D")
     ]
     assert means == pytest.approx([1.55, 0.55, 0.55])
+
+
+def test_the_bytes_of_masks_are_drawn():
+    table = pd.DataFrame({"clients": [8, 16], "all": [4000.0, 9000.0], "near": [3000.0, 3100.0]})
+    ax = figures.mask_bytes(table, 6).axes[0]
+    lines = [list(line.get_ydata()) for line in marked(ax, "o")]
+    assert lines == [[4.0, 9.0], [3.0, 3.1]]

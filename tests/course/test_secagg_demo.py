@@ -24,6 +24,18 @@ def test_the_sum_is_opened_whoever_is_lost(dropped):
     assert 0 < off.max() <= GRID.max_error(len(there)) + 1e-9
 
 
+@pytest.mark.parametrize("dropped", [(), (0, 3)])
+def test_neighbours_are_enough(dropped):
+    """With two neighbours on a ring the sum opens too, and the cost of a client stays the same."""
+    found = aggregate(UPDATES, GRID, threshold=2, dropped=dropped, neighbours=2)
+    there = [k for k in range(6) if k not in dropped]
+    assert np.abs(found.total - UPDATES[there].sum(0)).max() <= GRID.max_error(len(there)) + 1e-9
+    each = [
+        aggregate(np.zeros((n, 1)), GRID, threshold=2, neighbours=2).bytes_up / n for n in (4, 8)
+    ]
+    assert each[0] == pytest.approx(each[1], rel=0.02)
+
+
 def test_the_error_keeps_to_its_bound():
     """Rounding is to a neighbour, right on average, and entries beyond the reach are cut off."""
     values = np.concatenate([np.linspace(-1, 1, 2001), [1.7, -3.0]])
@@ -116,7 +128,8 @@ def test_cost_is_counted():
         ({}, {"threshold": 1}, "^threshold=1: expected .*2.*6"),
         ({}, {"threshold": 7}, "^threshold=7: expected .*2.*6"),
         ({}, {"dropped": (9,)}, r"^dropped=\[9\]: expected clients in"),
-        ({}, {"dropped": (0, 1)}, r"^dropped=\[0, 1\]: expected 1 at most: nothing opens"),
+        ({}, {"dropped": (0, 1)}, r"^dropped=\[0, 1\]: expected so few that 5 uploads"),
+        ({}, {"neighbours": 3, "threshold": 2}, "^neighbours=3: expected an even number, or all"),
         ({}, {"updates": UPDATES * np.nan}, r"^updates=\(6, 300\): expected finite"),
     ],
 )

@@ -1,6 +1,6 @@
 """Figures of notebook 08: quantised broadcasts, and what each party holds at the end."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import product
 from typing import Any
@@ -9,24 +9,24 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from fedlora_lab import measures, methods, theory
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.course import check_figure as checks
-from fedlora_lab.federated.comparison import compare
-from fedlora_lab.federated.records import to_frame
 from fedlora_lab.federated.simulation import run
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.measures.deviation import AggregationInput
+from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan
-from fedlora_lab.methods.quantization import NormalFloat, normal_float, normal_levels
+from fedlora_lab.methods.quantization import normal_float, normal_levels
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.plots import style
 from fedlora_lab.plots.tidy import confidence_interval
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.tasks.task import Task, examples_to_judge
+from fedlora_lab.tasks.task import Task, concatenate, examples_to_judge
 
 CODE = style.look("fedlpp").colour
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
@@ -110,7 +110,7 @@ def quantiser(
 
 @style.paper()
 def quantiser_check(
-    widths: Sequence[int] = (2, 3, 4, 6, 8),
+    widths: Sequence[int] = (1, 2, 3, 4, 6, 8),
     blocks: Sequence[int] = (16, 64, 256),
     seeds: int = 100,
     size: int = 2048,
@@ -142,41 +142,39 @@ def quantiser_check(
     style.draw_labels(left, labels, together=False)
     right.set(xticks=list(widths), xlabel="bits of a code")
     checks.finish_check(figure, left, right, table, seeds, f" of {size:,} normal numbers")
+    left.set_title("Each further bit halves the error (lines: closed form)")
     return figure, table
 
 
 @style.paper()
-def accuracy_per_holder(table: pd.DataFrame, start: float | None = None) -> style.Picture:
-    """Draws the accuracy of what each party holds at the end, over bits: the gap is all that is
-    hidden.
+def accuracy_per_holder(table: pd.DataFrame, start: float, title: str) -> style.Picture:
+    """Draws the accuracy of what each party holds at the end, over bits.
 
-    Args: table: as `quantised_runs` gives it; start: accuracy before training.
+    Args: table: as `runs_with_holders` gives it; start: accuracy before training; title: the
+        finding.
     Guarantees: dots are the means over seeds
         (test_lesson_08.py::test_the_accuracies_per_holder_are_drawn).
     """
     part: Any = table[table["measure"] == "accuracy"]
-    means = part.groupby(["method", "width"], sort=False)["value"].agg(
-        mean="mean", band=confidence_interval
-    )
-    figure, (ax,) = style.panels(8.6, 4.1, (0.08, 0.15, 0.5, 0.74))
-    widths, labels = sorted(part["width"].unique()), []
-    mark: Any = {"marker": "o", "ms": 6, "mec": style.CARD}
-    for i, who in enumerate(part["method"].unique()):
-        line, (words, colour) = means.loc[who].sort_index(), HOLDERS[who]
-        x = np.array([widths.index(w) for w in line.index]) + 0.06 * (i - 1.5)
-        ax.vlines(x, *zip(*line["band"], strict=True), color=colour, alpha=0.4, lw=1.4)
-        labels.append(style.named_line(ax, x, line["mean"], words, colour, **mark))
-    low = float(part["value"].min())
-    if start is not None:
-        low = min(low, start)
-        ax.axhline(start, color=style.GREY, lw=1, ls=style.DOTTED)
-        ax.text(-0.25, start, "before training", fontsize=8, color=style.SOFT, va="bottom")
+    widths = sorted(part["width"].unique())
+    figure, (ax,) = style.panels(8.6, 3.9, (0.08, 0.16, 0.56, 0.72))
+    labels = []
+    for i, (who, (words, colour)) in enumerate(HOLDERS.items()):
+        own = [part[(part["method"] == who) & (part["width"] == w)]["value"] for w in widths]
+        x = np.arange(len(widths)) + 0.07 * (i - 1.5)
+        ax.vlines(x, *zip(*map(confidence_interval, own), strict=True), color=colour, alpha=0.4)
+        means, mark = [float(np.mean(v)) for v in own], {"marker": "o", "ms": 6, "mec": style.CARD}
+        labels.append(style.named_line(ax, x, means, words, colour, **mark))
+    ax.axhline(start, color=style.GREY, lw=1, ls=style.DOTTED)
+    ax.text(-0.25, start, "before training", fontsize=8, color=style.SOFT, va="bottom")
+    low = min(start, float(part["value"].min()))
     ax.set(xlim=(-0.3, len(widths) - 0.7), ylim=(max(0, low - 0.06), 1), xlabel="bits of a code")
-    ax.set(ylabel="share of test examples right", title="Who holds how good a model")
+    ax.set(ylabel="share of test digits right")
+    ax.set_title(title)
     ax.set_xticks(range(len(widths)), [f"{w:g}" for w in widths])
     style.draw_labels(ax, labels, together=False, wide=30)
-    words = f"dots: mean over {part['seed'].nunique()} seeds; bars: 95 % interval of the mean"
-    style.footer(figure, words)
+    seeds = part["seed"].nunique()
+    style.footer(figure, f"dots: mean over {seeds} seeds; bars: 95 % interval of the mean")
     return figure
 
 
@@ -198,6 +196,138 @@ def code_levels(width: int = 4) -> style.Picture:
     words = f"{len(code)} levels: dense where numbers are many, one of them exactly zero"
     ax.set_title(words, color=style.INK)
     ax.grid(False)
+    return figure
+
+
+def gradient_at(record: Any, rule: Callable[[Tensor], Tensor]) -> Float[np.ndarray, " p"]:
+    """The gradient of the clients' mean loss by all factors, taken where ``rule`` puts them.
+
+    Args: record: of a run; rule: such as a quantiser, or the identity.
+    Guarantees: test_lesson_08.py::test_the_gradient_at_rounded_factors.
+    """
+    task, lora, state = record.source
+    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    factors = {key: rule(x).detach().requires_grad_() for key, x in state.tensors.items()}
+    for key, value in factors.items():
+        adapted.set_tensor(key, value)
+    x, y = concatenate(task.clients)
+    with torch.enable_grad():
+        loss = task.loss(task.forward(adapted.model, x), y).mean()
+        found = torch.autograd.grad(loss, list(factors.values()))
+    return torch.cat([one.flatten() for one in found]).double().numpy()
+
+
+@style.paper()
+def gradient_accuracy(table: pd.DataFrame, title: str) -> style.Picture:
+    """Draws the cosine of the gradients at rounded and at true factors over bits.
+
+    Args: table: columns round, seed, width, cosine; title: the finding.
+    Guarantees: dots are the means over seeds
+        (test_lesson_08.py::test_the_cosines_are_drawn).
+    """
+    widths, labels = sorted(table["width"].unique()), []
+    figure, (ax,) = style.panels(8.2, 3.9, (0.09, 0.16, 0.7, 0.72))
+    for i, (index, part) in enumerate(table.groupby("round")):
+        groups = [part[part["width"] == w]["cosine"] for w in widths]
+        x = np.arange(len(widths)) + 0.07 * (i - 1)
+        ends = zip(*map(confidence_interval, groups), strict=True)
+        ax.vlines(x, *ends, color=style.SERIES[i], alpha=0.4)
+        mark: Any = {"marker": "o", "ms": 6, "mec": style.CARD}
+        means = [float(np.mean(group)) for group in groups]
+        words, colour = f"after round {index}", style.SERIES[i]
+        style.named_line(ax, x, means, words, colour, **mark)
+        labels.append(style.Label(x[0], means[0], words, colour))
+    ax.axhline(1, color=style.GREY, lw=1, ls=style.DOTTED)
+    ax.set(xlabel="bits of a code", ylabel="cosine with the true gradient", ylim=(None, 1.04))
+    ax.set_xticks(range(len(widths)), [f"{w:g}" for w in widths])
+    ax.set_title(title)
+    ax.legend(*_legend(labels), frameon=False, loc="lower right", fontsize=9)
+    style.footer(figure, f"{table['seed'].nunique()} seeds; bars: 95 % interval of the mean")
+    return figure
+
+
+def _legend(labels: list[style.Label]) -> tuple[list[Any], list[str]]:
+    """Handles and words of a legend, where lines meet at their ends."""
+    handles = [Line2D([], [], color=one.colour, marker="o", mec=style.CARD) for one in labels]
+    return handles, [one.text for one in labels]
+
+
+@style.paper()
+def four_forms(traces: Mapping[str, Sequence[tuple[float, float]]], goal: float) -> style.Picture:
+    """Draws one number under each form of the server step: what it holds, what it sends.
+
+    Args: traces: title -> (held, sent) of every round; goal: where the loss is least.
+    Guarantees: test_lesson_08.py::test_the_four_forms_are_drawn.
+    """
+    places = [(0.06 + 0.238 * i, 0.21, 0.205, 0.53) for i in range(len(traces))]
+    figure, axes = style.panels(10.2, 3.2, *places)
+    for ax, (title, trace) in zip(axes, traces.items(), strict=True):
+        held, sent = np.array(trace).T
+        ax.step(range(len(sent)), sent, where="mid", color=CODE, lw=1.2)
+        ax.plot(held, color=style.INK, lw=2)
+        ax.axhline(goal, color=style.RIGHT, lw=1.2, ls=style.DASHED)
+        ax.set(xlabel="round", ylim=(-0.05, 1.05), xlim=(0, len(held) - 1), yticks=(0, 0.5, 1))
+        ax.set_title(title, fontsize=9.5)
+    for ax in axes[1:]:
+        ax.set_yticklabels([])
+    axes[0].set_ylabel("one number")
+    title = "Only form 1 moves on: small steps add up in what the server keeps"
+    figure.text(0.06, 0.91, title, fontsize=10.5, weight="bold")
+    words = "black: what the server holds; coloured steps: what it sends; dashed: the best value"
+    style.footer(figure, words)
+    return figure
+
+
+@style.paper()
+def accuracy_by_form(table: pd.DataFrame, start: float, title: str) -> style.Picture:
+    """Draws the accuracy after the last round for each form of the server step.
+
+    Args: table: columns form, seed, accuracy; start: before training; title: the finding.
+    Guarantees: test_lesson_08.py::test_the_forms_are_compared.
+    """
+    figure, (ax,) = style.panels(7.6, 3.0, (0.24, 0.2, 0.64, 0.66))
+    names = ["form 1: straight through", "form 2", "form 3", "form 4"]
+    for form in range(1, 5):
+        values = table[table["form"] == form]["accuracy"].to_numpy()
+        colour = style.INK if form == 1 else CODE
+        ends: Any = confidence_interval(values)
+        ax.plot(ends, [form, form], color=colour, lw=7, alpha=0.25, solid_capstyle="butt")
+        style.dots(ax, values, np.full(len(values), form), colour, 4, mew=0, alpha=0.6)
+        ax.plot([values.mean()], [form], "D", ms=7, color=colour, mec=style.CARD)
+        put: Any = {"weight": "bold", "va": "center", "transform": ax.get_yaxis_transform()}
+        style.note(ax, 1.02, form, f"{values.mean():.1%}", colour, 10, **put)
+    ax.axvline(start, color=style.GREY, lw=1, ls=style.DOTTED)
+    ax.set(ylim=(4.6, 0.4), xlabel="share of test digits right")
+    ax.set_yticks(range(1, 5), names, color=style.INK)
+    ax.grid(visible=False, axis="y")
+    ax.set_title(title)
+    words = f"dots: {table['seed'].nunique()} seeds; diamonds: mean; bars: its 95 % interval"
+    style.footer(figure, f"{words}; dotted: before training")
+    return figure
+
+
+@style.paper()
+def differences(rows: Mapping[str, Sequence[Any]], title: str) -> style.Picture:
+    """Draws paired differences of accuracy with their intervals, a panel for each comparison.
+
+    Args: rows: comparison -> differences at the budgets 3, 8 and 20; title: the finding.
+    Guarantees: test_lesson_08.py::test_the_differences_are_drawn.
+    """
+    places = [(0.09 + 0.47 * i, 0.27, 0.42, 0.49) for i in range(len(rows))]
+    figure, axes = style.panels(8.6, 2.9, *places)
+    for ax, (words, found) in zip(axes, rows.items(), strict=True):
+        y = np.arange(len(found))
+        ax.hlines(y, [one.low for one in found], [one.high for one in found], color=CODE, lw=2)
+        style.dots(ax, [one.mean for one in found], y, CODE, 7)
+        ax.axvline(0, color=style.INK, lw=1)
+        ax.set(ylim=(len(found) - 0.5, -0.5), xlim=(-0.02, 0.02), xlabel="difference of accuracy")
+        ax.set_xticks((-0.02, -0.01, 0, 0.01, 0.02))
+        ax.set_title(words, fontsize=9.5)
+        ax.set_yticks(y, [f"ε = {budget}" for budget in (3, 8, 20)][: len(found)])
+        ax.grid(visible=False, axis="y")
+    figure.text(0.09, 0.9, title, fontsize=10.5, weight="bold")
+    seeds = next(iter(rows.values()))[0].seeds
+    style.footer(figure, f"paired over {seeds} seeds; bars: 95 % interval of the mean difference")
     return figure
 
 
@@ -246,39 +376,26 @@ def model_protection(
     return pd.DataFrame(rows, columns=columns)
 
 
-def fedlpp(width: int, block: int = 64) -> Method:
-    """Makes FedLPP with codes of this many bits, named after them: "fedlpp-2-bits"."""
-    return methods.FedLPP.replace(name=f"FedLPP {width} bits", broadcast=normal_float(width, block))
+def fedlpp(width: int, form: int = 1) -> Method:
+    """Makes FedLPP with codes of this many bits and one of the four forms of the server step."""
+    name = f"FedLPP {width} bits" + (f" form {form}" if form > 1 else "")
+    row = methods.FedLPP.replace(name=name, broadcast=normal_float(width, 64))
+    return row.replace(aggregate=aggregation.server_form(form)) if form > 1 else row
 
 
-def quantised_runs(
-    task: Task,
-    which: Iterable[Method | str],
-    privacy: Privacy | None,
-    plan: Plan | Mapping[str, Plan],
-    seeds: Iterable[int] = (0, 1, 2),
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Trains rows at several seeds; with quantised factors, also measures who holds what.
+def runs_with_holders(
+    task: Task, widths: Iterable[int], privacy: Privacy | None, plan: Plan, seeds: Iterable[int]
+) -> pd.DataFrame:
+    """Trains FedLPP at some widths and seeds; returns `model_protection` of each run, and width.
 
-    Args: task, which, privacy, seeds: as of `compare`; plan: one for all, or one for each slug.
-    Returns: the tidy frame of the runs; and `model_protection` of each run with columns ``row``
-        (its slug) and ``width`` (bits of a code). Models are judged before training and at the end,
-        those without quantised factors every fourth round too: they are runs of notebook 00, which
-        a cache of runs then holds.
-    Guarantees: test_lesson_08.py::test_quantised_runs_measure_every_holder.
+    Args: task, privacy, plan: of every run; widths: bits of a code; seeds: of each width.
+    Guarantees: test_lesson_08.py::test_coarser_copies_lie_further_away.
     """
-    runs, parts, seeds = [], [], tuple(seeds)
-    for row in map(methods.get, which):
-        own = plan if isinstance(plan, Plan) else plan[row.slug]
-        if not isinstance(row.broadcast, NormalFloat):
-            options: Any = {"progress": False, "evaluate_every": 4}
-            runs.append(compare(task, [row], privacy, own, seeds, **options))
-            continue
-        for seed in seeds:
-            watched, seen = measures.record_aggregation(row)
-            records = list(run(task, watched, privacy, own, seed=seed, evaluate_every=own.rounds))
-            runs.append(to_frame(records))
-            part = model_protection(records[-1], row, seen, min(5, own.rounds))
-            parts.append(part.assign(row=row.slug, width=row.broadcast.width))
-    held = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    return pd.concat(runs, ignore_index=True), held
+    parts = []
+    for width, seed in product(widths, seeds):
+        row = fedlpp(width)
+        watched, seen = measures.record_aggregation(row)
+        *_, last = run(task, watched, privacy, plan, seed=seed, evaluate_every=plan.rounds)
+        part = model_protection(last, row, seen, min(5, plan.rounds))
+        parts.append(part.assign(width=width))
+    return pd.concat(parts, ignore_index=True)

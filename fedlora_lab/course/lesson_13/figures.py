@@ -174,39 +174,52 @@ def rounding(noise_multiplier: float = 2.0, clients: int = 10) -> style.Picture:
 
 
 @style.paper()
-def accuracy_by_trust(frame: "pd.DataFrame", start: float | None = None) -> style.Picture:
+def mask_bytes(table: "pd.DataFrame", neighbours: int) -> style.Picture:
+    """Draws what a client sends besides its numbers over the number of clients.
+
+    Args: table: columns clients, all, near (bytes of one client); neighbours: of "near".
+    Guarantees: test_lesson_13.py::test_the_bytes_of_masks_are_drawn.
+    """
+    figure, (ax,) = style.panels(7.6, 3.4, (0.1, 0.16, 0.58, 0.72))
+    mark: Any = {"marker": "o", "ms": 6, "mec": style.CARD}
+    kinds = (("all", "masks with all others", style.WRONG),)
+    kinds += (("near", f"masks with {neighbours} neighbours", COLOURS["secagg"]),)
+    labels = [
+        style.named_line(ax, table["clients"], table[name] / 1000, words, colour, **mark)
+        for name, words, colour in kinds
+    ]
+    ax.set(xlabel="clients", ylabel="kB of one client: keys, letters, shares", ylim=(0, None))
+    ax.set_xticks(table["clients"].to_list())
+    ax.set_title("With neighbours the cost of a client does not grow")
+    style.draw_labels(ax, labels, together=False)
+    return figure
+
+
+@style.paper()
+def accuracy_by_trust(frame: "pd.DataFrame", start: float, title: str) -> style.Picture:
     """Draws accuracy after the last round under each kind of trust: seeds, mean, 95 % interval.
 
-    Args: frame: tidy, with a column trust; start: accuracy before training.
+    Args: frame: tidy, with a column trust; start: accuracy before training; title: the finding.
     Guarantees: means are those of the frame (test_lesson_13.py::test_the_accuracies_are_drawn).
     """
     part: Any = frame[(frame["measure"] == "accuracy") & (frame["round"] == frame["round"].max())]
-    check(len(part) > 0, "frame", f"{len(frame)} rows", "some with the accuracy of the last round")
-    figure, (ax,) = style.panels(7.6, 2.9, (0.3, 0.2, 0.58, 0.66))
     kinds = list(dict.fromkeys(part["trust"]))
+    check(bool(kinds), "frame", f"{len(frame)} rows", "some with the accuracy of the last round")
+    figure, (ax,) = style.panels(7.6, 1.5 + 0.45 * len(kinds), (0.3, 0.22, 0.58, 0.62))
     for row, kind in enumerate(kinds):
         values, colour = part[part["trust"] == kind]["value"].to_numpy(), COLOURS[kind]
-        ax.plot(
-            confidence_interval(values),
-            [row, row],
-            color=colour,
-            lw=7,
-            alpha=0.25,
-            solid_capstyle="butt",
-        )
+        ends: Any = confidence_interval(values)
+        ax.plot(ends, [row, row], color=colour, lw=7, alpha=0.25, solid_capstyle="butt")
         style.dots(ax, values, np.full(len(values), row), colour, 4, mew=0, alpha=0.6)
         ax.plot([values.mean()], [row], "D", ms=7, color=colour, mec=style.CARD)
         put: Any = {"weight": "bold", "va": "center", "transform": ax.get_yaxis_transform()}
         style.note(ax, 1.02, row, f"{values.mean():.1%}", colour, 10, **put)
-
-    if start is not None:
-        ax.axvline(start, color=style.GREY, lw=1, ls=style.DOTTED)
-        ax.text(start, 2.75, " before training", fontsize=8, color=style.SOFT, va="bottom")
-    ax.set(ylim=(2.8, -0.6), xlabel="share of test digits right")
+    ax.axvline(start, color=style.GREY, lw=1, ls=style.DOTTED)
+    ax.set(ylim=(len(kinds) - 0.3, -0.6), xlabel="share of test digits right")
     ax.set_yticks(range(len(kinds)), [f"{k}: trust {TRUSTS[k]}" for k in kinds], color=style.INK)
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
-    ax.set_title("The same ε = 8 for every client")
+    ax.set_title(title)
     words = f"dots: {part['seed'].nunique()} seeds; diamonds: mean; bars: its 95 % interval"
-    style.footer(figure, words)
+    style.footer(figure, f"{words}; dotted: before training")
     return figure

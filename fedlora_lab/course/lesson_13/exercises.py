@@ -1,0 +1,156 @@
+"""Right and wrong answers of notebook 13: a share of noise, masks, and a client that is lost."""
+
+import math
+
+import numpy as np
+
+from fedlora_lab import theory
+from fedlora_lab.course.exercise import Calls
+
+
+def _draw_share(rng):
+    clip, uploads = rng.uniform(0.2, 2), int(rng.integers(12, 60))
+    update, z = rng.normal(size=5), rng.normal(size=5)
+    update *= clip * rng.uniform(1.5, 4) / np.linalg.norm(update)
+    return update, clip, rng.uniform(0.7, 4), uploads, int(rng.integers(3, uploads // 2 - 1)), z
+
+
+def _draw_masks(rng):
+    clients, modulus = int(rng.integers(4, 8)), int(2 ** rng.integers(16, 25))
+    masks = np.triu(rng.integers(1, modulus, (6, clients, clients)), 1)
+    masks = np.moveaxis(masks + np.swapaxes(masks, 1, 2), 0, -1)
+    return rng.integers(0, modulus // 10, (clients, 6)), masks, modulus
+
+
+def _draw_loss(rng):
+    values, masks, modulus = _draw_masks(rng)
+    kept = rng.permutation(len(values))[2:]
+    arrived = sorted(int(k) for k in kept)
+    return masked(values, masks, modulus)[arrived], masks, modulus, arrived
+
+
+CALLS = {
+    "13.1": Calls("update, clip, sigma, uploads, colluding and z", draw=_draw_share),
+    "13.2": Calls("values, masks and modulus", draw=_draw_masks),
+    "13.3": Calls("uploads, masks, modulus and arrived", draw=_draw_loss),
+}
+
+
+# ---- 13.1: one client's upload with its share of the noise
+
+
+def noised_upload(update, clip, sigma, uploads, colluding, z):
+    clipped = update * min(1, clip / np.linalg.norm(update))
+    honest = uploads - colluding
+    return clipped + sigma * clip / np.sqrt(honest) * z
+
+
+def noised_by_library(update, clip, sigma, uploads, colluding, z):
+    level = theory.trust_level("secagg", sigma, clip, uploads, honest=uploads - colluding)
+    return update / max(1, np.linalg.norm(update) / clip) + level.each * z
+
+
+def relies_on_all(update, clip, sigma, uploads, colluding, z):
+    return noised_upload(update, clip, sigma, uploads, 0, z)
+
+
+def relies_on_the_colluding(update, clip, sigma, uploads, colluding, z):
+    return noised_upload(update, clip, sigma, colluding, 0, z)
+
+
+def whole_noise(update, clip, sigma, uploads, colluding, z):
+    return noised_upload(update, clip, sigma, 1, 0, z)
+
+
+def divides_by_the_count(update, clip, sigma, uploads, colluding, z):
+    return noised_upload(update, clip, sigma, (uploads - colluding) ** 2, 0, z)
+
+
+def not_clipped(update, clip, sigma, uploads, colluding, z):
+    return update + sigma * clip / math.sqrt(uploads - colluding) * z
+
+
+def clip_left_out_of_the_noise(update, clip, sigma, uploads, colluding, z):
+    clipped = update * min(1, clip / np.linalg.norm(update))
+    return clipped + sigma / math.sqrt(uploads - colluding) * z
+
+
+# ---- 13.2: masks that cancel
+
+
+def masked(values, masks, modulus):
+    uploads = values.copy()
+    for k in range(len(values)):
+        for j in range(len(values)):
+            if j > k:
+                uploads[k] += masks[k, j]
+            elif j < k:
+                uploads[k] -= masks[k, j]
+    return uploads % modulus
+
+
+def _signs(count):
+    """+1 where the column's client is the later one of the pair, −1 where the row's is."""
+    return np.sign(np.subtract.outer(-np.arange(count), -np.arange(count)))[..., None]
+
+
+def masked_at_once(values, masks, modulus):
+    return (values + (_signs(len(values)) * masks).sum(1)) % modulus
+
+
+def masked_the_other_way(values, masks, modulus):
+    return (values - (_signs(len(values)) * masks).sum(1)) % modulus
+
+
+def same_sign(values, masks, modulus):
+    return (values + masks.sum(1)) % modulus
+
+
+def without_modulus(values, masks, modulus):
+    return values + (_signs(len(values)) * masks).sum(1)
+
+
+def one_end_only(values, masks, modulus):
+    first = np.triu(np.ones(masks.shape[:2], int), 1)
+    return (values + (first[..., None] * masks).sum(1)) % modulus
+
+
+def masks_alone(values, masks, modulus):
+    return masked(0 * values, masks, modulus)
+
+
+# ---- 13.3: a client is lost
+
+
+def open_sum(uploads, masks, modulus, arrived):
+    total = uploads.sum(0)
+    lost = [j for j in range(len(masks)) if j not in arrived]
+    for k in arrived:
+        for j in lost:
+            total = total - masks[k, j] if j > k else total + masks[k, j]
+    return total % modulus
+
+
+def open_one_by_one(uploads, masks, modulus, arrived):
+    return (uploads - (_signs(len(masks)) * masks)[arrived].sum(1)).sum(0) % modulus
+
+
+def masks_left_in(uploads, masks, modulus, arrived):
+    return uploads.sum(0) % modulus
+
+
+def masks_added_again(uploads, masks, modulus, arrived):
+    return (2 * uploads.sum(0) - open_sum(uploads, masks, 10**18, arrived)) % modulus
+
+
+def sum_not_reduced(uploads, masks, modulus, arrived):
+    return uploads.sum(0) + (open_sum(uploads, masks, modulus, arrived) - uploads.sum(0)) % modulus
+
+
+def signs_forgotten(uploads, masks, modulus, arrived):
+    lost = [j for j in range(len(masks)) if j not in arrived]
+    return (uploads.sum(0) - masks[arrived][:, lost].sum((0, 1))) % modulus
+
+
+def opened_uploads(uploads, masks, modulus, arrived):
+    return (uploads - (_signs(len(masks)) * masks)[arrived].sum(1)) % modulus

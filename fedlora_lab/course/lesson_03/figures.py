@@ -86,7 +86,7 @@ def clip_cost(
     counts, edges, bars = top.hist(norms, np.geomspace(LOW, HIGH, 43), edgecolor=style.CARD, lw=0.4)
     for bar, left in zip(bars, edges, strict=False):
         bar.set_facecolor(BIAS if left >= clip_norm else UNCUT)
-    top.set(ylim=(0, 1.3 * counts.max()), ylabel="examples")
+    top.set(ylim=(0, 1.6 * counts.max()), ylabel="examples")
     top.set_title("How long each example's gradient is, and where the clip cuts")
     style.note(top, 0.988, 0.95, f"cut down to C: {cut:.0%}", BIAS, 9, ha="right", **TOP)
     style.note(top, 0.988, 0.8, f"kept as they are: {1 - cut:.0%}", size=9, ha="right", **TOP)

@@ -71,9 +71,10 @@ def test_rounds_of_a_run_stand_at_their_own_amplification(gathered):
 
 
 def test_the_trials_are_drawn_where_they_belong():
-    trials = figures.read_trials(
-        "| ε | C |\n| 3 | 0.5 | 11.7 | 0.6 | 0.8 | 0.9 |\n| 3 | 0.1 | 0.7 | 0.8 | 0.7 | 0.9 |"
-    )
+    rows = "| 3 | 0.5 | 11.7 | 0.6 | 0.8 | 0.9 |\n| 3 | 0.1 | 0.7 | 0.8 | 0.7 | 0.9 |\n"
+    page = f"**Digits, every client protected**\n| ε | C |\n{rows}\n**Others**\n{rows}"
+    trials = figures.read_trials(page)
+    assert len(trials) == 2
     figure: Any = figures.clip_trials(trials)
     line = figure.axes[0].lines[1]
     assert line.get_xdata() == pytest.approx([0.7, 11.7])

@@ -280,11 +280,12 @@ def ratio_check(draws: Any) -> tuple[style.Picture, Any]:
 
 
 def read_trials(page: str) -> Any:
-    """Reads the trials at each clip norm from the text of docs/amplification.md.
+    """Reads the trials on digits at each clip norm from the text of docs/amplification.md.
 
     Returns: columns epsilon, clip, rho, fedlora, ffa.
     """
-    lines = [x.strip("| ").split(" | ") for x in page.splitlines() if re.match(r"\| \d+ \| ", x)]
+    part = page.partition("**Digits, every client protected")[2].partition("\n**")[0]
+    lines = [x.strip("| ").split(" | ") for x in part.splitlines() if re.match(r"\| \d+ \| ", x)]
     names = ["epsilon", "clip", "rho", "fedlora", "ffa"]
     return pd.DataFrame([line[:5] for line in lines], columns=names).astype(float)
 

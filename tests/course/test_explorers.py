@@ -21,7 +21,10 @@ CHANGE = np.diag(2.0 ** (1 - np.arange(8)))
             partial(lesson(1).low_rank_fit, CHANGE),
             [{"rank": r, "alpha": a} for r, a in ((1, 1), (4, 8), (8, 32))],
         ),
-        (lesson(2).client_cloud, [{}, {"spread_B": 0.0}, {"pattern": "four sign pairs"}]),
+        (
+            partial(lesson(2).client_cloud, np.arange(3.0)),
+            [{"A": np.ones(3)}, {"A": np.arange(3)}, {"A": np.array([2, 0, 1])}],
+        ),
         (lesson(6).regulator, [{}, {"first": 2.6, "sigma": 2.5}, {"clip": "product", "angle": 90}]),
         (
             lesson(11).attack_under_noise,

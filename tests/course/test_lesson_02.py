@@ -1,4 +1,4 @@
-"""Notebook 02: the deviation as points, its noise in closed form, and figures that count."""
+"""Notebook 02: the deviation as points and over the work, its noise, and figures that count."""
 
 from typing import Any
 
@@ -34,20 +34,45 @@ def test_noisy_deviation_is_the_mean_over_draws(weights):
     assert theory.noisy_deviation(B, A, 0.0, 0.0, weights).total == pytest.approx(form.data)
 
 
-@pytest.mark.parametrize("pattern", ["cloud", "four sign pairs"])
+@pytest.mark.parametrize("weights", [None, np.array([0.4, 0.1, 0.1, 0.4])])
 @pytest.mark.parametrize(
-    ("spreads", "correlation"), [((0.7, 0.4), -1.0), ((1.0, 1.0), 0.3), ((0.0, 0.5), 0.3)]
+    ("b", "a", "words"),
+    [
+        ([2.0, 1, 0, 0.5], [1.0, 2, 0.5, 0], "go together"),
+        ([2.0, 1, 0, 0.5], [-1.0, 0, 2, 1.5], "go apart"),
+        ([2.0, 1, 0, 0.5], [1.5] * 4, "One factor is common"),
+    ],
 )
-def test_a_cloud_has_the_spread_and_correlation_asked_for(spreads, correlation, pattern):
-    """And the red bar is its deviation; a square of clients has none, though both factors vary."""
-    ax, right = fl.course.lesson(2).client_cloud(*spreads, correlation, pattern)[0].axes
+def test_the_bars_of_a_cloud_add_up_to_the_deviation(b, a, words, weights):
+    """One bar a client and one for their sum, which the titles state."""
+    figure = fl.course.lesson(2).client_cloud(np.array(b), np.array(a), weights)
+    ax, right = figure.axes
+    *parts, total = [bar.get_height() for bar in right.patches]
+    p = np.full(4, 0.25) if weights is None else weights
+    D = (p @ b) * (p @ a) - p @ np.multiply(b, a)
+    assert [total, sum(parts)] == pytest.approx([D, D], abs=1e-12)
     dots: Any = max((line.get_xydata() for line in ax.lines if line.get_marker() == "o"), key=len)
-    assert np.std(dots, axis=0) == pytest.approx(spreads, abs=1e-12)
-    assert dots.mean(0) == pytest.approx((1, 1))
-    deviation = dots[:, 0].mean() * dots[:, 1].mean() - dots.prod(1).mean()
-    expected = -correlation * spreads[0] * spreads[1] if pattern == "cloud" else 0
-    assert deviation == pytest.approx(expected, abs=1e-12)
-    assert right.lines[2].get_ydata()[1] == pytest.approx(deviation, abs=1e-12)
+    assert dots == pytest.approx(np.stack([b, a], 1)) and len(parts) == 4
+    assert words in ax.get_title(loc="left")
+
+
+def test_the_square_of_clients_is_named():
+    figure = fl.course.lesson(2).client_cloud(np.array([2, 2, 0, 0]), np.array([2, 0, 2, 0]))
+    assert "both factors differ" in figure.axes[0].get_title(loc="left").lower()
+    assert figure.axes[1].get_title(loc="left").endswith("= 0")
+
+
+def test_the_sweeps_draw_means_of_seeds():
+    """A mean of zero has no place on a logarithmic axis; a split at random is named."""
+    steps = pd.DataFrame({"x": [1, 1, 4, 4], "deviation": [0, 0, 0.1, 0.3], "product": 2.0})
+    split = pd.DataFrame({"x": [0.1, 0.1, np.inf, np.inf], "relative": [0.4, 0.6, 0.1, 0.1]})
+    figure: Any = fl.course.lesson(2).deviation_sweeps(steps, split)
+    left, right = figure.axes
+    product, deviation = (line.get_xydata().tolist() for line in left.lines)
+    assert product == [[1, 2], [4, 2]] and deviation == [[4, pytest.approx(0.2)]]
+    assert right.lines[0].get_ydata() == pytest.approx([0.5, 0.1])
+    assert [tick.get_text() for tick in right.get_xticklabels()] == ["0.1", "at random"]
+    assert "2 seeds" in words(figure)
 
 
 @pytest.mark.parametrize("missing", [0, 3])
@@ -67,3 +92,13 @@ def test_the_figure_counts_what_lies_inside(missing):
     assert {"one half", "closed form"} <= {text.get_text() for text in figure.axes[0].texts}
     with pytest.raises(ValueError, match=r"^table\.columns=.*expected also closed"):
         fl.plots.share_inside(table.drop(columns="closed"))
+
+
+def test_private_rounds_stand_beside_the_closed_form():
+    rounds = pd.DataFrame({"x": [1, 1, 2, 2], "deviation": [0.2, 0.3, 0.2, 0.2], "relative": 0.5})
+    figure: Any = fl.course.lesson(2).private_deviation(rounds, 0.21)
+    left, right = figure.axes
+    closed, dots = left.lines[1], left.lines[0]
+    assert list(closed.get_ydata()) == [0.21, 0.21] and list(dots.get_ydata()) == [0.25, 0.2]
+    assert list(right.lines[0].get_ydata()) == [0.5, 0.5]
+    assert left.get_ylim()[0] == 0 == right.get_ylim()[0]

@@ -1,86 +1,151 @@
-"""The figure of notebook 02: clients as points, one number B and one number A each."""
+"""The figures of notebook 02: clients as points, and the deviation over work and data."""
 
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import MultipleLocator
+from jaxtyping import Float, Num
 
 from fedlora_lab import theory
-from fedlora_lab._utils.validation import check_number, check_one_of
 from fedlora_lab.plots import style
+from fedlora_lab.plots.tidy import confidence_interval
 
-CLIENTS, PATTERNS = 12, ("cloud", "four sign pairs")
+SHOWN = (-1.5, 3.5)
 
 
-def _cloud(spread_B: float, spread_A: float, correlation: float, pattern: str) -> Any:
-    """B and A of clients around (1, 1) with exactly these spreads (standard deviations) and this
-    correlation; "four sign pairs" are (1 ± spread_B, 1 ± spread_A), whatever the correlation.
-    """
-    check_number("spread_B", spread_B, 0)
-    check_number("spread_A", spread_A, 0)
-    check_number("correlation", correlation, -1, 1)
-    check_one_of("pattern", pattern, PATTERNS)
-    if pattern == "cloud":
-        draws = np.random.default_rng(3).standard_normal((CLIENTS, 2))
-        axes = np.linalg.qr(np.column_stack([np.ones(CLIENTS), draws]))[0][:, 1:] * CLIENTS**0.5
-        u, v = axes[:, 0], correlation * axes[:, 0] + np.sqrt(1 - correlation**2) * axes[:, 1]
-    else:
-        u, v = (part.reshape(4) for part in theory.sign_pairs())
-    return 1 + spread_B * u, 1 + spread_A * v
+def _number(value: float) -> str:
+    """Two digits, with a true minus sign, and 0 where they are all zero."""
+    return f"{value:.2f}".replace("-", "−") if abs(value) >= 5e-3 else "0"
+
+
+def _finding(B: np.ndarray, A: np.ndarray, D: float) -> str:
+    """What a cloud of clients shows, in a few words."""
+    if not (np.ptp(B) and np.ptp(A)):
+        return "One factor is common: nothing is missed"
+    if abs(D) < 5e-3:
+        return "Both factors differ, yet nothing is missed"
+    return "B and A go together: too little" if D < 0 else "B and A go apart: too much"
 
 
 @style.paper()
 def client_cloud(
-    spread_B: float = 0.7, spread_A: float = 0.7, correlation: float = 0.8, pattern: str = "cloud"
-) -> tuple[style.Picture, str]:
-    """Draws clients in the plane of their two factors, and D against how the factors go together.
+    B: Num[np.ndarray, " clients"],
+    A: Num[np.ndarray, " clients"],
+    weights: Float[np.ndarray, " clients"] | None = None,
+) -> style.Picture:
+    """Draws clients as points (B, A), and what each of them adds to the deviation.
 
-    Args: spread_B, spread_A: standard deviations over the clients, >= 0; correlation:
-        of B and A over them, in [-1, 1]; pattern: "cloud", or "four sign pairs" around (1, 1).
-    Returns: the figure, and what it shows in words.
-    Guarantees: axes do not depend on the arguments (test_explorers.py::test_axes_stand_still); the
-        red bar is the deviation (test_a_cloud_has_the_spread_and_correlation_asked_for).
+    Args: B, A: one number a client; weights: p >= 0 with sum 1, ``None``: alike.
+    Guarantees: axes do not depend on the points (test_explorers.py::test_axes_stand_still); the
+        bars add up to the deviation (test_the_bars_of_a_cloud_add_up_to_the_deviation).
     """
-    b, a = _cloud(spread_B, spread_A, correlation, pattern)
-    server, wanted = float(b.mean() * a.mean()), float((b * a).mean())
-    D = float(theory.deviation(b.reshape(-1, 1, 1), a.reshape(-1, 1, 1))[0, 0])
+    B, A = np.asarray(B, float), np.asarray(A, float)
+    D = float(theory.deviation(B.reshape(-1, 1, 1), A.reshape(-1, 1, 1), weights)[0, 0])
+    p = np.full(len(B), 1 / len(B)) if weights is None else np.asarray(weights)
+    mean_B, mean_A, wanted = (float(np.sum(p * x)) for x in (B, A, B * A))
     figure, (ax, right) = style.row(7.8, 3.7, (0.14, 0.77), (0.07, 0.42), (0.60, 0.385))
-    grid = np.linspace(0.05, 4, 200)
+    grid = np.linspace(0.02, SHOWN[1], 200)
     ax.axhline(0, color=style.FAINT, lw=1)
     ax.axvline(0, color=style.FAINT, lw=1)
+    box = {"facecolor": style.CARD, "edgecolor": "none", "pad": 1.5}
+    put: Any = {"ha": "right", "va": "top", "weight": "bold", "bbox": box, "zorder": 6}
     for height, words, product, ink, dashes in (
-        (0.90, "mean of products", wanted, style.RIGHT, style.DASHED),
-        (0.97, "server", server, style.INK, "-"),
+        (0.90, "mean of the products", wanted, style.RIGHT, style.DASHED),
+        (0.98, "product of the means", mean_B * mean_A, style.INK, "-"),
     ):
-        # A hyperbola holds all pairs with one product; for a product near zero it is the axes.
+        # A hyperbola holds all pairs with one product.
         ax.plot(grid, product / grid, color=ink, lw=1.8, ls=dashes, zorder=2)
-        box = {"facecolor": style.CARD, "edgecolor": "none", "pad": 1.5}
-        put: Any = {"ha": "right", "va": "top", "weight": "bold", "bbox": box, "zorder": 6}
-        style.note(ax, 0.98, height, f"{words}: {product:.2f}", ink, 9, **put)
-    style.dots(ax, b, a, style.FACTOR["B"], 7, mew=0.8, alpha=0.85, zorder=3)
-    ax.plot([b.mean()], [a.mean()], "X", ms=11, color=style.INK, mec=style.CARD, mew=1, zorder=5)
-    ax.set(xlim=(-1.6, 3.6), ylim=(-1.6, 3.6), xlabel="a client's B", ylabel="a client's A")
-    ax.set_title("One dot a client, ✕ their averages")
-    style.note(ax, 0.99, 0.01, "line: all pairs of one product", ha="right", va="bottom")
-    steady, product = np.std(b) * np.std(a), spread_B * spread_A
-    rho = float(np.cov(b, a, ddof=0)[0, 1] / steady) if steady > 1e-12 else 0.0
-    right.plot([-1, 1], [product, -product], color=style.GREY, lw=1.6)
-    right.axhline(0, color=style.RIGHT, lw=1.2, ls=style.DASHED)
-    right.plot([rho, rho], [0, D], color=style.WRONG, lw=3, solid_capstyle="butt")
-    style.dots(right, [rho], [D], style.WRONG, 10, zorder=5, clip_on=False)
-    style.note(right, 0.02, 0.0333, "grey: −spread · spread · correlation")
-    for axis in (right.xaxis, right.yaxis):
-        axis.set_major_locator(MultipleLocator(0.5))
-    right.set(xlim=(-1, 1), ylim=(-1.05, 1.05), xlabel="correlation of B and A over clients")
-    right.set_ylabel("D = server's − mean product", color=style.SOFT)
-    title = f"D = {D:+.2f}".replace("-", "−").replace("+0.00", "0").replace("−0.00", "0")
-    right.set_title(title)
-    text = "nothing is lost, though both factors differ: B and A do not go together here."
-    if abs(D) > 5e-3:
-        way = "too little" if D < 0 else "too much"
-        text = f"{abs(D):.2f} {way}, minus the covariance of B and A over the clients."
-    elif spread_B == 0 or spread_A == 0:
-        same = f"all clients hold the same {'B' if spread_B == 0 else 'A'}"
-        text = f"{same}, so nothing is lost, wherever the other factor goes."
-    start = f"The server holds {server:.2f} where the clients' products average"
-    return figure, f"{start} {wanted:.2f}: {text}"
+        style.note(ax, 0.98, height, f"{words}: {_number(product)}", ink, 9, **put)
+    style.dots(ax, B, A, style.FACTOR["B"], 7, mew=0.8, alpha=0.85, zorder=3)
+    for number, place in enumerate(zip(B, A, strict=True), 1):
+        offset: Any = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": 8}
+        ax.annotate(str(number), place, color=style.FACTOR["B"], **offset)
+    ax.plot([mean_B], [mean_A], "X", ms=11, color=style.INK, mec=style.CARD, mew=1, zorder=5)
+    ax.set(xlim=SHOWN, ylim=SHOWN, xlabel="a client's B", ylabel="a client's A")
+    ax.set_title(_finding(B, A, D))
+    words = "✕: the server's means; a line: all pairs with one product"
+    style.note(ax, 0.99, 0.01, words, ha="right", va="bottom", size=7.5)
+    place = np.arange(1, len(B) + 1) / (len(B) + 1)
+    right.axhline(0, color=style.GREY, lw=1)
+    parts = -p * (B - mean_B) * (A - mean_A)
+    right.bar(place, parts, width=0.7 / len(B), color=style.FACTOR["B"], alpha=0.6)
+    right.bar([1.2], [D], width=0.18, color=style.WRONG)
+    right.set(xlim=(0, 1.35), ylim=(-0.85, 0.85))
+    right.set_xticks([*place, 1.2], [*map(str, range(1, len(B) + 1)), "D"])
+    right.set_xlabel("client, and the sum over the clients")
+    right.set_ylabel("−p (B − B̄)(A − Ā)", color=style.SOFT)
+    right.set_title(f"D = {_number(mean_B * mean_A)} − {_number(wanted)} = {_number(D)}")
+    return figure
+
+
+@style.paper()
+def deviation_sweeps(steps: Any, split: Any) -> style.Picture:
+    """Draws the deviation of one round over the local steps, and over how unlike the clients are.
+
+    Args:
+        steps: a frame with x (local steps), deviation and product (Frobenius norms), a row a seed.
+        split: a frame with x (Dirichlet's concentration, infinite for a split at random) and
+            relative, a row a seed.
+    Guarantees: the dots are the means of the rows (test_the_sweeps_draw_means_of_seeds).
+    """
+    figure, (left, right) = style.row(8.6, 3.7, (0.16, 0.73), (0.075, 0.375), (0.625, 0.335))
+    labels = []
+    for column, words, ink in (
+        ("product", "mean of the products", style.INK),
+        ("deviation", "deviation D", style.WRONG),
+    ):
+        x, mean, low, high = _bands(steps, column)
+        seen = mean > 1e-6 * mean.max()  # a logarithm has no place for zero and its rounding
+        drawn: Any = {"marker": "o", "ms": 5}
+        bands = low[seen], high[seen]
+        labels.append(style.named_line(left, x[seen], mean[seen], words, ink, *bands, **drawn))
+    left.set(xscale="log", yscale="log", xlabel="local steps S of a round", ylabel="Frobenius norm")
+    style.log_axis(left.xaxis, tuple(sorted(steps["x"].unique())))
+    if (steps["deviation"][steps["x"] == 1] < 1e-6).any():
+        style.note(left, 0.02, 0.06, "S = 1: D = 0", style.WRONG, 9, weight="bold")
+    left.set_title("D needs two steps, then grows faster")
+    style.draw_labels(left, labels)
+    x, mean, low, high = _bands(split, "relative")
+    place = np.arange(len(x))
+    right.vlines(place, low, high, color=style.WRONG, lw=1.4)
+    right.plot(place, mean, "o-", color=style.WRONG, ms=6)
+    right.set(
+        xlabel="Dirichlet concentration β of the labels", ylabel="‖D‖ / ‖mean of the products‖"
+    )
+    right.set_xticks(place, ["at random" if np.isinf(value) else f"{value:g}" for value in x])
+    right.set(ylim=(0, None))
+    right.set_title("D is larger for unlike clients")
+    count = steps.groupby("x").size().min()
+    style.footer(figure, f"means and 95 % intervals of {count} seeds, one round, no privacy")
+    return figure
+
+
+@style.paper()
+def private_deviation(rounds: Any, closed: float) -> style.Picture:
+    """Draws the deviation of private rounds beside that of the noise alone, and its relative size.
+
+    Args:
+        rounds: a frame with x (round), deviation (Frobenius norm of a layer) and relative (of all
+            layers), a row a seed.
+        closed: the norm that the closed form gives to the noise, without data.
+    Guarantees: test_private_rounds_stand_beside_the_closed_form.
+    """
+    figure, (left, right) = style.row(8.6, 3.4, (0.17, 0.71), (0.075, 0.385), (0.59, 0.385))
+    for ax, column in ((left, "deviation"), (right, "relative")):
+        x, mean, low, high = _bands(rounds, column)
+        ax.vlines(x, low, high, color=style.WRONG, lw=1.6)
+        style.dots(ax, x, mean, style.WRONG, 7, zorder=3)
+        ax.set(xlabel="round", xticks=x, ylim=(0, 1.25 * high.max()))
+    left.axhline(closed, color=style.INK, lw=1.6)
+    words = f"closed form, from σ alone: {closed:.2f}"
+    style.note(left, 0.98, 0.9, words, style.INK, 9, ha="right", weight="bold")
+    left.set(ylabel="‖γ D‖ of a layer, root mean square", title="The noise alone predicts D")
+    right.set(ylabel="‖D‖ / ‖mean of the products‖", title="Relative to what was learned, it falls")
+    count = rounds.groupby("x").size().min()
+    style.footer(figure, f"means and 95 % intervals of {count} seeds")
+    return figure
+
+
+def _bands(frame: Any, column: str) -> tuple[np.ndarray, ...]:
+    """Places, means and both ends of the intervals over the rows of each place."""
+    rows = [(x, own.mean(), *confidence_interval(own)) for x, own in frame.groupby("x")[column]]
+    return tuple(np.array(rows, float).T)

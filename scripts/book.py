@@ -11,6 +11,7 @@ is generated: the table of contents from the notebooks that are there, one page 
 """
 
 import argparse
+import html
 import pkgutil
 import re
 import shutil
@@ -253,6 +254,18 @@ def contents(rooms: list[str]) -> dict[str, Any]:
     return {"format": "jb-book", "root": "index", "parts": parts}
 
 
+def with_formulas(page: str) -> str:
+    """The HTML of a question, hint or solution with its formulas as MathML; code stays as it is."""
+    from docutils.utils.math.latex2mathml import tex2mathml
+
+    def shown(found: re.Match) -> str:
+        code, block, line = found.groups()
+        return code or tex2mathml(html.unescape(block or line), as_block=bool(block))
+
+    pattern = r"(<(?:code|pre)>.*?</(?:code|pre)>)|\$\$(.+?)\$\$|\$([^$]+)\$"
+    return re.sub(pattern, shown, page, flags=re.S)
+
+
 def assemble(folder: Path) -> None:
     """Put into an empty folder all that the site is built from."""
     shutil.copytree(ROOT / "docs", folder / "docs")
@@ -260,6 +273,11 @@ def assemble(folder: Path) -> None:
     for path in notebooks():
         notebook: Any = nbformat.read(path, as_version=4)
         notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
+        for cell in notebook.cells:
+            if "fl.exercises." in cell.source and cell.cell_type == "code":
+                for data in (output.get("data", {}) for output in cell.outputs):
+                    if "text/html" in data:
+                        data["text/html"] = with_formulas(data["text/html"])
         nbformat.write(notebook, folder / "notebooks" / path.name)
     page = with_diagrams(methods_page(), folder / "docs" / "figures")
     (folder / "docs" / "methods.md").write_text(page, encoding="utf-8")

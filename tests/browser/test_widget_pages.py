@@ -25,6 +25,8 @@ CELLS = {
     "setup": SETUP,
     "results": "fl.course.lesson(9).results_explorer(scores)",
     "bar": "fl.widgets.interactive_figure(plot, width=(3, 0, 10))",
+    "guess": 'fl.exercises.predict("10.a")',
+    "answer": 'fl.exercises.reveal("10.a")',
 }
 
 
@@ -98,3 +100,18 @@ def test_the_results_explorer_follows_the_keyboard_and_fits(notebook, show):
     wait_for_image(image, first)
     output.get_by_text(sentence).wait_for()
     fits(notebook, output)
+
+
+def test_a_guess_is_made_with_the_keyboard_and_comes_back(notebook):
+    """Question and options stand above the buttons; formulas are set."""
+    notebook.errors.clear()
+    output = notebook.run(list(CELLS).index("guess"))
+    output.get_by_text("Nothing chosen yet.").wait_for()
+    assert "twice as many" in output.inner_text()
+    output.get_by_role("button", name="b", exact=True).focus()
+    notebook.page.keyboard.press("Enter")
+    output.get_by_text("Your guess is kept: b").wait_for()
+    answer = notebook.run(list(CELLS).index("answer"))
+    answer.get_by_text("You guessed b) twice as many").wait_for()
+    answer.locator("mjx-container").first.wait_for()
+    assert notebook.errors == []

@@ -16,6 +16,8 @@ import pytest
 from filelock import FileLock
 
 import fedlora_lab as fl
+from fedlora_lab.course.exercise import all_exercises
+from fedlora_lab.course.prediction import all_predictions
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -163,6 +165,18 @@ def test_reference_comes_from_the_docstrings(site, pages):
     assert (fl.Privacy.__doc__ or "").splitlines()[0] in page.text
     texts = [path.read_text(encoding="utf-8") for path in (site / "api").iterdir()]
     assert "Alias for field" not in "".join(texts)
+
+
+def test_formulas_of_exercises_need_no_script_either(monkeypatch):
+    """Of every question, hint and solution; a dollar in code stays."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    book = runpy.run_path(str(ROOT / "scripts" / "book.py"))
+    page = book["with_formulas"]("<p>$a &lt; b_1$ in <code>a$b$c</code>: $$x^2$$</p>")
+    assert page.count("<math") == 2 and "a$b$c" in page and page.count("$") == 2
+    shown = [*all_exercises().values(), *all_predictions().values()]
+    for one in shown:
+        text = re.sub(r"(?s)<code>.*?</code>", "", book["with_formulas"](one._repr_html_()))
+        assert "$" not in text, one.key
 
 
 def test_generated_tables_are_the_package_s(monkeypatch):

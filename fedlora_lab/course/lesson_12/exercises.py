@@ -40,14 +40,14 @@ def _upper(significance):
     return lambda k, n: beta.ppf(1 - significance / 2, k + 1, n - k)
 
 
-def threshold_audit(inside, outside, t, delta, significance):
+def threshold_audit(inside, outside, threshold, delta, significance):
     from scipy.stats import beta
 
     def upper_end(errors, runs):
         return beta.ppf(1 - significance / 2, errors + 1, runs - errors)
 
-    fpr = upper_end((outside > t).sum(), len(outside))
-    fnr = upper_end((inside <= t).sum(), len(inside))
+    fpr = upper_end((outside > threshold).sum(), len(outside))
+    fnr = upper_end((inside <= threshold).sum(), len(inside))
     return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
 
 
@@ -95,13 +95,13 @@ def _guesses(rng):
     return m, r, v, epsilon, rng.uniform(0.5, 1) * 0.1 / m
 
 
-def p_value(m, r, v, epsilon, delta):
+def p_value(m, g, v, epsilon, delta):
     from scipy.stats import binom
 
-    q = 1 / (1 + np.exp(-epsilon))
-    tail = binom.sf(v - 1, r, q)
+    right = 1 / (1 + np.exp(-epsilon))
+    tail = binom.sf(v - 1, g, right)
     i = np.arange(1, v + 1)
-    gain = (binom.sf(v - i - 1, r, q) - tail) / i
+    gain = (binom.sf(v - i - 1, g, right) - tail) / i
     return min(1, tail + 2 * m * delta * gain.max())
 
 
@@ -219,9 +219,12 @@ assert one_run_p_value  # an equal answer to 12.2, by name
 
 CALLS = {
     "12.1": Calls(
-        "inside, outside, t, delta and significance", _FEW_MISSED, _NOTHING_SEEN, draw=_scores
+        "inside, outside, threshold, delta and significance",
+        _FEW_MISSED,
+        _NOTHING_SEEN,
+        draw=_scores,
     ),
-    "12.2": Calls("m, r, v, epsilon and delta", draw=_guesses),
+    "12.2": Calls("m, g, v, epsilon and delta", draw=_guesses),
     "12.4": Calls(
         "release, rows and C",
         (_sound, _rows(_FIXED), 0.5),

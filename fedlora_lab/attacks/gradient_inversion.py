@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -89,6 +90,26 @@ class Victim:
         check_number("noise_multiplier", noise_multiplier, 0)
         bounded = noise_multiplier == 0 or clip_norm < math.inf
         check(bounded, "clip_norm", clip_norm, "finite where noise is added")
+        owner = torch.zeros(len(examples[1]), dtype=torch.int64)
+        sums, _ = clip_sum(self._rows(examples, sides), clip_norm, owner, 1)
+        std = noise_multiplier * clip_norm if noise_multiplier else 0.0  # 0 * inf is no number
+        shapes = {key: x.shape[1:] for key, x in sums.items()}
+        xi = gaussian_noise(shapes, [std], Streams(draw), [(0, 0, 0)])
+        return {key: (x + xi[key].to(x))[0] for key, x in sums.items()}
+
+    def traces(
+        self, examples: Examples, sides: str = "A", clip_norm: float = math.inf
+    ) -> Float[Tensor, "n numbers"]:
+        """Returns what each example alone adds to such an upload: its clipped gradient, flat.
+
+        Args: examples, sides, clip_norm: as of `upload`.
+        Guarantees: test_lesson_11.py::test_an_upload_is_the_sum_of_the_traces.
+        """
+        rows = torch.cat([x.flatten(1) for x in self._rows(examples, sides).values()], 1)
+        return rows * (clip_norm / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)).clamp(max=1)
+
+    def _rows(self, examples: Examples, sides: str) -> Upload:
+        """Each example's gradient of the sides named, key -> (n, ...)."""
         words = sides.replace("head", " head ").split()
         wanted = {side for word in words for side in ((word,) if word == "head" else word)}
         keys = tuple(key for key in self.values if key.side in wanted)
@@ -96,11 +117,7 @@ class Victim:
         params = {key: value[None] for key, value in self.values.items()}
         owner = torch.zeros(len(examples[1]), dtype=torch.int64)
         parts = (self.task, self.adapted, params, keys, examples, owner)
-        sums, _ = clip_sum(per_example.per_example_gradients(*parts), clip_norm, owner, 1)
-        std = noise_multiplier * clip_norm if noise_multiplier else 0.0  # 0 * inf is no number
-        shapes = {key: x.shape[1:] for key, x in sums.items()}
-        xi = gaussian_noise(shapes, [std], Streams(draw), [(0, 0, 0)])
-        return {key: (x + xi[key].to(x))[0] for key, x in sums.items()}
+        return per_example.per_example_gradients(*parts)
 
     def layer(self, upload: Upload, side: str = "A", name: str = "") -> ParamKey:
         """Finds the key of one side: the first layer's, or the one whose name ends so.

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from frames import marked
@@ -80,6 +81,41 @@ def test_the_gradient_of_b_shows_a_shadow(victim):
     match = attacks.match_b_gradient(gradient, A, pool)
     assert match[0] == pytest.approx(1, abs=1e-5)
     assert match[1:].max() < 0.999
+
+
+def test_an_upload_is_the_sum_of_the_traces(victim):
+    """Clipped alike, over the same sides, in the upload's order."""
+    pair = tuple(part[:6] for part in victim.task.clients[0])
+    for sides, clip in (("A", 0.01), ("AB", 0.5)):
+        upload = victim.upload(pair, sides, clip_norm=clip)
+        sent = torch.cat([x.flatten() for x in upload.values()])
+        traces = victim.traces(pair, sides, clip)
+        torch.testing.assert_close(traces.sum(0), sent, rtol=1e-4, atol=1e-7)
+        assert float(traces.norm(dim=1).max()) <= clip * (1 + 1e-5)
+
+
+def test_the_name_outlives_the_image():
+    """Above the image's threshold scans are named, and their presence is known as the form says."""
+    figure, table = figures.beyond_threshold((0.3, 1.0), draws=300)
+    assert table["noise"].min() > theory.vanishing_noise(8, 64)
+    assert table["image"].between(0.05, 0.3).all() and len(figure.axes) == 3
+    assert table["low"].iloc[0] > 20 / 1257 and table["named"].iloc[1] < 0.05
+    assert (table["low"] <= table["most"]).all()
+    assert (table["auc"] - table["auc_closed"]).abs().max() < 0.06
+
+
+def test_presence_is_drawn_with_its_intervals():
+    rows = [
+        (plan, s, 0.9 - 0.1 * s + 0.01 * i, 0.95)
+        for plan in "ab"
+        for s in (0, 1)
+        for i in (-1, 0, 1)
+    ]
+    table = pd.DataFrame(rows, columns=["plan", "noise", "auc", "closed"])
+    ax = figures.presence_in_plans(table).axes[0]
+    drawn = [line.get_ydata() for line in marked(ax, "o")]
+    np.testing.assert_allclose(drawn, [[0.9, 0.8]] * 2)
+    assert sum("Poly" in type(band).__name__ for band in ax.collections) == 2
 
 
 def test_span_residual_by_batch_size(victim):

@@ -1,13 +1,11 @@
-"""Right and wrong answers to exercise 11.3: an input's direction, read from a gradient of A."""
+"""Right and wrong functions of notebook 11: what is read from gradients of A and of the head."""
 
 import numpy as np
-from numpy.linalg import eigh, norm, svd
+from numpy.linalg import eigh, norm, pinv, svd
 
 from fedlora_lab.course.exercise import Calls
 
-_DRAWS = np.random.default_rng(11)
-_INPUT = _DRAWS.standard_normal(12)
-GRADIENT = np.outer(_DRAWS.standard_normal(5), _INPUT) + 0.15 * _DRAWS.standard_normal((5, 12))
+# ---- 11.1: the direction of one input
 
 
 def _direction(found):
@@ -16,11 +14,13 @@ def _direction(found):
     return found * np.sign(found[np.abs(found).argmax()]) / max(norm(found), 1e-300)
 
 
-CALLS = {"11.3": Calls("the gradient", (GRADIENT,), shape=None, within=1e-6, standard=_direction)}
+def _noised(rng):
+    signal = np.outer(rng.standard_normal(5), rng.standard_normal(12))
+    return (signal + 0.15 * rng.standard_normal((5, 12)),)
 
 
 def read(G):
-    return svd(G)[2][0]
+    return np.linalg.svd(G)[2][0]
 
 
 def by_eigenvector(G):
@@ -33,10 +33,6 @@ def first_row(G):
 
 def mean_row(G):
     return G.mean(0)
-
-
-def loudest_row(G):
-    return G[np.argmax(norm(G, axis=1))]
 
 
 def least_direction(G):
@@ -53,3 +49,87 @@ def column_for_row(G):
 
 def unsigned(G):
     return np.abs(read(G))
+
+
+# ---- 11.2: the span attack
+
+
+def _batch(rng):
+    n, candidates = int(rng.integers(2, 5)), rng.standard_normal((9, 16)) * rng.uniform(0.5, 3)
+    mixed = rng.standard_normal((8, n)) @ candidates[rng.permutation(9)[:n]]
+    return mixed + 1e-9 * rng.standard_normal((8, 16)), candidates, n
+
+
+def outside(G, candidates, n):
+    rows = np.linalg.svd(G, full_matrices=False)[2][:n]
+    inside = candidates @ rows.T @ rows
+    return np.linalg.norm(candidates - inside, axis=1) / np.linalg.norm(candidates, axis=1)
+
+
+def by_least_squares(G, candidates, n):
+    rows = svd(G, full_matrices=False)[2][:n]
+    rest = candidates - candidates @ pinv(rows) @ rows
+    return norm(rest, axis=1) / norm(candidates, axis=1)
+
+
+def all_rows(G, candidates, n):
+    return outside(G, candidates, len(G))
+
+
+def first_rows_of_gradient(G, candidates, n):
+    rows = G[:n] / norm(G[:n], axis=1, keepdims=True)
+    rest = candidates - candidates @ rows.T @ rows
+    return norm(rest, axis=1) / norm(candidates, axis=1)
+
+
+def inside_share(G, candidates, n):
+    return (1 - outside(G, candidates, n) ** 2).clip(min=0) ** 0.5
+
+
+def not_relative(G, candidates, n):
+    return outside(G, candidates, n) * norm(candidates, axis=1)
+
+
+def squared_share(G, candidates, n):
+    return outside(G, candidates, n) ** 2
+
+
+def one_direction(G, candidates, n):
+    return outside(G, candidates, 1)
+
+
+# ---- 11.4: the label, from the gradient of the last layer
+
+
+def _head(rng):
+    raw = np.exp(rng.standard_normal(10))
+    error, label = raw / raw.sum(), int(rng.integers(10))
+    error[label] -= 1
+    return (np.outer(error, rng.uniform(0, 1, 24)),)
+
+
+def label(G):
+    return G.sum(axis=1).argmin()
+
+
+def loudest_class(G):
+    return norm(G, axis=1).argmax()
+
+
+def raised_most(G):
+    return G.sum(axis=1).argmax()
+
+
+def faintest(G):
+    return norm(G, axis=1).argmin()
+
+
+def of_the_features(G):
+    return G.sum(axis=0).argmin()
+
+
+CALLS = {
+    "11.1": Calls("the gradient G", draw=_noised, standard=_direction),
+    "11.2": Calls("G, candidates and n", draw=_batch),
+    "11.4": Calls("the gradient G", draw=_head, times=8),
+}

@@ -1,4 +1,4 @@
-"""Figures of notebook 11: a scan read from a noised update, spans."""
+"""Figures of notebook 11: scans read from updates, spans, and what is left beyond the threshold."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
@@ -6,17 +6,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from scipy.stats import norm
 
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.attacks.gradient_inversion import Victim, similarity
+from fedlora_lab.attacks.membership_inference import Membership
 from fedlora_lab.attacks.reconstruction import (
     as_image,
     flattened_digits_task,
     input_from_a_gradient,
 )
+from fedlora_lab.audit import bounds
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.plots import style
+from fedlora_lab.plots.tidy import confidence_interval
 
 LEAK_HUES = (style.FACTOR["B"], style.INK, style.FACTOR["A"])
 CLIP, DELTA, PIXELS = 0.01, 1e-4, 64
@@ -82,6 +87,110 @@ class AttackedClient:
 
 
 _client = cache(AttackedClient)
+
+
+@style.paper()
+def beyond_threshold(
+    noises: Sequence[float] = (0.05, 0.1, 0.15, 0.22, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0),
+    draws: int = 1000,
+) -> tuple[style.Picture, Any]:
+    """Draws three attacks on one noised gradient of A, rank 8: image, name and presence.
+
+    The image is the first singular vector; the name is the candidate, of all clients' scans, that
+    explains the gradient best; presence is whether a given scan's gradient is there at all.
+
+    Args: noises: in units of C; draws: of each, with another scan and noise.
+    Returns: (figure, frame): columns noise, image with image_low and image_high (95 %, of at most
+        300 draws), named with low and high (95 % Clopper-Pearson), most (no attack names more), auc
+        with auc_low and auc_high (95 %, of ten parts), auc_closed.
+    Guarantees: test_the_name_outlives_the_image.
+    """
+    check_whole("draws", draws, 100)
+    victim, task = _client().victim(8), _client().task
+    inputs, labels = (torch.cat(part) for part in zip(*task.clients, strict=True))
+    traces = victim.traces((inputs, labels), "A", CLIP).double() / CLIP
+    random, rows, chance = torch.Generator().manual_seed(11), [], 1 / len(traces)
+    for sigma in noises:
+        who = torch.randint(len(traces), (draws,), generator=random)
+        noise = sigma * torch.randn(2, *traces[who].shape, generator=random, dtype=traces.dtype)
+        sent = traces[who] + noise[0]
+        # The log-likelihood of each candidate, up to what all candidates share.
+        fits = sent @ traces.T - traces.square().sum(1) / 2
+        right = int((fits.argmax(1) == who).sum())
+        there, absent = ((given * traces[who]).sum(1).numpy() for given in (sent, noise[1]))
+        parts = zip(np.split(there, 10), np.split(absent, 10), strict=True)
+        areas = [Membership(*part).auc for part in parts]
+        low, high = (
+            1 - bounds.clopper_pearson_upper(draws - right, draws, 0.025),
+            bounds.clopper_pearson_upper(right, draws, 0.025),
+        )
+        seen = torch.linalg.svd(sent[:300].view(-1, 8, PIXELS), full_matrices=False)[2][:, 0]
+        scans = torch.nn.functional.normalize(inputs[who[:300]].flatten(1).double(), dim=1)
+        image = (seen * scans).sum(1).abs().numpy()
+        most = float(norm.cdf(norm.ppf(chance) + 1 / sigma))
+        closed = float(norm.cdf(0.5**0.5 / sigma))
+        found = (sigma, image.mean(), *confidence_interval(image), right / draws, low, high, most)
+        rows.append((*found, np.mean(areas), *confidence_interval(areas), closed))
+    columns = ["noise", "image", "image_low", "image_high", "named", "low", "high", "most"]
+    columns += ["auc", "auc_low", "auc_high", "auc_closed"]
+    table = pd.DataFrame(rows, columns=columns)
+    places = [(0.06 + 0.325 * i, 0.19, 0.265, 0.68) for i in range(3)]
+    figure, axes = style.panels(10.6, 3.5, *places)
+    near = (2 / np.pi / PIXELS) ** 0.5  # of a random direction
+    lost, fine = theory.vanishing_noise(8, PIXELS), np.geomspace(noises[0], noises[-1], 200)
+    panels = (
+        ("The image goes first", "|cos| of image and scan", style.FACTOR["A"], near),
+        ("The name goes later", f"share named, of {len(traces):,}", style.FACTOR["B"], chance),
+        ("Presence goes last", "AUC: took part or not", style.INK, 0.5),
+    )
+    for ax, (title, label, hue, least) in zip(axes, panels, strict=True):
+        ax.axvline(lost, color=style.GREY, lw=1.2, ls=style.DASHED)
+        ax.axhline(least, color=style.GREY, lw=1, ls=style.DOTTED)
+        ax.set(xscale="log", xlim=(noises[0], noises[-1]), ylim=(-0.02, 1.03), ylabel=label)
+        ax.set_xlabel("noise multiplier σ")
+        ax.set_title(title, color=hue)
+        style.log_axis(ax.xaxis, (0.1, 0.3, 1, 3))
+    ink: Any = {"fmt": "o", "ms": 5, "mec": style.CARD, "mew": 0.6}
+    axes[0].plot(fine, [theory.gradient_overlap(s, 8, PIXELS) for s in fine], color=panels[0][2])
+    errors = table["image"] - table["image_low"], table["image_high"] - table["image"]
+    axes[0].errorbar(table["noise"], table["image"], yerr=errors, color=panels[0][2], **ink)
+    axes[1].plot(fine, norm.cdf(norm.ppf(chance) + 1 / fine), color=style.WRONG, lw=1.2)
+    style.note(axes[1], 0.97, 0.9, "no attack is above", style.WRONG, 8.5, ha="right", va="top")
+    errors = table["named"] - table["low"], table["high"] - table["named"]
+    axes[1].errorbar(table["noise"], table["named"], yerr=errors, color=panels[1][2], **ink)
+    axes[2].plot(fine, norm.cdf(0.5**0.5 / fine), color=panels[2][2])
+    errors = table["auc"] - table["auc_low"], table["auc_high"] - table["auc"]
+    axes[2].errorbar(table["noise"], table["auc"], yerr=errors, color=panels[2][2], **ink)
+    words = "lines: closed forms; dots: measured, with 95 % intervals; dotted: chance"
+    style.footer(figure, f"{words}; dashed: the threshold 1 / (r d_in)^¼; {draws:,} draws a dot")
+    return figure, table
+
+
+@style.paper()
+def presence_in_plans(table: Any) -> style.Picture:
+    """Draws how well members of an update's batches are told from other scans, over the noise.
+
+    Args: table: columns plan, noise and auc, one row a draw; closed, the best for one example.
+    Guarantees: test_presence_is_drawn_with_its_intervals.
+    """
+    figure, (ax,) = style.panels(8.0, 3.6, (0.08, 0.17, 0.68, 0.72))
+    labels = []
+    for hue, (plan, part) in zip(style.SERIES, table.groupby("plan", sort=False), strict=False):
+        groups = part.groupby("noise")["auc"]
+        means, ends = groups.mean(), np.array([confidence_interval(x) for _, x in groups]).T
+        mark: Any = {"marker": "o", "mec": style.CARD}
+        labels.append(style.named_line(ax, means.index, means, plan, hue, *ends, **mark))
+    best = table.groupby("noise")["closed"].first()
+    ax.plot(best.index, best, color=style.WRONG, lw=1.2, ls=style.DASHED)
+    end = float(best.index[-1]), float(best.iloc[-1])
+    labels.append(style.Label(*end, "no attack on one step is above", style.WRONG))
+    ax.axhline(0.5, color=style.GREY, lw=1, ls=style.DOTTED)
+    ax.set(xlabel="noise multiplier σ", ylabel="AUC: in the batches or not", ylim=(0.45, 1.02))
+    ax.set_title("Five steps of sixteen scans hide no one without noise")
+    style.draw_labels(ax, labels, together=False, wide=16)
+    draws = int(table.groupby(["plan", "noise"]).size().min())
+    style.footer(figure, f"dots: mean of {draws} draws; bands: its 95 % interval; dotted: guessing")
+    return figure
 
 
 @style.paper()
@@ -157,7 +266,7 @@ def leak_check(
     ax.set(xscale="log", xlim=(NOISES[0], NOISES[-1]), ylim=(0, 1.03))
     ax.set(xlabel="noise multiplier σ", ylabel="|cos| of image and scan")
     style.log_axis(ax.xaxis, (0.01, 0.1, 1))
-    ax.set_title("How much of the scan one noised update shows")
+    ax.set_title("One noised update shows the scan up to a threshold")
     style.draw_labels(ax, labels, together=False)
     mean = f"mean of {draws} draws over ten scans, with its 95 % interval"
     style.footer(figure, f"lines: closed form; dots: {mean}")
@@ -185,6 +294,6 @@ def span_by_batch_size(table: Any, rank: int) -> style.Picture:
     ax.text(rank + 0.25, 0.95, f"rank r = {rank}", color=style.INK, fontsize=9, va="top")
     ax.set(xlim=(0.5, table["size"].max() + 0.5), ylim=(-0.03, 1))
     ax.set(xlabel="examples in the update", ylabel="share outside the span")
-    ax.set_title("Whose scans lie in the span of ∇A?")
+    ax.set_title(f"Up to {rank} scans the span of ∇A gives the batch away")
     style.draw_labels(ax, labels, together=False)
     return figure

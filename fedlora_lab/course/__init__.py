@@ -3,7 +3,7 @@
 >>> import fedlora_lab as fl
 >>> four = fl.course.lesson(4)
 >>> figure, sentence = four.noise_amplification(std=0.05, rank=4, alpha=8, width=64, size_B=0.0)
->>> widget = four.noise_explorer()  # the same figure with sliders
+>>> widget = four.noise_explorer()  # the same, turned in the browser
 """
 
 from importlib import import_module

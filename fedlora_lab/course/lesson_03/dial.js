@@ -2,8 +2,11 @@ import { cdf, curve, fixed, gdpDelta, logCdf, logFactorial, logSpan, num, pdf, p
 
 // The privacy loss of N Gaussian releases, each from a Poisson sample of rate q, in both directions
 
-function fft(re, im, sign) {
-  const n = re.length;
+const GRID = 8192, TURNS = Array.from({length: GRID / 2}, (_, k) => 2 * Math.PI * k / GRID);
+const COS = Float64Array.from(TURNS, Math.cos), SIN = Float64Array.from(TURNS, Math.sin);
+
+function fft(re, im, sign) { // in place, for arrays as long as the grid
+  const n = GRID;
   for (let i = 1, j = 0; i < n; i++) {
     let bit = n >> 1;
     for (; j & bit; bit >>= 1) j ^= bit;
@@ -11,7 +14,7 @@ function fft(re, im, sign) {
     if (i < j) [re[i], re[j], im[i], im[j]] = [re[j], re[i], im[j], im[i]];
   }
   for (let size = 2; size <= n; size *= 2) for (let k = 0; k < size / 2; k++) {
-    const c = Math.cos(2 * Math.PI * k / size), s = sign * Math.sin(2 * Math.PI * k / size);
+    const c = COS[k * n / size], s = sign * SIN[k * n / size];
     for (let i = k, j = k + size / 2; i < n; i += size, j += size) {
       const a = re[j] * c - im[j] * s, b = re[j] * s + im[j] * c;
       re[j] = re[i] - a; im[j] = im[i] - b; re[i] += a; im[i] += b;
@@ -19,7 +22,7 @@ function fft(re, im, sign) {
   }
 }
 
-function composed(losses, masses, N, M = 8192) { // {low, step, p}: the law of the sum of N losses
+function composed(losses, masses, N, M = GRID) { // {low, step, p}: the law of the sum of N losses
   const m = sum(losses.map((l, i) => l * masses[i])), range = Math.max(...losses.map(l => Math.abs(l - m)));
   const sd = Math.sqrt(sum(losses.map((l, i) => (l - m) ** 2 * masses[i])));
   const half = Math.max(10 * sd * Math.sqrt(N), range) + range, step = 2 * half / M;
@@ -30,9 +33,9 @@ function composed(losses, masses, N, M = 8192) { // {low, step, p}: the law of t
     re[(low + 1 + M) % M] += masses[i] * part;
   });
   fft(re, im, -1);
-  for (let i = 0; i < M; i++) {
-    const size = Math.hypot(re[i], im[i]) ** N, angle = Math.atan2(im[i], re[i]) * N;
-    re[i] = size * Math.cos(angle); im[i] = size * Math.sin(angle);
+  for (let i = 0; i <= M / 2; i++) { // the masses are real: the other half mirrors this one
+    const size = (re[i] * re[i] + im[i] * im[i]) ** (N / 2), angle = size && Math.atan2(im[i], re[i]) * N, j = (M - i) % M;
+    re[i] = re[j] = size * Math.cos(angle); im[i] = size * Math.sin(angle); im[j] = i === j ? im[i] : -im[i];
   }
   fft(re, im, 1);
   const p = Float64Array.from({length: M}, (_, i) => Math.max(0, re[(i + M / 2) % M] / M));

@@ -28,8 +28,11 @@ const best = (m, correct) => Math.max(...guessesOf(m).map(g => lowerBound(m, g[0
 const ceilings = {};
 export const ceiling = m => ceilings[m] ??= best(m, g => g[0] + g[1]);
 
+const drawn = {};
+const draws = m => drawn[m] ??= [Array.from(normals(m, m), z => z > 0), normals(m + 7919, m), normals(11, m)];
+
 function audit(m, epsilon, leak) { // coins, noised numbers, guesses: the same draws for all promises and bugs
-  const sigma = gdpSigma(epsilon, DELTA), coins = Array.from(normals(m, m), z => z > 0), noise = normals(m + 7919, m);
+  const sigma = gdpSigma(epsilon, DELTA), [coins, noise] = draws(m);
   const scores = coins.map((c, i) => leak * c + sigma * noise[i]);
   const order = [...scores.keys()].sort((a, b) => scores[b] - scores[a]);
   const lower = best(m, ([up, down]) => order.slice(0, up).filter(i => coins[i]).length + order.slice(m - down).filter(i => !coins[i]).length);
@@ -47,7 +50,7 @@ export const dials = {
     },
     presets: [["no bug", {canaries: 200, epsilon: 2, leak: 1}], ["a bug, caught", {canaries: 200, epsilon: 2, leak: 4}], ["the same bug, too few canaries", {canaries: 20, epsilon: 2, leak: 4}], ["ε = 8: nothing can be caught", {canaries: 200, epsilon: 8, leak: 8}]],
     draw({canaries: m, epsilon, leak}) {
-      const one = audit(m, epsilon, leak), caught = one.lower > epsilon, colour = caught ? "red" : "green", shift = normals(11, m);
+      const one = audit(m, epsilon, leak), caught = one.lower > epsilon, colour = caught ? "red" : "green", shift = draws(m)[2];
       const group = side => one.scores.map((s, i) => [s / one.sigma, side + 0.22 * Math.max(-1.2, Math.min(1.2, shift[i] / 1.5)), i]).filter(p => one.coins[p[2]] === Boolean(side)).slice(0, 400);
       const marks = [[one.ceiling, `${num(m)} canaries can show ${fixed(one.ceiling)}`, "soft"], [epsilon, `the ledger states ${num(epsilon)}`, "ink"], [one.truth, `true ${fixed(one.truth)}`, leak > 1 ? "red" : "soft"]].sort((a, b) => a[0] - b[0]);
       const bug = leak > 1 ? `a bug makes the true ε ${fixed(one.truth)}` : "there is no bug";

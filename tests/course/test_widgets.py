@@ -61,3 +61,7 @@ def test_words_are_escaped():
     place = controls.text_box()
     controls.set_text(place, "<script>alert(1)</script>", error=True)
     assert "<script>" not in place.value and html.escape("<script>") in place.value
+
+
+def test_completion_offers_widgets_alone():
+    assert dir(fl.widgets) == sorted(fl.widgets.__all__)

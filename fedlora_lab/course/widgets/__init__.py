@@ -20,3 +20,7 @@ __all__ = [
     "live_figure",
     "method_composer",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -14,7 +14,7 @@ const BENCH = `.fl-bench{max-width:1180px}.fl-bench .knobs{gap:4px 18px}
 .fl-bench :is(dt,dd){float:none;width:auto;margin:0;padding:0}.fl-bench dt{font-size:12px;color:${ink("soft")};font-weight:400}.fl-bench dd{white-space:nowrap;overflow:hidden;text-overflow:ellipsis;font-weight:600;font-variant-numeric:tabular-nums}
 .fl-bench .rate{grid-column:1/-1;min-height:30px;line-height:30px;font-size:12.5px;color:${ink("soft")}}
 .fl-bench .group{border:1px solid ${ink("grid")};border-radius:6px;padding:6px 10px;margin:4px 0}.fl-bench [hidden]{display:none!important}
-.fl-bench .all{font-size:12.5px!important;color:${ink("soft")}!important;min-height:1.45em}.fl-bench .tries{margin:5px 0}
+.fl-bench .all{font-size:12.5px!important;color:${ink("soft")}!important;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}.fl-bench .tries{margin:5px 0}
 .fl-bench .state{min-height:21px;font-size:13px!important;color:${ink("soft")}!important}.fl-bench .state[role=alert]{color:${ink("red")}!important;font-weight:600}
 .fl-bench .axes{display:flex;flex-wrap:wrap;gap:4px 8px;align-items:center;font-size:13px}.fl-bench .axes select{width:auto;max-width:190px}
 .fl-bench .panels{align-items:flex-start}.fl-bench .main{flex:3 1 430px;min-width:0}.fl-bench .side{flex:1 1 180px;min-width:0}.fl-bench .seen{flex:0 0 276px}
@@ -105,7 +105,7 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
       box.querySelector("small").textContent = errors[key] ?? k.caption;
     }
     const words = k => `${k.symbol ?? ""} ${k.options?.find(o => o[0] === values[k.key])?.[1] ?? values[k.key]}`.trim();
-    find(".all").textContent = setup.knobs.filter(k => k.group).map(words).join(" · ");
+    find(".all").textContent = find(".all").title = setup.knobs.filter(k => k.group).map(words).join(" · ");
     find(".presets").innerHTML = "<span>Try:</span>" + get("setup").presets.map(([name, words]) => `<button type="button" data-preset="${escaped(name)}" title="${escaped(words)}">${escaped(name)}</button>`).join("");
   }
 
@@ -118,9 +118,9 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
   // The panels
 
   const shown = () => get("table").filter(row => row.shown);
-  const TONES = ["72%,var(--fl-ink)", "62%,var(--fl-card)", "40%,var(--fl-ink)", "42%,var(--fl-card)"]; // runs of one method
+  const TONES = [72, 44, 90, 26]; // runs of one method: shares of its colour, the rest is ink
   const alike = row => get("table").filter(r => r.colour === row.colour && r.id < row.id && r.shown).length;
-  const style = () => get("table").map(row => `--fl-run${row.id}:color-mix(in oklab,${row.colour} ${TONES[alike(row) % TONES.length]})`).join(";");
+  const style = () => get("table").map(row => `--fl-run${row.id}:color-mix(in oklab,${row.colour} ${TONES[alike(row) % TONES.length]}%,var(--fl-ink))`).join(";");
   const half = xs => {
     const n = xs.length, m = mean(xs);
     return n < 2 ? 0 : (setup.t[n] ?? 1.96) * Math.sqrt(sum(xs.map(x => (x - m) ** 2)) / (n - 1) / n);

@@ -194,7 +194,8 @@ def noise_taken_up(
 ) -> NoiseTakenUp:
     """Finds what `suggest_lr` holds against its limits, at the rate and clip norm of the plan.
 
-    Args and Raises: as of `suggest_lr`.
+    Args: as of `run`, with the noise multiplier set.
+    Raises: as `suggest_lr`.
     """
     row, by_step = methods.get(method), privacy is None or privacy.unit == "example"
     check(

@@ -205,7 +205,7 @@ def accuracy_by_trust(frame: "pd.DataFrame", start: float, title: str) -> style.
     part: Any = frame[(frame["measure"] == "accuracy") & (frame["round"] == frame["round"].max())]
     kinds = list(dict.fromkeys(part["trust"]))
     check(bool(kinds), "frame", f"{len(frame)} rows", "some with the accuracy of the last round")
-    figure, (ax,) = style.panels(7.6, 1.5 + 0.45 * len(kinds), (0.3, 0.22, 0.58, 0.62))
+    figure, (ax,) = style.panels(7.6, 1.6 + 0.5 * len(kinds), (0.3, 0.26, 0.58, 0.6))
     for row, kind in enumerate(kinds):
         values, colour = part[part["trust"] == kind]["value"].to_numpy(), COLOURS[kind]
         ends: Any = confidence_interval(values)

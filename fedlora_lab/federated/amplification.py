@@ -25,8 +25,6 @@ from fedlora_lab.theory import noise_amplification as theory
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedlora_lab.federated.run_spec import RunSpec
-
 BLOCK = 256
 """Rows of an identity that a filter is given at once."""
 
@@ -36,14 +34,14 @@ class NoiseForecast:
     """What the noise of a run's releases leaves in the averaged factors, round by round.
 
     Args:
-        spec: of the run.
+        spec: a `RunSpec`: task, method, privacy, plan and adapter of the run.
         weights: layer -> its frozen weight, (d_out, d_in).
 
     Counted is the noise alone, not what training makes of it afterwards; expected over who takes
     part and whose upload is lost.
     """
 
-    spec: "RunSpec"
+    spec: Any
     weights: Mapping[str, Tensor]
 
     @cached_property
@@ -299,7 +297,7 @@ class Amplification(NamedTuple):
         return pd.DataFrame(list(self.layers), columns=LayerNoise._fields)
 
 
-def forecast_of(spec: "RunSpec") -> NoiseForecast:
+def forecast_of(spec: Any) -> NoiseForecast:
     """The forecast for a run that is not prepared: its model is looked at for its layers only."""
     task = spec.task
     return NoiseForecast(spec, peft.adapt(task.model, task.targets, task.head, spec.lora).weights)

@@ -67,8 +67,8 @@ class NoiseForecast:
         if any("*" in word for word in words):
             return "which factor moves is chosen during the run"
         if not any(side in word for word in words):
-            core = side == "B" and any("R" in word for word in words)
-            return "noised is a core between the factors" if core else None
+            other = side == "B" and not set("".join(words)) <= set("AB")
+            return "noised is something else than the factors" if other else None
         if side == "B" and isinstance(method.aggregate, ProductRule):
             return f"{rule_name(method.aggregate)} adds what the mean of the products has more"
         if method.own_ranks or not (method.share is None or side in method.share):
@@ -162,9 +162,10 @@ class NoiseForecast:
     def _start_scale(self, layer: str) -> float:
         """How many times as large A starts as PEFT draws it, where its energy is r / 3."""
         start, lora = self.spec.method.start, self.spec.lora
-        if start is None:
+        own = {} if start is None else start(self.weights[layer], lora.rank)
+        if "A" not in own:
             return lora.start_scale
-        energy = float(start(self.weights[layer], lora.rank)["A"].double().square().sum())
+        energy = float(own["A"].double().square().sum())
         return lora.start_scale * math.sqrt(3 * energy / lora.rank)
 
     def amplification(self, layer: str, rounds: int) -> float:

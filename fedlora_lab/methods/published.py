@@ -347,16 +347,17 @@ def _source(thing: Any) -> str:
     except (OSError, TypeError):
         lines = []
     check(bool(lines), "thing", thing, "a method's slug or row, or a thing with Python source")
-    dropped: dict[int, str] = {}
+    dropped: dict[int, str | None] = {}
     for node in ast.walk(ast.parse("\n".join(lines))):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
             words = node.body[0]
-            dropped |= dict.fromkeys(range(words.lineno, (words.end_lineno or 0) + 1), "")
+            dropped |= dict.fromkeys(range(words.lineno, (words.end_lineno or 0) + 1))
             if len(node.body) == 1:
                 dropped[words.lineno] = " " * words.col_offset + "..."
-    kept = []
+    kept: list[str] = []
     for number, line in enumerate(lines, 1):
         line = dropped.get(number, line)
         # Neither a docstring nor the empty line that followed it leaves a gap under its head.
-        kept += [line] if line.strip() or (kept and not kept[-1].endswith(":")) else []
+        if line is not None and (line.strip() or (kept and not kept[-1].endswith(":"))):
+            kept.append(line)
     return "\n".join(kept)

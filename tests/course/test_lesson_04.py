@@ -95,5 +95,5 @@ def test_the_amplifier_draws_the_theory():
     assert f"carries {here.quadratic / here.total:.0%}" in text
     for width in (64, 4096):
         other, text = figures.noise_amplification(width=width, rank=8, alpha=1.0)
-        assert f"takes over at std {theory.crossover(width):.3g}." in text
+        assert f"takes over at τ = {theory.crossover(width):.3g}." in text
         assert limits(other) == limits(figure)

@@ -173,9 +173,9 @@ export const dials = {
 
   clip_explorer: ({norms}) => ({
     title: "What the clip costs",
-    lead: "Move the clip threshold. Where does the release point best along the mean gradient?",
+    lead: "Move the clip norm. Where does the release point best along the mean gradient?",
     controls: {
-      clip_norm: {label: "threshold C", min: 0.03, max: 100, log: true, caption: "longest gradient left as it is"},
+      clip_norm: {label: "clip norm C", min: 0.03, max: 100, log: true, caption: "longest gradient left as it is"},
       noise_multiplier: {label: "noise σ", min: 0.1, max: 10, log: true, unit: "× C", caption: "noise on the sum has std σC"},
       batch: {label: "batch", values: [16, 64, 256, 1024, 4096], caption: "examples in the released mean"},
     },
@@ -190,7 +190,7 @@ export const dials = {
       const best = released.indexOf(Math.max(...released)), cut = norms.filter(v => v > C).length / norms.length;
       const edges = logSpan(0.03, 100, 43), counts = edges.slice(1).map((right, i) => norms.filter(v => v >= edges[i] && v < right).length / norms.length);
       const top = 1.3 * Math.max(...counts), bars = over => counts.flatMap((c, i) => (edges[i] >= C) === over ? [[edges[i], 0, edges[i + 1], c]] : []);
-      const x = {label: "threshold C (Euclidean norm)", short: "C", range: [0.03, 100], log: true}, along = ys => at.map((a, i) => [a, ys[i]]);
+      const x = {label: "clip norm C", short: "C", range: [0.03, 100], log: true}, along = ys => at.map((a, i) => [a, ys[i]]);
       return {
         panels: [{
           title: `How long each gradient is: ${percent(cut)} are cut down to C`,
@@ -199,16 +199,16 @@ export const dials = {
             {line: [[C, 0], [C, top]], colour: "ink"}, {text: "C", at: [C, top], dx: 5, dy: 12, bold: true}],
         }, {
           title: `The release points best along the mean gradient near C = ${num(at[best], 2)}`,
-          x, y: {label: "1 = that of the mean gradient", range: [0, 1.1]},
+          x, y: {label: "relative to the mean gradient", range: [0, 1.1]},
           marks: [
             {line: along(length), colour: "soft", dash: "6 4", width: 1.6, name: "length after the clip"},
-            {line: along(cosine), colour: "pink", name: "cosine after the clip"}, {line: along(released), colour: "teal", name: "cosine with noise", width: 2.6},
+            {line: along(cosine), colour: "pink", name: "cosine after the clip"}, {line: along(released), colour: "teal", name: "cosine with draw and noise", width: 2.6},
             {text: "dashed: length", at: [100, 0.9], anchor: "end", dx: -4, colour: "soft", size: 11.5},
-            {text: "cosine after the clip", at: [0.033, cosine[0]], dy: -7, colour: "pink", size: 11.5}, {text: "with noise", at: [0.033, released[0]], dy: 15, colour: "teal", size: 11.5},
+            {text: "cosine after the clip", at: [0.033, cosine[0]], dy: -7, colour: "pink", size: 11.5}, {text: "with draw and noise", at: [0.033, released[0]], dy: 15, colour: "teal", size: 11.5},
             {line: [[C, 0], [C, 1.1]], colour: "ink", width: 1.4}, {dots: [[at[best], released[best]]], colour: "ink", size: 6},
           ],
         }],
-        say: `C = ${num(C)}: ${percent(cut)} of ${num(count)} gradients are cut. The mean of the clipped ones is ${num(1 / interpolate(at, length, C), 2)} times shorter than the mean gradient, which a learning rate makes up for, and turned by ${num(Math.acos(Math.min(1, interpolate(at, cosine, C))) * 180 / Math.PI, 2)}°, which none does. With noise the cosine is ${fixed(interpolate(at, released, C))}, at best ${fixed(released[best])} near C = ${num(at[best], 2)}.`,
+        say: `C = ${num(C)}: ${percent(cut)} of ${num(count)} gradients are cut. The mean of the clipped ones is ${num(1 / interpolate(at, length, C), 2)} times shorter than the mean gradient, which a learning rate makes up for, and turned by ${num(Math.acos(Math.min(1, interpolate(at, cosine, C))) * 180 / Math.PI, 2)}°, which none does. With the draw of the batch and the noise the cosine is ${fixed(interpolate(at, released, C))}, at best ${fixed(released[best])} near C = ${num(at[best], 2)}.`,
       };
     },
   }),
@@ -245,9 +245,9 @@ export const dials = {
           title: `An attacker finds at most ${percent(allowed[0][1], 1)} at one false alarm in 1,000`,
           x: {label: "others wrongly accused", short: "FPR", range: [1e-3, 1], log: true}, y: {label: "members found", range: [1e-3, 1], log: true},
           marks: [
-            {area: [[1e-3, 1], ...allowed, [1, 1]], colour: "red", opacity: 0.1}, {text: "forbidden", at: [1e-3, 1], dx: 8, dy: 18, colour: "red", bold: true},
+            {area: [[1e-3, 1], ...loose, [1, 1]], colour: "red", opacity: 0.1}, {text: "forbidden", at: [1e-3, 1], dx: 8, dy: 18, colour: "red", bold: true},
             {line: curve(rates, f => f), colour: "edge", dash: "3 3"}, {text: "guessing", at: [0.2, 0.1], colour: "soft"},
-            {line: loose, name: "by (ε, δ) alone", colour: "red", dash: "6 4", width: 1.4}, {line: allowed, name: "at most", colour: "red"}, {dots: [allowed[0]], colour: "red", size: 6},
+            {line: loose, name: "by (ε, δ) alone", colour: "red", dash: "6 4", width: 1.4}, {line: allowed, name: "at most", colour: "ink"}, {dots: [allowed[0]], colour: "ink", size: 6},
           ],
         }],
         say: `${releases} releases, each of ${drawn} out of ${num(of)} ${unit}s (q = ${num(q, 2)}), σ = ${num(sigma)}: ${who} is promised ε = ${fixed(spent)} at δ = 0.0001. Wrongly accusing 1 in 1,000, an attacker finds at most ${percent(allowed[0][1], 1)} of the members; ε and δ alone (dashed) would allow ${percent(loose[0][1], 1)}.`,

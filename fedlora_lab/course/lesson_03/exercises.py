@@ -31,8 +31,8 @@ def _history(rng: np.random.Generator) -> tuple:
 EMPTY = np.zeros((0, 4)), 2.0, 1.5, 8.0, np.array([1.0, -0.5, 0.25, 2.0])
 CALLS = {
     "03.1": Calls("g, C, sigma, b and xi", EMPTY, draw=_batch),
-    "03.2": Calls("fpr, sigma and releases", draw=_rates),
-    "03.3": Calls("epsilon and mu", draw=lambda rng: (rng.uniform(0.2, 3), rng.uniform(0.5, 3))),
+    "03.2": Calls("epsilon and mu", draw=lambda rng: (rng.uniform(0.2, 3), rng.uniform(0.5, 3))),
+    "03.3": Calls("fpr, sigma and releases", draw=_rates),
     "03.4": Calls("sigma, releases and delta", draw=_history),
 }
 
@@ -74,6 +74,14 @@ def noise_on_the_mean(g, C, sigma, b, xi):
     return release(g, C, 0, b, xi) + sigma * C * xi
 
 
+def mean_of_the_drawn(g, C, sigma, b, xi):
+    return release(g, C, 0, max(len(g), 1), xi) + sigma * C * xi / b
+
+
+def noise_without_sigma(g, C, sigma, b, xi):
+    return release(g, C, 1, b, xi)
+
+
 def noise_without_C(g, C, sigma, b, xi):
     return release(g, C, sigma / C, b, xi)
 
@@ -87,41 +95,6 @@ def unclipped(g, C, sigma, b, xi):
 
 
 # ---- 03.2
-
-
-def tpr(fpr, sigma, releases):
-    from scipy.stats import norm
-
-    mu = np.sqrt(releases) / sigma
-    return norm.cdf(norm.ppf(fpr) + mu)
-
-
-def by_a_threshold(fpr, sigma, releases):
-    threshold = sigma * ndtri(1 - fpr)
-    return 1 - ndtr((threshold - math.sqrt(releases)) / sigma)
-
-
-def of_one_release(fpr, sigma, releases):
-    return tpr(fpr, sigma, 1)
-
-
-def adds_up_mu(fpr, sigma, releases):
-    return ndtr(ndtri(fpr) + releases / sigma)
-
-
-def multiplies_by_sigma(fpr, sigma, releases):
-    return ndtr(ndtri(fpr) + math.sqrt(releases) * sigma)
-
-
-def moves_the_wrong_way(fpr, sigma, releases):
-    return ndtr(ndtri(fpr) - math.sqrt(releases) / sigma)
-
-
-def upper_tail(fpr, sigma, releases):
-    return ndtr(ndtri(1 - fpr) + math.sqrt(releases) / sigma)
-
-
-# ---- 03.3
 
 
 def delta(epsilon, mu):
@@ -158,6 +131,41 @@ def sigma_for_mu(epsilon, mu):
 
 def without_the_half(epsilon, mu):
     return ndtr(mu - epsilon / mu) - math.exp(epsilon) * ndtr(-mu - epsilon / mu)
+
+
+# ---- 03.3
+
+
+def tpr(fpr, sigma, releases):
+    from scipy.stats import norm
+
+    mu = np.sqrt(releases) / sigma
+    return norm.cdf(norm.ppf(fpr) + mu)
+
+
+def by_a_threshold(fpr, sigma, releases):
+    threshold = sigma * ndtri(1 - fpr)
+    return 1 - ndtr((threshold - math.sqrt(releases)) / sigma)
+
+
+def of_one_release(fpr, sigma, releases):
+    return tpr(fpr, sigma, 1)
+
+
+def adds_up_mu(fpr, sigma, releases):
+    return ndtr(ndtri(fpr) + releases / sigma)
+
+
+def multiplies_by_sigma(fpr, sigma, releases):
+    return ndtr(ndtri(fpr) + math.sqrt(releases) * sigma)
+
+
+def moves_the_wrong_way(fpr, sigma, releases):
+    return ndtr(ndtri(fpr) - math.sqrt(releases) / sigma)
+
+
+def upper_tail(fpr, sigma, releases):
+    return ndtr(ndtri(1 - fpr) + math.sqrt(releases) / sigma)
 
 
 # ---- 03.4

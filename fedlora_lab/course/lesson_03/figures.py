@@ -34,10 +34,10 @@ TOP: Any = {"va": "top", **BOLD}
 
 
 class ClipEffect(NamedTuple):
-    """What clipping at some thresholds does to the mean of gradients.
+    """What clipping at some norms does to the mean of gradients.
 
     Args:
-        at: the thresholds.
+        at: the clip norms.
         length: of the mean of the clipped gradients, over that of the mean gradient.
         cosine: between the two.
         square: mean squared length of a clipped gradient.
@@ -50,7 +50,7 @@ class ClipEffect(NamedTuple):
 
 
 def clip_effect(rows: Float[np.ndarray, "n p"], count: int = 48) -> ClipEffect:
-    """Clips these gradients at ``count`` thresholds.
+    """Clips these gradients at ``count`` clip norms.
 
     Guarantees: test_the_clip_figure_shows_length_and_direction.
     """
@@ -70,7 +70,7 @@ def clip_cost(
     noise_multiplier: float = 1.0,
     batch: float = 1024,
 ) -> style.Picture:
-    """Draws gradient norms with a clip threshold; below, length and direction of what is released.
+    """Draws gradient norms with a clip norm; below, length and direction of what is released.
 
     Args: rows: see `example_gradients`; clip_norm, noise_multiplier: of the release; batch:
         examples averaged in one release.
@@ -94,12 +94,12 @@ def clip_cost(
     low.plot(at, turned, color=BIAS)
     low.plot(at, released, color=NOISE)
     low.plot([at[best]], [released[best]], marker="*", color=style.INK, ms=12, mec=style.CARD)
-    low.set(ylim=(0, 1.22), ylabel="1 = that of the mean gradient")
-    low.set_xlabel("clip threshold C (Euclidean norm)")
+    low.set(ylim=(0, 1.22), ylabel="cosine, or length, relative\nto the mean gradient")
+    low.set_xlabel(f"clip norm C (release: σ = {noise_multiplier:g}, batch {batch:,})")
     low.set_title("A low clip turns the mean gradient, a high one drowns it in noise")
-    style.note(low, 0.012, 0.97, "cosine after the clip", BIAS, 9, **TOP)
-    style.note(low, 0.27, 0.97, "cosine with noise, best at ★", NOISE, 9, **TOP)
-    style.note(low, 0.65, 0.97, "dashed: length after the clip", style.SOFT, 9, **TOP)
+    style.note(low, 0.165, 0.865, "cosine after the clip", BIAS, 9, **TOP)
+    style.note(low, 0.165, 0.97, "with draw and noise, best at ★", NOISE, 9, **TOP)
+    style.note(low, 0.55, 0.97, "dashed: length after the clip", style.SOFT, 9, **TOP)
     for ax in (top, low):
         ax.axvline(clip_norm, color=style.INK, lw=1.6)
         ax.set(xscale="log", xlim=(LOW, HIGH))
@@ -107,10 +107,11 @@ def clip_cost(
     return figure
 
 
-def _attacker(ax: Any, fpr: Any, allowed: Any) -> None:
-    """Share of the members that may be found, over the share of others wrongly accused."""
-    ax.fill_between(fpr, allowed, 1, color=LEAK, alpha=0.13, lw=0)
-    ax.plot(fpr, allowed, color=LEAK)
+def _attacker(ax: Any, fpr: Any, best: Any, pair: Any) -> None:
+    """Members found over others accused: by the best attack, and as ε and δ alone allow."""
+    ax.fill_between(fpr, pair, 1, color=LEAK, alpha=0.13, lw=0)
+    ax.plot(fpr, pair, color=LEAK, ls=style.DASHED)
+    ax.plot(fpr, best, color=style.INK)
     ax.plot(fpr, fpr, color=style.GREY, lw=1, ls=SPARSE)
     ax.set(xlim=(fpr[0], 1), ylim=(fpr[0], 1), xlabel="share of the others wrongly accused")
     ax.set_ylabel("share of the members found")
@@ -144,7 +145,8 @@ def two_normals(
     right.set_title("Along it: two normals, one unit apart")
     for axes in (ax, right):
         axes.set_xlabel("along your clipped gradient, in units of C")
-    style.footer(figure, f"{len(with_you):,} releases of each world, σ = {sigma:g}; lines: theory")
+    count = f"{len(with_you):,} releases of each world (left: 600 of them)"
+    style.footer(figure, f"{count}, σ = {sigma:g}; lines: theory")
     return figure
 
 
@@ -173,7 +175,7 @@ def neighbouring_outputs(
     ax.plot(x, into, color=style.WITH)
     ax.plot(x, allowed, color=style.WITHOUT, lw=1, ls=SPARSE)
     ax.set(xlim=(x[0], x[-1]), ylim=(0, 1.45 * peak), ylabel="probability density")
-    ax.set_xlabel("released number, in units of the clip threshold C")
+    ax.set_xlabel("released number, in units of the clip norm C")
     ax.set_title("δ is what sticks out above e^ε times the other world")
     ax.text(-1.05 * sigma, 0.74 * peak, "without\nyou ", color=style.WITHOUT, ha="right", **BOLD)
     ax.text(1 + sigma, 0.74 * peak, " with\n you", color=style.WITH, **BOLD)
@@ -181,8 +183,8 @@ def neighbouring_outputs(
     style.note(ax, 0.98, 0.96, words, LEAK, 10, ha="right", **TOP)
     style.note(ax, 0.02, 0.96, "dashed: e^ε × without you", va="top")
     fpr = np.linspace(0, 1, 201)
-    _attacker(right, fpr, theory.membership_bound(fpr, epsilon, delta))
-    right.plot(fpr, norm.cdf(norm.ppf(fpr) + mu), color=style.INK, lw=1.4)
+    best, pair = norm.cdf(norm.ppf(fpr) + mu), theory.membership_bound(fpr, epsilon, delta)
+    _attacker(right, fpr, best, pair)
     if attack is not None:
         style.dots(right, attack[0], attack[1], style.INK, 5)
     right.text(0.36, 0.63, "best\nattack", color=style.INK, fontsize=9, **TOP)
@@ -244,6 +246,8 @@ def composition(
             ax.text(cross, 0.93 * top, f"{words}: {end:.0f} at the end", **look)
     ax.set(xlim=(0, steps), ylim=(0, top), xlabel="releases", ylabel=f"ε at δ = {delta:g}")
     ax.set_title("The ledger counts tightest; the central limit counts too little")
+    words = f"each release: σ = {noise_multiplier:g}, q = {sample_rate:g}"
+    style.note(ax, 0.985, 0.04, words, size=9, ha="right")
     style.draw_labels(ax, labels, together=False, wide=30)
     return figure
 
@@ -285,9 +289,8 @@ def privacy_plan(
     words = f"ε = {spent:.2f} after {releases} releases"
     style.note(ax, 0.02, 0.96, words, style.INK, 10, va="top", **BOLD)
     style.note(ax, 0.02, 0.87, "line: Rényi bound, dot: PRV", va="top")
-    _attacker(right, fpr, allowed)
-    style.dots(right, [1e-3], [float(allowed[0])], LEAK, 7, clip_on=False)
-    right.plot(fpr, loose, color=LEAK, lw=1, ls=style.DASHED)
+    _attacker(right, fpr, allowed, loose)
+    style.dots(right, [1e-3], [float(allowed[0])], style.INK, 7, clip_on=False)
     right.set_title("What this leaves to an attacker", y=1)
     ticks = (1, 10, 100, 1000), (0.1, 1, 10, 100), *2 * ((0.001, 0.01, 0.1, 1),)
     for axis, places in zip((ax.xaxis, ax.yaxis, right.xaxis, right.yaxis), ticks, strict=True):
@@ -322,6 +325,16 @@ def attacks_by_budget(ledgers: Mapping[str, Ledger], lowest: float = 1e-3) -> st
     ax.axvline(0.01, color=style.FAINT, lw=1, zorder=0)
     for label in labels:
         style.dots(ax, [label.x], [label.y], label.colour, 7)
+    pairs = {
+        words: theory.membership_bound(np.array([0.01]), ledger.epsilon(), ledger.delta)[0]
+        for words, ledger in ledgers.items()
+        if np.isfinite(ledger.epsilon())
+    }
+    words, loosest = max(pairs.items(), key=lambda pair: pair[1])
+    colour = SHADES[[*ledgers].index(words)]
+    style.note(
+        ax, 0.02, 0.905, f"{words}, pair alone: {loosest:.0%} (dashed)", colour, 8.5, weight="bold"
+    )
     style.note(ax, 0.22, 0.13, "guessing", size=8.5, rotation=36, ha="center", va="center")
     ax.set(xlabel="share of others accused (FPR)", ylabel="share of members found (TPR)")
     for axis in (ax.xaxis, ax.yaxis):

@@ -21,9 +21,9 @@ def two_worlds() -> Dial:
 
 
 def clip_explorer(rows: Any) -> Dial:
-    """Offers threshold, noise and batch beside gradient norms and the cost of the clip.
+    """Offers clip norm, noise and batch beside gradient norms and the cost of the clip.
 
-    What 36 thresholds do is worked out here, once, and sent with at most 500 of the norms.
+    What 36 clip norms do is worked out here, once, and sent with at most 500 of the norms.
 
     Args: rows: (n, p), one example's gradient each.
     """

@@ -30,10 +30,10 @@ export const dials = {
     title: "Noise on the factors, seen in the product",
     lead: "Turn the noise up. Where does noise × noise take over?",
     controls: {
-      std: {label: "noise std τ", min: 0.001, max: 1, log: true, caption: "on every entry of both factors"},
+      std: {label: "noise τ", min: 0.001, max: 1, log: true, caption: "on every entry of both factors"},
       width: {label: "layer width", values: WIDTHS, caption: "d_in = d_out of the layer"},
       rank: {label: "rank r", values: RANKS, caption: "inner dimension of B A"},
-      alpha: {label: "LoRA's α", values: [1, 2, 4, 8, 16, 32], caption: "the product is multiplied by α / r"},
+      alpha: {label: "LoRA's α", values: [1, 2, 4, 8, 16, 32], caption: "the product is multiplied by γ = α / r"},
       size_B: {label: "norm of B", min: 0, max: 2, step: 0.1, unit: "× A's", caption: "0 before training"},
     },
     presets: [
@@ -48,8 +48,8 @@ export const dials = {
       return {
         panels: [{
           title: `Noise × noise takes over at τ = ${num(cross, 2)}`, wide: true,
-          x: {label: "noise std τ on each entry of the factors", short: "τ", range: [1e-3, 1], log: true},
-          y: {label: "energy in (α/r)·B·A", range: [1e-6, 1e8], log: true},
+          x: {label: "τ, standard deviation of the noise on each entry of B and A", short: "τ", range: [1e-3, 1], log: true},
+          y: {label: "energy in γ B A", range: [1e-6, 1e8], log: true},
           marks: [
             {line: [[v.std, 1e-6], [v.std, 1e8]], colour: "soft", width: 1.4, dash: "3 3"},
             ...TERMS.map(([name, colour], i) => ({line: one[i] ? curve(at, s => one[i] * s ** (i < 2 ? 2 : 4)) : [], name, colour, dash: i === 1 ? "7 4" : undefined, label: one[i] ? name : ""})),
@@ -62,7 +62,7 @@ export const dials = {
           marks: TERMS.flatMap(([, colour], i) => [{bars: [[0, i - 0.32, shares[i], i + 0.32]], colour},
             {text: i === 1 && !v.size_B ? "0 %: B = 0" : percent(shares[i]), at: [shares[i], i], dx: 6, dy: 4, bold: true, anchor: shares[i] > 0.8 ? "end" : "start", ...(shares[i] > 0.8 ? {dx: -6, colour: "card", on: TERMS[i][1]} : {})}]),
         }],
-        say: `Noise of std ${num(v.std)} on both factors of a ${v.width} × ${v.width} layer, rank ${v.rank}, α = ${v.alpha}: the product moves by ${num(Math.sqrt(total))} (root mean square norm). Noise × noise carries ${percent(shares[2])} of that energy; from τ = ${num(cross, 2)} on it carries more than half.`,
+        say: `Noise of τ = ${num(v.std)} on both factors of a ${v.width} × ${v.width} layer, rank ${v.rank}, α = ${v.alpha}: the product moves by ${num(Math.sqrt(total))} (root mean square norm). Noise × noise carries ${percent(shares[2])} of that energy; from τ = ${num(cross, 2)} on it carries more than half.`,
       };
     },
   }),

@@ -29,15 +29,15 @@ def _round(rng):
         wanted = C * np.where(np.arange(len(a)) % 2, rng.uniform(0.3, 0.9), rng.uniform(2, 5))
         a *= (wanted / lengths)[:, None, None]
         b *= (wanted / lengths)[:, None, None]
-    noise = rng.standard_normal((clients, r, d_in)), rng.standard_normal((clients, d_out, r))
-    factors = rng.standard_normal((r, d_in)), rng.standard_normal((d_out, r))
-    return *factors, g_A, g_B, float(rng.uniform(0.3, 1)), C, rng.uniform(0.5, 1.5), 4.5, *noise
+    noise = rng.standard_normal((clients, d_out, r)), rng.standard_normal((clients, r, d_in))
+    factors = rng.standard_normal((d_out, r)), rng.standard_normal((r, d_in))
+    return *factors, g_B, g_A, float(rng.uniform(0.3, 1)), C, rng.uniform(0.5, 1.5), 4.5, *noise
 
 
 CALLS = {
     "04.1": Calls("B, A and tau", draw=_factors),
     "04.2": Calls("lr, sigma, C, b, K, N and d_in", draw=_plan),
-    "04.4": Calls("A, B, g_A, g_B, lr, C, sigma, b, xi_A and xi_B", draw=_round),
+    "04.4": Calls("B, A, g_B, g_A, lr, C, sigma, b, xi_B and xi_A", draw=_round),
 }
 
 
@@ -132,7 +132,7 @@ def tau_once(lr, sigma, C, b, K, N, d_in):
 # ---- 04.4
 
 
-def private_round(A, B, g_A, g_B, lr, C, sigma, b, xi_A, xi_B):
+def private_round(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
     new_A, new_B = [], []
     for k in range(len(g_A)):
         norms = np.sqrt((g_A[k] ** 2).sum(axis=(1, 2)) + (g_B[k] ** 2).sum(axis=(1, 2)))
@@ -144,7 +144,7 @@ def private_round(A, B, g_A, g_B, lr, C, sigma, b, xi_A, xi_B):
     return np.mean(new_B, axis=0) @ np.mean(new_A, axis=0)
 
 
-def on_one_vector(A, B, g_A, g_B, lr, C, sigma, b, xi_A, xi_B):
+def on_one_vector(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
     """Flattens A and B of an example into one vector, and averages the changes."""
     change = np.zeros(A.size + B.size)
     for a, g, noise_A, noise_B in zip(g_A, g_B, xi_A, xi_B, strict=True):
@@ -174,7 +174,7 @@ def _round_of(
     joined=None,
 ):
     """A round with one of its parts done otherwise."""
-    A, B, g_A, g_B, lr, C, sigma, b, xi_A, xi_B = given
+    B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A = given
     made = []
     for k, (a, g) in enumerate(zip(g_A, g_B, strict=True)):
         if keep is not None and not keep(len(a)):
@@ -206,11 +206,18 @@ def clips_the_sum(*given):
     return _round_of(given, clip=clip)
 
 
+def stretches(*given):
+    def clip(a, g, C):
+        return ((C / np.maximum(_sizes(a, g), 1e-12))[:, None, None],) * 2
+
+    return _round_of(given, clip=clip)
+
+
 def clips_nothing(*given):
     return _round_of(given, clip=lambda a, g, C: (1.0, 1.0))
 
 
-def clips_after_averaging(A, B, g_A, g_B, lr, C, sigma, b, xi_A, xi_B):
+def clips_after_averaging(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
     clients = len(g_A)
     a, g = (sum(x.sum(0) for x in parts) / (b * clients) for parts in (g_A, g_B))
     scale = min(1.0, C / b / np.sqrt((a**2).sum() + (g**2).sum()))
@@ -250,8 +257,22 @@ def averages_products(*given):
     return _round_of(given, joined=lambda made: np.mean([b @ a for a, b in made], 0))
 
 
+def weighs_by_the_drawn(*given):
+    drawn = [len(g) for g in given[2]]
+
+    def joined(made):
+        a, b = (np.average([part[i] for part in made], 0, drawn) for i in (0, 1))
+        return b @ a
+
+    return _round_of(given, joined=joined)
+
+
+def returns_the_change(*given):
+    return private_round(*given) - given[0] @ given[1]
+
+
 def adds_up_clients(*given):
-    A, B, clients = given[0], given[1], len(given[2])
+    B, A, clients = given[0], given[1], len(given[2])
     made = [np.zeros_like(A), np.zeros_like(B)]
 
     def add(parts):
@@ -261,8 +282,8 @@ def adds_up_clients(*given):
     return _round_of(given, joined=add)
 
 
-def steps_uphill(A, B, g_A, g_B, lr, C, sigma, b, xi_A, xi_B):
-    return private_round(A, B, g_A, g_B, -lr, C, sigma, b, xi_A, xi_B)
+def steps_uphill(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
+    return private_round(B, A, g_B, g_A, -lr, C, sigma, b, xi_B, xi_A)
 
 
 def without_noise(*given):

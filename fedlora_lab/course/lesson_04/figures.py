@@ -26,14 +26,14 @@ from fedlora_lab.tasks.task import Task
 
 WORDS = {"noise_B": "noise on B", "noise_A": "noise on A", "noise_BA": "noise × noise"}
 COLOURS = {term: TERMS[term][0] for term in WORDS} | {"signal": style.RIGHT}
-STD = "noise std on each entry of the factors"
+STD = "τ, standard deviation of the noise on each entry of B and A"
 
 
 def gathered_noise(task: Task, privacy: Privacy, plan: Plan, seeds: Sequence[int]) -> Any:
     """Trains FedLoRA and splits its product, round by round, into what it learned and the noise.
 
     The noise of every release is drawn once more from the run's seed and added up. With Ξ_B and Ξ_A
-    so far, S_B = B − Ξ_B and S_A = A − Ξ_A, the product has the parts S_B S_A, Ξ_B S_A, S_B Ξ_A and
+    so far, B̂ = B − Ξ_B and Â = A − Ξ_A, the product has the parts B̂ Â, Ξ_B Â, B̂ Ξ_A and
     Ξ_B Ξ_A.
 
     Args: task, privacy, plan: of the runs, in the example unit under plain SGD; seeds: of them.
@@ -109,7 +109,7 @@ def noise_by_round(table: Any, predicted: float) -> style.Picture:
     over = means["noise_BA"] >= means["noise_B"]
     ax.set(yscale="log", xlim=(1, last), ylim=(1e-2, 200), xlabel="round")
     ticks = [1, *range(5, last + 1, 5)]
-    ax.set_ylabel("energy in the product")
+    ax.set_ylabel("energy in γ B A")
     style.log_axis(ax.yaxis, (0.01, 0.1, 1, 10, 100))
     ax.set_title("Noise × noise overtakes the noise on B")
     if over.any():
@@ -156,7 +156,7 @@ def _factors(rank: int, width: int, size_B: float) -> tuple[Any, Any]:
 def noise_amplification(
     std: float = 0.05, rank: int = 4, alpha: float = 8.0, width: int = 64, size_B: float = 0.0
 ) -> tuple[style.Picture, str]:
-    """Draws the energies of the three noise terms over the noise std, and their shares at one std.
+    """Draws the energies of the three noise terms over τ, and their shares at one τ.
 
     Args:
         std: of the noise on every entry of both factors; rank, alpha: of the adapter.
@@ -182,11 +182,11 @@ def noise_amplification(
             ax.plot(s, value * s**power, color=COLOURS[term], ls=dash)
             style.note(ax, place, 1.04, f"{mark} {words}", COLOURS[term], 8.5, weight="bold")
             place += 0.07 + 0.0163 * len(f"{mark} {words}")
-    style.note(ax, place, 1.04, f"★ crossover at std {cross:.3g}", style.INK, 8.5, weight="bold")
+    style.note(ax, place, 1.04, f"★ crossover at τ = {cross:.3g}", style.INK, 8.5, weight="bold")
     ax.axvline(std, color=style.INK, lw=1.2, ls=(0, (2, 2)))
     ax.plot([cross], [linear * cross**2], marker="*", color=style.INK, ms=14, mec=style.CARD)
     ax.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-6, 1e6), xlabel=STD)
-    ax.set_ylabel("energy in (α/r)·B·A")
+    ax.set_ylabel("energy in γ B A")
     style.log_axis(ax.xaxis, (0.001, 0.01, 0.1, 1))
     style.log_axis(ax.yaxis, (1e-6, 1e-3, 1, 1e3, 1e6))
     ax.set_yticklabels(["10⁻⁶", "0.001", "1", "1,000", "10⁶"])
@@ -197,11 +197,11 @@ def noise_amplification(
         right.text(share + 0.02, i, words, fontsize=10, va="center", weight="bold")
     right.set(xlim=(0, 1.18), ylim=(2.6, -0.6), xticks=(0, 0.5, 1), xlabel="share of the energy")
     right.set_yticks(range(3), list(WORDS.values()))
-    right.set_title(f"At std {std:.3g}", y=1, pad=22)
+    right.set_title(f"At τ = {std:.3g}", y=1, pad=22)
     return figure, (
-        f"Noise of std {std:.3g}, rank {rank}, {width} × {width} layer, α = {alpha:g}: the product "
+        f"Noise of τ = {std:.3g}, rank {rank}, {width} × {width} layer, α = {alpha:g}: the product "
         f"moves by {here.total**0.5:.3g} (root mean square norm). Noise × noise carries "
-        f"{shares[2]:.0%} of the energy and takes over at std {cross:.3g}."
+        f"{shares[2]:.0%} of the energy and takes over at τ = {cross:.3g}."
     )
 
 
@@ -262,7 +262,7 @@ def ratio_check(draws: Any) -> tuple[style.Picture, Any]:
     line = np.array([0.5 * table["rho"].min(), 2 * table["rho"].max()])
     left.plot(line, line, color=style.INK, lw=1)
     for place, (setting, part) in enumerate(table.groupby("setting", sort=False)):
-        colour = style.SERIES[place] if place < 3 else style.RIGHT
+        colour = style.SERIES[place] if place < 3 else style.INK
         style.dots(left, part["rho"], part["measured"], colour, 5.5)
         checks.draw_ratios(right, part["rho"] * 1.05 ** (place - 1), part, colour)
         style.note(

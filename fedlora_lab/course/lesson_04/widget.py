@@ -8,7 +8,7 @@ def noise_explorer() -> Dial:
 
     Guarantees: the energies are `theory.noise_terms` (tests/browser/test_dials.py::test_formulas).
     """
-    about = "What noise on both factors becomes in the product: its three terms over the noise std."
+    about = "What noise on both factors becomes in the product: its three terms over τ."
     values = {"std": 0.05, "width": 64, "rank": 4, "alpha": 8, "size_B": 0.0}
     return Dial(4, "noise_explorer", about, **values)
 

@@ -17,6 +17,7 @@ import copy
 import dis
 import inspect
 import math
+import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,7 +90,14 @@ class Numbers:
 
 
 class Letters:
-    """Reads an answer as a set of letters: "ac", ["a", "c"] and "a, c" are the same."""
+    """Reads an answer as a set of letters: "ac", ["a", "c"] and "a, c" are the same.
+
+    Args:
+        why: letter -> why its option is wrong, or right; may be empty.
+    """
+
+    def __init__(self, why: Mapping[str, str] | None = None) -> None:
+        self.why = why or {}
 
     def fresh(self) -> "Letters":
         return self
@@ -104,7 +112,14 @@ class Letters:
         return found == wanted
 
     def difference(self, found: frozenset[str], wanted: frozenset[str]) -> str:
-        return ""
+        """Why letters do not belong to the answer; "" where nothing is known of them."""
+        lines = (
+            f"{one} is wrong: {self.why[one]}" for one in sorted((found - wanted) & {*self.why})
+        )
+        missing = (
+            "what you chose is right, but it is not all" if self.why and found < wanted else ""
+        )
+        return "; ".join(lines) or missing
 
 
 class Calls:
@@ -174,7 +189,7 @@ class Calls:
 
 def _first_line(error: Exception, function: Any) -> str:
     """An error in one line, with the line of the function in which it came up."""
-    text = " ".join(str(error).split())[:120]
+    text = textwrap.shorten(str(error), 200, placeholder=" …")
     code: Any = getattr(function, "__code__", None)
     frames = traceback.walk_tb(error.__traceback__)
     inside = [line - code.co_firstlineno + 1 for frame, line in frames if frame.f_code is code]
@@ -304,7 +319,7 @@ def _parse(key: str, entry: dict[str, Any], folder: str) -> Exercise:
         reader, example = module.CALLS[key], partial(getattr, module)
         words.setdefault("solution", inspect.getsource(example(first)))
     elif isinstance(first, str):
-        reader = Letters()
+        reader = Letters(entry.get("why"))
     else:
         reader = Numbers(first, entry.get("within", 1e-6))
     return Exercise(

@@ -73,7 +73,7 @@ class Prediction:
             start = f"You guessed {measured}. So it is."
         else:
             start = f"You guessed {guess}) {self.option(guess)}. Measured: {measured}."
-        outcome = Outcome(f"{start} {self.after}")
+        outcome = Outcome(f"{start} {self.after}", folded=guess is None)
         if figure is None:
             return outcome
         if guess is not None:
@@ -133,15 +133,21 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was guessed and what was measured, in words."""
+    """What was guessed and what was measured, in words; folded away where nothing was guessed."""
 
     words: str
+    folded: bool = False
 
     def __repr__(self) -> str:
         return self.words
 
     def _repr_html_(self) -> str:
-        return to_html(self.words)
+        if not self.folded:
+            return to_html(self.words)
+        start, mark, rest = self.words.partition(" Measured: ")
+        return (
+            f"<details><summary>{escape(start)}</summary>{to_html((mark + rest).strip())}</details>"
+        )
 
 
 def _inline(text: str) -> str:

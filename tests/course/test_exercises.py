@@ -178,6 +178,29 @@ def test_a_function_that_cannot_be_read_gets_one_line(answer, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_long_error_is_cut_between_words():
+    def stops(x):
+        raise ValueError("many words " * 40)
+
+    with pytest.raises(ValueError, match=r"in its line 2: many words .* (many|words) …$") as caught:
+        Calls("x", (1.0,)).read(stops)
+    assert 230 < len(str(caught.value)) < 300
+
+
+def test_letters_say_why_they_are_wrong():
+    """Whatever else was chosen; an option that is missing is not named."""
+    letters = Letters({"b": "it cancels", "d": "it meets"})
+    for answer, words in (
+        ("bd", "b is wrong: it cancels; d is wrong: it meets"),
+        ("abc", "b is wrong: it cancels"),
+        ("a", "what you chose is right, but it is not all"),
+        ("acz", ""),
+    ):
+        assert letters.difference(letters.read(answer), frozenset("ac")) == words
+    assert Letters().difference(frozenset("a"), frozenset("ac")) == ""
+    assert "d is wrong: the gaps meet" in check("02.3", "bd").message
+
+
 def test_functions_are_compared_in_every_call():
     one, pair = Calls("x", (1.0,), (2.0,)), Calls("x", (1.0,), (2.0,), within=0.1)
 
@@ -292,12 +315,16 @@ GUESS = Prediction("99.a", "Is $x < y$?", ("yes.", "no", "`both`"), "b", "It is 
 def test_a_guess_is_kept_and_revealed(progress_file):
     none = "You have not chosen an option in 99.a. Measured: b) no. It is not."
     assert repr(GUESS.reveal()) == none
+    start, folded = GUESS.reveal()._repr_html_().split("</summary>")
+    assert start == "<details><summary>You have not chosen an option in 99.a."
+    assert folded == "<p>Measured: b) no. It is not.</p></details>"
     control = GUESS.control()
     buttons, sentence = control.children
     assert buttons.options == ("a", "b", "c") and buttons.tooltips == ("yes", "no", "`both`")
     buttons.value = "a"
     assert "Your guess is kept: a" in sentence.value and 'role="status"' in sentence.value
     assert repr(GUESS.reveal()) == "You guessed a) yes. Measured: b) no. It is not."
+    assert "details" not in GUESS.reveal()._repr_html_()
     GUESS.choose("b")
     assert repr(GUESS.reveal()) == "You guessed b) no. So it is. It is not."
     assert GUESS.control().children[0].value == "b", "the cell run once more forgets the guess"

@@ -7,16 +7,16 @@ from fedlora_lab.course.exercise import Calls
 
 
 def _adapter(rng):
-    return rng.standard_normal((2, 5)), rng.standard_normal((4, 2)), rng.uniform(2, 5)
+    return rng.standard_normal((4, 2)), rng.standard_normal((2, 5)), rng.uniform(2, 5)
 
 
 CALLS = {
     "01.1": Calls(
-        "x, W0, A, B and gamma",
+        "x, W0, B, A and gamma",
         draw=lambda rng: (rng.standard_normal((6, 5)), rng.standard_normal((4, 5)), *_adapter(rng)),
     ),
     "01.2": Calls(
-        "x, delta, A, B and gamma",
+        "x, h, B, A and gamma",
         draw=lambda rng: (rng.standard_normal((6, 5)), rng.standard_normal((6, 4)), *_adapter(rng)),
     ),
     "01.3": Calls(
@@ -34,67 +34,67 @@ CALLS = {
 # ---- 01.1: the forward pass
 
 
-def lora_linear(x, W0, A, B, gamma):
+def lora_linear(x, W0, B, A, gamma):
     return x @ W0.T + gamma * (x @ A.T) @ B.T
 
 
-def in_one_weight(x, W0, A, B, gamma):
+def in_one_weight(x, W0, B, A, gamma):
     return torch.nn.functional.linear(*map(torch.as_tensor, (x, W0 + gamma * B @ A)))
 
 
-def without_scale(x, W0, A, B, gamma):
+def without_scale(x, W0, B, A, gamma):
     return x @ W0.T + x @ A.T @ B.T
 
 
-def without_the_base(x, W0, A, B, gamma):
+def without_the_base(x, W0, B, A, gamma):
     return gamma * x @ A.T @ B.T
 
 
-def base_scaled_too(x, W0, A, B, gamma):
+def base_scaled_too(x, W0, B, A, gamma):
     return gamma * (x @ W0.T + x @ A.T @ B.T)
 
 
-def scale_at_both(x, W0, A, B, gamma):
+def scale_at_both(x, W0, B, A, gamma):
     return x @ W0.T + gamma * (x @ A.T) @ (gamma * B.T)
 
 
 # ---- 01.2: the gradients of every example
 
 
-def per_example(x, delta, A, B, gamma):
-    grad_B = gamma * np.einsum("no,nr->nor", delta, x @ A.T)
-    grad_A = gamma * np.einsum("nr,ni->nri", delta @ B, x)
+def per_example(x, h, B, A, gamma):
+    grad_B = gamma * np.einsum("no,nr->nor", h, x @ A.T)
+    grad_A = gamma * np.einsum("nr,ni->nri", h @ B, x)
     return grad_B, grad_A
 
 
-def by_autograd(x, delta, A, B, gamma):
-    """One example at a time: the loss whose upstream gradient is delta is delta times y."""
+def by_autograd(x, h, B, A, gamma):
+    """One example at a time: the loss whose upstream gradient is h is h times y."""
     found = []
-    for row, up in zip(torch.as_tensor(x), torch.as_tensor(delta), strict=True):
+    for row, up in zip(torch.as_tensor(x), torch.as_tensor(h), strict=True):
         b, a = (torch.tensor(factor, requires_grad=True) for factor in (B, A))
         (up @ (gamma * (b @ (a @ row)))).backward()
         found.append((b.grad, a.grad))
     return tuple(torch.stack(part) for part in zip(*found, strict=True))
 
 
-def summed(x, delta, A, B, gamma):
-    return tuple(part.sum(0) for part in per_example(x, delta, A, B, gamma))
+def summed(x, h, B, A, gamma):
+    return tuple(part.sum(0) for part in per_example(x, h, B, A, gamma))
 
 
-def gradients_without_scale(x, delta, A, B, gamma):
-    return tuple(part / gamma for part in per_example(x, delta, A, B, gamma))
+def gradients_without_scale(x, h, B, A, gamma):
+    return tuple(part / gamma for part in per_example(x, h, B, A, gamma))
 
 
-def scale_squared(x, delta, A, B, gamma):
-    return tuple(part * gamma for part in per_example(x, delta, A, B, gamma))
+def scale_squared(x, h, B, A, gamma):
+    return tuple(part * gamma for part in per_example(x, h, B, A, gamma))
 
 
-def other_way_round(x, delta, A, B, gamma):
-    return per_example(x, delta, A, B, gamma)[::-1]
+def other_way_round(x, h, B, A, gamma):
+    return per_example(x, h, B, A, gamma)[::-1]
 
 
-def averaged(x, delta, A, B, gamma):
-    return tuple(part / len(x) for part in per_example(x, delta, A, B, gamma))
+def averaged(x, h, B, A, gamma):
+    return tuple(part / len(x) for part in per_example(x, h, B, A, gamma))
 
 
 # ---- 01.3: the first step of the weight

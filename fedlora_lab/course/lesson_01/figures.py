@@ -49,10 +49,11 @@ def low_rank_fit(
     third.set(xlim=(0, STEPS), ylim=(0, 1.02), xticks=(0, 100, 200), yticks=HEIGHTS)
     third.set(xlabel="gradient step", ylabel="error, share of the change")
     near = np.flatnonzero(errors <= best + 0.01)
-    found = f"{last:.0%} at step {STEPS}"
+    found = f"Still at {last:.0%}\nat step {STEPS}"
     if lost:
-        found = "diverges"
+        found = "The descent diverges"
     elif len(near):
-        found = f"there at step {near[0]}"
-    third.set_title(f"γ = {alpha / rank:g}: {found}")
+        found = f"Within 1 point of the best\nat step {near[0]}"
+    third.set_title(found)
+    third.text(STEPS, 0.96, f"scale γ = {alpha / rank:g}", size=8, color=style.SOFT, ha="right")
     return figure

@@ -55,6 +55,11 @@ def not_divided(B, A, n):
     return mean_B, mean_A, mean_B @ mean_A - np.einsum("k,kor,kri->oi", n, B, A)
 
 
+def swapped(B, A, n):
+    mean_B, mean_A, D = fedavg_round(B, A, n)
+    return mean_A, mean_B, D
+
+
 def weighted_twice(B, A, n):
     p = n / n.sum()
     mean_B, mean_A, _ = fedavg_round(B, A, n)

@@ -23,7 +23,8 @@ def _finding(B: np.ndarray, A: np.ndarray, D: float) -> str:
         return "One factor is common: nothing is missed"
     if abs(D) < 5e-3:
         return "Both factors differ, yet nothing is missed"
-    return "B and A go together: too little" if D < 0 else "B and A go apart: too much"
+    size = "too little" if D < 0 else "too much"
+    return f"B and A go {'together' if D < 0 else 'apart'}: the server holds {size}"
 
 
 @style.paper()
@@ -136,7 +137,7 @@ def private_deviation(rounds: Any, closed: float) -> style.Picture:
         style.dots(ax, x, mean, style.WRONG, 7, zorder=3)
         ax.set(xlabel="round", xticks=x, ylim=(0, 1.25 * high.max()))
     left.axhline(closed, color=style.INK, lw=1.6)
-    words = f"closed form, from σ alone: {closed:.2f}"
+    words = f"closed form, without any data: {closed:.2f}"
     style.note(left, 0.98, 0.9, words, style.INK, 9, ha="right", weight="bold")
     left.set(ylabel="‖γ D‖ of a layer, root mean square", title="The noise alone predicts D")
     right.set(ylabel="‖D‖ / ‖mean of the products‖", title="Relative to what was learned, it falls")

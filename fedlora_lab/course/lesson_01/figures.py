@@ -27,7 +27,7 @@ def low_rank_fit(
     floor = theory.reachable_error(values)
     errors = theory.descent_errors(change, rank, alpha, STEPS, RATE)
     count, best, last = len(values), floor[rank], errors[-1]
-    places = [(left, 0.16, 0.235, 0.72) for left in (0.07, 0.4, 0.735)]
+    places = [(left, 0.16, 0.235, 0.68) for left in (0.07, 0.4, 0.735)]
     figure, (first, second, third) = style.panels(8.4, 3.2, *places)
     place, blue, lost = np.arange(1, count + 1), style.FACTOR["B"], not np.isfinite(last)
     first.vlines(place[rank:], 0, values[rank:], color=style.FAINT, lw=120 / count)

@@ -35,7 +35,7 @@ HOLDERS = {
     "server": ("the server's adapter", style.INK),
     "received": ("what a client receives", CODE),
     "averaged": ("mean of the last five received", "#C06A2B"),
-    "trained": ("the best client, after its own training", style.SERIES[0]),
+    "trained": ("the client with the best test score after its own training", style.SERIES[0]),
 }
 
 
@@ -141,8 +141,10 @@ def quantiser_check(
     style.log_axis(left.yaxis, (0.003, 0.01, 0.03, 0.1, 0.3, 1))
     style.draw_labels(left, labels, together=False)
     right.set(xticks=list(widths), xlabel="bits of a code")
-    checks.finish_check(figure, left, right, table, seeds, f" of {size:,} normal numbers")
-    left.set_title("Each further bit halves the error (lines: closed form)")
+    checks.finish_check(
+        figure, left, right, table, seeds, f" of {size:,} normal numbers; lines: closed form"
+    )
+    left.set_title("From 3 bits on, each bit halves the error")
     return figure, table
 
 

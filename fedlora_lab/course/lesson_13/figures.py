@@ -188,7 +188,7 @@ def mask_bytes(table: "pd.DataFrame", neighbours: int) -> style.Picture:
         style.named_line(ax, table["clients"], table[name] / 1000, words, colour, **mark)
         for name, words, colour in kinds
     ]
-    ax.set(xlabel="clients", ylabel="kB of one client: keys, letters, shares", ylim=(0, None))
+    ax.set(xlabel="clients", ylabel="kB of one client: keys, messages, shares", ylim=(0, None))
     ax.set_xticks(table["clients"].to_list())
     ax.set_title("With neighbours the cost of a client does not grow")
     style.draw_labels(ax, labels, together=False)

@@ -106,16 +106,15 @@ def test_the_name_outlives_the_image():
 
 def test_presence_is_drawn_with_its_intervals():
     rows = [
-        (plan, s, 0.9 - 0.1 * s + 0.01 * i, 0.95)
-        for plan in "ab"
-        for s in (0, 1)
-        for i in (-1, 0, 1)
+        (plan, s, 0.9 - 0.1 * s + 0.01 * i) for plan in "ab" for s in (0, 1) for i in (-1, 0, 1)
     ]
-    table = pd.DataFrame(rows, columns=["plan", "noise", "auc", "closed"])
+    table = pd.DataFrame(rows, columns=["plan", "noise", "auc"])
     ax = figures.presence_in_plans(table).axes[0]
     drawn = [line.get_ydata() for line in marked(ax, "o")]
     np.testing.assert_allclose(drawn, [[0.9, 0.8]] * 2)
     assert sum("Poly" in type(band).__name__ for band in ax.collections) == 2
+    (bound,) = [line for line in ax.lines if len(line.get_xdata()) == 200]
+    assert bound.get_ydata()[-1] == pytest.approx(0.76, abs=0.001)
 
 
 def test_span_residual_by_batch_size(victim):

@@ -113,8 +113,8 @@ def test_presence_is_drawn_with_its_intervals():
     drawn = [line.get_ydata() for line in marked(ax, "o")]
     np.testing.assert_allclose(drawn, [[0.9, 0.8]] * 2)
     assert sum("Poly" in type(band).__name__ for band in ax.collections) == 2
-    (bound,) = [line for line in ax.lines if len(line.get_xdata()) == 200]
-    assert bound.get_ydata()[-1] == pytest.approx(0.76, abs=0.001)
+    ends = [np.asarray(line.get_ydata())[-1] for line in ax.lines]
+    assert sum(abs(end - 0.7602) < 1e-4 for end in ends) == 1  # no attack on one step is above
 
 
 def test_span_residual_by_batch_size(victim):

@@ -3,7 +3,6 @@
 import copy
 import stat
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.warning_filters import ignored_warnings
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import KINDS, ParamKey, ServerState, pad_to_rank
 
@@ -264,9 +264,8 @@ def structure_copy(model: nn.Module) -> nn.Module:
 def _inject(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lora) -> nn.Module:
     config = LoraConfig(r=lora.rank, target_modules=list(targets), modules_to_save=head and [head])  # type: ignore[arg-type]
     config.lora_alpha = lora.alpha / lora.start_scale  # type: ignore[assignment]  # PEFT divides it by r, of any type
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # PEFT warns of what is handled here, such as a transposed Conv1D.
-        warnings.simplefilter("ignore")
+    # PEFT warns of what is handled here, such as a transposed Conv1D.
+    with ignored_warnings(), torch.random.fork_rng(devices=[]):
         return get_peft_model(structure_copy(model), config)
 
 

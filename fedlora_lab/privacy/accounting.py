@@ -7,7 +7,6 @@ ways to compute epsilon; answers are cached, because a run asks often.
 
 import logging
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from scipy import fft
 from scipy.special import log_ndtr, ndtr, ndtri
 
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, is_number
+from fedlora_lab._utils.warning_filters import ignored_warnings
 
 History = tuple[tuple[float | None, float, int], ...]
 Key = tuple[tuple[float, float, int], ...]
@@ -143,9 +143,8 @@ def _renyi_epsilon(key: Key, delta: float, orders: tuple[float, ...] = ORDERS) -
     """Upper bound on epsilon from Renyi divergences; the best over ``orders``."""
     # Divergences of one order add up over releases, whatever their sigma and q.
     total = np.sum([steps * _release_rdp(sigma, q, orders) for sigma, q, steps in key], axis=0)
-    with warnings.catch_warnings():
-        # At the first or last order the bound is valid too, only not the tightest.
-        warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
+    # At the first or last order the bound is valid too, only not the tightest.
+    with ignored_warnings(UserWarning, "Optimal order is the"):
         spent = opacus_analysis().rdp.get_privacy_spent
         value, _ = spent(orders=list(orders), rdp=total, delta=delta)
     return max(0.0, float(value))
@@ -309,8 +308,7 @@ def _spectrum(
     prv, domain = opacus_analysis().prv, _domain(size, mesh)
     release = prv.PoissonSubsampledGaussianPRV(q, sigma)
     # log(0) off the support; quad warns at the truncation.
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", IntegrationWarning)
+    with np.errstate(all="ignore"), ignored_warnings(IntegrationWarning):
         truncated = prv.TruncatedPrivacyRandomVariable(release, domain.t_min, domain.t_max)
         one = prv.discretize(truncated, domain)
     spectrum = np.asarray(fft.rfft(one.pmf))

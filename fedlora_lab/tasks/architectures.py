@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
+from fedlora_lab._utils.warning_filters import ignored_warnings
 from fedlora_lab.tasks.task import (
     first_line,
     frozen_copy,
@@ -181,8 +182,7 @@ def tokenize(
     for part in texts:
         odd = next((i for i, text in enumerate(part) if not isinstance(text, str)), None)
         check(odd is None, "text", part[odd or 0], f"text in every row, which row {odd} has not")
-    with warnings.catch_warnings():  # texts beyond the tokenizer's own limit are checked below
-        warnings.simplefilter("ignore")
+    with ignored_warnings():  # texts beyond the tokenizer's own limit are checked below
         whole = tokenizer(*texts, verbose=False)["input_ids"]
     # Some models read characters or pixels of text, and name no number of tokens.
     known = getattr(config, "vocab_size", None) or math.inf

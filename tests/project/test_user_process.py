@@ -4,9 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from fedlora_lab._utils.warning_filters import ignored_warnings
 
 pytestmark = pytest.mark.slow
 STATE = """
@@ -126,3 +130,17 @@ def test_nothing_is_frozen_where_the_package_loads_the_libraries():
     are its user's.
     """
     assert output(FRESH).strip() == "0"
+
+
+def test_threads_that_ignore_warnings_leave_the_filters_as_they_were():
+    """Else a warning that is ignored comes up, an error here, and filters stay behind."""
+
+    def work(_):
+        for _ in range(200):
+            with ignored_warnings(UserWarning, "planted"):
+                warnings.warn("planted", UserWarning, stacklevel=1)
+
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert list(warnings.filters) == before

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -133,14 +134,22 @@ def test_nothing_is_frozen_where_the_package_loads_the_libraries():
 
 
 def test_threads_that_ignore_warnings_leave_the_filters_as_they_were():
-    """Else a warning that is ignored comes up, an error here, and filters stay behind."""
+    """The second thread would take the filters of the first for those of the process."""
+    inside, left, both = threading.Event(), threading.Event(), threading.Event()
 
-    def work(_):
-        for _ in range(200):
-            with ignored_warnings(UserWarning, "planted"):
-                warnings.warn("planted", UserWarning, stacklevel=1)
+    def first():
+        with ignored_warnings(UserWarning, "planted"):
+            inside.set()
+            both.wait(0.3)
+        left.set()
+
+    def second():
+        inside.wait()
+        with ignored_warnings(UserWarning, "planted"):
+            both.set()
+            left.wait()
 
     before = list(warnings.filters)
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, range(8)))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda work: work(), (first, second)))
     assert list(warnings.filters) == before

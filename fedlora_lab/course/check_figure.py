@@ -1,4 +1,5 @@
-"""Figures of the notebooks' checks: closed forms as lines, measured means as dots, their ratio."""
+"""Figures of the notebooks' checks: closed forms as lines, measured means as dots, their ratio; and
+the runs of several settings, a row each."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -105,3 +106,16 @@ def finish_check(
     right.set_title(f"{table['inside'].mean():.0%} of {len(table)} dots inside their 95 % band")
     bar = "bar: 95 % of such means lie here if the closed form is right (red: misses)"
     style.footer(figure, f"each dot: mean over {seeds} seeds{more}; {bar}")
+
+
+def accuracy_row(ax: Any, row: int, values: Any, colour: str) -> None:
+    """Draws the accuracies of some runs: dots, their mean with its 95 % interval, and its number.
+
+    Args: ax: with one row for each setting; row: its place; values: one a seed; colour: of all.
+    """
+    ends: Any = confidence_interval(values)
+    ax.plot(ends, [row, row], color=colour, lw=7, alpha=0.25, solid_capstyle="butt")
+    style.dots(ax, values, np.full(len(values), row), colour, 4, mew=0, alpha=0.6)
+    ax.plot([values.mean()], [row], "D", ms=7, color=colour, mec=style.CARD)
+    put: Any = {"weight": "bold", "va": "center", "transform": ax.get_yaxis_transform()}
+    style.note(ax, 1.02, row, f"{values.mean():.1%}", colour, 10, **put)

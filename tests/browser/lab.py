@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,15 @@ class Page:
     def jumps(self) -> list[list[float | str]]:
         """Layout shifts since `watch_layout`: how far, and what moved from where to where."""
         return self.page.evaluate("window.jumps")
+
+
+@contextmanager
+def open_notebook(browser: Any, lab: Lab, name: str, cells: Iterable[str]) -> "Iterator[Page]":
+    """A page with a notebook of these cells, the first of which has run."""
+    page = Page(browser, lab, lab.write(name, [cell.strip() for cell in cells]))
+    page.run(0)
+    yield page
+    page.page.close()
 
 
 def cut_off(output: Any) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lab import Page
+from lab import open_notebook
 from scipy.fft import dct, idct
 
 import fedlora_lab as fl
@@ -446,12 +446,9 @@ CELLS = [
 
 @pytest.fixture(scope="module")
 def notebook(browser, lab):
-    """An open notebook with all dials, the first cell of which has run."""
-    page = Page(browser, lab, lab.write("dials.ipynb", [cell.strip() for cell in CELLS]))
-    page.run(0)
-    yield page
-    assert page.errors == []
-    page.page.close()
+    with open_notebook(browser, lab, "dials.ipynb", CELLS) as page:
+        yield page
+        assert page.errors == []
 
 
 def test_every_dial_turns(notebook):

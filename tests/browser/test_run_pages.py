@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from lab import Page, cut_off
+from lab import cut_off, open_notebook
 
 CELLS = {
     "setup": """
@@ -32,12 +32,9 @@ fl.widgets.live(replace(task, loss=loss), **settings)
 
 @pytest.fixture(scope="module")
 def notebook(browser, lab):
-    """An open notebook with all cells, the first of which has run."""
-    page = Page(browser, lab, lab.write("runs.ipynb", [cell.strip() for cell in CELLS.values()]))
-    page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.run(0)
-    yield page
-    page.page.close()
+    with open_notebook(browser, lab, "runs.ipynb", CELLS.values()) as page:
+        page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        yield page
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The widgets in a real JupyterLab, driven as a reader drives them: one journey for each kind."""
 
 import pytest
-from lab import Page, cut_off, image_bytes, wait_for_image
+from lab import cut_off, image_bytes, open_notebook, wait_for_image
 
 SETUP = """
 import numpy as np
@@ -32,12 +32,8 @@ CELLS = {
 
 @pytest.fixture(scope="module")
 def notebook(browser, lab):
-    """An open notebook with all cells, the first of which has run."""
-    cells = [cell.strip() for cell in CELLS.values()]
-    page = Page(browser, lab, lab.write("widgets.ipynb", cells))
-    page.run(0)
-    yield page
-    page.page.close()
+    with open_notebook(browser, lab, "widgets.ipynb", CELLS.values()) as page:
+        yield page
 
 
 @pytest.fixture

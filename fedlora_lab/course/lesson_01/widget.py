@@ -6,7 +6,7 @@ import numpy as np
 
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check
-from fedlora_lab.course.widgets.dial import Dial, brief
+from fedlora_lab.course.widgets.dial import Dial, round_to_digits
 
 RANKS, ALPHAS = (1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8, 16, 32)
 STEPS, EVERY, RATE = 200, 4, 0.3
@@ -31,8 +31,8 @@ def low_rank_explorer(change: Any) -> Dial:
         "ranks": ranks,
         "alphas": list(ALPHAS),
         "step": EVERY,
-        "values": brief(np.linalg.svd(change, compute_uv=False)),
-        "errors": brief(np.where(np.isfinite(paths), paths, np.nan), 3),
+        "values": round_to_digits(np.linalg.svd(change, compute_uv=False)),
+        "errors": round_to_digits(np.where(np.isfinite(paths), paths, np.nan), 3),
     }
     about = "What rank and α let an adapter learn of a change: where it ends, and how fast."
     return Dial(1, "low_rank_explorer", about, data, rank=min(4, ranks[-1]), alpha=8)

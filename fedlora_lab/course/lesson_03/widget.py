@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fedlora_lab.course.lesson_03 import figures
-from fedlora_lab.course.widgets.dial import Dial, brief
+from fedlora_lab.course.widgets.dial import Dial, round_to_digits
 
 
 def two_worlds() -> Dial:
@@ -30,8 +30,10 @@ def clip_explorer(rows: Any) -> Dial:
     rows = np.asarray(rows, float)
     effect, norms = figures.clip_effect(rows, 36), np.sort(np.linalg.norm(rows, axis=1))
     data = {
-        "norms": brief(norms[np.linspace(0, len(norms) - 1, min(len(norms), 500)).astype(int)]),
-        **{name: brief(values) for name, values in effect._asdict().items()},
+        "norms": round_to_digits(
+            norms[np.linspace(0, len(norms) - 1, min(len(norms), 500)).astype(int)]
+        ),
+        **{name: round_to_digits(values) for name, values in effect._asdict().items()},
         "mean": float(np.linalg.norm(rows.mean(0))),
         "count": len(rows),
         "numbers": rows.shape[1],

@@ -292,12 +292,7 @@ def accuracy_by_form(table: pd.DataFrame, start: float, title: str) -> style.Pic
     for form in range(1, 5):
         values = table[table["form"] == form]["accuracy"].to_numpy()
         colour = style.INK if form == 1 else CODE
-        ends: Any = confidence_interval(values)
-        ax.plot(ends, [form, form], color=colour, lw=7, alpha=0.25, solid_capstyle="butt")
-        style.dots(ax, values, np.full(len(values), form), colour, 4, mew=0, alpha=0.6)
-        ax.plot([values.mean()], [form], "D", ms=7, color=colour, mec=style.CARD)
-        put: Any = {"weight": "bold", "va": "center", "transform": ax.get_yaxis_transform()}
-        style.note(ax, 1.02, form, f"{values.mean():.1%}", colour, 10, **put)
+        checks.accuracy_row(ax, form, values, colour)
     ax.axvline(start, color=style.GREY, lw=1, ls=style.DOTTED)
     ax.set(ylim=(4.6, 0.4), xlabel="share of test digits right")
     ax.set_yticks(range(1, 5), names, color=style.INK)

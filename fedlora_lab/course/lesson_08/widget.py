@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fedlora_lab.course.lesson_08 import figures
-from fedlora_lab.course.widgets.dial import Dial, brief
+from fedlora_lab.course.widgets.dial import Dial, round_to_digits
 from fedlora_lab.methods.quantization import normal_float
 
 BLOCKS, BINS = (8, 16, 32, 64, 128, 256), 60
@@ -34,9 +34,9 @@ def quantiser_explorer(trained: Any = None) -> Dial:
         "kinds": list(kinds),
         "blocks": list(BLOCKS),
         "widths": list(figures.WIDTHS),
-        "histograms": brief(histograms, 2),
-        "errors": brief(errors),
-        "closed": brief([figures.expected_errors(block) for block in BLOCKS]),
+        "histograms": round_to_digits(histograms, 2),
+        "errors": round_to_digits(errors),
+        "closed": round_to_digits([figures.expected_errors(block) for block in BLOCKS]),
     }
     about = (
         "A normal-float code: its levels, what arrives of a number, and the error over the bits."

@@ -1,7 +1,7 @@
 """The dial of notebook 11."""
 
 from fedlora_lab.attacks.reconstruction import flattened_digits_task
-from fedlora_lab.course.widgets.dial import Dial, brief
+from fedlora_lab.course.widgets.dial import Dial, round_to_digits
 
 SCANS = 10
 
@@ -17,4 +17,4 @@ def attack_explorer() -> Dial:
     scans = flattened_digits_task().clients[0][0][:SCANS].flatten(1).double().numpy()
     about = "A scan, and what an attacker reads of it from one noised update."
     values = {"noise": 0.1, "releases": 1, "rank": 8, "scan": 7}
-    return Dial(11, "attack_explorer", about, {"scans": brief(scans, 3)}, **values)
+    return Dial(11, "attack_explorer", about, {"scans": round_to_digits(scans, 3)}, **values)

@@ -66,10 +66,10 @@ def page_script() -> str:
     return "(() => {\n" + "\n".join(parts) + "\n})();\n"
 
 
-def brief(values: Any, digits: int = 4) -> Any:
-    """Returns numbers as JSON sends them, to so many significant digits, NaN as ``None``."""
+def round_to_digits(values: Any, digits: int = 4) -> Any:
+    """Rounds numbers, nested as they are, to significant digits for JSON; NaN becomes ``None``."""
     if np.ndim(values):
-        return [brief(value, digits) for value in values]
+        return [round_to_digits(value, digits) for value in values]
     return None if np.isnan(values) else float(f"{values:.{digits}g}")
 
 

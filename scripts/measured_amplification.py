@@ -73,7 +73,8 @@ def leads(frame: Any) -> str:
 
 
 def clips(key: str) -> str:
-    """What one tuning seed saw at each clip norm, at the best rate there, and rho at it."""
+    """What one tuning seed saw at each clip norm, at the best rate there, and rho at it; written to
+    results/KEY-clips.csv too, which notebook 04 draws."""
     one, path = study.STUDIES[key], RESULTS / "runs" / f"{key}.jsonl"
     done, found, steps = runner.load_results(path), {}, {}
     for case in one.cases:
@@ -91,6 +92,10 @@ def clips(key: str) -> str:
             score = done[job.key]["values"]["accuracy"] or 0.0
             best[case.method.slug] = max(best.get(case.method.slug, 0.0), score)
     slugs = ("fedlora", "ffa-lora", "balanced-lora")
+    columns = ["epsilon", "clip_norm", "rho", *slugs]
+    lines = [[*place, *map(best.get, slugs)] for place, best in sorted(found.items())]
+    table = pd.DataFrame(lines, columns=columns)
+    table.to_csv(RESULTS / f"{key}-clips.csv", index=False, float_format="%.6g")
     rows = [["ε", "clip norm C", "ρ of both factors", *map(name, slugs)]]
     for (epsilon, clip, rho), best in sorted(found.items()):
         cells = (f"{best[slug]:.3f}" if slug in best else "–" for slug in slugs)

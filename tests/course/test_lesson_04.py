@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from frames import limits, words
 
@@ -71,10 +72,8 @@ def test_rounds_of_a_run_stand_at_their_own_amplification(gathered):
 
 
 def test_the_trials_are_drawn_where_they_belong():
-    rows = "| 3 | 0.5 | 11.7 | 0.6 | 0.8 | 0.9 |\n| 3 | 0.1 | 0.7 | 0.8 | 0.7 | 0.9 |\n"
-    page = f"**Digits, every client protected**\n| ε | C |\n{rows}\n**Others**\n{rows}"
-    trials = figures.read_trials(page)
-    assert len(trials) == 2
+    rows = [(3.0, 11.7, 0.6, 0.8), (3.0, 0.7, 0.8, 0.7)]
+    trials = pd.DataFrame(rows, columns=["epsilon", "rho", "fedlora", "ffa-lora"])
     figure: Any = figures.clip_trials(trials)
     line = figure.axes[0].lines[1]
     assert line.get_xdata() == pytest.approx([0.7, 11.7])

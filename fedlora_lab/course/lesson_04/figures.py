@@ -1,6 +1,5 @@
 """Figures of notebook 04: what noise on the factors becomes in the product."""
 
-import re
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -279,28 +278,17 @@ def ratio_check(draws: Any) -> tuple[style.Picture, Any]:
     return figure, table
 
 
-def read_trials(page: str) -> Any:
-    """Reads the trials on digits at each clip norm from the text of docs/amplification.md.
-
-    Returns: columns epsilon, clip, rho, fedlora, ffa.
-    """
-    part = page.partition("**Digits, every client protected")[2].partition("\n**")[0]
-    lines = [x.strip("| ").split(" | ") for x in part.splitlines() if re.match(r"\| \d+ \| ", x)]
-    names = ["epsilon", "clip", "rho", "fedlora", "ffa"]
-    return pd.DataFrame([line[:5] for line in lines], columns=names).astype(float)
-
-
 @style.paper()
 def clip_trials(trials: Any) -> style.Picture:
     """Draws how far FedLoRA is ahead of FFA-LoRA against ρ, a colour for each ε.
 
-    Args: trials: columns epsilon, clip, rho, fedlora, ffa.
+    Args: trials: columns epsilon, rho, fedlora, ffa-lora.
     """
     figure, (ax,) = style.panels(7.6, 4.0, (0.1, 0.16, 0.68, 0.74))
     ax.axhline(0, color=style.INK, lw=1)
     for colour, (epsilon, part) in zip(style.SERIES, trials.groupby("epsilon")):
         part = part.sort_values("rho")
-        gap = part["fedlora"] - part["ffa"]
+        gap = part["fedlora"] - part["ffa-lora"]
         ax.plot(part["rho"], gap, color=colour, lw=1, alpha=0.5)
         style.dots(ax, part["rho"], gap, colour, 8)
         place = 0.42 - 0.09 * sorted(trials["epsilon"].unique()).index(epsilon)

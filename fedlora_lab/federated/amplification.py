@@ -54,9 +54,15 @@ class NoiseForecast:
     @cached_property
     def unknown(self) -> str | None:
         """Why the noise in A is not known before the run; ``None``: it is."""
-        return self._unknown("A")
+        return self._unknown["A"]
 
-    def _unknown(self, side: str) -> str | None:
+    @cached_property
+    def _unknown(self) -> dict[str, str | None]:
+        """Side -> why the noise in it is not known before the run. Asked for in every round and
+        layer, and the same in all."""
+        return {side: self._reason(side) for side in "AB"}
+
+    def _reason(self, side: str) -> str | None:
         """Why the noise in a factor is not known before the run."""
         method, plan = self.spec.method, self.spec.plan
         if not self.noisy:
@@ -192,7 +198,7 @@ class NoiseForecast:
         Signal and start are not counted, see `theory.accumulated_noise_terms`.
         """
         d_out, d_in = self.weights[layer].shape
-        lora, known = self.spec.lora, {x: self._unknown(x) is None for x in "AB"}
+        lora, known = self.spec.lora, {x: self._unknown[x] is None for x in "AB"}
         if not known["B"]:
             return theory.NoiseTerms(*[math.nan] * 3)
         std = {x: math.sqrt(self.variance(x, layer, rounds)) if known[x] else 0.0 for x in "AB"}
@@ -236,7 +242,7 @@ class NoiseForecast:
         in_a, in_b = (sum(self.releases_in_round(x, t) for t in range(rounds)) for x in "AB")
 
         def std(side: str, layer: str, count: int) -> float:
-            if self._unknown(side) is not None:
+            if self._unknown[side] is not None:
                 return math.nan
             return math.sqrt(self.variance(side, layer, rounds) / max(count, 1))
 

@@ -145,6 +145,7 @@ def leader_draws(
     scaling: float = 2.0,
     seeds: Sequence[int] = (0, 1, 2),
     task_seed: int = 3,
+    final: Any = final_losses,
 ) -> Any:
     """Who leads, predicted and measured, in every combination of these settings.
 
@@ -154,6 +155,7 @@ def leader_draws(
         stds, steps, lr, scaling: of the runs.
         seeds: of the noise.
         task_seed: of the tasks and of A.
+        final: what gives the last losses of runs, called as `final_losses`.
 
     Returns: d_in, heterogeneity, start, std, boundary, both, one (measured means), predicted and
         measured (share by which both factors are ahead), closed (whether std < boundary).
@@ -167,7 +169,7 @@ def leader_draws(
         edge = theory.boundary(problem.start - floor, missed, 8, d_in, 2, lr).second
         lead = theory.which_family(problem, A, steps, lr, std, scaling)
         both, one = (
-            final_losses(task, A, schedule(name, steps), lr, std, scaling, seeds).mean()
+            final(task, A, schedule(name, steps), lr, std, scaling, seeds).mean()
             for name in ("both factors", "one factor")
         )
         pairs = (lead.one, lead.both), (one, both)
@@ -187,6 +189,7 @@ def start_draws(
     seeds: Sequence[int] = range(5),
     task: Task | None = None,
     share: float | None = 0.5,
+    final: Any = final_losses,
 ) -> Any:
     """Final losses of FedLoRA for A started c times larger at 1 / c of the scale.
 
@@ -195,6 +198,7 @@ def start_draws(
         steps, lr, scaling, seeds: of the runs.
         task: default `toy`.
         share: of A, as `drawn_start` takes it.
+        final: what gives the last losses of runs, called as `final_losses`.
 
     Returns: a table as `plots.theory_check` takes it: x is c, a group is a std.
     """
@@ -204,10 +208,10 @@ def start_draws(
         closed = theory.start_losses(problem, A, np.array(scales), steps, lr, std, scaling)
         for c, value in zip(scales, closed, strict=True):
             words = schedule("both factors", steps)
-            final = final_losses(task, c * A, words, lr, std, scaling / c, seeds)
-            finite = bool(np.isfinite(final).all())
-            ends = tidy.confidence_interval(final) if finite else (np.inf, np.inf)
-            rows.append((c, final.mean(), *ends, value, f"noise std {std:g}", std))
+            losses = final(task, c * A, words, lr, std, scaling / c, seeds)
+            finite = bool(np.isfinite(losses).all())
+            ends = tidy.confidence_interval(losses) if finite else (np.inf, np.inf)
+            rows.append((c, losses.mean(), *ends, value, f"noise std {std:g}", std))
     return pd.DataFrame(rows, columns=["x", "mean", "low", "high", "closed", "group", "std"])
 
 

@@ -12,7 +12,7 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.federated.cost import Cost, cost
+from fedlora_lab.federated.cost import Cost, bytes_of_round, cost
 from fedlora_lab.report.summary_table import markdown_table, require_visible
 from fedlora_lab.tasks.metrics import next_token_loss, select_metrics
 
@@ -80,9 +80,9 @@ def bytes_sent(found: Mapping[str, Cost]) -> str:
 def page() -> str:
     """The page, every number of it computed here."""
     task = decoder()
-    counts = {slug: cost(task, fl.methods.get(slug), LORA, PLAN) for slug in METHODS}
-    found = {slug: replace(one, clients=CLIENTS) for slug, one in counts.items()}
-    plain = found["fedlora"]
+    plain = replace(cost(task, fl.methods.FedLoRA, LORA, PLAN), clients=CLIENTS)
+    sent = {slug: bytes_of_round(task, fl.methods.get(slug), LORA, PLAN) for slug in METHODS}
+    found = {slug: replace(plain, up=up, down=down) for slug, (up, down) in sent.items()}
     state, work = 4 * plain.moving, plain.flops(PLAN, PLAN.batch or 0)
     single, hours = work / (PLAN.rounds * ROUND), work / GPU / 3600
     return f"""# Scale: seven billion parameters, a million clients

@@ -112,7 +112,7 @@ def task_rows() -> list[Row]:
 def network_rows() -> list[Row]:
     """One row for each host that a task may connect to; nothing else here uses a network.
 
-    Guarantees: test_no_surprises.py::test_no_network_without_a_task_that_needs_it,
+    Guarantees: test_no_surprises.py::test_a_first_use_asks_no_network_and_freezes_nothing,
         ::test_only_listed_hosts_are_asked.
     """
     hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname

@@ -165,6 +165,16 @@ def cost(task: Task, method: Method, lora: Lora, plan: Plan) -> Cost:
     )
 
 
+def bytes_of_round(task: Task, method: Method, lora: Lora, plan: Plan) -> tuple[int, int]:
+    """Bytes of one client in a round, up and down, as in `cost`, without counting a step.
+
+    Args: task, method, lora, plan: as of `cost`.
+    """
+    adapted = peft.place(peft.adapt(task.model, task.targets, task.head, lora), "meta", "float32")
+    parts: Any = (task, adapted, method, plan, Streams(0), 1.0, (1.0,), task.clients)
+    return _bytes_sent(RunContext(*parts))
+
+
 def _bytes_sent(context: RunContext) -> tuple[int, int]:
     """Bytes of one client in a round, up and down, the mean over two rounds.
 

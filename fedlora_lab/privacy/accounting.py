@@ -117,7 +117,7 @@ ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 80, 96, 128, 192
 def opacus_analysis() -> Any:
     """Imports Opacus' accountants without the handler that they give to the root logger.
 
-    Guarantees: test_user_process.py::test_nothing_is_frozen_where_the_package_loads_the_libraries.
+    Guarantees: test_no_surprises.py::test_a_first_use_asks_no_network_and_freezes_nothing.
     """
     root = logging.getLogger()
     before = list(root.handlers)

@@ -1,6 +1,6 @@
 """Runs and studies in processes of their own that are killed, or out of space.
 
-Each scenario runs in one process that forks, so that what is heavy is loaded once. Called by
+All scenarios run in one process that forks, so that what is heavy is loaded once. Called by
 test_killed_runs.py.
 """
 
@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from toy_tasks import LORA, private, tokens
+from toy_tasks import LORA, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -206,7 +206,29 @@ def full(root: Path) -> dict[str, Any]:
     return {"seen": seen, "study": (code, kept, len(runner.load_results(root / "study")))}
 
 
+def writers(root: Path) -> list[list[str]]:
+    """Writers of one adapter, killed in the middle of their work; the names that stand after each.
+
+    Last of all: this process trains.
+    """
+    record, path, found = play(tokens("head"), "fedlora", None)[-1], root / "adapter", []
+    fl.save_adapter(record, path)
+
+    def write() -> None:
+        while True:
+            fl.save_adapter(record, path)
+
+    for seed in range(4):
+        assert child(write, lambda: True, 0.05 + 0.02 * random.Random(seed).random()) < 0
+        found.append(sorted(part.name for part in path.iterdir()) if path.exists() else [])
+    return found
+
+
 if __name__ == "__main__":
     warnings.simplefilter("error", UserWarning)
-    name, folder = sys.argv[1:]
-    print(json.dumps(globals()[name](Path(folder))))
+    seen = {}
+    for scenario in (runs, studies, full, writers):
+        folder = Path(sys.argv[1]) / scenario.__name__
+        folder.mkdir()
+        seen[scenario.__name__] = scenario(folder)
+    print(json.dumps(seen))

@@ -49,18 +49,6 @@ def deviation_covariance(B: FactorsB, A: FactorsA, weights: Weights = None) -> M
     return -np.einsum("i,ior,irk->ok", p, B - np.tensordot(p, B, 1), A - np.tensordot(p, A, 1))
 
 
-def deviation_pairs(B: FactorsB, A: FactorsA, weights: Weights = None) -> Matrix:
-    """The same D over pairs of clients: -1/2 sum_ij p_i p_j (B_i - B_j)(A_i - A_j).
-
-    Args: B, A: the clients' factors; weights: p.
-    Guarantees: test_deviation_covariance.
-    Source: derived; a covariance written over pairs.
-    """
-    p = _weights(B, A, weights)
-    gaps_B, gaps_A = B[:, None] - B[None], A[:, None] - A[None]
-    return -0.5 * np.einsum("i,j,ijor,ijrk->ok", p, p, gaps_B, gaps_A)
-
-
 def sign_pairs() -> tuple[Float[np.ndarray, "4 1 1"], Float[np.ndarray, "4 1 1"]]:
     """Four clients of rank 1 with (b, a) = (+-1, +-1): D = 0 though neither factor is common.
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
+from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.theory import _symbols
 
 FactorB = Float[np.ndarray, "d_out r"]
@@ -66,27 +66,6 @@ def noise_terms(
         linear_B=s2 * std_B**2 * d_out * float(np.sum(A * A)),
         linear_A=s2 * std_A**2 * d_in * float(np.sum(B * B)),
         quadratic=s2 * (std_B * std_A) ** 2 * d_out * d_in * r,
-    )
-
-
-def noise_terms_std(
-    B: FactorB, A: FactorA, std_B: float, std_A: float, scaling: float = 1.0
-) -> NoiseTerms:
-    """Standard deviations of the three energies whose expectations `noise_terms` gives.
-
-    Variances: 2 s^4 std_B^4 d_out |A A^T|^2, 2 s^4 std_A^4 d_in |B^T B|^2 and, for the product of
-    two noises, 2 s^4 (std_B std_A)^4 d_out r d_in (d_out + d_in + r + 1).
-
-    Args: as `noise_terms`.
-    Guarantees: test_noise_terms_std.
-    Source: derived from the second moments of a Wishart matrix.
-    """
-    d_out, r, d_in = _sizes(B, A, std_B=std_B, std_A=std_A, scaling=scaling)
-    s2, both = float(scaling) ** 2, 2 * d_out * r * d_in * (d_out + d_in + r + 1)
-    return NoiseTerms(
-        linear_B=s2 * std_B**2 * math.sqrt(2 * d_out) * float(np.linalg.norm(A @ A.T)),
-        linear_A=s2 * std_A**2 * math.sqrt(2 * d_in) * float(np.linalg.norm(B.T @ B)),
-        quadratic=s2 * (std_B * std_A) ** 2 * math.sqrt(both),
     )
 
 
@@ -247,55 +226,3 @@ def crossover(d_in: int) -> float:
     """
     _symbols.check(d_in=d_in)
     return 1 / math.sqrt(3 * d_in)
-
-
-def linear_noise_norm(
-    rank: int,
-    alpha: float,
-    std: float,
-    d_out: int,
-    start: str = "orthonormal",
-    rank_stabilised: bool = False,
-) -> float:
-    """Root mean square norm of scaling xi_B A at the start: alpha std sqrt(d_out / r).
-
-    Args:
-        rank, d_out: >= 1.
-        alpha: > 0; scaling is alpha / r.
-        std: noise on each entry of B, >= 0.
-        start: rows of A "orthonormal" (|A|^2 = r) or "kaiming" (|A|^2 = r / 3 in expectation).
-        rank_stabilised: scaling is alpha / sqrt(r), as rsLoRA's: the norm has no r then.
-
-    Guarantees: test_linear_noise_norm.
-    Source: derived; the stabilised scaling is arXiv:2312.03732.
-    """
-    _symbols.check(rank=rank, d_out=d_out, alpha=alpha, std=std)
-    check_one_of("start", start, ("orthonormal", "kaiming"))
-    scaling = alpha / (math.sqrt(rank) if rank_stabilised else rank)
-    return scaling * std * math.sqrt(d_out * rank / (3 if start == "kaiming" else 1))
-
-
-def release_snr(
-    d_out: int, d_in: int, rank: int, participants: int, noise_multiplier: float, train: str = "B"
-) -> float:
-    """Largest signal over noise of a released mean of clipped updates: m / (sigma sqrt(numbers)).
-
-    The signal is a mean update of norm at most C when all clients agree; the noise on the mean has
-    std sigma C / m on each released number. Rank costs sqrt(r); one factor against full fine-tuning
-    gains sqrt(d_in / r).
-
-    Args:
-        d_out, d_in, rank: shape of the layer, >= 1.
-        participants: m >= 1, with noise for the sum (central trust or secure aggregation).
-        noise_multiplier: sigma > 0.
-        train: "B", "A", "AB" or "full" (the whole matrix).
-
-    Guarantees: test_release_snr.
-    Source: derived.
-    """
-    _symbols.check(d_out=d_out, d_in=d_in, rank=rank, participants=participants)
-    _symbols.check_noise(noise_multiplier)
-    numbers = {"B": d_out * rank, "A": rank * d_in, "AB": rank * (d_out + d_in)}
-    numbers["full"] = d_out * d_in
-    check_one_of("train", train, tuple(numbers))
-    return participants / (noise_multiplier * math.sqrt(numbers[train]))

@@ -21,6 +21,7 @@ from toy_tasks import LORA, PLAN, play, private, regression, same_bits
 import fedlora_lab as fl
 from fedlora_lab._utils.files import append_line, lock_folder, write_atomically
 from fedlora_lab.experiments import runner
+from fedlora_lab.lora.peft import ADAPTER_FILES
 from fedlora_lab.report.run_folder import SPENT, Folder, read_frame
 
 HERE = Path(__file__).parents[1]
@@ -31,17 +32,19 @@ posix = pytest.mark.skipif(os.name != "posix", reason="forks and limits of POSIX
 ROLORA = regression(), "rolora", private("example")
 
 
-def scenario(name: str, folder: Path) -> dict[str, Any]:
-    """What a function of faults.py found."""
-    command = [sys.executable, str(HERE / "faults.py"), name, str(folder)]
+@pytest.fixture(scope="module")
+def scenarios(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """A folder, and what the scenarios of faults.py found there, each in a folder of its name."""
+    folder = tmp_path_factory.mktemp("faults")
+    command = [sys.executable, str(HERE / "faults.py"), str(folder)]
     options: Any = {"capture_output": True, "text": True, "timeout": 1200, "check": False}
     done = subprocess.run(command, env=ENVIRONMENT, **options)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return folder, json.loads(done.stdout.splitlines()[-1])
 
 
 @posix
-def test_kills_of_a_run_lose_nothing(tmp_path):
+def test_kills_of_a_run_lose_nothing(scenarios):
     """Whenever it was killed: a whole state, the ledger never behind it, never less epsilon.
 
     And the run that was taken up in the end is the undisturbed one, bit for bit.
@@ -51,7 +54,7 @@ def test_kills_of_a_run_lose_nothing(tmp_path):
         frame: Any = read_frame(folder / "cells" / "fedlora-0.csv")
         return frame[frame["measure"] != "seconds"].reset_index(drop=True)
 
-    found = scenario("runs", tmp_path)
+    home, found = scenarios[0] / "runs", scenarios[1]["runs"]
     assert len(found["seen"]) == faults.KILLS
     assert len({(one["number"], one["done"]) for one in found["seen"]}) > 2, "different moments"
     for one in found["seen"]:
@@ -59,16 +62,16 @@ def test_kills_of_a_run_lose_nothing(tmp_path):
     for one, later in pairwise(found["seen"]):
         assert one["number"] < later["number"] or one["rows"] <= later["rows"], (one, later)
     last = f"checkpoints/fedlora-0/round-{faults.PLAN.rounds:06d}.safetensors"
-    whole = tmp_path / "whole"
-    for folder in (tmp_path / str(index) for index in range(found["count"])):
+    whole = home / "whole"
+    for folder in (home / str(index) for index in range(found["count"])):
         pd.testing.assert_frame_equal(cells(folder), cells(whole), check_exact=True)
         for name in ("cells/fedlora-0.json", last):
             assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
 @posix
-def test_kills_of_a_study_lose_nothing(tmp_path):
-    found = scenario("studies", tmp_path)
+def test_kills_of_a_study_lose_nothing(scenarios):
+    home, found = scenarios[0] / "studies", scenarios[1]["studies"]
     assert len(found["seen"]) == faults.KILLS
     seen = [(one["number"], set(one["keys"])) for one in found["seen"]]
     assert len({(number, len(keys)) for number, keys in seen}) > 2, "different moments"
@@ -81,9 +84,9 @@ def test_kills_of_a_study_lose_nothing(tmp_path):
             for key, entry in runner.load_results(path).items()
         }
 
-    whole = values(tmp_path / "whole")
+    whole = values(home / "whole")
     assert len(whole) == 20
-    for path in (tmp_path / str(index) for index in range(found["count"])):
+    for path in (home / str(index) for index in range(found["count"])):
         assert values(path) == whole
         lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
         keys = [json.loads(line)["key"] for line in lines]
@@ -134,9 +137,9 @@ def test_ctrl_c_ends_a_study_and_its_workers(tmp_path):
 
 
 @posix
-def test_a_full_disk_is_one_line_and_the_state_before_it(tmp_path):
+def test_a_full_disk_is_one_line_and_the_state_before_it(scenarios):
     """The ledger that could not be written stops the round that it was for."""
-    found = scenario("full", tmp_path)
+    found = scenarios[1]["full"]
     for one in found["seen"]:
         assert one["code"] == 2 and one["said"].count("\n") == 1, one["said"]
         assert one["said"].startswith("fedlora-lab: ") and "File too large" in one["said"]
@@ -146,6 +149,14 @@ def test_a_full_disk_is_one_line_and_the_state_before_it(tmp_path):
     assert done == sorted(done) and done[0] == -1 < 1 <= done[-1], done
     code, kept, after = found["study"]
     assert (code, after) == (3, 20) and 0 < kept < 20
+
+
+@posix
+def test_a_killed_writer_of_an_adapter_leaves_a_whole_folder_or_none(scenarios):
+    """Killed in the middle of its work four times, by kill -9."""
+    found, whole = scenarios[1]["writers"], sorted(ADAPTER_FILES)
+    assert len(found) == 4 and whole in found
+    assert all(names in (whole, []) for names in found)
 
 
 def test_a_place_below_a_file_is_one_line(tmp_path):

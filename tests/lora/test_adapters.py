@@ -1,12 +1,8 @@
 """Adapted models: where factors start, nothing of the user's is touched, folders for PEFT."""
 
 import copy
-import os
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import peft
@@ -139,37 +135,3 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     assert sorted(part.name for part in tmp_path.iterdir()) == ["empty", "file", "full", "new"]
     with pytest.raises(ValueError, match="expected a record as run"):
         fl.save_adapter(replace(first, source=None), tmp_path / "never")
-
-
-WRITER = """
-import os, random, signal, sys, time, warnings
-from pathlib import Path
-warnings.simplefilter("ignore")
-import fedlora_lab as fl
-from toy_tasks import play, tokens
-
-record, path = play(tokens("head"), "fedlora", None)[-1], Path(sys.argv[1])
-fl.save_adapter(record, path)
-for number in range(4):
-    child = os.fork()
-    while not child:
-        fl.save_adapter(record, path)
-    time.sleep(0.05 + 0.02 * random.Random(number).random())
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    print(sorted(part.name for part in path.iterdir()) if path.exists() else "absent")
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_writer_leaves_a_whole_folder_or_none(tmp_path):
-    """Killed in the middle of its work four times, by kill -9."""
-    here = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
-    command = [sys.executable, "-c", WRITER, str(tmp_path / "adapter")]
-    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 600, "check": True}
-    done = subprocess.run(command, env=environment | {"OMP_NUM_THREADS": "1"}, **options)
-    found = done.stdout.splitlines()
-    assert len(found) == 4
-    assert set(found) <= {str(sorted(adapters.ADAPTER_FILES)), "absent"}
-    assert str(sorted(adapters.ADAPTER_FILES)) in found

@@ -1,6 +1,5 @@
 """Controls, places for text and pictures, and figures with controls (`interactive_figure`)."""
 
-import base64
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from html import escape
@@ -38,15 +37,6 @@ def slider(
     whole = all(isinstance(v, int) and not isinstance(v, bool) for v in numbers)
     kind, step = (w.IntSlider, step or 1) if whole else (w.FloatSlider, step or (high - low) / 100)
     return kind(value=value, min=low, max=high, step=step, **control_options(label, help))
-
-
-def value_slider(label: str, values: Sequence[float], value: float, help: str = "") -> Any:
-    """Makes a slider over the given numbers.
-
-    Args: label, help: its label and tooltip; values: in this order; value: one of them.
-    """
-    options = [(f"{v:g}", v) for v in values]
-    return w.SelectionSlider(options=options, value=value, **control_options(label, help))
 
 
 def menu(label: str, options: Sequence[Any], value: Any, help: str = "") -> Any:
@@ -98,17 +88,6 @@ def set_text(place: Any, text: str, error: bool = False, role: str = "status") -
     if error:
         look, role = "color:var(--jp-error-color1,#b3261e);font-weight:600", "alert"
     place.value = f'<div role="{role}" style="{look};line-height:22px">{escape(text)}</div>'
-
-
-def set_download(place: Any, text: str, name: str, content: str) -> None:
-    """Puts a link into a `text_box` that saves a CSV file.
-
-    Args: place, text: the link; name, content: of the file.
-    """
-    data = base64.b64encode(content.encode()).decode()
-    look = "color:var(--jp-content-link-color,#0b57d0);line-height:22px"
-    target = f'download="{escape(name)}" href="data:text/csv;base64,{data}"'
-    place.value = f'<a style="{look}" {target}>{escape(text)}</a>'
 
 
 def make_control(name: str, given: Any) -> Any:

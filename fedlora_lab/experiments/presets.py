@@ -184,7 +184,7 @@ def shapes(name: "str | Preset") -> Task:
 def dry_run(name: "str | Preset") -> Cost:
     """What the preset costs, counted on shapes alone; nothing is downloaded.
 
-    Guarantees: test_presets.py::test_every_preset_fits_its_shapes.
+    Guarantees: test_presets.py::test_every_architecture_fits_its_shapes.
     """
     row = get(name)
     return cost(shapes(row), methods.get(row.method), row.lora, row.plan)

@@ -112,7 +112,11 @@ class Lab:
         """A notebook with these code cells."""
         code = [nbformat.v4.new_code_cell(cell) for cell in cells]
         notebook = nbformat.v4.new_notebook(cells=code)
-        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        # Under scripts/warm_kernels.py a kernel is there at once; else it loads the libraries.
+        from jupyter_client.kernelspec import find_kernel_specs
+
+        known = "warm" if "warm" in find_kernel_specs() else "python3"
+        kernel = {"name": known, "display_name": "Python 3", "language": "python"}
         notebook.metadata["kernelspec"] = kernel
         nbformat.write(notebook, self.notebooks / name)
         return name

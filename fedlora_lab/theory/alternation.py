@@ -206,3 +206,19 @@ def filtered_energy(energy: Float[np.ndarray, " n"], taps: int) -> float:
     some = energy.ndim == 1 and bool(energy.sum() > 0)
     check(some, "energy", energy.shape, "one dimension, not all zero")
     return float(filter_response(taps, len(energy)) ** 2 @ energy / energy.sum())
+
+
+def filter_worth(energy: Float[np.ndarray, " n"], taps: int) -> float:
+    """How far a filtered step gets down a loss under white noise, relative to an unfiltered one.
+
+    (sum g E / sum E)^2 / mean(g^2), each step at its best rate: above 1 the filter helps, and a
+    flat spectrum under five taps has 0.51. A shorter step without a filter has 1.
+
+    Args: energy: of the gradient, at each DCT frequency; taps: of the filter.
+    Guarantees: test_the_worth_is_the_best_steps_gain.
+    Source: derived; one step, the same curvature in all directions, noise much larger than the
+        gradient.
+    """
+    energy, gain = np.asarray(energy, float), filter_response(taps, len(energy))
+    check(bool(energy.sum() > 0), "energy", energy.sum(), "a sum above 0")
+    return float((gain @ energy / energy.sum()) ** 2 / np.mean(gain**2))

@@ -1,9 +1,9 @@
-"""Notebook 07: turns inside a round, the low-pass filter, and what a shuffled filter shows."""
+"""Notebook 07: turns inside a round, the low-pass filter, and where it pays."""
 
-import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from frames import limits, scores_frame
@@ -11,7 +11,6 @@ from frames import limits, scores_frame
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.course.lesson_07 import figures
-from fedlora_lab.course.lesson_07.figures import ShuffledFilter
 from fedlora_lab.methods.filters import binomial
 
 
@@ -81,54 +80,76 @@ def test_gradient_spectra_are_those_of_the_mean_gradient(record):
     assert frame["energy"].sum() == pytest.approx(float((direct**2).sum()), rel=1e-4)
     cut: Any = fl.measures.gradient_spectra(record, clip_norm=0.01)
     assert cut.groupby("side")["energy"].sum().max() <= 0.01**2
-    picture = figures.gradient_spectra(frame)
-    for ax, side in zip(picture.axes, "BA", strict=True):
-        energy = frame[frame["side"] == side].groupby("frequency")["energy"].sum().to_numpy()
-        kept = f"{side}: {theory.filtered_energy(energy, 5):.0%} of"
-        assert kept in ax.get_title(loc="left")
 
 
-def test_shuffling_changes_neighbours_and_nothing_else():
-    plain, mixed = binomial(5), ShuffledFilter(binomial(5), 1)
-    x = torch.randn(500, 4, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    slow = torch.cos(torch.arange(64, dtype=torch.float64) * math.pi / 64).expand(4, 64)
-    for side, y, wave in (("A", x, slow), ("B", x.mT, slow.mT)):
-        found, energy = mixed(y, side), float(plain(y, side).square().mean())
-        assert float(found.square().mean()) == pytest.approx(energy, rel=0.03)
-        torch.testing.assert_close(found.sum(), y.sum())
-        assert torch.equal(found, ShuffledFilter(binomial(5), 1)(y, side))
-        assert not torch.equal(found, ShuffledFilter(binomial(5), 2)(y, side))
-        assert float(mixed(wave, side).norm()) < 0.8 * float(plain(wave, side).norm())
-    assert ShuffledFilter(lambda t, side: t)(x, "A").equal(x)
+def test_the_worth_is_the_best_steps_gain():
+    """Of a step against white noise along the library's filter, each at its best rate."""
+    rng = np.random.default_rng(4)
+    matrix = binomial(5)(torch.eye(40, dtype=torch.float64), "A").numpy()
+    for g in (rng.standard_normal(40), np.ones(40), np.cos(np.arange(40) / 5)):
+        filtered = (g @ matrix @ g) ** 2 / np.sum(matrix**2)
+        plain = (g @ g) ** 2 / 40
+        energy = fl.measures.spectrum(g[None], "A")
+        assert theory.filter_worth(energy, 5) == pytest.approx(filtered / plain)
+    assert theory.filter_worth(np.ones(4000), 5) == pytest.approx(0.375**2 / 0.2734375, abs=1e-3)
 
 
-@pytest.mark.slow
-def test_a_shuffled_filter_costs_no_privacy(record):
-    """The ledger does not see the filter."""
-    task, plan = record.source[0], fl.Plan(rounds=1, local_steps=2, batch=8)
-    privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
-    row = fl.methods.LALoRA.replace(name="Shuffled filter", filter=ShuffledFilter(binomial(5)))
-    rows = row, fl.methods.LALoRAUnfiltered
-    assert len({[*fl.run(task, one, privacy, plan)][-1].epsilon for one in rows}) == 1
+def test_the_spectra_state_the_worth():
+    rng, names = np.random.default_rng(2), ("one", "two")
+    energies = {name: rng.uniform(size=64) * np.exp(-np.arange(64) / 9) for name in names}
+    picture: Any = figures.spectra(energies)
+    for ax, (name, energy) in zip(picture.axes, energies.items(), strict=True):
+        words = f"{name}: the filter is worth {theory.filter_worth(energy, 5):.2f}"
+        assert ax.get_title(loc="left") == words
+        assert sum(bar.get_height() for bar in ax.patches) == pytest.approx(len(ax.patches))
 
 
-def test_the_closed_form_holds_the_measurements():
-    checked: Any = figures.response_check((3, 5), 32, seeds=100)
-    picture, table = checked
-    assert len(table) == 64
-    assert table["inside"].mean() >= 0.9
-    assert table.eval("low <= 1.5 * measured <= high").mean() < 0.9
-    assert f"{table['inside'].mean():.0%} of 64" in picture.axes[1].get_title(loc="left")
+def test_the_response_is_drawn_as_it_is():
+    ax: Any = figures.response(5, rows=400).axes[0]
+    amplitude, curve, energy, second = (line.get_ydata() for line in ax.lines)
+    assert amplitude == pytest.approx(curve[::2], abs=1e-9)
+    assert energy == pytest.approx(second[::2], abs=1e-9)
+    assert second == pytest.approx(curve**2)
 
 
-@pytest.mark.slow
-def test_sharpness_is_the_top_of_flatness():
-    task = fl.tasks.regression(clients=2, examples=16)
-    record: Any = [*fl.run(task, "la-lora", None, fl.Plan(rounds=1, local_steps=2, batch=8))][-1]
-    frame = fl.measures.sharpness([record])
-    top = fl.measures.flatness(record.source[0], record).top
-    assert frame["value"].tolist() == pytest.approx([top], rel=0.02)
-    assert list(frame[["method", "layer", "measure"]].iloc[0]) == ["la-lora", "all", "sharpness"]
+def test_the_differences_are_drawn():
+    rows = {"first": [0.1, 0.2, 0.3], "second": [-0.2, -0.3, -0.1]}
+    figure: Any = figures.forest({"left": rows, "right": rows}, "finding", "points")
+    for ax in figure.axes:
+        middles = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1]
+        assert middles == pytest.approx([0.2, -0.2])
+
+
+def test_lines_are_means_over_seeds():
+    rows = [(name, x, seed, 10 * x + seed) for name in "ab" for x in (1, 2) for seed in (0, 1)]
+    table = pd.DataFrame(rows, columns=["name", "x", "seed", "value"])
+    figure: Any = figures.lines({"score": table}, "finding", "knob", log=True)
+    drawn = [line.get_ydata() for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+    assert [list(y) for y in drawn[:2]] == [[10.5, 20.5]] * 2
+    assert "mean of 2 seeds" in figure.texts[-1].get_text()
+
+
+def test_renumbered_sensors_are_the_same_task():
+    """Its loss before training too; neighbours are alike in one numbering alone."""
+    tasks = [figures.sensors(shuffle=shuffle, clients=2, examples=40) for shuffle in (False, True)]
+    for plain, mixed in zip(*(task.clients[1] for task in tasks), strict=True):
+        assert not torch.equal(plain, mixed)
+        torch.testing.assert_close(plain.sort(1).values, mixed.sort(1).values)
+    losses = [task.loss(task.model(task.test[0]), task.test[1]).mean().item() for task in tasks]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] == pytest.approx(1.01, rel=0.2)
+    slow = [fl.measures.spectrum(task.test[0].numpy(), "A")[:8].sum() for task in tasks]
+    assert slow[0] > 4 * slow[1]
+
+
+def test_one_model_has_many_curvatures():
+    task = fl.tasks.regression(clients=2, examples=16, d_in=6, d_out=5, rank=2)
+    plan = fl.Plan(rounds=1, local_steps=2, batch=8, lr=0.2)
+    *_, plain = fl.run(task, "la-lora-unfiltered", None, plan, lora=fl.Lora(rank=2))
+    scaled = figures.rescaled(plain, 3.0)
+    for side, factor in (("B", 1 / 9), ("A", 9.0)):
+        one, other = (fl.measures.flatness(task, x, sides=side).top for x in (plain, scaled))
+        assert other == pytest.approx(factor * one, rel=1e-2)
 
 
 def test_final_values():

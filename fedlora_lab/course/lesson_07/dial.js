@@ -34,7 +34,7 @@ export const dials = {
       const filtered = idct(dct(noised).map((v, j) => v * gain[j])), energy = dct(wanted).map(v => v * v), floor = 1e-3;
       const kept = filteredEnergy(energy, taps), left = mean(gain.map(g => g * g)), line = row => row.map((v, i) => [i, v]);
       const bars = f => energy.map((e, j) => [j / SIZE, floor, (j + 0.85) / SIZE, Math.max(floor, f(e, j))]), apart = kept > 2 * left;
-      const verdict = taps === 1 ? "One tap is no filter." : apart ? "The filter tells them apart." : "Signal and noise look alike to the filter: this is little more than a shorter step.";
+      const verdict = taps === 1 ? "One tap is no filter." : apart ? "The filter tells them apart." : "Signal and noise look alike to the filter: it takes as much of both.";
       return {
         panels: [{
           title: "— gradient, • with noise, — filtered", wide: true,

@@ -1,22 +1,24 @@
 """Figures of notebook 07: turns inside a round, and what a low-pass filter keeps."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.ticker import MaxNLocator
 from scipy.fft import idct
-from scipy.stats import chi2
-from torch import Tensor
+from torch import nn
 
 from fedlora_lab import theory
-from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab._utils.validation import check_number
 from fedlora_lab.measures.gradients import spectrum
 from fedlora_lab.methods.filters import binomial
 from fedlora_lab.plots import style
+from fedlora_lab.plots.tidy import confidence_interval
+from fedlora_lab.tasks.metrics import select_metrics, squared_error
+from fedlora_lab.tasks.task import Task
 
 CHANNELS = 64
 TURNS = style.look("la-lora").colour
@@ -113,7 +115,7 @@ def low_pass(
     text = "bars: signal before (pale), after (dark)\nlines: noise before (grey), after (pink)"
     style.note(right, 0.99, 0.97, text, ha="right", va="top")
     title, colour = f"kept: signal {kept:.0%}, noise {left:.0%}", style.INK
-    verdict = "Signal and noise look alike to the filter: this is little more than a shorter step."
+    verdict = "Signal and noise look alike to the filter: it takes as much of both."
     if kept > 2 * left:
         verdict, colour = "The filter tells them apart.", style.RIGHT
     elif taps == 1:
@@ -126,102 +128,183 @@ def low_pass(
 
 
 @style.paper()
-def response_check(
-    taps: Sequence[int] = (3, 5, 9), size: int = 64, rank: int = 4, seeds: int = 100
-) -> tuple[style.Picture, pd.DataFrame]:
-    """Draws the share of white noise that the library's filter leaves at each frequency over its
-    closed form.
+def response(taps: int = 5, rows: int = 400) -> style.Picture:
+    """Draws what the library's filter leaves of a wave's amplitude and of white noise's energy,
+    over the closed forms.
 
-    Args: taps: filters; size: channels; rank: rows of noise a seed; seeds: each dot is their mean.
-    Returns: the figure; and a table taps, frequency, measured, expected, low, high, inside (the
-        exact 95 % band of such a mean, from the chi-square law).
+    Args: taps: odd; rows: of white noise.
+    Guarantees: the dots lie on the lines (test_the_response_is_drawn_as_it_is).
     """
-    check_whole("seeds", seeds, 2)
-    check(len(taps) > 0, "taps", taps, "at least one odd number")
-    tables, count = [], seeds * rank
-    low, high = (float(chi2.ppf(q, count)) / count for q in (0.025, 0.975))
-    figure, (left, right) = style.row(9.6, 3.8, (0.16, 0.73), (0.065, 0.43), (0.58, 0.405))
-    for i, n in enumerate(sorted(taps)):
-        white = np.random.default_rng(n).standard_normal((seeds, rank, size))
-        measured = spectrum(binomial(n)(torch.from_numpy(white), "A"), "A") / count
-        x, expected = np.arange(size) / size, theory.filter_response(n, size) ** 2
-        part = pd.DataFrame({"taps": n, "frequency": x, "measured": measured, "expected": expected})
-        part = part.assign(low=low * expected, high=high * expected)
-        tables.append(part.assign(inside=part["measured"].between(part["low"], part["high"])))
-        colour, words = style.SERIES[i % 3], f"{n} taps keep {theory.filter_gain(n):.0%} in all"
-        left.fill_between(x, low * expected, high * expected, color=colour, alpha=0.25, lw=0)
-        left.plot(x, expected, color=colour, lw=1.5)
-        style.dots(left, x, measured, colour, 3.6, mew=0.4)
-        left.text(0.98, 1.13 - 0.1 * i, words, color=colour, size=9, weight="bold", ha="right")
-        for inside, ink in ((True, colour), (False, style.WRONG)):
-            some = tables[-1]["inside"] == inside
-            style.dots(right, x[some], (measured / expected)[some], ink, 3.8)
-    table = pd.concat(tables, ignore_index=True)
-    right.axhspan(low, high, color=style.INK, alpha=0.1, lw=0)
-    right.axhline(1, color=style.INK, lw=1)
-    for ax in (left, right):
-        ax.set(xlim=(0, 1), xlabel="frequency along the channels (1: every other one)")
-    left.set(ylim=(0, 1.25), ylabel="share of the noise's variance left")
-    left.set_title("Lines: closed form. Dots: measured")
-    right.set(ylim=(0.6, 1.4), ylabel="measured / closed form")
-    right.set_title(f"{table['inside'].mean():.0%} of {len(table)} dots inside the 95 % band")
-    mean = f"mean over {seeds} seeds of {rank} rows of white noise"
-    style.footer(figure, f"each dot: {mean}; band: chi-square law (red: misses)")
-    return figure, table
-
-
-@style.paper()
-def gradient_spectra(frame: pd.DataFrame, taps: int = 5) -> style.Picture:
-    """Draws the clipped gradient's energy over the frequencies, and what the filter lets through.
-
-    Args: frame: as `measures.gradient_spectra`; its layers are added up.
-    Guarantees: the titles state `theory.filtered_energy`
-        (test_lesson_07.py::test_gradient_spectra_are_those_of_the_mean_gradient).
-    """
-    figure, axes = style.row(9.6, 3.6, (0.16, 0.72), (0.065, 0.42), (0.565, 0.42))
-    gain = theory.filter_gain(taps)
-    for ax, side in zip(axes, "BA", strict=True):
-        part: Any = frame[frame["side"] == side]
-        energy, colour = part.groupby("frequency")["energy"].sum().to_numpy(), style.FACTOR[side]
-        groups = energy.reshape(-1, max(1, len(energy) // 16)).sum(1)
-        heights, edges = groups / groups.mean(), np.arange(len(groups)) / len(groups)
-        bars: Any = {"align": "edge", "color": colour, "ec": style.CARD, "alpha": 0.75}
-        ax.bar(edges, heights, 1 / len(groups), **bars)
-        ax.axhline(1, color=style.INK, lw=1.3, ls=style.DASHED)
-        ax.plot(np.linspace(0, 1, 100), theory.filter_response(taps, 100) ** 2, color=TURNS, lw=2.2)
-        words = ("bars: the gradient", "dashes: noise, flat", "curve: what passes")
-        for i, (text, ink) in enumerate(zip(words, (colour, style.INK, TURNS), strict=True)):
-            put: Any = {"ha": "right", "va": "top", "weight": "bold"}
-            style.note(ax, 0.99, 0.96 - 0.085 * i, text, ink, 8.5, **put)
-        ax.set(xlim=(0, 1), ylim=(0, max(3.2, float(heights.max()) * 1.08)))
-        ax.set(xlabel="frequency along the channels", ylabel="gradient energy, 1 = flat")
-        kept = theory.filtered_energy(energy, taps)
-        ax.set_title(f"{side}: {kept:.0%} of the gradient passes, {gain:.0%} of noise")
+    figure, (ax,) = style.panels(6.6, 3.4, (0.09, 0.17, 0.88, 0.70))
+    x, gain = np.arange(CHANNELS) / CHANNELS, theory.filter_response(taps, CHANNELS)
+    waves = torch.from_numpy(idct(np.eye(CHANNELS), norm="ortho"))
+    passed = (binomial(taps)(waves, "A") * waves).sum(1).numpy()
+    white = np.random.default_rng(0).standard_normal((rows, CHANNELS))
+    left = spectrum(binomial(taps)(torch.from_numpy(white), "A"), "A") / spectrum(white, "A")
+    powers = str(taps - 1), str(2 * taps - 2)
+    high = [power.translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")) for power in powers]
+    share = f"{gain @ gain / CHANNELS:.0%} of white noise is left"
+    for drawn, curve, colour, place, words in (
+        (passed, gain, style.INK, (0.39, 0.62), f"amplitude: cos{high[0]}(θ/2)"),
+        (left, gain**2, TURNS, (0.03, 0.09), f"energy: cos{high[1]}(θ/2)\n{share}"),
+    ):
+        style.dots(ax, x[::2], drawn[::2], colour, 4, mew=0.4)
+        ax.plot(x, curve, color=colour, lw=1.6)
+        style.note(ax, *place, words, colour, 9, weight="bold")
+    ax.set(xlim=(0, 1), ylim=(-0.03, 1.03), ylabel="share left")
+    ax.set_xlabel("frequency θ/π along the channels (1: every other channel)")
+    ax.set_title("A wave keeps more of its height than of its energy")
     return figure
 
 
-@dataclass(frozen=True)
-class ShuffledFilter:
-    """Applies ``rule`` along a random order of the channels: shuffled, smoothed, put back.
+@style.paper()
+def spectra(energies: Mapping[str, np.ndarray], taps: int = 5) -> style.Picture:
+    """Draws gradients' energies over the frequencies, and the filter's worth for each.
 
-    A filter that profits from neighbouring channels being alike loses that under shuffling; one
-    that only shrinks the step does not notice. The order depends on seed, side and number of
-    channels alone, so all steps share it.
-
-    Guarantees: noise keeps the same share of its variance
-        (test_shuffling_changes_neighbours_and_nothing_else).
+    Args: energies: name -> energy at each frequency.
+    Guarantees: the titles state `theory.filter_worth` (test_the_spectra_state_the_worth).
     """
+    figure, axes = style.row(9.6, 3.5, (0.16, 0.70), (0.065, 0.42), (0.565, 0.42))
+    for ax, (name, energy) in zip(axes, energies.items(), strict=True):
+        groups = energy.reshape(-1, max(1, len(energy) // 16)).sum(1)
+        heights, edges = groups / groups.mean(), np.arange(len(groups)) / len(groups)
+        bars: Any = {"align": "edge", "color": style.GREY, "ec": style.CARD}
+        ax.bar(edges, heights, 1 / len(groups), **bars)
+        ax.axhline(1, color=style.INK, lw=1.3, ls=style.DASHED)
+        top = max(3.2, float(heights.max()) * 1.08)
+        gain = theory.filter_response(taps, 100)
+        ax.plot(np.arange(100) / 100, gain * top / 1.05, color=TURNS, lw=2.2)
+        words = ("bars: the gradient", "dashes: noise, flat", "curve: the filter's gain")
+        for i, (text, ink) in enumerate(zip(words, (style.SOFT, style.INK, TURNS), strict=True)):
+            put: Any = {"ha": "right", "va": "top", "weight": "bold"}
+            style.note(ax, 0.99, 0.96 - 0.085 * i, text, ink, 8.5, **put)
+        ax.set(xlim=(0, 1), ylim=(0, top))
+        ax.set(xlabel="frequency along the channels", ylabel="energy, 1 = flat")
+        ax.set_title(f"{name}: the filter is worth {theory.filter_worth(energy, taps):.2f}")
+    return figure
 
-    rule: Callable[[Tensor, str], Tensor]
-    seed: int = 0
 
-    def __post_init__(self) -> None:
-        check(callable(self.rule), "rule", self.rule, "a function of (tensor, side)")
+@style.paper()
+def forest(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], title: str, unit: str
+) -> style.Picture:
+    """Draws mean paired differences with 95 % intervals, a panel for each comparison.
 
-    def __call__(self, tensor: Tensor, side: str) -> Tensor:
-        axis = -1 if side == "A" else -2
-        size = tensor.shape[axis]
-        order = Streams(self.seed).numpy(f"channels {side}", size).permutation(size)
-        order = torch.from_numpy(order).to(tensor.device)
-        mixed = self.rule(tensor.index_select(axis, order), side)
-        return mixed.index_select(axis, torch.argsort(order))
+    Args: panels: comparison -> row's name -> one difference a seed; title: the finding; unit: of
+        the axis.
+    Guarantees: test_lesson_07.py::test_the_differences_are_drawn.
+    """
+    count, tall = len(panels), 1.55 + 0.3 * max(map(len, panels.values()))
+    left = 0.04 + 0.0105 * max(len(name) for rows in panels.values() for name in rows)
+    wide = (0.97 - left) / count
+    places = [(left + i * wide, 0.72 / tall, wide - 0.05, 1 - 1.4 / tall) for i in range(count)]
+    figure, axes = style.panels(9.0, tall, *places)
+    for ax, (words, rows) in zip(axes, panels.items(), strict=True):
+        for y, values in enumerate(rows.values()):
+            mean, (low, high) = float(np.mean(values)), confidence_interval(values)
+            sure = style.INK if low <= 0 <= high else style.RIGHT if mean > 0 else style.WRONG
+            ax.errorbar(mean, y, xerr=[[mean - low], [high - mean]], fmt="o", ms=6, color=sure)
+        ax.axvline(0, color=style.INK, lw=1)
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=unit)
+        ax.set_yticks(range(len(rows)), list(rows) if ax is axes[0] else [""] * len(rows))
+        ax.grid(visible=False, axis="y")
+        ax.set_title(words, fontsize=9.5)
+    figure.text(0.012, 1 - 0.28 / tall, title, fontsize=10.5, weight="bold")
+    seeds = len(next(iter(next(iter(panels.values())).values())))
+    style.footer(figure, f"paired over {seeds} seeds; bars: 95 % interval of the mean")
+    return figure
+
+
+@style.paper()
+def lines(
+    panels: Mapping[str, pd.DataFrame], title: str, knob: str, log: bool = False
+) -> style.Picture:
+    """Draws means over seeds with 95 % bands over one knob, a line each, in one or more panels.
+
+    Args:
+        panels: what is drawn -> table of name, x, seed, value.
+        title: the finding; knob: the horizontal axis; log: both axes.
+    Guarantees: test_lesson_07.py::test_lines_are_means_over_seeds.
+    """
+    count = len(panels)
+    wide, left, room = (4.9, 0.075, 0.28) if count > 1 else (7.0, 0.1, 0.62)
+    places = [(left + i / count, 0.2, room, 0.66) for i in range(count)]
+    figure, axes = style.panels(wide * count, 3.4, *places)
+    for ax, (words, table) in zip(axes, panels.items(), strict=True):
+        ends, ticks = [], sorted(table["x"].unique())
+        ax.set(xlabel=knob, ylabel=words)
+        if log:
+            ax.set(xscale="log", yscale="log")
+            style.log_axis(ax.xaxis, tuple(ticks))
+            style.log_axis(ax.yaxis, (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1))
+        for i, (name, part) in enumerate(table.groupby("name", sort=False)):
+            groups = part.groupby("x")["value"]
+            low, high = np.array([confidence_interval(values) for _, values in groups]).T
+            known = name in style.LOOKS
+            colour = style.look(str(name)).colour if known else style.SERIES[i]
+            called, mean = style.name(str(name)) if known else str(name), groups.mean()
+            line: Any = {"lw": 1.8, "marker": "o", "ms": 4}
+            ends.append(style.named_line(ax, mean.index, mean, called, colour, low, high, **line))
+        ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
+        style.draw_labels(ax, ends, wide=18)
+    axes[0].set_title(title)
+    seeds = next(iter(panels.values()))["seed"].nunique()
+    band = f"mean of {seeds} seeds; band: its 95 % interval" if seeds > 1 else "one seed"
+    style.footer(figure, band)
+    return figure
+
+
+def rescaled(record: Any, z: float) -> Any:
+    """The same model in other factors: every B times z, every A divided by z.
+
+    Args: record: of a run; z: > 0.
+    Guarantees: the curvature along B is divided by z squared, that along A multiplied
+        (test_lesson_07.py::test_one_model_has_many_curvatures).
+    """
+    task, lora, state = record.source
+    sizes = {"A": 1 / z, "B": z}
+    changes = {key: sizes.get(key.side, 1.0) * x for key, x in state.tensors.items()}
+    return replace(record, source=(task, lora, state.replace_tensors(changes)))
+
+
+def sensors(shuffle: bool = False, clients: int = 10, examples: int = 128, seed: int = 0) -> Task:
+    """Builds a layer whose channels are places: 64 sensors in a row are read, and 64 are foretold.
+
+    Readings are sums of the eight slowest waves, so neighbours are alike, and so is the truth: the
+    frozen layer (the identity) plus a map of rank 4 between slow waves. Before training the loss is
+    1 plus the variance of the measurement, 0.01.
+
+    Args:
+        shuffle: renumber the places at random, inputs and outputs alike. The task is the same.
+        clients, examples: of each; seed: of the data.
+    Guarantees: test_lesson_07.py::test_renumbered_sensors_are_the_same_task.
+    """
+    rng = np.random.default_rng(seed)
+    waves = idct(np.eye(CHANNELS), norm="ortho")[:8]
+    core = rng.standard_normal((8, 4)) @ rng.standard_normal((4, 8))
+    change = waves.T @ (core * np.sqrt(8 / np.sum(core**2))) @ waves
+    order = np.random.default_rng(seed + 1).permutation(CHANNELS)
+    order = order if shuffle else np.arange(CHANNELS)
+
+    def draw(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x = rng.standard_normal((count, 8)) @ waves * np.sqrt(CHANNELS / 8)
+        y = x + x @ change.T + 0.1 * rng.standard_normal(x.shape)
+        inputs, outputs = (torch.from_numpy(z[:, order]).float() for z in (x, y))
+        return inputs, outputs
+
+    with torch.random.fork_rng(devices=[]):
+        layer = nn.Linear(CHANNELS, CHANNELS, bias=False).requires_grad_(False)
+    layer.weight.copy_(torch.eye(CHANNELS))
+    model = nn.Sequential()
+    model.add_module("map", layer)
+    data = tuple(draw(examples) for _ in range(clients))
+    return Task(
+        name="sensors",
+        model=model.eval(),
+        targets=("map",),
+        clients=data,
+        test=draw(256),
+        loss=squared_error,
+        metrics=select_metrics((), "regression"),
+    )

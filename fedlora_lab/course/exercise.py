@@ -131,7 +131,6 @@ class Calls:
         draw: makes the arguments of one call from a NumPy generator; they are drawn anew at every
             check, from the operating system's entropy.
         times: how many calls are drawn at a check.
-        shape: of what one call gives; ``None``: whatever the solution gives.
         within: slack of a comparison, relative to the largest number of a result, or to one.
         standard: brings arrays that count as equal to one form, such as vectors to length 1.
     """
@@ -142,13 +141,12 @@ class Calls:
         *cases: tuple,
         draw: Callable[[np.random.Generator], tuple] | None = None,
         times: int = 5,
-        shape: tuple[int, ...] | None = None,
         within: float = 1e-6,
         standard: Callable[[Any], Any] = np.asarray,
     ) -> None:
         _check(bool(cases) or draw is not None, "cases", cases, "arguments, or draw=")
         self.words, self.cases, self.draw, self.times = words, cases, draw, times
-        self.shape, self.within, self.standard = shape, within, standard
+        self.within, self.standard = within, standard
 
     def fresh(self, generator: np.random.Generator | None = None) -> "Calls":
         """Returns a reader with inputs of its own: whatever it reads meets the same ones."""
@@ -171,11 +169,7 @@ class Calls:
                 problem = f"your function of {self.words} stops with {_first_line(error, answer)}"
                 raise ValueError(problem) from error
             _require(given is not None, "your function returns nothing; let it end with `return`")
-            found = _arrays(given)
-            wanted = found if self.shape is None else np.empty(self.shape)
-            problem = _difference(found, wanted)
-            _require(not problem, problem)
-            results.append(_map(self.standard, found))
+            results.append(_map(self.standard, _arrays(given)))
         return results
 
     def same(self, found: list[Any], wanted: list[Any]) -> bool:

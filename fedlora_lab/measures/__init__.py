@@ -35,6 +35,5 @@ from fedlora_lab.measures.gradients import (
     gradient_spectra,
     gradients,
     sample_first_steps,
-    sharpness,
     spectrum,
 )

@@ -1,6 +1,6 @@
 """Gradients of an adapted layer: by autograd, in full, their spectra, and the curvature."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -237,22 +237,6 @@ def _lanczos(
         basis.append(image / norm)
         beside.append(norm)
     return Flatness(top, residual, len(diagonal))
-
-
-def sharpness(records: Iterable[Any], steps: int = 30) -> "pd.DataFrame":
-    """Tidy frame with the measure "sharpness" of some records: the top eigenvalue of `flatness`.
-
-    Guarantees: test_lesson_07.py::test_sharpness_is_the_top_of_flatness.
-    """
-    import pandas as pd
-
-    rows = []
-    for record in records:
-        top = flatness(_source(record)[0], record, steps=steps, tolerance=0.01).top
-        where = record.task, record.method, record.seed, record.index
-        rows.append((*where, "all", "sharpness", top))
-    columns = ["task", "method", "seed", "round", "layer", "measure", "value"]
-    return pd.DataFrame(rows, columns=columns)
 
 
 # ---- spectra

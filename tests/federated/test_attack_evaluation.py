@@ -85,7 +85,6 @@ def test_no_measure_of_a_private_run_looks_at_private_rows():
         watched_row, seen = fl.measures.record_aggregation(QUANTISED)
         last = play(task, watched_row, privacy)[-1]
         return [
-            lambda: fl.measures.sharpness([last]),
             lambda: fl.measures.flatness(task, last),
             lambda: fl.measures.gradients(task, last, task.targets[0]),
             lambda: fl.course.lesson(8).model_protection(last, QUANTISED, seen, last=2),

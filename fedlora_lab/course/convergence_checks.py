@@ -25,6 +25,7 @@ from fedlora_lab.tasks.regression import regression
 from fedlora_lab.tasks.task import Task
 
 FAR = 1e6  # a clip norm that no gradient reaches
+STEPS, LR, SCALING = 40, 0.5, 2.0  # of the figures' runs
 WORDS = {"one factor": ("B",), "turns": ("B", "A"), "both factors": ("AB",)}
 
 
@@ -135,41 +136,24 @@ def toy(d_in: int = 12, heterogeneity: float = 0.0, seed: int = 0, **sizes: Any)
     return regression(d_in=d_in, heterogeneity=heterogeneity, seed=seed, **sizes, **fixed)
 
 
-def leader_draws(
-    widths: Sequence[int] = (12, 24),
-    heterogeneities: Sequence[float] = (0.0, 0.5),
-    shares: Sequence[float | None] = (None, 0.8),
-    stds: Sequence[float] = (0.03, 0.1, 0.3),
-    steps: int = 40,
-    lr: float = 0.5,
-    scaling: float = 2.0,
-    seeds: Sequence[int] = (0, 1, 2),
-    task_seed: int = 3,
-    final: Any = final_losses,
-) -> Any:
-    """Who leads, predicted and measured, in every combination of these settings.
+def leader_draws(final: Any = final_losses) -> Any:
+    """Who leads, predicted and measured, in 24 settings that were fixed before any run.
 
-    Args:
-        widths, heterogeneities: of the task.
-        shares: how A starts, as `drawn_start` takes it.
-        stds, steps, lr, scaling: of the runs.
-        seeds: of the noise.
-        task_seed: of the tasks and of A.
-        final: what gives the last losses of runs, called as `final_losses`.
+    Args: final: what gives the last losses of runs, called as `final_losses`.
 
     Returns: d_in, heterogeneity, start, std, boundary, both, one (measured means), predicted and
         measured (share by which both factors are ahead), closed (whether std < boundary).
     """
-    rows = []
-    for d_in, unlike, share, std in product(widths, heterogeneities, shares, stds):
+    rows, seeds, task_seed = [], (0, 1, 2), 3
+    for d_in, unlike, share, std in product((12, 24), (0.0, 0.5), (None, 0.8), (0.03, 0.1, 0.3)):
         task = toy(d_in, unlike, task_seed)
         A, problem = drawn_start(task, 2, share, task_seed), problem_of(task)
         floor = theory.frozen_floor(problem, A)
         missed = floor - theory.best_rank_loss(problem, 2)
-        edge = theory.boundary(problem.start - floor, missed, 8, d_in, 2, lr).second
-        lead = theory.which_family(problem, A, steps, lr, std, scaling)
+        edge = theory.boundary(problem.start - floor, missed, 8, d_in, 2, LR).second
+        lead = theory.which_family(problem, A, STEPS, LR, std, SCALING)
         both, one = (
-            final(task, A, schedule(name, steps), lr, std, scaling, seeds).mean()
+            final(task, A, schedule(name, STEPS), LR, std, SCALING, seeds).mean()
             for name in ("both factors", "one factor")
         )
         pairs = (lead.one, lead.both), (one, both)
@@ -183,9 +167,6 @@ def leader_draws(
 def start_draws(
     scales: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
     stds: Sequence[float] = (0.03, 0.1, 0.2),
-    steps: int = 40,
-    lr: float = 0.5,
-    scaling: float = 2.0,
     seeds: Sequence[int] = range(5),
     task: Task | None = None,
     share: float | None = 0.5,
@@ -195,7 +176,7 @@ def start_draws(
 
     Args:
         scales, stds: the c and the noise, each with each.
-        steps, lr, scaling, seeds: of the runs.
+        seeds: of the runs.
         task: default `toy`.
         share: of A, as `drawn_start` takes it.
         final: what gives the last losses of runs, called as `final_losses`.
@@ -205,42 +186,30 @@ def start_draws(
     task, rows = task or toy(), []
     A, problem = drawn_start(task, 2, share), problem_of(task)
     for std in stds:
-        closed = theory.start_losses(problem, A, np.array(scales), steps, lr, std, scaling)
+        closed = theory.start_losses(problem, A, np.array(scales), STEPS, LR, std, SCALING)
         for c, value in zip(scales, closed, strict=True):
-            words = schedule("both factors", steps)
-            losses = final(task, c * A, words, lr, std, scaling / c, seeds)
+            words = schedule("both factors", STEPS)
+            losses = final(task, c * A, words, LR, std, SCALING / c, seeds)
             finite = bool(np.isfinite(losses).all())
             ends = tidy.confidence_interval(losses) if finite else (np.inf, np.inf)
             rows.append((c, losses.mean(), *ends, value, f"noise std {std:g}", std))
     return pd.DataFrame(rows, columns=["x", "mean", "low", "high", "closed", "group", "std"])
 
 
-def curve_draws(
-    std: float = 0.03,
-    steps: int = 40,
-    lr: float = 0.5,
-    scaling: float = 2.0,
-    seeds: Sequence[int] = range(20),
-    task: Task | None = None,
-    share: float | None = 0.5,
-) -> Any:
+def curve_draws(std: float = 0.03, seeds: Sequence[int] = range(20)) -> Any:
     """Loss above that of the best weight, of one factor, turns and both factors over the rounds.
 
-    Args:
-        std, steps, lr, scaling, seeds: of the runs.
-        task: default `toy`.
-        share: of A, as `drawn_start` takes it.
-
+    Args: std, seeds: of the noise.
     Returns: a table as `plots.theory_check` takes it: x is a round, a group is a family.
     """
-    task, rows = task or toy(), []
-    A, problem = drawn_start(task, 2, share), problem_of(task)
+    task, rows = toy(), []
+    A, problem = drawn_start(task, 2, share=0.5), problem_of(task)
     least = theory.best_rank_loss(problem, min(problem.cross.shape))
     for family in WORDS:
-        given = A, schedule(family, steps), lr, std, scaling
+        given = A, schedule(family, STEPS), LR, std, SCALING
         above = measured_losses(task, *given, seeds) - least
         closed = theory.expected_losses(problem, *given) - least
-        for t in sorted({*np.geomspace(1, steps, 9).round().astype(int).tolist()}):
+        for t in sorted({*np.geomspace(1, STEPS, 9).round().astype(int).tolist()}):
             ends = tidy.confidence_interval(above[:, t])
             rows.append((t, above[:, t].mean(), *ends, closed[t], family))
     return pd.DataFrame(rows, columns=["x", "mean", "low", "high", "closed", "group"])
@@ -266,30 +235,20 @@ def start_check(table: Any) -> style.Picture:
     return theory_check(table, x=words, y="expected final loss", title=title)
 
 
-def alpha_draws(
-    scales: Sequence[float] = (1, 2, 4, 8, 16, 32, 64),
-    steps: int = 30,
-    lr: float = 0.5,
-    scaling: float = 2.0,
-    task: Task | None = None,
-) -> Any:
+def alpha_draws(scales: Sequence[float] = (1, 2, 4, 8, 16, 32, 64), steps: int = 30) -> Any:
     """How far FedLoRA's product ends from FFA-LoRA's at c times the scale and rate / c^2.
 
-    Args:
-        scales: the c.
-        steps, lr, scaling: of the runs, which have no noise.
-        task: default `toy`.
-
+    Args: scales: the c; steps: of the runs, which have no noise.
     Returns: columns c, measured, expected (the limit over c^2).
     """
-    task = task or toy()
+    task = toy()
     A, problem = drawn_start(task, 2), problem_of(task)
-    limit = theory.alpha_limit_gap(problem, A, steps, lr, scaling)
+    limit = theory.alpha_limit_gap(problem, A, steps, LR, SCALING)
 
     def product(word: str, c: float = 1.0) -> Any:
-        given = task, A, (word,) * steps, lr / c**2, 0.0, c * scaling
+        given = task, A, (word,) * steps, LR / c**2, 0.0, c * SCALING
         ((a, b),) = records(*given, every=steps)[-1].adapter.values()
-        return c * scaling * (b @ a).numpy()
+        return c * SCALING * (b @ a).numpy()
 
     frozen = product("B")
     rows = [(c, np.linalg.norm(product("AB", c) - frozen), limit / c**2) for c in scales]

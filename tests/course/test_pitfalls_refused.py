@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_local_training import Mixes
 from torch import nn
 from toy_tasks import LORA, PLAN, examples, play, private, regression, tokens
 
@@ -106,22 +107,10 @@ def test_no_way_to_a_large_delta(unit):
 # Paths round the clip
 
 
-class Centred(nn.Module):
-    """Subtracts the mean of the batch: every example hears of all others."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Linear(5, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.mean(1)
-        return self.inner(x - x.mean(0))
-
-
 def test_nothing_mixes_examples():
     clients, make = [examples(6, k) for k in range(3)], fl.tasks.classification
     layers = nn.Flatten(), nn.Linear(15, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)
-    norm, centred = nn.Sequential(*layers).double().train(), Centred().double()
+    norm, centred = nn.Sequential(*layers).double().train(), Mixes("mean").double()
     test = examples(4, 9)
     refused("mixes examples", make, norm, clients, test=test, targets=["1"])
     refused("keeps examples apart", make, centred, clients, test=test, targets=["inner"])

@@ -14,7 +14,7 @@ def test_a_notebook_reads_without_running_it(browser, lab):
     shutil.copy(NOTEBOOK, lab.notebooks)
     page = Page(browser, lab, NOTEBOOK.name, height=6000)
     notebook = page.page.locator(".jp-Notebook")
-    notebook.get_by_text("Averaged factors miss the mean product (FedLoRA by").last.wait_for()
+    notebook.get_by_text("At client level with one clip norm (100 clients").last.wait_for()
     assert notebook.locator(".jp-OutputArea img").count() >= 4
     assert "Error displaying widget" not in notebook.inner_text()
     solution = notebook.locator("details").nth(1)

@@ -145,7 +145,7 @@ WHERE = "print(fl.__file__, fl.tasks.digits.__code__.co_filename, fl.tasks.digit
 @pytest.mark.slow
 def test_the_wheel_runs_the_beginning_of_the_course_elsewhere(wheel, tmp_path):
     """In an environment that sees the packages of this one, but neither the checkout nor its
-    editable install: the command, and notebook 00 up to its first widget.
+    editable install: the command, and notebook 00 up to where it first reads the results.
     """
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path)
     python, command = (tmp_path / "env" / "bin" / name for name in ("python", "fedlora-lab"))
@@ -160,7 +160,7 @@ def test_the_wheel_runs_the_beginning_of_the_course_elsewhere(wheel, tmp_path):
     read: Any = nbformat.read
     notebook = read(START, as_version=4)
     code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    first = next(i for i, cell in enumerate(code_cells) if "fl.widgets" in cell.source)
+    first = next(i for i, cell in enumerate(code_cells) if "../results/" in cell.source)
     assert first >= 4
     notebook.cells = [*code_cells[:first], nbformat.v4.new_code_cell(WHERE)]
     for cell in notebook.cells:

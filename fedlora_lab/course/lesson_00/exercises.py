@@ -1,0 +1,107 @@
+"""Right and wrong answers to the built exercises of notebook 00."""
+
+from fedlora_lab import theory
+from fedlora_lab.course.exercise import Calls
+
+
+def _noised(rng):
+    """Factors of four clients as they would be without noise, and the noise on them."""
+    B, A = rng.standard_normal((4, 5, 2)), rng.standard_normal((4, 2, 3))
+    return B, A, rng.standard_normal(B.shape), rng.standard_normal(A.shape)
+
+
+def _step(rng):
+    B, A, G = (rng.standard_normal(shape) for shape in ((5, 2), (2, 4), (5, 4)))
+    return B, A, G, rng.uniform(0.1, 0.6), rng.uniform(1.5, 4)
+
+
+CALLS = {
+    "00.2": Calls("B, A, U and V", draw=_noised),
+    "00.3": Calls("B, A, G, eta and gamma", draw=_step),
+}
+
+
+# ---- 00.2: the two parts of the deviation
+
+
+def split(B, A, U, V):
+    def missed(B, A):
+        return B.mean(axis=0) @ A.mean(axis=0) - (B @ A).mean(axis=0)
+
+    D_data = missed(B, A)
+    return D_data, missed(B + U, A + V) - D_data
+
+
+def split_by_gaps(B, A, U, V):
+    F, H, u, v = (x - x.mean(0) for x in (B, A, U, V))
+    return -(F @ H).mean(0), -(u @ H + F @ v + u @ v).mean(0)
+
+
+def whole_and_data(B, A, U, V):
+    D_data, D_noise = split(B, A, U, V)
+    return D_data, D_data + D_noise
+
+
+def noise_alone(B, A, U, V):
+    return theory.deviation(B, A), theory.deviation(U, V)
+
+
+def turned(B, A, U, V):
+    D_data, D_noise = split(B, A, U, V)
+    return -D_data, -D_noise
+
+
+def exchanged(B, A, U, V):
+    return split(B, A, U, V)[::-1]
+
+
+def all_pairs(B, A, U, V):
+    """Adds the clients' products up where a mean is asked for."""
+
+    def missed(B, A):
+        return B.mean(0) @ A.mean(0) - (B @ A).sum(0)
+
+    return missed(B, A), missed(B + U, A + V) - missed(B, A)
+
+
+# ---- 00.3: the coupling of one step
+
+
+def coupling(B, A, G, eta, gamma):
+    new_B = B - eta * gamma * G @ A.T
+    new_A = A - eta * gamma * B.T @ G
+    by_B, by_A = new_B @ A - B @ A, B @ new_A - B @ A
+    return (new_B @ new_A - B @ A) - by_B - by_A
+
+
+def in_closed_form(B, A, G, eta, gamma):
+    return (eta * gamma) ** 2 * G @ A.T @ B.T @ G
+
+
+def whole_change(B, A, G, eta, gamma):
+    step = eta * gamma
+    return (B - step * G @ A.T) @ (A - step * B.T @ G) - B @ A
+
+
+def own_work(B, A, G, eta, gamma):
+    return whole_change(B, A, G, eta, gamma) - coupling(B, A, G, eta, gamma)
+
+
+def without_scale(B, A, G, eta, gamma):
+    return coupling(B, A, G, eta, 1.0)
+
+
+def uphill(B, A, G, eta, gamma):
+    return -coupling(B, A, G, eta, gamma)
+
+
+def rate_once(B, A, G, eta, gamma):
+    return coupling(B, A, G, eta, gamma) / eta
+
+
+def in_turns(B, A, G, eta, gamma):
+    """A's gradient is that at the new B."""
+    step = eta * gamma
+    new_B = B - step * G @ A.T
+    new_A = A - step * new_B.T @ G
+    return (new_B - B) @ (new_A - A)

@@ -13,7 +13,6 @@ from fedlora_lab.plots.method_diagrams import method_diagram, method_diagrams
 from fedlora_lab.plots.regime_map import regime
 from fedlora_lab.plots.theory_checks import Measurements, band_check, share_inside, theory_check
 from fedlora_lab.plots.training_curves import (
-    budgets,
     client_scaling,
     curves,
     deviation,
@@ -21,14 +20,12 @@ from fedlora_lab.plots.training_curves import (
     final_values,
     noise,
     overview,
-    step_size,
     traffic,
 )
 
 __all__ = [
     "Measurements",
     "band_check",
-    "budgets",
     "client_scaling",
     "curves",
     "deviation",
@@ -41,7 +38,6 @@ __all__ = [
     "overview",
     "regime",
     "share_inside",
-    "step_size",
     "theory_check",
     "tradeoff",
     "traffic",

@@ -1,14 +1,10 @@
-"""Figures of training: a measure over rounds, deviation, noise, bytes, budgets, and an overview."""
+"""Figures of training: a measure over rounds, deviation, noise, bytes, and an overview."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
-from matplotlib.ticker import MaxNLocator
 
 from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.plots import style, tidy
@@ -61,7 +57,6 @@ WAYS = {  # direction: (measures that are added up, words)
 }
 PLACE = (0.09, 0.16, 0.68, 0.75)
 SIZES = 7.6, 4.1
-Frames = Mapping[float | None, pd.DataFrame]
 
 
 def method_lines(ax: Any, part: Any) -> list[Label]:
@@ -373,108 +368,6 @@ def final_values(
         said = tidy.describe_seeds(part).replace("band", "bar") + _crosses(len(low))
         missing = tidy.slugs_in_order(frame[~frame["method"].isin(slugs)])
         _seed_footer(figure, f"pale: single runs; dark: {said}", missing)
-    return figure
-
-
-def last_scores(frames: Frames, measure: str = "accuracy") -> Any:
-    """Score of every run after its last round: columns method, seed, budget (infinity: no privacy),
-    value."""
-    columns = ["method", "seed", "budget", "value"]
-    parts = [
-        tidy.last_values(frame, measure).assign(
-            budget=math.inf if budget is None else float(budget)
-        )
-        for budget, frame in frames.items()
-    ]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
-
-
-def budgets(
-    frames: Frames,
-    *,
-    axis: Sequence[float | None] | None = None,
-    start: float | None = None,
-    measure: str = "accuracy",
-) -> Picture:
-    """Draws the score after the last round against ε, one line a method; single runs are pale.
-
-    Args:
-        frames: ε -> tidy frame of runs calibrated for it; ``None``: without privacy; may be empty
-            beside ``axis``.
-        axis: every ε that has a place, in order; ``None``: those of the frames.
-        start: the score before training.
-        measure: of the whole model.
-
-    Guarantees: the line is the mean over seeds (test_budgets_draw_the_mean); the axes follow
-        ``axis`` and ``start`` alone when both are given, unless a run falls out of them
-        (test_budgets_stand_still).
-    """
-    wanted = [math.inf if e is None else float(e) for e in (frames if axis is None else axis)]
-    check(bool(wanted), "axis", axis, "at least one ε")
-    places = {budget: i for i, budget in enumerate(sorted(wanted))}
-    scores = last_scores(frames, measure)
-    if start is None:
-        zero = [tidy.select_measure(frame, measure) for frame in frames.values()]
-        start = float(np.mean([part[part["round"] == 0]["value"].mean() for part in zero]))
-    lowest = start - 0.05 if axis is None else max(0.0, start - 0.35)
-    lowest = max(0.0, min([lowest, *scores["value"].tolist()]) - 0.02)
-    with paper():
-        figure, (ax,) = panels(*SIZES, (0.1, 0.16, 0.7, 0.74))
-        ax.set(xlim=(-0.4, len(places) - 0.6), ylim=(lowest, 1.0))
-        ax.axhline(start, color=style.GREY, lw=0.9, ls=style.DOTTED, zorder=0.9)
-        before: Any = {"fontsize": 7.5, "color": style.SOFT, "va": "bottom"}
-        ax.text(-0.35, start, f"before training {start:.2f}", **before)
-        slugs, labels = tidy.slugs_in_order(scores), []
-        for i, slug in enumerate(slugs):
-            part = scores[scores["method"] == slug].sort_values("budget")
-            kind: Any = {"marker": look(slug).marker}
-            x = part["budget"].map(places) + 0.05 * (i - (len(slugs) - 1) / 2)
-            means = part["value"].groupby(x).mean()
-            colour = look(slug).colour
-            ax.plot(x, part["value"], ls="none", ms=4, mew=0, alpha=0.35, color=colour, **kind)
-            kind |= {"ms": 7, "mec": style.CARD, "mew": 0.6}
-            labels.append(style.named_line(ax, means.index, means, name(slug), colour, **kind))
-        words = ["none" if math.isinf(budget) else f"{budget:g}" for budget in places]
-        ax.set_xticks(list(places.values()), words)
-        ax.set_xlabel("privacy budget ε (none: trained without privacy)")
-        ax.set_ylabel(SHARE if measure == "accuracy" else measure)
-        ax.set_title("The same promise, two methods" if len(labels) <= 2 else "The same promise")
-        draw_labels(ax, labels, together=False)
-        footer(figure, "large marks: means over seeds; small pale marks: single runs")
-    return figure
-
-
-def step_size(
-    alone: Mapping[float, pd.DataFrame],
-    together: Mapping[float, pd.DataFrame],
-    measure: str = "accuracy",
-) -> Picture:
-    """Draws two panels over rounds: alpha changed by itself, and together with step and clip.
-
-    Args:
-        alone, together: alpha -> tidy frame of a run. Where runs agree the lines lie on top of each
-            other, thick below thin.
-        measure: of the whole model.
-
-    Guarantees: both panels have the same axes (test_step_size_has_equal_axes).
-    """
-    titles = ("α alone is changed", "with α → cα also η → η/c², C → cC")
-    with paper():
-        figure, axes = style.row(10.4, 3.9, (0.15, 0.72), (0.065, 0.36), (0.56, 0.36))
-        labels: list[list[Label]] = [[], []]
-        for ax, runs, words, title in zip(axes, (alone, together), labels, titles, strict=True):
-            for i, (alpha, frame) in enumerate(runs.items()):
-                mean = tidy.select_measure(frame, measure).groupby("round")["value"].mean()
-                colour = to_hex(colormaps["viridis"](0.05 + 0.75 * i / max(1, len(runs) - 1)))
-                line: Any = (mean.index, mean, f"α = {alpha:g}", colour)
-                words.append(style.named_line(ax, *line, lw=1.5 + 1.6 * (len(runs) - 1 - i)))
-            ax.set_title(title)
-        limits = [edge for ax in axes for edge in ax.get_ylim()]
-        for ax, words in zip(axes, labels, strict=True):
-            ax.set(xlabel="round", ylabel=f"test {measure}", ylim=(min(limits), max(limits)))
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.set_xlim(0, max(word.x for word in words))
-            draw_labels(ax, words)
     return figure
 
 

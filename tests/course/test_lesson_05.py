@@ -1,17 +1,17 @@
-"""Notebook 05: a task without a signal, and figures that state their share."""
+"""Notebook 05: what freezing A does, and the figures that show it."""
 
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from frames import limits, marked, scores_frame, words
+from frames import marked, scores_frame, words
 
 import fedlora_lab as fl
 from fedlora_lab import plots
-from fedlora_lab.plots import style
+from fedlora_lab.course.lesson_05 import figures
+from fedlora_lab.plots import style, tidy
 from fedlora_lab.theory.low_rank import Band
-
-PRIVACY = fl.Privacy(delta=1e-4)
 
 
 def test_a_silent_task_moves_only_by_noise():
@@ -39,6 +39,94 @@ def test_alpha_is_a_step_size():
     assert not np.allclose(one, product(24, privacy, plan), rtol=0.1)
 
 
+def test_the_balanced_start_is_lora_at_a_larger_alpha():
+    """The same run, A being c times as large: notebook 05's bridge."""
+    task = fl.tasks.regression(clients=2, examples=16)
+    privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-3)
+    plan = fl.Plan(rounds=2, local_steps=2, batch=8, lr=0.3)
+    moved = privacy.replace(clip_norm=3.0), plan.replace(lr=0.3 / 9)
+    *_, larger = fl.run(task, "fedlora", *moved, lora=fl.Lora(alpha=24))
+    *_, balanced = fl.run(task, "fedlora", privacy, plan, lora=fl.Lora(start_scale=3))
+    (one, up), (three, down) = larger.adapter["map"], balanced.adapter["map"]
+    np.testing.assert_allclose(3 * one, three, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(24 / 4 * up @ one, 8 / 12 * down @ three, rtol=1e-3, atol=1e-5)
+
+
+def _trials() -> pd.DataFrame:
+    """Two knobs with a common centre: FedLoRA best at 0.2, FFA-LoRA at 0.4."""
+    rows = [
+        (method, knob, value, lr, accuracy - 0.1 * abs(place - best) + 0.01 * value)
+        for knob, values in (("α / r", (1, 2)), ("rank r", (2, 4)))
+        for value in values
+        for method, best in (("fedlora", 1), ("ffa-lora", 2))
+        for place, (lr, accuracy) in enumerate([(0.1, 0.6), (0.2, 0.7), (0.4, 0.7)])
+    ]
+    return pd.DataFrame(rows, columns=["method", "knob", "value", "lr", "accuracy"])
+
+
+def test_settings_are_lined_up_at_their_best_rate():
+    table = figures.from_best_rate(_trials())
+    at = table.groupby(["method", "step"])["loss"].agg(["mean", "size"])
+    assert at.loc[("fedlora", 1), "mean"] == pytest.approx(-0.1)
+    assert at.loc[("ffa-lora", -1), "mean"] == pytest.approx(-0.1)
+    assert (at.xs(0, level="step")["mean"] == 0).all()
+    assert len(figures.cliff(table).axes) == 1
+
+
+def test_the_centre_is_counted_once():
+    trials = _trials().query("value == 2")
+    assert figures.from_best_rate(trials).groupby(["method", "step"]).size().max() == 1
+
+
+def test_the_maps_mark_the_best_rate():
+    figure: Any = figures.rate_maps(_trials())
+    dots = [list(line.get_ydata()) for ax in figure.axes[:4] for line in ax.lines]
+    assert dots == [[1, 1], [1, 1], [2, 2], [2, 2]]
+
+
+def test_a_spread_has_its_interval():
+    """The interval of a normal sample holds the true spread in 95 % of all samples."""
+    rng, hits = np.random.default_rng(0), []
+    for i in range(400):
+        runs = pd.DataFrame({"accuracy": rng.normal(0.8, 0.02, 20)}).assign(setting="s", method="m")
+        row = figures.spreads(runs, ("m",)).iloc[0]
+        assert i or row["std"] == pytest.approx(runs["accuracy"].std())
+        hits.append(row["low"] <= 0.02 <= row["high"])
+    assert 0.92 <= np.mean(hits) <= 0.98
+    table = pd.DataFrame(
+        [("s", m, 0.02, 0.01, 0.03, 20) for m in figures.PAIR],
+        columns=["setting", "method", "std", "low", "high", "seeds"],
+    )
+    assert "20 seeds each" in words(figures.spread(table, "title"))
+
+
+def test_the_budgets_are_means_with_intervals():
+    rows = [("ffa-lora", e, 0.8 + e / 100 + x) for e in (1, 8) for x in (-0.01, 0.0, 0.01)]
+    runs = pd.DataFrame(rows, columns=["method", "epsilon", "accuracy"])
+    figure: Any = figures.by_budget({"a": runs, "b": runs}, {"a": "left", "b": "right"})
+    ax = figure.axes[0]
+    assert ax.lines[0].get_ydata() == pytest.approx([0.81, 0.88])
+    segment = ax.collections[0].get_segments()[0]
+    assert segment[:, 1] == pytest.approx(tidy.confidence_interval([0.8, 0.81, 0.82]))
+
+
+def test_the_limit_is_drawn_as_measured():
+    rows = [("noise", -1, c, 0.3 / c) for c in (1, 2, 4)]
+    figure: Any = figures.limit(pd.DataFrame(rows, columns=["kind", "power", "c", "distance"]))
+    slope, line = figure.axes[0].lines
+    assert line.get_ydata() == pytest.approx([0.3, 0.15, 0.075])
+    assert slope.get_ydata() == pytest.approx(line.get_ydata())  # the slope that it has
+
+
+def test_clip_trials_have_a_panel_for_each_budget():
+    rows = [(e, c, 0.5, 0.6, 0.7) for e in (3, 8, 20) for c in (0.5, 1)]
+    names = ["epsilon", "clip_norm", "fedlora", "ffa-lora", "balanced-lora"]
+    figure: Any = figures.clip_trials(pd.DataFrame(rows, columns=names))
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["ε = 3", "ε = 8", "ε = 20"]
+    colours = [style.look(slug).colour for slug in names[2:]]
+    assert [line.get_color() for line in figure.axes[0].lines] == colours
+
+
 @pytest.mark.parametrize("log", ["", "x", "y", "xy"])
 def test_band_check_draws_every_dot(log):
     bands = [Band(1.0, 0.5, 2.0), Band(2.0, 1.5, 3.0)]
@@ -52,31 +140,6 @@ def test_band_check_draws_every_dot(log):
         assert text in words(figure)
     with pytest.raises(ValueError, match=r"^checks=\{\}: expected at least one"):
         plots.share_inside({})
-
-
-def test_budgets_draw_the_mean():
-    some = scores_frame({"fedlora": [0.6, 0.8], "ffa-lora": [0.9]})
-    frames: Any = {8: some, None: scores_frame({"fedlora": [0.95]})}
-    ax: Any = plots.budgets(frames).axes[0]
-    colour = style.look("fedlora").colour
-    drawn = [line.get_ydata() for line in ax.lines if line.get_color() == colour]
-    assert [0.7, 0.95] in [[round(v, 9) for v in line] for line in drawn]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["8", "none"]
-
-
-def test_budgets_stand_still():
-    """But a run that falls far below its start is drawn, not cut off."""
-    cases: Any = {}, *({8: scores_frame({"fedlora": [low, 0.99]})} for low in (0.4, 0.05))
-    empty, full, fallen = (plots.budgets(one, axis=[1, 8, None], start=0.6) for one in cases)
-    assert limits(empty) == limits(full)
-    assert fallen.axes[0].get_ylim()[0] < 0.05
-
-
-def test_step_size_has_equal_axes():
-    frames: Any = {2: scores_frame({"ffa-lora": [0.6]}), 8: scores_frame({"ffa-lora": [0.9]})}
-    left, right = plots.step_size(frames, {8: frames[8]}).axes
-    assert left.get_ylim() == right.get_ylim()
-    assert "α = 2" in words(plots.step_size(frames, frames))
 
 
 def test_gap_is_the_paired_interval():

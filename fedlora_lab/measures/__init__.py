@@ -25,7 +25,7 @@ from fedlora_lab.measures.deviation import (
     signal_to_noise,
     sketch_errors,
 )
-from fedlora_lab.measures.frozen_factor import peer_sizes, separation, worst_change
+from fedlora_lab.measures.frozen_factor import separation, worst_change
 from fedlora_lab.measures.gradients import (
     FirstSteps,
     Flatness,

@@ -1,42 +1,16 @@
-"""The factor that rests while the other moves: its size, and how well noise shaped by it hides."""
+"""How well noise hides that is shaped by the factor that rests while the other moves."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab._utils.validation import check_number, check_whole
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy import mechanism
-
-if TYPE_CHECKING:
-    from fedlora_lab.methods.method import Method
-
-
-def peer_sizes(records: Sequence[Any], method: "Method | str") -> Float[np.ndarray, " rounds"]:
-    """Measures in each round the factor that rests: its largest spectral norm over the layers.
-
-    Args:
-        records: of the run, from the start on.
-        method: its row or slug; its schedule says which factor rests, read at a round's first step.
-
-    Raises: ``ValueError`` where both factors move in the first step of a round.
-    Guarantees: test_peer_sizes_follow_the_schedule.
-    """
-    from fedlora_lab import methods
-
-    row, sizes = methods.get(method), []
-    for t, record in enumerate(records[:-1]):
-        moves = row.sides_at_step(t, 0)
-        check(moves in ("A", "B"), f"train({t}, 0)", moves, '"A" or "B": the other one rests')
-        resting = [pair[0 if moves == "B" else 1] for pair in record.adapter.values()]
-        sizes.append(max(float(torch.linalg.matrix_norm(factor, 2)) for factor in resting))
-    return np.array(sizes)
 
 
 def worst_change(

@@ -1,7 +1,6 @@
 """Factors in turns: noise shaped by the frozen factor (the peer), and the low-pass filter."""
 
 import math
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -10,8 +9,6 @@ from scipy.special import chdtri
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.theory import _symbols
 from fedlora_lab.theory.low_rank import Band
-
-GRID = 5e-3  # distance of the privacy losses that `regulated_epsilon` tells apart
 
 
 def regulated_mahalanobis(
@@ -60,44 +57,6 @@ def regulated_energy(d_out: int, rank: int, std: float) -> float:
     """
     _symbols.check(d_out=d_out, rank=rank, std=std)
     return std**2 * d_out * rank
-
-
-def regulated_epsilon(
-    peers: Float[np.ndarray, " rounds"],
-    noise_multiplier: float,
-    sample_rate: float,
-    steps: int,
-    delta: float,
-) -> Float[np.ndarray, " rounds"]:
-    """Epsilon after each round of a regulator that clips the factor: steps of sigma / |peer|_2.
-
-    Computed after the fact from the peers that came out: no promise made beforehand. Upper ends, at
-    most 0.01 above the exact values.
-
-    Args:
-        peers: largest spectral norm of a peer factor in each round, > 0.
-        noise_multiplier, sample_rate, delta: sigma > 0, q in [0, 1], delta in (0, 1).
-        steps: releases in a round, >= 1.
-
-    Guarantees: test_regulated_epsilon.
-    Source: derived; see `regulated_multiplier`; composed by dp-accounting's privacy loss
-        distribution.
-    """
-    from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism, identity
-
-    _symbols.check_noise(noise_multiplier)
-    _symbols.check(sample_rate=sample_rate, delta=delta)
-    check_whole("steps", steps, 1)
-    check(bool(np.all(peers > 0)), "peers", peers, "numbers > 0")
-    if not sample_rate:
-        return np.zeros(len(peers))
-    total, spent = identity(value_discretization_interval=GRID), []
-    options: Any = {"sampling_prob": sample_rate, "value_discretization_interval": GRID}
-    for sigma in noise_multiplier / np.asarray(peers, float):
-        one = from_gaussian_mechanism(float(sigma), **options)
-        total = total.compose(one.self_compose(steps))
-        spent.append(total.get_epsilon_for_delta(delta))
-    return np.array(spent)
 
 
 def measured_band(mu: float, draws: int, level: float = 0.95) -> Band:

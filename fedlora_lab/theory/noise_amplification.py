@@ -26,15 +26,6 @@ class NoiseTerms(NamedTuple):
     total = property(sum, doc="Of the whole: the parts are uncorrelated.")
 
 
-class CycleTerms(NamedTuple):
-    """Expected squared norms of what the two releases of a cycle do to W."""
-
-    first: float
-    second: float
-
-    total = property(sum, doc="Of the whole: the parts are uncorrelated.")
-
-
 def _sizes(B: np.ndarray, A: np.ndarray, **numbers: float) -> tuple[int, int, int]:
     """(d_out, r, d_in) of two factors that fit, and numbers that are >= 0."""
     fits = B.ndim == A.ndim == 2 and B.shape[1] == A.shape[0]
@@ -97,25 +88,6 @@ def product_average_terms(
     """
     _symbols.check(clients=clients)
     return NoiseTerms(*(term / clients for term in noise_terms(B, A, std_B, std_A, scaling)))
-
-
-def alternation_total(
-    B: FactorB, A: FactorA, std_B: float, std_A: float, scaling: float = 1.0
-) -> CycleTerms:
-    """Energy of a cycle in which B is released, then A, at updates held fixed.
-
-    Each release is linear in its fresh noise, but the second multiplies a B that already holds the
-    first's. The total equals that of `noise_terms`, quadratic term included: taking turns does not
-    remove it.
-
-    Args: as `noise_terms`.
-    Guarantees: test_alternation_total.
-    Source: derived.
-    """
-    d_out, r, d_in = _sizes(B, A, std_B=std_B, std_A=std_A, scaling=scaling)
-    s2, noised_B = float(scaling) ** 2, float(np.sum(B * B)) + std_B**2 * d_out * r
-    first = s2 * std_B**2 * d_out * float(np.sum(A * A))
-    return CycleTerms(first, second=s2 * std_A**2 * d_in * noised_B)
 
 
 def accumulated_std(std: float, releases: int, lr: float = 1.0) -> float:

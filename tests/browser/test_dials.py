@@ -24,6 +24,10 @@ import fedlora_lab as fl
 rng = np.random.default_rng(0)
 rows = rng.standard_normal((600, 50)) * np.exp(1.5 * rng.standard_normal((600, 1))) / 7 + 0.02
 change = np.diag(2.0 ** (1 - np.arange(64)))
+first = {"moves": "B", "rests": "A", "stretches": [0.7, 0.5], "angle": 30.0}
+then = {"moves": "A", "rests": "B", "stretches": [1.5, 0.4], "angle": 80.0}
+first |= {"from": [0, 0.7], "to": [0.5, 0.7]}
+then |= {"from": [0.5, 0.7], "to": [0.5, 1.1]}
 """
 # Name -> call.
 DIALS = {
@@ -40,6 +44,7 @@ DIALS = {
     "trust": "fl.course.lesson(13).trust_explorer()",
     "schedule": "fl.course.lesson(6).schedule_explorer()",
     "regulator": "fl.course.lesson(6).regulator_explorer()",
+    "rounds": "fl.course.lesson(6).rounds_explorer([first, then], 0.75)",
     "filter": "fl.course.lesson(7).filter_explorer()",
     "exactness": "fl.course.lesson(10).exactness_explorer()",
 }

@@ -1,8 +1,9 @@
-"""Notebook 06: peers and their noise measured, the regulator drawn, schedules read."""
+"""Notebook 06: shaped noise measured and drawn, runs in turns followed, comparisons drawn."""
 
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from frames import words
@@ -17,16 +18,6 @@ from fedlora_lab.plots import style
 def peer(size: float) -> torch.Tensor:
     unit = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 12)))
     return size * unit / torch.linalg.matrix_norm(unit, 2)
-
-
-def test_peer_sizes_follow_the_schedule():
-    task = fl.tasks.regression(clients=2, examples=16)
-    records = list(fl.run(task, "rolora", None, fl.Plan(rounds=3, local_steps=1, batch=8)))
-    sizes = fl.measures.peer_sizes(records, "rolora")
-    resting = [record.adapter["map"][i % 2] for i, record in enumerate(records[:3])]
-    assert sizes == pytest.approx([float(torch.linalg.svdvals(factor)[0]) for factor in resting])
-    with pytest.raises(ValueError, match=r"^train\(0, 0\)='AB': expected"):
-        fl.measures.peer_sizes(records, "fedlora")
 
 
 @pytest.mark.parametrize("rule", [factor_space, product_space])
@@ -68,16 +59,6 @@ def test_the_regulator_shows_the_real_mu(clip, mu):
     assert f"ε = {theory.gdp_epsilon(mu, 1e-5):.2f}" in text
 
 
-def test_the_published_regulator_is_drawn_as_given():
-    peers, spent = [0.6, 0.2, 1.4, 0.5], np.array([1.0, 2.0, 5.0, 9.0])
-    for share, colour in ((1, style.WRONG), (0.5, style.RIGHT)):
-        figure: Any = figures.published_regulator(peers, share * spent, 8.0)
-        left, right = figure.axes
-        assert [list(line.get_ydata()) for line in left.lines[:2]] == [[0.6, 1.4], [0.2, 0.5]]
-        assert list(right.lines[0].get_ydata()) == list(share * spent)
-        assert right.lines[0].get_color() == colour
-
-
 @pytest.mark.parametrize(
     ("rounds", "exact", "sent"),
     [
@@ -90,3 +71,83 @@ def test_timeline_words_say_where_the_mean_is_exact(rounds, exact, sent):
     text = figures.timeline_words(fl.Method("typed", "", train=fl.Cycle(rounds)))
     for part in ("A moves in 50%", exact, f"Sent up: {sent}"):
         assert part in text
+
+
+@pytest.fixture(scope="module")
+def path() -> Any:
+    """Three rounds of a layer of rank 2, as recorded and as a path."""
+    task = fl.tasks.regression(clients=2, examples=16)
+    plan, lora = fl.Plan(rounds=3, local_steps=2, batch=8), fl.Lora(rank=2, alpha=2.0)
+    records = list(fl.run(task, "rolora", None, plan, lora=lora))
+    return records, figures.turns_path(records, fl.methods.RoLoRA, "map")
+
+
+def test_the_path_follows_the_factors(path):
+    records, found = path
+    assert [one["moves"] + one["rests"] for one in found] == ["BA", "AB", "BA"]
+    for t, one in enumerate(found):
+        frozen = records[t].adapter["map"][t % 2].double()
+        frozen = frozen if t % 2 == 0 else frozen.mT
+        sizes = torch.linalg.svdvals(frozen)
+        assert one["stretches"] == pytest.approx(sizes.tolist(), rel=1e-5)
+        turn = np.radians(one["angle"])
+        along = np.array([np.cos(turn), np.sin(turn)]) @ frozen.numpy()
+        assert np.linalg.norm(along) == pytest.approx(one["stretches"][0], rel=1e-5)
+        moved = 0 if one["moves"] == "B" else 1
+        assert one["from"][1 - moved] == one["to"][1 - moved]
+        assert one["to"] == (found[t + 1]["from"] if t < 2 else one["to"])
+
+
+def test_the_strip_shows_the_worst_change_of_each_round(path):
+    figure: Any = figures.turns_strip(path[1], 0.5, [1, 3, 2, 3])
+    titles = [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes]
+    shown = words(figure)
+    for t in (1, 2, 3):
+        assert f"round {t}: {path[1][t - 1]['moves']} moves" in titles
+        assert f"{path[1][t - 1]['stretches'][0] / 0.5:.1f}" in shown
+    walk = figure.axes[-1].lines
+    ends = [(line.get_xdata()[-1], line.get_ydata()[-1]) for line in walk]
+    assert ends == [tuple(one["to"]) for one in path[1]]
+
+
+def test_the_comparisons_draw_the_closed_form_and_the_means():
+    rows = [
+        (panel, slug, t, factor * t + off, factor * t)
+        for panel in ("one", "two")
+        for slug, factor in (("fedlora", 4.0), ("rolora", 2.0))
+        for t in (1, 2, 3)
+        for off in (-0.1, 0.1)
+    ]
+    table = pd.DataFrame(rows, columns=["panel", "method", "x", "energy", "closed"])
+    figure: Any = figures.noise_comparisons(table)
+    for ax in figure.axes:
+        drawn = [list(line.get_ydata()) for line in ax.lines]
+        for form in ([4.0, 8.0, 12.0], [2.0, 4.0, 6.0]):  # the line, and the dots on it
+            assert sum(one == pytest.approx(form) for one in drawn) == 2
+    assert "FedLoRA 12" in words(figure) and "RoLoRA 6" in words(figure)
+
+
+def test_cells_show_means_and_what_was_not_run():
+    rows = [("home", "neither", 0.8), ("home", "neither", 0.9), ("home", "both", np.nan)]
+    table = pd.DataFrame(rows, columns=["place", "row", "accuracy"])
+    figure: Any = figures.cells(table, "what is found")
+    shown = words(figure)
+    assert "0.85" in shown and "left out: not private" in shown and "what is found" in shown
+
+
+def test_leads_are_drawn_as_they_are():
+    rows = [
+        ("a − b", "clients", "ε = 3", -0.03, -0.05, -0.01),
+        ("a − b", "examples", "ε = 8", 0.02, -0.01, 0.05),
+        ("c − b", "clients", "ε = 3", 0.04, 0.03, 0.05),
+    ]
+    columns = ["pair", "place", "epsilon", "mean", "low", "high"]
+    figure: Any = figures.leads(pd.DataFrame(rows, columns=columns), "who leads")
+    one, other = figure.axes
+    assert [x.get_text() for x in one.get_yticklabels()] == ["clients, ε = 3", "examples, ε = 8"]
+    lines = [line for ax in (one, other) for line in ax.lines[1:]]
+    bars = {
+        tuple(line.get_xdata()): line.get_color() for line in lines if len(line.get_xdata()) == 2
+    }
+    expected = {(-5.0, -1.0): style.WRONG, (-1.0, 5.0): style.GREY, (3.0, 5.0): style.RIGHT}
+    assert bars == expected

@@ -10,7 +10,6 @@ import pytest
 from scipy import integrate, stats
 
 from fedlora_lab import theory
-from fedlora_lab.privacy import accounting
 
 RNG = np.random.default_rng
 DRAWS = 4000
@@ -159,17 +158,6 @@ def test_quadratic_share() -> None:
     close(theory.quadratic_share(theory.crossover(768), 768), 1)
 
 
-def test_alternation_total() -> None:
-    """Each release is linear in its noise, the cycle as noisy as both at once."""
-    (B, A), std_B, std_A, scaling = layer(1), 0.3, 0.2, 1.5
-    xi_B, xi_A = gaussian(5, DRAWS, std_B, B, std_A, A)
-    terms = theory.alternation_total(B, A, std_B, std_A, scaling)
-    first, second = scaling * xi_B @ A, scaling * (B + xi_B) @ xi_A
-    assert is_mean(terms.first, energies(first)) and is_mean(terms.second, energies(second))
-    assert is_mean(terms.total, energies(first + second))
-    close(terms.total, theory.noise_terms(B, A, std_B, std_A, scaling).total)
-
-
 def test_accumulated_std() -> None:
     total = 0.5 * RNG(6).normal(0, 0.4, (40_000, 9)).sum(1)
     assert is_mean(theory.accumulated_std(0.4, 9, 0.5) ** 2, total**2)
@@ -247,21 +235,6 @@ def test_regulated_energy() -> None:
     noise = RNG(14).normal(0, std, (DRAWS, len(B), A.shape[1])) @ np.linalg.pinv(A)
     energy = theory.regulated_energy(len(B), len(A), std)
     assert is_mean(energy, energies(noise @ A))
-
-
-def test_regulated_epsilon() -> None:
-    """Peers of size 1 spend what the accountant says, larger ones more, smaller ones less."""
-    sigma, q, rounds = 1.2, 0.1, 4
-    nominal = accounting.epsilon(((sigma, q, 5 * rounds),), 1e-4)
-    peers = [np.full(rounds, size) for size in (0.5, 1.0, 1.5)]
-    spent = [theory.regulated_epsilon(each, sigma, q, 5, 1e-4) for each in peers]
-    assert spent[1][-1] == pytest.approx(nominal, abs=0.02)
-    assert spent[0][-1] < spent[1][-1] < spent[2][-1] and np.all(np.diff(spent[2]) > 0)
-    # Without sampling the releases of a run are one Gaussian release, exactly.
-    by_hand = theory.gdp_epsilon(math.sqrt(3 * (1.0 + 9.0)) / 2.0, 1e-4)
-    found = theory.regulated_epsilon(np.array([1.0, 3.0]), 2.0, 1.0, 3, 1e-4)[-1]
-    assert by_hand - 1e-9 <= found <= by_hand + 0.01
-    assert theory.regulated_epsilon(np.ones(2), 1.0, 0.0, 1, 1e-4).tolist() == [0, 0]
 
 
 def test_filter_gain() -> None:
@@ -450,7 +423,6 @@ BAD = [
     ("sampled_gaussian_rdp", (np.array([1]), 0.1, 1.0), "^orders=.*: expected whole numbers >= 2"),
     ("mean_band", (ONES(1),), r"^samples=\(1,\): expected one dimension, at least 2 samples"),
     ("row_space_share", (5, 4), r"^rank=5: expected a whole number in \[1, 4\]$"),
-    ("regulated_epsilon", (np.zeros(2), 1.0, 0.1, 1, 1e-4), "^peers=.*: expected numbers > 0"),
     ("membership_bound", (np.array([1.5]), 1.0, 0.1), r"^fpr=.*: expected numbers in \[0, 1\]"),
     ("clip_terms", (ONES((3, 2)), 1.0, 1.0, 4.0), r"^batch=4.0: expected a number in \(0, 3\]"),
 ]

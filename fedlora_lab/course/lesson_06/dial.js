@@ -22,6 +22,18 @@ export const separation = (first, second, sigma, clip) => (clip === "factor" ? M
 
 const CLOUD = normals(4, 520);
 
+// Noise (dots, ellipses of one and two deviations), the changes that the clip allows, the worst of them.
+function plane(title, noise, allowed, turn) {
+  const at = (u, v) => [u * Math.cos(turn) - v * Math.sin(turn), u * Math.sin(turn) + v * Math.cos(turn)];
+  const shape = (a, b) => span(0, 2 * Math.PI, 73).map(t => at(a * Math.cos(t), b * Math.sin(t))), axis = {range: [-REACH, REACH], ticks: [-2, 0, 2]};
+  const tip = allowed[0] / noise[0] >= allowed[1] / noise[1] ? at(allowed[0], 0) : at(0, allowed[1]);
+  return {title, basis: 225, height: 250, square: true, x: {...axis, label: "in units of the clip C"}, y: axis, margin: {left: 26, right: 8}, marks: [
+    {dots: Array.from({length: 260}, (_, i) => at(noise[0] * CLOUD[2 * i], noise[1] * CLOUD[2 * i + 1])).filter(p => p.every(v => Math.abs(v) < REACH)), colour: "teal", size: 1.8, opacity: 0.45},
+    {line: shape(...noise), colour: "teal", width: 1.6}, {line: shape(...noise.map(v => 2 * v)), colour: "teal", width: 0.9}, {area: shape(...allowed), colour: "ink", opacity: 0.12}, {line: shape(...allowed), colour: "ink", width: 1.8},
+    {line: [[0, 0], tip], colour: "red", width: 3}, {dots: [tip], colour: "red", size: 5},
+  ]};
+}
+
 export const dials = {
   schedule_explorer: ({known}) => ({
     title: "Who moves when",
@@ -63,21 +75,12 @@ export const dials = {
     },
     presets: [["as published, stretched", {first: 1.8, second: 0.6, clip: "factor"}], ["the same, clip on the product", {first: 1.8, second: 0.6, clip: "product"}], ["a small frozen factor", {first: 0.5, second: 0.4, clip: "factor"}]],
     draw({first, second, angle, sigma, clip}) {
-      const peer = [first, second], worst = first >= second ? 0 : 1, mu = separation(first, second, sigma, clip), promised = 1 / sigma;
+      const peer = [first, second], mu = separation(first, second, sigma, clip), promised = 1 / sigma;
       const allowed = clip === "product" ? peer.map(s => 1 / s) : [1, 1], turn = angle * Math.PI / 180, far = mu > promised + 1e-9;
-      const plane = (title, noise, reach) => {
-        const at = (u, v) => [u * Math.cos(turn) - v * Math.sin(turn), u * Math.sin(turn) + v * Math.cos(turn)], tip = worst ? at(0, reach[1]) : at(reach[0], 0);
-        const shape = (a, b) => span(0, 2 * Math.PI, 73).map(t => at(a * Math.cos(t), b * Math.sin(t))), axis = {range: [-REACH, REACH], ticks: [-2, 0, 2]};
-        return {title, basis: 225, height: 250, square: true, x: {...axis, label: "in units of the clip C"}, y: axis, margin: {left: 26, right: 8}, marks: [
-          {dots: Array.from({length: 260}, (_, i) => at(noise[0] * CLOUD[2 * i], noise[1] * CLOUD[2 * i + 1])).filter(p => p.every(v => Math.abs(v) < REACH)), colour: "teal", size: 1.8, opacity: 0.45},
-          {line: shape(...noise), colour: "teal", width: 1.6}, {line: shape(...noise.map(v => 2 * v)), colour: "teal", width: 0.9}, {area: shape(...reach), colour: "ink", opacity: 0.12}, {line: shape(...reach), colour: "ink", width: 1.8},
-          {line: [[0, 0], tip], colour: "red", width: 3}, {dots: [tip], colour: "red", size: 5},
-        ]};
-      };
       const bell = m => x => Math.exp(-((x - m) ** 2) / 2), xs = span(-4, 7, 150), real = gdpEpsilon(mu, 1e-5), nominal = gdpEpsilon(promised, 1e-5), colour = far ? "red" : "green";
       const judged = clip === "product" ? "exactly as promised, whatever the frozen factor" : mu > promised + 1e-9 ? `more than the ${fixed(promised)} promised` : mu < promised - 1e-9 ? `less than the ${fixed(promised)} promised` : `as the ${fixed(promised)} promised`;
       return {
-        panels: [plane("The factor: a row of ΔB", peer.map(s => sigma / s), allowed), plane("The product: a row of ΔB·A", [sigma, sigma], allowed.map((v, i) => v * peer[i])), {
+        panels: [plane("The factor: a row of ΔB", peer.map(s => sigma / s), allowed, turn), plane("The product: a row of ΔB·A", [sigma, sigma], allowed.map((v, i) => v * peer[i]), turn), {
           title: `The worst change stands ${fixed(mu)} deviations out`, basis: 225, height: 250,
           x: {label: "along the worst direction, in deviations", range: [-4, 7]}, y: {range: [0, 1.3], ticks: []}, margin: {left: 12, right: 10},
           marks: [
@@ -87,6 +90,34 @@ export const dials = {
           ],
         }],
         say: `Dots and thin ellipses are noise, the dark shape holds the changes that the clip allows, red is the worst of them. Clip on the ${clip}: the worst change stands ${fixed(mu)} deviations out, ${judged}; one release gives ε = ${fixed(real)}${clip === "product" ? "" : `, promised ${fixed(nominal)}`} at δ = 0.00001.`,
+      };
+    },
+  }),
+
+  rounds_explorer: ({path, sigma}) => ({
+    title: "Round by round",
+    lead: "Go through the rounds. Who moves, how is its noise shaped, and how far does the worst change stand out?",
+    controls: {
+      round: {label: "round", min: 1, max: path.length, step: 1, caption: "of a run as published, rank 2"},
+      clip: {label: "clip on the", options: [["factor", "factor (as published)"], ["product", "product"]], caption: "what the clip bounds"},
+    },
+    presets: [["B moves first", {round: 1, clip: "factor"}], ["A moves for the first time", {round: 2, clip: "factor"}], ["last round", {round: path.length, clip: "factor"}], ["the same, clip on the product", {round: path.length, clip: "product"}]],
+    draw({round, clip}) {
+      const {moves, rests, stretches, angle} = path[round - 1], colours = {A: "orange", B: "blue"};
+      const mus = path.map(one => separation(...one.stretches, sigma, clip)), mu = mus[round - 1], promised = 1 / sigma, worse = mu > promised + 1e-9;
+      const most = axis => 1.1 * Math.max(...path.flatMap(one => [one.from[axis], one.to[axis]])), tops = path.map(one => Math.max(...one.stretches) / sigma);
+      const walk = path.flatMap((one, i) => i < round ? [{line: [one.from, one.to], colour: colours[one.moves], width: 3.2}] : [{line: [one.from, one.to], colour: "pale", width: 1.6}]);
+      const side = {basis: 235, height: 250};
+      return {
+        panels: [
+          plane(`Round ${round}: ${moves === "B" ? "a row of ΔB" : "a column of ΔA"}`, stretches.map(s => sigma / s), clip === "product" ? stretches.map(s => 1 / s) : [1, 1], angle * Math.PI / 180),
+          {title: "One factor at a time: a staircase", ...side, x: {label: "largest singular value of B", range: [0, most(0)]}, y: {label: "of A", range: [0, most(1)]},
+            marks: [...walk, {dots: [path[round - 1].to], colour: "ink", size: 6}]},
+          {title: `The worst change: ${fixed(mu)} deviations`, ...side, x: {label: "round", range: [0.5, path.length + 0.5]}, y: {label: "deviations of the noise", range: [0, 1.15 * Math.max(promised, ...tops)]},
+            marks: [{line: [[0.5, promised], [path.length + 0.5, promised]], colour: "ink", dash: "5 4", width: 1.4}, {text: "promised", at: [path.length + 0.4, promised], dy: 14, anchor: "end", colour: "soft"},
+              {line: mus.map((v, i) => [i + 1, v]), colour: "grey", width: 1.4, name: "worst change"}, {dots: mus.map((v, i) => [i + 1, v]), colour: "grey", size: 4}, {dots: [[round, mu]], colour: worse ? "red" : "green", size: 7}]},
+        ],
+        say: `Round ${round}: ${moves} moves, ${rests} is frozen with singular values ${fixed(stretches[0])} and ${fixed(stretches[1])}. The noise on ${moves} is smallest along the first. With the clip on the ${clip} the worst change stands ${fixed(mu)} deviations out, ${clip === "product" ? "as promised" : worse ? `more than the ${fixed(promised)} promised` : `less than the ${fixed(promised)} promised`}.`,
       };
     },
   }),

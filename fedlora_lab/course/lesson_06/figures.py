@@ -1,10 +1,12 @@
-"""Figures of notebook 06: who moves when, and noise shaped by the frozen factor."""
+"""Figures of notebook 06: who moves when, the noise that is left, and its shape."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.patches import Ellipse, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
@@ -13,6 +15,7 @@ from fedlora_lab._utils.validation import check, check_number, check_one_of, che
 from fedlora_lab.methods.method import Method
 from fedlora_lab.plots import style
 from fedlora_lab.plots.method_diagrams import ROUND
+from fedlora_lab.plots.tidy import confidence_interval
 
 NOISE = style.SERIES[0]
 REACH, TAILS = 2.8, (-4.2, 7.2)
@@ -146,11 +149,11 @@ def regulator(
     return figure, f"{start}, {judged} the {promised:.2f} promised; {end}"
 
 
-def _plane(ax: Any, noise: Any, allowed: Any, largest: int, angle: float) -> None:
+def _plane(ax: Any, noise: Any, allowed: Any, largest: int, angle: float, dots: int = 260) -> None:
     """Noise (dots, ellipses of one and two deviations), allowed changes, and the worst of them."""
     turn = math.radians(angle)
     axes = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
-    cloud = (np.random.default_rng(4).standard_normal((260, 2)) * noise) @ axes
+    cloud = (np.random.default_rng(4).standard_normal((dots, 2)) * noise) @ axes
     ax.plot(*cloud.T, ls="none", marker="o", ms=2, mew=0, color=NOISE, alpha=0.35)
     for halves, look in (
         (noise, {"fc": "none", "ec": NOISE, "lw": 1.6}),
@@ -165,39 +168,200 @@ def _plane(ax: Any, noise: Any, allowed: Any, largest: int, angle: float) -> Non
     ax.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2], xlabel="in units of the clip C")
 
 
-@style.paper()
-def published_regulator(peers: Any, spent: Any, target: float) -> style.Picture:
-    """Draws the regulator as published over a run: size of the frozen factor, and ε.
+def turns_path(records: Sequence[Any], method: Method, layer: str) -> list[dict[str, Any]]:
+    """Follows a layer of rank 2 through a run in turns, a dictionary for each round.
 
-    Args:
-        peers: (rounds,), largest spectral norm of the frozen factor, B moving first.
-        spent: (rounds,), the ε that the noise really gives, see `theory.regulated_epsilon`.
-        target: the nominal ε.
-    Guarantees: test_the_published_regulator_is_drawn_as_given.
+    "moves" and "rests" name the factors, "stretches" and "angle" (in degrees) belong to the frozen
+    one: its singular values, the larger first, and the direction of the first on the rank axes.
+    "from" and "to" are the largest singular values of B and of A before and after the round.
+
+    Args: records: of the run, from the start on; method: its row; layer: of the adapter.
+    Guarantees: test_the_path_follows_the_factors.
     """
-    peers, spent = np.asarray(peers, float), np.asarray(spent, float)
-    rounds = np.arange(1, len(peers) + 1)
-    figure, (left, right) = style.row(9.6, 3.6, (0.15, 0.72), (0.07, 0.4), (0.56, 0.4))
-    for start, words, factor in ((0, "A frozen, B moves", "A"), (1, "B frozen, A moves", "B")):
-        x, y, colour = rounds[start::2], peers[start::2], style.FACTOR[factor]
-        left.plot(x, y, color=colour, marker="o")
-        place = 3 * len(x) // 4
-        left.text(x[place], y[place] - 0.06, words, color=colour, va="top", fontsize=9)
-    left.axhline(1, color=style.INK, lw=1, ls=SPARSE)
-    words = "above the dashed line the noise hides less than promised"
-    left.text(1, 0.03, words, fontsize=8, color=style.SOFT)
-    left.set(ylabel="largest singular value", title="The frozen factor grows")
-    colour, last = style.WRONG if spent[-1] > target else style.RIGHT, rounds[-1]
-    right.plot(rounds, spent, color=colour, lw=2.4)
-    right.axhline(target, color=style.INK, lw=1, ls=SPARSE)
-    for y, words, ink, put in (
-        (0.96 * target, f"nominal ε = {target:g} ", style.SOFT, {"size": 8, "va": "top"}),
-        (spent[-1], f"ε = {spent[-1]:.1f} ", colour, {"weight": "bold", "va": "bottom"}),
+
+    def sizes(record: Any) -> list[float]:
+        A, B = record.adapter[layer]
+        return [float(torch.linalg.matrix_norm(factor, 2)) for factor in (B, A)]
+
+    path = []
+    for t, (before, after) in enumerate(pairwise(records)):
+        A, B = (factor.double() for factor in before.adapter[layer])
+        moves = method.sides_at_step(t, 0)
+        values, vectors = torch.linalg.eigh(A @ A.mT if moves == "B" else B.mT @ B)
+        first = vectors[:, -1]
+        angle = math.degrees(math.atan2(float(first[1]), float(first[0]))) % 180
+        path.append(
+            {
+                "moves": moves,
+                "rests": "A" if moves == "B" else "B",
+                "stretches": values.clamp(min=0).sqrt().flip(0).tolist(),
+                "angle": angle,
+                "from": sizes(before),
+                "to": sizes(after),
+            }
+        )
+    return path
+
+
+@style.paper()
+def turns_strip(
+    path: Sequence[Mapping[str, Any]], sigma: float, rounds: Sequence[int]
+) -> style.Picture:
+    """Draws the noise of some rounds on the factor that moves, and the path of both factors.
+
+    Args: path: of `turns_path`; sigma: noise multiplier > 0; rounds: which ones, from 1 on, even in
+        number.
+    Guarantees: the worst change of a round stands its largest stretch over sigma out
+        (test_the_strip_shows_the_worst_change_of_each_round).
+    """
+    half = len(rounds) // 2
+    wide, gap = 0.62 / half, 0.012
+    places = [
+        (0.035 + (i % half) * wide, 0.55 - 0.46 * (i // half), wide - gap, 0.36)
+        for i in range(len(rounds))
+    ]
+    figure, axes = style.panels(10.4, 4.9, *places, (0.735, 0.12, 0.25, 0.74))
+    for place, (ax, t) in enumerate(zip(axes, rounds, strict=False)):
+        one = path[t - 1]
+        stretches = np.array(one["stretches"])
+        _plane(ax, sigma / stretches, np.ones(2), 0, one["angle"], 120)
+        ax.set(xlabel="", xticks=[-2, 0, 2], yticks=[-2, 0, 2])
+        if place % half:
+            ax.set_yticklabels([])
+        ink = style.FACTOR[one["moves"]]
+        ax.set_title(f"round {t}: {one['moves']} moves", fontsize=9, color=style.darker(ink))
+        worst = stretches[0] / sigma
+        colour = style.WRONG if worst > 1 / sigma else style.RIGHT
+        put: Any = {"weight": "bold", "ha": "right", "va": "top"}
+        style.note(ax, 0.97, 0.96, f"{worst:.1f}", colour, 10, **put)
+    walk = axes[-1]
+    for one in path:
+        across, up = zip(one["from"], one["to"], strict=True)
+        walk.plot(across, up, color=style.FACTOR[one["moves"]], lw=2.6, marker="o", ms=3)
+    walk.set(
+        xlim=(0, None),
+        ylim=(0, None),
+        xlabel="largest singular value of B",
+        ylabel="largest singular value of A",
+    )
+    walk.set_title("Both factors grow, in turn")
+    for x, words, colour in (
+        (0.035, "▬ noise, 1 and 2 deviations", NOISE),
+        (0.235, "▬ changes that the published clip allows", style.INK),
+        (0.50, f"→ the worst of them, in deviations (promised {1 / sigma:.1f})", style.WRONG),
     ):
-        right.text(last, y, words, color=ink, ha="right", **put)
-    right.set(ylabel="the ε that its noise really gives", title="What it spends")
-    for ax in (left, right):
-        ax.set(xlabel="round", ylim=(0, None))
-        ax.grid(color=style.FAINT, lw=0.5)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.text(x, 0.965, words, color=colour, fontsize=8.5, va="center")
+    return figure
+
+
+@style.paper()
+def noise_comparisons(table: Any) -> style.Picture:
+    """Draws the noise in W of FedLoRA and RoLoRA, a panel for each way to compare them.
+
+    Args: table: columns panel (its title), method, x, energy (one row a seed) and closed (the
+        closed form), all panels with the same x.
+    Guarantees: test_the_comparisons_draw_the_closed_form_and_the_means.
+    """
+    names = list(dict.fromkeys(table["panel"]))
+    across = [(0.065 + 0.315 * i, 0.27) for i in range(len(names))]
+    figure, axes = style.row(10.4, 3.9, (0.19, 0.6), *across)
+    for ax, panel in zip(axes, names, strict=True):
+        part = table[table["panel"] == panel]
+        last = part.groupby("method", sort=False)["closed"].max()
+        for slug, rows in part.groupby("method", sort=False):
+            colour, places = style.look(str(slug)).colour, rows.groupby("x")
+            closed = places["closed"].first()
+            # Where two lines lie on one another, the dashes let both be seen.
+            dashes = "-" if slug == last.index[0] else (0, (4, 3))
+            ax.plot(closed.index, closed, color=colour, lw=1.6, ls=dashes)
+            ends = np.array([confidence_interval(x) for _, x in places["energy"]])
+            ax.vlines(closed.index, *ends.T, color=style.darker(colour), lw=1.2)
+            style.dots(ax, closed.index, places["energy"].mean(), colour, 5)
+            end, first = float(closed.iloc[-1]), slug == last.index[0]
+            above = end > last.min() * 1.001 or (first and np.ptp(last) < 1e-3 * end)
+            words, at = f"{style.name(str(slug))} {end:.3g}", end * (1.7 if above else 0.3)
+            put: Any = {"ha": "right", "va": "center", "transform": ax.transData, "weight": "bold"}
+            style.note(ax, closed.index[-1], at, words, style.darker(colour), 9, **put)
+        ax.set(yscale="log", ylim=(0.15, 3 * table["closed"].max()), xlabel="round")
+        style.log_axis(ax.yaxis, (1, 10, 100))
+        ax.set_xticks([1, 5, 10, 15, 20])
+        if panel != names[0]:
+            ax.set_xlabel("releases of each moving factor")
+        ax.set_title(panel, fontsize=10)
+    axes[0].set_ylabel("energy of the noise in W")
+    title = "At equal rounds and ε turns leave less noise, at equal releases and ε more"
+    figure.text(0.012, 0.98, title, fontsize=11.5, weight="bold", va="top")
+    seeds = int(table.groupby(["panel", "method", "x"]).size().min())
+    words = f"lines: closed form; dots and bars: means of {seeds} seeds with 95 % intervals"
+    style.footer(figure, words)
+    return figure
+
+
+def _interval(ax: Any, y: int, mean: float, low: float, high: float, colour: str) -> None:
+    """A dot and its interval in the row y."""
+    ax.plot([low, high], [y, y], color=colour, lw=2.4, solid_capstyle="butt")
+    style.dots(ax, [mean], [y], colour, 7)
+
+
+def _panels_of(title: str, names: list[str], rows: list[str], left: float) -> Any:
+    """A figure with a titled panel for each name, and rows from top to bottom."""
+    share = (0.985 - left) / len(names)
+    across = [(left + share * i, share - 0.025) for i in range(len(names))]
+    height = 0.34 * len(rows) + 1.45
+    figure, axes = style.row(10.4, height, (0.62 / height, 1 - 1.4 / height), *across)
+    for ax, name in zip(axes, names, strict=True):
+        ax.set(ylim=(len(rows) - 0.5, -0.5))
+        ax.set_yticks(range(len(rows)), rows if ax is axes[0] else [])
+        ax.set_title(name, fontsize=10)
+    figure.text(0.012, 1 - 0.12 / height, title, fontsize=11.5, weight="bold", va="top")
+    return figure, axes
+
+
+@style.paper()
+def cells(table: Any, title: str) -> style.Picture:
+    """Draws final accuracies with their intervals, a panel for each place and a line for each row.
+
+    Args: table: columns place, row (words), accuracy (one row a seed; NaN where nothing was run).
+        title: of the figure.
+    Guarantees: test_cells_show_means_and_what_was_not_run.
+    """
+    places, rows = (list(dict.fromkeys(table[name])) for name in ("place", "row"))
+    figure, axes = _panels_of(title, places, rows, 0.185)
+    for ax, place in zip(axes, places, strict=True):
+        part = table[table["place"] == place]
+        for y, row in enumerate(rows):
+            values = part.loc[part["row"] == row, "accuracy"].dropna()
+            if not len(values):
+                put: Any = {"va": "center", "ha": "center", "transform": ax.get_yaxis_transform()}
+                style.note(ax, 0.5, y, "left out: not private", style.SOFT, 8.5, **put)
+                continue
+            colour, ends = style.SERIES[y % len(style.SERIES)], confidence_interval(values)
+            _interval(ax, y, values.mean(), *ends, colour)
+            words, ink = f"  {values.mean():.2f}", style.darker(colour)
+            style.note(ax, ends[1], y, words, ink, 9, va="center", transform=ax.transData)
+        ax.margins(x=0.2)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.set_xlabel("final accuracy")
+    return figure
+
+
+@style.paper()
+def leads(table: Any, title: str) -> style.Picture:
+    """Draws paired differences of two methods over budgets, a panel for each pair.
+
+    Args: table: columns pair, place and epsilon (words), mean, low, high. title: of the figure.
+    Guarantees: test_leads_are_drawn_as_they_are.
+    """
+    pairs = list(dict.fromkeys(table["pair"]))
+    table = table.assign(row=table["place"] + ", " + table["epsilon"])
+    rows = list(dict.fromkeys(table["row"]))
+    figure, axes = _panels_of(title, pairs, rows, 0.15)
+    end = 110 * table[["low", "high"]].abs().to_numpy().max()
+    for ax, pair in zip(axes, pairs, strict=True):
+        ax.axvline(0, color=style.INK, lw=1)
+        columns = ["row", "mean", "low", "high"]
+        for row, mean, low, high in table.loc[table["pair"] == pair, columns].to_numpy():
+            colour = style.RIGHT if low > 0 else style.WRONG if high < 0 else style.GREY
+            _interval(ax, rows.index(row), 100 * mean, 100 * low, 100 * high, colour)
+        ax.set(xlim=(-end, end), xlabel="points of accuracy")
     return figure

@@ -1,6 +1,8 @@
 """The dials of notebook 06."""
 
-from fedlora_lab.course.widgets.dial import Dial
+from typing import Any
+
+from fedlora_lab.course.widgets.dial import Dial, round_to_digits
 
 SCHEDULES = {
     "RoLoRA, DEeR: B | A": "B | A",
@@ -33,3 +35,16 @@ def regulator_explorer() -> Dial:
     about = "Noise shaped by a frozen factor, and the worst of the changes that the clip allows."
     values = {"first": 1.8, "second": 0.6, "angle": 30, "sigma": 1.0, "clip": "factor"}
     return Dial(6, "regulator_explorer", about, **values)
+
+
+def rounds_explorer(path: list[dict[str, Any]], sigma: float) -> Dial:
+    """Offers the round of a run beside the shape of its noise, and the path of the two factors.
+
+    Args: path: of `figures.turns_path`; sigma: noise multiplier of the run, > 0.
+    Guarantees: the worst change of a round is that of `figures.turns_strip`
+        (tests/browser/test_dials.py::test_formulas).
+    """
+    about = "A run in turns, round by round: noise shaped by the frozen factor, and the factors."
+    words = {"moves", "rests"}
+    sent = [{k: v if k in words else round_to_digits(v) for k, v in one.items()} for one in path]
+    return Dial(6, "rounds_explorer", about, {"path": sent, "sigma": sigma}, round=1, clip="factor")

@@ -1,0 +1,237 @@
+"""Right and wrong answers to the built exercises of notebook 06."""
+
+import numpy as np
+import torch
+from numpy.linalg import norm, pinv
+
+from fedlora_lab import theory
+from fedlora_lab.course.exercise import Calls
+from fedlora_lab.methods.filters import product_space
+
+
+def _federation(rng):
+    B, A = rng.standard_normal((4, 2)), rng.standard_normal((2, 5))
+    wanted, p = rng.standard_normal((3, 4, 5)), rng.dirichlet([4, 2, 1])
+    return B, A, wanted, p, 0.04, rng.uniform(1.2, 2), 2, int(rng.integers(3, 6))
+
+
+def _noise(rng):
+    """An odd number of rounds, so that the factor that begins has one more."""
+    sizes = (int(x) for x in rng.permutation(np.arange(3, 40))[:3])
+    return 2 * int(rng.integers(1, 12)) + 1, rng.uniform(0.1, 0.5), *sizes, rng.uniform(1.5, 3)
+
+
+def _updates(rng, clients=4):
+    """Two clients change the product by more than C, two by less; A is stretched unequally."""
+    left, right = (np.linalg.qr(rng.standard_normal((n, 3)))[0] for n in (3, 7))
+    A = left @ np.diag([rng.uniform(1.5, 2.5), 1.0, rng.uniform(0.3, 0.6)]) @ right.T
+    C, dB = rng.uniform(0.5, 2), rng.standard_normal((clients, 5, 3))
+    wanted = C * np.array([rng.uniform(2, 4), rng.uniform(4, 8), rng.uniform(0.2, 0.5), 0.7])
+    dB *= (wanted / norm(dB @ A, axis=(1, 2)))[:, None, None]
+    return dB, A, C, rng.uniform(0.5, 1.5), rng.standard_normal((5, 7))
+
+
+CALLS = {
+    "06.1": Calls("B, A, wanted, p, eta, gamma, S and T", draw=_federation),
+    "06.2": Calls("T, tau, d_out, d_in, r and gamma", (8, 0.2, 30, 20, 3, 2.0), draw=_noise),
+    "06.3": Calls("dB, A, C, sigma and xi", draw=_updates),
+}
+
+
+# ---- 06.1: rounds in which the factors take turns
+
+
+def take_turns(B, A, wanted, p, eta, gamma, S, T):
+    for t in range(T):
+        new_B, new_A = [], []
+        for W in wanted:
+            b, a = B, A
+            for _ in range(S):
+                G = gamma * b @ a - W
+                if t % 2 == 0:
+                    b = b - eta * gamma * G @ a.T
+                else:
+                    a = a - eta * gamma * b.T @ G
+            new_B.append(b)
+            new_A.append(a)
+        B, A = np.tensordot(p, new_B, 1), np.tensordot(p, new_A, 1)
+    return B, A
+
+
+def all_clients_at_once(B, A, wanted, p, eta, gamma, S, T):
+    """The factor at rest is common, so it needs no mean."""
+    for t in range(T):
+        b, a = np.tile(B, (len(wanted), 1, 1)), np.tile(A, (len(wanted), 1, 1))
+        for _ in range(S):
+            G = gamma * b @ a - wanted
+            if t % 2:
+                a = a - eta * gamma * np.einsum("kor,koi->kri", b, G)
+            else:
+                b = b - eta * gamma * np.einsum("koi,kri->kor", G, a)
+        B, A = (B, np.einsum("k,kri->ri", p, a)) if t % 2 else (np.einsum("k,kor->or", p, b), A)
+    return B, A
+
+
+def _turns(given, word, *, chain=True, weighted=True, broadcast=True):
+    """`take_turns` with another schedule, ``word(t, s)``, or with one of its parts left out."""
+    B, A, wanted, p, eta, gamma, S, T = given
+    p, step = (p if weighted else np.full(len(p), 1 / len(p))), eta * (gamma if chain else 1)
+    held = [(B, A)] * len(wanted)
+    for t in range(T):
+        for k, (b, a) in enumerate(held):
+            for s in range(S):
+                G, moves = gamma * b @ a - wanted[k], word(t, s)
+                one = b - step * G @ a.T if "B" in moves else b
+                two = a - step * b.T @ G if "A" in moves else a
+                b, a = one, two
+            held[k] = b, a
+        B, A = (np.tensordot(p, [pair[i] for pair in held], 1) for i in (0, 1))
+        held = [(B, A)] * len(wanted) if broadcast else held
+    return B, A
+
+
+def a_first(*given):
+    return _turns(given, lambda t, s: "AB"[t % 2])
+
+
+def both_move(*given):
+    return _turns(given, lambda t, s: "AB")
+
+
+def turns_by_step(*given):
+    return _turns(given, lambda t, s: "BA"[s % 2])
+
+
+def a_never(*given):
+    return _turns(given, lambda t, s: "B")
+
+
+def without_the_scale(*given):
+    return _turns(given, lambda t, s: "BA"[t % 2], chain=False)
+
+
+def plain_mean(*given):
+    return _turns(given, lambda t, s: "BA"[t % 2], weighted=False)
+
+
+def never_sent_back(*given):
+    return _turns(given, lambda t, s: "BA"[t % 2], broadcast=False)
+
+
+# ---- 06.2: the noise that is there after T rounds
+
+
+def energy_in_turns(T, tau, d_out, d_in, r, gamma):
+    N_B, N_A = (T + 1) // 2, T // 2
+    linear = d_out * r / 3 * N_B * tau**2
+    quadratic = d_out * d_in * r * N_B * N_A * tau**4
+    return gamma**2 * (linear + quadratic)
+
+
+def by_theory(T, tau, d_out, d_in, r, gamma):
+    terms = theory.accumulated_noise_terms(d_out, r, d_in, tau, tau, T - T // 2, T // 2, gamma)
+    return terms.total
+
+
+def _energy(N_B, N_A, tau, d_out, d_in, r, gamma, start=1 / 3):
+    return gamma**2 * d_out * r * N_B * tau**2 * (start + d_in * N_A * tau**2)
+
+
+def every_round(T, *rest):
+    return _energy(T, T, *rest)
+
+
+def energy_a_first(T, *rest):
+    return _energy(T // 2, T - T // 2, *rest)
+
+
+def half_rounds(T, *rest):
+    return _energy(T / 2, T / 2, *rest)
+
+
+def linear_alone(T, *rest):
+    return _energy(T - T // 2, 0, *rest)
+
+
+def gamma_once(T, *rest):
+    return energy_in_turns(T, *rest) / rest[-1]
+
+
+def orthonormal_start(T, *rest):
+    return _energy(T - T // 2, T // 2, *rest, start=1)
+
+
+def lengths_added(T, tau, *rest):
+    N_B, N_A = T - T // 2, T // 2
+    return _energy(N_B**2, N_A**2, tau, *rest)
+
+
+# ---- 06.3: clip and noise in the space of the product
+
+
+def release(dB, A, C, sigma, xi):
+    total = np.zeros_like(xi)
+    for change in dB @ A:
+        total += change * min(1, C / np.linalg.norm(change))
+    return (total + sigma * C * xi) @ np.linalg.pinv(A) / len(dB)
+
+
+def by_the_librarys_rule(dB, A, C, sigma, xi):
+    """Clips and noises on the rank axis: ‖dB (A Aᵀ)^½‖ is ‖dB A‖."""
+    rule = product_space(torch.from_numpy(A @ A.T))
+    root, back = rule.before.numpy(), rule.after.numpy()
+    rows = dB @ root
+    scale = np.minimum(1, C / norm(rows, axis=(1, 2)))[:, None, None]
+    noise = sigma * C * xi @ (back @ A).T
+    return ((rows * scale).sum(0) + noise) @ back / len(dB)
+
+
+def _release(given, scale, noise=lambda A, C, xi: C * xi @ pinv(A), divided=True):
+    dB, A, C, sigma, xi = given
+    clipped = sum(change * scale(change, A, C) for change in dB)
+    made = sigma * noise(A, C, xi)
+    return clipped / len(dB) + made / (len(dB) if divided else 1)
+
+
+def _in_product(change, A, C):
+    return min(1, C / norm(change @ A))
+
+
+def clips_the_factor(*given):
+    return _release(given, lambda change, A, C: min(1, C / norm(change)))
+
+
+def clips_the_largest_direction(*given):
+    return _release(given, lambda change, A, C: min(1, C / norm(change @ A, 2)))
+
+
+def clips_for_the_worst(*given):
+    return _release(given, lambda change, A, C: min(1, C / norm(change) / norm(A, 2)))
+
+
+def clips_nothing(*given):
+    return _release(given, lambda change, A, C: 1)
+
+
+def stretches(*given):
+    return _release(given, lambda change, A, C: C / norm(change @ A))
+
+
+def transposed(*given):
+    return _release(given, _in_product, lambda A, C, xi: C * xi @ A.T)
+
+
+def without_C(*given):
+    return _release(given, _in_product, lambda A, C, xi: xi @ pinv(A))
+
+
+def noise_on_the_mean(*given):
+    return _release(given, _in_product, divided=False)
+
+
+def summed(*given):
+    return release(*given) * len(given[0])
+
+
+def stays_a_product(dB, A, C, sigma, xi):
+    return release(dB, A, C, sigma, xi) @ A

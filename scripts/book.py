@@ -40,12 +40,14 @@ PAGES = (
     "amplification",
     "sharp_edges",
     "notation",
+    "glossary",
     "adding_a_method",
     "teaching",
     "deployment",
     "security",
     "scale",
     "convergence",
+    "references",
     "open_elsewhere",
 )
 
@@ -63,11 +65,42 @@ def question(path: Path) -> str:
     return first.removeprefix("# ").strip()
 
 
-def questions() -> str:
-    """The list of the course for the front page."""
-    return "\n".join(
-        f"- **{path.name[:2]}** [{question(path)}](notebooks/{path.name})" for path in notebooks()
-    )
+def lessons() -> str:
+    """The table of the course for the front page: question, time and what each lesson assumes."""
+    paths = {path.name[:2]: path for path in notebooks()}
+
+    def with_links(words: str) -> str:
+        known = "|".join(paths)
+        return re.sub(
+            rf"\b({known})\b",
+            lambda found: f"[{found[1]}](notebooks/{paths[found[1]].name})",
+            words,
+        )
+
+    rows = [["", "question", "time", "assumes"]]
+    for number, path in paths.items():
+        time, assumes = said(path, "Time"), said(path, "Assumes")
+        link = f"[{question(path)}](notebooks/{path.name})"
+        rows.append([f"**{number}**", link, time, with_links(assumes)])
+    return markdown_table(rows)
+
+
+def said(path: Path, name: str) -> str:
+    """What a notebook's first cell says after a name in bold, such as Time or Assumes."""
+    notebook: Any = nbformat.read(path, as_version=4)
+    said_there = rf"\*\*{name}:\*\*\s*(.+?)\s*(?=\*\*\w+:\*\*|$)"
+    found = re.search(said_there, notebook.cells[0].source, re.M)
+    assert found, f"{path.name}: expected '**{name}:**' in the first cell"
+    words = found[1].rstrip(".")
+    return words[0].upper() + words[1:]
+
+
+def main_figure() -> str:
+    """The first figure of README.md, as Markdown for the front page."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"!\[[^\]]+\]\(docs/figures/[^)]+\)", readme)
+    assert found, "README.md: expected a figure of docs/figures with alternative text"
+    return found[0]
 
 
 def row_lines(slug: str) -> str:
@@ -282,14 +315,17 @@ def assemble(folder: Path) -> None:
     page = with_diagrams(methods_page(), folder / "docs" / "figures")
     (folder / "docs" / "methods.md").write_text(page, encoding="utf-8")
     rooms = reference(folder / "api")
-    front = filled(
-        (ROOT / "book" / "index.md").read_text(encoding="utf-8"), {"notebooks": questions()}
-    )
+    parts = {"figure": main_figure(), "notebooks": lessons()}
+    front = filled((ROOT / "book" / "index.md").read_text(encoding="utf-8"), parts)
     (folder / "index.md").write_text(front, encoding="utf-8")
+    shutil.copytree(ROOT / "book" / "story", folder / "book" / "story")
     for source, target in (
         ("style.css", "_static"),
         ("docstrings.py", "extensions"),
+        ("glossary.py", "extensions"),
         ("mathml.py", "extensions"),
+        ("search_order.py", "extensions"),
+        ("search_order.js", "extensions"),
         ("_config.yml", ""),
     ):
         (folder / target).mkdir(exist_ok=True)

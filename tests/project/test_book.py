@@ -2,18 +2,18 @@
 
 import html
 import json
-import os
 import re
 import runpy
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from filelock import FileLock
+from docutils import nodes
+from docutils.core import publish_doctree
+from myst_parser.parsers.docutils_ import Parser
+from sites import built_site
 
 import fedlora_lab as fl
 from fedlora_lab.course.exercise import all_exercises
@@ -32,6 +32,7 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.links, self.loads, self.ids = set(), set(), set()
+        self.terms, self.turns, self.pictures = [], {}, {}
         self.source = path.read_text(encoding="utf-8")
         self.feed(self.source)
         self.text = html.unescape(re.sub(r"<[^>]+>", "", self.source))
@@ -41,6 +42,11 @@ class Page(HTMLParser):
         self.ids |= {given["id"]} if "id" in given else set()
         if tag == "a" and given.get("href"):
             self.links.add(given["href"])
+            self.terms += [given["href"]] if "glossary-term" in given.get("class", "") else []
+            for way in ("left-prev", "right-next"):
+                self.turns |= {way: given["href"]} if given.get("class") == way else {}
+        if tag == "img":
+            self.pictures[given["src"]] = given.get("alt", "")
         if tag in ("script", "img", "iframe", "source", "video") and given.get("src"):
             self.loads.add(given["src"])
         if tag == "link" and "stylesheet" in given.get("rel", ""):
@@ -49,16 +55,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The site, built once however many processes run these tests."""
-    own = tmp_path_factory.getbasetemp()
-    shared = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "book"
-    with FileLock(f"{shared}.lock"):
-        if not (shared / "index.html").exists():
-            command = [sys.executable, str(ROOT / "scripts" / "book.py"), "--out", str(shared)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-            assert "WARNING" not in done.stdout + done.stderr
-    return shared
+    return built_site(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +72,105 @@ def test_every_page_is_there(site, pages):
     assert {site / f"{name}.html" for name in names} <= set(pages)
     front = pages[site / "index.html"]
     assert {f"notebooks/{path.stem}.html" for path in NOTEBOOKS} <= front.links
+
+
+@pytest.mark.slow
+def test_the_front_page_tells_the_course(site, pages):
+    """README's figure, three pictures of the workbench, and of each lesson its question, time and
+    what it assumes; pictures have words and are small."""
+    front = pages[site / "index.html"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    main = re.search(r"!\[(.+)\]\(docs/figures/(.+)\)", readme)
+    story = [*(ROOT / "book" / "story").glob("*.png")]
+    assert main is not None and front.pictures[f"_images/{main[2]}"] == main[1]
+    assert {f"_images/{path.name}" for path in story} < set(front.pictures) and len(story) == 3
+    assert all(front.pictures.values())
+    assert sum(path.stat().st_size for path in story) < 250_000
+    for path in NOTEBOOKS:
+        first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+        assert first.splitlines()[0].removeprefix("# ") in front.text
+        minutes = re.search(r"\*\*Time:\*\* \w+ (.+?minutes?)\b", first)
+        assert minutes is not None and minutes[1] in front.text, path.name
+
+
+@pytest.mark.slow
+def test_lessons_lead_to_the_one_before_and_the_next(site, pages):
+    names = [f"{path.stem}.html" for path in NOTEBOOKS]
+    for before, here, after in zip(names, names[1:], names[2:], strict=False):
+        turns = pages[site / "notebooks" / here].turns
+        assert turns == {"left-prev": before, "right-next": after}
+
+
+@pytest.mark.slow
+def test_lessons_link_the_first_use_of_every_term(site, pages):
+    """Once a lesson and a term; the lesson that introduces a term says it."""
+    known, linked = terms(), {}
+    for path in NOTEBOOKS:
+        links = pages[site / "notebooks" / f"{path.stem}.html"].terms
+        assert len(links) == len(set(links)), path.name
+        linked[path.name[:2]] = {link.removeprefix("../docs/glossary.html#") for link in links}
+    assert {one.place for one in known} <= pages[site / "docs" / "glossary.html"].ids
+    assert [one.names for one in known if one.place not in linked[one.lesson]] == []
+
+
+def terms():
+    module = runpy.run_path(str(ROOT / "book" / "glossary.py"))
+    return module["terms"]((ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"))
+
+
+def test_the_glossary_is_short_whole_and_in_order():
+    """One or two sentences a term, in the alphabet's order, with letters of the notation."""
+    known = terms()
+    rows = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8").count("\n| **")
+    notation = (ROOT / "docs" / "notation.md").read_text(encoding="utf-8")
+    letters = {x for row in re.findall(r"^\| (.+?) \|", notation, re.M) for x in row.split(", ")}
+    names = [name.lower() for one in known for name in one.names]
+    assert 40 <= len(known) == rows <= 60 and len(names) == len(set(names))
+    chief = [one.names[0].lower() for one in known]
+    assert chief == sorted(chief)
+    for one in known:
+        assert one.meaning.endswith(".") and 1 <= len(re.findall(r"\.( |$)", one.meaning)) <= 2, one
+        assert one.letter == "" or {*one.letter.split(", ")} <= letters, one
+
+
+def test_a_term_is_linked_once_and_in_prose_only():
+    """Not in headings, code, formulas and links; the longer of two names wins."""
+    module = runpy.run_path(str(ROOT / "book" / "glossary.py"))
+    known = [module["Term"](names, "", "It is.", "01") for names in TERMS]
+    tree: Any = publish_doctree(PROSE, parser=Parser(), settings_overrides=MATH)
+    module["link_terms"](tree, known, "../docs/glossary.html")
+    links = [node for node in tree.findall(nodes.reference) if "refuri" in node]
+    found = [(node.astext(), node["refuri"].rpartition("#")[2]) for node in links]
+    places = ["term-noise-noise", "term-clip-norm", "term-rank"]
+    assert found[1:] == [*zip(("Noise × noise", "clips", "ranks"), places, strict=True)]
+    assert links[1]["reftitle"] == "It is." and "rank and clip norm" in tree.astext()
+
+
+TERMS = (("noise × noise",), ("noise",), ("clip norm", "clip"), ("rank",))
+MATH = {"myst_enable_extensions": ["dollarmath"], "report_level": 5}
+PROSE = """\
+# A clip of noise
+
+`rank` and $rank$ and [rank and clip norm](https://example.org). Noise × noise grows; it clips
+the clip norm. All ranks are ranks, none is frank or rank-one.
+"""
+
+
+def test_every_paper_that_is_named_stands_in_the_references():
+    """With how much of it was read."""
+    page = (ROOT / "docs" / "references.md").read_text(encoding="utf-8")
+    ways = {"text", "abstract", "code", "notes", "code of libraries", "standard", "data"}
+    ways |= {"not recorded", "code of a later release by one of its authors"}
+    rows = re.findall(r"^\| (?!paper|read|-)(.+) \| .+ \| (.+) \|$", page, re.M)
+    assert len(rows) > 80
+    assert {way for _, read in rows for way in re.split(r"[,;] ", read)} == ways
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")]
+    texts += [path.read_text(encoding="utf-8") for path in (ROOT / "fedlora_lab").rglob("*.py")]
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        texts += ["".join(cell["source"]) for cell in cells]
+    named = re.findall(r"(?:arXiv:|arxiv\.org/abs/)(\d{4}\.\d{4,5})", "\n".join(texts))
+    assert {*named} - {*re.findall(r"\[(\d{4}\.\d{4,5})\]", page)} == set()
 
 
 @pytest.mark.slow

@@ -1,0 +1,27 @@
+"""The site, built once for all tests however many processes run them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def built_site(folders: pytest.TempPathFactory) -> Path:
+    """Folder of the site; the first process that asks builds it, the others wait for it.
+
+    Args: folders: pytest's own factory, whose folder the processes share.
+    """
+    own = folders.getbasetemp()
+    shared = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "book"
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "index.html").exists():
+            command = [sys.executable, str(ROOT / "scripts" / "book.py"), "--out", str(shared)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+            assert "WARNING" not in done.stdout + done.stderr
+    return shared

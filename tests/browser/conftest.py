@@ -4,6 +4,7 @@ from pathlib import Path
 
 import lab as labs
 import pytest
+from sites import built_site
 
 
 def pytest_configure(config):
@@ -39,3 +40,9 @@ def lab(tmp_path_factory):
     server = labs.Lab(tmp_path_factory.mktemp("lab"))
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The built site, the same for all processes."""
+    return built_site(tmp_path_factory)

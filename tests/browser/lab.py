@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from axe_playwright_python.sync_playwright import Axe
 from wait_for_thread import until
 
 TOKEN = "only-for-this-test"
@@ -239,6 +240,18 @@ def cut_off(output: Any) -> list[str]:
                 .map(e => e.outerHTML.slice(0, 90));
         }"""
     )
+
+
+def accessibility_faults(page: Any, part: str | None = None) -> list[str]:
+    """What axe-core finds against WCAG 2.1 AA in a page, or in one part of it."""
+    levels = [f"wcag{version}{level}" for version in ("2", "21") for level in ("a", "aa")]
+    only = {"runOnly": {"type": "tag", "values": levels}}
+    found = Axe().run(page, context=part, options=only).response["violations"]
+    return [
+        f"{rule['id']}: {node['html'][:160]} {node['failureSummary']}"
+        for rule in found
+        for node in rule["nodes"]
+    ]
 
 
 def image_bytes(image: Any) -> str:

@@ -1,0 +1,42 @@
+"""The built site, opened as files with the network off."""
+
+import pytest
+from lab import accessibility_faults
+
+LESSON = "notebooks/04_why_is_noise_amplified.html"
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(request, browser):
+    context = browser.new_context(color_scheme=request.param, offline=True)
+    yield context.new_page()
+    context.close()
+
+
+@pytest.mark.parametrize("name", ["index.html", LESSON])
+def test_pages_can_be_read_and_used_by_everybody(page, site, name):
+    """The front page, and a lesson whose dials turn: WCAG 2.1 AA in either theme."""
+    page.goto((site / name).as_uri())
+    if name == LESSON:
+        page.locator(".fl-dial svg").first.wait_for()
+    assert accessibility_faults(page) == []
+
+
+def test_a_search_names_lessons_first_and_needs_no_network(page, site):
+    page.goto((site / "search.html").as_uri() + "?q=deviation")
+    page.locator(".search-summary", has_text="found").wait_for()
+    page.locator("ul.search li a[href*='api/']").first.wait_for()
+    links = page.locator("ul.search > li > a").all()
+    rooms = [link.get_attribute("href").split("/")[0] for link in links]
+    rooms = [room if room in ("notebooks", "api") else "docs" for room in rooms]  # or a start page
+    order = [room for at, room in enumerate(rooms) if at == 0 or room != rooms[at - 1]]
+    assert order == ["notebooks", "docs", "api"] and rooms.count("notebooks") > 5
+
+
+def test_a_term_leads_to_its_line_of_the_glossary(page, site):
+    page.goto((site / LESSON).as_uri())
+    link = page.locator("a.glossary-term", has_text="energy").first
+    assert "squared Frobenius norm" in (link.get_attribute("title") or "")
+    link.click()
+    page.wait_for_url("**/glossary.html#term-energy")
+    assert page.locator("#term-energy").is_visible()

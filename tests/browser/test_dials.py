@@ -34,6 +34,7 @@ DIALS = {
     "deviation": "fl.course.lesson(2).deviation_explorer()",
     "amplifier": "fl.course.lesson(4).noise_explorer()",
     "noise and signal": "fl.course.lesson(4).noise_signal()",
+    "film": "fl.course.lesson(4).decision_film()",
     "two worlds": "fl.course.lesson(3).two_worlds()",
     "clip": "fl.course.lesson(3).clip_explorer(rows)",
     "planner": "fl.course.lesson(3).privacy_planner()",
@@ -390,6 +391,24 @@ def test_a_schedule_is_typed(browser, tmp_path):
     assert look(page)[0] == shown != first
     page.get_by_role("button", name="Reset").click()
     assert look(page)[0] == first and page.errors == []
+    page.close()
+
+
+def test_a_film_plays_and_pauses(browser, tmp_path):
+    """From the first round on when it stands at the last; it shows the stored probabilities."""
+    page = static(browser, tmp_path, ["film"])
+    one = fl.course.lesson(4).decisions_film()["scans"][0]
+    share = f"the {one['truth']} a probability of {100 * one['noisy'][20][one['truth']]:.0f} %"
+    assert look(page)[1].startswith("Round 20 of 20") and share in look(page)[1]
+    page.get_by_role("button", name="Play").click()
+    page.locator(".say").filter(has_text=re.compile("Round [23] of 20")).wait_for()
+    page.get_by_role("button", name="Pause").click()
+    stands = look(page)
+    page.wait_for_timeout(900)
+    assert look(page) == stands
+    page.get_by_role("button", name="Play").click()
+    page.locator(".say[aria-live=polite]").filter(has_text="Round 20 of 20").wait_for()
+    assert page.get_by_role("button", name="Play").is_visible() and page.errors == []
     page.close()
 
 

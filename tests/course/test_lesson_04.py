@@ -1,5 +1,7 @@
 """Notebook 04: the draws and figures behind its cells."""
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from frames import limits, words
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.course.lesson_04 import figures
+from fedlora_lab.course.lesson_04 import figures, widget
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +98,42 @@ def test_the_amplifier_draws_the_theory():
         other, text = figures.noise_amplification(width=width, rank=8, alpha=1.0)
         assert f"takes over at τ = {theory.crossover(width):.3g}." in text
         assert limits(other) == limits(figure)
+
+
+def test_the_decisions_are_those_of_the_run():
+    """With the noise they score as the run's records do; before training there is none."""
+    task = fl.tasks.digits(clients=3, seed=1)
+    plan = fl.Plan(rounds=2, local_steps=2, batch=8, lr=0.4)
+    privacy = fl.Privacy(noise_multiplier=2.0, clip_norm=0.7, delta=1e-4)
+    found = figures.decisions(task, privacy, plan, seed=3)
+    right = found.argmax(-1) == np.asarray(task.test[1])
+    records = [*fl.run(task, "fedlora", privacy, plan, seed=3)]
+    assert right[:, 0].mean(1) == pytest.approx([r.metrics["accuracy"] for r in records], abs=1e-6)
+    assert (found[0, 0] == found[0, 1]).all() and (found[1, 0] != found[1, 1]).any()
+
+
+@pytest.mark.slow
+def test_the_film_is_of_the_run():
+    """Its first two rounds are trained again."""
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "decision_film.py"))
+    task, privacy, plan = script["setting"]()
+    found = figures.decisions(task, privacy, plan.replace(rounds=2), seed=0)
+    made, kept = widget.film(found, task, script["SCANS"]), widget.decisions_film()
+    assert [len(one["noisy"]) for one in kept["scans"]] == [plan.rounds + 1] * len(made["scans"])
+    for name in ("changed", "right"):
+        both = (np.array(x[name])[..., :3] for x in (made, kept))
+        assert next(both) == pytest.approx(next(both), abs=0.01)
+    for one, other in zip(made["scans"], kept["scans"], strict=True):
+        assert {k: one[k] for k in ("number", "truth", "pixels")}.items() <= other.items()
+        for name in ("noisy", "clean"):
+            assert np.array(one[name]) == pytest.approx(np.array(other[name][:3]), abs=0.01)
+
+
+def test_the_strip_is_drawn_from_the_film():
+    film = widget.decisions_film()
+    one = film["scans"][1]
+    figure: Any = figures.decision_strip(film, 1, (0, 20))
+    for ax, t in zip(figure.axes[1:], (0, 20), strict=True):
+        heights = [bar.get_height() for bar in ax.patches]
+        assert heights == pytest.approx([*one["noisy"][t], *one["clean"][t]])
+        assert ax.get_title(loc="left").endswith(f"says {int(np.argmax(one['noisy'][t]))}")

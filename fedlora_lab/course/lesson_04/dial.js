@@ -25,6 +25,12 @@ export function noiseToSignal(v, t) {
 const TERMS = [["noise on B", "blue"], ["noise on A", "orange"], ["noise × noise", "purple"]];
 const WIDTHS = [64, 256, 768, 4096], RANKS = [1, 2, 4, 8, 16, 32, 64];
 
+// One scan's probabilities in a round, and what the noise did to the decision
+export function decision({scans}, {scan, round}) {
+  const {truth, noisy, clean} = scans[scan], best = row => row.indexOf(Math.max(...row));
+  return {truth, noisy: noisy[round], clean: clean[round], decided: best(noisy[round]), would: best(clean[round])};
+}
+
 export const dials = {
   noise_explorer: () => ({
     title: "Noise on the factors, seen in the product",
@@ -114,6 +120,43 @@ export const dials = {
           ],
         }],
         say: `One release puts noise of std τ = ${num(tau, 2)} on an entry of the averaged factors; ${releases} releases make ρ = ${num(rho)}: ${crosses}. At the end the noise is ${num(noise, 2)} times the largest signal, which needs all clients and steps to agree, and noise × noise is ${percent(share)} of its energy.`,
+      };
+    },
+  }),
+
+  decision_film: data => ({
+    title: "One scan, round by round",
+    lead: "Press Play. The scan stays the same. What becomes of the decision as noise gathers?",
+    play: "round",
+    controls: {
+      scan: {label: "scan", options: data.scans.map(({truth}, i) => [i, `a ${truth}`]), caption: "of the test scans"},
+      round: {label: "round", values: data.scans[0].noisy.map((_, t) => t), caption: "0 is before training"},
+    },
+    presets: data.scans.map(({truth}, i) => [`a ${truth}`, {scan: i, round: data.scans[i].noisy.length - 1}]),
+    draw(v) {
+      const {pixels} = data.scans[v.scan], one = decision(data, v), rounds = data.scans[v.scan].noisy.length - 1;
+      const truth = key => data.scans[v.scan][key].map((row, t) => [t, row[one.truth]]), classes = one.noisy.map((_, c) => c);
+      const unit = {range: [0, 1], format: x => percent(x)}, changed = one.decided !== one.would;
+      return {
+        panels: [{
+          title: `The scan: a ${one.truth}`, basis: 180, bare: true, height: 220, x: {range: [0, 8]}, y: {range: [8, 0]},
+          margin: {left: 4, right: 4, top: 4, bottom: 4}, marks: [{image: pixels, wide: 8}],
+        }, {
+          title: changed ? `Round ${v.round}: it says ${one.decided}; with the noise taken out, ${one.would}` : `Round ${v.round}: it says ${one.decided} either way`, height: 250, wide: true,
+          x: {label: "digit", range: [-0.6, 9.6], ticks: classes}, y: {...unit, label: "probability"},
+          marks: [
+            {bars: one.noisy.map((p, c) => [c - 0.4, 0, c, p]), colour: "purple"}, {bars: one.clean.map((p, c) => [c, 0, c + 0.4, p]), colour: "green"},
+          ],
+        }, {
+          title: `Probability of the ${one.truth} over the rounds`, height: 250, wide: true,
+          x: {label: "round", range: [0, rounds]}, y: {...unit, range: [0, 1]},
+          marks: [
+            {line: truth("clean"), name: "noise taken out", label: "noise taken out", colour: "green"},
+            {line: truth("noisy"), name: "as trained", label: "as trained", colour: "purple"},
+            {dots: [truth("clean")[v.round]], colour: "green"}, {dots: [truth("noisy")[v.round]], colour: "purple"},
+          ],
+        }],
+        say: `Round ${v.round} of ${rounds}: the model, with the noise that its factors have gathered, gives the ${one.truth} a probability of ${percent(one.noisy[one.truth])} and says ${one.decided}. With that noise taken out (γ B̂ Â alone) it would be ${percent(one.clean[one.truth])}, and it would say ${one.would}. Of all ${data.examples} test scans ${percent(data.changed[v.round])} are decided differently; ${percent(data.right[0][v.round])} are right as trained and ${percent(data.right[1][v.round])} with the noise taken out.`,
       };
     },
   }),

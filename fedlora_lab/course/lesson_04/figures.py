@@ -1,17 +1,19 @@
 """Figures of notebook 04: what noise on the factors becomes in the product."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.func import functional_call
 
 from fedlora_lab import theory
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.course import check_figure as checks
+from fedlora_lab.federated.records import Round, require_source
 from fedlora_lab.federated.simulation import run
 from fedlora_lab.lora import peft
 from fedlora_lab.measures.deviation import noise_energies
@@ -42,35 +44,71 @@ def gathered_noise(task: Task, privacy: Privacy, plan: Plan, seeds: Sequence[int
     Guarantees: the noise drawn again is that of the run
         (test_the_noise_drawn_again_is_that_of_the_run).
     """
-    check(privacy.unit == "example", "unit", privacy.unit, "'example'")
-    check(plan.batch is not None, "batch", plan.batch, "a number")
     rows: list[tuple] = []
     for seed in seeds:
-        noise: dict[ParamKey, torch.Tensor] = {}
-        shapes: dict[ParamKey, torch.Size] = {}
-        for record in run(task, "fedlora", privacy, plan, seed=seed, evaluate_every=plan.rounds):
-            _, lora, state = record.source  # type: ignore[misc]
+        for record, scaling, layers in _split_run(task, privacy, plan, seed):
             rows.append((seed, record.index, "run", "accuracy", record.metrics["accuracy"]))
             if not record.index:
-                keys = peft.adapt(task.model, task.targets, task.head, lora).places
-                shapes = {key: state.tensors[key].shape for key in keys if key.side in "AB"}
                 continue
-            for key, xi in _round_noise(
-                shapes, task, privacy, plan, seed, record.index - 1
-            ).items():
-                noise[key] = noise.get(key, 0) + xi
             found = dict.fromkeys(("signal", *WORDS), 0.0)
-            for layer, (a, b) in record.adapter.items():
-                xi_a, xi_b = noise[ParamKey("A", layer)], noise[ParamKey("B", layer)]
-                a, b = a.double() - xi_a, b.double() - xi_b
-                parts = noise_energies(a, b, xi_a, xi_b, lora.scaling)
-                parts["signal"] = float((lora.scaling * (b @ a)).square().sum())
+            for a, b, xi_a, xi_b in layers.values():
+                parts = noise_energies(a, b, xi_a, xi_b, scaling)
+                parts["signal"] = float((scaling * (b @ a)).square().sum())
                 found = {term: value + parts[term] for term, value in found.items()}
             frame = record.layers.groupby("measure")["value"].sum()
             rows += [(seed, record.index, "gathered", term, x) for term, x in found.items()]
             rows += [(seed, record.index, "round", term, float(frame[term])) for term in WORDS]
     table = pd.DataFrame(rows, columns=["seed", "round", "kind", "term", "value"])
     return table.dropna(subset="value")
+
+
+def _split_run(
+    task: Task, privacy: Privacy, plan: Plan, seed: int
+) -> Iterator[tuple[Round, float, dict[str, Any]]]:
+    """Trains FedLoRA; yields each record, the scale, and of each layer Â, B̂, Ξ_A and Ξ_B."""
+    check(privacy.unit == "example", "unit", privacy.unit, "'example'")
+    check(plan.batch is not None, "batch", plan.batch, "a number")
+    noise: dict[ParamKey, torch.Tensor] = {}
+    shapes: dict[ParamKey, torch.Size] = {}
+    for record in run(task, "fedlora", privacy, plan, seed=seed, evaluate_every=plan.rounds):
+        _, lora, state = require_source(record)
+        if not record.index:
+            keys = peft.adapt(task.model, task.targets, task.head, lora).places
+            shapes = {key: state.tensors[key].shape for key in keys if key.side in "AB"}
+            noise = {key: torch.zeros(shape, dtype=torch.float64) for key, shape in shapes.items()}
+        else:
+            drawn = _round_noise(shapes, task, privacy, plan, seed, record.index - 1)
+            noise = {key: noise[key] + xi for key, xi in drawn.items()}
+        layers = {}
+        for layer, (a, b) in record.adapter.items():
+            xi_a, xi_b = noise[ParamKey("A", layer)], noise[ParamKey("B", layer)]
+            layers[layer] = (a.double() - xi_a, b.double() - xi_b, xi_a, xi_b)
+        yield record, lora.scaling, layers
+
+
+def decisions(task: Task, privacy: Privacy, plan: Plan, seed: int) -> Any:
+    """Trains FedLoRA and asks the model about every test example after every round, twice.
+
+    Args: task, privacy, plan: of the run, in the example unit under plain SGD; seed: of it.
+    Returns: probabilities (rounds + 1, 2, examples, classes): of the model as it is, and of the
+        model without the noise that has gathered in its factors, W₀ + γ B̂ Â.
+    Guarantees: the model as it is decides as the run's own
+        (test_the_decisions_are_those_of_the_run).
+    """
+    base, found = dict(task.model.named_parameters()), []
+    for _, scaling, layers in _split_run(task, privacy, plan, seed):
+        both = []
+        for noisy in (True, False):
+            weights = {}
+            for layer, (a, b, xi_a, xi_b) in layers.items():
+                change = (b + noisy * xi_b) @ (a + noisy * xi_a)
+                weight = base[f"{layer}.weight"]
+                weights[f"{layer}.weight"] = weight + (scaling * change).to(weight.dtype)
+            with torch.no_grad():
+                outputs = functional_call(task.model, weights, task.test[0])
+            both.append(outputs.softmax(1))
+        found.append(torch.stack(both))
+    return torch.stack(found).numpy()
 
 
 def _round_noise(
@@ -298,4 +336,35 @@ def clip_trials(trials: Any) -> style.Picture:
     style.log_axis(ax.xaxis, (0.1, 1, 10))
     ax.set_title("At a fixed clip the gap follows ρ")
     style.footer(figure, "one tuning seed on validation data, the best rate at each clip norm")
+    return figure
+
+
+@style.paper()
+def decision_strip(film: Any, scan: int, rounds: Sequence[int]) -> style.Picture:
+    """Draws what the model says of one scan after some rounds, with the noise and without it.
+
+    Args: film: as `decisions_film` gives it; scan: which of its scans; rounds: the frames.
+    Guarantees: the bars are the film's (test_the_strip_is_drawn_from_the_film).
+    """
+    one, places = film["scans"][scan], np.arange(10)
+    starts = np.linspace(0.18, 0.99, len(rounds) + 1)[:-1]
+    wide = starts[1] - starts[0] - 0.018
+    figure, (left, *frames) = style.row(
+        10.2, 3.2, (0.2, 0.45), (0.01, 0.1), *((start, wide) for start in starts)
+    )
+    left.imshow(np.reshape(one["pixels"], (8, 8)), cmap="gray", vmin=0, vmax=1)
+    left.set_title(f"a {one['truth']}")
+    left.set_axis_off()
+    for ax, t in zip(frames, rounds, strict=True):
+        noisy, clean = one["noisy"][t], one["clean"][t]
+        ax.bar(places - 0.2, noisy, 0.4, color=style.SERIES[1])
+        ax.bar(places + 0.2, clean, 0.4, color=style.RIGHT)
+        ax.set(ylim=(0, 1), yticks=(0, 0.5, 1), xticks=places, xlabel="digit")
+        ax.tick_params(labelsize=7.5, labelleft=ax is frames[0])
+        ax.set_title(f"round {t}: says {int(np.argmax(noisy))}", fontsize=9.5)
+    frames[0].set_ylabel("probability")
+    style.note(frames[0], 0, 1.24, "■ as trained", style.SERIES[1], 9, weight="bold")
+    style.note(frames[1], 0, 1.24, "■ noise taken out", style.RIGHT, 9, weight="bold")
+    words = "As noise gathers, the decision on one scan goes back and forth"
+    figure.text(0.01, 0.92, words, color=style.INK, fontsize=11, weight="bold")
     return figure

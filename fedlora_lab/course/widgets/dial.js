@@ -1,6 +1,7 @@
 // Dials: controls, a picture in SVG and a sentence, all drawn in the browser.
 // A lesson's module says what is drawn: dials = {name: data => ({title, lead, controls, presets,
-// draw: (values, data) => ({panels, say})})}. The same module runs in Jupyter and on a static page.
+// play, draw: (values, data) => ({panels, say})})}; play names a control that a button moves by itself.
+// The same module runs in Jupyter and on a static page.
 
 // Numbers
 
@@ -308,7 +309,7 @@ export function mountDial(element, dial, data, start, changed = () => {}) {
   if (!where.querySelector("#fl-dial-style")) where.insertAdjacentHTML("beforeend", `<style id="fl-dial-style">${STYLE}</style>`);
   element.innerHTML = `<div class="fl-dial" role="group" aria-label="${escaped(spec.title)}"><p class="lead">${escaped(spec.lead)}</p>`
     + `<div class="tries"><span>Try:</span>${presets.map(([words], i) => `<button type="button" data-preset="${i}">${escaped(words)}</button>`).join("")}`
-    + `<button type="button" data-preset="reset">Reset</button></div>`
+    + `<button type="button" data-preset="reset">Reset</button>${spec.play ? `<button type="button" data-play>Play</button>` : ""}</div>`
     + `<div class="knobs">${knobs.map(k => `<div class="knob">${k.html}</div>`).join("")}</div><div class="panels"></div><p class="say" role="status" aria-live="polite"></p></div>`;
   const home = element.querySelector(".fl-dial"), find = s => home.querySelector(s);
   const inputs = new Map(knobs.map(k => [k, find(`#${k.id}`)]));
@@ -376,22 +377,40 @@ export function mountDial(element, dial, data, start, changed = () => {}) {
     home.querySelectorAll("[data-preset]").forEach(b => { if (b.dataset.preset !== "reset") b.setAttribute("aria-pressed", same(presets[b.dataset.preset][1])); });
   }
 
+  let clock = null;
+  function play(on) { // step through the values of one control; its sentence is read out at the end
+    clearInterval(clock);
+    const last = spec.controls[spec.play].values.at(-1);
+    clock = on ? setInterval(() => {
+      const {values: steps} = spec.controls[spec.play];
+      set({[spec.play]: steps[steps.indexOf(values[spec.play]) + 1]});
+      if (values[spec.play] === last) play(false);
+    }, 400) : null;
+    if (on && values[spec.play] === last) set({[spec.play]: spec.controls[spec.play].values[0]});
+    find("[data-play]").textContent = on ? "Pause" : "Play";
+    find(".say").setAttribute("aria-live", on ? "off" : "polite");
+  }
+
   function set(some, told = true) {
     values = {...values, ...some};
     paint();
     if (told) changed(values);
   }
 
-  for (const [k, input] of inputs) input.addEventListener("input", () => set({[k.name]: k.read(input)}));
+  for (const [k, input] of inputs) input.addEventListener("input", () => {
+    if (clock) play(false);
+    set({[k.name]: k.read(input)});
+  });
   home.addEventListener("click", e => {
-    const which = e.target.dataset?.preset;
+    const {preset: which, play: start} = e.target.dataset;
+    if (start !== undefined || clock) play(start !== undefined && !clock);
     if (which) set(structuredClone(which === "reset" ? first : presets[which][1]));
   });
   for (const kind of ["keydown", "mousedown", "pointerdown"]) home.addEventListener(kind, e => e.stopPropagation()); // not for the notebook's own keys
   paint();
   const watch = new ResizeObserver(() => { const old = String(sizes); measure(); if (String(sizes) !== old) paint(); });
   watch.observe(home);
-  return {get values() { return values; }, set, close: () => watch.disconnect()};
+  return {get values() { return values; }, set, close: () => { clearInterval(clock); watch.disconnect(); }};
 }
 
 // The two ways in: mount(element, data, values) on any page, and anywidget's render

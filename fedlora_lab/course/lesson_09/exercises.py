@@ -1,22 +1,54 @@
-"""Right and wrong answers to exercise 09.2: half-width of the paired 95 % interval of a mean."""
+"""Right and wrong answers to the built exercises of notebook 09."""
+
+from itertools import combinations
 
 import numpy as np
 from scipy.stats import t as student
+from scipy.stats import ttest_rel
 
+from fedlora_lab import theory
 from fedlora_lab.course.exercise import Calls
 
-_DRAWS = np.random.default_rng(90)
-_COMMON = _DRAWS.normal(0.75, 0.05, 8)
-PAIR = _COMMON + _DRAWS.normal(0.01, 0.01, 8), _COMMON + _DRAWS.normal(0.0, 0.01, 8)
-CALLS = {"09.2": Calls("two arrays", PAIR, within=2e-4)}
+
+def _pair(rng, methods=2, seeds=8):
+    together = rng.normal(0.75, 0.05, seeds)
+    return tuple(together + rng.normal(0.01 * i, 0.02, seeds) for i in range(methods))
 
 
-def _error(one, other):
-    return (one - other).std(ddof=1) / len(one) ** 0.5
+def _scores(rng):
+    return (np.stack(_pair(rng, methods=5, seeds=10)),)
+
+
+def _plan(rng):
+    return (
+        rng.uniform(0.5, 5),
+        rng.uniform(0.1, 0.9),
+        int(rng.integers(20, 200)),
+        int(rng.integers(5, 50)),
+        int(rng.integers(32, 512)),
+    )
+
+
+CALLS = {
+    "09.1": Calls("two arrays", draw=_pair),
+    "09.2": Calls("scores", draw=_scores),
+    "09.3": Calls("sigma, q, K, N and d_in", draw=_plan),
+}
+
+
+# ---- 09.1: the half-width of a paired interval
 
 
 def half_width(one, other):
-    return student.ppf(0.975, len(one) - 1) * _error(one, other)
+    from scipy.stats import t
+
+    difference, n = one - other, len(one)
+    return t.ppf(0.975, n - 1) * difference.std(ddof=1) / n**0.5
+
+
+def with_the_library(one, other):
+    low, high = ttest_rel(one, other).confidence_interval()
+    return (high - low) / 2
 
 
 def unpaired(one, other):
@@ -25,11 +57,12 @@ def unpaired(one, other):
 
 
 def normal(one, other):
-    return 1.96 * _error(one, other)
+    return 1.96 * (one - other).std(ddof=1) / len(one) ** 0.5
 
 
 def one_sided(one, other):
-    return student.ppf(0.95, len(one) - 1) * _error(one, other)
+    n = len(one)
+    return student.ppf(0.95, n - 1) * (one - other).std(ddof=1) / n**0.5
 
 
 def of_single_differences(one, other):
@@ -42,3 +75,99 @@ def biased(one, other):
 
 def mean_difference(one, other):
     return (one - other).mean()
+
+
+# ---- 09.2: what cannot be told from the best
+
+
+def upper_ends(scores):
+    from scipy.stats import t
+
+    m, n = scores.shape
+    best = scores.mean(axis=1).argmax()
+    gaps = np.delete(scores, best, axis=0) - scores[best]
+    factor = t.ppf(1 - 0.05 / (m * (m - 1)), n - 1)
+    return gaps.mean(axis=1) + factor * gaps.std(axis=1, ddof=1) / n**0.5
+
+
+def pair_by_pair(scores):
+    order = range(len(scores))
+    best = max(order, key=lambda i: scores[i].mean())
+    level = 1 - 0.05 / len([*combinations(order, 2)])
+    pairs = [ttest_rel(scores[i], scores[best]) for i in order if i != best]
+    return np.array([pair.confidence_interval(level).high for pair in pairs])
+
+
+def _upper_ends(scores, quantile, paired=True, sign=1, end=1):
+    m, n = scores.shape
+    best = scores.mean(axis=1).argmax()
+    others = np.delete(scores, best, axis=0)
+    gaps = sign * (others - scores[best])
+    spread = gaps.std(axis=1, ddof=1)
+    if not paired:
+        spread = np.sqrt(others.var(axis=1, ddof=1) + scores[best].var(ddof=1))
+    return gaps.mean(axis=1) + end * student.ppf(quantile(m), n - 1) * spread / n**0.5
+
+
+def _for_all_pairs(m):
+    return 1 - 0.05 / (m * (m - 1))
+
+
+def uncorrected(scores):
+    return _upper_ends(scores, lambda m: 0.975)
+
+
+def with_the_best_only(scores):
+    return _upper_ends(scores, lambda m: 1 - 0.05 / (2 * (m - 1)))
+
+
+def on_one_side(scores):
+    return _upper_ends(scores, lambda m: 1 - 0.05 / (m * (m - 1) / 2))
+
+
+def lower_ends(scores):
+    return _upper_ends(scores, _for_all_pairs, end=-1)
+
+
+def turned(scores):
+    return _upper_ends(scores, _for_all_pairs, sign=-1)
+
+
+def columns_apart(scores):
+    return _upper_ends(scores, _for_all_pairs, paired=False)
+
+
+# ---- 09.3: the amplification number of a path of one
+
+
+def rho_of_unit_path(sigma, q, K, N, d_in):
+    tau = sigma * (1 / N) / (q * K)
+    return 3 * d_in * N * tau**2
+
+
+def in_two_steps(sigma, q, K, N, d_in):
+    return 3 * d_in / N * (sigma / (q * K)) ** 2
+
+
+def with_the_theory(sigma, q, K, N, d_in):
+    return theory.amplification(sigma / (N * q * K), N, d_in)
+
+
+def at_clip_one(sigma, q, K, N, d_in):
+    return 3 * d_in * N * (sigma / (q * K)) ** 2
+
+
+def turned_over(sigma, q, K, N, d_in):
+    return 3 * d_in * N**2 * (sigma / (q * K)) ** 2
+
+
+def without_participation(sigma, q, K, N, d_in):
+    return rho_of_unit_path(sigma, 1, K, N, d_in)
+
+
+def not_squared(sigma, q, K, N, d_in):
+    return 3 * d_in * sigma / (q * K)
+
+
+def without_three(sigma, q, K, N, d_in):
+    return rho_of_unit_path(sigma, q, K, N, d_in) / 3

@@ -1,5 +1,6 @@
 """The regime map: where training both factors leads training one, and where that was predicted."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.plots import style
+from fedlora_lab.plots.tidy import Line, fit_line
 
 LOW, HIGH = -0.8, 0.5  # shares of the room beyond them are drawn at the edge
 MARKERS = "os^DvP"
+LEAST_FOR_A_LINE = 6  # cells
+FIT = style.SERIES[1]  # colour of the line
 APART = 1.045  # cells of one amplification stand side by side, by this factor
 BOTH, ONE = "both factors", "one factor"  # leaders, and verdicts, as the map names them
 HIT, MISS, UNDECIDED = "hit", "miss", "not decided"
@@ -26,6 +30,8 @@ def regime(cells: pd.DataFrame) -> style.Picture:
     A cell on a tinted field was predicted rightly: left of the boundary both factors ahead, right
     of it one. On the hatched band nothing was predicted. Colours say who leads by the thin
     intervals, which hold for all cells together; a ring marks a cell that was predicted wrongly.
+    The line goes through all cells of a panel, with its 95 % band, and a bar on the axis is the
+    interval of its zero: where the lead changes sign as measured.
 
     Args: cells: as `experiments.map_cells` gives them.
     Raises: ``ValueError`` for a map without a measured cell.
@@ -39,7 +45,7 @@ def regime(cells: pd.DataFrame) -> style.Picture:
     gap, left, right = 0.035, 0.078, 0.988
     wide = (right - left - gap * (len(units) - 1)) / len(units)
     across = [(left + i * (wide + gap), wide) for i in range(len(units))]
-    figure, axes = style.row(9.6, 5.2, (0.175, 0.645), *across)
+    (figure, axes), lines = style.row(9.6, 5.2, (0.175, 0.61), *across), []
     for ax, unit in zip(axes, units, strict=True):
         part = there[there["unit"] == unit]
         edge, close = part["boundary"].iloc[0], part["close"].iloc[0]
@@ -58,12 +64,12 @@ def regime(cells: pd.DataFrame) -> style.Picture:
         for x, text, who in zip(middle, words, (BOTH, ONE), strict=True):
             style.note(ax, x, 0.985, text, colours[who], 8.5, ha="center", **across_data)
         paper: Any = {"bbox": {"fc": style.CARD, "lw": 0, "pad": 1.5}, **across_data}
-        style.note(ax, edge, 0.985, "too\nclose", style.SOFT, 7.5, ha="center", **paper)
+        style.note(ax, edge, 0.97, "too\nclose", style.SOFT, 7.5, ha="center", **paper)
+        told = _line(ax, part) if len(part) >= LEAST_FOR_A_LINE else None
+        lines.append(told)
         for row, x in zip(part.itertuples(), _side_by_side(part["amplification"]), strict=True):
             _cell(ax, x, row, colours, MARKERS[tasks.index(row.task) % len(MARKERS)], MISS)
-        counts = [int((part["verdict"] == word).sum()) for word in (HIT, MISS, UNDECIDED)]
-        told = "{} right, {} wrong, {} undecided".format(*counts)
-        ax.set_title(f"{UNITS[unit]}: {told}", fontsize=9.5)
+        ax.set_title(f"{UNITS[unit]}: {_words(told, edge)}", fontsize=9.5)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_major_locator(FixedLocator([x / 10 for x in range(-8, 5, 2)]))
         ax.yaxis.set_major_formatter(FuncFormatter(_share))
@@ -71,10 +77,18 @@ def regime(cells: pd.DataFrame) -> style.Picture:
         ax.set_xlabel("noise amplification of a path of one, known before the run")
     axes[0].set_ylabel("lead of both factors over one, share of the room")
     verdicts = there["verdict"].value_counts()
-    hits, misses = (int(verdicts.get(word, 0)) for word in (HIT, MISS))
-    head = f"Train both factors, or one? Of {hits + misses} decided cells {hits} came out as "
-    head += "predicted before the runs"
-    figure.text(0.012, 0.975, head, size=12.5, weight="bold", va="top")
+    hits, misses, open_ = (int(verdicts.get(word, 0)) for word in (HIT, MISS, UNDECIDED))
+    falls = bool(lines) and all(x is not None and x.slope + x.half_slope < 0 for x in lines)
+    head = "Both factors, or one? "
+    head += (
+        "A number known before the run orders the lead"
+        if falls
+        else "The lead of both, over the noise that a run will have"
+    )
+    figure.text(0.012, 0.98, head, size=12.5, weight="bold", va="top")
+    told = f"Of {hits + misses} decided cells {hits} came out as predicted before the runs; "
+    told += f"{open_} are not decided one by one."
+    figure.text(0.012, 0.93, told, size=9, va="top", color=style.SOFT)
     _legend(figure, colours, tasks)
     seeds = f"{int(there['seeds'].min())} to {int(there['seeds'].max())}"
     seeds = seeds.split(" to ")[0] if len(set(seeds.split(" to "))) == 1 else seeds
@@ -83,9 +97,31 @@ def regime(cells: pd.DataFrame) -> style.Picture:
         f"n = {seeds} seeds. Thick line: 95 % of a cell by itself; thin: 95 % for all cells "
         "together, which decides. Room: best row's mean accuracy less the start's.\n"
         f"Leads beyond {_share(LOW)} stand at the edge as triangles; cells of one amplification "
-        "stand side by side. On the hatched band nothing was predicted.",
+        "stand side by side. Line: through all cells of a panel, with its 95 % band; "
+        "diamond and bar: its zero.",
     )
     return figure
+
+
+def _line(ax: Any, part: Any) -> Line:
+    """The line through a panel's cells, its band, and the interval of its zero on the axis."""
+    found = fit_line(np.log10(part["amplification"]), part["mean"])
+    x = np.geomspace(part["amplification"].min(), part["amplification"].max(), 60)
+    y, half = found.at(np.log10(x))
+    ax.plot(x, y, color=FIT, lw=1.8, zorder=2)
+    ax.fill_between(x, y - half, y + half, color=FIT, alpha=0.18, lw=0, zorder=1)
+    zero, low, high = (10**value for value in found.zero)
+    ax.plot([low, high], [0, 0], color=FIT, lw=5, solid_capstyle="butt", zorder=2)
+    ax.plot([zero], [0], "D", ms=8, color=FIT, mec=style.CARD, zorder=5)
+    return found
+
+
+def _words(line: Line | None, edge: float) -> str:
+    """Where the lead changes sign, as measured and as predicted."""
+    if line is None or math.isnan(line.zero[0]):
+        return f"predicted to change at {edge:.2g}"
+    zero, low, high = (f"{10**value:.2g}" for value in line.zero)
+    return f"level at {zero} [{low}, {high}], predicted {edge:.2g}"
 
 
 def _cell(ax: Any, x: float, row: Any, colours: Any, marker: str, miss: str) -> None:
@@ -93,7 +129,8 @@ def _cell(ax: Any, x: float, row: Any, colours: Any, marker: str, miss: str) -> 
     colour = colours.get(row.leader, style.GREY)
     for low, high, width in ((row.low_together, row.high_together, 0.8), (row.low, row.high, 2.4)):
         ends = np.clip([low, high], LOW - 0.04, HIGH + 0.04)
-        ax.plot([x, x], ends, color=colour, lw=width, solid_capstyle="butt", zorder=3)
+        pale = 0.45 if width < 1 else 1
+        ax.plot([x, x], ends, color=colour, lw=width, alpha=pale, solid_capstyle="butt", zorder=3)
     y = float(np.clip(row.mean, LOW, HIGH))
     marker = marker if y == row.mean else "v" if row.mean < 0 else "^"
     face = colour if row.leader in colours else style.CARD
@@ -132,7 +169,7 @@ def _legend(figure: Any, colours: Any, tasks: list[str]) -> None:
     figure.legend(
         handles=handles,
         loc="upper left",
-        bbox_to_anchor=(0.005, 0.935),
+        bbox_to_anchor=(0.005, 0.905),
         ncol=len(handles),
         fontsize=8.5,
         handletextpad=0.2,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from fedlora_lab import methods, tasks
@@ -15,6 +16,7 @@ from fedlora_lab.experiments.studies import FAMILIES, STUDIES, Case
 from fedlora_lab.federated.amplification import forecast_of
 from fedlora_lab.federated.run_spec import make_run_spec
 from fedlora_lab.measures.collapse import collapsed
+from fedlora_lab.measures.straight_line import fit_line
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import ALL
 from fedlora_lab.privacy.config import Privacy
@@ -54,8 +56,9 @@ PAIRS = {
 REGIME = ("regime-example", "regime-client")
 MAP = Path(__file__).with_name("regime.csv")
 """The measured map that travels with the package; scripts/regime_map.py writes it."""
-NEAR, NEAREST, LEAST = 3.0, 5, 3
-"""`guide` pools the NEAREST cells within the factor NEAR, if there are LEAST of them."""
+NEAR, NEAREST, LEAST, FOR_A_LINE = 3.0, 5, 3, 6
+"""`guide` reads leads off the line through all cells of a unit, if these are FOR_A_LINE or more and
+LEAST of them lie within the factor NEAR; it names the NEAREST."""
 
 
 def unit_path_amplification(
@@ -220,7 +223,7 @@ class Guidance:
         unit: of privacy; "" without privacy.
         amplification: `unit_path_amplification` of the situation; NaN: not known before a run.
         predicted: `predicted_leader` of it, or "cannot tell".
-        leads: pair, mean, low, high of the leads of each of `PAIRS`, pooled over the cells.
+        leads: pair, mean, low, high of the leads of each of `PAIRS`, by the line at the situation.
         cells: the measured cells near, as of `map_cells`, one row each, the nearest first.
     """
 
@@ -246,11 +249,12 @@ def guide(
     cells: pd.DataFrame | None = None,
 ) -> Guidance:
     """Says for a situation of one's own which family leads, in one sentence, by the measured cells
-    that are nearest in amplification; or what the closed form says, where none is near.
+    of its unit; or what the closed form says, where none is near.
 
-    No value of any example is read. Leads are pooled over cells of the same unit, as shares of a
-    cell's room, with Student's 95 % interval of their mean over the cells: it covers the average of
-    situations like those, and a single one may lie elsewhere, as the cells themselves show.
+    No value of any example is read. A lead, as a share of a cell's room, is that of the straight
+    line through all cells of the unit over the logarithm of the amplification, with the line's 95 %
+    band: it covers the average of situations like yours, and a single one may lie elsewhere, as the
+    cells nearest to it show.
 
     Args: task, privacy, plan, lora: of the run, the noise multiplier set; learning rate and clip
         norm do not matter. cells: as of `map_cells`; ``None``: those of `measured_cells`.
@@ -272,8 +276,8 @@ def guide(
     own: Any = found[(found["unit"] == unit) & found["mean"].notna()] if len(found) else found
     near, leads = _near(own, amplified)
     take, sentence = None, _by_form(unit, amplified, predicted)
-    if len(near) >= LEAST:
-        take, sentence = _by_cells(near, leads, amplified)
+    if len(leads):
+        take, sentence = _by_cells(own, near, leads, amplified)
     elif unit and known and not len(own):
         sentence = f"No cell of the {unit} unit has been measured yet; {sentence}"
     elif unit and known:
@@ -285,38 +289,35 @@ def guide(
 
 
 def _near(own: Any, amplified: float) -> tuple[Any, pd.DataFrame]:
-    """The nearest cells, and the pooled leads of every pair in them."""
+    """The nearest cells, and the lead of every pair by the line through all cells."""
     leads = pd.DataFrame(columns=["mean", "low", "high"], index=pd.Index([], name="pair"))
     if not len(own) or not amplified > 0:
         return own[:0], leads
-    away: Any = (own["amplification"] / amplified).map(lambda x: abs(math.log(x)))
-    near = own.assign(away=away)[away <= math.log(NEAR)].sort_values("away", kind="stable")
-    one: Any = near[near["pair"] == "both"][:NEAREST].drop(columns="away")
-    if len(one) < LEAST:
-        return one, leads
-    names = [str(x) for x in own.columns[: list(own.columns).index("amplification")]]
-    rows = near.merge(one[names], on=names)
-    for pair, part in rows.groupby("pair"):
-        mean, half = t_interval(part["mean"].to_numpy())
-        leads.loc[pair] = [mean, mean - half, mean + half]
-    return one, leads
+    both: Any = own[own["pair"] == "both"]
+    away: Any = (both["amplification"] / amplified).map(lambda x: abs(math.log(x)))
+    near = both.loc[away[away <= math.log(NEAR)].sort_values(kind="stable").index[:NEAREST]]
+    if len(near) >= LEAST and len(both) >= FOR_A_LINE:
+        for pair, part in own.groupby("pair"):
+            line = fit_line(np.log10(part["amplification"]), part["mean"])
+            mean, half = map(float, line.at(math.log10(amplified)))
+            leads.loc[str(pair)] = [mean, mean - half, mean + half]
+    return near, leads
 
 
-def _by_cells(near: Any, leads: Any, amplified: float) -> tuple[str | None, str]:
-    """The row that the cells near speak for, and the sentence."""
+def _by_cells(own: Any, near: Any, leads: Any, amplified: float) -> tuple[str | None, str]:
+    """The row that the cells speak for, and the sentence."""
     mean, low, high = leads.loc["both"]
     budgets, times = near["epsilon"], near["amplification"] / amplified
-    where = (
-        f"{len(near)} cells nearest to yours ({' and '.join(sorted(set(near['task'])))}, "
-        f"{near['unit'].iloc[0]} unit, ε {budgets.min():g} to {budgets.max():g}, "
-        f"{times.min():.2g} to {times.max():.2g} times your amplification)"
-    )
     take = "fedlora" if low > 0 else "ffa-lora" if high < 0 else None
-    first, sign = ("one factor leads both", -1) if high < 0 else ("both factors lead one", 1)
-    ends, each = sorted((sign * low, sign * high)), sorted(sign * near["mean"])
-    said = "In the" if take else "Cannot tell: in the"
-    said += f" {where} {first} by {_interval(sign * mean, *ends)}, "
-    said += f"single cells {_signed(each[0])} to {_signed(each[-1])} %"
+    told = "both factors lead one by " if low > 0 else "one factor leads both by "
+    told = told if take else "the lead of both factors over one cannot be told from zero: "
+    sign, each = -1 if take == "ffa-lora" else 1, near["mean"]
+    ends = sorted((sign * low, sign * high))
+    said = f"{'' if take else 'Cannot tell: '}by the line through {len(own) // len(PAIRS)} cells "
+    said += f"({' and '.join(sorted(set(own['task'])))}, {near['unit'].iloc[0]} unit) {told}"
+    said += f"{_interval(sign * mean, *ends)}, and in the {len(near)} cells nearest to yours (ε "
+    said += f"{budgets.min():g} to {budgets.max():g}, {times.min():.2g} to {times.max():.2g} times "
+    said += f"your amplification) both lead by {_signed(min(each))} to {_signed(max(each))} %"
     turns = leads.loc["turns, both" if take == "fedlora" else "turns"]
     if take and turns["low"] > 0:
         take = "rolora"
@@ -330,7 +331,7 @@ def _by_cells(near: Any, leads: Any, amplified: float) -> tuple[str | None, str]
         said += f"; a balanced start is behind the best of them by {behind}"
     else:
         said += f"; what a balanced start adds cannot be told, {_interval(*balanced)}"
-    return take, said + ("." if take is None else f": take {ALL[take].name}.")
+    return take, said[0].upper() + said[1:] + ("." if take is None else f": take {ALL[take].name}.")
 
 
 def _by_form(unit: str, amplified: float, predicted: str) -> str:

@@ -37,3 +37,4 @@ from fedlora_lab.measures.gradients import (
     sample_first_steps,
     spectrum,
 )
+from fedlora_lab.measures.straight_line import Line, fit_line

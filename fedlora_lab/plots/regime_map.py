@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from fedlora_lab._utils.validation import check
+from fedlora_lab.measures.straight_line import Line, fit_line
 from fedlora_lab.plots import style
-from fedlora_lab.plots.tidy import Line, fit_line
 
 LOW, HIGH = -0.8, 0.5  # shares of the room beyond them are drawn at the edge
 MARKERS = "os^DvP"

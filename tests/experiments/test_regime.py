@@ -38,10 +38,14 @@ def measured(leads, prediction=PREDICTION, spread=0.01) -> Any:
     return pd.concat(found, ignore_index=True)
 
 
+def lead_at(unit, amplification):
+    return -0.3 * np.log10(amplification / regime.BOUNDARY[unit])
+
+
 def by_the_form(cell):
-    """Both factors ahead left of the boundary and behind right of it; turns half as far; a balanced
-    start ahead of the better of the two by a tenth."""
-    lead = 0.2 if cell["amplification"] < regime.BOUNDARY[cell["unit"]] else -0.4
+    """Both factors ahead left of the boundary and behind right of it, along a line; turns half as
+    far; a balanced start ahead of the better of the two by a tenth."""
+    lead = lead_at(cell["unit"], cell["amplification"])
     return lead, lead / 2, max(lead, 0.0) + 0.1
 
 
@@ -65,7 +69,7 @@ def test_a_lead_is_a_share_of_its_cells_room(cells):
     both = cells[cells["pair"] == "both"].reset_index(drop=True)
     assert np.allclose(cells["room"], ROOM) and (cells["collapsed"] == 0).all()
     last = both.iloc[-1]
-    assert last["mean"] == pytest.approx(0.2)
+    assert last["mean"] == pytest.approx(lead_at(last["unit"], last["amplification"]))
     half = (last["high"] - last["low"]) / 2
     ratio = t.ppf(1 - 0.025 / 64, 5) / t.ppf(0.975, 5)
     assert (last["high_together"] - last["low_together"]) / 2 == pytest.approx(ratio * half)
@@ -145,14 +149,14 @@ def situation(noise, **plan):
 
 
 def test_the_guide_answers_by_the_cells_near(cells):
-    """Of the same unit and the nearest in amplification; outside of them by the closed form."""
+    """By the line through the cells of its unit, at its own amplification, with the nearest of them
+    named; outside of them by the closed form."""
     little, much = fl.guide(*situation(0.5), cells=cells), fl.guide(*situation(2.5), cells=cells)
     assert (little.take, much.take) == ("balanced-lora", "balanced-lora")
-    assert "both factors lead one by +20 % of the room" in str(little)
-    assert "one factor leads both by +40 % of the room" in str(much)
-    assert "single cells +40 to +40 %" in str(much)
-    for found in (little, much):
-        assert "a balanced start adds +10 % of the room" in str(found) and "\n" not in str(found)
+    for found, told in ((little, "both factors lead one by"), (much, "one factor leads both by")):
+        lead = 100 * abs(lead_at("client", found.amplification))
+        assert f"{told} {lead:+.0f} % of the room" in str(found) and "\n" not in str(found)
+        assert "a balanced start adds +10 % of the room" in str(found)
         own = cells.query("unit == 'client' and pair == 'both'")
         away = np.abs(np.log(own["amplification"] / found.amplification))
         assert set(found.cells.index) == set(away.nsmallest(5, keep="first").index)
@@ -174,7 +178,7 @@ def test_the_guide_says_that_it_cannot_tell(cells):
     mixed = cells.copy()
     mixed["mean"] *= np.where(np.arange(len(mixed)) // 4 % 2, 1, -1)
     found = fl.guide(*situation(0.5), cells=mixed)
-    assert found.take is None and found.sentence.startswith("Cannot tell: in the 5 cells")
+    assert found.take is None and found.sentence.startswith("Cannot tell: by the line")
     task, privacy, plan = situation(0.5, server_optimizer=fl.Adam())
     unknown = fl.guide(task, privacy, plan, cells=cells)
     assert unknown.predicted == "cannot tell" and unknown.sentence.startswith("Cannot tell: the no")

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from frames import FOUNDING, FRAME_PLOTS, line_of, marked, scores_frame, tidy_frame, words
 from matplotlib.text import Text
-from scipy.stats import linregress, t
+from scipy.stats import t
 
 import fedlora_lab as fl
 from fedlora_lab import plots
@@ -328,20 +328,3 @@ def test_nothing_is_cut_off(frame, name):
         if text.get_text().strip():
             assert box.x0 >= -1 and box.y0 >= -1, text
             assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, text
-
-
-def test_a_line_and_where_it_is_zero():
-    """Slope as SciPy's; the interval of the zero holds the truth in 95 % of draws; an even line has
-    no zero that one could name."""
-    rng, x = np.random.default_rng(0), np.linspace(0, 3, 12)
-    y = 0.4 - 0.5 * x + 0.2 * rng.standard_normal((1000, len(x)))
-    found, other = tidy.fit_line(x, y[0]), linregress(x, y[0])
-    assert found.slope == pytest.approx(other.slope)
-    assert found.half_slope == pytest.approx(t.ppf(0.975, 10) * other.stderr)
-    assert found.at(0)[0] == pytest.approx(other.intercept)
-    assert found.at(0)[1] == pytest.approx(t.ppf(0.975, 10) * other.intercept_stderr)
-    zeros = np.array([tidy.fit_line(x, row).zero for row in y])
-    assert np.mean((zeros[:, 1] < 0.8) & (zeros[:, 2] > 0.8)) == pytest.approx(0.95, abs=0.02)
-    assert np.isnan(tidy.fit_line(x, rng.standard_normal(12)).zero).all()
-    with pytest.raises(ValueError, match=r"^x="):
-        tidy.fit_line([1, 1, 1], [0, 1, 2])

@@ -69,7 +69,9 @@ def regime(cells: pd.DataFrame) -> style.Picture:
         lines.append(told)
         for row, x in zip(part.itertuples(), _side_by_side(part["amplification"]), strict=True):
             _cell(ax, x, row, colours, MARKERS[tasks.index(row.task) % len(MARKERS)], MISS)
-        ax.set_title(f"{UNITS[unit]}: {_words(told, edge)}", fontsize=9.5)
+        ax.set_title(UNITS[unit], fontsize=9.5)
+        within: Any = {"transform": ax.transAxes, "va": "bottom", "weight": "bold"}
+        style.note(ax, 0.02, 0.025, _words(told, edge), FIT, 8.5, **within)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_major_locator(FixedLocator([x / 10 for x in range(-8, 5, 2)]))
         ax.yaxis.set_major_formatter(FuncFormatter(_share))
@@ -86,8 +88,8 @@ def regime(cells: pd.DataFrame) -> style.Picture:
         else "The lead of both, over the noise that a run will have"
     )
     figure.text(0.012, 0.98, head, size=12.5, weight="bold", va="top")
-    told = f"Of {hits + misses} decided cells {hits} came out as predicted before the runs; "
-    told += f"{open_} are not decided one by one."
+    told = f"Cells decided one by one: {hits} as predicted before the runs, {misses} otherwise; "
+    told += f"{open_} are not decided."
     figure.text(0.012, 0.93, told, size=9, va="top", color=style.SOFT)
     _legend(figure, colours, tasks)
     seeds = f"{int(there['seeds'].min())} to {int(there['seeds'].max())}"
@@ -119,9 +121,10 @@ def _line(ax: Any, part: Any) -> Line:
 def _words(line: Line | None, edge: float) -> str:
     """Where the lead changes sign, as measured and as predicted."""
     if line is None or math.isnan(line.zero[0]):
-        return f"predicted to change at {edge:.2g}"
+        return f"predicted to be level at {edge:g}"
     zero, low, high = (f"{10**value:.2g}" for value in line.zero)
-    return f"level at {zero} [{low}, {high}], predicted {edge:.2g}"
+    told = f"line through all cells: level at {zero}\n95 % interval {low} to {high}; predicted "
+    return f"{told}{edge:g}"
 
 
 def _cell(ax: Any, x: float, row: Any, colours: Any, marker: str, miss: str) -> None:

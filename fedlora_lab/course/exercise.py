@@ -24,12 +24,14 @@ from dataclasses import dataclass
 from functools import cache, partial
 from html import escape
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedlora_lab._utils.validation import check as _check
-from fedlora_lab._utils.validation import check_whole
+from fedlora_lab._utils.validation import check_one_of, check_whole
+from fedlora_lab.course import assignment
 from fedlora_lab.course.prediction import all_predictions, predict, reveal
 from fedlora_lab.course.progress import SOLVED, TRIED, note, progress
 from fedlora_lab.course.question import PREDICTION, entries, flow, to_html
@@ -38,6 +40,7 @@ __all__ = [
     "all_exercises",
     "all_predictions",
     "check",
+    "export",
     "predict",
     "progress",
     "reveal",
@@ -390,6 +393,28 @@ def _unwritten(answer: Any) -> bool:
     code = getattr(answer, "__code__", None)
     steps = [step for step in dis.get_instructions(code) if step.opname != "RESUME"] if code else []
     return len(steps) <= 2 and any(step.argval is ... for step in steps)
+
+
+def export(kind: str, lesson: int, path: str | Path) -> Path:
+    """Writes a lesson's exercises as an assignment: the instructor's notebook, with solutions.
+
+    Args:
+        kind: "nbgrader" or "otter"; of the grader that makes the students' notebook of it.
+        lesson: number of the notebook.
+        path: of the file to write, ending in .ipynb.
+    Returns: the path.
+    Guarantees: test_assignment.py::test_an_assignment_is_graded.
+
+    >>> import fedlora_lab as fl, tempfile
+    >>> fl.exercises.export("otter", 2, tempfile.mkdtemp() + "/week-2.ipynb").name
+    'week-2.ipynb'
+    """
+    check_one_of("kind", kind, ("nbgrader", "otter"))
+    one_of = [one for key, one in all_exercises().items() if key.startswith(f"{lesson:02}.")]
+    _check(bool(one_of), "lesson", lesson, "the number of a notebook with exercises")
+    _check(Path(path).suffix == ".ipynb", "path", str(path), "a name that ends in .ipynb")
+    assignment.write(one_of, kind, Path(path))
+    return Path(path)
 
 
 def show(key: str) -> Exercise:

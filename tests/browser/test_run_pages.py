@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from lab import cut_off, open_notebook
+from lab import accessibility_faults, cut_off, open_notebook
 
 CELLS = {
     "setup": """
@@ -155,6 +155,7 @@ def test_a_reader_runs_compares_sweeps_and_copies(notebook, show):
     output.page.wait_for_function("e => e.value === '3'", arg=rounds)
     for theme in ("Light", "Dark"):
         notebook.dress(theme, width=1024)
+        assert accessibility_faults(notebook.page, ".fl-bench") == []
         assert cut_off(output) == []
 
 

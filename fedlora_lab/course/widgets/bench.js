@@ -12,7 +12,7 @@ const BENCH = `.fl-bench{max-width:1180px}.fl-bench .knobs{gap:4px 18px}
 .fl-bench .rate button{min-height:24px;padding:0 10px;line-height:22px}.fl-bench button[aria-expanded=true]{background:${ink("grid")}}.fl-bench button:disabled{opacity:.45;cursor:default}.fl-bench progress{width:100%;height:6px;accent-color:${ink("blue")}}
 .fl-bench dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(168px,1fr));gap:2px 14px;margin:6px 0;padding:6px 10px;border-radius:6px;background:color-mix(in srgb,${ink("grid")} 45%,transparent);min-height:82px;align-content:start}
 .fl-bench :is(dt,dd){float:none;width:auto;margin:0;padding:0}.fl-bench dt{font-size:12px;color:${ink("soft")};font-weight:400}.fl-bench dd{white-space:nowrap;overflow:hidden;text-overflow:ellipsis;font-weight:600;font-variant-numeric:tabular-nums}
-.fl-bench .rate{grid-column:1/-1;min-height:30px;line-height:30px;font-size:12.5px;color:${ink("soft")}}
+.fl-bench .rate :is(dt,dd){display:inline;margin:0;font:inherit;color:inherit;white-space:normal}.fl-bench .rate{grid-column:1/-1;min-height:30px;line-height:30px;font-size:12.5px;color:${ink("soft")}}
 .fl-bench .group{border:1px solid ${ink("grid")};border-radius:6px;padding:6px 10px;margin:4px 0}.fl-bench [hidden]{display:none!important}
 .fl-bench .all{font-size:12.5px!important;color:${ink("soft")}!important;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}.fl-bench .tries{margin:5px 0}
 .fl-bench .state{min-height:21px;font-size:13px!important;color:${ink("soft")}!important}.fl-bench .state[role=alert]{color:${ink("red")}!important;font-weight:600}
@@ -112,7 +112,7 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
   function foresee() {
     const {words, offer} = get("advice");
     find("dl").innerHTML = get("facts").map(([term, words]) => `<div><dt>${escaped(term)}</dt><dd title="${escaped(words)}">${escaped(words)}</dd></div>`).join("")
-      + `<div class="rate">learning rate ${escaped(get("values").lr)} · ${escaped(words)} ${offer ? button("use it", "suggest", "take the suggested learning rate") : ""}</div>`;
+      + `<div class="rate"><dt>learning rate</dt> <dd>${escaped(get("values").lr)} · ${escaped(words)} ${offer ? button("use it", "suggest", "take the suggested learning rate") : ""}</dd></div>`;
   }
 
   // The panels

@@ -16,7 +16,10 @@ IMPORTS = (
 
 
 def write(exercises: Sequence[Any], kind: str, path: Path) -> None:
-    """Writes a question, an answer and a check for each; see `fedlora_lab.exercises.export`."""
+    """Writes a question, an answer and a check for each; see `fedlora_lab.exercises.export`.
+
+    Args: exercises: in the order of the notebook. kind: "otter" or "nbgrader". path: of the file.
+    """
     cells = [_cell("raw", "# ASSIGNMENT CONFIG\nfiles: []")] if kind == "otter" else []
     cells.append(_cell("code", IMPORTS))
     for one in exercises:

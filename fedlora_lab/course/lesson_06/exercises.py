@@ -10,9 +10,11 @@ from fedlora_lab.methods.filters import product_space
 
 
 def _federation(rng):
+    """A step size at which no schedule diverges, whatever factors and scale are drawn."""
     B, A = rng.standard_normal((4, 2)), rng.standard_normal((2, 5))
-    wanted, p = rng.standard_normal((3, 4, 5)), rng.dirichlet([4, 2, 1])
-    return B, A, wanted, p, 0.04, rng.uniform(1.2, 2), 2, int(rng.integers(3, 6))
+    wanted, p, gamma = rng.standard_normal((3, 4, 5)), rng.dirichlet([4, 2, 1]), rng.uniform(1.2, 2)
+    eta = 0.3 / (gamma * max(norm(B, 2), norm(A, 2))) ** 2
+    return B, A, wanted, p, eta, gamma, 2, int(rng.integers(3, 6))
 
 
 def _noise(rng):

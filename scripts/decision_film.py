@@ -7,8 +7,7 @@ import json
 from typing import Any
 
 import fedlora_lab as fl
-from fedlora_lab.course.lesson_04.figures import decisions
-from fedlora_lab.course.lesson_04.widget import FILM, film
+from fedlora_lab.course.lesson_04.figures import FILM, decisions, film
 
 SCANS = (241, 113, 210)  # noise undoes the decision, carries it, does not matter
 

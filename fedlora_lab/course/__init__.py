@@ -7,7 +7,6 @@
 """
 
 from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -23,17 +22,12 @@ def lesson(number: int) -> SimpleNamespace:
     """Collects the figures and widgets of one notebook, so that it can call them by name.
 
     Args: number: of the notebook, 0 to 14.
-    Returns: a namespace with the public functions and classes of the lesson's ``figures.py`` and
-        ``widget.py``, empty for the lessons that use the library's own figures only.
+    Returns: a namespace with the public functions and classes of the lesson's ``figures.py``.
     """
     check_whole("number", number, 0, 14)
-    room, found = f"lesson_{number:02}", {}
-    for part in ("figures", "widget"):
-        if (Path(__file__).parent / room / f"{part}.py").exists():
-            module = import_module(f"fedlora_lab.course.{room}.{part}")
-            own = vars(module).items()
-            found |= {k: v for k, v in own if getattr(v, "__module__", "") == module.__name__}
-    return SimpleNamespace(**{k: v for k, v in found.items() if not k.startswith("_")})
+    module = import_module(f"fedlora_lab.course.lesson_{number:02}.figures")
+    own = {k: v for k, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
+    return SimpleNamespace(**{k: v for k, v in own.items() if not k.startswith("_")})
 
 
 def __getattr__(name: str) -> Any:

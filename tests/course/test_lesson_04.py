@@ -11,7 +11,7 @@ from frames import limits, words
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.course.lesson_04 import figures, widget
+from fedlora_lab.course.lesson_04 import figures
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_the_film_is_of_the_run():
     script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "decision_film.py"))
     task, privacy, plan = script["setting"]()
     found = figures.decisions(task, privacy, plan.replace(rounds=2), seed=0)
-    made, kept = widget.film(found, task, script["SCANS"]), widget.decisions_film()
+    made, kept = figures.film(found, task, script["SCANS"]), figures.decisions_film()
     assert [len(one["noisy"]) for one in kept["scans"]] == [plan.rounds + 1] * len(made["scans"])
     for name in ("changed", "right"):
         both = (np.array(x[name])[..., :3] for x in (made, kept))
@@ -130,7 +130,7 @@ def test_the_film_is_of_the_run():
 
 
 def test_the_strip_is_drawn_from_the_film():
-    film = widget.decisions_film()
+    film = figures.decisions_film()
     one = film["scans"][1]
     figure: Any = figures.decision_strip(film, 1, (0, 20))
     for ax, t in zip(figure.axes[1:], (0, 20), strict=True):

@@ -12,8 +12,7 @@ from frames import limits, marked
 from scipy.stats import t
 
 from fedlora_lab.course.lesson_09 import figures
-from fedlora_lab.course.lesson_09.figures import View, means_and_gaps
-from fedlora_lab.course.lesson_09.widget import results_explorer
+from fedlora_lab.course.lesson_09.figures import View, means_and_gaps, results_explorer
 
 VIEW = View("accuracy", "epsilon", ("fedlora", "ffa-lora"), "ffa-lora", {"alpha": 0.5})
 

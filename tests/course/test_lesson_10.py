@@ -7,7 +7,7 @@ import pytest
 from frames import words
 
 import fedlora_lab as fl
-from fedlora_lab.course.lesson_10 import figures, widget
+from fedlora_lab.course.lesson_10 import figures
 from fedlora_lab.course.lesson_10.figures import cost_and_deviation
 from fedlora_lab.federated import dry_run
 from fedlora_lab.plots import style
@@ -114,10 +114,10 @@ def test_bytes_of_other_layers_are_counted():
 @pytest.mark.parametrize("slug", ["ffa-lora", "fedex-lora", "fed-sb"])
 def test_the_dial_counts_bytes(slug):
     """As a dry run of the method at this width, rank and number of clients does."""
-    row = widget._row(slug, fl.methods.table().loc[slug])
+    row = figures._row(slug, fl.methods.table().loc[slug])
     for i, j, k in ((0, 6, 4), (3, 2, 0), (1, 0, 2)):
-        size: Any = {"rank": widget.RANKS[j], "clients": widget.CLIENTS[k]}
-        layers: Any = ((widget.WIDTHS[i],) * 2,)
+        size: Any = {"rank": figures.RANKS[j], "clients": figures.CLIENTS[k]}
+        layers: Any = ((figures.WIDTHS[i],) * 2,)
         one, down = dry_run.client_bytes(fl.methods.ALL[slug], layers=layers, **size), row["down"]
         down = down[i][j] if isinstance(down[i][j], int) else down[i][j][k]
         assert (row["up"][i][j], down) == (one.up, one.down)

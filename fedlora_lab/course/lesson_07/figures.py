@@ -13,6 +13,7 @@ from torch import nn
 
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check_number
+from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.measures.gradients import spectrum
 from fedlora_lab.methods.filters import binomial
 from fedlora_lab.plots import style
@@ -308,3 +309,13 @@ def sensors(shuffle: bool = False, clients: int = 10, examples: int = 128, seed:
         loss=squared_error,
         metrics=select_metrics((), "regression"),
     )
+
+
+def filter_explorer() -> Dial:
+    """Offers filter, smoothness, noise and shuffled channels beside a gradient and its spectrum.
+
+    Guarantees: shares are `theory.filtered_energy` (tests/browser/test_dials.py::test_formulas).
+    """
+    about = "A low-pass filter along the channels: what it keeps of a gradient, and of the noise."
+    values = {"taps": 5, "smoothness": 0.6, "noise": 1.0, "shuffle": False}
+    return Dial(7, "filter_explorer", about, **values)

@@ -11,6 +11,7 @@ import pandas as pd
 from fedlora_lab._utils.validation import check
 from fedlora_lab.audit import bounds
 from fedlora_lab.audit import simulated_audits as audits
+from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.plots import style
 
 if TYPE_CHECKING:
@@ -365,3 +366,15 @@ def _bounds(ax: Any, audits: "list[Audit]", gaussian: bool) -> None:
     ax.set_title(
         f"{len(caught) or 'None'} of {len(audits)} shown to spend more than stated", fontsize=9.5
     )
+
+
+def audit_explorer() -> Dial:
+    """Offers canaries, promise and size of a bug beside one audit of a single noised sum.
+
+    Canaries and noise are drawn in the browser, the same for every promise and bug.
+
+    Guarantees: the bound is `audit.bounds.one_run_lower_bound`
+        (tests/browser/test_dials.py::test_formulas).
+    """
+    about = "One audit in one run: what is seen of its canaries, and ε as proved, provable, stated."
+    return Dial(12, "audit_explorer", about, canaries=200, epsilon=2, leak=1)

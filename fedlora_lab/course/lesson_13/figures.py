@@ -11,6 +11,7 @@ from fedlora_lab import theory
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.audit.simulated_audits import DELTA, gaussian_noise_multiplier
 from fedlora_lab.course import check_figure as checks
+from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.plots import style
 
 if TYPE_CHECKING:
@@ -218,3 +219,14 @@ def accuracy_by_trust(frame: "pd.DataFrame", start: float, title: str) -> style.
     words = f"dots: {part['seed'].nunique()} seeds; diamonds: mean; bars: its 95 % interval"
     style.footer(figure, f"{words}; dotted: before training")
     return figure
+
+
+def trust_explorer() -> Dial:
+    """Offers whom to trust, clients, promise and colluders beside the noise and who faces which ε.
+
+    Guarantees: noise and ε are `theory.trust_level` and those of `theory.surviving_multiplier`
+        (tests/browser/test_dials.py::test_formulas).
+    """
+    about = "One promise under three kinds of trust: the noise it needs, and who faces which ε."
+    values = {"trust": "secagg", "clients": 50, "epsilon": 2, "colluders": 10}
+    return Dial(13, "trust_explorer", about, **values)

@@ -33,8 +33,16 @@ from fedlora_lab._utils.validation import check as _check
 from fedlora_lab._utils.validation import check_one_of, check_whole
 from fedlora_lab.course import assignment
 from fedlora_lab.course.prediction import all_predictions, predict, reveal
-from fedlora_lab.course.progress import SOLVED, TRIED, note, progress
-from fedlora_lab.course.question import PREDICTION, entries, flow, to_html
+from fedlora_lab.course.question import (
+    PREDICTION,
+    SOLVED,
+    TRIED,
+    entries,
+    flow,
+    note,
+    progress,
+    to_html,
+)
 
 __all__ = [
     "all_exercises",
@@ -183,6 +191,28 @@ class Calls:
         """How the results differ in their form, in one line; "" where they do not."""
         lines = (_difference(one, other) for one, other in zip(found, wanted, strict=True))
         return next(filter(None, lines), "")
+
+
+def vary(
+    function: Callable[..., Any], then: Callable[[Any], Any] = lambda result: result, **changes: Any
+) -> Callable[..., Any]:
+    """Makes a mistake of a right function: other arguments, or something more done to its result.
+
+    Args: function: such as a solution; then: result -> the mistake's; changes: argument -> a value
+        in its place, or a function of what was given.
+
+    >>> vary(pow, exp=lambda exp: exp + 1)(2, 3)
+    16
+    """
+    signature = inspect.signature(function)
+
+    def varied(*given: Any) -> Any:
+        arguments = signature.bind(*given).arguments
+        for name, change in changes.items():
+            arguments[name] = change(arguments[name]) if callable(change) else change
+        return then(function(*arguments.values()))
+
+    return varied
 
 
 def _first_line(error: Exception, function: Any) -> str:

@@ -13,8 +13,7 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab._utils.validation import check, check_one_of
-from fedlora_lab.course.progress import note, seen
-from fedlora_lab.course.question import PREDICTION, entries, flow, to_html
+from fedlora_lab.course.question import PREDICTION, entries, flow, note, seen, to_html
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,7 +16,7 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.course import exercise, progress
+from fedlora_lab.course import exercise, question
 from fedlora_lab.course.exercise import Calls, Exercise, Letters, Numbers, all_exercises, check
 from fedlora_lab.course.prediction import STRIP, Prediction, all_predictions
 from fedlora_lab.course.question import blocks, flow, to_html
@@ -61,7 +61,7 @@ def test_right_and_wrong_functions_are_told_apart_on_every_draw(one):
     for seed in range(20 if one.reader.draw else 1):
         reader = one.reader.fresh(np.random.default_rng(seed))
         right, *others = (reader.read(function) for function in one.answers)
-        wrong = {function.__name__: reader.read(function) for function, _ in one.wrong}
+        wrong = {message: reader.read(function) for function, message in one.wrong}
         for result in others:
             assert reader.same(result, right), f"seed {seed}: an equal function is refused"
         for name, result in wrong.items():
@@ -385,9 +385,9 @@ def test_progress_without_a_writable_file_is_one_line(tmp_path, monkeypatch, cap
 def test_progress_is_kept_where_the_reader_keeps_data(monkeypatch):
     monkeypatch.delenv("FEDLORA_PROGRESS")
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
-    assert progress.progress_file() == Path("/data/fedlora_lab/progress.json")
+    assert question.progress_file() == Path("/data/fedlora_lab/progress.json")
     monkeypatch.setenv("XDG_DATA_HOME", "")
-    assert progress.progress_file() == Path.home() / ".local/share/fedlora_lab/progress.json"
+    assert question.progress_file() == Path.home() / ".local/share/fedlora_lab/progress.json"
 
 
 def test_bad_exercises_and_keys_are_refused():

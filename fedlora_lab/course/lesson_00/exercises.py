@@ -1,7 +1,9 @@
 """Right and wrong answers to the built exercises of notebook 00."""
 
+import numpy as np
+
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls
+from fedlora_lab.course.exercise import Calls, vary
 
 
 def _noised(rng):
@@ -37,22 +39,15 @@ def split_by_gaps(B, A, U, V):
     return -(F @ H).mean(0), -(u @ H + F @ v + u @ v).mean(0)
 
 
-def whole_and_data(B, A, U, V):
-    D_data, D_noise = split(B, A, U, V)
-    return D_data, D_data + D_noise
+whole_and_data = vary(split, then=lambda parts: (parts[0], sum(parts)))
 
 
 def noise_alone(B, A, U, V):
     return theory.deviation(B, A), theory.deviation(U, V)
 
 
-def turned(B, A, U, V):
-    D_data, D_noise = split(B, A, U, V)
-    return -D_data, -D_noise
-
-
-def exchanged(B, A, U, V):
-    return split(B, A, U, V)[::-1]
+turned = vary(split, then=np.negative)
+exchanged = vary(split, then=lambda parts: parts[::-1])
 
 
 def all_pairs(B, A, U, V):
@@ -87,16 +82,9 @@ def own_work(B, A, G, eta, gamma):
     return whole_change(B, A, G, eta, gamma) - coupling(B, A, G, eta, gamma)
 
 
-def without_scale(B, A, G, eta, gamma):
-    return coupling(B, A, G, eta, 1.0)
-
-
-def uphill(B, A, G, eta, gamma):
-    return -coupling(B, A, G, eta, gamma)
-
-
-def rate_once(B, A, G, eta, gamma):
-    return coupling(B, A, G, eta, gamma) / eta
+without_scale = vary(coupling, gamma=1)
+uphill = vary(coupling, then=np.negative)
+rate_once = vary(coupling, eta=np.sqrt)
 
 
 def in_turns(B, A, G, eta, gamma):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from fedlora_lab.course.exercise import Calls
+from fedlora_lab.course.exercise import Calls, vary
 
 
 def _adapter(rng):
@@ -42,20 +42,15 @@ def in_one_weight(x, W0, B, A, gamma):
     return torch.nn.functional.linear(*map(torch.as_tensor, (x, W0 + gamma * B @ A)))
 
 
-def without_scale(x, W0, B, A, gamma):
-    return x @ W0.T + x @ A.T @ B.T
-
-
-def without_the_base(x, W0, B, A, gamma):
-    return gamma * x @ A.T @ B.T
+without_scale = vary(lora_linear, gamma=1)
+without_the_base = vary(lora_linear, W0=np.zeros_like)
 
 
 def base_scaled_too(x, W0, B, A, gamma):
     return gamma * (x @ W0.T + x @ A.T @ B.T)
 
 
-def scale_at_both(x, W0, B, A, gamma):
-    return x @ W0.T + gamma * (x @ A.T) @ (gamma * B.T)
+scale_at_both = vary(lora_linear, gamma=np.square)
 
 
 # ---- 01.2: the gradients of every example
@@ -77,24 +72,11 @@ def by_autograd(x, h, B, A, gamma):
     return tuple(torch.stack(part) for part in zip(*found, strict=True))
 
 
-def summed(x, h, B, A, gamma):
-    return tuple(part.sum(0) for part in per_example(x, h, B, A, gamma))
-
-
-def gradients_without_scale(x, h, B, A, gamma):
-    return tuple(part / gamma for part in per_example(x, h, B, A, gamma))
-
-
-def scale_squared(x, h, B, A, gamma):
-    return tuple(part * gamma for part in per_example(x, h, B, A, gamma))
-
-
-def other_way_round(x, h, B, A, gamma):
-    return per_example(x, h, B, A, gamma)[::-1]
-
-
-def averaged(x, h, B, A, gamma):
-    return tuple(part / len(x) for part in per_example(x, h, B, A, gamma))
+summed = vary(per_example, then=lambda parts: [part.sum(0) for part in parts])
+gradients_without_scale = vary(per_example, gamma=1)
+scale_squared = vary(per_example, gamma=np.square)
+other_way_round = vary(per_example, then=lambda parts: parts[::-1])
+averaged = vary(per_example, then=lambda parts: [part / len(part) for part in parts])
 
 
 # ---- 01.3: the first step of the weight
@@ -109,12 +91,8 @@ def multiplied_out(G, A, gamma, lr):
     return -lr * gamma**2 * G @ (A.T @ A)
 
 
-def scale_once(G, A, gamma, lr):
-    return first_move(G, A, gamma, lr) / gamma
-
-
-def uphill(G, A, gamma, lr):
-    return -first_move(G, A, gamma, lr)
+scale_once = vary(first_move, gamma=np.sqrt)
+uphill = vary(first_move, lr=np.negative)
 
 
 def in_full(G, A, gamma, lr):

@@ -1,12 +1,13 @@
 """Right and wrong answers to the built exercises of notebook 02."""
 
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 from numpy.linalg import norm
 
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls
+from fedlora_lab.course.exercise import Calls, vary
 
 
 def _factors(rng, clients=5):
@@ -40,13 +41,8 @@ def with_the_library(B, A, n):
     return np.tensordot(p, B, 1), np.tensordot(p, A, 1), theory.deviation(B, A, p)
 
 
-def equal_weights(B, A, n):
-    return fedavg_round(B, A, np.ones(len(n)))
-
-
-def turned_round(B, A, n):
-    mean_B, mean_A, D = fedavg_round(B, A, n)
-    return mean_B, mean_A, -D
+equal_weights = vary(fedavg_round, n=np.ones_like)
+turned_round = vary(fedavg_round, then=lambda parts: (*parts[:2], -parts[2]))
 
 
 def not_divided(B, A, n):
@@ -55,9 +51,7 @@ def not_divided(B, A, n):
     return mean_B, mean_A, mean_B @ mean_A - np.einsum("k,kor,kri->oi", n, B, A)
 
 
-def swapped(B, A, n):
-    mean_B, mean_A, D = fedavg_round(B, A, n)
-    return mean_A, mean_B, D
+swapped = vary(fedavg_round, then=lambda parts: (parts[1], parts[0], parts[2]))
 
 
 def weighted_twice(B, A, n):
@@ -98,8 +92,7 @@ def summed(B, A):
     return norm(B.mean(0) @ A.mean(0) - total) / norm(total)
 
 
-def squared(B, A):
-    return relative(B, A) ** 2
+squared = vary(relative, then=np.square)
 
 
 # ---- 02.4: weights under which D does not vanish
@@ -124,7 +117,7 @@ def witness_at_once(B, A):
     return p
 
 
-def _pair(B, A, score, weight=0.5):
+def _pair(B, A, score=lambda b, a: norm(b @ a), weight=0.5):
     pairs = list(combinations(range(len(B)), 2))
     pair = pairs[np.argmax([score(B[i] - B[j], A[i] - A[j]) for i, j in pairs])]
     p = np.zeros(len(B))
@@ -132,12 +125,8 @@ def _pair(B, A, score, weight=0.5):
     return p
 
 
-def smallest_gap(B, A):
-    return _pair(B, A, lambda b, a: -norm(b @ a))
-
-
-def not_normalised(B, A):
-    return _pair(B, A, lambda b, a: norm(b @ a), 1.0)
+smallest_gap = partial(_pair, score=lambda b, a: -norm(b @ a))
+not_normalised = partial(_pair, weight=1.0)
 
 
 def one_client(B, A):
@@ -164,17 +153,12 @@ def minus_the_deviation(B, A, p, gamma):
     return -gamma * theory.deviation(B, A, p)
 
 
-def turned(B, A, p, gamma):
-    return -residual(B, A, p, gamma)
-
-
-def without_scale(B, A, p, gamma):
-    return residual(B, A, p, gamma) / gamma
+turned = vary(residual, then=np.negative)
+without_scale = vary(residual, gamma=1)
 
 
 def whole_product(B, A, p, gamma):
     return gamma * np.einsum("k,kor,kri->oi", p, B, A)
 
 
-def of_equal_clients(B, A, p, gamma):
-    return residual(B, A, np.full(len(p), 1 / len(p)), gamma)
+of_equal_clients = vary(residual, p=lambda p: np.full(len(p), 1 / len(p)))

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls
+from fedlora_lab.course.exercise import Calls, vary
 
 
 def _batch(rng: np.random.Generator) -> tuple:
@@ -78,8 +78,7 @@ def mean_of_the_drawn(g, C, sigma, b, xi):
     return release(g, C, 0, max(len(g), 1), xi) + sigma * C * xi / b
 
 
-def noise_without_sigma(g, C, sigma, b, xi):
-    return release(g, C, 1, b, xi)
+noise_without_sigma = vary(release, sigma=1)
 
 
 def noise_without_C(g, C, sigma, b, xi):
@@ -125,8 +124,7 @@ def epsilon_not_divided(epsilon, mu):
     return ndtr(mu / 2 - epsilon) - math.exp(epsilon) * ndtr(-mu / 2 - epsilon)
 
 
-def sigma_for_mu(epsilon, mu):
-    return delta(epsilon, 1 / mu)
+sigma_for_mu = vary(delta, mu=lambda mu: 1 / mu)
 
 
 def without_the_half(epsilon, mu):
@@ -148,24 +146,11 @@ def by_a_threshold(fpr, sigma, releases):
     return 1 - ndtr((threshold - math.sqrt(releases)) / sigma)
 
 
-def of_one_release(fpr, sigma, releases):
-    return tpr(fpr, sigma, 1)
-
-
-def adds_up_mu(fpr, sigma, releases):
-    return ndtr(ndtri(fpr) + releases / sigma)
-
-
-def multiplies_by_sigma(fpr, sigma, releases):
-    return ndtr(ndtri(fpr) + math.sqrt(releases) * sigma)
-
-
-def moves_the_wrong_way(fpr, sigma, releases):
-    return ndtr(ndtri(fpr) - math.sqrt(releases) / sigma)
-
-
-def upper_tail(fpr, sigma, releases):
-    return ndtr(ndtri(1 - fpr) + math.sqrt(releases) / sigma)
+of_one_release = vary(tpr, releases=1)
+adds_up_mu = vary(tpr, releases=np.square)
+multiplies_by_sigma = vary(tpr, sigma=lambda sigma: 1 / sigma)
+moves_the_wrong_way = vary(tpr, sigma=np.negative)
+upper_tail = vary(tpr, fpr=lambda fpr: 1 - fpr)
 
 
 # ---- 03.4
@@ -193,8 +178,7 @@ def newer_conversion(sigma, releases, delta):
     return theory.rdp_to_epsilon(orders, rdp, delta)[0]
 
 
-def forgets_the_releases(sigma, releases, delta):
-    return epsilon(sigma, 1, delta)
+forgets_the_releases = vary(epsilon, releases=1)
 
 
 def adds_up_epsilons(sigma, releases, delta):
@@ -205,8 +189,7 @@ def first_order_only(sigma, releases, delta):
     return releases / sigma**2 + math.log(1 / delta)
 
 
-def without_the_two(sigma, releases, delta):
-    return epsilon(sigma / math.sqrt(2), releases, delta)
+without_the_two = vary(epsilon, sigma=lambda sigma: sigma / math.sqrt(2))
 
 
 def divides_by_the_order(sigma, releases, delta):

@@ -1,9 +1,11 @@
 """Right and wrong answers to the exercises of notebook 04."""
 
+from functools import partial
+
 import numpy as np
 
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls
+from fedlora_lab.course.exercise import Calls, vary
 
 
 def _factors(rng):
@@ -81,8 +83,7 @@ def norms(B, A, tau):
     return tau**2 * terms + quadratic(B, A, tau)
 
 
-def root(B, A, tau):
-    return energy(B, A, tau) ** 0.5
+root = vary(energy, then=np.sqrt)
 
 
 # ---- 04.2
@@ -97,32 +98,13 @@ def rho_of_the_library(lr, sigma, C, b, K, N, d_in):
     return theory.amplification(lr * sigma * C / b / K**0.5, N, d_in)
 
 
-def of_one_client(lr, sigma, C, b, K, N, d_in):
-    return rho_of(lr, sigma, C, b, 1, N, d_in)
-
-
-def divided_by_K(lr, sigma, C, b, K, N, d_in):
-    return rho_of(lr, sigma, C, b, K**2, N, d_in)
-
-
-def without_the_batch(lr, sigma, C, b, K, N, d_in):
-    return rho_of(lr, sigma, C, 1, K, N, d_in)
-
-
-def lengths_added(lr, sigma, C, b, K, N, d_in):
-    return N * rho_of(lr, sigma, C, b, K, N, d_in)
-
-
-def one_release(lr, sigma, C, b, K, N, d_in):
-    return rho_of(lr, sigma, C, b, K, 1, d_in)
-
-
-def without_the_three(lr, sigma, C, b, K, N, d_in):
-    return rho_of(lr, sigma, C, b, K, N, d_in) / 3
-
-
-def without_the_rate(lr, sigma, C, b, K, N, d_in):
-    return rho_of(1, sigma, C, b, K, N, d_in)
+of_one_client = vary(rho_of, K=1)
+divided_by_K = vary(rho_of, K=np.square)
+without_the_batch = vary(rho_of, b=1)
+lengths_added = vary(rho_of, N=np.square)
+one_release = vary(rho_of, N=1)
+without_the_three = vary(rho_of, then=lambda rho: rho / 3)
+without_the_rate = vary(rho_of, lr=1)
 
 
 def tau_once(lr, sigma, C, b, K, N, d_in):
@@ -164,38 +146,36 @@ def _scale(lengths, C):
     return np.minimum(1, C / np.maximum(lengths, 1e-12))[:, None, None]
 
 
+def _means(made):
+    return [np.mean(part, 0) for part in zip(*made, strict=True)]
+
+
 def _round_of(
-    given,
-    *,
-    clip=None,
+    *given,
+    clip=lambda a, g, C: (_scale(_sizes(a, g), C),) * 2,
     noise=lambda n, sigma, C, b: sigma * C / b,
-    divisor=None,
-    keep=None,
-    joined=None,
+    divisor=lambda n, b: b,
+    keep=lambda n: True,
+    joined=lambda made: np.matmul(*_means(made)),
 ):
     """A round with one of its parts done otherwise."""
     B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A = given
     made = []
-    for k, (a, g) in enumerate(zip(g_A, g_B, strict=True)):
-        if keep is not None and not keep(len(a)):
+    for a, g, noise_A, noise_B in zip(g_A, g_B, xi_A, xi_B, strict=True):
+        if not keep(n := len(a)):
             continue
-        scales = clip(a, g, C) if clip else (_scale(_sizes(a, g), C),) * 2
-        by, level = (divisor or (lambda n, b: b))(len(a), b), noise(len(a), sigma, C, b)
-        made.append(
-            [
-                x - lr * ((rows * scale).sum(0) / by + level * xi)
-                for x, rows, scale, xi in zip(
-                    (A, B), (a, g), scales, (xi_A[k], xi_B[k]), strict=True
-                )
-            ]
-        )
-    if joined:
-        return joined(made)
-    return np.mean([b for _, b in made], 0) @ np.mean([a for a, _ in made], 0)
+        by, level, (scale_A, scale_B) = divisor(n, b), noise(n, sigma, C, b), clip(a, g, C)
+        new_A = A - lr * ((a * scale_A).sum(0) / by + level * noise_A)
+        new_B = B - lr * ((g * scale_B).sum(0) / by + level * noise_B)
+        made.append((new_B, new_A))
+    return joined(made)
 
 
-def clips_each_tensor(*given):
-    return _round_of(given, clip=lambda a, g, C: (_scale(_sizes(a), C), _scale(_sizes(g), C)))
+def _noise_of_the_drawn(n, sigma, C, b):
+    return sigma * C / max(n, 1)
+
+
+clips_each_tensor = partial(_round_of, clip=lambda a, g, C: [_scale(_sizes(x), C) for x in (a, g)])
 
 
 def clips_the_sum(*given):
@@ -203,18 +183,17 @@ def clips_the_sum(*given):
         length = np.sqrt((a.sum(0) ** 2).sum() + (g.sum(0) ** 2).sum())
         return (min(1.0, C / max(length, 1e-12)),) * 2
 
-    return _round_of(given, clip=clip)
+    return _round_of(*given, clip=clip)
 
 
 def stretches(*given):
     def clip(a, g, C):
         return ((C / np.maximum(_sizes(a, g), 1e-12))[:, None, None],) * 2
 
-    return _round_of(given, clip=clip)
+    return _round_of(*given, clip=clip)
 
 
-def clips_nothing(*given):
-    return _round_of(given, clip=lambda a, g, C: (1.0, 1.0))
+clips_nothing = partial(_round_of, clip=lambda a, g, C: (1.0, 1.0))
 
 
 def clips_after_averaging(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
@@ -225,46 +204,22 @@ def clips_after_averaging(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
     return (B - lr * g) @ (A - lr * a)
 
 
-def noise_on_the_mean(*given):
-    return _round_of(given, noise=lambda n, sigma, C, b: sigma * C)
-
-
-def noise_of_the_drawn(*given):
-    return _round_of(given, noise=lambda n, sigma, C, b: sigma * C / max(n, 1))
-
-
-def divides_by_the_drawn(*given):
-    return _round_of(
-        given,
-        noise=lambda n, sigma, C, b: sigma * C / max(n, 1),
-        divisor=lambda n, b: max(n, 1),
-    )
-
-
-def silent_when_empty(*given):
-    return _round_of(given, noise=lambda n, sigma, C, b: sigma * C / b if n else 0.0)
-
-
-def leaves_the_empty_out(*given):
-    return _round_of(given, keep=bool)
-
-
-def noise_without_C(*given):
-    return _round_of(given, noise=lambda n, sigma, C, b: sigma / b)
-
-
-def averages_products(*given):
-    return _round_of(given, joined=lambda made: np.mean([b @ a for a, b in made], 0))
+noise_on_the_mean = partial(_round_of, noise=lambda n, sigma, C, b: sigma * C)
+noise_of_the_drawn = partial(_round_of, noise=_noise_of_the_drawn)
+divides_by_the_drawn = partial(_round_of, noise=_noise_of_the_drawn, divisor=lambda n, b: max(n, 1))
+silent_when_empty = partial(_round_of, noise=lambda n, sigma, C, b: sigma * C / b if n else 0.0)
+leaves_the_empty_out = partial(_round_of, keep=bool)
+noise_without_C = partial(_round_of, noise=lambda n, sigma, C, b: sigma / b)
+averages_products = partial(_round_of, joined=lambda made: np.mean([b @ a for b, a in made], 0))
 
 
 def weighs_by_the_drawn(*given):
     drawn = [len(g) for g in given[2]]
 
     def joined(made):
-        a, b = (np.average([part[i] for part in made], 0, drawn) for i in (0, 1))
-        return b @ a
+        return np.matmul(*(np.average(part, 0, drawn) for part in zip(*made, strict=True)))
 
-    return _round_of(given, joined=joined)
+    return _round_of(*given, joined=joined)
 
 
 def returns_the_change(*given):
@@ -272,19 +227,12 @@ def returns_the_change(*given):
 
 
 def adds_up_clients(*given):
-    B, A, clients = given[0], given[1], len(given[2])
-    made = [np.zeros_like(A), np.zeros_like(B)]
+    def add(made):
+        both = zip(_means(made), given, strict=False)  # B and A come first
+        return np.matmul(*(start + len(made) * (mean - start) for mean, start in both))
 
-    def add(parts):
-        made[0], made[1] = (sum(part[i] for part in parts) for i in (0, 1))
-        return (made[1] - (clients - 1) * B) @ (made[0] - (clients - 1) * A)
-
-    return _round_of(given, joined=add)
+    return _round_of(*given, joined=add)
 
 
-def steps_uphill(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
-    return private_round(B, A, g_B, g_A, -lr, C, sigma, b, xi_B, xi_A)
-
-
-def without_noise(*given):
-    return _round_of(given, noise=lambda n, sigma, C, b: 0.0)
+steps_uphill = vary(private_round, lr=np.negative)
+without_noise = vary(private_round, sigma=0)

@@ -1,8 +1,10 @@
 """Right and wrong answers to the built exercises of notebook 05."""
 
+from functools import partial
+
 import numpy as np
 
-from fedlora_lab.course.exercise import Calls
+from fedlora_lab.course.exercise import Calls, vary
 
 
 def _change(rng):
@@ -55,24 +57,16 @@ def without_the_inverse(change, A):
     return ((change @ A.T @ A) ** 2).sum() / (change**2).sum()
 
 
-def unit_rows(change, A):
-    return without_the_inverse(change, A / np.linalg.norm(A, axis=1, keepdims=True))
-
-
-def of_lengths(change, A):
-    return kept_share(change, A) ** 0.5
-
-
-def what_is_lost(change, A):
-    return 1 - kept_share(change, A)
+unit_rows = vary(without_the_inverse, A=lambda A: A / np.linalg.norm(A, axis=1, keepdims=True))
+of_lengths = vary(kept_share, then=np.sqrt)
+what_is_lost = vary(kept_share, then=lambda share: 1 - share)
 
 
 def on_average(change, A):
     return len(A) / A.shape[1]
 
 
-def from_the_left(change, A):
-    return kept_share(change.T, A)
+from_the_left = vary(kept_share, change=np.transpose)
 
 
 def with_both_free(change, A):
@@ -92,28 +86,17 @@ def by_what_stays(lr, C, alpha, new_alpha):
     return lr * alpha**2 / new_alpha**2, C / alpha * new_alpha
 
 
-def rate_once(lr, C, alpha, new_alpha):
-    return lr * alpha / new_alpha, C * new_alpha / alpha
+def _moved(lr, C, alpha, new_alpha, *, rate=-2, clip=1):
+    c = new_alpha / alpha
+    return lr * c**rate, C * c**clip
 
 
-def clip_left(lr, C, alpha, new_alpha):
-    return lr * (alpha / new_alpha) ** 2, C
-
-
-def turned(lr, C, alpha, new_alpha):
-    return lr * (new_alpha / alpha) ** 2, C * alpha / new_alpha
-
-
-def clip_falls(lr, C, alpha, new_alpha):
-    return lr * (alpha / new_alpha) ** 2, C * alpha / new_alpha
-
-
-def clip_squared(lr, C, alpha, new_alpha):
-    return lr * (alpha / new_alpha) ** 2, C * (new_alpha / alpha) ** 2
-
-
-def nothing_moved(lr, C, alpha, new_alpha):
-    return lr, C
+rate_once = partial(_moved, rate=-1)
+clip_left = partial(_moved, clip=0)
+turned = partial(_moved, rate=2, clip=-1)
+clip_falls = partial(_moved, clip=-1)
+clip_squared = partial(_moved, clip=2)
+nothing_moved = partial(_moved, rate=0, clip=0)
 
 
 # ---- 05.3: a round of FFA-LoRA
@@ -146,7 +129,7 @@ def _lengths(rows):
 
 
 def _round_of(
-    given, *, length=None, chain=None, noise=lambda n, b: 1 / b, divisor=None, keep=None, end=None
+    *given, length=None, chain=None, noise=lambda n, b: 1 / b, divisor=None, keep=None, end=None
 ):
     """A round with one of its parts done otherwise."""
     B, A, G, gamma, lr, C, sigma, b, xi = given
@@ -168,39 +151,29 @@ def clips_both_factors(*given):
     def length(g, g_B, B, gamma):
         return np.sqrt(_lengths(g_B) ** 2 + _lengths(gamma * B.T @ g) ** 2)
 
-    return _round_of(given, length=length)
+    return _round_of(*given, length=length)
 
 
-def clips_the_weights_gradient(*given):
-    return _round_of(given, length=lambda g, g_B, B, gamma: _lengths(g))
-
-
-def clips_nothing(*given):
-    return _round_of(given, length=lambda g, g_B, B, gamma: np.zeros(len(g)))
-
-
-def chain_rule_without_gamma(*given):
-    return _round_of(given, chain=1)
+clips_the_weights_gradient = partial(_round_of, length=lambda g, g_B, B, gamma: _lengths(g))
+clips_nothing = partial(_round_of, length=lambda g, g_B, B, gamma: np.zeros(len(g)))
+chain_rule_without_gamma = partial(_round_of, chain=1)
 
 
 def product_without_gamma(*given):
     return ffa_round(*given) / given[3]
 
 
-def noise_on_the_mean(*given):
-    return _round_of(given, noise=lambda n, b: 1)
+noise_on_the_mean = partial(_round_of, noise=lambda n, b: 1)
 
 
 def noise_without_C(*given):
-    return _round_of(given, noise=lambda n, b: 1 / b / given[5])
+    return _round_of(*given, noise=lambda n, b: 1 / b / given[5])
 
 
-def divides_by_the_drawn(*given):
-    return _round_of(given, noise=lambda n, b: 1 / max(n, 1), divisor=lambda n: max(n, 1))
-
-
-def leaves_the_empty_out(*given):
-    return _round_of(given, keep=bool)
+divides_by_the_drawn = partial(
+    _round_of, noise=lambda n, b: 1 / max(n, 1), divisor=lambda n: max(n, 1)
+)
+leaves_the_empty_out = partial(_round_of, keep=bool)
 
 
 def moves_A_too(*given):
@@ -210,7 +183,7 @@ def moves_A_too(*given):
         for g in G
     ]
     moved = A - lr * np.mean(steps, 0) / b
-    return _round_of(given, end=lambda mean: gamma * mean @ moved)
+    return _round_of(*given, end=lambda mean: gamma * mean @ moved)
 
 
 def returns_the_change(*given):

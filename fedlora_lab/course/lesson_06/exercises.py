@@ -1,11 +1,13 @@
 """Right and wrong answers to the built exercises of notebook 06."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.linalg import norm, pinv
 
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls
+from fedlora_lab.course.exercise import Calls, vary
 from fedlora_lab.methods.filters import product_space
 
 
@@ -74,10 +76,10 @@ def all_clients_at_once(B, A, wanted, p, eta, gamma, S, T):
     return B, A
 
 
-def _turns(given, word, *, chain=True, weighted=True, broadcast=True):
+def _turns(*given, word=lambda t, s: "BA"[t % 2], chain=True, broadcast=True):
     """`take_turns` with another schedule, ``word(t, s)``, or with one of its parts left out."""
     B, A, wanted, p, eta, gamma, S, T = given
-    p, step = (p if weighted else np.full(len(p), 1 / len(p))), eta * (gamma if chain else 1)
+    step = eta * (gamma if chain else 1)
     held = [(B, A)] * len(wanted)
     for t in range(T):
         for k, (b, a) in enumerate(held):
@@ -92,32 +94,13 @@ def _turns(given, word, *, chain=True, weighted=True, broadcast=True):
     return B, A
 
 
-def a_first(*given):
-    return _turns(given, lambda t, s: "AB"[t % 2])
-
-
-def both_move(*given):
-    return _turns(given, lambda t, s: "AB")
-
-
-def turns_by_step(*given):
-    return _turns(given, lambda t, s: "BA"[s % 2])
-
-
-def a_never(*given):
-    return _turns(given, lambda t, s: "B")
-
-
-def without_the_scale(*given):
-    return _turns(given, lambda t, s: "BA"[t % 2], chain=False)
-
-
-def plain_mean(*given):
-    return _turns(given, lambda t, s: "BA"[t % 2], weighted=False)
-
-
-def never_sent_back(*given):
-    return _turns(given, lambda t, s: "BA"[t % 2], broadcast=False)
+a_first = partial(_turns, word=lambda t, s: "AB"[t % 2])
+both_move = partial(_turns, word=lambda t, s: "AB")
+turns_by_step = partial(_turns, word=lambda t, s: "BA"[s % 2])
+a_never = partial(_turns, word=lambda t, s: "B")
+without_the_scale = partial(_turns, chain=False)
+plain_mean = vary(take_turns, p=lambda p: np.full(len(p), 1 / len(p)))
+never_sent_back = partial(_turns, broadcast=False)
 
 
 # ---- 06.2: the noise that is there after T rounds
@@ -135,37 +118,20 @@ def by_theory(T, tau, d_out, d_in, r, gamma):
     return terms.total
 
 
-def _energy(N_B, N_A, tau, d_out, d_in, r, gamma, start=1 / 3):
+def _energy(*given, rounds=lambda T: (T - T // 2, T // 2), start=1 / 3):
+    """`energy_in_turns` with other numbers of rounds of B and A, or another energy of A's rows."""
+    T, tau, d_out, d_in, r, gamma = given
+    N_B, N_A = rounds(T)
     return gamma**2 * d_out * r * N_B * tau**2 * (start + d_in * N_A * tau**2)
 
 
-def every_round(T, *rest):
-    return _energy(T, T, *rest)
-
-
-def energy_a_first(T, *rest):
-    return _energy(T // 2, T - T // 2, *rest)
-
-
-def half_rounds(T, *rest):
-    return _energy(T / 2, T / 2, *rest)
-
-
-def linear_alone(T, *rest):
-    return _energy(T - T // 2, 0, *rest)
-
-
-def gamma_once(T, *rest):
-    return energy_in_turns(T, *rest) / rest[-1]
-
-
-def orthonormal_start(T, *rest):
-    return _energy(T - T // 2, T // 2, *rest, start=1)
-
-
-def lengths_added(T, tau, *rest):
-    N_B, N_A = T - T // 2, T // 2
-    return _energy(N_B**2, N_A**2, tau, *rest)
+every_round = partial(_energy, rounds=lambda T: (T, T))
+energy_a_first = partial(_energy, rounds=lambda T: (T // 2, T - T // 2))
+half_rounds = partial(_energy, rounds=lambda T: (T / 2, T / 2))
+linear_alone = partial(_energy, rounds=lambda T: (T - T // 2, 0))
+gamma_once = vary(energy_in_turns, gamma=np.sqrt)
+orthonormal_start = partial(_energy, start=1)
+lengths_added = partial(_energy, rounds=lambda T: ((T - T // 2) ** 2, (T // 2) ** 2))
 
 
 # ---- 06.3: clip and noise in the space of the product
@@ -188,47 +154,29 @@ def by_the_librarys_rule(dB, A, C, sigma, xi):
     return ((rows * scale).sum(0) + noise) @ back / len(dB)
 
 
-def _release(given, scale, noise=lambda A, C, xi: C * xi @ pinv(A), divided=True):
+def _in_product(change, A, C):
+    return min(1, C / norm(change @ A))
+
+
+def _release(*given, scale=_in_product, noise=lambda A, C, xi: C * xi @ pinv(A), divided=True):
     dB, A, C, sigma, xi = given
     clipped = sum(change * scale(change, A, C) for change in dB)
     made = sigma * noise(A, C, xi)
     return clipped / len(dB) + made / (len(dB) if divided else 1)
 
 
-def _in_product(change, A, C):
-    return min(1, C / norm(change @ A))
-
-
-def clips_the_factor(*given):
-    return _release(given, lambda change, A, C: min(1, C / norm(change)))
-
-
-def clips_the_largest_direction(*given):
-    return _release(given, lambda change, A, C: min(1, C / norm(change @ A, 2)))
-
-
-def clips_for_the_worst(*given):
-    return _release(given, lambda change, A, C: min(1, C / norm(change) / norm(A, 2)))
-
-
-def clips_nothing(*given):
-    return _release(given, lambda change, A, C: 1)
-
-
-def stretches(*given):
-    return _release(given, lambda change, A, C: C / norm(change @ A))
-
-
-def transposed(*given):
-    return _release(given, _in_product, lambda A, C, xi: C * xi @ A.T)
-
-
-def without_C(*given):
-    return _release(given, _in_product, lambda A, C, xi: xi @ pinv(A))
-
-
-def noise_on_the_mean(*given):
-    return _release(given, _in_product, divided=False)
+clips_the_factor = partial(_release, scale=lambda change, A, C: min(1, C / norm(change)))
+clips_the_largest_direction = partial(
+    _release, scale=lambda change, A, C: min(1, C / norm(change @ A, 2))
+)
+clips_for_the_worst = partial(
+    _release, scale=lambda change, A, C: min(1, C / norm(change) / norm(A, 2))
+)
+clips_nothing = partial(_release, scale=lambda change, A, C: 1)
+stretches = partial(_release, scale=lambda change, A, C: C / norm(change @ A))
+transposed = partial(_release, noise=lambda A, C, xi: C * xi @ A.T)
+without_C = partial(_release, noise=lambda A, C, xi: xi @ pinv(A))
+noise_on_the_mean = partial(_release, divided=False)
 
 
 def summed(*given):

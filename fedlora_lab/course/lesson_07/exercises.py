@@ -1,12 +1,13 @@
 """Right and wrong answers to the exercises of notebook 07."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls
+from fedlora_lab.course.exercise import Calls, vary
 from fedlora_lab.methods.filters import binomial
 
 
@@ -64,7 +65,7 @@ def _clipped(g, C):
     return np.mean([one * min(1, C / np.linalg.norm(one)) for one in g], 0)
 
 
-def _steps(given, turn=lambda s: "BA"[s % 2], clip=_clipped):
+def _steps(*given, turn=lambda s: "BA"[s % 2], clip=_clipped):
     B, A, gradients, lr_B, lr_A, C, steps = given
     for s in range(steps):
         g_B, g_A = gradients(B, A)
@@ -73,24 +74,16 @@ def _steps(given, turn=lambda s: "BA"[s % 2], clip=_clipped):
     return B, A
 
 
-def one_by_one(*given):
-    return _steps(given)
-
-
-def at_once(*given):
-    return _steps(given, turn=lambda s: "BA")
-
-
-def a_first(*given):
-    return _steps(given, turn=lambda s: "AB"[s % 2])
+one_by_one = _steps
+at_once = partial(_steps, turn=lambda s: "BA")
+a_first = partial(_steps, turn=lambda s: "AB"[s % 2])
 
 
 def by_halves(*given):
-    return _steps(given, turn=lambda s: "BA"[2 * s >= given[-1]])
+    return _steps(*given, turn=lambda s: "BA"[2 * s >= given[-1]])
 
 
-def only_b(*given):
-    return _steps(given, turn=lambda s: "B")
+only_b = partial(_steps, turn=lambda s: "B")
 
 
 def stale(B, A, gradients, *rest):
@@ -100,15 +93,15 @@ def stale(B, A, gradients, *rest):
         seen.append(gradients(*factors))
         return seen[-1] if len(seen) % 2 else seen[-2]
 
-    return _steps((B, A, late, *rest))
+    return _steps(B, A, late, *rest)
 
 
 def rates_swapped(B, A, gradients, lr_B, lr_A, *rest):
-    return _steps((B, A, gradients, lr_A, lr_B, *rest))
+    return local_steps(B, A, gradients, lr_A, lr_B, *rest)
 
 
 def one_rate(B, A, gradients, lr_B, lr_A, *rest):
-    return _steps((B, A, gradients, lr_B, lr_B, *rest))
+    return local_steps(B, A, gradients, lr_B, lr_B, *rest)
 
 
 def clips_both(B, A, gradients, lr_B, lr_A, C, steps):
@@ -117,23 +110,13 @@ def clips_both(B, A, gradients, lr_B, lr_A, C, steps):
         lengths = np.sqrt((g_B**2).sum((1, 2)) + (g_A**2).sum((1, 2)))[:, None, None]
         return [g * np.minimum(1, C / lengths) for g in (g_B, g_A)]
 
-    return _steps((B, A, shortened, lr_B, lr_A, C, steps))
+    return _steps(B, A, shortened, lr_B, lr_A, C, steps)
 
 
-def clips_the_mean(*given):
-    return _steps(given, clip=lambda g, C: _clipped(g.mean(0)[None], C))
-
-
-def clips_nothing(*given):
-    return _steps(given, clip=lambda g, C: g.mean(0))
-
-
-def adds_up(*given):
-    return _steps(given, clip=lambda g, C: len(g) * _clipped(g, C))
-
-
-def uphill(B, A, gradients, lr_B, lr_A, *rest):
-    return _steps((B, A, gradients, -lr_B, -lr_A, *rest))
+clips_the_mean = partial(_steps, clip=lambda g, C: _clipped(g.mean(0)[None], C))
+clips_nothing = partial(_steps, clip=lambda g, C: g.mean(0))
+adds_up = partial(_steps, clip=lambda g, C: len(g) * _clipped(g, C))
+uphill = vary(local_steps, lr_B=np.negative, lr_A=np.negative)
 
 
 # ---- 07.2
@@ -164,20 +147,10 @@ def _both(g_B, g_A, **how):
     return _rows(g_B.T, **how).T, _rows(g_A, **how)
 
 
-def zeros(*given):
-    return _both(*given, mode="constant")
-
-
-def without_the_edge(*given):
-    return _both(*given, mode="reflect")
-
-
-def in_a_ring(*given):
-    return _both(*given, mode="wrap")
-
-
-def shorter(*given):
-    return _both(*given, mode=None)
+zeros = partial(_both, mode="constant")
+without_the_edge = partial(_both, mode="reflect")
+in_a_ring = partial(_both, mode="wrap")
+shorter = partial(_both, mode=None)
 
 
 def along_the_rank(g_B, g_A):
@@ -188,24 +161,16 @@ def rows_of_both(g_B, g_A):
     return _rows(g_B), _rows(g_A)
 
 
-def three_taps(*given):
-    return _both(*given, weights=(1, 2, 1), total=4)
-
-
-def plain_mean(*given):
-    return _both(*given, weights=(1, 1, 1, 1, 1), total=5)
-
-
-def not_divided(*given):
-    return _both(*given, total=1)
+three_taps = partial(_both, weights=(1, 2, 1), total=4)
+plain_mean = partial(_both, weights=(1, 1, 1, 1, 1), total=5)
+not_divided = partial(_both, total=1)
 
 
 def a_alone(g_B, g_A):
     return g_B, _rows(g_A)
 
 
-def twice(*given):
-    return _both(*_both(*given))
+twice = vary(filtered, then=lambda parts: filtered(*parts))
 
 
 # ---- 07.4
@@ -228,37 +193,12 @@ def _worth(energy, gain_power=4, along_power=1, root=1, noise=None):
     return along ** (2 / root) / (np.mean(gain**2) if noise is None else noise(gain))
 
 
-def cos_8(energy):
-    return _worth(energy, gain_power=8)
-
-
-def cos_2(energy):
-    return _worth(energy, gain_power=2)
-
-
-def energies_compared(energy):
-    return _worth(energy, along_power=2, root=2)
-
-
-def energy_along(energy):
-    return _worth(energy, along_power=2)
-
-
-def not_squared(energy):
-    return _worth(energy, root=2)
-
-
-def mean_squared(energy):
-    return _worth(energy, noise=lambda gain: np.mean(gain) ** 2)
-
-
-def noise_summed(energy):
-    return _worth(energy, noise=lambda gain: np.sum(gain**2))
-
-
-def noise_left_out(energy):
-    return _worth(energy, noise=lambda gain: 1.0)
-
-
-def flat(energy):
-    return _worth(np.ones(len(energy)))
+cos_8 = partial(_worth, gain_power=8)
+cos_2 = partial(_worth, gain_power=2)
+energies_compared = partial(_worth, along_power=2, root=2)
+energy_along = partial(_worth, along_power=2)
+not_squared = partial(_worth, root=2)
+mean_squared = partial(_worth, noise=lambda gain: np.mean(gain) ** 2)
+noise_summed = partial(_worth, noise=lambda gain: np.sum(gain**2))
+noise_left_out = partial(_worth, noise=lambda gain: 1.0)
+flat = vary(worth, energy=np.ones_like)

@@ -1,11 +1,13 @@
 """Right and wrong answers to the exercises of notebook 08: a code, a copy, and a server's step."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from scipy.special import ndtri
 
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls
+from fedlora_lab.course.exercise import Calls, vary
 from fedlora_lab.methods.aggregation import MeanUpdate
 from fedlora_lab.methods.quantization import normal_float, normal_levels
 from fedlora_lab.methods.state import ParamKey, ServerState
@@ -108,12 +110,8 @@ def unscaled(x, levels, block):
     return levels[_nearest(x, levels)]
 
 
-def not_scaled_back(x, levels, block):
-    return _by_block(x, levels, block, lambda p, v: v[_nearest(p / np.abs(p).max(), v)])
-
-
-def largest_signed(x, levels, block):
-    return _by_block(x, levels, block, lambda p, v: v[_nearest(p / p.max(), v)] * p.max())
+not_scaled_back = partial(_by_block, rule=lambda p, v: v[_nearest(p / np.abs(p).max(), v)])
+largest_signed = partial(_by_block, rule=lambda p, v: v[_nearest(p / p.max(), v)] * p.max())
 
 
 def rounds_down(x, levels, block):
@@ -124,8 +122,7 @@ def rounds_down(x, levels, block):
     return _by_block(x, levels, block, rule)
 
 
-def places(x, levels, block):
-    return _by_block(x, levels, block, lambda p, v: _nearest(p / np.abs(p).max(), v))
+places = partial(_by_block, rule=lambda p, v: _nearest(p / np.abs(p).max(), v))
 
 
 # ---- 08.4: the server's step
@@ -151,17 +148,12 @@ def towards_the_mean(psi, sent, uploads, weights, eta):
     return psi + eta * weights @ (uploads - psi)
 
 
-def without_rate(psi, sent, uploads, weights, eta):
-    return psi + weights @ (uploads - sent)
+without_rate = vary(server_step, eta=1)
 
 
 def copy_taken_once(psi, sent, uploads, weights, eta):
     return psi + eta * (weights @ uploads - sent)
 
 
-def weights_made_to_sum(psi, sent, uploads, weights, eta):
-    return psi + eta * weights / weights.sum() @ (uploads - sent)
-
-
-def against_it(psi, sent, uploads, weights, eta):
-    return psi - eta * weights @ (uploads - sent)
+weights_made_to_sum = vary(server_step, weights=lambda weights: weights / weights.sum())
+against_it = vary(server_step, eta=np.negative)

@@ -1,5 +1,6 @@
 """Right and wrong answers to the built exercises of notebook 09."""
 
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -7,7 +8,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls
+from fedlora_lab.course.exercise import Calls, vary
 
 
 def _pair(rng, methods=2, seeds=8):
@@ -98,7 +99,11 @@ def pair_by_pair(scores):
     return np.array([pair.confidence_interval(level).high for pair in pairs])
 
 
-def _upper_ends(scores, quantile, paired=True, sign=1, end=1):
+def _for_all_pairs(m):
+    return 1 - 0.05 / (m * (m - 1))
+
+
+def _upper_ends(scores, quantile=_for_all_pairs, paired=True, sign=1, end=1):
     m, n = scores.shape
     best = scores.mean(axis=1).argmax()
     others = np.delete(scores, best, axis=0)
@@ -109,32 +114,12 @@ def _upper_ends(scores, quantile, paired=True, sign=1, end=1):
     return gaps.mean(axis=1) + end * student.ppf(quantile(m), n - 1) * spread / n**0.5
 
 
-def _for_all_pairs(m):
-    return 1 - 0.05 / (m * (m - 1))
-
-
-def uncorrected(scores):
-    return _upper_ends(scores, lambda m: 0.975)
-
-
-def with_the_best_only(scores):
-    return _upper_ends(scores, lambda m: 1 - 0.05 / (2 * (m - 1)))
-
-
-def on_one_side(scores):
-    return _upper_ends(scores, lambda m: 1 - 0.05 / (m * (m - 1) / 2))
-
-
-def lower_ends(scores):
-    return _upper_ends(scores, _for_all_pairs, end=-1)
-
-
-def turned(scores):
-    return _upper_ends(scores, _for_all_pairs, sign=-1)
-
-
-def columns_apart(scores):
-    return _upper_ends(scores, _for_all_pairs, paired=False)
+uncorrected = partial(_upper_ends, quantile=lambda m: 0.975)
+with_the_best_only = partial(_upper_ends, quantile=lambda m: 1 - 0.05 / (2 * (m - 1)))
+on_one_side = partial(_upper_ends, quantile=lambda m: 1 - 0.05 / (m * (m - 1) / 2))
+lower_ends = partial(_upper_ends, end=-1)
+turned = partial(_upper_ends, sign=-1)
+columns_apart = partial(_upper_ends, paired=False)
 
 
 # ---- 09.3: the amplification number of a path of one
@@ -161,13 +146,11 @@ def turned_over(sigma, q, K, N, d_in):
     return 3 * d_in * N**2 * (sigma / (q * K)) ** 2
 
 
-def without_participation(sigma, q, K, N, d_in):
-    return rho_of_unit_path(sigma, 1, K, N, d_in)
+without_participation = vary(rho_of_unit_path, q=1)
 
 
 def not_squared(sigma, q, K, N, d_in):
     return 3 * d_in * sigma / (q * K)
 
 
-def without_three(sigma, q, K, N, d_in):
-    return rho_of_unit_path(sigma, q, K, N, d_in) / 3
+without_three = vary(rho_of_unit_path, then=lambda rho: rho / 3)

@@ -4,7 +4,7 @@ the rank leaves out, and the noise that two servers keep."""
 import numpy as np
 from numpy.linalg import norm, qr, svd
 
-from fedlora_lab.course.exercise import Calls
+from fedlora_lab.course.exercise import Calls, vary
 
 
 def _uploads(rng):
@@ -30,9 +30,7 @@ def serve_by_gaps(B, A):
     return B.mean(0), A.mean(0), gaps.mean(0)
 
 
-def deviation_for_residual(B, A):
-    mean_B, mean_A, residual = serve(B, A)
-    return mean_B, mean_A, -residual
+deviation_for_residual = vary(serve, then=lambda parts: (*parts[:2], -parts[2]))
 
 
 def whole_product(B, A):
@@ -44,13 +42,8 @@ def summed_gaps(B, A):
     return mean_B, mean_A, len(B) * residual
 
 
-def no_residual(B, A):
-    mean_B, mean_A, residual = serve(B, A)
-    return mean_B, mean_A, 0 * residual
-
-
-def factors_alone(B, A):
-    return B.mean(0), A.mean(0)
+no_residual = vary(serve, then=lambda parts: (*parts[:2], 0 * parts[2]))
+factors_alone = vary(serve, then=lambda parts: parts[:2])
 
 
 def _cut(product, rank):
@@ -78,12 +71,8 @@ def of_each_product(B, A):
     return np.mean([_cut(product, A.shape[1]) for product in B @ A])
 
 
-def share_kept(B, A):
-    return (1 - share_lost(B, A) ** 2) ** 0.5
-
-
-def squared(B, A):
-    return share_lost(B, A) ** 2
+share_kept = vary(share_lost, then=lambda share: (1 - share**2) ** 0.5)
+squared = vary(share_lost, then=np.square)
 
 
 def absolute(B, A):
@@ -112,12 +101,8 @@ def averaged_before_scaling(z_B, z_A, tau):
     return noise_kept(z_B, z_A, tau / len(z_B) ** 0.5)
 
 
-def norms_of_noise(z_B, z_A, tau):
-    return np.sqrt(noise_kept(z_B, z_A, tau))
-
-
-def servers_swapped(z_B, z_A, tau):
-    return noise_kept(z_B, z_A, tau)[::-1]
+norms_of_noise = vary(noise_kept, then=np.sqrt)
+servers_swapped = vary(noise_kept, then=lambda parts: parts[::-1])
 
 
 def mean_of_energies(z_B, z_A, tau):

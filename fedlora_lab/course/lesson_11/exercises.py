@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.linalg import eigh, norm, pinv, svd
 
-from fedlora_lab.course.exercise import Calls
+from fedlora_lab.course.exercise import Calls, vary
 
 # ---- 11.1: the direction of one input
 
@@ -47,8 +47,7 @@ def column_for_row(G):
     return svd(G)[2][:, 0]
 
 
-def unsigned(G):
-    return np.abs(read(G))
+unsigned = vary(read, then=np.abs)
 
 
 # ---- 11.2: the span attack
@@ -82,20 +81,15 @@ def first_rows_of_gradient(G, candidates, n):
     return norm(rest, axis=1) / norm(candidates, axis=1)
 
 
-def inside_share(G, candidates, n):
-    return (1 - outside(G, candidates, n) ** 2).clip(min=0) ** 0.5
+inside_share = vary(outside, then=lambda share: (1 - share**2).clip(min=0) ** 0.5)
 
 
 def not_relative(G, candidates, n):
     return outside(G, candidates, n) * norm(candidates, axis=1)
 
 
-def squared_share(G, candidates, n):
-    return outside(G, candidates, n) ** 2
-
-
-def one_direction(G, candidates, n):
-    return outside(G, candidates, 1)
+squared_share = vary(outside, then=np.square)
+one_direction = vary(outside, n=1)
 
 
 # ---- 11.4: the label, from the gradient of the last layer

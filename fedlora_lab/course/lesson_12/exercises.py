@@ -5,7 +5,7 @@ from numpy.linalg import norm
 from scipy.stats import beta, binom
 
 from fedlora_lab.audit.bounds import one_run_p_value, threshold_lower_bound
-from fedlora_lab.course.exercise import Calls
+from fedlora_lab.course.exercise import Calls, vary
 
 # ---- 12.1: a threshold audit
 
@@ -59,16 +59,14 @@ def rates_as_measured(inside, outside, t, delta, significance):
     return _audit(inside, outside, t, delta, lambda k, n: k / n)
 
 
-def whole_significance(inside, outside, t, delta, significance):
-    return _audit(inside, outside, t, delta, _upper(2 * significance))
+whole_significance = vary(threshold_audit, significance=lambda alpha: 2 * alpha)
 
 
 def lower_ends(inside, outside, t, delta, significance):
     return _audit(inside, outside, t, delta, lambda k, n: beta.ppf(significance / 2, k, n - k + 1))
 
 
-def without_delta(inside, outside, t, delta, significance):
-    return _audit(inside, outside, t, 0.0, _upper(significance))
+without_delta = vary(threshold_audit, delta=0.0)
 
 
 def one_direction(inside, outside, t, delta, significance):
@@ -111,16 +109,9 @@ def in_a_loop(m, r, v, epsilon, delta):
     return min(1.0, chances[v:].sum() + 2 * m * delta * max(gains))
 
 
-def without_the_term(m, r, v, epsilon, delta):
-    return p_value(m, r, v, epsilon, 0.0)
-
-
-def strictly_more(m, r, v, epsilon, delta):
-    return p_value(m, r, v + 1, epsilon, delta)
-
-
-def fair_coin(m, r, v, epsilon, delta):
-    return p_value(m, r, v, 0.0, delta)
+without_the_term = vary(p_value, delta=0.0)
+strictly_more = vary(p_value, v=lambda v: v + 1)
+fair_coin = vary(p_value, epsilon=0.0)
 
 
 def undivided(m, r, v, epsilon, delta):
@@ -132,8 +123,7 @@ def delta_of_the_guesses(m, r, v, epsilon, delta):
     return p_value(m, r, v, epsilon, delta * r / m)
 
 
-def delta_once(m, r, v, epsilon, delta):
-    return p_value(m, r, v, epsilon, delta / 2)
+delta_once = vary(p_value, delta=lambda delta: delta / 2)
 
 
 # ---- 12.4: how far one row moves a release
@@ -207,12 +197,8 @@ def mean_move(release, rows, C):
     return np.nan_to_num(_moves(release, rows), nan=np.inf).mean() / C
 
 
-def not_in_units(release, rows, C):
-    return largest_move(release, rows, 1.0)
-
-
-def squared(release, rows, C):
-    return largest_move(release, rows, C) ** 2
+not_in_units = vary(largest_move, C=1.0)
+squared = vary(largest_move, then=np.square)
 
 
 assert one_run_p_value  # an equal answer to 12.2, by name

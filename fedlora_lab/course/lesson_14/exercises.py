@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_lab.course.exercise import Calls
+from fedlora_lab.course.exercise import Calls, vary
 from fedlora_lab.tasks import partition
 
 WORDS = ("calm", "glad", "grim", "warm")
@@ -115,16 +115,9 @@ def signal_of_one_step(plans, sigma, n, K, d, work):
     return _all(plans, work, lambda b, N: sigma(b / n, N) * (N * d / K) ** 0.5 / b)
 
 
-def of_one_number(plans, sigma, n, K, d, work):
-    return compare_plans(plans, sigma, n, K, 1, work)
-
-
-def of_one_site(plans, sigma, n, K, d, work):
-    return compare_plans(plans, sigma, n, 1, d, work)
-
-
-def divided_by_K(plans, sigma, n, K, d, work):
-    return compare_plans(plans, sigma, n, K**2, d, work)
+of_one_number = vary(compare_plans, d=1)
+of_one_site = vary(compare_plans, K=1)
+divided_by_K = vary(compare_plans, K=np.square)
 
 
 def without_the_batch(plans, sigma, n, K, d, work):
@@ -135,12 +128,8 @@ def batch_as_rate(plans, sigma, n, K, d, work):
     return compare_plans(plans, lambda q, N: sigma(q * n, N), n, K, d, work)
 
 
-def without_limit(plans, sigma, n, K, d, work):
-    return compare_plans(plans, sigma, n, K, d, np.inf)
-
-
-def energies(plans, sigma, n, K, d, work):
-    return np.square(compare_plans(plans, sigma, n, K, d, work))
+without_limit = vary(compare_plans, work=np.inf)
+energies = vary(compare_plans, then=np.square)
 
 
 # ---- 14.4
@@ -157,12 +146,8 @@ def on_counts(correct, epsilon, xi):
     return (correct.sum(1) + xi * m / epsilon) / n
 
 
-def exact(correct, epsilon, xi):
-    return correct.mean(1)
-
-
-def each_in_full(correct, epsilon, xi):
-    return correct.mean(1) + xi / (correct.shape[1] * epsilon)
+exact = vary(private_scores, xi=0)
+each_in_full = vary(private_scores, xi=lambda xi: xi / len(xi))
 
 
 def noise_on_counts(correct, epsilon, xi):
@@ -173,17 +158,12 @@ def budget_upside_down(correct, epsilon, xi):
     return correct.mean(1) + xi * epsilon * len(correct) / correct.shape[1]
 
 
-def without_epsilon(correct, epsilon, xi):
-    return correct.mean(1) + xi * len(correct) / correct.shape[1]
-
-
-def common_noise(correct, epsilon, xi):
-    return correct.mean(1) + xi[0] * len(correct) / (correct.shape[1] * epsilon)
+without_epsilon = vary(private_scores, epsilon=1)
+common_noise = vary(private_scores, xi=lambda xi: xi[0])
 
 
 def counts(correct, epsilon, xi):
     return correct.sum(1) + xi * len(correct) / epsilon
 
 
-def best_alone(correct, epsilon, xi):
-    return private_scores(correct, epsilon, xi).max()
+best_alone = vary(private_scores, then=max)

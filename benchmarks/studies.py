@@ -1,104 +1,87 @@
-"""How long a study takes on this machine: an even sample of its runs, by as many processes as the
-study would have.
+"""How long the studies take: what every run took by the clock is kept with its results.
 
-    python -m benchmarks.studies               ten minutes; writes results/studies.csv and .md
-    python -m benchmarks.studies --every 200   every two-hundredth run, written nowhere
+    python -m benchmarks.studies    seconds; writes results/studies.csv and .md
 
-The sample is every n-th run in the order of the study, those that tune and those that report, at
-the rates that they have in `results/runs`. What each process pays once (loading, calibration) is in
-the sample's time, and so counts n times in what is said of the whole.
+Nothing is trained. A run that is still to come counts as the median run of its study on the same
+task, else of any study on it.
 """
 
-import os
-import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import click
 import pandas as pd
-from tqdm import tqdm
 
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.experiments.runner import known_jobs, load_results, run_job
+from fedlora_lab.experiments.runner import known_jobs, load_results, progress
 from fedlora_lab.experiments.studies import STUDIES
 from fedlora_lab.report.summary_table import markdown_table
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "results" / "runs"
-EVERY = {"digits": 28, "sentiment": 15}
+WORKERS = 2
 
 
-def timed(name: str, every: int, workers: int) -> dict[str, Any]:
-    """Every so-manieth run of a study, measured by the clock from the first process's start to the
-    last one's end.
-    """
-    study, done = STUDIES[name], load_results(RUNS / f"{name}.jsonl")
-    jobs = [job for case in study.cases for job in known_jobs(study, case, done)]
-    if len(jobs) < study.runs:
-        raise click.ClickException(
-            f"{name}: {len(jobs)} of {study.runs} runs are known; run the study first"
-        )
-    part, begun = jobs[every // 2 :: every], time.perf_counter()
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for _ in tqdm(pool.map(run_job, part), total=len(part), unit="run", desc=name):
-            pass
-    seconds = time.perf_counter() - begun
-    hours = seconds * len(jobs) / len(part) / 3600
-    return {
-        "study": name,
-        "runs": len(jobs),
-        "sampled": len(part),
-        "seconds": seconds,
-        "hours": hours,
-    }
+def timed_runs() -> pd.DataFrame:
+    """Study, task and seconds of every run that is done."""
+    rows = []
+    for study in STUDIES.values():
+        done = load_results(RUNS / f"{study.name}.jsonl")
+        for case in study.cases:
+            entries = [done[job.key] for job in known_jobs(study, case, done) if job.key in done]
+            seconds = [entry["values"].get("seconds") for entry in entries]
+            rows += [(study.name, case.task[0], s) for s in seconds if s is not None]
+    return pd.DataFrame(rows, columns=["study", "task", "seconds"])
 
 
-def page(table: pd.DataFrame, workers: int, processor: str) -> str:
-    """The results in words and one table."""
-    rows = [["study", "runs", "of which timed", "s they took", "h for all"]]
+def cost_table(timed: pd.DataFrame) -> pd.DataFrame:
+    """One row a study: runs, how many are done, hours that they took, and hours that are left."""
+    anywhere, here = (
+        timed.groupby(by).seconds.median().to_dict() for by in ("task", ["study", "task"])
+    )
+    rows = []
+    for study in STUDIES.values():
+        done, runs = progress(study, RUNS / f"{study.name}.jsonl")
+        typical = [
+            here.get((study.name, task), anywhere.get(task))
+            for task, _ in (c.task for c in study.cases)
+        ]
+        known = [seconds for seconds in typical if seconds is not None]
+        took = timed.loc[timed.study == study.name, "seconds"].sum()
+        left = (runs - done) * sum(known) / len(known) if known else float("nan")
+        hours = (seconds / 3600 / WORKERS for seconds in (took, left))
+        rows.append((study.name, runs, done, *hours))
+    return pd.DataFrame(rows, columns=["study", "runs", "done", "hours", "hours_left"])
+
+
+def page(table: pd.DataFrame) -> str:
+    """The costs in words and one table."""
+    lines = [["study", "runs", "done", "h they took", "h left, about"]]
     for row in table.to_dict("records"):
-        counts = (
-            f"{row['runs']:,}",
-            f"{row['sampled']:,}",
-            f"{row['seconds']:.0f}",
-            f"{row['hours']:.2f}",
-        )
-        rows.append([row["study"], *counts])
+        left = f"{row['hours_left']:.1f}" if row["done"] < row["runs"] else ""
+        counts = (f"{row['runs']:,}", f"{row['done']:,}", f"{row['hours']:.1f}", left)
+        lines.append([row["study"], *counts])
+    total = table.sum(numeric_only=True)
+    lines.append(["all", f"{total.runs:,.0f}", f"{total.done:,.0f}"])
+    lines[-1] += [f"{total.hours:.1f}", f"{total.hours_left:.1f}"]
     return f"""# How long the studies take
 
-Rebuilt by `python -m benchmarks.studies`. An even sample of each study's runs, tuning included,
-{workers} processes of one thread on {os.cpu_count()} cores ({processor}), by the clock; asked: at
-most three hours for either.
+Rebuilt by `python -m benchmarks.studies` from the seconds kept with every run: hours by the clock
+of {WORKERS} processes with one thread each. Most runs shared their two cores with other work, so an
+idle machine takes less. `make results` goes on where a study stopped.
 
-{markdown_table(rows)}
+{markdown_table(lines)}
 """
 
 
 @click.command()
-@click.option(
-    "--workers", type=click.IntRange(1), default=2, help="Processes, each with one thread.  [2]"
-)
-@click.option(
-    "--every", type=click.IntRange(1), help="Another step of the sample; nothing is written."
-)
-def main(workers: int, every: int | None) -> None:
-    """Time an even sample of the studies `digits` and `sentiment`; write studies.csv and
-    studies.md.
-    """
-    from benchmarks.__main__ import processor
-
-    table = pd.DataFrame([timed(name, every or step, workers) for name, step in EVERY.items()])
-    text = page(table, workers, processor())
+def main() -> None:
+    """Add up what the runs of every study took; write studies.csv and studies.md."""
+    table = cost_table(timed_runs())
+    text = page(table)
     click.echo(text)
-    if every is None:
-        write_atomically(
-            HERE / "results" / "studies.csv",
-            table.to_csv(index=False, float_format="%.4g"),
-            shared=True,
-        )
-        write_atomically(HERE / "results" / "studies.md", text, shared=True)
+    numbers = table.to_csv(index=False, float_format="%.3g")
+    write_atomically(HERE / "results" / "studies.csv", numbers, shared=True)
+    write_atomically(HERE / "results" / "studies.md", text, shared=True)
 
 
 if __name__ == "__main__":

@@ -113,11 +113,11 @@ def noise_over_releases(table: pd.DataFrame, floor: float) -> style.Picture:
     style.log_axis(ax.yaxis, (0.03, 0.1, 0.3))
     style.log_axis(ax.xaxis, tuple(sorted(table["releases"].unique())))
     ax.set(xlabel="releases N of a run, all at the same ε", ylabel="noise over the largest signal")
-    ax.set_title("Steps and batch lower the noise for the signal, down to a floor")
+    ax.set_title("More steps and larger batches lower noise against signal, down to a floor")
     style.note(
         ax,
         0.02,
-        floor,
+        0.95 * floor,
         "dashed: the floor in closed form",
         transform=ax.get_yaxis_transform(),
         va="top",

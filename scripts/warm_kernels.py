@@ -4,8 +4,9 @@
 
 Loading torch, transformers, pandas and seaborn takes seconds of every new kernel. Here they are
 loaded once: the kernel `warm` is a fork of a process that has done nothing but import them. What
-`fl.compare` trains is kept in a temporary folder (FEDLORA_CACHE), so that notebooks which compare
-the same runs train them once.
+`fl.compare` trains is kept in build/runs, or the folder FEDLORA_CACHE, under a digest of its data,
+plan and seed and of all code that computes it: notebooks which compare the same runs train them
+once, and so does the next call, until that code changes. `make clean` forgets it.
 """
 
 import importlib
@@ -17,12 +18,15 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+from importlib.metadata import version
 from pathlib import Path
 
 LIBRARIES = (
     "matplotlib.pyplot", "pandas", "seaborn", "scipy.stats", "sklearn.datasets", "torch", "peft",
     "opacus", "dp_accounting", "transformers", "ipywidgets", "ipykernel.kernelapp",
 )  # fmt: skip
+WEEK = 7 * 24 * 3600
 INLINE = "module://matplotlib_inline.backend_inline"  # as a kernel sets it before its first import
 
 
@@ -68,6 +72,17 @@ def stand_in(place: str, file: str) -> None:
         connection.recv(1)
 
 
+def kept_runs(home: Path) -> Path:
+    """A folder for the frames of runs; of what was written over a week ago nothing is left.
+
+    Each release of Transformers has its own: the digest of a run knows that of the others.
+    """
+    for path in home.rglob("*"):
+        if path.is_file() and path.stat().st_mtime < time.time() - WEEK:
+            path.unlink(missing_ok=True)
+    return home / f"transformers-{version('transformers')}"
+
+
 def main(command: list[str]) -> int:
     """Run the command beside the process that kernels are forked from; gives its exit status."""
     with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX) as listener:
@@ -83,8 +98,9 @@ def main(command: list[str]) -> int:
         if server == 0:
             serve(listener)
         paths = os.pathsep.join(filter(None, [name, os.environ.get("JUPYTER_PATH")]))
-        added = {"JUPYTER_PATH": paths, "FEDLORA_CACHE": str(folder / "runs")}
-        added["FEDLORA_PROGRESS"] = str(folder / "progress.json")
+        runs = kept_runs(Path(__file__).resolve().parents[1] / "build" / "runs")
+        added = {"JUPYTER_PATH": paths, "FEDLORA_PROGRESS": str(folder / "progress.json")}
+        added["FEDLORA_CACHE"] = os.environ.get("FEDLORA_CACHE", str(runs))
         try:
             return subprocess.run(command, env=os.environ | added, check=False).returncode
         finally:

@@ -15,13 +15,6 @@ def until(condition, seconds=WAIT):
         time.sleep(0.005)
 
 
-def train(widget):
-    """Press Start and wait until all is done and drawn."""
-    widget.buttons["start"].click()
-    until(lambda: not widget.alive)
-    assert widget.settle(WAIT)
-
-
 def text(place):
     """What a place for text shows."""
     return html.unescape(re.sub("<[^>]*>", "", place.value))

@@ -24,34 +24,6 @@ def test_a_silent_task_moves_only_by_noise():
     assert still.metrics["loss"] > 0  # the metrics are those of the task itself
 
 
-def test_alpha_is_a_step_size():
-    task = fl.tasks.regression(clients=2, examples=16)
-    privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-3)
-    plan = fl.Plan(rounds=2, local_steps=2, batch=8, lr=0.3)
-
-    def product(alpha, privacy, plan):
-        *_, last = fl.run(task, "ffa-lora", privacy, plan, lora=fl.Lora(alpha=alpha))
-        return alpha / 4 * last.adapter["map"][1].numpy()
-
-    one = product(8, privacy, plan)
-    other = product(24, privacy.replace(clip_norm=3.0), plan.replace(lr=0.3 / 9))
-    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
-    assert not np.allclose(one, product(24, privacy, plan), rtol=0.1)
-
-
-def test_the_balanced_start_is_lora_at_a_larger_alpha():
-    """The same run, A being c times as large: notebook 05's bridge."""
-    task = fl.tasks.regression(clients=2, examples=16)
-    privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-3)
-    plan = fl.Plan(rounds=2, local_steps=2, batch=8, lr=0.3)
-    moved = privacy.replace(clip_norm=3.0), plan.replace(lr=0.3 / 9)
-    *_, larger = fl.run(task, "fedlora", *moved, lora=fl.Lora(alpha=24))
-    *_, balanced = fl.run(task, "fedlora", privacy, plan, lora=fl.Lora(start_scale=3))
-    (one, up), (three, down) = larger.adapter["map"], balanced.adapter["map"]
-    np.testing.assert_allclose(3 * one, three, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(24 / 4 * up @ one, 8 / 12 * down @ three, rtol=1e-3, atol=1e-5)
-
-
 def _trials() -> pd.DataFrame:
     """Two knobs with a common centre: FedLoRA best at 0.2, FFA-LoRA at 0.4."""
     rows = [

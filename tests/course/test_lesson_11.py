@@ -176,11 +176,3 @@ def test_the_area_under_an_attacks_curve_is_its_auc():
     assert np.allclose(accused, [0, 0, 0.25, 0.25, 0.5, 0.75, 1])
     assert np.allclose(members, [0, 1 / 3, 2 / 3, 1, 1, 1, 1])
     assert float(np.trapezoid(members, accused)) == pytest.approx(found.auc)
-
-
-def test_sentences_are_shipped():
-    table: Any = attacks.measured_sentence_reads()
-    assert list(table.columns) == ["domain", "noise", "pieces", "right"]
-    assert (table["right"] <= table["pieces"]).all()
-    by = table.groupby("noise")["right"].sum() / table.groupby("noise")["pieces"].sum()
-    assert by[0.0] > 0.9 > 0.5 > by.iloc[-1]

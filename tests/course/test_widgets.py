@@ -1,14 +1,11 @@
 """Controls and the interactive figure."""
 
-import html
-
 import ipywidgets as w
 import numpy as np
 import pytest
 from wait_for_thread import WAIT
 
 import fedlora_lab as fl
-from fedlora_lab.course.widgets import controls
 from fedlora_lab.plots.style import paper, picture
 
 
@@ -55,12 +52,6 @@ def test_a_figure_shows_an_error():
 def test_a_figure_refuses_unknown_controls(given):
     with pytest.raises(ValueError, match=r"^width=.*: expected"):
         fl.widgets.interactive_figure(plot, width=given)
-
-
-def test_words_are_escaped():
-    place = controls.text_box()
-    controls.set_text(place, "<script>alert(1)</script>", error=True)
-    assert "<script>" not in place.value and html.escape("<script>") in place.value
 
 
 def test_completion_offers_widgets_alone():

@@ -155,14 +155,6 @@ def test_records_are_frozen_and_do_not_follow_the_run():
         pairs[0][0].index = 3  # type: ignore[misc]
 
 
-def test_metrics_are_means_over_the_test_examples():
-    task = tokens("head")
-    record, y = play(task, "fedlora", None)[-1], task.test[1]
-    outputs = fl.predict(task, record, task.test[0])
-    right, loss = (outputs.argmax(1) == y).double(), torch.nn.functional.cross_entropy(outputs, y)
-    assert record.metrics == pytest.approx({"accuracy": float(right.mean()), "loss": float(loss)})
-
-
 def test_rounds_between_need_not_be_scored(tmp_path):
     """The first, every second and the last round are scored, also when resumed; no bit changes."""
     run = regression(), "rolora", None

@@ -11,7 +11,6 @@ import pytest
 from commands import SMALL, call
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
-from opacus.accountants import PRVAccountant, RDPAccountant
 
 import fedlora_lab as fl
 from fedlora_lab import theory
@@ -36,12 +35,6 @@ def pld(history: tuple[Entry, ...], delta: float, fine: bool = True) -> float:
     if fine and value <= 1:
         value = dp_accounted(PLDAccountant(value_discretization_interval=1e-4), history, delta)
     return value
-
-
-def opacus(kind: type, history: tuple[Entry, ...], **options: float) -> float:
-    accountant = kind()
-    accountant.history = list(history)
-    return float(accountant.get_epsilon(1e-5, **options))
 
 
 def random_histories(
@@ -181,15 +174,6 @@ def test_history_is_composed_not_approximated() -> None:
     exact = epsilon(history, 1e-5)
     assert abs(epsilon(((2.3, 0.205, 200),), 1e-5) - exact) > 10 * EPSILON_ERROR
     assert sum(epsilon((entry,), 1e-5) for entry in history) - exact > 10 * EPSILON_ERROR
-
-
-def test_equals_the_classes_of_opacus() -> None:
-    """Kept spectra give what `PRVAccountant` gives, kept divergences what `RDPAccountant` gives."""
-    history = ((1.0, 0.1, 20), (2.0, 0.1, 31), (0.8, 0.01, 300))
-    given = opacus(PRVAccountant, history, eps_error=accounting._HALF_WIDTH)
-    assert epsilon(history, 1e-5) == pytest.approx(given, abs=3e-3)
-    same_orders = renyi(history, 1e-5, tuple(RDPAccountant.DEFAULT_ALPHAS))
-    assert same_orders == pytest.approx(opacus(RDPAccountant, history), rel=1e-12)
 
 
 def test_full_batches_have_the_exact_epsilon() -> None:

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fedlora_lab.course.sharp_edges import learning_pitfalls, privacy_pitfalls
-from fedlora_lab.course.sharp_edges.injected_bugs import BUGS
 from fedlora_lab.course.sharp_edges.pitfall import GROUPS, Measurement, Pitfall
+from fedlora_lab.course.sharp_edges.privacy_pitfalls import BUGS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,7 +1,6 @@
-"""Figures of the notebooks' checks: closed forms as lines, measured means as dots, their ratio; and
-the runs of several settings, a row each."""
+"""Figures of the notebooks' checks: measured means beside closed forms, and their ratio; and the
+runs of several settings, a row each."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,45 +25,10 @@ def check_table(rows: list[tuple], *keys: str) -> Any:
     return table.assign(inside=(table["measured"] - table["expected"]).abs() <= table["half"])
 
 
-def check_figure(
-    table: Any, x: str, lines: Mapping[Any, tuple[str, str]], seeds: int, *, apart: float = 1.07
-) -> tuple[style.Picture, Any, Any]:
-    """Draws a check on logarithmic axes, a line for each value of the table's second key.
-
-    Args: table: as of `check_table`, x and the lines' key first; lines: value -> words and colour;
-        seeds: behind a dot; apart: factor between dots of one x.
-    Returns: the figure, the axes of the values, and those of measured over closed form.
-    """
-    figure, left, right = check_panels()
-    key = next(name for name in table.columns[:2] if name != x)
-    for i, (value, (words, colour)) in enumerate(lines.items()):
-        part = table[table[key] == value]
-        draw_closed_form(left, part[x], part["expected"], part["measured"], colour, words, 1.12)
-        draw_ratios(right, part[x] * apart ** (i - 1), part, colour)
-    left.set_yscale("log")
-    finish_check(figure, left, right, table, seeds)
-    return figure, left, right
-
-
-def check_panels(left: float = 0.065, room: float = 0.0) -> tuple[style.Picture, Any, Any]:
+def check_panels(room: float = 0.0) -> tuple[style.Picture, Any, Any]:
     """A figure with axes for the values, and for measured over closed form; ``room`` for labels."""
-    places = (left, 0.17, 0.515 - left - room, 0.73), (0.6, 0.17, 0.385, 0.73)
-    figure, (values, ratios) = style.panels(10.2, 3.9, *places)
-    return figure, values, ratios
-
-
-def draw_closed_form(
-    ax: Any, x: Any, expected: Any, measured: Any, colour: str, words: str = "", far: float = 1.0
-) -> None:
-    """Draws a closed form as a line with its name, and measurements as dots.
-
-    Args: ax, x, expected, measured, colour: what stands where; words: the name of the line; far: it
-        stands at so many times the last x.
-    """
-    ax.plot(x, expected, color=colour)
-    style.dots(ax, x, measured, colour)
-    bold = {"fontsize": 9, "va": "center", "weight": "bold"}
-    ax.text(x.iloc[-1] * far, expected.iloc[-1], words, color=colour, **bold)
+    figure, axes = style.row(10.2, 3.9, (0.17, 0.73), (0.065, 0.45 - room), (0.6, 0.385))
+    return figure, *axes
 
 
 def draw_ratios(ax: Any, x: Any, part: Any, colour: str) -> None:
@@ -79,30 +43,13 @@ def draw_ratios(ax: Any, x: Any, part: Any, colour: str) -> None:
     ax.scatter(x, ratio, s=30, c=ink, edgecolors=style.CARD, zorder=3)
 
 
-def log_panels(left: Any, right: Any, label: str, ticks: tuple[float, ...], end: float) -> None:
-    """Makes the x axes logarithmic.
+def finish_check(figure: Any, right: Any, table: Any, seeds: Any, more: str = "") -> None:
+    """Writes the share inside, the line at 1, and a footer that says what a dot is.
 
-    Args: left, right: the axes; label, ticks: of both; end: the left one has room for words to it.
+    Args: figure, right, table: of the check; seeds, more: what a dot is a mean over.
     """
-    for ax in (left, right):
-        ax.set_xscale("log")
-        ax.set_xlabel(label)
-        style.log_axis(ax.xaxis, ticks)
-    left.set_xlim(None, end)
-
-
-def finish_check(
-    figure: Any, left: Any, right: Any, table: Any, seeds: Any, more: str = "", across: bool = False
-) -> None:
-    """Writes titles with the share inside, the line at 1, and a footer that says what a dot is.
-
-    Args: figure, left, right, table: of the check; seeds, more: what a dot is a mean over; across:
-        the ratio runs from left to right.
-    """
-    line = right.axvline if across else right.axhline
-    line(1, color=style.INK, lw=1)
-    right.set(**{"xlabel" if across else "ylabel": "measured / closed form"})
-    left.set_title("Lines: closed form. Dots: measured")
+    right.axhline(1, color=style.INK, lw=1)
+    right.set(ylabel="measured / closed form")
     right.set_title(f"{table['inside'].mean():.0%} of {len(table)} dots inside their 95 % band")
     bar = "bar: 95 % of such means lie here if the closed form is right (red: misses)"
     style.footer(figure, f"each dot: mean over {seeds} seeds{more}; {bar}")

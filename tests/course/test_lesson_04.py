@@ -13,6 +13,8 @@ import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.course.lesson_04 import figures
 
+SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "decision_film.py"))
+
 
 @pytest.fixture(scope="module")
 def gathered() -> Any:
@@ -105,7 +107,7 @@ def test_the_decisions_are_those_of_the_run():
     task = fl.tasks.digits(clients=3, seed=1)
     plan = fl.Plan(rounds=2, local_steps=2, batch=8, lr=0.4)
     privacy = fl.Privacy(noise_multiplier=2.0, clip_norm=0.7, delta=1e-4)
-    found = figures.decisions(task, privacy, plan, seed=3)
+    found = SCRIPT["decisions"](task, privacy, plan, seed=3)
     right = found.argmax(-1) == np.asarray(task.test[1])
     records = [*fl.run(task, "fedlora", privacy, plan, seed=3)]
     assert right[:, 0].mean(1) == pytest.approx([r.metrics["accuracy"] for r in records], abs=1e-6)
@@ -115,10 +117,9 @@ def test_the_decisions_are_those_of_the_run():
 @pytest.mark.slow
 def test_the_film_is_of_the_run():
     """Its first two rounds are trained again."""
-    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "decision_film.py"))
-    task, privacy, plan = script["setting"]()
-    found = figures.decisions(task, privacy, plan.replace(rounds=2), seed=0)
-    made, kept = figures.film(found, task, script["SCANS"]), figures.decisions_film()
+    task, privacy, plan = SCRIPT["setting"]()
+    found = SCRIPT["decisions"](task, privacy, plan.replace(rounds=2), seed=0)
+    made, kept = SCRIPT["film"](found, task, SCRIPT["SCANS"]), figures.decisions_film()
     assert [len(one["noisy"]) for one in kept["scans"]] == [plan.rounds + 1] * len(made["scans"])
     for name in ("changed", "right"):
         both = (np.array(x[name])[..., :3] for x in (made, kept))

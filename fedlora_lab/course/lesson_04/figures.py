@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch.func import functional_call
 
 from fedlora_lab import theory
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.course import check_figure as checks
-from fedlora_lab.course.widgets.dial import Dial, round_to_digits
+from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.federated.records import Round, require_source
 from fedlora_lab.federated.simulation import run
 from fedlora_lab.lora import peft
@@ -49,7 +48,7 @@ def gathered_noise(task: Task, privacy: Privacy, plan: Plan, seeds: Sequence[int
     """
     rows: list[tuple] = []
     for seed in seeds:
-        for record, scaling, layers in _split_run(task, privacy, plan, seed):
+        for record, scaling, layers in split_run(task, privacy, plan, seed):
             rows.append((seed, record.index, "run", "accuracy", record.metrics["accuracy"]))
             if not record.index:
                 continue
@@ -65,10 +64,13 @@ def gathered_noise(task: Task, privacy: Privacy, plan: Plan, seeds: Sequence[int
     return table.dropna(subset="value")
 
 
-def _split_run(
+def split_run(
     task: Task, privacy: Privacy, plan: Plan, seed: int
 ) -> Iterator[tuple[Round, float, dict[str, Any]]]:
-    """Trains FedLoRA; yields each record, the scale, and of each layer Â, B̂, Ξ_A and Ξ_B."""
+    """Trains FedLoRA; yields each record, the scale, and of each layer Â, B̂, Ξ_A and Ξ_B.
+
+    Args: task, privacy, plan, seed: as of `gathered_noise`.
+    """
     check(privacy.unit == "example", "unit", privacy.unit, "'example'")
     check(plan.batch is not None, "batch", plan.batch, "a number")
     noise: dict[ParamKey, torch.Tensor] = {}
@@ -87,31 +89,6 @@ def _split_run(
             xi_a, xi_b = noise[ParamKey("A", layer)], noise[ParamKey("B", layer)]
             layers[layer] = (a.double() - xi_a, b.double() - xi_b, xi_a, xi_b)
         yield record, lora.scaling, layers
-
-
-def decisions(task: Task, privacy: Privacy, plan: Plan, seed: int) -> Any:
-    """Trains FedLoRA and asks the model about every test example after every round, twice.
-
-    Args: task, privacy, plan: of the run, in the example unit under plain SGD; seed: of it.
-    Returns: probabilities (rounds + 1, 2, examples, classes): of the model as it is, and of the
-        model without the noise that has gathered in its factors, W₀ + γ B̂ Â.
-    Guarantees: the model as it is decides as the run's own
-        (test_the_decisions_are_those_of_the_run).
-    """
-    base, found = dict(task.model.named_parameters()), []
-    for _, scaling, layers in _split_run(task, privacy, plan, seed):
-        both = []
-        for noisy in (True, False):
-            weights = {}
-            for layer, (a, b, xi_a, xi_b) in layers.items():
-                change = (b + noisy * xi_b) @ (a + noisy * xi_a)
-                weight = base[f"{layer}.weight"]
-                weights[f"{layer}.weight"] = weight + (scaling * change).to(weight.dtype)
-            with torch.no_grad():
-                outputs = functional_call(task.model, weights, task.test[0])
-            both.append(outputs.softmax(1))
-        found.append(torch.stack(both))
-    return torch.stack(found).numpy()
 
 
 def _round_noise(
@@ -149,9 +126,8 @@ def noise_by_round(table: Any, predicted: float) -> style.Picture:
     over = means["noise_BA"] >= means["noise_B"]
     ax.set(yscale="log", xlim=(1, last), ylim=(1e-2, 200), xlabel="round")
     ticks = [1, *range(5, last + 1, 5)]
-    ax.set_ylabel("energy in γ B A")
+    ax.set(ylabel="energy in γ B A", title="Noise × noise overtakes the noise on B")
     style.log_axis(ax.yaxis, (0.01, 0.1, 1, 10, 100))
-    ax.set_title("Noise × noise overtakes the noise on B")
     if over.any():
         at = int(over.idxmax())
         where: Any = {"marker": "*", "color": style.INK, "ms": 14, "mec": style.CARD, "zorder": 5}
@@ -314,7 +290,7 @@ def ratio_check(draws: Any) -> tuple[style.Picture, Any]:
         style.log_axis(ax.xaxis, ticks)
     left.set(yscale="log", ylabel="noise × noise / linear noise, measured")
     style.log_axis(left.yaxis, ticks)
-    checks.finish_check(figure, left, right, table, "the setting's")
+    checks.finish_check(figure, right, table, "the setting's")
     left.set_title("Width, noise and releases fall onto one line")
     return figure, table
 
@@ -335,9 +311,8 @@ def clip_trials(trials: Any) -> style.Picture:
         place = 0.42 - 0.09 * sorted(trials["epsilon"].unique()).index(epsilon)
         style.note(ax, 0.03, place, f"ε = {epsilon:g}", colour, 10, weight="bold")
     ax.set(xscale="log", xlabel="ρ, both factors moving", ylim=(-0.6, 0.1))
-    ax.set_ylabel("accuracy, FedLoRA − FFA-LoRA")
+    ax.set(ylabel="accuracy, FedLoRA − FFA-LoRA", title="At a fixed clip the gap follows ρ")
     style.log_axis(ax.xaxis, (0.1, 1, 10))
-    ax.set_title("At a fixed clip the gap follows ρ")
     style.footer(figure, "one tuning seed on validation data, the best rate at each clip norm")
     return figure
 
@@ -401,37 +376,8 @@ def noise_signal() -> Dial:
     return Dial(4, "noise_signal", about, **privacy, **work, **adapter)
 
 
-def film(probabilities: Any, task: Any, scans: Any) -> dict[str, Any]:
-    """Brings what `decisions` gives to the form that the dial draws.
-
-    Args:
-        probabilities: (rounds + 1, 2, examples, classes), with the gathered noise and without.
-        task: whose test scans they are.
-        scans: numbers of the ones to be shown.
-    Returns: for each scan its pixels, its digit, and its probabilities; and over all test scans,
-        round by round, the share whose decision the noise changes.
-    """
-    x, y = task.test
-    said = probabilities.argmax(-1)
-    return {
-        "examples": len(y),
-        "changed": round_to_digits((said[:, 0] != said[:, 1]).mean(1), 3),
-        "right": round_to_digits((said == y.numpy()).mean(2).T, 3),
-        "scans": [
-            {
-                "number": int(scan),
-                "truth": int(y[scan]),
-                "pixels": round_to_digits(x[scan].flatten().numpy(), 2),
-                "noisy": round_to_digits(probabilities[:, 0, scan], 3),
-                "clean": round_to_digits(probabilities[:, 1, scan], 3),
-            }
-            for scan in scans
-        ],
-    }
-
-
 def decisions_film() -> dict[str, Any]:
-    """Returns the stored film: `film` of seed 0 of this notebook's runs, written by
+    """Returns the stored film: of seed 0 of this notebook's runs, written by
     scripts/decision_film.py.
 
     Guarantees: it is what the run gives (test_the_film_is_of_the_run).

@@ -1,11 +1,14 @@
-"""Runs of the engine beside `theory.convergence`, which predicted them; and the figures of it.
+"""Draw docs/figures/convergence-*.png: runs beside `theory.convergence`, which predicted them.
+
+    python scripts/convergence_figures.py
 
 Every client takes one step a round on all its examples and nothing is clipped: the setting of the
-closed forms.
+closed forms. The tests of the closed forms (tests/theory/test_convergence.py) use these runs.
 """
 
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ import torch
 from jaxtyping import Float
 
 from fedlora_lab import theory
+from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.course import check_figure as checks
 from fedlora_lab.federated.simulation import run
 from fedlora_lab.methods.method import Cycle
@@ -24,6 +28,7 @@ from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.tasks.regression import regression
 from fedlora_lab.tasks.task import Task
 
+FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 FAR = 1e6  # a clip norm that no gradient reaches
 STEPS, LR, SCALING = 40, 0.5, 2.0  # of the figures' runs
 WORDS = {"one factor": ("B",), "turns": ("B", "A"), "both factors": ("AB",)}
@@ -263,12 +268,15 @@ def alpha_check(table: Any) -> style.Picture:
     """
     figure, left, right = checks.check_panels()
     colour = style.FACTOR["A"]
-    checks.draw_closed_form(left, table["c"], table["expected"], table["measured"], colour)
+    left.plot(table["c"], table["expected"], color=colour)
+    style.dots(left, table["c"], table["measured"], colour)
     right.axhline(1, color=style.INK, lw=1)
     right.plot(table["c"], table["measured"] / table["expected"], color=colour, lw=1)
     style.dots(right, table["c"], table["measured"] / table["expected"], colour)
-    words = "c: scale times c, learning rate over c²"
-    checks.log_panels(left, right, words, tuple(table["c"]), table["c"].max() * 1.3)
+    for ax in (left, right):
+        ax.set(xscale="log", xlabel="c: scale times c, learning rate over c²")
+        style.log_axis(ax.xaxis, tuple(table["c"]))
+    left.set_xlim(None, table["c"].max() * 1.3)
     left.set(yscale="log", ylabel="distance of the products (Frobenius norm)")
     right.set(ylabel="measured / closed form", ylim=(0, 1.5))
     left.set_title("FedLoRA comes to FFA-LoRA as 1/c²")
@@ -307,3 +315,14 @@ def leader_check(table: Any) -> style.Picture:
     words += f"{len(table)} settings, the dashed closed form in {closed}; −1: both factors diverge"
     style.footer(figure, words)
     return figure
+
+
+if __name__ == "__main__":
+    figures = {
+        "curves": curve_check(curve_draws()),
+        "alpha": alpha_check(alpha_draws()),
+        "leader": leader_check(leader_draws()),
+        "start": start_check(start_draws(seeds=range(8))),
+    }
+    for name, figure in figures.items():
+        write_atomically(FIGURES / f"convergence-{name}.png", style.png(figure), shared=True)

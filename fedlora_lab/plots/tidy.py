@@ -88,6 +88,16 @@ def confidence_interval(values: Any) -> tuple[float, float]:
     return mean - half, mean + half
 
 
+def bands(table: Any, by: str, column: str = "value") -> tuple[np.ndarray, ...]:
+    """Places, means and both ends of their 95 % intervals, over the rows of each place.
+
+    Args: table: one row a measurement; by: its column of places, which are numbers; column: of what
+        was measured.
+    """
+    rows = [(x, own.mean(), *confidence_interval(own)) for x, own in table.groupby(by)[column]]
+    return tuple(np.array(rows, float).T)
+
+
 def describe_seeds(part: Any) -> str:
     """How many seeds a mean has, in words for the figure."""
     counts = part.groupby("method")["seed"].nunique()

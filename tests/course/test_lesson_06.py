@@ -49,14 +49,11 @@ def test_separation_follows_the_closed_form(rule, mu):
 
 @pytest.mark.parametrize(("clip", "mu"), [("factor", 1.8 / 0.9), ("product", 1 / 0.9)])
 def test_the_regulator_shows_the_real_mu(clip, mu):
-    drawn: Any = figures.regulator(first=1.8, second=0.6, sigma=0.9, clip=clip)
-    figure, text = drawn
+    figure: Any = figures.regulator(first=1.8, second=0.6, sigma=0.9, clip=clip)
     assert f"real {mu:.2f}" in words(figure)
     assert f"promised {1 / 0.9:.2f}" in words(figure)
     x, y = figure.axes[2].lines[1].get_data()
     assert x[np.argmax(y)] == pytest.approx(mu, abs=0.05)
-    assert f"stands {mu:.2f} deviations out" in text
-    assert f"ε = {theory.gdp_epsilon(mu, 1e-5):.2f}" in text
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,7 @@ def client_data(task: Task) -> style.Picture:
 
     Args: task: of digits.
     """
-    figure, (scans, mix) = style.panels(
-        9.6, 3.5, (0.075, 0.14, 0.42, 0.74), (0.56, 0.14, 0.42, 0.74)
-    )
+    figure, (scans, mix) = style.row(9.6, 3.5, (0.14, 0.74), (0.075, 0.42), (0.56, 0.42))
     x, y = concatenate(task.clients)
     rows = [[printed_digit(digit) for digit in range(10)]]
     rows += [[x[y == digit][which].numpy() for digit in range(10)] for which in range(0, 15, 3)]
@@ -59,13 +57,9 @@ def client_data(task: Task) -> style.Picture:
     scans.grid(False)
     scans.spines[:].set_visible(False)
     scans.axhline(8.6, color=style.RIGHT, lw=1.5)
-    for height, words, colour in (
-        (4, "printed:\nknown", style.RIGHT),
-        (34, "hand-\nwritten:\nnew", style.INK),
-    ):
-        style.note(
-            scans, -3, height, words, colour, 9, transform=scans.transData, ha="right", va="center"
-        )
+    put: Any = {"transform": scans.transData, "ha": "right", "va": "center"}
+    style.note(scans, -3, 4, "printed:\nknown", style.RIGHT, 9, **put)
+    style.note(scans, -3, 34, "hand-\nwritten:\nnew", style.INK, 9, **put)
     scans.set_title("The model knows print, not handwriting")
     counts = np.array([np.bincount(np.asarray(labels), minlength=10) for _, labels in task.clients])
     mix.imshow(counts, cmap="Blues", vmax=1.3 * counts.max(), aspect="auto")
@@ -75,8 +69,7 @@ def client_data(task: Task) -> style.Picture:
             mix.text(digit, k, f"{count}", ha="center", va="center", fontsize=7.5)
     mix.set_xticks(range(10))
     mix.set_yticks(range(len(counts)), [f"{k + 1}" for k in range(len(counts))])
-    mix.set(xlabel="digit", ylabel="client")
-    mix.set_title("Every client holds its own mix of digits")
+    mix.set(xlabel="digit", ylabel="client", title="Every client holds its own mix of digits")
     return figure
 
 
@@ -121,17 +114,14 @@ def six_methods(ends: pd.DataFrame, title: str) -> style.Picture:
     ax.set_yticks(range(len(methods)), [style.name(slug) for slug in methods])
     before = ends["before_accuracy"].iloc[0]
     ax.axvline(before, color=style.GREY, lw=1, ls=style.DOTTED)
-    style.note(
-        ax, before, 0.97, f" before {before:.2f}", va="top", transform=ax.get_xaxis_transform()
-    )
-    ax.set(
-        xlim=(0.64, 0.9), ylim=(len(methods) - 0.5, -0.6), xlabel="test accuracy after 20 rounds"
-    )
+    put: Any = {"va": "top", "transform": ax.get_xaxis_transform()}
+    style.note(ax, before, 0.97, f" before {before:.2f}", **put)
+    ax.set(xlim=(0.64, 0.9), ylim=(len(methods) - 0.5, -0.6))
+    ax.set_xlabel("test accuracy after 20 rounds")
     ax.set_title(title)
     seeds = ends["seed"].nunique()
-    style.footer(
-        figure, f"line: 95 % interval of the mean over {seeds} seeds; pale dots: the seeds"
-    )
+    words = f"line: 95 % interval of the mean over {seeds} seeds; pale dots: the seeds"
+    style.footer(figure, words)
     return figure
 
 
@@ -149,9 +139,8 @@ def crossing(ends: pd.DataFrame, title: str) -> style.Picture:
         groups = [part.loc[part["epsilon"] == e, "accuracy"] for e in budgets]
         place = np.arange(len(budgets)) + shift
         for x, values in zip(place, groups, strict=True):
-            style.dots(
-                ax, np.full(len(values), x + 2 * shift), values, look.colour, 4, alpha=0.4, mew=0
-            )
+            beside = np.full(len(values), x + 2 * shift)
+            style.dots(ax, beside, values, look.colour, 4, alpha=0.4, mew=0)
             ax.plot([x, x], confidence_interval(values), color=look.colour, lw=3)
             fell = int((values < before).sum())
             if fell:
@@ -161,12 +150,10 @@ def crossing(ends: pd.DataFrame, title: str) -> style.Picture:
         kind: Any = {"marker": look.marker, "ms": 8, "mec": style.CARD, "lw": 2}
         labels.append(style.named_line(ax, place, means, style.name(slug), look.colour, **kind))
     ax.axhline(before, color=style.GREY, lw=1, ls=style.DOTTED)
-    labels.append(
-        style.Label(len(budgets) - 0.7, before, f"before training {before:.2f}", style.SOFT)
-    )
+    words = f"before training {before:.2f}"
+    labels.append(style.Label(len(budgets) - 0.7, before, words, style.SOFT))
     ax.set_xticks(range(len(budgets)), [f"ε = {e:g}" for e in budgets])
-    ax.set(xlim=(-0.3, len(budgets) - 0.7), ylim=(0.4, 1.0), ylabel="test accuracy")
-    ax.set_title(title)
+    ax.set(xlim=(-0.3, len(budgets) - 0.7), ylim=(0.4, 1.0), ylabel="test accuracy", title=title)
     style.draw_labels(ax, labels, together=False)
     seeds = ends["seed"].nunique()
     style.footer(figure, f"bar: 95 % interval of the mean over {seeds} seeds; pale dots: the seeds")

@@ -7,8 +7,7 @@ from jaxtyping import Float, Num
 
 from fedlora_lab import theory
 from fedlora_lab.course.widgets.dial import Dial
-from fedlora_lab.plots import style
-from fedlora_lab.plots.tidy import confidence_interval
+from fedlora_lab.plots import style, tidy
 
 SHOWN = (-1.5, 3.5)
 
@@ -95,7 +94,7 @@ def deviation_sweeps(steps: Any, split: Any) -> style.Picture:
         ("product", "mean of the products", style.INK),
         ("deviation", "deviation D", style.WRONG),
     ):
-        x, mean, low, high = _bands(steps, column)
+        x, mean, low, high = tidy.bands(steps, "x", column)
         seen = mean > 1e-6 * mean.max()  # a logarithm has no place for zero and its rounding
         drawn: Any = {"marker": "o", "ms": 5}
         bands = low[seen], high[seen]
@@ -106,16 +105,13 @@ def deviation_sweeps(steps: Any, split: Any) -> style.Picture:
         style.note(left, 0.02, 0.06, "S = 1: D = 0", style.WRONG, 9, weight="bold")
     left.set_title("D needs two steps, then grows faster")
     style.draw_labels(left, labels)
-    x, mean, low, high = _bands(split, "relative")
+    x, mean, low, high = tidy.bands(split, "x", "relative")
     place = np.arange(len(x))
     right.vlines(place, low, high, color=style.WRONG, lw=1.4)
     right.plot(place, mean, "o-", color=style.WRONG, ms=6)
-    right.set(
-        xlabel="Dirichlet concentration β of the labels", ylabel="‖D‖ / ‖mean of the products‖"
-    )
+    right.set(xlabel="Dirichlet concentration β of the labels", ylim=(0, None))
+    right.set(ylabel="‖D‖ / ‖mean of the products‖", title="D is larger for unlike clients")
     right.set_xticks(place, ["at random" if np.isinf(value) else f"{value:g}" for value in x])
-    right.set(ylim=(0, None))
-    right.set_title("D is larger for unlike clients")
     count = steps.groupby("x").size().min()
     style.footer(figure, f"means and 95 % intervals of {count} seeds, one round, no privacy")
     return figure
@@ -133,7 +129,7 @@ def private_deviation(rounds: Any, closed: float) -> style.Picture:
     """
     figure, (left, right) = style.row(8.6, 3.4, (0.17, 0.71), (0.075, 0.385), (0.59, 0.385))
     for ax, column in ((left, "deviation"), (right, "relative")):
-        x, mean, low, high = _bands(rounds, column)
+        x, mean, low, high = tidy.bands(rounds, "x", column)
         ax.vlines(x, low, high, color=style.WRONG, lw=1.6)
         style.dots(ax, x, mean, style.WRONG, 7, zorder=3)
         ax.set(xlabel="round", xticks=x, ylim=(0, 1.25 * high.max()))
@@ -145,12 +141,6 @@ def private_deviation(rounds: Any, closed: float) -> style.Picture:
     count = rounds.groupby("x").size().min()
     style.footer(figure, f"means and 95 % intervals of {count} seeds")
     return figure
-
-
-def _bands(frame: Any, column: str) -> tuple[np.ndarray, ...]:
-    """Places, means and both ends of the intervals over the rows of each place."""
-    rows = [(x, own.mean(), *confidence_interval(own)) for x, own in frame.groupby("x")[column]]
-    return tuple(np.array(rows, float).T)
 
 
 START = [[1.83, 1.77], [1.24, 1.44], [0.41, 0.67], [0.17, 0.24], [0.76, 0.56], [1.59, 1.32]]

@@ -98,12 +98,10 @@ def cliff(table: pd.DataFrame) -> style.Picture:
     labels, counts = [], []
     for slug in PAIR:
         part = table[(table["method"] == slug) & table["step"].between(-3, 2)]
-        groups = part.groupby("step")["loss"]
-        low, high = zip(*groups.apply(tidy.confidence_interval), strict=True)
-        means, colour = groups.mean(), style.look(slug).colour
-        counts += groups.size().tolist()
-        drawn = means.index, means, style.name(slug), colour
-        labels.append(style.named_line(ax, *drawn, low, high, marker=style.look(slug).marker))
+        counts += part.groupby("step").size().tolist()
+        steps, mean, low, high = tidy.bands(part, "step", "loss")
+        drawn = steps, mean, style.name(slug), style.look(slug).colour, low, high
+        labels.append(style.named_line(ax, *drawn, marker=style.look(slug).marker))
     ax.axhline(0, color=style.GREY, lw=0.9, ls=style.DOTTED)
     steps = range(-3, 3)
     ax.set_xticks(steps, ["best" if not s else f"× {2.5**s:.3g}" for s in steps])
@@ -153,9 +151,8 @@ def spread(table: pd.DataFrame, title: str) -> style.Picture:
         style.note(ax, 1.02, rows[0], style.name(slug), style.darker(colour), 9, **bold)
     ax.set(xscale="log", ylim=(len(settings) - 0.4, -0.6), yticks=range(len(settings)))
     ax.set_yticklabels(settings)
-    ax.set_xlabel("standard deviation of the accuracy over seeds, points")
+    ax.set(xlabel="standard deviation of the accuracy over seeds, points", title=title)
     style.log_axis(ax.xaxis, (0.5, 1, 2, 5, 10, 20))
-    ax.set_title(title)
     style.footer(figure, f"{table['seeds'].min()} seeds each; bars: 95 % interval (chi-squared)")
     return figure
 
@@ -172,16 +169,14 @@ def by_budget(panels: Mapping[str, pd.DataFrame], titles: Mapping[str, str]) -> 
         places = {e: i for i, e in enumerate(sorted(runs["epsilon"].unique()))}
         labels = []
         for i, slug in enumerate(dict.fromkeys(runs["method"])):
-            groups = runs[runs["method"] == slug].groupby("epsilon")["accuracy"]
-            means, colour = groups.mean(), style.look(slug).colour
-            x = np.array([places[e] for e in means.index]) + 0.05 * (i - 1)
-            low, high = zip(*groups.apply(tidy.confidence_interval), strict=True)
+            own, colour = runs[runs["method"] == slug], style.look(slug).colour
+            budgets, mean, low, high = tidy.bands(own, "epsilon", "accuracy")
+            x = np.array([places[e] for e in budgets]) + 0.05 * (i - 1)
             ax.vlines(x, low, high, color=colour, lw=1.6)
-            drawn = x, means, style.name(slug), colour
+            drawn = x, mean, style.name(slug), colour
             labels.append(style.named_line(ax, *drawn, lw=1.2, marker=style.look(slug).marker))
         ax.set_xticks(list(places.values()), [f"{e:g}" for e in places])
-        ax.set(xlabel="ε", ylim=(0.68, 0.92), xlim=(-0.2, len(places) - 0.8))
-        ax.set_title(titles[name])
+        ax.set(xlabel="ε", ylim=(0.68, 0.92), xlim=(-0.2, len(places) - 0.8), title=titles[name])
         style.draw_labels(ax, [x._replace(x=len(places) - 0.8) for x in labels], together=False)
     axes[0].set_ylabel("accuracy")
     seeds = min(runs.groupby(["method", "epsilon"]).size().min() for runs in panels.values())
@@ -206,9 +201,8 @@ def limit(table: pd.DataFrame) -> style.Picture:
         drawn = part["c"], part["distance"], str(kind), colour
         labels.append(style.named_line(ax, *drawn, marker="o", lw=1.4))
     ax.set(xscale="log", yscale="log", xlabel="c, with α → c α,  η → η / c²,  C → c C")
-    ax.set_ylabel("distance from FFA-LoRA, relative")
+    ax.set(ylabel="distance from FFA-LoRA, relative", title="LoRA tends to FFA-LoRA as α grows")
     style.log_axis(ax.xaxis, tuple(sorted(table["c"].unique())))
-    ax.set_title("LoRA tends to FFA-LoRA as α grows")
     style.draw_labels(ax, labels, together=False)
     style.footer(figure, "Frobenius norms of γ B A, all layers, 4 rounds; dashed: slopes −2 and −1")
     return figure
@@ -228,9 +222,8 @@ def clip_trials(trials: pd.DataFrame) -> style.Picture:
             kind: Any = {"marker": style.look(slug).marker, "lw": 1.4}
             drawn = part["clip_norm"], part[slug], style.name(slug), style.look(slug).colour
             labels.append(style.named_line(ax, *drawn, **kind))
-        ax.set(xscale="log", ylim=(0.15, 0.95), xlabel="clip norm C")
+        ax.set(xscale="log", ylim=(0.15, 0.95), xlabel="clip norm C", title=f"ε = {epsilon:g}")
         style.log_axis(ax.xaxis, tuple(part["clip_norm"]))
-        ax.set_title(f"ε = {epsilon:g}")
     axes[0].set_ylabel("accuracy on validation data")
     words = "FFA-LoRA and the balanced start bear a clip norm that is too large"
     figure.text(0.012, 0.975, words, size=11.5, weight="bold", va="top")

@@ -89,7 +89,7 @@ def regulator(
     angle: float = 30.0,
     sigma: float = 1.0,
     clip: str = "factor",
-) -> tuple[style.Picture, str]:
+) -> style.Picture:
     """Draws noise shaped by a frozen factor of rank 2: on the other factor, on the product, and how
     well it hides changes.
 
@@ -98,7 +98,6 @@ def regulator(
         sigma: nominal noise multiplier > 0; the clip norm is 1.
         clip: "factor" bounds the change of the factor, as published; "product" that of the product.
 
-    Returns: the figure, and what it shows in words; ε at δ = 0.00001.
     Guarantees: the axes never move; the bells lie mu apart (test_the_regulator_shows_the_real_mu).
     Source: the regulator is that of arXiv:2410.12926; the picture is derived, see
         `theory.regulated_mahalanobis`.
@@ -140,14 +139,7 @@ def regulator(
         (0.52, "→ the worst of them", style.WRONG),
     ):
         figure.text(place, 0.945, words, color=colour, fontsize=8.5, va="center")
-    real, nominal = (theory.gdp_epsilon(value, 1e-5) for value in (mu, promised))
-    start = f"Clip on the {clip}: the worst change stands {mu:.2f} deviations out"
-    if clip == "product":
-        end = f"exactly as promised, whatever the frozen factor; one release: ε = {real:.2f}."
-        return figure, f"{start}, {end}"
-    judged = "more than" if mu > promised else "less than" if mu < promised else "as"
-    end = f"one release: ε = {real:.2f}, promised {nominal:.2f}."
-    return figure, f"{start}, {judged} the {promised:.2f} promised; {end}"
+    return figure
 
 
 def _plane(ax: Any, noise: Any, allowed: Any, largest: int, angle: float, dots: int = 260) -> None:

@@ -17,7 +17,7 @@ from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.measures.gradients import spectrum
 from fedlora_lab.methods.filters import binomial
 from fedlora_lab.plots import style
-from fedlora_lab.plots.tidy import confidence_interval
+from fedlora_lab.plots.tidy import bands, confidence_interval
 from fedlora_lab.tasks.metrics import select_metrics, squared_error
 from fedlora_lab.tasks.task import Task
 
@@ -54,8 +54,7 @@ def coupling(
         labels.append(end._replace(y=float(np.clip(np.nan_to_num(end.y, nan=9), 1e-6, 9))))
     plane.plot(*start, "o", ms=10, mfc="none", mec=style.INK, mew=1.6)
     plane.text(start[0] + 0.1, start[1] + 0.08, "start", fontsize=9)
-    plane.set(xlim=(-0.3, 2.3), ylim=(-0.3, 2.3), xlabel="b", ylabel="a")
-    plane.set_title("Where b and a go")
+    plane.set(xlim=(-0.3, 2.3), ylim=(-0.3, 2.3), xlabel="b", ylabel="a", title="Where b and a go")
     right.set(yscale="log", xlim=(0, steps), ylim=(1e-6, 10), xlabel="step", ylabel="|b·a − 1|")
     right.set_title(f"How far b·a is off, learning rate {lr:g}")
     style.draw_labels(right, labels, together=False)
@@ -77,16 +76,15 @@ def _signal(smoothness: float, shuffle: bool) -> np.ndarray:
 @style.paper()
 def low_pass(
     taps: int = 5, smoothness: float = 0.6, noise: float = 1.0, shuffle: bool = False
-) -> tuple[style.Picture, str]:
+) -> style.Picture:
     """Draws a gradient, its noised release and the filtered release, and their spectra.
 
     Args:
         taps: odd; noise: std on every channel, >= 0.
         smoothness: of the gradient along its channels, 0 to 1; shuffle: mix them.
 
-    Returns: the figure, and what it shows in words.
-    Guarantees: axes stand still; the words state `theory.filtered_energy`
-        (test_lesson_07.py::test_the_filter_explorer_says_what_the_filter_does).
+    Guarantees: axes stand still; the title states `theory.filtered_energy`
+        (test_lesson_07.py::test_the_filter_figure_states_what_is_kept).
     """
     check_number("noise", noise, 0)
     true, floor = _signal(smoothness, shuffle), 1e-3
@@ -115,17 +113,9 @@ def low_pass(
     style.log_axis(right.yaxis, (0.001, 0.01, 0.1, 1, 10, 100))
     text = "bars: signal before (pale), after (dark)\nlines: noise before (grey), after (pink)"
     style.note(right, 0.99, 0.97, text, ha="right", va="top")
-    title, colour = f"kept: signal {kept:.0%}, noise {left:.0%}", style.INK
-    verdict = "Signal and noise look alike to the filter: it takes as much of both."
-    if kept > 2 * left:
-        verdict, colour = "The filter tells them apart.", style.RIGHT
-    elif taps == 1:
-        verdict = "One tap is no filter."
-    right.set_title(title, color=colour)
-    return figure, (
-        f"{taps} taps keep {kept:.0%} of the signal's energy and {left:.0%} of the noise's: "
-        f"{kept / left:.1f} times as much signal to noise as before. {verdict}"
-    )
+    colour = style.RIGHT if kept > 2 * left else style.INK
+    right.set_title(f"kept: signal {kept:.0%}, noise {left:.0%}", color=colour)
+    return figure
 
 
 @style.paper()
@@ -232,21 +222,20 @@ def lines(
     wide, left, room = (4.9, 0.075, 0.28) if count > 1 else (7.0, 0.1, 0.62)
     places = [(left + i / count, 0.2, room, 0.66) for i in range(count)]
     figure, axes = style.panels(wide * count, 3.4, *places)
-    for ax, (words, table) in zip(axes, panels.items(), strict=True):
+    for ax, (what, table) in zip(axes, panels.items(), strict=True):
         ends, ticks = [], sorted(table["x"].unique())
-        ax.set(xlabel=knob, ylabel=words)
+        ax.set(xlabel=knob, ylabel=what)
         if log:
             ax.set(xscale="log", yscale="log")
             style.log_axis(ax.xaxis, tuple(ticks))
             style.log_axis(ax.yaxis, (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1))
         for i, (name, part) in enumerate(table.groupby("name", sort=False)):
-            groups = part.groupby("x")["value"]
-            low, high = np.array([confidence_interval(values) for _, values in groups]).T
+            x, mean, *band = bands(part, "x")
             known = name in style.LOOKS
             colour = style.look(str(name)).colour if known else style.SERIES[i]
-            called, mean = style.name(str(name)) if known else str(name), groups.mean()
+            words = style.name(str(name)) if known else str(name)
             line: Any = {"lw": 1.8, "marker": "o", "ms": 4}
-            ends.append(style.named_line(ax, mean.index, mean, called, colour, low, high, **line))
+            ends.append(style.named_line(ax, x, mean, words, colour, *band, **line))
         ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
         style.draw_labels(ax, ends, wide=18)
     axes[0].set_title(title)

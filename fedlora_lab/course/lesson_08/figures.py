@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from matplotlib.lines import Line2D
 from torch import Tensor
 
 from fedlora_lab import measures, methods, theory
@@ -25,12 +24,12 @@ from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.quantization import normal_float, normal_levels
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.plots import style
-from fedlora_lab.plots.tidy import confidence_interval
+from fedlora_lab.plots.tidy import bands
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.tasks.task import Task, concatenate, examples_to_judge
 
 CODE = style.look("fedlpp").colour
-WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+WIDTHS, BLOCKS, BINS = (2, 3, 4, 5, 6, 7, 8), (8, 16, 32, 64, 128, 256), 60
 KINDS = ("a normal draw", "outliers", "a trained factor")
 HOLDERS = {
     "server": ("the server's adapter", style.INK),
@@ -66,27 +65,21 @@ def quantiser(
     block: int = 64,
     kind: str = "a normal draw",
     trained: "Float[np.ndarray, '...'] | None" = None,
-) -> tuple[style.Picture, str]:
+) -> style.Picture:
     """Draws levels under the numbers they stand for, the staircase, and error against bits.
 
     Args: width: bits of a code, 2 to 8; block: numbers to a scale; kind: of `KINDS`, the numbers
         that are quantised; trained: those of a trained factor.
-    Returns: the figure, and what it shows in words.
     Guarantees: axes stand still; the dot is the measured error
         (test_lesson_08.py::test_the_quantiser_figure_states_the_measured_error).
     """
     row, levels = _numbers(kind, trained), np.array(normal_levels(width))
-    rule = normal_float(width, block)
-    received = rule(torch.from_numpy(row)).numpy()
+    received = normal_float(width, block)(torch.from_numpy(row)).numpy()
     error = float(np.linalg.norm(received - row) / np.linalg.norm(row))
-    bits = rule.bits(row.size) / row.size
     across = (0.065, 0.26), (0.405, 0.235), (0.735, 0.255)
     figure, (one, two, three) = style.row(8.4, 3.6, (0.15, 0.74), *across)
-    padded = np.pad(row, (0, -len(row) % block)).reshape(-1, block)
-    scale = np.abs(padded).max(1, keepdims=True)
-    unit = (padded / np.where(scale > 0, scale, 1)).ravel()[: len(row)]
-    heights, edges = np.histogram(unit, np.linspace(-1, 1, 61), density=True)
-    one.stairs(heights, edges, fill=True, color=style.FAINT)  # one shape: quicker than 60 bars
+    edges = np.linspace(-1, 1, BINS + 1)
+    one.stairs(_histogram(row, block), edges, fill=True, color=style.FAINT)  # quicker than bars
     one.vlines(levels, -0.16, 0, color=CODE, lw=2 if len(levels) <= 16 else 0.9)
     one.axhline(0, color=style.SOFT, lw=0.8)
     one.set(xlim=(-1.03, 1.03), ylim=(-0.18, 2.2), xticks=(-1, 0, 1), yticks=())
@@ -102,11 +95,7 @@ def quantiser(
     three.set(xlabel="bits of a code", ylabel="relative error", title=f"error {error:.1%}")
     style.log_axis(three.yaxis, (0.01, 0.1, 1))
     style.note(three, 0.98, 0.96, "line: closed form,\nnormal numbers", ha="right", va="top")
-    return figure, (
-        f"{width} bits, {len(levels)} levels, blocks of {block}: {bits:.3g} bits a number on the "
-        f"wire, {32 / bits:.1f} times fewer than float32. What arrives is {error:.1%} off; normal "
-        f"numbers would be {expected_errors(block)[WIDTHS.index(width)]:.1%} off."
-    )
+    return figure
 
 
 @style.paper()
@@ -142,11 +131,23 @@ def quantiser_check(
     style.log_axis(left.yaxis, (0.003, 0.01, 0.03, 0.1, 0.3, 1))
     style.draw_labels(left, labels, together=False)
     right.set(xticks=list(widths), xlabel="bits of a code")
-    checks.finish_check(
-        figure, left, right, table, seeds, f" of {size:,} normal numbers; lines: closed form"
-    )
+    words = f" of {size:,} normal numbers; lines: closed form"
+    checks.finish_check(figure, right, table, seeds, words)
     left.set_title("From 3 bits on, each bit halves the error")
     return figure, table
+
+
+def _over_bits(
+    ax: Any, part: Any, column: str, words: str, colour: str, aside: float
+) -> style.Label:
+    """Draws means over seeds with their intervals, one place for each number of bits."""
+    widths, means, low, high = bands(part, "width", column)
+    x = np.arange(len(widths)) + aside
+    ax.vlines(x, low, high, color=colour, alpha=0.4)
+    ax.set_xticks(range(len(widths)), [f"{width:g}" for width in widths])
+    ax.set_xlabel("bits of a code")
+    mark: Any = {"marker": "o", "ms": 6, "mec": style.CARD, "label": words}
+    return style.named_line(ax, x, means, words, colour, **mark)
 
 
 @style.paper()
@@ -159,22 +160,16 @@ def accuracy_per_holder(table: pd.DataFrame, start: float, title: str) -> style.
         (test_lesson_08.py::test_the_accuracies_per_holder_are_drawn).
     """
     part: Any = table[table["measure"] == "accuracy"]
-    widths = sorted(part["width"].unique())
     figure, (ax,) = style.panels(8.6, 3.9, (0.08, 0.16, 0.56, 0.72))
-    labels = []
-    for i, (who, (words, colour)) in enumerate(HOLDERS.items()):
-        own = [part[(part["method"] == who) & (part["width"] == w)]["value"] for w in widths]
-        x = np.arange(len(widths)) + 0.07 * (i - 1.5)
-        ax.vlines(x, *zip(*map(confidence_interval, own), strict=True), color=colour, alpha=0.4)
-        means, mark = [float(np.mean(v)) for v in own], {"marker": "o", "ms": 6, "mec": style.CARD}
-        labels.append(style.named_line(ax, x, means, words, colour, **mark))
+    labels = [
+        _over_bits(ax, part[part["method"] == who], "value", *look, 0.07 * (i - 1.5))
+        for i, (who, look) in enumerate(HOLDERS.items())
+    ]
     ax.axhline(start, color=style.GREY, lw=1, ls=style.DOTTED)
     ax.text(-0.25, start, "before training", fontsize=8, color=style.SOFT, va="bottom")
     low = min(start, float(part["value"].min()))
-    ax.set(xlim=(-0.3, len(widths) - 0.7), ylim=(max(0, low - 0.06), 1), xlabel="bits of a code")
-    ax.set(ylabel="share of test digits right")
-    ax.set_title(title)
-    ax.set_xticks(range(len(widths)), [f"{w:g}" for w in widths])
+    ax.set(xlim=(-0.3, part["width"].nunique() - 0.7), ylim=(max(0, low - 0.06), 1))
+    ax.set(ylabel="share of test digits right", title=title)
     style.draw_labels(ax, labels, together=False, wide=30)
     seeds = part["seed"].nunique()
     style.footer(figure, f"dots: mean over {seeds} seeds; bars: 95 % interval of the mean")
@@ -228,31 +223,14 @@ def gradient_accuracy(table: pd.DataFrame, title: str) -> style.Picture:
     Guarantees: dots are the means over seeds
         (test_lesson_08.py::test_the_cosines_are_drawn).
     """
-    widths, labels = sorted(table["width"].unique()), []
     figure, (ax,) = style.panels(8.2, 3.9, (0.09, 0.16, 0.7, 0.72))
     for i, (index, part) in enumerate(table.groupby("round")):
-        groups = [part[part["width"] == w]["cosine"] for w in widths]
-        x = np.arange(len(widths)) + 0.07 * (i - 1)
-        ends = zip(*map(confidence_interval, groups), strict=True)
-        ax.vlines(x, *ends, color=style.SERIES[i], alpha=0.4)
-        mark: Any = {"marker": "o", "ms": 6, "mec": style.CARD}
-        means = [float(np.mean(group)) for group in groups]
-        words, colour = f"after round {index}", style.SERIES[i]
-        style.named_line(ax, x, means, words, colour, **mark)
-        labels.append(style.Label(x[0], means[0], words, colour))
+        _over_bits(ax, part, "cosine", f"after round {index}", style.SERIES[i], 0.07 * (i - 1))
     ax.axhline(1, color=style.GREY, lw=1, ls=style.DOTTED)
-    ax.set(xlabel="bits of a code", ylabel="cosine with the true gradient", ylim=(None, 1.04))
-    ax.set_xticks(range(len(widths)), [f"{w:g}" for w in widths])
-    ax.set_title(title)
-    ax.legend(*_legend(labels), frameon=False, loc="lower right", fontsize=9)
+    ax.set(ylabel="cosine with the true gradient", ylim=(None, 1.04), title=title)
+    ax.legend(frameon=False, loc="lower right", fontsize=9)
     style.footer(figure, f"{table['seed'].nunique()} seeds; bars: 95 % interval of the mean")
     return figure
-
-
-def _legend(labels: list[style.Label]) -> tuple[list[Any], list[str]]:
-    """Handles and words of a legend, where lines meet at their ends."""
-    handles = [Line2D([], [], color=one.colour, marker="o", mec=style.CARD) for one in labels]
-    return handles, [one.text for one in labels]
 
 
 @style.paper()
@@ -295,10 +273,9 @@ def accuracy_by_form(table: pd.DataFrame, start: float, title: str) -> style.Pic
         colour = style.INK if form == 1 else CODE
         checks.accuracy_row(ax, form, values, colour)
     ax.axvline(start, color=style.GREY, lw=1, ls=style.DOTTED)
-    ax.set(ylim=(4.6, 0.4), xlabel="share of test digits right")
+    ax.set(ylim=(4.6, 0.4), xlabel="share of test digits right", title=title)
     ax.set_yticks(range(1, 5), names, color=style.INK)
     ax.grid(visible=False, axis="y")
-    ax.set_title(title)
     words = f"dots: {table['seed'].nunique()} seeds; diamonds: mean; bars: its 95 % interval"
     style.footer(figure, f"{words}; dotted: before training")
     return figure
@@ -397,9 +374,6 @@ def runs_with_holders(
         part = model_protection(last, row, seen, min(5, plan.rounds))
         parts.append(part.assign(width=width))
     return pd.concat(parts, ignore_index=True)
-
-
-BLOCKS, BINS = (8, 16, 32, 64, 128, 256), 60
 
 
 def quantiser_explorer(trained: Any = None) -> Dial:

@@ -308,10 +308,8 @@ def results_explorer(frames: "Mapping[str, pd.DataFrame] | pd.DataFrame") -> Any
     at = next(iter(known))
     start = _choices(known[at])
     where = _settings(known[at], start["x"][1])
-    (slugs, first), label = (
-        start["methods"],
-        controls.control_options("methods", "those that are drawn"),
-    )
+    slugs, first = start["methods"]
+    label = controls.control_options("methods", "those that are drawn")
     knobs: dict[str, Any] = {
         "study": controls.menu("study", list(known), at, "whose results"),
         "measure": controls.menu("measure", *start["measure"], "what is shown"),

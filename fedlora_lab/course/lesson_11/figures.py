@@ -22,7 +22,7 @@ from fedlora_lab.audit import bounds
 from fedlora_lab.course.widgets.dial import Dial, round_to_digits
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.plots import style
-from fedlora_lab.plots.tidy import confidence_interval
+from fedlora_lab.plots.tidy import bands, confidence_interval
 
 LEAK_HUES = (style.FACTOR["B"], style.INK, style.FACTOR["A"])
 CLIP, DELTA, PIXELS = 0.01, 1e-4, 64
@@ -177,10 +177,9 @@ def presence_in_plans(table: Any) -> style.Picture:
     figure, (ax,) = style.panels(8.0, 3.6, (0.08, 0.17, 0.68, 0.72))
     labels = []
     for hue, (plan, part) in zip(style.SERIES, table.groupby("plan", sort=False), strict=False):
-        groups = part.groupby("noise")["auc"]
-        means, ends = groups.mean(), np.array([confidence_interval(x) for _, x in groups]).T
+        noise, mean, *band = bands(part, "noise", "auc")
         mark: Any = {"marker": "o", "mec": style.CARD}
-        labels.append(style.named_line(ax, means.index, means, plan, hue, *ends, **mark))
+        labels.append(style.named_line(ax, noise, mean, str(plan), hue, *band, **mark))
     fine = np.linspace(1e-3, table["noise"].max(), 200)
     best = norm.cdf(0.5**0.5 / fine)  # of one example in one step
     ax.plot(fine, best, color=style.WRONG, lw=1.2, ls=style.DASHED)
@@ -215,9 +214,8 @@ def attack_under_noise(
     ax.plot(NOISES, line, color=style.INK, lw=2)
     style.dots(ax, [noise], [cosine], style.WRONG, 10, zorder=5, clip_on=False)
     ax.set(xscale="log", xlim=(NOISES[0], NOISES[-1]), ylim=(0, 1.03))
-    ax.set_xlabel("noise multiplier σ of each release")
+    ax.set(xlabel="noise multiplier σ of each release", title="|cos| with the scan: closed form")
     style.log_axis(ax.xaxis, (0.01, 0.1, 1))
-    ax.set_title("|cos| with the scan: closed form")
     if lost < 1.2:
         put: Any = {"weight": "bold", "ha": "right", "va": "top"}
         style.note(ax, 0.99, 0.94, "image lost", style.RIGHT, 9, **put)

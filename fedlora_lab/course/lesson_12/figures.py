@@ -42,13 +42,11 @@ def _canaries(ax: Any, values: Any, included: Any, seed: int, size: float, alpha
 
 
 @style.paper()
-def one_run_audit(
-    canaries: int = 200, epsilon: float = 2.0, leak: float = 1.0
-) -> tuple[style.Picture, str]:
+def one_run_audit(canaries: int = 200, epsilon: float = 2.0, leak: float = 1.0) -> style.Picture:
     """Draws one one-run audit of a single noised sum: what is seen of canaries, and the three ε.
 
     Args: canaries (at most 5,000), epsilon, leak: as of `audit.simulate_one_run`.
-    Returns: the figure, its axes the same whatever the numbers, and a sentence.
+    Returns: the figure, its axes the same whatever the numbers.
     Guarantees: test_lesson_12.py::test_the_one_run_audit_says_what_it_shows.
     """
     check(canaries <= 5000, "canaries", canaries, "at most 5000")
@@ -80,17 +78,7 @@ def one_run_audit(
     ax.grid(visible=False, axis="y")
     verdict = "refutes" if one.caught else "does not contradict"
     ax.set_title(f"The audit {verdict} the ledger", color=colour)
-    bug = "no bug" if sound else f"a bug that makes the true ε {one.true:.2f}"
-    text = f"{canaries} canaries, the ledger states ε = {one.stated:g}, {bug}: "
-    text += f"the audit proves {one.lower:.2f}"
-    most = f"{one.ceiling:.2f}"
-    if one.caught:
-        return figure, f"{text}, more than stated. Caught."
-    if one.ceiling < one.stated:
-        few = f"it could prove {most} at most, so no bug of any size can be caught"
-        return figure, f"{text}; {few}."
-    nothing = "nothing is refuted, nothing shown to be sound"
-    return figure, f"{text} of the {most} it could prove at most; {nothing}."
+    return figure
 
 
 @style.paper()
@@ -145,16 +133,13 @@ def power_curves(
     places = (0.055, 0.17, 0.2, 0.64), (0.355, 0.17, 0.24, 0.64), (0.63, 0.17, 0.24, 0.64)
     figure, axes = style.panels(11.0, 3.7, *places)
     first = table[table["leak"] == leaks[0]]
-    labels = [
-        style.named_line(
-            axes[0], part["canaries"], part["ceiling"], str(kind), KINDS[str(kind)], lw=2
-        )
-        for kind, part in first.groupby("kind")
-    ]
+    labels = []
+    for kind, part in first.groupby("kind"):
+        line = part["canaries"], part["ceiling"], str(kind), KINDS[str(kind)]
+        labels.append(style.named_line(axes[0], *line, lw=2))
     axes[0].axhline(epsilon, color=style.GREY, lw=1.2, ls=PROMISE)
-    axes[0].text(
-        canaries[-1], epsilon, "stated", color=style.SOFT, fontsize=8, ha="right", va="top"
-    )
+    put: Any = {"transform": axes[0].transData, "ha": "right", "va": "top"}
+    style.note(axes[0], canaries[-1], epsilon, "stated", **put)
     axes[0].set(ylim=(0, None), ylabel=EPSILON)
     axes[0].set_title("Provable at most", fontsize=9.5)
     style.draw_labels(axes[0], labels, together=False, wide=10)
@@ -162,30 +147,22 @@ def power_curves(
         labels = []
         for leak, colour in zip(leaks, LEVELS, strict=False):
             part: Any = table[(table["kind"] == kind) & (table["leak"] == leak)]
-            band = part["low"], part["high"]
-            words = f"{leak:g} × too loud"
-            labels.append(
-                style.named_line(
-                    ax, part["canaries"], part["power"], words, colour, *band, marker="o"
-                )
-            )
+            line = part["canaries"], part["power"], f"{leak:g} × too loud", colour
+            labels.append(style.named_line(ax, *line, part["low"], part["high"], marker="o"))
         ax.set(ylim=(-0.03, 1.03))
         ax.set_title(f"Bugs found: {kind}", fontsize=9.5)
     axes[2].set_yticklabels([])
     style.draw_labels(axes[2], labels, together=False)
     known = table[table["kind"] == next(iter(bound))].groupby("leak")["power"].max()
     hidden = known[known < 0.05]
-    words = (
-        f"A canary {hidden.index.max():g} × too loud escapes" if len(hidden) else "No bug escapes"
-    )
-    figure.text(0.055, 0.97, f"{words} the bound for any mechanism", weight="bold", va="top")
+    who = f"A canary {hidden.index.max():g} × too loud" if len(hidden) else "No bug"
+    words = f"{who} escapes the bound for any mechanism"
+    figure.text(0.055, 0.97, words, weight="bold", va="top")
     for ax in axes:
         ax.set(xscale="log", xlim=(canaries[0], canaries[-1]), xlabel="canaries")
         style.log_axis(ax.xaxis, tuple(canaries[::3]))
-    words = (
-        f"stated ε = {epsilon:g}; {repeats} simulated audits a dot, bands: 95 % (Clopper–Pearson)"
-    )
-    style.footer(figure, f"{words}; all bounds 95 % sure")
+    words = f"stated ε = {epsilon:g}; {repeats} simulated audits a dot, bands: 95 % "
+    style.footer(figure, f"{words}(Clopper–Pearson); all bounds 95 % sure")
     return figure, table
 
 
@@ -308,10 +285,8 @@ def audit_bounds(
     _scores(left, several[0])
     _bounds(right, several, gaussian)
     right.set_yticks(range(len(labels))[::-1], labels, color=style.SOFT)
-    words = (
-        f"bar: proved, {several[0].confidence:.0%} sure; tick: provable at most; diamond: stated"
-    )
-    words += "; pale bar: proved if the noise is Gaussian" if gaussian else ""
+    words = f"bar: proved, {several[0].confidence:.0%} sure; tick: provable at most; "
+    words += "diamond: stated" + gaussian * "; pale bar: proved if the noise is Gaussian"
     figure.text(0.985, 0.012, words, fontsize=7.5, color=style.SOFT, ha="right", va="bottom")
     return figure
 
@@ -363,9 +338,8 @@ def _bounds(ax: Any, audits: "list[Audit]", gaussian: bool) -> None:
     ax.set(xlim=(0, edge), ylim=(-0.7, len(audits) - 0.3), xlabel=f"ε at δ = {audits[0].delta:g}")
     ax.grid(visible=False, axis="y")
     caught = [one for one in audits if one.invalid is None and not one.holds]
-    ax.set_title(
-        f"{len(caught) or 'None'} of {len(audits)} shown to spend more than stated", fontsize=9.5
-    )
+    words = f"{len(caught) or 'None'} of {len(audits)} shown to spend more than stated"
+    ax.set_title(words, fontsize=9.5)
 
 
 def audit_explorer() -> Dial:

@@ -51,13 +51,13 @@ def epsilon_by_observer(trust: str, sigma: float, clients: int, colluders: int) 
 @style.paper()
 def trust_comparison(
     trust: str = "secagg", clients: int = 50, epsilon: float = 2.0, colluders: int = 10
-) -> tuple[style.Picture, str]:
+) -> style.Picture:
     """Draws one promise under three kinds of trust: noise on the mean, and who faces which ε.
 
     Args: trust: "local", "secagg" or "central"; clients: >= 2; epsilon: promised, for one release;
         colluders: >= 0.
-    Returns: the figure, its axes the same whatever the numbers, and a sentence.
-    Guarantees: test_lesson_13.py::test_the_comparison_says_what_it_shows.
+    Returns: the figure, its axes the same whatever the numbers.
+    Guarantees: test_lesson_13.py::test_the_comparison_shows_noise_and_epsilon.
     """
     colluders = min(colluders, clients - 1)
     sigma = gaussian_noise_multiplier(epsilon)
@@ -73,8 +73,7 @@ def trust_comparison(
         left.text(mean * 1.15, row, f"{mean:.2g} C", weight=weight, color=ink, **put)
     left.set_yticks(range(3), [f"{kind}\ntrust {words}" for kind, words in TRUSTS.items()])
     left.get_yticklabels()[list(TRUSTS).index(trust)].set_color(style.INK)
-    left.set(xlim=(1e-4, 100), xlabel="noise on the mean update")
-    left.set_title("Same promise, other noise")
+    left.set(xlim=(1e-4, 100), xlabel="noise on the mean update", title="Same promise, other noise")
     others = f"the server and\n{colluders} of {clients} clients"
     right.set_yticks(range(3), ["who sees the model", "the server", others], color=style.INK)
     for row, value in enumerate(faced.values()):
@@ -85,26 +84,13 @@ def trust_comparison(
         far, side, colour = (0.85, "right", style.CARD) if end > 20 else (1.15, "left", ink)
         right.text(end * far, row, text, ha=side, weight="bold", color=colour, **put)
     right.axvline(epsilon, color=style.INK, lw=1, ls=PROMISE)
-    right.set(xlim=EPSILONS, xlabel="ε (dashed: promised)")
-    right.set_title("Who faces which ε")
+    right.set(xlim=EPSILONS, xlabel="ε (dashed: promised)", title="Who faces which ε")
     for ax, ticks in ((left, (0.001, 0.01, 0.1, 1, 10)), (right, (0.1, 1, 10, 100))):
         ax.set(xscale="log", ylim=(2.6, -0.6))
         style.log_axis(ax.xaxis, ticks)
         ax.tick_params(axis="y", length=0)
         ax.grid(visible=False, axis="y")
-    own = levels[trust]
-    adds = f"each client adds {own.each:.2g} C" if own.each else None
-    adds = adds or f"which adds {own.server:.2g} C to the sum"
-    more = own.mean / levels["central"].mean
-    ends = {
-        "central": ". The server sees every update as it is.",
-        "local": f", {more:.2g} times what a trusted server needs. "
-        f"Nobody faces more than {epsilon:g}.",
-        "secagg": f". With {colluders} clients on its side the server faces "
-        f"{faced['together']:.2f}.",
-    }
-    text = f"ε = {epsilon:g} for {clients} clients, trust in {TRUSTS[trust]}: {adds}; "
-    return figure, f"{text}the mean carries {own.mean:.2g} C{ends[trust]}"
+    return figure
 
 
 @style.paper()
@@ -211,11 +197,10 @@ def accuracy_by_trust(frame: "pd.DataFrame", start: float, title: str) -> style.
         values, colour = part[part["trust"] == kind]["value"].to_numpy(), COLOURS[kind]
         checks.accuracy_row(ax, row, values, colour)
     ax.axvline(start, color=style.GREY, lw=1, ls=style.DOTTED)
-    ax.set(ylim=(len(kinds) - 0.3, -0.6), xlabel="share of test digits right")
+    ax.set(ylim=(len(kinds) - 0.3, -0.6), xlabel="share of test digits right", title=title)
     ax.set_yticks(range(len(kinds)), [f"{k}: trust {TRUSTS[k]}" for k in kinds], color=style.INK)
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
-    ax.set_title(title)
     words = f"dots: {part['seed'].nunique()} seeds; diamonds: mean; bars: its 95 % interval"
     style.footer(figure, f"{words}; dotted: before training")
     return figure

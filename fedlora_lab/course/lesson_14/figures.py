@@ -101,12 +101,10 @@ def noise_over_releases(table: pd.DataFrame, floor: float) -> style.Picture:
     """
     figure, (ax,) = style.panels(7.6, 3.6, (0.1, 0.16, 0.68, 0.72))
     colours = (style.FACTOR["A"], style.FACTOR["B"], style.INK)
-    labels = [
-        style.named_line(
-            ax, part["releases"], part["noise_to_signal"], f"batch {batch}", colour, marker="o"
-        )
-        for (batch, part), colour in zip(table.groupby("batch"), colours, strict=True)
-    ]
+    labels = []
+    for (batch, part), colour in zip(table.groupby("batch"), colours, strict=True):
+        drawn = part["releases"], part["noise_to_signal"], f"batch {batch}", colour
+        labels.append(style.named_line(ax, *drawn, marker="o"))
     ax.axhline(floor, color=style.GREY, ls=style.DASHED)
     high = 1.3 * table["noise_to_signal"].max()
     ax.set(xscale="log", yscale="log", ylim=(0.7 * floor, high))
@@ -114,14 +112,8 @@ def noise_over_releases(table: pd.DataFrame, floor: float) -> style.Picture:
     style.log_axis(ax.xaxis, tuple(sorted(table["releases"].unique())))
     ax.set(xlabel="releases N of a run, all at the same ε", ylabel="noise over the largest signal")
     ax.set_title("More steps and larger batches lower noise against signal, down to a floor")
-    style.note(
-        ax,
-        0.02,
-        0.95 * floor,
-        "dashed: the floor in closed form",
-        transform=ax.get_yaxis_transform(),
-        va="top",
-    )
+    put: Any = {"transform": ax.get_yaxis_transform(), "va": "top"}
+    style.note(ax, 0.02, 0.95 * floor, "dashed: the floor in closed form", **put)
     style.draw_labels(ax, labels)
     return figure
 
@@ -139,22 +131,16 @@ def accuracy_by_budget(table: pd.DataFrame) -> style.Picture:
     places = {budget: i for i, budget in enumerate(sorted(table["epsilon"].unique()))}
     slugs = tidy.slugs_in_order(table)
     for i, slug in enumerate(slugs):
-        part, look = table[table["method"] == slug].groupby("epsilon")["accuracy"], style.look(slug)
-        x = np.array([places[budget] for budget in part.groups]) + 0.06 * (i - (len(slugs) - 1) / 2)
-        ends = np.array([tidy.confidence_interval(own) for _, own in part])
-        ax.vlines(x, ends[:, 0], ends[:, 1], color=look.colour, lw=2)
+        part, look = table[table["method"] == slug], style.look(slug)
+        budgets, mean, low, high = tidy.bands(part, "epsilon", "accuracy")
+        x = np.array([places[budget] for budget in budgets]) + 0.06 * (i - (len(slugs) - 1) / 2)
+        ax.vlines(x, low, high, color=look.colour, lw=2)
         drawn: Any = {"marker": look.marker, "dashes": look.dashes, "mec": style.CARD}
-        labels.append(style.named_line(ax, x, part.mean(), style.name(slug), look.colour, **drawn))
+        labels.append(style.named_line(ax, x, mean, style.name(slug), look.colour, **drawn))
     start = table["before_accuracy"].mean()
     ax.axhline(start, color=style.GREY, ls=style.DOTTED)
-    style.note(
-        ax,
-        0.02,
-        start,
-        f"before training {start:.2f}",
-        transform=ax.get_yaxis_transform(),
-        va="bottom",
-    )
+    put: Any = {"transform": ax.get_yaxis_transform(), "va": "bottom"}
+    style.note(ax, 0.02, start, f"before training {start:.2f}", **put)
     words = ["no privacy" if np.isinf(e) else f"ε = {e:g}" for e in places]
     ax.set_xticks(list(places.values()), words)
     ax.set(xlim=(-0.3, len(places) - 0.7), ylim=(start - 0.03, None), ylabel="test accuracy")

@@ -1,5 +1,7 @@
 """Right and wrong functions of notebook 12: a threshold audit, a p-value, a sensitivity trial."""
 
+from functools import partial
+
 import numpy as np
 from numpy.linalg import norm
 from scipy.stats import beta, binom
@@ -21,23 +23,19 @@ _FEW_MISSED = np.arange(100.0) + 55, np.arange(200.0) % 100, 60.5, 0.01, 0.05
 _NOTHING_SEEN = _EVEN, _EVEN, 49.5, 0.01, 0.05
 
 
-def _bound(false_positive, false_negative, delta, least=0.0):
-    forth = np.log((1 - delta - false_negative) / false_positive)
-    back = np.log((1 - delta - false_positive) / false_negative)
-    return max(least, forth, back)
-
-
 def _errors(inside, outside, t):
     return int((outside > t).sum()), len(outside), int((inside <= t).sum()), len(inside)
 
 
-def _audit(inside, outside, t, delta, end, least=0.0):
+def _upper(k, n, significance):
+    return beta.ppf(1 - significance / 2, k + 1, n - k)
+
+
+def _audit(inside, outside, t, delta, significance, *, end=_upper, least=0.0):
+    """`threshold_audit` with another end of an error's interval, or below zero as well."""
     fp, outs, fn, ins = _errors(inside, outside, t)
-    return _bound(end(fp, outs), end(fn, ins), delta, least)
-
-
-def _upper(significance):
-    return lambda k, n: beta.ppf(1 - significance / 2, k + 1, n - k)
+    fpr, fnr = end(fp, outs, significance), end(fn, ins, significance)
+    return max(least, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
 
 
 def threshold_audit(inside, outside, threshold, delta, significance):
@@ -55,28 +53,17 @@ def by_the_library(inside, outside, t, delta, significance):
     return threshold_lower_bound(*_errors(inside, outside, t), delta, significance)
 
 
-def rates_as_measured(inside, outside, t, delta, significance):
-    return _audit(inside, outside, t, delta, lambda k, n: k / n)
-
-
+rates_as_measured = partial(_audit, end=lambda k, n, significance: k / n)
 whole_significance = vary(threshold_audit, significance=lambda alpha: 2 * alpha)
-
-
-def lower_ends(inside, outside, t, delta, significance):
-    return _audit(inside, outside, t, delta, lambda k, n: beta.ppf(significance / 2, k, n - k + 1))
-
-
+lower_ends = partial(_audit, end=lambda k, n, alpha: beta.ppf(alpha / 2, k, n - k + 1))
+below_zero = partial(_audit, least=-np.inf)
 without_delta = vary(threshold_audit, delta=0.0)
 
 
 def one_direction(inside, outside, t, delta, significance):
     fp, outs, fn, ins = _errors(inside, outside, t)
-    end = _upper(significance)
-    return max(0.0, np.log((1 - delta - end(fn, ins)) / end(fp, outs)))
-
-
-def below_zero(inside, outside, t, delta, significance):
-    return _audit(inside, outside, t, delta, _upper(significance), -np.inf)
+    fpr, fnr = _upper(fp, outs, significance), _upper(fn, ins, significance)
+    return max(0.0, np.log((1 - delta - fnr) / fpr))
 
 
 def rates_exchanged(inside, outside, t, delta, significance):

@@ -57,8 +57,7 @@ def relies_on_the_colluding(update, clip, sigma, uploads, colluding, z):
     return noised_upload(update, clip, sigma, colluding, 0, z)
 
 
-def whole_noise(update, clip, sigma, uploads, colluding, z):
-    return noised_upload(update, clip, sigma, 1, 0, z)
+whole_noise = vary(noised_upload, uploads=1, colluding=0)
 
 
 def divides_by_the_count(update, clip, sigma, uploads, colluding, z):

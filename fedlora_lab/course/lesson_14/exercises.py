@@ -81,10 +81,7 @@ def dealt_out(sites, labels):
     return np.split(numbers, np.cumsum([len(part) for part in by_site(sites, labels)])[:-1])
 
 
-def labels_sorted(sites, labels):
-    return [np.sort(part) for part in by_site(sites, labels)]
-
-
+labels_sorted = vary(by_site, then=lambda parts: [np.sort(part) for part in parts])
 WRONG_TABLES = own_classes, as_they_appear, sites_as_they_appear, dealt_out, labels_sorted
 
 
@@ -154,10 +151,7 @@ def noise_on_counts(correct, epsilon, xi):
     return correct.mean(1) + xi * len(correct) / epsilon
 
 
-def budget_upside_down(correct, epsilon, xi):
-    return correct.mean(1) + xi * epsilon * len(correct) / correct.shape[1]
-
-
+budget_upside_down = vary(private_scores, epsilon=lambda epsilon: 1 / epsilon)
 without_epsilon = vary(private_scores, epsilon=1)
 common_noise = vary(private_scores, xi=lambda xi: xi[0])
 

@@ -15,7 +15,10 @@ HUES = (style.WRONG, style.FACTOR["A"], style.FACTOR["B"], style.RIGHT, style.IN
 
 @style.paper()
 def tradeoff(
-    ledger: Ledger, attacks: Mapping[str, Any] | None = None, lowest: float = 1e-3
+    ledger: Ledger,
+    attacks: Mapping[str, Any] | None = None,
+    lowest: float = 1e-3,
+    title: str = "Who was in the training data?",
 ) -> style.Picture:
     """Draws the trade-off curve of a ledger on log axes; what no attacker reaches is shaded.
 
@@ -26,6 +29,7 @@ def tradeoff(
         ledger: of a run, or a composition.
         attacks: words -> `attacks.Membership`, drawn below the curve.
         lowest: the left and lower end of the axes, in (0, 0.1].
+        title: the finding.
 
     Raises: `Uncertified` where the ledger states no epsilon.
     Guarantees: test_the_curve_is_the_ledgers_and_the_dashed_line_lies_above.
@@ -55,7 +59,7 @@ def tradeoff(
         ax.plot(accused, members, color=hue, lw=2, drawstyle="steps-post")
         style.note(ax, 0.985, y, f"{words}: AUC {one.auc:.2f}", hue, 9, ha="right", weight="bold")
     ax.set(xlabel="share of others accused (false positive rate)", ylabel="share of members found")
-    ax.set_title("Who was in the training data?")
+    ax.set_title(title)
     for axis in (ax.xaxis, ax.yaxis):
         style.log_axis(axis, tuple(tick for tick in (0.001, 0.01, 0.1, 1) if tick >= lowest))
     loosely = f"dashed: all that ε = {spent:.3g} at δ = {ledger.delta:g} says"

@@ -40,7 +40,7 @@ export const dials = {
       const x = scans[scan], {image, cosine} = read(x, noise, rank, releases, 100 * scan + rank), lost = vanishing(rank, PIXELS, releases);
       const low = Math.min(...image), high = Math.max(...image), top = Math.max(...x), ends = [0.003, 3];
       const spent = gdpEpsilon(Math.sqrt(releases) / noise, DELTA), closed = overlap(noise, rank, PIXELS, releases);
-      const seen = noise < 0.6 * lost ? "can be read" : noise < lost ? "is going" : "is lost";
+      const seen = noise < 0.6 * lost ? "can be read" : noise < lost ? "fades" : "is lost";
       const picture = (title, pixels) => ({title, basis: 180, bare: true, height: 220, x: {range: [0, 8]}, y: {range: [8, 0]}, margin: {left: 4, right: 4, top: 4, bottom: 4}, marks: [{image: pixels, wide: 8}]});
       return {
         panels: [picture("The scan", x.map(v => v / top)), picture(`Read from the update: it ${seen}`, image.map(v => (v - low) / (high - low))), {

@@ -187,7 +187,7 @@ def presence_in_plans(table: Any) -> style.Picture:
     labels.append(style.Label(float(fine[-1]), float(best[-1]), words, style.WRONG))
     ax.axhline(0.5, color=style.GREY, lw=1, ls=style.DOTTED)
     ax.set(xlabel="noise multiplier σ", ylabel="AUC: in the batches or not", ylim=(0.45, 1.02))
-    ax.set_title("Five steps of sixteen scans hide few without noise")
+    ax.set_title("Without noise, five steps of sixteen scans hide few of them")
     style.draw_labels(ax, labels, together=False, wide=16)
     draws = int(table.groupby(["plan", "noise"]).size().min())
     style.footer(figure, f"dots: mean of {draws} draws; bands: its 95 % interval; dotted: guessing")
@@ -214,14 +214,18 @@ def attack_under_noise(
     ax.plot(NOISES, line, color=style.INK, lw=2)
     style.dots(ax, [noise], [cosine], style.WRONG, 10, zorder=5, clip_on=False)
     ax.set(xscale="log", xlim=(NOISES[0], NOISES[-1]), ylim=(0, 1.03))
-    ax.set(xlabel="noise multiplier σ of each release", title="|cos| with the scan: closed form")
+    ax.set(xlabel="noise multiplier σ of each release", ylabel="|cos| with the scan")
     style.log_axis(ax.xaxis, (0.01, 0.1, 1))
     if lost < 1.2:
         put: Any = {"weight": "bold", "ha": "right", "va": "top"}
-        style.note(ax, 0.99, 0.94, "image lost", style.RIGHT, 9, **put)
+        style.note(ax, 0.99, 0.94, "lost", style.RIGHT, 9, **put)
     closed = theory.gradient_overlap(noise, rank, PIXELS, releases)
     spent = theory.gdp_epsilon(theory.gaussian_mu(noise, releases), DELTA)
-    seen = "can be read" if noise < 0.6 * lost else "is going" if noise < lost else "is lost"
+    seen = "can be read" if noise < 0.6 * lost else "fades" if noise < lost else "is lost"
+    ax.set_title(f"The image {seen}")
+    style.footer(
+        figure, "line: closed form; dot: this update; green: nothing left in a large layer"
+    )
     price = f"{spent:,.0f}" if spent >= 10 else f"{spent:.2g}"
     return figure, (
         f"σ = {noise:g}, {releases} release{'s' if releases > 1 else ''}: |cos| with the scan "
@@ -286,16 +290,17 @@ def span_by_batch_size(table: Any, rank: int) -> style.Picture:
     figure, (ax,) = style.panels(8.0, 3.5, (0.09, 0.17, 0.69, 0.72))
     labels, hues = [], {"in the batch": style.WRONG, "somebody else": style.GREY}
     mark: Any = {"marker": "o", "ms": 6, "mec": style.CARD}
-    means: Any = table.groupby(["who", "size"])["value"].mean()
-    for who in means.index.levels[0]:
-        line = means[who]
-        labels.append(style.named_line(ax, line.index, line, who, hues[who], **mark))
+    for who, part in table.groupby("who"):
+        size, mean, *band = bands(part, "size")
+        labels.append(style.named_line(ax, size, mean, str(who), hues[str(who)], *band, **mark))
     ax.axvline(rank, color=style.INK, lw=1.2, ls=style.DASHED)
     ax.text(rank + 0.25, 0.95, f"rank r = {rank}", color=style.INK, fontsize=9, va="top")
     ax.set(xlim=(0.5, table["size"].max() + 0.5), ylim=(-0.03, 1))
     ax.set(xlabel="examples in the update", ylabel="share outside the span")
     ax.set_title(f"Up to {rank} scans the span of ∇A gives the batch away")
     style.draw_labels(ax, labels, together=False)
+    draws = int(table.groupby(["who", "size"]).size().min())
+    style.footer(figure, f"dots: mean of {draws} batches; bands: its 95 % interval")
     return figure
 
 

@@ -14,7 +14,7 @@ def _uploads(rng):
 
 CALLS = {
     "10.1": Calls("B and A", draw=_uploads),
-    "10.3": Calls("B and A", draw=_uploads),
+    "10.2": Calls("B and A", draw=_uploads),
     "10.4": Calls("z_B, z_A and tau", draw=lambda rng: (*_uploads(rng), rng.uniform(0.3, 0.6))),
 }
 

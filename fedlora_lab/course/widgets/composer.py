@@ -95,18 +95,15 @@ class MethodComposer(controls.DrawnBox):
         mine = methods.FedLoRA.replace(name=NAME)
         beside = {"method": [mine.slug, "fedlora", "ffa-lora"]}
         self.bench = Workbench(first, sweep=beside, title="composer")
-        self.says, self.picture = (
-            controls.text_box(3),
-            controls.image_box(940, 230, controls.NARROW),
-        )
-        self.sentence = controls.text_box(3)
+        self.picture = controls.image_box(940, 230)
+        self.says, self.sentence = controls.text_box(3), controls.text_box(3)
         self._fill()
         self.begin_from.observe(lambda _: self._fill(), "value")
         for knob in self.fields.values():
             knob.observe(lambda _: self._compose(), "value")
         fields = controls.row(self.begin_from, *self.fields.values())
-        figure = controls.row(self.picture)
-        self.children = [fields, self.says, figure, self.sentence, self.bench]
+        picture = controls.row(self.picture)
+        self.children = [fields, self.says, picture, self.sentence, self.bench]
 
     def __repr__(self) -> str:
         return f"Method composer for {self.bench.config.task.name}"
@@ -140,15 +137,11 @@ class MethodComposer(controls.DrawnBox):
 
     def draw(self, wanted: Any) -> tuple[bytes, str]:
         row, lines = wanted
-        if row is None:
-            return style.png(composer_figure(row, lines)), "These fields do not fit together."
-        text = (
-            f"{dry_run.summarize(dry_run.traits(row))} Press Start to train it, or Sweep to train "
-        )
-        return style.png(composer_figure(row, lines)), f"{text}it beside published methods."
-
-    def show_error(self, line: str) -> None:
-        controls.set_text(self.sentence, line, error=True)
+        text = "These fields do not fit together."
+        if row is not None:
+            text = f"{dry_run.summarize(dry_run.traits(row))} Press Start to train it, or Sweep to "
+            text += "train it beside published methods."
+        return style.png(composer_figure(row, lines)), text
 
     def close(self) -> None:
         """Ends the threads and takes the widget down."""

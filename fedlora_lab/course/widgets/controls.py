@@ -26,19 +26,6 @@ def control_options(label: str, help: str = "", **more: Any) -> dict[str, Any]:
     return {**own, "layout": w.Layout(width=WIDE), **more}
 
 
-def slider(
-    label: str, value: float, low: float, high: float, step: float | None = None, help: str = ""
-) -> Any:
-    """Makes a slider: for whole numbers if all its numbers are integers, else for real ones.
-
-    Args: label, help: its label and tooltip; value: at first; low, high, step: of the values.
-    """
-    numbers = (value, low, high, step or 1)
-    whole = all(isinstance(v, int) and not isinstance(v, bool) for v in numbers)
-    kind, step = (w.IntSlider, step or 1) if whole else (w.FloatSlider, step or (high - low) / 100)
-    return kind(value=value, min=low, max=high, step=step, **control_options(label, help))
-
-
 def menu(label: str, options: Sequence[Any], value: Any, help: str = "") -> Any:
     """Makes a menu.
 
@@ -47,23 +34,9 @@ def menu(label: str, options: Sequence[Any], value: Any, help: str = "") -> Any:
     return w.Dropdown(options=list(options), value=value, **control_options(label, help))
 
 
-def button(label: str, icon: str, help: str, act: Callable[[], Any], style: str = "") -> Any:
-    """Makes a button.
-
-    Args: label, icon, help, style: what it looks like; act: called at every click.
-    """
-    layout = w.Layout(width="92px")
-    made = w.Button(description=label, icon=icon, tooltip=help, button_style=style, layout=layout)
-    made.on_click(lambda _: act())
-    return made
-
-
-def image_box(width: int, height: int, narrowest: int | None = None) -> Any:
-    """Makes a place for PNG bytes that keeps its size whatever is drawn into it.
-
-    Args: width, height: pixels; narrowest: width down to which it shrinks on a narrow page.
-    """
-    low = f"{narrowest or width}px"
+def image_box(width: int, height: int) -> Any:
+    """Makes a place for PNG bytes that keeps its size, in pixels, whatever is drawn into it."""
+    low = f"{min(width, NARROW)}px"
     layout = w.Layout(height="auto", flex=f"1 1 {low}", min_width=low, max_width=f"{width}px")
     return w.Image(format="png", width=width, height=height, layout=layout)
 
@@ -79,12 +52,12 @@ def row(*parts: Any) -> Any:
     return w.HBox(parts, layout=w.Layout(flex_flow="row wrap", align_items="flex-start"))
 
 
-def set_text(place: Any, text: str, error: bool = False, role: str = "status") -> None:
-    """Puts escaped text into a `text_box`.
+def set_text(place: Any, text: str, error: bool = False) -> None:
+    """Puts escaped text into a `text_box`; it is read aloud.
 
-    Args: place, text: what goes where; error, role: a status and an error are read aloud.
+    Args: place, text: what goes where; error: in an error's looks.
     """
-    look = "color:var(--jp-content-font-color1,inherit)"
+    look, role = "color:var(--jp-content-font-color1,inherit)", "status"
     if error:
         look, role = "color:var(--jp-error-color1,#b3261e);font-weight:600", "alert"
     place.value = f'<div role="{role}" style="{look};line-height:22px">{escape(text)}</div>'
@@ -103,7 +76,10 @@ def make_control(name: str, given: Any) -> Any:
     forms = "a widget, True or False, a list of options, or (value, low, high[, step])"
     check(numbers and len(given) in (3, 4), name, given, forms)
     check(given[1] <= given[0] <= given[2], name, given, "low <= value <= high")
-    return slider(label, *given)
+    value, low, high, step = (*given, None)[:4]
+    whole = all(isinstance(v, int) for v in given)
+    kind, step = (w.IntSlider, step or 1) if whole else (w.FloatSlider, step or (high - low) / 100)
+    return kind(value=value, min=low, max=high, step=step, **control_options(label))
 
 
 class DrawnBox(w.VBox):
@@ -125,9 +101,9 @@ class DrawnBox(w.VBox):
         self.picture.value, text = drawn
         set_text(self.sentence, text)
 
-    @abstractmethod
     def show_error(self, line: str) -> None:
-        """Puts one line on the page in place of a drawing."""
+        """Puts one line on the page in place of a sentence."""
+        set_text(self.sentence, line, error=True)
 
     def settle(self, wait: float = 10.0) -> bool:
         """Waits until the page shows all that was to be drawn; returns whether it does."""
@@ -149,11 +125,13 @@ class InteractiveFigure(DrawnBox):
         first = self.draw(self._first)
         # The header of a PNG states its size, so the page keeps the room before it is shown.
         width, height = (int.from_bytes(first[0][i : i + 4], "big") for i in (16, 20))
-        self.picture, self.sentence = image_box(width, height, min(width, NARROW)), text_box(3)
+        self.picture, self.sentence = image_box(width, height), text_box(3)
         self.show_drawing(first)
         for knob in knobs.values():
             knob.observe(lambda _: self._drawing.request(self.values), "value")
-        reset = button("Reset", "undo", "reset every control", self.reset)
+        look: Any = {"icon": "undo", "tooltip": "reset every control"}
+        reset = w.Button(description="Reset", layout=w.Layout(width="92px"), **look)
+        reset.on_click(lambda _: self.reset())
         self.children = [row(*knobs.values(), reset), row(self.picture), self.sentence]
 
     @property
@@ -169,9 +147,6 @@ class InteractiveFigure(DrawnBox):
     def draw(self, wanted: dict[str, Any]) -> tuple[bytes, str]:
         figure, text = self.plot(**wanted)
         return png(figure), text
-
-    def show_error(self, line: str) -> None:
-        set_text(self.sentence, line, error=True)
 
 
 def interactive_figure(plot: Callable[..., Any], **given: Any) -> InteractiveFigure:

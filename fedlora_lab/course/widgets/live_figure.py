@@ -22,37 +22,11 @@ def series(frame: Any, measure: str) -> tuple[np.ndarray, np.ndarray]:
     return part["round"].to_numpy(dtype=float), part["value"].to_numpy(dtype=float)
 
 
-def draw_run(ax: Any, frame: pd.DataFrame, measure: str) -> None:
-    """Draws one measure of a run in its method's colour, with a mark at the last round.
-
-    Args: ax: where; frame: tidy, of one run; measure: such as "accuracy".
-    """
-    (x, y), look = series(frame, measure), style.look(frame["method"].iloc[0])
-    ax.plot(x, y, color=look.colour, lw=2.2)
-    mark = {"marker": look.marker, "ms": 7, "mec": style.CARD, "mew": 0.6, "clip_on": False}
-    ax.plot(x[-1:], y[-1:], color=look.colour, **mark)
-
-
-def draw_start(ax: Any, rounds: int, start: float) -> None:
-    """Draws the score before training as a line; nothing where it was not measured.
-
-    Args: ax: where; rounds: the end of its x axis; start: the score, NaN if not measured.
-    """
-    if np.isfinite(start):
-        ax.axhline(start, color=style.GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
-        right: Any = {"fontsize": 7.5, "color": style.SOFT, "ha": "right", "va": "top"}
-        ax.text(rounds, start, f"before {start:.2f} ", **right)
-
-
-def accuracy_floor(start: float, values: Any, below: float = 0.1) -> float:
-    """Returns the lower end of an accuracy axis.
-
-    Args: start: accuracy before training, or NaN; values: finite, on the axis; below: the room
-        under ``start``.
-    """
+def _floor(start: float, values: np.ndarray) -> float:
+    """Returns the lower end of an accuracy axis, with room under the start and every value."""
     start = start if np.isfinite(start) else 0.0
     lowest = min([start, *values])
-    return max(0.0, min(np.floor(10 * start) / 10 - below, np.floor(10 * lowest - 1e-9) / 10))
+    return max(0.0, min(np.floor(10 * start) / 10 - 0.1, np.floor(10 * lowest - 1e-9) / 10))
 
 
 def _doubled(top: float, values: np.ndarray) -> float:
@@ -97,10 +71,13 @@ def live_figure(
         panels = (score, measure), (spent, "epsilon"), (drift, "deviation")
         seen = [_panel(ax, frame, past, one, rounds) for ax, one in panels]
         if measure.startswith("accuracy"):
-            score.set_ylim(accuracy_floor(start, seen[0]), 1.0)
+            score.set_ylim(_floor(start, seen[0]), 1.0)
         else:
             score.set_ylim(0.0, _doubled(1.15 * start if 0 < start < np.inf else 1.0, seen[0]))
-        draw_start(score, rounds, start)
+        if np.isfinite(start):
+            score.axhline(start, color=style.GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
+            right: Any = {"fontsize": 7.5, "color": style.SOFT, "ha": "right", "va": "top"}
+            score.text(rounds, start, f"before {start:.2f} ", **right)
         for earlier in past:
             text, at = style.name(earlier["method"].iloc[0]), series(earlier, measure)[1][-1]
             score.text(rounds * 1.01, at, text, fontsize=6.5, color=style.SOFT, va="center")
@@ -128,9 +105,12 @@ def _panel(ax: Any, frame: Any, past: Any, measure: str, rounds: int) -> np.ndar
     for earlier in past:
         colour = style.look(earlier["method"].iloc[0]).colour
         ax.plot(*series(earlier, measure), color=colour, lw=1.1, alpha=0.35)
-    values = series(frame, measure)[1]
+    x, values = series(frame, measure)
     if frame is not None:
-        draw_run(ax, frame, measure)
+        look = style.look(frame["method"].iloc[0])
+        ax.plot(x, values, color=look.colour, lw=2.2)
+        mark = {"marker": look.marker, "ms": 7, "mec": style.CARD, "mew": 0.6, "clip_on": False}
+        ax.plot(x[-1:], values[-1:], color=look.colour, **mark)
         if len(values) > 1 and np.isnan(values[1:]).all():
             ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, **CENTRE)
     every = np.concatenate([values, *(series(earlier, measure)[1] for earlier in past)])

@@ -23,7 +23,7 @@ import torch
 import traitlets
 
 from fedlora_lab import methods
-from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.course.widgets import background_worker as work
 from fedlora_lab.course.widgets.run_config import (
     BREAKS,
@@ -109,22 +109,14 @@ class Row:
         low = collapsed(gains) if len(gains) else np.zeros(0, bool)
         fell = int((gains < 0).sum())
         large = "step" if self.config.epsilon is None else "step or noise"
-        done = (
-            []
-            if self.state == "finished"
-            else [f"{self.state} at round {self._least()} of {rounds}"]
-        )
+        least = min((len(points) - 1 for points in self.points.values()), default=0)
+        words = [] if self.state == "finished" else [f"{self.state} at round {least} of {rounds}"]
+        why = f": {large} too large" if fell else ""
         if len(gains) == 1 and fell:
-            done.append(f"diverged: {large} too large")
+            words.append(f"diverged{why}")
         elif low.any():
-            done.append(
-                f"{int(low.sum())} of {len(gains)} collapsed"
-                + (f": {large} too large" if fell else "")
-            )
-        return "; ".join(done)
-
-    def _least(self) -> int:
-        return min((len(points) - 1 for points in self.points.values()), default=0)
+            words.append(f"{int(low.sum())} of {len(gains)} collapsed{why}")
+        return "; ".join(words)
 
     def score(self, measure: str) -> tuple[float, float]:
         """Mean and half-width of the interval of a measure's last values."""
@@ -213,7 +205,12 @@ class Workbench(anywidget.AnyWidget):
         self._lock = threading.RLock()
         self.worker: work.Worker | None = None
         self._ticks, self._total, self._first_tick = 0, 1, 0.0
-        self._foreseen = work.LatestOnly(self._foresee, self._show_facts, self._no_facts, rest=0.05)
+        self._foreseen = work.LatestOnly(
+            RunConfig.facts,
+            lambda facts: self.set_trait("facts", facts),
+            lambda line: self.set_trait("facts", [("this cannot run", line)]),
+            rest=0.05,
+        )
         self.add_traits(_esm=traitlets.Unicode(module()).tag(sync=True))
         super().__init__()
         from scipy.stats import t as student  # slow to import
@@ -229,11 +226,7 @@ class Workbench(anywidget.AnyWidget):
             "measures": [*first.task.metrics, *DRAWN],
             "start": self._start if first.task.public_test else None,
             "images": self._images(),
-            "t": [
-                0.0,
-                0.0,
-                *map(float, student.ppf(0.975, range(1, 30))),
-            ],  # by the number of seeds
+            "t": [0.0, 0.0, *student.ppf(0.975, range(1, 30)).tolist()],  # by the number of seeds
         }
         self.sweep, self.say = self._first_sweep, self._sentence()
         self._publish_values()
@@ -322,15 +315,6 @@ class Workbench(anywidget.AnyWidget):
         self.set(lr=f"{self.config.suggestion().lr:.12g}")
         self.follows = True
 
-    def _foresee(self, config: RunConfig) -> list[tuple[str, str]]:
-        return config.facts()
-
-    def _show_facts(self, facts: list[tuple[str, str]]) -> None:
-        self.facts = facts
-
-    def _no_facts(self, line: str) -> None:
-        self.facts = [("this cannot run", line)]
-
     # What the reader does
 
     def act(self, do: str, **given: Any) -> None:
@@ -338,14 +322,10 @@ class Workbench(anywidget.AnyWidget):
 
         Args: do: name of the deed; given: its arguments.
         """
-        deeds = {
-            "set": lambda values: self.set(**values),
-            "row": self.change_row,
-            "hello": lambda: [self._send_row(row) for row in list(self.rows)],
-            "pause": self.pause,
-            **{name: getattr(self, name) for name in ("start", "resume", "stop", "reset")},
-            **{name: getattr(self, name) for name in ("preset", "suggest", "run_sweep", "clear")},
-        }
+        names = "start", "pause", "resume", "stop", "clear", "reset", "preset", "suggest"
+        deeds = {name: getattr(self, name) for name in (*names, "run_sweep")}
+        deeds |= {"set": lambda values: self.set(**values), "row": self.change_row}
+        deeds |= {"hello": lambda: [self._send_row(row) for row in list(self.rows)]}
         try:
             deeds[do](**given)
         except (KeyError, TypeError, ValueError) as error:
@@ -391,15 +371,13 @@ class Workbench(anywidget.AnyWidget):
     def _train(self, rows: list[Row]) -> None:
         check(not self.alive, "start", "now", "after the run that is under way has ended")
         check(not self.errors, "start", "now", "; ".join(f"{v}" for v in self.errors.values()))
+        new = {
+            f"{row.id}": {"cell": row.config.cell(), "method": row.config.method_row()}
+            for row in rows
+        }
         with self._lock:
             self.rows += rows
-            self.texts = {
-                **self.texts,
-                **{
-                    str(r.id): {"cell": r.config.cell(), "method": r.config.method_row()}
-                    for r in rows
-                },
-            }
+            self.texts = {**self.texts, **new}
         plans = [(row.config.plan, len(row.seeds)) for row in rows]
         self._total = sum(plan.rounds * plan.local_steps * count for plan, count in plans)
         self._ticks, self._first_tick = 0, 0.0
@@ -637,10 +615,8 @@ class Workbench(anywidget.AnyWidget):
         public = config.task.public_test or config.epsilon is None
         before = format_number(self._start if public else math.nan)
         if not begun:
-            text = f"Press Start: {config.method.name} trains on the data of"
-            return (
-                f"{text} {len(config.task.clients)} clients. Before training: {measure} {before}."
-            )
+            start = f"{config.method.name} trains on the data of {len(config.task.clients)} clients"
+            return f"Press Start: {start}. Before training: {measure} {before}."
         row = begun[-1]
         if row.swept:
             return self._sweep_sentence(row)
@@ -656,7 +632,8 @@ class Workbench(anywidget.AnyWidget):
         if note := row.verdict(measure) if row.state in ("finished", "stopped") else "":
             text += f"; {note}"
         trust = row.config.privacy.trust if row.config.epsilon is not None else None
-        return f"{text}. ε spent: {_spent(last['epsilon'])}{observer_phrase(trust)}."
+        spent = format_number(last["epsilon"], 2, infinite="∞")
+        return f"{text}. ε spent: {spent}{observer_phrase(trust)}."
 
     def _sweep_sentence(self, newest: Row) -> str:
         knob, measure = self.knobs[newest.swept], self.measure
@@ -681,10 +658,6 @@ def _change(truth: int, before: int, now: int) -> str:
     if now == truth:
         return "right" if before == truth else "turned right"
     return "turned wrong" if before == truth else "wrong"
-
-
-def _spent(epsilon: float) -> str:
-    return "∞" if not math.isfinite(epsilon) else f"{epsilon:.2f}"
 
 
 def _without(row: Row, key: str) -> dict[str, str]:
@@ -748,14 +721,7 @@ def live(
     >>> run.close()
     """
     row, base = methods.get(method), plan or Plan()
-    check(isinstance(task, Task), "task", task, "a task of fl.tasks")
-    check_whole("seed", seed, 0, 2**31 - 1)
-    check(1 <= base.rounds <= 1000, "plan.rounds", base.rounds, "a whole number in [1, 1000]")
-    if epsilon is not None:
-        check_number("epsilon", epsilon, 0, 1e6, open_low=True)
-        epsilon = float(epsilon)
-    privacy = drop_calibration(privacy)
-    first = RunConfig(task, row, base, privacy, epsilon, lora or Lora(), seed)
+    first = RunConfig(task, row, base, drop_calibration(privacy), epsilon, lora or Lora(), seed)
     if plan is None:
         first = first.with_rate(first.suggestion().lr)
     return Workbench(first, presets, sweep)

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,10 @@ from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import bytes_text
 from fedlora_lab.privacy.accounting import clt_noise_multiplier
 from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
     from fedlora_lab.methods.method import Method
-    from fedlora_lab.tasks.task import Task
 
 TABLE = Path(__file__).with_name("knobs.toml")
 ADAPTIVE_RATE = 0.01
@@ -40,13 +41,20 @@ class RunConfig:
     Guarantees: the text of `cell` gives the frame of `events` (test_the_cell_repeats_the_run).
     """
 
-    task: "Task"
+    task: Task
     method: "Method"
     plan: Plan
     privacy: Privacy
     epsilon: float | None
     lora: Lora = field(default_factory=Lora)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(isinstance(self.task, Task), "task", self.task, "a task of fl.tasks")
+        check_whole("plan.rounds", self.plan.rounds, 1, 1000)
+        check_whole("seed", self.seed, 0, 2**31 - 1)
+        if self.epsilon is not None:
+            check_number("epsilon", self.epsilon, 0, 1e6, open_low=True)
 
     def events(self) -> Generator[Any, None, None]:
         """Runs it: yields a tick after every local step, a record after every round."""
@@ -185,7 +193,7 @@ class _Unhashed:
     value: Any = field(compare=False, hash=False)
 
 
-def _bytes(task: "Task", method: "Method", lora: Lora, steps: int) -> tuple[float, float]:
+def _bytes(task: Task, method: "Method", lora: Lora, steps: int) -> tuple[float, float]:
     """Bytes of one client in a round, up and down."""
     key = task.model, task.targets, task.head, method, lora, steps
     return _counted(*key, _Unhashed(task))
@@ -272,16 +280,17 @@ def _number(kind: type, nothing: str | None = None, most: float = 1e9) -> Callab
 
 
 def _field(path: str, kind: Callable[[str], Any], nothing: str = "none") -> Any:
-    """``read`` and ``write`` of a field such as "plan.rounds"."""
+    """``read`` and ``write`` of a field such as "seed" or "plan.rounds"."""
     owner, _, name = path.rpartition(".")
 
     def read(config: RunConfig) -> str:
-        return _text(getattr(getattr(config, owner), name), nothing)
+        return _text(attrgetter(path)(config), nothing)
 
     def write(config: RunConfig, text: str) -> RunConfig:
-        part = getattr(config, owner)
+        part: Any = getattr(config, owner) if owner else config
         change = part.replace if hasattr(part, "replace") else partial(replace, part)
-        return replace(config, **{owner: change(**{name: kind(text)})})
+        changed = change(**{name: kind(text)})
+        return replace(config, **{owner: changed}) if owner else changed
 
     return read, write
 
@@ -298,25 +307,6 @@ def _deal(argument: str, kind: Callable[[str], Any], nothing: str = "none") -> A
         return replace(config, task=replace(dealt, **kept))
 
     return lambda config: _text(config.task.info["arguments"][argument], nothing), write
-
-
-def _write_epsilon(config: RunConfig, text: str) -> RunConfig:
-    value = _number(float, "∞")(text)
-    if value is not None:
-        check_number("epsilon", value, 0, 1e6, open_low=True)
-    return replace(config, epsilon=value)
-
-
-def _write_seed(config: RunConfig, text: str) -> RunConfig:
-    seed = _number(int)(text)
-    check_whole("seed", seed, 0, 2**31 - 1)
-    return replace(config, seed=seed)
-
-
-def _write_rounds(config: RunConfig, text: str) -> RunConfig:
-    rounds = _number(int)(text)
-    check_whole("rounds", rounds, 1, 1000)
-    return replace(config, plan=config.plan.replace(rounds=rounds))
 
 
 def _read_ratio(config: RunConfig) -> str:
@@ -344,14 +334,14 @@ def knobs(first: RunConfig, rows: "Mapping[str, Method]") -> dict[str, Knob]:
     whole, real = _number(int), _number(float)
     access: dict[str, Any] = {
         "method": (lambda config: config.method.slug, choose),
-        "epsilon": (lambda config: _text(config.epsilon, "∞"), _write_epsilon),
+        "epsilon": _field("epsilon", _number(float, "∞"), "∞"),
         "lr": (
             lambda config: _text(float(config.plan.rate("B"))),
             lambda config, text: config.with_rate(real(text)),
         ),
         "lr_ratio": (_read_ratio, _write_ratio),
-        "rounds": (_field("plan.rounds", whole)[0], _write_rounds),
-        "seed": (lambda config: str(config.seed), _write_seed),
+        "rounds": _field("plan.rounds", whole),
+        "seed": _field("seed", whole),
         "batch": _field("plan.batch", _number(int, "all"), "all"),
         "local_steps": _field("plan.local_steps", whole),
         "rank": _field("lora.rank", _number(int, most=1024)),

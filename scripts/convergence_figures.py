@@ -18,12 +18,12 @@ from jaxtyping import Float
 
 from fedlora_lab import theory
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.course import check_figure as checks
 from fedlora_lab.federated.simulation import run
 from fedlora_lab.methods.method import Cycle
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.plots import style, theory_check, tidy
+from fedlora_lab.plots import theory_checks as checks
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.tasks.regression import regression
 from fedlora_lab.tasks.task import Task
@@ -266,7 +266,7 @@ def alpha_check(table: Any) -> style.Picture:
 
     Args: table: as of `alpha_draws`.
     """
-    figure, left, right = checks.check_panels()
+    figure, left, right = checks.ratio_panels()
     colour = style.FACTOR["A"]
     left.plot(table["c"], table["expected"], color=colour)
     style.dots(left, table["c"], table["measured"], colour)

@@ -1,4 +1,4 @@
-"""Closed forms drawn against measurements: means with intervals, or single values with a band."""
+"""Closed forms drawn against measurements: means with intervals, values with a band, or ratios."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocat
 from fedlora_lab._utils.validation import check
 from fedlora_lab.plots import style
 from fedlora_lab.plots.style import Picture, darker, panels, paper
+from fedlora_lab.plots.tidy import confidence_interval
 from fedlora_lab.theory.low_rank import Band
 
 COLOURS = (style.INK, style.FACTOR["B"], style.FACTOR["A"], style.RIGHT)
@@ -188,3 +189,51 @@ def band_check(
         edge = float(ax.get_xlim()[1])
         style.draw_labels(ax, [label._replace(x=edge) for label in labels], together=False)
     return figure
+
+
+# Tables of measured and expected values, whose ratio stands in a panel of its own
+
+
+def mean_row(*keys: Any, values: Any, expected: float) -> tuple:
+    """Makes one row of `ratio_table`: the mean of some seeds' values with its Student band.
+
+    Args: keys: of the row; values: one a seed; expected: the closed form.
+    """
+    low, high = confidence_interval(values)
+    return *keys, float(np.mean(values)), expected, (high - low) / 2
+
+
+def ratio_table(rows: list[tuple], *keys: str) -> Any:
+    """A table of measurements: keys, measured, expected, half (of the 95 % band), inside."""
+    table = pd.DataFrame(rows, columns=[*keys, "measured", "expected", "half"])
+    return table.assign(inside=(table["measured"] - table["expected"]).abs() <= table["half"])
+
+
+def ratio_panels(room: float = 0.0) -> tuple[Picture, Any, Any]:
+    """A figure with axes for the values, and for measured over closed form; ``room`` for labels."""
+    figure, axes = style.row(10.2, 3.9, (0.17, 0.73), (0.065, 0.45 - room), (0.6, 0.385))
+    return figure, *axes
+
+
+def draw_ratios(ax: Any, x: Any, part: Any, colour: str) -> None:
+    """Draws measured over expected, each dot with its band around 1; red where it misses the band.
+
+    Args: ax, x, colour: what stands where; part: rows of a `ratio_table`.
+    """
+    slack = part["half"] / part["expected"]
+    ax.vlines(x, 1 - slack, 1 + slack, color=colour, alpha=0.3, lw=6)
+    ink = [colour if inside else style.WRONG for inside in part["inside"]]
+    ratio = part["measured"] / part["expected"]
+    ax.scatter(x, ratio, s=30, c=ink, edgecolors=style.CARD, zorder=3)
+
+
+def finish_ratios(figure: Any, right: Any, table: Any, seeds: Any, more: str = "") -> None:
+    """Writes the share inside, the line at 1, and a footer that says what a dot is.
+
+    Args: figure, right, table: of the check; seeds, more: what a dot is a mean over.
+    """
+    right.axhline(1, color=style.INK, lw=1)
+    right.set(ylabel="measured / closed form")
+    right.set_title(f"{table['inside'].mean():.0%} of {len(table)} dots inside their 95 % band")
+    bar = "bar: 95 % of such means lie here if the closed form is right (red: misses)"
+    style.footer(figure, f"each dot: mean over {seeds} seeds{more}; {bar}")

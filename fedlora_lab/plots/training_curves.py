@@ -502,3 +502,16 @@ def overview(frame: pd.DataFrame) -> Picture:
         crosses = _crosses(len(tidy.collapsed_ends(accuracy, "accuracy")))
         footer(figure, tidy.describe_seeds(accuracy) + crosses)
     return figure
+
+
+def accuracy_row(ax: Any, row: int, values: Any, colour: str) -> None:
+    """Draws the accuracies of some runs: dots, their mean with its 95 % interval, and its number.
+
+    Args: ax: with one row for each setting; row: its place; values: one a seed; colour: of all.
+    """
+    ends: Any = tidy.confidence_interval(values)
+    ax.plot(ends, [row, row], color=colour, lw=7, alpha=0.25, solid_capstyle="butt")
+    style.dots(ax, values, np.full(len(values), row), colour, 4, mew=0, alpha=0.6)
+    ax.plot([values.mean()], [row], "D", ms=7, color=colour, mec=style.CARD)
+    put: Any = {"weight": "bold", "va": "center", "transform": ax.get_yaxis_transform()}
+    style.note(ax, 1.02, row, f"{values.mean():.1%}", colour, 10, **put)

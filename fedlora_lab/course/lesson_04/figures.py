@@ -13,7 +13,6 @@ import torch
 from fedlora_lab import theory
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_whole
-from fedlora_lab.course import check_figure as checks
 from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.federated.records import Round, require_source
 from fedlora_lab.federated.simulation import run
@@ -22,6 +21,7 @@ from fedlora_lab.measures.deviation import noise_energies
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.plots import style, tidy
+from fedlora_lab.plots import theory_checks as checks
 from fedlora_lab.plots.training_curves import TERMS
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.mechanism import gaussian_noise
@@ -273,8 +273,8 @@ def ratio_check(draws: Any) -> tuple[style.Picture, Any]:
         # The ratio of two means spreads as the residuals about the line through the origin do.
         low, high = tidy.confidence_interval((quadratic - rho * linear) / linear.mean())
         rows.append((setting, rho, quadratic.mean() / linear.mean(), rho, (high - low) / 2))
-    table = checks.check_table(rows, "setting", "rho")
-    figure, left, right = checks.check_panels()
+    table = checks.ratio_table(rows, "setting", "rho")
+    figure, left, right = checks.ratio_panels()
     line = np.array([0.5 * table["rho"].min(), 2 * table["rho"].max()])
     left.plot(line, line, color=style.INK, lw=1)
     for place, (setting, part) in enumerate(table.groupby("setting", sort=False)):
@@ -290,7 +290,7 @@ def ratio_check(draws: Any) -> tuple[style.Picture, Any]:
         style.log_axis(ax.xaxis, ticks)
     left.set(yscale="log", ylabel="noise × noise / linear noise, measured")
     style.log_axis(left.yaxis, ticks)
-    checks.finish_check(figure, right, table, "the setting's")
+    checks.finish_ratios(figure, right, table, "the setting's")
     left.set_title("Width, noise and releases fall onto one line")
     return figure, table
 

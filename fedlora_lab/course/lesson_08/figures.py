@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fedlora_lab import measures, methods, theory
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
-from fedlora_lab.course import check_figure as checks
 from fedlora_lab.course.widgets.dial import Dial, round_to_digits
 from fedlora_lab.federated.simulation import run
 from fedlora_lab.lora import peft, per_example
@@ -24,7 +23,9 @@ from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.quantization import normal_float, normal_levels
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.plots import style
+from fedlora_lab.plots import theory_checks as checks
 from fedlora_lab.plots.tidy import bands
+from fedlora_lab.plots.training_curves import accuracy_row
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.tasks.task import Task, concatenate, examples_to_judge
 
@@ -119,8 +120,8 @@ def quantiser_check(
         off = ((rule(torch.from_numpy(draws)).numpy() - draws) ** 2).mean(1)
         expected = theory.quantiser_error(normal_levels(width), block)
         rows.append(checks.mean_row(block, width, bits, values=off, expected=expected))
-    table = checks.check_table(rows, "block", "width", "bits")
-    (figure, left, right), labels = checks.check_panels(room=0.1), []
+    table = checks.ratio_table(rows, "block", "width", "bits")
+    (figure, left, right), labels = checks.ratio_panels(room=0.1), []
     for i, (block, part) in enumerate(table.groupby("block")):
         x, colour, expected = part["bits"], style.SERIES[i % 3], part["expected"] ** 0.5
         labels.append(style.named_line(left, x, expected, f"blocks of {block}", colour))
@@ -132,7 +133,7 @@ def quantiser_check(
     style.draw_labels(left, labels, together=False)
     right.set(xticks=list(widths), xlabel="bits of a code")
     words = f" of {size:,} normal numbers; lines: closed form"
-    checks.finish_check(figure, right, table, seeds, words)
+    checks.finish_ratios(figure, right, table, seeds, words)
     left.set_title("From 3 bits on, each bit halves the error")
     return figure, table
 
@@ -271,7 +272,7 @@ def accuracy_by_form(table: pd.DataFrame, start: float, title: str) -> style.Pic
     for form in range(1, 5):
         values = table[table["form"] == form]["accuracy"].to_numpy()
         colour = style.INK if form == 1 else CODE
-        checks.accuracy_row(ax, form, values, colour)
+        accuracy_row(ax, form, values, colour)
     ax.axvline(start, color=style.GREY, lw=1, ls=style.DOTTED)
     ax.set(ylim=(4.6, 0.4), xlabel="share of test digits right", title=title)
     ax.set_yticks(range(1, 5), names, color=style.INK)

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.audit.simulated_audits import DELTA, gaussian_noise_multiplier
-from fedlora_lab.course import check_figure as checks
 from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.plots import style
+from fedlora_lab.plots.training_curves import accuracy_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,7 +195,7 @@ def accuracy_by_trust(frame: "pd.DataFrame", start: float, title: str) -> style.
     figure, (ax,) = style.panels(7.6, 1.6 + 0.5 * len(kinds), (0.3, 0.26, 0.58, 0.6))
     for row, kind in enumerate(kinds):
         values, colour = part[part["trust"] == kind]["value"].to_numpy(), COLOURS[kind]
-        checks.accuracy_row(ax, row, values, colour)
+        accuracy_row(ax, row, values, colour)
     ax.axvline(start, color=style.GREY, lw=1, ls=style.DOTTED)
     ax.set(ylim=(len(kinds) - 0.3, -0.6), xlabel="share of test digits right", title=title)
     ax.set_yticks(range(len(kinds)), [f"{k}: trust {TRUSTS[k]}" for k in kinds], color=style.INK)

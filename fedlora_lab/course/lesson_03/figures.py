@@ -4,7 +4,7 @@ They look at private gradients before the clip: for the laboratory, never for a 
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -34,25 +34,11 @@ BOLD: Any = {"weight": "bold"}
 TOP: Any = {"va": "top", **BOLD}
 
 
-class ClipEffect(NamedTuple):
-    """What clipping at some norms does to the mean of gradients.
+def clip_effect(rows: Float[np.ndarray, "n p"], count: int = 48) -> pd.DataFrame:
+    """What clipping at ``count`` norms does to the mean of gradients.
 
-    Args:
-        at: the clip norms.
-        length: of the mean of the clipped gradients, over that of the mean gradient.
-        cosine: between the two.
-        square: mean squared length of a clipped gradient.
-    """
-
-    at: Float[np.ndarray, " n"]
-    length: Float[np.ndarray, " n"]
-    cosine: Float[np.ndarray, " n"]
-    square: Float[np.ndarray, " n"]
-
-
-def clip_effect(rows: Float[np.ndarray, "n p"], count: int = 48) -> ClipEffect:
-    """Clips these gradients at ``count`` clip norms.
-
+    Returns: columns at (the clip norm), length (of the mean of the clipped gradients, over that of
+        the mean gradient), cosine (between the two), square (mean squared length of a clipped one).
     Guarantees: test_the_clip_figure_shows_length_and_direction.
     """
     at, norms, mean = np.geomspace(LOW, HIGH, count), np.linalg.norm(rows, axis=1), rows.mean(0)
@@ -61,7 +47,8 @@ def clip_effect(rows: Float[np.ndarray, "n p"], count: int = 48) -> ClipEffect:
     size = float(np.linalg.norm(mean))
     cosine = np.array([m @ mean for m in means]) / (lengths * size)
     square = np.array([np.mean(np.minimum(c, norms) ** 2) for c in at])
-    return ClipEffect(at, lengths / size, cosine, square)
+    found = {"at": at, "length": lengths / size, "cosine": cosine, "square": square}
+    return pd.DataFrame(found)
 
 
 @style.paper()
@@ -77,7 +64,7 @@ def clip_cost(
         examples averaged in one release.
     Guarantees: test_the_clip_figure_shows_length_and_direction.
     """
-    at, length, turned, _ = clip_effect(rows)
+    at, length, turned, _ = clip_effect(rows).to_numpy().T
     norms, size = np.linalg.norm(rows, axis=1), float(np.linalg.norm(rows.mean(0)))
     terms = [theory.clip_terms(rows, float(c), noise_multiplier, batch) for c in at]
     spread = np.array([term.sampling + term.noise for term in terms]) / size**2
@@ -420,11 +407,10 @@ def clip_explorer(rows: Any) -> Dial:
     """
     rows = np.asarray(rows, float)
     effect, norms = clip_effect(rows, 36), np.sort(np.linalg.norm(rows, axis=1))
+    shown = np.linspace(0, len(norms) - 1, min(len(norms), 500)).astype(int)
     data = {
-        "norms": round_to_digits(
-            norms[np.linspace(0, len(norms) - 1, min(len(norms), 500)).astype(int)]
-        ),
-        **{name: round_to_digits(values) for name, values in effect._asdict().items()},
+        "norms": round_to_digits(norms[shown]),
+        **{str(name): round_to_digits(values) for name, values in effect.items()},
         "mean": float(np.linalg.norm(rows.mean(0))),
         "count": len(rows),
         "numbers": rows.shape[1],

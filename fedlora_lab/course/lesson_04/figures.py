@@ -235,10 +235,8 @@ def ratio_draws(
     for d_in, count, std, seed in product(widths, releases, stds, range(seeds)):
         rng = Streams(seed).numpy("ratio draws", d_in, count, round(1e9 * std))
         A, B = rng.uniform(-1, 1, (4, d_in)) / d_in**0.5, np.zeros((64, 4))
-        xi_A, xi_B = (
-            torch.from_numpy(std * sum(rng.standard_normal(x.shape) for _ in range(count)))
-            for x in (A, B)
-        )
+        drawn = (std * sum(rng.standard_normal(x.shape) for _ in range(count)) for x in (A, B))
+        xi_A, xi_B = map(torch.from_numpy, drawn)
         terms = noise_energies(torch.from_numpy(A), torch.from_numpy(B), xi_A, xi_B, 1.0)
         rho = theory.amplification(std, count, d_in)
         rows.append((f"d_in = {d_in:,}", rho, seed, terms["noise_B"], terms["noise_BA"]))
@@ -281,9 +279,8 @@ def ratio_check(draws: Any) -> tuple[style.Picture, Any]:
         colour = style.SERIES[place] if place < 3 else style.INK
         style.dots(left, part["rho"], part["measured"], colour, 5.5)
         checks.draw_ratios(right, part["rho"] * 1.05 ** (place - 1), part, colour)
-        style.note(
-            left, 0.03, 0.95 - 0.07 * place, str(setting), colour, 9, va="top", weight="bold"
-        )
+        put: Any = {"va": "top", "weight": "bold"}
+        style.note(left, 0.03, 0.95 - 0.07 * place, str(setting), colour, 9, **put)
     ticks = (0.01, 0.1, 1, 10)
     for ax in (left, right):
         ax.set(xscale="log", xlabel="ρ = 3 d_in N τ², from public numbers")
@@ -327,9 +324,8 @@ def decision_strip(film: Any, scan: int, rounds: Sequence[int]) -> style.Picture
     one, places = film["scans"][scan], np.arange(10)
     starts = np.linspace(0.18, 0.99, len(rounds) + 1)[:-1]
     wide = starts[1] - starts[0] - 0.018
-    figure, (left, *frames) = style.row(
-        10.2, 3.2, (0.2, 0.45), (0.01, 0.1), *((start, wide) for start in starts)
-    )
+    across = (0.01, 0.1), *((start, wide) for start in starts)
+    figure, (left, *frames) = style.row(10.2, 3.2, (0.2, 0.45), *across)
     left.imshow(np.reshape(one["pixels"], (8, 8)), cmap="gray", vmin=0, vmax=1)
     left.set_title(f"a {one['truth']}")
     left.set_axis_off()

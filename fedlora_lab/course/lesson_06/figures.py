@@ -128,9 +128,8 @@ def regulator(
         right.plot([0, place], [height, height], color=ink, lw=1.2, marker="|", ms=6)
         put: Any = {"ha": "right", "va": "center", "fontsize": 9, "weight": bold}
         right.text(TAILS[1], height, words, color=ink, **put)
-    right.set(
-        xlim=TAILS, ylim=(0, 1.24), yticks=[], xlabel="along the worst direction (deviations)"
-    )
+    right.set(xlim=TAILS, ylim=(0, 1.24), yticks=[])
+    right.set_xlabel("along the worst direction (deviations)")
     right.grid(False)
     right.set_title("how well the worst change hides", fontsize=9.5)
     for place, words, colour in (
@@ -183,16 +182,9 @@ def turns_path(records: Sequence[Any], method: Method, layer: str) -> list[dict[
         values, vectors = torch.linalg.eigh(A @ A.mT if moves == "B" else B.mT @ B)
         first = vectors[:, -1]
         angle = math.degrees(math.atan2(float(first[1]), float(first[0]))) % 180
-        path.append(
-            {
-                "moves": moves,
-                "rests": "A" if moves == "B" else "B",
-                "stretches": values.clamp(min=0).sqrt().flip(0).tolist(),
-                "angle": angle,
-                "from": sizes(before),
-                "to": sizes(after),
-            }
-        )
+        one = {"moves": moves, "rests": "A" if moves == "B" else "B", "angle": angle}
+        one |= {"stretches": values.clamp(min=0).sqrt().flip(0).tolist()}
+        path.append(one | {"from": sizes(before), "to": sizes(after)})
     return path
 
 
@@ -231,13 +223,8 @@ def turns_strip(
     for one in path:
         across, up = zip(one["from"], one["to"], strict=True)
         walk.plot(across, up, color=style.FACTOR[one["moves"]], lw=2.6, marker="o", ms=3)
-    walk.set(
-        xlim=(0, None),
-        ylim=(0, None),
-        xlabel="largest singular value of B",
-        ylabel="largest singular value of A",
-    )
-    walk.set_title("Both factors grow, in turn")
+    walk.set(xlim=(0, None), ylim=(0, None), title="Both factors grow, in turn")
+    walk.set(xlabel="largest singular value of B", ylabel="largest singular value of A")
     for x, words, colour in (
         (0.035, "▬ noise, 1 and 2 deviations", NOISE),
         (0.235, "▬ changes that the published clip allows", style.INK),

@@ -1,7 +1,7 @@
 """Figures of notebook 11: scans read from updates, spans, and what is left beyond the threshold."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -65,9 +65,7 @@ class AttackedClient:
 
     def __init__(self) -> None:
         task = self.task = flattened_digits_task()
-        self.victim = lru_cache(
-            lambda rank: Victim.from_task(task, Lora(rank, float(rank)), spread=0.2)
-        )
+        self.victim = cache(lambda r: Victim.from_task(task, Lora(r, float(r)), spread=0.2))
 
     def read(
         self, noise: float, releases: int = 1, rank: int = 8, scan: int = 0, draw: int = 0
@@ -121,10 +119,8 @@ def beyond_threshold(
         there, absent = ((given * traces[who]).sum(1).numpy() for given in (sent, noise[1]))
         parts = zip(np.split(there, 10), np.split(absent, 10), strict=True)
         areas = [Membership(*part).auc for part in parts]
-        low, high = (
-            1 - bounds.clopper_pearson_upper(draws - right, draws, 0.025),
-            bounds.clopper_pearson_upper(right, draws, 0.025),
-        )
+        low = 1 - bounds.clopper_pearson_upper(draws - right, draws, 0.025)
+        high = bounds.clopper_pearson_upper(right, draws, 0.025)
         seen = torch.linalg.svd(sent[:300].view(-1, 8, PIXELS), full_matrices=False)[2][:, 0]
         scans = torch.nn.functional.normalize(inputs[who[:300]].flatten(1).double(), dim=1)
         image = (seen * scans).sum(1).abs().numpy()

@@ -13,7 +13,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.experiments.runner import read_study
 from fedlora_lab.experiments.studies import STUDIES
 from fedlora_lab.federated import dry_run
-from fedlora_lab.measures.collapse import collapsed
+from fedlora_lab.measures.collapse import collapsed_in
 from fedlora_lab.methods.filters import binomial
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.published import ALL, VARIANTS, rule_name
@@ -188,8 +188,7 @@ def rank_methods(rows: Any, level: float = 0.95) -> pd.DataFrame:
     before = sign * rows.get(f"before_{measure}", math.nan)
     score, sent = sign * rows[measure], rows["bytes_up"] + rows["bytes_down"]
     gains = (score - before).groupby(rows["method"])
-    low = gains.transform(lambda own: collapsed(own.to_numpy())).astype(bool)
-    rows = rows.assign(score=score, sent=sent, collapsed=low)
+    rows = rows.assign(score=score, sent=sent, collapsed=collapsed_in(gains))
     means = rows.groupby("method")["score"].mean().sort_values(ascending=False, kind="stable")
     best, each = means.index[0], 1 - (1 - level) / max(math.comb(len(means), 2), 1)
     table = []

@@ -15,7 +15,7 @@ from fedlora_lab.experiments.runner import read_study
 from fedlora_lab.experiments.studies import FAMILIES, STUDIES, Case
 from fedlora_lab.federated.amplification import forecast_of
 from fedlora_lab.federated.run_spec import make_run_spec
-from fedlora_lab.measures.collapse import collapsed
+from fedlora_lab.measures.collapse import collapsed_in
 from fedlora_lab.measures.straight_line import fit_line
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import ALL
@@ -167,7 +167,7 @@ def map_cells(frame: pd.DataFrame, prediction: pd.DataFrame) -> pd.DataFrame:
         gains = (rows["accuracy"] - rows["before_accuracy"]).groupby(rows["method"])
         if not set(FAMILIES) <= set(gains.groups):
             continue
-        low = gains.transform(lambda own: collapsed(own.to_numpy())).astype(bool)
+        low = collapsed_in(gains)
         best = gains.get_group(gains.mean().idxmax()).to_numpy()
         room, half = t_interval(best)
         room = room if room > half else math.nan

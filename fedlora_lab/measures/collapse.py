@@ -33,6 +33,15 @@ def collapsed(gains: Float[np.ndarray, " runs"]) -> Bool[np.ndarray, " runs"]:
     return gains < max(0.0, middle / 2)
 
 
+def collapsed_in(groups: Any) -> Any:
+    """Which rows of a frame collapsed, each judged beside those of its group.
+
+    Args: groups: gains as of `collapsed`, a grouped pandas Series.
+    Guarantees: test_collapse.py::test_each_method_and_seed_is_judged_by_its_own_ends.
+    """
+    return groups.transform(lambda own: collapsed(own.to_numpy())).astype(bool)
+
+
 def smaller_is_better(measure: str) -> bool:
     """Whether less of a measure is better, as of a loss."""
     return measure.removesuffix("_received") in SMALLER_IS_BETTER
@@ -62,8 +71,7 @@ def run_ends(frame: "DataFrame", measure: str | None = None) -> "DataFrame":
     sign = -1 if smaller_is_better(measure) else 1
     gains = sign * (ends["after"] - ends["before"])
     judged = gains.groupby(level="method", sort=False, dropna=False)
-    low = judged.transform(lambda own: collapsed(own.to_numpy())).astype(bool)
-    return ends.assign(fell=gains < 0, collapsed=low)
+    return ends.assign(fell=gains < 0, collapsed=collapsed_in(judged))
 
 
 def count_collapsed(ends: "DataFrame") -> dict[str, dict[str, Any]]:

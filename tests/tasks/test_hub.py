@@ -2,6 +2,8 @@
 clear refusals.
 """
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -198,6 +200,27 @@ def test_padding_is_cut_off_and_changes_nothing(kind):
     assert cut["input_ids"].shape[1] < x["input_ids"].shape[1]
     outputs = [task.forward(task.model, part) for part in (cut, x)]
     torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_benchmark_s_plain_step_groups_texts_as_the_private_one():
+    """Else a part of what privacy costs is what padding costs: the same groups of like length, each
+    as long as its longest text, and the same loss; "padded" takes all at once."""
+    peers = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "peers.py"))
+    task = toy_hubs.task("bert")
+    x, y = peers["together"](list(task.clients))
+    parts, cpu = peers["grouped"](task, x, y, True), torch.device("cpu")
+    places = per_example.portions(x, torch.arange(len(y)), cpu)
+    assert len(parts) == len(places) > 1
+    for (own, labels), place in zip(parts, places, strict=True):
+        assert torch.equal(labels, y[place])
+        assert own["input_ids"].shape[1] == x["attention_mask"][place].sum(1).max()
+    assert parts[-1][0]["input_ids"].shape[1] < x["input_ids"].shape[1]
+    whole = peers["grouped"](task, x, y, False)
+    assert len(whole) == 1 and whole[0][0] is x
+    sums = [
+        sum(task.loss(task.forward(task.model, a), b).sum() for a, b in z) for z in (parts, whole)
+    ]
+    torch.testing.assert_close(*sums, rtol=1e-5, atol=1e-5)
 
 
 def test_loss_is_each_text_s_own():

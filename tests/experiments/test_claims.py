@@ -74,6 +74,7 @@ def claim(rule=None, places=(HERE,), slug="slug", **more):
         (0.11, 0.9, 0.0, {"within": 0.1}, OPPOSITE),
         (-0.9, -0.11, 0.0, {"within": 0.1}, OPPOSITE),
         (-0.01, 0.01, 0.0, {"within": 0.1, "gained": 0.09}, FULL),
+        (-0.9, -0.11, 0.0, {"within": 0.1, "gained": 0.09}, OPPOSITE),
         (np.nan, np.nan, 0.0, {}, OPEN),
     ],
 )

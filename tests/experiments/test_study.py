@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,20 @@ def test_what_another_study_measured_is_not_run_again(tmp_path, monkeypatch):
     again = study.run_study(first, other / "again.jsonl", workers=0, bar=False)
     assert [job.key for job in ran] == [key] and older[0]["key"] == key
     assert again[key]["values"]["before_loss"] == done[key]["values"]["before_loss"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["digits-example", "digits-client", "mnist-example", "mnist-client", "sentiment-example"],
+)
+def test_main_comparisons_are_tuned_finely_and_reported_with_many_seeds(name):
+    """Twenty seeds; five others choose among rates a factor of two apart, over an edge if need be;
+    each case has as many tries."""
+    one = study.STUDIES[name]
+    assert len(one.seeds) >= 20 and len(one.tune_seeds) >= 5 and one.extends
+    assert max(b / a for a, b in pairwise(one.rates)) <= 2
+    for each, stage in product(one.cases, one.stages):
+        assert len(stage.line(each)[1]) == len(stage.factors)
 
 
 @pytest.mark.parametrize("name", study.STUDIES)

@@ -475,15 +475,21 @@ class _Found(NamedTuple):
     reason: str = ""
 
 
+def _compared(claim: Claim, place: Mapping[str, Any]) -> list[str]:
+    """The methods whose rows a claim reads at one place."""
+    asked = {**claim.judge, **place}
+    if "method" in asked:
+        return [asked["method"]]
+    return [asked[name] for name in ("one", "other") if name in asked]
+
+
 def _find(claim: Claim, place: Mapping[str, Any], frames: Frames) -> _Found:
     """Measures a claim at one place, in the frame of its study or that of the study's stand-in."""
     rule = RULES[claim.judge["rule"]]
     takes = signature(rule).parameters
     own = {k: v for k, v in {**claim.judge, **place}.items() if k in takes}
     where = {k: v for k, v in place.items() if k != "study" and k not in takes}
-    slugs = [own[x] for x in ("one", "other") if x in own]
-    methods = [own["method"]] if "method" in own else slugs
-    study = place["study"]
+    methods, study = _compared(claim, place), place["study"]
     found = _Found(_words(study, where), study, None, f"study {study} is not there yet")
     for name, more in ((study, {}), STAND_INS.get(study, (study, {}))):
         if name not in frames:
@@ -644,24 +650,20 @@ def claim_frames(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
 
 
 def claims_using(stale: Stale, claims: tuple[Claim, ...], frames: Frames) -> list[Claim]:
-    """The claims with a verdict that rests on these rows: without them it could not be given.
+    """The claims that read these rows at one of their places.
 
     Args: stale: the rows. claims, frames: as in `judge_claims`.
     Guarantees: test_claims_that_read_stale_rows_are_found.
     """
-    if stale.study not in frames:
-        return []
-    frame = frames[stale.study]
-    without = {**frames, stale.study: frame[frame["method"] != stale.method]}
 
-    def reads(claim: Claim) -> bool:
-        pairs = ([_find(claim, p, x) for p in claim.places] for x in (frames, without))
-        return any(
-            (before.study, before.effect is None) != (after.study, after.effect is None)
-            for before, after in zip(*pairs, strict=True)
-        )
+    def reads(claim: Claim, place: Mapping[str, Any]) -> bool:
+        near = stale.study in (place["study"], *STAND_INS.get(place["study"], ()))
+        if not near or stale.method not in _compared(claim, place):
+            return False
+        found = _find(claim, place, frames)
+        return found.study == stale.study and found.effect is not None
 
-    return [claim for claim in claims if reads(claim)]
+    return [claim for claim in claims if any(reads(claim, place) for place in claim.places)]
 
 
 def _claim(row: dict[str, Any]) -> Claim:

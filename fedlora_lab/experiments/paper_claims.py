@@ -477,10 +477,9 @@ class _Found(NamedTuple):
 
 def _compared(claim: Claim, place: Mapping[str, Any]) -> list[str]:
     """The methods whose rows a claim reads at one place."""
-    asked = {**claim.judge, **place}
-    if "method" in asked:
-        return [asked["method"]]
-    return [asked[name] for name in ("one", "other") if name in asked]
+    takes, asked = signature(RULES[claim.judge["rule"]]).parameters, {**claim.judge, **place}
+    names = ("method",) if "method" in takes else ("one", "other")
+    return [asked[name] for name in names if name in asked]
 
 
 def _find(claim: Claim, place: Mapping[str, Any], frames: Frames) -> _Found:

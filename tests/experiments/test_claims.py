@@ -293,7 +293,8 @@ def test_other_measures_are_shares_of_the_other_methods():
     apart = pd.concat(parts)[["study", "method", "epsilon", "lr", "seed", "accuracy"]]
     steady = ask("steadier", apart)
     assert [steady.low, steady.mean, steady.high] == pytest.approx([0.5] * 3)
-    assert "(0.9 and 1.8 points)" in steady.measured
+    size = 100 * drawn.std(ddof=1)
+    assert f"({size:.1f} and {2 * size:.1f} points)" in steady.measured
 
 
 def test_the_interval_of_a_spread_bears_collapsed_runs():

@@ -75,7 +75,7 @@ def clip_cost(
     for bar, left in zip(bars, edges, strict=False):
         bar.set_facecolor(BIAS if left >= clip_norm else UNCUT)
     top.set(ylim=(0, 1.6 * counts.max()), ylabel="examples")
-    top.set_title("How long each example's gradient is, and where the clip cuts")
+    top.set_title(f"The clip C = {clip_norm:g} shortens {cut:.0%} of the gradients")
     style.note(top, 0.988, 0.95, f"cut down to C: {cut:.0%}", BIAS, 9, ha="right", **TOP)
     style.note(top, 0.988, 0.8, f"kept as they are: {1 - cut:.0%}", size=9, ha="right", **TOP)
     low.plot(at, length, color=style.GREY, ls=style.DASHED)
@@ -176,7 +176,7 @@ def neighbouring_outputs(
     if attack is not None:
         style.dots(right, attack[0], attack[1], style.INK, 5)
     right.text(0.36, 0.63, "best\nattack", color=style.INK, fontsize=9, **TOP)
-    right.set_title("Two lines above the best attack")
+    right.set_title("ε and δ: two lines above the curve")
     return figure
 
 
@@ -233,7 +233,7 @@ def composition(
             look: Any = {"color": style.SOFT, "fontsize": 8.5, "va": "center", **BOLD}
             ax.text(cross, 0.93 * top, f"{words}: {end:.0f} at the end", **look)
     ax.set(xlim=(0, steps), ylim=(0, top), xlabel="releases", ylabel=f"ε at δ = {delta:g}")
-    ax.set_title("The ledger counts tightest; the central limit counts too little")
+    ax.set_title("The ledger's bound is the tightest; the central limit states too little")
     words = f"each release: σ = {noise_multiplier:g}, q = {sample_rate:g}"
     style.note(ax, 0.985, 0.04, words, size=9, ha="right")
     style.draw_labels(ax, labels, together=False, wide=30)
@@ -273,13 +273,12 @@ def privacy_plan(
     ax.plot(steps[steps <= releases], bound[steps <= releases], color=RENYI)
     style.dots(ax, [releases], [spent], style.INK, 8, clip_on=False)
     ax.set(xlim=(1, 1000), ylim=(0.05, 200), xlabel="releases", ylabel=f"ε at δ = {delta:g}")
-    ax.set_title(f"Spent on one {unit} (σ = {sigma:g}, q = {q:.2g})", y=1)
-    words = f"ε = {spent:.2f} after {releases} releases"
-    style.note(ax, 0.02, 0.96, words, style.INK, 10, va="top", **BOLD)
+    ax.set_title(f"{releases} releases spend ε = {spent:.2f} on one {unit}", y=1)
+    style.note(ax, 0.02, 0.96, f"σ = {sigma:g}, q = {q:.2g}", style.INK, 10, va="top", **BOLD)
     style.note(ax, 0.02, 0.87, "line: Rényi bound, dot: PRV", va="top")
     _attacker(right, fpr, allowed, loose)
     style.dots(right, [1e-3], [float(allowed[0])], style.INK, 7, clip_on=False)
-    right.set_title("What this leaves to an attacker", y=1)
+    right.set_title(f"1 in 1,000 accused: {allowed[0]:.1%} found", y=1)
     ticks = (1, 10, 100, 1000), (0.1, 1, 10, 100), *2 * ((0.001, 0.01, 0.1, 1),)
     for axis, places in zip((ax.xaxis, ax.yaxis, right.xaxis, right.yaxis), ticks, strict=True):
         style.log_axis(axis, places)

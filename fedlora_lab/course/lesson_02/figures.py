@@ -103,7 +103,7 @@ def deviation_sweeps(steps: Any, split: Any) -> style.Picture:
     style.log_axis(left.xaxis, tuple(sorted(steps["x"].unique())))
     if (steps["deviation"][steps["x"] == 1] < 1e-6).any():
         style.note(left, 0.02, 0.06, "S = 1: D = 0", style.WRONG, 9, weight="bold")
-    left.set_title("D needs two steps, then grows faster")
+    left.set_title("From two steps on, D grows faster")
     style.draw_labels(left, labels)
     x, mean, low, high = tidy.bands(split, "x", "relative")
     place = np.arange(len(x))
@@ -137,7 +137,7 @@ def private_deviation(rounds: Any, closed: float) -> style.Picture:
     words = f"closed form, without any data: {closed:.2f}"
     style.note(left, 0.98, 0.9, words, style.INK, 9, ha="right", weight="bold")
     left.set(ylabel="‖γ D‖ of a layer, root mean square", title="The noise alone predicts D")
-    right.set(ylabel="‖D‖ / ‖mean of the products‖", title="Relative to what was learned, it falls")
+    right.set(ylabel="‖D‖ / ‖mean of the products‖", title="Relative to the product it falls")
     count = rounds.groupby("x").size().min()
     style.footer(figure, f"means and 95 % intervals of {count} seeds")
     return figure

@@ -146,7 +146,7 @@ def noise_by_round(table: Any, predicted: float) -> style.Picture:
     right.set(xlim=(1, last), ylim=(0, 0.8), xlabel="round", ylabel="share of noise × noise")
     for axes in (ax, right):
         axes.set_xticks(ticks)
-    right.set_title("Round by round one does not see it")
+    right.set_title("A single round's share hides it")
     style.note(right, 0.03, 0.95, "dashed: ρ/(1 + ρ)", style.SERIES[0], 8.5, va="top")
     style.draw_labels(right, told, together=False, wide=12)
     style.footer(figure, f"means of {seeds} seeds, band: 95 % interval; energies of all layers")
@@ -198,7 +198,6 @@ def noise_amplification(
             ax.plot(s, value * s**power, color=COLOURS[term], ls=dash)
             style.note(ax, place, 1.04, f"{mark} {words}", COLOURS[term], 8.5, weight="bold")
             place += 0.07 + 0.0163 * len(f"{mark} {words}")
-    style.note(ax, place, 1.04, f"★ crossover at τ = {cross:.3g}", style.INK, 8.5, weight="bold")
     ax.axvline(std, color=style.INK, lw=1.2, ls=(0, (2, 2)))
     ax.plot([cross], [linear * cross**2], marker="*", color=style.INK, ms=14, mec=style.CARD)
     ax.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-6, 1e6), xlabel=STD)
@@ -206,14 +205,14 @@ def noise_amplification(
     style.log_axis(ax.xaxis, (0.001, 0.01, 0.1, 1))
     style.log_axis(ax.yaxis, (1e-6, 1e-3, 1, 1e3, 1e6))
     ax.set_yticklabels(["10⁻⁶", "0.001", "1", "1,000", "10⁶"])
-    ax.set_title("Noise on the factors, seen in the product", y=1, pad=22)
+    ax.set_title(f"Noise × noise takes over at τ = {cross:.3g} (★)", y=1, pad=22)
     right.barh(range(3), shares, color=list(COLOURS.values()), height=0.62)
     for i, share in enumerate(shares):
         words = f"{share:.0%}" + (", since B = 0" if i == 1 and size_B == 0 else "")
         right.text(share + 0.02, i, words, fontsize=10, va="center", weight="bold")
     right.set(xlim=(0, 1.18), ylim=(2.6, -0.6), xticks=(0, 0.5, 1), xlabel="share of the energy")
     right.set_yticks(range(3), list(WORDS.values()))
-    right.set_title(f"At τ = {std:.3g}", y=1, pad=22)
+    right.set_title(f"At τ = {std:.3g}: {shares[2]:.0%}", y=1, pad=22)
     return figure, (
         f"Noise of τ = {std:.3g}, rank {rank}, {width} × {width} layer, α = {alpha:g}: the product "
         f"moves by {here.total**0.5:.3g} (root mean square norm). Noise × noise carries "
@@ -308,7 +307,8 @@ def clip_trials(trials: Any) -> style.Picture:
         place = 0.42 - 0.09 * sorted(trials["epsilon"].unique()).index(epsilon)
         style.note(ax, 0.03, place, f"ε = {epsilon:g}", colour, 10, weight="bold")
     ax.set(xscale="log", xlabel="ρ, both factors moving", ylim=(-0.6, 0.1))
-    ax.set(ylabel="accuracy, FedLoRA − FFA-LoRA", title="At a fixed clip the gap follows ρ")
+    ax.set_ylabel("accuracy, FedLoRA − FFA-LoRA")
+    ax.set_title("With the clip norm given, FedLoRA falls behind where ρ is large")
     style.log_axis(ax.xaxis, (0.1, 1, 10))
     style.footer(figure, "one tuning seed on validation data, the best rate at each clip norm")
     return figure

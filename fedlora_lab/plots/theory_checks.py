@@ -84,7 +84,11 @@ def theory_check(
             _error_bars(under, ratio.loc[rows.index], colour)
         for i, (column, words) in enumerate((parts or {}).items()):
             line(column, table, words, colour=PARTS[i % 3], lw=1.3, ls=style.DASHED, zorder=1)
-        ax.set_ylim(lowest, 2 * float(table["high"].max()))
+        highest = 2 * float(table["high"].max())
+        ax.set_ylim(lowest, highest)
+        if highest < 30 * lowest:  # powers of ten alone would leave one tick or two
+            plain = (m * 10.0**power for power in range(-9, 9) for m in (1, 2, 5))
+            style.log_axis(ax.yaxis, tuple(at for at in plain if lowest < at < highest))
         for each in (ax, under):
             each.set_xlim(float(table["x"].min()) / 1.15, float(table["x"].max()) * 1.15)
             if table["x"].nunique() <= 8:

@@ -383,7 +383,7 @@ def traffic_table(frame: pd.DataFrame, way: str = "both") -> Any:
     return result.assign(low=[low for low, _ in bands], high=[high for _, high in bands])
 
 
-def _traffic_panel(ax: Any, means: Any, way: str = "both") -> None:
+def _traffic_panel(ax: Any, means: Any, way: str = "both", title: str = "") -> None:
     """Draws accuracy against bytes so far, one line a method, its end marked."""
     most, labels = float(means["bytes"].max()), []
     scale, unit = tidy.byte_unit(most)
@@ -393,16 +393,21 @@ def _traffic_panel(ax: Any, means: Any, way: str = "both") -> None:
         labels.append(style.named_line(ax, *line, dashes=dashes or (None, None)))
         mark(ax, labels[-1].x, labels[-1].y, slug)
     bottom, top = ax.get_ylim()
-    ax.set_title("What accuracy costs in bytes")
+    ax.set_title(title)
     ax.set(xlim=(0, most / scale * 1.01 or 1), ylim=(max(0.0, bottom), min(1.0, top)))
     ax.set(xlabel=f"{WAYS[way][1]} so far, all clients ({unit})", ylabel=SHARE)
     draw_labels(ax, labels, together=False, inside=True, above=True)
 
 
-def traffic(frame: pd.DataFrame, way: str = "both") -> Picture:
+def traffic(
+    frame: pd.DataFrame, way: str = "both", title: str = "What accuracy costs in bytes"
+) -> Picture:
     """Draws test accuracy against bytes so far: one line a method, mean over seeds, 95 % band.
 
-    ``way`` is "both", "up" (to the server) or "down" (from it).
+    Args:
+        frame: tidy, of one or more methods.
+        way: "both", "up" (to the server) or "down" (from it).
+        title: the finding.
 
     Raises: ``ValueError`` when the frame lacks accuracy or bytes, or no run has the bytes of all
         its rounds.
@@ -414,7 +419,7 @@ def traffic(frame: pd.DataFrame, way: str = "both") -> Picture:
     missing = [slug for slug in tidy.slugs_in_order(frame) if slug not in set(means["method"])]
     with paper():
         figure, (ax,) = panels(*SIZES, PLACE)
-        _traffic_panel(ax, means, way)
+        _traffic_panel(ax, means, way, title)
         _seed_footer(figure, tidy.describe_seeds(tidy.select_measure(frame, "accuracy")), missing)
     return figure
 

@@ -30,7 +30,7 @@ from fedlora_lab.experiments.paper_claims import (
     judge_claims,
 )
 from fedlora_lab.experiments.runner import load_results
-from fedlora_lab.measures.collapse import RULE
+from fedlora_lab.measures.statistics import RULE
 from fedlora_lab.plots import forest, style
 from fedlora_lab.report.summary_table import markdown_table, require_visible
 

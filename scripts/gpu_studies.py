@@ -46,8 +46,9 @@ from fedlora_lab.experiments.runner import (
 )
 from fedlora_lab.experiments.studies import Case, Study
 from fedlora_lab.federated.compute import PRODUCTS, Compute
+from fedlora_lab.measures.statistics import t_interval
 from fedlora_lab.report.run_folder import to_json
-from fedlora_lab.report.summary_table import format_number, markdown_table, t_interval
+from fedlora_lab.report.summary_table import format_number, markdown_table
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 FIRST_SEEDS = 5

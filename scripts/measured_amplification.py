@@ -15,10 +15,9 @@ from readme import filled
 from fedlora_lab import experiments as study
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.experiments import regime, runner
-from fedlora_lab.measures.collapse import collapsed
+from fedlora_lab.measures.statistics import collapsed, paired_difference, t_interval
 from fedlora_lab.plots.style import name
-from fedlora_lab.report.paired_differences import paired_difference
-from fedlora_lab.report.summary_table import markdown_table, require_visible, t_interval
+from fedlora_lab.report.summary_table import markdown_table, require_visible
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "amplification.md"

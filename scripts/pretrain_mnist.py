@@ -24,8 +24,7 @@ from PIL import Image
 from pretrain_digits import PACKAGES, accuracy, faces, number, typeset, write
 from safetensors.torch import save
 
-from fedlora_lab.tasks.digits import TinyViT
-from fedlora_lab.tasks.mnist import scans
+from fedlora_lab.tasks.digits import TinyViT, scans
 
 SIZES = {"image": 28, "patch": 14, "width": 128, "blocks": 3}
 SIDE, BOX = SIZES["image"], 20

@@ -19,7 +19,7 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.experiments.regime import MAP, PAIRS, read_map
 from fedlora_lab.measures import fit_line
 from fedlora_lab.plots import regime, style
-from fedlora_lab.plots.regime_map import LEAST_FOR_A_LINE
+from fedlora_lab.plots.verdicts import LEAST_FOR_A_LINE
 from fedlora_lab.report.summary_table import markdown_table, require_visible
 
 ROOT = Path(__file__).resolve().parent.parent

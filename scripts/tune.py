@@ -26,7 +26,7 @@ import fedlora_lab as fl
 from fedlora_lab._utils.files import append_line, read_lines, write_atomically
 from fedlora_lab.experiments.tuned_rates import FILE
 from fedlora_lab.federated.comparison import BASELINES, Cell
-from fedlora_lab.measures.collapse import headline
+from fedlora_lab.measures.statistics import headline
 from fedlora_lab.report.run_folder import to_json
 
 SEEDS = (1001, 1002)

@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib.colors
 import pandas as pd
 
-from fedlora_lab.plots import tidy
+from fedlora_lab.measures.statistics import COLUMNS
 
 FOUNDING = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp")
 FRAME_PLOTS = ("curves", "deviation", "epsilon", "noise", "overview", "traffic")
@@ -32,7 +32,7 @@ def tidy_frame(methods=FOUNDING, seeds=3, rounds=4, layers=("query", "value")) -
         where = ("digits", methods[m], seed, t)
         rows += [(*where, "all", *pair) for pair in whole.items()]
         rows += [(*where, k, *pair) for k, pair in itertools.product(layers, layer.items())]
-    return pd.DataFrame(rows, columns=list(tidy.COLUMNS))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def scores_frame(scores: dict[str, list[float]], rounds: int = 2) -> Any:
@@ -43,7 +43,7 @@ def scores_frame(scores: dict[str, list[float]], rounds: int = 2) -> Any:
         for seed, value in enumerate(values)
         for t in range(rounds + 1)
     ]
-    return pd.DataFrame(rows, columns=list(tidy.COLUMNS))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def line_of(ax, colour) -> Any:

@@ -10,9 +10,9 @@ import pandas as pd
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
+from fedlora_lab.measures.statistics import COLUMNS
 from fedlora_lab.report.html_page import report
 from fedlora_lab.report.run_folder import to_json
-from fedlora_lab.report.summary_table import COLUMNS
 
 METHODS, SEEDS = ("fedlora", "rolora"), (0, 1, 2)
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">"\'&amp; $x_{'
@@ -46,7 +46,7 @@ def frame(task: str = "digits", methods: tuple[str, ...] = METHODS, seeds=SEEDS)
         values |= {"seconds": 0.2, **same}
         rows += [(task, method, seed, t, "all", *pair) for pair in values.items()]
         rows.append((task, method, seed, t, "blocks.0.query", "deviation", 0.1))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def settings(task: str = "digits", methods: tuple[str, ...] = METHODS, seeds=SEEDS) -> dict:

@@ -1,1 +1,1 @@
-"""Checks of arguments, files that are written whole, seeded random streams, and installation."""
+"""Checks of arguments, files that are written whole, seeded random streams, and the environment."""

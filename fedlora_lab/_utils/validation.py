@@ -77,3 +77,25 @@ def check_keys(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """
     check(isinstance(value, Mapping), name, value, "a mapping")
     check(set(value) <= set(allowed), name, dict(value), "keys among " + ", ".join(allowed))
+
+
+_LEAST_COUNT = {"steps": 0, "draws": 2} | dict.fromkeys(
+    ("d_out", "d_in", "rank", "clients", "participants", "releases", "relied", "honest", "block"), 1
+)
+
+
+def check_symbols(**values: float) -> None:
+    """Raises unless each value lies in the range that a symbol of its name has in a closed form.
+
+    Counts are whole and at least 1 (``steps`` 0, ``draws`` 2); a ``delta`` or ``level`` lies inside
+    (0, 1), a ``sample_rate`` in [0, 1]; ``mu`` and ``alpha`` are > 0; all others are >= 0.
+    """
+    for name, value in values.items():
+        if name in _LEAST_COUNT:
+            check_whole(name, value, _LEAST_COUNT[name])
+        elif name in ("delta", "level"):
+            check(is_number(value) and 0 < value < 1, name, value, "a number in (0, 1)")
+        elif name == "sample_rate":
+            check_number(name, value, 0, 1)
+        else:
+            check_number(name, value, 0, open_low=name in ("mu", "alpha"))

@@ -8,15 +8,18 @@ True
 """
 # ruff: noqa: F401
 
-from fedlora_lab.attacks.gradient_inversion import Victim, infer_label, invert, similarity
 from fedlora_lab.attacks.membership_inference import Membership, lira, loss_difference
 from fedlora_lab.attacks.reconstruction import (
+    Victim,
     as_image,
     flattened_digits_task,
+    infer_label,
     input_from_a_gradient,
     input_from_b_gradient,
+    invert,
     match_b_gradient,
     measured_sentence_reads,
     read_scan,
+    similarity,
     span_residual_by_batch_size,
 )

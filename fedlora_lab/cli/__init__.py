@@ -9,7 +9,7 @@ import click
 from fedlora_lab import __version__
 
 COMMANDS = {
-    "methods": ("listing", "List the methods."),
+    "methods": ("runs", "List the methods."),
     "run": ("runs", "Train one method, with a line for every round."),
     "compare": ("runs", "Train several methods and write a report."),
     "guide": ("runs", "Say which family leads in a situation, by what was measured near it."),

@@ -18,7 +18,7 @@ import click
 from packaging.requirements import Requirement
 
 from fedlora_lab import __version__
-from fedlora_lab._utils.installation import IN_CHECKOUT, SOURCE, install_command
+from fedlora_lab._utils.environment import IN_CHECKOUT, SOURCE, install_command
 
 CORE = "core"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -87,7 +87,7 @@ def task_rows() -> list[Row]:
     """Which embedded tasks are ready without a network, and where downloads are kept."""
     from fedlora_lab import tasks
     from fedlora_lab.tasks import downloads
-    from fedlora_lab.tasks.mnist import SCANS
+    from fedlora_lab.tasks.digits import SCANS
     from fedlora_lab.tasks.sentiment import PARTS
 
     digits = Row("tasks", "digits", "ready", True, True)

@@ -13,13 +13,11 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.experiments.runner import read_study
 from fedlora_lab.experiments.studies import STUDIES
 from fedlora_lab.federated import dry_run
-from fedlora_lab.measures.collapse import collapsed_in
+from fedlora_lab.measures.statistics import collapsed_in, paired_difference, t_interval
 from fedlora_lab.methods.filters import binomial
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.published import ALL, VARIANTS, rule_name
 from fedlora_lab.methods.quantization import normal_float
-from fedlora_lab.report.paired_differences import paired_difference
-from fedlora_lab.report.summary_table import t_interval
 
 Frames = Mapping[str, pd.DataFrame]
 DEFAULTS = {  # the default of a field in words

@@ -20,8 +20,7 @@ from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.experiments.method_guide import Frames, describe_label, label_columns, read_studies
 from fedlora_lab.experiments.runner import load_results
 from fedlora_lab.experiments.studies import STUDIES
-from fedlora_lab.measures.collapse import collapsed_in
-from fedlora_lab.report.summary_table import t_interval
+from fedlora_lab.measures.statistics import collapsed_in, t_interval
 
 HOLDS, OPPOSITE, SAME = "holds", "opposite", "no difference of that size"
 OPEN, FULL = "cannot tell", "no room here"

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fedlora_lab import methods
-from fedlora_lab._utils.installation import install_command
+from fedlora_lab._utils.environment import install_command
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.cost import Cost, cost
 from fedlora_lab.methods.plan import Lora, Plan

@@ -15,13 +15,16 @@ from fedlora_lab.experiments.runner import read_study
 from fedlora_lab.experiments.studies import FAMILIES, STUDIES, Case
 from fedlora_lab.federated.amplification import forecast_of
 from fedlora_lab.federated.run_spec import make_run_spec
-from fedlora_lab.measures.collapse import collapsed_in
-from fedlora_lab.measures.straight_line import fit_line
+from fedlora_lab.measures.statistics import (
+    PairedDifference,
+    collapsed_in,
+    fit_line,
+    paired_difference,
+    t_interval,
+)
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import ALL
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.report.paired_differences import PairedDifference, paired_difference
-from fedlora_lab.report.summary_table import t_interval
 from fedlora_lab.tasks.task import Task
 
 BOUNDARY = {"example": 1e-3, "client": 0.03}

@@ -20,7 +20,7 @@ from fedlora_lab.methods.filters import identity, received
 from fedlora_lab.methods.method import Cycle
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.published import rule_name
-from fedlora_lab.theory import noise_amplification as theory
+from fedlora_lab.theory import products as theory
 
 if TYPE_CHECKING:
     import pandas as pd

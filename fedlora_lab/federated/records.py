@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fedlora_lab._utils.validation import check
 from fedlora_lab.lora import peft
 from fedlora_lab.measures.deviation import frame_of
+from fedlora_lab.measures.statistics import COLUMNS
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.quantization import Traffic
 from fedlora_lab.methods.state import ServerState
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from torch import Tensor
-
-COLUMNS = ["task", "method", "seed", "round", "layer", "measure", "value"]
 
 
 class Tick(NamedTuple):

@@ -18,8 +18,7 @@ Telemetry of Flower and usage reports of Ray are off unless their own variables 
 
 import warnings
 
-from fedlora_lab._utils.installation import install_command
-from fedlora_lab.flower.telemetry import telemetry_off
+from fedlora_lab._utils.environment import install_command, telemetry_off
 
 try:
     with telemetry_off(), warnings.catch_warnings():

@@ -25,12 +25,12 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 import fedlora_lab as fl
+from fedlora_lab._utils.environment import mute_logger, telemetry_off
 from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.simulation import Federation
 from fedlora_lab.flower.client import LOG, WHY, Participant, client_app
 from fedlora_lab.flower.server import Stopped, clients_kept_state, open_run, rounds
-from fedlora_lab.flower.telemetry import mute_logger, telemetry_off
 from fedlora_lab.tasks.task import Examples, Task
 
 RUN, SERVER, FAILED = 1, 1, 2

@@ -18,9 +18,9 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from fedlora_lab._utils.environment import ignored_warnings
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
-from fedlora_lab._utils.warning_filters import ignored_warnings
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import KINDS, ParamKey, ServerState, pad_to_rank
 

@@ -7,12 +7,11 @@
 """
 # ruff: noqa: F401
 
-from fedlora_lab.measures.client_updates import alignment, gradient_agreement, update_products
-from fedlora_lab.measures.collapse import collapsed, run_ends
 from fedlora_lab.measures.deviation import (
     AggregationInput,
     Deviation,
     Exchange,
+    alignment,
     deviation,
     drift,
     frame_of,
@@ -21,20 +20,23 @@ from fedlora_lab.measures.deviation import (
     noise_energies,
     product_norm,
     record_aggregation,
+    separation,
     server_deviation,
     signal_to_noise,
     sketch_errors,
+    update_products,
+    worst_change,
 )
-from fedlora_lab.measures.frozen_factor import separation, worst_change
 from fedlora_lab.measures.gradients import (
     FirstSteps,
     Flatness,
     Gradients,
     flatness,
     full_updates,
+    gradient_agreement,
     gradient_spectra,
     gradients,
     sample_first_steps,
     spectrum,
 )
-from fedlora_lab.measures.straight_line import Line, fit_line
+from fedlora_lab.measures.statistics import Line, collapsed, fit_line, run_ends

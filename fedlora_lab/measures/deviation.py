@@ -4,7 +4,7 @@ No (d_out, d_in) matrix is formed, except where a function says so.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,10 +14,12 @@ from scipy.linalg.blas import dsyrk, ssyrk  # type: ignore[attr-defined]  # made
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.methods.aggregation import Uploads, sketch
+from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.privacy import mechanism
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,6 +189,66 @@ def signal_to_noise(released: Iterable[Pair]) -> float:
         signal += float((value.double() - xi.double()).square().sum())
         noise += float(xi.double().square().sum())
     return (signal / noise) ** 0.5 if noise else (float("inf") if signal else 0.0)
+
+
+def worst_change(
+    precondition: Callable[[Tensor], Preconditioner], peer: Float[Tensor, "r d_in"], d_out: int = 8
+) -> Float[Tensor, "d_out r"]:
+    """The change of B within a clip of 1 that a rule hides worst: the peer's largest direction.
+
+    Args:
+        precondition: a rule such as `filters.product_space`.
+        peer: A (r, d_in).
+        d_out: rows of B; the change is in the first.
+    """
+    rule = precondition(peer @ peer.mT)
+    direction = torch.linalg.eigh(peer @ peer.mT).eigenvectors[:, -1]
+    change = torch.zeros(d_out, len(peer), dtype=peer.dtype)
+    change[0] = direction / torch.linalg.vector_norm(rule.before @ direction)
+    return change
+
+
+def separation(
+    precondition: Callable[[Tensor], Preconditioner],
+    peer: Float[Tensor, "r d_in"],
+    change: Float[Tensor, "d_out r"] | None = None,
+    noise_multiplier: float = 1.0,
+    *,
+    draws: int = 200,
+    seed: int = 0,
+) -> float:
+    """Measures by how many standard deviations of the noise a change of B stands out (mu).
+
+    The change is clipped to 1 and released with the library's own mechanism; the noise is drawn
+    ``draws`` times and looked at along the direction that tells best whether the change is there.
+
+    Args:
+        precondition: a rule such as `filters.product_space`.
+        peer: A (r, d_in), of full row rank.
+        change: (d_out, r); ``None``: `worst_change`.
+        noise_multiplier: sigma > 0, for clip norm 1.
+        draws, seed: of the noise, >= 2 draws.
+
+    Guarantees: follows `theory.regulated_mahalanobis` (test_separation_follows_the_closed_form).
+    """
+    check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
+    check_whole("draws", draws, 2)
+    change = worst_change(precondition, peer) if change is None else change
+    key = ParamKey("B", "layer")
+    maps = {key: Preconditioner(*(matrix[None] for matrix in precondition(peer @ peer.mT)))}
+    one = torch.zeros(1, dtype=torch.int64)
+    rows = mechanism.precondition_rows({key: change[None]}, maps, one)
+    signal, _ = mechanism.clip_sum(rows, 1.0, one, 1)
+    stds, where = [noise_multiplier] * draws, [(i,) for i in range(draws)]
+    drawn = mechanism.gaussian_noise({key: change.shape}, stds, Streams(seed), where)
+    shown, alone = mechanism.release({key: signal[key].expand(draws, -1, -1)}, drawn, maps)
+    moved = (shown[key] - alone[key])[0]
+    # The best direction for Gaussian noise xi N is the signal times the inverse covariance (N
+    # N^T)^-1.
+    shape = maps[key].noise[0]
+    best = moved @ torch.linalg.pinv(shape @ shape.mT, hermitian=True)
+    spread = (alone[key] * best).sum((1, 2)).std()
+    return float((moved * best).sum() / spread)
 
 
 # ---- the rows of a round
@@ -367,3 +429,36 @@ def sketch_errors(
         drawn = given._replace(state=replace(given.state, streams=Streams(seed)))
         rows.append((width, seed, server_deviation(drawn, sketch(width), layer).relative))
     return pd.DataFrame(rows, columns=["width", "seed", "value"])
+
+
+def update_products(given: AggregationInput) -> Float[Tensor, "clients clients"]:
+    """Inner products of the clients' updates B_k A_k - B A, summed over the layers.
+
+    B A is what the clients received. No (d_out, d_in) matrix is formed.
+    """
+    count = len(given.weights)
+    total = torch.zeros(count, count, dtype=torch.float64)
+    for layer in given.state.layers:
+        a, b = (x.double().expand(count, *x.shape[1:]) for x in given.factors(layer))
+        old_a, old_b = (given.sent.tensors[ParamKey(side, layer)].double() for side in "AB")
+        left = torch.cat([b, -old_b.expand_as(b)], 2)
+        right = torch.cat([a, old_a.expand_as(a)], 1)
+        across = torch.einsum("kor,jos->kjrs", left, left)
+        total += (across * torch.einsum("kri,jsi->kjrs", right, right)).sum((2, 3))
+    return total
+
+
+def alignment(given: AggregationInput) -> float:
+    """Mean cosine between the updates of two clients, over all pairs; 1 where all agree.
+
+    Args: given: of a round, as `record_aggregation` keeps it.
+    Raises: ``ValueError`` for a round with fewer than two clients.
+    Guarantees: equals the cosines of the matrices, whatever the factors' gauge
+        (test_measures.py::test_alignment_is_that_of_the_products).
+    """
+    count = len(given.weights)
+    check(count > 1, "clients", count, "at least two")
+    gram = update_products(given)
+    size = gram.diagonal().clamp(min=1e-300).sqrt()
+    cosines = gram / size[:, None] / size[None, :]
+    return float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)))

@@ -7,11 +7,14 @@
 'Test loss'
 """
 
-from fedlora_lab.plots.attack_curves import tradeoff
-from fedlora_lab.plots.forest_plot import forest
 from fedlora_lab.plots.method_diagrams import method_diagram, method_diagrams
-from fedlora_lab.plots.regime_map import regime
-from fedlora_lab.plots.theory_checks import Measurements, band_check, share_inside, theory_check
+from fedlora_lab.plots.theory_checks import (
+    Measurements,
+    band_check,
+    share_inside,
+    theory_check,
+    tradeoff,
+)
 from fedlora_lab.plots.training_curves import (
     client_scaling,
     curves,
@@ -22,6 +25,7 @@ from fedlora_lab.plots.training_curves import (
     overview,
     traffic,
 )
+from fedlora_lab.plots.verdicts import forest, regime
 
 __all__ = [
     "Measurements",

@@ -1,4 +1,4 @@
-"""Closed forms drawn against measurements: means with intervals, values with a band, or ratios."""
+"""Closed forms drawn against measurements: means, values with a band, ratios, and attacks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
-from fedlora_lab._utils.validation import check
+from fedlora_lab import theory
+from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.plots import style
 from fedlora_lab.plots.style import Picture, darker, panels, paper
 from fedlora_lab.plots.tidy import confidence_interval
+from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.theory.low_rank import Band
 
 COLOURS = (style.INK, style.FACTOR["B"], style.FACTOR["A"], style.RIGHT)
@@ -241,3 +243,64 @@ def finish_ratios(figure: Any, right: Any, table: Any, seeds: Any, more: str = "
     right.set_title(f"{table['inside'].mean():.0%} of {len(table)} dots inside their 95 % band")
     bar = "bar: 95 % of such means lie here if the closed form is right (red: misses)"
     style.footer(figure, f"each dot: mean over {seeds} seeds{more}; {bar}")
+
+
+# ---- what a promise leaves to attackers: members found against others accused
+
+
+HUES = (style.WRONG, style.FACTOR["A"], style.FACTOR["B"], style.RIGHT, style.INK)
+
+
+@style.paper()
+def tradeoff(
+    ledger: Ledger,
+    attacks: Mapping[str, Any] | None = None,
+    lowest: float = 1e-3,
+    title: str = "Who was in the training data?",
+) -> style.Picture:
+    """Draws the trade-off curve of a ledger on log axes; what no attacker reaches is shaded.
+
+    The curve comes from the composed privacy loss. The dashed line is all that epsilon at one delta
+    says; it lies above.
+
+    Args:
+        ledger: of a run, or a composition.
+        attacks: words -> `attacks.Membership`, drawn below the curve.
+        lowest: the left and lower end of the axes, in (0, 0.1].
+        title: the finding.
+
+    Raises: `Uncertified` where the ledger states no epsilon.
+    Guarantees: test_the_curve_is_the_ledgers_and_the_dashed_line_lies_above.
+
+    >>> import fedlora_lab as fl
+    >>> ledger = fl.Privacy(noise_multiplier=3.0, sample_rate=0.1).ledger(releases=512)
+    >>> fl.plots.tradeoff(ledger).axes[0].get_title(loc="left")
+    'Who was in the training data?'
+    """
+    check_number("lowest", lowest, 0, 0.1, open_low=True)
+    grid, attacks = np.geomspace(lowest, 1, 200), attacks or {}
+    allowed, spent = ledger.tradeoff(grid), ledger.epsilon()
+    loose = theory.membership_bound(grid, spent, ledger.delta)
+    figure, (ax,) = style.panels(7.4, 4.8, (0.1, 0.16, 0.87, 0.76))
+    ax.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1))
+    ax.fill_between(grid, allowed, 1, color=style.WRONG, alpha=0.09, lw=0)
+    ax.plot(grid, allowed, color=style.WRONG, lw=1.8)
+    ax.plot(grid, loose, color=style.WRONG, lw=1.2, ls=style.DASHED)
+    ax.plot(grid, grid, color=style.GREY, lw=1.2, ls=style.DOTTED)
+    bold: Any = {"weight": "bold", "va": "top"}
+    style.note(ax, 0.025, 0.987, "impossible", style.WRONG, 9, **bold)
+    # Beside the diagonal, at any height of the axes.
+    style.note(ax, 0.2, 0.175, "guessing", size=8.5, rotation=33, ha="center", va="center")
+    for i, (words, one) in enumerate(attacks.items()):
+        accused, members = (np.maximum(share, lowest) for share in one.curve())
+        hue, y = HUES[1 + i % (len(HUES) - 1)], 0.03 + 0.055 * (len(attacks) - 1 - i)
+        ax.plot(accused, members, color=hue, lw=2, drawstyle="steps-post")
+        style.note(ax, 0.985, y, f"{words}: AUC {one.auc:.2f}", hue, 9, ha="right", weight="bold")
+    ax.set(xlabel="share of others accused (false positive rate)", ylabel="share of members found")
+    ax.set_title(title)
+    for axis in (ax.xaxis, ax.yaxis):
+        style.log_axis(axis, tuple(tick for tick in (0.001, 0.01, 0.1, 1) if tick >= lowest))
+    loosely = f"dashed: all that ε = {spent:.3g} at δ = {ledger.delta:g} says"
+    words = f"red: composed privacy loss, advantage at most {ledger.advantage():.2g}; {loosely}"
+    style.footer(figure, words + ("; AUC 0.5 is guessing" if attacks else ""))
+    return figure

@@ -1,15 +1,12 @@
 """Reads tidy frames for the figures: rows of a measure, means over seeds and 95 % intervals."""
 
-import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from fedlora_lab._utils.validation import check
-
-COLUMNS = ("task", "method", "seed", "round", "layer", "measure", "value")
+from fedlora_lab.measures.statistics import COLUMNS, run_ends, t_interval
 
 
 def select_measure(frame: Any, measure: str, *, layers: bool = False, required: bool = True) -> Any:
@@ -66,8 +63,6 @@ def collapsed_ends(part: Any, measure: str) -> Any:
 
     Args: part: rows of the measure as `select_measure` gives them. measure: a score of the model.
     """
-    from fedlora_lab.measures.collapse import run_ends  # loads torch
-
     runs = run_ends(part, measure).reset_index()
     last: Any = part.sort_values("round").drop_duplicates(["method", "seed"], keep="last")
     return last.merge(runs[runs["collapsed"]][["method", "seed"]], on=["method", "seed"])
@@ -80,11 +75,8 @@ def slugs_in_order(frame: Any) -> list[str]:
 
 def confidence_interval(values: Any) -> tuple[float, float]:
     """The 95 % interval of a mean by Student's t; the mean twice when there is one value."""
-    values = np.asarray(values, dtype=float)
-    mean, n = float(values.mean()), len(values)
-    if n < 2:
-        return mean, mean
-    half = float(stdtrit(n - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(n)
+    mean, half = t_interval(values)
+    half = half if len(values) > 1 else 0.0
     return mean - half, mean + half
 
 

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from scipy import fft
 from scipy.special import log_ndtr, ndtr, ndtri
 
+from fedlora_lab._utils.environment import ignored_warnings
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, is_number
-from fedlora_lab._utils.warning_filters import ignored_warnings
 
 History = tuple[tuple[float | None, float, int], ...]
 Key = tuple[tuple[float, float, int], ...]

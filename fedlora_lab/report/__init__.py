@@ -5,15 +5,10 @@
 'yes'
 """
 
+from fedlora_lab.measures.statistics import PairedDifference, paired_difference
 from fedlora_lab.report.html_page import report
-from fedlora_lab.report.paired_differences import (
-    PairedDifference,
-    claims_table,
-    final_difference,
-    paired_difference,
-)
 from fedlora_lab.report.run_folder import Folder
-from fedlora_lab.report.summary_table import summary
+from fedlora_lab.report.summary_table import claims_table, final_difference, summary
 
 __all__ = [
     "Folder",

@@ -16,7 +16,7 @@ import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.validation import check
-from fedlora_lab.measures.collapse import RULE
+from fedlora_lab.measures.statistics import RULE
 from fedlora_lab.methods.optimizers import OPTIMIZERS, SERVER_OPTIMIZERS, optimizer_of
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.report.run_folder import Folder, read_frame, read_json, to_ledger

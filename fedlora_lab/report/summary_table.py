@@ -1,34 +1,29 @@
-"""One row for each method of a run, and the words in which its numbers are shown."""
+"""Tables of results: one row for each method of a run, the claims of a notebook, pages in Markdown;
+and the words in which numbers are shown.
+"""
 
 import math
 import re
 from collections.abc import Iterable
+from html import escape
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.measures.collapse import count_collapsed, describe_collapse, headline, run_ends
+from fedlora_lab.measures.statistics import (
+    COLUMNS,
+    PairedDifference,
+    count_collapsed,
+    describe_collapse,
+    headline,
+    paired_difference,
+    run_ends,
+    t_interval,
+)
 from fedlora_lab.methods.quantization import bytes_text
 
-COLUMNS = ("task", "method", "seed", "round", "layer", "measure", "value")
-
-
-def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Mean and half-width of Student's t interval of ``values`` (n,); the half-width of one value
-    is NaN, and so is that of values of which one is not finite.
-
-    Guarantees: equals ``scipy.stats.t.interval`` (test_t_interval_is_scipys).
-    """
-    from scipy.stats import t
-
-    values = np.asarray(values, dtype=float)
-    mean = float(values.mean()) if values.size else math.nan
-    if values.size < 2 or not np.isfinite(values).all():
-        return mean, math.nan
-    point = float(t.ppf((1 + level) / 2, values.size - 1))
-    return mean, point * float(values.std(ddof=1)) / math.sqrt(values.size)
+HEAD = ("claimed (source, its setting)", "here (our setting)", "holds?")
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -139,6 +134,64 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
 def collapse_text(frame: pd.DataFrame) -> str:
     """Words on a method's runs that collapsed; "" where none did."""
     return display_rows(summary(frame))[0]["collapsed"]
+
+
+# ---- papers against measurement
+
+
+def final_difference(
+    frame: pd.DataFrame, one: str, other: str, measure: str = "accuracy"
+) -> PairedDifference:
+    """Computes by how much one method is ahead of another after the last round, seed by seed.
+
+    Args:
+        frame: tidy, of one task.
+        one, other: slugs; they must share two seeds.
+        measure: of the whole model; larger is better.
+
+    Guarantees: test_gap_is_the_paired_interval.
+
+    >>> rows = [("t", m, s, 1, "all", "accuracy", v) for m, s, v in
+    ...         [("a", 0, 0.8), ("a", 1, 0.9), ("b", 0, 0.7), ("b", 1, 0.8)]]
+    >>> columns = ["task", "method", "seed", "round", "layer", "measure", "value"]
+    >>> round(final_difference(pd.DataFrame(rows, columns=columns), "a", "b").mean, 3)
+    0.1
+    """
+    from fedlora_lab.plots.tidy import last_values
+
+    return paired_difference(last_values(frame, measure), one, other, "value")
+
+
+class ClaimsTable:
+    """Rows (claim with its source, what was measured here, verdict) as a notebook shows them."""
+
+    def __init__(self, rows: Iterable[tuple[str, str, str]]) -> None:
+        self.rows = [tuple(map(str, row)) for row in rows]
+        for row in self.rows:
+            check(len(row) == 3, "row", row, "claim, measurement, verdict")
+
+    def __repr__(self) -> str:
+        return "\n".join(" | ".join(row) for row in [HEAD, *self.rows])
+
+    def _repr_html_(self) -> str:
+        def line(row: tuple[str, ...], tag: str) -> str:
+            style = 'style="text-align:left;vertical-align:top"'
+            return f"<tr>{''.join(f'<{tag} {style}>{escape(text)}</{tag}>' for text in row)}</tr>"
+
+        body = "".join(line(row, "td") for row in self.rows)
+        return f'<table style="max-width:980px">{line(HEAD, "th")}{body}</table>'
+
+
+def claims_table(*rows: tuple[str, str, str]) -> ClaimsTable:
+    """The table of a notebook's claims: what was claimed where, what is measured here, and whether
+    it holds.
+
+    >>> claims_table(("A < B (paper)", "A < B", "yes"))
+    claimed (source, its setting) | here (our setting) | holds?
+    A < B (paper) | A < B | yes
+    """
+    check(bool(rows), "rows", rows, "at least one")
+    return ClaimsTable(rows)
 
 
 # ---- pages in Markdown

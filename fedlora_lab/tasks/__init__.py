@@ -13,10 +13,9 @@ from typing import Any
 
 from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.tasks.architectures import quiet, tiny
-from fedlora_lab.tasks.digits import digits
+from fedlora_lab.tasks.digits import digits, mnist
 from fedlora_lab.tasks.hub import hub
 from fedlora_lab.tasks.metrics import METRICS, OverAll, bleu, rouge, select_metrics
-from fedlora_lab.tasks.mnist import mnist
 from fedlora_lab.tasks.regression import regression, zero_signal
 from fedlora_lab.tasks.sentiment import sentiment
 from fedlora_lab.tasks.task import Task, classification

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedlora_lab._utils.environment import ignored_warnings
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
-from fedlora_lab._utils.warning_filters import ignored_warnings
 from fedlora_lab.tasks.task import (
     first_line,
     frozen_copy,

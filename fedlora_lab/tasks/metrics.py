@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedlora_lab._utils.installation import install_command
+from fedlora_lab._utils.environment import install_command
 from fedlora_lab._utils.validation import check, check_one_of
 
 Logits = Float[Tensor, "n tokens words"]

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedlora_lab._utils.installation import install_command
+from fedlora_lab._utils.environment import install_command
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.tasks import partition

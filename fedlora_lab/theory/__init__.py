@@ -11,12 +11,10 @@ another is named.
 
 from fedlora_lab.theory.alternation import *
 from fedlora_lab.theory.convergence import *
-from fedlora_lab.theory.factor_averaging import *
 from fedlora_lab.theory.gaussian_dp import *
 from fedlora_lab.theory.low_rank import *
-from fedlora_lab.theory.noise_amplification import *
-from fedlora_lab.theory.quantization_error import *
-from fedlora_lab.theory.trust_levels import *
+from fedlora_lab.theory.products import *
+from fedlora_lab.theory.rounding import *
 
 
 def __dir__() -> list[str]:

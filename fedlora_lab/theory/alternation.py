@@ -6,8 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import chdtri
 
-from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.theory import _symbols
+from fedlora_lab._utils.validation import check, check_number, check_symbols, check_whole
 from fedlora_lab.theory.low_rank import Band
 
 
@@ -40,7 +39,7 @@ def regulated_multiplier(peer: Float[np.ndarray, "r d_in"], noise_multiplier: fl
     Guarantees: test_regulated_multiplier.
     Source: derived; see `regulated_mahalanobis`.
     """
-    _symbols.check(noise_multiplier=noise_multiplier)
+    check_symbols(noise_multiplier=noise_multiplier)
     size = float(np.linalg.norm(peer, 2))
     check(size > 0, "peer", size, "a matrix other than zero")
     return noise_multiplier / size
@@ -55,7 +54,7 @@ def regulated_energy(d_out: int, rank: int, std: float) -> float:
     Guarantees: test_regulated_energy.
     Source: derived; xi_W A^+ A is xi_W projected on r dimensions.
     """
-    _symbols.check(d_out=d_out, rank=rank, std=std)
+    check_symbols(d_out=d_out, rank=rank, std=std)
     return std**2 * d_out * rank
 
 
@@ -69,7 +68,7 @@ def measured_band(mu: float, draws: int, level: float = 0.95) -> Band:
     Guarantees: test_measured_band.
     Source: the law of a sample variance.
     """
-    _symbols.check(mu=mu, draws=draws, level=level)
+    check_symbols(mu=mu, draws=draws, level=level)
     ends = ((1 + side * level) / 2 for side in (-1, 1))
     return Band(mu, *(float(mu * np.sqrt((draws - 1) / chdtri(draws - 1, p))) for p in ends))
 
@@ -83,7 +82,7 @@ def coupled_step(b: float, a: float, lr: float, target: float = 1.0) -> tuple[fl
     Guarantees: test_a_coupled_step_is_the_change_of_the_product.
     Source: derived; the coupling is the term that arXiv:2602.19926 removes from each step.
     """
-    _symbols.check(lr=lr)
+    check_symbols(lr=lr)
     error = b * a - target
     return -lr * error * a * a, -lr * error * b * b, lr**2 * error**2 * a * b
 
@@ -105,7 +104,7 @@ def two_number_descent(
     Guarantees: test_in_turns_each_step_shrinks_the_error.
     Source: derived.
     """
-    _symbols.check(lr=lr, steps=steps)
+    check_symbols(lr=lr, steps=steps)
     path = np.full((steps + 1, 2), np.nan)
     b, a = start
     for step in range(steps + 1):

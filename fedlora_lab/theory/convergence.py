@@ -13,8 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
-from fedlora_lab.theory import _symbols
+from fedlora_lab._utils.validation import (
+    check,
+    check_number,
+    check_one_of,
+    check_symbols,
+    check_whole,
+)
 
 FactorA = Float[np.ndarray, "r d_in"]
 Losses = Float[np.ndarray, " n"]
@@ -84,7 +89,7 @@ def _checked(problem: LeastSquares, A: np.ndarray, **numbers: float) -> float:
     """Raises unless A fits the problem; returns the loss's curvature unit 2 / d_out."""
     fits = A.ndim == 2 and A.shape[1] == len(problem.covariance) and len(A) <= A.shape[1]
     check(fits, "A", A.shape, f"(r, {len(problem.covariance)}) with r <= d_in")
-    _symbols.check(**numbers)
+    check_symbols(**numbers)
     return 2 / len(problem.cross)
 
 
@@ -302,7 +307,7 @@ def noise_floor(d_out: int, d_in: int, rank: int, lr: float, std: float, train: 
     >>> noise_floor(d_out=16, d_in=32, rank=4, lr=0.5, std=0.25)
     2.0
     """
-    _symbols.check(d_out=d_out, d_in=d_in, rank=rank, std=std)
+    check_symbols(d_out=d_out, d_in=d_in, rank=rank, std=std)
     check_number("lr", lr, 0, open_low=True)
     check_one_of("train", train, ("B", "AB"))
     directions = rank * (d_out if train == "B" else d_out + d_in - rank)
@@ -357,7 +362,7 @@ def common_signal(heterogeneity: float, clients: int) -> float:
     0.325
     """
     check_number("heterogeneity", heterogeneity, 0, 1)
-    _symbols.check(clients=clients)
+    check_symbols(clients=clients)
     h = heterogeneity
     return (1 - h) ** 2 + (2 * h * (1 - h) + h**2) / clients
 
@@ -385,7 +390,7 @@ def boundary(
     >>> [round(std, 3) for std in boundary(0.125, 0.875, d_out=16, d_in=32, rank=4, lr=0.5)]
     [0.125, 0.062]
     """
-    _symbols.check(reached=reached, missed=missed, d_out=d_out, d_in=d_in)
+    check_symbols(reached=reached, missed=missed, d_out=d_out, d_in=d_in)
     check_whole("rank", rank, 1, d_in - 1)
     check_number("lr", lr, 0, open_low=True)
     second = math.sqrt(4 * lr * missed / (rank * (d_in - rank)))

@@ -1,4 +1,5 @@
-"""What Gaussian noise promises: Renyi and Gaussian DP in closed form, and what an attacker sees."""
+"""What Gaussian noise promises: Renyi and Gaussian DP in closed form, what attackers see, and who
+adds it."""
 
 import math
 from typing import NamedTuple
@@ -7,8 +8,13 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import gammaln, log_ndtr, logsumexp
 
-from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.theory import _symbols
+from fedlora_lab._utils.validation import (
+    check,
+    check_number,
+    check_one_of,
+    check_symbols,
+    check_whole,
+)
 
 Orders = Float[np.ndarray, " n"] | Int[np.ndarray, " n"]
 
@@ -28,8 +34,8 @@ def sampled_gaussian_rdp(
     >>> sampled_gaussian_rdp(np.array([2, 8]), 1.0, 2.0)
     array([0.25, 1.  ])
     """
-    _symbols.check_noise(noise_multiplier)
-    _symbols.check(sample_rate=sample_rate, steps=steps)
+    check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
+    check_symbols(sample_rate=sample_rate, steps=steps)
     check(bool(np.all(orders >= 2)), "orders", orders, "whole numbers >= 2")
     if sample_rate == 1:
         return steps * orders.astype(float) / (2 * noise_multiplier**2)
@@ -57,7 +63,7 @@ def rdp_to_epsilon(
     Guarantees: test_rdp_to_epsilon.
     Source: arXiv:1905.09982, theorem 21; arXiv:2004.00010, proposition 12.
     """
-    _symbols.check(delta=delta)
+    check_symbols(delta=delta)
     bounds = rdp + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
     best = int(np.argmin(bounds))
     return max(0.0, float(bounds[best])), float(orders[best])
@@ -72,7 +78,7 @@ def rdp_to_epsilon_classical(
     Guarantees: test_rdp_to_epsilon.
     Source: arXiv:1702.07476, proposition 3.
     """
-    _symbols.check(delta=delta)
+    check_symbols(delta=delta)
     bounds = rdp - math.log(delta) / (orders - 1)
     best = int(np.argmin(bounds))
     return float(bounds[best]), float(orders[best])
@@ -84,8 +90,8 @@ def gaussian_mu(noise_multiplier: float, steps: int = 1) -> float:
     Guarantees: test_gaussian_mu.
     Source: arXiv:1905.02383, corollary 3.3.
     """
-    _symbols.check_noise(noise_multiplier)
-    _symbols.check(steps=steps)
+    check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
+    check_symbols(steps=steps)
     return math.sqrt(steps) / noise_multiplier
 
 
@@ -98,8 +104,8 @@ def clt_mu(sample_rate: float, noise_multiplier: float, steps: int) -> float:
     Guarantees: test_clt_mu.
     Source: arXiv:1911.11607, section 3.
     """
-    _symbols.check_noise(noise_multiplier)
-    _symbols.check(sample_rate=sample_rate, steps=steps)
+    check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
+    check_symbols(sample_rate=sample_rate, steps=steps)
     return sample_rate * math.sqrt(steps * math.expm1(noise_multiplier**-2))
 
 
@@ -109,7 +115,7 @@ def gdp_delta(mu: float, epsilon: float) -> float:
     Guarantees: test_gdp_delta.
     Source: arXiv:1805.06530, theorem 8; arXiv:1905.02383, corollary 2.13.
     """
-    _symbols.check(mu=mu, epsilon=epsilon)
+    check_symbols(mu=mu, epsilon=epsilon)
     first, second = log_ndtr(-epsilon / mu + mu / 2), epsilon + log_ndtr(-epsilon / mu - mu / 2)
     return max(0.0, float(np.exp(first) * -np.expm1(min(0.0, second - first))))
 
@@ -120,7 +126,7 @@ def gdp_epsilon(mu: float, delta: float) -> float:
     Guarantees: test_gdp_delta.
     Source: as `gdp_delta`.
     """
-    _symbols.check(mu=mu, delta=delta)
+    check_symbols(mu=mu, delta=delta)
     if gdp_delta(mu, 0.0) <= delta:
         return 0.0
     low, high = 0.0, 1.0
@@ -142,7 +148,7 @@ def classical_sigma(epsilon: float, delta: float) -> float:
     """
     inside = "a number in (0, 1): outside it the theorem says nothing"
     check(0 < epsilon < 1, "epsilon", epsilon, inside)
-    _symbols.check(delta=delta)
+    check_symbols(delta=delta)
     return math.sqrt(2 * math.log(1.25 / delta)) / epsilon
 
 
@@ -157,7 +163,7 @@ def membership_bound(
     Guarantees: test_membership_bound.
     Source: arXiv:1311.0776, theorem 2.1.
     """
-    _symbols.check(epsilon=epsilon)
+    check_symbols(epsilon=epsilon)
     check_number("delta", delta, 0, 1)
     check(bool(np.all((fpr >= 0) & (fpr <= 1))), "fpr", fpr, "numbers in [0, 1]")
     steep = delta + fpr * math.exp(min(epsilon, 700.0))
@@ -193,7 +199,7 @@ def clip_terms(
     Source: derived; the mechanism is arXiv:1607.00133, algorithm 1.
     """
     n, p = rows.shape
-    _symbols.check(clip_norm=clip_norm, noise_multiplier=noise_multiplier)
+    check_symbols(clip_norm=clip_norm, noise_multiplier=noise_multiplier)
     check_number("batch", batch, 0, n, open_low=True)
     norms = np.linalg.norm(rows, axis=1)
     scale = np.minimum(1.0, clip_norm / np.maximum(norms, 1e-300))
@@ -218,7 +224,7 @@ def gradient_overlap(noise_multiplier: float, rank: int, d_in: int, releases: in
     Guarantees: test_gradient_overlap_is_the_mean_over_draws.
     Source: arXiv:1103.2221 (singular vectors of a low-rank matrix in noise; its Gaussian example).
     """
-    _symbols.check(noise_multiplier=noise_multiplier, rank=rank, releases=releases)
+    check_symbols(noise_multiplier=noise_multiplier, rank=rank, releases=releases)
     check_whole("d_in", d_in, rank)
     if not noise_multiplier:
         return 1.0
@@ -235,6 +241,80 @@ def vanishing_noise(rank: int, d_in: int, releases: int = 1) -> float:
     Guarantees: test_gradient_overlap_is_the_mean_over_draws.
     Source: arXiv:1103.2221, the threshold of the largest singular value.
     """
-    _symbols.check(rank=rank, releases=releases)
+    check_symbols(rank=rank, releases=releases)
     check_whole("d_in", d_in, rank)
     return math.sqrt(releases) / (rank * d_in) ** 0.25
+
+
+# ---- who adds how much noise
+
+
+class TrustLevel(NamedTuple):
+    """Standard deviations for m uploads of sensitivity C."""
+
+    each: float  # that every client adds to its upload
+    server: float  # that the server adds to the sum
+    mean: float  # of the noise on the mean of the uploads
+    alone: float  # noise multiplier that protects one upload from somebody who sees it by itself
+
+
+def trust_level(
+    trust: str,
+    noise_multiplier: float,
+    clip_norm: float,
+    participants: int,
+    honest: int | None = None,
+) -> TrustLevel:
+    """The noise levels under which the sum is protected with multiplier sigma, by whom one trusts.
+
+    Args:
+        trust: "local" (every upload is seen), "secagg" (only the sum is seen), "central" (a trusted
+            server).
+        noise_multiplier: sigma >= 0.
+        clip_norm: C >= 0; neighbours differ by one contribution replaced by nothing (by another
+            one: 2 C).
+        participants: m >= 1.
+        honest: secure aggregation: noise shares relied on, in [1, m]; ``None`` is m. Clients that
+            upload and tell their noise are not among them.
+
+    Guarantees: test_trust_level.
+    Source: derived; distributed noise as in arXiv:2102.06387.
+    """
+    check_one_of("trust", trust, ("local", "secagg", "central"))
+    check_symbols(clip_norm=clip_norm, participants=participants)
+    check_symbols(noise_multiplier=noise_multiplier)
+    check_whole("honest", participants if honest is None else honest, 1, participants)
+    std = noise_multiplier * clip_norm
+    if trust == "central":
+        return TrustLevel(each=0.0, server=std, mean=std / participants, alone=0.0)
+    shares = 1 if trust == "local" else honest or participants
+    each, alone = std / math.sqrt(shares), noise_multiplier / math.sqrt(shares)
+    return TrustLevel(each, server=0.0, mean=each / math.sqrt(participants), alone=alone)
+
+
+def surviving_multiplier(noise_multiplier: float, relied: int, honest: int) -> float:
+    """The noise multiplier of a sum when only some clients' shares of the noise stay unknown.
+
+    Each client adds sigma C / sqrt(relied); ``honest`` of them did so and tell nobody: sigma
+    sqrt(honest / relied).
+
+    Args: noise_multiplier: sigma >= 0; relied: shares that make up sigma, >= 1; honest: >= 1.
+    Guarantees: test_the_surviving_multiplier_is_that_of_drawn_noises.
+    Source: derived; variances of independent noises add up.
+    """
+    check_symbols(noise_multiplier=noise_multiplier, relied=relied, honest=honest)
+    return noise_multiplier * math.sqrt(honest / relied)
+
+
+def weighted_sensitivity(clip_norm: float, weights: Float[np.ndarray, " clients"]) -> float:
+    """Sensitivity to one client of a weighted mean of clipped updates: C max(w).
+
+    C / n only for equal weights. They are fixed in advance: weights that depend on who takes part
+    leak and change the sensitivity.
+
+    Guarantees: test_weighted_sensitivity.
+    Source: derived.
+    """
+    check_symbols(clip_norm=clip_norm)
+    check(weights.ndim == 1 and bool(np.all(weights >= 0)), "weights", weights, "numbers >= 0")
+    return float(clip_norm * weights.max())

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import betaincinv, gammaincinv
+from scipy.special import betaincinv
 
-from fedlora_lab._utils.validation import check, check_whole
-from fedlora_lab.theory import _symbols
+from fedlora_lab._utils.validation import check, check_symbols, check_whole
 
 
 class Band(NamedTuple):
@@ -31,7 +30,7 @@ def mean_band(samples: Float[np.ndarray, " n"], errors: float = 4.0) -> Band:
     """
     several = samples.ndim == 1 and len(samples) >= 2
     check(several, "samples", samples.shape, "one dimension, at least 2 samples")
-    _symbols.check(errors=errors)
+    check_symbols(errors=errors)
     mean = float(np.mean(samples))
     half = errors * float(np.std(samples, ddof=1)) / math.sqrt(len(samples))
     return Band(mean, mean - half, mean + half)
@@ -75,7 +74,7 @@ def first_step(rank: int, d_in: int) -> FirstStep:
     Guarantees: test_the_first_step_has_the_closed_form.
     Source: derived; fourth moments of the uniform law.
     """
-    _symbols.check(rank=rank, d_in=d_in)
+    check_symbols(rank=rank, d_in=d_in)
     return FirstStep(rank / (3 * d_in), rank * (d_in + rank - 0.2) / (9 * d_in**2))
 
 
@@ -101,7 +100,7 @@ def descent_errors(
     Guarantees: test_descent_ends_at_the_reachable_error.
     Source: the loop of arXiv:2106.09685 on a quadratic.
     """
-    _symbols.check(rank=rank, steps=steps, alpha=alpha, lr=lr)
+    check_symbols(rank=rank, steps=steps, alpha=alpha, lr=lr)
     size = float(np.linalg.norm(target))
     check(size > 0, "target", target.shape, "a matrix that is not zero")
     gamma, (d_out, d_in) = alpha / rank, target.shape
@@ -116,56 +115,6 @@ def descent_errors(
         errors[step] = error
         B, A = B - lr * gamma * G @ A.T, A - lr * gamma * B.T @ G
     return errors
-
-
-class Energy(NamedTuple):
-    """Mean and standard deviation of a squared Frobenius norm."""
-
-    mean: float
-    std: float
-
-
-def start_energy(
-    rank: int, d_out: int, d_in: int, std_B: float, std_A: float = 0.0, scaling: float = 1.0
-) -> Energy:
-    """|s xi_B (A + xi_A)|^2 for a Kaiming A: what noise alone makes of an adapter from B = 0.
-
-    The mean is s^2 std_B^2 d_out (r / 3 + std_A^2 r d_in), whether both noises come at once or in
-    turn.
-
-    Args:
-        rank, d_out, d_in: shape of the adapter, >= 1.
-        std_B, std_A: of the noise that has gathered on each factor, >= 0; 0: a frozen factor.
-        scaling: s = alpha / r, >= 0.
-
-    Guarantees: test_start_energy.
-    Source: derived; second and fourth moments of uniform and Gaussian matrices.
-    """
-    _symbols.check(rank=rank, d_out=d_out, d_in=d_in, std_B=std_B, std_A=std_A, scaling=scaling)
-    u, v, s2 = std_B**2, std_A**2, scaling**2
-    second, fourth = 1 / (3 * d_in), 1 / (5 * d_in**2)
-    size = rank / 3
-    # M = A + xi_A: mean and variance of |M|^2, and the mean of |M M^T|^2
-    mean = size + v * rank * d_in
-    spread = rank * d_in * (fourth - second**2) + 4 * v * size + 2 * v**2 * rank * d_in
-    gram = rank * d_in * (fourth + (rank + d_in - 2) * second**2)
-    gram += 2 * v * (rank + d_in + 1) * size + v**2 * rank * d_in * (rank + d_in + 1)
-    variance = s2**2 * u**2 * (2 * d_out * gram + d_out**2 * spread)
-    return Energy(s2 * u * d_out * mean, math.sqrt(variance))
-
-
-def energy_band(energy: Energy, level: float = 0.95) -> Band:
-    """The interval that holds one measured energy with this probability, by a gamma law.
-
-    Guarantees: test_energy_band.
-    Source: the usual two-moment fit to a sum of scaled chi-squares (Satterthwaite 1946).
-    """
-    _symbols.check(mean=energy.mean, level=level)
-    if energy.std == 0:
-        return Band(energy.mean, energy.mean, energy.mean)
-    shape = (energy.mean / energy.std) ** 2
-    ends = (float(gammaincinv(shape, (1 + side * level) / 2)) for side in (-1, 1))
-    return Band(energy.mean, *(end * energy.mean / shape for end in ends))
 
 
 def row_space_share(
@@ -186,7 +135,7 @@ def row_space_share(
     """
     check_whole("d_in", d_in, 2)
     check_whole("rank", rank, 1, d_in)
-    _symbols.check(level=level)
+    check_symbols(level=level)
     if rank == d_in:
         return Band(1.0, 1.0, 1.0)
     share = np.ones(1) if spectrum is None else np.square(spectrum) / np.sum(np.square(spectrum))

@@ -16,8 +16,8 @@ from toy_tasks import LORA, PLAN, play, tokens
 import fedlora_lab as fl
 from fedlora_lab import attacks
 from fedlora_lab.attacks import reconstruction
-from fedlora_lab.attacks.gradient_inversion import Victim
 from fedlora_lab.attacks.membership_inference import likelihood_ratio
+from fedlora_lab.attacks.reconstruction import Victim
 
 LINEAR = fl.tasks.regression(clients=1, examples=32, d_in=48, d_out=24, rank=4, dtype="float64")
 

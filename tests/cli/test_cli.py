@@ -17,8 +17,8 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.cli import doctor
 from fedlora_lab.cli import options as read
 from fedlora_lab.experiments.tuned_rates import tuned_rate
+from fedlora_lab.measures.statistics import COLUMNS
 from fedlora_lab.report.run_folder import Folder, read_frame
-from fedlora_lab.report.summary_table import COLUMNS
 
 ONE = ["--methods=rolora", "--seeds=1"]
 
@@ -57,7 +57,7 @@ def settings_of(out: Path) -> dict[str, Any]:
 
 def test_a_run_folder_holds_what_reproduces_it(done):
     frame = read_frame(done / "frame.csv")
-    assert list(frame.columns) == list(COLUMNS)
+    assert list(frame.columns) == COLUMNS
     assert set(frame["method"]) == {"rolora", "non-private"}
     assert set(frame["seed"]) == {0, 1} and set(frame["round"]) == {0, 1, 2}
     cells = {f"{slug}-{seed}" for slug in ("rolora", "non-private") for seed in (0, 1)}

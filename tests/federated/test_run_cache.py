@@ -11,7 +11,7 @@ import pytest
 from toy_tasks import LORA, PLAN, private, regression
 
 import fedlora_lab as fl
-from fedlora_lab.federated import run_cache, simulation
+from fedlora_lab.federated import comparison, simulation
 from fedlora_lab.federated.comparison import Cell
 
 ROW = fl.methods.FFA
@@ -43,7 +43,7 @@ def test_a_second_call_trains_nothing_and_gives_the_same_frame(tmp_path, trained
     first = compare(tmp_path)
     assert len(trained) == 1
     pd.testing.assert_frame_equal(compare(tmp_path), first, check_exact=True)
-    monkeypatch.setenv(run_cache.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(comparison.VARIABLE, str(tmp_path))
     pd.testing.assert_frame_equal(compare(None), first, check_exact=True)
     assert len(trained) == 1
     compare(False)
@@ -63,14 +63,14 @@ def test_any_changed_ingredient_trains_anew(monkeypatch):
         {3: PLAN.replace(server_lr=0.5)}, {4: fl.Lora(rank=2, alpha=4.0)}, {5: 1},
     ]  # fmt: skip
     keys = [
-        run_cache.run_key(Cell.from_name(*[change.get(i, x) for i, x in enumerate(base)]), {})
+        comparison.run_key(Cell.from_name(*[change.get(i, x) for i, x in enumerate(base)]), {})
         for change in ({}, *others)
     ]
     cell = Cell.from_name(*base)
-    keys += [run_cache.run_key(cell, {"evaluate_every": 2})]
-    assert run_cache.run_key(cell, {}) == keys[0]
-    monkeypatch.setattr(run_cache, "code_version", lambda: "another")
-    keys += [run_cache.run_key(cell, {})]
+    keys += [comparison.run_key(cell, {"evaluate_every": 2})]
+    assert comparison.run_key(cell, {}) == keys[0]
+    monkeypatch.setattr(comparison, "code_version", lambda: "another")
+    keys += [comparison.run_key(cell, {})]
     assert None not in keys
     assert len(set(keys)) == len(keys)
 
@@ -102,8 +102,8 @@ def test_who_asks_for_a_run_in_training_waits_for_it(tmp_path):
         return cell.frame(list(cell.run()))
 
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(run_cache.cached_frame, tmp_path, cell, {}, train)
+        first = pool.submit(comparison.cached_frame, tmp_path, cell, {}, train)
         assert begun.wait(60)
-        second = pool.submit(run_cache.cached_frame, tmp_path, cell, {}, train)
+        second = pool.submit(comparison.cached_frame, tmp_path, cell, {}, train)
         pd.testing.assert_frame_equal(first.result(), second.result(), check_exact=True)
     assert len(opened) == 1

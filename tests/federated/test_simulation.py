@@ -19,9 +19,10 @@ from fedlora_lab import methods
 from fedlora_lab.federated import uploads
 from fedlora_lab.federated.comparison import BASELINES
 from fedlora_lab.federated.local_training import local_step
-from fedlora_lab.federated.records import COLUMNS, Round, Tick, require_source
+from fedlora_lab.federated.records import Round, Tick, require_source
 from fedlora_lab.federated.simulation import Federation
 from fedlora_lab.lora import per_example
+from fedlora_lab.measures.statistics import COLUMNS
 
 KEEPS_B = methods.FedLoRA.replace(name="keeps B", share="A")
 NOISE = {"noise_A", "noise_B", "noise_BA", "snr"}

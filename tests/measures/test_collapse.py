@@ -9,7 +9,7 @@ from frames import tidy_frame
 from toy_tasks import LORA, PLAN, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.measures.collapse import collapsed, describe_decline, run_ends
+from fedlora_lab.measures.statistics import collapsed, describe_decline, run_ends
 
 NAN, INF = math.nan, math.inf
 

@@ -19,7 +19,7 @@ from fedlora_lab.cli import doctor
 from fedlora_lab.course.exercise import Exercise
 from fedlora_lab.course.widgets import controls
 from fedlora_lab.report.html_page import render
-from fedlora_lab.report.paired_differences import claims_table
+from fedlora_lab.report.summary_table import claims_table
 
 ROOT = Path(__file__).parents[2]
 PICKLES = "pickle cPickle _pickle cloudpickle dill joblib marshal shelve jsonpickle imp"
@@ -145,7 +145,7 @@ class Proxy(BaseHTTPRequestHandler):
 
 EVERY_PART = """
 from fedlora_lab.tasks.downloads import find
-from fedlora_lab.tasks.mnist import SCANS
+from fedlora_lab.tasks.digits import SCANS
 from fedlora_lab.tasks.sentiment import PARTS
 for part in (SCANS, *PARTS):
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlora_lab._utils.warning_filters import ignored_warnings
+from fedlora_lab._utils.environment import ignored_warnings
 
 pytestmark = pytest.mark.slow
 STATE = """
@@ -82,7 +82,7 @@ experiments.run_study(faults.tiny(), pathlib.Path({folder!r}) / "tiny.jsonl", wo
 """
 FLOWER = """
 import fedlora_lab as fl
-from fedlora_lab.flower.telemetry import telemetry_off, mute_logger
+from fedlora_lab._utils.environment import telemetry_off, mute_logger
 privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-3)
 plan = fl.Plan(rounds=1, local_steps=1, batch=3, lr=0.1)
 party = fl.flower.Participant.of(fl.tasks.regression(clients=2), "fedlora", privacy, plan)

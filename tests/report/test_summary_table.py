@@ -8,13 +8,8 @@ import pytest
 from scipy import stats
 
 from fedlora_lab.cli.runs import summary_lines
-from fedlora_lab.measures.collapse import describe_decline
-from fedlora_lab.report.summary_table import (
-    COLUMNS,
-    display_rows,
-    summary,
-    t_interval,
-)
+from fedlora_lab.measures.statistics import COLUMNS, describe_decline, t_interval
+from fedlora_lab.report.summary_table import display_rows, summary
 
 NAN, INF = math.nan, math.inf
 
@@ -27,7 +22,7 @@ def made(*runs):
         for name, values in one.items()
         for r, x in enumerate(values)
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def told(*runs):

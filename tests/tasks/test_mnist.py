@@ -18,9 +18,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 import fedlora_lab as fl
-from fedlora_lab.tasks.digits import pretrained
+from fedlora_lab.tasks.digits import mnist, pretrained, scans
 from fedlora_lab.tasks.downloads import is_offline
-from fedlora_lab.tasks.mnist import mnist, scans
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "fedlora_lab" / "tasks" / "data"

@@ -368,29 +368,6 @@ def test_mean_band() -> None:
     assert 0.92 < np.mean(hits) < 0.97
 
 
-def test_start_energy() -> None:
-    """Mean by simulation and spread within 6 %, over random A and both noises."""
-    rng, r, d_out, d_in = RNG(31), 3, 8, 10
-    for std_B, std_A, scaling in ((0.3, 0.0, 2.0), (0.2, 0.15, 1.0), (0.1, 0.6, 0.5)):
-        A = rng.uniform(-1, 1, (DRAWS, r, d_in)) / math.sqrt(d_in)
-        xi_B, xi_A = rng.normal(0, std_B, (DRAWS, d_out, r)), rng.normal(0, 1, A.shape) * std_A
-        measured = energies(scaling * xi_B @ (A + xi_A))
-        expected = theory.start_energy(r, d_out, d_in, std_B, std_A, scaling)
-        assert is_mean(expected.mean, measured)
-        assert np.std(measured) == pytest.approx(expected.std, rel=0.06)
-
-
-def test_energy_band() -> None:
-    """The level is the share of simulated energies inside; no spread, no band."""
-    rng, energy = RNG(32), theory.start_energy(4, 16, 24, 0.2, 0.1)
-    A = rng.uniform(-1, 1, (DRAWS, 4, 24)) / math.sqrt(24)
-    measured = energies(rng.normal(0, 0.2, (DRAWS, 16, 4)) @ (A + rng.normal(0, 0.1, A.shape)))
-    for level in (0.5, 0.95):
-        inside = covers(theory.energy_band(energy, level), measured)
-        assert inside == pytest.approx(level, abs=0.03)
-    assert theory.energy_band(theory.Energy(2.0, 0.0)) == (2.0, 2.0, 2.0)
-
-
 def test_row_space_share() -> None:
     """Against projections on random directions, for one and for several directions."""
     rng, d_in, r = RNG(33), 24, 5

@@ -11,12 +11,13 @@ from scipy.stats import norm
 
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check, check_whole
-from fedlora_lab.attacks.gradient_inversion import Victim, similarity
 from fedlora_lab.attacks.membership_inference import Membership
 from fedlora_lab.attacks.reconstruction import (
+    Victim,
     as_image,
     flattened_digits_task,
     input_from_a_gradient,
+    similarity,
 )
 from fedlora_lab.audit import bounds
 from fedlora_lab.course.widgets.dial import Dial, round_to_digits

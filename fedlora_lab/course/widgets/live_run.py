@@ -34,11 +34,11 @@ from fedlora_lab.course.widgets.run_config import (
     knobs,
     paper_home,
 )
-from fedlora_lab.measures.collapse import collapsed, smaller_is_better
+from fedlora_lab.measures.statistics import collapsed, smaller_is_better, t_interval
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.plots.style import look
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.report.summary_table import format_number, observer_phrase, t_interval
+from fedlora_lab.report.summary_table import format_number, observer_phrase
 from fedlora_lab.tasks.task import Task, take
 
 if TYPE_CHECKING:

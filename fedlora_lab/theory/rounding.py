@@ -1,5 +1,7 @@
-"""What rounding to a code of few levels costs, for normal numbers."""
+"""What rounding costs: the error of a code of few levels, and the privacy of a sum of rounded
+parts."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +10,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from scipy.special import ndtr, ndtri
 
-from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab._utils.validation import check, check_number, check_symbols, check_whole
 
 
 def normal_float_levels(width: int, reach: float = 0.9677083) -> Float[np.ndarray, " n"]:
@@ -80,12 +82,68 @@ def best_reach(width: int, block: int) -> float:
     return float(found.x)
 
 
-def bits_per_number(width: int, block: int) -> float:
-    """Bits of a number on the wire: its code of width >= 2, its share of the block's 32-bit scale.
+# ---- noised sums of which every client rounds its part
 
-    Guarantees: test_lesson_08.py::test_the_quantiser_error_is_the_mean_over_draws.
-    Source: arXiv:2305.14314, section 3, without double quantisation.
+
+def rounded_distribution(
+    places: Float[np.ndarray, " n"], mean: float, std: float
+) -> Float[np.ndarray, " n"]:
+    """Chance of each whole number when mean + N(0, std^2) is rounded at random to a neighbour.
+
+    The rounding is right on average: the second difference of G(t) = t Phi(t / std) + std phi(t /
+    std).
+
+    Args: places: whole numbers; mean: any; std: > 0, in steps.
+    Guarantees: test_the_rounded_distribution_is_flowers.
+    Source: derived.
     """
-    check_whole("width", width, 2)
-    check_whole("block", block, 1)
-    return width + 32 / block
+    check_number("std", std, 0, open_low=True)
+
+    def g(t: np.ndarray) -> np.ndarray:
+        return t * ndtr(t / std) + std * np.exp(-((t / std) ** 2) / 2) / math.sqrt(2 * math.pi)
+
+    return np.maximum(0.0, g(places - mean + 1) - 2 * g(places - mean) + g(places - mean - 1))
+
+
+def rounded_epsilon(noise_multiplier: float, step: float, clients: int, delta: float) -> float:
+    """Epsilon of a sum of noised numbers, each rounded by its client before the sum; numerical.
+
+    Every client adds noise of sigma C / sqrt(clients) and rounds at random to a grid of ``step`` C.
+    Neighbours differ in one client's number: C or 0. The others' numbers are alike, at several
+    places between two levels, of which the worst counts. One coordinate, one release: no bound for
+    a vector. Infinite where some outcome gives the client away.
+
+    Args: noise_multiplier: sigma > 0 of the sum; step: > 0, in units of C; clients: >= 1; delta.
+    Guarantees: test_rounded_epsilon (a fine grid gives the Gaussian epsilon, a coarse one none).
+    Source: derived; that rounding must be part of the analysis is arXiv:2102.06387.
+    """
+    check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
+    check_number("step", step, 1e-4, 1e4)
+    check_symbols(clients=clients, delta=delta)
+    std, shift = noise_multiplier / math.sqrt(clients) / step, 1 / step
+    reach = math.ceil(14 * (std + 0.5) * math.sqrt(clients) + shift + clients)
+    size = 2 ** math.ceil(math.log2(2 * reach + 2))
+    places = np.arange(size) - size // 2
+
+    def spectrum(mean: float) -> np.ndarray:
+        law = rounded_distribution(places.astype(float), mean, std)
+        return np.fft.rfft(np.fft.ifftshift(law))
+
+    def epsilon(offset: float) -> float:
+        others = spectrum(offset) ** (clients - 1)
+        sums = (np.fft.irfft(others * spectrum(mean), size) for mean in (offset + shift, offset))
+        p, q = (np.where(law > 1e-13, law, 0.0) for law in sums)
+
+        def excess(epsilon: float) -> float:
+            factor = math.exp(epsilon)
+            return max(np.maximum(p - factor * q, 0).sum(), np.maximum(q - factor * p, 0).sum())
+
+        low, high = 0.0, 60.0
+        if excess(high) > delta:
+            return math.inf
+        while high - low > 1e-6:
+            middle = (low + high) / 2
+            low, high = (middle, high) if excess(middle) > delta else (low, middle)
+        return high
+
+    return max(epsilon(offset) for offset in (0.0, 0.25, 0.5))

@@ -1,13 +1,143 @@
-"""Runs that collapsed: they ended below their start, or far behind the other seeds."""
+"""Statistics of runs over their seeds: intervals, paired differences, lines, and collapsed runs."""
 
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.special import stdtrit
+
+from fedlora_lab._utils.validation import check
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+COLUMNS = ["task", "method", "seed", "round", "layer", "measure", "value"]
+"""Of a tidy frame."""
+
+# ---- intervals
+
+
+def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Mean and half-width of Student's t interval of ``values`` (n,); the half-width of one value
+    is NaN, and so is that of values of which one is not finite.
+
+    Guarantees: equals ``scipy.stats.t.interval`` (test_t_interval_is_scipys).
+    """
+    values = np.asarray(values, dtype=float)
+    mean = float(values.mean()) if values.size else math.nan
+    if values.size < 2 or not np.isfinite(values).all():
+        return mean, math.nan
+    point = float(stdtrit(values.size - 1, (1 + level) / 2))
+    return mean, point * float(values.std(ddof=1)) / math.sqrt(values.size)
+
+
+class PairedDifference(NamedTuple):
+    """Mean difference of two methods over the seeds they share, with its 95 % interval (Student's
+    t).
+
+    >>> print(PairedDifference(0.02, 0.01, 0.03, seeds=3))
+    +0.020 [+0.010, +0.030]
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def holds(self) -> str:
+        """Whether the first is ahead: "yes", "no" (the other is), or "cannot tell"."""
+        return "yes" if self.low > 0 else "no" if self.high < 0 else "cannot tell"
+
+    def __neg__(self) -> "PairedDifference":
+        return PairedDifference(-self.mean, -self.high, -self.low, self.seeds)
+
+    def __str__(self) -> str:
+        mean, low, high = (f"{value:+.3f}".replace("-", "−") for value in self[:3])
+        return f"{mean} [{low}, {high}]"
+
+
+def paired_difference(
+    frame: "DataFrame", one: str, other: str, measure: str = "accuracy", level: float = 0.95
+) -> PairedDifference:
+    """Computes by how much one method is ahead of another in a column, seed by seed, with the
+    interval.
+
+    Args:
+        frame: columns method, seed and ``measure``, one row for each pair of the first two.
+        one, other: slugs; they must share two seeds.
+        measure, level: the column, and the level of the interval, in (0, 1).
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"method": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1],
+    ...                       "accuracy": [0.8, 0.9, 0.7, 0.8]})
+    >>> round(paired_difference(frame, "a", "b").mean, 3)
+    0.1
+    """
+    table = frame.pivot_table(measure, "seed", "method").reindex(columns=[one, other]).dropna()
+    check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
+    mean, half = t_interval((table[one] - table[other]).to_numpy(), level)
+    return PairedDifference(mean, mean - half, mean + half, len(table))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A straight line through points, by least squares, with 95 % intervals by Student's t.
+
+    Args:
+        mean_x, mean_y: of the points, where the line goes through.
+        slope: of the line.
+        half_slope: half the width of the slope's interval.
+        half_mean: half the width of the line's band at ``mean_x``.
+    """
+
+    mean_x: float
+    mean_y: float
+    slope: float
+    half_slope: float
+    half_mean: float
+
+    def at(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The line at ``x``, and half the width of its band there."""
+        away = np.asarray(x, float) - self.mean_x
+        return self.mean_y + self.slope * away, np.hypot(self.half_mean, self.half_slope * away)
+
+    @property
+    def zero(self) -> tuple[float, float, float]:
+        """Where the line is zero, with Fieller's interval: all x at which zero lies in the band.
+
+        NaN where the slope's interval holds zero: such a line may have no zero, or be one.
+        """
+        inner = self.slope**2 - self.half_slope**2
+        if inner <= 0:
+            return math.nan, math.nan, math.nan
+        # All d with (mean_y + slope d)^2 <= half_mean^2 + half_slope^2 d^2.
+        middle = -self.mean_y * self.slope / inner
+        root = math.sqrt(middle**2 - (self.mean_y**2 - self.half_mean**2) / inner)
+        zero = self.mean_x - self.mean_y / self.slope
+        return zero, self.mean_x + middle - root, self.mean_x + middle + root
+
+
+def fit_line(x: Any, y: Any) -> Line:
+    """Fits a straight line to points.
+
+    Args: x, y: of the points, three or more, not all at one x.
+    Guarantees: intervals hold the truth as often as they say (test_a_line_and_where_it_is_zero).
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    check(len(x) >= 3 and np.ptp(x) > 0, "x", x.tolist(), "three points or more, not all at one x")
+    away = x - x.mean()
+    slope = float(away @ y / (away @ away))
+    left = y - y.mean() - slope * away
+    wide = float(stdtrit(len(x) - 2, 0.975)) * math.sqrt(float(left @ left) / (len(x) - 2))
+    half_slope = wide / math.sqrt(float(away @ away))
+    return Line(float(x.mean()), float(y.mean()), slope, half_slope, wide / math.sqrt(len(x)))
+
+
+# ---- runs that collapsed
 
 SMALLER_IS_BETTER = ("loss", "perplexity")
 RULE = "a run that ends below its start, or gains less than half of what the median seed gains"

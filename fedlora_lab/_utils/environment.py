@@ -1,9 +1,45 @@
-"""Switches telemetry and loggers of Flower and Ray off while they work; restores the process."""
+"""Where the package runs: how it is installed, and blocks in which others' warnings, loggers and
+telemetry are off, after which the process is as before.
+"""
 
 import logging
 import os
+import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parents[2]
+IN_CHECKOUT = (SOURCE / "pyproject.toml").exists()
+
+
+def install_command(extra: str = "") -> str:
+    """The command that installs the package, with an extra, into the Python that runs; in a
+    checkout from there, since it is on no index yet."""
+    part = f"[{extra}]" if extra else ""
+    what = f"-e '{SOURCE}{part}'" if IN_CHECKOUT else f"'fedlora-lab{part}'"
+    return f"{sys.executable} -m pip install {what}"
+
+
+_LOCK = threading.RLock()
+
+
+@contextmanager
+def ignored_warnings(category: type[Warning] = Warning, message: str = "") -> Iterator[None]:
+    """Ignores warnings in a block, and leaves the filters as they were.
+
+    The filters belong to the process: of two threads that change them at once, one would see its
+    warning after all, and the other could leave its filters behind. So threads take turns.
+
+    Args: category: of what is ignored; message: how it begins, a pattern; empty for any.
+    Guarantees: test_threads_that_ignore_warnings_leave_the_filters_as_they_were.
+    """
+    with _LOCK, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=message, category=category)
+        yield
+
 
 OFF = ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
 """Read by the packages when they are imported, here and in the processes that they start."""

@@ -104,9 +104,9 @@ of an average and cosines are as they are.
 within its bounds. *Opposite*: all of it is on the other side of zero, or beyond those bounds. *No
 difference of that size*: a lead of the size asked for is ruled out; where no size was claimed, the
 two are equivalent within a tenth of the room. *Cannot tell*: the interval reaches both. *No room
-here*: the other method leaves less than what is asked for, or neither learned; who is behind by
-more than a tenth of the room is behind, room or not. *Not run yet* and *not measured here* say what
-is missing. No verdict says anything of the papers' own settings.
+here*: the other method leaves less than what is asked for, or neither took as much; who is behind
+by more than a tenth of the room is behind, room or not. *Not run yet* and *not measured here* say
+what is missing. No verdict says anything of the papers' own settings.
 
 **Home, stand-in, away.** The verdict of a claim is that of the place nearest to its paper that has
 been run: *home* if that is the nearest of all, else a *stand-in*, which the nearest will replace.

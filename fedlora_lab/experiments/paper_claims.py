@@ -372,9 +372,10 @@ RULES: dict[str, Callable[..., Effect]] = {
 def decide(found: Effect, asked: float, level: float) -> tuple[str, str]:
     """The verdict of an interval, and its reason.
 
-    Where the other method is near the top, or nobody learned, no lead can be seen. But want of
-    room makes no deficit: whoever is behind by more than `SMALL` is behind. Only a smaller deficit
-    gives way to it, for near the top methods differ by what tuning left.
+    Where the other method is near the top, or both took less of the room than the lead that is
+    asked, no lead can be seen. But want of room makes no deficit: whoever is behind by more than
+    `SMALL` is behind. Only a smaller deficit gives way to it, for near the top methods differ by
+    what tuning left.
 
     Args: found: the effect. asked: a lead has to exceed it. level: of the interval that decides.
     Guarantees: test_claims.py::test_an_interval_gives_one_verdict.
@@ -394,8 +395,8 @@ def decide(found: Effect, asked: float, level: float) -> tuple[str, str]:
         return HOLDS, ""
     if high < -SMALL:
         return OPPOSITE, "the other is ahead"
-    if found.gained < SMALL:
-        return FULL, "neither learned, so none can lead"
+    if found.gained < max(SMALL, asked):
+        return FULL, f"the better of the two took {_share(found.gained)} of the room"
     if found.spare < (asked or SMALL):
         behind = f"; it is ahead by less than {_share(SMALL)}" if high < 0 else ""
         return FULL, f"the other leaves {_share(max(found.spare, 0))} of the room{behind}"
@@ -672,11 +673,4 @@ def _claim(row: dict[str, Any]) -> Claim:
 _TABLE = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 CLAIMS = tuple(map(_claim, _TABLE))  # in the order of the page
 _TWICE = "its filter acted twice in the client unit, on the local steps and on the noised update; "
-_OLDER = "at ε = 1 its rate was chosen by scores of an older model of the task, which start higher"
-_TAKEN = f"{_OLDER}, and so were seeds 0 to 9 run, which are left out"
-STALE = (
-    Stale("digits-clients", "la-lora", f"{_TWICE}it now acts once"),
-    *(Stale("digits-example", slug, _OLDER) for slug in ("fedlora", "fedlpp", "la-lora")),
-    Stale("digits-example", "rolora", f"{_TAKEN}; without privacy its rate was chosen so too"),
-    Stale("digits-example", "deer", _TAKEN),
-)
+STALE = (Stale("digits-clients", "la-lora", f"{_TWICE}it now acts once"),)

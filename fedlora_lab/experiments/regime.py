@@ -60,7 +60,7 @@ REGIME = ("regime-example", "regime-client")
 MAP = Path(__file__).with_name("regime.csv")
 """The measured map that travels with the package; scripts/regime_map.py writes it."""
 NEAR, NEAREST, LEAST, FOR_A_LINE = 3.0, 5, 3, 6
-"""`guide` reads leads off the line through all cells of a unit, if these are FOR_A_LINE or more and
+"""`guide` reads leads off the line through the cells of a unit, if these are FOR_A_LINE or more and
 LEAST of them lie within the factor NEAR; it names the NEAREST."""
 
 
@@ -255,9 +255,11 @@ def guide(
     of its unit; or what the closed form says, where none is near.
 
     No value of any example is read. A lead, as a share of a cell's room, is that of the straight
-    line through all cells of the unit over the logarithm of the amplification, with the line's 95 %
+    line through the cells of the unit over the logarithm of the amplification, with the line's 95 %
     band: it covers the average of situations like yours, and a single one may lie elsewhere, as the
-    cells nearest to it show.
+    cells nearest to it show. The cells are those of the same task where enough are measured, else
+    those of all tasks: how far a task has to go is not known before a run, so tasks differ in where
+    the lead changes sign.
 
     Args: task, privacy, plan, lora: of the run, the noise multiplier set; learning rate and clip
         norm do not matter. cells: as of `map_cells`; ``None``: those of `measured_cells`.
@@ -277,6 +279,8 @@ def guide(
     known = amplified == amplified
     predicted = predicted_leader(unit, amplified) if unit and known else BOTH if known else OPEN
     own: Any = found[(found["unit"] == unit) & found["mean"].notna()] if len(found) else found
+    same = own[own["task"] == task.name] if len(own) else own
+    own = same if len(same) >= FOR_A_LINE * len(PAIRS) else own
     near, leads = _near(own, amplified)
     take, sentence = None, _by_form(unit, amplified, predicted)
     if len(leads):
@@ -292,7 +296,7 @@ def guide(
 
 
 def _near(own: Any, amplified: float) -> tuple[Any, pd.DataFrame]:
-    """The nearest cells, and the lead of every pair by the line through all cells."""
+    """The nearest cells, and the lead of every pair by the line through the cells."""
     leads = pd.DataFrame(columns=["mean", "low", "high"], index=pd.Index([], name="pair"))
     if not len(own) or not amplified > 0:
         return own[:0], leads

@@ -121,6 +121,27 @@ def run_job(job: Job) -> dict[str, Any]:
     return {"key": job.key, "lr": lr, "seed": job.seed, "values": finite}
 
 
+@cache
+def _scores_at_start(name: str, arguments: str, tune: bool) -> dict[str, float]:
+    """What a task's frozen model scores, on validation data if ``tune``."""
+    from fedlora_lab.federated.simulation import run
+    from fedlora_lab.methods import FedLoRA
+
+    with _one_thread():
+        task, lora = _task(name, arguments, tune), Lora(rank=1)
+        first = next(run(task, FedLoRA, None, Plan(rounds=1), lora=lora))
+    return {f"before_{measure}": x for measure, x in first.metrics.items()}
+
+
+def _begins_as(job: Job, entry: dict[str, Any]) -> bool:
+    """Whether a run of another study began where this job will, to three digits: a case's key
+    names its task and not the task's weights, which may have been made anew."""
+    name, arguments = job.case.task
+    start = _scores_at_start(name, json.dumps(dict(arguments), sort_keys=True), job.tune)
+    found = [(entry["values"].get(measure), x) for measure, x in start.items()]
+    return all(x is not None and math.isclose(x, y, rel_tol=1e-3) for x, y in found)
+
+
 def score(job: Job, done: Done) -> float:
     """What a run reached on validation data, minus infinity where it diverged."""
     values = done[job.key]["values"]
@@ -242,7 +263,8 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
 
     Raises: ``ValueError`` when another process is at work on the same file.
     Guarantees: killed at any point and called again, no finished run is lost or done twice, nor one
-        that another study in the same folder has done (test_study.py, test_killed_runs.py).
+        that another study in the same folder has done from the same start (test_study.py,
+        test_killed_runs.py).
     """
     check_whole("workers", workers)
     options: Any = {"total": study.runs, "unit": "run", "disable": not bar, "mininterval": 5}
@@ -280,7 +302,7 @@ def finish_study(
     def known(job: Job) -> bool:
         entry = others.get(job.key)
         asked = {"sharpness"} if job.measure_curvature else set()
-        return entry is not None and asked <= set(entry["values"])
+        return entry is not None and asked <= set(entry["values"]) and _begins_as(job, entry)
 
     # While the last of a group of cases are tuned, others of it keep the processes busy.
     for cases in (study.cases[i : i + size] for i in range(0, len(study.cases), size)):

@@ -395,7 +395,11 @@ def _regime() -> Iterator[Study]:
     how |= {"extends": True, "finalists": 2}
     for unit, rates, stages in (
         ("example", (0.04, 0.1, 0.25, 0.63, 1.6), ()),
-        ("client", (0.08, 0.2, 0.5, 1.25), (Stage("clip", (0.16, 0.4, 2.5)),)),
+        (
+            "client",
+            (0.08, 0.2, 0.5, 1.25),
+            (Stage("clip", (0.16, 0.4, 2.5)), Stage("lr", (0.4, 2.5))),
+        ),
     ):
         cases = [case for cell in cells for case in cell if case.labels["unit"] == unit]
         note = (

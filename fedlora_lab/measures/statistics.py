@@ -116,7 +116,7 @@ class Line:
             return math.nan, math.nan, math.nan
         # All d with (mean_y + slope d)^2 <= half_mean^2 + half_slope^2 d^2.
         middle = -self.mean_y * self.slope / inner
-        root = math.sqrt(middle**2 - (self.mean_y**2 - self.half_mean**2) / inner)
+        root = math.sqrt(max(0.0, middle**2 - (self.mean_y**2 - self.half_mean**2) / inner))
         zero = self.mean_x - self.mean_y / self.slope
         return zero, self.mean_x + middle - root, self.mean_x + middle + root
 

@@ -16,7 +16,7 @@ from fedlora_lab.plots import style
 LOW, HIGH = -0.8, 0.5  # shares of the room beyond them are drawn at the edge
 MARKERS = "os^DvP"
 LEAST_FOR_A_LINE = 6  # cells
-FIT = style.SERIES[1]  # colour of the line
+FITS = style.SERIES[1], style.SERIES[2], style.SERIES[3]  # colours of the lines, task by task
 APART = 1.045  # cells of one amplification stand side by side, by this factor
 BOTH, ONE = "both factors", "one factor"  # leaders, and verdicts, as the map names them
 HIT, MISS, UNDECIDED = "hit", "miss", "not decided"
@@ -31,8 +31,8 @@ def regime(cells: pd.DataFrame) -> style.Picture:
     A cell on a tinted field was predicted rightly: left of the boundary both factors ahead, right
     of it one. On the hatched band nothing was predicted. Colours say who leads by the thin
     intervals, which hold for all cells together; a ring marks a cell that was predicted wrongly.
-    The line goes through all cells of a panel, with its 95 % band, and a bar on the axis is the
-    interval of its zero: where the lead changes sign as measured.
+    A line goes through the cells of each task that has six or more, with its 95 % band, and a bar
+    on the axis is the interval of its zero: where the lead changes sign as measured.
 
     Args: cells: as `experiments.map_cells` gives them.
     Raises: ``ValueError`` for a map without a measured cell.
@@ -46,7 +46,7 @@ def regime(cells: pd.DataFrame) -> style.Picture:
     gap, left, right = 0.035, 0.078, 0.988
     wide = (right - left - gap * (len(units) - 1)) / len(units)
     across = [(left + i * (wide + gap), wide) for i in range(len(units))]
-    (figure, axes), lines = style.row(9.6, 5.2, (0.175, 0.61), *across), []
+    (figure, axes), lines = style.row(9.6, 5.2, (0.175, 0.61), *across), {}
     for ax, unit in zip(axes, units, strict=True):
         part = there[there["unit"] == unit]
         edge, close = part["boundary"].iloc[0], part["close"].iloc[0]
@@ -66,13 +66,18 @@ def regime(cells: pd.DataFrame) -> style.Picture:
             style.note(ax, x, 0.985, text, colours[who], 8.5, ha="center", **across_data)
         paper: Any = {"bbox": {"fc": style.CARD, "lw": 0, "pad": 1.5}, **across_data}
         style.note(ax, edge, 0.97, "too\nclose", style.SOFT, 7.5, ha="center", **paper)
-        told = _line(ax, part) if len(part) >= LEAST_FOR_A_LINE else None
-        lines.append(told)
+        lines[unit], told = [], []
+        for task, colour in zip(tasks, FITS, strict=False):
+            own = part[part["task"] == task]
+            if len(own) >= LEAST_FOR_A_LINE:
+                lines[unit].append(_line(ax, own, colour))
+                told.append((f"{task}: {_level(lines[unit][-1])}", colour))
         for row, x in zip(part.itertuples(), _side_by_side(part["amplification"]), strict=True):
             _cell(ax, x, row, colours, MARKERS[tasks.index(row.task) % len(MARKERS)], MISS)
         ax.set_title(UNITS[unit], fontsize=9.5)
-        within: Any = {"transform": ax.transAxes, "va": "bottom", "weight": "bold"}
-        style.note(ax, 0.02, 0.025, _words(told, edge), FIT, 8.5, **within)
+        told.append((f"predicted: level at {edge:g}", style.SOFT))
+        for i, (text, colour) in enumerate(reversed(told)):
+            style.note(ax, 0.02, 0.025 + 0.055 * i, text, colour, 8.5, va="bottom", weight="bold")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_major_locator(FixedLocator([x / 10 for x in range(-8, 5, 2)]))
         ax.yaxis.set_major_formatter(FuncFormatter(_share))
@@ -81,13 +86,7 @@ def regime(cells: pd.DataFrame) -> style.Picture:
     axes[0].set_ylabel("lead of both factors over one, share of the room")
     verdicts = there["verdict"].value_counts()
     hits, misses, open_ = (int(verdicts.get(word, 0)) for word in (HIT, MISS, UNDECIDED))
-    falls = bool(lines) and all(x is not None and x.slope + x.half_slope < 0 for x in lines)
-    head = "Both factors, or one? "
-    head += (
-        "A number known before the run orders the lead"
-        if falls
-        else "The lead of both, over the noise that a run will have"
-    )
+    head = "Both factors, or one? " + _head({unit: lines[unit] for unit in units})
     figure.text(0.012, 0.98, head, size=12.5, weight="bold", va="top")
     told = f"Cells decided one by one: {hits} as predicted before the runs, {misses} otherwise; "
     told += f"{open_} are not decided."
@@ -100,32 +99,45 @@ def regime(cells: pd.DataFrame) -> style.Picture:
         f"n = {seeds} seeds. Thick line: 95 % of a cell by itself; thin: 95 % for all cells "
         "together, which decides. Room: best row's mean accuracy less the start's.\n"
         f"Leads beyond {_share(LOW)} stand at the edge as triangles; cells of one amplification "
-        "stand side by side. Line: through all cells of a panel, with its 95 % band; "
-        "diamond and bar: its zero.",
+        "stand side by side. Lines: through the cells of a task, with their 95 % band; "
+        "diamond and bar: their zero.",
     )
     return figure
 
 
-def _line(ax: Any, part: Any) -> Line:
-    """The line through a panel's cells, its band, and the interval of its zero on the axis."""
+def _head(lines: dict[str, list[Line]]) -> str:
+    """What the lines say: in which units every one of them falls."""
+    falls = [
+        unit
+        for unit, own in lines.items()
+        if own and all(line.slope + line.half_slope < 0 for line in own)
+    ]
+    if len(falls) == len(lines):
+        return "A number known before the run orders the lead"
+    if not falls:
+        return "The lead of both, over the noise that a run will have"
+    return f"Known noise orders the lead: {UNITS[falls[0]].lower()}; else not decided"
+
+
+def _line(ax: Any, part: Any, colour: str) -> Line:
+    """The line through a task's cells, its band, and the interval of its zero on the axis."""
     found = fit_line(np.log10(part["amplification"]), part["mean"])
     x = np.geomspace(part["amplification"].min(), part["amplification"].max(), 60)
     y, half = found.at(np.log10(x))
-    ax.plot(x, y, color=FIT, lw=1.8, zorder=2)
-    ax.fill_between(x, y - half, y + half, color=FIT, alpha=0.18, lw=0, zorder=1)
+    ax.plot(x, y, color=colour, lw=1.8, zorder=2)
+    ax.fill_between(x, y - half, y + half, color=colour, alpha=0.18, lw=0, zorder=1)
     zero, low, high = (10**value for value in found.zero)
-    ax.plot([low, high], [0, 0], color=FIT, lw=5, solid_capstyle="butt", zorder=2)
-    ax.plot([zero], [0], "D", ms=8, color=FIT, mec=style.CARD, zorder=5)
+    ax.plot([low, high], [0, 0], color=colour, lw=5, solid_capstyle="butt", zorder=2, alpha=0.7)
+    ax.plot([zero], [0], "D", ms=8, color=colour, mec=style.CARD, zorder=5)
     return found
 
 
-def _words(line: Line | None, edge: float) -> str:
-    """Where the lead changes sign, as measured and as predicted."""
-    if line is None or math.isnan(line.zero[0]):
-        return f"predicted to be level at {edge:g}"
+def _level(line: Line) -> str:
+    """Where the lead changes sign, in words."""
+    if math.isnan(line.zero[0]):
+        return "where it is level is not determined"
     zero, low, high = (f"{10**value:.2g}" for value in line.zero)
-    told = f"line through all cells: level at {zero}\n95 % interval {low} to {high}; predicted "
-    return f"{told}{edge:g}"
+    return f"level at {zero}, 95 % interval {low} to {high}"
 
 
 def _cell(ax: Any, x: float, row: Any, colours: Any, marker: str, miss: str) -> None:

@@ -68,6 +68,8 @@ def claim(rule=None, places=(HERE,), slug="slug", **more):
         (-0.9, -0.11, 0.35, {"spare": 0.0}, OPPOSITE),
         (-0.9, -0.09, 0.35, {"spare": 0.0}, FULL),
         (-0.9, 0.14, 0.15, {"gained": 0.09}, FULL),
+        (-0.9, 0.14, 0.15, {"gained": 0.14}, FULL),
+        (-0.9, 0.14, 0.15, {"gained": 0.16}, SAME),
         (-0.9, -0.11, 0.15, {"gained": 0.09}, OPPOSITE),
         (-0.09, 0.09, 0.0, {"within": 0.1}, HOLDS),
         (-0.09, 0.11, 0.0, {"within": 0.1}, OPEN),

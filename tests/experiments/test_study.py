@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,7 @@ def test_a_case_is_known_by_what_it_does():
 
 def test_what_another_study_measured_is_not_run_again(tmp_path, monkeypatch):
     """The same case, rate and seed is taken over as it is; curvature that nobody measured is
-    measured."""
+    measured, and so is a run that began from another model."""
     first = small(case("fedlora"), case("rolora"))
     done = study.run_study(first, tmp_path / "first.jsonl", workers=0, bar=False)
     ran, result = [], runner.run_job
@@ -230,6 +231,28 @@ def test_what_another_study_measured_is_not_run_again(tmp_path, monkeypatch):
     curved = study.run_study(flat, tmp_path / "flat.jsonl", workers=0, bar=False)
     assert [(job.seed, job.measure_curvature) for job in ran] == [(0, True), (1, True), (2, True)]
     assert sum("sharpness" in entry["values"] for entry in curved.values()) == 3
+    (other := tmp_path / "older").mkdir()
+    older, key = [json.loads(json.dumps(x)) for x in done.values()], next(iter(done))
+    older[0]["values"]["before_loss"] *= 1.01
+    (other / "first.jsonl").write_text("\n".join(map(json.dumps, older)) + "\n")
+    ran.clear()
+    again = study.run_study(first, other / "again.jsonl", workers=0, bar=False)
+    assert [job.key for job in ran] == [key] and older[0]["key"] == key
+    assert again[key]["values"]["before_loss"] == done[key]["values"]["before_loss"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["digits-example", "digits-client", "mnist-example", "mnist-client", "sentiment-example"],
+)
+def test_main_comparisons_are_tuned_finely_and_reported_with_many_seeds(name):
+    """Twenty seeds; five others choose among rates a factor of two apart, over an edge if need be;
+    each case has as many tries."""
+    one = study.STUDIES[name]
+    assert len(one.seeds) >= 20 and len(one.tune_seeds) >= 5 and one.extends
+    assert max(b / a for a, b in pairwise(one.rates)) <= 2
+    for each, stage in product(one.cases, one.stages):
+        assert len(stage.line(each)[1]) == len(stage.factors)
 
 
 @pytest.mark.parametrize("name", study.STUDIES)

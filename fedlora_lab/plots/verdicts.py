@@ -13,7 +13,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.measures.statistics import Line, fit_line
 from fedlora_lab.plots import style
 
-LOW, HIGH = -0.8, 0.5  # shares of the room beyond them are drawn at the edge
+LOW, HIGH = -0.8, 0.7  # shares of the room beyond them are drawn at the edge
 MARKERS = "os^DvP"
 LEAST_FOR_A_LINE = 6  # cells
 FITS = style.SERIES[1], style.SERIES[2], style.SERIES[3]  # colours of the lines, task by task
@@ -59,12 +59,12 @@ def regime(cells: pd.DataFrame) -> style.Picture:
         ax.axvspan(edge / close, edge * close, **band)
         ax.axvline(edge, color=style.SOFT, lw=1.2, ls=style.DASHED, zorder=1)
         ax.axhline(0, color=style.INK, lw=1, zorder=1)
-        across_data: Any = {"transform": ax.get_xaxis_transform(), "va": "top", "weight": "bold"}
+        box: Any = {"bbox": {"fc": style.CARD, "lw": 0, "pad": 1.5, "alpha": 0.8}, "zorder": 6}
+        paper: Any = {"transform": ax.get_xaxis_transform(), "va": "top", "weight": "bold", **box}
         middle = [(ends[0] * edge / close) ** 0.5, (2 * ends[1] * edge * close) ** 0.5]
         words = ("predicted:\nboth factors lead", "predicted:\none factor leads")
         for x, text, who in zip(middle, words, (BOTH, ONE), strict=True):
-            style.note(ax, x, 0.985, text, colours[who], 8.5, ha="center", **across_data)
-        paper: Any = {"bbox": {"fc": style.CARD, "lw": 0, "pad": 1.5}, **across_data}
+            style.note(ax, x, 0.985, text, colours[who], 8.5, ha="center", **paper)
         style.note(ax, edge, 0.97, "too\nclose", style.SOFT, 7.5, ha="center", **paper)
         lines[unit], told = [], []
         for task, colour in zip(tasks, FITS, strict=False):
@@ -77,9 +77,10 @@ def regime(cells: pd.DataFrame) -> style.Picture:
         ax.set_title(UNITS[unit], fontsize=9.5)
         told.append((f"predicted: level at {edge:g}", style.SOFT))
         for i, (text, colour) in enumerate(reversed(told)):
-            style.note(ax, 0.02, 0.025 + 0.055 * i, text, colour, 8.5, va="bottom", weight="bold")
+            low: Any = {"va": "bottom", "weight": "bold", **box}
+            style.note(ax, 0.02, 0.025 + 0.06 * i, text, colour, 8.5, **low)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.yaxis.set_major_locator(FixedLocator([x / 10 for x in range(-8, 5, 2)]))
+        ax.yaxis.set_major_locator(FixedLocator([x / 10 for x in range(-8, 7, 2)]))
         ax.yaxis.set_major_formatter(FuncFormatter(_share))
         ax.tick_params(labelleft=ax is axes[0])
         ax.set_xlabel("noise amplification of a path of one, known before the run")
@@ -116,7 +117,7 @@ def _head(lines: dict[str, list[Line]]) -> str:
         return "A number known before the run orders the lead"
     if not falls:
         return "The lead of both, over the noise that a run will have"
-    return f"Known noise orders the lead: {UNITS[falls[0]].lower()}; else not decided"
+    return f"With {UNITS[falls[0]].lower()}, noise known before a run orders the lead"
 
 
 def _line(ax: Any, part: Any, colour: str) -> Line:
@@ -135,7 +136,7 @@ def _line(ax: Any, part: Any, colour: str) -> Line:
 def _level(line: Line) -> str:
     """Where the lead changes sign, in words."""
     if math.isnan(line.zero[0]):
-        return "where it is level is not determined"
+        return "no trend can be told"
     zero, low, high = (f"{10**value:.2g}" for value in line.zero)
     return f"level at {zero}, 95 % interval {low} to {high}"
 

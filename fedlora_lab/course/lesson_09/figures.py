@@ -250,7 +250,7 @@ def ranking(frames: Mapping[str, Any]) -> style.Picture:
     ax.set_yticks(range(len(slugs)), [name(slug) for slug in slugs])
     for tick, slug in zip(ax.get_yticklabels(), slugs, strict=True):
         tick.set(color=style.darker(look(slug).colour), size=8.8, **BOLD)
-    heads = [f"{one.study}\n{one.words.replace(', ', chr(10))}" for one, _ in found]
+    heads = [f"{one.study}, {one.words}".replace("-", ", ").replace(", ", "\n") for one, _ in found]
     ax.xaxis.tick_top()
     ax.set_xticks(range(len(found)), heads, fontsize=7.8, color=style.SOFT)
     ax.tick_params(length=0)

@@ -41,10 +41,8 @@ def cost_table(timed: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for study in STUDIES.values():
         done, runs = progress(study, RUNS / f"{study.name}.jsonl")
-        typical = [
-            here.get((study.name, task), anywhere.get(task))
-            for task, _ in (c.task for c in study.cases)
-        ]
+        tasks = [case.task[0] for case in study.cases]
+        typical = [here.get((study.name, task), anywhere.get(task)) for task in tasks]
         known = [seconds for seconds in typical if seconds is not None]
         took = timed.loc[timed.study == study.name, "seconds"].sum()
         left = (runs - done) * sum(known) / len(known) if known else float("nan")

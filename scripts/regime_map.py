@@ -17,9 +17,8 @@ from readme import filled
 
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.experiments.regime import MAP, PAIRS, read_map
-from fedlora_lab.measures import fit_line
+from fedlora_lab.measures.statistics import POINTS_FOR_A_LINE, fit_line
 from fedlora_lab.plots import regime, style
-from fedlora_lab.plots.verdicts import LEAST_FOR_A_LINE
 from fedlora_lab.report.summary_table import markdown_table, require_visible
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +35,7 @@ def lines(both: Any) -> str:
         groups += [(*key, part) for key, part in both.groupby(["unit", "task"])]
     for unit, task, part in groups:
         edge, found = f"{part['boundary'].iloc[0]:g}", ("–", "–")
-        if len(part) >= LEAST_FOR_A_LINE:
+        if len(part) >= POINTS_FOR_A_LINE:
             line = fit_line(np.log10(part["amplification"]), part["mean"])
             zero, low, high = (f"{10**x:.2g}" for x in line.zero)
             slope = f"{100 * line.slope:+.0f} ± {100 * line.half_slope:.0f} %".replace("-", "−")

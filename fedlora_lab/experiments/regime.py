@@ -16,6 +16,7 @@ from fedlora_lab.experiments.studies import FAMILIES, STUDIES, Case
 from fedlora_lab.federated.amplification import forecast_of
 from fedlora_lab.federated.run_spec import make_run_spec
 from fedlora_lab.measures.statistics import (
+    POINTS_FOR_A_LINE,
     PairedDifference,
     collapsed_in,
     fit_line,
@@ -59,8 +60,8 @@ PAIRS = {
 REGIME = ("regime-example", "regime-client")
 MAP = Path(__file__).with_name("regime.csv")
 """The measured map that travels with the package; scripts/regime_map.py writes it."""
-NEAR, NEAREST, LEAST, FOR_A_LINE = 3.0, 5, 3, 6
-"""`guide` reads leads off the line through the cells of a unit, if these are FOR_A_LINE or more and
+NEAR, NEAREST, LEAST = 3.0, 5, 3
+"""`guide` reads leads off the line through the cells of a unit, if these are enough for one and
 LEAST of them lie within the factor NEAR; it names the NEAREST."""
 
 
@@ -280,7 +281,7 @@ def guide(
     predicted = predicted_leader(unit, amplified) if unit and known else BOTH if known else OPEN
     own: Any = found[(found["unit"] == unit) & found["mean"].notna()] if len(found) else found
     same = own[own["task"] == task.name] if len(own) else own
-    own = same if len(same) >= FOR_A_LINE * len(PAIRS) else own
+    own = same if len(same) >= POINTS_FOR_A_LINE * len(PAIRS) else own
     near, leads = _near(own, amplified)
     take, sentence = None, _by_form(unit, amplified, predicted)
     if len(leads):
@@ -303,7 +304,7 @@ def _near(own: Any, amplified: float) -> tuple[Any, pd.DataFrame]:
     both: Any = own[own["pair"] == "both"]
     away: Any = (both["amplification"] / amplified).map(lambda x: abs(math.log(x)))
     near = both.loc[away[away <= math.log(NEAR)].sort_values(kind="stable").index[:NEAREST]]
-    if len(near) >= LEAST and len(both) >= FOR_A_LINE:
+    if len(near) >= LEAST and len(both) >= POINTS_FOR_A_LINE:
         for pair, part in own.groupby("pair"):
             line = fit_line(np.log10(part["amplification"]), part["mean"])
             mean, half = map(float, line.at(math.log10(amplified)))

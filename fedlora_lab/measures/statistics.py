@@ -121,6 +121,10 @@ class Line:
         return zero, self.mean_x + middle - root, self.mean_x + middle + root
 
 
+POINTS_FOR_A_LINE = 6
+"""A line through fewer points is neither drawn nor answered by."""
+
+
 def fit_line(x: Any, y: Any) -> Line:
     """Fits a straight line to points.
 

@@ -10,12 +10,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.measures.statistics import Line, fit_line
+from fedlora_lab.measures.statistics import POINTS_FOR_A_LINE, Line, fit_line
 from fedlora_lab.plots import style
 
 LOW, HIGH = -0.8, 0.7  # shares of the room beyond them are drawn at the edge
 MARKERS = "os^DvP"
-LEAST_FOR_A_LINE = 6  # cells
 FITS = style.SERIES[1], style.SERIES[2], style.SERIES[3]  # colours of the lines, task by task
 APART = 1.045  # cells of one amplification stand side by side, by this factor
 BOTH, ONE = "both factors", "one factor"  # leaders, and verdicts, as the map names them
@@ -67,13 +66,13 @@ def regime(cells: pd.DataFrame) -> style.Picture:
             style.note(ax, x, 0.985, text, colours[who], 8.5, ha="center", **paper)
         style.note(ax, edge, 0.97, "too\nclose", style.SOFT, 7.5, ha="center", **paper)
         lines[unit], told = [], []
-        for task, colour in zip(tasks, FITS, strict=False):
-            own = part[part["task"] == task]
-            if len(own) >= LEAST_FOR_A_LINE:
+        for i, task in enumerate(tasks):
+            own, colour = part[part["task"] == task], FITS[i % len(FITS)]
+            if len(own) >= POINTS_FOR_A_LINE:
                 lines[unit].append(_line(ax, own, colour))
                 told.append((f"{task}: {_level(lines[unit][-1])}", colour))
         for row, x in zip(part.itertuples(), _side_by_side(part["amplification"]), strict=True):
-            _cell(ax, x, row, colours, MARKERS[tasks.index(row.task) % len(MARKERS)], MISS)
+            _cell(ax, x, row, colours, MARKERS[tasks.index(row.task) % len(MARKERS)])
         ax.set_title(UNITS[unit], fontsize=9.5)
         told.append((f"predicted: level at {edge:g}", style.SOFT))
         for i, (text, colour) in enumerate(reversed(told)):
@@ -141,7 +140,7 @@ def _level(line: Line) -> str:
     return f"level at {zero}, 95 % interval {low} to {high}"
 
 
-def _cell(ax: Any, x: float, row: Any, colours: Any, marker: str, miss: str) -> None:
+def _cell(ax: Any, x: float, row: Any, colours: Any, marker: str) -> None:
     """One cell with its two intervals; open where it cannot be told who leads."""
     colour = colours.get(row.leader, style.GREY)
     for low, high, width in ((row.low_together, row.high_together, 0.8), (row.low, row.high, 2.4)):
@@ -152,7 +151,7 @@ def _cell(ax: Any, x: float, row: Any, colours: Any, marker: str, miss: str) -> 
     marker = marker if y == row.mean else "v" if row.mean < 0 else "^"
     face = colour if row.leader in colours else style.CARD
     ax.plot([x], [y], marker, ms=6, color=colour, mfc=face, mew=1.1, mec=colour, zorder=4)
-    if row.verdict == miss:
+    if row.verdict == MISS:
         ax.plot([x], [y], "o", ms=14, mfc="none", mec=style.WRONG, mew=1.8, zorder=5)
 
 
@@ -248,7 +247,8 @@ def forest(table: pd.DataFrame) -> style.Picture:
         colour, _, words = LOOKS[row.verdict]
         sentence = textwrap.shorten(row.claim, 84, placeholder=" …")
         style.note(ax, -0.02, y, sentence, style.INK, 8, ha="right", va="center", **across)
-        at = row.place + (" *" if row.at == "stand-in" else "")
+        at = textwrap.shorten(row.place, 30, placeholder=" …")
+        at += " *" if row.at == "stand-in" else ""
         style.note(ax, 1.02, y, words, colour, 8, weight="bold", va="center", **across)
         style.note(ax, 1.40, y, at, style.SOFT, 7.5, va="center", **across)
     ax.xaxis.set_major_locator(FixedLocator([-0.8, -0.4, 0.0, 0.4, 0.8]))

@@ -25,7 +25,9 @@ def test_an_assignment_is_graded(lesson, tmp_path, monkeypatch):
     monkeypatch.setenv("FEDLORA_PROGRESS", str(tmp_path / "progress.json"))
     path = fl.exercises.export(kind, lesson, tmp_path / "assignment.ipynb")
     nbformat.validate(nbformat.read(path, as_version=4))
-    cells = [x for x in json.loads(path.read_text("utf-8"))["cells"] if x["cell_type"] == "code"]
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    marks = [x["source"].splitlines()[0] for x in cells if x["cell_type"] == "raw"]
+    cells = [x for x in cells if x["cell_type"] == "code"]
     imports, *pairs = [cell["source"] for cell in cells]
     keys = [key for key in all_exercises() if int(key[:2]) == lesson]
     assert len(pairs) == 2 * len(keys)
@@ -35,7 +37,11 @@ def test_an_assignment_is_graded(lesson, tmp_path, monkeypatch):
         assert f'check("{key}"' in test
         with pytest.raises((NotImplementedError, AssertionError)):
             exec(f"{imports}\n{students(answer, mark)}\n{test}", {})
-    if kind == "nbgrader":
+    if kind == "otter":
+        one = ["BEGIN QUESTION", "BEGIN SOLUTION", "END SOLUTION", "BEGIN TESTS", "END TESTS"]
+        one.append("END QUESTION")
+        assert marks == [f"# {x}" for x in ["ASSIGNMENT CONFIG", *one * len(keys)]]
+    else:
         marks = [cell["metadata"]["nbgrader"] for cell in cells[1:]]
         assert [x["solution"] for x in marks] == [True, False] * len(keys)
         assert all(x["points"] > 0 for x in marks if x["grade"])

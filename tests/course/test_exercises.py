@@ -170,6 +170,12 @@ def test_a_function_that_cannot_be_read_gets_one_line(answer, message):
     assert "\n" not in str(caught.value)
 
 
+def test_numbers_that_blow_up_are_wrong_and_no_error():
+    """NumPy warns of them on some processors, and a warning would hide whose mistake it is."""
+    calls = Calls("x", (np.array(1e200),))
+    assert not calls.same(calls.read(np.square), calls.read(np.sqrt))
+
+
 def test_a_long_error_is_cut_between_words():
     def stops(x):
         raise ValueError("many words " * 40)

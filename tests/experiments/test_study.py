@@ -255,6 +255,14 @@ def test_main_comparisons_are_tuned_finely_and_reported_with_many_seeds(name):
         assert len(stage.line(each)[1]) == len(stage.factors)
 
 
+@pytest.mark.parametrize("name", ["digits-client", "mnist-client", "regime-client"])
+def test_the_rate_is_tried_again_at_the_clip_norm_that_was_chosen(name):
+    """In the client unit a larger clip norm needs a larger rate: a search that tries the one at the
+    best of the other keeps from their best the methods that need both."""
+    knobs = [stage.knob for stage in study.STUDIES[name].stages]
+    assert "lr" in knobs[knobs.index("clip") + 1 :]
+
+
 @pytest.mark.parametrize("name", study.STUDIES)
 def test_committed_runs_belong_to_declared_studies(name):
     """Every committed run is known, and all are there of a study that says it is whole; every case

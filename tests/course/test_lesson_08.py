@@ -67,7 +67,7 @@ def test_the_quantiser_figure_states_the_measured_error():
     off = normal_float(8, 256)(torch.from_numpy(row)).numpy() - row
     error = np.linalg.norm(off) / np.linalg.norm(row)
     assert shown[1].axes[2].lines[1].get_ydata() == pytest.approx([error])
-    assert shown[1].axes[2].get_title(loc="left") == f"error {error:.1%}"
+    assert shown[1].axes[2].get_title(loc="left") == f"The error is {error:.1%}"
 
 
 @pytest.mark.slow

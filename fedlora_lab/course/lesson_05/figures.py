@@ -107,7 +107,7 @@ def cliff(table: pd.DataFrame) -> style.Picture:
     ax.set_xticks(steps, ["best" if not s else f"× {2.5**s:.3g}" for s in steps])
     ax.set(xlabel="learning rate, against the setting's own best one", ylim=(-0.68, 0.05))
     ax.set_ylabel("accuracy lost")
-    ax.set_title("Above its best rate FedLoRA falls off a cliff, FFA-LoRA walks down a slope")
+    ax.set_title("Above its best rate FedLoRA loses far more than FFA-LoRA")
     style.draw_labels(ax, labels, together=False)
     words = f"means of {min(counts)} to {max(counts)} settings of α, C and r, one seed each"
     style.footer(
@@ -164,7 +164,9 @@ def by_budget(panels: Mapping[str, pd.DataFrame], titles: Mapping[str, str]) -> 
     Args: panels: name -> runs with columns method, epsilon, accuracy; titles: name -> the finding.
     Guarantees: test_the_budgets_are_means_with_intervals.
     """
-    figure, axes = style.row(10.4, 4.0, (0.16, 0.73), (0.06, 0.335), (0.54, 0.335))
+    share = 0.935 / len(panels)
+    across = [(0.065 + share * i, share - 0.125) for i in range(len(panels))]
+    figure, axes = style.row(10.4, 4.0, (0.16, 0.73), *across)
     for ax, (name, runs) in zip(axes, panels.items(), strict=True):
         places = {e: i for i, e in enumerate(sorted(runs["epsilon"].unique()))}
         labels = []
@@ -177,11 +179,13 @@ def by_budget(panels: Mapping[str, pd.DataFrame], titles: Mapping[str, str]) -> 
             labels.append(style.named_line(ax, *drawn, lw=1.2, marker=style.look(slug).marker))
         ax.set_xticks(list(places.values()), [f"{e:g}" for e in places])
         ax.set(xlabel="ε", ylim=(0.68, 0.92), xlim=(-0.2, len(places) - 0.8), title=titles[name])
+        ax.tick_params(labelleft=ax is axes[0])
         style.draw_labels(ax, [x._replace(x=len(places) - 0.8) for x in labels], together=False)
     axes[0].set_ylabel("accuracy")
-    seeds = min(runs.groupby(["method", "epsilon"]).size().min() for runs in panels.values())
-    words = f"means over {seeds} seeds after the last round, bars: 95 % interval (Student's t)"
-    style.footer(figure, f"{words}; rate and clip norm tuned for each method, ε and unit")
+    seeds = [runs.groupby(["method", "epsilon"]).size().min() for runs in panels.values()]
+    counted = " to ".join(dict.fromkeys(str(n) for n in (min(seeds), max(seeds))))
+    words = f"means over {counted} seeds after the last round, bars: 95 % interval (Student's t)"
+    style.footer(figure, f"{words}; rates tuned for each method, ε and panel")
     return figure
 
 
@@ -201,7 +205,8 @@ def limit(table: pd.DataFrame) -> style.Picture:
         drawn = part["c"], part["distance"], str(kind), colour
         labels.append(style.named_line(ax, *drawn, marker="o", lw=1.4))
     ax.set(xscale="log", yscale="log", xlabel="c, with α → c α,  η → η / c²,  C → c C")
-    ax.set(ylabel="distance from FFA-LoRA, relative", title="LoRA tends to FFA-LoRA as α grows")
+    ax.set_ylabel("distance from FFA-LoRA, relative")
+    ax.set_title("LoRA tends to FFA-LoRA as α grows: as 1/c² without noise, 1/c with it")
     style.log_axis(ax.xaxis, tuple(sorted(table["c"].unique())))
     style.draw_labels(ax, labels, together=False)
     style.footer(figure, "Frobenius norms of γ B A, all layers, 4 rounds; dashed: slopes −2 and −1")
@@ -225,7 +230,7 @@ def clip_trials(trials: pd.DataFrame) -> style.Picture:
         ax.set(xscale="log", ylim=(0.15, 0.95), xlabel="clip norm C", title=f"ε = {epsilon:g}")
         style.log_axis(ax.xaxis, tuple(part["clip_norm"]))
     axes[0].set_ylabel("accuracy on validation data")
-    words = "FFA-LoRA and the balanced start bear a clip norm that is too large"
+    words = "At ε = 3 and 8 a large clip norm ruins FedLoRA, not FFA-LoRA or the balanced start"
     figure.text(0.012, 0.975, words, size=11.5, weight="bold", va="top")
     style.draw_labels(axes[-1], labels, together=False)
     words = "one tuning seed, 100 clients, the best rate at each clip norm"

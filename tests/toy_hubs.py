@@ -67,3 +67,22 @@ def fresh(kind: str, **options: Any) -> Task:
 def decoder() -> Task:
     """A causal language model of three clients."""
     return fl.tasks.hub(folder("gpt2"), texts(), text="text", clients=3, public_test=True)
+
+
+MAPS = ("query", "value", "q_proj", "v_proj")  # the names of this or an older version
+ENDS = {"bert": (*MAPS, "intermediate.dense"), "gpt2": ("c_attn", "c_proj")}
+ENDS["swin"] = (*MAPS, "reduction")
+
+
+@cache
+def varied(kind: str, head: bool = False) -> Task:
+    """A task with adapters on maps of every shape that its model has; the head moves or rests."""
+    if kind == "digits":
+        return fl.tasks.digits(clients=3, head="head" if head else None)
+    if kind == "decoder":
+        return decoder()
+    plain = task(kind)
+    names = [name for name, _ in plain.model.named_modules()]
+    ends = ENDS.get(kind, plain.targets)
+    targets = [end for end in ends if any(name.endswith(f".{end}") for name in names)]
+    return fresh(kind, targets=targets, head=plain.head if head else None)

@@ -143,6 +143,16 @@ def with_clients(task: Task, clients: list[tuple[Tensor, Tensor]]) -> Task:
     return replace(task, clients=tuple(clients), client_names=())
 
 
+def other_data(task: Task) -> Task:
+    """Clients of the same sizes with other examples, some of them not finite."""
+    others = []
+    for k, (x, y) in enumerate(task.clients):
+        x = x.flip(0) * 3 + k
+        x[0], x[1] = torch.nan, torch.inf
+        others.append((x, y.roll(1, 0)))
+    return with_clients(task, others)
+
+
 def tensors(record: Round) -> dict[str, Tensor]:
     """Everything the server holds after a round, by name."""
     pairs = record.adapter.items()

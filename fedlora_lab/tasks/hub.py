@@ -89,8 +89,8 @@ def hub(
         name: short name of the task.
     Raises: ``ValueError`` in one line for what does not fit: columns, labels, targets, texts that
         are too long, a model that cannot be read or that mixes the examples of a batch.
-    Guarantees: tests/tasks/test_hub.py::test_gradients_are_those_of_a_loop,
-        ::test_bad_calls_are_one_line.
+    Guarantees: tests/lora/test_gradients.py::test_equals_batches_of_one,
+        tests/tasks/test_hub.py::test_bad_calls_are_one_line.
     """
     check_whole("seed", seed)
     for option, value in {"min_size": min_size, "limit": limit, "clients": clients}.items():

@@ -5,7 +5,7 @@ from itertools import cycle
 import numpy as np
 import planted_bugs
 import pytest
-import toy_transformers
+import toy_hubs
 from scipy import stats
 from toy_tasks import LORA, UNITS, private, regression, tokens
 
@@ -75,6 +75,7 @@ FIVE = tokens("head", (9, 7, 5, 4, 8))
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 @pytest.mark.parametrize(
     ("task", "row", "privacy", "plan"),
     [
@@ -95,7 +96,7 @@ def test_correct_set_ups_of_every_kind_pass(task, row, privacy, plan):
     takes; one layer; word pieces and images, transposed maps, gradients far below the clip norm.
     """
     if isinstance(task, str):
-        task = fl.tasks.digits(clients=4) if task == "digits" else toy_transformers.task(task)
+        task = fl.tasks.digits(clients=4) if task == "digits" else toy_hubs.varied(task)
     if privacy == "calibrated":
         privacy = fl.Privacy(delta=1e-3, accountant="rdp").calibrate(
             epsilon=2, task=task, plan=plan

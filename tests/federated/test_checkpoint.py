@@ -6,7 +6,7 @@ import re
 import shutil
 import stat
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +207,33 @@ def test_every_entry_of_a_ledger_is_the_run_s_own(at, field, value, tmp_path):
     Ledger.from_json(checked_files.dump_checksummed(*parts)).save(tmp_path / "ledger.json")
     with pytest.raises(ValueError, match=r"^ledger=.*as this run writes it"):
         play(*RUN, resume=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("term", "value"),
+    [("delta", 0.3), ("unit", "client"), ("accountant", "prv"), ("reproducible", False)],
+)
+def test_a_ledger_of_other_terms_is_refused(tmp_path, term, value):
+    """Rewritten by somebody who knows how its digest is made."""
+    play(*RUN, checkpoint=tmp_path)
+    path = tmp_path / "ledger.json"
+    content = json.loads(path.read_text())["content"] | {term: value}
+    content |= {"releases": []} if term == "unit" else {}
+    text = checked_files.dump_checksummed("fedlora_lab.ledger", 2, content)
+    write_atomically(path, text + "\n")
+    with pytest.raises(ValueError, match="those of this run"):
+        play(*RUN[:3], PLAN.replace(rounds=4), resume=tmp_path)
+
+
+def test_nothing_that_a_ledger_states_can_be_set():
+    last: Any = play(*RUN)[-1]
+    for name in ("unit", "delta", "accountant", "reproducible", "mode"):
+        with pytest.raises(AttributeError):
+            setattr(last.ledger, name, None)
+    for one, name in ((last, "epsilon"), (last, "ledger"), (last.ledger.releases[0], "count")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(one, name, 0)
+    assert isinstance(last.ledger.releases, tuple)
 
 
 def test_only_safetensors_and_json_without_paths(tmp_path):

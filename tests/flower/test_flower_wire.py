@@ -7,7 +7,7 @@ import pytest
 import torch
 from flower_runs import ROUNDS, by_messages, few_fast, protected
 from test_contract import ROWS
-from toy_tasks import LORA, PLAN, UNITS, private, tokens, with_clients
+from toy_tasks import LORA, PLAN, UNITS, other_data, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -32,16 +32,6 @@ def arrays_of(messages, t=None):
     trained = [m for m in messages if m.metadata.message_type == "train"]
     some = [m for m in trained if t is None or m.content["about"]["round"] == t]
     return [(name, array) for m in some for name, array in m.content["arrays"].items()]
-
-
-def other_data(task):
-    """Clients of the same sizes with other examples, some of them not finite."""
-    others = []
-    for k, (x, y) in enumerate(task.clients):
-        x = x.flip(0) * 3 + k
-        x[0], x[1] = math.nan, math.inf
-        others.append((x, y.roll(1, 0)))
-    return with_clients(task, others)
 
 
 @pytest.mark.parametrize("unit", UNITS)

@@ -8,7 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-import toy_transformers
+import toy_hubs
 from toy_tasks import LORA, PLAN, Tokens, examples, play, private, tokens
 
 import fedlora_lab as fl
@@ -16,13 +16,15 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.lora import peft as adapters
 from fedlora_lab.methods.state import ParamKey
 
+pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
+
 
 def adapted(name="digits", head=False, lora=LORA):
-    task = toy_transformers.task(name, head)
+    task = toy_hubs.varied(name, head)
     return task, adapters.adapt(task.model, task.targets, task.head, lora)
 
 
-@pytest.mark.parametrize("name", ["digits", *toy_transformers.MODELS])
+@pytest.mark.parametrize("name", ["digits", *toy_hubs.TEXT, *toy_hubs.IMAGE])
 def test_every_target_has_its_two_factors(name):
     """Shapes (r, d_in) and (d_out, r), also for transposed maps; a head its weights and biases."""
     task, model = adapted(name, head=True)
@@ -91,7 +93,7 @@ def test_the_users_model_is_left_alone(training, tmp_path):
 @pytest.mark.parametrize("name", ["digits", "gpt2", "swin"])
 def test_peft_reads_the_folder_and_gives_the_same_logits(name, tmp_path):
     """Plain ``peft.PeftModel.from_pretrained`` on the base model; safetensors and JSON only."""
-    task = toy_transformers.task(name, head=True)
+    task = toy_hubs.varied(name, head=True)
     privacy = fl.Privacy(noise_multiplier=3.0, delta=1e-4, accountant="rdp")
     # At ten times this rate the factors are so large that PEFT's own logits on digits are 5e-5 from
     # double precision.

@@ -26,6 +26,7 @@ from toy_tasks import (
     gap,
     keeps,
     movers,
+    other_data,
     play,
     private,
     regression,
@@ -187,13 +188,8 @@ def test_no_path_from_data_round_the_clip(row: Method, unit: str) -> None:
     """
     plan = PLAN.replace(participation=0.8, dropout=0.2, optimizer=fl.SGD(0.5))
     for task in (regression(), tokens("head")):
-        others = []
-        for k, (x, y) in enumerate(task.clients):
-            x = x.flip(0) * 3 + k
-            x[0], x[1] = math.nan, math.inf
-            others.append((x, y.roll(1, 0)))
         hidden = tuple(task.metrics) if unit == "client" and keeps(row) else ()
-        both = (task, with_clients(task, others))
+        both = task, other_data(task)
         one, other = (play(t, row, private(unit, clip=0.0), plan) for t in both)
         same_bits(one, other, "clipped", "nonfinite", *hidden)
 

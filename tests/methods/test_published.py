@@ -163,16 +163,19 @@ TwoToOne = RoLoRA.replace(
 """
 USE = """
 import fedlora_lab as fl
-row = fl.methods.TwoToOne
-assert "two-to-one" in fl.methods.ALL and "two-to-one" in fl.methods.table().index
-assert fl.plots.style.look(row.slug).colour
-fl.plots.method_diagrams([row])
-task, plan = fl.tasks.regression(clients=2), fl.Plan(rounds=1, local_steps=1)
-frame = fl.compare(task, ["fedlora", row], None, plan, seeds=[0], progress=False)
-fl.plots.curves(frame, measure="loss")
-fl.plots.deviation(frame)
-from fedlora_lab.cli import main
-main()
+from commands import call
+
+def test_published_row_is_known(capsys):
+    row = fl.methods.TwoToOne
+    assert "two-to-one" in fl.methods.ALL and "two-to-one" in fl.methods.table().index
+    assert fl.plots.style.look(row.slug).colour
+    fl.plots.method_diagrams([row])
+    task, plan = fl.tasks.regression(clients=2), fl.Plan(rounds=1, local_steps=1)
+    frame = fl.compare(task, ["fedlora", row], None, plan, seeds=[0], progress=False)
+    fl.plots.curves(frame, measure="loss")
+    fl.plots.deviation(frame)
+    assert call("methods") == 0
+    assert "two-to-one" in capsys.readouterr().out
 """
 
 
@@ -189,17 +192,14 @@ def test_adding_a_method_is_adding_its_row(tmp_path):
     rows.write_text(rows.read_text().replace(place, ROW + place, 1))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "MPLBACKEND": "agg"}
 
-    def run(*words: str) -> str:
-        command: Any = [sys.executable, *words]
-        options: Any = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
-        done = subprocess.run(command, **options)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout
-
+    (tmp_path / "tests" / "methods" / "test_use.py").write_text(USE)
     names = ("methods/test_published", "methods/test_contract", "plots/test_plots")
     clauses = "no_op or frozen or deviates or epsilon or opens"
     chosen = f"(two-to-one and ({clauses})) or test_published or keeps_its_colour"
-    words = ("-k", f"({chosen}) and not script and not adding", "-p", "no:cacheprovider")
-    found = run("-m", "pytest", "-q", *words, *(f"tests/{name}.py" for name in names))
-    assert int(found.split(" passed")[0].split()[-1]) > 20
-    assert "two-to-one" in run("-c", USE, "methods")
+    words = ["-k", f"({chosen}) and not script and not adding", "-p", "no:cacheprovider"]
+    command: Any = [sys.executable, "-m", "pytest", "-q", "-p", "no:nbmake", *words]
+    command += [f"tests/{name}.py" for name in (*names, "methods/test_use")]
+    options: Any = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run(command, **options)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert int(done.stdout.split(" passed")[0].split()[-1]) > 20

@@ -7,7 +7,7 @@ from itertools import chain, repeat
 import pytest
 import torch
 from torch import nn
-from toy_tasks import LORA, PLAN, book, play, private, tokens
+from toy_tasks import LORA, PLAN, book, play, private, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
@@ -117,3 +117,20 @@ def test_tensors_of_half_precision_are_not_trained() -> None:
     words = r"^dtype of .*: expected float32 or float64: in half precision"
     with pytest.raises(ValueError, match=words):
         play(task.to(torch.bfloat16), "fedlora", None, lora=LORA)
+
+
+@pytest.mark.parametrize("unit", ["example", "client"])
+def test_a_two_faced_whitening_is_refused(unit: str) -> None:
+    """Asked about the identity it passes signal and noise through one map; at work it leaves the
+    noise out.
+    """
+
+    def rule(gram: torch.Tensor) -> Preconditioner:
+        eye = torch.eye(gram.shape[-1], dtype=gram.dtype)
+        asked = torch.equal(gram.double(), torch.eye(2).double())
+        return Preconditioner(eye, eye, eye if asked else 0 * eye)
+
+    with pytest.raises(ValueError, match="precondition="):
+        play(
+            regression(), fl.methods.FFA.replace(name="two-faced", precondition=rule), private(unit)
+        )

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +15,15 @@ from typing import Any
 
 import pytest
 from commands import SMALL, call
-from filelock import FileLock
 from flower_runs import protected
 from toy_tasks import LORA, PLAN, book, play, private, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.cli import runs
+from fedlora_lab.cli import main, runs
 from fedlora_lab.federated.comparison import Cell
 from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.flower import simulators
 from fedlora_lab.flower.client import client_app
 from fedlora_lab.flower.server import open_run, rounds
 from fedlora_lab.flower.simulators import InProcessGrid, SimulatedClients, open_simulation
@@ -61,15 +60,30 @@ def ledger_of(out: Path, slug: str = "fedlora") -> Path:
 
 KILLED = """
 import os, signal, sys
+from functools import partial
 from pathlib import Path
-from test_attack_spending import simulated
-for method in sys.argv[2:]:
+from test_attack_spending import PLAYED, commanded, simulated
+def play(method, out):
+    for record in simulated(method, out):
+        if record.index == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+acts = {method: partial(play, method) for method in PLAYED} | {"command": commanded}
+for name, act in acts.items():
     if not os.fork():
-        for record in simulated(method, Path(sys.argv[1]) / method):
-            if record.index == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-    assert os.wait()[1] == signal.SIGKILL
+        act(Path(sys.argv[1]) / name)
+        os._exit(1)
+    assert os.wait()[1] == signal.SIGKILL, name
 """
+PLAYED = {"fedlora": [4], "fedsa-lora": [0, 1, 2, 3, 4]}
+"""Rounds of a simulation that was killed after round 3 of 4, when it is taken up again."""
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    """Where simulations, and a command, were killed by SIGKILL in processes of their own."""
+    folder = tmp_path_factory.mktemp("killed")
+    subprocess.run([sys.executable, "-c", KILLED, str(folder)], env=ENVIRONMENT, check=True)
+    return folder
 
 
 def simulated(method: str, out: Path) -> Iterator[Round]:
@@ -90,23 +104,36 @@ def on_flower(out: Path, cell: Cell) -> Iterator[Round]:
         yield from runs.run_cell(folder, cell, engine=engine)
 
 
+def commanded(out: Path) -> None:
+    """The command, with clients in this process; it kills itself after round 2 of 8."""
+
+    def engine(app: Any, participant: Any, run: Any, each: Any, workers: int, **_: Any) -> None:
+        grid = InProcessGrid(app, len(participant.spec.task.sizes))
+        for record in rounds(grid, participant, run):
+            each(record)
+            if record.index == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    simulators.run_engine = engine
+    words = "flower regression --method fedsa-lora --clients 1 --rounds 8 --local-steps 1 --lr 0.1"
+    words += " --delta 1e-4 --seed none --accountant rdp --out"
+    main([*words.split(), str(out)])
+
+
 @pytest.mark.slow
-def test_a_killed_simulation_forgets_no_release(tmp_path):
-    """Killed by SIGKILL after round 3 of 4 and started again: the ledger has the rounds of both.
+def test_a_killed_simulation_forgets_no_release(killed):
+    """Killed after round 3 of 4 and started again: the ledger has the rounds of both.
 
     A method whose clients keep nothing goes on after round 3; another begins anew, and has spent
     something before its first round.
     """
-    played = {"fedlora": [4], "fedsa-lora": [0, 1, 2, 3, 4]}
-    command = [sys.executable, "-c", KILLED, str(tmp_path), *played]
-    subprocess.run(command, env=ENVIRONMENT, check=True)
-    for method, again in played.items():
-        state = ledger_of(tmp_path / method, method)
+    for method, again in PLAYED.items():
+        state = ledger_of(killed / method, method)
         assert counted(state) == [1, 2, 3]
-        records = list(simulated(method, tmp_path / method))
+        records = list(simulated(method, killed / method))
         assert indices(records) == again and records[0].epsilon > 0
         assert counted(state) == [1, 2, 3, *(number for number in again if number)]
-        with Folder(tmp_path / method) as folder:
+        with Folder(killed / method) as folder:
             (kept,) = folder.ledgers().values()
         assert kept is not None and [one.round for one in kept.releases] == counted(state)
 
@@ -121,32 +148,13 @@ def cell_of(out: Path, slug: str) -> Cell:
 
 
 @pytest.mark.slow
-@pytest.mark.waits("cluster")
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_killed_command_on_flower_forgets_no_release(tmp_path):
-    """Flower's engine and the command are killed after round 2 of 8; all rounds count."""
-    out, said = tmp_path / "out", tmp_path / "said"
-    words = ["flower", "regression", "--method", "fedsa-lora", "--clients=1", "--rounds=8"]
-    words += ["--local-steps=1", "--lr=0.1", "--delta=1e-4", "--seed=none", "--accountant=rdp"]
-    words += ["--out", str(out)]
-    code = "import sys; from fedlora_lab.cli import main; main(sys.argv[1:])"
-    state, command = ledger_of(out, "fedsa-lora"), [sys.executable, "-c", code, *words]
-    with open(said, "wb") as file, FileLock(tmp_path.parent.parent / "cluster.lock"):
-        options: Any = {"stdout": file, "stderr": file, "start_new_session": True}
-        started = subprocess.Popen(command, env=ENVIRONMENT, **options)
-        try:
-            end = time.monotonic() + 600
-            while not (state.parent / "round-000002.json").exists():
-                assert time.monotonic() < end and started.poll() is None, said.read_text()
-                time.sleep(0.005)
-        finally:
-            os.killpg(started.pid, signal.SIGKILL)
-            started.wait()
-    before = counted(state)
-    assert before == list(range(1, len(before) + 1)) and len(before) >= 2
-    # what clients kept died with them: the run begins anew, and every release counts
+def test_a_killed_command_on_flower_forgets_no_release(killed):
+    """What clients kept died with them: the run begins anew, and every release counts."""
+    out, state = killed / "command", ledger_of(killed / "command", "fedsa-lora")
+    assert counted(state) == [1, 2]
     assert indices(on_flower(out, cell_of(out, "fedsa-lora"))) == list(range(9))
-    assert counted(state) == [*before, *range(1, 9)]
+    assert counted(state) == [1, 2, *range(1, 9)]
 
 
 @pytest.mark.slow

@@ -65,15 +65,15 @@ LIBRARIES += ("tqdm.auto", "transformers")
 LIBRARIES += ("flwr.clientapp", "flwr.serverapp", "flwr.supercore.logger")
 TRAIN = """
 import fedlora_lab as fl
-task, plan = fl.tasks.digits(clients=3), fl.Plan(rounds=2, local_steps=1, batch=8, lr=0.1)
+task, plan = fl.tasks.regression(clients=3), fl.Plan(rounds=1, local_steps=1, batch=8, lr=0.1)
 privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-4, accountant="rdp")
-for record in fl.run(task, "rolora", privacy, plan):
+for record in fl.run(fl.tasks.digits(clients=3), "fedlora", privacy, plan):
     record.epsilon
 for unit in ("example", "client"):
     other = privacy.replace(unit=unit, delta=1e-3)
-    list(fl.run(fl.tasks.regression(clients=3), "fedask", other, plan, seed=None))
+    list(fl.run(task, "fedask", other, plan, seed=None))
 frame = fl.compare(task, ["fedlora", "ffa-lora"], None, plan, seeds=[0, 1], progress=False)
-fl.plots.curves(frame)
+fl.plots.curves(frame, measure="loss")
 fl.widgets
 
 import pathlib, faults

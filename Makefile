@@ -34,11 +34,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || echo 'No Chromium found: tests that need a browser will fail. On Debian: apt-get install chromium'
 	@touch $(STAMP)
 
-lab: setup ## open JupyterLab on the course
+# A copy, or autosave would change the files that git tracks; what is there already stays.
+lab: setup ## open JupyterLab on your own copy of the course, in my_notebooks
+	@mkdir -p my_notebooks; for book in $(NOTEBOOKS:notebooks/%=%); do \
+		[ -e my_notebooks/$$book ] || cp notebooks/$$book my_notebooks/; done
 	@extra=''; \
 	if [ "$$(id -u)" = 0 ]; then extra='--allow-root'; fi; \
 	if [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ] && [ -z "$$WSL_DISTRO_NAME" ]; then extra="$$extra --no-browser"; fi; \
-	exec $(BIN)/python -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/$(firstword $(NOTEBOOKS)) \
+	exec $(BIN)/python -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/my_$(firstword $(NOTEBOOKS)) \
 		--port=$(PORT) $$extra $(JUPYTER_ARGS)
 
 # Without nbmake: no notebook is run here, and importing it costs each worker two seconds.

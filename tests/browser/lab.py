@@ -252,16 +252,3 @@ def accessibility_faults(page: Any, part: str | None = None) -> list[str]:
         for rule in found
         for node in rule["nodes"]
     ]
-
-
-def image_bytes(image: Any) -> str:
-    """What an image shows, as text; its address changes with every drawing."""
-    return image.evaluate(
-        """async e => [...new Uint8Array(await (await fetch(e.src)).arrayBuffer())]
-            .map(b => b.toString(16)).join('')"""
-    )
-
-
-def wait_for_image(image: Any, wanted: str, seconds: float = 120) -> None:
-    """Wait until an image shows what `image_bytes` gave."""
-    until(lambda: image_bytes(image) == wanted, seconds)

@@ -1,7 +1,5 @@
 """Notebook 09: the results of a study looked at from any side."""
 
-import html
-import re
 from typing import Any
 
 import numpy as np
@@ -12,13 +10,9 @@ from frames import limits, marked
 from scipy.stats import t
 
 from fedlora_lab.course.lesson_09 import figures
-from fedlora_lab.course.lesson_09.figures import View, means_and_gaps, results_explorer
+from fedlora_lab.course.lesson_09.figures import View, means_and_gaps
 
 VIEW = View("accuracy", "epsilon", ("fedlora", "ffa-lora"), "ffa-lora", {"alpha": 0.5})
-
-
-def said(widget) -> str:
-    return html.unescape(re.sub("<[^>]*>", "", widget.sentence.value))
 
 
 @pytest.fixture(scope="module")
@@ -54,29 +48,17 @@ def test_the_results_figure_stands_still(frame):
     np.testing.assert_allclose(marked(one.axes[0], "o")[0].get_ydata(), expected)
 
 
-@pytest.mark.slow
-def test_the_explorer_says_what_it_shows(frame):
-    clients = made({"deer": 0.5, "fedlora": 0.7}, epsilon=8.0)
-    widget = results_explorer({"digits": frame, "digits-clients": clients})
-    first = widget.picture.value
-    best = frame.query("epsilon == 1 and alpha == 0.5").groupby("method")["accuracy"].mean().max()
-    for words in ("At epsilon 1: ", f" {best:.3f} [", "Against FedLoRA: "):
-        assert words in said(widget)
-    for knob, value, words in (
-        ("against", "ffa-lora", "Against FFA-LoRA: FedLoRA -0.1"),
-        ("x", "alpha", "At alpha"),
-        ("study", "digits-clients", "At epsilon 8: FedLoRA 0.7"),
-        ("measure", "deviation", "0.100"),
-        ("methods", (), "At epsilon 8"),
-    ):
-        widget.knobs[knob].value = value
-        assert widget.settle()
-        assert words in said(widget)
-        assert 'role="alert"' not in widget.sentence.value
-        if knob == "x":
-            assert "ε = 3" in [option for option, _ in widget.knobs["where"].options]
-    assert [slug for _, slug in widget.knobs["methods"].options] == ["deer", "fedlora"]
-    widget.reset()
-    assert widget.settle()
-    assert widget.picture.value == first
-    widget.close()
+def test_the_explorer_gets_every_case(frame):
+    """No privacy is a label like the others; a seed that is missing keeps its place."""
+    cells = figures.study_cells(frame.drop(index=frame.index[0]))
+    assert [label["name"] for label in cells["labels"]] == ["epsilon", "alpha"]
+    assert cells["labels"][0]["ticks"] == ["1", "3", "none"]
+    assert cells["labels"][0]["words"] == ["ε = 1", "ε = 3", "no privacy"]
+    slug, value = frame["method"][0], [0, cells["labels"][1]["ticks"].index("0.5")]
+    assert cells["methods"][0] == [slug, "FedLoRA"]
+    (case,) = (case for case in cells["cells"] if case[:2] == [0, value])
+    expected = frame.query("method == @slug and epsilon == 1 and alpha == 0.5").sort_values("seed")
+    assert case[2][0][0] is None
+    np.testing.assert_allclose(case[2][0][1:], expected["accuracy"].iloc[1:], rtol=1e-3)
+    with pytest.raises(ValueError, match="expected one of accuracy, loss, deviation"):
+        figures.study_cells(frame.drop(columns=["accuracy", "deviation"]))

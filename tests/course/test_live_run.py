@@ -167,9 +167,11 @@ def test_settings_to_click(make):
     ]
     bench.act("preset", name="tiny")
     assert (bench.config.lora.rank, bench.config.epsilon) == (1, None)
+    bench.set(rounds="many", method="fedlora")
     bench.act("preset", name="where it breaks")
     assert bench.errors == {}
     assert {key: bench.values[key] for key in BREAKS} == BREAKS
+    assert bench.values["method"] == "fedlora" and bench.config.lora == fl.Lora()  # nothing of tiny
     for slug in fl.methods.ALL:  # whatever the method, its home can be entered
         bench.set(method=slug)
         if paper_home(bench.config.method) is not None:

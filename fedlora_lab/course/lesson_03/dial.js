@@ -238,7 +238,7 @@ export const dials = {
           title: `One ${unit} is promised ε = ${fixed(spent)} after ${releases} releases`,
           x: {label: "releases", range: [1, 1000], log: true}, y: {label: "ε at δ = 0.0001", range: [0.01, 1000], log: true},
           marks: [
-            {line: bound, name: "Rényi bound", colour: "purple", label: "Rényi bound", at: [1.3, bound[3][1]], dy: -8},
+            {line: bound, name: "Rényi bound", colour: "purple", label: "Rényi bound", at: [1.3, bound[3][1]], dy: -16},
             {dots: [[releases, spent]], colour: "ink", size: 6.5, spots: [[releases, spent, `privacy loss, composed: ε = ${fixed(spent)}`]]}, {text: `ε = ${num(spent)}`, at: [releases, spent], bold: true, anchor: releases > 200 ? "end" : "start", dx: releases > 200 ? -9 : 9, dy: 18},
           ],
         }, {

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import ipywidgets as w
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.course.widgets import controls
+from fedlora_lab.course.widgets.dial import Dial, round_to_digits
 from fedlora_lab.experiments.method_guide import (
     describe_label,
     label_columns,
@@ -30,6 +30,8 @@ KNOBS = {
     "scale": "α / r",
 }
 """Labels of a study as an axis names them; others by their own name."""
+MEASURES = {"accuracy": False, "loss": True, "deviation": True}
+"""What the explorer offers, of what a study holds -> whether less is better."""
 COLOURS = (style.FACTOR["B"], style.FACTOR["A"], style.RIGHT, style.INK)
 BOLD: Any = {"weight": "bold"}
 
@@ -260,82 +262,56 @@ def ranking(frames: Mapping[str, Any]) -> style.Picture:
     return figure
 
 
-def _measures(frame: pd.DataFrame) -> list[str]:
-    """The columns with numbers that were measured, the score first."""
-    known = {"study", "method", "lr", "at_edge", "seed", *label_columns(frame)}
-    there = [str(c) for c in frame.columns if c not in known and bool(frame[c].notna().any())]
-    return sorted(there, key=lambda column: (column != "accuracy", column != "loss"))
+def study_cells(frame: pd.DataFrame) -> dict[str, Any]:
+    """Brings a study's frame to the form that the explorer's dial reads.
 
-
-def _settings(frame: pd.DataFrame, x: str) -> list[tuple[str, tuple[tuple[str, Any], ...]]]:
-    """What the labels beside ``x`` can be held at, in words, those with most cases first."""
-    others = [label for label in label_columns(frame) if label != x]
-    if not others:
-        return [("nothing else changes", ())]
-    sizes: Any = frame.groupby(others, dropna=False).size()
-    found = []
-    for key in sizes.sort_values(ascending=False, kind="stable").index:
-        pairs = [*zip(others, key if isinstance(key, tuple) else (key,), strict=True)]
-        held = tuple((label, None if value != value else value) for label, value in pairs)
-        found.append((", ".join(describe_label(*pair) for pair in pairs), held))
-    return found
-
-
-def _choices(frame: pd.DataFrame) -> dict[str, tuple[list, Any]]:
-    """What each menu offers for a study, and what it begins with."""
-    labels, measures = label_columns(frame), _measures(frame)
-    slugs = [(style.name(slug), slug) for slug in dict.fromkeys(frame["method"])]
-    first = tuple(slug for _, slug in slugs[:8])
-    x = max(labels, key=lambda label: frame[label].nunique(dropna=False))
+    Args: frame: one study, as `experiments.read_studies` reads it.
+    Returns: ``labels`` with their values in words, ``methods``, ``measures``, and ``cells``: for
+        each case its method and label values by number, and of each measure the seeds' scores.
+    Raises: ``ValueError`` when the frame is of no study, or holds no measure of `MEASURES`.
+    """
+    labels = label_columns(frame)
+    measures = [m for m in MEASURES if m in frame.columns and frame[m].notna().any()]
+    check(bool(measures), "frame.columns", list(frame.columns), f"one of {', '.join(MEASURES)}")
+    slugs, seeds = list(dict.fromkeys(frame["method"])), sorted(frame["seed"].unique())
+    ticks = {label: [_tick(value) for value in _order(frame[label])] for label in labels}
+    cells = []
+    for (slug, *values), rows in frame.groupby(["method", *labels], dropna=False, sort=False):
+        at = [ticks[label].index(_tick(v)) for label, v in zip(labels, values, strict=True)]
+        scores = rows.set_index("seed")[measures].reindex(seeds)
+        scores = round_to_digits(scores.where(np.isfinite(scores)).to_numpy().T, 4)
+        cells.append([slugs.index(slug), at, scores])
     return {
-        "measure": (measures, measures[0]),
-        "x": (labels, x),
-        "methods": (slugs, first),
-        "against": (slugs, first[0]),
+        "labels": [
+            {
+                "name": label,
+                "axis": KNOBS.get(label, label.replace("_", " ")),
+                "ticks": ticks[label],
+                "words": [describe_label(label, value) for value in _order(frame[label])],
+            }
+            for label in labels
+        ],
+        "methods": [[slug, name(slug)] for slug in slugs],
+        "measures": [[m, *AXES[m], MEASURES[m]] for m in measures],
+        "cells": cells,
     }
 
 
-def results_explorer(frames: "Mapping[str, pd.DataFrame] | pd.DataFrame") -> Any:
-    """Offers study, measure, axis, methods and whom to compare with beside `results`.
+def results_explorer(frames: "Mapping[str, pd.DataFrame] | pd.DataFrame") -> Dial:
+    """Offers study, measure, axis and two methods; draws them among all, and all against one.
 
     Args: frames: study -> frame as `experiments.read_studies` reads them, or one frame.
     Raises: ``ValueError`` when there is none.
-    Guarantees: test_lesson_09.py::test_the_explorer_says_what_it_shows.
+    Guarantees: means, gaps and intervals are those of `means_and_gaps`
+        (tests/browser/test_dials.py::test_formulas).
     """
     known = {"results": frames} if isinstance(frames, pd.DataFrame) else dict(frames)
     wanted = "at least one study's frame: `fedlora-lab study digits` makes one"
     check(bool(known), "frames", list(known), wanted)
-    at = next(iter(known))
-    start = _choices(known[at])
-    where = _settings(known[at], start["x"][1])
-    slugs, first = start["methods"]
-    label = controls.control_options("methods", "those that are drawn")
-    knobs: dict[str, Any] = {
-        "study": controls.menu("study", list(known), at, "whose results"),
-        "measure": controls.menu("measure", *start["measure"], "what is shown"),
-        "x": controls.menu("x axis", *start["x"], "what changes from left to right"),
-        "where": controls.menu("where", where, where[0][1], "what the other labels are held at"),
-        "methods": w.SelectMultiple(options=slugs, value=first, rows=5, **label),
-        "against": controls.menu("against", *start["against"], "compared with, seed by seed"),
-    }
-
-    def other_axis(_: Any) -> None:
-        knobs["where"].options = _settings(known[knobs["study"].value], knobs["x"].value)
-        knobs["where"].value = knobs["where"].options[0][1]
-
-    def other_study(_: Any) -> None:
-        for key, (offered, value) in _choices(known[knobs["study"].value]).items():
-            knobs[key].options = offered
-            knobs[key].value = value
-        other_axis(_)
-
-    knobs["study"].observe(other_study, "value")
-    knobs["x"].observe(other_axis, "value")
-
-    def plot(
-        study: str, measure: str, x: str, where: Any, methods: Any, against: str
-    ) -> tuple[style.Picture, str]:
-        view = View(measure, x, tuple(methods) or (against,), against, dict(where))
-        return results(known[study], view), results_words(known[study], view)
-
-    return controls.interactive_figure(plot, **knobs)
+    studies = {study: study_cells(frame) for study, frame in known.items()}
+    most = max(int(frame["seed"].nunique()) for frame in known.values())
+    quantiles = [0, 0, *stdtrit(np.arange(1, most), 0.975).tolist()]
+    about = "Any study's results: two methods over a label, and every method against one of them."
+    data = {"studies": studies, "t": quantiles}
+    rest = dict.fromkeys(("measure", "x", "where", "method", "against"), "")
+    return Dial(9, "results_explorer", about, data, study=next(iter(known)), at=0, **rest)

@@ -144,6 +144,11 @@ const label = (x, y, text, {anchor = "start", colour, bold, size = FONT, turn, o
   + `font-size:${size}px${bold ? ";font-weight:600" : ""}"${turn ? ` transform="rotate(${turn} ${near(x, y)})"` : ""}>`
   + `${escaped(text)}</text>`;
 
+function nameOf({label: long = "", short}, [x, y], room, turn) { // an axis' name, short or small where there is no room
+  const words = 6.6 * long.length > room && short ? short : long;
+  return label(x, y, words, {anchor: "middle", colour: "soft", size: Math.max(9.5, Math.min(FONT, room / (0.53 * words.length || 1))), turn});
+}
+
 // A mark is one of these with its options; the numbers are in units of the axes.
 const MARKS = {
   line: (m, X, Y) => `<polyline points="${m.line.filter(p => !Number.isNaN(p[1])).map(([x, y]) => near(X(x), Y(y))).join(" ")}" `
@@ -196,8 +201,8 @@ function drawPanel(svg, panel, clip, [W, H]) {
       && over.push(label(X(t), bottom + 16, x.names?.[i] ?? show(x)(t), {anchor: "middle", colour: "soft", size: 11.5})));
     ticksOf(y).forEach((t, i) => (y.names ? 0 : inside.push(`<path class="grid" d="M${side.left},${Y(t).toFixed(1)}H${W - side.right}"/>`),
       over.push(label(side.left - 6, Y(t) + 4, y.names?.[i] ?? show(y)(t), {anchor: "end", colour: y.names ? "ink" : "soft", size: 11.5}))));
-    over.push(label((side.left + W - side.right) / 2, H - 6, x.label ?? "", {anchor: "middle", colour: "soft"}));
-    if (y.label) over.push(label(13, (side.top + bottom) / 2, y.label, {anchor: "middle", colour: "soft", turn: -90}));
+    const across = (side.left + W - side.right) / 2, up = (side.top + bottom) / 2;
+    over.push(nameOf(x, [across, H - 6], 2 * Math.min(across, W - across)), y.label ? nameOf(y, [13, up], 2 * up, -90) : "");
   }
   for (const m of marks) {
     const kind = Object.keys(MARKS).find(k => k in m);
@@ -255,14 +260,15 @@ body[data-jp-theme-light="false"] .fl-dial,html[data-theme="dark"] .fl-dial,body
 .fl-dial .tries{display:flex;flex-wrap:wrap;gap:6px 8px;align-items:center;margin:8px 0}
 .fl-dial button{font:inherit;font-size:13px;min-height:28px;padding:2px 11px;border-radius:14px;border:1px solid ${ink("edge")};background:transparent;color:${ink()};cursor:pointer}
 .fl-dial button[aria-pressed=true]{background:${ink("blue")};border-color:${ink("blue")};color:${ink("card")}}
-.fl-dial .knobs{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:8px 20px;margin:8px 0 4px}
+.fl-dial .knobs{container-type:inline-size;display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:8px 20px;margin:8px 0 4px}
+@container (min-width:420px){.fl-dial .knob.wide{grid-column:span 2}}
 .fl-dial .knob{min-width:180px}.fl-dial .knob label{display:flex;justify-content:space-between;gap:8px;font-weight:600;margin:0}
 .fl-dial output{font-weight:600;color:${ink("blue")};font-variant-numeric:tabular-nums;white-space:nowrap;padding:0;text-align:right}.fl-dial output:empty{display:none}
 .fl-dial input[type=range]{width:100%;height:22px;margin:0;accent-color:${ink("blue")};cursor:pointer}
 .fl-dial select,.fl-dial input[type=text]{font:inherit;font-size:13px;width:100%;height:26px;margin:0;color:${ink()};background:${ink("card")};border:1px solid ${ink("edge")};border-radius:4px}
 .fl-dial small{display:block;font-size:12px;line-height:1.3;color:${ink("soft")}}
-.fl-dial .panels{display:flex;flex-wrap:wrap;gap:4px 10px}
-.fl-dial figure{margin:0;flex:1 1 222px;min-width:0}.fl-dial figure.wide{flex-grow:1.6}
+.fl-dial .panels{display:flex;flex-wrap:wrap;gap:4px 10px;margin-top:8px}
+.fl-dial figure{margin:0;flex:1 1 222px;min-width:0}.fl-dial figure.wide{flex:1.6 1 320px}
 .fl-dial figcaption{font-weight:600;font-size:13.5px;line-height:1.3;min-height:2.6em;display:flex;align-items:flex-end;padding:0 4px;color:${ink()};text-align:left}
 .fl-dial svg{display:block;width:100%;touch-action:pan-y;overflow:hidden}
 .fl-dial svg text{font-family:inherit;paint-order:stroke;stroke:${ink("card")};stroke-width:3px;stroke-linejoin:round}
@@ -271,8 +277,9 @@ body[data-jp-theme-light="false"] .fl-dial,html[data-theme="dark"] .fl-dial,body
 .fl-dial .handles circle{cursor:grab;touch-action:none}
 .fl-dial :is(button,input,select,circle):focus-visible{outline:2px solid ${ink("blue")};outline-offset:2px}`;
 
-// Controls. Each has a label, a caption, and one of: options [[value, words], ...]; values [...];
-// text (a placeholder); or min and max with log, step and unit.
+// Controls. Each has a label, a caption, and one of: options [[value, words], ...] or a function of
+// the values that gives them; values [...]; text (a placeholder); or min and max with log, step and
+// unit. Where one control decides what another offers, the dial's settle(values) makes them agree.
 
 let made = 0;
 
@@ -280,10 +287,20 @@ function control(name, c, id) {
   const unit = c.unit ? ` ${c.unit}` : "";
   const head = `<label for="${id}"><span>${escaped(c.label)}</span><output id="${id}v" style="min-width:${6 + 0.9 * unit.length}ch"></output></label>`;
   const tail = `<small id="${id}c">${escaped(c.caption)}</small>`, about = `id="${id}" aria-describedby="${id}c"`;
-  if (c.options) return {
-    html: head + `<select ${about}>${c.options.map(([v, words]) => `<option value="${escaped(v)}">${escaped(words)}</option>`).join("")}</select>` + tail,
-    read: e => c.options[e.selectedIndex][0], write: (e, v) => { e.selectedIndex = c.options.findIndex(o => o[0] === v); }, words: () => "",
-  };
+  if (c.options) {
+    const offered = typeof c.options === "function" ? c.options : () => c.options; // what others say may decide
+    let shown = "";
+    return {
+      html: head + `<select ${about}></select>` + tail,
+      read: (e, values) => offered(values)[e.selectedIndex][0],
+      write: (e, v, values) => {
+        const options = offered(values), html = options.map(([v, words]) => `<option value="${escaped(v)}">${escaped(words)}</option>`).join("");
+        if (html !== shown) e.innerHTML = shown = html;
+        e.selectedIndex = options.findIndex(o => o[0] === v);
+      },
+      words: () => "",
+    };
+  }
   if (c.text) return {
     html: head + `<input type="text" ${about} placeholder="${escaped(c.text)}">` + tail,
     read: e => e.value, write: (e, v) => { if (e.value !== v) e.value = v; }, words: () => "",
@@ -301,16 +318,16 @@ function control(name, c, id) {
 }
 
 export function mountDial(element, dial, data, start, changed = () => {}) {
-  const spec = dial(data), first = structuredClone(start), id = `fl-dial-${++made}-${Math.random().toString(36).slice(2, 6)}`;
-  const knobs = Object.entries(spec.controls).map(([name, c], i) => ({name, id: `${id}-${i}`, ...control(name, c, `${id}-${i}`)}));
+  const spec = dial(data), settle = spec.settle ?? (v => v), first = settle(structuredClone(start)), id = `fl-dial-${++made}-${Math.random().toString(36).slice(2, 6)}`;
+  const knobs = Object.entries(spec.controls).map(([name, c], i) => ({name, id: `${id}-${i}`, wide: c.wide, ...control(name, c, `${id}-${i}`)}));
   const presets = spec.presets ?? [];
-  let values = structuredClone(start), views = [], sizes = [], held = null;
+  let values = structuredClone(first), views = [], sizes = [], held = null;
   const root = element.getRootNode(), where = root instanceof ShadowRoot ? root : document.head;
   if (!where.querySelector("#fl-dial-style")) where.insertAdjacentHTML("beforeend", `<style id="fl-dial-style">${STYLE}</style>`);
   element.innerHTML = `<div class="fl-dial" role="group" aria-label="${escaped(spec.title)}"><p class="lead">${escaped(spec.lead)}</p>`
     + `<div class="tries"><span>Try:</span>${presets.map(([words], i) => `<button type="button" data-preset="${i}">${escaped(words)}</button>`).join("")}`
     + `<button type="button" data-preset="reset">Reset</button>${spec.play ? `<button type="button" data-play>Play</button>` : ""}</div>`
-    + `<div class="knobs">${knobs.map(k => `<div class="knob">${k.html}</div>`).join("")}</div><div class="panels"></div><p class="say" role="status" aria-live="polite"></p></div>`;
+    + `<div class="knobs">${knobs.map(k => `<div class="knob${k.wide ? " wide" : ""}">${k.html}</div>`).join("")}</div><div class="panels"></div><p class="say" role="status" aria-live="polite"></p></div>`;
   const home = element.querySelector(".fl-dial"), find = s => home.querySelector(s);
   const inputs = new Map(knobs.map(k => [k, find(`#${k.id}`)]));
 
@@ -360,7 +377,7 @@ export function mountDial(element, dial, data, start, changed = () => {}) {
     if (!views.length) { layout(scene.panels); measure(); }
     home.querySelectorAll("figure").forEach((figure, i) => {
       const panel = scene.panels[i], svg = figure.lastElementChild;
-      figure.firstElementChild.textContent = panel.title;
+      figure.firstElementChild.textContent = panel.title.replaceAll(" = ", "\u00a0=\u00a0"); // not broken over lines
       views[i] = drawPanel(svg, panel, `${id}p${i}`, sizes[i]);
       const {X, Y} = views[i];
       if (panel.handles) svg.querySelector(".handles").innerHTML = panel.handles.map(({at, words, colour}, k) =>
@@ -370,7 +387,7 @@ export function mountDial(element, dial, data, start, changed = () => {}) {
     say.setAttribute("role", "status");
     say.textContent = scene.say;
     for (const [k, input] of inputs) {
-      k.write(input, values[k.name]);
+      k.write(input, values[k.name], values);
       find(`#${k.id}v`).textContent = k.words(values[k.name]);
     }
     const same = wanted => Object.entries(wanted).every(([name, v]) => JSON.stringify(values[name]) === JSON.stringify(v));
@@ -392,14 +409,14 @@ export function mountDial(element, dial, data, start, changed = () => {}) {
   }
 
   function set(some, told = true) {
-    values = {...values, ...some};
+    values = settle({...values, ...some});
     paint();
     if (told) changed(values);
   }
 
   for (const [k, input] of inputs) input.addEventListener("input", () => {
     if (clock) play(false);
-    set({[k.name]: k.read(input)});
+    set({[k.name]: k.read(input, values)});
   });
   home.addEventListener("click", e => {
     const {preset: which, play: start} = e.target.dataset;

@@ -298,7 +298,10 @@ class Workbench(anywidget.AnyWidget):
         return found
 
     def preset(self, name: str) -> None:
-        """Turns the knobs to a named setting; the learning rate is suggested again.
+        """Turns the knobs to a named setting, with the suggested learning rate.
+
+        The method stays unless the setting names one; every other knob goes back to its first
+        value, so that the same name is always the same setting.
 
         Args: name: of one that was given, "the paper's home" or "where it breaks".
         """
@@ -306,7 +309,8 @@ class Workbench(anywidget.AnyWidget):
         home = paper_home(self.config.method)
         if own is None:
             own = BREAKS if name == "where it breaks" else home[0] if home is not None else {}
-        self.follows = True
+        self.config = replace(self._first, method=self.config.method, seed=self.config.seed)
+        self.follows, self.errors = True, {}
         known = {key: value for key, value in own.items() if key in self.knobs}
         self.set(**{"method": self.config.method.slug, **known})
 

@@ -125,7 +125,7 @@ class RunConfig:
             unknown, ratio = forecast.unknown, f"≥ {_round(forecast.noise_to_signal())}"
             sigma, rate = f"≈ {_range(privacy.noise_multiplier)}", _range(privacy.sample_rate)
             rho = 0.0 if unknown else forecast.over_run().mean
-            taken = f"{_round(rho)} × A's own energy" if rho else "none: A rests"
+            taken = f"{_round(rho)} × A's energy" if rho else "none: A rests"
             taken = f"not known: {unknown}" if unknown else taken
         up, down = _bytes(self.task, self.method, self.lora, self.plan.local_steps)
         clients = self.plan.participation * len(self.task.clients)

@@ -52,6 +52,8 @@ def test_the_regulator_shows_the_real_mu(clip, mu):
     figure: Any = figures.regulator(first=1.8, second=0.6, sigma=0.9, clip=clip)
     assert f"real {mu:.2f}" in words(figure)
     assert f"promised {1 / 0.9:.2f}" in words(figure)
+    said = "less well than promised" if clip == "factor" else "as promised"
+    assert f"hidden {said}" in words(figure)
     x, y = figure.axes[2].lines[1].get_data()
     assert x[np.argmax(y)] == pytest.approx(mu, abs=0.05)
 

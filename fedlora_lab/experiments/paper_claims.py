@@ -501,13 +501,13 @@ def _find(claim: Claim, place: Mapping[str, Any], frames: Frames) -> _Found:
         rows = frame
         for label, value in labels.items():
             rows = select_rows(rows, **{label: _end(rows[label], value)})
-        if missing := [x for x in methods if x not in set(rows["method"])]:
+        ends = [_end(rows[own["label"]], end) for end in own.get("ends", ())]
+        parts = [select_rows(rows, **{own["label"]: end}) for end in ends] or [rows]
+        if missing := [x for x in methods if any(x not in {*part["method"]} for part in parts)]:
             found = found._replace(reason=f"study {name} has no runs of {', '.join(missing)} yet")
             continue
-        rows, apart = _of_one_start(rows, methods)
-        if "ends" in own:
-            own["ends"] = [_end(rows[own["label"]], end) for end in own["ends"]]
-            rows = pd.concat([select_rows(rows, **{own["label"]: end}) for end in own["ends"]])
+        rows, apart = _of_one_start(pd.concat(parts), methods)
+        own |= {"ends": ends} if ends else {}
         data = _Data(rows, *_room(name, labels, rows, frames))
         effect = rule(data, **own)
         said = [effect.count]

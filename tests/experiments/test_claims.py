@@ -203,6 +203,10 @@ def test_the_nearest_place_that_was_run_decides(monkeypatch):
     half = behind[behind["method"] != "one"]
     assert seen(first=half, older=older, second=ahead) == [read, away]
     assert seen(first=behind, older=older, second=ahead)[0][0] == "home"
+    rule = {"rule": "loses_less", "label": "epsilon", "ends": [None, 1.0]}
+    one = claim(rule, places=[{"study": "first"}])
+    both = pd.concat([lead(0.0, epsilon=None, alpha=0.5), lead(-0.3, epsilon=1.0, alpha=0.5)])
+    assert seen(first=behind, older=both) == [("stand-in", "older, α = 0.5", OPPOSITE)]
 
 
 def knob(noise, powers=(4.0,) * 6, values=(1.0, 2.0, 4.0), **labels):

@@ -28,6 +28,10 @@ of their own; 20 seeds are reported, after the last round. Intervals are Student
 difference by itself. The best other row is the one with the highest mean there, chosen by the same
 numbers."""
 
+SUGGESTED = """What `fl.suggest_lr` gives from public numbers alone, on tasks on which its limits
+were not fitted, with nothing tuned: accuracy over ten seeds, and how far it is from the tuned row
+on the same seeds. In the client unit the rate is the plan's default, and the clip norm follows."""
+
 
 def budget(epsilon: float) -> str:
     """A budget as the head of a column."""
@@ -102,6 +106,21 @@ def clips(key: str) -> str:
     return markdown_table(rows)
 
 
+def suggested(part: Any, tuned: Any) -> str:
+    """By how much the settings of `fl.suggest_lr` are behind the tuned ones, paired by seed."""
+    budgets = list(part["epsilon"].drop_duplicates())
+    rows = [["row", *(f"{budget(e)}: suggested, minus tuned" for e in budgets)]]
+    for slug in part["method"].drop_duplicates():
+        cells = []
+        for e in budgets:
+            own, best = (x[(x["method"] == slug) & (x["epsilon"] == e)] for x in (part, tuned))
+            both = pd.concat([own.assign(method="suggested"), best.assign(method="tuned")])
+            loss = paired_difference(both, "suggested", "tuned") if len(own) else "–"
+            cells.append(f"{own['accuracy'].mean():.3f}, {loss}")
+        rows.append([name(str(slug)), *cells])
+    return markdown_table(rows)
+
+
 def parts() -> Iterator[str]:
     """The paragraphs of the block."""
     frames = study.read_studies(RESULTS)
@@ -117,8 +136,17 @@ def parts() -> Iterator[str]:
         if key.endswith("-client"):
             yield "One tuning seed on validation data, at the best rate for each clip norm:"
             yield clips(key)
-    if missing := [key for key in MAIN if key not in there]:
-        yield f"Not whole yet: {', '.join(f'`{key}`' for key in missing)}."
+    if "suggested" in frames:
+        yield SUGGESTED
+        for (task, unit), part in frames["suggested"].groupby(["task", "unit"], sort=False):
+            if (key := f"{task}-{unit}") in there:
+                note = study.STUDIES[key].note
+                yield f"**{note[0].upper()}{note[1:]}**."
+                yield suggested(part, frames[key])
+    open_ones = [(key, study.STUDIES[key], RESULTS / "runs" / f"{key}.jsonl") for key in MAIN]
+    counts = {key: runner.progress(one, path) for key, one, path in open_ones}
+    if left := [f"`{key}` ({d} of {n} runs)" for key, (d, n) in counts.items() if d < n]:
+        yield f"Not whole yet: {', '.join(left)}."
 
 
 def main() -> None:

@@ -54,9 +54,11 @@ def coupling(
         labels.append(end._replace(y=float(np.clip(np.nan_to_num(end.y, nan=9), 1e-6, 9))))
     plane.plot(*start, "o", ms=10, mfc="none", mec=style.INK, mew=1.6)
     plane.text(start[0] + 0.1, start[1] + 0.08, "start", fontsize=9)
-    plane.set(xlim=(-0.3, 2.3), ylim=(-0.3, 2.3), xlabel="b", ylabel="a", title="Where b and a go")
+    plane.set(xlim=(-0.3, 2.3), ylim=(-0.3, 2.3), xlabel="b", ylabel="a")
+    plane.set_title(f"Two numbers, learning rate {lr:g}")
     right.set(yscale="log", xlim=(0, steps), ylim=(1e-6, 10), xlabel="step", ylabel="|b·a − 1|")
-    right.set_title(f"How far b·a is off, learning rate {lr:g}")
+    nearer = min(labels, key=lambda label: label.y).text
+    right.set_title(f"{nearer.capitalize()} the error ends smaller")
     style.draw_labels(right, labels, together=False)
     return figure
 
@@ -144,7 +146,7 @@ def response(taps: int = 5, rows: int = 400) -> style.Picture:
         style.note(ax, *place, words, colour, 9, weight="bold")
     ax.set(xlim=(0, 1), ylim=(-0.03, 1.03), ylabel="share left")
     ax.set_xlabel("frequency θ/π along the channels (1: every other channel)")
-    ax.set_title("A wave keeps more of its height than of its energy")
+    ax.set_title("A wave keeps more of its amplitude than of its energy")
     return figure
 
 
@@ -165,7 +167,7 @@ def spectra(energies: Mapping[str, np.ndarray], taps: int = 5) -> style.Picture:
         top = max(3.2, float(heights.max()) * 1.08)
         gain = theory.filter_response(taps, 100)
         ax.plot(np.arange(100) / 100, gain * top / 1.05, color=TURNS, lw=2.2)
-        words = ("bars: the gradient", "dashes: noise, flat", "curve: the filter's gain")
+        words = ("bars: the gradient", "dashes: noise, flat", "curve: the gain (any scale)")
         for i, (text, ink) in enumerate(zip(words, (style.SOFT, style.INK, TURNS), strict=True)):
             put: Any = {"ha": "right", "va": "top", "weight": "bold"}
             style.note(ax, 0.99, 0.96 - 0.085 * i, text, ink, 8.5, **put)
@@ -177,12 +179,15 @@ def spectra(energies: Mapping[str, np.ndarray], taps: int = 5) -> style.Picture:
 
 @style.paper()
 def forest(
-    panels: Mapping[str, Mapping[str, Sequence[float]]], title: str, unit: str
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    title: str,
+    unit: str,
+    one_scale: bool = False,
 ) -> style.Picture:
     """Draws mean paired differences with 95 % intervals, a panel for each comparison.
 
     Args: panels: comparison -> row's name -> one difference a seed; title: the finding; unit: of
-        the axis.
+        the axis; one_scale: the same axis in every panel.
     Guarantees: test_lesson_07.py::test_the_differences_are_drawn.
     """
     count, tall = len(panels), 1.55 + 0.3 * max(map(len, panels.values()))
@@ -201,9 +206,14 @@ def forest(
         ax.set_yticks(range(len(rows)), list(rows) if ax is axes[0] else [""] * len(rows))
         ax.grid(visible=False, axis="y")
         ax.set_title(words, fontsize=9.5)
+    if one_scale:
+        lows, highs = zip(*(ax.get_xlim() for ax in axes))
+        for ax in axes:
+            ax.set_xlim(min(lows), max(highs))
     figure.text(0.012, 1 - 0.28 / tall, title, fontsize=10.5, weight="bold")
-    seeds = len(next(iter(next(iter(panels.values())).values())))
-    style.footer(figure, f"paired over {seeds} seeds; bars: 95 % interval of the mean")
+    seeds = sorted({len(values) for rows in panels.values() for values in rows.values()})
+    counted = " to ".join(dict.fromkeys(str(n) for n in (seeds[0], seeds[-1])))
+    style.footer(figure, f"paired over {counted} seeds; bars: 95 % interval of the mean")
     return figure
 
 

@@ -14,19 +14,22 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import psutil
 from toy_tasks import LORA, play, private, tokens
+from wait_for_thread import until
 
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.cli import main
 from fedlora_lab.cli.runs import run_cell
 from fedlora_lab.experiments import runner
-from fedlora_lab.experiments.studies import Case, Study
+from fedlora_lab.experiments.studies import STUDIES, Case, Study
 from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.comparison import Cell
 from fedlora_lab.privacy.ledger import Ledger
@@ -62,10 +65,15 @@ def studied(path: Path) -> None:
     runner.run_study(tiny(), path, workers=0, bar=False)
 
 
+def said_to(path: Path) -> None:
+    """What this process says goes to the file, but for results."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+
+
 def commanded(said: Path, out: Path, *more: object) -> None:
     """The command line in this process; what it says goes to the file ``said``."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    said_to(said)
     try:
         main([*WORDS.split(), "--out", str(out), *map(str, more)])
     except SystemExit as error:
@@ -168,6 +176,44 @@ def killed(
     return {"seen": seen, "count": number + 1}
 
 
+def stopped(root: Path) -> dict[str, Any]:
+    """The command of a study with a worker, whose second method never ends: stopped by Ctrl-C as a
+    terminal sends it, to the whole group, and by a kill of the command alone.
+    """
+    short, other = (one := tiny()).cases
+    endless = replace(one, cases=(short, replace(other, plan={**other.plan, "rounds": 10**9})))
+    ways = {"ctrl-c": (signal.SIGINT, os.killpg), "kill": (signal.SIGKILL, os.kill)}
+    found: dict[str, Any] = {}
+    for name, (sign, stop) in ways.items():
+        said, lines = root / f"{name}.said", root / name / "runs" / "tiny.jsonl"
+        pid = os.fork()
+        if not pid:
+            os.setsid()
+            signal.alarm(600)  # whatever becomes of the parent
+            said_to(said)
+            STUDIES["tiny"] = endless
+            main(["study", "tiny", "--workers", "1", "--out", str(root / name)])
+        command = psutil.Process(pid)
+        until(lambda at=lines: at.exists() and at.read_text().count("\n") >= 2, 600)
+        workers, deaf = command.children(recursive=True), []
+        for status in (Path(f"/proc/{worker.pid}/status") for worker in workers):
+            if status.exists():
+                masks = dict(line.split(":", 1) for line in status.read_text().splitlines())
+                # It starts with the signal blocked and ignores it once it has imported the package.
+                ignored = int(masks["SigBlk"], 16) | int(masks["SigIgn"], 16)
+                deaf.append(bool(ignored & 1 << signal.SIGINT - 1))
+        stop(pid, sign)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        alive = [str(worker) for worker in psutil.wait_procs(workers, timeout=300)[1]]
+        seen = {"code": code, "workers": len(workers), "deaf": deaf, "alive": alive}
+        found[name] = {**seen, "said": said.read_text(), "before": lines.read_text()}
+    lines = root / "kill" / "runs" / "tiny.jsonl"
+    with lines.open("a") as torn:
+        torn.write('{"key": "half a li')
+    assert child(partial(studied, lines)) == 0
+    return {**found, "after": lines.read_text()}
+
+
 def runs(root: Path) -> dict[str, Any]:
     """Kills of a run in its folder."""
     state = Path("checkpoints", "fedlora-0")
@@ -227,7 +273,7 @@ def writers(root: Path) -> list[list[str]]:
 if __name__ == "__main__":
     warnings.simplefilter("error", UserWarning)
     seen = {}
-    for scenario in (runs, studies, full, writers):
+    for scenario in (runs, studies, full, stopped, writers):
         folder = Path(sys.argv[1]) / scenario.__name__
         folder.mkdir()
         seen[scenario.__name__] = scenario(folder)

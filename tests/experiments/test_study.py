@@ -1,16 +1,12 @@
 """Studies: declared grids, tuned alike, resumable; a tiny one is run for real."""
 
 import json
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -164,35 +160,6 @@ def test_the_result_is_that_of_the_run():
     assert tuned["loss"] != found["loss"] and "sharpness" not in tuned
     flat = study.STUDIES["digits-flat"]
     assert all(job.measure_curvature for job in flat.report_jobs(flat.cases[0], Setting(0.1)))
-
-
-@pytest.mark.slow
-def test_a_killed_study_goes_on(tmp_path):
-    """kill -9 in the middle: workers end, what was finished stays, a torn line is passed over,
-    nothing is run twice."""
-    path, script = tmp_path / "small.jsonl", tmp_path / "play.py"
-    script.write_text(
-        "import sys; sys.path[:0] = ['tests', 'tests/experiments']\n"
-        "from pathlib import Path; import test_study as t; from fedlora_lab import experiments\n"
-        "if __name__ == '__main__':\n"
-        "    one = t.small(t.case('fedlora'), t.case('rolora'))\n"
-        "    experiments.run_study(one, Path(sys.argv[1]), bar=False)"
-    )
-    process = subprocess.Popen([sys.executable, str(script), str(path)], start_new_session=True)
-    while not (path.exists() and path.read_text().count("\n") >= 3):
-        assert process.poll() is None
-        time.sleep(0.05)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
-    assert psutil.wait_procs(workers, timeout=300)[1] == [], "a worker goes on without its parent"
-    before = path.read_text()
-    path.write_text(before + '{"key": "half a li')
-    one = small(case("fedlora"), case("rolora"))
-    study.run_study(one, path, workers=0, bar=False)
-    after = path.read_text()
-    keys = [json.loads(line)["key"] for line in after.splitlines() if line.endswith("}")]
-    assert after.startswith(before) and len(keys) == len(set(keys)) == one.runs
 
 
 def test_a_case_is_known_by_what_it_does():

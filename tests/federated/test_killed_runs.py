@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import faults
 import pandas as pd
-import psutil
 import pytest
 from toy_tasks import LORA, PLAN, play, private, regression, same_bits
 
@@ -93,47 +91,29 @@ def test_kills_of_a_study_lose_nothing(scenarios):
         assert len(keys) == len(set(keys)), "no run twice"
 
 
-STUDY = """
-import sys
-from dataclasses import replace
-import faults
-from fedlora_lab.experiments import studies
-from fedlora_lab.cli import main
-short, other = (one := faults.tiny()).cases
-endless = replace(other, plan={**other.plan, "rounds": 10**9})
-studies.STUDIES["tiny"] = replace(one, cases=(short, endless))
-if __name__ == "__main__":
-    main(["study", "tiny", "--workers", "2", "--out", sys.argv[1]])
-"""
+@posix
+def test_ctrl_c_ends_a_study_and_its_worker(scenarios):
+    """One line at the end, no traceback, no worker; a worker does not hear Ctrl-C, which is its
+    parent's to answer."""
+    found = scenarios[1]["stopped"]["ctrl-c"]
+    assert found["code"] == 130 and "Traceback" not in found["said"]
+    last = found["said"].splitlines()[-1]
+    assert last.startswith("fedlora-lab: stopped; the same command goes on")
+    assert found["workers"] > 0 == len(found["alive"]) and all(found["deaf"])
 
 
 @posix
-def test_ctrl_c_ends_a_study_and_its_workers(tmp_path):
-    """As a terminal sends it, to the whole group: one line at the end, no traceback, no worker."""
-    script, path = tmp_path / "play.py", tmp_path / "runs" / "tiny.jsonl"
-    script.write_text(STUDY)
-    piped: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    command = [sys.executable, str(script), str(tmp_path)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True, **piped)
-    until = time.monotonic() + 600
-    while not (path.exists() and path.read_text().count("\n") >= 2) and process.poll() is None:
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    for status in (Path(f"/proc/{worker.pid}/status") for worker in workers):
-        if status.exists():  # a worker does not hear Ctrl-C: it is its parent's to answer
-            lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-            # It starts with the signal blocked and ignores it once it has imported the package.
-            assert (int(lines["SigBlk"], 16) | int(lines["SigIgn"], 16)) & 1 << signal.SIGINT - 1
-    os.killpg(process.pid, signal.SIGINT)
-    try:
-        _, said = process.communicate(timeout=300)
-    finally:
-        process.kill()
-    assert process.returncode == 130 and "Traceback" not in said
-    assert said.splitlines()[-1].startswith("fedlora-lab: stopped; the same command goes on")
-    assert psutil.wait_procs(workers, timeout=300)[1] == []
-    assert len(runner.load_results(path)) >= 2
+def test_a_killed_study_goes_on(scenarios):
+    """Its worker ends, what was done stays, a torn line is passed over, nothing is done twice."""
+    found = scenarios[1]["stopped"]
+    assert found["kill"]["code"] == -signal.SIGKILL
+    assert found["kill"]["workers"] > 0 == len(found["kill"]["alive"]), (
+        "a worker goes on without its parent"
+    )
+    lines = [line for line in found["after"].splitlines() if line.endswith("}")]
+    keys = [json.loads(line)["key"] for line in lines]
+    assert found["after"].startswith(found["kill"]["before"])
+    assert len(keys) == len(set(keys)) == faults.tiny().runs
 
 
 @posix

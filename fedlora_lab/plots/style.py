@@ -72,7 +72,7 @@ def paper() -> Iterator[None]:
     """Sets the style in which everything is drawn, for one thread at a time, and restores
     Matplotlib's settings.
 
-    Guarantees: leaves rcParams and pyplot as they were (test_nothing_leaks).
+    Guarantees: leaves rcParams and pyplot as they were (test_nothing_is_cut_off_and_nothing_leaks).
     """
     with _LOCK, matplotlib.rc_context(_RC):
         yield

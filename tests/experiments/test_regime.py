@@ -130,7 +130,8 @@ def test_the_map_of_the_package_is_that_of_the_results():
 
 
 def test_the_figure_shows_every_cell_and_rings_the_misses(cells):
-    axes = fl.plots.regime(cells).axes
+    figure = fl.plots.regime(cells)
+    axes = figure.axes
     assert len(axes) == 2
     points = [x for ax in axes for m in "osv^" for x in marked(ax, m) if x.get_markersize() == 6]
     assert len(points) == 64
@@ -143,7 +144,7 @@ def test_the_figure_shows_every_cell_and_rings_the_misses(cells):
             first, later = (line_of(ax, colour).get_ydata() for ax in (before, after))
             np.testing.assert_allclose(later - first, far, atol=1e-9)
     hits = (cells["verdict"] == "hit").sum()
-    assert f"{hits} as predicted before the runs, 1 otherwise" in words(fl.plots.regime(cells))
+    assert f"{hits} as predicted before the runs, 1 otherwise" in words(figure)
     with pytest.raises(ValueError, match=r"^cells="):
         fl.plots.regime(cells[:0])
 

@@ -241,14 +241,18 @@ def test_same_frame_same_bytes(frame, draw):
     assert first == second and b"tIME" not in first and b"tEXt" not in first
 
 
-@pytest.mark.slow
-def test_nothing_leaks(frame):
-    """Settings, pyplot and random numbers stay as they were, and threads may draw at once."""
+@pytest.fixture
+def nothing_leaks():
+    """Settings, pyplot and random numbers stay as they were."""
     before, state = dict(matplotlib.rcParams), np.random.get_state(legacy=False)  # noqa: NPY002
+    yield
+    assert dict(matplotlib.rcParams) == before and plt.get_fignums() == []
+    np.testing.assert_equal(np.random.get_state(legacy=False), state)  # noqa: NPY002
+
+
+@pytest.mark.slow
+def test_threads_may_draw_at_once(frame, nothing_leaks):
     found, expected = [], style.png(plots.curves(frame))
-    for name in FRAME_PLOTS:
-        style.png(getattr(plots, name)(frame))
-    plots.method_diagrams()
 
     def draw():
         found.append(style.png(plots.curves(frame)))
@@ -258,8 +262,6 @@ def test_nothing_leaks(frame):
         for thread in threads:
             act(thread)
     assert found == [expected] * 4
-    assert dict(matplotlib.rcParams) == before and plt.get_fignums() == []
-    np.testing.assert_equal(np.random.get_state(legacy=False), state)  # noqa: NPY002
 
 
 def test_labels_keep_apart():
@@ -315,7 +317,7 @@ def test_names_do_not_overlap(frame, draw):
 
 
 @pytest.mark.parametrize("name", [*FRAME_PLOTS, "method_diagrams", "timeline", "live_figure"])
-def test_nothing_is_cut_off(frame, name):
+def test_nothing_is_cut_off_and_nothing_leaks(frame, name, nothing_leaks):
     long = pd.concat([frame, tidy_frame(("la-lora-unfiltered", "deer-literal"))])
     given: Any = {"method_diagrams": (), "timeline": (fl.Cycle(("B A",)),)}
     given["live_figure"] = (tidy_frame(("la-lora-unfiltered",), seeds=1),)

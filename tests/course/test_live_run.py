@@ -172,6 +172,14 @@ def test_settings_to_click(make):
     assert bench.errors == {}
     assert {key: bench.values[key] for key in BREAKS} == BREAKS
     assert bench.values["method"] == "fedlora" and bench.config.lora == fl.Lora()  # nothing of tiny
+    bench.act("preset", name="tiny")
+    for change in ({"method": "ffa-lora"}, {"rounds": 1}):  # the name holds for any method
+        bench.set(**change)
+        bench.act("start")
+        done(bench)
+    labels = [row["label"] for row in bench.table]
+    assert labels == ["FFA-LoRA · tiny", "FFA-LoRA"]
+    bench.act("clear")
     for slug in fl.methods.ALL:  # whatever the method, its home can be entered
         bench.set(method=slug)
         if paper_home(bench.config.method) is not None:

@@ -204,7 +204,7 @@ export const dials = {
             {line: along(length), colour: "soft", dash: "6 4", width: 1.6, name: "length after the clip"},
             {line: along(cosine), colour: "pink", name: "cosine after the clip"}, {line: along(released), colour: "teal", name: "cosine with draw and noise", width: 2.6},
             {text: "dashed: length", at: [100, 0.9], anchor: "end", dx: -4, colour: "soft", size: 11.5},
-            {text: "cosine after the clip", at: [0.033, cosine[0]], dy: -7, colour: "pink", size: 11.5}, {text: "with draw and noise", at: [0.033, released[0]], dy: 15, colour: "teal", size: 11.5},
+            {text: "cosine after the clip", at: [0.033, cosine[0]], dy: -7, colour: "pink", size: 11.5}, {text: "with draw and noise", at: [0.033, released[0]], dy: released[0] < 0.15 ? -7 : 15, colour: "teal", size: 11.5},
             {line: [[C, 0], [C, 1.1]], colour: "ink", width: 1.4}, {dots: [[at[best], released[best]]], colour: "ink", size: 6},
           ],
         }],

@@ -14,7 +14,7 @@ const BENCH = `.fl-bench{max-width:1180px}.fl-bench .knobs{gap:4px 18px}
 .fl-bench :is(dt,dd){float:none;width:auto;margin:0;padding:0}.fl-bench dt{font-size:12px;color:${ink("soft")};font-weight:400}.fl-bench dd{white-space:nowrap;overflow:hidden;text-overflow:ellipsis;font-weight:600;font-variant-numeric:tabular-nums}
 .fl-bench .rate :is(dt,dd){display:inline;margin:0;font:inherit;color:inherit;white-space:normal}.fl-bench .rate{grid-column:1/-1;min-height:30px;line-height:30px;font-size:12.5px;color:${ink("soft")}}
 .fl-bench .group{border:1px solid ${ink("grid")};border-radius:6px;padding:6px 10px;margin:4px 0}.fl-bench [hidden]{display:none!important}
-.fl-bench .all{font-size:12.5px!important;color:${ink("soft")}!important;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}.fl-bench .tries{margin:5px 0}
+.fl-bench .all{font-size:12.5px!important;color:${ink("soft")}!important;min-height:3em}.fl-bench .tries{margin:5px 0}
 .fl-bench .state{min-height:21px;font-size:13px!important;color:${ink("soft")}!important}.fl-bench .state[role=alert]{color:${ink("red")}!important;font-weight:600}
 .fl-bench .axes{display:flex;flex-wrap:wrap;gap:4px 8px;align-items:center;font-size:13px}.fl-bench .axes select{width:auto;max-width:190px}
 .fl-bench .panels{align-items:flex-start}.fl-bench .main{flex:3 1 430px;min-width:0}.fl-bench .side{flex:1 1 180px;min-width:0}.fl-bench .seen{flex:0 0 276px}
@@ -23,7 +23,7 @@ const BENCH = `.fl-bench{max-width:1180px}.fl-bench .knobs{gap:4px 18px}
 .fl-bench table{border-collapse:collapse;width:100%;font-size:13px;margin:0}.fl-bench th{position:sticky;top:0;background:${ink("card")};z-index:1}
 .fl-bench :is(td,th){padding:2px 7px;text-align:left;white-space:nowrap;border-bottom:1px solid ${ink("grid")};color:${ink()}}
 .fl-bench tr.off{opacity:.5}.fl-bench td.differs{background:color-mix(in srgb,${ink("blue")} 16%,transparent);font-weight:600}
-.fl-bench td input[type=text]{width:168px;border-color:transparent;background:transparent;font-weight:600}.fl-bench td input[type=text]:hover{border-color:${ink("edge")}}
+.fl-bench td input[type=text]{border-color:transparent;background:transparent;font-weight:600}.fl-bench td input[type=text]:hover{border-color:${ink("edge")}}
 .fl-bench td button{min-height:22px;padding:0 7px;font-size:12px}.fl-bench .bad{color:${ink("red")};font-weight:600}
 .fl-bench .swatch{display:inline-block;width:22px;height:0;border-top:3px solid;vertical-align:middle;margin-left:4px}
 .fl-bench textarea{width:100%;height:150px;font:12px/1.4 var(--jp-code-font-family,monospace);color:${ink()};background:${ink("card")};border:1px solid ${ink("edge")};border-radius:4px}
@@ -31,6 +31,7 @@ const BENCH = `.fl-bench{max-width:1180px}.fl-bench .knobs{gap:4px 18px}
 const SHAPES = ["none", "7 3", "2 3", "9 3 2 3", "5 2", "1 2"];
 const NAMES = {epsilon: "ε spent", deviation: "deviation (relative)", clipped: "share that was clipped", bytes_up: "bytes up in a round", bytes_down: "bytes down in a round"};
 const title = name => NAMES[name] ?? name;
+const short = words => words.length > 22 ? `${words.slice(0, 21).trimEnd()}…` : words; // the table and a hover say all
 const value = v => v === "inf" ? Infinity : v === "-inf" ? -Infinity : v ?? NaN;
 const TURNED = [["pale", 1, "right"], ["green", 2.4, "turned right"], ["red", 1.1, "wrong"], ["red", 2.6, "turned wrong"]];
 
@@ -141,7 +142,7 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
       const stats = Array.from({length: long}, (_, t) => [seeds[0][t]?.round ?? t, seeds.map(s => value(s[t]?.[name])).filter(Number.isFinite)]).filter(s => s[1].length);
       if (!stats.length) continue;
       const {line, area} = band(stats, colour);
-      marks.push(...area, {line, colour, name: row.label, label: row.label, dash: shape(row), width: row.pinned ? 3 : 2.2}, {dots: [line.at(-1)], colour, size: 4});
+      marks.push(...area, {line, colour, name: row.label, label: short(row.label), dash: shape(row), width: row.pinned ? 3 : 2.2}, {dots: [line.at(-1)], colour, size: 4});
     }
     return marks;
   }
@@ -260,7 +261,7 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
     const act = (row, words, at, help, more = "") => `<button type="button" data-at="${row.id}${at}" data-row="${row.id}" data-act="${at}" title="${help}" ${more}>${words}</button>`;
     find("table").innerHTML = `<thead><tr><th>run</th>${keys.map(key => `<th title="${escaped(specs.get(key).caption)}">${escaped(specs.get(key).symbol ?? specs.get(key).label)}</th>`).join("")}<th>${escaped(title(setup.measure))}</th><th>ε spent</th><th></th><th></th></tr></thead><tbody>`
       + (table.map(row => `<tr class="${row.shown ? "" : "off"}"><td>${act(row, row.shown ? "hide" : "show", "shown", "draw this run or not", `aria-pressed="${!row.shown}"`)}<span class="swatch" style="color:${ink(`run${row.id}`)};border-top-style:${shape(row) === "none" ? "solid" : "dashed"}"></span>`
-        + `<input type="text" data-name="${row.id}" data-at="${row.id}n" value="${escaped(row.label)}" aria-label="name of the run" title="rename; empty: its label again"></td>${keys.map(key => cell(row, key)).join("")}<td><b>${escaped(row.score)}</b></td><td>${escaped(row.spent)}</td>`
+        + `<input type="text" data-name="${row.id}" data-at="${row.id}n" value="${escaped(row.label)}" aria-label="name of the run" title="rename; empty: its label again" style="width:${Math.max(20, Math.min(46, row.label.length + 2))}ch"></td>${keys.map(key => cell(row, key)).join("")}<td><b>${escaped(row.score)}</b></td><td>${escaped(row.spent)}</td>`
         + `<td class="${/diverged|collapsed|fail|expected|Error/.test(row.note) ? "bad" : ""}">${escaped(row.note)}</td><td>${act(row, "pin", "pinned", "keep on top; Reset and Clear leave it", `aria-pressed="${row.pinned}"`)} ${act(row, "cell", "cell", "copy the code that repeats this run")} ${act(row, "method", "method", "copy the method's row of the table")} ${act(row, "delete", "deleted", "forget this run")}</td></tr>`).join("")
         || `<tr><td colspan="${keys.length + 5}">No run yet. Each Start adds a row, which keeps its settings.</td></tr>`) + "</tbody>";
     if (focus) find(`[data-at="${focus}"]`)?.focus();

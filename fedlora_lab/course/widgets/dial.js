@@ -115,7 +115,7 @@ const ink = colour => `var(--fl-${colour ?? "ink"})`;
 const powers = v => num(v, v >= 99999 || v < 0.00999 ? 0 : 3);
 const near = (x, y) => `${x.toFixed(1)},${y.toFixed(1)}`;
 
-function ticksOf({range: [low, high], log, ticks}) {
+function ticksOf({range: [low, high], log, ticks}, most = 5) {
   if (ticks) return ticks;
   if (log) {
     const decades = Math.log10(high / low), fine = decades < 1.6 ? [1, 2, 5] : [1];
@@ -124,7 +124,7 @@ function ticksOf({range: [low, high], log, ticks}) {
       for (const f of fine) if (p % every === 0) found.push(f * 10 ** p);
     return found.filter(t => t >= low * 0.999 && t <= high * 1.001);
   }
-  const rough = (high - low) / 5, power = 10 ** Math.floor(Math.log10(rough));
+  const rough = (high - low) / most, power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 2.5, 5, 10].find(m => m * power >= rough * 0.999);
   const found = [];
   for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(k * step);
@@ -197,7 +197,7 @@ function drawPanel(svg, panel, clip, [W, H]) {
   const X = scaleOf(x, side.left, W - side.right), Y = scaleOf(y, H - side.bottom, side.top);
   const bottom = H - side.bottom, inside = [], over = [], ends = [];
   if (!panel.bare) {
-    ticksOf(x).forEach((t, i) => inside.push(`<path class="grid" d="M${near(X(t), side.top)}V${bottom}"/>`)
+    ticksOf(x, Math.max(2, Math.min(5, Math.floor((W - side.left - side.right) / 45)))).forEach((t, i) => inside.push(`<path class="grid" d="M${near(X(t), side.top)}V${bottom}"/>`)
       && over.push(label(X(t), bottom + 16, x.names?.[i] ?? show(x)(t), {anchor: "middle", colour: "soft", size: 11.5})));
     ticksOf(y).forEach((t, i) => (y.names ? 0 : inside.push(`<path class="grid" d="M${side.left},${Y(t).toFixed(1)}H${W - side.right}"/>`),
       over.push(label(side.left - 6, Y(t) + 4, y.names?.[i] ?? show(y)(t), {anchor: "end", colour: y.names ? "ink" : "soft", size: 11.5}))));

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 SHOWN = 63  # test images on the page
 DRAWN = ("epsilon", "deviation", "clipped", "bytes_up", "bytes_down")
+HOME = "the paper's home"
 FOLLOWED = ("method", "epsilon", "unit", "optimizer")
 """Knobs on which the suggested learning rate depends."""
 _OPEN: "weakref.WeakValueDictionary[str, Workbench]" = weakref.WeakValueDictionary()
@@ -72,6 +73,7 @@ class Row:
         seeds: of its runs.
         follows: whether its learning rate was the suggested one.
         swept: the knob of the sweep it belongs to, or "".
+        setting: the named setting that was clicked, where no knob but the method moved since.
     """
 
     id: int
@@ -80,6 +82,7 @@ class Row:
     seeds: tuple[int, ...]
     follows: bool = True
     swept: str = ""
+    setting: str = ""
     name: str = ""
     shown: bool = True
     pinned: bool = False
@@ -140,16 +143,19 @@ def differing(rows: Sequence[Row]) -> list[str]:
 
 
 def label_parts(rows: Sequence[Row], table: Mapping[str, Knob]) -> list[list[tuple[str, str]]]:
-    """What each row is called: its method, and what tells it from the other rows.
+    """What each row is called: its method, and what tells it from the other rows; of a named
+    setting the name, which is shorter.
 
     Returns: for each row (knob, words) pairs, such as ("epsilon", "ε = 1").
     Guarantees: test_live_run.py::test_curves_are_labelled_by_what_differs.
     """
-    keys = [key for key in differing(rows) if key != "method"]
+    turned = [row for row in rows if not row.setting]
+    keys = [key for key in differing(turned) if key != "method"]
     found = []
     for row in rows:
         parts = [("method", row.config.method.name)]
-        for key in keys:
+        parts += [("setting", f"· {row.setting}")] if row.setting else []
+        for key in [] if row.setting else keys:
             page, text = table[key].page, row.recipe[key]
             symbol = page.get("symbol")
             parts.append((key, f"{symbol} = {text}" if symbol else text))
@@ -200,6 +206,7 @@ class Workbench(anywidget.AnyWidget):
         self.methods = {first.method.slug: first.method, **methods.ALL}
         self.knobs = knobs(first, self.methods)
         self._given = {name: dict(values) for name, values in (presets or {}).items()}
+        self._setting = ""
         self.rows: list[Row] = []
         self._count, self._said = itertools.count(), 0.0
         self._lock = threading.RLock()
@@ -248,6 +255,8 @@ class Workbench(anywidget.AnyWidget):
         Args: texts: knob -> its text, or a value.
         """
         errors, config = dict(self.errors), self.config
+        if self._setting == HOME or set(texts) - {"method"}:
+            self._setting = ""  # it is another one now
         shown = {key: _as_text(value) for key, value in texts.items()}
         for key in sorted(shown, key=list(self.knobs).index):  # a unit before its trust
             try:
@@ -291,7 +300,7 @@ class Workbench(anywidget.AnyWidget):
         """Names of the settings to click, each with a line that says what it is."""
         found = [(name, _settings_words(values)) for name, values in self._given.items()]
         if (home := paper_home(self.config.method)) is not None:
-            found.append(("the paper's home", home[1]))
+            found.append((HOME, home[1]))
         if "clients" in self.knobs:
             breaks = "for methods that move both factors: " + _settings_words(BREAKS)
             found.append(("where it breaks", breaks))
@@ -313,6 +322,7 @@ class Workbench(anywidget.AnyWidget):
         self.follows, self.errors = True, {}
         known = {key: value for key, value in own.items() if key in self.knobs}
         self.set(**{"method": self.config.method.slug, **known})
+        self._setting = name
 
     def suggest(self) -> None:
         """Takes the suggested learning rate, and follows the suggestions again."""
@@ -337,7 +347,7 @@ class Workbench(anywidget.AnyWidget):
 
     def start(self) -> None:
         """Trains with the settings shown, as a new row of the table."""
-        self._train([self._new_row(self.config, (self.config.seed,))])
+        self._train([self._new_row(self.config, (self.config.seed,), setting=self._setting)])
 
     def _sweep_texts(self, sweep: "Mapping[str, Sequence[Any]] | None") -> dict[str, Any]:
         key, values = next(iter((sweep or {"epsilon": (1, 3, 8)}).items()))
@@ -367,10 +377,12 @@ class Workbench(anywidget.AnyWidget):
         self.sweep = {"key": key, "values": ", ".join(texts), "seeds": seeds}
         self._train([self._new_row(config, known, swept=key) for config in configs])
 
-    def _new_row(self, config: RunConfig, seeds: tuple[int, ...], swept: str = "") -> Row:
+    def _new_row(
+        self, config: RunConfig, seeds: tuple[int, ...], swept: str = "", setting: str = ""
+    ) -> Row:
         recipe = {key: knob.read(config) for key, knob in self.knobs.items()}
         recipe["seed"] = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        return Row(next(self._count), config, recipe, seeds, self.follows, swept)
+        return Row(next(self._count), config, recipe, seeds, self.follows, swept, setting)
 
     def _train(self, rows: list[Row]) -> None:
         check(not self.alive, "start", "now", "after the run that is under way has ended")
@@ -431,6 +443,7 @@ class Workbench(anywidget.AnyWidget):
         """Stops, forgets every row that is not pinned, and puts the knobs back."""
         self.clear()
         self.worker, self.config, self.follows, self.errors = None, self._first, True, {}
+        self._setting = ""
         self.sweep = self._first_sweep
         if self._x is not None:
             self.send({"now": self._first_now})

@@ -171,7 +171,8 @@ def _round(value: float) -> str:
 
 def _range(values: Any) -> str:
     """One number, or the least and the largest over clients."""
-    some = sorted({f"{v:.2f}" for v in (values if isinstance(values, tuple) else (values,))})
+    every = values if isinstance(values, tuple) else (values,)
+    some = sorted({f"{v:.2f}" for v in every}, key=float)
     return some[0] if len(some) == 1 else f"{some[0]} to {some[-1]}"
 
 

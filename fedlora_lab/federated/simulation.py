@@ -221,6 +221,9 @@ class Federation:
         """
         known = "one of fl.sharp_edges.BUGS (a function), or None"
         check(bug is None or callable(bug), "bug", bug, known)
+        options = RunOptions.__annotations__
+        for name in compute.keys() - options.keys():
+            check(False, name, compute[name], f"an option of run, one of {', '.join(options)}")
         how = Compute(**compute)
         spec = run_spec.make_run_spec(task, method, privacy, plan, lora, seed)
         if chunk_clients is not None:

@@ -5,6 +5,7 @@ import inspect
 import json
 import textwrap
 from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,7 +218,10 @@ def get(method: str | Method) -> Method:
     if isinstance(method, Method):
         return method
     known = ALL | VARIANTS
-    check(isinstance(method, str) and method in known, "method", method, "one of " + ", ".join(ALL))
+    there = isinstance(method, str) and method in known
+    close = [] if there else get_close_matches(str(method).lower(), known, 1)
+    words = [f"one of {', '.join(ALL)}", *(f"did you mean {slug!r}?" for slug in close)]
+    check(there, "method", method, "; ".join(words))
     return known[method]
 
 

@@ -61,6 +61,8 @@ TABLE = [
     (lambda: Cycle("BA"), "rounds='BA': expected a tuple of strings"),
     (lambda: Cycle(("B C",)), "word='C': expected"),
     (lambda: fl.methods.get(["fedlora"]), r"method=\['fedlora'\]: expected one of"),
+    (lambda: fl.methods.get("RoLoRA"), r"method='RoLoRA': .*; did you mean 'rolora'\?"),
+    (lambda: run(rank=8), "rank=8: expected an option of run, one of lora, seed, checkpoint"),
     (lambda: run(task="digits"), "task='digits': expected a Task"),
     (lambda: run(method=trains("C")), r"train\(1, 0\)='C': expected"),
     (lambda: run(method=Method("m", "x", precondition=lambda gram: gram)), NEEDS_RULE),

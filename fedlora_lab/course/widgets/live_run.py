@@ -149,12 +149,12 @@ def label_parts(rows: Sequence[Row], table: Mapping[str, Knob]) -> list[list[tup
     Returns: for each row (knob, words) pairs, such as ("epsilon", "ε = 1").
     Guarantees: test_live_run.py::test_curves_are_labelled_by_what_differs.
     """
-    turned = [row for row in rows if not row.setting]
+    turned, alone = [row for row in rows if not row.setting], len({r.setting for r in rows}) < 2
     keys = [key for key in differing(turned) if key != "method"]
     found = []
     for row in rows:
         parts = [("method", row.config.method.name)]
-        parts += [("setting", f"· {row.setting}")] if row.setting else []
+        parts += [("setting", f"· {row.setting}")] if row.setting and not alone else []
         for key in [] if row.setting else keys:
             page, text = table[key].page, row.recipe[key]
             symbol = page.get("symbol")

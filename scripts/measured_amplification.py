@@ -128,7 +128,8 @@ def parts() -> Iterator[str]:
     yield INTRO
     for key in there:
         frame: pd.DataFrame = frames[key]
-        tries, note = frame["tries"], study.STUDIES[key].note
+        one = study.STUDIES[key]
+        note, tries = one.note, frame.get("tries", pd.Series([one.tries]))
         command = f"`fedlora-lab study {key}`, {tries.min()} to {tries.max()} tries a row"
         yield f"**{note[0].upper()}{note[1:]}** ({command})."
         yield scores(frame)

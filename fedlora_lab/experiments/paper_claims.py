@@ -18,7 +18,7 @@ import pandas as pd
 
 from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.experiments.method_guide import Frames, describe_label, label_columns, read_studies
-from fedlora_lab.experiments.runner import load_results
+from fedlora_lab.experiments.runner import load_results, progress
 from fedlora_lab.experiments.studies import STUDIES
 from fedlora_lab.measures.statistics import collapsed_in, t_interval
 
@@ -636,12 +636,13 @@ def screen_frame(name: str, path: Path) -> pd.DataFrame:
 
 
 def claim_frames(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
-    """All frames that claims are judged by: those of the studies, of their tuning ("NAME screens"),
-    and of what scripts/claims.py measures ("updates")."""
+    """All frames that claims are judged by: those of the studies, of the tuning of those that are
+    whole ("NAME screens"), and of what scripts/claims.py measures ("updates")."""
     folder = Path(folder)
     frames = read_studies(folder)
     for name in [name for name in frames if STUDIES[name].has_situations]:
-        if (path := folder / "runs" / f"{name}.jsonl").is_file():
+        path = folder / "runs" / f"{name}.jsonl"
+        if path.is_file() and len({*progress(STUDIES[name], path)}) == 1:
             frames[f"{name} screens"] = screen_frame(name, path)
     if (path := folder / "updates.csv").is_file():
         frames["updates"] = pd.read_csv(path)

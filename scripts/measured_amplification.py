@@ -128,9 +128,12 @@ def parts() -> Iterator[str]:
     yield INTRO
     for key in there:
         frame: pd.DataFrame = frames[key]
+        rows = frame.groupby("epsilon", dropna=False)["method"].transform("nunique")
+        frame = frame[rows == rows.max()]  # budgets at which every row is there
         one = study.STUDIES[key]
         note, tries = one.note, frame.get("tries", pd.Series([one.tries]))
-        command = f"`fedlora-lab study {key}`, {tries.min()} to {tries.max()} tries a row"
+        span = " to ".join(f"{n}" for n in sorted({tries.min(), tries.max()}))
+        command = f"`fedlora-lab study {key}`, {span} tries a row"
         yield f"**{note[0].upper()}{note[1:]}** ({command})."
         yield scores(frame)
         yield leads(frame)

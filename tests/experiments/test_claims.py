@@ -365,6 +365,17 @@ def test_every_place_is_one_that_a_study_measures():
                 assert compared <= cases(place["study"], {**labels, **turned}), (one.slug, place)
 
 
+def test_screens_are_those_of_whole_studies(tmp_path):
+    """A part of a study's settings would stand for all of them."""
+    (tmp_path / "runs").mkdir()
+    for path in "sentiment.csv", "sentiment.json", "runs/sentiment.jsonl":
+        (tmp_path / path).write_bytes((ROOT / "results" / path).read_bytes())
+    assert set(study.claim_frames(tmp_path)) == {"sentiment", "sentiment screens"}
+    lines = (tmp_path / path).read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / path).write_text("".join(lines[:-1]), encoding="utf-8")
+    assert set(study.claim_frames(tmp_path)) == {"sentiment"}
+
+
 def test_the_committed_page_is_that_of_the_committed_frames():
     """Every verdict on the page and in the table is judged anew; the page says what waits."""
     script = runpy.run_path(str(ROOT / "scripts" / "claims.py"))

@@ -23,10 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "amplification.md"
 MAIN = ("digits-client", "digits-example", "mnist-client", "mnist-example", "sentiment-example")
 PAIRS = (("fedlora", "ffa-lora"), ("balanced-lora", "fedlora"), ("balanced-lora", "ffa-lora"))
-INTRO = """Every row below is tuned over rate, clip norm and the rates of A and B apart, with seeds
-of their own; 20 seeds are reported, after the last round. Intervals are Student's at 95 %, one
-difference by itself. The best other row is the one with the highest mean there, chosen by the same
-numbers."""
+INTRO = """Every row below is tuned over the rate and, except on texts, over the clip norm and the
+rates of A and B apart, with seeds of their own; 20 seeds are reported, after the last round.
+Intervals are Student's at 95 %, one difference by itself. The best other row is the one with the
+highest mean there, chosen by the same numbers."""
 
 SUGGESTED = """What `fl.suggest_lr` gives from public numbers alone, on tasks on which its limits
 were not fitted, with nothing tuned: accuracy over ten seeds, and how far it is from the tuned row
@@ -114,8 +114,11 @@ def suggested(part: Any, tuned: Any) -> str:
         cells = []
         for e in budgets:
             own, best = (x[(x["method"] == slug) & (x["epsilon"] == e)] for x in (part, tuned))
+            if own.empty or best.empty:
+                cells.append("–")
+                continue
             both = pd.concat([own.assign(method="suggested"), best.assign(method="tuned")])
-            loss = paired_difference(both, "suggested", "tuned") if len(own) else "–"
+            loss = paired_difference(both, "suggested", "tuned")
             cells.append(f"{own['accuracy'].mean():.3f}, {loss}")
         rows.append([name(str(slug)), *cells])
     return markdown_table(rows)

@@ -106,10 +106,11 @@ def clips(key: str) -> str:
     return markdown_table(rows)
 
 
-def suggested(part: Any, tuned: Any) -> str:
-    """By how much the settings of `fl.suggest_lr` are behind the tuned ones, paired by seed."""
+def suggested(part: Any, tuned: Any) -> tuple[str, str]:
+    """By how much the settings of `fl.suggest_lr` are behind the tuned ones, paired by seed: a
+    table, and all its cases in a sentence."""
     budgets = list(part["epsilon"].drop_duplicates())
-    rows = [["row", *(f"{budget(e)}: suggested, minus tuned" for e in budgets)]]
+    rows, losses = [["row", *(f"{budget(e)}: suggested, minus tuned" for e in budgets)]], []
     for slug in part["method"].drop_duplicates():
         cells = []
         for e in budgets:
@@ -120,8 +121,12 @@ def suggested(part: Any, tuned: Any) -> str:
             both = pd.concat([own.assign(method="suggested"), best.assign(method="tuned")])
             loss = paired_difference(both, "suggested", "tuned")
             cells.append(f"{own['accuracy'].mean():.3f}, {loss}")
+            losses.append(loss)
         rows.append([name(str(slug)), *cells])
-    return markdown_table(rows)
+    means, below = [100 * loss.mean for loss in losses], sum(loss.high < 0 for loss in losses)
+    told = f"On the mean of {len(means)} cases {sum(means) / len(means):+.1f} points, from "
+    told += f"{min(means):+.1f} to {max(means):+.1f}; {below} intervals lie below zero."
+    return markdown_table(rows), told.replace("-", "−")
 
 
 def parts() -> Iterator[str]:
@@ -149,7 +154,7 @@ def parts() -> Iterator[str]:
             if (key := f"{task}-{unit}") in there:
                 note = study.STUDIES[key].note
                 yield f"**{note[0].upper()}{note[1:]}**."
-                yield suggested(part, frames[key])
+                yield from suggested(part, frames[key])
     open_ones = [(key, study.STUDIES[key], RESULTS / "runs" / f"{key}.jsonl") for key in MAIN]
     counts = {key: runner.progress(one, path) for key, one, path in open_ones}
     if left := [f"`{key}` ({d} of {n} runs)" for key, (d, n) in counts.items() if d < n]:

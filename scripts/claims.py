@@ -183,7 +183,7 @@ def places(table: Any) -> str:
     names = table["place"].str.split(",").str[0].str.removesuffix(" screens")
     lines = [
         "## Places\n",
-        "α is that of the Dirichlet split: the smaller, the less alike clients.\n",
+        "β is that of the Dirichlet split: the smaller, the less alike clients.\n",
     ]
     for name in sorted({*names} & {*study.STUDIES}):
         one = study.STUDIES[name]

@@ -33,7 +33,7 @@ DEFAULTS = {  # the default of a field in words
     "aggregate": "mean",
     "broadcast": "full, 32 bits",
 }
-LETTERS = {"epsilon": "ε", "alpha": "α"}
+LETTERS = {"epsilon": "ε", "alpha": "β"}
 # The fields of a method that one can choose, and their values beside those of the table.
 COMPOSED = ("train", "start", "balance", "aggregate", "precondition", "filter", "share")
 COMPOSED += ("own_ranks", "clip_groups", "clip_reference", "broadcast")

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from html import escape
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check
 from fedlora_lab.lora import peft
 from fedlora_lab.measures.deviation import frame_of
@@ -95,6 +97,19 @@ class Round:
             f"seed={self.seed}, metrics={scores}, epsilon={self.epsilon:.3g}, "
             f"participants={self.participants})"
         )
+
+    def _repr_html_(self) -> str:
+        title = f"{self.method} on {self.task}, seed {self.seed}, after round {self.index}"
+        rows = [(name, f"{value:.4g}") for name, value in self.metrics.items()]
+        rows += [
+            ("ε spent", f"{self.epsilon:.3g}"),
+            ("aggregation deviation", f"{self.deviation:.3g}"),
+            ("share that was clipped", f"{self.clipped:.3g}"),
+            ("participants", f"{self.participants:g}"),
+            ("bytes up, down", f"{self.uploads.bytes_up:,}, {self.uploads.bytes_down:,}"),
+            ("adapters", ", ".join(self.adapter)),
+        ]
+        return f"<p>{escape(title)}</p>{html_table(rows)}"
 
     @cached_property
     def epsilon(self) -> float:

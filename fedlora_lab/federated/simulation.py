@@ -4,11 +4,12 @@ Stop it by ``break``. Progress bars, widgets, Flower and audits consume it, or d
 by its public steps: `begin_round`, `start_clients`, `finish_round`, `save_state`, `record`.
 """
 
+import inspect
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
@@ -223,6 +224,8 @@ class Federation:
         check(bug is None or callable(bug), "bug", bug, known)
         options = RunOptions.__annotations__
         for name in compute.keys() - options.keys():
+            inside = name in {part.name for part in fields(Lora)}
+            check(not inside, name, compute[name], f"lora=fl.Lora({name}={compute[name]!r})")
             check(False, name, compute[name], f"an option of run, one of {', '.join(options)}")
         how = Compute(**compute)
         spec = run_spec.make_run_spec(task, method, privacy, plan, lora, seed)
@@ -614,3 +617,18 @@ def _contents(folder: Path) -> tuple[list[int], bytes | None]:
     """The rounds in a folder, and its ledger as it lies there."""
     path = folder / checkpoint_.LEDGER
     return checkpoint_.rounds_in(folder), path.read_bytes() if path.exists() else None
+
+
+def _named_options() -> inspect.Signature:
+    """Signature of `run` with each of its options by name, for help and completion."""
+    own = {**inspect.signature(Federation.open).parameters, **inspect.signature(Compute).parameters}
+    options = [
+        own[name].replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name in RunOptions.__annotations__
+    ]
+    first = list(inspect.signature(run).parameters.values())[:-1]
+    return inspect.Signature([*first, *options])
+
+
+for _function, _signature in ((run, _named_options()), (ticks, _named_options())):
+    setattr(_function, "__signature__", _signature)  # noqa: B010 - a type checker knows none

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from html import escape
 from numbers import Integral
 from operator import attrgetter
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedlora_lab._utils import files
+from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
 from fedlora_lab.privacy import accounting
 
@@ -514,6 +516,15 @@ class Ledger:
             f"Ledger(unit={self.unit!r}, trust={self.trust!r}, relation={self.relation!r}, {mode}, "
             f"{entries}, epsilon: {spent} at delta={self.delta:g}{attack})"
         )
+
+    def _repr_html_(self) -> str:
+        head = ("against", "ε", "advantage", "TPR at FPR 1 %", "TPR at FPR 0.1 %")
+        rows = []
+        for one in self.observers if self._uncertified is None else ():
+            rates = [self.tradeoff(fpr, None, one) for fpr in (0.01, 0.001)]
+            numbers = self.epsilon(None, one), self.advantage(None, one), *rates
+            rows.append((one, *(f"{number:.3g}" for number in numbers)))
+        return f"<p>{escape(self.statement())}</p>{html_table(rows, head) if rows else ''}"
 
     def event(self, client: int | None = None, observer: str | None = None) -> Any:
         """The history of one client, or of the one who spent most, as a ``dp_accounting.DpEvent``.

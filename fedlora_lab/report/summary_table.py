@@ -5,11 +5,11 @@ and the words in which numbers are shown.
 import math
 import re
 from collections.abc import Iterable
-from html import escape
 from typing import Any
 
 import pandas as pd
 
+from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check
 from fedlora_lab.measures.statistics import (
     COLUMNS,
@@ -174,12 +174,7 @@ class ClaimsTable:
         return "\n".join(" | ".join(row) for row in [HEAD, *self.rows])
 
     def _repr_html_(self) -> str:
-        def line(row: tuple[str, ...], tag: str) -> str:
-            style = 'style="text-align:left;vertical-align:top"'
-            return f"<tr>{''.join(f'<{tag} {style}>{escape(text)}</{tag}>' for text in row)}</tr>"
-
-        body = "".join(line(row, "td") for row in self.rows)
-        return f'<table style="max-width:980px">{line(HEAD, "th")}{body}</table>'
+        return html_table(self.rows, HEAD)
 
 
 def claims_table(*rows: tuple[str, str, str]) -> ClaimsTable:

@@ -59,6 +59,7 @@ def load(source: Any, kind: str, classes: int, seed: int) -> nn.Module:
     if kind != "causal":
         options |= {"num_labels": classes, "ignore_mismatched_sizes": True}
     auto = getattr(transformers, AUTO[kind])
+    options |= _offline(source)
     with _seeded(seed, "hub classifier"):
         try:
             model = auto.from_pretrained(str(source), dtype=torch.float32, **options)
@@ -67,6 +68,18 @@ def load(source: Any, kind: str, classes: int, seed: int) -> nn.Module:
             reason = f"model={str(source)!r}: expected {words}: {first_line(error)}"
             raise ValueError(reason) from error
     return model.eval().requires_grad_(False)
+
+
+def _offline(source: str | Path) -> dict[str, bool]:
+    """An option that reads the cache alone, where the source is no folder and the hub does not
+    answer one quick question: Transformers would try again for most of a minute."""
+    from huggingface_hub import constants, get_session
+
+    with suppress(Exception):  # which errors there are depends on the version
+        if not Path(source).exists():
+            get_session().head(constants.ENDPOINT, timeout=5)
+        return {}
+    return {"local_files_only": True}
 
 
 @contextmanager
@@ -141,7 +154,8 @@ def prepare_tokenizer(source: Any, given: Any, model: nn.Module) -> Any:
         from transformers import AutoTokenizer
 
         try:
-            given = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+            options = _offline(source)
+            given = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, **options)
         except Exception as error:  # which errors there are depends on the version
             words = f"a tokenizer beside the model, or tokenizer=: {first_line(error)}"
             raise ValueError(f"tokenizer={str(source)!r}: expected {words}") from error

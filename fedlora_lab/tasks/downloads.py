@@ -147,8 +147,7 @@ def _from_hub(part: Part) -> bytes:
     if is_offline() or constants.HF_HUB_OFFLINE:
         raise OSError("switched off")
     try:
-        # One quick question first: the download itself would try again for half a minute.
-        get_session().head(constants.ENDPOINT, timeout=5)
+        get_session().head(constants.ENDPOINT, timeout=5)  # the download would try for long
         print(f"{FETCHING} {part.name} from the Hugging Face hub, once", file=sys.stderr)
         return Path(hf_hub_download(str(part.hub), part.name)).read_bytes()
     except Exception as error:  # which errors there are depends on the version

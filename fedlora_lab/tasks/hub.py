@@ -193,6 +193,13 @@ def read_splits(dataset: Any) -> dict[str, "DataFrame"]:
         return {"train": _frame(dataset)}
     path = Path(dataset)
     if not path.is_dir():
+        gone = path.suffix.lower() == ".csv" and not path.exists()
+        check(
+            not gone,
+            "dataset",
+            str(path),
+            f"a file that exists; there is none in {path.parent.resolve()}",
+        )
         check(path.is_file() and path.suffix.lower() == ".csv", "dataset", str(path), KINDS)
         return {"train": _frame(pd.read_csv(path))}
     parts = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]

@@ -16,7 +16,7 @@ from wait_for_thread import WAIT, until
 
 import fedlora_lab as fl
 from fedlora_lab.course.widgets.live_run import Row, differing, label_parts
-from fedlora_lab.course.widgets.run_config import BREAKS, RunConfig, knobs, paper_home
+from fedlora_lab.course.widgets.run_config import BREAKS, TOO_NOISY, RunConfig, knobs, paper_home
 from fedlora_lab.federated import cost
 
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=8)
@@ -157,15 +157,24 @@ def test_the_papers_home_is_the_papers(task):
     assert paper_home(fl.methods.FedSB) is None
 
 
+def test_a_rate_tuned_under_less_noise_is_not_suggested():
+    """At its paper's 800 noisy steps, where the table's rate would end LA-LoRA's run at chance."""
+    task = fl.tasks.digits()
+    bench = fl.widgets.live(task, method="la-lora", epsilon=1)
+    first, tuned = bench.config.plan.rate("B"), fl.tuned_rate(task, "la-lora", epsilon=1)
+    bench.act("preset", name="the paper's home")
+    bench.close()
+    assert first == tuned and 0 < bench.config.plan.rate("B") < tuned / TOO_NOISY
+    assert f"{tuned:g} was tuned under less noise" in bench.advice["words"]
+
+
 @slow
 def test_settings_to_click(make):
     bench = make(presets={"tiny": {"rank": 1, "epsilon": None}})
-    assert [name for name, _ in bench.setup["presets"]] == [
-        "tiny",
-        "the paper's home",
-        "where it breaks",
-    ]
+    names = [name for name, _, _ in bench.setup["presets"]]
+    assert names == ["tiny", "the paper's home", "where it breaks"]
     bench.act("preset", name="tiny")
+    assert [stands for _, _, stands in bench.setup["presets"]] == [True, False, False]
     assert (bench.config.lora.rank, bench.config.epsilon) == (1, None)
     bench.set(rounds="many", method="fedlora")
     bench.act("preset", name="where it breaks")
@@ -175,6 +184,7 @@ def test_settings_to_click(make):
     bench.act("preset", name="tiny")
     for change in ({"method": "ffa-lora"}, {"rounds": 1}):  # the name holds for any method
         bench.set(**change)
+        assert bench.setup["presets"][0][2] is ("rounds" not in change)
         bench.act("start")
         done(bench)
     labels = [row["label"] for row in bench.table]

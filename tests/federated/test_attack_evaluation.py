@@ -209,3 +209,4 @@ def test_a_record_is_shown_in_a_line():
     begin = "Round(index=2, method='fedlora', task='tokens', seed=0, metrics={'accuracy': "
     assert repr(last).startswith(begin) and len(repr(last)) < 200 and "tensor" not in repr(last)
     assert f"epsilon={last.epsilon:.3g}, participants=3)" in repr(last)
+    assert len(last._repr_html_()) < 2500 and f">{last.epsilon:.3g}</td>" in last._repr_html_()

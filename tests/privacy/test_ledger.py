@@ -13,6 +13,7 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 
 from fedlora_lab._utils import files
+from fedlora_lab._utils.html_table import CELL
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, Uncertified
 
@@ -124,6 +125,7 @@ def test_an_uncertified_ledger_states_no_epsilon() -> None:
     again = Ledger.from_json(ledger.to_json())
     assert again.uncertified == reason and again.epsilon_or_inf() == math.inf
     assert f"not certified: {reason}" in ledger.statement() and "uncertified" in repr(ledger)
+    assert "not certified" in ledger._repr_html_() and "<td" not in ledger._repr_html_()
     for wrong, words in (("", "a reason or None"), (None, "a reason: what was released without.*")):
         with pytest.raises(ValueError, match=f"^uncertified={wrong!r}: expected {words}$"):
             ledger.uncertified = wrong
@@ -281,6 +283,9 @@ def test_every_epsilon_names_its_observer() -> None:
         "Ledger(unit='client', trust='secagg', relation='zero-out', reproducible, 1 entries, "
         f"epsilon: server {server}, released {released} at delta=0.001, "
         f"advantage {secagg.advantage():.2g}, TPR {secagg.tradeoff(0.01):.2g} at FPR 0.01)"
+    )
+    assert (
+        f">server</td><td {CELL}>{secagg.epsilon(observer='server'):.3g}<" in secagg._repr_html_()
     )
     seeded, fresh = filled(), filled(reproducible=False)
     sentence, twice = seeded.statement(), "sees two runs of one seed, which share their noise"

@@ -265,7 +265,7 @@ BAD = {
     r"max_length=1: expected a whole number in \[2, 64\]": {"max_length": 1},
     "dataset='int': expected a pandas DataFrame": {"dataset": 5},
     "dataset='0 rows': expected at least one row": {"dataset": FRAME[:0]},
-    "dataset='nowhere.csv': expected a pandas DataFrame": {"dataset": "nowhere.csv"},
+    "dataset='nowhere.csv': expected a file that exists": {"dataset": "nowhere.csv"},
     r"dataset=\['test'\]: expected a split called train": {"dataset": {"test": FRAME}},
     "label 'label'=0.5: expected words, or whole": {"dataset": FRAME.assign(label=0.5)},
     "label 'label'=-1: expected words, or whole": {"dataset": FRAME.assign(label=-1)},

@@ -11,7 +11,7 @@ const BENCH = `.fl-bench{max-width:1180px}.fl-bench .knobs{gap:4px 18px}
 .fl-bench button.start{background:${ink("green")};border-color:${ink("green")};color:${ink("card")};font-weight:700;font-size:15px;padding:4px 20px}
 .fl-bench .rate button{min-height:24px;padding:0 10px;line-height:22px}.fl-bench button[aria-expanded=true]{background:${ink("grid")}}.fl-bench button:disabled{opacity:.45;cursor:default}.fl-bench progress{width:100%;height:6px;accent-color:${ink("blue")}}
 .fl-bench dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(168px,1fr));gap:2px 14px;margin:6px 0;padding:6px 10px;border-radius:6px;background:color-mix(in srgb,${ink("grid")} 45%,transparent);min-height:82px;align-content:start}
-.fl-bench :is(dt,dd){float:none;width:auto;margin:0;padding:0}.fl-bench dt{font-size:12px;color:${ink("soft")};font-weight:400}.fl-bench dd{white-space:nowrap;overflow:hidden;text-overflow:ellipsis;font-weight:600;font-variant-numeric:tabular-nums}
+.fl-bench dl[aria-busy=true] div:not(.rate){opacity:.45}.fl-bench :is(dt,dd){float:none;width:auto;margin:0;padding:0}.fl-bench dt{font-size:12px;color:${ink("soft")};font-weight:400}.fl-bench dd{white-space:nowrap;overflow:hidden;text-overflow:ellipsis;font-weight:600;font-variant-numeric:tabular-nums}
 .fl-bench .rate :is(dt,dd){display:inline;margin:0;font:inherit;color:inherit;white-space:normal}.fl-bench .rate{grid-column:1/-1;min-height:30px;line-height:30px;font-size:12.5px;color:${ink("soft")}}
 .fl-bench .group{border:1px solid ${ink("grid")};border-radius:6px;padding:6px 10px;margin:4px 0}.fl-bench [hidden]{display:none!important}
 .fl-bench .all{font-size:12.5px!important;color:${ink("soft")}!important;min-height:3em}.fl-bench .tries{margin:5px 0}
@@ -31,7 +31,7 @@ const BENCH = `.fl-bench{max-width:1180px}.fl-bench .knobs{gap:4px 18px}
 const SHAPES = ["none", "7 3", "2 3", "9 3 2 3", "5 2", "1 2"];
 const NAMES = {epsilon: "ε spent", deviation: "deviation (relative)", clipped: "share that was clipped", bytes_up: "bytes up in a round", bytes_down: "bytes down in a round"};
 const title = name => NAMES[name] ?? name;
-const short = words => words.length > 22 ? `${words.slice(0, 21).trimEnd()}…` : words; // the table and a hover say all
+const short = words => words.length > 26 ? `${words.slice(0, 25).trimEnd()}…` : words; // the table and a hover say all
 const value = v => v === "inf" ? Infinity : v === "-inf" ? -Infinity : v ?? NaN;
 const TURNED = [["pale", 1, "right"], ["green", 2.4, "turned right"], ["red", 1.1, "wrong"], ["red", 2.6, "turned wrong"]];
 
@@ -107,11 +107,14 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
     }
     const words = k => `${k.symbol ?? ""} ${k.options?.find(o => o[0] === values[k.key])?.[1] ?? values[k.key]}`.trim();
     find(".all").textContent = find(".all").title = setup.knobs.filter(k => k.group).map(words).join(" · ");
-    find(".presets").innerHTML = "<span>Try:</span>" + get("setup").presets.map(([name, words]) => `<button type="button" data-preset="${escaped(name)}" title="${escaped(words)}">${escaped(name)}</button>`).join("");
+    const held = home.contains(document.activeElement) ? document.activeElement.dataset.preset : null;
+    find(".presets").innerHTML = "<span>Try:</span>" + get("setup").presets.map(([name, words, on]) => `<button type="button" data-preset="${escaped(name)}" title="${escaped(words)}" aria-pressed="${on}">${escaped(name)}</button>`).join("");
+    if (held) all("[data-preset]").find(b => b.dataset.preset === held)?.focus();
   }
 
   function foresee() {
     const {words, offer} = get("advice");
+    find("dl").setAttribute("aria-busy", get("stale"));
     find("dl").innerHTML = get("facts").map(([term, words]) => `<div><dt>${escaped(term)}</dt><dd title="${escaped(words)}">${escaped(words)}</dd></div>`).join("")
       + `<div class="rate"><dt>learning rate</dt> <dd>${escaped(get("values").lr)} · ${escaped(words)} ${offer ? button("use it", "suggest", "take the suggested learning rate") : ""}</dd></div>`;
   }
@@ -136,13 +139,14 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
   }
 
   function overRounds(name) {
-    const marks = [];
+    const marks = [], heads = new Set(shown().map(row => row.label.split(" · ")[0]));
+    const own = row => heads.size > 1 && row.label.length <= 26 ? row.label : row.label.split(" · ").slice(1).join(" · ") || row.label; // the table says the method too
     for (const row of shown()) {
       const seeds = runs(row), long = Math.max(0, ...seeds.map(s => s.length)), colour = `run${row.id}`;
       const stats = Array.from({length: long}, (_, t) => [seeds[0][t]?.round ?? t, seeds.map(s => value(s[t]?.[name])).filter(Number.isFinite)]).filter(s => s[1].length);
       if (!stats.length) continue;
       const {line, area} = band(stats, colour);
-      marks.push(...area, {line, colour, name: row.label, label: short(row.label), dash: shape(row), width: row.pinned ? 3 : 2.2}, {dots: [line.at(-1)], colour, size: 4});
+      marks.push(...area, {line, colour, name: row.label, label: short(own(row)), dash: shape(row), width: row.pinned ? 3 : 2.2}, {dots: [line.at(-1)], colour, size: 4});
     }
     return marks;
   }
@@ -363,7 +367,7 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
   }
 
   const heard = {
-    values: () => { write(); foresee(); repaint(); }, errors: write, facts: foresee, advice: foresee, setup: write, status: report,
+    values: () => { write(); foresee(); repaint(); }, errors: write, facts: foresee, stale: foresee, advice: foresee, setup: write, status: report,
     table: () => { tabulate(); repaint(); }, say: repaint,
     sweep: () => { const {key, values, seeds} = get("sweep"); find(`#${id}sk`).value = key; find(`#${id}sv`).value = values; find(`#${id}sn`).value = seeds; find("[data-seeds]").value = seeds; },
   };

@@ -187,6 +187,7 @@ class Workbench(anywidget.AnyWidget):
     values = traitlets.Dict().tag(sync=True)
     errors = traitlets.Dict().tag(sync=True)
     facts = traitlets.List().tag(sync=True)
+    stale = traitlets.Bool(False).tag(sync=True)  # the facts are still those of other settings
     advice = traitlets.Dict().tag(sync=True)
     status = traitlets.Dict().tag(sync=True)
     table = traitlets.List().tag(sync=True)
@@ -214,8 +215,8 @@ class Workbench(anywidget.AnyWidget):
         self._ticks, self._total, self._first_tick = 0, 1, 0.0
         self._foreseen = work.LatestOnly(
             RunConfig.facts,
-            lambda facts: self.set_trait("facts", facts),
-            lambda line: self.set_trait("facts", [("this cannot run", line)]),
+            self._foresee,
+            lambda line: self._foresee([("this cannot run", line)]),
             rest=0.05,
         )
         self.add_traits(_esm=traitlets.Unicode(module()).tag(sync=True))
@@ -291,20 +292,25 @@ class Workbench(anywidget.AnyWidget):
             "words": f"suggested: {suggested.lr:g}, {suggested.words}",
             "offer": not math.isclose(suggested.lr, self.config.plan.rate("B")),
         }
-        self.setup = {**self.setup, "presets": self._preset_words()}
+        self._publish_presets()
+        self.stale = True
         self._foreseen.request(self.config)
         if not self.rows:
             self.say = self._sentence()
 
-    def _preset_words(self) -> list[tuple[str, str]]:
-        """Names of the settings to click, each with a line that says what it is."""
+    def _foresee(self, facts: list[tuple[str, str]]) -> None:
+        self.facts, self.stale = facts, False
+
+    def _publish_presets(self) -> None:
+        """Names of the settings to click, what each is, and which of them stands now."""
         found = [(name, _settings_words(values)) for name, values in self._given.items()]
         if (home := paper_home(self.config.method)) is not None:
             found.append((HOME, home[1]))
         if "clients" in self.knobs:
             breaks = "for methods that move both factors: " + _settings_words(BREAKS)
             found.append(("where it breaks", breaks))
-        return found
+        presets = [(name, words, name == self._setting) for name, words in found]
+        self.setup = {**self.setup, "presets": presets}
 
     def preset(self, name: str) -> None:
         """Turns the knobs to a named setting, with the suggested learning rate.
@@ -323,6 +329,7 @@ class Workbench(anywidget.AnyWidget):
         known = {key: value for key, value in own.items() if key in self.knobs}
         self.set(**{"method": self.config.method.slug, **known})
         self._setting = name
+        self._publish_presets()
 
     def suggest(self) -> None:
         """Takes the suggested learning rate, and follows the suggestions again."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TABLE = Path(__file__).with_name("knobs.toml")
 ADAPTIVE_RATE = 0.01
+TOO_NOISY = 8  # times the rate that public numbers suggest; where it was tuned, at most six times
 """A usual first rate for an optimiser that rescales gradients; tuned was plain descent alone."""
 
 
@@ -88,16 +89,21 @@ class RunConfig:
         if plan.optimizer.nonlinear:
             words = f"a usual first rate with {plan.optimizer.name}; none was tuned with it"
             return Suggestion(ADAPTIVE_RATE, words, False)
-        if self.epsilon is not None and unit == "example" and self.task.name not in rates():
-            privacy = self.likely_privacy()
-            try:  # nothing was tuned on this task: from public numbers alone
-                assert privacy is not None
-                found = suggest_lr(self.task, self.method, privacy, plan, self.lora)
-                words = f"from public numbers, nothing was tuned on {self.task.name}"
-                return Suggestion(float(f"{found.lr:.2g}"), words, False)
-            except ValueError:
-                pass
-        return suggestion(self.task, self.method, self.epsilon, unit)
+        tuned = suggestion(self.task, self.method, self.epsilon, unit)
+        try:
+            privacy = self.likely_privacy() if unit == "example" else None
+            if privacy is None:
+                return tuned
+            found = suggest_lr(self.task, self.method, privacy, plan, self.lora).lr
+        except ValueError:
+            return tuned
+        if self.task.name not in rates():
+            words = f"from public numbers, nothing was tuned on {self.task.name}"
+        elif found < tuned.lr / TOO_NOISY:
+            words = f"from public numbers: {tuned.lr:g} was tuned under less noise"
+        else:
+            return tuned
+        return Suggestion(float(f"{found:.2g}"), words, False)
 
     def with_rate(self, lr: float) -> "RunConfig":
         """The same run at another learning rate of B; A's keeps its ratio to it."""

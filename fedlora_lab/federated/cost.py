@@ -148,7 +148,7 @@ def cost(task: Task, method: Method, lora: Lora, plan: Plan) -> Cost:
             per_example_gradients(task, adapted, params, moving_keys(params, "ABR"), one, owner)
         with FlopCounterMode(display=False) as judge:
             task.forward(adapted.model, ready(task, one[0], adapted.device))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         name, line = type(task.model).__name__, str(error).strip().splitlines()[0]
         text = f"model={name!r}: expected one that takes these shapes, but: {line}"
         raise ValueError(text) from error

@@ -139,3 +139,7 @@ def test_it_trains_beside_a_published_method(made):
     made.begin_from.value = "la-lora"
     assert mine.config.method.train == methods.RoLoRA.train
     assert made.bench.config.method.train == methods.LALoRA.train
+
+
+def test_completion_offers_widgets_alone():
+    assert dir(fl.widgets) == sorted(fl.widgets.__all__)

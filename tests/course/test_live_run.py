@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from frames import tidy_frame
 from wait_for_thread import WAIT, until
 
@@ -155,6 +156,26 @@ def test_the_papers_home_is_the_papers(task):
     assert texts["optimizer"] == "sgd:weight_decay=0.001" and texts["rounds"] == "40"
     assert "2602.19926" in words and "rounds 100 cut to 40" in words
     assert paper_home(fl.methods.FedSB) is None
+
+
+class Masked(torch.nn.Module):
+    """A classifier of texts that cannot be called without their mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = torch.nn.Embedding(9, 4), torch.nn.Linear(4, 2)
+
+    def forward(self, input_ids, attention_mask):
+        weights = attention_mask[..., None]
+        return self.head((self.embed(input_ids) * weights).sum(1) / weights.sum(1))
+
+
+def test_a_model_of_ones_own_has_its_numbers_before_start():
+    texts = {"input_ids": torch.arange(8).reshape(4, 2), "attention_mask": torch.ones(4, 2).long()}
+    part = texts, torch.tensor([0, 1, 0, 1])
+    task = fl.tasks.classification(Masked(), [part, part], part, ["head"], None)
+    facts = dict(RunConfig(task, fl.methods.FedLoRA, PLAN, PRIVACY, 8.0).facts())
+    assert facts["sent in a round"] == f"{2 * 4 * 4 * (4 + 2)} B each way"
 
 
 def test_a_rate_tuned_under_less_noise_is_not_suggested():

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from reports import HOSTILE, TAGS, Reader, frame, ledgers, settings
 
-import fedlora_lab as fl
 from fedlora_lab.cli import doctor
 from fedlora_lab.course.exercise import Exercise
 from fedlora_lab.course.widgets import controls
@@ -221,13 +220,6 @@ def test_a_report_shows_any_name_as_text():
 
 @any_name
 def test_widgets_tables_and_cards_show_any_name_as_text(name):
-    """And whatever a figure's words or an error hold, the sentence below it is text."""
-
-    def plot(number: int) -> Any:
-        if number > 1:
-            raise ValueError(name)
-        return fl.course.lesson(11).recovered_images({"x": [[0.0]]}), name
-
     place = controls.text_box()
     controls.set_text(place, name)
     words: Any = dict.fromkeys(("question", "hint", "solution", "right"), name)
@@ -239,10 +231,3 @@ def test_widgets_tables_and_cards_show_any_name_as_text(name):
     ):
         page = harmless(html, tags)
         assert name.replace("\r\n", "\n") in page.text.replace("\r\n", "\n"), tags
-    figure = fl.widgets.interactive_figure(plot, number=(1, 0, 3))
-    for value in (1, 2):
-        figure.knobs["number"].value = value
-        assert figure.settle()
-        ((tag, keys),) = harmless(figure.sentence.value, {"div"}).tags
-        assert tag == "div" and set(keys) == {"role", "style"}
-    figure.close()

@@ -1,4 +1,4 @@
-"""Widgets for notebooks: a workbench for runs, the method composer, interactive figures.
+"""Widgets for notebooks: a workbench for runs, the method composer, a live figure.
 
 Nothing is trained before Start is pressed.
 
@@ -10,12 +10,10 @@ Nothing is trained before Start is pressed.
 """
 
 from fedlora_lab.course.widgets.composer import method_composer
-from fedlora_lab.course.widgets.controls import interactive_figure
 from fedlora_lab.course.widgets.live_figure import live_figure
 from fedlora_lab.course.widgets.live_run import live
 
 __all__ = [
-    "interactive_figure",
     "live",
     "live_figure",
     "method_composer",

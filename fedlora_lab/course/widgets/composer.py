@@ -4,12 +4,13 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import ipywidgets as w
 from matplotlib.lines import Line2D
 
 from fedlora_lab import methods, tasks
 from fedlora_lab._utils.validation import check
 from fedlora_lab.course.widgets import controls
-from fedlora_lab.course.widgets.background_worker import one_line
+from fedlora_lab.course.widgets.background_worker import LatestOnly, one_line
 from fedlora_lab.course.widgets.live_run import Workbench
 from fedlora_lab.course.widgets.run_config import RunConfig, drop_calibration
 from fedlora_lab.experiments import method_guide
@@ -72,14 +73,15 @@ def composer_figure(row: "Method | None", lines: Sequence[tuple[str, str]] = ())
     return figure
 
 
-class MethodComposer(controls.DrawnBox):
+class MethodComposer(w.VBox):
     """The composer of a task: ``row`` is what the fields make, ``None`` if they make no method.
 
     ``bench`` trains it, beside any published method.
     """
 
     def __init__(self, first: RunConfig) -> None:
-        super().__init__(rest=0.05)
+        super().__init__()
+        self._drawing = LatestOnly(self._draw, self._show, self._fail, rest=0.05)
         self.row: Method | None = None
         self._lines: list[tuple[str, str]] = []
         published = [(row.name, slug) for slug, row in (methods.ALL | methods.VARIANTS).items()]
@@ -135,7 +137,7 @@ class MethodComposer(controls.DrawnBox):
             self.bench.set(method=row.slug)
         self._drawing.request((self.row, self._lines))
 
-    def draw(self, wanted: Any) -> tuple[bytes, str]:
+    def _draw(self, wanted: Any) -> tuple[bytes, str]:
         row, lines = wanted
         text = "These fields do not fit together."
         if row is not None:
@@ -143,9 +145,21 @@ class MethodComposer(controls.DrawnBox):
             text += "train it beside published methods."
         return style.png(composer_figure(row, lines)), text
 
+    def _show(self, drawn: tuple[bytes, str]) -> None:
+        self.picture.value, text = drawn
+        controls.set_text(self.sentence, text)
+
+    def _fail(self, line: str) -> None:
+        controls.set_text(self.sentence, line, error=True)
+
+    def settle(self, wait: float = 10.0) -> bool:
+        """Waits until the page shows all that was to be drawn; returns whether it does."""
+        return self._drawing.settle(wait)
+
     def close(self) -> None:
         """Ends the threads and takes the widget down."""
         self.bench.close()
+        self._drawing.close()
         super().close()
 
 

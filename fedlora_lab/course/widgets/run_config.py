@@ -184,12 +184,11 @@ def _range(values: Any) -> str:
 
 @lru_cache(maxsize=32)
 def _counted(model: Any, targets: Any, head: Any, method: Any, lora: Any, steps: int, task: Any):
-    from fedlora_lab.federated.cost import cost  # slow to import
+    from fedlora_lab.federated.cost import bytes_of_round  # slow to import
 
     try:
-        found = cost(task.value, method, lora, Plan(local_steps=steps))
-        return found.up, found.down
-    except ValueError:  # a client of one example, say
+        return bytes_of_round(task.value, method, lora, Plan(local_steps=steps))
+    except ValueError:  # targets that do not fit, say
         return math.nan, math.nan
 
 

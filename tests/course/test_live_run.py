@@ -229,6 +229,7 @@ def test_a_run_keeps_its_own_recipe(make):
     bench = make()
     assert bench.worker is None and bench.status["state"] == "ready" and bench.table == []
     train(bench)
+    assert bench.setup["start"] == bench.rows[0].points[0][0]["accuracy"]
     before = bench.table, dict(bench.texts), bench.say, bench.frame
     assert re.match(r"RoLoRA after round 2 of 2: accuracy 0\.\d+ \(0\.\d+ before\)", bench.say)
     assert "against whoever sees the uploads." in bench.say

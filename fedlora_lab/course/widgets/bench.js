@@ -174,7 +174,7 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
 
   function rangeOf(name, marks) {
     const ys = marks.flatMap(m => m.line ?? m.area ?? []).map(p => p[1]).filter(Number.isFinite), top = Math.max(...ys, 0), low = Math.min(...ys, 0);
-    if (name.startsWith("accuracy")) return [Math.max(0, Math.floor(10 * Math.min(setup.start ?? 0.5, ...ys) - 0.5) / 10), 1];
+    if (name.startsWith("accuracy")) return [Math.max(0, Math.floor(10 * Math.min(get("setup").start ?? 0.5, ...ys) - 0.5) / 10), 1];
     if (name === "epsilon") return [0, 1.15 * Math.max(top, number(get("values").epsilon) < 1e6 ? number(get("values").epsilon) : 1)];
     if (name === "deviation") return [0, Math.max(0.5, 1.12 * top)];
     return [Math.min(0, low), top > 0 ? 1.12 * top : 1];
@@ -183,7 +183,7 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
   function panel(name, small) {
     const knobbed = !small && axis !== "round", {marks, stops} = knobbed ? overKnob(name, axis) : {marks: overRounds(name)};
     const rounds = Math.max(2, ...(marks.length ? shown().map(row => Number(row.recipe.rounds)) : [Number(get("values").rounds) || 2]));
-    const range = rangeOf(name, marks), start = name === setup.measure ? setup.start : null;
+    const range = rangeOf(name, marks), start = name === setup.measure ? get("setup").start : null;
     const x = knobbed ? {label: specs.get(axis).label, range: [-0.35, Math.max(1, stops.length) - 0.65], ticks: stops.map((_, i) => i), names: stops, format: v => stops[Math.max(0, Math.min(stops.length - 1, Math.round(v)))]}
       : {label: small ? "" : "round", short: "round", range: [0, rounds], ticks: ticksOf({range: [0, rounds]}).filter(Number.isInteger), format: v => String(Math.round(v))};
     if (start != null) marks.unshift({line: [[x.range[0], start], [x.range[1], start]], colour: "grey", dash: "2 3", width: 1.2}, {text: `before ${fixed(start)}`, at: [x.range[0], start], dx: 5, dy: 14, colour: "soft", size: 11.5});
@@ -367,7 +367,7 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
   }
 
   const heard = {
-    values: () => { write(); foresee(); repaint(); }, errors: write, facts: foresee, stale: foresee, advice: foresee, setup: write, status: report,
+    values: () => { write(); foresee(); repaint(); }, errors: write, facts: foresee, stale: foresee, advice: foresee, setup: () => { write(); repaint(); }, status: report,
     table: () => { tabulate(); repaint(); }, say: repaint,
     sweep: () => { const {key, values, seeds} = get("sweep"); find(`#${id}sk`).value = key; find(`#${id}sv`).value = values; find(`#${id}sn`).value = seeds; find("[data-seeds]").value = seeds; },
   };

@@ -533,6 +533,9 @@ class Workbench(anywidget.AnyWidget):
         point = {"round": float(record.index)}
         point |= {name: float(measured[name]) for name in (*row.config.task.metrics, *DRAWN)}
         row.points.setdefault(seed, []).append(point)
+        if not record.index and self._first.task.public_test:  # of all test examples now
+            self._start = point[self.measure]
+            self.setup = {**self.setup, "start": self._start}
         row.frames.append(to_frame([record]))
         self.send({"points": [[row.id, seed, _json(point)]], **self._predicted(row, record)})
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.experiments.runner import known_jobs, load_results, progress
-from fedlora_lab.experiments.studies import STUDIES
+from fedlora_lab.experiments.studies import EARLIER, STUDIES
 from fedlora_lab.report.summary_table import markdown_table
 
 HERE = Path(__file__).parent
@@ -59,19 +59,20 @@ def cost_table(timed: pd.DataFrame) -> pd.DataFrame:
 def page(table: pd.DataFrame) -> str:
     """The costs in words and one table."""
     lines = [["study", "runs", "done", "h they took", "h undisturbed", "h left, about"]]
-    for row in table.to_dict("records"):
-        left = f"{row['hours_left']:.1f}" if row["done"] < row["runs"] else ""
-        hours = (f"{row['hours']:.1f}", f"{row['hours_undisturbed']:.1f}", left)
-        lines.append([row["study"], f"{row['runs']:,}", f"{row['done']:,}", *hours])
-    total = table.sum(numeric_only=True)
-    lines.append(["all", f"{total.runs:,.0f}", f"{total.done:,.0f}"])
-    lines[-1] += [f"{total[name]:.1f}" for name in ("hours", "hours_undisturbed", "hours_left")]
+    earlier = table["study"].isin(EARLIER)
+    for name, part in (("the evidence", table[~earlier]), ("the first edition", table[earlier])):
+        total = {"study": f"**{name}**", **part.sum(numeric_only=True)}
+        for row in (*part.to_dict("records"), total):
+            left = f"{row['hours_left']:.1f}" if row["done"] < row["runs"] else ""
+            hours = (f"{row['hours']:.1f}", f"{row['hours_undisturbed']:.1f}", left)
+            lines.append([row["study"], f"{row['runs']:,.0f}", f"{row['done']:,.0f}", *hours])
     return f"""# How long the studies take
 
 Rebuilt by `python -m benchmarks.studies` from the seconds kept with every run: hours by the clock
 of {WORKERS} processes with one thread each. Most runs shared their two cores with other work.
 Undisturbed: every run at the pace of the quickest tenth of its case. Hours left are of that kind.
-`make results` goes on where a study stopped.
+`make results` goes on where a study stopped. The studies of the first edition tuned a rate at one
+clip norm; they are kept for the rows and questions that no later one has.
 
 {markdown_table(lines)}
 """

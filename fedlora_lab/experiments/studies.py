@@ -481,7 +481,9 @@ def _causes() -> Iterator[Study]:
     yield Study("causes", note, tuple(cases.values()), **how)
 
 
-def _studies() -> Iterator[Study]:
+def _earlier() -> Iterator[Study]:
+    """The first edition's, with a rate tuned at one clip norm; they have rows and questions that no
+    later study has."""
     main = [methods.ALL[slug] for slug in MAIN]
     others = [methods.get(slug) for slug in OTHERS]
 
@@ -521,8 +523,9 @@ def _studies() -> Iterator[Study]:
         yield Study(f"digits-{name}", note, tuple(cases), rates=rates.get(name, RATES), **few)
 
 
-_PARTS = _main_comparisons(), _texts(), _at_home(), _regime(), _causes(), _studies()
+_PARTS = _main_comparisons(), _texts(), _at_home(), _regime(), _causes(), _earlier()
 STUDIES: dict[str, Study] = {study.name: study for part in _PARTS for study in part}
+EARLIER = frozenset(study.name for study in _earlier())
 
 SUGGESTED_FILE = Path(__file__).parent / "suggested_settings.json"
 """Key of a case -> [rate, clip over its own], as scripts/noise_limits.py wrote them down."""

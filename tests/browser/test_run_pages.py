@@ -215,3 +215,4 @@ def test_the_composer_makes_methods_and_trains_them(notebook, show):
     assert labels(output) == ["my method", "FedLoRA", "FFA-LoRA"]
     notebook.dress("Dark", width=1024)
     assert cut_off(output) == []
+    assert accessibility_faults(notebook.page, ".widget-vbox") == []

@@ -146,7 +146,8 @@ class MethodComposer(w.VBox):
         return style.png(composer_figure(row, lines)), text
 
     def _show(self, drawn: tuple[bytes, str]) -> None:
-        self.picture.value, text = drawn
+        picture, text = drawn
+        controls.set_image(self.picture, picture, text)
         controls.set_text(self.sentence, text)
 
     def _fail(self, line: str) -> None:

@@ -1,5 +1,6 @@
 """Menus, and places for text and pictures that keep their size."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -21,10 +22,16 @@ def menu(label: str, options: Sequence[Any], value: Any, help: str = "") -> Any:
 
 
 def image_box(width: int, height: int) -> Any:
-    """Makes a place for PNG bytes that keeps its size, in pixels, whatever is drawn into it."""
+    """Makes a place for a picture that keeps its size, in pixels, whatever is drawn into it."""
     low = f"{min(width, NARROW)}px"
-    layout = w.Layout(height="auto", flex=f"1 1 {low}", min_width=low, max_width=f"{width}px")
-    return w.Image(format="png", width=width, height=height, layout=layout)
+    size = {"min_width": low, "max_width": f"{width}px", "min_height": f"{height}px"}
+    return w.HTML(layout=w.Layout(flex=f"1 1 {low}", **size))
+
+
+def set_image(place: Any, png: bytes, words: str) -> None:
+    """Puts a PNG into an `image_box`, with words for those who do not see it."""
+    source = f"data:image/png;base64,{b64encode(png).decode()}"
+    place.value = f'<img alt="{escape(words)}" src="{source}" style="width:100%">'
 
 
 def text_box(lines: int = 1) -> Any:

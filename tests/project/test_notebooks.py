@@ -47,6 +47,15 @@ def test_asks_in_its_first_line_and_answers_in_its_last(path):
     assert NUMBER.search(said), "the answer holds numbers of this run"
 
 
+def test_ends_with_links_to_the_notebooks_beside_it(path):
+    place = PATHS.index(path)
+    beside = [*PATHS[max(0, place - 1) : place], *PATHS[place + 1 : place + 2]]
+    last = read(path).cells[-1].source.splitlines()[-1]
+    assert re.findall(r"\]\(([^)]*)\)", last) == [other.name for other in beside]
+    for other in beside:
+        assert f"{other.stem[:2]} {read(other).cells[0].source.splitlines()[0][2:]}" in last
+
+
 def test_asserts_its_numbers(path):
     assert sum(cell.source.count("assert ") for cell in code(read(path))) >= 2
 

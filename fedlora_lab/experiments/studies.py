@@ -434,7 +434,8 @@ def _at_home() -> Iterator[Study]:
     small batches, every tensor of a change clipped by itself for every row, and the noise
     multiplier that the release computes for its epsilon of 3 by an accounting of another unit: no
     epsilon is certified. LA-LoRA: eight unlike clients, half of them in a round, 20 local steps,
-    rank 16 on all maps of the attention, a trained head, decaying rates, epsilon 1.
+    rank 16 on all maps of the attention, a trained head, decaying rates, at the epsilon of 1 that
+    the paper states and at 24, which by our accounting is what the noise of its table comes to.
     """
     slugs = "fedlora", "ffa-lora", "rolora", "la-lora", "la-lora-unfiltered", "balanced-lora"
     unlike: dict[str, Any] = {"alpha": 0.1, "seed": 0}
@@ -442,8 +443,11 @@ def _at_home() -> Iterator[Study]:
     task: Any = ("mnist", {"clients": 8, **unlike, **maps})
     plan: dict[str, Any] = {"rounds": 15, "local_steps": 20, "batch": 16, "participation": 0.5}
     parts: Any = CLIP, plan | {"lr_decay": 0.99}, {"rank": 16, "alpha": 16.0}
-    labels = {"setting": "la-lora", "epsilon": 1.0}
-    cases = [Case(methods.get(slug), labels, task, 1.0, *parts) for slug in slugs]
+    cases = [
+        Case(methods.get(slug), {"setting": setting, "epsilon": e}, task, e, *parts)
+        for setting, e in (("la-lora", 1.0), ("la-lora-noise", 24.0))
+        for slug in slugs
+    ]
     rows = methods.FedLoRA, methods.FFA, methods.RoLoRA
     rows = [row.replace(clip_groups=methods.DEeRLiteral.clip_groups) for row in rows]
     task = ("digits", {"clients": 12, **unlike})

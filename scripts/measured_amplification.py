@@ -56,6 +56,28 @@ def scores(frame: Any) -> str:
     return markdown_table(rows)
 
 
+def best_other(here: Any) -> str:
+    """The row with the highest mean among those that start as drawn."""
+    others = here[~here["method"].str.startswith("balanced")]
+    return str(others.groupby("method")["accuracy"].mean().idxmax())
+
+
+def over_all(frames: Any) -> str:
+    """How often the balanced start is ahead, level or behind, over all places with privacy."""
+    places = [part for frame in frames for _, part in frame.groupby("epsilon")]
+    rows = [["Balanced LoRA against", "ahead", "level", "behind"]]
+    for words, other in (
+        ("FedLoRA", "fedlora"),
+        ("FFA-LoRA", "ffa-lora"),
+        ("the best other row", None),
+    ):
+        found = [paired_difference(x, "balanced-lora", other or best_other(x)) for x in places]
+        ahead, behind = sum(x.low > 0 for x in found), sum(x.high < 0 for x in found)
+        rows.append([words, *map(str, (ahead, len(found) - ahead - behind, behind))])
+    intro = f"Over all {len(places)} places with privacy, by the intervals above:"
+    return f"{intro}\n\n{markdown_table(rows)}"
+
+
 def leads(frame: Any) -> str:
     """The differences that the number speaks of, paired by seed."""
     budgets = list(frame["epsilon"].drop_duplicates())
@@ -69,8 +91,7 @@ def leads(frame: Any) -> str:
     best = ["Balanced LoRA over the best other row"]
     for e in budgets:
         here = frame[frame["epsilon"].isna() if e != e else frame["epsilon"] == e]
-        others = here[~here["method"].str.startswith("balanced")]
-        other = str(others.groupby("method")["accuracy"].mean().idxmax())
+        other = best_other(here)
         best.append(f"{paired_difference(here, 'balanced-lora', other)}, {name(other)}")
     return markdown_table([*rows, best])
 
@@ -148,6 +169,7 @@ def parts() -> Iterator[str]:
         if key.endswith("-client"):
             yield "One tuning seed on validation data, at the best rate for each clip norm:"
             yield clips(key)
+    yield over_all([frames[key] for key in there])
     if "suggested" in frames:
         yield SUGGESTED
         for (task, unit), part in frames["suggested"].groupby(["task", "unit"], sort=False):

@@ -15,7 +15,7 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray
 
 CONFIG = BeartypeConf(is_pep484_tower=True)
-FIRST = 2
+FIRST = 3
 """How many calls of a function are held in one test: a training calls it thousands of times with
 the same shapes."""
 calls: "Counter[Callable]" = Counter()

@@ -10,8 +10,10 @@ CELL = 'style="text-align:left;vertical-align:top"'
 def html_table(rows: Iterable[Sequence[Any]], head: Sequence[Any] = ()) -> str:
     """HTML of rows of cells, which are escaped, below a row of column names.
 
-    >>> html_table([("ε", 3)])[-31:]
-    'vertical-align:top">3</td></tr></table>'
+    Args: rows, head: cells of any kind; no ``head``: no such row.
+
+    >>> html_table([("ε", 3)])[-20:]
+    '>3</td></tr></table>'
     """
 
     def line(cells: Sequence[Any], tag: str) -> str:

@@ -156,7 +156,7 @@ SEEN += f"(m.compare({json.dumps(dial('results').data)}, view))"
 
 
 HELD: dict[str, dict[str, Any]] = {  # what the other label is held at, in words
-    "epsilon": {f"α = {value:g}": {"alpha": value} for value in (0.1, 0.5, 10.0)},
+    "epsilon": {f"β = {value:g}": {"alpha": value} for value in (0.1, 0.5, 10.0)},
     "alpha": {"ε = 1": {"epsilon": 1.0}, "no privacy": {"epsilon": None}},
 }
 

@@ -198,7 +198,7 @@ def test_the_nearest_place_that_was_run_decides(monkeypatch):
     assert seen() == [("home", *gone[1:]), ("away", "second, no privacy", WAITS)]
     monkeypatch.setitem(paper_claims.STAND_INS, "first", ("older", {"alpha": 0.5}))
     older = pd.concat([lead(-0.3, epsilon=1.0, alpha=0.5), lead(0.3, epsilon=1.0, alpha=9.0)])
-    read = ("stand-in", "older, ε = 1, α = 0.5", OPPOSITE)
+    read = ("stand-in", "older, ε = 1, β = 0.5", OPPOSITE)
     assert seen(older=older, second=ahead) == [read, away]
     half = behind[behind["method"] != "one"]
     assert seen(first=half, older=older, second=ahead) == [read, away]
@@ -206,7 +206,7 @@ def test_the_nearest_place_that_was_run_decides(monkeypatch):
     rule = {"rule": "loses_less", "label": "epsilon", "ends": [None, 1.0]}
     one = claim(rule, places=[{"study": "first"}])
     both = pd.concat([lead(0.0, epsilon=None, alpha=0.5), lead(-0.3, epsilon=1.0, alpha=0.5)])
-    assert seen(first=behind, older=both) == [("stand-in", "older, α = 0.5", OPPOSITE)]
+    assert seen(first=behind, older=both) == [("stand-in", "older, β = 0.5", OPPOSITE)]
 
 
 def knob(noise, powers=(4.0,) * 6, values=(1.0, 2.0, 4.0), **labels):

@@ -62,7 +62,7 @@ TABLE = [
     (lambda: Cycle(("B C",)), "word='C': expected"),
     (lambda: fl.methods.get(["fedlora"]), r"method=\['fedlora'\]: expected one of"),
     (lambda: fl.methods.get("RoLoRA"), r"method='RoLoRA': .*; did you mean 'rolora'\?"),
-    (lambda: run(rank=8), "rank=8: expected an option of run, one of lora, seed, checkpoint"),
+    (lambda: run(rank=8), r"rank=8: expected lora=fl\.Lora\(rank=8\)"),
     (lambda: run(task="digits"), "task='digits': expected a Task"),
     (lambda: run(method=trains("C")), r"train\(1, 0\)='C': expected"),
     (lambda: run(method=Method("m", "x", precondition=lambda gram: gram)), NEEDS_RULE),

@@ -201,11 +201,11 @@ def forest(
             sure = style.INK if low <= 0 <= high else style.RIGHT if mean > 0 else style.WRONG
             ax.errorbar(mean, y, xerr=[[mean - low], [high - mean]], fmt="o", ms=6, color=sure)
         ax.axvline(0, color=style.INK, lw=1)
-        ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=unit)
         ax.set_yticks(range(len(rows)), list(rows) if ax is axes[0] else [""] * len(rows))
         ax.grid(visible=False, axis="y")
         ax.set_title(words, fontsize=9.5)
+        ax.xaxis.set_major_locator(MaxNLocator(3 if count > 3 else 5))
     if one_scale:
         lows, highs = zip(*(ax.get_xlim() for ax in axes))
         for ax in axes:

@@ -29,7 +29,10 @@ def image_box(width: int, height: int) -> Any:
 
 
 def set_image(place: Any, png: bytes, words: str) -> None:
-    """Puts a PNG into an `image_box`, with words for those who do not see it."""
+    """Puts a picture into an `image_box`.
+
+    Args: place, png: what goes where; words: for those who do not see it.
+    """
     source = f"data:image/png;base64,{b64encode(png).decode()}"
     place.value = f'<img alt="{escape(words)}" src="{source}" style="width:100%">'
 

@@ -178,13 +178,12 @@ def test_a_model_of_ones_own_has_its_numbers_before_start():
     assert facts["sent in a round"] == f"{2 * 4 * 4 * (4 + 2)} B each way"
 
 
-def test_a_rate_tuned_under_less_noise_is_not_suggested():
+def test_a_rate_tuned_under_less_noise_is_not_suggested(make):
     """At its paper's 800 noisy steps, where the table's rate would end LA-LoRA's run at chance."""
     task = fl.tasks.digits()
-    bench = fl.widgets.live(task, method="la-lora", epsilon=1)
+    bench = make(task, None, None, method="la-lora", epsilon=1)
     first, tuned = bench.config.plan.rate("B"), fl.tuned_rate(task, "la-lora", epsilon=1)
     bench.act("preset", name="the paper's home")
-    bench.close()
     assert first == tuned and 0 < bench.config.plan.rate("B") < tuned / TOO_NOISY
     assert f"{tuned:g} was tuned under less noise" in bench.advice["words"]
 

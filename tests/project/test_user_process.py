@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from wait_for_thread import until
 
 from fedlora_lab._utils.environment import ignored_warnings
 
@@ -124,6 +125,8 @@ def test_threads_that_ignore_warnings_leave_the_filters_as_they_were():
             both.set()
             left.wait()
 
+    # A closed widget of a test before this one may still compute its last picture, in such a block.
+    until(lambda: not any(thread.name == "drawing" for thread in threading.enumerate()))
     before = list(warnings.filters)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda work: work(), (first, second)))

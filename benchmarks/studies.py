@@ -60,7 +60,7 @@ def page(table: pd.DataFrame) -> str:
     """The costs in words and one table."""
     lines = [["study", "runs", "done", "h they took", "h undisturbed", "h left, about"]]
     earlier = table["study"].isin(EARLIER)
-    for name, part in (("the evidence", table[~earlier]), ("the first edition", table[earlier])):
+    for name, part in (("these together", table[~earlier]), ("the first edition", table[earlier])):
         total = {"study": f"**{name}**", **part.sum(numeric_only=True)}
         for row in (*part.to_dict("records"), total):
             left = f"{row['hours_left']:.1f}" if row["done"] < row["runs"] else ""

@@ -435,7 +435,7 @@ def _at_home() -> Iterator[Study]:
     multiplier that the release computes for its epsilon of 3 by an accounting of another unit: no
     epsilon is certified. LA-LoRA: eight unlike clients, half of them in a round, 20 local steps,
     rank 16 on all maps of the attention, a trained head, decaying rates, at the epsilon of 1 that
-    the paper states and at 24, which by our accounting is what the noise of its table comes to.
+    the paper states, and at 24, which by our accounting is the noise that a repetition takes.
     """
     slugs = "fedlora", "ffa-lora", "rolora", "la-lora", "la-lora-unfiltered", "balanced-lora"
     unlike: dict[str, Any] = {"alpha": 0.1, "seed": 0}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fedlora_lab._utils.environment import ignored_warnings
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
+from fedlora_lab.tasks.downloads import ask_hub
 from fedlora_lab.tasks.task import (
     first_line,
     frozen_copy,
@@ -59,7 +60,8 @@ def load(source: Any, kind: str, classes: int, seed: int) -> nn.Module:
     if kind != "causal":
         options |= {"num_labels": classes, "ignore_mismatched_sizes": True}
     auto = getattr(transformers, AUTO[kind])
-    options |= _offline(source)
+    if _cached_only(source):
+        options |= {"local_files_only": True, "adapter_kwargs": {"local_files_only": True}}
     with _seeded(seed, "hub classifier"):
         try:
             model = auto.from_pretrained(str(source), dtype=torch.float32, **options)
@@ -70,16 +72,15 @@ def load(source: Any, kind: str, classes: int, seed: int) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _offline(source: str | Path) -> dict[str, bool]:
-    """An option that reads the cache alone, where the source is no folder and the hub does not
-    answer one quick question: Transformers would try again for most of a minute."""
-    from huggingface_hub import constants, get_session
-
-    with suppress(Exception):  # which errors there are depends on the version
-        if not Path(source).exists():
-            get_session().head(constants.ENDPOINT, timeout=5)
-        return {}
-    return {"local_files_only": True}
+def _cached_only(source: str | Path) -> bool:
+    """Whether only the cache can have it: it is no folder, and the hub does not answer."""
+    if Path(source).exists():
+        return False
+    try:
+        ask_hub()
+    except Exception:  # which errors there are depends on the version
+        return True
+    return False
 
 
 @contextmanager
@@ -154,8 +155,8 @@ def prepare_tokenizer(source: Any, given: Any, model: nn.Module) -> Any:
         from transformers import AutoTokenizer
 
         try:
-            options = _offline(source)
-            given = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, **options)
+            here: dict[str, Any] = {"local_files_only": _cached_only(source)}
+            given = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, **here)
         except Exception as error:  # which errors there are depends on the version
             words = f"a tokenizer beside the model, or tokenizer=: {first_line(error)}"
             raise ValueError(f"tokenizer={str(source)!r}: expected {words}") from error

@@ -141,13 +141,23 @@ def _from_hub_cache(part: Part) -> bytes:
     return Path(path).read_bytes()
 
 
+def ask_hub() -> None:
+    """Ask the Hugging Face hub one quick question; its own calls would try again for half a minute.
+
+    Raises: whatever its library raises where there is no answer, or none is to be had.
+    """
+    from huggingface_hub import constants, get_session
+
+    get_session().head(constants.ENDPOINT, timeout=5)
+
+
 def _from_hub(part: Part) -> bytes:
-    from huggingface_hub import constants, get_session, hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
 
     if is_offline() or constants.HF_HUB_OFFLINE:
         raise OSError("switched off")
     try:
-        get_session().head(constants.ENDPOINT, timeout=5)  # the download would try for long
+        ask_hub()
         print(f"{FETCHING} {part.name} from the Hugging Face hub, once", file=sys.stderr)
         return Path(hf_hub_download(str(part.hub), part.name)).read_bytes()
     except Exception as error:  # which errors there are depends on the version

@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import inspect
 import json
 import pkgutil
 import re
@@ -63,6 +64,15 @@ def test_guarantees_name_tests_that_exist():
     known = {*re.findall(r"^(?:def )?(test_\w+)(?= =|\()", text, re.M), *(p.stem for p in files)}
     for path in (*(ROOT / "fedlora_lab").rglob("*.py"), *MARKDOWN):
         assert {*re.findall(r"\btest_\w+\b", path.read_text("utf-8"))} <= known, path
+
+
+def test_a_run_offers_its_options_by_name():
+    """To help and completion; behind ``**options`` nobody would find them."""
+    for function in (fl.run, fl.ticks):
+        offered = inspect.signature(function).parameters
+        assert offered["seed"].default == 0 and {"lora", "checkpoint", "chunk_examples"} <= {
+            *offered
+        }
 
 
 def test_public_functions_of_three_parameters_describe_each():

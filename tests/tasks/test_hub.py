@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fedlora_lab as fl
 from fedlora_lab.lora import per_example
-from fedlora_lab.tasks.architectures import scale_images
+from fedlora_lab.tasks.architectures import load, scale_images
 from fedlora_lab.tasks.hub import read_splits
 from fedlora_lab.tasks.metrics import IGNORED, next_token_accuracy, next_token_loss
 from fedlora_lab.tasks.task import take
@@ -290,6 +290,16 @@ def test_bad_calls_are_one_line(line):
     with pytest.raises(ValueError, match=line) as error:
         fl.tasks.hub(call.pop("model"), call.pop("dataset"), **call)
     assert "\n" not in str(error.value)
+
+
+def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch):
+    """Its library waits between its tries, most of a minute together."""
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match="model='no/such-model': expected a name or folder"):
+        load("no/such-model", "text", 2, 0)
+    assert waits == []
 
 
 def test_a_picture_that_is_none_is_named(tmp_path):

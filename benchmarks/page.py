@@ -201,6 +201,8 @@ whose eight texts are one such group. A group is padded to its longest text.
 
 {prices(found["price"])}
 
+AdamW, dropout, all-linear and a decoder: [options](options.md).
+
 On a GPU: not measured.
 
 A frozen map's product by either library, GFLOP/s on one core (decision 0018):

@@ -28,13 +28,17 @@ if TYPE_CHECKING:  # never run: editors see the names here, and `_homes` reads w
     from fedlora_lab.course import sharp_edges as sharp_edges
     from fedlora_lab.course import widgets as widgets
     from fedlora_lab.experiments import presets as presets
+    from fedlora_lab.experiments.finetune import finetune as finetune
     from fedlora_lab.experiments.regime import guide as guide
     from fedlora_lab.experiments.tuned_rates import suggest_lr as suggest_lr
     from fedlora_lab.experiments.tuned_rates import tuned_rate as tuned_rate
     from fedlora_lab.federated.comparison import compare as compare
+    from fedlora_lab.federated.comparison import tune as tune
+    from fedlora_lab.federated.records import private_score as private_score
     from fedlora_lab.federated.records import save_adapter as save_adapter
     from fedlora_lab.federated.records import to_frame as to_frame
     from fedlora_lab.federated.run_spec import amplification as amplification
+    from fedlora_lab.federated.simulation import generate as generate
     from fedlora_lab.federated.simulation import predict as predict
     from fedlora_lab.federated.simulation import run as run
     from fedlora_lab.federated.simulation import ticks as ticks
@@ -47,6 +51,8 @@ if TYPE_CHECKING:  # never run: editors see the names here, and `_homes` reads w
     from fedlora_lab.methods.plan import Lora as Lora
     from fedlora_lab.methods.plan import Plan as Plan
     from fedlora_lab.methods.published import show as show
+    from fedlora_lab.privacy.budget import Budget as Budget
+    from fedlora_lab.privacy.config import AdaptiveClip as AdaptiveClip
     from fedlora_lab.privacy.config import Privacy as Privacy
     from fedlora_lab.privacy.ledger import Ledger as Ledger
     from fedlora_lab.tasks import partition as partition

@@ -33,6 +33,7 @@ from fedlora_lab.report.summary_table import markdown_table, require_visible
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ROOT / "docs" / "methods.md"
 PAGES = (
+    "first_hour",
     "architecture",
     "methods",
     "results",
@@ -41,10 +42,15 @@ PAGES = (
     "sharp_edges",
     "notation",
     "glossary",
+    "own_model",
     "adding_a_method",
+    "lora_options",
     "teaching",
     "deployment",
+    "sites",
+    "certificate",
     "security",
+    "budget",
     "scale",
     "convergence",
     "references",

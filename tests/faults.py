@@ -27,13 +27,12 @@ from wait_for_thread import until
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.cli import main
-from fedlora_lab.cli.runs import run_cell
 from fedlora_lab.experiments import runner
 from fedlora_lab.experiments.studies import STUDIES, Case, Study
 from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.comparison import Cell
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.report.run_folder import Folder, read_frame
+from fedlora_lab.report.run_folder import Folder, read_frame, run_cell
 
 KILLS = 8
 PLAN = fl.Plan(rounds=20, local_steps=1, batch=3, lr=0.05)

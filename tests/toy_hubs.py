@@ -13,6 +13,7 @@ import fedlora_lab as fl
 from fedlora_lab.tasks.task import Task
 
 TEXT, IMAGE = ("bert", "roberta", "distilbert", "gpt2"), ("vit", "swin")
+DECODERS = ("gpt2", "llama")
 WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "song", "day")
 WORDS += ("very", "not")
 NO_PAD = "ignore:tokenizer without a padding token"
@@ -46,7 +47,7 @@ def image_folder(path: Path) -> Path:
 @cache
 def folder(kind: str) -> Path:
     """A toy model of this architecture."""
-    words = texts()["text"] if kind in TEXT else ()
+    words = texts()["text"] if kind in (*TEXT, *DECODERS) else ()
     return fl.tasks.tiny(kind, Path(tempfile.mkdtemp()) / kind, words)
 
 
@@ -69,6 +70,31 @@ def decoder() -> Task:
     return fl.tasks.hub(folder("gpt2"), texts(), text="text", clients=3, public_test=True)
 
 
+def questions(count: int = 40) -> pd.DataFrame:
+    """Prompts of three to eight words, answers of one to four, four sites."""
+    draw, table = np.random.default_rng(2), texts(count)
+    answers = [" ".join(draw.choice(WORDS, draw.integers(1, 5))) for _ in range(count)]
+    return pd.DataFrame({"question": table["text"], "answer": answers, "site": table["site"]})
+
+
+@cache
+def answers(kind: str = "llama") -> Task:
+    """Prompts and answers of four sites, with adapters on most linear maps of a toy decoder."""
+    return fresh_answers(kind, targets=MANY[kind])
+
+
+def fresh_answers(kind: str, data: Any = None, **options: Any) -> Task:
+    """The same with adapters on the attention, and other data or options; test rows are public."""
+    named: dict[str, Any] = {"prompt": "question", "answer": "answer", "by": "site"}
+    named |= {"public_test": True, "max_new_tokens": 5}
+    data = questions() if data is None else data
+    return fl.tasks.prompts(folder(kind), data, **named | options)
+
+
+MANY = {
+    "gpt2": ("c_attn", "c_proj"),
+    "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+}
 MAPS = ("query", "value", "q_proj", "v_proj")  # the names of this or an older version
 ENDS = {"bert": (*MAPS, "intermediate.dense"), "gpt2": ("c_attn", "c_proj")}
 ENDS["swin"] = (*MAPS, "reduction")
@@ -81,6 +107,8 @@ def varied(kind: str, head: bool = False) -> Task:
         return fl.tasks.digits(clients=3, head="head" if head else None)
     if kind == "decoder":
         return decoder()
+    if kind.startswith("answers of "):
+        return answers(kind.removeprefix("answers of "))
     plain = task(kind)
     names = [name for name, _ in plain.model.named_modules()]
     ends = ENDS.get(kind, plain.targets)

@@ -21,6 +21,7 @@ from fedlora_lab.tasks.task import Task
 LORA = fl.Lora(rank=2, alpha=3.0)
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=3, lr=0.2)
 UNITS = ("example", "client")
+PERSONS = ((0, 1, 0, 2, 2), (3, 4, 3, 4, 3, 5, 6, 6), (7, 8, 7))
 
 
 class Tokens(nn.Module):
@@ -58,6 +59,12 @@ def tokens(head: str | None = None, sizes: tuple[int, ...] = (5, 8, 3)) -> Task:
     clients = [examples(count, 10 + k) for k, count in enumerate(sizes)]
     places: dict[str, Any] = {"targets": ["inner", "outer"], "head": head, "name": "tokens"}
     return fl.tasks.classification(model, clients, test=examples(9, 1), **places)
+
+
+@cache
+def people() -> Task:
+    """The same with persons: three, four and two of them, of one to three examples each."""
+    return replace(tokens("head"), persons=PERSONS)
 
 
 def private(unit: str, sigma: float = 1.0, clip: float = 0.7, **fields: Any) -> fl.Privacy:

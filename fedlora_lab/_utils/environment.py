@@ -71,11 +71,14 @@ def _variables() -> dict[str, str]:
 
 
 @contextmanager
-def mute_logger(name: str = "flwr") -> Iterator[None]:
-    """Mutes a logger; for a client that fails the server logs one line of its own."""
+def mute_logger(name: str = "flwr", below: int = logging.CRITICAL) -> Iterator[None]:
+    """Mutes a logger; for a client that fails the server logs one line of its own.
+
+    Args: name: of the logger. below: the level of the first messages that are shown.
+    """
     logger = logging.getLogger(name)
     level, propagate = logger.level, logger.propagate
-    logger.setLevel(logging.CRITICAL)
+    logger.setLevel(below)
     try:
         yield
     finally:

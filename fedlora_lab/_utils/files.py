@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fedlora_lab._utils.validation import error_text
+
 
 def _make_folder(path: Path) -> None:
     """Makes a folder and its missing parents, readable by their owner only."""
@@ -120,7 +122,7 @@ def parse_json(text: "str | bytes", name: str) -> Any:
         plain = text.decode("utf-8") if isinstance(text, bytes) else text
         return json.loads(plain, parse_constant=_no_constant, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
-        words = " ".join(str(error).split())[:120]
+        words = error_text(error, 120)
         raise ValueError(f"{name}: expected JSON ({words})") from error
 
 
@@ -175,13 +177,18 @@ def keyed_digest(folder: Path, fingerprint: str) -> str:
     Guarantees: test_attack_folders.py::test_a_label_cannot_be_guessed_from_a_digest.
     Source: HMAC-SHA256, RFC 2104.
     """
+    return hmac.new(secret_key(folder), fingerprint.encode(), "sha256").hexdigest()
+
+
+def secret_key(folder: Path) -> bytes:
+    """The 32 bytes of a folder's secret key, made here if need be. Raises as `keyed_digest`."""
     path = private_folder(folder) / "key"
     if not has_key(folder):
         write_atomically(path, secrets.token_hex(32) + "\n")
     content = path.read_bytes()
     if not re.fullmatch(rb"[0-9a-f]{64}\n", content):
         raise ValueError(f"key={str(path)!r}: expected the 64 digits that were written there")
-    return hmac.new(bytes.fromhex(content.decode()), fingerprint.encode(), "sha256").hexdigest()
+    return bytes.fromhex(content.decode())
 
 
 def dump_checksummed(kind: str, version: int, content: dict[str, Any]) -> str:

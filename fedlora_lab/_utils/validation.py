@@ -19,6 +19,11 @@ def check(ok: bool, name: str, value: Any, expected: str) -> None:
         raise ValueError(f"{name}={text}: expected {expected}")
 
 
+def error_text(error: BaseException, limit: int = 10_000) -> str:
+    """The message of an exception without line breaks, cut to ``limit`` characters."""
+    return " ".join(str(error).split())[:limit]
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is a real number: no NaN, boolean, complex number or text."""
     if isinstance(value, (bool, str, bytes)):

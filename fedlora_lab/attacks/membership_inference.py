@@ -19,7 +19,7 @@ from fedlora_lab.audit.instruments import LEFT_OUT, encode_marks, mark_examples,
 from fedlora_lab.federated.records import Round, require_source
 from fedlora_lab.federated.simulation import predict, run
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.plan import Plan
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.tasks.task import Task
 
@@ -83,7 +83,7 @@ def lira(
     plan: Plan,
     *,
     runs: int = 16,
-    lora: Lora | None = None,
+    lora: Any = None,
     seed: int = 0,
     **options: Any,
 ) -> Membership:

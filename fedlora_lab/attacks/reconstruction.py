@@ -24,7 +24,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.federated.records import Round, require_source
 from fedlora_lab.lora import peft, per_example
-from fedlora_lab.methods.plan import Lora
+from fedlora_lab.methods.plan import lora_of
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.mechanism import clip_sum, gaussian_noise
 from fedlora_lab.tasks.digits import digits
@@ -57,7 +57,7 @@ class Victim:
 
     @classmethod
     def from_task(
-        cls, task: Task, lora: Lora | None = None, seed: int = 0, spread: float = 0.02
+        cls, task: Task, lora: Any = None, seed: int = 0, spread: float = 0.02
     ) -> "Victim":
         """Gives the task's model an adapter that has moved: A as it starts, B normal.
 
@@ -67,9 +67,9 @@ class Victim:
             spread: standard deviation of B, >= 0; at 0 the gradient of A is zero.
         """
         check_number("spread", spread, 0)
-        adapted = peft.adapt(task.model, task.targets, task.head, lora or Lora())
+        adapted = peft.adapt(task.model, task.targets, task.head, lora_of(lora))
         streams = Streams(seed)
-        values = peft.initial_values(adapted, streams, start_scale=(lora or Lora()).start_scale)
+        values = peft.initial_values(adapted, streams, start_scale=lora_of(lora).start_scale)
         for number, (key, value) in enumerate(values.items()):
             if key.side == "B":
                 drawn = streams.normal(value.shape, "attacked adapter", number)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab._utils.validation import check, check_number, check_whole, error_text
 from fedlora_lab.audit import bounds, instruments
 from fedlora_lab.audit.instruments import LEFT_OUT, Recorder, Rows, encode_marks, select
 from fedlora_lab.federated import local_training
@@ -20,7 +20,7 @@ from fedlora_lab.federated.simulation import Diverged, predict
 from fedlora_lab.lora import per_example
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.plan import Plan, lora_of
 from fedlora_lab.methods.published import get
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.config import Privacy
@@ -65,7 +65,7 @@ def affordable_canaries(task: Task, plan: Plan, unit: str) -> int:
     Args: task, plan, unit: an example costs one more gradient a round, a client one more a step.
     """
     batch = sum(n if plan.batch is None else min(plan.batch, n) for n in task.sizes)
-    return min(100, max(16, int(0.2 * batch * (plan.local_steps if unit == "example" else 1))))
+    return min(100, max(16, int(0.2 * batch * (1 if unit == "client" else plan.local_steps))))
 
 
 def mislabel(task: Task, count: int, streams: Streams) -> Examples:
@@ -87,10 +87,11 @@ def mislabel(task: Task, count: int, streams: Streams) -> Examples:
 def insert_canaries(
     task: Task, unit: str, examples: Examples, weights: Int[Tensor, " m"], streams: Streams
 ) -> Canaries:
-    """Deals canaries to the clients in turn (example unit), or makes each a client of its own.
+    """Deals canaries to the clients in turn, in the person unit each a person of its own, or makes
+    each a client of its own.
 
     Args:
-        task, unit: where they go, and "example" or "client".
+        task, unit: where they go, and "example", "person" or "client".
         examples, weights: all m canaries (x, y), and the weights of their losses.
         streams: of the run; the coins are drawn from it.
 
@@ -110,9 +111,16 @@ def insert_canaries(
             mine = (owner == k).nonzero().squeeze(1)
             clients[k] = concatenate([clients[k], select(examples, mine)])
             marks[k] = torch.cat([marks[k], canary_marks[mine]])
+    changes: Any = {}
+    if task.persons is not None:
+        new = int(torch.cat(task.persons).max()) + 1 + torch.arange(count)
+        old_ones = dict(enumerate(task.persons))
+        changes["persons"] = tuple(
+            torch.cat([old_ones.get(k, new[:0]), new[owner == k]]) for k in range(len(clients))
+        )
     names = (*task.client_names, *(f"canary {i}" for i in range(len(clients) - old)))
     info: Any = {**task.info, "canaries": count}
-    full = replace(task, clients=tuple(clients), client_names=names, info=info)
+    full = replace(task, clients=tuple(clients), client_names=names, info=info, **changes)
     marked = instruments.mark_examples(full, marks)
     return Canaries(marked, examples, owner, included, weights)
 
@@ -132,7 +140,7 @@ def _weights_at_clip_norm(run: Recorder, examples: Examples) -> Int[Tensor, " m"
 
 def _clip_norm(run: Recorder) -> float:
     """The clip norm of the run; 1 without privacy."""
-    return 1.0 if run.spec.privacy is None else run.spec.privacy.clip_norm
+    return 1.0 if run.spec.privacy is None else run.spec.privacy.first_clip_norm
 
 
 def _replace_training(run: Recorder, canaries: Canaries) -> None:
@@ -303,7 +311,7 @@ class _Observed:
         try:
             self.invalid = self._score()
         except (Diverged, torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
-            why = " ".join(str(error).split())[:100]
+            why = error_text(error, 100)
             self.invalid = f"{self.stage} cannot be computed ({why})"
             if not run.finite:
                 self.invalid = f"the release of round {self.rounds + 1} is not finite"
@@ -473,16 +481,17 @@ def audit(
     canaries: int | None = None,
     crafted: bool = False,
     confidence: float = 0.95,
-    lora: Lora | None = None,
+    lora: Any = None,
     seed: int = 0,
     bug: "Callable[..., Any] | None" = None,
     **options: Any,
 ) -> Audit:
     """Runs once with canaries inside, and bounds epsilon from below by guessing which took part.
 
-    In the example unit canaries are further examples of the clients, in the client unit further
-    clients with one example. Each has a fair coin. Sizes, and with them sample rates, count every
-    canary, in or out: epsilon_upper is that of the run as audited, a little below that of the same
+    In the example unit canaries are further examples of the clients, in the person unit further
+    persons, in the client unit further clients, of one example. Each has a fair coin. Sizes, and
+    with them sample rates, count every canary, in or out: epsilon_upper is that of the run as
+    audited, a little below that of the same
     plan without canaries. A release that is not finite ends the audit, which is then invalid.
 
     Args:
@@ -510,7 +519,7 @@ def audit(
     row, unit = get(method), "example" if privacy is None else privacy.unit
     check_number("confidence", confidence, 0, 1, open_low=True)
     check(confidence < 1, "confidence", confidence, "a number in (0, 1)")
-    expected = "False in the example unit: gradients follow the data"
+    expected = f"False in the {unit} unit: gradients follow the data"
     check(not crafted or unit == "client", "crafted", crafted, expected)
     check(isinstance(seed, int), "seed", seed, "a whole number: an audit must know its coins")
     if privacy is not None:  # the noise was calibrated for the plan without canaries
@@ -523,7 +532,8 @@ def audit(
         weights = _weights_at_clip_norm(start, examples)
     inserted = insert_canaries(task, unit, examples, weights, streams)
     sizes = inserted.task.sizes
-    if lora is not None and lora.ranks is not None:  # a canary client has the full rank
+    lora = lora_of(lora)
+    if lora.ranks is not None:  # a canary client has the full rank
         lora = replace(lora, ranks=(*lora.ranks, *[lora.rank] * (len(sizes) - len(lora.ranks))))
     resized = None if privacy is None else privacy.replace(sample_rate=None)
     options |= {"lora": lora, "seed": seed, "bug": bug}

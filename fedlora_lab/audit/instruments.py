@@ -17,7 +17,7 @@ from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.simulation import Federation, RoundOutcome
 from fedlora_lab.federated.uploads import Received
 from fedlora_lab.methods.state import ParamKey, ServerState
-from fedlora_lab.tasks.metrics import OverAll
+from fedlora_lab.tasks.metrics import OverAll, TextScore
 from fedlora_lab.tasks.task import Examples, Task, take
 
 Rows = dict[ParamKey, Tensor]
@@ -64,6 +64,8 @@ def mark_examples(task: Task, marks: list[Tensor]) -> Task:
         return value * weights.to(value)
 
     def without_marks(metric: Any) -> Any:
+        if isinstance(metric, TextScore):
+            return metric
         if isinstance(metric, OverAll):
             return OverAll(without_marks(metric.reduce), without_marks(metric.keep))
         return lambda outputs, y: metric(outputs, decode_marks(y, shape)[0])
@@ -132,7 +134,7 @@ class Recorder(Federation):
         """Tells whether all that is released now is finite; in the example unit, each step too."""
         released = [self.state.server.tensors]
         released += [] if self.received is None else [self.received.uploads]
-        if self.spec.privacy is None or self.spec.privacy.unit == "example":
+        if self.spec.privacy is None or self.spec.privacy.by_step:
             released += [part.params for part in (self.group, self.everyone) if part is not None]
         tensors = [x for part in released for key, x in part.items() if key.kind.of_the_model]
         return all(bool(x.isfinite().all()) for x in tensors)

@@ -24,14 +24,14 @@ from fedlora_lab.federated import local_training, uploads
 from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.plan import Plan, lora_of
 from fedlora_lab.methods.published import get
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.mechanism import map_rank_axis, shares_bound, uncertified_reason
 from fedlora_lab.tasks.task import Task
 
-CLIENTS, EXAMPLES = 3, 6
+CLIENTS, EXAMPLES, OF_A_PERSON = 3, 6, 2
 MARKED_LOSS_WEIGHT = 1_000_000
 """Weight of a marked example's loss: its gradient exceeds every clip."""
 SLACK, BATCH_DRAWS = 1e-3, 4
@@ -111,7 +111,12 @@ def _few_examples(task: Task) -> Task:
     clients = [task.clients[k % len(task.clients)] for k in range(CLIENTS)]
     few = tuple(instruments.select(pair, torch.arange(EXAMPLES) % len(pair[1])) for pair in clients)
     test = instruments.select(task.test, torch.arange(4) % len(task.test[1]))
-    return replace(task, clients=few, client_names=(), test=test, validation=None)
+    persons = None
+    if task.persons is not None:
+        of_all = torch.arange(CLIENTS * EXAMPLES) // OF_A_PERSON
+        persons = tuple(of_all.split(EXAMPLES))
+    changes: Any = {"test": test, "validation": None, "persons": persons}
+    return replace(task, clients=few, client_names=(), **changes)
 
 
 def _few_clients(privacy: Privacy) -> Privacy:
@@ -119,7 +124,8 @@ def _few_clients(privacy: Privacy) -> Privacy:
     sigma = privacy.noise_multiplier
     if isinstance(sigma, tuple):
         sigma = tuple(sigma[k % len(sigma)] for k in range(CLIENTS))
-    return privacy.replace(sample_rate=None, honest=None, colluding=0, noise_multiplier=sigma)
+    free: Any = {"sample_rate": None, "honest": None, "colluding": 0, "person_examples": None}
+    return privacy.replace(noise_multiplier=sigma, **free)
 
 
 class _Testbed:
@@ -130,7 +136,8 @@ class _Testbed:
     def __init__(self, setup: Any, *, keep_filter: bool = False, spread: float = 0.1) -> None:
         task, row, privacy, plan, lora, seed, bug = setup
         self.task, self.privacy, self.seed = _few_examples(task), _few_clients(privacy), seed
-        self.example = privacy.unit == "example"
+        self.by_step, size = privacy.by_step, OF_A_PERSON if privacy.unit == "person" else 1
+        self.units = torch.arange(EXAMPLES).split(size)  # a client's examples by what is protected
         row = row if keep_filter else row.replace(filter=identity)
         self.steps = range(min(plan.local_steps, 2))
         plan = plan.replace(batch=None, lr=1.0, lr_decay=1.0, local_steps=len(self.steps))
@@ -180,7 +187,7 @@ class _Testbed:
         work = {"task": task, "plan": plan}
         context = replace(base.context, privacy=privacy, data=task.clients, **work)
         context = replace(context, streams=Streams(self.seed * 1000 + draw))
-        if self.example:  # of the client unit no step is released
+        if self.by_step:  # of the client unit no step is released
             sigma = changes.get("noise_multiplier")
             level = context.noise_multiplier if sigma is None else (sigma,) * CLIENTS
             context = replace(context, clip_norm=privacy.clip_norm, noise_multiplier=level)
@@ -193,7 +200,7 @@ class _Testbed:
 
     def release(self, run: Recorder, s: int = 0) -> tuple[Rows, Rows]:
         """Returns what the next round, or step s of it, releases, key -> (rows, ...); its start."""
-        return _release_of_step(run, s) if self.example else _release_of_round(run)
+        return _release_of_step(run, s) if self.by_step else _release_of_round(run)
 
 
 def _release_of_step(run: Recorder, s: int) -> tuple[Rows, Rows]:
@@ -202,7 +209,7 @@ def _release_of_step(run: Recorder, s: int) -> tuple[Rows, Rows]:
     clients = run.start_clients((*range(CLIENTS),), uploads.broadcast(context, run.state.server))
     start, released = dict(clients.params), {}
     local_training.local_step(context, clients, run.state.round, s)
-    rates = zip(context.task.sizes, context.sample_rate, strict=True)
+    rates = zip(context.units, context.sample_rate, strict=True)
     expected = torch.tensor([n * q for n, q in rates])
     for key, after in clients.params.items():
         if after is not start[key]:
@@ -282,7 +289,7 @@ def _check_invariance(bed: _Testbed) -> list[Finding]:
                 # What is not a number in both would look alike, whatever it was made of.
                 same = same and all(bool(x.isfinite().all()) for x in sent)
                 seen += [*run.state.server.tensors.values(), *sent]
-                seen += run.everyone.params.values() if bed.example else ()
+                seen += run.everyone.params.values() if bed.by_step else ()
         both.append(seen)
     same = same and len(both[0]) == len(both[1])
     same = same and all(torch.allclose(a, b, 0, 0, equal_nan=True) for a, b in zip(*both))
@@ -291,25 +298,26 @@ def _check_invariance(bed: _Testbed) -> list[Finding]:
 
 
 def _check_sensitivity(bed: _Testbed) -> list[Finding]:
-    """Leaving out one example (client) moves a client's sum (the sum of updates) by at most C, and
-    the sum is the sum of its parts; some inputs are huge, infinite or not a number.
+    """Leaving out one example or person (client) moves a client's sum (the sum of updates) by at
+    most C, and the sum is the sum of its parts; some inputs are huge, infinite or not a number.
     """
+    huge = 1 if len(bed.units) == EXAMPLES else EXAMPLES - 1  # none of those of the loud person
 
     def outliers(x: Tensor) -> Tensor:
         if x.is_floating_point():
             x = x.clone()
-            x[1], x[2], x[3] = x[1] * 1e30, math.nan, math.inf
+            x[huge], x[2], x[3] = x[huge] * 1e30, math.nan, math.inf
         return x
 
     plain = isinstance(bed.task.clients[0][0], Tensor)
     task = _change_inputs(bed.task, outliers, 1) if plain else bed.task
-    if bed.example:  # one (round, step) for each thing that the schedule moves
+    if bed.by_step:  # one (round, step) for each thing that the schedule moves
         tried = [(t, s) for t in range(4) for s in bed.steps]
         moved = {bed.run.context.method.sides_at_step(*at): at for at in reversed(tried)}
         places = {f"round {t + 1}, step {s + 1}": (t, s) for t, s in reversed(moved.values())}
     else:
         places = {f"round {t + 1}": (t, 0) for t in (0, 1)}
-    check_one = _example_sensitivity if bed.example else _client_sensitivity
+    check_one = _step_sensitivity if bed.by_step else _client_sensitivity
     return [
         Finding("sensitivity", f"{where}: {what}", value, limit)
         for where, at in places.items()
@@ -327,8 +335,9 @@ def _bounded(one: str, shifts: "list[Tensor]", clip: float) -> list[Limited]:
     return [(f"one {one}, in units of C", largest / clip, 1 + SLACK), loudest]
 
 
-def _example_sensitivity(bed: _Testbed, task: Task, t: int, s: int) -> list[Limited]:
-    clip, loud, half = bed.run.context.clip_norm, ordinary_marks(task), EXAMPLES // 2
+def _step_sensitivity(bed: _Testbed, task: Task, t: int, s: int) -> list[Limited]:
+    clip, loud, half = bed.run.context.clip_norm, ordinary_marks(task), len(bed.units) // 2
+    one = bed.privacy.unit
     loud[0][0] = MARKED_LOSS_WEIGHT
 
     def release(marks: list[Tensor], **options: Any) -> tuple[Tensor, Recorder]:
@@ -336,19 +345,20 @@ def _example_sensitivity(bed: _Testbed, task: Task, t: int, s: int) -> list[Limi
         return _in_clip_units(run, *bed.release(run, s)), run
 
     (whole, _), parts = release(loud), []
-    for i in range(EXAMPLES):
+    for unit in bed.units:
         marks = [mark.clone() for mark in loud]
-        marks[0][i] = LEFT_OUT
+        marks[0][unit] = LEFT_OUT
         parts.append(whole - release(marks)[0])
     others = _nan_to_inf(torch.stack(parts)[:, 1:].abs().max())
-    found = _bounded("example", [part[0].norm() for part in parts], clip)
-    found.append(("one client's example moves another client", others / clip, ROUNDING))
+    found = _bounded(one, [part[0].norm() for part in parts], clip)
+    found.append((f"one client's {one} moves another client", others / clip, ROUNDING))
     for draw in range(BATCH_DRAWS):
         sampled, run = release(loud, batch=half, draw=draw)
-        drawn = local_training.poisson_batch(run.context, t, s, (0,))[0].tolist()
-        rest = sampled[0] - sum((parts[i][0] for i in drawn), torch.zeros_like(sampled[0]))
+        drawn = set(local_training.poisson_batch(run.context, t, s, (0,))[0].tolist())
+        inside = [part[0] for part, unit in zip(parts, bed.units) if int(unit[0]) in drawn]
+        rest = sampled[0] - sum(inside, torch.zeros_like(sampled[0]))
         gap = _nan_to_inf(rest.norm()) / clip
-        found.append(("batch less its examples, in units of C", gap, SLACK * 6))
+        found.append((f"batch less its {one}s, in units of C", gap, SLACK * 6))
     return found
 
 
@@ -374,12 +384,12 @@ def _client_sensitivity(bed: _Testbed, task: Task, t: int, s: int) -> list[Limit
 
 def _noise_of(bed: _Testbed, draw: int, t: int, s: int) -> tuple[Rows, int]:
     """The noise of a release in units of the ledger's claim, and how many numbers lack noise."""
-    small = EXAMPLES // 2 if draw % 2 else 1  # small batches are empty now and then
-    batch = small if bed.example else None
+    small = len(bed.units) // 2 if draw % 2 else 1  # small batches are empty now and then
+    batch = small if bed.by_step else None
 
     def release(**changes: Any) -> tuple[Recorder, Rows]:
         run = bed.run_before(t, batch=batch, draw=draw, **changes)
-        if bed.example:
+        if bed.by_step:
             run.charge_ledger(t, tuple(range(CLIENTS)))
         white = _in_noise_units(run, *bed.release(run, s))
         return run, {key: x.flatten(1).double() for key, x in white.items()}
@@ -400,7 +410,7 @@ def _noise_of(bed: _Testbed, draw: int, t: int, s: int) -> tuple[Rows, int]:
 
 def _check_noise(bed: _Testbed, rng: np.random.Generator) -> list[Finding]:
     """Checks that noise is normal, independent, as wide as claimed, and on every number."""
-    steps = bed.steps if bed.example else (0,)
+    steps = bed.steps if bed.by_step else (0,)
     places = [(draw, t, s) for draw in range(NOISE_DRAWS) for t in (0, 1) for s in steps]
     trials = {at: _noise_of(bed, *at) for at in places}
     seen, bare = {at: x for at, (x, _) in trials.items()}, sum(n for _, n in trials.values())
@@ -430,7 +440,7 @@ def _check_noise(bed: _Testbed, rng: np.random.Generator) -> list[Finding]:
 
 def _draws(run: Recorder) -> dict[str, tuple[np.ndarray, float]]:
     """Who is drawn, name -> (draws, numbers) of booleans, and at which rate by the ledger."""
-    privacy, plan, sizes = run.spec.privacy, run.context.plan, run.context.task.sizes
+    privacy, plan, sizes = run.spec.privacy, run.context.plan, run.context.units
     assert privacy is not None
     if privacy.unit == "client":
         drawn = np.zeros((BATCHES, len(sizes)), bool)
@@ -443,13 +453,15 @@ def _draws(run: Recorder) -> dict[str, tuple[np.ndarray, float]]:
     found = {f"client {k}": (np.zeros((BATCHES, sizes[k]), bool), rates[k]) for k in clients}
     for i in range(BATCHES):
         batches = local_training.poisson_batch(run.context, i // 2, i % 2, clients)
-        for (drawn, _), index in zip(found.values(), batches, strict=True):
-            drawn[i, index.numpy()] = True
+        for k, (drawn, _), index in zip(clients, found.values(), batches, strict=True):
+            drawn[
+                i, (run.context.persons[k][index] if run.context.by_person else index).numpy()
+            ] = True
     return found
 
 
 def _check_sampling(run: Recorder, rng: np.random.Generator) -> list[Finding]:
-    """Checks that each example (or client) is drawn on its own, at the rate the ledger claims."""
+    """Checks that each example (person, client) is drawn alone, at the rate the ledger claims."""
     found: list[Any] = []
     draws = _draws(run)
     for name, (here, q) in draws.items():
@@ -474,7 +486,7 @@ def _check_ledger(run: Recorder) -> list[Finding]:
     """Checks that the ledger holds every release before it is made, and the epsilon of all."""
     privacy = run.spec.privacy
     assert privacy is not None
-    example = privacy.unit == "example"
+    by_step = privacy.by_step
     made: dict[int | None, int] = {}
     late, ticks, rounds = 0, 0, 0
     for event in run.events():
@@ -482,8 +494,8 @@ def _check_ledger(run: Recorder) -> list[Finding]:
             ticks += event.step > 0
             late += run.ledger is None or len(run.ledger.releases) < event.round
         elif event.index and run.everyone is not None:
-            for k in run.everyone.ids if example else (None,):
-                made[k] = made.get(k, 0) + (ticks if example else 1)
+            for k in run.everyone.ids if by_step else (None,):
+                made[k] = made.get(k, 0) + (ticks if by_step else 1)
             ticks, rounds = 0, rounds + 1
     check(rounds > 0 and run.ledger is not None, "rounds", rounds, "at least one")
     assert run.ledger is not None
@@ -493,7 +505,7 @@ def _check_ledger(run: Recorder) -> list[Finding]:
         entry = privacy.entry(None if k is None else (k,))
         pair = (entry["noise_multiplier"], entry["sample_rate"])
         sigma, q = (float(v[0] if isinstance(v, tuple) else v) for v in pair)
-        if not example and privacy.trust != "central":
+        if not by_step and privacy.trust != "central":
             q = 1.0  # the server knows who sends
         epsilon = accounting.epsilon(((sigma, q, count),), privacy.delta, privacy.accountant)
         spent = max(spent, _nan_to_inf(epsilon))
@@ -562,7 +574,7 @@ def self_check(
     privacy: Privacy,
     plan: Plan,
     *,
-    lora: Lora | None = None,
+    lora: Any = None,
     seed: int = 0,
     significance: float = 1e-3,
     bug: "Callable[..., Any] | None" = None,
@@ -590,12 +602,14 @@ def self_check(
     row = get(method)
     check(isinstance(privacy, Privacy), "privacy", privacy, "a Privacy with its noise set")
     check_number("significance", significance, 0, 1, open_low=True)
+    expected = "a number: the trials hold it fixed"
+    check(privacy.adaptive is None, "clip_norm", privacy.clip_norm, expected)
     # The plans that are tried are not the one that the noise was calibrated for.
     privacy = privacy.replace(target=None)
     rng = Streams(seed).numpy("self-check")
     user = Recorder.open(task, row, privacy, plan, lora=lora, seed=seed, bug=bug)
-    findings, lora = [], replace(lora or Lora(), ranks=None)
-    if 0 < privacy.clip_norm < math.inf:
+    findings, lora = [], replace(lora_of(lora), ranks=None)
+    if 0 < privacy.first_clip_norm < math.inf:
         setup = (task, row, privacy, plan, lora, seed, bug)
         findings += _check_invariance(_Testbed(setup, keep_filter=True))
         bed = _Testbed(setup)

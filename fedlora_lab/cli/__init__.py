@@ -1,8 +1,9 @@
 """The command line ``fedlora-lab``. A mistake is one line on stderr and status 2."""
 
 import sys
+import threading
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -12,6 +13,8 @@ COMMANDS = {
     "methods": ("runs", "List the methods."),
     "run": ("runs", "Train one method, with a line for every round."),
     "compare": ("runs", "Train several methods and write a report."),
+    "budget": ("runs", "Make or show the budget of several runs on the same data."),
+    "finetune": ("runs", "Fine-tune a model of your own on a CSV file of your own, by defaults."),
     "guide": ("runs", "Say which family leads in a situation, by what was measured near it."),
     "study": ("study_commands", "Run a declared study, resumable at any point."),
     "preset": (
@@ -19,11 +22,84 @@ COMMANDS = {
         "List the papers' set-ups, check one without weights (--dry-run), or run it.",
     ),
     "flower": ("runs", "Train one method on Flower's simulation engine."),
+    "new-app": ("federations", "Write a Flower app for a consortium: simulation and deployment."),
+    "export": (
+        "federations",
+        "Write a PEFT folder with its ledger from a coordinator's folder or a run.",
+    ),
+    "site": ("federations", "Prepare a site's own data for a federation, or watch a running one."),
     "report": ("runs", "Write a run folder's report again."),
     "audit": ("audits", "Audit the runs of a folder: what can be proved against what is stated."),
-    "doctor": ("doctor", "Show what is installed and what is missing."),
+    "certify": ("audits", "Certify a run: one page and one JSON of what is promised to whom."),
+    "verify": ("audits", "Check a certificate, without any data."),
+    "doctor": ("doctor", "Show what is installed, and how large a model this machine takes."),
 }
 """Command -> its module, which is loaded when the command is called, and a line of help."""
+
+
+SLOW = ("run", "compare", "finetune", "flower", "guide", "preset", "doctor")
+"""Commands that work for seconds before they have something to show."""
+
+
+class Status:
+    """On a terminal, a line that says what a command is doing, renewed every second.
+
+    Imports, downloads and calibration take seconds in which a command has nothing else to show.
+
+    Guarantees: test_progress.py::test_a_command_on_a_terminal_is_never_silent.
+    """
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._own = False
+        self._over = threading.Event()
+
+    def begin(self, words: str) -> None:
+        """Shows these words and the time so far, until another line or bar takes their place."""
+        self.end()
+        if not sys.stderr.isatty():
+            return
+        from tqdm import tqdm
+
+        self._bar, self._own, self._over = (
+            tqdm(bar_format="{desc} {elapsed}"),
+            True,
+            threading.Event(),
+        )
+        self._bar.leave = False
+        self._bar.set_description_str(words)
+        threading.Thread(target=self._renew, args=(self._over,), daemon=True).start()
+
+    def follow(self, bar: Any) -> None:
+        """Renews this tqdm bar from now on, in the place of the line."""
+        if self._bar is not None:
+            self._drop()
+            self._bar = bar
+
+    def say(self, line: str) -> None:
+        """Prints a line in the place of this one."""
+        self.end()
+        click.echo(line)
+
+    def end(self) -> None:
+        """Takes the line away."""
+        self._over.set()
+        if self._bar is not None:
+            self._drop()
+            self._bar = None
+
+    def _drop(self) -> None:
+        if self._own:
+            self._own = False
+            self._bar.close()
+
+    def _renew(self, over: threading.Event) -> None:
+        while not over.wait(1):
+            if (bar := self._bar) is not None:
+                bar.refresh()
+
+
+status = Status()
 
 
 class LazyGroup(click.Group):
@@ -35,8 +111,10 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name in SLOW:
+            status.begin(f"fedlora-lab {cmd_name}")
         module = import_module(f"fedlora_lab.cli.{COMMANDS[cmd_name][0]}")
-        return getattr(module, f"{cmd_name}_command")
+        return getattr(module, f"{cmd_name.replace('-', '_')}_command")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -49,13 +127,14 @@ HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 @click.group(cls=LazyGroup, context_settings=HELP)
 @click.version_option(__version__, prog_name="fedlora-lab")
 def commands() -> None:
-    """Federated LoRA under differential privacy: train, compare, report, audit."""
+    """Federated LoRA under differential privacy: train, compare, report, audit, certify."""
 
 
-def _fail(text: str, status: int = 2) -> NoReturn:
+def _fail(text: str, code: int = 2) -> NoReturn:
+    status.end()
     sys.stdout.flush()
     print("fedlora-lab: " + " ".join(text.split()), file=sys.stderr)
-    raise SystemExit(status)
+    raise SystemExit(code)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -66,7 +145,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = commands.main(words, "fedlora-lab", standalone_mode=False, obj=words)
+        code = commands.main(words, "fedlora-lab", standalone_mode=False, obj=words)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.ctx.get_help() if error.ctx else "")
         raise SystemExit(2) from None
@@ -79,4 +158,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         raise SystemExit(1) from None
     except (ValueError, OSError, ImportError) as error:
         _fail(str(error) or type(error).__name__)
-    raise SystemExit(status if isinstance(status, int) else 0)
+    finally:
+        status.end()
+    raise SystemExit(code if isinstance(code, int) else 0)

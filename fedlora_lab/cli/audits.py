@@ -1,21 +1,23 @@
-"""The command audit: tries to break what a run folder states."""
+"""The commands audit, which tries to break what a run folder states, certify and verify."""
 
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import private_folder, write_atomically
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.audit.canary_audit import INVALID_NOTE, Audit, audit
-from fedlora_lab.audit.self_check import SelfCheck, self_check
-from fedlora_lab.cli.runs import row_settings
-from fedlora_lab.federated.comparison import Cell
-from fedlora_lab.report.run_folder import Folder, to_json
+from fedlora_lab.report import certificates
+
+if TYPE_CHECKING:  # loaded by the command that needs them: to verify takes seconds
+    from fedlora_lab.audit.canary_audit import Audit
+    from fedlora_lab.audit.self_check import SelfCheck
+    from fedlora_lab.federated.comparison import Cell
+    from fedlora_lab.report.run_folder import Folder
 
 PLAIN = "method unit seed delta confidence canaries lower ceiling seconds rounds bug invalid holds"
 EPSILONS = "epsilon_lower epsilon_upper epsilon_nominal"
@@ -61,6 +63,10 @@ def audit_folder(
 
     Args: as the command; bug: as of `audit.audit`, for tests.
     """
+    from fedlora_lab.audit.canary_audit import audit
+    from fedlora_lab.audit.self_check import self_check
+    from fedlora_lab.report.run_folder import to_json
+
     results, sound = [], True
     for cell in rebuild_cells(folder, rounds, seed):
         options: Any = {"task": cell.task, "method": cell.method, "privacy": cell.privacy}
@@ -79,13 +85,16 @@ def audit_folder(
     return sound
 
 
-def rebuild_cells(folder: Path, rounds: int | None, seed: int) -> list[Cell]:
+def rebuild_cells(folder: Path, rounds: int | None, seed: int) -> "list[Cell]":
     """The cells of a run folder, rebuilt from its settings.
 
     Args: folder: the run's. rounds: instead of the plan's, if given. seed: of the new runs.
     Raises: ``ValueError`` where the folder is none, or its task or methods are no longer what they
         were.
     """
+    from fedlora_lab.federated.comparison import Cell
+    from fedlora_lab.report.run_folder import Folder, row_settings
+
     settings, cells = Folder(folder).settings, []
     try:
         task, lora = _task(settings["task"], Folder(folder)), fl.Lora(**settings["lora"])
@@ -104,7 +113,7 @@ def rebuild_cells(folder: Path, rounds: int | None, seed: int) -> list[Cell]:
     return cells
 
 
-def _task(settings: Any, folder: Folder) -> fl.tasks.Task:
+def _task(settings: Any, folder: "Folder") -> fl.tasks.Task:
     """The task that the settings name, with the same data and weights."""
     name = settings["info"].get("task")
     expected = "one that can be built again: " + ", ".join(fl.tasks.TASKS)
@@ -116,8 +125,10 @@ def _task(settings: Any, folder: Folder) -> fl.tasks.Task:
     return task
 
 
-def audit_line(slug: str, found: Audit) -> str:
+def audit_line(slug: str, found: "Audit") -> str:
     """One audit in words."""
+    from fedlora_lab.audit.canary_audit import INVALID_NOTE
+
     stated, delta = "∞ (none is certified)", f"at δ = {found.delta:g}"
     if math.isfinite(found.epsilon_upper):
         stated = f"{found.epsilon_upper:.3g}"
@@ -131,7 +142,7 @@ def audit_line(slug: str, found: Audit) -> str:
     return f"{who}: {words} {delta} (confidence {found.confidence:g}; {power})"
 
 
-def audit_to_json(slug: str, found: Audit, verdict: SelfCheck | None) -> dict[str, Any]:
+def audit_to_json(slug: str, found: "Audit", verdict: "SelfCheck | None") -> dict[str, Any]:
     """An audit as JSON values; an epsilon that is infinite or not a number is null.
 
     Args: slug: of the cell. found: its audit. verdict: its self-check, if there was one.
@@ -153,3 +164,68 @@ def audit_to_json(slug: str, found: Audit, verdict: SelfCheck | None) -> dict[st
         "scores": {view: values.tolist() for view, values in found.scores.items()},
         "self_check": check,
     }
+
+
+CARD_HELP = f"TOML file with texts for the card: {', '.join(certificates.CARD)}."
+file_option = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("certify")
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--run", "name", metavar="NAME", help="One run of it, such as rolora-release.  [all]")
+@click.option(
+    "--adapter", metavar="DIR", type=click.Path(path_type=Path), help="Adapter to carry it."
+)
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where to.  [RUN]")
+@click.option("--card", metavar="FILE", type=file_option, help=CARD_HELP)
+@click.option("--note", metavar="TEXT", help="A note for the card.")
+@click.option(
+    "--budget", metavar="FILE", type=file_option, help="Budget that the run was counted in."
+)
+@click.option(
+    "--sign", metavar="KEY", type=file_option, help="Sign with this SSH key (ssh-keygen)."
+)
+def certify_command(
+    folder: Path,
+    name: str | None,
+    adapter: Path | None,
+    out: Path | None,
+    card: Path | None,
+    note: str | None,
+    budget: Path | None,
+    sign: Path | None,
+) -> None:
+    """Write certificate.json and certificate.html for the run or checkpoint folder RUN.
+
+    They state the unit, the neighbours, epsilon and delta by several accountants against each
+    observer, what attackers find, who is trusted with what, how it was trained, digests of all
+    files, and what is not covered. With --adapter they are written into the folder of an adapter
+    of this run and name its files.
+    """
+    check(adapter is None or out is None, "out", str(out), "not given with --adapter")
+    if adapter is not None:
+        check(adapter.is_dir(), "adapter", str(adapter), "the folder of an adapter")
+    if sign is not None:  # before a certificate that is there, and signed, is written again
+        words = "the file of a private SSH key; nothing is written"
+        check(sign.expanduser().is_file(), "key", str(sign), words)
+    told = {} if card is None else certificates.read_card(card)
+    told |= {} if note is None else {"note": note}
+    made = certificates.certificate(folder, run=name, card=told, budget=budget)
+    path = made.save(adapter or out or folder, adapter=adapter is not None)
+    click.echo("\n".join([f"{made.content['status']}:", *made.content["summary"]]))
+    click.echo(f"written: {path} and {path.parent / certificates.PAGE}")
+    if sign is not None:
+        click.echo(f"signed: {certificates.sign(path, sign)}")
+
+
+@click.command("verify")
+@click.argument("path", metavar="CERTIFICATE", type=click.Path(path_type=Path))
+@click.option("--signer", metavar="FILE", type=file_option, help="Public key or allowed signers.")
+@click.option("--release", is_flag=True, help="Refuse what states no guarantee for release.")
+def verify_command(path: Path, signer: Path | None, release: bool) -> None:
+    """Check CERTIFICATE: certificate.json, or the run or adapter folder that holds it.
+
+    Every number is computed again from the ledgers by two libraries, every word and digest is
+    compared. Leaves with status 2 and the first fault in one line where anything is not right.
+    """
+    click.echo(certificates.verify(path, signer=signer, release=release))

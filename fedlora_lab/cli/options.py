@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Mapping
 from inspect import signature
+from types import MappingProxyType
 from typing import Any
 
 import click
 
 import fedlora_lab as fl
-from fedlora_lab._utils.validation import check, check_one_of
+from fedlora_lab._utils.validation import check, check_keys, check_one_of
 from fedlora_lab.experiments.tuned_rates import suggestion, table
 from fedlora_lab.methods.optimizers import SGD, Optimizer
 
@@ -19,15 +20,23 @@ LR_HELP = "0.3, or A=0.1,B=0.3, or ffa-lora=0.3,rolora=0.1.  [suggested for meth
 RUN_OPTIONS: list[tuple[str, type, str, str]] = [
     ("--epsilon", str, "E", "Privacy budget ε, or none to train without privacy.  [8]"),
     ("--delta", float, "D", "The δ of (ε, δ)-differential privacy.  [as tuned, or 1e-5]"),
-    ("--unit", str, "U", "What is protected: example or client.  [example]"),
-    ("--clip", float, "C", "Clip norm.  [as tuned, or 1]"),
+    ("--unit", str, "U", "What is protected: example, person or client.  [example]"),
+    (
+        "--clip",
+        str,
+        "C",
+        "Clip norm, or adaptive, or adaptive:quantile=0.5,start=1.  [as tuned, or 1]",
+    ),
+    ("--clipping", str, "C", "threshold, or normalise: all to the clip norm.  [threshold]"),
+    ("--sites", int, "K", "Person unit: clients at which one person may be.  [1]"),
     ("--rounds", int, "N", "Communication rounds.  [as tuned, or 20]"),
     ("--local-steps", int, "N", "Steps of a client in a round.  [as tuned, or 5]"),
     ("--batch", str, "N", "Expected batch of a client, or all.  [as tuned, or 16]"),
     ("--clients", int, "N", "Number of clients.  [the task's]"),
-    ("--alpha", float, "A", "Dirichlet α of the data split; small is heterogeneous.  [the task's]"),
+    ("--alpha", float, "A", "Dirichlet β of the data split; small is heterogeneous.  [the task's]"),
     ("--rank", int, "R", "Rank of the adapter.  [as tuned, or 4]"),
     ("--lora-alpha", float, "A", "α of the adapter; its scale is α / rank.  [as tuned, or 8]"),
+    ("--peft", str, "FILE", "adapter_config.json of PEFT: r, targets, all its options.  [none]"),
     ("--lr", str, "LR", LR_HELP),
     ("--participation", float, "P", "Chance that a client takes part in a round.  [1]"),
     ("--optimizer", str, "O", "sgd, adamw or dp-adam, or sgd:momentum=0.9.  [sgd]"),
@@ -36,6 +45,7 @@ RUN_OPTIONS: list[tuple[str, type, str, str]] = [
     ("--trust", str, "T", "Client unit: local, secagg or central.  [central]"),
     ("--accountant", str, "A", "prv, rdp or another in fl.privacy.ACCOUNTANTS.  [prv]"),
     ("--stop-at", float, "E", "End a run before it spends more than this ε.  [none]"),
+    ("--budget", str, "FILE", "Budget of the data, see `fedlora-lab budget`.  [none]"),
     ("--out", str, "DIR", "Run folder.  [runs/TASK]"),
 ]
 """Name, type, placeholder and help of each option."""
@@ -53,12 +63,33 @@ def run_options(command: Callable) -> Callable:
 
 def situation_options(command: Callable) -> Callable:
     """Puts those of them on a command that say what would be trained, and not where or how fast."""
-    return _put(command, [x for x in RUN_OPTIONS if x[0] not in ("--lr", "--stop-at", "--out")])
+    elsewhere = ("--lr", "--stop-at", "--budget", "--out")
+    return _put(command, [x for x in RUN_OPTIONS if x[0] not in elsewhere])
 
 
-def _put(command: Callable, options: list[tuple[str, type, str, str]]) -> Callable:
+def own_options(own: list[tuple[str, type, str, str]], names: list[str]) -> Callable:
+    """Puts options of its own on a command, and some of the shared ones without their defaults."""
+    why = "  [chosen and said]"
+    shared = [
+        (
+            name,
+            kind,
+            word,
+            text.split("  [")[0] + (why if name not in ("--stop-at", "--out") else ""),
+        )
+        for name, kind, word, text in RUN_OPTIONS
+        if name in names
+    ]
+    return lambda command: _put(command, [*own, *shared], {})
+
+
+def _put(
+    command: Callable,
+    options: list[tuple[str, type, str, str]],
+    defaults: Mapping[str, str] = MappingProxyType(DEFAULTS),
+) -> Callable:
     for name, kind, metavar, text in reversed(options):
-        words: dict[str, Any] = {"metavar": metavar, "help": text, "default": DEFAULTS.get(name)}
+        words: dict[str, Any] = {"metavar": metavar, "help": text, "default": defaults.get(name)}
         command = click.option(name, type=kind, **words)(command)
     return command
 
@@ -82,6 +113,12 @@ def is_whole(text: str) -> bool:
     """Whether a text is a whole number in plain digits; `str.isdigit` also takes signs that `int`
     refuses, as "²"."""
     return text.isascii() and text.isdecimal()
+
+
+def parse_whole(name: str, text: str) -> int:
+    """A whole number; ``ValueError`` in one line for anything else."""
+    check(is_whole(text), name, text, "a whole number")
+    return int(text)
 
 
 def parse_seed(text: str) -> int | None:
@@ -119,6 +156,16 @@ def parse_pairs(name: str, text: str) -> dict[str, float]:
         check(key not in pairs, name, text, f"{key} once")
         pairs[key] = parse_number(f"{name}[{key!r}]", value)
     return pairs
+
+
+def parse_clip(text: str) -> "float | fl.AdaptiveClip":
+    """``"0.5"``, ``"adaptive"`` or ``"adaptive:quantile=0.7,rate=0.1"``."""
+    kind, sign, fields = text.partition(":")
+    if kind != "adaptive":
+        return parse_number("clip", text)
+    given: dict[str, Any] = parse_pairs("clip", fields) if sign else {}
+    check_keys("clip", given, tuple(fl.AdaptiveClip.__dataclass_fields__))
+    return fl.AdaptiveClip(**given)
 
 
 def build_task(name: str, clients: int | None, alpha: float | None) -> fl.tasks.Task:
@@ -188,6 +235,10 @@ def build_plan(options: Mapping[str, Any], tuned: Mapping[str, Any]) -> fl.Plan:
 def build_lora(options: Mapping[str, Any], tuned: Mapping[str, Any]) -> fl.Lora:
     """Builds the adapter, in the same order."""
     given = _given(rank=options["rank"], alpha=options["lora_alpha"])
+    if options["peft"] is not None:
+        for name, value in given.items():
+            check(False, name, value, "not given beside --peft, whose file has r and lora_alpha")
+        return fl.Lora.from_peft(options["peft"])
     return fl.Lora(**{**tuned.get("lora", {}), **given})
 
 
@@ -201,7 +252,9 @@ def build_privacy(
     epsilon, unit = parse_budget(options["epsilon"]), options["unit"]
     if epsilon is None:
         return None
-    given = _given(delta=options["delta"], clip_norm=options["clip"], trust=options["trust"])
+    clip = None if options["clip"] is None else parse_clip(options["clip"])
+    own = {name: options[name] for name in ("delta", "trust", "clipping", "sites")}
+    given = _given(**own, clip_norm=clip)
     fields = {**(tuned.get("privacy", {}) if unit == "example" else {}), **given}
     privacy = fl.Privacy(unit=unit, accountant=options["accountant"], **fields)
     return privacy.calibrate(epsilon=epsilon, task=task, plan=plan)

@@ -1,107 +1,25 @@
 """The commands that train into a run folder (run, compare, flower), and methods, guide, report."""
 
-import json
-import platform
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
-import pandas as pd
 from tqdm import tqdm
 
 import fedlora_lab as fl
-from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.cli import options as read
-from fedlora_lab.federated import checkpoint
-from fedlora_lab.federated.comparison import BASELINES, Cell
-from fedlora_lab.federated.records import Round
+from fedlora_lab.cli import status
+from fedlora_lab.federated.comparison import BAR, BASELINES, Cell, Progress, check_budget
+from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.report import html_page
 from fedlora_lab.report import summary_table as shown
-from fedlora_lab.report.run_folder import Folder, read_frame, read_json, with_ledger_epsilon
-
-PACKAGES = "torch peft opacus dp-accounting numpy scipy pandas transformers"
-RunCell = Callable[..., Iterator[Round]]
-
-
-def _finished_rows(folder: Path, rows: Path) -> Any:
-    """Rows of the rounds that are done, and a checkpoint that goes on right after the last of them;
-    else ``None``.
-
-    The loop writes its state before it yields a round, and the rows are written after. A run that
-    was killed in between has one round too many in the checkpoint: it is taken back and run
-    again. Without a seed that is a new release, and the ledger, left as it is, counts both.
-    """
-    frame: Any = read_frame(rows) if rows.exists() else None
-    for index in checkpoint.rounds_in(folder):
-        if frame is None or index > frame["round"].max():
-            checkpoint.remove(folder, index)
-    found = checkpoint.read_latest_or_none(folder)
-    return None if found is None or frame is None else frame[frame["round"] <= found[0].round]
-
-
-def run_rounds(
-    start: RunCell, state: Path, rows: Path, to_frame: Callable[..., pd.DataFrame] = fl.to_frame
-) -> Iterator[Round]:
-    """Runs the rounds that are left of a run; writes each one's rows, then yields it.
-
-    Args:
-        start: begins or resumes the run, with ``checkpoint`` and ``resume`` as of `fl.run`.
-        state: folder of its checkpoints and ledger.
-        rows: CSV file of all its rounds. Beside ``state``, rounds without rows are another run's.
-        to_frame: records -> tidy frame.
-    """
-    spent, earlier = (state / "ledger.json").exists(), None
-    if ours := rows.exists() or rows.parent == state:
-        earlier = _finished_rows(state, rows)
-    if earlier is not None and not spent and not earlier["round"].max():
-        earlier = None  # nothing was done or spent yet: the start is run again
-    parts = [] if earlier is None else [earlier]
-    for part in parts:  # rows without a checkpoint are taken back
-        write_atomically(rows, part.to_csv(index=False))
-    where = {"resume": state} if parts or (ours and spent) else {}
-    for record in start(checkpoint=state, **where):
-        # Begun anew, rows of an earlier start are of another run.
-        parts = [*(parts if record.index else []), to_frame([record])]
-        frame = pd.concat(parts, ignore_index=True)
-        write_atomically(rows, frame.to_csv(index=False))
-        yield record
-
-
-def run_cell(
-    folder: Folder, cell: Cell, stop_at: float | None = None, engine: RunCell | None = None
-) -> Iterator[Round]:
-    """Runs a cell to its end, or from where it was left; keeps its frame and ledger in the folder.
-
-    Args:
-        folder, cell: where, and what is run.
-        stop_at: as of `fl.run`.
-        engine: runs the cell, with options as of `fl.run`; default: the cell's own loop.
-
-    Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed
-        run, but for the seconds (test_killed_runs.py::test_kills_of_a_run_lose_nothing);
-        the ledger holds every release of every start (test_attack_spending.py).
-    """
-    state, name, ledger = folder.checkpoint(cell.slug, cell.seed), (cell.slug, cell.seed), None
-    limit = {} if cell.privacy is None else {"stop_at": stop_at}
-    start = partial(engine or cell.run, **limit)
-    for record in run_rounds(start, state, state / "rounds.csv", cell.frame):
-        ledger = record.ledger
-        yield record
-    if ledger is None and cell.privacy is not None:
-        # No round was left to run, or none that may be spent.
-        ledger = fl.Ledger.load(state / "ledger.json")
-    frame: Any = read_frame(state / "rounds.csv")
-    if folder.is_done(*name) and folder.last_round(*name) > frame["round"].max():
-        frame = folder.read(*name)  # stopped, begun anew and stopped again, earlier
-    text = None if ledger is None else json.loads(ledger.to_json())
-    folder.save(*name, with_ledger_epsilon(frame, ledger), text)
+from fedlora_lab.report.run_folder import Folder, RunCell, read_json, run_cell, run_settings
 
 
 def _on_flower(cell: Cell) -> RunCell:
@@ -160,13 +78,84 @@ def flower_command(task: str, method: str, seed: str, **options: Any) -> None:
     _run_cells(task, [method], seeds, options, every_round=True, engine=_on_flower)
 
 
+@click.command("budget")
+@click.argument("file")
+@click.option("--epsilon", type=float, metavar="E", help="Of a new budget: ε of all runs together.")
+@click.option("--delta", type=float, metavar="D", help="Of a new budget.  [1e-5]")
+@click.option("--unit", metavar="U", help="Of a new budget: example, person or client.  [example]")
+def budget_command(file: str, **terms: Any) -> None:
+    """Make the budget FILE for all runs on the same data, or say what of it is spent, by which
+    runs, and what is left. `run`, `compare` and `flower` draw from it by --budget FILE."""
+    budget = fl.Budget(file, **terms)
+    frame = budget.runs()
+    rows = [[f"{x:.4g}" if isinstance(x, float) else str(x) for x in row] for row in frame.values]
+    table = align_columns([list(frame.columns), *rows], right=(0, 6, 7)) if rows else []
+    click.echo("\n".join([budget.statement(), *table]))
+
+
+MODEL = ("--model", str, "DIR", "A Hugging Face name, or a folder.  [required]")
+OWN_OPTIONS: list[tuple[str, type, str, str]] = [
+    MODEL,
+    ("--text", str, "COLUMN", "The texts, or two columns of pairs: question,passage."),
+    ("--label", str, "COLUMN", "The classes; without it a decoder learns the texts."),
+    ("--by", str, "COLUMN", "The owner of each row: one client for each value.  [dealt at random]"),
+    ("--image", str, "COLUMN", "Files of images, in place of --text."),
+    ("--test", str, "CSV", "Public rows to score on, or a share to hold out.  [none]"),
+    ("--method", str, "A", "A method that `fedlora-lab methods` lists.  [by fl.guide]"),
+    ("--max-length", int, "N", "Tokens kept of a text.  [what the model takes, at most 128]"),
+    ("--person", str, "COLUMN", "The person of each row, hidden with all rows.  [rows are hidden]"),
+    ("--device", str, "D", "Such as cpu or cuda.  [cpu]"),
+]
+CHOSEN = "epsilon delta unit clip rounds local-steps batch clients rank lora-alpha lr participation"
+CHOSEN = [f"--{name}" for name in f"{CHOSEN} optimizer trust accountant stop-at budget out".split()]
+"""Options of a run that `finetune` takes too, where what is not given is chosen and said."""
+
+
+@click.command("finetune")
+@click.argument("data", type=click.Path(path_type=Path))
+@read.own_options(OWN_OPTIONS, CHOSEN)
+@click.option("--seed", default="none", metavar="N", help="None, or a number: study only.  [none]")
+@click.option("--fresh", is_flag=True, help="Begin anew in a folder that holds another run.")
+def finetune_command(data: Path, seed: str, **options: Any) -> None:
+    """Fine-tune a model of your own on DATA, a CSV file or a folder of images, under differential
+    privacy; what is not given is chosen from public numbers and said with its reason.
+
+    A run that was killed goes on with the same command.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    check("model" in given, "--model", None, "a Hugging Face name, or a folder")
+    check(data.exists(), "data", str(data), "a CSV file, or a folder of images, that exists")
+    if "," in given.get("text", ""):
+        given["text"] = given["text"].split(",")
+    test, batch, lr = (given.get(name) for name in ("test", "batch", "lr"))
+    if test is not None:
+        share = test.replace(".", "", 1).isdecimal()
+        given["test"] = float(test) if share else Path(test)
+    if batch is not None:
+        given["batch"] = batch if batch == "all" else read.parse_whole("batch", batch)
+    if lr is not None:
+        given["lr"] = read.parse_pairs("lr", lr) if "=" in lr else read.parse_number("lr", lr)
+    if "rank" in given or "lora_alpha" in given:
+        words = {"rank": given.pop("rank", None), "alpha": given.pop("lora_alpha", None)}
+        given["lora"] = fl.Lora(**{k: v for k, v in words.items() if v is not None})
+    if "clip" in given:
+        given["clip_norm"] = read.parse_clip(given.pop("clip"))
+    given["epsilon"] = read.parse_budget(given.get("epsilon", "8"))
+    if "budget" in given:
+        given["budget"] = fl.Budget(given["budget"])
+    given.setdefault("out", f"runs/finetune-{data.stem}")
+
+    given |= {"seed": read.parse_seed(seed), "say": status.say}
+    fl.finetune(given.pop("model"), data, **given)
+
+
 @click.command("guide")
 @click.argument("task")
 @read.situation_options
 def guide_command(task: str, **options: Any) -> None:
     """Say in one sentence which family leads on a task like TASK, by the nearest measured cells of
     the regime map, or that they cannot tell; nothing is trained."""
-    click.echo(str(fl.guide(*read.build_situation(task, options))))
+    status.say(str(fl.guide(*read.build_situation(task, options))))
 
 
 @click.command("report")
@@ -175,7 +164,8 @@ def report_command(folder: Path) -> None:
     """Write FOLDER/report.html again from what is in the run folder."""
     page = html_page.report(folder)
     ledgers = read_json(folder / "ledger.json")
-    spent = html_page.attack_bounds(ledgers) + html_page.folder_spending(folder, ledgers)
+    spent = html_page.attack_bounds(ledgers) + html_page.group_bounds(ledgers)
+    spent += html_page.folder_spending(folder, ledgers)
     click.echo("\n".join([*spent, f"report: {page}"]))
 
 
@@ -185,7 +175,7 @@ def _run_cells(
     seeds: list[int | None],
     options: dict[str, Any],
     every_round: bool = False,
-    engine: Callable[[Cell], RunCell] = lambda cell: cell.run,
+    engine: Callable[[Cell], RunCell] = lambda cell: cell.ticks,
 ) -> None:
     """Trains every cell that is not finished, then shows the table and writes the report."""
     for slug in slugs:
@@ -196,8 +186,9 @@ def _run_cells(
     if stop_at is not None:
         check(privacy is not None, "stop_at", stop_at, "not given with --epsilon none")
         check_number("stop_at", stop_at, 0, open_low=True)
+    budget = None if options["budget"] is None else fl.Budget(options["budget"])
     epsilon, unit = read.parse_budget(options["epsilon"]), privacy.unit if privacy else "example"
-    terms = slugs, epsilon, unit, click.echo, plan.optimizer
+    terms = slugs, epsilon, unit, status.say, plan.optimizer
     rates = read.learning_rates(options["lr"], task.name, *terms)
     plans = {slug: plan.replace(lr=rates[slug]) for slug in slugs}
     cells = [
@@ -207,55 +198,29 @@ def _run_cells(
         if options["fresh"]:
             folder.clear()
         # Run with the noise that stands in the folder, to the last bit.
-        fields = folder.claim(_settings(folder, task, privacy, cells))["privacies"]
+        command = shlex.join(["fedlora-lab", *click.get_current_context().obj])
+        fields = folder.claim(run_settings(folder, task, privacy, cells, command))["privacies"]
         privacies = {slug: f and fl.Privacy(**f) for slug, f in fields.items()}
         todo = [replace(c, privacy=privacies[c.slug]) for c in cells if _unfinished(folder, c)]
         if done := len(cells) - len(todo):
-            click.echo(f"{done} of {len(cells)} runs are finished in {folder.path} and kept")
+            status.say(f"{done} of {len(cells)} runs are finished in {folder.path} and kept")
+        if budget is not None:
+            new = (c for c in todo if not folder.checkpoint(c.slug, c.seed).exists())
+            check_budget(budget, new, stop_at)  # a run that goes on is held to it by itself
         total = sum(cell.plan.rounds for cell in todo)
-        with tqdm(total=total, unit="round", dynamic_ncols=True, disable=None) as bar:
+        with tqdm(total=total, disable=None, **BAR) as bar:
+            status.follow(bar)
             for count, cell in enumerate(todo, 1):
-                run = run_cell(folder, cell, stop_at, engine(cell))
+                run = run_cell(folder, cell, stop_at, engine(cell), budget)
                 _show(folder, cell, run, bar, f"[{count}/{len(todo)}]", every_round)
+        status.begin("writing the report")
         trust = None if privacy is None else privacy.trust
         table = "\n".join(summary_lines(folder.gather(), trust))
         page, ledgers = html_page.report(folder.path), read_json(folder.path / "ledger.json")
         spent = html_page.attack_bounds(ledgers)
         spent += html_page.folder_spending(folder.path, ledgers)
-        click.echo("\n" + "\n\n".join([table, *spent, f"report: {page}"]))
-
-
-def _settings(
-    folder: Folder, task: fl.tasks.Task, privacy: fl.Privacy | None, cells: list[Cell]
-) -> dict[str, Any]:
-    """What all runs of a folder have in common, what they ran with, and plans and rows by name."""
-    system = f"{platform.system()} {platform.machine()}"
-    ours = {"fedlora-lab": fl.__version__, "Python": platform.python_version(), "system": system}
-    return {
-        "format": 1,
-        "commands": [shlex.join(["fedlora-lab", *click.get_current_context().obj])],
-        "begun": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "task": {
-            "name": task.name,
-            "info": dict(task.info),
-            "sizes": list(task.sizes),
-            "test": len(task.test[1]),
-            "fingerprint": folder.keyed_fingerprint(task.fingerprint),
-        },
-        "privacy": privacy and asdict(privacy),
-        "lora": asdict(cells[0].lora),
-        "versions": {**ours, **{name: version(name) for name in PACKAGES.split()}},
-        "plans": {cell.slug: asdict(cell.plan) for cell in cells},
-        "privacies": {cell.slug: cell.privacy and asdict(cell.privacy) for cell in cells},
-        "methods": {cell.slug: row_settings(cell) for cell in cells},
-        "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
-    }
-
-
-def row_settings(cell: Cell) -> dict[str, Any]:
-    """A cell's row of the table as JSON values; what was not measured of it is null."""
-    row = fl.methods.table([cell.method]).drop(columns=["note"]).loc[cell.method.slug].to_dict()
-    return {str(name): None if x != x else x for name, x in row.items()}
+        spent += [] if budget is None else [f"{budget.path.name}: {budget.statement()}"]
+        status.say("\n" + "\n\n".join([table, *spent, f"report: {page}"]))
 
 
 def _line(record: Round | None) -> str:
@@ -271,21 +236,29 @@ def _line(record: Round | None) -> str:
 
 
 def _show(
-    folder: Folder, cell: Cell, run: Iterator[Round], bar: tqdm, count: str, every_round: bool
+    folder: Folder,
+    cell: Cell,
+    run: Iterator[Round | Tick],
+    bar: tqdm,
+    count: str,
+    every_round: bool,
 ) -> None:
     """Runs a cell, with a bar on a terminal and plain lines in a log."""
     begun, last, name = time.perf_counter(), None, f"{cell.slug}, seed "
     name += "none" if cell.seed is None else str(cell.seed)
-    for last in run:
-        bar.set_postfix_str(f"{name}: {_line(last)}")
-        bar.update(1 if last.index else 0)
-        if every_round:
-            bar.write(f"round {last.index}: {_line(last)}")
+    progress = Progress(bar, cell.plan, name)
+    for event in run:
+        last = event if isinstance(event, Round) else last
+        words = _line(event) if isinstance(event, Round) else ""
+        progress.show(event, words)
+        if words and every_round:
+            bar.write(f"round {event.index}: {words}")
+    progress.end()
     frame: Any = folder.read(cell.slug, cell.seed)
     text = ", ".join(filter(None, (_line(last), shown.collapse_text(frame))))
     if (ended := frame["round"].max()) < cell.plan.rounds:
         text += f"; stopped after round {ended} of {cell.plan.rounds}"
-        text += ", the next could spend more than --stop-at"
+        text += ", the next could spend more than --stop-at or --budget allows"
     bar.write(f"{count} {name}: {text} ({time.perf_counter() - begun:.1f} s)")
 
 

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import click
+from tqdm import tqdm
 
 import fedlora_lab as fl
 from fedlora_lab import experiments
 from fedlora_lab._utils.files import lock_folder, write_atomically
 from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab.cli import status
 from fedlora_lab.cli.options import parse_seed, seed_option
-from fedlora_lab.cli.runs import run_rounds
 from fedlora_lab.experiments import presets
 from fedlora_lab.federated import checkpoint, cost
+from fedlora_lab.federated.comparison import BAR, Progress
 from fedlora_lab.lora import peft
-from fedlora_lab.report.run_folder import read_frame, to_json, with_ledger_epsilon
+from fedlora_lab.report.run_folder import read_frame, run_rounds, to_json, with_ledger_epsilon
 from fedlora_lab.report.summary_table import collapse_text, format_number, observer_phrase
 
 GIB = 2**30
@@ -47,6 +49,7 @@ HELP = {
 def preset_command(name: str | None, seed: str, **options: Any) -> None:
     """Run the set-up NAME of a paper, or go on with it; without a name, list them."""
     if name is None:
+        status.end()
         for row in presets.PRESETS.values():
             budget = "no privacy" if row.epsilon is None else f"epsilon {row.epsilon:g}"
             who = f"{row.name:<22} {row.method:<9} {row.clients:>3} clients"
@@ -54,7 +57,7 @@ def preset_command(name: str | None, seed: str, **options: Any) -> None:
         return
     row, data, rounds = presets.get(name), options["data"], options["rounds"]
     if options["dry_run"]:
-        click.echo(_describe_dry_run(row, presets.dry_run(row), cost.speed()))
+        status.say(_describe_dry_run(row, presets.dry_run(row), cost.speed()))
         return
     chosen, public = parse_seed(seed), options["public_test"]
     check(data or not public, "public-test", True, "--data: the papers' own data are public")
@@ -63,19 +66,22 @@ def preset_command(name: str | None, seed: str, **options: Any) -> None:
     plan = row.plan if rounds is None else row.plan.replace(rounds=rounds)
     privacy = presets.privacy(row, task, plan)
     if privacy is not None and not task.public_test:
-        why = "since the held-out rows are private; pass --public-test if they are public"
-        click.echo(f"scores are shown as –, {why}")
+        why = "since the held-out rows are private; pass --public-test if they are public, or use "
+        why += "fl.private_score"
+        status.say(f"scores are shown as –, {why}")
     folder = Path(options["out"] or f"runs/{row.name}").expanduser()
     state, path, book = folder / "state", folder / "frame.csv", folder / "state" / "ledger.json"
     how: dict[str, Any] = {"lora": row.lora, "seed": chosen, "device": options["device"]}
-    start = partial(fl.run, task, row.method, privacy, plan, chunk_examples="auto", **how)
+    start = partial(fl.ticks, task, row.method, privacy, plan, chunk_examples="auto", **how)
     seen = observer_phrase(None if privacy is None else privacy.trust)
-    with lock_folder(folder):
-        for record in run_rounds(start, state, path):
+    with lock_folder(folder), tqdm(total=plan.rounds, disable=None, **BAR) as bar:
+        status.follow(bar)
+        for record in Progress(bar, plan, row.name).follow(run_rounds(start, state, path)):
             scores = [f"{k} {format_number(x, 4, infinite='∞')}" for k, x in record.metrics.items()]
             scores.append(f"epsilon {format_number(record.epsilon)}{seen}")
-            click.echo(f"round {record.index:>4}  {'  '.join(scores)}")
+            bar.write(f"round {record.index:>4}  {'  '.join(scores)}")
         frame = read_frame(path)
+        status.end()
         if book.exists():
             ledger = fl.Ledger.load(book)
             frame = with_ledger_epsilon(frame, ledger)

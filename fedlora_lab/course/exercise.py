@@ -13,13 +13,15 @@ True
 Not yet: 8 is what the server holds; subtract what it should hold.
 """
 
+import ast
 import copy
 import dis
 import inspect
+import json
 import math
 import textwrap
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from html import escape
@@ -31,16 +33,18 @@ import numpy as np
 
 from fedlora_lab._utils.validation import check as _check
 from fedlora_lab._utils.validation import check_one_of, check_whole
-from fedlora_lab.course import assignment
-from fedlora_lab.course.prediction import all_predictions, predict, reveal
 from fedlora_lab.course.question import (
     PREDICTION,
     SOLVED,
     TRIED,
+    all_predictions,
+    blocks,
     entries,
     flow,
     note,
+    predict,
     progress,
+    reveal,
     to_html,
 )
 
@@ -444,7 +448,7 @@ def export(kind: str, lesson: int, path: str | Path) -> Path:
     one_of = [one for key, one in all_exercises().items() if key.startswith(f"{lesson:02}.")]
     _check(bool(one_of), "lesson", lesson, "the number of a notebook with exercises")
     _check(Path(path).suffix == ".ipynb", "path", str(path), "a name that ends in .ipynb")
-    assignment.write(one_of, kind, Path(path))
+    write_assignment(one_of, kind, Path(path))
     return Path(path)
 
 
@@ -452,3 +456,70 @@ def show(key: str) -> Exercise:
     """Shows an exercise with its difficulty and minutes; hint and solution are folded away."""
     _check(key in all_exercises(), "key", key, "one of " + ", ".join(all_exercises()))
     return all_exercises()[key]
+
+
+# Assignments: an instructor's notebook for nbgrader or Otter-Grader, which read marks in its cells
+# and make the students' notebook of it; neither has to be installed here.
+
+IMPORTS = (
+    "import math\nimport numpy as np\nimport pandas as pd\nimport torch\nimport fedlora_lab as fl"
+)
+
+
+def write_assignment(exercises: Sequence[Any], kind: str, path: Path) -> None:
+    """Writes a question, an answer and a check for each; see `fedlora_lab.exercises.export`.
+
+    Args: exercises: in the order of the notebook. kind: "otter" or "nbgrader". path: of the file.
+    """
+    cells = [_notebook_cell("raw", "# ASSIGNMENT CONFIG\nfiles: []")] if kind == "otter" else []
+    cells.append(_notebook_cell("code", IMPORTS))
+    for one in exercises:
+        cells += _otter(one) if kind == "otter" else _nbgrader(one)
+    cells = [{"id": f"cell-{i}", **cell} for i, cell in enumerate(cells)]
+    page = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    path.write_text(json.dumps(page, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _notebook_cell(kind: str, source: str, **metadata: Any) -> dict[str, Any]:
+    code = {"execution_count": None, "outputs": []} if kind == "code" else {}
+    return {"cell_type": kind, "metadata": metadata, "source": source, **code}
+
+
+def _nbgrader(one: Any) -> Iterator[dict[str, Any]]:
+    plain = {"schema_version": 3, "grade": False, "solution": False, "locked": True, "task": False}
+    own = {"answer": {"solution": True, "locked": False}}
+    own["check"] = {"grade": True, "points": one.effort[0]}
+    for part, text in _assignment_texts(one, "### {} SOLUTION").items():
+        name = f"exercise-{one.key}-{part}".replace(".", "-")
+        marks = plain | {"grade_id": name} | own.get(part, {})
+        yield _notebook_cell("markdown" if part == "question" else "code", text, nbgrader=marks)
+
+
+def _otter(one: Any) -> Iterator[dict[str, Any]]:
+    text = _assignment_texts(one, "# {} SOLUTION")
+    name = f"name: q{one.key.replace('.', '_')}\npoints: {one.effort[0]}"
+    yield from (
+        _notebook_cell("raw", f"# BEGIN QUESTION\n{name}"),
+        _notebook_cell("markdown", text["question"]),
+    )
+    for mark, part in (("SOLUTION", "answer"), ("TESTS", "check")):
+        yield from (_notebook_cell("raw", f"# BEGIN {mark}"), _notebook_cell("code", text[part]))
+        yield _notebook_cell("raw", f"# END {mark}")
+    yield _notebook_cell("raw", "# END QUESTION")
+
+
+def _assignment_texts(one: Any, mark: str) -> dict[str, str]:
+    """The question, the answer with marks around what students do not get, and the check."""
+    name, lines, right = "answer", [], one.answers[0]
+    hidden = [f"answer = {right!r}"]
+    if callable(right):
+        code = [part for is_code, part in blocks(one.words["solution"]) if is_code]
+        hidden = ("\n\n".join(code) or inspect.getsource(right)).splitlines()
+        function: Any = ast.parse("\n".join(hidden)).body[-1]
+        name, body = function.name, function.body[0].lineno - 1
+        lines, hidden = hidden[:body], hidden[body:]
+    space = "    " if lines else ""
+    lines += [space + mark.format("BEGIN"), *hidden, space + mark.format("END")]
+    check = f'assert fl.exercises.check("{one.key}", {name})'
+    question = f"**Exercise {one.key}.** {one.words['question']}"
+    return {"question": question, "answer": "\n".join(lines), "check": check}

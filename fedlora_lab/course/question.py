@@ -1,24 +1,34 @@
-"""What exercises and predictions share: their entries, their words, and the reader's progress.
+"""What exercises and predictions share: their entries, their words, and the reader's progress; and
+predictions: questions that a reader answers before a figure, and sees again after it.
 
 Entries stand in the lessons' TOML files. Their words may hold code in backticks, mathematics
 between dollars, and functions on lines of their own. Progress, which exercises were tried and
 solved and what was predicted, is kept in one JSON file of the reader's (FEDLORA_PROGRESS, else
 ``fedlora_lab/progress.json`` in XDG_DATA_HOME or ~/.local/share) and sent nowhere.
+
+>>> Prediction("99.a", "Does the loss fall?", ("yes", "no"), "a", "The step is small.")
+Predict 99.a: Does the loss fall?
+  a) yes
+  b) no
 """
 
 import json
 import os
 import re
 import tomllib
+from dataclasses import dataclass
 from functools import cache
 from html import escape
 from pathlib import Path
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab._utils.files import lock_folder, parse_json, write_atomically
+from fedlora_lab._utils.validation import check, check_one_of, error_text
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 PREDICTION = re.compile(r"\d\d\.[a-z]")
 """Keys such as "02.a"; the key of an exercise is "02.1"."""
@@ -144,7 +154,7 @@ def note(key: str, value: str) -> None:
     except (OSError, ValueError) as error:
         if path not in _told:
             _told.add(path)
-            reason = " ".join(str(error).split())
+            reason = error_text(error)
             print(f"Your progress counts in this session only: it cannot be kept ({reason}).")
 
 
@@ -169,3 +179,196 @@ def progress() -> "pd.DataFrame":
     table = pd.DataFrame(rows, columns=["lesson", *names]).groupby("lesson").sum()
     table.loc["all"] = table.sum()
     return table.astype(int)
+
+
+# Predictions
+
+STRIP = 0.3  # inches that the note of a guess adds below a figure
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One question with its options; shows itself with buttons that keep the reader's guess.
+
+    Args:
+        key: notebook and letter, such as "02.a".
+        question, options: what is asked, and two to six answers.
+        answer: the letter of what is measured.
+        after: what most people get wrong, and why it is so.
+    """
+
+    key: str
+    question: str
+    options: tuple[str, ...]
+    answer: str
+    after: str
+
+    def __post_init__(self) -> None:
+        check(bool(PREDICTION.fullmatch(self.key)), "key", self.key, 'a key such as "02.a"')
+        check(2 <= len(self.options) <= 6, "options", len(self.options), "two to six of them")
+        check_one_of("answer", self.answer, self.letters)
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """The letters of the options."""
+        return tuple(ascii_lowercase[: len(self.options)])
+
+    @property
+    def guess(self) -> str | None:
+        """The letter that the reader chose, ``None`` for none yet."""
+        kept = seen().get(self.key)
+        return kept if kept in self.letters else None
+
+    def option(self, letter: str) -> str:
+        """The words of an option, without a full stop."""
+        return self.options[self.letters.index(letter)].rstrip(".")
+
+    def choose(self, letter: str) -> None:
+        """Keeps a guess, as its button does."""
+        check_one_of("letter", letter, self.letters)
+        note(self.key, letter)
+
+    def reveal(self, figure: Any = None) -> Any:
+        """Says what was guessed and what was measured; see `fedlora_lab.exercises.reveal`."""
+        guess, measured = self.guess, f"{self.answer}) {self.option(self.answer)}"
+        if guess is None:
+            start = f"You have not chosen an option in {self.key}. Measured: {measured}."
+        elif guess == self.answer:
+            start = f"You guessed {measured}. So it is."
+        else:
+            start = f"You guessed {guess}) {self.option(guess)}. Measured: {measured}."
+        outcome = Outcome(f"{start} {self.after}", folded=guess is None)
+        if figure is None:
+            return outcome
+        if guess is not None:
+            verdict = "as measured" if guess == self.answer else f"measured: {self.answer}"
+            _write_below(figure, f"your guess: {guess}, {verdict}", guess == self.answer)
+        figure.below = outcome
+        return figure
+
+    def __repr__(self) -> str:
+        lines = (f"  {letter}) {self.option(letter)}" for letter in self.letters)
+        return "\n".join([f"Predict {self.key}: {self.question}", *lines])
+
+    def _repr_html_(self) -> str:
+        items = "\n".join(
+            f"<li><b>{letter})</b> {_inline(self.option(letter))}</li>" for letter in self.letters
+        )
+        return (
+            f"<p><b>Predict {escape(self.key)}</b> · before you run the next cell</p>\n"
+            f'{to_html(self.question)}\n<ul style="list-style: none">\n{items}\n</ul>'
+        )
+
+    def control(self) -> Any:
+        """Makes the buttons, one for each option, and the sentence that a guess is kept."""
+        import ipywidgets as w
+
+        from fedlora_lab.course.widgets.controls import set_text, text_box
+
+        buttons: Any = w.ToggleButtons(
+            options=self.letters,
+            value=self.guess,
+            description="Your guess",
+            tooltips=[self.option(letter) for letter in self.letters],
+            style={"button_width": "64px"},
+        )
+        sentence = text_box()
+
+        def say(letter: str | None) -> None:
+            kept = f"Your guess is kept: {letter}. You may change it until you run the next cell."
+            set_text(sentence, "Nothing chosen yet." if letter is None else kept)
+
+        def keep(change: Any) -> None:
+            if change["new"] is not None:
+                self.choose(change["new"])
+            say(change["new"])
+
+        say(self.guess)
+        buttons.observe(keep, "value")
+        return w.VBox([buttons, sentence])
+
+    def _ipython_display_(self) -> None:
+        # Two outputs: pages without a kernel keep the first and drop the buttons.
+        from IPython.display import display
+
+        display({"text/html": self._repr_html_(), "text/plain": repr(self)}, raw=True)
+        display(self.control())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was guessed and what was measured, in words; folded away where nothing was guessed."""
+
+    words: str
+    folded: bool = False
+
+    def __repr__(self) -> str:
+        return self.words
+
+    def _repr_html_(self) -> str:
+        if not self.folded:
+            return to_html(self.words)
+        start, mark, rest = self.words.partition(" Measured: ")
+        return (
+            f"<details><summary>{escape(start)}</summary>{to_html((mark + rest).strip())}</details>"
+        )
+
+
+def _inline(text: str) -> str:
+    return to_html(text).removeprefix("<p>").removesuffix("</p>")
+
+
+@cache
+def all_predictions() -> dict[str, Prediction]:
+    """Collects all predictions by key, in the order of the lessons."""
+    found = {}
+    for key, (_, entry) in entries().items():
+        if PREDICTION.fullmatch(key):
+            words = {name: flow(entry[name]) for name in ("question", "after")}
+            options = tuple(map(flow, entry["options"]))
+            found[key] = Prediction(key, options=options, answer=entry["answer"], **words)
+    return found
+
+
+def predict(key: str) -> Prediction:
+    """Asks for a prediction: the question, its options, and a button for each of them.
+
+    Args:
+        key: such as "02.a".
+
+    Guarantees: a guess is kept and shown again (test_a_guess_is_kept_and_revealed); the question
+        stays on pages without a kernel (test_a_prediction_is_read_without_a_kernel).
+    """
+    check(key in all_predictions(), "key", key, "one of " + ", ".join(all_predictions()))
+    return all_predictions()[key]
+
+
+def reveal(key: str, figure: "Figure | None" = None) -> Any:
+    """Says what was guessed, what was measured, and why it is so.
+
+    Args:
+        key: such as "02.a".
+        figure: is returned, with a note of the guess in a strip below it if there was a guess; a
+            `Picture` shows the sentence below itself.
+
+    Guarantees: test_a_guess_is_kept_and_revealed, test_a_figure_carries_the_guess.
+    """
+    return predict(key).reveal(figure)
+
+
+def _write_below(figure: "Figure", words: str, right: bool) -> None:
+    """Adds a strip with these words below all that is drawn, which keeps its size."""
+    from fedlora_lab.plots.style import RIGHT, WRONG, darker
+
+    width, height = figure.get_size_inches()
+    share = height / (height + STRIP)
+    places = [(ax, ax.get_position(original=True)) for ax in figure.axes]
+    figure.set_size_inches(width, height + STRIP)
+    for ax, place in places:
+        up = 1 - share + share * place.y0
+        ax.set_position((place.x0, up, place.width, share * place.height))
+    for text in figure.texts:
+        text.set_y(1 - share + share * text.get_position()[1])
+    colour = darker(RIGHT if right else WRONG)
+    inks: Any = {"color": colour, "fontsize": 8.5, "weight": "bold", "va": "center"}
+    figure.text(0.012, (1 - share) / 2, words, **inks)

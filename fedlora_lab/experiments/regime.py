@@ -23,7 +23,7 @@ from fedlora_lab.measures.statistics import (
     paired_difference,
     t_interval,
 )
-from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import ALL
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.tasks.task import Task
@@ -66,7 +66,7 @@ LEAST of them lie within the factor NEAR; it names the NEAREST."""
 
 
 def unit_path_amplification(
-    task: Task, privacy: Privacy | None, plan: Plan, lora: Lora | None = None
+    task: Task, privacy: Privacy | None, plan: Plan, lora: Any = None
 ) -> float:
     """The amplification number of both factors when all steps together could move them by one.
 
@@ -80,10 +80,10 @@ def unit_path_amplification(
     """
     if privacy is None:
         return 0.0
-    releases = plan.rounds * (plan.local_steps if privacy.unit == "example" else 1)
+    releases = plan.rounds * (plan.local_steps if privacy.by_step else 1)
     privacy = privacy.replace(clip_norm=1 / releases)
     plan = plan.replace(lr=1.0, lr_decay=1.0)
-    spec = make_run_spec(task, methods.FedLoRA, privacy, plan, lora=lora or Lora(), seed=0)
+    spec = make_run_spec(task, methods.FedLoRA, privacy, plan, lora=lora_of(lora), seed=0)
     return forecast_of(spec).mean(plan.rounds)
 
 
@@ -249,7 +249,7 @@ def guide(
     task: Task,
     privacy: Privacy | None,
     plan: Plan,
-    lora: Lora | None = None,
+    lora: Any = None,
     cells: pd.DataFrame | None = None,
 ) -> Guidance:
     """Says for a situation of one's own which family leads, in one sentence, by the measured cells
@@ -276,7 +276,8 @@ def guide(
     """
     found = measured_cells() if cells is None else cells
     amplified = unit_path_amplification(task, privacy, plan, lora)
-    unit = "" if privacy is None else privacy.unit
+    # Clients that draw persons release their steps as those that draw examples do.
+    unit = "" if privacy is None else "example" if privacy.by_step else "client"
     known = amplified == amplified
     predicted = predicted_leader(unit, amplified) if unit and known else BOTH if known else OPEN
     own: Any = found[(found["unit"] == unit) & found["mean"].notna()] if len(found) else found

@@ -494,7 +494,7 @@ def tuning_cost(study: Study, case: Case) -> TuningCost:
         for n in (plan.rounds, runs * plan.rounds)
     )
     sigmas: Any = [np.array(p.noise_multiplier, float) for p in (one, careful)]
-    releases = plan.rounds * (plan.local_steps if privacy.unit == "example" else 1)
+    releases = plan.rounds * (plan.local_steps if privacy.by_step else 1)
     spent = (
         p.ledger(releases=n).epsilon_or_inf()
         for p, n in ((one, releases), (one, runs * releases), (careful, releases))

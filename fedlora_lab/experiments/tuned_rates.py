@@ -26,8 +26,9 @@ from fedlora_lab.federated.run_spec import make_run_spec
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.optimizers import SGD
-from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.plan import Plan
 from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.ledger import UNITS
 from fedlora_lab.tasks.task import Task
 
 FILE = Path(__file__).parent / "tuned.json"
@@ -141,7 +142,7 @@ def suggest_lr(
     method: Method | str,
     privacy: Privacy,
     plan: Plan,
-    lora: Lora | None = None,
+    lora: Any = None,
 ) -> PublicSuggestion:
     """Suggests a learning rate without a look at any data, from the noise that a run can bear.
 
@@ -163,15 +164,15 @@ def suggest_lr(
     >>> [round(suggest_lr(task, x, privacy, plan).lr, 2) for x in ("fedlora", "ffa-lora")]
     [0.89, 1.26]
     """
-    found, by_step = noise_taken_up(task, method, privacy, plan, lora), privacy.unit == "example"
+    found, by_step = noise_taken_up(task, method, privacy, plan, lora), privacy.by_step
     # A larger start by hand makes A's noise less beside A, which leaves the limit of B's own.
     limit = min(NOISE_LIMITS[found.kind] * found.start_scale**2, max(NOISE_LIMITS.values()))
     factor = math.sqrt(limit / found.value)
     words = f"at which B's noise makes 3 d_in N tau^2 = {limit:g} ({found.kind})"
     rate = plan.rate("B") or 1.0
     if by_step:
-        return PublicSuggestion(rate * factor, privacy.clip_norm, f"the rate {words}")
-    clip, words = privacy.clip_norm * factor, f"the clip norm {words}; the rate is the plan's"
+        return PublicSuggestion(rate * factor, privacy.first_clip_norm, f"the rate {words}")
+    clip, words = privacy.first_clip_norm * factor, f"the clip norm {words}; the rate is the plan's"
     return PublicSuggestion(rate, clip, words)
 
 
@@ -190,20 +191,22 @@ class NoiseTakenUp(NamedTuple):
 
 
 def noise_taken_up(
-    task: Task, method: Method | str, privacy: Privacy, plan: Plan, lora: Lora | None = None
+    task: Task, method: Method | str, privacy: Privacy, plan: Plan, lora: Any = None
 ) -> NoiseTakenUp:
     """Finds what `suggest_lr` holds against its limits, at the rate and clip norm of the plan.
 
     Args: as of `run`, with the noise multiplier set.
     Raises: as `suggest_lr`.
     """
-    row, by_step = methods.get(method), privacy is None or privacy.unit == "example"
+    row, by_step = methods.get(method), privacy is None or privacy.by_step
     check(
         isinstance(privacy, Privacy), "privacy", privacy, "a Privacy: without noise no rate is bad"
     )
     if by_step:
         known = not plan.optimizer.nonlinear
         check(known, "optimizer", str(plan.optimizer), "sgd: its noise follows from the rate")
+    expected = "a number: the noise of one that adapts is not known before the run"
+    check(privacy.adaptive is None, "clip_norm", privacy.clip_norm, expected)
     plain = plan.server_optimizer == SGD()
     check(plain, "server_optimizer", str(plan.server_optimizer), "sgd without momentum")
     plan = plan if plan.rate("B") else plan.replace(lr=1.0)
@@ -281,7 +284,8 @@ def _names(
     """Names of task and method, budget and unit, after the checks that need no table."""
     if epsilon is not None:
         check_number("epsilon", epsilon, 0, open_low=True)
-    check_one_of("unit", unit, ("example", "client"))
+    check_one_of("unit", unit, UNITS)
+    unit = "example" if unit == "person" else unit  # no rate was tuned for persons
     name = task if isinstance(task, str) else task.name
     slug = method if isinstance(method, str) else method.slug
     if epsilon is None or slug == "non-private":

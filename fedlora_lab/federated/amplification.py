@@ -69,6 +69,8 @@ class NoiseForecast:
             return None
         if _mean_gain(method.aggregate) is None:
             return f"{rule_name(method.aggregate)} does not leave {side} the mean of what was sent"
+        if self.spec.privacy is not None and self.spec.privacy.adaptive is not None:
+            return "the clip norm, and the noise with it, adapts during the run"
         words = {method.sides_in_round(t, plan.local_steps) for t in range(min(plan.rounds, 100))}
         if any("*" in word for word in words):
             return "which factor moves is chosen during the run"
@@ -77,6 +79,10 @@ class NoiseForecast:
             return "noised is something else than the factors" if other else None
         if side == "B" and isinstance(method.aggregate, ProductRule):
             return f"{rule_name(method.aggregate)} adds what the mean of the products has more"
+        if self.spec.lora.option("init_lora_weights") not in (True, "gaussian"):
+            return f"{side} starts from the frozen weight, or at random"
+        if self.spec.lora.option("use_dora"):
+            return "trained magnitudes rescale what the noise makes of the product"
         if method.own_ranks or not (method.share is None or side in method.share):
             return f"{side}, or part of it, stays with its client"
         if method.precondition is not None:
@@ -94,14 +100,15 @@ class NoiseForecast:
 
     @property
     def _by_step(self) -> bool:
-        return self.spec.privacy is None or self.spec.privacy.unit == "example"
+        return self.spec.privacy is None or self.spec.privacy.by_step
 
     @cached_property
     def _variance(self) -> float:
         """Of the noise that a release at rate 1 puts on an entry of an averaged factor."""
-        privacy, plan, sizes = self.spec.privacy, self.spec.plan, self.spec.task.sizes
+        privacy, plan = self.spec.privacy, self.spec.plan
         if privacy is None or not self.noisy:
             return 0.0
+        sizes = privacy.units(self.spec.task)
         count, ranks, every = len(sizes), self.spec.lora.ranks, plan.participation * len(sizes)
         share = (_mean_gain(self.spec.method.aggregate) or 1.0) * plan.server_lr
         level, came = privacy.noise(count, plan), plan.participation * (1 - plan.dropout)
@@ -168,11 +175,14 @@ class NoiseForecast:
     def _start_scale(self, layer: str) -> float:
         """How many times as large A starts as PEFT draws it, where its energy is r / 3."""
         start, lora = self.spec.method.start, self.spec.lora
-        own = {} if start is None else start(self.weights[layer], lora.rank)
+        rank = lora.rank_of(layer)
+        own = {} if start is None else start(self.weights[layer], rank)
         if "A" not in own:
-            return lora.start_scale
+            normal = lora.option("init_lora_weights") == "gaussian"  # entries of variance 1 / r^2
+            width = self.weights[layer].shape[1]
+            return lora.start_scale * (math.sqrt(3 * width) / rank if normal else 1.0)
         energy = float(own["A"].double().square().sum())
-        return lora.start_scale * math.sqrt(3 * energy / lora.rank)
+        return lora.start_scale * math.sqrt(3 * energy / rank)
 
     def amplification(self, layer: str, rounds: int) -> float:
         """Expected energy of the noise in A over A's own at the start; NaN where `unknown`."""
@@ -202,9 +212,9 @@ class NoiseForecast:
         if not known["B"]:
             return theory.NoiseTerms(*[math.nan] * 3)
         std = {x: math.sqrt(self.variance(x, layer, rounds)) if known[x] else 0.0 for x in "AB"}
-        scales = lora.scaling, self._start_scale(layer)
+        scales = lora.scaling_of(layer), self._start_scale(layer)
         terms = theory.accumulated_noise_terms(
-            d_out, lora.rank, d_in, std["B"], std["A"], 1, 1, *scales
+            d_out, lora.rank_of(layer), d_in, std["B"], std["A"], 1, 1, *scales
         )
         return terms if known["A"] else terms._replace(quadratic=math.nan)
 
@@ -215,16 +225,17 @@ class NoiseForecast:
 
         Guarantees: test_amplification.py::test_noise_to_signal_is_what_a_release_shows.
         """
-        privacy, rank = self.spec.privacy, self.spec.lora.rank
+        privacy = self.spec.privacy
         if privacy is None or not self.noisy:
             return 0.0
         steps = 1 if self._by_step else self.spec.plan.local_steps
         word, numbers = self.spec.method.sides_in_round(0, steps), 0
-        for d_out, d_in in (weight.shape for weight in self.weights.values()):
+        for layer, (d_out, d_in) in ((k, weight.shape) for k, weight in self.weights.items()):
+            rank = self.spec.lora.rank_of(layer)
             sizes = {"A": rank * d_in, "B": d_out * rank, "R": rank**2, "*": d_out * rank}
             numbers += sum(sizes[side] for side in word)
         gain = (_mean_gain(self.spec.method.aggregate) or 1.0) * self.spec.plan.server_lr
-        return math.sqrt(numbers * self._variance) / (gain * privacy.clip_norm)
+        return math.sqrt(numbers * self._variance) / (gain * privacy.first_clip_norm)
 
     def rows(self, rounds: int) -> list[tuple[str, str, float]]:
         """The rows of a record after so many rounds: layer, measure, value."""

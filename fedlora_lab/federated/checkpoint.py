@@ -16,16 +16,24 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedlora_lab._utils.files import has_key, keyed_digest, private_folder, write_atomically
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.files import (
+    has_key,
+    keyed_digest,
+    parse_json,
+    private_folder,
+    write_atomically,
+)
+from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.methods.optimizers import Optimizer, OptimizerState
 from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.privacy.budget import Account
 
 FORMAT_VERSION = 4
 """Of the files; those of another version are refused."""
 KEPT_ROUNDS = 2
 """The last so many rounds stay in the folder: should the newest be damaged, one is left."""
 LEDGER = "ledger.json"
+BUDGET = "budget.json"
 
 
 class DamagedCheckpoint(ValueError):
@@ -46,6 +54,7 @@ class RunState:
     seen: list[int]  # rounds done when each client last received the server's state; -1: never
     changed: list[dict[str, int]] = field(default_factory=list)
     optimizer: OptimizerState = field(default_factory=dict)  # what the server's optimiser remembers
+    clip: list[float] | None = None  # where it adapts: C of each client, or the server's one
 
 
 def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,6 +65,29 @@ def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> dict[
         settings: as `RunSpec.settings` gives them.
     """
     return {**settings, "task": keyed_digest(folder, settings["task"])}
+
+
+def name_budget(folder: Path, account: Account) -> None:
+    """Writes down from which budget a run draws, and as which of its runs: it may go on from no
+    other, and not without.
+
+    Args: folder: of the run. account: in the budget.
+    """
+    budget = account.budget
+    found = {"budget": budget.id, "path": str(budget.path), "token": account.token}
+    if budget_of(folder) != found:
+        write_atomically(private_folder(folder) / BUDGET, json.dumps(found))
+
+
+def budget_of(folder: Path) -> dict[str, str] | None:
+    """The budget, path and token that `name_budget` wrote; ``None`` where there is none."""
+    path = private_folder(folder) / BUDGET
+    if not path.exists():
+        return None
+    found = parse_json(path.read_bytes(), str(path))
+    whole = isinstance(found, dict) and set(found) == {"budget", "path", "token"}
+    check(whole, "budget", str(path), "the file that the run wrote")
+    return found
 
 
 def _digest(content: bytes) -> str:
@@ -109,6 +141,7 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     shown = about | {"settings": keyed, "tensors": _digest(content)}
     hidden = about | {"seen": state.seen, "changed": state.changed}
     hidden |= {"server": _digest(content), "tensors": _digest(own)}
+    hidden |= {} if state.clip is None else {"clip": state.clip}
     parts = (content, _with_digest(shown), own, _with_digest(hidden))
     paths = _paths(folder, state.round)
     for i in (2, 3, 0, 1):  # the released JSON last: without it the round is not there
@@ -172,11 +205,11 @@ def read(folder: Path, round: int, hidden: bool = True) -> tuple[RunState, dict[
             mine, (state.personal,) = _part(folder, round, ("personal",), 2)
             if mine["server"] != body["tensors"]:
                 raise DamagedCheckpoint("what is private belongs to other tensors of the server")
-            state.seen, state.changed = mine["seen"], mine["changed"]
+            state.seen, state.changed, state.clip = mine["seen"], mine["changed"], mine.get("clip")
             _check_lists(state)
         return state, body["settings"]
     except Exception as error:
-        words = " ".join(str(error).split())[:200]
+        words = error_text(error, 200)
         words = f"checkpoint=round-{round:06d}: expected a whole one ({words})"
         raise DamagedCheckpoint(words) from error
 
@@ -192,6 +225,9 @@ def _check_lists(state: RunState) -> None:
         known &= isinstance(one, dict) and all(type(r) is int and r >= 0 for r in one.values())
     if not known:
         raise DamagedCheckpoint("the lists of rounds are not those of a run")
+    norms: Any = [] if state.clip is None else state.clip
+    if not isinstance(norms, list) or not all(type(c) is float and 0 < c < 1e99 for c in norms):
+        raise DamagedCheckpoint("the clip norms are not those of a run")
 
 
 def read_released(folder: "str | Path", round: int) -> tuple[ServerState, dict[str, Any]]:

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from fedlora_lab.lora.per_example import model_outputs, ready
 from fedlora_lab.tasks.task import Task, mask_of, take
 
 PRODUCTS = ("float32", "tf32", "bfloat16")
+QUANTIZED = (None, "int8", "nf4")
 PROBE_EXAMPLES = 3
 FREE_SHARE = 0.5
 """Of the free memory, what a run may take."""
@@ -35,6 +37,10 @@ class Compute:
             part, and the examples that no step needs, stay on the processor.
         products: of the frozen base: "float32"; "tf32" on a GPU that has it; "bfloat16". The
             factors, their gradients, the clip and the noise are float32 throughout.
+        quantize: the frozen linear maps that the device holds, in 8 bits ("int8", a scale for each
+            row) or 4 ("nf4", a scale for 64 numbers), by bitsandbytes (``pip install
+            fedlora_lab[quant]``); ``None``: as they are. Each product is taken with what the codes
+            stand for. The task's own copy stays whole.
         frozen_prefix: compute what lies below the first adapted layer once for each example. Equal
             but for rounding, which then depends on what was drawn before.
         recompute: keep only the inputs of the model's blocks for the backward pass.
@@ -52,9 +58,17 @@ class Compute:
     frozen_prefix: bool = False
     recompute: bool = False
     chunk_examples: "int | str | None" = None
+    quantize: str | None = None
 
     def __post_init__(self) -> None:
         check_one_of("products", self.products, PRODUCTS)
+        check_one_of("quantize", self.quantize, QUANTIZED)
+        if self.quantize is not None:
+            whole = self.products != "bfloat16"
+            check(whole, "products", self.products, "'float32' or 'tf32' beside quantize")
+            there = find_spec("bitsandbytes") is not None
+            words = "None without bitsandbytes: pip install 'fedlora_lab[quant]'"
+            check(there, "quantize", self.quantize, words)
         for name in ("frozen_prefix", "recompute"):
             check(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
         size = self.chunk_examples

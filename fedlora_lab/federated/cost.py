@@ -23,7 +23,7 @@ from fedlora_lab.lora import peft
 from fedlora_lab.lora.batch_independence import widest
 from fedlora_lab.lora.per_example import TEXTS, per_example_gradients, ready
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.quantization import bytes_of
 from fedlora_lab.tasks.task import Examples, Task, mask_of, take
 
@@ -118,7 +118,7 @@ class Cost:
         return times * self.up, times * self.down
 
 
-def cost(task: Task, method: Method, lora: Lora, plan: Plan) -> Cost:
+def cost(task: Task, method: Method, lora: Any, plan: Plan) -> Cost:
     """Counts one private step of this task on shapes alone; its model may be on the device "meta".
 
     Args:
@@ -128,7 +128,7 @@ def cost(task: Task, method: Method, lora: Lora, plan: Plan) -> Cost:
     Guarantees: tests/federated/test_cost.py::test_counts_are_those_of_the_real_model,
         ::test_cost_formulas_are_those_by_hand.
     """
-    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    adapted = peft.adapt(task.model, task.targets, task.head, lora_of(lora))
     adapted = peft.place(adapted, "meta", "float32")
     for module in adapted.model.modules():
         if hasattr(module, LOOKS):
@@ -183,8 +183,8 @@ def _bytes_sent(context: RunContext) -> tuple[int, int]:
     up, down, given = 0, 0, context.adapted.initial
     for t in range(CYCLE):
         keys = round_keys(context, given, t).sent
-        factors = [given[key].numel() for key in keys if key.side != "head"]
-        head = [given[key].numel() for key in keys if key.side == "head"]
+        factors = [given[key].numel() for key in keys if key.kind.scheduled]
+        head = [given[key].numel() for key in keys if not key.kind.scheduled]
         up += bytes_of(factors + head)
         down += bytes_of(factors, context.method.broadcast) + bytes_of(head)
     return up // CYCLE, down // CYCLE

@@ -1,6 +1,6 @@
 """Local steps, many clients as one batch: draw, differentiate, clip, add noise, filter, descend."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -41,8 +41,8 @@ class RunContext:
     method: Method
     plan: Plan
     streams: Streams
-    clip_norm: float  # of a local step; infinity where steps are not released
-    noise_multiplier: tuple[float, ...]  # one for each client; zeros where steps are not released
+    clip_norm: float  # of a local step, the first; infinity where steps are not released
+    noise_multiplier: tuple[float, ...]  # of sums, of each client; zeros where nothing is released
     data: Sequence[Examples] | Mapping[int, Examples]  # of the clients that work here, by number
     chunk: int | None = None  # at most so many examples at once
     lora: Lora = field(default=Lora())
@@ -51,12 +51,24 @@ class RunContext:
     uncertified: str | None = None  # why no epsilon covers the method's preconditioner
     privacy: Privacy | None = None
     clip: Callable[..., tuple[ClientParams, ClipCounts]] = mechanism.clip_sum  # others: no epsilon
+    # In the person unit: by number of the client, the person of each example, counted from 0.
+    persons: Mapping[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def by_person(self) -> bool:
+        """Whether a step draws and clips persons, with all their examples."""
+        return self.privacy is not None and self.privacy.unit == "person"
+
+    @cached_property
+    def units(self) -> tuple[int, ...]:
+        """How many each client has of what a step draws: examples, or persons."""
+        return self.task.sizes if self.privacy is None else self.privacy.units(self.task)
 
     @cached_property
     def sample_rate(self) -> tuple[float, ...]:
-        """Each client's probability of drawing an example in a step."""
+        """Each client's probability of drawing an example, or a person, in a step."""
         batch = self.plan.batch
-        return tuple(1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in self.task.sizes)
+        return tuple(1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in self.units)
 
     @cached_property
     def noise_levels(self) -> Any:
@@ -87,7 +99,7 @@ class RunContext:
     @property
     def by_step(self) -> bool:
         """Whether clip, noise and filter act on each step; in the client unit: on updates."""
-        return self.privacy is None or self.privacy.unit == "example"
+        return self.privacy is None or self.privacy.by_step
 
 
 @dataclass
@@ -101,6 +113,7 @@ class ClientBatch:
     optimizer: OptimizerState = field(default_factory=dict)  # the optimiser's memory of gradients
     noise_optimizer: OptimizerState = field(default_factory=dict)  # and of the noise in them
     clipped: ClipCounts = field(default_factory=ClipCounts)
+    clip: Tensor | None = None  # where it adapts: C of each client, or in the client unit one
 
 
 def ranks_of(context: RunContext, ids: tuple[int, ...]) -> Tensor | None:
@@ -112,7 +125,8 @@ def ranks_of(context: RunContext, ids: tuple[int, ...]) -> Tensor | None:
 def poisson_batch(
     context: RunContext, t: int, s: int, ids: tuple[int, ...]
 ) -> list[Int[Tensor, " n"]]:
-    """Draws each client's examples of round t, step s: every example on its own, at its rate.
+    """Draws each client's examples of round t, step s: every example, or person, on its own, at its
+    rate; of a drawn person all examples, or as many as ``person_examples`` says.
 
     Args:
         context: of the run.
@@ -123,13 +137,26 @@ def poisson_batch(
     # A stream of its own per client and step: no draw depends on who else takes part, and no batch
     # has a fixed size, which the accountants' amplification would not cover.
     def draw(k: int) -> Tensor:
-        size, rate = context.task.sizes[k], context.sample_rate[k]
+        size, rate = context.units[k], context.sample_rate[k]
         if rate >= 1:
             return torch.arange(size)
         uniform = context.streams.uniform((size,), "sampling", t, k, s)
         return (uniform < rate).nonzero().squeeze(1)
 
-    return [draw(k) for k in ids]
+    def draw_persons(k: int) -> Tensor:
+        person, drawn = context.persons[k], torch.zeros(context.units[k], dtype=torch.bool)
+        drawn[draw(k)] = True
+        index = drawn[person].nonzero().squeeze(1)
+        most = None if context.privacy is None else context.privacy.person_examples
+        if most is None or not len(index):
+            return index
+        uniform = context.streams.uniform((len(person),), "person examples", t, k, s)
+        index = index[uniform[index].argsort()]
+        index = index[person[index].argsort(stable=True)]  # by person, each in random order
+        first = torch.searchsorted(person[index], person[index])
+        return index[torch.arange(len(index)) - first < most].sort().values
+
+    return [draw_persons(k) if context.by_person else draw(k) for k in ids]
 
 
 def preconditioners(
@@ -205,17 +232,20 @@ def local_step(context: RunContext, clients: ClientBatch, t: int, s: int) -> Non
     maps = preconditioners(method, moving, clients.params, context.uncertified is None)
     drawn = poisson_batch(context, t, s, ids)
     with matmuls(context.products):  # what is rounded here is clipped afterwards
-        sums = _clipped_sums(context, clients, moving, maps, drawn)
+        sums, within = _clipped_sums(context, clients, moving, maps, drawn, t, s)
     # Every client draws noise whatever its batch: an empty batch looks like any other.
-    sigma, clip_norm = context.noise_multiplier, context.clip_norm
-    std = [sigma[k] * clip_norm if sigma[k] else 0.0 for k in ids]
+    sigma = context.noise_multiplier
+    norms = [context.clip_norm] * len(ids) if clients.clip is None else clients.clip.tolist()
+    std = [sigma[k] * norm if sigma[k] else 0.0 for k, norm in zip(ids, norms, strict=True)]
     shapes = {key: clients.params[key].shape[1:] for key in moving}
     xi = gaussian_noise(shapes, std, context.streams, [(t, k, s) for k in ids])
     released = mechanism.release(sums, xi, maps)
     # Lower ranks are cut after the maps, which mix ranks: a cut before would leave signal unnoised.
     gradients, noises = (cut_to_rank(part, ranks_of(context, ids)) for part in released)
     # The divisor is the expected batch: the drawn batch's size is private.
-    expected = torch.tensor([context.task.sizes[k] * context.sample_rate[k] for k in ids])
+    expected = torch.tensor([context.units[k] * context.sample_rate[k] for k in ids])
+    if clients.clip is not None:
+        clients.clip = _adapted(context, clients, within, expected, t, s)
     for part in (gradients, noises):
         for key, x in part.items():
             x = x / expected.to(x).view(-1, *[1] * (x.dim() - 1))
@@ -228,42 +258,102 @@ def local_step(context: RunContext, clients: ClientBatch, t: int, s: int) -> Non
     _descend(context, clients, gradients, noises, stds, t, noised=any(std))
 
 
+def _adapted(
+    context: RunContext, clients: ClientBatch, within: Tensor, expected: Tensor, t: int, s: int
+) -> Tensor:
+    """Each client's C for its next step, (clients,), from its own noised count."""
+    privacy = context.privacy
+    assert privacy is not None and privacy.adaptive is not None and clients.clip is not None
+    level = privacy.noise_of_count
+    each = [level[k] if isinstance(level, tuple) else level for k in clients.ids]
+    noise = [context.streams.normal((1,), "clip count", t, k, s) for k in clients.ids]
+    count = within + torch.tensor(each, dtype=within.dtype) * torch.cat(noise).to(within)
+    # As for the sums the divisor is public; a unit that was not drawn counts as neither.
+    return privacy.adaptive.following(clients.clip, count / expected.to(within) + 0.5)
+
+
 def _clipped_sums(
     context: RunContext,
     clients: ClientBatch,
     moving: tuple[ParamKey, ...],
     maps: dict[ParamKey, Preconditioner],
     drawn: list[Tensor],
-) -> ClientParams:
-    """Each client's sum of clipped per-example gradients, key -> (clients, ...), chunk by chunk."""
+    t: int,
+    s: int,
+) -> tuple[ClientParams, Tensor]:
+    """Each client's sum of clipped gradients, of examples or persons, key -> (clients, ...); and
+    where C adapts its count of those within it, as `mechanism.count_within` counts.
+    """
     count, params, sizes = len(drawn), clients.params, context.task.sizes
     sums = {key: params[key].new_zeros(count, *params[key].shape[1:]) for key in moving}
     owner = torch.arange(count).repeat_interleave(torch.tensor([len(index) for index in drawn]))
+    inside = torch.zeros(count, dtype=torch.float64)
     if not len(owner):
-        return sums
+        return sums, inside
+    limit: Any = context.clip_norm
+    if clients.clip is not None:
+        limit = clients.clip.to(context.adapted.device)
     within, ids = torch.cat(drawn), torch.tensor(clients.ids)
-    index = within + torch.tensor([0, *accumulate(sizes[k] for k in clients.ids)])[owner]
+    held = (len(context.data[k][1]) for k in clients.ids)
+    index = within + torch.tensor([0, *accumulate(held)])[owner]
     # Where they stand among all clients' examples, also of those who do not take part.
     places = within + torch.tensor([0, *accumulate(sizes)])[ids[owner]]
     x, y = context.examples(clients.ids)
 
+    def dropout(these: Tensor) -> AbstractContextManager[None]:
+        # A stream for each example and layer: no mask depends on who else is drawn, or on chunks.
+        who, which = ids[owner[these]].tolist(), within[these].tolist()
+
+        def uniform(layer: int, i: int, shape: tuple[int, ...]) -> Tensor:
+            return context.streams.uniform(shape, "lora dropout", t, who[i], s, which[i], layer)
+
+        return context.adapted.dropping(uniform, len(these))
+
     def gradients(these: Tensor) -> ClientParams:
         data = take(x, index[these]), y[index[these]]
         parts = params, moving, data, owner[these], context.method, clients.start
-        with context.cached_prefix("clients", places[these], data[0]):
+        with context.cached_prefix("clients", places[these], data[0]), dropout(these):
             return per_example_gradients(context.task, context.adapted, *parts)
 
-    for part in portions(x, index, context.adapted.device, context.chunk):
-        rows = gradients(part) if context.privacy is None else _or_nan(gradients, part, sums)
-        who = owner[part].to(context.adapted.device, non_blocking=True)
+    def by_example() -> Iterator[tuple[ClientParams, Tensor]]:
+        for part in portions(x, index, context.adapted.device, context.chunk):
+            rows = gradients(part) if context.privacy is None else _or_nan(gradients, part, sums)
+            yield rows, owner[part]
+
+    def by_person() -> Iterator[tuple[ClientParams, Tensor]]:
+        person = torch.cat([context.persons[k][i] for k, i in zip(clients.ids, drawn, strict=True)])
+        # Persons are counted over all these clients: whoever is at two of them counts twice.
+        numbers = (
+            person + torch.tensor([0, *accumulate(context.units[k] for k in clients.ids)])[owner]
+        )
+        _, number, examples = numbers.unique(return_inverse=True, return_counts=True)
+        client = torch.zeros_like(examples).index_copy_(0, number, owner)
+        for some in torch.arange(len(examples)).split(context.chunk or len(examples)):
+            mine = ((number >= some[0]) & (number <= some[-1])).nonzero().squeeze(1)
+            total = {key: like.new_zeros(len(some), *like.shape[1:]) for key, like in sums.items()}
+            # A person's examples may go through the model in several parts: they meet here, before
+            # the clip, which sees one vector for each person.
+            for part in portions(x, index[mine], context.adapted.device, context.chunk):
+                rows = _or_nan(gradients, mine[part], sums)
+                place = (number[mine[part]] - some[0]).to(context.adapted.device)
+                for key, own in rows.items():
+                    total[key].index_add_(0, place, own)
+            count_of = examples[some].to(context.adapted.device)
+            mean = {k: v / count_of.to(v).view(-1, *[1] * (v.dim() - 1)) for k, v in total.items()}
+            yield mean, client[some]
+
+    for rows, own in by_person() if context.by_person else by_example():
+        who = own.to(context.adapted.device, non_blocking=True)
         rows = mechanism.precondition_rows(rows, maps, who)
-        # Clip before the sum: afterwards no example moves it by more than clip_norm.
+        # Clip before the sum: afterwards nobody's gradient moves it by more than clip_norm.
         groups = context.method.clip_groups
-        added, counts = context.clip(rows, context.clip_norm, who, count, groups)
+        if clients.clip is not None:
+            inside += mechanism.count_within(rows, limit, who, count, groups).cpu()
+        added, counts = context.clip(rows, limit, who, count, groups)
         clients.clipped = clients.clipped + counts
         for key in moving:
             sums[key] += added[key]
-    return sums
+    return sums, inside
 
 
 def _or_nan(

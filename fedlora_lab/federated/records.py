@@ -1,6 +1,7 @@
 """What a run yields: frozen records, and the tidy frame made of them."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -9,14 +10,18 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlora_lab._utils.html_table import html_table
-from fedlora_lab._utils.validation import check
-from fedlora_lab.lora import peft
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check, check_number, check_one_of
+from fedlora_lab.lora import peft, per_example
 from fedlora_lab.measures.deviation import frame_of
 from fedlora_lab.measures.statistics import COLUMNS
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.quantization import Traffic
 from fedlora_lab.methods.state import ServerState
+from fedlora_lab.privacy import accounting
+from fedlora_lab.privacy.budget import Budget
 from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.tasks import metrics
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -56,6 +61,8 @@ class Round:
             mode.
         unmeasured: measure -> why it is NaN: an optimiser's step mixes noise and signal, or the
             amplification follows from no closed form.
+        clip_norm: where it adapts (`AdaptiveClip`): C after this round, the mean over the clients
+            if each has its own; it follows from noised counts alone. ``None`` where C is fixed.
         source: the task, with everyone's examples, and what `save_adapter` and `predict` need
             beside it. It stays in this process: a copy shares it, a pickled record is without.
 
@@ -79,6 +86,7 @@ class Round:
     rows: tuple[tuple[str, str, float], ...] = field(repr=False, default=())
     unmeasured: Mapping[str, str] = field(repr=False, default_factory=dict)
     source: "tuple[Task, Lora, ServerState] | None" = field(repr=False, default=None, compare=False)
+    clip_norm: float | None = field(repr=False, default=None)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "source": None}
@@ -127,6 +135,7 @@ class Round:
         """Whole-model measures by name, as they stand in the frame."""
         named = {"epsilon": self.epsilon, "deviation": self.deviation, **self.uploads._asdict()}
         names = ("participants", "clipped", "nonfinite", "seconds")
+        names += () if self.clip_norm is None else ("clip_norm",)
         return {**self.metrics, **named, **{name: getattr(self, name) for name in names}}
 
 
@@ -145,6 +154,7 @@ def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
 
     rows = []
     for record in records:
+        check(isinstance(record, Round), "records", record, "records as run() yields them")
         key = (record.task, record.method, record.seed, record.index)
         rows += [(*key, "all", name, float(value)) for name, value in record.measures().items()]
         rows += [(*key, *row) for row in record.rows]
@@ -159,10 +169,18 @@ def require_source(record: Round) -> tuple[Task, Lora, ServerState]:
     return found  # type: ignore[return-value]
 
 
-def save_adapter(record: Round, path: "str | Path") -> "Path":
+def save_adapter(record: Round, path: "str | Path", certificate: Any = None) -> "Path":
     """Writes the record's adapter as a folder for ``peft.PeftModel.from_pretrained(base, path)``.
 
-    Guarantees: the loaded model gives the run's logits (tests/lora/test_adapters.py).
+    Args:
+        record: as a run yields it.
+        path: a new folder, or one with an adapter.
+        certificate: what ``fl.report.certificate(folder)`` gave for the folder of this run; it is
+            written into the adapter's folder, with the digests of its files.
+
+    Raises: ``ValueError`` for a certificate of another run; nothing is written then.
+    Guarantees: the loaded model gives the run's logits (tests/lora/test_adapters.py),
+        test_an_adapter_carries_its_own_certificate_only.
 
     >>> import tempfile
     >>> import fedlora_lab as fl
@@ -174,4 +192,158 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     """
     task, lora, state = require_source(record)
     check(isinstance(path, (str, PurePath)), "path", path, "a path")
-    return peft.save(task.model, task.targets, task.head, lora, state.tensors, path)
+    if certificate is not None:
+        known = hasattr(certificate, "require_covered")
+        check(known, "certificate", certificate, "what fl.report.certificate(folder) gives")
+        certificate.require_covered(record.ledger)
+    folder = peft.save(task.model, task.targets, task.head, lora, state.tensors, path)
+    if certificate is not None:
+        certificate.save(folder, adapter=True)
+    return folder
+
+
+# ---- a score of private examples
+
+ACCURACIES = (metrics.accuracy, metrics.next_token_accuracy)
+"""Of an accuracy of the user's own nobody knows that one example moves it by at most 1 / n."""
+Z = 1.959963984540054  # of a two-sided interval at 95 %
+
+
+@dataclass(frozen=True)
+class PrivateScore:
+    """A score of private examples, released with noise.
+
+    Args:
+        metric: "accuracy" or "loss".
+        value: the mean over the units, with noise; it may lie outside the metric's range.
+        low, high: interval at 95 % for the mean over the population that the units were drawn
+            from: it counts the noise, and the draw as if the scores spread as widely as they can.
+        noise: standard deviation of the noise in ``value``.
+        units: how many there are; public.
+        ledger: what was spent.
+    """
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    noise: float
+    units: int
+    ledger: Ledger
+
+    @property
+    def epsilon(self) -> float:
+        """Spent by this score alone."""
+        return self.ledger.epsilon()
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __repr__(self) -> str:
+        unit = self.ledger.unit
+        return (
+            f"PrivateScore({self.metric} {self.value:.4g}, 95 % interval [{self.low:.4g}, "
+            f"{self.high:.4g}], of {self.units} {unit}s, noise {self.noise:.2g}, "
+            f"epsilon={self.epsilon:.3g} at delta={self.ledger.delta:g} for each {unit})"
+        )
+
+
+def private_score(
+    task: Task,
+    record: Round,
+    data: Any = None,
+    metric: str = "accuracy",
+    *,
+    epsilon: float,
+    delta: float | None = None,
+    unit: str | None = None,
+    max_loss: float = 5.0,
+    budget: Budget | None = None,
+    seed: int | None = None,
+) -> PrivateScore:
+    """Releases the accuracy or mean loss of a record's model on private examples, with noise.
+
+    Each unit's score is clipped to [0, 1] (a loss to [0, max_loss]) and Gaussian noise is added to
+    their sum, so that leaving one unit out moves it by at most its clip. What clients keep of
+    their own is not used.
+
+    Args:
+        task, record: of the run.
+        data: held-out (x, y), each example a unit; or a list of such pairs, each pair a unit with
+            the mean over its examples: one client's, or one person's. ``None``: the test examples.
+        metric: "accuracy" or "loss".
+        epsilon, delta: what the score spends, > 0; delta by default that of the budget or of the
+            record's ledger, else 1e-5.
+        unit: of a list "client" (default) or "person"; of one pair "example".
+        max_loss: the loss at which a unit's is clipped, > 0; public, not looked up in the data.
+        budget: it stands there before the examples are looked at. It counts for everyone, since
+            nobody knows that held-out examples are in no run.
+        seed: as of `run`; a number is for rehearsals.
+
+    Raises: ``ValueError`` for other metrics, and where the budget does not suffice.
+    Guarantees: test_budget.py::test_a_score_moves_by_no_more_than_its_noise_covers,
+        ::test_the_interval_of_a_score_covers, ::test_a_score_is_in_the_budget_before_it_is_known.
+    Source: arXiv:1805.06530, theorem 8 (noise); Wilson's interval with the noise's variance.
+
+    >>> import fedlora_lab as fl
+    >>> task, plan = fl.tasks.digits(), fl.Plan(rounds=1, local_steps=1)
+    >>> *_, last = fl.run(task, "fedlora", None, plan)
+    >>> score = fl.private_score(task, last, epsilon=1.0, seed=0)
+    >>> score.units, round(score.noise, 3), score.low < score.value < score.high
+    (360, 0.01, True)
+    """
+    _, lora, state = require_source(record)
+    several = isinstance(data, (list, Sequence)) and not isinstance(data, tuple)
+    units = list(data) if several else [task.test if data is None else data]
+    for pair in units:
+        check(isinstance(pair, tuple) and len(pair) == 2, "data", type(pair), "(x, y), or a list")
+    check_one_of("metric", metric, ("accuracy", "loss"))
+    own = task.loss if metric == "loss" else task.metrics.get("accuracy")
+    expected = "'loss', or a task whose accuracy is the library's: one example moves it by 1 / n"
+    check(metric == "loss" or own in ACCURACIES, "metric", metric, expected)
+    check_number("max_loss", max_loss, 0, 1e9, open_low=True)
+    check_number("epsilon", epsilon, 0, 1e9, open_low=True)
+    unit = unit or ("client" if several else "example")
+    check_one_of("unit", unit, ("client", "person") if several else ("example",))
+    check(isinstance(budget, Budget | None), "budget", budget, "an fl.Budget, or None")
+    known = budget or record.ledger
+    delta = delta if delta is not None else 1e-5 if known is None else known.delta
+    count = len(units) if several else len(units[0][1])
+    check(count > 0, "data", count, "at least one unit")
+    check(delta * count < 1, "delta", delta, f"< {1 / count:.3g} = 1 / {count} {unit}s")
+    sigma = accounting.noise_multiplier(epsilon, delta, 1.0, 1)
+    streams = Streams(seed)
+    ledger = Ledger(unit=unit, delta=delta, reproducible=seed is not None)
+    ledger.record(0, None, 1, sample_rate=1.0, noise_multiplier=sigma)
+    if budget is not None:
+        budget.spend(task, "score", f"{metric} of {record.method} on {task.name}", ledger)
+    high = max_loss if metric == "loss" else 1.0
+
+    def clipped(outputs: Any, y: "Tensor") -> "Tensor":
+        # What is no number counts as the worst: the sum stays finite and moves by no more.
+        values = own(outputs, y).double() if own is not None else y
+        return values.nan_to_num(high if metric == "loss" else 0.0, high, 0.0).clamp(0, high) / high
+
+    total = metrics.OverAll(lambda kept, y: float(kept.sum()), clipped)
+    judged = replace(task, metrics={"score": total})
+    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    sums = [
+        per_example.evaluate(judged, adapted, state.tensors, pair)["score"]
+        / (len(pair[1]) if several else 1)
+        for pair in units
+    ]
+    noised = math.fsum(sums) + sigma * float(streams.normal((1,), "score", record.index).double())
+    # On a grid far coarser than the numbers in between, and far finer than the noise.
+    mean = round(noised * 2**20) / 2**20 / count
+    low, top = _interval(mean, count, sigma / count)
+    value, low, top, noise = (high * x for x in (mean, low, top, sigma / count))
+    return PrivateScore(metric, value, low, top, noise, count, ledger.snapshot())
+
+
+def _interval(mean: float, count: int, noise: float) -> tuple[float, float]:
+    """Means p in [0, 1] with |mean - p| <= z sqrt(p (1 - p) / count + noise^2)."""
+    z2 = Z * Z
+    a, b, c = 1 + z2 / count, 2 * mean + z2 / count, mean * mean - z2 * noise * noise
+    root = math.sqrt(max(0.0, b * b - 4 * a * c))
+    low, high = (min(1.0, max(0.0, (b + sign * root) / (2 * a))) for sign in (-1, 1))
+    return low, high

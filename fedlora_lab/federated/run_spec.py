@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from fedlora_lab.lora.per_example import TEXTS
 from fedlora_lab.methods.aggregation import Rule
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import SGD
-from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.state import KINDS, ServerState
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry
-from fedlora_lab.privacy.mechanism import uncertified_reason
+from fedlora_lab.privacy.mechanism import clip_sum, uncertified_reason
 from fedlora_lab.tasks.task import Examples, Task, mask_of
 
 
@@ -54,21 +54,31 @@ class RunSpec:
         parts: dict[str, Any] = {
             "method": {name: rule_name(getattr(self.method, name)) for name in names},
             "plan": {name: value for name, value in asdict(self.plan).items() if name not in free},
-            "lora": asdict(self.lora),
+            "lora": self.lora.settings(),
             "seed": self.streams.seed,
             "privacy": None,
             "task": self.task.fingerprint,
         }
         if self.privacy is not None:
-            terms = asdict(self.privacy).items()
+            terms = self.privacy.settings().items()
             parts["privacy"] = {name: value for name, value in terms if name not in free}
         return json.loads(json.dumps(parts, default=str))
 
     def entry(self, ids: tuple[int, ...] | None) -> dict[str, Any]:
         """How often these clients release in a round of a private run, and under how much noise."""
         assert self.privacy is not None
-        steps = self.plan.local_steps if self.privacy.unit == "example" else 1
+        steps = self.plan.local_steps if self.privacy.by_step else 1
         return {"count": steps, **self.privacy.entry(ids)}
+
+    def ledger_after(self, rounds: int) -> Ledger:
+        """The ledger of a private run after so many rounds in which everyone takes part."""
+        assert self.privacy is not None
+        everyone = None if self.privacy.unit == "client" else tuple(range(len(self.task.sizes)))
+        terms = self.entry(everyone)
+        ledger = self.privacy.ledger(reproducible=self.streams.seed is not None)
+        return ledger.after(
+            [LedgerEntry(1, everyone, **terms | {"count": rounds * terms["count"]})]
+        )
 
     @cached_property
     def terms(self) -> dict[str, Any]:
@@ -81,18 +91,18 @@ def make_run_spec(
     method: "Method | str",
     privacy: Privacy | None,
     plan: Plan,
-    lora: Lora | None,
+    lora: Any,
     seed: int | None,
 ) -> RunSpec:
     """Checks the parts of a run one by one and against each other.
 
     Args:
         task, method, privacy, plan, seed: as of `run`.
-        lora: ``None`` stands for ``Lora()``.
+        lora: a `Lora`, a `peft.LoraConfig`, or ``None`` for ``Lora()``.
 
     Raises: ``ValueError`` (name, value, range).
     """
-    kinds = ("task", task, Task), ("plan", plan, Plan), ("lora", lora, Lora | None)
+    lora, kinds = lora_of(lora), (("task", task, Task), ("plan", plan, Plan))
     for name, value, kind in (*kinds, ("privacy", privacy, Privacy | None)):
         check(isinstance(value, kind), name, value, f"a {name.capitalize()}")
     row, streams, count = methods.get(method), Streams(seed), len(task.sizes)
@@ -109,14 +119,14 @@ def make_run_spec(
     uncertified_reason(
         row.precondition, row.clip_groups
     )  # refuses a rule that gives no Preconditioner
-    ranks = None if lora is None else lora.ranks
-    check(ranks is None or len(ranks) == count, "ranks", ranks, f"one for each of {count} clients")
+    alike = lora.ranks is None or len(lora.ranks) == count
+    check(alike, "ranks", lora.ranks, f"one for each of {count} clients")
     if privacy is not None:
         privacy = privacy.resolve(task, plan)
-        even = privacy.unit == "example" or plan.weights == "uniform"
+        even = privacy.by_step or plan.weights == "uniform"
         words = "'uniform' in the client unit: sizes would set the sensitivity"
         check(even, "weights", plan.weights, words)
-    lora = lora or Lora()
+    _check_options(row, lora)
     fresh = "A" in writes  # what the rule writes is as large as ever
     expected = "1, since " + ("the method's rule writes A anew" if fresh else "balance chooses it")
     free = not fresh and row.balance is None
@@ -128,6 +138,22 @@ def make_run_spec(
     # and the server of a deployment read the adapter of the specification.
     scale = balanced_start(forecast_of(spec), row.balance)
     return replace(spec, lora=replace(lora, start_scale=scale))
+
+
+def _check_options(row: Method, lora: Lora) -> None:
+    """Refuses options of PEFT that a method's rule has no meaning for."""
+    start, pattern = lora.option("init_lora_weights"), lora.option("rank_pattern")
+    words = f"True for {row.slug}, which decides how A and B start"
+    check(start is True or (row.start is None and row.balance is None), "init_lora_weights",
+          start, words)  # fmt: skip
+    fits = not pattern or not row.own_ranks
+    words = f"none for {row.slug}, where clients keep a share of the ranks of all layers alike"
+    check(fits, "rank_pattern", pattern, words)
+    dora, writes = lora.option("use_dora"), getattr(row.aggregate, "writes", ())
+    words = f"False for {row.slug}, whose rule adds to the frozen weight that magnitudes rescale"
+    check(not (dora and "W" in writes), "use_dora", dora, words)
+    words = f"False for {row.slug}, whose rule looks at A and B as if nothing rescaled B A"
+    check(not (dora and row.precondition is not None), "use_dora", dora, words)
 
 
 def _warn_of_idle_sides(row: Method, plan: Plan) -> None:
@@ -146,7 +172,7 @@ def _warn_of_idle_sides(row: Method, plan: Plan) -> None:
 
 
 def amplification(
-    task: Task, method: Method | str, privacy: Privacy | None, plan: Plan, lora: Lora | None = None
+    task: Task, method: Method | str, privacy: Privacy | None, plan: Plan, lora: Any = None
 ) -> Amplification:
     """Finds how many times its own energy A takes up as noise over a run: the amplification number.
 
@@ -182,7 +208,10 @@ def prepare_run(
     """
     task, how = spec.task, how or Compute()
     adapted = peft.adapt(task.model, task.targets, task.head, spec.lora)
-    adapted = peft.place(adapted, how.device, how.products)
+    widest = max(max(weight.shape) for weight in adapted.weights.values())
+    room = f"at most {16 * widest}, 16 times the widest adapted layer: no more can be learned"
+    check(spec.lora.rank <= 16 * widest, "rank", spec.lora.rank, room)
+    adapted = peft.place(adapted, how.device, how.products, how.quantize)
     blocks = how.recompute or how.frozen_prefix
     lists = compute.wrap(adapted.model, how.recompute) if blocks else []
     expected = "a model whose blocks are in an nn.ModuleList"
@@ -193,17 +222,21 @@ def prepare_run(
     prefix = None
     if how.frozen_prefix:
         prefix = compute.find_frozen_prefix(
-            task, adapted, lists, (how.products, str(adapted.device))
+            task, adapted, lists, (how.products, how.quantize, str(adapted.device))
         )
     clip, sigma = math.inf, (0.0,) * len(task.sizes)  # of a step, where steps are not released
-    if spec.privacy is not None and spec.privacy.unit == "example":
-        clip, level = spec.privacy.clip_norm, spec.privacy.noise_multiplier
+    if spec.privacy is not None and spec.privacy.by_step:
+        clip, level = spec.privacy.first_clip_norm, spec.privacy.noise_of_sum
         sigma = level if isinstance(level, tuple) else (float(level or 0),) * len(task.sizes)
     context = RunContext(
         task, adapted, spec.method, spec.plan, spec.streams, clip, sigma, data, lora=spec.lora,
         prefix=prefix, products=how.products, privacy=spec.privacy,
         uncertified=uncertified_reason(spec.method.precondition, spec.method.clip_groups),
     )  # fmt: skip
+    if spec.privacy is not None and spec.privacy.clipping == "normalise":
+        context = replace(context, clip=partial(clip_sum, stabiliser=spec.privacy.stabiliser))
+    if context.by_person and data:
+        context = replace(context, persons=dict(enumerate(task.local_persons)))
     context = replace(context, chunk=cost.chunk(how, context))
     # Probed with as many examples as pass the model together, half as many again as expected.
     expected = sum(n * q for n, q in zip(task.sizes, context.sample_rate, strict=True))
@@ -277,6 +310,8 @@ def restore(
     for name, ours in checkpoint.settings_with_keyed_task(folder, spec.settings()).items():
         check(theirs.get(name) == ours, "resume", str(folder), f"the same {name} as in this run")
     check(len(state.seen) == len(fresh.seen), "resume", str(folder), f"{len(fresh.seen)} clients")
+    norms = [len(found.clip or ()) for found in (state, fresh)]
+    check(norms[0] == norms[1], "resume", str(folder), f"{norms[1]} clip norms that adapt")
     state = checkpoint.validate_and_reorder(state, fresh.server, spec.plan.server_optimizer)
     return state, _continued(book, spec, state, opened)
 

@@ -8,7 +8,8 @@ import inspect
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from fedlora_lab.methods.optimizers import OptimizerState, server_step
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import Traffic, full
 from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.privacy.budget import Account, Budget, Plans, largest_that_fits
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry
 from fedlora_lab.privacy.mechanism import ClipCounts, injected_bug_reason
@@ -44,22 +46,25 @@ from fedlora_lab.tasks.task import Task
 
 NOT_SEEN = float("nan")
 """In the place of what nobody may see, or nobody measured."""
+PRIVATE_TEST = "the test examples are private: fl.private_score releases a score with noise"
 NOISE_MEASURES = ("noise_A", "noise_B", "noise_BA", "snr")
 
 
 class RunOptions(TypedDict, total=False):
     """The keywords of `run`, which describes them."""
 
-    lora: Lora | None
+    lora: Any
     seed: int | None
     checkpoint: str | Path | None
     resume: str | Path | None
     chunk_clients: int | None
     evaluate_every: int
     stop_at: float | None
+    budget: Budget | None
     bug: Callable[..., Any] | None
     device: str | torch.device | None
     products: str
+    quantize: str | None
     frozen_prefix: bool
     recompute: bool
     chunk_examples: int | str | None
@@ -79,7 +84,7 @@ def run(
         method: a row of the table, or its slug.
         privacy: a plan with its noise set (see `Privacy.calibrate`); ``None``: without privacy.
         plan: rounds, local steps, batch, learning rates.
-        lora: rank and alpha; default ``Lora()``.
+        lora: rank and alpha, or a `peft.LoraConfig`; default ``Lora()``.
         seed: every random number follows from it, and the ledger says "not for release"; ``None``
             takes the operating system's entropy, and the ledger says "release".
         checkpoint: folder for the state after every round, and for the ledger, which is written
@@ -89,9 +94,12 @@ def run(
             may be no other folder.
         chunk_examples, chunk_clients: at most so many in memory at once; results differ by
             rounding. chunk_examples="auto": as many as half of the free memory holds.
-        device, products, frozen_prefix, recompute: where and how the work is done, see `Compute`.
+        device, products, quantize, frozen_prefix, recompute: where and how the work is done, see
+            `Compute`.
         evaluate_every: score before training, after every so many rounds and the last; NaN between.
         stop_at: an epsilon; the run ends before the round that would spend more, if all took part.
+        budget: what all runs on these data may spend, see `Budget`: a run that would overdraw is
+            refused, and each round stands in it before it begins.
         bug: see `Federation.open`; for tests and lesson 12 only.
 
     Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.
@@ -144,8 +152,41 @@ def predict(
     torch.Size([8, 3])
     """
     _, lora, state = require_source(record)
+    words = "inputs as the model takes them: a tensor, or a mapping of tensors"
+    check(isinstance(x, Tensor | Mapping), "x", type(x).__name__, words)
     adapted = peft.adapt(task.model, task.targets, task.head, lora)
     return per_example.model_outputs(task, adapted, state.tensors, x)
+
+
+def generate(
+    task: Task, record: Round, prompts: Any, *, max_new_tokens: int | None = None
+) -> list[str]:
+    """Returns what the decoder with a record's global adapter (and head) answers to each prompt.
+
+    The likeliest next token is taken each time, up to the end token.
+
+    Args:
+        task, record: of a run on a task of `fl.tasks.prompts`.
+        prompts: texts, or rows with the columns that the task's prompts are made of.
+        max_new_tokens: written at most; ``None``: as the task says.
+    Raises: ``ValueError`` for another task, an empty prompt or one without room for an answer.
+    Guarantees: tests/tasks/test_prompts.py::test_plain_peft_writes_the_same_texts.
+
+    >>> import tempfile
+    >>> import fedlora_lab as fl
+    >>> data = [{"say": f"say {word}", "answer": word} for word in ("yes", "no", "maybe") * 2]
+    >>> folder = fl.tasks.tiny("llama", tempfile.mkdtemp(), [row["say"] for row in data])
+    >>> task = fl.tasks.prompts(folder, data, prompt="say", answer="answer", clients=2)
+    >>> *_, last = fl.run(task, "rolora", None, fl.Plan(rounds=1, local_steps=1))
+    >>> len(fl.generate(task, last, ["say yes", "say no"]))
+    2
+    """
+    code: Any = task.generation
+    check(code is not None, "task", task.name, "a task of fl.tasks.prompts")
+    _, lora, state = require_source(record)
+    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    per_example.place_values(adapted, state.tensors)
+    return code.write(adapted.model, code.encode(prompts), max_new_tokens)
 
 
 class Diverged(ValueError):
@@ -190,6 +231,7 @@ class Federation:
     state: RunState
     folder: Path | None
     stop_at: float | None = None
+    account: Account | None = None  # in the budget, if the run has one
     resumed: bool = False
     chunk_clients: int | None = None
     evaluate_every: int = 1
@@ -203,13 +245,14 @@ class Federation:
         privacy: Privacy | None,
         plan: Plan,
         *,
-        lora: Lora | None = None,
+        lora: Any = None,
         seed: int | None = 0,
         checkpoint: "str | Path | None" = None,
         resume: "str | Path | None" = None,
         chunk_clients: int | None = None,
         evaluate_every: int = 1,
         stop_at: float | None = None,
+        budget: Budget | None = None,
         bug: "Callable[..., Any] | None" = None,
         **compute: Any,
     ) -> Self:
@@ -222,6 +265,8 @@ class Federation:
         """
         known = "one of fl.sharp_edges.BUGS (a function), or None"
         check(bug is None or callable(bug), "bug", bug, known)
+        adapts = isinstance(privacy, Privacy) and privacy.adaptive is not None
+        check(bug is None or not adapts, "bug", bug, "None with an AdaptiveClip, which counts too")
         options = RunOptions.__annotations__
         for name in compute.keys() - options.keys():
             inside = name in {part.name for part in fields(Lora)}
@@ -235,7 +280,7 @@ class Federation:
         folder = run_spec.checkpoint_folder(checkpoint, resume, spec)
         context = run_spec.prepare_run(spec, task.clients, how)
         context = context if bug is None else replace(context, clip=bug)
-        self = cls.from_spec(spec, context, folder, resume, stop_at)
+        self = cls.from_spec(spec, context, folder, resume, stop_at, budget)
         self.chunk_clients, self.evaluate_every = chunk_clients, evaluate_every
         return self
 
@@ -247,13 +292,16 @@ class Federation:
         folder: Path | None = None,
         resume: "str | Path | None" = None,
         stop_at: float | None = None,
+        budget: Budget | None = None,
+        holder: Task | None = None,
     ) -> Self:
         """The run of a checked specification whose model is prepared, here or on a server.
 
         Args:
             spec, context: checked, and prepared by `run_spec.prepare_run`.
             folder: of checkpoints and the ledger; ``None``: nothing is stored.
-            resume, stop_at: as `run`.
+            resume, stop_at, budget: as `run`.
+            holder: the task whose examples the budget is of; default: that of ``spec``.
         """
         if stop_at is not None:
             private, why = spec.privacy is not None, "None without privacy: no epsilon is spent"
@@ -276,8 +324,43 @@ class Federation:
             fresh = self.state
             self.state, self.ledger = run_spec.restore(Path(resume), spec, fresh, ledger)
             self.resumed = self.state is not fresh
+        self._open_account(budget, holder or spec.task, resume)
+        if resume is not None:
             self._warn_of_overspending()
         return self
+
+    def _open_account(
+        self, budget: Budget | None, holder: Task, resume: "str | Path | None"
+    ) -> None:
+        """Opens the run's account in its budget, the same one after a stop, and refuses a run for
+        which too little is left."""
+        known = None if resume is None else checkpoint_.budget_of(Path(resume))
+        expected = "an fl.Budget, or None"
+        check(isinstance(budget, Budget | None), "budget", budget, expected)
+        if known is not None:
+            name = f"{known['path']}, from which this run was begun"
+            same = budget is not None and budget.id == known["budget"]
+            check(same, "budget", None if budget is None else str(budget.path), name)
+        if budget is None:
+            return
+        why = "None without privacy: without noise a run spends everything"
+        check(self.ledger is not None, "budget", str(budget.path), why)
+        assert self.ledger is not None
+        seed = self.spec.streams.seed
+        what = f"{self.spec.method.slug} on {holder.name}, "
+        what += "release" if seed is None else f"seed {seed}"
+        same = self.folder is not None and self.folder.resolve() == Path(resume or "").resolve()
+        token = known["token"] if known is not None and same else None  # a branch is another run
+        self.account = budget.account(holder, "run", what, self.ledger, token)
+        self.account.check(self._plans())
+
+    def _plans(self) -> Plans:
+        """The rounds that are left, up to ``stop_at``, for the run's budget."""
+        assert self.spec.privacy is not None
+        rounds, stop = self.context.plan.rounds - self.state.round, self.stop_at
+        if stop is not None:
+            rounds = largest_that_fits(lambda r: self._spent_after(r) <= stop, rounds)
+        return Plans(self._ledger_after, rounds, self.spec.privacy.noise_multiplier or 0.0)
 
     def reset(self) -> None:
         """Resets the state to round 0; the ledger keeps what was spent."""
@@ -298,19 +381,32 @@ class Federation:
 
     def _spent_after(self, rounds: int) -> float:
         """Epsilon after so many further rounds in which everyone takes part."""
+        return self._ledger_after(rounds).epsilon_or_inf()
+
+    def _ledger_after(self, rounds: int, noise: float = 1.0) -> Ledger:
+        """The ledger after so many further rounds in which everyone takes part, and in which there
+        is so many times the noise."""
         ledger, now = self.ledger, self.state.round
         assert ledger is not None
         everyone = None if ledger.unit == "client" else tuple(range(len(self.spec.task.sizes)))
         # With a seed a repeated round gives the same values: it is no second release.
         known = {entry.round for entry in ledger.releases} if ledger.reproducible else set()
         ahead = [t for t in range(now + 1, now + 1 + rounds) if t not in known]
-        terms = self.spec.entry(everyone)
-        return ledger.epsilon_after([LedgerEntry(t, everyone, **terms) for t in ahead])
+        terms, sigma = self.spec.entry(everyone), self.spec.entry(everyone)["noise_multiplier"]
+        if noise != 1:
+            several = isinstance(sigma, tuple)
+            terms["noise_multiplier"] = (
+                tuple(noise * x for x in sigma) if several else noise * sigma
+            )
+        return ledger.after([LedgerEntry(t, everyone, **terms) for t in ahead])
 
     @property
     def ended(self) -> bool:
-        """No round is left, or the next could spend more than ``stop_at`` if everyone took part."""
+        """No round is left, or the next could spend more than ``stop_at``, or than is left of the
+        budget, if everyone took part."""
         if self.state.round >= self.context.plan.rounds:
+            return True
+        if self.account is not None and not self.account.allows(self._ledger_after(1)):
             return True
         return self.stop_at is not None and self._spent_after(1) > self.stop_at
 
@@ -336,14 +432,16 @@ class Federation:
             same = self.folder is None or _contents(self.folder) == self.contents
             expected = "a folder in which no other run has written meanwhile"
             check(same, "checkpoint", str(self.folder), expected)
-            yield
+            account = self.account
+            with nullcontext() if account is None else account.reserve(self._plans()):
+                yield
 
     def initial_outcome(self) -> RoundOutcome:
         """The outcome before the first round."""
         server, privacy = self.state.server, self.spec.privacy
         kept = bool(uploads.round_keys(self.context, server.tensors, 0).kept)
         # Where later rounds measure no deviation none is measured here: a 0 would look like one.
-        alone = privacy is None or privacy.unit == "example" or privacy.trust == "local"
+        alone = privacy is None or privacy.by_step or privacy.trust == "local"
         received = Received({}, torch.zeros(0), {}, server, alone)
         return RoundOutcome(time.perf_counter(), server, server, received, kept=kept)
 
@@ -370,6 +468,7 @@ class Federation:
             groups.append(clients)
         keys = uploads.round_keys(context, opened.before.tensors, opened.t)
         everyone = uploads.stack_clients(context, groups, keys.moved, opened.sent)
+        everyone.clip = everyone.clip if context.by_step else self._clip()
         arrived = self.arrivals(opened.t, opened.ids)
         sent = keys.sent, opened.sent
         received = uploads.release_round(context, everyone, arrived, *sent, opened.t)
@@ -396,19 +495,34 @@ class Federation:
         if self.ledger is None:
             return
         terms = dict(self.spec.terms)
-        for name in ("sample_rate", "noise_multiplier"):
-            if isinstance(terms[name], tuple):  # a number for each client
+        for name in ("sample_rate", "noise_multiplier", "count_noise"):
+            if isinstance(terms.get(name), tuple):  # a number for each client
                 terms[name] = tuple(terms[name][k] for k in ids)
-        self.ledger.record(t + 1, ids, **terms, repeats=self.ledger.reproducible)
+        ledger, account, again = copy(self.ledger), self.account, self.ledger.reproducible
+        ledger.record(t + 1, ids, **terms, repeats=again)
+        if account is not None and self.folder is not None:
+            checkpoint_.name_budget(self.folder, account)
         # A run that is cut short in the round has released what it sent: disk comes first.
-        if self.folder is not None:
-            self.ledger.save(self.folder / checkpoint_.LEDGER)
-            self.contents = self.contents[0], _contents(self.folder)[1]
+        with nullcontext() if account is None else account.charge(ledger):
+            self.ledger.record(t + 1, ids, **terms, repeats=again)
+            if self.folder is not None:
+                self.ledger.save(self.folder / checkpoint_.LEDGER)
+                self.contents = self.contents[0], _contents(self.folder)[1]
 
     def start_clients(self, ids: tuple[int, ...], sent: ServerState) -> ClientBatch:
         """Clients at the start of a round: what they received, and what they kept."""
         personal = {key: own[list(ids)] for key, own in self.state.personal.items()}
-        return uploads.begin_clients(self.context, ids, sent, personal)
+        clients = uploads.begin_clients(self.context, ids, sent, personal)
+        clients.clip = self._clip(ids) if self.context.by_step else None
+        return clients
+
+    def _clip(self, ids: tuple[int, ...] | None = None) -> Tensor | None:
+        """Where C adapts: that of these clients, or in the client unit the server's."""
+        norms = self.state.clip
+        if norms is None:
+            return None
+        own = norms if ids is None else [norms[k] for k in ids]
+        return torch.tensor(own, dtype=torch.float64)
 
     def arrivals(self, t: int, ids: tuple[int, ...]) -> Tensor:
         """Positions of the clients whose upload is not lost on the way."""
@@ -454,6 +568,8 @@ class Federation:
         clients = ids, there, keys.sent, self.spec.privacy
         load = uploads.traffic(method, self.spec.lora, self.state, *clients)
         self.advance(everyone, kept, after, len(received.weights), moments)
+        if self.state.clip is not None and not self.context.by_step and received.clip is not None:
+            self.state.clip = received.clip.tolist()
         return RoundOutcome(
             opened.started_at,
             before,
@@ -489,9 +605,12 @@ class Federation:
             everyones = before[key].expand(len(state.seen), *before[key].shape)
             mine = state.personal.get(key, everyones)
             state.personal[key] = mine.index_copy(0, index, everyone.params[key])
-        rank = rows * self.spec.lora.rank
+        if state.clip is not None and self.context.by_step and everyone.clip is not None:
+            own = dict(zip(everyone.ids, everyone.clip.tolist(), strict=True))
+            state.clip = [own.get(k, norm) for k, norm in enumerate(state.clip)]
+        ranks = {layer: rows * len(a) for layer, a in after.side("A").items()}
         changed = [key for key, x in after.tensors.items() if x is not before[key]]
-        state.changed.append({str(key): rank if key.side == "W" else 0 for key in changed})
+        state.changed.append({str(k): ranks[k.layer] if k.side == "W" else 0 for k in changed})
         state.seen = [state.round if k in there else last for k, last in enumerate(state.seen)]
         # In memory as a loaded state: transposed tensors multiply to other last bits on some CPUs.
         tensors = {key: x.contiguous() for key, x in after.tensors.items()}
@@ -521,6 +640,8 @@ class Federation:
         a, b = plain.side("A"), plain.side("B")
         noisy = {name for _, name, x in rows if x != x and name in NOISE_MEASURES}
         unmeasured = dict.fromkeys(noisy if rule.nonlinear else (), f"{rule}: {rule.nonlinear}")
+        if spec.privacy is not None and not task.public_test:
+            unmeasured |= dict.fromkeys(task.metrics, PRIVATE_TEST)
         rows += self._forecast.rows(state.round)
         if (unknown := self._forecast.unknown) is not None:
             unmeasured["amplification"] = unknown
@@ -542,7 +663,16 @@ class Federation:
             rows=tuple(rows),
             unmeasured=dict(sorted(unmeasured.items())),
             source=(task, spec.lora, state.server),
+            clip_norm=self._mean_clip(outcome),
         )
+
+    def _mean_clip(self, outcome: RoundOutcome) -> float | None:
+        """Where C adapts, the mean over those who have one; NaN where only clients know theirs."""
+        norms = self.state.clip
+        if norms is None:
+            return None
+        known = outcome.shown or not self.context.by_step
+        return sum(norms) / len(norms) if known else NOT_SEEN
 
     @cached_property
     def _forecast(self) -> NoiseForecast:
@@ -574,7 +704,7 @@ class Federation:
             }
         noise, ruled = got.noise if shown else None, outcome.aggregated or before
         seen = measures.Exchange(before, mean, after, clients, got.weights, noise, ruled)
-        return measures.layer_rows(seen, self.spec.lora.scaling)
+        return measures.layer_rows(seen, self.spec.lora.scaling_of)
 
     def _metrics(self, shown: bool) -> dict[str, float]:
         """The task's metrics of the server's model, or the mean over the models that clients keep.
@@ -610,7 +740,11 @@ class Federation:
 
 def _fresh(spec: RunSpec, context: RunContext) -> RunState:
     """The state before the first round."""
-    return RunState(0, run_spec.initial_server(spec, context), {}, [-1] * len(spec.task.sizes))
+    state = RunState(0, run_spec.initial_server(spec, context), {}, [-1] * len(spec.task.sizes))
+    if spec.privacy is not None and spec.privacy.adaptive is not None:
+        count = len(spec.task.sizes) if spec.privacy.by_step else 1
+        state.clip = [float(spec.privacy.adaptive.start)] * count
+    return state
 
 
 def _contents(folder: Path) -> tuple[list[int], bytes | None]:

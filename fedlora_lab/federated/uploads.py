@@ -6,7 +6,7 @@ trust model names.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
 from typing import Any, NamedTuple
@@ -33,7 +33,13 @@ from fedlora_lab.methods.state import (
     shared_rank,
 )
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.privacy.mechanism import ClipCounts, gaussian_noise, precondition_rows, release
+from fedlora_lab.privacy.mechanism import (
+    ClipCounts,
+    count_within,
+    gaussian_noise,
+    precondition_rows,
+    release,
+)
 
 SERVER = -1
 """In the place of a client's number: the stream of the server's own noise."""
@@ -52,6 +58,7 @@ class Received:
     sent: ServerState  # at the start: (rows, ...) where clients have unequal ranks
     per_client: bool = True  # each client's upload is seen by itself
     clipped: ClipCounts = field(default_factory=ClipCounts)  # by the clip of the uploads
+    clip: Tensor | None = None  # of the next round, where the clip of the uploads adapts
 
     @classmethod
     def empty(cls, sent: ServerState) -> "Received":
@@ -147,7 +154,9 @@ def stack_clients(
     ids = tuple(k for group in groups for k in group.ids)
     params, noise = ({key: stacked(key, name) for key in keys} for name in ("params", "noise"))
     clipped = sum((group.clipped for group in groups), ClipCounts()).read()
-    return ClientBatch(ids, params, tensors_received(context, ids, sent), noise, clipped=clipped)
+    clips = [group.clip for group in groups if group.clip is not None]
+    whole = ClientBatch(ids, params, tensors_received(context, ids, sent), noise, clipped=clipped)
+    return replace(whole, clip=torch.cat(clips)) if clips else whole
 
 
 def release_round(
@@ -185,7 +194,8 @@ def release_round(
     if not rows or not (ids or summed):
         return Received.empty(sent)
     if not context.by_step:
-        return _release_updates(context, ClientBatch(ids, rows, start), sent, rank, t)
+        batch = ClientBatch(ids, rows, start, clip=clients.clip)
+        return _release_updates(context, batch, sent, rank, t)
     drawn = {key: clients.noise[key][arrived] for key in keys}
     drawn = cut_to_rank(drawn, None if rank is None else torch.tensor([rank]))
     weights = _weights(context, ids)
@@ -258,7 +268,7 @@ def _row_by_row(sent: ServerState, start: Mapping[ParamKey, Tensor]) -> ServerSt
 def _weights(context: RunContext, ids: tuple[int, ...]) -> Float[Tensor, " rows"]:
     """w_k = p_k / participation: absent clients leave their weight to the old state."""
     # The denominator is fixed: one that counted who came would change the sensitivity.
-    sizes, plan = context.task.sizes, context.plan
+    sizes, plan = context.units, context.plan
     share = [1 / len(sizes) if plan.weights == "uniform" else sizes[k] / sum(sizes) for k in ids]
     return torch.tensor(share, dtype=torch.float64) / plan.participation
 
@@ -286,15 +296,20 @@ def _release_updates(
     change = precondition_rows(change, maps, owner)
     owners = len(ids) if noised_alone else 1
     # Each client's whole change is clipped before it meets any other's, and before the noise.
-    sums, clipped = context.clip(change, privacy.clip_norm, owner, owners, method.clip_groups)
+    limit: Any = privacy.first_clip_norm
+    larger = 1.0  # than at the first clip norm is the noise
+    if clients.clip is not None:
+        limit, larger = clients.clip.expand(owners), float(clients.clip) / limit
+    sums, clipped = context.clip(change, limit, owner, owners, method.clip_groups)
     # Each client's noise is from its own stream, so that it is the same whoever else takes part.
     shapes = {key: x.shape[1:] for key, x in rows.items()}
-    xi = gaussian_noise(shapes, [level.each] * len(ids), streams, [(t, k, 0) for k in ids])
+    each = [larger * level.each] * len(ids)
+    xi = gaussian_noise(shapes, each, streams, [(t, k, 0) for k in ids])
     rank_limit, reference, weights = None, start, _weights(context, ids)
     if noised_alone:
         rank_limit = ranks_of(context, ids)
     else:
-        common = gaussian_noise(shapes, [level.server], streams, [(t, SERVER, 0)])
+        common = gaussian_noise(shapes, [larger * level.server], streams, [(t, SERVER, 0)])
         xi = {key: xi[key].sum(0, keepdim=True) + common[key] for key in shapes}
         reference, weights = whole, torch.ones(1, dtype=torch.float64)
     if rank is not None:
@@ -312,7 +327,37 @@ def _release_updates(
     released, drawn = found
     uploads = {key: method.clip_reference(reference[key]) + x for key, x in released.items()}
     noise = _mean(drawn, weights)
-    return Received(uploads, weights, noise, _row_by_row(sent, reference), noised_alone, clipped)
+    seen = _row_by_row(sent, reference), noised_alone, clipped
+    following = None if clients.clip is None else _adapted(context, clients, change, owner, t)
+    return Received(uploads, weights, noise, *seen, following)
+
+
+def _adapted(
+    context: RunContext,
+    clients: ClientBatch,
+    change: Mapping[ParamKey, Tensor],
+    owner: Tensor,
+    t: int,
+) -> Tensor:
+    """Client unit: the server's C of the next round, (1,), from the noised count of the uploads.
+
+    The noise is where that of the updates is: at every client, a share of it at every client, or
+    at the server.
+    """
+    privacy, level, streams = context.privacy, context.noise_levels, context.streams
+    assert privacy is not None and privacy.adaptive is not None and clients.clip is not None
+    owners = int(owner.max()) + 1 if len(owner) else 1
+    limit, groups = clients.clip.expand(owners), context.method.clip_groups
+    total = count_within(change, limit, owner, owners, groups).sum()
+    count: Any = privacy.noise_of_count
+    ratio = count / (privacy.noise_of_sum * privacy.first_clip_norm) if count else 0.0  # type: ignore[operator]
+    for k in clients.ids if level.each else ():
+        total = total + ratio * level.each * streams.normal((1,), "clip count", t, k, 0).to(total)
+    if level.server:
+        noise = streams.normal((1,), "clip count", t, SERVER, 0)
+        total = total + ratio * level.server * noise.to(total)
+    expected = len(context.task.sizes) * context.plan.participation
+    return privacy.adaptive.following(clients.clip, total.view(1) / expected + 0.5)
 
 
 def traffic(
@@ -379,5 +424,5 @@ def rank_sent(method: Method, lora: Lora, k: int, privacy: Privacy | None) -> in
         k: the client's number.
     Guarantees: test_attack_secagg.py::test_clients_of_low_rank_add_their_noise_to_every_rank.
     """
-    shared = shared_rank(lora.rank, method.own_ranks)
+    shared = shared_rank(lora.largest_rank, method.own_ranks)
     return shared if _only_sum(privacy) or lora.ranks is None else min(lora.ranks[k], shared)

@@ -22,15 +22,20 @@ from fedlora_lab._utils.environment import install_command, telemetry_off
 
 try:
     with telemetry_off(), warnings.catch_warnings():
-        # Warnings among the packages that Flower depends on are no news to the user.
-        warnings.simplefilter("ignore")
+        # Of a package that Flower depends on, about another; Flower's own warnings are shown.
+        warnings.filterwarnings("ignore", "'click", DeprecationWarning, "typer")
         import flwr.clientapp
         import flwr.serverapp  # noqa: F401
 except ImportError as error:
     words = f"flwr is not installed: run `{install_command('flower')}`"
     raise ImportError(words) from error
 
-from fedlora_lab.flower.client import Participant, client_app, placeholder_examples
+from fedlora_lab.flower.client import (
+    Participant,
+    client_app,
+    placeholder_examples,
+    placeholder_persons,
+)
 from fedlora_lab.flower.server import open_run, rounds
 from fedlora_lab.flower.simulators import InProcessGrid, SimulatedClients, simulate
 
@@ -41,6 +46,7 @@ __all__ = [
     "client_app",
     "open_run",
     "placeholder_examples",
+    "placeholder_persons",
     "rounds",
     "simulate",
 ]

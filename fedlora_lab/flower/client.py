@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
@@ -20,11 +22,12 @@ from fedlora_lab.federated import local_training, run_spec, uploads
 from fedlora_lab.flower import messages
 from fedlora_lab.lora import per_example
 from fedlora_lab.methods.state import ServerState, Tensors
-from fedlora_lab.tasks.task import Examples, Task, map_inputs, named_tensors
+from fedlora_lab.tasks.task import Examples, Task, map_inputs, named_tensors, person_numbers
 
 LOG = logging.getLogger("fedlora_lab.flower")
 WHY = "its own log says why"
-ANSWERED, REPLY, PERSONAL = "answered", "reply", "personal"
+EXACT = "True: scores would tell of private test examples; fl.private_score adds noise"
+ANSWERED, REPLY, PERSONAL, CLIP = "answered", "reply", "personal", "clip"
 
 
 def placeholder_examples(sizes: tuple[int, ...], test: Examples) -> tuple[Examples, ...]:
@@ -43,6 +46,17 @@ def placeholder_examples(sizes: tuple[int, ...], test: Examples) -> tuple[Exampl
 
     x, y = test
     return tuple((map_inputs(partial(zeros, n), x), zeros(n, y)) for n in sizes)
+
+
+def placeholder_persons(sizes: tuple[int, ...]) -> tuple[list[int], ...]:
+    """Makes a person of every placeholder example, for terms that protect persons: then the sizes
+    are numbers of persons.
+
+    >>> placeholder_persons((2, 3))
+    ([0, 1], [2, 3, 4])
+    """
+    numbers = iter(range(sum(sizes)))
+    return tuple(list(islice(numbers, n)) for n in sizes)
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,7 @@ class Participant:
         privacy: fl.Privacy | None,
         plan: fl.Plan,
         *,
-        lora: fl.Lora | None = None,
+        lora: Any = None,
         seed: int | None = 0,
     ) -> "Participant":
         """Checks the terms and prepares the model. The examples of the task's clients are not read.
@@ -88,7 +102,15 @@ class Participant:
         trust = None if privacy is None else privacy.trust
         expected = "'local' or 'secagg': on Flower clients clip and noise for themselves"
         check(trust != "central", "trust", trust, expected)
-        task = replace(task, clients=placeholder_examples(task.sizes, task.test))
+        adapts = privacy is not None and privacy.adaptive is not None and not privacy.by_step
+        expected = "a number for unit='client' on Flower: counts do not travel with the updates"
+        check(not adapts, "clip_norm", privacy and privacy.clip_norm, expected)
+        sizes, persons = task.sizes, None
+        if privacy is not None and privacy.unit == "person":
+            # Public is how many persons a client has, and not how many examples: one for each.
+            sizes = privacy.units(task)
+            persons = placeholder_persons(sizes)
+        task = replace(task, clients=placeholder_examples(sizes, task.test), persons=persons)
         spec = run_spec.make_run_spec(task, method, privacy, plan, lora, seed)
         context = run_spec.prepare_run(spec, {})
         server = run_spec.initial_server(spec, context)
@@ -99,24 +121,37 @@ class Participant:
         digest = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
         return cls(spec, context, server, digest)
 
-    def with_data(self, client: int, data: Examples) -> local_training.RunContext:
+    def with_data(self, client: int, data: Any) -> local_training.RunContext:
         """Returns the context of one client: its own examples and nobody else's.
 
-        Raises: ``ValueError`` unless there are as many as the terms say, of the types and shapes of
-            the public ones; none of their values is named.
+        Args:
+            client: its number.
+            data: (x, y), in the person unit (x, y, persons), the person of each example.
+        Raises: ``ValueError`` unless there are as many examples, or persons, as the terms say, of
+            the types and shapes of the public ones; none of their values is named.
+        Guarantees: test_flower.py::test_persons_travel_with_the_examples_of_their_client.
         """
-        sizes = self.spec.task.sizes
+        sizes, by_person = self.spec.task.sizes, self.context.by_person
         check(0 <= client < len(sizes), "client", client, f"a number in [0, {len(sizes) - 1}]")
-        if len(data[1]) != sizes[client]:
-            raise ValueError(f"examples: expected {sizes[client]}, as agreed for client {client}")
+        (x, y), people, what = data[:2], data[2:], ""
+        if by_person:
+            try:
+                people, what = person_numbers(people, (len(y),)), " persons"
+            except ValueError:
+                words = "(x, y, persons), a number or word for each example: persons are protected"
+                raise ValueError(f"examples: expected {words}") from None
+        if (int(people[0].max()) + 1 if by_person else len(y)) != sizes[client]:
+            agreed = f"{sizes[client]}{what}, as agreed for client {client}"
+            raise ValueError(f"examples: expected {agreed}")
         kinds = [
             {name: (x.dtype, x.shape[1:]) for name, x in named_tensors(part).items()}
-            for part in (data, self.spec.task.test)
+            for part in ((x, y), self.spec.task.test)
         ]
         if kinds[0] != kinds[1]:
             expected = "inputs and labels of the types and shapes of the public test examples"
             raise ValueError(f"examples: expected {expected}")
-        return replace(self.context, data={client: data})
+        persons = {client: people[0]} if by_person else {}
+        return replace(self.context, data={client: (x, y)}, persons=persons)
 
     def broadcast(self, values: ServerState) -> Tensors:
         """Encodes the server's tensors for messages, by the method's broadcast rule."""
@@ -142,7 +177,8 @@ def _sent_down(values: ServerState) -> Tensors:
     return {key: tensor for key, tensor in values.tensors.items() if key.kind.sent_down}
 
 
-Loader = Callable[[Context], tuple[Participant, int, Examples]]
+Loader = Callable[[Context], tuple[Participant, int, Any]]
+"""The third are examples (x, y); where persons are protected (x, y, persons)."""
 
 
 def client_app(load: Loader, mods: "list[Mod] | None" = None) -> ClientApp:
@@ -196,17 +232,29 @@ def _train(load: Loader, message: Message, context: Context) -> Message:
     if t > last:
         run_context, sent = own.with_data(number, data), own.received(message, t)
         with private_errors("training"):
-            reply, kept = _upload(own, run_context, number, sent, _personal(own, context), t)
+            parts = number, sent, _personal(own, context), _clip(own, context)
+            reply, kept, clip = _upload(own, run_context, *parts, t)
             state[REPLY], state[PERSONAL] = map(messages.pack_arrays, (reply, kept))
+            if clip is not None:
+                state[CLIP] = ConfigRecord({"norm": float(clip)})
         state[ANSWERED] = ConfigRecord({"round": t})
     about = {"client": number, "terms": own.terms, "round": t}
     return Message(messages.make_content(about, state.array_records[REPLY]), reply_to=message)
 
 
-def _upload(own: Participant, context: Any, number: int, sent: ServerState, personal: Tensors, t):
-    """The client's half of a round: what it sends, and what it keeps until the next."""
+def _upload(
+    own: Participant,
+    context: Any,
+    number: int,
+    sent: ServerState,
+    personal: Tensors,
+    clip: Tensor | None,
+    t: int,
+) -> tuple[Any, Tensors, Tensor | None]:
+    """The client's half of a round: what it sends, what it keeps until the next, and its C then."""
     spec, before = own.spec, {key: tensor[None] for key, tensor in personal.items()}
     clients = uploads.begin_clients(context, (number,), sent, before)
+    clients.clip = clip
     for step in range(context.plan.local_steps):
         local_training.local_step(context, clients, t, step)
     keys = uploads.round_keys(context, sent.tensors, t)
@@ -215,7 +263,16 @@ def _upload(own: Participant, context: Any, number: int, sent: ServerState, pers
     reply = uploads.privatize(context, whole, keys.sent, sent, t)
     kept = {**personal, **{key: whole.params[key][0] for key in keys.kept}}
     rank = uploads.rank_sent(spec.method, spec.lora, number, spec.privacy)
-    return messages.take_ranks(reply, rank), kept
+    return messages.take_ranks(reply, rank), kept, clients.clip
+
+
+def _clip(own: Participant, context: Context) -> Tensor | None:
+    """The clip norm that this client has come to; ``None`` where it is fixed."""
+    privacy = own.spec.privacy
+    if privacy is None or privacy.adaptive is None:
+        return None
+    norm: Any = context.state.config_records.get(CLIP, {}).get("norm", privacy.adaptive.start)
+    return torch.tensor([norm], dtype=torch.float64)
 
 
 def _personal(own: Participant, context: Context) -> Tensors:
@@ -239,8 +296,9 @@ def answer_evaluation(own: Participant, number: int, message: Message, context: 
     """
     if own.spec.privacy is not None:
         public, unit = own.spec.task.public_test, own.spec.privacy.unit
-        check(public, "public_test", public, "True: scores would tell of private test examples")
-        check(unit == "example", "unit", unit, "'example': scores would tell what is kept")
+        check(public, "public_test", public, EXACT)
+        by_step = own.spec.privacy.by_step
+        check(by_step, "unit", unit, "'example' or 'person': scores would tell what is kept")
     t, task = own.round_of(message, beyond=1), own.spec.task
     sent = own.received(message, t).tensors
     with private_errors("judging"):

@@ -1,5 +1,6 @@
 """The server's side: who takes part, the ledger, the method's rule on the uploads, the records."""
 
+import json
 import time
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ import torch
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
+from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.federated import local_training, run_spec, simulation, uploads
 from fedlora_lab.federated.records import Round
@@ -17,6 +19,12 @@ from fedlora_lab.federated.simulation import Federation, OpenRound
 from fedlora_lab.flower import messages
 from fedlora_lab.flower.client import LOG, Participant
 from fedlora_lab.methods.state import Keys, ServerState, Tensors
+from fedlora_lab.privacy.budget import Budget
+from fedlora_lab.tasks.task import Task
+
+PRESENCE = "presence.json"
+"""In the run's folder: how far it is and who is there, for `fedlora_lab.flower.site.status`."""
+PRESENCE_KEYS = ("done", "rounds", "sites", "there", "first", "began", "at")
 
 
 class Stopped(ConnectionError):
@@ -28,14 +36,20 @@ def open_run(
     checkpoint: "str | Path | None" = None,
     resume: "str | Path | None" = None,
     stop_at: float | None = None,
+    budget: Budget | None = None,
+    holder: Task | None = None,
 ) -> Federation:
     """Opens the server's run.
 
-    Args: participant: the server's terms. checkpoint, resume, stop_at: as in `fl.run`.
+    Args:
+        participant: the server's terms.
+        checkpoint, resume, stop_at, budget: as in `fl.run`.
+        holder: in a simulation the task with everyone's examples, which the budget is of. Without
+            it the budget knows the clients' numbers of examples and their shapes only.
     """
     folder = run_spec.checkpoint_folder(checkpoint, resume, participant.spec)
     spec, context = participant.spec, participant.context
-    return Federation.from_spec(spec, context, folder, resume, stop_at=stop_at)
+    return Federation.from_spec(spec, context, folder, resume, stop_at, budget, holder)
 
 
 def rounds(
@@ -86,11 +100,14 @@ class _Server:
     run: Federation
     timeout: float
     nodes: dict[int, int] = field(default_factory=dict)
+    began: tuple[int, float] = (0, 0.0)
 
     def play(self, patience: float) -> "Generator[Round, None, None]":
+        self.began = self.run.state.round, time.time()
         self.wait_for_all(patience)
         run, keeps = self.run, clients_kept_state(self.run)
         with run.lock():
+            self.began = run.state.round, time.time()
             if not run.resumed:
                 yield run.record_start(replace(run.initial_outcome(), shown=False))
             while not run.ended:
@@ -107,8 +124,27 @@ class _Server:
                 trained = local_training.ClientBatch(opened.ids, {}, {})
                 outcome = run.finish_round(opened, received, trained, (), there)
                 run.save_state()
+                self.tell_presence(there, drawn=True)
                 metrics = self.collect_scores() if keeps else None
                 yield run.record(replace(outcome, shown=False, metrics=metrics))
+
+    def tell_presence(self, there: Iterable[int], drawn: bool = False) -> None:
+        """Writes how far the run is, for whoever watches it, into its folder if it has one.
+
+        Args: there: the clients that are connected; drawn: those of a round whose upload came.
+        Guarantees: where an epsilon counts on nobody knowing who was drawn, it is not told
+            (tests/flower/test_site_files.py::test_presence_is_not_told_where_privacy_counts_on_it).
+        """
+        run, plan = self.run, self.run.spec.plan
+        if run.folder is None:
+            return
+        privacy = run.spec.privacy
+        amplified = privacy is not None and privacy.unit == "client" and plan.participation < 1
+        found = None if drawn and amplified else sorted(there)
+        sites, done = len(self.participant.spec.task.sizes), run.state.round
+        values = (done, plan.rounds, sites, found, *self.began, time.time())
+        content = json.dumps(dict(zip(PRESENCE_KEYS, values, strict=True)))
+        write_atomically(run.folder / PRESENCE, content + "\n")
 
     def wait_for_all(self, patience: float) -> None:
         """Asks every node once for its number, until all clients are there. Raises `Stopped`."""
@@ -125,6 +161,7 @@ class _Server:
             for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
                 waiting.discard(reply.metadata.reply_to_message_id)
                 self._introduce(reply.metadata.src_node_id, reply, count)
+                self.tell_presence(self.nodes)
             if len(self.nodes) < count:
                 time.sleep(0.2)
         if absent := sorted(set(range(count)) - set(self.nodes)):

@@ -31,7 +31,7 @@ from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.simulation import Federation
 from fedlora_lab.flower.client import LOG, WHY, Participant, client_app
 from fedlora_lab.flower.server import Stopped, clients_kept_state, open_run, rounds
-from fedlora_lab.tasks.task import Examples, Task
+from fedlora_lab.tasks.task import Task
 
 RUN, SERVER, FAILED = 1, 1, 2
 
@@ -116,7 +116,7 @@ class SimulatedClients:
     method: "fl.Method | str"
     privacy: fl.Privacy | None
     plan: fl.Plan
-    lora: fl.Lora | None = None
+    lora: Any = None
     seed: int | None = 0
     key: str = field(default_factory=lambda: secrets.token_hex(8))
 
@@ -128,18 +128,22 @@ class SimulatedClients:
             _PREPARED[self.key] = Participant.of(*terms, lora=self.lora, seed=self.seed)
         return _PREPARED[self.key]
 
-    def __call__(self, context: Context) -> tuple[Participant, int, Examples]:
+    def __call__(self, context: Context) -> tuple[Participant, int, Any]:
         number = int(context.node_config["partition-id"])
-        return self.participant(), number, self.task.clients[number]
+        data: Any = self.task.clients[number]
+        if self.privacy is not None and self.privacy.unit == "person":
+            data = (*data, self.task.local_persons[number])
+        return self.participant(), number, data
 
 
 def open_simulation(participant: Participant, *where: Any, **options: Any) -> Federation:
-    """Opens the server's run; it resets where clients, new at every start, had kept something.
+    """Opens the server's run; it resets where clients, new at every start, had kept something: a
+    factor, or a clip norm that they adapt.
 
     Args: participant: the terms. where, options: as of `open_run`.
     """
     run = open_run(participant, *where, **options)
-    if run.resumed and clients_kept_state(run):
+    if run.resumed and (clients_kept_state(run) or run.state.clip is not None):
         run.reset()
     return run
 
@@ -150,11 +154,12 @@ def simulate(
     privacy: fl.Privacy | None,
     plan: fl.Plan,
     *,
-    lora: fl.Lora | None = None,
+    lora: Any = None,
     seed: int | None = 0,
     checkpoint: "str | Path | None" = None,
     resume: "str | Path | None" = None,
     stop_at: float | None = None,
+    budget: "fl.Budget | None" = None,
     workers: int | None = None,
     **waiting: float,
 ) -> Iterator[Round]:
@@ -166,8 +171,9 @@ def simulate(
     error on a client's examples only class and place are logged.
 
     Args:
-        checkpoint, resume, stop_at: as of `fl.run`. What clients keep is lost with their processes:
-            with such a method ``resume`` begins anew, and what the ledger holds stays spent.
+        checkpoint, resume, stop_at, budget: as of `fl.run`. What clients keep is lost with
+            their processes: with such a method ``resume`` begins anew, and what the ledger holds
+            stays spent.
         workers: processes that play the clients; default: one a processor, at most one a client.
         waiting: ``timeout`` and ``patience`` of `server.rounds`.
     Raises: ``ValueError`` (name, value, range) at the call, before anything is started.
@@ -180,7 +186,7 @@ def simulate(
     check_whole("workers", workers, 1)
     clients = SimulatedClients(task, method, privacy, plan, lora, seed)
     participant = clients.participant()
-    run = open_simulation(participant, checkpoint, resume, stop_at)
+    run = open_simulation(participant, checkpoint, resume, stop_at, budget, task)
     app = client_app(clients, [_locate_errors])
     return _records(lambda each: run_engine(app, participant, run, each, workers, **waiting))
 
@@ -227,14 +233,19 @@ def run_engine(
         for record in rounds(grid, participant, run, **waiting):
             each(record)
 
-    with _ALONE, mute_logger(), private_ray() as own:
-        from flwr.simulation import run_simulation  # loads Ray, which a deployment does without
+    with _ALONE, mute_logger(below=logging.WARNING), private_ray() as own:
+        # They load Ray, which a deployment does without. This is the engine behind `flwr run`; its
+        # public wrapper in Python is deprecated, and a task of this process is no app on a disk.
+        from flwr.simulation.run_simulation import _run_simulation
+        from flwr.supercore.telemetry import EventType
 
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         init: Any = {"num_cpus": workers, **quiet, **own}
         backend: Any = {"init_args": init, "client_resources": {"num_cpus": 1}}
         sites = len(participant.spec.task.sizes)
-        run_simulation(server, app, num_supernodes=sites, backend_config=backend)
+        ended = EventType.PYTHON_API_RUN_SIMULATION_LEAVE
+        apps: Any = {"server_app": server, "client_app": app}
+        _run_simulation(sites, ended, **apps, backend_config=backend)
 
 
 def _records(play: Callable[[Callable[[Round], None]], None]) -> Iterator[Round]:

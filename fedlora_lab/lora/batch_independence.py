@@ -31,7 +31,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.lora.peft import AdaptedModel, Adapter, PerExampleLinear, matmuls
+from fedlora_lab.lora.peft import (
+    AdaptedModel,
+    Adapter,
+    PerExampleBias,
+    PerExampleLinear,
+    matmuls,
+)
 from fedlora_lab.lora.per_example import per_example_gradients, ready
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method
@@ -252,7 +258,7 @@ def _contents(model: nn.Module) -> dict[str, list[Any]]:
 
     found = {}
     for name, module in model.named_modules():
-        if not isinstance(module, (Adapter, PerExampleLinear)):
+        if not isinstance(module, (Adapter, PerExampleBias, PerExampleLinear)):
             own = {k: v for k, v in vars(module).items() if k not in ("_parameters", "_buffers")}
             for key, value in (own | module._parameters | module._buffers).items():
                 leaves = [x for x in tree_leaves(value) if isinstance(x, (Tensor, float))]

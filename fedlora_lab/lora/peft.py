@@ -1,11 +1,14 @@
 """A model with LoRA adapters from PEFT, in layers that may have weights per example."""
 
 import copy
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,12 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import KINDS, ParamKey, ServerState, pad_to_rank
+from fedlora_lab.tasks.task import check_head, first_line, is_linear, lookalikes
 
 ABSENT = torch.empty(0)
 """In the place of a core, a residual or another tensor that a run does not have."""
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+ADAPTER_FILES |= {"certificate.json", "certificate.html", "certificate.json.sig"}
 Places = dict[ParamKey, tuple[nn.Module, str]]
 
 
@@ -65,12 +70,16 @@ class Adapter(nn.Module):
 
     A, B and R have one value for all examples or, with a leading N, one for each. Further kinds of
     tensors act on the output as their row of `KINDS` says; other attributes are the frozen layer's.
+    With a magnitude m (DoRA) each row of V + s B A is rescaled to the length m; ``drop`` takes some
+    inputs of A away (dropout).
     """
 
     def __init__(self, base: nn.Module, a: Tensor, b: Tensor, scaling: float) -> None:
         super().__init__()
         self.base, self.scaling = base, scaling
         self.A, self.B, self.R, self.W = a, b, ABSENT, ABSENT
+        self.magnitude, self.weight_copy = ABSENT, ABSENT
+        self.drop: Callable[[Tensor], Tensor] | None = None
         more: dict[str, Any] = {side: kind for side, kind in KINDS.items() if kind.output}
         self.more = {side: (kind.output, len(kind.shape(1, 1, 1))) for side, kind in more.items()}
         for side in more:
@@ -88,12 +97,73 @@ class Adapter(nn.Module):
         if self.W.numel():
             whole = whole + F.linear(x, self.scaling * self.W)
         b = self.B @ self.R if self.R.numel() else self.B
-        whole = low_rank(whole, x, self.A, b, self.scaling)
+        kept = x if self.drop is None else self.drop(x)
+        if self.magnitude.numel():
+            whole = self._rescaled(whole, kept, b)
+        else:
+            whole = low_rank(whole, kept, self.A, b, self.scaling)
         for side, (output, dims) in self.more.items():
             if (value := getattr(self, side)).numel():
                 value = value if value.dim() > dims else value[None]
                 whole = output(by_example(whole, len(value)), value).reshape(whole.shape)
         return whole.to(y.dtype)
+
+    def _rescaled(self, whole: Tensor, x: Tensor, b: Tensor) -> Tensor:
+        """The output in which the rows of V + s B A have the lengths m; the bias stays as it is."""
+        # The length is a constant to the gradient, as in PEFT (arXiv:2402.09353, section 4.3).
+        lengths = row_lengths(self.weight_copy, self.A.detach(), b.detach(), self.scaling)
+        straight = whole if self.drop is None else self.base(x).to(x.dtype)
+        bias: Any = self.base.bias
+        straight = straight if bias is None else straight - bias.to(x.dtype)
+        moved, factor = low_rank(straight, x, self.A, b, self.scaling), self.magnitude / lengths
+        if factor.dim() == 2:
+            return (
+                whole
+                - straight
+                + (by_example(moved, len(factor)) * factor[:, None]).reshape(moved.shape)
+            )
+        return whole - straight + moved * factor
+
+
+def row_lengths(weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """The lengths of the rows of V + s B A, (d_out,) or (N, d_out), without forming the matrices.
+
+    Args:
+        weight: V, (d_out, d_in).
+        a, b, scaling: as of `low_rank`.
+    """
+    crossed = (b * (weight @ a.mT)).sum(-1)
+    added = ((b @ (a @ a.mT)) * b).sum(-1)
+    squares = weight.square().sum(-1) + 2 * scaling * crossed + scaling**2 * added
+    return squares.clamp(min=0).sqrt()
+
+
+class PerExampleBias(nn.Module):
+    """A frozen layer whose bias is ``rows``: (d_out,), or (N, d_out), one for each example.
+
+    Other attributes are the frozen layer's.
+    """
+
+    def __init__(self, base: nn.Module, bias: Tensor) -> None:
+        super().__init__()
+        self.base, self.bias_copy, self.rows = base, bias, bias
+        inner = base.base if isinstance(base, Adapter) else base
+        self.channels_second = isinstance(inner, nn.Conv2d)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        y = self.base(*args, **kwargs)
+        change = (self.rows - self.bias_copy).to(y.dtype)
+        change = change if change.dim() == 2 else change[None]
+        if self.channels_second:
+            parts = by_example(y.flatten(1), len(change)).shape[1]
+            return y + change.repeat_interleave(parts, 0)[:, :, None, None]
+        return (by_example(y, len(change)) + change[:, None]).reshape(y.shape)
 
 
 def low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
@@ -215,6 +285,64 @@ class BFloat16Linear(nn.Module):
         return F.linear(x.bfloat16(), self.weight, self.bias).to(x.dtype)  # type: ignore[arg-type]
 
 
+BLOCK = 64
+"""Numbers that share a scale in 4 bits."""
+
+
+class QuantizedLinear(nn.Module):
+    """A frozen linear map that is kept in 8 or 4 bits by bitsandbytes, on a processor too.
+
+    Args:
+        linear: whose weight is encoded.
+        kind: "int8", with a scale for each row, or "nf4", with one for 64 numbers.
+        device: where the codes are kept.
+    """
+
+    def __init__(self, linear: nn.Module, kind: str, device: torch.device) -> None:
+        super().__init__()
+        functional = import_module("bitsandbytes.functional")
+        weight = _matrix(linear).to(device).contiguous()
+        self.out_features, self.in_features = weight.shape
+        self.kind, self.dtype = kind, weight.dtype
+        if kind == "int8":
+            self.codes, self.scales, _ = functional.int8_vectorwise_quant(weight.half())
+        else:
+            # One row a block: some kernels decode wrongly where a row is no whole number of blocks.
+            flat = F.pad(weight.float().flatten(), (0, -weight.numel() % BLOCK)).view(-1, BLOCK)
+            self.codes, self.scales = functional.quantize_4bit(
+                flat, blocksize=BLOCK, quant_type="nf4"
+            )
+        bias: Any = linear.bias
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+
+    @property
+    def weight(self) -> Float[Tensor, "d_out d_in"]:
+        """What the codes stand for."""
+        functional = import_module("bitsandbytes.functional")
+        if self.kind == "int8":
+            return functional.int8_vectorwise_dequant(self.codes, self.scales).to(self.dtype)  # type: ignore[arg-type]
+        flat = functional.dequantize_4bit(self.codes, self.scales).flatten()  # type: ignore[arg-type]
+        whole = flat[: self.out_features * self.in_features].to(self.dtype)
+        return whole.view(self.out_features, self.in_features)
+
+    def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+        y = _ByCodes.apply(x, self)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
+class _ByCodes(torch.autograd.Function):
+    """A product with the weight that codes stand for; no pass keeps that weight for the next."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:
+        ctx.layer = layer
+        return x @ layer.weight.T.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] @ ctx.layer.weight.to(gradients[0].dtype), None
+
+
 @dataclass(frozen=True)
 class AdaptedModel:
     """A model whose adapter factors and head `set_tensor` sets; `model` is called as usual.
@@ -223,7 +351,8 @@ class AdaptedModel:
         places: module and attribute of every A, B and tensor of the head.
         initial: their values as PEFT made them.
         optional: places of each layer's other tensors, such as a core R, absent until they are set.
-        weights: layer -> frozen weight (d_out, d_in).
+        weights: layer -> frozen weight (d_out, d_in); of PiSSA and OLoRA without the start of B A.
+        lora: how it was adapted.
     """
 
     model: nn.Module
@@ -231,6 +360,7 @@ class AdaptedModel:
     initial: Mapping[ParamKey, Tensor]
     optional: Mapping[ParamKey, tuple[nn.Module, str]]
     weights: Mapping[str, Tensor]
+    lora: Lora = field(default=Lora())
 
     def set_tensor(self, key: ParamKey, rows: Tensor) -> None:
         """Sets a tensor: one value for all examples, or one for each with a leading N."""
@@ -244,6 +374,31 @@ class AdaptedModel:
                 setattr(module, attribute, ABSENT)
         return tuple(key for key in values if key in self.places or key in self.optional)
 
+    @contextmanager
+    def dropping(self, uniform: Callable[..., Tensor], count: int) -> Iterator[None]:
+        """Within it each adapter drops inputs of A as ``lora_dropout`` says, example by example.
+
+        What an example loses depends on its own numbers alone: the places of its tokens, not on how
+        far others pad it or on who else passes.
+
+        Args:
+            uniform: (layer's number, example's place, shape) -> uniform numbers in [0, 1).
+            count: examples that pass the model.
+
+        Guarantees: test_lora_options.py::test_dropout_is_each_example_s_own.
+        """
+        share, adapters = self.lora.option("lora_dropout"), []
+        for key, (module, _) in self.places.items() if share and count else ():
+            if key.side == "A":
+                adapters.append(module)
+        for number, adapter in enumerate(adapters):
+            adapter.drop = _dropout(partial(uniform, number), count, share)  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            for adapter in adapters:
+                adapter.drop = None  # type: ignore[assignment]
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""
@@ -255,18 +410,85 @@ class AdaptedModel:
         return {key: tensor.shape for key, tensor in self.initial.items()}
 
 
+def _dropout(
+    uniform: Callable[..., Tensor], count: int, share: float
+) -> Callable[[Tensor], Tensor]:
+    """What drops a share of the numbers, drawn once: a pass that is computed again drops them too.
+
+    Args:
+        uniform: (example's place, shape) -> uniform numbers in [0, 1).
+        count: examples.
+        share: in (0, 1).
+    """
+    drawn: dict[tuple[int, ...], Tensor] = {}
+
+    def drop(x: Tensor) -> Tensor:
+        rows = by_example(x, count)
+        shape = tuple(rows.shape[1:])
+        if shape not in drawn:
+            kept = torch.stack([uniform(i, shape) >= share for i in range(count)])
+            drawn[shape] = kept.to(x.device)
+        rows = torch.where(drawn[shape], rows / (1 - share), torch.zeros_like(rows))
+        return rows.reshape(x.shape)
+
+    return drop
+
+
 def structure_copy(model: nn.Module) -> nn.Module:
     """A copy of the modules that shares parameters and buffers with the original."""
     shared = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
 
 
-def _inject(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lora) -> nn.Module:
-    config = LoraConfig(r=lora.rank, target_modules=list(targets), modules_to_save=head and [head])  # type: ignore[arg-type]
+STRUCTURE = ("exclude_modules", "layers_to_transform", "layers_pattern", "rank_pattern")
+"""Options that say where adapters go, and how large they are."""
+SAVED = (*STRUCTURE, "alpha_pattern", "use_rslora", "lora_dropout", "bias", "use_dora")
+"""Options that a saved adapter has; its start is of no account any more."""
+CLASSIFIERS = "classifier", "score"
+"""Modules that PEFT trains in full besides where a task_type says that there are classes."""
+
+
+def _inject(
+    model: nn.Module,
+    targets: tuple[str, ...],
+    head: str | None,
+    lora: Lora,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """The model as PEFT adapts it; of the options of an adapter only where it goes, or those
+    given.
+    """
+    names, heads = lora.option("target_modules"), _heads(model, head, lora)
+    options = dict(options or {name: lora.option(name) for name in STRUCTURE})
+    if str(names).lower() == "all-linear" and not isinstance(options["exclude_modules"], str):
+        # PEFT would wrap them as heads as well, and cannot where they have adapters.
+        similar = [x for name in heads for x in lookalikes(dict(model.named_modules()), name)]
+        options["exclude_modules"] = [*(options["exclude_modules"] or ()), *similar] or None
+    config = LoraConfig(
+        r=lora.rank,
+        target_modules=list(targets) if names is None else names,
+        modules_to_save=heads or None,
+        **options,
+    )
     config.lora_alpha = lora.alpha / lora.start_scale  # type: ignore[assignment]  # PEFT divides it by r, of any type
     # PEFT warns of what is handled here, such as a transposed Conv1D.
     with ignored_warnings(), torch.random.fork_rng(devices=[]):
-        return get_peft_model(structure_copy(model), config)
+        try:
+            return get_peft_model(structure_copy(model), config)
+        except Exception as error:  # which errors there are depends on the version
+            given = list(targets) if names is None else names
+            words = f"modules that PEFT can adapt: {first_line(error)[:160]}"
+            raise ValueError(f"target_modules={given!r}: expected {words}") from error
+
+
+def _heads(model: nn.Module, head: str | None, lora: Lora) -> list[str]:
+    """Names, or ends of names, of the modules that are trained in full."""
+    names = lora.option("modules_to_save")
+    found = list(names) if names is not None else [head] if head else []
+    if lora.option("task_type") in ("SEQ_CLS", "TOKEN_CLS"):
+        present = dict(model.named_modules())
+        found += [name for name in CLASSIFIERS if name in present and name not in found]
+    return found
 
 
 def _plain(name: str) -> str:
@@ -277,42 +499,137 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lo
     """Injects adapters with PEFT, and replaces its layers and the head's by per-example ones.
 
     The given model is left as it was. PEFT matches a head at the end of a module's name, whatever
-    stands before: what it wraps beside the one module of this name is unwrapped, and stays frozen.
+    stands before: what it wraps beside the one module of a task's head is unwrapped, and stays
+    frozen. Of ``modules_to_save`` it trains all that match, as PEFT does.
 
     Args:
-        model, lora: the base model, and the rank and scale of its adapters.
-        targets, head: ends of the names of linear layers; the name of a module trained as a whole.
+        model, lora: the base model, and its adapters.
+        targets, head: ends of the names of linear layers; the name of a module trained as a whole;
+            where ``lora`` does not name others.
 
-    Raises: ``ValueError`` where a target is not a linear layer.
-    Guarantees: tests/lora/test_attack_examples.py::test_a_head_is_one_module.
+    Raises: ``ValueError`` where a target is not a linear layer, or something else is asked for that
+        has no exact gradient for each example.
+    Guarantees: tests/lora/test_attack_examples.py::test_a_head_is_one_module,
+        tests/lora/test_lora_options.py::test_each_option_is_exact_or_refused.
     """
-    peft = _inject(model, targets, head, lora).eval()
+    peft, names = _inject(model, targets, head, lora).eval(), _heads(model, head, lora)
+    alone = lora.option("modules_to_save") is None and names == [head]
     places, optional = Places(), Places()
     weights: dict[str, Tensor] = {}
     more = [side for side, kind in KINDS.items() if kind.shape and side not in "AB"]
     for name, module in list(peft.named_modules()):
         layer, (parent, _, own) = _plain(name), name.rpartition(".")
-        if isinstance(module, ModulesToSaveWrapper) and layer != head:
+        if isinstance(module, ModulesToSaveWrapper) and alone and layer != head:
             setattr(peft.get_submodule(parent), own, module.original_module)
         elif isinstance(module, ModulesToSaveWrapper):
+            if not alone:
+                check_head(model, layer, "modules_to_save", alone=False)
             places |= _per_example_head(layer, module.modules_to_save)
         elif isinstance(module, LoraLayer):
-            base, words = module.get_base_layer(), "linear layers, not "
+            base, words = (
+                module.get_base_layer(),
+                "linear layers (exclude_modules leaves others out), not ",
+            )
             fits = isinstance(base, (nn.Linear, Conv1D))
-            check(fits, "targets", layer, words + type(base).__name__)
+            fits = fits if lora.peft is None else is_linear(base)
+            argument = "targets" if lora.option("target_modules") is None else "target_modules"
+            check(fits, argument, f"{layer}: {type(base).__name__}", words + type(base).__name__)
             pair = (side["default"] for side in (module.lora_A, module.lora_B))
             a, b = (side.get_parameter("weight").detach() for side in pair)
-            adapter = Adapter(base, a, b, lora.scaling)
+            if lora.residual_start:
+                a, b = _take_start_out(base, layer, lora)
+            adapter = Adapter(base, a, b, lora.scaling_of(layer))
             setattr(peft.get_submodule(parent), own, adapter)
             places |= {ParamKey(side, layer): (adapter, side) for side in "AB"}
             optional |= {ParamKey(side, layer): (adapter, side) for side in more}
-            weight = base.get_parameter("weight").detach()
-            weights[layer] = weight.T if isinstance(base, Conv1D) else weight
-    check(bool(places), "targets", targets, "names of linear layers of the model")
+            weights[layer] = _matrix(base)
+            if lora.option("use_dora"):
+                adapter.weight_copy = weights[layer]
+                adapter.magnitude = row_lengths(weights[layer], a, b, adapter.scaling)
+                places[ParamKey("magnitude", layer)] = (adapter, "magnitude")
+    check(bool(weights), "targets", targets, "names of linear layers of the model")
+    for name in lora.option("modules_to_save") or ():
+        some = any(key.side == "head" and _ends_with(key.layer, name) for key in places)
+        check(some, "modules_to_save", name, "the name of a module, or its end after a dot")
+    if lora.option("bias") != "none":
+        places |= _per_example_biases(peft, lora.option("bias"))
     peft.requires_grad_(False)
     freeze(peft)
     given = {key: getattr(module, attribute).clone() for key, (module, attribute) in places.items()}
-    return AdaptedModel(peft, places, given, optional, weights)
+    return AdaptedModel(peft, places, given, optional, weights, lora)
+
+
+def _ends_with(layer: str, name: str) -> bool:
+    """Whether a module's path has these parts before its parameters."""
+    return f".{name}." in f".{layer}."
+
+
+def _matrix(base: nn.Module) -> Tensor:
+    """The weight of a linear layer, (d_out, d_in)."""
+    weight = base.get_parameter("weight").detach()
+    return weight.T if isinstance(base, Conv1D) else weight
+
+
+def residual_start(weight: Tensor, lora: Lora, layer: str) -> tuple[Tensor, Tensor, float]:
+    """A, B and s of PiSSA or OLoRA, computed from a frozen weight: s B A is near it.
+
+    Args:
+        weight: (d_out, d_in).
+        lora, layer: with one of these initialisations; the layer's name.
+    """
+    start, rank = str(lora.option("init_lora_weights")), lora.rank_of(layer)
+    scaling = lora.scaling_of(layer) * lora.start_scale
+    words = f"at most {min(weight.shape)} for {start}, the smaller side of {layer}"
+    check(rank <= min(weight.shape), "rank", rank, words)
+    whole = weight.double()
+    if start == "olora":
+        left, right = torch.linalg.qr(whole)
+        return right[:rank].to(weight), left[:, :rank].to(weight), scaling
+    if start == "pissa":
+        u, s, v = torch.linalg.svd(whole, full_matrices=False)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # public: whoever loads the base finds the same residual
+            u, s, v = torch.svd_lowrank(whole, rank, niter=int(start.rpartition("_")[2]))
+            v = v.mT
+    root = (s[:rank] / scaling).sqrt()
+    return (root[:, None] * v[:rank]).to(weight), (u[:, :rank] * root).to(weight), scaling
+
+
+def _take_start_out(base: nn.Module, layer: str, lora: Lora) -> tuple[Tensor, Tensor]:
+    """A and B of PiSSA or OLoRA; the layer keeps what is left of its weight, in a copy."""
+    weight = _matrix(base)
+    a, b, scaling = residual_start(weight, lora, layer)
+    rest = (weight.double() - scaling * b.double() @ a.double()).to(weight)
+    rest = rest.T.contiguous() if isinstance(base, Conv1D) else rest
+    base.weight = nn.Parameter(rest, requires_grad=False)
+    return a, b
+
+
+def _per_example_biases(peft: nn.Module, which: str) -> Places:
+    """Gives layers a bias per example, in place: those with adapters, or all that have a bias."""
+    places, done, within = Places(), set(), set()
+    for module in peft.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            within |= {id(part) for part in module.modules()}
+        elif isinstance(module, Adapter):
+            within.add(id(module.base))
+    for name, module in list(peft.named_modules()):
+        layer = module.base if isinstance(module, Adapter) else module
+        bias = layer._parameters.get("bias")
+        if bias is None or id(module) in within or (which == "lora_only" and layer is module):
+            continue
+        kind = type(layer).__name__
+        known = type(layer) in (nn.Linear, nn.LayerNorm, nn.Conv2d, Conv1D) and bias.ndim == 1
+        own = known and id(bias) not in done
+        expected = "'lora_only' or 'none': biases of linear maps, LayerNorm and Conv2d, each once"
+        check(own, "bias", f"{which}, with that of {_plain(name)}: {kind}", expected)
+        done.add(id(bias))
+        parent, _, attribute = name.rpartition(".")
+        wrapped = PerExampleBias(module, bias.detach())
+        setattr(peft.get_submodule(parent), attribute, wrapped)
+        places[ParamKey("bias", _plain(name))] = (wrapped, "rows")
+    return places
 
 
 def _per_example_head(name: str, holder: nn.Module) -> Places:
@@ -343,37 +660,65 @@ def initial_values(
         rule: a row's own start of a layer's factors, from its frozen weight and the rank.
         start_scale: A is so many times as large (see `Lora`).
 
+    Other initialisations of PEFT draw A as they do there; those that need the frozen weight were
+    computed with it.
+
     Guarantees: the adapted model is the base model
         (test_contract.py::test_adapter_changes_nothing_before_training).
     """
-    values = {}
+    values, kind = {}, adapted.lora.option("init_lora_weights")
     for number, (key, given) in enumerate(adapted.initial.items()):
-        if key.side == "A":
+        drawn = key.side == "A" or (key.side == "B" and kind is False)
+        if key.side not in "AB" or adapted.lora.residual_start:
+            values[key] = given
+        elif drawn and kind == "gaussian":
+            unit = streams.normal(tuple(given.shape), "adapter start", number)
+            values[key] = (unit / len(given)).to(given)
+        elif drawn:
             unit = streams.uniform(given.shape, "adapter start", number) * 2 - 1
             values[key] = (unit / given.shape[1] ** 0.5).to(given)
         else:
-            values[key] = torch.zeros_like(given) if key.side == "B" else given
+            values[key] = torch.zeros_like(given)
     for layer, weight in adapted.weights.items() if rule is not None else ():
-        rank = len(adapted.initial[ParamKey("A", layer)])
-        values |= {ParamKey(side, layer): value for side, value in rule(weight, rank).items()}  # type: ignore[misc]
-    return {key: x * start_scale if key.side == "A" else x for key, x in values.items()}
+        like = adapted.initial[ParamKey("A", layer)]
+        rank = len(like)
+        values |= {
+            ParamKey(side, layer): value
+            for side, value in rule(weight.to(like.device), rank).items()  # type: ignore[misc]
+        }  # type: ignore[misc]
+    values = {key: x * start_scale if key.side == "A" else x for key, x in values.items()}
+    for key in [key for key in values if key.side == "magnitude"]:
+        a, b = (values[ParamKey(side, key.layer)] for side in "AB")
+        b = b @ values[core] if (core := ParamKey("R", key.layer)) in values else b
+        scaling = adapted.lora.scaling_of(key.layer)
+        values[key] = row_lengths(adapted.weights[key.layer], a, b, scaling)
+    return values
 
 
 def place(
-    adapted: AdaptedModel, device: "str | torch.device | None", products: str
+    adapted: AdaptedModel,
+    device: "str | torch.device | None",
+    products: str,
+    quantize: str | None = None,
 ) -> AdaptedModel:
     """Moves the adapted model to a device; its modules change in place.
 
     Args:
         adapted, device: the model; ``None`` leaves it where it is.
         products: "bfloat16" puts every frozen linear map, no factor or head, in half precision.
+        quantize: "int8" or "nf4" keeps them in so many bits.
+
+    Raises: ``ValueError`` for magnitudes (DoRA), whose divisor is the length of the frozen rows.
     """
-    if products == "bfloat16":
-        for parent in list(adapted.model.modules()):
-            for name, child in list(parent.named_children()):
-                if type(child) in (nn.Linear, FrozenLinear, Conv1D):
-                    setattr(parent, name, BFloat16Linear(child))
     device = adapted.device if device is None else torch.device(device)
+    if quantize is not None:
+        dora = adapted.lora.option("use_dora")
+        check(not dora, "quantize", quantize, "None with use_dora, which needs the frozen weight")
+    for parent in list(adapted.model.modules()) if products == "bfloat16" or quantize else ():
+        for name, child in list(parent.named_children()):
+            if type(child) in (nn.Linear, FrozenLinear, Conv1D):
+                coded = quantize and QuantizedLinear(child, quantize, device)
+                setattr(parent, name, coded or BFloat16Linear(child))
     if device == adapted.device:
         return adapted
     copies: dict[int, nn.Parameter] = {}
@@ -388,8 +733,14 @@ def place(
             module._buffers[name] = buffer.to(device)
     for module, attribute in adapted.places.values():
         setattr(module, attribute, getattr(module, attribute).to(device))
+    for module in adapted.model.modules():
+        for name in ("weight_copy", "bias_copy"):
+            if name in vars(module):
+                setattr(module, name, getattr(module, name).to(device))
     given = {key: tensor.to(device) for key, tensor in adapted.initial.items()}
-    weights = {layer: tensor.to(device) for layer, tensor in adapted.weights.items()}
+    # The whole weights of a base in few bits stay where they are.
+    there = adapted.device if quantize else device
+    weights = {layer: tensor.to(there) for layer, tensor in adapted.weights.items()}
     return replace(adapted, initial=given, weights=weights)
 
 
@@ -419,12 +770,14 @@ def save(
 ) -> Path:
     """Writes an adapter folder that ``peft.PeftModel.from_pretrained`` reads.
 
-    A residual W beside the factors is written as further ranks. The folder is meant to be handed
-    on: its mode follows the umask. It appears whole or not at all; an existing one is replaced when
-    it is empty or holds an adapter only.
+    A residual W beside the factors is written as further ranks, and so is the start of PiSSA and
+    OLoRA with a minus: the base that reads it is the unchanged one.
+
+    The folder is meant to be handed on: its mode follows the umask. It appears whole or not at all;
+    an existing one is replaced when it is empty or holds an adapter only.
 
     Args:
-        model, targets, head, lora: what was adapted.
+        model, targets, head, lora: what was adapted, and with which options.
         values, path: the trained tensors, and the folder.
 
     Raises: ``ValueError`` when the path is taken by anything else, or the method trained a kind of
@@ -436,15 +789,27 @@ def save(
     ours = path.is_dir() and {part.name for part in path.iterdir()} <= ADAPTER_FILES
     words = "a new folder, or one with an adapter and nothing else"
     check(ours or not path.exists(), "path", str(path), words)
-    values, lora = _plain_pairs(values, lora)
-    peft = _inject(model, targets, head, lora)
+    alone = lora.option("modules_to_save") is None and _heads(model, head, lora) == [head]
+    values, lora = _plain_pairs(model, values, lora)
+    peft = _inject(model, targets, head, lora, {name: lora.option(name) for name in SAVED})
+    texts = getattr(model, "main_input_name", None) == "input_ids"
+    if lora.option("task_type") and texts:  # PEFT's wrapper of a task calls with input_ids
+        peft.peft_config["default"].task_type = lora.option("task_type")  # type: ignore[union-attr,index]
     for name, module in peft.named_modules():
         layer = _plain(name)
         if isinstance(module, LoraLayer):
             for side, holder in (("A", module.lora_A), ("B", module.lora_B)):
                 weight = holder["default"].get_parameter("weight")
                 weight.data.copy_(values[ParamKey(side, layer)])
-        if isinstance(module, ModulesToSaveWrapper) and layer == head:
+            if lora.option("use_dora"):
+                lengths = module.lora_magnitude_vector["default"].get_parameter("weight")
+                lengths.data.copy_(values[ParamKey("magnitude", layer)])
+        if (bias := ParamKey("bias", layer)) in values:
+            holder = module.get_base_layer() if isinstance(module, LoraLayer) else module
+            if isinstance(module, ModulesToSaveWrapper):  # what PEFT takes for the head as well
+                holder = module.modules_to_save["default"]
+            holder.bias = nn.Parameter(values[bias].clone())  # the base's own stays as it is
+        if isinstance(module, ModulesToSaveWrapper) and (layer == head or not alone):
             trained = module.get_submodule("modules_to_save.default")
             for key, parameter in trained.named_parameters():
                 parameter.data.copy_(values[ParamKey("head", f"{layer}.{key}")])
@@ -463,21 +828,35 @@ def save(
 
 
 def _plain_pairs(
-    values: Mapping[ParamKey, Tensor], lora: Lora
+    model: nn.Module, values: Mapping[ParamKey, Tensor], lora: Lora
 ) -> tuple[dict[ParamKey, Tensor], Lora]:
     """The same model from A and B alone: cores go into B, residuals become further ranks."""
     for side in {key.side for key in values if key.kind.output}:
         check(False, "kind", side, "A, B, R, W or head: a PEFT adapter has no place for another")
     state = ServerState(values).without_core()
-    a, b = state.side("A"), state.side("B")
-    for layer, residual in state.side("W").items():
+    a, b, residuals = state.side("A"), state.side("B"), state.side("W")
+    for layer, residual in residuals.items():
         u, s, v = torch.linalg.svd(residual.double(), full_matrices=False)
         kept = s > s.max() * max(residual.shape) * torch.finfo(residual.dtype).eps
         a[layer] = torch.cat([a[layer], v[kept].to(a[layer])])
         b[layer] = torch.cat([b[layer], (u[:, kept] * s[kept]).to(b[layer])], 1)
-    rank = max((len(x) for x in a.values()), default=lora.rank)
-    pairs = {key: tensor for key, tensor in state.tensors.items() if key.side == "head"}
+    for layer in a if lora.residual_start else ():
+        more, left, _ = residual_start(_matrix(model.get_submodule(layer)), lora, layer)
+        a[layer] = torch.cat([a[layer], more.to(a[layer])])
+        b[layer] = torch.cat([b[layer], -lora.start_scale * left.to(b[layer])], 1)
+    tensors = {key: x for key, x in state.tensors.items() if key.side not in ("A", "B", "W")}
+    if lora.peft is None:
+        rank = max((len(x) for x in a.values()), default=lora.rank)
+        for layer in a:
+            a[layer], b[layer] = pad_to_rank(a[layer], b[layer], rank)
+        lora = Lora(rank, lora.scaling * rank)
+    elif residuals or lora.residual_start or lora.start_scale != 1:
+        # Each layer by its own name, since it has a rank and a scale of its own now.
+        ranks = {f"^{re.escape(layer)}": len(x) for layer, x in a.items()}
+        scales = {f"^{re.escape(x)}": lora.scaling_of(x) * len(a[x]) for x in a}
+        own = {"rank_pattern": ranks, "alpha_pattern": scales, "use_rslora": False}
+        options = {**lora.peft, **own, "init_lora_weights": True}
+        lora = Lora(max(ranks.values()), lora.alpha, peft=options)
     for layer in a:
-        pair = pad_to_rank(a[layer], b[layer], rank)
-        pairs |= {ParamKey(side, layer): x for side, x in zip("AB", pair, strict=True)}
-    return pairs, Lora(rank, lora.scaling * rank)
+        tensors |= {ParamKey("A", layer): a[layer], ParamKey("B", layer): b[layer]}
+    return tensors, lora

@@ -17,7 +17,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.lora.peft import AdaptedModel
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.tasks.metrics import over_all
+from fedlora_lab.tasks.metrics import TextScore, over_all
 from fedlora_lab.tasks.task import Task, map_inputs, mask_of, take
 
 TEXTS = 16
@@ -152,7 +152,11 @@ def evaluate(
         kept: (places of a chunk's examples, their inputs) -> within what the model is called.
         chunk: at most so many examples at once; never more than 128, of small ones 512.
     """
-    (x, y), metrics = data, {name: over_all(metric) for name, metric in task.metrics.items()}
+    (x, y), all_metrics = data, task.metrics.items()
+    of_texts = {name: metric for name, metric in all_metrics if isinstance(metric, TextScore)}
+    metrics = {
+        name: over_all(metric) for name, metric in all_metrics if not isinstance(metric, TextScore)
+    }
     found: dict[str, list[Tensor]] = {name: [] for name in metrics}
     # A call costs the same for few, and many small examples need little memory.
     small = isinstance(x, Tensor) and x.is_floating_point() and len(x)
@@ -172,7 +176,17 @@ def evaluate(
     }
     if math.isnan(scores.get("loss", 0.0)):
         scores["loss"] = math.inf
-    return scores
+    if of_texts and task.generation is not None:
+        place_values(adapted, values)
+        pairs = task.generation.answer(adapted.model, x, y)
+        scores |= {name: metric.reduce(*pairs) for name, metric in of_texts.items()}
+    return {name: scores[name] for name in task.metrics}
+
+
+def place_values(adapted: AdaptedModel, values: Mapping[ParamKey, Tensor]) -> None:
+    """Puts one value of each tensor in place; the model then computes with it."""
+    for key in adapted.select_keys(values):
+        adapted.set_tensor(key, values[key].to(adapted.device))
 
 
 def model_outputs(
@@ -187,7 +201,6 @@ def model_outputs(
         task, adapted, x: the task, its adapted model and the inputs.
         values: one tensor for each key.
     """
-    for key in adapted.select_keys(values):
-        adapted.set_tensor(key, values[key].to(adapted.device))
+    place_values(adapted, values)
     with torch.inference_mode():
         return task.forward(adapted.model, ready(task, x, adapted.device))

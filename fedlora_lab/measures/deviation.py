@@ -278,8 +278,13 @@ class Exchange(NamedTuple):
     aggregated: ServerState | None = None
 
 
-def layer_rows(seen: Exchange, scaling: float) -> tuple[list[tuple[str, str, float]], float]:
-    """Rows (layer, measure, value) of a round, and the relative deviation of all layers."""
+def layer_rows(
+    seen: Exchange, scaling_of: Callable[[str], float]
+) -> tuple[list[tuple[str, str, float]], float]:
+    """Rows (layer, measure, value) of a round, and the relative deviation of all layers.
+
+    Args: seen: the round. scaling_of: layer -> the factor before its B A.
+    """
     parts = (seen.before, seen.mean, seen.after, seen.aggregated or seen.after)
     before, mean, after, ruled = (state.without_core() for state in parts)
     clients = None if seen.clients is None else ServerState(seen.clients).without_core().tensors
@@ -290,6 +295,7 @@ def layer_rows(seen: Exchange, scaling: float) -> tuple[list[tuple[str, str, flo
     rows, squares = [], [0.0, 0.0]
     for layer in after.layers:
         a, b, w = (ParamKey(side, layer) for side in "ABW")
+        scaling = scaling_of(layer)
         factors, old, made = ((x.tensors[a], x.tensors[b]) for x in (after, before, ruled))
         residual = after.tensors.get(w)
         if residual is None:

@@ -85,7 +85,9 @@ def gradients(task: Task, record: Any, layer: str, data: Examples | None = None)
     moving = {key: tensors[key].detach().clone().requires_grad_() for key in keys}
     for key in adapted.places:
         adapted.set_tensor(key, moving.get(key, tensors[key]))
-    name = f"base_model.model.{layer}.base.weight"
+    adapter = adapted.places[keys[0]][0]  # it may stand within a layer that trains its bias
+    within = next(name for name, module in adapted.model.named_modules() if module is adapter)
+    name = f"{within}.base.weight"
     weight = adapted.model.get_parameter(name).detach().clone().requires_grad_()
     data = examples_to_judge(task, record.ledger is not None) if data is None else data
     with torch.enable_grad():

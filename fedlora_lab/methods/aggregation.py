@@ -143,7 +143,7 @@ class ServerForm:
 
 @dataclass(frozen=True)
 class NormWeighted(Rule):
-    """Averages each factor with weights w_k ||B_k A_k||_F, layer by layer; a head plainly.
+    """Averages each factor with weights w_k ||B_k A_k||_F, layer by layer; all else plainly.
 
     Factors of lower rank count with zeros in the ranks they lack. Where every product is zero the
     weights are w_k.
@@ -164,7 +164,7 @@ class NormWeighted(Rule):
                 # Weights that did not arrive stay with the old value, as in the plain mean.
                 kept = (1 - share.sum()).to(old) * old
                 changed[key] = kept + (share.to(rows) @ rows.flatten(1)).view_as(old)
-        heads = {key: x for key, x in uploads.items() if key.side == "head"}
+        heads = {key: x for key, x in uploads.items() if not key.kind.scheduled}
         return mean(state, sent, heads, weights).replace_tensors(changed)
 
 

@@ -50,11 +50,14 @@ class TensorKind:
 
 
 _FACTOR = TensorKind(trained=True, scheduled=True, sent_up=True, sent_down=True)
+_WHOLE = TensorKind(trained=True, sent_up=True, sent_down=True)
 KINDS: dict[str, TensorKind] = {
     "A": replace(_FACTOR, rank_axes=(-2,), shape=lambda d_out, d_in, rank: (rank, d_in)),
     "B": replace(_FACTOR, rank_axes=(-1,), shape=lambda d_out, d_in, rank: (d_out, rank)),
     "R": replace(_FACTOR, rank_axes=(-2, -1), shape=lambda d_out, d_in, rank: (rank, rank)),
-    "head": TensorKind(trained=True, sent_up=True, sent_down=True),
+    "head": _WHOLE,
+    "bias": _WHOLE,
+    "magnitude": _WHOLE,
     "W": TensorKind(sent_down=True, shape=lambda d_out, d_in, rank: (d_out, d_in)),
     "mode": TensorKind(sent_down=True, of_the_model=False),
 }

@@ -1,8 +1,9 @@
 """From a history of noised releases to epsilon, and from a target epsilon to the noise.
 
 A history is a tuple of ``(noise_multiplier, sample_rate, steps)``: Poisson-subsampled Gaussian
-releases, composed entry by entry, also where sigma or q change on the way. `ACCOUNTANTS` names the
-ways to compute epsilon; answers are cached, because a run asks often.
+releases, composed entry by entry, also where sigma or q change on the way. A `Selected` stands for
+the best of a random number of runs. `ACCOUNTANTS` names the ways to compute epsilon; answers are
+cached, because a run asks often.
 """
 
 import logging
@@ -11,17 +12,19 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy import fft
 from scipy.special import log_ndtr, ndtr, ndtri
+from scipy.stats import binom
 
 from fedlora_lab._utils.environment import ignored_warnings
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, is_number
 
-History = tuple[tuple[float | None, float, int], ...]
+History = tuple[Any, ...]
+"""Of tuples (noise multiplier or None, sample rate, steps), and of `Selected`."""
 Key = tuple[tuple[float, float, int], ...]
 """A merged history: (noise multiplier > 0, sample rate > 0, steps >= 1), sorted."""
 
@@ -44,6 +47,29 @@ class Accountant:
     tight: bool = False
 
 
+class Selected(NamedTuple):
+    """The best of a random number of runs, when only the best is released.
+
+    Args:
+        history: of one run, its score included, without a `Selected` in it.
+        mean: expected number of runs, >= 1.
+        shape: of the distribution of their number: 1 geometric, 0 logarithmic, another number > 0
+            truncated negative binomial, infinity Poisson.
+    """
+
+    history: History
+    mean: float
+    shape: float
+
+
+def flatten(history: History) -> History:
+    """The releases of a history, those of one run of each `Selected` among them."""
+    if not _has_selection(history):
+        return history
+    parts = (x.history if isinstance(x, Selected) else (x,) for x in history)
+    return tuple(release for part in parts for release in part)
+
+
 def check_delta(delta: float) -> None:
     """Raises unless ``SMALLEST_DELTA`` <= delta < 1."""
     check(is_number(delta) and 0 < delta < 1, "delta", delta, "a number in (0, 1)")
@@ -57,7 +83,8 @@ def epsilon(history: History, delta: float, accountant: str = "prv") -> float:
 
     Args:
         history: tuple of (noise_multiplier, sample_rate, steps); a multiplier of ``None`` or 0 is
-            no noise, and makes epsilon infinite.
+            no noise, and makes epsilon infinite. With a `Selected` in it Renyi divergences are
+            added up, whatever the accountant.
         delta: in [1e-12, 1).
         accountant: a name in `ACCOUNTANTS`. "rdp" is an upper bound; "prv" lies within
             ``EPSILON_ERROR`` above the exact value or, where its grid would grow too large (an
@@ -65,15 +92,18 @@ def epsilon(history: History, delta: float, accountant: str = "prv") -> float:
             valid bound.
 
     Guarantees: test_rdp_equals_dp_accounting, test_prv_within_stated_error_of_pld,
-        test_history_is_composed_not_approximated, test_where_no_grid_fits_the_bound_is_tight.
+        test_history_is_composed_not_approximated, test_where_no_grid_fits_the_bound_is_tight,
+        test_selection_equals_the_theorem (test_budget.py).
     Source: arXiv:2106.02848, section 5 (PRV); arXiv:1908.10530, section 3.3 (RDP);
-        arXiv:1905.09982, theorem 21.
+        arXiv:1905.09982, theorem 21; arXiv:2110.03620, theorems 2 and 6 (`Selected`).
 
     >>> round(epsilon(((2.0, 1.0, 10),), delta=1e-5), 2)
     7.51
     """
     check_delta(delta)
     check_one_of("accountant", accountant, tuple(ACCOUNTANTS))
+    if _has_selection(history):
+        return _selection_epsilon(history, float(delta))
     key = merge_history(history)
     if not key:
         return 0.0
@@ -139,15 +169,64 @@ def _release_rdp(sigma: float, q: float, orders: tuple[float, ...]) -> np.ndarra
     return np.where(np.isfinite(values), values, math.inf)
 
 
+def _rdp(key: Key, orders: tuple[float, ...] = ORDERS) -> np.ndarray:
+    """Renyi divergence of a whole history, (orders,); without noise infinite."""
+    # Divergences of one order add up over releases, whatever their sigma and q.
+    if key and key[0][0] == 0:
+        return np.full(len(orders), math.inf)
+    parts = [steps * _release_rdp(sigma, q, orders) for sigma, q, steps in key]
+    return np.sum(parts, axis=0) if parts else np.zeros(len(orders))
+
+
 def _renyi_epsilon(key: Key, delta: float, orders: tuple[float, ...] = ORDERS) -> float:
     """Upper bound on epsilon from Renyi divergences; the best over ``orders``."""
-    # Divergences of one order add up over releases, whatever their sigma and q.
-    total = np.sum([steps * _release_rdp(sigma, q, orders) for sigma, q, steps in key], axis=0)
+    return _spent(_rdp(key, orders), delta, orders)
+
+
+def _spent(total: np.ndarray, delta: float, orders: tuple[float, ...]) -> float:
     # At the first or last order the bound is valid too, only not the tightest.
     with ignored_warnings(UserWarning, "Optimal order is the"):
         spent = opacus_analysis().rdp.get_privacy_spent
         value, _ = spent(orders=list(orders), rdp=total, delta=delta)
     return max(0.0, float(value))
+
+
+def _has_selection(history: History) -> bool:
+    return isinstance(history, tuple) and any(isinstance(x, Selected) for x in history)
+
+
+@lru_cache(maxsize=512)
+def _selection_rdp(history: History) -> np.ndarray:
+    """Renyi divergence of a history with selections, (ORDERS,).
+
+    Source: arXiv:2110.03620, theorem 2 (truncated negative binomial) and theorem 6 (Poisson).
+    """
+    # Of dp-accounting the formula alone: it would compute each sampled release anew.
+    from dp_accounting.rdp.rdp_privacy_accountant import _compute_rdp_repeat_and_select as select
+
+    plain = merge_history(tuple(x for x in history if not isinstance(x, Selected)))
+    total = _rdp(plain)
+    for one in (x for x in history if isinstance(x, Selected)):
+        inner = _rdp(merge_history(one.history))
+        if np.isfinite(inner).any():
+            inner = np.asarray(select(ORDERS, inner.tolist(), one.mean, one.shape))
+        total = total + inner
+    return total
+
+
+def halting_probability(mean: float, shape: float) -> float:
+    """gamma of the truncated negative binomial with this mean, rounded as in the bound.
+
+    Args: mean, shape: see `Selected`.
+    """
+    from dp_accounting.rdp import rdp_privacy_accountant
+
+    return rdp_privacy_accountant._gamma_truncated_negative_binomial(shape, mean)
+
+
+def _selection_epsilon(history: History, delta: float) -> float:
+    rdp = _selection_rdp(history)
+    return _spent(rdp, delta, ORDERS) if np.isfinite(rdp).any() else math.inf
 
 
 def _log_delta(epsilon: float, mu: float) -> float:
@@ -360,6 +439,125 @@ def _pld_epsilon(key: Key, delta: float, scale: float) -> float:
     return max(0.0, value)
 
 
+def group_epsilon(history: History, size: int, delta: float, accountant: str = "prv") -> float:
+    """Computes epsilon at ``delta`` for a group: so many units of one client, all left out at once.
+
+    Exact for q = 1, where the group is one unit of ``size`` times the norm. Otherwise an upper
+    bound, from the composed privacy loss of a mixture of Gaussians: a binomial number of the group
+    is drawn, and the sum moves by as many norms. Units of several clients spend no more by any
+    Renyi divergence of whole order.
+
+    Args:
+        history, delta, accountant: as for `epsilon`.
+        size: units in the group, >= 1.
+
+    Guarantees: test_a_group_of_one_is_a_unit_and_larger_ones_spend_more,
+        test_group_epsilon_lies_between_what_an_attacker_sees_and_a_simple_bound.
+    Source: arXiv:2401.10294 (mixture of Gaussians).
+
+    >>> group_epsilon(((2.0, 1.0, 10),), 2, 1e-5) == epsilon(((1.0, 1.0, 10),), 1e-5)
+    True
+    """
+    check_whole("size", size, 1)
+    if _has_selection(history):
+        chosen = [x for x in history if isinstance(x, Selected)]
+        plain = merge_history(tuple(x for x in history if not isinstance(x, Selected)))
+        best = (x._replace(history=_group(merge_history(x.history), size)) for x in chosen)
+        return epsilon((*_group(plain, size), *best), delta, accountant)
+    key = merge_history(history)
+    bound = epsilon(_group(key, size), delta, accountant)
+    if size == 1 or math.isinf(bound) or all(q == 1 for _, q, _ in key):
+        return bound
+    try:
+        return min(bound, _mixture_epsilon(key, size, float(delta)))
+    except _NO_GRID:
+        return bound
+
+
+def _group(key: Key, size: int) -> History:
+    """A bound for a group: at most all of it are drawn, and if any is, the sum moves by all."""
+    return tuple((sigma / size, 1 - (1 - q) ** size, steps) for sigma, q, steps in key)
+
+
+@lru_cache(maxsize=512)
+def _mixture_epsilon(key: Key, size: int, delta: float) -> float:
+    """Upper bound for a group by the loss of dp-accounting. Raises one of ``_NO_GRID``."""
+    from dp_accounting.pld.privacy_loss_distribution import from_mixture_gaussian_mechanism as loss
+
+    total, drawn = sum(steps for *_, steps in key), np.arange(size + 1)
+    # Rounding is upwards, of second order in the interval, and adds up over the releases.
+    interval = 0.2 * math.sqrt(size / total)
+    whole: Any = None
+    for sigma, q, steps in key:
+        ratio = size / sigma
+        if (ratio * ratio / 2 + 12 * ratio) / interval > _PLD_POINTS:
+            raise MemoryError("one release has too many points")
+        chances = binom.pmf(drawn, size, q).tolist()
+        one = loss(sigma, drawn.tolist(), chances, value_discretization_interval=interval)
+        part = one.self_compose(steps)
+        whole = part if whole is None else whole.compose(part)
+    value = float(whole.get_epsilon_for_delta(delta))
+    if not math.isfinite(value):
+        raise RuntimeError("no finite epsilon at this delta")
+    return max(0.0, value)
+
+
+def event_of(history: History) -> Any:
+    """The history as a ``dp_accounting.DpEvent``.
+
+    Guarantees: test_ledger_event_gives_the_same_epsilon.
+    """
+    import dp_accounting as dp
+    from dp_accounting.dp_event import RepeatAndSelectDpEvent
+
+    parts: list[Any] = []
+    for entry in history:
+        if isinstance(entry, Selected):
+            parts.append(RepeatAndSelectDpEvent(event_of(entry.history), entry.mean, entry.shape))
+            continue
+        sigma, q, count = entry
+        one = dp.GaussianDpEvent(sigma) if sigma else dp.NonPrivateDpEvent()
+        one = dp.PoissonSampledDpEvent(q, one) if sigma and q < 1 else one
+        parts += [dp.SelfComposedDpEvent(one, count)] if q and count else []
+    return dp.ComposedDpEvent(parts) if parts else dp.NoOpDpEvent()
+
+
+def second_opinion(history: History, delta: float) -> tuple[float, str]:
+    """Computes epsilon by dp-accounting alone, and how: "pld" by privacy loss distributions, or
+    "rdp" by Renyi divergences, of a `Selected` and where no distribution of acceptable size is
+    accurate enough.
+
+    Args: history, delta: as for `epsilon`.
+    Guarantees: test_two_libraries_agree_on_epsilon.
+
+    >>> value, name = second_opinion(((1.0, 0.1, 100),), 1e-5)
+    >>> round(value, 1), name
+    (7.0, 'pld')
+    """
+    check_delta(delta)
+    key = merge_history(flatten(history))
+    if not key or key[0][0] == 0:
+        return (math.inf if key else 0.0), "pld"
+    return _second_opinion(history if _has_selection(history) else key, float(delta))
+
+
+@lru_cache(maxsize=1024)
+def _second_opinion(history: History, delta: float) -> tuple[float, str]:
+    if not _has_selection(history):
+        with suppress(*_NO_GRID):
+            value = float(_curve_loss(history)[0].get_epsilon_for_delta(delta))
+            if value < 30:  # above, one grid of another spacing is closer
+                return max(0.0, value), "pld"
+        with suppress(*_NO_GRID):
+            scale = _renyi_epsilon(history, delta, _TAIL_ORDERS)
+            return _pld_epsilon(history, delta, scale), "pld"
+    from dp_accounting.rdp import RdpAccountant
+
+    # Of whole orders alone: the series of the others need not converge there.
+    renyi = RdpAccountant([float(order) for order in _TAIL_ORDERS])
+    return max(0.0, float(renyi.compose(event_of(history)).get_epsilon(delta))), "rdp"
+
+
 ACCOUNTANTS = {"prv": Accountant(_tight_epsilon, tight=True), "rdp": Accountant(_renyi_epsilon)}
 """Name -> accountant. `Privacy`, `Ledger`, calibration and the command line take what is here; an
 entry added to this mapping is an accountant like the others."""
@@ -393,14 +591,14 @@ def tradeoff(history: History, fpr: Float[np.ndarray, " n"]) -> Float[np.ndarray
     """
     inside = bool(np.all((fpr >= 0) & (fpr <= 1)))  # NaN is not
     check(inside, "fpr", fpr, "numbers in [0, 1]")
-    key = merge_history(history)
+    key = merge_history(flatten(history))
     if not key:
         return np.array(fpr, float)
     if key[0][0] == 0:
         return np.ones(len(fpr))
-    if all(q == 1 for _, q, _ in key):
+    if all(q == 1 for _, q, _ in key) and not _has_selection(history):
         return ndtr(ndtri(fpr) + _gaussian_mu(key))
-    slopes, heights = _tradeoff_lines(key)
+    slopes, heights = _tradeoff_lines(history if _has_selection(history) else key)
     return np.minimum(1.0, (heights + slopes * np.asarray(fpr)[:, None]).min(1))
 
 
@@ -414,16 +612,18 @@ def advantage(history: History) -> float:
     >>> round(advantage(((1.0, 1.0, 1),)), 5)
     0.38292
     """
-    key = merge_history(history)
+    key = merge_history(flatten(history))
     if not key or key[0][0] == 0:
         return float(bool(key))
+    if _has_selection(history):
+        return float(min(1.0, _tradeoff_lines(history)[1][0]))
     if all(q == 1 for _, q, _ in key):
         return float(1 - 2 * ndtr(-_gaussian_mu(key) / 2))
     return float(min(1.0, _tradeoff_lines(key)[1][0]))
 
 
 @lru_cache(maxsize=512)
-def _tradeoff_lines(key: Key) -> tuple[np.ndarray, np.ndarray]:
+def _tradeoff_lines(key: History) -> tuple[np.ndarray, np.ndarray]:
     """Slopes and heights at FPR = 0 of lines that no attacker exceeds; the first has slope 1.
 
     (epsilon, delta) gives TPR <= delta + e^epsilon FPR and, the roles exchanged,
@@ -442,11 +642,14 @@ def _tradeoff_lines(key: Key) -> tuple[np.ndarray, np.ndarray]:
     return slopes, np.concatenate([[first], deltas, 1 - flat * (1 - deltas)])
 
 
-def _pld_profile(key: Key) -> tuple[np.ndarray, np.ndarray]:
-    """Epsilons from 0 on, and their deltas, the larger of both directions.
+@lru_cache(maxsize=32)  # about 2 MB each
+def _curve_loss(key: Key) -> tuple[Any, float]:
+    """The composed privacy loss on a grid that serves every epsilon >= 0, and the size of mu.
 
     Raises: one of ``_NO_GRID``.
     """
+    if _has_selection(key):
+        raise RuntimeError("of a selection the Renyi divergences are known, and no distribution")
     total = sum(steps for *_, steps in key)
     scale = _renyi_epsilon(key, 1e-6, _TAIL_ORDERS)
     if not math.isfinite(scale):
@@ -462,14 +665,25 @@ def _pld_profile(key: Key) -> tuple[np.ndarray, np.ndarray]:
     loss = _pld(key, interval)
     if abs(float(loss.get_delta_for_epsilon(-60.0)) - 1) > _EXCESS:
         raise RuntimeError("the probabilities do not add up to 1")
+    return loss, mu
+
+
+def _pld_profile(key: Key) -> tuple[np.ndarray, np.ndarray]:
+    """Epsilons from 0 on, and their deltas, the larger of both directions.
+
+    Raises: one of ``_NO_GRID``.
+    """
+    loss, mu = _curve_loss(key)
     size = min(1.0, mu)
     epsilons = size * np.sinh(np.linspace(0, math.asinh(_FURTHEST / size), 400))
     deltas = np.asarray(loss.get_delta_for_epsilon(epsilons.tolist()))
     return epsilons, np.clip(deltas, 0.0, 1.0)
 
 
-def _quick_epsilon(key: Key, delta: float) -> float:
+def _quick_epsilon(key: History, delta: float) -> float:
     """The upper end of PRV, or the Renyi bound where no grid fits."""
+    if _has_selection(key):
+        return _selection_epsilon(key, delta)
     try:
         return prv_epsilon(key, delta)
     except _NO_GRID:
@@ -577,10 +791,14 @@ def clt_noise_multiplier(target: float, delta: float, q: float, steps: int) -> f
     return 1 / math.sqrt(math.log1p((high / q) ** 2 / steps))
 
 
-def _solve(spent: Callable[[float], float], target: float, sigma: float, slope: float) -> float:
+def solve(spent: Callable[[float], float], target: float, sigma: float, slope: float) -> float:
     """The sigma at which the falling function ``spent`` is within 0.1 % below ``target``.
 
-    Begins at ``sigma``, with ``slope`` of log ``spent`` over log sigma until two points are known.
+    Args:
+        spent: of sigma.
+        target: > 0.
+        sigma, slope: where it begins, with which slope of log ``spent`` over log sigma until two
+            points are known.
     """
     low, high, points = 0.0, math.inf, []  # spent(low) > target >= spent(high)
     for _ in range(80):
@@ -626,7 +844,7 @@ def _noise_multipliers(
         if len(off) > 1:
             (x0, y0), (x1, y1) = off[-2:]
             correction = y1 + (y1 - y0) * (math.log(q) - x1) / (x1 - x0)
-        sigmas[q] = _solve(
+        sigmas[q] = solve(
             lambda sigma, q=q: _epsilon(((sigma, q, steps),), delta, accountant),
             *(target, guess * math.exp(correction), slope),
         )

@@ -1,14 +1,14 @@
 """The privacy plan: unit of privacy, clip norm, noise, sampling, accountant and trust."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from typing import Any, NamedTuple
 
 from scipy.special import bdtr
 
-from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab._utils.validation import check, check_keys, check_number, check_one_of, check_whole
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.ledger import RELATION, Ledger, Numbers, as_floats, check_terms
@@ -32,24 +32,104 @@ class NoiseLevels(NamedTuple):
     shares: int
 
 
+COUNT_NOISE, FURTHEST = 2.5, 1e4
+"""Of an adapted clip norm: the count's noise in units of sigma, and the most C may grow or fall."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveClip:
+    """A clip norm that follows a quantile of the norms by a noised count of what was not clipped.
+
+    After every release C becomes C exp(-rate (share - quantile)), where ``share`` is the noised
+    share of units whose contribution was within C. The count is a release too: a unit moves it by
+    1/2, its noise is sigma_b, and the sum's noise grows to (sigma^-2 - (2 sigma_b)^-2)^(-1/2), so
+    that both together spend what the noise multiplier sigma says. In the example and person unit
+    each client has a C of its own, from its own count; in the client unit the server has one.
+
+    Args:
+        quantile: of the norms, in [0, 1], that C goes to.
+        start: C of the first release, > 0.
+        rate: of the steps of log C, in (0, 10].
+        count_noise: sigma_b, standard deviation of the noise in the count, > sigma / 2. ``None``:
+            2.5 sigma, for which the sum's noise is 2.1 % larger than sigma C.
+
+    Guarantees: test_what_is_released_moves_by_at_most_what_sigma_says,
+        test_c_goes_to_the_quantile.
+    Source: arXiv:1905.03871, algorithm 1 and theorem 1.
+
+    >>> clip = AdaptiveClip(quantile=0.5, start=1.0)
+    >>> round(clip.noise_of_sum(1.0), 4), clip.noise_of_count(1.0)
+    (1.0206, 2.5)
+    """
+
+    quantile: float = 0.5
+    start: float = 1.0
+    rate: float = 0.2
+    count_noise: float | None = None
+
+    def __post_init__(self) -> None:
+        check_number("quantile", self.quantile, 0, 1)
+        for name, high in (("start", 1e9), ("rate", 10)):
+            check_number(name, getattr(self, name), 0, high, open_low=True)
+        if self.count_noise is not None:
+            check_number("count_noise", self.count_noise, 0, 1e9, open_low=True)
+
+    def noise_of_count(self, sigma: float) -> float:
+        """sigma_b beside a noise multiplier; 0 where there is no noise.
+
+        Raises: ``ValueError`` unless it exceeds half of it: else the count alone spends more.
+        """
+        if not sigma:
+            return 0.0
+        found = COUNT_NOISE * sigma if self.count_noise is None else float(self.count_noise)
+        expected = f"> {sigma / 2:.4g} = noise_multiplier / 2, or None for {COUNT_NOISE} of it"
+        check(2 * found > sigma, "count_noise", self.count_noise, expected)
+        return found
+
+    def noise_of_sum(self, sigma: float) -> float:
+        """The noise multiplier of the clipped sum, (sigma^-2 - (2 sigma_b)^-2)^(-1/2)."""
+        return (
+            sigma / math.sqrt(1 - (sigma / 2 / self.noise_of_count(sigma)) ** 2) if sigma else 0.0
+        )
+
+    def following(self, clip: Any, share: Any) -> Any:
+        """C of the next release, at most 10^4 times as large or small as at the start.
+
+        Args:
+            clip, share: tensors (n,), C and the noised share of units within it.
+        """
+        low, high = self.start / FURTHEST, self.start * FURTHEST
+        return (clip * (-self.rate * (share - self.quantile)).exp()).clamp(low, high)
+
+
+CLIPPINGS = ("threshold", "normalise")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
-    """Protects examples or clients by clipping their contributions and adding Gaussian noise.
+    """Protects examples, persons or clients by clipping what each adds and adding Gaussian noise.
 
     Args:
         unit: what neighbours differ by. "example": every client runs DP-SGD on its own data, q =
-            batch / n_k per step. "client": its whole update is clipped, one release a round.
+            batch / n_k per step. "person": the same over the persons of ``Task.persons``: a step
+            draws each of a client's n_k persons with q = batch / n_k, so ``batch`` counts persons;
+            the mean of a drawn person's gradients, over all examples of that person at the client,
+            is clipped as one vector. "client": its whole update is clipped, one release a round.
         relation: "zero-out", the only one covered: one unit's contribution is replaced by nothing.
-            The number of clients and their sizes are public.
+            The number of clients and their sizes are public; in the person unit sizes are numbers
+            of persons, and how many examples a person has is not public.
         clip_norm: C >= 0, the L2 norm of one unit's contribution over all tensors that move;
-            ``inf`` (no clip) only without noise.
-        noise_multiplier: sigma >= 0, noise in units of C; one number or, in the example unit, one
-            per client. ``None``: not chosen yet, see ``calibrate``.
-        sample_rate: q in [0, 1]; one number or, in the example unit, one per client; ``None``:
+            ``inf`` (no clip) only without noise. An `AdaptiveClip` adapts it during the run.
+        clipping: "threshold" shortens longer contributions to C. "normalise" rescales each to
+            about C: g becomes C g / (|g| + stabiliser), so that C and the rate are one choice.
+        stabiliser: of "normalise", > 0; contributions much shorter than it stay short.
+        noise_multiplier: sigma >= 0, noise in units of C; one number or, but in the client unit,
+            one per client. ``None``: not chosen yet, see ``calibrate``.
+        sample_rate: q in [0, 1]; one number or, but in the client unit, one per client; ``None``:
             taken from the plan.
         delta: in [1e-12, 1); must lie below 1 / number of units.
         accountant: "prv" (tight), "rdp", or another name in `accounting.ACCOUNTANTS`.
-        trust: whom the noise protects from. "local", always in the example unit: every upload is
+        trust: whom the noise protects from. "local", always but in the client unit: every upload is
             protected alone. "secagg": only the sum of the uploads is seen, each client adds its
             share of the noise. "central", the default in the client unit: the server sees the
             uploads and adds the noise.
@@ -58,6 +138,12 @@ class Privacy:
             number of uploads less ``colluding``, at least 1.
         colluding: under "secagg": clients that may upload and tell the server their noise.
         target, releases: the epsilon it was calibrated for, and for how many releases of each unit.
+        sites: person unit: the most clients at which one person has examples. Each of them draws
+            and noises for itself, and epsilon is that of so many clients' releases composed. A task
+            in which a person is at more is refused; what no single site can check, as between
+            sites that know each other's persons by other names, is the promise of who sets it.
+        person_examples: person unit: at most so many examples of a person in a step, drawn anew in
+            each, which bounds time and memory; ``None``: all. It changes no epsilon.
 
     Participation amplifies under "central" alone, against whoever sees the released models. Under
     "local" the uploads tell who takes part; under "secagg" the server sees who sends, and everybody
@@ -67,10 +153,12 @@ class Privacy:
     Guarantees: test_privacy_refuses_bad_values, test_noise_of_the_sum_is_sigma_c_under_every_trust,
         test_calibrate_meets_its_target,
         test_attack_neighbours.py::test_one_example_less_moves_a_step_by_at_most_what_is_assumed,
+        test_attack_neighbours.py::test_one_person_less_moves_a_step_by_at_most_what_is_assumed,
         test_attack_neighbours.py::test_one_client_less_moves_a_round_by_at_most_what_is_assumed,
+        test_adaptive_clip.py::test_a_normalised_unit_moves_a_release_by_at_most_c,
         test_attack_secagg.py::test_colluders_leave_enough_noise.
     Source: arXiv:1607.00133, algorithm 1 (example unit); arXiv:1710.06963, algorithm 1 (client
-        unit).
+        unit); arXiv:2206.07136, AUTO-S ("normalise").
 
     >>> privacy = Privacy(clip_norm=1.0, noise_multiplier=2.0, sample_rate=0.1, accountant="rdp")
     >>> round(privacy.ledger(releases=100).epsilon(), 2)
@@ -78,7 +166,7 @@ class Privacy:
     """
 
     unit: str = "example"
-    clip_norm: float = 1.0
+    clip_norm: Any = 1.0  # a number or an AdaptiveClip
     noise_multiplier: Numbers | None = None
     sample_rate: Numbers | None = None
     delta: float = 1e-5
@@ -89,17 +177,26 @@ class Privacy:
     relation: str = RELATION
     colluding: int = 0
     releases: int | None = None
+    sites: int = 1
+    person_examples: int | None = None
+    clipping: str = "threshold"
+    stabiliser: float = 0.01
 
     def __post_init__(self) -> None:
-        trust = check_terms(self.unit, self.delta, self.accountant, self.trust, self.relation)
+        terms = self.unit, self.delta, self.accountant, self.trust, self.relation, self.sites
+        trust = check_terms(*terms)
+        if self.person_examples is not None:
+            check_whole("person_examples", self.person_examples, 1)
+            given, why = self.person_examples, "None unless unit='person'"
+            check(self.unit == "person", "person_examples", given, why)
         object.__setattr__(self, "trust", trust)
-        check_number("clip_norm", self.clip_norm, 0)
+        self._check_clip()
         for name, high in (("noise_multiplier", math.inf), ("sample_rate", 1.0)):
             value = getattr(self, name)
             if value is not None:
                 value = as_floats(name, value, high)
                 common = "one number for unit='client': a round's noise and draw are common to all"
-                check(self.unit == "example" or isinstance(value, float), name, value, common)
+                check(self.by_step or isinstance(value, float), name, value, common)
                 check(value != (), name, value, "one number, or one per client")
             object.__setattr__(self, name, value)
         sigma, rate = self.noise_multiplier, self.sample_rate
@@ -107,7 +204,9 @@ class Privacy:
         fits = not both or len(_each(sigma)) == len(_each(rate))
         check(fits, "sample_rate", rate, "as many numbers as noise_multiplier has")
         why = "a finite number when noise_multiplier > 0: noise is sigma C"
-        check(self.clip_norm < math.inf or not any(_each(sigma)), "clip_norm", self.clip_norm, why)
+        finite = self.first_clip_norm < math.inf
+        check(finite or not any(_each(sigma)), "clip_norm", self.clip_norm, why)
+        _ = self.noise_of_sum  # refuses a count_noise that spends more than all
         if self.target is not None:
             check_number("target", self.target, 0, open_low=True)
         if self.releases is not None:
@@ -124,6 +223,83 @@ class Privacy:
         why = "0 unless trust='secagg'"
         check(summed or not self.colluding, "colluding", self.colluding, why)
 
+    def _check_clip(self) -> None:
+        clip = self.clip_norm
+        if isinstance(clip, Mapping):  # as settings and terms hold it
+            check_keys("clip_norm", clip, tuple(AdaptiveClip.__dataclass_fields__))
+            object.__setattr__(self, "clip_norm", clip := AdaptiveClip(**clip))
+        check_one_of("clipping", self.clipping, CLIPPINGS)
+        check_number("stabiliser", self.stabiliser, 0, 1e9, open_low=True)
+        normal, usual = self.clipping == "normalise", Privacy.stabiliser
+        why = f"{usual:g} unless clipping='normalise'"
+        check(normal or self.stabiliser == usual, "stabiliser", self.stabiliser, why)
+        if isinstance(clip, AdaptiveClip):
+            why = "'threshold' with an AdaptiveClip: of normalised contributions none is within C"
+            check(not normal, "clipping", self.clipping, why)
+            return
+        check_number("clip_norm", clip, 0)
+        why = "a finite number with clipping='normalise'"
+        check(not normal or clip < math.inf, "clip_norm", clip, why)
+
+    @property
+    def adaptive(self) -> AdaptiveClip | None:
+        """How the clip norm adapts; ``None`` where it is fixed."""
+        return self.clip_norm if isinstance(self.clip_norm, AdaptiveClip) else None
+
+    @property
+    def first_clip_norm(self) -> float:
+        """C of the first release."""
+        return self.clip_norm.start if isinstance(self.clip_norm, AdaptiveClip) else self.clip_norm
+
+    @property
+    def noise_of_sum(self) -> Numbers | None:
+        """The noise multiplier of the clipped sums: larger than sigma where a count goes with them.
+
+        Guarantees: test_what_is_released_moves_by_at_most_what_sigma_says.
+        """
+        clip, sigma = self.adaptive, self.noise_multiplier
+        return sigma if clip is None else _map(clip.noise_of_sum, sigma)
+
+    @property
+    def noise_of_count(self) -> Numbers | None:
+        """Standard deviation of the noise in the count; ``None`` where C is fixed."""
+        return (
+            None
+            if self.adaptive is None
+            else _map(self.adaptive.noise_of_count, self.noise_multiplier)
+        )
+
+    @property
+    def by_step(self) -> bool:
+        """Whether clients release every step, clipped by example or person; else their update."""
+        return self.unit != "client"
+
+    def units(self, task: Any) -> tuple[int, ...]:
+        """How many of a client's units each step draws from: examples, or persons.
+
+        Raises: ``ValueError`` in the person unit for a task that does not say whose examples are
+            whose, or in which a person is at more clients than ``sites``.
+        Guarantees: test_a_person_at_more_sites_than_stated_is_refused.
+        """
+        if self.unit != "person":
+            return tuple(task.sizes)
+        where = "person= of fl.tasks.hub or persons= of fl.tasks.classification says it"
+        persons = getattr(task, "persons", None)
+        check(persons is not None, "persons", None, f"whose each example is, {where}")
+        most = task.sites
+        why = (
+            "merge these clients, keep each person at one, or set sites to compose what they spend"
+        )
+        text = f">= {most}: the same person has examples at up to {most} clients; {why}"
+        check(most <= self.sites, "sites", self.sites, text)
+        return task.person_counts
+
+    def settings(self) -> dict[str, Any]:
+        """Its fields as plain values; those that came later only where they say something."""
+        later = {"sites": 1, "person_examples": None, "clipping": "threshold", "stabiliser": 0.01}
+        known = asdict(self).items()
+        return {name: x for name, x in known if name not in later or x != later[name]}
+
     @property
     def server_sees_only_sum(self) -> bool:
         """Whether the server sees the sum of the uploads and no upload (secure aggregation)."""
@@ -138,17 +314,20 @@ class Privacy:
         on forget the target.
         """
         # sigma is in units of C: the clip norm alone changes no epsilon.
-        if changes.keys() - {"clip_norm", "honest", "colluding"}:
+        free = {"clip_norm", "clipping", "stabiliser", "honest", "colluding", "person_examples"}
+        if changes.keys() - free:
             changes = {"target": None, "releases": None, **changes}
         if changes.get("unit", self.unit) != self.unit:
-            changes = {"trust": None, "honest": None, "colluding": 0, **changes}
+            fresh = {"trust": None, "honest": None, "colluding": 0}
+            changes = {**fresh, "sites": 1, "person_examples": None, **changes}
         return replace(self, **changes)
 
     def resolve(self, task: Any, plan: Plan) -> "Privacy":
         """Fills in ``sample_rate`` and checks the plan against the work it is for.
 
         Args:
-            task: anything with ``sizes``, the number of examples of each client.
+            task: anything with ``sizes``, the number of examples of each client; in the person
+                unit a `Task` with persons.
             plan: the work.
 
         Raises: ``ValueError``: no noise multiplier; a sample rate other than the plan's; a tuple of
@@ -158,7 +337,7 @@ class Privacy:
             test_a_plan_longer_than_its_calibration_is_refused.
         """
         self._check_noise()
-        fixed = replace(self, sample_rate=self._plan_rate(tuple(task.sizes), plan))
+        fixed = replace(self, sample_rate=self._plan_rate(self.units(task), plan))
         planned, target, most = self._planned(plan), self.target, self.releases
         if target is not None and most is not None and planned > most:
             calibrated = f"at most {most}, for which epsilon = {target:g} was calibrated"
@@ -169,7 +348,7 @@ class Privacy:
 
     def _planned(self, plan: Plan) -> int:
         """Releases of each unit that the plan makes at most."""
-        return plan.rounds * (plan.local_steps if self.unit == "example" else 1)
+        return plan.rounds * (plan.local_steps if self.by_step else 1)
 
     def calibrate(self, *, epsilon: float, task: Any, plan: Plan) -> "Privacy":
         """Sets the smallest noise that spends at most ``epsilon``.
@@ -177,30 +356,42 @@ class Privacy:
         Counted is taking part in every round, against the ledger's default observer. More than 16
         distinct sample rates are grouped, and each group has the noise of its largest rate: nobody
         spends more, and nobody gets more noise than (q_max / q_min)^(1/16) times the own rate needs
-        (at most 33 % more for sizes that differ 100 times).
+        (at most 33 % more for sizes that differ 100 times). Where a person may be at several
+        ``sites`` all clients have the noise of the largest rate, for so many times the releases.
 
         Args:
-            epsilon: > 0, finite; in the example unit each client, with its own q and sigma, spends
-                at most this.
-            task: anything with ``sizes``.
-            plan: the work: rounds x local_steps releases (example unit) or rounds (client unit).
+            epsilon: > 0, finite; but in the client unit each client, with its own q and sigma,
+                spends at most this.
+            task: as for `resolve`.
+            plan: the work: rounds x local_steps releases, or rounds (client unit).
 
         Raises: ``ValueError`` as `resolve` does; or a target the accountant cannot certify.
         Guarantees: test_calibrate_meets_its_target.
         """
         check_number("epsilon", epsilon, 0, 1e9, open_low=True)
-        rate = replace(self, noise_multiplier=None)._plan_rate(tuple(task.sizes), plan)
+        check(hasattr(task, "sizes"), "task", task, "a Task")
+        check(isinstance(plan, Plan), "plan", plan, "a Plan")
+        rate = replace(self, noise_multiplier=None)._plan_rate(self.units(task), plan)
         goal, steps = (epsilon, self.delta), self._planned(plan)
+        # Of clients with noise of their own no one mix spends most, with common noise the largest
+        # rates do.
+        rates = (max(_each(rate)),) if self.sites > 1 else _each(rate)
         # All rounds count: by expected participation an unlucky client would spend too much.
-        sigmas = accounting.noise_multipliers(*goal, _each(rate), steps, self.accountant)
-        sigma = sigmas if isinstance(rate, tuple) else sigmas[0]
+        spent = rates, steps * self.sites, self.accountant
+        sigmas = accounting.noise_multipliers(*goal, *spent)
+        sigma = sigmas if isinstance(rate, tuple) and self.sites == 1 else sigmas[0]
         new = {"sample_rate": rate, "noise_multiplier": sigma, "target": float(epsilon)}
         return replace(self, **new, releases=steps)
 
     def _plan_rate(self, sizes: tuple[int, ...], plan: Plan) -> Numbers:
-        """The sample rate of this work, after all checks that need the task."""
+        """The sample rate of this work, after all checks that need the task.
+
+        Args:
+            sizes: as `units` gives them.
+            plan: the work.
+        """
         clients, sigma, rate = len(sizes), self.noise_multiplier, self.sample_rate
-        units = sum(sizes) if self.unit == "example" else clients
+        units = sum(sizes) if self.by_step else clients
         # At delta >= 1 / units a mechanism that publishes one unit outright would pass.
         limit = f"< {1 / max(units, 1):.3g} = 1 / {units} {self.unit}s"
         check(self.delta * units < 1, "delta", self.delta, limit)
@@ -208,7 +399,7 @@ class Privacy:
             fits = not isinstance(value, tuple) or len(value) == clients
             check(fits, name, value, f"{clients} numbers, one per client")
         self._check_shares(clients)
-        if self.unit == "example":
+        if self.by_step:
             batch, source = plan.batch, "batch / n_k"
             expected = tuple(1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in sizes)
         elif self.trust == "central":
@@ -225,7 +416,7 @@ class Privacy:
         return expected[0] if len(set(expected)) == 1 else expected
 
     def noise(self, clients: int, plan: Plan) -> NoiseLevels:
-        """The noise on the sum of clipped contributions, see `NoiseLevels`.
+        """The noise on the sum of clipped contributions, see `NoiseLevels`; at the first clip norm.
 
         Args:
             clients: number of clients, >= 1.
@@ -236,7 +427,7 @@ class Privacy:
         """
         check_whole("clients", clients, 1)
         self._check_noise()
-        stds = tuple(s * self.clip_norm if s else 0.0 for s in _each(self.noise_multiplier))
+        stds = tuple(s * self.first_clip_norm if s else 0.0 for s in _each(self.noise_of_sum))
         # Alone, an upload is hidden by its own noise only: each has all of sigma C.
         if self.trust == "local":
             several = isinstance(self.noise_multiplier, tuple)
@@ -271,7 +462,9 @@ class Privacy:
             several = isinstance(value, tuple) and clients is not None
             return tuple(value[k] for k in clients or ()) if several else value
 
-        return {"sample_rate": of(rate), "noise_multiplier": of(self.noise_multiplier)}
+        entry = {"sample_rate": of(rate), "noise_multiplier": of(self.noise_multiplier)}
+        count = self.noise_of_count
+        return entry if count is None else {**entry, "count_noise": of(count)}
 
     def ledger(self, releases: int = 0, reproducible: bool = True) -> Ledger:
         """Makes a ledger for this plan, in which every client has released so often.
@@ -279,7 +472,7 @@ class Privacy:
         Raises: ``ValueError`` with ``releases``, when the noise multiplier or sample rate is open.
         """
         check_whole("releases", releases, 0)
-        names = ("unit", "delta", "accountant", "trust", "relation")
+        names = ("unit", "delta", "accountant", "trust", "relation", "sites")
         ledger = Ledger(**{name: getattr(self, name) for name in names}, reproducible=reproducible)
         if releases:
             self._check_noise()
@@ -307,6 +500,13 @@ def _refuse_foreign_names(init: Any) -> Any:
 
 # Wrapped here: a dataclass's own ``__init__`` refuses other keywords before `__post_init__` runs.
 Privacy.__init__ = _refuse_foreign_names(Privacy.__init__)
+
+
+def _map(function: Callable[[float], float], value: Numbers | None) -> Numbers | None:
+    """A function of one number, or of each of several."""
+    if value is None:
+        return None
+    return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
 
 
 def _each(value: Numbers | None) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from html import escape
+from itertools import combinations
 from numbers import Integral
 from operator import attrgetter
 from pathlib import Path
@@ -19,6 +20,8 @@ from fedlora_lab._utils.validation import check, check_number, check_one_of, che
 from fedlora_lab.privacy import accounting
 
 Numbers = float | tuple[float, ...]
+Totals = dict[int | None, dict[tuple[float, float], int]]
+"""Client, or ``None`` for all -> (noise multiplier, sample rate) -> releases."""
 MOST = 2**53
 """Rounds and releases beyond which a float no longer counts them one by one."""
 
@@ -35,17 +38,29 @@ class Terms(NamedTuple):
     reproducible: bool
     trust: str
     relation: str
+    sites: int = 1
+
+
+UNITS = ("example", "person", "client")
 
 
 def check_terms(
-    unit: Any, delta: Any, accountant: Any, trust: Any = None, relation: Any = RELATION
+    unit: Any,
+    delta: Any,
+    accountant: Any,
+    trust: Any = None,
+    relation: Any = RELATION,
+    sites: Any = 1,
 ) -> str:
     """Raises for terms that no epsilon here covers; gives the trust, the unit's own for ``None``.
 
     Args:
-        unit, delta, accountant, trust, relation: see `Privacy`.
+        unit, delta, accountant, trust, relation, sites: see `Privacy`.
     """
-    check_one_of("unit", unit, ("example", "client"))
+    check_one_of("unit", unit, UNITS)
+    check_whole("sites", sites, 1)
+    why = "1 unless unit='person': an example, or a client, is at one site"
+    check(sites == 1 or unit == "person", "sites", sites, why)
     accounting.check_delta(delta)
     check_one_of("accountant", accountant, tuple(accounting.ACCOUNTANTS))
     more = {
@@ -57,9 +72,9 @@ def check_terms(
     expected = f"{RELATION!r}, one unit's contribution replaced by nothing{more}"
     check(relation == RELATION, "relation", relation, expected)
     if trust is None:
-        return "local" if unit == "example" else "central"
+        return "central" if unit == "client" else "local"
     check_one_of("trust", trust, ("local", "secagg", "central"))
-    why = "'local' for unit='example': each client noises its own steps, so its upload is protected"
+    why = f"'local' for unit={unit!r}: each client noises its own steps, so its upload is protected"
     check(unit == "client" or trust == "local", "trust", trust, f"{why} alone")
     return trust
 
@@ -81,6 +96,11 @@ def as_floats(name: str, value: Any, high: float = math.inf) -> Numbers:
     return tuple(map(float, entries)) if several else float(value)
 
 
+def as_tuple(value: Numbers) -> tuple[float, ...]:
+    """One number, or several, as a tuple."""
+    return value if isinstance(value, tuple) else (value,)
+
+
 @dataclass(frozen=True)
 class LedgerEntry:
     """``count`` noised releases of one round, from any sequence and number types.
@@ -90,6 +110,8 @@ class LedgerEntry:
         clients: whom it counts for; ``None`` is every client.
         sample_rate: q in [0, 1], one number or one per entry of ``clients``.
         noise_multiplier: sigma >= 0 likewise; 0 and ``None`` are no noise.
+        count_noise: where the clip norm adapts: the noise of the count that each release holds
+            beside its sum, likewise. Its share is in sigma: both together spend what sigma says.
 
     >>> LedgerEntry(1, [0, 2], 5, 0.1, [1, 2]).noise_multiplier
     (1.0, 2.0)
@@ -100,6 +122,7 @@ class LedgerEntry:
     count: int
     sample_rate: Any
     noise_multiplier: Any
+    count_noise: Any = None
 
     def __post_init__(self) -> None:
         def whole(name: str, value: Any) -> int:
@@ -117,7 +140,9 @@ class LedgerEntry:
             plain[name] = whole(name, plain[name])
         if self.noise_multiplier is None:
             plain["noise_multiplier"] = 0.0
-        for name, high in (("sample_rate", 1.0), ("noise_multiplier", math.inf)):
+        numbers = {"sample_rate": 1.0, "noise_multiplier": math.inf}
+        numbers |= {} if self.count_noise is None else {"count_noise": math.inf}
+        for name, high in numbers.items():
             value = plain[name] = as_floats(name, plain[name], high)
             fits = not isinstance(value, tuple) or len(value) == len(clients or ())
             check(fits, name, value, "one number, or as many as clients")
@@ -132,6 +157,21 @@ class LedgerEntry:
         return list(zip(clients, zip(*columns, strict=True), strict=True))
 
 
+def _selections(history: accounting.History) -> list[tuple[int, float, float]]:
+    """How many releases each part of a history holds, and how it was selected."""
+    chosen = [x if isinstance(x, accounting.Selected) else None for x in history]
+    return [(1, 0.0, -1.0) if x is None else (len(x.history), x.mean, x.shape) for x in chosen]
+
+
+def _dominates(one: accounting.History, other: accounting.History) -> bool:
+    if _selections(one) != _selections(other):
+        return False
+    one, other = accounting.flatten(one), accounting.flatten(other)
+    pairs = list(zip(one, other))
+    less = all((a[0] or 0) <= (b[0] or 0) and a[1] >= b[1] and a[2] >= b[2] for a, b in pairs)
+    return less and len(one) == len(other)
+
+
 def _undominated(histories: Iterable[accounting.History]) -> list[accounting.History]:
     """The histories that no other dominates: one of them spends most.
 
@@ -139,17 +179,45 @@ def _undominated(histories: Iterable[accounting.History]) -> list[accounting.His
     one in their order, so histories of different lengths never dominate each other.
     """
 
-    def dominates(one: accounting.History, other: accounting.History) -> bool:
-        pairs = list(zip(one, other))
-        less = all((a[0] or 0) <= (b[0] or 0) and a[1] >= b[1] and a[2] >= b[2] for a, b in pairs)
-        return less and len(one) == len(other)
+    def key(history: accounting.History) -> list[tuple[float, float, int]]:
+        return [(sigma, -q, -steps) for sigma, q, steps in accounting.flatten(history)]
 
     kept: list[accounting.History] = []
     # The largest first, so that most of the others fall at the first comparison.
-    for one in sorted(set(histories), key=lambda h: [(sigma, -q, -steps) for sigma, q, steps in h]):
-        if not any(dominates(other, one) for other in kept):
-            kept = [*(other for other in kept if not dominates(one, other)), one]
+    for one in sorted(set(histories), key=key):
+        if not any(_dominates(other, one) for other in kept):
+            kept = [*(other for other in kept if not _dominates(one, other)), one]
     return kept
+
+
+MOST_CHOICES = 100
+"""Choices of clients that are counted one by one; of more an upper bound is stated."""
+
+
+def _worst(histories: list[accounting.History], count: int) -> list[accounting.History]:
+    """Compositions of ``count`` of these histories; none of another choice spends more than all.
+
+    Guarantees: test_a_person_at_several_sites_spends_what_they_spend_together.
+    """
+    # A choice with a history that `count` others dominate leaves one of them out: exchanged for it,
+    # the choice spends as much or more. Of equal ones the first counts as the larger.
+    kept: list[accounting.History] = []
+    for one in sorted(histories, key=lambda h: [(sigma or 0, -q, -n) for sigma, q, n in h]):
+        if sum(_dominates(other, one) for other in kept) < count:
+            kept.append(one)
+    if math.comb(len(kept), count) <= MOST_CHOICES:
+        return list({sum(part, ()): None for part in combinations(kept, count)})
+    entries = [entry for history in kept for entry in history]
+    sigma, q = min(entry[0] or 0 for entry in entries), max(entry[1] for entry in entries)
+    steps = max(sum(n for *_, n in history) for history in kept)
+    return [((sigma, q, count * steps),)]
+
+
+def describe_selection(mean: float, shape: float) -> str:
+    """The best of a random number of runs, in words."""
+    names = {1: "geometric", 0: "logarithmic", math.inf: "Poisson"}
+    kind = names.get(shape, f"negative binomial of shape {shape:g}")
+    return f"the best of a random number of runs ({kind}, mean {mean:g})"
 
 
 class Uncertified(ValueError):
@@ -167,17 +235,20 @@ class Ledger:
     """Counts the noised releases of each client, at one unit of privacy and one delta.
 
     Args:
-        unit: "example" or "client". In the client unit every release counts for every client,
-            whether drawn or not, and q is the chance of taking part.
+        unit: "example", "person" or "client". In the client unit every release counts for every
+            client, whether drawn or not, and q is the chance of taking part.
         delta: in [1e-12, 1).
         accountant: a name in `accounting.ACCOUNTANTS`: "prv", "rdp" or an added one.
         reproducible: the noise can be drawn again from a seed; only such a run repeats rounds.
         trust, relation: whom the noise protects from, and how neighbours differ, see `Privacy`.
+        sites: in the person unit the most clients at which one person has examples: what so many
+            of them release adds up.
 
     Guarantees: test_ledger_round_trip, test_ledger_refuses_any_changed_byte,
         test_every_record_counts, test_a_replay_counts_once,
         test_an_uncertified_ledger_states_no_epsilon,
-        test_the_aggregator_is_not_amplified_against, test_compose_adds_up.
+        test_the_aggregator_is_not_amplified_against, test_compose_adds_up,
+        test_a_selected_ledger_is_written_and_read.
 
     >>> ledger = Ledger(delta=1e-5)
     >>> ledger.record(0, [0, 1], 100, sample_rate=0.1, noise_multiplier=1.0)
@@ -192,6 +263,7 @@ class Ledger:
     reproducible = property(attrgetter("terms.reproducible"))
     trust = property(attrgetter("terms.trust"))
     relation = property(attrgetter("terms.relation"))
+    sites = property(attrgetter("terms.sites"))
 
     def __init__(
         self,
@@ -202,16 +274,18 @@ class Ledger:
         reproducible: bool = True,
         trust: str | None = None,
         relation: str = RELATION,
+        sites: int = 1,
     ) -> None:
-        trust = check_terms(unit, delta, accountant, trust, relation)
+        trust = check_terms(unit, delta, accountant, trust, relation, sites)
         check(isinstance(reproducible, bool), "reproducible", reproducible, "True or False")
-        self.terms = Terms(unit, float(delta), accountant, reproducible, trust, relation)
+        self.terms = Terms(unit, float(delta), accountant, reproducible, trust, relation, sites)
         self.parts: tuple[Ledger, ...] = ()
+        self.selection: tuple[float, float] | None = None  # see `select`
         self._uncertified: str | None = None
         self._closed: str | None = None
         # Replaced and never changed in place: copies and snapshots may share them.
         self._entries: tuple[LedgerEntry, ...] = ()
-        self._spent: dict[int | None, dict[tuple[float, float], int]] = {}  # (sigma, q): releases
+        self._spent: Totals = {}
 
     @classmethod
     def compose(cls, *ledgers: "Ledger") -> "Ledger":
@@ -227,13 +301,13 @@ class Ledger:
         """
         some = bool(ledgers) and all(isinstance(one, Ledger) for one in ledgers)
         check(some, "ledgers", ledgers, "Ledgers, >= 1")
-        parts = tuple(part for one in ledgers for part in one.parts or (one.snapshot(),))
-        for name in ("unit", "delta", "relation"):
+        parts = tuple(part.snapshot() for one in ledgers for part in one._summands)
+        for name in ("unit", "delta", "relation", "sites"):
             values = list(dict.fromkeys(getattr(part, name) for part in parts))
             why = "the same in all ledgers: only then their releases add up"
             check(len(values) == 1, name, values, why)
         first, accountants = parts[0], {part.accountant for part in parts}
-        whole = cls(unit=first.unit, delta=first.delta)
+        whole = cls(unit=first.unit, delta=first.delta, sites=first.sites)
         whole.terms = first.terms._replace(
             accountant="rdp" if len(accountants) > 1 else first.accountant,
             reproducible=any(part.reproducible for part in parts),
@@ -244,6 +318,42 @@ class Ledger:
         whole._uncertified = "; ".join(reasons) or None
         whole.parts, whole._closed = parts, "composition"
         return whole
+
+    @classmethod
+    def select(cls, run: "Ledger", mean: float, shape: float = 1.0) -> "Ledger":
+        """The best of a random number of runs that each spend what ``run`` has spent, as a closed
+        ledger: the best alone is released, chosen by a score that each run releases within it.
+
+        Args:
+            run: of a single run, at its planned length.
+            mean, shape: of the number of runs, see `accounting.Selected`.
+
+        Guarantees: test_selection_equals_the_theorem, test_selection_bounds_an_exact_case.
+        Source: arXiv:2110.03620, theorems 2 and 6.
+
+        >>> run = Ledger()
+        >>> run.record(0, None, 10, sample_rate=1.0, noise_multiplier=8.0)
+        >>> best = Ledger.select(run, mean=10)
+        >>> round(run.epsilon(), 2), round(best.epsilon(), 2)
+        (1.53, 3.41)
+        """
+        single = isinstance(run, Ledger) and not run.parts
+        check(single, "run", run, "the Ledger of one run")
+        why = "1: of persons at several sites a selection is not covered"
+        check(run.sites == 1, "sites", run.sites, why)
+        check_number("mean", mean, 1, 1e6)
+        check_number("shape", shape, 0)
+        whole = cls(unit=run.unit, delta=run.delta)
+        whole.terms = run.terms._replace(accountant="rdp")
+        whole._uncertified, whole._closed = run.uncertified, "selection"
+        whole.parts, whole.selection = (run.snapshot(),), (float(mean), float(shape))
+        return whole
+
+    @property
+    def _summands(self) -> "tuple[Ledger, ...]":
+        """The ledgers whose spending adds up to this one's; its own where it is of one run, or of
+        the best of several."""
+        return (self,) if self.selection is not None or not self.parts else self.parts
 
     @property
     def observers(self) -> tuple[str, ...]:
@@ -291,12 +401,13 @@ class Ledger:
         *,
         sample_rate: Any,
         noise_multiplier: Any,
+        count_noise: Any = None,
         repeats: bool = False,
     ) -> None:
         """Records ``count`` releases of a round, before any of them is used. Every call counts.
 
         Args:
-            round, clients, count, sample_rate, noise_multiplier: see `LedgerEntry`.
+            round, clients, count, sample_rate, noise_multiplier, count_noise: see `LedgerEntry`.
             repeats: the run plays its own round again from its seed: the noise is the same, so an
                 entry that the round already has counts once, and a different one is refused. Only
                 for a reproducible ledger.
@@ -304,7 +415,7 @@ class Ledger:
         self._check_open()
         # A draw of clients amplifies only while nobody learns who was drawn: no names are stored.
         named = None if self.unit == "client" else clients
-        entry = LedgerEntry(round, named, count, sample_rate, noise_multiplier)
+        entry = LedgerEntry(round, named, count, sample_rate, noise_multiplier, count_noise)
         fresh = "False in release mode: the noise is fresh"
         check(not repeats or self.reproducible, "repeats", repeats, fresh)
         # Drawn again from the seed a round has the same noise: it releases nothing new.
@@ -325,7 +436,7 @@ class Ledger:
     @property
     def clients(self) -> tuple[int, ...]:
         """Clients that are named in some entry, sorted."""
-        named = {client for part in self.parts or (self,) for client in part._spent}
+        named = {client for part in self.parts for client in part.clients} | {*self._spent}
         return tuple(sorted(client for client in named if client is not None))
 
     def history(self, client: int | None = None, observer: str | None = None) -> accounting.History:
@@ -335,7 +446,12 @@ class Ledger:
         """
         self._check_observer(observer)
         total: dict[tuple[float, float], int] = {}
-        for part in self.parts or (self,):
+        chosen: list[accounting.Selected] = []
+        for part in self._summands:
+            if part.selection is not None:
+                run = part.parts[0].history(client, observer)
+                chosen += [accounting.Selected(run, *part.selection)] if run else []
+                continue
             # Examples are drawn inside their client, whoever takes part. Of clients observers learn
             # who, or how many, took part unless the server is trusted: then their q is 1.
             tells = part.unit == "client" and part.trust != "central"
@@ -343,7 +459,7 @@ class Ledger:
                 for (sigma, q), count in part._spent.get(key, {}).items():
                     pair = (sigma, 1.0 if tells else q)
                     total[pair] = total.get(pair, 0) + count
-        return tuple((*pair, count) for pair, count in total.items())
+        return (*((*pair, count) for pair, count in total.items()), *chosen)
 
     def _check_observer(self, observer: str | None) -> None:
         central = " for trust='central': a trusted server sees the updates themselves"
@@ -372,18 +488,97 @@ class Ledger:
         # A promise to all is the one to whoever spent most.
         if client is None:
             return self.nominal_epsilon(observer)
-        return self._epsilon_of(self.history(client, observer))
+        return max(map(self._epsilon_of, self._of_client(client, observer)))
 
     def _epsilon_of(self, history: accounting.History) -> float:
         return accounting.epsilon(history, self.delta, self.accountant)
 
     def _largest(self, observer: str | None) -> list[accounting.History]:
         """The histories of which one spends most."""
+        if self.sites > 1:
+            return self._over_sites(observer)
         return _undominated(self.history(client, observer) for client in (None, *self.clients))
+
+    def _of_client(self, client: int, observer: str | None) -> list[accounting.History]:
+        """The histories of which one is that of whoever has data at this client and spends most."""
+        own = self.history(client, observer)
+        return [own] if self.sites == 1 else self._over_sites(observer, client)
+
+    def _over_sites(
+        self, observer: str | None, client: int | None = None
+    ) -> list[accounting.History]:
+        """Histories of persons with examples at ``sites`` clients, one of which spends most.
+
+        Each client draws and noises for itself, so a person's loss is the composition of those of
+        the person's clients. Who spends most is not known: every choice of clients counts.
+        """
+        others = [self.history(k, observer) for k in self.clients if k != client]
+        # Clients that no entry names have released what counts for all.
+        others += [self.history(None, observer)] * max(0, self.sites - len(self.clients))
+        own = () if client is None else self.history(client, observer)
+        return [own + rest for rest in _worst(others, self.sites - (client is not None))]
+
+    def group_epsilon(
+        self, size: int, client: int | None = None, observer: str | None = None
+    ) -> float:
+        """Epsilon for a group of ``size`` units of one client that are all left out at once.
+
+        Args:
+            size: examples, persons or clients in the group, >= 1.
+            client, observer: as for `epsilon`.
+
+        Raises: as `epsilon`.
+        Guarantees: test_a_group_of_one_is_a_unit_and_larger_ones_spend_more.
+        Source: see `accounting.group_epsilon`.
+
+        >>> ledger = Ledger()
+        >>> ledger.record(0, None, 4, sample_rate=1.0, noise_multiplier=2.0)
+        >>> [round(ledger.group_epsilon(size), 2) for size in (1, 2)]
+        [4.38, 10.0]
+        """
+        histories = self._attacked("group_epsilon", client, observer)
+        parts = size, self.delta, self.accountant
+        return max((accounting.group_epsilon(h, *parts) for h in histories), default=0.0)
 
     def nominal_epsilon(self, observer: str | None = None) -> float:
         """`epsilon` as if the ledger were certified: accounting only, no promise."""
         return max(map(self._epsilon_of, self._largest(observer)), default=0.0)
+
+    def epsilon_by(self, accountant: str, observer: str | None = None) -> float:
+        """`epsilon` of whoever spent most, by another accountant than the ledger's.
+
+        Args: accountant: a name in `accounting.ACCOUNTANTS`. observer: as for `epsilon`.
+        Raises: as `epsilon`.
+        Guarantees: test_a_run_is_certified_and_verified.
+
+        >>> ledger = Ledger()
+        >>> ledger.record(0, None, 10, sample_rate=1.0, noise_multiplier=2.0)
+        >>> round(ledger.epsilon_by("prv"), 1), round(ledger.epsilon_by("rdp"), 1)
+        (7.5, 8.1)
+        """
+        self._check_observer(observer)
+        self._check_certified("epsilon")
+        spent = (accounting.epsilon(h, self.delta, accountant) for h in self._largest(observer))
+        return max(spent, default=0.0)
+
+    def second_opinion(self, observer: str | None = None) -> tuple[float, str]:
+        """`epsilon` of whoever spent most by dp-accounting alone, and how: "pld", or "rdp" where
+        that is too large for somebody, see `accounting.second_opinion`.
+
+        Raises: as `epsilon`.
+        Guarantees: test_a_run_is_certified_and_verified.
+
+        >>> ledger = Ledger()
+        >>> ledger.record(0, None, 10, sample_rate=1.0, noise_multiplier=2.0)
+        >>> value, name = ledger.second_opinion()
+        >>> round(value, 1), name
+        (7.5, 'pld')
+        """
+        self._check_observer(observer)
+        self._check_certified("epsilon")
+        found = [accounting.second_opinion(h, self.delta) for h in self._largest(observer)]
+        value = max((one for one, _ in found), default=0.0)
+        return value, "rdp" if any(name == "rdp" for _, name in found) else "pld"
 
     def tradeoff(self, fpr: Any, client: int | None = None, observer: str | None = None) -> Any:
         """The largest share of members that any attacker finds where he accuses a share ``fpr`` of
@@ -431,7 +626,7 @@ class Ledger:
         releases help every attacker."""
         self._check_observer(observer)
         self._check_certified(what)
-        return self._largest(observer) if client is None else [self.history(client, observer)]
+        return self._largest(observer) if client is None else self._of_client(client, observer)
 
     def epsilon_or_inf(self) -> float:
         """Largest epsilon over the clients; ``inf`` where none can be certified."""
@@ -439,11 +634,39 @@ class Ledger:
 
     def epsilon_after(self, releases: Sequence[LedgerEntry]) -> float:
         """`epsilon_or_inf` of a run's ledger if these were released too; nothing is recorded."""
+        return self.after(releases).epsilon_or_inf()
+
+    def after(self, releases: Sequence[LedgerEntry]) -> "Ledger":
+        """What a run's ledger would be if these were released too; nothing is recorded."""
         check(not self.parts, "ledger", "composition", "the ledger of one run")
         twin = copy(self)
         for entry in releases:
             twin._append(entry)
-        return twin.epsilon_or_inf()
+        return twin
+
+    @property
+    def totals(self) -> Totals:
+        """How many releases of each kind a run's ledger counts for each client."""
+        check(not self.parts, "ledger", "composition", "the ledger of one run")
+        return {client: dict(history) for client, history in self._spent.items()}
+
+    @classmethod
+    def of_totals(cls, terms: Terms, totals: Totals) -> "Ledger":
+        """A ledger with these totals, in as few entries as they need.
+
+        Args: terms: of the ledger. totals: as `totals` gives them.
+        """
+        alike: dict[tuple[float, float, int], list[int]] = {}
+        whole = cls(**terms._asdict())
+        for client, history in totals.items():
+            for (sigma, q), count in history.items():
+                if client is None:
+                    whole._append(LedgerEntry(0, None, count, q, sigma))
+                else:
+                    alike.setdefault((sigma, q, count), []).append(client)
+        for (sigma, q, count), clients in alike.items():
+            whole._append(LedgerEntry(0, clients, count, q, sigma))
+        return whole
 
     def for_everyone(self) -> "Ledger":
         """Counts each release for every client, at its least noise and largest q: an upper bound
@@ -451,6 +674,8 @@ class Ledger:
 
         Guarantees: test_ledgers_over_other_splits_are_bounded (test_attack_spending.py).
         """
+        if self.selection is not None:
+            return Ledger.select(self.parts[0].for_everyone(), *self.selection)
         check(not self.parts, "ledger", "composition", "the ledger of one run")
         # In another split somebody's data may lie with any client.
         whole = Ledger(**self.terms._asdict())
@@ -481,17 +706,42 @@ class Ledger:
             "released": "whoever sees the released models only",
             None: f"each part's own observer ({' or '.join(own)})",
         }[name]
-        unit = {"example": "one example of one client", "client": "all data of one client"}
+        unit = {
+            "example": "one example of one client",
+            "person": "one person's rows at one client",
+            "client": "all data of one client",
+        }[self.unit]
+        if self.sites > 1:
+            unit = f"one person's rows at up to {self.sites} clients, what they release composed,"
+        counted = "persons of each" if self.unit == "person" else "examples"
         seeded = sum(part.reproducible for part in parts)
         twice = " or sees two runs of one seed, which share their noise" if seeded > 1 else ""
         warning = f" The noise came from a seed: nothing is promised to whoever knows it{twice}."
         why = self._uncertified
         value = f"not certified: {why}," if why else f"{self.epsilon(None, observer):.4g}"
         found = "" if why else f" {self._attack(observer)}."
+        best = [describe_selection(*part.selection) for part in self._summands if part.selection]
+        warning = "".join(f" Counted is {words}." for words in best) + (warning if seeded else "")
         return (
             f"epsilon = {value} at delta = {self.delta:g} against {against}, for neighbours that "
-            f"differ by {unit[self.unit]} replaced by nothing ({self.relation}: how many clients "
-            f"and examples there are is public).{found}{warning if seeded else ''}"
+            f"differ by {unit} replaced by nothing ({self.relation}: how many clients "
+            f"and {counted} there are is public).{found}{self._counts()}{warning}"
+        )
+
+    def _counts(self) -> str:
+        """What the noise multipliers include where clip norms adapt, in words."""
+        counts = [one for one in self.releases if one.count_noise is not None]
+        if not counts:
+            return ""
+        pairs = [(as_tuple(one.noise_multiplier), as_tuple(one.count_noise)) for one in counts]
+        sigma, noise = pairs[0][0][0], pairs[0][1][0]
+        share = (sigma / 2 / noise) ** 2 if noise else 0.0
+        own = sigma / math.sqrt(1 - share) if share < 1 else math.inf
+        whose = " (of the first client)" if len(pairs[0][1]) > 1 else ""
+        return (
+            " Each release is a clipped sum and a count of what was within the clip norm, which "
+            f"adapts by it: noise multiplier {own:.4g} of the sum and noise {noise:.4g} of the "
+            f"count, {share:.2g} of the budget, together spend what {sigma:.4g} spends{whose}."
         )
 
     def _attack(self, observer: str | None) -> str:
@@ -512,6 +762,7 @@ class Ledger:
             )
         mode = "reproducible" if self.reproducible else "release"
         entries = f"{len(self.parts)} ledgers" if self.parts else f"{len(self._entries)} entries"
+        entries = describe_selection(*self.selection) if self.selection is not None else entries
         return (
             f"Ledger(unit={self.unit!r}, trust={self.trust!r}, relation={self.relation!r}, {mode}, "
             f"{entries}, epsilon: {spent} at delta={self.delta:g}{attack})"
@@ -531,16 +782,8 @@ class Ledger:
 
         Guarantees: test_ledger_event_gives_the_same_epsilon.
         """
-        import dp_accounting as dp
-
-        self._check_certified("event")
-        worst = max(self._largest(observer), key=self._epsilon_of)
-        parts: list[Any] = []
-        for sigma, q, count in worst if client is None else self.history(client, observer):
-            one = dp.GaussianDpEvent(sigma) if sigma else dp.NonPrivateDpEvent()
-            one = dp.PoissonSampledDpEvent(q, one) if sigma and q < 1 else one
-            parts += [dp.SelfComposedDpEvent(one, count)] if q and count else []
-        return dp.ComposedDpEvent(parts) if parts else dp.NoOpDpEvent()
+        worst = max(self._attacked("event", client, observer), key=self._epsilon_of)
+        return accounting.event_of(worst)
 
     def to_frame(self) -> Any:
         """One row per client: client ("every" for a common history), releases, epsilon."""
@@ -550,8 +793,9 @@ class Ledger:
         rows = []
         for client in self.clients or (None,):
             history = self.history(client)
-            name, count = "every" if client is None else client, sum(n for *_, n in history)
-            spent = math.inf if uncertified else self._epsilon_of(history)
+            releases = (n for *_, n in accounting.flatten(history))
+            name, count = "every" if client is None else client, sum(releases)
+            spent = math.inf if uncertified else self.epsilon(client)
             rows.append({"client": name, "releases": count, "epsilon": spent})
         return pd.DataFrame(rows)
 
@@ -561,12 +805,24 @@ class Ledger:
 
     def _content(self) -> dict[str, Any]:
         content = {**self.terms._asdict(), "uncertified": self._uncertified}
+        if self.sites == 1:  # ledgers of other units know no such term
+            del content["sites"]
+        if self.selection is not None:  # JSON has no infinity: a Poisson number of runs is null
+            mean, shape = self.selection
+            content["selection"] = [mean, None if shape == math.inf else shape]
         if self.parts:
             return {**content, "parts": [part._content() for part in self.parts]}
-        return {**content, "releases": [dict(vars(entry)) for entry in self._entries]}
+        entries = [dict(vars(entry)) for entry in self._entries]
+        for entry in entries:
+            if entry["count_noise"] is None:
+                del entry["count_noise"]
+        return {**content, "releases": entries}
 
     @classmethod
     def _of(cls, content: dict[str, Any]) -> "Ledger":
+        if "selection" in content:
+            (run,), (mean, shape) = content["parts"], content["selection"]
+            return cls.select(cls._of(run), mean, math.inf if shape is None else shape)
         if "parts" in content:
             return cls.compose(*(cls._of(part) for part in content["parts"]))
         terms = dict(content)

@@ -1,5 +1,6 @@
 """Clip and noise: the only functions between private values and released ones."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -80,19 +81,22 @@ def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
 
 def clip_sum(
     rows: Tensors,
-    clip_norm: float,
+    clip_norm: "float | Tensor",
     owner: Int[Tensor, " n"],
     owners: int,
     clip_groups: Callable[[ParamKey], Any] = together,
+    stabiliser: float | None = None,
 ) -> tuple[dict[ParamKey, Tensor], ClipCounts]:
     """Clips each row (one example's gradient) to norm ``clip_norm`` and sums the rows per owner.
 
     Args:
         rows: key -> (N, ...).
-        clip_norm: C >= 0; infinity leaves finite rows as they are.
+        clip_norm: C >= 0, or (owners,), one for each; infinity leaves finite rows as they are.
         owner, owners: (N,), in [0, owners); the number of owners (clients).
         clip_groups: key -> group; the tensors of a group share one norm, and each of g groups is
             clipped to C / sqrt(g), or to C by a rule that does not share it (`EachTensor`).
+        stabiliser: of rows that are all rescaled, C g / (|g| + stabiliser); ``None``: longer ones
+            are shortened to C.
 
     Returns: key -> (owners, ...), and the counts; a row scaled in any group counts once.
     Guarantees: what is not finite adds zero; one row more or less moves a sum by at most C, but for
@@ -100,16 +104,47 @@ def clip_sum(
         (test_contract.py::test_leaving_out_one_example_moves_the_sum_by_at_most_c).
     """
     names = list(dict.fromkeys(clip_groups(key) for key in rows))
+    if not isinstance(clip_norm, Tensor) and clip_norm == math.inf:
+        stabiliser = None  # there is nothing to rescale to: local steps of the client unit
     less = bad = torch.zeros(len(owner), dtype=torch.bool, device=owner.device)
     sums: dict[ParamKey, Tensor] = {}
     # g groups of norm C / sqrt(g) have norm C together.
     limit = clip_norm / len(names) ** 0.5 if shares_bound(clip_groups) else clip_norm
     for name in names:
         group = {key: tensor for key, tensor in rows.items() if clip_groups(key) == name}
-        added, scaled, nonfinite = _clip_group(group, limit, owner, owners)
+        added, scaled, nonfinite = _clip_group(group, limit, owner, owners, stabiliser)
         sums, less, bad = sums | added, less | scaled, bad | nonfinite
     counts = ClipCounts(len(owner), (less & ~bad).sum(), bad.sum())
     return {key: sums[key] for key in rows}, counts.read() if _on_cpu(owner) else counts
+
+
+def count_within(
+    rows: Tensors,
+    clip_norm: Tensor,
+    owner: Int[Tensor, " n"],
+    owners: int,
+    clip_groups: Callable[[ParamKey], Any] = together,
+) -> Float[Tensor, " owners"]:
+    """Each owner's rows within the clip norm, each counted as 1/2, less 1/2 for each of the others.
+
+    A row that is not finite counts as neither: it is as if it were not there, as in the sum.
+
+    Args:
+        rows, clip_norm, owner, owners, clip_groups: as of `clip_sum`; C of each owner (owners,).
+
+    Guarantees: one row more or less moves a count by 1/2, whatever it holds
+        (test_what_is_released_moves_by_at_most_what_sigma_says).
+    """
+    names = list(dict.fromkeys(clip_groups(key) for key in rows))
+    limit = clip_norm.index_select(0, owner)
+    limit = limit / len(names) ** 0.5 if shares_bound(clip_groups) else limit
+    inside = torch.ones(len(owner), dtype=torch.bool, device=owner.device)
+    finite = inside.clone()
+    for name in names:
+        norms = row_norms({key: rows[key] for key in rows if clip_groups(key) == name})
+        inside, finite = inside & (norms <= limit), finite & norms.isfinite()
+    each = torch.where(finite, inside.to(clip_norm) - 0.5, torch.zeros_like(limit))
+    return clip_norm.new_zeros(owners).index_add_(0, owner, each)
 
 
 def shares_bound(clip_groups: Callable[[ParamKey], Any]) -> bool:
@@ -118,20 +153,30 @@ def shares_bound(clip_groups: Callable[[ParamKey], Any]) -> bool:
 
 
 def _clip_group(
-    rows: Tensors, clip_norm: float, owner: Int[Tensor, " n"], owners: int
+    rows: Tensors,
+    clip_norm: "float | Tensor",
+    owner: Int[Tensor, " n"],
+    owners: int,
+    stabiliser: float | None,
 ) -> tuple[dict[ParamKey, Tensor], Tensor, Tensor]:
     """Sums of rows clipped over these tensors; (N,) which were scaled, and which are not finite."""
     norms = row_norms(rows)
     finite, zero = torch.isfinite(norms), torch.zeros_like(norms)
+    limit = clip_norm.index_select(0, owner) if isinstance(clip_norm, Tensor) else clip_norm
+    if stabiliser is None:
+        scale = (limit / norms.clamp(min=1e-300)).clamp(max=1.0)
+    else:
+        scale = limit / (norms + stabiliser)
     # An example may be anything: one whose gradient is not a number must not spoil the sum.
-    scale = torch.where(finite, (clip_norm / norms.clamp(min=1e-300)).clamp(max=1.0), zero)
+    scale = torch.where(finite, scale, zero)
     # A factor too small for the dtype would be rounded, perhaps up: zero instead, which is within
     # the clip.
     tiny = max(torch.finfo(tensor.dtype).tiny for tensor in rows.values())
     scale = torch.where(scale < tiny, zero, scale)
     less, sums = finite & (scale < 1), {}
     # Where a look costs no wait, rows that need neither are neither scaled nor replaced.
-    some, strange = not _on_cpu(norms) or bool(less.any()), not _on_cpu(norms) or not finite.all()
+    some = stabiliser is not None or not _on_cpu(norms) or bool(less.any())
+    strange = not _on_cpu(norms) or not finite.all()
     for key, tensor in rows.items():
         # Rounded to the nearest: a float32 row may so exceed the clip by 2^-24 of it.
         weight = scale.to(tensor.dtype).view(-1, *[1] * (tensor.dim() - 1))
@@ -212,8 +257,9 @@ def uncertified_reason(
 
 
 def injected_bug_reason(clip: Callable[..., Any]) -> str | None:
-    """Why no epsilon covers a run that clips with this function; ``None`` for `clip_sum`."""
-    if clip is clip_sum:
+    """Why no epsilon covers a run that clips with this function; ``None`` for `clip_sum`, also with
+    a stabiliser."""
+    if getattr(clip, "func", clip) is clip_sum:
         return None
     name = getattr(clip, "__name__", type(clip).__name__)
     return f"an injected bug: {name.strip('_').replace('_', ' ')}"

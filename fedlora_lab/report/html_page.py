@@ -23,6 +23,7 @@ from fedlora_lab.report.run_folder import Folder, read_frame, read_json, to_ledg
 from fedlora_lab.report.summary_table import display_rows, format_number, observer_phrase, summary
 
 HERE = Path(__file__).parent
+GROUP_SIZES = (2, 5, 10)
 _WORDS = tomllib.loads((HERE / "report.toml").read_text(encoding="utf-8"))
 WIDTH, HEIGHT = 4.9, 4.1  # narrower than in a notebook: still read on a phone, 330 pixels wide
 _SHOWN = ("task", "privacy", "lora", "plans", "methods", "versions")
@@ -130,6 +131,29 @@ def attack_bounds(ledgers: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def group_bounds(ledgers: Mapping[str, Any]) -> list[str]:
+    """What the largest epsilon of a folder's runs, each alone, is for groups, in one sentence; none
+    where no run states one.
+
+    Args: ledgers: cell -> text, as in the run folder.
+    Guarantees: test_report.py::test_a_report_states_epsilon_for_groups.
+    """
+    books = [to_ledger(text, cell) for cell, text in ledgers.items()]
+    some = [book for book in books if book is not None and book.uncertified is None]
+    if not some:
+        return []
+    worst = max(some, key=lambda book: book.epsilon())
+    numbers = [f"{worst.group_epsilon(size):.3g}" for size in GROUP_SIZES]
+    exact = all(q == 1 for client in (None, *worst.clients) for _, q, _ in worst.history(client))
+    how = "exact" if exact else "upper bounds of the composed loss, the number drawn being binomial"
+    sizes, many = ", ".join(map(str, GROUP_SIZES)), f"{worst.unit}s"
+    where = "" if worst.unit == "client" else " of one client"
+    return [
+        f"Groups: for {sizes} {many}{where}, left out at once, ε of the run that spends most is "
+        f"{', '.join(numbers)} at δ = {worst.delta:g} ({how})."
+    ]
+
+
 def composed_spending(ledgers: Iterable[Ledger | None], unseen: Iterable[Ledger] = ()) -> list[str]:
     """What runs on the same data spend together, in sentences; none for a single one with a ledger
     (``None``: without).
@@ -185,7 +209,8 @@ def settings_summary(settings: Mapping[str, Any], methods: list[str]) -> dict[st
 
     task, privacy = settings["task"], settings["privacy"]
     plans = [settings["plans"][slug] for slug in methods]
-    found = {"clients": str(len(task["sizes"])), "private examples": str(sum(task["sizes"]))}
+    units = "persons" if privacy is not None and privacy["unit"] == "person" else "examples"
+    found = {"clients": str(len(task["sizes"])), f"private {units}": str(sum(task["sizes"]))}
     for key in ("rounds", "local_steps", "batch", "participation"):
         found[key.replace("_", " ")] = joined((plan[key] for plan in plans), "all")
     for key, table in {"optimizer": OPTIMIZERS, "server_optimizer": SERVER_OPTIMIZERS}.items():
@@ -208,7 +233,11 @@ def privacy_statement(settings: Mapping[str, Any], ledgers: Mapping[str, Any]) -
         return [said["none"]]
     unit, observer = _WORDS["units"][privacy["unit"]], _WORDS["observers"][privacy["trust"]]
     seeds = any(ledger and ledger["content"]["reproducible"] for ledger in ledgers.values())
-    opening = said["neighbours"].format(unit=unit, delta=privacy["delta"])
+    sites = privacy.get("sites", 1)
+    unit = unit.format(sites="one client" if sites == 1 else f"up to {sites} clients, composed")
+    counted = "persons of each" if privacy["unit"] == "person" else "examples"
+    words = {"unit": unit, "counted": counted, "delta": privacy["delta"]}
+    opening = said["neighbours"].format(**words)
     observed = said["observer"].format(observer=observer)
     return [opening, observed, *([said["seeds"]] if seeds else []), said["tuning"]]
 
@@ -247,7 +276,7 @@ def render(
     return page.from_string((HERE / "report.html").read_text(encoding="utf-8")).render(
         rows=rows,
         facts=settings_summary(settings, [row["method"] for row in rows]),
-        promise=[*privacy_statement(settings, ledgers), *whole],
+        promise=[*privacy_statement(settings, ledgers), *group_bounds(ledgers), *whole],
         measure=table.attrs["measure"],
         rule=RULE,
         against=observer_phrase(None if privacy is None else privacy["trust"]),

@@ -8,20 +8,35 @@ killed run loses at most the cell in progress (whose checkpoint takes it up agai
 import json
 import math
 import os
+import platform
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from fedlora_lab import __version__, methods
 from fedlora_lab._utils import files
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, error_text
+from fedlora_lab.federated import checkpoint
+from fedlora_lab.federated.comparison import Cell
+from fedlora_lab.federated.records import Round, Tick, to_frame
+from fedlora_lab.privacy.budget import Budget
+from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.tasks.task import Task
 
 Ledgers = dict[str, Ledger | None]  # cell -> its ledger; None of one without privacy
-OWN = "cells checkpoints private frame.csv ledger.json report.html audit.json settings.json"
+OWN = (
+    "cells checkpoints private frame.csv ledger.json report.html audit.json "
+    "certificate.json certificate.html certificate.json.sig settings.json"
+)
 """What a run leaves, in the order in which it is cleared: the settings outlive the cells."""
 SPENT = "spent-[0-9]*-*.json"
 """Ledgers of releases whose runs were cleared away, ``null`` of one without privacy: what was
@@ -67,7 +82,7 @@ def read_frame(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_csv(path, **options)
     except ValueError as error:  # those of pandas' parser and of UTF-8 are ValueErrors
-        why = " ".join(str(error).split())[:120]
+        why = error_text(error, 120)
         raise ValueError(f"{path}: expected a tidy frame ({why})") from error
     whole = {*names, "seed", "round", "value"} <= set(frame.columns)
     check(whole, str(path), list(frame.columns), "a tidy frame")
@@ -338,3 +353,135 @@ class Folder:
         for name in OWN.split():
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+# ---- runs that write into it
+
+PACKAGES = "torch peft opacus dp-accounting numpy scipy pandas transformers"
+RunCell = Callable[..., Iterator[Round | Tick]]
+"""Runs a cell, with options as of `fl.run`; a `Tick` passes to whoever shows the progress."""
+
+
+def _finished_rows(folder: Path, rows: Path) -> Any:
+    """Rows of the rounds that are done, and a checkpoint that goes on right after the last of them;
+    else ``None``.
+
+    The loop writes its state before it yields a round, and the rows are written after. A run that
+    was killed in between has one round too many in the checkpoint: it is taken back and run
+    again. Without a seed that is a new release, and the ledger, left as it is, counts both.
+    """
+    frame: Any = read_frame(rows) if rows.exists() else None
+    for index in checkpoint.rounds_in(folder):
+        if frame is None or index > frame["round"].max():
+            checkpoint.remove(folder, index)
+    found = checkpoint.read_latest_or_none(folder)
+    return None if found is None or frame is None else frame[frame["round"] <= found[0].round]
+
+
+def run_rounds(
+    start: RunCell, state: Path, rows: Path, to_frame: Callable[..., pd.DataFrame] = to_frame
+) -> Iterator[Round | Tick]:
+    """Runs the rounds that are left of a run; writes each one's rows, then yields it.
+
+    Args:
+        start: begins or resumes the run, with ``checkpoint`` and ``resume`` as of `fl.run`.
+        state: folder of its checkpoints and ledger.
+        rows: CSV file of all its rounds. Beside ``state``, rounds without rows are another run's.
+        to_frame: records -> tidy frame.
+    """
+    spent, earlier = (state / "ledger.json").exists(), None
+    if ours := rows.exists() or rows.parent == state:
+        earlier = _finished_rows(state, rows)
+    if earlier is not None and not spent and not earlier["round"].max():
+        earlier = None  # nothing was done or spent yet: the start is run again
+    parts = [] if earlier is None else [earlier]
+    for part in parts:  # rows without a checkpoint are taken back
+        write_atomically(rows, part.to_csv(index=False))
+    where = {"resume": state} if parts or (ours and spent) else {}
+    for record in start(checkpoint=state, **where):
+        if isinstance(record, Tick):
+            yield record
+            continue
+        # Begun anew, rows of an earlier start are of another run.
+        parts = [*(parts if record.index else []), to_frame([record])]
+        frame = pd.concat(parts, ignore_index=True)
+        write_atomically(rows, frame.to_csv(index=False))
+        yield record
+
+
+def run_cell(
+    folder: Folder,
+    cell: Cell,
+    stop_at: float | None = None,
+    engine: RunCell | None = None,
+    budget: Budget | None = None,
+    **options: Any,
+) -> Iterator[Round | Tick]:
+    """Runs a cell to its end, or from where it was left; keeps its frame and ledger in the folder.
+
+    Args:
+        folder, cell: where, and what is run.
+        stop_at, budget, options: as of `fl.run`.
+        engine: runs the cell, with options as of `fl.run`; default: the cell's own loop.
+
+    Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed
+        run, but for the seconds (test_killed_runs.py::test_kills_of_a_run_lose_nothing);
+        the ledger holds every release of every start (test_attack_spending.py).
+    """
+    state, name, ledger = folder.checkpoint(cell.slug, cell.seed), (cell.slug, cell.seed), None
+    limit: dict[str, Any] = {} if cell.privacy is None else {"stop_at": stop_at}
+    limit |= {"budget": budget} if budget else {}
+    start = partial(engine or cell.run, **limit, **options)
+    for record in run_rounds(start, state, state / "rounds.csv", cell.frame):
+        ledger = record.ledger if isinstance(record, Round) else ledger
+        yield record
+    if ledger is None and cell.privacy is not None:
+        # No round was left to run, or none that may be spent.
+        ledger = Ledger.load(state / "ledger.json")
+    frame: Any = read_frame(state / "rounds.csv")
+    if folder.is_done(*name) and folder.last_round(*name) > frame["round"].max():
+        frame = folder.read(*name)  # stopped, begun anew and stopped again, earlier
+    text = None if ledger is None else json.loads(ledger.to_json())
+    folder.save(*name, with_ledger_epsilon(frame, ledger), text)
+
+
+def run_settings(
+    folder: Folder, task: Task, privacy: Privacy | None, cells: Sequence[Cell], command: str
+) -> dict[str, Any]:
+    """What all runs of a folder have in common, what they ran with, and plans and rows by name.
+
+    Args:
+        folder, task, privacy, cells: of the runs.
+        command: what was called.
+
+    Guarantees: test_finetune.py::test_nothing_handed_on_tells_how_many_rows_a_person_has.
+    """
+    # Report and certificate show them. How many examples a person has is not public.
+    by_person = privacy is not None and privacy.unit == "person"
+    system = f"{platform.system()} {platform.machine()}"
+    ours = {"fedlora-lab": __version__, "Python": platform.python_version(), "system": system}
+    return {
+        "format": 1,
+        "commands": [command],
+        "begun": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "task": {
+            "name": task.name,
+            "info": dict(task.info),
+            "sizes": list(task.person_counts if by_person else task.sizes),
+            "test": len(task.test[1]),
+            "fingerprint": folder.keyed_fingerprint(task.fingerprint),
+        },
+        "privacy": privacy and privacy.settings(),
+        "lora": cells[0].lora.settings(),
+        "versions": {**ours, **{name: version(name) for name in PACKAGES.split()}},
+        "plans": {cell.slug: asdict(cell.plan) for cell in cells},
+        "privacies": {cell.slug: cell.privacy and cell.privacy.settings() for cell in cells},
+        "methods": {cell.slug: row_settings(cell) for cell in cells},
+        "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
+    }
+
+
+def row_settings(cell: Cell) -> dict[str, Any]:
+    """A cell's row of the table as JSON values; what was not measured of it is null."""
+    row = methods.table([cell.method]).drop(columns=["note"]).loc[cell.method.slug].to_dict()
+    return {str(name): None if x != x else x for name, x in row.items()}

@@ -15,7 +15,16 @@ from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.tasks.architectures import quiet, tiny
 from fedlora_lab.tasks.digits import digits, mnist
 from fedlora_lab.tasks.hub import hub
-from fedlora_lab.tasks.metrics import METRICS, OverAll, bleu, rouge, select_metrics
+from fedlora_lab.tasks.metrics import (
+    METRICS,
+    OverAll,
+    TextScore,
+    bleu,
+    exact_match,
+    rouge,
+    select_metrics,
+)
+from fedlora_lab.tasks.prompts import prompts
 from fedlora_lab.tasks.regression import regression, zero_signal
 from fedlora_lab.tasks.sentiment import sentiment
 from fedlora_lab.tasks.task import Task, classification
@@ -25,12 +34,15 @@ __all__ = [
     "TASKS",
     "OverAll",
     "Task",
+    "TextScore",
     "bleu",
     "build",
     "classification",
     "digits",
+    "exact_match",
     "hub",
     "mnist",
+    "prompts",
     "quiet",
     "register",
     "regression",

@@ -33,8 +33,17 @@ AUTO = {
     "image": "AutoModelForImageClassification",
     "causal": "AutoModelForCausalLM",
 }
-ATTENTION = ("query value", "q_lin v_lin", "q_proj v_proj", "query_proj value_proj", "c_attn")
+ATTENTION = (
+    "query value",
+    "q_lin v_lin",
+    "q_proj v_proj",
+    "query_proj value_proj",
+    "c_attn",
+    "qkv_proj",
+)
 """Names of the query and value maps in versions of Transformers: what the papers adapt."""
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
+"""Architectures that number positions from their padding token on."""
 
 # ---- models
 
@@ -54,13 +63,14 @@ def load(source: Any, kind: str, classes: int, seed: int) -> nn.Module:
         check(hasattr(source, "config"), "model", type(source).__name__, words)
         return frozen_copy(source)
     check(isinstance(source, (str, Path)), "model", source, words)
+    check(not Path(source).is_file(), "model", str(source), f"{words}; this is a file")
     import transformers
 
     options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
     if kind != "causal":
         options |= {"num_labels": classes, "ignore_mismatched_sizes": True}
     auto = getattr(transformers, AUTO[kind])
-    if _cached_only(source):
+    if cached_only(source):
         options |= {"local_files_only": True, "adapter_kwargs": {"local_files_only": True}}
     with _seeded(seed, "hub classifier"):
         try:
@@ -72,7 +82,7 @@ def load(source: Any, kind: str, classes: int, seed: int) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _cached_only(source: str | Path) -> bool:
+def cached_only(source: str | Path) -> bool:
     """Whether only the cache can have it: it is no folder, and the hub does not answer."""
     if Path(source).exists():
         return False
@@ -146,7 +156,7 @@ def prepare_tokenizer(source: Any, given: Any, model: nn.Module) -> Any:
     Args:
         source: name or folder of the model, or the module that the user gave.
         given: a tokenizer; ``None``: the one beside the model.
-        model: gets the number of the padding token where it has none.
+        model: gets the number of the padding token.
     Raises: ``ValueError`` in one line where there is none.
     """
     if given is None:
@@ -155,7 +165,7 @@ def prepare_tokenizer(source: Any, given: Any, model: nn.Module) -> Any:
         from transformers import AutoTokenizer
 
         try:
-            here: dict[str, Any] = {"local_files_only": _cached_only(source)}
+            here: dict[str, Any] = {"local_files_only": cached_only(source)}
             given = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, **here)
         except Exception as error:  # which errors there are depends on the version
             words = f"a tokenizer beside the model, or tokenizer=: {first_line(error)}"
@@ -171,13 +181,54 @@ def prepare_tokenizer(source: Any, given: Any, model: nn.Module) -> Any:
         words = f"tokenizer without a padding token: {end} pads, behind the mask"
         warnings.warn(words, stacklevel=3)
     config: Any = model.config
-    if getattr(config, "pad_token_id", None) is None:
+    # Classifiers on a decoder find a text's last token by this number. RoBERTa's kin count
+    # positions from theirs, which a tokenizer cannot change.
+    fixed = getattr(config, "model_type", "") in OFFSET_POSITIONS
+    if getattr(config, "pad_token_id", None) is None or not fixed:
         config.pad_token_id = tokenizer.pad_token_id
     return tokenizer
 
 
+Rows = Sequence[Any] | None
+"""What messages call each row of some texts or images; ``None``: by its place."""
+
+
+def row_name(rows: Rows, place: int) -> Any:
+    """What messages call the row at a place."""
+    return place if rows is None else rows[place]
+
+
+def longest_text(model: Any) -> int | None:
+    """The most tokens that a model holds; ``None`` where its configuration does not say."""
+    config: Any = model.config
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if limit and getattr(config, "model_type", "") in OFFSET_POSITIONS:
+        limit -= int(config.pad_token_id) + 1  # their positions begin after the padding token
+    return limit
+
+
+def check_tokens(texts: Sequence[Sequence[int]], model: nn.Module, rows: Rows = None) -> None:
+    """Refuse texts with tokens that the model does not know, naming the row.
+
+    Args:
+        texts, model: numbers of tokens, and whose vocabulary they are of.
+        rows: what messages call each row.
+    """
+    # Some models read characters or pixels of text, and name no number of tokens.
+    known = getattr(model.config, "vocab_size", None) or math.inf
+    largest = [max(ids, default=0) for ids in texts]
+    row = next((i for i, token in enumerate(largest) if token >= known), None)
+    advice = "as many as the model knows: resize its embeddings, or give its own tokenizer"
+    token = f"token {largest[row or 0]} in row {row_name(rows, row or 0)}"
+    check(row is None, "tokenizer", token, f"tokens below {known}, {advice}")
+
+
 def tokenize(
-    tokenizer: Any, texts: Sequence[list[str]], model: nn.Module, max_length: int | None
+    tokenizer: Any,
+    texts: Sequence[list[str]],
+    model: nn.Module,
+    max_length: int | None,
+    rows: Rows = None,
 ) -> tuple[dict[str, Tensor], int]:
     """Encode texts as the model's keywords, each (n, tokens); also returns how many were cut.
 
@@ -186,31 +237,24 @@ def tokenize(
         texts: one list of n strings, or two of them for pairs.
         model: whose vocabulary and longest text are respected.
         max_length: cut longer texts to so many tokens; ``None``: nothing is cut.
+        rows: what messages call each row.
     Raises: ``ValueError`` naming the row of a text that is too long for the model, or empty.
     """
-    config: Any = model.config
-    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if limit and getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
-        limit -= int(config.pad_token_id) + 1  # their positions begin after the padding token
+    limit = longest_text(model)
     if max_length is not None:
         check_whole("max_length", max_length, 2, limit)
     for part in texts:
         odd = next((i for i, text in enumerate(part) if not isinstance(text, str)), None)
-        check(odd is None, "text", part[odd or 0], f"text in every row, which row {odd} has not")
+        words = f"text in every row, which row {row_name(rows, odd or 0)} has not"
+        check(odd is None, "text", part[odd or 0], words)
     with ignored_warnings():  # texts beyond the tokenizer's own limit are checked below
         whole = tokenizer(*texts, verbose=False)["input_ids"]
-    # Some models read characters or pixels of text, and name no number of tokens.
-    known = getattr(config, "vocab_size", None) or math.inf
-    largest = [max(ids, default=0) for ids in whole]
-    row = next((i for i, token in enumerate(largest) if token >= known), None)
-    advice = "as many as the model knows: resize its embeddings, or give its own tokenizer"
-    token = f"token {largest[row or 0]} in row {row}"
-    check(row is None, "tokenizer", token, f"tokens below {known}, {advice}")
+    check_tokens(whole, model, rows)
     lengths = np.array([len(ids) for ids in whole])
     row, longest = int(lengths.argmax()), int(lengths.max())
     fits = max_length is not None or limit is None or longest <= limit
     advice = f"at most {limit}; max_length={limit} cuts them"
-    check(fits, "text", f"{longest} tokens in row {row}", advice)
+    check(fits, "text", f"{longest} tokens in row {row_name(rows, row)}", advice)
     size = min(longest, max_length or limit or longest)
     options: dict[str, Any] = {"padding": "max_length", "truncation": True, "max_length": size}
     encoded = tokenizer(*texts, **options, return_tensors="pt")
@@ -218,7 +262,7 @@ def tokenize(
     wanted = ("input_ids", "attention_mask", "token_type_ids")[: 1 + len(texts)]
     inputs = {key: encoded[key].long() for key in wanted if key in encoded}
     counts = inputs["attention_mask"].sum(1)
-    empty = f"row {int(counts.argmin())} is empty"
+    empty = f"row {row_name(rows, int(counts.argmin()))} is empty"
     check(bool((counts > 0).all()), "text", empty, "at least one token in every row")
     return inputs, int((lengths > size).sum())
 
@@ -229,7 +273,7 @@ def trim_padding(x: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value[:, :longest] for key, value in x.items()}
 
 
-def scale_images(images: Sequence[Any], model: nn.Module, source: Any) -> Tensor:
+def scale_images(images: Sequence[Any], model: nn.Module, source: Any, rows: Rows = None) -> Tensor:
     """Scale images to the model's size and its mean and deviation: (n, channels, height, width).
 
     Args:
@@ -237,6 +281,7 @@ def scale_images(images: Sequence[Any], model: nn.Module, source: Any) -> Tensor
             keeps in a column.
         model: has the size and the number of channels.
         source: name or folder, whose ``preprocessor_config.json`` has mean and deviation; else 0.5.
+        rows: what messages call each row.
     Raises: ``ValueError`` naming the row that is no image.
     """
     from PIL import Image
@@ -250,7 +295,7 @@ def scale_images(images: Sequence[Any], model: nn.Module, source: Any) -> Tensor
             file = cached_file(str(source), "preprocessor_config.json")
             settings = json.loads(Path(str(file)).read_text(encoding="utf-8"))
     mean, std = (np.array(settings.get(f"image_{x}", 0.5), np.float32) for x in ("mean", "std"))
-    mode, rows = "L" if config.num_channels == 1 else "RGB", []
+    mode, scaled = "L" if config.num_channels == 1 else "RGB", []
     for i, image in enumerate(images):
         try:
             if isinstance(image, dict):  # an image column of `datasets`
@@ -264,10 +309,11 @@ def scale_images(images: Sequence[Any], model: nn.Module, source: Any) -> Tensor
                 image = Image.fromarray(array)
             picture = image.convert(mode).resize((width, height), resample=2)
         except Exception as error:
-            raise ValueError(f"image: expected an image in row {i}, but: {error}") from error
+            where = row_name(rows, i)
+            raise ValueError(f"image: expected an image in row {where}, but: {error}") from error
         array = np.asarray(picture, dtype=np.float32).reshape(height, width, -1) / 255
-        rows.append(((array - mean) / std).transpose(2, 0, 1))
-    return torch.from_numpy(np.stack(rows).astype(np.float32))
+        scaled.append(((array - mean) / std).transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(scaled).astype(np.float32))
 
 
 # ---- toy models of real architectures
@@ -282,6 +328,10 @@ TOYS: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta": ("RobertaModel", {**_TEXT, "max_position_embeddings": 66, "type_vocab_size": 1}),
     "distilbert": ("DistilBertModel", _DISTIL),
     "gpt2": ("GPT2LMHeadModel", {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}),
+    "llama": (
+        "LlamaForCausalLM",
+        {**_TEXT, "num_key_value_heads": 1, "tie_word_embeddings": True},
+    ),
     "vit": ("ViTModel", {**_IMAGE, "image_size": 8, "patch_size": 4}),
     "swin": ("SwinModel", {**_SWIN, "image_size": 8, "patch_size": 2}),
 }
@@ -295,9 +345,9 @@ def tiny(
     The folder is one for `hub`: a model to practise on without a download. It has learned nothing.
 
     Args:
-        kind: bert, roberta, distilbert, gpt2, vit or swin.
+        kind: bert, roberta, distilbert, gpt2, llama, vit or swin.
         folder: new, or empty.
-        texts: whose words the tokenizer knows; needed for the first four.
+        texts: whose words the tokenizer knows; needed for all but the last two.
         seed: of the weights.
         sizes: fields of the architecture's configuration.
     Returns: the folder.
@@ -317,7 +367,8 @@ def tiny(
         check(bool(words), "texts", (), "some texts, whose words the tokenizer will know")
         roles = {} if kind == "gpt2" else {"pad": "<pad>", "bos": "<s>"}
         roles |= {"eos": "</s>", "unk": "<unk>"}
-        _word_tokenizer([*roles.values(), *words], roles).save_pretrained(folder)
+        form = "<s> $A" if kind == "llama" else "<s> $A </s>"
+        _word_tokenizer([*roles.values(), *words], roles, form).save_pretrained(folder)
         numbers = {f"{role}_token_id": i for i, role in enumerate(roles) if role != "unk"}
         numbers = {"pad_token_id": None, "bos_token_id": None, **numbers}
         fields = {**fields, "vocab_size": len(roles) + len(words), **numbers}
@@ -327,8 +378,8 @@ def tiny(
     return folder
 
 
-def _word_tokenizer(words: list[str], roles: dict[str, str]) -> Any:
-    """Lower case, split at blanks, one number for each word."""
+def _word_tokenizer(words: list[str], roles: dict[str, str], form: str) -> Any:
+    """Lower case, split at blanks, one number for each word; marks as ``form`` has them."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -337,8 +388,8 @@ def _word_tokenizer(words: list[str], roles: dict[str, str]) -> Any:
     code.normalizer, code.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.WhitespaceSplit()
     if "bos" in roles:
         code.post_processor = processors.TemplateProcessing(
-            single="<s> $A </s>",
-            pair="<s> $A </s> $B </s>",
+            single=form,
+            pair=f"{form} $B </s>",
             special_tokens=[(word, numbers[word]) for word in ("<s>", "</s>")],
         )
     tokens = {f"{role}_token": word for role, word in roles.items()}

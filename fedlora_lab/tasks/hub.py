@@ -1,7 +1,9 @@
 """Your own Hugging Face model on your own data, as a task."""
 
+import json
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from fedlora_lab.tasks import architectures, partition
 from fedlora_lab.tasks import task as tasks
 from fedlora_lab.tasks.metrics import (
     IGNORED,
+    Metric,
     cross_entropy,
     next_token_loss,
     select_metrics,
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
 
 OWN_HEAD = "the model's classifier"
 KINDS = (
-    "a pandas DataFrame, a `datasets` Dataset or DatasetDict, a CSV file, or a folder with a "
-    "folder for each class"
+    "a pandas DataFrame, a list of dicts, a `datasets` Dataset or DatasetDict, a CSV or JSONL "
+    "file, or a folder with a folder for each class"
 )
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
@@ -40,6 +43,7 @@ def hub(
     label: str | None = None,
     clients: int | None = None,
     by: str | None = None,
+    person: str | None = None,
     alpha: float | None = None,
     shares: Sequence[Sequence[float]] | None = None,
     seed: int = 0,
@@ -50,7 +54,7 @@ def hub(
     tokenizer: Any = None,
     max_length: int | None = None,
     limit: int | None = None,
-    metrics: Sequence[str] | Mapping[str, tasks.Metric] = ("accuracy",),
+    metrics: Sequence[str] | Mapping[str, Metric] = ("accuracy",),
     public_test: bool = False,
     name: str = "hub",
 ) -> tasks.Task:
@@ -64,20 +68,24 @@ def hub(
     Args:
         model: a name, a local folder, or a module, which is copied. Read from safetensors, never
             with code from the repository.
-        dataset: a DataFrame, a `datasets` Dataset or DatasetDict, a CSV file, or a folder with a
-            folder of images for each class (columns ``image`` and ``label``). Of several splits
-            ``train`` is the private one.
+        dataset: a DataFrame, a list of dicts, a `datasets` Dataset or DatasetDict, a CSV or JSONL
+            file, or a folder with a folder of images for each class (columns ``image`` and
+            ``label``). Of several splits ``train`` is the private one.
         text: column of the texts, or two columns of pairs.
         image: column of the images.
         label: column of the classes, whole numbers or words.
         clients: number of clients without ``by``; 10 by default.
         by: column with the owner of each example: one client for each value.
+        person: column with the person of each example, for ``Privacy(unit="person")``. Without
+            ``by`` all examples of a person go to one client, as their first label says; a share
+            for ``test`` holds out whole persons.
         alpha: without ``by``: concentration of the split by label, > 0; ``None``: at random.
         shares: in place of ``alpha``: a row for each client of its share of each class, in sorted
             order, see `partition.label_shares`.
         seed: of the split, the limit and a new classifier; a whole number >= 0.
         min_size: smallest number of examples of a client.
-        test: share held out at random, in (0, 0.5]; the name of a split; or another data set.
+        test: share held out at random, in (0, 0.5]; the name of a split; or another data set or
+            file.
         targets: linear maps that get adapters; default: the attention's query and value maps.
         head: name of a module trained in full, or ``None``; default: the classifier.
         tokenizer: where there is none beside the model.
@@ -100,52 +108,55 @@ def hub(
     labelled = image is None or label is not None
     check(labelled, "label", label, "a column's name: images are classified")
     kind = "image" if image is not None else "text" if label is not None else "causal"
-    private, held_out, both = _rows(dataset, test, limit, seed)
+    private, held_out, both = split_rows(dataset, test, limit, seed, person)
+    people = people_of(private, held_out, person, public_test)
+    count, places = len(private), row_names(private, held_out, both)
 
     ys, names, classes = [], None, 0
     if label is not None:
         # All rows decide the classes, also those that a limit leaves out.
-        values = [value for frame in both for value in _column(frame, "label", label)]
-        numbers, names = _class_numbers(values, both[0].attrs.get(label), label)
+        values = [value for frame in both for value in column_of(frame, "label", label)]
+        numbers, names = class_numbers(values, both[0].attrs.get(label), label)
         classes = int(numbers.max()) + 1 if names is None else len(names)
         rows = private.index, held_out.index + len(both[0])
         ys = [torch.from_numpy(numbers[np.asarray(part)]) for part in rows]
     base = architectures.load(model, kind, classes, seed)
     if kind == "image":
-        images = [_column(part, "image", image) for part in (private, held_out)]
-        inputs, cut = [architectures.scale_images(part, base, model) for part in images], 0
+        parts = [(column_of(private, "image", image), places[:count])]
+        parts += [(column_of(held_out, "image", image), places[count:])]
+        inputs = [architectures.scale_images(part, base, model, where) for part, where in parts]
+        cut = 0
     else:
         columns = [text] if isinstance(text, str) else list(text or ())
         check(1 <= len(columns) <= 2, "text", text, "the name of a column, or two of them")
         code = architectures.prepare_tokenizer(model, tokenizer, base)
         # One call for both parts: they must have one width.
-        texts = [_column(private, "text", c) + _column(held_out, "text", c) for c in columns]
-        x, cut = architectures.tokenize(code, texts, base, max_length)
-        count = len(private)
+        texts = [column_of(private, "text", c) + column_of(held_out, "text", c) for c in columns]
+        x, cut = architectures.tokenize(code, texts, base, max_length, places)
         inputs = [tasks.take(x, part) for part in (slice(count), slice(count, None))]
-    ys = ys or [_next_tokens(x) for x in inputs]
+    ys = ys or [_next_tokens(inputs[0], places), _next_tokens(inputs[1], places[count:])]
 
     client_names: tuple[str, ...] = ()
     if by is None:
         expected = "none without label=: the examples are dealt by label"
         for option, value in (("alpha", alpha), ("shares", shares)):
             check(value is None or label is not None, option, value, expected)
+        # A person is dealt like an example with the label of the person's first one.
+        first, number = first_rows(people, len(private))
+        labels = ys[0][torch.from_numpy(first)]
         if shares is None:
-            split = partition.dirichlet(ys[0], clients or 10, alpha, seed, min_size)
+            split = partition.dirichlet(labels, clients or 10, alpha, seed, min_size)
         else:
             check(alpha is None, "alpha", alpha, "none with shares=")
             fits = clients in (None, len(shares))
             check(fits, "clients", clients, f"None or {len(shares)}, as shares= has rows")
-            split = partition.label_shares(ys[0], shares, seed, min_size)
+            split = partition.label_shares(labels, shares, seed, min_size)
+        split = rows_of(split, number)
     else:
-        owners = np.asarray([str(value) for value in _column(private, "by", by)])
         expected = "none with by=, which names the owner of each example"
         check(clients is None and alpha is None, "clients, alpha", (clients, alpha), expected)
         check(shares is None, "shares", shares, expected)
-        split, client_names = partition.by_group(owners, 1, seed), tuple(np.unique(owners).tolist())
-        smallest = min(len(part) for part in split)
-        room = f"at most {smallest}, the smallest client's of by="
-        check(smallest >= min_size, "min_size", min_size, room)
+        split, client_names = split_by(private, both[0], by, min_size)
     causal = kind == "causal"
     own_head = None if causal else architectures.default_head(base)
     task = tasks.Task(
@@ -162,14 +173,15 @@ def hub(
         prepare=architectures.trim_padding if kind != "image" else None,
         info={"task": name, "model": type(base).__name__, "kind": kind, "texts cut": cut},
         public_test=public_test,
+        persons=None if people is None else tuple(people[part].tolist() for part in split),
     )
     return task if causal else tasks.check_classes(task)
 
 
-def _next_tokens(x: Any) -> torch.Tensor:
+def _next_tokens(x: Any, places: Sequence[str]) -> torch.Tensor:
     """Targets of a causal model, (n, tokens): the token itself, `IGNORED` for padding."""
     short = x["attention_mask"].sum(1) < 2
-    value = f"row {int(short.int().argmax())} has one token"
+    value = f"row {places[int(short.int().argmax())]} has one token"
     check(not bool(short.any()), "text", value, "at least two in every row")
     return torch.where(x["attention_mask"].bool(), x["input_ids"], IGNORED)
 
@@ -185,7 +197,6 @@ def read_splits(dataset: Any) -> dict[str, "DataFrame"]:
     Raises: ``ValueError`` for an empty data set, or something else.
     Guarantees: tests/tasks/test_hub.py::test_files_and_folders_equal_the_frame.
     """
-    import pandas as pd
 
     if isinstance(dataset, Mapping):
         return {str(name): _frame(split) for name, split in dataset.items()}
@@ -193,18 +204,39 @@ def read_splits(dataset: Any) -> dict[str, "DataFrame"]:
         return {"train": _frame(dataset)}
     path = Path(dataset)
     if not path.is_dir():
-        gone = path.suffix.lower() == ".csv" and not path.exists()
-        check(
-            not gone,
-            "dataset",
-            str(path),
-            f"a file that exists; there is none in {path.parent.resolve()}",
-        )
-        check(path.is_file() and path.suffix.lower() == ".csv", "dataset", str(path), KINDS)
-        return {"train": _frame(pd.read_csv(path))}
+        kind = path.suffix.lower()
+        gone = kind in (".csv", ".jsonl") and not path.exists()
+        words = f"a file that exists; there is none in {path.parent.resolve()}"
+        check(not gone, "dataset", str(path), words)
+        check(path.is_file() and kind in (".csv", ".jsonl"), "dataset", str(path), KINDS)
+        return {"train": _frame(_csv(path) if kind == ".csv" else _json_lines(path))}
     parts = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
     has_splits = any(part.name == "train" for part in parts)
     return {p.name: _images(p) for p in parts} if has_splits else {"train": _images(path)}
+
+
+def _csv(path: Path) -> "DataFrame":
+    """The table of a CSV file."""
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path)
+    except ValueError as error:  # those of pandas' parser and of UTF-8 are ValueErrors
+        words = "a CSV file in UTF-8, with a header and as many cells in each row"
+        reason = " ".join(str(error).split())
+        raise ValueError(f"dataset={str(path)!r}: expected {words} ({reason})") from error
+
+
+def _json_lines(path: Path) -> list[Any]:
+    """The rows of a file that has one as JSON in each line; empty lines are none."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            words = f"dataset={str(path)!r}: expected JSON in line {number}, but: {error}"
+            raise ValueError(words) from error
+    return rows
 
 
 def _images(folder: Path) -> "DataFrame":
@@ -219,7 +251,11 @@ def _images(folder: Path) -> "DataFrame":
 
 def _frame(data: Any) -> "DataFrame":
     """A DataFrame, or what can be made one, with rows numbered from 0."""
+    import pandas as pd
+
     frame = data.to_pandas() if hasattr(data, "to_pandas") else data
+    if isinstance(data, list | tuple) and all(isinstance(row, Mapping) for row in data):
+        frame = pd.DataFrame(list(data))
     check(hasattr(frame, "iloc"), "dataset", type(data).__name__, KINDS)
     check(len(frame) > 0, "dataset", "0 rows", "at least one row")
     frame = frame.reset_index(drop=True)
@@ -229,16 +265,117 @@ def _frame(data: Any) -> "DataFrame":
     return frame
 
 
-def _column(frame: "DataFrame", argument: str, name: Any) -> list[Any]:
+def column_of(frame: "DataFrame", argument: str, name: Any) -> list[Any]:
+    """The values of a column.
+
+    Args:
+        frame, name: the table and the column.
+        argument: where its name was given.
+    Raises: ``ValueError`` with the columns that there are.
+    """
     known = isinstance(name, str) and name in frame.columns
     check(known, argument, name, "a column: " + ", ".join(map(str, frame.columns)))
     return frame[name].tolist()
 
 
-def _rows(
-    dataset: Any, test: Any, limit: int | None, seed: int
+def split_by(
+    private: "DataFrame", train: "DataFrame", by: str, min_size: int
+) -> tuple[partition.Split, tuple[str, ...]]:
+    """One client for each value of a column: places in ``private``, and the values in order.
+
+    Warns of owners all of whose rows were held out or left out: they are no clients.
+
+    Args:
+        private: the rows to train on.
+        train: all rows that they come from.
+        by: the column.
+        min_size: smallest number of examples of a client.
+    Guarantees: tests/tasks/test_hub.py::test_a_site_that_is_left_without_rows_is_named.
+    """
+    import pandas as pd
+
+    owners, everyone = (column_of(rows, "by", by) for rows in (private, train))
+    empty = np.asarray(pd.isna(pd.Series(everyone, dtype=object)))
+    gap = f"nothing in row {int(empty.argmax())}"
+    check(not empty.any(), f"by {by!r}", gap, "an owner in every row")
+    owners = [str(value) for value in owners]
+    names, split = sorted(set(owners)), partition.by_group(owners)
+    if gone := sorted(set(map(str, everyone)) - set(names)):
+        rest = f" and {len(gone) - 5} more" if len(gone) > 5 else ""
+        words = "no client, since test= held all rows of theirs out, or limit= left them out"
+        warnings.warn(f"by={by!r}: {', '.join(gone[:5])}{rest}: {words}", stacklevel=3)
+    smallest = min(len(part) for part in split)
+    room = f"at most {smallest}, the smallest client's of by="
+    check(smallest >= min_size, "min_size", min_size, room)
+    return split, tuple(names)
+
+
+def people_of(
+    private: "DataFrame", held_out: "DataFrame", person: str | None, public_test: bool
+) -> "np.ndarray | None":
+    """The person of each private row, as words; ``None`` without a column.
+
+    Args:
+        private, held_out: the rows to train on, and those to test on.
+        person: the column.
+        public_test: of the task; refused where persons of the test rows have private rows too.
+    """
+    if person is None:
+        return None
+    people = _people(private, person)
+    if public_test and person in held_out.columns:
+        twice = len(set(people) & set(_people(held_out, person)))
+        expected = f"False: {twice} persons of the test examples have private examples as well"
+        check(not twice, "public_test", True, expected)
+    return people
+
+
+def _people(frame: "DataFrame", column: str) -> np.ndarray:
+    """The person of each row, as words; refuses rows without one."""
+    values = column_of(frame, "person", column)
+    none = frame[column].isna().to_numpy()
+    row = int(none.argmax())
+    check(not none.any(), f"person {column!r}", f"nothing in row {row}", "a person in every row")
+    return np.asarray([str(value) for value in values])
+
+
+def first_rows(people: "np.ndarray | None", count: int) -> "tuple[np.ndarray, np.ndarray]":
+    """A row of each person, and the number of the person of each row; every row's own without.
+
+    Args: people: as `people_of` gives them. count: of the rows.
+    """
+    own = np.arange(count) if people is None else people
+    _, first, number = np.unique(own, return_index=True, return_inverse=True)
+    return first, number
+
+
+def rows_of(split: partition.Split, number: np.ndarray) -> partition.Split:
+    """A split of persons as one of their rows.
+
+    Args: split: numbers of persons. number: that of each row, as `first_rows` gives them.
+    """
+    return [np.flatnonzero(np.isin(number, part)) for part in split]
+
+
+def row_names(
+    private: "DataFrame", held_out: "DataFrame", both: tuple["DataFrame", "DataFrame"]
+) -> list[str]:
+    """What messages call each row: its place, from 0, in the table that it was given in.
+
+    Args: private, held_out, both: as `split_rows` returns them.
+    """
+    suffix = "" if both[0] is both[1] else " of the test data"
+    return [*map(str, private.index), *(f"{row}{suffix}" for row in held_out.index)]
+
+
+def split_rows(
+    dataset: Any, test: Any, limit: int | None, seed: int, person: str | None = None
 ) -> tuple["DataFrame", "DataFrame", tuple["DataFrame", "DataFrame"]]:
-    """The private rows, those to test on, and the whole tables that both come from."""
+    """The private rows, those to test on, and the whole tables that both come from.
+
+    Args:
+        dataset, test, limit, seed, person: as of `hub`.
+    """
     splits = read_splits(dataset)
     check("train" in splits, "dataset", sorted(splits), "a split called train")
     train = splits["train"]
@@ -246,24 +383,38 @@ def _rows(
     if isinstance(test, (int, float)):
         check_number("test", test, 0, 0.5, open_low=True)
         held = max(1, round(test * len(train)))
+        if person is not None:
+            # Whole persons: those of the first rows in the random order, as the share says.
+            people = _people(train, person)
+            _, first, number = np.unique(people[order], return_index=True, return_inverse=True)
+            order = order[np.lexsort((np.arange(len(order)), first[number]))]
+            ends = np.flatnonzero(people[order][1:] != people[order][:-1]) + 1
+            expected = "a column with at least two persons: some are held out"
+            check(len(ends) > 0, f"person {person!r}", "one person", expected)
+            held = int(ends[np.abs(ends - held).argmin()])
         expected = f"a share that leaves some of {len(train)} rows to train on"
         check(held < len(train), "test", test, expected)
         private, public = np.sort(order[held:][:limit]), np.sort(order[:held])
         return train.iloc[private], train.iloc[public], (train, train)
+    named = isinstance(test, (str, os.PathLike)) and test not in splits
+    if named and Path(test).suffix.lower() in (".csv", ".jsonl"):
+        test = next(iter(read_splits(test).values()))
     if isinstance(test, str):
         others = ", ".join(name for name in splits if name != "train") or "none here"
-        expected = f"a share, a data set, or the name of a split: {others}"
+        expected = f"a share, a data set, a file, or the name of a split: {others}"
         check(test in splits, "test", test, expected)
     other = splits[test] if isinstance(test, str) else next(iter(read_splits(test).values()))
     return train.iloc[np.sort(order[:limit])], other, (train, other)
 
 
-def _class_numbers(
+def class_numbers(
     values: Sequence[Any], names: tuple[str, ...] | None, column: str
 ) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """Labels as whole numbers (n,) int64, and the classes' names where they have some.
 
     Whole numbers stay as they are; words become their place in ``names``, or in sorted order.
+
+    Args: values: (n,), one a row. names: of the classes, where they are known. column: for errors.
     """
     import pandas as pd
 

@@ -1,7 +1,7 @@
 """Losses of examples, and the scores of a test set: means over examples, or of all together.
 
-In this order: losses and scores of single examples, `OverAll`, classes, language, the catalogue,
-and scores of texts.
+In this order: losses and scores of single examples, `OverAll` and `TextScore`, classes, language,
+texts, and the catalogue.
 """
 
 import math
@@ -102,7 +102,32 @@ class OverAll:
 
 
 Metric = Callable[[Any, Tensor], Tensor]
-"""(outputs, y) -> (N,), a score of each example whose mean is meant, or an `OverAll`."""
+"""(outputs, y) -> (N,), each example's score, whose mean is meant; an `OverAll` or `TextScore`."""
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """A score of the texts that a decoder writes for the test prompts, such as BLEU.
+
+    All scores of a task share one pass of greedy generation.
+
+    Args:
+        reduce: (references, texts) -> a number, one text for each test example, in their order.
+    Guarantees: tests/tasks/test_prompts.py::test_scores_are_the_libraries_of_the_written_texts.
+
+    >>> import fedlora_lab as fl
+    >>> short = fl.tasks.TextScore(lambda references, texts: sum(len(x) < 9 for x in texts))
+    >>> short.reduce(["an answer", "yes"], ["no", "certainly not"])
+    1
+    """
+
+    reduce: Callable[[Sequence[str], Sequence[str]], float]
+
+    def __call__(self, outputs: Any, y: Tensor) -> Tensor:
+        """Refuses: outputs for given tokens are no text that the model wrote."""
+        raise ValueError(
+            f"outputs={type(outputs).__name__}: expected texts, as `reduce` takes them"
+        )
 
 
 def _mean(scores: Tensor, y: Tensor) -> float:
@@ -166,56 +191,6 @@ def _perplexity(totals: Float[Tensor, "n 2"], y: Ids) -> float:
     return float((loss / tokens).exp().nan_to_num(math.inf, math.inf))
 
 
-# ---- the catalogue
-
-METRICS: dict[str, dict[str, Metric]] = {
-    "classification": {
-        "accuracy": accuracy,
-        "balanced_accuracy": OverAll(balanced_accuracy),
-        "f1": OverAll(partial(_macro, "f1_score")),
-        "precision": OverAll(partial(_macro, "precision_score")),
-        "recall": OverAll(partial(_macro, "recall_score")),
-        "auc": OverAll(auc),
-        "loss": cross_entropy,
-    },
-    "regression": {"loss": squared_error},
-    "causal": {
-        "accuracy": next_token_accuracy,
-        "perplexity": OverAll(_perplexity, _token_totals),
-        "loss": next_token_loss,
-    },
-}
-"""Kind of task -> name -> metric. F1, precision and recall are macro means over classes, AUC is one
-class against the rest, perplexity is exp of the mean loss over all tokens of the test set."""
-
-
-def select_metrics(
-    metrics: Sequence[str] | Mapping[str, Metric] = ("accuracy",), kind: str = "classification"
-) -> dict[str, Metric]:
-    """Looks metrics up by name; the loss is always among them, since it tells of divergence.
-
-    Args:
-        metrics: names in ``METRICS[kind]``, or a mapping from names to metrics of your own.
-        kind: "classification", "regression" or "causal".
-    Raises: ``ValueError`` for a name that is not there.
-    Guarantees: test_metrics.py::test_metrics_are_found_by_name.
-
-    >>> list(select_metrics(["f1", "auc"]))
-    ['f1', 'auc', 'loss']
-    """
-    check_one_of("kind", kind, tuple(METRICS))
-    known = METRICS[kind]
-    several = isinstance(metrics, Mapping | list | tuple)
-    check(several, "metrics", metrics, f"a list of names, some of {', '.join(known)}")
-    if isinstance(metrics, Mapping):
-        found = dict(metrics)
-    else:
-        for name in metrics:
-            check_one_of("metrics", name, tuple(known))
-        found = {name: known[name] for name in metrics}
-    return found if "loss" in found else {**found, "loss": known["loss"]}
-
-
 # ---- texts
 
 
@@ -267,3 +242,76 @@ def _check_texts(references: Sequence[str], hypotheses: Sequence[str]) -> None:
         check(listed and len(texts) > 0, name, texts, "a list of texts")
     count = len(references)
     check(len(hypotheses) == count, "hypotheses", f"{len(hypotheses)} texts", f"{count} of them")
+
+
+def exact_match(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """The share of texts that are their reference, blanks at both ends aside.
+
+    Raises: ``ValueError`` for lists that are empty or of unequal length.
+    Guarantees: test_metrics.py::test_texts_are_scored_as_published.
+
+    >>> exact_match(["yes", "no"], [" yes", "No"])
+    0.5
+    """
+    _check_texts(references, hypotheses)
+    pairs = zip(references, hypotheses, strict=True)
+    return sum(a.strip() == b.strip() for a, b in pairs) / len(references)
+
+
+# ---- the catalogue
+
+LANGUAGE: dict[str, Metric] = {
+    "accuracy": next_token_accuracy,
+    "perplexity": OverAll(_perplexity, _token_totals),
+    "loss": next_token_loss,
+}
+METRICS: dict[str, dict[str, Metric]] = {
+    "classification": {
+        "accuracy": accuracy,
+        "balanced_accuracy": OverAll(balanced_accuracy),
+        "f1": OverAll(partial(_macro, "f1_score")),
+        "precision": OverAll(partial(_macro, "precision_score")),
+        "recall": OverAll(partial(_macro, "recall_score")),
+        "auc": OverAll(auc),
+        "loss": cross_entropy,
+    },
+    "regression": {"loss": squared_error},
+    "causal": LANGUAGE,
+    "prompts": {
+        "exact_match": TextScore(exact_match),
+        "bleu": TextScore(bleu),
+        "rouge": TextScore(rouge),
+        **{kind: TextScore(partial(rouge, kind=kind)) for kind in ("rouge1", "rouge2", "rougeL")},
+        **LANGUAGE,
+    },
+}
+"""Kind of task -> name -> metric. F1, precision and recall are macro means over classes, AUC is one
+class against the rest, perplexity is exp of the mean loss over all tokens of the test set that a
+task counts: of prompts, the answers'. BLEU is in [0, 100], "rouge" is "rougeL"."""
+
+
+def select_metrics(
+    metrics: Sequence[str] | Mapping[str, Metric] = ("accuracy",), kind: str = "classification"
+) -> dict[str, Metric]:
+    """Looks metrics up by name; the loss is always among them, since it tells of divergence.
+
+    Args:
+        metrics: names in ``METRICS[kind]``, or a mapping from names to metrics of your own.
+        kind: "classification", "regression", "causal" or "prompts".
+    Raises: ``ValueError`` for a name that is not there.
+    Guarantees: test_metrics.py::test_metrics_are_found_by_name.
+
+    >>> list(select_metrics(["f1", "auc"]))
+    ['f1', 'auc', 'loss']
+    """
+    check_one_of("kind", kind, tuple(METRICS))
+    known = METRICS[kind]
+    several = isinstance(metrics, Mapping | list | tuple)
+    check(several, "metrics", metrics, f"a list of names, some of {', '.join(known)}")
+    if isinstance(metrics, Mapping):
+        found = dict(metrics)
+    else:
+        for name in metrics:
+            check_one_of("metrics", name, tuple(known))
+        found = {name: known[name] for name in metrics}
+    return found if "loss" in found else {**found, "loss": known["loss"]}

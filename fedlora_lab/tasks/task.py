@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlora_lab._utils.validation import check, check_whole
-from fedlora_lab.tasks.metrics import Metric, cross_entropy, select_metrics
+from fedlora_lab.tasks.metrics import Metric, TextScore, cross_entropy, select_metrics
 
 # jaxtyping cannot express "a tensor or a mapping of tensors".
 Inputs = Tensor | Mapping[str, Tensor]
@@ -83,13 +83,17 @@ class Task:
         forward: (model, x) -> outputs, the first dimension being that of x.
         loss: (outputs, y) -> (N,), the loss of each example.
         metrics: name -> (outputs, y) -> (N,), scores whose mean over examples is reported; or a
-            `metrics.OverAll`, a score of all test examples together.
+            `metrics.OverAll`, a score of all test examples together, or a `metrics.TextScore`.
         labels: names of the classes, or ``None``.
         client_names: one name per client; numbers by default.
         prepare: x -> x of a batch before it goes to the model's device, such as cutting padding.
         info: JSON-able; ``info["task"]`` and ``info["arguments"]`` rebuild a built-in task.
         public_test: the test examples are public. Otherwise their metrics are NaN in private runs:
             they would be exact numbers about private examples that no ledger counts.
+        generation: how a decoder answers prompts, see `prompts.Generation`; ``None``: no decoder.
+        persons: whose each example is, for privacy by person: for every client n_k numbers or
+            words, the same for the same person at all clients; kept as numbers from 0. ``None``:
+            not known. How many persons each client has counts as public.
     Raises: ValueError when data, targets, head or model cannot be trained exactly; it says why.
     Guarantees: test_tasks.py::test_bad_calls_are_refused, ::test_fingerprint_sees_data_and_weights.
     """
@@ -109,6 +113,8 @@ class Task:
     prepare: Callable[[Any], Any] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     public_test: bool = True
+    generation: Any = None
+    persons: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_data(self.clients, self.test, self.validation)
@@ -119,9 +125,14 @@ class Task:
         object.__setattr__(self, "client_names", names)
         object.__setattr__(self, "targets", _target_names(self.targets))
         _check_model(self.model)
-        _check_head(self.model, self.head)
+        check_head(self.model, self.head)
         _check_targets(self.model, self.targets, self.head)
         check(isinstance(self.public_test, bool), "public_test", self.public_test, "True or False")
+        texts = [name for name, metric in self.metrics.items() if isinstance(metric, TextScore)]
+        expected = "no score of texts: this task writes none, tasks of fl.tasks.prompts do"
+        check(not texts or self.generation is not None, "metrics", texts, expected)
+        if self.persons is not None:
+            object.__setattr__(self, "persons", person_numbers(self.persons, self.sizes))
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.model.parameters())
@@ -137,6 +148,25 @@ class Task:
         return tuple(len(y) for _, y in self.clients)
 
     @cached_property
+    def local_persons(self) -> tuple[Tensor, ...]:
+        """Each client's persons by example, (n_k,), counted from 0 at the client; empty without."""
+        own = (torch.unique(part, return_inverse=True) for part in self.persons or ())
+        return tuple(inverse for _, inverse in own)
+
+    @cached_property
+    def person_counts(self) -> tuple[int, ...]:
+        """Number of persons of each client; empty where persons are not known."""
+        return tuple(int(part.max()) + 1 for part in self.local_persons)
+
+    @cached_property
+    def sites(self) -> int:
+        """The most clients at which one person has examples; 1 where persons are not known."""
+        if self.persons is None:
+            return 1
+        each = torch.cat([part.unique() for part in self.persons])
+        return int(each.unique(return_counts=True)[1].max())
+
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 over all data and weights with their names, types and shapes."""
         tensors: dict[str, Any] = {}
@@ -144,6 +174,7 @@ class Task:
         for part, (x, y) in parts.items():
             inputs = sorted(x.items()) if isinstance(x, Mapping) else [("x", x)]
             tensors |= {f"{part} {key}": value for key, value in [*inputs, ("y", y)]}
+        tensors |= {f"client {k} persons": own for k, own in enumerate(self.persons or ())}
         tensors |= {f"model {n}": value for n, value in sorted(self.model.state_dict().items())}
         digest = hashlib.sha256()
         for name, value in tensors.items():
@@ -168,13 +199,17 @@ class Task:
     def pooled(self) -> "Task":
         """The same examples with one client: all data in one place."""
         info = {**self.info, "pooled": True}
-        return replace(self, clients=(concatenate(self.clients),), client_names=("all",), info=info)
+        persons = None if self.persons is None else (torch.cat(self.persons),)
+        changes: Any = {"client_names": ("all",), "info": info, "persons": persons}
+        return replace(self, clients=(concatenate(self.clients),), **changes)
 
     def only(self, client: int) -> "Task":
         """The same task with one client alone, counted from 0."""
         check_whole("client", client, 0, len(self.clients) - 1)
         names, info = (self.client_names[client],), {**self.info, "only": client}
-        return replace(self, clients=(self.clients[client],), client_names=names, info=info)
+        persons = None if self.persons is None else (self.persons[client],)
+        changes: Any = {"client_names": names, "info": info, "persons": persons}
+        return replace(self, clients=(self.clients[client],), **changes)
 
 
 def examples_to_judge(task: Task, private: bool) -> Examples:
@@ -184,6 +219,7 @@ def examples_to_judge(task: Task, private: bool) -> Examples:
     Guarantees: test_attack_evaluation.py::test_no_measure_of_a_private_run_looks_at_private_rows.
     """
     expected = "True: of a private run only public test examples are scored; give others by data="
+    expected += ", or release a score with noise by fl.private_score"
     check(task.public_test or not private, "public_test", False, expected)
     return task.test
 
@@ -202,6 +238,7 @@ def classification(
     metrics: Sequence[str] | Mapping[str, Metric] = ("accuracy",),
     labels: Sequence[str] | None = None,
     client_names: Sequence[str] = (),
+    persons: Sequence[Any] | None = None,
     name: str = "classification",
 ) -> Task:
     """Build a classification task of any module and tensors.
@@ -213,7 +250,7 @@ def classification(
         test: (x, y), public and held out.
         metrics: names in `fl.tasks.METRICS`, such as ``["accuracy", "f1", "auc"]``, or a mapping
             from names to metrics of your own; the loss is reported in any case.
-        targets, head, validation, labels, client_names, name: as of `Task`.
+        targets, head, validation, labels, client_names, persons, name: as of `Task`.
     Raises: ValueError in one line when something cannot be trained exactly, such as BatchNorm in
         training mode, wrong labels, or targets that are no linear maps.
     Guarantees: test_tasks.py::test_classification_leaves_the_model_alone,
@@ -244,6 +281,7 @@ def classification(
         labels=None if labels is None else tuple(labels),
         client_names=tuple(client_names),
         info={"task": name, "model": type(model).__name__},
+        persons=None if persons is None else tuple(persons),
     )
     return check_classes(task)
 
@@ -305,6 +343,28 @@ def _check_data(clients: Any, test: Any, validation: Any) -> None:
         kinds = {key: (v.dtype, tuple(v.shape[1:])) for key, v in tensors.items()}
         first = first or kinds
         check(kinds == first, name, kinds, f"what clients[0] has: {first}")
+
+
+def person_numbers(persons: Any, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Each client's persons as numbers from 0, in sorted order; refuses what names nobody."""
+    listed = isinstance(persons, (tuple, list)) and len(persons) == len(sizes)
+    shown = len(persons) if isinstance(persons, (tuple, list)) else type(persons).__name__
+    check(listed, "persons", shown, f"{len(sizes)} lists, one for each client")
+    columns = [
+        [x.item() if hasattr(x, "item") else x for x in part] if hasattr(part, "__iter__") else []
+        for part in persons
+    ]
+    for k, (column, n) in enumerate(zip(columns, sizes, strict=True)):
+        name = f"persons[{k}]"
+        check(len(column) == n, name, f"{len(column)} entries", f"{n}, one for each example")
+        bad = next((i for i, x in enumerate(column) if x is None or x != x or x == ""), None)
+        check(bad is None, name, f"nothing in row {bad}", "a number or word in every row")
+    # "7" and 7 may be two people or one: of two kinds nobody knows.
+    kinds = {type(x).__name__ for column in columns for x in column}
+    check(len(kinds) == 1, "persons", sorted(kinds), "words or whole numbers, of one kind")
+    check(kinds <= {"int", "str"}, "persons", sorted(kinds), "words or whole numbers")
+    number = {x: i for i, x in enumerate(sorted({x for column in columns for x in column}))}
+    return tuple(torch.tensor([number[x] for x in column]) for column in columns)
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -425,44 +485,49 @@ def _check_targets(model: nn.Module, targets: Sequence[str], head: str | None) -
                 continue
             outside = f"a module outside the head {head!r}, which is trained in full"
             check(not _is_within(name, head), "targets", name, outside)
-            other = next((n for n in _lookalikes(modules, head) if _is_within(name, n)), None)
+            other = next((n for n in lookalikes(modules, head) if _is_within(name, n)), None)
             wrapped = f"its name ends with the head's, {head!r}, and PEFT wraps it as well"
             check(other is None, "targets", name, f"a module outside {other!r}: {wrapped}")
 
 
-def _check_head(model: nn.Module, head: Any) -> None:
+def check_head(model: nn.Module, head: Any, name: str = "head", alone: bool = True) -> None:
     """Refuse a head that is missing, holds more than linear maps, shares weights with the base, or
     that PEFT cannot tell from modules inside it or from a list of modules.
+
+    Args:
+        model, head: the base, and the full name of a module that is trained in full, or ``None``.
+        name: of the argument, for the message.
+        alone: no other module of this name's end may be taken for it.
     """
     if head is None:
         return
     modules = dict(model.named_modules())
     known = isinstance(head, str) and bool(head) and head in modules
-    check(known, "head", head, "the full name of a module")
+    check(known, name, head, "the full name of a module")
     inner = [m for m in modules[head].modules() if type(m) is nn.Linear]
     linear = {p for m in inner for p in m.parameters(recurse=False)}
     own = set(modules[head].parameters())
     parameters = model.named_parameters(remove_duplicate=False)
-    elsewhere = {p for name, p in parameters if not _is_within(name, head)}
+    elsewhere = {p for path, p in parameters if not _is_within(path, head)}
     lists = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-    similar = _lookalikes(modules, head)
+    similar = lookalikes(modules, head) if alone else []
     odd = [n for n in similar if _is_within(n, head) or isinstance(modules[n], lists)]
     for ok, expected in (
-        (linear, "a module with nn.Linear inside: there is nothing to train in it"),
         (own <= linear, "a module whose parameters all belong to nn.Linear"),
+        (linear, "a module with nn.Linear inside: there is nothing to train in it"),
         (not own & elsewhere, "a module that shares no weight with the frozen base"),
         (
             not odd,
             f"a name with which no module inside it, and no list, ends; {', '.join(odd)} does",
         ),
     ):
-        check(bool(ok), "head", head, expected)
+        check(bool(ok), name, head, expected)
 
 
 def _is_within(name: str, module: str) -> bool:
     return name == module or name.startswith(f"{module}.")
 
 
-def _lookalikes(modules: Mapping[str, nn.Module], head: str) -> list[str]:
+def lookalikes(modules: Mapping[str, nn.Module], head: str) -> list[str]:
     """Modules that PEFT takes for the head as well: their names end with its name."""
     return [name for name in modules if name != head and name.endswith(head)]

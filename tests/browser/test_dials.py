@@ -403,6 +403,17 @@ def test_dials_turn_on_a_page_without_a_kernel(browser, tmp_path):
     page.close()
 
 
+def test_a_descent_says_why_it_does_not_arrive(browser, tmp_path):
+    """A rate at which the error rises on the way was called slow."""
+    page = static(browser, tmp_path, ["low rank"])
+    output = page.locator(".fl-dial")
+    assert "steps this large overshoot" in look(output)[1]
+    for preset, words in (("small α: slow", "makes it slow"), ("large α", "diverges")):
+        output.locator("[data-preset]").filter(has_text=preset).click()
+        assert words in look(output)[1]
+    page.close()
+
+
 def test_a_dot_is_dragged_by_pointer_and_by_keys(browser, tmp_path):
     page = static(browser, tmp_path, ["deviation"])
     dot, first = page.locator("[data-handle='2']"), look(page)

@@ -18,8 +18,7 @@ import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.course import exercise, question
 from fedlora_lab.course.exercise import Calls, Exercise, Letters, Numbers, all_exercises, check
-from fedlora_lab.course.prediction import STRIP, Prediction, all_predictions
-from fedlora_lab.course.question import blocks, flow, to_html
+from fedlora_lab.course.question import STRIP, Prediction, all_predictions, blocks, flow, to_html
 from fedlora_lab.plots import style
 
 ALL = all_exercises().values()

@@ -92,8 +92,12 @@ def test_the_numbers_before_start_are_those_of_the_run(make, task):
     assert bench.settle(WAIT)
     before = bench.facts
     for key, text in (("epsilon", "1"), ("unit", "client"), ("rank", "8"), ("clients", "4")):
+        marks = []
+        bench.observe(lambda change, seen=marks: seen.append(change["new"]), "stale")
         bench.set(**{key: text})
         assert bench.settle(WAIT) and bench.facts != before, key
+        assert marks == [True, False], key  # the old facts are marked until the new ones are there
+        bench.unobserve_all("stale")
         before = bench.facts
     bench.set(unit="example", delta="0.5")
     assert bench.settle(WAIT)

@@ -14,6 +14,7 @@ from commands import call
 
 import fedlora_lab as fl
 from fedlora_lab.experiments import presets
+from fedlora_lab.federated.records import Round
 from fedlora_lab.report.run_folder import read_frame
 
 pytestmark = [pytest.mark.filterwarnings(toy_hubs.NO_PAD), pytest.mark.slow]
@@ -131,17 +132,17 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys)
     privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
     for name, value in (("get", row), ("task", task), ("privacy", privacy)):
         monkeypatch.setattr(presets, name, lambda *parts, value=value, **options: value)
-    out, whole = tmp_path / "out", fl.run
+    out, whole = tmp_path / "out", fl.ticks
     words = ["preset", "toy", "--data", "own.csv", "--seed", "none", "--out", out]
 
     def cut(*parts: Any, **options: Any) -> Any:
         for record in whole(*parts, **options):
-            if record.index == 2:
+            if isinstance(record, Round) and record.index == 2:
                 raise KeyboardInterrupt  # round 2 is stored and not told: it is released again
             yield record
 
     with monkeypatch.context() as patched:
-        patched.setattr(fl, "run", cut)
+        patched.setattr(fl, "ticks", cut)
         status, text = told(words, capsys)
     assert status == 130 and "the same command goes on" in text and "round    1" in text
     status, text = told(words, capsys)

@@ -4,12 +4,14 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from flower_runs import ROUNDS, apart, by_messages, few_fast, protected
 from test_contract import WRITTEN
-from toy_tasks import LORA, UNITS, book, keeps, play, regression, tokens
+from toy_tasks import LORA, UNITS, book, keeps, people, play, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
+from fedlora_lab.flower.deployment import read_examples, write_examples
 from fedlora_lab.flower.simulators import SimulatedClients
 
 ONLY_CLIENTS_KNOW = {"clipped", "nonfinite", "seconds"}
@@ -64,6 +66,26 @@ SIGMAS = fl.Privacy(noise_multiplier=(0.5, 1.0, 3.0), clip_norm=0.7, delta=1e-3,
 def test_messages_give_the_run_of_the_loop_under_other_settings(task, slug, privacy, plan, options):
     """Without privacy; clients of unequal rank; weights by size, and noise of each client's own."""
     agree(task, slug, privacy, plan, **options)
+
+
+@pytest.mark.parametrize("slug", ["fedlora", pytest.param("fedsa-lora", marks=pytest.mark.slow)])
+def test_persons_travel_with_the_examples_of_their_client(slug, tmp_path):
+    """Over messages and files the run of the loop; without them, or with others, one line."""
+    task = people()
+    privacy, plan = protected("person", person_examples=2), ROUNDS.replace(rounds=2, batch=2)
+    agree(task, slug, privacy, plan)
+    own = fl.flower.Participant.of(task, slug, privacy, plan, lora=LORA)
+    assert own.spec.task.sizes == task.person_counts != task.sizes, "no number of rows is agreed"
+    path = write_examples(tmp_path / "own.safetensors", task.clients[1], ["b", "a", *"cccccc"])
+    x, y, persons = read_examples(path)
+    assert persons.tolist() == [1, 0, *[2] * 6] and torch.equal(x, task.clients[1][0])
+    for data, line in (
+        ((x, y), r"^examples: expected \(x, y, persons\), a number or word for each"),
+        ((x, y, persons[1:]), r"^examples: expected \(x, y, persons\)"),
+        ((x, y, persons), "^examples: expected 4 persons, as agreed for client 1$"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            own.with_data(1, data)
 
 
 def test_a_round_without_participants_changes_nothing():

@@ -1,154 +1,145 @@
-"""A deployment on the loopback: TLS, known nodes, every site in processes of its own with its own
-file of examples.
+"""A walk through docs/deployment.md: its shell, line by line, on the loopback. TLS, known nodes,
+three sites in processes of their own, one of them killed and back, a run that stops and goes on.
 """
 
-import json
 import os
-import signal
+import re
 import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
-from hospitals.hospitals.app import SIZES
+from test_flower_apps import imported
 from tls_certificates import authority, node
-from toy_tasks import LORA, book, play, private, tokens
 from wait_for_thread import until
 
 import fedlora_lab as fl
 from fedlora_lab.flower import deployment
 
-APP = Path(__file__).resolve().parents[1] / "hospitals"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
 BIN = Path(sys.executable).parent
-PLAN = fl.Plan(rounds=2, local_steps=2, batch=3, lr=0.2)
+SITES = 3
 
 
-def free_port():
-    with socket.socket() as here:
-        here.bind(("127.0.0.1", 0))
-        return here.getsockname()[1]
+def free_ports(count):
+    """Ports that nobody uses now, each another one."""
+    taken = [socket.socket() for _ in range(count)]
+    for one in taken:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in taken]
+    for one in taken:
+        one.close()
+    return ports
 
 
-class Deployment:
-    """Folders, certificates and ports of a deployment, and the processes started in it."""
+def script():
+    """The shell blocks of the page as they stand, which end at the first failure."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
+    assert len(blocks) > 12
+    return "set -eu\n" + "\n".join(blocks)
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
-        self.address = f"127.0.0.1:{self.port}"
-        for place in (folder, folder / "stranger"):
-            authority(place)
-        for name in ("0", "1", "unknown"):
-            node(folder, name)
-        (folder / "home").mkdir()
-        lines = f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "{self.address}"\n'
-        lines += f'root-certificates = "{folder / "ca.pem"}"\n'
-        (folder / "home" / "config.toml").write_text(lines)
-        own = {"FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-        self.env = {**os.environ, "FLWR_HOME": str(folder / "home"), **own}
-        self.env["PATH"] = f"{BIN}{os.pathsep}{self.env['PATH']}"
 
-    @contextmanager
-    def process(self, name: str, program: str, options: dict, *flags: str):
-        """A process in a group of its own, its words in NAME.log; ended with all it started."""
-        command = [BIN / program, *flags, *(str(word) for pair in options.items() for word in pair)]
-        options = {"env": self.env, "stderr": subprocess.STDOUT, "start_new_session": True}
-        with open(self.folder / f"{name}.log", "wb") as log:
-            running = subprocess.Popen(command, stdout=log, **options)
-        try:
-            yield running
-        finally:
-            for sign in (signal.SIGTERM, signal.SIGKILL):
-                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                    os.killpg(running.pid, sign)
-                    running.wait(10)
+def seconds(env):
+    """For the replies of a round: many times what a client needs to start, on a machine as busy as
+    it is. A killed site is waited for as long.
+    """
+    begun = time.monotonic()
+    words = [BIN / "python", "-c", "import fedlora_lab.flower.deployment"]
+    subprocess.run(words, env=env, check=True)
+    return f"{max(60, 20 * (time.monotonic() - begun)):.0f}"
 
-    def superlink(self):
-        files = {"certfile": "server.pem", "keyfile": "server.key", "ca-certfile": "ca.pem"}
-        options = {f"--ssl-{name}": self.folder / file for name, file in files.items()}
-        flags = "--enable-supernode-auth", "--disable-runtime-dependency-installation"
-        options["--port"] = self.port
-        return self.process("superlink", "flower-superlink", options, *flags)
 
-    def supernode(self, name: str, key: str, folder: Path, client: int = 0):
-        paths = {"terms": "terms.json", "data": f"data{client}.safetensors", "memory": f"m-{name}"}
-        config = " ".join(f"{key}='{self.folder / path}'" for key, path in paths.items())
-        options = {
-            "--superlink": self.address,
-            "--port": free_port(),
-            "--root-certificates": folder / "ca.pem",
-            "--auth-supernode-private-key": self.folder / f"{key}.key",
-            "--node-config": f"client={client} {config}",
-            "--max-retries": 2,
-        }
-        return self.process(name, "flower-supernode", options)
+@contextmanager
+def ended(folder):
+    """Afterwards nothing runs that was started with this folder as Flower's, whoever started it."""
+    try:
+        yield
+    finally:
+        for one in psutil.process_iter():
+            with suppress(psutil.Error):
+                if one.environ().get("FLWR_HOME") == str(folder):
+                    one.kill()
 
-    def flwr(self, *command: str) -> str:
-        options = {"env": self.env, "capture_output": True, "text": True, "timeout": 600}
-        done = subprocess.run([BIN / "flwr", *command], check=False, **options)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
 
-    def log(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text(errors="replace")
-
-    def listens(self) -> bool:
-        with socket.socket() as there:
-            return there.connect_ex(("127.0.0.1", self.port)) == 0
+def stranger(place, name, superlink, env, port):
+    """A SuperNode with a key of its own that trusts the authority in ``place``."""
+    words = [BIN / "flower-supernode", "--superlink", superlink, "--max-retries", "2"]
+    words += ["--root-certificates", place / "ca.pem", "--port", str(port)]
+    words += ["--auth-supernode-private-key", place / f"{name}.key"]
+    with open(place / f"{name}.log", "wb") as log:
+        return subprocess.Popen(words, stdout=log, stderr=log, env=env)
 
 
 @pytest.mark.slow
 @pytest.mark.waits("cluster")
-def test_a_deployment_gives_the_run_of_the_loop_without_a_killed_site(tmp_path):
-    """The run of the loop through SuperLink and SuperNodes; who is not known, or trusts another
-    authority, stays out.
-
-    In the second round one site is killed. The run goes on without it; the ledger counts it all the
-    same.
+def test_the_page_of_a_deployment_walks(tmp_path):
+    """Every line runs. The rounds are those of the loop, the killed site is missed in one round and
+    there in the next, the stopped run goes on, the adapter loads and its certificate holds. Who is
+    not known, or trusts another authority, stays out.
     """
-    here, privacy, out = Deployment(tmp_path), private("example"), tmp_path / "out"
-    task = tokens("head", SIZES)
-    deployment.write_terms(tmp_path / "terms.json", "la-lora", privacy, PLAN, lora=LORA, seed=0)
-    for k, pair in enumerate(task.clients):
-        deployment.write_examples(tmp_path / f"data{k}.safetensors", pair)
-    with ExitStack() as stack:
-        stack.enter_context(here.superlink())
-        until(here.listens)
-        unknown = stack.enter_context(here.supernode("unknown", "unknown", tmp_path))
-        stack.enter_context(here.supernode("wary", "0", tmp_path / "stranger"))
-        begun = time.monotonic()
-        with ThreadPoolExecutor() as pool:
-            keys = [str(tmp_path / f"{k}.pub") for k in range(2)]
-            list(pool.map(lambda key: here.flwr("supernode", "register", key, "here"), keys))
-        # For a reply: many times what two processes need to start, on a machine as busy as it is.
-        timeout = max(30.0, 10 * (time.monotonic() - begun))
-        sites = [here.supernode(f"site{k}", str(k), tmp_path, k) for k in range(2)]
-        _, killed = map(stack.enter_context, sites)
-        until(lambda: here.log("superlink").count("Activated node_id") == 2)
-        until(lambda: unknown.poll() is not None)
-        assert "No SuperNode found with the given public key" in here.log("superlink")
-        config = f"terms='{tmp_path / 'terms.json'}' out='{out}' timeout={timeout:.1f}"
-        here.flwr("run", str(APP), "here", "--run-config", config)
-        until(lambda: (out / "round-000001.json").exists(), 240)
-        os.killpg(killed.pid, signal.SIGKILL)
-        until(lambda: (out / "round-000002.json").exists(), 240)
-        until(lambda: "Finished task" in here.log("superlink"), 60)
-        (run,) = json.loads(here.flwr("list", "here", "--format", "json"))["runs"]
-        assert run["status"] == "finished:completed"
-        assert here.log("superlink").count("Activated node_id") == 2
-        assert "Connection attempt failed" in here.log("wary")
-        assert "SuperNode ID" in here.log("site0") and "SuperNode ID" not in here.log("wary")
-    loop = play(task, "la-lora", privacy, PLAN)
-    rows = pd.read_csv(out / "frame-000000.csv").query("layer == 'all'")
+    home, app = tmp_path / "flower", tmp_path / "clinics"
+    port, rehearsal, *ports = free_ports(4 + SITES)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "RAY_"))}
+    env |= {"FLWR_HOME": str(home), "OMP_NUM_THREADS": "1", "TMPDIR": "/tmp"}
+    env |= {"PATH": f"{BIN}{os.pathsep}{env['PATH']}", "SEED": "--seed 0", "TIMEOUT": seconds(env)}
+    env |= {"PORT": str(port), "REHEARSAL_PORT": str(rehearsal)}
+    env |= {"NODE_PORTS": " ".join(map(str, ports[:SITES]))}
+    log, superlink = tmp_path / "walk.log", app / "superlink.log"
+
+    def said(path, words):
+        return path.exists() and words in path.read_text(errors="replace")
+
+    with ended(home), open(log, "wb") as words:
+        options = {"stdout": words, "stderr": subprocess.STDOUT, "start_new_session": True}
+        walk = subprocess.Popen(["bash", "-c", script()], cwd=tmp_path, env=env, **options)
+        until(lambda: walk.poll() is not None or said(superlink, "Activated node_id"), 600)
+        assert walk.poll() is None, log.read_text()[-4000:]
+        outside = []
+        for name, own, last in (("unknown", False, ports[-1]), ("wary", True, ports[-2])):
+            place = tmp_path / name
+            place.mkdir()
+            authority(place) if own else (place / "ca.pem").write_bytes(
+                (app / "keys" / "ca.pem").read_bytes()
+            )
+            node(place, name)
+            outside.append(stranger(place, name, f"127.0.0.1:{port}", env, last))
+        code = walk.wait(900)
+        assert code == 0, log.read_text()[-4000:]
+        assert "No SuperNode found with the given public key" in superlink.read_text()
+        assert "Connection attempt failed" in (tmp_path / "wary" / "wary.log").read_text()
+        for one in outside:
+            one.wait(30)
+    text = log.read_text()
+    assert "round 10 of 10: 2 of 2 sites" in text and "PeftModel" in text
+    assert "Sound, and not for release" in text
+    assert "round 1 of 3: 3 of 3 sites" in text and "round 2 of 3: 2 of 3 sites" in text
+    assert "round 3 of 3: 3 of 3 sites" in text
+    # Flower logs what is deprecated in how it is called.
+    lines = [x for path in tmp_path.rglob("*.log") for x in path.read_text("utf-8").splitlines()]
+    others = re.compile(
+        "GitWildMatchPattern|is_gradient_checkpointing"
+    )  # Flower's, PEFT's own calls
+    assert [x for x in lines if re.search("deprecat", x, re.I) and not others.search(x)] == []
+    with imported(app, "clinics") as clinics:
+        data = [tmp_path / f"site-{k}" / "data.safetensors" for k in range(SITES)]
+        examples = [deployment.read_examples(path) for path in data]
+        party = deployment.read_terms(app / "terms.json", clinics.public).spec
+        task = clinics.model.task(tuple(examples), party.task.test)
+        loop = fl.run(task, party.method, party.privacy, party.plan, lora=party.lora, seed=0)
+        first = [next(loop).measures() for _ in range(2)]
+    rows = pd.read_csv(app / "out" / "frame-000000.csv").query("layer == 'all'")
     frame = rows.pivot(index="round", columns="measure", values="value")
     for name in ("loss", "deviation"):
-        expected = [record.measures()[name] for record in loop[:2]]
+        expected = [record[name] for record in first]
         assert frame[name][:2].tolist() == pytest.approx(expected, rel=1e-5)
-    up = [record.uploads.numbers_up for record in loop]
-    assert frame["numbers_up"].tolist() == [0, up[1], up[2] // 2]
-    assert fl.Ledger.load(out / "ledger.json").to_json() == book(loop[-1]).to_json()
-    assert not here.listens()
+    sent = frame["numbers_up"].tolist()
+    assert sent[0] == 0 and sent[2] == sent[1] * 2 // SITES
+    ledger = fl.Ledger.load(app / "out" / "ledger.json")
+    assert ledger.reproducible and len({entry.round for entry in ledger.releases}) == SITES
+    with socket.socket() as there:
+        assert there.connect_ex(("127.0.0.1", port)) != 0

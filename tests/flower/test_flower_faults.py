@@ -247,7 +247,8 @@ def test_a_client_refuses_what_was_not_agreed_on(changes, line):
 def test_scores_are_refused_in_the_client_unit():
     who, participant = parties(row="fedsa-lora", privacy=protected("client"))
     app, context = site(who)
-    with pytest.raises(ValueError, match=r"^unit='client': expected 'example': scores would tell"):
+    words = r"^unit='client': expected 'example' or 'person': scores would tell"
+    with pytest.raises(ValueError, match=words):
         app(question(participant, kind="evaluate"), context)
 
 

@@ -97,6 +97,42 @@ def test_apps_need_their_settings():
         grid.app(grid.create_message(RecordDict(), "query", 1, ""), context)
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"timeout": "soon"}, "timeout='soon': expected a number > 0"),
+        ({"patience": 0.0}, "patience=0.0: expected a number > 0"),
+        ({"stop_at": -1.0}, "stop_at=-1.0: expected a number >= 0"),
+        ({"terms": "gone.json"}, "terms='gone.json': expected a file that write_terms wrote"),
+    ],
+)
+def test_settings_of_a_run_are_named_in_one_line(tmp_path, change, line):
+    grid = InProcessGrid(deployment.client(tokens), 1)
+    config = {"terms": "t.json", "out": str(tmp_path / "out"), "timeout": 9.0, "patience": 9.0}
+    with pytest.raises(ValueError, match=f"^{line}"):
+        deployment.server(tokens)(grid, Context(1, 1, {}, RecordDict(), config | change))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"client": "one"}, "client='one': expected a whole number >= 0"),
+        ({"client": -1}, "client=-1: expected a whole number >= 0"),
+        ({"memory": "here"}, "memory='here': expected the folder's whole path"),
+        ({"terms": "gone.json"}, "terms='gone.json': expected a file that write_terms wrote"),
+    ],
+)
+def test_settings_of_a_node_are_named_in_one_line(tmp_path, change, line):
+    """Nothing is answered, and no memory is made."""
+    node: Any = {"client": 0, "terms": "t", "data": "d", "memory": str(tmp_path / "memory")}
+    grid = InProcessGrid(deployment.client(tokens), 1)
+    context = Context(1, 1, node | change, RecordDict(), {})
+    with pytest.raises(ValueError, match=f"^{line}"):
+        grid.app(grid.create_message(RecordDict(), "train", 1, ""), context)
+    assert not (tmp_path / "memory").exists()
+
+
 def test_a_row_of_ones_own_has_no_slug_to_agree_on(tmp_path):
     """A file names a row of the table; what is not in it cannot be looked up on the other side."""
     for change, line in (

@@ -25,6 +25,7 @@ LIMIT = 1e-5
 ClientParams = dict[ParamKey, Tensor]
 RAGGED, ONE_HAS_NONE = [0, 0, 0, 0, 1, 2, 2], [0, 0, 2, 2, 2]
 HOOKED = ["digits", "bert", "roberta", "gpt2", "vit", "swin"]
+ANSWERS = ["answers of gpt2", "answers of llama"]
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 
 
@@ -109,7 +110,7 @@ def by_opacus(task: Task, params: ClientParams, data: tuple, owner: Tensor) -> C
 @pytest.mark.parametrize(
     ("name", "head", "owner"),
     [
-        *((name, True, RAGGED) for name in (*HOOKED, "distilbert", "decoder")),
+        *((name, True, RAGGED) for name in (*HOOKED, "distilbert", "decoder", *ANSWERS)),
         *product(["bert"], [False, True], ([2, 0, 1, 2, 0], [1])),
     ],
 )

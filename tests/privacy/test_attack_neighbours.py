@@ -34,6 +34,8 @@ pytestmark = [
 
 SIGMA, CLIP, MARKED_LOSS_WEIGHT = 2.0, 0.7, 10_000
 SIZES = (5, 8, 3, 6)
+PERSONS = ([0, 1, 0, 2, 2], [3, 4, 3, 4, 3, 5, 6, 6], [7, 8, 7], [9, 9, 10, 11, 10, 11])
+"""Of each client's examples; no two of a person's stand for sure in one chunk of two."""
 ROWS = ("fedlora", "ffa-lora", "la-lora", "deer", "fedsa-lora", "dp-fedlora", "dp-lora", "fedlpp")
 PLAIN = methods.FedLoRA
 PARTIAL = 0
@@ -53,29 +55,33 @@ def private(unit: str, trust: str, **fields: Any) -> fl.Privacy:
 
 
 def released(
-    row: Method, privacy: fl.Privacy, plan: fl.Plan, seed=3, t=0, out=NOBODY, loud=NOBODY
+    row: Method, privacy: fl.Privacy, plan: fl.Plan, seed=3, t=0, out=NOBODY, loud=NOBODY, clip=None
 ) -> tuple[Any, dict]:
     """One round from random values: what the server has in hand, as a change of what was sent.
 
     Of each client's examples those in ``out`` are left out, those in ``loud`` loud enough to clip.
+    ``clip``: where it adapts, what C has come to.
     """
     marks = [torch.full((n,), ORDINARY) for n in SIZES]
     for where, mark in ((loud, MARKED_LOSS_WEIGHT), (out, LEFT_OUT)):
         for k, index in where.items():
             marks[k][index] = mark
     task = mark_examples(tokens(sizes=SIZES), marks)
-    run: Any = Recorder.open(task, row, privacy, plan.replace(rounds=t + 1), lora=LORA, seed=seed)
+    by_person: Any = {}
+    if privacy.unit == "person":
+        task, by_person = replace(task, persons=PERSONS), {"chunk_examples": 2}
+    parts = task, row, privacy, plan.replace(rounds=t + 1)
+    run: Any = Recorder.open(*parts, lora=LORA, seed=seed, **by_person)
     values = anywhere(tokens(sizes=SIZES), row)
-    run.state, run.resumed = (
-        RunState(t, values, {}, [-1] * len(SIZES), [{} for _ in range(t)]),
-        True,
-    )
+    rest: Any = [-1] * len(SIZES), [{} for _ in range(t)]
+    run.state = RunState(t, values, {}, *rest, clip=clip or run.state.clip)
+    run.resumed = True
     assert any(isinstance(event, Round) for event in run.events())
     start = {key: row.clip_reference(x[None]) for key, x in run.outcome.sent.tensors.items()}
     return run, {key: x - start[key] for key, x in run.outcome.received.uploads.items()}
 
 
-def void(run: Any, row: Method, client: int, t: int) -> dict:
+def voided(run: Any, client: int, t: int) -> uploads.Received:
     """The same round, the client's tensors not a number: the clip makes nothing of them."""
     everyone, sent = run.everyone, run.outcome.sent
     params = {key: x.clone() for key, x in everyone.params.items()}
@@ -84,8 +90,14 @@ def void(run: Any, row: Method, client: int, t: int) -> dict:
             x[everyone.ids.index(client)] = math.nan
     keys, arrived = tuple(run.outcome.received.uploads), torch.arange(len(everyone.ids))
     emptied = replace(everyone, params=params)
-    got = uploads.release_round(run.context, emptied, arrived, keys, sent, t)
-    return {key: x - row.clip_reference(sent.tensors[key][None]) for key, x in got.uploads.items()}
+    return uploads.release_round(run.context, emptied, arrived, keys, sent, t)
+
+
+def void(run: Any, row: Method, client: int, t: int) -> dict:
+    """Its uploads, as changes of what was sent."""
+    sent = run.outcome.sent.tensors
+    got = voided(run, client, t).uploads
+    return {key: x - row.clip_reference(sent[key][None]) for key, x in got.items()}
 
 
 def deviation(run: Any) -> Any:
@@ -93,8 +105,8 @@ def deviation(run: Any) -> Any:
     of all.
     """
     privacy, plan = run.spec.privacy, run.spec.plan
-    if privacy.unit == "example":
-        sizes = torch.tensor(SIZES, dtype=torch.float64)
+    if privacy.by_step:
+        sizes = torch.tensor(run.context.units, dtype=torch.float64)
         return plan.rate("B") * SIGMA * CLIP / sizes.clamp(max=plan.batch or math.inf)
     if privacy.trust == "local":
         return SIGMA * CLIP
@@ -132,6 +144,25 @@ def test_one_example_less_moves_a_step_by_at_most_what_is_assumed(slug, batch):
     assert max(moved) > (0.99 if plain else 0.3) / SIGMA
 
 
+@pytest.mark.parametrize(("slug", "batch"), [("fedlora", None), *((slug, 2) for slug in ROWS)])
+def test_one_person_less_moves_a_step_by_at_most_what_is_assumed(slug, batch):
+    """With all examples, which pass the model in chunks of two: a clip of each chunk, or of each
+    example, would let a person of three go further, as would a divisor that counts examples."""
+    row, client, moved = row_of(slug), 1, []
+    plan = fl.Plan(rounds=1, local_steps=1, batch=batch, lr=0.2)
+    for t, person in ((0, 4), (0, 6), (1, 3), (1, 5), (2, 3), (2, 6)):
+        one = {client: [i for i, who in enumerate(PERSONS[client]) if who == person]}
+        (run, whole), (_, less) = (
+            released(row, private("person", "local"), plan, 3, t, out, one) for out in ({}, one)
+        )
+        apart = distance(row, run, whole, less)
+        assert float(apart.max()) <= (1 + 1e-6) / SIGMA
+        assert not apart[[k for k in range(len(SIZES)) if k != client]].any()
+        moved.append(float(apart[client]))
+    plain = (row.precondition, row.share, row.clip_groups) == (None, None, PLAIN.clip_groups)
+    assert max(moved) > (0.99 if plain else 0.3) / SIGMA
+
+
 @pytest.mark.parametrize(
     ("slug", "trust"),
     [*product(("fedlora", "dp-fedlora"), ("local", "secagg")), *((row, "central") for row in ROWS)],
@@ -165,7 +196,12 @@ def test_pooled_data_have_no_clients(trust):
 
 
 @pytest.mark.parametrize(
-    ("unit", "trust"), [("example", "local"), *product(["client"], ("local", "secagg", "central"))]
+    ("unit", "trust"),
+    [
+        ("example", "local"),
+        ("person", "local"),
+        *product(["client"], ("local", "secagg", "central")),
+    ],
 )
 def test_the_noise_is_as_wide_as_is_assumed(unit, trust):
     """Nobody has anything to say: what is left is noise of the deviation that distances are in."""

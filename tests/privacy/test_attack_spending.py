@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from commands import SMALL, call
 from flower_runs import protected
-from toy_tasks import LORA, PLAN, book, play, private, tokens
+from toy_tasks import LORA, PLAN, book, people, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.cli import main, runs
@@ -93,7 +93,7 @@ def simulated(method: str, out: Path) -> Iterator[Round]:
     )
 
 
-def on_flower(out: Path, cell: Cell) -> Iterator[Round]:
+def on_flower(out: Path, cell: Cell) -> Iterator[Any]:
     parts = (cell.task, cell.method, cell.privacy, cell.plan, cell.lora, cell.seed)
 
     def engine(**where):
@@ -357,6 +357,33 @@ def test_a_run_ends_before_the_round_that_would_spend_more(tmp_path):
     assert indices(over_messages(who, open_run(who.participant(), stop_at=spent[2]))) == [0, 1, 2]
     last = list(fl.ticks(*cell, lora=LORA, stop_at=spent[1]))[-1]
     assert not isinstance(last, Tick) and last.index == 1
+
+
+@pytest.mark.parametrize(
+    ("unit", "fields"),
+    [
+        ("person", {}),
+        ("client", {"trust": "local"}),
+        ("client", {"trust": "secagg"}),
+        ("client", {"trust": "central"}),
+    ],
+)
+def test_every_unit_and_trust_stops_in_time(unit, fields, tmp_path):
+    """Against the observer whose epsilon the record states, where one in two clients takes part;
+    from a folder as well, with what was spent in it."""
+    plan = FOUR.replace(participation=0.5, weights="uniform")
+    privacy = private(unit, 2.0, **fields).resolve(people(), plan)
+    ledger, everyone = privacy.ledger(), None if unit == "client" else range(3)
+    count = 2 * plan.local_steps if unit == "person" else 2
+    ledger.record(0, everyone, count, **privacy.entry(everyone))
+    stop, cell = ledger.epsilon() * 1.0001, (people(), "fedlora", privacy)
+    last = play(*cell, plan, seed=4, stop_at=stop)[-1]
+    assert 2 <= last.index < 4 and 0 < last.epsilon <= stop
+    play(*cell, plan.replace(rounds=1), seed=None, checkpoint=tmp_path)
+    longer = plan.replace(rounds=60)  # without a seed who takes part is drawn; all do in time
+    play(*cell, longer, seed=None, resume=tmp_path, stop_at=stop)
+    left = Federation.open(*cell, longer, **RELEASE, resume=tmp_path, stop_at=stop)
+    assert left.ended and left._spent_after(1) > stop >= left._spent_after(0)
 
 
 def test_where_to_stop_is_checked():

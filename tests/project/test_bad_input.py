@@ -1,15 +1,24 @@
-"""Bad calls at public entries: each is refused at the call, in one line that names value and range.
-Of plans of privacy, ledgers, tasks and splits: the tests of those; of the command line:
-test_mistakes_are_one_line."""
+"""Bad calls as an impatient user makes them, of Python, of the command line and of the files that
+they read: each is refused in one line that names the thing, its value and what to do, and no file
+is lost or left behind. More of tables of sites and of certificates: test_site_files.py and
+test_certificates.py; of the command line: test_mistakes_are_one_line.
+"""
 
-# pyrefly: ignore-errors[bad-argument-type]
+# pyrefly: ignore-errors[bad-argument-type, unexpected-keyword]
 import math
+import os
 import re
+import shlex
 
+import pandas as pd
 import pytest
+import torch
+import toy_hubs
+from commands import call as command
 from toy_tasks import LORA, PLAN, play, private, regression, tokens
 
 import fedlora_lab as fl
+from fedlora_lab.flower import deployment, site
 from fedlora_lab.methods import filters, quantization
 
 Cycle, Method, Plan, Privacy = fl.Cycle, fl.Method, fl.Plan, fl.Privacy
@@ -92,6 +101,290 @@ def test_bad_calls_are_refused_in_one_line(call, message):
     text = str(refusal.value)
     assert re.match(message, text), text
     assert "\n" not in text and len(text) < 400
+
+
+# ---- calls that read files, in a folder of one's own
+
+NET, WIDE, TANH = torch.nn.Linear(2, 2), torch.nn.Linear(5, 2), torch.nn.Tanh()
+NORM = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+ROWS = pd.DataFrame({"a": [0.0, 1.0] * 30, "y": ["no", "yes"] * 30, "at": ["p", "q"] * 30})
+ROWS["b"] = 1.0
+FILES = {
+    "empty.csv": b"",
+    "head.csv": b"text,label\n",
+    "ragged.csv": b"text,label\na,b\nc,d,e,f\n",
+    "latin.csv": "text,label\njörg,a\n".encode("latin-1"),
+    "note.txt": b"hello",
+    "data.xlsx": b"PK\x03\x04",
+    "broken.json": b"{",
+    "null.json": b"null",
+    "file": b"mine",
+    "full/mine.txt": b"mine",
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with tables, damaged files, a full folder and a dead link; one works in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content)
+    toy_hubs.texts(60).to_csv("data.csv", index=False)
+    os.symlink("nowhere", "link.json")
+    return tmp_path
+
+
+def contents(folder):
+    """Every file, folder and link in it, but locks, which begin with a dot."""
+    paths = [path for path in folder.rglob("*") if not path.name.startswith(".")]
+    return {path: path.read_bytes() if path.is_file() else None for path in paths}
+
+
+def tuned(frame=ROWS, model=NET, **options):
+    """`fl.finetune` on numbers."""
+    given = {"label": "y", "rounds": 1, "local_steps": 1, "accountant": "rdp", "out": "never"}
+    return fl.finetune(model, frame, **({"say": None} | given | options))
+
+
+def texts(frame=None, **options):
+    """`fl.finetune` on texts."""
+    given = {"text": "text", "label": "label", "by": "site", "model": toy_hubs.folder("bert")}
+    return tuned(toy_hubs.texts(60) if frame is None else frame, **given | options)
+
+
+def gap(column):
+    """The texts, of which the first lacks this."""
+    frame = toy_hubs.texts(60)
+    return frame.assign(**{column: [None, *frame[column][1:]]})
+
+
+def prompts(**options):
+    given = {"prompt": "text", "answer": "label"} | options
+    return fl.tasks.prompts(toy_hubs.folder("bert"), toy_hubs.texts(60), **given)
+
+
+def calibrate(epsilon=8, task=None, plan=PLAN):
+    return OPEN.calibrate(epsilon=epsilon, task=tokens() if task is None else task, plan=plan)
+
+
+def read_terms(name):
+    return deployment.read_terms(name, tokens())
+
+
+def last():
+    return play(regression(), "rolora", None)[-1]
+
+
+CALLS = [
+    # fl.finetune: the model and the data
+    (lambda: texts(model=3), "model=3: expected a Transformers model, a name or a folder"),
+    (lambda: texts(model="full"), "model='full': expected a name or folder that AutoModel"),
+    (lambda: texts(model=(NET, 1, 2)), "model='3 things': expected a pair"),
+    (lambda: tuned(text="y"), "model='Linear': expected a Hugging Face model, since text="),
+    (
+        lambda: tuned(by="at", model=torch.nn.Linear(5, 2)),
+        "model='Sequential': expected to accept the test",
+    ),
+    (lambda: tuned(by="at", model=NORM), "model.1='BatchNorm1d': expected evaluation mode"),
+    (lambda: tuned(by="at", model=TANH), r"targets=\[\]: expected one or more module names"),
+    (lambda: texts(text=None), "text, image=None: expected the column that the model reads"),
+    (lambda: texts(text="txt"), "text='txt': expected one of .*did you mean 'text'"),
+    (lambda: texts(label="labels"), "label='labels': expected one of .*did you mean 'label'"),
+    (lambda: texts(by="hospital"), "by='hospital': expected one of the columns text, label, site"),
+    (lambda: texts(person="who"), "person='who': expected a column"),
+    (lambda: tuned(label=None), "label=None: expected a column's name"),
+    (lambda: tuned(features=["a", "c"]), "features='c': expected one of the columns a, y, at, b"),
+    (lambda: tuned(ROWS.assign(a="x"), by="at"), "feature 'a'=.*: expected a column of numbers"),
+    (lambda: tuned(ROWS.assign(a=math.nan), by="at"), "feature 'a'='nothing in row 0'"),
+    (lambda: tuned(ROWS.assign(y="no"), by="at"), r"label 'y'=\['no'\]: expected at least two"),
+    (lambda: tuned(ROWS.assign(y=0.5), by="at"), "label 'y'=0.5: expected words, or whole"),
+    (lambda: texts(gap("label")), "label 'label'='nothing in row 0': expected a label"),
+    (lambda: texts(gap("site")), "by 'site'='nothing in row 0': expected an owner"),
+    (lambda: texts(gap("text")), "text.*: expected text in every row"),
+    (lambda: texts("nowhere.csv"), "dataset='nowhere.csv': expected a file that exists"),
+    (lambda: texts([1, 2]), "dataset='list': expected a pandas DataFrame"),
+    (lambda: texts(toy_hubs.texts(4).head(0)), "dataset='0 rows': expected at least one row"),
+    (lambda: texts("empty.csv"), "dataset='empty.csv': expected a CSV file .*No columns"),
+    (lambda: texts("head.csv"), "dataset='0 rows': expected at least one row"),
+    (lambda: texts("ragged.csv"), "dataset='ragged.csv': expected a CSV file in UTF-8.*line 3"),
+    (lambda: texts("latin.csv"), "dataset='latin.csv': expected a CSV file in UTF-8"),
+    (lambda: texts("note.txt"), "dataset='note.txt': expected a pandas DataFrame"),
+    (lambda: texts("data.xlsx"), "dataset='data.xlsx': expected a pandas DataFrame"),
+    (lambda: texts("full"), "dataset='full': expected a folder for each class"),
+    # what is scored
+    (lambda: tuned(test=ROWS), "test='the private frame itself': expected public rows"),
+    (lambda: texts(test=0.9), r"test=0.9: expected a number in \(0, 0.5\]"),
+    (lambda: texts(test="nowhere.csv"), "dataset='nowhere.csv': expected a file that exists"),
+    (lambda: texts(test="validation"), "dataset='validation': expected"),
+    (lambda: texts(test=pd.DataFrame({"x": [1]})), "(label|text)=.*: expected a column: x"),
+    # settings
+    (lambda: texts(epsilon=-1), r"epsilon=-1: expected a number in \(0, 1e\+09\]"),
+    (lambda: texts(epsilon="8"), "epsilon='8': expected a number in"),
+    (
+        lambda: texts(unit="patient"),
+        "unit='patient': expected one of 'example', 'person'",
+    ),
+    (lambda: texts(unit="person"), "unit='person': expected with person="),
+    (lambda: texts(delta=0.5), "delta=0.5: expected < 0.0167 = 1 / 60 examples"),
+    (lambda: texts(method="rolorra"), "method='rolorra': expected .*did you mean 'rolora'"),
+    (lambda: texts(rounds=0), "rounds=0: expected a whole number >= 1"),
+    (lambda: texts(batch="many"), """batch='many': expected a whole number >= 1, or "all\""""),
+    (lambda: texts(lr="fast"), "lr='fast': expected a number in"),
+    (lambda: texts(clip_norm=math.inf), "clip_norm=inf: expected a finite number"),
+    (lambda: texts(lora=8), "lora=8: expected a Lora, or a peft.LoraConfig"),
+    (lambda: texts(seed="x"), "seed='x': expected a whole number >= 0, or None"),
+    (lambda: texts(clients=3), r"clients, alpha=\(3, None\): expected none with by="),
+    (lambda: texts(by=None, clients=0), "clients=0: expected a whole number >= 1"),
+    (lambda: texts(by=None, clients=99), "clients=99: expected at most 60: 60 examples, 1 each"),
+    (lambda: texts(progress="yes"), "progress='yes': expected True, False or None"),
+    (lambda: tuned(say="loud"), "say='loud': expected a function of a line, or None"),
+    (lambda: texts(targets=["nope"]), "targets='nope': expected the end of a module's name"),
+    (lambda: texts(head="nope"), "head='nope': expected the full name of a module"),
+    (lambda: texts(max_length=1000), r"max_length=1000: expected a whole number in \[2, 64\]"),
+    (lambda: texts(optimizer="sdg"), "optimizer='sdg': expected one of 'sgd', 'adamw'"),
+    (lambda: texts(trust="central"), "trust='central': expected 'local' for unit='example'"),
+    (lambda: texts(stop_at=-1), "stop_at=-1: expected a number > 0"),
+    (lambda: texts(device="gpu0"), "device='gpu0': expected a device that torch finds here"),
+    (lambda: texts(budget="x.json"), "budget='x.json': expected an fl.Budget, or None"),
+    (lambda: texts(out=5), "out=5: expected a folder's path"),
+    (lambda: texts(out="file"), "out='file': expected a folder, not a file"),
+    (lambda: texts(out="full"), "out='full': expected an empty or new folder"),
+    # names of other libraries, and names mistyped
+    (lambda: texts(rank=8), r"rank=8: .*did you mean lora=fl.Lora\(rank=...\)"),
+    (lambda: texts(learning_rate=0.1), "learning_rate=0.1: .*did you mean lr"),
+    (lambda: texts(num_train_epochs=3), "num_train_epochs=3: .*did you mean rounds"),
+    (lambda: texts(max_grad_norm=1), "max_grad_norm=1: .*did you mean clip_norm"),
+    (lambda: texts(noise_multiplier=1), "noise_multiplier=1: .*epsilon, which sets it"),
+    (lambda: texts(zzz=1), "zzz=1: expected an option of fl.finetune"),
+    (lambda: texts(checkpoint="x"), "checkpoint='x': expected an option of fl.finetune"),
+    # tasks, prompts, plans
+    (lambda: texts(text=None, prompt="{text}"), "prompt, answer=.*: expected both or none"),
+    (lambda: prompts(), "model='Bert.*': expected a decoder"),
+    (lambda: prompts(max_new_tokens=0), "max_new_tokens=0: expected a whole number >= 1"),
+    (lambda: fl.generate(tokens(), last(), ["x"]), "task='tokens': expected a task of"),
+    (lambda: fl.predict(tokens(), last(), [1]), "x='list': expected inputs as the model takes"),
+    (lambda: fl.to_frame([1]), "records=1: expected records"),
+    (lambda: calibrate(epsilon=math.nan), "epsilon=nan: expected a number in"),
+    (lambda: calibrate(task="digits"), "task='digits': expected a Task"),
+    (lambda: calibrate(plan={}), "plan={}: expected a Plan"),
+    (lambda: Privacy(epsilon=8), "epsilon=8: expected to be met by a plan"),
+    (lambda: Privacy(max_grad_norm=1), "max_grad_norm=1: expected clip_norm"),
+    (lambda: Privacy(delta="1e-5"), "delta='1e-5': expected a number in"),
+    (lambda: Privacy(unit="row"), "unit='row': expected one of"),
+    (lambda: Plan(participation=1e-300), "participation=1e-300: expected a number in"),
+    (lambda: Plan(optimizer="sgd:momentum=2"), "sgd momentum=2.0: expected a number in"),
+    (lambda: run(lora=fl.Lora(rank=100_000)), "rank=100000: expected at most 96, 16 times"),
+    (lambda: run(resume="nowhere"), "resume='nowhere': expected a folder with a whole checkpoint"),
+    (lambda: run(privacy=None, stop_at=3), "stop_at=3: expected None without privacy"),
+    (lambda: compare(cache=True), "cache=True: expected a folder, None or False"),
+    (lambda: fl.tuned_rate("digitz", "rolora"), "task='digitz': expected one of"),
+    (lambda: fl.suggest_lr(tokens(), "rolora", None, PLAN), "privacy=None: expected a Privacy"),
+    (lambda: fl.tasks.tiny("bertt", "toy"), "kind='bertt': expected one of"),
+    (lambda: fl.tasks.tiny("vit", "full"), "folder='full': expected a new folder"),
+    (lambda: fl.course.lesson(99), r"number=99: expected a whole number in \[0, 14\]"),
+    # budgets, ledgers, terms, schemas of sites, certificates
+    (lambda: fl.Budget("full", epsilon=8), "budget='full': expected a file, not a folder"),
+    (lambda: fl.Budget("new.json"), "epsilon=None: expected a number > 0: new.json is not there"),
+    (lambda: fl.Budget("broken.json"), "broken.json: expected a whole file of format .*budget"),
+    (lambda: fl.Budget("new.json", epsilon=8, unit="row"), "unit='row': expected one of"),
+    (lambda: fl.Ledger.load("broken.json"), "broken.json: expected a whole file of format"),
+    (lambda: fl.Ledger.compose(), r"ledgers=\(\): expected Ledgers, >= 1"),
+    (lambda: read_terms("nowhere.json"), "terms='nowhere.json': expected a file that write_terms"),
+    (lambda: read_terms("link.json"), "terms='link.json': expected a file that write_terms"),
+    (lambda: read_terms("full"), "terms='full': expected a file that write_terms"),
+    (lambda: read_terms("broken.json"), "terms='broken.json': expected a file that write_terms"),
+    (lambda: read_terms("null.json"), "terms=None: expected a mapping"),
+    (lambda: deployment.read_examples("file"), "data='file': expected a file that write_examples"),
+    (lambda: site.read_schema("null.json"), "schema="),
+    (lambda: site.read_schema("link.json"), "schema='link.json': expected a file"),
+    (lambda: fl.report.report("full"), "folder='full': expected a run folder"),
+    (lambda: fl.report.certificate("full"), "folder='full': expected a run folder"),
+    (lambda: fl.report.verify("full"), "full: expected certificate.json or its folder"),
+    (lambda: fl.report.verify("broken.json"), "broken.json: expected JSON"),
+    (lambda: fl.report.verify("null.json"), "null.json: "),
+    (lambda: fl.report.verify("link.json"), "link.json: expected"),
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"), CALLS, ids=[f"{i}: {text[:40]}" for i, (_, text) in enumerate(CALLS)]
+)
+def test_bad_calls_lose_and_leave_nothing(place, call, message):
+    """In one line; every file there before is there afterwards, and no other."""
+    before = contents(place)
+    with pytest.raises(ValueError) as refusal:
+        call()
+    text = str(refusal.value)
+    assert re.match(message, text), text
+    assert "\n" not in text and len(text) < 500 and contents(place) == before
+
+
+OWN = "finetune data.csv --model BERT --text text --label label"
+COMMANDS = [
+    ("finetune", "Missing argument 'DATA'"),
+    ("finetune data.csv", "--model=None: expected a Hugging Face name, or a folder"),
+    ("finetune nowhere.csv --model BERT --text text", "data='nowhere.csv': expected a CSV file"),
+    (
+        "finetune data.csv --model BERT",
+        "text, image=None: expected the column that the model reads",
+    ),
+    (f"{OWN} --by hospital", "by='hospital': expected one of the columns"),
+    (f"{OWN} --epsilon x", "epsilon='x': expected a number"),
+    (f"{OWN} --test nowhere.csv", "dataset='nowhere.csv': expected a file that exists"),
+    (f"{OWN} --out full", "out='full': expected an empty or new folder"),
+    (f"{OWN} --batch many", "batch='many': expected a whole number"),
+    (f"{OWN} --lr fast", "lr='fast': expected a number"),
+    (f"{OWN} --seed x", "seed='x': expected a whole number >= 0, or none"),
+    (f"{OWN} --rank 0", "rank=0: expected a whole number >= 1"),
+    (f"{OWN} --budget new.json", "new.json is not there"),
+    ("finetune data.csv --modle BERT", "No such option '--modle'"),
+    ("doctor --model nowhere", "--model='nowhere': expected a Hugging Face name or a folder"),
+    ("doctor extra", "Got unexpected extra argument (extra)"),
+    ("compare digits --methods a,,a", "methods='a,,a': expected every name once"),
+    ("compare digits --epsilon 8,3", "epsilon='8,3': expected a number"),
+    ("compare digits --out file", "out='file': expected a folder, not a file"),
+    ("compare digits --seeds two", "seeds='two': expected how many"),
+    ("compare digits --budget new.json", "new.json is not there"),
+    ("compare digits --stop-at 3 --epsilon none", "stop_at=3.0: expected not given with"),
+    ("compare digits --participation 1e-300", "participation=1e-300: expected a number in"),
+    ("compare digits --lr A=1", "lr['B']=None: expected a number"),
+    ("run digits rolora --unit patient", "unit='patient': expected one of"),
+    ("run digits rolora --accountant moments", "accountant='moments': expected one of"),
+    ("run digitz rolora", "task='digitz': expected one of"),
+    ("flower digits --unit client --trust nobody", "trust='nobody': expected one of"),
+    ("budget full", "budget='full': expected a file, not a folder"),
+    ("budget broken.json", "broken.json: expected a whole file of format"),
+    ("budget new.json --epsilon 0", "epsilon=0.0: expected a number in"),
+    ("certify nowhere", "folder='nowhere': expected a run folder"),
+    ("certify full", "folder='full': expected a run folder"),
+    ("verify nowhere", "nowhere: expected certificate.json or its folder"),
+    ("verify null.json", "null.json"),
+    ("export full --to out", "OUT='full': expected a coordinator's folder or a run folder"),
+    ("new-app full", "DIR='full': expected a new folder, or an empty one"),
+    ("new-app app --sites 0", "sites=0: expected a whole number >= 2"),
+    ("site prepare data.csv", "Missing option '--schema'"),
+    ("site prepare data.csv --schema nowhere.json", "schema='nowhere.json': expected a file"),
+    ("site prepare data.csv --schema broken.json", "schema='broken.json': expected JSON"),
+    ("site prepare data.csv --schema null.json", "schema="),
+    ("site schema data.csv --label label --feature txt", "no column 'txt' in the header"),
+    ("site status nowhere", "out='nowhere': expected the folder of a run"),
+    ("report file", "folder='file': expected a run folder"),
+    ("audit full", "folder='full': expected a run folder"),
+    ("study nope", "study='nope': expected one of"),
+    ("guide digitz", "task='digitz': expected one of"),
+    ("comparee digits", "No such command 'comparee'"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), COMMANDS)
+def test_bad_commands_lose_and_leave_nothing(place, capsys, line, words):
+    """In one line on stderr, and status 2."""
+    before = contents(place)
+    assert command(*shlex.split(line.replace("BERT", str(toy_hubs.folder("bert"))))) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fedlora-lab: ") and error.count("\n") == 1 and words in error, error
+    assert contents(place) == before
 
 
 def test_saving_needs_a_record_and_a_place(tmp_path):

@@ -17,7 +17,7 @@ from sites import built_site
 
 import fedlora_lab as fl
 from fedlora_lab.course.exercise import all_exercises
-from fedlora_lab.course.prediction import all_predictions
+from fedlora_lab.course.question import all_predictions
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))

@@ -20,9 +20,7 @@ from docutils.core import publish_doctree
 from myst_parser.parsers.docutils_ import Parser
 
 import fedlora_lab as fl
-from fedlora_lab.cli import COMMANDS
 from fedlora_lab.experiments.paper_claims import CLAIMS
-from fedlora_lab.flower import deployment
 from fedlora_lab.report.summary_table import hidden_lines, require_visible
 
 ROOT = Path(__file__).parents[2]
@@ -162,19 +160,6 @@ def test_adding_a_method_runs():
     assert sent[0] == sent[1] < sent[2]
     assert row["two-to-one", "deviation"] < 1e-5 < row["fedlora-proximal", "deviation"]
     assert adding["Proximal"].penalty is adding["proximal"]
-
-
-@pytest.mark.slow
-def test_deployment_runs_as_far_as_one_machine_goes(tmp_path, monkeypatch):
-    """Terms and a site's examples, as the page writes them, are read back as an app reads them."""
-    monkeypatch.chdir(tmp_path)
-    names = run_page("deployment.md")
-    party = deployment.read_terms("terms.json", names["task"])
-    assert party.spec.streams.seed is None and party.spec.method.slug == "la-lora"
-    assert len(deployment.read_examples("site-0.safetensors")[1]) == names["task"].sizes[0]
-    page = (DOCS / "deployment.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^(?:```sh\n)?fedlora-lab (\w+)", page, re.M)
-    assert commands and set(commands) <= set(COMMANDS)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import fedlora_lab as fl
 from fedlora_lab.lora import per_example
 from fedlora_lab.tasks.architectures import load, scale_images
-from fedlora_lab.tasks.hub import read_splits
+from fedlora_lab.tasks.hub import read_splits, split_rows
 from fedlora_lab.tasks.metrics import IGNORED, next_token_accuracy, next_token_loss
 from fedlora_lab.tasks.task import take
 
@@ -88,6 +88,10 @@ def test_files_and_folders_equal_the_frame(tmp_path):
     split = bert(parts, by="site", test="validation")
     assert len(split.test[1]) == 18 and sum(split.sizes) == 30
     assert bert(frame[:30], by="site", test=frame[30:]).fingerprint == split.fingerprint
+    frame[30:].to_csv(tmp_path / "test.csv", index=False)
+    assert bert(frame[:30], by="site", test=str(tmp_path / "test.csv")).fingerprint == (
+        split.fingerprint
+    )
     animals = toy_hubs.image_folder(tmp_path / "animals")
     task = fl.tasks.hub(toy_hubs.folder("vit"), animals, **PICTURES, clients=2, test=0.25)
     assert task.labels == ("cat", "dog")
@@ -137,13 +141,33 @@ def test_the_seed_decides_the_split_and_a_limit_takes_private_rows():
     assert shortest >= 3 + 2 + 3, "both texts and three marks"
 
 
+def test_a_site_that_is_left_without_rows_is_named():
+    """Its only row was held out: it would take part in nothing, and nobody would know."""
+    frame = toy_hubs.texts()
+    for seed in range(20):  # until the draw takes the one row
+        frame["site"] = [
+            "alone" if i == 5 else site for i, site in enumerate(toy_hubs.texts()["site"])
+        ]
+        held = sorted(split_rows(frame, 0.2, None, seed)[1].index)
+        if 5 in held:
+            break
+    with pytest.warns(UserWarning, match="by='site': alone: no client, since test= held all rows"):
+        task = bert(frame, by="site", seed=seed)
+    assert task.client_names == ("site 0", "site 1", "site 2", "site 3")
+    whole = bert(frame, by="site", test=frame)
+    assert whole.client_names[0] == "alone" and whole.sizes[0] == 1
+    frame.loc[7, "site"] = None
+    with pytest.raises(ValueError, match="by 'site'='nothing in row 7': expected an owner"):
+        bert(frame, by="site")
+
+
 # ---- texts and images
 
 
 def test_texts_too_long_are_refused_or_cut():
     frame = toy_hubs.texts()
     frame.loc[5, "text"] = "good " * 70
-    line = r"text='72 tokens in row .*': expected at most 64; max_length=64 cuts them"
+    line = r"text='72 tokens in row 5': expected at most 64; max_length=64 cuts them"
     with pytest.raises(ValueError, match=line):
         bert(frame)
     cut = bert(frame, max_length=16)
@@ -185,6 +209,29 @@ def test_the_benchmark_s_plain_step_groups_texts_as_the_private_one():
         sum(task.loss(task.forward(task.model, a), b).sum() for a, b in z) for z in (parts, whole)
     ]
     torch.testing.assert_close(*sums, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", toy_hubs.DECODERS)
+@pytest.mark.parametrize("number", [None, -1, 7])
+def test_a_classifier_on_a_decoder_reads_each_text_s_last_token(kind, number):
+    """Whatever number the model's own configuration has for padding: with another one than the
+    tokenizer's it would read padding, and an example's output depend on how long others are."""
+    code = AutoTokenizer.from_pretrained(toy_hubs.folder(kind))
+    with fl.tasks.quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(toy_hubs.folder(kind))
+    model.config.pad_token_id = number
+    frame = toy_hubs.texts()
+    task = fl.tasks.hub(model, frame, **LABELLED, clients=2, tokenizer=code)
+    x: Any = task.test[0]
+    lengths = x["attention_mask"].sum(1)
+    assert len(set(lengths.tolist())) > 2, "texts of unequal length"
+    decoder: Any = task.model
+    hidden = decoder.base_model(**x).last_hidden_state
+    last = decoder.score(hidden[torch.arange(len(lengths)), lengths - 1])
+    torch.testing.assert_close(task.forward(decoder, x), last, rtol=1e-5, atol=1e-6)
+    for i, length in enumerate(lengths.tolist()):
+        alone = decoder(x["input_ids"][i : i + 1, :length]).logits[0]
+        torch.testing.assert_close(alone, last[i], rtol=1e-5, atol=1e-6)
 
 
 def test_loss_is_each_text_s_own():
@@ -260,7 +307,9 @@ BAD = {
     "text='row .* has one token': expected at least two in": DECODER
     | {"dataset": FRAME.assign(text="good")},
     r"test=0.9: expected a number in \(0, 0.5\]": {"test": 0.9},
-    "test='new': expected a share, a data set, or the name of a split: none": {"test": "new"},
+    "test='new': expected a share, a data set, a file, or the name of a split: none": {
+        "test": "new"
+    },
     "limit=0: expected a whole number": {"limit": 0},
     r"max_length=1: expected a whole number in \[2, 64\]": {"max_length": 1},
     "dataset='int': expected a pandas DataFrame": {"dataset": 5},
@@ -274,6 +323,7 @@ BAD = {
     "tokenizer='token 16 in row 0': expected tokens below 16": UNKNOWN,
     "model='no/such/model/anywhere': expected a name or": {"model": "no/such/model/anywhere"},
     "model=.*: expected a name or folder that AutoModelForSeq": {"model": "vit"},
+    f"model='{Path(__file__)}': .*this is a file": {"model": __file__},
     "model='Linear': expected a Transformers model": {"model": torch.nn.Linear(2, 2)},
     "model=3: expected a Transformers model, a name or a folder": {"model": 3},
 }

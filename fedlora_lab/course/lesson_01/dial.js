@@ -20,10 +20,11 @@ export const dials = {
       const n = values.length, floor = reachable(values), best = floor[rank], scale = alpha / rank;
       const path = errors[ranks.indexOf(rank)][alphas.indexOf(alpha)].map((e, i) => [i * step, e]).filter(p => p[1] !== null);
       const whole = path.length === errors[0][0].length, last = path.at(-1)[1], near = path.find(p => p[1] <= best + 0.01), end = (errors[0][0].length - 1) * step;
+      const overshoots = path.some((p, i) => i && p[1] > path[i - 1][1] + 1e-3); // the error rises on the way
       const lost = !whole || last > 1, bars = (from, to) => values.slice(from, to).map((v, i) => [from + i + 0.6, 0, from + i + 1.4, v]);
       const text = lost ? "this learning rate is too large: the descent diverges. Lower α, or raise the rank."
         : near ? `the descent is within 1 point of that after ${near[0]} steps.`
-        : `${end} steps end at ${percent(last)}: the rank would allow more, the small scale makes it slow.`;
+        : `${end} steps end at ${percent(last)}: the rank would allow more, ${overshoots ? "but steps this large overshoot: lower α." : "the small scale makes it slow."}`;
       const kept = {y: {label: "error, share of the change", range: [0, 1.02], format: v => percent(v)}};
       return {
         panels: [{

@@ -112,7 +112,7 @@ export const dials = {
           ],
         }, {
           title: `ρ = 3 d N τ² / c² = ${num(rho)}`, height: 290,
-          x: {label: "round", range: [0, T]}, y: {label: "noise × noise, share of the noise energy", range: [0, 1], format: x => percent(x)},
+          x: {label: "round", range: [0, T]}, y: {label: "noise × noise, share of energy", range: [0, 1], format: x => percent(x)},
           marks: [
             {line: [[0, 0.5], [T, 0.5]], colour: "soft", width: 1.4, dash: "3 3"}, {text: "ρ = 1: one half", at: [T, 0.5], anchor: "end", dy: -5, colour: "soft"},
             {line: curve([0, ...ts], t => rho * t / T / (1 + rho * t / T)), name: "share", colour: "purple", width: 3},

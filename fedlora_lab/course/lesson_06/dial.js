@@ -89,7 +89,7 @@ export const dials = {
             {text: `real ${fixed(mu)}`, at: [7, 1.18], anchor: "end", dx: -4, colour, bold: true}, {text: `promised ${fixed(promised)}`, at: [7, 1.06], anchor: "end", dx: -4, colour: "soft"}, {text: "noise", at: [-4, 1.18], dx: 4, colour: "teal", bold: true},
           ],
         }],
-        say: `Dots and thin ellipses are noise, the dark shape holds the changes that the clip allows, red is the worst of them. Clip on the ${clip}: the worst change stands ${fixed(mu)} deviations out, ${judged}; one release gives ε = ${fixed(real)}${clip === "product" ? "" : `, promised ${fixed(nominal)}`} at δ = 0.00001.`,
+        say: `Dots and thin ellipses are noise, the filled shape holds the changes that the clip allows, red is the worst of them. Clip on the ${clip}: the worst change stands ${fixed(mu)} deviations out, ${judged}; one release gives ε = ${fixed(real)}${clip === "product" ? "" : `, promised ${fixed(nominal)}`} at δ = 0.00001.`,
       };
     },
   }),

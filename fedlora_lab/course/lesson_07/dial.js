@@ -46,7 +46,7 @@ export const dials = {
           marks: [
             {bars: bars(e => e), colour: "pale"}, {bars: bars((e, j) => e * gain[j] ** 2), colour: "ink", opacity: 0.75},
             {line: [[0, noise ** 2], [1, noise ** 2]], colour: "grey", name: "noise before"}, {line: curve([...gain.keys()].map(j => j / SIZE), x => Math.max(noise ** 2 * gain[Math.round(x * SIZE)] ** 2, 1e-9)), colour: "pink", name: "noise after", width: 2.6},
-            {text: "signal: pale before, dark after", at: [1, 60], anchor: "end", dx: -4, colour: "soft", size: 11.5}, {text: "noise: grey before, red after", at: [1, 25], anchor: "end", dx: -4, colour: "soft", size: 11.5},
+            {text: "signal: faint bars before, full bars after", at: [1, 60], anchor: "end", dx: -4, colour: "soft", size: 11.5}, {text: "noise: straight line before, curve after", at: [1, 25], anchor: "end", dx: -4, colour: "soft", size: 11.5},
           ],
         }],
         say: `${taps} tap${taps > 1 ? "s" : ""} keep${taps > 1 ? "" : "s"} ${percent(kept)} of the signal's energy and ${percent(left)} of the noise's: ${num(kept / left, 2)} times as much signal to noise as before. ${verdict}`,

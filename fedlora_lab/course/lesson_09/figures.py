@@ -24,7 +24,7 @@ from fedlora_lab.plots.training_curves import AXES
 
 KNOBS = {
     "epsilon": "privacy budget ε",
-    "alpha": "Dirichlet α of the split",
+    "alpha": "Dirichlet β of the split",
     "noise": "noise multiplier σ",
     "clip": "clip norm C",
     "scale": "α / r",

@@ -21,7 +21,7 @@ const BENCH = `.fl-bench{max-width:1180px}.fl-bench .knobs{gap:4px 18px}
 .fl-bench figure{flex:none}.fl-bench figcaption{min-height:0;height:24px}
 .fl-bench .runs{height:190px;overflow:auto;border:1px solid ${ink("grid")};border-radius:6px;margin-top:4px}
 .fl-bench table{border-collapse:collapse;width:100%;font-size:13px;margin:0}.fl-bench th{position:sticky;top:0;background:${ink("card")};z-index:1}
-.fl-bench :is(td,th){padding:2px 7px;text-align:left;white-space:nowrap;border-bottom:1px solid ${ink("grid")};color:${ink()}}
+.fl-bench :is(td,th){padding:2px 7px;text-align:left;white-space:nowrap;border-bottom:1px solid ${ink("grid")};color:${ink()}}.fl-bench td:last-child{white-space:normal;min-width:10.5em}
 .fl-bench tr.off{opacity:.5}.fl-bench td.differs{background:color-mix(in srgb,${ink("blue")} 16%,transparent);font-weight:600}
 .fl-bench td input[type=text]{border-color:transparent;background:transparent;font-weight:600}.fl-bench td input[type=text]:hover{border-color:${ink("edge")}}
 .fl-bench td button{min-height:22px;padding:0 7px;font-size:12px}.fl-bench .bad{color:${ink("red")};font-weight:600}

@@ -35,10 +35,11 @@ from fedlora_lab.course.widgets.run_config import (
     paper_home,
 )
 from fedlora_lab.measures.statistics import collapsed, smaller_is_better, t_interval
-from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.plan import Plan, lora_of
 from fedlora_lab.plots.style import look
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.report.summary_table import format_number, observer_phrase
+from fedlora_lab.tasks.metrics import TextScore
 from fedlora_lab.tasks.task import Task, take
 
 if TYPE_CHECKING:
@@ -614,7 +615,8 @@ class Workbench(anywidget.AnyWidget):
     def _before(self) -> str:
         """Scores the model before training on some test examples; returns the measure's name."""
         task, (x, y) = self._first.task, self._first.task.test
-        measure = "accuracy" if "accuracy" in task.metrics else next(iter(task.metrics))
+        direct = [k for k, metric in task.metrics.items() if not isinstance(metric, TextScore)]
+        measure = "accuracy" if "accuracy" in direct else direct[0]
         stacked = isinstance(x, torch.Tensor) and x.ndim == 3
         pictured = task.public_test and task.labels is not None and stacked
         some = slice(0, 512 if pictured else 64)  # the page comes within a second
@@ -719,7 +721,7 @@ def live(
     epsilon: float | None = 8.0,
     plan: Plan | None = None,
     privacy: Privacy | None = None,
-    lora: Lora | None = None,
+    lora: Any = None,
     seed: int = 0,
     presets: "Mapping[str, Mapping[str, Any]] | None" = None,
     sweep: "Mapping[str, Sequence[Any]] | None" = None,
@@ -748,7 +750,7 @@ def live(
     >>> run.close()
     """
     row, base = methods.get(method), plan or Plan()
-    first = RunConfig(task, row, base, drop_calibration(privacy), epsilon, lora or Lora(), seed)
+    first = RunConfig(task, row, base, drop_calibration(privacy), epsilon, lora_of(lora), seed)
     if plan is None:
         first = first.with_rate(first.suggestion().lr)
     return Workbench(first, presets, sweep)

@@ -74,7 +74,7 @@ class RunConfig:
         if self.epsilon is None:
             return None
         some = self.privacy.replace(noise_multiplier=1.0).resolve(self.task, self.plan)
-        steps = self.plan.rounds * (self.plan.local_steps if some.unit == "example" else 1)
+        steps = self.plan.rounds * (self.plan.local_steps if some.by_step else 1)
         rate: Any = some.sample_rate
         known = {
             q: clt_noise_multiplier(self.epsilon, some.delta, q, steps)
@@ -125,7 +125,7 @@ class RunConfig:
         privacy = self.likely_privacy()
         spec = make_run_spec(self.task, self.method, privacy, self.plan, self.lora, self.seed)
         sigma, rate, ratio, taken = "no noise", "–", "0", "none"
-        once = "step" if self.privacy.unit == "example" else "round"
+        once = "step" if self.privacy.by_step else "round"
         if privacy is not None:
             forecast = forecast_of(spec)
             unknown, ratio = forecast.unknown, f"≥ {_round(forecast.noise_to_signal())}"

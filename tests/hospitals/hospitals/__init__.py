@@ -1,1 +1,1 @@
-"""The app of the deployment test."""
+"""A small app of three linear maps, for tests."""

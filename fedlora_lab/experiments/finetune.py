@@ -1,0 +1,764 @@
+"""One sentence for a model and data of one's own: what is not given follows from public numbers.
+
+Public are the number, sizes and names of the clients, the number of classes, and the model. No
+value of an example enters a choice; each choice is printed with its reason and can be given.
+"""
+
+import difflib
+import inspect
+import math
+import shutil
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from html import escape
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from fedlora_lab import methods
+from fedlora_lab._utils.environment import ignored_warnings
+from fedlora_lab._utils.html_table import html_table
+from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
+from fedlora_lab.experiments.regime import guide
+from fedlora_lab.experiments.tuned_rates import suggest_lr
+from fedlora_lab.federated.comparison import BAR, Cell, Progress
+from fedlora_lab.federated.records import Round, save_adapter
+from fedlora_lab.federated.simulation import Federation, RunOptions, generate, predict
+from fedlora_lab.methods.optimizers import optimizer_of
+from fedlora_lab.methods.plan import Plan, lora_of
+from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.ledger import UNITS, Ledger
+from fedlora_lab.report.html_page import report as write_report
+from fedlora_lab.report.run_folder import Folder, read_frame, run_cell, run_settings
+from fedlora_lab.report.summary_table import observer_phrase
+from fedlora_lab.tasks import architectures, partition
+from fedlora_lab.tasks.hub import class_numbers, hub, read_splits, split_by
+from fedlora_lab.tasks.prompts import prompts
+from fedlora_lab.tasks.task import Task, classification, is_linear
+
+ROUNDS, LOCAL_STEPS = 20, 5
+"""The work for which the limits of noise behind `suggest_lr` were fitted."""
+SMALLEST_BATCH, LARGEST_BATCH = 4, 64
+LARGEST_RATE, CLIENT_RATE, ADAM_RATE = 3.2, 0.125, 1e-3
+"""The largest rate that was best in a committed search; the one that was best in most searches of
+the client unit; torch's own of Adam."""
+MOST_TOKENS = 128
+OTHER_NAMES = {
+    "learning_rate": "lr",
+    "batch_size": "batch",
+    "epochs": "rounds",
+    "num_train_epochs": "rounds",
+    "max_grad_norm": "clip_norm",
+    "max_seq_length": "max_length",
+    "target": "label",
+    "rank": "lora=fl.Lora(rank=...)",
+    "r": "lora=fl.Lora(rank=...)",
+    "noise_multiplier": "epsilon, which sets it",
+}
+"""Names of other libraries -> the name here."""
+
+
+class Choice(NamedTuple):
+    """A setting of a run, and why it is what it is."""
+
+    name: str
+    value: Any
+    reason: str
+
+    def __str__(self) -> str:
+        value = f"{self.value:.4g}" if isinstance(self.value, float) else str(self.value)
+        text = f"{self.name:<11} {value:<18} {self.reason}"
+        return textwrap.fill(text, 100, subsequent_indent=31 * " ", break_on_hyphens=False)
+
+
+@dataclass(frozen=True, repr=False)
+class Finetuned:
+    """What `finetune` returns.
+
+    Args:
+        record: of the last round, with the adapter.
+        choices: every setting with its reason.
+        folder: of the run: report, ledger, adapter, checkpoints.
+        score: name -> score of the public test examples; NaN where there are none.
+        encode: inputs as `predict` takes them -> the model's.
+    """
+
+    record: Round
+    choices: tuple[Choice, ...]
+    folder: Path
+    encode: Callable[[Any], Any]
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """What was spent; ``None`` without privacy."""
+        return self.record.ledger
+
+    @property
+    def score(self) -> float:
+        """The last score of the public test examples, by the task's first metric; NaN: none."""
+        return next(iter(self.record.metrics.values()))
+
+    @property
+    def frame(self) -> Any:
+        """The tidy frame of all rounds, as of `fl.to_frame`."""
+        return read_frame(self.folder / "frame.csv")
+
+    def _first(self, measure: str) -> float:
+        rows = self.frame.query("round == 0 and layer == 'all' and measure == @measure")
+        return float(rows["value"].iloc[0]) if len(rows) else math.nan
+
+    def _majority(self) -> float:
+        """Share of the largest class in the test rows; 0 for texts."""
+        task = self.record.source[0] if self.record.source else None
+        labels = None if task is None else task.test[1]
+        if labels is None or labels.ndim != 1:
+            return 0.0
+        return float(labels.bincount().max()) / len(labels)
+
+    def report(self) -> Path:
+        """Writes the report again and returns the path of its page."""
+        return write_report(self.folder)
+
+    def save(self, folder: str | Path) -> Path:
+        """Saves the adapter as a folder for ``peft.PeftModel.from_pretrained(model, folder)``."""
+        return save_adapter(self.record, folder)
+
+    def predict(self, inputs: Any, *, probabilities: bool = False) -> Any:
+        """Predicts the label of each row, or what a decoder answers to each prompt.
+
+        Args:
+            inputs: a list of texts, pairs of texts, prompts or images; or a frame with the feature
+                columns.
+            probabilities: return a frame with a column for each class instead of the labels.
+
+        Raises: ``ValueError`` for a decoder that was trained on texts alone.
+        Guarantees: test_finetune.py::test_predictions_are_those_of_the_saved_adapter.
+        """
+        import pandas as pd
+
+        task, _, _ = self.record.source or (None, None, None)
+        check(task is not None, "record", "a pickled copy", "the result that fl.finetune returned")
+        assert task is not None
+        if task.generation is not None:
+            return generate(task, self.record, self.encode(inputs))
+        expected = "a classifier; save() the adapter and generate() with PEFT and Transformers"
+        check(task.test[1].ndim == 1, "model", type(task.model).__name__, expected)
+        chances = predict(task, self.record, self.encode(inputs)).double().softmax(1)
+        names = task.labels or tuple(range(chances.shape[1]))
+        if probabilities:
+            return pd.DataFrame(chances.numpy(), columns=list(names))
+        return [names[i] for i in chances.argmax(1).tolist()]
+
+    def _facts(self) -> list[tuple[str, str]]:
+        record, book = self.record, self.ledger
+        measure, score = next(iter(record.metrics)), self.score
+        rows = [("method", f"{record.method}, {record.index} rounds")]
+        if book is None:
+            rows.append(("privacy", "none"))
+        else:
+            words = observer_phrase(book.trust)
+            rows += [("ε spent", f"{record.epsilon:.3g} at δ = {book.delta:g}{words}")]
+            rows += [("unit", f"one {book.unit}"), ("mode", book.mode)]
+        said = f"{score:.3f}, before training {self._first(measure):.3f}"
+        most = self._majority()
+        if measure == "accuracy" and score <= most:
+            said += f"; the largest class alone makes {most:.3f}: more rounds, rows or epsilon"
+        said = "not measured: no public test rows" if math.isnan(score) else said
+        return [*rows, (measure, said), ("folder", str(self.folder))]
+
+    def __repr__(self) -> str:
+        return f"Finetuned({'; '.join(f'{name} {value}' for name, value in self._facts())})"
+
+    def _repr_html_(self) -> str:
+        rows = [(c.name, str(c.value), c.reason) for c in self.choices]
+        head = f"<p>{escape(self.record.task)}</p>{html_table(self._facts())}"
+        chosen = html_table(rows, ("setting", "value", "why"))
+        return f"{head}<details><summary>Settings</summary>{chosen}</details>"
+
+
+def finetune(
+    model: Any,
+    frame: Any,
+    *,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    by: str | None = None,
+    epsilon: float | None = 8.0,
+    test: Any = None,
+    prompt: str | None = None,
+    answer: str | None = None,
+    features: Sequence[str] | None = None,
+    image: str | None = None,
+    clients: int | None = None,
+    unit: str | None = None,
+    delta: float | None = None,
+    method: "str | methods.Method | None" = None,
+    rounds: int | None = None,
+    local_steps: int | None = None,
+    batch: int | str | None = None,
+    lr: float | Mapping[str, float] | None = None,
+    clip_norm: Any = None,
+    lora: Any = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    fresh: bool = False,
+    progress: bool | None = None,
+    say: Callable[[str], Any] | None = print,
+    **options: Any,
+) -> Finetuned:
+    """Fine-tunes a model of one's own on data of one's own, federated and private, by defaults.
+
+    Every setting that is not given follows from public numbers and is printed with its reason.
+    Without public test rows nothing is scored under privacy.
+
+    Args:
+        model: a Hugging Face name or folder, a pair (model, tokenizer), or any torch module that
+            takes the feature columns, (n, features) -> (n, classes).
+        frame: a DataFrame, a CSV file, or a `datasets` split; private.
+        text, label, by: columns: the text (two for pairs), the class, the owner of a row. Without
+            ``by`` the rows are dealt at random among ``clients``; without ``label`` a decoder
+            learns the texts.
+        epsilon: the budget, > 0; ``None`` trains without privacy.
+        test: public rows for scores, as ``frame``; or a share in (0, 0.5] held out of the private
+            rows, which is never scored under privacy.
+        prompt, answer: in place of ``text``, for a decoder: columns or templates, see
+            `fl.tasks.prompts`.
+        features, image: columns in place of ``text``: numbers for a torch module (default: all
+            others), or images.
+        clients, unit, delta, method, rounds, local_steps, batch, lr, clip_norm, lora: given in
+            place of what would be chosen; ``batch="all"`` takes every example in every step.
+        seed: ``None``: the noise is fresh, and the result may be released; a number repeats a run.
+        out: run folder; a run that was stopped goes on with the same call. Default: a new folder
+            ``runs/finetune-1``, ``-2``, …
+        fresh: clear ``out`` of an earlier run; what that released stays counted.
+        progress: a bar; ``None``: on a terminal and in a notebook.
+        say: takes each printed line; ``None``: nothing is printed.
+        options: of `fl.tasks.hub` or `fl.tasks.prompts` (targets, head, max_length, limit, …),
+            `fl.Plan`, `fl.Privacy` and `fl.run` (device, stop_at, …), by their names there.
+
+    Raises: ``ValueError`` in one line that says what to do, before anything is trained.
+    Guarantees: no choice depends on a value of an example
+        (test_finetune.py::test_no_choice_depends_on_a_private_value).
+
+    >>> import tempfile, pandas as pd, fedlora_lab as fl
+    >>> rows = pd.DataFrame({"x": [0.0, 1.0] * 40, "z": 1.0, "y": [0, 1] * 40})
+    >>> model, folder = torch.nn.Linear(2, 2), tempfile.mkdtemp()
+    >>> found = fl.finetune(model, rows, label="y", clients=2, rounds=1, out=folder, say=None)
+    >>> found.record.index, found.ledger.mode
+    (1, 'release')
+    """
+    parts = _sort_options(options)
+    choices: list[Choice] = []
+
+    def choose(name: str, value: Any, reason: str) -> Any:
+        choices.append(Choice(name, value, reason))
+        if say is not None:
+            say(str(choices[-1]))
+        return value
+
+    def given(name: str, value: Any, default: Any, reason: str) -> Any:
+        return choose(name, default, reason) if value is None else choose(name, value, "as given")
+
+    if epsilon is not None:
+        check_number("epsilon", epsilon, 0, 1e9, open_low=True)
+    check(say is None or callable(say), "say", say, "a function of a line, or None")
+    check(progress in (None, True, False), "progress", progress, "True, False or None")
+    check(seed is None or type(seed) is int, "seed", seed, "a whole number >= 0, or None")
+    budget = "smaller protects better and learns less" if epsilon else "nothing is promised"
+    choose("epsilon", "none" if epsilon is None else float(epsilon), budget)
+    parts["task"] = {"seed": seed or 0, **parts["task"]}
+    columns = {"text": text, "image": image, "features": features, "label": label, "by": by}
+    columns |= {"prompt": prompt, "answer": answer}
+    test = _choose_test(test, frame, epsilon, choose)
+    task, encode = _build(model, frame, test, columns, clients, parts["task"], choose)
+
+    hidden = 'one row is hidden; unit="client" hides all rows of a client'
+    unit = given("unit", unit, "person" if parts["task"].get("person") else "example", hidden)
+    check_one_of("unit", unit, UNITS)
+    known = unit != "person" or bool(task.person_counts)
+    words = "with person= (--person), the column that says whose each row is"
+    check(known, "unit", unit, words)
+    plan = _choose_plan(task, rounds, local_steps, batch, parts["plan"], given)
+    adapter = lora_of(lora)
+    words = f"rank {adapter.rank}, alpha {adapter.alpha:g}"
+    choose("lora", words, "as in the committed studies" if lora is None else "as given")
+    privacy = None
+    if epsilon is not None:
+        units = _units(task, unit)
+        tenth = 10.0 ** math.floor(math.log10(0.1 / max(units, 1)))
+        small = f"at most 1e-05 and a tenth of 1 / {units:,} {unit}s"
+        delta = given("delta", delta, min(1e-5, max(tenth, 1e-12)), small)
+        norm: Any = 1.0 if clip_norm is None else clip_norm
+        terms: dict[str, Any] = {
+            "unit": unit,
+            "delta": delta,
+            "clip_norm": norm,
+            **parts["privacy"],
+        }
+        privacy = Privacy(**terms).calibrate(epsilon=epsilon, task=task, plan=plan)
+        seen = observer_phrase(privacy.trust).strip()
+        choose("noise", _numbers(privacy.noise_multiplier), f"the least that keeps to ε {seen}")
+    row = _choose_method(method, task, privacy, plan, adapter, given)
+    privacy, plan = _choose_rate(lr, clip_norm, task, row, privacy, plan, adapter, given)
+    release = "fresh noise, fit for release; seed=0 repeats a run, for study only"
+    seed = given("seed", seed, None, release)
+
+    folder = _choose_folder(out)
+    cell = Cell(row.slug, task, row, privacy, plan, adapter, seed)
+    choose("folder", str(folder), "report, ledger, adapter and checkpoints")
+    record = _train(folder, cell, fresh, parts["run"], progress, say)
+    found = Finetuned(record, tuple(choices), folder, encode)
+    if say is not None:
+        for name, value in found._facts()[:-1]:
+            say(f"{name}: {value}")
+        say(f"report: {folder / 'report.html'}")
+    return found
+
+
+# ---- where options belong
+
+
+def _sort_options(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options by the part that takes them: task, plan, privacy, run."""
+    own = {*inspect.signature(finetune).parameters} - {"options"}
+    fixed = {"checkpoint", "resume", "bug", "public_test", "name", "dataset", "target", "releases"}
+    takes = {
+        "task": [*inspect.signature(hub).parameters, *inspect.signature(prompts).parameters],
+        "plan": [field.name for field in fields(Plan)],
+        "privacy": [field.name for field in fields(Privacy)],
+        "run": [*RunOptions.__annotations__],
+    }
+    known = {name for names in takes.values() for name in names} | own
+    known -= fixed | {"noise_multiplier", "sample_rate"}
+    for name in options:
+        near = difflib.get_close_matches(name, sorted(known), 1)
+        meant = OTHER_NAMES.get(name) or (near[0] if near else "")
+        hint = f"; did you mean {meant}?" if meant else ", see help(fl.finetune)"
+        words = f"an option of fl.finetune{hint}"
+        check(name in known, name, options[name], words)
+    return {
+        part: {name: options[name] for name in options if name in names and name not in own}
+        for part, names in takes.items()
+    }
+
+
+# ---- the task
+
+
+def _choose_test(test: Any, frame: Any, epsilon: float | None, choose: Callable) -> Any:
+    """What to score on: a data set or a split's name, a share, or ``None`` for nothing."""
+    if test is None and epsilon is None:
+        return choose("test", 0.2, "this share of the rows is held out, since nothing is protected")
+    if test is None:
+        choose("test", "none", "scores are not measured; test=FRAME takes public rows to score on")
+        return None
+    check(test is not frame, "test", "the private frame itself", "public rows of their own")
+    if isinstance(test, (int, float)) and not isinstance(test, bool):
+        held = "held out of the private rows" + (": never scored" if epsilon is not None else "")
+        return choose("test", float(test), f"as given: {held}")
+    choose("test", "as given", "public by your word: scored after every round, not protected")
+    return Path(test) if isinstance(test, str) and test.lower().endswith(".csv") else test
+
+
+def _build(
+    model: Any,
+    frame: Any,
+    test: Any,
+    columns: dict[str, Any],
+    clients: int | None,
+    options: dict[str, Any],
+    choose: Callable,
+) -> tuple[Task, Callable[[Any], Any]]:
+    """The task, and what encodes inputs for it."""
+    if isinstance(model, tuple):
+        check(len(model) == 2, "model", f"{len(model)} things", "a pair (model, tokenizer)")
+        model, options = model[0], {"tokenizer": model[1], **options}
+    bare = isinstance(model, nn.Module) and not hasattr(model, "config")
+    read = any(columns[name] is not None for name in ("text", "image", "prompt"))
+    if bare:
+        why = "a Hugging Face model, since text= and image= are given; a module takes features="
+        check(not read, "model", type(model).__name__, why)
+    else:
+        check(read, "text, image", None, 'the column that the model reads, as text="review"')
+    both = (columns["prompt"] is None) == (columns["answer"] is None)
+    check(both, "prompt, answer", (columns["prompt"], columns["answer"]), "both or none")
+    splits = read_splits(frame)
+    check("train" in splits, "frame", sorted(splits), "a table, or splits with one called train")
+    data = splits["train"]
+    for argument in ("text", "image", "features", "label", "by"):
+        given = columns[argument]
+        for name in [given] if given is None or isinstance(given, str) else given:
+            _check_column(argument, name, data)
+    if isinstance(test, str) and test in splits:
+        test = splits[test]
+    elif test is not None and not isinstance(test, float):
+        test = next(iter(read_splits(test).values()))
+    if columns["by"] is None:
+        most = max(2, min(10, len(data) // 20))
+        reason = "no column by=: the rows are dealt at random among so many clients"
+        count = most if clients is None else clients
+        clients = choose("clients", count, reason if clients is None else "as given")
+    shared = {"by": columns["by"], "clients": clients, **options}
+    if bare:
+        task, encode = _features_task(model, data, test, columns, shared)
+    else:
+        task, encode = _hub_task(model, frame, data, test, columns, shared, choose)
+    if columns["by"] is not None:
+        found = f"one for each value of {columns['by']!r}"
+        choose("clients", len(task.sizes), f"{found}, of {_span(task.sizes)} rows")
+    return task, encode
+
+
+def _span(sizes: Sequence[int]) -> str:
+    low, high = min(sizes), max(sizes)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _check_column(argument: str, name: Any, data: Any) -> None:
+    if name is None or name in data.columns:
+        return
+    there = list(map(str, data.columns))
+    near = difflib.get_close_matches(str(name), there, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    check(False, argument, name, f"one of the columns {', '.join(there)}{hint}")
+
+
+def _hub_task(
+    model: Any,
+    frame: Any,
+    data: Any,
+    test: Any,
+    columns: dict[str, Any],
+    options: dict[str, Any],
+    choose: Callable,
+) -> tuple[Task, Callable[[Any], Any]]:
+    """A task of a Hugging Face model."""
+    text, image, label = columns["text"], columns["image"], columns["label"]
+    asked = columns["prompt"] is not None
+    if (asked or text is not None) and "max_length" not in options:
+        options["max_length"] = choose("max_length", *_longest(model))
+    words = [text] if isinstance(text, str) else list(text or ())
+    public = test is not None and not isinstance(test, float)
+    if test is None:  # shapes are read from made-up rows; nothing of them is scored
+        test = _made_up(data, list(data.columns) if asked else words, image, label)
+    given: dict[str, Any] = {"test": test, "public_test": public, "name": "finetune", **options}
+    takes = [*inspect.signature(prompts if asked else hub).parameters]
+    for name in given:
+        check(name in takes, name, given[name], f"one of {', '.join(takes[2:])} for this task")
+    if asked:
+        check(label is None and text is None, "prompt", columns["prompt"], "no text= or label=")
+        task = prompts(model, frame, prompt=columns["prompt"], answer=columns["answer"], **given)
+    else:
+        task = hub(model, frame, text=text, image=image, label=label, **given)
+    # How many texts were cut is an exact number about private texts.
+    task = replace(task, info={k: v for k, v in task.info.items() if k != "texts cut"})
+    if asked:
+        return task, list
+    if image is not None:
+        return task, lambda images: architectures.scale_images(list(images), task.model, model)
+    with ignored_warnings():  # what there is to warn of was told when the task was made
+        code = architectures.prepare_tokenizer(model, options.get("tokenizer"), task.model)
+
+    def encode(texts: Any) -> Any:
+        check(not isinstance(texts, str), "texts", texts, "a list of texts")
+        rows = list(texts)
+        parts = [rows] if len(words) == 1 else [list(part) for part in zip(*rows, strict=True)]
+        return architectures.tokenize(code, parts, task.model, options["max_length"])[0]
+
+    return task, encode
+
+
+def _longest(model: Any) -> tuple[int, str]:
+    """Tokens kept of a text."""
+    config = getattr(model, "config", None)
+    if config is None:
+        from transformers import AutoConfig
+
+        here: dict[str, Any] = {"local_files_only": architectures.cached_only(str(model))}
+        try:
+            config = AutoConfig.from_pretrained(str(model), **here)
+        except Exception:  # a model that cannot be read is refused when it is loaded
+            config = SimpleNamespace()
+    limit = architectures.longest_text(SimpleNamespace(config=config))
+    if limit is not None and limit < MOST_TOKENS:
+        return limit, "tokens of a text, as many as the model takes; longer texts are cut"
+    return MOST_TOKENS, "tokens of a text; longer texts are cut"
+
+
+def _made_up(data: Any, words: Sequence[str], image: str | None, label: str | None) -> Any:
+    """Four rows that are nobody's, with classes of the data."""
+    import numpy as np
+    import pandas as pd
+
+    rows: dict[str, Any] = {}
+    for column in words:
+        rows[column] = ["a made up text", "another one", "this is a third text", "the last"]
+    if image is not None:
+        draw = np.random.default_rng(0)
+        rows[image] = list(draw.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8))
+    if label is not None:
+        classes = sorted(data[label].dropna().unique().tolist(), key=str)[:4]
+        check(len(classes) > 1, f"label {label!r}", classes, "at least two classes")
+        rows[label] = [classes[i % len(classes)] for i in range(4)]
+    return pd.DataFrame(rows)
+
+
+def _features_task(
+    model: nn.Module, data: Any, test: Any, columns: dict[str, Any], options: dict[str, Any]
+) -> tuple[Task, Callable[[Any], Any]]:
+    """A task of any module on columns of numbers."""
+    import numpy as np
+
+    label, by = columns["label"], options.pop("by")
+    check(isinstance(label, str), "label", label, "a column's name, the class of each row")
+    names = columns["features"]
+    if names is None:
+        names = [name for name in data.columns if name not in (label, by, options.get("person"))]
+    taken = [
+        "clients",
+        "alpha",
+        "seed",
+        "min_size",
+        "targets",
+        "head",
+        "metrics",
+        "limit",
+        "person",
+    ]
+    for name in options:
+        check(name in taken, name, options[name], f"one of {', '.join(taken)} with features")
+    split_seed = options.get("seed", 0)
+
+    def numbers(table: Any) -> torch.Tensor:
+        for name in names:
+            kind = table[name].dtype if name in table.columns else "missing"
+            right = kind != "missing" and getattr(kind, "kind", "O") in "iufb"
+            check(right, f"feature {name!r}", str(kind), "a column of numbers; or give features=")
+        values = torch.from_numpy(np.asarray(table[list(names)], dtype=np.float32))
+        gaps = ~values.isfinite()
+        row = int(gaps.any(1).int().argmax())
+        name = names[int(gaps[row].int().argmax())]
+        check(not gaps.any(), f"feature {name!r}", f"nothing in row {row}", "a number in each row")
+        return values
+
+    share = test if isinstance(test, float) else None
+    limit = options.get("limit")
+    held = None if share is not None else test
+    order = np.random.default_rng(split_seed).permutation(len(data))
+    if share is not None:
+        check_number("test", share, 0, 0.5, open_low=True)
+        cut = max(1, round(share * len(data)))
+        held, data = data.iloc[np.sort(order[:cut])], data.iloc[np.sort(order[cut:][:limit])]
+    elif limit is not None:
+        data = data.iloc[np.sort(order[:limit])]
+    everyone = data[label].tolist() + ([] if held is None else held[label].tolist())
+    codes, labels = class_numbers(everyone, None, label)
+    check(codes.max() > 0, f"label {label!r}", sorted(set(everyone)), "at least two classes")
+    x, y = numbers(data), torch.from_numpy(codes[: len(data)])
+    if held is None:
+        example = torch.randn(4, x.shape[1], generator=torch.Generator().manual_seed(0))
+        public = example, torch.arange(4) % (int(codes.max()) + 1)
+    else:
+        public = numbers(held), torch.from_numpy(codes[len(data) :])
+    if by is None:
+        least = options.get("min_size", 1)
+        parts = options["clients"], options.get("alpha"), split_seed, least
+        split, names_of = partition.dirichlet(y, *parts), ()
+    else:
+        split, names_of = split_by(data, data, by, options.get("min_size", 1))
+    whose = options.get("person")
+    if whose is not None:
+        _check_column("person", whose, data)
+    persons = None if whose is None else [data[whose].to_numpy()[i].tolist() for i in split]
+    maps = [name for name, module in model.named_modules() if name and is_linear(module)]
+    targets = options.get("targets") or maps
+    single = isinstance(model, nn.Linear)
+    model = nn.Sequential(model) if single else model  # a layer without a name gets one
+    try:
+        task = classification(
+            model,
+            [(x[i], y[i]) for i in map(torch.from_numpy, split)],
+            test=public,
+            targets=["0"] if single else targets,
+            head=options.get("head"),
+            metrics=options.get("metrics", ("accuracy",)),
+            labels=labels,
+            client_names=names_of,
+            persons=persons,
+            name="finetune",
+        )
+    except RuntimeError as error:
+        words = f"a module that takes ({len(names)},) features: {', '.join(map(str, names[:6]))}"
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model={type(model).__name__}: expected {words} ({reason})") from error
+    return replace(task, public_test=held is not None and share is None), numbers
+
+
+# ---- the choices
+
+
+def _units(task: Task, unit: Any) -> int:
+    """How many units there are: what delta must stay below one over."""
+    if unit == "client":
+        return len(task.sizes)
+    return sum(task.person_counts) if unit == "person" else sum(task.sizes)
+
+
+def _choose_plan(
+    task: Task,
+    rounds: int | None,
+    local_steps: int | None,
+    batch: int | str | None,
+    more: dict[str, Any],
+    given: Callable,
+) -> Plan:
+    """Rounds, steps and batch from the clients' sizes."""
+    work = "the work that the noise limits were fitted for"
+    check_whole("rounds", ROUNDS if rounds is None else rounds, 1)
+    rounds = given("rounds", rounds, ROUNDS, work)
+    steps = given("local_steps", local_steps, LOCAL_STEPS, work)
+    middle = sorted(task.sizes)[len(task.sizes) // 2]
+    size = min(max(middle // 4, SMALLEST_BATCH), LARGEST_BATCH)
+    ends = f"{SMALLEST_BATCH} to {LARGEST_BATCH}"
+    reason = f"a quarter of the median client's {middle:,} rows, within {ends}"
+    batch = given("batch", batch, size, f"{reason}; larger: less noise, more time")
+    named = not isinstance(batch, str) or batch == "all"
+    check(named, "batch", batch, 'a whole number >= 1, or "all"')
+    size = None if batch == "all" else batch
+    return Plan(rounds=rounds, local_steps=steps, batch=size, **more)  # type: ignore[arg-type]
+
+
+def _choose_method(
+    method: Any,
+    task: Task,
+    privacy: Privacy | None,
+    plan: Plan,
+    lora: Any,
+    given: Callable,
+) -> "methods.Method":
+    """The row that the measured situations near this one speak for."""
+    if method is not None:
+        row = methods.get(method)
+        given("method", row.slug, None, "")
+        return row
+    if privacy is None:
+        given("method", None, "fedlora", "both factors: without noise none has to rest")
+        return methods.FedLoRA
+    said = guide(task, privacy, plan, lora)
+    words = said.sentence.split("; ")[0].rstrip(".")
+    if said.take is None:
+        words = f"turns, whose mean is exact, since fl.guide cannot tell: {words}"
+    slug = given(
+        "method", None, said.take or "rolora", words if said.take is None else f"fl.guide: {words}"
+    )
+    return methods.get(slug)
+
+
+def _choose_rate(
+    lr: Any,
+    clip_norm: Any,
+    task: Task,
+    row: "methods.Method",
+    privacy: Privacy | None,
+    plan: Plan,
+    lora: Any,
+    given: Callable,
+) -> tuple[Privacy | None, Plan]:
+    """Learning rate and clip norm by what the noise allows: in the example unit the rate, in the
+    client unit the norm."""
+    rule, fixed = optimizer_of(plan.optimizer), privacy is not None and privacy.unit == "client"
+    rate, why = (
+        (CLIENT_RATE, "best in most searches of the unit") if fixed else (Plan().rate("B"), "")
+    )
+    norm, reason = 1.0, "with the noise in proportion to it, and the rate fitted to both"
+    if rule.nonlinear:
+        rate, why = ADAM_RATE, f"torch's own for Adam; what suits {rule} here is not known"
+    elif privacy is None:
+        why = "the library's; without noise no rate follows from public numbers"
+    elif lr is None or (fixed and clip_norm is None):
+        start = plan.replace(lr=rate if lr is None else lr)
+        try:
+            found = suggest_lr(task, row, privacy, start, lora)
+        except ValueError as error:
+            why = f"the library's, since fl.suggest_lr does not know this case ({error})"
+        else:
+            if fixed:
+                norm = float(f"{min(found.clip_norm, 1.0):.3g}")
+                reason = f"fl.suggest_lr: {found.words}; at most 1"
+            else:
+                rate = float(f"{min(found.lr, LARGEST_RATE):.3g}")
+                why = f"fl.suggest_lr: {found.words}; at most {LARGEST_RATE:g}"
+    plan = plan.replace(lr=given("lr", lr, rate, why))
+    if privacy is None:
+        return None, plan
+    return privacy.replace(clip_norm=given("clip_norm", clip_norm, norm, reason)), plan
+
+
+def _numbers(value: Any) -> str:
+    values = value if isinstance(value, tuple) else (value,)
+    low, high = min(values), max(values)
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+# ---- the run
+
+
+def _choose_folder(out: str | Path | None) -> Path:
+    if out is not None:
+        check(isinstance(out, (str, Path)), "out", out, "a folder's path")
+        return Path(out).expanduser()
+    numbers = range(1, 100_000)
+    return next(path for n in numbers if not (path := Path("runs") / f"finetune-{n}").exists())
+
+
+def _train(
+    place: Path,
+    cell: Cell,
+    fresh: bool,
+    options: dict[str, Any],
+    progress: bool | None,
+    say: Callable[[str], Any] | None,
+) -> Round:
+    """Runs to the end, or from where the folder's run was left; returns the last record."""
+    from tqdm.auto import tqdm
+
+    options = {"chunk_examples": "auto", **options}
+    stop_at, record, begun = options.pop("stop_at", None), None, False
+    new = not place.exists()
+    with Folder(place) as folder:
+        if fresh:
+            folder.clear()
+        known = (folder.path / "settings.json").exists()
+        command = f"fl.finetune(..., out={str(place)!r})"
+        terms = folder.claim(run_settings(folder, cell.task, cell.privacy, [cell], command))
+        if known and (stored := terms["privacies"][cell.slug]) is not None:
+            cell = replace(cell, privacy=Privacy(**stored))
+        state = folder.checkpoint(cell.slug, cell.seed)
+        disable = None if progress is None else not progress
+        with tqdm(total=cell.plan.rounds, disable=disable, **BAR) as bar:
+            shown = Progress(bar, cell.plan, cell.slug)
+            try:
+                for event in run_cell(folder, cell, stop_at, cell.ticks, **options):
+                    begun = True
+                    shown.show(event)
+                    record = event if isinstance(event, Round) else record
+            except KeyboardInterrupt:
+                if say is not None and begun:
+                    say(f"stopped; the same call with out={str(place)!r} goes on from here")
+                raise
+            except Exception:
+                if new and not begun:  # a bad option leaves no folder behind
+                    shutil.rmtree(place)
+                raise
+        if record is None:  # every round was done before
+            parts = cell.task, cell.method, cell.privacy, cell.plan
+            kept = Federation.open(*parts, lora=cell.lora, seed=cell.seed, resume=state)
+            record = kept.record(kept.initial_outcome())
+        folder.gather()
+        save_adapter(record, folder.path / "adapter")
+        write_report(folder.path)
+    return record

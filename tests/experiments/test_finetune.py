@@ -1,0 +1,172 @@
+"""`fl.finetune`: what it chooses and says, what it leaves behind, and what it predicts."""
+
+import json
+import math
+import re
+import shutil
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import toy_hubs
+from commands import call
+from peft import PeftModel
+from torch import nn
+from toy_tasks import book
+
+import fedlora_lab as fl
+from fedlora_lab.federated.records import require_source
+from fedlora_lab.lora import peft
+
+COLUMNS = {"text": "text", "label": "label", "by": "site"}
+NONE = "not measured: no public test rows"
+
+
+def table(count=80, flip=False):
+    """Rows of two numbers with a class that follows from them."""
+    draw = np.random.default_rng(int(flip))
+    x = draw.normal(size=(count, 2)) * (3 if flip else 1)
+    y = np.where(x[:, 0] > 0, "yes", "no")
+    sites = np.arange(count) % 4
+    return pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "y": y, "site": sites})
+
+
+def tuned(tmp_path, frame=None, model=None, **options):
+    """A run of a second on the small table; returns what it said as well."""
+    lines: list[str] = []
+    words: dict[str, Any] = {"label": "y", "by": "site", "rounds": 2, "local_steps": 2}
+    words |= {"accountant": "rdp", "out": tmp_path / "run", **options}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Linear(2, 2) if model is None else model
+    found = fl.finetune(net, table() if frame is None else frame, say=lines.append, **words)
+    return found, lines
+
+
+@pytest.mark.parametrize("unit", ["example", "client"])
+def test_no_choice_depends_on_a_private_value(tmp_path, unit):
+    """Other rows, labels and order of labels, equal sizes: every line but the folder is the same.
+    Finds a norm, rate or method that was read off the data."""
+    said = []
+    for flip in (False, True):
+        found, lines = tuned(tmp_path, table(flip=flip), unit=unit, out=tmp_path / str(flip))
+        said.append([line for line in lines if str(flip) not in line])
+        assert math.isnan(found.score) and book(found.record).mode == "release"
+    assert said[0] == said[1]
+    names = {line.split()[0] for line in said[0]}
+    chosen = "epsilon test clients unit rounds local_steps batch lora delta noise method lr"
+    assert names >= {*chosen.split(), "clip_norm", "seed"}
+    assert any(NONE in line for line in said[0])
+
+
+def test_nothing_handed_on_tells_how_many_rows_a_person_has(tmp_path):
+    """One person has 5 rows, or 1: in the person unit that is private. Settings, report and
+    certificate held the number of rows; and the choice of a method knew no unit of persons."""
+    said = []
+    for rows in (5, 1):
+        frame = table(400)
+        frame["who"] = [f"{i % 4}-{i // 4 % 20}" for i in range(len(frame))]
+        frame = frame.drop(frame.index[frame["who"] == "0-0"][rows:])
+        options: dict[str, Any] = {"unit": "person", "person": "who", "out": tmp_path / "run"}
+        found, _ = tuned(tmp_path, frame, **options)
+        fl.report.certificate(found.folder).save(found.folder)
+        report = (found.folder / "report.html").read_text()
+        settings = (found.folder / "settings.json").read_text()
+        facts = re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", report)
+        page = (found.folder / "certificate.html").read_text()
+        told = [fact for fact in facts if fact[0] != "fingerprint"]
+        assert "private persons" in report and "4 clients with 80 persons" in page
+        certificate = fl.report.certificate(found.folder).content
+        said.append(
+            (
+                told,
+                json.loads(settings)["task"]["sizes"],
+                certificate["data"],
+                certificate["spending"],
+            )
+        )
+        shutil.rmtree(found.folder)
+    for one, other in zip(*said, strict=True):
+        assert one == other
+
+
+def test_what_is_given_is_taken(tmp_path):
+    """Finds a keyword that is named and not passed on."""
+    given: dict[str, Any] = {
+        "method": "ffa-lora",
+        "batch": "all",
+        "lr": 0.25,
+        "clip_norm": 0.5,
+        "seed": 3,
+    }
+    given |= {"delta": 1e-6, "lora": fl.Lora(rank=2), "optimizer": "sgd:momentum=0.5"}
+    found, lines = tuned(tmp_path, epsilon=2, test=table(8), **given)
+    assert found.record.method == "ffa-lora" and found.record.seed == 3
+    assert 1.5 < found.record.epsilon <= 2 and book(found.record).delta == 1e-6
+    said = {line.split()[0]: line for line in lines}
+    assert all("as given" in said[name] for name in given if name not in ("optimizer", "seed"))
+    settings = (found.folder / "settings.json").read_text()
+    for words in ('"momentum": 0.5', '"batch": null', '"lr": 0.25', '"clip_norm": 0.5'):
+        assert words in settings
+    assert 0 <= found.score <= 1 and "accuracy" in repr(found), "public rows are scored"
+
+
+def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
+    """Finds a second release of rounds that were done, and a lost or doubled ledger."""
+    whole, _ = tuned(tmp_path, rounds=3, stop_at=6.0)
+    assert 0 < whole.record.index < 3 and whole.record.epsilon <= 6
+    rest, _ = tuned(tmp_path, rounds=3)
+    assert rest.record.index == 3 and len(book(rest.record).releases) == 3
+    again, _ = tuned(tmp_path, rounds=3)
+    assert len(book(again.record).releases) == 3
+    layer = next(iter(rest.record.adapter))
+    assert torch.equal(again.record.adapter[layer][0], rest.record.adapter[layer][0])
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        tuned(tmp_path, rounds=3, batch=9)
+    fresh, _ = tuned(tmp_path, rounds=1, batch=9, fresh=True)
+    assert fresh.record.index == 1 and list(fresh.folder.glob("spent-*.json"))
+
+
+# PEFT asks Transformers for it.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch):
+    """Finds a tokenizer, label order or adapter other than the one that was trained."""
+    monkeypatch.chdir(tmp_path)
+    data, folder = toy_hubs.texts(60), toy_hubs.folder("bert")
+    words: dict[str, Any] = {**COLUMNS, "rounds": 1, "local_steps": 1, "say": None, "lr": 3.0}
+    found = fl.finetune(folder, data, test=data.iloc[::-1].head(6), **words)
+    assert found.folder == found.folder.parent / "finetune-1" and found.report().is_file()
+    told, chances = found.predict(data["text"]), found.predict(data["text"], probabilities=True)
+    assert list(chances.columns) == ["harsh", "kind"] and told == chances.idxmax(axis=1).tolist()
+    task = require_source(found.record)[0]
+    base = PeftModel.from_pretrained(peft.structure_copy(task.model), found.save(tmp_path / "out"))
+    logits = base.eval()(**found.encode(data["text"])).logits.detach().double()
+    np.testing.assert_allclose(chances, logits.softmax(1), atol=1e-5)
+    assert "<details>" in found._repr_html_() and "ε spent" in repr(found)
+
+
+def test_a_decoder_answers_prompts(tmp_path):
+    """Finds prompts that are trained as texts, or made-up rows that lack a column."""
+    data = toy_hubs.texts(40)
+    words: dict[str, Any] = {"prompt": "Say: {text}", "answer": "{label}", "by": "site"}
+    words |= {"rounds": 1, "local_steps": 1, "max_new_tokens": 2, "say": None}
+    model = fl.tasks.tiny("llama", tmp_path / "toy", data["text"])
+    found = fl.finetune(model, data, out=tmp_path / "out", **words)
+    assert math.isnan(found.score) and "exact_match" in repr(found)
+    assert len(found.predict(["Say: good film"])) == 1
+
+
+def test_the_command_does_what_the_function_does(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    toy_hubs.texts(60).to_csv("data.csv", index=False)
+    toy_hubs.texts(90).iloc[60:].to_csv("public.csv", index=False)
+    words = f"finetune data.csv --model {toy_hubs.folder('bert')} --text text --label label"
+    words += " --by site --test public.csv --rounds 1 --local-steps 1 --epsilon 4 --rank 2"
+    assert call(*words.split()) == 0
+    said, error = capsys.readouterr()
+    assert not error, "no bar where there is no terminal"
+    assert re.search(r"^ε spent: (3\.9\d*|4) at δ = 1e-05 against whoever sees", said, re.M)
+    assert "rank 2, alpha 8" in said and (tmp_path / "runs/finetune-data/adapter").is_dir()
+    assert "report: runs/finetune-data/report.html" in said

@@ -1,0 +1,738 @@
+"""One budget for several runs: what it counts, what it refuses, and what no kill or copy undoes."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dp_accounting as dp
+import numpy as np
+import pytest
+import torch
+from commands import SMALL, call
+from dp_accounting.pld import PLDAccountant
+from flower_runs import protected
+from scipy.stats import norm, uniform
+from toy_tasks import LORA, PLAN, book, examples, play, private, same_bits, tokens
+
+import fedlora_lab as fl
+from fedlora_lab._utils.random_streams import Streams, key
+from fedlora_lab.federated.comparison import draw_trials
+from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.flower.client import client_app
+from fedlora_lab.flower.server import rounds
+from fedlora_lab.flower.simulators import InProcessGrid, SimulatedClients, open_simulation
+from fedlora_lab.privacy.ledger import Ledger
+
+pytestmark = pytest.mark.attack
+HERE = Path(__file__).parents[1]
+PATH = os.pathsep.join([str(Path(__file__).parent), str(HERE), str(HERE.parent)])
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PATH, "OMP_NUM_THREADS": "1"}
+NAME = "project.json"
+
+
+def opened(folder: Path, epsilon: float = 1000.0, **terms: Any) -> fl.Budget:
+    given: dict[str, Any] = {"epsilon": epsilon, "delta": 1e-3, "accountant": "rdp"} | terms
+    return fl.Budget(folder / NAME, **given)
+
+
+def draw(budget: fl.Budget, sigma: float = 1.0, plan: fl.Plan = PLAN, **options: Any) -> Any:
+    """A run of the small task that draws from the budget; its last record."""
+    given: dict[str, Any] = {"seed": None, "unit": "example", "task": tokens()} | options
+    privacy, task = private(given.pop("unit"), sigma), given.pop("task")
+    return play(task, "fedlora", privacy, plan, budget=budget, **given)[-1]
+
+
+def test_all_runs_together_are_what_dp_accounting_finds(tmp_path):
+    """Two runs of different noise and length, for the client who spends most; nothing is lost."""
+    budget = opened(tmp_path, accountant="prv")
+    draw(budget, 1.5)
+    draw(budget, 2.0, PLAN.replace(rounds=4, batch=2))
+    found = []
+    for size in tokens().sizes:
+        accountant = PLDAccountant(value_discretization_interval=1e-3)
+        for sigma, steps, batch in ((1.5, 4, 3), (2.0, 8, 2)):
+            one: Any = dp.GaussianDpEvent(sigma)
+            one = dp.PoissonSampledDpEvent(batch / size, one) if batch < size else one
+            accountant.compose(dp.SelfComposedDpEvent(one, steps))
+        found.append(accountant.get_epsilon(1e-3))
+    assert budget.spent() == pytest.approx(max(found), abs=0.02)
+    assert budget.spent() >= max(found) - 1e-3
+    frame = budget.runs()
+    assert frame["together"].tolist()[-1] == budget.spent() > frame["epsilon"].max()
+    assert budget.left() == pytest.approx(1000 - budget.spent())
+    assert fl.Budget(tmp_path / NAME).spent() == budget.spent()
+
+
+@pytest.mark.parametrize("unit", ["example", "client"])
+def test_a_run_of_one_round_too_many_is_refused_before_it_begins(unit, tmp_path):
+    four = play(tokens(), "fedlora", private(unit), PLAN.replace(rounds=4), seed=None)[-1].epsilon
+    budget = opened(tmp_path, four * 1.0001, unit=unit)
+    before = (tmp_path / NAME).read_bytes()
+    words = rf"^budget='{NAME}': expected a run that fits: .* is left .*; 4 of its 5 rounds would"
+    with pytest.raises(ValueError, match=words):
+        fl.run(tokens(), "fedlora", private(unit), PLAN.replace(rounds=5), budget=budget, lora=LORA)
+    assert (tmp_path / NAME).read_bytes() == before
+    assert draw(budget, plan=PLAN.replace(rounds=4), unit=unit).index == 4
+    assert budget.spent() == pytest.approx(four) and budget.spent() <= budget.epsilon
+    with pytest.raises(ValueError, match="no round fits"):
+        draw(budget, plan=PLAN.replace(rounds=1), unit=unit)
+
+
+def test_the_noise_that_fits_fits(tmp_path):
+    """And a per cent less does not: too much noise would be found by nobody else."""
+    budget, task = opened(tmp_path, 9.0), tokens(sizes=(6, 6))
+    draw(budget, 1.5, task=task)
+    fitting = budget.calibrate(private("example"), task=task, plan=PLAN)
+    sigma: Any = fitting.noise_multiplier
+    less = fitting.replace(noise_multiplier=0.98 * sigma)
+    with pytest.raises(ValueError, match="expected a run that fits"):
+        fl.run(task, "fedlora", less, PLAN, budget=budget, lora=LORA)
+    play(task, "fedlora", fitting, budget=budget, seed=None)
+    assert 8.9 < budget.spent() <= 9
+
+
+def test_seeded_runs_cost_what_compose_counts(tmp_path):
+    """Two runs of one seed, whose noise is the same, as in `Ledger.compose`; and it is said."""
+    budget = opened(tmp_path)
+    ledgers = [book(draw(budget, seed=seed)) for seed in (0, 0, None)]
+    both = Ledger.compose(*ledgers)
+    assert budget.spent() == both.epsilon() and budget.ledger().reproducible
+    assert "2 took their noise from a seed" in budget.statement()
+    assert budget.runs()["mode"].tolist() == ["reproducible", "reproducible", "release"]
+    assert "seed 0" in budget._repr_html_() and "of epsilon=1000 spent" in repr(budget)
+
+
+def test_a_run_has_the_same_bits_with_a_budget(tmp_path):
+    budget = opened(tmp_path)
+    cell = (tokens("head"), "rolora", private("example"))
+    with_it = play(*cell, budget=budget, checkpoint=tmp_path / "a")
+    same_bits(with_it, play(*cell, checkpoint=tmp_path / "b"))
+
+
+WAITING = """
+import sys
+from pathlib import Path
+from test_budget import LORA, NAME, fl, private, tokens, PLAN
+from fedlora_lab.federated.records import Tick
+folder, plan = Path(sys.argv[1]), PLAN.replace(rounds=4)
+for event in fl.ticks(tokens(), "fedlora", private("example"), plan, seed=None, lora=LORA,
+                      checkpoint=folder / "run", budget=fl.Budget(folder / NAME)):
+    if isinstance(event, Tick) and event.round == 2:
+        print("inside", flush=True)
+        sys.stdin.readline()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_cannot_overdraw_together_and_a_killed_one_stays_spent(tmp_path):
+    """The other has begun two rounds of four and needs all of them. It is killed there: its second
+    round, in the budget and perhaps released, stays spent; what it had reserved is free again, and
+    it goes on as the same run, with its budget only."""
+    four = PLAN.replace(rounds=4)
+    whole = play(tokens(), "fedlora", private("example"), four.replace(rounds=5))[-1].epsilon
+    budget, state = opened(tmp_path, whole * 1.0001), tmp_path / "run"
+    command, pipe = [sys.executable, "-c", WAITING, str(tmp_path)], subprocess.PIPE
+    pipes: Any = {"stdin": pipe, "stdout": pipe, "text": True, "env": ENVIRONMENT}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout is not None and process.stdout.readline() == "inside\n"
+        with pytest.raises(ValueError, match=r"is left at delta=0.001 \(\S+ spent or reserved\)"):
+            draw(budget)
+        assert budget.runs()["state"].tolist() == ["goes on"] and "reserved" in budget.statement()
+        process.send_signal(signal.SIGKILL)
+    own = Ledger.load(state / "ledger.json")
+    assert [entry.round for entry in own.releases] == [1, 2]
+    assert budget.spent() == own.epsilon() == pytest.approx(budget.epsilon - budget.left())
+    assert budget.runs()["state"].tolist() == ["ended"]
+    cell = (tokens(), "fedlora", private("example"), four)
+    for other in (None, fl.Budget(tmp_path / "elsewhere" / "b.json", epsilon=9)):
+        with pytest.raises(ValueError, match=r"^budget=.*: expected .*project.json, from which"):
+            fl.run(*cell, seed=None, lora=LORA, resume=state, budget=other)
+    last = play(*cell, seed=None, resume=state, budget=budget)[-1]
+    assert len(budget.runs()) == 1 and budget.spent() == last.epsilon == pytest.approx(whole)
+    assert len(book(last).releases) == 5, "the second round was released, as far as anyone knows"
+
+
+def test_what_a_run_reserved_and_did_not_spend_is_free_again(tmp_path):
+    """Left by `break` after one round; also where stop_at ends it before what it could spend."""
+    spent = [x.epsilon for x in play(tokens(), "fedlora", private("example"))]
+    budget = opened(tmp_path, spent[2] * 1.2)
+    run = fl.run(tokens(), "fedlora", private("example"), PLAN, lora=LORA, budget=budget, seed=None)
+    assert [next(run).index, next(run).index] == [0, 1]
+    assert budget.left() == pytest.approx(budget.epsilon - spent[2])
+    run.close()
+    assert budget.left() == pytest.approx(budget.epsilon - spent[1])
+    whole = {"plan": PLAN.replace(rounds=9), "stop_at": spent[1] * 1.01}
+    budget = opened(tmp_path / "other", spent[1] * 1.1)
+    assert draw(budget, **whole).index == 1
+
+
+def test_a_driver_of_its_own_is_held_too(tmp_path):
+    """`begin_round` without `lock` reserves nothing; the round that would overdraw is refused."""
+    spent = [x.epsilon for x in play(tokens(), "fedlora", private("example"))]
+    budget = opened(tmp_path, spent[2] * 1.001)
+    cell = (tokens(), "fedlora", private("example"), PLAN)
+    one, other = (Federation.open(*cell, lora=LORA, budget=budget, seed=None) for _ in range(2))
+    one.begin_round()
+    other.begin_round()
+    assert one.ended and other.ended
+    with pytest.raises(ValueError, match=r"^budget='project.json': expected a run that fits"):
+        one.begin_round()
+    assert budget.spent() == pytest.approx(spent[2])
+
+
+def test_a_ledger_that_was_lost_or_put_back_stays_spent(tmp_path):
+    """The run's own folder is that of an earlier moment; the budget remembers."""
+    budget, state = opened(tmp_path), tmp_path / "run"
+    long = PLAN.replace(rounds=3)
+    cell = (tokens(), "fedlora", private("example"), long)
+    run = fl.run(*cell, lora=LORA, seed=None, budget=budget, checkpoint=state)
+    assert [next(run).index for _ in range(2)] == [0, 1]
+    run.close()
+    shutil.copytree(state, tmp_path / "earlier")
+    play(*cell, seed=None, budget=budget, resume=state)
+    whole = budget.spent()
+    shutil.rmtree(state)
+    (tmp_path / "earlier").rename(state)
+    play(*cell, seed=None, budget=budget, resume=state)
+    five = Ledger.load(state / "ledger.json").after(
+        [*Ledger.load(state / "ledger.json").releases][1:]
+    )
+    assert budget.spent() == pytest.approx(five.epsilon()) and budget.spent() > whole
+
+
+def test_a_budget_that_was_edited_copied_or_put_back_is_refused(tmp_path):
+    budget = opened(tmp_path, 50.0)
+    draw(budget)
+    path, earlier = tmp_path / NAME, (tmp_path / NAME).read_bytes()
+    draw(budget)
+    latest = path.read_bytes()
+    whole = json.loads(latest)
+    for name, value in (("epsilon", 500.0), ("runs", whole["content"]["runs"][:1])):
+        content = {**whole["content"], name: value}
+        path.write_text(
+            fl.privacy.budget.files.dump_checksummed(whole["format"], 1, content) + "\n"
+        )
+        with pytest.raises(ValueError, match=r"^budget='project.json': expected a file that this"):
+            draw(budget, 9.0)
+    for place in range(5, len(latest), max(1, len(latest) // 40)):
+        changed = bytes([latest[place] ^ 1])
+        path.write_bytes(latest[:place] + changed + latest[place + 1 :])
+        with pytest.raises(ValueError, match=r"^(project.json|budget='project.json'): expected"):
+            fl.Budget(path)
+    path.write_bytes(earlier)
+    with pytest.raises(ValueError, match=r"expected the newest state .*, this is an older copy"):
+        budget.spent()
+    path.write_bytes(latest)
+    shutil.copy(path, tmp_path / "copy.json")
+    with pytest.raises(ValueError, match=r"^budget='copy.json': expected project.json, of which"):
+        fl.Budget(tmp_path / "copy.json")
+    (tmp_path / "away").mkdir()
+    shutil.copy(path, tmp_path / "away" / NAME)
+    with pytest.raises(ValueError, match=r"^budget='project.json': expected the folder's private/"):
+        fl.Budget(tmp_path / "away" / NAME)
+    path.rename(tmp_path / "renamed.json")
+    assert fl.Budget(tmp_path / "renamed.json").spent() > 0
+
+
+def test_one_budget_is_of_one_data_set(tmp_path):
+    """Other data are refused, and the same data under a second budget, whole or in part."""
+    budget, task = opened(tmp_path), tokens()
+    draw(budget)
+    other = tokens(sizes=(6, 7, 4))
+    moved = replace(other, clients=tuple((x + 9, y) for x, y in other.clients))
+    with pytest.raises(
+        ValueError, match=r"expected one for these data: it is of others \(about 0%"
+    ):
+        draw(budget, task=moved)
+    second = fl.Budget(tmp_path / "second.json", epsilon=1000, delta=1e-3)
+    for again in (task, task.only(1), task.pooled(), task.to(torch.float64)):
+        with pytest.raises(
+            ValueError, match=r"^budget='second.json': expected project.json, which"
+        ):
+            draw(second, task=again)
+    draw(second, task=moved)
+    (tmp_path / NAME).unlink()
+    with pytest.raises(ValueError, match=r"of these data \(about 100% .*\) and is gone from there"):
+        draw(opened(tmp_path))
+    spent = json.dumps(json.loads((tmp_path / "second.json").read_text()))
+    assert task.fingerprint not in spent and moved.fingerprint not in spent
+
+
+def test_another_split_of_the_same_data_counts_for_everyone(tmp_path):
+    """In the example unit; in the client unit a client of another split is another unit."""
+    budget, task = opened(tmp_path), tokens()
+    first, pooled = book(draw(budget)), book(draw(budget, task=task.pooled()))
+    both = Ledger.compose(first, pooled.for_everyone())
+    assert budget.spent() == pytest.approx(both.epsilon())
+    assert both.epsilon() > Ledger.compose(first, pooled).epsilon()
+    turned = replace(task, clients=task.clients[::-1], client_names=())
+    clients = opened(tmp_path / "clients", unit="client")
+    draw(clients, unit="client")
+    with pytest.raises(ValueError, match=r"expected the same examples and split in every run"):
+        draw(clients, task=turned, unit="client")
+
+
+def test_another_split_counts_for_everyone_whichever_run_begins_first(tmp_path):
+    """Runs of two splits, both opened while the budget was of no data yet: the second was counted
+    client by client, as if its clients were those of the first."""
+    for turn in (1, -1):
+        budget, task = opened(tmp_path / str(turn)), tokens()
+        open_runs = [
+            fl.run(data, "fedlora", private("example"), PLAN, budget=budget, seed=None, lora=LORA)
+            for data in (task, task.pooled())
+        ][::turn]
+        first, second = (book(list(run)[-1]) for run in open_runs)
+        assert budget.spent() == pytest.approx(
+            Ledger.compose(first, second.for_everyone()).epsilon()
+        )
+        assert budget.spent() > Ledger.compose(first, second).epsilon()
+
+
+def test_what_has_no_epsilon_draws_from_no_budget(tmp_path):
+    budget, cell = opened(tmp_path), (tokens(), "fedlora")
+    with pytest.raises(ValueError, match=r"^budget=.*: expected None without privacy"):
+        fl.run(*cell, None, PLAN, budget=budget)
+    bug = next(iter(fl.sharp_edges.BUGS.values()))
+    with pytest.raises(ValueError, match=r"a run with an epsilon; this has none"):
+        fl.run(*cell, private("example"), PLAN, budget=budget, bug=bug)
+    with pytest.raises(
+        ValueError, match=r"^unit='client': expected 'example', the unit of project"
+    ):
+        fl.run(*cell, private("client"), PLAN, budget=budget)
+    wrong: list[Any] = [NAME, 8.0, tmp_path]
+    for value in wrong:
+        with pytest.raises(ValueError, match=r"^budget=.*: expected an fl.Budget, or None"):
+            fl.run(*cell, private("example"), PLAN, budget=value)
+    with pytest.raises(ValueError, match=r"non-private.*: expected methods with noise"):
+        fl.compare(tokens(), ["fedlora", "non-private"], private("example"), PLAN, budget=budget)
+    assert budget.spent() == 0 and budget.runs().empty and budget.left() == 1000
+
+
+@pytest.mark.parametrize(
+    ("terms", "words"),
+    [
+        ({}, r"^epsilon=None: expected a number > 0: .*new.json is not there"),
+        ({"epsilon": 0}, r"^epsilon=0: expected a number in"),
+        ({"epsilon": 8, "delta": 0.0}, r"^delta=0.0: expected a number in"),
+        ({"epsilon": 8, "delta": 1e-30}, r"^delta=1e-30: expected at least 1e-12"),
+        ({"epsilon": 8, "unit": "row"}, r"^unit='row': expected one of"),
+        ({"epsilon": 8, "accountant": "x"}, r"^accountant='x': expected one of"),
+        ({"epsilon": float("inf")}, r"^epsilon=inf: expected a number in"),
+    ],
+)
+def test_a_bad_budget_is_refused_and_leaves_no_file(terms, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        fl.Budget(tmp_path / "new.json", **terms)
+    assert not (tmp_path / "new.json").exists()
+    wrong: list[Any] = ["", tmp_path, 3]
+    for path in wrong:
+        with pytest.raises(ValueError, match=r"^budget=.*: expected (the path of )?a file"):
+            fl.Budget(path, epsilon=8)
+
+
+def test_a_comparison_is_refused_as_a_whole(tmp_path):
+    """Each of its runs alone would fit, all together do not."""
+    options: dict[str, Any] = {"lora": LORA, "progress": False}
+    one = play(tokens(), "fedlora", private("example"))[-1].epsilon
+    budget, rows = opened(tmp_path, 1.5 * one), ["fedlora", "ffa-lora"]
+    parts = (tokens(), rows, private("example"), PLAN, [0, 1])
+    with pytest.raises(ValueError, match=r"expected runs that fit: .*; the first 1 of 4 would fit"):
+        fl.compare(*parts, **options, budget=budget)
+    assert budget.spent() == 0
+    with pytest.raises(ValueError, match=r"^cache=.*: expected not given with a budget"):
+        fl.compare(*parts, **options, budget=budget, cache=tmp_path / "cache")
+    wide = opened(tmp_path / "wide")
+    fl.compare(*parts, **options, budget=wide)
+    assert len(wide.runs()) == 4
+
+
+@pytest.mark.slow
+def test_flower_draws_what_the_loop_draws(tmp_path):
+    """The server knows placeholders of the examples; the budget is of the examples."""
+    cell = (tokens("head"), "fedlora", protected("example"), PLAN)
+    who = SimulatedClients(*cell, LORA, None)
+    budget = opened(tmp_path)
+    run = open_simulation(who.participant(), tmp_path / "run", budget=budget, holder=cell[0])
+    grid = InProcessGrid(client_app(who), len(cell[0].sizes))
+    last = list(rounds(grid, who.participant(), run))[-1]
+    assert budget.spent() == pytest.approx(last.epsilon, rel=0.01)
+    draw(budget, task=cell[0])
+    assert len(budget.runs()) == 2
+    resumed = {"resume": tmp_path / "run", "holder": cell[0]}
+    with pytest.raises(ValueError, match=r"project.json, from which this run was begun"):
+        open_simulation(who.participant(), **resumed)
+
+
+@pytest.mark.slow
+def test_the_command_draws_and_is_refused(tmp_path, capsys):
+    path, out = tmp_path / NAME, tmp_path / "out"
+    words = ["run", "regression", "fedlora", *SMALL, "--epsilon", "3", "--budget", path, "--out"]
+    assert call(*words, out) == 2
+    assert "epsilon=None: expected a number > 0" in capsys.readouterr().err
+    assert call("budget", path, "--epsilon", "3.2", "--delta", "1e-4") == 0
+    assert "0 is spent (no run yet); 3.2 is left" in capsys.readouterr().out
+    assert call(*words, out) == 0
+    assert "project.json: Of epsilon = 3.2" in capsys.readouterr().out
+    assert call(*words, out) == 0, "a finished run is kept, and costs nothing"
+    assert call(*words, tmp_path / "again") == 2
+    assert "budget='project.json': expected runs that fit: 0.2" in capsys.readouterr().err
+    assert call(*words, out, "--fresh") == 2, "what was spent stays spent"
+    assert call("budget", path) == 0
+    shown = capsys.readouterr().out
+    assert "0.2" in shown and "fedlora" in shown and "fedlora on regression, seed 0" in shown
+
+
+# ---- the best of a random number of runs
+
+SHAPES = [0.0, 0.5, 1.0, 3.0, math.inf]
+ORDERS = np.array(fl.privacy.accounting.ORDERS, float)
+
+
+def halting(mean: float, shape: float) -> float:
+    """gamma of a truncated negative binomial with this mean, by its definition: 3 of the paper."""
+
+    def expected(gamma: float) -> float:
+        if shape == 0:
+            return (1 / gamma - 1) / math.log(1 / gamma)
+        return shape * (1 - gamma) / (gamma * (1 - gamma**shape))
+
+    low, high = 1e-9, 1 - 1e-9
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if expected(middle) > mean else (low, middle)
+    return low
+
+
+def single(sigma: float, releases: int) -> Ledger:
+    ledger = Ledger(delta=1e-5)
+    ledger.record(0, None, releases, sample_rate=1.0, noise_multiplier=sigma)
+    return ledger
+
+
+def converted(rdp: np.ndarray, delta: float) -> float:
+    """arXiv:2004.00010, proposition 12."""
+    log = np.log((ORDERS - 1) / ORDERS) - (math.log(delta) + np.log(ORDERS)) / (ORDERS - 1)
+    return float((rdp + log).min())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_selection_equals_the_theorem(shape):
+    """arXiv:2110.03620, theorems 2 and 6, by hand; alone and beside another run. Of the Poisson
+    case the approximate delta lies between that of the Gaussian and that of its Renyi bound."""
+    sigma, releases, mean = 9.0, 6, 12.0
+    rdp = releases * ORDERS / (2 * sigma**2)
+    tail = math.log(mean) / (ORDERS - 1)
+    if shape == math.inf:
+        gap, mu = np.log1p(1 / (ORDERS - 1)), math.sqrt(releases) / sigma
+        exact = norm.cdf(mu / 2 - gap / mu) - np.exp(gap) * norm.cdf(-mu / 2 - gap / mu)
+        bound = [min(1.0, np.exp(np.minimum((ORDERS - 1) * (rdp - one), 0)).min()) for one in gap]
+        wholes = [rdp + mean * delta + tail for delta in (exact, np.array(bound))]
+    else:
+        gamma = halting(mean, shape)
+        inner = (1 - 1 / ORDERS) * rdp + math.log(1 / gamma) / ORDERS
+        wholes = [rdp + (1 + shape) * inner.min() + tail] * 2
+    low, high = (converted(whole, 1e-5) for whole in wholes)
+    best = Ledger.select(single(sigma, releases), mean, shape)
+    assert low * (1 - 1e-6) <= best.epsilon() <= high * (1 + 1e-6)
+    other = 3 * ORDERS / (2 * 5.0**2)
+    low, high = (converted(whole + other, 1e-5) for whole in wholes)
+    both = Ledger.compose(single(5.0, 3), best)
+    assert low * (1 - 1e-6) <= both.epsilon() <= high * (1 + 1e-6)
+    assert both.epsilon() < best.epsilon() + single(5.0, 3).epsilon()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_selection_bounds_an_exact_case(shape):
+    """The largest of a random number of noised scores, its density by the generating function; the
+    epsilon of a single score is no bound, so that a forgotten selection would be found."""
+    sigma, mean, delta = 2.0, 20.0, 1e-5
+    ledger = single(sigma, 1)
+    y = np.linspace(-20, 24, 400_001)
+
+    def density(center: float) -> np.ndarray:
+        inside, f = norm.cdf(y, center, sigma), norm.pdf(y, center, sigma)
+        if shape == math.inf:
+            return mean * np.exp(mean * (inside - 1)) * f
+        gamma = halting(mean, shape)
+        less = 1 - (1 - gamma) * inside
+        if shape == 0:
+            return (1 - gamma) / less / math.log(1 / gamma) * f
+        return shape * (1 - gamma) / less ** (shape + 1) / (gamma**-shape - 1) * f
+
+    one, other = density(0.0), density(1.0)
+    assert np.trapezoid(one, y) == pytest.approx(1 - math.exp(-mean) * (shape == math.inf))
+
+    def excess(epsilon: float) -> float:
+        gaps = one - math.exp(epsilon) * other, other - math.exp(epsilon) * one
+        return max(float(np.trapezoid(np.maximum(gap, 0), y)) for gap in gaps)
+
+    assert excess(Ledger.select(ledger, mean, shape).epsilon()) <= delta
+    assert excess(ledger.epsilon() * 0.99) > delta
+
+
+def test_a_selected_ledger_is_written_and_read(tmp_path):
+    """Alone and as a part; its event is dp-accounting's own; nothing is added to it."""
+    run = Ledger(delta=1e-5)
+    run.record(0, [0, 1], 10, sample_rate=[0.1, 0.5], noise_multiplier=[2.0, 3.0])
+    for shape in SHAPES:
+        best = Ledger.select(run, 10, shape)
+        both = Ledger.compose(best, run)
+        assert Ledger.compose(best).epsilon() == best.epsilon() and both.clients == (0, 1)
+        for ledger in (best, both):
+            ledger.save(tmp_path / "ledger.json")
+            assert Ledger.load(tmp_path / "ledger.json").to_json() == ledger.to_json()
+        assert [round(best.epsilon(k), 6) for k in (0, 1)].index(round(best.epsilon(), 6)) == 1
+        assert best.epsilon() > run.epsilon() and both.epsilon() > best.epsilon()
+        assert both.advantage() >= best.advantage() >= run.advantage()
+        assert both.tradeoff(0.01) >= best.tradeoff(0.01) >= 0.01
+        with pytest.raises(ValueError, match=r"^ledger='selection': expected the run's own ledger"):
+            best.record(1, None, 1, sample_rate=1.0, noise_multiplier=1.0)
+        assert best.for_everyone().epsilon() >= best.epsilon()
+    both = Ledger.compose(run, Ledger.select(run, 10, math.inf))
+    assert "best of a random number of runs (Poisson, mean 10)" in both.statement()
+    orders = [float(order) for order in range(2, 64)]
+    accountant = dp.rdp.RdpAccountant(orders)
+    best = Ledger.select(run, 10, 1.0)
+    accountant.compose(best.event())
+    assert accountant.get_epsilon(1e-5) == pytest.approx(best.epsilon(), rel=0.02)
+    silent = Ledger.select(run.after([fl.privacy.LedgerEntry(1, None, 1, 1.0, None)]), 5)
+    assert silent.epsilon() == math.inf and silent.advantage() == 1
+    assert best.group_epsilon(1) == pytest.approx(best.epsilon())
+    groups = [both.group_epsilon(size) for size in (1, 2, 5)]
+    assert groups[0] == pytest.approx(both.epsilon()) and groups == sorted(groups)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mean": 0.5}, {"mean": "10"}, {"shape": -1}, {"mean": math.nan}]
+)
+def test_a_wrong_number_of_runs_is_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=rf"^{name}=.*: expected a number"):
+        Ledger.select(single(1.0, 1), **{"mean": 10, **wrong})
+    with pytest.raises(ValueError, match=r"^run=.*: expected the Ledger of one run"):
+        Ledger.select(Ledger.compose(single(1.0, 1)), 10)
+
+
+# ---- tuning
+
+SPACE: dict[str, Any] = {"lr": [0.02, 0.2], "clip_norm": [0.3, 0.7]}
+TUNING: dict[str, Any] = {"lora": LORA, "epsilon": 10.0, "trials": 4}
+
+
+def tuned(task: Any = None, **changes: Any) -> Any:
+    plain = fl.Privacy(delta=1e-3, accountant="rdp")
+    given = {**TUNING, **changes}
+    parts = task or tokens(), given.pop("method", "fedlora"), given.pop("privacy", plain)
+    return fl.tune(*parts, given.pop("plan", PLAN), given.pop("space", SPACE), **given)
+
+
+@pytest.mark.parametrize("distribution", ["logarithmic", "poisson", 0.5])
+def test_a_tuning_spends_what_the_theorem_says(distribution, tmp_path):
+    """Noise, ledger, record and budget: the trial's noise through dp-accounting's own event."""
+    budget = opened(tmp_path, 12.0)
+    best = tuned(distribution=distribution, budget=budget, seed=3)
+    assert 9.9 < best.epsilon <= 10 and best.record.epsilon == best.epsilon
+    assert budget.spent() == pytest.approx(best.epsilon)
+    shape = {"logarithmic": 0.0, "poisson": math.inf}.get(distribution, 0.5)
+    found = []
+    for size, sigma in zip(tokens().sizes, best.privacy.noise_multiplier, strict=True):
+        one: Any = dp.GaussianDpEvent(sigma)
+        one = dp.PoissonSampledDpEvent(3 / size, one) if size > 3 else one
+        one = dp.dp_event.RepeatAndSelectDpEvent(dp.SelfComposedDpEvent(one, 4), 4, shape)
+        accountant = dp.rdp.RdpAccountant([1.5, 1.75, *range(2, 64)])
+        accountant.compose(one)
+        found.append(accountant.get_epsilon(1e-3))
+    assert max(found) == pytest.approx(best.epsilon, rel=0.05)
+    assert best.candidate.keys() == SPACE.keys() and "best of a random number" in best.statement()
+    with pytest.raises(ValueError, match=r"expected a tuning that fits: \S+ of epsilon=12 is left"):
+        tuned(distribution=distribution, budget=budget)
+    assert len(budget.runs()) == 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_trials_are_drawn_as_the_theorem_assumes(shape):
+    """The first probabilities and the mean of 20,000 draws, against the definition."""
+    mean, draws = 5.0, np.random.Generator(np.random.Philox(key=1))
+    numbers = np.array([draw_trials(mean, shape, draws) for _ in range(20_000)])
+    assert numbers.mean() == pytest.approx(mean, rel=0.05)
+    gamma = 0.0 if shape == math.inf else halting(mean, shape)
+    for k in (1, 2, 3):
+        if shape == math.inf:
+            chance = math.exp(-mean) * mean**k / math.factorial(k)
+        elif shape == 0:
+            chance = (1 - gamma) ** k / (k * math.log(1 / gamma))
+        else:
+            rising = math.prod((i + shape) / (i + 1) for i in range(k))
+            chance = (1 - gamma) ** k / (gamma**-shape - 1) * rising
+        error = 5 * math.sqrt(chance * (1 - chance) / len(numbers))
+        assert abs(np.mean(numbers == k) - chance) < error
+    assert (numbers.min() == 0) == (shape == math.inf)
+    assert draw_trials(1.0, 1.0, draws) == 1
+
+
+def test_a_tuning_returns_the_best_alone():
+    """All trials played again: the score is the largest, nothing tells how many there were; the
+    seed decides everything."""
+    seeds = (s for s in range(99) if draw_trials(4.0, 1.0, Streams(s).numpy("tune")) > 3)
+    own = next(seeds)
+    best, again = tuned(seed=own), tuned(seed=own)
+    assert (best.candidate, best.score) == (again.candidate, again.score)
+    one, other = (x.record.adapter["inner"][1] for x in (best, again))
+    assert torch.equal(one, other) and not hasattr(best, "trials")
+    draws = Streams(own).numpy("tune")
+    scores = []
+    for number in range(draw_trials(4.0, 1.0, draws)):
+        lr, clip = (pool[int(draws.integers(2))] for pool in SPACE.values())
+        privacy = best.privacy.replace(clip_norm=clip)
+        seed, plan = key(own, "trial", number), PLAN.replace(lr=lr)
+        scores.append(play(tokens(), "fedlora", privacy, plan, seed=seed)[-1].metrics["accuracy"])
+    assert len(scores) > 3 and best.score == max(scores)
+    assert fl.predict(tokens(), best.record, tokens().test[0]).shape == (9, 3)
+
+
+def test_every_trial_has_the_noise_of_the_dearest():
+    """Of several lengths and batches; a distribution may stand for other settings only."""
+    space = {"rounds": [1, 3], "batch": [2, 3], "lr": uniform(0.1, 0.2), "method": ["rolora"]}
+    best, longest = tuned(space=space), tuned(plan=PLAN.replace(rounds=3))
+    assert best.privacy.noise_multiplier == longest.privacy.noise_multiplier
+    assert 0.1 <= best.candidate["lr"] <= 0.3 and best.method.slug == "rolora"
+    assert best.record.index == best.candidate["rounds"] == best.plan.rounds
+
+
+def test_a_score_of_private_examples_is_a_part_of_each_trial():
+    """More noise than with public examples, and the record shows no exact score of them."""
+    hidden = replace(tokens(), public_test=False)
+    best = tuned(hidden, score_epsilon=1.5)
+    sigmas = zip(best.privacy.noise_multiplier, tuned().privacy.noise_multiplier, strict=True)
+    assert all(ours > theirs * 1.01 for ours, theirs in sigmas)
+    assert 9.9 < best.epsilon <= 10 and math.isnan(best.record.metrics["accuracy"])
+    assert "private_score" in best.record.unmeasured["accuracy"]
+    with pytest.raises(ValueError, match=r"^score_epsilon=None: expected a number > 0: of a task"):
+        tuned(hidden)
+    with pytest.raises(ValueError, match=r"scores of all trials alone spend \S+ of 10"):
+        tuned(hidden, score_epsilon=9.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"space": {}}, r"^space=\{\}: expected name -> list"),
+        ({"space": {"sigma": [1]}}, r"^space='sigma': expected one of 'rounds'"),
+        ({"space": {"lr": 0.1}}, r"^lr=0.1: expected a list"),
+        ({"space": {"lr": [0.1, -1]}}, r"^lr=-1: expected"),
+        ({"space": {"rounds": uniform(1, 9)}}, r"^rounds=.*: expected a list: epsilon depends"),
+        ({"space": {"method": ["roloraa"]}}, r"roloraa"),
+        ({"trials": 0}, r"^trials=0: expected a number"),
+        ({"distribution": "uniform"}, r"^distribution='uniform': expected one of geometric"),
+        ({"distribution": -1.0}, r"^distribution=-1.0: expected"),
+        ({"epsilon": None}, r"^epsilon=None: expected a number > 0, of the whole search"),
+        ({"epsilon": -3}, r"^epsilon=-3: expected a number in"),
+        ({"metric": "f1"}, r"^metric='f1': expected one of"),
+        ({"stop_at": 3}, r"^options=\['stop_at'\]: expected some of"),
+        ({"privacy": None}, r"^privacy=None: expected a Privacy"),
+        ({"budget": "b.json"}, r"^budget='b.json': expected an fl.Budget"),
+    ],
+)
+def test_a_bad_tuning_is_refused_before_anything_is_spent(changes, words, tmp_path):
+    budget = opened(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        tuned(**{"budget": budget, **changes})
+    assert budget.spent() == 0
+
+
+# ---- a score of private examples
+
+
+def test_a_score_moves_by_no_more_than_its_noise_covers():
+    """One example or one client less, whatever its loss: the sums without noise, from one seed."""
+    task, last = tokens(), play(tokens(), "fedlora", None)[-1]
+    x, y = task.clients[1]
+    spoiled = x.clone()
+    spoiled[0] = torch.nan
+    for metric, high in (("accuracy", 1.0), ("loss", 0.3)):
+        how: dict[str, Any] = {"metric": metric, "epsilon": 2.0, "seed": 1, "max_loss": high}
+        for data in ((x, y), (spoiled, y)):
+            whole = fl.private_score(task, last, data, **how)
+            less = fl.private_score(task, last, (data[0][1:], y[1:]), **how)
+            moved = abs(whole.value * 8 - less.value * 7)
+            assert math.isfinite(whole.value) and moved <= high * (1 + 1e-4)
+            sigma = fl.privacy.accounting.noise_multiplier(2.0, 1e-5, 1.0, 1)
+            assert whole.noise == pytest.approx(high * sigma / 8)
+        sites = list(task.clients)
+        every, two = (fl.private_score(task, last, d, **how) for d in (sites, sites[1:]))
+        assert every.ledger.unit == "client" and every.units == 3
+        assert abs(every.value * 3 - two.value * 2) <= high * (1 + 1e-4)
+
+
+def test_the_interval_of_a_score_covers():
+    """Examples drawn 400 times from a population of known accuracy; without the noise's share the
+    interval would hold in about half of the draws."""
+    task, last = tokens(), play(tokens(), "fedlora", None)[-1]
+    x, y = examples(4000, 7)
+    truth = float((fl.predict(task, last, x).argmax(1) == y).double().mean())
+    rng, held, narrow = np.random.default_rng(0), 0, 0
+    for seed in range(400):
+        rows = torch.from_numpy(rng.integers(0, 4000, 60))
+        score = fl.private_score(task, last, (x[rows], y[rows]), epsilon=0.5, seed=seed)
+        held += score.low <= truth <= score.high
+        width = 1.96 * math.sqrt(truth * (1 - truth) / 60)
+        narrow += abs(score.value - truth) <= width
+    assert held / 400 >= 0.93 and narrow / 400 < 0.7
+
+
+def test_a_score_is_in_the_budget_before_it_is_known(tmp_path):
+    """A model that fails on its examples has spent; the sum is that of dp-accounting."""
+    task, budget = replace(tokens(), public_test=False), opened(tmp_path, 20.0, accountant="prv")
+    last = draw(budget, 2.0, task=task)
+    assert math.isnan(last.metrics["accuracy"]) and "private_score" in last.unmeasured["loss"]
+    before = budget.spent()
+    wrong = task.test[0][..., :2], task.test[1]
+    with pytest.raises(RuntimeError):
+        fl.private_score(task, last, wrong, epsilon=1.0, budget=budget)
+    score = fl.private_score(task, last, epsilon=1.0, budget=budget)
+    assert score.epsilon == pytest.approx(1.0, rel=1e-3) and score.ledger.delta == 1e-3
+    assert budget.runs()["kind"].tolist() == ["run", "score", "score"]
+    sigma = fl.privacy.accounting.noise_multiplier(1.0, 1e-3, 1.0, 1)
+    found = []
+    for size in task.sizes:
+        accountant = PLDAccountant(value_discretization_interval=1e-3)
+        one: Any = dp.GaussianDpEvent(2.0)
+        one = dp.PoissonSampledDpEvent(3 / size, one) if size > 3 else one
+        accountant.compose(dp.SelfComposedDpEvent(one, 4))
+        accountant.compose(dp.SelfComposedDpEvent(dp.GaussianDpEvent(sigma), 2))
+        found.append(accountant.get_epsilon(1e-3))
+    assert budget.spent() == pytest.approx(max(found), abs=0.02) and budget.spent() > before
+    with pytest.raises(ValueError, match=r"expected a score that fits"):
+        fl.private_score(task, last, epsilon=50.0, budget=budget)
+    with pytest.raises(ValueError, match=r"^unit='client': expected 'example', the unit of"):
+        fl.private_score(task, last, list(task.clients), epsilon=1.0, budget=budget)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metric": "f1"}, r"^metric='f1': expected one of 'accuracy', 'loss'$"),
+        ({"epsilon": 0}, r"^epsilon=0: expected a number in"),
+        ({"delta": 0.5}, r"^delta=0.5: expected < "),
+        ({"max_loss": 0}, r"^max_loss=0: expected a number in"),
+        ({"unit": "client"}, r"^unit='client': expected one of 'example'"),
+        ({"data": 3}, r"^data=.*: expected \(x, y\), or a list"),
+        ({"data": []}, r"^data=0: expected at least one unit"),
+        ({"budget": 8.0}, r"^budget=8.0: expected an fl.Budget, or None"),
+    ],
+)
+def test_a_bad_score_is_refused(changes, words):
+    last = play(tokens(), "fedlora", None)[-1]
+    given: dict[str, Any] = {"epsilon": 1.0, **changes}
+    with pytest.raises(ValueError, match=words):
+        fl.private_score(tokens(), last, **given)
+    own = replace(tokens(), metrics={"accuracy": lambda outputs, y: outputs.sum().expand(len(y))})
+    with pytest.raises(ValueError, match=r"or a task whose accuracy is the library's"):
+        fl.private_score(own, last, epsilon=1.0)

@@ -1,0 +1,310 @@
+"""Privacy by person: who is drawn, what is clipped together, and what several sites add up to."""
+
+import math
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import toy_hubs
+from toy_tasks import (
+    LORA,
+    PERSONS,
+    PLAN,
+    anywhere,
+    book,
+    one_round,
+    people,
+    play,
+    private,
+    same_bits,
+    tokens,
+)
+
+import fedlora_lab as fl
+from fedlora_lab.audit.self_check import self_check
+from fedlora_lab.federated import local_training
+from fedlora_lab.federated.local_training import ClientBatch
+from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.lora.per_example import per_example_gradients
+from fedlora_lab.methods import FedLoRA
+from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.privacy import accounting
+from fedlora_lab.privacy.ledger import MOST_CHOICES, Ledger
+
+TASK, CLIP = people(), 0.7
+
+
+def opened(batch: int | None = 2, sigma: float = 0.0, **options: Any) -> Federation:
+    privacy = private("person", sigma, CLIP, **options.pop("privacy", {}))
+    plan = PLAN.replace(batch=batch, lr=1.0)
+    return Federation.open(TASK, FedLoRA, privacy, plan, lora=LORA, **options)
+
+
+def moved(run: Federation, t: int = 0, s: int = 0) -> dict[ParamKey, torch.Tensor]:
+    """Each client's sum of a step without noise, from random values."""
+    start = {key: x[None] for key, x in anywhere(TASK, FedLoRA).tensors.items()}
+    clients = ClientBatch((0, 1, 2), dict(start), start)
+    local_training.local_step(run.context, clients, t, s)
+    scale = [n * q for n, q in zip(run.context.units, run.context.sample_rate, strict=True)]
+    expected = torch.tensor(scale, dtype=torch.float64)
+    return {
+        key: (start[key] - x) * expected.view(-1, *[1] * (x.dim() - 1))
+        for key, x in clients.params.items()
+        if x is not start[key]
+    }
+
+
+def test_a_batch_draws_persons_with_all_their_examples() -> None:
+    """Each at batch / persons: a draw of examples would leave a person's rows apart."""
+    context, count, sizes = opened().context, 400, []
+    assert context.units == (3, 4, 2) and context.sample_rate == (2 / 3, 0.5, 1.0)
+    own, seen = torch.tensor(PERSONS[1]), torch.zeros(7)
+    for s in range(count):
+        index = local_training.poisson_batch(context, 0, s, (1,))[0]
+        drawn = own[index].unique()
+        assert index.tolist() == [i for i, who in enumerate(PERSONS[1]) if who in drawn.tolist()]
+        seen[drawn] += 1
+        sizes.append(len(drawn))
+    assert bool(((seen[3:] - count / 2).abs() < 5 * math.sqrt(count / 4)).all())
+    assert abs(np.var(sizes) - 1.0) < 5 * math.sqrt(2 / count)  # of four coins, each on its own
+
+
+def test_at_most_so_many_examples_of_a_person_are_drawn_anew_each_step() -> None:
+    context, chosen = opened(None, privacy={"person_examples": 2}).context, set()
+    for s in range(30):
+        index = local_training.poisson_batch(context, 0, s, (1,))[0].tolist()
+        counts = pd.Series([PERSONS[1][i] for i in index]).value_counts()
+        assert counts.to_dict() == {3: 2, 4: 2, 5: 1, 6: 2}
+        chosen.add(tuple(i for i in index if PERSONS[1][i] == 3))
+    assert chosen == {(0, 2), (0, 4), (2, 4)}
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 2, 5])
+def test_a_person_is_clipped_once_as_the_mean_of_single_gradients(chunk: int | None) -> None:
+    """Against batches of one, added up by hand, also where chunks cut a person in two."""
+    run = opened(None, chunk_examples=chunk)
+    sums, context = moved(run), run.context
+    start = {key: x[None] for key, x in anywhere(TASK, FedLoRA).tensors.items()}
+    for k, (x, y) in enumerate(TASK.clients):
+        total = {key: torch.zeros_like(value[k]) for key, value in sums.items()}
+        for person in set(PERSONS[k]):
+            index = [i for i, who in enumerate(PERSONS[k]) if who == person]
+            data = (x[index], y[index])
+            parts = start, tuple(sums), data, torch.zeros(len(index), dtype=torch.int64)
+            rows = per_example_gradients(TASK, context.adapted, *parts)
+            mean = {key: value.mean(0) for key, value in rows.items()}
+            norm = float(torch.cat([value.flatten() for value in mean.values()]).norm())
+            for key, value in mean.items():
+                total[key] += value * min(1.0, CLIP / norm)
+        for key, value in total.items():
+            torch.testing.assert_close(sums[key][k], value, rtol=1e-9, atol=1e-12)
+
+
+def test_one_bad_example_voids_its_person_and_nobody_else() -> None:
+    run = opened(None)
+    whole = moved(run)
+    x, y = TASK.clients[1]
+    for bad in (math.nan, math.inf):
+        spoilt = x.clone()
+        spoilt[5] = bad  # the one example of person 5
+        data = (TASK.clients[0], (spoilt, y), TASK.clients[2])
+        run.context = replace(run.context, data=data)
+        with_bad = moved(run)
+        run.context = replace(run.context, data=TASK.clients)
+        for key, value in whole.items():
+            assert torch.equal(with_bad[key][0], value[0]) and with_bad[key].isfinite().all()
+        gap = torch.cat([(value - with_bad[key])[1].flatten() for key, value in whole.items()])
+        assert 0 < float(gap.norm()) <= CLIP * (1 + 1e-6)
+
+
+def test_a_run_by_person_goes_on_where_it_was_left(tmp_path) -> None:
+    """To the bit, and not under other numbers of sites or examples; other units say nothing new."""
+    privacy, plan = private("person", 1.0), PLAN.replace(rounds=3, batch=2)
+    whole = play(TASK, "fedlora", privacy, plan)
+    play(TASK, "fedlora", privacy, plan.replace(rounds=1), checkpoint=tmp_path)
+    same_bits(play(TASK, "fedlora", privacy, plan, resume=tmp_path), whole[2:], "seconds")
+    for other in ({"sites": 2}, {"person_examples": 3}):
+        with pytest.raises(ValueError, match=r"expected the same privacy as in this run"):
+            play(TASK, "fedlora", privacy.replace(**other), plan, resume=tmp_path)
+    assert not {"sites", "person_examples"} & fl.Privacy().settings().keys()
+    assert (
+        "sites" not in Ledger().to_json()
+        and '"sites": 2' in Ledger(unit="person", sites=2).to_json()
+    )
+
+
+def test_weights_by_size_count_persons() -> None:
+    """Numbers of examples are not public here: the mean must not show them."""
+    found = []
+    for counts in ((5, 8, 3), (5, 4, 3)):
+        people_of = ([0] * 5, [1, 2, 3] + [4] * (counts[1] - 3), [5] * 3)
+        task = replace(tokens("head", counts), persons=people_of)
+        plan = PLAN.replace(weights="size", batch=None)
+        run = Federation.open(task, FedLoRA, private("person", 1.0, 0.0), plan, lora=LORA)
+        found.append(one_round(run))
+    assert found[0].ledger is not None and found[0].adapter.keys() == found[1].adapter.keys()
+    for layer, (_, b) in found[0].adapter.items():
+        assert torch.equal(b, found[1].adapter[layer][1])
+
+
+# ---- persons at several sites
+
+
+def test_a_person_at_more_sites_than_stated_is_refused() -> None:
+    twice = replace(TASK, persons=(PERSONS[0], PERSONS[1], (0, 3, 3)))
+    assert (TASK.sites, twice.sites, twice.pooled().sites) == (1, 2, 1)
+    private("person", sites=2).resolve(twice, PLAN)
+    for task, line in (
+        (twice, r"^sites=1: expected >= 2: the same person has examples at up to 2 clients; merge"),
+        (tokens(), r"^persons=None: expected whose each example is, person= of fl.tasks.hub or"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            fl.run(task, "fedlora", private("person"), PLAN)
+
+
+def several(sites: int, *terms: tuple[float, float, int], **options: Any) -> Ledger:
+    ledger = Ledger(unit="person", delta=1e-4, sites=sites, **options)
+    for k, (sigma, q, count) in enumerate(terms):
+        ledger.record(0, (k,), count, sample_rate=q, noise_multiplier=sigma)
+    return ledger
+
+
+@pytest.mark.parametrize("sites", [2, 3])
+def test_a_person_at_several_sites_spends_what_they_spend_together(sites: int) -> None:
+    """The largest over all choices of clients; of too many choices never less."""
+    terms = [(1.0, 0.1, 50), (0.8, 0.05, 50), (1.2, 0.2, 50), (1.0, 0.1, 40), (2.0, 0.2, 50)]
+    ledger = several(sites, *terms, accountant="rdp")
+    choices = combinations(terms, sites)
+    spent = {c: accounting.epsilon(c, 1e-4, "rdp") for c in choices}
+    assert ledger.epsilon() == pytest.approx(max(spent.values()), rel=1e-12)
+    mine = max(value for choice, value in spent.items() if terms[3] in choice)
+    assert ledger.epsilon(3) == pytest.approx(mine, rel=1e-12)
+    assert ledger.epsilon() > Ledger.epsilon(several(1, *terms, accountant="rdp"))
+    assert Ledger.from_json(ledger.to_json()).epsilon() == ledger.epsilon()
+    many = [(1 + 0.05 * k, 0.1 + 0.01 * k, 50) for k in range(30)]
+    assert math.comb(30, sites) > MOST_CHOICES
+    bound = several(sites, *many, accountant="rdp").epsilon()
+    assert bound >= max(accounting.epsilon(tuple(many[k:][:sites]), 1e-4, "rdp") for k in (0, 27))
+    # A client that no entry names has released what counts for all.
+    common = Ledger(unit="person", delta=1e-4, sites=sites, accountant="rdp")
+    common.record(0, None, 5, sample_rate=1.0, noise_multiplier=4.0)
+    assert common.epsilon() == accounting.epsilon(((4.0, 1.0, 5 * sites),), 1e-4, "rdp")
+
+
+@pytest.mark.parametrize("sites", [1, 2])
+def test_calibration_by_person_meets_its_target_at_so_many_sites(sites: int) -> None:
+    plan = PLAN.replace(rounds=10, batch=1)
+    free = fl.Privacy(unit="person", delta=1e-3, accountant="rdp", sites=sites)
+    privacy = free.calibrate(epsilon=3.0, task=TASK, plan=plan)
+    sigma, rates = privacy.noise_multiplier, privacy.sample_rate
+    assert isinstance(rates, tuple) and rates == (1 / 3, 1 / 4, 1 / 2)
+    each = sigma if isinstance(sigma, tuple) else (sigma,) * 3
+    spent = [
+        accounting.epsilon(tuple((each[k], rates[k], 20) for k in some), 1e-3, "rdp")
+        for some in combinations(range(3), sites)
+    ]
+    assert 0.8 * 3 < max(spent) <= 3.0
+    last = play(TASK, "fedlora", privacy, plan.replace(rounds=2))[-1]
+    assert 0 < book(last).epsilon() < 3
+    assert (f"up to {sites} clients, what they" in book(last).statement()) == (sites > 1)
+    with pytest.raises(ValueError, match=r"^delta=0.2: expected < 0.111 = 1 / 9 persons$"):
+        free.replace(delta=0.2).calibrate(epsilon=3.0, task=TASK, plan=plan)
+
+
+# ---- groups
+
+
+def test_a_group_of_one_is_a_unit_and_larger_ones_spend_more() -> None:
+    """Without a draw exactly a unit of so many norms: a wrong scale would move it."""
+    ledger = several(1, (1.5, 0.1, 40), (2.0, 0.3, 10), accountant="rdp")
+    assert ledger.group_epsilon(1) == ledger.epsilon()
+    found = [ledger.group_epsilon(size, 0) for size in (1, 2, 5, 10)]
+    assert found == sorted(found) and found[1] > 1.5 * found[0]
+    whole = several(1, (6.0, 1.0, 9))
+    assert whole.group_epsilon(3) == accounting.epsilon(((2.0, 1.0, 9),), 1e-4)
+    assert several(1, (0.0, 0.1, 1)).group_epsilon(2) == math.inf
+
+
+def test_group_epsilon_lies_between_what_an_attacker_sees_and_a_simple_bound() -> None:
+    """One release, delta by integration over the mixture; and all of a group drawn if any is."""
+    sigma, q, size, delta = 1.5, 0.2, 3, 1e-3
+    x = np.linspace(-30, 40, 700_001)
+
+    def density(mean: float) -> np.ndarray:
+        return np.exp(-((x - mean) ** 2) / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi))
+
+    weights = [math.comb(size, j) * q**j * (1 - q) ** (size - j) for j in range(size + 1)]
+    mixture = sum(weight * density(j) for j, weight in enumerate(weights))
+    value = accounting.group_epsilon(((sigma, q, 1),), size, delta)
+    pairs = ((mixture, density(0)), (density(0), mixture))
+
+    def spent(epsilon: float) -> float:
+        gaps = (np.maximum(one - math.exp(epsilon) * two, 0).sum() for one, two in pairs)
+        return float(max(gaps) * (x[1] - x[0]))
+
+    assert spent(value) <= delta * (1 + 1e-6) < spent(value - 0.2)
+    simple = accounting.epsilon(((sigma / size, 1 - (1 - q) ** size, 1),), delta)
+    assert value < simple
+
+
+# ---- from a table to a task, and what an audit says
+
+
+def test_a_table_names_the_person_of_each_row() -> None:
+    """A split of rows would put a person at two clients, or into training and test."""
+    frame = toy_hubs.texts().assign(person=[f"p{i // 3}" for i in range(48)])
+    words: Any = {"text": "text", "label": "label", "person": "person", "public_test": True}
+    task = fl.tasks.hub(toy_hubs.folder("bert"), frame, **words, clients=3, alpha=1.0, seed=2)
+    assert task.sites == 1 and sum(task.person_counts) * 3 == sum(task.sizes) == 39
+    by: Any = {**words, "person": "own"}
+    own = frame.assign(own=[i % 7 for i in range(48)])
+    assert fl.tasks.hub(toy_hubs.folder("bert"), own, **by, by="site").sites > 1
+    held: Any = {**words, "test": frame[:6]}
+    calls: Any = (
+        ("^person='who': expected a column: text, label", frame, {**words, "person": "who"}),
+        ("^person 'person'='nothing in row 0': exp", frame.assign(person=None), words),
+        ("^person 'person'='one person': expected a column", frame.assign(person=1), words),
+        ("^public_test=True: expected False: 2 persons of the test", frame, held),
+    )
+    for line, data, more in calls:
+        with pytest.raises(ValueError, match=line):
+            fl.tasks.hub(toy_hubs.folder("bert"), data, **more, clients=2)
+
+
+@pytest.mark.parametrize(
+    ("persons", "line"),
+    [
+        (5, "^persons='int': expected 3 lists, one for each client$"),
+        (PERSONS[:2], "^persons=2: expected 3 lists"),
+        ((*PERSONS[:2], (7, 8)), r"^persons\[2\]='2 entries': expected 3, one for each example$"),
+        ((*PERSONS[:2], (7, None, 7)), r"^persons\[2\]='nothing in row 1': expected"),
+        ((*PERSONS[:2], ("7", "8", "7")), r"^persons=\['int', 'str'\]: expected words or whole"),
+        ([[0.5] * 5, [0.5] * 8, [0.5] * 3], r"^persons=\['float'\]: expected words or whole"),
+    ],
+)
+def test_persons_that_are_none_are_refused(persons: Any, line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        replace(tokens(), persons=persons)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slug", ["fedlora", "la-lora"])
+def test_the_audits_leave_out_persons(slug: str) -> None:
+    """A sound set-up passes; a clip that lets persons through by half their examples does not."""
+
+    def half(rows: Any, clip_norm: float, *rest: Any) -> Any:
+        from fedlora_lab.privacy.mechanism import clip_sum
+
+        return clip_sum(rows, 2 * clip_norm, *rest)
+
+    found = self_check(TASK, slug, private("person"), PLAN, lora=LORA)
+    assert found.ok and found.unit == "person", str(found)
+    bad = self_check(TASK, slug, private("person"), PLAN, lora=LORA, bug=half)
+    assert any("one person, in units of C" in one.what for one in bad.failed)
+    plan = PLAN.replace(batch=2)
+    audit = fl.audit.audit(TASK, slug, private("person"), plan, canaries=16, lora=LORA)
+    assert audit.holds and audit.unit == "person"

@@ -233,9 +233,11 @@ def prepare_command(table: Path, schema: str, out: str, **options: Any) -> None:
         if error.count > len(error.lines):
             click.echo(f"and {error.count - len(error.lines)} more (--problems N)", err=True)
         raise click.ClickException(error.head) from None
-    counts, notes = done.counts, []
-    said = "" if counts["persons"] is None else f" of {counts['persons']} persons"
-    click.echo(f"rows: {counts['examples']}{said}; the sample rate hangs on it, all parties get it")
+    counted = next(name for name in site.UNITS if name in done.counts)
+    size, notes = done.counts[counted], []
+    click.echo(f"{counted}: {size}; the sample rate follows from it, all parties get it")
+    if counted == "persons":
+        click.echo(f"rows: {done.rows} (for this site only)")
     if done.labels:
         found = ", ".join(f"{name} {count}" for name, count in done.labels.items())
         click.echo(f"labels: {found} (for this site only)")
@@ -250,7 +252,7 @@ def prepare_command(table: Path, schema: str, out: str, **options: Any) -> None:
         click.echo("; ".join(notes) + " (for this site only)")
     for path in done.files:
         click.echo(f"written: {path}")
-    click.echo(f"schema: {counts['schema']}")
+    click.echo(f"schema: {done.counts['schema']}")
 
 
 @site_command.command("status")

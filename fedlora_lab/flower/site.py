@@ -48,6 +48,8 @@ SCHEMA_FORMAT, SITE_FORMAT = "fedlora-lab schema 1", "fedlora-lab site 1"
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")
 """Cells that hold nothing, unless the schema names others."""
+UNITS = ("examples", "persons")
+"""What the size of a site is a number of: persons where the schema has a column of them."""
 MAX_CELL = 131_072
 """Characters of a cell: the limit of Python's csv module, which is one for the whole process."""
 
@@ -459,6 +461,7 @@ class Prepared:
 
     Args:
         files: what was written. counts: the content of site.json.
+        rows: how many are trained on; where the schema has persons, private as the others below.
         labels: label -> rows that are trained on. copies: rows equal to an earlier one.
         dropped: rows left out for a missing cell. cut: texts that were longer than max_length.
         most_of_one_person: the largest number of rows of one person.
@@ -466,6 +469,7 @@ class Prepared:
 
     files: tuple[Path, ...]
     counts: dict[str, Any]
+    rows: int
     labels: dict[str, int]
     copies: int
     dropped: int
@@ -485,9 +489,10 @@ def prepare(
 ) -> Prepared:
     """Turns a site's own table into the examples that `deployment.client` reads.
 
-    Everything is checked before anything is written. ``out`` gets the examples, files beside it
-    those of other splits, and ``<out>.json``, written last, the counts that the terms need. Those
-    counts are public by agreement; labels, copies and the other numbers stay at the site.
+    Everything is checked before anything is written. ``out`` gets the examples, and files beside it
+    those of other splits. ``<out>.json``, written last, gets the one count that the terms need, and
+    that is public by agreement: how many examples there are, or how many persons where the schema
+    has a column of them. The number of rows is then private, as labels, copies and the rest are.
 
     Args:
         table: CSV, or Parquet where pandas can read it.
@@ -499,7 +504,8 @@ def prepare(
         replace: whether files of an earlier call are written again.
     Raises: `InvalidTable` for a table that does not fit, ``ValueError`` for other arguments.
     Guarantees: tests/flower/test_site_files.py::test_a_refusal_writes_nothing_and_tells_no_cell,
-        ::test_prepared_examples_are_those_of_the_hub.
+        ::test_prepared_examples_are_those_of_the_hub,
+        ::test_nothing_for_others_tells_how_many_rows_a_person_has.
     """
     table, out = Path(table), Path(out)
     check_whole("most", most, 1)
@@ -532,13 +538,11 @@ def prepare(
     if not len(first):
         problems.stop(table, "the table", f"no row of the split {schema.splits[0]!r} to train on")
 
-    counts: dict[str, Any] = {
-        "format": SITE_FORMAT,
-        "schema": schema.digest,
-        "examples": len(first),
-    }
-    counts["persons"] = None if persons is None else len(persons[first].unique())
-    counts["others"] = {name: len(part) for name, part in of_split.items() if part is not first}
+    # Where persons are protected, how many rows one of them has is private, and so is the sum.
+    counted, size = UNITS[0], len(first)
+    if persons is not None:
+        counted, size = UNITS[1], len(persons[first].unique())
+    counts = {"format": SITE_FORMAT, "schema": schema.digest, counted: size}
     about.unlink(missing_ok=True)
     written: list[Path] = []
     try:
@@ -555,7 +559,7 @@ def prepare(
     trained = Counter(named[i][schema.label] for i in first.tolist()) if schema.label else {}
     most_rows = None if persons is None else int(persons[first].bincount().max())
     labels = {name: trained.get(name, 0) for name in schema.labels}
-    return Prepared((*written, about), counts, labels, copies, dropped, cut, most_rows)
+    return Prepared((*written, about), counts, len(first), labels, copies, dropped, cut, most_rows)
 
 
 def _rows_of(x: Any, part: Tensor) -> Any:
@@ -674,21 +678,27 @@ def _check_persons(rows: list[tuple[str, Row]], schema: Schema, problems: _Probl
             problems.add(f"{place}, column {schema.split!r}", "this person has another split too")
 
 
-def read_counts(*paths: "str | Path") -> list[dict[str, Any]]:
-    """The counts in the site.json files of all sites, in this order.
+def read_sizes(*paths: "str | Path", unit: str) -> list[int]:
+    """The sizes of all sites for the terms, from their site.json files in this order.
 
-    Raises: ``ValueError`` for another file, and where two sites used different schemas.
+    Args: paths: of the files. unit: "person" for numbers of persons, else of examples.
+    Raises: ``ValueError`` for another file, and where the schema counts something else, or two
+        sites used different schemas.
     """
-    found = []
+    counted, sizes, schemas = UNITS[unit == "person"], [], []
     for path in paths:
         counts = parse_json(_bytes(path, "site"), f"site={str(path)!r}")
         known = isinstance(counts, dict) and counts.get("format") == SITE_FORMAT
         check(known, "site", str(path), "a file that `fedlora-lab site prepare` wrote")
-        check_whole(f"{path}, examples", counts.get("examples"), 1)
-        same = not found or counts["schema"] == found[0]["schema"]
-        check(same, "schema", f"{path}: {counts['schema'][:12]}", "that of the other sites")
-        found.append(counts)
-    return found
+        other = "'example' or 'client'" if "examples" in counts else "'person'"
+        what = UNITS["examples" not in counts]
+        check(counted in counts, "unit", unit, f"{other}: {path} holds a number of {what}")
+        check_whole(f"{path}, {counted}", counts[counted], 1)
+        schemas.append(counts.get("schema"))
+        same = schemas[-1] == schemas[0]
+        check(same, "schema", f"{path}: {str(schemas[-1])[:12]}", "that of the other sites")
+        sizes.append(counts[counted])
+    return sizes
 
 
 # ---- a running federation, as everybody may see it

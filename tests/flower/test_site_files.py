@@ -166,12 +166,10 @@ def test_one_table_in_all_its_forms(tmp_path, case):
     assert done.counts == {
         "format": site.SITE_FORMAT,
         "schema": schema(**changes).digest,
-        "examples": 2,
         "persons": 2,
-        "others": {},
     }
     assert done.dropped == (case == "dropped")
-    assert site.read_counts(done.files[1]) == [done.counts]
+    assert site.read_sizes(done.files[1], unit="person") == [2] == [done.rows]
     assert {stat.S_IMODE(path.stat().st_mode) for path in done.files} == {0o600}
 
 
@@ -214,7 +212,7 @@ def test_splits_persons_and_copies(tmp_path):
     assert persons.tolist() == [0, 0, 1] and x.tolist() == [[1.0], [1.0], [4.0]]
     assert (done.copies, done.most_of_one_person) == (1, 2)
     assert done.labels == {"yes": 2, "no": 1}
-    assert json.loads(about.read_text("utf-8"))["others"] == {"test": 1}
+    assert json.loads(about.read_text("utf-8"))["persons"] == 2 and done.rows == 3
     with pytest.raises(ValueError, match="no such file; a federation may be running"):
         prepared(tmp_path, head + "1,yes,a,train\n", split)
     with pytest.raises(site.InvalidTable, match="line 3, column 'fold': this person has another"):
@@ -222,6 +220,28 @@ def test_splits_persons_and_copies(tmp_path):
     assert deployment.read_examples(first)[0].tolist() == [[1.0], [1.0], [4.0]]
     prepared(tmp_path, head + "1,yes,a,train\n", split, replace=True)
     assert deployment.read_examples(first)[0].tolist() == [[1.0]]
+
+
+def test_nothing_for_others_tells_how_many_rows_a_person_has(tmp_path, capsys):
+    """Anna has five rows or one: the file for the coordinator is the same to the byte, and what is
+    printed says which numbers stay. Finds a count of rows beside the one of persons; and terms that
+    would take one for the other."""
+    site.write_schema(tmp_path / "schema.json", SCHEMA)
+    told = []
+    for rows in (5, 1):
+        (tmp_path / "own.csv").write_text(HEAD + "1,yes,anna\n" * rows + "2,no,bo\n", "utf-8")
+        words = ["--schema", tmp_path / "schema.json", "--out", tmp_path / "a.safetensors"]
+        assert call("site", "prepare", tmp_path / "own.csv", *words, "--replace") == 0
+        said = capsys.readouterr().out.splitlines()
+        told.append([(tmp_path / "a.json").read_bytes()])
+        told[-1] += [line for line in said if "for this site only" not in line]
+        assert f"rows: {rows + 1} (for this site only)" in said
+    assert told[0] == told[1] and "persons: 2; the sample rate" in told[0][1]
+    with pytest.raises(ValueError, match=r"unit='example': expected 'person': .*of persons"):
+        site.read_sizes(tmp_path / "a.json", unit="example")
+    prepared(tmp_path, "age,code\n1,yes\n", schema(person=None))
+    with pytest.raises(ValueError, match=r"unit='person': expected 'example' or"):
+        site.read_sizes(tmp_path / "out" / "site.json", unit="person")
 
 
 SECRETS = st.text("bcdfghjklmpqvwxz", min_size=8, max_size=60).map(lambda word: f"Qz{word}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # never run: editors see the names here, and `_homes` reads w
     from fedlora_lab import plots as plots
     from fedlora_lab import privacy as privacy
     from fedlora_lab import report as report
+    from fedlora_lab import review as review
     from fedlora_lab import tasks as tasks
     from fedlora_lab import theory as theory
     from fedlora_lab.cli import doctor as doctor

@@ -40,6 +40,7 @@ PAGES = (
     "claims",
     "amplification",
     "sharp_edges",
+    "review",
     "notation",
     "glossary",
     "own_model",

@@ -113,14 +113,8 @@ def parse_json(text: "str | bytes", name: str) -> Any:
     Guarantees: test_damaged_files.py::test_json_is_taken_strictly.
     """
 
-    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) < len(pairs):
-            raise ValueError("a key stands there twice")
-        return dict(pairs)
-
     try:
-        plain = text.decode("utf-8") if isinstance(text, bytes) else text
-        return json.loads(plain, parse_constant=_no_constant, object_pairs_hook=unique_keys)
+        return _STRICT.decode(text.decode("utf-8") if isinstance(text, bytes) else text)
     except (ValueError, RecursionError) as error:
         words = error_text(error, 120)
         raise ValueError(f"{name}: expected JSON ({words})") from error
@@ -128,6 +122,15 @@ def parse_json(text: "str | bytes", name: str) -> Any:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique_keys)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

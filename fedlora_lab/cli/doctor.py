@@ -5,6 +5,7 @@
 ['huggingface.co', 'pypi.org', 'files.pythonhosted.org']
 """
 
+import copy
 import os
 import platform
 import shutil
@@ -252,21 +253,31 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def capacity(name: str, config: Any, speed: float, free: float) -> Capacity:
+def capacity(name: str, config: Any, speed: float, free: float, *, alike: bool = False) -> Capacity:
     """Counts what a model needs, by shapes alone.
 
     Args:
         name, config: of the model, by Transformers' configuration.
         speed: as of `measured_speed`.
         free: bytes that may be used.
+        alike: all layers have the same shapes: two and three of them are counted for all.
 
     Guarantees: test_doctor.py::test_the_table_follows_from_the_formulas_of_cost.
     """
     from fedlora_lab import Lora, Plan, methods
-    from fedlora_lab.federated.cost import FLOAT, cost
+    from fedlora_lab.federated.cost import FLOAT, Cost, cost, cost_of_layers
 
     plan = Plan(rounds=1, local_steps=STEPS, batch=BATCH)
-    found = cost(_texts_task(_model(config, "meta"), 1), methods.FedLoRA, Lora(), plan)
+
+    def counted(one: Any) -> Cost:
+        return cost(_texts_task(_model(one, "meta"), 1), methods.FedLoRA, Lora(), plan)
+
+    def with_layers(count: int) -> Cost:
+        some = copy.deepcopy(config)
+        some.num_hidden_layers = count
+        return counted(some)
+
+    found = cost_of_layers(with_layers, config.num_hidden_layers) if alike else counted(config)
     alone = found.memory(AT_ONCE, 1)
     each = 3 * FLOAT * found.moving
     most = 1 + max(0, int((free - alone) // each))
@@ -313,7 +324,7 @@ def capacity_lines(model: str | None, say: Callable[[str], Any]) -> None:
         say(_line(["model", "parameters", "memory", "at once", *heads]))
         for name, (kind, fields) in SIZES.items() if own is None else ():
             config = transformers.AutoConfig.for_model(kind, **fields)
-            say(_line(capacity(name, config, speed, free).cells()))
+            say(_line(capacity(name, config, speed, free, alike=True).cells()))
         if own is not None:
             say(_line(capacity(Path(str(model)).name, own, speed, free).cells()))
     say("memory: a run with one client; at once: clients whose adapters fit in it together (more")

@@ -20,7 +20,7 @@ from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.experiments.method_guide import Frames, describe_label, label_columns, read_studies
 from fedlora_lab.experiments.runner import load_results, progress
 from fedlora_lab.experiments.studies import STUDIES
-from fedlora_lab.measures.statistics import collapsed_in, t_interval
+from fedlora_lab.measures.statistics import collapsed_in, seed_pairs, t_interval
 
 HOLDS, OPPOSITE, SAME = "holds", "opposite", "no difference of that size"
 OPEN, FULL = "cannot tell", "no room here"
@@ -150,13 +150,6 @@ def _t(values: Any) -> Callable[[float], tuple[float, float, float]]:
     return at
 
 
-def _pairs(rows: Any, one: str, other: str, measure: str) -> Any:
-    """One row a seed, the two methods as columns."""
-    table = rows.pivot_table(measure, "seed", "method").reindex(columns=[one, other]).dropna()
-    check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
-    return table
-
-
 def _shown(label: Any) -> Any:
     """A label as `describe_label` takes it: no privacy is not a number."""
     return math.nan if label is None else label
@@ -187,7 +180,7 @@ def _lead(
     data: _Data, one: str, other: str, within: float | None = None, measure: str = "accuracy"
 ) -> Effect:
     """One method is ahead of another; or, with ``within``, as good as it."""
-    table = _pairs(data.rows, one, other, measure)
+    table = seed_pairs(data.rows, one, other, measure)
     gap = ((table[one] - table[other]) / data.room).to_numpy()
     means = (table.mean() - data.start) / data.room
     what, kept = f"{one} above {other}", {"within": within}
@@ -201,7 +194,7 @@ def _lead(
 
 def _more(data: _Data, one: str, other: str, measure: str) -> Effect:
     """A measure that is a share by itself is larger for one method."""
-    table = _pairs(data.rows, one, other, measure)
+    table = seed_pairs(data.rows, one, other, measure)
     gap = (table[one] - table[other]).to_numpy()
     means = ", ".join(f"{table[x].mean():.2f}" for x in (one, other))
     what = f"{measure} of {one} above {other} ({means})"
@@ -221,7 +214,7 @@ def _shorter(logs: Any) -> Callable[[float], tuple[float, float, float]]:
 
 def _less(data: _Data, one: str, other: str, measure: str, within: float | None = None) -> Effect:
     """A positive measure is smaller for one method, by a share of the other's."""
-    table = np.log(_pairs(data.rows, one, other, measure))
+    table: Any = np.log(seed_pairs(data.rows, one, other, measure))
     at = _shorter((table[one] - table[other]).to_numpy())
     what = f"{measure} of {one} below {other}"
     return Effect(what, at, "of the other's", f"{len(table)} seeds", within)
@@ -280,7 +273,7 @@ def _change_of_lead(data: _Data, one: str, other: str, label: str, ends: Any) ->
     """By how much the lead of one grows from the first end to the second, seed by seed; and the
     ends in words."""
     parts = [select_rows(data.rows, **{label: end}) for end in ends]
-    first, last = (_pairs(part, one, other, "accuracy") for part in parts)
+    first, last = (seed_pairs(part, one, other, "accuracy") for part in parts)
     change = ((last[one] - last[other] - first[one] + first[other]) / data.room).dropna()
     return change.to_numpy(), [describe_label(label, _shown(end)) for end in ends]
 
@@ -429,7 +422,13 @@ def select_rows(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
 SCORES = {"accuracy", "before_accuracy"}
 
 
-def _room(study: str, where: Mapping[str, Any], rows: Any, frames: Frames) -> tuple[float, float]:
+Tops = dict[tuple[int, float], float]
+"""Address of a frame and a start -> the mean of its best row from there, of one call of a judge."""
+
+
+def _room(
+    study: str, where: Mapping[str, Any], rows: Any, frames: Frames, tops: Tops
+) -> tuple[float, float]:
     """Accuracy at the start of these rows, and the mean of the best row of their task at any
     budget, in the study itself or in one whose name begins with the task, from the same start.
 
@@ -445,15 +444,20 @@ def _room(study: str, where: Mapping[str, Any], rows: Any, frames: Frames) -> tu
         if case.labels["setting"] == own["setting"]:
             task = case.task[0]
     named = (x for name, x in frames.items() if name.split("-")[0] == task and " " not in name)
-    alike = [select_rows(frames[study], **own)]
-    alike += [x for x in named if " " not in study and {*x.columns} >= SCORES]
+    alike = [x for x in named if " " not in study and {*x.columns} >= SCORES]
 
     def best(frame: Any) -> float:
+        if (id(frame), start) not in tops:
+            tops[id(frame), start] = mean_of_best(frame)
+        return tops[id(frame), start]
+
+    def mean_of_best(frame: Any) -> float:
         near = frame[(frame["before_accuracy"] - start).abs() < START]
         groups = near.groupby(["method", *label_columns(near)], dropna=False)
         return float(groups["accuracy"].mean().max())
 
-    return start, float(np.nanmax([best(x) for x in alike]))
+    first = mean_of_best(select_rows(frames[study], **own)) if own else best(frames[study])
+    return start, float(np.nanmax([first, *map(best, alike)]))
 
 
 def _of_one_start(rows: Any, methods: list[str]) -> tuple[Any, int]:
@@ -482,7 +486,7 @@ def _compared(claim: Claim, place: Mapping[str, Any]) -> list[str]:
     return [asked[name] for name in names if name in asked]
 
 
-def _find(claim: Claim, place: Mapping[str, Any], frames: Frames) -> _Found:
+def _find(claim: Claim, place: Mapping[str, Any], frames: Frames, tops: Tops) -> _Found:
     """Measures a claim at one place, in the frame of its study or that of the study's stand-in."""
     rule = RULES[claim.judge["rule"]]
     takes = signature(rule).parameters
@@ -508,7 +512,7 @@ def _find(claim: Claim, place: Mapping[str, Any], frames: Frames) -> _Found:
             continue
         rows, apart = _of_one_start(pd.concat(parts), methods)
         own |= {"ends": ends} if ends else {}
-        data = _Data(rows, *_room(name, labels, rows, frames))
+        data = _Data(rows, *_room(name, labels, rows, frames, tops))
         effect = rule(data, **own)
         said = [effect.count]
         if claim.sampled and {*rows.columns} >= SCORES and not name.endswith("screens"):
@@ -533,7 +537,7 @@ def judge(claim: Claim, place: Mapping[str, Any], frames: Frames, level: float =
         frames: study -> frame.
         level: of the interval that decides.
     """
-    return _told(claim, _find(claim, place, frames), level)
+    return _told(claim, _find(claim, place, frames, {}), level)
 
 
 def _end(values: Any, value: Any) -> Any:
@@ -581,7 +585,8 @@ def judge_claims(claims: tuple[Claim, ...], frames: Frames) -> pd.DataFrame:
     Returns: slug, claim, source, tag, setting, at, place, measured, mean, low, high, low_together,
         high_together, within, unit, claimed, asked, command, verdict, reason.
     """
-    found = {one.slug: [_find(one, place, frames) for place in one.places] for one in claims}
+    tops: Tops = {}
+    found = {one.slug: [_find(one, x, frames, tops) for x in one.places] for one in claims}
     main, count = {}, {"main": 0, "away": 0}
     for one in claims:
         there = [x.effect is not None for x in found[one.slug]]
@@ -660,7 +665,7 @@ def claims_using(stale: Stale, claims: tuple[Claim, ...], frames: Frames) -> lis
         near = stale.study in (place["study"], *STAND_INS.get(place["study"], ()))
         if not near or stale.method not in _compared(claim, place):
             return False
-        found = _find(claim, place, frames)
+        found = _find(claim, place, frames, {})
         return found.study == stale.study and found.effect is not None
 
     return [claim for claim in claims if any(reads(claim, place) for place in claim.places)]

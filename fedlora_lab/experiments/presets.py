@@ -7,7 +7,7 @@
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import nn
 from fedlora_lab import methods
 from fedlora_lab._utils.environment import install_command
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.cost import Cost, cost
+from fedlora_lab.federated.cost import Cost, cost, cost_of_layers
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.tasks.architectures import AUTO, default_head
@@ -187,4 +187,11 @@ def dry_run(name: "str | Preset") -> Cost:
     Guarantees: test_presets.py::test_every_architecture_fits_its_shapes.
     """
     row = get(name)
-    return cost(shapes(row), methods.get(row.method), row.lora, row.plan)
+
+    def of(layers: int | None) -> Cost:
+        fewer = {} if layers is None else {"num_hidden_layers": layers}
+        some = replace(row, config={**row.config, **fewer})
+        return cost(shapes(some), methods.get(row.method), row.lora, row.plan)
+
+    layers = row.config.get("num_hidden_layers")  # none where they differ in shape
+    return of(None) if layers is None else cost_of_layers(of, layers)

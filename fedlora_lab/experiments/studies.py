@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ class Case:
     # Switches of speed, which change no number but by rounding and are no part of the key.
     compute: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A digest of all that decides the case's numbers but learning rate, clip and seed.
 

@@ -6,8 +6,8 @@ stands in the formulas.
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import torch
@@ -163,6 +163,19 @@ def cost(task: Task, method: Method, lora: Any, plan: Plan) -> Cost:
         example_bytes=example_bytes(context, four),
         clients=len(task.sizes),
     )
+
+
+def cost_of_layers(of: Callable[[int], Cost], layers: int) -> Cost:
+    """What a model of layers of one shape costs: every number of `Cost` is a straight line in how
+    many there are, so two and three of them are counted for all.
+
+    Args: of: the cost with so many layers. layers: of the model.
+    Guarantees: test_doctor.py::test_the_table_follows_from_the_formulas_of_cost.
+    """
+    if layers <= 3:
+        return of(layers)
+    pairs = zip(astuple(of(2)), astuple(of(3)), strict=True)
+    return Cost(*(two + (layers - 2) * (three - two) for two, three in pairs))
 
 
 def bytes_of_round(task: Task, method: Method, lora: Lora, plan: Plan) -> tuple[int, int]:

@@ -77,10 +77,32 @@ def paired_difference(
     >>> round(paired_difference(frame, "a", "b").mean, 3)
     0.1
     """
-    table = frame.pivot_table(measure, "seed", "method").reindex(columns=[one, other]).dropna()
-    check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
+    table = seed_pairs(frame, one, other, measure)
     mean, half = t_interval((table[one] - table[other]).to_numpy(), level)
     return PairedDifference(mean, mean - half, mean + half, len(table))
+
+
+def seed_pairs(frame: "DataFrame", one: str, other: str, measure: str) -> "DataFrame":
+    """A column of a frame for two methods: index seed, of those that both have, and a column for
+    each method; the mean where a method has several rows of a seed.
+
+    Args: frame, one, other, measure: as for `paired_difference`.
+    Raises: ``ValueError`` where they share fewer than two seeds.
+    """
+    from pandas import DataFrame
+
+    seeds, names = np.unique(frame["seed"].to_numpy(), return_inverse=True)
+    method, values = frame["method"].to_numpy(), frame[measure].to_numpy(float)
+    table = np.full((len(seeds), 2), math.nan)
+    for column, slug in enumerate((one, other)):
+        own = (method == slug) & ~np.isnan(values)
+        count = np.bincount(names[own], minlength=len(seeds))
+        total = np.bincount(names[own], values[own], minlength=len(seeds))
+        table[count > 0, column] = total[count > 0] / count[count > 0]
+    shared = ~np.isnan(table).any(axis=1)
+    count = int(shared.sum())
+    check(count >= 2, "seeds", count, f"at least two that {one!r} and {other!r} share")
+    return DataFrame(table[shared], index=seeds[shared], columns=[one, other])
 
 
 @dataclass(frozen=True)

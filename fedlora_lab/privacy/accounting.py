@@ -465,13 +465,20 @@ def group_epsilon(history: History, size: int, delta: float, accountant: str = "
         best = (x._replace(history=_group(merge_history(x.history), size)) for x in chosen)
         return epsilon((*_group(plain, size), *best), delta, accountant)
     key = merge_history(history)
-    bound = epsilon(_group(key, size), delta, accountant)
-    if size == 1 or math.isinf(bound) or all(q == 1 for _, q, _ in key):
-        return bound
+    whole = _group(key, size)
+    if size == 1 or all(q == 1 for _, q, _ in key) or key[0][0] == 0:
+        return epsilon(whole, delta, accountant)
     try:
-        return min(bound, _mixture_epsilon(key, size, float(delta)))
+        mixture = _mixture_epsilon(key, size, float(delta))
     except _NO_GRID:
-        return bound
+        return epsilon(whole, delta, accountant)
+    # Of `whole` a quick bound is enough beside the mixture's: it is nearly always the looser.
+    if accountant == "prv":
+        with suppress(*_NO_GRID):
+            return min(mixture, prv_epsilon(merge_history(whole), delta))
+    if accountant in ("prv", "rdp"):
+        return min(mixture, _renyi_epsilon(merge_history(whole), delta, _TAIL_ORDERS))
+    return min(mixture, epsilon(whole, delta, accountant))
 
 
 def _group(key: Key, size: int) -> History:

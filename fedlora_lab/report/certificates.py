@@ -15,6 +15,7 @@ import time
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -354,6 +355,7 @@ def _subject_numbers(content: Mapping[str, Any]) -> Any:
     return content["together"] if one == "all runs" else content["spending"][one]
 
 
+@cache
 def _texts() -> dict[str, Any]:
     return tomllib.loads((HERE / "report.toml").read_text(encoding="utf-8"))["certificate"]
 
@@ -553,13 +555,8 @@ class Certificate:
     @property
     def page(self) -> str:
         """The page, self-contained."""
-        from jinja2 import Environment, StrictUndefined
-
-        options: Any = {"autoescape": True, "undefined": StrictUndefined, "finalize": _printable}
-        env: Any = Environment(trim_blocks=True, lstrip_blocks=True, **options)
-        template = env.from_string((HERE / "certificate.html").read_text(encoding="utf-8"))
         digest = hashlib.sha256(self.text.encode()).hexdigest()
-        return template.render(
+        return _page_template().render(
             c=self.content, said=_texts(), digest=digest, **_page_fields(self.content)
         )
 
@@ -595,6 +592,15 @@ class Certificate:
         files.write_atomically(path / PAGE, whole.page, shared=True)
         files.write_atomically(path / NAME, whole.text, shared=True)
         return path / NAME
+
+
+@cache
+def _page_template() -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    options: Any = {"autoescape": True, "undefined": StrictUndefined, "finalize": _printable}
+    env: Any = Environment(trim_blocks=True, lstrip_blocks=True, **options)
+    return env.from_string((HERE / "certificate.html").read_text(encoding="utf-8"))
 
 
 def _printable(value: Any) -> Any:

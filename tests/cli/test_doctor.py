@@ -15,7 +15,8 @@ from fedlora_lab.federated.cost import cost
 
 
 def test_the_table_follows_from_the_formulas_of_cost():
-    """Finds a line whose clients, memory or time are not those that `cost` states."""
+    """Finds a line whose clients, memory or time are not those that `cost` states; also where it is
+    counted on two and three layers of all."""
     config = transformers.AutoConfig.from_pretrained(toy_hubs.folder("bert"))
     plan = fl.Plan(rounds=1, local_steps=doctor.STEPS, batch=doctor.BATCH)
     task = doctor._texts_task(doctor._model(config, "meta"), 1)
@@ -29,6 +30,9 @@ def test_the_table_follows_from_the_formulas_of_cost():
     assert found.seconds == pytest.approx(steps / speed)
     assert found.cells()[-1] == doctor._duration(100 * found.seconds)
     assert doctor.capacity("toy", config, speed, 1e5).cells()[3] == "none"
+    config.num_hidden_layers = 5
+    whole, found = (doctor.capacity("toy", config, speed, free, alike=x) for x in (False, True))
+    assert found == whole
 
 
 def test_the_speed_is_that_of_a_private_step(monkeypatch):

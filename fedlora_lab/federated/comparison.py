@@ -414,6 +414,8 @@ def tune(
     words = f"one of {', '.join(DISTRIBUTIONS)}, or a number > 0"
     check(is_number(shape) and float(shape) >= 0, "distribution", distribution, words)
     check_number("trials", trials, 1, 1e4)
+    words = "None: of a search over correlated streams no epsilon is stated here"
+    check(privacy.noise is None, "noise", privacy.noise, words)
     pools = _check_space(space, plan)
     start = Candidate(methods.get(method), privacy, plan, lora_of(lora))
     # Of each field that epsilon depends on the largest: that candidate spends most.

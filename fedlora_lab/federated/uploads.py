@@ -155,7 +155,10 @@ def stack_clients(
     params, noise = ({key: stacked(key, name) for key in keys} for name in ("params", "noise"))
     clipped = sum((group.clipped for group in groups), ClipCounts()).read()
     clips = [group.clip for group in groups if group.clip is not None]
+    kept = groups[0].memory if groups else ()
+    memory = {key: torch.cat([group.memory[key] for group in groups]) for key in kept}
     whole = ClientBatch(ids, params, tensors_received(context, ids, sent), noise, clipped=clipped)
+    whole.memory = memory
     return replace(whole, clip=torch.cat(clips)) if clips else whole
 
 
@@ -194,7 +197,7 @@ def release_round(
     if not rows or not (ids or summed):
         return Received.empty(sent)
     if not context.by_step:
-        batch = ClientBatch(ids, rows, start, clip=clients.clip)
+        batch = ClientBatch(ids, rows, start, clip=clients.clip, memory=clients.memory)
         return _release_updates(context, batch, sent, rank, t)
     drawn = {key: clients.noise[key][arrived] for key in keys}
     drawn = cut_to_rank(drawn, None if rank is None else torch.tensor([rank]))
@@ -311,7 +314,10 @@ def _release_updates(
     else:
         common = gaussian_noise(shapes, [larger * level.server], streams, [(t, SERVER, 0)])
         xi = {key: xi[key].sum(0, keepdim=True) + common[key] for key in shapes}
+        # Shares of one stream: their sum is correlated as each of them would be.
         reference, weights = whole, torch.ones(1, dtype=torch.float64)
+    if context.stream is not None:
+        xi = context.stream.correlate(xi, clients.memory)
     if rank is not None:
         shared = torch.tensor([rank])
         rank_limit = shared if rank_limit is None else rank_limit.clamp(max=rank)

@@ -13,7 +13,7 @@ from fedlora_lab.plots import style
 from fedlora_lab.plots.style import Picture, darker, panels, paper
 from fedlora_lab.plots.tidy import confidence_interval
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.theory.low_rank import Band
+from fedlora_lab.theory.products import Band
 
 COLOURS = (style.INK, style.FACTOR["B"], style.FACTOR["A"], style.RIGHT)
 PARTS = (style.GREY, style.FACTOR["B"], style.FACTOR["A"])

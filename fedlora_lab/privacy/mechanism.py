@@ -1,7 +1,8 @@
 """Clip and noise: the only functions between private values and released ones."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -216,6 +217,59 @@ def gaussian_noise(
     parts = (torch.stack(rows) if rows else torch.zeros(0, length)).split(sizes, dim=1)
     pairs = zip(shapes.items(), parts, strict=True)
     return {key: part.reshape(-1, *shape) for (key, shape), part in pairs}
+
+
+@dataclass(frozen=True)
+class NoiseStream:
+    """Noise of a run that takes part of the earlier steps' noise back, see `Correlated`.
+
+    Of fresh noise z_i a step gets w_i = z_i - sum_j scale_j buffer_j, and the buffers take w_i up:
+    w = C^-1 z. Only w is released. Whoever adds the noise keeps the buffers: they are secret, and
+    with them everything that was released could be freed of its noise.
+
+    Args:
+        scales: of the buffers.
+        decays: by which a buffer shrinks before it takes w_i up; ``None``: buffers are the last
+            steps' w, the newest first.
+        steps: that the sensitivity is for.
+        cycles: of each client: an example is in the group of every so-manieth step.
+        sensitivity: of each client: norm of C times what one unit adds, in units of C.
+        terms: what sensitivity is computed from, as JSON values for the ledger.
+    """
+
+    scales: tuple[float, ...]
+    decays: tuple[float, ...] | None
+    steps: int
+    cycles: tuple[int, ...]
+    sensitivity: tuple[float, ...]
+    terms: Mapping[str, Any]
+
+    def buffers(self, owners: int, shape: torch.Size) -> Tensor:
+        """Empty buffers of so many owners, (owners, m, ...), float64."""
+        return torch.zeros(owners, len(self.scales), *shape, dtype=torch.float64)
+
+    def correlate(
+        self, drawn: Tensors, buffers: MutableMapping[ParamKey, Tensor]
+    ) -> dict[ParamKey, Tensor]:
+        """Makes w of z, key -> (owners, ...), float64, and moves these keys' buffers on.
+
+        Args:
+            drawn: z, of the keys that are released now.
+            buffers: key -> (owners, m, ...), changed in place of the mapping.
+
+        Guarantees: test_added_noise_has_the_covariance_of_the_inverse.
+        """
+        found = {}
+        for key, z in drawn.items():
+            past, trailing = buffers[key], (1,) * (z.dim() - 1)
+            scales = past.new_tensor(self.scales).view(1, -1, *trailing)
+            found[key] = w = z.to(past) - (scales * past).sum(1)
+            if self.decays is not None:
+                past = past * past.new_tensor(self.decays).view(1, -1, *trailing) + w[:, None]
+            elif self.scales:
+                past = torch.cat([w[:, None], past[:, :-1]], 1)
+            buffers[key] = past
+        return found
 
 
 def precondition_rows(

@@ -25,6 +25,7 @@ from fedlora_lab import __version__
 from fedlora_lab._utils import files
 from fedlora_lab._utils.validation import check, check_keys, check_one_of, check_whole, error_text
 from fedlora_lab.privacy import accounting
+from fedlora_lab.privacy.config import stream_sensitivity
 from fedlora_lab.privacy.ledger import Ledger, Terms
 
 if TYPE_CHECKING:
@@ -260,6 +261,8 @@ def _state_ledger(ledger: Ledger, rounded: bool) -> dict[str, Any]:
         "sample_rate": [f(q for _, q in pairs) for f in (min, max)] if pairs else [],
         "observers": [],
     }
+    if ledger.streams:
+        found["correlated"] = sorted({str(one["strategy"]) for one in ledger.streams})
     if not ledger.parts:
         found["sha256"] = hashlib.sha256(f"{ledger.to_json()}\n".encode()).hexdigest()
     for observer in ledger.observers if ledger.uncertified is None else ():
@@ -462,13 +465,16 @@ def _answers(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     def ledger(name: str) -> str:
         return _in_ledgers(content, name)
 
+    names = sorted({name for one in books for name in one.get("correlated", ())})
+    correlated = " and the sensitivity of a strategy" * bool(names)
+    correlated += f" by which steps take earlier noise back ({', '.join(names)})" * bool(names)
     answers = [
         ("What is protected?", f"{'; '.join(units)}, replaced by nothing ({ledger('relation')})"),
         ("How strongly?", "ε, δ and what attackers find: the table above"),
         (
             "By what mechanism?",
             f"clipping to norm {_in_training(content, 'privacy', 'clip_norm')} and Gaussian noise "
-            f"of {ledger('noise_multiplier')} times that norm; sampled at rate "
+            f"of {ledger('noise_multiplier')} times that norm{correlated}; sampled at rate "
             f"{ledger('sample_rate')}; {ledger('rounds')} rounds of "
             f"{_in_training(content, 'plan', 'local_steps')} local steps; at most "
             f"{ledger('releases')} releases of a unit; method "
@@ -776,6 +782,23 @@ def _parse(text: bytes, name: str) -> dict[str, Any]:
     return content
 
 
+def _check_streams(content: Mapping[str, Any], name: str) -> None:
+    """Raises unless the sensitivity of correlated noise is that of the steps and its strategy.
+
+    Guarantees: test_a_certificate_computes_the_sensitivity_again.
+    """
+    for run, text in content["ledgers"].items():
+        ledger = _ledger(text, f"ledgers.{run}")
+        for one in () if ledger is None else ledger.streams:
+            sizes = one["sensitivity"]
+            sizes = sizes if isinstance(sizes, list) else [sizes]
+            least = stream_sensitivity(one)
+            pairs = list(zip(sizes * (len(least) if len(sizes) == 1 else 1), least))
+            right = len(pairs) >= len(least) and all(a >= b * (1 - 1e-9) for a, b in pairs)
+            words = f"at least {max(least):.6g}, that of its steps"
+            _require(right, f"{name}: ledgers.{run}: sensitivity", sizes, words)
+
+
 def _check_content(content: dict[str, Any], name: str) -> None:
     """Raises unless the sections are those of a certificate and follow from its evidence."""
     sections = {*SECTIONS, "format", "version", "digests"}
@@ -798,6 +821,7 @@ def _check_content(content: dict[str, Any], name: str) -> None:
     check_digests(EVIDENCE)
     try:
         _check_evidence(content)
+        _check_streams(content, name)
         fresh = _numbers(content, rounded=False)
         all_runs = ["all runs"] if fresh["together"] is not None else []
         subject = content["about"]["subject"]

@@ -11,8 +11,8 @@ another is named.
 
 from fedlora_lab.theory.alternation import *
 from fedlora_lab.theory.convergence import *
+from fedlora_lab.theory.correlated_noise import *
 from fedlora_lab.theory.gaussian_dp import *
-from fedlora_lab.theory.low_rank import *
 from fedlora_lab.theory.products import *
 from fedlora_lab.theory.rounding import *
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from scipy.special import chdtri
 
 from fedlora_lab._utils.validation import check, check_number, check_symbols, check_whole
-from fedlora_lab.theory.low_rank import Band
+from fedlora_lab.theory.products import Band
 
 
 def regulated_mahalanobis(

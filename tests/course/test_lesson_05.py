@@ -11,7 +11,7 @@ import fedlora_lab as fl
 from fedlora_lab import plots
 from fedlora_lab.course.lesson_05 import figures
 from fedlora_lab.plots import style, tidy
-from fedlora_lab.theory.low_rank import Band
+from fedlora_lab.theory.products import Band
 
 
 def test_a_silent_task_moves_only_by_noise():

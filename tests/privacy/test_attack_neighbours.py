@@ -110,7 +110,7 @@ def deviation(run: Any) -> Any:
         return plan.rate("B") * SIGMA * CLIP / sizes.clamp(max=plan.batch or math.inf)
     if privacy.trust == "local":
         return SIGMA * CLIP
-    count, honest = len(run.everyone.ids), privacy.noise(len(SIZES), plan).shares
+    count, honest = len(run.everyone.ids), privacy.noise_levels(len(SIZES), plan).shares
     whole = math.sqrt(count / honest) if privacy.trust == "secagg" else 1.0
     return SIGMA * CLIP * whole / (len(SIZES) * plan.participation)
 

@@ -61,7 +61,7 @@ def test_the_size_of_the_noise_tells_how_many_sent() -> None:
         privacy = plan_of(trust, noise_multiplier=3.0, clip_norm=1e-3, honest=honest)
         privacy = privacy.resolve(task, plan)
         run = Federation.open(task, "fedlora", privacy, plan, lora=fl.Lora(rank=8), seed=2)
-        level: Any = privacy.noise(8, plan)
+        level: Any = privacy.noise_levels(8, plan)
         std, before, gaps = float(level.each or level.server), dict(run.state.server.tensors), []
         for record in (event for event in run.events() if isinstance(event, Round)):
             after = dict(run.state.server.tensors)
@@ -86,7 +86,7 @@ def test_colluders_leave_enough_noise(colluding: int) -> None:
     privacy = careless.replace(colluding=colluding)
     run = Federation.open(task, "fedlora", privacy, PLAN, lora=LORA, seed=5)
     assert run.spec.privacy is not None
-    each, _, shares = run.spec.privacy.noise(3, PLAN)
+    each, _, shares = run.spec.privacy.noise_levels(3, PLAN)
     assert shares + colluding == 3 and isinstance(each, float)
     assert [too_few_uploads(run.context, count) for count in range(4)] == [True, True, True, False]
     wide = {key: torch.Size((4000,)) for key in list(run.state.server.tensors)[:1]}
@@ -96,7 +96,7 @@ def test_colluders_leave_enough_noise(colluding: int) -> None:
     error = 4 / math.sqrt(2 * left.numel())
     assert float(left.std()) == pytest.approx(sigma * clip, rel=error)
     # unless they are counted out, less than sigma C is left where they are relied on
-    relied: Any = careless.noise(3, PLAN).each
+    relied: Any = careless.noise_levels(3, PLAN).each
     assert (relied * math.sqrt(3 - colluding) < 0.9 * sigma * clip) == (colluding > 0)
 
 
@@ -106,7 +106,9 @@ def test_a_colluder_among_the_relied_on_doubles_epsilon() -> None:
     real = []
     for colluding in (0, 15):
         privacy = plan_of("secagg", colluding=colluding)
-        each: Any = privacy.calibrate(epsilon=3.15, task=task, plan=plan).noise(20, plan).each
+        each: Any = (
+            privacy.calibrate(epsilon=3.15, task=task, plan=plan).noise_levels(20, plan).each
+        )
         real.append(exact(each * math.sqrt(20 - 15), 10))
     assert real[0] >= 6.5 and real[1] <= 3.15 * (1 + 1e-9)
 

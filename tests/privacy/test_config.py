@@ -215,7 +215,7 @@ def test_delta_must_lie_below_one_over_units() -> None:
 def test_noise_of_the_sum_is_sigma_c_under_every_trust(trust: str) -> None:
     """The levels of the closed form; what a run draws by them: test_uploads.py."""
     clients, sigma, clip = 9, 1.3, 0.5
-    each, server, shares = client(trust=trust, noise_multiplier=sigma, clip_norm=clip).noise(
+    each, server, shares = client(trust=trust, noise_multiplier=sigma, clip_norm=clip).noise_levels(
         clients, PLAN
     )
     table: Any = theory.trust_level(trust, sigma, clip, clients)
@@ -227,9 +227,9 @@ def test_noise_of_the_sum_is_sigma_c_under_every_trust(trust: str) -> None:
 
 def test_noise_per_client_and_at_the_ends() -> None:
     privacy = Privacy(noise_multiplier=(1.0, 2.0, 0.0), clip_norm=0.5)
-    assert privacy.noise(3, PLAN).each == (0.5, 1.0, 0.0)
-    assert noised(clip_norm=0.0).noise(3, PLAN).each == 0
-    assert Privacy(clip_norm=math.inf, noise_multiplier=0).noise(3, PLAN).each == 0
+    assert privacy.noise_levels(3, PLAN).each == (0.5, 1.0, 0.0)
+    assert noised(clip_norm=0.0).noise_levels(3, PLAN).each == 0
+    assert Privacy(clip_norm=math.inf, noise_multiplier=0).noise_levels(3, PLAN).each == 0
     for wrong, clients, message in (
         (Privacy(), 3, r"noise_multiplier=None: expected a number >= 0, or call calibrate\(.*\)"),
         (client(), 0, "clients=0: expected a whole number >= 1"),
@@ -237,7 +237,7 @@ def test_noise_per_client_and_at_the_ends() -> None:
         (client(trust="secagg", colluding=3), 3, f"colluding=3: expected at most 2: {OTHERS}"),
     ):
         with pytest.raises(ValueError, match=f"^{message}$"):
-            wrong.noise(clients, PLAN)
+            wrong.noise_levels(clients, PLAN)
 
 
 def test_honest_shares_come_in_nearly_always() -> None:
@@ -248,17 +248,17 @@ def test_honest_shares_come_in_nearly_always() -> None:
     rng, summed = np.random.default_rng(1), client(trust="secagg")
     for clients, participation, dropout in ((50, 0.5, 0.1), (12, 1.0, 0.2), (200, 0.1, 0.0)):
         plan = PLAN.replace(participation=participation, dropout=dropout)
-        levels = summed.noise(clients, plan)
+        levels = summed.noise_levels(clients, plan)
         uploads = rng.binomial(clients, participation * (1 - dropout), 200_000)
         assert np.mean(uploads < levels.shares) < 0.01 <= np.mean(uploads < levels.shares + 1)
         assert levels.each == pytest.approx(1 / math.sqrt(levels.shares))
-        fewer = summed.replace(colluding=3).noise(clients, plan)
+        fewer = summed.replace(colluding=3).noise_levels(clients, plan)
         assert fewer.shares == levels.shares - 3
         assert fewer.each == pytest.approx(1 / math.sqrt(fewer.shares))
-    assert summed.noise(7, PLAN).shares == 7
-    assert summed.noise(5, PLAN.replace(participation=0.01)).shares == 1
-    assert client(trust="secagg", colluding=49).noise(50, PLAN).shares == 1
-    assert client(trust="secagg", honest=4, colluding=6).noise(16, PLAN).each == 0.5
+    assert summed.noise_levels(7, PLAN).shares == 7
+    assert summed.noise_levels(5, PLAN.replace(participation=0.01)).shares == 1
+    assert client(trust="secagg", colluding=49).noise_levels(50, PLAN).shares == 1
+    assert client(trust="secagg", honest=4, colluding=6).noise_levels(16, PLAN).each == 0.5
 
 
 def test_a_plan_longer_than_its_calibration_is_refused() -> None:

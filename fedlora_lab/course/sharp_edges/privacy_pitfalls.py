@@ -235,7 +235,7 @@ def share_of_the_noise(broken: bool) -> float:
     """
     trust = "secagg" if broken else "local"
     privacy = Privacy(unit="client", trust=trust, noise_multiplier=4.0, delta=1e-3)
-    each = privacy.noise(100, Plan()).each
+    each = privacy.noise_levels(100, Plan()).each
     assert isinstance(each, float)
     return theory.gdp_epsilon(CLIP / each, 1e-5)
 

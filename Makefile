@@ -17,7 +17,7 @@ STAMP := .venv/.installed
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab check test book compare bench results lint format pins clean
+.PHONY: help setup lab check quick test book compare bench results lint format pins clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -44,13 +44,18 @@ lab: setup ## open JupyterLab on your own copy of the course, in my_notebooks
 	exec $(BIN)/python -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/my_$(firstword $(NOTEBOOKS)) \
 		--port=$(PORT) $$extra $(JUPYTER_ARGS)
 
-# Without nbmake: no notebook is run here, and importing it costs each worker two seconds.
-check: lint ## before a commit: format, lint, types, and the tests that take no time
-	$(QUICK) $(BIN)/python -m pytest -n 2 --dist worksteal -p no:nbmake -q -m 'not slow' tests
+# Lint has the second core while the libraries are loaded, once for both workers. Without nbmake: no
+# notebook is run here, and importing it costs each worker two seconds.
+check: setup ## before a commit: format, lint, types, and the tests that take no time
+	@$(MAKE) --no-print-directory -j2 lint quick
+
+quick: setup ## the tests that take no time, without format, lint and types
+	$(QUICK) $(BIN)/python scripts/warm_kernels.py $(BIN)/python -m pytest --tx '2*popen//python={warm}' \
+		--dist worksteal --max-worker-restart=8 -p no:nbmake -q -m 'not slow' tests
 
 test: setup ## run every notebook and every test
-	$(QUICK) $(BIN)/python scripts/warm_kernels.py $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -q \
-		--nbmake --nbmake-kernel=warm --nbmake-timeout=1200 $(NOTEBOOKS) tests
+	$(QUICK) $(BIN)/python scripts/warm_kernels.py $(BIN)/python -m pytest --tx '$(WORKERS)*popen//python={warm}' \
+		--dist loadgroup --no-loadscope-reorder --max-worker-restart=8 -q --nbmake --nbmake-kernel=warm --nbmake-timeout=1200 $(NOTEBOOKS) tests
 
 book: setup ## build the site with the notebooks as they stand into build/book
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/book.py

@@ -1,9 +1,12 @@
-"""Run a command whose Jupyter kernels start from one process that has imported the libraries.
+"""Run a command whose Jupyter kernels and pytest workers start from one process that has imported
+the libraries.
 
     python scripts/warm_kernels.py pytest --nbmake --nbmake-kernel=warm notebooks/*.ipynb
+    python scripts/warm_kernels.py pytest --tx 2*popen//python={warm} --dist worksteal tests
 
-Loading torch, transformers, pandas and seaborn takes seconds of every new kernel. Here they are
-loaded once: the kernel `warm` is a fork of a process that has done nothing but import them. What
+Loading torch, transformers, pandas and seaborn takes ten seconds of every new process. Here they
+are loaded once: the kernel `warm`, and the interpreter that stands for `{warm}` in the command,
+are forks of a process that has done nothing but import them. What
 `fl.compare` trains is kept in build/runs, or the folder FEDLORA_CACHE, under a digest of its data,
 plan and seed and of all code that computes it: notebooks which compare the same runs train them
 once, and so does the next call, until that code changes. `make clean` forgets it.
@@ -12,6 +15,7 @@ once, and so does the next call, until that code changes. `make clean` forgets i
 import importlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,6 +25,7 @@ import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 LIBRARIES = (
     "matplotlib.pyplot", "pandas", "seaborn", "scipy.stats", "sklearn.datasets", "torch", "peft",
@@ -31,43 +36,60 @@ INLINE = "module://matplotlib_inline.backend_inline"  # as a kernel sets it befo
 
 
 def serve(listener: socket.socket) -> None:
-    """Import the libraries, then fork a kernel for every connection, for ever."""
+    """Import the libraries, then fork a process for every connection, for ever."""
     os.environ["MPLBACKEND"] = INLINE
     for library in LIBRARIES:
         importlib.import_module(library)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the kernels
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
     while True:
         connection, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
-            kernel(connection)
+            become(connection)
         connection.close()
 
 
-def kernel(connection: socket.socket) -> None:
-    """Become the kernel that the other end asks for; end when the other end does."""
+def become(connection: socket.socket) -> None:
+    """Become the process that the other end asks for; end when the other end does."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    message, streams, _, _ = socket.recv_fds(connection, 2**20, 2)
+    message, streams, _, _ = socket.recv_fds(connection, 2**20, 3)
     asked = json.loads(message)
-    for number, stream in zip((1, 2), streams, strict=True):
+    for number, stream in enumerate(streams):
         os.dup2(stream, number)
+        os.close(stream)
     os.environ.clear()
-    os.environ.update({"MPLBACKEND": INLINE} | asked["environment"])
+    os.environ.update({"MPLBACKEND": INLINE if "file" in asked else "agg"} | asked["environment"])
     os.chdir(asked["folder"])
     connection.sendall(str(os.getpid()).encode())
     threading.Thread(target=lambda: (connection.recv(1), os._exit(1)), daemon=True).start()
-    app = importlib.import_module("ipykernel.kernelapp").IPKernelApp
-    app.launch_instance(argv=["-f", asked["file"]])
+    if "file" in asked:
+        app = importlib.import_module("ipykernel.kernelapp").IPKernelApp
+        app.launch_instance(argv=["-f", asked["file"]])
+    else:
+        interpret(asked["code"])
     os._exit(0)
 
 
-def stand_in(place: str, file: str) -> None:
-    """What Jupyter starts: asks for a kernel, passes interrupts on, and lives as long as it."""
+def interpret(code: str) -> None:
+    """Do as ``python -c code`` does."""
+    importlib.import_module("matplotlib").use(os.environ["MPLBACKEND"])
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    sys.argv, sys.stdin = ["-c"], os.fdopen(0, closefd=False)
+    exec(code, vars(main))
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def stand_in(place: str, **asked: str) -> None:
+    """What Jupyter or pytest-xdist starts: asks for a process, passes interrupts on, and lives as
+    long as it."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(place)
-        asked = {"environment": dict(os.environ), "folder": os.getcwd(), "file": file}
-        socket.send_fds(connection, [json.dumps(asked).encode()], [1, 2])
+        body = {"environment": dict(os.environ), "folder": os.getcwd(), **asked}
+        socket.send_fds(connection, [json.dumps(body).encode()], [0, 1, 2])
         number = int(connection.recv(32))
+        for stream in (0, 1, 2):
+            os.close(stream)
         signal.signal(signal.SIGINT, lambda *_: os.kill(number, signal.SIGINT))
         connection.recv(1)
 
@@ -89,9 +111,14 @@ def main(command: list[str]) -> int:
         folder = Path(name)
         spec, place = folder / "kernels" / "warm", str(folder / "socket")
         spec.mkdir(parents=True)
-        argv = [sys.executable, __file__, "--stand-in", place, "{connection_file}"]
+        argv = [sys.executable, "-S", __file__, "--stand-in", place, "{connection_file}"]
         text = json.dumps({"argv": argv, "display_name": "warm", "language": "python"})
         (spec / "kernel.json").write_text(text, encoding="utf-8")
+        warm = folder / "python"
+        words = shlex.join([sys.executable, "-S", __file__, "--interpret", place])
+        warm.write_text(f'#!/bin/sh\nexec {words} "$@"\n', encoding="utf-8")
+        warm.chmod(0o700)
+        command = [word.replace("{warm}", str(warm)) for word in command]
         listener.bind(place)
         listener.listen()
         server = os.fork()
@@ -110,6 +137,8 @@ def main(command: list[str]) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--stand-in"]:
-        stand_in(*sys.argv[2:])
+        stand_in(sys.argv[2], file=sys.argv[3])
+    elif sys.argv[1:2] == ["--interpret"]:  # -u, what execnet adds, and -c with its code
+        stand_in(sys.argv[2], code=sys.argv[-1])
     else:
         sys.exit(main(sys.argv[1:]))

@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.mkdtemp()
     os.environ["FEDLORA_PROGRESS"] = os.path.join(folder, "progress.json")
     config.add_cleanup(lambda: shutil.rmtree(folder))
-    if not config.getoption("numprocesses", None):
+    if config.getoption("dist", "no") == "no":
         gc.disable()
         for library in (*LIBRARIES, "transformers"):
             importlib.import_module(library)

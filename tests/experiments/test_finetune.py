@@ -113,6 +113,7 @@ def test_what_is_given_is_taken(tmp_path):
     assert 0 <= found.score <= 1 and "accuracy" in repr(found), "public rows are scored"
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     """Finds a second release of rounds that were done, and a lost or doubled ledger."""
     whole, _ = tuned(tmp_path, rounds=3, stop_at=6.0)
@@ -131,6 +132,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
 
 # PEFT asks Transformers for it.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+@pytest.mark.slow
 def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch):
     """Finds a tokenizer, label order or adapter other than the one that was trained."""
     monkeypatch.chdir(tmp_path)
@@ -147,6 +149,7 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch):
     assert "<details>" in found._repr_html_() and "ε spent" in repr(found)
 
 
+@pytest.mark.slow
 def test_a_decoder_answers_prompts(tmp_path):
     """Finds prompts that are trained as texts, or made-up rows that lack a column."""
     data = toy_hubs.texts(40)
@@ -158,6 +161,7 @@ def test_a_decoder_answers_prompts(tmp_path):
     assert len(found.predict(["Say: good film"])) == 1
 
 
+@pytest.mark.slow
 def test_the_command_does_what_the_function_does(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     toy_hubs.texts(60).to_csv("data.csv", index=False)

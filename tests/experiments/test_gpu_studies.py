@@ -27,6 +27,7 @@ def tiny(*slugs: str) -> Study:
     return Study("tiny", "a test", tuple(cases), rates=(0.01, 0.02, 0.04, 0.08), **how)
 
 
+@pytest.mark.slow
 def test_another_device_has_its_own_lines_at_the_processor_s_settings(
     tmp_path, monkeypatch, capsys
 ):

@@ -31,8 +31,8 @@ learning suffers. **Honesty**: the number is true and misleads. **Note**: a limi
 
 *What the library does.* **Not expressible**: there is no way to write the mistake with plans, rows
 and rules. **Refuses**: it is answered with an error, or with no ε. **Measures**: it is allowed, and
-seen in what a run records. **Tells**: only words stand against it, here and in the course; *no
-check exists yet*. Names in brackets are tests.
+seen in what a run records. **Tells**: in a run only words stand against it, here and in the course;
+where `fl.review` can see it from outside, its check is named. Names in brackets are tests.
 
 *Measured.* Every edge runs: a broken form and a sound one of the same small mechanism, and one
 number that tells them apart. `fl.course.sharp_edges.ALL[3].measure()` measures again,

@@ -21,10 +21,10 @@ __all__ = ["exercise", "lesson", "secagg_demo", "sharp_edges", "widgets"]
 def lesson(number: int) -> SimpleNamespace:
     """Collects the figures and widgets of one notebook, so that it can call them by name.
 
-    Args: number: of the notebook, 0 to 14.
+    Args: number: of the notebook, 0 to 15.
     Returns: a namespace with the public functions and classes of the lesson's ``figures.py``.
     """
-    check_whole("number", number, 0, 14)
+    check_whole("number", number, 0, 15)
     module = import_module(f"fedlora_lab.course.lesson_{number:02}.figures")
     own = {k: v for k, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
     return SimpleNamespace(**{k: v for k, v in own.items() if not k.startswith("_")})

@@ -263,7 +263,7 @@ class Prediction:
         """Makes the buttons, one for each option, and the sentence that a guess is kept."""
         import ipywidgets as w
 
-        from fedlora_lab.course.widgets.controls import set_text, text_box
+        from fedlora_lab.course.widgets.composer import set_text, text_box
 
         buttons: Any = w.ToggleButtons(
             options=self.letters,

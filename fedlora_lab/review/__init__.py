@@ -17,11 +17,12 @@ those libraries hand out; docs/review.md shows how any other code is reviewed.
 import sys
 from types import ModuleType
 
+from fedlora_lab.review import museum
 from fedlora_lab.review.adapters import flower, opacus
 from fedlora_lab.review.checks import CHECKS, Check, Claims
 from fedlora_lab.review.review import Finding, Review, review
 
-__all__ = ["CHECKS", "Check", "Claims", "Finding", "Review", "flower", "opacus"]
+__all__ = ["CHECKS", "Check", "Claims", "Finding", "Review", "flower", "museum", "opacus"]
 
 
 class _Callable(ModuleType):

@@ -282,7 +282,7 @@ CALLS = [
     (lambda: fl.suggest_lr(tokens(), "rolora", None, PLAN), "privacy=None: expected a Privacy"),
     (lambda: fl.tasks.tiny("bertt", "toy"), "kind='bertt': expected one of"),
     (lambda: fl.tasks.tiny("vit", "full"), "folder='full': expected a new folder"),
-    (lambda: fl.course.lesson(99), r"number=99: expected a whole number in \[0, 14\]"),
+    (lambda: fl.course.lesson(99), r"number=99: expected a whole number in \[0, 15\]"),
     # budgets, ledgers, terms, schemas of sites, certificates
     (lambda: fl.Budget("full", epsilon=8), "budget='full': expected a file, not a folder"),
     (lambda: fl.Budget("new.json"), "epsilon=None: expected a number > 0: new.json is not there"),

@@ -17,7 +17,8 @@ TOOL = runpy.run_path(str(ROOT / "scripts" / "notebooks.py"))
 VIEW, cleaned = TOOL["VIEW"], TOOL["cleaned"]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 IMPORT = "import fedlora_lab as fl"
-LIBRARIES = ("numpy as np", "pandas as pd", "scipy.stats", "torch", "peft", "copy", "tempfile")
+LIBRARIES = ("numpy as np", "pandas as pd", "scipy.stats", "torch", "peft", "opacus", "copy")
+LIBRARIES += ("tempfile", "warnings")
 NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?:\s?%)?")
 
 

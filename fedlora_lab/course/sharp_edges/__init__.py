@@ -13,17 +13,16 @@ Measurement(broken=32.0, sound=1.0)
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from fedlora_lab.course.sharp_edges import learning_pitfalls, privacy_pitfalls
-from fedlora_lab.course.sharp_edges.pitfall import GROUPS, Measurement, Pitfall
-from fedlora_lab.course.sharp_edges.privacy_pitfalls import BUGS
+from fedlora_lab.course.sharp_edges import pitfalls
+from fedlora_lab.course.sharp_edges.pitfalls import BUGS, GROUPS, Measurement, Pitfall
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["ALL", "BUGS", "GROUPS", "Measurement", "Pitfall", "table"]
 
-_NAMES = [*vars(privacy_pitfalls).values(), *vars(learning_pitfalls).values()]
-ALL: dict[int, Pitfall] = dict(sorted((p.number, p) for p in _NAMES if isinstance(p, Pitfall)))
+_NAMES = [one for one in vars(pitfalls).values() if isinstance(one, Pitfall)]
+ALL: dict[int, Pitfall] = dict(sorted((one.number, one) for one in _NAMES))
 """Number -> pitfall, 1 to 29."""
 
 

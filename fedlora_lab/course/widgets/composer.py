@@ -1,7 +1,9 @@
 """The method composer: build a method from its fields, see what it promises, train it."""
 
 import textwrap
+from base64 import b64encode
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
@@ -9,7 +11,6 @@ from matplotlib.lines import Line2D
 
 from fedlora_lab import methods, tasks
 from fedlora_lab._utils.validation import check
-from fedlora_lab.course.widgets import controls
 from fedlora_lab.course.widgets.background_worker import LatestOnly, one_line
 from fedlora_lab.course.widgets.live_run import Workbench
 from fedlora_lab.course.widgets.run_config import RunConfig, drop_calibration
@@ -23,6 +24,62 @@ from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
     from fedlora_lab.methods.method import Method
+
+# ---- menus, and places for text and pictures that keep their size
+
+STYLE = {"description_width": "92px"}
+WIDE = "272px"
+NARROW = 480  # pixels down to which a picture shrinks with the page
+
+
+def menu(label: str, options: Sequence[Any], value: Any, help: str = "") -> Any:
+    """Makes a menu.
+
+    Args: label, help: its label and tooltip; options: values or (text, value); value: at first.
+    """
+    look: Any = {"tooltip": help or label, "style": STYLE, "layout": w.Layout(width=WIDE)}
+    return w.Dropdown(options=list(options), value=value, description=label, **look)
+
+
+def image_box(width: int, height: int) -> Any:
+    """Makes a place for a picture that keeps its size, in pixels, whatever is drawn into it."""
+    low = f"{min(width, NARROW)}px"
+    size = {"min_width": low, "max_width": f"{width}px", "min_height": f"{height}px"}
+    return w.HTML(layout=w.Layout(flex=f"1 1 {low}", **size))
+
+
+def set_image(place: Any, png: bytes, words: str) -> None:
+    """Puts a picture into an `image_box`.
+
+    Args: place, png: what goes where; words: for those who do not see it.
+    """
+    source = f"data:image/png;base64,{b64encode(png).decode()}"
+    place.value = f'<img alt="{escape(words)}" src="{source}" style="width:100%">'
+
+
+def text_box(lines: int = 1) -> Any:
+    """Makes a place for text of fixed height."""
+    height = f"{22 * lines + 4}px"
+    return w.HTML(layout=w.Layout(height=height, width="100%", overflow="hidden", margin="0"))
+
+
+def row(*parts: Any) -> Any:
+    """Puts parts side by side, on further lines where the page is narrow."""
+    return w.HBox(parts, layout=w.Layout(flex_flow="row wrap", align_items="flex-start"))
+
+
+def set_text(place: Any, text: str, error: bool = False) -> None:
+    """Puts escaped text into a `text_box`; it is read aloud.
+
+    Args: place, text: what goes where; error: in an error's looks.
+    """
+    look, role = "color:var(--jp-content-font-color1,inherit)", "status"
+    if error:
+        look, role = "color:var(--jp-error-color1,#b3261e);font-weight:600", "alert"
+    place.value = f'<div role="{role}" style="{look};line-height:22px">{escape(text)}</div>'
+
+
+# ---- the composer
 
 NAME = "my method"
 LABELS = {
@@ -86,25 +143,25 @@ class MethodComposer(w.VBox):
         self._lines: list[tuple[str, str]] = []
         published = [(row.name, slug) for slug, row in (methods.ALL | methods.VARIANTS).items()]
         fill = "put the fields as a published method has them"
-        self.begin_from = controls.menu("begin from", published, "fedlora", fill)
+        self.begin_from = menu("begin from", published, "fedlora", fill)
         # A menu shows nothing where its value is None, so its values are the words.
         choices = method_guide.field_choices()
         self._menus = {field: dict(options) for field, options in choices.items()}
         self.fields = {
-            field: controls.menu(label, words := list(self._menus[field]), words[0], help)
+            field: menu(label, words := list(self._menus[field]), words[0], help)
             for field, (label, help) in LABELS.items()
         }
         mine = methods.FedLoRA.replace(name=NAME)
         beside = {"method": [mine.slug, "fedlora", "ffa-lora"]}
         self.bench = Workbench(first, sweep=beside, title="composer")
-        self.picture = controls.image_box(940, 230)
-        self.says, self.sentence = controls.text_box(3), controls.text_box(3)
+        self.picture = image_box(940, 230)
+        self.says, self.sentence = text_box(3), text_box(3)
         self._fill()
         self.begin_from.observe(lambda _: self._fill(), "value")
         for knob in self.fields.values():
             knob.observe(lambda _: self._compose(), "value")
-        fields = controls.row(self.begin_from, *self.fields.values())
-        picture = controls.row(self.picture)
+        fields = row(self.begin_from, *self.fields.values())
+        picture = row(self.picture)
         self.children = [fields, self.says, picture, self.sentence, self.bench]
 
     def __repr__(self) -> str:
@@ -129,10 +186,10 @@ class MethodComposer(w.VBox):
             self._lines = dry_run.describe(dry_run.traits(row))
         except Exception as error:
             self.row, self._lines = None, [("!", one_line(error))]
-            controls.set_text(self.says, f"No valid method: {one_line(error)}", error=True)
+            set_text(self.says, f"No valid method: {one_line(error)}", error=True)
             self.bench.refuse("method", one_line(error))
         else:
-            controls.set_text(self.says, dry_run.describe_closest(dry_run.identify(row)))
+            set_text(self.says, dry_run.describe_closest(dry_run.identify(row)))
             self.bench.methods[row.slug] = row
             self.bench.set(method=row.slug)
         self._drawing.request((self.row, self._lines))
@@ -147,11 +204,11 @@ class MethodComposer(w.VBox):
 
     def _show(self, drawn: tuple[bytes, str]) -> None:
         picture, text = drawn
-        controls.set_image(self.picture, picture, text)
-        controls.set_text(self.sentence, text)
+        set_image(self.picture, picture, text)
+        set_text(self.sentence, text)
 
     def _fail(self, line: str) -> None:
-        controls.set_text(self.sentence, line, error=True)
+        set_text(self.sentence, line, error=True)
 
     def settle(self, wait: float = 10.0) -> bool:
         """Waits until the page shows all that was to be drawn; returns whether it does."""

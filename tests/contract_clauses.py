@@ -34,7 +34,7 @@ from fedlora_lab.lora import peft
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.privacy.mechanism import map_rank_axis, uncertified_reason
+from fedlora_lab.privacy.mechanism import in_noise_units, map_rank_axis, uncertified_reason
 from fedlora_lab.tasks.task import Task
 
 Step = Callable[[RunContext, ClientBatch, int, int], None]
@@ -91,8 +91,7 @@ def in_units_of_noise(row: Method, change: Release, peers: Release) -> dict[Para
     """A released change seen where its noise is isotropic."""
     maps = local_training.preconditioners(row, tuple(change), peers)
     return {
-        key: map_rank_axis(key, torch.linalg.pinv(maps[key].noise), x) if key in maps else x
-        for key, x in change.items()
+        key: in_noise_units(key, maps[key], x) if key in maps else x for key, x in change.items()
     }
 
 

@@ -113,7 +113,7 @@ def begun(task: Task, row: Method | str) -> ServerState:
 
 def anywhere(task: Task, row: Method, seed: int = 0) -> ServerState:
     """The same with random values in all that clients hold; modes of layers, if any, take turns."""
-    state, sides = begun(task, row), ("A", "B", "R", "head", "W")
+    state, sides = begun(task, row), ("A", "B", "R", "gain", "head", "W")
     held = {key: tensor.shape for key, tensor in state.tensors.items() if key.side in sides}
     modes = [key for key in state.tensors if key.side == "mode"]
     turns = {key: torch.tensor(float(i % 2), dtype=torch.float64) for i, key in enumerate(modes)}
@@ -121,13 +121,14 @@ def anywhere(task: Task, row: Method, seed: int = 0) -> ServerState:
 
 
 def movers(row: Method, t: int, s: int, state: ServerState) -> set[ParamKey]:
-    """What moves at (t, s), by the schedule and the modes in the state; a head always moves."""
+    """What moves at (t, s), by the schedule and the modes in the state; heads and gains always
+    move."""
     word, modes = row.train(t, s), state.side("mode")
 
     def moves(key: ParamKey) -> bool:
         if key.side in ("A", "B", "R") and word == "*":
             return key.side == "BA"[int(modes[key.layer])]
-        return key.side == "head" or (key.side in ("A", "B", "R") and key.side in word)
+        return key.side in ("head", "gain") or (key.side in ("A", "B", "R") and key.side in word)
 
     return {key for key in state.tensors if moves(key)}
 

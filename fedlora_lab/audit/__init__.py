@@ -24,6 +24,7 @@ from fedlora_lab.audit.bounds import (
 from fedlora_lab.audit.canary_audit import Audit, audit
 from fedlora_lab.audit.self_check import SelfCheck, self_check
 from fedlora_lab.audit.simulated_audits import (
+    attacks_above,
     audit_power,
     simulate_many_runs,
     simulate_one_run,
@@ -34,6 +35,7 @@ from fedlora_lab.audit.simulated_audits import (
 __all__ = [
     "Audit",
     "SelfCheck",
+    "attacks_above",
     "audit",
     "audit_power",
     "canaries_needed",

@@ -28,7 +28,12 @@ from fedlora_lab.methods.plan import Plan, lora_of
 from fedlora_lab.methods.published import get
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.privacy.mechanism import map_rank_axis, shares_bound, uncertified_reason
+from fedlora_lab.privacy.mechanism import (
+    in_noise_units,
+    map_rank_axis,
+    shares_bound,
+    uncertified_reason,
+)
 from fedlora_lab.tasks.task import Task
 
 CLIENTS, EXAMPLES, OF_A_PERSON = 3, 6, 2
@@ -232,8 +237,11 @@ def _release_of_round(run: Recorder) -> tuple[Rows, Rows]:
 def _in_noise_units(run: Recorder, change: Rows, start: Rows, own: bool = False) -> Rows:
     """A release in the coordinates in which its noise is white; ``own``: in those of its clip."""
     maps = local_training.preconditioners(run.context.method, tuple(change), start)
-    maps = {k: rule.before if own else torch.linalg.pinv(rule.noise) for k, rule in maps.items()}
-    return {k: map_rank_axis(k, maps[k], x) if k in maps else x for k, x in change.items()}
+    if own:
+        return {
+            k: map_rank_axis(k, maps[k].before, x) if k in maps else x for k, x in change.items()
+        }
+    return {k: in_noise_units(k, maps[k], x) if k in maps else x for k, x in change.items()}
 
 
 def _in_clip_units(run: Recorder, change: Rows, start: Rows) -> Tensor:

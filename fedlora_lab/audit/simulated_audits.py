@@ -1,7 +1,7 @@
 """Audits of the plainest release, a number plus Gaussian noise; and what a table of audits says."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -165,6 +165,42 @@ def tabulate_audits(frame: "pd.DataFrame") -> "pd.DataFrame":
     table["gaussian_lower"] = groups["gaussian_lower"].median()
     table["gaussian_share"] = table["gaussian_lower"] / table["epsilon_upper"]
     return table.reset_index()
+
+
+def attacks_above(
+    frame: "pd.DataFrame", curve: "Callable[[float], float]", significance: float = 0.05
+) -> "pd.DataFrame":
+    """Finds attacks that lie above a trade-off curve beyond chance: each would refute the ledger.
+
+    Of each attack the share of members found has a lower end, the share of others accused an upper
+    one (Clopper-Pearson, together right with a chance of error of ``significance`` over all rows,
+    by Bonferroni). Above is one whose lower end exceeds the curve at the upper end. Examples count
+    as independent, and the threshold must have been set on others.
+
+    Args:
+        frame: one row an attack, columns accused, others, found, members (counts), as
+            results/league.csv.
+        curve: false positive rate -> the largest share of members found, as `Ledger.tradeoff`.
+        significance: in (0, 1).
+
+    Returns: the rows above, with columns lower and bound.
+    Guarantees: test_an_attack_above_the_curve_is_found_and_chance_is_not.
+
+    >>> import pandas as pd
+    >>> counts = {"accused": [1, 1], "others": [100, 100], "found": [90, 2], "members": [100, 100]}
+    >>> list(attacks_above(pd.DataFrame(counts), lambda fpr: min(1.0, 3 * fpr)).index)
+    [0]
+    """
+    check(len(frame) > 0, "frame", f"{len(frame)} rows", "at least one attack")
+    check_number("significance", significance, 0, 1, open_low=True)
+    share, ends = significance / (2 * len(frame)), []
+    for row in frame.to_dict("records"):
+        missed = row["members"] - row["found"]
+        accused = bounds.clopper_pearson_upper(row["accused"], row["others"], share)
+        lower = 1 - bounds.clopper_pearson_upper(missed, row["members"], share)
+        ends.append((lower, float(curve(min(accused, 1.0)))))
+    found = frame.assign(lower=[low for low, _ in ends], bound=[high for _, high in ends])
+    return found[found["lower"] > found["bound"]]
 
 
 def audit_power(

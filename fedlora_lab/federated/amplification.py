@@ -238,8 +238,11 @@ class NoiseForecast:
         word, numbers = self.spec.method.sides_in_round(0, steps), 0
         for layer, (d_out, d_in) in ((k, weight.shape) for k, weight in self.weights.items()):
             rank = self.spec.lora.rank_of(layer)
-            sizes = {"A": rank * d_in, "B": d_out * rank, "R": rank**2, "*": d_out * rank}
-            numbers += sum(sizes[side] for side in word)
+            sizes = {"A": rank * d_in, "B": d_out * rank, "*": d_out * rank}
+            numbers += sum(sizes.get(side, 0) for side in word)
+            if "R" in word and self.spec.method.start is not None:  # a core may be blocks
+                made = self.spec.method.start(self.weights[layer], rank)
+                numbers += sum(x.numel() for side, x in made.items() if side in ("R", "gain"))
         gain = (_mean_gain(self.spec.method.aggregate) or 1.0) * self.spec.plan.server_lr
         return math.sqrt(numbers * self._variance) / (gain * privacy.first_clip_norm)
 

@@ -18,7 +18,7 @@ from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.published import ALL, VARIANTS
 from fedlora_lab.methods.quantization import bytes_text, rule_for
-from fedlora_lab.methods.state import ParamKey, ServerState, merge_own_ranks, shared_rank
+from fedlora_lab.methods.state import KINDS, ParamKey, ServerState, merge_own_ranks, shared_rank
 from fedlora_lab.privacy.mechanism import uncertified_reason
 
 EXACT = 1e-9
@@ -104,7 +104,7 @@ def aggregation_error(row: Method, *, clients: int = 10) -> float | None:
         if played.kept or not played.uploads:
             return None
         state, sent, uploads, after, _ = played
-        ranked = {key: x for key, x in state.tensors.items() if key.kind.rank_axes}
+        ranked = {key: x for key, x in state.tensors.items() if key.kind.of_the_product}
         own = {
             key: client_values(state, sent, uploads, key) + (x - sent.tensors[key])
             for key, x in ranked.items()
@@ -151,9 +151,7 @@ def client_bytes(
     lora, state, found = Lora(rank=rank), RunState(0, ServerState({}), {}, [0]), []
     for one in played or play_rounds(row, rank=rank, clients=clients):
         tensors = {
-            ParamKey(key.side, f"{i}"): torch.empty(
-                key.kind.shape(*layer, rank) if key.kind.shape else x.shape, device="meta"
-            )
+            ParamKey(key.side, f"{i}"): torch.empty(_shape(key, layer, rank, x), device="meta")
             for key, x in one.before.tensors.items()
             for i, layer in enumerate(layers)
         }
@@ -168,6 +166,14 @@ def client_bytes(
         state.seen = [state.round]
         state.round += 1
     return Bytes(*(fmean(part) for part in zip(*found[1:], strict=True)))
+
+
+def _shape(key: ParamKey, layer: tuple[int, int], rank: int, played: Tensor) -> Sequence[int]:
+    """The shape of a tensor in a layer of this size; as played where no side of it enters."""
+    rule = key.kind.shape
+    if rule is None or rule(1, 1, rank) == rule(2, 2, rank):
+        return played.shape
+    return rule(*layer, rank)
 
 
 class ClosestMethod(NamedTuple):
@@ -225,6 +231,11 @@ def identify(row: Method) -> ClosestMethod:
     return ClosestMethod(None if apart[nearest] else nearest, nearest, apart[nearest])
 
 
+def _made(row: Method) -> set[str]:
+    """The kinds of tensors that a layer begins with."""
+    return set(_start(row, 2, 6, torch.Generator().manual_seed(0)))
+
+
 def noise_product(row: Method) -> str:
     """Says how noise on one factor can multiply noise on another: a key of `NOISE_PRODUCTS`.
 
@@ -234,6 +245,8 @@ def noise_product(row: Method) -> str:
     """
     rounds = _words(row)
     every = set().union(*rounds)
+    if any(KINDS[x].of_the_product and not KINDS[x].scheduled for x in _made(row) if x in KINDS):
+        return "at once"
     if "*" not in every and len(every) < 2:
         return "never"
     if any(len(row.sides_at_step(t, s)) > 1 for t in range(HORIZON) for s in range(HORIZON)):
@@ -255,7 +268,7 @@ def traits(row: Method) -> Traits:
         exact=None if gap is None else gap < EXACT,
         noise_product=noise_product(row),
         uncertified=uncertified_reason(row.precondition, row.clip_groups),
-        first_step_idle=not zero & set(row.sides_at_step(0, 0).replace("*", "B")),
+        first_step_idle=bool(zero) and not zero & set(row.sides_at_step(0, 0).replace("*", "B")),
         can_learn=zero <= (every | ({"A", "B"} if "*" in every else set())),
         up=load.up,
         down=load.down,

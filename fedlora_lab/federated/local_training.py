@@ -191,20 +191,27 @@ def preconditioners(
     moving: tuple[ParamKey, ...],
     params: Mapping[ParamKey, Tensor],
     certified: bool = False,
+    change: bool = False,
 ) -> dict[ParamKey, Preconditioner]:
-    """Each moving factor's preconditioner from its peer's Gram matrix; empty without such a rule.
+    """Each moving factor's preconditioner from its peer's Gram matrix, or from both factors of its
+    layer where the rule asks for them; empty without such a rule.
 
     Args:
         method, moving: whose rule, and the tensors that train.
         params: key -> (clients, ...), or (1, ...) where all hold the same.
         certified: whether the ledger states an epsilon.
+        change: what is released is a change of the factors, and not a gradient.
 
     Raises: ``ValueError`` if ``certified`` and the epsilon would not hold, because noise and signal
         pass different maps.
     """
-    found = {}
+    found: dict[ParamKey, Preconditioner] = {}
+    of_layer = getattr(method.precondition, "of_layer", None)
     for key in moving if method.precondition else ():
-        if key.side in ("A", "B"):
+        if key.side in ("A", "B") and of_layer is not None:
+            a, b = (_finite(params[ParamKey(side, key.layer)]) for side in "AB")
+            found[key] = of_layer(a, b, change)[key.side]
+        elif key.side in ("A", "B"):
             peer = params[ParamKey("B" if key.side == "A" else "A", key.layer)].double()
             gram = peer.mT @ peer if key.side == "A" else peer @ peer.mT
             gram = _finite(gram.to(params[key].dtype))
@@ -216,15 +223,16 @@ def preconditioners(
     return found
 
 
-def _finite(gram: Tensor) -> Tensor:
+def _finite(matrices: Tensor) -> Tensor:
     """The matrices, with the identity in the place of those that are not finite.
 
     In the client unit they are not noised yet: a rule that raises would tell of one client's data.
 
     Guarantees: test_attack_clip.py::test_one_client_s_data_cannot_stop_a_run.
     """
-    sound = gram.isfinite().flatten(1).all(1).view(-1, 1, 1)
-    return torch.where(sound, gram, torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device))
+    sound = matrices.isfinite().flatten(1).all(1).view(-1, 1, 1)
+    eye = torch.eye(*matrices.shape[-2:], dtype=matrices.dtype, device=matrices.device)
+    return torch.where(sound, matrices, eye)
 
 
 def moving_keys(values: Mapping[ParamKey, Tensor], word: str) -> tuple[ParamKey, ...]:
@@ -346,7 +354,11 @@ def _clipped_sums(
 
     def by_example() -> Iterator[tuple[ClientParams, Tensor]]:
         for part in portions(x, index, context.adapted.device, context.chunk):
-            rows = gradients(part) if context.privacy is None else _or_nan(gradients, part, sums)
+            rows = (
+                gradients(part)
+                if context.privacy is None
+                else gradients_or_nan(gradients, part, sums)
+            )
             yield rows, owner[part]
 
     def by_person() -> Iterator[tuple[ClientParams, Tensor]]:
@@ -363,7 +375,7 @@ def _clipped_sums(
             # A person's examples may go through the model in several parts: they meet here, before
             # the clip, which sees one vector for each person.
             for part in portions(x, index[mine], context.adapted.device, context.chunk):
-                rows = _or_nan(gradients, mine[part], sums)
+                rows = gradients_or_nan(gradients, mine[part], sums)
                 place = (number[mine[part]] - some[0]).to(context.adapted.device)
                 for key, own in rows.items():
                     total[key].index_add_(0, place, own)
@@ -385,7 +397,7 @@ def _clipped_sums(
     return sums, inside
 
 
-def _or_nan(
+def gradients_or_nan(
     gradients: Callable[[Tensor], ClientParams], these: Tensor, sums: ClientParams
 ) -> ClientParams:
     """The gradients of these examples; NaN, which the clip counts as zero, where a pass raises.
@@ -403,7 +415,7 @@ def _or_nan(
     except Exception:
         if len(these) == 1:
             return {key: torch.full_like(total[:1], torch.nan) for key, total in sums.items()}
-    parts = [_or_nan(gradients, one, sums) for one in these.split(1)]
+    parts = [gradients_or_nan(gradients, one, sums) for one in these.split(1)]
     return {key: torch.cat([part[key] for part in parts]) for key in sums}
 
 
@@ -429,6 +441,9 @@ def noise_std(
     if rule is not None:  # (xi N)[., j] has variance sum_k N[k, j]^2, (N xi)[i, .] sum_k N[i, k]^2
         squares = rule.noise.to(like).square()
         variance = variance * squares.sum(-2 if key.side == "B" else -1, keepdim=True)
+        if rule.apart is not None:
+            kept = 1 - rule.apart.to(like).square().sum(-1, keepdim=True)
+            variance = variance * kept.clamp(min=0)
     if _is_filtered(context, key):
         size = like.shape[-1 if key.side == "A" else -2]
         weights = _filter_weights(context.method.filter, key.side, size, like.dtype, like.device)

@@ -9,20 +9,24 @@ from html import escape
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_one_of
+from fedlora_lab.federated.local_training import gradients_or_nan
 from fedlora_lab.lora import peft, per_example
+from fedlora_lab.lora.batch_independence import check_batch_independence
 from fedlora_lab.measures.deviation import frame_of
 from fedlora_lab.measures.statistics import COLUMNS
-from fedlora_lab.methods.plan import Lora
+from fedlora_lab.methods.plan import Lora, lora_of
 from fedlora_lab.methods.quantization import Traffic
-from fedlora_lab.methods.state import ServerState
+from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.budget import Budget
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.tasks import metrics
-from fedlora_lab.tasks.task import Task
+from fedlora_lab.tasks.task import Task, take
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -347,3 +351,131 @@ def _interval(mean: float, count: int, noise: float) -> tuple[float, float]:
     root = math.sqrt(max(0.0, b * b - 4 * a * c))
     low, high = (min(1.0, max(0.0, (b + sign * root) / (2 * a))) for sign in (-1, 1))
     return low, high
+
+
+# ---- which layers get an adapter
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """The layers that a noised look at gradients chose.
+
+    Args:
+        layers: those chosen, the largest score first.
+        scores: layer -> noised sum over the examples of its share of the squared gradient norm.
+        lora: the adapter of these layers only.
+        ledger: what the choice spent; a run on the same data comes on top (`Ledger.compose`).
+    """
+
+    layers: tuple[str, ...]
+    scores: Mapping[str, float]
+    lora: Lora
+    ledger: Ledger
+
+    @property
+    def epsilon(self) -> float:
+        """What the choice spent at the delta of its ledger."""
+        return self.ledger.epsilon()
+
+    def __repr__(self) -> str:
+        some = f"{len(self.layers)} of {len(self.scores)} layers"
+        return f"LayerChoice({some}, epsilon {self.epsilon:.3g} at delta {self.ledger.delta:g})"
+
+
+def private_layers(
+    task: Task,
+    *,
+    share: float = 0.3,
+    epsilon: float,
+    delta: float = 1e-5,
+    clip_norm: float = 1.0,
+    lora: Any = None,
+    budget: Budget | None = None,
+    seed: int | None = None,
+) -> LayerChoice:
+    """Chooses the layers that get an adapter by their gradients at the start, with noise.
+
+    Each client sums, example by example, the squared gradient norm of every layer, of the whole
+    gradient clipped to ``clip_norm``, and adds noise; the server takes the layers with the largest
+    sums. The gradient is that of B at the start of an adapter in every target, which is what A's
+    rows hold of the weight's.
+
+    The squares of a gradient of norm F add up to F^2 at most, so one example moves a client's sums
+    by F^2: the noise is for that, and not for F.
+
+    Args:
+        task, lora: as of `run`; the targets among which is chosen.
+        share: of the layers, in (0, 1]; rounded up.
+        epsilon, delta: what the choice spends, > 0 each, for one example of one client.
+        clip_norm: F > 0.
+        budget: it stands there before the examples are looked at.
+        seed: as of `run`; a number is for rehearsals.
+
+    Raises: ``ValueError`` (name, value, range), and where the budget does not suffice.
+    Guarantees: test_one_example_moves_the_layers_scores_by_f_squared,
+        test_the_choice_of_layers_is_noised_and_in_the_budget.
+    Source: arXiv:2605.30312 (DP-SAPF), probe of the frozen base, with noise for F, which is the
+        sensitivity at F = 1 only; there of full weights.
+
+    >>> import fedlora_lab as fl
+    >>> chosen = fl.private_layers(fl.tasks.digits(), epsilon=1.0, share=0.5, seed=0)
+    >>> chosen, chosen.lora.option("target_modules") == sorted(chosen.layers)
+    (LayerChoice(4 of 8 layers, epsilon 1 at delta 1e-05), True)
+    """
+    lora = lora_of(lora)
+    check_number("share", share, 0, 1, open_low=True)
+    check_number("epsilon", epsilon, 0, 1e9, open_low=True)
+    check_number("clip_norm", clip_norm, 0, 1e9, open_low=True)
+    check(isinstance(budget, Budget | None), "budget", budget, "an fl.Budget, or None")
+    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    check_batch_independence(task, adapted)
+    sigma, streams = accounting.noise_multiplier(epsilon, delta, 1.0, 1), Streams(seed)
+    ledger = Ledger(unit="example", delta=delta, reproducible=seed is not None)
+    ledger.record(0, None, 1, sample_rate=1.0, noise_multiplier=sigma)
+    if budget is not None:
+        budget.spend(task, "layers", f"choice of layers on {task.name}", ledger)
+    values = peft.initial_values(adapted, streams)
+    sums = []
+    for k, pair in enumerate(task.clients):
+        own = clipped_squares(task, adapted, values, pair, clip_norm)
+        # Each client noises for itself: the server is trusted with no sum.
+        xi = streams.normal(tuple(own.shape), "layer scores", k).to(own)
+        sums.append(own + sigma * clip_norm**2 * xi)
+    names = [key.layer for key in values if key.side == "B"]
+    scores = dict(zip(names, sum(sums[1:], sums[0]).tolist(), strict=True))
+    count = math.ceil(share * len(names) - 1e-9)
+    layers = tuple(sorted(names, key=lambda name: -scores[name])[:count])
+    options = {**(lora.peft or {}), "target_modules": sorted(layers)}
+    return LayerChoice(layers, scores, replace(lora, peft=options), ledger.snapshot())
+
+
+def clipped_squares(
+    task: Task, adapted: Any, values: Mapping[ParamKey, "Tensor"], pair: Any, clip_norm: float
+) -> "Tensor":
+    """Sums over examples the squared norm of each layer's gradient of B, (layers,), float64.
+
+    Args:
+        task, adapted, values: the model and where it stands, public.
+        pair: examples (x, y).
+        clip_norm: F, of an example's gradient over all layers; what is not finite adds zero.
+
+    Guarantees: test_one_example_moves_the_layers_scores_by_f_squared.
+    """
+    keys = tuple(key for key in values if key.side == "B")
+    params, (x, y) = {key: value[None] for key, value in values.items()}, pair
+    like = {key: values[key][None] for key in keys}
+    found = torch.zeros(len(keys), dtype=torch.float64)
+
+    def gradients(index: "Tensor") -> dict[ParamKey, "Tensor"]:
+        data, owner = (take(x, index), y[index]), torch.zeros(len(index), dtype=torch.int64)
+        return per_example.per_example_gradients(task, adapted, params, keys, data, owner)
+
+    for part in torch.arange(len(y)).split(128):
+        # A pass that one example breaks must not tell of it, as in a local step.
+        rows = gradients_or_nan(gradients, part, like)
+        squares = torch.stack([rows[key].double().square().flatten(1).sum(1) for key in keys], 1)
+        whole = squares.sum(1, keepdim=True)
+        scaled = squares * (clip_norm**2 / whole.clamp(min=1e-300)).clamp(max=1)
+        finite = whole.isfinite()
+        found += torch.where(finite, scaled, torch.zeros_like(scaled)).sum(0).cpu()
+    return found

@@ -735,7 +735,7 @@ class Federation:
                 key: aggregation.client_values(before, got.sent, got.uploads, key)
                 + (x - outcome.sent.tensors[key])
                 for key, x in before.tensors.items()
-                if key.kind.rank_axes
+                if key.kind.of_the_product
             }
         noise, ruled = got.noise if shown else None, outcome.aggregated or before
         seen = measures.Exchange(before, mean, after, clients, got.weights, noise, ruled)

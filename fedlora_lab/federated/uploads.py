@@ -293,7 +293,8 @@ def _release_updates(
     noised_alone, streams = privacy.trust == "local", context.streams
     whole = {key: x[None] for key, x in sent.tensors.items()}
     # From what all received: a client's own factors are not noised yet.
-    maps = local_training.preconditioners(method, tuple(rows), whole, context.uncertified is None)
+    certified = context.uncertified is None
+    maps = local_training.preconditioners(method, tuple(rows), whole, certified, change=True)
     owner = torch.arange(len(ids)) if noised_alone else torch.zeros(len(ids), dtype=torch.int64)
     change = {key: x - method.clip_reference(start[key]) for key, x in rows.items()}
     change = precondition_rows(change, maps, owner)

@@ -271,13 +271,19 @@ def _probe_preconditioner(rule: Any, like: Tensor) -> None:
     """Compares several clients' maps at once with those of each alone and beside huge ones."""
     name, words = "precondition", "maps of each client's own matrix alone"
 
-    def maps(gram: Float[Tensor, "n r r"]) -> Preconditioner:
+    def maps(gram: Float[Tensor, "n r r"]) -> list[Tensor]:
         found = rule(gram)
         check(isinstance(found, Preconditioner), name, rule, "a rule that gives a Preconditioner")
-        for x in found:
+        for x in found[:3]:
             expected = f"{tuple(gram.shape)}, a map for each matrix"
             check(x.shape == gram.shape, name, tuple(x.shape), expected)
-        return found
+        if not hasattr(rule, "of_layer"):
+            return list(found[:3])
+        pair = rule.of_layer(gram[..., :2, :], gram.mT[..., :2] + 0.5, False)
+        expected = "a rule that gives maps of A and of B, signal and noise the same"
+        sound = set(pair) == {"A", "B"} and all(x.after is x.noise for x in pair.values())
+        check(sound, name, rule, expected)
+        return [x for one in pair.values() for x in one if x is not None]
 
     half = torch.randn(PROBE_EXAMPLES, 3, 8, generator=torch.Generator().manual_seed(0)).to(like)
     gram = half @ half.mT

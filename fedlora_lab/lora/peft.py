@@ -25,7 +25,7 @@ from fedlora_lab._utils.environment import ignored_warnings
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.plan import Lora
-from fedlora_lab.methods.state import KINDS, ParamKey, ServerState, pad_to_rank
+from fedlora_lab.methods.state import KINDS, ParamKey, ServerState, pad_to_rank, times_core
 from fedlora_lab.tasks.task import check_head, first_line, is_linear, lookalikes
 
 ABSENT = torch.empty(0)
@@ -68,8 +68,9 @@ def by_example(x: Float[Tensor, "m ... d"], n: int) -> Float[Tensor, "n rest d"]
 class Adapter(nn.Module):
     """A frozen layer plus the low-rank map s B R A (no R without a core) and a residual s W.
 
-    A, B and R have one value for all examples or, with a leading N, one for each. Further kinds of
-    tensors act on the output as their row of `KINDS` says; other attributes are the frozen layer's.
+    A, B, R and R's gain have one value for all examples or, with a leading N, one for each. Further
+    kinds of tensors act on the output as their row of `KINDS` says; other attributes are the frozen
+    layer's.
     With a magnitude m (DoRA) each row of V + s B A is rescaled to the length m; ``drop`` takes some
     inputs of A away (dropout).
     """
@@ -77,7 +78,7 @@ class Adapter(nn.Module):
     def __init__(self, base: nn.Module, a: Tensor, b: Tensor, scaling: float) -> None:
         super().__init__()
         self.base, self.scaling = base, scaling
-        self.A, self.B, self.R, self.W = a, b, ABSENT, ABSENT
+        self.A, self.B, self.R, self.W, self.gain = a, b, ABSENT, ABSENT, ABSENT
         self.magnitude, self.weight_copy = ABSENT, ABSENT
         self.drop: Callable[[Tensor], Tensor] | None = None
         more: dict[str, Any] = {side: kind for side, kind in KINDS.items() if kind.output}
@@ -96,7 +97,9 @@ class Adapter(nn.Module):
         whole = y.to(x.dtype)
         if self.W.numel():
             whole = whole + F.linear(x, self.scaling * self.W)
-        b = self.B @ self.R if self.R.numel() else self.B
+        b = self.B
+        if self.R.numel():
+            b = times_core(b, self.R, self.gain if self.gain.numel() else None)
         kept = x if self.drop is None else self.drop(x)
         if self.magnitude.numel():
             whole = self._rescaled(whole, kept, b)
@@ -689,7 +692,8 @@ def initial_values(
     values = {key: x * start_scale if key.side == "A" else x for key, x in values.items()}
     for key in [key for key in values if key.side == "magnitude"]:
         a, b = (values[ParamKey(side, key.layer)] for side in "AB")
-        b = b @ values[core] if (core := ParamKey("R", key.layer)) in values else b
+        core, gain = (values.get(ParamKey(side, key.layer)) for side in ("R", "gain"))
+        b = b if core is None else times_core(b, core, gain)
         scaling = adapted.lora.scaling_of(key.layer)
         values[key] = row_lengths(adapted.weights[key.layer], a, b, scaling)
     return values

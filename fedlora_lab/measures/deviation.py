@@ -18,7 +18,7 @@ from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.methods.aggregation import Uploads, sketch
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.methods.state import ParamKey, ServerState, times_core
 from fedlora_lab.privacy import mechanism
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def separation(
     check_whole("draws", draws, 2)
     change = worst_change(precondition, peer) if change is None else change
     key = ParamKey("B", "layer")
-    maps = {key: Preconditioner(*(matrix[None] for matrix in precondition(peer @ peer.mT)))}
+    maps = {key: Preconditioner(*(matrix[None] for matrix in precondition(peer @ peer.mT)[:3]))}
     one = torch.zeros(1, dtype=torch.int64)
     rows = mechanism.precondition_rows({key: change[None]}, maps, one)
     signal, _ = mechanism.clip_sum(rows, 1.0, one, 1)
@@ -290,8 +290,13 @@ def layer_rows(
     clients = None if seen.clients is None else ServerState(seen.clients).without_core().tensors
     noise = None if seen.noise is None else dict(seen.noise)
     if noise is not None:  # that of a core, seen in B
+        held = seen.before.tensors
         cores = {ParamKey("B", key.layer): xi for key, xi in noise.items() if key.side == "R"}
-        noise |= {key: seen.before.tensors[key] @ xi for key, xi in cores.items()}
+        noise |= {key: times_core(held[key], xi) for key, xi in cores.items()}
+        for key, xi in list(noise.items()):  # of first order: the core is noised as well
+            if key.side == "gain":
+                b, core = ParamKey("B", key.layer), held[ParamKey("R", key.layer)]
+                noise[b] = noise[b] + times_core(held[b], core, xi)
     rows, squares = [], [0.0, 0.0]
     for layer in after.layers:
         a, b, w = (ParamKey(side, layer) for side in "ABW")

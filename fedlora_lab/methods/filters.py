@@ -1,6 +1,7 @@
 """Rules that act inside a client: clip groups, filters, preconditioners, starts. All are pure."""
 
 import math
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
@@ -115,11 +116,15 @@ class Preconditioner(NamedTuple):
     The Gaussian mechanism covers the release when noise and clipped signal pass the same map: it
     is then a function of ``clip(before signal) + xi``. A rule says so by returning the same tensor
     as ``after`` and ``noise``; otherwise no epsilon is certified (`mechanism.uncertified_reason`).
+
+    ``apart`` (..., d, k), orthonormal columns along the long axis: signal and noise have no part in
+    their span, the signal before it is clipped.
     """
 
     before: Tensor
     after: Tensor
     noise: Tensor
+    apart: Tensor | None = None
 
 
 def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,6 +173,63 @@ def factor_space(gram: Tensor) -> Preconditioner:
     return Preconditioner(eye, eye, inverse)
 
 
+@dataclass(frozen=True)
+class TangentSpace:
+    """Clips and noises in orthonormal coordinates of the tangent space at the product Z = B A.
+
+    With U and V the singular vectors of Z, a move of both factors moves Z by dZ = U X + Y V^T, X =
+    U^T dZ and Y = (I - U U^T) dZ V, so that ||dZ||^2 = ||X||^2 + ||Y||^2. X stands for A, Y for B.
+    A gradient is taken in the product, where one size of step fits all directions; back in the
+    factors dA = T_B X and dB = Y T_A^T, where B T_B = U and A^T T_A = V. Signs of singular vectors
+    are fixed by their sums, so for simple singular values the product's path, noise included, is
+    the same from B R, R^-1 A as from B, A.
+
+    In the client unit the change of the factors takes the place of the gradient; what B moved
+    within its own columns, of second order in the round's steps, is left out.
+
+    Called with a Gram matrix alone it gives the maps of one factor, up to a rotation.
+
+    Source: arXiv:2606.00944 (PRISM), tangent projection, clip and noise of both factors; U and V
+        in the place of its roots, which differ from them by a rotation.
+    Guarantees: test_noise_in_the_tangent_space_is_white, test_prism_does_not_see_the_gauge.
+    """
+
+    def __call__(self, gram: Tensor) -> Preconditioner:
+        inverse = _roots(gram)[1]
+        return Preconditioner(inverse, inverse, inverse)
+
+    def of_layer(self, a: Tensor, b: Tensor, change: bool) -> dict[str, Preconditioner]:
+        """The maps of both factors of a layer, by side.
+
+        Args:
+            a, b: (..., r, d_in) and (..., d_out, r).
+            change: what is released is a change of the factors, and not a gradient.
+        """
+        wide, tall = a.double(), b.double()
+        (root_b, inverse_b), (root_a, inverse_a) = (
+            _roots(gram) for gram in (tall.mT @ tall, wide @ wide.mT)
+        )
+        u, _, v = torch.linalg.svd(root_b @ root_a)
+        u = u * _signs(tall @ inverse_b @ u)
+        v = v.mT * _signs(wide.mT @ inverse_a @ v.mT)
+        left, right = inverse_b @ u, inverse_a @ v  # T_B and T_A
+        back = (u.mT @ root_b, root_a @ v) if change else (left.mT, right)
+        into_a, into_b, from_a, from_b = (x.to(a) for x in (*back, left, right.mT.contiguous()))
+        return {
+            "A": Preconditioner(into_a, from_a, from_a),
+            "B": Preconditioner(into_b, from_b, from_b, (tall @ left).to(b)),
+        }
+
+
+def _signs(basis: Tensor) -> Tensor:
+    """1 or -1 for each column, (..., 1, k), so that its sum is not negative."""
+    total = basis.sum(-2, keepdim=True)
+    return torch.where(total < 0, -torch.ones_like(total), torch.ones_like(total))
+
+
+tangent_space = TangentSpace()
+
+
 # ---- starts
 
 
@@ -190,3 +252,57 @@ def spectral(weight: Tensor, rank: int) -> dict[str, Tensor]:
     values = {"A": right[:rank] * sign, "B": left[:, :rank] * sign.T}
     values["R"] = weight.new_zeros(rank, rank)
     return {side: value.to(weight).contiguous() for side, value in values.items()}
+
+
+def principal(weight: Tensor, rank: int) -> dict[str, Tensor]:
+    """Lets B A be the leading part of the frozen weight, split evenly, and takes it out by W.
+
+    Args: weight: (d_out, d_in), public.
+    Returns: A (r, d_in), B (d_out, r) and W = -B A: the product is not zero, the model unchanged.
+    Raises: ``ValueError`` for a rank above the smaller side of the weight.
+    Source: arXiv:2606.00944 (PRISM), start from the singular vectors of the weight; there s B A is
+        the leading part, here B A, s times as large.
+    """
+    values = spectral(weight, rank)
+    a, b = values["A"].double(), values["B"].double()
+    root = (b * (weight.double() @ a.T)).sum(0).clamp(min=0).sqrt()
+    a, b = root.unsqueeze(1) * a, b * root
+    return {side: x.to(weight) for side, x in (("A", a), ("B", b), ("W", -b @ a))}
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Lets random orthonormal B and A stand around h zero blocks on the diagonal of a core.
+
+    The blocks are h square ones, or the largest number below that divides the rank. The draw
+    follows from the frozen weight, so that clients and server make the same one.
+
+    Args:
+        heads: h >= 1.
+        gains: each block has a trained factor of its own, 1 at the start.
+
+    Source: arXiv:2506.05568 (RAVAN), sum of s_i B_i H_i A_i; the draw by Gram-Schmidt.
+    """
+
+    heads: int = 2
+    gains: bool = True
+
+    def __post_init__(self) -> None:
+        check_whole("heads", self.heads, 1)
+
+    def __call__(self, weight: Tensor, rank: int) -> dict[str, Tensor]:
+        most = min(weight.shape)
+        check(rank <= most, "rank", rank, f"at most {most}, the smaller side of the weight")
+        count = max(h for h in range(1, self.heads + 1) if rank % h == 0)
+        seed = zlib.crc32(weight.detach().cpu().double().contiguous().numpy().tobytes())
+        random = torch.Generator().manual_seed(seed)
+        tall, wide = (
+            torch.linalg.qr(torch.randn(size, rank, generator=random, dtype=torch.float64))[0]
+            for size in weight.shape
+        )
+        values = {"A": wide.T.to(weight).contiguous(), "B": tall.to(weight)}
+        values["R"] = weight.new_zeros(rank, rank // count)
+        return values | ({"gain": weight.new_ones(count)} if self.gains else {})
+
+
+heads = Heads

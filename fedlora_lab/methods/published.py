@@ -139,6 +139,31 @@ ASLoRA = FedLoRA.replace(
     exact=True,
     note="every layer moves the factor that gained more so far, read from released values only",
 )
+PRISM = FedLoRA.replace(
+    name="PRISM",
+    source="arXiv:2606.00944",
+    start=filters.principal,
+    precondition=filters.tangent_space,
+    aggregate=aggregation.retraction,
+    note="both factors move along the tangent of their product, clipped and noised there: no gauge "
+    "is seen; made for one local step a round",
+)
+FedPower = FedLoRA.replace(
+    name="FedPower",
+    source="arXiv:2605.08443, from its abstract",
+    aggregate=aggregation.subspace_iteration(2),
+    note="the server finds the leading directions of the mean product by iteration; a "
+    "reconstruction, noised before the server",
+)
+RAVAN = FedLoRA.replace(
+    name="RAVAN",
+    source="arXiv:2506.05568",
+    train=Cycle(("R",)),
+    start=filters.heads(2),
+    aggregate=aggregation.merge_gains,
+    exact=True,
+    note="small cores between fixed random factors move, and a gain of each, clipped together",
+)
 DPLoRA = FedLoRA.replace(
     name="DP-LoRA",
     source="arXiv:2312.17493",
@@ -200,7 +225,32 @@ _STEPS = LALoRAUnfiltered.replace(
     balance=0.5,
     note="turns at every local step, A started larger, no filter",
 )
-_OPEN = (_A_FIRST, _BOTH, _WIDE, _FORM_2, _FORM_3, _FORM_4, _TURNS, _STEPS)
+_PRODUCTS = PRISM.replace(
+    name="PRISM local steps",
+    aggregate=aggregation.Retraction(tangent=False),
+    note="as PRISM for more local steps: the mean of the products is cut back; a reconstruction",
+)
+_BLOCKS = RAVAN.replace(
+    name="RAVAN without gains",
+    start=filters.heads(2, gains=False),
+    aggregate=aggregation.mean,
+    note="only the small cores move: Fed-SB in blocks, linear in the noise",
+)
+_DENOISED = FedLoRA.replace(
+    name="FedLoRA denoised",
+    source="arXiv:2510.01137 on arXiv:2305.05644",
+    aggregate=aggregation.denoised(FedLoRA.aggregate),
+    note="the spectrum of each noised upload is shrunk before the mean",
+)
+_NORMS, _SKETCHED = (
+    ASLoRA.replace(name=f"AS-LoRA {words}", aggregate=aggregation.by_layer(score), note=note)
+    for words, score, note in (
+        ("noisy score", aggregation.squared_norm, "scores are squared norms, with their noise"),
+        ("sketched score", aggregation.sketched(16), "scores from 16 random numbers of a change"),
+    )
+)
+_OPEN = (_A_FIRST, _BOTH, _WIDE, _FORM_2, _FORM_3, _FORM_4, _TURNS, _STEPS, _PRODUCTS, _BLOCKS)
+_OPEN += (_DENOISED, _NORMS, _SKETCHED)
 VARIANTS: dict[str, Method] = {row.slug: row for row in _OPEN}
 """What the literature leaves open, and the balanced start in other rows, by slug: for comparison,
 not recommended.
@@ -258,7 +308,9 @@ def table(methods: Iterable[Method] | None = None) -> "pd.DataFrame":
 
     ``up`` and ``down`` are bytes of one client in one round, ``deviation`` the largest relative gap
     between the server's product and the mean of the clients', without noise; measured in the
-    setting of `measurements`, NaN where that was not done or no common product is formed.
+    setting of `measurements`, NaN where that was not done or no common product is formed. ``gauge``
+    is how far the product's path is from that of other factors of the same product, with the same
+    noise, as a share of the way: a median over 100 random gauges.
 
     >>> table().loc["ffa-lora", "train"]
     'B'
@@ -286,7 +338,10 @@ def table(methods: Iterable[Method] | None = None) -> "pd.DataFrame":
             "aggregate": rule_name(method.aggregate),
             "broadcast": rule_name(method.broadcast),
             "exact": method.exact,
-            **{name: measured.get(name, float("nan")) for name in ("up", "down", "deviation")},
+            **{
+                name: measured.get(name, float("nan"))
+                for name in ("up", "down", "deviation", "gauge")
+            },
             "source": method.source,
             "note": method.note,
         }

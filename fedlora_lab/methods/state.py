@@ -32,6 +32,7 @@ class TensorKind:
         sent_up, sent_down: clients send it, where the method shares it; and receive it when it has
             changed.
         of_the_model: its numbers are the model's; those of others guide a server rule.
+        of_the_product: it is a factor of its layer's product.
         rank_axes: the axes that are as long as the rank; such tensors go down by the method's
             broadcast rule, and are cut for clients of lower rank.
         shape: ``(d_out, d_in, rank) -> shape``, for kinds of which each layer has at most one.
@@ -44,17 +45,21 @@ class TensorKind:
     sent_up: bool = False
     sent_down: bool = False
     of_the_model: bool = True
+    of_the_product: bool = False
     rank_axes: tuple[int, ...] = ()
     shape: Callable[[int, int, int], tuple[int, ...]] | None = None
     output: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
-_FACTOR = TensorKind(trained=True, scheduled=True, sent_up=True, sent_down=True)
+_FACTOR = TensorKind(
+    trained=True, scheduled=True, sent_up=True, sent_down=True, of_the_product=True
+)
 _WHOLE = TensorKind(trained=True, sent_up=True, sent_down=True)
 KINDS: dict[str, TensorKind] = {
     "A": replace(_FACTOR, rank_axes=(-2,), shape=lambda d_out, d_in, rank: (rank, d_in)),
     "B": replace(_FACTOR, rank_axes=(-1,), shape=lambda d_out, d_in, rank: (d_out, rank)),
     "R": replace(_FACTOR, rank_axes=(-2, -1), shape=lambda d_out, d_in, rank: (rank, rank)),
+    "gain": replace(_WHOLE, of_the_product=True, shape=lambda d_out, d_in, rank: (1,)),
     "head": _WHOLE,
     "bias": _WHOLE,
     "magnitude": _WHOLE,
@@ -90,7 +95,8 @@ Tensors = Mapping[ParamKey, Tensor]
 class ServerState:
     """What the server holds, by `ParamKey`: A is (r, d_in), B (d_out, r), W = W0 + scaling B A.
 
-    With a core the product is B R A, R (r, r); with a residual W it is W + B A, W (d_out, d_in).
+    With a core the product is B R A, R (r, r), or (r, r / h) where it is h blocks on the diagonal;
+    a gain (h,) multiplies each block. With a residual W it is W + B A, W (d_out, d_in).
 
     Args:
         tensors: one for each key.
@@ -118,13 +124,39 @@ class ServerState:
 
     def without_core(self) -> "ServerState":
         """Returns a state of the same products from A and B alone: each core multiplied into B."""
-        kept = {key: tensor for key, tensor in self.tensors.items() if key.side != "R"}
-        keys = [(ParamKey("B", layer), core) for layer, core in self.side("R").items()]
-        return replace(self, tensors=kept | {key: kept[key] @ core for key, core in keys})
+        kept = {key: x for key, x in self.tensors.items() if key.side not in ("R", "gain")}
+        gains = self.side("gain")
+        for layer, core in self.side("R").items():
+            key = ParamKey("B", layer)
+            kept[key] = times_core(kept[key], core, gains.get(layer))
+        return replace(self, tensors=kept)
 
     def random(self, layer: str) -> "Generator":
         """Opens the server's random numbers for a layer in this round; they are public."""
         return (self.streams or Streams(0)).numpy(f"server {layer}", self.round)
+
+
+def times_core(b: Tensor, core: Tensor, gain: Tensor | None = None) -> Tensor:
+    """Multiplies B by a core: (..., d_out, r).
+
+    Args:
+        b: (..., d_out, r).
+        core: (..., r, r), or (..., r, r / h): h blocks, one below the other, that stand on the
+            diagonal.
+        gain: (..., h), a factor of each block.
+
+    >>> times_core(torch.ones(1, 2), torch.tensor([[2.0], [3.0]]), torch.tensor([1.0, 10.0]))
+    tensor([[ 2., 30.]])
+    """
+    rank, width = core.shape[-2:]
+    if width == rank and gain is None:
+        return b @ core
+    blocks = core.reshape(*core.shape[:-2], rank // width, width, width)
+    if gain is not None:
+        blocks = blocks * gain[..., None, None]
+    parts = b.reshape(*b.shape[:-1], rank // width, width).transpose(-2, -3)
+    found = (parts @ blocks).transpose(-2, -3)
+    return found.reshape(*found.shape[:-2], rank)
 
 
 def cut_to_rank(

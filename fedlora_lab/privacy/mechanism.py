@@ -49,6 +49,29 @@ def map_rank_axis(key: ParamKey, matrix: Tensor, tensor: Tensor) -> Tensor:
     return tensor @ matrix if key.side == "B" else matrix @ tensor
 
 
+def leave_apart(rule: Preconditioner, tensor: Tensor) -> Tensor:
+    """Takes from a tensor its part in the span of ``rule.apart``, along its first axis of two.
+
+    Args: rule, tensor: its ``apart`` (..., d, k), or none; (..., d, r).
+    """
+    if rule.apart is None:
+        return tensor
+    basis = rule.apart.to(tensor)
+    return tensor - basis @ (basis.mT @ tensor)
+
+
+def in_noise_units(key: ParamKey, rule: Preconditioner, tensor: Tensor) -> Tensor:
+    """A release in coordinates in which its noise is white.
+
+    Args: key, rule, tensor: as of `map_rank_axis` and `leave_apart`.
+    """
+    seen = map_rank_axis(key, torch.linalg.pinv(rule.noise), tensor)
+    if rule.apart is None:
+        return seen
+    whole = torch.linalg.qr(rule.apart.to(tensor), mode="complete")[0]
+    return whole[..., rule.apart.shape[-1] :].mT @ seen
+
+
 def _on_cpu(tensor: Tensor) -> bool:
     """Whether its values can be looked at without waiting for a device."""
     return tensor.device.type == "cpu"
@@ -283,9 +306,11 @@ def precondition_rows(
     """
     mapped = dict(rows)
     for key in rows.keys() & preconditioners.keys():
-        matrix = preconditioners[key].before
-        matrix = matrix if len(matrix) == 1 else matrix.index_select(0, owner)
-        mapped[key] = map_rank_axis(key, matrix, rows[key])
+        rule = preconditioners[key]
+        if len(rule.before) > 1:
+            each = [x.index_select(0, owner) for x in rule if x is not None]
+            rule = Preconditioner(*each)
+        mapped[key] = leave_apart(rule, map_rank_axis(key, rule.before, rows[key]))
     return mapped
 
 
@@ -336,6 +361,8 @@ def release(
         xi = drawn[key].to(total)
         if key in preconditioners:
             rule = preconditioners[key]
+            # Noise passes all that the signal passed; the clip saw the signal without that part.
             total, xi = map_rank_axis(key, rule.after, total), map_rank_axis(key, rule.noise, xi)
+            xi = leave_apart(rule, xi)
         released[key], alone[key] = total + xi, xi
     return released, alone

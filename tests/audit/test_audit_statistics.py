@@ -3,11 +3,13 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.special import expit
 from scipy.stats import binom, norm
 
+import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.audit import bounds
@@ -216,3 +218,24 @@ WITH_NAN = "with NaN': expected numbers: a release that is not finite"
 def test_bad_counts_and_scores_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_an_attack_above_the_curve_is_found_and_chance_is_not():
+    """Of 200 perfect attackers of a Gaussian release none is above its own curve more often than
+    allowed, and all are above that of twice the noise. A bound on one rate only would raise alarms.
+    """
+    rng, mu, alarms, threshold = np.random.default_rng(0), 1.5, 0, 1.0
+    for _ in range(50):
+        scores = rng.standard_normal((2, 4, 400)) + np.array([0.0, mu]).reshape(2, 1, 1)
+        accused, found = (scores > threshold).sum(2)
+        counts = {"accused": accused, "others": 400, "found": found, "members": 400}
+        frame = pd.DataFrame(counts)
+
+        def curve(fpr, mu):
+            return float(norm.cdf(norm.ppf(fpr) + mu))
+
+        alarms += len(fl.audit.attacks_above(frame, lambda fpr: curve(fpr, mu))) > 0
+        assert len(fl.audit.attacks_above(frame, lambda fpr: curve(fpr, mu / 2))) == 4
+    assert alarms <= 6
+    with pytest.raises(ValueError, match=r"^frame='0 rows': expected at least one attack"):
+        fl.audit.attacks_above(frame.head(0), lambda fpr: fpr)

@@ -127,6 +127,30 @@ def test_the_results_are_all_drawn():
         assert (len(marked(ax, "D")), len(marked(ax, "|"))) == (2, 4)
 
 
+def test_the_league_draws_every_method_and_attack():
+    """A mark for each, at its mean gain; hollow where the accuracy was missed. A mark of another
+    attack, or a gain that forgets who was accused wrongly, is found here alone.
+    """
+    attacks = ("likelihood ratio", "canaries", "span", "projection residual")
+    rows = [
+        {"method": m, "seed": s, "tuned": t, "attack": a, "rate": r, "accused": 10 * (1 + s),
+         "others": 100, "found": 20 + 10 * i, "members": 100}
+        for m, t in (("fedlora", 0.5), ("rolora", 0.1))
+        for s in range(2) for i, a in enumerate(attacks) for r in (0.01, 0.1)
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    gains = figures.league_gains(frame).set_index(["method", "attack"])
+    assert gains.loc[("rolora", "span"), "mean"] == pytest.approx(0.4 - 0.15)
+    assert gains["reached"].groupby("method").all().to_dict() == {"fedlora": True, "rolora": False}
+    (ax,) = figures.league(frame, lambda fpr: 0.9).axes
+    dots = marked(ax, "o")
+    assert sorted(float(x) for line in dots for x in line.get_xdata()) == pytest.approx(
+        sorted([0.05, 0.15, 0.25, 0.35] * 2)
+    )
+    hollow = [line.get_markerfacecolor() != line.get_color() for line in dots]
+    assert sum(hollow) == 4
+
+
 def test_the_verdict_counts_what_could_have_failed():
     bounds = (0.1, 2, 2.5), (0.2, 3, 2.5), (2.6, 3, 2.5), (np.nan, 2, 2.5), (0.1, 2, np.inf)
     frame = pd.DataFrame([("a", "example", 1.0, *three) for three in bounds], columns=COLUMNS)

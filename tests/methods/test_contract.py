@@ -101,7 +101,7 @@ def _lossy(method: Method) -> fl.Plan:
     own = {"optimizer": CLIENTS[turn % 3]}
     if method.balance is not None:  # needs to know the noise before the run
         own = {"optimizer": "sgd:momentum=0.5"}
-    elif not set(getattr(method.aggregate, "writes", ())) & set("ABRW"):
+    elif not set(getattr(method.aggregate, "writes", ())) & {*"ABRW", "gain"}:
         own["server_optimizer"] = ("adam", "sgd:momentum=0.5")[turn % 2]
     return PLAN.replace(participation=0.8, dropout=0.2, lr=0.1, **own)
 
@@ -142,20 +142,23 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(
 
 def test_no_clip_no_noise_is_the_plain_run(row: Method, unit: str) -> None:
     """Without clip and noise the run is the run without privacy, and there no preconditioner
-    changes anything.
+    changes anything, unless it declares other steps by maps that do not undo each other.
 
     Without a filter in the client unit, where it acts on the update and not on each step; a rule
     that looks at more than the mean of the uploads sees each of them.
     """
     row = row if unit == "example" else row.replace(filter=identity)
     seen = {"trust": "local"} if unit == "client" and isinstance(row.aggregate, Rule) else {}
+    # What is released of a round is a move along the tangent: of one local step it is all.
+    tangent = getattr(row.aggregate, "first_order", False) and unit == "client"
+    plan = PLAN.replace(local_steps=1) if tangent else PLAN
     for task in (regression(), tokens("head")):
-        plain = play(task, row, None)
-        limit = play(task, row, private(unit, sigma=0.0, clip=math.inf, **seen))
-        bare = play(task, row.replace(precondition=None), None)
+        plain = play(task, row, None, plan)
+        limit = play(task, row, private(unit, sigma=0.0, clip=math.inf, **seen), plan)
+        bare = play(task, row.replace(precondition=None), None, plan)
         assert gap(plain[0], limit[0]) == 0
         assert gap(limit[-1], plain[-1]) <= 1e-6
-        assert gap(bare[-1], plain[-1]) <= 1e-6
+        assert gap(bare[-1], plain[-1]) <= 1e-6 or natural_gradient(row)
         assert gap(plain[0], plain[-1]) > 1e-3 or row.share == ""
 
 
@@ -179,6 +182,15 @@ def test_the_filter_acts_once_where_the_noise_is(row: Method) -> None:
         for key, plain in changes[0].items():
             once = plain if key.side not in "AB" else binomial(5)(plain, key.side)
             torch.testing.assert_close(changes[1][key], once, rtol=1e-6, atol=1e-9)
+
+
+def natural_gradient(row: Method) -> bool:
+    """Whether the maps of a row, one after the other, are not the identity."""
+    if row.precondition is None:
+        return False
+    gram = torch.diag(torch.tensor([1.0, 4.0], dtype=torch.float64))
+    maps = row.precondition(gram)
+    return not torch.allclose(maps.before @ maps.after, torch.eye(2, dtype=torch.float64))
 
 
 def test_no_path_from_data_round_the_clip(row: Method, unit: str) -> None:
@@ -244,13 +256,19 @@ def _personal(task: Task, row: Method, unit: str, plan: fl.Plan) -> Mapping:
 
 def test_one_or_equal_clients_give_no_deviation(row: Method, unit: str) -> None:
     """Where clients do not differ nothing is lost by averaging; where no product is formed it is
-    not a number.
+    not a number. A rule that averages moves along the tangent misses what is of second order in
+    their size: a tenth of the rate, about a hundredth of it.
     """
     pair, plan = regression().clients[0], PLAN.replace(batch=None, rounds=2, local_steps=3)
     for clients in ([pair], [pair] * 3):
         task = with_clients(regression(), clients)
         for privacy in (None, private(unit, sigma=0.0, trust="local")):
-            for record in play(task, row, privacy, plan)[1:]:
+            records = play(task, row, privacy, plan)[1:]
+            if getattr(row.aggregate, "first_order", False):
+                slow = play(task, row, privacy, plan.replace(lr=plan.rate("A") / 10, rounds=1))[1]
+                assert slow.deviation < 0.05 * records[0].deviation, "not of second order"
+                continue
+            for record in records:
                 assert record.deviation < 1e-9 or (keeps(row) and math.isnan(record.deviation))
 
 
@@ -296,11 +314,12 @@ def test_epsilon_is_that_of_the_plan(row: Method, unit: str) -> None:
 
 def test_the_schedule_opens_with_what_is_zero(row: Method) -> None:
     """While B is zero A has no gradient: a schedule that opens with A alone spends a step on noise.
-    What the product is zero by moves first.
+    What the product is zero by moves first; or a residual takes out a product that is not.
     """
     state = begun(regression(), row)
     zero = {key for key, x in state.tensors.items() if key.side in ("B", "R") and not x.any()}
-    assert zero and zero <= movers(row, 0, 0, state)
+    taken_out = any(bool(w.any()) for w in state.side("W").values())
+    assert (zero or taken_out) and zero <= movers(row, 0, 0, state)
 
 
 def test_chunks_change_nothing(row: Method, unit: str) -> None:

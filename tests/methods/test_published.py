@@ -132,6 +132,7 @@ def test_what_was_measured_are_rows_and_exact_rows_are_exact():
     assert {*found} <= {*methods.ALL, *methods.VARIANTS} and len(found) >= 25
     formed: Any = table[~table["deviation"].map(lambda gap: gap is None or math.isnan(gap))]
     assert len(formed) >= 19
+    assert list(table.index[table["gauge"] < 1e-5]) == ["prism"]
     assert list(formed.index[formed["deviation"] < 1e-5]) == list(formed.index[formed["exact"]])
 
 
@@ -143,6 +144,15 @@ def test_the_measurement_is_what_the_script_measures():
     found = runpy.run_path(str(script))["measured"](methods.FedExLoRA)
     assert (found["up"], found["down"]) == (kept["up"], kept["down"])
     assert found["deviation"] == pytest.approx(kept["deviation"], rel=1e-3, abs=1e-6)
+
+
+def test_prism_does_not_see_the_gauge():
+    """From B G, G^-1 A the product goes the same way, noise included; FedLoRA's does not. A clip or
+    noise that reads the factors and not the product is found here alone.
+    """
+    gaps = runpy.run_path(str(ROOT / "scripts" / "measure_methods.py"))["gauge_gaps"]
+    assert max(gaps(methods.PRISM, draws=3)) < 1e-9 < 0.1 < min(gaps(methods.FedLoRA, draws=2))
+    assert gaps(methods.Local) is None
 
 
 def test_nothing_is_measured_of_a_run_that_diverged():

@@ -25,7 +25,7 @@ from fedlora_lab.tasks.task import Task
 
 pytestmark = pytest.mark.slow
 TASKS = {"least squares": regression, "tokens with head": lambda: tokens("head")}
-SIDES = ("A", "B", "R", "W", "head")
+SIDES = ("A", "B", "R", "gain", "W", "head")
 RANKS, WIDE = (1, 3, 2), {"rank": 3, "alpha": 3 * LORA.scaling}  # another rank, the same scale
 SETTINGS = {  # momentum, weights, unit
     "plain by size": (0.0, "size", "example"),
@@ -160,13 +160,21 @@ LOOPS: dict[str, Callable[[Trace], Loop]] = {
     "hetlora": lambda run: Loop(AB, plain.hetlora),
     "lora-fair": lambda run: Loop(AB, plain.lora_fair),
     "fed-sb": lambda run: Loop(together("R"), plain.plain_mean),
+    "fedpower": lambda run: Loop(AB, plain.fedpower),
+    "ravan": lambda run: Loop(together("R"), plain.ravan),
+    "ravan-without-gains": lambda run: Loop(together("R"), plain.plain_mean),
+    "prism": lambda run: Loop(AB, plain.prism(True), direction=plain.tangent_gradient),
+    "prism-local-steps": lambda run: Loop(AB, plain.prism(False), direction=plain.tangent_gradient),
     "dp-lora": lambda run: Loop(plain.apart, plain.plain_mean),
     "dp-fedlora": lambda run: Loop(AB, plain.plain_mean, sends=plain.weights_themselves),
 }
-UP_TO_SIGNS = {"flexlora", "fedsvd", "fedask", "fedask-both", "fedask-wide"}
+UP_TO_SIGNS = {"flexlora", "fedsvd", "fedask", "fedask-both", "fedask-wide", "fedpower"}
+UP_TO_SIGNS |= {"prism", "prism-local-steps"}
 UNEQUAL = {row: LOOPS[row] for row in ("flora", "flexlora", "hetlora")}
 UNEQUAL["fedlora"] = lambda run: Loop(AB, plain.padded_changes)
 UNITS = {"dp-lora": "example", "dp-fedlora": "client", "deer-literal": "client"}
+# As published; and nothing of so small cores' round reaches the clip.
+UNITS |= dict.fromkeys(("prism", "prism-local-steps", "ravan", "ravan-without-gains"), "example")
 CASES = [
     (row, s) for row in LOOPS for s in SETTINGS if UNITS.get(row, SETTINGS[s][2]) == SETTINGS[s][2]
 ]

@@ -2,7 +2,7 @@
 
 import textwrap
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.audit import bounds
 from fedlora_lab.audit import simulated_audits as audits
 from fedlora_lab.course.widgets.dial import Dial
+from fedlora_lab.measures.statistics import t_interval
 from fedlora_lab.plots import style
 
 if TYPE_CHECKING:
@@ -243,6 +244,77 @@ def audit_results(frame: "pd.DataFrame") -> style.Picture:
     figure.text(0.985, top, words, color=style.SOFT, ha="right", **put)
     style.footer(figure, audits.summarize_audits(frame).replace("epsilon", "ε"))
     return figure
+
+
+ATTACK_COLOURS = {
+    "likelihood ratio": "#0072B2",
+    "canaries": "#D55E00",
+    "span": "#7A4FD0",
+    "projection residual": "#169C78",
+}
+
+
+@style.paper()
+def league(frame: "pd.DataFrame", curve: Callable[[float], float]) -> style.Picture:
+    """Draws for each method what four attacks gain at one ε, beside what the ledger allows at most.
+
+    A gain is the share of members found less the share of others accused, where a tenth of the
+    others is accused: the mean over the seeds, with its interval of 95 %. A hollow mark: the method
+    missed the accuracy at which it was to be compared.
+
+    Args:
+        frame: columns method, seed, tuned, attack, rate, accused, others, found, members, as
+            results/league.csv.
+        curve: false positive rate -> the largest share of members found, as `Ledger.tradeoff`.
+    Guarantees: test_the_league_draws_every_method_and_attack.
+    """
+    check(len(frame) > 0, "frame", f"{len(frame)} rows", "at least one attack")
+    gains = league_gains(frame)
+    order = gains.groupby("method")["mean"].max().sort_values().index
+    height = 1.6 + 0.21 * len(order)
+    figure, (ax,) = style.panels(9.6, height, (0.155, 0.6 / height, 0.825, 1 - 1.35 / height))
+    for row, method in enumerate(order):
+        for i, (attack, colour) in enumerate(ATTACK_COLOURS.items()):
+            here: Any = gains[(gains["method"] == method) & (gains["attack"] == attack)]
+            for one in here.itertuples():
+                y = row + 0.18 * (i - 1.5)
+                ends = [one.mean - one.half, one.mean + one.half]
+                ax.plot(ends, [y, y], color=colour, lw=1.2, alpha=0.6)
+                fill = colour if one.reached else style.CARD
+                ax.plot(one.mean, y, "o", ms=3.6, color=colour, mfc=fill, mew=1)
+    most = curve(0.1) - 0.1
+    ax.axvline(most, color=style.INK, lw=1.4)
+    ax.axvline(0, color=style.FAINT, lw=1)
+    ax.set(ylim=(-0.7, len(order) - 0.3), xlim=(-0.1, 1.08 * most))
+    ax.set_yticks(range(len(order)), [style.name(m) for m in order], size=8)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("members found less others accused, where 10 % of the others are accused")
+    ax.text(most - 0.01, len(order) - 0.5, "at most, by the ledger", ha="right", va="top", size=9)
+    largest = gains["mean"].max()
+    ax.set_title(f"No attack gains more than {largest / most:.0%} of what the ledger allows")
+    top = 1 - 0.2 / height
+    for i, (attack, colour) in enumerate(ATTACK_COLOURS.items()):
+        put: Any = {"color": colour, "weight": "bold", "va": "center", "fontsize": 9}
+        figure.text(0.155 + (0, 0.16, 0.27, 0.34)[i], top, f"● {attack}", **put)
+    words: Any = {"color": style.SOFT, "ha": "right", "va": "center", "fontsize": 9}
+    figure.text(0.98, top, "hollow: accuracy missed", **words)
+    return figure
+
+
+def league_gains(frame: "pd.DataFrame", accuracy: float = 0.35) -> "pd.DataFrame":
+    """What each attack gains on each method where a tenth of the others is accused.
+
+    Args: frame: as of `league`; accuracy: at which the methods were to be compared.
+    Returns: method, attack, mean, half (of its interval of 95 %), reached.
+    """
+    rows = []
+    here: Any = frame[np.isclose(frame["rate"], 0.1)]
+    gain = here["found"] / here["members"] - here["accused"] / here["others"]
+    for (method, attack), part in here.assign(gain=gain).groupby(["method", "attack"]):
+        mean, half = t_interval(part["gain"].to_numpy(float), 0.95)
+        reached = part["tuned"].mean() >= accuracy
+        rows.append((method, attack, mean, half, reached))
+    return pd.DataFrame(rows, columns=["method", "attack", "mean", "half", "reached"])
 
 
 def _audits(ax: Any, part: Any, y: float, colour: str, rng: np.random.Generator) -> None:

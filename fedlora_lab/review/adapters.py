@@ -96,6 +96,13 @@ class OpacusStep:
         self.optimizer.zero_grad()
         for p in self.parameters.values():
             p.grad = None
+            # What a call that failed on its way left with Opacus' hooks.
+            for name in ("grad_sample", "_forward_counter", "_current_grad_sample"):
+                if getattr(p, name, None) is not None and p.requires_grad:
+                    setattr(p, name, 0 if name == "_forward_counter" else None)
+        for layer in self.module.modules():
+            if isinstance(kept := getattr(layer, "activations", None), list):
+                kept.clear()
 
     def __call__(self, examples: list[Any], seed: int) -> dict[str, Any]:
         generator = getattr(self.optimizer, "generator", None)

@@ -18,6 +18,7 @@ def test_every_mistake_is_found_by_its_check(mistake):
     assert mistake.broken <= reviewed(mistake).broken
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook")  # of Opacus' hooks, by PyTorch
 @pytest.mark.parametrize("name", SOUND)
 def test_sound_code_of_any_library_is_not_blamed(name):
     """Fault: a check that blames what another library does rightly, or cannot call it."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from opacus import PrivacyEngine
+from peft import LoraConfig, get_peft_model
 from scipy import stats
 from torch import nn
 
@@ -193,6 +194,22 @@ def test_a_step_that_cannot_be_seeded_is_judged_by_statistics(step):
     assert found.sound == (step is sound)
 
 
+def dropout(examples, seed, leak=0.0):
+    rng = np.random.default_rng(seed)
+    kept = [(x * (rng.random(SIZE) < 0.5), y) for x, y in examples]
+    sums = total(kept) + SIGMA * rng.normal(size=SIZE)
+    return split(sums / MEAN) | (
+        {"loss": leak * sum(float(x @ x) for x, _ in kept)} if leak else {}
+    )
+
+
+def test_the_chance_of_dropout_is_taken_for_no_noise():
+    """Dropout varies with the seed: it is no noise of a wrong size, and hides no loss."""
+    assert review(dropout, DATA, Claims(**CLAIMS)).sound
+    found = review(lambda x, seed: dropout(x, seed, leak=1.0), DATA, Claims(**CLAIMS))
+    assert found.broken == {"un-noised output"}
+
+
 def test_sound_steps_are_called_broken_no_more_often_than_stated():
     """An error rate that is asserted only: 60 reviews at a level of 20 %, where it would show."""
     claims = Claims(**CLAIMS | SAMPLED)
@@ -315,12 +332,14 @@ def test_preparation_from_private_statistics_is_found():
 # ---- adapters
 
 
-def private_parts(kind="flat", poisson=True, net=None):
+def private_parts(kind="flat", poisson=True):
     """Engine, module, optimizer, loader and criterion, after one step of training."""
     torch.manual_seed(0)
     x = torch.randn(200, 6)
     data = torch.utils.data.TensorDataset(x, (x[:, 0] > 0).long())
-    net = net or nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+    net: Any = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+    if kind == "peft":
+        net = get_peft_model(net, LoraConfig(r=2, target_modules=["0", "2"]))
     criterion: Any = nn.CrossEntropyLoss()
     loader: Any = torch.utils.data.DataLoader(data, batch_size=10, shuffle=True)
     options: dict[str, Any] = {"max_grad_norm": 1.0, "poisson_sampling": poisson}
@@ -343,7 +362,7 @@ def private_parts(kind="flat", poisson=True, net=None):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["flat", "per_layer", "ghost"])
+@pytest.mark.parametrize("kind", ["flat", "per_layer", "ghost", "peft"])
 def test_opacus_passes(kind):
     """What everybody uses is called sound, whatever it clips by, with its own accountant."""
     _, *parts = private_parts(kind)

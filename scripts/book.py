@@ -39,6 +39,7 @@ PAGES = (
     "results",
     "claims",
     "amplification",
+    "correlated_noise",
     "sharp_edges",
     "review",
     "notation",

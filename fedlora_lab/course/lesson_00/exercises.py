@@ -39,17 +39,6 @@ def split_by_gaps(B, A, U, V):
     return -(F @ H).mean(0), -(u @ H + F @ v + u @ v).mean(0)
 
 
-whole_and_data = vary(split, then=lambda parts: (parts[0], sum(parts)))
-
-
-def noise_alone(B, A, U, V):
-    return theory.deviation(B, A), theory.deviation(U, V)
-
-
-turned = vary(split, then=np.negative)
-exchanged = vary(split, then=lambda parts: parts[::-1])
-
-
 def all_pairs(B, A, U, V):
     """Adds the clients' products up where a mean is asked for."""
 
@@ -57,6 +46,12 @@ def all_pairs(B, A, U, V):
         return B.mean(0) @ A.mean(0) - (B @ A).sum(0)
 
     return missed(B, A), missed(B + U, A + V) - missed(B, A)
+
+
+whole_and_data = vary(split, then=lambda parts: (parts[0], sum(parts)))
+noise_alone = lambda B, A, U, V: (theory.deviation(B, A), theory.deviation(U, V))
+turned = vary(split, then=np.negative)
+exchanged = vary(split, then=lambda parts: parts[::-1])
 
 
 # ---- 00.3: the coupling of one step
@@ -69,10 +64,6 @@ def coupling(B, A, G, eta, gamma):
     return (new_B @ new_A - B @ A) - by_B - by_A
 
 
-def in_closed_form(B, A, G, eta, gamma):
-    return (eta * gamma) ** 2 * G @ A.T @ B.T @ G
-
-
 def whole_change(B, A, G, eta, gamma):
     step = eta * gamma
     return (B - step * G @ A.T) @ (A - step * B.T @ G) - B @ A
@@ -82,14 +73,15 @@ def own_work(B, A, G, eta, gamma):
     return whole_change(B, A, G, eta, gamma) - coupling(B, A, G, eta, gamma)
 
 
-without_scale = vary(coupling, gamma=1)
-uphill = vary(coupling, then=np.negative)
-rate_once = vary(coupling, eta=np.sqrt)
-
-
 def in_turns(B, A, G, eta, gamma):
     """A's gradient is that at the new B."""
     step = eta * gamma
     new_B = B - step * G @ A.T
     new_A = A - step * new_B.T @ G
     return (new_B - B) @ (new_A - A)
+
+
+in_closed_form = lambda B, A, G, eta, gamma: (eta * gamma) ** 2 * G @ A.T @ B.T @ G
+without_scale = vary(coupling, gamma=1)
+uphill = vary(coupling, then=np.negative)
+rate_once = vary(coupling, eta=np.sqrt)

@@ -44,12 +44,7 @@ def in_one_weight(x, W0, B, A, gamma):
 
 without_scale = vary(lora_linear, gamma=1)
 without_the_base = vary(lora_linear, W0=np.zeros_like)
-
-
-def base_scaled_too(x, W0, B, A, gamma):
-    return gamma * (x @ W0.T + x @ A.T @ B.T)
-
-
+base_scaled_too = lambda x, W0, B, A, gamma: gamma * (x @ W0.T + x @ A.T @ B.T)
 scale_at_both = vary(lora_linear, gamma=np.square)
 
 
@@ -87,17 +82,8 @@ def first_move(G, A, gamma, lr):
     return gamma * B @ A
 
 
-def multiplied_out(G, A, gamma, lr):
-    return -lr * gamma**2 * G @ (A.T @ A)
-
-
+multiplied_out = lambda G, A, gamma, lr: -lr * gamma**2 * G @ (A.T @ A)
 scale_once = vary(first_move, gamma=np.sqrt)
 uphill = vary(first_move, lr=np.negative)
-
-
-def in_full(G, A, gamma, lr):
-    return -lr * G
-
-
-def only_B(G, A, gamma, lr):
-    return -lr * gamma * G @ A.T
+in_full = lambda G, A, gamma, lr: -lr * G
+only_B = lambda G, A, gamma, lr: -lr * gamma * G @ A.T

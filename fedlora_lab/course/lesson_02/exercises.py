@@ -41,17 +41,10 @@ def with_the_library(B, A, n):
     return np.tensordot(p, B, 1), np.tensordot(p, A, 1), theory.deviation(B, A, p)
 
 
-equal_weights = vary(fedavg_round, n=np.ones_like)
-turned_round = vary(fedavg_round, then=lambda parts: (*parts[:2], -parts[2]))
-
-
 def not_divided(B, A, n):
     mean_B, mean_A, _ = fedavg_round(B, A, n)
     mean_B, mean_A = n.sum() * mean_B, n.sum() * mean_A
     return mean_B, mean_A, mean_B @ mean_A - np.einsum("k,kor,kri->oi", n, B, A)
-
-
-swapped = vary(fedavg_round, then=lambda parts: (parts[1], parts[0], parts[2]))
 
 
 def weighted_twice(B, A, n):
@@ -59,6 +52,11 @@ def weighted_twice(B, A, n):
     mean_B, mean_A, _ = fedavg_round(B, A, n)
     products = [p[k] * B[k] @ (p[k] * A[k]) for k in range(len(n))]
     return mean_B, mean_A, mean_B @ mean_A - sum(products)
+
+
+equal_weights = vary(fedavg_round, n=np.ones_like)
+turned_round = vary(fedavg_round, then=lambda parts: (*parts[:2], -parts[2]))
+swapped = vary(fedavg_round, then=lambda parts: (parts[1], parts[0], parts[2]))
 
 
 # ---- 02.2: the relative deviation
@@ -79,19 +77,13 @@ def of_norms(B, A):
     return abs(norm(B.mean(0) @ A.mean(0)) - mean) / mean
 
 
-def absolute(B, A):
-    return relative(B, A) * norm(np.mean(B @ A, axis=0))
-
-
-def over_the_servers(B, A):
-    return absolute(B, A) / norm(B.mean(0) @ A.mean(0))
-
-
 def summed(B, A):
     total = np.sum(B @ A, axis=0)
     return norm(B.mean(0) @ A.mean(0) - total) / norm(total)
 
 
+absolute = lambda B, A: relative(B, A) * norm(np.mean(B @ A, axis=0))
+over_the_servers = lambda B, A: absolute(B, A) / norm(B.mean(0) @ A.mean(0))
 squared = vary(relative, then=np.square)
 
 
@@ -125,18 +117,15 @@ def _pair(B, A, score=lambda b, a: norm(b @ a), weight=0.5):
     return p
 
 
-smallest_gap = partial(_pair, score=lambda b, a: -norm(b @ a))
-not_normalised = partial(_pair, weight=1.0)
-
-
 def one_client(B, A):
     p = np.zeros(len(B))
     p[np.argmax(norm(B @ A, axis=(1, 2)))] = 1.0
     return p
 
 
-def equal(B, A):
-    return np.full(len(B), 1 / len(B))
+smallest_gap = partial(_pair, score=lambda b, a: -norm(b @ a))
+not_normalised = partial(_pair, weight=1.0)
+equal = lambda B, A: np.full(len(B), 1 / len(B))
 
 
 # ---- 02.5: the residual that makes the server exact
@@ -149,16 +138,8 @@ def residual(B, A, p, gamma):
     return gamma * (mean_product - mean_B @ mean_A)
 
 
-def minus_the_deviation(B, A, p, gamma):
-    return -gamma * theory.deviation(B, A, p)
-
-
+minus_the_deviation = lambda B, A, p, gamma: -gamma * theory.deviation(B, A, p)
 turned = vary(residual, then=np.negative)
 without_scale = vary(residual, gamma=1)
-
-
-def whole_product(B, A, p, gamma):
-    return gamma * np.einsum("k,kor,kri->oi", p, B, A)
-
-
+whole_product = lambda B, A, p, gamma: gamma * np.einsum("k,kor,kri->oi", p, B, A)
 of_equal_clients = vary(residual, p=lambda p: np.full(len(p), 1 / len(p)))

@@ -58,39 +58,24 @@ def clips_the_mean(g, C, sigma, b, xi):
     return (total * min(1.0, C / max(np.linalg.norm(total), 1e-12)) + sigma * C * xi) / b
 
 
-def clips_each_number(g, C, sigma, b, xi):
-    return (np.clip(g, -C, C).sum(0) + sigma * C * xi) / b
-
-
 def stretches(g, C, sigma, b, xi):
     return ((C * g / np.linalg.norm(g, axis=1, keepdims=True)).sum(0) + sigma * C * xi) / b
-
-
-def divides_by_the_drawn(g, C, sigma, b, xi):
-    return release(g, C, sigma, max(len(g), 1), xi)
-
-
-def noise_on_the_mean(g, C, sigma, b, xi):
-    return release(g, C, 0, b, xi) + sigma * C * xi
 
 
 def mean_of_the_drawn(g, C, sigma, b, xi):
     return release(g, C, 0, max(len(g), 1), xi) + sigma * C * xi / b
 
 
-noise_without_sigma = vary(release, sigma=1)
-
-
-def noise_without_C(g, C, sigma, b, xi):
-    return release(g, C, sigma / C, b, xi)
-
-
 def silent_when_empty(g, C, sigma, b, xi):
     return release(g, C, sigma, b, xi) if len(g) else np.zeros(len(xi))
 
 
-def unclipped(g, C, sigma, b, xi):
-    return (g.sum(0) + sigma * C * xi) / b
+clips_each_number = lambda g, C, sigma, b, xi: (np.clip(g, -C, C).sum(0) + sigma * C * xi) / b
+divides_by_the_drawn = lambda g, C, sigma, b, xi: release(g, C, sigma, max(len(g), 1), xi)
+noise_on_the_mean = lambda g, C, sigma, b, xi: release(g, C, 0, b, xi) + sigma * C * xi
+noise_without_sigma = vary(release, sigma=1)
+noise_without_C = lambda g, C, sigma, b, xi: release(g, C, sigma / C, b, xi)
+unclipped = lambda g, C, sigma, b, xi: (g.sum(0) + sigma * C * xi) / b
 
 
 # ---- 03.2
@@ -104,18 +89,6 @@ def delta(epsilon, mu):
     return inside - np.exp(epsilon) * outside
 
 
-def delta_of_the_library(epsilon, mu):
-    return theory.gdp_delta(mu, epsilon)
-
-
-def first_term(epsilon, mu):
-    return ndtr(mu / 2 - epsilon / mu)
-
-
-def without_the_factor(epsilon, mu):
-    return ndtr(mu / 2 - epsilon / mu) - ndtr(-mu / 2 - epsilon / mu)
-
-
 def worlds_swapped(epsilon, mu):
     return ndtr(-mu / 2 - epsilon / mu) - math.exp(epsilon) * ndtr(mu / 2 - epsilon / mu)
 
@@ -124,11 +97,14 @@ def epsilon_not_divided(epsilon, mu):
     return ndtr(mu / 2 - epsilon) - math.exp(epsilon) * ndtr(-mu / 2 - epsilon)
 
 
-sigma_for_mu = vary(delta, mu=lambda mu: 1 / mu)
-
-
 def without_the_half(epsilon, mu):
     return ndtr(mu - epsilon / mu) - math.exp(epsilon) * ndtr(-mu - epsilon / mu)
+
+
+delta_of_the_library = lambda epsilon, mu: theory.gdp_delta(mu, epsilon)
+first_term = lambda epsilon, mu: ndtr(mu / 2 - epsilon / mu)
+without_the_factor = lambda epsilon, mu: ndtr(mu / 2 - epsilon / mu) - ndtr(-mu / 2 - epsilon / mu)
+sigma_for_mu = vary(delta, mu=lambda mu: 1 / mu)
 
 
 # ---- 03.3
@@ -178,23 +154,15 @@ def newer_conversion(sigma, releases, delta):
     return theory.rdp_to_epsilon(orders, rdp, delta)[0]
 
 
-forgets_the_releases = vary(epsilon, releases=1)
-
-
-def adds_up_epsilons(sigma, releases, delta):
-    return releases * epsilon(sigma, 1, delta)
-
-
-def first_order_only(sigma, releases, delta):
-    return releases / sigma**2 + math.log(1 / delta)
-
-
-without_the_two = vary(epsilon, sigma=lambda sigma: sigma / math.sqrt(2))
-
-
 def divides_by_the_order(sigma, releases, delta):
     return min(releases * a / (2 * sigma**2) + math.log(1 / delta) / a for a in ORDERS)
 
 
 def log_of_delta(sigma, releases, delta):
     return min(releases * a / (2 * sigma**2) + math.log(delta) / (a - 1) for a in ORDERS)
+
+
+forgets_the_releases = vary(epsilon, releases=1)
+adds_up_epsilons = lambda sigma, releases, delta: releases * epsilon(sigma, 1, delta)
+first_order_only = lambda sigma, releases, delta: releases / sigma**2 + math.log(1 / delta)
+without_the_two = vary(epsilon, sigma=lambda sigma: sigma / math.sqrt(2))

@@ -53,29 +53,9 @@ def energy(B, A, tau):
     return noise_on_B + noise_on_A + tau**4 * d_out * d_in * r
 
 
-def by_theory(B, A, tau):
-    return theory.noise_terms(B, A, tau, tau).total
-
-
-def linear(B, A, tau):
-    return tau**2 * (len(B) * np.sum(A**2) + A.shape[1] * np.sum(B**2))
-
-
-def quadratic(B, A, tau):
-    return tau**4 * B.size * A.shape[1]
-
-
 def swapped(B, A, tau):
     terms = tau**2 * (A.shape[1] * np.sum(A**2) + len(B) * np.sum(B**2))
     return terms + quadratic(B, A, tau)
-
-
-def squared_once(B, A, tau):
-    return linear(B, A, tau) + quadratic(B, A, tau) / tau**2
-
-
-def without_rank(B, A, tau):
-    return linear(B, A, tau) + quadratic(B, A, tau) / len(A)
 
 
 def norms(B, A, tau):
@@ -83,6 +63,11 @@ def norms(B, A, tau):
     return tau**2 * terms + quadratic(B, A, tau)
 
 
+by_theory = lambda B, A, tau: theory.noise_terms(B, A, tau, tau).total
+linear = lambda B, A, tau: tau**2 * (len(B) * np.sum(A**2) + A.shape[1] * np.sum(B**2))
+quadratic = lambda B, A, tau: tau**4 * B.size * A.shape[1]
+squared_once = lambda B, A, tau: linear(B, A, tau) + quadratic(B, A, tau) / tau**2
+without_rank = lambda B, A, tau: linear(B, A, tau) + quadratic(B, A, tau) / len(A)
 root = vary(energy, then=np.sqrt)
 
 
@@ -105,10 +90,7 @@ lengths_added = vary(rho_of, N=np.square)
 one_release = vary(rho_of, N=1)
 without_the_three = vary(rho_of, then=lambda rho: rho / 3)
 without_the_rate = vary(rho_of, lr=1)
-
-
-def tau_once(lr, sigma, C, b, K, N, d_in):
-    return 3 * d_in * N * lr * sigma * C / (b * K**0.5)
+tau_once = lambda lr, sigma, C, b, K, N, d_in: 3 * d_in * N * lr * sigma * C / (b * K**0.5)
 
 
 # ---- 04.4
@@ -175,9 +157,6 @@ def _noise_of_the_drawn(n, sigma, C, b):
     return sigma * C / max(n, 1)
 
 
-clips_each_tensor = partial(_round_of, clip=lambda a, g, C: [_scale(_sizes(x), C) for x in (a, g)])
-
-
 def clips_the_sum(*given):
     def clip(a, g, C):
         length = np.sqrt((a.sum(0) ** 2).sum() + (g.sum(0) ** 2).sum())
@@ -193,24 +172,12 @@ def stretches(*given):
     return _round_of(*given, clip=clip)
 
 
-clips_nothing = partial(_round_of, clip=lambda a, g, C: (1.0, 1.0))
-
-
 def clips_after_averaging(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
     clients = len(g_A)
     a, g = (sum(x.sum(0) for x in parts) / (b * clients) for parts in (g_A, g_B))
     scale = min(1.0, C / b / np.sqrt((a**2).sum() + (g**2).sum()))
     a, g = (x * scale + sigma * C / b * xi.mean(0) for x, xi in ((a, xi_A), (g, xi_B)))
     return (B - lr * g) @ (A - lr * a)
-
-
-noise_on_the_mean = partial(_round_of, noise=lambda n, sigma, C, b: sigma * C)
-noise_of_the_drawn = partial(_round_of, noise=_noise_of_the_drawn)
-divides_by_the_drawn = partial(_round_of, noise=_noise_of_the_drawn, divisor=lambda n, b: max(n, 1))
-silent_when_empty = partial(_round_of, noise=lambda n, sigma, C, b: sigma * C / b if n else 0.0)
-leaves_the_empty_out = partial(_round_of, keep=bool)
-noise_without_C = partial(_round_of, noise=lambda n, sigma, C, b: sigma / b)
-averages_products = partial(_round_of, joined=lambda made: np.mean([b @ a for b, a in made], 0))
 
 
 def weighs_by_the_drawn(*given):
@@ -222,10 +189,6 @@ def weighs_by_the_drawn(*given):
     return _round_of(*given, joined=joined)
 
 
-def returns_the_change(*given):
-    return private_round(*given) - given[0] @ given[1]
-
-
 def adds_up_clients(*given):
     def add(made):
         both = zip(_means(made), given, strict=False)  # B and A come first
@@ -234,5 +197,15 @@ def adds_up_clients(*given):
     return _round_of(*given, joined=add)
 
 
+clips_each_tensor = partial(_round_of, clip=lambda a, g, C: [_scale(_sizes(x), C) for x in (a, g)])
+clips_nothing = partial(_round_of, clip=lambda a, g, C: (1.0, 1.0))
+noise_on_the_mean = partial(_round_of, noise=lambda n, sigma, C, b: sigma * C)
+noise_of_the_drawn = partial(_round_of, noise=_noise_of_the_drawn)
+divides_by_the_drawn = partial(_round_of, noise=_noise_of_the_drawn, divisor=lambda n, b: max(n, 1))
+silent_when_empty = partial(_round_of, noise=lambda n, sigma, C, b: sigma * C / b if n else 0.0)
+leaves_the_empty_out = partial(_round_of, keep=bool)
+noise_without_C = partial(_round_of, noise=lambda n, sigma, C, b: sigma / b)
+averages_products = partial(_round_of, joined=lambda made: np.mean([b @ a for b, a in made], 0))
+returns_the_change = lambda *given: private_round(*given) - given[0] @ given[1]
 steps_uphill = vary(private_round, lr=np.negative)
 without_noise = vary(private_round, sigma=0)

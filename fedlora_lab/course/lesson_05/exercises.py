@@ -53,25 +53,17 @@ def by_orthonormal_rows(change, A):
     return np.linalg.norm(change @ Q) ** 2 / np.linalg.norm(change) ** 2
 
 
-def without_the_inverse(change, A):
-    return ((change @ A.T @ A) ** 2).sum() / (change**2).sum()
-
-
-unit_rows = vary(without_the_inverse, A=lambda A: A / np.linalg.norm(A, axis=1, keepdims=True))
-of_lengths = vary(kept_share, then=np.sqrt)
-what_is_lost = vary(kept_share, then=lambda share: 1 - share)
-
-
-def on_average(change, A):
-    return len(A) / A.shape[1]
-
-
-from_the_left = vary(kept_share, change=np.transpose)
-
-
 def with_both_free(change, A):
     energy = np.linalg.svd(change, compute_uv=False) ** 2
     return energy[: len(A)].sum() / energy.sum()
+
+
+without_the_inverse = lambda change, A: ((change @ A.T @ A) ** 2).sum() / (change**2).sum()
+unit_rows = vary(without_the_inverse, A=lambda A: A / np.linalg.norm(A, axis=1, keepdims=True))
+of_lengths = vary(kept_share, then=np.sqrt)
+what_is_lost = vary(kept_share, then=lambda share: 1 - share)
+on_average = lambda change, A: len(A) / A.shape[1]
+from_the_left = vary(kept_share, change=np.transpose)
 
 
 # ---- 05.2: the same run at another alpha
@@ -154,28 +146,6 @@ def clips_both_factors(*given):
     return _round_of(*given, length=length)
 
 
-clips_the_weights_gradient = partial(_round_of, length=lambda g, g_B, B, gamma: _lengths(g))
-clips_nothing = partial(_round_of, length=lambda g, g_B, B, gamma: np.zeros(len(g)))
-chain_rule_without_gamma = partial(_round_of, chain=1)
-
-
-def product_without_gamma(*given):
-    return ffa_round(*given) / given[3]
-
-
-noise_on_the_mean = partial(_round_of, noise=lambda n, b: 1)
-
-
-def noise_without_C(*given):
-    return _round_of(*given, noise=lambda n, b: 1 / b / given[5])
-
-
-divides_by_the_drawn = partial(
-    _round_of, noise=lambda n, b: 1 / max(n, 1), divisor=lambda n: max(n, 1)
-)
-leaves_the_empty_out = partial(_round_of, keep=bool)
-
-
 def moves_A_too(*given):
     B, A, G, gamma, lr, C, _, b, _ = given
     steps = [
@@ -194,3 +164,15 @@ def returns_the_change(*given):
 def steps_uphill(*given):
     B, A, gamma = given[0], given[1], given[3]
     return 2 * gamma * B @ A - ffa_round(*given)
+
+
+clips_the_weights_gradient = partial(_round_of, length=lambda g, g_B, B, gamma: _lengths(g))
+clips_nothing = partial(_round_of, length=lambda g, g_B, B, gamma: np.zeros(len(g)))
+chain_rule_without_gamma = partial(_round_of, chain=1)
+product_without_gamma = lambda *given: ffa_round(*given) / given[3]
+noise_on_the_mean = partial(_round_of, noise=lambda n, b: 1)
+noise_without_C = lambda *given: _round_of(*given, noise=lambda n, b: 1 / b / given[5])
+divides_by_the_drawn = partial(
+    _round_of, noise=lambda n, b: 1 / max(n, 1), divisor=lambda n: max(n, 1)
+)
+leaves_the_empty_out = partial(_round_of, keep=bool)

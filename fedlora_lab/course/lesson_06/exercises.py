@@ -177,11 +177,5 @@ stretches = partial(_release, scale=lambda change, A, C: C / norm(change @ A))
 transposed = partial(_release, noise=lambda A, C, xi: C * xi @ A.T)
 without_C = partial(_release, noise=lambda A, C, xi: xi @ pinv(A))
 noise_on_the_mean = partial(_release, divided=False)
-
-
-def summed(*given):
-    return release(*given) * len(given[0])
-
-
-def stays_a_product(dB, A, C, sigma, xi):
-    return release(dB, A, C, sigma, xi) @ A
+summed = lambda *given: release(*given) * len(given[0])
+stays_a_product = lambda dB, A, C, sigma, xi: release(dB, A, C, sigma, xi) @ A

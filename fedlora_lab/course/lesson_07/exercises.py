@@ -74,18 +74,6 @@ def _steps(*given, turn=lambda s: "BA"[s % 2], clip=_clipped):
     return B, A
 
 
-one_by_one = _steps
-at_once = partial(_steps, turn=lambda s: "BA")
-a_first = partial(_steps, turn=lambda s: "AB"[s % 2])
-
-
-def by_halves(*given):
-    return _steps(*given, turn=lambda s: "BA"[2 * s >= given[-1]])
-
-
-only_b = partial(_steps, turn=lambda s: "B")
-
-
 def stale(B, A, gradients, *rest):
     seen = []
 
@@ -113,6 +101,11 @@ def clips_both(B, A, gradients, lr_B, lr_A, C, steps):
     return _steps(B, A, shortened, lr_B, lr_A, C, steps)
 
 
+one_by_one = _steps
+at_once = partial(_steps, turn=lambda s: "BA")
+a_first = partial(_steps, turn=lambda s: "AB"[s % 2])
+by_halves = lambda *given: _steps(*given, turn=lambda s: "BA"[2 * s >= given[-1]])
+only_b = partial(_steps, turn=lambda s: "B")
 clips_the_mean = partial(_steps, clip=lambda g, C: _clipped(g.mean(0)[None], C))
 clips_nothing = partial(_steps, clip=lambda g, C: g.mean(0))
 adds_up = partial(_steps, clip=lambda g, C: len(g) * _clipped(g, C))
@@ -151,25 +144,12 @@ zeros = partial(_both, mode="constant")
 without_the_edge = partial(_both, mode="reflect")
 in_a_ring = partial(_both, mode="wrap")
 shorter = partial(_both, mode=None)
-
-
-def along_the_rank(g_B, g_A):
-    return _rows(g_B), _rows(g_A.T).T
-
-
-def rows_of_both(g_B, g_A):
-    return _rows(g_B), _rows(g_A)
-
-
+along_the_rank = lambda g_B, g_A: (_rows(g_B), _rows(g_A.T).T)
+rows_of_both = lambda g_B, g_A: (_rows(g_B), _rows(g_A))
 three_taps = partial(_both, weights=(1, 2, 1), total=4)
 plain_mean = partial(_both, weights=(1, 1, 1, 1, 1), total=5)
 not_divided = partial(_both, total=1)
-
-
-def a_alone(g_B, g_A):
-    return g_B, _rows(g_A)
-
-
+a_alone = lambda g_B, g_A: (g_B, _rows(g_A))
 twice = vary(filtered, then=lambda parts: filtered(*parts))
 
 
@@ -183,16 +163,13 @@ def worth(energy):
     return along**2 / np.mean(gain**2)
 
 
-def by_theory(energy):
-    return theory.filter_worth(energy, 5)
-
-
 def _worth(energy, gain_power=4, along_power=1, root=1, noise=None):
     gain = np.cos(np.pi * np.arange(len(energy)) / (2 * len(energy))) ** gain_power
     along = (gain**along_power * energy).sum() / energy.sum()
     return along ** (2 / root) / (np.mean(gain**2) if noise is None else noise(gain))
 
 
+by_theory = lambda energy: theory.filter_worth(energy, 5)
 cos_8 = partial(_worth, gain_power=8)
 cos_2 = partial(_worth, gain_power=2)
 energies_compared = partial(_worth, along_power=2, root=2)

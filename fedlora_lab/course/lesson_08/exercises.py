@@ -49,18 +49,6 @@ def levels(width, reach, quantile):
     return np.concatenate([-below[::-1], above]) / above[-1]
 
 
-def levels_by_library(width, reach, quantile):
-    return theory.normal_float_levels(width, reach)
-
-
-def unscaled_levels(width, reach, quantile):
-    return levels(width, reach, quantile) * quantile(reach)
-
-
-def even_levels(width, reach, quantile):
-    return np.linspace(-1, 1, 2**width)
-
-
 def even_steps(width, reach, quantile):
     half = 2 ** (width - 1)
     return np.concatenate([np.linspace(-1, 0, half)[:-1], np.linspace(0, 1, half + 1)])
@@ -75,6 +63,11 @@ def zero_twice(width, reach, quantile):
     half = 2 ** (width - 1)
     above, below = (quantile(np.linspace(0.5, reach, n)) for n in (half + 1, half))
     return np.concatenate([-below[::-1], above]) / above[-1]
+
+
+levels_by_library = lambda width, reach, quantile: theory.normal_float_levels(width, reach)
+unscaled_levels = lambda width, reach, quantile: levels(width, reach, quantile) * quantile(reach)
+even_levels = lambda width, reach, quantile: np.linspace(-1, 1, 2**width)
 
 
 # ---- 08.2: the copy
@@ -102,18 +95,6 @@ def _nearest(x, levels):
     return np.abs(x[:, None] - levels).argmin(1)
 
 
-def one_scale(x, levels, block):
-    return receive(x, levels, len(x))
-
-
-def unscaled(x, levels, block):
-    return levels[_nearest(x, levels)]
-
-
-not_scaled_back = partial(_by_block, rule=lambda p, v: v[_nearest(p / np.abs(p).max(), v)])
-largest_signed = partial(_by_block, rule=lambda p, v: v[_nearest(p / p.max(), v)] * p.max())
-
-
 def rounds_down(x, levels, block):
     def rule(p, v):
         scale = np.abs(p).max()
@@ -122,6 +103,10 @@ def rounds_down(x, levels, block):
     return _by_block(x, levels, block, rule)
 
 
+one_scale = lambda x, levels, block: receive(x, levels, len(x))
+unscaled = lambda x, levels, block: levels[_nearest(x, levels)]
+not_scaled_back = partial(_by_block, rule=lambda p, v: v[_nearest(p / np.abs(p).max(), v)])
+largest_signed = partial(_by_block, rule=lambda p, v: v[_nearest(p / p.max(), v)] * p.max())
 places = partial(_by_block, rule=lambda p, v: _nearest(p / np.abs(p).max(), v))
 
 
@@ -140,20 +125,9 @@ def step_by_library(psi, sent, uploads, weights, eta):
     return MeanUpdate(eta)(held, copy, arrived, torch.from_numpy(weights)).tensors[key][0]
 
 
-def from_the_copy(psi, sent, uploads, weights, eta):
-    return sent + eta * weights @ (uploads - sent)
-
-
-def towards_the_mean(psi, sent, uploads, weights, eta):
-    return psi + eta * weights @ (uploads - psi)
-
-
+from_the_copy = lambda psi, sent, uploads, weights, eta: sent + eta * weights @ (uploads - sent)
+towards_the_mean = lambda psi, sent, uploads, weights, eta: psi + eta * weights @ (uploads - psi)
 without_rate = vary(server_step, eta=1)
-
-
-def copy_taken_once(psi, sent, uploads, weights, eta):
-    return psi + eta * (weights @ uploads - sent)
-
-
+copy_taken_once = lambda psi, sent, uploads, weights, eta: psi + eta * (weights @ uploads - sent)
 weights_made_to_sum = vary(server_step, weights=lambda weights: weights / weights.sum())
 against_it = vary(server_step, eta=np.negative)

@@ -57,25 +57,15 @@ def unpaired(one, other):
     return student.ppf(0.975, 2 * n - 2) * ((one.var(ddof=1) + other.var(ddof=1)) / n) ** 0.5
 
 
-def normal(one, other):
-    return 1.96 * (one - other).std(ddof=1) / len(one) ** 0.5
-
-
 def one_sided(one, other):
     n = len(one)
     return student.ppf(0.95, n - 1) * (one - other).std(ddof=1) / n**0.5
 
 
-def of_single_differences(one, other):
-    return half_width(one, other) * len(one) ** 0.5
-
-
-def biased(one, other):
-    return half_width(one, other) * (1 - 1 / len(one)) ** 0.5
-
-
-def mean_difference(one, other):
-    return (one - other).mean()
+normal = lambda one, other: 1.96 * (one - other).std(ddof=1) / len(one) ** 0.5
+of_single_differences = lambda one, other: half_width(one, other) * len(one) ** 0.5
+biased = lambda one, other: half_width(one, other) * (1 - 1 / len(one)) ** 0.5
+mean_difference = lambda one, other: (one - other).mean()
 
 
 # ---- 09.2: what cannot be told from the best
@@ -130,27 +120,10 @@ def rho_of_unit_path(sigma, q, K, N, d_in):
     return 3 * d_in * N * tau**2
 
 
-def in_two_steps(sigma, q, K, N, d_in):
-    return 3 * d_in / N * (sigma / (q * K)) ** 2
-
-
-def with_the_theory(sigma, q, K, N, d_in):
-    return theory.amplification(sigma / (N * q * K), N, d_in)
-
-
-def at_clip_one(sigma, q, K, N, d_in):
-    return 3 * d_in * N * (sigma / (q * K)) ** 2
-
-
-def turned_over(sigma, q, K, N, d_in):
-    return 3 * d_in * N**2 * (sigma / (q * K)) ** 2
-
-
+in_two_steps = lambda sigma, q, K, N, d_in: 3 * d_in / N * (sigma / (q * K)) ** 2
+with_the_theory = lambda sigma, q, K, N, d_in: theory.amplification(sigma / (N * q * K), N, d_in)
+at_clip_one = lambda sigma, q, K, N, d_in: 3 * d_in * N * (sigma / (q * K)) ** 2
+turned_over = lambda sigma, q, K, N, d_in: 3 * d_in * N**2 * (sigma / (q * K)) ** 2
 without_participation = vary(rho_of_unit_path, q=1)
-
-
-def not_squared(sigma, q, K, N, d_in):
-    return 3 * d_in * sigma / (q * K)
-
-
+not_squared = lambda sigma, q, K, N, d_in: 3 * d_in * sigma / (q * K)
 without_three = vary(rho_of_unit_path, then=lambda rho: rho / 3)

@@ -30,20 +30,9 @@ def serve_by_gaps(B, A):
     return B.mean(0), A.mean(0), gaps.mean(0)
 
 
-deviation_for_residual = vary(serve, then=lambda parts: (*parts[:2], -parts[2]))
-
-
-def whole_product(B, A):
-    return B.mean(0), A.mean(0), (B @ A).mean(0)
-
-
 def summed_gaps(B, A):
     mean_B, mean_A, residual = serve(B, A)
     return mean_B, mean_A, len(B) * residual
-
-
-no_residual = vary(serve, then=lambda parts: (*parts[:2], 0 * parts[2]))
-factors_alone = vary(serve, then=lambda parts: parts[:2])
 
 
 def _cut(product, rank):
@@ -67,18 +56,6 @@ def of_the_mean_factors(B, A):
     return norm(B.mean(0) @ A.mean(0) - mean) / norm(mean)
 
 
-def of_each_product(B, A):
-    return np.mean([_cut(product, A.shape[1]) for product in B @ A])
-
-
-share_kept = vary(share_lost, then=lambda share: (1 - share**2) ** 0.5)
-squared = vary(share_lost, then=np.square)
-
-
-def absolute(B, A):
-    return share_lost(B, A) * norm((B @ A).mean(0))
-
-
 def next_value(B, A):
     values = svd((B @ A).mean(0), compute_uv=False)
     return values[A.shape[1]] / values[0]
@@ -97,18 +74,20 @@ def noise_by_traces(z_B, z_A, tau):
     return [np.trace(x @ x.T) for x in means]
 
 
-def averaged_before_scaling(z_B, z_A, tau):
-    return noise_kept(z_B, z_A, tau / len(z_B) ** 0.5)
-
-
-norms_of_noise = vary(noise_kept, then=np.sqrt)
-servers_swapped = vary(noise_kept, then=lambda parts: parts[::-1])
-
-
 def mean_of_energies(z_B, z_A, tau):
     products = tau**2 * len(z_B) * (z_B @ z_A)
     return noise_kept(z_B, z_A, tau)[0], (products**2).sum((1, 2)).mean()
 
 
-def variance_for_std(z_B, z_A, tau):
-    return noise_kept(z_B, z_A, tau * len(z_B) ** 0.5)
+deviation_for_residual = vary(serve, then=lambda parts: (*parts[:2], -parts[2]))
+whole_product = lambda B, A: (B.mean(0), A.mean(0), (B @ A).mean(0))
+no_residual = vary(serve, then=lambda parts: (*parts[:2], 0 * parts[2]))
+factors_alone = vary(serve, then=lambda parts: parts[:2])
+of_each_product = lambda B, A: np.mean([_cut(product, A.shape[1]) for product in B @ A])
+share_kept = vary(share_lost, then=lambda share: (1 - share**2) ** 0.5)
+squared = vary(share_lost, then=np.square)
+absolute = lambda B, A: share_lost(B, A) * norm((B @ A).mean(0))
+averaged_before_scaling = lambda z_B, z_A, tau: noise_kept(z_B, z_A, tau / len(z_B) ** 0.5)
+norms_of_noise = vary(noise_kept, then=np.sqrt)
+servers_swapped = vary(noise_kept, then=lambda parts: parts[::-1])
+variance_for_std = lambda z_B, z_A, tau: noise_kept(z_B, z_A, tau * len(z_B) ** 0.5)

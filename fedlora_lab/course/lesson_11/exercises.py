@@ -23,30 +23,12 @@ def read(G):
     return np.linalg.svd(G)[2][0]
 
 
-def by_eigenvector(G):
-    return -3 * eigh(G.T @ G)[1][:, -1]
-
-
-def first_row(G):
-    return G[0]
-
-
-def mean_row(G):
-    return G.mean(0)
-
-
-def least_direction(G):
-    return svd(G, full_matrices=False)[2][-1]
-
-
-def left_vector(G):
-    return svd(G)[0][:, 0]
-
-
-def column_for_row(G):
-    return svd(G)[2][:, 0]
-
-
+by_eigenvector = lambda G: -3 * eigh(G.T @ G)[1][:, -1]
+first_row = lambda G: G[0]
+mean_row = lambda G: G.mean(0)
+least_direction = lambda G: svd(G, full_matrices=False)[2][-1]
+left_vector = lambda G: svd(G)[0][:, 0]
+column_for_row = lambda G: svd(G)[2][:, 0]
 unsigned = vary(read, then=np.abs)
 
 
@@ -71,23 +53,15 @@ def by_least_squares(G, candidates, n):
     return norm(rest, axis=1) / norm(candidates, axis=1)
 
 
-def all_rows(G, candidates, n):
-    return outside(G, candidates, len(G))
-
-
 def first_rows_of_gradient(G, candidates, n):
     rows = G[:n] / norm(G[:n], axis=1, keepdims=True)
     rest = candidates - candidates @ rows.T @ rows
     return norm(rest, axis=1) / norm(candidates, axis=1)
 
 
+all_rows = lambda G, candidates, n: outside(G, candidates, len(G))
 inside_share = vary(outside, then=lambda share: (1 - share**2).clip(min=0) ** 0.5)
-
-
-def not_relative(G, candidates, n):
-    return outside(G, candidates, n) * norm(candidates, axis=1)
-
-
+not_relative = lambda G, candidates, n: outside(G, candidates, n) * norm(candidates, axis=1)
 squared_share = vary(outside, then=np.square)
 one_direction = vary(outside, n=1)
 
@@ -106,21 +80,10 @@ def label(G):
     return G.sum(axis=1).argmin()
 
 
-def loudest_class(G):
-    return norm(G, axis=1).argmax()
-
-
-def raised_most(G):
-    return G.sum(axis=1).argmax()
-
-
-def faintest(G):
-    return norm(G, axis=1).argmin()
-
-
-def of_the_features(G):
-    return G.sum(axis=0).argmin()
-
+loudest_class = lambda G: norm(G, axis=1).argmax()
+raised_most = lambda G: G.sum(axis=1).argmax()
+faintest = lambda G: norm(G, axis=1).argmin()
+of_the_features = lambda G: G.sum(axis=0).argmin()
 
 CALLS = {
     "11.1": Calls("the gradient G", draw=_noised, standard=_direction),

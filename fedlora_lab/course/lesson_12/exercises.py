@@ -53,13 +53,6 @@ def by_the_library(inside, outside, t, delta, significance):
     return threshold_lower_bound(*_errors(inside, outside, t), delta, significance)
 
 
-rates_as_measured = partial(_audit, end=lambda k, n, significance: k / n)
-whole_significance = vary(threshold_audit, significance=lambda alpha: 2 * alpha)
-lower_ends = partial(_audit, end=lambda k, n, alpha: beta.ppf(alpha / 2, k, n - k + 1))
-below_zero = partial(_audit, least=-np.inf)
-without_delta = vary(threshold_audit, delta=0.0)
-
-
 def one_direction(inside, outside, t, delta, significance):
     fp, outs, fn, ins = _errors(inside, outside, t)
     fpr, fnr = _upper(fp, outs, significance), _upper(fn, ins, significance)
@@ -68,6 +61,13 @@ def one_direction(inside, outside, t, delta, significance):
 
 def rates_exchanged(inside, outside, t, delta, significance):
     return threshold_audit(outside, inside, t, delta, significance)
+
+
+rates_as_measured = partial(_audit, end=lambda k, n, significance: k / n)
+whole_significance = vary(threshold_audit, significance=lambda alpha: 2 * alpha)
+lower_ends = partial(_audit, end=lambda k, n, alpha: beta.ppf(alpha / 2, k, n - k + 1))
+below_zero = partial(_audit, least=-np.inf)
+without_delta = vary(threshold_audit, delta=0.0)
 
 
 # ---- 12.2: the p-value of a one-run audit
@@ -96,20 +96,15 @@ def in_a_loop(m, r, v, epsilon, delta):
     return min(1.0, chances[v:].sum() + 2 * m * delta * max(gains))
 
 
-without_the_term = vary(p_value, delta=0.0)
-strictly_more = vary(p_value, v=lambda v: v + 1)
-fair_coin = vary(p_value, epsilon=0.0)
-
-
 def undivided(m, r, v, epsilon, delta):
     tail = without_the_term(m, r, v, epsilon, delta)
     return tail + 2 * m * delta * (1 - tail)
 
 
-def delta_of_the_guesses(m, r, v, epsilon, delta):
-    return p_value(m, r, v, epsilon, delta * r / m)
-
-
+without_the_term = vary(p_value, delta=0.0)
+strictly_more = vary(p_value, v=lambda v: v + 1)
+fair_coin = vary(p_value, epsilon=0.0)
+delta_of_the_guesses = lambda m, r, v, epsilon, delta: p_value(m, r, v, epsilon, delta * r / m)
 delta_once = vary(p_value, delta=lambda delta: delta / 2)
 
 
@@ -163,10 +158,6 @@ def _moves(release, rows):
     return np.array([norm(whole - release(rows[others])) for others in rest])
 
 
-def in_one_line(release, rows, C):
-    return np.nan_to_num(_moves(release, rows), nan=np.inf).max() / C
-
-
 def each_row_alone(release, rows, C):
     return np.nan_to_num([norm(release(row[None])) for row in rows], nan=np.inf).max() / C
 
@@ -176,17 +167,11 @@ def skips_what_is_no_number(release, rows, C):
     return moves[np.isfinite(moves)].max(initial=0) / C
 
 
-def first_row_only(release, rows, C):
-    return np.nan_to_num(_moves(release, rows)[0], nan=np.inf) / C
-
-
-def mean_move(release, rows, C):
-    return np.nan_to_num(_moves(release, rows), nan=np.inf).mean() / C
-
-
+in_one_line = lambda release, rows, C: np.nan_to_num(_moves(release, rows), nan=np.inf).max() / C
+first_row_only = lambda release, rows, C: np.nan_to_num(_moves(release, rows)[0], nan=np.inf) / C
+mean_move = lambda release, rows, C: np.nan_to_num(_moves(release, rows), nan=np.inf).mean() / C
 not_in_units = vary(largest_move, C=1.0)
 squared = vary(largest_move, then=np.square)
-
 
 assert one_run_p_value  # an equal answer to 12.2, by name
 

@@ -50,14 +50,8 @@ def noised_by_library(update, clip, sigma, uploads, colluding, z):
     return update / max(1, np.linalg.norm(update) / clip) + level.each * z
 
 
-relies_on_all = vary(noised_upload, colluding=0)
-
-
 def relies_on_the_colluding(update, clip, sigma, uploads, colluding, z):
     return noised_upload(update, clip, sigma, colluding, 0, z)
-
-
-whole_noise = vary(noised_upload, uploads=1, colluding=0)
 
 
 def divides_by_the_count(update, clip, sigma, uploads, colluding, z):
@@ -71,6 +65,10 @@ def not_clipped(update, clip, sigma, uploads, colluding, z):
 def clip_left_out_of_the_noise(update, clip, sigma, uploads, colluding, z):
     clipped = update * min(1, clip / np.linalg.norm(update))
     return clipped + sigma / math.sqrt(uploads - colluding) * z
+
+
+relies_on_all = vary(noised_upload, colluding=0)
+whole_noise = vary(noised_upload, uploads=1, colluding=0)
 
 
 # ---- 13.2: masks that cancel
@@ -100,19 +98,13 @@ def masked_the_other_way(values, masks, modulus):
     return (values - (_signs(len(values)) * masks).sum(1)) % modulus
 
 
-def same_sign(values, masks, modulus):
-    return (values + masks.sum(1)) % modulus
-
-
-def without_modulus(values, masks, modulus):
-    return values + (_signs(len(values)) * masks).sum(1)
-
-
 def one_end_only(values, masks, modulus):
     first = np.triu(np.ones(masks.shape[:2], int), 1)
     return (values + (first[..., None] * masks).sum(1)) % modulus
 
 
+same_sign = lambda values, masks, modulus: (values + masks.sum(1)) % modulus
+without_modulus = lambda values, masks, modulus: values + (_signs(len(values)) * masks).sum(1)
 masks_alone = vary(masked, values=np.zeros_like)
 
 
@@ -132,10 +124,6 @@ def open_one_by_one(uploads, masks, modulus, arrived):
     return (uploads - (_signs(len(masks)) * masks)[arrived].sum(1)).sum(0) % modulus
 
 
-def masks_left_in(uploads, masks, modulus, arrived):
-    return uploads.sum(0) % modulus
-
-
 def masks_added_again(uploads, masks, modulus, arrived):
     return (2 * uploads.sum(0) - open_sum(uploads, masks, 10**18, arrived)) % modulus
 
@@ -151,3 +139,6 @@ def signs_forgotten(uploads, masks, modulus, arrived):
 
 def opened_uploads(uploads, masks, modulus, arrived):
     return (uploads - (_signs(len(masks)) * masks)[arrived].sum(1)) % modulus
+
+
+masks_left_in = lambda uploads, masks, modulus, arrived: uploads.sum(0) % modulus

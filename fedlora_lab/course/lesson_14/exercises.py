@@ -112,11 +112,6 @@ def signal_of_one_step(plans, sigma, n, K, d, work):
     return _all(plans, work, lambda b, N: sigma(b / n, N) * (N * d / K) ** 0.5 / b)
 
 
-of_one_number = vary(compare_plans, d=1)
-of_one_site = vary(compare_plans, K=1)
-divided_by_K = vary(compare_plans, K=np.square)
-
-
 def without_the_batch(plans, sigma, n, K, d, work):
     return _all(plans, work, lambda b, N: sigma(b / n, N) * (d / K / N) ** 0.5)
 
@@ -125,6 +120,9 @@ def batch_as_rate(plans, sigma, n, K, d, work):
     return compare_plans(plans, lambda q, N: sigma(q * n, N), n, K, d, work)
 
 
+of_one_number = vary(compare_plans, d=1)
+of_one_site = vary(compare_plans, K=1)
+divided_by_K = vary(compare_plans, K=np.square)
 without_limit = vary(compare_plans, work=np.inf)
 energies = vary(compare_plans, then=np.square)
 
@@ -145,19 +143,9 @@ def on_counts(correct, epsilon, xi):
 
 exact = vary(private_scores, xi=0)
 each_in_full = vary(private_scores, xi=lambda xi: xi / len(xi))
-
-
-def noise_on_counts(correct, epsilon, xi):
-    return correct.mean(1) + xi * len(correct) / epsilon
-
-
+noise_on_counts = lambda correct, epsilon, xi: correct.mean(1) + xi * len(correct) / epsilon
 budget_upside_down = vary(private_scores, epsilon=lambda epsilon: 1 / epsilon)
 without_epsilon = vary(private_scores, epsilon=1)
 common_noise = vary(private_scores, xi=lambda xi: xi[0])
-
-
-def counts(correct, epsilon, xi):
-    return correct.sum(1) + xi * len(correct) / epsilon
-
-
+counts = lambda correct, epsilon, xi: correct.sum(1) + xi * len(correct) / epsilon
 best_alone = vary(private_scores, then=max)

@@ -43,36 +43,18 @@ def _distances(step, batch, seed, other=None):
     return np.array([norm(whole - _vector(rest)) for rest in left])
 
 
-def reach_in_one_vector(step, batch, seed, C):
-    return _distances(step, batch, seed).max() / C
-
-
-def another_seed(step, batch, seed, C):
-    return _distances(step, batch, seed, seed + 1).max() / C
-
-
 def _by_tensor(step, batch, seed):
     whole = step(batch, seed)
     left = [step(batch[:i] + batch[i + 1 :], seed) for i in range(len(batch))]
     return np.array([[norm(whole[name] - rest[name]) for name in whole] for rest in left])
 
 
-def largest_tensor(step, batch, seed, C):
-    return _by_tensor(step, batch, seed).max() / C
-
-
-def sum_of_distances(step, batch, seed, C):
-    return _by_tensor(step, batch, seed).sum(1).max() / C
-
-
-def first_example_only(step, batch, seed, C):
-    return _distances(step, batch, seed)[0] / C
-
-
-def average_reach(step, batch, seed, C):
-    return _distances(step, batch, seed).mean() / C
-
-
+reach_in_one_vector = lambda step, batch, seed, C: _distances(step, batch, seed).max() / C
+another_seed = lambda step, batch, seed, C: _distances(step, batch, seed, seed + 1).max() / C
+largest_tensor = lambda step, batch, seed, C: _by_tensor(step, batch, seed).max() / C
+sum_of_distances = lambda step, batch, seed, C: _by_tensor(step, batch, seed).sum(1).max() / C
+first_example_only = lambda step, batch, seed, C: _distances(step, batch, seed)[0] / C
+average_reach = lambda step, batch, seed, C: _distances(step, batch, seed).mean() / C
 in_no_units = vary(reach, C=1.0)
 
 
@@ -114,21 +96,14 @@ def as_step_by_stack(fit, examples, seed):
     return [weight, bias, loss]
 
 
-def keeps_the_loss(fit, examples, seed):
-    return as_step(fit, examples, seed)[:2]
-
-
-def one_seed_for_all(fit, examples, seed):
-    return as_step(fit, examples, 1000)
-
-
-def drops_the_first(fit, examples, seed):
-    return as_step(fit, examples[1:], seed)
-
-
 def sorts_them(fit, examples, seed):
     targets = sorted(y for _, y in examples)
     return as_step(fit, [(x, y) for (x, _), y in zip(examples, targets)], seed)
+
+
+keeps_the_loss = lambda fit, examples, seed: as_step(fit, examples, seed)[:2]
+one_seed_for_all = lambda fit, examples, seed: as_step(fit, examples, 1000)
+drops_the_first = lambda fit, examples, seed: as_step(fit, examples[1:], seed)
 
 
 # ---- 15.3: a step that is mended

@@ -14,23 +14,21 @@ import sys
 from types import ModuleType
 
 from fedlora_lab.audit.bounds import (
+    attacks_above,
+    audit_power,
     canaries_needed,
     gaussian_one_run_lower_bound,
     one_run_ceiling,
     one_run_lower_bound,
     one_run_p_value,
-    threshold_lower_bound,
-)
-from fedlora_lab.audit.canary_audit import Audit, audit
-from fedlora_lab.audit.self_check import SelfCheck, self_check
-from fedlora_lab.audit.simulated_audits import (
-    attacks_above,
-    audit_power,
     simulate_many_runs,
     simulate_one_run,
     summarize_audits,
     tabulate_audits,
+    threshold_lower_bound,
 )
+from fedlora_lab.audit.canary_audit import Audit, audit
+from fedlora_lab.audit.self_check import SelfCheck, self_check
 
 __all__ = [
     "Audit",

@@ -138,11 +138,7 @@ class PublicSuggestion(NamedTuple):
 
 
 def suggest_lr(
-    task: Task,
-    method: Method | str,
-    privacy: Privacy,
-    plan: Plan,
-    lora: Any = None,
+    task: Task, method: Method | str, privacy: Privacy, plan: Plan, lora: Any = None
 ) -> PublicSuggestion:
     """Suggests a learning rate without a look at any data, from the noise that a run can bear.
 

@@ -13,7 +13,7 @@ from scipy.fft import dct, idct
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.audit import bounds
-from fedlora_lab.audit.simulated_audits import gaussian_noise_multiplier
+from fedlora_lab.audit.bounds import gaussian_noise_multiplier
 from fedlora_lab.course.widgets.dial import module, page_script
 from fedlora_lab.methods.quantization import normal_levels
 

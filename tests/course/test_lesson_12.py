@@ -12,7 +12,6 @@ from toy_tasks import LORA, PLAN, UNITS, private, tokens
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.audit import bounds
-from fedlora_lab.audit import simulated_audits as audits
 from fedlora_lab.audit.canary_audit import audit
 from fedlora_lab.audit.self_check import self_check
 from fedlora_lab.course import sharp_edges as edges
@@ -23,27 +22,27 @@ COLUMNS = ["method", "unit", "noise_multiplier", "epsilon_lower", "ceiling", "ep
 
 @pytest.mark.parametrize("epsilon", [0.1, 1.0, 40.0])
 def test_the_game_states_what_it_spends(epsilon):
-    sigma = audits.gaussian_noise_multiplier(epsilon)
-    assert theory.gdp_epsilon(1 / sigma, audits.DELTA) == pytest.approx(epsilon, rel=1e-6)
-    one = audits.simulate_one_run(50, epsilon)
+    sigma = bounds.gaussian_noise_multiplier(epsilon)
+    assert theory.gdp_epsilon(1 / sigma, bounds.DELTA) == pytest.approx(epsilon, rel=1e-6)
+    one = bounds.simulate_one_run(50, epsilon)
     assert one.true == pytest.approx(epsilon, rel=1e-6)
-    loud = theory.gdp_epsilon(2 / sigma, audits.DELTA)
-    assert audits.simulate_one_run(50, epsilon, leak=2).true == pytest.approx(loud)
-    assert one.ceiling == bounds.one_run_ceiling(50, audits.DELTA, 0.05)
+    loud = theory.gdp_epsilon(2 / sigma, bounds.DELTA)
+    assert bounds.simulate_one_run(50, epsilon, leak=2).true == pytest.approx(loud)
+    assert one.ceiling == bounds.one_run_ceiling(50, bounds.DELTA, 0.05)
 
 
 @pytest.mark.slow
 def test_the_game_errs_as_seldom_as_it_says():
-    played = [audits.simulate_one_run(60, 0.3, confidence=0.8, seed=seed) for seed in range(400)]
+    played = [bounds.simulate_one_run(60, 0.3, confidence=0.8, seed=seed) for seed in range(400)]
     wrong = np.mean([one.lower > one.true for one in played])
     assert wrong <= 0.2 + 4 * (0.2 * 0.8 / 400) ** 0.5
-    loud = [audits.simulate_one_run(500, 1.0, leak=6, seed=seed).caught for seed in range(40)]
+    loud = [bounds.simulate_one_run(500, 1.0, leak=6, seed=seed).caught for seed in range(40)]
     assert np.mean(loud) > 0.8
     assert abs(np.mean([one.included.mean() for one in played]) - 0.5) < 0.02
 
 
 def test_repeated_audits_stay_below_the_truth():
-    found, again = (audits.simulate_many_runs(500, 2.0, repeats=60) for _ in range(2))
+    found, again = (bounds.simulate_many_runs(500, 2.0, repeats=60) for _ in range(2))
     for kind, values in found.items():
         assert np.mean(values > 2.0) <= 0.05 + 4 * (0.05 * 0.95 / 60) ** 0.5
         assert np.array_equal(values, again[kind])
@@ -53,10 +52,10 @@ def test_repeated_audits_stay_below_the_truth():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: audits.simulate_one_run(1, 1.0), "^canaries=1: expected"),
-        (lambda: audits.simulate_one_run(10, 0.0), r"^epsilon=0(\.0)?: expected"),
-        (lambda: audits.simulate_one_run(10, 1.0, leak=0.5), r"^leak=0\.5: expected"),
-        (lambda: audits.simulate_many_runs(1, 1.0), "^runs=1: expected"),
+        (lambda: bounds.simulate_one_run(1, 1.0), "^canaries=1: expected"),
+        (lambda: bounds.simulate_one_run(10, 0.0), r"^epsilon=0(\.0)?: expected"),
+        (lambda: bounds.simulate_one_run(10, 1.0, leak=0.5), r"^leak=0\.5: expected"),
+        (lambda: bounds.simulate_many_runs(1, 1.0), "^runs=1: expected"),
     ],
 )
 def test_bad_input_is_refused(call, message):
@@ -68,7 +67,7 @@ def test_the_one_run_audit_says_what_it_shows():
     cases = (10, 8.0, 1.0), (200, 2.0, 1.0), (200, 2.0, 4.0)
     pictures: Any = [figures.one_run_audit(*case) for case in cases]
     assert len(set(map(limits, pictures))) == 1
-    one = audits.simulate_one_run(200, 2.0, leak=4)
+    one = bounds.simulate_one_run(200, 2.0, leak=4)
     assert one.caught
     assert "does not contradict" in pictures[1].axes[1].get_title(loc="left")
     for told in (f"proved {one.lower:.2f}", f"true {one.true:.2f}", "the ledger states 2"):
@@ -85,7 +84,7 @@ def test_the_power_of_audits_is_that_of_the_bounds():
         gaussian = row["kind"] == "Gaussian noise"
         lower = bounds.gaussian_one_run_lower_bound if gaussian else bounds.one_run_lower_bound
         tried, m = bounds.default_guesses(row["canaries"]), row["canaries"]
-        most = max(lower(m, sum(g), sum(g), audits.DELTA, 0.05 / len(tried)) for g in tried)
+        most = max(lower(m, sum(g), sum(g), bounds.DELTA, 0.05 / len(tried)) for g in tried)
         assert row["ceiling"] == most
         assert row["low"] <= row["power"] <= row["high"]
         if most < 1.0 or row["leak"] == 1.0:

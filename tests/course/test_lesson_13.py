@@ -9,7 +9,7 @@ import pytest
 from frames import limits, marked, words
 
 from fedlora_lab import theory
-from fedlora_lab.audit.simulated_audits import DELTA, gaussian_noise_multiplier
+from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
 from fedlora_lab.course import secagg_demo
 from fedlora_lab.course.lesson_13 import figures
 from fedlora_lab.course.lesson_13.figures import (

@@ -10,7 +10,6 @@ import pandas as pd
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.audit import bounds
-from fedlora_lab.audit import simulated_audits as audits
 from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.measures.statistics import t_interval
 from fedlora_lab.plots import style
@@ -51,7 +50,7 @@ def one_run_audit(canaries: int = 200, epsilon: float = 2.0, leak: float = 1.0) 
     Guarantees: test_lesson_12.py::test_the_one_run_audit_says_what_it_shows.
     """
     check(canaries <= 5000, "canaries", canaries, "at most 5000")
-    one = audits.simulate_one_run(canaries, epsilon, leak)
+    one = bounds.simulate_one_run(canaries, epsilon, leak)
     figure, (left, ax) = style.panels(9.6, 3.3, (0.05, 0.2, 0.36, 0.66), (0.475, 0.2, 0.505, 0.66))
     _canaries(left, (one.scores / one.sigma).clip(-5.8, 11.8), one.included, 1, 3, 0.55)
     left.set(xlim=(-6, 12), xlabel="what is seen of a canary (noise deviations)")
@@ -102,11 +101,11 @@ def power_curves(
     Guarantees: test_the_power_of_audits_is_that_of_the_bounds.
     """
     check(repeats >= 2, "repeats", repeats, "at least 2")
-    sigma, rows = audits.gaussian_noise_multiplier(epsilon), []
+    sigma, rows = bounds.gaussian_noise_multiplier(epsilon), []
     bound = dict(zip(KINDS, (bounds.one_run_lower_bound, bounds.gaussian_one_run_lower_bound)))
     for m in canaries:
         tried = bounds.default_guesses(m)
-        given = audits.DELTA, 0.05 / len(tried)
+        given = bounds.DELTA, 0.05 / len(tried)
         coins = np.random.default_rng(m).random((repeats, m)) < 0.5
         noise = sigma * np.random.default_rng(m + 1).standard_normal((repeats, m))
         # More right guesses prove more: the fewest that refute are found once.
@@ -182,7 +181,7 @@ def repeated_audits(found: "dict[int, dict[str, np.ndarray]]", epsilon: float) -
         edges = np.array([np.quantile(found[n][kind], (0.025, 0.975)) for n in runs]).T
         mark: Any = {"marker": "o", "mec": style.CARD}
         labels.append(style.named_line(ax, runs, means, kind, colour, *edges, **mark))
-    ceilings = [bounds.threshold_ceiling(n, audits.DELTA, 0.05) for n in runs]
+    ceilings = [bounds.threshold_ceiling(n, bounds.DELTA, 0.05) for n in runs]
     ax.plot(runs, ceilings, color=style.GREY, lw=1.2, ls=PROMISE)
     ax.axhline(epsilon, color=style.INK, lw=1.4)
     labels.append(style.Label(runs[-1], epsilon, f"the truth: {epsilon:g}", style.INK))
@@ -242,7 +241,7 @@ def audit_results(frame: "pd.DataFrame") -> style.Picture:
     words = "dot: proved by one audit,   tick: can be proved at most,   diamond: the ledger"
     words += ",   cross: invalid" if bool(frame["epsilon_lower"].isna().any()) else ""
     figure.text(0.985, top, words, color=style.SOFT, ha="right", **put)
-    style.footer(figure, audits.summarize_audits(frame).replace("epsilon", "ε"))
+    style.footer(figure, bounds.summarize_audits(frame).replace("epsilon", "ε"))
     return figure
 
 

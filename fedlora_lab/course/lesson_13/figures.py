@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
-from fedlora_lab.audit.simulated_audits import DELTA, gaussian_noise_multiplier
+from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
 from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.plots import style
 from fedlora_lab.plots.training_curves import accuracy_row

@@ -72,9 +72,7 @@ def materials(folder: str | Path, rows: int = 1000) -> Materials:
     fast = Tokenizer.from_str(words.decode("utf-8"))
     fast.no_padding()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=fast,
-        pad_token="[PAD]",
-        model_input_names=["input_ids", "attention_mask"],
+        tokenizer_object=fast, pad_token="[PAD]", model_input_names=["input_ids", "attention_mask"]
     )
     model = SentenceClassifier(weights, seed=0)
     return Materials(model, tokenizer, table[["text", "label", "site"]], LAST, "head", True)

@@ -10,14 +10,10 @@ Nothing is trained before Start is pressed.
 """
 
 from fedlora_lab.course.widgets.composer import method_composer
-from fedlora_lab.course.widgets.live_figure import live_figure
 from fedlora_lab.course.widgets.live_run import live
+from fedlora_lab.plots.training_curves import live_figure
 
-__all__ = [
-    "live",
-    "live_figure",
-    "method_composer",
-]
+__all__ = ["live", "live_figure", "method_composer"]
 
 
 def __dir__() -> list[str]:

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from fedlora_lab.methods.method import Method
 
 TABLE = Path(__file__).with_name("knobs.toml")
-ADAPTIVE_RATE = 0.01
+ADAPTIVE_RATE = 0.01  # a usual first rate of optimisers that rescale gradients; none was tuned
 TOO_NOISY = 8  # times the rate that public numbers suggest; where it was tuned, at most six times
-"""A usual first rate for an optimiser that rescales gradients; tuned was plain descent alone."""
 
 
 def drop_calibration(privacy: Privacy | None) -> Privacy:

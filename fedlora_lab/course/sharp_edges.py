@@ -1,7 +1,15 @@
-"""Pitfalls: ways to go wrong, each as a broken and a sound form that run, and the words about it.
+"""Twenty-nine pitfalls that run: each as a broken and a sound form with one number between them.
 
-The words stand in pitfalls.toml, by number. Each function below returns the number of its pitfall
-with the mistake (``broken``) or without it; `BUGS` are mistakes to inject in a run.
+The words stand in sharp_edges.toml, by number. Each function below returns the number of its
+pitfall with the mistake (``broken``) or without it; `BUGS` are mistakes to inject in a run. The
+broken forms live here, in the course and in tests only; nothing of the library imports them.
+
+>>> import fedlora_lab as fl
+>>> clip_of_the_mean = fl.sharp_edges.ALL[3]
+>>> clip_of_the_mean
+Pitfall 3, fatal: Clipping the mean gradient of a batch
+>>> clip_of_the_mean.measure()  # how far one example moves the sum, in units of the clip norm
+Measurement(broken=32.0, sound=1.0)
 """
 
 import copy
@@ -9,12 +17,12 @@ import math
 import re
 import tomllib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,11 +43,16 @@ from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.mechanism import ClipCounts, clip_sum, gaussian_noise, row_norms
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ALL", "BUGS", "GROUPS", "Measurement", "Pitfall", "table"]
+
 SEVERITIES = ("fatal", "serious", "bug", "bug and leak", "utility", "honesty", "note")
 GROUPS = ("Counting", "Learning", "Saying what was found", "Chance")
 ANSWERS = ("Not expressible", "Refuses", "Measures", "Tells")
 SIDES = ("at most", "at least")
-_TEXTS = tomllib.loads(Path(__file__).with_name("pitfalls.toml").read_text(encoding="utf-8"))
+_TEXTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 UP_TO_1 = 1 + 1e-9
 """The line of a number that may reach 1, rounding allowed for."""
@@ -117,7 +130,7 @@ class Pitfall:
 def pitfall(
     number: int, line: float, side: str = "at most"
 ) -> Callable[[Callable[[bool], float]], Pitfall]:
-    """Makes a metric the pitfall of this number, with its words from pitfalls.toml.
+    """Makes a metric the pitfall of this number, with its words from sharp_edges.toml.
 
     Args: number, line, side: see `Pitfall`.
     """
@@ -624,3 +637,32 @@ def one_integer_for_two_purposes(broken: bool) -> float:
         np.random.default_rng(0) if broken else Streams(0).numpy(purpose) for purpose in purposes
     )
     return abs(float(np.corrcoef(one.standard_normal(4096), other.standard_normal(4096))[0, 1]))
+
+
+_EDGES = [one for one in globals().values() if isinstance(one, Pitfall)]
+ALL: dict[int, Pitfall] = dict(sorted((one.number, one) for one in _EDGES))
+"""Number -> pitfall, 1 to 29."""
+
+
+def table(numbers: Iterable[int] | None = None) -> "pd.DataFrame":
+    """Measures pitfalls and lists what their broken and sound forms give.
+
+    Args:
+        numbers: which; ``None``: all of them, some seconds.
+
+    Returns:
+        Indexed by number; columns edge, severity, measured (what, in words), broken, sound, line.
+
+    Raises:
+        KeyError: for a number that is none.
+    """
+    import pandas as pd
+
+    rows = {}
+    for number in ALL if numbers is None else numbers:
+        one = ALL[number]
+        line = f"{one.side} {one.line:.3g}"
+        rows[number] = (one.title, one.severity, one.what, *one.measure(), line)
+    columns = ["edge", "severity", "measured", "broken", "sound", "line"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return table.rename_axis("number")

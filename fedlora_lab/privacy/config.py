@@ -112,26 +112,27 @@ MOST_STEPS = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class Correlated:
-    """Noise that takes part of the earlier steps' noise back: sums over steps are noised less.
+    """Noise correlated over steps by a Toeplitz matrix factorisation mechanism (DP-FTRL, DP-MF).
 
-    A step adds sigma C s (C^-1 z)_t with z fresh, C lower triangular of first column 1, c_1, c_2,
-    ... and s the sensitivity of C for the steps that one unit really is in. The whole stream is
-    one Gaussian release of multiplier sigma. In the example unit each client has a stream over its
-    local steps of all rounds; examples are in batches of fixed groups: example i in every step t
-    with t = i modulo the number of groups. In the client unit the stream is over rounds.
+    Each step subtracts part of the noise of earlier steps, so that sums over steps are less noisy:
+    a step adds sigma s clip_norm (C^-1 z)_t with z fresh, C lower triangular of first column 1,
+    c_1, c_2, ... and s the sensitivity of C under the run's participation pattern. The whole stream
+    is one Gaussian release of multiplier sigma. In the example unit each client has a stream over
+    its local steps of all rounds, and participation is cyclic: example i is in the batches of the
+    steps t with t = i modulo the number of groups. In the client unit the stream is over rounds.
 
     Args:
-        strategy: "banded", c of ``bands`` numbers, optimised; "square-root", C C = sums, every
-            earlier step is kept; "one-step", c_i = decay^i, from the last step alone; "blt", so
-            many buffers, optimised.
+        strategy: "banded", c of ``bands`` optimised coefficients; "square-root", C = A^(1/2), which
+            keeps every draw; "one-step" (DP-lambda-CGD), c_i = decay^i, which keeps the last draw;
+            "blt", buffered linear Toeplitz of optimised ``buffers``.
         bands: of "banded", >= 1; 1 is independent noise.
         decay: of "one-step", in [0, 1); ``None``: the best for the run's length.
         buffers: of "blt", in [1, 8].
         sampling: "fixed": a step takes its whole group; nothing is amplified. "poisson" ("banded"
             alone): each example of the step's group is drawn with its own chance batch cycle / n_k,
             and epsilon is amplified by it.
-        cycle: groups under "poisson", at least as many as steps that a noise lives; ``None``:
-            ``bands``. Under "fixed" there are n_k / batch, rounded up.
+        cycle: groups under "poisson", at least the steps that the bands span; ``None``: ``bands``.
+            Under "fixed" there are n_k / batch, rounded up.
 
     Guarantees: test_added_noise_has_the_covariance_of_the_inverse,
         test_one_example_moves_c_times_the_releases_by_at_most_the_sensitivity,

@@ -244,19 +244,19 @@ def gaussian_noise(
 
 @dataclass(frozen=True)
 class NoiseStream:
-    """Noise of a run that takes part of the earlier steps' noise back, see `Correlated`.
+    """Correlated noise of a run, drawn by a linear recursion over buffers, see `Correlated`.
 
-    Of fresh noise z_i a step gets w_i = z_i - sum_j scale_j buffer_j, and the buffers take w_i up:
-    w = C^-1 z. Only w is released. Whoever adds the noise keeps the buffers: they are secret, and
-    with them everything that was released could be freed of its noise.
+    From fresh noise z_i a step gets w_i = z_i - sum_j scale_j buffer_j, and the buffers are updated
+    with w_i, so that w = C^-1 z. Only w is released. Whoever adds the noise keeps the buffers
+    secret: with them the noise could be subtracted from everything that was released.
 
     Args:
         scales: of the buffers.
-        decays: by which a buffer shrinks before it takes w_i up; ``None``: buffers are the last
+        decays: by which a buffer shrinks before it is updated; ``None``: buffers are the last
             steps' w, the newest first.
         steps: that the sensitivity is for.
-        cycles: of each client: an example is in the group of every so-manieth step.
-        sensitivity: of each client: norm of C times what one unit adds, in units of C.
+        cycles: of each client, p: an example takes part in one step of every p.
+        sensitivity: of each client, of the matrix C to one unit, in units of the clip norm.
         terms: what sensitivity is computed from, as JSON values for the ledger.
     """
 

@@ -1,8 +1,10 @@
-"""Correlated noise: each step's noise takes part of the earlier steps' noise back.
+"""Toeplitz matrix factorisation mechanisms: sensitivity, error and optimised coefficients.
 
-Prefix sums A = B C with C lower triangular and Toeplitz, of first column c with c_0 = 1. Step t
-adds (C^-1 z)_t, z iid with standard deviation sigma times the sensitivity of C. So C times the
-released steps is a Gaussian mechanism, and the sum of the first t steps has the noise (B z)_t.
+The prefix-sum matrix is factorised as A = B C, with C lower triangular and Toeplitz, of first
+column c with c_0 = 1. Step t adds (C^-1 z)_t, z iid with standard deviation sigma times the
+sensitivity of C. So C times the released steps is a Gaussian mechanism, and the sum of the first t
+steps has the noise (B z)_t. Banded matrices, the square root, DP-lambda-CGD and BLT are choices of
+c. Sensitivities are for participation patterns: a minimal separation, or one step in every cycle.
 """
 
 import itertools
@@ -19,7 +21,7 @@ from fedlora_lab._utils.validation import check_number, check_whole
 
 
 def inverse_coefficients(c: Float[np.ndarray, " n"], steps: int) -> Float[np.ndarray, " steps"]:
-    """First column of C^-1: what one draw of noise adds to its own step and to those that follow.
+    """Computes the first column of C^-1: the weights of one draw of z in its own and later steps.
 
     Args:
         c: first column of C, c[0] > 0; zeros follow it.
@@ -34,9 +36,10 @@ def inverse_coefficients(c: Float[np.ndarray, " n"], steps: int) -> Float[np.nda
 
 
 def prefix_error(c: Float[np.ndarray, " n"], steps: int) -> Float[np.ndarray, " steps"]:
-    """Variance of the noise in the sum of the first t steps, t = 1 ... steps, for z of variance 1.
+    """Computes the variance of the noise in each prefix sum, t = 1 ... steps, for z of variance 1.
 
-    Times the squared sensitivity it is what stays at equal privacy; independent noise has t.
+    Multiplied by the squared sensitivity it compares mechanisms of equal privacy; for independent
+    noise the variance is t.
 
     Args: c, steps: as of `inverse_coefficients`.
     Guarantees: test_inverse_and_error_are_those_of_the_matrices.
@@ -46,7 +49,9 @@ def prefix_error(c: Float[np.ndarray, " n"], steps: int) -> Float[np.ndarray, " 
 
 
 def square_root_coefficients(steps: int) -> Float[np.ndarray, " steps"]:
-    """c of C = A^(1/2): c_0 = 1, c_k = c_{k-1} (2k - 1) / (2k), and no parameter.
+    """Computes the coefficients of the square-root factorisation B = C = A^(1/2).
+
+    c_0 = 1, c_k = c_{k-1} (2k - 1) / (2k); there is no parameter.
 
     Guarantees: test_the_square_root_has_its_golden_numbers.
     Source: arXiv:2202.11205, section 3.
@@ -59,14 +64,14 @@ def square_root_coefficients(steps: int) -> Float[np.ndarray, " steps"]:
 def buffered_coefficients(
     scales: Float[np.ndarray, " m"], decays: Float[np.ndarray, " m"], steps: int
 ) -> Float[np.ndarray, " steps"]:
-    """c of a buffered linear Toeplitz matrix (BLT): c_0 = 1, c_i = sum_j scale_j decay_j^(i-1).
+    """Computes the coefficients of a buffered linear Toeplitz matrix (BLT).
 
-    One buffer with scale = decay = lambda takes the share lambda of the last step's noise back:
-    c_i = lambda^i.
+    c_0 = 1, c_i = sum_j scale_j decay_j^(i-1). One buffer with scale = decay = lambda is
+    DP-lambda-CGD, c_i = lambda^i: each step subtracts lambda times the last step's draw.
 
     Args: scales, decays: >= 0, of m buffers; steps: >= 1.
     Guarantees: test_a_recursion_in_buffers_is_the_inverse.
-    Source: arXiv:2404.16706, section 3 (BLT); arXiv:2601.22334 (one step back).
+    Source: arXiv:2404.16706, section 3 (BLT); arXiv:2601.22334 (DP-lambda-CGD).
     """
     check_whole("steps", steps, 1)
     powers = np.asarray(decays)[None] ** np.arange(steps - 1)[:, None]
@@ -76,14 +81,15 @@ def buffered_coefficients(
 def separated_sensitivity(
     c: Float[np.ndarray, " n"], separation: int, participations: int, steps: int | None = None
 ) -> float:
-    """Norm of C u at most, for a unit in at most so many steps, any two at least so far apart.
+    """Computes the sensitivity of C under min-separation participation.
 
-    Exact for c >= 0 that does not increase; otherwise a bound, by the smallest such sequence above
-    |c|. Each of a unit's contributions has norm 1 at most.
+    Exact for non-negative, non-increasing c; otherwise an upper bound, from the smallest such
+    sequence above |c|. Each contribution of a unit has norm at most 1.
 
     Args:
         c: first column of C.
-        separation, participations: >= 1.
+        separation: least distance between two steps of one unit, >= 1.
+        participations: most steps of one unit, >= 1.
         steps: n; default: the length of c.
 
     Guarantees: test_sensitivity_under_separation_is_the_worst_pattern.
@@ -105,14 +111,14 @@ def separated_sensitivity(
 def moving_gram(
     c: Float[np.ndarray, " n"], moves: Bool[np.ndarray, "keys steps"]
 ) -> Float[np.ndarray, "steps steps"]:
-    """Largest |<C u_s, C u_t>| of contributions of norm 1 in steps s and t, over what moves there.
+    """Bounds the inner products <C u_s, C u_t> of two contributions where several factors move.
 
-    Each key (A, B, a head) has noise of its own, correlated over the steps in which it moves. One
-    step's contribution is clipped over all keys together. Exact where any two keys always move
-    together or never, and c >= 0.
+    Each key (A, B, a head) has independent noise, correlated over the steps in which it moves; a
+    step's contribution has norm at most 1 over all keys together. The bound is attained if c >= 0
+    and any two keys move always together or never together.
 
     Args:
-        c: first column of C, over a key's own steps.
+        c: first column of C, indexed by the steps in which a key moves.
         moves: whether a key moves in a step.
 
     Guarantees: test_alternating_factors_have_the_sensitivity_of_their_worst_pattern.
@@ -131,11 +137,13 @@ def moving_gram(
 
 
 def cyclic_sensitivity(gram: Float[np.ndarray, "steps steps"], cycle: int) -> float:
-    """Norm of C u at most for a unit that is in every ``cycle``-th step, whichever it begins with.
+    """Computes the sensitivity under cyclic participation: one step in every ``cycle``.
+
+    It is the largest over the positions within a cycle.
 
     Args:
         gram: of `moving_gram`.
-        cycle: >= 1; 1 is a unit that is in every step.
+        cycle: >= 1; 1 is a unit that takes part in every step.
 
     Guarantees: test_alternating_factors_have_the_sensitivity_of_their_worst_pattern.
     Source: derived, docs/correlated_noise.md, lemma 1.
@@ -147,7 +155,7 @@ def cyclic_sensitivity(gram: Float[np.ndarray, "steps steps"], cycle: int) -> fl
 def largest_sensitivity(
     gram: Float[np.ndarray, "steps steps"], separation: int, participations: int
 ) -> float:
-    """Norm of C u at most over every pattern of steps that are so far apart, tried one by one.
+    """Computes the sensitivity under min-separation by enumerating every participation pattern.
 
     Args:
         gram: of `moving_gram`, of at most 24 steps.
@@ -168,10 +176,11 @@ def largest_sensitivity(
 
 
 def least_final_noise(participations: int, steps: int) -> float:
-    """Least standard deviation, in sigma C, of the noise in the sum of all steps, whatever C is.
+    """Bounds the noise in the sum of all steps from below, over all factorisations.
 
-    For a unit in every (steps / participations)-th step; independent noise has
-    sqrt(participations steps), which is larger by at most the root of the cycle's length.
+    A standard deviation in units of sigma times the clip norm, under cyclic participation with
+    cycle steps / participations. Independent noise has sqrt(participations steps), larger by the
+    root of the cycle.
 
     Args: participations, steps: >= 1.
     Guarantees: test_no_matrix_beats_the_least_final_noise.
@@ -184,12 +193,14 @@ def least_final_noise(participations: int, steps: int) -> float:
 
 @lru_cache(maxsize=64)
 def optimal_bands(steps: int, bands: int, last: bool = False) -> tuple[float, ...]:
-    """The c of ``bands`` numbers, c_0 = 1, with the least |c|^2 mean(prefix_error): one
-    participation, or several at least ``bands`` steps apart.
+    """Optimises a banded Toeplitz matrix for the mean squared error of the prefix sums.
+
+    For one participation, or several that are at least ``bands`` steps apart, where the squared
+    sensitivity is a multiple of |c|^2.
 
     Args:
         steps, bands: >= 1.
-        last: least is the error of the last sum, the largest, instead of the mean.
+        last: minimise the error of the last prefix sum, the largest, instead of the mean.
 
     Guarantees: test_optimised_bands_have_their_golden_numbers.
     Source: arXiv:2306.08153, section 4; L-BFGS from the square root's numbers.
@@ -222,7 +233,7 @@ def _cost(c: np.ndarray, steps: int, separation: int, participations: int) -> fl
 
 @lru_cache(maxsize=64)
 def optimal_decay(steps: int, separation: int = 1, participations: int = 1) -> float:
-    """The lambda in [0, 1) of c_i = lambda^i with the least noise in the prefix sums.
+    """Optimises the decay of DP-lambda-CGD, c_i = lambda^i, for the error of the prefix sums.
 
     Args:
         steps, separation, participations: as of `separated_sensitivity`.
@@ -234,7 +245,7 @@ def optimal_decay(steps: int, separation: int = 1, participations: int = 1) -> f
     def cost(decay: float) -> float:
         return _cost(decay ** np.arange(steps), steps, separation, participations)
 
-    # The best may be 0, independent noise: where a unit is in every step nothing is to be gained.
+    # The best may be 0, independent noise: nothing is gained if a unit takes part in every step.
     found = minimize_scalar(cost, bounds=(0.0, 1 - 1e-6), method="bounded", options={"xatol": 1e-9})
     return float(found.x) if found.fun < cost(0.0) else 0.0
 
@@ -243,7 +254,7 @@ def optimal_decay(steps: int, separation: int = 1, participations: int = 1) -> f
 def optimal_buffers(
     steps: int, buffers: int, separation: int = 1, participations: int = 1
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Scales and decays of a BLT of so many buffers with little noise in the prefix sums.
+    """Optimises the scales and decays of a BLT for the mean squared error of the prefix sums.
 
     Args:
         steps, separation, participations: as of `separated_sensitivity`.

@@ -285,17 +285,6 @@ def describe_closest(closest: ClosestMethod) -> str:
     return f"{known} Nearest is {row.name}: it differs in {differs}."
 
 
-def summarize(found: Traits) -> str:
-    """Says in a sentence what `describe` says in lines."""
-    product = found.noise_product
-    noise = "never multiplies" if product == "never" else f"multiplies {product}"
-    sure = "ε certified" if found.uncertified is None else "no ε certified"
-    exact, load = WORDS["exactness"][str(found.exact)][1], (found.up, found.down)
-    load = "{} up, {} down a round".format(*map(bytes_text, load))
-    text = f"{exact[0].upper()}{exact[1:]}; noise {noise}; {sure}; {load}."
-    return text if found.can_learn else f"{text} It never learns."
-
-
 def describe(found: Traits) -> list[tuple[str, str]]:
     """Says what is known of a row, one (sign, line) a property; "!" marks a warning."""
     sign, _, exact = WORDS["exactness"][str(found.exact)]

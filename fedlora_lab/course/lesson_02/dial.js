@@ -34,7 +34,7 @@ export const dials = {
         : `That is ${fixed(Math.abs(D))} too ${D < 0 ? "little: clients with a large B tend to have a large A" : "much: clients with a large B tend to have a small A"}.`;
       return {
         panels: [{
-          title: "One dot a client (drag it, or use the arrow keys); × their averages", wide: true, height: 330,
+          title: "One dot a client (drag it, or use the arrow keys); × their averages", wide: true, basis: 420, height: 330,
           x: {label: "a client's B", range: [-1.5, 3.5]}, y: {label: "a client's A", range: [-1.5, 3.5]},
           marks: [
             {line: [[-1.5, 0], [3.5, 0]], colour: "edge", width: 1}, {line: [[0, -1.5], [0, 3.5]], colour: "edge", width: 1},

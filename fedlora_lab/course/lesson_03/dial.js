@@ -198,7 +198,7 @@ export const dials = {
           marks: [{bars: bars(false), colour: "grey", edge: "card"}, {bars: bars(true), colour: "pink", edge: "card"},
             {line: [[C, 0], [C, top]], colour: "ink"}, {text: "C", at: [C, top], dx: 5, dy: 12, bold: true}],
         }, {
-          title: `The release points best along the mean gradient near C = ${num(at[best], 2)}`,
+          title: `The release points best along the mean gradient near C = ${num(at[best], 2)}`, basis: 320,
           x, y: {label: "relative to the mean gradient", range: [0, 1.1]},
           marks: [
             {line: along(length), colour: "soft", dash: "6 4", width: 1.6, name: "length after the clip"},

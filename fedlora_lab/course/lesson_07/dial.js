@@ -41,7 +41,7 @@ export const dials = {
           x: {label: "channel", range: [0, SIZE - 1]}, y: {label: "gradient", range: [-5, 5]}, margin: {right: 70},
           marks: [{dots: line(noised), colour: "grey", size: 2.8}, {line: line(wanted), colour: "ink", width: 1.5, name: "gradient", label: "gradient"}, {line: line(filtered), colour: "pink", width: 2.6, name: "filtered", label: "filtered"}],
         }, {
-          title: `Kept: ${percent(kept)} of the signal, ${percent(left)} of the noise`,
+          title: `Kept: ${percent(kept)} of the signal, ${percent(left)} of the noise`, basis: 320,
           x: {label: "frequency (1: every other channel)", short: "frequency", range: [0, 1]}, y: {label: "energy", range: [floor, 100], log: true},
           marks: [
             {bars: bars(e => e), colour: "pale"}, {bars: bars((e, j) => e * gain[j] ** 2), colour: "ink", opacity: 0.75},

@@ -21,7 +21,7 @@ const BENCH = `.fl-bench{max-width:1180px}.fl-bench .knobs{gap:4px 18px}
 .fl-bench figure{flex:none}.fl-bench figcaption{min-height:0;height:24px}
 .fl-bench .runs{height:190px;overflow:auto;border:1px solid ${ink("grid")};border-radius:6px;margin-top:4px}
 .fl-bench table{border-collapse:collapse;width:100%;font-size:13px;margin:0}.fl-bench th{position:sticky;top:0;background:${ink("card")};z-index:1}
-.fl-bench :is(td,th){padding:2px 7px;text-align:left;white-space:nowrap;border-bottom:1px solid ${ink("grid")};color:${ink()}}.fl-bench td:last-child{white-space:normal;min-width:10.5em}
+.fl-bench :is(td,th){padding:2px 7px;text-align:left;white-space:nowrap;border-bottom:1px solid ${ink("grid")};color:${ink()}}.fl-bench td:last-child{white-space:normal;min-width:10.5em;position:sticky;right:0;background:${ink("card")}}
 .fl-bench tr.off{opacity:.5}.fl-bench td.differs{background:color-mix(in srgb,${ink("blue")} 16%,transparent);font-weight:600}
 .fl-bench td input[type=text]{border-color:transparent;background:transparent;font-weight:600}.fl-bench td input[type=text]:hover{border-color:${ink("edge")}}
 .fl-bench td button{min-height:22px;padding:0 7px;font-size:12px}.fl-bench .bad{color:${ink("red")};font-weight:600}
@@ -265,7 +265,7 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
     const act = (row, words, at, help, more = "") => `<button type="button" data-at="${row.id}${at}" data-row="${row.id}" data-act="${at}" title="${help}" ${more}>${words}</button>`;
     find("table").innerHTML = `<thead><tr><th>run</th>${keys.map(key => `<th title="${escaped(specs.get(key).caption)}">${escaped(specs.get(key).symbol ?? specs.get(key).label)}</th>`).join("")}<th>${escaped(title(setup.measure))}</th><th>ε spent</th><th></th><th></th></tr></thead><tbody>`
       + (table.map(row => `<tr class="${row.shown ? "" : "off"}"><td>${act(row, row.shown ? "hide" : "show", "shown", "draw this run or not", `aria-pressed="${!row.shown}"`)}<span class="swatch" style="color:${ink(`run${row.id}`)};border-top-style:${shape(row) === "none" ? "solid" : "dashed"}"></span>`
-        + `<input type="text" data-name="${row.id}" data-at="${row.id}n" value="${escaped(row.label)}" aria-label="name of the run" title="rename; empty: its label again" style="width:${Math.max(20, Math.min(46, row.label.length + 2))}ch"></td>${keys.map(key => cell(row, key)).join("")}<td><b>${escaped(row.score)}</b></td><td>${escaped(row.spent)}</td>`
+        + `<input type="text" data-name="${row.id}" data-at="${row.id}n" value="${escaped(row.label)}" aria-label="name of the run" title="rename; empty: its label again" style="width:${Math.max(12, Math.min(46, row.label.length + 2))}ch"></td>${keys.map(key => cell(row, key)).join("")}<td><b>${escaped(row.score)}</b></td><td>${escaped(row.spent)}</td>`
         + `<td class="${/diverged|collapsed|fail|expected|Error/.test(row.note) ? "bad" : ""}">${escaped(row.note)}</td><td>${act(row, "pin", "pinned", "keep on top; Reset and Clear leave it", `aria-pressed="${row.pinned}"`)} ${act(row, "cell", "cell", "copy the code that repeats this run")} ${act(row, "method", "method", "copy the method's row of the table")} ${act(row, "delete", "deleted", "forget this run")}</td></tr>`).join("")
         || `<tr><td colspan="${keys.length + 5}">No run yet. Each Start adds a row, which keeps its settings.</td></tr>`) + "</tbody>";
     if (focus) find(`[data-at="${focus}"]`)?.focus();

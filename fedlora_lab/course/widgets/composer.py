@@ -1,13 +1,11 @@
 """The method composer: build a method from its fields, see what it promises, train it."""
 
-import textwrap
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
-from matplotlib.lines import Line2D
 
 from fedlora_lab import methods, tasks
 from fedlora_lab._utils.validation import check
@@ -48,13 +46,15 @@ def image_box(width: int, height: int) -> Any:
     return w.HTML(layout=w.Layout(flex=f"1 1 {low}", **size))
 
 
-def set_image(place: Any, png: bytes, words: str) -> None:
-    """Puts a picture into an `image_box`.
+def set_image(place: Any, png: bytes, words: str, beside: str) -> None:
+    """Puts a picture into an `image_box`, and HTML beside it, below it on a narrow page.
 
-    Args: place, png: what goes where; words: for those who do not see it.
+    Args: place, png: what goes where; words: for those who do not see it; beside: the HTML.
     """
     source = f"data:image/png;base64,{b64encode(png).decode()}"
-    place.value = f'<img alt="{escape(words)}" src="{source}" style="width:100%">'
+    image = f'<img alt="{escape(words)}" src="{source}" style="width:480px;max-width:100%">'
+    look = "display:flex;flex-wrap:wrap;gap:6px 18px;align-items:center"
+    place.value = f'<div style="{look}">{image}{beside}</div>'
 
 
 def text_box(lines: int = 1) -> Any:
@@ -100,34 +100,43 @@ LABELS = {
 }
 """Field of a method -> label and tooltip of its menu."""
 
-INKS = {"=": style.RIGHT, "!": style.WRONG, "≠": style.WRONG}
+INTRODUCTION = (
+    "Build a method from its parts. What does it promise, and does it learn better than others?"
+)
+SHARP = 2  # pixels of the file to one of the page, for screens of twice the usual sharpness
 
 
-def composer_figure(row: "Method | None", lines: Sequence[tuple[str, str]] = ()) -> style.Picture:
-    """Draws a method's diagram, and beside it its properties.
+def composer_figure(row: "Method | None") -> style.Picture:
+    """Draws a method's diagram, or says that the fields make none.
 
     Args:
         row: the method; ``None`` where the fields make none.
-        lines: (sign, words), one a property, see `dry_run.describe`; for no method one reason.
     """
     with style.paper():
-        figure = style.picture(9.4, 2.3)
+        figure = style.picture(4.8, 2.3)
+        figure.set_dpi(SHARP * style.DPI)
         if row is None:
             bold: Any = {"fontsize": 11.5, "weight": "bold", "color": style.WRONG}
-            figure.text(0.02, 0.5, "No valid method", **bold)
+            figure.text(0.04, 0.5, "No valid method", **bold)
         else:
-            draw_diagram(figure.add_axes((0.005, 0.03, 0.5, 0.94)), row, 2, 4)
-        line = {"color": style.FAINT, "lw": 0.9, "transform": figure.transFigure}
-        figure.add_artist(Line2D([0.515, 0.515], [0.06, 0.94], **line))
-        y = 0.93
-        for sign, words in lines:
-            text, ink = textwrap.wrap(words, 70), INKS.get(sign, style.INK)
-            bold = {"fontsize": 10.5, "weight": "bold", "va": "top", "ha": "center"}
-            figure.text(0.532, y + 0.004, sign, color=ink, **bold)
-            colour = ink if sign == "!" else style.SOFT
-            figure.text(0.55, y, "\n".join(text), fontsize=8.3, va="top", color=colour)
-            y -= 0.065 + 0.07 * len(text)
+            draw_diagram(figure.add_axes((0.01, 0.03, 0.98, 0.94)), row, 2, 4)
     return figure
+
+
+def properties(lines: Sequence[tuple[str, str]]) -> str:
+    """Writes a method's properties as a list in HTML.
+
+    Args:
+        lines: (sign, words), one a property, see `dry_run.describe`; for no method one reason.
+    """
+    items = (
+        f'<div style="display:flex;gap:8px"><b style="flex:0 0 1.2em;text-align:center">'
+        f"{escape(sign)}</b><span>{escape(words)}</span></div>"
+        for sign, words in lines
+    )
+    look = "color:var(--jp-content-font-color1,inherit);font-size:14px;line-height:20px"
+    size = "flex:1 1 300px;min-height:160px;display:grid;gap:8px;align-content:center"
+    return f'<div style="{look};{size}">{"".join(items)}</div>'
 
 
 class MethodComposer(w.VBox):
@@ -155,14 +164,15 @@ class MethodComposer(w.VBox):
         beside = {"method": [mine.slug, "fedlora", "ffa-lora"]}
         self.bench = Workbench(first, sweep=beside, title="composer")
         self.picture = image_box(940, 230)
-        self.says, self.sentence = text_box(3), text_box(3)
+        self.says, self.sentence = text_box(2), text_box(1)
         self._fill()
         self.begin_from.observe(lambda _: self._fill(), "value")
         for knob in self.fields.values():
             knob.observe(lambda _: self._compose(), "value")
         fields = row(self.begin_from, *self.fields.values())
         picture = row(self.picture)
-        self.children = [fields, self.says, picture, self.sentence, self.bench]
+        lead = w.HTML(f"<b>{escape(INTRODUCTION)}</b>")
+        self.children = [lead, fields, self.says, picture, self.sentence, self.bench]
 
     def __repr__(self) -> str:
         return f"Method composer for {self.bench.config.task.name}"
@@ -194,17 +204,16 @@ class MethodComposer(w.VBox):
             self.bench.set(method=row.slug)
         self._drawing.request((self.row, self._lines))
 
-    def _draw(self, wanted: Any) -> tuple[bytes, str]:
+    def _draw(self, wanted: Any) -> tuple[bytes, str, str]:
         row, lines = wanted
         text = "These fields do not fit together."
         if row is not None:
-            text = f"{dry_run.summarize(dry_run.traits(row))} Press Start to train it, or Sweep to "
-            text += "train it beside published methods."
-        return style.png(composer_figure(row, lines)), text
+            text = "Press Start to train it, or Sweep to train it beside published methods."
+        return style.png(composer_figure(row)), properties(lines), text
 
-    def _show(self, drawn: tuple[bytes, str]) -> None:
-        picture, text = drawn
-        set_image(self.picture, picture, text)
+    def _show(self, drawn: tuple[bytes, str, str]) -> None:
+        picture, beside, text = drawn
+        set_image(self.picture, picture, "diagram of the method", beside)
         set_text(self.sentence, text)
 
     def _fail(self, line: str) -> None:

@@ -266,7 +266,7 @@ body[data-jp-theme-light="false"] .fl-dial,html[data-theme="dark"] .fl-dial,body
 .fl-dial output{font-weight:600;color:${ink("blue")};font-variant-numeric:tabular-nums;white-space:nowrap;padding:0;text-align:right}.fl-dial output:empty{display:none}
 .fl-dial input[type=range]{width:100%;height:22px;margin:0;accent-color:${ink("blue")};cursor:pointer}
 .fl-dial select,.fl-dial input[type=text]{font:inherit;font-size:13px;width:100%;height:26px;margin:0;color:${ink()};background:${ink("card")};border:1px solid ${ink("edge")};border-radius:4px}
-.fl-dial small{display:block;font-size:12px;line-height:1.3;color:${ink("soft")}}
+.fl-dial small{display:block;margin-top:3px;font-size:12px;line-height:1.3;color:${ink("soft")}}
 .fl-dial .panels{display:flex;flex-wrap:wrap;gap:4px 10px;margin-top:8px}
 .fl-dial figure{margin:0;flex:1 1 222px;min-width:0}.fl-dial figure.wide{flex:1.6 1 320px}
 .fl-dial figcaption{font-weight:600;font-size:13.5px;line-height:1.3;min-height:2.6em;display:flex;align-items:flex-end;padding:0 4px;color:${ink()};text-align:left}

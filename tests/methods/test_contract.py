@@ -120,24 +120,21 @@ def test_adapter_changes_nothing_before_training(row: Method) -> None:
     assert math.isnan(later) and record.epsilon == 0 and not any(record.uploads)
 
 
-def test_same_seed_same_bits(row: Method, unit: str) -> None:
-    """A seed decides every bit; another seed gives another run."""
-    task, privacy, plan = tokens("head"), private(unit), _lossy(row)
-    first, again, other = (play(task, row, privacy, plan, seed=seed) for seed in (3, 3, 4))
-    same_bits(first, again)
-    assert gap(first[-1], other[-1]) > 1e-3
-
-
-def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(
+def test_a_seed_decides_every_bit_of_a_run_and_of_a_resumed_one(
     row: Method, unit: str, tmp_path: Path
 ) -> None:
-    """A run that was stopped and taken up again has the bits of one that never was."""
+    """A run that was stopped and taken up again has the bits of one that never was; another seed
+    gives another run.
+    """
     task, plan = tokens("head"), _lossy(row).replace(rounds=3)
-    whole = play(task, row, private(unit), plan)
-    stopped = fl.run(task, row, private(unit), plan, lora=LORA, checkpoint=str(tmp_path))
-    assert len(list(itertools.islice(stopped, 3))) == 3  # the start and two rounds
+    whole = play(task, row, private(unit), plan, seed=3)
+    stopped = fl.run(task, row, private(unit), plan, lora=LORA, seed=3, checkpoint=str(tmp_path))
+    early = list(itertools.islice(stopped, 3))  # the start and two rounds
     stopped.close()
-    same_bits(whole[3:], play(task, row, private(unit), plan, resume=str(tmp_path)))
+    same_bits(whole[:3], early)
+    same_bits(whole[3:], play(task, row, private(unit), plan, seed=3, resume=str(tmp_path)))
+    other = play(task, row, private(unit), plan.replace(rounds=2), seed=4)
+    assert gap(whole[2], other[-1]) > 1e-3
 
 
 def test_no_clip_no_noise_is_the_plain_run(row: Method, unit: str) -> None:
@@ -334,16 +331,17 @@ def test_chunks_change_nothing(row: Method, unit: str) -> None:
 
 
 def test_learns_an_easy_task(row: Method, unit: str) -> None:
-    """On clients who agree the loss halves, under a little noise and (once) without privacy. A row
-    whose A rests, or that starts from directions of the frozen weight, gets the full rank.
+    """On clients who agree the loss falls by two fifths, under a little noise and (once) without
+    privacy. A row whose A rests, or that starts from directions of the frozen weight, gets the
+    full rank.
     """
     task = regression(heterogeneity=0.0)
     rests = not any(set("A*") & set(row.sides_in_round(t, 2)) for t in range(4))
     lora = LORA if row.start is None and not rests else fl.Lora(rank=5, alpha=7.5)
-    plan = fl.Plan(rounds=30, local_steps=2, batch=None, lr=0.5)
+    plan = fl.Plan(rounds=12, local_steps=2, batch=None, lr=0.5)
     for privacy in (private(unit, sigma=0.02, clip=2.0), *((None,) if unit == "example" else ())):
-        first, *_, last = play(task, row, privacy, plan, lora=lora, evaluate_every=30, seed=1)
-        assert last.metrics["loss"] < 0.5 * first.metrics["loss"]
+        first, *_, last = play(task, row, privacy, plan, lora=lora, evaluate_every=12, seed=1)
+        assert last.metrics["loss"] < 0.6 * first.metrics["loss"]
 
 
 @pytest.mark.parametrize("name", broken_rows.BROKEN)

@@ -127,7 +127,7 @@ def gaussian_one_run_lower_bound(
 def _refuted_mus(
     canaries: int, guesses: int, correct: int, significance: float, mus: np.ndarray
 ) -> np.ndarray:
-    """Which mus are refuted: under mu-GDP so many correct guesses are too rare.
+    """Tells which mus are refuted: under mu-GDP so many correct guesses are too rare.
 
     The two bound the shares of guesses, in all canaries, that are right and wrong where exactly i
     are right, from i = ``correct`` downwards; together they cannot exceed the share of guesses.
@@ -162,7 +162,7 @@ def count_correct(scores: Scores, included: Sequence[bool] | np.ndarray, guesses
 
 
 def _without_nan(name: str, scores: Scores) -> np.ndarray:
-    """The scores as an array; NaN is refused, since no threshold would count one as an error."""
+    """Converts the scores to an array; NaN is refused, since no threshold would count it."""
     scores = np.asarray(scores, float)
     expected = "numbers: a release that is not finite is a finding by itself"
     check(not np.isnan(scores).any(), name, "with NaN", expected)
@@ -251,13 +251,13 @@ def clopper_pearson_upper(count: int, trials: int, significance: float) -> float
 
 
 def _upper_rates(fp: int, outs: int, fn: int, ins: int, significance: float) -> tuple[float, float]:
-    """Upper ends of the false positive and the false negative rate, half the significance each."""
+    """Computes upper ends of both error rates, half the significance each."""
     half = significance / 2
     return clopper_pearson_upper(fp, outs, half), clopper_pearson_upper(fn, ins, half)
 
 
 def _errors(inside: Scores, outside: Scores, t: float) -> tuple[int, int, int, int]:
-    """False positives of how many, and false negatives of how many, at the threshold t."""
+    """Counts false positives of how many, and false negatives of how many, at the threshold t."""
     inside, outside = _without_nan("inside", inside), _without_nan("outside", outside)
     return int((outside > t).sum()), len(outside), int((inside <= t).sum()), len(inside)
 
@@ -270,7 +270,7 @@ def threshold_lower_bound(
     delta: float,
     significance: float,
 ) -> float:
-    """Lower bound on epsilon from the counts of one threshold that was fixed beforehand.
+    """Bounds epsilon from below by the counts of one threshold that was fixed beforehand.
 
     Args:
         false_positives: of ``outs`` runs without the canary, those taken for runs with it.
@@ -464,7 +464,7 @@ def simulate_one_run(
 
 @lru_cache(maxsize=256)
 def cached_ceiling(canaries: int, delta: float, significance: float) -> float:
-    """`one_run_ceiling`, kept: widgets ask again. Args: canaries, delta, significance: as there."""
+    """Computes `one_run_ceiling` once: widgets ask again. Args: canaries, delta, significance."""
     return one_run_ceiling(canaries, delta, significance)
 
 
@@ -495,8 +495,9 @@ def simulate_many_runs(
 
 
 def summarize_audits(frame: "pd.DataFrame") -> str:
-    """Counts the audits that exceed their ledger's epsilon, that are invalid, and that could have
-    exceeded it at all: where the ceiling lies above the stated epsilon. Others prove nothing.
+    """Counts audits above their ledger's epsilon, invalid ones, and those that could be above.
+    Only where the ceiling lies above the stated epsilon could an audit exceed it; others prove
+    nothing.
 
     Args:
         frame: one row an audit, columns method, unit, noise_multiplier, epsilon_lower (NaN:
@@ -518,7 +519,7 @@ def summarize_audits(frame: "pd.DataFrame") -> str:
 
 
 def tabulate_audits(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """One row for each method, unit and noise: what its audits could prove, and what they did.
+    """Tabulates for each method, unit and noise what its audits could prove, and what they did.
 
     Args: frame: as of `summarize_audits`, with gaussian_lower.
     Returns: epsilon_upper; ceiling; could_fail, whether the ceiling lies above it; audits; invalid;
@@ -583,8 +584,8 @@ def audit_power(
     confidence: float = 0.99,
     repeats: int = 20,
 ) -> "pd.DataFrame":
-    """Simulates what the best attacker would prove of a sound release, and how often of a broken
-    one, over the number of canaries: by `simulate_one_run`.
+    """Simulates, over the canaries, the proved epsilon and how often a broken release is found.
+    The attacker is the best there is; see `simulate_one_run`.
 
     Args:
         epsilon: stated, at delta = 0.00001.

@@ -1,4 +1,4 @@
-"""An audit: a run with canaries inside, their traces in its releases, the epsilon they prove."""
+"""Audits a run: trains it with canaries, and bounds its epsilon from their traces."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -87,8 +87,8 @@ def mislabel(task: Task, count: int, streams: Streams) -> Examples:
 def insert_canaries(
     task: Task, unit: str, examples: Examples, weights: Int[Tensor, " m"], streams: Streams
 ) -> Canaries:
-    """Deals canaries to the clients in turn, in the person unit each a person of its own, or makes
-    each a client of its own.
+    """Deals canaries to the clients in turn, or makes each a client of its own.
+    In the person unit each is a person of its own.
 
     Args:
         task, unit: where they go, and "example", "person" or "client".
@@ -126,8 +126,8 @@ def insert_canaries(
 
 
 def _weights_at_clip_norm(run: Recorder, examples: Examples) -> Int[Tensor, " m"]:
-    """Weights that carry the update of a one-example client to the clip norm, judged by the public
-    start, at which the run stands.
+    """Computes weights that carry the update of a one-example client to the clip norm.
+    They are judged by the public start, at which the run stands.
     """
     adapted, plan, task = run.context.adapted, run.context.plan, run.context.task
     start = {key: tensor[None] for key, tensor in run.state.server.tensors.items()}
@@ -139,7 +139,7 @@ def _weights_at_clip_norm(run: Recorder, examples: Examples) -> Int[Tensor, " m"
 
 
 def _clip_norm(run: Recorder) -> float:
-    """The clip norm of the run; 1 without privacy."""
+    """Returns the clip norm of the run; 1 without privacy."""
     return 1.0 if run.spec.privacy is None else run.spec.privacy.first_clip_norm
 
 
@@ -165,7 +165,7 @@ def _replace_training(run: Recorder, canaries: Canaries) -> None:
 
 
 def _canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Tensor, " m"]:
-    """Each canary's loss under the released model; by example with what its client keeps."""
+    """Computes each canary's loss under the released model, by example with its client's part."""
     (x, y), task, personal = canaries.examples, canaries.task, run.state.personal
     y, server = encode_marks(y), run.state.server.tensors
     if not personal or not run.context.by_step:
@@ -180,7 +180,7 @@ def _canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Te
 
 
 class _Trace(NamedTuple):
-    """What one round shows of the n canaries that it may hold.
+    """The traces of n canaries in one round.
 
     Args:
         who, release: (n,), their numbers, and the number of the release that holds each.
@@ -195,7 +195,7 @@ class _Trace(NamedTuple):
 
 
 def _trace_round(run: Recorder, canaries: Canaries) -> _Trace | None:
-    """The canaries' traces in the round just made; ``None`` where nothing was released.
+    """Returns the canaries' traces in the round just made; ``None`` if nothing was released.
 
     Example unit: in each client's sum of noised gradients. Client unit: in the noised update, of
     all together, or of each canary where uploads are seen alone.
@@ -242,7 +242,7 @@ def _trace_round(run: Recorder, canaries: Canaries) -> _Trace | None:
 def _clip_and_whiten(
     run: Recorder, signal: Rows, seen: Rows, values: Mapping[ParamKey, Tensor], owner: Tensor
 ) -> tuple[Rows, Rows]:
-    """Signal clipped as the mechanism clips, and what was seen, both where the noise is white.
+    """Clips a signal as the mechanism does, and brings both to where the noise is white.
 
     A row that is not finite is zero, as in the mechanism: nothing of it is in the release. What was
     seen is in double precision, in which no product with a clipped float32 row overflows.

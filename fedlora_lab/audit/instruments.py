@@ -1,4 +1,4 @@
-"""The instruments of an audit: weights of single examples, and a run that keeps its releases.
+"""Tools of audits: weights on single examples, and a run that records its releases.
 
 A mark travels with each target in a last column, so that batches, clips and noise stay those of an
 ordinary run: a task whose marks are all `ORDINARY` trains to the same bits.

@@ -112,7 +112,7 @@ def _two_sided(below: Any, above: Any) -> float:
 
 
 def _few_examples(task: Task) -> Task:
-    """The first three clients with six examples each, repeated where there are fewer."""
+    """Keeps the first three clients with six examples each, repeated where there are fewer."""
     clients = [task.clients[k % len(task.clients)] for k in range(CLIENTS)]
     few = tuple(instruments.select(pair, torch.arange(EXAMPLES) % len(pair[1])) for pair in clients)
     test = instruments.select(task.test, torch.arange(4) % len(task.test[1]))
@@ -125,7 +125,7 @@ def _few_examples(task: Task) -> Task:
 
 
 def _few_clients(privacy: Privacy) -> Privacy:
-    """The privacy plan for as many clients as `_few_examples` leaves."""
+    """Adapts the privacy plan to as many clients as `_few_examples` leaves."""
     sigma = privacy.noise_multiplier
     if isinstance(sigma, tuple):
         sigma = tuple(sigma[k % len(sigma)] for k in range(CLIENTS))
@@ -134,8 +134,9 @@ def _few_clients(privacy: Privacy) -> Privacy:
 
 
 class _Testbed:
-    """A run of the small task that stands at a random state of what is trained: ``spread`` is the
-    standard deviation of what is added. Every client takes part, and learning rates are 1.
+    """A run of the small task at a random state of what is trained.
+    ``spread`` is the standard deviation of what is added. Every client takes part, and learning
+    rates are 1.
     """
 
     def __init__(self, setup: Any, *, keep_filter: bool = False, spread: float = 0.1) -> None:
@@ -209,7 +210,7 @@ class _Testbed:
 
 
 def _release_of_step(run: Recorder, s: int) -> tuple[Rows, Rows]:
-    """Each client's sum over its examples in step s, key -> (clients, ...), and where it stood."""
+    """Returns each client's sum over its examples in step s, and where it stood."""
     context = run.context
     clients = run.start_clients((*range(CLIENTS),), uploads.broadcast(context, run.state.server))
     start, released = dict(clients.params), {}
@@ -224,7 +225,7 @@ def _release_of_step(run: Recorder, s: int) -> tuple[Rows, Rows]:
 
 
 def _release_of_round(run: Recorder) -> tuple[Rows, Rows]:
-    """What the server receives, a sum where it sees a sum: key -> (rows, ...); and what it sent."""
+    """Returns what the server receives, a sum where it sees a sum, and what it sent."""
     next(event for event in run.events() if isinstance(event, Round))
     assert run.outcome is not None
     received, sent = run.outcome.received, run.outcome.sent
@@ -235,7 +236,7 @@ def _release_of_round(run: Recorder) -> tuple[Rows, Rows]:
 
 
 def _in_noise_units(run: Recorder, change: Rows, start: Rows, own: bool = False) -> Rows:
-    """A release in the coordinates in which its noise is white; ``own``: in those of its clip."""
+    """Converts a release to where its noise is white; ``own``: to those of its clip."""
     maps = local_training.preconditioners(run.context.method, tuple(change), start)
     if own:
         return {
@@ -245,8 +246,9 @@ def _in_noise_units(run: Recorder, change: Rows, start: Rows, own: bool = False)
 
 
 def _in_clip_units(run: Recorder, change: Rows, start: Rows) -> Tensor:
-    """A release where its clip must hold, (rows, numbers): in units of the noise, unless the ledger
-    knows that the noise does not cover the clip. In double precision; NaN stays.
+    """Converts a release to where its clip must hold, (rows, numbers).
+    That is in units of the noise, unless the ledger knows that the noise does not cover the clip.
+    In double precision; NaN stays.
     """
     warned = run.ledger is not None and run.ledger.uncertified is not None
     row = run.context.method
@@ -259,7 +261,7 @@ def _in_clip_units(run: Recorder, change: Rows, start: Rows) -> Tensor:
 
 
 def _nan_to_inf(value: "float | Tensor") -> float:
-    """NaN counts as infinite: no limit is kept by it."""
+    """Replaces NaN by infinity: no limit is kept by it."""
     return math.inf if math.isnan(value) else float(value)
 
 
@@ -267,7 +269,7 @@ def _nan_to_inf(value: "float | Tensor") -> float:
 
 
 def _change_inputs(task: Task, change: Callable[[Tensor], Tensor], clients: int) -> Task:
-    """The task with the inputs of the first clients changed."""
+    """Returns the task with the inputs of the first clients changed."""
 
     def changed(x: Any) -> Any:
         return change(x) if isinstance(x, Tensor) else {k: change(v) for k, v in x.items()}
@@ -306,8 +308,8 @@ def _check_invariance(bed: _Testbed) -> list[Finding]:
 
 
 def _check_sensitivity(bed: _Testbed) -> list[Finding]:
-    """Leaving out one example or person (client) moves a client's sum (the sum of updates) by at
-    most C, and the sum is the sum of its parts; some inputs are huge, infinite or not a number.
+    """Checks that one example, person or client moves a sum by at most C.
+    The sum is also that of its parts; some inputs are huge, infinite or not a number.
     """
     huge = 1 if len(bed.units) == EXAMPLES else EXAMPLES - 1  # none of those of the loud person
 
@@ -391,7 +393,7 @@ def _client_sensitivity(bed: _Testbed, task: Task, t: int, s: int) -> list[Limit
 
 
 def _noise_of(bed: _Testbed, draw: int, t: int, s: int) -> tuple[Rows, int]:
-    """The noise of a release in units of the ledger's claim, and how many numbers lack noise."""
+    """Returns a release's noise in units of the claim, and how many numbers lack noise."""
     small = len(bed.units) // 2 if draw % 2 else 1  # small batches are empty now and then
     batch = small if bed.by_step else None
 
@@ -447,7 +449,7 @@ def _check_noise(bed: _Testbed, rng: np.random.Generator) -> list[Finding]:
 
 
 def _draws(run: Recorder) -> dict[str, tuple[np.ndarray, float]]:
-    """Who is drawn, name -> (draws, numbers) of booleans, and at which rate by the ledger."""
+    """Returns who is drawn, name -> (draws, numbers), and at which rate by the ledger."""
     privacy, plan, sizes = run.spec.privacy, run.context.plan, run.context.units
     assert privacy is not None
     if privacy.unit == "client":
@@ -531,7 +533,7 @@ def _check_ledger(run: Recorder) -> list[Finding]:
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """What a self-check found.
+    """The findings of a self-check.
 
     Args:
         findings: every result, in the order of the trials.

@@ -38,14 +38,14 @@ from fedlora_lab.course.question import (
     SOLVED,
     TRIED,
     all_predictions,
-    blocks,
     entries,
-    flow,
     note,
     predict,
     progress,
     reveal,
+    split_code,
     to_html,
+    unwrap,
 )
 
 __all__ = [
@@ -127,7 +127,7 @@ class Letters:
         return found == wanted
 
     def difference(self, found: frozenset[str], wanted: frozenset[str]) -> str:
-        """Why letters do not belong to the answer; "" where nothing is known of them."""
+        """Says which letters are wrong, and why; "" where nothing is known of them."""
         lines = (
             f"{one} is wrong: {self.why[one]}" for one in sorted((found - wanted) & {*self.why})
         )
@@ -164,7 +164,7 @@ class Calls:
         self.within, self.standard = within, standard
 
     def fresh(self, generator: np.random.Generator | None = None) -> "Calls":
-        """Returns a reader with inputs of its own: whatever it reads meets the same ones."""
+        """Returns a copy with newly drawn inputs, the same for all answers that it reads."""
         drawn = copy.copy(self)
         if self.draw is not None:
             generator = generator or np.random.default_rng()
@@ -192,7 +192,7 @@ class Calls:
         return _close(found, wanted, self.within)
 
     def difference(self, found: list[Any], wanted: list[Any]) -> str:
-        """How the results differ in their form, in one line; "" where they do not."""
+        """Says in one line how the results differ in form; "" where they do not."""
         lines = (_difference(one, other) for one, other in zip(found, wanted, strict=True))
         return next(filter(None, lines), "")
 
@@ -220,7 +220,7 @@ def vary(
 
 
 def _first_line(error: Exception, function: Any) -> str:
-    """An error in one line, with the line of the function in which it came up."""
+    """Describes an error in one line, with the line of the function in which it came up."""
     text = textwrap.shorten(str(error), 200, placeholder=" …")
     code: Any = getattr(function, "__code__", None)
     frames = traceback.walk_tb(error.__traceback__)
@@ -230,7 +230,7 @@ def _first_line(error: Exception, function: Any) -> str:
 
 
 def _arrays(given: Any) -> Any:
-    """A result as an array, or as a list of them where its parts differ in shape; a copy."""
+    """Converts a result to an array, or to a list of them where its parts differ in shape."""
     if isinstance(given, tuple | list):
         parts = [_arrays(part) for part in given]
         alike = all(isinstance(part, np.ndarray) for part in parts)
@@ -260,14 +260,14 @@ def _form(value: Any) -> str:
 
 
 def _difference(found: Any, wanted: Any) -> str:
-    """One line where two results differ in structure or shape."""
+    """Says in one line how two results differ in structure or shape."""
     differ = _form(found) != _form(wanted)
     words = f"{_form(wanted)} should come out of your function, not {_form(found)}"
     return words if differ else ""
 
 
 def _close(found: Any, wanted: Any, within: float) -> bool:
-    """Whether two results agree, part by part; single precision is compared as such."""
+    """Tells whether two results agree, part by part; single precision is compared as such."""
     if isinstance(found, list) or isinstance(wanted, list):
         alike = isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted)
         return alike and all(map(partial(_close, within=within), found, wanted))
@@ -311,7 +311,7 @@ class Exercise:
 
     @property
     def hints(self) -> Sequence[str]:
-        """The hints, from the faintest to the plainest."""
+        """Lists the hints, from the faintest to the plainest."""
         hint = self.words["hint"]
         return (hint,) if isinstance(hint, str) else tuple(hint)
 
@@ -337,7 +337,7 @@ class Exercise:
 
 
 def _parse(key: str, entry: dict[str, Any], folder: str) -> Exercise:
-    """An exercise from its entry in a lesson's ``exercises.toml``.
+    """Builds an exercise from its entry in a lesson's ``exercises.toml``.
 
     Its answer decides how answers are read: numbers, a text of letters, or instead of an answer the
     name of a function in ``exercises.py``, whose ``CALLS`` says how it is called. The solution may
@@ -358,7 +358,7 @@ def _parse(key: str, entry: dict[str, Any], folder: str) -> Exercise:
         key=key,
         effort=tuple(entry["effort"]),
         words={
-            name: flow(text) if isinstance(text, str) else tuple(map(flow, text))
+            name: unwrap(text) if isinstance(text, str) else tuple(map(unwrap, text))
             for name, text in words.items()
         },
         answers=tuple(map(example, (first, *entry.get("others", ())))),
@@ -395,7 +395,7 @@ def check(key: str, answer: Any = ...) -> Verdict:
         (test_right_and_wrong_functions_are_told_apart_on_every_draw).
     """
     one = show(key)
-    if answer is ... or _unwritten(answer):
+    if answer is ... or _is_placeholder(answer):
         return Verdict(False, "no answer so far; replace the three dots with yours.")
     verdict = _judge(one, answer)
     note(key, SOLVED if verdict else TRIED)
@@ -423,8 +423,8 @@ def _judge(one: Exercise, answer: Any) -> Verdict:
     return Verdict(False, f"{different}." if different else unknown)
 
 
-def _unwritten(answer: Any) -> bool:
-    """Whether a function still is three dots: it does nothing but return them."""
+def _is_placeholder(answer: Any) -> bool:
+    """Tells whether a function is still a placeholder: it only returns three dots."""
     code = getattr(answer, "__code__", None)
     steps = [step for step in dis.get_instructions(code) if step.opname != "RESUME"] if code else []
     return len(steps) <= 2 and any(step.argval is ... for step in steps)
@@ -474,7 +474,7 @@ def write_assignment(exercises: Sequence[Any], kind: str, path: Path) -> None:
     cells = [_notebook_cell("raw", "# ASSIGNMENT CONFIG\nfiles: []")] if kind == "otter" else []
     cells.append(_notebook_cell("code", IMPORTS))
     for one in exercises:
-        cells += _otter(one) if kind == "otter" else _nbgrader(one)
+        cells += _otter_cells(one) if kind == "otter" else _nbgrader_cells(one)
     cells = [{"id": f"cell-{i}", **cell} for i, cell in enumerate(cells)]
     page = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     path.write_text(json.dumps(page, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -485,7 +485,7 @@ def _notebook_cell(kind: str, source: str, **metadata: Any) -> dict[str, Any]:
     return {"cell_type": kind, "metadata": metadata, "source": source, **code}
 
 
-def _nbgrader(one: Any) -> Iterator[dict[str, Any]]:
+def _nbgrader_cells(one: Any) -> Iterator[dict[str, Any]]:
     plain = {"schema_version": 3, "grade": False, "solution": False, "locked": True, "task": False}
     own = {"answer": {"solution": True, "locked": False}}
     own["check"] = {"grade": True, "points": one.effort[0]}
@@ -495,7 +495,7 @@ def _nbgrader(one: Any) -> Iterator[dict[str, Any]]:
         yield _notebook_cell("markdown" if part == "question" else "code", text, nbgrader=marks)
 
 
-def _otter(one: Any) -> Iterator[dict[str, Any]]:
+def _otter_cells(one: Any) -> Iterator[dict[str, Any]]:
     text = _assignment_texts(one, "# {} SOLUTION")
     name = f"name: q{one.key.replace('.', '_')}\npoints: {one.effort[0]}"
     yield from (
@@ -513,7 +513,7 @@ def _assignment_texts(one: Any, mark: str) -> dict[str, str]:
     name, lines, right = "answer", [], one.answers[0]
     hidden = [f"answer = {right!r}"]
     if callable(right):
-        code = [part for is_code, part in blocks(one.words["solution"]) if is_code]
+        code = [part for is_code, part in split_code(one.words["solution"]) if is_code]
         hidden = ("\n\n".join(code) or inspect.getsource(right)).splitlines()
         function: Any = ast.parse("\n".join(hidden)).body[-1]
         name, body = function.name, function.body[0].lineno - 1

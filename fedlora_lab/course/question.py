@@ -1,5 +1,6 @@
-"""What exercises and predictions share: their entries, their words, and the reader's progress; and
-predictions: questions that a reader answers before a figure, and sees again after it.
+"""Predictions, and what exercises share with them: entries, words, and the reader's progress.
+
+A prediction is a question that a reader answers before a figure and sees again after it.
 
 Entries stand in the lessons' TOML files. Their words may hold code in backticks, mathematics
 between dollars, and functions on lines of their own. Progress, which exercises were tried and
@@ -44,7 +45,7 @@ def entries() -> dict[str, tuple[str, dict[str, Any]]]:
     return found
 
 
-def blocks(text: str) -> list[tuple[bool, str]]:
+def split_code(text: str) -> list[tuple[bool, str]]:
     """Splits a text into prose and code, in their order: (whether it is code, its lines).
 
     Code is what stands between lines of three backticks, and a ``def`` with its indented lines.
@@ -65,10 +66,10 @@ def blocks(text: str) -> list[tuple[bool, str]]:
     return [(code, part) for code, part in joined if part.strip()]
 
 
-def flow(text: str) -> str:
+def unwrap(text: str) -> str:
     """Joins the lines of prose, which are wrapped in the file, and keeps those of code."""
     parts = []
-    for code, part in blocks(text):
+    for code, part in split_code(text):
         fenced = code and not part.startswith("def ")
         prose = part if code else " ".join(part.split())
         parts.append(f"```\n{part}\n```" if fenced else prose)
@@ -92,18 +93,18 @@ def to_html(text: str) -> str:
 
     return "\n".join(
         f"<pre><code>{escape(part)}</code></pre>" if code else f"<p>{prose(part)}</p>"
-        for code, part in blocks(text)
+        for code, part in split_code(text)
     )
 
 
 SOLVED, TRIED = "solved", "tried"
 # What this session has seen, by file: all that there is where the file cannot be written.
 _session: dict[Path, dict[str, str]] = {}
-_told: set[Path] = set()
+_warned: set[Path] = set()
 
 
 def progress_file() -> Path:
-    """Where the reader's progress is kept."""
+    """Returns the path of the file in which the reader's progress is kept."""
     if own := os.environ.get("FEDLORA_PROGRESS"):
         return Path(own).expanduser()
     data = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
@@ -111,8 +112,7 @@ def progress_file() -> Path:
 
 
 def _load(path: Path) -> dict[str, str]:
-    """Raises ``ValueError`` for a file that is not one of progress, ``OSError`` for an unreadable
-    one."""
+    """Reads a file of progress; raises ``ValueError`` for any other, ``OSError`` if unreadable."""
     if not path.exists():
         return {}
     if not path.is_file():
@@ -124,8 +124,8 @@ def _load(path: Path) -> dict[str, str]:
     return found
 
 
-def seen() -> dict[str, str]:
-    """Key -> "tried" or "solved" of an exercise, or the letter that was predicted."""
+def read_progress() -> dict[str, str]:
+    """Reads the progress: key -> "tried" or "solved" of an exercise, or the predicted letter."""
     path = progress_file()
     try:
         kept = _load(path)
@@ -135,7 +135,7 @@ def seen() -> dict[str, str]:
 
 
 def note(key: str, value: str) -> None:
-    """Keeps one result; a solved exercise stays solved.
+    """Saves one result; a solved exercise stays solved.
 
     A file that cannot be written, or holds something else, is left alone: the result then counts
     in this session, and one line says so, once.
@@ -143,7 +143,7 @@ def note(key: str, value: str) -> None:
     Guarantees: test_progress_without_a_writable_file_is_one_line.
     """
     path = progress_file()
-    value = SOLVED if seen().get(key) == SOLVED else value
+    value = SOLVED if read_progress().get(key) == SOLVED else value
     _session.setdefault(path, {})[key] = value
     try:
         with lock_folder(path.parent, f".{path.name}.lock", patience=2.0):
@@ -152,8 +152,8 @@ def note(key: str, value: str) -> None:
                 content = dict(sorted((kept | {key: value}).items()))
                 write_atomically(path, json.dumps(content, indent=1) + "\n")
     except (OSError, ValueError) as error:
-        if path not in _told:
-            _told.add(path)
+        if path not in _warned:
+            _warned.add(path)
             reason = error_text(error)
             print(f"Your progress counts in this session only: it cannot be kept ({reason}).")
 
@@ -168,7 +168,7 @@ def progress() -> "pd.DataFrame":
     """
     import pandas as pd
 
-    found, rows = seen(), []
+    found, rows = read_progress(), []
     for key, (_, entry) in entries().items():
         got, predicted = found.get(key), bool(PREDICTION.fullmatch(key))
         done = [got is not None and got == (entry["answer"] if predicted else SOLVED)]
@@ -216,15 +216,15 @@ class Prediction:
     @property
     def guess(self) -> str | None:
         """The letter that the reader chose, ``None`` for none yet."""
-        kept = seen().get(self.key)
+        kept = read_progress().get(self.key)
         return kept if kept in self.letters else None
 
     def option(self, letter: str) -> str:
-        """The words of an option, without a full stop."""
+        """Returns the words of an option, without a full stop."""
         return self.options[self.letters.index(letter)].rstrip(".")
 
     def choose(self, letter: str) -> None:
-        """Keeps a guess, as its button does."""
+        """Saves a guess, as its button does."""
         check_one_of("letter", letter, self.letters)
         note(self.key, letter)
 
@@ -274,16 +274,16 @@ class Prediction:
         )
         sentence = text_box()
 
-        def say(letter: str | None) -> None:
+        def show_state(letter: str | None) -> None:
             kept = f"Your guess is kept: {letter}. You may change it until you run the next cell."
             set_text(sentence, "Nothing chosen yet." if letter is None else kept)
 
         def keep(change: Any) -> None:
             if change["new"] is not None:
                 self.choose(change["new"])
-            say(change["new"])
+            show_state(change["new"])
 
-        say(self.guess)
+        show_state(self.guess)
         buttons.observe(keep, "value")
         return w.VBox([buttons, sentence])
 
@@ -297,7 +297,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was guessed and what was measured, in words; folded away where nothing was guessed."""
+    """Words on a guess and the measured answer; folded away where nothing was guessed."""
 
     words: str
     folded: bool = False
@@ -324,8 +324,8 @@ def all_predictions() -> dict[str, Prediction]:
     found = {}
     for key, (_, entry) in entries().items():
         if PREDICTION.fullmatch(key):
-            words = {name: flow(entry[name]) for name in ("question", "after")}
-            options = tuple(map(flow, entry["options"]))
+            words = {name: unwrap(entry[name]) for name in ("question", "after")}
+            options = tuple(map(unwrap, entry["options"]))
             found[key] = Prediction(key, options=options, answer=entry["answer"], **words)
     return found
 

@@ -1,5 +1,6 @@
-"""Declared grids of runs: every method tuned alike, reported on other seeds, resumable after a kill
-at any point.
+"""Declared grids of runs: each method is tuned alike and reported on other seeds.
+
+A study goes on after a kill at any point.
 
 >>> from fedlora_lab import experiments
 >>> study = experiments.STUDIES["digits-rank"]

@@ -1,5 +1,4 @@
-"""Which method, when: the committed studies as rankings, what each ingredient of a method adds, and
-rows composed from ingredients."""
+"""Ranks methods by the committed studies, measures what ingredients add, composes methods."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,7 +45,7 @@ FURTHER: Mapping[str, tuple[Any, ...]] = {
 
 
 def describe_value(field: str, value: Any) -> str:
-    """A value of a method's field in words."""
+    """Describes a value of a method's field in words."""
     if field in DEFAULTS and value == getattr(Method("plain", ""), field):
         return DEFAULTS[field]
     if field == "balance":
@@ -63,8 +62,8 @@ def describe_value(field: str, value: Any) -> str:
 
 
 def field_choices() -> dict[str, list[tuple[str, Any]]]:
-    """Every choice the composer offers: field -> (words, value) of its default, of all that the
-    table's rows and variants use, and of `FURTHER`.
+    """Lists every choice of the composer: field -> (words, value).
+    That is its default, all that the table's rows and variants use, and `FURTHER`.
 
     Guarantees: every row can be composed (test_composer.py::test_every_row_can_be_composed).
     """
@@ -79,7 +78,7 @@ def field_choices() -> dict[str, list[tuple[str, Any]]]:
 
 
 def compose(name: str, choice: Mapping[str, Any]) -> Method:
-    """Makes the row with these fields; it claims to be exact if its rules are, when played.
+    """Composes a method from these fields; it claims to be exact if its rules are, when played.
 
     Raises: ``ValueError`` for fields that do not go together.
     Guarantees: test_dry_run.py::test_a_composed_row_is_exact_or_not.
@@ -90,7 +89,7 @@ def compose(name: str, choice: Mapping[str, Any]) -> Method:
 
 
 def read_studies(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
-    """The committed frames of the declared studies that were run, by name."""
+    """Reads the committed frames of the declared studies that were run, by name."""
     there = (name for name in STUDIES if (Path(folder) / f"{name}.csv").is_file())
     return {name: read_study(name, folder) for name in there}
 
@@ -133,15 +132,17 @@ class Situation(NamedTuple):
 
 
 def label_columns(frame: pd.DataFrame) -> list[str]:
-    """The columns that tell one case of a study from another: those between the method and its
-    learning rate. Raises ``ValueError`` for a frame that is none of a study."""
+    """Lists the columns that tell the cases of a study apart.
+    They stand between the method and its learning rate. Raises ``ValueError`` for a frame that is
+    none of a study.
+    """
     columns, expected = list(frame.columns), "a study's: study, method, labels, lr, seed"
     check({"method", "lr", "seed"} <= set(columns), "frame.columns", columns, expected)
     return columns[columns.index("method") + 1 : columns.index("lr")]
 
 
 def describe_label(name: str, value: Any) -> str:
-    """A label in words; an ε that is missing is no privacy."""
+    """Describes a label in words; an ε that is missing is no privacy."""
     if name == "epsilon" and value != value:
         return "no privacy"
     text = f"{value:g}" if isinstance(value, float | int) else value
@@ -149,7 +150,7 @@ def describe_label(name: str, value: Any) -> str:
 
 
 def _settings(study: str, frame: pd.DataFrame) -> Iterator[Situation]:
-    """Every setting of a frame, the labels in order."""
+    """Lists every setting of a frame, the labels in order."""
     names = label_columns(frame)
     order = frame.sort_values(names, kind="stable")
     for key, rows in order.groupby(names, dropna=False, sort=False):
@@ -158,7 +159,7 @@ def _settings(study: str, frame: pd.DataFrame) -> Iterator[Situation]:
 
 
 def situations(frames: Frames) -> Iterator[Situation]:
-    """Every setting in which one would choose a method; an unfinished study has fewer.
+    """Lists every setting in which one would choose a method; an unfinished study has fewer.
 
     A declared study that asks what one knob does is passed over; a frame of one's own is not.
     """
@@ -168,8 +169,7 @@ def situations(frames: Frames) -> Iterator[Situation]:
 
 
 def rank_methods(rows: Any, level: float = 0.95) -> pd.DataFrame:
-    """Ranks the methods of one situation: mean, gap to the best with its interval, tied, exact,
-    bytes.
+    """Ranks the methods of one situation by their means, with the gap to the best.
 
     The best is chosen by the same numbers that it is then compared with. So the intervals hold for
     all pairs of methods together (Bonferroni over the m (m - 1) / 2 pairs, each paired by seed,
@@ -202,8 +202,7 @@ def rank_methods(rows: Any, level: float = 0.95) -> pd.DataFrame:
 
 
 def best_methods(frames: Frames, level: float = 0.95) -> pd.DataFrame:
-    """Names for each situation the best method, those that cannot be told from it, and which of
-    them sends least.
+    """Names the best method of each situation, its ties, and which of them sends least.
 
     Args: frames: study -> frame, as `read_studies` reads them. level: of all intervals of a
         situation together.
@@ -244,8 +243,9 @@ def best_methods(frames: Frames, level: float = 0.95) -> pd.DataFrame:
 
 
 def contrasts(rows: Iterable[Method]) -> list[tuple[str, Any, str, str]]:
-    """(field, value, slug with the value, slug with the default) of all pairs that differ in this
-    field only."""
+    """Lists all pairs of rows that differ in one field only, of which one has the default.
+    Each is (field, value, slug with the value, slug with the default).
+    """
     usual, found = dry_run.fields(Method("plain", "")), []
     known = [(row, dry_run.fields(row)) for row in rows]
     for (row, one), (base, other) in product(known, known):
@@ -256,8 +256,8 @@ def contrasts(rows: Iterable[Method]) -> list[tuple[str, Any, str, str]]:
 
 
 def effects(frame: pd.DataFrame, rows: Iterable[Method], measure: str = "accuracy") -> pd.DataFrame:
-    """Computes main effects: what a field's value adds to the default, on average over all pairs of
-    rows that are equal in the other fields.
+    """Computes main effects: what a field's value adds to the default, on average over pairs.
+    Pairs are rows that are equal in all other fields.
 
     Per seed the mean over the pairs that both ran in a situation; then Student's 95 % interval over
     the seeds.

@@ -1,5 +1,7 @@
-"""Claims of the literature (paper_claims.json): each with its source, how far that could be read,
-the places where it is judged, the nearest to the paper first, and the rule that judges it.
+"""Judges claims of the literature (paper_claims.json) by the committed studies.
+
+Each claim has its source, how far that could be read, the places where it is judged, the nearest to
+the paper first, and the rule that judges it.
 
 An effect is a share: of the room (what the best row of a task reached, less its start), or of the
 other method's value. So is what was claimed, and no task is asked for points that it cannot give.
@@ -39,7 +41,7 @@ STAND_INS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Verdict(NamedTuple):
-    """What was measured for a claim at one place, and the verdict; the numbers are shares."""
+    """The verdict on a claim at one place, and what was measured; the numbers are shares."""
 
     measured: str
     verdict: str
@@ -151,13 +153,12 @@ def _t(values: Any) -> Callable[[float], tuple[float, float, float]]:
 
 
 def _shown(label: Any) -> Any:
-    """A label as `describe_label` takes it: no privacy is not a number."""
+    """Converts a label for `describe_label`: no privacy is not a number."""
     return math.nan if label is None else label
 
 
 def _ends(data: _Data, methods: Iterable[str]) -> str:
-    """How many runs collapsed (`measures.collapsed`, setting by setting) or gained little, and
-    whether a rate lies at the edge of its grid, in words."""
+    """Counts runs that collapsed or gained little, and notes a rate at the edge of its grid."""
     found, runs, lost = [], 0, 0
     for method in methods:
         part = select_rows(data.rows, method=method)
@@ -270,8 +271,7 @@ def _same_lead(data: _Data, one: str, other: str, label: str, ends: Any, within:
 
 
 def _change_of_lead(data: _Data, one: str, other: str, label: str, ends: Any) -> Any:
-    """By how much the lead of one grows from the first end to the second, seed by seed; and the
-    ends in words."""
+    """Computes how the lead grows from the first end to the second, by seed; the ends in words."""
     parts = [select_rows(data.rows, **{label: end}) for end in ends]
     first, last = (seed_pairs(part, one, other, "accuracy") for part in parts)
     change = ((last[one] - last[other] - first[one] + first[other]) / data.room).dropna()
@@ -296,8 +296,7 @@ def _insensitive(data: _Data, method: str, label: str, ends: Any, within: float)
 
 
 def _forgiving(data: _Data, one: str, other: str) -> Effect:
-    """A rate taken at random from the grid costs less: mean shortfall from the own best rate, over
-    the settings of a study."""
+    """A rate drawn from the grid costs less: the mean shortfall from the own best rate."""
     names = label_columns(data.rows)
     table = data.rows.groupby([*names, "method"], dropna=False)["regret"].mean().unstack()
     gap = (table[other] - table[one]).dropna().to_numpy() / data.room
@@ -363,7 +362,7 @@ RULES: dict[str, Callable[..., Effect]] = {
 
 
 def decide(found: Effect, asked: float, level: float) -> tuple[str, str]:
-    """The verdict of an interval, and its reason.
+    """Decides the verdict of an interval, and gives its reason.
 
     Where the other method is near the top, or both took less of the room than the lead that is
     asked, no lead can be seen. But want of room makes no deficit: whoever is behind by more than
@@ -406,12 +405,12 @@ def decide(found: Effect, asked: float, level: float) -> tuple[str, str]:
 
 
 def _share(value: float) -> str:
-    """A share in per cent; one that rounds to nothing has no sign."""
+    """Formats a share in per cent; one that rounds to nothing has no sign."""
     return f"{round(100 * value, 1) + 0.0:.1f}".removesuffix(".0").replace("-", "−") + " %"
 
 
 def select_rows(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
-    """The rows with these labels; ``epsilon=None`` is no privacy."""
+    """Selects the rows with these labels; ``epsilon=None`` is no privacy."""
     kept: Any = frame
     for name, value in where.items():
         column = kept[name]
@@ -429,8 +428,9 @@ Tops = dict[tuple[int, float], float]
 def _room(
     study: str, where: Mapping[str, Any], rows: Any, frames: Frames, tops: Tops
 ) -> tuple[float, float]:
-    """Accuracy at the start of these rows, and the mean of the best row of their task at any
-    budget, in the study itself or in one whose name begins with the task, from the same start.
+    """Computes the start of these rows, and the mean of the task's best row at any budget.
+    The best is taken in the study itself or in one whose name begins with the task, from the same
+    start.
 
     A study with private rows only would take the best of these for the top, and that row's method
     would leave no room to any other.
@@ -461,8 +461,9 @@ def _room(
 
 
 def _of_one_start(rows: Any, methods: list[str]) -> tuple[Any, int]:
-    """The rows of these methods that begin where most rows of the place do, and how many do not:
-    a study may have taken over runs of a model that has been made anew since."""
+    """Selects rows that begin where most of the place do, and counts those that do not.
+    A study may have taken over runs of a model that has been made anew since.
+    """
     own = rows[rows["method"].isin(methods)]
     if not {*rows.columns} >= SCORES:
         return own, 0
@@ -480,7 +481,7 @@ class _Found(NamedTuple):
 
 
 def _compared(claim: Claim, place: Mapping[str, Any]) -> list[str]:
-    """The methods whose rows a claim reads at one place."""
+    """Lists the methods whose rows a claim reads at one place."""
     takes, asked = signature(RULES[claim.judge["rule"]]).parameters, {**claim.judge, **place}
     names = ("method",) if "method" in takes else ("one", "other")
     return [asked[name] for name in names if name in asked]
@@ -541,7 +542,7 @@ def judge(claim: Claim, place: Mapping[str, Any], frames: Frames, level: float =
 
 
 def _end(values: Any, value: Any) -> Any:
-    """A label's value, or the smallest or largest that it has."""
+    """Returns a label's value, or the smallest or largest that it has."""
     return values.agg(value) if value in ("min", "max") else value
 
 
@@ -550,7 +551,7 @@ def _words(study: str, labels: Mapping[str, Any]) -> str:
 
 
 def _told(claim: Claim, found: _Found, level: float) -> Verdict:
-    """The verdict of what was found, with the words and numbers that are shown."""
+    """Builds the verdict with the words and numbers that are shown."""
     where = {"place": found.place, "study": found.study}
     if (effect := found.effect) is None:
         return Verdict("–", WAITS, found.reason, **where)
@@ -623,7 +624,7 @@ def _command(study: str) -> str:
 
 
 def screen_frame(name: str, path: Path) -> pd.DataFrame:
-    """What the tuning of a study saw with its first seed: a row for each setting, method and rate.
+    """Tabulates the first seed's tuning runs of a study: a row a setting, method and rate.
 
     ``regret`` is by how much the validation score of a rate falls short of the method's best.
     """
@@ -641,8 +642,10 @@ def screen_frame(name: str, path: Path) -> pd.DataFrame:
 
 
 def claim_frames(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
-    """All frames that claims are judged by: those of the studies, of the tuning of those that are
-    whole ("NAME screens"), and of what scripts/claims.py measures ("updates")."""
+    """Reads all frames that claims are judged by.
+    They are those of the studies, of the tuning of studies that are whole ("NAME screens"), and of
+    what scripts/claims.py measures ("updates").
+    """
     folder = Path(folder)
     frames = read_studies(folder)
     for name in [name for name in frames if STUDIES[name].has_situations]:
@@ -655,7 +658,7 @@ def claim_frames(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
 
 
 def claims_using(stale: Stale, claims: tuple[Claim, ...], frames: Frames) -> list[Claim]:
-    """The claims that read these rows at one of their places.
+    """Lists the claims that read these rows at one of their places.
 
     Args: stale: the rows. claims, frames: as in `judge_claims`.
     Guarantees: test_claims_that_read_stale_rows_are_found.

@@ -82,7 +82,7 @@ PRESETS: dict[str, Preset] = {row.name: row for row in _presets()}
 
 
 def get(name: "str | Preset") -> Preset:
-    """The preset of this name. Raises ``ValueError`` with the names there are."""
+    """Returns the preset of this name; ``ValueError`` lists the names there are."""
     if isinstance(name, Preset):
         return name
     check(isinstance(name, str) and name in PRESETS, "preset", name, "one of " + ", ".join(PRESETS))
@@ -90,7 +90,7 @@ def get(name: "str | Preset") -> Preset:
 
 
 def task(name: "str | Preset", model: Any = None, dataset: Any = None, **options: Any) -> Task:
-    """The preset's task.
+    """Builds the preset's task.
 
     Args:
         name: a preset or its name.
@@ -143,7 +143,7 @@ def privacy(name: "str | Preset", task: Task, plan: Plan | None = None) -> Priva
 
 
 def _on_meta(row: Preset) -> nn.Module:
-    """The real architecture at its real size, without values."""
+    """Builds the real architecture at its real size, without values."""
     import transformers
 
     kind = "image" if row.image else "text" if row.label else "causal"
@@ -161,7 +161,7 @@ def _targets(row: Preset, model: nn.Module) -> tuple[str, ...]:
 
 
 def shapes(name: "str | Preset") -> Task:
-    """The preset's task with shapes alone: no weights, and examples that take no memory."""
+    """Builds the preset's task with shapes alone: no weights, examples that take no memory."""
     row = get(name)
     model, size = _on_meta(row), row.config.get("image_size", 0)
     number, whole = torch.zeros(()), torch.zeros((), dtype=torch.int64)
@@ -182,7 +182,7 @@ def shapes(name: "str | Preset") -> Task:
 
 
 def dry_run(name: "str | Preset") -> Cost:
-    """What the preset costs, counted on shapes alone; nothing is downloaded.
+    """Counts what the preset costs, on shapes alone; nothing is downloaded.
 
     Guarantees: test_presets.py::test_every_architecture_fits_its_shapes.
     """

@@ -1,5 +1,4 @@
-"""Which family leads where: the number that the closed form compares, what it predicts, what was
-measured, and what both say of a situation of one's own."""
+"""Predicts and measures which family of methods leads, and says so for a new situation."""
 
 import math
 from dataclasses import dataclass
@@ -68,7 +67,7 @@ LEAST of them lie within the factor NEAR; it names the NEAREST."""
 def unit_path_amplification(
     task: Task, privacy: Privacy | None, plan: Plan, lora: Any = None
 ) -> float:
-    """The amplification number of both factors when all steps together could move them by one.
+    """Computes the amplification number for steps that together could move A by one.
 
     A release of the example unit moves a factor by at most the rate times C, one of the client unit
     by at most C: the path of T releases is T times that, and what a task needs of it is the task's
@@ -99,7 +98,7 @@ def predicted_leader(unit: str, amplification: float) -> str:
 
 
 def case_amplification(case: Case) -> float:
-    """The number of a study's case (see `unit_path_amplification`); its noise is calibrated."""
+    """Computes `unit_path_amplification` of a study's case; its noise is calibrated."""
     task, plan = tasks.build(case.task[0], **case.task[1]), Plan(**case.plan)
     privacy = None
     if case.epsilon is not None:
@@ -108,8 +107,7 @@ def case_amplification(case: Case) -> float:
 
 
 def predictions() -> pd.DataFrame:
-    """What the closed form says of every cell of the regime map, from public numbers alone: its
-    labels, ``amplification`` at a path of one, and the leader it predicts."""
+    """Predicts the leader in every cell of the regime map, from public numbers alone."""
     rows = []
     for study in map(STUDIES.__getitem__, REGIME):
         for case in (case for case in study.cases if case.method is methods.FedLoRA):
@@ -137,8 +135,10 @@ def _verdict(predicted: str, leader: str) -> str:
 
 
 def _lead(rows: pd.DataFrame, one: str, others: tuple[str, ...], level: float) -> PairedDifference:
-    """The lead of a row over the best of others, from its intervals to all of them together: the
-    best is not chosen by the numbers that it is then compared with."""
+    """Computes the lead of a row over the best of others.
+    It is formed from its intervals to all of them together: the best is not chosen by the numbers
+    that it is then compared with.
+    """
     each = 1 - (1 - level) / len(others)
     parts = [paired_difference(rows, one, other, "share", each) for other in others]
     mean, low, high, seeds = map(min, zip(*parts, strict=True))
@@ -146,7 +146,7 @@ def _lead(rows: pd.DataFrame, one: str, others: tuple[str, ...], level: float) -
 
 
 def map_cells(frame: pd.DataFrame, prediction: pd.DataFrame) -> pd.DataFrame:
-    """The regime map as measured: a row for each cell and each pair of `PAIRS`.
+    """Tabulates the regime map as measured: a row for each cell and each pair of `PAIRS`.
 
     A lead is paired by seed and a share of the cell's room: the mean accuracy of its best row less
     that at the start. Where even the best row's 95 % interval reaches the start nobody learned, and
@@ -195,8 +195,9 @@ def map_cells(frame: pd.DataFrame, prediction: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_map(folder: str | Path = "results") -> pd.DataFrame:
-    """The map of the committed studies, against the committed prediction; without studies it is
-    empty."""
+    """Computes the map of the committed studies against the committed prediction.
+    Without studies it is empty.
+    """
     folder = Path(folder)
     there = [name for name in REGIME if (folder / f"{name}.csv").is_file()]
     if not there:
@@ -206,7 +207,7 @@ def read_map(folder: str | Path = "results") -> pd.DataFrame:
 
 
 def measured_cells() -> pd.DataFrame:
-    """The map that travels with the package, as `read_map` found it; empty before it is measured.
+    """Loads the map that comes with the package, as `read_map` computed it.
 
     Guarantees: it is that of the committed results
         (test_regime.py::test_the_map_of_the_package_is_that_of_the_results).
@@ -219,7 +220,7 @@ def measured_cells() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Guidance:
-    """What `guide` answers; as text one sentence.
+    """The answer of `guide`; as text one sentence.
 
     Args:
         sentence: the answer.
@@ -252,8 +253,8 @@ def guide(
     lora: Any = None,
     cells: pd.DataFrame | None = None,
 ) -> Guidance:
-    """Says for a situation of one's own which family leads, in one sentence, by the measured cells
-    of its unit; or what the closed form says, where none is near.
+    """Says which family leads in a situation, by the measured cells of its unit.
+    Where none is near, it says what the closed form predicts.
 
     No value of any example is read. A lead, as a share of a cell's room, is that of the straight
     line through the cells of the unit over the logarithm of the amplification, with the line's 95 %
@@ -298,7 +299,7 @@ def guide(
 
 
 def _near(own: Any, amplified: float) -> tuple[Any, pd.DataFrame]:
-    """The nearest cells, and the lead of every pair by the line through the cells."""
+    """Returns the nearest cells, and the lead of every pair by the line through the cells."""
     leads = pd.DataFrame(columns=["mean", "low", "high"], index=pd.Index([], name="pair"))
     if not len(own) or not amplified > 0:
         return own[:0], leads
@@ -314,7 +315,7 @@ def _near(own: Any, amplified: float) -> tuple[Any, pd.DataFrame]:
 
 
 def _by_cells(own: Any, near: Any, leads: Any, amplified: float) -> tuple[str | None, str]:
-    """The row that the cells speak for, and the sentence."""
+    """Answers by the cells: the row and the sentence."""
     mean, low, high = leads.loc["both"]
     budgets, times = near["epsilon"], near["amplification"] / amplified
     take = "fedlora" if low > 0 else "ffa-lora" if high < 0 else None
@@ -344,7 +345,7 @@ def _by_cells(own: Any, near: Any, leads: Any, amplified: float) -> tuple[str | 
 
 
 def _by_form(unit: str, amplified: float, predicted: str) -> str:
-    """What the closed form says by itself."""
+    """Answers by the closed form alone."""
     if not unit:
         words = "every cell has privacy; without noise the closed form gives no reason to rest one"
         return f"Outside what was measured: {words}."

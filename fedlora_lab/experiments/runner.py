@@ -39,7 +39,7 @@ PACKAGES = ("fedlora-lab", "torch", "peft", "opacus", "dp-accounting", "numpy", 
 
 
 def load_results(path: Path) -> Done:
-    """Key -> result of every whole line of a file of results; other lines are run again."""
+    """Reads key -> result of every whole line of a file of results."""
 
     def whole(entry: dict[str, Any]) -> bool:
         named = type(entry.get("key")) is str and type(entry.get("seed")) is int
@@ -67,7 +67,7 @@ def _privacy(name: str, arguments: str, fields: str, plan: str, epsilon: float |
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Torch works in one thread: sums are rounded alike however many processes there are."""
+    """Sets torch to one thread: sums are rounded alike however many processes there are."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -77,7 +77,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def job_arguments(job: Job) -> tuple[Task, Method, Privacy | None, Plan, Lora]:
-    """What `fl.run` is given for a job: task, method, privacy, plan and adapter."""
+    """Returns the arguments of `fl.run` for a job: task, method, privacy, plan and adapter."""
     case, (lr, clip, ratio) = job.case, job.setting
     plan = Plan(**case.plan, lr=lr if ratio == 1 else {"A": lr * ratio, "B": lr})
     fields = (dict(part) for part in (case.task[1], case.privacy, case.plan))
@@ -123,7 +123,7 @@ def run_job(job: Job) -> dict[str, Any]:
 
 @cache
 def _scores_at_start(name: str, arguments: str, tune: bool) -> dict[str, float]:
-    """What a task's frozen model scores, on validation data if ``tune``."""
+    """Scores a task's frozen model, on validation data if ``tune``."""
     from fedlora_lab.federated.simulation import run
     from fedlora_lab.methods import FedLoRA
 
@@ -134,8 +134,9 @@ def _scores_at_start(name: str, arguments: str, tune: bool) -> dict[str, float]:
 
 
 def _begins_as(job: Job, entry: dict[str, Any]) -> bool:
-    """Whether a run of another study began where this job will, to three digits: a case's key
-    names its task and not the task's weights, which may have been made anew."""
+    """Tells whether a run of another study began where this job will, to three digits.
+    A case's key names its task and not the task's weights, which may have been made anew.
+    """
     name, arguments = job.case.task
     start = _scores_at_start(name, json.dumps(dict(arguments), sort_keys=True), job.tune)
     found = [(entry["values"].get(measure), x) for measure, x in start.items()]
@@ -143,7 +144,7 @@ def _begins_as(job: Job, entry: dict[str, Any]) -> bool:
 
 
 def score(job: Job, done: Done) -> float:
-    """What a run reached on validation data, minus infinity where it diverged."""
+    """Returns the validation score of a run, minus infinity where it diverged."""
     values = done[job.key]["values"]
     sign, measure = (1, "accuracy") if "accuracy" in values else (-1, "loss")
     value = values.get(measure)
@@ -151,14 +152,14 @@ def score(job: Job, done: Done) -> float:
 
 
 def _rank(study: Study, case: Case, tried: Iterable[Setting], done: Done) -> list[Setting]:
-    """The settings in the order of the first tuning seed, the best first."""
+    """Ranks the settings by the first tuning seed, the best first."""
     scores = {job.setting: score(job, done) for job in study.screening_jobs(case, tried)}
     return sorted(scores, key=scores.__getitem__, reverse=True)
 
 
 def screen(study: Study, case: Case, done: Done) -> tuple[list[Setting], bool]:
-    """The settings that the first tuning seed tries as far as they are known, and whether all of
-    them are done: each stage follows from the one before.
+    """Lists the settings that the first tuning seed tries, as far as known, and whether all ran.
+    Each stage follows from the one before.
 
     Args: as for `finalists`.
     """
@@ -192,8 +193,8 @@ def screen(study: Study, case: Case, done: Done) -> tuple[list[Setting], bool]:
 
 
 def finalists(study: Study, case: Case, done: Done) -> tuple[Setting, ...] | None:
-    """The settings that the first tuning seed ranks best, those that diverged last; ``None`` while
-    runs are missing.
+    """Selects the settings that the first tuning seed ranks best; ``None`` if runs are missing.
+    Those that diverged come last.
 
     Args: study, case: what is tuned. done: its results so far, see `load_results`.
     """
@@ -202,8 +203,7 @@ def finalists(study: Study, case: Case, done: Done) -> tuple[Setting, ...] | Non
 
 
 def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
-    """The finalist with the best mean validation score, one that never diverged; ``None`` while
-    runs are missing.
+    """Chooses the finalist with the best mean validation score; ``None`` if runs are missing.
 
     Args: as for `finalists`.
     """
@@ -222,7 +222,7 @@ def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
 
 
 def known_jobs(study: Study, case: Case, done: Done, tuned: Done | None = None) -> Iterator[Job]:
-    """The runs of a case as far as they are known: each stage decides the next.
+    """Lists the runs of a case as far as they are known: each stage decides the next.
 
     Args:
         study, case, done: as for `finalists`.
@@ -242,7 +242,7 @@ def known_jobs(study: Study, case: Case, done: Done, tuned: Done | None = None) 
 
 
 def progress(study: Study, path: Path) -> tuple[int, int]:
-    """Runs done, and in all: a grid that went on takes more, settings that stages share less."""
+    """Counts the runs done, and all: a grid that went on takes more, shared settings fewer."""
     done, more, there = load_results(path), 0, 0
     for case in study.cases:
         jobs = list(known_jobs(study, case, done))
@@ -401,7 +401,7 @@ def _begin() -> None:
 
 
 def study_frame(study: Study, path: Path) -> pd.DataFrame:
-    """One row for each reported run: study, method, its labels, learning rate, seed, and measures.
+    """Tabulates each reported run: study, method, its labels, learning rate, seed, measures.
 
     ``at_edge`` says that the chosen rate or clip is the least or largest that was tried;
     ``clip_norm`` and ``ratio`` (of A's rate to B's) are tuned with it, with ``tries`` runs;
@@ -438,7 +438,7 @@ def study_frame(study: Study, path: Path) -> pd.DataFrame:
 
 
 def study_settings(study: Study, command: str, path: Path) -> dict[str, Any]:
-    """What reproduces a study, and how many of its runs are done.
+    """Returns what reproduces a study, and how many of its runs are done.
 
     Args: command: the one that runs it. path: its file of results.
     """
@@ -462,7 +462,7 @@ def study_settings(study: Study, command: str, path: Path) -> dict[str, Any]:
 
 
 def read_study(name: str, folder: str | Path = "results") -> pd.DataFrame:
-    """The committed frame of a study. Raises ``ValueError`` when it is not there."""
+    """Reads the committed frame of a study; raises ``ValueError`` when it is not there."""
     path = Path(folder) / f"{name}.csv"
     check(path.is_file(), "results", str(path), f"a file; `fedlora-lab study {name}` makes it")
     return pd.read_csv(path)
@@ -479,8 +479,8 @@ class TuningCost(NamedTuple):
 
 
 def tuning_cost(study: Study, case: Case) -> TuningCost:
-    """Composes the runs that choose a case's learning rate, and the one that uses it, as releases
-    of one ledger. The scores that are compared, which are released as well, are not counted.
+    """Computes ε of tuning: the runs that choose a rate and the one that uses it, composed.
+    The scores that are compared, which are released as well, are not counted.
 
     Raises: ``ValueError`` for a case without privacy.
     Guarantees: one run alone costs the case's own ε

@@ -1,4 +1,4 @@
-"""The studies of the course. Each is data: which methods, in which settings."""
+"""Declares the studies of the course: which methods run in which settings."""
 
 import hashlib
 import json
@@ -24,8 +24,7 @@ EXTENSIONS = 4
 
 
 class Setting(NamedTuple):
-    """What tuning chooses: the learning rate, the clip norm as a multiple of the case's own, and
-    the learning rate of A as a multiple of the others'."""
+    """The result of tuning: learning rate, and factors on the case's clip norm and A's rate."""
 
     lr: float
     clip: float = 1.0
@@ -52,7 +51,7 @@ class Case:
 
     @cached_property
     def key(self) -> str:
-        """A digest of all that decides the case's numbers but learning rate, clip and seed.
+        """Digests all that decides the case's numbers but learning rate, clip and seed.
 
         Of the method what differs from the default: a field that is added later changes no key.
         """
@@ -88,7 +87,7 @@ class Job(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What names the job in the file of results."""
+        """Returns the name of the job in the file of results."""
         return f"{self.case.key}/{'tune' if self.tune else 'report'}/{self.setting}/{self.seed}"
 
 
@@ -107,7 +106,7 @@ class Stage(NamedTuple):
     instead: tuple[float, ...] = ()
 
     def line(self, case: Case) -> tuple[str, tuple[float, ...]]:
-        """The knob that is turned for this case, and by which factors."""
+        """Returns the knob that is turned for this case, and by which factors."""
         one_factor = self.knob == "ratio" and not case.moves_both
         if one_factor or (self.knob.startswith("clip") and not case.is_private):
             return "lr", self.instead
@@ -129,8 +128,8 @@ def turn(setting: Setting, knob: str, factor: float) -> Setting:
 
 @dataclass(frozen=True)
 class Study:
-    """Cases under one rule of tuning: every case has the same number of tries, with seeds that
-    report nothing.
+    """Cases under one rule of tuning.
+    Every case has the same number of tries, with seeds that report nothing.
 
     All rates are tried with the first tuning seed, then each stage from the best so far; the best
     of all with the other tuning seeds too: one seed ranks settings well, but cannot choose among
@@ -166,21 +165,21 @@ class Study:
         check(not twice, "cases", f"{twice} twice", "each case once")
 
     def screening_jobs(self, case: Case, settings: Iterable[Setting] | None = None) -> list[Job]:
-        """Every rate once, or these settings, with the first tuning seed."""
+        """Lists a job for every rate, or these settings, with the first tuning seed."""
         tried = map(Setting, self.rates) if settings is None else settings
         return [Job(case, setting, self.tune_seeds[0], True) for setting in tried]
 
     def final_jobs(self, case: Case, settings: Iterable[Setting]) -> Iterator[Job]:
-        """The best settings with the seeds that are left."""
+        """Lists jobs of the best settings with the seeds that are left."""
         return (Job(case, x, seed, True) for x in settings for seed in self.tune_seeds[1:])
 
     def report_jobs(self, case: Case, setting: Setting) -> Iterator[Job]:
-        """The runs that are reported."""
+        """Lists the runs that are reported."""
         return (Job(case, setting, seed, False, self.measure_curvature) for seed in self.seeds)
 
     @property
     def tries(self) -> int:
-        """How many runs choose the setting of a case, where the grid does not go on."""
+        """Counts the runs that choose the setting of a case, where the grid does not go on."""
         if self.settings is not None:
             return 0
         more = sum(len(stage.factors) * stage.keep for stage in self.stages)
@@ -188,7 +187,7 @@ class Study:
 
     @property
     def runs(self) -> int:
-        """How many runs the study takes, where no grid goes on."""
+        """Counts the runs of the study, where no grid goes on."""
         return len(self.cases) * (self.tries + len(self.seeds))
 
 
@@ -217,7 +216,7 @@ def _digits(
     task: str = "digits",
     **split: Any,
 ) -> list[Case]:
-    """One setting on handwritten digits, a case for each row; ``split``: more of `tasks.digits`."""
+    """Makes one setting on handwritten digits, a case a row; ``split``: more of `tasks.digits`."""
     where = (task, {"clients": clients, "alpha": alpha, "seed": 0, **split})
     labels = {**labels, "epsilon": epsilon}
     return [Case(row, labels, where, epsilon, privacy, plan, lora) for row in rows]
@@ -329,7 +328,7 @@ def _main_comparisons() -> Iterator[Study]:
 
 
 def _regime_cells() -> Iterator[dict[str, Any]]:
-    """The settings of the regime map: what `_cell` takes."""
+    """Lists the settings of the regime map: what `_cell` takes."""
     for e in (1.0, 4.0, 15.0, 60.0):
         wide: dict[str, Any] = {"unit": "example", "clients": 20, "local_steps": 5, "batch": 32}
         yield from ({"task": "mnist", **wide, "epsilon": e, "rounds": rounds} for rounds in (20, 5))
@@ -371,7 +370,7 @@ def _cell(
     rank: int = 4,
     maps: int = 2,
 ) -> list[Case]:
-    """One cell of the regime map, a case for each family."""
+    """Makes one cell of the regime map, a case for each family."""
     by_step = unit == "example"
     labels = {"task": task, "unit": unit, "epsilon": epsilon, "clients": clients, "rounds": rounds}
     labels |= {"local_steps": local_steps, "batch": batch if by_step else 0}
@@ -420,7 +419,7 @@ def _texts() -> Iterator[Study]:
 
 
 def _sentiment(rows: Iterable[Method], epsilon: float | None) -> list[Case]:
-    """One setting on texts, a case for each row."""
+    """Makes one setting on texts, a case for each row."""
     places = (f"layer.{i}.attention.self.{kind}" for i in (4, 5) for kind in ("query", "value"))
     task, own = ("sentiment", {"targets": tuple(places)}), {"clip_norm": 1.0, "delta": 1e-5}
     plan, quick = {"rounds": 5, "local_steps": 5, "batch": 32}, {"frozen_prefix": True}
@@ -487,8 +486,9 @@ def _causes() -> Iterator[Study]:
 
 
 def _earlier() -> Iterator[Study]:
-    """The first edition's, with a rate tuned at one clip norm; they have rows and questions that no
-    later study has."""
+    """Declares the first edition's studies, with a rate tuned at one clip norm.
+    They have rows and questions that no later study has.
+    """
     main = [methods.ALL[slug] for slug in MAIN]
     others = [methods.get(slug) for slug in OTHERS]
 

@@ -1,5 +1,4 @@
-"""Learning rates found on validation data, the settings they were found in, and rates that follow
-from public numbers alone (`suggest_lr`).
+"""Learning rates tuned on validation data, and rates that follow from public numbers alone.
 
 Two searches were made: scripts/tune.py for each embedded task at one budget (tuned.json), and the
 studies under results/ for each budget and unit (suggested.json, collected by
@@ -54,20 +53,20 @@ N tau^2 of B's noise may become. Fitted on the task digits alone (scripts/noise_
 
 @cache
 def table() -> dict[str, Any]:
-    """Task name -> {"setting": plan, privacy and adapter of the search, "methods": slug -> {"lr",
-    "grid"}}."""
+    """Loads the searches of scripts/tune.py: task -> "setting", and "methods": slug -> lr, grid."""
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
 def label(epsilon: float | None) -> str:
-    """A budget as suggested.json names it."""
+    """Names a budget as suggested.json does."""
     return "none" if epsilon is None else f"{epsilon:g}"
 
 
 @cache
 def rates() -> dict[str, dict[str, dict[str, Rates]]]:
-    """Task -> unit -> slug -> budget -> rate: those of the studies, and over them those of the
-    tasks' own searches."""
+    """Returns task -> unit -> slug -> budget -> rate, of the studies and the tasks' searches.
+    The latter go before the former.
+    """
     found: dict[str, dict[str, dict[str, Rates]]] = {}
     for task, units in json.loads(SUGGESTED.read_text(encoding="utf-8")).items():
         for unit, part in units.items():
@@ -96,8 +95,7 @@ class Suggestion(NamedTuple):
 def tuned_rate(
     task: Task | str, method: Method | str, epsilon: float | None = 8.0, unit: str = "example"
 ) -> float:
-    """The learning rate found for a method on a task at a budget, or at the nearest budget that was
-    searched.
+    """Returns the learning rate found for a method on a task at the nearest searched budget.
 
     Args:
         task, method: by name or as they are.
@@ -173,7 +171,7 @@ def suggest_lr(
 
 
 class NoiseTakenUp(NamedTuple):
-    """How much noise B takes up over a run, and how it meets that of A.
+    """The noise that B takes up over a run, and how it meets that of A.
 
     Args:
         value: 3 d_in N tau^2 of B, weighted by d_out over the layers.
@@ -189,7 +187,7 @@ class NoiseTakenUp(NamedTuple):
 def noise_taken_up(
     task: Task, method: Method | str, privacy: Privacy, plan: Plan, lora: Any = None
 ) -> NoiseTakenUp:
-    """Finds what `suggest_lr` holds against its limits, at the rate and clip norm of the plan.
+    """Computes what `suggest_lr` holds against its limits, at the plan's rate and clip norm.
 
     Args: as of `run`, with the noise multiplier set.
     Raises: as `suggest_lr`.
@@ -228,8 +226,9 @@ def noise_taken_up(
 
 
 def fit_noise_limits(table: pd.DataFrame) -> pd.DataFrame:
-    """Finds for each kind the limit that loses least against the best that was tried, on the mean
-    over its cases; between two tries the score is a straight line over the logarithm.
+    """Fits for each kind the limit that loses least against the best that was tried.
+    That is on the mean over its cases; between two tries the score is a straight line over the
+    logarithm.
 
     Args: table: columns study, method, epsilon, kind, taken_up (see `NoiseTakenUp`) and score.
     Returns: by kind: limit (two digits), lost (in score, mean) and cases.
@@ -277,7 +276,7 @@ def suggestion(
 def _names(
     task: Any, method: Any, epsilon: float | None, unit: str
 ) -> tuple[str, str, float | None, str]:
-    """Names of task and method, budget and unit, after the checks that need no table."""
+    """Checks and names task, method, budget and unit."""
     if epsilon is not None:
         check_number("epsilon", epsilon, 0, open_low=True)
     check_one_of("unit", unit, UNITS)
@@ -290,8 +289,7 @@ def _names(
 
 
 def _nearest(known: Rates, epsilon: float | None) -> Any:
-    """The budget nearest on a logarithmic axis, of two the smaller; ``...`` where there is none of
-    the kind."""
+    """Returns the nearest budget on a log axis, of two the smaller; ``...`` for none."""
     if epsilon is None:
         return None if None in known else ...
     budgets = sorted(budget for budget in known if budget is not None)
@@ -305,7 +303,7 @@ def _at(epsilon: float | None, unit: str) -> str:
 
 
 def _alike(slug: str, method: Any) -> tuple[str, ...]:
-    """Methods whose rate stands in for one of which none is known."""
+    """Lists methods whose rate stands in for one of which none is known."""
     row = (methods.ALL | methods.VARIANTS).get(slug) if isinstance(method, str) else method
     if row is None:  # a baseline trains FedLoRA; of another name nothing is known
         return ("fedlora",) if slug in ("central", "non-private") else ()

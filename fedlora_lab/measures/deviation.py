@@ -29,7 +29,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def product_norm(left: Float[Tensor, "d_out r"], right: Float[Tensor, "r d_in"]) -> float:
-    """Frobenius norm of ``left @ right`` from two (r, r) Gram matrices, in float64."""
+    """Computes the norm of ``left @ right`` from two (r, r) Gram matrices, in float64."""
     left, right = left.double(), right.double()
     return float(((left.T @ left) * (right @ right.T)).sum().clamp(min=0).sqrt())
 
@@ -53,7 +53,7 @@ def deviation(
     weights: Tensor,
     added: Float[Tensor, "d_out d_in"] | None = None,
 ) -> Deviation:
-    """How far the server's new product is from the mean of the clients' products.
+    """Computes how far the server's new product is from the mean of the clients' products.
 
     The mean is (1 - sum w) B A + sum_k w_k B_k A_k: with absent clients the old product keeps their
     weight. It is that of the mean factors plus a covariance over clients, so two (clients r,
@@ -110,7 +110,7 @@ def deviation(
 
 
 def _centred(old: Tensor, own: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The clients' weighted mean (r, d) and their gaps to it; no gaps where all agree."""
+    """Returns the clients' weighted mean (r, d) and their gaps to it; no gaps where all agree."""
     if len(own) == 1 or not weights.sum():
         return (own[0] if len(own) == 1 else old).double(), None
     gaps = torch.empty(own.shape, dtype=torch.float64).copy_(own)
@@ -120,7 +120,7 @@ def _centred(old: Tensor, own: Tensor, weights: Tensor) -> tuple[Tensor, Tensor 
 
 
 def _covariance_norm(tall: Tensor, wide: Tensor, weights: Tensor) -> tuple[float, float]:
-    """Norm of the weighted sum over clients of ``tall_k.T @ wide_k``, and a bound of it."""
+    """Computes the norm of the sum over clients of ``tall_k.T @ wide_k``, and its bound."""
     # One triangle of a Gram matrix is half the work of the whole; the other triangle is its mirror.
     triangle = dsyrk if tall.dtype == torch.float64 else ssyrk
     grams = [torch.from_numpy(triangle(1.0, x.numpy().T, trans=1)).double() for x in (tall, wide)]
@@ -131,7 +131,7 @@ def _covariance_norm(tall: Tensor, wide: Tensor, weights: Tensor) -> tuple[float
 
 
 def _joined_norms(pairs: list[Pair], *terms: tuple[float, ...]) -> list[float]:
-    """Norms of sums of c L R, one for each list of c; QR first, so squares do not cancel."""
+    """Computes norms of sums of c L R for each list of c; QR first, so squares do not cancel."""
     tall = torch.linalg.qr(torch.cat([left for left, _ in pairs], dim=1)).R
     wide = torch.linalg.qr(torch.cat([right for _, right in pairs]).T).R
     sizes = torch.tensor([len(right) for _, right in pairs])
@@ -140,7 +140,7 @@ def _joined_norms(pairs: list[Pair], *terms: tuple[float, ...]) -> list[float]:
 
 
 def drift(server: Pair, clients: Pair) -> Float[Tensor, " clients"]:
-    """How far each client's product went from the server's: ||B_k A_k - B A||_F, unscaled.
+    """Computes how far each client's product went from the server's: ||B_k A_k - B A||_F, unscaled.
 
     ``server`` is (A, B), ``clients`` (A_k, B_k), stacked; a leading 1 where all agree.
 
@@ -165,7 +165,7 @@ def noise_energies(
     noise_b: Tensor,
     scaling: float,
 ) -> dict[str, float]:
-    """Squared norms of the product's noise terms: s xi_B A, s B xi_A and s xi_B xi_A.
+    """Computes squared norms of the product's noise terms: s xi_B A, s B xi_A and s xi_B xi_A.
 
     Args:
         a, b: the factors without this noise.
@@ -180,7 +180,7 @@ def noise_energies(
 
 
 def signal_to_noise(released: Iterable[Pair]) -> float:
-    """Norm of released changes without their noise, over that of the noise, from pairs of both.
+    """Computes the norm of noiseless changes over that of the noise, from pairs of both.
 
     Guarantees: tests/measures/test_measures.py::test_signal_to_noise.
     """
@@ -194,7 +194,8 @@ def signal_to_noise(released: Iterable[Pair]) -> float:
 def worst_change(
     precondition: Callable[[Tensor], Preconditioner], peer: Float[Tensor, "r d_in"], d_out: int = 8
 ) -> Float[Tensor, "d_out r"]:
-    """The change of B within a clip of 1 that a rule hides worst: the peer's largest direction.
+    """Returns the change of B within a clip of 1 that a rule hides worst.
+    It is the peer's largest direction.
 
     Args:
         precondition: a rule such as `filters.product_space`.
@@ -255,7 +256,7 @@ def separation(
 
 
 class Exchange(NamedTuple):
-    """What a round did to the server.
+    """The effect of a round on the server.
 
     Args:
         before, after: the server's state.
@@ -281,7 +282,7 @@ class Exchange(NamedTuple):
 def layer_rows(
     seen: Exchange, scaling_of: Callable[[str], float]
 ) -> tuple[list[tuple[str, str, float]], float]:
-    """Rows (layer, measure, value) of a round, and the relative deviation of all layers.
+    """Returns rows (layer, measure, value) of a round, and the relative deviation of all layers.
 
     Args: seen: the round. scaling_of: layer -> the factor before its B A.
     """
@@ -330,7 +331,7 @@ def layer_rows(
 
 
 def frame_of(rows: list[tuple[str, str, float]]) -> "pd.DataFrame":
-    """Rows (layer, measure, value) as a frame."""
+    """Makes a frame of rows (layer, measure, value)."""
     import pandas as pd
 
     return pd.DataFrame(rows, columns=["layer", "measure", "value"])
@@ -340,7 +341,7 @@ def frame_of(rows: list[tuple[str, str, float]]) -> "pd.DataFrame":
 
 
 class AggregationInput(NamedTuple):
-    """What the server's rule was given in a round: its state, what it had sent, and the uploads."""
+    """The input of the server's rule in a round: its state, what it had sent, and the uploads."""
 
     state: ServerState
     sent: ServerState
@@ -383,7 +384,7 @@ class _Recorder:
 
 
 def record_aggregation(method: Method) -> tuple[Method, list[AggregationInput]]:
-    """The same method, and a list that gets what its server's rule is given in every round.
+    """Returns the method, and a list that gets its server rule's input in every round.
 
     Guarantees: the run has the bits it would have had
         (tests/measures/test_measures.py::test_recording_changes_nothing).
@@ -393,7 +394,7 @@ def record_aggregation(method: Method) -> tuple[Method, list[AggregationInput]]:
 
 
 def server_deviation(given: AggregationInput, server: "Method | Any", layer: str) -> Deviation:
-    """How far another server's product would have been from the mean, given these uploads.
+    """Computes how far another server's product would have been from the mean.
 
     Args:
         given: of a round, as `record_aggregation` keeps it.
@@ -414,7 +415,7 @@ def server_deviation(given: AggregationInput, server: "Method | Any", layer: str
 
 
 def mean_spectrum(given: AggregationInput, layer: str) -> "Float[np.ndarray, ' n']":
-    """Singular values of the mean of the clients' products of a layer, largest first.
+    """Computes singular values of the mean of the clients' products of a layer.
 
     Guarantees: test_lesson_10.py::test_the_spectrum_is_that_of_the_matrix.
     """
@@ -427,7 +428,7 @@ def mean_spectrum(given: AggregationInput, layer: str) -> "Float[np.ndarray, ' n
 def sketch_errors(
     given: AggregationInput, layer: str, widths: Sequence[int], seeds: int = 10
 ) -> Any:
-    """Relative error of FedASK's server over the width of its sketch, for several public draws.
+    """Computes the relative error of FedASK's server over the width of its sketch.
 
     Args: given, layer: a round and a layer; widths: of the sketch; seeds: number of draws, >= 1.
     Returns: columns width, seed, value.
@@ -443,7 +444,7 @@ def sketch_errors(
 
 
 def update_products(given: AggregationInput) -> Float[Tensor, "clients clients"]:
-    """Inner products of the clients' updates B_k A_k - B A, summed over the layers.
+    """Computes inner products of the clients' updates B_k A_k - B A, summed over the layers.
 
     B A is what the clients received. No (d_out, d_in) matrix is formed.
     """
@@ -460,7 +461,7 @@ def update_products(given: AggregationInput) -> Float[Tensor, "clients clients"]
 
 
 def alignment(given: AggregationInput) -> float:
-    """Mean cosine between the updates of two clients, over all pairs; 1 where all agree.
+    """Computes the mean cosine between the updates of two clients; 1 where all agree.
 
     Args: given: of a round, as `record_aggregation` keeps it.
     Raises: ``ValueError`` for a round with fewer than two clients.

@@ -46,20 +46,20 @@ class FirstSteps(NamedTuple):
 
 
 def _source(record: Any) -> Any:
-    """The task, the adapter's settings and the server's state of a record."""
+    """Returns the task, the adapter's settings and the server's state of a record."""
     expected = "a record as run() yields it"
     check(record.source is not None, "record", "a copy without its task", expected)
     return record.source
 
 
 def _adapted(task: Task, record: Any) -> tuple[Any, dict[ParamKey, Tensor]]:
-    """An adapted model, and the tensors of the record."""
+    """Returns an adapted model, and the tensors of the record."""
     _, lora, state = _source(record)
     return peft.adapt(task.model, task.targets, task.head, lora), state.tensors
 
 
 def _mean_loss(task: Task, model: Any, weights: dict[str, Tensor], data: Examples) -> Tensor:
-    """The mean loss of a model in which some weights are others."""
+    """Computes the mean loss of a model in which some weights are others."""
 
     def changed(*args: Any, **kwargs: Any) -> Any:
         return functional_call(model, weights, args, kwargs)
@@ -68,7 +68,7 @@ def _mean_loss(task: Task, model: Any, weights: dict[str, Tensor], data: Example
 
 
 def gradients(task: Task, record: Any, layer: str, data: Examples | None = None) -> Gradients:
-    """The gradients by autograd of a layer's A, B and of its frozen W, where the record stands.
+    """Computes the gradients of a layer's A, B and of its frozen W, where the record stands.
 
     Args:
         task, record: of the run.
@@ -130,7 +130,7 @@ def full_updates(
 
 
 def gradient_agreement(task: Task, lora: Lora, given: AggregationInput) -> float:
-    """Cosine between the gradient where the clients start and that at the server's own adapter.
+    """Computes the cosine of the gradients at the clients' start and at the server's adapter.
 
     They differ where the broadcast is quantised. Of the mean loss over all clients' examples, in
     both factors of all layers, without clip and noise.
@@ -202,7 +202,7 @@ def flatness(
     tolerance: float = 1e-3,
     seed: int = 0,
 ) -> Flatness:
-    """Largest eigenvalue of the Hessian of the mean loss in the adapter's factors; small is flat.
+    """Computes the largest Hessian eigenvalue of the mean loss in the factors; small is flat.
 
     Lanczos with full reorthogonalisation on products of the Hessian with vectors; the Hessian is
     never formed. The coordinates are the factors as they stand: (B R, R^-1 A) is the same model
@@ -248,7 +248,7 @@ def flatness(
 def _lanczos(
     product: Callable[[Tensor], Tensor], size: int, steps: int, tolerance: float, seed: int
 ) -> Flatness:
-    """Top Ritz value of a symmetric map, from a random start."""
+    """Computes the top Ritz value of a symmetric map, from a random start."""
     vector = torch.from_numpy(Streams(seed).numpy("curvature").standard_normal(size))
     basis, diagonal, beside = [vector / vector.norm()], [], []
     for step in range(1, steps + 1):
@@ -274,7 +274,8 @@ def _lanczos(
 
 
 def spectrum(tensor: "Tensor | np.ndarray", side: str) -> Float[np.ndarray, " n"]:
-    """Energy at each frequency along the long axis of a factor, (..., r, n) A or (..., n, r) B.
+    """Computes the energy at each frequency along the long axis of a factor.
+    Shapes are (..., r, n) for A and (..., n, r) for B.
 
     Of the cosine transform (DCT-II), slow ones first; it sums to the squared Frobenius norm.
 
@@ -289,7 +290,7 @@ def spectrum(tensor: "Tensor | np.ndarray", side: str) -> Float[np.ndarray, " n"
 
 
 def gradient_spectra(record: Any, clip_norm: float = 1.0) -> "pd.DataFrame":
-    """Spectrum of the mean clipped gradient over all private examples, layer by layer.
+    """Computes spectra of the mean clipped gradient over all private examples, by layer.
 
     One factor moves at a time, as in LA-LoRA. It reads private values and adds no noise: for the
     laboratory, never for a release.

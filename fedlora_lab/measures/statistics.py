@@ -21,8 +21,8 @@ COLUMNS = ["task", "method", "seed", "round", "layer", "measure", "value"]
 
 
 def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Mean and half-width of Student's t interval of ``values`` (n,); the half-width of one value
-    is NaN, and so is that of values of which one is not finite.
+    """Computes mean and half-width of Student's t interval of ``values`` (n,).
+    The half-width of one value is NaN, and so is that of values of which one is not finite.
 
     Guarantees: equals ``scipy.stats.t.interval`` (test_t_interval_is_scipys).
     """
@@ -35,8 +35,7 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
 
 
 class PairedDifference(NamedTuple):
-    """Mean difference of two methods over the seeds they share, with its 95 % interval (Student's
-    t).
+    """Mean difference of two methods over the seeds they share, with its 95 % t interval.
 
     >>> print(PairedDifference(0.02, 0.01, 0.03, seeds=3))
     +0.020 [+0.010, +0.030]
@@ -63,8 +62,7 @@ class PairedDifference(NamedTuple):
 def paired_difference(
     frame: "DataFrame", one: str, other: str, measure: str = "accuracy", level: float = 0.95
 ) -> PairedDifference:
-    """Computes by how much one method is ahead of another in a column, seed by seed, with the
-    interval.
+    """Computes by how much one method is ahead of another, seed by seed, with its interval.
 
     Args:
         frame: columns method, seed and ``measure``, one row for each pair of the first two.
@@ -83,8 +81,8 @@ def paired_difference(
 
 
 def seed_pairs(frame: "DataFrame", one: str, other: str, measure: str) -> "DataFrame":
-    """A column of a frame for two methods: index seed, of those that both have, and a column for
-    each method; the mean where a method has several rows of a seed.
+    """Pivots a column of a frame for two methods: index seed, of those that both have.
+    There is a column for each method; the mean where a method has several rows of a seed.
 
     Args: frame, one, other, measure: as for `paired_difference`.
     Raises: ``ValueError`` where they share fewer than two seeds.
@@ -171,8 +169,9 @@ RULE = "a run that ends below its start, or gains less than half of what the med
 
 
 def collapsed(gains: Float[np.ndarray, " runs"]) -> Bool[np.ndarray, " runs"]:
-    """Which runs of one setting collapsed: those that lost, and, of three seeds or more, those
-    that gained less than half of what the median seed gained.
+    """Tells which runs of one setting collapsed.
+    Those that lost did, and, of three seeds or more, those that gained less than half of what the
+    median seed gained.
 
     A mean hides them: of ten runs four may have learned nothing. Where most runs learned nothing
     the median is theirs, and only those that lost count.
@@ -190,7 +189,7 @@ def collapsed(gains: Float[np.ndarray, " runs"]) -> Bool[np.ndarray, " runs"]:
 
 
 def collapsed_in(groups: Any) -> Any:
-    """Which rows of a frame collapsed, each judged beside those of its group.
+    """Tells which rows of a frame collapsed, each judged beside those of its group.
 
     Args: groups: gains as of `collapsed`, a grouped pandas Series.
     Guarantees: test_collapse.py::test_each_method_and_seed_is_judged_by_its_own_ends.
@@ -199,17 +198,17 @@ def collapsed_in(groups: Any) -> Any:
 
 
 def smaller_is_better(measure: str) -> bool:
-    """Whether less of a measure is better, as of a loss."""
+    """Tells whether less of a measure is better, as of a loss."""
     return measure.removesuffix("_received") in SMALLER_IS_BETTER
 
 
 def headline(frame: "DataFrame") -> str:
-    """The measure a run is judged by: accuracy where the task has it, else the test loss."""
+    """Returns the measure a run is judged by: accuracy if the task has it, else the test loss."""
     return "accuracy" if "accuracy" in set(frame["measure"]) else "loss"
 
 
 def run_ends(frame: "DataFrame", measure: str | None = None) -> "DataFrame":
-    """A measure in the first and last round of every run of a tidy frame, and which collapsed.
+    """Tabulates a measure at the first and last round of every run, and which collapsed.
 
     Args: frame: tidy. measure: of the whole model; ``None``: the `headline`.
     Returns: index method, seed; before, after, fell (ended worse than it began), collapsed.
@@ -231,7 +230,7 @@ def run_ends(frame: "DataFrame", measure: str | None = None) -> "DataFrame":
 
 
 def count_collapsed(ends: "DataFrame") -> dict[str, dict[str, Any]]:
-    """For each method of `run_ends` seeds, fell, collapsed, and the means before and after."""
+    """Counts for each method of `run_ends`: seeds, fell, collapsed, means before and after."""
     found: dict[str, dict[str, Any]] = {}
     for method, part in ends.groupby(level="method", sort=False):
         counts = {name: int(part[name].sum()) for name in ("fell", "collapsed")}
@@ -241,7 +240,7 @@ def count_collapsed(ends: "DataFrame") -> dict[str, dict[str, Any]]:
 
 
 def describe_decline(measure: str, before: float, after: float) -> str:
-    """Words on a run that ended worse than it began; "" for one that did not, or has no measure.
+    """Describes a run that ended worse than it began; "" for one that did not.
 
     Args: measure: its name. before, after: its values.
     """
@@ -250,7 +249,7 @@ def describe_decline(measure: str, before: float, after: float) -> str:
 
 
 def describe_collapse(measure: str, counts: Mapping[str, Any]) -> str:
-    """Words on the runs of a method that collapsed; "" where none did.
+    """Describes the runs of a method that collapsed; "" where none did.
 
     Args: measure: its name. counts: seeds, fell, collapsed, before, after; see `count_collapsed`.
     """
@@ -271,6 +270,6 @@ def _way(measure: str) -> str:
 
 
 def _apart(before: float, after: float) -> str:
-    """Two numbers with as many digits as show that they differ, at least two."""
+    """Formats two numbers with as many digits as show that they differ, at least two."""
     digits = next((n for n in range(2, 6) if f"{before:.{n}f}" != f"{after:.{n}f}"), 6)
     return f"{before:.{digits}f} to {after:.{digits}f}".replace("inf", "∞")

@@ -1,5 +1,4 @@
-"""Diagrams of methods: one line each for A and B, one box per local step, a vertical bar where the
-server averages. Everything is read from the row's fields."""
+"""Diagrams of methods, read from their fields: what moves, is noised, sent and averaged."""
 
 import textwrap
 from collections.abc import Iterable
@@ -36,7 +35,7 @@ KEY = {
 
 
 def _marks(method: "Method") -> dict[str, Any]:
-    """What is special about a row: each rule compared with the default of the grammar."""
+    """Finds what is special about a row: each rule compared with the default."""
     from fedlora_lab.methods.method import Method
     from fedlora_lab.methods.published import rule_name
 
@@ -159,7 +158,7 @@ def draw_diagram(ax: Any, method: "Method", rounds: int, steps: int) -> None:
 
 
 def _signs(methods: "list[Method]", rounds: int, steps: int) -> list[str]:
-    """The signs that occur on a page, in the order of the key."""
+    """Lists the signs that occur on a page, in the order of the key."""
     there = {"step", "bar"}
     for method in methods:
         marks = _marks(method)
@@ -173,7 +172,7 @@ def _signs(methods: "list[Method]", rounds: int, steps: int) -> list[str]:
 
 
 def _key(ax: Any, kind: str) -> None:
-    """One sign and its words, around height 0."""
+    """Draws one sign and its words around height 0."""
     ax.axis("off")
     ax.set(xlim=(0, 4.2), ylim=(-0.6, 0.6))
     if kind == "step":
@@ -194,8 +193,7 @@ def _key(ax: Any, kind: str) -> None:
 
 
 def method_diagram(method: "Method | str", rounds: int = 2, steps: int = 4) -> Picture:
-    """Draws one method, a row or a slug: which factor moves at each local step, what is noised,
-    sent, kept and received.
+    """Draws one method: which factor moves at each step, what is noised, sent and received.
 
     Args: method: to draw; rounds, steps: how much of it.
     Guarantees: read from the row's fields alone (test_a_diagram_is_read_from_the_row).

@@ -69,8 +69,7 @@ class Picture(Figure):
 
 @contextmanager
 def paper() -> Iterator[None]:
-    """Sets the style in which everything is drawn, for one thread at a time, and restores
-    Matplotlib's settings.
+    """Sets the style of all figures, one thread at a time, and restores Matplotlib's settings.
 
     Guarantees: leaves rcParams and pyplot as they were (test_nothing_is_cut_off_and_nothing_leaks).
     """
@@ -79,7 +78,7 @@ def paper() -> Iterator[None]:
 
 
 def picture(width: float, height: float) -> Picture:
-    """An empty figure of this size in inches; call it inside `paper`."""
+    """Makes an empty figure of this size in inches; call it inside `paper`."""
     figure = Picture(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)
     return figure
@@ -98,7 +97,7 @@ def panels(width: float, height: float, *places: tuple[float, ...]) -> tuple[Pic
 def row(
     width: float, height: float, up: tuple[float, float], *across: tuple[float, float]
 ) -> tuple[Picture, list[Any]]:
-    """A figure of this size in inches, and axes side by side.
+    """Makes a figure of this size in inches, and axes side by side.
 
     Args: up: bottom and height of all axes; across: left and width of each; shares of the figure.
     """
@@ -106,7 +105,7 @@ def row(
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG bytes: fixed dpi, 256 colours, no date, no version.
+    """Renders the figure as PNG bytes: fixed dpi, 256 colours, no date, no version.
 
     Guarantees: equal figures give equal bytes (test_same_frame_same_bytes).
     """
@@ -120,7 +119,7 @@ def png(figure: Figure) -> bytes:
 
 
 def look(slug: str) -> Look:
-    """Colour, marker and dashes of a method, the same in every figure, in the table or not.
+    """Returns colour, marker and dashes of a method, the same in every figure.
 
     Guarantees: depends on the slug alone (test_a_method_keeps_its_colour).
     """
@@ -132,7 +131,7 @@ def look(slug: str) -> Look:
 
 
 def name(slug: str) -> str:
-    """The method's name as published, or the words of the slug where the table has none."""
+    """Returns the method's name as published, or the words of the slug if it has none."""
     from fedlora_lab.methods.published import ALL, VARIANTS
 
     row = (ALL | VARIANTS).get(slug)
@@ -140,7 +139,7 @@ def name(slug: str) -> str:
 
 
 def darker(colour: str, share: float = 0.25) -> str:
-    """The colour mixed with ink, for text in a method's colour."""
+    """Mixes the colour with ink, for text in a method's colour."""
     pairs = [(int(colour[i : i + 2], 16), int(INK[i : i + 2], 16)) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(a + share * (b - a)):02X}" for a, b in pairs)
 
@@ -219,7 +218,7 @@ def named_line(
 def spread_apart(
     values: list[float], sizes: list[float], low: float = 0.0, high: float = 1.0
 ) -> list[float]:
-    """Centres nearest to ``values``, in their order, at which boxes of these sizes do not overlap.
+    """Places boxes of these sizes as near to ``values`` as possible, without overlap.
 
     Args: values, sizes: of the boxes, alike long; low, high: they stay between, where they fit.
     Guarantees: test_labels_keep_apart.

@@ -1,4 +1,4 @@
-"""Closed forms drawn against measurements: means, values with a band, ratios, and attacks."""
+"""Draws closed forms against measurements: means, bands, ratios and trade-off curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,13 +21,14 @@ NUMBERS = ["mean", "low", "high", "closed"]
 
 
 def _hits(table: Any) -> Any:
-    """Which rows' interval [low, high] holds the closed form."""
+    """Tells which rows have the closed form in their interval [low, high]."""
     return (table["low"] <= table["closed"]) & (table["closed"] <= table["high"])
 
 
 def share_inside(measured: Any) -> float:
-    """Share of measurements that agree with their closed form: rows of the table of `theory_check`
-    whose interval holds it, or values in the bands of `band_check`.
+    """Computes the share of measurements that agree with their closed form.
+    These are rows of the table of `theory_check` whose interval holds it, or values in the bands of
+    `band_check`.
 
     Raises: ``ValueError`` for no measurement, or a table without x, mean, low, high or closed.
     Guarantees: test_band_check_draws_every_dot.
@@ -47,8 +48,8 @@ def share_inside(measured: Any) -> float:
 def theory_check(
     table: Any, *, x: str, y: str, title: str, parts: Mapping[str, Any] | None = None
 ) -> Picture:
-    """Draws closed forms as lines, measured means as dots with their intervals, on two logarithmic
-    axes; and their ratio below. For single measurements see `band_check`.
+    """Draws closed forms as lines, measured means with intervals, and their ratio below.
+    Both axes are logarithmic. For single measurements see `band_check`.
 
     Args:
         table: one row a measurement: x, mean, low, high (of the measured mean), closed (the closed
@@ -116,7 +117,7 @@ def _error_bars(ax: Any, rows: Any, colour: str) -> None:
 
 
 class Measurements(NamedTuple):
-    """What was measured and what the closed form says of it.
+    """Measurements at some places, and the bands of their closed form.
 
     Args:
         x: places, (n,), > 0 on a logarithmic axis.
@@ -140,8 +141,8 @@ def band_check(
     log: str = "xy",
     ghost: tuple[str, Sequence[float], Sequence[float]] | None = None,
 ) -> Picture:
-    """Draws closed forms (line and 95 % band of one measurement) and the measurements (dots); the
-    share inside is stated. For means with their own intervals see `theory_check`.
+    """Draws closed forms with the 95 % band of one measurement, and measurements as dots.
+    The share inside is stated. For means with their own intervals see `theory_check`.
 
     Args:
         checks: name -> `Measurements`; a method's slug is written as its name.
@@ -210,13 +211,13 @@ def mean_row(*keys: Any, values: Any, expected: float) -> tuple:
 
 
 def ratio_table(rows: list[tuple], *keys: str) -> Any:
-    """A table of measurements: keys, measured, expected, half (of the 95 % band), inside."""
+    """Tabulates measurements: keys, measured, expected, half (of the 95 % band), inside."""
     table = pd.DataFrame(rows, columns=[*keys, "measured", "expected", "half"])
     return table.assign(inside=(table["measured"] - table["expected"]).abs() <= table["half"])
 
 
 def ratio_panels(room: float = 0.0) -> tuple[Picture, Any, Any]:
-    """A figure with axes for the values, and for measured over closed form; ``room`` for labels."""
+    """Makes axes for values and for measured over closed form; ``room`` is for labels."""
     figure, axes = style.row(10.2, 3.9, (0.17, 0.73), (0.065, 0.45 - room), (0.6, 0.385))
     return figure, *axes
 

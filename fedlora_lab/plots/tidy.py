@@ -42,13 +42,13 @@ def select_measure(frame: Any, measure: str, *, layers: bool = False, required: 
 
 
 def unmeasured_methods(frame: Any, measure: str) -> list[str]:
-    """Slugs of the frame of which `select_measure` has none of this measure, in order."""
+    """Lists slugs of the frame of which `select_measure` has none of this measure."""
     there = set(select_measure(frame, measure, required=False)["method"])
     return [slug for slug in slugs_in_order(frame) if slug not in there]
 
 
 def last_values(frame: Any, measure: str) -> Any:
-    """The finite values of a measure after the last round of each run, never of an earlier one."""
+    """Selects the finite values of a measure after the last round of each run."""
     part, run = select_measure(frame, measure), ["method", "seed"]
     whole = frame[frame["layer"] == "all"]
     ends = whole.groupby(run, dropna=False)["round"].max().rename("end").reset_index()
@@ -59,7 +59,7 @@ def last_values(frame: Any, measure: str) -> Any:
 
 
 def collapsed_ends(part: Any, measure: str) -> Any:
-    """The last rows of those runs that collapsed by this measure; see `fl.measures.collapsed`.
+    """Selects the last rows of runs that collapsed by this measure; see `fl.measures.collapsed`.
 
     Args: part: rows of the measure as `select_measure` gives them. measure: a score of the model.
     """
@@ -69,19 +69,19 @@ def collapsed_ends(part: Any, measure: str) -> Any:
 
 
 def slugs_in_order(frame: Any) -> list[str]:
-    """Slugs in the order in which the frame first shows them."""
+    """Lists slugs in the order in which the frame first shows them."""
     return list(dict.fromkeys(frame["method"]))
 
 
 def confidence_interval(values: Any) -> tuple[float, float]:
-    """The 95 % interval of a mean by Student's t; the mean twice when there is one value."""
+    """Computes the 95 % interval of a mean by Student's t; of one value, the value twice."""
     mean, half = t_interval(values)
     half = half if len(values) > 1 else 0.0
     return mean - half, mean + half
 
 
 def bands(table: Any, by: str, column: str = "value") -> tuple[np.ndarray, ...]:
-    """Places, means and both ends of their 95 % intervals, over the rows of each place.
+    """Computes places, means and both ends of 95 % intervals over the rows of each place.
 
     Args: table: one row a measurement; by: its column of places, which are numbers; column: of what
         was measured.
@@ -91,7 +91,7 @@ def bands(table: Any, by: str, column: str = "value") -> tuple[np.ndarray, ...]:
 
 
 def describe_seeds(part: Any) -> str:
-    """How many seeds a mean has, in words for the figure."""
+    """Says how many seeds a mean has, in words for the figure."""
     counts = part.groupby("method")["seed"].nunique()
     low, high = int(counts.min()), int(counts.max())
     if high == 1:
@@ -101,7 +101,7 @@ def describe_seeds(part: Any) -> str:
 
 
 def cumulative_sum(frame: pd.DataFrame, measures: tuple[str, ...]) -> Any:
-    """Sum of some measures, added up over the rounds: columns method, seed, round, value.
+    """Adds some measures up over the rounds: columns method, seed, round, value.
 
     A run with a round that was not measured is left out: its sum is unknown.
     """
@@ -116,6 +116,6 @@ def cumulative_sum(frame: pd.DataFrame, measures: tuple[str, ...]) -> Any:
 
 
 def byte_unit(count: float) -> tuple[float, str]:
-    """The divisor and unit in which a number of bytes is easy to read: B, kB, MB, GB."""
+    """Returns the divisor and unit in which a number of bytes is easy to read."""
     units = ((10.0**9, "GB"), (10.0**6, "MB"), (10.0**3, "kB"))
     return next((pair for pair in units if count >= pair[0]), (1.0, "B"))

@@ -190,7 +190,7 @@ def epsilon(frame: pd.DataFrame) -> Picture:
 
 
 def _exact(part: Any) -> list[str]:
-    """Slugs whose deviation is rounding in every round."""
+    """Lists slugs whose deviation is rounding in every round."""
     worst = part.groupby("method")["value"].max()
     return list(worst[worst < EXACT].index)
 
@@ -210,8 +210,8 @@ def _deviation_panel(ax: Any, part: Any) -> None:
 
 
 def deviation(frame: pd.DataFrame) -> Picture:
-    """Draws the aggregation deviation, mean B · mean A − mean of B·A: relative over rounds, and by
-    layer in the last round where the frame has layers.
+    """Draws the aggregation deviation over the rounds and, if known, layer by layer.
+    It is mean B · mean A − mean of B·A: relative over rounds; by layer in the last round.
 
     Raises: ``ValueError`` when the frame lacks the measure.
     Guarantees: methods whose deviation is rounding are named as exact
@@ -244,8 +244,9 @@ def deviation(frame: pd.DataFrame) -> Picture:
 
 
 def noise_energies(frame: pd.DataFrame) -> Any:
-    """Energy of each noise term in a round, summed over layers, mean over the rounds with noise:
-    columns method, seed, term, value."""
+    """Computes the energy of each noise term in a round: columns method, seed, term, value.
+    It is summed over layers; the mean over the rounds with noise.
+    """
     parts = []
     for term in TERMS:
         part = tidy.select_measure(frame, term, layers=True)
@@ -257,9 +258,10 @@ def noise_energies(frame: pd.DataFrame) -> Any:
 
 
 def accumulated_energies(frame: pd.DataFrame) -> Any:
-    """Energy that noise alone has left in the product by the last round, in closed form, and that
-    of the whole change as measured, each summed over layers: columns method, seed, term, value.
-    Without rows where the frame does not hold them."""
+    """Computes the energy gathered by the last round: columns method, seed, term, value.
+    That is what noise alone has left in the product, in closed form, and the whole change as
+    measured, each summed over layers. Without rows where the frame does not hold them.
+    """
     there = frame[frame["measure"].isin([*GATHERED]) & (frame["layer"] != "all")]
     there = there[there["round"] == there.groupby(["method", "seed"])["round"].transform("max")]
     energy = there["value"].where(there["measure"] != "norm", there["value"] ** 2)
@@ -270,7 +272,7 @@ def accumulated_energies(frame: pd.DataFrame) -> Any:
 
 
 def noise(frame: pd.DataFrame) -> Picture:
-    """Draws what noise adds to the product in a round, and what has gathered by the end.
+    """Draws the noise energy that a round adds to the product, and the energy after all rounds.
 
     Left the energies of ‖γ Ξ_B A‖², ‖γ B Ξ_A‖² and ‖γ Ξ_B Ξ_A‖² as measured, the mean over rounds;
     right, where the frame has the rows accumulated_…, what all releases have left, beside the
@@ -335,8 +337,7 @@ def final_values(
     title: str | None = None,
     unit: str | None = None,
 ) -> Picture:
-    """Draws a measure after the last round, one row a method: single runs pale, mean and 95 %
-    interval dark.
+    """Draws a measure after the last round by method: single runs, mean and 95 % interval.
 
     Args:
         frame: tidy, one task.
@@ -372,7 +373,7 @@ def final_values(
 
 
 def traffic_table(frame: pd.DataFrame, way: str = "both") -> Any:
-    """Means over seeds: columns method, round, bytes (so far), value (accuracy), low, high."""
+    """Averages over seeds: columns method, round, bytes (so far), value (accuracy), low, high."""
     sent = tidy.cumulative_sum(frame, WAYS[way][0]).rename(columns={"value": "bytes"})
     joined = tidy.select_measure(frame, "accuracy").merge(sent, on=["method", "seed", "round"])
     grouped = joined.groupby(["method", "round"], sort=False)
@@ -425,8 +426,8 @@ def traffic(
 
 
 def client_scaling(frames: Mapping[int, pd.DataFrame]) -> Picture:
-    """Draws the bytes that the server receives in a round against the number of clients, and what
-    they would be if all took part.
+    """Draws the bytes that a server receives in a round over the number of clients.
+    A second line is what they would be if all took part.
 
     ``frames`` maps two or more numbers of clients to the tidy frame of a run with at least a round.
 
@@ -452,7 +453,10 @@ def client_scaling(frames: Mapping[int, pd.DataFrame]) -> Picture:
         ]
         ax.set(xscale="log", yscale="log")
         ax.set(xlabel="clients in the federation", ylabel="MiB sent up in a round")
-        ax.set_title("A round costs what takes part, not what exists", color=style.INK)
+        ax.set_title(
+            "The upload of a round depends on who takes part, not on who is enrolled",
+            color=style.INK,
+        )
         draw_labels(ax, labels, wide=20)
     return figure
 
@@ -525,7 +529,7 @@ def accuracy_row(ax: Any, row: int, values: Any, colour: str) -> None:
 # ---- a run so far, on axes that stand still: the static twin of a live run
 
 CENTRE: Any = {"ha": "center", "va": "center", "fontsize": 8, "color": style.SOFT}
-BOXES = (0.085, 0.155, 0.5, 0.75), (0.735, 0.62, 0.25, 0.285), (0.735, 0.155, 0.25, 0.235)
+BOXES = (0.1, 0.155, 0.485, 0.75), (0.735, 0.62, 0.25, 0.285), (0.735, 0.155, 0.25, 0.235)
 
 
 def series(frame: Any, measure: str) -> tuple[np.ndarray, np.ndarray]:
@@ -591,14 +595,19 @@ def live_figure(
         if np.isfinite(start):
             score.axhline(start, color=style.GREY, lw=0.9, ls=(0, (1, 2)), zorder=0.9)
             right: Any = {"fontsize": 7.5, "color": style.SOFT, "ha": "right", "va": "top"}
+            right["bbox"] = {"fc": style.CARD, "lw": 0, "pad": 0.5, "alpha": 0.8}
             score.text(rounds, start, f"before {start:.2f} ", **right)
         for earlier in past:
             text, at = style.name(earlier["method"].iloc[0]), series(earlier, measure)[1][-1]
-            score.text(rounds * 1.01, at, text, fontsize=6.5, color=style.SOFT, va="center")
+            small: Any = {"fontsize": 6.5, "color": style.SOFT, "va": "center"}
+            score.text(rounds * 1.02, at, text.replace(" ", "\n"), **small)
         if frame is not None:
-            slug = str(frame["method"].iloc[0])
-            colour = style.darker(style.look(slug).colour)
-            score.set_title(style.name(slug), loc="right", color=colour, fontsize=10)
+            slug, last = str(frame["method"].iloc[0]), series(frame, measure)[1][-1:]
+            found = f"{style.name(slug)}: {measure} {start:.2f} → " + "".join(
+                f"{v:.2f}" for v in last
+            )
+            score.set_title(found, color=style.darker(style.look(slug).colour), fontsize=10)
+            score.set_ylabel(AXES.get(measure, (measure, measure))[0].lower(), fontsize=8)
         spent.set_title("ε spent", fontsize=9)
         spent.set_xlabel("")
         if target is None:

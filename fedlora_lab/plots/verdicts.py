@@ -1,4 +1,4 @@
-"""Figures of verdicts: the regime map of who leads where, and the forest plot of the claims."""
+"""Draws comparisons: the map of which family of methods leads, and the verdicts on claims."""
 
 import math
 import textwrap
@@ -24,8 +24,8 @@ UNITS = {"example": "Every example protected", "client": "Every client protected
 
 @style.paper()
 def regime(cells: pd.DataFrame) -> style.Picture:
-    """Draws the lead of both factors over one in every cell, over the amplification that was known
-    before the run, a panel for each unit of privacy.
+    """Draws the lead of both factors over one, cell by cell, over the predicted amplification.
+    The amplification was known before the runs; each unit of privacy has a panel.
 
     A cell on a tinted field was predicted rightly: left of the boundary both factors ahead, right
     of it one. On the hatched band nothing was predicted. Colours say who leads by the thin
@@ -82,7 +82,7 @@ def regime(cells: pd.DataFrame) -> style.Picture:
         ax.yaxis.set_major_locator(FixedLocator([x / 10 for x in range(-8, 7, 2)]))
         ax.yaxis.set_major_formatter(FuncFormatter(_share))
         ax.tick_params(labelleft=ax is axes[0])
-        ax.set_xlabel("noise amplification of a path of one, known before the run")
+        ax.set_xlabel("ρ₁: noise amplification, known before the run")
     axes[0].set_ylabel("lead of both factors over one, share of the room")
     verdicts = there["verdict"].value_counts()
     hits, misses, open_ = (int(verdicts.get(word, 0)) for word in (HIT, MISS, UNDECIDED))
@@ -106,7 +106,7 @@ def regime(cells: pd.DataFrame) -> style.Picture:
 
 
 def _head(lines: dict[str, list[Line]]) -> str:
-    """What the lines say: in which units every one of them falls."""
+    """Says in which units every line falls."""
     falls = [
         unit
         for unit, own in lines.items()
@@ -120,7 +120,7 @@ def _head(lines: dict[str, list[Line]]) -> str:
 
 
 def _line(ax: Any, part: Any, colour: str) -> Line:
-    """The line through a task's cells, its band, and the interval of its zero on the axis."""
+    """Draws the line through a task's cells, its band, and the interval of its zero on the axis."""
     found = fit_line(np.log10(part["amplification"]), part["mean"])
     x = np.geomspace(part["amplification"].min(), part["amplification"].max(), 60)
     y, half = found.at(np.log10(x))
@@ -133,7 +133,7 @@ def _line(ax: Any, part: Any, colour: str) -> Line:
 
 
 def _level(line: Line) -> str:
-    """Where the lead changes sign, in words."""
+    """Says where the lead changes sign."""
     if math.isnan(line.zero[0]):
         return "no trend can be told"
     zero, low, high = (f"{10**value:.2g}" for value in line.zero)
@@ -141,7 +141,7 @@ def _level(line: Line) -> str:
 
 
 def _cell(ax: Any, x: float, row: Any, colours: Any, marker: str) -> None:
-    """One cell with its two intervals; open where it cannot be told who leads."""
+    """Draws one cell with its two intervals; open where it cannot be told who leads."""
     colour = colours.get(row.leader, style.GREY)
     for low, high, width in ((row.low_together, row.high_together, 0.8), (row.low, row.high, 2.4)):
         ends = np.clip([low, high], LOW - 0.04, HIGH + 0.04)
@@ -156,7 +156,7 @@ def _cell(ax: Any, x: float, row: Any, colours: Any, marker: str) -> None:
 
 
 def _side_by_side(values: Any) -> list[float]:
-    """The values, those that are alike moved apart."""
+    """Moves equal values apart."""
     groups: Any = values.map(lambda x: f"{x:.2g}")
     order, sizes = groups.groupby(groups).cumcount(), groups.groupby(groups).transform("size")
     return list(values * APART ** (order - (sizes - 1) / 2))
@@ -167,7 +167,7 @@ def _share(value: float, _: Any = None) -> str:
 
 
 def _legend(figure: Any, colours: Any, tasks: list[str]) -> None:
-    """Colours, markers and the ring, in one line below the title."""
+    """Draws colours, markers and the ring in one line below the title."""
     entry: Any = {"ls": "none", "ms": 6.5}
     handles = [
         Line2D(
@@ -271,7 +271,7 @@ def forest(table: pd.DataFrame) -> style.Picture:
 
 
 def _mark(ax: Any, y: float, row: Any, main: bool) -> None:
-    """One place of a claim: filled with its two intervals, or open."""
+    """Draws one place of a claim: filled with its two intervals, or open."""
     colour, marker, _ = LOOKS[row.verdict]
     x, low, high = np.clip([row.mean, row.low, row.high], -REACH, REACH)
     if main:

@@ -1,5 +1,4 @@
-"""One self-contained page from a run folder: figures, table with intervals, ledger, settings,
-versions."""
+"""Writes a run folder as one HTML page: figures, table, ledger, settings and versions."""
 
 import base64
 import hashlib
@@ -30,8 +29,9 @@ _SHOWN = ("task", "privacy", "lora", "plans", "methods", "versions")
 
 
 def _svg(figure: Any) -> str:
-    """A figure as a data address. An image's own scripts and names cannot reach the page, nor the
-    page's the image."""
+    """Encodes a figure as a data address.
+    An image's own scripts and names cannot reach the page, nor the page's the image.
+    """
     import matplotlib
 
     figure.set_size_inches(WIDTH, HEIGHT)
@@ -45,8 +45,9 @@ def _svg(figure: Any) -> str:
 
 
 def _drawable(name: str) -> str:
-    """A name of at most 60 letters that every font has a sign for, and that Matplotlib draws as it
-    stands, not as mathematics; different names stay different."""
+    """Makes a name drawable: at most 60 letters, no sign that fonts lack or Matplotlib reads.
+    Different names stay different.
+    """
     if len(name) > 60:
         digest = hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=4).hexdigest()
         name = f"{name[:40]} … {digest}"
@@ -55,7 +56,7 @@ def _drawable(name: str) -> str:
 
 
 def figures(frame: pd.DataFrame) -> Iterator[dict[str, str]]:
-    """The figures that this frame can fill: address, title, and what one sees in it."""
+    """Draws the figures that this frame can fill: address, title, and what one sees in it."""
     from fedlora_lab import plots
 
     whole: Any = frame[frame["layer"] == "all"]
@@ -70,7 +71,7 @@ def figures(frame: pd.DataFrame) -> Iterator[dict[str, str]]:
 
 
 def flatten_settings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names and values of nested settings, as text; floats to five digits."""
+    """Flattens nested settings: dotted names and values as text, floats to five digits."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from flatten_settings(inner, f"{name}.{key}".strip("."))
@@ -89,8 +90,7 @@ def _rounded(value: Any) -> Any:
 
 
 def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
-    """One row for each cell: what it released in all, what that spent against whom, and whether it
-    may be released."""
+    """Tabulates each cell's ledger: what it released, what that spent, may it be released."""
     rows = []
     for cell, text in ledgers.items():
         row = {"cell": cell} | dict.fromkeys(
@@ -112,8 +112,8 @@ def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def attack_bounds(ledgers: Mapping[str, Any]) -> list[str]:
-    """What attackers reach at most, over the runs of a folder, each alone, in one sentence; none
-    where no run states an epsilon.
+    """States what attackers reach at most over the runs of a folder, each alone.
+    None where no run states an epsilon.
 
     Args: ledgers: cell -> text, as in the run folder.
     Guarantees: test_report.py::test_a_report_states_what_attackers_reach.
@@ -132,8 +132,8 @@ def attack_bounds(ledgers: Mapping[str, Any]) -> list[str]:
 
 
 def group_bounds(ledgers: Mapping[str, Any]) -> list[str]:
-    """What the largest epsilon of a folder's runs, each alone, is for groups, in one sentence; none
-    where no run states one.
+    """States what the largest epsilon of a folder's runs, each alone, is for groups.
+    None where no run states one.
 
     Args: ledgers: cell -> text, as in the run folder.
     Guarantees: test_report.py::test_a_report_states_epsilon_for_groups.
@@ -155,8 +155,8 @@ def group_bounds(ledgers: Mapping[str, Any]) -> list[str]:
 
 
 def composed_spending(ledgers: Iterable[Ledger | None], unseen: Iterable[Ledger] = ()) -> list[str]:
-    """What runs on the same data spend together, in sentences; none for a single one with a ledger
-    (``None``: without).
+    """States what runs on the same data spend together.
+    None for a single one with a ledger (``None``: without).
 
     Runs with recorded seeds are not for release: of those the sentences state what they would spend
     if they were. ``unseen`` are those of the ledgers that no table shows; a single release among
@@ -189,8 +189,8 @@ def composed_spending(ledgers: Iterable[Ledger | None], unseen: Iterable[Ledger]
 
 
 def folder_spending(path: str | Path, ledgers: Mapping[str, Any]) -> list[str]:
-    """`composed_spending` of all runs that a folder knows of, those included that its cells do not
-    show; and which were stopped.
+    """States `composed_spending` of all runs of a folder, and which of them were stopped.
+    That includes runs that its cells do not show.
 
     Guarantees: test_attack_spending.py::test_a_run_without_privacy_is_never_forgotten.
     """
@@ -202,7 +202,7 @@ def folder_spending(path: str | Path, ledgers: Mapping[str, Any]) -> list[str]:
 
 
 def settings_summary(settings: Mapping[str, Any], methods: list[str]) -> dict[str, str]:
-    """The setting in a few words: what all runs share."""
+    """Summarizes the setting in a few words: what all runs share."""
 
     def joined(values: Iterable[Any], missing: str) -> str:
         return ", ".join(missing if x is None else str(x) for x in dict.fromkeys(values))
@@ -227,7 +227,7 @@ def settings_summary(settings: Mapping[str, Any], methods: list[str]) -> dict[st
 
 
 def privacy_statement(settings: Mapping[str, Any], ledgers: Mapping[str, Any]) -> list[str]:
-    """What the numbers promise and what they do not, in sentences."""
+    """States what the numbers promise and what they do not."""
     privacy, said = settings["privacy"], _WORDS["promise"]
     if privacy is None:
         return [said["none"]]
@@ -251,7 +251,7 @@ def render(
     ledgers: Mapping[str, Any],
     whole: Sequence[str] = (),
 ) -> str:
-    """The page as text.
+    """Renders the page as text.
 
     Args:
         frame, settings, ledgers: as in the run folder.

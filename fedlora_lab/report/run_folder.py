@@ -1,5 +1,4 @@
-"""A run folder: finished cells (one method at one seed), their ledgers, the settings that reproduce
-them.
+"""Run folders: finished cells (one method at one seed), their ledgers and their settings.
 
 Every file is written under a temporary name and renamed, so a reader never meets half a file and a
 killed run loses at most the cell in progress (whose checkpoint takes it up again).
@@ -52,23 +51,22 @@ FIELDS: dict[str, Any] = {
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; ``ValueError`` with its name when it is none."""
+    """Reads a JSON file; raises ``ValueError`` with its name when it is none."""
     return files.parse_json(path.read_bytes(), str(path))
 
 
 def to_json(value: Any) -> str:
-    """Indented JSON; infinities and NaN are refused, since not every reader takes them."""
+    """Writes indented JSON; infinities and NaN are refused, since not every reader takes them."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_ledger(content: Any, name: str = "ledger") -> Ledger | None:
-    """The ledger of a cell from its JSON value; ``None`` of one without privacy."""
+    """Reads the ledger of a cell from its JSON value; ``None`` of one without privacy."""
     return None if content is None else Ledger.from_json(json.dumps(content, sort_keys=True), name)
 
 
 def read_frame(path: Path) -> pd.DataFrame:
-    """Reads a tidy frame as `Folder.gather` wrote it: every value with the bits it had, seed empty
-    where there was none.
+    """Reads a tidy frame as `Folder.gather` wrote it, bit by bit; seed is empty if there was none.
 
     Raises: ``ValueError`` with the file's name when it is none.
     """
@@ -93,7 +91,7 @@ def read_frame(path: Path) -> pd.DataFrame:
 
 
 def with_ledger_epsilon(frame: pd.DataFrame, ledger: Ledger | None) -> pd.DataFrame:
-    """The frame of a cell with the last round's epsilon no lower than what its ledger counts.
+    """Raises a cell's last epsilon to what its ledger counts.
 
     A round that was begun and never recorded, since its process was killed, was released: the
     ledger beside the checkpoints has it, and no record.
@@ -109,7 +107,7 @@ def with_ledger_epsilon(frame: pd.DataFrame, ledger: Ledger | None) -> pd.DataFr
 
 
 def first_difference(old: Any, new: Any, name: str = "") -> str | None:
-    """The dotted name of the first place where two JSON values differ, with both values.
+    """Finds the first place where two JSON values differ: its dotted name and both values.
 
     Numbers that agree to nine digits are equal: a calibrated noise multiplier is found by search,
     and its last bits depend on how many threads added up.
@@ -227,7 +225,7 @@ class Folder:
         return self.path / "cells" / f"{self._name(slug, seed)}.{ending}"
 
     def checkpoint(self, slug: str, seed: int | None) -> Path:
-        """Where the run of one cell keeps its state."""
+        """Returns the path where the run of one cell keeps its state."""
         return self.path / "checkpoints" / self._name(slug, seed)
 
     def is_done(self, slug: str, seed: int | None) -> bool:
@@ -235,7 +233,7 @@ class Folder:
         return self._cell(slug, seed, "csv").exists()
 
     def last_round(self, slug: str, seed: int | None) -> int:
-        """The last round of a finished cell."""
+        """Returns the last round of a finished cell."""
         frame: Any = self.read(slug, seed)
         return int(frame["round"].max())
 
@@ -246,7 +244,7 @@ class Folder:
         return [pair for pair in pairs if self.is_done(*pair)]
 
     def stopped_cells(self) -> list[str]:
-        """The finished cells that ended before their plan's last round, in words."""
+        """Names the finished cells that ended before their plan's last round."""
         found = []
         for slug, seed in self._finished() if (self.path / "settings.json").exists() else []:
             rounds, last = self.settings["plans"][slug]["rounds"], self.last_round(slug, seed)
@@ -268,8 +266,9 @@ class Folder:
         write_atomically(self._cell(slug, seed, "csv"), frame.to_csv(index=False))
 
     def gather(self) -> pd.DataFrame:
-        """Writes frame.csv and ledger.json from all finished cells, in the order of the settings;
-        returns the frame."""
+        """Writes frame.csv and ledger.json from all finished cells; returns the frame.
+        Cells stand in the order of the settings.
+        """
         cells = self._finished()
         check(bool(cells), "folder", str(self.path), "at least one finished cell")
         frame = pd.concat([self.read(*cell) for cell in cells], ignore_index=True)
@@ -282,7 +281,7 @@ class Folder:
     # ---- what was spent
 
     def _books(self) -> Ledgers:
-        """The ledgers of the cells, finished or cut short."""
+        """Lists the ledgers of the cells, finished or cut short."""
         found: Ledgers = {}
         for path in sorted((self.path / "checkpoints").glob("*/round-*.json")):
             if not self._private(path.parent.name):
@@ -295,15 +294,15 @@ class Folder:
         return found
 
     def _private(self, name: str) -> bool:
-        """Whether the settings plan this cell with privacy; not where they cannot be read."""
+        """Tells whether the settings plan this cell with privacy; not where they cannot be read."""
         try:
             return self.settings["privacies"][name.rpartition("-")[0]] is not None
         except (ValueError, KeyError):
             return False
 
     def ledgers(self) -> Ledgers:
-        """Every ledger in the folder by name, fit to be added up: of all cells, and of runs that
-        were cleared away.
+        """Collects every ledger in the folder by name, of all cells and of runs cleared away.
+        They are fit to be added up.
 
         A run that was cleared away may have split the same data otherwise, sizes being equal or
         not: its releases are counted for every client.
@@ -322,8 +321,9 @@ class Folder:
     def add_spending(
         self, frame: pd.DataFrame, ledgers: Mapping[str, Any]
     ) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """Adds to the frame and ledgers of finished cells what was spent since: a stopped cell may
-        have gone on and been killed."""
+        """Adds to finished cells what was spent since, to frame and ledgers.
+        A stopped cell may have gone on and been killed.
+        """
         later = {name: book for name, book in self._books().items() if book is not None}
         whole = {n: json.loads(later[n].to_json()) if n in later else x for n, x in ledgers.items()}
         parts = []
@@ -333,8 +333,9 @@ class Folder:
         return pd.concat(parts).sort_index(), whole
 
     def clear(self) -> None:
-        """Removes what earlier runs left here, and nothing else; ledgers of releases are kept, as
-        spent-*.json, and of a run without privacy that there was one.
+        """Removes what earlier runs left here, and nothing else.
+        Ledgers of releases are kept, as spent-*.json, and of a run without privacy that there was
+        one.
 
         Raises: ``ValueError`` for a ledger that cannot be read: what it holds may have been
             released.
@@ -363,8 +364,7 @@ RunCell = Callable[..., Iterator[Round | Tick]]
 
 
 def _finished_rows(folder: Path, rows: Path) -> Any:
-    """Rows of the rounds that are done, and a checkpoint that goes on right after the last of them;
-    else ``None``.
+    """Returns the rows of the rounds done and a checkpoint right after them, else ``None``.
 
     The loop writes its state before it yields a round, and the rows are written after. A run that
     was killed in between has one round too many in the checkpoint: it is taken back and run
@@ -448,7 +448,7 @@ def run_cell(
 def run_settings(
     folder: Folder, task: Task, privacy: Privacy | None, cells: Sequence[Cell], command: str
 ) -> dict[str, Any]:
-    """What all runs of a folder have in common, what they ran with, and plans and rows by name.
+    """Returns what all runs of a folder share, what they ran with, and plans and rows by name.
 
     Args:
         folder, task, privacy, cells: of the runs.
@@ -482,6 +482,6 @@ def run_settings(
 
 
 def row_settings(cell: Cell) -> dict[str, Any]:
-    """A cell's row of the table as JSON values; what was not measured of it is null."""
+    """Converts a cell's row of the table to JSON values; what was not measured is null."""
     row = methods.table([cell.method]).drop(columns=["note"]).loc[cell.method.slug].to_dict()
     return {str(name): None if x != x else x for name, x in row.items()}

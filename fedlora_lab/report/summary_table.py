@@ -1,6 +1,4 @@
-"""Tables of results: one row for each method of a run, the claims of a notebook, pages in Markdown;
-and the words in which numbers are shown.
-"""
+"""Tables of results: a row a method, a notebook's claims, Markdown; and how numbers are shown."""
 
 import math
 import re
@@ -27,7 +25,7 @@ HEAD = ("claimed (source, its setting)", "here (our setting)", "holds?")
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each method of a tidy frame.
+    """Summarizes a tidy frame: one row for each method.
 
     Columns: ``method``, ``seeds`` (how many), ``fell`` (how many of their runs ended worse than
     they began), ``collapsed`` (these, and those far behind the others: `fl.measures.collapsed`),
@@ -78,7 +76,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_number(value: float, digits: int = 3, infinite: str = "not private") -> str:
-    """A number for people: fixed digits, a dash for what was not measured, words for infinity.
+    """Formats a number for people: fixed digits, a dash for none, words for infinity.
 
     Args: value: or NaN, not measured. digits: after the point. infinite: the words for infinity.
     """
@@ -92,7 +90,7 @@ def format_number(value: float, digits: int = 3, infinite: str = "not private") 
 
 
 def format_deviation(value: float) -> str:
-    """A relative deviation for people: what rounding leaves is nothing."""
+    """Formats a relative deviation for people: what rounding leaves is nothing."""
     return "0" if value <= 1e-6 else format_number(value, infinite="∞")
 
 
@@ -105,12 +103,12 @@ AGAINST = {
 
 
 def observer_phrase(trust: str | None) -> str:
-    """Words that follow an ε and name its observer; "" without privacy (``None``)."""
+    """Returns words that name the observer of an ε; "" without privacy (``None``)."""
     return "" if trust is None else f" against {AGAINST[trust]}"
 
 
 def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
-    """The summary with every value as it is shown, in the terminal and in the report alike."""
+    """Formats the summary as it is shown in the terminal and in the report."""
     measure, found = table.attrs.get("measure", "accuracy"), table.to_dict("records")
     rows = [{str(name): value for name, value in row.items()} for row in found]
     return [
@@ -132,7 +130,7 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def collapse_text(frame: pd.DataFrame) -> str:
-    """Words on a method's runs that collapsed; "" where none did."""
+    """Describes a method's runs that collapsed; "" where none did."""
     return display_rows(summary(frame))[0]["collapsed"]
 
 
@@ -178,8 +176,7 @@ class ClaimsTable:
 
 
 def claims_table(*rows: tuple[str, str, str]) -> ClaimsTable:
-    """The table of a notebook's claims: what was claimed where, what is measured here, and whether
-    it holds.
+    """Makes the table of a notebook's claims: what was claimed where, what is measured, verdict.
 
     >>> claims_table(("A < B (paper)", "A < B", "yes"))
     claimed (source, its setting) | here (our setting) | holds?
@@ -193,15 +190,17 @@ def claims_table(*rows: tuple[str, str, str]) -> ClaimsTable:
 
 
 def markdown_table(rows: Iterable[Iterable[Any]]) -> str:
-    """A Markdown table; the first row is its head, and a bar within a cell becomes a stroke."""
+    """Writes a Markdown table; the first row is its head, a bar in a cell becomes a stroke."""
     cells = [[str(cell).replace("|", "/") for cell in row] for row in rows]
     lines = [f"| {' | '.join(row)} |" for row in cells]
     return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
 
 
 def hidden_lines(page: str) -> list[str]:
-    """The lines of a Markdown page, outside code, that MyST takes for a comment, the end of a
-    block, a target or a directive, even within prose: the site would not show them as text."""
+    """Finds lines of a Markdown page that MyST would not show as text.
+    It takes them, outside code, for a comment, the end of a block, a target or a directive, even
+    within prose.
+    """
     hidden, lines, fence = re.compile(r" {0,3}(%|\+\+\+|\([^()\s]+\)=\s*$|:::)"), [], ""
     for line in page.splitlines():
         mark = re.match(r" {0,3}(```+|~~~+)", line)
@@ -213,7 +212,7 @@ def hidden_lines(page: str) -> list[str]:
 
 
 def require_visible(page: str) -> str:
-    """The page as it is; ``ValueError`` for one with a line that the site would not show."""
+    """Returns the page; raises ``ValueError`` if the site would not show one of its lines."""
     expected = "no line that MyST takes for a comment, a target or a directive: wrap it elsewhere"
     check(not hidden_lines(page), "page", hidden_lines(page), expected)
     return page

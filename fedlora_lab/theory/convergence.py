@@ -1,4 +1,4 @@
-"""Loss curves of both factors, one factor and turns on noised least squares, before any run.
+"""Loss curves of both factors, one factor and alternation on noised least squares.
 
 The loss is that of `tasks.regression`, every client takes one step a round on all its examples,
 nothing is clipped, and a release puts Gaussian noise of standard deviation ``std`` (learning rate
@@ -74,7 +74,7 @@ def least_squares(
     y: Float[np.ndarray, "clients n d_out"],
     base: Float[np.ndarray, "d_out d_in"],
 ) -> LeastSquares:
-    """The mean over clients of their squared error, as a function of the weight's change.
+    """Builds the mean over clients of their squared error as a function of the weight's change.
 
     Args:
         x, y: every client's examples, as many of each.
@@ -100,7 +100,7 @@ def _checked(problem: LeastSquares, A: np.ndarray, **numbers: float) -> float:
 
 
 def frozen_floor(problem: LeastSquares, A: FactorA) -> float:
-    """The lowest loss that B alone reaches: what the row space of A misses is never learned.
+    """Computes the lowest loss that B alone reaches, given the row space of A.
 
     For a random A and white inputs it is start - (r / d_in) |M|^2 / d_out in expectation.
 
@@ -114,7 +114,7 @@ def frozen_floor(problem: LeastSquares, A: FactorA) -> float:
 
 
 def best_rank_loss(problem: LeastSquares, rank: int) -> float:
-    """The lowest loss that a change of this rank has.
+    """Computes the lowest loss that a change of this rank has.
 
     Args: problem: the loss; rank: in [1, min(d_out, d_in)].
     Guarantees: test_turns_losses.
@@ -128,7 +128,7 @@ def best_rank_loss(problem: LeastSquares, rank: int) -> float:
 def frozen_losses(
     problem: LeastSquares, A: FactorA, steps: int, lr: float, std: float = 0.0, scaling: float = 1.0
 ) -> Losses:
-    """Expected loss of FFA-LoRA after 0 ... steps rounds: floor + bias + noise, exact.
+    """Computes the expected loss of FFA-LoRA after 0 ... steps rounds, exactly.
 
     Each eigenvalue l_j of A S A^T has its own contraction h_j = 1 - 2 lr scaling^2 l_j / d_out: the
     bias falls as h_j^(2t), the noise grows as scaling^2 std^2 l_j (1 - h_j^(2t)) / (1 - h_j^2).
@@ -156,7 +156,7 @@ def frozen_losses(
 
 
 def turns_losses(problem: LeastSquares, A: FactorA, cycles: int) -> Losses:
-    """Loss of noiseless turns at the end of the B-phase of cycles 0 ... cycles, phases run out.
+    """Computes the loss of noiseless alternation after each cycle, phases run out.
 
     Turns are then an orthogonal iteration: the row space of A after t cycles is that of
     A (D^T D)^t, D the best change (white inputs).
@@ -178,7 +178,7 @@ def turns_losses(problem: LeastSquares, A: FactorA, cycles: int) -> Losses:
 
 
 def turns_rate(problem: LeastSquares, rank: int) -> float:
-    """Factor by which a cycle of noiseless turns shrinks the loss above the best of the rank.
+    """Computes the factor by which a cycle of noiseless alternation shrinks the excess loss.
 
     (s_(r+1) / s_r)^4, of the singular values of the best change; 0 where it has rank r. It is the
     limit after many cycles, with phases that run to their end.
@@ -203,7 +203,7 @@ def expected_losses(
     std: float = 0.0,
     scaling: float = 1.0,
 ) -> Losses:
-    """Expected loss before and after each round of a schedule, from two moments of the factors.
+    """Computes the expected loss of a schedule round by round, from moments of the factors.
 
     The factors' law is kept as a Gaussian: mean and full covariance, quadratic noise included.
     Exact where one factor moves all the time, and for the first release of any schedule; elsewhere
@@ -289,7 +289,7 @@ class _Moments(NamedTuple):
 
 
 def noise_floor(d_out: int, d_in: int, rank: int, lr: float, std: float, train: str = "B") -> float:
-    """Loss that noise holds up after many rounds at small noise: std^2 / (4 lr) a direction.
+    """Computes the loss that noise holds up after many rounds: std^2 / (4 lr) a direction.
 
     Directions in which the product can move: r d_out with B alone, r (d_out + d_in - r) with both
     factors or turns. Neither scale, inputs nor data enter; the learning rate is taken as small.
@@ -318,7 +318,7 @@ def noise_floor(d_out: int, d_in: int, rank: int, lr: float, std: float, train: 
 def alpha_limit_gap(
     problem: LeastSquares, A: FactorA, steps: int, lr: float, scaling: float = 1.0
 ) -> float:
-    """Distance of FedLoRA's product from FFA-LoRA's as alpha grows: this number over c^2.
+    """Computes the distance of FedLoRA's product from FFA-LoRA's as alpha grows, times c^2.
 
     FedLoRA runs without noise at c times the scale and the rate lr / c^2, FFA-LoRA at either. Then
     B's part of every step is the same and A's is 1 / c^2 of what it was; the path of the product to
@@ -348,7 +348,7 @@ def alpha_limit_gap(
 
 
 def common_signal(heterogeneity: float, clients: int) -> float:
-    """Share of the teachers' energy that one weight for all clients can reach, in expectation.
+    """Computes the share of the teachers' energy that one common weight can reach, on average.
 
     (1 - h)^2 + (2 h (1 - h) + h^2) / K: of teachers whose factors are sqrt(1 - h) of a common draw
     and sqrt(h) of their own, as those of `tasks.regression`. The rest stays as loss.
@@ -368,7 +368,7 @@ def common_signal(heterogeneity: float, clients: int) -> float:
 def boundary(
     reached: float, missed: float, d_out: int, d_in: int, rank: int, lr: float
 ) -> Boundary:
-    """Noise std up to which each factor brings more than it costs, many rounds at one rate.
+    """Computes the noise std up to which each factor brings more than it costs.
 
     Every direction costs std^2 / (4 lr). B has r d_out of them, A adds r (d_in - r): a factor pays
     as long as the loss that it takes away, a direction, is more than that. So one factor leads and
@@ -398,7 +398,7 @@ def boundary(
 def which_family(
     problem: LeastSquares, A: FactorA, steps: int, lr: float, std: float, scaling: float = 1.0
 ) -> Lead:
-    """Whether both factors or B alone end with the lower expected loss, at one rate and noise.
+    """Predicts whether both factors or B alone end with the lower expected loss.
 
     Args:
         problem, A: the loss, and A at the start.
@@ -422,7 +422,7 @@ def start_losses(
     std: float,
     scaling: float = 1.0,
 ) -> Float[np.ndarray, " m"]:
-    """Expected final loss of FedLoRA if A starts c times larger and the scale is divided by c.
+    """Computes FedLoRA's final loss if A starts c times larger and the scale is divided by c.
 
     The function at the start and B's noise in the product are the same for every c; A learns at
     1 / c^2 of the rate and its noise has 1 / c of the std. c -> infinity is FFA-LoRA. The best c is
@@ -447,7 +447,7 @@ def start_losses(
 def regulated_mahalanobis(
     shift: Float[np.ndarray, "d_out r"], peer: Float[np.ndarray, "r d_in"], std: float
 ) -> float:
-    """Standard deviations by which a shift of B stands out of noise xi_W A^+: |shift A| / std.
+    """Computes how many deviations of noise xi_W A^+ a shift of B is: |shift A| / std.
 
     The noise has covariance std^2 (A A^T)^-1 on each row, so a shift counts by the product it
     makes.
@@ -466,7 +466,7 @@ def regulated_mahalanobis(
 
 
 def regulated_multiplier(peer: Float[np.ndarray, "r d_in"], noise_multiplier: float) -> float:
-    """Noise multiplier of a change of B clipped to C under noise xi_W A^+: sigma / |A|_2.
+    """Computes the noise multiplier of a clipped change of B under xi_W A^+: sigma / |A|_2.
 
     Weaker than nominal when that norm exceeds 1; clipping |dB A| instead gives sigma exactly.
 
@@ -480,7 +480,7 @@ def regulated_multiplier(peer: Float[np.ndarray, "r d_in"], noise_multiplier: fl
 
 
 def regulated_energy(d_out: int, rank: int, std: float) -> float:
-    """Expected |xi_B A|^2 of regulated noise: std^2 d_out r, whatever A.
+    """Computes the expected |xi_B A|^2 of regulated noise: std^2 d_out r, whatever A.
 
     Noise of the same std put on B itself makes std^2 d_out |A|^2.
 
@@ -493,7 +493,7 @@ def regulated_energy(d_out: int, rank: int, std: float) -> float:
 
 
 def measured_band(mu: float, draws: int, level: float = 0.95) -> Band:
-    """The interval of a separation measured on ``draws`` draws of the noise, when ``mu`` is true.
+    """Computes the band of a separation measured on ``draws`` draws of noise, if ``mu`` is true.
 
     Only the spread of the noise is estimated, so the ratio follows a chi-square with draws - 1
     degrees of freedom.
@@ -508,7 +508,7 @@ def measured_band(mu: float, draws: int, level: float = 0.95) -> Band:
 
 
 def coupled_step(b: float, a: float, lr: float, target: float = 1.0) -> tuple[float, float, float]:
-    """Change of b a by one step of both numbers at once on the loss (b a - target)^2 / 2.
+    """Computes the change of b a by one step of both on the loss (b a - target)^2 / 2.
 
     Three parts that add up: by b's step, by a's step, and by both together (the coupling).
 
@@ -524,7 +524,7 @@ def coupled_step(b: float, a: float, lr: float, target: float = 1.0) -> tuple[fl
 def two_number_descent(
     start: tuple[float, float], lr: float, steps: int, turns: bool, target: float = 1.0
 ) -> Float[np.ndarray, "n 2"]:
-    """The path of (b, a) down the loss (b a - target)^2 / 2, both at once or in turns, b first.
+    """Computes the path of (b, a) down (b a - target)^2 / 2, both at once or alternating.
 
     In turns b moves in steps 0, 2, ... and a in the others.
 
@@ -563,7 +563,8 @@ def filter_weights(taps: int) -> Float[np.ndarray, " taps"]:
 
 
 def filter_gain(taps: int) -> float:
-    """Share of white noise variance that the filter leaves: binom(2n, n) / 4^n with n = taps - 1.
+    """Computes the share of white noise variance that the filter leaves: binom(2n, n) / 4^n.
+    Here n = taps - 1.
 
     Guarantees: test_filter_gain.
     Source: derived; the sum of squared `filter_weights`.
@@ -587,7 +588,7 @@ def filter_response(taps: int, size: int) -> Float[np.ndarray, " size"]:
 
 
 def filtered_energy(energy: Float[np.ndarray, " n"], taps: int) -> float:
-    """Share of a spectrum's energy, one number a DCT frequency, that the filter leaves.
+    """Computes the share of a spectrum's energy (a number a DCT frequency) that a filter leaves.
 
     sum g^2 E / sum E. The filter is of use where a signal keeps more than a flat spectrum does.
 
@@ -601,7 +602,7 @@ def filtered_energy(energy: Float[np.ndarray, " n"], taps: int) -> float:
 
 
 def filter_worth(energy: Float[np.ndarray, " n"], taps: int) -> float:
-    """How far a filtered step gets down a loss under white noise, relative to an unfiltered one.
+    """Computes a filtered step's gain under white noise, relative to an unfiltered one.
 
     (sum g E / sum E)^2 / mean(g^2), each step at its best rate: above 1 the filter helps, and a
     flat spectrum under five taps has 0.51. A shorter step without a filter has 1.

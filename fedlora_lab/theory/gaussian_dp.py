@@ -1,5 +1,4 @@
-"""What Gaussian noise promises: Renyi and Gaussian DP in closed form, what attackers see, and who
-adds it."""
+"""Closed forms of Gaussian privacy: Renyi and Gaussian DP, attackers, and levels of trust."""
 
 import math
 from typing import NamedTuple

@@ -1,5 +1,4 @@
-"""The product of averaged or noised factors: its deviation D, the noise in it, and its reach at the
-start.
+"""Closed forms of products of factors: deviation, noise, amplification and reach.
 
 Of several clients B is (clients, d_out, r), A (clients, r, d_in); weights are p >= 0 with sum 1,
 ``None`` is 1 / clients each.
@@ -25,7 +24,7 @@ FactorA = Float[np.ndarray, "r d_in"]
 
 
 def _weights(B: np.ndarray, A: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """The weights, after a check of all three."""
+    """Returns the weights, after a check of all three."""
     fits = B.ndim == A.ndim == 3 and len(B) == len(A) > 0 and B.shape[2] == A.shape[1]
     check(fits, "B, A", (B.shape, A.shape), "shapes (clients, d_out, r) and (clients, r, d_in)")
     p = np.full(len(B), 1 / len(B)) if weights is None else np.asarray(weights, float)
@@ -145,7 +144,7 @@ class NoiseTerms(NamedTuple):
 
 
 def _sizes(B: np.ndarray, A: np.ndarray, **numbers: float) -> tuple[int, int, int]:
-    """(d_out, r, d_in) of two factors that fit, and numbers that are >= 0."""
+    """Returns (d_out, r, d_in) of two factors that fit, after a check of numbers >= 0."""
     fits = B.ndim == A.ndim == 2 and B.shape[1] == A.shape[0]
     check(fits, "B, A", (B.shape, A.shape), "shapes (d_out, r) and (r, d_in)")
     check_symbols(**numbers)
@@ -231,8 +230,8 @@ def accumulated_noise_terms(
     scaling: float = 1.0,
     start_scale: float = 1.0,
 ) -> NoiseTerms:
-    """Energy that noise alone leaves in scaling B A after all releases of a run that starts at B =
-    0 and at A uniform in +-start_scale / sqrt(d_in).
+    """Computes the energy that noise alone leaves in scaling B A after all releases of a run.
+    B starts at 0 and A uniform in +-start_scale / sqrt(d_in).
 
     B is by then the sum of its noise, which multiplies A and the noise that A has taken up: linear
     s^2 d_out |A_0|^2 N_B std_B^2, quadratic s^2 d_out d_in r N_A std_A^2 N_B std_B^2, with |A_0|^2

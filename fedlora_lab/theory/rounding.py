@@ -1,5 +1,4 @@
-"""What rounding costs: the error of a code of few levels, and the privacy of a sum of rounded
-parts."""
+"""Closed forms of rounding: the error of codes of few levels, and epsilon of rounded sums."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ def normal_float_levels(width: int, reach: float = 0.9677083) -> Float[np.ndarra
 
 
 def quantiser_error(levels: Sequence[float], block: int) -> float:
-    """Squared error of blockwise quantisation of normal numbers, as a share of their energy.
+    """Computes the squared error of blockwise quantisation of normal numbers, as a share.
 
     Each block is divided by its largest magnitude m, rounded to the nearest level, and multiplied
     by m again. The largest of the block is met exactly; the other ``block`` - 1 are normal numbers
@@ -88,7 +87,7 @@ def best_reach(width: int, block: int) -> float:
 def rounded_distribution(
     places: Float[np.ndarray, " n"], mean: float, std: float
 ) -> Float[np.ndarray, " n"]:
-    """Chance of each whole number when mean + N(0, std^2) is rounded at random to a neighbour.
+    """Computes the chance of each whole number when mean + N(0, std^2) is rounded at random.
 
     The rounding is right on average: the second difference of G(t) = t Phi(t / std) + std phi(t /
     std).
@@ -106,7 +105,7 @@ def rounded_distribution(
 
 
 def rounded_epsilon(noise_multiplier: float, step: float, clients: int, delta: float) -> float:
-    """Epsilon of a sum of noised numbers, each rounded by its client before the sum; numerical.
+    """Computes epsilon of a sum of noised numbers, each rounded by its client before the sum.
 
     Every client adds noise of sigma C / sqrt(clients) and rounds at random to a grid of ``step`` C.
     Neighbours differ in one client's number: C or 0. The others' numbers are alike, at several

@@ -18,7 +18,14 @@ import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.course import exercise, question
 from fedlora_lab.course.exercise import Calls, Exercise, Letters, Numbers, all_exercises, check
-from fedlora_lab.course.question import STRIP, Prediction, all_predictions, blocks, flow, to_html
+from fedlora_lab.course.question import (
+    STRIP,
+    Prediction,
+    all_predictions,
+    split_code,
+    to_html,
+    unwrap,
+)
 from fedlora_lab.plots import style
 
 ALL = all_exercises().values()
@@ -72,7 +79,7 @@ def test_right_and_wrong_functions_are_told_apart_on_every_draw(one):
 @pytest.mark.parametrize("one", CALLS)
 def test_the_solution_that_is_shown_is_right(one):
     """As a reader would paste it, with the imports of a notebook."""
-    code = "\n\n".join(part for is_code, part in blocks(one.words["solution"]) if is_code)
+    code = "\n\n".join(part for is_code, part in split_code(one.words["solution"]) if is_code)
     room = {"np": np, "torch": torch, "fl": fl, "math": math, "pd": pd}
     exec(code, room)  # nothing, where the solution is in words
     given = [value for name, value in room.items() if inspect.isfunction(value)]
@@ -292,7 +299,7 @@ As in `a$b$c`.
 ```
 import this
 ```"""
-    assert to_html(flow(text)).splitlines() == [
+    assert to_html(unwrap(text)).splitlines() == [
         "<p>The <code>rank</code> of $B`A$ is &lt;r&gt;:</p>",
         "<pre><code>def f(x):",
         "    y = x &lt; 1",

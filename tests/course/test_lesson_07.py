@@ -150,7 +150,7 @@ def test_one_model_has_many_curvatures():
     task = fl.tasks.regression(clients=2, examples=16, d_in=6, d_out=5, rank=2)
     plan = fl.Plan(rounds=1, local_steps=2, batch=8, lr=0.2)
     *_, plain = fl.run(task, "la-lora-unfiltered", None, plan, lora=fl.Lora(rank=2))
-    scaled = figures.rescaled(plain, 3.0)
+    scaled = figures.rescale_factors(plain, 3.0)
     for side, factor in (("B", 1 / 9), ("A", 9.0)):
         one, other = (fl.measures.flatness(task, x, sides=side).top for x in (plain, scaled))
         assert other == pytest.approx(factor * one, rel=1e-2)

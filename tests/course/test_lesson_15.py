@@ -44,7 +44,7 @@ def test_a_direction_learned_elsewhere_flatters_nobody():
 
 def test_more_calls_tell_more():
     """Fault: bands that do not shrink, or a title that names a number of calls too few."""
-    picture, frame = figures.unseeded(calls=(8, 64, 512))
+    picture, frame = figures.shift_without_seeds(calls=(8, 64, 512))
     for _, part in frame.groupby("step"):
         assert (part["high"] - part["low"]).is_monotonic_decreasing
     table = frame.pivot(index="calls", columns="step")

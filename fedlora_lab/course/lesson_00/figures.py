@@ -99,7 +99,7 @@ def learning_curves(runs: "Mapping[str, Sequence[Round]]", title: str) -> style.
 
 @style.paper()
 def six_methods(ends: pd.DataFrame, title: str) -> style.Picture:
-    """Draws where each method ends: every seed as a dot, the mean with its 95 % interval.
+    """Draws each method's final accuracy: seeds as dots, the mean with its 95 % interval.
 
     Args: ends: columns method, seed, accuracy, before_accuracy; title: the finding.
     """
@@ -127,7 +127,7 @@ def six_methods(ends: pd.DataFrame, title: str) -> style.Picture:
 
 @style.paper()
 def crossing(ends: pd.DataFrame, title: str) -> style.Picture:
-    """Draws the accuracy of methods over ε with 95 % intervals, and what lies below the start.
+    """Draws the accuracy of methods over ε with 95 % intervals, and counts runs below the start.
 
     Args: ends: columns method, epsilon, seed, accuracy, before_accuracy; title: the finding.
     """
@@ -197,7 +197,7 @@ def gap_by_amplification(cells: pd.DataFrame, title: str) -> style.Picture:
 
 
 def gaps(ends: pd.DataFrame, clip: str) -> pd.DataFrame:
-    """How far FedLoRA ends ahead of FFA-LoRA at each ε, seed by seed, with its 95 % interval.
+    """Computes FedLoRA's lead over FFA-LoRA at each ε, paired by seed, with its 95 % interval.
 
     Args: ends: columns method, epsilon, seed, accuracy; clip: TUNED or FIXED, kept as a column.
     """

@@ -19,7 +19,7 @@ HEIGHTS = (0, 0.25, 0.5, 0.75, 1)
 def low_rank_fit(
     change: Float[np.ndarray, "d_out d_in"], rank: int = 4, alpha: float = 8.0
 ) -> style.Picture:
-    """Draws a wanted change's spectrum, the error each rank can reach, and the way there.
+    """Draws a change's singular values, each rank's best error, and a descent towards it.
 
     Args:
         change: what training the layer in full did to its weight.
@@ -65,7 +65,7 @@ def low_rank_fit(
 
 
 def low_rank_explorer(change: Any) -> Dial:
-    """Offers rank and α beside the error that a rank can reach, and the way there.
+    """Makes a dial for rank and α: the best error of a rank, and a descent towards it.
 
     The descents of every rank and α are worked out here, once, and sent: 200 steps at rate 0.3.
 

@@ -13,12 +13,12 @@ SHOWN = (-1.5, 3.5)
 
 
 def _number(value: float) -> str:
-    """Two digits, with a true minus sign, and 0 where they are all zero."""
+    """Formats a number with two digits, a true minus sign, and 0 where all digits are zero."""
     return f"{value:.2f}".replace("-", "−") if abs(value) >= 5e-3 else "0"
 
 
 def _finding(B: np.ndarray, A: np.ndarray, D: float) -> str:
-    """What a cloud of clients shows, in a few words."""
+    """Describes a cloud of clients in a few words."""
     if not (np.ptp(B) and np.ptp(A)):
         return "One factor is common: nothing is missed"
     if abs(D) < 5e-3:
@@ -147,7 +147,7 @@ START = [[1.83, 1.77], [1.24, 1.44], [0.41, 0.67], [0.17, 0.24], [0.76, 0.56], [
 
 
 def deviation_explorer() -> Dial:
-    """Offers clients as points to drag, (B, A) each, with the deviation D and each client's part.
+    """Makes a dial with clients to drag as points (B, A): D, and each client's part of it.
 
     Guarantees: the numbers are `theory.deviation` (tests/browser/test_dials.py::test_formulas).
     """

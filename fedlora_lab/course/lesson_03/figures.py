@@ -35,7 +35,7 @@ TOP: Any = {"va": "top", **BOLD}
 
 
 def clip_effect(rows: Float[np.ndarray, "n p"], count: int = 48) -> pd.DataFrame:
-    """What clipping at ``count`` norms does to the mean of gradients.
+    """Computes how clipping at ``count`` norms changes the mean gradient.
 
     Returns: columns at (the clip norm), length (of the mean of the clipped gradients, over that of
         the mean gradient), cosine (between the two), square (mean squared length of a clipped one).
@@ -96,7 +96,7 @@ def clip_cost(
 
 
 def _attacker(ax: Any, fpr: Any, best: Any, pair: Any) -> None:
-    """Members found over others accused: by the best attack, and as ε and δ alone allow."""
+    """Draws the best attack's true positive rate, and the bound of ε and δ alone."""
     ax.fill_between(fpr, pair, 1, color=LEAK, alpha=0.13, lw=0)
     ax.plot(fpr, pair, color=LEAK, ls=style.DASHED)
     ax.plot(fpr, best, color=style.INK)
@@ -111,7 +111,7 @@ def _attacker(ax: Any, fpr: Any, best: Any, pair: Any) -> None:
 def two_normals(
     with_you: Float[np.ndarray, "n 2"], without_you: Float[np.ndarray, "n 2"], sigma: float
 ) -> style.Picture:
-    """Draws releases of two worlds along the one direction that tells and along another.
+    """Draws outputs with and without one example, along their difference and across it.
 
     Args: with_you, without_you: each release along the direction of the example's clipped gradient
         and along another, in units of C; sigma: noise multiplier.
@@ -142,7 +142,7 @@ def two_normals(
 def neighbouring_outputs(
     noise_multiplier: float = 1.0, epsilon: float = 1.0, attack: Any = None
 ) -> style.Picture:
-    """Draws the released number with and without one example, and what ε leaves to an attacker.
+    """Draws outputs with and without one example, and what ε leaves to an attacker.
 
     The shaded area, where one curve exceeds e^ε times the other, is δ.
 
@@ -189,7 +189,7 @@ WAYS = {
 
 
 def composition_table(sigma: float, q: float, delta: float, steps: "list[int]") -> Any:
-    """ε after some numbers of releases by each way of counting.
+    """Computes ε after numbers of releases by four ways of composition.
 
     Args: sigma, q, delta: noise multiplier, sample rate and δ of a release; steps: how many.
     Returns: columns steps, way, epsilon. Ways: "sum" (each release by itself, δ split evenly, added
@@ -248,7 +248,7 @@ def privacy_plan(
     of: int = 120,
     releases: int = 100,
 ) -> tuple[style.Picture, str]:
-    """Draws ε at δ = 0.0001 over the releases of a plan, and what it leaves to an attacker.
+    """Draws ε at δ = 0.0001 over the releases of a plan, and the best attacker's success.
 
     Args:
         unit: "example" (drawn examples of a client's ``of``) or "client" (drawn clients of ``of``).
@@ -293,7 +293,7 @@ def privacy_plan(
 
 @style.paper()
 def attacks_by_budget(ledgers: Mapping[str, Ledger], lowest: float = 1e-3) -> style.Picture:
-    """Draws what the best attacker reaches under some ledgers, and all that their ε and δ say.
+    """Draws the best attacker's success under some ledgers, and what ε and δ alone allow.
 
     Args: ledgers: words -> ledger; lowest: left and lower end of the axes, in (0, 0.1].
     Guarantees: the lines are the ledgers' (test_the_budgets_curves_are_the_ledgers).
@@ -386,7 +386,7 @@ def example_gradients(record: "Round") -> Float[np.ndarray, "n p"]:
 
 
 def two_worlds() -> Dial:
-    """Offers σ, C, q, releases and ε beside the two laws, the attacker's curve and δ(ε).
+    """Makes a dial for σ, C, q, releases and ε: both outputs, the attacker's curve, and δ(ε).
 
     For q = 1 everything is closed form; otherwise the browser composes the privacy loss on a grid.
 
@@ -398,7 +398,7 @@ def two_worlds() -> Dial:
 
 
 def clip_explorer(rows: Any) -> Dial:
-    """Offers clip norm, noise and batch beside gradient norms and the cost of the clip.
+    """Makes a dial for clip norm, noise and batch: gradient norms and the cost of the clip.
 
     What 36 clip norms do is worked out here, once, and sent with at most 500 of the norms.
 
@@ -422,7 +422,7 @@ def clip_explorer(rows: Any) -> Dial:
 
 
 def privacy_planner() -> Dial:
-    """Offers unit, noise, draw and number of releases beside ε and what it leaves to an attacker.
+    """Makes a dial for a plan's unit, noise, draw and releases: ε and the attacker's success.
 
     Guarantees: ε is the ledger's (tests/browser/test_dials.py::test_the_composed_loss).
     """

@@ -94,7 +94,7 @@ def split_run(
 def _round_noise(
     shapes: Any, task: Task, privacy: Privacy, plan: Plan, seed: int, t: int
 ) -> dict[ParamKey, torch.Tensor]:
-    """What round t puts on the averaged factors: the mean over clients of their steps' noise."""
+    """Draws the noise of round t on the averaged factors: the mean over the clients."""
     clients, sigmas = range(len(task.clients)), privacy.noise_multiplier
     each = sigmas if isinstance(sigmas, tuple) else [sigmas] * len(clients)
     std = [float(s or 0) * privacy.clip_norm for s in each]
@@ -108,7 +108,7 @@ def _round_noise(
 
 @style.paper()
 def noise_by_round(table: Any, predicted: float) -> style.Picture:
-    """Draws what has gathered in the product over the rounds; beside it the quadratic share.
+    """Draws signal and noise energy in the product over the rounds, and the quadratic share.
 
     Args: table: as `gathered_noise` gives it; predicted: ρ at the last round.
     Guarantees: the lines are the means over seeds (test_the_rounds_are_drawn_as_they_are).
@@ -154,16 +154,14 @@ def noise_by_round(table: Any, predicted: float) -> style.Picture:
 
 
 def quadratic_shares(table: Any) -> Any:
-    """Share of noise × noise in the noise energy: columns kind, seed, round, share."""
+    """Computes the share of noise × noise: columns kind, seed, round, share."""
     noise = table[table["term"].isin([*WORDS])]
     wide = noise.pivot_table("value", ["kind", "seed", "round"], "term")
     return (wide["noise_BA"] / wide[[*WORDS]].sum(axis=1)).rename("share").reset_index()
 
 
 def _factors(rank: int, width: int, size_B: float) -> tuple[Any, Any]:
-    """B (width, r) and A (r, width) with the norms that count: ‖A‖² = r / 3, as a Kaiming A has it,
-    and the norm of B ``size_B`` times that of A.
-    """
+    """Makes B (width, r) and A (r, width) with ‖A‖² = r / 3 (Kaiming) and ‖B‖ = size_B ‖A‖."""
     A = np.full((rank, width), (3 * width) ** -0.5)
     return size_B * A.T, A
 
@@ -243,7 +241,7 @@ def ratio_draws(
 
 
 def run_ratios(table: Any, predicted: float, rounds: Sequence[int]) -> Any:
-    """Brings rounds of `gathered_noise` to the columns of `ratio_draws`.
+    """Converts rounds of `gathered_noise` to the columns of `ratio_draws`.
 
     Args: table: of the runs; predicted: ρ at their last round; rounds: which ones.
     """
@@ -316,7 +314,7 @@ def clip_trials(trials: Any) -> style.Picture:
 
 @style.paper()
 def decision_strip(film: Any, scan: int, rounds: Sequence[int]) -> style.Picture:
-    """Draws what the model says of one scan after some rounds, with the noise and without it.
+    """Draws class probabilities of one scan after some rounds, with and without the noise.
 
     Args: film: as `decisions_film` gives it; scan: which of its scans; rounds: the frames.
     Guarantees: the bars are the film's (test_the_strip_is_drawn_from_the_film).
@@ -348,7 +346,7 @@ FILM = Path(__file__).with_name("decisions.json")
 
 
 def noise_explorer() -> Dial:
-    """Offers noise, rank, α, width and the size of B beside the energies of the three noise terms.
+    """Makes a dial for noise, rank, α, width and the size of B: energies of three noise terms.
 
     Guarantees: the energies are `theory.noise_terms` (tests/browser/test_dials.py::test_formulas).
     """
@@ -358,7 +356,7 @@ def noise_explorer() -> Dial:
 
 
 def noise_signal() -> Dial:
-    """Offers a plan's knobs beside the noise that gathers in the product, over the rounds.
+    """Makes a dial for a plan's settings: the noise gathered in the product over the rounds.
 
     Noise is that of `theory.accumulated_noise_terms`: in the client unit σC/K on each round's mean,
     in the example unit ησC/(b√K) on each step's. The signal is the largest that the clip allows.
@@ -373,8 +371,7 @@ def noise_signal() -> Dial:
 
 
 def decisions_film() -> dict[str, Any]:
-    """Returns the stored film: of seed 0 of this notebook's runs, written by
-    scripts/decision_film.py.
+    """Loads the stored film of seed 0 of the runs, written by scripts/decision_film.py.
 
     Guarantees: it is what the run gives (test_the_film_is_of_the_run).
     """
@@ -382,7 +379,7 @@ def decisions_film() -> dict[str, Any]:
 
 
 def decision_film() -> Dial:
-    """Offers a scan and a round; shows what the model says with the noise and without it.
+    """Makes a dial for scan and round: class probabilities with and without the noise.
 
     Guarantees: it plays the stored probabilities
         (tests/browser/test_dials.py::test_a_film_plays_and_pauses).

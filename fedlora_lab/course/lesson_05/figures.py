@@ -20,7 +20,7 @@ KNOBS = {  # study: (its column, words)
 
 
 def rate_trials(folder: str | Path) -> pd.DataFrame:
-    """Reads what tuning saw with its first seed: both methods at every rate and value of a knob.
+    """Reads the first seed's tuning runs: both methods at every rate and value of a knob.
 
     Args: folder: with the studies' committed runs.
     Returns: columns method, knob (words), value, lr, accuracy. The three knobs share a centre.
@@ -36,7 +36,7 @@ def rate_trials(folder: str | Path) -> pd.DataFrame:
 
 
 def from_best_rate(trials: pd.DataFrame) -> pd.DataFrame:
-    """Lines settings up at each method's own best rate.
+    """Aligns settings at each method's best learning rate.
 
     Args: trials: as `rate_trials` gives them.
     Returns: columns method, knob, value, step (on the grid of rates, 0: the best one), loss
@@ -90,7 +90,7 @@ def rate_maps(trials: pd.DataFrame) -> style.Picture:
 
 @style.paper()
 def cliff(table: pd.DataFrame) -> style.Picture:
-    """Draws what a rate above or below its best one costs each method, as means over settings.
+    """Draws the accuracy that each method loses above and below its best rate, mean of settings.
 
     Args: table: as `from_best_rate` gives it.
     """

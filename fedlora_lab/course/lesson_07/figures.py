@@ -64,9 +64,7 @@ def coupling(
 
 
 def _signal(smoothness: float, shuffle: bool) -> np.ndarray:
-    """A made gradient over 64 channels, mean square 1: white at smoothness 0, slow at 1;
-    ``shuffle`` mixes channels.
-    """
+    """Makes a gradient of 64 channels, mean square 1: white at smoothness 0, slow at 1."""
     check_number("smoothness", smoothness, 0, 1)
     rng = np.random.default_rng(5)
     waves = rng.standard_normal(CHANNELS) * np.exp(-9 * smoothness * np.arange(CHANNELS) / CHANNELS)
@@ -122,8 +120,7 @@ def low_pass(
 
 @style.paper()
 def response(taps: int = 5, rows: int = 400) -> style.Picture:
-    """Draws what the library's filter leaves of a wave's amplitude and of white noise's energy,
-    over the closed forms.
+    """Draws the filter's measured gain in amplitude and noise energy over the closed forms.
 
     Args: taps: odd; rows: of white noise.
     Guarantees: the dots lie on the lines (test_the_response_is_drawn_as_it_is).
@@ -255,8 +252,8 @@ def lines(
     return figure
 
 
-def rescaled(record: Any, z: float) -> Any:
-    """The same model in other factors: every B times z, every A divided by z.
+def rescale_factors(record: Any, z: float) -> Any:
+    """Rescales a record's factors and keeps its model: every B times z, every A divided by z.
 
     Args: record: of a run; z: > 0.
     Guarantees: the curvature along B is divided by z squared, that along A multiplied
@@ -269,7 +266,7 @@ def rescaled(record: Any, z: float) -> Any:
 
 
 def sensors(shuffle: bool = False, clients: int = 10, examples: int = 128, seed: int = 0) -> Task:
-    """Builds a layer whose channels are places: 64 sensors in a row are read, and 64 are foretold.
+    """Builds a regression task on 64 sensors in a row, whose neighbours read alike.
 
     Readings are sums of the eight slowest waves, so neighbours are alike, and so is the truth: the
     frozen layer (the identity) plus a map of rank 4 between slow waves. Before training the loss is
@@ -311,7 +308,7 @@ def sensors(shuffle: bool = False, clients: int = 10, examples: int = 128, seed:
 
 
 def filter_explorer() -> Dial:
-    """Offers filter, smoothness, noise and shuffled channels beside a gradient and its spectrum.
+    """Makes a dial for filter, smoothness, noise and channel order: a gradient, its spectrum.
 
     Guarantees: shares are `theory.filtered_energy` (tests/browser/test_dials.py::test_formulas).
     """

@@ -41,9 +41,7 @@ HOLDERS = {
 
 
 def _numbers(kind: str, trained: Any) -> np.ndarray:
-    """Numbers to quantise, mean square 1: 4,096 normal ones, the same with one in 256 made 8 times
-    larger, or the given ones.
-    """
+    """Returns numbers to quantise, mean square 1: normal, with outliers, or the given ones."""
     check_one_of("kind", kind, KINDS)
     row = np.random.default_rng(2).standard_normal(4096)
     if kind == "outliers":
@@ -56,7 +54,7 @@ def _numbers(kind: str, trained: Any) -> np.ndarray:
 
 @cache
 def expected_errors(block: int) -> list[float]:
-    """Relative error of normal numbers for each of `WIDTHS`."""
+    """Computes the relative error of normal numbers for each of `WIDTHS`."""
     return [theory.quantiser_error(normal_levels(w), block) ** 0.5 for w in WIDTHS]
 
 
@@ -199,7 +197,7 @@ def code_levels(width: int = 4) -> style.Picture:
 
 
 def gradient_at(record: Any, rule: Callable[[Tensor], Tensor]) -> Float[np.ndarray, " p"]:
-    """The gradient of the clients' mean loss by all factors, taken where ``rule`` puts them.
+    """Computes the gradient of the clients' mean loss at the factors changed by ``rule``.
 
     Args: record: of a run; rule: such as a quantiser, or the identity.
     Guarantees: test_lesson_08.py::test_the_gradient_at_rounded_factors.
@@ -236,7 +234,7 @@ def gradient_accuracy(table: pd.DataFrame, title: str) -> style.Picture:
 
 @style.paper()
 def four_forms(traces: Mapping[str, Sequence[tuple[float, float]]], goal: float) -> style.Picture:
-    """Draws one number under each form of the server step: what it holds, what it sends.
+    """Draws one number of the server under four forms of its step: what it holds and sends.
 
     Args: traces: title -> (held, sent) of every round; goal: where the loss is least.
     Guarantees: test_lesson_08.py::test_the_four_forms_are_drawn.
@@ -378,7 +376,7 @@ def runs_with_holders(
 
 
 def quantiser_explorer(trained: Any = None) -> Dial:
-    """Offers bits, block and what is quantised beside the levels, what arrives and the error.
+    """Makes a dial for bits, block and numbers: the levels, what arrives, and the error.
 
     The library's quantiser runs here, once for every choice; its errors are sent.
 
@@ -410,7 +408,7 @@ def quantiser_explorer(trained: Any = None) -> Dial:
 
 
 def _histogram(row: np.ndarray, block: int) -> np.ndarray:
-    """Density of the numbers over the largest of their block, in [-1, 1]."""
+    """Computes the density of the numbers over the largest of their block, in [-1, 1]."""
     padded = np.pad(row, (0, -len(row) % block)).reshape(-1, block)
     scale = np.abs(padded).max(1, keepdims=True)
     unit = (padded / np.where(scale > 0, scale, 1)).ravel()[: len(row)]

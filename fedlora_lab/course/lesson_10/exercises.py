@@ -1,5 +1,4 @@
-"""Right and wrong answers to the functions of notebook 10: a server with a residual, what a cut to
-the rank leaves out, and the noise that two servers keep."""
+"""Right and wrong answers to the exercises of notebook 10."""
 
 import numpy as np
 from numpy.linalg import norm, qr, svd

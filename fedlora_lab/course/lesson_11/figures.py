@@ -71,7 +71,7 @@ class AttackedClient:
     def read(
         self, noise: float, releases: int = 1, rank: int = 8, scan: int = 0, draw: int = 0
     ) -> tuple[Any, float]:
-        """Attacks the update: the direction read, (64,), and its |cosine| with the scan.
+        """Attacks the update: returns the direction read, (64,), and its |cosine| with the scan.
 
         The mean of T releases of one gradient is drawn as one release with sigma / sqrt(T): the
         same distribution.
@@ -195,7 +195,7 @@ def presence_in_plans(table: Any) -> style.Picture:
 def attack_under_noise(
     noise: float = 0.1, releases: int = 1, rank: int = 8, scan: int = 7
 ) -> tuple[style.Picture, str]:
-    """Draws the scan, what is read of it, and where on the closed form this is; also in words.
+    """Draws a scan, its reconstruction from a noised update, and the closed form.
 
     Args: noise, releases, rank, scan: as of `AttackedClient.read`.
     Guarantees: test_explorers.py::test_axes_stand_still.
@@ -305,7 +305,7 @@ SCANS = 10
 
 
 def attack_explorer() -> Dial:
-    """Offers noise, releases, rank and scan beside the scan and what is read of its update.
+    """Makes a dial for noise, releases, rank and scan: the reconstruction from an update.
 
     The browser makes the update of A and attacks it: a gradient clipped to C, noise on every entry.
 

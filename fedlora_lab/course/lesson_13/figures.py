@@ -1,4 +1,4 @@
-"""Figures of notebook 13: noise and ε by who sees what, colluders, masks, rounding."""
+"""Figures of notebook 13: noise and ε by observer, colluding clients, masks and rounding."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ PROMISE = (0, (3, 2))
 
 
 def epsilon_by_observer(trust: str, sigma: float, clients: int, colluders: int) -> dict[str, float]:
-    """ε of one release for the public, for the server, and for the server with some clients.
+    """Computes ε of a release for the public, the server, and the server with some clients.
 
     Args: trust, sigma, clients: as of `theory.trust_level`; colluders: clients that tell the server
         their own noise, below ``clients``.
@@ -52,7 +52,7 @@ def epsilon_by_observer(trust: str, sigma: float, clients: int, colluders: int) 
 def trust_comparison(
     trust: str = "secagg", clients: int = 50, epsilon: float = 2.0, colluders: int = 10
 ) -> style.Picture:
-    """Draws one promise under three kinds of trust: noise on the mean, and who faces which ε.
+    """Draws one promise under three kinds of trust: noise on the mean, each observer's ε.
 
     Args: trust: "local", "secagg" or "central"; clients: >= 2; epsilon: promised, for one release;
         colluders: >= 0.
@@ -123,8 +123,7 @@ def collusion(
 
 @style.paper()
 def masked_upload(updates: Float[np.ndarray, "clients d"], opened: "SecAggResult") -> style.Picture:
-    """Draws one client's numbers against what the server received, and the opened sum against the
-    true one.
+    """Draws a client's numbers against the masked upload, and the opened sum against the true.
 
     Guarantees: every number is a dot (test_lesson_13.py::test_the_masked_figure).
     """
@@ -207,7 +206,7 @@ def accuracy_by_trust(frame: "pd.DataFrame", start: float, title: str) -> style.
 
 
 def trust_explorer() -> Dial:
-    """Offers whom to trust, clients, promise and colluders beside the noise and who faces which ε.
+    """Makes a dial for trust, clients, promise and colluders: the noise, each observer's ε.
 
     Guarantees: noise and ε are `theory.trust_level` and those of `theory.surviving_multiplier`
         (tests/browser/test_dials.py::test_formulas).

@@ -25,7 +25,7 @@ LAST = tuple(f"layer.{i}.attention.self.{kind}" for i in (4, 5) for kind in ("qu
 
 
 class Materials(NamedTuple):
-    """What a reader brings along.
+    """A model, its tokenizer and a table of texts to start from.
 
     Args:
         model: a frozen classifier of texts.
@@ -44,8 +44,7 @@ class Materials(NamedTuple):
 
 
 def materials(folder: str | Path, rows: int = 1000) -> Materials:
-    """Returns MiniLM with the rated sentences of the task `sentiment`, which are fetched once;
-    without them and without a network a toy model with made-up sentences.
+    """Loads MiniLM and rated sentences, or makes a toy model where the files are missing.
 
     Args: folder: new or empty, for the toy; rows: of each site, drawn from a fixed seed.
     Guarantees: test_without_the_files_a_toy_takes_their_place, test_the_table_is_that_of_the_task.
@@ -79,7 +78,7 @@ def materials(folder: str | Path, rows: int = 1000) -> Materials:
 
 
 def _made_up(rows: int) -> pd.DataFrame:
-    """Sentences of twelve words at four sites; those with a kind word are positive."""
+    """Makes sentences of twelve words at four sites; those with a kind word are positive."""
     draw = np.random.default_rng(0)
     texts = [" ".join(draw.choice(WORDS, draw.integers(3, 9))) for _ in range(4 * rows)]
     kind = ["good" in text or "great" in text for text in texts]

@@ -19,7 +19,7 @@ PALE = "#CFE6DD"
 
 
 def reach_by_change(step: Any, batch: "Sequence[Any]", unit: float) -> dict[str, float]:
-    """How far one example moves a step at most, by what is done to it: see `CHANGES`.
+    """Measures how far one example moves a step at most, by its change (see `CHANGES`).
 
     Args:
         step: (examples, seed) -> name -> array; batch: pairs (x, y) of an array and a class.
@@ -101,14 +101,13 @@ def holdout(
 
 
 @style.paper()
-def unseeded(
+def shift_without_seeds(
     shift: float = 2.0,
     sigma: float = 1.1,
     numbers: int = 36,
     calls: Sequence[int] = (4, 8, 16, 32, 64, 128, 256),
 ) -> "tuple[style.Picture, pd.DataFrame]":
-    """Draws what a step without a seed shows of a shift, by number of calls, for a broken and a
-    sound step.
+    """Draws the measured shift of a broken and a sound step without seeds, by number of calls.
 
     Args: shift: of the broken step; the sound one moves by 1; sigma, numbers, calls: see `holdout`.
     Returns: (figure, frame): columns step, calls, mean, low, high (the middle 95 % of 200 reviews).
@@ -153,7 +152,7 @@ def unseeded(
 
 @style.paper()
 def verdicts(reviews: "Mapping[str, Review]", expected: "Mapping[str, frozenset]") -> style.Picture:
-    """Draws mistakes by checks: what each check says of each mistake.
+    """Draws a matrix of mistakes by checks: the verdict of each check on each mistake.
 
     Args: reviews: mistake -> its review; expected: mistake -> checks that had to find it, drawn
         with a ring.

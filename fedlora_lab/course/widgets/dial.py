@@ -1,4 +1,4 @@
-"""Dials: a picture that the browser draws from a closed form, with controls to turn.
+"""Dials: interactive figures of closed forms that the browser draws.
 
 The controls, axes and words are `dial.js`; what is drawn is the ``dial.js`` of a lesson. Both go to
 the browser as one ES module, which needs no kernel once it is there, so a dial answers while the

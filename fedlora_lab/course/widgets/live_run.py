@@ -93,14 +93,14 @@ class Row:
     frames: list[Any] = field(default_factory=list)
 
     def ends(self, measure: str) -> list[tuple[float, float]]:
-        """A measure before training and last, of each seed that has come further than its start."""
+        """Returns a measure before training and last, of each seed that got past its start."""
         runs = [points for points in self.points.values() if len(points) > 1]
         return [
             (points[0].get(measure, math.nan), points[-1].get(measure, math.nan)) for points in runs
         ]
 
     def verdict(self, measure: str) -> str:
-        """Says what became of it: where it stands, or that it diverged or collapsed."""
+        """Describes the state of the row: its progress, or that it diverged or collapsed."""
         rounds, count = self.config.plan.rounds, len(self.seeds)
         if self.error:
             return self.error
@@ -128,7 +128,7 @@ class Row:
 
 
 def differing(rows: Sequence[Row]) -> list[str]:
-    """Knobs in which the rows' recipes differ, without what only follows from another knob.
+    """Lists the knobs in which recipes differ, without those that follow from another knob.
 
     Those are a rate that was the suggested one, and the trust that a unit begins with. Seeds count
     where nothing else differs.
@@ -144,8 +144,8 @@ def differing(rows: Sequence[Row]) -> list[str]:
 
 
 def label_parts(rows: Sequence[Row], table: Mapping[str, Knob]) -> list[list[tuple[str, str]]]:
-    """What each row is called: its method, and what tells it from the other rows; of a named
-    setting the name, which is shorter.
+    """Labels each row by its method and by what tells it from the others.
+    Of a named setting the label is the name, which is shorter.
 
     Returns: for each row (knob, words) pairs, such as ("epsilon", "ε = 1").
     Guarantees: test_live_run.py::test_curves_are_labelled_by_what_differs.
@@ -683,20 +683,20 @@ class Workbench(anywidget.AnyWidget):
 
 
 def _change(truth: int, before: int, now: int) -> str:
-    """What became of one example: "right", "wrong", "turned right" or "turned wrong"."""
+    """Classifies one example: "right", "wrong", "turned right" or "turned wrong"."""
     if now == truth:
         return "right" if before == truth else "turned right"
     return "turned wrong" if before == truth else "wrong"
 
 
 def _without(row: Row, key: str) -> dict[str, str]:
-    """The recipe without a knob, seeds, and a rate that followed."""
+    """Returns the recipe without a knob, seeds, and a rate that followed."""
     out = {key, "seed"} | ({"lr"} if row.follows else set())
     return {name: text for name, text in row.recipe.items() if name not in out}
 
 
 def _json(point: Mapping[str, float]) -> dict[str, Any]:
-    """A point as JSON can hold it: infinity as a word, what was not measured as null."""
+    """Converts a point to JSON: infinity as a word, what was not measured as null."""
     return {
         name: None if math.isnan(v) else v if math.isfinite(v) else "inf" if v > 0 else "-inf"
         for name, v in point.items()
@@ -704,7 +704,7 @@ def _json(point: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _as_text(value: Any) -> str:
-    """The text of a knob's value as Python has it."""
+    """Formats a knob's value as text."""
     if value is None:
         return "∞"
     return f"{value:.12g}" if isinstance(value, float) else str(getattr(value, "slug", value))

@@ -1,4 +1,4 @@
-"""A run's configuration, the knobs that change it, and the numbers that follow before it starts."""
+"""Configures a run in a widget: its settings, their controls, and forecasts before it starts."""
 
 import inspect
 import math
@@ -66,7 +66,7 @@ class RunConfig:
         return simulation.ticks(task, self.method, privacy, plan, lora=self.lora, seed=self.seed)
 
     def likely_privacy(self) -> Privacy | None:
-        """The privacy with the sigma of the central limit, some per cent from the calibrated one.
+        """Estimates the calibrated privacy at once, by the central limit; ``None`` without privacy.
 
         It is known at once, where a calibration takes seconds. ``None`` without privacy.
         """
@@ -175,7 +175,7 @@ def _round(value: float) -> str:
 
 
 def _range(values: Any) -> str:
-    """One number, or the least and the largest over clients."""
+    """Formats one number, or the least and the largest over clients."""
     every = values if isinstance(values, tuple) else (values,)
     some = sorted({f"{v:.2f}" for v in every}, key=float)
     return some[0] if len(some) == 1 else f"{some[0]} to {some[-1]}"
@@ -199,7 +199,7 @@ class _Unhashed:
 
 
 def _bytes(task: Task, method: "Method", lora: Lora, steps: int) -> tuple[float, float]:
-    """Bytes of one client in a round, up and down."""
+    """Counts bytes of one client in a round, up and down."""
     key = task.model, task.targets, task.head, method, lora, steps
     return _counted(*key, _Unhashed(task))
 
@@ -285,7 +285,7 @@ def _number(kind: type, nothing: str | None = None, most: float = 1e9) -> Callab
 
 
 def _field(path: str, kind: Callable[[str], Any], nothing: str = "none") -> Any:
-    """``read`` and ``write`` of a field such as "seed" or "plan.rounds"."""
+    """Makes ``read`` and ``write`` of a field such as "seed" or "plan.rounds"."""
     owner, _, name = path.rpartition(".")
 
     def read(config: RunConfig) -> str:
@@ -301,7 +301,7 @@ def _field(path: str, kind: Callable[[str], Any], nothing: str = "none") -> Any:
 
 
 def _deal(argument: str, kind: Callable[[str], Any], nothing: str = "none") -> Any:
-    """``read`` and ``write`` of how the task deals its data to clients."""
+    """Makes ``read`` and ``write`` of how the task deals its data to clients."""
 
     def write(config: RunConfig, text: str) -> RunConfig:
         old, value = config.task, kind(text)
@@ -375,7 +375,7 @@ def knobs(first: RunConfig, rows: "Mapping[str, Method]") -> dict[str, Knob]:
 
 
 def _page(page: dict[str, Any], options: list[Any]) -> dict[str, Any]:
-    """A row of knobs.toml with its options, or the stops of its slider."""
+    """Completes a row of knobs.toml with its options, or the stops of its slider."""
     if "options" in page:
         every = [(x, x) if isinstance(x, str) else x for x in [*page["options"], *options]]
         return {**page, "options": every}
@@ -400,7 +400,7 @@ BREAKS |= {"optimizer": "sgd"}
 
 
 def paper_home(method: "Method") -> tuple[dict[str, str], str] | None:
-    """Settings of the first recorded set-up of a paper with this method, and what was cut short.
+    """Returns the settings of the first preset with this method, and what was cut short.
 
     What hangs on the paper's own model stays as it is: learning rate and decay.
 

@@ -166,7 +166,7 @@ def table() -> str:
     frame: Any = methods.table()
     rows = [["method", "moves", "own rules", "exact mean", "in one line"]]
     for slug, row in frame.iterrows():
-        own = f"`{own_rules(row)}`" if own_rules(row) != "–" else ""
+        own = f"`{own_rules(row)}`" if own_rules(row) else ""
         rows.append(
             [
                 f"[{row['name']}](#{slug})",

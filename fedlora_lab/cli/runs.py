@@ -90,7 +90,7 @@ def budget_command(file: str, **terms: Any) -> None:
     frame = budget.runs()
     rows = [[f"{x:.4g}" if isinstance(x, float) else str(x) for x in row] for row in frame.values]
     table = align_columns([list(frame.columns), *rows], right=(0, 6, 7)) if rows else []
-    click.echo("\n".join([budget.statement(), *table]))
+    status.say("\n".join([budget.statement(), *table]))
 
 
 MODEL = ("--model", str, "DIR", "A Hugging Face name, or a folder.  [required]")
@@ -166,7 +166,7 @@ def report_command(folder: Path) -> None:
     ledgers = read_json(folder / "ledger.json")
     spent = html_page.attack_bounds(ledgers) + html_page.group_bounds(ledgers)
     spent += html_page.folder_spending(folder, ledgers)
-    click.echo("\n".join([*spent, f"report: {page}"]))
+    status.say("\n".join([*spent, f"report: {page}"]))
 
 
 def _run_cells(
@@ -303,7 +303,7 @@ def align_columns(rows: list[list[str]], right: tuple[int, ...] = ()) -> list[st
 def own_rules(row: Any) -> str:
     """The rules in which a row differs from FedLoRA, the plain one."""
     plain = fl.methods.table().loc["fedlora"]
-    return ", ".join(str(row[f]) for f in RULES.split() if row[f] != plain[f]) or "–"
+    return ", ".join(str(row[f]) for f in RULES.split() if row[f] != plain[f])
 
 
 def describe_schedule(row: Any) -> str:
@@ -318,11 +318,12 @@ def describe_schedule(row: Any) -> str:
 def methods_command() -> None:
     """List the methods: what moves, what is sent, what is claimed, where it was published."""
     table: Any = fl.methods.table()
-    lines = [["name", "moves", "sends", "own rules", "exact", "source"]]
+    lines, notes = [["name", "moves", "sends", "exact", "source"]], []
     for slug, row in table.iterrows():
         exact = "yes" if row["exact"] else "no"
-        lines.append([slug, row["train"], row["share"], own_rules(row), exact, row["source"]])
+        lines.append([slug, row["train"], row["share"], exact, row["source"]])
+        notes += [f"{row['note']}. Rules: {own_rules(row)}" if own_rules(row) else row["note"]]
     head, *body = align_columns(lines)
-    click.echo(head)
-    for line, note in zip(body, table["note"]):
-        click.echo(f"{line}\n    {note}")
+    status.say(head)
+    for line, note in zip(body, notes, strict=True):
+        status.say(f"{line}\n{click.wrap_text(note, 100, '    ', '    ')}")

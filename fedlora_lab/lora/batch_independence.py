@@ -92,9 +92,10 @@ def check_batch_independence(
         plan = plan or Plan()
         steps = product(range(min(plan.rounds, MOST_ROUNDS)), range(plan.local_steps))
         words = {method.sides_at_step(t, s) for t, s in steps}
-        # Of a choice layer by layer the two extremes; `check_penalty` sees the others.
+        # Of a choice layer by layer the two extremes; `check_penalty` sees the others, and what a
+        # start of the method adds besides the scheduled factors.
         words = {side for word in words for side in ("AB" if word == "*" else (word,))}
-        keys = [*adapted.shapes, *(key for key in adapted.optional if key.kind.trained)]
+        keys = [*adapted.shapes, *(key for key in adapted.optional if key.kind.scheduled)]
         for word in sorted(words):
             moving = tuple(k for k in keys if not k.kind.scheduled or k.side in word)
             _probe_once(task, adapted, products, method, moving, rows)

@@ -33,7 +33,7 @@ LAYERS = 8
 
 
 def cost_and_deviation(table: pd.DataFrame, way: str = "both") -> Any:
-    """Columns method, bytes, deviation, and kind: "exact", "off", or "own" without common product.
+    """Tabulates method, bytes, deviation and kind: "exact", "off", or "own" (none in common).
 
     Args: table: columns up, down, deviation, slug as index, as ``fl.methods.table()`` gives it.
     Raises: ``ValueError`` for a table without them, or another way.
@@ -107,7 +107,7 @@ def exactness_map(
 
 
 def _finding(rows: pd.DataFrame) -> str:
-    """How many servers are exact, and how their bytes compare with FedLoRA's."""
+    """Counts the exact servers and compares their bytes with those of FedLoRA."""
     exact, words = rows[rows["kind"] == "exact"]["bytes"], ""
     for plain in rows[rows["method"] == "fedlora"]["bytes"]:
         dear = exact[exact > plain]
@@ -117,7 +117,7 @@ def _finding(rows: pd.DataFrame) -> str:
 
 
 def _dot(ax: Any, x: float, y: float, slug: str, mark: str | None) -> None:
-    """A method's mark, ringed when it is the one to ring; drawn over the edge of the axes."""
+    """Draws a method's mark, ringed where it is the chosen one, over the edge of the axes."""
     colour, marker, _ = look(slug)
     put: Any = {"ls": "none", "clip_on": False, "transform": ax.transData}
     if slug == mark:
@@ -129,7 +129,7 @@ def _dot(ax: Any, x: float, y: float, slug: str, mark: str | None) -> None:
 
 
 def _strip(ax: Any, rows: Any, mark: str | None) -> None:
-    """One line a method, cheapest at the bottom, its name beside the mark."""
+    """Draws one line a method, the cheapest at the bottom, its name beside the mark."""
     ax.set(ylim=(-0.7, max(len(rows), 1) - 0.3), yticks=[])
     left, right = ax.get_xlim()
     for line, row in enumerate(rows.itertuples()):
@@ -144,14 +144,16 @@ def _strip(ax: Any, rows: Any, mark: str | None) -> None:
 
 
 def _field(ax: Any, rows: Any, mark: str | None) -> None:
-    """The servers that miss the mean product, by how much."""
-    ax.set(yscale="log", ylim=(0.006, 1.0))
-    ax.set_yticks((0.01, 0.03, 0.1, 0.3, 1.0), ("1 %", "3 %", "10 %", "30 %", "100 %"))
+    """Draws the servers that miss the mean product, by how much."""
+    bottom = min([0.01, *rows["deviation"]]) * 0.6
+    ax.set(yscale="log", ylim=(bottom, 1.0))
+    ticks = [tick for tick in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0) if tick > bottom]
+    ax.set_yticks(ticks, [f"{tick:.0%}" if tick > 0.005 else f"{tick:.1%}" for tick in ticks])
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.axhline(0.006, color=style.FAINT, lw=0.8)
+    ax.axhline(bottom, color=style.FAINT, lw=0.8)
     labels = []
     for (x, y), same in rows.groupby(["bytes", "deviation"], sort=False):
-        y = min(max(float(y), 0.006), 1.0)
+        y = min(float(y), 1.0)
         for slug in same["method"][::-1]:
             _dot(ax, float(x), y, slug, mark)
         text, colour = ", ".join(map(name, same["method"])), look(same["method"].iloc[0]).colour
@@ -194,7 +196,7 @@ def mean_spectra(cases: Mapping[str, Any], rank: int) -> style.Picture:
 
 
 def table_at(width: int, rank: int, clients: int) -> pd.DataFrame:
-    """The table of methods with its bytes counted anew for other layers.
+    """Recounts the bytes in the table of methods for other layer sizes.
 
     Args: width: d_in = d_out of each of eight layers; rank, clients: of the federation.
     """
@@ -211,7 +213,7 @@ RANKS, WIDTHS, CLIENTS = (1, 2, 4, 8, 16, 32, 64), (64, 256, 768, 4096), (2, 5, 
 
 
 def exactness_explorer() -> Dial:
-    """Offers width, rank, clients and a method beside its bytes and its measured deviation.
+    """Makes a dial for width, rank, clients and method: its bytes and measured deviation.
 
     The bytes of a layer are counted here for every choice, on one dry run of each method, and sent;
     where the clients do not matter, once.
@@ -227,14 +229,14 @@ def exactness_explorer() -> Dial:
 
 
 def _row(slug: str, row: Any) -> dict[str, Any]:
-    """One method: name, deviation, bytes up and down of a layer for each width and rank."""
+    """Describes one method: name, deviation, bytes up and down for each width and rank."""
     method = methods.ALL[slug]
-    played = dry_run.play_rounds(method)
+    played = [dry_run.play_rounds(method, rank=rank) for rank in RANKS]
     up, down = [], []
     for width in WIDTHS:
         sent, received = [], []
-        for rank in RANKS:
-            size: Any = {"rank": rank, "layers": ((width, width),), "played": played}
+        for rank, rounds in zip(RANKS, played, strict=True):
+            size: Any = {"rank": rank, "layers": ((width, width),), "played": rounds}
             each = [dry_run.client_bytes(method, clients=n, **size) for n in CLIENTS]
             sent.append(int(each[0].up))
             falls = [int(one.down) for one in each]

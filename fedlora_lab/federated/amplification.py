@@ -20,6 +20,7 @@ from fedlora_lab.methods.filters import identity, received
 from fedlora_lab.methods.method import Cycle
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.published import rule_name
+from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.theory import products as theory
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class NoiseForecast:
-    """What the noise of a run's releases leaves in the averaged factors, round by round.
+    """Predicts the noise that a run's releases leave in the averaged factors, round by round.
 
     Args:
         spec: a `RunSpec`: task, method, privacy, plan and adapter of the run.
@@ -106,7 +107,7 @@ class NoiseForecast:
 
     @cached_property
     def _variance(self) -> float:
-        """Of the noise that a release at rate 1 puts on an entry of an averaged factor."""
+        """Variance of the noise that a release at rate 1 adds to an entry of an averaged factor."""
         privacy, plan = self.spec.privacy, self.spec.plan
         if privacy is None or not self.noisy:
             return 0.0
@@ -123,9 +124,9 @@ class NoiseForecast:
             # Expected number of uploads in a round that is released: E[n; n >= least].
             least = level.shares + privacy.colluding
             uploads = count * came * float(bdtrc(least - 2, count - 1, came))
-            return uploads * (share * _each(level.each, 1)[0] / every) ** 2
+            return uploads * (share * per_client(level.each, 1)[0] / every) ** 2
         total = 0.0
-        for k, std in enumerate(_each(level.each, count)):
+        for k, std in enumerate(per_client(level.each, count)):
             weight = 1 / count if plan.weights == "uniform" else sizes[k] / sum(sizes)
             if self._by_step:  # of a step's sum, divided by the expected batch
                 std *= sizes_of[k]
@@ -257,7 +258,7 @@ class NoiseForecast:
         return rows
 
     def over_run(self) -> "Amplification":
-        """The noise of the whole run, layer by layer."""
+        """Sums the noise over the whole run, layer by layer."""
         rounds, unknown = self.spec.plan.rounds, self.unknown
         in_a, in_b = (sum(self.releases_in_round(x, t) for t in range(rounds)) for x in "AB")
 
@@ -299,7 +300,7 @@ class LayerNoise(NamedTuple):
 
 
 class Amplification(NamedTuple):
-    """What `amplification` finds.
+    """The amplification number of a run, of each layer and on average.
 
     Args:
         layers: layer by layer.
@@ -325,13 +326,13 @@ class Amplification(NamedTuple):
 
 
 def forecast_of(spec: Any) -> NoiseForecast:
-    """The forecast for a run that is not prepared: its model is looked at for its layers only."""
+    """Makes the forecast of a run that is not prepared, from the shapes of its layers."""
     task = spec.task
     return NoiseForecast(spec, peft.adapt(task.model, task.targets, task.head, spec.lora).weights)
 
 
 def balanced_start(forecast: NoiseForecast, balance: float) -> float:
-    """How many times larger A has to start so that its noise stays at ``balance`` times its energy.
+    """Computes the start scale of A at which its noise stays at ``balance`` times its energy.
 
     Args:
         forecast: with A as PEFT draws it.
@@ -344,12 +345,8 @@ def balanced_start(forecast: NoiseForecast, balance: float) -> float:
     return theory.balanced_scale(forecast.mean(forecast.spec.plan.rounds), balance)
 
 
-def _each(value: float | tuple[float, ...], count: int) -> tuple[float, ...]:
-    return value if isinstance(value, tuple) else (value,) * count
-
-
 def _mean_gain(rule: Any) -> float | None:
-    """By how much a server's rule multiplies the mean change of A; ``None``: it does otherwise."""
+    """The factor by which a server's rule multiplies the mean change of A; ``None``: no factor."""
     return getattr(rule, "mean_gain", None)
 
 

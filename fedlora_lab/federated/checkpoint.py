@@ -37,12 +37,12 @@ BUDGET = "budget.json"
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint that is not what was written."""
+    """Raised for a checkpoint whose content is not what was written."""
 
 
 @dataclass
 class RunState:
-    """All that the next round depends on.
+    """The state of a run between two rounds: all that the next round depends on.
 
     ``changed``: for each round done, the server's tensors that it changed, by name, and the rank of
     the change (0: the tensor is new as a whole).
@@ -72,8 +72,7 @@ def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> dict[
 
 
 def name_budget(folder: Path, account: Account) -> None:
-    """Writes down from which budget a run draws, and as which of its runs: it may go on from no
-    other, and not without.
+    """Records the budget that a run draws from, and its token there; it resumes with no other.
 
     Args: folder: of the run. account: in the budget.
     """
@@ -121,7 +120,7 @@ def _with_digest(body: Mapping[str, Any]) -> bytes:
 
 
 def _paths(folder: Path, round: int) -> tuple[Path, ...]:
-    """Of a round: released tensors and JSON, then private tensors and JSON."""
+    """The files of a round: released tensors and JSON, then private tensors and JSON."""
     stems = (folder / f"round-{round:06d}", private_folder(folder) / f"round-{round:06d}")
     return tuple(stem.with_suffix(ending) for stem in stems for ending in (".safetensors", ".json"))
 
@@ -157,7 +156,7 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
 
 
 def remove(folder: Path, round: int) -> None:
-    """Takes a round away, its JSON first: without that it is not there."""
+    """Deletes a round, its JSON first: a round without its JSON does not count as stored."""
     tensors, text, *hidden = _paths(folder, round)
     for path in (text, tensors, *hidden):
         path.unlink(missing_ok=True)
@@ -273,6 +272,7 @@ def read_latest_or_none(folder: Path) -> tuple[RunState, dict[str, Any]] | None:
 
 def validate_and_reorder(state: RunState, like: ServerState, rule: Optimizer) -> RunState:
     """Checks that a stored state fits this run, and puts its tensors in the run's order.
+
     Args:
         state: as it was read.
         like, rule: the run's server before training, and its server's optimiser.

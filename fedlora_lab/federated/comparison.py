@@ -1,4 +1,4 @@
-"""Several methods and seeds under one plan, into one tidy frame; and baselines beside them.
+"""Compares methods over seeds in one tidy frame, with baselines; tunes one method privately.
 
 Frames of finished runs are kept in a folder, under a digest of all that decides their numbers.
 """
@@ -37,7 +37,7 @@ from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.budget import Budget, largest_that_fits
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.privacy.ledger import Ledger, describe_selection
+from fedlora_lab.privacy.ledger import Ledger, describe_selection, map_numbers
 from fedlora_lab.privacy.mechanism import uncertified_reason
 from fedlora_lab.tasks.task import Task
 
@@ -57,7 +57,7 @@ OPTIONS = ("evaluate_every", "chunk_clients", "stop_at", *(field.name for field 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one run needs; ``slug`` is its name in the frame (a baseline's, or the method's own)."""
+    """The inputs of one run; ``slug`` is its name in the frame (a baseline's or the method's)."""
 
     slug: str
     task: Task
@@ -77,7 +77,7 @@ class Cell:
         lora: Lora,
         seed: int | None,
     ) -> "Cell":
-        """The cell of a row, a slug or a baseline; on pooled data calibrated anew, same epsilon.
+        """Makes the cell of a row, a slug or a baseline; pooled data get noise for that epsilon.
 
         Args:
             method: a row, its slug, or a name in `BASELINES`.
@@ -103,11 +103,11 @@ class Cell:
         return cls(method, task, BASELINES[method], privacy, plan, lora, seed)
 
     def run(self, **options: Any) -> Iterator[Round]:
-        """The cell's rounds; options as of `fl.run`. Without privacy ``stop_at`` has no effect."""
+        """Runs the cell; options as of `fl.run`. Without privacy ``stop_at`` has no effect."""
         return (event for event in self.ticks(**options) if isinstance(event, Round))
 
     def ticks(self, **options: Any) -> Iterator[Round | Tick]:
-        """The same, and a `Tick` after every local step."""
+        """Runs the cell as `run` does, and yields a `Tick` after every local step too."""
         from fedlora_lab.federated.simulation import ticks
 
         if self.privacy is None:
@@ -169,7 +169,7 @@ class Progress:
         self.bar.update(self.before + done - self.bar.n)
 
     def end(self) -> None:
-        """Moves the bar to the run's end, also where the run was found or stopped."""
+        """Moves the bar to the run's end, also if the run was cached or stopped early."""
         self.bar.update(self.before + self.plan.rounds - self.bar.n)
 
 
@@ -300,7 +300,7 @@ DISTRIBUTIONS = {"geometric": 1.0, "logarithmic": 0.0, "poisson": math.inf}
 
 @dataclass(frozen=True)
 class Tuning:
-    """The best of a random number of trials; nothing else of them may be told, not even how many.
+    """The best trial of a private search; nothing else may be published, not even their number.
 
     Args:
         candidate: the settings that were drawn for it, by name; ``None`` if no trial was drawn,
@@ -323,11 +323,11 @@ class Tuning:
 
     @property
     def epsilon(self) -> float:
-        """Of the whole tuning."""
+        """Epsilon of the whole search."""
         return self.ledger.epsilon()
 
     def statement(self) -> str:
-        """The ledger's, for the best trial and all that were not shown."""
+        """States the guarantee of the whole search in one sentence, unseen trials included."""
         return self.ledger.statement()
 
     def __repr__(self) -> str:
@@ -456,7 +456,7 @@ def tune(
     start = replace(start, privacy=trained)
     streams = Streams(seed)
     for values in itertools.islice(_corners(pools), 1000):
-        start.having(values).check(task, seed)
+        start.replace(values).check(task, seed)
     if budget is not None:
         check(isinstance(budget, Budget), "budget", budget, "an fl.Budget, or None")
         what = f"{start.method.slug} on {task.name}, {trials:g} trials expected"
@@ -467,7 +467,7 @@ def tune(
     sign = -1 if metric == "loss" else 1
     for number in range(draw_trials(trials, float(shape), draws)):
         values = {name: _drawn(pool, draws) for name, pool in pools.items()}
-        now, own = start.having(values), None if seed is None else key(seed, "trial", number)
+        now, own = start.replace(values), None if seed is None else key(seed, "trial", number)
         parts = shown, now.method, now.privacy, now.plan
         how: dict[str, Any] = {**options, "lora": now.lora, "evaluate_every": now.plan.rounds}
         *_, last = run(*parts, seed=own, **how)
@@ -491,15 +491,15 @@ def tune(
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a trial is trained with."""
+    """The settings of a trial."""
 
     method: Method
     privacy: Privacy
     plan: Plan
     lora: Lora
 
-    def having(self, values: Mapping[str, Any]) -> "Candidate":
-        """With these settings by name."""
+    def replace(self, values: Mapping[str, Any]) -> "Candidate":
+        """Returns a copy with other settings, by name."""
         plan = {k: v for k, v in values.items() if k in Plan.__dataclass_fields__}
         lora = {k: v for k, v in values.items() if k in ("rank", "alpha")}
         clip = {k: v for k, v in values.items() if k == "clip_norm"}
@@ -508,7 +508,7 @@ class Candidate:
         return Candidate(row, *parts)
 
     def check(self, task: Task, seed: int | None) -> None:
-        """Refuses what `run` would refuse."""
+        """Raises as `run` would for these settings."""
         make_run_spec(task, self.method, self.privacy, self.plan, self.lora, seed)
 
 
@@ -560,24 +560,23 @@ def draw_trials(mean: float, shape: float, draws: np.random.Generator) -> int:
 
 
 def _with_noise(privacy: Privacy, factor: float) -> Privacy:
-    """With so many times its noise."""
+    """Multiplies the noise multiplier, of every client, by a factor."""
     sigma = privacy.noise_multiplier
-    several = isinstance(sigma, tuple)
-    own = tuple(x * factor for x in sigma) if several else factor * (sigma or 0.0)  # type: ignore[union-attr]
-    return privacy.replace(noise_multiplier=own)
+    return privacy.replace(noise_multiplier=map_numbers(lambda x: factor * x, sigma))
 
 
 # ---- frames of finished runs, kept as CSV and read back exactly
 
 VARIABLE = "FEDLORA_CACHE"
-SUBPACKAGES = ("_utils", "methods", "privacy", "tasks", "lora", "measures", "federated")
+ROOMS = ("_utils", "theory", "methods", "privacy", "tasks", "lora", "measures", "federated")
+"""The rooms whose code decides a run's numbers: all that `federated` imports, and itself."""
 LIBRARIES = ("torch", "peft", "numpy", "scipy", "pandas", "opacus", "dp-accounting")
 # What these do is fixed by the sources of the subpackages and by the versions of the libraries.
 KNOWN_PACKAGES = ("fedlora_lab", "torch", "transformers", "numpy", "math", "builtins", "operator")
 
 
 class UncacheableRun(Exception):
-    """Something decides a run's numbers whose content cannot be read: user code, say."""
+    """Raised where something decides a run's numbers and cannot be read, such as user code."""
 
 
 def cached_frame(
@@ -644,7 +643,7 @@ def code_version() -> str:
     """A digest of the sources that compute a run, and of the versions of what they call."""
     digest = hashlib.sha256()
     home = Path(__file__).parents[1]
-    for path in sorted(path for room in SUBPACKAGES for path in (home / room).rglob("*.py")):
+    for path in sorted(path for room in ROOMS for path in (home / room).rglob("*.py")):
         digest.update(f"{path.relative_to(home)}\n".encode() + path.read_bytes())
     for name in LIBRARIES:
         digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())

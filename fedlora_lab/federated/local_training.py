@@ -23,6 +23,7 @@ from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import MODES, ParamKey, cut_to_rank
 from fedlora_lab.privacy import mechanism
 from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.privacy.mechanism import ClipCounts, gaussian_noise
 from fedlora_lab.tasks.task import Examples, Task, concatenate, take
 
@@ -34,7 +35,7 @@ ClientParams = dict[ParamKey, Tensor]
 
 @dataclass(frozen=True)
 class RunContext:
-    """What stays the same over a run."""
+    """All that is fixed during a run: task, model, method, plan, noise."""
 
     task: Task
     adapted: AdaptedModel
@@ -62,7 +63,7 @@ class RunContext:
 
     @cached_property
     def units(self) -> tuple[int, ...]:
-        """How many each client has of what a step draws: examples, or persons."""
+        """Number of units each client draws from in a step: examples, or persons."""
         return self.task.sizes if self.privacy is None else self.privacy.units(self.task)
 
     @cached_property
@@ -88,12 +89,12 @@ class RunContext:
 
     @cached_property
     def examples(self) -> Callable[[tuple[int, ...]], Examples]:
-        """Some clients' examples in a row; the same tensors when the same clients follow."""
+        """Concatenates some clients' examples; the last result is kept for the same clients."""
         data = self.data
         return lru_cache(maxsize=1)(lambda ids: concatenate([data[k] for k in ids]))
 
     def cached_prefix(self, part: str, index: Tensor, x: Any) -> AbstractContextManager[None]:
-        """Within it the model reads the frozen prefix's stored outputs, if they are stored.
+        """A context in which the model reads stored outputs of the frozen prefix, if there are any.
 
         Args:
             part: "clients" or "test".
@@ -140,8 +141,10 @@ def ranks_of(context: RunContext, ids: tuple[int, ...]) -> Tensor | None:
 def poisson_batch(
     context: RunContext, t: int, s: int, ids: tuple[int, ...], taken: tuple[int, ...] = ()
 ) -> list[Int[Tensor, " n"]]:
-    """Draws each client's examples of round t, step s: every example, or person, on its own, at its
-    rate; of a drawn person all examples, or as many as ``person_examples`` says.
+    """Draws each client's Poisson batch of round t, step s, as places in the client's examples.
+
+    Every example, or person, is drawn on its own at the client's rate; of a drawn person all
+    examples count, or as many as ``person_examples`` says.
 
     Args:
         context: of the run.
@@ -193,8 +196,9 @@ def preconditioners(
     certified: bool = False,
     change: bool = False,
 ) -> dict[ParamKey, Preconditioner]:
-    """Each moving factor's preconditioner from its peer's Gram matrix, or from both factors of its
-    layer where the rule asks for them; empty without such a rule.
+    """Makes each moving factor's preconditioner; empty for a method without one.
+
+    A rule reads the Gram matrix of the factor's peer or, where it has ``of_layer``, both factors.
 
     Args:
         method, moving: whose rule, and the tensors that train.
@@ -224,7 +228,7 @@ def preconditioners(
 
 
 def _finite(matrices: Tensor) -> Tensor:
-    """The matrices, with the identity in the place of those that are not finite.
+    """Replaces matrices that are not finite by the identity.
 
     In the client unit they are not noised yet: a rule that raises would tell of one client's data.
 
@@ -236,7 +240,7 @@ def _finite(matrices: Tensor) -> Tensor:
 
 
 def moving_keys(values: Mapping[ParamKey, Tensor], word: str) -> tuple[ParamKey, ...]:
-    """The tensors that a schedule's word moves, heads included; "*" asks each layer's mode."""
+    """Selects the tensors that a schedule's word moves, heads too; "*" asks each layer's mode."""
     modes = {key.layer: MODES[int(mode)] for key, mode in values.items() if key.side == "mode"}
 
     def moves(key: ParamKey) -> bool:
@@ -282,7 +286,7 @@ def local_step(context: RunContext, clients: ClientBatch, t: int, s: int) -> Non
     # The divisor is the expected batch: the drawn batch's size is private.
     expected = torch.tensor([context.units[k] * context.sample_rate[k] for k in ids])
     if clients.clip is not None:
-        clients.clip = _adapted(context, clients, within, expected, t, s)
+        clients.clip = _next_clip_norms(context, clients, within, expected, t, s)
     for part in (gradients, noises):
         for key, x in part.items():
             x = x / expected.to(x).view(-1, *[1] * (x.dim() - 1))
@@ -295,14 +299,14 @@ def local_step(context: RunContext, clients: ClientBatch, t: int, s: int) -> Non
     _descend(context, clients, gradients, noises, stds, t, noised=any(std))
 
 
-def _adapted(
+def _next_clip_norms(
     context: RunContext, clients: ClientBatch, within: Tensor, expected: Tensor, t: int, s: int
 ) -> Tensor:
-    """Each client's C for its next step, (clients,), from its own noised count."""
+    """Adapts each client's C to its own noised count, for its next step: (clients,)."""
     privacy = context.privacy
     assert privacy is not None and privacy.adaptive is not None and clients.clip is not None
-    level = privacy.noise_of_count
-    each = [level[k] if isinstance(level, tuple) else level for k in clients.ids]
+    level = per_client(privacy.noise_of_count or 0.0, len(context.units))
+    each = [level[k] for k in clients.ids]
     noise = [context.streams.normal((1,), "clip count", t, k, s) for k in clients.ids]
     count = within + torch.tensor(each, dtype=within.dtype) * torch.cat(noise).to(within)
     # As for the sums the divisor is public; a unit that was not drawn counts as neither.
@@ -318,8 +322,9 @@ def _clipped_sums(
     t: int,
     s: int,
 ) -> tuple[ClientParams, Tensor]:
-    """Each client's sum of clipped gradients, of examples or persons, key -> (clients, ...); and
-    where C adapts its count of those within it, as `mechanism.count_within` counts.
+    """Sums each client's clipped gradients, of examples or persons: key -> (clients, ...).
+
+    The second result is each client's count of norms within C, for a C that adapts.
     """
     count, params, sizes = len(drawn), clients.params, context.task.sizes
     sums = {key: params[key].new_zeros(count, *params[key].shape[1:]) for key in moving}
@@ -331,9 +336,9 @@ def _clipped_sums(
     if clients.clip is not None:
         limit = clients.clip.to(context.adapted.device)
     within, ids = torch.cat(drawn), torch.tensor(clients.ids)
-    held = (len(context.data[k][1]) for k in clients.ids)
-    index = within + torch.tensor([0, *accumulate(held)])[owner]
-    # Where they stand among all clients' examples, also of those who do not take part.
+    lengths = (len(context.data[k][1]) for k in clients.ids)
+    index = within + torch.tensor([0, *accumulate(lengths)])[owner]
+    # Their places among the examples of all clients, absent ones too, as the frozen prefix counts.
     places = within + torch.tensor([0, *accumulate(sizes)])[ids[owner]]
     x, y = context.examples(clients.ids)
 
@@ -400,7 +405,7 @@ def _clipped_sums(
 def gradients_or_nan(
     gradients: Callable[[Tensor], ClientParams], these: Tensor, sums: ClientParams
 ) -> ClientParams:
-    """The gradients of these examples; NaN, which the clip counts as zero, where a pass raises.
+    """Computes these examples' gradients; NaN, zero to the clip, for an example that raises.
 
     Whether a run goes on must not hang on one example: no noise hides it. Where a pass over several
     raises each passes alone, so that the others are what they would be without it.
@@ -469,15 +474,15 @@ def _descend(
     t: int,
     noised: bool,
 ) -> None:
-    """A step of the clients' optimiser, and the same map on the noise that they hold."""
+    """Takes a step of the clients' optimiser, and moves the noise in their tensors alike."""
     rule, memory = context.plan.optimizer, clients.optimizer
     rates = {key: context.plan.rate(key.side, t) for key in gradients}
     steps, clients.optimizer = rule.update(gradients, memory, clients.params, rates, stds)
     clients.params.update(apply({key: clients.params[key] for key in steps}, steps))
-    held = {key: clients.noise.get(key, x.new_zeros(1)) for key, x in noises.items()}
     if rule.linear:  # then the step moves noise as it moves gradients, exactly
-        steps, clients.noise_optimizer = rule.update(noises, clients.noise_optimizer, held, rates)
-        clients.noise.update(apply(held, steps))
+        old = {key: clients.noise.get(key, x.new_zeros(1)) for key, x in noises.items()}
+        steps, clients.noise_optimizer = rule.update(noises, clients.noise_optimizer, old, rates)
+        clients.noise.update(apply(old, steps))
     elif noised:  # unknown: NaN, rather than a number that looks measured
         for key, x in noises.items():
             clients.noise[key] = x.new_full((1, *x.shape[1:]), torch.nan)

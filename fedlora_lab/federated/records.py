@@ -44,7 +44,7 @@ class Tick(NamedTuple):
 
 @dataclass(frozen=True)
 class Round:
-    """The state after a round; index 0 is the model before training.
+    """The record of a round; index 0 is the model before training.
 
     Args:
         metrics: scores of the task's test examples, NaN in a private run where these are not
@@ -358,7 +358,7 @@ def _interval(mean: float, count: int, noise: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """The layers that a noised look at gradients chose.
+    """The layers chosen by noised gradient norms.
 
     Args:
         layers: those chosen, the largest score first.

@@ -1,4 +1,4 @@
-"""What a run is set up from: checked arguments, the adapted model, a folder to resume from."""
+"""Sets a run up: checks its arguments, adapts the model, finds the folder to resume from."""
 
 import json
 import math
@@ -30,14 +30,14 @@ from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.state import KINDS, ServerState
 from fedlora_lab.privacy.config import MOST_STEPS, Privacy
-from fedlora_lab.privacy.ledger import Ledger, LedgerEntry
+from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, per_client
 from fedlora_lab.privacy.mechanism import NoiseStream, clip_sum, uncertified_reason
 from fedlora_lab.tasks.task import Examples, Task, mask_of
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that decides a run's numbers, each part valid and all of them fitting together."""
+    """The checked arguments of a run, which decide all of its numbers."""
 
     task: Task
     method: Method
@@ -48,7 +48,7 @@ class RunSpec:
     stream: NoiseStream | None = None  # correlated noise
 
     def settings(self) -> dict[str, Any]:
-        """What a checkpoint must agree on with the run that goes on from it, as JSON values."""
+        """The settings that a checkpoint and the run that resumes from it share, as JSON values."""
         names = Method.__dataclass_fields__
         # What the noise was calibrated for, and how long the run is, change nothing that is
         # released: a longer run may go on with replace(target=None).
@@ -69,7 +69,7 @@ class RunSpec:
         return json.loads(json.dumps(parts, default=str))
 
     def entry(self, ids: tuple[int, ...] | None) -> dict[str, Any]:
-        """How often these clients release in a round of a private run, and under how much noise."""
+        """The ledger entry of these clients in a round: number of releases, rates and noise."""
         assert self.privacy is not None
         steps = self.plan.local_steps if self.privacy.by_step else 1
         if self.stream is not None:
@@ -81,7 +81,9 @@ class RunSpec:
     def entry_of_round(
         self, round: int, ids: tuple[int, ...] | None
     ) -> tuple[tuple[int, ...] | None, dict[str, Any]]:
-        """For whom a round counts, and its entry: of a correlated stream all stands in the first.
+        """The clients that a round counts for, and its ledger entry.
+
+        A correlated stream is one release, recorded whole in the first round.
 
         Args:
             round: counted from 1.
@@ -139,9 +141,8 @@ def make_run_spec(
     given = f"{plan.server_optimizer} at server_lr={plan.server_lr:g}"
     words = f"sgd at server_lr=1 for {row.slug}, whose rule writes {' and '.join(written)} anew"
     check(plain or not written, "server_optimizer", given, words)
-    uncertified_reason(
-        row.precondition, row.clip_groups
-    )  # refuses a rule that gives no Preconditioner
+    # Called for its check: refuses a rule that gives no Preconditioner.
+    uncertified_reason(row.precondition, row.clip_groups)
     alike = lora.ranks is None or len(lora.ranks) == count
     check(alike, "ranks", lora.ranks, f"one for each of {count} clients")
     if privacy is not None:
@@ -182,7 +183,7 @@ def _check_options(row: Method, lora: Lora) -> None:
 
 
 def _noise_stream(spec: RunSpec) -> NoiseStream:
-    """The correlated noise of a run, for the steps in which its units really take part.
+    """Makes the correlated noise of a run for the steps in which each unit takes part.
 
     Raises: ``ValueError`` where the run cannot guarantee them, or would move what earlier noise was
         added to, so that nothing could take it back.
@@ -252,12 +253,10 @@ def _warn_of_idle_sides(row: Method, plan: Plan) -> None:
 
     Guarantees: test_simulation.py::test_a_factor_whose_turn_never_comes_is_told.
     """
-    rounds = range(min(plan.rounds, 10))
-    moved, later = (
-        {side for t in rounds for side in row.sides_in_round(t, steps)}
-        for steps in (plan.local_steps, plan.local_steps + 10)
-    )
-    if idle := "".join(sorted(later - moved)):
+    rounds, steps = range(min(plan.rounds, 10)), plan.local_steps
+    moved = {side for t in rounds for side in row.sides_in_round(t, steps)}
+    ahead = {row.sides_at_step(t, s) for t in rounds for s in range(steps, steps + 10)}
+    if idle := "".join(sorted(set("".join(ahead)) - moved)):
         text = f"local_steps={plan.local_steps}: {row.slug} never moves {idle}"
         warnings.warn(f"{text}, whose turn comes at a later step of the round", stacklevel=3)
 
@@ -287,7 +286,7 @@ def amplification(
 def prepare_run(
     spec: RunSpec, data: Sequence[Examples] | Mapping[int, Examples], how: Compute | None = None
 ) -> RunContext:
-    """Adapts the model and probes it: what stays the same over all rounds.
+    """Adapts the model, probes it, and collects what is fixed over all rounds.
 
     Args:
         spec: checked.
@@ -317,8 +316,8 @@ def prepare_run(
         )
     clip, sigma = math.inf, (0.0,) * len(task.sizes)  # of a step, where steps are not released
     if spec.privacy is not None and spec.privacy.by_step:
-        clip, level = spec.privacy.first_clip_norm, spec.privacy.noise_of_sum
-        sigma = level if isinstance(level, tuple) else (float(level or 0),) * len(task.sizes)
+        clip = spec.privacy.first_clip_norm
+        sigma = per_client(spec.privacy.noise_of_sum or 0.0, len(task.sizes))
         if spec.stream is not None:  # a step's noise is sigma C times the stream's sensitivity
             pairs = zip(sigma, spec.stream.sensitivity, strict=True)
             sigma = tuple(one * size for one, size in pairs)
@@ -353,7 +352,7 @@ def initial_server(spec: RunSpec, context: RunContext) -> ServerState:
 def checkpoint_folder(
     save: "str | Path | None", resume: "str | Path | None", spec: RunSpec
 ) -> Path | None:
-    """Where checkpoints go; ``None``: nowhere. Refuses a folder that holds another run.
+    """Chooses the folder for checkpoints, or ``None``; refuses one that holds another run.
 
     Args:
         save, resume: as ``checkpoint`` and ``resume`` of `run`.
@@ -381,7 +380,7 @@ def checkpoint_folder(
 def restore(
     folder: Path, spec: RunSpec, fresh: RunState, opened: Ledger | None
 ) -> tuple[RunState, Ledger | None]:
-    """The state and the ledger to go on with, in agreement with those of a run that begins anew.
+    """Reads the state and the ledger to resume with; refuses those of another run.
 
     Args:
         folder, spec: the folder, and the run that goes on from it.
@@ -398,7 +397,7 @@ def restore(
         text = "no checkpoint in it is whole; the run begins anew"
         text = f"resume={str(folder)!r}: {text}, and what stands in its ledger stays spent"
         warnings.warn(text, stacklevel=2)
-        return fresh, _continued(book, spec, fresh, opened)
+        return fresh, _stored_ledger(book, spec, fresh, opened)
     check(found is not None, "resume", str(folder), "a folder with a whole checkpoint")
     assert found is not None
     state, theirs = found
@@ -411,11 +410,13 @@ def restore(
     kept = forms[0] == forms[1] and len(state.taken) == len(fresh.taken)
     check(kept, "resume", str(folder), "the noise of the rounds done, which later noise takes back")
     state = checkpoint.validate_and_reorder(state, fresh.server, spec.plan.server_optimizer)
-    return state, _continued(book, spec, state, opened)
+    return state, _stored_ledger(book, spec, state, opened)
 
 
-def _continued(book: Path, spec: RunSpec, state: RunState, opened: Ledger | None) -> Ledger | None:
-    """The folder's ledger, entry by entry as this run writes it."""
+def _stored_ledger(
+    book: Path, spec: RunSpec, state: RunState, opened: Ledger | None
+) -> Ledger | None:
+    """Loads the folder's ledger; refuses entries that this run would not have written."""
     if opened is None or not (state.round or book.exists()):
         return opened
     # Also before the first round is done: what was spent in one that was cut short stays spent.

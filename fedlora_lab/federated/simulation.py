@@ -40,7 +40,7 @@ from fedlora_lab.methods.quantization import Traffic, full
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.privacy.budget import Account, Budget, Plans, largest_that_fits
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.privacy.ledger import Ledger, LedgerEntry
+from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, map_numbers
 from fedlora_lab.privacy.mechanism import ClipCounts, injected_bug_reason
 from fedlora_lab.tasks.task import Task
 
@@ -190,7 +190,7 @@ def generate(
 
 
 class Diverged(ValueError):
-    """A round that the server cannot do: what it has in hand is not finite."""
+    """Raised where a server rule decomposes matrices that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ class Federation:
         budget: Budget | None = None,
         holder: Task | None = None,
     ) -> Self:
-        """The run of a checked specification whose model is prepared, here or on a server.
+        """Opens the run of a checked specification whose model is prepared, here or on a server.
 
         Args:
             spec, context: checked, and prepared by `run_spec.prepare_run`.
@@ -332,8 +332,7 @@ class Federation:
     def _open_account(
         self, budget: Budget | None, holder: Task, resume: "str | Path | None"
     ) -> None:
-        """Opens the run's account in its budget, the same one after a stop, and refuses a run for
-        which too little is left."""
+        """Opens the run's account in its budget; refuses a run for which too little is left."""
         known = None if resume is None else checkpoint_.budget_of(Path(resume))
         expected = "an fl.Budget, or None"
         check(isinstance(budget, Budget | None), "budget", budget, expected)
@@ -384,8 +383,10 @@ class Federation:
         return self._ledger_after(rounds).epsilon_or_inf()
 
     def _ledger_after(self, rounds: int, noise: float = 1.0) -> Ledger:
-        """The ledger after so many further rounds in which everyone takes part, and in which there
-        is so many times the noise."""
+        """The ledger after more rounds in which everyone takes part.
+
+        Args: rounds: how many. noise: times their noise multipliers.
+        """
         ledger, now = self.ledger, self.state.round
         assert ledger is not None
         everyone = None if ledger.unit == "client" else tuple(range(len(self.spec.task.sizes)))
@@ -395,17 +396,16 @@ class Federation:
         entries = []
         for t in ahead:
             _, terms = self.spec.entry_of_round(t, everyone)
-            sigma = terms["noise_multiplier"]
-            if noise != 1:
-                several = isinstance(sigma, tuple)
-                sigma = tuple(noise * x for x in sigma) if several else noise * sigma
+            sigma = map_numbers(lambda x: noise * x, terms["noise_multiplier"])
             entries.append(LedgerEntry(t, everyone, **terms | {"noise_multiplier": sigma}))
         return ledger.after(entries)
 
     @property
     def ended(self) -> bool:
-        """No round is left, or the next could spend more than ``stop_at``, or than is left of the
-        budget, if everyone took part."""
+        """Whether no round is left, or the next could spend more than ``stop_at`` or the budget.
+
+        Counted as if everyone took part in it.
+        """
         if self.state.round >= self.context.plan.rounds:
             return True
         if self.account is not None and not self.account.allows(self._ledger_after(1)):
@@ -534,7 +534,7 @@ class Federation:
                 self.contents = self.contents[0], _contents(self.folder)[1]
 
     def start_clients(self, ids: tuple[int, ...], sent: ServerState) -> ClientBatch:
-        """Clients at the start of a round: what they received, and what they kept."""
+        """Prepares clients for a round, from what they received and their own tensors."""
         personal = {key: own[list(ids)] for key, own in self.state.personal.items()}
         clients = uploads.begin_clients(self.context, ids, sent, personal)
         clients.clip = self._clip(ids) if self.context.by_step else None
@@ -544,7 +544,7 @@ class Federation:
         return clients
 
     def _clip(self, ids: tuple[int, ...] | None = None) -> Tensor | None:
-        """Where C adapts: that of these clients, or in the client unit the server's."""
+        """The adaptive C of these clients, or the server's; ``None`` for a fixed one."""
         norms = self.state.clip
         if norms is None:
             return None
@@ -552,7 +552,7 @@ class Federation:
         return torch.tensor(own, dtype=torch.float64)
 
     def arrivals(self, t: int, ids: tuple[int, ...]) -> Tensor:
-        """Positions of the clients whose upload is not lost on the way."""
+        """Draws whose upload arrives, as positions in ``ids``."""
         if not self.context.plan.dropout:
             return torch.arange(len(ids))
         uniform = self.context.streams.uniform((len(self.context.task.sizes),), "dropout", t)
@@ -659,7 +659,7 @@ class Federation:
             checkpoint_.store(self.folder, self.state, self.spec.settings())
 
     def record(self, outcome: RoundOutcome) -> Round:
-        """The record of the round that ended in the present state.
+        """Makes the record of the round that ended in the present state.
 
         Guarantees: test_attack_evaluation.py::test_records_do_not_tell_who_took_part.
         """
@@ -702,7 +702,7 @@ class Federation:
         )
 
     def _mean_clip(self, outcome: RoundOutcome) -> float | None:
-        """Where C adapts, the mean over those who have one; NaN where only clients know theirs."""
+        """Mean of the adaptive C; NaN where only clients know theirs, ``None`` for a fixed one."""
         norms = self.state.clip
         if norms is None:
             return None
@@ -792,7 +792,7 @@ def _fresh(spec: RunSpec, context: RunContext) -> RunState:
 
 
 def _contents(folder: Path) -> tuple[list[int], bytes | None]:
-    """The rounds in a folder, and its ledger as it lies there."""
+    """The rounds in a folder, and the bytes of its ledger."""
     path = folder / checkpoint_.LEDGER
     return checkpoint_.rounds_in(folder), path.read_bytes() if path.exists() else None
 

@@ -62,7 +62,7 @@ class Received:
 
     @classmethod
     def empty(cls, sent: ServerState) -> "Received":
-        """Of a round in which no upload is used."""
+        """What is left of a round in which no upload is used."""
         return cls({}, torch.zeros(0, dtype=torch.float64), {}, sent)
 
 
@@ -75,7 +75,7 @@ class RoundKeys(NamedTuple):
 
 
 def tensors_received(context: RunContext, ids: tuple[int, ...], sent: ServerState) -> ClientParams:
-    """What these clients receive, key -> (1, ...), or (clients, ...) where their ranks differ.
+    """Cuts what was sent to these clients' ranks: key -> (1, ...), (clients, ...) if they differ.
 
     Args:
         context, ids: of the run, and the clients.
@@ -86,7 +86,7 @@ def tensors_received(context: RunContext, ids: tuple[int, ...], sent: ServerStat
 
 
 def broadcast(context: RunContext, server: ServerState) -> ServerState:
-    """What the clients receive of the server's tensors, each by its own rule (`rule_for`)."""
+    """Encodes the server's tensors as clients receive them, each by its rule (`rule_for`)."""
     rule = context.method.broadcast
     return server.replace_tensors({k: rule_for(k, rule)(x) for k, x in server.tensors.items()})
 
@@ -111,7 +111,7 @@ def begin_clients(
     sent: ServerState,
     personal: Mapping[ParamKey, Tensor],
 ) -> ClientBatch:
-    """Clients at the start of a round.
+    """Makes a batch of clients at the start of a round.
 
     Args:
         context, ids: of the run, and the clients.
@@ -171,7 +171,7 @@ def release_round(
     t: int,
     single_client: bool = False,
 ) -> Received:
-    """The uploads of round t under the trust model.
+    """Releases the uploads of round t as the trust model asks.
 
     Args:
         context, t: of the run, and the round.
@@ -230,7 +230,7 @@ def privatize(
 def combine(
     context: RunContext, ids: tuple[int, ...], rows: Mapping[ParamKey, Tensor], sent: ServerState
 ) -> Received:
-    """What the server has in hand of uploads from `privatize`; their noise is not known here.
+    """Combines uploads made by `privatize`, whose noise is not known here.
 
     Under secure aggregation nothing but their sum is used.
 
@@ -264,7 +264,7 @@ def _only_sum(privacy: Privacy | None) -> bool:
 
 
 def _row_by_row(sent: ServerState, start: Mapping[ParamKey, Tensor]) -> ServerState:
-    """What was sent, row by row where the rows differ."""
+    """The state that was sent, with a row for each client where they received different ranks."""
     return sent if all(len(x) == 1 for x in start.values()) else sent.replace_tensors(start)
 
 
@@ -277,7 +277,7 @@ def _weights(context: RunContext, ids: tuple[int, ...]) -> Float[Tensor, " rows"
 
 
 def _mean(drawn: Mapping[ParamKey, Tensor], weights: Tensor) -> ClientParams:
-    """The noise in the weighted mean."""
+    """Weights the noise as the mean of the uploads does."""
     means = {key: weights.to(x.dtype) @ x.flatten(1) for key, x in drawn.items()}
     return {key: means[key].view(x.shape[1:]) for key, x in drawn.items()}
 
@@ -335,18 +335,20 @@ def _release_updates(
     uploads = {key: method.clip_reference(reference[key]) + x for key, x in released.items()}
     noise = _mean(drawn, weights)
     seen = _row_by_row(sent, reference), noised_alone, clipped
-    following = None if clients.clip is None else _adapted(context, clients, change, owner, t)
+    following = None
+    if clients.clip is not None:
+        following = _next_clip_norm(context, clients, change, owner, t)
     return Received(uploads, weights, noise, *seen, following)
 
 
-def _adapted(
+def _next_clip_norm(
     context: RunContext,
     clients: ClientBatch,
     change: Mapping[ParamKey, Tensor],
     owner: Tensor,
     t: int,
 ) -> Tensor:
-    """Client unit: the server's C of the next round, (1,), from the noised count of the uploads.
+    """Client unit: adapts the server's C to the noised count of the uploads, for the next round.
 
     The noise is where that of the updates is: at every client, a share of it at every client, or
     at the server.
@@ -376,7 +378,7 @@ def traffic(
     keys: Sequence[ParamKey],
     privacy: Privacy | None = None,
 ) -> Traffic:
-    """Numbers and bytes of the round that starts in ``state``, summed over its clients.
+    """Counts the numbers and bytes of the round that starts in ``state``, over all its clients.
 
     Down: what the server changed since a client last received it. The start is known to all and
     costs nothing, unless the broadcast alters it: then a client's first copy is sent. A residual
@@ -420,7 +422,7 @@ def traffic(
 
 
 def rank_sent(method: Method, lora: Lora, k: int, privacy: Privacy | None) -> int:
-    """How many ranks client k sends of those shared: its own; under secure aggregation all.
+    """Counts the shared ranks that client k sends: its own, or all under secure aggregation.
 
     Under secure aggregation each client adds its share of the noise in every rank of the sum. Were
     a share cut to the ranks that its client holds, those that few clients hold would carry a part

@@ -19,10 +19,10 @@ def _letters() -> str:
     return "".join(side for side, kind in KINDS.items() if kind.scheduled)
 
 
-def _check_word(name: str, word: object) -> None:
-    """Refuse what is no word of a schedule: some letters, each once, "R" without "A" and "B"."""
+def _check_word(name: str, word: object, letters: str) -> None:
+    """Refuses what is no word of a schedule: letters, each once, "R" without "A" and "B"."""
     used = set(word) if isinstance(word, str) else set()
-    known = bool(used) and used <= set(_letters()) and len(used) == len(str(word))
+    known = bool(used) and used <= set(letters) and len(used) == len(str(word))
     alone = "R" not in used or not used & set("AB")
     check(word == "*" or (known and alone), name, word, '"A", "B", "AB", "R" or "*"')
 
@@ -49,8 +49,9 @@ class Cycle:
         rounds = self.rounds if isinstance(self.rounds, tuple) else ()
         ok = bool(rounds) and all(isinstance(r, str) and r.split() for r in rounds)
         check(ok, "rounds", self.rounds, 'a tuple of strings such as ("B", "A") or ("B A",)')
+        letters = _letters()
         for word in " ".join(rounds).split():
-            _check_word("word", word)
+            _check_word("word", word, letters)
 
     def __call__(self, t: int, s: int) -> str:
         """Returns the factors that move in round t at local step s, both counted from 0."""
@@ -131,7 +132,7 @@ class Method:
         check(isinstance(self.source, str), "source", self.source, "a string")
         if self.share not in (None, ""):
             check(self.share != "*", "share", self.share, 'None, "", "A", "B", "AB" or "R"')
-            _check_word("share", self.share)
+            _check_word("share", self.share, _letters())
         check_number("own_ranks", self.own_ranks, 0, 1 - 1e-9)
         if self.balance is not None:
             check_number("balance", self.balance, 0, 1e9, open_low=True)
@@ -163,9 +164,9 @@ class Method:
 
     def sides_at_step(self, t: int, s: int) -> str:
         """Returns what moves in round t at local step s, checked and in canonical order."""
-        word = self.train(t, s)
-        _check_word(f"train({t}, {s})", word)
-        return "".join(side for side in _letters() + "*" if side in word)
+        word, letters = self.train(t, s), _letters()
+        _check_word(f"train({t}, {s})", word, letters)
+        return "".join(side for side in letters + "*" if side in word)
 
     def sides_in_round(self, t: int, local_steps: int) -> str:
         """Returns what moves at some step of round t."""

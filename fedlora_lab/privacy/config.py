@@ -1,7 +1,7 @@
 """The privacy plan: unit of privacy, clip norm, noise, sampling, accountant and trust."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, wraps
 from typing import Any, NamedTuple
@@ -12,7 +12,15 @@ from scipy.special import bdtr
 from fedlora_lab._utils.validation import check, check_keys, check_number, check_one_of, check_whole
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.privacy import accounting
-from fedlora_lab.privacy.ledger import RELATION, Ledger, Numbers, as_floats, check_terms
+from fedlora_lab.privacy.ledger import (
+    RELATION,
+    Ledger,
+    Numbers,
+    as_floats,
+    check_terms,
+    map_numbers,
+    per_client,
+)
 from fedlora_lab.privacy.mechanism import NoiseStream
 from fedlora_lab.theory import correlated_noise as theory
 
@@ -91,12 +99,11 @@ class AdaptiveClip:
 
     def noise_of_sum(self, sigma: float) -> float:
         """The noise multiplier of the clipped sum, (sigma^-2 - (2 sigma_b)^-2)^(-1/2)."""
-        return (
-            sigma / math.sqrt(1 - (sigma / 2 / self.noise_of_count(sigma)) ** 2) if sigma else 0.0
-        )
+        share = sigma / 2 / self.noise_of_count(sigma) if sigma else 0.0
+        return sigma / math.sqrt(1 - share**2)
 
     def following(self, clip: Any, share: Any) -> Any:
-        """C of the next release, at most 10^4 times as large or small as at the start.
+        """Computes C of the next release, at most 10^4 times as large or small as at the start.
 
         Args:
             clip, share: tensors (n,), C and the noised share of units within it.
@@ -173,7 +180,7 @@ class Correlated:
         return whole if self.sampling == "poisson" else min(steps, 1)
 
     def cycles(self, sizes: Sequence[int], batch: int | None) -> tuple[int, ...]:
-        """Groups of each client.
+        """Counts the groups of each client's examples.
 
         Args: sizes: examples of each. batch: expected in a step; ``None``: all.
         Raises: ``ValueError`` for more groups than examples.
@@ -192,10 +199,10 @@ class Correlated:
         return tuple(min(1.0, batch * g / max(n, 1)) for g, n in zip(groups, sizes, strict=True))
 
     def stream(self, moves: tuple[str, ...], cycles: tuple[int, ...]) -> NoiseStream:
-        """The noise of a run in which these things move.
+        """Makes the noise stream of a run in which these tensors move.
 
         Args:
-            moves: of each thing that has noise of its own (A, B, a head) a text of "1" and "0":
+            moves: of each tensor that has noise of its own (A, B, a head) a text of "1" and "0":
                 whether it moves in a step.
             cycles: of each client, see `cycles`.
 
@@ -263,7 +270,7 @@ def stream_sensitivity(terms: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def _own_steps(rows: np.ndarray, cycles: tuple[int, ...]) -> tuple[int, int, int]:
-    """Most steps in which a key moves; among these the least separation of one unit's, and most."""
+    """Most steps in which a tensor moves; of one unit's steps the least separation, the most."""
     own, separation, most = int(rows.sum(1).max()), 1 << 30, 1
     for row in rows:
         numbers = np.cumsum(row) - 1
@@ -276,7 +283,7 @@ def _own_steps(rows: np.ndarray, cycles: tuple[int, ...]) -> tuple[int, int, int
 
 
 def _period(text: str) -> str:
-    """The shortest beginning of which a text is the repetition."""
+    """The shortest prefix whose repetition is the text."""
     return next(
         text[:k] for k in range(1, len(text) + 1) if (text[:k] * len(text)).startswith(text)
     )
@@ -461,16 +468,13 @@ class Privacy:
         Guarantees: test_what_is_released_moves_by_at_most_what_sigma_says.
         """
         clip, sigma = self.adaptive, self.noise_multiplier
-        return sigma if clip is None else _map(clip.noise_of_sum, sigma)
+        return sigma if clip is None else map_numbers(clip.noise_of_sum, sigma)
 
     @property
     def noise_of_count(self) -> Numbers | None:
         """Standard deviation of the noise in the count; ``None`` where C is fixed."""
-        return (
-            None
-            if self.adaptive is None
-            else _map(self.adaptive.noise_of_count, self.noise_multiplier)
-        )
+        clip, sigma = self.adaptive, self.noise_multiplier
+        return None if clip is None else map_numbers(clip.noise_of_count, sigma)
 
     @property
     def by_step(self) -> bool:
@@ -478,7 +482,7 @@ class Privacy:
         return self.unit != "client"
 
     def units(self, task: Any) -> tuple[int, ...]:
-        """How many of a client's units each step draws from: examples, or persons.
+        """Number of units each client draws from in a step: examples, or persons.
 
         Raises: ``ValueError`` in the person unit for a task that does not say whose examples are
             whose, or in which a person is at more clients than ``sites``.
@@ -498,7 +502,7 @@ class Privacy:
         return task.person_counts
 
     def settings(self) -> dict[str, Any]:
-        """Its fields as plain values; those that came later only where they say something."""
+        """Its fields as plain values; newer ones only where they are not the default."""
         later = {"sites": 1, "person_examples": None, "clipping": "threshold", "stabiliser": 0.01}
         later |= {"noise": None}
         known = asdict(self).items()
@@ -551,7 +555,7 @@ class Privacy:
         return fixed
 
     def _planned(self, plan: Plan) -> int:
-        """Releases of each unit that the plan makes at most; a correlated stream counts as few."""
+        """Counts the plan's releases of each unit; a correlated stream counts as fewer."""
         steps = plan.rounds * (plan.local_steps if self.by_step else 1)
         return steps if self.noise is None else self.noise.releases(steps)
 
@@ -675,7 +679,7 @@ class Privacy:
         return entry if count is None else {**entry, "count_noise": of(count)}
 
     def ledger(self, releases: int = 0, reproducible: bool = True) -> Ledger:
-        """Makes a ledger for this plan, in which every client has released so often.
+        """Makes a ledger for this plan, in which every client has made so many releases.
 
         Raises: ``ValueError`` with ``releases``, when the noise multiplier or sample rate is open.
         """
@@ -691,7 +695,7 @@ class Privacy:
 
 
 def _refuse_foreign_names(init: Any) -> Any:
-    """Answers ``Privacy(epsilon=8)`` and Opacus' ``max_grad_norm`` with what to write."""
+    """Refuses ``Privacy(epsilon=8)`` and Opacus' ``max_grad_norm``, saying what to write."""
     instead = {
         "epsilon": "to be met by a plan: Privacy(...).calibrate(epsilon=..., task=task, plan=plan)",
         "max_grad_norm": "clip_norm, the name of this bound here",
@@ -710,12 +714,5 @@ def _refuse_foreign_names(init: Any) -> Any:
 Privacy.__init__ = _refuse_foreign_names(Privacy.__init__)
 
 
-def _map(function: Callable[[float], float], value: Numbers | None) -> Numbers | None:
-    """A function of one number, or of each of several."""
-    if value is None:
-        return None
-    return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
-
-
 def _each(value: Numbers | None) -> tuple[float, ...]:
-    return () if value is None else value if isinstance(value, tuple) else (value,)
+    return () if value is None else per_client(value)

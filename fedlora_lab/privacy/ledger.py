@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from html import escape
@@ -96,9 +96,16 @@ def as_floats(name: str, value: Any, high: float = math.inf) -> Numbers:
     return tuple(map(float, entries)) if several else float(value)
 
 
-def as_tuple(value: Numbers) -> tuple[float, ...]:
-    """One number, or several, as a tuple."""
-    return value if isinstance(value, tuple) else (value,)
+def per_client(value: Numbers, count: int = 1) -> tuple[float, ...]:
+    """A number for each client: as given, or one number ``count`` times."""
+    return value if isinstance(value, tuple) else (float(value),) * count
+
+
+def map_numbers(function: Callable[[float], float], value: Numbers | None) -> Any:
+    """Applies a function to one number, or to each of several; ``None`` stays ``None``."""
+    if value is None:
+        return None
+    return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ class LedgerEntry:
         """(client, (noise multiplier, sample rate)) for each client it counts for."""
         clients = (None,) if self.clients is None else self.clients
         both = (self.noise_multiplier, self.sample_rate)
-        columns = (v if isinstance(v, tuple) else (v,) * len(clients) for v in both)
+        columns = (per_client(v, len(clients)) for v in both)
         return list(zip(clients, zip(*columns, strict=True), strict=True))
 
 
@@ -328,8 +335,9 @@ class Ledger:
 
     @classmethod
     def select(cls, run: "Ledger", mean: float, shape: float = 1.0) -> "Ledger":
-        """The best of a random number of runs that each spend what ``run`` has spent, as a closed
-        ledger: the best alone is released, chosen by a score that each run releases within it.
+        """Makes the closed ledger of a search: the best of a random number of runs is released.
+
+        Each run spends what ``run`` has spent, the score that it is chosen by included.
 
         Args:
             run: of a single run, at its planned length.
@@ -358,8 +366,7 @@ class Ledger:
 
     @property
     def _summands(self) -> "tuple[Ledger, ...]":
-        """The ledgers whose spending adds up to this one's; its own where it is of one run, or of
-        the best of several."""
+        """The ledgers whose spending adds up to this one's: its parts, or itself."""
         return (self,) if self.selection is not None or not self.parts else self.parts
 
     @property
@@ -477,10 +484,6 @@ class Ledger:
         names += central if "central" in self.trust else ""
         check(observer is None or observer in self.observers, "observer", observer, names)
 
-    def _check_certified(self, what: str) -> None:
-        if self._uncertified is not None:
-            raise Uncertified(f"{what}: not certified: {self._uncertified}")
-
     def epsilon(self, client: int | None = None, observer: str | None = None) -> float:
         """Epsilon spent by one client, or the largest over all; ``inf`` after one without noise.
 
@@ -493,12 +496,9 @@ class Ledger:
         Guarantees: test_the_aggregator_is_not_amplified_against,
             test_the_worst_client_is_found_among_many.
         """
-        self._check_observer(observer)
-        self._check_certified("epsilon")
         # A promise to all is the one to whoever spent most.
-        if client is None:
-            return self.nominal_epsilon(observer)
-        return max(map(self._epsilon_of, self._of_client(client, observer)))
+        spent = map(self._epsilon_of, self._certified("epsilon", client, observer))
+        return max(spent, default=0.0)
 
     def _epsilon_of(self, history: accounting.History) -> float:
         return accounting.epsilon(history, self.delta, self.accountant)
@@ -510,7 +510,7 @@ class Ledger:
         return _undominated(self.history(client, observer) for client in (None, *self.clients))
 
     def _of_client(self, client: int, observer: str | None) -> list[accounting.History]:
-        """The histories of which one is that of whoever has data at this client and spends most."""
+        """The histories of those with data at a client; one of them spends most."""
         own = self.history(client, observer)
         return [own] if self.sites == 1 else self._over_sites(observer, client)
 
@@ -546,7 +546,7 @@ class Ledger:
         >>> [round(ledger.group_epsilon(size), 2) for size in (1, 2)]
         [4.38, 10.0]
         """
-        histories = self._attacked("group_epsilon", client, observer)
+        histories = self._certified("group_epsilon", client, observer)
         parts = size, self.delta, self.accountant
         if any(one["sampling"] == "poisson" for one in self.streams):
             # Units of different groups overlap in time: the mixture of one group does not bound it.
@@ -569,14 +569,13 @@ class Ledger:
         >>> round(ledger.epsilon_by("prv"), 1), round(ledger.epsilon_by("rdp"), 1)
         (7.5, 8.1)
         """
-        self._check_observer(observer)
-        self._check_certified("epsilon")
-        spent = (accounting.epsilon(h, self.delta, accountant) for h in self._largest(observer))
-        return max(spent, default=0.0)
+        histories = self._certified("epsilon", None, observer)
+        return max((accounting.epsilon(h, self.delta, accountant) for h in histories), default=0.0)
 
     def second_opinion(self, observer: str | None = None) -> tuple[float, str]:
-        """`epsilon` of whoever spent most by dp-accounting alone, and how: "pld", or "rdp" where
-        that is too large for somebody, see `accounting.second_opinion`.
+        """`epsilon` of whoever spent most by dp-accounting alone, and its method, "pld" or "rdp".
+
+        "rdp" is taken where a distribution is too large, see `accounting.second_opinion`.
 
         Raises: as `epsilon`.
         Guarantees: test_a_run_is_certified_and_verified.
@@ -587,15 +586,15 @@ class Ledger:
         >>> round(value, 1), name
         (7.5, 'pld')
         """
-        self._check_observer(observer)
-        self._check_certified("epsilon")
-        found = [accounting.second_opinion(h, self.delta) for h in self._largest(observer)]
+        histories = self._certified("epsilon", None, observer)
+        found = [accounting.second_opinion(h, self.delta) for h in histories]
         value = max((one for one, _ in found), default=0.0)
         return value, "rdp" if any(name == "rdp" for _, name in found) else "pld"
 
     def tradeoff(self, fpr: Any, client: int | None = None, observer: str | None = None) -> Any:
-        """The largest share of members that any attacker finds where he accuses a share ``fpr`` of
-        the others: from the composed privacy loss, with no detour by epsilon and delta.
+        """The largest share of members that any attacker finds at a false positive rate ``fpr``.
+
+        It follows from the composed privacy loss, with no detour by epsilon and delta.
 
         Args:
             fpr: a false positive rate in [0, 1], or an array of them, which gives an array.
@@ -612,10 +611,8 @@ class Ledger:
         0.0924
         """
         rates = np.atleast_1d(np.asarray(fpr, float))
-        found = [
-            accounting.tradeoff(h, rates) for h in self._attacked("tradeoff", client, observer)
-        ]
-        largest = np.max(found, axis=0)
+        histories = self._certified("tradeoff", client, observer)
+        largest = np.max([accounting.tradeoff(h, rates) for h in histories], axis=0)
         return largest if np.ndim(fpr) else float(largest[0])
 
     def advantage(self, client: int | None = None, observer: str | None = None) -> float:
@@ -630,27 +627,26 @@ class Ledger:
         >>> round(ledger.advantage(), 4)
         0.3829
         """
-        return max(map(accounting.advantage, self._attacked("advantage", client, observer)))
+        return max(map(accounting.advantage, self._certified("advantage", client, observer)))
 
-    def _attacked(
+    def _certified(
         self, what: str, client: int | None, observer: str | None
     ) -> list[accounting.History]:
-        """The histories of which one is attacked most easily: less noise, a larger q and more
-        releases help every attacker."""
+        """The histories of which one spends most, and is attacked most easily; raises as `epsilon`.
+
+        Less noise, a larger q and more releases help every attacker.
+        """
         self._check_observer(observer)
-        self._check_certified(what)
+        if self._uncertified is not None:
+            raise Uncertified(f"{what}: not certified: {self._uncertified}")
         return self._largest(observer) if client is None else self._of_client(client, observer)
 
     def epsilon_or_inf(self) -> float:
         """Largest epsilon over the clients; ``inf`` where none can be certified."""
         return math.inf if self._uncertified is not None else self.epsilon()
 
-    def epsilon_after(self, releases: Sequence[LedgerEntry]) -> float:
-        """`epsilon_or_inf` of a run's ledger if these were released too; nothing is recorded."""
-        return self.after(releases).epsilon_or_inf()
-
     def after(self, releases: Sequence[LedgerEntry]) -> "Ledger":
-        """What a run's ledger would be if these were released too; nothing is recorded."""
+        """Returns what a run's ledger would be after these releases; nothing is recorded."""
         check(not self.parts, "ledger", "composition", "the ledger of one run")
         twin = copy(self)
         for entry in releases:
@@ -665,7 +661,7 @@ class Ledger:
 
     @classmethod
     def of_totals(cls, terms: Terms, totals: Totals) -> "Ledger":
-        """A ledger with these totals, in as few entries as they need.
+        """Makes a ledger with these totals, in as few entries as they need.
 
         Args: terms: of the ledger. totals: as `totals` gives them.
         """
@@ -682,8 +678,9 @@ class Ledger:
         return whole
 
     def for_everyone(self) -> "Ledger":
-        """Counts each release for every client, at its least noise and largest q: an upper bound
-        for runs that split the same data in other ways.
+        """Counts each release for every client, at its least noise and largest q.
+
+        An upper bound for runs that split the same data in other ways.
 
         Guarantees: test_ledgers_over_other_splits_are_bounded (test_attack_spending.py).
         """
@@ -746,7 +743,7 @@ class Ledger:
         counts = [one for one in self.releases if one.count_noise is not None]
         if not counts:
             return ""
-        pairs = [(as_tuple(one.noise_multiplier), as_tuple(one.count_noise)) for one in counts]
+        pairs = [(per_client(one.noise_multiplier), per_client(one.count_noise)) for one in counts]
         sigma, noise = pairs[0][0][0], pairs[0][1][0]
         share = (sigma / 2 / noise) ** 2 if noise else 0.0
         own = sigma / math.sqrt(1 - share) if share < 1 else math.inf
@@ -814,7 +811,7 @@ class Ledger:
 
         Guarantees: test_ledger_event_gives_the_same_epsilon.
         """
-        worst = max(self._attacked("event", client, observer), key=self._epsilon_of)
+        worst = max(self._certified("event", client, observer), key=self._epsilon_of)
         return accounting.event_of(worst)
 
     def to_frame(self) -> Any:
@@ -868,7 +865,7 @@ class Ledger:
 
     @classmethod
     def from_json(cls, text: str, name: str = "ledger") -> "Ledger":
-        """The ledger that ``to_json`` wrote; that of one run can be continued.
+        """Reads a ledger that ``to_json`` wrote; that of one run can be continued.
 
         Raises: ``ValueError`` in one line, for anything but a text that ``to_json`` gave.
         """
@@ -883,12 +880,12 @@ class Ledger:
         return ledger
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the file whole: a reader finds the old one or the new one."""
+        """Writes the ledger atomically: a reader finds the old file or the new one."""
         files.write_atomically(path, self.to_json() + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Ledger":
-        """The ledger in a file that `save` wrote; ``ValueError`` when it is damaged."""
+        """Reads a file that `save` wrote; ``ValueError`` when it is damaged."""
         text = Path(path).read_bytes().decode("utf-8", errors="replace")
         # Without its line end the file was cut off: no text that `from_json` takes.
         text = text.removesuffix("\n") if text.endswith("\n") else text + "<cut>"

@@ -320,11 +320,11 @@ def test_compose_adds_up() -> None:
     assert both.to_json() == frozen
     # what it said has been spent, whatever is foreseen
     entry = LedgerEntry(9, None, 100, 1.0, 0.1)
-    assert one.epsilon_after([entry]) > 1000 > one.epsilon()
+    assert one.after([entry]).epsilon_or_inf() > 1000 > one.epsilon()
     for change, words in (
         (lambda: both.record(9, (0,), **RATES), "the run's own ledger: a composition takes no ent"),
         (lambda: setattr(both, "uncertified", "x"), "the run's own ledger: a composition takes"),
-        (lambda: both.epsilon_after([entry]), "the ledger of one run"),
+        (lambda: both.after([entry]), "the ledger of one run"),
     ):
         with pytest.raises(ValueError, match=f"^ledger='composition': expected {words}"):
             change()

@@ -1,4 +1,4 @@
-"""Figures of notebook 06: who moves when, the noise that is left, and its shape."""
+"""Figures of notebook 06: schedules of the factors, noise in the product, and its shape."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +69,7 @@ def timeline(cycle: Callable[[int, int], str], rounds: int = 6, steps: int = 4) 
 
 
 def timeline_words(method: Method, rounds: int = 6, steps: int = 4) -> str:
-    """Says who moves how often, where the mean is exact, and how much is sent.
+    """Describes a schedule: how often factors move, when the mean is exact, what is sent.
 
     Args: method: whose schedule it is; rounds, steps: how much of it is counted, >= 1.
     Guarantees: test_timeline_words_say_where_the_mean_is_exact.
@@ -96,8 +96,7 @@ def regulator(
     sigma: float = 1.0,
     clip: str = "factor",
 ) -> style.Picture:
-    """Draws noise shaped by a frozen factor of rank 2: on the other factor, on the product, and how
-    well it hides changes.
+    """Draws noise shaped by a frozen rank-2 factor, on the other factor and on the product.
 
     Args:
         first, second: singular values of the frozen factor, > 0; angle: of the first, in degrees.
@@ -154,7 +153,7 @@ def regulator(
 
 
 def _plane(ax: Any, noise: Any, allowed: Any, largest: int, angle: float, dots: int = 260) -> None:
-    """Noise (dots, ellipses of one and two deviations), allowed changes, and the worst of them."""
+    """Draws noise (dots, ellipses of one and two deviations), allowed changes and the worst."""
     turn = math.radians(angle)
     axes = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
     cloud = (np.random.default_rng(4).standard_normal((dots, 2)) * noise) @ axes
@@ -293,13 +292,13 @@ def noise_comparisons(table: Any) -> style.Picture:
 
 
 def _interval(ax: Any, y: int, mean: float, low: float, high: float, colour: str) -> None:
-    """A dot and its interval in the row y."""
+    """Draws a dot and its interval in the row y."""
     ax.plot([low, high], [y, y], color=colour, lw=2.4, solid_capstyle="butt")
     style.dots(ax, [mean], [y], colour, 7)
 
 
 def _panels_of(title: str, names: list[str], rows: list[str], left: float) -> Any:
-    """A figure with a titled panel for each name, and rows from top to bottom."""
+    """Makes a figure with a titled panel for each name, and rows from top to bottom."""
     share = (0.985 - left) / len(names)
     across = [(left + share * i, share - 0.025) for i in range(len(names))]
     height = 0.34 * len(rows) + 1.45
@@ -317,7 +316,7 @@ def cells(table: Any, title: str) -> style.Picture:
     """Draws final accuracies with their intervals, a panel for each place and a line for each row.
 
     Args: table: columns place, row (words), accuracy (one row a seed; NaN where nothing was run).
-        title: of the figure.
+        title: of the figure. A row that names a method after a colon has that method's colour.
     Guarantees: test_cells_show_means_and_what_was_not_run.
     """
     places, rows = (list(dict.fromkeys(table[name])) for name in ("place", "row"))
@@ -330,7 +329,13 @@ def cells(table: Any, title: str) -> style.Picture:
                 put: Any = {"va": "center", "ha": "center", "transform": ax.get_yaxis_transform()}
                 style.note(ax, 0.5, y, "left out: not private", style.SOFT, 8.5, **put)
                 continue
-            colour, ends = style.SERIES[y % len(style.SERIES)], confidence_interval(values)
+            slug = row.rpartition(": ")[2].lower()
+            colour = (
+                style.look(slug).colour
+                if slug in style.LOOKS
+                else style.SERIES[y % len(style.SERIES)]
+            )
+            ends = confidence_interval(values)
             _interval(ax, y, values.mean(), *ends, colour)
             words, ink = f"  {values.mean():.2f}", style.darker(colour)
             style.note(ax, ends[1], y, words, ink, 9, va="center", transform=ax.transData)
@@ -373,7 +378,7 @@ SCHEDULES = {
 
 
 def schedule_explorer() -> Dial:
-    """Offers published schedules, and a line to type one in, beside who moves when.
+    """Makes a dial for schedules, published or typed: which factor moves when.
 
     Guarantees: what is typed goes before what is picked; a word that is none is one readable line
         (tests/browser/test_dials.py::test_a_schedule_is_typed); the counts are those of
@@ -385,7 +390,7 @@ def schedule_explorer() -> Dial:
 
 
 def regulator_explorer() -> Dial:
-    """Offers the frozen factor, the noise and what is clipped beside how well a change hides.
+    """Makes a dial for frozen factor, noise and clip: how well the noise hides a change.
 
     Guarantees: the separation is 1 / `theory.regulated_multiplier`
         (tests/browser/test_dials.py::test_formulas).
@@ -396,7 +401,7 @@ def regulator_explorer() -> Dial:
 
 
 def rounds_explorer(path: list[dict[str, Any]], sigma: float) -> Dial:
-    """Offers the round of a run beside the shape of its noise, and the path of the two factors.
+    """Makes a dial for the round of a run: the shape of its noise, and the factors' path.
 
     Args: path: of `turns_path`; sigma: noise multiplier of the run, > 0.
     Guarantees: the worst change of a round is that of `turns_strip`

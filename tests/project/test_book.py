@@ -241,6 +241,7 @@ def test_formulas_are_shown_without_a_script(site, pages):
     page = pages[site / "docs" / "amplification.html"]
     assert page.source.count("<math ") == source.count("$$") / 2 > 0
     assert "$$" not in page.text
+    assert re.search(r"\\(?:frac|tau|lVert|mathbb)", page.text) is None, "source behind a formula"
 
 
 @pytest.mark.slow

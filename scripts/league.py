@@ -133,6 +133,8 @@ def coin_runs(
         others = np.arange(RUNS) != target
         ratios.append(likelihood_ratio(matrix[target], matrix[others], there[others]))
     scores = {"likelihood ratio": np.stack(ratios)}
+    if not np.ptp(matrix, axis=0).any():  # FedSA-LoRA: without a B of its own the server's model
+        scores["likelihood ratio"][:] = 0.0  # stays as it was, and rounding is no score
     scores |= {name: np.stack(values) for name, values in seen.items()}
     split = {}
     for name, values in scores.items():

@@ -141,6 +141,9 @@ def test_the_league_draws_every_method_and_attack():
     gains = figures.league_gains(frame).set_index(["method", "attack"])
     assert gains.loc[("rolora", "span"), "mean"] == pytest.approx(0.4 - 0.15)
     assert gains["reached"].groupby("method").all().to_dict() == {"fedlora": True, "rolora": False}
+    # Two seeds and one method that reached the accuracy: nothing to be unlike.
+    assert gains["off"].dropna().loc["fedlora"].abs().max() == pytest.approx(0)
+    assert gains["p"].isna().all()
     (ax,) = figures.league(frame, lambda fpr: 0.9).axes
     dots = marked(ax, "o")
     assert sorted(float(x) for line in dots for x in line.get_xdata()) == pytest.approx(
@@ -148,6 +151,18 @@ def test_the_league_draws_every_method_and_attack():
     )
     hollow = [line.get_markerfacecolor() != line.get_color() for line in dots]
     assert sum(hollow) == 4
+
+
+def test_a_method_that_leaks_less_is_told_from_chance_over_all_comparisons():
+    """One of ten that loses 0.2 at every seed; a p-value of its own would find more by chance."""
+    rng, rows = np.random.default_rng(0), []
+    for s, m in itertools.product(range(10), range(10)):
+        found = 50 + int(rng.integers(-5, 6)) - 20 * (m == 3)
+        row = {"method": f"m{m}", "seed": s, "tuned": 0.5, "attack": "span", "rate": 0.1}
+        rows.append(row | {"accused": 10, "others": 100, "found": found, "members": 100})
+    gains = figures.league_gains(pd.DataFrame(rows))
+    less = gains[(gains["p"] < 0.05) & (gains["off"] < 0)]
+    assert list(less["method"]) == ["m3"] and less["off"].item() < -0.15
 
 
 def test_the_verdict_counts_what_could_have_failed():

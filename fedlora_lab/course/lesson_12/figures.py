@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import ttest_1samp
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.audit import bounds
@@ -27,7 +28,7 @@ VIEWS = {"loss": "loss of the canaries (black box)", "update": "trace in the upd
 
 
 def _canaries(ax: Any, values: Any, included: Any, seed: int, size: float, alpha: float) -> None:
-    """One dot a canary, those that took part above those that did not."""
+    """Draws a dot for each canary, those that took part above those that did not."""
     rng = np.random.default_rng(seed)
     for row, (_, colour) in enumerate(GROUPS):
         part = values[included == bool(row)][:400]
@@ -43,7 +44,7 @@ def _canaries(ax: Any, values: Any, included: Any, seed: int, size: float, alpha
 
 @style.paper()
 def one_run_audit(canaries: int = 200, epsilon: float = 2.0, leak: float = 1.0) -> style.Picture:
-    """Draws one one-run audit of a single noised sum: what is seen of canaries, and the three ε.
+    """Draws a simulated one-run audit: the canaries' scores, and ε proved, stated and true.
 
     Args: canaries (at most 5,000), epsilon, leak: as of `audit.simulate_one_run`.
     Returns: the figure, its axes the same whatever the numbers.
@@ -88,7 +89,7 @@ def power_curves(
     canaries: Sequence[int] = (50, 100, 200, 500, 1000, 2000, 5000),
     repeats: int = 200,
 ) -> tuple[style.Picture, "pd.DataFrame"]:
-    """Draws what so many canaries can prove at most, and how often a bug is found, by two bounds.
+    """Draws what audits prove at most and how often they find a bug, over the canaries.
 
     The attacker is the best there is: he reads every canary from a noised number of its own.
 
@@ -259,7 +260,8 @@ def league(frame: "pd.DataFrame", curve: Callable[[float], float]) -> style.Pict
 
     A gain is the share of members found less the share of others accused, where a tenth of the
     others is accused: the mean over the seeds, with its interval of 95 %. A hollow mark: the method
-    missed the accuracy at which it was to be compared.
+    missed the accuracy at which it was to be compared. A square: unlike the mean of the
+    methods beyond chance, over all of them together.
 
     Args:
         frame: columns method, seed, tuned, attack, rate, accused, others, found, members, as
@@ -281,6 +283,8 @@ def league(frame: "pd.DataFrame", curve: Callable[[float], float]) -> style.Pict
                 ax.plot(ends, [y, y], color=colour, lw=1.2, alpha=0.6)
                 fill = colour if one.reached else style.CARD
                 ax.plot(one.mean, y, "o", ms=3.6, color=colour, mfc=fill, mew=1)
+                if one.p < 0.05:
+                    ax.plot(one.mean, y, "s", ms=8, color=style.INK, mfc="none", mew=0.8)
     most = curve(0.1) - 0.1
     ax.axvline(most, color=style.INK, lw=1.4)
     ax.axvline(0, color=style.FAINT, lw=1)
@@ -290,34 +294,48 @@ def league(frame: "pd.DataFrame", curve: Callable[[float], float]) -> style.Pict
     ax.set_xlabel("members found less others accused, where 10 % of the others are accused")
     ax.text(most - 0.01, len(order) - 0.5, "at most, by the ledger", ha="right", va="top", size=9)
     largest = gains["mean"].max()
-    ax.set_title(f"No attack gains more than {largest / most:.0%} of what the ledger allows")
+    title = f"o attack gains over {np.ceil(100 * largest / most):.0f}% of what the ledger allows"
+    alike = not ((gains["p"] < 0.05) & (gains["off"] < 0)).any()
+    ax.set_title(("No method leaks less beyond chance, and n" if alike else "N") + title)
     top = 1 - 0.2 / height
     for i, (attack, colour) in enumerate(ATTACK_COLOURS.items()):
         put: Any = {"color": colour, "weight": "bold", "va": "center", "fontsize": 9}
         figure.text(0.155 + (0, 0.16, 0.27, 0.34)[i], top, f"● {attack}", **put)
     words: Any = {"color": style.SOFT, "ha": "right", "va": "center", "fontsize": 9}
-    figure.text(0.98, top, "hollow: accuracy missed", **words)
+    legend = "hollow: accuracy missed\nsquare: unlike the methods' mean"
+    figure.text(0.98, top - 0.06 / height, legend, **words)
     return figure
 
 
 def league_gains(frame: "pd.DataFrame", accuracy: float = 0.35) -> "pd.DataFrame":
-    """What each attack gains on each method where a tenth of the others is accused.
+    """Computes each attack's gain on each method at a false positive rate of one tenth.
+
+    A gain is held against the mean gain of the methods that reached the accuracy, paired by seed;
+    the p-values of all of them and all attacks are corrected together (Bonferroni).
 
     Args: frame: as of `league`; accuracy: at which the methods were to be compared.
-    Returns: method, attack, mean, half (of its interval of 95 %), reached.
+    Returns: method, attack, mean, half (of its interval of 95 %), reached, off (from the mean of
+        the methods), p (NaN where the accuracy was missed or one seed is there).
     """
-    rows = []
     here: Any = frame[np.isclose(frame["rate"], 0.1)]
     gain = here["found"] / here["members"] - here["accused"] / here["others"]
-    for (method, attack), part in here.assign(gain=gain).groupby(["method", "attack"]):
-        mean, half = t_interval(part["gain"].to_numpy(float), 0.95)
-        reached = part["tuned"].mean() >= accuracy
-        rows.append((method, attack, mean, half, reached))
-    return pd.DataFrame(rows, columns=["method", "attack", "mean", "half", "reached"])
+    kept = here.groupby("method")["tuned"].mean() >= accuracy
+    rows, tests = [], max(1, int(kept.sum()) * here["attack"].nunique())
+    for attack, part in here.assign(gain=gain).groupby("attack"):
+        gains = part.pivot(index="seed", columns="method", values="gain")
+        average = gains[kept.index[kept]].mean(axis=1)
+        for method in gains:
+            off = (gains[method] - average).dropna().to_numpy(float)
+            p = ttest_1samp(off, 0.0).pvalue if kept[method] and np.ptp(off) > 0 else np.nan
+            mean, half = t_interval(gains[method].dropna().to_numpy(float), 0.95)
+            row = (method, attack, mean, half, bool(kept[method]), off.mean(), p * tests)
+            rows.append(row)
+    columns = ["method", "attack", "mean", "half", "reached", "off", "p"]
+    return pd.DataFrame(rows, columns=columns).assign(p=lambda found: found["p"].clip(upper=1.0))
 
 
 def _audits(ax: Any, part: Any, y: float, colour: str, rng: np.random.Generator) -> None:
-    """The audits of one method, unit and noise, around the height y."""
+    """Draws the audits of one method, unit and noise around the height y."""
     places, invalid = y + rng.uniform(-0.1, 0.1, len(part)), part["epsilon_lower"].isna()
     style.dots(ax, part["epsilon_lower"].clip(lower=0.05), places, colour, 2.6, mew=0, alpha=0.5)
     if invalid.any():
@@ -363,7 +381,7 @@ def audit_bounds(
 
 
 def _scores(ax: Any, audit: "Audit") -> None:
-    """The canaries' scores with their medians, or why there are none."""
+    """Draws the canaries' scores with their medians, or says why there are none."""
     title = f"{audit.canaries} canaries: "
     if audit.invalid is not None:
         ax.set(xticks=[], yticks=[])
@@ -384,7 +402,7 @@ def _scores(ax: Any, audit: "Audit") -> None:
 
 
 def _bounds(ax: Any, audits: "list[Audit]", gaussian: bool) -> None:
-    """A line for each audit: proved, could be proved, stated."""
+    """Draws a line for each audit: ε proved, provable at most, and stated."""
     finite = [value for one in audits for value in (one.ceiling, one.claimed) if np.isfinite(value)]
     finite += [one.gaussian_lower for one in audits if gaussian and one.invalid is None]
     edge, butt = 1.45 * max([*finite, 1.0]), {"lw": 6, "solid_capstyle": "butt"}
@@ -414,7 +432,7 @@ def _bounds(ax: Any, audits: "list[Audit]", gaussian: bool) -> None:
 
 
 def audit_explorer() -> Dial:
-    """Offers canaries, promise and size of a bug beside one audit of a single noised sum.
+    """Makes a dial for canaries, promise and size of a bug: one simulated audit.
 
     Canaries and noise are drawn in the browser, the same for every promise and bug.
 

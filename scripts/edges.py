@@ -21,7 +21,7 @@ WIDTH = 120
 HEAD = """\
 # Sharp edges
 
-Twenty-nine ways in which differentially private federated LoRA goes wrong without looking wrong.
+Thirty ways in which differentially private federated LoRA goes wrong without looking wrong.
 Most were seen in published code. What counts here is the mechanism; who made the mistake does not
 matter, everybody makes some of them.
 

@@ -38,7 +38,7 @@ def table() -> str:
                 word = "exact" if found <= lora_cases.LIMIT else "WRONG"
                 row.append(f"{word} {found:.0e}")
         lines.append(f"| `{option}` | " + " | ".join(row) + " |")
-    return "\n".join([*lines, "", "What is refused, in the package's words:", "", *reasons])
+    return "\n".join([*lines, "", "The refusals, as the package prints them:", "", *reasons])
 
 
 def bits() -> str:

@@ -206,12 +206,14 @@ def opacus_subject(
         loss = _loss_of(criterion)
     step = OpacusStep(module, optimizer, loss, loader.collate_fn, metrics)
     mean = getattr(optimizer, "loss_reduction", "mean") == "mean"
+    sampler = _batch_sampler(loader)
+    rates = (getattr(x, "sample_rate", None) for x in (loader, sampler))
     said: dict[str, Any] = {
         "clip_norm": float(optimizer.max_grad_norm),
         "noise_multiplier": float(optimizer.noise_multiplier),
         "denominator": float(optimizer.expected_batch_size) if mean else 1.0,
         "sampling": "poisson",
-        "sample_rate": getattr(loader, "sample_rate", 1 / len(loader)),
+        "sample_rate": next(filter(None, rates), 1 / len(loader if sampler is None else sampler)),
         "dataset_size": count,
         "frozen": step.frozen,
         "seeded": not getattr(optimizer, "secure_mode", False),
@@ -232,9 +234,15 @@ def _loss_of(criterion: "Callable[..., Any] | None") -> Callable[[Any, Any], Any
     return loss
 
 
+def _batch_sampler(loader: Any) -> Any:
+    """What draws a loader's batches; BatchMemoryManager of Opacus cuts them in pieces."""
+    sampler: Any = getattr(loader, "batch_sampler", None)
+    return sampler.sampler if type(sampler).__name__ == "BatchSplittingSampler" else sampler
+
+
 def _batches(loader: Any) -> "Loader | None":
     """Seed -> the batches of indices that a PyTorch loader draws for an epoch."""
-    sampler: Any = getattr(loader, "batch_sampler", None)
+    sampler = _batch_sampler(loader)
     if sampler is None:
         return None
     parts = (sampler, getattr(sampler, "sampler", None), loader)

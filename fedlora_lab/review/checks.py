@@ -39,7 +39,7 @@ SLACK = 1e-3
 NOISE_SLACK = 0.01
 """A noise that is wrong by less than this share is not called wrong: epsilon hardly moves."""
 LOUD, COPIES, TRIED, HOLDOUT = 1e6, 16, 4, 4
-KEPT_COLUMNS = 200_000
+KEPT_COLUMNS, COMPARED_COLUMNS = 200_000, 2048
 LEAST_BATCHES = 300
 
 
@@ -256,6 +256,8 @@ def to_array(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.double().numpy() if hasattr(value, "double") else value
+    if value is None:  # NumPy would read it as NaN
+        raise TypeError("None is no number")
     return np.asarray(value, dtype=np.float64)
 
 
@@ -287,7 +289,13 @@ class Outputs:
         given: Any = self.step(list(examples), self.base + draw)
         right = isinstance(given, Mapping) and len(given) > 0
         check(right, "step", type(given).__name__, "to return a mapping, name -> array")
-        return {str(name): to_array(value) for name, value in given.items()}
+        found: dict[str, np.ndarray] = {}
+        for name, value in given.items():
+            try:
+                found[str(name)] = to_array(value)
+            except (TypeError, ValueError):
+                check(False, f"step[{name!r}]", type(value).__name__, "an array or a number")
+        return found
 
     def __call__(self, examples: Sequence[Any], draw: int) -> np.ndarray:
         """What leaves for these examples and this draw of noise, (numbers,)."""
@@ -338,8 +346,9 @@ class StepChecks:
         self.rng = np.random.default_rng(seed)
         self.out = Outputs(step, claims.frozen, seed, self.batch)
         self.fresh = itertools.count(draws)
-        for name in (*claims.public, *claims.noise_std):
-            check(name in self.out.place, "public", name, f"one of {', '.join(self.out.place)}")
+        for field_, names in (("public", claims.public), ("noise_std", claims.noise_std)):
+            for name in names:
+                check(name in self.out.place, field_, name, f"one of {', '.join(self.out.place)}")
         std = claims.noise_multiplier * claims.clip_norm / (claims.denominator or 1.0)
         self.unit = np.ones(self.out.size)
         for name, place in self.out.place.items():
@@ -550,9 +559,7 @@ class StepChecks:
             if not seen or best.value + 3 * best.error > 1.5 * limit:
                 words = f"found {best.value:.2g} ± {best.error:.2g}: more draws would tell"
                 yield Evidence("reach", words, best.value, best_words, verdict="cannot tell")
-            signal = best.value > 5 * best.error
-        else:
-            signal = best.value > 1e-6
+        signal = any(value > max(1e-6, 5 * error) for _, (value, error) in found)
         words = f"{best_words} moves the noised outputs by {best.value:.3g} clip norms"
         silent = [name for name in self.names if signal and self.exact and not self.signal[name]]
         if silent:
@@ -594,14 +601,16 @@ class StepChecks:
             words = "under replacement batches have one size, so a moving denominator stays fixed"
             yield Evidence("denominator", words, 2.0)
             return
-        told = False
-        for i in range(min(TRIED, len(self.batch) - 1)):
-            x, y, small = self.batch[i], self.batch[i + 1], 4
-            words = f"{2 * small} copies of example {i} against as many of example {i + 1}"
-            one = self._shift([], [x] * small, [y] * small, words, COPIES // small)
+        told, last = False, min(TRIED, len(self.batch) - 1)
+        for i, j, few in [*((i, i + 1, 4) for i in range(last)), *self._quietest()]:
+            if told and few > 1:
+                continue
+            x, y = self.batch[i], self.batch[j]
+            words = f"{2 * few} copies of example {i} against as many of example {j}"
+            one = self._shift([], [x] * few, [y] * few, words, COPIES // few)
             if not (one.value > max(1e-6, 6 * one.error)) or one.value == math.inf:
                 continue
-            two = self._shift([], [x] * 2 * small, [y] * 2 * small, words, COPIES // small)
+            two = self._shift([], [x] * 2 * few, [y] * 2 * few, words, COPIES // few)
             ratio, told = two.value / one.value, True
             said = f"twice the examples move {ratio:.3g} times as far"
             if one.error or two.error:
@@ -613,12 +622,24 @@ class StepChecks:
                 right = abs(ratio - 2) <= 0.02
                 verdict: Verdict = "sound" if right else "broken"
                 yield Evidence("denominator", said, ratio, words, verdict=verdict)
-            break
         if not told:
             words = "the examples that were tried pull alike, or their pull drowns in the noise"
             yield Evidence("denominator", words, verdict="cannot tell")
         double = [*self.batch, *self.batch]
         yield from self._compare_noise("denominator", double, "twice the batch")
+
+    def _quietest(self) -> list[tuple[int, int, int]]:
+        """The two examples that move least by themselves: a factor that grows with the batch shows
+        only below the clip norm."""
+        try:
+            none = self.out([], 0) if self.exact else None
+        except Exception:  # told by the check of the empty batch
+            none = None
+        if none is None:
+            return []
+        moves = [np.linalg.norm(self._in_clips(self.out([x], 0) - none)) for x in self.batch]
+        i, j = np.argsort(np.nan_to_num(moves, nan=math.inf))[:2].tolist()
+        return [(i, j, 1)]
 
     def _compare_noise(self, name: str, examples: list[Any], where: str) -> Iterator[Evidence]:
         """Compares the noise of another batch with that of the first one."""
@@ -715,8 +736,26 @@ class StepChecks:
         p, r, where = min(found, default=(1.0, 0.0, ""))
         words = f"the noise correlates by {r:.2g}: {where}"
         yield Evidence(check_, words, r, where, min(1.0, p * max(1, len(found))))
+        yield self._noise_used_again()
         for name, step in self.others.items():
             yield from self._other_worker(name, step)
+
+    def _noise_used_again(self) -> Evidence:
+        """Looks for two numbers, wherever they stand, that get the same noise or its negative."""
+        most = max(2, COMPARED_COLUMNS // len(self.names))
+        columns = {name: range(part.start, part.stop)[:most] for name, part in self.part.items()}
+        owners = [name for name, own in columns.items() for _ in own]
+        z = self.pairs[:, np.concatenate([*columns.values()])]
+        sizes = np.maximum(np.linalg.norm(z, axis=0), 1e-300)
+        cosines = np.triu(z.T @ z / np.outer(sizes, sizes), 1)
+        i, j = np.unravel_index(np.argmax(np.abs(cosines)), cosines.shape)
+        r, free = float(cosines[i, j]), len(z) - 1
+        p = 2 * float(stats.t.sf(abs(r) * math.sqrt(free / max(1 - r * r, 1e-12)), free))
+        one, other = owners[i], owners[j]
+        where = f"two numbers of {one}" if one == other else f"a number of {one}, one of {other}"
+        words = f"the noise correlates by {r:.2g}: {where}"
+        p = min(1.0, p * max(1.0, len(owners) * (len(owners) - 1) / 2))
+        return Evidence("noise independence", words, r, where, p)
 
     def _other_worker(self, name: str, step: Step) -> Iterator[Evidence]:
         out = Outputs(step, (), self.seed, self.batch)
@@ -788,8 +827,16 @@ class StepChecks:
             yield Evidence(check_, words, math.nan, "no example", verdict=verdict)
 
     def _un_noised(self) -> Iterator[Evidence]:
-        swapped = [*self.batch[1:], self.batch[0]]
-        self._note(self.out(self.batch, 0), self.out(swapped[:-1], 0), "example 0 left out")
+        quiet = [scale(example, 1 / LOUD) for example in self.batch]
+        others = {"example 0 left out": self.batch[1:], "tiny examples": quiet, "no example": []}
+        if self.claims.relation == "replace":  # sizes of batches are public
+            del others["no example"]
+        whole = self.out(self.batch, 0)
+        for words, other in others.items():
+            try:
+                self._note(whole, self.out(other, 0), words)
+            except Exception:  # told by the check of the empty batch
+                continue
         skipped = {*self.claims.public, *self.claims.frozen}
         moved = {name: x for name, x in self.moves.items() if name not in skipped}
         bare = [name for name in self.out.place if name not in {*self.names, *self.copies}]
@@ -799,8 +846,9 @@ class StepChecks:
                 yield Evidence("un-noised output", said, math.inf, name, verdict="broken")
         if moved:
             name, (most, words) = max(moved.items(), key=lambda one: one[1][0])
-            said = f"{_listed(moved)} {'leave' if len(moved) > 1 else 'leaves'} without noise"
-            said += f" and move with the data: {name} by {most:.3g}, with {words}"
+            leave, move = ("leave", "move") if len(moved) > 1 else ("leaves", "moves")
+            said = f"{_listed(moved)} {leave} without noise and {move} with the data: {name} by"
+            said += f" {most:.3g}, with {words}"
             yield Evidence("un-noised output", said, most, f"{name}, {words}", verdict="broken")
         else:
             words = "no number leaves without noise"
@@ -865,6 +913,8 @@ def sampling_evidence(loader: Loader | None, claims: Claims, seed: int) -> Itera
     epochs: list[list[list[int]]] = []
     while sum(map(len, epochs)) < LEAST_BATCHES and len(epochs) < LEAST_BATCHES:
         drawn = loader(seed * 1_000_003 + len(epochs))
+        words = "to return batches, lists of indices"
+        check(hasattr(drawn, "__iter__"), "loader", type(drawn).__name__, words)
         epochs.append([[int(i) for i in batch] for batch in drawn])
     batches = [batch for epoch in epochs for batch in epoch]
     check(len(batches) > 1, "loader", len(batches), "more than one batch")

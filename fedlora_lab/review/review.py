@@ -103,7 +103,8 @@ class Review:
             return "No ε: it needs steps and delta among the claims."
         if math.isinf(self.epsilon):
             return f"No finite ε can be stated{claimed}."
-        return f"ε really given: {self.epsilon:.4g} at δ = {self.claims.delta:g}{claimed}."
+        least = "at least " if self.broken - {"accounting"} else ""
+        return f"ε really given: {least}{self.epsilon:.4g} at δ = {self.claims.delta:g}{claimed}."
 
     def table(self) -> "pd.DataFrame":
         """One row for each check, indexed by its name."""
@@ -196,6 +197,8 @@ def review(
     (True, 1.0)
     """
     check(isinstance(claims, Claims), "claims", claims, "fl.review.Claims(clip_norm=..., ...)")
+    data = [*data]
+    check(isinstance(others or {}, Mapping), "others", type(others).__name__, "name -> step")
     check_number("significance", significance, 0, 1, open_low=True)
     check_whole("draws", draws, 16)
     check_whole("seed", seed)
@@ -229,8 +232,10 @@ def _all_evidence(
         evidence += [Evidence(name, words, verdict="cannot tell") for name in NEEDS_A_STEP]
     else:
         check(callable(step), "step", step, "a function of (examples, seed)")
-        data = [*data]
-        prepared = [*prepare(data)] if prepare is not None else data
+        prepared = data if prepare is None else prepare([*data])
+        listed = hasattr(prepared, "__iter__")
+        check(listed, "prepare", type(prepared).__name__, "to return a list of examples")
+        prepared = [*prepared]
         least = max(LEAST_EXAMPLES, _batch_size(batch, claims, len(prepared)))
         check(len(prepared) >= least, "data", f"{len(prepared)} examples", f"at least {least}")
         size = _batch_size(batch, claims, len(prepared))
@@ -270,14 +275,19 @@ def judge(evidence: Sequence[Evidence], significance: float) -> tuple[Finding, .
         unsure = [one for one, _ in mine if one.verdict == "cannot tell"]
         verdict: Verdict = "broken" if broken else "cannot tell" if unsure else "sound"
         told = broken or unsure or [one for one, _ in mine]
-        # The largest number shows a reach best; of other checks the first thing that was tried.
-        one = max(told, key=lambda one: _rank(one.number)) if name == "reach" else told[0]
+        # The largest number shows these best; of other checks the first thing that was tried.
+        if name == "reach":
+            one = max(told, key=lambda one: _rank(one.number))
+        elif name == "noise independence" and broken:
+            one = max(told, key=lambda one: round(_rank(one.number), 3))
+        else:
+            one = told[0]
         findings.append(Finding(name, verdict, one.number, one.example, one.words, known.docs))
     return tuple(findings)
 
 
 def _rank(number: float) -> float:
-    return -math.inf if math.isnan(number) else number
+    return -1.0 if math.isnan(number) else abs(number)
 
 
 # ---- epsilon

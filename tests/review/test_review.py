@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from opacus import PrivacyEngine
+from opacus.utils.batch_memory_manager import BatchMemoryManager
 from peft import LoraConfig, get_peft_model
 from scipy import stats
 from torch import nn
@@ -127,6 +128,20 @@ def running_mean(examples, seed):
     return sound(examples, seed) | {"running mean": 0.1 * mean}
 
 
+def share_of_clipped_examples(examples, seed):  # the same in every batch of loud examples
+    loud = [np.linalg.norm(x) > 1 for x, _ in examples]
+    return sound(examples, seed) | {"clipped": np.mean(loud) if loud else 0.0}
+
+
+def sum_loss_under_the_rule_for_means(examples, seed):  # Opacus multiplies by the batch's size
+    return sound([(x * len(examples) / 10, y) for x, y in examples], seed)
+
+
+def one_draw_and_its_negative(examples, seed):
+    noise = normal(seed, SIZE // 2)
+    return {"vector": (total(examples) + np.concatenate([noise, -noise])) / MEAN}
+
+
 def one_number_for_each_example(examples, seed):
     return sound(examples, seed) | {"losses": np.zeros(len(examples))}
 
@@ -166,6 +181,9 @@ MISTAKES: list[tuple[Callable[..., Any], dict[str, Any], set[str]]] = [
     (loss_as_a_metric, {}, {"un-noised output"}),
     (running_mean, {}, {"un-noised output"}),
     (one_number_for_each_example, {}, {"un-noised output"}),
+    (share_of_clipped_examples, {}, {"un-noised output"}),
+    (sum_loss_under_the_rule_for_means, {}, {"denominator"}),
+    (one_draw_and_its_negative, {}, {"noise independence"}),
     (empty_gives_zeros, SAMPLED, {"empty batch"}),
     (empty_is_refused, SAMPLED, {"empty batch"}),
     (nothing_learned, {}, {"signal"}),
@@ -296,7 +314,10 @@ def test_epsilon_given_is_that_of_what_was_measured():
     assert twice.epsilon == pytest.approx(exact(((SIGMA / reach, 0.02, 100),), 1e-5)[0])
     cut = review(sound, DATA, claims, loader=shuffled)
     assert cut.epsilon == pytest.approx(exact(((SIGMA, 1.0, 2),), 1e-5)[0])
+    assert "at least" in twice.summary and "at least" not in right.summary
     assert review(loss_as_a_metric, DATA, claims).epsilon == np.inf
+    # Halves that cancel: whatever the bulk's correlation, their sum has no noise at all.
+    assert review(one_draw_and_its_negative, DATA, claims).epsilon == np.inf
 
 
 @pytest.mark.parametrize(
@@ -371,6 +392,16 @@ def test_opacus_passes(kind):
     assert found.sound, found
     told = {one.check for one in found.findings if one.verdict == "sound"}
     assert told >= {"reach", "denominator", "sampling", "empty batch", "accounting"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_batches_that_are_cut_to_fit_the_memory_are_read_whole():
+    """Pieces of Poisson batches taken for the batches of a wrong sampler."""
+    _, module, optimizer, loader, criterion = private_parts()
+    cut = BatchMemoryManager(data_loader=loader, max_physical_batch_size=4, optimizer=optimizer)
+    with cut as pieces:
+        found = fl.review.opacus(module, optimizer, pieces, criterion, draws=16)
+    assert found["sampling"].verdict == "sound" and found.claims.sample_rate == loader.sample_rate
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -516,6 +547,11 @@ def test_every_check_is_explained_where_it_says():
         (lambda: review(sound, DATA[:3], Claims(**CLAIMS)), "data='3 examples'"),
         (lambda: review(sound, DATA, CLAIMS), "claims="),
         (lambda: review(total, DATA, Claims(**CLAIMS)), "step="),
+        (lambda: review(lambda *_: {"g": None}, DATA, Claims(**CLAIMS)), "step['g']='NoneType'"),
+        (lambda: review(sound, DATA, Claims(**CLAIMS, noise_std={"g": 1.0})), "noise_std='g'"),
+        (lambda: review(sound, DATA, Claims(**CLAIMS), prepare=lambda x: None), "prepare="),
+        (lambda: review(sound, DATA, Claims(**CLAIMS), others=[sound]), "others='list'"),
+        (lambda: review(None, (), Claims(**CLAIMS | SAMPLED), loader=lambda s: None), "loader="),
         (
             lambda: review(sound, DATA, Claims(**CLAIMS, frozen=("base",))),
             "frozen='base': expected one of weight, bias, head",

@@ -180,7 +180,7 @@ def stopped(root: Path) -> dict[str, Any]:
     terminal sends it, to the whole group, and by a kill of the command alone.
     """
     short, other = (one := tiny()).cases
-    endless = replace(one, cases=(short, replace(other, plan={**other.plan, "rounds": 10**9})))
+    endless = replace(one, cases=(short, replace(other, plan={**other.plan, "rounds": 10**6})))
     ways = {"ctrl-c": (signal.SIGINT, os.killpg), "kill": (signal.SIGKILL, os.kill)}
     found: dict[str, Any] = {}
     for name, (sign, stop) in ways.items():

@@ -40,6 +40,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "use_rslora": {"use_rslora": True},
     'init_lora_weights="gaussian"': {"init_lora_weights": "gaussian"},
     'init_lora_weights="pissa"': {"init_lora_weights": "pissa"},
+    'init_lora_weights="pissa_niter_4"': {"init_lora_weights": "pissa_niter_4"},
     'init_lora_weights="olora"': {"init_lora_weights": "olora"},
     "init_lora_weights=False": {"init_lora_weights": False},
     'init_lora_weights="eva"': {"init_lora_weights": "eva"},
@@ -115,11 +116,14 @@ class Kept(nn.Module):
 def plain_peft(kind: str, task: Task, config: LoraConfig, frozen: Any) -> nn.Module:
     """The model as PEFT alone adapts it, in evaluation mode but for dropout of adapters."""
     config, base = copy.deepcopy(config), copy.deepcopy(task.model)
-    if kind == "gpt2" and config.init_lora_weights == "olora":
-        # PEFT decomposes a transposed Conv1D as it is stored, which fits no shape: B A is not W.
+    start = str(config.init_lora_weights)
+    if start.startswith("pissa_niter") or (kind == "gpt2" and start == "olora"):
+        # PEFT draws its random SVD anew each time; and it decomposes a transposed Conv1D as it is
+        # stored, which fits no shape: B A is not W. So the rest of the weight is given.
         config.init_lora_weights = True
         for layer, weight in frozen.items():
-            base.get_parameter(f"{layer}.weight").data.copy_(weight.T)
+            given = weight.T if kind == "gpt2" else weight
+            base.get_parameter(f"{layer}.weight").data.copy_(given)
     config.target_modules = config.target_modules or list(task.targets)  # type: ignore[assignment]
     if config.modules_to_save is None and task.head:
         config.modules_to_save = [task.head]

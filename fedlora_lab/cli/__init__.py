@@ -1,5 +1,6 @@
 """The command line ``fedlora-lab``. A mistake is one line on stderr and status 2."""
 
+import difflib
 import sys
 import threading
 from importlib import import_module
@@ -35,10 +36,6 @@ COMMANDS = {
     "doctor": ("doctor", "Show what is installed, and how large a model this machine takes."),
 }
 """Command -> its module, which is loaded when the command is called, and a line of help."""
-
-
-SLOW = ("run", "compare", "finetune", "flower", "guide", "preset", "doctor")
-"""Commands that work for seconds before they have something to show."""
 
 
 class Status:
@@ -111,10 +108,17 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        if cmd_name in SLOW:
+        if not {"-h", "--help"} & {*(ctx.obj or ())}:
             status.begin(f"fedlora-lab {cmd_name}")
         module = import_module(f"fedlora_lab.cli.{COMMANDS[cmd_name][0]}")
         return getattr(module, f"{cmd_name.replace('-', '_')}_command")
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -158,6 +162,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         raise SystemExit(1) from None
     except (ValueError, OSError, ImportError) as error:
         _fail(str(error) or type(error).__name__)
+    except RuntimeError as error:
+        if "home directory" not in str(error):
+            raise
+        _fail("a path begins with ~name: expected the name of a user of this machine")
     finally:
         status.end()
     raise SystemExit(code if isinstance(code, int) else 0)

@@ -11,6 +11,7 @@ import click
 import fedlora_lab as fl
 from fedlora_lab._utils.files import private_folder, write_atomically
 from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab.cli import status
 from fedlora_lab.report import certificates
 
 if TYPE_CHECKING:  # loaded by the command that needs them: to verify takes seconds
@@ -72,16 +73,16 @@ def audit_folder(
         options: Any = {"task": cell.task, "method": cell.method, "privacy": cell.privacy}
         options |= {"plan": cell.plan, "lora": cell.lora, "seed": seed, "bug": bug}
         found, verdict = audit(canaries=canaries, confidence=confidence, **options), None
-        click.echo(audit_line(cell.slug, found))
+        status.say(audit_line(cell.slug, found))
         if checked and cell.privacy is not None:
             verdict = self_check(**options)
-            click.echo("  self-check: " + ("ok" if verdict.ok else f"FAILED\n{verdict}"))
+            status.say("  self-check: " + ("ok" if verdict.ok else f"FAILED\n{verdict}"))
         sound = sound and found.holds and (verdict is None or verdict.ok)
         results.append(audit_to_json(cell.slug, found, verdict))
     # A function of the data under a known seed: with it guesses about the data can be tested.
     path = private_folder(folder) / "audit.json"
     write_atomically(path, to_json({"format": 1, "audits": results}))
-    click.echo(f"written: {path}")
+    status.say(f"written: {path}")
     return sound
 
 
@@ -212,10 +213,10 @@ def certify_command(
     told |= {} if note is None else {"note": note}
     made = certificates.certificate(folder, run=name, card=told, budget=budget)
     path = made.save(adapter or out or folder, adapter=adapter is not None)
-    click.echo("\n".join([f"{made.content['status']}:", *made.content["summary"]]))
-    click.echo(f"written: {path} and {path.parent / certificates.PAGE}")
+    status.say("\n".join([f"{made.content['status']}:", *made.content["summary"]]))
+    status.say(f"written: {path} and {path.parent / certificates.PAGE}")
     if sign is not None:
-        click.echo(f"signed: {certificates.sign(path, sign)}")
+        status.say(f"signed: {certificates.sign(path, sign)}")
 
 
 @click.command("verify")
@@ -228,4 +229,4 @@ def verify_command(path: Path, signer: Path | None, release: bool) -> None:
     Every number is computed again from the ledgers by two libraries, every word and digest is
     compared. Leaves with status 2 and the first fault in one line where anything is not right.
     """
-    click.echo(certificates.verify(path, signer=signer, release=release))
+    status.say(certificates.verify(path, signer=signer, release=release))

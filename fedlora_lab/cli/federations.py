@@ -18,6 +18,7 @@ import jinja2
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab.cli import status
 
 TEMPLATE = Path(fl.__file__).parent / "flower" / "template"
 BUILT_IN = {"digits": {"rounds": 10, "lr": 0.5}}
@@ -61,6 +62,7 @@ def new_app_command(
 
     What is not given is asked for at a terminal, and otherwise as in brackets.
     """
+    status.end()  # questions are asked now
     check_new(folder)
     name = checked_name(_ask("Name of the app", name, folder.resolve().name))
     count, source = _ask("Number of sites", sites, 3), _ask(f"Model: {MODEL_HELP}", model, "digits")
@@ -76,9 +78,9 @@ def new_app_command(
     some = len(set(classes)) == len(classes) > 1 and all(classes)
     check(some, "labels", labels, "two or more different classes, joined by commas")
     write_app(folder, name, count, source, classes, length, publisher)
-    click.echo(f"{folder}: a Flower app for {count} sites. Its README goes on from here:")
+    status.say(f"{folder}: a Flower app for {count} sites. Its README goes on from here:")
     options = f"--federation-config 'num-supernodes={count} client-resources-num-cpus=1'"
-    click.echo(f"  cd {folder} && flwr run . local --stream {options}")
+    status.say(f"  cd {folder} && flwr run . local --stream {options}")
 
 
 def check_new(folder: Path) -> None:
@@ -199,14 +201,15 @@ def schema_command(sample: Path | None, out: str, **options: Any) -> None:
             options[name] = tuple(word.strip() for word in options[name].split(","))
     options["separator"] = SEPARATOR_NAMES.get(options["separator"], options["separator"])
     schema = site.make_schema(sample, **options)
+    check(not Path(out).is_dir(), "out", out, "a file, not a folder")
     path = site.write_schema(Path(out).expanduser(), schema)
-    click.echo(f"columns: {', '.join(schema.columns)}")
+    status.say(f"columns: {', '.join(schema.columns)}")
     if schema.labels:
-        click.echo(f"labels, in order: {', '.join(schema.labels)}")
+        status.say(f"labels, in order: {', '.join(schema.labels)}")
     if schema.text:
-        click.echo(f"texts: {schema.max_length} tokens of {schema.tokenizer}")
-    click.echo(f"written: {path}")
-    click.echo(f"sha256 to compare by another way: {schema.digest}")
+        status.say(f"texts: {schema.max_length} tokens of {schema.tokenizer}")
+    status.say(f"written: {path}")
+    status.say(f"sha256 to compare by another way: {schema.digest}")
 
 
 @site_command.command("prepare")
@@ -228,6 +231,7 @@ def prepare_command(table: Path, schema: str, out: str, **options: Any) -> None:
     try:
         done = site.prepare(table, schema, Path(out).expanduser(), **options)
     except site.InvalidTable as error:
+        status.end()
         for line in error.lines:
             click.echo(line, err=True)
         if error.count > len(error.lines):
@@ -235,12 +239,12 @@ def prepare_command(table: Path, schema: str, out: str, **options: Any) -> None:
         raise click.ClickException(error.head) from None
     counted = next(name for name in site.UNITS if name in done.counts)
     size, notes = done.counts[counted], []
-    click.echo(f"{counted}: {size}; the sample rate follows from it, all parties get it")
+    status.say(f"{counted}: {size}; the sample rate follows from it, all parties get it")
     if counted == "persons":
-        click.echo(f"rows: {done.rows} (for this site only)")
+        status.say(f"rows: {done.rows} (for this site only)")
     if done.labels:
         found = ", ".join(f"{name} {count}" for name, count in done.labels.items())
-        click.echo(f"labels: {found} (for this site only)")
+        status.say(f"labels: {found} (for this site only)")
     for count, words in (
         (done.dropped, "rows left out for a missing cell"),
         (done.copies, "rows that are copies of another"),
@@ -249,10 +253,10 @@ def prepare_command(table: Path, schema: str, out: str, **options: Any) -> None:
     ):
         notes += [f"{count} {words}"] if count else []
     if notes:
-        click.echo("; ".join(notes) + " (for this site only)")
+        status.say("; ".join(notes) + " (for this site only)")
     for path in done.files:
-        click.echo(f"written: {path}")
-    click.echo(f"schema: {done.counts['schema']}")
+        status.say(f"written: {path}")
+    status.say(f"schema: {done.counts['schema']}")
 
 
 @site_command.command("status")
@@ -277,11 +281,11 @@ def status_command(out: Path, html: str | None, watch: bool, every: float) -> No
             write_atomically(Path(html).expanduser(), page, shared=True)
         if not watch:
             for name, value in now.lines(time.time()):
-                click.echo(f"{name}: {value}")
+                status.say(f"{name}: {value}")
             return
         if now != told:
             rows = [row for row in now.lines(time.time()) if row[0] != "last update"]
-            click.echo(", ".join(f"{name} {value}" for name, value in rows))
+            status.say(", ".join(f"{name} {value}" for name, value in rows))
         if now.finished:
             return
         told = now
@@ -324,7 +328,7 @@ def export_command(folder: Path, target: Path, run: str | None) -> None:
         book = fl.Ledger.load(ledger)
         spent = f"ε {book.epsilon_or_inf():.4g} in its ledger"
         spent += "; its noise has a seed: not for release" if book.reproducible else ""
-    click.echo(f"{target}: {spent}")
+    status.say(f"{target}: {spent}")
 
 
 def write_adapter(folder: Path, target: Path, run: str | None) -> Path:

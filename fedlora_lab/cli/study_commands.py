@@ -53,7 +53,7 @@ def preset_command(name: str | None, seed: str, **options: Any) -> None:
         for row in presets.PRESETS.values():
             budget = "no privacy" if row.epsilon is None else f"epsilon {row.epsilon:g}"
             who = f"{row.name:<22} {row.method:<9} {row.clients:>3} clients"
-            click.echo(f"{who}  {budget:<12} {row.source}")
+            status.say(f"{who}  {budget:<12} {row.source}")
         return
     row, data, rounds = presets.get(name), options["data"], options["rounds"]
     if options["dry_run"]:
@@ -86,12 +86,12 @@ def preset_command(name: str | None, seed: str, **options: Any) -> None:
             ledger = fl.Ledger.load(book)
             frame = with_ledger_epsilon(frame, ledger)
             write_atomically(path, frame.to_csv(index=False))
-            click.echo(f"spent: {ledger.statement()}")
+            status.say(f"spent: {ledger.statement()}")
         if words := collapse_text(frame):
-            click.echo(f"{row.method}: {words}")
+            status.say(f"{row.method}: {words}")
         tensors = checkpoint.read_latest(state)[0].server.tensors
         place = task.model, task.targets, task.head, row.lora, tensors, folder / "adapter"
-        click.echo(f"adapter: {peft.save(*place)}")
+        status.say(f"adapter: {peft.save(*place)}")
 
 
 def _describe_dry_run(row: presets.Preset, found: cost.Cost, speed: float) -> str:
@@ -135,7 +135,7 @@ def study_command(name: str | None, workers: int, out: str, seeds: int | None) -
     if name is None:
         for one in studies.values():
             done, total = experiments.progress(one, folder / "runs" / f"{one.name}.jsonl")
-            click.echo(f"{one.name:<18} {done:>5} of {total:<5} runs  {one.note}")
+            status.say(f"{one.name:<18} {done:>5} of {total:<5} runs  {one.note}")
         return
     check(name in studies, "study", name, "one of " + ", ".join(studies))
     chosen, command = studies[name], f"fedlora-lab study {name}"
@@ -153,4 +153,4 @@ def study_command(name: str | None, workers: int, out: str, seeds: int | None) -
             write_atomically(folder / f"{name}.json", settings, shared=True)
     columns = list(table.columns)
     cases = table.groupby(columns[1 : columns.index("lr")], dropna=False).ngroups
-    click.echo(json.dumps({"study": name, "cases": int(cases), "file": str(path)}))
+    status.say(json.dumps({"study": name, "cases": int(cases), "file": str(path)}))

@@ -9,7 +9,8 @@ import inspect
 import math
 import shutil
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from html import escape
 from pathlib import Path
@@ -36,7 +37,17 @@ from fedlora_lab.report.html_page import report as write_report
 from fedlora_lab.report.run_folder import Folder, read_frame, run_cell, run_settings
 from fedlora_lab.report.summary_table import observer_phrase
 from fedlora_lab.tasks import architectures, partition
-from fedlora_lab.tasks.hub import class_numbers, hub, read_splits, split_by
+from fedlora_lab.tasks.hub import (
+    class_numbers,
+    column_of,
+    first_rows,
+    hub,
+    people_of,
+    read_splits,
+    rows_of,
+    split_by,
+    split_rows,
+)
 from fedlora_lab.tasks.prompts import prompts
 from fedlora_lab.tasks.task import Task, classification, is_linear
 
@@ -267,7 +278,8 @@ def finetune(
         check_number("epsilon", epsilon, 0, 1e9, open_low=True)
     check(say is None or callable(say), "say", say, "a function of a line, or None")
     check(progress in (None, True, False), "progress", progress, "True, False or None")
-    check(seed is None or type(seed) is int, "seed", seed, "a whole number >= 0, or None")
+    whole = seed is None or (type(seed) is int and 0 <= seed < 2**63)
+    check(whole, "seed", seed, "a whole number >= 0 and below 2**63, or None")
     budget = "smaller protects better and learns less" if epsilon else "nothing is promised"
     choose("epsilon", "none" if epsilon is None else float(epsilon), budget)
     parts["task"] = {"seed": seed or 0, **parts["task"]}
@@ -391,8 +403,14 @@ def _build(
     data = splits["train"]
     for argument in ("text", "image", "features", "label", "by"):
         given = columns[argument]
-        for name in [given] if given is None or isinstance(given, str) else given:
+        several = argument in ("text", "features") and isinstance(given, (list, tuple))
+        columns[argument] = given = list(given) if several else given
+        for name in given if several else [given]:
             _check_column(argument, name, data)
+    read = [columns[name] for name in ("text", "image", "features", "label")]
+    names = [name for given in read for name in (given if isinstance(given, list) else [given])]
+    twice = [name for name, count in Counter(names).items() if name is not None and count > 1]
+    check(not twice, "columns", twice, "each once: what the model reads is not its label")
     if isinstance(test, str) and test in splits:
         test = splits[test]
     elif test is not None and not isinstance(test, float):
@@ -419,11 +437,13 @@ def _span(sizes: Sequence[int]) -> str:
 
 
 def _check_column(argument: str, name: Any, data: Any) -> None:
-    if name is None or name in data.columns:
+    if name is None or (isinstance(name, Hashable) and name in data.columns):
         return
     there = list(map(str, data.columns))
     near = difflib.get_close_matches(str(name), there, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
+    if len(there) == 1 and any(sign in there[0] for sign in ";\t|"):
+        hint = "; cells must be separated by commas"
     check(False, argument, name, f"one of the columns {', '.join(there)}{hint}")
 
 
@@ -515,23 +535,18 @@ def _features_task(
 
     label, by = columns["label"], options.pop("by")
     check(isinstance(label, str), "label", label, "a column's name, the class of each row")
-    names = columns["features"]
+    names, whose = columns["features"], options.get("person")
     if names is None:
-        names = [name for name in data.columns if name not in (label, by, options.get("person"))]
-    taken = [
-        "clients",
-        "alpha",
-        "seed",
-        "min_size",
-        "targets",
-        "head",
-        "metrics",
-        "limit",
-        "person",
-    ]
+        names = [name for name in data.columns if name not in (label, by, whose)]
+    names = names if isinstance(names, list) else [names]
+    check(bool(names), "features", names, "one or more columns of numbers")
+    taken = {"clients", "alpha", "seed", "min_size", "targets", "head", "metrics", "limit"}
+    taken |= {"person"}
     for name in options:
-        check(name in taken, name, options[name], f"one of {', '.join(taken)} with features")
-    split_seed = options.get("seed", 0)
+        check(
+            name in taken, name, options[name], f"one of {', '.join(sorted(taken))} with features"
+        )
+    seed, least = options.get("seed", 0), options.get("min_size", 1)
 
     def numbers(table: Any) -> torch.Tensor:
         for name in names:
@@ -541,21 +556,19 @@ def _features_task(
         values = torch.from_numpy(np.asarray(table[list(names)], dtype=np.float32))
         gaps = ~values.isfinite()
         row = int(gaps.any(1).int().argmax())
-        name = names[int(gaps[row].int().argmax())]
-        check(not gaps.any(), f"feature {name!r}", f"nothing in row {row}", "a number in each row")
+        column = int(gaps[row].int().argmax())
+        what = "nothing" if values[row, column].isnan() else "no finite number"
+        words = "a number in each row"
+        check(not gaps.any(), f"feature {names[column]!r}", f"{what} in row {row}", words)
         return values
 
-    share = test if isinstance(test, float) else None
-    limit = options.get("limit")
-    held = None if share is not None else test
-    order = np.random.default_rng(split_seed).permutation(len(data))
-    if share is not None:
-        check_number("test", share, 0, 0.5, open_low=True)
-        cut = max(1, round(share * len(data)))
-        held, data = data.iloc[np.sort(order[:cut])], data.iloc[np.sort(order[cut:][:limit])]
-    elif limit is not None:
-        data = data.iloc[np.sort(order[:limit])]
-    everyone = data[label].tolist() + ([] if held is None else held[label].tolist())
+    _check_column("person", whose, data)
+    # Without test rows the table stands in their place, and nothing of it is scored.
+    share, spare = isinstance(test, float), data if test is None else test
+    data, rest, (whole, _) = split_rows(data, spare, options.get("limit"), seed, whose)
+    held = None if test is None else rest
+    tables = (data,) if held is None else (data, held)
+    everyone = [value for table in tables for value in column_of(table, "label", label)]
     codes, labels = class_numbers(everyone, None, label)
     check(codes.max() > 0, f"label {label!r}", sorted(set(everyone)), "at least two classes")
     x, y = numbers(data), torch.from_numpy(codes[: len(data)])
@@ -564,16 +577,15 @@ def _features_task(
         public = example, torch.arange(4) % (int(codes.max()) + 1)
     else:
         public = numbers(held), torch.from_numpy(codes[len(data) :])
+    public_test = held is not None and not share
+    people = people_of(data, rest, whose, public_test)
     if by is None:
-        least = options.get("min_size", 1)
-        parts = options["clients"], options.get("alpha"), split_seed, least
-        split, names_of = partition.dirichlet(y, *parts), ()
+        first, number = first_rows(people, len(data))  # a person's rows go to one client
+        parts = options["clients"], options.get("alpha"), seed, least
+        split, names_of = rows_of(partition.dirichlet(y[first], *parts), number), ()
     else:
-        split, names_of = split_by(data, data, by, options.get("min_size", 1))
-    whose = options.get("person")
-    if whose is not None:
-        _check_column("person", whose, data)
-    persons = None if whose is None else [data[whose].to_numpy()[i].tolist() for i in split]
+        split, names_of = split_by(data, whole, by, least)
+    persons = None if people is None else [people[i].tolist() for i in split]
     maps = [name for name, module in model.named_modules() if name and is_linear(module)]
     targets = options.get("targets") or maps
     single = isinstance(model, nn.Linear)
@@ -595,7 +607,7 @@ def _features_task(
         words = f"a module that takes ({len(names)},) features: {', '.join(map(str, names[:6]))}"
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"model={type(model).__name__}: expected {words} ({reason})") from error
-    return replace(task, public_test=held is not None and share is None), numbers
+    return replace(task, public_test=public_test), numbers
 
 
 # ---- the choices

@@ -67,6 +67,10 @@ class Cell:
     lora: Lora
     seed: int | None
 
+    def __post_init__(self) -> None:
+        small = self.seed is None or self.seed < 2**63
+        check(small, "seed", self.seed, "a whole number below 2**63, as frames have them")
+
     @classmethod
     def from_name(
         cls,

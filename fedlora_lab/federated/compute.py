@@ -76,10 +76,11 @@ class Compute:
             check(not isinstance(size, str), "chunk_examples", size, "a number or 'auto'")
             check_whole("chunk_examples", size, 1)
         try:
-            torch.empty(0, device=self.device)
+            found = torch.empty(0, device=self.device).device.type != "meta"  # it holds no values
         except (RuntimeError, AssertionError, ValueError, TypeError):
-            words = "a device that torch finds here, such as 'cpu' or 'cuda'"
-            check(False, "device", str(self.device), words)
+            found = False
+        words = "a device that torch finds here, such as 'cpu' or 'cuda'"
+        check(found, "device", str(self.device), words)
 
 
 def free_memory(device: torch.device) -> int:

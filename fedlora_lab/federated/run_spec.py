@@ -134,6 +134,12 @@ def make_run_spec(
     for t in range(min(plan.rounds, 100)):  # a schedule's mistakes are refused here, not in round t
         row.sides_in_round(t, plan.local_steps)
     _warn_of_idle_sides(row, plan)
+    for side in "AB":
+        given = torch.ones(16, 16)
+        found = row.filter(given, side)
+        right = isinstance(found, torch.Tensor) and found.shape == given.shape
+        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else found
+        check(right, f"filter(x, {side!r})", shape, f"a tensor of x's shape, {(16, 16)}")
     # Where a rule writes factors anew, old minus new is no gradient: coordinates change by round.
     plain = plan.server_optimizer == SGD() and plan.server_lr == 1
     writes = getattr(row.aggregate, "writes", ())

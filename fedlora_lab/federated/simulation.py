@@ -216,7 +216,7 @@ class RoundOutcome:
     traffic: Traffic = field(default_factory=Traffic)
     participants: int = 0
     kept: bool = False  # something that moved stayed with its client
-    metrics: Mapping[str, float] | None = None  # told by clients of their own models
+    metrics: Mapping[str, float] | None = None  # reported by clients, of their own models
     shown: bool = True  # this process knows the counts of clips and the noise, as on one machine
     aggregated: ServerState | None = None  # by the method's rule, before the server's optimiser
 
@@ -586,6 +586,8 @@ class Federation:
                 part = f"{method.slug} cannot do the server's part of round {opened.t + 1}"
                 text = f"lr={plan.lr}: expected a smaller one; {part}"
                 raise Diverged(f"{text} ({' '.join(str(error).split())})") from error
+            right = isinstance(aggregated, ServerState)
+            check(right, "aggregate(...)", type(aggregated).__name__, "the server's ServerState")
             # What was not sent has no gradient: neither it nor its moments move.
             new = {key: aggregated.tensors[key] for key in received.uploads}
             rule, rate = plan.server_optimizer, plan.server_lr
@@ -738,8 +740,8 @@ class Federation:
                 if key.kind.of_the_product
             }
         noise, ruled = got.noise if shown else None, outcome.aggregated or before
-        seen = measures.Exchange(before, mean, after, clients, got.weights, noise, ruled)
-        return measures.layer_rows(seen, self.spec.lora.scaling_of)
+        exchange = measures.Exchange(before, mean, after, clients, got.weights, noise, ruled)
+        return measures.layer_rows(exchange, self.spec.lora.scaling_of)
 
     def _metrics(self, shown: bool) -> dict[str, float]:
         """The task's metrics of the server's model, or the mean over the models that clients keep.

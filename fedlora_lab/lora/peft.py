@@ -4,6 +4,7 @@ import copy
 import re
 import stat
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -449,6 +450,8 @@ SAVED = (*STRUCTURE, "alpha_pattern", "use_rslora", "lora_dropout", "bias", "use
 """Options that a saved adapter has; its start is of no account any more."""
 CLASSIFIERS = "classifier", "score"
 """Modules that PEFT trains in full besides where a task_type says that there are classes."""
+WRITES = "prepare_inputs_for_generation"
+"""What PEFT asks of a model where a task_type says that it generates text."""
 
 
 def _inject(
@@ -480,7 +483,8 @@ def _inject(
             return get_peft_model(structure_copy(model), config)
         except Exception as error:  # which errors there are depends on the version
             given = list(targets) if names is None else names
-            words = f"modules that PEFT can adapt: {first_line(error)[:160]}"
+            said = textwrap.shorten(first_line(error), 160, placeholder=" ...")
+            words = f"modules that PEFT can adapt: {said}"
             raise ValueError(f"target_modules={given!r}: expected {words}") from error
 
 
@@ -515,6 +519,12 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lo
     Guarantees: tests/lora/test_attack_examples.py::test_a_head_is_one_module,
         tests/lora/test_lora_options.py::test_each_option_is_exact_or_refused.
     """
+    kind = lora.option("task_type")
+    fits = kind not in ("CAUSAL_LM", "SEQ_2_SEQ_LM") or hasattr(model, WRITES)
+    words = (
+        f"None or 'SEQ_CLS': PEFT would not load it on {type(model).__name__}, which writes no text"
+    )
+    check(fits, "task_type", kind, words)
     peft, names = _inject(model, targets, head, lora).eval(), _heads(model, head, lora)
     alone = lora.option("modules_to_save") is None and names == [head]
     places, optional = Places(), Places()

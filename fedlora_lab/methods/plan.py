@@ -234,6 +234,10 @@ def _check_options(options: Mapping[str, Any]) -> None:
     for name in ("rank_pattern", "alpha_pattern"):
         check(isinstance(options[name], Mapping), name, options[name], "a mapping from names")
         for key, value in options[name].items():
+            try:
+                re.compile(key)
+            except re.error as error:
+                check(False, name, key, f"names of layers, or regular expressions ({error})")
             if name == "rank_pattern":
                 check_whole(f"rank_pattern[{key!r}]", value, 1)
             else:
@@ -257,8 +261,8 @@ class Plan:
     """How much work is done and how it is spread.
 
     Args:
-        rounds: communication rounds, >= 0.
-        local_steps: steps of every participating client in a round, >= 1.
+        rounds: communication rounds, 0 to a million.
+        local_steps: steps of every participating client in a round, 1 to a million.
         batch: expected number of examples in a client's step (each example is drawn on its own,
             with probability batch / n_k); ``None`` takes all of them in every step. Where persons
             are protected: of persons, with all their examples.
@@ -295,8 +299,8 @@ class Plan:
     lr_decay: float = 1.0
 
     def __post_init__(self) -> None:
-        check_whole("rounds", self.rounds, 0)
-        check_whole("local_steps", self.local_steps, 1)
+        check_whole("rounds", self.rounds, 0, 10**6)
+        check_whole("local_steps", self.local_steps, 1, 10**6)
         if self.batch is not None:
             check_whole("batch", self.batch, 1)
         if isinstance(self.lr, Mapping):

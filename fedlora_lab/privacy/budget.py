@@ -157,9 +157,9 @@ class Budget:
         words += "`fedlora-lab budget`)"
         check(not new or epsilon is not None, "epsilon", None, words)
         given = {"epsilon": epsilon, "delta": delta, "unit": unit, "accountant": accountant}
-        for name, value in (("epsilon", epsilon), ("delta", delta)):
-            if value is not None:
-                check_number(name, value, 0, 1e9, open_low=True)
+        if epsilon is not None:
+            check_number("epsilon", epsilon, 0, 1e9, open_low=True)
+        check_terms(unit or "example", 1e-5 if delta is None else delta, accountant or "prv")
         with self._locked():
             if not self.path.exists():
                 self._create(given)
@@ -186,7 +186,6 @@ class Budget:
     def _create(self, given: dict[str, Any]) -> None:
         terms = {"epsilon": float(given["epsilon"]), "delta": float(given["delta"] or 1e-5)}
         terms |= {"unit": given["unit"] or "example", "accountant": given["accountant"] or "prv"}
-        check_terms(terms["unit"], terms["delta"], terms["accountant"])
         content = {**terms, "id": secrets.token_hex(8), "written": 0, "data": None, "runs": []}
         self._write(content)
 

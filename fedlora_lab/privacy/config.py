@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import bdtr
 
-from fedlora_lab._utils.validation import check, check_keys, check_number, check_one_of, check_whole
+from fedlora_lab._utils.validation import (
+    check,
+    check_keys,
+    check_number,
+    check_one_of,
+    check_whole,
+    is_number,
+)
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.ledger import (
@@ -432,7 +439,8 @@ class Privacy:
             why = "'threshold' with an AdaptiveClip: of normalised contributions none is within C"
             check(not normal, "clipping", self.clipping, why)
             return
-        check_number("clip_norm", clip, 0)
+        words = "a number >= 0, or fl.AdaptiveClip()"
+        check(is_number(clip) and clip >= 0, "clip_norm", clip, words)
         why = "a finite number with clipping='normalise'"
         check(not normal or clip < math.inf, "clip_norm", clip, why)
 
@@ -666,8 +674,8 @@ class Privacy:
         """Sample rate and noise multiplier of these clients, as `Ledger.record` takes them."""
         rate = self.sample_rate
         if rate is None:
-            seen = self.trust == "local" and self.unit == "client"  # who uploads is no secret
-            check(seen, "sample_rate", None, "a number, or call resolve first")
+            public = self.trust == "local" and self.unit == "client"  # who uploads is no secret
+            check(public, "sample_rate", None, "a number, or call resolve first")
             rate = 1.0
 
         def of(value: Any) -> Any:

@@ -31,6 +31,8 @@ KINDS = (
     "a pandas DataFrame, a list of dicts, a `datasets` Dataset or DatasetDict, a CSV or JSONL "
     "file, or a folder with a folder for each class"
 )
+MOST_CLASSES = 1000
+"""From here on a largest whole number must be near how many there are: it may be an identifier."""
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
@@ -58,7 +60,7 @@ def hub(
     public_test: bool = False,
     name: str = "hub",
 ) -> tasks.Task:
-    """Build a task of a Hugging Face model and a data set of texts or images.
+    """Builds a task of a Hugging Face model and a data set of texts or images.
 
     ``text=`` and ``label=`` train a sequence classifier, ``image=`` and ``label=`` an image
     classifier, ``text=`` alone a decoder, whose loss is the mean over each text's own tokens.
@@ -190,7 +192,7 @@ def _next_tokens(x: Any, places: Sequence[str]) -> torch.Tensor:
 
 
 def read_splits(dataset: Any) -> dict[str, "DataFrame"]:
-    """Read the splits of a data set by name; one called ``train`` where it has none.
+    """Reads the splits of a data set by name; one called ``train`` where it has none.
 
     Names of classes that the data set knows stand in the frame's ``attrs``, by column.
 
@@ -256,7 +258,9 @@ def _frame(data: Any) -> "DataFrame":
     frame = data.to_pandas() if hasattr(data, "to_pandas") else data
     if isinstance(data, list | tuple) and all(isinstance(row, Mapping) for row in data):
         frame = pd.DataFrame(list(data))
-    check(hasattr(frame, "iloc"), "dataset", type(data).__name__, KINDS)
+    check(hasattr(frame, "columns"), "dataset", type(data).__name__, KINDS)
+    twice = frame.columns[frame.columns.duplicated()].tolist()
+    check(not twice, "columns", twice, "each name once")
     check(len(frame) > 0, "dataset", "0 rows", "at least one row")
     frame = frame.reset_index(drop=True)
     features = getattr(data, "features", None) or {}
@@ -432,4 +436,7 @@ def class_numbers(
     check(bool(whole.all()), where, values[int(whole.argmin())], "words, or whole numbers >= 0")
     most, count = int(numbers.max()), math.inf if names is None else len(names)
     check(most < count, where, most, f"one of {count} classes")
+    found = len({*numbers})
+    words = f"classes counted from 0, of which {found} have rows; give numbers like these as words"
+    check(most < max(MOST_CLASSES, 10 * found), where, most, words)
     return numbers.astype(np.int64), names

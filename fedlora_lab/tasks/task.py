@@ -25,24 +25,24 @@ Examples = tuple[Any, Tensor]
 
 
 def map_inputs(function: Callable[[Any], Any], x: Any) -> Any:
-    """Apply a function to the input tensor, or to every tensor of a mapping."""
+    """Applies a function to the input tensor, or to every tensor of a mapping."""
     return {key: function(v) for key, v in x.items()} if isinstance(x, Mapping) else function(x)
 
 
 def named_tensors(examples: Sequence[Any]) -> dict[str, Any]:
-    """List the tensors of (x, y) by name: ``x`` or ``x['key']``, and ``y``."""
+    """Lists the tensors of (x, y) by name: ``x`` or ``x['key']``, and ``y``."""
     x, y = examples
     inputs = {f"x[{key!r}]": v for key, v in x.items()} if isinstance(x, Mapping) else {"x": x}
     return {**inputs, "y": y}
 
 
 def take(x: Any, index: Any) -> Any:
-    """Take some rows of a tensor, or of every tensor of a mapping."""
+    """Takes some rows of a tensor, or of every tensor of a mapping."""
     return map_inputs(lambda value: value[index], x)
 
 
 def concatenate(pairs: Sequence[Examples]) -> Examples:
-    """Join the examples of several clients, in order; those of a single client are not copied."""
+    """Joins the examples of several clients, in order; those of a single client are not copied."""
     xs, ys = zip(*pairs, strict=True)
     if len(xs) == 1:
         return xs[0], ys[0]
@@ -57,7 +57,7 @@ def mask_of(x: Any) -> Tensor | None:
 
 
 def forward(model: nn.Module, x: Inputs) -> Any:
-    """Call ``model(**x)`` for a mapping, ``model(x)`` for a tensor; returns ``logits`` if there."""
+    """Calls ``model(**x)`` for a mapping, else ``model(x)``; returns ``logits`` if there."""
     outputs = model(**x) if isinstance(x, Mapping) else model(x)
     return getattr(outputs, "logits", outputs)
 
@@ -241,7 +241,7 @@ def classification(
     persons: Sequence[Any] | None = None,
     name: str = "classification",
 ) -> Task:
-    """Build a classification task of any module and tensors.
+    """Builds a classification task of any module and tensors.
 
     Args:
         model: any module whose output, or whose output's ``logits``, is (N, classes); it is copied.
@@ -287,7 +287,7 @@ def classification(
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
-    """Copy a model in evaluation mode, without gradients; the given model stays as it is."""
+    """Copies a model in evaluation mode, without gradients; the given model stays as it is."""
     twin = copy.deepcopy(model).eval().requires_grad_(False)
     for module in twin.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
@@ -318,7 +318,7 @@ def _each(
 
 
 def _check_data(clients: Any, test: Any, validation: Any) -> None:
-    """Refuse empty parts, rows that do not match, and parts whose tensors differ in kind."""
+    """Refuses empty parts, rows that do not match, and parts whose tensors differ in kind."""
     listed = isinstance(clients, (tuple, list))
     shown = clients if listed else type(clients).__name__
     check(listed and bool(clients), "clients", shown, "at least one pair (x, y)")
@@ -382,7 +382,7 @@ def first_line(error: Exception) -> str:
 
 @torch.no_grad()
 def check_classes(task: Task) -> Task:
-    """Return the task if its outputs and labels are classes and its model keeps examples apart.
+    """Returns the task if its outputs and labels are classes and its model keeps examples apart.
 
     Runs up to four test examples, together and the first among copies of itself.
     """
@@ -403,7 +403,7 @@ def check_classes(task: Task) -> Task:
     check(same, "model", name, expected)
     classes = batch.shape[1]
     fits = task.labels is None or len(task.labels) == classes
-    check(fits, "labels", task.labels, f"{classes} names")
+    check(fits, "labels", task.labels, f"{classes} names, one for each output of the model")
     for part, (_, labels) in _parts(task.clients, task.test, task.validation).items():
         kind = f"{labels.dtype} {tuple(labels.shape)}"
         whole = labels.dtype == torch.int64 and labels.ndim == 1
@@ -418,7 +418,7 @@ def check_classes(task: Task) -> Task:
 
 
 def _check_model(model: Any) -> None:
-    """Refuse anything but a module of finite weights without gradients, in evaluation mode."""
+    """Refuses anything but a module of finite weights without gradients, in evaluation mode."""
     kind = type(model).__name__
     check(isinstance(model, nn.Module), "model", kind, "a torch.nn.Module")
     still = not model.training and not any(p.requires_grad for p in model.parameters())
@@ -429,7 +429,7 @@ def _check_model(model: Any) -> None:
 
 
 def _check_batch_norm(model: nn.Module) -> None:
-    """Refuse batch normalisation that would use the batch's own statistics."""
+    """Refuses batch normalisation that would use the batch's own statistics."""
     mode = "evaluation mode: BatchNorm in training mode mixes examples; call model.eval() first"
     memory = "track_running_stats=True: without running statistics BatchNorm mixes examples"
     for name, module in model.named_modules():
@@ -440,7 +440,7 @@ def _check_batch_norm(model: nn.Module) -> None:
 
 
 def _target_names(targets: Any) -> tuple[str, ...]:
-    """Return the target names as a tuple; refuses anything but a list or tuple of names."""
+    """Returns the target names as a tuple; refuses anything but a list or tuple of names."""
     listed = isinstance(targets, (list, tuple)) and len(targets) > 0
     ok = listed and all(isinstance(name, str) and name for name in targets)
     check(ok, "targets", targets, "one or more module names such as ('query', 'value')")
@@ -448,7 +448,7 @@ def _target_names(targets: Any) -> tuple[str, ...]:
 
 
 def matching_modules(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
-    """Find the modules whose name is one of ``names``, or ends with a dot and one of them."""
+    """Finds the modules whose name is one of ``names``, or ends with a dot and one of them."""
     ends = tuple(f".{name}" for name in names)
     modules = model.named_modules()
     return {name: m for name, m in modules if name and (name in names or name.endswith(ends))}
@@ -468,7 +468,7 @@ def linear_names(model: nn.Module) -> str:
 
 
 def _check_targets(model: nn.Module, targets: Sequence[str], head: str | None) -> None:
-    """Refuse target names that match nothing, or more than free-standing linear maps."""
+    """Refuses target names that match nothing, or more than free-standing linear maps."""
     supported = "nn.Linear or Transformers' Conv1D; per-example gradients of others are not exact"
     free = "a linear map outside nn.MultiheadAttention, which never calls its own"
     modules = dict(model.named_modules())
@@ -491,7 +491,7 @@ def _check_targets(model: nn.Module, targets: Sequence[str], head: str | None) -
 
 
 def check_head(model: nn.Module, head: Any, name: str = "head", alone: bool = True) -> None:
-    """Refuse a head that is missing, holds more than linear maps, shares weights with the base, or
+    """Refuses a head that is missing, has more than linear maps, shares weights with the base, or
     that PEFT cannot tell from modules inside it or from a list of modules.
 
     Args:

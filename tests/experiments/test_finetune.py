@@ -92,6 +92,20 @@ def test_nothing_handed_on_tells_how_many_rows_a_person_has(tmp_path):
         assert one == other
 
 
+def test_all_rows_of_a_person_are_dealt_to_one_client(tmp_path):
+    """Columns of numbers were dealt row by row, so that the person unit refused its own split; and
+    a share held out for the test tore persons apart.
+    """
+    frame = table(400).assign(who=np.arange(400) % 60)
+    given: dict[str, Any] = {"by": None, "clients": 3, "features": ["a", "b"], "person": "who"}
+    found, _ = tuned(tmp_path, frame, test=0.2, **given)
+    task = require_source(found.record)[0]
+    assert task.sites == 1 and found.record.epsilon > 0
+    inside = {float(value) for x, _ in task.clients for value in x[:, 0]}
+    kept = frame["a"].astype("float32").map(float).isin(inside)
+    assert kept.groupby(frame["who"]).nunique().max() == 1 and 0 < kept.mean() < 1
+
+
 def test_what_is_given_is_taken(tmp_path):
     """Finds a keyword that is named and not passed on."""
     given: dict[str, Any] = {

@@ -90,6 +90,8 @@ BAD = {
     "modules_to_save='no_such'": {"modules_to_save": ["no_such"]},
     "init_lora_weights='loftq'": {"init_lora_weights": "loftq"},
     "rank=40": {"init_lora_weights": "pissa"},
+    "rank_pattern='(('": {"rank_pattern": {"((": 3}},
+    "task_type='CAUSAL_LM'": {"task_type": "CAUSAL_LM"},
     "peft={'use_moe'": {"use_moe": True},
 }
 

@@ -197,11 +197,12 @@ def one_run_best_bound(
     return max(one_run_lower_bound(m, r, v, delta, significance / len(tried)) for r, v in counts)
 
 
+@lru_cache(maxsize=256)  # widgets and simulated audits ask again
 def one_run_ceiling(
     canaries: int,
     delta: float,
     significance: float,
-    guesses: Sequence[Guesses] | None = None,
+    guesses: tuple[Guesses, ...] | None = None,
     views: int = 1,
 ) -> float:
     """Returns the bound when every guess is right: no audit of so many canaries can prove more.
@@ -212,7 +213,7 @@ def one_run_ceiling(
     >>> round(one_run_ceiling(100, 1e-5, 0.05), 2)
     3.17
     """
-    tried = default_guesses(canaries) if guesses is None else tuple(guesses)
+    tried = default_guesses(canaries) if guesses is None else guesses
     share = significance / len(tried) / views
     return max(one_run_lower_bound(canaries, sum(g), sum(g), delta, share) for g in tried)
 
@@ -455,17 +456,9 @@ def simulate_one_run(
     included = rng.random(canaries) < 0.5
     scores = leak * included + sigma * rng.standard_normal(canaries)
     lower = one_run_best_bound(scores, included, DELTA, 1 - confidence)
-    true, ceiling = (
-        gdp_epsilon(leak / sigma, DELTA),
-        cached_ceiling(canaries, DELTA, 1 - confidence),
-    )
+    ceiling = one_run_ceiling(canaries, DELTA, 1 - confidence)
+    true = gdp_epsilon(leak / sigma, DELTA)
     return SimulatedAudit(included, scores, sigma, epsilon, true, lower, ceiling)
-
-
-@lru_cache(maxsize=256)
-def cached_ceiling(canaries: int, delta: float, significance: float) -> float:
-    """Computes `one_run_ceiling` once: widgets ask again. Args: canaries, delta, significance."""
-    return one_run_ceiling(canaries, delta, significance)
 
 
 def simulate_many_runs(

@@ -435,23 +435,16 @@ class Audit:
 
     @property
     def gaussian_lower(self) -> float:
-        """As ``epsilon_lower``, by `bounds.gaussian_one_run_lower_bound`: for noised sums without
-        sampling, of which it proves more. NaN where the audit is invalid.
+        """The lower bound for noised sums without sampling, which is sharper; NaN where invalid.
 
+        It is that of `bounds.gaussian_one_run_lower_bound`.
         Guarantees: test_the_gaussian_bound_of_an_audit_is_the_sharper_one.
         """
         share = (1 - self.confidence) / len(self.guesses) / max(1, len(self.scores))
-        found = [
-            bounds.gaussian_one_run_lower_bound(
-                self.canaries,
-                sum(pair),
-                bounds.count_correct(scores, self.included, pair),
-                self.delta,
-                share,
-            )
-            for scores in self.scores.values()
-            for pair in self.guesses
-        ]
+        tries = [(scores, pair) for scores in self.scores.values() for pair in self.guesses]
+        right = [bounds.count_correct(scores, self.included, pair) for scores, pair in tries]
+        lower, given = bounds.gaussian_one_run_lower_bound, (self.delta, share)
+        found = (lower(self.canaries, sum(p), v, *given) for (_, p), v in zip(tries, right))
         return max(found, default=math.nan)
 
     @property

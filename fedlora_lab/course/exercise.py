@@ -128,13 +128,10 @@ class Letters:
 
     def difference(self, found: frozenset[str], wanted: frozenset[str]) -> str:
         """Says which letters are wrong, and why; "" where nothing is known of them."""
-        lines = (
-            f"{one} is wrong: {self.why[one]}" for one in sorted((found - wanted) & {*self.why})
-        )
-        missing = (
-            "what you chose is right, but it is not all" if self.why and found < wanted else ""
-        )
-        return "; ".join(lines) or missing
+        known = sorted((found - wanted) & {*self.why})
+        if not known and self.why and found < wanted:
+            return "what you chose is right, but it is not all"
+        return "; ".join(f"{one} is wrong: {self.why[one]}" for one in known)
 
 
 class Calls:

@@ -251,9 +251,8 @@ class Prediction:
         return "\n".join([f"Predict {self.key}: {self.question}", *lines])
 
     def _repr_html_(self) -> str:
-        items = "\n".join(
-            f"<li><b>{letter})</b> {_inline(self.option(letter))}</li>" for letter in self.letters
-        )
+        options = ((letter, _inline(self.option(letter))) for letter in self.letters)
+        items = "\n".join(f"<li><b>{letter})</b> {words}</li>" for letter, words in options)
         return (
             f"<p><b>Predict {escape(self.key)}</b> · before you run the next cell</p>\n"
             f'{to_html(self.question)}\n<ul style="list-style: none">\n{items}\n</ul>'
@@ -309,9 +308,8 @@ class Outcome:
         if not self.folded:
             return to_html(self.words)
         start, mark, rest = self.words.partition(" Measured: ")
-        return (
-            f"<details><summary>{escape(start)}</summary>{to_html((mark + rest).strip())}</details>"
-        )
+        rest = to_html((mark + rest).strip())
+        return f"<details><summary>{escape(start)}</summary>{rest}</details>"
 
 
 def _inline(text: str) -> str:

@@ -10,7 +10,6 @@ A study goes on after a kill at any point.
 
 from fedlora_lab.experiments.method_guide import (
     best_methods,
-    describe_coverage,
     effects,
     rank_methods,
     read_studies,
@@ -42,7 +41,6 @@ __all__ = [
     "Study",
     "best_methods",
     "claim_frames",
-    "describe_coverage",
     "effects",
     "factorial_methods",
     "judge_claims",

@@ -94,30 +94,6 @@ def read_studies(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
     return {name: read_study(name, folder) for name in there}
 
 
-def describe_coverage(found: Frames) -> str:
-    """Says how many cases of each declared study the frames hold, and how to add the others.
-
-    Guarantees: test_guide.py::test_coverage_counts_what_is_missing.
-    """
-
-    def key(cell: Iterable[Any]) -> tuple[str, ...]:
-        # Numbers are compared by value; a missing one, no privacy, is a label like the others.
-        plain = (None if value != value else value for value in cell)
-        return tuple(f"{x:g}" if isinstance(x, float | int) else str(x) for x in plain)
-
-    lines = []
-    for name, study in ((name, STUDIES[name]) for name in STUDIES if name in found):
-        cells = found[name][["method", *study.cases[0].labels]].drop_duplicates()
-        there = set(map(key, cells.itertuples(index=False)))
-        declared = [key((case.method.slug, *case.labels.values())) for case in study.cases]
-        count, whole = sum(case in there for case in declared), len(declared)
-        more = "" if count == whole else f" (go on: fedlora-lab study {name})"
-        lines.append(f"{name}: {count} of {whole} cases{more}")
-    if none := ", ".join(name for name in STUDIES if name not in found):
-        lines.append(f"not run yet: {none} (fedlora-lab study NAME)")
-    return "\n".join(lines)
-
-
 class Situation(NamedTuple):
     """One setting of a study: its name, what tells it from the others, and its rows."""
 

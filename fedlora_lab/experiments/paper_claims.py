@@ -241,9 +241,8 @@ def _steadier(data: _Data, one: str, other: str) -> Effect:
     rows = data.rows[own].assign(setting=lambda x: x.groupby(names, dropna=False).ngroup())
     logs, sizes, count = {}, [], rows["seed"].nunique()
     for method in (one, other):
-        table = rows[rows["method"] == method].pivot(
-            index="seed", columns="setting", values="accuracy"
-        )
+        part = rows[rows["method"] == method]
+        table = part.pivot(index="seed", columns="setting", values="accuracy")
         number, square = table.count(), (table - table.mean()) ** 2
         whole = 0.5 * np.log(square.sum().sum() / (number - 1).sum())
         # Without one of its numbers a sum of squares is less by n / (n - 1) of that one's square.

@@ -187,11 +187,9 @@ def map_cells(frame: pd.DataFrame, prediction: pd.DataFrame) -> pd.DataFrame:
             own["leader"] = _leader(pair, together.low, together.high)
             own["verdict"] = _verdict(cell["predicted"], own["leader"]) if pair == "both" else ""
             lines.append(own)
-    columns = "boundary close room collapsed pair one others seeds mean low high " + (
-        "low_together high_together leader verdict"
-    )
-    names = [*prediction.columns, *columns.split()]
-    return pd.DataFrame(lines, columns=names)
+    columns = "boundary close room collapsed pair one others seeds mean low high low_together "
+    columns += "high_together leader verdict"
+    return pd.DataFrame(lines, columns=[*prediction.columns, *columns.split()])
 
 
 def read_map(folder: str | Path = "results") -> pd.DataFrame:

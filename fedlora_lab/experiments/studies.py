@@ -393,6 +393,7 @@ def _regime() -> Iterator[Study]:
     cells = [_cell(**cell) for cell in _regime_cells()]
     how: dict[str, Any] = {"seeds": tuple(range(6)), "tune_seeds": TUNE_SEEDS[:3]}
     how |= {"extends": True, "finalists": 2}
+    turned = "two tasks, noise, clients, steps, splits, adapters"
     for unit, rates, stages in (
         ("example", (0.04, 0.1, 0.25, 0.63, 1.6), ()),
         (
@@ -402,9 +403,7 @@ def _regime() -> Iterator[Study]:
         ),
     ):
         cases = [case for cell in cells for case in cell if case.labels["unit"] == unit]
-        note = (
-            f"which family leads, unit {unit}: two tasks, noise, clients, steps, splits, adapters"
-        )
+        note = f"which family leads, unit {unit}: {turned}"
         yield Study(f"regime-{unit}", note, tuple(cases), rates=rates, stages=stages, **how)
 
 

@@ -193,9 +193,8 @@ def noise_taken_up(
     Raises: as `suggest_lr`.
     """
     row, by_step = methods.get(method), privacy is None or privacy.by_step
-    check(
-        isinstance(privacy, Privacy), "privacy", privacy, "a Privacy: without noise no rate is bad"
-    )
+    words = "a Privacy: without noise no rate is bad"
+    check(isinstance(privacy, Privacy), "privacy", privacy, words)
     if by_step:
         known = not plan.optimizer.nonlinear
         check(known, "optimizer", str(plan.optimizer), "sgd: its noise follows from the rate")

@@ -230,9 +230,8 @@ def method_diagrams(
         figure = picture(width, height)
         for i, method in enumerate(listed):
             left, low = (i % columns) * wide + 0.008, 1 - (i // columns + 1) * tall
-            draw_diagram(
-                figure.add_axes((left, low, wide - 0.016, tall * 0.97)), method, rounds, steps
-            )
+            ax = figure.add_axes((left, low, wide - 0.016, tall * 0.97))
+            draw_diagram(ax, method, rounds, steps)
         for i, kind in enumerate(signs):
             left = 0.12 + SIGN[0] * (i % across)
             low = SIGN[1] * ((len(signs) - 1) // across - i // across) + 0.08

@@ -299,9 +299,8 @@ def noise(frame: pd.DataFrame) -> Picture:
             axes[1].set(yticklabels=[], xlabel="by the last round (squared Frobenius norm)")
             axes[1].set_title("What has gathered, beside the signal", pad=40)
         words = tidy.describe_seeds(tables[0]).replace("mean of", "geometric mean of")
-        _seed_footer(
-            figure, words, [slug for slug in tidy.slugs_in_order(frame) if slug not in slugs]
-        )
+        missing = [slug for slug in tidy.slugs_in_order(frame) if slug not in slugs]
+        _seed_footer(figure, words, missing)
     return figure
 
 
@@ -331,56 +330,14 @@ def _energy_panel(ax: Any, table: Any, terms: Any, slugs: list[str]) -> None:
         ax.text(0.035, height, words, fontsize=8.5, va="center", **kind)
 
 
-def final_values(
-    frame: pd.DataFrame,
-    measure: str = "accuracy",
-    title: str | None = None,
-    unit: str | None = None,
-) -> Picture:
-    """Draws a measure after the last round by method: single runs, mean and 95 % interval.
-
-    Args:
-        frame: tidy, one task.
-        measure: of the whole model.
-        title, unit: words for the figure and its axis; ``None``: those of `curves`.
-
-    Guarantees: the dark dots are the means over seeds (test_lesson_07.py::test_final_values).
-    """
-    part = tidy.last_values(frame, measure)
-    slugs, words = tidy.slugs_in_order(part), AXES.get(measure, (measure, measure))
-    scored = measure.startswith("accuracy") or measure == "loss"
-    low = tidy.collapsed_ends(tidy.select_measure(frame, measure), measure) if scored else part[:0]
-    tall = 1.15 + 0.42 * len(slugs)
-    with paper():
-        figure, (ax,) = panels(8.2, tall, (0.24, 0.62 / tall, 0.73, 1 - 1.0 / tall))
-        _method_ticks(ax, slugs)
-        for place, (slug, tick) in enumerate(zip(slugs, ax.get_yticklabels(), strict=True)):
-            values, colour = part[part["method"] == slug]["value"].to_numpy(), look(slug).colour
-            high = [place + 0.17] * len(values)
-            ax.plot(values, high, "o", ms=4.5, mew=0, color=colour, alpha=0.45)
-            fallen = low[low["method"] == slug]["value"].to_numpy()
-            crosses: Any = {"ms": 6, "mew": 1.6, "color": style.darker(colour)}
-            ax.plot(fallen, high[: len(fallen)], "x", **crosses)
-            ax.plot(tidy.confidence_interval(values), [place - 0.08] * 2, color=colour, lw=2)
-            mark(ax, float(values.mean()), place - 0.08, slug, 8)
-            tick.set(color=style.darker(colour), weight="bold", size=9.5)
-        ax.set_xlabel(unit or words[1])
-        ax.set_title(title or f"{words[0]} after the last round")
-        said = tidy.describe_seeds(part).replace("band", "bar") + _crosses(len(low))
-        missing = tidy.slugs_in_order(frame[~frame["method"].isin(slugs)])
-        _seed_footer(figure, f"pale: single runs; dark: {said}", missing)
-    return figure
-
-
 def traffic_table(frame: pd.DataFrame, way: str = "both") -> Any:
     """Averages over seeds: columns method, round, bytes (so far), value (accuracy), low, high."""
     sent = tidy.cumulative_sum(frame, WAYS[way][0]).rename(columns={"value": "bytes"})
     joined = tidy.select_measure(frame, "accuracy").merge(sent, on=["method", "seed", "round"])
     grouped = joined.groupby(["method", "round"], sort=False)
     result = grouped.agg(bytes=("bytes", "mean"), value=("value", "mean")).reset_index()
-    bands = (
-        [tidy.confidence_interval(values) for _, values in grouped["value"]] if len(joined) else []
-    )
+    parts = grouped["value"] if len(joined) else ()
+    bands = [tidy.confidence_interval(values) for _, values in parts]
     return result.assign(low=[low for low, _ in bands], high=[high for _, high in bands])
 
 

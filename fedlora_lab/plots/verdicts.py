@@ -169,12 +169,8 @@ def _share(value: float, _: Any = None) -> str:
 def _legend(figure: Any, colours: Any, tasks: list[str]) -> None:
     """Draws colours, markers and the ring in one line below the title."""
     entry: Any = {"ls": "none", "ms": 6.5}
-    handles = [
-        Line2D(
-            [], [], marker="o", color=colour, label=f"{who} lead{'s' * (who[-1] != 's')}", **entry
-        )
-        for who, colour in colours.items()
-    ]
+    names = {f"{who} lead{'s' * (who[-1] != 's')}": colour for who, colour in colours.items()}
+    handles = [Line2D([], [], marker="o", color=c, label=who, **entry) for who, c in names.items()]
     open_: Any = {"color": style.GREY, "mfc": style.CARD, **entry}
     handles.append(Line2D([], [], marker="o", label="cannot tell", **open_))
     ring: Any = {"color": style.WRONG, "mfc": "none", "mew": 1.8, "ls": "none", "ms": 11}

@@ -93,9 +93,8 @@ def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
     """Tabulates each cell's ledger: what it released, what that spent, may it be released."""
     rows = []
     for cell, text in ledgers.items():
-        row = {"cell": cell} | dict.fromkeys(
-            ("unit", "relation", "observer", "releases", "found"), "–"
-        )
+        row = {"cell": cell}
+        row |= dict.fromkeys(("unit", "relation", "observer", "releases", "found"), "–")
         row |= {"epsilon": format_number(math.inf), "mode": "no privacy"}
         if (ledger := to_ledger(text, cell)) is not None:
             reason = f" ({ledger.uncertified})" if ledger.uncertified else ""
@@ -111,6 +110,12 @@ def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
+def _certified(ledgers: Mapping[str, Any]) -> list[Ledger]:
+    """Reads the ledgers that state an epsilon."""
+    books = [to_ledger(text, cell) for cell, text in ledgers.items()]
+    return [book for book in books if book is not None and book.uncertified is None]
+
+
 def attack_bounds(ledgers: Mapping[str, Any]) -> list[str]:
     """States what attackers reach at most over the runs of a folder, each alone.
     None where no run states an epsilon.
@@ -118,9 +123,7 @@ def attack_bounds(ledgers: Mapping[str, Any]) -> list[str]:
     Args: ledgers: cell -> text, as in the run folder.
     Guarantees: test_report.py::test_a_report_states_what_attackers_reach.
     """
-    books = [to_ledger(text, cell) for cell, text in ledgers.items()]
-    some = [book for book in books if book is not None and book.uncertified is None]
-    if not some:
+    if not (some := _certified(ledgers)):
         return []
     rates = np.array([0.01, 0.001])
     one, tenth = np.max([book.tradeoff(rates) for book in some], axis=0)
@@ -138,9 +141,7 @@ def group_bounds(ledgers: Mapping[str, Any]) -> list[str]:
     Args: ledgers: cell -> text, as in the run folder.
     Guarantees: test_report.py::test_a_report_states_epsilon_for_groups.
     """
-    books = [to_ledger(text, cell) for cell, text in ledgers.items()]
-    some = [book for book in books if book is not None and book.uncertified is None]
-    if not some:
+    if not (some := _certified(ledgers)):
         return []
     worst = max(some, key=lambda book: book.epsilon())
     numbers = [f"{worst.group_epsilon(size):.3g}" for size in GROUP_SIZES]

@@ -29,7 +29,7 @@ def test_one_run_bounds_are_those_of_the_paper():
     [(50, 2.78, None), (100, 3.49, 3.28), (500, 5.10, 4.91), (1000, 5.78, 5.60)],
 )
 def test_ceilings_grow_with_the_canaries(m, one_run, many):
-    found = bounds.one_run_ceiling(m, 1e-5, 0.05, [(m // 2, m - m // 2)])
+    found = bounds.one_run_ceiling(m, 1e-5, 0.05, ((m // 2, m - m // 2),))
     assert found == pytest.approx(one_run, abs=5e-3)
     assert bounds.one_run_ceiling(m, 1e-5, 0.05) < one_run
     if many:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from frames import limits, scores_frame
+from frames import limits
 
 import fedlora_lab as fl
 from fedlora_lab import theory
@@ -154,14 +154,6 @@ def test_one_model_has_many_curvatures():
     for side, factor in (("B", 1 / 9), ("A", 9.0)):
         one, other = (fl.measures.flatness(task, x, sides=side).top for x in (plain, scaled))
         assert other == pytest.approx(factor * one, rel=1e-2)
-
-
-def test_final_values():
-    frame = scores_frame({"fedlora": [0.3, 0.4], "mine": [0.6, 0.8]})
-    ax: Any = fl.plots.final_values(frame).axes[0]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["FedLoRA", "mine"]
-    means = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1]
-    assert means == pytest.approx([0.35, 0.7])
 
 
 def test_the_filter_figure_states_what_is_kept():

@@ -119,21 +119,6 @@ def test_the_figure_of_the_guide():
         lesson.ranking({})
 
 
-def test_coverage_counts_what_is_missing():
-    """Of what a folder holds; without privacy, a case is one like the others."""
-    cases = study.STUDIES["digits"].cases
-    rows = [{"method": x.method.slug, **x.labels, "lr": 0.1, "seed": 0} for x in cases]
-    words = study.describe_coverage({"digits": pd.DataFrame(rows[:9])})
-    assert f"digits: 9 of {len(cases)} cases (go on: fedlora-lab study digits)" in words
-    assert "digits-clients" in words.split("not run yet: ")[1]
-    free = [row for row in rows if row["epsilon"] is None]
-    words = study.describe_coverage({"digits": pd.DataFrame(free)})
-    assert f"digits: {len(free)} of {len(cases)} cases" in words
-    assert study.describe_coverage({"digits": pd.DataFrame(rows)}).startswith(
-        f"digits: {len(cases)} of {len(cases)} cases\n"
-    )
-
-
 def test_tuning_cost_counts_every_run():
     privacy = {"delta": 1e-2, "accountant": "rdp"}
     case = Case(methods.FFA, {"epsilon": 2.0}, TASK, 2.0, privacy, WORK, {"rank": 2})

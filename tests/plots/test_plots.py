@@ -136,8 +136,7 @@ def test_plots_leave_out_what_was_not_measured(frame):
     who is missing."""
     start, sent = frame["round"] == 0, ["deviation", "bytes_up", "bytes_down"]
     part = where(frame, start, method=["rolora"], measure=sent)
-    figures = [plots.deviation(part), plots.traffic(part), plots.final_values(part, "deviation")]
-    for figure in (*figures, plots.curves(part, "deviation")):
+    for figure in (plots.deviation(part), plots.traffic(part), plots.curves(part, "deviation")):
         assert "not measured: RoLoRA" in " ".join(text.get_text() for text in figure.texts)
         labels = [text for ax in figure.axes for text in (*ax.texts, *ax.get_yticklabels())]
         assert not any("RoLoRA" in text.get_text() for text in labels)
@@ -150,7 +149,6 @@ def test_plots_leave_out_what_was_not_measured(frame):
 def test_the_last_round_is_never_an_earlier_one(frame):
     """A value that is missing at the end is missing: the round before does not stand in for it."""
     part = where(frame, frame["round"] < 4, method=["rolora"], measure=["accuracy"])
-    assert "not measured: RoLoRA" in words(plots.final_values(part))
     with pytest.raises(ValueError, match="seeds=0: expected at least two that 'rolora'"):
         fl.report.final_difference(part, "rolora", "fedlora")
 
@@ -158,11 +156,10 @@ def test_the_last_round_is_never_an_earlier_one(frame):
 def test_runs_that_collapsed_are_marked():
     """A mean hides them: one below its start, and one that learned next to nothing."""
     frame = scores_frame({"fedlora": [0.9, 0.51, 0.9], "rolora": [0.8, 0.8, 0.4]})
-    for draw, along in ((plots.curves, 1), (plots.final_values, 0)):
-        figure = draw(frame)
-        crosses = [line.get_xydata()[:, along] for line in marked(figure.axes[0], "x")]
-        assert sorted(np.concatenate(crosses)) == pytest.approx([0.4, 0.51])
-        assert "×: 2 runs that collapsed" in words(figure)
+    figure = plots.curves(frame)
+    crosses = [line.get_xydata()[:, 1] for line in marked(figure.axes[0], "x")]
+    assert sorted(np.concatenate(crosses)) == pytest.approx([0.4, 0.51])
+    assert "×: 2 runs that collapsed" in words(figure)
 
 
 # ---- what is refused

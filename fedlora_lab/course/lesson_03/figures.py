@@ -319,9 +319,8 @@ def attacks_by_budget(ledgers: Mapping[str, Ledger], lowest: float = 1e-3) -> st
     }
     words, loosest = max(pairs.items(), key=lambda pair: pair[1])
     colour = SHADES[[*ledgers].index(words)]
-    style.note(
-        ax, 0.02, 0.905, f"{words}, pair alone: {loosest:.0%} (dashed)", colour, 8.5, weight="bold"
-    )
+    words = f"{words}, pair alone: {loosest:.0%} (dashed)"
+    style.note(ax, 0.02, 0.905, words, colour, 8.5, weight="bold")
     style.note(ax, 0.22, 0.13, "guessing", size=8.5, rotation=36, ha="center", va="center")
     ax.set(xlabel="share of others accused (FPR)", ylabel="share of members found (TPR)")
     for axis in (ax.xaxis, ax.yaxis):

@@ -116,10 +116,10 @@ def cliff(table: pd.DataFrame) -> style.Picture:
     return figure
 
 
-def spreads(runs: pd.DataFrame, slugs: "tuple[str, ...]" = PAIR, level: float = 0.95) -> Any:
-    """Computes the spread of final accuracies over seeds, with the interval of a normal sample.
+def spreads(runs: pd.DataFrame, slugs: "tuple[str, ...]" = PAIR) -> Any:
+    """Computes the spread of final accuracies over seeds, with 95 % intervals of normal samples.
 
-    Args: runs: columns setting, method, seed, accuracy; slugs: of the methods; level: of it.
+    Args: runs: columns setting, method, seed, accuracy; slugs: of the methods.
     Returns: columns setting, method, std, low, high, seeds, in the order of the settings.
     Guarantees: test_a_spread_has_its_interval.
     """
@@ -128,7 +128,7 @@ def spreads(runs: pd.DataFrame, slugs: "tuple[str, ...]" = PAIR, level: float = 
         for slug in slugs:
             values = runs[(runs["setting"] == setting) & (runs["method"] == slug)]["accuracy"]
             n, std = len(values), float(values.std())
-            ends = (math.sqrt((n - 1) / chi2.ppf((1 + s * level) / 2, n - 1)) for s in (1, -1))
+            ends = (math.sqrt((n - 1) / chi2.ppf((1 + s * 0.95) / 2, n - 1)) for s in (1, -1))
             rows.append((setting, slug, std, *(std * end for end in ends), n))
     return pd.DataFrame(rows, columns=["setting", "method", "std", "low", "high", "seeds"])
 

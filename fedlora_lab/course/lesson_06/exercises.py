@@ -154,8 +154,8 @@ def by_the_librarys_rule(dB, A, C, sigma, xi):
     return ((rows * scale).sum(0) + noise) @ back / len(dB)
 
 
-def _in_product(change, A, C):
-    return min(1, C / norm(change @ A))
+def _in_product(dB, A, C):
+    return min(1, C / norm(dB @ A))
 
 
 def _release(*given, scale=_in_product, noise=lambda A, C, xi: C * xi @ pinv(A), divided=True):
@@ -165,15 +165,11 @@ def _release(*given, scale=_in_product, noise=lambda A, C, xi: C * xi @ pinv(A),
     return clipped / len(dB) + made / (len(dB) if divided else 1)
 
 
-clips_the_factor = partial(_release, scale=lambda change, A, C: min(1, C / norm(change)))
-clips_the_largest_direction = partial(
-    _release, scale=lambda change, A, C: min(1, C / norm(change @ A, 2))
-)
-clips_for_the_worst = partial(
-    _release, scale=lambda change, A, C: min(1, C / norm(change) / norm(A, 2))
-)
-clips_nothing = partial(_release, scale=lambda change, A, C: 1)
-stretches = partial(_release, scale=lambda change, A, C: C / norm(change @ A))
+clips_the_factor = partial(_release, scale=lambda dB, A, C: min(1, C / norm(dB)))
+clips_the_largest_direction = partial(_release, scale=lambda dB, A, C: min(1, C / norm(dB @ A, 2)))
+clips_for_the_worst = partial(_release, scale=lambda dB, A, C: min(1, C / norm(dB) / norm(A, 2)))
+clips_nothing = partial(_release, scale=lambda dB, A, C: 1)
+stretches = partial(_release, scale=lambda dB, A, C: C / norm(dB @ A))
 transposed = partial(_release, noise=lambda A, C, xi: C * xi @ A.T)
 without_C = partial(_release, noise=lambda A, C, xi: xi @ pinv(A))
 noise_on_the_mean = partial(_release, divided=False)

@@ -150,15 +150,13 @@ def beyond_threshold(
         style.log_axis(ax.xaxis, (0.1, 0.3, 1, 3))
     ink: Any = {"fmt": "o", "ms": 5, "mec": style.CARD, "mew": 0.6}
     axes[0].plot(fine, [theory.gradient_overlap(s, 8, PIXELS) for s in fine], color=panels[0][2])
-    errors = table["image"] - table["image_low"], table["image_high"] - table["image"]
-    axes[0].errorbar(table["noise"], table["image"], yerr=errors, color=panels[0][2], **ink)
     axes[1].plot(fine, norm.cdf(norm.ppf(chance) + 1 / fine), color=style.WRONG, lw=1.2)
     style.note(axes[1], 0.97, 0.9, "no attack is above", style.WRONG, 8.5, ha="right", va="top")
-    errors = table["named"] - table["low"], table["high"] - table["named"]
-    axes[1].errorbar(table["noise"], table["named"], yerr=errors, color=panels[1][2], **ink)
     axes[2].plot(fine, norm.cdf(0.5**0.5 / fine), color=panels[2][2])
-    errors = table["auc"] - table["auc_low"], table["auc_high"] - table["auc"]
-    axes[2].errorbar(table["noise"], table["auc"], yerr=errors, color=panels[2][2], **ink)
+    kinds = ("image", "image_"), ("named", ""), ("auc", "auc_")
+    for ax, (*_, hue, _), (name, ends) in zip(axes, panels, kinds, strict=True):
+        errors = table[name] - table[f"{ends}low"], table[f"{ends}high"] - table[name]
+        ax.errorbar(table["noise"], table[name], yerr=errors, color=hue, **ink)
     words = "lines: closed forms; dots: measured, with 95 % intervals; dotted: chance"
     style.footer(figure, f"{words}; dashed: the threshold 1 / (r d_in)^¼; {draws:,} draws a dot")
     return figure, table

@@ -129,9 +129,8 @@ def shift_without_seeds(
         band = part["low"], part["high"]
         words = f"{name}: moves by {true:g}"
         mark: Any = {"marker": "o", "mec": style.CARD}
-        labels.append(
-            style.named_line(ax, part["calls"], part["mean"], words, colour, *band, **mark)
-        )
+        line = part["calls"], part["mean"], words, colour, *band
+        labels.append(style.named_line(ax, *line, **mark))
         ax.axhline(true, color=colour, lw=1, ls=style.DASHED)
     ax.set(xscale="log", xlim=(calls[0], calls[-1]), ylim=(-1, shift + 1.6))
     style.log_axis(ax.xaxis, tuple(calls))
@@ -139,9 +138,7 @@ def shift_without_seeds(
     ax.set_ylabel("measured move, in clip norms")
     told = frame.pivot(index="calls", columns="step")
     apart = told.index[told["low"]["broken"] > told["high"]["sound"]]
-    words = (
-        f"{apart[0]} calls tell them apart" if len(apart) else "No number of calls here is enough"
-    )
+    words = f"{apart[0]} calls tell them apart" if len(apart) else "No number of calls is enough"
     ax.set_title(f"Without a seed: {words}")
     style.draw_labels(ax, labels, together=False, wide=12)
     style.footer(
@@ -159,9 +156,8 @@ def verdicts(reviews: "Mapping[str, Review]", expected: "Mapping[str, frozenset]
     Guarantees: every verdict "broken" is a square (test_lesson_15.py::test_the_matrix_is_complete).
     """
     check(bool(reviews), "reviews", reviews, "at least one")
-    columns = list(
-        dict.fromkeys(one.check for review in reviews.values() for one in review.findings)
-    )
+    findings = (one for review in reviews.values() for one in review.findings)
+    columns = list(dict.fromkeys(one.check for one in findings))
     found = [review.broken for review in reviews.values()]
     columns = [name for name in columns if any(name in one for one in found)]
     height = 1.75 + 0.215 * len(reviews)

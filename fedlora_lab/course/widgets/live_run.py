@@ -33,6 +33,7 @@ from fedlora_lab.course.widgets.run_config import (
     drop_calibration,
     knobs,
     paper_home,
+    text_of,
 )
 from fedlora_lab.measures.statistics import collapsed, smaller_is_better, t_interval
 from fedlora_lab.methods.plan import Plan, lora_of
@@ -259,7 +260,7 @@ class Workbench(anywidget.AnyWidget):
         errors, config = dict(self.errors), self.config
         if self._setting == HOME or set(texts) - {"method"}:
             self._setting = ""  # it is another one now
-        shown = {key: _as_text(value) for key, value in texts.items()}
+        shown = {key: text_of(value) for key, value in texts.items()}
         for key in sorted(shown, key=list(self.knobs).index):  # a unit before its trust
             try:
                 config = self.knobs[key].write(config, shown[key].strip())
@@ -360,7 +361,7 @@ class Workbench(anywidget.AnyWidget):
     def _sweep_texts(self, sweep: "Mapping[str, Sequence[Any]] | None") -> dict[str, Any]:
         key, values = next(iter((sweep or {"epsilon": (1, 3, 8)}).items()))
         check(key in self.knobs, "sweep", key, f"one of {', '.join(self.knobs)}")
-        return {"key": key, "values": ", ".join(map(_as_text, values)), "seeds": 3}
+        return {"key": key, "values": ", ".join(map(text_of, values)), "seeds": 3}
 
     def run_sweep(self, key: str, values: str, seeds: int = 3) -> None:
         """Trains at several values of one knob, each with several seeds; all values come first.
@@ -703,15 +704,8 @@ def _json(point: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def _as_text(value: Any) -> str:
-    """Formats a knob's value as text."""
-    if value is None:
-        return "∞"
-    return f"{value:.12g}" if isinstance(value, float) else str(getattr(value, "slug", value))
-
-
 def _settings_words(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{re.sub('_', ' ', key)} {_as_text(value)}" for key, value in values.items())
+    return ", ".join(f"{re.sub('_', ' ', key)} {text_of(value)}" for key, value in values.items())
 
 
 def live(

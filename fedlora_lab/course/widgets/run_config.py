@@ -262,8 +262,11 @@ class Knob:
     write: Callable[[RunConfig, str], RunConfig]
 
 
-def _text(value: Any, nothing: str = "none") -> str:
-    return nothing if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)
+def text_of(value: Any, nothing: str = "∞") -> str:
+    """Formats a knob's value as text."""
+    if value is None:
+        return nothing
+    return f"{value:.12g}" if isinstance(value, float) else str(getattr(value, "slug", value))
 
 
 def _number(kind: type, nothing: str | None = None, most: float = 1e9) -> Callable[[str], Any]:
@@ -289,7 +292,7 @@ def _field(path: str, kind: Callable[[str], Any], nothing: str = "none") -> Any:
     owner, _, name = path.rpartition(".")
 
     def read(config: RunConfig) -> str:
-        return _text(attrgetter(path)(config), nothing)
+        return text_of(attrgetter(path)(config), nothing)
 
     def write(config: RunConfig, text: str) -> RunConfig:
         part: Any = getattr(config, owner) if owner else config
@@ -311,7 +314,7 @@ def _deal(argument: str, kind: Callable[[str], Any], nothing: str = "none") -> A
         kept = {name: getattr(old, name) for name in ("model", "loss", "metrics", "public_test")}
         return replace(config, task=replace(dealt, **kept))
 
-    return lambda config: _text(config.task.info["arguments"][argument], nothing), write
+    return lambda config: text_of(config.task.info["arguments"][argument], nothing), write
 
 
 def _read_ratio(config: RunConfig) -> str:
@@ -341,7 +344,7 @@ def knobs(first: RunConfig, rows: "Mapping[str, Method]") -> dict[str, Knob]:
         "method": (lambda config: config.method.slug, choose),
         "epsilon": _field("epsilon", _number(float, "∞"), "∞"),
         "lr": (
-            lambda config: _text(float(config.plan.rate("B"))),
+            lambda config: text_of(float(config.plan.rate("B"))),
             lambda config, text: config.with_rate(real(text)),
         ),
         "lr_ratio": (_read_ratio, _write_ratio),
@@ -417,7 +420,7 @@ def paper_home(method: "Method") -> tuple[dict[str, str], str] | None:
     given |= {"optimizer": plan.optimizer, "lr_ratio": plan.rate("A") / plan.rate("B")}
     if row.epsilon is None:
         given = {k: v for k, v in given.items() if k not in ("unit", "trust", "clip_norm", "delta")}
-    texts = {k: _text(v, "∞") for k, v in given.items() if v is not None or k == "epsilon"}
+    texts = {k: text_of(v) for k, v in given.items() if v is not None or k == "epsilon"}
     long = {k: most for k, most in CAPS.items() if getattr(plan, k) > most}
     cut = [f"{k.replace('_', ' ')} {getattr(plan, k)} cut to {most}" for k, most in long.items()]
     words = f"{method.name} as in {row.source} ({row.name}), on this model and data"

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlora_lab._utils.environment import __version__ as __version__
+
 if TYPE_CHECKING:  # never run: editors see the names here, and `_homes` reads where each one lives
     from fedlora_lab import attacks as attacks
     from fedlora_lab import audit as audit
@@ -59,8 +61,6 @@ if TYPE_CHECKING:  # never run: editors see the names here, and `_homes` reads w
     from fedlora_lab.privacy.config import Privacy as Privacy
     from fedlora_lab.privacy.ledger import Ledger as Ledger
     from fedlora_lab.tasks import partition as partition
-
-__version__ = "0.1.0"
 
 
 def _homes() -> dict[str, tuple[str, str | None]]:

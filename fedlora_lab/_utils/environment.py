@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+__version__ = "0.1.0"
 SOURCE = Path(__file__).resolve().parents[2]
 IN_CHECKOUT = (SOURCE / "pyproject.toml").exists()
 

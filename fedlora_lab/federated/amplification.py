@@ -131,8 +131,8 @@ class NoiseForecast:
             if self._by_step:  # of a step's sum, divided by the expected batch
                 std *= sizes_of[k]
                 std /= sizes[k] if plan.batch is None else min(plan.batch, max(sizes[k], 1))
-            held = 1.0 if ranks is None else ranks[k] / self.spec.lora.rank
-            total += held * came * (weight / plan.participation * std) ** 2
+            ranked = 1.0 if ranks is None else ranks[k] / self.spec.lora.rank
+            total += ranked * came * (weight / plan.participation * std) ** 2
         return share**2 * total
 
     def releases_in_round(self, side: str, t: int) -> int:

@@ -48,7 +48,7 @@ def example_bytes(context: RunContext, examples: Examples) -> int:
 
         def keep(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            kept[storage._cdata] = storage  # held, so that no other storage takes its number
+            kept[storage._cdata] = storage  # stored, so that no other storage gets its number
             return tensor
 
         data, owner = (take(x, index), y[index]), torch.zeros_like(index)
@@ -67,9 +67,9 @@ def chunk(how: Compute, context: RunContext) -> int | None:
         return how.chunk_examples  # type: ignore[return-value]  # a number or None
     device, task = context.adapted.device, context.task
     each = example_bytes(context, widest(task))
-    held = max(1, int(FREE_SHARE * free_memory(device)) // each)
+    most = max(1, int(FREE_SHARE * free_memory(device)) // each)
     texts = device.type == "cpu" and mask_of(task.test[0]) is not None
-    return min(held, TEXTS) if texts else held
+    return min(most, TEXTS) if texts else most
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ class Cost:
             examples, clients: how many there are at once in a step.
             width: bytes of a frozen number, 4, or 2 in bfloat16.
         """
-        held = 3 * FLOAT * clients * self.moving
-        return width * self.parameters + examples * self.example_bytes + held
+        adapters = 3 * FLOAT * clients * self.moving
+        return width * self.parameters + examples * self.example_bytes + adapters
 
     def flops(self, plan: Plan, batch: float) -> float:
         """rounds * participation * clients * local_steps * batch * step_flops."""
@@ -166,8 +166,9 @@ def cost(task: Task, method: Method, lora: Any, plan: Plan) -> Cost:
 
 
 def cost_of_layers(of: Callable[[int], Cost], layers: int) -> Cost:
-    """What a model of layers of one shape costs: every number of `Cost` is a straight line in how
-    many there are, so two and three of them are counted for all.
+    """Counts the cost of a model of equal layers from that of two and of three of them.
+
+    Every number of `Cost` is linear in the number of layers.
 
     Args: of: the cost with so many layers. layers: of the model.
     Guarantees: test_doctor.py::test_the_table_follows_from_the_formulas_of_cost.
@@ -203,20 +204,15 @@ def _bytes_sent(context: RunContext) -> tuple[int, int]:
     return up // CYCLE, down // CYCLE
 
 
-def speed(device: Any = "cpu", size: int = 512, seconds: float = 0.1) -> float:
-    """Measures floating-point operations a second; a step reaches a share of it.
+def speed(size: int = 512, seconds: float = 0.1) -> float:
+    """Measures the processor's floating-point operations a second; a step reaches a share of it.
 
-    Args:
-        device: where.
-        size: of the square matrices that are multiplied.
-        seconds: how long.
+    Args: size: of the square matrices that are multiplied. seconds: how long.
     """
-    a = torch.ones(size, size, device=device)
+    a = torch.ones(size, size)
     torch.mm(a, a)
     count, begun = 0, time.perf_counter()
     while time.perf_counter() - begun < seconds:
         torch.mm(a, a)
         count += 1
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
     return 2 * size**3 * count / (time.perf_counter() - begun)

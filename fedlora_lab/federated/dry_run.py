@@ -111,8 +111,8 @@ def aggregation_error(row: Method, *, clients: int = 10) -> float | None:
         }
         weights = torch.full((clients,), 1 / clients, **DOUBLE)
         plain = mean(state, sent, uploads, weights)
-        seen = measures.Exchange(state, plain, after, own, weights, None)
-        worst = max(worst, measures.layer_rows(seen, lambda layer: 1.0)[1])
+        exchange = measures.Exchange(state, plain, after, own, weights, None)
+        worst = max(worst, measures.layer_rows(exchange, lambda layer: 1.0)[1])
     return worst
 
 

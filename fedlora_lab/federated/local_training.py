@@ -220,9 +220,9 @@ def preconditioners(
             gram = peer.mT @ peer if key.side == "A" else peer @ peer.mT
             gram = _finite(gram.to(params[key].dtype))
             found[key] = method.precondition(gram)  # type: ignore[misc]
-    # A rule may answer otherwise than it did when the run opened: it is asked of every matrix.
+    # A rule may differ from what it returned when the run opened: every answer is checked.
     sound = not certified or all(rule.noise is rule.after for rule in found.values())
-    expected = "a rule that treats every peer as it treated the one it was asked about"
+    expected = "a rule that treats every peer alike: one map for signal and noise"
     check(sound, "precondition", method.precondition, expected)
     return found
 

@@ -334,11 +334,11 @@ def _release_updates(
     released, drawn = found
     uploads = {key: method.clip_reference(reference[key]) + x for key, x in released.items()}
     noise = _mean(drawn, weights)
-    seen = _row_by_row(sent, reference), noised_alone, clipped
+    rest = _row_by_row(sent, reference), noised_alone, clipped
     following = None
     if clients.clip is not None:
         following = _next_clip_norm(context, clients, change, owner, t)
-    return Received(uploads, weights, noise, *seen, following)
+    return Received(uploads, weights, noise, *rest, following)
 
 
 def _next_clip_norm(

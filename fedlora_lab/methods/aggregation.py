@@ -55,10 +55,10 @@ class Rule:
 
 
 def client_values(state: ServerState, sent: ServerState, uploads: Uploads, key: ParamKey) -> Tensor:
-    """Returns what the clients hold at the end of a round: (clients, ...), (1, ...) if all agree.
+    """Returns the clients' tensors at the end of a round: (clients, ...), (1, ...) if all agree.
 
     Args:
-        state, sent: what the server held, and what the clients received.
+        state, sent: the server's state, and what the clients received of it.
         uploads: key -> (clients, ...); a key that nobody sent is as it was received.
         key: of a tensor of the state.
     """
@@ -131,12 +131,12 @@ class ServerForm:
         check_number("server_lr", self.server_lr, 0, 1e6)
 
     def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
-        held, changed = sent if self.form == 2 else state, {}
+        base, changed = sent if self.form == 2 else state, {}
         rate = self.server_lr
         if self.form == 4:
             rate *= 1 - state.round / max(state.planned, 1)
         for key, upload in uploads.items():
-            old = held.tensors[key]
+            old = base.tensors[key]
             alike = old.shape == state.tensors[key].shape
             check(alike, "ranks", len(old), "one rank for all clients: form 2 sets out from theirs")
             # As in the plain mean: a fixed denominator, what did not arrive changes nothing.
@@ -265,7 +265,7 @@ def squared_norm(changes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Sketched:
-    """The mean inner product of rows that a public Gaussian matrix has shortened: noise of its own.
+    """The mean inner product of rows shortened by a public Gaussian matrix, which adds noise.
 
     Args: width: numbers that a client would send of its change, >= 1.
     Source: arXiv:2605.05769, released code: scores of a gradient times a Gaussian matrix.
@@ -287,7 +287,7 @@ class Sketched:
 
 
 def shrink_spectrum(matrix: Tensor, noise: float | None = None) -> Tensor:
-    """Shrinks singular values to where white noise of this size makes them the best estimate.
+    """Shrinks singular values by the rule that is optimal under white noise of this size.
 
     A value y in units of noise sqrt(d), d the longer side and beta = shorter / longer, becomes
     sqrt((y^2 - beta - 1)^2 - 4 beta) / y, and 0 below the edge 1 + sqrt(beta), which noise reaches.
@@ -463,7 +463,7 @@ class ProductRule(Rule, ABC):
 
 @dataclass(frozen=True)
 class MeanWithResidual(ProductRule):
-    """Averages each factor, and adds to the residual W what the mean of the products has more.
+    """Averages each factor, and adds what their product misses of the mean product to W.
 
     Exact. Noise that the residual takes up stays in it.
 
@@ -480,7 +480,7 @@ class MeanWithResidual(ProductRule):
 
 @dataclass(frozen=True)
 class Merge(ProductRule):
-    """Adds the mean of the products to W; starts B again at zero and A at a fresh public draw.
+    """Adds the mean of the products to W; sets B to zero and A to a fresh public draw.
 
     Exact, for unequal ranks too: it is the stack of all clients' factors.
 

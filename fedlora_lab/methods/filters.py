@@ -48,12 +48,12 @@ each_tensor = EachTensor()
 
 
 def received(start: Tensor) -> Tensor:
-    """Lets the clip fall on a client's change: what it holds minus what it received."""
+    """Clips a client's change: its tensors minus what it received."""
     return start
 
 
 def origin(start: Tensor) -> Tensor:
-    """Lets the clip fall on the weights themselves: minus zero. Source: arXiv:2509.09097."""
+    """Clips the weights themselves: minus zero. Source: arXiv:2509.09097."""
     return 0 * start
 
 
@@ -234,7 +234,7 @@ tangent_space = TangentSpace()
 
 
 def spectral(weight: Tensor, rank: int) -> dict[str, Tensor]:
-    """Lets B and A span the leading singular directions of the frozen weight, around a zero core.
+    """Starts B and A at the leading singular directions of the frozen weight, with a zero core.
 
     Args: weight: (d_out, d_in), public.
     Returns: A (r, d_in) and B (d_out, r) orthonormal, R (r, r) zero.
@@ -255,7 +255,7 @@ def spectral(weight: Tensor, rank: int) -> dict[str, Tensor]:
 
 
 def principal(weight: Tensor, rank: int) -> dict[str, Tensor]:
-    """Lets B A be the leading part of the frozen weight, split evenly, and takes it out by W.
+    """Starts B A at the leading part of the frozen weight, split evenly, and subtracts it by W.
 
     Args: weight: (d_out, d_in), public.
     Returns: A (r, d_in), B (d_out, r) and W = -B A: the product is not zero, the model unchanged.
@@ -272,7 +272,7 @@ def principal(weight: Tensor, rank: int) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Heads:
-    """Lets random orthonormal B and A stand around h zero blocks on the diagonal of a core.
+    """Starts B and A at random orthonormal matrices, with h zero blocks as the core's diagonal.
 
     The blocks are h square ones, or the largest number below that divides the rank. The draw
     follows from the frozen weight, so that clients and server make the same one.

@@ -189,7 +189,7 @@ class Adam(Optimizer):
         return move, {"step": step, "mean": mean, "square": square}
 
     def _signal(self, square: Any, std: Any) -> Any:
-        """The mean square that a step is divided by the root of: here noise and all."""
+        """The mean square whose root divides a step; here with the noise in it."""
         return square
 
 
@@ -209,7 +209,7 @@ class AdamW(Adam):
 
 @dataclass(frozen=True)
 class DPAdam(AdamW):
-    """Adam on noised gradients, the noise's known share taken off the mean square again.
+    """Adam on noised gradients: the noise's known variance is subtracted from the mean square.
 
     A step divides by sqrt(max(v - s^2, floor s^2)) + eps: v is the mean square, corrected for the
     first steps, s the standard deviation of the noise.
@@ -256,12 +256,12 @@ def apply(params: Tensors, steps: Tensors) -> dict[Any, "Tensor"]:
 def server_step(
     rule: Optimizer, state: OptimizerState, before: Tensors, aggregate: Tensors, lr: float = 1.0
 ) -> tuple[dict[Any, "Tensor"], OptimizerState]:
-    """Steps the server's optimiser; its gradient is what the server held minus the aggregate.
+    """Steps the server's optimiser; its gradient is the old state minus the aggregate.
 
     Args:
         rule, state: the server's optimiser, and its state, which lasts from round to round.
-        before, aggregate: key -> what the server held, and what the method's rule made of the
-            uploads; only what was sent.
+        before, aggregate: key -> the server's old tensors, and those that the method's rule made
+            of the uploads; only what was sent.
         lr: the server's learning rate, >= 0.
 
     Guarantees: plain SGD at rate 1 gives the aggregate's own tensors
@@ -270,10 +270,10 @@ def server_step(
     """
     if rule == SGD() and lr == 1:  # before - (before - aggregate) would round
         return dict(aggregate), state
-    held = {key: before[key] for key in aggregate}
-    grads = {key: held[key] - tensor for key, tensor in aggregate.items()}
-    steps, state = rule.update(grads, state, held, lr)
-    return apply(held, steps), state
+    old = {key: before[key] for key in aggregate}
+    grads = {key: old[key] - tensor for key, tensor in aggregate.items()}
+    steps, state = rule.update(grads, state, old, lr)
+    return apply(old, steps), state
 
 
 def optimizer_of(value: Any, name: str = "optimizer", table: Table = OPTIMIZERS) -> Optimizer:

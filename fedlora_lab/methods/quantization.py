@@ -137,8 +137,9 @@ full, normal_float = Full(), NormalFloat
 
 
 def rule_for(key: Any, rule: Any) -> Any:
-    """Returns the rule by which a tensor goes down: the method's for factors, and for a head if the
-    rule has a true ``head``; for others `full`.
+    """Returns the rule that encodes a tensor on its way down.
+
+    It is the method's for factors, and for a head if it has a true ``head``; for others `full`.
     """
     whole = key.side == "head" and getattr(rule, "head", False)
     return rule if key.kind.rank_axes or whole else full

@@ -63,7 +63,7 @@ class Selected(NamedTuple):
 
 
 def flatten(history: History) -> History:
-    """The releases of a history, those of one run of each `Selected` among them."""
+    """Lists the releases of a history, with those of one run of each `Selected`."""
     if not _has_selection(history):
         return history
     parts = (x.history if isinstance(x, Selected) else (x,) for x in history)
@@ -482,7 +482,7 @@ def group_epsilon(history: History, size: int, delta: float, accountant: str = "
 
 
 def _group(key: Key, size: int) -> History:
-    """A bound for a group: at most all of it are drawn, and if any is, the sum moves by all."""
+    """Bounds a group: if any of it is drawn, the sum is taken to move by all of it."""
     return tuple((sigma / size, 1 - (1 - q) ** size, steps) for sigma, q, steps in key)
 
 
@@ -532,7 +532,7 @@ def _mixture_epsilon(key: Key, size: int, delta: float) -> float:
 
 
 def event_of(history: History) -> Any:
-    """The history as a ``dp_accounting.DpEvent``.
+    """Converts the history to a ``dp_accounting.DpEvent``.
 
     Guarantees: test_ledger_event_gives_the_same_epsilon.
     """
@@ -552,9 +552,10 @@ def event_of(history: History) -> Any:
 
 
 def second_opinion(history: History, delta: float) -> tuple[float, str]:
-    """Computes epsilon by dp-accounting alone, and how: "pld" by privacy loss distributions, or
-    "rdp" by Renyi divergences, of a `Selected` and where no distribution of acceptable size is
-    accurate enough.
+    """Computes epsilon by dp-accounting alone, and names the method, "pld" or "rdp".
+
+    Renyi divergences serve for a `Selected`, and where no privacy loss distribution of acceptable
+    size is accurate enough.
 
     Args: history, delta: as for `epsilon`.
     Guarantees: test_two_libraries_agree_on_epsilon.
@@ -784,7 +785,7 @@ def noise_multipliers(
 
 
 def group_rates(rates: Iterable[float], most: int) -> dict[float, float]:
-    """Each rate > 0 with the largest of its group: groups as narrow in ratio as can be."""
+    """Maps each rate > 0 to the largest of its group; groups are as narrow in ratio as can be."""
     distinct = sorted({float(rate) for rate in rates if rate > 0}, reverse=True)
     if len(distinct) <= most:
         return {rate: rate for rate in distinct}
@@ -804,7 +805,7 @@ def group_rates(rates: Iterable[float], most: int) -> dict[float, float]:
 
 
 def clt_noise_multiplier(target: float, delta: float, q: float, steps: int) -> float:
-    """sigma by the central limit of Gaussian DP: no bound, only a start within some per cent.
+    """Estimates sigma by the central limit of Gaussian DP: no bound, within some per cent.
 
     Args:
         target, delta: the budget.
@@ -821,7 +822,7 @@ def clt_noise_multiplier(target: float, delta: float, q: float, steps: int) -> f
 
 
 def solve(spent: Callable[[float], float], target: float, sigma: float, slope: float) -> float:
-    """The sigma at which the falling function ``spent`` is within 0.1 % below ``target``.
+    """Finds the sigma at which the falling function ``spent`` is within 0.1 % below ``target``.
 
     Args:
         spent: of sigma.
@@ -856,8 +857,9 @@ def solve(spent: Callable[[float], float], target: float, sigma: float, slope: f
 def _noise_multipliers(
     target: float, delta: float, steps: int, accountant: Accountant, rates: tuple, linked: bool
 ) -> dict[float, float]:
-    """The sigma of each rate; ``linked``: each search begins where the two before it point, since
-    how far the central limit is off hardly changes from one rate to the next.
+    """Finds the sigma of each rate; ``linked`` searches begin where the two before them point.
+
+    How far the central limit is off hardly changes from one rate to the next.
     """
     sigmas: dict[float, float] = {}
     off: list[tuple[float, float]] = []  # log rate, log of the result over the first guess

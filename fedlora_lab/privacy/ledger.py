@@ -709,10 +709,10 @@ class Ledger:
         parts = self.parts or (self,)
         own = sorted({part.observers[0] for part in parts})
         name = observer or (own[0] if len(own) == 1 else None)
-        seen = {"secagg": "the sum of the uploads", "local": "every upload"}
-        seen = seen.get(self.trust, "uploads or sums")
+        views = {"secagg": "the sum of the uploads", "local": "every upload"}
+        view = views.get(self.trust, "uploads or sums")
         against = {
-            "server": f"the server, which sees {seen} and who sends",
+            "server": f"the server, which sees {view} and who sends",
             "released": "whoever sees the released models only",
             None: f"each part's own observer ({' or '.join(own)})",
         }[name]

@@ -50,7 +50,7 @@ def map_rank_axis(key: ParamKey, matrix: Tensor, tensor: Tensor) -> Tensor:
 
 
 def leave_apart(rule: Preconditioner, tensor: Tensor) -> Tensor:
-    """Takes from a tensor its part in the span of ``rule.apart``, along its first axis of two.
+    """Removes a tensor's part in the span of ``rule.apart``, along its first axis of two.
 
     Args: rule, tensor: its ``apart`` (..., d, k), or none; (..., d, r).
     """
@@ -61,15 +61,15 @@ def leave_apart(rule: Preconditioner, tensor: Tensor) -> Tensor:
 
 
 def in_noise_units(key: ParamKey, rule: Preconditioner, tensor: Tensor) -> Tensor:
-    """A release in coordinates in which its noise is white.
+    """Maps a release to coordinates in which its noise is white.
 
     Args: key, rule, tensor: as of `map_rank_axis` and `leave_apart`.
     """
-    seen = map_rank_axis(key, torch.linalg.pinv(rule.noise), tensor)
+    white = map_rank_axis(key, torch.linalg.pinv(rule.noise), tensor)
     if rule.apart is None:
-        return seen
+        return white
     whole = torch.linalg.qr(rule.apart.to(tensor), mode="complete")[0]
-    return whole[..., rule.apart.shape[-1] :].mT @ seen
+    return whole[..., rule.apart.shape[-1] :].mT @ white
 
 
 def _on_cpu(tensor: Tensor) -> bool:
@@ -149,7 +149,7 @@ def count_within(
     owners: int,
     clip_groups: Callable[[ParamKey], Any] = together,
 ) -> Float[Tensor, " owners"]:
-    """Each owner's rows within the clip norm, each counted as 1/2, less 1/2 for each of the others.
+    """Counts each owner's rows within the clip norm as 1/2 each, and the others as -1/2.
 
     A row that is not finite counts as neither: it is as if it were not there, as in the sum.
 
@@ -183,7 +183,7 @@ def _clip_group(
     owners: int,
     stabiliser: float | None,
 ) -> tuple[dict[ParamKey, Tensor], Tensor, Tensor]:
-    """Sums of rows clipped over these tensors; (N,) which were scaled, and which are not finite."""
+    """Sums rows clipped over these tensors; (N,) which were scaled, and which are not finite."""
     norms = row_norms(rows)
     finite, zero = torch.isfinite(norms), torch.zeros_like(norms)
     limit = clip_norm.index_select(0, owner) if isinstance(clip_norm, Tensor) else clip_norm
@@ -211,7 +211,7 @@ def _clip_group(
 
 
 def _sums(rows: Tensor, owner: Int[Tensor, " n"], owners: int) -> Tensor:
-    """The sum of each owner's rows, (owners, ...); rows stored transposed are summed as such."""
+    """Sums each owner's rows, (owners, ...); rows stored transposed are summed as such."""
     if rows.dim() == 3 and not rows.is_contiguous() and rows.mT.is_contiguous():
         return _sums(rows.mT, owner, owners).mT
     return rows.new_zeros(owners, *rows.shape[1:]).index_add_(0, owner, rows)
@@ -336,8 +336,7 @@ def uncertified_reason(
 
 
 def injected_bug_reason(clip: Callable[..., Any]) -> str | None:
-    """Why no epsilon covers a run that clips with this function; ``None`` for `clip_sum`, also with
-    a stabiliser."""
+    """Why no epsilon covers a run that clips with this function; ``None`` for `clip_sum`."""
     if getattr(clip, "func", clip) is clip_sum:
         return None
     name = getattr(clip, "__name__", type(clip).__name__)

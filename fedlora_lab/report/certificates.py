@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedlora_lab import __version__
 from fedlora_lab._utils import files
+from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.validation import check, check_keys, check_one_of, check_whole, error_text
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.config import stream_sensitivity

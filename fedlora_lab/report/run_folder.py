@@ -19,8 +19,9 @@ from typing import Any
 
 import pandas as pd
 
-from fedlora_lab import __version__, methods
+from fedlora_lab import methods
 from fedlora_lab._utils import files
+from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.federated import checkpoint

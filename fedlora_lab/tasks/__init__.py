@@ -63,7 +63,7 @@ TASKS: dict[str, Callable[..., Task]] = {
 
 
 def register(name: str, builder: Callable[..., Task]) -> None:
-    """Give a task a name, by which ``fedlora-lab`` and saved runs build it in this process.
+    """Gives a task a name, by which ``fedlora-lab`` and saved runs build it in this process.
 
     The builder's `Task` has ``info={"task": name, "arguments": {...}}``, so that a saved run can be
     built again.
@@ -84,7 +84,7 @@ def register(name: str, builder: Callable[..., Task]) -> None:
 
 
 def build(name: str, **arguments: Any) -> Task:
-    """Build a named task, such as ``build(info["task"], **info["arguments"])``.
+    """Builds a named task, such as ``build(info["task"], **info["arguments"])``.
 
     Raises: ValueError for a name that is not in `TASKS`.
     """

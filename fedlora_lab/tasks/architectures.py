@@ -49,7 +49,7 @@ OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
 
 
 def load(source: Any, kind: str, classes: int, seed: int) -> nn.Module:
-    """Load a frozen model from safetensors; no code of its repository is run.
+    """Loads a frozen model from safetensors; no code of its repository is run.
 
     Args:
         source: a name or folder that Transformers reads, or a module, which is copied.
@@ -95,7 +95,7 @@ def cached_only(source: str | Path) -> bool:
 
 @contextmanager
 def _seeded(seed: int, purpose: str) -> Iterator[None]:
-    """Let torch's and Transformers' initial weights follow from a seed, without messages."""
+    """Lets torch's and Transformers' initial weights follow from a seed, without messages."""
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(int(Streams(seed).numpy(purpose).integers(2**63)))
         yield
@@ -103,7 +103,7 @@ def _seeded(seed: int, purpose: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Transformers' progress bars, notes on new classifiers and future warnings."""
+    """Silences Transformers' progress bars, notes on new classifiers and future warnings."""
     from transformers import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -149,7 +149,7 @@ def default_head(model: nn.Module) -> str | None:
 
 
 def prepare_tokenizer(source: Any, given: Any, model: nn.Module) -> Any:
-    """Copy or read a tokenizer, and let it pad and cut on the right.
+    """Copies or read a tokenizer, and let it pad and cut on the right.
 
     One without a padding token pads with its end token, with a warning.
 
@@ -208,7 +208,7 @@ def longest_text(model: Any) -> int | None:
 
 
 def check_tokens(texts: Sequence[Sequence[int]], model: nn.Module, rows: Rows = None) -> None:
-    """Refuse texts with tokens that the model does not know, naming the row.
+    """Refuses texts with tokens that the model does not know, naming the row.
 
     Args:
         texts, model: numbers of tokens, and whose vocabulary they are of.
@@ -230,7 +230,7 @@ def tokenize(
     max_length: int | None,
     rows: Rows = None,
 ) -> tuple[dict[str, Tensor], int]:
-    """Encode texts as the model's keywords, each (n, tokens); also returns how many were cut.
+    """Encodes texts as the model's keywords, each (n, tokens); also returns how many were cut.
 
     Args:
         tokenizer: from `prepare_tokenizer`.
@@ -268,13 +268,13 @@ def tokenize(
 
 
 def trim_padding(x: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the columns that are padding in every text of a batch: they only cost time."""
+    """Drops the columns that are padding in every text of a batch: they only cost time."""
     longest = max(int(x["attention_mask"].sum(1).max()), 1) if len(x["attention_mask"]) else 1
     return {key: value[:, :longest] for key, value in x.items()}
 
 
 def scale_images(images: Sequence[Any], model: nn.Module, source: Any, rows: Rows = None) -> Tensor:
-    """Scale images to the model's size and its mean and deviation: (n, channels, height, width).
+    """Scales images to the model's size, mean and deviation: (n, channels, height, width).
 
     Args:
         images: paths, PIL images, arrays of bytes (height, width[, channels]), or what `datasets`
@@ -340,7 +340,7 @@ TOYS: dict[str, tuple[str, dict[str, Any]]] = {
 def tiny(
     kind: str, folder: "str | Path", texts: Iterable[str] = (), seed: int = 0, **sizes: Any
 ) -> Path:
-    """Write a random toy model of a real architecture, with a tokenizer of the texts' words.
+    """Writes a random toy model of a real architecture, with a tokenizer of the texts' words.
 
     The folder is one for `hub`: a model to practise on without a download. It has learned nothing.
 

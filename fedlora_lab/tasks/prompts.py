@@ -55,7 +55,7 @@ def prompts(
     public_test: bool = False,
     name: str = "prompts",
 ) -> tasks.Task:
-    """Build a task of a decoder that learns to answer prompts.
+    """Builds a task of a decoder that learns to answer prompts.
 
     An example is the prompt's tokens, the answer's, and the tokenizer's end token where it has one.
     Its loss is the mean over the tokens of the answer and the end; the prompt is read only.
@@ -109,7 +109,7 @@ def prompts(
     base = architectures.load(model, "causal", 0, seed)
     code = architectures.prepare_tokenizer(model, tokenizer, base)
     own = Generation(code, prompt, max_new_tokens)
-    asked, answers = (
+    questions, answers = (
         [
             _texts(private, option, source, places),
             _texts(held_out, option, source, places[count:]),
@@ -117,7 +117,7 @@ def prompts(
         for option, source in {"prompt": prompt, "answer": answer}.items()
     )
     x, y, cut = encode_pairs(
-        own, base, [*asked[0], *asked[1]], [*answers[0], *answers[1]], max_length, places
+        own, base, [*questions[0], *questions[1]], [*answers[0], *answers[1]], max_length, places
     )
     inputs = [tasks.take(x, part) for part in (slice(count), slice(count, None))]
     _check_decoder(base, inputs[1])
@@ -354,7 +354,7 @@ def encode_pairs(
 
 @torch.no_grad()
 def _check_decoder(model: nn.Module, x: Mapping[str, Tensor]) -> None:
-    """Refuse a model that writes no text, or whose outputs see the tokens that they are to tell."""
+    """Refuses a model that writes no text, or that sees the tokens it is to predict."""
     kind = type(model).__name__
     writes = getattr(model, "can_generate", None)
     check(writes is not None and writes(), "model", kind, "a decoder that generates texts")

@@ -31,7 +31,7 @@ def regression(
     whitened: bool = False,
     dtype: torch.dtype | str = "float32",
 ) -> Task:
-    """Build a linear regression in which client k sees y = x (W0 + B_k A_k)^T + noise.
+    """Builds a linear regression in which client k sees y = x (W0 + B_k A_k)^T + noise.
 
     The base W0 is public, the teacher B_k A_k is the client's own, the inputs are standard
     Gaussian. Before training the expected loss is about 1 + noise^2, whatever the sizes.
@@ -100,7 +100,7 @@ def teachers(
     seed: int = 0,
     **_: Any,
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-    """Draw the base W0 (d_out, d_in) and every client's (B_k, A_k), in float64.
+    """Draws the base W0 (d_out, d_in) and every client's (B_k, A_k), in float64.
 
     The factors (d_out, rank) and (rank, d_in) are sqrt(1 - h) of a shared draw plus sqrt(h) of the
     client's own, h the heterogeneity: the law of a teacher does not depend on h.
@@ -128,7 +128,7 @@ def teachers(
 
 
 def zero_signal(task: Task) -> Task:
-    """Replace a task's loss by zero, so that only the noise moves the factors; metrics stay.
+    """Replaces a task's loss by zero, so that only the noise moves the factors; metrics stay.
 
     From B = 0, the norm of the product is then the norm of the noise accumulated in W.
 

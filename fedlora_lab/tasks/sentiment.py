@@ -71,7 +71,7 @@ def sentiment(
     targets: Sequence[str] = ("query", "value"),
     head: str | None = "head",
 ) -> Task:
-    """Build the sentiment task: is a sentence positive? Each domain has its own clients.
+    """Builds the sentiment task: is a sentence positive? Each domain has its own clients.
 
     The domains are films, product reviews, tweets and news comments. A sentence is used when its
     mean rating is at least 0.5 away from neutral; its label is the sign. The classifier on top of
@@ -181,7 +181,7 @@ class SentenceClassifier(nn.Module):
 
 
 def rated_sentences(archive: bytes) -> list[tuple[str, float, str]]:
-    """Read (domain, mean rating in [-4, 4], text) of every row, neutral ones included."""
+    """Reads (domain, mean rating in [-4, 4], text) of every row, neutral ones included."""
     rows = []
     for domain, file in DOMAINS.items():
         content = read_member(archive, f"hutto_ICWSM_2014/{file}").decode("utf-8-sig")

@@ -1,9 +1,11 @@
 """Runs are found again by their content, and by nothing less."""
 
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -73,6 +75,17 @@ def test_any_changed_ingredient_trains_anew(monkeypatch):
     keys += [comparison.run_key(cell, {})]
     assert None not in keys
     assert len(set(keys)) == len(keys)
+
+
+def test_the_code_of_every_room_that_a_run_imports_counts():
+    """Of a room left out a change would be missed, and a frame found that it no longer gives."""
+    home, rooms, left = Path(comparison.__file__).parents[1], set(), {"federated"}
+    while left:
+        rooms |= left
+        text = "".join(p.read_text() for room in left for p in (home / room).rglob("*.py"))
+        found = re.findall(r"^ *from fedlora_lab(?:\.| import )(\w+)", text, re.MULTILINE)
+        left = set(found) - rooms
+    assert rooms == set(comparison.ROOMS)
 
 
 @pytest.mark.parametrize("run", [{"seeds": (None,)}, {"row": ROW.replace(filter=own_filter)}])

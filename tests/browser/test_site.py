@@ -6,13 +6,14 @@ from lab import accessibility_faults
 LESSON = "notebooks/04_why_is_noise_amplified.html"
 
 
-@pytest.fixture(params=["light", "dark"])
+@pytest.fixture
 def page(request, browser):
-    context = browser.new_context(color_scheme=request.param, offline=True)
+    context = browser.new_context(color_scheme=getattr(request, "param", "light"), offline=True)
     yield context.new_page()
     context.close()
 
 
+@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
 @pytest.mark.parametrize("name", ["index.html", LESSON])
 def test_pages_can_be_read_and_used_by_everybody(page, site, name):
     """The front page, and a lesson whose dials turn: WCAG 2.1 AA in either theme."""

@@ -203,7 +203,10 @@ whose eight texts are one such group. A group is padded to its longest text.
 
 AdamW, dropout, all-linear and a decoder: [options](options.md).
 
-On a GPU: not measured.
+A whole federation beside one written by hand with Flower, PEFT and Opacus:
+[end to end](end_to_end.md). How long the studies take: [studies](studies.md).
+
+On a GPU: not measured. `python -m benchmarks.gpu` stands ready.
 
 A frozen map's product by either library, GFLOP/s on one core (decision 0018):
 

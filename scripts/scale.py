@@ -123,11 +123,17 @@ T k S b F operations: S local steps of b texts. A client's share of one round is
 need {hours:.0f} hours of such a device, in parallel over the {ROUND} clients of a round
 {hours / ROUND:.1f} hours. Full use is assumed, which no run reaches: a third to a half is usual.
 
-On a GPU: not measured. `python scripts/gpu_studies.py --minutes 40 --workers 12` runs the largest
-cells of the studies on one in bfloat16 (sentiment with all layers at rank 16, MNIST and digits with
-clients protected, MNIST with examples protected), sets their accuracy beside the processor's over
-the same seeds, and stops before the minutes are over; the same command goes on. `--estimate` says
-how the time would be used. Its lines lie in a folder of the device's name under `results/runs`.
+On a GPU: not measured. `python -m benchmarks.gpu --minutes 30` times a private step beside the
+plain step, Opacus' hooks and ghost clipping on ViT-B, RoBERTa-large and a decoder of a billion
+numbers, all of random weights, with 1 to 100 clients, and federations of 1,000 clients on `digits`.
+The same command goes on where it stopped; its page has the device's name. How a federation compares
+with one written by hand, on a processor: [end to end](../benchmarks/results/end_to_end.md).
+
+For accuracy `python scripts/gpu_studies.py --minutes 40 --workers 12` runs the largest cells of the
+studies on a GPU in bfloat16 (sentiment with all layers at rank 16, MNIST and digits with clients
+protected, MNIST with examples protected), sets them beside the processor's over the same seeds, and
+stops before the minutes are over; the same command goes on. `--estimate` says how the time would be
+used. Its lines lie in a folder of the device's name under `results/runs`.
 """
 
 

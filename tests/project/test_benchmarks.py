@@ -1,0 +1,135 @@
+"""The benchmarks at toy size: what they compare is the same work, and each command runs."""
+
+import copy
+import math
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from peft import PeftModel
+
+from benchmarks import by_library, end_to_end, gpu, options, pace, peers
+from fedlora_lab._utils.files import read_lines
+from fedlora_lab.flower.simulators import InProcessGrid
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Opacus warns of every hook
+
+
+@pytest.mark.parametrize("ghost", [False, True])
+def test_opacus_clips_each_example_as_a_batch_of_one(ghost):
+    """By hooks and by ghost clipping: else its times would be those of other work."""
+    task = gpu.random_task("decoder of 1 B", 1, tiny=True)
+    x, y = peers.examples(task, 4)[0]
+    base = peers._peft(task, 2, peers.USUAL)
+    torch.manual_seed(0)
+    for p in peers._moving(base):
+        torch.nn.init.normal_(p, std=0.3)
+
+    # Losses so large that some gradients are longer than the clip norm.
+    def losses(model: Any, inputs: Any, labels: Any) -> torch.Tensor:
+        return 6 * task.loss(task.forward(model, inputs), labels)
+
+    expected, norms = [torch.zeros_like(p) for p in peers._moving(base)], []
+    for i in range(4):
+        one = {name: value[i : i + 1] for name, value in x.items()}
+        own = torch.autograd.grad(losses(base, one, y[i : i + 1]).sum(), peers._moving(base))
+        norms.append(math.sqrt(sum(float(g.square().sum()) for g in own)))
+        for total, g in zip(expected, own, strict=True):
+            total += g / max(1.0, norms[-1])
+    assert max(norms) > 1.2  # else nothing is clipped
+    model = peers.in_shell(copy.deepcopy(base), ghost)
+    peers.clip_and_sum(model, losses(model, x, y), ghost)
+    for p, total in zip(peers._moving(model), expected, strict=True):
+        torch.testing.assert_close(p.grad, total, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_device_s_measurements_go_on_where_they_stopped(tmp_path, monkeypatch):
+    """Every peer of every model is measured in bfloat16, what is done is not done again, and
+    nothing begins after the minutes are over."""
+    few = [job for job in gpu.jobs(tiny=True) if job["clients"] == 2]
+    monkeypatch.setattr(gpu, "jobs", lambda tiny: iter(few))
+    path = tmp_path / "gpu.jsonl"
+    gpu.measure_all("cpu", 10, True, path)
+    lines = read_lines(path)
+    assert [(x["what"], x["peer"]) for x in lines] == [(x["what"], x["peer"]) for x in few]
+    assert len(lines) == len(gpu.MODELS) * len(gpu.PEERS)
+    assert not [x["refused"] for x in lines if "refused" in x] and all(x["seconds"] for x in lines)
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    rest = path.read_bytes()
+    gpu.measure_all("cpu", -1, True, path)
+    assert path.read_bytes() == rest
+    gpu.measure_all("cpu", 10, True, path)
+    assert [x["key"] for x in read_lines(path)] == [x["key"] for x in lines]
+    assert "| decoder of 1 B | 2 |" in gpu.page(read_lines(path), "a processor")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["lora_dropout=0.1", f"{options.DECODER}, AdamW"])
+def test_every_peer_takes_a_step_with_the_options(case):
+    """None is refused, and the page has a ratio for each."""
+    name = next(name for name in options.CASES if name.startswith(case))
+    table, refused = options.measured(name, 1, 1)
+    assert not refused and set(table["peer"]) == set(options.PEERS)
+    line = next(
+        x for x in options.page(table, {}, "here").splitlines() if x.startswith(f"| {name}")
+    )
+    assert line.count("(") == 3
+
+
+@pytest.mark.slow
+def test_both_ends_give_an_adapter_at_the_same_epsilon(tmp_path, monkeypatch):
+    """The federation by hand and that of the library: one round with two clients, without Ray."""
+    from benchmarks import by_hand  # its Flower warns of click where it is imported first
+
+    for side in (by_hand, by_library):
+        monkeypatch.setattr(side, "CLIENTS", 2)
+    by_hand.data.cache_clear()
+    grid: Any = InProcessGrid(by_hand.client_app, 2)
+    found = {
+        "by_hand": by_hand.serve(grid, tmp_path / "by_hand", 1),
+        "by_library": by_library.federate(tmp_path / "by_library", 1),
+    }
+    by_hand_model = by_hand.data().model
+    for side, said in found.items():
+        assert len(said["clients"]) == 2 and len(said["accuracy"]) == 2
+        assert 7.5 < end_to_end.recomputed(said["clients"], 1) < 8.1
+        assert 7.5 < max(client["epsilon"] for client in said["clients"]) < 8.1
+        adapted = PeftModel.from_pretrained(copy.deepcopy(by_hand_model), str(tmp_path / side))
+        moved = [p for name, p in adapted.named_parameters() if "lora_B" in name]
+        assert moved and all(float(p.abs().sum()) > 0 for p in moved)
+    by_hand.data.cache_clear()
+
+
+def test_lines_of_code_are_neither_docstrings_nor_comments(tmp_path):
+    """A long docstring would else count against one side."""
+    text = (
+        '"""One.\n\nTwo.\n"""\n\n# three\nx = 1  # 4\n\n\ndef f():\n    """Five."""\n    return x\n'
+    )
+    (tmp_path / "a.py").write_text(text)
+    assert end_to_end.code_lines(tmp_path / "a.py") == 3
+
+
+def test_a_study_s_hours_today_follow_from_runs_drawn_at_random():
+    """The ratio of a study is applied to all its recorded seconds, and its interval is that of a
+    sample without replacement."""
+    then = pd.DataFrame({"study": ["a"] * 100 + ["b"] * 50, "undisturbed": [7.2] * 150})
+    drawn = pd.DataFrame({"study": ["a"] * 4 + ["b"] * 50, "undisturbed": [7.2] * 54})
+    # The machine is twice as slow as it was when the runs were recorded: only the ratio counts.
+    drawn["then"] = 14.4
+    drawn["now"] = [3.6, 10.8, 3.6, 10.8] + [14.4, 7.2] * 25
+    table = pace.pace_table(then, drawn).set_index("study")
+    assert table["seconds"].to_dict() == pytest.approx({"a": 360, "b": 270, "all": 630})
+    assert table.loc["b", "half"] == 0  # all of it was run again
+    # 100 sqrt(0.96 * 4.32 / 4) seconds, times 3.182 for three degrees of freedom.
+    assert table.loc["a", "half"] == pytest.approx(3.18245 * 101.823, rel=1e-4)
+    assert table.loc["all", "ratio"] == pytest.approx(630 / (150 * 7.2))
+
+
+def test_every_run_is_drawn_alike_often():
+    """Of a study's runs, whatever case they belong to: some would else count more than others."""
+    timed = pd.DataFrame({"study": ["a"] * 6 + ["b"] * 3, "key": list("uvwxyzuvw")})
+    drawn = pace.drawn(timed, 4)
+    assert drawn.groupby("study").size().to_dict() == {"a": 4, "b": 3}
+    assert not drawn.duplicated().any()

@@ -71,15 +71,14 @@ def studies() -> tuple[Study, Study]:
     """The whole comparison on the small network; a few of its cases on the transformer."""
     cases = [case(slug, "independent", e) for e in (8.0, 3.0, 20.0, 1.0, None) for slug in ROWS]
     cases += [case(s, "banded fixed", e, GROUPS) for e in (8.0, 3.0, 20.0, 1.0) for s in ROWS]
-    cases += [case(s, "larger batches", e, **LARGER) for e in BUDGETS for s in ROWS]
-    cases += [case(s, "banded drawn", e, drawn(s)) for e in BUDGETS for s in ROWS]
-    cases += [case("fedlora", "four whole steps", e, rounds=4, **WHOLE) for e in BUDGETS]
-    for strategy in ("square-root", "blt"):
-        cases.append(case("fedlora", f"{strategy} fixed", 8.0, {"strategy": strategy}))
     # Every example in every step: no matrix can be ahead of independent noise.
     cases.append(case("fedlora", "whole batches", 8.0, **WHOLE))
     few = {"strategy": "banded", "bands": 4}
     cases.append(case("fedlora", "whole batches banded", 8.0, few, **WHOLE))
+    cases += [case(s, "larger batches", e, **LARGER) for e in BUDGETS for s in ROWS]
+    turns = ("fedlora", "rolora")
+    cases += [case(s, "banded drawn", e, drawn(s)) for e in (8.0, 20.0) for s in turns]
+    cases.append(case("fedlora", "banded drawn", 3.0, drawn("fedlora")))
     how: dict[str, Any] = {"rates": (0.08, 0.16, 0.32, 0.64, 1.28, 2.56), "extends": True}
     how |= {"tune_seeds": (1001, 1002, 1003), "finalists": 2}
     main = Study("correlated", "noise at equal ε", tuple(cases), seeds=tuple(range(12)), **how)

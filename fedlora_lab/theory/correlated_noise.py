@@ -35,17 +35,25 @@ def inverse_coefficients(c: Float[np.ndarray, " n"], steps: int) -> Float[np.nda
     return np.asarray(lfilter([1.0], c, np.eye(1, steps)[0]))
 
 
-def prefix_error(c: Float[np.ndarray, " n"], steps: int) -> Float[np.ndarray, " steps"]:
+def prefix_error(
+    c: Float[np.ndarray, " n"], steps: int, retention: float = 1.0
+) -> Float[np.ndarray, " steps"]:
     """Computes the variance of the noise in each prefix sum, t = 1 ... steps, for z of variance 1.
 
     Multiplied by the squared sensitivity it compares mechanisms of equal privacy; for independent
     noise the variance is t.
 
-    Args: c, steps: as of `inverse_coefficients`.
+    Args:
+        c, steps: as of `inverse_coefficients`.
+        retention: what a step leaves of the sum so far, in (0, 1]. Gradient descent at rate eta on
+            a loss of curvature h has 1 - eta h: training forgets earlier noise.
+
     Guarantees: test_inverse_and_error_are_those_of_the_matrices.
     Source: arXiv:2202.08312, section 3; the squared norms of the rows of B.
     """
-    return np.cumsum(np.cumsum(inverse_coefficients(c, steps)) ** 2)
+    check_number("retention", retention, 0, 1, open_low=True)
+    weights = lfilter([1.0], [1.0, -retention], inverse_coefficients(c, steps))
+    return np.cumsum(np.square(weights))
 
 
 def square_root_coefficients(steps: int) -> Float[np.ndarray, " steps"]:

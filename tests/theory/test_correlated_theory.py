@@ -32,6 +32,9 @@ def test_inverse_and_error_are_those_of_the_matrices() -> None:
         np.testing.assert_allclose(theory.inverse_coefficients(c, n), whole[:, 0], atol=1e-12)
         rows = np.square(sums @ whole).sum(1)
         np.testing.assert_allclose(theory.prefix_error(c, n), rows, atol=1e-12)
+        kept = toeplitz(0.8 ** np.arange(n), np.zeros(n))
+        rows = np.square(kept @ whole).sum(1)
+        np.testing.assert_allclose(theory.prefix_error(c, n, 0.8), rows, atol=1e-12)
     error = (c @ c) * theory.prefix_error(c, 4)
     assert error.mean() == pytest.approx(1.824006, abs=1e-6)
     assert error.max() == pytest.approx(2.342209, abs=1e-6)
@@ -202,3 +205,20 @@ def test_the_table_of_the_page_is_computed() -> None:
             alone = accounting.noise_multiplier(*spent, 1 / 25, 100) * 10
             ours = accounting.noise_multiplier(*spent, rate, noise.releases(100)) * size
             assert float(told) == pytest.approx(ours / alone, abs=0.006)
+
+
+def test_the_table_of_forgetting_is_computed() -> None:
+    """The page's reason for no gain: a discount that is off by a step, or of the other noise."""
+    page = Path(__file__).parents[2] / "docs" / "correlated_noise.md"
+    lines = page.read_text(encoding="utf-8").splitlines()
+    rows = {line.split("|")[1].strip(): line.split("|")[2:7] for line in lines if "| ε = " in line}
+    noise = Correlated(bands=25)
+    stream = noise.stream(("1" * 100,), (25,))
+    c, kept = np.array([1.0, *stream.scales]), [1 - 1 / m for m in (3, 10, 30, 100)] + [1.0]
+    for epsilon in (1, 3, 8, 20):
+        alone = accounting.noise_multiplier(epsilon, 1e-4, 1 / 25, 100)
+        ours = accounting.noise_multiplier(epsilon, 1e-4, 1.0, 1) * stream.sensitivity[0]
+        for told, a in zip(rows[f"ε = {epsilon}"], kept, strict=True):
+            errors = [theory.prefix_error(x, 100, a)[-1] for x in (c, np.ones(1))]
+            expected = ours / alone * math.sqrt(errors[0] / errors[1])
+            assert float(told) == pytest.approx(expected, abs=0.006)

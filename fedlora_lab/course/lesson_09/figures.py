@@ -17,6 +17,7 @@ from fedlora_lab.experiments.method_guide import (
     situations,
 )
 from fedlora_lab.federated.dry_run import NAMES
+from fedlora_lab.measures.statistics import paired_difference
 from fedlora_lab.methods.published import ALL
 from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.style import look, name
@@ -37,9 +38,7 @@ BOLD: Any = {"weight": "bold"}
 
 
 class View(NamedTuple):
-    """What is looked at: a measure over the label x, some methods and the one they are compared
-    with, the other labels held.
-    """
+    """A view of results: a measure over the label x, methods, a reference, fixed other labels."""
 
     measure: str
     x: str
@@ -49,7 +48,7 @@ class View(NamedTuple):
 
 
 def _chosen(frame: Any, held: Mapping[str, Any]) -> Any:
-    """The rows with these labels; a label that is missing (no privacy) is one like the others."""
+    """Selects the rows with these labels; a missing label (no privacy) is a value of its own."""
     for label, value in held.items():
         column = frame[label]
         frame = frame[column.isna() if value is None or value != value else column == value]
@@ -57,7 +56,7 @@ def _chosen(frame: Any, held: Mapping[str, Any]) -> Any:
 
 
 def _order(values: Any) -> list[Any]:
-    """The values of a label in order, what is missing last."""
+    """Sorts the values of a label, what is missing last."""
     there = sorted(values.dropna().unique().tolist())
     return [*there, math.nan] if values.isna().any() else there
 
@@ -102,7 +101,7 @@ def means_and_gaps(frame: Any, view: View) -> tuple[Any, Any]:
 
 @style.paper()
 def results(frame: pd.DataFrame, view: View) -> style.Picture:
-    """Draws a measure over a label, and what each method adds to the one compared with.
+    """Draws a measure over a label, and the paired difference of each method to a reference.
 
     Raises: as `means_and_gaps`.
     Guarantees: the axes follow the means in the frame, the measure and the labels alone, not the
@@ -135,7 +134,7 @@ def results(frame: pd.DataFrame, view: View) -> style.Picture:
 
 
 def _lines(ax: Any, table: Any, slugs: Sequence[str]) -> list[style.Label]:
-    """One line a method, a little aside of the others, with a bar at each place."""
+    """Draws one line a method, shifted against the others, with a bar at each place."""
     labels = []
     for i, slug in enumerate(slugs):
         part, (colour, marker, _) = table[table["method"] == slug], look(slug)
@@ -149,7 +148,7 @@ def _lines(ax: Any, table: Any, slugs: Sequence[str]) -> list[style.Label]:
 
 
 def results_words(frame: pd.DataFrame, view: View) -> str:
-    """Says what `results` shows at the place with most methods."""
+    """Describes `results` in words at the place with most methods."""
 
     def words(row: Any, sign: str = "") -> str:
         mean = format(row.mean, sign + ".3f")
@@ -212,6 +211,62 @@ def effects(table: pd.DataFrame, measure: str = "accuracy") -> style.Picture:
     return figure
 
 
+def noise_gains(frame: pd.DataFrame, noise: str) -> pd.DataFrame:
+    """Computes what a kind of noise adds to accuracy over independent noise, seed by seed.
+
+    Args:
+        frame: results/correlated.csv.
+        noise: a value of its column ``noise``.
+
+    Returns: a row for each task, method and epsilon, with mean, low and high of Student's 95 %
+        interval, seeds, and the runs of this noise that ended below their start.
+    """
+    rows = []
+    for (task, slug, e), part in frame.groupby(["task", "method", "epsilon"]):
+        kinds = part.assign(method=part["noise"])
+        if {noise, "independent"} <= set(kinds["method"]):
+            own = part[part["noise"] == noise]
+            found = paired_difference(kinds, noise, "independent")
+            parts = found.mean, found.low, found.high, found.seeds
+            below = int((own["accuracy"] < own["before_accuracy"]).sum())
+            rows.append((task, slug, e, *parts, below))
+    columns = ["task", "method", "epsilon", "mean", "low", "high", "seeds", "collapsed"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@style.paper()
+def correlated(frame: pd.DataFrame, title: str) -> style.Picture:
+    """Draws what correlated noise adds for each method, and what its rivals add to FedLoRA.
+
+    Args:
+        frame: results/correlated.csv.
+        title: the finding.
+    """
+    figure, axes = style.row(9.4, 4.0, (0.165, 0.63), (0.07, 0.37), (0.55, 0.3))
+    figure.text(0.012, 0.96, title, fontsize=10.5, va="top", **BOLD)
+    frame = frame[frame["task"] == "scans"]
+    budgets = sorted(frame["epsilon"].dropna().unique())
+    own = noise_gains(frame, "banded fixed")
+    lines = [[(name(x), look(x).colour, own[own["method"] == x]) for x in own["method"].unique()]]
+    kinds = ("banded fixed", "banded drawn", "larger batches")
+    parts = [(kind, noise_gains(frame, kind).query("method == 'fedlora'")) for kind in kinds]
+    lines.append([(kind, c, part) for (kind, part), c in zip(parts, COLOURS, strict=False)])
+    for ax, drawn, words in zip(axes, lines, ("25 bands, fixed groups", "FedLoRA"), strict=True):
+        labels = []
+        for i, (words_of, colour, part) in enumerate(drawn):
+            x = np.array([budgets.index(e) for e in part["epsilon"]]) + 0.12 * (i - 1)
+            ax.vlines(x, 100 * part["low"], 100 * part["high"], color=colour, lw=1.4)
+            y = (100 * part["mean"]).to_numpy()
+            labels.append(style.named_line(ax, x, y, words_of, colour, lw=1.1, marker="o", ms=5))
+        ax.axhline(0, color=style.GREY, lw=1.2)
+        ax.set(xlim=(-0.4, len(budgets) - 0.6), xlabel=KNOBS["epsilon"], title=words)
+        ax.set_xticks(range(len(budgets)), [f"{e:g}" for e in budgets])
+        style.draw_labels(ax, labels, together=False)
+    axes[0].set_ylabel("points above independent noise")
+    style.footer(figure, "bars: Student's 95 % interval of the difference, paired by seed")
+    return figure
+
+
 @style.paper()
 def ranking(frames: Mapping[str, Any]) -> style.Picture:
     """Draws how far each method is behind the best in every situation of the studies.
@@ -263,7 +318,7 @@ def ranking(frames: Mapping[str, Any]) -> style.Picture:
 
 
 def study_cells(frame: pd.DataFrame) -> dict[str, Any]:
-    """Brings a study's frame to the form that the explorer's dial reads.
+    """Converts a study's frame for the results explorer.
 
     Args: frame: one study, as `experiments.read_studies` reads it.
     Returns: ``labels`` with their values in words, ``methods``, ``measures``, and ``cells``: for
@@ -298,7 +353,7 @@ def study_cells(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def results_explorer(frames: "Mapping[str, pd.DataFrame] | pd.DataFrame") -> Dial:
-    """Offers study, measure, axis and two methods; draws them among all, and all against one.
+    """Makes a dial for study, measure, axis and two methods, drawn among all methods.
 
     Args: frames: study -> frame as `experiments.read_studies` reads them, or one frame.
     Raises: ``ValueError`` when there is none.

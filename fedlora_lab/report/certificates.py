@@ -658,8 +658,8 @@ def certificate(
     Traceback (most recent call last):
     ValueError: folder='nowhere': expected a run folder ...
     """
-    source = Path(path).expanduser()
-    found = _read_source(source)
+    check(isinstance(path, (str, Path)), "folder", path, "the path of a run folder")
+    found = _read_source(Path(path).expanduser())
     names = tuple(found["ledgers"])
     expected = "one of " + ", ".join(names)
     check(run is None or run in names, "run", run, expected)
@@ -715,6 +715,7 @@ def verify(path: str | Path, signer: str | Path | None = None, release: bool = F
     Traceback (most recent call last):
     fedlora_lab.report.certificates.InvalidCertificate: nowhere: expected certificate.json or ...
     """
+    _require(isinstance(path, (str, Path)), "certificate", str(path), "the path of a file")
     given = Path(path).expanduser()
     file = given / NAME if given.is_dir() else given
     expected = f"{NAME} or its folder"

@@ -1,21 +1,26 @@
-"""Run a command whose Jupyter kernels and pytest workers start from one process that has imported
-the libraries.
+"""Run a command whose Jupyter kernels, pytest workers and the processes that tests start begin as
+copies of one process that has imported the libraries.
 
     python scripts/warm_kernels.py pytest --nbmake --nbmake-kernel=warm notebooks/*.ipynb
     python scripts/warm_kernels.py pytest --tx 2*popen//python={warm} --dist worksteal tests
 
 Loading torch, transformers, pandas and seaborn takes ten seconds of every new process. Here they
 are loaded once: the kernel `warm`, and the interpreter that stands for `{warm}` in the command,
-are forks of a process that has done nothing but import them. What
-`fl.compare` trains is kept in build/runs, or the folder FEDLORA_CACHE, under a digest of its data,
-plan and seed and of all code that computes it: notebooks which compare the same runs train them
-once, and so does the next call, until that code changes. `make clean` forgets it.
+are forks of a process that has done nothing but import them. Tests find that interpreter, and the
+PROGRAMS run by it, in the folder FEDLORA_WARM.
+
+What `fl.compare` trains is kept in build/runs, or the folder FEDLORA_CACHE, under a digest of its
+data, plan and seed and of all code that computes it: notebooks which compare the same runs train
+them once, and so does the next call, until that code changes. `make clean` forgets it.
 """
 
+import atexit
 import importlib
 import json
 import os
+import runpy
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +37,7 @@ LIBRARIES = (
     "matplotlib.pyplot", "pandas", "seaborn", "scipy.stats", "sklearn.datasets", "torch", "peft",
     "opacus", "dp_accounting", "transformers", "ipywidgets", "ipykernel.kernelapp",
 )  # fmt: skip
+PROGRAMS = ("fedlora-lab", "flwr-clientapp", "flwr-serverapp")
 WEEK = 7 * 24 * 3600
 INLINE = "module://matplotlib_inline.backend_inline"  # as a kernel sets it before its first import
 
@@ -62,27 +69,54 @@ def become(connection: socket.socket) -> None:
     os.chdir(asked["folder"])
     connection.sendall(str(os.getpid()).encode())
     threading.Thread(target=lambda: (connection.recv(1), os._exit(1)), daemon=True).start()
+    status = 0
     if "file" in asked:
         app = importlib.import_module("ipykernel.kernelapp").IPKernelApp
         app.launch_instance(argv=["-f", asked["file"]])
     else:
-        interpret(asked["code"])
-    os._exit(0)
+        status = interpret(asked["words"])
+    connection.sendall(str(status).encode())
+    os._exit(status)
 
 
-def interpret(code: str) -> None:
-    """Do as ``python -c code`` does."""
+def interpret(words: list[str]) -> int:
+    """Do as ``python words`` does, and give the status with which it ends."""
     importlib.import_module("matplotlib").use(os.environ["MPLBACKEND"])
     main = sys.modules["__main__"] = ModuleType("__main__")
-    sys.argv, sys.stdin = ["-c"], os.fdopen(0, closefd=False)
-    exec(code, vars(main))
+    sys.stdin = os.fdopen(0, closefd=False)
+    added = os.environ.get("PYTHONPATH", "")
+    sys.path[:1] = [path for path in added.split(os.pathsep) if path]  # in place of this folder
+    words = words[words[:1] == ["-u"] :]  # which execnet adds
+    first, status = (words or ["-"])[0], 0
+    sys.argv = words[1:] if first in ("-c", "-m") else words
+    try:
+        if first == "-m":
+            sys.path.insert(0, os.getcwd())
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        elif first in ("-c", "-"):
+            sys.path.insert(0, "")
+            code = words[1] if first == "-c" else sys.stdin.read()
+            sys.argv = [first, *sys.argv[1:]]
+            exec(code, vars(main))
+        else:
+            sys.path.insert(0, os.path.dirname(first))
+            runpy.run_path(first, run_name="__main__")
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
+    return status
 
 
-def stand_in(place: str, **asked: str) -> None:
-    """What Jupyter or pytest-xdist starts: asks for a process, passes interrupts on, and lives as
-    long as it."""
+def stand_in(place: str, **asked: str | list[str]) -> int:
+    """What others start as a process: asks for a fork, passes signals on, lives as long as it and
+    ends as it does."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(place)
         body = {"environment": dict(os.environ), "folder": os.getcwd(), **asked}
@@ -90,8 +124,9 @@ def stand_in(place: str, **asked: str) -> None:
         number = int(connection.recv(32))
         for stream in (0, 1, 2):
             os.close(stream)
-        signal.signal(signal.SIGINT, lambda *_: os.kill(number, signal.SIGINT))
-        connection.recv(1)
+        for passed in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(passed, lambda which, _: os.kill(number, which))
+        return int(connection.recv(4) or 1)  # nothing comes from a fork that was killed
 
 
 def kept_runs(home: Path) -> Path:
@@ -107,38 +142,43 @@ def kept_runs(home: Path) -> Path:
 
 def main(command: list[str]) -> int:
     """Run the command beside the process that kernels are forked from; gives its exit status."""
-    with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX) as listener:
-        folder = Path(name)
+    folder = Path(tempfile.mkdtemp())  # which no fork takes away as it ends
+    with socket.socket(socket.AF_UNIX) as listener:
         spec, place = folder / "kernels" / "warm", str(folder / "socket")
         spec.mkdir(parents=True)
         argv = [sys.executable, "-S", __file__, "--stand-in", place, "{connection_file}"]
         text = json.dumps({"argv": argv, "display_name": "warm", "language": "python"})
         (spec / "kernel.json").write_text(text, encoding="utf-8")
-        warm = folder / "python"
-        words = shlex.join([sys.executable, "-S", __file__, "--interpret", place])
-        warm.write_text(f'#!/bin/sh\nexec {words} "$@"\n', encoding="utf-8")
-        warm.chmod(0o700)
-        command = [word.replace("{warm}", str(warm)) for word in command]
+        programs = folder / "bin"
+        programs.mkdir()
+        for name in ("python", *PROGRAMS):
+            own = [] if name == "python" else [str(Path(sys.executable).with_name(name))]
+            words = shlex.join([sys.executable, "-S", __file__, "--interpret", place, *own])
+            (programs / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n', encoding="utf-8")
+            (programs / name).chmod(0o700)
+        command = [word.replace("{warm}", str(programs / "python")) for word in command]
         listener.bind(place)
         listener.listen()
         server = os.fork()
         if server == 0:
             serve(listener)
-        paths = os.pathsep.join(filter(None, [name, os.environ.get("JUPYTER_PATH")]))
+        paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")]))
         runs = kept_runs(Path(__file__).resolve().parents[1] / "build" / "runs")
         added = {"JUPYTER_PATH": paths, "FEDLORA_PROGRESS": str(folder / "progress.json")}
+        added["FEDLORA_WARM"] = str(programs)
         added["FEDLORA_CACHE"] = os.environ.get("FEDLORA_CACHE", str(runs))
         try:
             return subprocess.run(command, env=os.environ | added, check=False).returncode
         finally:
             os.kill(server, signal.SIGKILL)
             os.waitpid(server, 0)
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--stand-in"]:
-        stand_in(sys.argv[2], file=sys.argv[3])
-    elif sys.argv[1:2] == ["--interpret"]:  # -u, what execnet adds, and -c with its code
-        stand_in(sys.argv[2], code=sys.argv[-1])
+        sys.exit(stand_in(sys.argv[2], file=sys.argv[3]))
+    elif sys.argv[1:2] == ["--interpret"]:
+        sys.exit(stand_in(sys.argv[2], words=sys.argv[3:]))
     else:
         sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,7 @@
-"""Calls of the command line within the test's own process."""
+"""Calls of the command line within the test's own process, and what other processes start with."""
+
+import os
+import sys
 
 import pytest
 
@@ -6,6 +9,11 @@ from fedlora_lab.cli import main
 
 SMALL = ["--clients=3", "--rounds=2", "--local-steps=1", "--batch=8", "--delta=1e-4", "--lr=0.1"]
 """Options of a run of a second."""
+
+WARM = os.environ.get("FEDLORA_WARM")
+PYTHON = f"{WARM}/python" if WARM else sys.executable
+"""Under scripts/warm_kernels.py an interpreter that has loaded the libraries. Not for a test of
+what a first import does."""
 
 
 def call(*arguments: object) -> int:

@@ -2,11 +2,11 @@
 
 import contextlib
 import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import PYTHON
 
 from fedlora_lab.course.secagg_demo import Client, Grid, aggregate, flower, mask
 
@@ -144,4 +144,4 @@ def test_bad_input_is_refused(grid, given, message):
 @pytest.mark.slow
 def test_importing_it_needs_no_flower():
     code = "import sys; sys.modules['flwr'] = None; from fedlora_lab.course import secagg_demo as s"
-    subprocess.run([sys.executable, "-c", f"{code}; s.Grid(clipping_range=1.0)"], check=True)
+    subprocess.run([PYTHON, "-c", f"{code}; s.Grid(clipping_range=1.0)"], check=True)

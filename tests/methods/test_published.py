@@ -7,11 +7,11 @@ import os
 import runpy
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import PYTHON
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -207,7 +207,7 @@ def test_adding_a_method_is_adding_its_row(tmp_path):
     clauses = "no_op or frozen or deviates or epsilon or opens"
     chosen = f"(two-to-one and ({clauses})) or test_published or keeps_its_colour"
     words = ["-k", f"({chosen}) and not script and not adding", "-p", "no:cacheprovider"]
-    command: Any = [sys.executable, "-m", "pytest", "-q", "-p", "no:nbmake", *words]
+    command: Any = [PYTHON, "-m", "pytest", "-q", "-p", "no:nbmake", *words]
     command += [f"tests/{name}.py" for name in (*names, "methods/test_use")]
     options: Any = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
     done = subprocess.run(command, **options)

@@ -7,14 +7,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import SMALL, call
+from commands import PYTHON, SMALL, call
 from flower_runs import protected
 from toy_tasks import LORA, PLAN, book, people, play, private, tokens
 
@@ -82,7 +81,7 @@ PLAYED = {"fedlora": [4], "fedsa-lora": [0, 1, 2, 3, 4]}
 def killed(tmp_path_factory) -> Path:
     """Where simulations, and a command, were killed by SIGKILL in processes of their own."""
     folder = tmp_path_factory.mktemp("killed")
-    subprocess.run([sys.executable, "-c", KILLED, str(folder)], env=ENVIRONMENT, check=True)
+    subprocess.run([PYTHON, "-c", KILLED, str(folder)], env=ENVIRONMENT, check=True)
     return folder
 
 

@@ -5,13 +5,13 @@ What it leaves alone where it loads the libraries itself: test_no_surprises.py.
 import json
 import os
 import subprocess
-import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from commands import PYTHON
 from wait_for_thread import until
 
 from fedlora_lab._utils.environment import ignored_warnings
@@ -103,7 +103,7 @@ def test_the_process_is_left_as_it_was(tmp_path):
     and after Flower, whose telemetry and logger are off only for as long as it is at work.
     """
     act = TRAIN.format(folder=str(tmp_path)) + FLOWER
-    command = [sys.executable, "-c", STATE.format(libraries=LIBRARIES, act=act)]
+    command = [PYTHON, "-c", STATE.format(libraries=LIBRARIES, act=act)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == {}

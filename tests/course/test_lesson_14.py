@@ -35,6 +35,7 @@ def test_without_the_files_a_toy_takes_their_place(tmp_path, monkeypatch):
     assert fl.predict(task, last, x).shape == (48, 2)
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_the_task(tmp_path):
     """The files' own rows, positive where people rated them above neutral."""
     own = figures.materials(tmp_path / "toy", rows=30)

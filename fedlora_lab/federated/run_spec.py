@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
@@ -28,7 +29,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import rule_name
-from fedlora_lab.methods.state import KINDS, ServerState
+from fedlora_lab.methods.state import KINDS, ParamKey, ServerState
 from fedlora_lab.privacy.config import MOST_STEPS, Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, per_client
 from fedlora_lab.privacy.mechanism import NoiseStream, clip_sum, uncertified_reason
@@ -342,14 +343,19 @@ def prepare_run(
     expected = sum(n * q for n, q in zip(task.sizes, context.sample_rate, strict=True))
     texts = adapted.device.type == "cpu" and mask_of(task.test[0]) is not None
     most = math.ceil(min(1.5 * expected, context.chunk or (TEXTS if texts else math.inf)))
-    check_batch_independence(task, adapted, how.products, spec.method, spec.plan, most)
+    keys = _start(spec, adapted) if spec.method.penalty is not None else ()  # what may move
+    check_batch_independence(task, adapted, how.products, spec.method, spec.plan, most, keys)
     return context
+
+
+def _start(spec: RunSpec, adapted: peft.AdaptedModel) -> dict[ParamKey, Tensor]:
+    parts = spec.method.start, spec.lora.start_scale
+    return peft.initial_values(adapted, spec.streams, *parts)
 
 
 def initial_server(spec: RunSpec, context: RunContext) -> ServerState:
     """The server's tensors before the first round, with what the method's rule keeps there."""
-    parts = spec.method.start, spec.lora.start_scale
-    start = peft.initial_values(context.adapted, spec.streams, *parts)
+    start = _start(spec, context.adapted)
     server = ServerState(start, planned=spec.plan.rounds, streams=spec.streams)
     rule = spec.method.aggregate
     return rule.initial_state(server) if isinstance(rule, Rule) else server

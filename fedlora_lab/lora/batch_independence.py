@@ -20,7 +20,7 @@ their ``attention_mask`` (n, tokens), and sees what modules hold as tensors and 
 
 import weakref
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from itertools import product
 from typing import Any
@@ -67,6 +67,7 @@ def check_batch_independence(
     method: Method | None = None,
     plan: Plan | None = None,
     rows: int = PROBE_EXAMPLES,
+    keys: Iterable[ParamKey] | None = None,
 ) -> None:
     """Refuses a model, loss or rule through which the examples of a batch influence each other.
 
@@ -83,6 +84,7 @@ def check_batch_independence(
         task, adapted, products: whose examples go through which model, in which precision.
         method, plan: whose penalty and preconditioner are probed, for which steps.
         rows: examples that a step passes at once, as far as is foreseen.
+        keys: tensors with which the run begins; ``None``: all that the model has a place for.
 
     Raises: ``ValueError`` with the reason.
     Guarantees: test_models_that_mix_examples_are_refused, tests/lora/test_attack_examples.py.
@@ -92,10 +94,10 @@ def check_batch_independence(
         plan = plan or Plan()
         steps = product(range(min(plan.rounds, MOST_ROUNDS)), range(plan.local_steps))
         words = {method.sides_at_step(t, s) for t, s in steps}
-        # Of a choice layer by layer the two extremes; `check_penalty` sees the others, and what a
-        # start of the method adds besides the scheduled factors.
+        # Of a choice layer by layer the two extremes; `check_penalty` sees the others.
         words = {side for word in words for side in ("AB" if word == "*" else (word,))}
-        keys = [*adapted.shapes, *(key for key in adapted.optional if key.kind.scheduled)]
+        keys = [*adapted.shapes, *adapted.optional] if keys is None else keys
+        keys = [key for key in keys if key.kind.trained]
         for word in sorted(words):
             moving = tuple(k for k in keys if not k.kind.scheduled or k.side in word)
             _probe_once(task, adapted, products, method, moving, rows)

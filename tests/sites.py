@@ -2,10 +2,10 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import PYTHON
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +20,7 @@ def built_site(folders: pytest.TempPathFactory) -> Path:
     shared = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "book"
     with FileLock(f"{shared}.lock"):
         if not (shared / "index.html").exists():
-            command = [sys.executable, str(ROOT / "scripts" / "book.py"), "--out", str(shared)]
+            command = [PYTHON, str(ROOT / "scripts" / "book.py"), "--out", str(shared)]
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
             assert "WARNING" not in done.stdout + done.stderr

@@ -86,7 +86,8 @@ def test_the_page_of_a_deployment_walks(tmp_path):
     port, rehearsal, *ports = free_ports(4 + SITES)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "RAY_"))}
     env |= {"FLWR_HOME": str(home), "OMP_NUM_THREADS": "1", "TMPDIR": "/tmp"}
-    env |= {"PATH": f"{BIN}{os.pathsep}{env['PATH']}", "SEED": "--seed 0", "TIMEOUT": seconds(env)}
+    path = [*filter(None, [os.environ.get("FEDLORA_WARM")]), str(BIN), env["PATH"]]
+    env |= {"PATH": os.pathsep.join(path), "SEED": "--seed 0", "TIMEOUT": seconds(env)}
     env |= {"PORT": str(port), "REHEARSAL_PORT": str(rehearsal)}
     env |= {"NODE_PORTS": " ".join(map(str, ports[:SITES]))}
     log, superlink = tmp_path / "walk.log", app / "superlink.log"

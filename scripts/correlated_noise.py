@@ -19,6 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -104,12 +105,7 @@ def final_noise(one: Case) -> float:
     kind = Correlated(**noise)
     stream = kind.stream(moves, kind.cycles((EXAMPLES,), plan["batch"]))
     (rate,) = kind.rates((EXAMPLES,), plan["batch"])
-    c = theory.square_root_coefficients(own)
-    if kind.strategy != "square-root":
-        parts = torch.tensor(stream.scales), torch.tensor(stream.decays or ())
-        c = torch.cat([torch.ones(1), parts[0]]).numpy()
-        if stream.decays is not None:
-            c = theory.buffered_coefficients(*(part.numpy() for part in parts), own)
+    c = np.array([1.0, *stream.scales])  # every strategy here is banded
     error = math.sqrt(theory.prefix_error(c, own)[-1])
     sigma = accounting.noise_multiplier(*spent, rate, kind.releases(len(sides)))
     return sigma * stream.sensitivity[0] * error / batch / own

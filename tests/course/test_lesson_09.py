@@ -72,7 +72,8 @@ def test_noise_gains_pair_the_seeds_of_one_method(frame):
     both = pd.concat([part.assign(noise="independent"), other.assign(before_accuracy=1.0 * lost)])
     found = figures.noise_gains(both, "new").set_index(["method", "epsilon"])
     assert len(found) == 2 * part["method"].nunique()
-    for (_, epsilon), row in found.iterrows():
+    rows: Any = found.iterrows()
+    for (_, epsilon), row in rows:
         assert row["mean"] == pytest.approx(-0.1 / epsilon) and row["seeds"] == 10
     assert found["collapsed"].to_dict() == {
         key: int(key == ("fedlora", 1.0)) for key in found.index

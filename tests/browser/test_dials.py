@@ -14,7 +14,7 @@ import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.audit import bounds
 from fedlora_lab.audit.bounds import gaussian_noise_multiplier
-from fedlora_lab.course.widgets.dial import module, page_script
+from fedlora_lab.course.widgets.dial import dial_module, page_script
 from fedlora_lab.methods.quantization import normal_levels
 
 SETUP = """
@@ -317,7 +317,7 @@ def test_formulas(browser):
     page, rng = browser.new_page(), np.random.default_rng(0)
     page.goto("about:blank")
     for lesson in sorted({lesson for lesson, *_ in FORMULAS.values()}):
-        page.evaluate(LOAD, module(f"lesson_{lesson:02}"))
+        page.evaluate(LOAD, dial_module(f"lesson_{lesson:02}"))
         for name, (where, code, expected, draw) in FORMULAS.items():
             if where != lesson:
                 continue
@@ -335,7 +335,7 @@ def test_the_composed_loss(browser, sigma, q, releases):
     """Is the ledger's, which rounds up by at most 0.01."""
     page, rates = browser.new_page(), [1e-3, 0.01, 0.1, 0.5]
     page.goto("about:blank")
-    page.evaluate(LOAD, module("lesson_03"))
+    page.evaluate(LOAD, dial_module("lesson_03"))
     code = "([s, q, n]) => { const one = m.privacyLoss(s, q, n); return [one.epsilon(1e-4), "
     code += f"...{rates}.map(one.found), one.delta(0)]; }}"
     found = page.evaluate(code, [sigma, q, releases])

@@ -16,7 +16,7 @@ from frames import tidy_frame
 from wait_for_thread import WAIT, until
 
 import fedlora_lab as fl
-from fedlora_lab.course.widgets.live_run import Row, differing, label_parts
+from fedlora_lab.course.widgets.live_run import RunRow, differing, label_parts
 from fedlora_lab.course.widgets.run_config import BREAKS, TOO_NOISY, RunConfig, knobs, paper_home
 from fedlora_lab.federated import cost
 
@@ -285,7 +285,7 @@ def test_curves_are_labelled_by_what_differs(task):
             for key, text in change.items():
                 config = table[key].write(config, text)
             recipe = {key: knob.read(config) for key, knob in table.items()}
-            rows.append(Row(i, config, recipe, (0,), follows))
+            rows.append(RunRow(i, config, recipe, (0,), follows))
         parts = label_parts(rows, table)
         return differing(rows), [" ".join(words for _, words in some) for some in parts]
 

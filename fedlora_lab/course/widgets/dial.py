@@ -38,7 +38,7 @@ def shared_code() -> str:
 
 
 @cache
-def module(lesson: str) -> str:
+def dial_module(lesson: str) -> str:
     """Returns the ES module of one lesson's dials.
 
     It exports ``mount(element, data, values)`` and, for anywidget, ``render``.
@@ -110,7 +110,7 @@ class Dial(anywidget.AnyWidget):
         **values: Any,
     ) -> None:
         self._lesson, self._about, self._first = f"lesson_{lesson:02}", about, values
-        self.add_traits(_esm=traitlets.Unicode(module(self._lesson)).tag(sync=True))
+        self.add_traits(_esm=traitlets.Unicode(dial_module(self._lesson)).tag(sync=True))
         super().__init__(data={"dial": name, **(data or {})}, values=values)
 
     def reset(self) -> None:

@@ -59,13 +59,13 @@ _OPEN: "weakref.WeakValueDictionary[str, Workbench]" = weakref.WeakValueDictiona
 
 
 @cache
-def module() -> str:
+def workbench_module() -> str:
     """Returns the ES module of the page: what all drawn widgets share, and the workbench."""
     return "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("dial.js", "bench.js"))
 
 
 @dataclass(eq=False)
-class Row:
+class RunRow:
     """One row of the table: a run, or the same run with several seeds. Its recipe never changes.
 
     Args:
@@ -128,7 +128,7 @@ class Row:
         return t_interval(np.array([after for _, after in self.ends(measure)]))
 
 
-def differing(rows: Sequence[Row]) -> list[str]:
+def differing(rows: Sequence[RunRow]) -> list[str]:
     """Lists the knobs in which recipes differ, without those that follow from another knob.
 
     Those are a rate that was the suggested one, and the trust that a unit begins with. Seeds count
@@ -144,7 +144,7 @@ def differing(rows: Sequence[Row]) -> list[str]:
     return [key for key in keys if key != "seed"] or keys
 
 
-def label_parts(rows: Sequence[Row], table: Mapping[str, Knob]) -> list[list[tuple[str, str]]]:
+def label_parts(rows: Sequence[RunRow], table: Mapping[str, Knob]) -> list[list[tuple[str, str]]]:
     """Labels each row by its method and by what tells it from the others.
     Of a named setting the label is the name, which is shorter.
 
@@ -210,7 +210,7 @@ class Workbench(anywidget.AnyWidget):
         self.knobs = knobs(first, self.methods)
         self._given = {name: dict(values) for name, values in (presets or {}).items()}
         self._setting = ""
-        self.rows: list[Row] = []
+        self.rows: list[RunRow] = []
         self._count, self._said = itertools.count(), 0.0
         self._lock = threading.RLock()
         self.worker: work.Worker | None = None
@@ -221,7 +221,7 @@ class Workbench(anywidget.AnyWidget):
             lambda line: self._foresee([("this cannot run", line)]),
             rest=0.05,
         )
-        self.add_traits(_esm=traitlets.Unicode(module()).tag(sync=True))
+        self.add_traits(_esm=traitlets.Unicode(workbench_module()).tag(sync=True))
         super().__init__()
         from scipy.stats import t as student  # slow to import
 
@@ -388,12 +388,12 @@ class Workbench(anywidget.AnyWidget):
 
     def _new_row(
         self, config: RunConfig, seeds: tuple[int, ...], swept: str = "", setting: str = ""
-    ) -> Row:
+    ) -> RunRow:
         recipe = {key: knob.read(config) for key, knob in self.knobs.items()}
         recipe["seed"] = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        return Row(next(self._count), config, recipe, seeds, self.follows, swept, setting)
+        return RunRow(next(self._count), config, recipe, seeds, self.follows, swept, setting)
 
-    def _train(self, rows: list[Row]) -> None:
+    def _train(self, rows: list[RunRow]) -> None:
         check(not self.alive, "start", "now", "after the run that is under way has ended")
         check(not self.errors, "start", "now", "; ".join(f"{v}" for v in self.errors.values()))
         new = {
@@ -412,7 +412,7 @@ class Workbench(anywidget.AnyWidget):
         self.worker = worker = work.Worker(lambda: self._events(rows), handle, changed, self.title)
         worker.start()
 
-    def _events(self, rows: Sequence[Row]) -> Generator[tuple[Row, int, Any], None, None]:
+    def _events(self, rows: Sequence[RunRow]) -> Generator[tuple[RunRow, int, Any], None, None]:
         """All values of a sweep with the first seed, then with the next; an error ends its run."""
         failed: Exception | None = None
         for turn in range(max(len(row.seeds) for row in rows)):
@@ -459,7 +459,7 @@ class Workbench(anywidget.AnyWidget):
         self._publish_values()
         self._publish(work.READY)
 
-    def _forget(self, rows: Sequence[Row]) -> None:
+    def _forget(self, rows: Sequence[RunRow]) -> None:
         with self._lock:
             gone = {str(row.id) for row in rows}
             self.rows = [row for row in self.rows if row not in rows]
@@ -516,7 +516,7 @@ class Workbench(anywidget.AnyWidget):
 
     # What the thread reports
 
-    def _handle(self, row: Row, seed: int, event: Any) -> None:
+    def _handle(self, row: RunRow, seed: int, event: Any) -> None:
         row.state = "running"
         if hasattr(event, "metrics"):
             self._take(row, seed, event)
@@ -527,7 +527,7 @@ class Workbench(anywidget.AnyWidget):
         if time.monotonic() - self._said > 0.15:
             self._publish()
 
-    def _take(self, row: Row, seed: int, record: "Round") -> None:
+    def _take(self, row: RunRow, seed: int, record: "Round") -> None:
         """Keeps what is drawn of a record, and sends it."""
         from fedlora_lab.federated.records import to_frame
 
@@ -541,7 +541,7 @@ class Workbench(anywidget.AnyWidget):
         row.frames.append(to_frame([record]))
         self.send({"points": [[row.id, seed, _json(point)]], **self._predicted(row, record)})
 
-    def _predicted(self, row: Row, record: "Round") -> dict[str, Any]:
+    def _predicted(self, row: RunRow, record: "Round") -> dict[str, Any]:
         """The classes now predicted for the test images, of a single run."""
         from fedlora_lab.federated import simulation
 
@@ -553,7 +553,7 @@ class Workbench(anywidget.AnyWidget):
         self._now = now
         return {"now": now}
 
-    def _send_row(self, row: Row) -> None:
+    def _send_row(self, row: RunRow) -> None:
         points = [[row.id, seed, _json(p)] for seed, some in row.points.items() for p in some]
         self.send({"points": points})
 
@@ -587,7 +587,7 @@ class Workbench(anywidget.AnyWidget):
             }
             self.say = self._sentence()
 
-    def _line(self, row: Row, parts: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    def _line(self, row: RunRow, parts: Sequence[tuple[str, str]]) -> dict[str, Any]:
         """A row of the table as the page shows it."""
         measure, style = self.measure, look(row.config.method.slug)
         score, half = row.score(measure)
@@ -665,7 +665,7 @@ class Workbench(anywidget.AnyWidget):
         spent = format_number(last["epsilon"], 2, infinite="∞")
         return f"{text}. ε spent: {spent}{observer_phrase(trust)}."
 
-    def _sweep_sentence(self, newest: Row) -> str:
+    def _sweep_sentence(self, newest: RunRow) -> str:
         knob, measure = self.knobs[newest.swept], self.measure
         same = lambda row: _without(row, newest.swept) == _without(newest, newest.swept)  # noqa: E731
         rows = [row for row in self.rows if row.points and row.swept == newest.swept and same(row)]
@@ -690,7 +690,7 @@ def _change(truth: int, before: int, now: int) -> str:
     return "turned wrong" if before == truth else "wrong"
 
 
-def _without(row: Row, key: str) -> dict[str, str]:
+def _without(row: RunRow, key: str) -> dict[str, str]:
     """Returns the recipe without a knob, seeds, and a rate that followed."""
     out = {key, "seed"} | ({"lr"} if row.follows else set())
     return {name: text for name, text in row.recipe.items() if name not in out}

@@ -410,6 +410,11 @@ def gradients_or_nan(
     Whether a run goes on must not hang on one example: no noise hides it. Where a pass over several
     raises each passes alone, so that the others are what they would be without it.
 
+    Args:
+        gradients: of the examples at some positions, as sums over them.
+        these: positions of the examples, shape (n,).
+        sums: tensors of the shapes of a sum, for the keys to fill.
+
     Raises: what the code or the machine decides and no example: ``NotPerExample``, no memory.
     Guarantees: test_attack_evaluation.py::test_no_example_stops_a_run.
     """

@@ -333,17 +333,17 @@ def test_chunks_change_nothing(row: Method, unit: str) -> None:
 
 
 def test_learns_an_easy_task(row: Method, unit: str) -> None:
-    """On clients who agree the loss falls by two fifths, under a little noise and (once) without
+    """On clients who agree the loss halves, under a little noise and (once) without
     privacy. A row whose A rests, or that starts from directions of the frozen weight, gets the
     full rank.
     """
     task = regression(heterogeneity=0.0)
     rests = not any(set("A*") & set(row.sides_in_round(t, 2)) for t in range(4))
     lora = LORA if row.start is None and not rests else fl.Lora(rank=5, alpha=7.5)
-    plan = fl.Plan(rounds=12, local_steps=2, batch=None, lr=0.5)
+    plan = fl.Plan(rounds=20, local_steps=2, batch=None, lr=0.5)
     for privacy in (private(unit, sigma=0.02, clip=2.0), *((None,) if unit == "example" else ())):
-        first, *_, last = play(task, row, privacy, plan, lora=lora, evaluate_every=12, seed=1)
-        assert last.metrics["loss"] < 0.6 * first.metrics["loss"]
+        first, *_, last = play(task, row, privacy, plan, lora=lora, evaluate_every=20, seed=1)
+        assert last.metrics["loss"] < 0.5 * first.metrics["loss"]
 
 
 @pytest.mark.parametrize("name", broken_rows.BROKEN)

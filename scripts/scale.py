@@ -127,7 +127,7 @@ On a GPU: not measured. `python -m benchmarks.gpu --minutes 30` times a private 
 plain step, Opacus' hooks and ghost clipping on ViT-B, RoBERTa-large and a decoder of a billion
 numbers, all of random weights, with 1 to 100 clients, and federations of 1,000 clients on `digits`.
 The same command goes on where it stopped; its page has the device's name. How a federation compares
-with one written by hand, on a processor: [end to end](../benchmarks/results/end_to_end.md).
+with one written by hand, on a processor: `benchmarks/results/end_to_end.md`.
 
 For accuracy `python scripts/gpu_studies.py --minutes 40 --workers 12` runs the largest cells of the
 studies on a GPU in bfloat16 (sentiment with all layers at rank 16, MNIST and digits with clients

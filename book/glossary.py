@@ -12,7 +12,8 @@ from docutils import nodes
 PAGE = "docs/glossary"
 LESSONS = "notebooks/"
 ROW = re.compile(r"^\| (\*\*.+?) \| (.*?) \| (.+?) \| \[(\d\d)\]\((.+?)\) \|$", re.M)
-CLOSED = (nodes.title, nodes.literal, nodes.literal_block, nodes.math, nodes.reference, nodes.raw)
+CODE = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block)
+CLOSED = (*CODE, nodes.title, nodes.reference, nodes.raw)
 
 
 class Term(NamedTuple):

@@ -96,8 +96,8 @@ def regime(cells: pd.DataFrame) -> style.Picture:
     seeds = seeds.split(" to ")[0] if len(set(seeds.split(" to "))) == 1 else seeds
     style.footer(
         figure,
-        f"n = {seeds} seeds. Thick line: 95 % of a cell by itself; thin: 95 % for all cells "
-        "together, which decides. Room: best row's mean accuracy less the start's.\n"
+        f"n = {seeds} seeds. Thick or pale line: 95 % of a cell by itself; thin: 95 % for all "
+        "cells together, which decides. Room: best row's mean accuracy less the start's.\n"
         f"Leads beyond {_share(LOW)} stand at the edge as triangles; cells of one amplification "
         "stand side by side. Lines: through the cells of a task, with their 95 % band; "
         "diamond and bar: their zero.",
@@ -141,16 +141,20 @@ def _level(line: Line) -> str:
 
 
 def _cell(ax: Any, x: float, row: Any, colours: Any, marker: str) -> None:
-    """Draws one cell with its two intervals; open where it cannot be told who leads."""
-    colour = colours.get(row.leader, style.GREY)
-    for low, high, width in ((row.low_together, row.high_together, 0.8), (row.low, row.high, 2.4)):
-        ends = np.clip([low, high], LOW - 0.04, HIGH + 0.04)
-        pale = 0.45 if width < 1 else 1
-        ax.plot([x, x], ends, color=colour, lw=width, alpha=pale, solid_capstyle="butt", zorder=3)
+    """Draws one cell, with two intervals where it decides; open and pale where it does not."""
+    decided = row.leader in colours
+    colour = colours[row.leader] if decided else style.GREY
+    reach: list[Any] = [((row.low, row.high), 2.4 if decided else 1.2)]
+    if decided:  # what nobody can tell needs no second interval to say so
+        reach.append(((row.low_together, row.high_together), 0.8))
+    for ends, width in reach:
+        ends, put = np.clip(ends, LOW - 0.04, HIGH + 0.04), {"color": colour, "lw": width}
+        pale = 1 if decided else 0.45
+        ax.plot([x, x], ends, alpha=pale, solid_capstyle="butt", zorder=3, **put)
     y = float(np.clip(row.mean, LOW, HIGH))
     marker = marker if y == row.mean else "v" if row.mean < 0 else "^"
-    face = colour if row.leader in colours else style.CARD
-    ax.plot([x], [y], marker, ms=6, color=colour, mfc=face, mew=1.1, mec=colour, zorder=4)
+    put = {"ms": 7 if decided else 5, "mfc": colour if decided else style.CARD, "mec": colour}
+    ax.plot([x], [y], marker, color=colour, mew=1.1, zorder=4 + decided, **put)
     if row.verdict == MISS:
         ax.plot([x], [y], "o", ms=14, mfc="none", mec=style.WRONG, mew=1.8, zorder=5)
 

@@ -133,7 +133,9 @@ def test_the_figure_shows_every_cell_and_rings_the_misses(cells):
     figure = fl.plots.regime(cells)
     axes = figure.axes
     assert len(axes) == 2
-    points = [x for ax in axes for m in "osv^" for x in marked(ax, m) if x.get_markersize() == 6]
+    points = [
+        x for ax in axes for m in "osv^" for x in marked(ax, m) if x.get_markersize() in (5, 7)
+    ]
     assert len(points) == 64
     rings = [x for ax in axes for x in marked(ax, "o") if x.get_markersize() == 14]
     assert len(rings) == int((cells["verdict"] == "miss").sum()) == 1

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -93,7 +94,7 @@ def test_commands_exist():
             assert arguments[0] in targets
             continue
         assert program == "fedlora-lab"
-        command: Any = commands.get_command(None, arguments[0])  # type: ignore[arg-type]
+        command: Any = commands.get_command(click.Context(commands), arguments[0])
         assert command is not None, line
         if "--help" not in arguments:
             command.make_context(arguments[0], arguments[1:])  # parses the options and runs nothing

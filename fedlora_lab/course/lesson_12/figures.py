@@ -441,3 +441,23 @@ def audit_explorer() -> Dial:
     """
     about = "One audit in one run: what is seen of its canaries, and ε as proved, provable, stated."
     return Dial(12, "audit_explorer", about, canaries=200, epsilon=2, leak=1)
+
+
+def loss_probability_sum(
+    noise_multiplier: float, sample_rate: float, steps: int, grid: float
+) -> float:
+    """Sums the probabilities of a composed privacy loss, in its direction of addition.
+
+    Args:
+        noise_multiplier, sample_rate, steps: of the sampled Gaussian releases.
+        grid: distance of neighbouring values of the loss.
+
+    They should add up to one; what is more is rounding of dp-accounting's convolution.
+    """
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    loss = pld.from_gaussian_mechanism(
+        noise_multiplier, sampling_prob=sample_rate, value_discretization_interval=grid
+    )
+    composed = loss.self_compose(steps)._pmf_add  # the library hands out bounds on delta only
+    return float(composed.to_dense_pmf()._probs.sum())

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -25,12 +25,14 @@ from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.federated import checkpoint
-from fedlora_lab.federated.comparison import Cell
-from fedlora_lab.federated.records import Round, Tick, to_frame
 from fedlora_lab.privacy.budget import Budget
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.tasks.task import Task
+
+if TYPE_CHECKING:  # they load PEFT, which a folder that is only read does not need
+    from fedlora_lab.federated.comparison import Cell
+    from fedlora_lab.federated.records import Round, Tick
 
 Ledgers = dict[str, Ledger | None]  # cell -> its ledger; None of one without privacy
 OWN = (
@@ -360,7 +362,7 @@ class Folder:
 # ---- runs that write into it
 
 PACKAGES = "torch peft opacus dp-accounting numpy scipy pandas transformers"
-RunCell = Callable[..., Iterator[Round | Tick]]
+RunCell = Callable[..., Iterator[Any]]
 """Runs a cell, with options as of `fl.run`; a `Tick` passes to whoever shows the progress."""
 
 
@@ -380,16 +382,19 @@ def _finished_rows(folder: Path, rows: Path) -> Any:
 
 
 def run_rounds(
-    start: RunCell, state: Path, rows: Path, to_frame: Callable[..., pd.DataFrame] = to_frame
-) -> Iterator[Round | Tick]:
+    start: RunCell, state: Path, rows: Path, to_frame: Callable[..., pd.DataFrame] | None = None
+) -> "Iterator[Round | Tick]":
     """Runs the rounds that are left of a run; writes each one's rows, then yields it.
 
     Args:
         start: begins or resumes the run, with ``checkpoint`` and ``resume`` as of `fl.run`.
         state: folder of its checkpoints and ledger.
         rows: CSV file of all its rounds. Beside ``state``, rounds without rows are another run's.
-        to_frame: records -> tidy frame.
+        to_frame: records -> tidy frame; ``None``: `federated.records.to_frame`.
     """
+    from fedlora_lab.federated import records
+
+    to_frame = to_frame or records.to_frame
     spent, earlier = (state / "ledger.json").exists(), None
     if ours := rows.exists() or rows.parent == state:
         earlier = _finished_rows(state, rows)
@@ -400,7 +405,7 @@ def run_rounds(
         write_atomically(rows, part.to_csv(index=False))
     where = {"resume": state} if parts or (ours and spent) else {}
     for record in start(checkpoint=state, **where):
-        if isinstance(record, Tick):
+        if isinstance(record, records.Tick):
             yield record
             continue
         # Begun anew, rows of an earlier start are of another run.
@@ -412,12 +417,12 @@ def run_rounds(
 
 def run_cell(
     folder: Folder,
-    cell: Cell,
+    cell: "Cell",
     stop_at: float | None = None,
     engine: RunCell | None = None,
     budget: Budget | None = None,
     **options: Any,
-) -> Iterator[Round | Tick]:
+) -> "Iterator[Round | Tick]":
     """Runs a cell to its end, or from where it was left; keeps its frame and ledger in the folder.
 
     Args:
@@ -429,6 +434,8 @@ def run_cell(
         run, but for the seconds (test_killed_runs.py::test_kills_of_a_run_lose_nothing);
         the ledger holds every release of every start (test_attack_spending.py).
     """
+    from fedlora_lab.federated.records import Round
+
     state, name, ledger = folder.checkpoint(cell.slug, cell.seed), (cell.slug, cell.seed), None
     limit: dict[str, Any] = {} if cell.privacy is None else {"stop_at": stop_at}
     limit |= {"budget": budget} if budget else {}
@@ -447,7 +454,7 @@ def run_cell(
 
 
 def run_settings(
-    folder: Folder, task: Task, privacy: Privacy | None, cells: Sequence[Cell], command: str
+    folder: Folder, task: Task, privacy: Privacy | None, cells: "Sequence[Cell]", command: str
 ) -> dict[str, Any]:
     """Returns what all runs of a folder share, what they ran with, and plans and rows by name.
 
@@ -482,7 +489,7 @@ def run_settings(
     }
 
 
-def row_settings(cell: Cell) -> dict[str, Any]:
+def row_settings(cell: "Cell") -> dict[str, Any]:
     """Converts a cell's row of the table to JSON values; what was not measured is null."""
     row = methods.table([cell.method]).drop(columns=["note"]).loc[cell.method.slug].to_dict()
     return {str(name): None if x != x else x for name, x in row.items()}

@@ -142,6 +142,9 @@ class Correlated:
         bands: of "banded", >= 1; 1 is independent noise.
         decay: of "one-step", in [0, 1); ``None``: the best for the run's length.
         buffers: of "blt", in [1, 8].
+        retention: what a step of training leaves of earlier noise, in (0, 1]: the bands, decay or
+            buffers are the best for it. 1: sums over all steps. At curvature h and rate eta it is
+            1 - eta h; the smaller it is, the less is taken back. No epsilon depends on it.
         sampling: "fixed": a step takes its whole group; nothing is amplified. "poisson" ("banded"
             alone): each example of the step's group is drawn with its own chance batch cycle / n_k,
             and epsilon is amplified by it.
@@ -152,7 +155,8 @@ class Correlated:
         test_one_example_moves_c_times_the_releases_by_at_most_the_sensitivity,
         test_a_pattern_that_is_not_guaranteed_is_refused.
     Source: arXiv:2202.08312 (correlated noise); arXiv:2306.08153, theorem 4 (banded, amplified);
-        arXiv:2202.11205 (square root); arXiv:2404.16706 (BLT); arXiv:2601.22334 (one step).
+        arXiv:2202.11205 (square root); arXiv:2404.16706 (BLT); arXiv:2601.22334 (one step);
+        arXiv:2310.06771 (noise taken back must fade where training forgets).
 
     >>> Privacy(noise=Correlated(bands=8), noise_multiplier=1.0).noise.strategy
     'banded'
@@ -162,6 +166,7 @@ class Correlated:
     bands: int = 4
     decay: float | None = None
     buffers: int = 3
+    retention: float = 1.0
     sampling: str = "fixed"
     cycle: int | None = None
 
@@ -170,6 +175,10 @@ class Correlated:
         check_one_of("sampling", self.sampling, ("fixed", "poisson"))
         check_whole("bands", self.bands, 1, MOST_STEPS)
         check_whole("buffers", self.buffers, 1, 8)
+        check_number("retention", self.retention, 0, 1, open_low=True)
+        fixed = self.strategy == "square-root" or self.decay is not None
+        why = "1: the square root and a given decay are not optimised"
+        check(not fixed or self.retention == 1, "retention", self.retention, why)
         if self.decay is not None:
             check_number("decay", self.decay, 0, 1 - 1e-6)
             why = "None unless strategy='one-step'"
@@ -226,14 +235,15 @@ def _stream(noise: Correlated, moves: tuple[str, ...], cycles: tuple[int, ...]) 
     own, separation, participations = _own_steps(rows, cycles)
     decays: tuple[float, ...] | None = None
     if noise.strategy == "banded":
-        scales = theory.optimal_bands(own, noise.bands)[1:]
+        scales = theory.optimal_bands(own, noise.bands, retention=noise.retention)[1:]
     elif noise.strategy == "square-root":
         scales = tuple(map(float, theory.square_root_coefficients(own)[1:]))
     elif noise.strategy == "one-step":
-        best = theory.optimal_decay(own, separation, participations)
+        best = theory.optimal_decay(own, separation, participations, noise.retention)
         scales = decays = (best if noise.decay is None else float(noise.decay),)
     else:
-        scales, decays = theory.optimal_buffers(own, noise.buffers, separation, participations)
+        parts = separation, participations, noise.retention
+        scales, decays = theory.optimal_buffers(own, noise.buffers, *parts)
     terms: dict[str, Any] = {"strategy": noise.strategy, "sampling": noise.sampling}
     terms |= {"steps": steps, "moves": [_period(text) for text in dict.fromkeys(moves)]}
     terms |= {"cycles": _common(cycles), "decays": decays and list(decays)}

@@ -200,7 +200,9 @@ def least_final_noise(participations: int, steps: int) -> float:
 
 
 @lru_cache(maxsize=64)
-def optimal_bands(steps: int, bands: int, last: bool = False) -> tuple[float, ...]:
+def optimal_bands(
+    steps: int, bands: int, last: bool = False, retention: float = 1.0
+) -> tuple[float, ...]:
     """Optimises a banded Toeplitz matrix for the mean squared error of the prefix sums.
 
     For one participation, or several that are at least ``bands`` steps apart, where the squared
@@ -209,6 +211,7 @@ def optimal_bands(steps: int, bands: int, last: bool = False) -> tuple[float, ..
     Args:
         steps, bands: >= 1.
         last: minimise the error of the last prefix sum, the largest, instead of the mean.
+        retention: as of `prefix_error`.
 
     Guarantees: test_optimised_bands_have_their_golden_numbers.
     Source: arXiv:2306.08153, section 4; L-BFGS from the square root's numbers.
@@ -217,10 +220,11 @@ def optimal_bands(steps: int, bands: int, last: bool = False) -> tuple[float, ..
     check_whole("bands", bands, 1)
     start = square_root_coefficients(min(bands, steps))
     weights = np.ones(steps) if last else np.arange(steps, 0, -1) / steps
+    kept = retention ** np.arange(steps)  # of a sum after so many further steps
 
     def loss(free: np.ndarray) -> tuple[float, np.ndarray]:
         c = np.concatenate([[1.0], free])
-        sums = np.asarray(lfilter([1.0], c, np.ones(steps)))  # cumulated first column of C^-1
+        sums = np.asarray(lfilter([1.0], c, kept))  # cumulated first column of C^-1
         error, size = float(weights @ sums**2), float(c @ c)
         later = np.asarray(lfilter([1.0], c, sums))  # minus its derivative by c_k, k steps later
         slope = [-2 * float((weights * sums)[k:] @ later[: steps - k]) for k in range(1, len(c))]
@@ -233,25 +237,30 @@ def optimal_bands(steps: int, bands: int, last: bool = False) -> tuple[float, ..
     return (1.0, *map(float, found.x))
 
 
-def _cost(c: np.ndarray, steps: int, separation: int, participations: int) -> float:
+def _cost(
+    c: np.ndarray, steps: int, separation: int, participations: int, retention: float
+) -> float:
     """Squared sensitivity times mean squared error of the prefix sums."""
     size = separated_sensitivity(c, separation, participations, steps)
-    return size**2 * float(prefix_error(c, steps).mean())
+    return size**2 * float(prefix_error(c, steps, retention).mean())
 
 
 @lru_cache(maxsize=64)
-def optimal_decay(steps: int, separation: int = 1, participations: int = 1) -> float:
+def optimal_decay(
+    steps: int, separation: int = 1, participations: int = 1, retention: float = 1.0
+) -> float:
     """Optimises the decay of DP-lambda-CGD, c_i = lambda^i, for the error of the prefix sums.
 
     Args:
         steps, separation, participations: as of `separated_sensitivity`.
+        retention: as of `prefix_error`.
 
     Guarantees: test_the_best_decay_has_its_golden_numbers.
     Source: arXiv:2601.22334; the search is SciPy's.
     """
 
     def cost(decay: float) -> float:
-        return _cost(decay ** np.arange(steps), steps, separation, participations)
+        return _cost(decay ** np.arange(steps), steps, separation, participations, retention)
 
     # The best may be 0, independent noise: nothing is gained if a unit takes part in every step.
     found = minimize_scalar(cost, bounds=(0.0, 1 - 1e-6), method="bounded", options={"xatol": 1e-9})
@@ -260,12 +269,17 @@ def optimal_decay(steps: int, separation: int = 1, participations: int = 1) -> f
 
 @lru_cache(maxsize=64)
 def optimal_buffers(
-    steps: int, buffers: int, separation: int = 1, participations: int = 1
+    steps: int,
+    buffers: int,
+    separation: int = 1,
+    participations: int = 1,
+    retention: float = 1.0,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Optimises the scales and decays of a BLT for the mean squared error of the prefix sums.
 
     Args:
         steps, separation, participations: as of `separated_sensitivity`.
+        retention: as of `prefix_error`.
         buffers: m, >= 1, at most 8.
 
     Guarantees: test_buffers_come_close_to_the_square_root.
@@ -284,10 +298,10 @@ def optimal_buffers(
 
     def cost(x: np.ndarray) -> float:
         c = buffered_coefficients(*parts(x), steps)
-        return math.log(_cost(c, steps, separation, participations))
+        return math.log(_cost(c, steps, separation, participations, retention))
 
     found = minimize(cost, start, method="L-BFGS-B", options={"maxiter": 500})
-    if _cost(wide, steps, separation, participations) <= math.exp(found.fun):
+    if _cost(wide, steps, separation, participations, retention) <= math.exp(found.fun):
         return (0.0,) * buffers, (0.0,) * buffers
     scales, decays = parts(found.x)
     return tuple(map(float, scales)), tuple(map(float, decays))

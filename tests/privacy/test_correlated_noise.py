@@ -288,6 +288,13 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "of no other is it prov",
     ),
     ("fedlora", {"noise": {"cycle": 4}}, {}, "cycle=4: expected None unless sampling='poisson'"),
+    (
+        "fedlora",
+        {"noise": {"strategy": "square-root", "retention": 0.9}},
+        {},
+        "retention=0.9: expected 1: the square root and a given decay are not optimised",
+    ),
+    ("fedlora", {"noise": {"retention": 0.0}}, {}, "retention=0.0: expected"),
     ("fedlora", {"noise": {"band": 4}}, {}, "noise={'band': 4}: expected keys among"),
 ]
 

@@ -167,6 +167,29 @@ def test_the_best_decay_has_its_golden_numbers(n, decay, rmse) -> None:
     assert theory.optimal_decay(16, 1, 16) < 0.2
 
 
+@pytest.mark.parametrize("retention", [0.6, 0.95])
+def test_what_is_optimised_for_training_that_forgets_is_the_best_for_it(retention) -> None:
+    """Matrices of all candidates, and the stationary closed form: a search that still minimises
+    the plain sum, or whose derivative is that of it."""
+    n, grid = 40, np.linspace(0.0, 0.99, 991)
+    kept = np.tril(retention ** np.abs(np.subtract.outer(np.arange(n), np.arange(n))))
+
+    def cost(c: np.ndarray) -> float:
+        return float(c @ c) * float(np.square(kept @ np.linalg.inv(matrix(c, n))).sum())
+
+    best = grid[np.argmin([cost(np.array([1.0, x])) for x in grid])]
+    assert theory.optimal_bands(n, 2, retention=retention)[1] == pytest.approx(best, abs=1e-3)
+    best = grid[np.argmin([cost(x ** np.arange(n)) for x in grid])]
+    assert theory.optimal_decay(n, retention=retention) == pytest.approx(best, abs=1e-3)
+    c = theory.buffered_coefficients(
+        *map(np.array, theory.optimal_buffers(n, 2, retention=retention)), n
+    )
+    assert cost(c) <= cost(best ** np.arange(n)) * (1 + 1e-6)
+    # Of a long run the best decay solves (1 + d^2) a = 2 d.
+    stationary = (1 - math.sqrt(1 - retention**2)) / retention
+    assert theory.optimal_decay(2000, retention=retention) == pytest.approx(stationary, abs=2e-3)
+
+
 def test_buffers_come_close_to_the_square_root() -> None:
     """Two buffers are below the square root of 64 steps, which keeps 63; none does worse than
     independent noise."""

@@ -108,7 +108,7 @@ class RunContext:
         """The adapter's rank."""
         return next(len(tensor) for key, tensor in self.adapted.initial.items() if key.side == "A")
 
-    @property
+    @cached_property
     def by_step(self) -> bool:
         """Whether clip, noise and filter act on each step; in the client unit: on updates."""
         return self.privacy is None or self.privacy.by_step

@@ -16,7 +16,7 @@ import pandas as pd
 
 from benchmarks.pace import SAMPLE, pace_table, retime
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.experiments.runner import known_jobs, load_results, progress
+from fedlora_lab.experiments.runner import count_runs, known_jobs, load_results
 from fedlora_lab.experiments.studies import EARLIER, STUDIES
 from fedlora_lab.report.summary_table import markdown_table
 
@@ -46,7 +46,7 @@ def cost_table(timed: pd.DataFrame) -> pd.DataFrame:
     )
     rows = []
     for study in STUDIES.values():
-        done, runs = progress(study, RUNS / f"{study.name}.jsonl")
+        done, runs = count_runs(study, RUNS / f"{study.name}.jsonl")
         tasks = [case.task[0] for case in study.cases]
         typical = [here.get((study.name, task), anywhere.get(task)) for task in tasks]
         known = [seconds for seconds in typical if seconds is not None]

@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.course.sharp_edges import ALL, GROUPS, Measurement, Pitfall
+from fedlora_lab.course.sharp_edges import GROUPS, PITFALLS, Measurement, Pitfall
 from fedlora_lab.report.summary_table import markdown_table, require_visible
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "sharp_edges.md"
@@ -35,9 +35,9 @@ seen in what a run records. **Tells**: in a run only words stand against it, her
 where `fl.review` can see it from outside, its check is named. Names in brackets are tests.
 
 *Measured.* Every edge runs: a broken form and a sound one of the same small mechanism, and one
-number that tells them apart. `fl.course.sharp_edges.ALL[3].measure()` measures again,
-`fl.course.sharp_edges.table()` all of them; this page is written from a run of it (`python
-scripts/edges.py`), and a test holds the two equal."""
+number that tells them apart. `fl.course.sharp_edges.PITFALLS[3].measure()` measures again,
+`fl.course.sharp_edges.measure_pitfalls()` all of them; this page is written from a run of it
+(`python scripts/edges.py`), and a test holds the two equal."""
 
 
 def number(value: float) -> str:
@@ -76,16 +76,16 @@ def wrapped(text: str) -> str:
 
 def page() -> str:
     """docs/sharp_edges.md as the edges are now, measured now."""
-    measured = {n: pitfall.measure() for n, pitfall in ALL.items()}
+    measured = {n: pitfall.measure() for n, pitfall in PITFALLS.items()}
     rows = [["edge", "severity", "the library", "broken", "sound", "the line"]]
-    for n, pitfall in ALL.items():
+    for n, pitfall in PITFALLS.items():
         place = f"[{pitfall.number}. {pitfall.title}](#{anchor(pitfall)})"
         words = [place, pitfall.severity, pitfall.answer.lower()]
         rows.append([*words, *map(number, measured[n]), line(pitfall)])
     parts = [*map(wrapped, HEAD.split("\n\n"))]
     parts.append(f"<!-- edges -->\n{markdown_table(rows)}\n<!-- /edges -->")
     for group in GROUPS:
-        mine = [pitfall for pitfall in ALL.values() if pitfall.group == group]
+        mine = [pitfall for pitfall in PITFALLS.values() if pitfall.group == group]
         parts += [f"## {group}", *(section(pitfall, measured[pitfall.number]) for pitfall in mine)]
     return "\n\n".join(parts) + "\n"
 
@@ -100,7 +100,7 @@ def main() -> None:
         same = new == PAGE.read_text(encoding="utf-8")
         sys.exit(0 if same else f"{PAGE.name}: run python scripts/edges.py")
     write_atomically(PAGE, require_visible(new), shared=True)
-    print(f"{PAGE}: {len(ALL)} edges")
+    print(f"{PAGE}: {len(PITFALLS)} edges")
 
 
 if __name__ == "__main__":

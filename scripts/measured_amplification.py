@@ -178,7 +178,7 @@ def parts() -> Iterator[str]:
                 yield f"**{note[0].upper()}{note[1:]}**."
                 yield from suggested(part, frames[key])
     open_ones = [(key, study.STUDIES[key], RESULTS / "runs" / f"{key}.jsonl") for key in MAIN]
-    counts = {key: runner.progress(one, path) for key, one, path in open_ones}
+    counts = {key: runner.count_runs(one, path) for key, one, path in open_ones}
     if left := [f"`{key}` ({d} of {n} runs)" for key, (d, n) in counts.items() if d < n]:
         yield f"Not whole yet: {', '.join(left)}."
 

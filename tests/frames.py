@@ -9,7 +9,7 @@ import pandas as pd
 from fedlora_lab.measures.statistics import COLUMNS
 
 FOUNDING = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp")
-FRAME_PLOTS = ("curves", "deviation", "epsilon", "noise", "overview", "traffic")
+FRAME_PLOTS = ("curves", "deviation", "noise", "overview", "traffic")
 
 
 def tidy_frame(methods=FOUNDING, seeds=3, rounds=4, layers=("query", "value")) -> Any:

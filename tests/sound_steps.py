@@ -60,7 +60,7 @@ class Sound:
 
 def automatic(batch: Sequence[Any], seed: int) -> Released:
     """AUTO-S: every gradient g becomes g / (|g| + 0.01), shorter than 1 whatever it was."""
-    grads = museum.clip(museum.gradients(batch), 1e12)
+    grads = museum.clip(museum.example_gradients(batch), 1e12)
     sizes = museum.norms(grads)
     return museum.over(
         museum.noised(museum.total(museum.scaled(grads, 1 / (sizes + 0.01))), NOISE, seed), BATCH
@@ -69,20 +69,24 @@ def automatic(batch: Sequence[Any], seed: int) -> Released:
 
 def two_parts(batch: Sequence[Any], seed: int) -> Released:
     """Each of two tensors clipped to C / √2."""
-    grads = museum.gradients(batch)
+    grads = museum.example_gradients(batch)
     each = {k: museum.clip({k: g}, CLIP / 2**0.5)[k] for k, g in grads.items()}
     return museum.over(museum.noised(museum.total(each), NOISE, seed), BATCH)
 
 
 def the_sum(batch: Sequence[Any], seed: int) -> Released:
     """No denominator at all."""
-    return museum.noised(museum.total(museum.clip(museum.gradients(batch))), NOISE, seed)
+    return museum.noised(museum.total(museum.clip(museum.example_gradients(batch))), NOISE, seed)
 
 
 def persons(people: Sequence[Any], seed: int) -> Released:
     """The mean gradient of each person's examples is clipped."""
-    rows = [{k: g.mean(0) for k, g in museum.gradients(own).items()} for own in people]
-    grads = {k: np.array([r[k] for r in rows]) for k in rows[0]} if rows else museum.gradients([])
+    rows = [{k: g.mean(0) for k, g in museum.example_gradients(own).items()} for own in people]
+    grads = (
+        {k: np.array([r[k] for r in rows]) for k in rows[0]}
+        if rows
+        else museum.example_gradients([])
+    )
     return museum.over(museum.noised(museum.total(museum.clip(grads)), NOISE, seed), BATCH)
 
 

@@ -275,7 +275,7 @@ def status_command(out: Path, html: str | None, watch: bool, every: float) -> No
     check_number("every", every, 1)
     told = None
     while True:
-        now = site.status(out)
+        now = site.read_status(out)
         if html is not None:
             page = site.status_page(now, round(every) if watch else 0)
             write_atomically(Path(html).expanduser(), page, shared=True)

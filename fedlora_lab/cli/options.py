@@ -10,7 +10,7 @@ import click
 
 import fedlora_lab as fl
 from fedlora_lab._utils.validation import check, check_keys, check_one_of
-from fedlora_lab.experiments.tuned_rates import suggestion, table
+from fedlora_lab.experiments.tuned_rates import load_searches, suggestion
 from fedlora_lab.methods.optimizers import SGD, Optimizer
 
 PLAN_FIELDS = "rounds local_steps participation optimizer server_optimizer server_lr"
@@ -268,7 +268,7 @@ def build_situation(
     Args: name: of the task. options: by their names.
     """
     task = build_task(name, options["clients"], options["alpha"])
-    tuned = table().get(task.name, {}).get("setting", {})
+    tuned = load_searches().get(task.name, {}).get("setting", {})
     plan = build_plan(options, tuned)
     lora = build_lora(options, tuned)
     return task, build_privacy(options, tuned, task, plan), plan, lora

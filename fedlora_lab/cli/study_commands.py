@@ -55,7 +55,7 @@ def preset_command(name: str | None, seed: str, **options: Any) -> None:
             who = f"{row.name:<22} {row.method:<9} {row.clients:>3} clients"
             status.say(f"{who}  {budget:<12} {row.source}")
         return
-    row, data, rounds = presets.get(name), options["data"], options["rounds"]
+    row, data, rounds = presets.find_preset(name), options["data"], options["rounds"]
     if options["dry_run"]:
         status.say(_describe_dry_run(row, presets.dry_run(row), cost.speed()))
         return
@@ -134,7 +134,7 @@ def study_command(name: str | None, workers: int, out: str, seeds: int | None) -
     folder, studies = Path(out).expanduser(), experiments.STUDIES
     if name is None:
         for one in studies.values():
-            done, total = experiments.progress(one, folder / "runs" / f"{one.name}.jsonl")
+            done, total = experiments.count_runs(one, folder / "runs" / f"{one.name}.jsonl")
             status.say(f"{one.name:<18} {done:>5} of {total:<5} runs  {one.note}")
         return
     check(name in studies, "study", name, "one of " + ", ".join(studies))

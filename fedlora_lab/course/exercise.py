@@ -39,10 +39,10 @@ from fedlora_lab.course.question import (
     TRIED,
     all_predictions,
     entries,
-    note,
     predict,
     progress,
     reveal,
+    save_result,
     split_code,
     to_html,
     unwrap,
@@ -395,7 +395,7 @@ def check(key: str, answer: Any = ...) -> Feedback:
     if answer is ... or _is_placeholder(answer):
         return Feedback(False, "no answer so far; replace the three dots with yours.")
     verdict = _judge(one, answer)
-    note(key, SOLVED if verdict else TRIED)
+    save_result(key, SOLVED if verdict else TRIED)
     return verdict
 
 

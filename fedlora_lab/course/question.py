@@ -134,7 +134,7 @@ def read_progress() -> dict[str, str]:
     return kept | _session.get(path, {})
 
 
-def note(key: str, value: str) -> None:
+def save_result(key: str, value: str) -> None:
     """Saves one result; a solved exercise stays solved.
 
     A file that cannot be written, or holds something else, is left alone: the result then counts
@@ -226,7 +226,7 @@ class Prediction:
     def choose(self, letter: str) -> None:
         """Saves a guess, as its button does."""
         check_one_of("letter", letter, self.letters)
-        note(self.key, letter)
+        save_result(self.key, letter)
 
     def reveal(self, figure: Any = None) -> Any:
         """Says what was guessed and what was measured; see `fedlora_lab.exercises.reveal`."""

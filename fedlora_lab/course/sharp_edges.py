@@ -5,7 +5,7 @@ pitfall with the mistake (``broken``) or without it; `BUGS` are mistakes to inje
 broken forms live here, in the course and in tests only; nothing of the library imports them.
 
 >>> import fedlora_lab as fl
->>> clip_of_the_mean = fl.sharp_edges.ALL[3]
+>>> clip_of_the_mean = fl.sharp_edges.PITFALLS[3]
 >>> clip_of_the_mean
 Pitfall 3, fatal: Clipping the mean gradient of a batch
 >>> clip_of_the_mean.measure()  # how far one example moves the sum, in units of the clip norm
@@ -46,7 +46,7 @@ from fedlora_lab.privacy.mechanism import ClipCounts, clip_sum, gaussian_noise, 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ALL", "BUGS", "GROUPS", "Measurement", "Pitfall", "table"]
+__all__ = ["BUGS", "GROUPS", "PITFALLS", "Measurement", "Pitfall", "measure_pitfalls"]
 
 SEVERITIES = ("fatal", "serious", "bug", "bug and leak", "utility", "honesty", "note")
 GROUPS = ("Counting", "Learning", "Saying what was found", "Chance")
@@ -523,7 +523,7 @@ def unscaled_residual(broken: bool) -> float:
     rng = np.random.default_rng(20)
     B, A, scaling = rng.standard_normal((5, 8, 2)), rng.standard_normal((5, 2, 8)), 4.0
     mean = scaling * (B @ A).mean(0)
-    residual = -theory.deviation(B, A) * (1.0 if broken else scaling)
+    residual = -theory.deviation_matrix(B, A) * (1.0 if broken else scaling)
     server = scaling * B.mean(0) @ A.mean(0) + residual
     return float(np.linalg.norm(server - mean) / np.linalg.norm(mean))
 
@@ -658,11 +658,11 @@ def one_integer_for_two_purposes(broken: bool) -> float:
 
 
 _EDGES = [one for one in globals().values() if isinstance(one, Pitfall)]
-ALL: dict[int, Pitfall] = dict(sorted((one.number, one) for one in _EDGES))
+PITFALLS: dict[int, Pitfall] = dict(sorted((one.number, one) for one in _EDGES))
 """Number -> pitfall, 1 to 30."""
 
 
-def table(numbers: Iterable[int] | None = None) -> "pd.DataFrame":
+def measure_pitfalls(numbers: Iterable[int] | None = None) -> "pd.DataFrame":
     """Measures pitfalls and lists what their broken and sound forms give.
 
     Args:
@@ -677,8 +677,8 @@ def table(numbers: Iterable[int] | None = None) -> "pd.DataFrame":
     import pandas as pd
 
     rows = {}
-    for number in ALL if numbers is None else numbers:
-        one = ALL[number]
+    for number in PITFALLS if numbers is None else numbers:
+        one = PITFALLS[number]
         line = f"{one.side} {one.line:.3g}"
         rows[number] = (one.title, one.severity, one.what, *one.measure(), line)
     columns = ["edge", "severity", "measured", "broken", "sound", "line"]

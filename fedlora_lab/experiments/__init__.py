@@ -24,7 +24,7 @@ from fedlora_lab.experiments.paper_claims import (
 )
 from fedlora_lab.experiments.regime import map_cells, measured_cells
 from fedlora_lab.experiments.runner import (
-    progress,
+    count_runs,
     read_study,
     run_study,
     study_frame,
@@ -41,12 +41,12 @@ __all__ = [
     "Study",
     "best_methods",
     "claim_frames",
+    "count_runs",
     "effects",
     "factorial_methods",
     "judge_claims",
     "map_cells",
     "measured_cells",
-    "progress",
     "rank_methods",
     "read_studies",
     "read_study",

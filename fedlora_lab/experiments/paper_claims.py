@@ -20,7 +20,7 @@ import pandas as pd
 
 from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.experiments.method_guide import Frames, describe_label, label_columns, read_studies
-from fedlora_lab.experiments.runner import load_results, progress
+from fedlora_lab.experiments.runner import count_runs, load_results
 from fedlora_lab.experiments.studies import STUDIES
 from fedlora_lab.measures.statistics import collapsed_in, seed_pairs, t_interval
 
@@ -649,7 +649,7 @@ def claim_frames(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
     frames = read_studies(folder)
     for name in [name for name in frames if STUDIES[name].has_situations]:
         path = folder / "runs" / f"{name}.jsonl"
-        if path.is_file() and len({*progress(STUDIES[name], path)}) == 1:
+        if path.is_file() and len({*count_runs(STUDIES[name], path)}) == 1:
             frames[f"{name} screens"] = screen_frame(name, path)
     if (path := folder / "updates.csv").is_file():
         frames["updates"] = pd.read_csv(path)

@@ -1,7 +1,7 @@
 """Set-ups of published papers (presets.toml) as tasks: full size, or shapes alone.
 
 >>> from fedlora_lab.experiments import presets
->>> presets.get("deer-kvasir").clients
+>>> presets.find_preset("deer-kvasir").clients
 12
 """
 
@@ -81,7 +81,7 @@ def _presets() -> Iterator[Preset]:
 PRESETS: dict[str, Preset] = {row.name: row for row in _presets()}
 
 
-def get(name: "str | Preset") -> Preset:
+def find_preset(name: "str | Preset") -> Preset:
     """Returns the preset of this name; ``ValueError`` lists the names there are."""
     if isinstance(name, Preset):
         return name
@@ -103,7 +103,7 @@ def task(name: "str | Preset", model: Any = None, dataset: Any = None, **options
         `datasets` is missing.
     Guarantees: test_presets.py::test_every_preset_trains_end_to_end_at_a_toy_size.
     """
-    row, own = get(name), dataset is None
+    row, own = find_preset(name), dataset is None
     if own:
         words = "a folder with a folder of images for each class: it is not on the hub"
         check(bool(row.dataset), "dataset", None, words)
@@ -131,7 +131,7 @@ def privacy(name: "str | Preset", task: Task, plan: Plan | None = None) -> Priva
     Args: name: a preset or its name. task: of the run. plan: of the run, if not the preset's.
     Guarantees: test_presets.py::test_budgets_can_be_met_at_full_size.
     """
-    row = get(name)
+    row = find_preset(name)
     if row.epsilon is None:
         return None
     # Without sampling the tight accountant is exact and fast; with it, slow for 10,000 steps.
@@ -162,7 +162,7 @@ def _targets(row: Preset, model: nn.Module) -> tuple[str, ...]:
 
 def shapes(name: "str | Preset") -> Task:
     """Builds the preset's task with shapes alone: no weights, examples that take no memory."""
-    row = get(name)
+    row = find_preset(name)
     model, size = _on_meta(row), row.config.get("image_size", 0)
     number, whole = torch.zeros(()), torch.zeros((), dtype=torch.int64)
     each, text = row.examples // row.clients, whole.expand(row.examples // row.clients, row.length)
@@ -186,7 +186,7 @@ def dry_run(name: "str | Preset") -> Cost:
 
     Guarantees: test_presets.py::test_every_architecture_fits_its_shapes.
     """
-    row = get(name)
+    row = find_preset(name)
 
     def of(layers: int | None) -> Cost:
         fewer = {} if layers is None else {"num_hidden_layers": layers}

@@ -241,7 +241,7 @@ def known_jobs(study: Study, case: Case, done: Done, tuned: Done | None = None) 
         yield from study.report_jobs(case, setting)
 
 
-def progress(study: Study, path: Path) -> tuple[int, int]:
+def count_runs(study: Study, path: Path) -> tuple[int, int]:
     """Counts the runs done, and all: a grid that went on takes more, shared settings fewer."""
     done, more, there = load_results(path), 0, 0
     for case in study.cases:
@@ -270,7 +270,7 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
     options: Any = {"total": study.runs, "unit": "run", "disable": not bar, "mininterval": 5}
     with (
         lock_folder(path.parent, f".{path.name}.lock"),
-        tqdm(initial=progress(study, path)[0], **options) as shown,
+        tqdm(initial=count_runs(study, path)[0], **options) as shown,
         worker_pool(workers) as run,
     ):
         return finish_study(study, path, run, size=max(workers, 1) * 4, shown=shown.update)
@@ -442,7 +442,7 @@ def study_settings(study: Study, command: str, path: Path) -> dict[str, Any]:
 
     Args: command: the one that runs it. path: its file of results.
     """
-    done, whole = progress(study, path)
+    done, whole = count_runs(study, path)
     tuning: Any = {"seeds": list(study.tune_seeds), "rates": list(study.rates)}
     tuning |= {"stages": [stage._asdict() for stage in study.stages]} if study.stages else {}
     tuning |= {"finalists": study.finalists, "judged on": "validation data", "private": False}

@@ -52,7 +52,7 @@ N tau^2 of B's noise may become. Fitted on the task digits alone (scripts/noise_
 
 
 @cache
-def table() -> dict[str, Any]:
+def load_searches() -> dict[str, Any]:
     """Loads the searches of scripts/tune.py: task -> "setting", and "methods": slug -> lr, grid."""
     return json.loads(FILE.read_text(encoding="utf-8"))
 
@@ -74,7 +74,7 @@ def rates() -> dict[str, dict[str, dict[str, Rates]]]:
                 slug: {None if e == "none" else float(e): lr for e, lr in known.items()}
                 for slug, known in part["rates"].items()
             }
-    for task, part in table().items():
+    for task, part in load_searches().items():
         rows = found.setdefault(task, {}).setdefault("example", {})
         budget = float(part["setting"]["epsilon"])
         for slug, row in part["methods"].items():

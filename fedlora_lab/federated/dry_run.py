@@ -145,7 +145,7 @@ def client_bytes(
     Guarantees: test_dry_run.py::test_bytes_are_those_that_were_measured.
     """
     from fedlora_lab.federated.checkpoint import RunState
-    from fedlora_lab.federated.uploads import traffic
+    from fedlora_lab.federated.uploads import count_traffic
 
     check(bool(layers), "layers", layers, "at least one (d_out, d_in)")
     lora, state, found = Lora(rank=rank), RunState(0, ServerState({}), {}, [0]), []
@@ -157,7 +157,7 @@ def client_bytes(
         }
         state.server = ServerState(tensors)
         keys = [key for key in tensors if ParamKey(key.side, "map") in one.uploads]
-        load = traffic(row, lora, state, [0], [0] if one.uploads else [], keys)
+        load = count_traffic(row, lora, state, [0], [0] if one.uploads else [], keys)
         found.append(Bytes(load.bytes_up, load.bytes_down))
         old, after = one.before.tensors, one.after.tensors
         sides = [key.side for key, x in after.items() if x is not old.get(key)]

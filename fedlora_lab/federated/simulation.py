@@ -595,7 +595,7 @@ class Federation:
             after = aggregated.replace_tensors(stepped)
         keys, ids = uploads.round_keys(self.context, before.tensors, opened.t), opened.ids
         clients = ids, there, keys.sent, self.spec.privacy
-        load = uploads.traffic(method, self.spec.lora, self.state, *clients)
+        load = uploads.count_traffic(method, self.spec.lora, self.state, *clients)
         self.advance(everyone, kept, after, len(received.weights), moments)
         if self.state.clip is not None and not self.context.by_step and received.clip is not None:
             self.state.clip = received.clip.tolist()

@@ -369,7 +369,7 @@ def _next_clip_norm(
     return privacy.adaptive.following(clients.clip, total.view(1) / expected + 0.5)
 
 
-def traffic(
+def count_traffic(
     method: Method,
     lora: Lora,
     state: RunState,

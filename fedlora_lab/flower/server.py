@@ -23,7 +23,7 @@ from fedlora_lab.privacy.budget import Budget
 from fedlora_lab.tasks.task import Task
 
 PRESENCE = "presence.json"
-"""In the run's folder: how far it is and who is there, for `fedlora_lab.flower.site.status`."""
+"""In the run's folder: how far it is and who is there, for `flower.site.read_status`."""
 PRESENCE_KEYS = ("done", "rounds", "sites", "there", "first", "began", "at")
 
 

@@ -779,7 +779,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def status(out: "str | Path") -> Status:
+def read_status(out: "str | Path") -> Status:
     """Reads how far a federation is from its coordinator's folder.
 
     Read are the ledger, the released part of the newest checkpoint and `PRESENCE`; nothing below

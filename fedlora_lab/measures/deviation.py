@@ -46,7 +46,7 @@ class Deviation(NamedTuple):
         return self.norm / self.mean if self.mean else (0.0 if not self.norm else float("inf"))
 
 
-def deviation(
+def product_deviation(
     before: Pair,
     after: Pair,
     clients: Pair,
@@ -101,7 +101,7 @@ def deviation(
     found = Deviation(max(squares[1], 0.0) ** 0.5, max(squares[0], 0.0) ** 0.5)
     cancels = found.norm < 0.1 * max(sizes[1], spread) or spread < 0.01 * bound
     if kind != torch.float64 and cancels:
-        return deviation(before, after, (clients[0].double(), clients[1].double()), weights)
+        return product_deviation(before, after, (clients[0].double(), clients[1].double()), weights)
     # Squares resolve a difference only down to the square root of the working precision.
     if found.norm < 1e-4 * max(sizes[1], bound) and bound > 1e-12 * found.mean:
         weighted = w.repeat_interleave(len(mean_a)) * tall.T
@@ -312,7 +312,7 @@ def layer_rows(
         rows.append((layer, "norm", scaling * size))
         if clients is not None:
             added = None if residual is None else residual - before.tensors[w]
-            found = deviation(old, made, (clients[a], clients[b]), seen.weights, added)
+            found = product_deviation(old, made, (clients[a], clients[b]), seen.weights, added)
             rows.append((layer, "deviation", scaling * found.norm))
             rows.append((layer, "deviation_relative", found.relative))
             squares = [squares[0] + found.norm**2, squares[1] + found.mean**2]
@@ -411,7 +411,7 @@ def server_deviation(given: AggregationInput, server: "Method | Any", layer: str
     a, b, w = (ParamKey(side, layer) for side in "ABW")
     added = after.tensors[w] - before.tensors[w] if w in after.tensors else None
     made = after.tensors[a], after.tensors[b]
-    return deviation(given.server(layer), made, given.factors(layer), given.weights, added)
+    return product_deviation(given.server(layer), made, given.factors(layer), given.weights, added)
 
 
 def mean_spectrum(given: AggregationInput, layer: str) -> "Float[np.ndarray, ' n']":

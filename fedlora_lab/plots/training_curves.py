@@ -184,11 +184,6 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
     return figure
 
 
-def epsilon(frame: pd.DataFrame) -> Picture:
-    """Draws the privacy spent after each round, as the ledger states it; see `curves`."""
-    return curves(frame, "epsilon")
-
-
 def _exact(part: Any) -> list[str]:
     """Lists slugs whose deviation is rounding in every round."""
     worst = part.groupby("method")["value"].max()
@@ -243,7 +238,7 @@ def deviation(frame: pd.DataFrame) -> Picture:
     return figure
 
 
-def noise_energies(frame: pd.DataFrame) -> Any:
+def mean_noise_energies(frame: pd.DataFrame) -> Any:
     """Computes the energy of each noise term in a round: columns method, seed, term, value.
     It is summed over layers; the mean over the rounds with noise.
     """
@@ -283,7 +278,7 @@ def noise(frame: pd.DataFrame) -> Picture:
         test_noise_draws_what_has_gathered_beside_the_signal.
     Source: arXiv:2403.12313, the second discordance; `theory.accumulated_noise_terms`.
     """
-    tables = [noise_energies(frame), accumulated_energies(frame)]
+    tables = [mean_noise_energies(frame), accumulated_energies(frame)]
     tables = tables if len(tables[1]) else tables[:1]
     slugs = tidy.slugs_in_order(tables[0])
     tall = 1.9 + 0.5 * len(slugs)

@@ -599,7 +599,7 @@ _FURTHEST = 14.0  # slopes up to e^14: curves are followed to error rates of abo
 _EXCESS = 1e-4  # how far the probabilities of a composed loss may add up to another sum than 1
 
 
-def tradeoff(history: History, fpr: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def tradeoff_curve(history: History, fpr: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Computes the largest share of members that any attacker finds at a false positive rate.
 
     The attacker sees all releases and knows everything else. The curve is that of the composed
@@ -616,7 +616,7 @@ def tradeoff(history: History, fpr: Float[np.ndarray, " n"]) -> Float[np.ndarray
     Source: arXiv:1905.02383, propositions 2.12 (lines of epsilon and delta) and 4.7 (both
         directions); corollary 2.13 (Gaussian).
 
-    >>> tradeoff(((3.0, 0.1, 512),), np.array([0.001, 0.01])).round(3)
+    >>> tradeoff_curve(((3.0, 0.1, 512),), np.array([0.001, 0.01])).round(3)
     array([0.011, 0.061])
     """
     inside = bool(np.all((fpr >= 0) & (fpr <= 1)))  # NaN is not

@@ -603,7 +603,7 @@ class Ledger:
         Raises: as `epsilon`.
         Guarantees: test_the_curve_of_a_ledger_is_that_of_its_worst_client,
             test_an_uncertified_ledger_states_no_epsilon.
-        Source: see `accounting.tradeoff`.
+        Source: see `accounting.tradeoff_curve`.
 
         >>> ledger = Ledger()
         >>> ledger.record(0, None, 4, sample_rate=1.0, noise_multiplier=2.0)
@@ -612,7 +612,7 @@ class Ledger:
         """
         rates = np.atleast_1d(np.asarray(fpr, float))
         histories = self._certified("tradeoff", client, observer)
-        largest = np.max([accounting.tradeoff(h, rates) for h in histories], axis=0)
+        largest = np.max([accounting.tradeoff_curve(h, rates) for h in histories], axis=0)
         return largest if np.ndim(fpr) else float(largest[0])
 
     def advantage(self, client: int | None = None, observer: str | None = None) -> float:

@@ -75,11 +75,11 @@ def arrays(batch: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     return x, np.array([y for _, y in batch], int)
 
 
-def gradients(batch: Sequence[Any]) -> Grads:
+def example_gradients(batch: Sequence[Any]) -> Grads:
     """Gradients of the loss of each example: weight (examples, 4, 8) and bias (examples, 4).
 
     Examples:
-        >>> {name: g.shape for name, g in gradients(examples(5)).items()}
+        >>> {name: g.shape for name, g in example_gradients(examples(5)).items()}
         {'weight': (5, 4, 8), 'bias': (5, 4)}
     """
     x, _ = pair = arrays(batch)
@@ -111,7 +111,7 @@ def clip(grads: Grads, limit: float = CLIP) -> Grads:
     """Scales each example's gradient to a joint norm of at most ``limit``; what is no number, to 0.
 
     Examples:
-        >>> bool((norms(clip(gradients(examples(50)), 0.5)) <= 0.5 + 1e-12).all())
+        >>> bool((norms(clip(example_gradients(examples(50)), 0.5)) <= 0.5 + 1e-12).all())
         True
     """
     with np.errstate(all="ignore"):
@@ -145,30 +145,32 @@ def dp_sgd(batch: Sequence[Any], seed: int) -> Grads:
         >>> sorted(dp_sgd(examples(), seed=0))
         ['bias', 'weight']
     """
-    return over(noised(total(clip(gradients(batch))), NOISE * CLIP, seed), BATCH)
+    return over(noised(total(clip(example_gradients(batch))), NOISE * CLIP, seed), BATCH)
 
 
 # ---- the clip
 
 
 def clips_the_mean(batch, seed):
-    grads = gradients(batch)
+    grads = example_gradients(batch)
     mean = {k: g.mean(0, keepdims=True) if len(g) else g.sum(0)[None] for k, g in grads.items()}
     return noised(total(clip(mean)), NOISE * CLIP / BATCH, seed)
 
 
 def clips_microbatches(batch, seed, size=4):
     """Args: batch, seed: of a step; size: of what is averaged before the clip."""
-    parts = [gradients(batch[i : i + size]) for i in range(0, len(batch), size)]
+    parts = [example_gradients(batch[i : i + size]) for i in range(0, len(batch), size)]
     means = [{k: g.mean(0) for k, g in part.items()} for part in parts]
-    rows = {k: np.array([m[k] for m in means]) for k in means[0]} if means else gradients([])
+    rows = (
+        {k: np.array([m[k] for m in means]) for k in means[0]} if means else example_gradients([])
+    )
     return over(noised(total(clip(rows)), NOISE * CLIP, seed), BATCH / size)
 
 
 def forgets_the_limit(batch, seed, limit=0.25):
     """Args: batch, seed: of a step; limit: the clip norm that was asked for."""
     # The engine passes ``limit`` to the noise, and leaves the clip at its own default of 1.
-    return over(noised(total(clip(gradients(batch))), NOISE * limit, seed), BATCH)
+    return over(noised(total(clip(example_gradients(batch))), NOISE * limit, seed), BATCH)
 
 
 def sequences(n: int = 24) -> list:
@@ -181,7 +183,9 @@ def sequences(n: int = 24) -> list:
 
 def wrong_ghost_norm(batch, seed):
     # One bias for all tokens: its gradient is the sum of the tokens' g, of squared norm 1'GG'1.
-    tokens = [gradients([(row, y) for row in np.reshape(x, (-1, FEATURES))]) for x, y in batch]
+    tokens = [
+        example_gradients([(row, y) for row in np.reshape(x, (-1, FEATURES))]) for x, y in batch
+    ]
     biases = [part["bias"] for part in tokens]
     with np.errstate(all="ignore"):
         sizes = np.array([np.linalg.norm(g @ g.T) for g in biases])  # |GG'| for its root
@@ -192,7 +196,7 @@ def wrong_ghost_norm(batch, seed):
 
 
 def sums_into_itself(batch, seed):
-    grads, half = clip(gradients(batch)), (len(batch) + 1) // 2
+    grads, half = clip(example_gradients(batch)), (len(batch) + 1) // 2
     current = {k: g[:half].sum(0) for k, g in grads.items()}
     summed = current  # meant as a copy; the second half is then added to both
     for k, g in grads.items():
@@ -207,20 +211,20 @@ def sums_into_itself(batch, seed):
 def divides_by_the_data(batch, seed, rate=0.5):
     """Args: batch, seed: of a step; rate: of which the batch is expected."""
     expected = max(1, int(rate * len(batch)))
-    return over(noised(total(clip(gradients(batch))), NOISE * CLIP, seed), expected)
+    return over(noised(total(clip(example_gradients(batch))), NOISE * CLIP, seed), expected)
 
 
 def divides_by_the_batch(batch, seed):
     if not len(batch):
-        return total(gradients(batch))
-    return over(noised(total(clip(gradients(batch))), NOISE * CLIP, seed), len(batch))
+        return total(example_gradients(batch))
+    return over(noised(total(clip(example_gradients(batch))), NOISE * CLIP, seed), len(batch))
 
 
 def skips_empty_batches(batch, seed, expected=4):
     """Args: batch, seed: of a step; expected: size of a batch."""
     if not len(batch):
-        return total(gradients(batch))
-    return over(noised(total(clip(gradients(batch))), NOISE * CLIP, seed), expected)
+        return total(example_gradients(batch))
+    return over(noised(total(clip(example_gradients(batch))), NOISE * CLIP, seed), expected)
 
 
 def cut_once(seed, n=96, size=16):
@@ -248,13 +252,13 @@ def rate_of_another_sampler(seed, n=96, drawn=32, size=16):
 
 
 def same_key_for_all(batch, seed):
-    grads = total(clip(gradients(batch)))
+    grads = total(clip(example_gradients(batch)))
     halves = {"left": grads["weight"][:, :4], "right": grads["weight"][:, 4:]}
     return over({k: noised({k: g}, NOISE, seed)[k] for k, g in halves.items()}, BATCH)
 
 
 def noises_what_it_chose(batch, seed):
-    grads, rng = total(clip(gradients(batch))), np.random.default_rng(seed)
+    grads, rng = total(clip(example_gradients(batch))), np.random.default_rng(seed)
     for g in grads.values():
         chosen = rng.choice(g.size, g.size)  # with replacement: a third is never chosen
         g.reshape(-1)[chosen] += (NOISE * rng.standard_normal(g.size))[chosen]
@@ -278,19 +282,19 @@ def noises_a_copy(updates, seed):
 
 def squares_the_clip(batch, seed, limit=0.25):
     """Args: batch, seed: of a step; limit: the clip norm."""
-    return over(noised(total(clip(gradients(batch), limit)), NOISE * limit**2, seed), BATCH)
+    return over(noised(total(clip(example_gradients(batch), limit)), NOISE * limit**2, seed), BATCH)
 
 
 def a_tenth_of_the_noise(batch, seed):
-    return over(noised(total(clip(gradients(batch))), 0.1 * CLIP, seed), BATCH)
+    return over(noised(total(clip(example_gradients(batch))), 0.1 * CLIP, seed), BATCH)
 
 
 def with_less_noise(batch, seed):
-    return over(noised(total(clip(gradients(batch))), 0.56 * CLIP, seed), BATCH)
+    return over(noised(total(clip(example_gradients(batch))), 0.56 * CLIP, seed), BATCH)
 
 
 def noises_the_mean_for_the_sum(batch, seed):
-    return noised(over(total(clip(gradients(batch))), BATCH), NOISE * CLIP, seed)
+    return noised(over(total(clip(example_gradients(batch))), BATCH), NOISE * CLIP, seed)
 
 
 # ---- what clients send
@@ -377,20 +381,20 @@ def shares_the_extremes(batch, seed):
 
 
 def scores_the_raw_gradient(batch, seed):
-    raw = over(total(gradients(batch)), BATCH)
+    raw = over(total(example_gradients(batch)), BATCH)
     return dp_sgd(batch, seed) | {"score": np.array(sum((g**2).sum() for g in raw.values()))}
 
 
 def releases_squares(batch, seed, limit=2.0):
     """Args: batch, seed: of a step; limit: the clip norm F."""
-    grads = clip(gradients(batch), limit)
+    grads = clip(example_gradients(batch), limit)
     scores = {k: np.array([np.square(g).sum()]) for k, g in grads.items()}
     return noised(scores, 5 * limit, seed)
 
 
 def clips_at_the_median(batch, seed, sigma=0.2):
     """Args: batch, seed: of a step; sigma: the noise multiplier."""
-    mean = over(total(gradients(batch)), len(batch) or 1)
+    mean = over(total(example_gradients(batch)), len(batch) or 1)
     sizes = {k: np.linalg.norm(g) for k, g in mean.items()}
     limit = min(float(np.median(list(sizes.values()))), 0.4)
     clipped = {k: g * min(1, limit / max(sizes[k], 1e-12)) for k, g in mean.items()}
@@ -398,7 +402,7 @@ def clips_at_the_median(batch, seed, sigma=0.2):
 
 
 def trains_another_copy(batch, seed):
-    return over(noised(total(clip(gradients([]))), NOISE * CLIP, seed), BATCH)
+    return over(noised(total(clip(example_gradients([]))), NOISE * CLIP, seed), BATCH)
 
 
 # ---- the exhibits

@@ -33,11 +33,11 @@ def _weights(B: np.ndarray, A: np.ndarray, weights: np.ndarray | None = None) ->
     return p
 
 
-def deviation(B: FactorsB, A: FactorsA, weights: Weights = None) -> Matrix:
+def deviation_matrix(B: FactorsB, A: FactorsA, weights: Weights = None) -> Matrix:
     """D = (sum p B)(sum p A) - sum p B A: what averaging factors adds to the mean of the products.
 
     Args: B, A: the clients' factors; weights: p.
-    Guarantees: test_deviation.
+    Guarantees: test_deviation_matrix.
     Source: arXiv:2403.12313, equations 3-5.
     """
     p = _weights(B, A, weights)
@@ -49,7 +49,7 @@ def deviation_covariance(B: FactorsB, A: FactorsA, weights: Weights = None) -> M
 
     Args: B, A: the clients' factors; weights: p.
     Guarantees: test_deviation_covariance.
-    Source: derived; the expansion of `deviation` about the means.
+    Source: derived; the expansion of `deviation_matrix` about the means.
     """
     p = _weights(B, A, weights)
     return -np.einsum("i,ior,irk->ok", p, B - np.tensordot(p, B, 1), A - np.tensordot(p, A, 1))

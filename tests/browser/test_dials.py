@@ -74,7 +74,7 @@ def dial(name: str) -> Any:
 def deviation(points, weight):
     p = np.array([weight] + [(1 - weight) / (len(points) - 1)] * (len(points) - 1))
     b, a = np.array(points).T.reshape(2, -1, 1, 1)
-    return theory.deviation(b, a, p).item()
+    return theory.deviation_matrix(b, a, p).item()
 
 
 def noise_terms(std, rank, alpha, width, size_B):

@@ -10,15 +10,15 @@ import pytest
 from fedlora_lab.course import sharp_edges
 
 ROOT = Path(__file__).resolve().parents[2]
-ALL = sharp_edges.ALL
+PITFALLS = sharp_edges.PITFALLS
 PAGE = (ROOT / "docs" / "sharp_edges.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
 def test_the_line_lies_between_broken_and_sound():
     """And every number is the same the second time, when it is measured for the page."""
-    table = sharp_edges.table()
-    for number, one in ALL.items():
+    table = sharp_edges.measure_pitfalls()
+    for number, one in PITFALLS.items():
         broken, sound = table.loc[[number], ["broken", "sound"]].to_numpy()[0]
         assert not one.is_sound(broken), f"{one}: {broken} does not cross {one.line}"
         assert one.is_sound(sound), f"{one}: {sound} crosses {one.line}"
@@ -27,10 +27,10 @@ def test_the_line_lies_between_broken_and_sound():
 
 
 def test_all_are_there_and_their_tests_exist():
-    assert list(ALL) == list(range(1, 31))
-    assert {ALL[number].severity for number in (1, 2, 3, 4, 5, 6, 15, 25, 30)} == {"fatal"}
+    assert list(PITFALLS) == list(range(1, 31))
+    assert {PITFALLS[number].severity for number in (1, 2, 3, 4, 5, 6, 15, 25, 30)} == {"fatal"}
     tests = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
-    for one in ALL.values():
+    for one in PITFALLS.values():
         assert one.tests or one.answer == "Tells", one
         assert [name for name in one.tests if not re.search(rf"{name}( =|\()", tests)] == []
         assert one.wrong.endswith("."), one
@@ -45,11 +45,11 @@ def test_nothing_of_the_library_imports_the_broken_forms():
 
 
 def test_the_table_measures_what_it_is_asked_for():
-    table = sharp_edges.table([7, 12])
+    table = sharp_edges.measure_pitfalls([7, 12])
     assert table["broken"].to_dict() == pytest.approx({7: 2, 12: 3})
     assert table["sound"].to_dict() == pytest.approx({7: 1, 12: 1})
     with pytest.raises(KeyError):
-        sharp_edges.table([31])
+        sharp_edges.measure_pitfalls([31])
 
 
 @pytest.mark.parametrize(
@@ -58,4 +58,4 @@ def test_the_table_measures_what_it_is_asked_for():
 )
 def test_bad_pitfalls_are_refused(field, value):
     with pytest.raises(ValueError, match="expected"):
-        replace(ALL[1], **{field: value})
+        replace(PITFALLS[1], **{field: value})

@@ -70,7 +70,7 @@ def test_every_preset_trains_end_to_end_at_a_toy_size(name, tmp_path):
 @pytest.mark.parametrize("name", ["ffa-lora-3-mnli", "la-lora-tinyimagenet"])
 def test_budgets_can_be_met_at_full_size(name):
     """A delta of 1e-5 as published is not below 1 / examples there."""
-    row = presets.get(name)
+    row = presets.find_preset(name)
     task: Any = SimpleNamespace(sizes=(row.examples // row.clients,) * row.clients)
     budget = presets.privacy(row, task)
     assert budget is not None and budget.target == row.epsilon
@@ -82,7 +82,10 @@ def test_deer_trains_for_epochs_and_promises_for_clients(name):
     """Five passes over a mean client's data in a phase, two phases in each of 50 rounds; every
     client's two updates a round are counted, and sigma is the one that the preset tells.
     """
-    row, literal = presets.get(name), presets.get(name.replace("deer", "deer-literal"))
+    row, literal = (
+        presets.find_preset(name),
+        presets.find_preset(name.replace("deer", "deer-literal")),
+    )
     assert row.plan.local_steps == 5 * math.ceil(row.examples / row.clients / (row.plan.batch or 1))
     assert row.plan.rounds == 2 * 50 and literal.plan == row.plan
     task: Any = SimpleNamespace(sizes=(9,) * row.clients)
@@ -98,7 +101,7 @@ def test_every_preset_names_its_source():
     assert {presets.PRESETS[n].architecture for n in FULL} == {row.architecture for row in rows}
     assert all(row.source.startswith("arXiv:") and len(row.assumed) > 10 for row in rows)
     with pytest.raises(ValueError, match="preset='nobody': expected one of ffa-lora-3-sst2"):
-        presets.get("nobody")
+        presets.find_preset("nobody")
     with pytest.raises(ValueError, match="dataset=None: expected a folder with a folder of images"):
         presets.task("deer-oct")
 
@@ -128,7 +131,7 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys)
     of private data."""
     task = replace(fl.tasks.regression(clients=3), public_test=False)
     plan = fl.Plan(rounds=3, local_steps=1, lr=0.1)
-    row = replace(presets.get("rolora-50-mnli"), plan=plan, lora=fl.Lora())
+    row = replace(presets.find_preset("rolora-50-mnli"), plan=plan, lora=fl.Lora())
     privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
     for name, value in (("get", row), ("task", task), ("privacy", privacy)):
         monkeypatch.setattr(presets, name, lambda *parts, value=value, **options: value)

@@ -45,7 +45,7 @@ def test_a_study_tunes_and_reports(tmp_path, monkeypatch):
     assert json.loads(shown.stdout.splitlines()[-1])["cases"] == 3
     done, lines = runner.load_results(path), path.read_text()
     assert len(done) == one.runs == 3 * (4 + 2 + 3)
-    assert study.progress(one, path) == (one.runs, one.runs)
+    assert study.count_runs(one, path) == (one.runs, one.runs)
     kept = json.loads((tmp_path / "small.json").read_text())
     assert kept["command"] == "fedlora-lab study small" and kept["done"] == kept["runs"] == one.runs
     for each in one.cases:
@@ -74,7 +74,7 @@ def test_a_study_of_given_settings_tunes_nothing(tmp_path):
     given = {each.key: Setting(0.1 * i, 0.5) for i, each in enumerate(cases, 1)}
     one, path = small(*cases, settings=given), tmp_path / "small.jsonl"
     study.run_study(one, path, workers=0, bar=False)
-    assert study.progress(one, path) == (one.runs, 6)
+    assert study.count_runs(one, path) == (one.runs, 6)
     table = study.study_frame(one, path)
     assert table.groupby("method")["lr"].unique().map(list).to_dict() == {
         "fedlora": [0.1],
@@ -237,7 +237,7 @@ def test_committed_runs_belong_to_declared_studies(name):
     see tests/tasks)."""
     one, results = study.STUDIES[name], Path(__file__).parents[2] / "results"
     done = runner.load_results(results / "runs" / f"{name}.jsonl")
-    there, total = study.progress(one, results / "runs" / f"{name}.jsonl")
+    there, total = study.count_runs(one, results / "runs" / f"{name}.jsonl")
     settings = results / f"{name}.json"
     kept = json.loads(settings.read_text()) if settings.is_file() else {"done": 0, "runs": 1}
     whole = kept["done"] == kept["runs"]

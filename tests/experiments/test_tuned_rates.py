@@ -68,7 +68,7 @@ def test_what_was_not_tuned_is_refused(task, method, options: dict[str, Any], li
 
 
 def test_tuned_is_the_best_of_its_grid():
-    for task, found in tuned_rates.table().items():
+    for task, found in tuned_rates.load_searches().items():
         sizes = {len(row["grid"]) for row in found["methods"].values()}
         assert len(sizes) == 1, "every method had the same number of tries"
         seeds = set(found["setting"]["seeds"])

@@ -441,10 +441,10 @@ def test_the_page_holds_nothing_private(tmp_path, capsys):
     plan = PLAN.replace(rounds=2)
     records = run_over(tmp_path, private("example"), plan, broken=1)
     fl.to_frame(records).assign(layer="client 1").to_csv(tmp_path / "frame-000000.csv", index=False)
-    before = site.status(tmp_path)
+    before = site.read_status(tmp_path)
     shutil.rmtree(tmp_path / "private")
     (tmp_path / "frame-000000.csv").unlink()
-    now = site.status(tmp_path)
+    now = site.read_status(tmp_path)
     assert now == before
     assert (now.done, now.rounds, now.sites, now.present) == (2, 2, 3, (0, 2))
     assert now.epsilon == pytest.approx(records[-1].epsilon) and now.finished
@@ -476,18 +476,18 @@ def test_presence_is_not_told_where_privacy_counts_on_it(tmp_path, participation
     run_over(tmp_path, protected("client"), plan)
     there = json.loads((tmp_path / PRESENCE).read_text("utf-8"))["there"]
     assert there == (None if participation < 1 else [0, 1, 2])
-    assert ("not published" in site.status_page(site.status(tmp_path))) == (participation < 1)
+    assert ("not published" in site.status_page(site.read_status(tmp_path))) == (participation < 1)
 
 
 def test_a_folder_that_is_none_is_one_line(tmp_path):
     """So are files in it that no server wrote."""
     for folder, words in ((tmp_path / "gone", "the folder of a run"), (tmp_path, "no checkpoint")):
         with pytest.raises(ValueError, match=words):
-            site.status(folder)
+            site.read_status(folder)
     for text in ("[1]", '{"done": 1}', '{"done": NaN}'):
         (tmp_path / PRESENCE).write_text(text, "utf-8")
         with pytest.raises(ValueError, match=PRESENCE) as found:
-            site.status(tmp_path)
+            site.read_status(tmp_path)
         assert "\n" not in str(found.value)
 
 
@@ -497,7 +497,7 @@ def test_watching_ends_with_the_run(tmp_path, capsys):
     assert call("site", "status", tmp_path, "--watch", "--every", 1) == 0
     assert "rounds done 1 of 1" in capsys.readouterr().out
     (tmp_path / PRESENCE).unlink()
-    now = site.status(tmp_path)
+    now = site.read_status(tmp_path)
     assert (now.done, now.rounds, now.present, now.epsilon, now.seconds_left) == (
         1,
         None,

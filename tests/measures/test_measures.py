@@ -51,11 +51,11 @@ def test_deviation_is_that_of_the_matrices(clients, total, seed):
     own = factors(clients, seed)
     (a, b), (new_a, new_b) = ((x[0] for x in factors(1, number)) for number in (7, 9))
     before, after = (a, b), (new_a, new_b)
-    found = measures.deviation(before, after, own, weights)
+    found = measures.product_deviation(before, after, own, weights)
     norm, mean = direct(before, after, own, weights)
     assert (*found, found.relative) == pytest.approx((norm, mean, norm / mean), rel=1e-9)
     added = random(OUT, IN, seed=seed)
-    with_residual = measures.deviation(before, after, own, weights, added)
+    with_residual = measures.product_deviation(before, after, own, weights, added)
     assert with_residual == pytest.approx(direct(before, after, own, weights, added), rel=1e-9)
 
 
@@ -65,7 +65,7 @@ def test_one_or_equal_clients_do_not_deviate(equal):
     weights = torch.full((equal,), 1 / equal, dtype=torch.float64)
     everyone = a.expand(equal, -1, -1), b.expand(equal, -1, -1)
     for clients in (everyone, (a, b)):  # one row stands for all
-        assert measures.deviation(ZERO, (a[0], b[0]), clients, weights).relative < 1e-14
+        assert measures.product_deviation(ZERO, (a[0], b[0]), clients, weights).relative < 1e-14
 
 
 @pytest.mark.parametrize("size", [1e-3, 1e-6, 1e-9, 1e-12])
@@ -75,13 +75,13 @@ def test_small_deviations_are_not_lost_in_squares(size):
     """
     a, b = factors(1)
     nudge = random(OUT, RANK, seed=5)
-    found = measures.deviation(ZERO, (a[0], b[0] + size * nudge), (a, b), torch.ones(1))
+    found = measures.product_deviation(ZERO, (a[0], b[0] + size * nudge), (a, b), torch.ones(1))
     assert found.norm == pytest.approx(size * float((nudge @ a[0]).norm()), rel=1e-3)
     if size >= 1e-6:
         gaps = factors(4, seed=2)
         own = a + size * gaps[0], b + size * gaps[1]
         after, weights = (own[0].mean(0), own[1].mean(0)), torch.full((4,), 0.25).double()
-        found = measures.deviation((a[0], b[0]), after, own, weights)
+        found = measures.product_deviation((a[0], b[0]), after, own, weights)
         exact = torch.einsum("kij,kjl->il", own[1] - after[1], own[0] - after[0]) / 4
         assert found.norm == pytest.approx(float(exact.norm()), rel=1e-2)
 
@@ -90,7 +90,7 @@ def test_a_cancelling_deviation_is_found_to_be_zero():
     """Four sign pairs: every client is far from the mean, the sum over clients is nothing."""
     b, a = (torch.from_numpy(part) for part in fl.theory.sign_pairs())
     weights = torch.full((4,), 0.25, dtype=torch.float64)
-    found = measures.deviation((a[0], b[0]), (a.mean(0), b.mean(0)), (a, b), weights)
+    found = measures.product_deviation((a[0], b[0]), (a.mean(0), b.mean(0)), (a, b), weights)
     assert found.norm < 1e-15
     cases = {(0.0, 0.0): 0, (1.0, 0.0): math.inf, (1.0, 4.0): 0.25}
     assert {case: measures.Deviation(*case).relative for case in cases} == cases
@@ -107,7 +107,7 @@ def large(size, rank=4, clients=100, spread=0.1):
 
 def test_a_large_layer_is_exact():
     case = large(size=500)
-    assert measures.deviation(*case) == pytest.approx(direct(*case), rel=1e-6)
+    assert measures.product_deviation(*case) == pytest.approx(direct(*case), rel=1e-6)
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_a_large_layer_is_measured_quickly():
     case, columns = large(size=4096), random(4096, 400)
     options = {"repeat": 4, "number": 1, "timer": time.process_time}
     unit = min(timeit.repeat(lambda: columns.T @ columns, **options))
-    spent = min(timeit.repeat(lambda: measures.deviation(*case), **options))
+    spent = min(timeit.repeat(lambda: measures.product_deviation(*case), **options))
     assert spent < max(0.05, 4 * unit)
 
 
@@ -208,7 +208,7 @@ def test_recording_changes_nothing():
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
     given = last.server(layer), plain[2].adapter[layer], last.factors(layer), last.weights
     row = plain[2].layers.query("layer == @layer and measure == 'deviation'")["value"].item()
-    assert LORA.scaling * measures.deviation(*given).norm == pytest.approx(row)
+    assert LORA.scaling * measures.product_deviation(*given).norm == pytest.approx(row)
 
 
 def test_a_factor_that_rests_is_that_of_the_server():

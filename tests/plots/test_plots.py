@@ -18,7 +18,7 @@ from scipy.stats import t
 import fedlora_lab as fl
 from fedlora_lab import plots
 from fedlora_lab.plots import style, tidy
-from fedlora_lab.plots.training_curves import noise_energies
+from fedlora_lab.plots.training_curves import mean_noise_energies
 
 every_plot = pytest.mark.parametrize("draw", [getattr(plots, name) for name in FRAME_PLOTS])
 both_kinds = pytest.mark.parametrize("draw", [plots.overview, plots.noise])  # lines, and points
@@ -84,7 +84,7 @@ def test_deviation_names_the_exact(frame):
 def test_noise_says_which_term_is_absent(frame):
     """FFA has no noise on A; FFA, RoLoRA and DEeR no product of noises."""
     assert words(plots.noise(frame)).count("none") == 1 + 3
-    each = noise_energies(frame).query("method == 'fedlora' and term == 'noise_B'")
+    each = mean_noise_energies(frame).query("method == 'fedlora' and term == 'noise_B'")
     assert each["value"].tolist() == [4.0] * 3
 
 

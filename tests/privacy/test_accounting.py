@@ -101,7 +101,7 @@ def test_tradeoff_equals_golden_numbers(entry: Entry) -> None:
     """Computed apart, from losses and probabilities of dp-accounting. The third is the one where a
     finer grid's probabilities add up to 1.0004 or 1.012: scaled back to 1 they give .157 or .032
     for .161."""
-    found = (accounting.advantage((entry,)), *accounting.tradeoff((entry,), RATES))
+    found = (accounting.advantage((entry,)), *accounting.tradeoff_curve((entry,), RATES))
     assert found == pytest.approx(CURVES[entry], abs=1e-4)
 
 
@@ -116,7 +116,7 @@ def test_tradeoff_equals_riskcal() -> None:
         ones = [from_gaussian_mechanism(s, sampling_prob=q, **mesh) for s, q, _ in history]
         parts = [one.self_compose(n) for one, (*_, n) in zip(ones, history)]
         whole = parts[0].compose(parts[1])
-        ours = accounting.tradeoff(history, rates)
+        ours = accounting.tradeoff_curve(history, rates)
         assert ours == pytest.approx(1 - get_beta_from_pld(whole, alpha=rates), abs=2e-4)
         assert accounting.advantage(history) == pytest.approx(
             get_advantage_from_pld(whole), abs=2e-4
@@ -127,14 +127,14 @@ def test_tradeoff_lies_below_every_epsilon() -> None:
     """Also where no grid fits; from guessing, without a release, to knowing, without noise."""
     rates = np.linspace(0, 1, 101)
     for history in (((1.0, 0.1, 60),), ((100.0, 0.001, 10),), ((0.7, 1e-4, 10**6),)):
-        found = accounting.tradeoff(history, rates)
+        found = accounting.tradeoff_curve(history, rates)
         assert (found >= rates).all() and (np.diff(found) >= 0).all() and found[-1] == 1
         assert np.max(found - rates) <= accounting.advantage(history) + 1e-12
         for delta in (1e-6, 1e-3):
             loose = theory.membership_bound(rates, epsilon(history, delta), delta)
             assert (found <= loose + 1e-3).all()
-    assert (accounting.tradeoff(((2.0, 0.0, 5),), rates) == rates).all()
-    assert accounting.tradeoff(((None, 0.1, 1),), rates).min() == 1
+    assert (accounting.tradeoff_curve(((2.0, 0.0, 5),), rates) == rates).all()
+    assert accounting.tradeoff_curve(((None, 0.1, 1),), rates).min() == 1
     assert (accounting.advantage(()), accounting.advantage(((0, 0.5, 1),))) == (0, 1)
 
 

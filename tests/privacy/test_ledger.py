@@ -250,7 +250,7 @@ def test_ledger_event_gives_the_same_epsilon() -> None:
 def test_the_curve_of_a_ledger_is_that_of_its_worst_client() -> None:
     """Of any client, not of the one with the largest epsilon; and of the observer it names."""
     ledger, rates = filled(), np.array([0.001, 0.01, 0.1])
-    each = [accounting.tradeoff(ledger.history(k), rates) for k in range(3)]
+    each = [accounting.tradeoff_curve(ledger.history(k), rates) for k in range(3)]
     assert (ledger.tradeoff(rates) == np.max(each, axis=0)).all()
     assert (ledger.tradeoff(rates, client=2) == each[2]).all()
     shares = [accounting.advantage(ledger.history(k)) for k in range(3)]

@@ -60,32 +60,32 @@ def test_every_closed_form_names_its_test_and_its_source() -> None:
 # ---- aggregation deviation
 
 
-def test_deviation() -> None:
+def test_deviation_matrix() -> None:
     """By hand for two clients, and by loops for five."""
     B, A = np.array([[[1.0]], [[3.0]]]), np.array([[[2.0]], [[6.0]]])
-    close(theory.deviation(B, A), 2 * 4 - (2 + 18) / 2)
+    close(theory.deviation_matrix(B, A), 2 * 4 - (2 + 18) / 2)
     B, A, p = stacks(0)
     means = [np.sum([w * x for w, x in zip(p, X, strict=True)], axis=0) for X in (B, A)]
     products = [w * b @ a for w, b, a in zip(p, B, A, strict=True)]
-    close(theory.deviation(B, A, p), means[0] @ means[1] - np.sum(products, axis=0))
+    close(theory.deviation_matrix(B, A, p), means[0] @ means[1] - np.sum(products, axis=0))
     # one common factor, or one client, is enough for none
-    close(theory.deviation(B, np.repeat(A[:1], 5, 0), p), 0)
-    close(theory.deviation(np.repeat(B[:1], 5, 0), A, p), 0)
-    close(theory.deviation(B[:1], A[:1]), 0)
-    assert np.abs(theory.deviation(B, A, p)).max() > 0.1
+    close(theory.deviation_matrix(B, np.repeat(A[:1], 5, 0), p), 0)
+    close(theory.deviation_matrix(np.repeat(B[:1], 5, 0), A, p), 0)
+    close(theory.deviation_matrix(B[:1], A[:1]), 0)
+    assert np.abs(theory.deviation_matrix(B, A, p)).max() > 0.1
 
 
 def test_deviation_covariance() -> None:
     """Minus the covariance of B and A over clients is the deviation."""
     B, A, p = stacks(1)
-    close(theory.deviation_covariance(B, A, p), theory.deviation(B, A, p))
-    close(theory.deviation_covariance(B, A), theory.deviation(B, A))
+    close(theory.deviation_covariance(B, A, p), theory.deviation_matrix(B, A, p))
+    close(theory.deviation_covariance(B, A), theory.deviation_matrix(B, A))
 
 
 def test_sign_pairs() -> None:
     """No deviation under equal weights, neither factor common; other weights break it."""
     B, A = theory.sign_pairs()
-    assert theory.deviation(B, A).item() == 0
+    assert theory.deviation_matrix(B, A).item() == 0
     assert not theory.vanishes_for_every_weighting(B, A)
 
 
@@ -98,7 +98,9 @@ def test_vanishes_for_every_weighting() -> None:
     apart_B[:, :, 0], apart_A[:, 1] = B[:, :, 0], A[:, 1]
     for b, a, expected in [(B, A, False), (B, common, True), (apart_B, apart_A, True)]:
         assert theory.vanishes_for_every_weighting(b, a) is expected
-        found = [theory.deviation(b, a, RNG(seed).dirichlet(np.ones(5))) for seed in range(20)]
+        found = [
+            theory.deviation_matrix(b, a, RNG(seed).dirichlet(np.ones(5))) for seed in range(20)
+        ]
         assert bool(np.abs(found).max() < 1e-12) is expected
 
 
@@ -389,8 +391,12 @@ def test_measured_band() -> None:
 
 ONES = np.ones
 BAD = [
-    ("deviation", (ONES((2, 3, 4)), ONES((2, 3, 4))), "^B, A=.*: expected shapes"),
-    ("deviation", (*stacks(0)[:2], np.full(5, 0.3)), "^weights=.*: expected 5 numbers >= 0 that"),
+    ("deviation_matrix", (ONES((2, 3, 4)), ONES((2, 3, 4))), "^B, A=.*: expected shapes"),
+    (
+        "deviation_matrix",
+        (*stacks(0)[:2], np.full(5, 0.3)),
+        "^weights=.*: expected 5 numbers >= 0 that",
+    ),
     ("noise_terms", (ONES((2, 3)), ONES((2, 3)), 1, 1), "^B, A=.*: expected shapes"),
     ("noise_terms", (*layer(), 1, math.nan), "^std_A=nan: expected a number >= 0$"),
     ("trust_level", ("secagg", 1.0, 1.0, 3, 4), r"^honest=4: expected a whole number in \[1, 3"),

@@ -49,7 +49,7 @@ def all_pairs(B, A, U, V):
 
 
 whole_and_data = vary(split, then=lambda parts: (parts[0], sum(parts)))
-noise_alone = lambda B, A, U, V: (theory.deviation(B, A), theory.deviation(U, V))
+noise_alone = lambda B, A, U, V: (theory.deviation_matrix(B, A), theory.deviation_matrix(U, V))
 turned = vary(split, then=np.negative)
 exchanged = vary(split, then=lambda parts: parts[::-1])
 

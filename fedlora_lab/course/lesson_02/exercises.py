@@ -38,7 +38,7 @@ def fedavg_round(B, A, n):
 
 def with_the_library(B, A, n):
     p = n / n.sum()
-    return np.tensordot(p, B, 1), np.tensordot(p, A, 1), theory.deviation(B, A, p)
+    return np.tensordot(p, B, 1), np.tensordot(p, A, 1), theory.deviation_matrix(B, A, p)
 
 
 def not_divided(B, A, n):
@@ -138,7 +138,7 @@ def residual(B, A, p, gamma):
     return gamma * (mean_product - mean_B @ mean_A)
 
 
-minus_the_deviation = lambda B, A, p, gamma: -gamma * theory.deviation(B, A, p)
+minus_the_deviation = lambda B, A, p, gamma: -gamma * theory.deviation_matrix(B, A, p)
 turned = vary(residual, then=np.negative)
 without_scale = vary(residual, gamma=1)
 whole_product = lambda B, A, p, gamma: gamma * np.einsum("k,kor,kri->oi", p, B, A)

@@ -40,7 +40,7 @@ def client_cloud(
         bars add up to the deviation (test_the_bars_of_a_cloud_add_up_to_the_deviation).
     """
     B, A = np.asarray(B, float), np.asarray(A, float)
-    D = float(theory.deviation(B.reshape(-1, 1, 1), A.reshape(-1, 1, 1), weights)[0, 0])
+    D = float(theory.deviation_matrix(B.reshape(-1, 1, 1), A.reshape(-1, 1, 1), weights)[0, 0])
     p = np.full(len(B), 1 / len(B)) if weights is None else np.asarray(weights)
     mean_B, mean_A, wanted = (float(np.sum(p * x)) for x in (B, A, B * A))
     figure, (ax, right) = style.row(7.8, 3.7, (0.14, 0.77), (0.07, 0.42), (0.60, 0.385))
@@ -149,7 +149,8 @@ START = [[1.83, 1.77], [1.24, 1.44], [0.41, 0.67], [0.17, 0.24], [0.76, 0.56], [
 def deviation_explorer() -> Dial:
     """Makes a dial with clients to drag as points (B, A): D, and each client's part of it.
 
-    Guarantees: the numbers are `theory.deviation` (tests/browser/test_dials.py::test_formulas).
+    Guarantees: the numbers are `theory.deviation_matrix`
+        (tests/browser/test_dials.py::test_formulas).
     """
     about = "Clients as points to drag: what averaging their factors misses of their products."
     return Dial(2, "deviation_explorer", about, points=START, weight=1 / 6)

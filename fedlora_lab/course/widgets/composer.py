@@ -63,7 +63,7 @@ def text_box(lines: int = 1) -> Any:
     return w.HTML(layout=w.Layout(height=height, width="100%", overflow="hidden", margin="0"))
 
 
-def row(*parts: Any) -> Any:
+def flex_row(*parts: Any) -> Any:
     """Puts parts side by side, on further lines where the page is narrow."""
     return w.HBox(parts, layout=w.Layout(flex_flow="row wrap", align_items="flex-start"))
 
@@ -169,8 +169,8 @@ class MethodComposer(w.VBox):
         self.begin_from.observe(lambda _: self._fill(), "value")
         for knob in self.fields.values():
             knob.observe(lambda _: self._compose(), "value")
-        fields = row(self.begin_from, *self.fields.values())
-        picture = row(self.picture)
+        fields = flex_row(self.begin_from, *self.fields.values())
+        picture = flex_row(self.picture)
         lead = w.HTML(f"<b>{escape(INTRODUCTION)}</b>")
         self.children = [lead, fields, self.says, picture, self.sentence, self.bench]
 

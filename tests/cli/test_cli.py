@@ -55,6 +55,7 @@ def settings_of(out: Path) -> dict[str, Any]:
     return json.loads((out / "settings.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_folder_holds_what_reproduces_it(done):
     frame = read_frame(done / "frame.csv")
     assert list(frame.columns) == COLUMNS

@@ -61,6 +61,7 @@ def test_every_mistake_has_a_message_of_its_own(one):
     assert len(set(messages)) == len(messages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one", CALLS)
 def test_right_and_wrong_functions_are_told_apart_on_every_draw(one):
     """A mistake that a lucky draw hides, or two that look alike on it."""

@@ -76,6 +76,7 @@ def test_the_tuned_runs_that_are_shown_end_above_their_start(study):
     assert (shown["accuracy"] > shown["before_accuracy"]).all()
 
 
+@pytest.mark.slow
 def test_the_presets_of_the_notebook_can_be_set():
     """Every button sets what it says, and the crossing is among them."""
     path = ROOT / "notebooks" / "00_why_is_it_hard.ipynb"

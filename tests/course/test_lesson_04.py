@@ -58,6 +58,7 @@ def test_the_ratio_is_the_amplification():
     assert draws["quadratic"].nunique() == len(draws)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off", [1.0, 1.15])
 def test_the_check_judges(off):
     """Right dots lie inside their bands nearly always; dots that are 15 % off nearly never."""

@@ -376,6 +376,7 @@ def test_screens_are_those_of_whole_studies(tmp_path):
     assert set(study.claim_frames(tmp_path)) == {"sentiment"}
 
 
+@pytest.mark.slow
 def test_the_committed_page_is_that_of_the_committed_frames():
     """Every verdict on the page and in the table is judged anew; the page says what waits."""
     script = runpy.run_path(str(ROOT / "scripts" / "claims.py"))

@@ -45,6 +45,7 @@ def tuned(tmp_path, frame=None, model=None, **options):
     return found, lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["example", "client"])
 def test_no_choice_depends_on_a_private_value(tmp_path, unit):
     """Other rows, labels and order of labels, equal sizes: every line but the folder is the same.

@@ -119,6 +119,7 @@ def test_the_figure_of_the_guide():
         lesson.ranking({})
 
 
+@pytest.mark.slow
 def test_tuning_cost_counts_every_run():
     privacy = {"delta": 1e-2, "accountant": "rdp"}
     case = Case(methods.FFA, {"epsilon": 2.0}, TASK, 2.0, privacy, WORK, {"rank": 2})

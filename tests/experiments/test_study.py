@@ -230,6 +230,7 @@ def test_the_rate_is_tried_again_at_the_clip_norm_that_was_chosen(name):
     assert "lr" in knobs[knobs.index("clip") + 1 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", study.STUDIES)
 def test_committed_runs_belong_to_declared_studies(name):
     """Every committed run is known, and all are there of a study that says it is whole; every case

@@ -70,6 +70,7 @@ def test_noise_to_signal_is_what_a_release_shows(slug, unit):
     assert forecast_of(replace(spec, privacy=None)).noise_to_signal() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_amplification_is_what_a_run_measures(case):
     """Runs without signal: the energy by which A moved over that of its start, on the mean over

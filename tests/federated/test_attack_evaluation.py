@@ -97,6 +97,7 @@ def test_no_measure_of_a_private_run_looks_at_private_rows():
     assert all(measure() is not None for measure in measured(None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, None])
 @pytest.mark.parametrize("unit", ["example", "client"])
 @pytest.mark.parametrize("row", [FedLoRA, QUANTISED, KEEPS_B], ids=lambda row: row.slug)

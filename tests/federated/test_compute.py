@@ -45,6 +45,7 @@ def test_switches_are_checked(options, line):
         fl.run(tokens(), "fedlora", None, PLAN, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_recompute_and_automatic_chunks_change_nothing(kind):
     """Computing again, and automatic chunks, change nothing beyond rounding.
@@ -120,6 +121,7 @@ def test_tied_weights_stay_tied_where_they_are_moved():
     assert model[0].weight.device.type == "cpu", "the given model is as it was"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", list(methods.ALL.values()), ids=lambda row: row.slug)
 def test_a_local_step_reads_nothing_from_the_device(row):
     """On the device "meta" there are no values: a step that looked at one would fail."""

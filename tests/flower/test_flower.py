@@ -50,6 +50,7 @@ ADAPTIVE = {"optimizer": "dp-adam:eps=1e-3", "lr": 0.05, "server_optimizer": "ad
 SIGMAS = fl.Privacy(noise_multiplier=(0.5, 1.0, 3.0), clip_norm=0.7, delta=1e-3, accountant="rdp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "slug", "privacy", "plan", "options"),
     [

@@ -34,6 +34,7 @@ def imported(folder, package):
             del sys.modules[name]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:GitWildMatchPattern:DeprecationWarning",  # Flower's own call
     "ignore:tokenizer without a padding token",
@@ -75,6 +76,7 @@ def test_one_path_for_rehearsal_and_deployment(tmp_path, model):
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_rehearsal_has_as_many_sites_as_the_simulation_has_nodes(tmp_path, capsys):
     """Whatever number the federation has; its folder is its own, and exports."""
     app = tmp_path / "rehearsed"
@@ -99,6 +101,7 @@ def test_a_rehearsal_has_as_many_sites_as_the_simulation_has_nodes(tmp_path, cap
     PeftModel.from_pretrained(fl.tasks.digits(clients=1).model, str(tmp_path / "handed"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", ["8", "none"])
 def test_an_export_of_a_run_folder_gives_the_model_of_the_run(tmp_path, epsilon):
     """The factors in the folder are those of the last checkpoint; several runs need a name."""
@@ -118,6 +121,7 @@ def test_an_export_of_a_run_folder_gives_the_model_of_the_run(tmp_path, epsilon)
     assert call("export", runs, "--to", target, *name) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "line"),
     [

@@ -165,6 +165,7 @@ def test_a_lost_reply_leaves_its_weight_to_the_old_state():
     assert all(((state(lost[2])[key] - x).norm() > 0) for key, x in state(lost[1]).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_upload_is_left_out(name, caplog):
     """Bit for bit the run in which nothing came, one line in the log that says what was wrong, the

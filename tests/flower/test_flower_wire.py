@@ -62,6 +62,7 @@ def test_it_is_the_clip_norm_that_makes_them_equal(slug, unit):
     assert all(a["about"] == b["about"] and a["arrays"] != b["arrays"] for a, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("slug", ["fedlora", "rolora", "fedsa-lora", "sdflora", "fed-sb", "local"])
 def test_messages_hold_what_is_shared_and_nothing_else(slug, unit):

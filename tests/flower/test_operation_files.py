@@ -46,6 +46,7 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_made_keys_are_those_that_flower_and_tls_take(made):
     """Read by Flower's own loaders, verified by openssl in its strictest mode, by name and address;
     private keys are their owner's.

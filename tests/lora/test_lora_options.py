@@ -42,6 +42,7 @@ def written() -> dict[tuple[str, str], str]:
     return {(o, kind): word for o in lora_cases.OPTIONS for kind, word in zip(kinds, named[o])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "option"), list(product(lora_cases.ARCHITECTURES, lora_cases.OPTIONS))
 )
@@ -137,6 +138,7 @@ def test_layers_of_unequal_rank_run_and_are_counted(slug):
         assert last.uploads.numbers_up == 3 * sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "option"), list(product(READ_BACK, lora_cases.OPTIONS)))
 def test_a_saved_adapter_is_read_by_plain_peft(kind, option, tmp_path):
     """On the unchanged base, for values far from the start; of what is not refused."""
@@ -192,6 +194,7 @@ OPENED: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.attack
 @pytest.mark.parametrize("options", OPENED.values(), ids=OPENED)
 @pytest.mark.parametrize("unit", ["example", "client"])

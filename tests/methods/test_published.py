@@ -155,6 +155,7 @@ def test_prism_does_not_see_the_gauge():
     assert gaps(methods.Local) is None
 
 
+@pytest.mark.slow
 def test_nothing_is_measured_of_a_run_that_diverged():
     """Where a run diverges rounding decides: HetLoRA's deviation was 0.58 on one machine and 0.79
     on another."""

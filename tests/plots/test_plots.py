@@ -232,6 +232,7 @@ def test_a_method_keeps_its_colour():
         assert line_of(plots.curves(tidy_frame(among)).axes[0], style.look("mine").colour)
 
 
+@pytest.mark.slow
 @both_kinds
 def test_same_frame_same_bytes(frame, draw):
     first, second = (style.png(draw(frame)) for _ in range(2))
@@ -313,6 +314,7 @@ def test_names_do_not_overlap(frame, draw):
             assert a.y1 - 2 <= b.y0 or b.y1 - 2 <= a.y0 or a.x1 <= b.x0 or b.x1 <= a.x0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FRAME_PLOTS, "method_diagrams", "timeline", "live_figure"])
 def test_nothing_is_cut_off_and_nothing_leaks(frame, name, nothing_leaks):
     long = pd.concat([frame, tidy_frame(("la-lora-unfiltered", "deer-literal"))])

@@ -96,6 +96,7 @@ CURVES = {  # noise, q, releases: advantage; TPR at FPR 0.001, 0.01, 0.1
 RATES = np.array([0.001, 0.01, 0.1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", CURVES, ids=str)
 def test_tradeoff_equals_golden_numbers(entry: Entry) -> None:
     """Computed apart, from losses and probabilities of dp-accounting. The third is the one where a
@@ -267,6 +268,7 @@ def test_epsilon_at_the_ends_and_between(accountant: str) -> None:
         assert values == sorted(set(values))
 
 
+@pytest.mark.slow
 @both
 def test_noise_multiplier_never_above_target(accountant: str) -> None:
     """At most the target, at least 99 % of it, and 1 % less noise would exceed it."""

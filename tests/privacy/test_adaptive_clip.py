@@ -65,6 +65,7 @@ def moved(slug: str, unit: str, trust: str, which: int, **fields: Any) -> tuple[
     return sums, float(shares.max()) * expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slug", "unit", "trust"),
     [(slug, *way) for slug, way in product(("fedlora", "la-lora"), WAYS)]
@@ -119,6 +120,7 @@ def test_c_goes_to_the_quantile():
         assert 0.5 * float(norms[0]) < found < 2 * float(norms[-1])
 
 
+@pytest.mark.slow
 def test_a_count_spends_its_share_and_the_ledger_says_both():
     plain = Privacy(delta=1e-4, accountant="rdp")
     goal: Any = {"epsilon": 2.0, "task": tokens(), "plan": PLAN}
@@ -177,6 +179,7 @@ def test_a_client_of_flower_adapts_its_own_c(unit):
         by_messages(task, "fedlora", protected("client").replace(clip_norm=ADAPTIVE), plan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("unit", "trust"), WAYS)
 def test_a_normalised_unit_moves_a_release_by_at_most_c(unit, trust):
     """Quiet ones too, which are made longer; without the stabiliser they would count in full."""

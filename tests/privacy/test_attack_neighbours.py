@@ -124,6 +124,7 @@ def distance(row: Method, run: Any, one: Mapping, other: Mapping) -> Tensor:
 
 
 # All of the examples; at least n_k for everyone; below n_k for some clients and above for others.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slug", "batch"), [("fedlora", None), ("deer", 8), *((slug, 4) for slug in ROWS)]
 )
@@ -144,6 +145,7 @@ def test_one_example_less_moves_a_step_by_at_most_what_is_assumed(slug, batch):
     assert max(moved) > (0.99 if plain else 0.3) / SIGMA
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("slug", "batch"), [("fedlora", None), *((slug, 2) for slug in ROWS)])
 def test_one_person_less_moves_a_step_by_at_most_what_is_assumed(slug, batch):
     """With all examples, which pass the model in chunks of two: a clip of each chunk, or of each
@@ -163,6 +165,7 @@ def test_one_person_less_moves_a_step_by_at_most_what_is_assumed(slug, batch):
     assert max(moved) > (0.99 if plain else 0.3) / SIGMA
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slug", "trust"),
     [*product(("fedlora", "dp-fedlora"), ("local", "secagg")), *((row, "central") for row in ROWS)],
@@ -195,6 +198,7 @@ def test_pooled_data_have_no_clients(trust):
         fl.compare(tokens(), ["central"], private("client", trust), PLAN, [0], progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("unit", "trust"),
     [

@@ -123,6 +123,7 @@ def test_clients_of_low_rank_add_their_noise_to_every_rank() -> None:
     assert b.std(0).tolist() == pytest.approx([1e3 * privacy.clip_norm / 8] * 4, rel=0.45)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slug", ["fedlora", "deer", "fedsa-lora", "flora", "flexlora", "fedsvd"])
 def test_over_messages_the_sum_is_that_of_the_loop_whatever_the_ranks(slug: str) -> None:
     """In the product: a decomposition may turn the factors of equal singular values."""

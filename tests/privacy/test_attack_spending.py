@@ -326,6 +326,7 @@ def test_a_run_that_was_opened_before_another_wrote_is_refused(engine, tmp_path)
     assert counted(tmp_path / "ledger.json") == [1, 2, 3, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")
 def test_a_run_that_will_exceed_its_target_says_so(tmp_path):
     cut_short(tmp_path, 3)

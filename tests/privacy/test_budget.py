@@ -85,6 +85,7 @@ def test_a_run_of_one_round_too_many_is_refused_before_it_begins(unit, tmp_path)
         draw(budget, plan=PLAN.replace(rounds=1), unit=unit)
 
 
+@pytest.mark.slow
 def test_the_noise_that_fits_fits(tmp_path):
     """And a per cent less does not: too much noise would be found by nobody else."""
     budget, task = opened(tmp_path, 9.0), tokens(sizes=(6, 6))
@@ -533,6 +534,7 @@ def tuned(task: Any = None, **changes: Any) -> Any:
     return fl.tune(*parts, given.pop("plan", PLAN), given.pop("space", SPACE), **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distribution", ["logarithmic", "poisson", 0.5])
 def test_a_tuning_spends_what_the_theorem_says(distribution, tmp_path):
     """Noise, ledger, record and budget: the trial's noise through dp-accounting's own event."""
@@ -556,6 +558,7 @@ def test_a_tuning_spends_what_the_theorem_says(distribution, tmp_path):
     assert len(budget.runs()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_trials_are_drawn_as_the_theorem_assumes(shape):
     """The first probabilities and the mean of 20,000 draws, against the definition."""
@@ -597,6 +600,7 @@ def test_a_tuning_returns_the_best_alone():
     assert fl.predict(tokens(), best.record, tokens().test[0]).shape == (9, 3)
 
 
+@pytest.mark.slow
 def test_every_trial_has_the_noise_of_the_dearest():
     """Of several lengths and batches; a distribution may stand for other settings only."""
     space = {"rounds": [1, 3], "batch": [2, 3], "lr": uniform(0.1, 0.2), "method": ["rolora"]}
@@ -606,6 +610,7 @@ def test_every_trial_has_the_noise_of_the_dearest():
     assert best.record.index == best.candidate["rounds"] == best.plan.rounds
 
 
+@pytest.mark.slow
 def test_a_score_of_private_examples_is_a_part_of_each_trial():
     """More noise than with public examples, and the record shows no exact score of them."""
     hidden = replace(tokens(), public_test=False)
@@ -671,6 +676,7 @@ def test_a_score_moves_by_no_more_than_its_noise_covers():
         assert abs(every.value * 3 - two.value * 2) <= high * (1 + 1e-4)
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_score_covers():
     """Examples drawn 400 times from a population of known accuracy; without the noise's share the
     interval would hold in about half of the draws."""

@@ -64,6 +64,7 @@ def released(monkeypatch: Any, run: Federation) -> list[tuple[dict, dict]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slug", ["fedlora", "rolora"])
 @pytest.mark.parametrize("unit", ["example", "client"])
 @pytest.mark.parametrize("noise", KINDS, ids=lambda x: x.strategy)
@@ -98,6 +99,7 @@ def test_added_noise_has_the_covariance_of_the_inverse(monkeypatch, noise, unit,
     assert np.abs(across).max() < 5 * 2.5 / math.sqrt(count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slug", ["fedlora", "rolora", "la-lora-unfiltered", "ffa-lora"])
 @pytest.mark.parametrize("noise", KINDS, ids=lambda x: x.strategy)
 def test_one_example_moves_c_times_the_releases_by_at_most_the_sensitivity(

@@ -173,6 +173,7 @@ def several(sites: int, *terms: tuple[float, float, int], **options: Any) -> Led
     return ledger
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sites", [2, 3])
 def test_a_person_at_several_sites_spends_what_they_spend_together(sites: int) -> None:
     """The largest over all choices of clients; of too many choices never less."""
@@ -195,6 +196,7 @@ def test_a_person_at_several_sites_spends_what_they_spend_together(sites: int) -
     assert common.epsilon() == accounting.epsilon(((4.0, 1.0, 5 * sites),), 1e-4, "rdp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sites", [1, 2])
 def test_calibration_by_person_meets_its_target_at_so_many_sites(sites: int) -> None:
     plan = PLAN.replace(rounds=10, batch=1)

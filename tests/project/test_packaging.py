@@ -184,6 +184,7 @@ def test_make_help_names_every_command():
     assert phony == set(re.findall(r"^  make ([a-z]+)", run("make", "help"), re.M))
 
 
+@pytest.mark.slow
 def test_no_file_tells_about_the_machine_it_was_written_on():
     pattern = re.compile("(/wo" + "rk/|/ro" + "ot/|file:" + "///|/op" + "t/)")
     suffixes = ("py", "toml", "yml", "yaml", "md", "txt", "json", "html", "cff", "ipynb", "csv")

@@ -26,6 +26,7 @@ EXAMPLE, TEN_LINES = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 # PEFT asks Transformers for it.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 def test_ten_lines_on_your_own_model_run_as_written(tmp_path, monkeypatch, capsys):
     """With a toy BERT in the place of the reader's model."""

@@ -76,6 +76,7 @@ def test_a_run_is_certified_and_verified(made, capsys):
     assert "all files that it names" in said
 
 
+@pytest.mark.slow
 def test_two_libraries_agree_on_epsilon():
     """Where PRV, exact or by its grid, and dp-accounting's distributions differ, one is wrong."""
     for sigma, q, steps in ((0.8, 0.02, 1000), (4.0, 0.9, 20), (1.0, 1.0, 10), (0.3, 0.2, 1000)):
@@ -127,6 +128,7 @@ def others(value: Any, draw: random.Random) -> list[Any]:
     return [..., {**value, "more": 1}, [], None]
 
 
+@pytest.mark.slow
 def test_every_mutation_is_refused(made, tmp_path):
     """Each field changed, removed, retyped, rounded, raised or with a look-alike letter, by itself
     and with digests that fit: the line names the place."""
@@ -263,6 +265,7 @@ def test_seeds_are_never_certified_as_protected(tmp_path, capsys):
     assert "status" in refusal(tmp_path / "certificate.json")
 
 
+@pytest.mark.slow
 def test_without_privacy_nothing_is_certified(tmp_path, capsys):
     out = tmp_path / "run"
     assert call("run", "regression", "fedlora", *SMALL, "--epsilon=none", "--out", out) == 0
@@ -293,6 +296,7 @@ def test_a_certificate_tells_no_number_of_what_is_private(folder):
     assert "4711" not in told.text + told.page
 
 
+@pytest.mark.slow
 def test_runs_on_the_same_data_are_composed(tmp_path):
     """Two releases, one of them cleared away: the certificate states what they spend together."""
     out = tmp_path / "run"

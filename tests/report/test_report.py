@@ -69,6 +69,7 @@ def test_page_stands_alone(text, page):
     assert ("meta", viewport) in page.tags
 
 
+@pytest.mark.slow
 def test_same_run_same_page(tmp_path):
     path = write_folder(tmp_path)
     data, spent = read_frame(tmp_path / "frame.csv"), html_page.folder_spending(tmp_path, ledgers())

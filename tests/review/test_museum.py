@@ -12,12 +12,14 @@ def reviewed(one: Mistake | Sound) -> Review:
     return review(one.step, one.data(), one.claims, loader=one.loader, draws=16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda one: one.name)
 def test_every_mistake_is_found_by_its_check(mistake):
     """Fault: a check that no longer sees what it was written for."""
     assert mistake.broken <= reviewed(mistake).broken
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Full backward hook")  # of Opacus' hooks, by PyTorch
 @pytest.mark.parametrize("name", SOUND)
 def test_sound_code_of_any_library_is_not_blamed(name):

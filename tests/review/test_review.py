@@ -192,6 +192,7 @@ MISTAKES: list[tuple[Callable[..., Any], dict[str, Any], set[str]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "changes", "broken"), MISTAKES)
 def test_every_planted_mistake_is_found(step, changes, broken):
     """A check that lost its teeth: each mistake is caught by the checks named beside it."""
@@ -202,6 +203,7 @@ def test_every_planted_mistake_is_found(step, changes, broken):
 UNSEEDED = [sound, clips_each_tensor, clips_the_mean, mean_of_the_realised_batch]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", UNSEEDED)
 def test_a_step_that_cannot_be_seeded_is_judged_by_statistics(step):
     """Without coupled noise the direction is learned on other calls than it is measured on."""
@@ -221,6 +223,7 @@ def dropout(examples, seed, leak=0.0):
     )
 
 
+@pytest.mark.slow
 def test_the_chance_of_dropout_is_taken_for_no_noise():
     """Dropout varies with the seed: it is no noise of a wrong size, and hides no loss."""
     assert review(dropout, DATA, Claims(**CLAIMS)).sound
@@ -228,6 +231,7 @@ def test_the_chance_of_dropout_is_taken_for_no_noise():
     assert found.broken == {"un-noised output"}
 
 
+@pytest.mark.slow
 def test_sound_steps_are_called_broken_no_more_often_than_stated():
     """An error rate that is asserted only: 60 reviews at a level of 20 %, where it would show."""
     claims = Claims(**CLAIMS | SAMPLED)
@@ -382,6 +386,7 @@ def private_parts(kind="flat", poisson=True):
     return engine, module, optimizer, loader, criterion
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["flat", "per_layer", "ghost", "peft"])
 def test_opacus_passes(kind):
@@ -421,6 +426,7 @@ def test_a_review_leaves_no_trace():
     assert np.array_equal(numpys()[1], random[1])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_what_a_script_with_opacus_does_wrong_is_found():
     """Shuffled batches, a logged loss, and an optimiser that adds what nobody clipped."""
@@ -482,6 +488,7 @@ def client_app(examples):
     return app
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("client", "count"), [(numpy_client, "num_examples"), (client_app, "m num-examples")]
 )

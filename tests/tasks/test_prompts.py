@@ -181,6 +181,7 @@ def test_long_examples_lose_their_end_and_are_counted():
 # ---- texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", toy_hubs.DECODERS)
 def test_texts_together_are_those_of_one_by_one(kind):
     """Prompts of many lengths; and a model's own sampling or penalty is not used."""

@@ -159,6 +159,7 @@ def test_turns_losses(plain):
     assert gaps[0] > 0.1 and gaps[8] < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("train", "cycle"), [("B", ("B",)), ("AB", ("AB",)), ("AB", ("B", "A"))])
 def test_noise_floor(train, cycle):
     """What small noise holds up after 1,200 rounds at a small rate, in the limit of the moments."""

@@ -213,6 +213,7 @@ def test_amplified_bands_spend_their_golden_epsilon(bands, epsilon) -> None:
     assert spent == pytest.approx(epsilon, abs=0.011)
 
 
+@pytest.mark.slow
 def test_the_table_of_the_page_is_computed() -> None:
     """The row of 25 groups: a page whose numbers are those of another strategy, or of no run."""
     page = Path(__file__).parents[2] / "docs" / "correlated_noise.md"

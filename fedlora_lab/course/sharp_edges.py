@@ -37,7 +37,7 @@ from fedlora_lab.methods.filters import binomial, factor_space, product_space
 from fedlora_lab.methods.method import Cycle
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import LALoRA
-from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.methods.state import ParamKey, Tensors
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger
@@ -156,7 +156,6 @@ def proved_epsilon(inside: np.ndarray, outside: np.ndarray, delta: float) -> flo
 
 # ---- privacy: what is counted, how it is clipped, and what gets past the noise
 
-Rows = dict[ParamKey, Tensor]
 ONE = ParamKey("B", "layer")
 DELTA, CLIP = 1e-5, 1.0
 
@@ -290,14 +289,14 @@ def sketch_taken_for_noise(broken: bool) -> float:
 # How it is clipped
 
 
-def _clip(rows: Rows, clip: float = CLIP) -> Rows:
+def _clip(rows: Tensors, clip: float = CLIP) -> Tensors:
     """Clips every row over all its tensors and adds up, as the library does; key -> (...)."""
     count = len(next(iter(rows.values())))
     sums, _ = clip_sum(rows, clip, torch.zeros(count, dtype=torch.int64), 1)
     return {key: total[0] for key, total in sums.items()}
 
 
-def _largest_move(release: Callable[[Rows], Rows], rows: Rows) -> float:
+def _largest_move(release: Callable[[Tensors], Tensors], rows: Tensors) -> float:
     """Returns how far leaving out one row moves what is released at most, in units of C."""
     count, whole, moves = len(next(iter(rows.values()))), release(rows), []
     for i in range(count):
@@ -311,7 +310,7 @@ def _largest_move(release: Callable[[Rows], Rows], rows: Rows) -> float:
 def clip_of_the_mean(broken: bool) -> float:
     """Returns how far one of 16 examples moves the sum: a huge one against fifteen others."""
 
-    def clip_the_mean(rows: Rows) -> Rows:
+    def clip_the_mean(rows: Tensors) -> Tensors:
         mean = {key: x.sum(0, keepdim=True) / 16 for key, x in rows.items()}
         return {key: 16 * x for key, x in _clip(mean).items()}
 
@@ -339,7 +338,7 @@ def threshold_from_the_batch(broken: bool) -> float:
 def clip_of_each_tensor(broken: bool) -> float:
     """Returns how far one example moves the sum over four tensors, in units of C."""
 
-    def clip_each(rows: Rows) -> Rows:
+    def clip_each(rows: Tensors) -> Tensors:
         return {key: _clip({key: x})[key] for key, x in rows.items()}
 
     random = torch.Generator().manual_seed(7)

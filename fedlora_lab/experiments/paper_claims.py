@@ -40,7 +40,7 @@ STAND_INS: dict[str, tuple[str, dict[str, Any]]] = {
 """Study -> an older one of the same task, with the labels to add, that is read until it is run."""
 
 
-class Verdict(NamedTuple):
+class ClaimResult(NamedTuple):
     """The verdict on a claim at one place, and what was measured; the numbers are shares."""
 
     measured: str
@@ -526,7 +526,9 @@ def _find(claim: Claim, place: Mapping[str, Any], frames: Frames, tops: Tops) ->
     return found
 
 
-def judge(claim: Claim, place: Mapping[str, Any], frames: Frames, level: float = SHOWN) -> Verdict:
+def judge(
+    claim: Claim, place: Mapping[str, Any], frames: Frames, level: float = SHOWN
+) -> ClaimResult:
     """Judges a claim at one place.
 
     Args:
@@ -549,11 +551,11 @@ def _words(study: str, labels: Mapping[str, Any]) -> str:
     return ", ".join((study, *(describe_label(k, _shown(v)) for k, v in labels.items())))
 
 
-def _told(claim: Claim, found: _Found, level: float) -> Verdict:
+def _told(claim: Claim, found: _Found, level: float) -> ClaimResult:
     """Builds the verdict with the words and numbers that are shown."""
     where = {"place": found.place, "study": found.study}
     if (effect := found.effect) is None:
-        return Verdict("–", WAITS, found.reason, **where)
+        return ClaimResult("–", WAITS, found.reason, **where)
     verdict, reason = decide(effect, claim.asked, level)
     low, mean, high = effect.at(SHOWN)
     if verdict == OPEN and (alone := decide(effect, claim.asked, SHOWN)[0]) != OPEN:
@@ -571,7 +573,7 @@ def _told(claim: Claim, found: _Found, level: float) -> Verdict:
     ends: Any = {"low": low, "high": high, "low_together": wide[0], "high_together": wide[2]}
     measured = f"{words}{asked}, {effect.count}"
     numbers: Any = {"mean": mean, **ends, "within": within, "unit": effect.unit}
-    return Verdict(measured, verdict, reason, **numbers, **where)
+    return ClaimResult(measured, verdict, reason, **numbers, **where)
 
 
 def judge_claims(claims: tuple[Claim, ...], frames: Frames) -> pd.DataFrame:
@@ -601,7 +603,7 @@ def judge_claims(claims: tuple[Claim, ...], frames: Frames) -> pd.DataFrame:
         own |= {"setting": one.setting, "claimed": one.claimed}
         own |= {"asked": one.asked if one.numbers else math.nan}
         if not one.places:
-            told = Verdict("–", UNTESTED, one.judge["untested"])
+            told = ClaimResult("–", UNTESTED, one.judge["untested"])
             lines.append({**own, "at": "home", "command": "", **told._asdict()})
         for i, x in enumerate(found[one.slug]):
             decides = i == main[one.slug]

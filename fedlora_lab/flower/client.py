@@ -180,11 +180,11 @@ def _sent_down(values: ServerState) -> Tensors:
     return {key: tensor for key, tensor in values.tensors.items() if key.kind.sent_down}
 
 
-Loader = Callable[[Context], tuple[Participant, int, Any]]
+ParticipantLoader = Callable[[Context], tuple[Participant, int, Any]]
 """The third are examples (x, y); where persons are protected (x, y, persons)."""
 
 
-def client_app(load: Loader, mods: "list[Mod] | None" = None) -> ClientApp:
+def client_app(load: ParticipantLoader, mods: "list[Mod] | None" = None) -> ClientApp:
     """Builds the ClientApp of a federation.
 
     A round that was answered is answered again with the same bits: a lost reply, or a server that
@@ -220,13 +220,13 @@ def private_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what} failed at this site; {WHY}") from None
 
 
-def _introduce(load: Loader, message: Message, context: Context) -> Message:
+def _introduce(load: ParticipantLoader, message: Message, context: Context) -> Message:
     own, number, _ = load(context)
     content = messages.make_content({"client": number, "terms": own.terms})
     return Message(content, reply_to=message)
 
 
-def _train(load: Loader, message: Message, context: Context) -> Message:
+def _train(load: ParticipantLoader, message: Message, context: Context) -> Message:
     own, number, data = load(context)
     t, state = own.round_of(message), context.state
     last: Any = state.config_records.get(ANSWERED, {}).get("round", -1)
@@ -285,7 +285,7 @@ def _personal(own: Participant, context: Context) -> Tensors:
     return messages.unpack_arrays(kept, like, finite=False)
 
 
-def _score(load: Loader, message: Message, context: Context) -> Message:
+def _score(load: ParticipantLoader, message: Message, context: Context) -> Message:
     own, number, _ = load(context)
     return answer_evaluation(own, number, message, context)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-Pair = tuple[Tensor, Tensor]
+FactorPair = tuple[Tensor, Tensor]
 
 
 def product_norm(left: Float[Tensor, "d_out r"], right: Float[Tensor, "r d_in"]) -> float:
@@ -47,9 +47,9 @@ class Deviation(NamedTuple):
 
 
 def product_deviation(
-    before: Pair,
-    after: Pair,
-    clients: Pair,
+    before: FactorPair,
+    after: FactorPair,
+    clients: FactorPair,
     weights: Tensor,
     added: Float[Tensor, "d_out d_in"] | None = None,
 ) -> Deviation:
@@ -130,7 +130,7 @@ def _covariance_norm(tall: Tensor, wide: Tensor, weights: Tensor) -> tuple[float
     return float(square.clamp(min=0).sqrt()), float(weights @ (norms[0] * norms[1]))
 
 
-def _joined_norms(pairs: list[Pair], *terms: tuple[float, ...]) -> list[float]:
+def _joined_norms(pairs: list[FactorPair], *terms: tuple[float, ...]) -> list[float]:
     """Computes norms of sums of c L R for each list of c; QR first, so squares do not cancel."""
     tall = torch.linalg.qr(torch.cat([left for left, _ in pairs], dim=1)).R
     wide = torch.linalg.qr(torch.cat([right for _, right in pairs]).T).R
@@ -139,7 +139,7 @@ def _joined_norms(pairs: list[Pair], *terms: tuple[float, ...]) -> list[float]:
     return torch.linalg.matrix_norm(tall * scales.unsqueeze(1) @ wide.T).tolist()
 
 
-def drift(server: Pair, clients: Pair) -> Float[Tensor, " clients"]:
+def drift(server: FactorPair, clients: FactorPair) -> Float[Tensor, " clients"]:
     """Computes how far each client's product went from the server's: ||B_k A_k - B A||_F, unscaled.
 
     ``server`` is (A, B), ``clients`` (A_k, B_k), stacked; a leading 1 where all agree.
@@ -179,7 +179,7 @@ def noise_energies(
     return {name: (scaling * product_norm(*pair)) ** 2 for name, pair in terms.items()}
 
 
-def signal_to_noise(released: Iterable[Pair]) -> float:
+def signal_to_noise(released: Iterable[FactorPair]) -> float:
     """Computes the norm of noiseless changes over that of the noise, from pairs of both.
 
     Guarantees: tests/measures/test_measures.py::test_signal_to_noise.
@@ -348,13 +348,13 @@ class AggregationInput(NamedTuple):
     uploads: Mapping[ParamKey, Tensor]
     weights: Tensor
 
-    def factors(self, layer: str) -> Pair:
+    def factors(self, layer: str) -> FactorPair:
         """The clients' (A, B) of a layer; a leading 1 for a factor that was not uploaded."""
         a, b = (ParamKey(side, layer) for side in "AB")
         received = self.sent.tensors
         return self.uploads.get(a, received[a][None]), self.uploads.get(b, received[b][None])
 
-    def server(self, layer: str) -> Pair:
+    def server(self, layer: str) -> FactorPair:
         """The server's (A, B) of a layer before the round."""
         return self.state.tensors[ParamKey("A", layer)], self.state.tensors[ParamKey("B", layer)]
 

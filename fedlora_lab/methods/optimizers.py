@@ -20,7 +20,7 @@ from fedlora_lab._utils.validation import check, check_number, is_number
 if TYPE_CHECKING:
     from torch import Tensor
 
-Tensors = Mapping[Any, "Tensor"]
+TensorMapping = Mapping[Any, "Tensor"]
 Moments = Mapping[str, "Tensor"]
 OptimizerState = Mapping[Any, Moments]
 
@@ -49,12 +49,17 @@ class Optimizer(ABC):
         """Whether the noise has a trajectory of its own, known exactly."""
         return not self.nonlinear
 
-    def init(self, params: Tensors) -> OptimizerState:
+    def init(self, params: TensorMapping) -> OptimizerState:
         """Returns the state before the first step: key -> name of a moment -> zeros."""
         return {key: self._zeros(param) for key, param in params.items()}
 
     def update(
-        self, grads: Tensors, state: OptimizerState, params: Tensors, lr: Any, noise_std: Any = 0.0
+        self,
+        grads: TensorMapping,
+        state: OptimizerState,
+        params: TensorMapping,
+        lr: Any,
+        noise_std: Any = 0.0,
     ) -> tuple[dict[Any, "Tensor"], OptimizerState]:
         """Returns the steps, to be added to the parameters, and the state after them.
 
@@ -248,13 +253,17 @@ SERVER_OPTIMIZERS: Table = {"sgd": SGD, "adam": Adam}
 """What the server may do with an aggregate, by name."""
 
 
-def apply(params: Tensors, steps: Tensors) -> dict[Any, "Tensor"]:
+def apply(params: TensorMapping, steps: TensorMapping) -> dict[Any, "Tensor"]:
     """Adds the steps to the parameters; one without a step is the same tensor as before."""
     return {**params, **{key: params[key] + step for key, step in steps.items()}}
 
 
 def server_step(
-    rule: Optimizer, state: OptimizerState, before: Tensors, aggregate: Tensors, lr: float = 1.0
+    rule: Optimizer,
+    state: OptimizerState,
+    before: TensorMapping,
+    aggregate: TensorMapping,
+    lr: float = 1.0,
 ) -> tuple[dict[Any, "Tensor"], OptimizerState]:
     """Steps the server's optimiser; its gradient is the old state minus the aggregate.
 

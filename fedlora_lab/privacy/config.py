@@ -22,7 +22,7 @@ from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.ledger import (
     RELATION,
     Ledger,
-    Numbers,
+    PerClient,
     as_floats,
     check_terms,
     map_numbers,
@@ -45,7 +45,7 @@ class NoiseLevels(NamedTuple):
     1.0
     """
 
-    each: Numbers
+    each: PerClient
     server: float
     shares: int
 
@@ -377,8 +377,8 @@ class Privacy:
 
     unit: str = "example"
     clip_norm: Any = 1.0  # a number or an AdaptiveClip
-    noise_multiplier: Numbers | None = None
-    sample_rate: Numbers | None = None
+    noise_multiplier: PerClient | None = None
+    sample_rate: PerClient | None = None
     delta: float = 1e-5
     accountant: str = "prv"
     trust: str | None = None
@@ -480,7 +480,7 @@ class Privacy:
         return self.clip_norm.start if isinstance(self.clip_norm, AdaptiveClip) else self.clip_norm
 
     @property
-    def noise_of_sum(self) -> Numbers | None:
+    def noise_of_sum(self) -> PerClient | None:
         """The noise multiplier of the clipped sums: larger than sigma where a count goes with them.
 
         Guarantees: test_what_is_released_moves_by_at_most_what_sigma_says.
@@ -489,7 +489,7 @@ class Privacy:
         return sigma if clip is None else map_numbers(clip.noise_of_sum, sigma)
 
     @property
-    def noise_of_count(self) -> Numbers | None:
+    def noise_of_count(self) -> PerClient | None:
         """Standard deviation of the noise in the count; ``None`` where C is fixed."""
         clip, sigma = self.adaptive, self.noise_multiplier
         return None if clip is None else map_numbers(clip.noise_of_count, sigma)
@@ -610,7 +610,7 @@ class Privacy:
         new = {"sample_rate": rate, "noise_multiplier": sigma, "target": float(epsilon)}
         return replace(self, **new, releases=steps)
 
-    def _plan_rate(self, sizes: tuple[int, ...], plan: Plan) -> Numbers:
+    def _plan_rate(self, sizes: tuple[int, ...], plan: Plan) -> PerClient:
         """The sample rate of this work, after all checks that need the task.
 
         Args:
@@ -732,5 +732,5 @@ def _refuse_foreign_names(init: Any) -> Any:
 Privacy.__init__ = _refuse_foreign_names(Privacy.__init__)
 
 
-def _each(value: Numbers | None) -> tuple[float, ...]:
+def _each(value: PerClient | None) -> tuple[float, ...]:
     return () if value is None else per_client(value)

@@ -19,7 +19,8 @@ from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
 from fedlora_lab.privacy import accounting
 
-Numbers = float | tuple[float, ...]
+PerClient = float | tuple[float, ...]
+"""One number for all clients, or a number for each."""
 Totals = dict[int | None, dict[tuple[float, float], int]]
 """Client, or ``None`` for all -> (noise multiplier, sample rate) -> releases."""
 MOST = 2**53
@@ -79,7 +80,7 @@ def check_terms(
     return trust
 
 
-def as_floats(name: str, value: Any, high: float = math.inf) -> Numbers:
+def as_floats(name: str, value: Any, high: float = math.inf) -> PerClient:
     """Makes one finite float in [0, ``high``], or a tuple of them, of any types of numbers.
 
     Args:
@@ -96,12 +97,12 @@ def as_floats(name: str, value: Any, high: float = math.inf) -> Numbers:
     return tuple(map(float, entries)) if several else float(value)
 
 
-def per_client(value: Numbers, count: int = 1) -> tuple[float, ...]:
+def per_client(value: PerClient, count: int = 1) -> tuple[float, ...]:
     """A number for each client: as given, or one number ``count`` times."""
     return value if isinstance(value, tuple) else (float(value),) * count
 
 
-def map_numbers(function: Callable[[float], float], value: Numbers | None) -> Any:
+def map_numbers(function: Callable[[float], float], value: PerClient | None) -> Any:
     """Applies a function to one number, or to each of several; ``None`` stays ``None``."""
     if value is None:
         return None

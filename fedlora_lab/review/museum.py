@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fedlora_lab.review.checks import Claims
+from fedlora_lab.review.checks import Claims, Step
 
 Grads = dict[str, np.ndarray]
-Step = Callable[[Sequence[Any], int], Grads]
 
 FEATURES, CLASSES, BATCH, CLIP, NOISE = 8, 4, 16, 1.0, 1.1
 CLAIMS = Claims(clip_norm=CLIP, noise_multiplier=NOISE, denominator=BATCH)

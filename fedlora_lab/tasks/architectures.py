@@ -189,11 +189,11 @@ def prepare_tokenizer(source: Any, given: Any, model: nn.Module) -> Any:
     return tokenizer
 
 
-Rows = Sequence[Any] | None
+RowNames = Sequence[Any] | None
 """What messages call each row of some texts or images; ``None``: by its place."""
 
 
-def row_name(rows: Rows, place: int) -> Any:
+def row_name(rows: RowNames, place: int) -> Any:
     """What messages call the row at a place."""
     return place if rows is None else rows[place]
 
@@ -207,7 +207,7 @@ def longest_text(model: Any) -> int | None:
     return limit
 
 
-def check_tokens(texts: Sequence[Sequence[int]], model: nn.Module, rows: Rows = None) -> None:
+def check_tokens(texts: Sequence[Sequence[int]], model: nn.Module, rows: RowNames = None) -> None:
     """Refuses texts with tokens that the model does not know, naming the row.
 
     Args:
@@ -228,7 +228,7 @@ def tokenize(
     texts: Sequence[list[str]],
     model: nn.Module,
     max_length: int | None,
-    rows: Rows = None,
+    rows: RowNames = None,
 ) -> tuple[dict[str, Tensor], int]:
     """Encodes texts as the model's keywords, each (n, tokens); also returns how many were cut.
 
@@ -273,7 +273,9 @@ def trim_padding(x: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value[:, :longest] for key, value in x.items()}
 
 
-def scale_images(images: Sequence[Any], model: nn.Module, source: Any, rows: Rows = None) -> Tensor:
+def scale_images(
+    images: Sequence[Any], model: nn.Module, source: Any, rows: RowNames = None
+) -> Tensor:
     """Scales images to the model's size, mean and deviation: (n, channels, height, width).
 
     Args:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 32
 """Prompts that are answered together."""
-Ids = Int[Tensor, "n tokens"]
 
 
 def prompts(
@@ -162,7 +161,7 @@ class Generation:
     max_new_tokens: int
     known: tuple[Tensor, tuple[str, ...]] | None = None
 
-    def encode(self, rows: Any, places: architectures.Rows = None) -> list[list[int]]:
+    def encode(self, rows: Any, places: architectures.RowNames = None) -> list[list[int]]:
         """The tokens of prompts: texts as they are, or rows with the columns of the template.
 
         Args: rows: texts, or a table. places: what messages call each row.
@@ -181,7 +180,7 @@ class Generation:
         return _filled("prompt", [lead + ids for ids in self._tokens(texts)], places)
 
     def encode_answers(
-        self, texts: Sequence[str], places: architectures.Rows = None
+        self, texts: Sequence[str], places: architectures.RowNames = None
     ) -> list[list[int]]:
         """The tokens of answers, with the end token where the tokenizer has one.
 
@@ -241,7 +240,9 @@ class Generation:
             base.generation_config = before
         return texts
 
-    def answer(self, model: nn.Module, x: Any, y: Ids) -> tuple[list[str], list[str]]:
+    def answer(
+        self, model: nn.Module, x: Any, y: Int[Tensor, "n tokens"]
+    ) -> tuple[list[str], list[str]]:
         """The answers that some examples have, and those that the model writes to their prompts.
 
         The first are texts as they were given; of other examples than ``known`` what their tokens
@@ -273,7 +274,9 @@ def _end_tokens(tokenizer: Any, config: Any) -> list[int]:
     return sorted({int(end) for end in (tokenizer.eos_token_id, *several) if end is not None})
 
 
-def _filled(argument: str, found: list[list[int]], places: architectures.Rows) -> list[list[int]]:
+def _filled(
+    argument: str, found: list[list[int]], places: architectures.RowNames
+) -> list[list[int]]:
     """The same tokens; refuses a row that has none."""
     empty = next((i for i, ids in enumerate(found) if not ids), None)
     value = f"row {architectures.row_name(places, empty or 0)} is empty"
@@ -282,7 +285,7 @@ def _filled(argument: str, found: list[list[int]], places: architectures.Rows) -
 
 
 def _texts(
-    rows: "DataFrame", argument: str, source: str, places: architectures.Rows = None
+    rows: "DataFrame", argument: str, source: str, places: architectures.RowNames = None
 ) -> list[str]:
     """A text for each row: a column of texts, or a template filled with columns.
 
@@ -314,7 +317,7 @@ def encode_pairs(
     prompts: list[str],
     answers: list[str],
     most: int | None,
-    places: architectures.Rows = None,
+    places: architectures.RowNames = None,
 ) -> tuple[dict[str, Tensor], Tensor, int]:
     """Inputs and targets of all examples, (n, tokens) padded to the right; how many were cut.
 

@@ -22,9 +22,8 @@ from fedlora_lab._utils.validation import (
     check_symbols,
     check_whole,
 )
-from fedlora_lab.theory.products import Band
+from fedlora_lab.theory.products import Band, FactorA
 
-FactorA = Float[np.ndarray, "r d_in"]
 Losses = Float[np.ndarray, " n"]
 DIVERGED = 1e6  # times the loss at the start
 

@@ -287,8 +287,15 @@ def classification(
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
-    """Copies a model in evaluation mode, without gradients; the given model stays as it is."""
-    twin = copy.deepcopy(model).eval().requires_grad_(False)
+    """Copies a model in evaluation mode, without gradients; the given model stays as it is.
+
+    Raises: ``ValueError`` for a model that cannot be copied or frozen, such as a compiled script.
+    """
+    try:
+        twin = copy.deepcopy(model).eval().requires_grad_(False)
+    except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
+        words = f"expected a module that can be copied and frozen, but it says: {first_line(error)}"
+        raise ValueError(f"model={type(model).__name__!r}: {words}") from error
     for module in twin.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
             # 0 switches off a fused kernel that passes by the adapters.
@@ -334,6 +341,7 @@ def _check_data(clients: Any, test: Any, validation: Any) -> None:
             check(isinstance(value, Tensor), key, type(value).__name__, "a torch.Tensor")
             counted = "a tensor whose first dimension counts examples"
             check(value.ndim > 0, key, "a single number", counted)
+            check(value.layout == torch.strided, key, value.layout, "a dense tensor: x.to_dense()")
             rows = f"{len(pair[1])} rows, as many as y"
             check(len(value) == len(pair[1]), key, f"{len(value)} rows", rows)
             # Clients' examples that are not finite are counted by the clip, and taken as zero.

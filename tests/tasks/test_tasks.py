@@ -323,6 +323,18 @@ class Mixer(nn.Module):
         return self.dense(x - x.mean(0))
 
 
+class Unfrozen(nn.Module):
+    """Keeps a tensor with a history, which no copy can have, as the old weight_norm does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(4, 3)
+        self.norm = self.dense.weight.norm()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(x) / self.norm
+
+
 class Attentive(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -360,6 +372,7 @@ BAD: dict[str, dict[str, Any]] = {
     "model='builtin_function_or_method': expected a torch.nn.Module": {"model": len},
     "model.1='BatchNorm1d': expected evaluation mode: BatchNorm in": {"model": NORM},
     "model.1='BatchNorm1d': expected track_running_stats=True": {"model": NO_MEMORY},
+    "model='Unfrozen': expected a module that can be copied and f": of(Unfrozen(), "dense"),
     "model='Mixer': expected one that keeps exam": of(Mixer(), "dense"),
     "model='Sequential': expected to accept the test inputs, but it says: mat1": of(WIDE, "0"),
     r"model output=\(12,\): expected a floating tensor \(4, classes\) for 4": of(FLAT, "0"),
@@ -372,6 +385,7 @@ BAD: dict[str, dict[str, Any]] = {
     r"clients\[0\] x=\{\}: expected a tensor or a mapping": one({}, Y),
     r"clients\[0\] x='ndarray': expected a torch.Tensor": one(X.numpy(), Y),
     r"clients\[0\] y='a single number': expected a tensor whose": one(X, torch.tensor(1)),
+    r"clients\[0\] x=torch.sparse_coo: expected a dense tensor": one(X.to_sparse(), Y),
     r"clients\[1\]=.*\(3,\).*: expected what": {"clients": [pair(5), (numbers(5, 3), Y)]},
     r"clients\[1\]=.*float64.*: expected what": {"clients": [pair(5), (X.double(), Y)]},
     r"test=.*: expected what clients\[0\] has": TABLE | {"test": (UNMASKED, Y[:3])},

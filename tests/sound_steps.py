@@ -50,7 +50,7 @@ class Sound:
     """An implementation, its claims where they differ, and on what it is reviewed."""
 
     step: Callable[[Sequence[Any], int], Released]
-    claims: Any = museum.CLAIMS
+    claims: Any = museum.DP_SGD_CLAIMS
     data: Callable[[], list] = museum.examples
     loader: Callable[[int], list] | None = None
 
@@ -304,9 +304,9 @@ def transcription(batch: Sequence[Any], seed: int, sides: str) -> Released:
 
 # ---- all of them
 
-_OF_ENGINE = replace(museum.CLAIMS, denominator=SLOTS)
-_OF_PERSONS = replace(museum.CLAIMS, unit="client", denominator=SLOTS // OF_A_PERSON)
-_OF_CLIENTS = replace(museum.CLAIMS, unit="client")
+_OF_ENGINE = replace(museum.DP_SGD_CLAIMS, denominator=SLOTS)
+_OF_PERSONS = replace(museum.DP_SGD_CLAIMS, unit="client", denominator=SLOTS // OF_A_PERSON)
+_OF_CLIENTS = replace(museum.DP_SGD_CLAIMS, unit="client")
 ADAPTIVE: Any = {
     "target_unclipped_quantile": 0.5,
     "clipbound_learning_rate": 0.2,
@@ -322,7 +322,7 @@ def _people() -> list:
 
 SOUND: dict[str, Sound] = {
     "NumPy": Sound(museum.dp_sgd),
-    "NumPy, a sum": Sound(the_sum, replace(museum.CLAIMS, denominator=1)),
+    "NumPy, a sum": Sound(the_sum, replace(museum.DP_SGD_CLAIMS, denominator=1)),
     "NumPy, single precision": Sound(in_single_precision),
     "NumPy, automatic clipping": Sound(automatic),
     "NumPy, two parts of a clip": Sound(two_parts),
@@ -340,12 +340,12 @@ SOUND: dict[str, Sound] = {
     "Opacus, ghost clipping": Sound(opacus_ghost),
     "Opacus, adaptive clipping": Sound(
         partial(opacus_step, kind=AdaClipDPOptimizer, **ADAPTIVE),
-        replace(museum.CLAIMS, noise_multiplier=(NOISE**-2 - (2 * 2.0) ** -2) ** -0.5),
+        replace(museum.DP_SGD_CLAIMS, noise_multiplier=(NOISE**-2 - (2 * 2.0) ** -2) ** -0.5),
     ),
     "Opacus, an adapter of PEFT": Sound(partial(opacus_step, model=_adapted)),
     "Opacus, its loader": Sound(
         museum.dp_sgd,
-        replace(museum.CLAIMS, sampling="poisson", sample_rate=1 / 6, dataset_size=96),
+        replace(museum.DP_SGD_CLAIMS, sampling="poisson", sample_rate=1 / 6, dataset_size=96),
         loader=opacus_batches,
     ),
     "FedLoRA": Sound(engine, _OF_ENGINE),

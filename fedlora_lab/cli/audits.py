@@ -20,11 +20,13 @@ if TYPE_CHECKING:  # loaded by the command that needs them: to verify takes seco
     from fedlora_lab.federated.comparison import Cell
     from fedlora_lab.report.run_folder import Folder
 
-PLAIN = "method unit seed delta confidence canaries lower ceiling seconds rounds bug invalid holds"
+AUDIT_FIELDS = (
+    "method unit seed delta confidence canaries lower ceiling seconds rounds bug invalid holds"
+)
 EPSILONS = "epsilon_lower epsilon_upper epsilon_nominal"
 CANARIES_HELP = "Number of canaries.  [as many as cost a fifth of the run]"
 CONFIDENCE_HELP = "Confidence of every lower bound.  [0.99]"
-SEED_HELP = "Seed of the audited runs and of the choice of canaries.  [0]"
+AUDIT_SEED_HELP = "Seed of the audited runs and of the choice of canaries.  [0]"
 
 
 @click.command("audit")
@@ -32,7 +34,7 @@ SEED_HELP = "Seed of the audited runs and of the choice of canaries.  [0]"
 @click.option("--canaries", type=int, metavar="N", help=CANARIES_HELP)
 @click.option("--confidence", default=0.99, metavar="P", help=CONFIDENCE_HELP)
 @click.option("--rounds", type=int, metavar="N", help="Rounds of the audited runs.  [the run's]")
-@click.option("--seed", default=0, metavar="N", help=SEED_HELP)
+@click.option("--seed", default=0, metavar="N", help=AUDIT_SEED_HELP)
 @click.option("--check/--no-check", "checked", default=True, help="Self-check as well.  [check]")
 def audit_command(folder: Path, checked: bool, **options: Any) -> None:
     """Run every method of the run folder RUN once more with canaries inside, and write
@@ -158,7 +160,7 @@ def audit_to_json(slug: str, found: "Audit", verdict: "SelfCheck | None") -> dic
         check = {"ok": verdict.ok, "failed": failed}
     return {
         "slug": slug,
-        **{name: getattr(found, name) for name in PLAIN.split()},
+        **{name: getattr(found, name) for name in AUDIT_FIELDS.split()},
         **{name: finite(getattr(found, name)) for name in EPSILONS.split()},
         "guesses": [list(guess) for guess in found.guesses],
         "included": found.included.tolist(),

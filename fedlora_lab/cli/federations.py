@@ -23,8 +23,6 @@ from fedlora_lab.cli import status
 TEMPLATE = Path(fl.__file__).parent / "flower" / "template"
 BUILT_IN = {"digits": {"rounds": 10, "lr": 0.5}}
 """Models that come with their examples, and the plan that the app suggests for them."""
-ADAPTER = "adapter"
-"""Where a coordinator's folder has the adapter of its last round."""
 TEXT = {"rounds": 10, "lr": 0.3}
 MODEL_HELP = "digits (8 x 8 pixels, built in), or a text model: a folder or name of Hugging Face."
 LABELS_HELP = "Classes of a text model, joined by commas.  [negative,positive]"
@@ -237,7 +235,7 @@ def prepare_command(table: Path, schema: str, out: str, **options: Any) -> None:
         if error.count > len(error.lines):
             click.echo(f"and {error.count - len(error.lines)} more (--problems N)", err=True)
         raise click.ClickException(error.head) from None
-    counted = next(name for name in site.UNITS if name in done.counts)
+    counted = next(name for name in site.COUNTED_UNITS if name in done.counts)
     size, notes = done.counts[counted], []
     status.say(f"{counted}: {size}; the sample rate follows from it, all parties get it")
     if counted == "persons":
@@ -341,16 +339,16 @@ def write_adapter(folder: Path, target: Path, run: str | None) -> Path:
     from fedlora_lab.lora import peft
     from fedlora_lab.report.run_folder import Folder
 
+    adapter = folder / checkpoint.ADAPTER
     if not (folder / "settings.json").exists():
         check(run is None, "run", run, "none with a coordinator's folder, which holds one")
         begun = checkpoint.rounds_in(folder)
         check(bool(begun), "OUT", str(folder), "a coordinator's folder or a run folder, begun")
-        there = (folder / ADAPTER).is_dir()
         expected = (
             "an adapter in it: here sites keep a part of theirs, or the run is of another kind"
         )
-        check(there, "OUT", str(folder), expected)
-        shutil.copytree(folder / ADAPTER, target)
+        check(adapter.is_dir(), "OUT", str(folder), expected)
+        shutil.copytree(adapter, target)
         return folder
     about = Folder(folder).settings["task"]["info"]
     states = {
@@ -362,11 +360,9 @@ def write_adapter(folder: Path, target: Path, run: str | None) -> Path:
     check(name in states, "run", run, f"one of {names}; give one by --run")
     known = about.get("task") in fl.tasks.TASKS and "arguments" in about
     words = "a built-in task; `fl.save_adapter` writes of others"
-    if (folder / "adapter").is_dir():  # `fl.finetune` wrote it
-        words = (
-            f"a built-in task; the adapter is in {folder / 'adapter'}, and `fedlora-lab certify "
-        )
-        words += f"{folder} --adapter {folder / 'adapter'}` gives it its certificate"
+    if adapter.is_dir():  # `fl.finetune` wrote it
+        words = f"a built-in task; the adapter is in {adapter}, and `fedlora-lab certify "
+        words += f"{folder} --adapter {adapter}` gives it its certificate"
     check(known, "task", about.get("task"), words)
     task = fl.tasks.build(about["task"], **about["arguments"])
     state, settings = checkpoint.read_released(

@@ -30,7 +30,7 @@ def _on_flower(cell: Cell) -> RunCell:
     return partial(simulate, *parts, lora=cell.lora, seed=cell.seed)
 
 
-COMPARED = "fedlora,ffa-lora,rolora,deer,la-lora,fedlpp"
+DEFAULT_METHODS = "fedlora,ffa-lora,rolora,deer,la-lora,fedlpp"
 METHODS_HELP = "Methods, or the baselines local, central, non-private, joined by commas."
 METHOD_HELP = "A method that `fedlora-lab methods` lists."
 SEEDS_HELP = "How many, or a list such as 0,1,2.  [3]"
@@ -38,7 +38,9 @@ SEEDS_HELP = "How many, or a list such as 0,1,2.  [3]"
 
 @click.command("compare")
 @click.argument("task")
-@click.option("--methods", default=COMPARED, metavar="A,B", show_default=True, help=METHODS_HELP)
+@click.option(
+    "--methods", default=DEFAULT_METHODS, metavar="A,B", show_default=True, help=METHODS_HELP
+)
 @click.option("--seeds", default="3", metavar="N", help=SEEDS_HELP)
 @read.run_options
 def compare_command(task: str, methods: str, seeds: str, **options: Any) -> None:
@@ -106,8 +108,10 @@ OWN_OPTIONS: list[tuple[str, type, str, str]] = [
     ("--person", str, "COLUMN", "The person of each row, hidden with all rows.  [rows are hidden]"),
     ("--device", str, "D", "Such as cpu or cuda.  [cpu]"),
 ]
-CHOSEN = "epsilon delta unit clip rounds local-steps batch clients rank lora-alpha lr participation"
-CHOSEN = [f"--{name}" for name in f"{CHOSEN} optimizer trust accountant stop-at budget out".split()]
+_CHOSEN = (
+    "epsilon delta unit clip rounds local-steps batch clients rank lora-alpha lr participation"
+)
+CHOSEN = [f"--{x}" for x in f"{_CHOSEN} optimizer trust accountant stop-at budget out".split()]
 """Options of a run that `finetune` takes too, where what is not given is chosen and said."""
 
 
@@ -286,7 +290,7 @@ def summary_lines(frame: Any, trust: str | None = None) -> list[str]:
 
 # ---- the table of methods
 
-RULES = "start clip_groups clip_reference precondition filter penalty aggregate broadcast"
+RULE_FIELDS = "start clip_groups clip_reference precondition filter penalty aggregate broadcast"
 MOVES = {"AB": "A and B", "BA": "A and B", "R": "the core R", "*": "A or B, chosen layer by layer"}
 
 
@@ -303,7 +307,7 @@ def align_columns(rows: list[list[str]], right: tuple[int, ...] = ()) -> list[st
 def own_rules(row: Any) -> str:
     """The rules in which a row differs from FedLoRA, the plain one."""
     plain = fl.methods.table().loc["fedlora"]
-    return ", ".join(str(row[f]) for f in RULES.split() if row[f] != plain[f])
+    return ", ".join(str(row[f]) for f in RULE_FIELDS.split() if row[f] != plain[f])
 
 
 def describe_schedule(row: Any) -> str:

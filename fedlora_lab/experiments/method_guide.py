@@ -19,7 +19,7 @@ from fedlora_lab.methods.published import ALL, VARIANTS, rule_name
 from fedlora_lab.methods.quantization import normal_float
 
 Frames = Mapping[str, pd.DataFrame]
-DEFAULTS = {  # the default of a field in words
+DEFAULT_WORDS = {  # the default of a field in words
     "start": "A random, B zero",
     "balance": "as drawn",
     "precondition": "none",
@@ -36,7 +36,7 @@ LETTERS = {"epsilon": "ε", "alpha": "β"}
 # The fields of a method that one can choose, and their values beside those of the table.
 COMPOSED = ("train", "start", "balance", "aggregate", "precondition", "filter", "share")
 COMPOSED += ("own_ranks", "clip_groups", "clip_reference", "broadcast")
-FURTHER: Mapping[str, tuple[Any, ...]] = {
+MORE_VALUES: Mapping[str, tuple[Any, ...]] = {
     "train": tuple(map(Cycle, (("A",), ("B", "B", "A"), ("AB", "B"), ("B", "B A")))),
     "filter": (binomial(3), binomial(9)),
     "broadcast": tuple(normal_float(width) for width in (2, 3, 8)),
@@ -46,8 +46,8 @@ FURTHER: Mapping[str, tuple[Any, ...]] = {
 
 def describe_value(field: str, value: Any) -> str:
     """Describes a value of a method's field in words."""
-    if field in DEFAULTS and value == getattr(Method("plain", ""), field):
-        return DEFAULTS[field]
+    if field in DEFAULT_WORDS and value == getattr(Method("plain", ""), field):
+        return DEFAULT_WORDS[field]
     if field == "balance":
         return f"noise at {value:g} of A"
     if field == "own_ranks":
@@ -63,7 +63,7 @@ def describe_value(field: str, value: Any) -> str:
 
 def field_choices() -> dict[str, list[tuple[str, Any]]]:
     """Lists every choice of the composer: field -> (words, value).
-    That is its default, all that the table's rows and variants use, and `FURTHER`.
+    That is its default, all that the table's rows and variants use, and `MORE_VALUES`.
 
     Guarantees: every row can be composed (test_composer.py::test_every_row_can_be_composed).
     """
@@ -71,7 +71,7 @@ def field_choices() -> dict[str, list[tuple[str, Any]]]:
     for field in COMPOSED:
         values: list[Any] = []
         rows = [Method("plain", ""), *(ALL | VARIANTS).values()]
-        for value in (*(getattr(row, field) for row in rows), *FURTHER.get(field, ())):
+        for value in (*(getattr(row, field) for row in rows), *MORE_VALUES.get(field, ())):
             values += [] if value in values else [value]
         found[field] = [(describe_value(field, value), value) for value in values]
     return found

@@ -31,7 +31,6 @@ VERDICTS = (HOLDS, OPPOSITE, SAME, OPEN, FULL, WAITS, UNTESTED)
 SHOWN = 0.95  # level of the interval that is shown; claims are decided by wider ones
 SMALL = 0.1  # share of the room below which a difference counts as none, where no size was claimed
 HALF = 0.5  # share of the claimed size that is asked for
-EXACT = 1e-4  # a relative deviation below it is rounding
 START = 0.01  # accuracies before training that differ by more are those of two models
 STAND_INS: dict[str, tuple[str, dict[str, Any]]] = {
     "sentiment-example": ("sentiment", {}),

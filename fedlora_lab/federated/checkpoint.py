@@ -34,6 +34,8 @@ KEPT_ROUNDS = 2
 """The last so many rounds stay in the folder: should the newest be damaged, one is left."""
 LEDGER = "ledger.json"
 BUDGET = "budget.json"
+ADAPTER = "adapter"
+"""Folder of the adapter that a run ends with, as PEFT reads it."""
 
 
 class DamagedCheckpoint(ValueError):

@@ -21,14 +21,14 @@ from fedlora_lab.federated.local_training import RunContext, moving_keys
 from fedlora_lab.federated.uploads import round_keys
 from fedlora_lab.lora import peft
 from fedlora_lab.lora.batch_independence import widest
-from fedlora_lab.lora.per_example import TEXTS, per_example_gradients, ready
+from fedlora_lab.lora.per_example import TEXTS_AT_ONCE, per_example_gradients, ready
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.quantization import bytes_of
 from fedlora_lab.tasks.task import Examples, Task, mask_of, take
 
 FLOAT, CYCLE = 4, 2
-LOOKS = "warn_if_padding_and_no_attention_mask"
+PADDING_WARNING = "warn_if_padding_and_no_attention_mask"
 """A warning of Transformers that reads the tokens, of which there are none here."""
 
 
@@ -69,7 +69,7 @@ def chunk(how: Compute, context: RunContext) -> int | None:
     each = example_bytes(context, widest(task))
     most = max(1, int(FREE_SHARE * free_memory(device)) // each)
     texts = device.type == "cpu" and mask_of(task.test[0]) is not None
-    return min(most, TEXTS) if texts else most
+    return min(most, TEXTS_AT_ONCE) if texts else most
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def cost(task: Task, method: Method, lora: Any, plan: Plan) -> Cost:
     adapted = peft.adapt(task.model, task.targets, task.head, lora_of(lora))
     adapted = peft.place(adapted, "meta", "float32")
     for module in adapted.model.modules():
-        if hasattr(module, LOOKS):
-            setattr(module, LOOKS, lambda *_: None)
+        if hasattr(module, PADDING_WARNING):
+            setattr(module, PADDING_WARNING, lambda *_: None)
     x, y = take(task.clients[0][0], slice(0, 2)), task.clients[0][1][:2]
     if isinstance(x, Mapping):  # a mask is looked into, and has no values here: texts count in full
         x = {key: value for key, value in x.items() if key != "attention_mask"}

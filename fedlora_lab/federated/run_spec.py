@@ -22,7 +22,7 @@ from fedlora_lab.federated.compute import Compute
 from fedlora_lab.federated.local_training import RunContext
 from fedlora_lab.lora import peft
 from fedlora_lab.lora.batch_independence import check_batch_independence
-from fedlora_lab.lora.per_example import TEXTS
+from fedlora_lab.lora.per_example import TEXTS_AT_ONCE
 from fedlora_lab.methods.aggregation import Rule
 from fedlora_lab.methods.filters import received
 from fedlora_lab.methods.method import Method
@@ -342,7 +342,7 @@ def prepare_run(
     # Probed with as many examples as pass the model together, half as many again as expected.
     expected = sum(n * q for n, q in zip(task.sizes, context.sample_rate, strict=True))
     texts = adapted.device.type == "cpu" and mask_of(task.test[0]) is not None
-    most = math.ceil(min(1.5 * expected, context.chunk or (TEXTS if texts else math.inf)))
+    most = math.ceil(min(1.5 * expected, context.chunk or (TEXTS_AT_ONCE if texts else math.inf)))
     keys = _start(spec, adapted) if spec.method.penalty is not None else ()  # what may move
     check_batch_independence(task, adapted, how.products, spec.method, spec.plan, most, keys)
     return context

@@ -26,7 +26,7 @@ from fedlora_lab.tasks.task import Examples, Task, map_inputs, named_tensors, pe
 
 LOG = logging.getLogger("fedlora_lab.flower")
 WHY = "its own log says why"
-EXACT = "True: scores would tell of private test examples; fl.private_score adds noise"
+PUBLIC_TEST_NEEDED = "True: scores would tell of private test examples; fl.private_score adds noise"
 ANSWERED, REPLY, PERSONAL, CLIP = "answered", "reply", "personal", "clip"
 
 
@@ -299,7 +299,7 @@ def answer_evaluation(own: Participant, number: int, message: Message, context: 
     """
     if own.spec.privacy is not None:
         public, unit = own.spec.task.public_test, own.spec.privacy.unit
-        check(public, "public_test", public, EXACT)
+        check(public, "public_test", public, PUBLIC_TEST_NEEDED)
         by_step = own.spec.privacy.by_step
         check(by_step, "unit", unit, "'example' or 'person': scores would tell what is kept")
     t, task = own.round_of(message, beyond=1), own.spec.task

@@ -35,6 +35,7 @@ from safetensors.torch import load_file, save
 import fedlora_lab as fl
 from fedlora_lab._utils.files import lock_folder, write_atomically
 from fedlora_lab._utils.validation import check, check_keys, check_number, check_whole
+from fedlora_lab.federated.checkpoint import ADAPTER
 from fedlora_lab.federated.records import Round, to_frame
 from fedlora_lab.federated.simulation import Federation
 from fedlora_lab.flower import messages
@@ -51,11 +52,10 @@ from fedlora_lab.methods.plan import lora_of
 from fedlora_lab.report.run_folder import read_frame, with_ledger_epsilon
 from fedlora_lab.tasks.task import Examples, Task, person_numbers
 
-FIELDS = ("method", "privacy", "plan", "lora", "seed")
-SIZES = "sizes"
-"""In terms beside `FIELDS`, where the task is built from the numbers of examples."""
+TERM_FIELDS = ("method", "privacy", "plan", "lora", "seed")
+SIZES_FIELD = "sizes"
+"""In terms beside `TERM_FIELDS`, where the task is built from the numbers of examples."""
 REHEARSALS = "rehearsals"
-ADAPTER = "adapter"
 A_REHEARSAL = "a run without terms rehearses; between sites: --run-config 'terms=\"…/terms.json\"'"
 NO_REHEARSAL = "terms, base model, public examples differ there, or it is a node of a simulation"
 TaskBuilder = Callable[..., Task]
@@ -85,18 +85,18 @@ def write_terms(
     same = isinstance(method, str) or method == fl.methods.get(slug)
     check(same, "method", slug, "a row as it stands in the table")
     parts = privacy and privacy.settings(), asdict(plan), lora_of(lora).settings()
-    terms: dict[str, Any] = dict(zip(FIELDS, (slug, *parts, seed), strict=True))
+    terms: dict[str, Any] = dict(zip(TERM_FIELDS, (slug, *parts, seed), strict=True))
     if sizes is not None:
-        terms[SIZES] = _checked_sizes(sizes)
+        terms[SIZES_FIELD] = _checked_sizes(sizes)
     write_atomically(path, json.dumps(terms, indent=1))
     return Path(path)
 
 
 def _checked_sizes(sizes: Any) -> list[int]:
     expected = "the number of examples of each site"
-    check(isinstance(sizes, Sequence) and len(sizes) > 0, SIZES, sizes, expected)
+    check(isinstance(sizes, Sequence) and len(sizes) > 0, SIZES_FIELD, sizes, expected)
     for size in sizes:
-        check_whole(SIZES, size, 1)
+        check_whole(SIZES_FIELD, size, 1)
     return list(sizes)
 
 
@@ -111,13 +111,13 @@ def read_terms(path: "str | Path", task: "Task | TaskBuilder") -> Participant:
     """
     with _written_by("terms", path, "write_terms"):
         parts = json.loads(Path(path).read_text(encoding="utf-8"))
-    check_keys("terms", parts, (*FIELDS, SIZES))
-    whole = set(FIELDS) <= set(parts)
-    check(whole, "terms", sorted(parts), ", ".join(FIELDS))
-    sizes = [_checked_sizes(parts[SIZES])] if SIZES in parts else []
+    check_keys("terms", parts, (*TERM_FIELDS, SIZES_FIELD))
+    whole = set(TERM_FIELDS) <= set(parts)
+    check(whole, "terms", sorted(parts), ", ".join(TERM_FIELDS))
+    sizes = [_checked_sizes(parts[SIZES_FIELD])] if SIZES_FIELD in parts else []
     task = task if isinstance(task, Task) else task(*sizes)
     agree = not sizes or list(task.sizes) == sizes[0]
-    check(agree, "terms", sizes, f"{SIZES} of the task, {list(task.sizes)}")
+    check(agree, "terms", sizes, f"{SIZES_FIELD} of the task, {list(task.sizes)}")
     privacy = None if parts["privacy"] is None else fl.Privacy(**parts["privacy"])
     if privacy is not None and privacy.unit == "person" and task.persons is None:
         task = replace(task, persons=placeholder_persons(task.sizes))  # the sizes are of persons

@@ -48,7 +48,7 @@ SCHEMA_FORMAT, SITE_FORMAT = "fedlora-lab schema 1", "fedlora-lab site 1"
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")
 """Cells that hold nothing, unless the schema names others."""
-UNITS = ("examples", "persons")
+COUNTED_UNITS = ("examples", "persons")
 """What the size of a site is a number of: persons where the schema has a column of them."""
 MAX_CELL = 131_072
 """Characters of a cell: the limit of Python's csv module, which is one for the whole process."""
@@ -539,9 +539,9 @@ def prepare(
         problems.stop(table, "the table", f"no row of the split {schema.splits[0]!r} to train on")
 
     # Where persons are protected, how many rows one of them has is private, and so is the sum.
-    counted, size = UNITS[0], len(first)
+    counted, size = COUNTED_UNITS[0], len(first)
     if persons is not None:
-        counted, size = UNITS[1], len(persons[first].unique())
+        counted, size = COUNTED_UNITS[1], len(persons[first].unique())
     counts = {"format": SITE_FORMAT, "schema": schema.digest, counted: size}
     about.unlink(missing_ok=True)
     written: list[Path] = []
@@ -685,13 +685,13 @@ def read_sizes(*paths: "str | Path", unit: str) -> list[int]:
     Raises: ``ValueError`` for another file, and where the schema counts something else, or two
         sites used different schemas.
     """
-    counted, sizes, schemas = UNITS[unit == "person"], [], []
+    counted, sizes, schemas = COUNTED_UNITS[unit == "person"], [], []
     for path in paths:
         counts = parse_json(_bytes(path, "site"), f"site={str(path)!r}")
         known = isinstance(counts, dict) and counts.get("format") == SITE_FORMAT
         check(known, "site", str(path), "a file that `fedlora-lab site prepare` wrote")
         other = "'example' or 'client'" if "examples" in counts else "'person'"
-        what = UNITS["examples" not in counts]
+        what = COUNTED_UNITS["examples" not in counts]
         check(counted in counts, "unit", unit, f"{other}: {path} holds a number of {what}")
         check_whole(f"{path}, {counted}", counts[counted], 1)
         schemas.append(counts.get("schema"))

@@ -20,7 +20,7 @@ from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.tasks.metrics import TextScore, over_all
 from fedlora_lab.tasks.task import Task, map_inputs, mask_of, take
 
-TEXTS = 16
+TEXTS_AT_ONCE = 16
 """Texts that go through the model at once on a processor."""
 
 
@@ -50,7 +50,8 @@ def per_example_gradients(
         weights: (N,), factors of the examples' losses; one by default.
 
     Returns: key -> (N, ...).
-    Raises: ``NotPerExample`` unless loss and penalty have one number for each example.
+    Raises: ``NotPerExample`` unless loss and penalty have one number for each example;
+        ``ValueError`` where they depend on nothing that moves.
     Guarantees: equals a loop over batches of one and Opacus' GradSampleModule
         (tests/lora/test_gradients.py).
     """
@@ -75,6 +76,8 @@ def per_example_gradients(
             _check_per_example("penalty", penalty, len(owner))
             # Added before the clip: what a penalty reads of an example is clipped with its loss.
             loss = loss + penalty
+        words = "linear maps that the model calls; the loss depends on none of them, and on no head"
+        check(loss.requires_grad, "targets", task.targets, words)
         loss = loss if weights is None else loss * weights.to(loss)
         gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
     pairs = zip(leaves.items(), gradients, strict=True)
@@ -131,7 +134,7 @@ def portions(
     if mask is None:
         return torch.arange(len(index)).split(chunk or whole)
     places = mask[index].flatten(1).sum(1).argsort(descending=True, stable=True)
-    return places.split(chunk or (TEXTS if device.type == "cpu" else whole))
+    return places.split(chunk or (TEXTS_AT_ONCE if device.type == "cpu" else whole))
 
 
 def evaluate(

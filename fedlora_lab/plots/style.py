@@ -42,7 +42,16 @@ _TABLE = tomllib.loads(Path(__file__).with_name("looks.toml").read_text(encoding
 LOOKS: Mapping[str, Look] = {
     slug: Look(colour, marker, DASHES[dashes]) for slug, (colour, marker, dashes) in _TABLE.items()
 }
-FURTHER = ("#0F7F94", "#5C7F1A", "#7A4FD0", "#B0486A", "#4F6D8F", "#8F5A33", "#3D7D5C", "#9A4FA0")
+SPARE_COLOURS = (
+    "#0F7F94",
+    "#5C7F1A",
+    "#7A4FD0",
+    "#B0486A",
+    "#4F6D8F",
+    "#8F5A33",
+    "#3D7D5C",
+    "#9A4FA0",
+)
 
 _RC = matplotlib.rc_params_from_file(
     Path(__file__).with_name("figures.mplstyle"), use_default_template=False
@@ -127,7 +136,7 @@ def look(slug: str) -> Look:
         return LOOKS[slug]
     code = int.from_bytes(hashlib.blake2b(slug.encode(), digest_size=4).digest(), "big")
     dashes = DASHES[("dash-dot", "dash")[code // 40 % 2]]
-    return Look(FURTHER[code % 8], "X8ph>"[code // 8 % 5], dashes)
+    return Look(SPARE_COLOURS[code % 8], "X8ph>"[code // 8 % 5], dashes)
 
 
 def name(slug: str) -> str:

@@ -16,7 +16,7 @@ from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.theory.products import Band
 
 COLOURS = (style.INK, style.FACTOR["B"], style.FACTOR["A"], style.RIGHT)
-PARTS = (style.GREY, style.FACTOR["B"], style.FACTOR["A"])
+PART_COLOURS = (style.GREY, style.FACTOR["B"], style.FACTOR["A"])
 NUMBERS = ["mean", "low", "high", "closed"]
 
 
@@ -86,7 +86,9 @@ def theory_check(
             _error_bars(ax, rows, colour)
             _error_bars(under, ratio.loc[rows.index], colour)
         for i, (column, words) in enumerate((parts or {}).items()):
-            line(column, table, words, colour=PARTS[i % 3], lw=1.3, ls=style.DASHED, zorder=1)
+            line(
+                column, table, words, colour=PART_COLOURS[i % 3], lw=1.3, ls=style.DASHED, zorder=1
+            )
         highest = 2 * float(table["high"].max())
         ax.set_ylim(lowest, highest)
         if highest < 30 * lowest:  # powers of ten alone would leave one tick or two

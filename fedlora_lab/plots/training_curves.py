@@ -39,7 +39,7 @@ AXES = {  # measure: (title, axis label with the unit)
     "bytes_up": ("Sent to the server", "bytes per round, all clients"),
     "bytes_down": ("Received from the server", "bytes per round, all clients"),
 }
-EXACT = 1e-5  # a relative deviation below it is rounding
+DRAWN_AS_EXACT = 1e-5  # a relative deviation below it is rounding
 TERMS = {  # term of the noise: (colour, marker, words)
     "noise_B": (style.FACTOR["B"], "o", "$\\Xi_B A$   noise on B"),
     "noise_A": (style.FACTOR["A"], "s", "$B\\, \\Xi_A$   noise on A"),
@@ -56,7 +56,7 @@ WAYS = {  # direction: (measures that are added up, words)
     "down": (("bytes_down",), "received from the server"),
 }
 PLACE = (0.09, 0.16, 0.68, 0.75)
-SIZES = 7.6, 4.1
+FIGURE_SIZE = 7.6, 4.1
 
 
 def method_lines(ax: Any, part: Any) -> list[Label]:
@@ -171,7 +171,7 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
     """
     part, crosses = tidy.select_measure(frame, measure), ""
     with paper():
-        figure, (ax,) = panels(*SIZES, PLACE)
+        figure, (ax,) = panels(*FIGURE_SIZE, PLACE)
         labels = method_lines(ax, part)
         if measure.startswith("accuracy") or measure == "loss":
             crosses = mark_collapsed(ax, part, measure)
@@ -187,7 +187,7 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
 def _exact(part: Any) -> list[str]:
     """Lists slugs whose deviation is rounding in every round."""
     worst = part.groupby("method")["value"].max()
-    return list(worst[worst < EXACT].index)
+    return list(worst[worst < DRAWN_AS_EXACT].index)
 
 
 def _deviation_panel(ax: Any, part: Any) -> None:
@@ -232,7 +232,7 @@ def deviation(frame: pd.DataFrame) -> Picture:
             ax.set(ylabel="", xlabel="Frobenius norm of the layer's deviation", xlim=(0, None))
             ax.set_title(f"By layer, round {int(last)}")
         else:
-            figure, (left,) = panels(*SIZES, PLACE)
+            figure, (left,) = panels(*FIGURE_SIZE, PLACE)
         _deviation_panel(left, part)
         _seed_footer(figure, tidy.describe_seeds(part), tidy.unmeasured_methods(frame, "deviation"))
     return figure
@@ -371,7 +371,7 @@ def traffic(
     check(len(means) > 0, "measure", WAYS[way][0], "bytes of every round of at least one method")
     missing = [slug for slug in tidy.slugs_in_order(frame) if slug not in set(means["method"])]
     with paper():
-        figure, (ax,) = panels(*SIZES, PLACE)
+        figure, (ax,) = panels(*FIGURE_SIZE, PLACE)
         _traffic_panel(ax, means, way, title)
         _seed_footer(figure, tidy.describe_seeds(tidy.select_measure(frame, "accuracy")), missing)
     return figure

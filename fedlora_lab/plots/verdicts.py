@@ -19,7 +19,7 @@ FITS = style.SERIES[1], style.SERIES[2], style.SERIES[3]  # colours of the lines
 APART = 1.045  # cells of one amplification stand side by side, by this factor
 BOTH, ONE = "both factors", "one factor"  # leaders, and verdicts, as the map names them
 HIT, MISS, UNDECIDED = "hit", "miss", "not decided"
-UNITS = {"example": "Every example protected", "client": "Every client protected"}
+UNIT_TITLES = {"example": "Every example protected", "client": "Every client protected"}
 
 
 @style.paper()
@@ -40,7 +40,7 @@ def regime(cells: pd.DataFrame) -> style.Picture:
     there: Any = cells[(cells["pair"] == "both") & cells["mean"].notna()]
     check(len(there) > 0, "cells", "no measured cell", "at least one")
     colours = {BOTH: style.look("fedlora").colour, ONE: style.look("ffa-lora").colour}
-    units = [unit for unit in UNITS if unit in set(there["unit"])]
+    units = [unit for unit in UNIT_TITLES if unit in set(there["unit"])]
     tasks = sorted(set(there["task"]))
     gap, left, right = 0.035, 0.078, 0.988
     wide = (right - left - gap * (len(units) - 1)) / len(units)
@@ -73,7 +73,7 @@ def regime(cells: pd.DataFrame) -> style.Picture:
                 told.append((f"{task}: {_level(lines[unit][-1])}", colour))
         for row, x in zip(part.itertuples(), _side_by_side(part["amplification"]), strict=True):
             _cell(ax, x, row, colours, MARKERS[tasks.index(row.task) % len(MARKERS)])
-        ax.set_title(UNITS[unit], fontsize=9.5)
+        ax.set_title(UNIT_TITLES[unit], fontsize=9.5)
         told.append((f"predicted: level at {edge:g}", style.SOFT))
         for i, (text, colour) in enumerate(reversed(told)):
             low: Any = {"va": "bottom", "weight": "bold", **box}
@@ -116,7 +116,7 @@ def _head(lines: dict[str, list[Line]]) -> str:
         return "A number known before the run orders the lead"
     if not falls:
         return "The lead of both, over the noise that a run will have"
-    return f"With {UNITS[falls[0]].lower()}, noise known before a run orders the lead"
+    return f"With {UNIT_TITLES[falls[0]].lower()}, noise known before a run orders the lead"
 
 
 def _line(ax: Any, part: Any, colour: str) -> Line:
@@ -195,14 +195,14 @@ def _legend(figure: Any, colours: Any, tasks: list[str]) -> None:
 
 # ---- published claims: a row a claim, an interval a place, a colour a verdict
 
-LOOKS = {  # verdict: (colour, marker, what stands at the right)
+VERDICT_LOOKS = {  # verdict: (colour, marker, what stands at the right)
     "holds": (style.RIGHT, "o", "holds"),
     "opposite": (style.WRONG, "X", "opposite"),
     "no difference of that size": ("#7A4FD0", "s", "not of that size"),
     "cannot tell": (style.GREY, "D", "cannot tell"),
     "no room here": ("#C77700", "v", "no room here"),
 }
-REACH = 0.8  # shares beyond it are drawn at the edge
+AXIS_LIMIT = 0.8  # shares beyond it are drawn at the edge
 ROW, HEAD, FOOT = 0.245, 0.66, 0.88  # inches
 WIDE, LEFT, RIGHT = 11.0, 0.468, 0.745  # inches; shares of the width that the axes fill
 
@@ -228,7 +228,7 @@ def forest(table: pd.DataFrame) -> style.Picture:
     high = ROW * count + HEAD + FOOT
     place = (LEFT, FOOT / high, RIGHT - LEFT, ROW * count / high)
     figure, (ax,) = style.panels(WIDE, high, place)
-    ax.set(xlim=(-REACH, REACH), ylim=(count - 0.5, -0.5), yticks=[])
+    ax.set(xlim=(-AXIS_LIMIT, AXIS_LIMIT), ylim=(count - 0.5, -0.5), yticks=[])
     ax.axvline(0, color=style.INK, lw=1)
     across: Any = {"transform": ax.get_yaxis_transform(), "clip_on": False}
     sources = main["source"].to_numpy()
@@ -244,7 +244,7 @@ def forest(table: pd.DataFrame) -> style.Picture:
             for end in (-row.within, row.within):
                 ax.plot([end, end], [y - 0.3, y + 0.3], color=style.INK, lw=0.7, zorder=3)
         _mark(ax, y, row, True)
-        colour, _, words = LOOKS[row.verdict]
+        colour, _, words = VERDICT_LOOKS[row.verdict]
         sentence = textwrap.shorten(row.claim, 84, placeholder=" …")
         style.note(ax, -0.02, y, sentence, style.INK, 8, ha="right", va="center", **across)
         at = textwrap.shorten(row.place, 30, placeholder=" …")
@@ -259,7 +259,7 @@ def forest(table: pd.DataFrame) -> style.Picture:
     unit = "share of the room" if (main["unit"] == "of the room").all() else "share"
     ax.set_xlabel(f"← against the claim      {unit}      with the claim →")
     found = main["verdict"].value_counts()
-    told = ", ".join(f"{found[word]} {word}" for word in LOOKS if word in found)
+    told = ", ".join(f"{found[word]} {word}" for word in VERDICT_LOOKS if word in found)
     figure.text(0.012, 1 - 0.16 / high, f"{count} claims: {told}", size=11, weight="bold", va="top")
     style.footer(
         figure,
@@ -272,10 +272,10 @@ def forest(table: pd.DataFrame) -> style.Picture:
 
 def _mark(ax: Any, y: float, row: Any, main: bool) -> None:
     """Draws one place of a claim: filled with its two intervals, or open."""
-    colour, marker, _ = LOOKS[row.verdict]
-    x, low, high = np.clip([row.mean, row.low, row.high], -REACH, REACH)
+    colour, marker, _ = VERDICT_LOOKS[row.verdict]
+    x, low, high = np.clip([row.mean, row.low, row.high], -AXIS_LIMIT, AXIS_LIMIT)
     if main:
-        ends = np.clip([row.low_together, row.high_together], -REACH, REACH)
+        ends = np.clip([row.low_together, row.high_together], -AXIS_LIMIT, AXIS_LIMIT)
         ax.plot(ends, [y, y], color=colour, lw=0.8, zorder=4)
         ax.plot([low, high], [y, y], color=colour, lw=2.6, solid_capstyle="butt", zorder=4)
     face = colour if main else style.CARD

@@ -727,7 +727,7 @@ def _gaussian_mu(key: Key) -> float:
 
 # ---- from a target to the noise
 
-GROUPS = 16
+MOST_RATES = 16
 """Distinct sample rates that are calibrated one by one; more share the noise of so many."""
 
 
@@ -758,7 +758,7 @@ def noise_multipliers(
     steps: int,
     accountant: str = "prv",
 ) -> tuple[float, ...]:
-    """Finds a sigma for each sample rate; more than ``GROUPS`` rates share some.
+    """Finds a sigma for each sample rate; more than ``MOST_RATES`` rates share some.
 
     Args:
         epsilon, delta, steps, accountant: as for `noise_multiplier`.
@@ -775,9 +775,9 @@ def noise_multipliers(
     if not steps:
         return (0.0,) * len(sample_rates)
     # Epsilon never falls with q: the sigma of a group's largest rate is enough for all of them.
-    largest, chosen = group_rates(sample_rates, GROUPS), ACCOUNTANTS[accountant]
+    largest, chosen = group_rates(sample_rates, MOST_RATES), ACCOUNTANTS[accountant]
     goal = (float(epsilon), float(delta), int(steps), chosen)
-    tops, linked = sorted(set(largest.values())), len(largest) > GROUPS and chosen.tight
+    tops, linked = sorted(set(largest.values())), len(largest) > MOST_RATES and chosen.tight
     sigmas: dict[float, float] = {}
     for rates in [tuple(tops)] if linked else [(q,) for q in tops]:
         sigmas |= _noise_multipliers(*goal, rates, linked)

@@ -361,7 +361,7 @@ class Folder:
 
 # ---- runs that write into it
 
-PACKAGES = "torch peft opacus dp-accounting numpy scipy pandas transformers"
+VERSIONED_PACKAGES = "torch peft opacus dp-accounting numpy scipy pandas transformers"
 RunCell = Callable[..., Iterator[Any]]
 """Runs a cell, with options as of `fl.run`; a `Tick` passes to whoever shows the progress."""
 
@@ -481,7 +481,7 @@ def run_settings(
         },
         "privacy": privacy and privacy.settings(),
         "lora": cells[0].lora.settings(),
-        "versions": {**ours, **{name: version(name) for name in PACKAGES.split()}},
+        "versions": {**ours, **{name: version(name) for name in VERSIONED_PACKAGES.split()}},
         "plans": {cell.slug: asdict(cell.plan) for cell in cells},
         "privacies": {cell.slug: cell.privacy and cell.privacy.settings() for cell in cells},
         "methods": {cell.slug: row_settings(cell) for cell in cells},

@@ -18,7 +18,7 @@ from fedlora_lab.review.checks import Claims, Step
 Grads = dict[str, np.ndarray]
 
 FEATURES, CLASSES, BATCH, CLIP, NOISE = 8, 4, 16, 1.0, 1.1
-CLAIMS = Claims(clip_norm=CLIP, noise_multiplier=NOISE, denominator=BATCH)
+DP_SGD_CLAIMS = Claims(clip_norm=CLIP, noise_multiplier=NOISE, denominator=BATCH)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Mistake:
     words: str
     broken: frozenset[str]
     step: Step
-    claims: Claims = CLAIMS
+    claims: Claims = DP_SGD_CLAIMS
     loader: Callable[[int], list] | None = None
     data: Callable[[], list] = lambda: examples()
 
@@ -409,8 +409,8 @@ def trains_another_copy(batch, seed):
 _GITHUB = "https://github.com/"
 _OPACUS = _GITHUB + "meta-pytorch/opacus/"
 _POISSON: Any = {"sampling": "poisson", "sample_rate": 1 / 6}
-_OF_CLIENTS = replace(CLAIMS, unit="client", denominator=8)
-_OF_LOADERS = replace(CLAIMS, **_POISSON, dataset_size=96, steps=6)
+_OF_CLIENTS = replace(DP_SGD_CLAIMS, unit="client", denominator=8)
+_OF_LOADERS = replace(DP_SGD_CLAIMS, **_POISSON, dataset_size=96, steps=6)
 _MANY = partial(examples, 96)
 
 
@@ -438,7 +438,7 @@ MISTAKES: tuple[Mistake, ...] = (
         "reach",
         "The mean of four examples is clipped as if it were one; whoever leaves shifts the rest.",
         clips_microbatches,
-        claims=replace(CLAIMS, denominator=BATCH / 4),
+        claims=replace(DP_SGD_CLAIMS, denominator=BATCH / 4),
     ),
     _exhibit(
         "The limit reaches the noise only",
@@ -446,7 +446,7 @@ MISTAKES: tuple[Mistake, ...] = (
         "reach",
         "The clip stays at its default of 1 while the noise is scaled to the limit that was asked.",
         forgets_the_limit,
-        claims=replace(CLAIMS, clip_norm=0.25),
+        claims=replace(DP_SGD_CLAIMS, clip_norm=0.25),
     ),
     _exhibit(
         "A bias measured by the wrong norm",
@@ -469,7 +469,7 @@ MISTAKES: tuple[Mistake, ...] = (
         "denominator",
         "The expected batch is int(rate * n), and n is private; issue 819 goes further.",
         divides_by_the_data,
-        claims=replace(CLAIMS, denominator=12),
+        claims=replace(DP_SGD_CLAIMS, denominator=12),
     ),
     _exhibit(
         "The batch that came as divisor",
@@ -485,7 +485,7 @@ MISTAKES: tuple[Mistake, ...] = (
         "empty batch",
         "A Poisson batch may be empty; the step then returned nothing, which tells that it was.",
         skips_empty_batches,
-        claims=replace(CLAIMS, **_POISSON, denominator=4, dataset_size=24, steps=100),
+        claims=replace(DP_SGD_CLAIMS, **_POISSON, denominator=4, dataset_size=24, steps=100),
     ),
     _exhibit(
         "Shuffled once, accounted as Poisson",
@@ -566,7 +566,7 @@ MISTAKES: tuple[Mistake, ...] = (
         "noise size",
         "A variance was taken for a standard deviation: the noise is C times too small at C < 1.",
         squares_the_clip,
-        claims=replace(CLAIMS, clip_norm=0.25),
+        claims=replace(DP_SGD_CLAIMS, clip_norm=0.25),
     ),
     _exhibit(
         "A tenth of the noise",
@@ -611,7 +611,7 @@ MISTAKES: tuple[Mistake, ...] = (
         "The batch's mean gradient is clipped, tensor by tensor, at the median of its own norms.",
         clips_at_the_median,
         seen="code",
-        claims=replace(CLAIMS, clip_norm=0.4, noise_multiplier=0.2),
+        claims=replace(DP_SGD_CLAIMS, clip_norm=0.4, noise_multiplier=0.2),
     ),
     _exhibit(
         "Each tensor clipped, one counted",
@@ -649,7 +649,7 @@ MISTAKES: tuple[Mistake, ...] = (
         with_less_noise,
         seen="code",
         claims=replace(
-            CLAIMS,
+            DP_SGD_CLAIMS,
             noise_multiplier=0.56,
             sampling="poisson",
             sample_rate=16 / 6250,
@@ -675,7 +675,7 @@ MISTAKES: tuple[Mistake, ...] = (
         "Squared norms of gradients clipped to F move by F², and are noised as if by F.",
         releases_squares,
         seen="code",
-        claims=replace(CLAIMS, clip_norm=2.0, noise_multiplier=5.0, denominator=1),
+        claims=replace(DP_SGD_CLAIMS, clip_norm=2.0, noise_multiplier=5.0, denominator=1),
     ),
     _exhibit(
         "A sketch that everybody knows",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 OWN_HEAD = "the model's classifier"
-KINDS = (
+DATASET_KINDS = (
     "a pandas DataFrame, a list of dicts, a `datasets` Dataset or DatasetDict, a CSV or JSONL "
     "file, or a folder with a folder for each class"
 )
@@ -210,7 +210,7 @@ def read_splits(dataset: Any) -> dict[str, "DataFrame"]:
         gone = kind in (".csv", ".jsonl") and not path.exists()
         words = f"a file that exists; there is none in {path.parent.resolve()}"
         check(not gone, "dataset", str(path), words)
-        check(path.is_file() and kind in (".csv", ".jsonl"), "dataset", str(path), KINDS)
+        check(path.is_file() and kind in (".csv", ".jsonl"), "dataset", str(path), DATASET_KINDS)
         return {"train": _frame(_csv(path) if kind == ".csv" else _json_lines(path))}
     parts = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
     has_splits = any(part.name == "train" for part in parts)
@@ -258,7 +258,7 @@ def _frame(data: Any) -> "DataFrame":
     frame = data.to_pandas() if hasattr(data, "to_pandas") else data
     if isinstance(data, list | tuple) and all(isinstance(row, Mapping) for row in data):
         frame = pd.DataFrame(list(data))
-    check(hasattr(frame, "columns"), "dataset", type(data).__name__, KINDS)
+    check(hasattr(frame, "columns"), "dataset", type(data).__name__, DATASET_KINDS)
     twice = frame.columns[frame.columns.duplicated()].tolist()
     check(not twice, "columns", twice, "each name once")
     check(len(frame) > 0, "dataset", "0 rows", "at least one row")

@@ -466,6 +466,33 @@ def test_a_head_that_cannot_be_told_apart_is_refused():
         heads(model=model)
 
 
+def test_a_head_named_like_a_part_of_an_adapter_is_refused():
+    """PEFT's lora_dropout ends with "out": it was taken for the head, and the targets blamed."""
+    model = nn.Sequential(OrderedDict[str, nn.Module](body=nn.Linear(5, 4), out=nn.Linear(4, 3)))
+    pair = torch.zeros(6, 5).double(), examples(6, 0)[1]
+    given: dict[str, Any] = {"model": model.double(), "clients": [pair], "test": pair}
+    words = "another name for this module: that of PEFT's own 'lora_dropout' ends with it"
+    with pytest.raises(ValueError, match=f"^head='out': expected {words}$"):
+        play(heads(**given, head="out"), "fedlora", None)
+
+
+class Bypassed(nn.Module):
+    """Reads the weight of a linear map that it never calls, and so not its adapter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.linear(x.mean(1), self.body.weight, self.body.bias))
+
+
+def test_targets_that_the_model_never_calls_are_refused():
+    """They were answered by autograd, in words about tensors without a history."""
+    words = r"^targets=\('body',\): expected linear maps that the model calls"
+    refused(words, heads(model=seeded(Bypassed), head=None))
+
+
 def test_targets_are_matched_at_a_dot():
     """As documented: "fc" adapts fc and b.fc, and never xfc."""
     first, *_ = play(heads(targets=["fc"], head=None), "fedlora", None)

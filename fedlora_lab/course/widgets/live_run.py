@@ -27,7 +27,7 @@ from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.course.widgets import background_worker as work
 from fedlora_lab.course.widgets.run_config import (
     BREAKS,
-    GROUPS,
+    GROUP_HEADINGS,
     Knob,
     RunConfig,
     drop_calibration,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from fedlora_lab.methods.method import Method
 
 HERE = Path(__file__).parent
-SHOWN = 63  # test images on the page
+IMAGES_SHOWN = 63  # test images on the page
 DRAWN = ("epsilon", "deviation", "clipped", "bytes_up", "bytes_down")
 HOME = "the paper's home"
 FOLLOWED = ("method", "epsilon", "unit", "optimizer")
@@ -230,7 +230,7 @@ class Workbench(anywidget.AnyWidget):
         self.setup = {
             "title": title,
             "open": "" if sweep is None else "sweep",
-            "groups": GROUPS,
+            "groups": GROUP_HEADINGS,
             "knobs": [{"key": key, **knob.page} for key, knob in self.knobs.items()],
             "measure": self.measure,
             "measures": [*first.task.metrics, *DRAWN],
@@ -624,9 +624,9 @@ class Workbench(anywidget.AnyWidget):
         with torch.no_grad():
             outputs = task.forward(task.model, take(x, some))
         self._start = float(task.metrics[measure](outputs, y[some]).mean())
-        self._x = x[:SHOWN] if pictured else None
-        self._truth = y[:SHOWN].tolist() if pictured else []
-        self._now = outputs[:SHOWN].argmax(1).tolist() if pictured else []
+        self._x = x[:IMAGES_SHOWN] if pictured else None
+        self._truth = y[:IMAGES_SHOWN].tolist() if pictured else []
+        self._now = outputs[:IMAGES_SHOWN].argmax(1).tolist() if pictured else []
         return measure
 
     def _images(self) -> dict[str, Any] | None:

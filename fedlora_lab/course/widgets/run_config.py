@@ -231,7 +231,7 @@ def _task_call(info: Mapping[str, Any]) -> str:
     return f"fl.tasks.{info['task']}({_arguments(named)})"
 
 
-GROUPS = {
+GROUP_HEADINGS = {
     "step": "Step",
     "privacy": "Privacy",
     "federation": "Federation",

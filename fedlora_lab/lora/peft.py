@@ -452,6 +452,9 @@ CLASSIFIERS = "classifier", "score"
 """Modules that PEFT trains in full besides where a task_type says that there are classes."""
 WRITES = "prepare_inputs_for_generation"
 """What PEFT asks of a model where a task_type says that it generates text."""
+ADAPTER_PARTS = "base_layer", "default", "lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"
+ADAPTER_PARTS += "lora_dropout", "lora_magnitude_vector"
+"""Modules inside a layer that PEFT adapted."""
 
 
 def _inject(
@@ -466,6 +469,11 @@ def _inject(
     """
     names, heads = lora.option("target_modules"), _heads(model, head, lora)
     options = dict(options or {name: lora.option(name) for name in STRUCTURE})
+    argument = "head" if lora.option("modules_to_save") is None else "modules_to_save"
+    for name in heads:  # PEFT would take a part of its own adapter for the head
+        part = next((part for part in ADAPTER_PARTS if part.endswith(name)), None)
+        words = f"another name for this module: that of PEFT's own {part!r} ends with it"
+        check(part is None, argument, name, words)
     if str(names).lower() == "all-linear" and not isinstance(options["exclude_modules"], str):
         # PEFT would wrap them as heads as well, and cannot where they have adapters.
         similar = [x for name in heads for x in lookalikes(dict(model.named_modules()), name)]

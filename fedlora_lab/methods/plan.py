@@ -156,7 +156,13 @@ class Lora:
             return otherwise
         from peft.utils.other import get_pattern_key
 
-        return self.option(patterns).get(get_pattern_key(self.option(patterns), layer), otherwise)
+        given = self.option(patterns)
+        first, stored = (given.get(get_pattern_key(x, layer)) for x in (given, sorted(given)))
+        words = (
+            f"at most one that matches {layer}: stored patterns are sorted, and the first counts"
+        )
+        check(first == stored, patterns, given, words)
+        return otherwise if first is None else first
 
     @property
     def largest_rank(self) -> int:

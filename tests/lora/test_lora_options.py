@@ -92,6 +92,9 @@ BAD = {
     "init_lora_weights='loftq'": {"init_lora_weights": "loftq"},
     "rank=40": {"init_lora_weights": "pissa"},
     "rank_pattern='(('": {"rank_pattern": {"((": 3}},
+    "rank_pattern={'query': 3, 'layer.1.*query': 2}": {
+        "rank_pattern": {"query": 3, "layer.1.*query": 2}  # PEFT would read it back with rank 2
+    },
     "task_type='CAUSAL_LM'": {"task_type": "CAUSAL_LM"},
     "peft={'use_moe'": {"use_moe": True},
 }

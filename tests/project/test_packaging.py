@@ -1,5 +1,6 @@
 """The folder as a product: one list of dependencies, a light import, a wheel that runs."""
 
+import ast
 import os
 import re
 import runpy
@@ -9,6 +10,7 @@ import sys
 import sysconfig
 import tomllib
 import zipfile
+from collections import Counter
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -213,3 +215,27 @@ def test_every_module_has_a_name_of_its_own_and_the_core_knows_no_course():
         path.read_text("utf-8") for room in rooms for path in (home / room).rglob("*.py")
     )
     assert not re.search(r"fedlora_lab(\.| import )(course|plots|experiments|flower)", core)
+
+
+TWICE = {
+    "amplification": "fl.amplification of a run, fl.theory.amplification in closed form",
+    "predict": "fl.predict gives a model's outputs, fl.exercises.predict asks a reader",
+    "show": "fl.show opens a source, fl.exercises.show an exercise",
+}
+"""Public names that two modules define, each the word for both things in the course."""
+
+
+def test_no_public_function_class_or_type_is_defined_twice():
+    """Except in lessons, whose names stay there. Finds a name that a second module takes for
+    another thing, which no import, type or test of either module shows."""
+    found: Counter[str] = Counter()
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name.startswith(("lesson_", "_")):
+            continue
+        for node in ast.parse(path.read_text("utf-8")).body:
+            names = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+            if isinstance(node, ast.Assign):  # a type's alias is written like a class
+                targets = (x.id for x in node.targets if isinstance(x, ast.Name))
+                names = [x for x in targets if x[0].isupper() and not x.isupper()]
+            found.update(name for name in names if not name.startswith("_"))
+    assert {name for name, count in found.items() if count > 1} == set(TWICE)

@@ -18,10 +18,10 @@ from torch import nn
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.compute import find_frozen_prefix, wrap
+from fedlora_lab.federated.compute import find_frozen_prefix, wrap_blocks
 from fedlora_lab.lora import peft
 from fedlora_lab.lora.peft import BFloat16Linear, freeze
-from fedlora_lab.lora.per_example import portions, ready
+from fedlora_lab.lora.per_example import prepare_inputs, split_batch
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.tasks.task import map_inputs, take
 
@@ -84,8 +84,8 @@ def grouped(
     if not group:
         return [(x, y)]
     cpu = torch.device("cpu")
-    parts = portions(x, torch.arange(len(y)), cpu, chunk)
-    return [(ready(task, take(x, part), cpu), y[part]) for part in parts]
+    parts = split_batch(x, torch.arange(len(y)), cpu, chunk)
+    return [(prepare_inputs(task, take(x, part), cpu), y[part]) for part in parts]
 
 
 def stacked(
@@ -102,7 +102,9 @@ def stacked(
     adapted = peft.place(adapted, how.device, how.products)
     streams, count = Streams(0), len(small.clients)
     kept = (
-        find_frozen_prefix(small, adapted, wrap(adapted.model, recompute=False), ("benchmark",))
+        find_frozen_prefix(
+            small, adapted, wrap_blocks(adapted.model, recompute=False), ("benchmark",)
+        )
         if keep
         else None
     )

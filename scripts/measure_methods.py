@@ -41,7 +41,7 @@ def measured(row: Method, lr: float = PLAN["lr"]) -> dict[str, float | None]:
     task, plan = fl.tasks.digits(seed=0), fl.Plan(**PLAN).replace(lr=lr)
     records = list(fl.run(task, row, None, plan, lora=fl.Lora(**LORA), seed=0))
     gain = records[-1].metrics["accuracy"] - records[0].metrics["accuracy"]
-    learned = not fl.measures.collapsed(np.array([gain]))[0]
+    learned = not fl.measures.find_collapsed(np.array([gain]))[0]
     check(learned, "lr", lr, f"a rate at which {row.slug} ends above its start")
     records = records[2:]
     worst = max(record.deviation for record in records)

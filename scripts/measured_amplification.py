@@ -15,7 +15,7 @@ from readme import filled
 from fedlora_lab import experiments as study
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.experiments import regime, runner
-from fedlora_lab.measures.statistics import collapsed, paired_difference, t_interval
+from fedlora_lab.measures.statistics import find_collapsed, paired_difference, t_interval
 from fedlora_lab.plots.style import name
 from fedlora_lab.report.summary_table import markdown_table, require_visible
 
@@ -50,7 +50,7 @@ def scores(frame: Any) -> str:
             mean, half = t_interval(here["accuracy"].to_numpy())
             clip = here["clip_norm"].iloc[0] if "clip_norm" in here else float("nan")
             cells.append(f"{mean:.3f} ± {half:.3f}" + (f" ({clip:g})" if clip == clip else ""))
-            fell = collapsed((here["accuracy"] - here["before_accuracy"]).to_numpy()).sum()
+            fell = find_collapsed((here["accuracy"] - here["before_accuracy"]).to_numpy()).sum()
             cells[-1] += f", {fell} collapsed" if fell else ""
         rows.append([name(str(slug)), *cells])
     return markdown_table(rows)

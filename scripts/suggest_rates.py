@@ -13,7 +13,7 @@ from typing import Any
 from fedlora_lab import experiments as study
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.experiments.paper_claims import STALE
-from fedlora_lab.experiments.tuned_rates import SUGGESTED, label
+from fedlora_lab.experiments.tuned_rates import SUGGESTED, budget_label
 from fedlora_lab.report.run_folder import to_json
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -39,7 +39,7 @@ def collected() -> dict[str, Any]:
         for slug, epsilon, lr in (
             frame[["method", "epsilon", "lr"]].drop_duplicates().itertuples(index=False)
         ):
-            rates.setdefault(slug, {})[label(None if epsilon != epsilon else epsilon)] = lr
+            rates.setdefault(slug, {})[budget_label(None if epsilon != epsilon else epsilon)] = lr
         found.setdefault(task, {})[unit] = {"study": name, "rates": dict(sorted(rates.items()))}
     return found
 

@@ -61,9 +61,12 @@ class Sound:
 def automatic(batch: Sequence[Any], seed: int) -> Released:
     """AUTO-S: every gradient g becomes g / (|g| + 0.01), shorter than 1 whatever it was."""
     grads = museum.clip(museum.example_gradients(batch), 1e12)
-    sizes = museum.norms(grads)
-    return museum.over(
-        museum.noised(museum.total(museum.scaled(grads, 1 / (sizes + 0.01))), NOISE, seed), BATCH
+    sizes = museum.example_norms(grads)
+    return museum.divide(
+        museum.add_noise(
+            museum.total(museum.scale_examples(grads, 1 / (sizes + 0.01))), NOISE, seed
+        ),
+        BATCH,
     )
 
 
@@ -71,12 +74,12 @@ def two_parts(batch: Sequence[Any], seed: int) -> Released:
     """Each of two tensors clipped to C / √2."""
     grads = museum.example_gradients(batch)
     each = {k: museum.clip({k: g}, CLIP / 2**0.5)[k] for k, g in grads.items()}
-    return museum.over(museum.noised(museum.total(each), NOISE, seed), BATCH)
+    return museum.divide(museum.add_noise(museum.total(each), NOISE, seed), BATCH)
 
 
 def the_sum(batch: Sequence[Any], seed: int) -> Released:
     """No denominator at all."""
-    return museum.noised(museum.total(museum.clip(museum.example_gradients(batch))), NOISE, seed)
+    return museum.add_noise(museum.total(museum.clip(museum.example_gradients(batch))), NOISE, seed)
 
 
 def persons(people: Sequence[Any], seed: int) -> Released:
@@ -87,7 +90,7 @@ def persons(people: Sequence[Any], seed: int) -> Released:
         if rows
         else museum.example_gradients([])
     )
-    return museum.over(museum.noised(museum.total(museum.clip(grads)), NOISE, seed), BATCH)
+    return museum.divide(museum.add_noise(museum.total(museum.clip(grads)), NOISE, seed), BATCH)
 
 
 def in_single_precision(batch: Sequence[Any], seed: int) -> Released:
@@ -299,7 +302,7 @@ def transcription(batch: Sequence[Any], seed: int, sides: str) -> Released:
     pairs = [(np.asarray(x, float), np.eye(5)[int(y)]) for x, y in batch]
     end = plain.local(plain.least_squares(base), start, pairs, 0, work, loop)
     moved = {side: (start[side, "map"] - end[side, "map"]) * len(batch) for side in sides}
-    return museum.over(museum.noised(moved, NOISE * CLIP, seed), BATCH)
+    return museum.divide(museum.add_noise(moved, NOISE * CLIP, seed), BATCH)
 
 
 # ---- all of them

@@ -28,7 +28,7 @@ _LOCK = threading.RLock()
 
 
 @contextmanager
-def ignored_warnings(category: type[Warning] = Warning, message: str = "") -> Iterator[None]:
+def ignore_warnings(category: type[Warning] = Warning, message: str = "") -> Iterator[None]:
     """Ignores warnings in a block, and leaves the filters as they were.
 
     The filters belong to the process: of two threads that change them at once, one would see its

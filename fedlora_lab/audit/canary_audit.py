@@ -13,7 +13,7 @@ from torch import Tensor
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole, error_text
 from fedlora_lab.audit import bounds, instruments
-from fedlora_lab.audit.instruments import LEFT_OUT, Recorder, Rows, encode_marks, select
+from fedlora_lab.audit.instruments import LEFT_OUT, Recorder, Rows, encode_marks, select_examples
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.federated.simulation import Diverged, predict
@@ -77,7 +77,7 @@ def mislabel(task: Task, count: int, streams: Streams) -> Examples:
     public = task.validation or task.test
     rng, size = streams.numpy("audit canaries"), len(public[1])
     order = np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])
-    x, y = select(public, torch.from_numpy(order[:count]))
+    x, y = select_examples(public, torch.from_numpy(order[:count]))
     classes = int(task.test[1].max()) + 1 if not y.is_floating_point() else 0
     if y.dim() == 1 and classes > 1:
         return x, (y + torch.from_numpy(rng.integers(1, classes, count))) % classes
@@ -103,13 +103,13 @@ def insert_canaries(
     clients, marks = list(task.clients), instruments.ordinary_marks(task)
     if unit == "client":
         owner = old + torch.arange(count)
-        clients += [select(examples, torch.tensor([i])) for i in range(count)]
+        clients += [select_examples(examples, torch.tensor([i])) for i in range(count)]
         marks += canary_marks.split(1)
     else:
         owner = torch.arange(count) % old
         for k in range(old):
             mine = (owner == k).nonzero().squeeze(1)
-            clients[k] = concatenate([clients[k], select(examples, mine)])
+            clients[k] = concatenate([clients[k], select_examples(examples, mine)])
             marks[k] = torch.cat([marks[k], canary_marks[mine]])
     changes: Any = {}
     if task.persons is not None:

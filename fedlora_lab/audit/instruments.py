@@ -84,7 +84,7 @@ def mark_examples(task: Task, marks: list[Tensor]) -> Task:
     )
 
 
-def select(pair: Examples, index: Any) -> Examples:
+def select_examples(pair: Examples, index: Any) -> Examples:
     """Selects some examples of (x, y)."""
     return take(pair[0], index), pair[1][index]
 

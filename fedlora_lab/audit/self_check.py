@@ -114,8 +114,10 @@ def _two_sided(below: Any, above: Any) -> float:
 def _few_examples(task: Task) -> Task:
     """Keeps the first three clients with six examples each, repeated where there are fewer."""
     clients = [task.clients[k % len(task.clients)] for k in range(CLIENTS)]
-    few = tuple(instruments.select(pair, torch.arange(EXAMPLES) % len(pair[1])) for pair in clients)
-    test = instruments.select(task.test, torch.arange(4) % len(task.test[1]))
+    few = tuple(
+        instruments.select_examples(pair, torch.arange(EXAMPLES) % len(pair[1])) for pair in clients
+    )
+    test = instruments.select_examples(task.test, torch.arange(4) % len(task.test[1]))
     persons = None
     if task.persons is not None:
         of_all = torch.arange(CLIENTS * EXAMPLES) // OF_A_PERSON

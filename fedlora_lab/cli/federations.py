@@ -62,7 +62,7 @@ def new_app_command(
     """
     status.end()  # questions are asked now
     check_new(folder)
-    name = checked_name(_ask("Name of the app", name, folder.resolve().name))
+    name = check_app_name(_ask("Name of the app", name, folder.resolve().name))
     count, source = _ask("Number of sites", sites, 3), _ask(f"Model: {MODEL_HELP}", model, "digits")
     check_whole("sites", count, 2)
     named = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source) is not None
@@ -87,8 +87,8 @@ def check_new(folder: Path) -> None:
     check(empty, "DIR", str(folder), "a new folder, or an empty one")
 
 
-def checked_name(name: str) -> str:
-    """An app's name. Raises ``ValueError`` for one that Flower or Python would not take."""
+def check_app_name(name: str) -> str:
+    """Returns an app's name. Raises ``ValueError`` for one that Flower or Python would not take."""
     plain = re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) is not None
     check(plain, "name", name, "small letters, digits and single hyphens, a letter first")
     package = name.replace("-", "_")

@@ -356,7 +356,7 @@ def reveal(key: str, figure: "Figure | None" = None) -> Any:
 
 def _write_below(figure: "Figure", words: str, right: bool) -> None:
     """Adds a strip with these words below all that is drawn, which keeps its size."""
-    from fedlora_lab.plots.style import RIGHT, WRONG, darker
+    from fedlora_lab.plots.style import RIGHT, WRONG, darken
 
     width, height = figure.get_size_inches()
     share = height / (height + STRIP)
@@ -367,6 +367,6 @@ def _write_below(figure: "Figure", words: str, right: bool) -> None:
         ax.set_position((place.x0, up, place.width, share * place.height))
     for text in figure.texts:
         text.set_y(1 - share + share * text.get_position()[1])
-    colour = darker(RIGHT if right else WRONG)
+    colour = darken(RIGHT if right else WRONG)
     inks: Any = {"color": colour, "fontsize": 8.5, "weight": "bold", "va": "center"}
     figure.text(0.012, (1 - share) / 2, words, **inks)

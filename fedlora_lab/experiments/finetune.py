@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from fedlora_lab import methods
-from fedlora_lab._utils.environment import ignored_warnings
+from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
 from fedlora_lab.experiments.regime import guide
@@ -480,7 +480,7 @@ def _hub_task(
         return task, list
     if image is not None:
         return task, lambda images: architectures.scale_images(list(images), task.model, model)
-    with ignored_warnings():  # what there is to warn of was told when the task was made
+    with ignore_warnings():  # what there is to warn of was told when the task was made
         code = architectures.prepare_tokenizer(model, options.get("tokenizer"), task.model)
 
     def encode(texts: Any) -> Any:

@@ -12,7 +12,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.experiments.runner import read_study
 from fedlora_lab.experiments.studies import STUDIES
 from fedlora_lab.federated import dry_run
-from fedlora_lab.measures.statistics import collapsed_in, paired_difference, t_interval
+from fedlora_lab.measures.statistics import find_collapsed_by_group, paired_difference, t_interval
 from fedlora_lab.methods.filters import binomial
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.published import ALL, VARIANTS, rule_name
@@ -153,7 +153,7 @@ def rank_methods(rows: Any, level: float = 0.95) -> pd.DataFrame:
 
     Args: rows: of one situation, see `situations`. level: of all intervals together.
     Returns: index method; mean, gap, low, high (gap <= 0 but for rounding), seeds, tied,
-        collapsed (runs, see `fl.measures.collapsed`), exact, bytes of a run.
+        collapsed (runs, see `fl.measures.find_collapsed`), exact, bytes of a run.
     Guarantees: test_guide.py::test_ties_are_rarely_broken_by_chance,
         test_a_lead_that_is_there_is_found.
     """
@@ -162,7 +162,7 @@ def rank_methods(rows: Any, level: float = 0.95) -> pd.DataFrame:
     before = sign * rows.get(f"before_{measure}", math.nan)
     score, sent = sign * rows[measure], rows["bytes_up"] + rows["bytes_down"]
     gains = (score - before).groupby(rows["method"])
-    rows = rows.assign(score=score, sent=sent, collapsed=collapsed_in(gains))
+    rows = rows.assign(score=score, sent=sent, collapsed=find_collapsed_by_group(gains))
     means = rows.groupby("method")["score"].mean().sort_values(ascending=False, kind="stable")
     best, each = means.index[0], 1 - (1 - level) / max(math.comb(len(means), 2), 1)
     table = []

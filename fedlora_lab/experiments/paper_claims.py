@@ -1,4 +1,4 @@
-"""Judges claims of the literature (paper_claims.json) by the committed studies.
+"""Judges published claims (paper_claims.json) by the committed studies.
 
 Each claim has its source, how far that could be read, the places where it is judged, the nearest to
 the paper first, and the rule that judges it.
@@ -22,7 +22,7 @@ from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.experiments.method_guide import Frames, describe_label, label_columns, read_studies
 from fedlora_lab.experiments.runner import count_runs, load_results
 from fedlora_lab.experiments.studies import STUDIES
-from fedlora_lab.measures.statistics import collapsed_in, seed_pairs, t_interval
+from fedlora_lab.measures.statistics import find_collapsed_by_group, seed_pairs, t_interval
 
 HOLDS, OPPOSITE, SAME = "holds", "opposite", "no difference of that size"
 OPEN, FULL = "cannot tell", "no room here"
@@ -163,7 +163,7 @@ def _ends(data: _Data, methods: Iterable[str]) -> str:
         part = select_rows(data.rows, method=method)
         gains = part["accuracy"] - part["before_accuracy"]
         settings = gains.groupby([part[x] for x in ("method", *label_columns(part))], dropna=False)
-        low = int(collapsed_in(settings).sum())
+        low = int(find_collapsed_by_group(settings).sum())
         little = int((gains < SMALL * data.room).sum())
         runs, lost = runs + len(part), lost + low
         if low:
@@ -183,10 +183,10 @@ def _lead(
     table = seed_pairs(data.rows, one, other, measure)
     gap = ((table[one] - table[other]) / data.room).to_numpy()
     means = (table.mean() - data.start) / data.room
-    what, kept = f"{one} above {other}", {"within": within}
+    what, kept = f"lead of {one} over {other}", {"within": within}
     count = f"{len(table)} seeds"
     if measure != "accuracy":
-        return Effect(f"{measure} of {what}", _t(gap), "of the room", count, **kept)
+        return Effect(f"{what} in {measure}", _t(gap), "of the room", count, **kept)
     spare = data.best - table[other].mean()
     free = {"spare": spare / data.room, "gained": float(means.max())}
     return Effect(what, _t(gap), "of the room", count, **kept, **free)
@@ -196,8 +196,8 @@ def _more(data: _Data, one: str, other: str, measure: str) -> Effect:
     """A measure that is a share by itself is larger for one method."""
     table = seed_pairs(data.rows, one, other, measure)
     gap = (table[one] - table[other]).to_numpy()
-    means = ", ".join(f"{table[x].mean():.2f}" for x in (one, other))
-    what = f"{measure} of {one} above {other} ({means})"
+    means = " and ".join(f"{table[x].mean():.2f}" for x in (one, other))
+    what = f"{measure} of {one} less that of {other} ({means})"
     return Effect(what, _t(gap), "", f"{len(table)} seeds")
 
 
@@ -216,7 +216,7 @@ def _less(data: _Data, one: str, other: str, measure: str, within: float | None 
     """A positive measure is smaller for one method, by a share of the other's."""
     table: Any = np.log(seed_pairs(data.rows, one, other, measure))
     at = _shorter((table[one] - table[other]).to_numpy())
-    what = f"{measure} of {one} below {other}"
+    what = f"how far {measure} of {one} lies below that of {other}"
     return Effect(what, at, "of the other's", f"{len(table)} seeds", within)
 
 
@@ -224,7 +224,7 @@ def _fewer_bytes(data: _Data, one: str, other: str, measures: list[str]) -> Effe
     """One method sends or receives less; nothing of it is chance."""
     sent = data.rows[measures].sum(axis=1).groupby(data.rows["method"]).mean()
     share = 1 - float(sent[one] / sent[other])
-    what = f"{' and '.join(measures)} of {one} below {other}"
+    what = f"how much less {' and '.join(measures)} {one} has than {other}"
     return Effect(what, lambda _: (share, share, share), "of the other's", "counted")
 
 
@@ -249,7 +249,8 @@ def _steadier(data: _Data, one: str, other: str) -> Effect:
         free = (number - 1).sum() - table.notna().sum(axis=1)
         logs[method] = count * whole - (count - 1) * 0.5 * np.log(rest / free)
         sizes.append(f"{100 * math.exp(whole):.1f}")
-    what = f"spread over seeds of {one} below {other} ({' and '.join(sizes)} points)"
+    low = f"the standard deviation over seeds of {one} lies below that of {other}"
+    what = f"how far {low} ({' and '.join(sizes)} points)"
     at = _shorter((logs[one] - logs[other]).dropna().to_numpy())
     return Effect(what, at, "of the other's", f"{count} seeds")
 
@@ -257,14 +258,14 @@ def _steadier(data: _Data, one: str, other: str) -> Effect:
 def _loses_less(data: _Data, one: str, other: str, label: str, ends: Any) -> Effect:
     """Turning a knob from the first end to the second costs one method less than the other."""
     change, said = _change_of_lead(data, one, other, label, ends)
-    what = f"what {said[1]} instead of {said[0]} costs {other} above what it costs {one}"
+    what = f"loss of {other} from {said[0]} to {said[1]}, less that of {one}"
     return Effect(what, _t(change), "of the room", f"{len(change)} seeds")
 
 
 def _same_lead(data: _Data, one: str, other: str, label: str, ends: Any, within: float) -> Effect:
     """The lead of one method over another is the same at two ends of a knob."""
     change, said = _change_of_lead(data, one, other, label, ends)
-    what = f"lead of {one} over {other} at {said[1]} above that at {said[0]}"
+    what = f"lead of {one} over {other} ({said[1]}) less that lead ({said[0]})"
     return Effect(what, _t(change), "of the room", f"{len(change)} seeds", within)
 
 
@@ -280,17 +281,19 @@ def _own_lead(data: _Data, method: str, one: str, other: str) -> Effect:
     """Of one method, one accuracy is above another."""
     rows = select_rows(data.rows, method=method)
     gap = ((rows[one] - rows[other]) / data.room).to_numpy()
-    what = f"{one} of {method} above its {other}"
+    what = f"{one} of {method} less its {other}"
     return Effect(what, _t(gap), "of the room", f"{len(rows)} seeds")
 
 
 def _insensitive(data: _Data, method: str, label: str, ends: Any, within: float) -> Effect:
     """A knob turned from end to end moves a method's accuracy by no more than ``within``."""
     rows = select_rows(data.rows, method=method)
-    names = [f"{method} at {describe_label(label, _shown(end))}" for end in ends]
+    said = [describe_label(label, _shown(end)) for end in ends]
+    names = [f"{method} at {end}" for end in said]
     parts = [select_rows(rows, **{label: end}) for end in ends]
     both = pd.concat([part.assign(method=x) for part, x in zip(parts, names, strict=True)])
-    return _lead(data._replace(rows=both), names[1], names[0], within)
+    found = _lead(data._replace(rows=both), names[1], names[0], within)
+    return found._replace(what=f"accuracy of {names[1]} less that at {said[0]}")
 
 
 def _forgiving(data: _Data, one: str, other: str) -> Effect:
@@ -299,15 +302,15 @@ def _forgiving(data: _Data, one: str, other: str) -> Effect:
     table = data.rows.groupby([*names, "method"], dropna=False)["regret"].mean().unstack()
     gap = (table[other] - table[one]).dropna().to_numpy() / data.room
     means = " and ".join(_share(table[x].mean() / data.room) for x in (one, other))
-    what = f"cost of a rate drawn from the grid of {one} below {other} ({means})"
-    return Effect(what, _t(gap), "of the room", f"{len(gap)} settings")
+    what = f"how far the mean loss of {one} from a rate drawn at random lies below that of {other}"
+    return Effect(f"{what} ({means})", _t(gap), "of the room", f"{len(gap)} settings")
 
 
 def _at_least(data: _Data, method: str, measure: str, by: float) -> Effect:
     """A measure of one method is above a number."""
     values = select_rows(data.rows, method=method)[measure].to_numpy()
     mean = float(values.mean())
-    what = f"{measure} of {method} ({mean:.3f}) above {by:g}"
+    what = f"{measure} of {method} ({mean:.3f}) less {by:g}"
     return Effect(what, _t(values - by), "", f"{len(values)} seeds")
 
 
@@ -323,7 +326,8 @@ def _power_law(data: _Data, method: str, measure: str, label: str, power: float)
     points = [(np.log(part[label] * part["lr"]), np.log(part[measure])) for part in parts]
     slopes = np.array([np.polyfit(*point, 1)[0] for point in points])
     mean = float(slopes.mean()) if len(slopes) else math.nan
-    what = f"power of {label} × learning rate in {measure} of {method} ({mean:.2f}) above {power:g}"
+    slope = f"power of {label} × learning rate in {measure} of {method} ({mean:.2f})"
+    what = f"{slope} less {power:g}"
     return Effect(what, _t(slopes / power - 1), f"of {power:g}", f"{len(slopes)} seeds", 0.05)
 
 
@@ -384,22 +388,23 @@ def decide(found: Effect, asked: float, level: float) -> tuple[str, str]:
     if low > asked:
         return HOLDS, ""
     if high < -SMALL:
-        return OPPOSITE, "the other is ahead"
+        return OPPOSITE, "the other method leads"
     if found.gained < max(SMALL, asked):
-        return FULL, f"the better of the two took {_share(found.gained)} of the room"
+        return FULL, f"the better of the two gained only {_share(found.gained)} of the room"
     if found.spare < (asked or SMALL):
-        behind = f"; it is ahead by less than {_share(SMALL)}" if high < 0 else ""
-        return FULL, f"the other leaves {_share(max(found.spare, 0))} of the room{behind}"
+        behind = f"; it leads by less than {_share(SMALL)}" if high < 0 else ""
+        left = _share(max(found.spare, 0))
+        return FULL, f"the other method leaves only {left} of the room to gain{behind}"
     if high < 0:
-        return OPPOSITE, "the other is ahead"
+        return OPPOSITE, "the other method leads"
     if asked and high < asked:
         ahead = "it is ahead, but by less" if low > 0 else "a lead of that size is ruled out"
-        return SAME, f"{ahead}: asked was {_share(asked)}, half of what was claimed"
+        return SAME, f"{ahead}: {_share(asked)} is asked, half of what was claimed"
     if not asked and low > -SMALL and high < SMALL:
         return SAME, f"the two are within ±{_share(SMALL)}"
     if low > 0:
-        return OPEN, f"it is ahead; whether by the {_share(asked)} that is asked is open"
-    return OPEN, f"the interval holds {_share(asked)}"
+        return OPEN, f"it is ahead; whether by the {_share(asked)} asked is open"
+    return OPEN, f"the interval includes {_share(asked)}"
 
 
 def _share(value: float) -> str:
@@ -558,7 +563,7 @@ def _told(claim: Claim, found: _Found, level: float) -> ClaimResult:
     verdict, reason = decide(effect, claim.asked, level)
     low, mean, high = effect.at(SHOWN)
     if verdict == OPEN and (alone := decide(effect, claim.asked, SHOWN)[0]) != OPEN:
-        reason = f"by itself: {alone}; not after correcting for the number of claims"
+        reason = f"alone it would be: {alone}; the correction for all claims leaves it open"
     number = _share(mean)
     if low != high:
         number += f" [{_share(low)}, {_share(high)}]"
@@ -567,7 +572,7 @@ def _told(claim: Claim, found: _Found, level: float) -> ClaimResult:
     if effect.within is not None:
         asked = f"; asked: within ±{_share(within)}" if within >= 1e-3 else "; asked: 0"
     elif claim.numbers:
-        asked = f"; claimed {_share(claim.claimed)}, asked above {_share(claim.asked)}"
+        asked = f"; claimed {_share(claim.claimed)}, asked: more than {_share(claim.asked)}"
     wide = effect.at(level)
     ends: Any = {"low": low, "high": high, "low_together": wide[0], "high_together": wide[2]}
     measured = f"{words}{asked}, {effect.count}"

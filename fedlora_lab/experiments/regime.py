@@ -17,7 +17,7 @@ from fedlora_lab.federated.run_spec import make_run_spec
 from fedlora_lab.measures.statistics import (
     POINTS_FOR_A_LINE,
     PairedDifference,
-    collapsed_in,
+    find_collapsed_by_group,
     fit_line,
     paired_difference,
     t_interval,
@@ -158,10 +158,11 @@ def map_cells(frame: pd.DataFrame, prediction: pd.DataFrame) -> pd.DataFrame:
         prediction: as `predictions` gives it. A cell of which a row is missing is left out.
 
     Returns: the cell's labels, amplification, predicted; boundary and the factor about it that is
-        too close to predict; room (in accuracy), collapsed (of the runs
-        of the rows compared, see `fl.measures.collapsed`), pair, one, others, seeds, mean, low,
-        high (95 % by itself), low_together, high_together, leader, and, of the pair "both", the
-        verdict: "hit", "miss", "not decided", or "too close", where nothing was predicted.
+        too close to predict; room (in accuracy), collapsed (of the
+        runs of the rows compared, see `fl.measures.find_collapsed`), pair, one, others, seeds,
+        mean, low, high (95 % by itself), low_together, high_together, leader, and, of the pair
+        "both", the verdict: "hit", "miss", "not decided", or "too close", where nothing was
+        predicted.
     Guarantees: test_regime.py::test_a_lead_is_a_share_of_its_cells_room.
     """
     labels = [str(x) for x in prediction.columns if x not in ("amplification", "predicted")]
@@ -171,7 +172,7 @@ def map_cells(frame: pd.DataFrame, prediction: pd.DataFrame) -> pd.DataFrame:
         gains = (rows["accuracy"] - rows["before_accuracy"]).groupby(rows["method"])
         if not set(FAMILIES) <= set(gains.groups):
             continue
-        low = collapsed_in(gains)
+        low = find_collapsed_by_group(gains)
         best = gains.get_group(gains.mean().idxmax()).to_numpy()
         room, half = t_interval(best)
         room = room if room > half else math.nan

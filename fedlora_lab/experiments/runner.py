@@ -27,7 +27,7 @@ from tqdm import tqdm
 from fedlora_lab import tasks
 from fedlora_lab._utils.files import append_line, lock_folder, read_lines
 from fedlora_lab._utils.validation import check, check_whole
-from fedlora_lab.experiments.studies import EXTENSIONS, Case, Job, Setting, Stage, Study, turn
+from fedlora_lab.experiments.studies import EXTENSIONS, Case, Job, Setting, Stage, Study, scale_knob
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.config import Privacy
@@ -173,7 +173,7 @@ def screen(study: Study, case: Case, done: Done) -> tuple[list[Setting], bool]:
     for stage in (first, *study.stages):
         knob, factors = stage.line(case)
         ranked = [Setting(1.0)] if stage is first else _rank(study, case, tried, done)
-        lines = [[turn(x, knob, f) for f in factors] for x in ranked[: stage.keep]]
+        lines = [[scale_knob(x, knob, f) for f in factors] for x in ranked[: stage.keep]]
         if not known(x for line in lines for x in line):
             return tried, False
         # Without a second point of its line there is no step to go on by.
@@ -183,7 +183,7 @@ def screen(study: Study, case: Case, done: Done) -> tuple[list[Setting], bool]:
             steps |= {lines[i][-1]: factors[-1] / factors[-2] for i in range(len(lines))}
             if best not in steps:
                 break
-            new = turn(best, knob, steps[best])
+            new = scale_knob(best, knob, steps[best])
             for line in lines:
                 line[:] = [new, *line] if line[0] == best else line
                 line[:] = [*line, new] if line[-1] == best else line

@@ -117,8 +117,8 @@ POWERS = {"lr": (1, 0, 0), "clip": (0, 1, 0), "clip, lr": (-1, 1, 0), "ratio": (
 """Knob of a `Stage` -> the powers of its factor in learning rate, clip and ratio."""
 
 
-def turn(setting: Setting, knob: str, factor: float) -> Setting:
-    """Multiplies one knob of a setting; numbers have four digits.
+def scale_knob(setting: Setting, knob: str, factor: float) -> Setting:
+    """Multiplies one knob of a setting by a factor; numbers are rounded to four digits.
 
     Args: setting: what was tried. knob: of `POWERS`. factor: > 0.
     """

@@ -57,7 +57,7 @@ def load_searches() -> dict[str, Any]:
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
-def label(epsilon: float | None) -> str:
+def budget_label(epsilon: float | None) -> str:
     """Names a budget as suggested.json does."""
     return "none" if epsilon is None else f"{epsilon:g}"
 

@@ -1,4 +1,4 @@
-"""The amplification number: how many times its own energy A takes up as noise, before any run.
+"""The amplification number: the energy of the noise that A takes up over A's own, before any run.
 
 All of it follows from public numbers: noise multiplier, clip norm, sizes, schedule and rates.
 """

@@ -73,7 +73,7 @@ def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> dict[
     return {**settings, "task": keyed_digest(folder, settings["task"])}
 
 
-def name_budget(folder: Path, account: Account) -> None:
+def record_budget(folder: Path, account: Account) -> None:
     """Records the budget that a run draws from, and its token there; it resumes with no other.
 
     Args: folder: of the run. account: in the budget.
@@ -85,7 +85,7 @@ def name_budget(folder: Path, account: Account) -> None:
 
 
 def budget_of(folder: Path) -> dict[str, str] | None:
-    """The budget, path and token that `name_budget` wrote; ``None`` where there is none."""
+    """The budget, path and token that `record_budget` wrote; ``None`` where there is none."""
     path = private_folder(folder) / BUDGET
     if not path.exists():
         return None

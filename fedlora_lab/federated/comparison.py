@@ -193,7 +193,8 @@ def compare(
     """Trains several methods at several seeds; returns one tidy frame.
 
     Its ``attrs["collapsed"]`` counts for each method the runs that collapsed, since a mean hides
-    them: below their start at the end, or far behind the other seeds (`fl.measures.collapsed`).
+    them: below their start at the end, or far behind the other seeds, see
+    `fl.measures.find_collapsed`.
 
     Args:
         task, privacy, lora: of every run (``lora`` may be a `peft.LoraConfig`).
@@ -455,7 +456,7 @@ def tune(
         least = Ledger.select(scores, trials, float(shape)).epsilon()
         text = f"a smaller number: the scores of all trials alone spend {least:.3g} of {goal:g}"
         check(least < goal, "score_epsilon", score_epsilon, text)
-    factor = accounting.solve(lambda x: search(x).epsilon(), goal, 2.0, -1.0)
+    factor = accounting.solve_sigma(lambda x: search(x).epsilon(), goal, 2.0, -1.0)
     ledger, trained = search(factor), _with_noise(one, factor).replace(sample_rate=None)
     start = replace(start, privacy=trained)
     streams = Streams(seed)

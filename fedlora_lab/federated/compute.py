@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.lora.peft import AdaptedModel
-from fedlora_lab.lora.per_example import model_outputs, ready
+from fedlora_lab.lora.per_example import model_outputs, prepare_inputs
 from fedlora_lab.tasks.task import Task, mask_of, take
 
 PRODUCTS = ("float32", "tf32", "bfloat16")
@@ -125,8 +125,8 @@ class BlockShell(nn.Module):
         return output
 
 
-def wrap(model: nn.Module, recompute: bool) -> list[list[BlockShell]]:
-    """Puts every block of the model's outermost lists into a shell, in place; the shells."""
+def wrap_blocks(model: nn.Module, recompute: bool) -> list[list[BlockShell]]:
+    """Puts each block of the model's outermost lists into a shell, in place; returns the shells."""
     found: list[list[BlockShell]] = []
     inside: set[int] = set()
     for module in list(model.modules()):
@@ -242,7 +242,9 @@ class Prefix:
         last.stop = True
         try:
             with torch.no_grad():
-                self.task.forward(self.adapted.model, ready(self.task, x, self.adapted.device))
+                self.task.forward(
+                    self.adapted.model, prepare_inputs(self.task, x, self.adapted.device)
+                )
         except StopForward as reached:
             return reached.args[0]
         finally:

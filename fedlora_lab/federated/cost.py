@@ -20,8 +20,8 @@ from fedlora_lab.federated.compute import FREE_SHARE, Compute, free_memory
 from fedlora_lab.federated.local_training import RunContext, moving_keys
 from fedlora_lab.federated.uploads import round_keys
 from fedlora_lab.lora import peft
-from fedlora_lab.lora.batch_independence import widest
-from fedlora_lab.lora.per_example import TEXTS_AT_ONCE, per_example_gradients, ready
+from fedlora_lab.lora.batch_independence import widest_probes
+from fedlora_lab.lora.per_example import TEXTS_AT_ONCE, per_example_gradients, prepare_inputs
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.quantization import bytes_of
@@ -61,12 +61,12 @@ def example_bytes(context: RunContext, examples: Examples) -> int:
     return max(2 * activations + 4 * factors, 1)
 
 
-def chunk(how: Compute, context: RunContext) -> int | None:
-    """Examples at once, as the switches say."""
+def examples_at_once(how: Compute, context: RunContext) -> int | None:
+    """Returns how many examples go through the model at once; ``None`` for all of a step."""
     if how.chunk_examples != "auto":
         return how.chunk_examples  # type: ignore[return-value]  # a number or None
     device, task = context.adapted.device, context.task
-    each = example_bytes(context, widest(task))
+    each = example_bytes(context, widest_probes(task))
     most = max(1, int(FREE_SHARE * free_memory(device)) // each)
     texts = device.type == "cpu" and mask_of(task.test[0]) is not None
     return min(most, TEXTS_AT_ONCE) if texts else most
@@ -147,7 +147,7 @@ def cost(task: Task, method: Method, lora: Any, plan: Plan) -> Cost:
         with FlopCounterMode(display=False) as step:
             per_example_gradients(task, adapted, params, moving_keys(params, "ABR"), one, owner)
         with FlopCounterMode(display=False) as judge:
-            task.forward(adapted.model, ready(task, one[0], adapted.device))
+            task.forward(adapted.model, prepare_inputs(task, one[0], adapted.device))
     except (RuntimeError, TypeError, ValueError) as error:
         name, line = type(task.model).__name__, str(error).strip().splitlines()[0]
         text = f"model={name!r}: expected one that takes these shapes, but: {line}"

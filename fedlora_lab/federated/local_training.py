@@ -15,7 +15,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
 from fedlora_lab.lora.batch_independence import check_penalty
 from fedlora_lab.lora.peft import AdaptedModel, matmuls
-from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, portions
+from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, split_batch
 from fedlora_lab.methods.filters import Preconditioner, identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import OptimizerState, apply
@@ -358,7 +358,7 @@ def _clipped_sums(
             return per_example_gradients(context.task, context.adapted, *parts)
 
     def by_example() -> Iterator[tuple[ClientParams, Tensor]]:
-        for part in portions(x, index, context.adapted.device, context.chunk):
+        for part in split_batch(x, index, context.adapted.device, context.chunk):
             rows = (
                 gradients(part)
                 if context.privacy is None
@@ -379,7 +379,7 @@ def _clipped_sums(
             total = {key: like.new_zeros(len(some), *like.shape[1:]) for key, like in sums.items()}
             # A person's examples may go through the model in several parts: they meet here, before
             # the clip, which sees one vector for each person.
-            for part in portions(x, index[mine], context.adapted.device, context.chunk):
+            for part in split_batch(x, index[mine], context.adapted.device, context.chunk):
                 rows = gradients_or_nan(gradients, mine[part], sums)
                 place = (number[mine[part]] - some[0]).to(context.adapted.device)
                 for key, own in rows.items():

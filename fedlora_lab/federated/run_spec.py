@@ -271,7 +271,7 @@ def _warn_of_idle_sides(row: Method, plan: Plan) -> None:
 def amplification(
     task: Task, method: Method | str, privacy: Privacy | None, plan: Plan, lora: Any = None
 ) -> Amplification:
-    """Finds how many times its own energy A takes up as noise over a run: the amplification number.
+    """Computes the amplification number: the energy of the noise in A after a run over A's own.
 
     Nothing is trained and no value of any example is read. Noise on B multiplies A and the noise in
     A alike: at 1 half of the noise in the product is noise times noise. It is 0 without noise and
@@ -310,7 +310,7 @@ def prepare_run(
     check(spec.lora.rank <= 16 * widest, "rank", spec.lora.rank, room)
     adapted = peft.place(adapted, how.device, how.products, how.quantize)
     blocks = how.recompute or how.frozen_prefix
-    lists = compute.wrap(adapted.model, how.recompute) if blocks else []
+    lists = compute.wrap_blocks(adapted.model, how.recompute) if blocks else []
     expected = "a model whose blocks are in an nn.ModuleList"
     check(bool(lists) or not how.recompute, "recompute", True, expected)
     why = "float32 or float64: in half precision a sum may move by more than the clip norm"
@@ -338,7 +338,7 @@ def prepare_run(
         context = replace(context, clip=partial(clip_sum, stabiliser=spec.privacy.stabiliser))
     if context.by_person and data:
         context = replace(context, persons=dict(enumerate(task.local_persons)))
-    context = replace(context, chunk=cost.chunk(how, context))
+    context = replace(context, chunk=cost.examples_at_once(how, context))
     # Probed with as many examples as pass the model together, half as many again as expected.
     expected = sum(n * q for n, q in zip(task.sizes, context.sample_rate, strict=True))
     texts = adapted.device.type == "cpu" and mask_of(task.test[0]) is not None

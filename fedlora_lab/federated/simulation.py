@@ -38,7 +38,7 @@ from fedlora_lab.methods.optimizers import OptimizerState, server_step
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import Traffic, full
 from fedlora_lab.methods.state import ParamKey, ServerState
-from fedlora_lab.privacy.budget import Account, Budget, Plans, largest_that_fits
+from fedlora_lab.privacy.budget import Account, Budget, RemainingRun, largest_that_fits
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, map_numbers
 from fedlora_lab.privacy.mechanism import ClipCounts, injected_bug_reason
@@ -353,13 +353,13 @@ class Federation:
         self.account = budget.account(holder, "run", what, self.ledger, token)
         self.account.check(self._plans())
 
-    def _plans(self) -> Plans:
+    def _plans(self) -> RemainingRun:
         """The rounds that are left, up to ``stop_at``, for the run's budget."""
         assert self.spec.privacy is not None
         rounds, stop = self.context.plan.rounds - self.state.round, self.stop_at
         if stop is not None:
             rounds = largest_that_fits(lambda r: self._spent_after(r) <= stop, rounds)
-        return Plans(self._ledger_after, rounds, self.spec.privacy.noise_multiplier or 0.0)
+        return RemainingRun(self._ledger_after, rounds, self.spec.privacy.noise_multiplier or 0.0)
 
     def reset(self) -> None:
         """Resets the state to round 0; the ledger keeps what was spent."""
@@ -525,7 +525,7 @@ class Federation:
         ledger, account, again = copy(self.ledger), self.account, self.ledger.reproducible
         ledger.record(t + 1, ids, **terms, repeats=again)
         if account is not None and self.folder is not None:
-            checkpoint_.name_budget(self.folder, account)
+            checkpoint_.record_budget(self.folder, account)
         # A run that is cut short in the round has released what it sent: disk comes first.
         with nullcontext() if account is None else account.charge(ledger):
             self.ledger.record(t + 1, ids, **terms, repeats=again)

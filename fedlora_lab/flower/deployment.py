@@ -313,7 +313,7 @@ def server(task: TaskBuilder, rehearsal: "Rehearsal | None" = None) -> ServerApp
             out = out.with_name(REHEARSALS) / str(context.run_id)
         count, total = len(participant.spec.task.sizes), participant.spec.plan.rounds
         print(f"terms {participant.terms[:16]}: {count} sites, {total} rounds, out={out}")
-        where: dict[str, Any] = folders(out)
+        where: dict[str, Any] = folder_options(out)
         run, found = open_run(participant, **where, stop_at=stop_at, budget=budget), []
         for record in _with_reason(rounds(grid, participant, run, **waiting), why):
             found.append(record)
@@ -371,7 +371,7 @@ def _save_adapter(run: Federation, out: Path) -> None:
         peft.save(task.model, task.targets, task.head, spec.lora, tensors, out / ADAPTER)
 
 
-def folders(out: Path) -> dict[str, Path]:
+def folder_options(out: Path) -> dict[str, Path]:
     """Returns the options of `open_run` for a folder: a run goes on from the state in it."""
     begun = any(out.glob("round-*.json")) or (out / "ledger.json").exists()
     return {"resume": out, "checkpoint": out} if begun else {"checkpoint": out}

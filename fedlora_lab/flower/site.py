@@ -289,7 +289,7 @@ def _lengths(
     tokenizer: Any, texts: Sequence[list[str]], answers: list[str] | None
 ) -> list[tuple[int, int]]:
     """Tokens of each row's prompt, 0 without answers, and of all of it."""
-    with architectures.ignored_warnings():  # beyond the tokenizer's own limit
+    with architectures.ignore_warnings():  # beyond the tokenizer's own limit
         if answers is None:
             return [(0, len(ids)) for ids in tokenizer(*texts, verbose=False)["input_ids"]]
         own = Generation(tokenizer, "", 1)

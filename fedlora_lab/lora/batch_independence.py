@@ -38,7 +38,7 @@ from fedlora_lab.lora.peft import (
     PerExampleLinear,
     matmuls,
 )
-from fedlora_lab.lora.per_example import per_example_gradients, ready
+from fedlora_lab.lora.per_example import per_example_gradients, prepare_inputs
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan
@@ -321,7 +321,7 @@ def probes(task: Task) -> Examples:
         if len(classes) == 1:
             with torch.no_grad():
                 device = next(task.model.parameters()).device
-                outputs = task.forward(task.model, ready(task, x, device))
+                outputs = task.forward(task.model, prepare_inputs(task, x, device))
             many = outputs.shape[1] if isinstance(outputs, Tensor) and outputs.ndim == 2 else 1
             classes = (classes + torch.arange(max(many, 1))) % max(many, int(classes) + 1)
         return x, classes[torch.tensor([0, 1, 2, 0]) % len(classes)]
@@ -339,8 +339,8 @@ def probes(task: Task) -> Examples:
     return x, y
 
 
-def widest(task: Task) -> Examples:
-    """The probes, each text filled up to the task's width."""
+def widest_probes(task: Task) -> Examples:
+    """Makes `probes` whose texts fill the whole width of the task's."""
     data = probes(task)
     for i in range(PROBE_EXAMPLES):
         data = _resized(task, data, i, fill=True)

@@ -22,7 +22,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from fedlora_lab._utils.environment import ignored_warnings
+from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.plan import Lora
@@ -486,7 +486,7 @@ def _inject(
     )
     config.lora_alpha = lora.alpha / lora.start_scale  # type: ignore[assignment]  # PEFT divides it by r, of any type
     # PEFT warns of what is handled here, such as a transposed Conv1D.
-    with ignored_warnings(), torch.random.fork_rng(devices=[]):
+    with ignore_warnings(), torch.random.fork_rng(devices=[]):
         try:
             return get_peft_model(structure_copy(model), config)
         except Exception as error:  # which errors there are depends on the version

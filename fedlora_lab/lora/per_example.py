@@ -67,7 +67,7 @@ def per_example_gradients(
         adapted.set_tensor(key, rows)
     x, y = data
     with torch.enable_grad():
-        outputs = task.forward(adapted.model, ready(task, x, adapted.device))
+        outputs = task.forward(adapted.model, prepare_inputs(task, x, adapted.device))
         loss = task.loss(outputs, y.to(adapted.device, non_blocking=True))
         _check_per_example("loss", loss, len(owner))
         if method is not None and method.penalty is not None and start is not None:
@@ -100,7 +100,7 @@ def _rows(tensor: Tensor, owner: Tensor) -> Tensor:
     return tensor.index_select(0, owner)
 
 
-def ready(
+def prepare_inputs(
     task: Task, x: "Tensor | Mapping[str, Tensor]", device: torch.device
 ) -> "Tensor | Mapping[str, Tensor]":
     """Prepares a batch of inputs as the task wants it, and puts it on the model's device.
@@ -112,14 +112,14 @@ def ready(
     return map_inputs(lambda value: value.to(device, non_blocking=True), x)
 
 
-def portions(
+def split_batch(
     x: Any,
     index: Int[Tensor, " n"],
     device: torch.device,
     chunk: int | None = None,
     otherwise: int | None = None,
 ) -> Sequence[Int[Tensor, " part"]]:
-    """Places in ``index`` of the examples that go through the model together.
+    """Splits a batch into parts that go through the model together: places in ``index``.
 
     Texts, known by their ``attention_mask``, go with others of like length, and on a processor
     sixteen at once: there padding is computed like words, and costs more than a second call.
@@ -165,7 +165,7 @@ def evaluate(
     small = isinstance(x, Tensor) and x.is_floating_point() and len(x)
     most = max(128, min(512, 2**15 // max(1, x[0].numel()))) if small else 128  # type: ignore[union-attr]
     everyone = torch.arange(len(y))
-    parts = portions(x, everyone, adapted.device, chunk and min(chunk, most), most)
+    parts = split_batch(x, everyone, adapted.device, chunk and min(chunk, most), most)
     for part in parts:
         inputs = take(x, part)
         with kept(part, inputs):
@@ -206,4 +206,4 @@ def model_outputs(
     """
     place_values(adapted, values)
     with torch.inference_mode():
-        return task.forward(adapted.model, ready(task, x, adapted.device))
+        return task.forward(adapted.model, prepare_inputs(task, x, adapted.device))

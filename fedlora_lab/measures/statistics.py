@@ -165,10 +165,10 @@ def fit_line(x: Any, y: Any) -> Line:
 
 SMALLER_IS_BETTER = ("loss", "perplexity")
 RULE = "a run that ends below its start, or gains less than half of what the median seed gains"
-"""In words what `collapsed` says."""
+"""In words what `find_collapsed` says."""
 
 
-def collapsed(gains: Float[np.ndarray, " runs"]) -> Bool[np.ndarray, " runs"]:
+def find_collapsed(gains: Float[np.ndarray, " runs"]) -> Bool[np.ndarray, " runs"]:
     """Tells which runs of one setting collapsed.
     Those that lost did, and, of three seeds or more, those that gained less than half of what the
     median seed gained.
@@ -180,7 +180,7 @@ def collapsed(gains: Float[np.ndarray, " runs"]) -> Bool[np.ndarray, " runs"]:
         where it was not measured.
     Guarantees: test_collapse.py::test_what_counts_as_collapsed.
 
-    >>> collapsed(np.array([0.29, 0.004, 0.27, 0.30, -0.1])).tolist()
+    >>> find_collapsed(np.array([0.29, 0.004, 0.27, 0.30, -0.1])).tolist()
     [False, True, False, False, True]
     """
     known = gains[~np.isnan(gains)]
@@ -188,13 +188,13 @@ def collapsed(gains: Float[np.ndarray, " runs"]) -> Bool[np.ndarray, " runs"]:
     return gains < max(0.0, middle / 2)
 
 
-def collapsed_in(groups: Any) -> Any:
+def find_collapsed_by_group(groups: Any) -> Any:
     """Tells which rows of a frame collapsed, each judged beside those of its group.
 
-    Args: groups: gains as of `collapsed`, a grouped pandas Series.
+    Args: groups: gains as of `find_collapsed`, a grouped pandas Series.
     Guarantees: test_collapse.py::test_each_method_and_seed_is_judged_by_its_own_ends.
     """
-    return groups.transform(lambda own: collapsed(own.to_numpy())).astype(bool)
+    return groups.transform(lambda own: find_collapsed(own.to_numpy())).astype(bool)
 
 
 def smaller_is_better(measure: str) -> bool:
@@ -226,7 +226,7 @@ def run_ends(frame: "DataFrame", measure: str | None = None) -> "DataFrame":
     sign = -1 if smaller_is_better(measure) else 1
     gains = sign * (ends["after"] - ends["before"])
     judged = gains.groupby(level="method", sort=False, dropna=False)
-    return ends.assign(fell=gains < 0, collapsed=collapsed_in(judged))
+    return ends.assign(fell=gains < 0, collapsed=find_collapsed_by_group(judged))
 
 
 def count_collapsed(ends: "DataFrame") -> dict[str, dict[str, Any]]:

@@ -147,7 +147,7 @@ def name(slug: str) -> str:
     return slug.replace("-", " ") if row is None else row.name
 
 
-def darker(colour: str, share: float = 0.25) -> str:
+def darken(colour: str, share: float = 0.25) -> str:
     """Mixes the colour with ink, for text in a method's colour."""
     pairs = [(int(colour[i : i + 2], 16), int(INK[i : i + 2], 16)) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(a + share * (b - a)):02X}" for a, b in pairs)
@@ -300,7 +300,7 @@ def draw_labels(
         bottom = min(max(floor), max(LOW, HIGH - sum(sizes)))
         places = spread_apart([points[i][1] for i in members], sizes, bottom, HIGH)
         for i, place in zip(members, places, strict=True):
-            colour, stroke = darker(labels[i].colour), withStroke(linewidth=2.5, foreground=CARD)
+            colour, stroke = darken(labels[i].colour), withStroke(linewidth=2.5, foreground=CARD)
             text = note(ax, left, place, texts[i], colour, size, weight="bold", va="center")
             text.set_path_effects([stroke])
             start, end = np.array([left, place]), np.array(points[i])

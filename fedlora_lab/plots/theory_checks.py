@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocat
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.plots import style
-from fedlora_lab.plots.style import Picture, darker, panels, paper
+from fedlora_lab.plots.style import Picture, darken, panels, paper
 from fedlora_lab.plots.tidy import confidence_interval
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.theory.products import Band
@@ -113,7 +113,7 @@ def _error_bars(ax: Any, rows: Any, colour: str) -> None:
     for part, ink in ((rows[held], colour), (rows[~held], style.WRONG)):
         bars = [part["mean"] - part["low"].clip(lower=1e-300), part["high"] - part["mean"]]
         if len(part):
-            drawn: Any = {"fmt": "none", "ecolor": darker(ink), "elinewidth": 1.1, "zorder": 3}
+            drawn: Any = {"fmt": "none", "ecolor": darken(ink), "elinewidth": 1.1, "zorder": 3}
             ax.errorbar(part["x"], part["mean"], yerr=bars, **drawn)
             style.dots(ax, part["x"], part["mean"], ink, 4.6, mew=0.7, zorder=4)
 
@@ -174,7 +174,7 @@ def band_check(
                 shift = (aside + rng.uniform(-0.08, 0.08, np.size(row))) * gap
                 where = place * np.exp(shift) if "x" in log else place + shift
                 pale: Any = {"mew": 0, "alpha": 0.55}
-                style.dots(ax, where, np.ravel(row), darker(colour, 0.55), 2.6, **pale)
+                style.dots(ax, where, np.ravel(row), darken(colour, 0.55), 2.6, **pale)
 
         if ghost is not None:
             words, across, up = ghost

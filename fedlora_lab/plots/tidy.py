@@ -59,7 +59,9 @@ def last_values(frame: Any, measure: str) -> Any:
 
 
 def collapsed_ends(part: Any, measure: str) -> Any:
-    """Selects the last rows of runs that collapsed by this measure; see `fl.measures.collapsed`.
+    """Selects the last rows of runs that collapsed by this measure.
+
+    See `fl.measures.find_collapsed`.
 
     Args: part: rows of the measure as `select_measure` gives them. measure: a score of the model.
     """

@@ -118,7 +118,7 @@ def mark_collapsed(ax: Any, part: Any, measure: str) -> str:
     """
     ends = tidy.collapsed_ends(part, measure)
     for end in ends.itertuples():
-        colour: Any = style.darker(look(end.method).colour)
+        colour: Any = style.darken(look(end.method).colour)
         ax.plot([end.round], [end.value], "x", ms=6, mew=1.6, color=colour, clip_on=False)
     return _crosses(len(ends))
 
@@ -166,7 +166,7 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
 
     Raises: ``ValueError`` when the frame lacks the measure.
     Guarantees: the line is the mean over seeds (test_curves_draw_the_mean); a run that collapsed
-        (`fl.measures.collapsed`) has a cross at its end
+        (`fl.measures.find_collapsed`) has a cross at its end
         (test_plots.py::test_runs_that_collapsed_are_marked).
     """
     part, crosses = tidy.select_measure(frame, measure), ""
@@ -558,7 +558,7 @@ def live_figure(
             found = f"{style.name(slug)}: {measure} {start:.2f} → " + "".join(
                 f"{v:.2f}" for v in last
             )
-            score.set_title(found, color=style.darker(style.look(slug).colour), fontsize=10)
+            score.set_title(found, color=style.darken(style.look(slug).colour), fontsize=10)
             score.set_ylabel(AXES.get(measure, (measure, measure))[0].lower(), fontsize=8)
         spent.set_title("ε spent", fontsize=9)
         spent.set_xlabel("")

@@ -20,7 +20,7 @@ from scipy import fft
 from scipy.special import log_ndtr, ndtr, ndtri
 from scipy.stats import binom
 
-from fedlora_lab._utils.environment import ignored_warnings
+from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, is_number
 
 History = tuple[Any, ...]
@@ -185,7 +185,7 @@ def _renyi_epsilon(key: Key, delta: float, orders: tuple[float, ...] = ORDERS) -
 
 def _spent(total: np.ndarray, delta: float, orders: tuple[float, ...]) -> float:
     # At the first or last order the bound is valid too, only not the tightest.
-    with ignored_warnings(UserWarning, "Optimal order is the"):
+    with ignore_warnings(UserWarning, "Optimal order is the"):
         spent = opacus_analysis().rdp.get_privacy_spent
         value, _ = spent(orders=list(orders), rdp=total, delta=delta)
     return max(0.0, float(value))
@@ -387,7 +387,7 @@ def _spectrum(
     prv, domain = opacus_analysis().prv, _domain(size, mesh)
     release = prv.PoissonSubsampledGaussianPRV(q, sigma)
     # log(0) off the support; quad warns at the truncation.
-    with np.errstate(all="ignore"), ignored_warnings(IntegrationWarning):
+    with np.errstate(all="ignore"), ignore_warnings(IntegrationWarning):
         truncated = prv.TruncatedPrivacyRandomVariable(release, domain.t_min, domain.t_max)
         one = prv.discretize(truncated, domain)
     spectrum = np.asarray(fft.rfft(one.pmf))
@@ -821,7 +821,9 @@ def clt_noise_multiplier(target: float, delta: float, q: float, steps: int) -> f
     return 1 / math.sqrt(math.log1p((high / q) ** 2 / steps))
 
 
-def solve(spent: Callable[[float], float], target: float, sigma: float, slope: float) -> float:
+def solve_sigma(
+    spent: Callable[[float], float], target: float, sigma: float, slope: float
+) -> float:
     """Finds the sigma at which the falling function ``spent`` is within 0.1 % below ``target``.
 
     Args:
@@ -875,7 +877,7 @@ def _noise_multipliers(
         if len(off) > 1:
             (x0, y0), (x1, y1) = off[-2:]
             correction = y1 + (y1 - y0) * (math.log(q) - x1) / (x1 - x0)
-        sigmas[q] = solve(
+        sigmas[q] = solve_sigma(
             lambda sigma, q=q: _epsilon(((sigma, q, steps),), delta, accountant),
             *(target, guess * math.exp(correction), slope),
         )

@@ -524,7 +524,7 @@ def largest_that_fits(fits: Callable[[int], bool], most: int) -> int:
     return low
 
 
-class Plans(NamedTuple):
+class RemainingRun(NamedTuple):
     """What is left of a run: its ledger after some further rounds, at so many times its noise."""
 
     after: Callable[[int, float], Ledger]
@@ -615,11 +615,11 @@ class Account:
         after = self._after(content, ledger)
         return self.budget._together(content, after, without=self.token)
 
-    def check(self, plans: Plans) -> None:
+    def check(self, plans: RemainingRun) -> None:
         """Refuses, in one line, a run that would overdraw, and says what would fit."""
         self._check(self.budget._content(), plans)
 
-    def _check(self, content: dict[str, Any], plans: Plans) -> None:
+    def _check(self, content: dict[str, Any], plans: RemainingRun) -> None:
         budget, total = self.budget, self._total(content, plans.end)
         if total > budget.epsilon * (1 + 1e-9):
             instead = plans.fitting(lambda one: self._total(content, one) <= budget.epsilon)
@@ -639,7 +639,7 @@ class Account:
         return self._total(content, ledger) <= self.budget.epsilon * (1 + 1e-9)
 
     @contextmanager
-    def reserve(self, plans: Plans) -> Iterator[None]:
+    def reserve(self, plans: RemainingRun) -> Iterator[None]:
         """Keeps what the run will need from other runs while the block goes on.
 
         Raises: ``ValueError`` as `check`.
@@ -680,8 +680,8 @@ class Account:
 
     @contextmanager
     def charge(self, ledger: Ledger) -> Iterator[None]:
-        """Around the writing of the run's own ledger, which will be ``ledger``: on the disk before
-        any released value exists.
+        """Charges the budget while the block writes the run's own ledger, ``ledger`` from then on;
+        both are on the disk before any released value exists.
 
         Raises: ``ValueError`` where too little is left.
         """
@@ -689,7 +689,7 @@ class Account:
         with budget._locked():
             content = budget._read()
             if not self._allows(content, ledger):
-                self._check(content, Plans(lambda rounds, noise: ledger, 0))
+                self._check(content, RemainingRun(lambda rounds, noise: ledger, 0))
             yield
             budget._write(self._entered(content, ledger))
 

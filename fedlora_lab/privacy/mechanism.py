@@ -49,7 +49,7 @@ def map_rank_axis(key: ParamKey, matrix: Tensor, tensor: Tensor) -> Tensor:
     return tensor @ matrix if key.side == "B" else matrix @ tensor
 
 
-def leave_apart(rule: Preconditioner, tensor: Tensor) -> Tensor:
+def project_out(rule: Preconditioner, tensor: Tensor) -> Tensor:
     """Removes a tensor's part in the span of ``rule.apart``, along its first axis of two.
 
     Args: rule, tensor: its ``apart`` (..., d, k), or none; (..., d, r).
@@ -63,7 +63,7 @@ def leave_apart(rule: Preconditioner, tensor: Tensor) -> Tensor:
 def in_noise_units(key: ParamKey, rule: Preconditioner, tensor: Tensor) -> Tensor:
     """Maps a release to coordinates in which its noise is white.
 
-    Args: key, rule, tensor: as of `map_rank_axis` and `leave_apart`.
+    Args: key, rule, tensor: as of `map_rank_axis` and `project_out`.
     """
     white = map_rank_axis(key, torch.linalg.pinv(rule.noise), tensor)
     if rule.apart is None:
@@ -310,7 +310,7 @@ def precondition_rows(
         if len(rule.before) > 1:
             each = [x.index_select(0, owner) for x in rule if x is not None]
             rule = Preconditioner(*each)
-        mapped[key] = leave_apart(rule, map_rank_axis(key, rule.before, rows[key]))
+        mapped[key] = project_out(rule, map_rank_axis(key, rule.before, rows[key]))
     return mapped
 
 
@@ -362,6 +362,6 @@ def release(
             rule = preconditioners[key]
             # Noise passes all that the signal passed; the clip saw the signal without that part.
             total, xi = map_rank_axis(key, rule.after, total), map_rank_axis(key, rule.noise, xi)
-            xi = leave_apart(rule, xi)
+            xi = project_out(rule, xi)
         released[key], alone[key] = total + xi, xi
     return released, alone

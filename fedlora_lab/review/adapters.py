@@ -34,7 +34,7 @@ class Subject(NamedTuple):
 
 
 @contextmanager
-def seeded(generators: Sequence[Any], seed: int) -> Iterator[None]:
+def seed_generators(generators: Sequence[Any], seed: int) -> Iterator[None]:
     """Seeds PyTorch, NumPy, Python and these generators in a block, and puts their states back."""
     before = [generator.get_state() for generator in generators]
     own, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002
@@ -111,7 +111,7 @@ class OpacusStep:
         if hook is not None:
             self.optimizer.step_hook = None  # the accountant counts no step of a review
         try:
-            with seeded([] if generator is None else [generator], seed):
+            with seed_generators([] if generator is None else [generator], seed):
                 return self._step(examples)
         finally:
             if hook is not None:
@@ -249,7 +249,7 @@ def _batches(loader: Any) -> "Loader | None":
     found = {id(g): g for x in parts if (g := getattr(x, "generator", None)) is not None}
 
     def draw(seed: int) -> list[list[int]]:
-        with seeded([*found.values()], seed):
+        with seed_generators([*found.values()], seed):
             return [[int(i) for i in batch] for batch in sampler]
 
     return draw
@@ -312,7 +312,7 @@ def flower_step(
     start = [np.asarray(x) for x in parameters]
 
     def step(examples: list[Any], seed: int) -> dict[str, Any]:
-        with seeded([], seed):
+        with seed_generators([], seed):
             given = client(examples)
             given = given.to_client() if hasattr(given, "to_client") else given
             answer = _ask_client if hasattr(given, "fit") else _ask_app

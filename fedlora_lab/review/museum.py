@@ -95,14 +95,14 @@ def _errors(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return chances / chances.sum(1, keepdims=True) - np.eye(CLASSES)[y]
 
 
-def norms(grads: Grads) -> np.ndarray:
+def example_norms(grads: Grads) -> np.ndarray:
     """The norm of each example's gradient over all tensors together: (examples,)."""
     squares = (np.square(g).sum(axis=tuple(range(1, g.ndim))) for g in grads.values())
     return np.sqrt(sum(squares))
 
 
-def scaled(grads: Grads, factors: np.ndarray) -> Grads:
-    """Every example's gradient times its factor."""
+def scale_examples(grads: Grads, factors: np.ndarray) -> Grads:
+    """Multiplies each example's gradient by its factor."""
     return {k: g * factors.reshape(-1, *[1] * (g.ndim - 1)) for k, g in grads.items()}
 
 
@@ -110,25 +110,27 @@ def clip(grads: Grads, limit: float = CLIP) -> Grads:
     """Scales each example's gradient to a joint norm of at most ``limit``; what is no number, to 0.
 
     Examples:
-        >>> bool((norms(clip(example_gradients(examples(50)), 0.5)) <= 0.5 + 1e-12).all())
+        >>> bool((example_norms(clip(example_gradients(examples(50)), 0.5)) <= 0.5 + 1e-12).all())
         True
     """
     with np.errstate(all="ignore"):
-        size = norms(grads)
+        size = example_norms(grads)
     fine = np.isfinite(size)
     kept = {k: np.where(fine.reshape(-1, *[1] * (g.ndim - 1)), g, 0.0) for k, g in grads.items()}
-    return scaled(kept, limit / np.maximum(np.where(fine, size, limit), limit))
+    return scale_examples(kept, limit / np.maximum(np.where(fine, size, limit), limit))
 
 
 def total(grads: Grads) -> Grads:
+    """Adds the examples' gradients up."""
     return {k: g.sum(0) for k, g in grads.items()}
 
 
-def over(grads: Grads, denominator: float) -> Grads:
+def divide(grads: Grads, denominator: float) -> Grads:
+    """Divides every tensor by the same number."""
     return {k: g / denominator for k, g in grads.items()}
 
 
-def noised(grads: Grads, std: float, seed: int) -> Grads:
+def add_noise(grads: Grads, std: float, seed: int) -> Grads:
     """Adds independent normal noise to every entry of every tensor.
 
     Args: grads: of any shapes; std: of the noise; seed: of its generator.
@@ -144,7 +146,7 @@ def dp_sgd(batch: Sequence[Any], seed: int) -> Grads:
         >>> sorted(dp_sgd(examples(), seed=0))
         ['bias', 'weight']
     """
-    return over(noised(total(clip(example_gradients(batch))), NOISE * CLIP, seed), BATCH)
+    return divide(add_noise(total(clip(example_gradients(batch))), NOISE * CLIP, seed), BATCH)
 
 
 # ---- the clip
@@ -153,7 +155,7 @@ def dp_sgd(batch: Sequence[Any], seed: int) -> Grads:
 def clips_the_mean(batch, seed):
     grads = example_gradients(batch)
     mean = {k: g.mean(0, keepdims=True) if len(g) else g.sum(0)[None] for k, g in grads.items()}
-    return noised(total(clip(mean)), NOISE * CLIP / BATCH, seed)
+    return add_noise(total(clip(mean)), NOISE * CLIP / BATCH, seed)
 
 
 def clips_microbatches(batch, seed, size=4):
@@ -163,13 +165,13 @@ def clips_microbatches(batch, seed, size=4):
     rows = (
         {k: np.array([m[k] for m in means]) for k in means[0]} if means else example_gradients([])
     )
-    return over(noised(total(clip(rows)), NOISE * CLIP, seed), BATCH / size)
+    return divide(add_noise(total(clip(rows)), NOISE * CLIP, seed), BATCH / size)
 
 
 def forgets_the_limit(batch, seed, limit=0.25):
     """Args: batch, seed: of a step; limit: the clip norm that was asked for."""
     # The engine passes ``limit`` to the noise, and leaves the clip at its own default of 1.
-    return over(noised(total(clip(example_gradients(batch))), NOISE * limit, seed), BATCH)
+    return divide(add_noise(total(clip(example_gradients(batch))), NOISE * limit, seed), BATCH)
 
 
 def sequences(n: int = 24) -> list:
@@ -191,7 +193,9 @@ def wrong_ghost_norm(batch, seed):
     fine = np.isfinite(sizes)
     factors = np.where(fine, CLIP / np.maximum(np.where(fine, sizes, 1), CLIP), 0)
     rows = np.array([np.nan_to_num(g).sum(0) for g in biases]).reshape(len(batch), CLASSES)
-    return over(noised(total(scaled({"bias": rows}, factors)), NOISE * CLIP, seed), BATCH)
+    return divide(
+        add_noise(total(scale_examples({"bias": rows}, factors)), NOISE * CLIP, seed), BATCH
+    )
 
 
 def sums_into_itself(batch, seed):
@@ -201,7 +205,7 @@ def sums_into_itself(batch, seed):
     for k, g in grads.items():
         current[k] += g[half:].sum(0)
         summed[k] += current[k]
-    return over(noised(summed, NOISE * CLIP, seed), BATCH)
+    return divide(add_noise(summed, NOISE * CLIP, seed), BATCH)
 
 
 # ---- the denominator, empty batches, sampling
@@ -210,20 +214,20 @@ def sums_into_itself(batch, seed):
 def divides_by_the_data(batch, seed, rate=0.5):
     """Args: batch, seed: of a step; rate: of which the batch is expected."""
     expected = max(1, int(rate * len(batch)))
-    return over(noised(total(clip(example_gradients(batch))), NOISE * CLIP, seed), expected)
+    return divide(add_noise(total(clip(example_gradients(batch))), NOISE * CLIP, seed), expected)
 
 
 def divides_by_the_batch(batch, seed):
     if not len(batch):
         return total(example_gradients(batch))
-    return over(noised(total(clip(example_gradients(batch))), NOISE * CLIP, seed), len(batch))
+    return divide(add_noise(total(clip(example_gradients(batch))), NOISE * CLIP, seed), len(batch))
 
 
 def skips_empty_batches(batch, seed, expected=4):
     """Args: batch, seed: of a step; expected: size of a batch."""
     if not len(batch):
         return total(example_gradients(batch))
-    return over(noised(total(clip(example_gradients(batch))), NOISE * CLIP, seed), expected)
+    return divide(add_noise(total(clip(example_gradients(batch))), NOISE * CLIP, seed), expected)
 
 
 def cut_once(seed, n=96, size=16):
@@ -253,7 +257,7 @@ def rate_of_another_sampler(seed, n=96, drawn=32, size=16):
 def same_key_for_all(batch, seed):
     grads = total(clip(example_gradients(batch)))
     halves = {"left": grads["weight"][:, :4], "right": grads["weight"][:, 4:]}
-    return over({k: noised({k: g}, NOISE, seed)[k] for k, g in halves.items()}, BATCH)
+    return divide({k: add_noise({k: g}, NOISE, seed)[k] for k, g in halves.items()}, BATCH)
 
 
 def noises_what_it_chose(batch, seed):
@@ -261,12 +265,12 @@ def noises_what_it_chose(batch, seed):
     for g in grads.values():
         chosen = rng.choice(g.size, g.size)  # with replacement: a third is never chosen
         g.reshape(-1)[chosen] += (NOISE * rng.standard_normal(g.size))[chosen]
-    return over(grads, BATCH)
+    return divide(grads, BATCH)
 
 
 def cuts_at_a_percentile(updates, seed, percentile=10, limit=0.01):
     """Args: updates, seed: of a step; percentile: set to zero; limit: of an entry."""
-    mean = over(total(_local(updates)), len(updates) or 1)
+    mean = divide(total(_local(updates)), len(updates) or 1)
     for g in mean.values():
         small = np.abs(g) < np.percentile(np.abs(g), percentile)
         g[...] = np.where(small, 0, np.clip(g, -limit, limit))
@@ -275,25 +279,27 @@ def cuts_at_a_percentile(updates, seed, percentile=10, limit=0.01):
 
 def noises_a_copy(updates, seed):
     sums = total(clip(_local(updates)))
-    noised(sums, NOISE * CLIP, seed)  # returns new arrays; nobody keeps them
-    return over(sums, len(_CLIENTS))
+    add_noise(sums, NOISE * CLIP, seed)  # returns new arrays; nobody keeps them
+    return divide(sums, len(_CLIENTS))
 
 
 def squares_the_clip(batch, seed, limit=0.25):
     """Args: batch, seed: of a step; limit: the clip norm."""
-    return over(noised(total(clip(example_gradients(batch), limit)), NOISE * limit**2, seed), BATCH)
+    return divide(
+        add_noise(total(clip(example_gradients(batch), limit)), NOISE * limit**2, seed), BATCH
+    )
 
 
 def a_tenth_of_the_noise(batch, seed):
-    return over(noised(total(clip(example_gradients(batch))), 0.1 * CLIP, seed), BATCH)
+    return divide(add_noise(total(clip(example_gradients(batch))), 0.1 * CLIP, seed), BATCH)
 
 
 def with_less_noise(batch, seed):
-    return over(noised(total(clip(example_gradients(batch))), 0.56 * CLIP, seed), BATCH)
+    return divide(add_noise(total(clip(example_gradients(batch))), 0.56 * CLIP, seed), BATCH)
 
 
 def noises_the_mean_for_the_sum(batch, seed):
-    return noised(over(total(clip(example_gradients(batch))), BATCH), NOISE * CLIP, seed)
+    return add_noise(divide(total(clip(example_gradients(batch))), BATCH), NOISE * CLIP, seed)
 
 
 # ---- what clients send
@@ -317,11 +323,11 @@ def _local(updates: Sequence[Any], limit: float = np.inf, lr: float = 0.5) -> Gr
 
 def client_step(updates, seed):
     """The sound step of the client unit: clip each client's change, sum, noise, divide."""
-    return over(noised(total(clip(_local(updates))), NOISE * CLIP, seed), len(_CLIENTS))
+    return divide(add_noise(total(clip(_local(updates))), NOISE * CLIP, seed), len(_CLIENTS))
 
 
 def sends_as_it_is(updates, seed):
-    return over(total(_local(updates)), len(_CLIENTS))
+    return divide(total(_local(updates)), len(_CLIENTS))
 
 
 def _weights(updates: Sequence[Any]) -> Grads:
@@ -331,23 +337,23 @@ def _weights(updates: Sequence[Any]) -> Grads:
 
 def clips_every_weight(updates, seed):
     inside = {k: np.clip(np.nan_to_num(w), -CLIP, CLIP) for k, w in _weights(updates).items()}
-    return over(noised(total(inside), NOISE * CLIP, seed), len(_CLIENTS))
+    return divide(add_noise(total(inside), NOISE * CLIP, seed), len(_CLIENTS))
 
 
 def clips_local_steps(updates, seed):
-    return over(noised(total(_local(updates, limit=CLIP, lr=1.0)), NOISE, seed), len(_CLIENTS))
+    return divide(add_noise(total(_local(updates, limit=CLIP, lr=1.0)), NOISE, seed), len(_CLIENTS))
 
 
 def clips_the_weights(updates, seed):
     each = {k: clip({k: w})[k] for k, w in _weights(updates).items()}  # every tensor by itself
-    return over(noised(total(each), NOISE * CLIP, seed), len(_CLIENTS))
+    return divide(add_noise(total(each), NOISE * CLIP, seed), len(_CLIENTS))
 
 
 def clips_each_tensor(updates, seed):
     changes = _local(updates)
     parts = {f"q{i}": changes["weight"][:, i] for i in range(CLASSES)}
     each = {k: clip({k: g})[k] for k, g in parts.items()}
-    return over(noised(total(each), NOISE * CLIP, seed), len(_CLIENTS))
+    return divide(add_noise(total(each), NOISE * CLIP, seed), len(_CLIENTS))
 
 
 _PEER = np.eye(4, FEATURES) * np.array([3.0, 1.0, 1.0, 0.5])[:, None]  # the other factor, public
@@ -355,9 +361,9 @@ _PEER = np.eye(4, FEATURES) * np.array([3.0, 1.0, 1.0, 0.5])[:, None]  # the oth
 
 def shapes_by_the_inverse(updates, seed):
     factor = clip({"factor": _local(updates)["weight"][:, :, :4]})
-    white = noised({"product": np.zeros((CLASSES, FEATURES))}, NOISE * CLIP, seed)["product"]
+    white = add_noise({"product": np.zeros((CLASSES, FEATURES))}, NOISE * CLIP, seed)["product"]
     regulated = white @ _PEER.T @ np.linalg.inv(_PEER @ _PEER.T)
-    return over({"factor": total(factor)["factor"] + regulated}, len(_CLIENTS))
+    return divide({"factor": total(factor)["factor"] + regulated}, len(_CLIENTS))
 
 
 _BASIS = np.linalg.qr(np.random.default_rng(3).standard_normal((64, 36)))[0]
@@ -367,7 +373,7 @@ def noises_a_known_sketch(updates, seed, sigma=0.2026):
     """Args: updates, seed: of a step; sigma: of the noise on the sketch."""
     g = total(clip(_local(updates)))
     sketch = _BASIS @ np.concatenate([g["weight"].ravel(), g["bias"]])
-    return noised({"sketch": sketch}, sigma, seed)
+    return add_noise({"sketch": sketch}, sigma, seed)
 
 
 # ---- what leaves beside the gradient
@@ -380,7 +386,7 @@ def shares_the_extremes(batch, seed):
 
 
 def scores_the_raw_gradient(batch, seed):
-    raw = over(total(example_gradients(batch)), BATCH)
+    raw = divide(total(example_gradients(batch)), BATCH)
     return dp_sgd(batch, seed) | {"score": np.array(sum((g**2).sum() for g in raw.values()))}
 
 
@@ -388,20 +394,20 @@ def releases_squares(batch, seed, limit=2.0):
     """Args: batch, seed: of a step; limit: the clip norm F."""
     grads = clip(example_gradients(batch), limit)
     scores = {k: np.array([np.square(g).sum()]) for k, g in grads.items()}
-    return noised(scores, 5 * limit, seed)
+    return add_noise(scores, 5 * limit, seed)
 
 
 def clips_at_the_median(batch, seed, sigma=0.2):
     """Args: batch, seed: of a step; sigma: the noise multiplier."""
-    mean = over(total(example_gradients(batch)), len(batch) or 1)
+    mean = divide(total(example_gradients(batch)), len(batch) or 1)
     sizes = {k: np.linalg.norm(g) for k, g in mean.items()}
     limit = min(float(np.median(list(sizes.values()))), 0.4)
     clipped = {k: g * min(1, limit / max(sizes[k], 1e-12)) for k, g in mean.items()}
-    return noised(clipped, sigma * limit / BATCH, seed)
+    return add_noise(clipped, sigma * limit / BATCH, seed)
 
 
 def trains_another_copy(batch, seed):
-    return over(noised(total(clip(example_gradients([]))), NOISE * CLIP, seed), BATCH)
+    return divide(add_noise(total(clip(example_gradients([]))), NOISE * CLIP, seed), BATCH)
 
 
 # ---- the exhibits

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fedlora_lab._utils.environment import ignored_warnings
+from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check, check_number, check_whole
@@ -240,7 +240,7 @@ def _all_evidence(
         check(len(prepared) >= least, "data", f"{len(prepared)} examples", f"at least {least}")
         size = _batch_size(batch, claims, len(prepared))
         options: Any = {"others": dict(others or {}), "batch": size, "seed": seed}
-        with ignored_warnings(RuntimeWarning, ""):
+        with ignore_warnings(RuntimeWarning, ""):
             evidence += StepChecks(step, prepared, claims, draws=draws // 2 * 2, **options)
     evidence += sampling_evidence(loader, claims, seed)
     evidence += preparation_evidence(prepare, data)

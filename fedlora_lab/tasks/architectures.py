@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlora_lab._utils.environment import ignored_warnings
+from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.tasks.downloads import ask_hub
@@ -149,7 +149,7 @@ def default_head(model: nn.Module) -> str | None:
 
 
 def prepare_tokenizer(source: Any, given: Any, model: nn.Module) -> Any:
-    """Copies or read a tokenizer, and let it pad and cut on the right.
+    """Copies or reads a tokenizer, and makes it pad and cut on the right.
 
     One without a padding token pads with its end token, with a warning.
 
@@ -247,7 +247,7 @@ def tokenize(
         odd = next((i for i, text in enumerate(part) if not isinstance(text, str)), None)
         words = f"text in every row, which row {row_name(rows, odd or 0)} has not"
         check(odd is None, "text", part[odd or 0], words)
-    with ignored_warnings():  # texts beyond the tokenizer's own limit are checked below
+    with ignore_warnings():  # texts beyond the tokenizer's own limit are checked below
         whole = tokenizer(*texts, verbose=False)["input_ids"]
     check_tokens(whole, model, rows)
     lengths = np.array([len(ids) for ids in whole])

@@ -139,7 +139,7 @@ def deal(
         parts = partition.dirichlet(y[private], clients, alpha, seed, min_size)
     else:
         parts = partition.label_shares(y[private], shares, seed, min_size)
-    model, card = pretrained(name=f"{name}_vit")
+    model, card = load_pretrained(name=f"{name}_vit")
     task = classification(
         model,
         [(x[private[part]], y[private[part]]) for part in map(torch.from_numpy, parts)],
@@ -182,7 +182,7 @@ def scans(folder: Any = None) -> tuple[Float[Tensor, "n 28 28"], Int[Tensor, " n
     return x, torch.from_numpy(labels).long()
 
 
-def pretrained(folder: Path | None = None, name: str = "digits_vit") -> tuple["TinyViT", dict]:
+def load_pretrained(folder: Path | None = None, name: str = "digits_vit") -> tuple["TinyViT", dict]:
     """Loads a model trained on printed digits, and its card, from the package or a folder.
 
     Raises: ValueError when the weights are not those of the card.

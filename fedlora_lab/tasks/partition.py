@@ -20,7 +20,7 @@ Split = list[np.ndarray]
 
 
 def iid(count: int, clients: int, seed: int | None = 0, min_size: int = 1) -> Split:
-    """Shuffles examples and cut them into parts whose sizes differ by at most one.
+    """Shuffles examples and cuts them into parts whose sizes differ by at most one.
 
     Args:
         count: number of examples, >= clients * min_size.

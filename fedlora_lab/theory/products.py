@@ -259,7 +259,7 @@ def accumulated_noise_terms(
 
 
 def amplification(std: float, releases: int, d_in: int, start_scale: float = 1.0) -> float:
-    """The amplification number rho: how many times its own energy A has taken up as noise.
+    """The amplification number rho: the energy of the noise that A has taken up over A's own.
 
     rho = E|noise in A|^2 / |A_0|^2 = 3 d_in N std^2 / c^2, and so quadratic over linear energy of
     `accumulated_noise_terms`: at rho = 1 half of the noise in the product is noise times noise.

@@ -52,7 +52,7 @@ def test_an_example_that_is_left_out_weighs_nothing():
     marks = ordinary_marks(task)
     marks[0][2] = LEFT_OUT
     stay = torch.tensor([0, 1, 3, 4, 5])
-    fewer = replace(task, clients=(instruments.select(task.clients[0], stay),))
+    fewer = replace(task, clients=(instruments.select_examples(task.clients[0], stay),))
     plan, quiet = fl.Plan(rounds=3, local_steps=2, batch=None, lr=0.3), private("example", 0.0)
     out = play(mark_examples(task, marks), "fedlora", quiet, plan)
     gone = play(fewer, "fedlora", quiet, plan.replace(lr=0.3 * 5 / 6))

@@ -16,8 +16,14 @@ from frames import tidy_frame
 from wait_for_thread import WAIT, until
 
 import fedlora_lab as fl
-from fedlora_lab.course.widgets.live_run import RunRow, differing, label_parts
-from fedlora_lab.course.widgets.run_config import BREAKS, TOO_NOISY, RunConfig, knobs, paper_home
+from fedlora_lab.course.widgets.live_run import RunRow, differing_knobs, label_parts
+from fedlora_lab.course.widgets.run_config import (
+    BREAKS,
+    TOO_NOISY,
+    RunConfig,
+    knobs,
+    paper_settings,
+)
 from fedlora_lab.federated import cost
 
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=8)
@@ -153,13 +159,13 @@ def test_a_value_that_makes_no_sense_is_one_line_beside_its_knob(make):
 
 
 def test_the_papers_home_is_the_papers(task):
-    texts, words = paper_home(fl.methods.LALoRA) or ({}, "")
+    texts, words = paper_settings(fl.methods.LALoRA) or ({}, "")
     paper = fl.presets.PRESETS["la-lora-cifar100"]
     assert (texts["rank"], texts["alpha"], texts["lr_ratio"]) == ("16", "16", "0.5")
     assert (int(texts["clients"]), float(texts["epsilon"])) == (paper.clients, paper.epsilon)
     assert texts["optimizer"] == "sgd:weight_decay=0.001" and texts["rounds"] == "40"
     assert "2602.19926" in words and "rounds 100 cut to 40" in words
-    assert paper_home(fl.methods.FedSB) is None
+    assert paper_settings(fl.methods.FedSB) is None
 
 
 class Masked(torch.nn.Module):
@@ -216,7 +222,7 @@ def test_settings_to_click(make):
     bench.act("clear")
     for slug in fl.methods.ALL:  # whatever the method, its home can be entered
         bench.set(method=slug)
-        if paper_home(bench.config.method) is not None:
+        if paper_settings(bench.config.method) is not None:
             bench.act("preset", name="the paper's home")
             assert bench.errors == {} and bench.config.method.slug == slug
 
@@ -287,7 +293,7 @@ def test_curves_are_labelled_by_what_differs(task):
             recipe = {key: knob.read(config) for key, knob in table.items()}
             rows.append(RunRow(i, config, recipe, (0,), follows))
         parts = label_parts(rows, table)
-        return differing(rows), [" ".join(words for _, words in some) for some in parts]
+        return differing_knobs(rows), [" ".join(words for _, words in some) for some in parts]
 
     assert labels({"epsilon": "1"}) == ([], ["FedLoRA"])
     assert labels({"epsilon": "1"}, {})[1] == ["FedLoRA ε = 1", "FedLoRA ε = 8"]

@@ -145,7 +145,7 @@ def test_a_paired_interval_is_shown_and_runs_that_failed_are_counted():
     gap = table["one"] - table["other"]
     half = t.ppf(0.975, 9) * gap.std(ddof=1) / np.sqrt(10)
     assert [found.low, found.mean, found.high] == pytest.approx([0.1 - half, 0.1, 0.1 + half])
-    assert "one above other: 10 % [" in found.measured
+    assert "lead of one over other: 10 % [" in found.measured
     assert "10 seeds; 0 of 20 runs collapsed" in found.measured
     frame.loc[(frame["method"] == "one") & (frame["seed"] == 3), "accuracy"] = 0.1
     frame.loc[(frame["method"] == "other") & (frame["seed"] == 4), "accuracy"] = 0.21
@@ -241,7 +241,7 @@ def test_a_power_law_is_judged_by_its_slope(mean, half, power, verdict):
     place = {**HERE, "epsilon": 1.0}
     asked = {"measure": "noise", "label": "knob", "power": power}
     found = ask("power_law", pd.concat([frame, *others]), place, **asked)
-    assert found.verdict == verdict and f"({mean:.2f}) above {power:g}" in found.measured
+    assert found.verdict == verdict and f"({mean:.2f}) less {power:g}" in found.measured
     none = ask("power_law", knob(0, epsilon=1.0), place, **asked)
     assert (none.verdict, none.reason) == (OPEN, "not measured in every run")
 
@@ -270,7 +270,7 @@ def test_what_a_knob_does_is_judged():
         frame = turned(one=gain)
         found = ask("insensitive", frame, **ends, within=0.1)
         assert found.verdict == verdict and found.mean == pytest.approx(gain)
-        assert found.measured.startswith("one at knob = 9 above one at knob = 1")
+        assert found.measured.startswith("accuracy of one at knob = 9 less that at knob = 1")
     frame = turned(one=-0.1, other=-0.3)
     less = ask("loses_less", frame, **ends)
     assert less.verdict == HOLDS and less.mean == pytest.approx(0.2)

@@ -8,7 +8,7 @@ import fedlora_lab as fl
 from fedlora_lab.federated.cost import Cost, cost, example_bytes, speed
 from fedlora_lab.federated.simulation import Federation
 from fedlora_lab.lora import peft
-from fedlora_lab.lora.batch_independence import widest
+from fedlora_lab.lora.batch_independence import widest_probes
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 LORA, PLAN = fl.Lora(rank=2, alpha=3.0), fl.Plan(rounds=7, local_steps=3, participation=0.5)
@@ -70,7 +70,7 @@ def test_bytes_of_an_example_grow_with_the_model():
 
     def measured(task, **options):
         context = Federation.open(task, "fedlora", None, PLAN, lora=LORA, **options).context
-        return example_bytes(context, widest(context.task))
+        return example_bytes(context, widest_probes(context.task))
 
     plain = measured(toy_hubs.task("bert"))
     assert measured(toy_hubs.task("bert"), recompute=True) < 0.7 * plain

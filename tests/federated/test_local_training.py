@@ -83,7 +83,7 @@ def test_texts_go_with_others_of_like_length():
         return sum(len(part) * int(lengths[index[part]].max()) for part in parts)
 
     for chunk, sizes in ((None, [16, 16, 16, 2]), (20, [20, 20, 10]), (50, [50])):
-        parts = per_example.portions(x, index, cpu, chunk)
+        parts = per_example.split_batch(x, index, cpu, chunk)
         assert [len(part) for part in parts] == sizes
         assert sorted(torch.cat(list(parts)).tolist()) == list(range(50))
         assert padded(parts) <= min(padded(torch.randperm(50).split(sizes[0])) for _ in range(50))
@@ -93,7 +93,7 @@ def test_texts_go_with_others_of_like_length():
         ((images, index[:5], cpu), (3,), [3, 2]),
         ((images, index[:0], cpu), (), [0]),
     ):
-        parts = per_example.portions(*given, *most)
+        parts = per_example.split_batch(*given, *most)
         assert [len(part) for part in parts] == sizes
 
 

@@ -47,7 +47,7 @@ def sites(folder, method="fedlora", seed: int | None = 0):
 def played(folder, out=None, **options: Any):
     """The rounds of a server and sites that have just started over what lies on their disks."""
     grid, participant = sites(folder, **options)
-    where: dict[str, Any] = {} if out is None else deployment.folders(out)
+    where: dict[str, Any] = {} if out is None else deployment.folder_options(out)
     return rounds(grid, participant, open_run(participant, **where))
 
 

@@ -164,8 +164,10 @@ def test_a_saved_adapter_is_read_by_plain_peft(kind, option, tmp_path):
         warnings.simplefilter("ignore")  # of PEFT, about a transposed Conv1D
         loaded = PeftModel.from_pretrained(copy.deepcopy(task.model), str(tmp_path / "adapter"))
     with torch.no_grad():
-        theirs = task.forward(loaded.eval(), per_example.ready(task, x, torch.device("cpu")))
-        start = task.forward(task.model, per_example.ready(task, x, torch.device("cpu")))
+        theirs = task.forward(
+            loaded.eval(), per_example.prepare_inputs(task, x, torch.device("cpu"))
+        )
+        start = task.forward(task.model, per_example.prepare_inputs(task, x, torch.device("cpu")))
     assert float((ours - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())
     assert float((start - theirs).abs().max()) > 1e-2 * float(theirs.abs().max())
 

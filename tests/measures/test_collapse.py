@@ -9,7 +9,7 @@ from frames import tidy_frame
 from toy_tasks import LORA, PLAN, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.measures.statistics import collapsed, describe_decline, run_ends
+from fedlora_lab.measures.statistics import describe_decline, find_collapsed, run_ends
 
 NAN, INF = math.nan, math.inf
 
@@ -27,7 +27,7 @@ NAN, INF = math.nan, math.inf
     ],
 )
 def test_what_counts_as_collapsed(gains, low):
-    assert tuple(np.flatnonzero(collapsed(np.array(gains)))) == low
+    assert tuple(np.flatnonzero(find_collapsed(np.array(gains)))) == low
 
 
 def test_each_method_and_seed_is_judged_by_its_own_ends():

@@ -221,7 +221,7 @@ def test_the_founding_colours_are_told_apart(eye):
 def test_lines_and_their_names_are_seen_on_the_card():
     for slug in (*style.LOOKS, "mine", "another"):
         colour = style.look(slug).colour
-        for drawn, least in ((colour, 3), (style.darker(colour), 4.5)):
+        for drawn, least in ((colour, 3), (style.darken(colour), 4.5)):
             card, own = (0.05 + XYZ[1] @ linear(c) for c in (style.CARD, drawn))
             assert card / own >= least, slug
 

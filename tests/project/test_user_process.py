@@ -14,7 +14,7 @@ import pytest
 from commands import PYTHON
 from wait_for_thread import until
 
-from fedlora_lab._utils.environment import ignored_warnings
+from fedlora_lab._utils.environment import ignore_warnings
 
 pytestmark = pytest.mark.slow
 STATE = """
@@ -114,14 +114,14 @@ def test_threads_that_ignore_warnings_leave_the_filters_as_they_were():
     inside, left, both = threading.Event(), threading.Event(), threading.Event()
 
     def first():
-        with ignored_warnings(UserWarning, "planted"):
+        with ignore_warnings(UserWarning, "planted"):
             inside.set()
             both.wait(0.3)
         left.set()
 
     def second():
         inside.wait()
-        with ignored_warnings(UserWarning, "planted"):
+        with ignore_warnings(UserWarning, "planted"):
             both.set()
             left.wait()
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.tasks.digits import TinyViT, pretrained
+from fedlora_lab.tasks.digits import TinyViT, load_pretrained
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "fedlora_lab" / "tasks" / "data"
@@ -39,7 +39,7 @@ def test_card_names_these_files(card: dict, script: Any) -> None:
 
 @pytest.mark.slow
 def test_card_numbers_hold(card: dict, script: Any) -> None:
-    model, shipped = pretrained()
+    model, shipped = load_pretrained()
     assert shipped == card
     # One scan is 0.0006: another library version may round one borderline output the other way.
     handwritten = script.accuracy(model, *script.handwritten())
@@ -59,7 +59,7 @@ def test_changed_weights_are_refused(tmp_path: Path) -> None:
     path.write_bytes(flipped)
     words = r"sha256 of digits_vit.safetensors='[0-9a-f]{64}': expected [0-9a-f]{64}"
     with pytest.raises(ValueError, match=words):
-        pretrained(tmp_path)
+        load_pretrained(tmp_path)
 
 
 def test_printed_digits_look_like_the_handwritten_set(script: Any) -> None:
@@ -82,7 +82,7 @@ def test_a_short_training_learns(script: Any, tmp_path: Path) -> None:
     written = script.pretrain(tmp_path, **settings)
     assert written["accuracy_printed_held_out"] > 0.5, "chance is 0.1"
     assert written["settings"] == settings
-    model, card = pretrained(tmp_path)
+    model, card = load_pretrained(tmp_path)
     assert card == written
     assert script.accuracy(model, *script.held_out(5)) == written["accuracy_printed_held_out"]
 

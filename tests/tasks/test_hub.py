@@ -184,7 +184,7 @@ def test_padding_is_cut_off_and_changes_nothing(kind):
     """Outputs of a batch cut to its longest text are those of the padded one."""
     task = toy_hubs.task(kind)
     x: Any = take(task.test[0], (task.test[0]["attention_mask"].sum(1) < 8).nonzero().squeeze(1))
-    cut: Any = per_example.ready(task, x, torch.device("cpu"))
+    cut: Any = per_example.prepare_inputs(task, x, torch.device("cpu"))
     assert cut["input_ids"].shape[1] < x["input_ids"].shape[1]
     outputs = [task.forward(task.model, part) for part in (cut, x)]
     torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
@@ -197,7 +197,7 @@ def test_the_benchmark_s_plain_step_groups_texts_as_the_private_one():
     task = toy_hubs.task("bert")
     x, y = peers["together"](list(task.clients))
     parts, cpu = peers["grouped"](task, x, y, True), torch.device("cpu")
-    places = per_example.portions(x, torch.arange(len(y)), cpu)
+    places = per_example.split_batch(x, torch.arange(len(y)), cpu)
     assert len(parts) == len(places) > 1
     for (own, labels), place in zip(parts, places, strict=True):
         assert torch.equal(labels, y[place])

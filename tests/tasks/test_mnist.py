@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 import fedlora_lab as fl
-from fedlora_lab.tasks.digits import mnist, pretrained, scans
+from fedlora_lab.tasks.digits import load_pretrained, mnist, scans
 from fedlora_lab.tasks.downloads import is_offline
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def test_card_names_the_files_of_mnist(card: dict, script: Any) -> None:
     assert path.stat().st_size < 1_000_000
     for name, digest in card["script_sha256"].items():
         assert hashlib.sha256((ROOT / "scripts" / name).read_bytes()).hexdigest() == digest
-    model, shipped = pretrained(name="mnist_vit")
+    model, shipped = load_pretrained(name="mnist_vit")
     assert shipped == card and card["sizes"] == script.SIZES
     assert sum(p.numel() for p in model.parameters()) == card["parameters"]
     assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -81,7 +81,7 @@ def test_card_names_the_files_of_mnist(card: dict, script: Any) -> None:
 
 @pytest.mark.slow
 def test_the_card_of_mnist_holds(card: dict, script: Any, real: tuple[Tensor, Tensor]) -> None:
-    model, _ = pretrained(name="mnist_vit")
+    model, _ = load_pretrained(name="mnist_vit")
     # One scan is 0.0002: another library version may round a few borderline outputs otherwise.
     handwritten = script.accuracy(model, *real)
     assert handwritten == pytest.approx(card["accuracy_handwritten_before_tuning"], abs=0.001)

@@ -79,7 +79,7 @@ def rate_maps(trials: pd.DataFrame) -> style.Picture:
         ax.grid(False)
         ax.set(xlabel=knob if lowest else "", ylabel="learning rate η" if first else "")
         if first:
-            ax.set_title(style.name(slug), color=style.darker(style.look(slug).colour))
+            ax.set_title(style.name(slug), color=style.darken(style.look(slug).colour))
     bar = figure.colorbar(shades, cax=figure.add_axes((0.935, 0.115, 0.014, 0.76)))
     bar.set_label("accuracy on validation data")
     words = "The best rate moves with α, C and r, whether or not A is frozen"
@@ -148,7 +148,7 @@ def spread(table: pd.DataFrame, title: str) -> style.Picture:
         for x, y in zip(100 * part["std"], rows, strict=True):
             style.mark(ax, x, y, slug, 7)
         bold: Any = {"weight": "bold", "va": "center", "transform": ax.get_yaxis_transform()}
-        style.note(ax, 1.02, rows[0], style.name(slug), style.darker(colour), 9, **bold)
+        style.note(ax, 1.02, rows[0], style.name(slug), style.darken(colour), 9, **bold)
     ax.set(xscale="log", ylim=(len(settings) - 0.4, -0.6), yticks=range(len(settings)))
     ax.set_yticklabels(settings)
     ax.set(xlabel="standard deviation of the accuracy over seeds, points", title=title)

@@ -225,7 +225,7 @@ def turns_strip(
         if place % half:
             ax.set_yticklabels([])
         ink = style.FACTOR[one["moves"]]
-        ax.set_title(f"round {t}: {one['moves']} moves", fontsize=9, color=style.darker(ink))
+        ax.set_title(f"round {t}: {one['moves']} moves", fontsize=9, color=style.darken(ink))
         worst = stretches[0] / sigma
         colour = style.WRONG if worst > 1 / sigma else style.RIGHT
         put: Any = {"weight": "bold", "ha": "right", "va": "top"}
@@ -269,13 +269,13 @@ def noise_comparisons(table: Any) -> style.Picture:
             dashes = "-" if slug == last.index[0] else (0, (4, 3))
             ax.plot(closed.index, closed, color=colour, lw=1.6, ls=dashes)
             ends = np.array([confidence_interval(x) for _, x in places["energy"]])
-            ax.vlines(closed.index, *ends.T, color=style.darker(colour), lw=1.2)
+            ax.vlines(closed.index, *ends.T, color=style.darken(colour), lw=1.2)
             style.dots(ax, closed.index, places["energy"].mean(), colour, 5)
             end, first = float(closed.iloc[-1]), slug == last.index[0]
             above = end > last.min() * 1.001 or (first and np.ptp(last) < 1e-3 * end)
             words, at = f"{style.name(str(slug))} {end:.3g}", end * (1.7 if above else 0.3)
             put: Any = {"ha": "right", "va": "center", "transform": ax.transData, "weight": "bold"}
-            style.note(ax, closed.index[-1], at, words, style.darker(colour), 9, **put)
+            style.note(ax, closed.index[-1], at, words, style.darken(colour), 9, **put)
         ax.set(yscale="log", ylim=(0.15, 3 * table["closed"].max()), xlabel="round")
         style.log_axis(ax.yaxis, (1, 10, 100))
         ax.set_xticks([1, 5, 10, 15, 20])
@@ -337,7 +337,7 @@ def cells(table: Any, title: str) -> style.Picture:
             )
             ends = confidence_interval(values)
             _interval(ax, y, values.mean(), *ends, colour)
-            words, ink = f"  {values.mean():.2f}", style.darker(colour)
+            words, ink = f"  {values.mean():.2f}", style.darken(colour)
             style.note(ax, ends[1], y, words, ink, 9, va="center", transform=ax.transData)
         ax.margins(x=0.2)
         ax.xaxis.set_major_locator(MaxNLocator(4))

@@ -201,7 +201,7 @@ def effects(table: pd.DataFrame, measure: str = "accuracy") -> style.Picture:
         ax.hlines(y, part["low"], part["high"], color=colour, lw=2)
         for place, mean in zip(y, part["mean"], strict=True):
             style.dots(ax, [mean], [place], colour, 6.5)
-        style.note(ax, 0.35 * i, 1.02, where, style.darker(colour), 9, **BOLD)
+        style.note(ax, 0.35 * i, 1.02, where, style.darken(colour), 9, **BOLD)
     ax.set_ylim(len(lines) - 0.4, -0.6)
     ax.set_yticks(range(len(lines)), [f"{NAMES.get(f, f)}: {value}" for f, value in lines])
     ax.set_xlabel(f"what it adds to {measure}, other fields equal")
@@ -306,7 +306,7 @@ def ranking(frames: Mapping[str, Any]) -> style.Picture:
     ax.grid(False)
     ax.set_yticks(range(len(slugs)), [name(slug) for slug in slugs])
     for tick, slug in zip(ax.get_yticklabels(), slugs, strict=True):
-        tick.set(color=style.darker(look(slug).colour), size=8.8, **BOLD)
+        tick.set(color=style.darken(look(slug).colour), size=8.8, **BOLD)
     heads = [f"{one.study}, {one.words}".replace("-", ", ").replace(", ", "\n") for one, _ in found]
     ax.xaxis.tick_top()
     ax.set_xticks(range(len(found)), heads, fontsize=7.8, color=style.SOFT)

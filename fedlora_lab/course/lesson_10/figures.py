@@ -96,7 +96,7 @@ def exactness_map(
             put = {"transform": ax.get_xaxis_transform(), "zorder": 0.5}
             ax.vlines(powers, 0, 1, style.GRID, lw=0.8, **put)
     style.log_axis(exact.xaxis, tuple(powers))
-    exact.yaxis.label.set(color=style.darker(style.RIGHT), weight="bold")
+    exact.yaxis.label.set(color=style.darken(style.RIGHT), weight="bold")
     exact.set_xlabel(f"bytes {WAYS[way][1]} by one client in a round")
     divided = "{0:g} {2}".format
     exact.xaxis.set_major_formatter(lambda x, _: divided(x / byte_unit(x)[0], *byte_unit(x)))
@@ -139,7 +139,7 @@ def _strip(ax: Any, rows: Any, mark: str | None) -> None:
         words = name(row.method) + ("" if row.bytes else " (nothing is sent)")
         place = offset_copy(ax.transData, ax.figure, -9 if far else 9, -0.5, units="points")
         put: Any = {"ha": "right" if far else "left", "va": "center", "transform": place}
-        colour = style.darker(look(row.method).colour)
+        colour = style.darken(look(row.method).colour)
         style.note(ax, x, line, words, colour, 8.3, weight="bold", **put)
 
 

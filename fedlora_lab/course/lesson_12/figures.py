@@ -37,7 +37,7 @@ def _canaries(ax: Any, values: Any, included: Any, seed: int, size: float, alpha
     ax.set_ylim(-0.6, 1.6)
     ax.set_yticks((0, 1), [words for words, _ in GROUPS], size=10, weight="bold")
     for tick, (_, colour) in zip(ax.get_yticklabels(), GROUPS, strict=True):
-        tick.set_color(style.darker(colour))
+        tick.set_color(style.darken(colour))
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
 
@@ -395,7 +395,7 @@ def _scores(ax: Any, audit: "Audit") -> None:
     for row, (_, colour) in enumerate(GROUPS):
         part = values[audit.included == bool(row)]
         if len(part):
-            line = {"color": style.darker(colour), "lw": 2}
+            line = {"color": style.darken(colour), "lw": 2}
             ax.plot([np.median(part)] * 2, [row - 0.34, row + 0.34], **line)
     ax.set_xlabel("score, in units of its standard deviation")
     ax.set_title(title + VIEWS.get(view, f"trace in the {view}"), fontsize=9.5)

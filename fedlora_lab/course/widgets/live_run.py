@@ -32,10 +32,10 @@ from fedlora_lab.course.widgets.run_config import (
     RunConfig,
     drop_calibration,
     knobs,
-    paper_home,
+    paper_settings,
     text_of,
 )
-from fedlora_lab.measures.statistics import collapsed, smaller_is_better, t_interval
+from fedlora_lab.measures.statistics import find_collapsed, smaller_is_better, t_interval
 from fedlora_lab.methods.plan import Plan, lora_of
 from fedlora_lab.plots.style import look
 from fedlora_lab.privacy.config import Privacy
@@ -111,7 +111,7 @@ class RunRow:
             return f"{self.state}: round {done} of {rounds}{seed}" if self.points else self.state
         sign, ends = -1 if smaller_is_better(measure) else 1, self.ends(measure)
         gains = np.array([sign * (after - before) for before, after in ends])
-        low = collapsed(gains) if len(gains) else np.zeros(0, bool)
+        low = find_collapsed(gains) if len(gains) else np.zeros(0, bool)
         fell = int((gains < 0).sum())
         large = "step" if self.config.epsilon is None else "step or noise"
         least = min((len(points) - 1 for points in self.points.values()), default=0)
@@ -128,7 +128,7 @@ class RunRow:
         return t_interval(np.array([after for _, after in self.ends(measure)]))
 
 
-def differing(rows: Sequence[RunRow]) -> list[str]:
+def differing_knobs(rows: Sequence[RunRow]) -> list[str]:
     """Lists the knobs in which recipes differ, without those that follow from another knob.
 
     Those are a rate that was the suggested one, and the trust that a unit begins with. Seeds count
@@ -152,7 +152,7 @@ def label_parts(rows: Sequence[RunRow], table: Mapping[str, Knob]) -> list[list[
     Guarantees: test_live_run.py::test_curves_are_labelled_by_what_differs.
     """
     turned, alone = [row for row in rows if not row.setting], len({r.setting for r in rows}) < 2
-    keys = [key for key in differing(turned) if key != "method"]
+    keys = [key for key in differing_knobs(turned) if key != "method"]
     found = []
     for row in rows:
         parts = [("method", row.config.method.name)]
@@ -306,7 +306,7 @@ class Workbench(anywidget.AnyWidget):
     def _publish_presets(self) -> None:
         """Names of the settings to click, what each is, and which of them stands now."""
         found = [(name, _settings_words(values)) for name, values in self._given.items()]
-        if (home := paper_home(self.config.method)) is not None:
+        if (home := paper_settings(self.config.method)) is not None:
             found.append((HOME, home[1]))
         if "clients" in self.knobs:
             breaks = "for methods that move both factors: " + _settings_words(BREAKS)
@@ -323,7 +323,7 @@ class Workbench(anywidget.AnyWidget):
         Args: name: of one that was given, "the paper's home" or "where it breaks".
         """
         own = self._given.get(name)
-        home = paper_home(self.config.method)
+        home = paper_settings(self.config.method)
         if own is None:
             own = BREAKS if name == "where it breaks" else home[0] if home is not None else {}
         self.config = replace(self._first, method=self.config.method, seed=self.config.seed)

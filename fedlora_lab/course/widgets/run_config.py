@@ -402,8 +402,8 @@ BREAKS |= {"optimizer": "sgd"}
 """Where a method that moves both factors ends below its start."""
 
 
-def paper_home(method: "Method") -> tuple[dict[str, str], str] | None:
-    """Returns the settings of the first preset with this method, and what was cut short.
+def paper_settings(method: "Method") -> tuple[dict[str, str], str] | None:
+    """Returns the settings of the first preset with this method, and in words what is cut.
 
     What hangs on the paper's own model stays as it is: learning rate and decay.
 

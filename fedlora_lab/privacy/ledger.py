@@ -741,7 +741,8 @@ class Ledger:
 
     def _counts(self) -> str:
         """What the noise multipliers include where clip norms adapt, in words."""
-        counts = [one for one in self.releases if one.count_noise is not None]
+        # A round in which nobody took part has no number of any client.
+        counts = [one for one in self.releases if one.count_noise not in (None, ())]
         if not counts:
             return ""
         pairs = [(per_client(one.noise_multiplier), per_client(one.count_noise)) for one in counts]

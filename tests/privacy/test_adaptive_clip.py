@@ -141,6 +141,15 @@ def test_a_count_spends_its_share_and_the_ledger_says_both():
     assert "a count of" not in one.ledger(releases=4).statement()
 
 
+def test_a_round_without_clients_has_no_count_to_state():
+    """With a noise multiplier for each client its entry holds no number to describe."""
+    ledger = Ledger()
+    ledger.record(1, (), sample_rate=(), noise_multiplier=(), count_noise=())
+    assert "a count of" not in ledger.statement()
+    ledger.record(2, (3,), sample_rate=(0.1,), noise_multiplier=(1.0,), count_noise=(2.5,))
+    assert "and noise 2.5 of the count, 0.04 of the budget" in ledger.statement()
+
+
 @pytest.mark.parametrize(
     ("unit", "slug"), [("example", "fedlora"), ("person", "deer"), ("client", "la-lora")]
 )

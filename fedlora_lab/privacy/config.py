@@ -51,7 +51,7 @@ class NoiseLevels(NamedTuple):
 
 
 COUNT_NOISE, FURTHEST = 2.5, 1e4
-"""Of an adapted clip norm: the count's noise in units of sigma, and the most C may grow or fall."""
+"""Of an adapted clip norm: the count's noise in units of sigma, and by how much C may change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +115,8 @@ class AdaptiveClip:
         Args:
             clip, share: tensors (n,), C and the noised share of units within it.
         """
+        # The noise may throw the share far out: C = 0 would stay 0, C = inf would have infinite
+        # noise.
         low, high = self.start / FURTHEST, self.start * FURTHEST
         return (clip * (-self.rate * (share - self.quantile)).exp()).clamp(low, high)
 
@@ -192,6 +194,8 @@ class Correlated:
 
     def releases(self, steps: int) -> int:
         """How many Gaussian releases a stream of so many steps counts as, for one unit."""
+        # An example is drawn at most once in a cycle, and its noise is over before the next one:
+        # each cycle is a release of its own. Otherwise the whole stream is one release.
         whole = math.ceil(steps / (self.cycle or self.bands))
         return whole if self.sampling == "poisson" else min(steps, 1)
 
@@ -249,6 +253,7 @@ def _stream(noise: Correlated, moves: tuple[str, ...], cycles: tuple[int, ...]) 
     terms |= {"cycles": _common(cycles), "decays": decays and list(decays)}
     # The square root has no parameter: its numbers are computed from their number alone.
     terms["scales"] = [] if noise.strategy == "square-root" else list(scales)
+    # From the terms that the ledger stores: whoever checks the ledger computes the same number.
     sensitivity = stream_sensitivity(terms)
     terms["sensitivity"] = _common(sensitivity)
     everyone = sensitivity * (len(cycles) if len(sensitivity) == 1 else 1)
@@ -283,6 +288,7 @@ def stream_sensitivity(terms: Mapping[str, Any]) -> tuple[float, ...]:
     for p in set(cycles):
         expected = f"at least {lag}, the steps that a noise lives where these factors move"
         check(lag <= p, "cycle", p, f"{expected}; sampling='fixed' takes any")
+    # A unit is then in one step while its noise lives: it moves C x by one column of C at most.
     return (math.sqrt(float(np.diagonal(gram).max())),) * len(cycles)
 
 
@@ -521,6 +527,7 @@ class Privacy:
 
     def settings(self) -> dict[str, Any]:
         """Its fields as plain values; newer ones only where they are not the default."""
+        # Settings stored before a field existed still equal those of the same run today.
         later = {"sites": 1, "person_examples": None, "clipping": "threshold", "stabiliser": 0.01}
         later |= {"noise": None}
         known = asdict(self).items()
@@ -630,6 +637,8 @@ class Privacy:
             expected = self.noise.rates(sizes, plan.batch)
             source = "the chance to be drawn in a step of its group"
         elif self.by_step:
+            # Each example is drawn on its own, so q is its chance and `batch` only the expected
+            # number.
             batch, source = plan.batch, "batch / n_k"
             expected = tuple(1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in sizes)
         elif self.trust == "central":
@@ -657,6 +666,7 @@ class Privacy:
         """
         check_whole("clients", clients, 1)
         self._check_noise()
+        # Without noise C may be infinite, and 0 times infinity is not a number.
         stds = tuple(s * self.first_clip_norm if s else 0.0 for s in _each(self.noise_of_sum))
         # Alone, an upload is hidden by its own noise only: each has all of sigma C.
         if self.trust == "local":
@@ -671,6 +681,7 @@ class Privacy:
         sure = next((k for k in counts if bdtr(k, clients, chance) >= 0.01), clients)
         # Colluders know their own noise: the honest clients' shares alone must make up sigma C.
         shares = self.honest or max(1, sure - self.colluding)
+        # Variances of independent shares add up: each of n shares is sigma C / sqrt(n).
         return NoiseLevels(each=stds[0] / math.sqrt(shares), server=0.0, shares=shares)
 
     def _check_shares(self, clients: int) -> None:

@@ -175,10 +175,12 @@ class LedgerEntry:
 def _selections(history: accounting.History) -> list[tuple[int, float, float]]:
     """How many releases each part of a history holds, and how it was selected."""
     chosen = [x if isinstance(x, accounting.Selected) else None for x in history]
+    # No selection has the mean 0: a plain release is never taken for one.
     return [(1, 0.0, -1.0) if x is None else (len(x.history), x.mean, x.shape) for x in chosen]
 
 
 def _dominates(one: accounting.History, other: accounting.History) -> bool:
+    """Whether ``one`` spends at least as much as ``other``, as entry by entry shows."""
     if _selections(one) != _selections(other):
         return False
     one, other = accounting.flatten(one), accounting.flatten(other)
@@ -210,18 +212,20 @@ MOST_CHOICES = 100
 
 
 def _worst(histories: list[accounting.History], count: int) -> list[accounting.History]:
-    """Compositions of ``count`` of these histories; none of another choice spends more than all.
+    """Compositions of ``count`` of these histories, among them one that spends most.
 
     Guarantees: test_a_person_at_several_sites_spends_what_they_spend_together.
     """
-    # A choice with a history that `count` others dominate leaves one of them out: exchanged for it,
-    # the choice spends as much or more. Of equal ones the first counts as the larger.
+    # A choice that has a history which `count` others dominate leaves out one of those. With that
+    # one in its place it spends as much or more. Of equal histories the first counts as the larger.
     kept: list[accounting.History] = []
     for one in sorted(histories, key=lambda h: [(sigma or 0, -q, -n) for sigma, q, n in h]):
         if sum(_dominates(other, one) for other in kept) < count:
             kept.append(one)
     if math.comb(len(kept), count) <= MOST_CHOICES:
         return list({sum(part, ()): None for part in combinations(kept, count)})
+    # Too many choices to count one by one. All releases at the least noise and the largest q spend
+    # at least as much as any choice.
     entries = [entry for history in kept for entry in history]
     sigma, q = min(entry[0] or 0 for entry in entries), max(entry[1] for entry in entries)
     steps = max(sum(n for *_, n in history) for history in kept)
@@ -316,6 +320,7 @@ class Ledger:
         """
         some = bool(ledgers) and all(isinstance(one, Ledger) for one in ledgers)
         check(some, "ledgers", ledgers, "Ledgers, >= 1")
+        # Snapshots: what a part records afterwards must not change a sum that was stated.
         parts = tuple(part.snapshot() for one in ledgers for part in one._summands)
         for name in ("unit", "delta", "relation", "sites"):
             values = list(dict.fromkeys(getattr(part, name) for part in parts))
@@ -324,6 +329,7 @@ class Ledger:
         first, accountants = parts[0], {part.accountant for part in parts}
         whole = cls(unit=first.unit, delta=first.delta, sites=first.sites)
         whole.terms = first.terms._replace(
+            # A bound by Renyi divergences holds for every history, whichever accountant it had.
             accountant="rdp" if len(accountants) > 1 else first.accountant,
             reproducible=any(part.reproducible for part in parts),
             trust=" and ".join(sorted({part.trust for part in parts})),
@@ -360,6 +366,7 @@ class Ledger:
         check_number("mean", mean, 1, 1e6)
         check_number("shape", shape, 0)
         whole = cls(unit=run.unit, delta=run.delta)
+        # The theorems are on Renyi divergences: no other accountant here covers a selection.
         whole.terms = run.terms._replace(accountant="rdp")
         whole._uncertified, whole._closed = run.uncertified, "selection"
         whole.parts, whole.selection = (run.snapshot(),), (float(mean), float(shape))
@@ -473,6 +480,7 @@ class Ledger:
             # Examples are drawn inside their client, whoever takes part. Of clients observers learn
             # who, or how many, took part unless the server is trusted: then their q is 1.
             tells = part.unit == "client" and part.trust != "central"
+            # Entries that name no client count for every client.
             for key in (None,) if client is None else (None, client):
                 for (sigma, q), count in part._spent.get(key, {}).items():
                     pair = (sigma, 1.0 if tells else q)
@@ -613,6 +621,7 @@ class Ledger:
         """
         rates = np.atleast_1d(np.asarray(fpr, float))
         histories = self._certified("tradeoff", client, observer)
+        # At each rate by itself: another client may be the most exposed at another rate.
         largest = np.max([accounting.tradeoff_curve(h, rates) for h in histories], axis=0)
         return largest if np.ndim(fpr) else float(largest[0])
 
@@ -876,7 +885,7 @@ class Ledger:
             ledger = cls._of(content)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             ledger = None
-        # A right digest over other content, or over what reads as another ledger, is no ledger.
+        # Anyone can compute a digest. What counts is that this ledger would write the same text.
         if ledger is None or ledger.to_json() != text:
             raise ValueError(f"{name}: expected the entries of a ledger, found others")
         return ledger
@@ -889,6 +898,6 @@ class Ledger:
     def load(cls, path: str | os.PathLike) -> "Ledger":
         """Reads a file that `save` wrote; ``ValueError`` when it is damaged."""
         text = Path(path).read_bytes().decode("utf-8", errors="replace")
-        # Without its line end the file was cut off: no text that `from_json` takes.
+        # Without its line end the file was cut off, so `from_json` must refuse it.
         text = text.removesuffix("\n") if text.endswith("\n") else text + "<cut>"
         return cls.from_json(text, Path(path).name)

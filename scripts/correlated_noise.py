@@ -30,7 +30,8 @@ from torch import nn
 
 from fedlora_lab import methods, tasks, theory
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.experiments.runner import run_study, study_frame
+from fedlora_lab._utils.validation import check
+from fedlora_lab.experiments.runner import best_setting, load_results, run_study, study_frame
 from fedlora_lab.experiments.studies import Case, Stage, Study
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.config import Correlated
@@ -121,6 +122,23 @@ def matched_study() -> Study:
     return Study("correlated-matched", note, tuple(cases), seeds=tuple(range(12)), **how)
 
 
+def confirming_study(path: Path) -> Study:
+    """A BLT that fades beside independent noise, at the settings chosen before, on fresh seeds.
+
+    Args: path: runs of `matched_study`, all of them.
+    """
+    earlier, done = matched_study(), load_results(path)
+    kinds = "independent", "blt 0.9"
+    cases = [one for one in earlier.cases if dict(one.labels)["noise"] in kinds]
+    cases = [one for one in cases if one.epsilon != 3.0]
+    found = {one.key: best_setting(earlier, one, done) for one in cases}
+    settings = {key: setting for key, setting in found.items() if setting is not None}
+    check(len(settings) == len(cases), "path", str(path), f"all runs of {earlier.name}")
+    note = "noise at equal ε, fading as training forgets, at given settings"
+    seeds = tuple(range(100, 120))
+    return Study("correlated-confirmed", note, tuple(cases), seeds=seeds, settings=settings)
+
+
 def noise_level(one: Case, retention: float | None = None) -> float:
     """Standard deviation of one client's noise in the sum of a factor's steps, per step, in C.
 
@@ -168,6 +186,16 @@ def prediction() -> pd.DataFrame:
     return frame.assign(ratio=frame["final_noise"].to_numpy() / same.loc[keys].to_numpy())
 
 
+NAMES = "correlated", "correlated-digits", "correlated-matched", "correlated-confirmed"
+
+
+def declared(name: str, matched_runs: Path) -> Study:
+    """The study of this name; the last takes its settings from the runs of the one before."""
+    if name == NAMES[-1]:
+        return confirming_study(matched_runs)
+    return next(study for study in (*studies(), matched_study()) if study.name == name)
+
+
 def matched_prediction() -> pd.DataFrame:
     """Noise of the later study over independent noise's, for what training may retain a step."""
     retained = (0.5, 0.8, 0.9, 0.95, 1.0)
@@ -194,8 +222,9 @@ def main() -> None:
                 write_atomically(path, text, shared=True)
         return
     frames = []
-    for study in (*studies(), matched_study()):
-        path = given.out / "runs" / f"{study.name}.jsonl"
+    for name in NAMES:
+        path = given.out / "runs" / f"{name}.jsonl"
+        study = declared(name, path.with_name("correlated-matched.jsonl"))
         run_study(study, path, workers=0)
         frames.append(study_frame(study, path))
         text = pd.concat(frames).to_csv(index=False, float_format="%.6g")

@@ -3,8 +3,9 @@
     python scripts/league.py [--seeds 5] [--minutes 8]
 
 Whole scans through a small network, five clients, every example protected, nothing sampled: the
-trade-off curve is that of Gaussian noise. Each row takes the smallest learning rate of a grid at
-which a run on all examples reaches the accuracy, on seeds of their own ("tuned"), or its best one.
+trade-off curve is that of Gaussian noise. Each row takes the learning rate at which a run on all
+examples ends at the accuracy, within 0.015 on seeds of their own ("tuned"): the first rate of a
+grid that reaches it, then halving on the logarithm. A row that never does takes its best rate.
 Then a fair coin decides of each example whether it takes part, ten runs a seed, and four attacks
 find out how it fell:
 
@@ -50,7 +51,8 @@ from fedlora_lab.privacy.mechanism import uncertified_reason
 OUT = Path(__file__).resolve().parent.parent / "results" / "league.csv"
 EPSILON, DELTA, RUNS, CANARIES, LORA = 8.0, 1e-4, 10, 400, fl.Lora(8, 8.0)
 PLAN = fl.Plan(rounds=6, local_steps=2, batch=None)
-RATES, TARGET, TUNING = (1.0, 3.0, 10.0, 30.0, 100.0), 0.35, (900, 901)
+RATES, TARGET, TUNING = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), 0.35, (900, 901, 902, 903)
+NEAR, HALVINGS = 0.015, 6  # of the accuracy; how often the step between two rates is halved
 RATES_OF_ERROR = (0.01, 0.1)
 ATTACKS = ("likelihood ratio", "canaries", "span", "projection residual")
 
@@ -160,15 +162,23 @@ def accuracy(task: Any, slug: str, privacy: Any, lr: float, seed: int) -> float:
 
 
 def tuned(task: Any, slug: str, privacy: Any) -> tuple[float, float]:
-    """The smallest rate at which the row reaches the accuracy, else its best; and the accuracy."""
-    best = (RATES[0], -1.0)
-    for lr in RATES:
-        scores = [accuracy(task, slug, privacy, lr, seed) for seed in TUNING]
-        if np.mean(scores) > best[1]:
-            best = (lr, float(np.mean(scores)))
-        if best[1] >= TARGET:
+    """The rate at which the row ends nearest the accuracy, else its best; and its accuracy."""
+    tried: dict[float, float] = {}
+
+    def score(lr: float) -> float:
+        tried[lr] = float(np.mean([accuracy(task, slug, privacy, lr, seed) for seed in TUNING]))
+        return tried[lr]
+
+    high = next((lr for lr in RATES if score(lr) >= TARGET), None)
+    if high is None:
+        return max(tried.items(), key=lambda pair: pair[1])
+    low = max((lr for lr in RATES if lr < high), default=high / 3)
+    for _ in range(HALVINGS):
+        if min(abs(x - TARGET) for x in tried.values()) <= NEAR:
             break
-    return best
+        middle = float(np.sqrt(low * high))
+        low, high = (low, middle) if score(middle) >= TARGET else (middle, high)
+    return min(tried.items(), key=lambda pair: abs(pair[1] - TARGET))
 
 
 def one(

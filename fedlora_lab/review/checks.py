@@ -652,11 +652,13 @@ class StepChecks:
     ) -> Iterator[Evidence]:
         if not np.isfinite(other).all():
             return
-        ratio = float(np.sqrt(np.mean(other**2) / np.mean(base**2)))
-        if ratio == 0:
-            said = f"{where} gets no noise"
+        silent = (base != 0).any(0) & (other == 0).all(0)
+        if silent.any():
+            share = "" if silent.all() else f" in {silent.mean():.0%} of the numbers"
+            said = f"{where} gets no noise{share}"
             yield Evidence(name, said, 0.0, where, verdict="broken")
             return
+        ratio = float(np.sqrt(np.mean(other**2) / np.mean(base**2)))
         said = f"{where} gets {ratio:.3g} times the noise"
         cosine = float((base * other).sum() / math.sqrt((base**2).sum() * (other**2).sum()))
         if cosine > 0.999:
@@ -684,6 +686,10 @@ class StepChecks:
         loud = [scale(example, 1e3) for example in self.batch]
         if not _same(loud[0], self.batch[0]):
             yield from self._compare_noise("noise size", loud, "a batch scaled by 1e3")
+        if self.exact or not self.quiet:
+            # Noise may be added only where a gradient is not zero, such as rows of an embedding.
+            copies = [self.batch[0]] * len(self.batch)
+            yield from self._compare_noise("noise size", copies, "a batch of copies of one example")
 
     def _noise_per_tensor(self) -> Iterator[Evidence]:
         squares = {name: self.pairs[:, part] ** 2 for name, part in self.part.items()}
@@ -818,7 +824,7 @@ class StepChecks:
             yield Evidence(check_, words, 1.0, "no example")
             return
         for one in self._same_noise(check_, self.pairs, _pairs(rows), "an empty batch"):
-            if never and one.number < 1:
+            if never and (one.number < 1 or claims.sampling is not None):
                 one = Evidence(check_, f"{one.words}; {reason}", one.number, one.example)
                 one = one._replace(verdict=verdict)
             yield one

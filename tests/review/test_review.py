@@ -85,6 +85,12 @@ def bias_without_noise(examples, seed):
     return sound(examples, seed) | {"bias": split(total(examples) / MEAN)["bias"]}
 
 
+def noise_where_the_gradient_is_not_zero(examples, seed):  # as of the rows of an embedding
+    rows = [np.maximum(x, 0.0) for x, _ in examples] or [np.zeros(SIZE)]
+    noise = normal(seed) * (np.sum(rows, 0) > 0)
+    return split((total([(x, 0) for x in rows]) + noise) / MEAN)
+
+
 def half_the_noise_on_the_head(examples, seed):
     signal, noise = split(total(examples)), split(normal(seed))
     noise["head"] = noise["head"] / 2
@@ -171,6 +177,7 @@ MISTAKES: list[tuple[Callable[..., Any], dict[str, Any], set[str]]] = [
     (all_of_it_by_the_realised_batch, {"denominator": None}, {"denominator"}),
     (sigma_without_the_clip_norm, {"clip_norm": 3.0}, {"noise size"}),
     (bias_without_noise, {}, {"un-noised output"}),
+    (noise_where_the_gradient_is_not_zero, {}, {"noise size"}),
     (half_the_noise_on_the_head, {}, {"noise per tensor"}),
     (one_seed_for_all_tensors, {}, {"noise independence"}),
     (one_number_for_a_tensor, {}, {"noise independence"}),
@@ -198,6 +205,15 @@ def test_every_planted_mistake_is_found(step, changes, broken):
     """A check that lost its teeth: each mistake is caught by the checks named beside it."""
     found = review(step, DATA, Claims(**CLAIMS | changes))
     assert broken <= found.broken, found
+
+
+@pytest.mark.slow
+def test_batches_of_one_public_size_may_be_divided_by_their_size():
+    """The noise of an empty batch held against a step that never gets one: a false alarm."""
+    terms: dict[str, Any] = {"sampling": "fixed", "relation": "replace"}
+    claims = Claims(**CLAIMS | SAMPLED | terms | {"dataset_size": 400, "sample_rate": 0.02})
+    found = review(all_of_it_by_the_realised_batch, DATA, claims)
+    assert found["empty batch"].verdict == "sound" and found.sound, found
 
 
 UNSEEDED = [sound, clips_each_tensor, clips_the_mean, mean_of_the_realised_batch]

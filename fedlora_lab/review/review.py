@@ -103,8 +103,10 @@ class Review:
             return "No ε: it needs steps and delta among the claims."
         if math.isinf(self.epsilon):
             return f"No finite ε can be stated{claimed}."
-        least = "at least " if self.broken - {"accounting"} else ""
-        return f"ε really given: {least}{self.epsilon:.4g} at δ = {self.claims.delta:g}{claimed}."
+        least = "at least " if self.broken - {"accounting", "sampling"} else ""
+        # Without amplification: other sampling may amplify too, by how much is not known.
+        name = "ε without amplification" if "sampling" in self.broken else "ε really given"
+        return f"{name}: {least}{self.epsilon:.4g} at δ = {self.claims.delta:g}{claimed}."
 
     def table(self) -> "pd.DataFrame":
         """One row for each check, indexed by its name."""

@@ -335,6 +335,8 @@ def test_epsilon_given_is_that_of_what_was_measured():
     cut = review(sound, DATA, claims, loader=shuffled)
     assert cut.epsilon == pytest.approx(exact(((SIGMA, 1.0, 2),), 1e-5)[0])
     assert "at least" in twice.summary and "at least" not in right.summary
+    # Shuffling hides more than an order that is known: what holds without it is no lower bound.
+    assert "ε without amplification: " in cut.summary and "at least" not in cut.summary
     assert review(loss_as_a_metric, DATA, claims).epsilon == np.inf
     # Halves that cancel: whatever the bulk's correlation, their sum has no noise at all.
     assert review(one_draw_and_its_negative, DATA, claims).epsilon == np.inf

@@ -86,44 +86,61 @@ def measure_updates(seeds: range = range(10)) -> None:
         write_atomically(UPDATES, done.to_csv(index=False), shared=True)
 
 
-OPENING = """# What of the literature holds here
+OPENING = """# Published claims, measured again
 
-Claims of papers, each one sentence, with its source and how far that could be read (*primary*: the
-paper's abstract or its authors' code; *secondary*: notes, reviews, benchmark pages, implementations
-by others; *inferred*: our own reading). Each is judged where it was made, as nearly as small models
-and real data allow, and then elsewhere: the same code and accounting for all, rates tuned alike,
-the last round and not the best, differences paired by seed.
+Claims of papers about federated LoRA, one sentence each, with the place where each was made and
+what was measured here. The page is for readers who choose a method, and for the papers' authors.
+Small models and real data stand in for the papers' own: **no verdict says anything about a paper's
+own setting.**
 
-**Shares, not points.** An effect is a share of the *room*: the accuracy of the best row of the task
-in any study and at any budget, less that at the start. So is what was claimed: the
-paper's difference over the best number of its table less chance level. Of a claimed size half is
-asked for. Other measures (bytes, curvature, spread) are shares of the other method's; the deviation
-of an average and cosines are as they are.
+*Sources.* A tag says how far a claim could be read. *Primary*: the paper's abstract or its authors'
+code. *Secondary*: notes, reviews, benchmark pages or implementations by others. *Inferred*: our own
+reading.
 
-**Verdicts** are computed. *Holds*: the whole interval is above what is asked, or an equality's
-within its bounds. *Opposite*: all of it is on the other side of zero, or beyond those bounds. *No
-difference of that size*: a lead of the size asked for is ruled out; where no size was claimed, the
-two are equivalent within a tenth of the room. *Cannot tell*: the interval reaches both. *No room
-here*: the other method leaves less than what is asked for, or neither took as much; who is behind
-by more than a tenth of the room is behind, room or not. *Not run yet* and *not measured here* say
-what is missing. No verdict says anything of the papers' own settings.
+*Comparison.* All methods run on the same code under the same accounting, and their learning rates
+were tuned alike. A result is that of the last round, not of the best one. Differences are paired by
+seed.
 
-**Home, stand-in, away.** The verdict of a claim is that of the place nearest to its paper that has
-been run: *home* if that is the nearest of all, else a *stand-in*, which the nearest will replace.
-The other places stand beside it. The intervals printed are those of one difference by itself, at
-95 % (Student's t; of spreads that of a jackknife over seeds, which bears collapsed runs). Those
-that decide are wider: they hold for all verdicts of the page together (Bonferroni), and those of
-the other places for all of these. *Collapsed* is {collapsed}. A run *of another start* was made
-with an older model of its task and is not compared with the others.
+**Shares.** An effect on accuracy is a share of the *room*: the accuracy of the best method on the
+task, in any study and at any budget, less the accuracy before training. What a paper claims is
+converted likewise: its difference is divided by the best number of its table less chance level.
+Where a paper gives a size, half of it is asked for. Bytes, curvature and spread are shares of the
+other method's value. The deviation of an average and cosines are printed as they are.
 
-Tuning looked at validation data of the same private split, with seeds apart from those reported.
-That is not private: on data of one's own, every look is a release that has to be counted, and the
-budget that is left is smaller.
+**Verdicts** are computed from an interval.
+
+- *Holds*: the whole interval is above what is asked. An equality holds if the whole interval is
+  within its bounds.
+- *Opposite*: the whole interval is below zero, or beyond the bounds of an equality.
+- *No difference of that size*: the interval rules out a lead of the size asked for. Where no size
+  was claimed, it lies within a tenth of the room.
+- *Cannot tell*: the interval allows more than one of these.
+- *No room here*: the place cannot show such a lead. The other method leaves less room than is
+  asked for, or neither method gained as much. A method that is certain to be behind by more than a
+  tenth of the room is behind all the same.
+- *Not run yet* and *not measured here*: the column *why* says what is missing.
+
+**Places.** The verdict comes from the place nearest to the paper's setting that has been run. It is
+*home* if it is the nearest of all, else a *stand-in* until that one is run. The other places stand
+in the column *elsewhere*.
+
+**Intervals.** Those printed are 95 % intervals of one difference by itself: Student's t, and for
+spreads a jackknife over seeds, which collapsed runs do not mislead. Those that decide are wider:
+they hold for all verdicts of the page together (Bonferroni), and those elsewhere for all verdicts
+elsewhere. So a printed interval can exclude zero where the verdict is *cannot tell*.
+
+*Collapsed* is {collapsed}.
+A run *of another start* was made with an older model of its task and is not compared with the
+others.
+
+**Tuning** looked at validation data of the same private split, with other seeds than those
+reported. That is not private: on your own data every look is a release that counts against the
+budget.
 """
-STREAMS = """The older studies under results/ were made with the random streams of version 0.1.0, in
-which seeds were cut to 32 bits. Streams are now keyed by 128 bits, so the same seeds draw other
-numbers: a repeated run agrees with these in law and not to the bit. Older studies of digits also
-start from an older model of the task, so a difference is always one within a study. {secagg}"""
+STREAMS = """The older studies under results/ used the random streams of version 0.1.0, which cut
+seeds to 32 bits. Streams are now keyed by 128 bits, so the same seeds draw other numbers: a
+repeated run agrees with these in distribution, not bit by bit. Older studies of digits also start
+from an older model of the task, so differences are taken within a study only. {secagg}"""
 NO_SUMS = "No study uses secure aggregation, whose ε has changed as well."
 SUMS = (
     "The ε of rows with secure aggregation ({}) was amplified by participation, which no longer "
@@ -183,14 +200,22 @@ def places(table: Any) -> str:
     names = table["place"].str.split(",").str[0].str.removesuffix(" screens")
     lines = [
         "## Places\n",
-        "β is that of the Dirichlet split: the smaller, the less alike clients.\n",
+        "Names of methods are those of [Methods](methods.md), terms those of the "
+        "[Glossary](glossary.md). β is the concentration of the Dirichlet split: with a small β "
+        "clients are unlike.\n",
     ]
     for name in sorted({*names} & {*study.STUDIES}):
         one = study.STUDIES[name]
         lines.append(f"- `{name}`: {one.note}; {len(one.seeds)} seeds.")
     lines.append("- `updates`: what no study records, on digits; 10 seeds, rates of `digits`.")
-    lines.append("- *screens*: what the first tuning seed of a study saw at each rate.")
+    lines.append("- *screens*: the scores of a study's first tuning seed at each learning rate.")
     return "\n".join(lines) + "\n"
+
+
+def named(place: str) -> str:
+    """A place with the name of its study as code."""
+    study_name, comma, labels = place.partition(",")
+    return f"`{study_name}`{comma}{labels}"
 
 
 def elsewhere(rows: Any) -> str:
@@ -202,7 +227,7 @@ def elsewhere(rows: Any) -> str:
         if mean == mean:
             ends = "" if low == high else f" [{low:.0%}, {high:.0%}]"
             number = f"{mean:.0%}{ends}, ".replace("-", "−").replace("%", " %")
-        found.append(f"{row['place']}: {number}*{row['verdict']}*")
+        found.append(f"{named(row['place'])}: {number}*{row['verdict']}*")
     return "; ".join(found) or "–"
 
 
@@ -227,7 +252,7 @@ def page(table: pd.DataFrame, frames: Any) -> str:
             number = row["source"].removeprefix("arXiv:")
             link = f"[{number}](https://arxiv.org/abs/{number})"
             told = f"{row['measured']} (`{row['command']}`)" if row["command"] else row["measured"]
-            at = f"{row['at']}, {row['place']}: " if row["place"] else ""
+            at = f"{row['at']}, {named(row['place'])} – " if row["place"] else ""
             rest = table[(table["slug"] == row["slug"]) & (table["at"] == "away")]
             claimed = f"{link}, {row['tag']}: {row['setting']}"
             lines.append((row["claim"], claimed, at + told, row["reason"], elsewhere(rest)))

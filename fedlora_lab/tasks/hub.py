@@ -33,6 +33,7 @@ DATASET_KINDS = (
 )
 MOST_CLASSES = 1000
 """From here on a largest whole number must be near how many there are: it may be an identifier."""
+EMPTY_CELLS = "; in a CSV file NA, None and null count as empty cells"
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
@@ -221,12 +222,19 @@ def _csv(path: Path) -> "DataFrame":
     """The table of a CSV file."""
     import pandas as pd
 
+    words = "a CSV file in UTF-8, with a header and as many cells in each row"
     try:
-        return pd.read_csv(path)
+        header = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna()
+        frame = pd.read_csv(path)
     except ValueError as error:  # those of pandas' parser and of UTF-8 are ValueErrors
-        words = "a CSV file in UTF-8, with a header and as many cells in each row"
         reason = " ".join(str(error).split())
         raise ValueError(f"dataset={str(path)!r}: expected {words} ({reason})") from error
+    # pandas renames a column that is there twice, and takes the first column for the rows' names
+    # where every row has a cell more than the header: the others would stand under wrong names.
+    check(not header.duplicated().any(), "columns", header.tolist(), "each name once")
+    shifted = not isinstance(frame.index, pd.RangeIndex)
+    check(not shifted, "dataset", str(path), f"{words}; here rows have more cells than the header")
+    return frame
 
 
 def _json_lines(path: Path) -> list[Any]:
@@ -301,7 +309,7 @@ def split_by(
     owners, everyone = (column_of(rows, "by", by) for rows in (private, train))
     empty = np.asarray(pd.isna(pd.Series(everyone, dtype=object)))
     gap = f"nothing in row {int(empty.argmax())}"
-    check(not empty.any(), f"by {by!r}", gap, "an owner in every row")
+    check(not empty.any(), f"by {by!r}", gap, "an owner in every row" + EMPTY_CELLS)
     owners = [str(value) for value in owners]
     names, split = sorted(set(owners)), partition.by_group(owners)
     if gone := sorted(set(map(str, everyone)) - set(names)):
@@ -339,7 +347,12 @@ def _people(frame: "DataFrame", column: str) -> np.ndarray:
     values = column_of(frame, "person", column)
     none = frame[column].isna().to_numpy()
     row = int(none.argmax())
-    check(not none.any(), f"person {column!r}", f"nothing in row {row}", "a person in every row")
+    check(
+        not none.any(),
+        f"person {column!r}",
+        f"nothing in row {row}",
+        "a person in every row" + EMPTY_CELLS,
+    )
     return np.asarray([str(value) for value in values])
 
 
@@ -424,7 +437,12 @@ def class_numbers(
 
     series, where = pd.Series(values, dtype=object), f"label {column!r}"
     gap = int(series.isna().argmax())
-    check(not series.isna().any(), where, f"nothing in row {gap}", "a label in every row")
+    check(
+        not series.isna().any(),
+        where,
+        f"nothing in row {gap}",
+        "a label in every row" + EMPTY_CELLS,
+    )
     if any(isinstance(value, str) for value in values):
         order = names or tuple(sorted({str(value) for value in values}))
         codes = pd.Index(order).get_indexer(pd.Index(series.astype(str))).astype(np.int64)

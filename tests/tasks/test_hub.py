@@ -342,6 +342,21 @@ def test_bad_calls_are_one_line(line):
     assert "\n" not in str(error.value)
 
 
+TABLES = {
+    r"columns=\['text', 'label', 'label'\]: expected each name once": "text,label,label\na b,1,2\n",
+    "dataset=.*more cells than the header": "text,label,site\na b,good,1,\nc d,bad,0,\n",
+    "label 'label'='nothing in row 1': .* NA, None and null count": "text,label\na b,good\nc d,None\n",
+}
+
+
+@pytest.mark.parametrize("line", TABLES)
+def test_a_file_whose_cells_pandas_would_move_or_rename_is_refused(line, tmp_path):
+    """With a comma at each line's end the texts became row names, and labels the texts."""
+    (tmp_path / "texts.csv").write_text(TABLES[line])
+    with pytest.raises(ValueError, match=line):
+        bert(tmp_path / "texts.csv", by=None, clients=1, test=0.5)
+
+
 def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch):
     """Its library waits between its tries, most of a minute together."""
     waits: list[float] = []

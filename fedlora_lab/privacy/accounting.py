@@ -231,13 +231,16 @@ def _selection_epsilon(history: History, delta: float) -> float:
 
 def _log_delta(epsilon: float, mu: float) -> float:
     """log delta of mu-GDP: log(Phi(mu/2 - epsilon/mu) - exp(epsilon) Phi(-mu/2 - epsilon/mu))."""
+    # In logarithms: in the tail both terms may be below the smallest float, and their ratio is not.
     first = float(log_ndtr(-epsilon / mu + mu / 2))
     second = epsilon + float(log_ndtr(-epsilon / mu - mu / 2))
+    # The first term is the larger one, even where rounding says otherwise.
     return first + math.log(-math.expm1(min(second - first, -1e-300)))
 
 
 def _bisect(above: Callable[[float], bool], low: float, high: float) -> float:
     """The upper end of where ``above`` turns false between ``low`` and ``high``."""
+    # The upper end is the safe one: an epsilon or sigma may be stated too large, never too small.
     while high - low > 1e-13 * high:
         middle = (low + high) / 2
         if middle in (low, high):
@@ -418,6 +421,7 @@ def _pld(key: Key, interval: float) -> Any:
     for sigma, q, steps in key:
         if (0.5 / sigma**2 + 12 / sigma) / interval > 5 * _PLD_POINTS:
             raise MemoryError("one release has too many points")
+        # By default losses are rounded up, so every delta is bounded from above.
         one = loss(sigma, value_discretization_interval=interval, sampling_prob=q)
         part = one.self_compose(steps)
         whole = part if whole is None else whole.compose(part)
@@ -497,6 +501,7 @@ def any_group_epsilon(history: History, size: int, delta: float, accountant: str
     check_whole("size", size, 1)
 
     def own(e: float) -> float:
+        # A group of size n is a chain of n changes: each adds its delta, times e^(i e) on the way.
         shared = delta / sum(math.exp(min(i * e, 700.0)) for i in range(size))
         return epsilon(history, shared, accountant) if shared >= SMALLEST_DELTA else math.inf
 
@@ -505,6 +510,7 @@ def any_group_epsilon(history: History, size: int, delta: float, accountant: str
     high = epsilon(history, delta, accountant)
     while high < 1e3 and own(high) > high:
         high *= 1.25
+    # Valid where epsilon at this share of delta is at most the e that the share was computed with.
     return size * high if own(high) <= high else math.inf
 
 

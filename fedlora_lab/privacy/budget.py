@@ -29,9 +29,9 @@ from fedlora_lab.privacy.ledger import Ledger, Totals, check_terms
 
 KIND, VERSION = "fedlora_lab.budget", 1
 SKETCH = 256
-"""So many of the examples' keyed digests, the smallest, tell overlapping data from other data."""
+"""How many keyed digests of examples, the smallest ones, are stored to find overlapping data."""
 OVERLAP = 0.1
-"""From this share of common examples on two data sets count as the same data."""
+"""Two data sets that have at least this share of their examples in common count as the same."""
 PATIENCE = 60.0
 """Seconds that a process waits for another that writes the same budget."""
 
@@ -61,6 +61,7 @@ def _digests(x: Any, y: Any, key: bytes) -> list[bytes]:
         wide = value.double() if value.is_floating_point() else value.long()
         rows = np.ascontiguousarray(wide.detach().cpu().numpy()).reshape(len(y), -1)
         columns.append((name.encode() + b"\0", rows))
+    # Keyed: without the folder's key nobody can test whether a known example is among the data.
     rows = (b"".join(name + own[i].tobytes() for name, own in columns) for i in range(len(y)))
     return [hashlib.blake2b(row, key=key, digest_size=32).digest() for row in rows]
 
@@ -75,6 +76,7 @@ def identify_data(task: Any, folder: Path, unit: str) -> DataId:
     key, known = files.secret_key(folder), _KNOWN.setdefault(task, {})
     if (key, unit) not in known:
         clients = [_digests(x, y, key) for x, y in task.clients]
+        # A sum does not depend on the order of the examples, and repeated ones count.
         sums = [sum(int.from_bytes(row, "big") for row in rows) % 2**256 for rows in clients]
         persons = _plain(getattr(task, "persons", None)) if unit == "person" else None
         split = json.dumps([[len(rows) for rows in clients], sums, persons], default=str)
@@ -96,7 +98,8 @@ def overlap(one: "tuple[str, ...] | list[str]", other: "tuple[str, ...] | list[s
     """About which share of the smaller data set two sketches have in common."""
     if not one or not other:
         return 0.0
-    # Below the end of the shorter-reaching sketch both are complete.
+    # Compare only up to where both sketches have every digest. One that is not full has all of
+    # them: its end is "g", which sorts behind every hexadecimal digit.
     end = min(max(one) if len(one) >= SKETCH else "g", max(other) if len(other) >= SKETCH else "g")
     mine, theirs = ({x for x in sketch if x <= end} for sketch in (one, other))
     return len(mine & theirs) / max(1, min(len(mine), len(theirs)))
@@ -119,9 +122,9 @@ class Budget:
         accountant: a name in `accounting.ACCOUNTANTS`; default "prv".
 
     The first run decides whose data it is of. In the example unit other splits of overlapping data
-    count for every client; otherwise other data, or another split, are refused. Data that a budget
-    of the same folder is of are refused by every other one there. Across folders nothing can be
-    compared, since each has its own key.
+    count for every client; otherwise other data, or another split, are refused. Data of one budget
+    are refused by every other budget in the same folder. Across folders nothing can be compared,
+    since each has its own key.
 
     Raises: ``ValueError`` in one line for a damaged, edited, copied or older file.
     Guarantees: tests/privacy/test_budget.py.
@@ -161,6 +164,7 @@ class Budget:
             check_number("epsilon", epsilon, 0, 1e9, open_low=True)
         check_terms(unit or "example", 1e-5 if delta is None else delta, accountant or "prv")
         with self._locked():
+            # Another process may have made it since the look above.
             if not self.path.exists():
                 self._create(given)
             content = self._read()
@@ -199,6 +203,8 @@ class Budget:
         plain = json.dumps(content, sort_keys=True, allow_nan=False)
         content["seal"] = files.keyed_digest(self.path.parent, plain)
         files.write_atomically(self.path, files.dump_checksummed(KIND, VERSION, content) + "\n")
+        # The file first: a process that ends in between leaves a file newer than its record, which
+        # is accepted. In the other order the file would be refused as an older copy.
         record = {"name": self.path.name, "written": content["written"], "data": content["data"]}
         files.write_atomically(self._record_path(content["id"]), json.dumps(record))
 
@@ -224,8 +230,10 @@ class Budget:
         record = self._record(content["id"])
         check(record is not None, "budget", name, whole)
         assert record is not None
+        # An older copy put back would free what was spent since.
         newest = f"the newest state ({record['written']} writes), this is an older copy"
         check(content["written"] >= record["written"], "budget", name, newest)
+        # Two copies in use would each count only their own runs.
         moved = record["name"] == name or not (folder / record["name"]).exists()
         check(moved, "budget", name, f"{record['name']}, of which this is a copy")
         return plain
@@ -254,6 +262,7 @@ class Budget:
 
         Raises: ``ValueError`` for other data, and for data that another budget here is of.
         """
+        # Two budgets of the same data could each be spent whole.
         for other in self._others(content):
             share = overlap(data.sketch, other["data"]["sketch"])
             there = f"{other['name']}, which is of these data (about {share:.0%} of the examples)"
@@ -270,6 +279,7 @@ class Budget:
         check(share >= OVERLAP, "budget", name, f"one for these data: it is of others ({common})")
         same = f"the same examples and split in every run for unit={self.unit!r} ({common})"
         check(self.unit == "example", "budget", name, same)
+        # Of all data so far: a later run is compared with everything that something was spent on.
         sketch = sorted({*known["sketch"], *data.sketch})[:SKETCH]
         return {**content, "data": {**known, "sketch": sketch}}, False
 
@@ -280,11 +290,13 @@ class Budget:
         if ledger.selection is not None:
             return Ledger.select(self._restated(ledger.parts[0], everyone), *ledger.selection)
         terms = ledger.terms._replace(delta=self.delta, accountant=self.accountant)
+        # Releases add up, epsilons do not: a run's own delta and accountant play no part here.
         return Ledger.of_totals(terms, (ledger.for_everyone() if everyone else ledger).totals)
 
     def _together(self, content: dict[str, Any], *more: Ledger, without: str = "") -> float:
         """Epsilon of all runs, at what those that go on have reserved, and of further ledgers."""
         others = [run for run in content["runs"] if run["token"] != without]
+        # A run that goes on counts with all it may still spend, lest two at once overdraw together.
         found = [run["reserved"] if self._runs_now(run) else run["ledger"] for run in others]
         ledgers = [*(Ledger._of(one) for one in found if one is not None), *more]
         return Ledger.compose(*ledgers).epsilon() if ledgers else 0.0
@@ -476,6 +488,7 @@ class Budget:
             self.account(task, "run", what, Ledger(**end.terms._asdict())).restated(end)
             for task, end in plans
         ]
+        # A part in 10^9 is left for rounding: a run calibrated to what is left must fit.
         total = self._together(content, *ends)
         if total > self.epsilon * (1 + 1e-9):
             fits = largest_that_fits(
@@ -604,7 +617,7 @@ class Account:
 
     def _after(self, content: dict[str, Any], ledger: Ledger) -> Ledger:
         """What stands in the file for this run once its own ledger is ``ledger``."""
-        self._bound(content)
+        self._bound(content)  # may find that this run's releases count for everyone
         if ledger.selection is not None:
             return self.restated(ledger)
         now = _grown(self.base, self.opened, self.totals(ledger))
@@ -634,6 +647,7 @@ class Account:
 
     def _allows(self, content: dict[str, Any], ledger: Ledger) -> bool:
         granted = self.budget._granted.get(self.token)
+        # What was reserved is this run's: whatever others have spent since, it was left for it.
         if granted is not None and _covers(granted, self._after(content, ledger).totals):
             return True
         return self._total(content, ledger) <= self.budget.epsilon * (1 + 1e-9)
@@ -644,6 +658,7 @@ class Account:
 
         Raises: ``ValueError`` as `check`.
         """
+        # The system frees this lock however the process ends, so others see that the run is over.
         budget, lock = self.budget, self.budget._alive(self.token)
         lock.acquire()
         try:
@@ -691,6 +706,8 @@ class Account:
             if not self._allows(content, ledger):
                 self._check(content, RemainingRun(lambda rounds, noise: ledger, 0))
             yield
+            # Still before any value exists. If the process ends just before this line, the run's
+            # own ledger has the release, and `begin` counts it when the run goes on.
             budget._write(self._entered(content, ledger))
 
 
@@ -711,6 +728,7 @@ def _largest(one: Totals, other: Totals) -> Totals:
     for client, history in other.items():
         mine = whole.setdefault(client, {})
         for pair, count in history.items():
+            # Both count the same releases, so adding them would count twice.
             mine[pair] = max(count, mine.get(pair, 0))
     return whole
 

@@ -15,9 +15,9 @@ from fedlora_lab.methods.filters import Preconditioner, together
 from fedlora_lab.methods.state import ParamKey, Tensors
 
 FLOAT32_MIN_NORM, FLOAT32_MAX_NUMBERS = 1e-15, 2**14
-"""Where norms are taken in float64: below the first float32 may lose squares; of more numbers than
-the second their float32 sum is too coarse. The norm of 2^14 may come out 5e-5 too small, and is
-clipped so much too little; that of 2^20 would be 3.6e-3 too small."""
+"""Norms below the first, and of rows of more numbers than the second, are taken in float64: float32
+may lose small squares, and its sum of many is too coarse. The norm of 2^14 numbers may come out
+5e-5 too small, and is clipped so much too little; that of 2^20 would be 3.6e-3 too small."""
 
 
 class ClipCounts(NamedTuple):
@@ -91,15 +91,17 @@ def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
         for x in rows.values():
             dtype, axes = torch.float64 if x.numel() > longest * len(x) else None, range(1, x.dim())
             each.append(torch.linalg.vector_norm(x, dim=tuple(axes), dtype=dtype).double())
+        # Joined in float64: there the square of a tensor's norm neither overflows nor vanishes.
         return torch.linalg.vector_norm(torch.stack(each), dim=0)
 
-    # The squares of a finite float32 row may overflow or vanish, and of many the small ones are
-    # lost: only then is the slower float64 needed. On a GPU a look would wait for the device.
+    # The squares of a finite float32 row may overflow or vanish, and a sum of many loses the small
+    # ones: only there is the slower float64 needed. On a GPU a look would wait for the device.
     if not _on_cpu(next(iter(rows.values()))):
         return norms(0)
     quick = norms(FLOAT32_MAX_NUMBERS)
     sure = (quick > FLOAT32_MIN_NORM) & torch.isfinite(quick)
-    # Row by row: all rows measured anew for one odd row would move their rounding, and their sum.
+    # Row by row: were all rows measured again because of one odd row, that row would move their
+    # rounding, and with it the sum of the others.
     return quick if bool(sure.all()) else torch.where(sure, quick, norms(0))
 
 
@@ -129,7 +131,7 @@ def clip_sum(
     """
     names = list(dict.fromkeys(clip_groups(key) for key in rows))
     if not isinstance(clip_norm, Tensor) and clip_norm == math.inf:
-        stabiliser = None  # there is nothing to rescale to: local steps of the client unit
+        stabiliser = None  # local steps of the client unit: nothing to rescale to
     less = bad = torch.zeros(len(owner), dtype=torch.bool, device=owner.device)
     sums: dict[ParamKey, Tensor] = {}
     # g groups of norm C / sqrt(g) have norm C together.
@@ -167,6 +169,8 @@ def count_within(
     for name in names:
         norms = row_norms({key: rows[key] for key in rows if clip_groups(key) == name})
         inside, finite = inside & (norms <= limit), finite & norms.isfinite()
+    # 1/2 and -1/2, not 1 and 0: one row more or less then moves the count by 1/2 and not by 1, and
+    # half the noise hides it.
     each = torch.where(finite, inside.to(clip_norm) - 0.5, torch.zeros_like(limit))
     return clip_norm.new_zeros(owners).index_add_(0, owner, each)
 
@@ -269,6 +273,7 @@ class NoiseStream:
 
     def buffers(self, owners: int, shape: torch.Size) -> Tensor:
         """Empty buffers of so many owners, (owners, m, ...), float64."""
+        # float64: what later steps subtract must be what was added, over all steps of the run.
         return torch.zeros(owners, len(self.scales), *shape, dtype=torch.float64)
 
     def correlate(
@@ -278,7 +283,7 @@ class NoiseStream:
 
         Args:
             drawn: z, of the keys that are released now.
-            buffers: key -> (owners, m, ...), changed in place of the mapping.
+            buffers: key -> (owners, m, ...); the mapping gets new tensors.
 
         Guarantees: test_added_noise_has_the_covariance_of_the_inverse.
         """
@@ -307,9 +312,11 @@ def precondition_rows(
     mapped = dict(rows)
     for key in rows.keys() & preconditioners.keys():
         rule = preconditioners[key]
+        # Each row passes its own owner's map: no client's factors may change another's clip.
         if len(rule.before) > 1:
             each = [x.index_select(0, owner) for x in rule if x is not None]
             rule = Preconditioner(*each)
+        # The noise has no part in the span of `apart` (see `release`), so the signal may have none.
         mapped[key] = project_out(rule, map_rank_axis(key, rule.before, rows[key]))
     return mapped
 
@@ -337,6 +344,7 @@ def uncertified_reason(
 
 def injected_bug_reason(clip: Callable[..., Any]) -> str | None:
     """Why no epsilon covers a run that clips with this function; ``None`` for `clip_sum`."""
+    # A `partial` of it sets the stabiliser of clipping="normalise", which keeps rows within C.
     if getattr(clip, "func", clip) is clip_sum:
         return None
     name = getattr(clip, "__name__", type(clip).__name__)
@@ -360,7 +368,8 @@ def release(
         xi = drawn[key].to(total)
         if key in preconditioners:
             rule = preconditioners[key]
-            # Noise passes all that the signal passed; the clip saw the signal without that part.
+            # The noise passes every map that the clipped signal passes. What `project_out` takes
+            # off here was taken off the signal before the clip.
             total, xi = map_rank_axis(key, rule.after, total), map_rank_axis(key, rule.noise, xi)
             xi = project_out(rule, xi)
         released[key], alone[key] = total + xi, xi

@@ -127,6 +127,7 @@ def _probe_once(
     task: Task, adapted: AdaptedModel, products: str, row: Method | None, moving: Keys, rows: int
 ) -> None:
     rows, done = min(max(rows, PROBE_EXAMPLES), MAX_PROBE_EXAMPLES), _DONE.setdefault(task, {})
+    # All that a verdict depends on: another precision, penalty or set of tensors is probed anew.
     key = products, str(adapted.device), row, frozenset(moving)
     if done.get(key, 0) < rows:
         with matmuls(products):
@@ -138,8 +139,10 @@ def _probe(
     task: Task, adapted: AdaptedModel, products: str, row: Method | None, moving: Keys, rows: int
 ) -> None:
     """Compares each example's gradient in a batch with the one it has alone or in another batch."""
+    # A generator of its own: a probe must not move the random numbers of its user.
     random, like = torch.Generator().manual_seed(0), next(iter(adapted.initial.values()))
     shapes = {key: _shape(adapted, key) for key in (*adapted.shapes, *moving)}
+    # Factors of its own for each example: a step passes examples of several clients at once.
     params, start = (
         {
             k: 0.1 * torch.randn(PROBE_EXAMPLES, *s, generator=random).to(like)

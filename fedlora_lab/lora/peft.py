@@ -94,6 +94,7 @@ class Adapter(nn.Module):
             return getattr(super().__getattr__("base"), name)
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+        # In the factors' precision, whatever the base has: it is that of the clip and the noise.
         y, x = self.base(x), x.to(self.A.dtype)
         whole = y.to(x.dtype)
         if self.W.numel():
@@ -162,6 +163,7 @@ class PerExampleBias(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         y = self.base(*args, **kwargs)
+        # The frozen layer adds its own bias already: what is left to add is the difference.
         change = (self.rows - self.bias_copy).to(y.dtype)
         change = change if change.dim() == 2 else change[None]
         if self.channels_second:
@@ -374,7 +376,7 @@ class AdaptedModel:
     def select_keys(self, values: Mapping[ParamKey, Any]) -> tuple[ParamKey, ...]:
         """The keys that the model computes with; optional tensors not among them are taken out."""
         for key, (module, attribute) in self.optional.items():
-            if key not in values:
+            if key not in values:  # what the last pass left there must not act on this one
                 setattr(module, attribute, ABSENT)
         return tuple(key for key in values if key in self.places or key in self.optional)
 
@@ -400,6 +402,7 @@ class AdaptedModel:
         try:
             yield
         finally:
+            # Also after an error: no score may be taken with inputs dropped.
             for adapter in adapters:
                 adapter.drop = None  # type: ignore[assignment]
 
@@ -533,6 +536,7 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lo
         f"None or 'SEQ_CLS': PEFT would not load it on {type(model).__name__}, which writes no text"
     )
     check(fits, "task_type", kind, words)
+    # In eval mode: a module's own dropout would draw from global numbers for the batch as a whole.
     peft, names = _inject(model, targets, head, lora).eval(), _heads(model, head, lora)
     alone = lora.option("modules_to_save") is None and names == [head]
     places, optional = Places(), Places()
@@ -574,6 +578,7 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lo
         check(some, "modules_to_save", name, "the name of a module, or its end after a dot")
     if lora.option("bias") != "none":
         places |= _per_example_biases(peft, lora.option("bias"))
+    # Examples share parameters. What moves is set example by example, see `set_tensor`.
     peft.requires_grad_(False)
     freeze(peft)
     given = {key: getattr(module, attribute).clone() for key, (module, attribute) in places.items()}
@@ -621,6 +626,7 @@ def _take_start_out(base: nn.Module, layer: str, lora: Lora) -> tuple[Tensor, Te
     """A and B of PiSSA or OLoRA; the layer keeps what is left of its weight, in a copy."""
     weight = _matrix(base)
     a, b, scaling = residual_start(weight, lora, layer)
+    # In float64: the difference is small beside its terms, and rounding would move the model.
     rest = (weight.double() - scaling * b.double() @ a.double()).to(weight)
     rest = rest.T.contiguous() if isinstance(base, Conv1D) else rest
     base.weight = nn.Parameter(rest, requires_grad=False)
@@ -689,6 +695,7 @@ def initial_values(
     """
     values, kind = {}, adapted.lora.option("init_lora_weights")
     for number, (key, given) in enumerate(adapted.initial.items()):
+        # A stream for each tensor, by its number: no two start from the same draw.
         drawn = key.side == "A" or (key.side == "B" and kind is False)
         if key.side not in "AB" or adapted.lora.residual_start:
             values[key] = given
@@ -859,6 +866,7 @@ def _plain_pairs(
     a, b, residuals = state.side("A"), state.side("B"), state.side("W")
     for layer, residual in residuals.items():
         u, s, v = torch.linalg.svd(residual.double(), full_matrices=False)
+        # Without the directions that are rounding alone: the stored rank is what the product needs.
         kept = s > s.max() * max(residual.shape) * torch.finfo(residual.dtype).eps
         a[layer] = torch.cat([a[layer], v[kept].to(a[layer])])
         b[layer] = torch.cat([b[layer], (u[:, kept] * s[kept]).to(b[layer])], 1)
@@ -868,6 +876,7 @@ def _plain_pairs(
         b[layer] = torch.cat([b[layer], -lora.start_scale * left.to(b[layer])], 1)
     tensors = {key: x for key, x in state.tensors.items() if key.side not in ("A", "B", "W")}
     if lora.peft is None:
+        # PEFT reads one rank for all layers here: zeros fill the smaller ones up.
         rank = max((len(x) for x in a.values()), default=lora.rank)
         for layer in a:
             a[layer], b[layer] = pad_to_rank(a[layer], b[layer], rank)

@@ -79,8 +79,10 @@ def per_example_gradients(
         words = "linear maps that the model calls; the loss depends on none of them, and on no head"
         check(loss.requires_grad, "targets", task.targets, words)
         loss = loss if weights is None else loss * weights.to(loss)
+        # An example's copies enter its own loss alone, so the sum's gradient in them is its own.
         gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
     pairs = zip(leaves.items(), gradients, strict=True)
+    # What the loss does not reach has the gradient 0, and gets noise like everything that moves.
     return {key: torch.zeros_like(leaf) if g is None else g for (key, leaf), g in pairs}
 
 
@@ -172,6 +174,7 @@ def evaluate(
             outputs = model_outputs(task, adapted, values, inputs)
         for name, metric in metrics.items():
             found[name].append(metric.keep(outputs, y[part].to(outputs.device)).cpu())
+    # In the order of the examples: how they were split must not change the bits of a mean.
     order, labels = torch.cat(list(parts)).argsort(), y.cpu()
     scores = {
         name: metric.reduce(torch.cat(found[name])[order], labels)

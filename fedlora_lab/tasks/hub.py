@@ -240,7 +240,11 @@ def _csv(path: Path) -> "DataFrame":
 def _json_lines(path: Path) -> list[Any]:
     """The rows of a file that has one as JSON in each line; empty lines are none."""
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # with the mark of order or without, as a CSV
+    except UnicodeDecodeError as error:
+        raise ValueError(f"dataset={str(path)!r}: expected JSONL in UTF-8 ({error})") from error
+    for number, line in enumerate(text.split("\n"), 1):
         try:
             rows += [json.loads(line)] if line.strip() else []
         except ValueError as error:
@@ -267,6 +271,8 @@ def _frame(data: Any) -> "DataFrame":
     if isinstance(data, list | tuple) and all(isinstance(row, Mapping) for row in data):
         frame = pd.DataFrame(list(data))
     check(hasattr(frame, "columns"), "dataset", type(data).__name__, DATASET_KINDS)
+    levels = frame.columns.nlevels
+    check(levels == 1, "columns", f"{levels} levels of names", "one name for each column")
     twice = frame.columns[frame.columns.duplicated()].tolist()
     check(not twice, "columns", twice, "each name once")
     check(len(frame) > 0, "dataset", "0 rows", "at least one row")

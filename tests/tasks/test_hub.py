@@ -314,6 +314,7 @@ BAD = {
     r"max_length=1: expected a whole number in \[2, 64\]": {"max_length": 1},
     "dataset='int': expected a pandas DataFrame": {"dataset": 5},
     "dataset='0 rows': expected at least one row": {"dataset": FRAME[:0]},
+    "columns='2 levels of names': expected one name": {"dataset": pd.concat({"a": FRAME}, axis=1)},
     "dataset='nowhere.csv': expected a file that exists": {"dataset": "nowhere.csv"},
     r"dataset=\['test'\]: expected a split called train": {"dataset": {"test": FRAME}},
     "label 'label'=0.5: expected words, or whole": {"dataset": FRAME.assign(label=0.5)},
@@ -345,7 +346,7 @@ def test_bad_calls_are_one_line(line):
 TABLES = {
     r"columns=\['text', 'label', 'label'\]: expected each name once": "text,label,label\na b,1,2\n",
     "dataset=.*more cells than the header": "text,label,site\na b,good,1,\nc d,bad,0,\n",
-    "label 'label'='nothing in row 1': .* NA, None and null count": "text,label\na b,good\nc d,None\n",
+    "label 'label'='nothing in row 1': .* None and null count": "text,label\na b,good\nc d,None\n",
 }
 
 
@@ -355,6 +356,9 @@ def test_a_file_whose_cells_pandas_would_move_or_rename_is_refused(line, tmp_pat
     (tmp_path / "texts.csv").write_text(TABLES[line])
     with pytest.raises(ValueError, match=line):
         bert(tmp_path / "texts.csv", by=None, clients=1, test=0.5)
+    (tmp_path / "texts.jsonl").write_bytes('{"text": "très"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"dataset=.*jsonl': expected JSONL in UTF-8"):
+        bert(tmp_path / "texts.jsonl")
 
 
 def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch):

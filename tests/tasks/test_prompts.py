@@ -134,6 +134,10 @@ def test_data_of_every_form_are_the_frame(tmp_path):
     FRAME.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
     same = [FRAME, FRAME.to_dict("records"), tmp_path / "rows.csv", tmp_path / "rows.jsonl"]
     same.append({"train": FRAME})
+    # With the mark of byte order that Windows writes.
+    same += [tmp_path / "marked.csv", tmp_path / "marked.jsonl"]
+    for given, marked in zip(same[2:4], same[-2:], strict=True):
+        marked.write_bytes(b"\xef\xbb\xbf" + given.read_bytes())
     prints = {toy_hubs.fresh_answers("llama", data).fingerprint for data in same}
     assert len(prints) == 1
     template = toy_hubs.fresh_answers("llama", prompt="{question}", answer="{answer}")

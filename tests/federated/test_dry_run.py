@@ -122,5 +122,5 @@ def test_rows_that_cannot_run_are_refused(word):
         PLAIN.replace(train=Cycle((f"B {word}",)))
     row = PLAIN.replace(name="hidden", train=lambda t, s: word)
     task, plan = fl.tasks.regression(clients=2, examples=4), fl.Plan(rounds=1, batch=2)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="the loss depends on none of them"):
         list(fl.run(task, row, None, plan))

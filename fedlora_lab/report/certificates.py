@@ -15,6 +15,7 @@ import time
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -853,21 +854,47 @@ def _check_evidence(content: Mapping[str, Any]) -> None:
         check(isinstance(content[name], dict), name, content[name], "an object")
     for name, version in content["software"].items():
         check(isinstance(version, str), f"software.{name}", version, "a text")
-    about, card = content["about"], content["card"]
-    check_keys("about", about, ("kind", "subject", "written"))
+    about, data = content["about"], content["data"]
+    _check_fields("about", about, ("kind", "subject", "written"))
     check_one_of("about.kind", about["kind"], ("run", "adapter"))
-    day = isinstance(about["written"], str)
-    day = day and bool(re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", about["written"]))
+    try:
+        day = date.fromisoformat(about["written"]).isoformat() == about["written"]
+    except (TypeError, ValueError):
+        day = False
     check(day, "about.written", about["written"], "a date")
-    _check_card(card)
-    budget = {} if content["budget"] is None else {"budget": content["budget"]}
-    for name, one in (content["files"] | budget).items():
-        check_keys(f"files.{name}", one, ("name", "bytes", "sha256"))
-        check_whole(f"files.{name}.bytes", one["bytes"])
-        right = isinstance(one["sha256"], str) and bool(re.fullmatch("[0-9a-f]{64}", one["sha256"]))
-        check(right, f"files.{name}.sha256", one["sha256"], "64 hexadecimal digits")
+    _check_card(content["card"])
+    _check_fields("data", data, ("name", "sizes", "test", "info"))
+    check(isinstance(data["info"], dict), "data.info", data["info"], "an object")
+    sizes = [] if data["sizes"] is None else data["sizes"]
+    listed = isinstance(sizes, list) and all(type(size) is int for size in sizes)
+    check(listed, "data.sizes", sizes, "whole numbers")
+    for name, one in content["files"].items():
+        _check_file_digest(f"files.{name}", one, ("bytes", "sha256"))
+    if content["budget"] is not None:
+        _check_file_digest("budget", content["budget"], ("name", "bytes", "sha256"))
+    for name, one in content["utility"].items():
+        _check_fields(f"utility.{name}", one, ("measure", "before", "score"))
+    for name, one in content["training"].items():
+        if one is not None:
+            _check_fields(f"training.{name}", one, ("method", "plan", "privacy", "lora"))
+            for part, value in one.items():
+                known = value is None or isinstance(value, dict)
+                check(known, f"training.{name}.{part}", value, "an object")
     same = {*content["training"]} == {*content["ledgers"]}
     check(same, "training", sorted(content["training"]), "the runs that have ledgers")
+
+
+def _check_fields(place: str, value: Any, fields: tuple[str, ...]) -> None:
+    """Raises ``ValueError`` unless a value is an object with these fields and no others."""
+    check(isinstance(value, dict), place, value, "an object")
+    check({*value} == {*fields}, place, sorted(value), f"the fields {', '.join(fields)}")
+
+
+def _check_file_digest(place: str, one: Any, fields: tuple[str, ...]) -> None:
+    _check_fields(place, one, fields)
+    check_whole(f"{place}.bytes", one["bytes"])
+    right = isinstance(one["sha256"], str) and bool(re.fullmatch("[0-9a-f]{64}", one["sha256"]))
+    check(right, f"{place}.sha256", one["sha256"], "64 hexadecimal digits")
 
 
 def _check_equal(stated: Any, right: Any, place: str) -> None:
@@ -913,6 +940,8 @@ def _check_place(content: Mapping[str, Any], file: Path, as_folder: bool) -> str
         plain = inside and path.is_file() and not path.is_symlink()
         _require(plain, name, "none, or a link", "the file that the certificate names")
         _require(_sha256(path) == one["sha256"], name, "others", "the bytes of its digest")
+        size = path.stat().st_size
+        _require(size == one["bytes"], f"{NAME}: files.{name}.bytes", one["bytes"], str(size))
     if content["about"]["kind"] == "run":
         try:
             now = _read_source(folder)

@@ -156,6 +156,26 @@ def test_every_mutation_is_refused(made, tmp_path):
     assert count >= 500
 
 
+def test_a_section_of_another_form_is_named(made, tmp_path):
+    """With digests that fit, a field too few or too many was blamed on the ledgers, and a day that
+    no calendar has passed."""
+    content = content_of(made)
+    file = next(iter(content["files"]))
+    run = next(iter(content["training"]))
+    slug = next(iter(content["utility"]))
+    objects = [("about",), ("data",), ("files", file), ("training", run), ("utility", slug)]
+    for path in objects:
+        for key in [*_at(content, path)]:
+            write(tmp_path, changed(content, (*path, key), ...), True)
+            assert f"{'.'.join(path)}=" in refusal(tmp_path / "certificate.json")
+        write(tmp_path, changed(content, (*path, "more"), 1), True)
+        assert f"{'.'.join(path)}=" in refusal(tmp_path / "certificate.json")
+    wrong = {("about", "written"): "2026-02-30", ("data", "sizes"): ["a"], ("data", "info"): 3}
+    for path, value in wrong.items():
+        write(tmp_path, changed(content, path, value), True)
+        assert f"{'.'.join(path)}=" in refusal(tmp_path / "certificate.json")
+
+
 def is_true(content: Any, path: tuple, new: Any) -> bool:
     """Whether another number promises less, by up to 1 %: it is sound, if not what was written."""
     old = _at(content, path)
@@ -377,6 +397,11 @@ def test_an_adapter_carries_its_own_certificate_only(tmp_path):
     weights.write_bytes(old[:-1] + bytes([old[-1] ^ 1]))
     assert weights.name in refusal(folder) and weights.name in refusal(folder / "certificate.json")
     weights.write_bytes(old)
+    right = content_of(folder)
+    write(folder, changed(right, ("files", weights.name, "bytes"), len(old) + 1), True)
+    (folder / "certificate.html").unlink()
+    assert f"files.{weights.name}.bytes" in refusal(folder)  # its digest alone was compared
+    fl.save_adapter(record, folder, certificate=own)
     (folder / "more.bin").write_bytes(b"1")
     assert "more.bin" in refusal(folder)
     (folder / "more.bin").unlink()

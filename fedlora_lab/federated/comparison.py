@@ -421,7 +421,7 @@ def tune(
     check_number("trials", trials, 1, 1e4)
     words = "None: of a search over correlated streams no epsilon is stated here"
     check(privacy.noise is None, "noise", privacy.noise, words)
-    pools = _check_space(space, plan)
+    pools = _check_space(space)
     start = Candidate(methods.get(method), privacy, plan, lora_of(lora))
     # Of each field that epsilon depends on the largest: that candidate spends most.
     dearest = {
@@ -517,7 +517,7 @@ class Candidate:
         make_run_spec(task, self.method, self.privacy, self.plan, self.lora, seed)
 
 
-def _check_space(space: Any, plan: Plan) -> dict[str, Any]:
+def _check_space(space: Any) -> dict[str, Any]:
     """Name -> list of values, or a distribution; refuses names that no trial takes."""
     check(isinstance(space, Mapping) and bool(space), "space", space, "name -> list of values")
     names = (*Plan.__dataclass_fields__, "clip_norm", "rank", "alpha", "method")

@@ -6,7 +6,7 @@ trust model names.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from math import prod
 from typing import Any, NamedTuple
@@ -156,10 +156,15 @@ def stack_clients(
     clipped = sum((group.clipped for group in groups), ClipCounts()).read()
     clips = [group.clip for group in groups if group.clip is not None]
     kept = groups[0].memory if groups else ()
-    memory = {key: torch.cat([group.memory[key] for group in groups]) for key in kept}
-    whole = ClientBatch(ids, params, tensors_received(context, ids, sent), noise, clipped=clipped)
-    whole.memory = memory
-    return replace(whole, clip=torch.cat(clips)) if clips else whole
+    return ClientBatch(
+        ids,
+        params,
+        tensors_received(context, ids, sent),
+        noise,
+        clipped=clipped,
+        clip=torch.cat(clips) if clips else None,
+        memory={key: torch.cat([group.memory[key] for group in groups]) for key in kept},
+    )
 
 
 def release_round(

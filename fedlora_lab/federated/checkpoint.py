@@ -70,6 +70,7 @@ def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> dict[
         folder: of the run; its secret key is made here if need be.
         settings: as `RunSpec.settings` gives them.
     """
+    # A plain digest of the data would confirm a guess at them.
     return {**settings, "task": keyed_digest(folder, settings["task"])}
 
 
@@ -211,6 +212,7 @@ def read(folder: Path, round: int, hidden: bool = True) -> tuple[RunState, dict[
         if hidden:
             mine, (state.personal, state.noise) = _part(folder, round, ("personal", "noise"), 2)
             state.taken = mine.get("taken", [])
+            # Each part may be whole and of another run, or of the same round before a restart.
             if mine["server"] != body["tensors"]:
                 raise DamagedCheckpoint("what is private belongs to other tensors of the server")
             state.seen, state.changed, state.clip = mine["seen"], mine["changed"], mine.get("clip")
@@ -297,6 +299,7 @@ def validate_and_reorder(state: RunState, like: ServerState, rule: Optimizer) ->
     own = {key: x for key, x in like.tensors.items() if key in state.optimizer}
     moments = forms(_flat(state.optimizer)), forms(_flat(rule.init(own)))
     check(moments[0] == moments[1], "resume, server_optimizer", moments[0], f"{moments[1]}")
+    # One draw of noise is split over the tensors in their order: the run's own keeps its bits.
     tensors = {key: state.server.tensors[key] for key in like.tensors}
     state.server = ServerState(tensors, state.round, like.planned, like.streams)
     return state

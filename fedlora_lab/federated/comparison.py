@@ -462,6 +462,7 @@ def tune(
     streams = Streams(seed)
     for values in itertools.islice(_corners(pools), 1000):
         start.replace(values).check(task, seed)
+    # The whole search at once: charged trial by trial, the budget would tell how many there were.
     if budget is not None:
         check(isinstance(budget, Budget), "budget", budget, "an fl.Budget, or None")
         what = f"{start.method.slug} on {task.name}, {trials:g} trials expected"
@@ -472,6 +473,7 @@ def tune(
     sign = -1 if metric == "loss" else 1
     for number in range(draw_trials(trials, float(shape), draws)):
         values = {name: _drawn(pool, draws) for name, pool in pools.items()}
+        # A seed for each trial: two that share their noise differ by something without noise.
         now, own = start.replace(values), None if seed is None else key(seed, "trial", number)
         parts = shown, now.method, now.privacy, now.plan
         how: dict[str, Any] = {**options, "lora": now.lora, "evaluate_every": now.plan.rounds}
@@ -481,12 +483,14 @@ def tune(
         else:
             noised: dict[str, Any] = {"epsilon": score_epsilon, "delta": privacy.delta, "seed": own}
             score = private_score(task, last, judged, metric, **noised).value
+        # A trial that diverged is the worst one: an error here would tell that there was one.
         score = sign * score if math.isfinite(score) else -math.inf
         if best is None or score > best[0]:
             best = score, values, now, last
     if best is None:
         return Tuning(None, None, math.nan, metric, None, trained, plan, start.lora, ledger)
     score, values, now, last = best
+    # The trial's own ledger states less than the search has spent.
     *_, state = require_source(last)
     last = replace(last, ledger=ledger, source=(task, now.lora, state))
     return Tuning(

@@ -117,6 +117,7 @@ class BlockShell(nn.Module):
         if self.answer is not None:
             return self.answer(args, kwargs)
         if self.recompute and torch.is_grad_enabled():
+            # No random state to keep: dropout's masks are drawn once, by example, and used again.
             kwargs |= {"use_reentrant": False, "preserve_rng_state": False}
             return checkpoint(self.block, *args, **kwargs)
         output = self.block(*args, **kwargs)

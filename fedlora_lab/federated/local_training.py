@@ -177,6 +177,7 @@ def poisson_batch(
         person, drawn = context.persons[k], torch.zeros(context.units[k], dtype=torch.bool)
         drawn[draw(k)] = True
         index = drawn[person].nonzero().squeeze(1)
+        # Any choice of a person's examples is covered: it changes their mean, and not its clip.
         most = None if context.privacy is None else context.privacy.person_examples
         if most is None or not len(index):
             return index
@@ -216,6 +217,7 @@ def preconditioners(
             a, b = (_finite(params[ParamKey(side, key.layer)]) for side in "AB")
             found[key] = of_layer(a, b, change)[key.side]
         elif key.side in ("A", "B"):
+            # In float64: the rule inverts this matrix, which enlarges the rounding in it.
             peer = params[ParamKey("B" if key.side == "A" else "A", key.layer)].double()
             gram = peer.mT @ peer if key.side == "A" else peer @ peer.mT
             gram = _finite(gram.to(params[key].dtype))
@@ -275,11 +277,14 @@ def local_step(context: RunContext, clients: ClientBatch, t: int, s: int) -> Non
     # Every client draws noise whatever its batch: an empty batch looks like any other.
     sigma = context.noise_multiplier
     norms = [context.clip_norm] * len(ids) if clients.clip is None else clients.clip.tolist()
+    # Without noise the norm may be infinite, and 0 times infinity is not a number.
     std = [sigma[k] * norm if sigma[k] else 0.0 for k, norm in zip(ids, norms, strict=True)]
     shapes = {key: clients.params[key].shape[1:] for key in moving}
     xi = gaussian_noise(shapes, std, context.streams, [(t, k, s) for k in ids])
     if context.stream is not None and context.by_step:
         xi = context.stream.correlate(xi, clients.memory)
+    # What follows is a function of released values and costs no privacy; only the counts `within`
+    # are still private, and get noise of their own.
     released = mechanism.release(sums, xi, maps)
     # Lower ranks are cut after the maps, which mix ranks: a cut before would leave signal unnoised.
     gradients, noises = (cut_to_rank(part, ranks_of(context, ids)) for part in released)
@@ -309,7 +314,8 @@ def _next_clip_norms(
     each = [level[k] for k in clients.ids]
     noise = [context.streams.normal((1,), "clip count", t, k, s) for k in clients.ids]
     count = within + torch.tensor(each, dtype=within.dtype) * torch.cat(noise).to(within)
-    # As for the sums the divisor is public; a unit that was not drawn counts as neither.
+    # As for the sums the divisor is public. A drawn unit counted 1/2 or -1/2 and the others 0, so
+    # 1/2 more makes the mean about the share within C.
     return privacy.adaptive.following(clients.clip, count / expected.to(within) + 0.5)
 
 
@@ -485,6 +491,7 @@ def _descend(
     steps, clients.optimizer = rule.update(gradients, memory, clients.params, rates, stds)
     clients.params.update(apply({key: clients.params[key] for key in steps}, steps))
     if rule.linear:  # then the step moves noise as it moves gradients, exactly
+        # In the place of the parameters: weight decay shrinks the noise in them as well.
         old = {key: clients.noise.get(key, x.new_zeros(1)) for key, x in noises.items()}
         steps, clients.noise_optimizer = rule.update(noises, clients.noise_optimizer, old, rates)
         clients.noise.update(apply(old, steps))

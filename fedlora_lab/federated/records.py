@@ -319,12 +319,13 @@ def private_score(
     streams = Streams(seed)
     ledger = Ledger(unit=unit, delta=delta, reproducible=seed is not None)
     ledger.record(0, None, 1, sample_rate=1.0, noise_multiplier=sigma)
+    # Before any example is looked at: a process that ends while it scores has spent this.
     if budget is not None:
         budget.spend(task, "score", f"{metric} of {record.method} on {task.name}", ledger)
     high = max_loss if metric == "loss" else 1.0
 
     def clipped(outputs: Any, y: "Tensor") -> "Tensor":
-        # What is no number counts as the worst: the sum stays finite and moves by no more.
+        # What is not a number counts as the worst: the sum stays finite, and moves by no more.
         values = own(outputs, y).double() if own is not None else y
         return values.nan_to_num(high if metric == "loss" else 0.0, high, 0.0).clamp(0, high) / high
 
@@ -337,7 +338,8 @@ def private_score(
         for pair in units
     ]
     noised = math.fsum(sums) + sigma * float(streams.normal((1,), "score", record.index).double())
-    # On a grid far coarser than the numbers in between, and far finer than the noise.
+    # Rounded to a grid far coarser than floating-point numbers' and far finer than the noise: which
+    # values can come out must not depend on the sum (Mironov 2012).
     mean = round(noised * 2**20) / 2**20 / count
     low, top = _interval(mean, count, sigma / count)
     value, low, top, noise = (high * x for x in (mean, low, top, sigma / count))
@@ -473,9 +475,11 @@ def clipped_squares(
     for part in torch.arange(len(y)).split(128):
         # A pass that one example breaks must not tell of it, as in a local step.
         rows = gradients_or_nan(gradients, part, like)
+        # In float64, where the squares of float32 numbers neither overflow nor vanish.
         squares = torch.stack([rows[key].double().square().flatten(1).sum(1) for key in keys], 1)
         whole = squares.sum(1, keepdim=True)
         scaled = squares * (clip_norm**2 / whole.clamp(min=1e-300)).clamp(max=1)
+        # An example may be anything: one without a finite gradient must not spoil the sum.
         finite = whole.isfinite()
         found += torch.where(finite, scaled, torch.zeros_like(scaled)).sum(0).cpu()
     return found

@@ -51,8 +51,8 @@ class RunSpec:
     def settings(self) -> dict[str, Any]:
         """The settings that a checkpoint and the run that resumes from it share, as JSON values."""
         names = Method.__dataclass_fields__
-        # What the noise was calibrated for, and how long the run is, change nothing that is
-        # released: a longer run may go on with replace(target=None).
+        # What the noise was calibrated for and how long the run is change no round that is done: a
+        # longer run may go on from it with replace(target=None).
         free = ("rounds", "target", "releases")
         parts: dict[str, Any] = {
             "method": {name: rule_name(getattr(self.method, name)) for name in names},

@@ -309,6 +309,7 @@ class Federation:
             check_number("stop_at", stop_at, 0, open_low=True)
         ledger = None
         if spec.privacy is not None:
+            # Whoever knows the seed can draw the noise again and subtract it.
             ledger = spec.privacy.ledger(reproducible=spec.streams.seed is not None)
             reasons = (injected_bug_reason(context.clip), context.uncertified)
             ledger.uncertified = "; ".join(reason for reason in reasons if reason) or None
@@ -419,6 +420,7 @@ class Federation:
                 yield self.record_start(self.initial_outcome())
             while not self.ended:
                 outcome = yield from self._round()
+                # Before the record is shown: whoever stops there goes on after this round.
                 self.save_state()
                 yield self.record(outcome)
 
@@ -470,6 +472,7 @@ class Federation:
             groups.append(clients)
         keys = uploads.round_keys(context, opened.before.tensors, opened.t)
         everyone = uploads.stack_clients(context, groups, keys.moved, opened.sent)
+        # In the client unit C and the noise's buffers belong to the updates, and so to the server.
         everyone.clip = everyone.clip if context.by_step else self._clip()
         everyone.memory = everyone.memory if context.by_step else dict(self.state.noise)
         arrived = self.arrivals(opened.t, opened.ids)
@@ -482,6 +485,7 @@ class Federation:
         """Draws who takes part; the round stands in the ledger when this returns."""
         started_at, before, t = time.perf_counter(), self.state.server, self.state.round
         ids, sent = self.participants(t), uploads.broadcast(self.context, before)
+        # Nothing above reads private values. All that follows does, so the ledger comes first.
         self.charge_ledger(t, ids)
         return OpenRound(started_at, t, ids, before, sent)
 
@@ -490,6 +494,7 @@ class Federation:
         count, share = len(self.context.task.sizes), self.context.plan.participation
         if share >= 1:
             return tuple(range(count))
+        # Each client on its own: accountants do not cover the draw of a fixed number of clients.
         uniform = self.context.streams.uniform((count,), "participation", t)
         return tuple((uniform < share).nonzero().squeeze(1).tolist())
 
@@ -522,9 +527,11 @@ class Federation:
     def _write_entry(self, t: int, ids: tuple[int, ...] | None, terms: dict[str, Any]) -> None:
         """Writes an entry into ledger and budget, on disk too."""
         assert self.ledger is not None
+        # On a copy first: if the budget refuses the round, the ledger does not hold it.
         ledger, account, again = copy(self.ledger), self.account, self.ledger.reproducible
         ledger.record(t + 1, ids, **terms, repeats=again)
         if account is not None and self.folder is not None:
+            # Before anything is spent: a run that goes on must find the account that paid for it.
             checkpoint_.record_budget(self.folder, account)
         # A run that is cut short in the round has released what it sent: disk comes first.
         with nullcontext() if account is None else account.charge(ledger):
@@ -555,6 +562,7 @@ class Federation:
         """Draws whose upload arrives, as positions in ``ids``."""
         if not self.context.plan.dropout:
             return torch.arange(len(ids))
+        # A number for each client, present or not: whose upload is lost depends on nobody else.
         uniform = self.context.streams.uniform((len(self.context.task.sizes),), "dropout", t)
         return (uniform[list(ids)] >= self.context.plan.dropout).nonzero().squeeze(1)
 

@@ -301,12 +301,14 @@ def _release_updates(
     certified = context.uncertified is None
     maps = local_training.preconditioners(method, tuple(rows), whole, certified, change=True)
     owner = torch.arange(len(ids)) if noised_alone else torch.zeros(len(ids), dtype=torch.int64)
+    # By default the change alone: what all know already needs no hiding, and would use up the norm.
     change = {key: x - method.clip_reference(start[key]) for key, x in rows.items()}
     change = precondition_rows(change, maps, owner)
     owners = len(ids) if noised_alone else 1
     # Each client's whole change is clipped before it meets any other's, and before the noise.
     limit: Any = privacy.first_clip_norm
-    larger = 1.0  # than at the first clip norm is the noise
+    # Noise levels are stated at the first clip norm; the noise grows and shrinks with C.
+    larger = 1.0
     if clients.clip is not None:
         limit, larger = clients.clip.expand(owners), float(clients.clip) / limit
     sums, clipped = context.clip(change, limit, owner, owners, method.clip_groups)
@@ -337,6 +339,7 @@ def _release_updates(
         part |= {key: method.filter(x, key.side) for key, x in part.items() if key.side in "AB"}
         found.append(cut_to_rank(part, rank_limit))
     released, drawn = found
+    # The received value plus the noised change: a client's own tensors, un-noised, do not leave it.
     uploads = {key: method.clip_reference(reference[key]) + x for key, x in released.items()}
     noise = _mean(drawn, weights)
     rest = _row_by_row(sent, reference), noised_alone, clipped
@@ -364,6 +367,7 @@ def _next_clip_norm(
     limit, groups = clients.clip.expand(owners), context.method.clip_groups
     total = count_within(change, limit, owner, owners, groups).sum()
     count: Any = privacy.noise_of_count
+    # The count's noise is divided among clients and server as that of the sum is.
     ratio = count / (privacy.noise_of_sum * privacy.first_clip_norm) if count else 0.0  # type: ignore[operator]
     for k in clients.ids if level.each else ():
         total = total + ratio * level.each * streams.normal((1,), "clip count", t, k, 0).to(total)
@@ -371,6 +375,7 @@ def _next_clip_norm(
         noise = streams.normal((1,), "clip count", t, SERVER, 0)
         total = total + ratio * level.server * noise.to(total)
     expected = len(context.task.sizes) * context.plan.participation
+    # A client that is absent counts as neither 1/2 nor -1/2, and the divisor is public.
     return privacy.adaptive.following(clients.clip, total.view(1) / expected + 0.5)
 
 

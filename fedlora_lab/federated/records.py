@@ -26,7 +26,7 @@ from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.budget import Budget
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.tasks import metrics
-from fedlora_lab.tasks.task import Task, take
+from fedlora_lab.tasks.task import Task, check_examples, take
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,6 +173,26 @@ def require_source(record: Round) -> tuple[Task, Lora, ServerState]:
     return found  # type: ignore[return-value]
 
 
+def source_for(task: Task, record: Round) -> tuple[Lora, ServerState]:
+    """Adapter and server's tensors of a record, to use on a task.
+
+    Args: task: that of the run, or one of the same model. record: as `run` yields it.
+    Raises: ``ValueError`` for anything else.
+    """
+    own, lora, state = require_source(record)
+    check(isinstance(task, Task), "task", task, "a Task")
+
+    def places(task: Task) -> Any:
+        shapes = {name: tensor.shape for name, tensor in task.model.named_parameters()}
+        return task.targets, task.head, shapes
+
+    # PEFT would adapt other layers of another model, and leave them as they were.
+    same = task is own or places(task) == places(own)
+    words = f"{own.name!r}, of which the record is, or a task of the same model and targets"
+    check(same, "task", task.name, words)
+    return lora, state
+
+
 def save_adapter(record: Round, path: "str | Path", certificate: Any = None) -> "Path":
     """Writes the record's adapter as a folder for ``peft.PeftModel.from_pretrained(base, path)``.
 
@@ -296,11 +316,15 @@ def private_score(
     >>> score.units, round(score.noise, 3), score.low < score.value < score.high
     (360, 0.01, True)
     """
-    _, lora, state = require_source(record)
+    lora, state = source_for(task, record)
     several = isinstance(data, (list, Sequence)) and not isinstance(data, tuple)
     units = list(data) if several else [task.test if data is None else data]
-    for pair in units:
-        check(isinstance(pair, tuple) and len(pair) == 2, "data", type(pair), "(x, y), or a list")
+    # Before the budget is asked: a score that cannot be computed must not spend anything.
+    like = check_examples("test", task.test)
+    for k, pair in enumerate(units):
+        name = f"data[{k}]" if several else "data"
+        kinds = check_examples(name, pair)
+        check(kinds == like, name, kinds, f"what the test examples have: {like}")
     check_one_of("metric", metric, ("accuracy", "loss"))
     own = task.loss if metric == "loss" else task.metrics.get("accuracy")
     expected = "'loss', or a task whose accuracy is the library's: one example moves it by 1 / n"

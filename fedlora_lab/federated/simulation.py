@@ -28,7 +28,7 @@ from fedlora_lab.federated.amplification import NoiseForecast
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.compute import Compute
 from fedlora_lab.federated.local_training import ClientBatch, RunContext
-from fedlora_lab.federated.records import Round, Tick, require_source
+from fedlora_lab.federated.records import Round, Tick, source_for
 from fedlora_lab.federated.run_spec import RunSpec
 from fedlora_lab.federated.uploads import Received
 from fedlora_lab.lora import peft, per_example
@@ -42,7 +42,7 @@ from fedlora_lab.privacy.budget import Account, Budget, RemainingRun, largest_th
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, map_numbers
 from fedlora_lab.privacy.mechanism import ClipCounts, injected_bug_reason
-from fedlora_lab.tasks.task import Task
+from fedlora_lab.tasks.task import Task, first_line
 
 NOT_SEEN = float("nan")
 """In the place of what nobody may see, or nobody measured."""
@@ -144,6 +144,7 @@ def predict(
     Args:
         task, record: of the run.
         x: inputs as the task's model takes them, (n, ...) or a mapping of such tensors.
+    Raises: ``ValueError`` for other inputs, and for a task whose model the record is not of.
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
@@ -151,11 +152,15 @@ def predict(
     >>> fl.predict(task, last, task.test[0]).shape
     torch.Size([8, 3])
     """
-    _, lora, state = require_source(record)
+    lora, state = source_for(task, record)
     words = "inputs as the model takes them: a tensor, or a mapping of tensors"
     check(isinstance(x, Tensor | Mapping), "x", type(x).__name__, words)
     adapted = peft.adapt(task.model, task.targets, task.head, lora)
-    return per_example.model_outputs(task, adapted, state.tensors, x)
+    try:
+        return per_example.model_outputs(task, adapted, state.tensors, x)
+    except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
+        shape = tuple(x.shape) if isinstance(x, Tensor) else sorted(x)
+        raise ValueError(f"x={shape}: expected {words}; it says: {first_line(error)}") from error
 
 
 def generate(
@@ -181,9 +186,9 @@ def generate(
     >>> len(fl.generate(task, last, ["say yes", "say no"]))
     2
     """
-    code: Any = task.generation
-    check(code is not None, "task", task.name, "a task of fl.tasks.prompts")
-    _, lora, state = require_source(record)
+    code: Any = getattr(task, "generation", None)
+    check(code is not None, "task", getattr(task, "name", task), "a task of fl.tasks.prompts")
+    lora, state = source_for(task, record)
     adapted = peft.adapt(task.model, task.targets, task.head, lora)
     per_example.place_values(adapted, state.tensors)
     return code.write(adapted.model, code.encode(prompts), max_new_tokens)

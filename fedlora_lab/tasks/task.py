@@ -329,28 +329,38 @@ def _check_data(clients: Any, test: Any, validation: Any) -> None:
     listed = isinstance(clients, (tuple, list))
     shown = clients if listed else type(clients).__name__
     check(listed and bool(clients), "clients", shown, "at least one pair (x, y)")
-    first = None
+    first: Any = None
     for name, pair in _parts(clients, test, validation).items():
-        two = isinstance(pair, (tuple, list)) and len(pair) == 2
-        check(two, name, type(pair).__name__, "a pair (x, y)")
-        some = not isinstance(pair[0], Mapping) or len(pair[0]) > 0
-        check(some, f"{name} x", pair[0], "a tensor or a mapping of tensors")
-        tensors = named_tensors(pair)
-        for key, value in reversed(tensors.items()):  # y first: the others have as many rows
-            key = f"{name} {key}"
-            check(isinstance(value, Tensor), key, type(value).__name__, "a torch.Tensor")
-            counted = "a tensor whose first dimension counts examples"
-            check(value.ndim > 0, key, "a single number", counted)
-            check(value.layout == torch.strided, key, value.layout, "a dense tensor: x.to_dense()")
-            rows = f"{len(pair[1])} rows, as many as y"
-            check(len(value) == len(pair[1]), key, f"{len(value)} rows", rows)
-            # Clients' examples that are not finite are counted by the clip, and taken as zero.
-            finite = name.startswith("clients") or _is_finite(value)
-            check(finite, key, "NaN or infinity", "finite numbers")
-        check(len(pair[1]) > 0, name, "0 examples", "at least one example")
-        kinds = {key: (v.dtype, tuple(v.shape[1:])) for key, v in tensors.items()}
+        # Clients' examples that are not finite are counted by the clip, and taken as zero.
+        kinds = check_examples(name, pair, finite=not name.startswith("clients"))
         first = first or kinds
         check(kinds == first, name, kinds, f"what clients[0] has: {first}")
+
+
+def check_examples(name: str, pair: Any, finite: bool = False) -> dict[str, Any]:
+    """Refuses anything but a pair (x, y) of tensors with as many rows; returns their kinds by name.
+
+    Args:
+        name: of the pair, for messages.
+        pair: the examples.
+        finite: whether their numbers must be.
+    """
+    two = isinstance(pair, (tuple, list)) and len(pair) == 2
+    check(two, name, type(pair).__name__, "a pair (x, y)")
+    some = not isinstance(pair[0], Mapping) or len(pair[0]) > 0
+    check(some, f"{name} x", pair[0], "a tensor or a mapping of tensors")
+    tensors = named_tensors(pair)
+    for key, value in reversed(tensors.items()):  # y first: the others have as many rows
+        key = f"{name} {key}"
+        check(isinstance(value, Tensor), key, type(value).__name__, "a torch.Tensor")
+        counted = "a tensor whose first dimension counts examples"
+        check(value.ndim > 0, key, "a single number", counted)
+        check(value.layout == torch.strided, key, value.layout, "a dense tensor: x.to_dense()")
+        rows = f"{len(pair[1])} rows, as many as y"
+        check(len(value) == len(pair[1]), key, f"{len(value)} rows", rows)
+        check(not finite or _is_finite(value), key, "NaN or infinity", "finite numbers")
+    check(len(pair[1]) > 0, name, "0 examples", "at least one example")
+    return {key: (value.dtype, tuple(value.shape[1:])) for key, value in tensors.items()}
 
 
 def person_numbers(persons: Any, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:

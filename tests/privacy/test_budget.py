@@ -699,9 +699,12 @@ def test_a_score_is_in_the_budget_before_it_is_known(tmp_path):
     last = draw(budget, 2.0, task=task)
     assert math.isnan(last.metrics["accuracy"]) and "private_score" in last.unmeasured["loss"]
     before = budget.spent()
+    broken = replace(task, forward=lambda model, x: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fl.private_score(broken, last, epsilon=1.0, budget=budget)
     wrong = task.test[0][..., :2], task.test[1]
-    with pytest.raises(RuntimeError):
-        fl.private_score(task, last, wrong, epsilon=1.0, budget=budget)
+    with pytest.raises(ValueError, match=r"^data=.*: expected what the test examples have"):
+        fl.private_score(task, last, wrong, epsilon=1.0, budget=budget)  # and nothing is spent
     score = fl.private_score(task, last, epsilon=1.0, budget=budget)
     assert score.epsilon == pytest.approx(1.0, rel=1e-3) and score.ledger.delta == 1e-3
     assert budget.runs()["kind"].tolist() == ["run", "score", "score"]
@@ -729,7 +732,7 @@ def test_a_score_is_in_the_budget_before_it_is_known(tmp_path):
         ({"delta": 0.5}, r"^delta=0.5: expected < "),
         ({"max_loss": 0}, r"^max_loss=0: expected a number in"),
         ({"unit": "client"}, r"^unit='client': expected one of 'example'"),
-        ({"data": 3}, r"^data=.*: expected \(x, y\), or a list"),
+        ({"data": 3}, r"^data='int': expected a pair \(x, y\)$"),
         ({"data": []}, r"^data=0: expected at least one unit"),
         ({"budget": 8.0}, r"^budget=8.0: expected an fl.Budget, or None"),
     ],

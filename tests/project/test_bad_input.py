@@ -283,7 +283,16 @@ CALLS = [
     (lambda: prompts(), "model='Bert.*': expected a decoder"),
     (lambda: prompts(max_new_tokens=0), "max_new_tokens=0: expected a whole number >= 1"),
     (lambda: fl.generate(tokens(), last(), ["x"]), "task='tokens': expected a task of"),
-    (lambda: fl.predict(tokens(), last(), [1]), "x='list': expected inputs as the model takes"),
+    (lambda: fl.predict(regression(), last(), [1]), "x='list': expected inputs as the model takes"),
+    (
+        lambda: fl.predict(regression(), last(), torch.zeros(2, 99).double()),
+        r"x=\(2, 99\): expected inputs as the model takes them: .*; it says: ",
+    ),
+    (
+        lambda: fl.predict(tokens(), last(), tokens().test[0]),
+        "task='tokens': expected 'regression', of which the record is, or a task of the same",
+    ),
+    (lambda: fl.predict("digits", last(), torch.zeros(1)), "task='digits': expected a Task"),  # type: ignore[arg-type]
     (lambda: fl.to_frame([1]), "records=1: expected records"),
     (lambda: calibrate(epsilon=math.nan), "epsilon=nan: expected a number in"),
     (lambda: calibrate(task="digits"), "task='digits': expected a Task"),

@@ -1,4 +1,4 @@
-"""Compare correlated with independent noise at equal epsilon; write results/correlated.csv.
+"""Compare correlated with independent noise at equal epsilon; write results/correlated*.csv.
 
     python scripts/correlated_noise.py --predict      noise of every case, from closed forms alone
     python scripts/correlated_noise.py                the runs; goes on where it was stopped
@@ -186,12 +186,16 @@ def prediction() -> pd.DataFrame:
     return frame.assign(ratio=frame["final_noise"].to_numpy() / same.loc[keys].to_numpy())
 
 
-NAMES = "correlated", "correlated-digits", "correlated-matched", "correlated-confirmed"
+FILES = {
+    "correlated.csv": ("correlated", "correlated-digits"),
+    "correlated-matched.csv": ("correlated-matched", "correlated-confirmed"),
+}
+"""Frame -> the studies whose runs it holds."""
 
 
 def declared(name: str, matched_runs: Path) -> Study:
     """The study of this name; the last takes its settings from the runs of the one before."""
-    if name == NAMES[-1]:
+    if name == "correlated-confirmed":
         return confirming_study(matched_runs)
     return next(study for study in (*studies(), matched_study()) if study.name == name)
 
@@ -221,14 +225,15 @@ def main() -> None:
                 text = frame.to_csv(index=False, float_format="%.4f")
                 write_atomically(path, text, shared=True)
         return
-    frames = []
-    for name in NAMES:
-        path = given.out / "runs" / f"{name}.jsonl"
-        study = declared(name, path.with_name("correlated-matched.jsonl"))
-        run_study(study, path, workers=0)
-        frames.append(study_frame(study, path))
-        text = pd.concat(frames).to_csv(index=False, float_format="%.6g")
-        write_atomically(given.out / "correlated.csv", text, shared=True)
+    runs = given.out / "runs"
+    for file, names in FILES.items():
+        frames = []
+        for name in names:
+            study = declared(name, runs / "correlated-matched.jsonl")
+            run_study(study, runs / f"{name}.jsonl", workers=0)
+            frames.append(study_frame(study, runs / f"{name}.jsonl"))
+            text = pd.concat(frames).to_csv(index=False, float_format="%.6g")
+            write_atomically(given.out / file, text, shared=True)
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ class Correlated:
         test_a_pattern_that_is_not_guaranteed_is_refused.
     Source: arXiv:2202.08312 (correlated noise); arXiv:2306.08153, theorem 4 (banded, amplified);
         arXiv:2202.11205 (square root); arXiv:2404.16706 (BLT); arXiv:2601.22334 (one step);
-        arXiv:2310.06771 (noise taken back must fade where training forgets).
+        arXiv:2310.06771 (the best correlation follows the curvature).
 
     >>> Privacy(noise=Correlated(bands=8), noise_multiplier=1.0).noise.strategy
     'banded'

@@ -181,9 +181,8 @@ def test_what_is_optimised_for_training_that_forgets_is_the_best_for_it(retentio
     assert theory.optimal_bands(n, 2, retention=retention)[1] == pytest.approx(best, abs=1e-3)
     best = grid[np.argmin([cost(x ** np.arange(n)) for x in grid])]
     assert theory.optimal_decay(n, retention=retention) == pytest.approx(best, abs=1e-3)
-    c = theory.buffered_coefficients(
-        *map(np.array, theory.optimal_buffers(n, 2, retention=retention)), n
-    )
+    scales, decays = map(np.array, theory.optimal_buffers(n, 2, retention=retention))
+    c = theory.buffered_coefficients(scales, decays, n)
     assert cost(c) <= cost(best ** np.arange(n)) * (1 + 1e-6)
     # Of a long run the best decay solves (1 + d^2) a = 2 d.
     stationary = (1 - math.sqrt(1 - retention**2)) / retention

@@ -234,35 +234,53 @@ def noise_gains(frame: pd.DataFrame, noise: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+FADING = {
+    "square root": "square root",
+    "banded drawn 1": "4 bands, for the sum",
+    "one step 0.9": "one step, for 0.9",
+    "banded drawn 0.9": "4 bands, for 0.9",
+    "blt 0.9": "BLT, for 0.9",
+    "banded drawn 0.7": "4 bands, for 0.7",
+}
+"""Kinds of noise of the second study, and what they are the best for, in words."""
+
+
 @style.paper()
-def correlated(frame: pd.DataFrame, title: str) -> style.Picture:
-    """Draws what correlated noise adds for each method, and what its rivals add to FedLoRA.
+def correlated(frame: pd.DataFrame, fading: pd.DataFrame, title: str) -> style.Picture:
+    """Draws what correlated noise adds over independent noise: made for the sum of all steps, over
+    budgets; and made for training that forgets, kind by kind at ε = 8.
 
     Args:
-        frame: results/correlated.csv.
+        frame: results/correlated.csv, of which the small network's runs are drawn.
+        fading: results/correlated-matched.csv.
         title: the finding.
     """
-    figure, axes = style.row(9.4, 4.0, (0.165, 0.63), (0.07, 0.37), (0.55, 0.3))
+    figure, axes = style.row(9.4, 4.0, (0.165, 0.63), (0.07, 0.35), (0.63, 0.35))
     figure.text(0.012, 0.96, title, fontsize=10.5, va="top", **BOLD)
-    frame = frame[frame["task"] == "scans"]
-    budgets = sorted(frame["epsilon"].dropna().unique())
-    own = noise_gains(frame, "banded fixed")
-    lines = [[(name(x), look(x).colour, own[own["method"] == x]) for x in own["method"].unique()]]
-    kinds = ("banded fixed", "banded drawn", "larger batches")
-    parts = [(kind, noise_gains(frame, kind).query("method == 'fedlora'")) for kind in kinds]
-    lines.append([(kind, c, part) for (kind, part), c in zip(parts, COLOURS, strict=False)])
-    for ax, drawn, words in zip(axes, lines, ("25 bands, fixed groups", "FedLoRA"), strict=True):
-        labels = []
-        for i, (words_of, colour, part) in enumerate(drawn):
-            x = np.array([budgets.index(e) for e in part["epsilon"]]) + 0.12 * (i - 1)
-            ax.vlines(x, 100 * part["low"], 100 * part["high"], color=colour, lw=1.4)
-            y = (100 * part["mean"]).to_numpy()
-            labels.append(style.named_line(ax, x, y, words_of, colour, lw=1.1, marker="o", ms=5))
-        ax.axhline(0, color=style.GREY, lw=1.2)
-        ax.set(xlim=(-0.4, len(budgets) - 0.6), xlabel=KNOBS["epsilon"], title=words)
-        ax.set_xticks(range(len(budgets)), [f"{e:g}" for e in budgets])
-        style.draw_labels(ax, labels, together=False)
-    axes[0].set_ylabel("points above independent noise")
+    own, left, right = noise_gains(frame, "banded fixed").query("task == 'scans'"), *axes
+    budgets, slugs = sorted(own["epsilon"].unique()), list(own["method"].unique())
+    labels = []
+    for i, slug in enumerate(slugs):
+        part, colour = own[own["method"] == slug], look(slug).colour
+        x = np.array([budgets.index(e) for e in part["epsilon"]]) + 0.12 * (i - 1)
+        left.vlines(x, 100 * part["low"], 100 * part["high"], color=colour, lw=1.4)
+        y = (100 * part["mean"]).to_numpy()
+        labels.append(style.named_line(left, x, y, name(slug), colour, lw=1.1, marker="o", ms=5))
+        for k, kind in enumerate(FADING):
+            part = noise_gains(fading, kind).query("method == @slug and epsilon == 8")
+            ends, place = (100 * part[["low", "high"]]).to_numpy(), k + 0.22 * (i - 1)
+            right.hlines([place] * len(part), *ends.T, color=colour, lw=1.6)
+            style.dots(right, 100 * part["mean"], [place] * len(part), colour)
+    left.axhline(0, color=style.GREY, lw=1.2)
+    left.set(xlim=(-0.4, len(budgets) - 0.6), xlabel=KNOBS["epsilon"])
+    left.set(title="25 bands for the sum, small network")
+    left.set_xticks(range(len(budgets)), [f"{e:g}" for e in budgets])
+    left.set_ylabel("points above independent noise")
+    style.draw_labels(left, labels, together=False)
+    right.axvline(0, color=style.GREY, lw=1.2)
+    right.set_yticks(range(len(FADING)), list(FADING.values()))
+    right.set(ylim=(len(FADING) - 0.5, -0.5), xlabel="points above independent noise")
+    right.set(title="by what they are for, transformer, ε = 8")
     style.footer(figure, "bars: Student's 95 % interval of the difference, paired by seed")
     return figure
 

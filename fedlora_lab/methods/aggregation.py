@@ -278,6 +278,7 @@ class Sketched:
 
     def __call__(self, changes: Tensor) -> Tensor:
         rows = changes.flatten(1).double()
+        # A fixed public matrix: all clients' rows are shortened by the same one.
         random = torch.Generator().manual_seed(rows.shape[1])
         matrix = torch.randn(rows.shape[1], self.width, generator=random, dtype=torch.float64)
         return mean_inner_product(rows @ matrix / self.width**0.5)
@@ -308,6 +309,7 @@ def shrink_spectrum(matrix: Tensor, noise: float | None = None) -> Tensor:
     u, values, v = torch.linalg.svd(matrix.double(), full_matrices=False)
     beta = short / long
     unit = float(values.median()) / _median_of_noise(beta) if noise is None else noise * long**0.5
+    # Nothing to shrink without noise; NaN, of a run that diverged, stays to be seen.
     if not unit > 0:
         return matrix
     y = values / unit
@@ -365,6 +367,7 @@ class Denoised(Rule):
         shrunk = dict(uploads)
         for key in [key for key in uploads if key.side in "AB"]:
             start = sent.tensors[key]
+            # Of the change alone: the start carries none of this round's noise.
             changes = torch.stack([shrink_spectrum(x, self.noise) for x in uploads[key] - start])
             shrunk[key] = start + changes
         return self.rule(state, sent, shrunk, weights)
@@ -386,6 +389,7 @@ def mean_product(
     keys = ParamKey("A", layer), ParamKey("B", layer)
     a, b = (client_values(state, sent, uploads, key).double() for key in keys)
     old_a, old_b = (state.tensors[key].double() for key in keys)
+    # In float64: residuals and deviations are small differences from this mean.
     w = weights.double()
     if len(a) == 1:  # one A for all: the mean falls on B
         left = [((w if len(b) > 1 else w.sum()[None]) @ b.flatten(1)).view_as(old_b)]
@@ -394,6 +398,7 @@ def mean_product(
         left, right = [b[0]], [(w @ a.flatten(1)).view_as(old_a)]
     else:
         left, right = list(w.view(-1, 1, 1) * b), list(a)
+    # Weights that did not arrive stay with the old product, as in the plain mean.
     return torch.cat([(1 - w.sum()) * old_b, *left], 1), torch.cat([old_a, *right])
 
 
@@ -404,6 +409,7 @@ def leading_svd(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor,
         left, right: (d_out, q) and (q, d_in); no (d_out, d_in) matrix is formed.
         rank: k, unless the smallest side of left and right is less.
     """
+    # Orthonormal factors leave singular values alone: only the (q, q) product is decomposed.
     tall, r = torch.linalg.qr(left)
     wide, c = torch.linalg.qr(right.T)
     u, s, v = torch.linalg.svd(r @ c.T, full_matrices=False)
@@ -491,6 +497,7 @@ class Merge(ProductRule):
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         a, b, w = (after.tensors[ParamKey(side, layer)] for side in "ABW")
+        # Public, by round and layer: it tells nothing of the clients.
         fresh = torch.from_numpy(after.random(layer).random(a.shape)) * 2 - 1
         zero = torch.zeros_like(b)
         return {"W": w.double() + left @ right, "A": fresh / a.shape[1] ** 0.5, "B": zero}
@@ -552,6 +559,7 @@ class Retraction(TruncatedSVD):
             (state.tensors[key].double(), moved[key].double())
             for key in (ParamKey("A", layer), ParamKey("B", layer))
         )
+        # B (A + dA) + dB A: both moves along the tangent, without the term dB dA.
         return torch.cat([b, new_b - b], 1), torch.cat([new_a, a])
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
@@ -585,6 +593,7 @@ class SubspaceIteration(ProductRule):
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         a = after.tensors[ParamKey("A", layer)].double()
         rank, basis = len(a), torch.linalg.qr(a.T)[0]
+        # Of a zero product no basis is better than another: A would be lost with nothing gained.
         if not bool((left @ right).any()):
             return {}
         q = torch.linalg.qr(left @ (right @ basis))[0]
@@ -615,6 +624,7 @@ class MergeGains(Rule):
             rows = client_values(state, sent, uploads, core)
             blocks = rows.unflatten(1, (gain.shape[1], -1)) * gain[..., None, None]
             merged[core] = blocks.flatten(1, 2)
+        # Each upload's gains are in its blocks now. Kept beside them they would count twice.
         after, ones = mean(state, sent, merged, weights), {}
         for key in gains:
             if bool((state.tensors[key] != 1).any()):  # else they stay as clients know them
@@ -693,6 +703,7 @@ class Repair(ProductRule):
         a, b = (after.tensors[ParamKey(side, layer)].double() for side in "AB")
         gram = a @ a.T
         gap = left @ (right @ a.T) - b @ gram
+        # A strength > 0 keeps it invertible where A has lost rank.
         ridge = gram + self.strength * torch.eye(len(gram), dtype=gram.dtype)
         return {"B": b + torch.linalg.solve(ridge, gap.T).T}
 

@@ -205,6 +205,7 @@ class TangentSpace:
             a, b: (..., r, d_in) and (..., d_out, r).
             change: what is released is a change of the factors, and not a gradient.
         """
+        # In float64: rounding turns the singular vectors of nearly equal values far.
         wide, tall = a.double(), b.double()
         (root_b, inverse_b), (root_a, inverse_a) = (
             _roots(gram) for gram in (tall.mT @ tall, wide @ wide.mT)
@@ -217,6 +218,7 @@ class TangentSpace:
         into_a, into_b, from_a, from_b = (x.to(a) for x in (*back, left, right.mT.contiguous()))
         return {
             "A": Preconditioner(into_a, from_a, from_a),
+            # X has the part of a move within the span of U, so Y must have none of it.
             "B": Preconditioner(into_b, from_b, from_b, (tall @ left).to(b)),
         }
 
@@ -294,6 +296,7 @@ class Heads:
         most = min(weight.shape)
         check(rank <= most, "rank", rank, f"at most {most}, the smaller side of the weight")
         count = max(h for h in range(1, self.heads + 1) if rank % h == 0)
+        # Public: the draw starts from the frozen weight and from no data.
         seed = zlib.crc32(weight.detach().cpu().double().contiguous().numpy().tobytes())
         random = torch.Generator().manual_seed(seed)
         tall, wide = (

@@ -147,6 +147,7 @@ class Method:
         known = hasattr(self.broadcast, "bits")
         check(known, "broadcast", self.broadcast, "a rule with bits(numbers)")
         words = " ".join(self.train.rounds) if isinstance(self.train, Cycle) else ""
+        # Modes must come from the server's rule, which sees released values only.
         chooses = "mode" in getattr(self.aggregate, "writes", ())
         expected = "no '*' unless the server's rule chooses, as by_layer() does"
         check("*" not in words or chooses, "train", words, expected)
@@ -164,6 +165,7 @@ class Method:
 
     def sides_at_step(self, t: int, s: int) -> str:
         """Returns what moves in round t at local step s, checked and in canonical order."""
+        # Asked for round and step alone: no value of a client decides what moves and is noised.
         word, letters = self.train(t, s), _letters()
         _check_word(f"train({t}, {s})", word, letters)
         return "".join(side for side in letters + "*" if side in word)

@@ -80,6 +80,7 @@ class Optimizer(ABC):
         """
         steps, after = {}, dict(state)
         for key, grad in grads.items():
+            # A tensor that rests keeps its moments, and one that begins late begins from zero.
             own = state[key] if key in state else self._zeros(params[key])
             rate, std = (x[key] if isinstance(x, Mapping) else x for x in (lr, noise_std))
             steps[key], after[key] = self._step(grad, own, params[key], rate, std)
@@ -242,6 +243,7 @@ class DPAdam(AdamW):
         check_number(f"{self.name} floor", self.floor, 0, 1e9, open_low=True)
 
     def _signal(self, square: Any, std: Any) -> Any:
+        # Its size follows from settings and released values, so the step costs no privacy.
         noise = std * std
         return (square - noise).clamp(min=self.floor * noise)
 

@@ -320,6 +320,7 @@ class Plan:
         object.__setattr__(self, "optimizer", optimizer_of(self.optimizer))
         object.__setattr__(self, "server_optimizer", server)
         check_number("server_lr", self.server_lr, 0, 1e9)
+        # Not 0: the mean of the uploads is divided by it.
         check_number("participation", self.participation, 1e-9, 1)
         check_number("dropout", self.dropout, 0, 1 - 1e-9)
         check_one_of("weights", self.weights, ("uniform", "size"))

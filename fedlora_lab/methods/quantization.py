@@ -172,6 +172,7 @@ def pack(tensor: Tensor, rule: Any) -> dict[str, Tensor]:
     else:
         bits = np.unpackbits(flat[:, None], axis=1, bitorder="little")
         packed = np.packbits(bits[:, : _code_bits(tensor, rule)], bitorder="little")
+    # Scales go in full: what a client decodes is what the server computed with, bit for bit.
     return {CODES: torch.from_numpy(packed), SCALES: scale.flatten()}
 
 

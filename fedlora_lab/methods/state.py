@@ -63,6 +63,7 @@ KINDS: dict[str, TensorKind] = {
     "head": _WHOLE,
     "bias": _WHOLE,
     "magnitude": _WHOLE,
+    # Written by a server rule and trained by no client: nothing private is in it to clip or noise.
     "W": TensorKind(sent_down=True, shape=lambda d_out, d_in, rank: (d_out, d_in)),
     "mode": TensorKind(sent_down=True, of_the_model=False),
 }
@@ -120,6 +121,7 @@ class ServerState:
 
     def replace_tensors(self, changes: Mapping[ParamKey, Tensor]) -> "ServerState":
         """Returns a copy in which some tensors are others."""
+        # Keys keep their order: one draw of noise is split over the tensors in it.
         return replace(self, tensors={**self.tensors, **changes})
 
     def without_core(self) -> "ServerState":
@@ -172,6 +174,7 @@ def _rank_mask(key: ParamKey, tensor: Tensor, ranks: Tensor) -> Tensor:
     """1 within each client's rank, 0 beyond; broadcasts against (clients, ...)."""
     mask = tensor.new_ones(())
     for axis in key.kind.rank_axes:
+        # Ranks are public: cutting noised values by them costs no privacy.
         within = (torch.arange(tensor.shape[axis]) < ranks.view(-1, 1)).to(tensor)
         mask = mask * (within.unsqueeze(-2) if axis == -1 else within.unsqueeze(-1))
     return mask

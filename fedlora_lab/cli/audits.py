@@ -24,7 +24,7 @@ AUDIT_FIELDS = (
     "method unit seed delta confidence canaries lower ceiling seconds rounds bug invalid holds"
 )
 EPSILONS = "epsilon_lower epsilon_upper epsilon_nominal"
-CANARIES_HELP = "Number of canaries.  [as many as cost a fifth of the run]"
+CANARIES_HELP = "Number of canaries.  [a fifth of the run's cost]"
 CONFIDENCE_HELP = "Confidence of every lower bound.  [0.99]"
 AUDIT_SEED_HELP = "Seed of the audited runs and of the choice of canaries.  [0]"
 
@@ -35,14 +35,17 @@ AUDIT_SEED_HELP = "Seed of the audited runs and of the choice of canaries.  [0]"
 @click.option("--confidence", default=0.99, metavar="P", help=CONFIDENCE_HELP)
 @click.option("--rounds", type=int, metavar="N", help="Rounds of the audited runs.  [the run's]")
 @click.option("--seed", default=0, metavar="N", help=AUDIT_SEED_HELP)
-@click.option("--check/--no-check", "checked", default=True, help="Self-check as well.  [check]")
+@click.option(
+    "--check/--no-check", "checked", default=True, help="Also run the self-check.  [check]"
+)
 def audit_command(folder: Path, checked: bool, **options: Any) -> None:
     """Run every method of the run folder RUN once more with canaries inside, and write
     RUN/private/audit.json.
 
-    Each line states the epsilon that is proved and the one that the ledger states. Leaves with
-    status 1 where the first exceeds the second, where an audit is invalid because a release is not
-    finite, or where the self-check finds a fault.
+    Canaries are examples planted to measure what a release reveals. Each line states the epsilon
+    that is proved and the one that the ledger states. The exit status is 1 if the first exceeds the
+    second, if an audit is invalid because a release is not finite, or if the self-check finds a
+    fault.
     """
     check_number("confidence", options["confidence"], 0, 1 - 1e-9, open_low=True)
     check_whole("seed", options["seed"])
@@ -175,15 +178,22 @@ file_option = click.Path(path_type=Path, dir_okay=False)
 
 @click.command("certify")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--run", "name", metavar="NAME", help="One run of it, such as rolora-release.  [all]")
 @click.option(
-    "--adapter", metavar="DIR", type=click.Path(path_type=Path), help="Adapter to carry it."
+    "--run", "name", metavar="NAME", help="One run of several, such as rolora-release.  [all]"
 )
-@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where to.  [RUN]")
+@click.option(
+    "--adapter",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder of an adapter that is to carry it.",
+)
+@click.option(
+    "--out", metavar="DIR", type=click.Path(path_type=Path), help="Folder to write to.  [RUN]"
+)
 @click.option("--card", metavar="FILE", type=file_option, help=CARD_HELP)
 @click.option("--note", metavar="TEXT", help="A note for the card.")
 @click.option(
-    "--budget", metavar="FILE", type=file_option, help="Budget that the run was counted in."
+    "--budget", metavar="FILE", type=file_option, help="Budget file that counted the run."
 )
 @click.option(
     "--sign", metavar="KEY", type=file_option, help="Sign with this SSH key (ssh-keygen)."
@@ -200,10 +210,10 @@ def certify_command(
 ) -> None:
     """Write certificate.json and certificate.html for the run or checkpoint folder RUN.
 
-    They state the unit, the neighbours, epsilon and delta by several accountants against each
-    observer, what attackers find, who is trusted with what, how it was trained, digests of all
-    files, and what is not covered. With --adapter they are written into the folder of an adapter
-    of this run and name its files.
+    They state the unit and the neighbours, epsilon and delta against each observer by several
+    accountants, what attackers can find, who is trusted with what, how the model was trained,
+    digests of all files, and what is not covered. With --adapter they are written into the folder
+    of an adapter of this run and name its files.
     """
     check(adapter is None or out is None, "out", str(out), "not given with --adapter")
     if adapter is not None:
@@ -223,12 +233,16 @@ def certify_command(
 
 @click.command("verify")
 @click.argument("path", metavar="CERTIFICATE", type=click.Path(path_type=Path))
-@click.option("--signer", metavar="FILE", type=file_option, help="Public key or allowed signers.")
-@click.option("--release", is_flag=True, help="Refuse what states no guarantee for release.")
+@click.option(
+    "--signer", metavar="FILE", type=file_option, help="Public key or file of allowed signers."
+)
+@click.option(
+    "--release", is_flag=True, help="Also refuse a valid one whose verdict is not guaranteed."
+)
 def verify_command(path: Path, signer: Path | None, release: bool) -> None:
     """Check CERTIFICATE: certificate.json, or the run or adapter folder that holds it.
 
-    Every number is computed again from the ledgers by two libraries, every word and digest is
-    compared. Leaves with status 2 and the first fault in one line where anything is not right.
+    Every number is computed again from the ledgers by two libraries; every word and digest is
+    compared. If anything is wrong, the first fault is printed in one line and the exit status is 2.
     """
     status.say(certificates.verify(path, signer=signer, release=release))

@@ -45,7 +45,9 @@ def _ask(question: str, given: Any, usual: Any) -> Any:
 @click.option("--model", metavar="MODEL", help=f"{MODEL_HELP}  [digits]")
 @click.option("--labels", default="negative,positive", metavar="A,B", help=LABELS_HELP)
 @click.option("--length", default=32, metavar="N", help=LENGTH_HELP)
-@click.option("--publisher", default="consortium", metavar="NAME", help="Who publishes the app.")
+@click.option(
+    "--publisher", default="consortium", metavar="NAME", help="Who publishes the app.  [consortium]"
+)
 def new_app_command(
     folder: Path,
     name: str | None,
@@ -55,10 +57,10 @@ def new_app_command(
     length: int,
     publisher: str,
 ) -> None:
-    """Write a Flower app into DIR: `flwr run .` rehearses it in a simulation, and runs it between
-    sites.
+    """Write a Flower app into DIR, for a rehearsal in a simulation and for a run between sites,
+    both by `flwr run .`.
 
-    What is not given is asked for at a terminal, and otherwise as in brackets.
+    On a terminal, missing options are asked for; elsewhere the values in brackets are taken.
     """
     status.end()  # questions are asked now
     check_new(folder)
@@ -160,37 +162,44 @@ def write_app(
 
 @click.group("site")
 def site_command() -> None:
-    """Make a schema, prepare a site's own data by it, watch a running federation."""
+    """Make a schema, prepare a site's own data with it, or watch a running federation."""
 
 
 @site_command.command("schema")
 @click.argument("sample", required=False, metavar="[PUBLIC_TABLE]", type=click.Path(path_type=Path))
-@click.option("--text", **MANY, help="Column of the texts; twice for pairs.")
-@click.option("--answer", metavar="COLUMN", help="Of a decoder: what answers the one text.")
+@click.option("--text", **MANY, help="Column of the texts; give it twice for pairs.")
+@click.option("--answer", metavar="COLUMN", help="For a decoder: column of the answer to the text.")
 @click.option("--feature", "features", **MANY, help="Column of numbers; may be repeated.")
-@click.option("--label", metavar="COLUMN", help="Column of the class.")
+@click.option("--label", metavar="COLUMN", help="Column of the class label.")
+@click.option("--labels", metavar="A,B,...", help="Allowed labels in order.  [the table's, sorted]")
+@click.option("--person", metavar="COLUMN", help="Column that identifies the person of a row.")
+@click.option("--split", metavar="COLUMN", help="Column of the split: training or another.")
+@click.option("--splits", metavar="A,B,...", help="Its values; the first is training.")
+@click.option("--tokenizer", metavar="FOLDER", help="Folder or name; sites need the folder too.")
 @click.option(
-    "--labels", metavar="A,B,...", help="Allowed labels in order.  [the sample's, sorted]"
+    "--max-length", type=int, metavar="N", help="Tokens of a text.  [the table's longest]"
 )
-@click.option("--person", metavar="COLUMN", help="Column of whom a row is about.")
-@click.option("--split", metavar="COLUMN", help="Column of what a row is for.")
-@click.option("--splits", metavar="A,B,...", help="Its values, that of training first.")
-@click.option("--tokenizer", metavar="FOLDER", help="Folder or name; a folder is handed on too.")
-@click.option("--max-length", type=int, metavar="N", help="Tokens of a text.  [the sample's most]")
-@click.option("--too-long", default="cut", metavar="RULE", help="cut or refuse.  [cut]")
+@click.option(
+    "--too-long", default="cut", metavar="RULE", help="cut or refuse longer texts.  [cut]"
+)
 @click.option("--separator", default="comma", metavar="S", help="comma, semicolon, tab or bar.")
 @click.option("--decimal", default=".", metavar="SIGN", help="Decimal sign.  [.]")
-@click.option("--encoding", default="utf-8", metavar="NAME", help="Of the CSV files.  [utf-8]")
 @click.option(
-    "--missing", metavar="A,B,...", help="Cells that hold nothing.  [empty, NA, null, ...]"
+    "--encoding", default="utf-8", metavar="NAME", help="Encoding of the CSV files.  [utf-8]"
 )
-@click.option("--on-missing", default="refuse", metavar="RULE", help="refuse or drop.  [refuse]")
+@click.option(
+    "--missing", metavar="A,B,...", help="Cells that count as missing.  [empty, NA, null, ...]"
+)
+@click.option(
+    "--on-missing", default="refuse", metavar="RULE", help="refuse or drop rows with one.  [refuse]"
+)
 @click.option("--out", default="schema.json", metavar="FILE", help="[schema.json]")
 def schema_command(sample: Path | None, out: str, **options: Any) -> None:
-    """Write the schema that all parties sign off, from options and, for what they leave open, from
-    a PUBLIC_TABLE.
+    """Write the schema that all parties agree on, from the options and, where they leave something
+    open, from a PUBLIC_TABLE.
 
-    The sample's labels and its longest text come to stand in the schema: never give a private one.
+    The schema contains the table's labels and the length of its longest text: never give a private
+    table.
     """
     from fedlora_lab.flower import site
 
@@ -212,17 +221,21 @@ def schema_command(sample: Path | None, out: str, **options: Any) -> None:
 
 @site_command.command("prepare")
 @click.argument("table", type=click.Path(path_type=Path))
-@click.option("--schema", required=True, metavar="FILE", help="The signed-off schema.json.")
+@click.option(
+    "--schema", required=True, metavar="FILE", help="The schema.json that all parties agreed on."
+)
 @click.option("--out", default="site.safetensors", metavar="FILE", help="[site.safetensors]")
-@click.option("--tokenizer", metavar="FOLDER", help="Where it lies here.  [as the schema says]")
-@click.option("--problems", "most", default=20, metavar="N", help="Problems described.  [20]")
-@click.option("--show", is_flag=True, help="Let messages hold cells of the table: private text.")
-@click.option("--replace", is_flag=True, help="Write files of an earlier call again.")
+@click.option(
+    "--tokenizer", metavar="FOLDER", help="The tokenizer's folder here.  [as in the schema]"
+)
+@click.option("--problems", "most", default=20, metavar="N", help="Problems to describe.  [20]")
+@click.option("--show", is_flag=True, help="Show cells, which are private, in messages.")
+@click.option("--replace", is_flag=True, help="Overwrite the files of an earlier call.")
 def prepare_command(table: Path, schema: str, out: str, **options: Any) -> None:
     """Turn this site's own TABLE (CSV or Parquet) into the examples that its client reads.
 
-    What does not fit the schema is refused by line, and nothing is written. The numbers that are
-    printed are for this site; site.json holds those that all parties get.
+    If rows do not fit the schema, their lines are reported and nothing is written. The printed
+    numbers are for this site only; site.json holds those that all parties get.
     """
     from fedlora_lab.flower import site
 
@@ -259,14 +272,14 @@ def prepare_command(table: Path, schema: str, out: str, **options: Any) -> None:
 
 @site_command.command("status")
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--html", metavar="FILE", help="Write a page too; it loads itself again.")
-@click.option("--watch", is_flag=True, help="Go on until the run is finished.")
-@click.option("--every", default=10.0, metavar="SECONDS", help="Between two looks.  [10]")
+@click.option("--html", metavar="FILE", help="Also write a page that reloads itself.")
+@click.option("--watch", is_flag=True, help="Continue until the run is finished.")
+@click.option("--every", default=10.0, metavar="SECONDS", help="Seconds between two looks.  [10]")
 def status_command(out: Path, html: str | None, watch: bool, every: float) -> None:
-    """Say how far the federation is whose coordinator writes to OUT: rounds, sites by number,
+    """Show the progress of the federation whose coordinator writes to OUT: rounds, sites by number,
     epsilon so far, time left.
 
-    Ledger and released states are read, nothing private; the page may be handed on.
+    It reads the ledger and the released states, nothing private; the page may be handed on.
     """
     from fedlora_lab.flower import site
 
@@ -299,7 +312,7 @@ def status_command(out: Path, html: str | None, watch: bool, every: float) -> No
 @click.option("--run", metavar="NAME", help="One of several runs in OUT, such as rolora-release.")
 def export_command(folder: Path, target: Path, run: str | None) -> None:
     """Write the adapter of OUT, a coordinator's folder or a run folder, as a PEFT folder DIR with
-    its ledger and its certificate; DIR is `adapter` by default.
+    its ledger and its certificate. DIR is `adapter` by default.
 
     `peft.PeftModel.from_pretrained(base, DIR)` reads it, and `fedlora-lab verify DIR` checks it. A
     run without privacy has neither ledger nor certificate.

@@ -16,7 +16,9 @@ from fedlora_lab.methods.optimizers import SGD, Optimizer
 PLAN_FIELDS = "rounds local_steps participation optimizer server_optimizer server_lr"
 """Fields of a plan that options of the same name set."""
 PLAIN = SGD()
-LR_HELP = "0.3, or A=0.1,B=0.3, or ffa-lora=0.3,rolora=0.1.  [suggested for method, ε and unit]"
+LR_HELP = (
+    "Such as 0.3, or A=0.1,B=0.3, or ffa-lora=0.3,rolora=0.1.  [suggested for method, ε and unit]"
+)
 RUN_OPTIONS: list[tuple[str, type, str, str]] = [
     ("--epsilon", str, "E", "Privacy budget ε, or none to train without privacy.  [8]"),
     ("--delta", float, "D", "The δ of (ε, δ)-differential privacy.  [as tuned, or 1e-5]"),
@@ -25,38 +27,43 @@ RUN_OPTIONS: list[tuple[str, type, str, str]] = [
         "--clip",
         str,
         "C",
-        "Clip norm, or adaptive, or adaptive:quantile=0.5,start=1.  [as tuned, or 1]",
+        "A clip norm, adaptive, or adaptive:quantile=0.5,start=1.  [as tuned, or 1]",
     ),
-    ("--clipping", str, "C", "threshold, or normalise: all to the clip norm.  [threshold]"),
-    ("--sites", int, "K", "Person unit: clients at which one person may be.  [1]"),
+    (
+        "--clipping",
+        str,
+        "C",
+        "threshold, or normalise to rescale all to the clip norm.  [threshold]",
+    ),
+    ("--sites", int, "K", "Person unit: at most so many clients hold one person.  [1]"),
     ("--rounds", int, "N", "Communication rounds.  [as tuned, or 20]"),
     ("--local-steps", int, "N", "Steps of a client in a round.  [as tuned, or 5]"),
-    ("--batch", str, "N", "Expected batch of a client, or all.  [as tuned, or 16]"),
+    ("--batch", str, "N", "Expected batch size of a client, or all.  [as tuned, or 16]"),
     ("--clients", int, "N", "Number of clients.  [the task's]"),
     ("--alpha", float, "A", "Dirichlet β of the data split; small is heterogeneous.  [the task's]"),
     ("--rank", int, "R", "Rank of the adapter.  [as tuned, or 4]"),
     ("--lora-alpha", float, "A", "α of the adapter; its scale is α / rank.  [as tuned, or 8]"),
-    ("--peft", str, "FILE", "adapter_config.json of PEFT: r, targets, all its options.  [none]"),
+    ("--peft", str, "FILE", "An adapter_config.json of PEFT that sets the adapter.  [none]"),
     ("--lr", str, "LR", LR_HELP),
     ("--participation", float, "P", "Chance that a client takes part in a round.  [1]"),
-    ("--optimizer", str, "O", "sgd, adamw or dp-adam, or sgd:momentum=0.9.  [sgd]"),
-    ("--server-optimizer", str, "O", "sgd or adam, or sgd:momentum=0.9.  [sgd]"),
+    ("--optimizer", str, "O", "Of clients: sgd, adamw, dp-adam, or sgd:momentum=0.9.  [sgd]"),
+    ("--server-optimizer", str, "O", "Of the server: sgd, adam, or sgd:momentum=0.9.  [sgd]"),
     ("--server-lr", float, "LR", "Learning rate of the server.  [1]"),
-    ("--trust", str, "T", "Client unit: local, secagg or central.  [central]"),
-    ("--accountant", str, "A", "prv, rdp or another in fl.privacy.ACCOUNTANTS.  [prv]"),
+    ("--trust", str, "T", "Client unit: who is trusted: local, secagg or central.  [central]"),
+    ("--accountant", str, "A", "prv, rdp or another of fl.privacy.ACCOUNTANTS.  [prv]"),
     ("--stop-at", float, "E", "End a run before it spends more than this ε.  [none]"),
-    ("--budget", str, "FILE", "Budget of the data, see `fedlora-lab budget`.  [none]"),
+    ("--budget", str, "FILE", "Budget file that counts the run, see `fedlora-lab budget`.  [none]"),
     ("--out", str, "DIR", "Run folder.  [runs/TASK]"),
 ]
 """Name, type, placeholder and help of each option."""
 DEFAULTS = {"--epsilon": "8", "--unit": "example", "--accountant": "prv"}
-SEED_HELP = "A whole number, or none: fresh entropy, fit for release.  [0]"
+SEED_HELP = "A whole number to repeat a run, or none for a release.  [0]"
 seed_option = click.option("--seed", default="0", metavar="N", help=SEED_HELP)
 
 
 def run_options(command: Callable) -> Callable:
     """Puts the shared options on a command."""
-    fresh = "Begin anew, or keep finished cells.  [resume]"
+    fresh = "Start anew, or keep finished runs.  [resume]"
     command = click.option("--fresh/--resume", default=False, help=fresh)(command)
     return _put(command, RUN_OPTIONS)
 
@@ -69,13 +76,13 @@ def situation_options(command: Callable) -> Callable:
 
 def own_options(own: list[tuple[str, type, str, str]], names: list[str]) -> Callable:
     """Puts options of its own on a command, and some of the shared ones without their defaults."""
-    why = "  [chosen and said]"
+    why = "  [chosen, printed with its reason]"
     shared = [
         (
             name,
             kind,
             word,
-            text.split("  [")[0] + (why if name not in ("--stop-at", "--out") else ""),
+            text.split("  [")[0] + (why if name not in ("--stop-at", "--budget", "--out") else ""),
         )
         for name, kind, word, text in RUN_OPTIONS
         if name in names

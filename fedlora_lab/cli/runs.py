@@ -31,9 +31,9 @@ def _on_flower(cell: Cell) -> RunCell:
 
 
 DEFAULT_METHODS = "fedlora,ffa-lora,rolora,deer,la-lora,fedlpp"
-METHODS_HELP = "Methods, or the baselines local, central, non-private, joined by commas."
+METHODS_HELP = "Methods and the baselines local, central, non-private, joined by commas."
 METHOD_HELP = "A method that `fedlora-lab methods` lists."
-SEEDS_HELP = "How many, or a list such as 0,1,2.  [3]"
+SEEDS_HELP = "Number of seeds, or a list such as 0,1,2.  [3]"
 
 
 @click.command("compare")
@@ -55,8 +55,11 @@ def compare_command(task: str, methods: str, seeds: str, **options: Any) -> None
 @read.seed_option
 @read.run_options
 def run_command(task: str, method: str, seed: str, **options: Any) -> None:
-    """Train one METHOD on TASK with a line for every round; a killed run goes on with the same
-    command."""
+    """Train one METHOD on TASK and print a line for every round.
+
+    TASK is digits, mnist, regression or sentiment; `fedlora-lab methods` lists the methods. The
+    same command continues a run that was killed.
+    """
     options["out"] = options["out"] or f"runs/{task}-{method}"
     _run_cells(task, [method], [read.parse_seed(seed)], options, every_round=True)
 
@@ -67,13 +70,13 @@ def run_command(task: str, method: str, seed: str, **options: Any) -> None:
 @read.seed_option
 @read.run_options
 def flower_command(task: str, method: str, seed: str, **options: Any) -> None:
-    """Train on TASK with every client a node of Flower's simulation: the same run, over Flower's
-    messages.
+    """Train one method on TASK in Flower's simulation, where every client is a node.
 
-    Clients clip and noise for themselves: in the client unit --trust is local or secagg. A run that
-    was killed goes on with the same command. If clients keep state of their own, it is lost with
-    their processes and training starts again. The ledger counts earlier releases either way.
-    Telemetry is off unless FLWR_TELEMETRY_ENABLED=1.
+    TASK is digits, mnist, regression or sentiment. Each client clips and adds noise itself, so in
+    the client unit --trust is local or secagg. The same command continues a run that was killed;
+    where clients keep state of their own, that state is lost with their processes and training
+    starts again. The ledger counts earlier releases either way. Telemetry is off unless
+    FLWR_TELEMETRY_ENABLED=1.
     """
     options["out"] = options["out"] or f"runs/flower-{task}-{method}"
     seeds = [read.parse_seed(seed)]
@@ -82,12 +85,17 @@ def flower_command(task: str, method: str, seed: str, **options: Any) -> None:
 
 @click.command("budget")
 @click.argument("file")
-@click.option("--epsilon", type=float, metavar="E", help="Of a new budget: ε of all runs together.")
-@click.option("--delta", type=float, metavar="D", help="Of a new budget.  [1e-5]")
-@click.option("--unit", metavar="U", help="Of a new budget: example, person or client.  [example]")
+@click.option(
+    "--epsilon", type=float, metavar="E", help="For a new budget: ε of all runs together."
+)
+@click.option("--delta", type=float, metavar="D", help="For a new budget.  [1e-5]")
+@click.option("--unit", metavar="U", help="For a new budget: example, person or client.  [example]")
 def budget_command(file: str, **terms: Any) -> None:
-    """Make the budget FILE for all runs on the same data, or say what of it is spent, by which
-    runs, and what is left. `run`, `compare` and `flower` draw from it by --budget FILE."""
+    """Make the budget FILE for all runs on the same data, or show what each run has spent of it
+    and what is left.
+
+    `run`, `compare`, `flower`, `finetune` and `certify` take the file as --budget FILE.
+    """
     budget = fl.Budget(file, **terms)
     frame = budget.runs()
     rows = [[f"{x:.4g}" if isinstance(x, float) else str(x) for x in row] for row in frame.values]
@@ -98,33 +106,39 @@ def budget_command(file: str, **terms: Any) -> None:
 MODEL = ("--model", str, "DIR", "A Hugging Face name, or a folder.  [required]")
 OWN_OPTIONS: list[tuple[str, type, str, str]] = [
     MODEL,
-    ("--text", str, "COLUMN", "The texts, or two columns of pairs: question,passage."),
-    ("--label", str, "COLUMN", "The classes; without it a decoder learns the texts."),
-    ("--by", str, "COLUMN", "The owner of each row: one client for each value.  [dealt at random]"),
-    ("--image", str, "COLUMN", "Files of images, in place of --text."),
+    ("--text", str, "COLUMN", "Column of the texts, or two for pairs: question,passage."),
+    ("--label", str, "COLUMN", "Column of the classes; without it a decoder learns the texts."),
+    ("--by", str, "COLUMN", "Column of the owner; each value is a client.  [dealt at random]"),
+    ("--image", str, "COLUMN", "Column of image files, in place of --text."),
     ("--test", str, "CSV", "Public rows to score on, or a share to hold out.  [none]"),
     ("--method", str, "A", "A method that `fedlora-lab methods` lists.  [by fl.guide]"),
     ("--max-length", int, "N", "Tokens kept of a text.  [what the model takes, at most 128]"),
-    ("--person", str, "COLUMN", "The person of each row, hidden with all rows.  [rows are hidden]"),
+    ("--person", str, "COLUMN", "Column of persons: protect all rows of each.  [each row alone]"),
     ("--device", str, "D", "Such as cpu or cuda.  [cpu]"),
 ]
 _CHOSEN = (
     "epsilon delta unit clip rounds local-steps batch clients rank lora-alpha lr participation"
 )
 CHOSEN = [f"--{x}" for x in f"{_CHOSEN} optimizer trust accountant stop-at budget out".split()]
-"""Options of a run that `finetune` takes too, where what is not given is chosen and said."""
+"""Options of a run that `finetune` takes too, where what is not given is chosen and printed."""
 
 
 @click.command("finetune")
 @click.argument("data", type=click.Path(path_type=Path))
 @read.own_options(OWN_OPTIONS, CHOSEN)
-@click.option("--seed", default="none", metavar="N", help="None, or a number: study only.  [none]")
-@click.option("--fresh", is_flag=True, help="Begin anew in a folder that holds another run.")
+@click.option(
+    "--seed",
+    default="none",
+    metavar="N",
+    help="none for a release; a number for study only.  [none]",
+)
+@click.option("--fresh", is_flag=True, help="Start anew in a folder that holds another run.")
 def finetune_command(data: Path, seed: str, **options: Any) -> None:
-    """Fine-tune a model of your own on DATA, a CSV file or a folder of images, under differential
-    privacy; what is not given is chosen from public numbers and said with its reason.
+    """Fine-tune your own model on DATA, a CSV file or a folder of images, under differential
+    privacy.
 
-    A run that was killed goes on with the same command.
+    Settings that are not given are chosen from public numbers and printed with the reason. The same
+    command continues a run that was killed.
     """
     given = {name: value for name, value in options.items() if value is not None}
     check("model" in given, "--model", None, "a Hugging Face name, or a folder")
@@ -157,15 +171,18 @@ def finetune_command(data: Path, seed: str, **options: Any) -> None:
 @click.argument("task")
 @read.situation_options
 def guide_command(task: str, **options: Any) -> None:
-    """Say in one sentence which family leads on a task like TASK, by the nearest measured cells of
-    the regime map, or that they cannot tell; nothing is trained."""
+    """Say in one sentence whether training both factors or one leads in a situation like this.
+
+    The nearest measured settings of the regime map decide, or the answer is that they cannot tell.
+    Nothing is trained. TASK is digits, mnist, regression or sentiment.
+    """
     status.say(str(fl.guide(*read.build_situation(task, options))))
 
 
 @click.command("report")
 @click.argument("folder", type=click.Path(path_type=Path))
 def report_command(folder: Path) -> None:
-    """Write FOLDER/report.html again from what is in the run folder."""
+    """Rewrite FOLDER/report.html from the contents of the run folder."""
     page = html_page.report(folder)
     ledgers = read_json(folder / "ledger.json")
     spent = html_page.attack_bounds(ledgers) + html_page.group_bounds(ledgers)
@@ -320,7 +337,7 @@ def describe_schedule(row: Any) -> str:
 
 @click.command("methods")
 def methods_command() -> None:
-    """List the methods: what moves, what is sent, what is claimed, where it was published."""
+    """List the methods: what each trains and sends, what it claims, where it was published."""
     table: Any = fl.methods.table()
     lines, notes = [["name", "moves", "sends", "exact", "source"]], []
     for slug, row in table.iterrows():

@@ -27,12 +27,12 @@ HELP = {
     "dry": "Check shapes, memory, bytes and time; nothing is downloaded.",
     "model": "A folder or name instead of the paper's weights.",
     "data": "A CSV file or a folder of images instead of the paper's data.",
-    "public": "The held-out part of --data is public: score the model on it.",
+    "public": "Declare the held-out part of --data public, and score on it.",
     "rounds": "Communication rounds.  [the paper's]",
-    "out": "Checkpoints, frame.csv and adapter.  [runs/NAME]",
+    "out": "Folder of checkpoints, frame.csv and adapter.  [runs/NAME]",
     "workers": "Processes, each with one thread.  [2]",
-    "frames": "Folder of the frames.  [results]",
-    "seeds": "Report fewer or more seeds than declared.",
+    "frames": "Folder of the result tables.  [results]",
+    "seeds": "Number of seeds to report.  [as declared]",
 }
 
 
@@ -47,7 +47,7 @@ HELP = {
 @seed_option
 @click.option("--out", metavar="DIR", help=HELP["out"])
 def preset_command(name: str | None, seed: str, **options: Any) -> None:
-    """Run the set-up NAME of a paper, or go on with it; without a name, list them."""
+    """Run or continue the paper's set-up NAME; without a name, list all set-ups."""
     if name is None:
         status.end()
         for row in presets.PRESETS.values():
@@ -126,10 +126,10 @@ def _describe_dry_run(row: presets.Preset, found: cost.Cost, speed: float) -> st
 @click.option("--out", default="results", metavar="DIR", help=HELP["frames"])
 @click.option("--seeds", type=int, metavar="N", help=HELP["seeds"])
 def study_command(name: str | None, workers: int, out: str, seeds: int | None) -> None:
-    """Tune and train every case of the study NAME and write DIR/NAME.csv; without a name, list what
-    there is.
+    """Tune and train every case of the study NAME and write DIR/NAME.csv; without a name, list all
+    studies.
 
-    Each finished run is a line of DIR/runs/NAME.jsonl; the same command goes on from there.
+    Each finished run is a line of DIR/runs/NAME.jsonl; the same command continues from there.
     """
     folder, studies = Path(out).expanduser(), experiments.STUDIES
     if name is None:

@@ -142,11 +142,11 @@ class Finetuned:
         """Predicts the label of each row, or what a decoder answers to each prompt.
 
         Args:
-            inputs: a list of texts, pairs of texts, prompts or images; or a frame with the feature
-                columns.
+            inputs: a list of texts, pairs of texts, prompts or images; or a table with the feature
+                columns, as ``frame`` of `finetune`.
             probabilities: return a frame with a column for each class instead of the labels.
 
-        Raises: ``ValueError`` for a decoder that was trained on texts alone.
+        Raises: ``ValueError`` for a decoder that was trained on texts alone, and for other inputs.
         Guarantees: test_finetune.py::test_predictions_are_those_of_the_saved_adapter.
         """
         import pandas as pd
@@ -484,8 +484,12 @@ def _hub_task(
         code = architectures.prepare_tokenizer(model, options.get("tokenizer"), task.model)
 
     def encode(texts: Any) -> Any:
-        check(not isinstance(texts, str), "texts", texts, "a list of texts")
-        rows = list(texts)
+        listed = hasattr(texts, "__iter__") and not isinstance(texts, str)
+        rows = list(texts) if listed else []
+        what = "a list of texts" if len(words) == 1 else "a list of pairs of texts"
+        check(bool(rows), "texts", texts, f"{what}, at least one")
+        pairs = all(isinstance(row, (list, tuple)) and len(row) == len(words) for row in rows)
+        check(len(words) == 1 or pairs, "texts", rows, what)
         parts = [rows] if len(words) == 1 else [list(part) for part in zip(*rows, strict=True)]
         return architectures.tokenize(code, parts, task.model, options["max_length"])[0]
 
@@ -609,7 +613,7 @@ def _features_task(
         words = f"a module that takes ({len(names)},) features: {', '.join(map(str, names[:6]))}"
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"model={type(model).__name__}: expected {words} ({reason})") from error
-    return replace(task, public_test=public_test), numbers
+    return replace(task, public_test=public_test), lambda rows: numbers(read_splits(rows)["train"])
 
 
 # ---- the choices

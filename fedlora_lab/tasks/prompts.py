@@ -302,13 +302,17 @@ def _texts(
         names = [name for _, name, _, _ in Formatter().parse(source) if name is not None]
     except ValueError as error:
         raise ValueError(f"{argument}={source!r}: expected a template: {error}") from error
+    check(bool(names), argument, source, "a template with a column in braces, or a column")
     columns = {name: column_of(rows, f"{argument} {{{name}}}", name) for name in names}
     for name in names:
         empty = rows[name].isna().to_numpy()
         gap = f"nothing in row {architectures.row_name(places, int(empty.argmax()))}"
         check(not empty.any(), f"{argument} {{{name}}}", gap, "a value in every row")
     cells = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-    return [source.format_map(row) for row in cells]
+    try:
+        return [source.format_map(row) for row in cells]
+    except (ValueError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"{argument}={source!r}: expected a template: {error}") from error
 
 
 def encode_pairs(

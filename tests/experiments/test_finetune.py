@@ -145,6 +145,17 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     assert fresh.record.index == 1 and list(fresh.folder.glob("spent-*.json"))
 
 
+@pytest.mark.slow
+def test_features_to_predict_are_a_table(tmp_path):
+    """Finds a list of rows answered by a traceback, and a list of dicts that is refused."""
+    found, _ = tuned(tmp_path, features=["a", "b"], rounds=1)
+    rows = table().head(3)[["a", "b"]]
+    assert found.predict(rows) == found.predict(rows.to_dict("records"))
+    for rows, line in (([[1.0, 2.0]], "dataset='list'"), ([], "dataset='0 rows': expected at")):
+        with pytest.raises(ValueError, match=line):
+            found.predict(rows)
+
+
 # PEFT asks Transformers for it.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 @pytest.mark.slow
@@ -162,6 +173,9 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch):
     logits = base.eval()(**found.encode(data["text"])).logits.detach().double()
     np.testing.assert_allclose(chances, logits.softmax(1), atol=1e-5)
     assert "<details>" in found._repr_html_() and "ε spent" in repr(found)
+    for nothing in ([], None, "good film"):
+        with pytest.raises(ValueError, match=r"^texts=.*: expected a list of texts, at least one$"):
+            found.predict(nothing)
 
 
 @pytest.mark.slow

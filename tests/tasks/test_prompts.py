@@ -391,6 +391,8 @@ BAD = {
         "data": FRAME.assign(site=["a", None, *FRAME["site"][2:]])
     },
     "metrics='f1': expected one of 'exact_match', 'bleu'": {"metrics": ["f1"]},
+    "prompt='{question:d}': expected a template: Unknown format": {"prompt": "{question:d}"},
+    "prompt='say {{}}': expected a template with a column in braces": {"prompt": "say {{}}"},
     "max_new_tokens=0: expected a whole number": {"max_new_tokens": 0},
     r"max_length=65: expected a whole number in \[2, 64\]": {"max_length": 65},
     "dataset='list': expected a pandas DataFrame, a list of dicts": {"data": ["a", "b"]},

@@ -73,7 +73,7 @@ def flatten(history: History) -> History:
 def check_delta(delta: float) -> None:
     """Raises unless ``SMALLEST_DELTA`` <= delta < 1."""
     check(is_number(delta) and 0 < delta < 1, "delta", delta, "a number in (0, 1)")
-    # What lies beyond the largest normal number that can be drawn cannot be promised.
+    # Drawn noise has a largest value: what only larger values would hide cannot be promised.
     why = "noise from 52 random bits ends at 8.2 sigma"
     check(delta >= SMALLEST_DELTA, "delta", delta, f"at least {SMALLEST_DELTA:g}: {why}")
 
@@ -201,7 +201,7 @@ def _selection_rdp(history: History) -> np.ndarray:
 
     Source: arXiv:2110.03620, theorem 2 (truncated negative binomial) and theorem 6 (Poisson).
     """
-    # Of dp-accounting the formula alone: it would compute each sampled release anew.
+    # Only the formula of dp-accounting: its accountant would compute each sampled release again.
     from dp_accounting.rdp.rdp_privacy_accountant import _compute_rdp_repeat_and_select as select
 
     plain = merge_history(tuple(x for x in history if not isinstance(x, Selected)))
@@ -302,7 +302,7 @@ def _tight_epsilon(key: Key, delta: float) -> float:
     """Epsilon of the accountant "prv": exact at q = 1, else PRV; a bound where no grid fits."""
     if all(q == 1 for _, q, _ in key):
         return _gaussian_epsilon(key, delta)
-    # Each way out is an upper bound: of two the smaller is valid.
+    # Each way out is an upper bound, so the smaller of two is valid.
     try:
         return prv_epsilon(key, delta)
     except _NO_GRID:
@@ -337,7 +337,7 @@ def prv_epsilon(key: Key, delta: float) -> float:
     every = 1
     while every < _BLOCK and 4 * every * len(product) < size and 2 * every * mesh <= 4e-3:
         every *= 2
-    # A sum of `count` grid indices has each of their origins in it; one origin is to be left.
+    # A sum of `count` grid indices holds the index of the origin `count` times: one has to stay.
     turn, rest = divmod((count - 1) * (size // 2 - 1) % size, every)
     pmf = np.roll(np.asarray(fft.irfft(product, n=size // every)), -turn)
     domain = _domain(size, mesh, every).shift_right(shift - rest * mesh)

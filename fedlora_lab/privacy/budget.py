@@ -320,6 +320,7 @@ class Budget:
             lock.acquire()
         except Timeout:
             return True
+        # Nobody held it, so the process that reserved has ended.
         lock.release()
         return False
 
@@ -585,6 +586,7 @@ class Account:
     def begin(self, content: dict[str, Any]) -> None:
         """Takes what the run's own ledger held, and what the file says, as spent before."""
         self.opened = self.totals(self.start)
+        # The larger of both: a lost ledger, or a lost write of this file, frees nothing.
         self.base = _largest(self.opened, self.stored(content))
 
     def _bound(self, content: dict[str, Any]) -> dict[str, Any]:

@@ -115,8 +115,7 @@ class AdaptiveClip:
         Args:
             clip, share: tensors (n,), C and the noised share of units within it.
         """
-        # The noise may throw the share far out: C = 0 would stay 0, C = inf would have infinite
-        # noise.
+        # Noise may throw the share far out: C = 0 would stay 0, C = inf would need infinite noise.
         low, high = self.start / FURTHEST, self.start * FURTHEST
         return (clip * (-self.rate * (share - self.quantile)).exp()).clamp(low, high)
 
@@ -216,6 +215,7 @@ class Correlated:
         if self.sampling == "fixed" or batch is None:
             return (1.0,) * len(sizes)
         groups = self.cycles(sizes, batch)
+        # A group has 1 / g of the examples: g times the chance keeps the expected batch.
         return tuple(min(1.0, batch * g / max(n, 1)) for g, n in zip(groups, sizes, strict=True))
 
     def stream(self, moves: tuple[str, ...], cycles: tuple[int, ...]) -> NoiseStream:
@@ -251,7 +251,7 @@ def _stream(noise: Correlated, moves: tuple[str, ...], cycles: tuple[int, ...]) 
     terms: dict[str, Any] = {"strategy": noise.strategy, "sampling": noise.sampling}
     terms |= {"steps": steps, "moves": [_period(text) for text in dict.fromkeys(moves)]}
     terms |= {"cycles": _common(cycles), "decays": decays and list(decays)}
-    # The square root has no parameter: its numbers are computed from their number alone.
+    # The square root has no parameter: its coefficients follow from how many there are.
     terms["scales"] = [] if noise.strategy == "square-root" else list(scales)
     # From the terms that the ledger stores: whoever checks the ledger computes the same number.
     sensitivity = stream_sensitivity(terms)
@@ -607,8 +607,8 @@ class Privacy:
         check(isinstance(plan, Plan), "plan", plan, "a Plan")
         rate = replace(self, noise_multiplier=None)._plan_rate(self.units(task), plan)
         goal, steps = (epsilon, self.delta), self._planned(plan)
-        # Of clients with noise of their own no one mix spends most, with common noise the largest
-        # rates do.
+        # With noise of its own at each client it is unknown at which sites a person spends most;
+        # with common noise it is at those of the largest rates.
         rates = (max(_each(rate)),) if self.sites > 1 else _each(rate)
         # All rounds count: by expected participation an unlucky client would spend too much.
         spent = rates, steps * self.sites, self.accountant
@@ -637,8 +637,7 @@ class Privacy:
             expected = self.noise.rates(sizes, plan.batch)
             source = "the chance to be drawn in a step of its group"
         elif self.by_step:
-            # Each example is drawn on its own, so q is its chance and `batch` only the expected
-            # number.
+            # Each example is drawn on its own: `batch` is only the expected number of them.
             batch, source = plan.batch, "batch / n_k"
             expected = tuple(1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in sizes)
         elif self.trust == "central":

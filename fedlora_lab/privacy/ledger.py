@@ -153,6 +153,7 @@ class LedgerEntry:
             check(len(set(clients)) == len(clients), "clients", clients, "every client once")
         for name in ("round", "count"):
             plain[name] = whole(name, plain[name])
+        # Noise that is not given is no noise, whose epsilon is infinite: it never looks private.
         if self.noise_multiplier is None:
             plain["noise_multiplier"] = 0.0
         numbers = {"sample_rate": 1.0, "noise_multiplier": math.inf}
@@ -443,7 +444,7 @@ class Ledger:
         entry = LedgerEntry(round, named, count, *numbers)
         fresh = "False in release mode: the noise is fresh"
         check(not repeats or self.reproducible, "repeats", repeats, fresh)
-        # Drawn again from the seed a round has the same noise: it releases nothing new.
+        # A round that is drawn again from its seed has the same noise, so it releases nothing new.
         same = [one for one in self._entries if one.round == entry.round] if repeats else []
         why = "the entry that this round already has in the ledger"
         check(same[-1:] in ([], [entry]), "round", round, why)
@@ -477,8 +478,8 @@ class Ledger:
                 run = part.parts[0].history(client, observer)
                 chosen += [accounting.Selected(run, *part.selection)] if run else []
                 continue
-            # Examples are drawn inside their client, whoever takes part. Of clients observers learn
-            # who, or how many, took part unless the server is trusted: then their q is 1.
+            # The draw of examples stays inside their client, so its q counts. Who takes part, or
+            # how many do, is hidden by a trusted server alone: else the q of clients is 1.
             tells = part.unit == "client" and part.trust != "central"
             # Entries that name no client count for every client.
             for key in (None,) if client is None else (None, client):
@@ -505,7 +506,7 @@ class Ledger:
         Guarantees: test_the_aggregator_is_not_amplified_against,
             test_the_worst_client_is_found_among_many.
         """
-        # A promise to all is the one to whoever spent most.
+        # What can be promised to everyone is what is promised to the client who spent most.
         spent = map(self._epsilon_of, self._certified("epsilon", client, observer))
         return max(spent, default=0.0)
 
@@ -532,7 +533,7 @@ class Ledger:
         the person's clients. Who spends most is not known: every choice of clients counts.
         """
         others = [self.history(k, observer) for k in self.clients if k != client]
-        # Clients that no entry names have released what counts for all.
+        # A client without an entry of its own has spent what counts for everyone.
         others += [self.history(None, observer)] * max(0, self.sites - len(self.clients))
         own = () if client is None else self.history(client, observer)
         return [own + rest for rest in _worst(others, self.sites - (client is not None))]
@@ -558,7 +559,7 @@ class Ledger:
         histories = self._certified("group_epsilon", client, observer)
         parts = size, self.delta, self.accountant
         if any(one["sampling"] == "poisson" for one in self.streams):
-            # Units of different groups overlap in time: the mixture of one group does not bound it.
+            # Units of different groups overlap in time: the mixture of one group is no bound.
             return max((accounting.any_group_epsilon(h, *parts) for h in histories), default=0.0)
         return max((accounting.group_epsilon(h, *parts) for h in histories), default=0.0)
 

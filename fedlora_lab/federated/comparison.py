@@ -423,7 +423,7 @@ def tune(
     check(privacy.noise is None, "noise", privacy.noise, words)
     pools = _check_space(space)
     start = Candidate(methods.get(method), privacy, plan, lora_of(lora))
-    # Of each field that epsilon depends on the largest: that candidate spends most.
+    # The largest value of each field that epsilon depends on: that candidate spends most.
     dearest = {
         name: None if None in pool else max(pool)
         for name, pool in pools.items()
@@ -443,6 +443,7 @@ def tune(
         spec = make_run_spec(task, start.method, noised, longest, start.lora, seed)
         trial = spec.ledger_after(longest.rounds)
         if noise is not None:
+            # The score by which a trial is chosen is a release of that trial too.
             trial.record(2, None, 1, sample_rate=1.0, noise_multiplier=noise)
         rows = [methods.get(x) for x in pools.get("method", [method])]
         why = {uncertified_reason(row.precondition, row.clip_groups) for row in rows} - {None}
@@ -460,6 +461,7 @@ def tune(
     ledger, trained = search(factor), _with_noise(one, factor).replace(sample_rate=None)
     start = replace(start, privacy=trained)
     streams = Streams(seed)
+    # All before the first trial: a refusal in between would tell which candidates were drawn.
     for values in itertools.islice(_corners(pools), 1000):
         start.replace(values).check(task, seed)
     # The whole search at once: charged trial by trial, the budget would tell how many there were.
@@ -580,7 +582,7 @@ VARIABLE = "FEDLORA_CACHE"
 ROOMS = ("_utils", "theory", "methods", "privacy", "tasks", "lora", "measures", "federated")
 """The rooms whose code decides a run's numbers: all that `federated` imports, and itself."""
 LIBRARIES = ("torch", "peft", "numpy", "scipy", "pandas", "opacus", "dp-accounting")
-# What these do is fixed by the sources of the subpackages and by the versions of the libraries.
+# The digest of the sources and the versions of the libraries fix what code from these does.
 KNOWN_PACKAGES = ("fedlora_lab", "torch", "transformers", "numpy", "math", "builtins", "operator")
 
 
@@ -612,7 +614,7 @@ def cached_frame(
     if not where or key is None:
         return train()
     path = Path(str(where)).expanduser() / f"{key}.csv"
-    # Who asks for a run that another process is training waits for its frame.
+    # A run that another process is training is waited for, not trained twice.
     with lock_folder(path.parent, f".{key}.lock", patience=math.inf):
         if path.exists():
             return pd.read_csv(path, keep_default_na=False, converters={"value": float})

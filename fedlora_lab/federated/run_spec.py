@@ -103,6 +103,7 @@ class RunSpec:
         everyone = None if self.privacy.unit == "client" else tuple(range(len(self.task.sizes)))
         terms = self.entry(everyone)
         ledger = self.privacy.ledger(reproducible=self.streams.seed is not None)
+        # A correlated stream is recorded whole in its first round.
         times = rounds if self.stream is None else min(rounds, 1)
         return ledger.after([LedgerEntry(1, everyone, **terms | {"count": times * terms["count"]})])
 
@@ -437,6 +438,7 @@ def _stored_ledger(
     check(found.terms == opened.terms, "ledger", found.terms, f"{opened.terms}, those of this run")
     same = found.uncertified == opened.uncertified
     check(same, "ledger", found.uncertified, "what this run says")
+    # With other noise or rates than this run's the ledger would state another run's epsilon.
     for entry in found.releases:
         known = all(k < len(state.seen) for k in entry.clients or ())
         check(known, "ledger", entry, "clients of this run")

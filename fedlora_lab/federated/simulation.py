@@ -316,6 +316,7 @@ class Federation:
         if spec.privacy is not None:
             # Whoever knows the seed can draw the noise again and subtract it.
             ledger = spec.privacy.ledger(reproducible=spec.streams.seed is not None)
+            # Before the first release: no ledger on disk ever states an epsilon that does not hold.
             reasons = (injected_bug_reason(context.clip), context.uncertified)
             ledger.uncertified = "; ".join(reason for reason in reasons if reason) or None
             _ = spec.terms  # settled now, so that a round reads no configuration
@@ -449,7 +450,7 @@ class Federation:
         """The outcome before the first round."""
         server, privacy = self.state.server, self.spec.privacy
         kept = bool(uploads.round_keys(self.context, server.tensors, 0).kept)
-        # Where later rounds measure no deviation none is measured here: a 0 would look like one.
+        # Where later rounds measure no deviation, neither does this one: 0 would look like a measure.
         alone = privacy is None or privacy.by_step or privacy.trust == "local"
         received = Received({}, torch.zeros(0), {}, server, alone)
         return RoundOutcome(time.perf_counter(), server, server, received, kept=kept)
@@ -460,6 +461,7 @@ class Federation:
         Args: ``outcome``: as `initial_outcome` gives it.
         """
         self.save_state()
+        # Rounds of an earlier attempt: a run that goes on from them would not be this one.
         if self.folder is not None:
             for round in set(self.contents[0]) - {self.state.round}:
                 checkpoint_.remove(self.folder, round)
@@ -538,7 +540,7 @@ class Federation:
         if account is not None and self.folder is not None:
             # Before anything is spent: a run that goes on must find the account that paid for it.
             checkpoint_.record_budget(self.folder, account)
-        # A run that is cut short in the round has released what it sent: disk comes first.
+        # A run that is cut short in this round has released what it sent: the disk comes first.
         with nullcontext() if account is None else account.charge(ledger):
             self.ledger.record(t + 1, ids, **terms, repeats=again)
             if self.folder is not None:
@@ -650,6 +652,7 @@ class Federation:
         if state.clip is not None and self.context.by_step and everyone.clip is not None:
             own = dict(zip(everyone.ids, everyone.clip.tolist(), strict=True))
             state.clip = [own.get(k, norm) for k, norm in enumerate(state.clip)]
+        # Of all that trained: a client's noise has gone on even where its upload was lost.
         if self.context.stream is not None:
             for k in everyone.ids:
                 state.taken[k] += 1
@@ -745,7 +748,7 @@ class Federation:
             mean = aggregation.mean(before, got.sent, got.uploads, got.weights)
         # Before training the mean is the server's product; later a round without uploads has none.
         if got.per_client and (got.uploads or not after.round) and not outcome.kept:
-            # What quantising took from the clients' factors is given back: not the mean's fault.
+            # What the quantised broadcast took is given back: it is no error of the mean.
             clients = {
                 key: aggregation.client_values(before, got.sent, got.uploads, key)
                 + (x - outcome.sent.tensors[key])

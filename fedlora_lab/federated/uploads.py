@@ -125,7 +125,7 @@ def begin_clients(
         params[key] = merge_own_ranks(key, start[key], own, rank) if split else own
 
     def placed(values: ClientParams) -> ClientParams:
-        there = context.adapted.device  # a mode is read by the schedule, so it stays at hand
+        there = context.adapted.device  # the schedule reads modes: they stay here
         keep = {key: x for key, x in values.items() if key.side == "mode"}
         return {key: x.to(there, non_blocking=True) for key, x in values.items()} | keep
 
@@ -322,7 +322,7 @@ def _release_updates(
     else:
         common = gaussian_noise(shapes, [larger * level.server], streams, [(t, SERVER, 0)])
         xi = {key: xi[key].sum(0, keepdim=True) + common[key] for key in shapes}
-        # Shares of one stream: their sum is correlated as each of them would be.
+        # Shares of one stream: the recursion is linear, so it may act on their sum.
         reference, weights = whole, torch.ones(1, dtype=torch.float64)
     if context.stream is not None:
         xi = context.stream.correlate(xi, clients.memory)

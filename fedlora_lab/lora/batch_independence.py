@@ -161,8 +161,8 @@ def _probe(
         return gradients((take(data[0], index), data[1][index]), index % PROBE_EXAMPLES)
 
     def compare(found: Tensors, whole: Tensors, index: Tensor, tolerance: float) -> None:
-        # An example that the model is sure of has hardly a gradient, and that is rounded: it is
-        # measured by the others'.
+        # Where the model is sure of an example, its gradient is hardly more than rounding: the gap
+        # is then measured against the gradients of the others.
         sizes = row_norms(whole).cpu()
         sizes = sizes.clamp(min=max(1e-12, 0.03 * float(sizes.max())))[index]
         gaps = row_norms({key: found[key] - whole[key][index] for key in moving}).cpu() / sizes

@@ -638,6 +638,7 @@ def _per_example_biases(peft: nn.Module, which: str) -> Places:
     places, done, within = Places(), set(), set()
     for module in peft.modules():
         if isinstance(module, ModulesToSaveWrapper):
+            # What is trained in full has a bias for each example already.
             within |= {id(part) for part in module.modules()}
         elif isinstance(module, Adapter):
             within.add(id(module.base))
@@ -715,6 +716,7 @@ def initial_values(
             for side, value in rule(weight.to(like.device), rank).items()  # type: ignore[misc]
         }  # type: ignore[misc]
     values = {key: x * start_scale if key.side == "A" else x for key, x in values.items()}
+    # The rows' own lengths at the start: nothing is rescaled, and the model is the base model.
     for key in [key for key in values if key.side == "magnitude"]:
         a, b = (values[ParamKey(side, key.layer)] for side in "AB")
         core, gain = (values.get(ParamKey(side, key.layer)) for side in ("R", "gain"))

@@ -367,7 +367,7 @@ class Denoised(Rule):
         shrunk = dict(uploads)
         for key in [key for key in uploads if key.side in "AB"]:
             start = sent.tensors[key]
-            # Of the change alone: the start carries none of this round's noise.
+            # Only the change is shrunk: the start carries none of this round's noise.
             changes = torch.stack([shrink_spectrum(x, self.noise) for x in uploads[key] - start])
             shrunk[key] = start + changes
         return self.rule(state, sent, shrunk, weights)

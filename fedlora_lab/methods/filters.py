@@ -130,8 +130,8 @@ class Preconditioner(NamedTuple):
 def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
     """Symmetric square root of a Gram matrix, and the root's pseudo-inverse."""
     values, vectors = torch.linalg.eigh(gram.double())
-    # What rounding alone makes of a direction is nothing in both maps: its inverse would only grow
-    # the noise, in float32 by thousands. The matrix was rounded to its type before it came here.
+    # A direction that is rounding alone is zero in both maps: its inverse would multiply the noise,
+    # in float32 by thousands. The matrix was rounded to its type before it came here.
     least = max(1e-10, gram.shape[-1] * torch.finfo(gram.dtype).eps)
     kept = values > least * values[..., -1:].clamp(min=0)
     root = values.clamp(min=0).sqrt()

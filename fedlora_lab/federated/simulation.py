@@ -450,7 +450,7 @@ class Federation:
         """The outcome before the first round."""
         server, privacy = self.state.server, self.spec.privacy
         kept = bool(uploads.round_keys(self.context, server.tensors, 0).kept)
-        # Where later rounds measure no deviation, neither does this one: 0 would look like a measure.
+        # Where later rounds measure no deviation, neither does this: 0 would look like a measure.
         alone = privacy is None or privacy.by_step or privacy.trust == "local"
         received = Received({}, torch.zeros(0), {}, server, alone)
         return RoundOutcome(time.perf_counter(), server, server, received, kept=kept)

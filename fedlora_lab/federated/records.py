@@ -452,6 +452,10 @@ def private_layers(
     check_number("share", share, 0, 1, open_low=True)
     check_number("epsilon", epsilon, 0, 1e9, open_low=True)
     check_number("clip_norm", clip_norm, 0, 1e9, open_low=True)
+    accounting.check_delta(delta)
+    # At delta >= 1 / examples a mechanism that publishes one example outright would pass.
+    count = sum(task.sizes)
+    check(delta * count < 1, "delta", delta, f"< {1 / max(count, 1):.3g} = 1 / {count} examples")
     check(isinstance(budget, Budget | None), "budget", budget, "an fl.Budget, or None")
     adapted = peft.adapt(task.model, task.targets, task.head, lora)
     check_batch_independence(task, adapted)

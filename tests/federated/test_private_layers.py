@@ -63,8 +63,12 @@ def test_the_choice_of_layers_is_noised_and_in_the_budget(tmp_path: Path):
         fl.private_layers(task, seed=1, budget=budget, **how)
 
 
-@pytest.mark.parametrize(("name", "value"), [("share", 0.0), ("epsilon", 0.0), ("clip_norm", -1.0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("share", 0.0), ("epsilon", 0.0), ("clip_norm", -1.0), ("delta", 0.0), ("delta", 0.5)],
+)
 def test_bad_values_are_refused(name, value):
+    """Also a delta that would allow one of the examples to be published outright."""
     given: Any = {"epsilon": 1.0, "lora": LORA, name: value}
     with pytest.raises(ValueError, match=f"^{name}="):
         fl.private_layers(tokens(), **given)

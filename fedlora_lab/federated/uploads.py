@@ -265,7 +265,7 @@ def too_few_uploads(context: RunContext, uploads: int) -> bool:
 
 
 def _only_sum(privacy: Privacy | None) -> bool:
-    return privacy is not None and privacy.trust == "secagg"
+    return privacy is not None and privacy.server_sees_only_sum
 
 
 def _row_by_row(sent: ServerState, start: Mapping[ParamKey, Tensor]) -> ServerState:

@@ -22,7 +22,13 @@ from torch import Tensor
 from fedlora_lab import methods
 from fedlora_lab._utils.files import lock_folder, write_atomically
 from fedlora_lab._utils.random_streams import Streams, key
-from fedlora_lab._utils.validation import check, check_number, check_one_of, is_number
+from fedlora_lab._utils.validation import (
+    check,
+    check_number,
+    check_one_of,
+    error_text,
+    is_number,
+)
 from fedlora_lab.federated.compute import Compute
 from fedlora_lab.federated.records import Round, Tick, private_score, require_source, to_frame
 from fedlora_lab.federated.run_spec import make_run_spec
@@ -608,8 +614,10 @@ def cached_frame(
     """
     import pandas as pd
 
-    check(folder is not True, "cache", folder, "a folder, None or False")
+    fits = isinstance(folder, str | Path | None) or folder is False
+    check(fits, "cache", folder, "a folder, None or False")
     where = os.environ.get(VARIABLE) if folder is None else folder
+    check(not where or not Path(str(where)).is_file(), "cache", str(where), "a folder, not a file")
     key = run_key(cell, options) if where else None
     if not where or key is None:
         return train()
@@ -617,7 +625,11 @@ def cached_frame(
     # A run that another process is training is waited for, not trained twice.
     with lock_folder(path.parent, f".{key}.lock", patience=math.inf):
         if path.exists():
-            return pd.read_csv(path, keep_default_na=False, converters={"value": float})
+            try:
+                return pd.read_csv(path, keep_default_na=False, converters={"value": float})
+            except ValueError as error:
+                words = f"a frame as it was stored; delete this file ({error_text(error)})"
+                raise ValueError(f"cache={str(path)!r}: expected {words}") from error
         frame = train()
         write_atomically(path, frame.to_csv(index=False, na_rep="nan"))
     return frame
@@ -640,8 +652,7 @@ def run_key(cell: Any, options: Mapping[str, Any]) -> str | None:
     try:
         parts = parts_of(cell, "task")
         parts["task"] = [task.fingerprint, parts_of(task, "model", "clients", "test")]
-        parts["model"] = [str(model), str(getattr(model, "config", None))]
-        parts["classes"] = sorted({_full_name(type(module)) for module in model.modules()})
+        parts["model"] = [_parts_of_module(*named) for named in model.named_modules()]
         parts["options"] = _parts_of_key(dict(options))
     except (UncacheableRun, RecursionError):
         return None
@@ -667,6 +678,18 @@ def _full_name(kind: Any) -> str:
     if module.partition(".")[0] not in KNOWN_PACKAGES:
         raise UncacheableRun(module)
     return f"{module}.{getattr(kind, '__qualname__', repr(kind))}"
+
+
+def _parts_of_module(name: str, module: torch.nn.Module) -> Any:
+    """What decides a module's outputs beside the weights: its class, settings and hooks.
+
+    A text of the module would not do: it has no number of heads, and no activation.
+    """
+    state = {key: x for key, x in vars(module).items() if key[0] != "_" or key.endswith("_hooks")}
+    # Not among the weights, and so not in the task's fingerprint.
+    state |= {key: getattr(module, key) for key in module._non_persistent_buffers_set}
+    config = state.pop("config", None)
+    return [name, _full_name(type(module)), str(config), _parts_of_key(state)]
 
 
 def _parts_of_key(value: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 from toy_tasks import LORA, PLAN, private, regression
 
 import fedlora_lab as fl
@@ -75,6 +77,38 @@ def test_any_changed_ingredient_trains_anew(monkeypatch):
     keys += [comparison.run_key(cell, {})]
     assert None not in keys
     assert len(set(keys)) == len(keys)
+
+
+def test_settings_of_a_model_that_are_no_weights_count():
+    """A model of as many weights, printed alike, was given the frame of another."""
+
+    def key_of(hook: Any = None, **settings: Any) -> str | None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            layer = nn.TransformerEncoderLayer(8, batch_first=True, dim_feedforward=8, **settings)
+            model = nn.Sequential(layer, nn.Flatten(), nn.Linear(16, 2))
+        if hook is not None:
+            layer.register_forward_hook(hook)
+        pair = torch.zeros(4, 2, 8), torch.arange(4) % 2
+        task = fl.tasks.classification(model, [pair], pair, ["linear1"])
+        return comparison.run_key(Cell.from_name(ROW, task, None, PLAN, LORA, 0), {})
+
+    changes: list[dict[str, Any]] = [{"nhead": 4}, {"nhead": 2, "norm_first": True}]
+    changes += [{"nhead": 2, "activation": "gelu"}]
+    keys = [key_of(nhead=2), *(key_of(**change) for change in changes)]
+    assert None not in keys and len(set(keys)) == 4 and key_of(nhead=2) == keys[0]
+    assert key_of(lambda module, given, out: 2 * out, nhead=2) is None, "a user's own code"
+
+
+def test_a_place_that_holds_no_frames_is_named(tmp_path):
+    compare(tmp_path)
+    [stored] = tmp_path.glob("*.csv")
+    stored.write_text(stored.read_text()[:100])
+    with pytest.raises(ValueError, match=f"^cache='{stored}': expected a frame as it was stored;"):
+        compare(tmp_path)
+    for wrong in (stored, 3):
+        with pytest.raises(ValueError, match=r"^cache=.*: expected a folder"):
+            compare(wrong)
 
 
 def test_the_code_of_every_room_that_a_run_imports_counts():

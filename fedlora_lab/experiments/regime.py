@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fedlora_lab import methods, tasks
+from fedlora_lab._utils.validation import check
 from fedlora_lab.experiments.paper_claims import SHOWN, select_rows
 from fedlora_lab.experiments.runner import read_study
 from fedlora_lab.experiments.studies import FAMILIES, STUDIES, Case
@@ -80,6 +81,7 @@ def unit_path_amplification(
     if privacy is None:
         return 0.0
     releases = plan.rounds * (plan.local_steps if privacy.by_step else 1)
+    check(releases > 0, "rounds", plan.rounds, "at least 1: no noise is added in none")
     privacy = privacy.replace(clip_norm=1 / releases)
     plan = plan.replace(lr=1.0, lr_decay=1.0)
     spec = make_run_spec(task, methods.FedLoRA, privacy, plan, lora=lora_of(lora), seed=0)
@@ -264,7 +266,7 @@ def guide(
 
     Args: task, privacy, plan, lora: of the run, the noise multiplier set; learning rate and clip
         norm do not matter. cells: as of `map_cells`; ``None``: those of `measured_cells`.
-    Raises: ``ValueError`` where the noise multiplier is not set.
+    Raises: ``ValueError`` where the noise multiplier is not set, or nothing is trained.
     Guarantees: test_regime.py::test_the_guide_answers_by_the_cells_near.
 
     >>> import fedlora_lab as fl

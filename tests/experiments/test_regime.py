@@ -157,6 +157,12 @@ def situation(noise, **plan):
     return task, privacy, fl.Plan(rounds=40, participation=0.2, **plan)
 
 
+def test_the_guide_is_asked_about_a_run_that_trains():
+    """A plan without rounds ended in a division by zero."""
+    with pytest.raises(ValueError, match=r"^rounds=0: expected at least 1"):
+        fl.guide(*situation(0.5)[:2], fl.Plan(rounds=0))
+
+
 def test_the_guide_answers_by_the_cells_near(cells):
     """By the line through the cells of its unit, at its own amplification, with the nearest of them
     named; outside of them by the closed form."""

@@ -21,23 +21,25 @@ WIDTH = 120
 HEAD = """\
 # Sharp edges
 
-Thirty ways in which differentially private federated LoRA goes wrong without looking wrong.
-Most were seen in published code. What counts here is the mechanism; who made the mistake does not
-matter, everybody makes some of them.
+Thirty ways in which differentially private federated LoRA goes wrong without looking wrong, for
+whoever writes or reviews such code. Most were seen in published code; the page is about the
+mechanism, not about who made the mistake. Terms are in the [glossary](glossary.md).
 
 *Severity.* **Fatal**: the stated ε means nothing. **Serious**: it is wrong by a factor that
 matters. **Bug**: something other than what was meant is computed. **Utility**: privacy holds,
 learning suffers. **Honesty**: the number is true and misleads. **Note**: a limit to know of.
 
-*What the library does.* **Not expressible**: there is no way to write the mistake with plans, rows
-and rules. **Refuses**: it is answered with an error, or with no ε. **Measures**: it is allowed, and
-seen in what a run records. **Tells**: in a run only words stand against it, here and in the course;
-where `fl.review` can see it from outside, its check is named. Names in brackets are tests.
+*What the library does.* **Not expressible**: there is no way to write the mistake with plans,
+rows and rules. **Refuses**: it is answered with an error, or with no ε. **Measures**: it is
+allowed, and a run's records show it. **Tells**: a run cannot prevent it; this page and the
+course warn of it, and where `fl.review` can find it from outside, its check is named. Names in
+brackets are tests.
 
 *Measured.* Every edge runs: a broken form and a sound one of the same small mechanism, and one
-number that tells them apart. `fl.course.sharp_edges.PITFALLS[3].measure()` measures again,
-`fl.course.sharp_edges.measure_pitfalls()` all of them; this page is written from a run of it
-(`python scripts/edges.py`), and a test holds the two equal."""
+number that tells them apart. *The line* is the value that a sound mechanism keeps to.
+`fl.course.sharp_edges.PITFALLS[3].measure()` measures again,
+`fl.course.sharp_edges.measure_pitfalls()` all of them; `python scripts/edges.py` writes this
+page from such a run, and a test holds the two equal."""
 
 
 def number(value: float) -> str:

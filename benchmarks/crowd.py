@@ -125,7 +125,7 @@ def page(table: pd.DataFrame) -> str:
         "rounds",
         "took part in all",
         "s",
-        "ms for each",
+        "ms for each that took part",
         "peak MiB",
     )
     rows: list[tuple] = [(*head, "of it before the run")]
@@ -147,10 +147,10 @@ fresh process.
 
 {markdown_table(rows)}
 
-With a share of the clients the number that takes part grows, with ten a round only the data,
-which this machine holds for all of them. A run takes state, and a copy of the examples, of those
-who take part alone: beyond what was in memory before it, {low:.0f} MiB with a thousand clients
-and {high:.0f} MiB with ten thousand, whoever takes part.
+With 1 % of the clients, the number that takes part grows with the federation. With ten a round only
+the data grow, which this machine holds for all clients. A run keeps state, and a copy of the
+examples, only for clients that take part: beyond the memory before it, at most {low:.0f} MiB with a
+thousand clients and {high:.0f} MiB with ten thousand, in either case.
 
 ![time and memory](crowd.png)
 """

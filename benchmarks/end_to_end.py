@@ -176,38 +176,40 @@ def page(table: pd.DataFrame, rounds: int, machine: str) -> str:
     said.append(["lines of code", *(f"{lines[side]}" for side in SIDES)])
     for name, words in (
         ("accuracy", "accuracy after the last round"),
-        ("epsilon", "largest ε of a client, as it says itself"),
+        ("epsilon", "largest ε of a client, as each side reports it"),
         ("recomputed", "the same by this library's accountant"),
     ):
         said.append([words, *(spread(by.get_group(side)[name]) for side in SIDES)])
     count = int(table["time"].nunique())
     return f"""# End to end, beside what one would write by hand
 
-Rebuilt by `python -m benchmarks.end_to_end`. `digits`, 10 clients, {rounds} rounds of 5 steps of
-16 scans, rank 4 on query and value, ε = 8 by example at δ = 1e-4, an adapter for PEFT at the end,
-noise from fresh entropy. By hand: Flower's simulation with two processes, FedAvg over the LoRA
-tensors, Opacus' `PrivacyEngine` with Poisson batches, noise calibrated once for each client
-(`benchmarks/by_hand.py`). With this library: `fl.run` and `fl.save_adapter`
+How long a whole private federation takes with this library, and in a script that uses Flower, PEFT
+and Opacus directly. Rebuilt by `python -m benchmarks.end_to_end`. `digits`, 10 clients, {rounds}
+rounds of 5 steps of 16 scans, rank 4 on query and value, ε = 8 by example at δ = 1e-4, an adapter
+for PEFT at the end, noise from fresh entropy. By hand: Flower's simulation with two processes,
+FedAvg over the LoRA tensors, Opacus' `PrivacyEngine` with Poisson batches, noise calibrated once
+for each client (`benchmarks/by_hand.py`). With this library: `fl.run` and `fl.save_adapter`
 (`benchmarks/by_library.py`). Both score the test examples after every round.
 
-Runs of each side: {count}, in turns; medians and the middle 80 %. Cold: a fresh process, from the
-command to the adapter. Warm: once more in the same process; by hand that starts Ray anew, while
-this library remembers the noise that it has calibrated. {machine}.
+Each side ran {count} times, in turns; medians and the middle 80 %. *Cold* is a fresh process, from
+the command to the adapter. *Warm* is a second run in the same process: the script starts Ray anew,
+and this library remembers the noise that it has calibrated. {machine}.
 
 {markdown_table(rows)}
 
-Asked: {GOAL} times quicker by the clock; {goal}. Where the difference comes from: one process
+Asked: {GOAL} times quicker by the clock; {goal}. Three things make the difference: one process
 instead of Ray's, all clients in one batch instead of one after the other, and a quicker
-calibration. Flower's simulation is made for larger clients than these: on a large model the first
-and the last weigh less. Through that simulation this library takes several times as long as in its
-own loop, too ([speed](README.md)).
+calibration. Flower's simulation is made for larger clients than these: with a large model the first
+and the last matter less. In that simulation this library, too, takes several times as long as in
+its own loop ([speed](README.md)).
 
 {markdown_table(said)}
 
 Opacus' loader draws each example with probability 1 / number of batches, so its batches are
 slightly smaller than 16 in the mean, and its noise is calibrated for that rate.
 
-What each can tell afterwards:
+What the two programs report and do as they are written; most of what the script lacks could be
+added by hand:
 
 {markdown_table([["", *SIDES.values()], *map(list, TELLS)])}
 """

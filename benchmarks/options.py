@@ -116,9 +116,11 @@ def page(table: pd.DataFrame, refused: dict[str, dict[str, str]], machine: str) 
         f"- {case}, {peer}: {why}" for case, by in refused.items() for peer, why in by.items()
     ]
     words = "Refused:\n\n" + "\n".join(reasons) if reasons else "Opacus refused none of them."
-    return f"""# What people bring: AdamW, dropout, all-linear, a decoder
+    return f"""# Common options: AdamW, dropout, all-linear, a decoder
 
-Rebuilt by `python -m benchmarks.options`; medians and, in brackets, the middle 80 % of the turns.
+Time of this library's private step (all clients in one batch: *stacked*) beside PEFT's plain step
+and beside Opacus, with options that users choose. Rebuilt by `python -m benchmarks.options`;
+medians and, in brackets, the middle 80 % of the turns.
 {machine}.
 
 {markdown_table(rows)}
@@ -127,13 +129,13 @@ The first four are `digits`, 10 clients of 16 scans, rank 4. The decoder is Llam
 weights (four blocks, 128 wide), 4 clients of 8 prompts with answers, rank 8; the loss is that of
 the answer. The plain step is PEFT's model on the same examples at once, without clients, clip and
 noise. Opacus takes client after client: per-example gradients by its hooks, or ghost clipping with
-a second backward pass. All multiply frozen maps alike.
+a second backward pass. All multiply frozen weights alike.
 
 {words}
 
 What differs: with dropout the private step draws each example's mask from a stream of its own, so
 that no mask depends on who else was drawn or on how a batch was cut, which costs time; PEFT and
-Opacus draw one mask for the batch from torch's generator. With AdamW every peer steps by the noised
+Opacus draw one mask for the batch from torch's generator. With AdamW all three step by the noised
 mean; in a run the private step's moments begin anew in each round.
 """
 

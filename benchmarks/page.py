@@ -64,7 +64,7 @@ def padded(table: pd.DataFrame) -> str:
     rows = [["step", "private, stacked / plain, all texts in one batch"]]
     for case in part.index.unique("case"):
         rows.append([case, spread(part.loc[case, "plain, padded"])])
-    return "As it was measured before, the plain step padded to the longest text of all:\n\n" + (
+    return "With all texts in one batch, the plain step pads them to the longest of all:\n\n" + (
         markdown_table(rows)
     )
 
@@ -118,9 +118,9 @@ def prices(price: dict[str, Any]) -> str:
             more,
         )
         rows.append(list(numbers))
-    return f"""What a unit of privacy costs: {CLIENTS} clients of {price["examples"]} examples on
-`digits`, {STEPS} private steps, σ in proportion to the batch, so that the mean of a step is as
-noisy in every line while ε falls.
+    return f"""The time that a smaller ε costs: {CLIENTS} clients of {price["examples"]} examples on
+`digits`, {STEPS} private steps. σ grows in proportion to the batch, so the mean of a step is
+equally noisy in every line while ε falls.
 
 {markdown_table(rows)}"""
 
@@ -144,11 +144,11 @@ def whole(run: dict[str, list[float]], rounds: dict[str, list[float]]) -> str:
     """A run on `digits`, and a round of it through Flower."""
     ratio = np.median(rounds["flower"]) / np.median(rounds["loop"])
     return f"""A `digits` run (10 clients, 20 rounds, 5 steps, RoLoRA at ε = 8):
-{spread(run["seconds"])} s, of which
-{spread(run["share"])} is not the engine's steps (asked: at most 0.25).
+{spread(run["seconds"])} s. A share of
+{spread(run["share"])} of it is spent outside the engine's steps (asked: at most 0.25).
 
-A round of it through Flower's simulation, two processes: {spread(rounds["flower"])} s of the
-clock, in the loop {spread(rounds["loop"])} s: {ratio:.1f} times less."""
+A round of it takes {spread(rounds["flower"])} s by the clock in Flower's simulation with two
+processes, and {spread(rounds["loop"])} s in the library's own loop: {ratio:.1f} times less."""
 
 
 def page(table: pd.DataFrame, found: dict[str, Any]) -> str:
@@ -176,7 +176,13 @@ def page(table: pd.DataFrame, found: dict[str, Any]) -> str:
     )
     return f"""# Speed
 
-Rebuilt by `make bench`; medians and, in brackets, the middle 80 % of the turns.
+Time and memory of a private step beside PEFT's plain step and beside Opacus. Rebuilt by
+`make bench`. Numbers are medians, with the middle 80 % of the turns in brackets.
+
+- *Private, stacked*: this library's step, all clients in one batch.
+- *Plain*: PEFT's model on the same examples, without clients, clip and noise.
+- *Opacus by client*: Opacus' hooks, one client after the other.
+- *10 x 16*: ten clients with sixteen examples each. *Asked*: the goal of this project.
 
 Machine: {described(found["machine"])}.{again}
 
@@ -184,10 +190,9 @@ Machine: {described(found["machine"])}.{again}
 
 {above(table)}
 
-The plain step is PEFT's model on the same examples, without clients, clip and noise; all three
-multiply frozen maps by oneDNN where torch has it (below). Texts of like length go together, sixteen
-at once (decision 0020), in the private and in the plain step; Opacus takes one client at a time,
-whose eight texts are one such group. A group is padded to its longest text.
+All three multiply frozen weights by oneDNN where torch has it (below). The private and the plain
+step group texts of similar length, sixteen at once (decision 0020), and pad a group to its longest
+text. For Opacus the eight texts of a client are one such group.
 
 {padded(table)}
 
@@ -201,14 +206,14 @@ whose eight texts are one such group. A group is padded to its longest text.
 
 {prices(found["price"])}
 
-AdamW, dropout, all-linear and a decoder: [options](options.md).
+The same with AdamW, dropout, all-linear and a decoder: [options](options.md).
 
 A whole federation beside one written by hand with Flower, PEFT and Opacus:
 [end to end](end_to_end.md). How long the studies take: [studies](studies.md).
 
-On a GPU: not measured. `python -m benchmarks.gpu` stands ready.
+Not measured on a GPU; `python -m benchmarks.gpu` does it.
 
-A frozen map's product by either library, GFLOP/s on one core (decision 0018):
+The product with a frozen weight by either library, GFLOP/s on one core (decision 0018):
 
 {speeds(found["products"])}
 

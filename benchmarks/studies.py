@@ -94,11 +94,12 @@ such ratio, with a 95 % interval of that estimate.
 """
     return f"""# How long the studies take
 
-Rebuilt by `python -m benchmarks.studies` from the seconds kept with every run: hours by the clock
-of {WORKERS} processes with one thread each. Most runs shared their two cores with other work.
-Undisturbed: every run at the pace of the quickest tenth of its case. Hours left are of that kind.
-`make results` goes on where a study stopped. The studies of the first edition tuned a rate at one
-clip norm; they are kept for the rows and questions that no later one has.
+For readers who want to repeat the studies. Rebuilt by `python -m benchmarks.studies` from the
+seconds kept with every run: hours by the clock of {WORKERS} processes with one thread each. Most
+runs shared their two cores with other work. *Undisturbed* counts every run at the pace of the
+quickest tenth of its case; hours left are counted so too. `make results` continues where a study
+stopped. The studies of the first edition tuned a rate at one clip norm; they are kept for the rows
+and questions that no later study has.
 {words}
 {markdown_table(lines)}
 """

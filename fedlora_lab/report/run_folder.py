@@ -46,6 +46,8 @@ released stays spent."""
 # What must be equal before cells may stand in one table, and what must be equal method by method.
 WHOLE = ("task", "privacy", "lora")
 BY_METHOD = ("methods", "plans", "privacies")
+# What follows from other settings, and is named only where no other one differs.
+DERIVED = ("fingerprint", "noise_multiplier", "releases", "sample_rate", "sizes")
 FIELDS: dict[str, Any] = {
     **dict.fromkeys(("task", "lora", "versions", *BY_METHOD), dict),
     **dict.fromkeys(("seeds", "commands"), list),
@@ -109,17 +111,20 @@ def with_ledger_epsilon(frame: pd.DataFrame, ledger: Ledger | None) -> pd.DataFr
     return frame.assign(value=frame["value"].mask(there, floor))
 
 
-def first_difference(old: Any, new: Any, name: str = "") -> str | None:
+def first_difference(
+    old: Any, new: Any, name: str = "", without: tuple[str, ...] = ()
+) -> str | None:
     """Finds the first place where two JSON values differ: its dotted name and both values.
 
     Numbers that agree to nine digits are equal: a calibrated noise multiplier is found by search,
     and its last bits depend on how many threads added up.
 
-    Args: old, new: the values. name: dotted, of their place.
+    Args: old, new: the values. name: dotted, of their place. without: keys that are passed over.
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        pairs = ((f"{name}.{key}".strip("."), key) for key in sorted({*old, *new}))
-        found = (first_difference(old.get(key), new.get(key), path) for path, key in pairs)
+        keys = sorted({*old, *new} - {*without})
+        pairs = ((f"{name}.{key}".strip("."), old.get(key), new.get(key)) for key in keys)
+        found = (first_difference(a, b, path, without) for path, a, b in pairs)
         return next((place for place in found if place), None)
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         same = all(first_difference(a, b) is None for a, b in zip(old, new))
@@ -205,12 +210,13 @@ class Folder:
             for key in BY_METHOD:
                 common = [slug for slug in old[key] if slug in settings[key]]
                 pairs += [(f"{key}.{slug}", old[key][slug], settings[key][slug]) for slug in common]
-            for name, was, now in pairs:
-                if found := first_difference(was, now, name):
-                    raise ValueError(
-                        f"{self.path} holds a run with other settings ({found}): "
-                        f"expected the same settings, another --out, or --fresh"
-                    )
+            for without in (DERIVED, ()):
+                for name, was, now in pairs:
+                    if found := first_difference(was, now, name, without):
+                        raise ValueError(
+                            f"{self.path} holds a run with other settings ({found}): "
+                            f"expected the same settings, another --out, or --fresh"
+                        )
             settings |= {key: settings[key] | old[key] for key in BY_METHOD}
             settings |= {key: old[key] for key in WHOLE}
             seeds = {*old["seeds"], *settings["seeds"]}

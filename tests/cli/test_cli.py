@@ -105,9 +105,14 @@ def test_finished_cells_are_kept_and_new_ones_join(copied, capsys):
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"rounds": 3}, "(privacy."), ({"lr": 0.2}, "(plans.rolora.lr is 0.1 there and 0.2 now)")],
+    [
+        ({"rounds": 3}, "(plans.rolora.rounds is 2 there and 3 now)"),
+        ({"epsilon": 5}, "(privacy.target is 8.0 there and 5.0 now)"),
+        ({"lr": 0.2}, "(plans.rolora.lr is 0.1 there and 0.2 now)"),
+    ],
 )
 def test_other_settings_are_refused_in_one_line(done, changes, words, capsys):
+    """What was changed is named, and not the noise that follows from it."""
     settings = (done / "settings.json").read_bytes()
     assert compare(*ONE, out=done, **changes) == 2
     line = capsys.readouterr().err

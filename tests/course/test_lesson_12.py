@@ -134,7 +134,7 @@ def test_the_league_draws_every_method_and_attack():
     rows = [
         {"method": m, "seed": s, "tuned": t, "attack": a, "rate": r, "accused": 10 * (1 + s),
          "others": 100, "found": 20 + 10 * i, "members": 100}
-        for m, t in (("fedlora", 0.5), ("rolora", 0.1))
+        for m, t in (("fedlora", 0.36), ("rolora", 0.5))
         for s in range(2) for i, a in enumerate(attacks) for r in (0.01, 0.1)
     ]  # fmt: skip
     frame = pd.DataFrame(rows)
@@ -158,7 +158,7 @@ def test_a_method_that_leaks_less_is_told_from_chance_over_all_comparisons():
     rng, rows = np.random.default_rng(0), []
     for s, m in itertools.product(range(10), range(10)):
         found = 50 + int(rng.integers(-5, 6)) - 20 * (m == 3)
-        row = {"method": f"m{m}", "seed": s, "tuned": 0.5, "attack": "span", "rate": 0.1}
+        row = {"method": f"m{m}", "seed": s, "tuned": 0.35, "attack": "span", "rate": 0.1}
         rows.append(row | {"accused": 10, "others": 100, "found": found, "members": 100})
     gains = figures.league_gains(pd.DataFrame(rows))
     less = gains[(gains["p"] < 0.05) & (gains["off"] < 0)]

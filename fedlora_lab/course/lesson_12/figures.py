@@ -307,19 +307,22 @@ def league(frame: "pd.DataFrame", curve: Callable[[float], float]) -> style.Pict
     return figure
 
 
-def league_gains(frame: "pd.DataFrame", accuracy: float = 0.35) -> "pd.DataFrame":
+def league_gains(
+    frame: "pd.DataFrame", accuracy: float = 0.35, within: float = 0.02
+) -> "pd.DataFrame":
     """Computes each attack's gain on each method at a false positive rate of one tenth.
 
-    A gain is held against the mean gain of the methods that reached the accuracy, paired by seed;
-    the p-values of all of them and all attacks are corrected together (Bonferroni).
+    Each gain is compared with the mean gain of the methods that ended at the accuracy, paired by
+    seed; the p-values of all of them and all attacks are corrected together (Bonferroni).
 
-    Args: frame: as of `league`; accuracy: at which the methods were to be compared.
+    Args: frame: as of `league`; accuracy: at which the methods were to be compared; within: how far
+        from it a method may have ended.
     Returns: method, attack, mean, half (of its interval of 95 %), reached, off (from the mean of
         the methods), p (NaN where the accuracy was missed or one seed is there).
     """
     here: Any = frame[np.isclose(frame["rate"], 0.1)]
     gain = here["found"] / here["members"] - here["accused"] / here["others"]
-    kept = here.groupby("method")["tuned"].mean() >= accuracy
+    kept = (here.groupby("method")["tuned"].mean() - accuracy).abs() <= within
     rows, tests = [], max(1, int(kept.sum()) * here["attack"].nunique())
     for attack, part in here.assign(gain=gain).groupby("attack"):
         gains = part.pivot(index="seed", columns="method", values="gain")

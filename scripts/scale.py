@@ -87,8 +87,9 @@ def page() -> str:
     single, hours = work / (PLAN.rounds * ROUND), work / GPU / 3600
     return f"""# Scale: seven billion parameters, a million clients
 
-Computed by `python scripts/scale.py` from one private step on shapes alone
-(`fedlora_lab.federated.cost`); a test holds the page to it. Nothing here was timed.
+What memory, traffic and computation a large federation needs, for whoever plans one. Nothing here
+was timed: `python scripts/scale.py` computes the page from one private step on shapes alone
+(`fedlora_lab.federated.cost`), and a test holds the page to it.
 
 Assumed: texts of {TOKENS} tokens, rank {LORA.rank} on query and value, {PLAN.rounds} rounds,
 {ROUND} of {CLIENTS:,} clients a round by Poisson sampling,
@@ -104,9 +105,9 @@ w P + e E + 12 k M bytes: w bytes of a frozen number, e texts at once, k clients
 
 {memory(plain)}
 
-The server holds {state / 2**20:.0f} MiB, whatever the number of clients; of a client that does
-not take part it holds one number, the round in which it was last seen. With uploads summed as
-they come it needs {2 * state / 2**20:.0f} MiB, with all {ROUND} of a round side by side, as here,
+The server holds {state / 2**20:.0f} MiB for any number of clients, and for a client that does not
+take part one number, the round in which it was last seen. If it adds uploads as they arrive it
+needs {2 * state / 2**20:.0f} MiB; if it holds all {ROUND} uploads of a round, as here,
 {ROUND * state / GIB:.1f} GiB.
 
 ## Bytes
@@ -123,17 +124,17 @@ T k S b F operations: S local steps of b texts. A client's share of one round is
 need {hours:.0f} hours of such a device, in parallel over the {ROUND} clients of a round
 {hours / ROUND:.1f} hours. Full use is assumed, which no run reaches: a third to a half is usual.
 
-On a GPU: not measured. `python -m benchmarks.gpu --minutes 30` times a private step beside the
+Not measured on a GPU: `python -m benchmarks.gpu --minutes 30` times a private step beside the
 plain step, Opacus' hooks and ghost clipping on ViT-B, RoBERTa-large and a decoder of a billion
-numbers, all of random weights, with 1 to 100 clients, and federations of 1,000 clients on `digits`.
-The same command goes on where it stopped; its page has the device's name. How a federation compares
-with one written by hand, on a processor: `benchmarks/results/end_to_end.md`.
+numbers, all of random weights, with 1 to 100 clients, and federations of 1,000 clients on
+`digits`. The same command continues where it stopped; its page has the device's name. On a
+processor, `benchmarks/results/end_to_end.md` compares a federation with one written by hand.
 
-For accuracy `python scripts/gpu_studies.py --minutes 40 --workers 12` runs the largest cells of the
-studies on a GPU in bfloat16 (sentiment with all layers at rank 16, MNIST and digits with clients
-protected, MNIST with examples protected), sets them beside the processor's over the same seeds, and
-stops before the minutes are over; the same command goes on. `--estimate` says how the time would be
-used. Its lines lie in a folder of the device's name under `results/runs`.
+For accuracy `python scripts/gpu_studies.py --minutes 40 --workers 12` runs the largest cells of
+the studies on a GPU in bfloat16 (sentiment with all layers at rank 16, MNIST and digits with
+clients protected, MNIST with examples protected), compares them with the processor's over the
+same seeds, and stops before the minutes are over; the same command continues. `--estimate` prints
+how the time would be used. Its lines are in a folder of the device's name under `results/runs`.
 """
 
 

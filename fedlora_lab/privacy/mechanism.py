@@ -195,20 +195,20 @@ def _clip_group(
         scale = (limit / norms.clamp(min=1e-300)).clamp(max=1.0)
     else:
         scale = limit / (norms + stabiliser)
-    # An example may be anything: one whose gradient is not a number must not spoil the sum.
+    # A gradient that is not finite counts as zero: sensitivity stays C, and the sum stays a number.
     scale = torch.where(finite, scale, zero)
-    # A factor too small for the dtype would be rounded, perhaps up: zero instead, which is within
-    # the clip.
+    # A scale below the dtype's smallest normal number may be rounded up, which would exceed C.
     tiny = max(torch.finfo(tensor.dtype).tiny for tensor in rows.values())
     scale = torch.where(scale < tiny, zero, scale)
     less, sums = finite & (scale < 1), {}
-    # Where a look costs no wait, rows that need neither are neither scaled nor replaced.
+    # On a processor these are known at once, and work on rows that need it not is saved; reading
+    # them from a GPU would cost a wait.
     some = stabiliser is not None or not _on_cpu(norms) or bool(less.any())
     strange = not _on_cpu(norms) or not finite.all()
     for key, tensor in rows.items():
-        # Rounded to the nearest: a float32 row may so exceed the clip by 2^-24 of it.
+        # Rounding to float32 may make a row longer than C by a factor of 1 + 2^-24.
         weight = scale.to(tensor.dtype).view(-1, *[1] * (tensor.dim() - 1))
-        if strange:  # zero times an infinity is not zero
+        if strange:  # replaced before scaling: zero times infinity is not a number
             tensor = torch.where(finite.view(weight.shape), tensor, torch.zeros_like(tensor))
         sums[key] = _sums(tensor * weight if some else tensor, owner, owners)
     return sums, less, ~finite

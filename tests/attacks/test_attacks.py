@@ -118,6 +118,7 @@ def test_labels_are_read_and_noise_hides_them():
         attacks.infer_label(victim.upload(first(task)))
 
 
+@pytest.mark.slow
 def test_an_image_is_found_by_search_and_noise_hides_it():
     """A small smooth network, where a search meets no walls; both factors are sent."""
     data = fl.tasks.digits(clients=3)

@@ -98,6 +98,7 @@ def test_a_bug_is_refuted_against_what_the_ledger_would_have_stated():
     assert not broken.holds and REASON in str(broken)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
     """On disk too, before anything is released; neither it nor a sound run goes on as the other."""
     privacy = fl.Privacy(delta=1e-3, accountant="rdp").calibrate(

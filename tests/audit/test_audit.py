@@ -172,6 +172,7 @@ def test_a_canary_is_expected_as_its_groups_are_clipped(row, norms):
         assert x.flatten(1).norm(dim=1).tolist() == pytest.approx([norm] * 2, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("unit", "options", "least"),
     [

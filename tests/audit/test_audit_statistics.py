@@ -36,6 +36,7 @@ def test_ceilings_grow_with_the_canaries(m, one_run, many):
         assert bounds.threshold_ceiling(m, 0.0, 0.05) == pytest.approx(many, abs=5e-3)
 
 
+@pytest.mark.slow
 def test_a_ceiling_is_reached_by_what_it_needs():
     m = bounds.canaries_needed(1.0, 1e-5, 0.05)
     fewer, enough = (bounds.one_run_lower_bound(n, n, n, 1e-5, 0.05) for n in (m - 1, m))

@@ -133,6 +133,7 @@ def test_each_statistic_finds_the_fault_that_it_is_for():
     assert max(*broken, correlation_p_value(np.ones(9), np.ones(9))) < 1e-6
 
 
+@pytest.mark.slow
 def test_chances_are_uniform_under_the_claim():
     rng, found, level = np.random.default_rng(1), [], np.array([[0.01], [0.1], [0.5]])
     for _ in range(300):

@@ -103,6 +103,7 @@ def test_finished_cells_are_kept_and_new_ones_join(copied, capsys):
     assert entry["noise_multiplier"] == settings["privacies"]["rolora"]["noise_multiplier"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -14,6 +14,7 @@ from fedlora_lab.cli import doctor
 from fedlora_lab.federated.cost import cost
 
 
+@pytest.mark.slow
 def test_the_table_follows_from_the_formulas_of_cost():
     """Finds a line whose clients, memory or time are not those that `cost` states; also where it is
     counted on two and three layers of all."""
@@ -34,6 +35,7 @@ def test_the_table_follows_from_the_formulas_of_cost():
     assert found._replace(free=1e5).cells()[3] == "none"
 
 
+@pytest.mark.slow
 def test_the_speed_is_that_of_a_private_step(monkeypatch):
     """Finds a speed of bare products: the step counted takes the time that it says."""
     monkeypatch.setattr(

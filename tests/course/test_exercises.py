@@ -49,6 +49,7 @@ def test_the_solution_is_accepted(one):
         assert repr(verdict) == f"Right: {one.words['right']}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one", CASES)
 def test_every_mistake_has_a_message_of_its_own(one):
     """Also an answer that nobody foresaw, none at all, and one that cannot be read."""

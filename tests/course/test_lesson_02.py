@@ -12,6 +12,7 @@ from fedlora_lab import theory
 from fedlora_lab.plots.style import WRONG
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [None, np.array([0.1, 0.2, 0.3, 0.4])])
 def test_noisy_deviation_is_the_mean_over_draws(weights):
     """Monte Carlo with a std for every client; the three parts each where it stands alone."""

@@ -26,6 +26,7 @@ def gathered() -> Any:
     return table, fl.amplification(task, "fedlora", privacy, plan).mean
 
 
+@pytest.mark.slow
 def test_the_noise_drawn_again_is_that_of_the_run(gathered):
     """In the first round all noise is that round's: the records have the same energies."""
     first = gathered[0].query("round == 1 and term in ['noise_B', 'noise_A', 'noise_BA']")
@@ -34,6 +35,7 @@ def test_the_noise_drawn_again_is_that_of_the_run(gathered):
     assert wide["gathered"].to_numpy() == pytest.approx(wide["round"].to_numpy(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_rounds_are_drawn_as_they_are(gathered):
     table, rho = gathered
     shares = figures.quadratic_shares(table)
@@ -103,6 +105,7 @@ def test_the_amplifier_draws_the_theory():
         assert limits(other) == limits(figure)
 
 
+@pytest.mark.slow
 def test_the_decisions_are_those_of_the_run():
     """With the noise they score as the run's records do; before training there is none."""
     task = fl.tasks.digits(clients=3, seed=1)

@@ -15,6 +15,7 @@ UPDATES = 0.2 * RNG.standard_normal((6, 300))
 GRID = Grid(clipping_range=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropped", [(), (0,), (5,), (2, 3)])
 def test_the_sum_is_opened_whoever_is_lost(dropped):
     found = aggregate(UPDATES, GRID, threshold=4, dropped=dropped)

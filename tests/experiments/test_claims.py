@@ -303,6 +303,7 @@ def test_other_measures_are_shares_of_the_other_methods():
     assert f"({size:.1f} and {2 * size:.1f} points)" in steady.measured
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_spread_bears_collapsed_runs():
     """Two methods of which one run in six collapses spread alike: the interval says so in 19 of 20
     frames or nearly, that of F, which takes results for normal, in four of five."""

@@ -62,6 +62,7 @@ def test_no_choice_depends_on_a_private_value(tmp_path, unit):
     assert any(NONE in line for line in said[0])
 
 
+@pytest.mark.slow
 def test_nothing_handed_on_tells_how_many_rows_a_person_has(tmp_path):
     """One person has 5 rows, or 1: in the person unit that is private. Settings, report and
     certificate held the number of rows; and the choice of a method knew no unit of persons."""
@@ -107,6 +108,7 @@ def test_all_rows_of_a_person_are_dealt_to_one_client(tmp_path):
     assert kept.groupby(frame["who"]).nunique().max() == 1 and 0 < kept.mean() < 1
 
 
+@pytest.mark.slow
 def test_what_is_given_is_taken(tmp_path):
     """Finds a keyword that is named and not passed on."""
     given: dict[str, Any] = {

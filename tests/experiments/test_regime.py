@@ -64,6 +64,7 @@ def cells() -> Any:
     return study.map_cells(measured(leads), PREDICTION)
 
 
+@pytest.mark.slow
 def test_a_lead_is_a_share_of_its_cells_room(cells):
     """Each row's mean and two intervals; the verdicts; where a collapsed run is counted."""
     assert len(cells) == len(PREDICTION) * len(regime.PAIRS) == 64 * 4

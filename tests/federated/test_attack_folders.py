@@ -127,6 +127,7 @@ def seen_outside(folder: Path) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fedlora", "fedsa-lora", "fedex-lora"])
 def test_nothing_outside_private_tells_who_took_part(method, tmp_path):
     """Where participation is secret, runs differ in the released values and nowhere else."""

@@ -154,6 +154,7 @@ def upper(kind: str) -> Task:
     return toy_hubs.fresh(kind, targets=targets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", UPPER)
 def test_outputs_and_gradients_are_the_same(kind):
     """With a prefix as without; its blocks are not called for examples that were seen before."""

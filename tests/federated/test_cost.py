@@ -14,6 +14,7 @@ pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 LORA, PLAN = fl.Lora(rank=2, alpha=3.0), fl.Plan(rounds=7, local_steps=3, participation=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "vit"])
 def test_counts_are_those_of_the_real_model(kind):
     """Parameters and moving numbers against the model with values; traffic against a real round."""
@@ -38,6 +39,7 @@ def test_operations_are_those_counted_by_hand():
     assert found.step_flops > 1.8 * found.judge_flops, "the way back costs about as much as there"
 
 
+@pytest.mark.slow
 def test_schedules_and_quantised_broadcasts_cost_less():
     rows = map(fl.methods.get, ("fedlora", "rolora", "fedlpp"))
     plain, turns, narrow = (cost(toy_hubs.decoder(), row, LORA, PLAN) for row in rows)

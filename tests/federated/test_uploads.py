@@ -176,6 +176,7 @@ def test_each_client_has_its_own_noise_in_the_example_unit():
     assert bool(((xi.transpose(0, 1).flatten(1).std(1) / level - 1).abs() < error).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("unit", "trust", "weights"),
     [

@@ -37,6 +37,7 @@ def agree(task, row, privacy, plan=ROUNDS, **options):
     return records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", few_fast(*methods.ALL.values(), *WRITTEN), ids=lambda row: row.slug)
 @pytest.mark.parametrize("unit", UNITS)
 def test_messages_give_the_run_of_the_loop(row, unit):

@@ -157,6 +157,7 @@ def test_what_is_there_is_not_written_over(tmp_path, capsys):
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.slow
 def test_a_rehearsal_among_sites_with_terms_says_what_is_missing(tmp_path):
     """And the other way round: terms are given, and the nodes are those of a simulation."""
     app = tmp_path / "mixed"

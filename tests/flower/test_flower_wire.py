@@ -34,6 +34,7 @@ def arrays_of(messages, t=None):
     return [(name, array) for m in some for name, array in m.content["arrays"].items()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("row", few_fast(*ROWS), ids=lambda row: row.slug)
 def test_without_a_clip_norm_messages_do_not_depend_on_the_data(row, unit):
@@ -51,6 +52,7 @@ def test_without_a_clip_norm_messages_do_not_depend_on_the_data(row, unit):
             assert one.content[name] == other.content[name], (kind, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("slug", ["fedlora", "deer", "fed-sb"])
 def test_it_is_the_clip_norm_that_makes_them_equal(slug, unit):

@@ -168,6 +168,7 @@ def commands() -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["superlink", "supernode", "superlink.service", "supernode@.service"]
 )

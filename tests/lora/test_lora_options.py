@@ -172,6 +172,7 @@ def test_a_saved_adapter_is_read_by_plain_peft(kind, option, tmp_path):
     assert float((start - theirs).abs().max()) > 1e-2 * float(theirs.abs().max())
 
 
+@pytest.mark.slow
 def test_dropout_is_each_example_s_own(tmp_path):
     """One mask for an example whatever goes through the model with it: the run in pieces, in one
     batch, over messages and resumed is one run; scores are those without dropout.
@@ -240,6 +241,7 @@ def test_one_more_of_a_unit_moves_all_that_is_released_by_at_most_the_clip(unit,
     assert 0.9 * bound <= gap <= bound * (1 + 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "swin"])
 def test_switches_of_memory_change_nothing_but_rounding(kind):
     """Blocks computed again get the masks of their first pass; the frozen prefix stops below the
@@ -304,6 +306,7 @@ def test_a_base_in_few_bits_is_refused_where_it_cannot_be():
             play(lora_cases.task_of("bert"), "fedlora", None, SHORT, quantize="nf4", **options)
 
 
+@pytest.mark.slow
 def test_a_config_stands_wherever_an_adapter_is_taken(tmp_path):
     """In `run`, `compare`, `amplification` and Flower's terms."""
     task, privacy = lora_cases.task_of("bert"), private("example")

@@ -68,6 +68,7 @@ def test_a_row_without_a_place_in_the_table_is_described_by_its_fields():
     assert describe_method(mine.replace(train=fl.Cycle(("B",)), share=None)) == "A never moves"
 
 
+@pytest.mark.slow
 def test_a_page_of_diagrams_is_the_table():
     page: Any = plots.method_diagrams()
     titles = [t.get_text() for ax in page.axes for t in ax.texts if t.get_weight() == "bold"]

@@ -81,6 +81,7 @@ def test_deviation_names_the_exact(frame):
     assert "LA-LoRA" in text.replace("FFA-LoRA", "")
 
 
+@pytest.mark.slow
 def test_noise_says_which_term_is_absent(frame):
     """FFA has no noise on A; FFA, RoLoRA and DEeR no product of noises."""
     assert words(plots.noise(frame)).count("none") == 1 + 3
@@ -88,6 +89,7 @@ def test_noise_says_which_term_is_absent(frame):
     assert each["value"].tolist() == [4.0] * 3
 
 
+@pytest.mark.slow
 def test_noise_draws_what_has_gathered_beside_the_signal(frame, real):
     """Each dot is a sum over layers after the last round; frames of old have one panel."""
     assert len(plots.noise(frame).axes) == 1
@@ -303,6 +305,7 @@ def test_names_inside_lie_above_the_curves_that_pass(ax):
     assert long.get_position()[1] == pytest.approx(0.6)
 
 
+@pytest.mark.slow
 @both_kinds
 def test_names_do_not_overlap(frame, draw):
     same = 0.7 + 0.001 * frame["round"]

@@ -106,6 +106,7 @@ def test_tradeoff_equals_golden_numbers(entry: Entry) -> None:
     assert found == pytest.approx(CURVES[entry], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_tradeoff_equals_riskcal() -> None:
     """Two histories of two parts, and one direction that is not the other's."""
     from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
@@ -124,6 +125,7 @@ def test_tradeoff_equals_riskcal() -> None:
         )
 
 
+@pytest.mark.slow
 def test_tradeoff_lies_below_every_epsilon() -> None:
     """Also where no grid fits; from guessing, without a release, to knowing, without noise."""
     rates = np.linspace(0, 1, 101)
@@ -213,6 +215,7 @@ def test_where_no_grid_fits_the_bound_is_tight(history: tuple[Entry, ...], delta
     assert epsilon(history, delta, "rdp") > 1.02 * value
 
 
+@pytest.mark.slow
 def test_hardly_any_noise_is_counted_without_a_word() -> None:
     """No grid holds it; what is stated is a bound, finite or not, and nothing is warned about."""
     least = epsilon(((0.1, 0.5, 100),), 1e-5)

@@ -86,6 +86,7 @@ def test_what_is_released_moves_by_at_most_what_sigma_says(slug, unit, trust):
         assert max(found) > 0.999 / SIGMA, "with sum and count both at their bounds"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["example", "client"])
 def test_the_noise_follows_c(unit):
     """Nobody has anything to say, and C is three times that of the start."""
@@ -102,6 +103,7 @@ def test_the_noise_follows_c(unit):
     assert float(values.std()) == pytest.approx(1, abs=4 / math.sqrt(2 * len(values)))
 
 
+@pytest.mark.slow
 def test_c_goes_to_the_quantile():
     """Of the norms of one client's gradients, which stand still; with half the rate more slowly."""
     task, row = tokens(sizes=(8,)), methods.get("fedlora")
@@ -150,6 +152,7 @@ def test_a_round_without_clients_has_no_count_to_state():
     assert "and noise 2.5 of the count, 0.04 of the budget" in ledger.statement()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("unit", "slug"), [("example", "fedlora"), ("person", "deer"), ("client", "la-lora")]
 )
@@ -173,6 +176,7 @@ def test_an_adapted_run_goes_on_with_its_c(unit, slug, tmp_path):
     assert play(task, slug, private(unit), plan.replace(rounds=1))[-1].clip_norm is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["example", "person"])
 def test_a_client_of_flower_adapts_its_own_c(unit):
     """As in the loop: the server knows no C, and the uploads agree to the last round."""

@@ -337,6 +337,7 @@ def test_a_run_that_will_exceed_its_target_says_so(tmp_path):
     assert list(run)[-1].epsilon == pytest.approx(stated, rel=1e-3) and stated > 3
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_a_run_ends_before_the_round_that_would_spend_more(tmp_path):
     """Resumed and whole, in the loop, its ticks, a comparison and on Flower; the last is judged."""

@@ -49,6 +49,7 @@ def draw(budget: fl.Budget, sigma: float = 1.0, plan: fl.Plan = PLAN, **options:
     return play(task, "fedlora", privacy, plan, budget=budget, **given)[-1]
 
 
+@pytest.mark.slow
 def test_all_runs_together_are_what_dp_accounting_finds(tmp_path):
     """Two runs of different noise and length, for the client who spends most; nothing is lost."""
     budget = opened(tmp_path, accountant="prv")
@@ -478,6 +479,7 @@ def test_selection_bounds_an_exact_case(shape):
     assert excess(ledger.epsilon() * 0.99) > delta
 
 
+@pytest.mark.slow
 def test_a_selected_ledger_is_written_and_read(tmp_path):
     """Alone and as a part; its event is dp-accounting's own; nothing is added to it."""
     run = Ledger(delta=1e-5)
@@ -580,6 +582,7 @@ def test_trials_are_drawn_as_the_theorem_assumes(shape):
     assert draw_trials(1.0, 1.0, draws) == 1
 
 
+@pytest.mark.slow
 def test_a_tuning_returns_the_best_alone():
     """All trials played again: the score is the largest, nothing tells how many there were; the
     seed decides everything."""
@@ -625,6 +628,7 @@ def test_a_score_of_private_examples_is_a_part_of_each_trial():
         tuned(hidden, score_epsilon=9.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -262,6 +262,7 @@ def test_honest_shares_come_in_nearly_always() -> None:
     assert client(trust="secagg", honest=4, colluding=6).noise_levels(16, PLAN).each == 0.5
 
 
+@pytest.mark.slow
 def test_a_plan_longer_than_its_calibration_is_refused() -> None:
     """Calibrated for 100 releases of each client and 8: 200 are refused with both numbers."""
     privacy = Privacy(delta=1e-4).calibrate(epsilon=8, task=TASK, plan=PLAN)

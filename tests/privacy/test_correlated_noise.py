@@ -166,6 +166,7 @@ def test_drawn_examples_are_of_the_step_s_group(monkeypatch):
     assert run.context.sample_rate == (1 / 6,) * 3  # and so the divisor is the expected batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["fixed", "poisson"])
 def test_a_calibrated_stream_spends_its_target(sampling, tmp_path):
     """The ledger holds the whole stream before the first round, also of who is absent then; later
@@ -199,6 +200,7 @@ def test_groups_of_an_amplified_stream_are_bounded_by_any_mechanisms():
     assert ledger.group_epsilon(2) == accounting.any_group_epsilon(ledger.history(), 2, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", KINDS, ids=lambda x: x.strategy)
 @pytest.mark.parametrize("unit", ["example", "client"])
 def test_a_run_goes_on_with_its_noise(noise, unit, tmp_path):

@@ -206,6 +206,7 @@ def harmless(html: str, tags: Any) -> Reader:
     return page
 
 
+@pytest.mark.slow
 def test_a_report_shows_any_name_as_text():
     """In task, methods, versions, commands and cells: no tag, no attribute that acts, and what is
     shown is the name."""

@@ -369,6 +369,7 @@ def test_accountants_that_disagree_are_refused(tmp_path, monkeypatch):
     assert "accountants that agree" in refusal(path)
 
 
+@pytest.mark.slow
 def test_an_adapter_carries_its_own_certificate_only(tmp_path):
     """The folder loads by PEFT as before; refused are the certificate of another run, a changed
     weight and an added file."""

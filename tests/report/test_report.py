@@ -36,6 +36,7 @@ def figures_of(page: Reader) -> list[str]:
     return [attributes["alt"].split(".")[0] for tag, attributes in page.tags if tag == "img"]
 
 
+@pytest.mark.slow
 def test_table_and_every_figure(page):
     whole = "method == 'rolora' and measure == 'accuracy' and round == 4 and layer == 'all'"
     last = frame().query(whole)["value"]
@@ -57,6 +58,7 @@ def test_a_task_without_accuracy_and_without_privacy():
     assert "±" not in page.text, "one seed has no interval"
 
 
+@pytest.mark.slow
 def test_page_stands_alone(text, page):
     """It loads nothing, fits a phone, and shows settings with short numbers."""
     found = dict(html_page.flatten_settings({"a": {"b": [0.123456789], "c": None}, "d": {}}))
@@ -148,6 +150,7 @@ def test_a_report_states_what_attackers_reach():
     assert html_page.attack_bounds({"c": texts["c"], "none": None}) == []
 
 
+@pytest.mark.slow
 def test_a_report_states_epsilon_for_groups():
     """Of the run that spends most: a page without it lets families be read as single examples."""
     weak, unsure = of(noise_multiplier=0.5), of()

@@ -321,6 +321,7 @@ def test_a_loader_is_held_against_its_law(loader, law, right):
     assert found.verdict == ("sound" if right else "broken"), found
 
 
+@pytest.mark.slow
 def test_epsilon_given_is_that_of_what_was_measured():
     """Of the claim, of a larger reach, without amplification, and of what leaves bare."""
     terms: dict[str, Any] = {"steps": 100, "delta": 1e-5, "epsilon": 3.0}
@@ -417,6 +418,7 @@ def test_opacus_passes(kind):
     assert told >= {"reach", "denominator", "sampling", "empty batch", "accounting"}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_batches_that_are_cut_to_fit_the_memory_are_read_whole():
     """Pieces of Poisson batches taken for the batches of a wrong sampler."""
@@ -427,6 +429,7 @@ def test_batches_that_are_cut_to_fit_the_memory_are_read_whole():
     assert found["sampling"].verdict == "sound" and found.claims.sample_rate == loader.sample_rate
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_review_leaves_no_trace():
     """A review in the middle of training that changed it, or was counted by the accountant."""

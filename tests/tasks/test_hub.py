@@ -37,6 +37,7 @@ def bert(data, **options):
     return fl.tasks.hub(toy_hubs.folder("bert"), data, **LABELLED | clients | options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "swin", "decoder"])
 def test_a_private_round_runs_on_every_kind_of_model(kind):
     plan = fl.Plan(rounds=1, local_steps=2, batch=4)
@@ -330,6 +331,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", BAD)
 def test_bad_calls_are_one_line(line):
     call: Any = {"model": "bert", "dataset": FRAME, **LABELLED, **BAD[line]}

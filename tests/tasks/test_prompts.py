@@ -208,6 +208,7 @@ def test_texts_together_are_those_of_one_by_one(kind):
 
 
 # PEFT asks Transformers for it.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 @pytest.mark.parametrize("kind", toy_hubs.DECODERS)
 def test_plain_peft_writes_the_same_texts(kind, tmp_path):
@@ -236,6 +237,7 @@ def test_plain_peft_writes_the_same_texts(kind, tmp_path):
     assert code.batch_decode(out[:, width:], skip_special_tokens=True) == found
 
 
+@pytest.mark.slow
 def test_scores_are_the_libraries_of_the_written_texts():
     """With some answers right and some wrong; references are the texts as given."""
     task, last = byte_task("llama"), trained("llama")
@@ -282,6 +284,7 @@ def test_own_scores_of_texts():
         toy_hubs.fresh("bert", metrics=own)
 
 
+@pytest.mark.slow
 def test_a_private_run_writes_no_answer_to_private_prompts():
     """An exact score of held-out rows would be counted by no budget."""
     seen: list[int] = []
@@ -304,6 +307,7 @@ def test_a_private_run_writes_no_answer_to_private_prompts():
 # ---- runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ffa-lora", "la-lora", "deer", "fedlpp"])
 def test_a_private_run_on_a_llama(method):
     """Rows that freeze, take turns, keep a residual, quantise: all see per-example gradients of
@@ -314,6 +318,7 @@ def test_a_private_run_on_a_llama(method):
     assert {"exact_match", "perplexity", "loss"} <= set(last.metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", toy_hubs.DECODERS)
 def test_switches_of_memory_change_no_text(kind):
     """Blocks that are computed twice would store their keys twice; those kept must be called when
@@ -333,6 +338,7 @@ def test_switches_of_memory_change_no_text(kind):
 
 
 # PEFT asks Transformers for it.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 def test_the_page_s_ten_lines_run_as_written(tmp_path, monkeypatch, capsys):
     """With a toy decoder in the place of the reader's, and fewer steps."""
@@ -412,6 +418,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", BAD)
 def test_bad_calls_are_one_line(line):
     call: Any = {"model": "llama", "prompt": "question", "answer": "answer", "by": "site"}

@@ -230,6 +230,7 @@ def test_the_table_of_the_page_is_computed() -> None:
             assert float(told) == pytest.approx(ours / alone, abs=0.006)
 
 
+@pytest.mark.slow
 def test_the_table_of_forgetting_is_computed() -> None:
     """The page's reason for no gain: a discount that is off by a step, or of the other noise."""
     page = Path(__file__).parents[2] / "docs" / "correlated_noise.md"

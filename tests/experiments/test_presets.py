@@ -133,7 +133,7 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys)
     plan = fl.Plan(rounds=3, local_steps=1, lr=0.1)
     row = replace(presets.find_preset("rolora-50-mnli"), plan=plan, lora=fl.Lora())
     privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
-    for name, value in (("get", row), ("task", task), ("privacy", privacy)):
+    for name, value in (("find_preset", row), ("task", task), ("privacy", privacy)):
         monkeypatch.setattr(presets, name, lambda *parts, value=value, **options: value)
     out, whole = tmp_path / "out", fl.ticks
     words = ["preset", "toy", "--data", "own.csv", "--seed", "none", "--out", out]

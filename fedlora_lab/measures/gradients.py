@@ -12,7 +12,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
-from fedlora_lab.lora import peft, per_example
 from fedlora_lab.measures.deviation import AggregationInput
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import ParamKey, ServerState
@@ -52,10 +51,17 @@ def _source(record: Any) -> Any:
     return record.source
 
 
+def _adapt(task: Task, lora: Lora) -> Any:
+    """Returns a copy of the task's model with the adapter."""
+    from fedlora_lab.lora import peft  # loads PEFT, which tables and certificates do not need
+
+    return peft.adapt(task.model, task.targets, task.head, lora)
+
+
 def _adapted(task: Task, record: Any) -> tuple[Any, dict[ParamKey, Tensor]]:
     """Returns an adapted model, and the tensors of the record."""
     _, lora, state = _source(record)
-    return peft.adapt(task.model, task.targets, task.head, lora), state.tensors
+    return _adapt(task, lora), state.tensors
 
 
 def _mean_loss(task: Task, model: Any, weights: dict[str, Tensor], data: Examples) -> Tensor:
@@ -139,7 +145,7 @@ def gradient_agreement(task: Task, lora: Lora, given: AggregationInput) -> float
     Guarantees: 1 where nothing is lost on the way down
         (test_measures.py::test_gradients_agree_unless_the_broadcast_is_coarse).
     """
-    adapted: Any = peft.adapt(task.model, task.targets, task.head, lora)
+    adapted = _adapt(task, lora)
     x, y = concatenate(task.clients)
 
     def gradient(state: ServerState) -> Tensor:
@@ -300,6 +306,8 @@ def gradient_spectra(record: Any, clip_norm: float = 1.0) -> "pd.DataFrame":
     """
     import pandas as pd
 
+    from fedlora_lab.lora.per_example import per_example_gradients  # loads PEFT
+
     check_number("clip_norm", clip_norm, 0, open_low=True)
     task = _source(record)[0]
     adapted, tensors = _adapted(task, record)
@@ -310,7 +318,7 @@ def gradient_spectra(record: Any, clip_norm: float = 1.0) -> "pd.DataFrame":
         totals = {key: torch.zeros_like(tensors[key]) for key in moving}
         for index in torch.arange(len(y)).split(256):
             owner, data = torch.zeros_like(index), (take(x, index), y[index])
-            rows = per_example.per_example_gradients(task, adapted, params, moving, data, owner)
+            rows = per_example_gradients(task, adapted, params, moving, data, owner)
             sums, _ = clip_sum(rows, clip_norm, owner, 1)
             totals = {key: total + sums[key][0] for key, total in totals.items()}
         for key, total in totals.items():

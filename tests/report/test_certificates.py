@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -470,3 +471,13 @@ def test_verification_takes_seconds(made):
     accounting._second_opinion.cache_clear()
     fl.report.verify(made)
     assert time.process_time() - started < 5
+
+
+@pytest.mark.slow
+def test_verification_loads_no_library_that_trains(made):
+    """In a process of its own: what tables share with training would load PEFT, for seconds."""
+    code = f"import sys; import fedlora_lab as fl; fl.report.verify({str(made)!r}); "
+    code += "print(*sorted({'peft', 'sklearn', 'transformers'} & {*sys.modules}))"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.strip() == ""

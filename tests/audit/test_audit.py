@@ -224,6 +224,7 @@ def test_the_audit_module_is_called_and_refuses_bad_arguments(bad, message):
         call(WIDE, "fedlora", private("example"), PLAN, **bad)
 
 
+@pytest.mark.slow
 def test_the_figure_draws_the_three_numbers():
     """Of an invalid audit it says why, twice; where no epsilon is certified it says so."""
     setups = (("fedlora", "example"), ("deer-literal", "example"), ("ffa-lora", "client"))

@@ -75,6 +75,7 @@ def test_the_whole_table_takes_less_than_twenty_seconds():
     assert sum(line.startswith(tuple(doctor.SIZES)) for line in lines) == len(doctor.SIZES)
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_has_its_line(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "measured_speed", lambda: 1e9)  # the other test measures it
     assert call("doctor", "--model", toy_hubs.folder("gpt2")) == 0

@@ -41,6 +41,7 @@ def progress_file(tmp_path, monkeypatch):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one", CASES)
 def test_the_solution_is_accepted(one):
     for answer in one.answers:

@@ -26,6 +26,7 @@ def test_the_quantiser_error_is_the_mean_over_draws(width, block):
     assert closed in theory.mean_band(off.reshape(400, -1).mean(1))
 
 
+@pytest.mark.slow
 def test_the_best_reach_loses_least():
     """And QLoRA's rule for 4 bits, taken to others, is worse than 4 bits' own from 5 bits on."""
 

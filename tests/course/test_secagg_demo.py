@@ -25,6 +25,7 @@ def test_the_sum_is_opened_whoever_is_lost(dropped):
     assert 0 < off.max() <= GRID.max_error(len(there)) + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropped", [(), (0, 3)])
 def test_neighbours_are_enough(dropped):
     """With two neighbours on a ring the sum opens too, and the cost of a client stays the same."""

@@ -70,6 +70,7 @@ def test_another_device_has_its_own_lines_at_the_processor_s_settings(
         SCRIPT["run_all"](chosen, minutes=5, **how)
 
 
+@pytest.mark.slow
 def test_workers_end_when_the_time_is_over():
     """In the middle of a run, and without starting what would end too late."""
     case = tiny("fedlora").cases[0]

@@ -120,6 +120,7 @@ def test_cells_without_room_or_a_row_decide_nothing():
     assert set(study.map_cells(gone, two)["rounds"]) == {5}
 
 
+@pytest.mark.slow
 def test_the_map_of_the_package_is_that_of_the_results():
     """Else scripts/regime_map.py has to be run again."""
     ours, theirs = study.measured_cells(), regime.read_map(RESULTS)
@@ -204,6 +205,7 @@ def test_the_guide_says_that_it_cannot_tell(cells):
     )
 
 
+@pytest.mark.slow
 def test_the_command_answers_as_the_function_does(capsys):
     """With the task's clients, the adapter's rank and the noise that the options say."""
     given = "--clients=100 --rank=16 --rounds=40 --participation=0.2 --unit=client --epsilon=20"

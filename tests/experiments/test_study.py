@@ -68,6 +68,7 @@ def test_a_study_tunes_and_reports(tmp_path, monkeypatch):
     assert path.read_text() == lines
 
 
+@pytest.mark.slow
 def test_a_study_of_given_settings_tunes_nothing(tmp_path):
     """Only the reported runs are made, at the rate and the clip that each case was given."""
     cases = case("fedlora", 8.0), case("ffa-lora", 8.0)
@@ -179,6 +180,7 @@ def test_a_case_is_known_by_what_it_does():
         )
 
 
+@pytest.mark.slow
 def test_what_another_study_measured_is_not_run_again(tmp_path, monkeypatch):
     """The same case, rate and seed is taken over as it is; curvature that nobody measured is
     measured, and so is a run that began from another model."""

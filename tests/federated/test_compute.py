@@ -60,6 +60,7 @@ def test_recompute_and_automatic_chunks_change_nothing(kind):
     assert chunk == 16 if kind in ("bert", "gpt2") else chunk > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"recompute": True}, {"products": "bfloat16"}, {"chunk_examples": "auto"}], ids=str
 )

@@ -35,6 +35,7 @@ def test_one_example_moves_the_layers_scores_by_f_squared(clip):
         assert clip > 0.01 or i == 1 or float(moved.sum()) == pytest.approx(clip**2)
 
 
+@pytest.mark.slow
 def test_the_choice_of_layers_is_noised_and_in_the_budget(tmp_path: Path):
     """Scores deviate by sigma F^2 sqrt(clients) from the true ones, the ledger states the asked
     epsilon and adds up with a run's; a budget that is spent refuses before a gradient is taken.

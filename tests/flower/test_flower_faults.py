@@ -256,6 +256,7 @@ def test_scores_are_refused_in_the_client_unit():
 # ---- before the first round
 
 
+@pytest.mark.slow
 def test_every_client_must_be_there_once():
     who, participant = parties()
     two, double = (InProcessGrid(client_app(who), n) for n in (2, 3))
@@ -282,6 +283,7 @@ class Starting(InProcessGrid):
         return super().pull_messages(message_ids) if self.looked > 3 else []
 
 
+@pytest.mark.slow
 def test_a_client_that_starts_slowly_is_asked_once_and_waited_for():
     (who, participant), seen = parties(), []
     grid = Starting(client_app(who), 3, seen.append)

@@ -16,6 +16,7 @@ from fedlora_lab.flower.client import Participant
 from fedlora_lab.flower.simulators import InProcessGrid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("unit", "seed"), [("example", 0), ("client", None)])
 def test_terms_survive_saving(tmp_path, unit, seed):
     """What the file gives is what was agreed on: the digests of both are equal, and say so when one

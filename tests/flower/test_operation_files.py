@@ -83,6 +83,7 @@ def test_made_keys_are_those_that_flower_and_tls_take(made):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_second_call_keeps_and_never_overwrites(made):
     """Called again, every file stays as it is, also where another name is asked for."""
     before = {path: path.read_bytes() for path in made.iterdir()}

@@ -120,6 +120,7 @@ def test_equals_batches_of_one(name, head, owner):
     agree(found, one_by_one(task, bank, data, owner))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOOKED)
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 def test_equals_opacus(name):

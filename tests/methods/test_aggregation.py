@@ -160,6 +160,7 @@ def test_ranks_that_do_not_fit_are_refused(ranks, message):
         play(regression(), "fedlora", None, lora=fl.Lora(rank=2, alpha=3.0, ranks=ranks))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "row", [row for row in methods.ALL.values() if row.start is None], ids=lambda row: row.slug
 )

@@ -46,6 +46,7 @@ def test_a_diagram_is_read_from_the_row(row):
     assert (text.count("="), text.count("≠")) == ((averaged, 0) if row.exact else (0, averaged))
 
 
+@pytest.mark.slow
 def test_a_diagram_shows_the_rules():
     for glyph, fields in {
         "~": {},

@@ -254,6 +254,7 @@ def test_order_and_splitting_do_not_matter_and_answers_are_kept() -> None:
     assert accounting._epsilon.cache_info().misses == before
 
 
+@pytest.mark.slow
 @both
 def test_epsilon_at_the_ends_and_between(accountant: str) -> None:
     """Nothing released, no noise; more steps, less noise and more sampling cost more."""

@@ -241,6 +241,7 @@ def test_a_round_that_the_command_plays_again_counts_twice(tmp_path):
         assert counted(place / "ledger.json") == [1, 2, 2, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["rounds", "rows", "broken"])
 def test_a_lost_checkpoint_forgets_no_release(lost, tmp_path):
     """Removed or damaged checkpoints, or rows: the run begins anew and its ledger goes on."""

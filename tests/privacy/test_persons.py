@@ -220,6 +220,7 @@ def test_calibration_by_person_meets_its_target_at_so_many_sites(sites: int) -> 
 # ---- groups
 
 
+@pytest.mark.slow
 def test_a_group_of_one_is_a_unit_and_larger_ones_spend_more() -> None:
     """Without a draw exactly a unit of so many norms: a wrong scale would move it."""
     ledger = several(1, (1.5, 0.1, 40), (2.0, 0.3, 10), accountant="rdp")
@@ -231,6 +232,7 @@ def test_a_group_of_one_is_a_unit_and_larger_ones_spend_more() -> None:
     assert several(1, (0.0, 0.1, 1)).group_epsilon(2) == math.inf
 
 
+@pytest.mark.slow
 def test_group_epsilon_lies_between_what_an_attacker_sees_and_a_simple_bound() -> None:
     """One release, delta by integration over the mixture; and all of a group drawn if any is."""
     sigma, q, size, delta = 1.5, 0.2, 3, 1e-3

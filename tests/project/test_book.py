@@ -276,6 +276,7 @@ def test_formulas_of_exercises_need_no_script_either(monkeypatch):
         assert "$" not in text, one.key
 
 
+@pytest.mark.slow
 def test_generated_tables_are_the_package_s(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     book = runpy.run_path(str(ROOT / "scripts" / "book.py"))

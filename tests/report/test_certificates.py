@@ -271,6 +271,7 @@ def test_releases_after_the_certificate_are_found(folder):
     assert "spent-001" in refusal(folder)
 
 
+@pytest.mark.slow
 def test_seeds_are_never_certified_as_protected(tmp_path, capsys):
     """A reproducible run, alone and beside a release: only what is for release says so."""
     out = tmp_path / "run"
@@ -462,6 +463,7 @@ def test_bad_calls_are_one_line(folder, tmp_path, monkeypatch, capsys, said):
     assert error.count("\n") == 1 and said in error
 
 
+@pytest.mark.slow
 def test_verification_takes_seconds(made):
     """Also for many clients of distinct sizes, in a process that has computed nothing yet."""
     started = time.process_time()

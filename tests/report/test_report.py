@@ -98,6 +98,7 @@ def of(releases: int = 20, reproducible: bool = True, **fields: Any) -> fl.Ledge
     return fl.Privacy(**plan).ledger(releases=releases, reproducible=reproducible)
 
 
+@pytest.mark.slow
 def test_runs_on_the_same_data_are_added_up():
     """Three runs of 20 releases are 60; runs with seeds are added as if they were released; one run
     needs no sum."""
@@ -135,6 +136,7 @@ def test_every_row_of_the_ledger_names_relation_and_observer():
     assert rows[2]["epsilon"] == "not private (the noise does not match)"
 
 
+@pytest.mark.slow
 def test_a_report_states_what_attackers_reach():
     """Of the run that hides least; of runs without a certified epsilon nothing."""
     weak, unsure = of(noise_multiplier=0.5), of()

@@ -129,6 +129,7 @@ def test_only_the_answer_counts(kind):
     assert count > 3, "rows with padding, whose token is the end token"
 
 
+@pytest.mark.slow
 def test_data_of_every_form_are_the_frame(tmp_path):
     FRAME.to_csv(tmp_path / "rows.csv", index=False)
     FRAME.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
@@ -432,6 +433,7 @@ def test_bad_calls_are_one_line(line):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_bad_prompts_are_one_line():
     task = toy_hubs.answers()
     first = next(iter(fl.run(task, "fedlora", None, PLAN)))

@@ -198,6 +198,7 @@ def ends(task, A, words, lr, std, scaling, seeds):
     return losses[:, -1]
 
 
+@pytest.mark.slow
 def test_the_boundary_names_the_leader():
     """In 24 settings fixed before any of them was run, three seeds each: the moments named the
     leader in 24, the closed form of many rounds in 22, both misses within 12 % of the boundary."""

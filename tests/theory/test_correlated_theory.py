@@ -167,6 +167,7 @@ def test_the_best_decay_has_its_golden_numbers(n, decay, rmse) -> None:
     assert theory.optimal_decay(16, 1, 16) < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retention", [0.6, 0.95])
 def test_what_is_optimised_for_training_that_forgets_is_the_best_for_it(retention) -> None:
     """Matrices of all candidates, and the stationary closed form: a search that still minimises

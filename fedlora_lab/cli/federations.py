@@ -277,7 +277,7 @@ def prepare_command(table: Path, schema: str, out: str, **options: Any) -> None:
 @click.option("--every", default=10.0, metavar="SECONDS", help="Seconds between two looks.  [10]")
 def status_command(out: Path, html: str | None, watch: bool, every: float) -> None:
     """Show the progress of the federation whose coordinator writes to OUT: rounds, sites by number,
-    epsilon so far, time left.
+    epsilon so far.
 
     It reads the ledger and the released states, nothing private; the page may be handed on.
     """

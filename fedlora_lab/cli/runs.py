@@ -280,7 +280,9 @@ def _show(
     if (ended := frame["round"].max()) < cell.plan.rounds:
         text += f"; stopped after round {ended} of {cell.plan.rounds}"
         text += ", the next could spend more than --stop-at or --budget allows"
-    bar.write(f"{count} {name}: {text} ({time.perf_counter() - begun:.1f} s)")
+    # Time may tell of a single example: the log of a release does not hold it.
+    took = "" if cell.seed is None else f" ({time.perf_counter() - begun:.1f} s)"
+    bar.write(f"{count} {name}: {text}{took}")
 
 
 def _unfinished(folder: Folder, cell: Cell) -> bool:

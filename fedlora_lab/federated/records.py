@@ -57,9 +57,10 @@ class Round:
         adapter: layer -> global (A, B), shapes (r, d_in) and (d_out, r).
         head: name -> tensor of the trained head, if there is one.
         uploads: numbers and bytes up and down in this round, summed over the clients.
-        participants, seconds: how many took part, and the time it took. With ``uploads`` NaN in a
-            release of the client unit under central trust whose clients take part by chance: its
-            epsilon counts on nobody knowing who did.
+        participants: how many took part. With ``uploads`` NaN in a release of the client unit under
+            central trust whose clients take part by chance: its epsilon counts on nobody knowing
+            who did.
+        seconds: the time it took; NaN in every release, since it may tell of a single example.
         clipped, nonfinite: share of examples (client unit: updates) that the clip scaled down, and
             how many were not finite and counted as zero. They read private values: NaN in release
             mode.

@@ -24,7 +24,7 @@ from fedlora_lab.tasks.task import Task
 
 PRESENCE = "presence.json"
 """In the run's folder: how far it is and who is there, for `flower.site.read_status`."""
-PRESENCE_KEYS = ("done", "rounds", "sites", "there", "first", "began", "at")
+PRESENCE_KEYS = ("done", "rounds", "sites", "there")
 
 
 class Stopped(ConnectionError):
@@ -100,14 +100,11 @@ class _Server:
     run: Federation
     timeout: float
     nodes: dict[int, int] = field(default_factory=dict)
-    began: tuple[int, float] = (0, 0.0)
 
     def play(self, patience: float) -> "Generator[Round, None, None]":
-        self.began = self.run.state.round, time.time()
         self.wait_for_all(patience)
         run, keeps = self.run, clients_kept_state(self.run)
         with run.lock():
-            self.began = run.state.round, time.time()
             if not run.resumed:
                 yield run.record_start(replace(run.initial_outcome(), shown=False))
             while not run.ended:
@@ -133,7 +130,9 @@ class _Server:
 
         Args: there: the clients that are connected; drawn: those of a round whose upload came.
         Guarantees: where an epsilon counts on nobody knowing who was drawn, it is not told
-            (tests/flower/test_site_files.py::test_presence_is_not_told_where_privacy_counts_on_it).
+            (tests/flower/test_site_files.py::test_presence_is_not_told_where_privacy_counts_on_it);
+            nor is a time, which may tell of a single example
+            (test_without_a_clip_norm_a_release_does_not_depend_on_the_data).
         """
         run, plan = self.run, self.run.spec.plan
         if run.folder is None:
@@ -142,7 +141,7 @@ class _Server:
         amplified = privacy is not None and privacy.unit == "client" and plan.participation < 1
         found = None if drawn and amplified else sorted(there)
         sites, done = len(self.participant.spec.task.sizes), run.state.round
-        values = (done, plan.rounds, sites, found, *self.began, time.time())
+        values = (done, plan.rounds, sites, found)
         content = json.dumps(dict(zip(PRESENCE_KEYS, values, strict=True)))
         write_atomically(run.folder / PRESENCE, content + "\n")
 

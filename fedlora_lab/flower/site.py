@@ -32,7 +32,6 @@ from fedlora_lab._utils.files import parse_json, write_atomically
 from fedlora_lab._utils.validation import (
     check,
     check_keys,
-    check_number,
     check_one_of,
     check_whole,
 )
@@ -716,8 +715,7 @@ class Status(NamedTuple):
         epsilon, delta: spent so far; ``None`` without privacy.
         certified: whether epsilon is a promise.
         rehearsal: whether the noise comes from a known seed.
-        updated: when the server last wrote, in seconds since 1970.
-        seconds_left: estimate for the remaining rounds.
+        updated: when the server last wrote, in seconds since 1970, by the time of its file.
     """
 
     method: str | None
@@ -731,7 +729,6 @@ class Status(NamedTuple):
     certified: bool
     rehearsal: bool
     updated: float | None
-    seconds_left: float | None
 
     @property
     def finished(self) -> bool:
@@ -764,8 +761,6 @@ class Status(NamedTuple):
             rows.append(("method", self.method))
         if self.finished:
             rows.append(("time left", "none, finished"))
-        elif self.seconds_left is not None:
-            rows.append(("time left", f"about {_duration(self.seconds_left)}"))
         if self.updated is not None:
             rows.append(("last update", f"{_duration(max(now - self.updated, 0))} ago"))
         return rows
@@ -811,10 +806,10 @@ def read_status(out: "str | Path") -> Status:
         except Uncertified:
             epsilon, certified = math.inf, False
     done = max([found.get("done", 0), *stored])
-    at, left, rounds = found.get("at"), None, found.get("rounds")
-    if found and done > found["first"]:
-        left = (at - found["began"]) / (done - found["first"]) * max(rounds - done, 0)
-    elif stored and at is None:
+    at, rounds = None, found.get("rounds")
+    if found:
+        at = (folder / PRESENCE).stat().st_mtime
+    elif stored:
         at = (folder / f"round-{stored[-1]:06d}.json").stat().st_mtime
     return Status(
         method=settings.get("method", {}).get("name"),
@@ -828,7 +823,6 @@ def read_status(out: "str | Path") -> Status:
         certified=certified,
         rehearsal=ledger is not None and ledger.reproducible,
         updated=at,
-        seconds_left=left,
     )
 
 
@@ -836,10 +830,8 @@ def _check_presence(found: Any) -> None:
     """Raises ``ValueError`` for a content that no server wrote."""
     check_keys(PRESENCE, found, PRESENCE_KEYS)
     check(set(found) == set(PRESENCE_KEYS), PRESENCE, sorted(found), ", ".join(PRESENCE_KEYS))
-    for name in ("done", "rounds", "sites", "first"):
+    for name in ("done", "rounds", "sites"):
         check_whole(f"{PRESENCE}, {name}", found[name])
-    for name in ("began", "at"):
-        check_number(f"{PRESENCE}, {name}", found[name], 0)
     there = found["there"]
     listed = there is None or (isinstance(there, list) and all(type(k) is int for k in there))
     check(listed, f"{PRESENCE}, there", there, "numbers of sites, or null")

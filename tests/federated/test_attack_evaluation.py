@@ -2,25 +2,40 @@
 
 import copy
 import io
+import json
 import math
 import pickle
 import struct
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import toy_hubs
 from flower_runs import by_messages, protected
 from torch import Tensor, nn
-from toy_tasks import LORA, PLAN, play, private, tensors, tokens
+from toy_tasks import (
+    LORA,
+    PERSONS,
+    PLAN,
+    other_data,
+    people,
+    play,
+    private,
+    tensors,
+    tokens,
+)
 
 import fedlora_lab as fl
 from fedlora_lab.federated.records import Tick, require_source
-from fedlora_lab.flower.client import answer_evaluation
-from fedlora_lab.flower.simulators import SimulatedClients
+from fedlora_lab.flower.client import answer_evaluation, client_app
+from fedlora_lab.flower.server import open_run, rounds
+from fedlora_lab.flower.simulators import InProcessGrid, SimulatedClients
 from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.methods.quantization import normal_float
+from fedlora_lab.report.summary_table import summary
 
 pytestmark = pytest.mark.attack
 QUANTISED = FedLoRA.replace(name="quantised", broadcast=normal_float(width=4, block=8))
@@ -146,11 +161,11 @@ def test_test_rows_of_a_hub_task_are_private_unless_declared():
         hub(table, public_test="yes")
 
 
-TOLD = ("participants", "seconds", "numbers_up", "bytes_up", "numbers_down", "bytes_down")
+TOLD = ("participants", "numbers_up", "bytes_up", "numbers_down", "bytes_down")
 
 
 def test_records_do_not_tell_who_took_part():
-    """Where epsilon counts on it: numbers, bytes and time of a round grow with how many did."""
+    """Where epsilon counts on it: numbers and bytes of a round grow with how many did."""
     plan, central = PLAN.replace(rounds=3, participation=0.5), private("client", trust="central")
     records = play(tokens(), "fedlora", central, plan, seed=None)
     assert all(math.isnan(record.measures()[name]) for record in records for name in TOLD)
@@ -166,6 +181,60 @@ def test_records_do_not_tell_who_took_part():
     ):
         others = play(tokens(), "fedlora", privacy, work, seed=seed)
         assert all(math.isfinite(record.measures()[name]) for record in others for name in TOLD)
+
+
+def public_start(weight: Tensor, rank: int) -> dict[str, Tensor]:
+    """A start that no random number enters."""
+    a = torch.linspace(-1, 1, rank * weight.shape[1]).reshape(rank, -1)
+    return {"A": a.to(weight), "B": weight.new_zeros(len(weight), rank)}
+
+
+def shown(folder: Path) -> dict[str, Any]:
+    """What a folder holds outside private/, but for digests under a key that is drawn for it."""
+    files: dict[str, Any] = {}
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        if not path.is_file() or name.startswith(("private", ".lock")):
+            continue
+        files[name] = path.read_bytes()
+        if name.startswith("round-") and path.suffix == ".json":
+            files[name] = json.loads(files[name])["body"]
+            del files[name]["settings"]["task"]
+    return files
+
+
+ON_FLOWER = [("example", None), ("person", None), ("client", "local"), ("client", "secagg")]
+RELEASES = [
+    *((*terms, False) for terms in [*ON_FLOWER, ("client", "central")]),
+    *((*terms, True) for terms in ON_FLOWER),
+]
+
+
+@pytest.mark.parametrize(("unit", "trust", "over_messages"), RELEASES)
+def test_without_a_clip_norm_a_release_does_not_depend_on_the_data(
+    unit, trust, over_messages, tmp_path
+):
+    """C = 0: two data sets, one with examples that are not finite, give the same records, frame and
+    folder, bit by bit; only what may differ between any two releases, such as a time, could differ.
+    """
+    row = FedLoRA.replace(name="public start", start=public_start)
+    privacy, plan = private(unit, clip=0.0, trust=trust), PLAN.replace(batch=None)
+    frames, folders = [], []
+    for place, task in enumerate((people(), replace(other_data(people()), persons=PERSONS))):
+        folder = tmp_path / str(place)
+        if over_messages:
+            who = SimulatedClients(task, row, privacy, plan, LORA, None)
+            own, grid = who.participant(), InProcessGrid(client_app(who), len(task.sizes))
+            records = list(rounds(grid, own, open_run(own, folder)))
+        else:
+            records = play(task, row, privacy, plan, seed=None, checkpoint=folder)
+        frames.append(fl.to_frame(records))
+        folders.append(shown(folder))
+        assert "seconds" in set(frames[-1]["measure"])
+        assert summary(frames[-1])["seconds"].isna().all()
+    pd.testing.assert_frame_equal(*frames, check_exact=True)
+    assert folders[0].keys() == folders[1].keys()
+    assert folders[0] == folders[1]
 
 
 @pytest.mark.parametrize("unit", [None, "example", "client"])

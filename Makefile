@@ -4,6 +4,7 @@ PYTHON ?= python3
 PORT ?= 8888
 JUPYTER_ARGS ?=
 WORKERS ?= 3
+ARITHMETIC ?=
 OUT ?= runs/digits
 COMPARE_ARGS ?= digits --methods fedlora,ffa-lora,rolora,deer,la-lora,fedlpp --epsilon 8 --seeds 3
 
@@ -12,25 +13,43 @@ COMPARE_ARGS ?= digits --methods fedlora,ffa-lora,rolora,deer,la-lora,fedlpp --e
 QUICK := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= MALLOC_MMAP_THRESHOLD_=67108864 \
 	MALLOC_TRIM_THRESHOLD_=268435456 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
+# Training ends at other digits on another processor; these are the kinds that torch and MKL know.
+ARITHMETIC_default := ATEN_CPU_CAPABILITY=default
+ARITHMETIC_avx2 := ATEN_CPU_CAPABILITY=avx2
+ARITHMETIC_avx512 := ATEN_CPU_CAPABILITY=avx512
+ARITHMETIC_compatible := MKL_CBWR=COMPATIBLE
+ifneq ($(ARITHMETIC),)
+ifeq ($(ARITHMETIC_$(ARITHMETIC)),)
+$(error ARITHMETIC=$(ARITHMETIC): expected default, avx2, avx512 or compatible)
+endif
+QUICK += $(ARITHMETIC_$(ARITHMETIC))
+endif
+
 BIN := .venv/bin
 STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+TRAINED := $(foreach number,01 05 07 08 12,$(wildcard notebooks/$(number)_*.ipynb))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab check quick test book compare bench results lint format pins clean
+.PHONY: help setup lab check quick test trained book compare bench results lint format pins clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
 	@echo
 	@echo "  settings: PYTHON=python3.12 (for setup), PORT=9000 and JUPYTER_ARGS=\"--ip=0.0.0.0\" (for lab),"
-	@echo "            WORKERS=8 (for test), OUT=runs/mine and COMPARE_ARGS=\"...\" (for compare)"
+	@echo "            WORKERS=8 and ARITHMETIC=default, another processor's arithmetic (for test and trained),"
+	@echo "            OUT=runs/mine and COMPARE_ARGS=\"...\" (for compare)"
 
 setup: $(STAMP) ## create .venv and install the tested set of packages into it
 
-$(STAMP): pyproject.toml constraints.txt
+# Each file by its digest, but for torch, whose builds differ with the machine's accelerator.
+$(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python %d.%d found, 3.11 to 3.13 needed: make setup PYTHON=python3.12" % v)'
 	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv .venv || { echo 'No virtual environment could be made. On Debian or Ubuntu: apt-get install python3-venv'; exit 1; }
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,text,flower]'
+	$(PIP) --no-deps --require-hashes -r requirements.lock
+	$(PIP) -c constraints.txt torch
+	$(PIP) --no-deps -e .
 	@command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || echo 'No Chromium found: tests that need a browser will fail. On Debian: apt-get install chromium'
 	@touch $(STAMP)
 
@@ -53,9 +72,14 @@ quick: setup ## the tests that take no time, without format, lint and types
 	$(QUICK) $(BIN)/python scripts/warm_kernels.py $(BIN)/python -m pytest --tx '2*popen//python={warm}' \
 		--dist worksteal --max-worker-restart=8 -p no:nbmake -q -m 'not slow' tests
 
+PYTEST = $(QUICK) $(BIN)/python scripts/warm_kernels.py $(BIN)/python -m pytest --tx '$(WORKERS)*popen//python={warm}' \
+	--dist loadgroup --no-loadscope-reorder --max-worker-restart=8 -q --nbmake --nbmake-kernel=warm --nbmake-timeout=1200
+
 test: setup ## run every notebook and every test
-	$(QUICK) $(BIN)/python scripts/warm_kernels.py $(BIN)/python -m pytest --tx '$(WORKERS)*popen//python={warm}' \
-		--dist loadgroup --no-loadscope-reorder --max-worker-restart=8 -q --nbmake --nbmake-kernel=warm --nbmake-timeout=1200 $(NOTEBOOKS) tests
+	$(PYTEST) $(NOTEBOOKS) tests
+
+trained: setup ## run five notebooks, and every test that asserts what training made
+	$(PYTEST) -m trains $(TRAINED) tests
 
 book: setup ## build the site with the notebooks as they stand into build/book
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/book.py

@@ -132,12 +132,14 @@ def stand_in(place: str, **asked: str | list[str]) -> int:
 def kept_runs(home: Path) -> Path:
     """A folder for the frames of runs; of what was written over a week ago nothing is left.
 
-    Each release of Transformers has its own: the digest of a run knows that of the others.
+    Each release of Transformers and each arithmetic has its own: the digest of a run knows that of
+    the other libraries, and of no processor.
     """
     for path in home.rglob("*"):
         if path.is_file() and path.stat().st_mtime < time.time() - WEEK:
             path.unlink(missing_ok=True)
-    return home / f"transformers-{version('transformers')}"
+    arithmetic = [os.environ.get(name, "own") for name in ("ATEN_CPU_CAPABILITY", "MKL_CBWR")]
+    return home / "-".join([f"transformers-{version('transformers')}", *arithmetic])
 
 
 def main(command: list[str]) -> int:

@@ -56,6 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     that share a fixture of their file stay together too: each worker would make it anew."""
     works, kinds = [], {}
     for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker("trains")
         mark = item.get_closest_marker("waits")
         if mark is not None or shares_a_fixture(item.path):
             item.add_marker(pytest.mark.xdist_group(mark.args[0] if mark else item.path.stem))

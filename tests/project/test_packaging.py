@@ -1,6 +1,7 @@
 """The folder as a product: one list of dependencies, a light import, a wheel that runs."""
 
 import ast
+import itertools
 import os
 import re
 import runpy
@@ -31,6 +32,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OPTIONAL = PROJECT["optional-dependencies"]
 NEEDED = {*PROJECT["dependencies"], *OPTIONAL["text"], *OPTIONAL["flower"], *OPTIONAL["dev"]}
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
+LOCK = (ROOT / "requirements.lock").read_text()
 PINS = dict(line.split("==") for line in CONSTRAINTS.splitlines() if line and line[0] != "#")
 
 
@@ -66,6 +68,19 @@ def test_pins_are_closed_under_what_the_packages_need(monkeypatch):
     monkeypatch.chdir(ROOT)
     module = runpy.run_path("scripts/pins.py")
     assert set(module["closure"](module["wanted"](("dev", "text", "flower")))) <= set(PINS)
+
+
+def test_setup_installs_each_pin_by_the_digests_of_its_files_and_torch_by_its_version():
+    lock = re.findall(
+        r"^([a-z0-9-]+)==(\S+).*\\\n((?: +--hash=sha256:[0-9a-f]{64}.*\n)+)", LOCK, re.M
+    )
+    files = {name: version for name, version, _ in lock}
+    assert len(lock) == len(re.findall(r"^\w", LOCK, re.M)) and "://" not in LOCK
+    assert {name for name in PINS if name not in files} == {"torch"}
+    assert all(PINS.get(name, version) == version for name, version in files.items())
+    installs = run("make", "-B", "-n", "setup")
+    assert "--no-deps --require-hashes -r requirements.lock" in installs
+    assert "-c constraints.txt torch" in installs
 
 
 def test_every_pin_installs_on_the_first_release_of_each_python():
@@ -184,6 +199,17 @@ def test_the_page_on_opening_it_elsewhere_names_what_exists():
 def test_make_help_names_every_command():
     phony = set(re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[0].split())
     assert phony == set(re.findall(r"^  make ([a-z]+)", run("make", "help"), re.M))
+
+
+def test_tests_run_under_the_arithmetic_that_is_asked_for():
+    """`make test` runs python under it, so every process that tests start has it too."""
+    settings = {"default": "ATEN_CPU_CAPABILITY=default", "compatible": "MKL_CBWR=COMPATIBLE"}
+    for target, (name, setting) in itertools.product(("test", "trained"), settings.items()):
+        assert setting in run("make", "-n", target, f"ARITHMETIC={name}").splitlines()[-1]
+    kind = "import torch; print(torch.backends.cpu.get_cpu_capability())"
+    assert run(sys.executable, "-c", kind, ATEN_CPU_CAPABILITY="default") == "DEFAULT\n"
+    with pytest.raises(AssertionError, match="ARITHMETIC=x87: expected default, avx2"):
+        run("make", "test", "ARITHMETIC=x87")
 
 
 @pytest.mark.slow

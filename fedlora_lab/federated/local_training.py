@@ -213,17 +213,22 @@ def preconditioners(
     found: dict[ParamKey, Preconditioner] = {}
     of_layer = getattr(method.precondition, "of_layer", None)
     for key in moving if method.precondition else ():
-        if key.side in ("A", "B") and of_layer is not None:
+        if key.side not in ("A", "B"):
+            continue
+        if of_layer is not None:
             a, b = (_finite(params[ParamKey(side, key.layer)]) for side in "AB")
             found[key] = of_layer(a, b, change)[key.side]
-        elif key.side in ("A", "B"):
+            shape = torch.Size((max(len(a), len(b)), a.shape[-2], a.shape[-2]))
+        else:
             # In float64: the rule inverts this matrix, which enlarges the rounding in it.
             peer = params[ParamKey("B" if key.side == "A" else "A", key.layer)].double()
             gram = peer.mT @ peer if key.side == "A" else peer @ peer.mT
             gram = _finite(gram.to(params[key].dtype))
             found[key] = method.precondition(gram)  # type: ignore[misc]
+            shape = gram.shape
+        mechanism.check_maps(found[key], shape, key, params[key].shape)
     # A rule may differ from what it returned when the run opened: every answer is checked.
-    sound = not certified or all(rule.noise is rule.after for rule in found.values())
+    sound = not certified or all(map(mechanism.maps_after_noise, found.values()))
     expected = "a rule that treats every peer alike: one map for signal and noise"
     check(sound, "precondition", method.precondition, expected)
     return found

@@ -111,14 +111,16 @@ binomial = Binomial
 
 
 class Preconditioner(NamedTuple):
-    """Maps on the rank axis, (..., r, r): release = after clip(before signal) + noise xi.
+    """Maps on the rank axis, (..., r, r): release = after (clip(before signal) + xi).
 
-    The Gaussian mechanism covers the release when noise and clipped signal pass the same map: it
-    is then a function of ``clip(before signal) + xi``. A rule says so by returning the same tensor
-    as ``after`` and ``noise``; otherwise no epsilon is certified (`mechanism.uncertified_reason`).
+    A rule that returns the same tensor as ``after`` and ``noise`` is covered whatever its values
+    are: clip and noise come first, in one space, and everything behind them is post-processing.
+    With another ``noise`` the release is after clip(before signal) + noise xi, and no epsilon is
+    certified (`mechanism.uncertified_reason`).
 
     ``apart`` (..., d, k), orthonormal columns along the long axis: signal and noise have no part in
-    their span, the signal before it is clipped.
+    their span, the signal before it is clipped. Columns that are not orthonormal cost no privacy,
+    but the part that stays is then no projection.
     """
 
     before: Tensor

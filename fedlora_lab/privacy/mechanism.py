@@ -331,15 +331,45 @@ def uncertified_reason(
         rule = precondition(torch.eye(2))
         expected = "a rule that gives a Preconditioner"
         check(isinstance(rule, Preconditioner), "precondition", precondition, expected)
-        # A release is after . clip(before . signal) + noise . xi. When signal and noise pass the
-        # same map it is a function of the Gaussian mechanism and covered by its epsilon: the rule
-        # says so by returning one tensor for both.
-        if rule.noise is not rule.after:
+        if not maps_after_noise(rule):
             other = "the noise passes a map that the clipped value does not pass, so the clip does"
             reasons.append(f"{other} not bound what it hides")
     if not shares_bound(clip_groups):
         reasons.append("each group is clipped to C, so all together move by more than C")
     return "; ".join(reasons) or None
+
+
+def maps_after_noise(rule: Preconditioner) -> bool:
+    """Whether what this rule does behind the clip is done to the clipped sum and its noise at once.
+
+    The release is then a function of the Gaussian mechanism, and covered by its epsilon. A rule
+    says so by returning one tensor for both.
+    """
+    return rule.noise is rule.after
+
+
+def check_maps(rule: Any, gram: torch.Size, key: ParamKey, tensor: torch.Size) -> None:
+    """Refuses what is no `Preconditioner` for a tensor; reads shapes and no values.
+
+    Args:
+        rule: what a method's rule returned.
+        gram: (n, r, r), of the matrices that it was asked about: a map for each.
+        key, tensor: the tensor and its shape (..., r, d_in) or (..., d_out, r).
+
+    Raises: ``ValueError`` in one line.
+    """
+    expected = "a rule that gives a Preconditioner"
+    # Of a subclass ``after`` and ``noise`` might be one tensor when asked, and two at work.
+    check(type(rule) is Preconditioner, "precondition", rule, expected)
+    # A row finds its map by its owner's number: were there fewer maps of one kind than of another,
+    # a row's map would follow from its place among all rows, and so from who else was drawn.
+    for name, x in zip(rule._fields[:3], rule[:3], strict=True):
+        shape = tuple(getattr(x, "shape", ()))
+        check(shape == tuple(gram), f"precondition, {name} of {key}", shape, f"{tuple(gram)}")
+    if rule.apart is not None:
+        shape = tuple(getattr(rule.apart, "shape", ()))
+        fits = len(shape) == 3 and shape[:2] == (gram[0], tensor[-2])
+        check(fits, f"precondition, apart of {key}", shape, f"({gram[0]}, {tensor[-2]}, k)")
 
 
 def injected_bug_reason(clip: Callable[..., Any]) -> str | None:
@@ -361,16 +391,22 @@ def release(
         preconditioners: as for `precondition_rows`.
 
     Returns: the released tensors, and the noise in them alone.
+    Guarantees: test_attack_clip.py::
+        test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does.
     """
     released, alone = {}, {}
     for key, total in sums.items():
         # In the sum's own precision: noise on a coarser grid would leave its last digits in sight.
         xi = drawn[key].to(total)
-        if key in preconditioners:
-            rule = preconditioners[key]
-            # The noise passes every map that the clipped signal passes. What `project_out` takes
-            # off here was taken off the signal before the clip.
-            total, xi = map_rank_axis(key, rule.after, total), map_rank_axis(key, rule.noise, xi)
-            xi = project_out(rule, xi)
-        released[key], alone[key] = total + xi, xi
+        if key not in preconditioners:
+            released[key], alone[key] = total + xi, xi
+            continue
+        rule = preconditioners[key]
+        alone[key] = project_out(rule, map_rank_axis(key, rule.noise, xi))
+        if maps_after_noise(rule):
+            # Noised first and mapped as a whole: whatever the maps are, also where they overflow or
+            # are no projections, this is a function of the Gaussian mechanism.
+            released[key] = project_out(rule, map_rank_axis(key, rule.after, total + xi))
+        else:
+            released[key] = map_rank_axis(key, rule.after, total) + alone[key]
     return released, alone

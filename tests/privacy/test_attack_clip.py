@@ -3,17 +3,37 @@ are computed.
 """
 
 from itertools import chain, repeat
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
-from toy_tasks import LORA, PLAN, book, play, private, regression, tokens
+from toy_tasks import (
+    LORA,
+    PLAN,
+    book,
+    play,
+    private,
+    regression,
+    tensors,
+    tokens,
+    with_clients,
+)
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab.federated.local_training import preconditioners
 from fedlora_lab.methods.filters import Preconditioner, factor_space, product_space
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.privacy.mechanism import clip_sum, gaussian_noise, release
+from fedlora_lab.privacy.mechanism import (
+    clip_sum,
+    gaussian_noise,
+    precondition_rows,
+    release,
+    uncertified_reason,
+)
 
 pytestmark = pytest.mark.attack
 
@@ -134,3 +154,110 @@ def test_a_two_faced_whitening_is_refused(unit: str) -> None:
         play(
             regression(), fl.methods.FFA.replace(name="two-faced", precondition=rule), private(unit)
         )
+
+
+RANK, LONG = 2, 3
+PEERS = {"A": (RANK, LONG), "B": (LONG, RANK)}
+NUMBERS = st.one_of(
+    st.sampled_from([0.0, 1.0, 0.95, -1.0, 1e-30, 3e38, float("inf"), float("nan")]),
+    st.floats(-1e3, 1e3, width=32),
+)
+
+
+def matrices(rows: int, columns: int) -> st.SearchStrategy[torch.Tensor]:
+    """Matrices (1, rows, columns) of any numbers, in float32."""
+    many = st.lists(NUMBERS, min_size=rows * columns, max_size=rows * columns)
+    return many.map(lambda x: torch.tensor(x, dtype=torch.float32).view(1, rows, columns))
+
+
+@st.composite
+def rules(draw: Any, side: str) -> Any:
+    """A rule that returns maps of any values; noise and signal may pass one tensor or two."""
+    before, after = draw(matrices(RANK, RANK)), draw(matrices(RANK, RANK))
+    noise = draw(st.one_of(st.just(after), st.just(after.clone()), matrices(RANK, RANK)))
+    size = PEERS[side][0]
+    apart = draw(st.none() | st.integers(1, 2).flatmap(lambda k: matrices(size, k)))
+
+    def rule(gram: torch.Tensor) -> Preconditioner:
+        return Preconditioner(before, after, noise, apart)
+
+    return rule
+
+
+@settings(max_examples=50)
+@given(st.data(), st.sampled_from("AB"))
+def test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does(
+    data: Any, side: str
+) -> None:
+    """Whatever a rule returns: singular, huge or infinite maps, parts that are no projection. A
+    shift of the noise is what the Gaussian mechanism hides; other rules certify no epsilon.
+    """
+    rule, key = data.draw(rules(side)), ParamKey(side, "layer")
+    row = fl.methods.FedLoRA.replace(name="any", precondition=rule)
+    certified = uncertified_reason(rule) is None
+    ones = {ParamKey(s, "layer"): torch.ones(1, *shape) for s, shape in PEERS.items()}
+    maps = preconditioners(row, (key,), ones, certified)
+    gradient, owner = data.draw(matrices(*PEERS[side])), torch.zeros(1, dtype=torch.int64)
+    signal, _ = clip_sum(precondition_rows({key: gradient}, maps, owner), 1.0, owner, 1)
+    assert float(signal[key].double().norm()) <= 1 + 1e-6
+    noise = torch.linspace(-2, 2, RANK * LONG).view(1, *PEERS[side])
+    moved = release(signal, {key: noise}, maps)[0][key]
+    shifted = release({key: 0 * noise}, {key: signal[key] + noise}, maps)[0][key]
+    assert not certified or torch.equal(moved.nan_to_num(7.0), shifted.nan_to_num(7.0))
+
+
+def scaled_part(gram: torch.Tensor) -> Preconditioner:
+    """Takes most of one direction away, and not all of it: a part that is no projection."""
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype).expand_as(gram).contiguous()
+    apart = torch.zeros(*gram.shape[:-2], 5, 1, dtype=gram.dtype)
+    apart[..., 0, 0] = 0.95
+    return Preconditioner(eye, eye, eye, apart)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["example", "client"])
+def test_a_part_that_is_no_projection_takes_no_noise_from_the_signal(unit: str) -> None:
+    """In a run: how far one unit moves the release along that part, against the noise there."""
+    row = fl.methods.FFA.replace(name="scaled part", precondition=scaled_part)
+    plan, (x, y) = PLAN.replace(rounds=1, local_steps=1, batch=None), regression(1).clients[0]
+    privacy = private(unit, sigma=2.0, clip=1.0)
+
+    def released(first: float, seed: int) -> torch.Tensor:
+        # All others are not finite and count as zero. The gradient lies along the first output.
+        data = torch.full_like(x, torch.nan), y.clone()
+        data[0][0], data[1][0, 0] = first * x[0], 1e6
+        record = play(with_clients(regression(1), [data]), row, privacy, plan, seed=seed)[-1]
+        assert book(record).uncertified is None
+        return tensors(record)["map.B"][0]
+
+    std = torch.stack([released(torch.nan, seed) for seed in range(12)]).std(0)
+    moved = (released(1.0, 0) - released(torch.nan, 0)) / std
+    # 1 / sigma, with room for the few draws; ten times as much where the part took the noise.
+    assert 0 < float(moved.norm()) < 1.2
+
+
+OTHER_SHAPES = {
+    "as many maps as owners": lambda eye: Preconditioner(eye.expand(3, -1, -1), eye, eye),
+    "one map for all": lambda eye: Preconditioner(eye[0], eye[0], eye[0]),
+    "a part of other length": lambda eye: Preconditioner(eye, eye, eye, torch.ones(1, 7, 1)),
+    "parts of each owner": lambda eye: Preconditioner(eye, eye, eye, torch.ones(3, 5, 1)),
+    "numbers": lambda eye: Preconditioner(eye, 2.0, 2.0),
+    "a tuple": lambda eye: (eye, eye, eye),
+}
+
+
+@pytest.mark.parametrize("unit", ["example", "client"])
+@pytest.mark.parametrize("made", OTHER_SHAPES.values(), ids=OTHER_SHAPES)
+def test_maps_that_do_not_belong_to_their_owner_are_refused(made: Any, unit: str) -> None:
+    """Taken by its place among all rows, a row's map would follow from who else was drawn; and
+    whether a run stops must not hang on how many were.
+    """
+
+    def rule(gram: torch.Tensor) -> Any:
+        eye = torch.eye(gram.shape[-1], dtype=gram.dtype).expand_as(gram)
+        asked = gram.shape[-1] != LORA.rank or torch.equal(gram, eye)  # before the run begins
+        return Preconditioner(eye, eye, eye) if asked else made(eye)
+
+    row = fl.methods.FFA.replace(name="misplaced", precondition=rule)
+    with pytest.raises(ValueError, match=r"^precondition"):
+        play(regression(), row, private(unit), PLAN.replace(batch=None))

@@ -23,7 +23,7 @@ from fedlora_lab.lora import peft
 from fedlora_lab.lora.peft import BFloat16Linear, freeze
 from fedlora_lab.lora.per_example import prepare_inputs, split_batch
 from fedlora_lab.methods.state import ServerState
-from fedlora_lab.tasks.task import map_inputs, take
+from fedlora_lab.tasks.task import head_names, map_inputs, take
 
 RATE = 0.1
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
@@ -138,7 +138,7 @@ def _peft(task: fl.tasks.Task, rank: int, how: How) -> nn.Module:
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
-        modules_to_save=[task.head] if task.head else None,
+        modules_to_save=list(head_names(task.head)) or None,
         **own,
     )
     model: nn.Module = get_peft_model(copy.deepcopy(task.model), config)

@@ -25,7 +25,7 @@ from fedlora_lab.lora import per_example
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.mechanism import row_norms
 from fedlora_lab.tasks.architectures import default_targets
-from fedlora_lab.tasks.task import Task, concatenate, take
+from fedlora_lab.tasks.task import Task, concatenate, head_names, take
 
 LIMIT = 1e-5
 ARCHITECTURES = ("bert", "roberta", "distilbert", "gpt2", "vit", "swin", "llama")
@@ -76,7 +76,7 @@ def names_of(task: Task) -> dict[str, str]:
     embeddings = [n for n, m in kinds.items() if type(m) in (nn.Embedding, nn.Conv2d)]
     return {
         "QUERY": query,
-        "HEAD": task.head or "lm_head",
+        "HEAD": head_names(task.head)[-1] if task.head else "lm_head",
         "LINEAR": (inner or linear)[0],
         "NORM": norms[0],
         "EMBEDDING": embeddings[0],
@@ -126,8 +126,8 @@ def plain_peft(kind: str, task: Task, config: LoraConfig, frozen: Any) -> nn.Mod
             base.get_parameter(f"{layer}.weight").data.copy_(given)
     config.target_modules = config.target_modules or list(task.targets)  # type: ignore[assignment]
     if config.modules_to_save is None and task.head:
-        config.modules_to_save = [task.head]
-    if task.head == "classifier" and config.target_modules == "all-linear":
+        config.modules_to_save = list(head_names(task.head))
+    if "classifier" in head_names(task.head) and config.target_modules == "all-linear":
         config.exclude_modules = [*(config.exclude_modules or ()), "pre_classifier"]
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -90,8 +90,9 @@ def preset_command(name: str | None, seed: str, **options: Any) -> None:
         if words := collapse_text(frame):
             status.say(f"{row.method}: {words}")
         tensors = checkpoint.read_latest(state)[0].server.tensors
-        place = task.model, task.targets, task.head, row.lora, tensors, folder / "adapter"
-        status.say(f"adapter: {peft.save(*place)}")
+        place = task.model, task.targets, task.head, row.lora
+        written = peft.save(*place, tensors, folder / "adapter", task.new_modules)
+        status.say(f"adapter: {written}")
 
 
 def _describe_dry_run(row: presets.Preset, found: cost.Cost, speed: float) -> str:

@@ -221,7 +221,8 @@ def save_adapter(record: Round, path: "str | Path", certificate: Any = None) -> 
         known = hasattr(certificate, "require_covered")
         check(known, "certificate", certificate, "what fl.report.certificate(folder) gives")
         certificate.require_covered(record.ledger)
-    folder = peft.save(task.model, task.targets, task.head, lora, state.tensors, path)
+    place = task.model, task.targets, task.head, lora
+    folder = peft.save(*place, state.tensors, path, task.new_modules)
     if certificate is not None:
         certificate.save(folder, adapter=True)
     return folder

@@ -368,7 +368,8 @@ def _save_adapter(run: Federation, out: Path) -> None:
     spec, tensors = run.spec, run.state.server.tensors
     if not clients_kept_state(run) and all(not key.kind.output for key in tensors):
         task = spec.task
-        peft.save(task.model, task.targets, task.head, spec.lora, tensors, out / ADAPTER)
+        place = task.model, task.targets, task.head, spec.lora
+        peft.save(*place, tensors, out / ADAPTER, task.new_modules)
 
 
 def folder_options(out: Path) -> dict[str, Path]:

@@ -5,7 +5,7 @@ import re
 import stat
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
-from peft.utils import ModulesToSaveWrapper
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -27,13 +28,23 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import KINDS, ParamKey, ServerState, pad_to_rank, times_core
-from fedlora_lab.tasks.task import check_head, first_line, is_linear, lookalikes
+from fedlora_lab.tasks.task import (
+    CLASSIFIERS,
+    check_head,
+    check_no_adapters,
+    first_line,
+    head_names,
+    is_linear,
+    lookalikes,
+)
 
 ABSENT = torch.empty(0)
 """In the place of a core, a residual or another tensor that a run does not have."""
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
 ADAPTER_FILES |= {"certificate.json", "certificate.html", "certificate.json.sig"}
 Places = dict[ParamKey, tuple[nn.Module, str]]
+Head = str | Sequence[str] | None
+"""Names of modules that are trained in full, see `Task.head`."""
 
 
 class PerExampleLinear(nn.Module):
@@ -451,8 +462,6 @@ STRUCTURE = ("exclude_modules", "layers_to_transform", "layers_pattern", "rank_p
 """Options that say where adapters go, and how large they are."""
 SAVED = (*STRUCTURE, "alpha_pattern", "use_rslora", "lora_dropout", "bias", "use_dora")
 """Options that a saved adapter has; its start is of no account any more."""
-CLASSIFIERS = "classifier", "score"
-"""Modules that PEFT trains in full besides where a task_type says that there are classes."""
 WRITES = "prepare_inputs_for_generation"
 """What PEFT asks of a model where a task_type says that it generates text."""
 ADAPTER_PARTS = "base_layer", "default", "lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"
@@ -463,12 +472,13 @@ ADAPTER_PARTS += "lora_dropout", "lora_magnitude_vector"
 def _inject(
     model: nn.Module,
     targets: tuple[str, ...],
-    head: str | None,
+    head: Head,
     lora: Lora,
     options: Mapping[str, Any] | None = None,
+    kept: Sequence[str] = (),
 ) -> nn.Module:
     """The model as PEFT adapts it; of the options of an adapter only where it goes, or those
-    given.
+    given. What is kept is saved with the adapter like a head.
     """
     names, heads = lora.option("target_modules"), _heads(model, head, lora)
     options = dict(options or {name: lora.option(name) for name in STRUCTURE})
@@ -484,12 +494,14 @@ def _inject(
     config = LoraConfig(
         r=lora.rank,
         target_modules=list(targets) if names is None else names,
-        modules_to_save=heads or None,
+        modules_to_save=[*heads, *kept] or None,
         **options,
     )
     config.lora_alpha = lora.alpha / lora.start_scale  # type: ignore[assignment]  # PEFT divides it by r, of any type
-    # PEFT warns of what is handled here, such as a transposed Conv1D.
-    with ignore_warnings(), torch.random.fork_rng(devices=[]):
+    # PEFT warns of a transposed Conv1D, which is handled here; what else it says is passed on.
+    known = ignore_warnings(UserWarning, "fan_in_fan_out is set to")
+    # Renamed attributes are of interest to PEFT and Transformers alone.
+    with known, ignore_warnings(FutureWarning), torch.random.fork_rng(devices=[]):
         try:
             return get_peft_model(structure_copy(model), config)
         except Exception as error:  # which errors there are depends on the version
@@ -499,12 +511,13 @@ def _inject(
             raise ValueError(f"target_modules={given!r}: expected {words}") from error
 
 
-def _heads(model: nn.Module, head: str | None, lora: Lora) -> list[str]:
+def _heads(model: nn.Module, head: Head, lora: Lora) -> list[str]:
     """Names, or ends of names, of the modules that are trained in full."""
     names = lora.option("modules_to_save")
-    found = list(names) if names is not None else [head] if head else []
+    found = list(head_names(head) if names is None else names)
     if lora.option("task_type") in ("SEQ_CLS", "TOKEN_CLS"):
         present = dict(model.named_modules())
+        # PEFT trains them besides where a task_type says that there are classes.
         found += [name for name in CLASSIFIERS if name in present and name not in found]
     return found
 
@@ -513,16 +526,22 @@ def _plain(name: str) -> str:
     return name.removeprefix("base_model.model.")
 
 
-def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lora) -> AdaptedModel:
+def _only_the_task_s(model: nn.Module, head: Head, lora: Lora) -> bool:
+    """Whether the task's head is all that is trained in full."""
+    own = list(head_names(head))
+    return lora.option("modules_to_save") is None and _heads(model, head, lora) == own
+
+
+def adapt(model: nn.Module, targets: tuple[str, ...], head: Head, lora: Lora) -> AdaptedModel:
     """Injects adapters with PEFT, and replaces its layers and the head's by per-example ones.
 
     The given model is left as it was. PEFT matches a head at the end of a module's name, whatever
-    stands before: what it wraps beside the one module of a task's head is unwrapped, and stays
+    stands before: what it wraps beside the modules of a task's head is unwrapped, and stays
     frozen. Of ``modules_to_save`` it trains all that match, as PEFT does.
 
     Args:
         model, lora: the base model, and its adapters.
-        targets, head: ends of the names of linear layers; the name of a module trained as a whole;
+        targets, head: ends of the names of linear layers; names of modules trained as a whole;
             where ``lora`` does not name others.
 
     Raises: ``ValueError`` where a target is not a linear layer, or something else is asked for that
@@ -530,6 +549,7 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lo
     Guarantees: tests/lora/test_attack_examples.py::test_a_head_is_one_module,
         tests/lora/test_lora_options.py::test_each_option_is_exact_or_refused.
     """
+    check_no_adapters(model)
     kind = lora.option("task_type")
     fits = kind not in ("CAUSAL_LM", "SEQ_2_SEQ_LM") or hasattr(model, WRITES)
     words = (
@@ -537,14 +557,13 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: str | None, lora: Lo
     )
     check(fits, "task_type", kind, words)
     # In eval mode: a module's own dropout would draw from global numbers for the batch as a whole.
-    peft, names = _inject(model, targets, head, lora).eval(), _heads(model, head, lora)
-    alone = lora.option("modules_to_save") is None and names == [head]
+    peft, alone = _inject(model, targets, head, lora).eval(), _only_the_task_s(model, head, lora)
     places, optional = Places(), Places()
     weights: dict[str, Tensor] = {}
     more = [side for side, kind in KINDS.items() if kind.shape and side not in "AB"]
     for name, module in list(peft.named_modules()):
         layer, (parent, _, own) = _plain(name), name.rpartition(".")
-        if isinstance(module, ModulesToSaveWrapper) and alone and layer != head:
+        if isinstance(module, ModulesToSaveWrapper) and alone and layer not in head_names(head):
             setattr(peft.get_submodule(parent), own, module.original_module)
         elif isinstance(module, ModulesToSaveWrapper):
             if not alone:
@@ -794,12 +813,16 @@ def matmuls(products: str) -> Iterator[None]:
 def save(
     model: nn.Module,
     targets: tuple[str, ...],
-    head: str | None,
+    head: Head,
     lora: Lora,
     values: Mapping[ParamKey, Tensor],
     path: str | Path,
+    new: Sequence[str] = (),
 ) -> Path:
     """Writes an adapter folder that ``peft.PeftModel.from_pretrained`` reads.
+
+    What the base's checkpoint lacks is written whether it was trained or not: whoever loads the
+    base draws other numbers for it.
 
     A residual W beside the factors is written as further ranks, and so is the start of PiSSA and
     OLoRA with a minus: the base that reads it is the unchanged one.
@@ -810,19 +833,24 @@ def save(
     Args:
         model, targets, head, lora: what was adapted, and with which options.
         values, path: the trained tensors, and the folder.
+        new: names of modules that the base's checkpoint lacks.
 
     Raises: ``ValueError`` when the path is taken by anything else, or the method trained a kind of
         tensor for which PEFT has no place.
     Guarantees: test_a_folder_is_written_whole_or_not_at_all,
+        test_loading.py::test_a_saved_adapter_reproduces_on_a_base_that_is_loaded_anew,
         test_every_file_of_a_run_is_its_owner_s (its modes).
     """
     path = Path(path)
     ours = path.is_dir() and {part.name for part in path.iterdir()} <= ADAPTER_FILES
     words = "a new folder, or one with an adapter and nothing else"
     check(ours or not path.exists(), "path", str(path), words)
-    alone = lora.option("modules_to_save") is None and _heads(model, head, lora) == [head]
+    alone, heads = _only_the_task_s(model, head, lora), _heads(model, head, lora)
     values, lora = _plain_pairs(model, values, lora)
-    peft = _inject(model, targets, head, lora, {name: lora.option(name) for name in SAVED})
+    busy = {key.layer for key in values if key.side != "head"}
+    kept = _untouched_parts(model, new, heads, busy)
+    options = {name: lora.option(name) for name in SAVED}
+    peft = _inject(model, targets, head, lora, options, kept)
     texts = getattr(model, "main_input_name", None) == "input_ids"
     if lora.option("task_type") and texts:  # PEFT's wrapper of a task calls with input_ids
         peft.peft_config["default"].task_type = lora.option("task_type")  # type: ignore[union-attr,index]
@@ -840,7 +868,9 @@ def save(
             if isinstance(module, ModulesToSaveWrapper):  # what PEFT takes for the head as well
                 holder = module.modules_to_save["default"]
             holder.bias = nn.Parameter(values[bias].clone())  # the base's own stays as it is
-        if isinstance(module, ModulesToSaveWrapper) and (layer == head or not alone):
+        if isinstance(module, ModulesToSaveWrapper) and (
+            layer in head_names(head) if alone else layer not in kept
+        ):
             trained = module.get_submodule("modules_to_save.default")
             for key, parameter in trained.named_parameters():
                 parameter.data.copy_(values[ParamKey("head", f"{layer}.{key}")])
@@ -848,6 +878,7 @@ def save(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         whole = Path(folder) / "whole"
         peft.save_pretrained(whole, save_embedding_layers=False)  # type: ignore[operator]
+        _add_other_parts(model, new, peft, whole / SAFETENSORS_WEIGHTS_NAME)
         # This one is opened as any file is; safetensors writes with mode 0600.
         mode = stat.S_IMODE((whole / "adapter_config.json").stat().st_mode)
         for part in whole.iterdir():
@@ -856,6 +887,49 @@ def save(
             path.rename(Path(folder) / "old")
         whole.rename(path)
     return path
+
+
+def _untouched_parts(
+    model: nn.Module, new: Sequence[str], heads: list[str], busy: set[str]
+) -> list[str]:
+    """The largest new modules in which nothing is trained.
+
+    Args:
+        model, new: the base, and the names of modules that its checkpoint lacks.
+        heads: names, or ends of names, of what is trained in full.
+        busy: layers with an adapter or a bias that moves.
+    """
+    untouched, names = [], list(new)
+    while names:
+        name = names.pop(0)
+        module = model.get_submodule(name)
+        inside = [part for part, _ in module.named_modules(prefix=name)]
+        trained = [part for part in inside if part.endswith(tuple(heads)) or part in busy]
+        if name in trained or not module.state_dict():
+            continue
+        if trained:
+            names += [f"{name}.{child}" for child, _ in module.named_children()]
+        else:
+            untouched.append(name)
+    return untouched
+
+
+def _add_other_parts(model: nn.Module, new: Sequence[str], peft: nn.Module, file: Path) -> None:
+    """Adds what is frozen in new modules that have adapters inside.
+
+    PEFT wraps no module with adapters inside, but it loads tensors of the base that it finds in an
+    adapter's file, as it does with biases.
+    """
+    saved, there = load_file(file), peft.state_dict()
+    more: dict[str, Tensor] = {}
+    for part in new:
+        for path in model.get_submodule(part).state_dict(prefix=f"{part}."):
+            layer, _, name = path.rpartition(".")
+            for key in (f"base_model.model.{path}", f"base_model.model.{layer}.base_layer.{name}"):
+                if key in there and key not in saved:
+                    more[key] = there[key].clone()
+    if more:
+        save_file({**saved, **more}, file, metadata={"format": "pt"})
 
 
 def _plain_pairs(

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,11 +22,16 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.tasks.downloads import ask_hub
 from fedlora_lab.tasks.task import (
+    CLASSIFIERS,
+    MERGE_FIRST,
+    check_no_adapters,
     first_line,
     frozen_copy,
     is_linear,
+    is_within,
     linear_names,
     matching_modules,
+    task_parts,
 )
 
 AUTO = {
@@ -48,38 +54,127 @@ OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
 # ---- models
 
 
-def load(source: Any, kind: str, classes: int, seed: int) -> nn.Module:
+def load(source: Any, kind: str, classes: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
     """Loads a frozen model from safetensors; no code of its repository is run.
+
+    A classifier that the file lacks, or has for other classes, is drawn from the seed; so is a
+    pooler that it lacks. Everything else must be in the file.
 
     Args:
         source: a name or folder that Transformers reads, or a module, which is copied.
         kind: "text", "image" or "causal".
         classes: outputs of a classifier.
-        seed: of a classifier that the file does not have.
-    Raises: ``ValueError`` in one line where it cannot be read.
+        seed: of what the file does not have.
+    Returns: the model, and the names of its modules that were drawn; of a module in hand all
+        that may have been.
+    Raises: ``ValueError`` in one line where it cannot be read, where weights are missing or have
+        another shape, or where it holds an adapter.
+    Guarantees: tests/tasks/test_loading.py::test_weights_that_do_not_fit_are_refused_by_name,
+        ::test_what_loading_made_anew_is_named,
+        ::test_a_model_with_an_adapter_is_refused_everywhere.
     """
     words = "a Transformers model, a name or a folder"
     if isinstance(source, nn.Module):
         check(hasattr(source, "config"), "model", type(source).__name__, words)
-        return frozen_copy(source)
+        check_no_adapters(source)
+        return frozen_copy(source), task_parts(source)
     check(isinstance(source, (str, Path)), "model", source, words)
     check(not Path(source).is_file(), "model", str(source), f"{words}; this is a file")
+    adapter = (Path(source) / "adapter_config.json").exists()
+    check(not adapter, "model", str(source), MERGE_FIRST)
     import transformers
 
-    options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+    # Mismatched sizes are let through for the report, by which they are judged below.
+    options: dict[str, Any] = {"ignore_mismatched_sizes": True, "output_loading_info": True}
+    options |= {"use_safetensors": True, "trust_remote_code": False}
     if kind != "causal":
-        options |= {"num_labels": classes, "ignore_mismatched_sizes": True}
+        options |= {"num_labels": classes}
     auto = getattr(transformers, AUTO[kind])
     if cached_only(source):
         options |= {"local_files_only": True, "adapter_kwargs": {"local_files_only": True}}
     with _seeded(seed, "hub classifier"):
         try:
-            model = auto.from_pretrained(str(source), dtype=torch.float32, **options)
+            model, report = auto.from_pretrained(str(source), dtype=torch.float32, **options)
         except Exception as error:  # which errors there are depends on the version
             words = f"a name or folder that {AUTO[kind]} reads from safetensors"
             reason = f"model={str(source)!r}: expected {words}: {first_line(error)}"
             raise ValueError(reason) from error
-    return model.eval().requires_grad_(False)
+    check_no_adapters(model)
+    new = _made_anew(model, report, str(source), 0 if kind == "causal" else classes)
+    return model.eval().requires_grad_(False), new
+
+
+def _made_anew(model: Any, report: dict[str, Any], source: str, classes: int) -> tuple[str, ...]:
+    """The modules that loading drew at random: a classifier, or a pooler.
+
+    Args:
+        model, report: what Transformers loaded, and what it says of it.
+        source: for messages.
+        classes: outputs of a classifier; 0: of a decoder, of which nothing may be drawn.
+    Raises: ``ValueError`` naming what else is missing, or has another shape.
+    """
+    shapes = {name: (tuple(old), tuple(new)) for name, old, new in report["mismatched_keys"]}
+    missing = set(report["missing_keys"])
+    parts = task_parts(model) if classes else ()
+    resized = {
+        name
+        for name, (old, new) in shapes.items()
+        if any(is_within(name, part) for part in parts) and old[1:] == new[1:] and new[0] == classes
+    }
+    layers: dict[str, set[str]] = {}
+    for name in model.state_dict():
+        layers.setdefault(name.rpartition(".")[0], set()).add(name)
+    # A layer of which the file has a part was not left out but damaged.
+    drawn = {
+        layer
+        for layer, tensors in layers.items()
+        if tensors <= missing | resized and any(is_within(layer, part) for part in parts)
+    }
+    absent = sorted(name for name in missing if name.rpartition(".")[0] not in drawn)
+    wrong = [
+        f"{name} {old} for {new}" for name, (old, new) in shapes.items() if name not in resized
+    ]
+    unused = sorted(report["unexpected_keys"])
+    problems = {"missing": absent, "of another shape": sorted(wrong), "not used": unused}
+    said = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
+    words = f"weights for all of {type(model).__name__}; {said}"
+    check(not absent and not wrong, "model", source, words)
+    known = {re.sub(r"\d+", "#", name) for name in model.state_dict()}
+    base = f"{getattr(model, 'base_model_prefix', '')}."
+    known |= {name.removeprefix(base) for name in known}
+    beyond = [name for name in unused if re.sub(r"\d+", "#", name) in known]
+    if beyond:
+        words = f"its file has more layers than its configuration says; not used: {_few(beyond)}"
+        warnings.warn(f"model={source!r}: {words}", stacklevel=4)
+    if resized:
+        names = _largest(model, {name.rpartition(".")[0] for name in resized})
+        words = f"was trained for other classes, and is made anew for {classes}"
+        warnings.warn(f"model={source!r}: {', '.join(names)} {words}", stacklevel=4)
+    new = _largest(model, drawn)
+    inside = [name for name in new if is_within(name, base[:-1])]
+    if inside:
+        words = f"{', '.join(inside)} is not in its file: drawn at random and frozen, unless head="
+        words += " names it; saved with each adapter"
+        warnings.warn(f"model={source!r}: {words}", stacklevel=4)
+    return new
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names, and how many there are more."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _largest(model: nn.Module, layers: set[str]) -> tuple[str, ...]:
+    """The largest modules all of whose weights are in some layers."""
+    holders = {name.rpartition(".")[0] for name in model.state_dict()}
+    names: list[str] = []
+    for name, _ in model.named_modules():
+        inside = {holder for holder in holders if is_within(holder, name)}
+        apart = not any(is_within(name, other) for other in names)
+        if name and inside and inside <= layers and apart:
+            names.append(name)
+    return tuple(names)
 
 
 def cached_only(source: str | Path) -> bool:
@@ -136,13 +231,27 @@ def default_targets(model: nn.Module) -> tuple[str, ...]:
     raise ValueError(f"targets=None: expected {words}{linear_names(model)}")
 
 
-def default_head(model: nn.Module) -> str | None:
-    """The classifier's name, ``None`` where there is none that can be trained in full."""
+def default_head(model: nn.Module) -> str | tuple[str, ...] | None:
+    """The modules outside the base that consist of linear maps: what classifies.
+
+    One name where there is one, and ``None`` where there is nothing that can be trained in full.
+
+    Guarantees: tests/tasks/test_hub.py::test_default_targets_and_heads.
+    """
+    base = getattr(model, "base_model_prefix", "")
     modules = dict(model.named_modules())
-    for name in ("classifier", "score"):
-        if name in modules and any(type(m) is nn.Linear for m in modules[name].modules()):
-            return name
-    return None
+    parts = [name for name in task_parts(model) if not is_within(name, base)]
+    parts = parts or [name for name in CLASSIFIERS if name in modules]
+    names: list[str] = []
+    while parts:
+        name = parts.pop(0)
+        inner = [m for m in modules[name].modules() if type(m) is nn.Linear]
+        linear = {p for m in inner for p in m.parameters(recurse=False)}
+        if inner and set(modules[name].parameters()) <= linear:
+            names.append(name)
+        else:  # such as a classifier with a norm: its linear maps
+            parts = [f"{name}.{child}" for child, _ in modules[name].named_children()] + parts
+    return tuple(names) if len(names) > 1 else names[0] if names else None
 
 
 # ---- their inputs
@@ -278,19 +387,27 @@ def scale_images(
 ) -> Tensor:
     """Scales images to the model's size, mean and deviation: (n, channels, height, width).
 
+    White is 1 before mean and deviation, in 8 bits and in 16. What is transparent is laid on white.
+
     Args:
-        images: paths, PIL images, arrays of bytes (height, width[, channels]), or what `datasets`
-            keeps in a column.
+        images: paths, PIL images, arrays of 8 bits (height, width[, channels]) or of 16 bits
+            (height, width), or what `datasets` keeps in a column.
         model: has the size and the number of channels.
         source: name or folder, whose ``preprocessor_config.json`` has mean and deviation; else 0.5.
         rows: what messages call each row.
-    Raises: ``ValueError`` naming the row that is no image.
+    Raises: ``ValueError`` naming the row that is no image, or one of numbers whose range is not
+        known; for a model without a size of images.
+    Guarantees: tests/tasks/test_loading.py::test_an_image_is_scaled_by_its_mode_s_range_or_refused.
     """
     from PIL import Image
     from transformers.utils.hub import cached_file
 
     config: Any = model.config
-    size, settings = config.image_size, {}
+    settings: dict[str, Any] = {}
+    size: Any = getattr(config, "image_size", None)
+    fits = size is not None and getattr(config, "num_channels", None) in (1, 3)
+    words = "an image classifier whose configuration has image_size, and num_channels of 1 or 3"
+    check(fits, "model", type(model).__name__, words)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     if isinstance(source, (str, Path)):
         with suppress(OSError):
@@ -306,16 +423,39 @@ def scale_images(
                 image = Image.open(image)
             elif not hasattr(image, "convert"):
                 array = np.asarray(image)
-                if array.dtype != np.uint8:
-                    raise TypeError(f"an array of {array.dtype}, not of bytes (uint8)")
+                if array.dtype.name not in ("uint8", "uint16", "bool"):
+                    raise TypeError(f"an array of {array.dtype}, not of bytes (uint8) or uint16")
                 image = Image.fromarray(array)
-            picture = image.convert(mode).resize((width, height), resample=2)
+            picture = _of_8_bits(image, mode).resize((width, height), resample=2)
         except Exception as error:
             where = row_name(rows, i)
             raise ValueError(f"image: expected an image in row {where}, but: {error}") from error
         array = np.asarray(picture, dtype=np.float32).reshape(height, width, -1) / 255
+        array = array.repeat(config.num_channels // array.shape[2], axis=2)
         scaled.append(((array - mean) / std).transpose(2, 0, 1))
     return torch.from_numpy(np.stack(scaled).astype(np.float32))
+
+
+MODES_OF_8_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
+
+
+def _of_8_bits(image: Any, mode: str) -> Any:
+    """An image of 8 bits in this mode; one of 16 bits in floating point, with white at 255.
+
+    Raises: ``ValueError`` for a mode of numbers whose range is not known: PIL would cut them off.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        # No rounding to 8 bits: of 12 bits in 16, as cameras write them, 16 grey levels were left.
+        return Image.fromarray(np.asarray(image, dtype=np.float32) / 257)
+    if image.mode not in MODES_OF_8_BITS:
+        words = "whose range is not known; convert it to 8 or 16 bits first"
+        raise ValueError(f"its mode is {image.mode}, {words}")
+    if "a" in image.mode.lower() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
 
 
 # ---- toy models of real architectures

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
@@ -53,7 +54,7 @@ def hub(
     min_size: int = 1,
     test: Any = 0.2,
     targets: Sequence[str] | None = None,
-    head: str | None = OWN_HEAD,
+    head: str | Sequence[str] | None = OWN_HEAD,
     tokenizer: Any = None,
     max_length: int | None = None,
     limit: int | None = None,
@@ -90,7 +91,8 @@ def hub(
         test: share held out at random, in (0, 0.5]; the name of a split; or another data set or
             file.
         targets: linear maps that get adapters; default: the attention's query and value maps.
-        head: name of a module trained in full, or ``None``; default: the classifier.
+        head: names of modules trained in full, or ``None``; default: the classifier, which is all
+            that Transformers puts behind the base.
         tokenizer: where there is none beside the model.
         max_length: tokens kept of a text; ``None`` keeps all that the model can hold.
         limit: private examples used, drawn at random; ``None``: all.
@@ -123,7 +125,7 @@ def hub(
         classes = int(numbers.max()) + 1 if names is None else len(names)
         rows = private.index, held_out.index + len(both[0])
         ys = [torch.from_numpy(numbers[np.asarray(part)]) for part in rows]
-    base = architectures.load(model, kind, classes, seed)
+    base, new = architectures.load(model, kind, classes, seed)
     if kind == "image":
         parts = [(column_of(private, "image", image), places[:count])]
         parts += [(column_of(held_out, "image", image), places[count:])]
@@ -174,8 +176,10 @@ def hub(
         labels=names,
         client_names=client_names,
         prepare=architectures.trim_padding if kind != "image" else None,
-        info={"task": name, "model": type(base).__name__, "kind": kind, "texts cut": cut},
+        info={"task": name, "model": type(base).__name__, "kind": kind, "texts cut": cut}
+        | {"new": None if isinstance(model, nn.Module) else list(new)},
         public_test=public_test,
+        new_modules=new,
         persons=None if people is None else tuple(people[part].tolist() for part in split),
     )
     return task if causal else tasks.check_classes(task)

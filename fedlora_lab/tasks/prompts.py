@@ -105,7 +105,7 @@ def prompts(
     private, held_out, both = split_rows(dataset, test, limit, seed, person)
     people = people_of(private, held_out, person, public_test)
     count, places = len(private), row_names(private, held_out, both)
-    base = architectures.load(model, "causal", 0, seed)
+    base, _ = architectures.load(model, "causal", 0, seed)
     code = architectures.prepare_tokenizer(model, tokenizer, base)
     own = Generation(code, prompt, max_new_tokens)
     questions, answers = (

@@ -17,6 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.tasks.metrics import Metric, TextScore, cross_entropy, select_metrics
 
+CLASSIFIERS = "classifier", "score"
+"""Names of classifiers, as PEFT knows them too."""
+MERGE_FIRST = "a model without an adapter of PEFT's; merge it first (merge_and_unload)"
 # jaxtyping cannot express "a tensor or a mapping of tensors".
 Inputs = Tensor | Mapping[str, Tensor]
 Examples = tuple[Any, Tensor]
@@ -79,7 +82,7 @@ class Task:
             (n_k,) or (n_k, ...).
         test: (x, y) held out, for the curves.
         validation: (x, y) or ``None``; for tuning only, never for results.
-        head: name of a module trained in full beside the factors, or ``None``.
+        head: name of a module trained in full beside the factors, several names, or ``None``.
         forward: (model, x) -> outputs, the first dimension being that of x.
         loss: (outputs, y) -> (N,), the loss of each example.
         metrics: name -> (outputs, y) -> (N,), scores whose mean over examples is reported; or a
@@ -94,6 +97,8 @@ class Task:
         persons: whose each example is, for privacy by person: for every client n_k numbers or
             words, the same for the same person at all clients; kept as numbers from 0. ``None``:
             not known. How many persons each client has counts as public.
+        new_modules: names of modules that the model's checkpoint lacks, or may lack: whoever loads
+            it draws other numbers, so a saved adapter holds these modules, trained or not.
     Raises: ValueError when data, targets, head or model cannot be trained exactly; it says why.
     Guarantees: test_tasks.py::test_bad_calls_are_refused, ::test_fingerprint_sees_data_and_weights.
     """
@@ -104,7 +109,7 @@ class Task:
     clients: tuple[Examples, ...]
     test: Examples
     validation: Examples | None = None
-    head: str | None = None
+    head: str | Sequence[str] | None = None
     forward: Callable[[nn.Module, Any], Any] = forward
     loss: Callable[[Any, Tensor], Tensor] = cross_entropy
     metrics: Mapping[str, Metric] = field(default_factory=select_metrics)
@@ -115,6 +120,7 @@ class Task:
     public_test: bool = True
     generation: Any = None
     persons: tuple[Any, ...] | None = None
+    new_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_data(self.clients, self.test, self.validation)
@@ -126,20 +132,25 @@ class Task:
         object.__setattr__(self, "targets", _target_names(self.targets))
         _check_model(self.model)
         check_head(self.model, self.head)
+        object.__setattr__(self, "head", _shortest(head_names(self.head)))
         _check_targets(self.model, self.targets, self.head)
         check(isinstance(self.public_test, bool), "public_test", self.public_test, "True or False")
         texts = [name for name, metric in self.metrics.items() if isinstance(metric, TextScore)]
         expected = "no score of texts: this task writes none, tasks of fl.tasks.prompts do"
         check(not texts or self.generation is not None, "metrics", texts, expected)
+        modules = dict(self.model.named_modules())
+        for part in self.new_modules:
+            check(part in modules, "new_modules", part, "the full name of a module")
         if self.persons is not None:
             object.__setattr__(self, "persons", person_numbers(self.persons, self.sizes))
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.model.parameters())
+        head = ", ".join(head_names(self.head)) or None
         return (
             f"Task({self.name!r}: clients {len(self.sizes)} of {min(self.sizes)} to "
             f"{max(self.sizes)} examples, test {len(self.test[1])}, frozen parameters "
-            f"{parameters:,}, adapters on {', '.join(self.targets)}, head {self.head})"
+            f"{parameters:,}, adapters on {', '.join(self.targets)}, head {head})"
         )
 
     @cached_property
@@ -232,7 +243,7 @@ def classification(
     clients: Sequence[Examples],
     test: Examples,
     targets: Sequence[str],
-    head: str | None = None,
+    head: str | Sequence[str] | None = None,
     *,
     validation: Examples | None = None,
     metrics: Sequence[str] | Mapping[str, Metric] = ("accuracy",),
@@ -274,6 +285,7 @@ def classification(
     task = Task(
         name=name,
         model=frozen_copy(model),
+        new_modules=task_parts(model),
         targets=_target_names(targets),
         **_each(clients, test, validation, Tensor.detach, classes),
         head=head,
@@ -441,9 +453,23 @@ def _check_model(model: Any) -> None:
     check(isinstance(model, nn.Module), "model", kind, "a torch.nn.Module")
     still = not model.training and not any(p.requires_grad for p in model.parameters())
     check(still, "model", kind, "a frozen copy in evaluation mode; tasks.classification makes one")
+    check_no_adapters(model)
     for name, weight in model.named_parameters():
         check(_is_finite(weight.detach()), f"model.{name}", "NaN or infinity", "finite weights")
     _check_batch_norm(model)
+
+
+def check_no_adapters(model: nn.Module) -> None:
+    """Refuses a model that holds layers of PEFT's.
+
+    PEFT would make their factors anew beside those of a run, and the run would start at another
+    model than the one that was given.
+
+    Guarantees: tests/tasks/test_loading.py::test_a_model_with_an_adapter_is_refused_everywhere.
+    """
+    kinds = (kind for module in model.modules() for kind in type(module).__mro__)
+    held = next((kind.__name__ for kind in kinds if kind.__module__.startswith("peft.")), None)
+    check(held is None, "model", held, MERGE_FIRST)
 
 
 def _check_batch_norm(model: nn.Module) -> None:
@@ -485,7 +511,7 @@ def linear_names(model: nn.Module) -> str:
     return ", ".join(sorted(last))
 
 
-def _check_targets(model: nn.Module, targets: Sequence[str], head: str | None) -> None:
+def _check_targets(model: nn.Module, targets: Sequence[str], head: Any) -> None:
     """Refuses target names that match nothing, or more than free-standing linear maps."""
     supported = "nn.Linear or Transformers' Conv1D; per-example gradients of others are not exact"
     free = "a linear map outside nn.MultiheadAttention, which never calls its own"
@@ -499,13 +525,44 @@ def _check_targets(model: nn.Module, targets: Sequence[str], head: str | None) -
             inside = any(name.startswith(f"{n}." if n else "") for n in attention)
             check(not inside, "targets", name, free)
             check(is_linear(module), "targets", f"{name}: {type(module).__name__}", supported)
-            if head is None:
-                continue
-            outside = f"a module outside the head {head!r}, which is trained in full"
-            check(not _is_within(name, head), "targets", name, outside)
-            other = next((n for n in lookalikes(modules, head) if _is_within(name, n)), None)
-            wrapped = f"its name ends with the head's, {head!r}, and PEFT wraps it as well"
-            check(other is None, "targets", name, f"a module outside {other!r}: {wrapped}")
+            for part in head_names(head):
+                outside = f"a module outside the head {part!r}, which is trained in full"
+                check(not is_within(name, part), "targets", name, outside)
+                other = next((n for n in lookalikes(modules, part) if is_within(name, n)), None)
+                wrapped = f"its name ends with the head's, {part!r}, and PEFT wraps it as well"
+                expected = f"a module outside {other!r}: {wrapped}"
+                check(other is None, "targets", name, expected)
+
+
+def head_names(head: Any) -> tuple[Any, ...]:
+    """The names of the modules that a head consists of: none, one, or several."""
+    if head is None:
+        return ()
+    return tuple(head) if isinstance(head, list | tuple) else (head,)
+
+
+def _shortest(names: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    """Names of modules as `Task.head` has them."""
+    return names if len(names) > 1 else names[0] if names else None
+
+
+def task_parts(model: Any) -> tuple[str, ...]:
+    """Modules with weights that Transformers puts behind a base: classifiers, and poolers.
+
+    A base's own pooler is one: classes for pretraining have none. The output layer of a language
+    model is none: it belongs to the base.
+    """
+    prefix = getattr(model, "base_model_prefix", None)
+    if prefix is None or model.get_output_embeddings() is not None:
+        return ()
+    children = dict(model.named_children())
+    base = children.pop(prefix, None)
+    if base is None:  # such as CLIP's, whose parts are those of a larger model
+        children = {name: part for name, part in children.items() if name in CLASSIFIERS}
+    pooler = getattr(base, "pooler", None)
+    if isinstance(pooler, nn.Module):
+        children[f"{prefix}.pooler"] = pooler
+    return tuple(name for name, module in children.items() if module.state_dict())
 
 
 def check_head(model: nn.Module, head: Any, name: str = "head", alone: bool = True) -> None:
@@ -513,36 +570,43 @@ def check_head(model: nn.Module, head: Any, name: str = "head", alone: bool = Tr
     that PEFT cannot tell from modules inside it or from a list of modules.
 
     Args:
-        model, head: the base, and the full name of a module that is trained in full, or ``None``.
+        model, head: the base, and the full names of the modules that are trained in full: one,
+            several, or ``None``.
         name: of the argument, for the message.
         alone: no other module of this name's end may be taken for it.
     """
-    if head is None:
-        return
     modules = dict(model.named_modules())
-    known = isinstance(head, str) and bool(head) and head in modules
-    check(known, name, head, "the full name of a module")
-    inner = [m for m in modules[head].modules() if type(m) is nn.Linear]
-    linear = {p for m in inner for p in m.parameters(recurse=False)}
-    own = set(modules[head].parameters())
-    parameters = model.named_parameters(remove_duplicate=False)
-    elsewhere = {p for path, p in parameters if not _is_within(path, head)}
-    lists = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-    similar = lookalikes(modules, head) if alone else []
-    odd = [n for n in similar if _is_within(n, head) or isinstance(modules[n], lists)]
-    for ok, expected in (
-        (own <= linear, "a module whose parameters all belong to nn.Linear"),
-        (linear, "a module with nn.Linear inside: there is nothing to train in it"),
-        (not own & elsewhere, "a module that shares no weight with the frozen base"),
-        (
-            not odd,
-            f"a name with which no module inside it, and no list, ends; {', '.join(odd)} does",
-        ),
-    ):
-        check(bool(ok), name, head, expected)
+    parts = head_names(head)
+    for part in parts:
+        known = isinstance(part, str) and bool(part) and part in modules
+        check(known, name, part, "the full name of a module")
+    for number, part in enumerate(parts):
+        others = (*parts[:number], *parts[number + 1 :])
+        apart = not any(is_within(part, other) for other in others)
+        check(apart, name, part, "modules that do not hold each other, each once")
+    parameters = list(model.named_parameters(remove_duplicate=False))
+    for part in parts:
+        elsewhere = {p for path, p in parameters if not is_within(path, part)}
+        inner = [m for m in modules[part].modules() if type(m) is nn.Linear]
+        linear = {p for m in inner for p in m.parameters(recurse=False)}
+        own = set(modules[part].parameters())
+        lists = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+        similar = lookalikes(modules, part) if alone else []
+        odd = [n for n in similar if is_within(n, part) or isinstance(modules[n], lists)]
+        for ok, expected in (
+            (own <= linear, "a module whose parameters all belong to nn.Linear"),
+            (linear, "a module with nn.Linear inside: there is nothing to train in it"),
+            (not own & elsewhere, "a module that shares no weight with the frozen base"),
+            (
+                not odd,
+                f"a name with which no module inside it, and no list, ends; {', '.join(odd)} does",
+            ),
+        ):
+            check(bool(ok), name, part, expected)
 
 
-def _is_within(name: str, module: str) -> bool:
+def is_within(name: str, module: str) -> bool:
+    """Whether a path is that of a module, or of something inside it."""
     return name == module or name.startswith(f"{module}.")
 
 

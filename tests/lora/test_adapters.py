@@ -15,6 +15,7 @@ import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.lora import peft as adapters
 from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.tasks.task import head_names
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 
@@ -37,8 +38,11 @@ def test_every_target_has_its_two_factors(name):
         out, into = shape if isinstance(module, torch.nn.Linear) else shape[::-1]
         assert model.shapes[ParamKey("A", layer)] == (LORA.rank, into)
         assert model.shapes[ParamKey("B", layer)] == (out, LORA.rank)
-    head: Any = task.head
-    own = {f"{head}.{part}" for part, _ in task.model.get_submodule(head).named_parameters()}
+    own = {
+        f"{head}.{part}"
+        for head in head_names(task.head)
+        for part, _ in task.model.get_submodule(head).named_parameters()
+    }
     assert {key.layer for key in model.shapes if key.side == "head"} == own
 
 

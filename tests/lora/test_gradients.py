@@ -18,7 +18,7 @@ from fedlora_lab.lora import peft as adapters
 from fedlora_lab.lora import per_example
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.mechanism import row_norms
-from fedlora_lab.tasks.task import Task, concatenate, take
+from fedlora_lab.tasks.task import Task, concatenate, head_names, is_within, take
 
 LORA = fl.Lora(rank=2, alpha=3.0)
 LIMIT = 1e-5
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 
 def plain_peft(task: Task, values: ClientParams) -> tuple[nn.Module, dict[ParamKey, nn.Parameter]]:
     """The model as PEFT alone makes it, with these values, and the parameter of each key."""
-    heads = [task.head] if task.head else None
+    heads = list(head_names(task.head)) or None
     config = LoraConfig(
         r=LORA.rank, lora_alpha=3, target_modules=list(task.targets), modules_to_save=heads
     )
@@ -44,7 +44,8 @@ def plain_peft(task: Task, values: ClientParams) -> tuple[nn.Module, dict[ParamK
         name = f"{prefix}.lora_{key.side}.default.weight"
         if key.side == "head":
             part, _, kind = key.layer.rpartition(".")
-            inside = part.replace(task.head or "", f"{task.head}.modules_to_save.default", 1)
+            head = next(head for head in heads or () if is_within(part, head))
+            inside = part.replace(head, f"{head}.modules_to_save.default", 1)
             name = f"base_model.model.{inside}.{kind}"
         places[key] = named[name]
         places[key].data.copy_(values[key])

@@ -52,7 +52,7 @@ def test_a_private_round_runs_on_every_kind_of_model(kind):
 def test_default_targets_and_heads():
     for kind, targets, head in (
         ("bert", ("query", "value"), "classifier"),
-        ("distilbert", ("q_lin", "v_lin"), "classifier"),
+        ("distilbert", ("q_lin", "v_lin"), ("pre_classifier", "classifier")),
         ("gpt2", ("c_attn",), "score"),
     ):
         assert (toy_hubs.task(kind).targets, toy_hubs.task(kind).head) == (targets, head)

@@ -19,7 +19,7 @@ from types import ModuleType
 
 from fedlora_lab.review import museum
 from fedlora_lab.review.adapters import flower, opacus
-from fedlora_lab.review.checks import CHECKS, Check, Claims
+from fedlora_lab.review.claims import CHECKS, Check, Claims
 from fedlora_lab.review.review import Finding, Review, review
 
 __all__ = ["CHECKS", "Check", "Claims", "Finding", "Review", "flower", "museum", "opacus"]

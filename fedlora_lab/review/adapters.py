@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.review.checks import Claims, Loader, Step
+from fedlora_lab.review.claims import Claims, Loader, Step
 from fedlora_lab.review.review import Review, review
 
 PREFIX = "_module."

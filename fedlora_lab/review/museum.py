@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fedlora_lab.review.checks import Claims, Step
+from fedlora_lab.review.claims import Claims, Step
 
 Grads = dict[str, np.ndarray]
 

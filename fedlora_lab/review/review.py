@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,14 +12,9 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.privacy.accounting import second_opinion
-from fedlora_lab.review.checks import (
-    CHECKS,
-    Claims,
-    Evidence,
-    Loader,
-    Step,
-    StepChecks,
-    Verdict,
+from fedlora_lab.review.checks import StepChecks
+from fedlora_lab.review.claims import CHECKS, Claims, Evidence, Loader, Step, Verdict
+from fedlora_lab.review.sampling import (
     most_participations,
     preparation_evidence,
     sampling_evidence,
@@ -31,7 +27,7 @@ LEAST_EXAMPLES = 8
 EPSILON_SLACK = 0.01
 """Share by which a stated epsilon may lie below that of dp-accounting: the accountants' errors."""
 OTHER_SEEDS = 104_729
-"""What is broken by chance is looked at again that many seeds further."""
+"""What chance alone may have shown is looked at again that many seeds further."""
 NEEDS_A_STEP = [name for name in CHECKS if name not in ("sampling", "accounting", "preparation")]
 
 
@@ -124,7 +120,10 @@ class Review:
         return html_table([*rows, ("", "", "", self.summary)], ("check", "verdict", "number", ""))
 
     def page(self) -> str:
-        """One HTML page: the outcome, what to mend, every check, the claims."""
+        """One HTML page: the outcome, what to mend, every check, what it asks, the claims.
+
+        It needs no network: what explains a check stands on the page, under a link of its own.
+        """
         from jinja2 import Environment, StrictUndefined
 
         template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
@@ -132,8 +131,10 @@ class Review:
         claims = {
             name: value for name, value in vars(self.claims).items() if value not in (None, (), {})
         }
+        address = repository_address()
+        links = {name: documentation_link(one.docs, address) for name, one in CHECKS.items()}
         return environment.from_string(template).render(
-            review=self, checks=CHECKS, claims=claims, epsilon=self._epsilon_words(), digits=_digits
+            review=self, checks=CHECKS, links=links, claims=claims, digits=_digits
         )
 
     def save(self, path: "str | Path") -> Path:
@@ -145,6 +146,24 @@ class Review:
 
 def _digits(number: float) -> str:
     return "" if math.isnan(number) else f"{number:.3g}"
+
+
+def repository_address() -> str:
+    """The address of the project's repository, as the installed package states it."""
+    stated = metadata("fedlora_lab").get_all("Project-URL") or []
+    return dict(one.split(", ", 1) for one in stated).get("Repository", "")
+
+
+def documentation_link(docs: str, repository: str) -> str | None:
+    """Where a page of the documentation can be read, or None as long as that is nowhere.
+
+    Args: docs: a file of the repository, with a place in it. repository: its address.
+
+    >>> documentation_link("docs/review.md#peft", "https://github.com/OWNER/fedlora_lab") is None
+    True
+    """
+    public = repository and "/OWNER/" not in repository
+    return f"{repository}/blob/main/{docs}" if public else None
 
 
 def review(
@@ -206,13 +225,10 @@ def review(
     check_whole("seed", seed)
     subject: Any = {"step": step, "data": data, "claims": claims, "loader": loader}
     subject |= {"others": others, "prepare": prepare, "batch": batch, "draws": draws}
-    findings = judge_evidence(_all_evidence(**subject, seed=seed), significance)
-    if any(one.verdict == "broken" for one in findings):
-        # What chance alone could have shown is looked at again with other seeds.
-        again = judge_evidence(_all_evidence(**subject, seed=seed + OTHER_SEEDS), significance)
-        findings = tuple(
-            two if one.verdict == "broken" else one for one, two in zip(findings, again)
-        )
+    looks = [_all_evidence(**subject, seed=seed)]
+    if is_doubtful(looks[0], significance):
+        looks.append(_all_evidence(**subject, seed=seed + OTHER_SEEDS))
+    findings = judge_evidence(looks, significance)
     return Review(findings, _epsilon_given(findings, claims, loader, seed), claims, title)
 
 
@@ -259,24 +275,81 @@ def _batch_size(batch: int | None, claims: Claims, count: int) -> int:
     return min(count, 16)
 
 
-def judge_evidence(evidence: Sequence[Evidence], significance: float) -> tuple[Finding, ...]:
-    """One finding for each check from all its evidence; p-values are judged together (Holm).
+def check_p_values(look: Sequence[Evidence]) -> dict[str, float]:
+    """The p-value of each check that chance decides: of all its evidence together (Bonferroni)."""
+    found: dict[str, list[float]] = {}
+    for one in look:
+        if one.p is not None:
+            found.setdefault(one.check, []).append(one.p)
+    return {name: min(1.0, len(values) * min(values)) for name, values in found.items()}
 
-    Args: evidence: of all checks. significance: family-wise, over all p-values.
+
+def two_looks_p_value(p: float, q: float) -> float:
+    """The p-value of two independent looks (Fisher): far beyond chance in either, it stays so.
+
+    Args: p, q: p-values of the two; 1 for a look that was not made, which takes nothing back.
+
+    >>> two_looks_p_value(1e-12, 1.0) < 1e-10, two_looks_p_value(1e-3, 0.5) > 4e-3
+    (True, True)
     """
-    by_chance = sorted((one.p, i) for i, one in enumerate(evidence) if one.p is not None)
-    rejected: set[int] = set()
-    for rank, (p, i) in enumerate(by_chance):
-        if p > significance / (len(by_chance) - rank):
+    product = p * q
+    return product * (1 - math.log(product)) if product > 0 else 0.0
+
+
+def rejected_checks(p_values: Mapping[str, float], significance: float) -> set[str]:
+    """The checks that are beyond chance, all judged together (Holm).
+
+    Args: p_values: of each check. significance: chance that any of them is rejected wrongly.
+    """
+    rejected: set[str] = set()
+    for name, p in sorted(p_values.items(), key=lambda one: one[1]):
+        if p > significance / (len(p_values) - len(rejected)):
             break
-        rejected.add(i)
+        rejected.add(name)
+    return rejected
+
+
+def is_doubtful(look: Sequence[Evidence], significance: float) -> bool:
+    """Whether one look calls something broken that two might not.
+
+    Args: look: evidence of all checks. significance: see `rejected_checks`.
+    """
+    p_values = check_p_values(look)
+    worst = {name: two_looks_p_value(p, 1.0) for name, p in p_values.items()}
+    plain = {one.check for one in look if one.verdict == "broken"}
+    sure = rejected_checks(worst, significance)
+    return bool(rejected_checks(p_values, significance) - sure - plain)
+
+
+def judge_evidence(looks: Sequence[Sequence[Evidence]], significance: float) -> tuple[Finding, ...]:
+    """One finding for each check, from one look, or from two with other seeds.
+
+    What does not depend on chance counts in either look. Where chance decides, the two looks have
+    one p-value. As a rejection needs it whether a second look is made or not, the choice of making
+    one adds no false alarm.
+
+    Args: looks: evidence of all checks in each. significance: see `rejected_checks`.
+    """
+    first, *others = map(check_p_values, looks)
+    second = others[0] if others else {}
+    names = {*first, *second}
+    p_values = {
+        name: two_looks_p_value(first.get(name, 1.0), second.get(name, 1.0)) for name in names
+    }
+    rejected = rejected_checks(p_values, significance)
+    evidence = [one for look in looks for one in look]
     findings = []
     for name, known in CHECKS.items():
-        mine = [(one, i in rejected) for i, one in enumerate(evidence) if one.check == name]
-        broken = [one for one, hit in mine if hit or one.verdict == "broken"]
-        unsure = [one for one, _ in mine if one.verdict == "cannot tell"]
+        mine = [one for one in evidence if one.check == name]
+        broken = [one for one in mine if one.verdict == "broken"]
+        if name in rejected:
+            by_chance = [one for one in mine if one.p is not None]
+            least = min(one.p or 0.0 for one in by_chance)
+            limit = max(least, significance / len(by_chance))
+            broken += [one for one in by_chance if (one.p or 0.0) <= limit]
+        unsure = [one for one in mine if one.verdict == "cannot tell"]
         verdict: Verdict = "broken" if broken else "cannot tell" if unsure else "sound"
-        told = broken or unsure or [one for one, _ in mine]
+        told = broken or unsure or mine
         # The largest number shows these best; of other checks the first thing that was tried.
         if name == "reach":
             one = max(told, key=lambda one: _rank(one.number))

@@ -3,7 +3,7 @@
 import pytest
 from sound_steps import SOUND, Sound
 
-from fedlora_lab.review.checks import CHECKS
+from fedlora_lab.review.claims import CHECKS
 from fedlora_lab.review.museum import MISTAKES, Mistake
 from fedlora_lab.review.review import Review, review
 

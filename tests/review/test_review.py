@@ -17,7 +17,8 @@ from scipy import stats
 from torch import nn
 
 import fedlora_lab as fl
-from fedlora_lab.review.checks import to_array
+from fedlora_lab.review.examples import to_array
+from fedlora_lab.review.review import documentation_link, repository_address
 
 Claims: Any = fl.review.Claims
 review: Any = fl.review
@@ -534,10 +535,14 @@ class Text(HTMLParser):
     def __init__(self, html):
         super().__init__()
         self.tags, self.text = set(), ""
+        self.links, self.places = [], []
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
+        given = dict(attrs)
+        self.links += [given["href"]] if "href" in given else []
+        self.places += [given["id"]] if "id" in given else []
 
     def handle_data(self, data):
         self.text += data
@@ -556,6 +561,33 @@ def test_the_page_tells_what_to_mend_and_shows_any_name_as_text(tmp_path):
     assert fl.review.CHECKS["un-noised output"].remedy in page.text
     assert name in Text(found._repr_html_()).text and "No finite ε" in page.text
     assert [*found.table().index] == [*fl.review.CHECKS]
+
+
+def test_every_reference_of_a_page_is_a_link_that_leads_somewhere():
+    """References as plain text, places that are not on the page, an owner that is no address."""
+    found = review(None, (), Claims(**CLAIMS))
+    page = Text(found.page())
+    assert len(page.places) == len({*page.places}) == len(fl.review.CHECKS)
+    inside = [link[1:] for link in page.links if link.startswith("#")]
+    assert {*inside} == {*page.places} and len(inside) >= len(found.findings)
+    public = [link for link in page.links if not link.startswith("#")]
+    explained = {documentation_link(one.docs, repository_address()) for one in found.findings}
+    assert {*public} == explained - {None} and not any("OWNER" in link for link in public)
+    for one in fl.review.CHECKS.values():
+        assert one.asks in page.text and one.remedy in page.text and one.docs in page.text
+
+
+@pytest.mark.parametrize(
+    ("repository", "link"),
+    [
+        ("https://github.com/OWNER/fedlora_lab", None),
+        ("", None),
+        ("https://github.com/somebody/fedlora_lab", "/blob/main/docs/review.md#peft"),
+    ],
+)
+def test_documentation_is_linked_once_the_project_has_an_address(repository, link):
+    """A link to a placeholder, or none when there is an address."""
+    assert documentation_link("docs/review.md#peft", repository) == (link and repository + link)
 
 
 def test_every_check_is_explained_where_it_says():

@@ -1,0 +1,180 @@
+"""What a review asks, what an author claims of a step, and what speaks for or against it."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
+
+Step = Callable[[list[Any], int], Mapping[str, Any]]
+Loader = Callable[[int], Sequence[Sequence[int]]]
+Verdict = Literal["sound", "broken", "cannot tell"]
+Sampling = Literal["poisson", "fixed", "shuffle"]
+
+
+class Check(NamedTuple):
+    """One question of a review: what is measured, where it is explained, what mends it."""
+
+    asks: str
+    docs: str
+    remedy: str
+
+
+def _edge(place: str) -> str:
+    return f"docs/sharp_edges.md#{place}"
+
+
+CHECKS: dict[str, Check] = {
+    "reach": Check(
+        "how far one example moves all noised outputs together, in clip norms",
+        _edge("7-a-clip-for-each-tensor-one-release-counted-serious"),
+        "Clip each example's gradient, over all trained tensors together, before the sum.",
+    ),
+    "non-finite": Check(
+        "how far an example of NaN, infinity or huge numbers moves all outputs, in clip norms",
+        "docs/review.md#examples-that-are-not-finite",
+        "Refuse such examples before the step, or count their gradients as zero, one by one.",
+    ),
+    "denominator": Check(
+        "how a contribution grows when the batch is doubled: 2 where the denominator is fixed",
+        _edge("3-clipping-the-mean-gradient-of-a-batch-fatal"),
+        "Divide by the expected size of a batch, a constant, after clipping and summing.",
+    ),
+    "noise size": Check(
+        "standard deviation of the noise, in units of the claimed one",
+        _edge("4-a-threshold-taken-from-the-batch-fatal"),
+        "Add noise of noise_multiplier × clip_norm to the sum, then divide; never from the data.",
+    ),
+    "noise per tensor": Check(
+        "noise of the tensor that differs most, in units of the others' noise",
+        _edge("7-a-clip-for-each-tensor-one-release-counted-serious"),
+        "Add noise of the same size to every tensor that is clipped jointly.",
+    ),
+    "noise independence": Check(
+        "correlation of noise that should be independent",
+        _edge("25-noise-from-a-seed-that-others-know-fatal"),
+        "Draw the noise of each tensor, step and worker from a stream of its own.",
+    ),
+    "noise law": Check(
+        "excess kurtosis of the noise: 0 where it is normal",
+        _edge("26-floating-point-numbers-taken-for-real-ones-note"),
+        "Draw from a normal distribution, or account for the law that is drawn from.",
+    ),
+    "un-noised output": Check(
+        "largest change of a number that leaves without noise, when an example changes",
+        _edge("15-a-score-computed-from-raw-gradients-and-uploaded-fatal"),
+        "Add noise to it and count it, or do not release it.",
+    ),
+    "frozen": Check(
+        "largest change of what is claimed frozen",
+        _edge("17-a-frozen-factor-in-the-norm-or-in-the-noise-utility"),
+        "Leave frozen tensors out of the optimiser, the norm and the noise.",
+    ),
+    "sampling": Check(
+        "share of the data in a batch, in units of the claimed rate",
+        _edge("14-shuffled-batches-under-poisson-accounting-empty-batches-skipped-serious"),
+        "Draw every example for every batch independently, or account without amplification.",
+    ),
+    "empty batch": Check(
+        "noise of an empty batch, in units of that of a full one",
+        _edge("14-shuffled-batches-under-poisson-accounting-empty-batches-skipped-serious"),
+        "Release noise for an empty batch as for any other.",
+    ),
+    "accounting": Check(
+        "epsilon of the claimed noise, sampling and steps, by dp-accounting",
+        _edge("1-a-new-accountant-for-every-round-or-message-fatal"),
+        "State the epsilon of all steps together, from an accountant that gives an upper bound.",
+    ),
+    "signal": Check(
+        "largest move of the noised outputs by one example, in clip norms",
+        _edge("23-adapters-on-another-device-or-not-trained-at-all-bug"),
+        "Look whether the trained parameters are in the model's forward pass and the optimiser.",
+    ),
+    "preparation": Check(
+        "other prepared examples that change when one raw example is left out",
+        _edge("28-private-statistics-used-as-if-public-serious"),
+        "Prepare each example by constants, or by statistics of public data.",
+    ),
+}
+"""Name -> check, in the order of the table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claims:
+    """What the author of a step says of it. The first two are needed; each other one switches on
+    the check that needs it.
+
+    Args:
+        clip_norm: C, norm to which one unit's contribution is clipped, over all tensors jointly.
+        noise_multiplier: sigma > 0; the noise on the sum has standard deviation sigma C.
+        denominator: what the noised sum is divided by; 1: the sum itself leaves; ``None``: by a
+            factor that is not known, such as a learning rate: then only ratios are judged.
+        sampling: "poisson", "fixed" (a fresh draw without replacement for each batch), "shuffle"
+            (every epoch a permutation, cut into batches); ``None``: no claim, no amplification.
+        sample_rate: share of the data in a batch, in (0, 1].
+        dataset_size: number of units in the whole data set.
+        steps: how many releases are made in all.
+        epsilon, delta: what is promised.
+        unit: what is protected, "example" or "client"; what `data` holds.
+        relation: of neighbouring data sets, "add/remove" or "replace" (batches of one size).
+        seeded: the step obeys its seed.
+        frozen: outputs that nothing may move.
+        public: outputs that may depend on the data, such as a number of examples.
+        noise_std: standard deviation of the noise of outputs where it is not sigma C / denominator.
+        finite: no example, and no example's gradient, is NaN or infinite: it was checked before. A
+            step that turns to NaN where one is, is then not called broken; one that goes on without
+            its noise, or without the other examples, is.
+
+    >>> Claims(clip_norm=1.0, noise_multiplier=1.1, denominator=64).unit
+    'example'
+    """
+
+    clip_norm: float
+    noise_multiplier: float
+    denominator: float | None = 1.0
+    sampling: Sampling | None = None
+    sample_rate: float | None = None
+    dataset_size: int | None = None
+    steps: int | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    unit: Literal["example", "client"] = "example"
+    relation: Literal["add/remove", "replace"] = "add/remove"
+    seeded: bool = True
+    frozen: tuple[str, ...] = ()
+    public: tuple[str, ...] = ()
+    noise_std: Mapping[str, float] = field(default_factory=dict)
+    finite: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("clip_norm", "noise_multiplier", "denominator", "sample_rate", "delta"):
+            value, most = getattr(self, name), 1 if name in ("sample_rate", "delta") else math.inf
+            if value is not None or name in ("clip_norm", "noise_multiplier"):
+                check_number(name, value, 0, most, open_low=True)
+                check(value < math.inf, name, value, "a finite number")
+        for name in ("dataset_size", "steps"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), 1)
+        if self.epsilon is not None:
+            check_number("epsilon", self.epsilon, 0)
+        check_one_of("sampling", self.sampling, (None, *get_args(Sampling)))
+        check_one_of("unit", self.unit, ("example", "client"))
+        check_one_of("relation", self.relation, ("add/remove", "replace"))
+        for name in ("frozen", "public"):
+            value = getattr(self, name)
+            names = not isinstance(value, str) and all(isinstance(one, str) for one in value)
+            check(names, name, value, "a tuple of names of outputs")
+        for name, value in self.noise_std.items():
+            check_number(f"noise_std[{name!r}]", value, 0, open_low=True)
+
+
+class Evidence(NamedTuple):
+    """One result of a check: judged by chance (``p``), or as it stands (``verdict``)."""
+
+    check: str
+    words: str
+    number: float = math.nan
+    example: str = ""
+    p: float | None = None
+    verdict: Verdict = "sound"

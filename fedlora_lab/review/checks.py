@@ -649,6 +649,10 @@ class StepChecks:
 
     def _independence(self) -> Iterator[Evidence]:
         check_, rows = "noise independence", self.noise.rows
+        if not np.isfinite(rows).all():
+            words = "what leaves is NaN or infinite for ordinary examples"
+            yield Evidence(check_, words, example="all noise", verdict="broken")
+            return
         distinct = len(np.unique(rows, axis=0))
         if distinct < len(rows):
             words = f"{len(rows)} seeds give {distinct} draws of noise"
@@ -659,7 +663,12 @@ class StepChecks:
         workers = {"the step": self.noise}
         for name, step in self.others.items():
             out = Outputs(step, (), self.seed, self.batch)
-            workers[name] = self._noise(self.quiet, out)
+            noise = self._noise(self.quiet, out)
+            if np.isfinite(noise.rows).all():
+                workers[name] = noise
+            else:
+                words = f"{name} returns NaN or infinity for ordinary examples"
+                yield Evidence(check_, words, example=name, verdict="broken")
         for (one, mine), (other, theirs) in itertools.combinations(workers.items(), 2):
             ties = mine.ties_with(theirs, f"{one} and {other}")
             if ties:

@@ -203,7 +203,12 @@ def review(
 
     Raises: ``ValueError`` for a step that does not return arrays by name, or for too few examples.
     Guarantees: test_sound_steps_are_called_broken_no_more_often_than_stated,
-        test_every_planted_mistake_is_found.
+        test_two_looks_raise_no_more_false_alarms_than_stated,
+        test_every_planted_mistake_is_found,
+        test_noise_that_is_tied_to_that_of_another_call_is_found,
+        test_a_step_that_skips_its_noise_beside_a_bad_example_is_found,
+        test_a_step_that_drops_others_with_a_bad_example_is_found,
+        test_a_step_whose_batch_decides_who_counts_is_found.
 
     >>> import numpy as np
     >>> import fedlora_lab as fl
@@ -279,8 +284,8 @@ def check_p_values(look: Sequence[Evidence]) -> dict[str, float]:
     """The p-value of each check that chance decides: of all its evidence together (Bonferroni)."""
     found: dict[str, list[float]] = {}
     for one in look:
-        if one.p is not None:
-            found.setdefault(one.check, []).append(one.p)
+        if one.p is not None:  # of what is not finite it is no number either
+            found.setdefault(one.check, []).append(0.0 if math.isnan(one.p) else one.p)
     return {name: min(1.0, len(values) * min(values)) for name, values in found.items()}
 
 

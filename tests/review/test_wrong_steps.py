@@ -467,6 +467,15 @@ def test_a_large_step_without_seeds_keeps_its_denominator():
     assert found.sound, found
 
 
+@pytest.mark.parametrize("worker", [False, True])
+def test_a_step_that_gives_no_numbers_is_broken(worker):
+    """A review that stops on its way, or takes what cannot be compared for sound."""
+    lost = step_of(noise=lambda seed: np.full(NUMBERS, np.nan))
+    options: Any = {"others": {"b": lost}} if worker else {}
+    found = review(step_of() if worker else lost, DATA, Claims(**CLAIMS), draws=16, **options)
+    assert "noise independence" in found.broken
+
+
 # ---- examples that are changed
 
 

@@ -69,15 +69,28 @@ class RunSpec:
             parts["privacy"] = {name: value for name, value in terms if name not in free}
         return json.loads(json.dumps(parts, default=str))
 
+    def counted(self, ids: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """Whom the releases of these clients count for; ``None`` is everybody.
+
+        A client that is alone holds the data of all, as where they are pooled: in another run on
+        these data, with which this one is composed, they may lie with any client.
+
+        Guarantees: test_pooled_data_are_spent_for_every_client.
+        """
+        return None if ids == (0,) and len(self.task.sizes) == 1 else ids
+
     def entry(self, ids: tuple[int, ...] | None) -> dict[str, Any]:
         """The ledger entry of these clients in a round: number of releases, rates and noise."""
         assert self.privacy is not None
         steps = self.plan.local_steps if self.privacy.by_step else 1
+        terms = {"count": steps, **self.privacy.entry(ids)}
+        if len(self.task.sizes) == 1:  # an entry for everybody has one number
+            terms = {k: x[0] if isinstance(x, tuple) and x else x for k, x in terms.items()}
         if self.stream is not None:
             assert self.privacy.noise is not None
-            steps = self.privacy.noise.releases(self.stream.steps)
-            return {"count": steps, **self.privacy.entry(ids), "stream": self.stream.terms}
-        return {"count": steps, **self.privacy.entry(ids)}
+            releases = self.privacy.noise.releases(self.stream.steps)
+            terms |= {"count": releases, "stream": self.stream.terms}
+        return terms
 
     def entry_of_round(
         self, round: int, ids: tuple[int, ...] | None
@@ -91,21 +104,21 @@ class RunSpec:
             ids: who takes part; ``None``: everybody.
         """
         if self.stream is None:
-            return ids, self.entry(ids)
+            return self.counted(ids), self.entry(ids)
         if round == 1:  # also for who is absent now: each client's stream is one release
             everyone = None if ids is None else tuple(range(len(self.task.sizes)))
-            return everyone, self.entry(everyone)
-        return ids, {**self.entry(ids), "count": 0, "stream": None}
+            return self.counted(everyone), self.entry(everyone)
+        return self.counted(ids), {**self.entry(ids), "count": 0, "stream": None}
 
     def ledger_after(self, rounds: int) -> Ledger:
         """The ledger of a private run after so many rounds in which everyone takes part."""
         assert self.privacy is not None
         everyone = None if self.privacy.unit == "client" else tuple(range(len(self.task.sizes)))
-        terms = self.entry(everyone)
+        terms, whose = self.entry(everyone), self.counted(everyone)
         ledger = self.privacy.ledger(reproducible=self.streams.seed is not None)
         # A correlated stream is recorded whole in its first round.
         times = rounds if self.stream is None else min(rounds, 1)
-        return ledger.after([LedgerEntry(1, everyone, **terms | {"count": times * terms["count"]})])
+        return ledger.after([LedgerEntry(1, whose, **terms | {"count": times * terms["count"]})])
 
     @cached_property
     def terms(self) -> dict[str, Any]:

@@ -402,9 +402,9 @@ class Federation:
         ahead = [t for t in range(now + 1, now + 1 + rounds) if t not in known]
         entries = []
         for t in ahead:
-            _, terms = self.spec.entry_of_round(t, everyone)
+            whose, terms = self.spec.entry_of_round(t, everyone)
             sigma = map_numbers(lambda x: noise * x, terms["noise_multiplier"])
-            entries.append(LedgerEntry(t, everyone, **terms | {"noise_multiplier": sigma}))
+            entries.append(LedgerEntry(t, whose, **terms | {"noise_multiplier": sigma}))
         return ledger.after(entries)
 
     @property
@@ -517,7 +517,7 @@ class Federation:
         for name in ("sample_rate", "noise_multiplier", "count_noise"):
             if isinstance(terms.get(name), tuple):  # a number for each client
                 terms[name] = tuple(terms[name][k] for k in ids)
-        self._write_entry(t, ids, terms)
+        self._write_entry(t, self.spec.counted(ids), terms)
 
     def _check_noise_kept(self, t: int) -> None:
         """Refuses a round of a release whose noise was drawn before and is lost.

@@ -29,6 +29,15 @@ Key = tuple[tuple[float, float, int], ...]
 """A merged history: (noise multiplier > 0, sample rate > 0, steps >= 1), sorted."""
 
 SMALLEST_DELTA = 1e-12
+# Each of these only enlarges what is stated, and keeps numbers from the accountants whose squares
+# overflow or vanish, or on which their searches do not end.
+SMALLEST_SIGMA, LARGEST_SIGMA, LARGEST_SAMPLED_SIGMA = 1e-2, 1e100, 1e6
+"""Noise multipliers below the first count as no noise: a single release at the first spends an
+epsilon of thousands. Those above the second, or of sampled releases the third, count as these."""
+SMALLEST_RATE, MOST_SAMPLED = 1e-9, 10**6
+"""Smaller sample rates count as the first; of more releases than the second sampling is not counted
+(q = 1). What one of them spends may be smaller than the rounding of a float, and would be added up
+as nothing."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +91,9 @@ def epsilon(history: History, delta: float, accountant: str = "prv") -> float:
     """Computes the epsilon that a history has spent at ``delta``.
 
     Args:
-        history: tuple of (noise_multiplier, sample_rate, steps); a multiplier of ``None`` or 0 is
-            no noise, and makes epsilon infinite. With a `Selected` in it Renyi divergences are
-            added up, whatever the accountant.
+        history: tuple of (noise_multiplier, sample_rate, steps); a multiplier of ``None``, or below
+            `SMALLEST_SIGMA`, is no noise, and makes epsilon infinite. With a `Selected` in it Renyi
+            divergences are added up, whatever the accountant.
         delta: in [1e-12, 1).
         accountant: a name in `ACCOUNTANTS`. "rdp" is an upper bound; "prv" lies within
             ``EPSILON_ERROR`` above the exact value or, where its grid would grow too large (an
@@ -93,6 +102,7 @@ def epsilon(history: History, delta: float, accountant: str = "prv") -> float:
 
     Guarantees: test_rdp_equals_dp_accounting, test_prv_within_stated_error_of_pld,
         test_history_is_composed_not_approximated, test_where_no_grid_fits_the_bound_is_tight,
+        test_every_history_has_an_answer_that_never_falls_with_less_noise,
         test_selection_equals_the_theorem (test_budget.py).
     Source: arXiv:2106.02848, section 5 (PRV); arXiv:1908.10530, section 3.3 (RDP);
         arXiv:1905.09982, theorem 21; arXiv:2110.03620, theorems 2 and 6 (`Selected`).
@@ -104,28 +114,36 @@ def epsilon(history: History, delta: float, accountant: str = "prv") -> float:
     check_one_of("accountant", accountant, tuple(ACCOUNTANTS))
     if _has_selection(history):
         return _selection_epsilon(history, float(delta))
-    key = merge_history(history)
-    if not key:
-        return 0.0
-    # Sorted by sigma: a release without noise, which protects nobody, comes first.
-    return math.inf if key[0][0] == 0 else _epsilon(key, float(delta), ACCOUNTANTS[accountant])
+    return _epsilon(merge_history(history), float(delta), ACCOUNTANTS[accountant])
 
 
 @lru_cache(maxsize=8192)
 def _epsilon(key: Key, delta: float, accountant: Accountant) -> float:
+    # Sorted by sigma: a release without noise, which protects nobody, comes first.
+    if key and key[0][0] == 0:
+        return math.inf
+    # A unit that is drawn in no release changes none, and it is drawn in some with this chance.
+    if sum(q * steps for _, q, steps in key) <= delta:
+        return 0.0
     return accountant.epsilon(key, delta)
+
+
+def _counted_rate(q: float, steps: int) -> float:
+    """The sample rate > 0 at which so many releases count."""
+    return 1.0 if steps > MOST_SAMPLED else max(float(q), SMALLEST_RATE)
 
 
 def merge_history(history: History) -> Key:
     """Merges entries of equal (sigma, q), sorted by both, so that sigma = 0 comes first.
 
-    ``None`` counts as sigma = 0. Entries that spend nothing (no steps, q = 0, sigma infinite) go.
+    ``None`` and sigma below `SMALLEST_SIGMA` count as sigma = 0, q as `_counted_rate` says. Entries
+    that spend nothing (no steps, q = 0, sigma infinite) go.
 
     Raises: ``ValueError`` for an entry that is not three numbers in their ranges.
     """
     expected = "a tuple of (noise_multiplier, sample_rate, steps)"
     check(isinstance(history, (tuple, list)), "history", history, expected)
-    merged: dict[tuple[float, float], int] = {}
+    counted: list[tuple[float, float, int]] = []
     for entry in history:
         three = isinstance(entry, (tuple, list)) and len(entry) == 3
         check(three, "history", entry, "three numbers in every entry")
@@ -134,8 +152,14 @@ def merge_history(history: History) -> Key:
         check_number("sample_rate", q, 0, 1)
         check_whole("steps", steps, 0)
         if steps and q and sigma != math.inf:
-            pair = (float(sigma or 0), float(q))
-            merged[pair] = merged.get(pair, 0) + steps
+            known = sigma is not None and sigma >= SMALLEST_SIGMA
+            counted.append((float(sigma) if known else 0.0, float(q), steps))
+    total = sum(steps for *_, steps in counted)
+    merged: dict[tuple[float, float], int] = {}
+    for sigma, q, steps in counted:
+        rate = _counted_rate(q, total)
+        pair = (min(sigma, LARGEST_SIGMA if rate == 1 else LARGEST_SAMPLED_SIGMA), rate)
+        merged[pair] = merged.get(pair, 0) + steps
     return tuple((*pair, steps) for pair, steps in sorted(merged.items()))
 
 
@@ -417,6 +441,9 @@ def _pld(key: Key, interval: float) -> Any:
     """
     from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism as loss
 
+    # The library raises sizes to the power of the number of releases, digit by digit.
+    if sum(steps for *_, steps in key) > MOST_SAMPLED:
+        raise MemoryError("too many releases to compose their distributions")
     whole: Any = None
     for sigma, q, steps in key:
         if (0.5 / sigma**2 + 12 / sigma) / interval > 5 * _PLD_POINTS:
@@ -470,7 +497,8 @@ def group_epsilon(history: History, size: int, delta: float, accountant: str = "
         return epsilon((*_group(plain, size), *best), delta, accountant)
     key = merge_history(history)
     whole = _group(key, size)
-    if size == 1 or all(q == 1 for _, q, _ in key) or key[0][0] == 0:
+    known = merge_history(whole)
+    if size == 1 or all(q == 1 for _, q, _ in key) or known[0][0] == 0:
         return epsilon(whole, delta, accountant)
     try:
         mixture = _mixture_epsilon(key, size, float(delta))
@@ -479,9 +507,9 @@ def group_epsilon(history: History, size: int, delta: float, accountant: str = "
     # Of `whole` a quick bound is enough beside the mixture's: it is nearly always the looser.
     if accountant == "prv":
         with suppress(*_NO_GRID):
-            return min(mixture, prv_epsilon(merge_history(whole), delta))
+            return min(mixture, prv_epsilon(known, delta))
     if accountant in ("prv", "rdp"):
-        return min(mixture, _renyi_epsilon(merge_history(whole), delta, _TAIL_ORDERS))
+        return min(mixture, _renyi_epsilon(known, delta, _TAIL_ORDERS))
     return min(mixture, epsilon(whole, delta, accountant))
 
 
@@ -780,14 +808,17 @@ def noise_multipliers(
     check_one_of("accountant", accountant, tuple(ACCOUNTANTS))
     if not steps:
         return (0.0,) * len(sample_rates)
+    counted = tuple(_counted_rate(q, steps) if q > 0 else 0.0 for q in sample_rates)
     # Epsilon never falls with q: the sigma of a group's largest rate is enough for all of them.
-    largest, chosen = group_rates(sample_rates, MOST_RATES), ACCOUNTANTS[accountant]
+    largest, chosen = group_rates(counted, MOST_RATES), ACCOUNTANTS[accountant]
     goal = (float(epsilon), float(delta), int(steps), chosen)
     tops, linked = sorted(set(largest.values())), len(largest) > MOST_RATES and chosen.tight
     sigmas: dict[float, float] = {}
     for rates in [tuple(tops)] if linked else [(q,) for q in tops]:
         sigmas |= _noise_multipliers(*goal, rates, linked)
-    return tuple(sigmas[largest[float(q)]] if q > 0 else 0.0 for q in sample_rates)
+    # Less noise would count as none, however large the target.
+    floor = {q: max(sigma, SMALLEST_SIGMA) for q, sigma in sigmas.items()}
+    return tuple(floor[largest[q]] if q > 0 else 0.0 for q in counted)
 
 
 def group_rates(rates: Iterable[float], most: int) -> dict[float, float]:
@@ -884,7 +915,7 @@ def _noise_multipliers(
             (x0, y0), (x1, y1) = off[-2:]
             correction = y1 + (y1 - y0) * (math.log(q) - x1) / (x1 - x0)
         sigmas[q] = solve_sigma(
-            lambda sigma, q=q: _epsilon(((sigma, q, steps),), delta, accountant),
+            lambda sigma, q=q: _epsilon(merge_history(((sigma, q, steps),)), delta, accountant),
             *(target, guess * math.exp(correction), slope),
         )
         off.append((math.log(q), math.log(sigmas[q] / guess)))

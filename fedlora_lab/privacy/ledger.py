@@ -267,6 +267,7 @@ class Ledger:
     Guarantees: test_ledger_round_trip, test_ledger_refuses_any_changed_byte,
         test_every_record_counts, test_a_replay_counts_once,
         test_an_uncertified_ledger_states_no_epsilon,
+        test_nothing_that_a_ledger_states_can_be_assigned,
         test_the_aggregator_is_not_amplified_against, test_compose_adds_up,
         test_a_selected_ledger_is_written_and_read.
 
@@ -276,7 +277,13 @@ class Ledger:
     7.06
     """
 
-    # The terms of an epsilon cannot be set afterwards; of a composition `trust` names all parts'.
+    # Nothing that a ledger states, and no method that states it, can be assigned afterwards.
+    __slots__ = ("_closed", "_entries", "_parts", "_selection", "_spent", "_terms", "_uncertified")
+
+    terms = property(attrgetter("_terms"))
+    parts = property(attrgetter("_parts"))
+    selection = property(attrgetter("_selection"))
+    # Of a composition `trust` names all parts'.
     unit = property(attrgetter("terms.unit"))
     delta = property(attrgetter("terms.delta"))
     accountant = property(attrgetter("terms.accountant"))
@@ -298,9 +305,9 @@ class Ledger:
     ) -> None:
         trust = check_terms(unit, delta, accountant, trust, relation, sites)
         check(isinstance(reproducible, bool), "reproducible", reproducible, "True or False")
-        self.terms = Terms(unit, float(delta), accountant, reproducible, trust, relation, sites)
-        self.parts: tuple[Ledger, ...] = ()
-        self.selection: tuple[float, float] | None = None  # see `select`
+        self._terms = Terms(unit, float(delta), accountant, reproducible, trust, relation, sites)
+        self._parts: tuple[Ledger, ...] = ()
+        self._selection: tuple[float, float] | None = None  # see `select`
         self._uncertified: str | None = None
         self._closed: str | None = None
         # Replaced and never changed in place: copies and snapshots may share them.
@@ -311,13 +318,15 @@ class Ledger:
     def compose(cls, *ledgers: "Ledger") -> "Ledger":
         """Adds up what several runs on the same data have spent, as a closed ledger.
 
-        They are of one task, so that client 3 is the same client in all, and of one unit, delta and
-        relation; each is counted under its own trust.
+        They are of one task, so that client 3 is the same client in all, or of its pooled data,
+        which count for every client; and of one unit, delta and relation. Each is counted under its
+        own trust. Runs in which the data were dealt to other clients: `for_everyone` first.
 
         Returns: a ledger that takes no more entries; with "rdp" where accountants differ,
             reproducible and uncertified where a part is. Runs of one seed are counted as if each
             had noise of its own, and `statement` says so.
-        Guarantees: test_compose_adds_up, test_compose_refuses_other_terms.
+        Guarantees: test_compose_adds_up, test_compose_refuses_other_terms,
+            test_pooled_data_are_spent_for_every_client.
         """
         some = bool(ledgers) and all(isinstance(one, Ledger) for one in ledgers)
         check(some, "ledgers", ledgers, "Ledgers, >= 1")
@@ -329,7 +338,7 @@ class Ledger:
             check(len(values) == 1, name, values, why)
         first, accountants = parts[0], {part.accountant for part in parts}
         whole = cls(unit=first.unit, delta=first.delta, sites=first.sites)
-        whole.terms = first.terms._replace(
+        whole._terms = first.terms._replace(
             # A bound by Renyi divergences holds for every history, whichever accountant it had.
             accountant="rdp" if len(accountants) > 1 else first.accountant,
             reproducible=any(part.reproducible for part in parts),
@@ -338,7 +347,7 @@ class Ledger:
         # A promise about the whole needs one about every part.
         reasons = dict.fromkeys(part.uncertified for part in parts if part.uncertified is not None)
         whole._uncertified = "; ".join(reasons) or None
-        whole.parts, whole._closed = parts, "composition"
+        whole._parts, whole._closed = parts, "composition"
         return whole
 
     @classmethod
@@ -368,9 +377,9 @@ class Ledger:
         check_number("shape", shape, 0)
         whole = cls(unit=run.unit, delta=run.delta)
         # The theorems are on Renyi divergences: no other accountant here covers a selection.
-        whole.terms = run.terms._replace(accountant="rdp")
+        whole._terms = run.terms._replace(accountant="rdp")
         whole._uncertified, whole._closed = run.uncertified, "selection"
-        whole.parts, whole.selection = (run.snapshot(),), (float(mean), float(shape))
+        whole._parts, whole._selection = (run.snapshot(),), (float(mean), float(shape))
         return whole
 
     @property

@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -339,3 +342,67 @@ def test_refuses_bad_input(arguments: Any, message: str) -> None:
     function: Any = noise_multiplier if len(arguments) > 3 else epsilon
     with pytest.raises(ValueError, match=f"^{message}$"):
         function(*arguments)
+
+
+@contextmanager
+def processor_time(seconds: float) -> Iterator[None]:
+    """Raises where the block takes more processor time of this process, however busy others are."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"more than {seconds:g} s of processor time")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+EXTREME_SIGMAS = (0.0, 5e-324, 1e-300, 1e-160, 1e-20, 1e-3, 1.0, 1e8, 1e160, 1.7e308, math.inf)
+EXTREME_RATES = (5e-324, 1e-300, 1e-12, 1.0)
+RATES_AND_COUNTS = [(q, n) for q in EXTREME_RATES for n in (1, 2**53)]
+ANSWERS: dict[str, Any] = {
+    "prv": lambda history: epsilon(history, 1e-5),
+    "rdp": lambda history: epsilon(history, 1e-5, "rdp"),
+    "group": lambda history: accounting.group_epsilon(history, 3, 1e-5),
+    "second": lambda history: accounting.second_opinion(history, 1e-5)[0],
+    "advantage": accounting.advantage,
+    "trade-off": lambda history: float(accounting.tradeoff_curve(history, np.array([0.01]))[0]),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_every_history_has_an_answer_that_never_falls_with_less_noise(answer: Any) -> None:
+    """Numbers whose squares overflow or vanish made some accountants fail and others not end."""
+    for q, count in RATES_AND_COUNTS:
+        found = []
+        for sigma in EXTREME_SIGMAS:
+            with processor_time(60):
+                found.append(answer(((sigma, q, count),)))
+        # NaN is in no order. Of two close values the larger may be the one with more noise.
+        falls = [b <= a + EPSILON_ERROR for a, b in itertools.pairwise(found)]
+        assert all(falls), (q, count, found)
+        assert found[0] == found[4] and found[-1] in (0.0, 0.01), (q, count, found)
+        assert found[-1] == pytest.approx(found[-2], abs=EPSILON_ERROR), (q, count, found)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 1e6])
+def test_what_so_many_releases_spend_is_not_lost_in_rounding(sigma: float) -> None:
+    """At 2^53 releases one of them spends less than a float's rounding: epsilon 0 was stated where
+    attackers of the composed releases, sigma / (q sqrt(n)) of noise at best, find every member.
+    """
+    history = ((sigma, 1e-6 * sigma, 2**53),)
+    for accountant in ("prv", "rdp"):
+        assert epsilon(history, 1e-5, accountant) > 1000
+
+
+def test_noise_for_any_target_spends_no_more() -> None:
+    """Targets of which less noise would be enough than counts as noise at all, and rates that are
+    no float's reciprocal.
+    """
+    for target, q, steps in itertools.product((8.0, 1e9), (5e-324, 1e-12, 1.0), (1, 2**53)):
+        with processor_time(60):
+            sigma = noise_multiplier(target, 1e-5, q, steps)
+        assert epsilon(((sigma, q, steps),), 1e-5) <= target

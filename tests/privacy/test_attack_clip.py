@@ -241,7 +241,7 @@ OTHER_SHAPES = {
     "one map for all": lambda eye: Preconditioner(eye[0], eye[0], eye[0]),
     "a part of other length": lambda eye: Preconditioner(eye, eye, eye, torch.ones(1, 7, 1)),
     "parts of each owner": lambda eye: Preconditioner(eye, eye, eye, torch.ones(3, 5, 1)),
-    "numbers": lambda eye: Preconditioner(eye, 2.0, 2.0),
+    "numbers": lambda eye: Preconditioner(eye, 2.0, 2.0),  # type: ignore[arg-type]
     "a tuple": lambda eye: (eye, eye, eye),
 }
 

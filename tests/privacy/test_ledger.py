@@ -11,6 +11,7 @@ import dp_accounting as dp
 import numpy as np
 import pytest
 from dp_accounting.pld import PLDAccountant
+from toy_tasks import PLAN, book, people, play, private
 
 from fedlora_lab._utils import files
 from fedlora_lab._utils.html_table import CELL
@@ -129,6 +130,25 @@ def test_an_uncertified_ledger_states_no_epsilon() -> None:
     for wrong, words in (("", "a reason or None"), (None, "a reason: what was released without.*")):
         with pytest.raises(ValueError, match=f"^uncertified={wrong!r}: expected {words}$"):
             ledger.uncertified = wrong
+
+
+def test_nothing_that_a_ledger_states_can_be_assigned() -> None:
+    """No term, entry or method of it, nor of its entries; but a reason against it can be given."""
+    ledger, composed = filled(), Ledger.compose(filled(), filled())
+    for one in (ledger, ledger.snapshot(), composed):
+        before, own = said(one), {name for name in dir(one) if not name.startswith("_")}
+        assert {"terms", "parts", "selection", "totals", "epsilon", "statement"} <= own
+        for name in own - {"uncertified"}:
+            with pytest.raises(AttributeError):
+                setattr(one, name, lambda *_: 0.0)
+        with pytest.raises(AttributeError):
+            one.releases[0].count = 0  # type: ignore[misc]
+        with pytest.raises(AttributeError):
+            one.terms.delta = 0.5
+        assert said(one) == before
+    for mutable in (ledger.totals[0], ledger.totals):
+        mutable.clear()
+    assert ledger.epsilon() == filled().epsilon()
 
 
 def test_a_snapshot_and_a_copy_are_ledgers_of_their_own() -> None:
@@ -328,6 +348,28 @@ def test_compose_adds_up() -> None:
     ):
         with pytest.raises(ValueError, match=f"^ledger='composition': expected {words}"):
             change()
+
+
+@pytest.mark.parametrize("unit", ["example", "person"])
+def test_pooled_data_are_spent_for_every_client(unit: str) -> None:
+    """In a run of one client its data may be those of any client in another run; with noise of its
+    own too. A round in which the one client takes no part counts for nobody.
+    """
+    task, plan = people(), PLAN.replace(batch=2)
+    apart, pooled = (
+        book(play(one, "fedlora", privacy, plan)[-1])
+        for one, privacy in (
+            (task, private(unit)),
+            (task.pooled(), private(unit).replace(noise_multiplier=(0.8,))),
+        )
+    )
+    both = Ledger.compose(pooled, apart)
+    assert apart.clients == (0, 1, 2) and both.epsilon() > max(apart.epsilon(), pooled.epsilon())
+    for client in apart.clients:
+        together = pooled.history(0) + apart.history(client)
+        assert both.epsilon(client) == accounting.epsilon(together, 1e-3, "rdp")
+    never = play(task.pooled(), "fedlora", private(unit), plan.replace(participation=1e-9))
+    assert book(never[-1]).epsilon() == 0
 
 
 def test_compose_counts_each_part_under_its_own_observer() -> None:

@@ -476,6 +476,17 @@ def test_a_step_that_gives_no_numbers_is_broken(worker):
     assert "noise independence" in found.broken
 
 
+def test_a_sum_that_is_cut_after_the_clip_is_not_blamed():
+    """It grows less than its batch, and no example moves it more: no denominator is at fault."""
+
+    def cut(rows):
+        sums = total(rows)
+        return sums / max(1.0, np.linalg.norm(sums) / 4)
+
+    found = review(step_of(signal=cut), DATA, Claims(**CLAIMS), draws=16)
+    assert found.sound and found["denominator"].verdict == "cannot tell", found
+
+
 # ---- examples that are changed
 
 

@@ -108,6 +108,7 @@ OWN_OPTIONS: list[tuple[str, type, str, str]] = [
     MODEL,
     ("--text", str, "COLUMN", "Column of the texts, or two for pairs: question,passage."),
     ("--label", str, "COLUMN", "Column of the classes; without it a decoder learns the texts."),
+    ("--labels", str, "A,B", "The classes in order.  [read from the private rows]"),
     ("--by", str, "COLUMN", "Column of the owner; each value is a client.  [dealt at random]"),
     ("--image", str, "COLUMN", "Column of image files, in place of --text."),
     ("--test", str, "CSV", "Public rows to score on, or a share to hold out.  [none]"),
@@ -145,6 +146,8 @@ def finetune_command(data: Path, seed: str, **options: Any) -> None:
     check(data.exists(), "data", str(data), "a CSV file, or a folder of images, that exists")
     if "," in given.get("text", ""):
         given["text"] = given["text"].split(",")
+    if "labels" in given:
+        given["labels"] = read.parse_names("labels", given["labels"])
     test, batch, lr = (given.get(name) for name in ("test", "batch", "lr"))
     if test is not None:
         share = test.replace(".", "", 1).isdecimal()

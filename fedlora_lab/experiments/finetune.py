@@ -1,7 +1,9 @@
 """One sentence for a model and data of one's own: what is not given follows from public numbers.
 
-Public are the number, sizes and names of the clients, the number of classes, and the model. No
-value of an example enters a choice; each choice is printed with its reason and can be given.
+Public are the number, sizes and names of the clients, the set of classes, and the model. Where
+persons are protected, sizes are numbers of persons, and how many rows somebody has enters nothing.
+No value of an example enters a choice, but for the set of classes where ``labels=`` does not
+declare it; each choice is printed with its reason and can be given.
 """
 
 import difflib
@@ -33,21 +35,21 @@ from fedlora_lab.methods.optimizers import optimizer_of
 from fedlora_lab.methods.plan import Plan, lora_of
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import UNITS, Ledger
+from fedlora_lab.report.html_page import folder_spending
 from fedlora_lab.report.html_page import report as write_report
-from fedlora_lab.report.run_folder import Folder, read_frame, run_cell, run_settings
+from fedlora_lab.report.run_folder import Folder, read_frame, read_json, run_cell, run_settings
 from fedlora_lab.report.summary_table import observer_phrase
-from fedlora_lab.tasks import architectures, partition
+from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.hub import (
-    class_numbers,
-    column_of,
-    first_rows,
+    check_public_test,
+    deal,
     hub,
+    owners_of,
     people_of,
     read_splits,
-    rows_of,
-    split_by,
     split_rows,
 )
+from fedlora_lab.tasks.labels import class_names, describe_classes, read_labels
 from fedlora_lab.tasks.prompts import prompts
 from fedlora_lab.tasks.task import Task, classification, is_linear
 
@@ -58,6 +60,14 @@ LARGEST_RATE, CLIENT_RATE, ADAM_RATE = 3.2, 0.125, 1e-3
 """The largest rate that was best in a committed search; the one that was best in most searches of
 the client unit; torch's own of Adam."""
 MOST_TOKENS = 128
+HIDDEN = {
+    "example": 'one row is hidden; person= hides all rows of a person, unit="client" of a client',
+    "person": "all rows of one person are hidden",
+    "client": "all rows of one client are hidden",
+}
+"""What a unit of privacy means."""
+GIVEN = "as given"
+READ_CLASSES = "a choice by private rows, which no ε covers"
 OTHER_NAMES = {
     "learning_rate": "lr",
     "batch_size": "batch",
@@ -94,14 +104,16 @@ class Finetuned:
         record: of the last round, with the adapter.
         choices: every setting with its reason.
         folder: of the run: report, ledger, adapter, checkpoints.
-        score: name -> score of the public test examples; NaN where there are none.
         encode: inputs as `predict` takes them -> the model's.
+        notes: what all runs of the folder have spent together, cleared ones included, where that
+            is more than this one; and what no epsilon covers.
     """
 
     record: Round
     choices: tuple[Choice, ...]
     folder: Path
     encode: Callable[[Any], Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def ledger(self) -> Ledger | None:
@@ -174,6 +186,7 @@ class Finetuned:
             words = observer_phrase(book.trust)
             rows += [("ε spent", f"{record.epsilon:.3g} at δ = {book.delta:g}{words}")]
             rows += [("unit", f"one {book.unit}"), ("mode", book.mode)]
+        rows += [("note", sentence) for sentence in self.notes]
         said = f"{score:.3f}, before training {self._first(measure):.3f}"
         most = self._majority()
         if measure == "accuracy" and score <= most:
@@ -197,6 +210,7 @@ def finetune(
     *,
     text: str | Sequence[str] | None = None,
     label: str | None = None,
+    labels: Sequence[Any] | None = None,
     by: str | None = None,
     epsilon: float | None = 8.0,
     test: Any = None,
@@ -233,9 +247,12 @@ def finetune(
         text, label, by: columns: the text (two for pairs), the class, the owner of a row. Without
             ``by`` the rows are dealt at random among ``clients``; without ``label`` a decoder
             learns the texts.
+        labels: the classes in order, names or numbers; rows with another label are refused.
+            Without it they are read from the rows, and no epsilon covers that.
         epsilon: the budget, > 0; ``None`` trains without privacy.
         test: public rows for scores, as ``frame``; or a share in (0, 0.5] held out of the private
-            rows, which is never scored under privacy.
+            rows, or persons, which is never scored under privacy. Private rows given as public
+            ones are refused.
         prompt, answer: in place of ``text``, for a decoder: columns or templates, see
             `fl.tasks.prompts`.
         features, image: columns in place of ``text``: numbers for a torch module (default: all
@@ -248,12 +265,15 @@ def finetune(
         fresh: clear ``out`` of an earlier run; what that released stays counted.
         progress: a bar; ``None``: on a terminal and in a notebook.
         say: takes each printed line; ``None``: nothing is printed.
-        options: of `fl.tasks.hub` or `fl.tasks.prompts` (targets, head, max_length, limit, …),
-            `fl.Plan`, `fl.Privacy` and `fl.run` (device, stop_at, …), by their names there.
+        options: of `fl.tasks.hub` or `fl.tasks.prompts` (person, targets, head, max_length, limit,
+            …), `fl.Plan`, `fl.Privacy` and `fl.run` (device, stop_at, …), by their names there.
+            With ``person``, the column of persons, all rows of each are protected.
 
     Raises: ``ValueError`` in one line that says what to do, before anything is trained.
     Guarantees: no choice depends on a value of an example
-        (test_finetune.py::test_no_choice_depends_on_a_private_value).
+        (test_finetune.py::test_no_choice_depends_on_a_private_value), or, where persons are
+        protected, on how many rows somebody has
+        (test_finetune.py::test_nothing_chosen_or_stated_depends_on_the_rows_of_a_person).
 
     >>> import tempfile, pandas as pd, fedlora_lab as fl
     >>> rows = pd.DataFrame({"x": [0.0, 1.0] * 40, "z": 1.0, "y": [0, 1] * 40})
@@ -262,68 +282,24 @@ def finetune(
     >>> found.record.index, found.ledger.mode
     (1, 'release')
     """
-    parts = _sort_options(options)
-    choices: list[Choice] = []
-
-    def choose(name: str, value: Any, reason: str) -> Any:
-        choices.append(Choice(name, value, reason))
-        if say is not None:
-            say(str(choices[-1]))
-        return value
-
-    def given(name: str, value: Any, default: Any, reason: str) -> Any:
-        return choose(name, default, reason) if value is None else choose(name, value, "as given")
-
-    if epsilon is not None:
-        check_number("epsilon", epsilon, 0, 1e9, open_low=True)
+    asked = {
+        "text": text, "label": label, "labels": labels, "by": by, "epsilon": epsilon, "test": test,
+        "prompt": prompt, "answer": answer, "features": features, "image": image,
+        "clients": clients, "unit": unit, "delta": delta, "method": method, "rounds": rounds,
+        "local_steps": local_steps, "batch": batch, "lr": lr, "clip_norm": clip_norm, "lora": lora,
+        "seed": seed,
+    }  # fmt: skip
     check(say is None or callable(say), "say", say, "a function of a line, or None")
     check(progress in (None, True, False), "progress", progress, "True, False or None")
-    whole = seed is None or (type(seed) is int and 0 <= seed < 2**63)
-    check(whole, "seed", seed, "a whole number >= 0 and below 2**63, or None")
-    budget = "smaller protects better and learns less" if epsilon else "nothing is promised"
-    choose("epsilon", "none" if epsilon is None else float(epsilon), budget)
-    parts["task"] = {"seed": seed or 0, **parts["task"]}
-    columns = {"text": text, "image": image, "features": features, "label": label, "by": by}
-    columns |= {"prompt": prompt, "answer": answer}
-    test = _choose_test(test, frame, epsilon, choose)
-    task, encode = _build(model, frame, test, columns, clients, parts["task"], choose)
-
-    hidden = 'one row is hidden; unit="client" hides all rows of a client'
-    unit = given("unit", unit, "person" if parts["task"].get("person") else "example", hidden)
-    check_one_of("unit", unit, UNITS)
-    known = unit != "person" or bool(task.person_counts)
-    words = "with person= (--person), the column that says whose each row is"
-    check(known, "unit", unit, words)
-    plan = _choose_plan(task, rounds, local_steps, batch, parts["plan"], given)
-    adapter = lora_of(lora)
-    words = f"rank {adapter.rank}, alpha {adapter.alpha:g}"
-    choose("lora", words, "as in the committed studies" if lora is None else "as given")
-    privacy = None
-    if epsilon is not None:
-        units = _units(task, unit)
-        tenth = 10.0 ** math.floor(math.log10(0.1 / max(units, 1)))
-        small = f"at most 1e-05 and a tenth of 1 / {units:,} {unit}s"
-        delta = given("delta", delta, min(1e-5, max(tenth, 1e-12)), small)
-        norm: Any = 1.0 if clip_norm is None else clip_norm
-        terms: dict[str, Any] = {
-            "unit": unit,
-            "delta": delta,
-            "clip_norm": norm,
-            **parts["privacy"],
-        }
-        privacy = Privacy(**terms).calibrate(epsilon=epsilon, task=task, plan=plan)
-        seen = observer_phrase(privacy.trust).strip()
-        choose("noise", _numbers(privacy.noise_multiplier), f"the least that keeps to ε {seen}")
-    row = _choose_method(method, task, privacy, plan, adapter, given)
-    privacy, plan = _choose_rate(lr, clip_norm, task, row, privacy, plan, adapter, given)
-    release = "fresh noise, fit for release; seed=0 repeats a run, for study only"
-    seed = given("seed", seed, None, release)
-
+    settings, parts = Settings(asked, say), sort_options(options)
+    cell, encode = choose_cell(model, frame, settings, parts)
     folder = _choose_folder(out)
-    cell = Cell(row.slug, task, row, privacy, plan, adapter, seed)
-    choose("folder", str(folder), "report, ledger, adapter and checkpoints")
+    settings.choose("folder", str(folder), "report, ledger, adapter and checkpoints")
     record = _train(folder, cell, fresh, parts["run"], progress, say)
-    found = Finetuned(record, tuple(choices), folder, encode)
+    notes = folder_spending(folder, read_json(folder / "ledger.json"))
+    if epsilon is not None and label is not None and labels is None:
+        notes.append(f"the classes were read from the rows: {READ_CLASSES}")
+    found = Finetuned(record, tuple(settings.choices), folder, encode, tuple(notes))
     if say is not None:
         for name, value in found._facts()[:-1]:
             say(f"{name}: {value}")
@@ -331,10 +307,87 @@ def finetune(
     return found
 
 
+class Settings:
+    """What was asked for, and what is chosen where it was not; each choice is told at once.
+
+    Args:
+        asked: option -> what was given for it, or ``None``.
+        say: takes each line; ``None``: nothing is told.
+    """
+
+    def __init__(self, asked: Mapping[str, Any], say: Callable[[str], Any] | None = None) -> None:
+        self.asked = dict(asked)
+        self.say = say
+        self.choices: list[Choice] = []
+
+    def choose(self, name: str, value: Any, reason: str) -> Any:
+        """Adds a choice and returns its value."""
+        self.choices.append(Choice(name, value, reason))
+        if self.say is not None:
+            self.say(str(self.choices[-1]))
+        return value
+
+    def default(self, name: str, value: Any, reason: str) -> Any:
+        """Chooses what was asked for, or else this value."""
+        given = self.asked[name]
+        return (
+            self.choose(name, value, reason) if given is None else self.choose(name, given, GIVEN)
+        )
+
+
+def choose_cell(
+    model: Any, frame: Any, settings: Settings, parts: dict[str, dict[str, Any]]
+) -> tuple[Cell, Callable[[Any], Any]]:
+    """All that a run needs, and what encodes inputs for it; nothing is trained.
+
+    Args:
+        model, frame: as of `finetune`.
+        settings: what was asked for.
+        parts: other options by the part that takes them, as `sort_options` gives them.
+    """
+    asked = settings.asked
+    epsilon, seed = asked["epsilon"], asked["seed"]
+    if epsilon is not None:
+        check_number("epsilon", epsilon, 0, 1e9, open_low=True)
+    whole = seed is None or (type(seed) is int and 0 <= seed < 2**63)
+    check(whole, "seed", seed, "a whole number >= 0 and below 2**63, or None")
+    budget = "smaller protects better and learns less" if epsilon else "nothing is promised"
+    settings.choose("epsilon", "none" if epsilon is None else float(epsilon), budget)
+    # Before the task: in the person unit nothing may be chosen from numbers of rows.
+    unit = _choose_unit(settings, parts["task"].get("person"))
+    parts["task"] = {"seed": seed or 0, **parts["task"]}
+    task, encode = _build(model, frame, unit, settings, parts["task"])
+
+    plan = _choose_plan(task, unit, settings, parts["plan"])
+    adapter = lora_of(asked["lora"])
+    words = f"rank {adapter.rank}, alpha {adapter.alpha:g}"
+    usual = "as in the committed studies"
+    settings.choose("lora", words, usual if asked["lora"] is None else GIVEN)
+    privacy = None
+    if epsilon is not None:
+        units = len(task.sizes) if unit == "client" else sum(_sizes(task, unit)[0])
+        tenth = 10.0 ** math.floor(math.log10(0.1 / max(units, 1)))
+        small = f"at most 1e-05 and a tenth of 1 / {units:,} {unit}s"
+        delta = settings.default("delta", min(1e-5, max(tenth, 1e-12)), small)
+        norm = 1.0 if asked["clip_norm"] is None else asked["clip_norm"]
+        terms: dict[str, Any] = {"unit": unit, "delta": delta, "clip_norm": norm}
+        terms |= parts["privacy"]
+        privacy = Privacy(**terms).calibrate(epsilon=epsilon, task=task, plan=plan)
+        seen = observer_phrase(privacy.trust).strip()
+        noise = _numbers(privacy.noise_multiplier)
+        settings.choose("noise", noise, f"the least that keeps to ε {seen}")
+    row = _choose_method(task, privacy, plan, adapter, settings)
+    privacy, plan = _choose_rate(task, row, privacy, plan, adapter, settings)
+    release = "fresh noise, fit for release; seed=0 repeats a run, for study only"
+    anew = "drawn anew; seed=0 repeats a run"
+    seed = settings.default("seed", None, anew if epsilon is None else release)
+    return Cell(row.slug, task, row, privacy, plan, adapter, seed), encode
+
+
 # ---- where options belong
 
 
-def _sort_options(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def sort_options(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The options by the part that takes them: task, plan, privacy, run."""
     own = {*inspect.signature(finetune).parameters} - {"options"}
     fixed = {"checkpoint", "resume", "bug", "public_test", "name", "dataset", "target", "releases"}
@@ -361,34 +414,45 @@ def _sort_options(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 # ---- the task
 
 
-def _choose_test(test: Any, frame: Any, epsilon: float | None, choose: Callable) -> Any:
+def _choose_unit(settings: Settings, person: Any) -> str:
+    """What is protected; not told where nothing is."""
+    unit = settings.asked["unit"]
+    check_one_of("unit", unit or "example", UNITS)
+    words = "with person= (--person), the column that says whose each row is"
+    check(unit != "person" or person is not None, "unit", unit, words)
+    usual = "example" if person is None else "person"
+    if settings.asked["epsilon"] is None:
+        return "example"
+    return settings.default("unit", usual, HIDDEN[usual])
+
+
+def _choose_test(settings: Settings, counted: str) -> Any:
     """What to score on: a data set or a split's name, a share, or ``None`` for nothing."""
-    if test is None and epsilon is None:
-        return choose("test", 0.2, "this share of the rows is held out, since nothing is protected")
+    test, protected = settings.asked["test"], settings.asked["epsilon"] is not None
+    if test is None and not protected:
+        why = f"this share of the {counted} is held out, since nothing is protected"
+        return settings.choose("test", 0.2, why)
     if test is None:
-        choose("test", "none", "scores are not measured; test=FRAME takes public rows to score on")
+        why = "scores are not measured; test=FRAME takes public rows to score on"
+        settings.choose("test", "none", why)
         return None
-    check(test is not frame, "test", "the private frame itself", "public rows of their own")
     if isinstance(test, (int, float)) and not isinstance(test, bool):
-        held = "held out of the private rows" + (": never scored" if epsilon is not None else "")
-        return choose("test", float(test), f"as given: {held}")
-    choose("test", "as given", "public by your word: scored after every round, not protected")
-    return Path(test) if isinstance(test, str) and test.lower().endswith(".csv") else test
+        held = f"of the private {counted}, held out" + (": never scored" if protected else "")
+        return settings.choose("test", float(test), f"as given: {held}")
+    why = "public by your word: scored after every round, not protected"
+    settings.choose("test", GIVEN, why)
+    return test
 
 
 def _build(
-    model: Any,
-    frame: Any,
-    test: Any,
-    columns: dict[str, Any],
-    clients: int | None,
-    options: dict[str, Any],
-    choose: Callable,
+    model: Any, frame: Any, unit: str, settings: Settings, options: dict[str, Any]
 ) -> tuple[Task, Callable[[Any], Any]]:
     """The task, and what encodes inputs for it."""
     if isinstance(model, tuple):
         check(len(model) == 2, "model", f"{len(model)} things", "a pair (model, tokenizer)")
         model, options = model[0], {"tokenizer": model[1], **options}
+    names = ("text", "image", "features", "label", "labels", "by", "prompt", "answer")
+    columns = {name: settings.asked[name] for name in names}
     bare = isinstance(model, nn.Module) and not hasattr(model, "config")
     read = any(columns[name] is not None for name in ("text", "image", "prompt"))
     if bare:
@@ -400,35 +464,54 @@ def _build(
     check(both, "prompt, answer", (columns["prompt"], columns["answer"]), "both or none")
     splits = read_splits(frame)
     check("train" in splits, "frame", sorted(splits), "a table, or splits with one called train")
-    data = splits["train"]
+    data, person = splits["train"], options.get("person")
     for argument in ("text", "image", "features", "label", "by"):
         given = columns[argument]
         several = argument in ("text", "features") and isinstance(given, (list, tuple))
         columns[argument] = given = list(given) if several else given
         for name in given if several else [given]:
             _check_column(argument, name, data)
+    _check_column("person", person, data)
     read = [columns[name] for name in ("text", "image", "features", "label")]
     names = [name for given in read for name in (given if isinstance(given, list) else [given])]
     twice = [name for name, count in Counter(names).items() if name is not None and count > 1]
     check(not twice, "columns", twice, "each once: what the model reads is not its label")
-    if isinstance(test, str) and test in splits:
-        test = splits[test]
-    elif test is not None and not isinstance(test, float):
-        test = next(iter(read_splits(test).values()))
+    dealt = "rows" if person is None else "persons"
+    test = _choose_test(settings, dealt)
     if columns["by"] is None:
-        most = max(2, min(10, len(data) // 20))
-        reason = "no column by=: the rows are dealt at random among so many clients"
-        count = most if clients is None else clients
-        clients = choose("clients", count, reason if clients is None else "as given")
+        _, count = owners_of(data, person)
+        reason = f"no column by=: the {dealt} are dealt at random among so many clients"
+        clients = settings.default("clients", max(2, min(10, count // 20)), reason)
+    else:
+        clients = settings.asked["clients"]
     shared = {"by": columns["by"], "clients": clients, **options}
     if bare:
-        task, encode = _features_task(model, data, test, columns, shared)
+        task, encode = _features_task(model, frame, test, columns, shared)
     else:
-        task, encode = _hub_task(model, frame, data, test, columns, shared, choose)
+        task, encode = _hub_task(model, frame, data, test, columns, shared, settings)
     if columns["by"] is not None:
         found = f"one for each value of {columns['by']!r}"
-        choose("clients", len(task.sizes), f"{found}, of {_span(task.sizes)} rows")
+        sizes, counted = _sizes(task, unit)
+        settings.choose("clients", len(sizes), f"{found}, of {_span(sizes)} {counted}")
+    if columns["label"] is not None:
+        _tell_classes(task, settings)
     return task, encode
+
+
+def _tell_classes(task: Task, settings: Settings) -> None:
+    """Says which classes there are, and whether private rows were read for it."""
+    shown = f"{task.info['classes']} classes"
+    reason = "those of the rows" if task.labels else "whole numbers from 0 to the rows' largest"
+    if settings.asked["epsilon"] is not None:
+        reason += f": {READ_CLASSES}"
+    declared = settings.asked["labels"] is not None
+    reason = GIVEN if declared else f"{reason}; labels=[...] declares them"
+    settings.choose("labels", shown, reason)
+
+
+def _sizes(task: Task, unit: str) -> tuple[tuple[int, ...], str]:
+    """How many each client has, and of what: persons where they are protected, else rows."""
+    return (task.person_counts, "persons") if unit == "person" else (task.sizes, "rows")
 
 
 def _span(sizes: Sequence[int]) -> str:
@@ -454,26 +537,29 @@ def _hub_task(
     test: Any,
     columns: dict[str, Any],
     options: dict[str, Any],
-    choose: Callable,
+    settings: Settings,
 ) -> tuple[Task, Callable[[Any], Any]]:
     """A task of a Hugging Face model."""
     text, image, label = columns["text"], columns["image"], columns["label"]
     asked = columns["prompt"] is not None
     if (asked or text is not None) and "max_length" not in options:
-        options["max_length"] = choose("max_length", *_longest(model))
+        options["max_length"] = settings.choose("max_length", *_longest(model))
     words = [text] if isinstance(text, str) else list(text or ())
     public = test is not None and not isinstance(test, float)
     if test is None:  # shapes are read from made-up rows; nothing of them is scored
-        test = _made_up(data, list(data.columns) if asked else words, image, label)
+        made = list(data.columns) if asked else words
+        test = _made_up(data, made, image, label, columns["labels"])
     given: dict[str, Any] = {"test": test, "public_test": public, "name": "finetune", **options}
     takes = [*inspect.signature(prompts if asked else hub).parameters]
     for name in given:
         check(name in takes, name, given[name], f"one of {', '.join(takes[2:])} for this task")
     if asked:
-        check(label is None and text is None, "prompt", columns["prompt"], "no text= or label=")
+        plain = label is None and text is None and columns["labels"] is None
+        check(plain, "prompt", columns["prompt"], "no text=, label= or labels=")
         task = prompts(model, frame, prompt=columns["prompt"], answer=columns["answer"], **given)
     else:
-        task = hub(model, frame, text=text, image=image, label=label, **given)
+        own = {"text": text, "image": image, "label": label, "labels": columns["labels"]}
+        task = hub(model, frame, **own, **given)
     # How many texts were cut is an exact number about private texts.
     task = replace(task, info={k: v for k, v in task.info.items() if k != "texts cut"})
     if asked:
@@ -513,7 +599,9 @@ def _longest(model: Any) -> tuple[int, str]:
     return MOST_TOKENS, "tokens of a text; longer texts are cut"
 
 
-def _made_up(data: Any, words: Sequence[str], image: str | None, label: str | None) -> Any:
+def _made_up(
+    data: Any, words: Sequence[str], image: str | None, label: str | None, labels: Any
+) -> Any:
     """Four rows that are nobody's, with classes of the data."""
     import numpy as np
     import pandas as pd
@@ -525,34 +613,34 @@ def _made_up(data: Any, words: Sequence[str], image: str | None, label: str | No
         draw = np.random.default_rng(0)
         rows[image] = list(draw.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8))
     if label is not None:
-        classes = sorted(data[label].dropna().unique().tolist(), key=str)[:4]
-        # Of rows without a label the message comes later, and names one.
-        enough = 1 if data[label].isna().any() else 2
-        check(len(classes) >= enough, f"label {label!r}", classes, "at least two classes")
-        rows[label] = [classes[i % len(classes)] for i in range(4)]
+        # Of a table without labels the message comes later.
+        classes = list(data[label].dropna())[:4] if labels is None else list(labels)[:4]
+        rows[label] = [classes[i % len(classes)] if classes else 0 for i in range(4)]
     return pd.DataFrame(rows)
 
 
 def _features_task(
-    model: nn.Module, data: Any, test: Any, columns: dict[str, Any], options: dict[str, Any]
+    model: nn.Module, frame: Any, test: Any, columns: dict[str, Any], options: dict[str, Any]
 ) -> tuple[Task, Callable[[Any], Any]]:
     """A task of any module on columns of numbers."""
     import numpy as np
 
     label, by = columns["label"], options.pop("by")
     check(isinstance(label, str), "label", label, "a column's name, the class of each row")
-    names, whose = columns["features"], options.get("person")
+    taken = {"clients", "alpha", "seed", "min_size", "targets", "head", "metrics", "limit"}
+    taken |= {"person"}
+    for name in options:
+        expected = f"one of {', '.join(sorted(taken))} with features"
+        check(name in taken, name, options[name], expected)
+    seed, whose = options["seed"], options.get("person")
+    # Without test rows the table stands in their place, and nothing of it is scored.
+    given = frame if test is None else test
+    data, rest, both = split_rows(frame, given, options.get("limit"), seed, whose)
+    names = columns["features"]
     if names is None:
         names = [name for name in data.columns if name not in (label, by, whose)]
     names = names if isinstance(names, list) else [names]
     check(bool(names), "features", names, "one or more columns of numbers")
-    taken = {"clients", "alpha", "seed", "min_size", "targets", "head", "metrics", "limit"}
-    taken |= {"person"}
-    for name in options:
-        check(
-            name in taken, name, options[name], f"one of {', '.join(sorted(taken))} with features"
-        )
-    seed, least = options.get("seed", 0), options.get("min_size", 1)
 
     def numbers(table: Any) -> torch.Tensor:
         for name in names:
@@ -568,30 +656,18 @@ def _features_task(
         check(not gaps.any(), f"feature {names[column]!r}", f"{what} in row {row}", words)
         return values
 
-    _check_column("person", whose, data)
-    # Without test rows the table stands in their place, and nothing of it is scored.
-    share, spare = isinstance(test, float), data if test is None else test
-    data, rest, (whole, _) = split_rows(data, spare, options.get("limit"), seed, whose)
-    held = None if test is None else rest
-    tables = (data,) if held is None else (data, held)
-    everyone = [value for table in tables for value in column_of(table, "label", label)]
-    codes, labels = class_numbers(everyone, None, label)
-    check(codes.max() > 0, f"label {label!r}", sorted(set(everyone)), "at least two classes")
-    x, y = numbers(data), torch.from_numpy(codes[: len(data)])
-    if held is None:
-        example = torch.randn(4, x.shape[1], generator=torch.Generator().manual_seed(0))
-        public = example, torch.arange(4) % (int(codes.max()) + 1)
-    else:
-        public = numbers(held), torch.from_numpy(codes[len(data) :])
-    public_test = held is not None and not share
+    public_test = test is not None and not isinstance(test, float)
     people = people_of(data, rest, whose, public_test)
-    if by is None:
-        first, number = first_rows(people, len(data))  # a person's rows go to one client
-        parts = options["clients"], options.get("alpha"), seed, least
-        split, names_of = rows_of(partition.dirichlet(y[first], *parts), number), ()
+    codes, classes = read_labels(both, label, columns["labels"])
+    x, y = numbers(data), torch.from_numpy(codes[0][data.index])
+    if test is None:
+        example = torch.randn(4, x.shape[1], generator=torch.Generator().manual_seed(0))
+        public = example, torch.arange(4) % len(classes)
     else:
-        split, names_of = split_by(data, whole, by, least)
-    persons = None if people is None else [people[i].tolist() for i in split]
+        public = numbers(rest), torch.from_numpy(codes[1][rest.index])
+    where = {"by": by, "clients": options["clients"], "alpha": options.get("alpha")}
+    least = options.get("min_size", 1)
+    split, names_of = deal(data, both[0], people, labels=y, seed=seed, min_size=least, **where)
     maps = [name for name, module in model.named_modules() if name and is_linear(module)]
     targets = options.get("targets") or maps
     single = isinstance(model, nn.Linear)
@@ -604,90 +680,75 @@ def _features_task(
             targets=["0"] if single else targets,
             head=options.get("head"),
             metrics=options.get("metrics", ("accuracy",)),
-            labels=labels,
+            labels=class_names(classes),
             client_names=names_of,
-            persons=persons,
+            persons=None if people is None else [people[i] for i in split],
             name="finetune",
         )
     except RuntimeError as error:
         words = f"a module that takes ({len(names)},) features: {', '.join(map(str, names[:6]))}"
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"model={type(model).__name__}: expected {words} ({reason})") from error
-    return replace(task, public_test=public_test), lambda rows: numbers(read_splits(rows)["train"])
+    info = {**task.info, **describe_classes(classes, columns["labels"])}
+    task = replace(task, public_test=public_test, info=info)
+    check_public_test(task, both)
+    return task, lambda rows: numbers(read_splits(rows)["train"])
 
 
 # ---- the choices
 
 
-def _units(task: Task, unit: Any) -> int:
-    """How many units there are: what delta must stay below one over."""
-    if unit == "client":
-        return len(task.sizes)
-    return sum(task.person_counts) if unit == "person" else sum(task.sizes)
-
-
-def _choose_plan(
-    task: Task,
-    rounds: int | None,
-    local_steps: int | None,
-    batch: int | str | None,
-    more: dict[str, Any],
-    given: Callable,
-) -> Plan:
+def _choose_plan(task: Task, unit: str, settings: Settings, more: dict[str, Any]) -> Plan:
     """Rounds, steps and batch from the clients' sizes."""
-    work = "the work that the noise limits were fitted for"
+    protected = settings.asked["epsilon"] is not None
+    work = "the work that the noise limits were fitted for" if protected else "as with privacy"
+    rounds = settings.asked["rounds"]
     check_whole("rounds", ROUNDS if rounds is None else rounds, 1)
-    rounds = given("rounds", rounds, ROUNDS, work)
-    steps = given("local_steps", local_steps, LOCAL_STEPS, work)
-    middle = sorted(task.sizes)[len(task.sizes) // 2]
+    rounds = settings.default("rounds", ROUNDS, work)
+    steps = settings.default("local_steps", LOCAL_STEPS, work)
+    sizes, counted = _sizes(task, unit)
+    middle = sorted(sizes)[len(sizes) // 2]
     size = min(max(middle // 4, SMALLEST_BATCH), LARGEST_BATCH)
     ends = f"{SMALLEST_BATCH} to {LARGEST_BATCH}"
-    reason = f"a quarter of the median client's {middle:,} rows, within {ends}"
-    batch = given("batch", batch, size, f"{reason}; larger: less noise, more time")
+    reason = f"a quarter of the median client's {middle:,} {counted}, within {ends}"
+    if protected and unit != "client":
+        reason += "; larger: less noise, more time"
+    batch = settings.default("batch", size, reason)
     named = not isinstance(batch, str) or batch == "all"
     check(named, "batch", batch, 'a whole number >= 1, or "all"')
     size = None if batch == "all" else batch
-    return Plan(rounds=rounds, local_steps=steps, batch=size, **more)  # type: ignore[arg-type]
+    return Plan(rounds=rounds, local_steps=steps, batch=size, **more)
 
 
 def _choose_method(
-    method: Any,
-    task: Task,
-    privacy: Privacy | None,
-    plan: Plan,
-    lora: Any,
-    given: Callable,
+    task: Task, privacy: Privacy | None, plan: Plan, lora: Any, settings: Settings
 ) -> "methods.Method":
     """The row that the measured situations near this one speak for."""
-    if method is not None:
+    if (method := settings.asked["method"]) is not None:
         row = methods.get(method)
-        given("method", row.slug, None, "")
+        settings.choose("method", row.slug, GIVEN)
         return row
     if privacy is None:
-        given("method", None, "fedlora", "both factors: without noise none has to rest")
+        settings.choose("method", "fedlora", "both factors: without noise none has to rest")
         return methods.FedLoRA
     said = guide(task, privacy, plan, lora)
     words = said.sentence.split("; ")[0].rstrip(".")
-    if said.take is None:
-        words = f"turns, whose mean is exact, since fl.guide cannot tell: {words}"
-    slug = given(
-        "method", None, said.take or "rolora", words if said.take is None else f"fl.guide: {words}"
-    )
-    return methods.get(slug)
+    turns = f"turns, whose mean is exact, since fl.guide cannot tell: {words}"
+    reason = turns if said.take is None else f"fl.guide: {words}"
+    return methods.get(settings.choose("method", said.take or "rolora", reason))
 
 
 def _choose_rate(
-    lr: Any,
-    clip_norm: Any,
     task: Task,
     row: "methods.Method",
     privacy: Privacy | None,
     plan: Plan,
     lora: Any,
-    given: Callable,
+    settings: Settings,
 ) -> tuple[Privacy | None, Plan]:
     """Learning rate and clip norm by what the noise allows: in the example unit the rate, in the
     client unit the norm."""
+    lr, clip_norm = settings.asked["lr"], settings.asked["clip_norm"]
     rule, fixed = optimizer_of(plan.optimizer), privacy is not None and privacy.unit == "client"
     rate, why = (
         (CLIENT_RATE, "best in most searches of the unit") if fixed else (Plan().rate("B"), "")
@@ -710,10 +771,10 @@ def _choose_rate(
             else:
                 rate = float(f"{min(found.lr, LARGEST_RATE):.3g}")
                 why = f"fl.suggest_lr: {found.words}; at most {LARGEST_RATE:g}"
-    plan = plan.replace(lr=given("lr", lr, rate, why))
+    plan = plan.replace(lr=settings.default("lr", rate, why))
     if privacy is None:
         return None, plan
-    return privacy.replace(clip_norm=given("clip_norm", clip_norm, norm, reason)), plan
+    return privacy.replace(clip_norm=settings.default("clip_norm", norm, reason)), plan
 
 
 def _numbers(value: Any) -> str:

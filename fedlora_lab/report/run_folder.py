@@ -482,7 +482,8 @@ def run_settings(
             "name": task.name,
             "info": dict(task.info),
             "sizes": list(task.person_counts if by_person else task.sizes),
-            "test": len(task.test[1]),
+            # Of rows that are not scored: made up, or a number of private rows.
+            "test": len(task.test[1]) if task.public_test or privacy is None else None,
             "fingerprint": folder.keyed_fingerprint(task.fingerprint),
         },
         "privacy": privacy and privacy.settings(),

@@ -1,9 +1,10 @@
 """Your own Hugging Face model on your own data, as a task."""
 
+import hashlib
 import json
-import math
 import os
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,15 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.tasks import architectures, partition
 from fedlora_lab.tasks import task as tasks
+from fedlora_lab.tasks.identifiers import Identifier, identifiers, number_identifiers
+from fedlora_lab.tasks.labels import (
+    EMPTY_CELLS,
+    OF_THE_TEST,
+    class_names,
+    column_of,
+    describe_classes,
+    read_labels,
+)
 from fedlora_lab.tasks.metrics import (
     IGNORED,
     Metric,
@@ -32,9 +42,6 @@ DATASET_KINDS = (
     "a pandas DataFrame, a list of dicts, a `datasets` Dataset or DatasetDict, a CSV or JSONL "
     "file, or a folder with a folder for each class"
 )
-MOST_CLASSES = 1000
-"""From here on a largest whole number must be near how many there are: it may be an identifier."""
-EMPTY_CELLS = "; in a CSV file NA, None and null count as empty cells"
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
@@ -45,6 +52,7 @@ def hub(
     text: str | Sequence[str] | None = None,
     image: str | None = None,
     label: str | None = None,
+    labels: Sequence[Any] | None = None,
     clients: int | None = None,
     by: str | None = None,
     person: str | None = None,
@@ -78,32 +86,38 @@ def hub(
         text: column of the texts, or two columns of pairs.
         image: column of the images.
         label: column of the classes, whole numbers or words.
+        labels: the classes in order, names or numbers; rows with another label are refused.
+            ``None``: those of the rows. The set of classes then follows from private rows, and no
+            epsilon covers that.
         clients: number of clients without ``by``; 10 by default.
         by: column with the owner of each example: one client for each value.
-        person: column with the person of each example, for ``Privacy(unit="person")``. Without
-            ``by`` all examples of a person go to one client, as their first label says; a share
-            for ``test`` holds out whole persons.
+        person: column with the person of each example, for ``Privacy(unit="person")``; texts or
+            whole numbers, compared by value. Without ``by`` all examples of a person go to one
+            client, as their first label says. Persons are held out, left out and counted whole.
         alpha: without ``by``: concentration of the split by label, > 0; ``None``: at random.
         shares: in place of ``alpha``: a row for each client of its share of each class, in sorted
             order, see `partition.label_shares`.
         seed: of the split, the limit and a new classifier; a whole number >= 0.
-        min_size: smallest number of examples of a client.
-        test: share held out at random, in (0, 0.5]; the name of a split; or another data set or
-            file.
+        min_size: smallest number of examples of a client; of persons with ``person``.
+        test: share held out at random, in (0, 0.5], of persons with ``person``; the name of a
+            split; or another data set or file.
         targets: linear maps that get adapters; default: the attention's query and value maps.
         head: names of modules trained in full, or ``None``; default: the classifier, which is all
             that Transformers puts behind the base.
         tokenizer: where there is none beside the model.
         max_length: tokens kept of a text; ``None`` keeps all that the model can hold.
-        limit: private examples used, drawn at random; ``None``: all.
+        limit: private examples used, drawn at random, with ``person`` persons; ``None``: all.
         metrics: names in `fl.tasks.METRICS`, ``["accuracy", "f1", "auc"]`` of classes or
             ``["perplexity"]`` of a decoder, or a mapping; the loss is reported in any case.
         public_test: the test examples are public, so private runs may report their metrics.
+            Private rows given as public ones are refused, see `check_public_test`.
         name: short name of the task.
     Raises: ``ValueError`` in one line for what does not fit: columns, labels, targets, texts that
         are too long, a model that cannot be read or that mixes the examples of a batch.
     Guarantees: tests/lora/test_gradients.py::test_equals_batches_of_one,
-        tests/tasks/test_hub.py::test_bad_calls_are_one_line.
+        tests/tasks/test_hub.py::test_bad_calls_are_one_line,
+        ::test_who_is_drawn_does_not_depend_on_how_many_rows_a_person_has,
+        ::test_declared_labels_are_the_classes.
     """
     check_whole("seed", seed)
     for option, value in {"min_size": min_size, "limit": limit, "clients": clients}.items():
@@ -117,14 +131,14 @@ def hub(
     people = people_of(private, held_out, person, public_test)
     count, places = len(private), row_names(private, held_out, both)
 
-    ys, names, classes = [], None, 0
+    ys: list[torch.Tensor] = []
+    names: tuple[Any, ...] = ()
+    check(labels is None or label is not None, "labels", labels, "none without label=")
     if label is not None:
-        # All rows decide the classes, also those that a limit leaves out.
-        values = [value for frame in both for value in column_of(frame, "label", label)]
-        numbers, names = class_numbers(values, both[0].attrs.get(label), label)
-        classes = int(numbers.max()) + 1 if names is None else len(names)
-        rows = private.index, held_out.index + len(both[0])
-        ys = [torch.from_numpy(numbers[np.asarray(part)]) for part in rows]
+        columns, names = read_labels(both, label, labels)
+        pairs = zip(columns, (private, held_out), strict=True)
+        ys = [torch.from_numpy(column[rows.index]) for column, rows in pairs]
+    classes = len(names)
     base, new = architectures.load(model, kind, classes, seed)
     if kind == "image":
         parts = [(column_of(private, "image", image), places[:count])]
@@ -141,27 +155,21 @@ def hub(
         inputs = [tasks.take(x, part) for part in (slice(count), slice(count, None))]
     ys = ys or [_next_tokens(inputs[0], places), _next_tokens(inputs[1], places[count:])]
 
-    client_names: tuple[str, ...] = ()
-    if by is None:
+    for option, value in (("alpha", alpha), ("shares", shares)):
         expected = "none without label=: the examples are dealt by label"
-        for option, value in (("alpha", alpha), ("shares", shares)):
-            check(value is None or label is not None, option, value, expected)
-        # A person is dealt like an example with the label of the person's first one.
-        first, number = first_rows(people, len(private))
-        labels = ys[0][torch.from_numpy(first)]
-        if shares is None:
-            split = partition.dirichlet(labels, clients or 10, alpha, seed, min_size)
-        else:
-            check(alpha is None, "alpha", alpha, "none with shares=")
-            fits = clients in (None, len(shares))
-            check(fits, "clients", clients, f"None or {len(shares)}, as shares= has rows")
-            split = partition.label_shares(labels, shares, seed, min_size)
-        split = rows_of(split, number)
-    else:
-        expected = "none with by=, which names the owner of each example"
-        check(clients is None and alpha is None, "clients, alpha", (clients, alpha), expected)
-        check(shares is None, "shares", shares, expected)
-        split, client_names = split_by(private, both[0], by, min_size)
+        check(by is not None or value is None or label is not None, option, value, expected)
+    split, client_names = deal(
+        private,
+        both[0],
+        people,
+        by=by,
+        clients=clients,
+        seed=seed,
+        min_size=min_size,
+        labels=ys[0] if label is not None else None,
+        alpha=alpha,
+        shares=shares,
+    )
     causal = kind == "causal"
     own_head = None if causal else architectures.default_head(base)
     task = tasks.Task(
@@ -173,15 +181,17 @@ def hub(
         head=own_head if head == OWN_HEAD else head,
         loss=next_token_loss if causal else cross_entropy,
         metrics=select_metrics(metrics, "causal" if causal else "classification"),
-        labels=names,
+        labels=None if label is None else class_names(names),
         client_names=client_names,
         prepare=architectures.trim_padding if kind != "image" else None,
         info={"task": name, "model": type(base).__name__, "kind": kind, "texts cut": cut}
-        | {"new": None if isinstance(model, nn.Module) else list(new)},
+        | {"new": None if isinstance(model, nn.Module) else list(new)}
+        | ({} if label is None else describe_classes(names, labels)),
         public_test=public_test,
         new_modules=new,
-        persons=None if people is None else tuple(people[part].tolist() for part in split),
+        persons=None if people is None else tuple(people[part] for part in split),
     )
+    check_public_test(task, both)
     return task if causal else tasks.check_classes(task)
 
 
@@ -287,46 +297,74 @@ def _frame(data: Any) -> "DataFrame":
     return frame
 
 
-def column_of(frame: "DataFrame", argument: str, name: Any) -> list[Any]:
-    """The values of a column.
+def deal(
+    private: "DataFrame",
+    train: "DataFrame",
+    people: np.ndarray | None,
+    *,
+    by: str | None,
+    clients: int | None,
+    seed: int,
+    min_size: int,
+    labels: torch.Tensor | None = None,
+    alpha: float | None = None,
+    shares: Sequence[Sequence[float]] | None = None,
+) -> tuple[partition.Split, tuple[str, ...]]:
+    """Each client's places in ``private``, and the clients' names, if they have some.
+
+    All rows of a person go to one client, unless ``by`` says where they are.
 
     Args:
-        frame, name: the table and the column.
-        argument: where its name was given.
-    Raises: ``ValueError`` with the columns that there are.
+        private: the rows to train on.
+        train: all rows that they come from.
+        people: the person of each private row, as `people_of` gives them; ``None``: not known.
+        by, clients, seed, min_size, alpha, shares: as of `hub`.
+        labels: (rows,) numbers, by which ``alpha`` and ``shares`` deal.
     """
-    known = isinstance(name, str) and name in frame.columns
-    check(known, argument, name, "a column: " + ", ".join(map(str, frame.columns)))
-    return frame[name].tolist()
+    if by is not None:
+        expected = "none with by=, which names the owner of each example"
+        for option, value in (("clients", clients), ("alpha", alpha), ("shares", shares)):
+            check(value is None, option, value, expected)
+        return _split_by(private, train, by, min_size, people)
+    # A person is dealt like an example with the label of the person's first one.
+    owner = np.arange(len(private)) if people is None else people
+    _, first = np.unique(owner, return_index=True)
+    dealt = first if labels is None else labels[torch.from_numpy(first)]
+    if shares is None:
+        split = partition.dirichlet(dealt, clients or 10, alpha, seed, min_size)
+    else:
+        check(alpha is None, "alpha", alpha, "none with shares=")
+        fits = clients in (None, len(shares))
+        check(fits, "clients", clients, f"None or {len(shares)}, as shares= has rows")
+        split = partition.label_shares(dealt, shares, seed, min_size)
+    return [np.flatnonzero(np.isin(owner, part)) for part in split], ()
 
 
-def split_by(
-    private: "DataFrame", train: "DataFrame", by: str, min_size: int
+def _split_by(
+    private: "DataFrame",
+    train: "DataFrame",
+    by: str,
+    min_size: int,
+    people: np.ndarray | None,
 ) -> tuple[partition.Split, tuple[str, ...]]:
     """One client for each value of a column: places in ``private``, and the values in order.
 
     Warns of owners all of whose rows were held out or left out: they are no clients.
 
     Args:
-        private: the rows to train on.
-        train: all rows that they come from.
-        by: the column.
-        min_size: smallest number of examples of a client.
-    Guarantees: tests/tasks/test_hub.py::test_a_site_that_is_left_without_rows_is_named.
+        private, train, by, min_size, people: as of `deal`.
+    Guarantees: tests/tasks/test_hub.py::test_a_site_that_is_left_without_rows_is_named,
+        ::test_owners_are_compared_by_value.
     """
-    import pandas as pd
-
-    owners, everyone = (column_of(rows, "by", by) for rows in (private, train))
-    empty = np.asarray(pd.isna(pd.Series(everyone, dtype=object)))
-    gap = f"nothing in row {int(empty.argmax())}"
-    check(not empty.any(), f"by {by!r}", gap, "an owner in every row" + EMPTY_CELLS)
-    owners = [str(value) for value in owners]
+    everyone = _identifiers([train], "by", by, "an owner in every row")
+    owners = [str(everyone[row]) for row in private.index]
     names, split = sorted(set(owners)), partition.by_group(owners)
     if gone := sorted(set(map(str, everyone)) - set(names)):
         rest = f" and {len(gone) - 5} more" if len(gone) > 5 else ""
         words = "no client, since test= held all rows of theirs out, or limit= left them out"
-        warnings.warn(f"by={by!r}: {', '.join(gone[:5])}{rest}: {words}", stacklevel=3)
-    smallest = min(len(part) for part in split)
+        warnings.warn(f"by={by!r}: {', '.join(gone[:5])}{rest}: {words}", stacklevel=4)
+    units = split if people is None else [np.unique(people[part]) for part in split]
+    smallest = min(map(len, units))
     room = f"at most {smallest}, the smallest client's of by="
     check(smallest >= min_size, "min_size", min_size, room)
     return split, tuple(names)
@@ -334,54 +372,55 @@ def split_by(
 
 def people_of(
     private: "DataFrame", held_out: "DataFrame", person: str | None, public_test: bool
-) -> "np.ndarray | None":
-    """The person of each private row, as words; ``None`` without a column.
+) -> np.ndarray | None:
+    """The person of each private row, numbers from 0; ``None`` without a column.
 
     Args:
         private, held_out: the rows to train on, and those to test on.
         person: the column.
         public_test: of the task; refused where persons of the test rows have private rows too.
+    Guarantees: tests/tasks/test_hub.py::test_persons_of_both_tables_are_found_however_written.
     """
     if person is None:
         return None
-    people = _people(private, person)
-    if public_test and person in held_out.columns:
-        twice = len(set(people) & set(_people(held_out, person)))
-        expected = f"False: {twice} persons of the test examples have private examples as well"
-        check(not twice, "public_test", True, expected)
-    return people
+    tables = [private, held_out] if public_test and person in held_out.columns else [private]
+    keys = _identifiers(tables, "person", person, "a person in every row")
+    mine, theirs = keys[: len(private)], keys[len(private) :]
+    twice = len({*mine} & {*theirs})
+    shown = f"{twice} persons of the public test rows have private rows as well"
+    check(not twice, f"person {person!r}", shown, "public rows of others, in test=")
+    numbers = number_identifiers(mine)
+    return np.array([numbers[key] for key in mine])
 
 
-def _people(frame: "DataFrame", column: str) -> np.ndarray:
-    """The person of each row, as words; refuses rows without one."""
-    values = column_of(frame, "person", column)
-    none = frame[column].isna().to_numpy()
-    row = int(none.argmax())
-    check(
-        not none.any(),
-        f"person {column!r}",
-        f"nothing in row {row}",
-        "a person in every row" + EMPTY_CELLS,
-    )
-    return np.asarray([str(value) for value in values])
+def owners_of(table: "DataFrame", person: str | None) -> tuple[np.ndarray, int]:
+    """Whose each row is, numbers from 0, and how many there are: persons, or rows without them.
 
-
-def first_rows(people: "np.ndarray | None", count: int) -> "tuple[np.ndarray, np.ndarray]":
-    """A row of each person, and the number of the person of each row; every row's own without.
-
-    Args: people: as `people_of` gives them. count: of the rows.
+    Args:
+        table: the rows.
+        person: the column of persons.
     """
-    own = np.arange(count) if people is None else people
-    _, first, number = np.unique(own, return_index=True, return_inverse=True)
-    return first, number
+    if person is None:
+        return np.arange(len(table)), len(table)
+    keys = _identifiers([table], "person", person, "a person in every row")
+    numbers = number_identifiers(keys)
+    return np.array([numbers[key] for key in keys]), len(numbers)
 
 
-def rows_of(split: partition.Split, number: np.ndarray) -> partition.Split:
-    """A split of persons as one of their rows.
-
-    Args: split: numbers of persons. number: that of each row, as `first_rows` gives them.
-    """
-    return [np.flatnonzero(np.isin(number, part)) for part in split]
+def _identifiers(
+    tables: Sequence["DataFrame"], argument: str, column: str, expected: str
+) -> list[Identifier]:
+    """The persons or owners in a column of one or two tables; refuses rows without one."""
+    cells: list[Any] = []
+    places: list[str] = []
+    for table, suffix in zip(tables, ("", OF_THE_TEST), strict=False):
+        column_of(table, argument, column)
+        # As the table keeps them: its own numbers know how exact they are.
+        gaps = table[column].isna()
+        cells += [None if gap else x for x, gap in zip(table[column].to_numpy(), gaps, strict=True)]
+        places += [f"row {row}{suffix}" for row in table.index]
+    expected += EMPTY_CELLS
+    return identifiers(f"{argument} {column!r}", cells, expected, places.__getitem__)
 
 
 def row_names(
@@ -391,7 +430,7 @@ def row_names(
 
     Args: private, held_out, both: as `split_rows` returns them.
     """
-    suffix = "" if both[0] is both[1] else " of the test data"
+    suffix = "" if both[0] is both[1] else OF_THE_TEST
     return [*map(str, private.index), *(f"{row}{suffix}" for row in held_out.index)]
 
 
@@ -401,70 +440,89 @@ def split_rows(
     """The private rows, those to test on, and the whole tables that both come from.
 
     Args:
-        dataset, test, limit, seed, person: as of `hub`.
+        dataset, test, limit, seed: as of `hub`.
+        person: the column of persons, who are then drawn with all their rows.
+    Guarantees: tests/tasks/test_hub.py::
+        test_who_is_drawn_does_not_depend_on_how_many_rows_a_person_has.
     """
     splits = read_splits(dataset)
     check("train" in splits, "dataset", sorted(splits), "a split called train")
     train = splits["train"]
-    order = Streams(seed).numpy("hub split").permutation(len(train))
+    owner, count = owners_of(train, person)
+    # Of persons, not of their rows: with the rows that one person has others would change sides.
+    order = Streams(seed).numpy("hub split").permutation(count)
+
+    def rows_of_these(chosen: np.ndarray) -> "DataFrame":
+        return train.iloc[np.flatnonzero(np.isin(owner, chosen))]
+
     if isinstance(test, (int, float)):
         check_number("test", test, 0, 0.5, open_low=True)
-        held = max(1, round(test * len(train)))
-        if person is not None:
-            # Whole persons: those of the first rows in the random order, as the share says.
-            people = _people(train, person)
-            _, first, number = np.unique(people[order], return_index=True, return_inverse=True)
-            order = order[np.lexsort((np.arange(len(order)), first[number]))]
-            ends = np.flatnonzero(people[order][1:] != people[order][:-1]) + 1
-            expected = "a column with at least two persons: some are held out"
-            check(len(ends) > 0, f"person {person!r}", "one person", expected)
-            held = int(ends[np.abs(ends - held).argmin()])
-        expected = f"a share that leaves some of {len(train)} rows to train on"
-        check(held < len(train), "test", test, expected)
-        private, public = np.sort(order[held:][:limit]), np.sort(order[:held])
-        return train.iloc[private], train.iloc[public], (train, train)
-    named = isinstance(test, (str, os.PathLike)) and test not in splits
-    if named and Path(test).suffix.lower() in (".csv", ".jsonl"):
-        test = next(iter(read_splits(test).values()))
+        held = max(1, round(test * count))
+        counted = "rows" if person is None else "persons"
+        expected = f"a share that leaves some of {count} {counted} to train on"
+        check(held < count, "test", test, expected)
+        rest = order[held:][:limit]
+        return rows_of_these(rest), rows_of_these(order[:held]), (train, train)
+    table = _test_table(test, splits)
+    return rows_of_these(order[:limit]), table, (train, table)
+
+
+def _test_table(test: Any, splits: Mapping[str, "DataFrame"]) -> "DataFrame":
+    """The split, data set or file that a task is tested on."""
+    if isinstance(test, (str, os.PathLike)) and test not in splits:
+        file = Path(test).suffix.lower() in (".csv", ".jsonl") or Path(test).exists()
+        test = Path(test) if file else test
     if isinstance(test, str):
         others = ", ".join(name for name in splits if name != "train") or "none here"
         expected = f"a share, a data set, a file, or the name of a split: {others}"
         check(test in splits, "test", test, expected)
-    other = splits[test] if isinstance(test, str) else next(iter(read_splits(test).values()))
-    return train.iloc[np.sort(order[:limit])], other, (train, other)
+        return splits[test]
+    tables = read_splits(test)
+    one = "one table; of several splits name one, as test=data['validation']"
+    check(len(tables) == 1, "test", sorted(tables), one)
+    return next(iter(tables.values()))
 
 
-def class_numbers(
-    values: Sequence[Any], names: tuple[str, ...] | None, column: str
-) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """Labels as whole numbers (n,) int64, and the classes' names where they have some.
+# ---- public test rows
 
-    Whole numbers stay as they are; words become their place in ``names``, or in sorted order.
 
-    Args: values: (n,), one a row. names: of the classes, where they are known. column: for errors.
+def check_public_test(task: tasks.Task, both: tuple["DataFrame", "DataFrame"]) -> None:
+    """Refuses public test rows that are plainly private rows.
+
+    Scores of public rows are exact, and no epsilon counts them. Two rows are equal if all that the
+    model reads is, and the label. Honest tables share rows too, such as short texts: a public row
+    has a twin among the private rows about as often as a private row has one among the others, say
+    for a share r of the rows. Refused are a test table that has the same rows as the private one,
+    and twins of more than (1 + r) / 2 of the rows of either table, that is of more than half of
+    those that should have none. Fewer, but more than r, are warned of. How many they are is told
+    in a refusal only: it is a number about private rows.
+
+    Args:
+        task: with its rows.
+        both: the tables that private rows and test rows come from. Of one table a share is held
+            out, and nothing is compared.
+    Guarantees: tests/tasks/test_hub.py::test_private_rows_are_no_public_test,
+        ::test_honest_public_rows_may_repeat_private_ones.
     """
-    import pandas as pd
+    if not task.public_test or both[0] is both[1]:
+        return
+    private = Counter(_digests(tasks.concatenate(task.clients)))
+    public = Counter(_digests(task.test))
+    repeated = sum(count for count in private.values() if count > 1) / private.total()
+    twins = sum(count for row, count in public.items() if row in private)
+    found = sum(count for row, count in private.items() if row in public)
+    share = max(twins / public.total(), found / private.total())
+    expected = "public rows of their own, without those that are private"
+    value = f"{twins} of {public.total()} rows equal private rows"
+    check(public != private and share <= (1 + repeated) / 2, "test", value, expected)
+    if twins / public.total() > repeated:
+        words = "some rows equal private rows, and their scores would be exact and not protected"
+        warnings.warn(f"test: {words}: expected {expected}", stacklevel=3)
 
-    series, where = pd.Series(values, dtype=object), f"label {column!r}"
-    gap = int(series.isna().argmax())
-    check(
-        not series.isna().any(),
-        where,
-        f"nothing in row {gap}",
-        "a label in every row" + EMPTY_CELLS,
-    )
-    if any(isinstance(value, str) for value in values):
-        order = names or tuple(sorted({str(value) for value in values}))
-        codes = pd.Index(order).get_indexer(pd.Index(series.astype(str))).astype(np.int64)
-        strange = sorted(set(series[codes < 0]))[:3]
-        check(not strange, where, strange, "one of " + ", ".join(order))
-        return codes, order
-    numbers = np.asarray(pd.to_numeric(series, errors="coerce"), dtype=np.float64)
-    whole = np.isfinite(numbers) & (numbers == np.rint(numbers)) & (numbers >= 0)
-    check(bool(whole.all()), where, values[int(whole.argmin())], "words, or whole numbers >= 0")
-    most, count = int(numbers.max()), math.inf if names is None else len(names)
-    check(most < count, where, most, f"one of {count} classes")
-    found = len({*numbers})
-    words = f"classes counted from 0, of which {found} have rows; give numbers like these as words"
-    check(most < max(MOST_CLASSES, 10 * found), where, most, words)
-    return numbers.astype(np.int64), names
+
+def _digests(examples: tasks.Examples) -> list[bytes]:
+    """A digest of each example: its inputs and its label."""
+    tensors = tasks.named_tensors(examples).values()
+    columns = [x.detach().contiguous().reshape(len(x), -1).view(torch.uint8) for x in tensors]
+    rows = zip(*(column.numpy() for column in columns), strict=True)
+    return [hashlib.blake2b(b"".join(map(bytes, row)), digest_size=16).digest() for row in rows]

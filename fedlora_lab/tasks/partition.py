@@ -163,5 +163,5 @@ def _column(name: str, values: Any) -> np.ndarray:
 def _check_room(count: int, clients: int, min_size: int) -> None:
     check_whole("clients", clients, 1)
     check_whole("min_size", min_size, 1)
-    room = f"at most {count // min_size}: {count} examples, {min_size} each"
+    room = f"at most {count // min_size}: {count} to deal, {min_size} each"
     check(clients * min_size <= count, "clients", clients, room)

@@ -11,18 +11,17 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from fedlora_lab._utils.validation import check, check_whole
-from fedlora_lab.tasks import architectures, partition
+from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks import task as tasks
 from fedlora_lab.tasks.hub import (
-    column_of,
-    first_rows,
+    check_public_test,
+    deal,
     people_of,
     read_splits,
     row_names,
-    rows_of,
-    split_by,
     split_rows,
 )
+from fedlora_lab.tasks.labels import column_of
 from fedlora_lab.tasks.metrics import IGNORED, Metric, next_token_loss, select_metrics
 
 if TYPE_CHECKING:
@@ -72,18 +71,20 @@ def prompts(
         by: column with the owner of each example: one client for each value.
         person: column with the person of each example, as of `fl.tasks.hub`.
         seed: of the split and the limit; a whole number >= 0.
-        min_size: smallest number of examples of a client.
-        test: share held out at random, in (0, 0.5]; the name of a split; or another data set.
+        min_size: smallest number of examples of a client; of persons with ``person``.
+        test: share held out at random, in (0, 0.5], of persons with ``person``; the name of a
+            split; or another data set.
         targets: linear maps that get adapters; default: the attention's query and value maps.
         head: name of a module trained in full, or ``None``.
         tokenizer: where there is none beside the model.
         max_length: tokens kept of an example, whose end is cut; ``info["texts cut"]`` counts them.
             ``None``: none is cut, and one that the model cannot hold is refused.
         max_new_tokens: written at most as the answer to a prompt.
-        limit: private examples used, drawn at random; ``None``: all.
+        limit: private examples used, drawn at random, with ``person`` persons; ``None``: all.
         metrics: names in ``fl.tasks.METRICS["prompts"]``, or a mapping with own ones, also
             `fl.tasks.TextScore`; the loss is reported in any case.
         public_test: the test examples are public, so private runs may report their metrics.
+            Private rows given as public ones are refused, see `hub.check_public_test`.
         name: short name of the task.
     Raises: ``ValueError`` in one line for what does not fit, such as a model that is no decoder, or
         ``max_length`` leaving nothing of some answers; it names their rows.
@@ -120,14 +121,9 @@ def prompts(
     )
     inputs = [tasks.take(x, part) for part in (slice(count), slice(count, None))]
     _check_decoder(base, inputs[1])
-    if by is None:
-        first, number = first_rows(people, count)
-        split, names = rows_of(partition.iid(len(first), clients or 10, seed, min_size), number), ()
-    else:
-        expected = "none with by=, which names the owner of each example"
-        check(clients is None, "clients", clients, expected)
-        split, names = split_by(private, both[0], by, min_size)
-    return tasks.Task(
+    where: dict[str, Any] = {"by": by, "clients": clients, "seed": seed, "min_size": min_size}
+    split, names = deal(private, both[0], people, **where)
+    task = tasks.Task(
         name=name,
         model=base,
         targets=architectures.default_targets(base) if targets is None else tuple(targets),
@@ -140,9 +136,11 @@ def prompts(
         prepare=architectures.trim_padding,
         info={"task": name, "model": type(base).__name__, "kind": "prompts", "texts cut": cut},
         public_test=public_test,
-        persons=None if people is None else tuple(people[part].tolist() for part in split),
+        persons=None if people is None else tuple(people[part] for part in split),
         generation=replace(own, known=(inputs[1]["input_ids"], tuple(answers[1]))),
     )
+    check_public_test(task, both)
+    return task
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab.tasks.identifiers import identifiers, number_identifiers
 from fedlora_lab.tasks.metrics import Metric, TextScore, cross_entropy, select_metrics
 
 CLASSIFIERS = "classifier", "score"
@@ -87,7 +88,7 @@ class Task:
         loss: (outputs, y) -> (N,), the loss of each example.
         metrics: name -> (outputs, y) -> (N,), scores whose mean over examples is reported; or a
             `metrics.OverAll`, a score of all test examples together, or a `metrics.TextScore`.
-        labels: names of the classes, or ``None``.
+        labels: the classes in order, names or numbers; ``None``: numbers from 0.
         client_names: one name per client; numbers by default.
         prepare: x -> x of a batch before it goes to the model's device, such as cutting padding.
         info: JSON-able; ``info["task"]`` and ``info["arguments"]`` rebuild a built-in task.
@@ -95,8 +96,9 @@ class Task:
             they would be exact numbers about private examples that no ledger counts.
         generation: how a decoder answers prompts, see `prompts.Generation`; ``None``: no decoder.
         persons: whose each example is, for privacy by person: for every client n_k numbers or
-            words, the same for the same person at all clients; kept as numbers from 0. ``None``:
-            not known. How many persons each client has counts as public.
+            words, the same for the same person at all clients, compared by value (see
+            `identifiers`); kept as numbers from 0. ``None``: not known. How many persons each
+            client has counts as public.
         new_modules: names of modules that the model's checkpoint lacks, or may lack: whoever loads
             it draws other numbers, so a saved adapter holds these modules, trained or not.
     Raises: ValueError when data, targets, head or model cannot be trained exactly; it says why.
@@ -113,7 +115,7 @@ class Task:
     forward: Callable[[nn.Module, Any], Any] = forward
     loss: Callable[[Any, Tensor], Tensor] = cross_entropy
     metrics: Mapping[str, Metric] = field(default_factory=select_metrics)
-    labels: tuple[str, ...] | None = None
+    labels: tuple[Any, ...] | None = None
     client_names: tuple[str, ...] = ()
     prepare: Callable[[Any], Any] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -247,7 +249,7 @@ def classification(
     *,
     validation: Examples | None = None,
     metrics: Sequence[str] | Mapping[str, Metric] = ("accuracy",),
-    labels: Sequence[str] | None = None,
+    labels: Sequence[Any] | None = None,
     client_names: Sequence[str] = (),
     persons: Sequence[Any] | None = None,
     name: str = "classification",
@@ -380,21 +382,24 @@ def person_numbers(persons: Any, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
     listed = isinstance(persons, (tuple, list)) and len(persons) == len(sizes)
     shown = len(persons) if isinstance(persons, (tuple, list)) else type(persons).__name__
     check(listed, "persons", shown, f"{len(sizes)} lists, one for each client")
-    columns = [
-        [x.item() if hasattr(x, "item") else x for x in part] if hasattr(part, "__iter__") else []
-        for part in persons
-    ]
-    for k, (column, n) in enumerate(zip(columns, sizes, strict=True)):
-        name = f"persons[{k}]"
-        check(len(column) == n, name, f"{len(column)} entries", f"{n}, one for each example")
-        bad = next((i for i, x in enumerate(column) if x is None or x != x or x == ""), None)
-        check(bad is None, name, f"nothing in row {bad}", "a number or word in every row")
-    # "7" and 7 may be two people or one: of two kinds nobody knows.
-    kinds = {type(x).__name__ for column in columns for x in column}
-    check(len(kinds) == 1, "persons", sorted(kinds), "words or whole numbers, of one kind")
-    check(kinds <= {"int", "str"}, "persons", sorted(kinds), "words or whole numbers")
-    number = {x: i for i, x in enumerate(sorted({x for column in columns for x in column}))}
-    return tuple(torch.tensor([number[x] for x in column]) for column in columns)
+    places: list[tuple[int, int]] = []
+    values: list[Any] = []
+    for k, (part, n) in enumerate(zip(persons, sizes, strict=True)):
+        # Of an array its own numbers: they know how exact they are.
+        part = part.detach().cpu().numpy() if isinstance(part, Tensor) else part
+        column = list(part) if hasattr(part, "__iter__") else []
+        check(len(column) == n, f"persons[{k}]", f"{len(column)} entries", f"{n}, one an example")
+        values += column
+        places += [(k, i) for i in range(n)]
+
+    def place(index: int) -> str:
+        client, row = places[index]
+        return f"row {row} of client {client}"
+
+    keys = identifiers("persons", values, "a person in every row", place)
+    numbers = number_identifiers(keys)
+    parts = torch.tensor([numbers[key] for key in keys]).split(list(sizes))
+    return tuple(part.clone() for part in parts)
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -414,7 +414,7 @@ def test_rotary_factors_chosen_by_the_longest_text_are_refused():
     own: dict[str, Any] = {"text": "text", "label": "label", "targets": ["qkv_proj"], "head": None}
     words, own["tokenizer"] = texts(), AutoTokenizer.from_pretrained(folder("gpt2"))
     words.loc[0, "text"] = "good film " * 8
-    task = fl.tasks.hub(model, words, clients=1, test=words[1:9], public_test=True, **own)
+    task = fl.tasks.hub(model, words, clients=1, test=texts(60)[48:], public_test=True, **own)
     refused(MODEL.format("Phi3ForSequenceClassification"), task, FFA)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from decimal import Decimal
 from itertools import combinations
 from typing import Any
 
@@ -34,6 +35,7 @@ from fedlora_lab.methods import FedLoRA
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.ledger import MOST_CHOICES, Ledger
+from fedlora_lab.tasks.identifiers import identifiers, to_identifier
 
 TASK, CLIP = people(), 0.7
 
@@ -271,8 +273,12 @@ def test_a_table_names_the_person_of_each_row() -> None:
     calls: Any = (
         ("^person='who': expected a column: text, label", frame, {**words, "person": "who"}),
         ("^person 'person'='nothing in row 0': exp", frame.assign(person=None), words),
-        ("^person 'person'='one person': expected a column", frame.assign(person=1), words),
-        ("^public_test=True: expected False: 2 persons of the test", frame, held),
+        (
+            "^test=0.2: expected a share that leaves some of 1 persons",
+            frame.assign(person=1),
+            words,
+        ),
+        ("^person 'person'='2 persons of the public test rows have private", frame, held),
     )
     for line, data, more in calls:
         with pytest.raises(ValueError, match=line):
@@ -284,15 +290,85 @@ def test_a_table_names_the_person_of_each_row() -> None:
     [
         (5, "^persons='int': expected 3 lists, one for each client$"),
         (PERSONS[:2], "^persons=2: expected 3 lists"),
-        ((*PERSONS[:2], (7, 8)), r"^persons\[2\]='2 entries': expected 3, one for each example$"),
-        ((*PERSONS[:2], (7, None, 7)), r"^persons\[2\]='nothing in row 1': expected"),
-        ((*PERSONS[:2], ("7", "8", "7")), r"^persons=\['int', 'str'\]: expected words or whole"),
-        ([[0.5] * 5, [0.5] * 8, [0.5] * 3], r"^persons=\['float'\]: expected words or whole"),
+        ((*PERSONS[:2], (7, 8)), r"^persons\[2\]='2 entries': expected 3, one an example$"),
+        (
+            (*PERSONS[:2], (7, None, 7)),
+            "^persons='nothing in row 1 of client 2': expected a person",
+        ),
+        ([[0.5] * 5, [0.5] * 8, [0.5] * 3], "^persons='float in row 0 of client 0': expected"),
     ],
 )
 def test_persons_that_are_none_are_refused(persons: Any, line: str) -> None:
     with pytest.raises(ValueError, match=line):
         replace(tokens(), persons=persons)
+
+
+# ---- identifiers
+
+ONE: Any = (
+    (7, 7.0, "7", " 7\t", "7\u00a0", np.int8(7), np.uint64(7), np.float32(7), Decimal("7.00")),
+    ("P7", " P7", "P7 \n", np.str_("P7")),
+    (2**70, str(2**70)),
+)
+"""Writings of one person each."""
+ALIKE = (
+    ("P7", "p7"),
+    ("P7", "P 7"),
+    ("P7", "P07"),
+    ("P7", "P7.0"),
+    ("P7", "P7\u200b"),
+    ("P7", "\uff307"),
+    (7, "07"),
+    (7, "7.0"),
+    ("P7", "\u04207"),
+    ("A7", "\u03917"),
+    ("Zoe\u0308", "Zo\u00eb"),
+    ("straße", "STRASSE"),
+)
+"""Writings that may be one person or two."""
+NOBODY: Any = (None, math.nan, np.float32("nan"), "", "  ", "nan", "None", "<NA>", "\u200b")
+NO_IDENTIFIER: Any = (
+    0.5,
+    math.inf,
+    2.0**53,
+    np.float32(2**24),
+    b"P7",
+    (1, 2),
+    pd.NA,
+    pd.Timestamp("2024-01-01"),
+    np.datetime64("2024-01-01"),
+    np.timedelta64(7, "D"),
+)
+
+
+def test_identifiers_are_compared_by_value() -> None:
+    """However a table stores them: one person counted as two would be protected by half."""
+    for group in ONE:
+        assert len({to_identifier(value) for value in group}) == 1
+        task = replace(tokens("head", (len(group), 2)), persons=(group, group[:2]))
+        assert task.person_counts == (1, 1) and task.sites == 2
+    known = [group[0] for group in ONE] + ["1.05", "1.5", "a0b", "ab", True, 1, 10, "X-1", "X-10"]
+    assert len({*identifiers("persons", known, "somebody", str)}) == len(known)
+
+
+@pytest.mark.parametrize("pair", ALIKE)
+def test_identifiers_that_may_be_one_are_refused(pair: Any) -> None:
+    """Within a client and between two, and no identifier stands in the message."""
+    task = tokens("head", (2, 2))
+    line = (
+        r"^persons='row . of client ., row . of client .': expected each written in one way: these"
+    )
+    for persons in ((pair, ("x", "y")), ((pair[0], "x"), ("y", pair[1]))):
+        with pytest.raises(ValueError, match=line):
+            replace(task, persons=persons)
+
+
+@pytest.mark.parametrize("value", [*NOBODY, *NO_IDENTIFIER])
+def test_what_identifies_nobody_is_refused(value: Any) -> None:
+    """An empty cell turned into text would be one person; a rounded number may be several."""
+    kind = "nothing" if any(value is x for x in NOBODY) else type(value).__name__
+    with pytest.raises(ValueError, match=f"^persons='{kind} in row 1 of client 0': expected "):
+        replace(tokens("head", (2, 2)), persons=((1, value), (2, 3)))
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def test_ten_lines_on_your_own_model_run_as_written(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     frame = toy_hubs.texts(120).rename(columns={"site": "hospital"})
     frame.to_csv("reviews.csv", index=False)
-    toy_hubs.texts(40).iloc[::-1].to_csv("public.csv", index=False)
+    toy_hubs.texts(160).iloc[120:].to_csv("public.csv", index=False)
     fl.tasks.tiny("bert", "my-model", frame["text"])
     names: dict[str, Any] = {}
     exec(compile(TEN_LINES, "README.md", "exec"), names)

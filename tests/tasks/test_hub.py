@@ -17,7 +17,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import fedlora_lab as fl
 from fedlora_lab.lora import per_example
 from fedlora_lab.tasks.architectures import load, scale_images
-from fedlora_lab.tasks.hub import read_splits, split_rows
+from fedlora_lab.tasks.hub import check_public_test, people_of, read_splits, split_rows
+from fedlora_lab.tasks.labels import read_labels
 from fedlora_lab.tasks.metrics import IGNORED, next_token_accuracy, next_token_loss
 from fedlora_lab.tasks.task import take
 
@@ -294,8 +295,8 @@ BAD = {
     "text='words': expected a column: text, label, site": {"text": "words"},
     "label='y': expected a column: text, label, site": {"label": "y"},
     "by='hospital': expected a column": {"by": "hospital"},
-    r"clients, alpha=\(3, None\): expected none with by=": {"by": "site", "clients": 3},
-    r"clients, alpha=\(None, 1.0\): expected none with by=": {"by": "site", "alpha": 1.0},
+    "clients=3: expected none with by=": {"by": "site", "clients": 3},
+    "alpha=1.0: expected none with by=": {"by": "site", "alpha": 1.0},
     "min_size=99: expected at most 9": {"by": "site", "min_size": 99},
     r"text, image=\('text', 'text'\): expected one of them": {"image": "text"},
     r"text, image=\(None, None\): expected one of them": {"text": None},
@@ -381,3 +382,257 @@ def test_a_picture_that_is_none_is_named(tmp_path):
     for data, line in zip((folder, arrays), lines, strict=True):
         with pytest.raises(ValueError, match=line):
             fl.tasks.hub(toy_hubs.folder("vit"), data, **PICTURES, clients=1)
+
+
+# ---- persons and owners
+
+
+def crowd(count=30, sites=3):
+    """Persons with one to three texts each, and the site that each is at."""
+    draw = np.random.default_rng(7)
+    who = np.repeat(np.arange(count), draw.integers(1, 4, count))
+    return toy_hubs.texts(len(who)).assign(who=[f"P{p}" for p in who], site=who % sites)
+
+
+def more_rows(frame, seed, person="who"):
+    """The same table, in which one person has up to 100 more rows, anywhere."""
+    draw = np.random.default_rng(seed)
+    rows = frame[frame[person] == draw.choice(frame[person].unique())]
+    more = rows.sample(int(draw.integers(1, 101)), replace=True, random_state=seed)
+    places = np.sort(draw.integers(0, len(frame) + 1, len(more)))
+    index = np.insert(np.arange(len(frame)), places, more.index.to_numpy())
+    return frame.loc[index].reset_index(drop=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("options", [(0.2, None), (0.4, 9), ("test", None), ("test", 12)])
+def test_who_is_drawn_does_not_depend_on_how_many_rows_a_person_has(seed, options):
+    """Held out or left out: else the other persons' sides would tell of one person's rows, and
+    whether somebody was trained on would depend on others."""
+    (test, limit), frame = options, crowd()
+    sides = []
+    for table in (frame, more_rows(frame, seed)):
+        data = {"train": table, "test": frame.head(5)}
+        private, held, _ = split_rows(data, test, limit, seed, "who")
+        sides.append((set(private["who"]), set(held["who"]) if test == 0.2 else None))
+    assert sides[0] == sides[1] and len(sides[0][0]) == (limit or (30 if test == "test" else 24))
+
+
+def test_a_person_s_rows_move_nobody_to_another_client():
+    """All of them lie at one client, in numbers of persons that the rows do not change."""
+    frame = crowd()
+    one, two = (bert(table, person="who", clients=3) for table in (frame, more_rows(frame, 1)))
+    assert one.person_counts == two.person_counts == (8, 8, 8) and two.sites == 1
+    members = [[set(part.tolist()) for part in task.persons or ()] for task in (one, two)]
+    assert members[0] == members[1] and one.sizes != two.sizes
+    with pytest.raises(ValueError, match="min_size=11: expected at most 10, the smallest client"):
+        bert(frame, person="who", by="site", min_size=11, test=frame)
+
+
+WAYS = {
+    "numbers": lambda who: who.astype(int),
+    "floats": lambda who: who.astype(float),
+    "texts": lambda who: who.astype(str) + " ",
+    "categories": lambda who: who.astype("category"),
+    "objects": lambda who: pd.Series([x if x % 2 else float(x) for x in who], dtype=object),
+    "nullable": lambda who: who.astype("Int64"),
+    "text of pandas": lambda who: who.astype(str).astype("string"),
+}
+
+
+@pytest.mark.parametrize("public", WAYS)
+@pytest.mark.parametrize("private", ["numbers", "texts", "objects"])
+def test_persons_of_both_tables_are_found_however_written(private, public):
+    """Where a cell is missing elsewhere pandas makes floats of numbers: 7 and 7.0 are one person,
+    whose private rows a score of public ones would be about."""
+    who = pd.Series(np.arange(12) % 6)
+    frame = pd.DataFrame({"who": WAYS[private](who)})
+    other = pd.DataFrame({"who": WAYS[public](pd.Series([100, 5, 100]))})
+    numbers: Any = people_of(frame, other.iloc[[0, 2]], "who", True)
+    assert numbers.tolist() == who.tolist()
+    with pytest.raises(ValueError, match=r"^person 'who'='1 persons of the public"):
+        people_of(frame, other, "who", True)
+    assert people_of(frame, other, "who", False) is not None
+
+
+def test_persons_of_both_tables_that_may_be_one_are_refused():
+    private = pd.DataFrame({"who": ["P1", "P2"]})
+    line = "^person 'who'='row 1, row 1 of the test data': expected each written in one way"
+    for like in ("p2", "P 2", "P02", "P2.0"):
+        with pytest.raises(ValueError, match=line):
+            people_of(private, pd.DataFrame({"who": ["P7", like]}), "who", True)
+
+
+def test_owners_are_compared_by_value():
+    """A blank behind a name, or a number read as a float, made a second client."""
+    frame = toy_hubs.texts().assign(site=[[7, 7.0, "7 ", "B"][i % 4] for i in range(48)])
+    task = bert(frame, by="site", test=frame)
+    assert task.client_names == ("7", "B") and task.sizes == (36, 12)
+    others: Any = ("b", " B0", None, 0.5)
+    for other in others:
+        with pytest.raises(ValueError, match=r"^by 'site'='.*row 3"):
+            bert(frame.assign(site=["B", 7, "B 0", other] * 12), by="site")
+
+
+# ---- labels
+
+
+def labelled(labels, names=None):
+    """A table of these labels, with names of its own for the classes, as `datasets` has them."""
+    frame = pd.DataFrame({"y": labels})
+    frame.attrs = {} if names is None else {"y": tuple(names)}
+    return frame
+
+
+def test_declared_labels_are_the_classes():
+    """In their order, whatever labels the rows have; a row with another one is named."""
+    frame = toy_hubs.texts()
+    task = bert(frame, labels=["kind", "mixed", "harsh"])
+    assert task.labels == ("kind", "mixed", "harsh") and task.info["classes"] == 3
+    model: Any = task.model
+    assert model.config.num_labels == 3
+    y = torch.cat([y for _, y in task.clients] + [task.test[1]])
+    assert set(y.tolist()) == {0, 2} and int((y == 0).sum()) == int(
+        (frame["label"] == "kind").sum()
+    )
+    ratings = labelled([5, 1.0, "3 ", 4])
+    for declared in ([1, 2, 3, 4, 5], ["1", "2", "3", "4", "5"], range(1, 6)):
+        (codes, _), classes = read_labels((ratings, ratings), "y", declared)
+        assert codes.tolist() == [4, 0, 2, 3] and classes == tuple(declared)
+    assert read_labels((labelled([-1, 1]),) * 2, "y", [-1, 1])[0][0].tolist() == [0, 1]
+    assert read_labels((labelled(["No", "no"]),) * 2, "y", ["No", "no"])[1] == ("No", "no")
+    for labels, line in (
+        ([1, 2, 6], "^label 'y'='6 in row 2': expected one of the classes that labels= has: 1, 2"),
+        (["1", "one"], "^label 'y'='one in row 1': expected one of"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            read_labels((labelled(labels), ratings), "y", [1, 2, 3, 4, 5])
+    with pytest.raises(ValueError, match=r"^label 'y'='6 in row 1 of the test data': exp"):
+        read_labels((ratings, labelled([1, 6])), "y", [1, 2, 3, 4, 5])
+
+
+TOGETHER = {
+    "numbers as floats": ([0, 1], [1.0, 0.0], (0, 1), [1, 0]),
+    "numbers as texts": ([0, 1], ["1", "0 "], (0, 1), [1, 0]),
+    "truth as numbers": ([False, True], [1, 0], (0, 1), [1, 0]),
+    "blanks": (["no", "yes"], ["yes ", " no"], ("no", "yes"), [1, 0]),
+    "a class without private rows of a kind": ([0, 2], [2, 0], (0, 1, 2), [2, 0]),
+}
+
+
+@pytest.mark.parametrize("case", TOGETHER)
+def test_labels_of_two_tables_are_compared_by_value(case):
+    private, test, classes, numbers = TOGETHER[case]
+    (_, codes), found = read_labels((labelled(private), labelled(test)), "y")
+    assert found == classes and codes.tolist() == numbers
+
+
+def test_labels_of_two_tables_are_one_set_of_classes_or_refused():
+    """Written otherwise they became classes of their own: epsilon was spent for no right answer."""
+    for private, test, shown in (
+        ([0, 1], ["neg", "pos"], "neg, pos"),
+        (["neg", "pos"], [0, 1], "0, 1"),
+        (["neg", "pos"], ["negative", "positive"], "negative, positive"),
+        ([0, 1], [2, 3], "2, 3"),
+    ):
+        line = f"^label 'y' of the test data='{shown}': expected labels that private rows have: "
+        with pytest.raises(ValueError, match=line):
+            read_labels((labelled(private), labelled(test)), "y")
+    line = "^label 'y': no private row has maybe, which test rows have and which becomes a class"
+    with pytest.warns(UserWarning, match=line) as told:
+        (_, codes), classes = read_labels((labelled(["no", "yes"]), labelled(["no", "maybe"])), "y")
+    assert len(told) == 1 and classes == ("maybe", "no", "yes") and codes.tolist() == [1, 0]
+    for test in (["No", "yes"], ["no", "ye s"]):
+        with pytest.raises(
+            ValueError, match=r"^label 'y'=\[.*\]: expected each class written in one"
+        ):
+            read_labels((labelled(["no", "yes"]), labelled(test)), "y")
+
+
+def test_class_numbers_stand_for_the_names_of_their_own_table():
+    """Class 0 of one table may be class 1 of the other."""
+    private, test = labelled([0, 1], ["no", "yes"]), labelled([0, 1], ["yes", "no"])
+    (one, two), classes = read_labels((private, test), "y")
+    assert classes == ("no", "yes") and (one.tolist(), two.tolist()) == ([0, 1], [1, 0])
+    for other in (labelled([1, 0]), labelled(["yes", "no"])):
+        assert read_labels((private, other), "y")[0][1].tolist() == [1, 0]
+    assert read_labels((labelled(["yes", "no"]), private), "y")[0][1].tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"^label 'y'=2: expected one of 2 classes"):
+        read_labels((private, labelled([2, 0])), "y")
+
+
+@pytest.mark.parametrize(
+    "cell", [None, "", " ", np.nan, "nan", 0.5, -1, pd.Timestamp("2024-01-01"), b"a"]
+)
+def test_what_is_no_label_is_refused(cell):
+    frame = labelled(pd.Series([0, 1, cell], dtype=object))
+    with pytest.raises(
+        ValueError, match=r"^label 'y'=.*: expected (words, or|a label in every row)"
+    ):
+        read_labels((frame, frame), "y")
+
+
+# ---- public test rows
+
+
+def judged(private, test):
+    """Checks a task of these rows of numbers, whose classes follow from them."""
+    x, other = (torch.tensor(rows, dtype=torch.float32) for rows in (private, test))
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    clients = [(x[:5], (x[:5, 0] > 0).long()), (x[5:], (x[5:, 0] > 0).long())]
+    parts: Any = {"test": (other, (other[:, 0] > 0).long()), "targets": ["0"]}
+    task = fl.tasks.classification(model, clients, **parts)
+    check_public_test(task, (pd.DataFrame(), pd.DataFrame()))
+
+
+def test_private_rows_are_no_public_test():
+    """The table itself, in any order, parts of it, and tables that hold it."""
+    draw = np.random.default_rng(0)
+    rows, others = draw.normal(size=(40, 2)), draw.normal(size=(40, 2))
+    few = np.tile([[1.0, 0.0], [-1.0, 0.0]], (20, 1))
+    for private, test, count in (
+        (rows, rows, "40 of 40"),
+        (rows, draw.permutation(rows), "40 of 40"),
+        (rows, rows[7:9], "2 of 2"),
+        (rows, np.concatenate([rows[:21], others[:19]]), "21 of 40"),
+        (rows[:20], np.concatenate([rows[:20], others]), "20 of 60"),
+        (np.concatenate([rows, rows[:9]]), rows[:20], "20 of 20"),
+        (few, draw.permutation(few), "40 of 40"),
+    ):
+        line = f"^test='{count} rows equal private rows': expected public rows of their own, with"
+        with pytest.raises(ValueError, match=line):
+            judged(private, test)
+    # Of two kinds of rows any honest table consists.
+    for private, test in ((rows, others), (few, few[:11])):
+        judged(private, test)
+
+
+def test_public_rows_that_are_private_are_warned_of_without_their_number():
+    draw = np.random.default_rng(0)
+    rows, others = draw.normal(size=(40, 2)), draw.normal(size=(40, 2))
+    with pytest.warns(UserWarning, match="^test: some rows equal private rows") as told:
+        judged(rows, np.concatenate([others, rows[:3]]))
+    assert len(told) == 1 and not any(sign.isdigit() for sign in str(told[0].message))
+
+
+@pytest.mark.slow
+def test_the_private_table_is_known_from_any_place(tmp_path, monkeypatch):
+    """It was known by the object alone: a file, a copy or a link to it was scored after every
+    round, exactly. Held out rows, and test rows that are not declared public, are not compared."""
+    monkeypatch.chdir(tmp_path)
+    frame = toy_hubs.texts()
+    frame.to_csv("data.csv", index=False)
+    frame.assign(site="elsewhere").to_csv("copy.csv", index=False)
+    (tmp_path / "link.csv").symlink_to("data.csv")
+    line = r"^test='.* rows equal private rows': expected public rows of their own"
+    for test in (frame, frame.head(5), "data.csv", "./data.csv", Path("link.csv"), "copy.csv"):
+        with pytest.raises(ValueError, match=line):
+            bert("data.csv", test=test, public_test=True)
+    assert bert(frame, public_test=True).public_test
+    assert not bert(frame, test=frame).public_test
+    with pytest.raises(ValueError, match=line):
+        toy_hubs.fresh_answers("llama", test=toy_hubs.questions().head(9))
+    folders = [toy_hubs.image_folder(tmp_path / name) for name in ("one", "two")]
+    vit: Any = {**PICTURES, "clients": 1, "public_test": True}
+    with pytest.raises(ValueError, match=line):
+        fl.tasks.hub(toy_hubs.folder("vit"), folders[0], test=folders[1], **vit)

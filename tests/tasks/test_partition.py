@@ -106,7 +106,7 @@ def test_groups_stay_apart() -> None:
 
 
 BAD = {
-    "clients=6: expected at most 5: 50 examples, 9 ": lambda: partition.iid(50, 6, min_size=9),
+    "clients=6: expected at most 5: 50 to deal, 9 ": lambda: partition.iid(50, 6, min_size=9),
     "clients='2': expected a whole number >= 1": lambda: dirichlet(clients="2"),
     "count=0: expected a whole number >= 1": lambda: partition.iid(0, 1),
     "seed=-1: expected None or a whole number >= 0": lambda: partition.iid(5, 2, seed=-1),

@@ -349,7 +349,8 @@ def test_the_page_s_ten_lines_run_as_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     frame = FRAME.rename(columns={"question": "note", "answer": "summary", "site": "hospital"})
     frame.to_csv("notes.csv", index=False)
-    frame.iloc[::-1].head(9).to_csv("public.csv", index=False)
+    public = toy_hubs.questions(60).rename(columns={"question": "note", "answer": "summary"})
+    public.tail(9).to_csv("public.csv", index=False)
     fl.tasks.tiny("llama", "my-decoder", ["note: summary:", *frame["note"]])
     lines = lines.replace("rounds=10, local_steps=5", "rounds=1, local_steps=1")
     names: dict[str, Any] = {}

@@ -414,7 +414,7 @@ BAD: dict[str, dict[str, Any]] = {
     "head='1': expected a module that shares no weight with the frozen": of(tied(), "0", "1"),
 }
 CALLS: dict[str, Any] = {
-    "clients=158: expected at most 157: 1257 examples, 8 each": lambda: digits(clients=158),
+    "clients=158: expected at most 157: 1257 to deal, 8 each": lambda: digits(clients=158),
     "alpha='big': expected a number > 0": lambda: digits(alpha="big"),
     "seed=-1: expected a whole number >= 0": lambda: digits(seed=-1),
     r"rank=17: expected a whole number in \[1, 16\]": lambda: regression(rank=17),

@@ -33,6 +33,7 @@ except ImportError as error:
 from fedlora_lab.flower.client import (
     Participant,
     client_app,
+    client_ledger,
     placeholder_examples,
     placeholder_persons,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "Participant",
     "SimulatedClients",
     "client_app",
+    "client_ledger",
     "open_run",
     "placeholder_examples",
     "placeholder_persons",

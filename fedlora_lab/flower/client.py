@@ -1,23 +1,34 @@
-"""The client's side: train on its own examples, clip, noise, send what is shared, keep the rest."""
+"""The client's side: train on its own examples, clip, noise, send what is shared, keep the rest.
+
+What a client keeps lies in Flower's state of the run or, across runs, in its memory, a folder of
+its own: the last answer under each terms, factors that stay, a ledger of all that was released from
+these examples, and a digest of the examples under a key that never leaves.
+"""
 
 import hashlib
+import hmac
 import json
 import logging
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from torch import Tensor
 
 import fedlora_lab as fl
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.files import lock_folder, write_atomically
+from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.federated import local_training, run_spec, uploads
 from fedlora_lab.flower import messages
 from fedlora_lab.lora import per_example
@@ -28,6 +39,11 @@ LOG = logging.getLogger("fedlora_lab.flower")
 WHY = "its own log says why"
 PUBLIC_TEST_NEEDED = "True: scores would tell of private test examples; fl.private_score adds noise"
 ANSWERED, REPLY, PERSONAL, CLIP = "answered", "reply", "personal", "clip"
+"""Names in a client's state, each followed by the terms that it belongs to."""
+EXAMPLES, RELEASED = "examples", "released"
+"""Of all terms: key and digest of the examples, and the ledger of each terms."""
+MEMORY = "client"
+"""The file in a memory's folder."""
 
 
 def placeholder_examples(sizes: tuple[int, ...], test: Examples) -> tuple[Examples, ...]:
@@ -156,6 +172,10 @@ class Participant:
         persons = {client: people[0]} if by_person else {}
         return replace(self.context, data={client: (x, y)}, persons=persons)
 
+    def name(self, what: str) -> str:
+        """Returns the name of something that a client keeps under these terms."""
+        return f"{what} {self.terms}"
+
     def broadcast(self, values: ServerState) -> Tensors:
         """Encodes the server's tensors for messages, by the method's broadcast rule."""
         return messages.encode_broadcast(_sent_down(values), self.spec.method.broadcast)
@@ -184,11 +204,31 @@ ParticipantLoader = Callable[[Context], tuple[Participant, int, Any]]
 """The third are examples (x, y); where persons are protected (x, y, persons)."""
 
 
-def client_app(load: ParticipantLoader, mods: "list[Mod] | None" = None) -> ClientApp:
+@dataclass(frozen=True)
+class _Owner:
+    """Whose examples they are: what `client_app` was given."""
+
+    load: ParticipantLoader
+    memory: "Callable[[Context], str | Path | None] | None"
+    most_epsilon: float | None
+    patience: float
+
+
+def client_app(
+    load: ParticipantLoader,
+    mods: "list[Mod] | None" = None,
+    *,
+    memory: "Callable[[Context], str | Path | None] | None" = None,
+    most_epsilon: float | None = None,
+    patience: float = 600.0,
+) -> ClientApp:
     """Builds the ClientApp of a federation.
 
-    A round that was answered is answered again with the same bits: a lost reply, or a server that
-    was restarted, costs no further privacy. Rounds before it are refused.
+    Under the same terms a round that was answered is answered again with the same bits: a lost
+    reply, or a server that was restarted, costs no further privacy. Rounds before it are refused.
+    Under other terms a round is another release of the same examples: the client counts all of them
+    in a ledger of its own (`client_ledger`), and refuses where its own limit is reached. Examples
+    other than those that were used first are refused.
 
     Args:
         load: context -> the terms that this client agreed to, its number, its examples. The terms
@@ -196,12 +236,23 @@ def client_app(load: ParticipantLoader, mods: "list[Mod] | None" = None) -> Clie
             server with other terms is refused. An error that it raises reaches the coordinator and
             must hold nothing of the examples; errors of the training are reported without values.
         mods: Flower's, around every message.
+        memory: context -> a folder, by its whole path, for what the client keeps across runs, of
+            these examples alone; ``None``: Flower's state of the run, which ends with it. In
+            another folder the client would answer anew: keep it as long as the examples.
+        most_epsilon: the client's own limit over all terms, > 0: a round that would exceed it is
+            refused, at the delta and against the observer of the terms.
+        patience: seconds that a message waits for another run's message to the same memory, > 0.
+    Raises: ``ValueError`` (name, value, range).
     Guarantees: with C = 0 two data sets give the same messages bit for bit, and replies hold what
-        is shared and nothing else (tests/flower/test_flower_wire.py).
+        is shared and nothing else (tests/flower/test_flower_wire.py);
+        tests/flower/test_client_memory.py.
     """
-    app = ClientApp(mods=mods)
+    if most_epsilon is not None:
+        check_number("most_epsilon", most_epsilon, 0, open_low=True)
+    check_number("patience", patience, 0, open_low=True)
+    app, owner = ClientApp(mods=mods), _Owner(load, memory, most_epsilon, patience)
     for register, answer in ((app.query, _introduce), (app.train, _train), (app.evaluate, _score)):
-        register()(partial(answer, load))  # of a function that other processes find by its name
+        register()(partial(answer, owner))  # of a function that other processes find by its name
     return app
 
 
@@ -220,29 +271,171 @@ def private_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what} failed at this site; {WHY}") from None
 
 
-def _introduce(load: ParticipantLoader, message: Message, context: Context) -> Message:
-    own, number, _ = load(context)
+def _introduce(owner: _Owner, message: Message, context: Context) -> Message:
+    own, number, _ = owner.load(context)
     content = messages.make_content({"client": number, "terms": own.terms})
     return Message(content, reply_to=message)
 
 
-def _train(load: ParticipantLoader, message: Message, context: Context) -> Message:
-    own, number, data = load(context)
-    t, state = own.round_of(message), context.state
-    last: Any = state.config_records.get(ANSWERED, {}).get("round", -1)
-    check(t >= last, "round", t, f"{last}, which was answered last, or a later one")
-    # A round is trained once: a second answer with fresh noise would be a second release.
-    if t > last:
-        run_context, sent = own.with_data(number, data), own.received(message, t)
-        with private_errors("training"):
-            parts = number, sent, _personal(own, context), _clip(own, context)
-            reply, kept, clip = _upload(own, run_context, *parts, t)
-            state[REPLY], state[PERSONAL] = map(messages.pack_arrays, (reply, kept))
-            if clip is not None:
-                state[CLIP] = ConfigRecord({"norm": float(clip)})
-        state[ANSWERED] = ConfigRecord({"round": t})
-    about = {"client": number, "terms": own.terms, "round": t}
-    return Message(messages.make_content(about, state.array_records[REPLY]), reply_to=message)
+def _train(owner: _Owner, message: Message, context: Context) -> Message:
+    own, number, data = owner.load(context)
+    t = own.round_of(message)  # no memory is touched under other terms
+    with _remembered(owner, context) as state:
+        run_context = own.with_data(number, data)
+        _check_examples(state, run_context, number)
+        last: Any = state.config_records.get(own.name(ANSWERED), {}).get("round", -1)
+        check(t >= last, "round", t, f"{last}, which was answered last, or a later one")
+        # A round is trained once: a second answer with fresh noise would be a second release.
+        if t > last:
+            books = _charged(own, number, state, t)
+            _check_limit(own, owner.most_epsilon, books)
+            sent = own.received(message, t)
+            with private_errors("training"):
+                parts = number, sent, _personal(own, state), _clip(own, state)
+                reply, kept, clip = _upload(own, run_context, *parts, t)
+                packed = map(messages.pack_arrays, (reply, kept))
+                state[own.name(REPLY)], state[own.name(PERSONAL)] = packed
+                if clip is not None:
+                    state[own.name(CLIP)] = ConfigRecord({"norm": float(clip)})
+            # In the memory before the reply leaves: the release is counted or was never made.
+            state[RELEASED] = ConfigRecord({**books})
+            state[own.name(ANSWERED)] = ConfigRecord({"round": t})
+        about = {"client": number, "terms": own.terms, "round": t}
+        arrays = state.array_records[own.name(REPLY)]
+        return Message(messages.make_content(about, arrays), reply_to=message)
+
+
+# ---- what a client keeps
+
+
+@contextmanager
+def _remembered(owner: _Owner, context: Context) -> Iterator[RecordDict]:
+    """The client's state as its memory holds it; what was changed is on the disk afterwards.
+
+    Locked from reading it to writing it: two runs that ask at once would get two answers, each with
+    new noise.
+    """
+    folder = None if owner.memory is None else owner.memory(context)
+    if folder is None:
+        yield context.state
+        return
+    folder = Path(folder)
+    # A node that is started somewhere else would find another, empty one, and answer again.
+    whole = "the folder's whole path, the same wherever the node is started"
+    check(folder.is_absolute(), "memory", str(folder), whole)
+    with lock_folder(folder, patience=owner.patience, what=f"memory={str(folder)!r}"):
+        if (folder / MEMORY).exists():
+            context.state = read_memory(folder)
+        yield context.state
+        content = recorddict_to_proto(context.state).SerializeToString()
+        write_atomically(folder / MEMORY, _with_digest(content))
+
+
+def read_memory(folder: "str | Path") -> RecordDict:
+    """Reads what a client keeps in its memory.
+
+    Raises: ``ValueError`` for a memory that is damaged: what was answered and spent is then lost.
+    Guarantees: test_client_memory.py::test_no_answer_comes_from_a_damaged_memory.
+    """
+    found = (Path(folder) / MEMORY).read_bytes()
+    content = found[hashlib.sha256().digest_size :]
+    expected = "what this client wrote there; it is damaged, and nothing is answered from it"
+    check(found == _with_digest(content), "memory", str(folder), expected)
+    with private_errors("reading its memory"):
+        return recorddict_from_proto(ProtoRecordDict.FromString(content))
+
+
+def _with_digest(content: bytes) -> bytes:
+    """A memory behind a digest of its content, which finds damage, not forgery."""
+    return hashlib.sha256(content).digest() + content
+
+
+def _check_examples(state: RecordDict, context: Any, number: int) -> None:
+    """Binds a state to the examples that it was first used with, and refuses others.
+
+    The ledger counts what was released from these: of others it would say too little, or too much.
+    """
+    known: Any = state.config_records.get(EXAMPLES)
+    # A plain digest would confirm a guess at a label; the key stays in the client's own state.
+    key = secrets.token_bytes(32) if known is None else known["key"]
+    digest = hmac.new(key, digestmod="sha256")
+    persons = {"person": context.persons[number]} if context.by_person else {}
+    for name, x in sorted({**named_tensors(context.data[number]), **persons}.items()):
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
+        flat = x.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    if known is None:
+        state[EXAMPLES] = ConfigRecord({"key": key, "digest": digest.digest()})
+    elif not hmac.compare_digest(known["digest"], digest.digest()):
+        words = "those of which this client keeps a memory; others have a memory of their own"
+        raise ValueError(f"examples: expected {words}")
+
+
+SAME = ("unit", "delta", "relation", "sites")
+"""What the terms of one client's runs must share, so that their releases add up."""
+
+
+def client_ledger(kept: "RecordDict | str | Path") -> "fl.Ledger | None":
+    """Adds up what a client has released from its examples under all terms; ``None`` for nothing.
+
+    A run without privacy makes epsilon infinite.
+
+    Args: kept: its state, or the folder of its memory.
+    Raises: ``ValueError`` for a memory that is damaged, or of terms whose releases do not add up.
+    Guarantees: test_client_memory.py::test_a_client_counts_its_releases_under_all_terms.
+    """
+    if not isinstance(kept, RecordDict):
+        kept = read_memory(kept) if (Path(kept) / MEMORY).exists() else RecordDict()
+    texts: Any = kept.config_records.get(RELEASED, {})
+    return _composed(texts)
+
+
+def _composed(texts: Any) -> "fl.Ledger | None":
+    """One ledger of those of each terms, where an empty text is a run without privacy."""
+    books = [fl.Ledger.from_json(text) for text in texts.values() if text]
+    if len(books) < len(texts):
+        like = {name: getattr(books[0], name) for name in (*SAME, "trust")} if books else {}
+        books.append(fl.Ledger(**like))
+        # In whatever unit: what left without noise protects nobody.
+        books[-1].record(0, None, sample_rate=1.0, noise_multiplier=0.0)
+    return fl.Ledger.compose(*books) if books else None
+
+
+def _charged(own: Participant, number: int, state: RecordDict, t: int) -> dict[str, str]:
+    """The client's ledgers by terms, as texts, with the release of round t."""
+    books: dict[str, Any] = dict(state.config_records.get(RELEASED, {}))
+    privacy = own.spec.privacy
+    if privacy is None:
+        return books | {own.terms: ""}
+    fresh = privacy.ledger(reproducible=own.spec.streams.seed is not None)
+    for book in (fl.Ledger.from_json(text) for text in books.values() if text):
+        for name in SAME:
+            one, other = getattr(fresh, name), getattr(book, name)
+            words = f"{other!r}, as in all releases of these examples: others do not add up"
+            check(one == other, name, one, words)
+    if own.terms in books:
+        book = fl.Ledger.from_json(books[own.terms])
+    else:
+        book = fresh
+        book.uncertified = own.context.uncertified
+    entry = own.spec.entry((number,))
+    one = {name: x[0] if isinstance(x, tuple) else x for name, x in entry.items()}
+    # For everybody: in other terms the client has another number, and its examples are the same.
+    book.record(t + 1, None, **one)
+    return books | {own.terms: book.to_json()}
+
+
+def _check_limit(own: Participant, most: float | None, books: dict[str, str]) -> None:
+    """Refuses a round with which the client would have released more than it allows."""
+    if most is None:
+        return
+    book = _composed(books)
+    spent = 0.0 if book is None else book.epsilon_or_inf()
+    if spent > most:
+        # What the client has released to others is told to its own log alone.
+        LOG.warning("a round is refused: epsilon would be %.4g over all terms", spent)
+        words = f"at most {most:g}, the client's own limit for all terms together"
+        raise ValueError(f"epsilon: expected {words}")
 
 
 def _upload(
@@ -269,31 +462,40 @@ def _upload(
     return messages.take_ranks(reply, rank), kept, clients.clip
 
 
-def _clip(own: Participant, context: Context) -> Tensor | None:
+def _clip(own: Participant, state: RecordDict) -> Tensor | None:
     """The clip norm that this client has come to; ``None`` where it is fixed."""
     privacy = own.spec.privacy
     if privacy is None or privacy.adaptive is None:
         return None
-    norm: Any = context.state.config_records.get(CLIP, {}).get("norm", privacy.adaptive.start)
+    known: Any = state.config_records.get(own.name(CLIP), {})
+    norm = known.get("norm", privacy.adaptive.start)
     return torch.tensor([norm], dtype=torch.float64)
 
 
-def _personal(own: Participant, context: Context) -> Tensors:
-    """The tensors that this client kept in earlier rounds; they carry no noise and never leave."""
-    kept = context.state.array_records.get(PERSONAL, ArrayRecord())
+def _personal(own: Participant, state: RecordDict) -> Tensors:
+    """The tensors that this client kept in earlier rounds; they carry no noise and never leave.
+
+    Those of other terms are others: there they may have been kept without noise.
+    """
+    kept = state.array_records.get(own.name(PERSONAL), ArrayRecord())
     like = {key: own.begin.tensors[key] for key in map(messages.parse_key, kept)}
     return messages.unpack_arrays(kept, like, finite=False)
 
 
-def _score(load: ParticipantLoader, message: Message, context: Context) -> Message:
-    own, number, _ = load(context)
-    return answer_evaluation(own, number, message, context)
+def _score(owner: _Owner, message: Message, context: Context) -> Message:
+    own, number, _ = owner.load(context)
+    own.round_of(message, beyond=1)
+    with _remembered(owner, context) as state:
+        return answer_evaluation(own, number, message, state)
 
 
-def answer_evaluation(own: Participant, number: int, message: Message, context: Context) -> Message:
+def answer_evaluation(
+    own: Participant, number: int, message: Message, state: RecordDict
+) -> Message:
     """Answers with the metrics, on public examples, of the model that this client holds.
 
-    Args: own, number: the client's terms and number. message, context: as Flower hands them over.
+    Args: own, number: the client's terms and number. message: as Flower hands it over. state: what
+        the client keeps.
     Raises: ``ValueError`` in the client unit: what a client keeps carries no noise there, and
         neither would its score; and in a private run on test examples that are not public.
     """
@@ -305,7 +507,7 @@ def answer_evaluation(own: Participant, number: int, message: Message, context: 
     t, task = own.round_of(message, beyond=1), own.spec.task
     sent = own.received(message, t).tensors
     with private_errors("judging"):
-        values = {**sent, **_personal(own, context)}
+        values = {**sent, **_personal(own, state)}
         scores = per_example.evaluate(task, own.context.adapted, values, task.test)
     about = {"client": number, "terms": own.terms, "round": t}
     return Message(messages.make_content(about, None, **scores), reply_to=message)

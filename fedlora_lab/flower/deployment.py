@@ -13,7 +13,6 @@ come from Flower Hub). Whoever reaches the SuperLink's port may start runs and r
 accounts are set up there: keep the port internal.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,21 +23,17 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from flwr.app import Context, Message, MessageType
+from flwr.app import Context
 from flwr.clientapp import ClientApp
-from flwr.clientapp.typing import ClientAppCallable
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.serverapp import Grid, ServerApp
 from safetensors.torch import load_file, save
 
 import fedlora_lab as fl
-from fedlora_lab._utils.files import lock_folder, write_atomically
+from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.validation import check, check_keys, check_number, check_whole
 from fedlora_lab.federated.checkpoint import ADAPTER
 from fedlora_lab.federated.records import Round, to_frame
 from fedlora_lab.federated.simulation import Federation
-from fedlora_lab.flower import messages
 from fedlora_lab.flower.client import (
     Participant,
     client_app,
@@ -178,21 +173,18 @@ def client(
 
     Its settings stand in the node's configuration, which is the client's own: ``client``, its
     number; ``terms`` and ``data``, paths; ``memory``, the whole path of a folder for what it keeps
-    and for its last answer. The memory belongs to the terms and outlives the node and the run, so
-    that under the same terms no round is ever released twice: a message locks the memory from
-    reading it to writing it, whatever processes and runs it comes from.
+    and for its last answers. The memory belongs to the data and outlives the node and the run, see
+    `client_app`.
 
     Args:
         task: builds the public part, of the terms' ``sizes`` where they hold some.
         patience: seconds that a message waits for another run's message to the same memory, > 0.
         rehearsal: number of sites -> clients with public examples, which the nodes of Flower's
             simulation play. A node that was given ``terms`` never rehearses.
-    Guarantees: tests/flower/test_attack_flower.py::test_two_runs_get_one_answer,
-        ::test_no_answer_comes_from_a_damaged_memory, ::test_a_site_builds_its_public_part_once.
+    Guarantees: tests/flower/test_attack_flower.py::test_a_site_builds_its_public_part_once.
     """
-    check_number("patience", patience, 0, open_low=True)
-    site = _Site(task, rehearsal, patience)
-    return client_app(site.load, [site.answer])
+    site = _Site(task, rehearsal)
+    return client_app(site.load, memory=site.memory, patience=patience)
 
 
 NODES = "num-partitions"
@@ -209,14 +201,14 @@ class _Site:
     The simulation sends it to other processes, which prepare what they need for themselves.
     """
 
-    def __init__(self, task: TaskBuilder, rehearsal: "Rehearsal | None", patience: float) -> None:
-        self.task, self.rehearsal, self.patience = task, rehearsal, patience
+    def __init__(self, task: TaskBuilder, rehearsal: "Rehearsal | None") -> None:
+        self.task, self.rehearsal = task, rehearsal
         self._prepared = lru_cache(maxsize=1)(lambda path, changed: read_terms(path, task))
         self._rehearsed = lru_cache(maxsize=1)(rehearsal) if rehearsal else None
         self._building = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Site, (self.task, self.rehearsal, self.patience)
+        return _Site, (self.task, self.rehearsal)
 
     def load(self, context: Context) -> tuple[Participant, int, Any]:
         """What belongs to a node: its terms, its number, its examples."""
@@ -225,8 +217,6 @@ class _Site:
                 return self._rehearsed(int(context.node_config[NODES]))(context)
         config = _settings(context.node_config, "client", "terms", "data", "memory")
         check_whole("client", config["client"])
-        # A node that is started again somewhere else would find an empty one, and answer a round a
-        # second time.
         whole = "the folder's whole path, the same wherever the node is started"
         check(Path(config["memory"]).is_absolute(), "memory", config["memory"], whole)
         terms = Path(config["terms"])
@@ -237,45 +227,11 @@ class _Site:
         with private_errors("reading its examples"):
             return participant, config["client"], read_examples(config["data"])
 
-    def answer(self, message: Message, context: Context, call: ClientAppCallable) -> Message:
-        """Answers a message from the memory, or trains and remembers."""
-        if self._rehearsed is not None and _simulated(context):
-            return call(message, context)  # a simulated node's own state is its memory
-        participant, number, _ = self.load(context)
-        if message.metadata.message_type == MessageType.QUERY:
-            return call(message, context)  # says terms and number, remembers nothing
-        # No memory is touched under other terms.
-        messages.check_about(message, {"terms": participant.terms})
-        memory = Path(str(context.node_config["memory"]))
-        path = memory / f"client-{number}-{participant.terms}"
-        # From reading to writing: two runs that ask at once would get two answers, each with new
-        # noise.
-        lock = f".{path.name}.lock", self.patience, f"memory={str(path)!r}"
-        with lock_folder(memory, *lock):
-            if path.exists():
-                kept = _checked_memory(path)
-                with private_errors("reading its memory"):
-                    context.state = recorddict_from_proto(ProtoRecordDict.FromString(kept))
-            reply = call(message, context)
-            # On the disk before the reply leaves.
-            content = recorddict_to_proto(context.state).SerializeToString()
-            write_atomically(path, _with_digest(path.name, content))
-        return reply
-
-
-def _with_digest(name: str, content: bytes) -> bytes:
-    """A memory behind a digest of its content and name, which finds damage, not forgery."""
-    return hashlib.sha256(name.encode() + b"\0" + content).digest() + content
-
-
-def _checked_memory(path: Path) -> bytes:
-    """The content of a memory. Raises ``ValueError`` for damage: earlier answers are then lost."""
-    whole = path.read_bytes()
-    content = whole[hashlib.sha256().digest_size :]
-    words = "what this site wrote there, it is damaged; no round is answered from it, "
-    same = whole == _with_digest(path.name, content)
-    check(same, "memory", path.name, words + "go on under other terms")
-    return content
+    def memory(self, context: Context) -> str | None:
+        """Where a node keeps what it must remember; a simulated node's own state is its memory."""
+        if self.rehearsal is not None and _simulated(context):
+            return None
+        return str(context.node_config["memory"])
 
 
 def server(task: TaskBuilder, rehearsal: "Rehearsal | None" = None) -> ServerApp:

@@ -321,14 +321,20 @@ class Settings:
         self.choices: list[Choice] = []
 
     def choose(self, name: str, value: Any, reason: str) -> Any:
-        """Adds a choice and returns its value."""
+        """Adds a choice and returns its value.
+
+        Args: name, value, reason: as of `Choice`.
+        """
         self.choices.append(Choice(name, value, reason))
         if self.say is not None:
             self.say(str(self.choices[-1]))
         return value
 
     def default(self, name: str, value: Any, reason: str) -> Any:
-        """Chooses what was asked for, or else this value."""
+        """Chooses what was asked for, or else this value.
+
+        Args: name: of the option. value, reason: where nothing was asked for.
+        """
         given = self.asked[name]
         return (
             self.choose(name, value, reason) if given is None else self.choose(name, given, GIVEN)

@@ -502,7 +502,8 @@ def check_public_test(task: tasks.Task, both: tuple["DataFrame", "DataFrame"]) -
         both: the tables that private rows and test rows come from. Of one table a share is held
             out, and nothing is compared.
     Guarantees: tests/tasks/test_hub.py::test_private_rows_are_no_public_test,
-        ::test_honest_public_rows_may_repeat_private_ones.
+        ::test_public_rows_that_are_private_are_warned_of_without_their_number,
+        ::test_the_private_table_is_known_from_any_place.
     """
     if not task.public_test or both[0] is both[1]:
         return

@@ -104,8 +104,8 @@ def chosen(folder, frame, **options):
     [
         {"by": "site"},
         {"features": ["a", "b"]},
-        {"by": "site", "test": 0.3},
-        {"features": ["a", "b"], "test": 0.2, "limit": 21, "min_size": 3},
+        {"by": "site", "test": 0.3, "batch": "all"},
+        {"features": ["a", "b"], "test": 0.2, "limit": 21, "min_size": 3, "batch": "all"},
         {"by": "site", "limit": 30, "min_size": 2, "batch": "all"},
         {"by": "site", "method": "rolora", "labels": ["yes", "no"], "weights": "size"},
     ],
@@ -114,7 +114,7 @@ def test_nothing_chosen_or_stated_depends_on_the_rows_of_a_person(tmp_path, opti
     """How many rows somebody has is private where persons are protected. Batch, sample rate, noise,
     number of clients and the sides of the held-out share were made from rows."""
     given = {"person": "who", "accountant": "rdp", **options}
-    frame, found = crowd(), []
+    frame, found = crowd(sites=2), []
     for seed in (None, 0, 1):
         rows = frame if seed is None else with_more_rows(frame, seed)
         found.append(chosen(tmp_path / str(seed), rows, **given))
@@ -305,7 +305,7 @@ def test_a_unit_says_what_it_hides(tmp_path, unit):
     called its noise fresh."""
     options: dict[str, Any] = {"by": "site", "accountant": "rdp"} if unit else {"by": "site"}
     options |= {"person": "who"} if unit == "person" else {"features": ["a", "b"]}
-    lines = chosen(tmp_path, crowd(), epsilon=8.0 if unit else None, **options)[0]
+    lines = chosen(tmp_path, crowd(sites=1), epsilon=8.0 if unit else None, **options)[0]
     said = " ".join(" ".join(lines).split())
     assert ("hidden" in said) == bool(unit) and UNITS[unit] in said
     assert ("ε" in said) == ("fresh noise" in said) == ("less noise" in said) == bool(unit)
@@ -313,7 +313,7 @@ def test_a_unit_says_what_it_hides(tmp_path, unit):
 
 def test_classes_read_from_private_rows_are_said_to_be(tmp_path):
     """One row with a label of its own adds an output to the model, and no epsilon covers that."""
-    options: dict[str, Any] = {"by": "site", "features": ["a", "b"], "accountant": "rdp"}
+    options: dict[str, Any] = {"by": "site", "features": ["a", "b"], "batch": "all"}
     said = {}
     for name, labels in (("read", None), ("declared", ["yes", "no"])):
         lines = chosen(tmp_path / name, crowd(), labels=labels, **options)[0]

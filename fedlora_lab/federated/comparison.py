@@ -38,7 +38,7 @@ from fedlora_lab.measures.statistics import (
     headline,
     run_ends,
 )
-from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.method import Method, check_names
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.budget import Budget, largest_that_fits
@@ -204,7 +204,8 @@ def compare(
 
     Args:
         task, privacy, lora: of every run (``lora`` may be a `peft.LoraConfig`).
-        which: rows, slugs, or the baselines "non-private", "central", "local".
+        which: rows, slugs, or the baselines "non-private", "central", "local"; each once. A row
+            that was changed needs a name of its own: ``row.replace(name="...", ...)``.
         plan: one plan for all, or one for each name (a learning rate tuned for each method, say).
         seeds: each method runs with each of them.
         progress: a bar with epsilon so far and the time left, renewed after every local step, and
@@ -239,6 +240,9 @@ def compare(
     check(set(options) <= set(OPTIONS), "options", sorted(options), "some of " + ", ".join(OPTIONS))
     parts = [(name, task, privacy, _plan_for(name, plan), lora) for name in names]
     cells = [Cell.from_name(*part, seed) for part in parts for seed in draws]
+    check_names((cell.slug, cell.method) for cell in cells)
+    slugs = [cell.slug for cell in cells[:: len(draws)]]
+    check(len(set(slugs)) == len(slugs), "methods", slugs, "each once")
     for cell in cells:
         make_run_spec(cell.task, cell.method, cell.privacy, cell.plan, cell.lora, cell.seed)
     if budget is not None:
@@ -452,6 +456,7 @@ def tune(
             # The score by which a trial is chosen is a release of that trial too.
             trial.record(2, None, 1, sample_rate=1.0, noise_multiplier=noise)
         rows = [methods.get(x) for x in pools.get("method", [method])]
+        check_names((row.slug, row) for row in rows)
         why = {uncertified_reason(row.precondition, row.clip_groups) for row in rows} - {None}
         trial.uncertified = "; ".join(sorted(map(str, why))) or None
         return Ledger.select(trial, trials, float(shape))

@@ -5,7 +5,7 @@ Fields that are data stay data, fields that are rules are pure functions. Vary a
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -184,3 +184,22 @@ class Method:
         """Returns the factors sent up at the end of round t: the shared among those that moved."""
         moved = self.sides_in_round(t, local_steps)
         return moved if self.share is None else "".join(x for x in moved if x in self.share)
+
+
+def check_names(rows: "Iterable[tuple[str, Method]]") -> None:
+    """Refuses a name that occurs twice: frames, tables and folders would take both for one method.
+
+    Args: rows: each name with its row.
+    Raises: ``ValueError`` that says how to name a row that was changed.
+    Guarantees: test_comparison.py::test_two_rows_of_one_name_are_refused_wherever_names_meet.
+
+    >>> from fedlora_lab import methods
+    >>> slow = methods.RoLoRA.replace(train=Cycle(("B", "B", "A", "A")))
+    >>> check_names([("rolora", methods.RoLoRA), (slow.slug, slow)])
+    Traceback (most recent call last):
+    ValueError: methods='rolora': expected a name for each row, as by row.replace(name="...")
+    """
+    known: dict[str, Method] = {}
+    for name, row in rows:
+        same = known.setdefault(name, row) == row
+        check(same, "methods", name, 'a name for each row, as by row.replace(name="...")')

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.methods import aggregation, filters, quantization
-from fedlora_lab.methods.method import Cycle, Method
+from fedlora_lab.methods.method import Cycle, Method, check_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -312,13 +312,17 @@ def table(methods: Iterable[Method] | None = None) -> "pd.DataFrame":
     is how far the product's path is from that of other factors of the same product, with the same
     noise, as a share of the way: a median over 100 random gauges.
 
+    Raises: ``ValueError`` for two rows of one name.
+
     >>> table().loc["ffa-lora", "train"]
     'B'
     """
     import pandas as pd
 
+    chosen = list(ALL.values() if methods is None else methods)
+    check_names((method.slug, method) for method in chosen)
     rows = {}
-    for method in ALL.values() if methods is None else methods:
+    for method in chosen:
 
         def own(name: str, method: Method = method) -> str:
             rule = getattr(method, name)

@@ -25,6 +25,7 @@ from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.federated import checkpoint
+from fedlora_lab.methods.method import check_names
 from fedlora_lab.privacy.budget import Budget
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger
@@ -470,6 +471,7 @@ def run_settings(
 
     Guarantees: test_finetune.py::test_nothing_handed_on_tells_how_many_rows_a_person_has.
     """
+    check_names((cell.slug, cell.method) for cell in cells)
     # Report and certificate show them. How many examples a person has is not public.
     by_person = privacy is not None and privacy.unit == "person"
     system = f"{platform.system()} {platform.machine()}"

@@ -283,7 +283,10 @@ def _train(owner: _Owner, message: Message, context: Context) -> Message:
     with _remembered(owner, context) as state:
         run_context = own.with_data(number, data)
         _check_examples(state, run_context, number)
-        last: Any = state.config_records.get(own.name(ANSWERED), {}).get("round", -1)
+        answered: Any = state.config_records.get(own.name(ANSWERED), {})
+        last, first = answered.get("round", -1), answered.get("client", number)
+        # One answer counted as that of two clients would have the noise of one.
+        check(number == first, "client", number, f"{first}, as which these examples answered")
         check(t >= last, "round", t, f"{last}, which was answered last, or a later one")
         # A round is trained once: a second answer with fresh noise would be a second release.
         if t > last:
@@ -299,7 +302,7 @@ def _train(owner: _Owner, message: Message, context: Context) -> Message:
                     state[own.name(CLIP)] = ConfigRecord({"norm": float(clip)})
             # In the memory before the reply leaves: the release is counted or was never made.
             state[RELEASED] = ConfigRecord({**books})
-            state[own.name(ANSWERED)] = ConfigRecord({"round": t})
+            state[own.name(ANSWERED)] = ConfigRecord({"round": t, "client": number})
         about = {"client": number, "terms": own.terms, "round": t}
         arrays = state.array_records[own.name(REPLY)]
         return Message(messages.make_content(about, arrays), reply_to=message)

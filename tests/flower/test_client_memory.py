@@ -233,6 +233,18 @@ def test_no_order_of_messages_releases_a_round_twice(place, tmp_path):
     assert sum(n for *_, n in own.history()) == len(given) * FEW.local_steps
 
 
+def test_one_data_set_is_one_client(tmp_path):
+    """Two nodes over the same examples and memory: their one answer is not taken for two."""
+    (pair, *_), privacy = TASK.clients, protected("example")
+    who = terms(privacy, with_clients(TASK, [pair, pair]))
+    app = client_app(tmp_path, who, order=(0, 0))
+    assert ask(app, who)
+    for t in (0, 1):
+        line = r"^client=1: expected 0, as which these examples answered$"
+        with pytest.raises(ValueError, match=line):
+            ask(app, who, t, fresh(1))
+
+
 def test_two_runs_get_one_answer(tmp_path):
     """At the same moment, without a seed: whoever had both answers could take their mean, with half
     the noise.

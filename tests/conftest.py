@@ -28,6 +28,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before the package is loaded: only functions that speak of shapes are checked.
 jaxtyping.jaxtyped = shapes.sparing(jaxtyping.jaxtyped)
 
+# What is trained here ends at other digits on another processor: `make trained` runs it again.
+TRAINING_ROOMS = ("attacks", "experiments", "federated", "lora", "measures", "methods")
+
 LIBRARIES = ("matplotlib.pyplot", "opacus", "pandas", "peft", "scipy.stats", "seaborn", "torch")
 
 
@@ -56,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     that share a fixture of their file stay together too: each worker would make it anew."""
     works, kinds = [], {}
     for item in items:
-        if item.path.suffix == ".ipynb":
+        if item.path.suffix == ".ipynb" or item.path.parent.name in TRAINING_ROOMS:
             item.add_marker("trains")
         mark = item.get_closest_marker("waits")
         if mark is not None or shares_a_fixture(item.path):

@@ -137,7 +137,7 @@ class Page:
         self.errors: list[str] = []
         self.page.on("console", lambda m: m.type == "error" and self.errors.append(m.text))
         self.page.on("pageerror", lambda e: None if of_the_lab(e) else self.errors.append(str(e)))
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(240_000)  # a busy machine is slow, not wrong
         self.page.goto(f"{lab.address}/lab/tree/{name}?token={TOKEN}&reset")
         self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         self.page.wait_for_function(

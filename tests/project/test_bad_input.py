@@ -294,7 +294,7 @@ CALLS = [
     (lambda: texts(checkpoint="x"), "checkpoint='x': expected an option of fl.finetune"),
     # tasks, prompts, plans
     (lambda: texts(text=None, prompt="{text}"), "prompt, answer=.*: expected both or none"),
-    (lambda: prompts(), "model='Bert.*': expected a decoder"),
+    (lambda: prompts(), "model='.*bert': expected weights for all of BertLMHeadModel"),
     (lambda: prompts(max_new_tokens=0), "max_new_tokens=0: expected a whole number >= 1"),
     (lambda: fl.generate(tokens(), last(), ["x"]), "task='tokens': expected a task of"),
     (lambda: fl.predict(regression(), last(), [1]), "x='list': expected inputs as the model takes"),

@@ -119,8 +119,7 @@ class Preconditioner(NamedTuple):
     certified (`mechanism.uncertified_reason`).
 
     ``apart`` (..., d, k), orthonormal columns along the long axis: signal and noise have no part in
-    their span, the signal before it is clipped. Columns that are not orthonormal cost no privacy,
-    but the part that stays is then no projection.
+    their span, the signal before it is clipped. Other columns are refused before a run.
     """
 
     before: Tensor

@@ -321,16 +321,30 @@ def precondition_rows(
     return mapped
 
 
+ORTHONORMAL = "orthonormal columns; these have other lengths, or are not at right angles"
+
+
 def uncertified_reason(
     precondition: "Callable[[Tensor], Preconditioner] | None",
     clip_groups: Callable[[ParamKey], Any] = together,
 ) -> str | None:
-    """Why no epsilon covers a release under these rules of a method; ``None`` where one does."""
+    """Why no epsilon covers a release under these rules of a method; ``None`` where one does.
+
+    Raises: ``ValueError`` for a rule that gives no `Preconditioner`, or a part ``apart`` whose
+        columns are not orthonormal.
+    Guarantees: test_attack_clip.py::test_a_part_that_is_no_projection_is_refused.
+    """
     reasons = []
     if precondition is not None:
         rule = precondition(torch.eye(2))
         expected = "a rule that gives a Preconditioner"
         check(isinstance(rule, Preconditioner), "precondition", precondition, expected)
+        if rule.apart is not None:
+            # Other columns cost no privacy (see `release`), but what they take off is no part.
+            columns = rule.apart.double()
+            gap = columns.mT @ columns - torch.eye(columns.shape[-1], dtype=torch.float64)
+            right = bool((gap.abs() < 1e-3).all())
+            check(right, "precondition, apart", columns.norm(dim=-2).tolist(), ORTHONORMAL)
         if not maps_after_noise(rule):
             other = "the noise passes a map that the clipped value does not pass, so the clip does"
             reasons.append(f"{other} not bound what it hides")

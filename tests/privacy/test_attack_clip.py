@@ -2,6 +2,7 @@
 are computed.
 """
 
+import math
 from itertools import chain, repeat
 from typing import Any
 
@@ -179,7 +180,8 @@ def rules(draw: Any, side: str) -> Any:
     apart = draw(st.none() | st.integers(1, 2).flatmap(lambda k: matrices(size, k)))
 
     def rule(gram: torch.Tensor) -> Preconditioner:
-        return Preconditioner(before, after, noise, apart)
+        asked = gram.ndim == 2  # before the run begins, when a part must be one
+        return Preconditioner(before, after, noise, None if asked else apart)
 
     return rule
 
@@ -207,11 +209,24 @@ def test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does(
 
 
 def scaled_part(gram: torch.Tensor) -> Preconditioner:
-    """Takes most of one direction away, and not all of it: a part that is no projection."""
+    """Takes most of one direction away, and not all of it: a part that is no projection. Before the
+    run begins it is one.
+    """
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype).expand_as(gram).contiguous()
     apart = torch.zeros(*gram.shape[:-2], 5, 1, dtype=gram.dtype)
-    apart[..., 0, 0] = 0.95
+    apart[..., 0, 0] = 1.0 if gram.ndim == 2 else 0.95
     return Preconditioner(eye, eye, eye, apart)
+
+
+@pytest.mark.parametrize("columns", [[[0.95], [0.0]], [[1.0, 0.6], [0.0, 0.8]], [[math.nan], [1]]])
+def test_a_part_that_is_no_projection_is_refused(columns: Any) -> None:
+    def rule(gram: torch.Tensor) -> Preconditioner:
+        eye = torch.eye(gram.shape[-1], dtype=gram.dtype).expand_as(gram).contiguous()
+        return Preconditioner(eye, eye, eye, torch.tensor(columns).expand(*gram.shape[:-2], -1, -1))
+
+    row = fl.methods.FFA.replace(name="no part", precondition=rule)
+    with pytest.raises(ValueError, match=r"^precondition, apart=.*: expected orthonormal columns"):
+        play(regression(), row, private("example"), PLAN)
 
 
 @pytest.mark.slow

@@ -265,8 +265,9 @@ def prepare_tokenizer(source: Any, given: Any, model: nn.Module) -> Any:
     Args:
         source: name or folder of the model, or the module that the user gave.
         given: a tokenizer; ``None``: the one beside the model.
-        model: gets the number of the padding token.
+        model: gets the number of the padding token, with a warning where it had another one.
     Raises: ``ValueError`` in one line where there is none.
+    Guarantees: tests/tasks/test_loading.py::test_another_padding_token_is_told.
     """
     if given is None:
         expected = "a tokenizer, since the model was given as a module"
@@ -293,8 +294,13 @@ def prepare_tokenizer(source: Any, given: Any, model: nn.Module) -> Any:
     # Classifiers on a decoder find a text's last token by this number. RoBERTa's kin count
     # positions from theirs, which a tokenizer cannot change.
     fixed = getattr(config, "model_type", "") in OFFSET_POSITIONS
-    if getattr(config, "pad_token_id", None) is None or not fixed:
+    before = getattr(config, "pad_token_id", None)
+    if before is None or not fixed:
         config.pad_token_id = tokenizer.pad_token_id
+        if before not in (None, tokenizer.pad_token_id):
+            change = f"pad_token_id was {before} and is {tokenizer.pad_token_id}"
+            advice = "as of the tokenizer; set it in the base's config as well"
+            warnings.warn(f"{change}, {advice}", stacklevel=3)
     return tokenizer
 
 
@@ -387,33 +393,30 @@ def scale_images(
 ) -> Tensor:
     """Scales images to the model's size, mean and deviation: (n, channels, height, width).
 
-    White is 1 before mean and deviation, in 8 bits and in 16. What is transparent is laid on white.
+    White is 1 before mean and deviation, in 8 bits and in 16, unless the model's own settings have
+    another factor. What is transparent is laid on white, and a camera's turn is undone.
 
     Args:
         images: paths, PIL images, arrays of 8 bits (height, width[, channels]) or of 16 bits
             (height, width), or what `datasets` keeps in a column.
         model: has the size and the number of channels.
-        source: name or folder, whose ``preprocessor_config.json`` has mean and deviation; else 0.5.
+        source: name or folder, whose ``preprocessor_config.json`` has mean and deviation; without
+            one both are 0.5. Of a module, the folder that it was loaded from.
         rows: what messages call each row.
     Raises: ``ValueError`` naming the row that is no image, or one of numbers whose range is not
         known; for a model without a size of images.
-    Guarantees: tests/tasks/test_loading.py::test_an_image_is_scaled_by_its_mode_s_range_or_refused.
+    Guarantees: tests/tasks/test_loading.py::test_an_image_is_scaled_by_its_mode_s_range_or_refused,
+        ::test_images_are_prepared_as_the_model_s_settings_say.
     """
-    from PIL import Image
-    from transformers.utils.hub import cached_file
+    from PIL import Image, ImageOps
 
     config: Any = model.config
-    settings: dict[str, Any] = {}
     size: Any = getattr(config, "image_size", None)
     fits = size is not None and getattr(config, "num_channels", None) in (1, 3)
     words = "an image classifier whose configuration has image_size, and num_channels of 1 or 3"
     check(fits, "model", type(model).__name__, words)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    if isinstance(source, (str, Path)):
-        with suppress(OSError):
-            file = cached_file(str(source), "preprocessor_config.json")
-            settings = json.loads(Path(str(file)).read_text(encoding="utf-8"))
-    mean, std = (np.array(settings.get(f"image_{x}", 0.5), np.float32) for x in ("mean", "std"))
+    factor, mean, std = _image_settings(model, source)
     mode, scaled = "L" if config.num_channels == 1 else "RGB", []
     for i, image in enumerate(images):
         try:
@@ -426,14 +429,42 @@ def scale_images(
                 if array.dtype.name not in ("uint8", "uint16", "bool"):
                     raise TypeError(f"an array of {array.dtype}, not of bytes (uint8) or uint16")
                 image = Image.fromarray(array)
-            picture = _of_8_bits(image, mode).resize((width, height), resample=2)
+            picture = _of_8_bits(ImageOps.exif_transpose(image), mode)
+            picture = picture.resize((width, height), resample=2)
         except Exception as error:
             where = row_name(rows, i)
             raise ValueError(f"image: expected an image in row {where}, but: {error}") from error
-        array = np.asarray(picture, dtype=np.float32).reshape(height, width, -1) / 255
+        array = np.asarray(picture, dtype=np.float32).reshape(height, width, -1) * factor
         array = array.repeat(config.num_channels // array.shape[2], axis=2)
         scaled.append(((array - mean) / std).transpose(2, 0, 1))
     return torch.from_numpy(np.stack(scaled).astype(np.float32))
+
+
+def _image_settings(model: nn.Module, source: Any) -> tuple[float, np.ndarray, np.ndarray]:
+    """What the model's own image processor does behind the resizing: factor, mean and deviation.
+
+    Raises: ``ValueError`` for a processor that does not scale.
+    """
+    from transformers.utils.hub import cached_file
+
+    settings: dict[str, Any] = {}
+    config: Any = model.config
+    folder = getattr(config, "_name_or_path", "") if isinstance(source, nn.Module) else source
+    if folder and (not isinstance(source, nn.Module) or Path(folder).is_dir()):
+        with suppress(OSError):
+            file = cached_file(str(folder), "preprocessor_config.json")
+            settings = json.loads(Path(str(file)).read_text(encoding="utf-8"))
+    scales = settings.get("do_rescale", True)
+    words = "true in preprocessor_config.json: the model takes numbers that are not scaled"
+    check(scales, "do_rescale", scales, words)
+    if settings.get("do_center_crop", False):
+        words = "images are resized as a whole, where the model's own processor crops them"
+        warnings.warn(words, stacklevel=4)
+    factor = settings.get("rescale_factor", 1 / 255)
+    if not settings.get("do_normalize", True):
+        return factor, np.zeros(1, np.float32), np.ones(1, np.float32)
+    mean, std = (np.array(settings.get(f"image_{x}", 0.5), np.float32) for x in ("mean", "std"))
+    return factor, mean, std
 
 
 MODES_OF_8_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}

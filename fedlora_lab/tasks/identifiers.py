@@ -48,12 +48,22 @@ def to_identifier(value: Any) -> Identifier | None:
 def plain_form(identifier: Identifier) -> str:
     """What is left of an identifier without case, blanks, leading zeros and a trailing ".0".
 
-    Letters of other alphabets that look like Latin ones are taken for these.
+    Letters of other alphabets that look like Latin ones are taken for these, and digits and dashes
+    of all kinds for 0 to 9 and the hyphen.
     """
     text = unicodedata.normalize("NFKC", str(identifier)).casefold().translate(_LATIN)
-    text = "".join(sign for sign in text if sign.isprintable() and not sign.isspace())
+    text = "".join(map(_plain_sign, text))
     text = re.sub(r"\.0+$", "", text)
     return re.sub("(?<![0-9.])0+(?=[0-9])", "", text)
+
+
+def _plain_sign(sign: str) -> str:
+    """A digit of any script as 0 to 9, a dash of any length as a hyphen, nothing for a blank."""
+    if sign.isspace() or not sign.isprintable():
+        return ""
+    if unicodedata.category(sign) == "Pd":
+        return "-"
+    return str(unicodedata.decimal(sign, sign))
 
 
 def identifiers(

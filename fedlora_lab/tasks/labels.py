@@ -79,6 +79,34 @@ def read_labels(
     return [numbers[0], numbers[-1]], classes
 
 
+def in_model_order(
+    columns: list[np.ndarray], classes: tuple[Label, ...], config: Any, declared: Any
+) -> tuple[list[np.ndarray], tuple[Label, ...]]:
+    """The classes in the order in which the model's own classifier has them, if it knows them.
+
+    A classifier that was trained on the same classes may have them in another order: its outputs
+    would stand under each other's names.
+
+    Args:
+        columns: numbers of classes, (rows,) each.
+        classes: the classes in the order of these numbers.
+        config: of the model, with ``id2label``.
+        declared: whether the caller gave the order.
+    Raises: ``ValueError`` for a declared order that is not the model's.
+    Guarantees: test_hub.py::test_classes_stand_in_the_order_of_the_model_s_classifier.
+    """
+    known = getattr(config, "id2label", None) or {}
+    own = tuple(str(known.get(i)) for i in range(len(classes)))
+    ours = tuple(map(str, classes))
+    if own == ours or set(own) != set(ours):
+        return columns, classes
+    expected = f"the order of the model's own classes: {', '.join(own)}"
+    check(not declared, "labels", list(classes), expected)
+    places = [ours.index(name) for name in own]
+    numbers = np.argsort(places)
+    return [numbers[column] for column in columns], tuple(classes[i] for i in places)
+
+
 def class_names(classes: tuple[Label, ...]) -> tuple[Label, ...] | None:
     """The classes as `Task.labels` has them: ``None`` where they are numbers from 0."""
     return None if classes == tuple(range(len(classes))) else classes
@@ -121,6 +149,9 @@ def _cells(table: "DataFrame", label: str, known: Sequence[str] | None, suffix: 
             check(0 <= value < len(known), name, value, f"one of {len(known)} classes")
             value = known[value]
         found.append(value)
+    truths = sum(isinstance(cell, (bool, np.bool_)) for cell in cells)
+    words = "truth values in every row, or in none: True and 'True' are two classes"
+    check(truths in (0, len(cells)), name, f"{truths} truth values among other labels", words)
     return found
 
 
@@ -136,9 +167,11 @@ def _check_declared(
         name, declared: of the column, and the classes.
         keys, tables: labels of each table, as they are compared and as they are written.
     """
+    declared = declared.tolist() if hasattr(declared, "tolist") else declared
     several = isinstance(declared, (list, tuple, range)) and len(declared) > 1
     check(several, "labels", declared, "two or more classes, in order")
-    plain = tuple(x.strip() if isinstance(x, str) else to_identifier(x) for x in declared)
+    counted = [int(x) if isinstance(x, bool) else x for x in declared]
+    plain = tuple(x.strip() if isinstance(x, str) else to_identifier(x) for x in counted)
     classes = tuple(x for x in plain if x is not None and x != "")
     check(len(classes) == len(plain), "labels", declared, "words or whole numbers")
     order = {*map(_key, classes)}

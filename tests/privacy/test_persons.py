@@ -324,6 +324,8 @@ ALIKE = (
     ("A7", "\u03917"),
     ("Zoe\u0308", "Zo\u00eb"),
     ("straße", "STRASSE"),
+    (1, "\u0661"),
+    ("P-7", "P\u20107"),
 )
 """Writings that may be one person or two."""
 NOBODY: Any = (None, math.nan, np.float32("nan"), "", "  ", "nan", "None", "<NA>", "\u200b")

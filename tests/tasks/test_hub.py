@@ -12,7 +12,7 @@ import pytest
 import torch
 import toy_hubs
 from toy_hubs import IMAGE, TEXT
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import fedlora_lab as fl
 from fedlora_lab.lora import per_example
@@ -213,6 +213,7 @@ def test_the_benchmark_s_plain_step_groups_texts_as_the_private_one():
     torch.testing.assert_close(*sums, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:pad_token_id was")
 @pytest.mark.parametrize("kind", toy_hubs.DECODERS)
 @pytest.mark.parametrize("number", [None, -1, 7])
 def test_a_classifier_on_a_decoder_reads_each_text_s_last_token(kind, number):
@@ -511,6 +512,39 @@ def test_declared_labels_are_the_classes():
         read_labels((ratings, labelled([1, 6])), "y", [1, 2, 3, 4, 5])
 
 
+@pytest.mark.parametrize("words", [("pos", "neg"), ("warm", "cold", "mild")])
+def test_classes_stand_in_the_order_of_the_model_s_classifier(words, tmp_path):
+    """A classifier that knows the classes keeps its outputs under their own names."""
+    texts = toy_hubs.texts(30)
+    frame = texts.assign(label=[sorted(words)[i % len(words)] for i in range(len(texts))])
+    code = AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
+    known = {"id2label": dict(enumerate(words)), "label2id": {w: i for i, w in enumerate(words)}}
+    config = AutoConfig.from_pretrained(toy_hubs.folder("bert"), **known)
+    model = AutoModelForSequenceClassification.from_config(config)
+    given: dict[str, Any] = {"tokenizer": code, "clients": 2, **LABELLED}
+    task = fl.tasks.hub(model, frame, **given)
+    assert task.labels == words and task.info["labels"] == "read from the rows"
+    alone, sort = bert(frame), sorted(words)
+    assert alone.labels == tuple(sort)
+    for (_, y), (_, other) in zip(task.clients, alone.clients, strict=True):
+        assert [words[i] for i in y] == [sort[i] for i in other]
+    assert fl.tasks.hub(model, frame, labels=words, **given).labels == words
+    line = rf"^labels=.*: expected the order of the model's own classes: {', '.join(words)}"
+    with pytest.raises(ValueError, match=line):
+        fl.tasks.hub(model, frame, labels=sorted(words), **given)
+
+
+def test_truth_values_are_no_words():
+    """True and "True" in one column would be two classes; a declared truth value is its number."""
+    mixed = labelled([True, False, "True", "False"])
+    with pytest.raises(ValueError, match=r"^label 'y'='2 truth values among other labels': exp"):
+        read_labels((mixed, mixed), "y")
+    truths = labelled([True, False])
+    several: Any = ([False, True], np.array([0, 1]), np.array([False, True]))
+    for declared in several:
+        assert read_labels((truths, truths), "y", declared)[0][0].tolist() == [1, 0]
+
+
 TOGETHER = {
     "numbers as floats": ([0, 1], [1.0, 0.0], (0, 1), [1, 0]),
     "numbers as texts": ([0, 1], ["1", "0 "], (0, 1), [1, 0]),
@@ -598,6 +632,8 @@ def test_private_rows_are_no_public_test():
         (rows[:20], np.concatenate([rows[:20], others]), "20 of 60"),
         (np.concatenate([rows, rows[:9]]), rows[:20], "20 of 20"),
         (few, draw.permutation(few), "40 of 40"),
+        (np.tile(rows, (2, 1)), rows, "40 of 40"),
+        (np.tile(rows, (2, 1)), np.concatenate([rows, others[:9]]), "40 of 49"),
     ):
         line = f"^test='{count} rows equal private rows': expected public rows of their own, with"
         with pytest.raises(ValueError, match=line):

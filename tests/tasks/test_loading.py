@@ -522,6 +522,11 @@ def grey(image: Any, channels: int = 3) -> np.ndarray:
     return (scaled[0].numpy() * 0.5 + 0.5) * 255
 
 
+def colour_model() -> Any:
+    """What has the configuration of a small model of colours."""
+    return type("Model", (torch.nn.Module,), {"config": transformers.ViTConfig(image_size=8)})()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("mode", [*SAME, *REFUSED])
 def test_an_image_is_scaled_by_its_mode_s_range_or_refused(mode, channels):
@@ -552,6 +557,66 @@ def test_what_is_transparent_is_laid_on_white():
     assert np.all(grey(palette) == 255)
     assert np.all(grey(Image.new("1", (8, 8), 1)) == 255)
     assert np.all(grey(np.ones((8, 8), bool)) == 255)
+
+
+SETTINGS: dict[str, Any] = {
+    "nothing": {},
+    "another factor": {
+        "rescale_factor": 1 / 127.5,
+        "image_mean": [1.0] * 3,
+        "image_std": [1.0] * 3,
+    },
+    "no mean": {"do_normalize": False},
+    "a mean": {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]},
+}
+
+
+@pytest.mark.parametrize("by", ["folder", "module"])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_images_are_prepared_as_the_model_s_settings_say(settings, by, tmp_path):
+    """Beside Transformers' own processor, for images of the model's size."""
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    model = colour_model()
+    model.config._name_or_path = str(tmp_path)
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    half: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    own = transformers.ViTImageProcessor(size={"height": 8, "width": 8}, **half | settings)
+    theirs = own(image, return_tensors="pt")["pixel_values"]
+    ours = scale_images([image], model, tmp_path if by == "folder" else model)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_what_a_processor_does_otherwise_is_told_or_refused(tmp_path):
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text('{"do_rescale": false}')
+    with pytest.raises(ValueError, match=r"^do_rescale=False: expected true in preprocessor_conf"):
+        scale_images([RAMP], colour_model(), tmp_path)
+    file.write_text('{"do_center_crop": true}')
+    with pytest.warns(UserWarning, match="resized as a whole, where the model's own processor"):
+        scale_images([RAMP], colour_model(), tmp_path)
+
+
+def test_a_camera_s_turn_is_undone():
+    photo = Image.fromarray(RAMP).convert("RGB")
+    turned, stored = photo.rotate(90, expand=True), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    turned.save(stored, "png", exif=exif)
+    np.testing.assert_allclose(grey(stored), grey(photo), atol=1e-3)
+
+
+def test_another_padding_token_is_told():
+    """Plain PEFT on the base alone would find the last token of a text by another number."""
+    code: Any = transformers.AutoTokenizer.from_pretrained(toy_hubs.folder("llama"))
+    config = transformers.AutoConfig.from_pretrained(toy_hubs.folder("llama"), num_labels=2)
+    config.pad_token_id = code.eos_token_id
+    model = transformers.LlamaForSequenceClassification(config)
+    with pytest.warns(
+        UserWarning, match=r"^pad_token_id was \d and is \d, as of the tokenizer; set"
+    ):
+        task = fl.tasks.hub(model, toy_hubs.texts(20), tokenizer=code, **LABELLED)
+    model: Any = task.model
+    assert model.config.pad_token_id == code.pad_token_id != code.eos_token_id
 
 
 def test_a_model_without_a_size_of_images_is_refused_in_one_line():

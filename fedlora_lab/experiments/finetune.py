@@ -42,11 +42,11 @@ from fedlora_lab.report.summary_table import observer_phrase
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.hub import (
     check_public_test,
-    deal,
     hub,
     owners_of,
     people_of,
     read_splits,
+    split_clients,
     split_rows,
 )
 from fedlora_lab.tasks.labels import class_names, describe_classes, read_labels
@@ -673,7 +673,9 @@ def _features_task(
         public = numbers(rest), torch.from_numpy(codes[1][rest.index])
     where = {"by": by, "clients": options["clients"], "alpha": options.get("alpha")}
     least = options.get("min_size", 1)
-    split, names_of = deal(data, both[0], people, labels=y, seed=seed, min_size=least, **where)
+    split, names_of = split_clients(
+        data, both[0], people, labels=y, seed=seed, min_size=least, **where
+    )
     maps = [name for name, module in model.named_modules() if name and is_linear(module)]
     targets = options.get("targets") or maps
     single = isinstance(model, nn.Linear)

@@ -161,7 +161,7 @@ def hub(
     for option, value in (("alpha", alpha), ("shares", shares)):
         expected = "none without label=: the examples are dealt by label"
         check(by is not None or value is None or label is not None, option, value, expected)
-    split, client_names = deal(
+    split, client_names = split_clients(
         private,
         both[0],
         people,
@@ -300,7 +300,7 @@ def _frame(data: Any) -> "DataFrame":
     return frame
 
 
-def deal(
+def split_clients(
     private: "DataFrame",
     train: "DataFrame",
     people: np.ndarray | None,
@@ -355,7 +355,7 @@ def _split_by(
     Warns of owners all of whose rows were held out or left out: they are no clients.
 
     Args:
-        private, train, by, min_size, people: as of `deal`.
+        private, train, by, min_size, people: as of `split_clients`.
     Guarantees: tests/tasks/test_hub.py::test_a_site_that_is_left_without_rows_is_named,
         ::test_owners_are_compared_by_value.
     """

@@ -17,7 +17,6 @@ MOST_CLASSES = 1000
 EMPTY_CELLS = "; in a CSV file NA, None and null count as empty cells"
 OF_THE_TEST = " of the test data"
 """What tells rows of the test table from private ones in messages."""
-Label = int | str
 
 
 def column_of(frame: "DataFrame", argument: str, name: Any) -> list[Any]:
@@ -35,7 +34,7 @@ def column_of(frame: "DataFrame", argument: str, name: Any) -> list[Any]:
 
 def read_labels(
     both: tuple["DataFrame", "DataFrame"], label: str, declared: Sequence[Any] | None = None
-) -> tuple[list[np.ndarray], tuple[Label, ...]]:
+) -> tuple[list[np.ndarray], tuple[Identifier, ...]]:
     """The labels of two tables as numbers of classes, and the classes in order.
 
     Labels are compared by value, as identifiers are. Without ``declared`` whole numbers are classes
@@ -61,7 +60,7 @@ def read_labels(
         named = known or any(isinstance(value, str) for value in tables[0])
         theirs = both[1].attrs.get(label) if named else None
         tables.append(_cells(both[1], label, theirs or known, OF_THE_TEST))
-    written: dict[Identifier, Label] = {}
+    written: dict[Identifier, Identifier] = {}
     keys = [[_key(value) for value in table] for table in tables]
     for column, table in zip(keys, tables, strict=True):
         for key, value in zip(column, table, strict=True):
@@ -80,8 +79,8 @@ def read_labels(
 
 
 def in_model_order(
-    columns: list[np.ndarray], classes: tuple[Label, ...], config: Any, declared: Any
-) -> tuple[list[np.ndarray], tuple[Label, ...]]:
+    columns: list[np.ndarray], classes: tuple[Identifier, ...], config: Any, declared: Any
+) -> tuple[list[np.ndarray], tuple[Identifier, ...]]:
     """The classes in the order in which the model's own classifier has them, if it knows them.
 
     A classifier that was trained on the same classes may have them in another order: its outputs
@@ -107,12 +106,12 @@ def in_model_order(
     return [numbers[column] for column in columns], tuple(classes[i] for i in places)
 
 
-def class_names(classes: tuple[Label, ...]) -> tuple[Label, ...] | None:
+def class_names(classes: tuple[Identifier, ...]) -> tuple[Identifier, ...] | None:
     """The classes as `Task.labels` has them: ``None`` where they are numbers from 0."""
     return None if classes == tuple(range(len(classes))) else classes
 
 
-def describe_classes(classes: tuple[Label, ...], declared: Any) -> dict[str, Any]:
+def describe_classes(classes: tuple[Identifier, ...], declared: Any) -> dict[str, Any]:
     """What `Task.info` says of the classes: their number, and what they were read from."""
     return {
         "classes": len(classes),
@@ -120,13 +119,15 @@ def describe_classes(classes: tuple[Label, ...], declared: Any) -> dict[str, Any
     }
 
 
-def _key(label: Label) -> Identifier:
+def _key(label: Identifier) -> Identifier:
     key = to_identifier(label)
     assert key is not None
     return key
 
 
-def _cells(table: "DataFrame", label: str, known: Sequence[str] | None, suffix: str) -> list[Label]:
+def _cells(
+    table: "DataFrame", label: str, known: Sequence[str] | None, suffix: str
+) -> list[Identifier]:
     """A table's labels: words without the blanks around them, or whole numbers.
 
     Args:
@@ -159,8 +160,8 @@ def _check_declared(
     name: str,
     declared: Any,
     keys: Sequence[Sequence[Identifier]],
-    tables: Sequence[Sequence[Label]],
-) -> tuple[Label, ...]:
+    tables: Sequence[Sequence[Identifier]],
+) -> tuple[Identifier, ...]:
     """The declared classes; refuses rows that have another label.
 
     Args:
@@ -184,7 +185,10 @@ def _check_declared(
 
 
 def _compare(
-    name: str, private: set[Identifier], test: set[Identifier], written: Mapping[Identifier, Label]
+    name: str,
+    private: set[Identifier],
+    test: set[Identifier],
+    written: Mapping[Identifier, Identifier],
 ) -> None:
     """Refuses a test table none of whose labels a private row has; warns of some of its own.
 
@@ -204,10 +208,10 @@ def _compare(
 
 def _classes(
     name: str,
-    written: Mapping[Identifier, Label],
-    private: Sequence[Label],
+    written: Mapping[Identifier, Identifier],
+    private: Sequence[Identifier],
     known: Sequence[str] | None,
-) -> tuple[Label, ...]:
+) -> tuple[Identifier, ...]:
     """The classes in order where none were declared.
 
     Args:
@@ -234,7 +238,7 @@ def _classes(
     return (*first.values(), *sorted(rest, key=str))
 
 
-def _list(labels: Sequence[Label]) -> str:
+def _list(labels: Sequence[Identifier]) -> str:
     """Some labels in words."""
     some = sorted(map(str, labels))
     return ", ".join(some[:5]) + (f" and {len(some) - 5} more" if len(some) > 5 else "")

@@ -15,10 +15,10 @@ from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks import task as tasks
 from fedlora_lab.tasks.hub import (
     check_public_test,
-    deal,
     people_of,
     read_splits,
     row_names,
+    split_clients,
     split_rows,
 )
 from fedlora_lab.tasks.labels import column_of
@@ -122,7 +122,7 @@ def prompts(
     inputs = [tasks.take(x, part) for part in (slice(count), slice(count, None))]
     _check_decoder(base, inputs[1])
     where: dict[str, Any] = {"by": by, "clients": clients, "seed": seed, "min_size": min_size}
-    split, names = deal(private, both[0], people, **where)
+    split, names = split_clients(private, both[0], people, **where)
     task = tasks.Task(
         name=name,
         model=base,

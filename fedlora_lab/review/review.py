@@ -207,6 +207,7 @@ def review(
         test_every_planted_mistake_is_found,
         test_noise_that_is_tied_to_that_of_another_call_is_found,
         test_a_step_that_skips_its_noise_beside_a_bad_example_is_found,
+        test_a_step_that_skips_its_noise_where_little_is_left_to_learn_is_found,
         test_a_step_that_drops_others_with_a_bad_example_is_found,
         test_a_step_whose_batch_decides_who_counts_is_found.
 

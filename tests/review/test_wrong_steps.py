@@ -249,6 +249,23 @@ def test_a_step_that_skips_its_noise_beside_a_bad_example_is_found(step, changes
     assert found.broken & {"non-finite", "noise size"}, found
 
 
+def is_large(rows):
+    return np.linalg.norm(total(rows)) > 0.1
+
+
+def is_wrong(rows):
+    return bool((rows[:, 0] > 0).any())
+
+
+@pytest.mark.parametrize("test", [is_large, is_wrong])
+@pytest.mark.parametrize("changes", [{}, REPLACE])
+def test_a_step_that_skips_its_noise_where_little_is_left_to_learn_is_found(test, changes):
+    """Steps that stop at a small gradient, or once every example is right, tell that it is so."""
+    claims = Claims(**CLAIMS | changes)
+    found = review(skips(test), DATA, claims, draws=16)["noise size"]
+    assert found.verdict == "broken" and found.number == 0
+
+
 # ---- examples that a bad one takes along
 
 
@@ -451,6 +468,16 @@ def test_outputs_of_low_precision_are_not_blamed(rounded):
 
     found = review(step, DATA, Claims(**CLAIMS), draws=32)
     assert found.sound, found
+
+
+def test_a_move_on_a_coarse_grid_is_not_taken_for_an_exact_one():
+    """Two draws may round a move of one number alike; it is no larger on average."""
+    data = [(3.0 * (np.arange(NUMBERS) == i), 0) for i in range(12)]
+
+    def step(examples, seed):
+        return {"gradient": np.round(step_of()(examples, seed)["gradient"] / 0.04) * 0.04}
+
+    assert all(review(step, data, Claims(**CLAIMS), draws=32, seed=s).sound for s in range(3))
 
 
 @pytest.mark.slow

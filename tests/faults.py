@@ -193,7 +193,7 @@ def stopped(root: Path) -> dict[str, Any]:
             STUDIES["tiny"] = endless
             main(["study", "tiny", "--workers", "1", "--out", str(root / name)])
         command = psutil.Process(pid)
-        until(lambda at=lines: at.exists() and at.read_text().count("\n") >= 2, 600)
+        until(lambda at=lines: at.exists() and at.read_text().count("\n") >= 2, 3600)
         workers, deaf = command.children(recursive=True), []
         for status in (Path(f"/proc/{worker.pid}/status") for worker in workers):
             if status.exists():

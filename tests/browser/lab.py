@@ -54,7 +54,7 @@ class Lab:
         self.process = subprocess.Popen(
             self._command(), env=self._environment(), stdout=self.log, stderr=self.log
         )
-        until(self._answers, 180)
+        until(self._answers, 900)
 
     def _answers(self) -> bool:
         log = self.folder / "server.log"
@@ -78,8 +78,8 @@ class Lab:
             "LabApp.news_url": "",
             "LabApp.check_for_updates_class": never,
             # Should the test's process be killed, the server ends itself.
-            "ServerApp.shutdown_no_activity_timeout": 900,
-            "MappingKernelManager.cull_idle_timeout": 600,
+            "ServerApp.shutdown_no_activity_timeout": 3600,
+            "MappingKernelManager.cull_idle_timeout": 3600,
         }
         lab = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
         return lab + [f"--{name}={value}" for name, value in options.items()]

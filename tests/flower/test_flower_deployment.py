@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +24,8 @@ from fedlora_lab.flower import deployment
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
 BIN = Path(sys.executable).parent
 SITES = 3
+LATE = 3600
+"""Seconds after which a machine, however busy, is taken to have failed."""
 
 
 def free_ports(count):
@@ -95,10 +97,12 @@ def test_the_page_of_a_deployment_walks(tmp_path):
     def said(path, words):
         return path.exists() and words in path.read_text(errors="replace")
 
-    with ended(home), open(log, "wb") as words:
+    # Innermost, so that what has not ended is killed before it is waited for.
+    with open(log, "wb") as words, ExitStack() as children, ended(home):
         options = {"stdout": words, "stderr": subprocess.STDOUT, "start_new_session": True}
-        walk = subprocess.Popen(["bash", "-c", script()], cwd=tmp_path, env=env, **options)
-        until(lambda: walk.poll() is not None or said(superlink, "Activated node_id"), 600)
+        command = ["bash", "-c", script()]
+        walk = children.enter_context(subprocess.Popen(command, cwd=tmp_path, env=env, **options))
+        until(lambda: walk.poll() is not None or said(superlink, "Activated node_id"), LATE)
         assert walk.poll() is None, log.read_text()[-4000:]
         outside = []
         for name, own, last in (("unknown", False, ports[-1]), ("wary", True, ports[-2])):
@@ -108,13 +112,15 @@ def test_the_page_of_a_deployment_walks(tmp_path):
                 (app / "keys" / "ca.pem").read_bytes()
             )
             node(place, name)
-            outside.append(stranger(place, name, f"127.0.0.1:{port}", env, last))
-        code = walk.wait(900)
+            outside.append(
+                children.enter_context(stranger(place, name, f"127.0.0.1:{port}", env, last))
+            )
+        code = walk.wait(LATE)
         assert code == 0, log.read_text()[-4000:]
         assert "No SuperNode found with the given public key" in superlink.read_text()
         assert "Connection attempt failed" in (tmp_path / "wary" / "wary.log").read_text()
         for one in outside:
-            one.wait(30)
+            one.wait(LATE)
     text = log.read_text()
     assert "round 10 of 10: 2 of 2 sites" in text and "PeftModel" in text
     assert "Sound, and not for release" in text

@@ -18,7 +18,7 @@ settings = {"privacy": fl.Privacy(delta=1e-4)}
 plan = fl.Plan(rounds=3, local_steps=2, batch=8)
 """,
     "short": "run = fl.widgets.live(task, plan=plan, **settings); run",
-    "live": "run = fl.widgets.live(task, plan=plan.replace(rounds=100), **settings); run",
+    "live": "run = fl.widgets.live(task, plan=plan.replace(rounds=100, local_steps=10), **settings); run",
     "failing": """
 def loss(outputs, y):
     raise RuntimeError("planted failure")

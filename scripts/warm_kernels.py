@@ -38,6 +38,9 @@ LIBRARIES = (
     "opacus", "dp_accounting", "transformers", "ipywidgets", "ipykernel.kernelapp",
 )  # fmt: skip
 PROGRAMS = ("fedlora-lab", "flwr-clientapp", "flwr-serverapp")
+NUMBER_WIDTH = 32
+"""Bytes in which a fork tells its process number, so that its status, which may be read together
+with it, is not taken for a part of it."""
 WEEK = 7 * 24 * 3600
 INLINE = "module://matplotlib_inline.backend_inline"  # as a kernel sets it before its first import
 
@@ -67,7 +70,7 @@ def become(connection: socket.socket) -> None:
     os.environ.clear()
     os.environ.update({"MPLBACKEND": INLINE if "file" in asked else "agg"} | asked["environment"])
     os.chdir(asked["folder"])
-    connection.sendall(str(os.getpid()).encode())
+    connection.sendall(str(os.getpid()).ljust(NUMBER_WIDTH).encode())
     threading.Thread(target=lambda: (connection.recv(1), os._exit(1)), daemon=True).start()
     status = 0
     if "file" in asked:
@@ -121,7 +124,7 @@ def stand_in(place: str, **asked: str | list[str]) -> int:
         connection.connect(place)
         body = {"environment": dict(os.environ), "folder": os.getcwd(), **asked}
         socket.send_fds(connection, [json.dumps(body).encode()], [0, 1, 2])
-        number = int(connection.recv(32))
+        number = int(connection.recv(NUMBER_WIDTH, socket.MSG_WAITALL))
         for stream in (0, 1, 2):
             os.close(stream)
         for passed in (signal.SIGINT, signal.SIGTERM):

@@ -16,9 +16,10 @@ import fedlora_lab as fl
 task = fl.tasks.digits(clients=3, seed=1)
 settings = {"privacy": fl.Privacy(delta=1e-4)}
 plan = fl.Plan(rounds=3, local_steps=2, batch=8)
+long = plan.replace(rounds=100, local_steps=10)  # not over before Pause is pressed
 """,
     "short": "run = fl.widgets.live(task, plan=plan, **settings); run",
-    "live": "run = fl.widgets.live(task, plan=plan.replace(rounds=100, local_steps=10), **settings); run",
+    "live": "run = fl.widgets.live(task, plan=long, **settings); run",
     "failing": """
 def loss(outputs, y):
     raise RuntimeError("planted failure")

@@ -97,7 +97,7 @@ def test_the_page_of_a_deployment_walks(tmp_path):
     def said(path, words):
         return path.exists() and words in path.read_text(errors="replace")
 
-    # Innermost, so that what has not ended is killed before it is waited for.
+    # `ended` comes last, so that it kills what still runs before `children` waits for it.
     with open(log, "wb") as words, ExitStack() as children, ended(home):
         options = {"stdout": words, "stderr": subprocess.STDOUT, "start_new_session": True}
         command = ["bash", "-c", script()]

@@ -260,7 +260,7 @@ def is_wrong(rows):
 @pytest.mark.parametrize("test", [is_large, is_wrong])
 @pytest.mark.parametrize("changes", [{}, REPLACE])
 def test_a_step_that_skips_its_noise_where_little_is_left_to_learn_is_found(test, changes):
-    """Steps that stop at a small gradient, or once every example is right, tell that it is so."""
+    """Without noise, the output says that the gradient is small or every example is correct."""
     claims = Claims(**CLAIMS | changes)
     found = review(skips(test), DATA, claims, draws=16)["noise size"]
     assert found.verdict == "broken" and found.number == 0
@@ -470,8 +470,8 @@ def test_outputs_of_low_precision_are_not_blamed(rounded):
     assert found.sound, found
 
 
-def test_a_move_on_a_coarse_grid_is_not_taken_for_an_exact_one():
-    """Two draws may round a move of one number alike; it is no larger on average."""
+def test_a_step_whose_output_is_rounded_to_a_coarse_grid_is_not_blamed():
+    """Two draws may round the change of a single number up alike; on average it is no larger."""
     data = [(3.0 * (np.arange(NUMBERS) == i), 0) for i in range(12)]
 
     def step(examples, seed):

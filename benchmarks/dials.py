@@ -45,7 +45,7 @@ import time
 import fedlora_lab as fl
 task = fl.tasks.digits(clients=10, alpha=0.5, seed=0)
 plan = fl.Plan(rounds=40, local_steps=5, batch=16)
-run = fl.widgets.live(task, plan=plan, privacy=fl.Privacy(delta=1e-4))
+run = fl.course.widgets.live(task, plan=plan, privacy=fl.Privacy(delta=1e-4))
 taken, take = [], run._take
 def timed(*record):
     taken.append(1000 * time.time())

@@ -332,7 +332,7 @@ def assemble(folder: Path) -> None:
         notebook: Any = nbformat.read(path, as_version=4)
         notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
         for cell in notebook.cells:
-            if "fl.exercises." in cell.source and cell.cell_type == "code":
+            if "fl.course.exercises." in cell.source and cell.cell_type == "code":
                 for data in (output.get("data", {}) for output in cell.outputs):
                     if "text/html" in data:
                         data["text/html"] = with_formulas(data["text/html"])

@@ -22,7 +22,7 @@ CELL = """
 import fedlora_lab as fl
 task = fl.tasks.digits(clients=10, alpha=0.5, seed=0)
 privacy = fl.Privacy(delta=1e-4)
-fl.widgets.live(task, plan=fl.Plan(rounds=20, local_steps=5, batch=16), privacy=privacy)
+fl.course.widgets.live(task, plan=fl.Plan(rounds=20, local_steps=5, batch=16), privacy=privacy)
 """
 
 

@@ -528,7 +528,7 @@ def live_figure(
 
     >>> import fedlora_lab as fl
     >>> records = fl.run(fl.tasks.regression(clients=2), "ffa-lora", None, fl.Plan(rounds=1))
-    >>> figure = fl.widgets.live_figure(fl.to_frame(records), measure="loss")
+    >>> figure = fl.course.widgets.live_figure(fl.to_frame(records), measure="loss")
     >>> len(figure.axes)  # score, ε spent, deviation
     3
     """

@@ -18,14 +18,14 @@ settings = {"privacy": fl.Privacy(delta=1e-4)}
 plan = fl.Plan(rounds=3, local_steps=2, batch=8)
 long = plan.replace(rounds=100, local_steps=10)  # not over before Pause is pressed
 """,
-    "short": "run = fl.widgets.live(task, plan=plan, **settings); run",
-    "live": "run = fl.widgets.live(task, plan=long, **settings); run",
+    "short": "run = fl.course.widgets.live(task, plan=plan, **settings); run",
+    "live": "run = fl.course.widgets.live(task, plan=long, **settings); run",
     "failing": """
 def loss(outputs, y):
     raise RuntimeError("planted failure")
-fl.widgets.live(replace(task, loss=loss), **settings)
+fl.course.widgets.live(replace(task, loss=loss), **settings)
 """,
-    "composer": "fl.widgets.method_composer(task, plan=plan)",
+    "composer": "fl.course.widgets.method_composer(task, plan=plan)",
     "busy": "time.sleep(3)",
     "probe": "print([t.name for t in threading.enumerate()])",
 }

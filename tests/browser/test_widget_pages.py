@@ -4,8 +4,8 @@ from lab import open_notebook
 
 CELLS = {
     "setup": "import fedlora_lab as fl",
-    "guess": 'fl.exercises.predict("10.a")',
-    "answer": 'fl.exercises.reveal("10.a")',
+    "guess": 'fl.course.exercises.predict("10.a")',
+    "answer": 'fl.course.exercises.reveal("10.a")',
 }
 
 

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 import fedlora_lab as fl
-from fedlora_lab.course.exercise import all_exercises
+from fedlora_lab.course.exercises import all_exercises
 
 LESSONS = sorted({int(key[:2]) for key in all_exercises()})
 
@@ -23,7 +23,7 @@ def test_an_assignment_is_graded(lesson, tmp_path, monkeypatch):
     """Its solutions pass its checks, and what students get does not; one grader, then the other."""
     kind, mark = (("nbgrader", "###"), ("otter", "#"))[lesson % 2]
     monkeypatch.setenv("FEDLORA_PROGRESS", str(tmp_path / "progress.json"))
-    path = fl.exercises.export(kind, lesson, tmp_path / "assignment.ipynb")
+    path = fl.course.exercises.export(kind, lesson, tmp_path / "assignment.ipynb")
     nbformat.validate(nbformat.read(path, as_version=4))
     cells = json.loads(path.read_text("utf-8"))["cells"]
     marks = [x["source"].splitlines()[0] for x in cells if x["cell_type"] == "raw"]
@@ -52,4 +52,4 @@ def test_an_assignment_is_graded(lesson, tmp_path, monkeypatch):
 def test_a_wrong_call_is_refused():
     for given in (("moodle", 2, "a.ipynb"), ("otter", 77, "a.ipynb"), ("otter", 2, "a.txt")):
         with pytest.raises(ValueError, match="expected"):
-            fl.exercises.export(*given)
+            fl.course.exercises.export(*given)

@@ -23,7 +23,7 @@ def task():
 
 @pytest.fixture
 def made(task):
-    widget = fl.widgets.method_composer(task, plan=fl.Plan(rounds=2, local_steps=2, batch=8))
+    widget = fl.course.widgets.method_composer(task, plan=fl.Plan(rounds=2, local_steps=2, batch=8))
     yield widget
     widget.close()
     assert not any(thread.name == "composer" for thread in threading.enumerate())
@@ -117,7 +117,7 @@ def test_fields_that_make_no_method_are_one_line(made):
     made.fields["aggregate"].value = "by_layer(warmup=0.1)"
     assert text(made.says).startswith("This is AS-LoRA") and not made.bench.errors
     with pytest.raises(ValueError, match=r"^task="):
-        fl.widgets.method_composer(fl.tasks.regression(clients=2))
+        fl.course.widgets.method_composer(fl.tasks.regression(clients=2))
 
 
 def test_it_trains_beside_a_published_method(made):
@@ -138,4 +138,4 @@ def test_it_trains_beside_a_published_method(made):
 
 
 def test_completion_offers_widgets_alone():
-    assert dir(fl.widgets) == sorted(fl.widgets.__all__)
+    assert dir(fl.course.widgets) == sorted(fl.course.widgets.__all__)

@@ -16,9 +16,9 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.course import exercise, question
-from fedlora_lab.course.exercise import Calls, Exercise, Letters, Numbers, all_exercises, check
-from fedlora_lab.course.question import (
+from fedlora_lab.course import exercises, predictions
+from fedlora_lab.course.exercises import Calls, Exercise, Letters, Numbers, all_exercises, check
+from fedlora_lab.course.predictions import (
     STRIP,
     Prediction,
     all_predictions,
@@ -93,7 +93,7 @@ def test_the_solution_that_is_shown_is_right(one):
 
 @pytest.mark.parametrize("one", CASES)
 def test_an_exercise_says_what_it_costs_and_hides_its_solution(one):
-    page = fl.exercises.show(one.key)._repr_html_()
+    page = fl.course.exercises.show(one.key)._repr_html_()
     assert re.fullmatch(r"\d\d\.\d", one.key)
     difficulty, minutes = one.effort
     assert f"about {minutes} min" in page
@@ -266,18 +266,18 @@ def test_no_answer_can_be_learnt_by_heart():
         seen.append(x)
         return next(answers, 5.0)
 
-    assert not exercise._judge(one, by_heart) and not exercise._judge(one, by_heart)
+    assert not exercises._judge(one, by_heart) and not exercises._judge(one, by_heart)
     assert len({float(x.sum()) for x in seen}) == 6, "inputs came twice"
 
 
 def test_one_check_gives_everybody_the_same_inputs():
     one = drawn()
-    assert exercise._judge(one, sum).right
-    assert exercise._judge(one, lambda x: list(x)).message == "not summed"
-    assert exercise._judge(one, lambda x: x.mean()).message == "the mean"
+    assert exercises._judge(one, sum).right
+    assert exercises._judge(one, lambda x: list(x)).message == "not summed"
+    assert exercises._judge(one, lambda x: x.mean()).message == "the mean"
     shape = "a number should come out of your function, not numbers of shape (4,)."
-    assert exercise._judge(one, lambda x: x[1:]).message == shape
-    assert "KeyError in its line 1: 0" in exercise._judge(one, lambda x: {}[0]).message
+    assert exercises._judge(one, lambda x: x[1:]).message == shape
+    assert "KeyError in its line 1: 0" in exercises._judge(one, lambda x: {}[0]).message
 
 
 def test_hints_fold_in_steps():
@@ -368,7 +368,7 @@ def test_a_figure_carries_the_guess(progress_file, capsys):
 
 
 def test_progress_counts_what_was_tried_solved_and_predicted(progress_file):
-    first = fl.exercises.progress()
+    first = fl.course.exercises.progress()
     assert not first[["solved", "tried", "predicted"]].to_numpy().any()
     assert first.loc["all", "exercises"] == len(all_exercises()) == first["exercises"][:-1].sum()
     assert first.loc["all", "predictions"] == len(all_predictions())
@@ -378,10 +378,10 @@ def test_progress_counts_what_was_tried_solved_and_predicted(progress_file):
     for wrong in (8, -2, 8):
         check("00.1", wrong)
         check("01.1", None)
-    after = fl.exercises.progress().loc[["00", "01", "all"], ["solved", "tried"]]
+    after = fl.course.exercises.progress().loc[["00", "01", "all"], ["solved", "tried"]]
     assert after.to_numpy().tolist() == [[1, 1], [0, 1], [1, 2]]
     assert json.loads(progress_file.read_text()) == {"00.1": "solved", "01.1": "tried"}
-    assert "<table" in fl.exercises.progress().to_html()
+    assert "<table" in fl.course.exercises.progress().to_html()
 
 
 @pytest.mark.parametrize("fault", ["folder", "damaged"])
@@ -393,16 +393,16 @@ def test_progress_without_a_writable_file_is_one_line(tmp_path, monkeypatch, cap
     check("00.1", -2)
     said = capsys.readouterr().out
     assert said.startswith("Your progress counts in this session only") and said.count("\n") == 1
-    assert fl.exercises.progress().loc["00", "solved"] == 1
+    assert fl.course.exercises.progress().loc["00", "solved"] == 1
     assert path.read_text() == "[1", "a file of something else was overwritten"
 
 
 def test_progress_is_kept_where_the_reader_keeps_data(monkeypatch):
     monkeypatch.delenv("FEDLORA_PROGRESS")
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
-    assert question.progress_file() == Path("/data/fedlora_lab/progress.json")
+    assert predictions.progress_file() == Path("/data/fedlora_lab/progress.json")
     monkeypatch.setenv("XDG_DATA_HOME", "")
-    assert question.progress_file() == Path.home() / ".local/share/fedlora_lab/progress.json"
+    assert predictions.progress_file() == Path.home() / ".local/share/fedlora_lab/progress.json"
 
 
 def test_bad_exercises_and_keys_are_refused():

@@ -82,7 +82,7 @@ def test_the_presets_of_the_notebook_can_be_set():
     path = ROOT / "notebooks" / "00_why_is_it_hard.ipynb"
     read: Any = nbformat.read
     cells = [cell.source for cell in read(path, as_version=4).cells]
-    source = next(cell for cell in cells if "fl.widgets.live(" in cell)
+    source = next(cell for cell in cells if "fl.course.widgets.live(" in cell)
     *lines, last = ast.parse(source).body
     room: dict[str, Any] = {"fl": fl}
     exec(compile(ast.Module(lines, []), "cell", "exec"), room)

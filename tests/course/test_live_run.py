@@ -42,7 +42,7 @@ def make(task):
     made = []
 
     def live(task=task, plan=PLAN, privacy=PRIVACY, **given):
-        made.append(fl.widgets.live(task, plan=plan, privacy=privacy, **given))
+        made.append(fl.course.widgets.live(task, plan=plan, privacy=privacy, **given))
         return made[-1]
 
     yield live
@@ -449,7 +449,7 @@ def test_the_static_twin_shows_a_fall():
         return frame.assign(value=frame["value"].mask(chosen, value))
 
     def axes(one, start=0.61, **more):
-        return fl.widgets.live_figure(one, start=start, **more).axes
+        return fl.course.widgets.live_figure(one, start=start, **more).axes
 
     fallen = edited("accuracy", 0.07)
     lows = [axes(one, rounds=4)[0].get_ylim()[0] for one in (None, frame, fallen)]
@@ -519,7 +519,7 @@ def test_live_shows_nothing_of_private_test_examples(make, task):
     train(bench, epsilon="∞")
     assert re.search(r"accuracy 0\.\d+ \(0\.\d+ before\)", bench.say)
     with pytest.raises(ValueError, match=r"^public_test=False: expected True"):
-        fl.widgets.method_composer(private)
+        fl.course.widgets.method_composer(private)
 
 
 @slow
@@ -541,4 +541,4 @@ def test_live_refuses_what_no_run_could_have(task):
     )
     for given, message in cases:
         with pytest.raises(ValueError, match=message):
-            fl.widgets.live(task, **given)
+            fl.course.widgets.live(task, **given)

@@ -323,7 +323,7 @@ def test_nothing_is_cut_off_and_nothing_leaks(frame, name, nothing_leaks):
     long = pd.concat([frame, tidy_frame(("la-lora-unfiltered", "deer-literal"))])
     given: Any = {"method_diagrams": (), "timeline": (fl.Cycle(("B A",)),)}
     given["live_figure"] = (tidy_frame(("la-lora-unfiltered",), seeds=1),)
-    home = {"timeline": fl.course.lesson(6), "live_figure": fl.widgets}.get(name, plots)
+    home = {"timeline": fl.course.lesson(6), "live_figure": fl.course.widgets}.get(name, plots)
     figure = getattr(home, name)(*given.get(name, (long,)))
     style.png(figure)
     axes = ((*ax.texts, ax._left_title, ax.xaxis.label, ax.yaxis.label) for ax in figure.axes)

@@ -16,8 +16,8 @@ from myst_parser.parsers.docutils_ import Parser
 from sites import built_site
 
 import fedlora_lab as fl
-from fedlora_lab.course.exercise import all_exercises
-from fedlora_lab.course.question import all_predictions
+from fedlora_lab.course.exercises import all_exercises
+from fedlora_lab.course.predictions import all_predictions
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))

@@ -15,7 +15,7 @@ import pytest
 from reports import HOSTILE, TAGS, Reader, frame, ledgers, settings
 
 from fedlora_lab.cli import doctor
-from fedlora_lab.course.exercise import Exercise
+from fedlora_lab.course.exercises import Exercise
 from fedlora_lab.course.widgets import composer
 from fedlora_lab.report.html_page import render
 from fedlora_lab.report.summary_table import claims_table

@@ -10,7 +10,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from fedlora_lab.course import exercise, question
+from fedlora_lab.course import exercises, predictions
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = runpy.run_path(str(ROOT / "scripts" / "notebooks.py"))
@@ -85,7 +85,7 @@ def test_every_widget_is_followed_by_a_still_figure(path):
 def test_predictions_are_asked_before_they_are_revealed(path):
     """And nobody's guess stands in the pages."""
     cells = code(read(path))
-    expected = {key for key in question.all_predictions() if key.startswith(path.stem[:2] + ".")}
+    expected = {key for key in predictions.all_predictions() if key.startswith(path.stem[:2] + ".")}
     places: dict[str, list[str]] = {}
     for cell in cells:
         for verb, key in re.findall(r'exercises\.(predict|reveal)\("(\d\d\.[a-z])"', cell.source):
@@ -102,7 +102,7 @@ def test_predictions_are_asked_before_they_are_revealed(path):
 
 def test_exercises_are_left_to_the_reader(path):
     cells = code(read(path))
-    expected = {key for key in exercise.all_exercises() if key.startswith(path.stem[:2] + ".")}
+    expected = {key for key in exercises.all_exercises() if key.startswith(path.stem[:2] + ".")}
     assert expected
     source = "\n".join(cell.source for cell in cells)
     assert set(re.findall(r'exercises\.show\("(\d\d\.\d)"', source)) == expected
@@ -157,4 +157,4 @@ def test_a_notebook_becomes_slides():
 
 def test_the_teachers_page_names_predictions_that_exist():
     named = re.findall(r"\b\d\d\.[a-z]\b", (ROOT / "docs" / "teaching.md").read_text("utf-8"))
-    assert named and {*named} <= {*question.all_predictions()}
+    assert named and {*named} <= {*predictions.all_predictions()}

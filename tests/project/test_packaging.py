@@ -245,8 +245,8 @@ def test_every_module_has_a_name_of_its_own_and_the_core_knows_no_course():
 
 TWICE = {
     "amplification": "fl.amplification of a run, fl.theory.amplification in closed form",
-    "predict": "fl.predict gives a model's outputs, fl.exercises.predict asks a reader",
-    "show": "fl.show opens a source, fl.exercises.show an exercise",
+    "predict": "fl.predict gives a model's outputs, fl.course.exercises.predict asks a reader",
+    "show": "fl.show opens a source, fl.course.exercises.show an exercise",
 }
 """Public names that two modules define, each the word for both things in the course."""
 

@@ -75,7 +75,7 @@ for unit in ("example", "client"):
     list(fl.run(task, "fedask", other, plan, seed=None))
 frame = fl.compare(task, ["fedlora", "ffa-lora"], None, plan, seeds=[0, 1], progress=False)
 fl.plots.curves(frame, measure="loss")
-fl.widgets
+fl.course.widgets
 
 import pathlib, faults
 from fedlora_lab import experiments

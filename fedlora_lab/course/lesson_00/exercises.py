@@ -3,7 +3,7 @@
 import numpy as np
 
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls, vary
+from fedlora_lab.course.exercises import Calls, vary
 
 
 def _noised(rng):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from fedlora_lab.course.exercise import Calls, vary
+from fedlora_lab.course.exercises import Calls, vary
 
 
 def _adapter(rng):

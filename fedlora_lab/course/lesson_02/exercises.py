@@ -7,7 +7,7 @@ import numpy as np
 from numpy.linalg import norm
 
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls, vary
+from fedlora_lab.course.exercises import Calls, vary
 
 
 def _factors(rng, clients=5):

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls, vary
+from fedlora_lab.course.exercises import Calls, vary
 
 
 def _batch(rng: np.random.Generator) -> tuple:

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from fedlora_lab.course.exercise import Calls, vary
+from fedlora_lab.course.exercises import Calls, vary
 
 
 def _change(rng):

@@ -7,7 +7,7 @@ import torch
 from numpy.linalg import norm, pinv
 
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls, vary
+from fedlora_lab.course.exercises import Calls, vary
 from fedlora_lab.methods.filters import product_space
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls, vary
+from fedlora_lab.course.exercises import Calls, vary
 from fedlora_lab.methods.filters import binomial
 
 

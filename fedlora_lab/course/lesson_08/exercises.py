@@ -7,7 +7,7 @@ import torch
 from scipy.special import ndtri
 
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls, vary
+from fedlora_lab.course.exercises import Calls, vary
 from fedlora_lab.methods.aggregation import MeanUpdate
 from fedlora_lab.methods.quantization import normal_float, normal_levels
 from fedlora_lab.methods.state import ParamKey, ServerState

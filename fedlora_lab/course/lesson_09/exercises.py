@@ -8,7 +8,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls, vary
+from fedlora_lab.course.exercises import Calls, vary
 
 
 def _pair(rng, methods=2, seeds=8):

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.linalg import eigh, norm, pinv, svd
 
-from fedlora_lab.course.exercise import Calls, vary
+from fedlora_lab.course.exercises import Calls, vary
 
 # ---- 11.1: the direction of one input
 

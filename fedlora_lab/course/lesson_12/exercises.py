@@ -7,7 +7,7 @@ from numpy.linalg import norm
 from scipy.stats import beta, binom
 
 from fedlora_lab.audit.bounds import one_run_p_value, threshold_lower_bound
-from fedlora_lab.course.exercise import Calls, vary
+from fedlora_lab.course.exercises import Calls, vary
 
 # ---- 12.1: a threshold audit
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from fedlora_lab import theory
-from fedlora_lab.course.exercise import Calls, vary
+from fedlora_lab.course.exercises import Calls, vary
 
 
 def _draw_share(rng):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlora_lab.course.exercise import Calls, vary
+from fedlora_lab.course.exercises import Calls, vary
 from fedlora_lab.tasks import partition
 
 WORDS = ("calm", "glad", "grim", "warm")

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.linalg import norm
 
-from fedlora_lab.course.exercise import Calls, vary
+from fedlora_lab.course.exercises import Calls, vary
 
 # ---- 15.1: how far one example moves a step
 

@@ -738,7 +738,7 @@ def live(
     Guarantees: nothing is trained before Start; for the rest see `Workbench`.
 
     >>> import fedlora_lab as fl
-    >>> run = fl.widgets.live(fl.tasks.regression(clients=2), method="ffa-lora", epsilon=4)
+    >>> run = fl.course.widgets.live(fl.tasks.regression(clients=2), method="ffa-lora", epsilon=4)
     >>> run.values["method"], run.values["epsilon"]
     ('ffa-lora', '4')
     >>> run.close()

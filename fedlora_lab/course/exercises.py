@@ -5,11 +5,11 @@ asked for, right and wrong ones stand in its ``exercises.py``, and every check c
 that are drawn anew.
 
 >>> import fedlora_lab as fl
->>> fl.exercises.show("00.1")
+>>> fl.course.exercises.show("00.1")
 Exercise 00.1: Rank 1, one input, one output: every factor is a single number. ...
->>> bool(fl.exercises.check("00.1", -2))
+>>> bool(fl.course.exercises.check("00.1", -2))
 True
->>> fl.exercises.check("00.1", 8)
+>>> fl.course.exercises.check("00.1", 8)
 Not yet: 8 is what the server holds; subtract what it should hold.
 """
 
@@ -33,7 +33,7 @@ import numpy as np
 
 from fedlora_lab._utils.validation import check as _check
 from fedlora_lab._utils.validation import check_one_of, check_whole
-from fedlora_lab.course.question import (
+from fedlora_lab.course.predictions import (
     PREDICTION,
     SOLVED,
     TRIED,
@@ -438,7 +438,7 @@ def export(kind: str, lesson: int, path: str | Path) -> Path:
     Guarantees: test_assignment.py::test_an_assignment_is_graded.
 
     >>> import fedlora_lab as fl, tempfile
-    >>> fl.exercises.export("otter", 2, tempfile.mkdtemp() + "/week-2.ipynb").name
+    >>> fl.course.exercises.export("otter", 2, tempfile.mkdtemp() + "/week-2.ipynb").name
     'week-2.ipynb'
     """
     check_one_of("kind", kind, ("nbgrader", "otter"))
@@ -464,7 +464,7 @@ IMPORTS = (
 
 
 def write_assignment(exercises: Sequence[Any], kind: str, path: Path) -> None:
-    """Writes a question, an answer and a check for each; see `fedlora_lab.exercises.export`.
+    """Writes a question, an answer and a check for each; see `fedlora_lab.course.exercises.export`.
 
     Args: exercises: in the order of the notebook. kind: "otter" or "nbgrader". path: of the file.
     """
@@ -517,6 +517,6 @@ def _assignment_texts(one: Any, mark: str) -> dict[str, str]:
         lines, hidden = hidden[:body], hidden[body:]
     space = "    " if lines else ""
     lines += [space + mark.format("BEGIN"), *hidden, space + mark.format("END")]
-    check = f'assert fl.exercises.check("{one.key}", {name})'
+    check = f'assert fl.course.exercises.check("{one.key}", {name})'
     question = f"**Exercise {one.key}.** {one.words['question']}"
     return {"question": question, "answer": "\n".join(lines), "check": check}

@@ -229,7 +229,7 @@ class Prediction:
         save_result(self.key, letter)
 
     def reveal(self, figure: Any = None) -> Any:
-        """Says what was guessed and what was measured; see `fedlora_lab.exercises.reveal`."""
+        """Says what was guessed and measured; see `fedlora_lab.course.exercises.reveal`."""
         guess, measured = self.guess, f"{self.answer}) {self.option(self.answer)}"
         if guess is None:
             start = f"You have not chosen an option in {self.key}. Measured: {measured}."

@@ -36,8 +36,6 @@ TELLS = (
     ("ε of each client, composed over the run", "yes", "yes, where one writes it (as here)"),
     ("ε after every round", "`record.epsilon`", "no"),
     ("what several runs on the same data spend together", "`fl.Budget`", "no"),
-    ("a check of the accounting by a second accountant", "`fedlora-lab verify`", "no"),
-    ("a certificate beside the adapter", "`fedlora-lab certify`", "no"),
     ("how far averaging A and B misses the mean of B A", "`record.deviation`", "no"),
     ("noise in the product, by its three terms", "`record.rows`", "no"),
     ("the share of gradients that were clipped", "`record.clipped`", "no"),

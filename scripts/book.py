@@ -50,7 +50,6 @@ PAGES = (
     "teaching",
     "deployment",
     "sites",
-    "certificate",
     "security",
     "budget",
     "scale",

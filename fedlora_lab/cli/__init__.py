@@ -31,8 +31,6 @@ COMMANDS = {
     "site": ("federations", "Prepare a site's own data for a federation, or watch a running one."),
     "report": ("runs", "Rewrite the report of a run folder."),
     "audit": ("audits", "Audit the runs of a folder: attack them and compare with the stated ε."),
-    "certify": ("audits", "Write a certificate of a run's privacy: one page and one JSON file."),
-    "verify": ("audits", "Check a certificate, without any data."),
     "doctor": ("doctor", "Show what is installed, and how large a model this machine takes."),
 }
 """Command -> its module, which is loaded when the command is called, and a line of help."""
@@ -131,7 +129,7 @@ CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 
 @click.group(cls=LazyGroup, context_settings=CONTEXT_SETTINGS)
 @click.version_option(__version__, prog_name="fedlora-lab")
 def commands() -> None:
-    """Federated LoRA under differential privacy: train, compare, report, audit, certify."""
+    """Federated LoRA under differential privacy: train, compare, report, audit."""
 
 
 def _fail(text: str, code: int = 2) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The commands audit, which tries to break what a run folder states, certify and verify."""
+"""The command audit, which tries to break what a run folder states."""
 
 import math
 from collections.abc import Callable
@@ -12,9 +12,8 @@ import fedlora_lab as fl
 from fedlora_lab._utils.files import private_folder, write_atomically
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.cli import status
-from fedlora_lab.report import certificates
 
-if TYPE_CHECKING:  # loaded by the command that needs them: to verify takes seconds
+if TYPE_CHECKING:  # loaded by the command that needs them
     from fedlora_lab.audit.canary_audit import Audit
     from fedlora_lab.audit.self_check import SelfCheck
     from fedlora_lab.federated.comparison import Cell
@@ -170,79 +169,3 @@ def audit_to_json(slug: str, found: "Audit", verdict: "SelfCheck | None") -> dic
         "scores": {view: values.tolist() for view, values in found.scores.items()},
         "self_check": check,
     }
-
-
-CARD_HELP = f"TOML file with texts for the card: {', '.join(certificates.CARD)}."
-file_option = click.Path(path_type=Path, dir_okay=False)
-
-
-@click.command("certify")
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option(
-    "--run", "name", metavar="NAME", help="One run of several, such as rolora-release.  [all]"
-)
-@click.option(
-    "--adapter",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Folder of an adapter that is to carry it.",
-)
-@click.option(
-    "--out", metavar="DIR", type=click.Path(path_type=Path), help="Folder to write to.  [RUN]"
-)
-@click.option("--card", metavar="FILE", type=file_option, help=CARD_HELP)
-@click.option("--note", metavar="TEXT", help="A note for the card.")
-@click.option(
-    "--budget", metavar="FILE", type=file_option, help="Budget file that counted the run."
-)
-@click.option(
-    "--sign", metavar="KEY", type=file_option, help="Sign with this SSH key (ssh-keygen)."
-)
-def certify_command(
-    folder: Path,
-    name: str | None,
-    adapter: Path | None,
-    out: Path | None,
-    card: Path | None,
-    note: str | None,
-    budget: Path | None,
-    sign: Path | None,
-) -> None:
-    """Write certificate.json and certificate.html for the run or checkpoint folder RUN.
-
-    They state the unit and the neighbours, epsilon and delta against each observer by several
-    accountants, what attackers can find, who is trusted with what, how the model was trained,
-    digests of all files, and what is not covered. With --adapter they are written into the folder
-    of an adapter of this run and name its files.
-    """
-    check(adapter is None or out is None, "out", str(out), "not given with --adapter")
-    if adapter is not None:
-        check(adapter.is_dir(), "adapter", str(adapter), "the folder of an adapter")
-    if sign is not None:  # before a certificate that is there, and signed, is written again
-        words = "the file of a private SSH key; nothing is written"
-        check(sign.expanduser().is_file(), "key", str(sign), words)
-    told = {} if card is None else certificates.read_card(card)
-    told |= {} if note is None else {"note": note}
-    made = certificates.certificate(folder, run=name, card=told, budget=budget)
-    path = made.save(adapter or out or folder, adapter=adapter is not None)
-    status.say("\n".join([f"{made.content['status']}:", *made.content["summary"]]))
-    status.say(f"written: {path} and {path.parent / certificates.PAGE}")
-    if sign is not None:
-        status.say(f"signed: {certificates.sign(path, sign)}")
-
-
-@click.command("verify")
-@click.argument("path", metavar="CERTIFICATE", type=click.Path(path_type=Path))
-@click.option(
-    "--signer", metavar="FILE", type=file_option, help="Public key or file of allowed signers."
-)
-@click.option(
-    "--release", is_flag=True, help="Also refuse a valid one whose verdict is not guaranteed."
-)
-def verify_command(path: Path, signer: Path | None, release: bool) -> None:
-    """Check CERTIFICATE: certificate.json, or the run or adapter folder that holds it.
-
-    Every number is computed again from the ledgers by two libraries; every word and digest is
-    compared. If anything is wrong, the first fault is printed in one line and the exit status is 2.
-    """
-    status.say(certificates.verify(path, signer=signer, release=release))

@@ -312,10 +312,9 @@ def status_command(out: Path, html: str | None, watch: bool, every: float) -> No
 @click.option("--run", metavar="NAME", help="One of several runs in OUT, such as rolora-release.")
 def export_command(folder: Path, target: Path, run: str | None) -> None:
     """Write the adapter of OUT, a coordinator's folder or a run folder, as a PEFT folder DIR with
-    its ledger and its certificate. DIR is `adapter` by default.
+    its ledger. DIR is `adapter` by default.
 
-    `peft.PeftModel.from_pretrained(base, DIR)` reads it, and `fedlora-lab verify DIR` checks it. A
-    run without privacy has neither ledger nor certificate.
+    `peft.PeftModel.from_pretrained(base, DIR)` reads it. A run without privacy has no ledger.
     """
     from fedlora_lab.federated.checkpoint import LEDGER
 
@@ -329,8 +328,6 @@ def export_command(folder: Path, target: Path, run: str | None) -> None:
         state = write_adapter(folder, whole, run)
         if (ledger := state / LEDGER).exists():
             write_atomically(whole / ledger.name, ledger.read_bytes(), shared=True)
-            name = None if state == folder else state.name
-            fl.report.certificate(folder, run=name).save(whole, adapter=True)
         if target.exists():
             target.rmdir()
         whole.rename(target)
@@ -374,8 +371,7 @@ def write_adapter(folder: Path, target: Path, run: str | None) -> Path:
     known = about.get("task") in fl.tasks.TASKS and "arguments" in about
     words = "a built-in task; `fl.save_adapter` writes of others"
     if adapter.is_dir():  # `fl.finetune` wrote it
-        words = f"a built-in task; the adapter is in {adapter}, and `fedlora-lab certify "
-        words += f"{folder} --adapter {adapter}` gives it its certificate"
+        words = f"a built-in task; the adapter is in {adapter}"
     check(known, "task", about.get("task"), words)
     task = fl.tasks.build(about["task"], **about["arguments"])
     state, settings = checkpoint.read_released(

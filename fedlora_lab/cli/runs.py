@@ -94,7 +94,7 @@ def budget_command(file: str, **terms: Any) -> None:
     """Make the budget FILE for all runs on the same data, or show what each run has spent of it
     and what is left.
 
-    `run`, `compare`, `flower`, `finetune` and `certify` take the file as --budget FILE.
+    `run`, `compare`, `flower` and `finetune` take the file as --budget FILE.
     """
     budget = fl.Budget(file, **terms)
     frame = budget.runs()

@@ -194,18 +194,14 @@ def source_for(task: Task, record: Round) -> tuple[Lora, ServerState]:
     return lora, state
 
 
-def save_adapter(record: Round, path: "str | Path", certificate: Any = None) -> "Path":
+def save_adapter(record: Round, path: "str | Path") -> "Path":
     """Writes the record's adapter as a folder for ``peft.PeftModel.from_pretrained(base, path)``.
 
     Args:
         record: as a run yields it.
         path: a new folder, or one with an adapter.
-        certificate: what ``fl.report.certificate(folder)`` gave for the folder of this run; it is
-            written into the adapter's folder, with the digests of its files.
 
-    Raises: ``ValueError`` for a certificate of another run; nothing is written then.
-    Guarantees: the loaded model gives the run's logits (tests/lora/test_adapters.py),
-        test_an_adapter_carries_its_own_certificate_only.
+    Guarantees: the loaded model gives the run's logits (tests/lora/test_adapters.py).
 
     >>> import tempfile
     >>> import fedlora_lab as fl
@@ -217,15 +213,8 @@ def save_adapter(record: Round, path: "str | Path", certificate: Any = None) -> 
     """
     task, lora, state = require_source(record)
     check(isinstance(path, (str, PurePath)), "path", path, "a path")
-    if certificate is not None:
-        known = hasattr(certificate, "require_covered")
-        check(known, "certificate", certificate, "what fl.report.certificate(folder) gives")
-        certificate.require_covered(record.ledger)
     place = task.model, task.targets, task.head, lora
-    folder = peft.save(*place, state.tensors, path, task.new_modules)
-    if certificate is not None:
-        certificate.save(folder, adapter=True)
-    return folder
+    return peft.save(*place, state.tensors, path, task.new_modules)
 
 
 # ---- a score of private examples

@@ -42,7 +42,6 @@ from fedlora_lab.tasks.task import (
 ABSENT = torch.empty(0)
 """In the place of a core, a residual or another tensor that a run does not have."""
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
-ADAPTER_FILES |= {"certificate.json", "certificate.html", "certificate.json.sig"}
 Places = dict[ParamKey, tuple[nn.Module, str]]
 Head = str | Sequence[str] | None
 """Names of modules that are trained in full, see `Task.head`."""

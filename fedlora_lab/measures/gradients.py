@@ -53,7 +53,7 @@ def _source(record: Any) -> Any:
 
 def _adapt(task: Task, lora: Lora) -> Any:
     """Returns a copy of the task's model with the adapter."""
-    from fedlora_lab.lora import peft  # loads PEFT, which tables and certificates do not need
+    from fedlora_lab.lora import peft  # loads PEFT, which tables do not need
 
     return peft.adapt(task.model, task.targets, task.head, lora)
 

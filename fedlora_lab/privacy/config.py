@@ -265,7 +265,7 @@ def stream_sensitivity(terms: Mapping[str, Any]) -> tuple[float, ...]:
 
     Args: terms: of a `NoiseStream`.
     Raises: ``ValueError`` where sampling is to amplify, and the noise lives longer than a cycle.
-    Guarantees: test_a_certificate_computes_the_sensitivity_again.
+    Guarantees: test_correlated_noise.py.
     """
     steps = terms["steps"]
     texts = [(text * (steps // len(text) + 1))[:steps] for text in terms["moves"]]

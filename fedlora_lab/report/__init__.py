@@ -1,4 +1,4 @@
-"""The folder of a run, its summary table, HTML page and certificate; paired differences.
+"""The folder of a run, its summary table and HTML page; paired differences.
 
 >>> from fedlora_lab import report
 >>> report.PairedDifference(0.02, 0.01, 0.03, seeds=3).holds
@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedlora_lab.measures.statistics import PairedDifference, paired_difference
-    from fedlora_lab.report.certificates import Certificate, certificate, verify
     from fedlora_lab.report.html_page import report
     from fedlora_lab.report.run_folder import Folder
     from fedlora_lab.report.summary_table import claims_table, final_difference, summary
 
-# Loaded when first used: a certificate is verified without what draws pages and trains models.
+# Loaded when first used: a table is made without what draws pages.
 _HOMES = {
     "fedlora_lab.measures.statistics": ("PairedDifference", "paired_difference"),
-    "fedlora_lab.report.certificates": ("Certificate", "certificate", "verify"),
     "fedlora_lab.report.html_page": ("report",),
     "fedlora_lab.report.run_folder": ("Folder",),
     "fedlora_lab.report.summary_table": ("claims_table", "final_difference", "summary"),
@@ -33,14 +31,11 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "Certificate",
     "Folder",
     "PairedDifference",
-    "certificate",
     "claims_table",
     "final_difference",
     "paired_difference",
     "report",
     "summary",
-    "verify",
 ]

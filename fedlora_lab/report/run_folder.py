@@ -36,10 +36,7 @@ if TYPE_CHECKING:  # they load PEFT, which a folder that is only read does not n
     from fedlora_lab.federated.records import Round, Tick
 
 Ledgers = dict[str, Ledger | None]  # cell -> its ledger; None of one without privacy
-OWN = (
-    "cells checkpoints private frame.csv ledger.json report.html audit.json "
-    "certificate.json certificate.html certificate.json.sig settings.json"
-)
+OWN = "cells checkpoints private frame.csv ledger.json report.html audit.json settings.json"
 """What a run leaves, in the order in which it is cleared: the settings outlive the cells."""
 SPENT = "spent-[0-9]*-*.json"
 """Ledgers of releases whose runs were cleared away, ``null`` of one without privacy: what was
@@ -472,7 +469,7 @@ def run_settings(
     Guarantees: test_finetune.py::test_nothing_handed_on_tells_how_many_rows_a_person_has.
     """
     check_names((cell.slug, cell.method) for cell in cells)
-    # Report and certificate show them. How many examples a person has is not public.
+    # The report shows them. How many examples a person has is not public.
     by_person = privacy is not None and privacy.unit == "person"
     system = f"{platform.system()} {platform.machine()}"
     ours = {"fedlora-lab": __version__, "Python": platform.python_version(), "system": system}

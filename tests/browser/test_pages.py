@@ -3,10 +3,8 @@
 import shutil
 from pathlib import Path
 
-from lab import Page, accessibility_faults
+from lab import Page
 from reports import HOSTILE, write_folder
-
-import fedlora_lab as fl
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "00_why_is_it_hard.ipynb"
 SIX = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp")
@@ -40,24 +38,5 @@ def test_a_report_on_phone_screen_and_paper(browser, tmp_path):
         assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
         if width == 1280:
             assert page.pdf(format="A4").startswith(b"%PDF")
-        page.close()
-    assert messages == []
-
-
-def test_a_certificate_on_phone_screen_and_paper(browser, tmp_path):
-    """It fits, is accessible in both colour schemes, prints, and runs no text of a card."""
-    book, messages = fl.Ledger(reproducible=False), []
-    book.record(1, None, 10, sample_rate=1.0, noise_multiplier=4.0)
-    book.save(tmp_path / "ledger.json")
-    path = fl.report.certificate(tmp_path, card={"note": HOSTILE}).save(tmp_path)
-    for width, scheme in ((360, "light"), (1024, "light"), (1024, "dark")):
-        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        page.on("console", lambda message: messages.append(message.text))
-        page.on("dialog", lambda dialog: messages.append(dialog.message))
-        page.goto(path.with_suffix(".html").as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert HOSTILE in page.locator("main").inner_text()
-        assert page.pdf(format="A4").startswith(b"%PDF")
-        messages.extend(accessibility_faults(page))
         page.close()
     assert messages == []

@@ -1,6 +1,5 @@
 """Correlated noise in runs: what is added, what one unit moves, what is kept and refused."""
 
-import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -13,16 +12,14 @@ from toy_tasks import LORA, people, play, regression, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab._utils import files
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training, run_spec, uploads
 from fedlora_lab.federated.checkpoint import LEDGER
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.simulation import Federation
 from fedlora_lab.privacy import accounting
-from fedlora_lab.privacy.config import Correlated, stream_sensitivity
+from fedlora_lab.privacy.config import Correlated
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.report import certificates
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:local_steps:UserWarning", "ignore:cycle:UserWarning"
@@ -335,30 +332,6 @@ def test_what_does_not_know_correlated_noise_refuses_it():
             call()
     ahead = fl.amplification(task, "fedlora", privacy, PLAN)
     assert math.isnan(ahead.mean) and "takes part of the earlier noise back" in str(ahead.unknown)
-
-
-def test_a_certificate_computes_the_sensitivity_again(tmp_path):
-    """A forger who makes it smaller, with digests that fit, states noise that was not added."""
-    privacy = private(KINDS[3], noise_multiplier=2.0)
-    play(tokens(), "rolora", privacy, PLAN, seed=None, checkpoint=tmp_path)
-    certificates.certificate(tmp_path).save(tmp_path)
-    assert fl.report.verify(tmp_path, release=True).startswith("Sound: ")
-    content = json.loads((tmp_path / "certificate.json").read_text())
-
-    assert "take earlier noise back (blt)" in certificates.Certificate(content).page
-    ledger = content["ledgers"]["run"]
-    (stream,) = Ledger.from_json(json.dumps(ledger, sort_keys=True)).streams
-    sizes = stream["sensitivity"]
-    assert tuple(sizes) == stream_sensitivity(stream)
-    for entry in ledger["content"]["releases"]:
-        if "stream" in entry:
-            entry["stream"]["sensitivity"] = [0.9 * x for x in sizes]
-    text = files.dump_checksummed("fedlora_lab.ledger", 2, ledger["content"])
-    content |= {"ledgers": {"run": json.loads(text)}}
-    content["digests"]["ledgers"] = certificates._section_digest(content["ledgers"])
-    (tmp_path / "certificate.json").write_text(certificates._dump(content), "utf-8")
-    with pytest.raises(certificates.InvalidCertificate, match=r"ledgers\.run: sensitivity"):
-        fl.report.verify(tmp_path / "certificate.json")
 
 
 def test_rows_of_the_table_run_or_say_why():

@@ -1,7 +1,7 @@
 """Bad calls as an impatient user makes them, of Python, of the command line and of the files that
 they read: each is refused in one line that names the thing, its value and what to do, and no file
-is lost or left behind. More of tables of sites and of certificates: test_site_files.py and
-test_certificates.py; of the command line: test_mistakes_are_one_line.
+is lost or left behind. More of tables of sites: test_site_files.py; of the command line:
+test_mistakes_are_one_line.
 """
 
 # pyrefly: ignore-errors[bad-argument-type, unexpected-keyword]
@@ -332,7 +332,7 @@ CALLS = [
     (lambda: fl.tasks.tiny("bertt", "toy"), "kind='bertt': expected one of"),
     (lambda: fl.tasks.tiny("vit", "full"), "folder='full': expected a new folder"),
     (lambda: fl.course.lesson(99), r"number=99: expected a whole number in \[0, 15\]"),
-    # budgets, ledgers, terms, schemas of sites, certificates
+    # budgets, ledgers, terms, schemas of sites
     (lambda: fl.Budget("full", epsilon=8), "budget='full': expected a file, not a folder"),
     (lambda: fl.Budget("new.json"), "epsilon=None: expected a number > 0: new.json is not there"),
     (lambda: fl.Budget("broken.json"), "broken.json: expected a whole file of format .*budget"),
@@ -349,13 +349,6 @@ CALLS = [
     (lambda: site.read_schema("null.json"), "schema="),
     (lambda: site.read_schema("link.json"), "schema='link.json': expected a file"),
     (lambda: fl.report.report("full"), "folder='full': expected a run folder"),
-    (lambda: fl.report.certificate("full"), "folder='full': expected a run folder"),
-    (lambda: fl.report.certificate(None), "folder=None: expected the path of a run folder"),
-    (lambda: fl.report.verify(5), "certificate: expected the path of a file, found 5"),
-    (lambda: fl.report.verify("full"), "full: expected certificate.json or its folder"),
-    (lambda: fl.report.verify("broken.json"), "broken.json: expected JSON"),
-    (lambda: fl.report.verify("null.json"), "null.json: "),
-    (lambda: fl.report.verify("link.json"), "link.json: expected"),
 ]
 
 
@@ -417,10 +410,6 @@ COMMANDS = [
     ("budget full", "budget='full': expected a file, not a folder"),
     ("budget broken.json", "broken.json: expected a whole file of format"),
     ("budget new.json --epsilon 0", "epsilon=0.0: expected a number in"),
-    ("certify nowhere", "folder='nowhere': expected a run folder"),
-    ("certify full", "folder='full': expected a run folder"),
-    ("verify nowhere", "nowhere: expected certificate.json or its folder"),
-    ("verify null.json", "null.json"),
     ("export full --to out", "OUT='full': expected a coordinator's folder or a run folder"),
     ("new-app full", "DIR='full': expected a new folder, or an empty one"),
     ("new-app app --sites 0", "sites=0: expected a whole number >= 2"),

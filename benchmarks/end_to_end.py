@@ -42,7 +42,6 @@ TELLS = (
     ("bytes up and down", "`record.uploads`", "no"),
     ("a killed run goes on", "`checkpoint=`", "no"),
     ("a loss that mixes examples is refused before training", "yes", "no"),
-    ("the same code runs on sites of their own", "after `fedlora-lab new-app`", "yes"),
 )
 
 

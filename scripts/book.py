@@ -48,8 +48,6 @@ PAGES = (
     "adding_a_method",
     "lora_options",
     "teaching",
-    "deployment",
-    "sites",
     "security",
     "budget",
     "scale",

@@ -1,4 +1,4 @@
-"""Certificates and keys for a deployment on one machine, valid for a day."""
+"""Certificates and keys for a federation on one machine, valid for a day."""
 
 import datetime
 import ipaddress

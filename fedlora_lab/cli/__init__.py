@@ -23,12 +23,6 @@ COMMANDS = {
         "List the papers' set-ups, check one without weights (--dry-run), or run it.",
     ),
     "flower": ("runs", "Train one method on Flower's simulation engine."),
-    "new-app": ("federations", "Write a Flower app for a consortium, to simulate and to deploy."),
-    "export": (
-        "federations",
-        "Write a run's adapter as a PEFT folder with its ledger.",
-    ),
-    "site": ("federations", "Prepare a site's own data for a federation, or watch a running one."),
     "report": ("runs", "Rewrite the report of a run folder."),
     "audit": ("audits", "Audit the runs of a folder: attack them and compare with the stated ε."),
     "doctor": ("doctor", "Show what is installed, and how large a model this machine takes."),

@@ -182,7 +182,7 @@ def make_run_spec(
     if row.balance is None:
         return spec
     # The one place where it is settled: loop, measures, checkpoints and saved adapters, a client
-    # and the server of a deployment read the adapter of the specification.
+    # and the server on Flower read the adapter of the specification.
     scale = balanced_start(forecast_of(spec), row.balance)
     return replace(spec, lora=replace(lora, start_scale=scale))
 

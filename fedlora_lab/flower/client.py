@@ -233,8 +233,8 @@ def client_app(
     Args:
         load: context -> the terms that this client agreed to, its number, its examples. The terms
             are the client's own copy: a message decides neither its clip nor its noise, and a
-            server with other terms is refused. An error that it raises reaches the coordinator and
-            must hold nothing of the examples; errors of the training are reported without values.
+            server with other terms is refused. Its errors, as those of the training, reach the
+            coordinator without their words.
         mods: Flower's, around every message.
         memory: context -> a folder, by its whole path, for what the client keeps across runs, of
             these examples alone; ``None``: Flower's state of the run, which ends with it. In
@@ -271,14 +271,19 @@ def private_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what} failed at this site; {WHY}") from None
 
 
+def _load(owner: _Owner, context: Context) -> tuple[Participant, int, Any]:
+    with private_errors("reading its examples"):
+        return owner.load(context)
+
+
 def _introduce(owner: _Owner, message: Message, context: Context) -> Message:
-    own, number, _ = owner.load(context)
+    own, number, _ = _load(owner, context)
     content = messages.make_content({"client": number, "terms": own.terms})
     return Message(content, reply_to=message)
 
 
 def _train(owner: _Owner, message: Message, context: Context) -> Message:
-    own, number, data = owner.load(context)
+    own, number, data = _load(owner, context)
     t = own.round_of(message)  # no memory is touched under other terms
     with _remembered(owner, context) as state:
         run_context = own.with_data(number, data)
@@ -486,7 +491,7 @@ def _personal(own: Participant, state: RecordDict) -> Tensors:
 
 
 def _score(owner: _Owner, message: Message, context: Context) -> Message:
-    own, number, _ = owner.load(context)
+    own, number, _ = _load(owner, context)
     own.round_of(message, beyond=1)
     with _remembered(owner, context) as state:
         return answer_evaluation(own, number, message, state)

@@ -1,6 +1,5 @@
 """The server's side: who takes part, the ledger, the method's rule on the uploads, the records."""
 
-import json
 import time
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,6 @@ import torch
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.federated import local_training, run_spec, simulation, uploads
 from fedlora_lab.federated.records import Round
@@ -21,10 +19,6 @@ from fedlora_lab.flower.client import LOG, Participant
 from fedlora_lab.methods.state import Keys, ServerState, Tensors
 from fedlora_lab.privacy.budget import Budget
 from fedlora_lab.tasks.task import Task
-
-PRESENCE = "presence.json"
-"""In the run's folder: how far it is and who is there, for `flower.site.read_status`."""
-PRESENCE_KEYS = ("done", "rounds", "sites", "there")
 
 
 class Stopped(ConnectionError):
@@ -78,7 +72,7 @@ def rounds(
     Guarantees: the run of `fl.run` under the same seed
         (tests/flower/test_flower.py::test_messages_give_the_run_of_the_loop);
         the ledger is written before a round is asked for
-        (tests/flower/test_attack_flower.py::test_a_run_that_ends_at_once_says_what_was_spent).
+        (tests/flower/test_attack_flower.py::test_a_round_is_in_the_ledger_before_a_client_is_asked).
     """
     check_number("timeout", timeout, 0, open_low=True)
     check_number("patience", patience, 0, open_low=True)
@@ -121,29 +115,8 @@ class _Server:
                 trained = local_training.ClientBatch(opened.ids, {}, {})
                 outcome = run.finish_round(opened, received, trained, (), there)
                 run.save_state()
-                self.tell_presence(there, drawn=True)
                 metrics = self.collect_scores() if keeps else None
                 yield run.record(replace(outcome, shown=False, metrics=metrics))
-
-    def tell_presence(self, there: Iterable[int], drawn: bool = False) -> None:
-        """Writes how far the run is, for whoever watches it, into its folder if it has one.
-
-        Args: there: the clients that are connected; drawn: those of a round whose upload came.
-        Guarantees: where an epsilon counts on nobody knowing who was drawn, it is not told
-            (tests/flower/test_site_files.py::test_presence_is_not_told_where_privacy_counts_on_it);
-            nor is a time, which may tell of a single example
-            (test_without_a_clip_norm_a_release_does_not_depend_on_the_data).
-        """
-        run, plan = self.run, self.run.spec.plan
-        if run.folder is None:
-            return
-        privacy = run.spec.privacy
-        amplified = privacy is not None and privacy.unit == "client" and plan.participation < 1
-        found = None if drawn and amplified else sorted(there)
-        sites, done = len(self.participant.spec.task.sizes), run.state.round
-        values = (done, plan.rounds, sites, found)
-        content = json.dumps(dict(zip(PRESENCE_KEYS, values, strict=True)))
-        write_atomically(run.folder / PRESENCE, content + "\n")
 
     def wait_for_all(self, patience: float) -> None:
         """Asks every node once for its number, until all clients are there. Raises `Stopped`."""
@@ -160,7 +133,6 @@ class _Server:
             for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
                 waiting.discard(reply.metadata.reply_to_message_id)
                 self._introduce(reply.metadata.src_node_id, reply, count)
-                self.tell_presence(self.nodes)
             if len(self.nodes) < count:
                 time.sleep(0.2)
         if absent := sorted(set(range(count)) - set(self.nodes)):

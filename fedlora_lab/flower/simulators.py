@@ -234,7 +234,7 @@ def run_engine(
             each(record)
 
     with _ALONE, mute_logger(below=logging.WARNING), private_ray() as own:
-        # They load Ray, which a deployment does without. This is the engine behind `flwr run`; its
+        # They load Ray, which only a simulation needs. This is the engine behind `flwr run`; its
         # public wrapper in Python is deprecated, and a task of this process is no app on a disk.
         from flwr.simulation.run_simulation import _run_simulation
         from flwr.supercore.telemetry import EventType

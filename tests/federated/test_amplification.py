@@ -14,7 +14,7 @@ from fedlora_lab import methods
 from fedlora_lab.federated.amplification import forecast_of
 from fedlora_lab.federated.records import require_source
 from fedlora_lab.federated.run_spec import make_run_spec
-from fedlora_lab.flower import deployment
+from fedlora_lab.flower import Participant
 
 BALANCED = methods.BalancedLoRA
 
@@ -167,10 +167,9 @@ def test_a_balanced_start_is_larger_and_the_model_the_same():
     same_bits(records, play(tokens(), BALANCED.replace(balance=None), privacy, lora=by_hand))
 
 
-def test_a_client_and_the_server_of_a_deployment_settle_the_same_start(tmp_path):
-    privacy, path = private("client", trust="local"), tmp_path / "terms.json"
-    deployment.write_terms(path, "balanced-lora", privacy, PLAN, lora=LORA, seed=0)
-    found = deployment.read_terms(path, tokens()).spec.lora
+def test_a_client_and_the_server_on_flower_settle_the_same_start():
+    privacy = private("client", trust="local")
+    found = Participant.of(tokens(), "balanced-lora", privacy, PLAN, lora=LORA).spec.lora
     assert found.start_scale == scale(BALANCED, privacy) > 1
 
 

@@ -11,7 +11,6 @@ from toy_tasks import LORA, UNITS, book, keeps, people, play, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.flower.deployment import read_examples, write_examples
 from fedlora_lab.flower.simulators import SimulatedClients
 
 ONLY_CLIENTS_KNOW = {"clipped", "nonfinite", "seconds"}
@@ -71,16 +70,15 @@ def test_messages_give_the_run_of_the_loop_under_other_settings(task, slug, priv
 
 
 @pytest.mark.parametrize("slug", ["fedlora", pytest.param("fedsa-lora", marks=pytest.mark.slow)])
-def test_persons_travel_with_the_examples_of_their_client(slug, tmp_path):
-    """Over messages and files the run of the loop; without them, or with others, one line."""
+def test_persons_travel_with_the_examples_of_their_client(slug):
+    """Over messages the run of the loop; without them, or with others, one line."""
     task = people()
     privacy, plan = protected("person", person_examples=2), ROUNDS.replace(rounds=2, batch=2)
     agree(task, slug, privacy, plan)
     own = fl.flower.Participant.of(task, slug, privacy, plan, lora=LORA)
     assert own.spec.task.sizes == task.person_counts != task.sizes, "no number of rows is agreed"
-    path = write_examples(tmp_path / "own.safetensors", task.clients[1], ["b", "a", *"cccccc"])
-    x, y, persons = read_examples(path)
-    assert persons.tolist() == [1, 0, *[2] * 6] and torch.equal(x, task.clients[1][0])
+    x, y = task.clients[1]
+    persons = torch.tensor([1, 0, *[2] * 6])
     for data, line in (
         ((x, y), r"^examples: expected \(x, y, persons\), a number or word for each"),
         ((x, y, persons[1:]), r"^examples: expected \(x, y, persons\)"),

@@ -22,7 +22,6 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training, uploads
 from fedlora_lab.federated.records import require_source
 from fedlora_lab.federated.simulation import Federation
-from fedlora_lab.flower.deployment import read_terms, write_terms
 from fedlora_lab.lora import peft as adapters
 from fedlora_lab.lora import per_example
 from fedlora_lab.privacy.mechanism import row_norms
@@ -317,7 +316,7 @@ def test_a_base_in_few_bits_is_refused_where_it_cannot_be():
 
 @pytest.mark.slow
 def test_a_config_stands_wherever_an_adapter_is_taken(tmp_path):
-    """In `run`, `compare`, `amplification` and Flower's terms."""
+    """In `run`, `compare` and `amplification`."""
     task, privacy = lora_cases.task_of("bert"), private("example")
     config = LoraConfig(r=2, lora_alpha=3, target_modules="all-linear", task_type="SEQ_CLS")
     lora = fl.Lora.from_peft(config)
@@ -328,7 +327,5 @@ def test_a_config_stands_wherever_an_adapter_is_taken(tmp_path):
     assert values == [record.metrics["loss"] for record in ours]
     noise = fl.amplification(task, "fedlora", privacy, SHORT, config)
     assert len(noise.layers) == len({key.layer for key in state(ours[0]) if key.side == "A"})
-    path = write_terms(tmp_path / "terms.json", "fedlora", privacy, SHORT, lora=config, seed=0)
-    assert read_terms(path, task).spec.lora == lora
     with pytest.raises(ValueError, match=r"^lora=8: expected a Lora, or a peft.LoraConfig$"):
         fl.run(task, "fedlora", privacy, SHORT, lora=8)

@@ -1,7 +1,6 @@
 """Bad calls as an impatient user makes them, of Python, of the command line and of the files that
 they read: each is refused in one line that names the thing, its value and what to do, and no file
-is lost or left behind. More of tables of sites: test_site_files.py; of the command line:
-test_mistakes_are_one_line.
+is lost or left behind. More of the command line: test_mistakes_are_one_line.
 """
 
 # pyrefly: ignore-errors[bad-argument-type, unexpected-keyword]
@@ -18,7 +17,6 @@ from commands import call as command
 from toy_tasks import LORA, PLAN, play, private, regression, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.flower import deployment, site
 from fedlora_lab.methods import filters, quantization
 
 Cycle, Method, Plan, Privacy = fl.Cycle, fl.Method, fl.Plan, fl.Privacy
@@ -176,10 +174,6 @@ def calibrate(epsilon=8, task=None, plan=PLAN):
     return OPEN.calibrate(epsilon=epsilon, task=tokens() if task is None else task, plan=plan)
 
 
-def read_terms(name):
-    return deployment.read_terms(name, tokens())
-
-
 def last():
     return play(regression(), "rolora", None)[-1]
 
@@ -332,7 +326,7 @@ CALLS = [
     (lambda: fl.tasks.tiny("bertt", "toy"), "kind='bertt': expected one of"),
     (lambda: fl.tasks.tiny("vit", "full"), "folder='full': expected a new folder"),
     (lambda: fl.course.lesson(99), r"number=99: expected a whole number in \[0, 15\]"),
-    # budgets, ledgers, terms, schemas of sites
+    # budgets, ledgers
     (lambda: fl.Budget("full", epsilon=8), "budget='full': expected a file, not a folder"),
     (lambda: fl.Budget("new.json"), "epsilon=None: expected a number > 0: new.json is not there"),
     (lambda: fl.Budget("broken.json"), "broken.json: expected a whole file of format .*budget"),
@@ -340,14 +334,6 @@ CALLS = [
     (lambda: fl.Budget("new.json", epsilon=8, delta=0), r"delta=0: expected a number in \(0, 1\)"),
     (lambda: fl.Ledger.load("broken.json"), "broken.json: expected a whole file of format"),
     (lambda: fl.Ledger.compose(), r"ledgers=\(\): expected Ledgers, >= 1"),
-    (lambda: read_terms("nowhere.json"), "terms='nowhere.json': expected a file that write_terms"),
-    (lambda: read_terms("link.json"), "terms='link.json': expected a file that write_terms"),
-    (lambda: read_terms("full"), "terms='full': expected a file that write_terms"),
-    (lambda: read_terms("broken.json"), "terms='broken.json': expected a file that write_terms"),
-    (lambda: read_terms("null.json"), "terms=None: expected a mapping"),
-    (lambda: deployment.read_examples("file"), "data='file': expected a file that write_examples"),
-    (lambda: site.read_schema("null.json"), "schema="),
-    (lambda: site.read_schema("link.json"), "schema='link.json': expected a file"),
     (lambda: fl.report.report("full"), "folder='full': expected a run folder"),
 ]
 
@@ -410,15 +396,6 @@ COMMANDS = [
     ("budget full", "budget='full': expected a file, not a folder"),
     ("budget broken.json", "broken.json: expected a whole file of format"),
     ("budget new.json --epsilon 0", "epsilon=0.0: expected a number in"),
-    ("export full --to out", "OUT='full': expected a coordinator's folder or a run folder"),
-    ("new-app full", "DIR='full': expected a new folder, or an empty one"),
-    ("new-app app --sites 0", "sites=0: expected a whole number >= 2"),
-    ("site prepare data.csv", "Missing option '--schema'"),
-    ("site prepare data.csv --schema nowhere.json", "schema='nowhere.json': expected a file"),
-    ("site prepare data.csv --schema broken.json", "schema='broken.json': expected JSON"),
-    ("site prepare data.csv --schema null.json", "schema="),
-    ("site schema data.csv --label label --feature txt", "no column 'txt' in the header"),
-    ("site status nowhere", "out='nowhere': expected the folder of a run"),
     ("report file", "folder='file': expected a run folder"),
     ("audit full", "folder='full': expected a run folder"),
     ("study nope", "study='nope': expected one of"),

@@ -1,1 +1,0 @@
-"""A small app of three linear maps, for tests."""

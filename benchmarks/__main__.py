@@ -42,10 +42,10 @@ CASES = {
 }
 MORE = {
     "MiniLM 4 x 8": ("plain, padded",),
-    "MiniLM 4 x 8, layers 4 and 5": ("kept", "plain, padded"),
+    "MiniLM 4 x 8, layers 4 and 5": ("plain, padded",),
 }
-"""Peers that are measured beside the others, for this case: a switch of speed, and the plain step
-on one batch of all texts, padded to the longest."""
+"""Peers measured beside the others, for this case: the plain step on one batch of all texts,
+padded to the longest."""
 UPPER = tuple(f"layer.{i}.attention.self.{name}" for i in (4, 5) for name in ("query", "value"))
 
 

@@ -7,7 +7,6 @@ weights; and whole federations of a thousand clients.
 Nothing is downloaded: a step takes as long whatever the weights are. Frozen linear maps multiply in
 bfloat16, factors, clip and noise are float32. Every measurement is kept when it is done and the
 same command goes on with those that are missing; none begins that would end after the minutes.
-How the accuracy of whole studies on a GPU compares with a processor's: scripts/gpu_studies.py.
 """
 
 import gc
@@ -196,7 +195,7 @@ def measure_federation(unit: str, device: str, clients: int, rounds: int) -> dic
     meter.begin()
     plan = fl.Plan(rounds=rounds, local_steps=1, batch=16, lr=0.3)
     privacy = fl.Privacy(unit=unit, clip_norm=0.5, noise_multiplier=1.0, delta=1e-5)
-    options: dict[str, Any] = {"device": device, "chunk_examples": "auto"}
+    options: dict[str, Any] = {"device": device, "chunk_examples": CHUNK}
     records = list(fl.run(task, "fedlora", privacy, plan, evaluate_every=rounds, **options))
     seconds = [record.seconds for record in records[1:]]
     return {"seconds": seconds, "MiB": meter.peak(), "joules": np.nan}

@@ -15,8 +15,6 @@ FASTER = {"digits 10 x 16": 2.0, "digits 50 x 8": 3.5, "MiniLM 4 x 8": 1.0}
 """What was asked: at most so many times the plain step's time and memory, at least so many times
 Opacus' speed.
 """
-SWITCHES = {"kept": "`frozen_prefix=True`"}
-"""Of speed, each measured in some of the cases."""
 
 
 def ratios(table: pd.DataFrame) -> pd.DataFrame:
@@ -25,7 +23,6 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
     found = {"plain": wide["stacked"] / wide["plain"], "opacus": wide["opacus"] / wide["stacked"]}
     if "plain, padded" in wide:
         found["plain, padded"] = wide["stacked"] / wide["plain, padded"]
-    found |= {switch: wide["stacked"] / wide[switch] for switch in SWITCHES if switch in wide}
     return pd.DataFrame(found)
 
 
@@ -74,16 +71,6 @@ def above(table: pd.DataFrame) -> str:
     found = ratios(table)["plain"].groupby("case", sort=False).median()
     over = [f"{case} ({value:.2f})" for case, value in found.items() if value > TIME]
     return f"Above the {TIME:g} that was asked: {', '.join(over)}." if over else ""
-
-
-def switched(table: pd.DataFrame) -> str:
-    """How much faster a step is with a switch, where that was measured."""
-    found = ratios(table)
-    rows = [["switch", "step", "times faster"]]
-    for switch in (switch for switch in SWITCHES if switch in found):
-        by_case = found[switch].dropna().groupby("case", sort=False)
-        rows += [[SWITCHES[switch], str(case), spread(part.tolist())] for case, part in by_case]
-    return markdown_table(rows)
 
 
 def sizes(memory: dict[str, dict[str, list[float]]]) -> str:
@@ -199,8 +186,6 @@ text. For Opacus the eight texts of a client are one such group.
 {sizes(found["memory_MiB"])}
 
 {whole(found["run"], found["rounds"])}
-
-{switched(table)}
 
 {beside(found["beside"])}
 

@@ -18,7 +18,6 @@ from torch import nn
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.compute import find_frozen_prefix, wrap_blocks
 from fedlora_lab.lora import peft
 from fedlora_lab.lora.peft import BFloat16Linear, freeze
 from fedlora_lab.lora.per_example import prepare_inputs, split_batch
@@ -88,12 +87,10 @@ def grouped(
     return [(prepare_inputs(task, take(x, part), cpu), y[part]) for part in parts]
 
 
-def stacked(
-    task: fl.tasks.Task, batch: int, rank: int, keep: bool = False, how: How = USUAL
-) -> Callable[[], None]:
+def stacked(task: fl.tasks.Task, batch: int, rank: int, how: How = USUAL) -> Callable[[], None]:
     """This library's private step: per-example clip, noise and descent for all clients at once.
 
-    Args: keep: what lies below the first adapted layer is kept from the first step. how: see `How`.
+    Args: how: see `How`.
     """
     small = replace(task, clients=tuple(examples(task, batch)))
     plan = fl.Plan(batch=None, lr=RATE, optimizer=how.optimizer)
@@ -101,13 +98,6 @@ def stacked(
     adapted = peft.adapt(small.model, small.targets, small.head, lora)
     adapted = peft.place(adapted, how.device, how.products)
     streams, count = Streams(0), len(small.clients)
-    kept = (
-        find_frozen_prefix(
-            small, adapted, wrap_blocks(adapted.model, recompute=False), ("benchmark",)
-        )
-        if keep
-        else None
-    )
     context = local_training.RunContext(
         small,
         adapted,
@@ -119,7 +109,6 @@ def stacked(
         small.clients,
         chunk=how.chunk,
         lora=lora,
-        prefix=kept,
         products=how.products,
     )
     start = ServerState(peft.initial_values(adapted, streams))
@@ -262,6 +251,5 @@ PEERS: dict[str, Callable[..., Callable[[], None]]] = {
     "plain": plain,
     "opacus": opacus,
     "ghost": partial(opacus, ghost=True),
-    "kept": partial(stacked, keep=True),
     "plain, padded": partial(plain, group=False),
 }

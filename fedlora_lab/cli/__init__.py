@@ -18,14 +18,10 @@ COMMANDS = {
     "finetune": ("runs", "Fine-tune your own model on your own CSV file, with defaults."),
     "guide": ("runs", "Say whether both factors or one leads, by the nearest measurements."),
     "study": ("study_commands", "Run or continue a declared study."),
-    "preset": (
-        "study_commands",
-        "List the papers' set-ups, check one without weights (--dry-run), or run it.",
-    ),
     "flower": ("runs", "Train one method on Flower's simulation engine."),
     "report": ("runs", "Rewrite the report of a run folder."),
     "audit": ("audits", "Audit the runs of a folder: attack them and compare with the stated ε."),
-    "doctor": ("doctor", "Show what is installed, and how large a model this machine takes."),
+    "doctor": ("doctor", "Show what is installed and what is missing."),
 }
 """Command -> its module, which is loaded when the command is called, and a line of help."""
 

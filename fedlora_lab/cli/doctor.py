@@ -5,16 +5,13 @@
 ['huggingface.co', 'pypi.org', 'files.pythonhosted.org']
 """
 
-import copy
 import os
 import platform
 import shutil
 import sys
-import time
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import click
@@ -133,217 +130,6 @@ def network_rows() -> list[DoctorRow]:
     return [DoctorRow("network", host, what) for host, what in hosts.items()]
 
 
-# ---- how large a model, and how many clients
-
-TOKENS, BATCH, STEPS, CLIENTS = 64, 16, 5, (4, 10, 100)
-"""What a round is taken to be: so many steps of so many texts of each client."""
-AT_ONCE, SPARE, GIB = 16, 0.8, 2**30
-"""Texts that go through a model together, and the share of the free memory that is counted on."""
-PROBE_SECONDS = 2.0
-PROBE = {"num_hidden_layers": 2}
-"""Fewer layers of the same width, so that a step is short."""
-BERT = {"vocab_size": 30522}
-SIZES: dict[str, tuple[str, dict[str, Any]]] = {
-    "MiniLM, 6 layers": (
-        "bert",
-        {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536, **BERT},
-    ),
-    "DistilBERT": ("distilbert", {}),
-    "RoBERTa base": ("roberta", {"vocab_size": 50265}),
-    "GPT-2": ("gpt2", {}),
-    "RoBERTa large": (
-        "roberta",
-        {
-            "vocab_size": 50265,
-            "hidden_size": 1024,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "intermediate_size": 4096,
-        },
-    ),
-    "Llama, 1 billion": (
-        "llama",
-        {
-            "vocab_size": 32000,
-            "hidden_size": 2048,
-            "num_hidden_layers": 22,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 4,
-            "intermediate_size": 5632,
-        },
-    ),
-    "Llama, 7 billion": ("llama", {}),
-}
-"""Name -> architecture of Transformers, and what differs from its defaults."""
-
-
-def _model(config: Any, device: str) -> Any:
-    """A text classifier of this configuration: on "meta" its shapes, else with random weights."""
-    import torch
-    import transformers
-
-    config.num_labels = 2
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = 0
-    with torch.random.fork_rng(devices=[]), torch.device(device):
-        model = transformers.AutoModelForSequenceClassification.from_config(config)
-    return model.eval().requires_grad_(False)
-
-
-def _texts_task(model: Any, clients: int) -> Any:
-    """A task of texts of `TOKENS` words, all alike."""
-    import torch
-
-    from fedlora_lab.tasks.architectures import default_head, default_targets
-    from fedlora_lab.tasks.task import Task
-
-    x = {"input_ids": torch.ones(BATCH, TOKENS, dtype=torch.int64)}
-    pair = x, torch.zeros(BATCH, dtype=torch.int64)
-    targets, head = default_targets(model), default_head(model)
-    return Task("doctor", model, targets, (pair,) * clients, pair, head=head)
-
-
-def measured_speed(seconds: float = PROBE_SECONDS) -> float:
-    """Floating-point operations a second of the private step, per-example clip and noise included,
-    of one client with some layers of the smallest model of `SIZES`, repeated for so many seconds.
-    """
-    import torch
-    import transformers
-
-    from fedlora_lab import Lora, Plan, methods
-    from fedlora_lab._utils.random_streams import Streams
-    from fedlora_lab.federated.cost import cost
-    from fedlora_lab.federated.local_training import ClientBatch, RunContext, local_step
-    from fedlora_lab.lora import peft
-
-    kind, fields = next(iter(SIZES.values()))
-    config = transformers.AutoConfig.for_model(kind, **(fields | PROBE))
-    lora, plan, row = Lora(), Plan(batch=None), methods.FedLoRA
-    flops = cost(_texts_task(_model(config, "meta"), 1), row, lora, plan).step_flops
-    task = _texts_task(_model(config, "cpu"), 1)
-    adapted = peft.adapt(task.model, task.targets, task.head, lora)
-    context = RunContext(task, adapted, row, plan, Streams(0), 1.0, (1.0,), task.clients)
-    start = {key: tensor[None] for key, tensor in peft.initial_values(adapted, Streams(0)).items()}
-    client, steps, begun = ClientBatch((0,), dict(start), start), -1, 0.0
-    with torch.random.fork_rng(devices=[]):
-        while steps < 1 or time.perf_counter() - begun < seconds:
-            local_step(context, client, 0, steps + 1)
-            steps += 1
-            begun = begun or time.perf_counter()  # the first step warms up
-    return steps * BATCH * flops / (time.perf_counter() - begun)
-
-
-class Capacity(NamedTuple):
-    """What this machine makes of a model."""
-
-    name: str
-    parameters: int
-    memory: float  # bytes of a run with the fewest clients
-    free: float  # bytes that may be used
-    most: int  # clients whose adapters fit in memory at once
-    seconds: float  # of a client's steps in a round
-
-    def cells(self) -> list[str]:
-        """The line of the table."""
-        size = f"{self.parameters / 1e6:,.0f} M"
-        need = f"{self.memory / GIB:.1f} GiB"
-        if self.memory > self.free:
-            return [self.name, size, need, "none", *["–" for _ in CLIENTS]]
-        times = [_duration(self.seconds * clients) for clients in CLIENTS]
-        return [self.name, size, need, f"{self.most:,}", *times]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def capacity(name: str, config: Any, speed: float, free: float, *, alike: bool = False) -> Capacity:
-    """Counts what a model needs, by shapes alone.
-
-    Args:
-        name, config: of the model, by Transformers' configuration.
-        speed: as of `measured_speed`.
-        free: bytes that may be used.
-        alike: all layers have the same shapes: two and three of them are counted for all.
-
-    Guarantees: test_doctor.py::test_the_table_follows_from_the_formulas_of_cost.
-    """
-    from fedlora_lab import Lora, Plan, methods
-    from fedlora_lab.federated.cost import FLOAT, Cost, cost, cost_of_layers
-
-    plan = Plan(rounds=1, local_steps=STEPS, batch=BATCH)
-
-    def counted(one: Any) -> Cost:
-        return cost(_texts_task(_model(one, "meta"), 1), methods.FedLoRA, Lora(), plan)
-
-    def with_layers(count: int) -> Cost:
-        some = copy.deepcopy(config)
-        some.num_hidden_layers = count
-        return counted(some)
-
-    found = cost_of_layers(with_layers, config.num_hidden_layers) if alike else counted(config)
-    alone = found.memory(AT_ONCE, 1)
-    each = 3 * FLOAT * found.moving
-    most = 1 + max(0, int((free - alone) // each))
-    return Capacity(name, found.parameters, alone, free, most, found.seconds(speed, plan, BATCH))
-
-
-def read_config(model: str) -> Any:
-    """The configuration of a model of one's own, by name or folder.
-
-    Raises: ``ValueError`` in one line where there is none.
-    """
-    import transformers
-
-    from fedlora_lab.tasks.architectures import cached_only
-
-    try:
-        here: dict[str, Any] = {"local_files_only": cached_only(model)}
-        return transformers.AutoConfig.from_pretrained(model, **here)
-    except Exception as error:  # which errors there are depends on the version
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        words = f"--model={model!r}: expected a Hugging Face name or a folder with config.json"
-        raise ValueError(f"{words} ({reason})") from error
-
-
-def capacity_lines(model: str | None, say: Callable[[str], Any]) -> None:
-    """Says how large a model and how many clients this machine takes, line by line.
-
-    Args: model: one of one's own, by name or folder, or ``None``. say: takes each line.
-    """
-    import torch
-    import transformers
-
-    from fedlora_lab.federated.compute import free_memory
-    from fedlora_lab.tasks.architectures import quiet
-
-    own = None if model is None else read_config(model)
-    with quiet():
-        speed, free = measured_speed(), SPARE * free_memory(torch.device("cpu"))
-        threads = torch.get_num_threads()
-        say(f"memory {free / GIB:.1f} GiB ({SPARE:.0%} of what is free), {speed / 1e9:.0f} GFLOP/s")
-        first = next(iter(SIZES)).split(",")[0]
-        say(f"in private steps of two layers of {first}, measured now with {threads} threads")
-        heads = [f"{count} clients" for count in CLIENTS]
-        say(_line(["model", "parameters", "memory", "at once", *heads]))
-        for name, (kind, fields) in SIZES.items() if own is None else ():
-            config = transformers.AutoConfig.for_model(kind, **fields)
-            say(_line(capacity(name, config, speed, free, alike=True).cells()))
-        if own is not None:
-            say(_line(capacity(Path(str(model)).name, own, speed, free).cells()))
-    say("memory: a run with one client; at once: clients whose adapters fit in it together (more")
-    say(
-        f"take turns, chunk_clients=); times: a round of {STEPS} steps of {BATCH} texts of {TOKENS}"
-    )
-    say("tokens each, on the processor, rank 4; larger models often run at a higher rate.")
-
-
-def _line(cells: list[str]) -> str:
-    return f"{cells[0]:<18}" + "".join(f"{cell:>12}" for cell in cells[1:])
-
-
 def format_rows(rows: list[DoctorRow]) -> str:
     """The rows as a table, one part after another, and at the end what helps."""
     lines = [f"fedlora-lab {__version__}"]
@@ -359,15 +145,9 @@ def format_rows(rows: list[DoctorRow]) -> str:
 
 
 @click.command("doctor")
-@click.option("--model", metavar="DIR", help="A model of your own, by Hugging Face name or folder.")
-def doctor_command(model: str | None) -> None:
-    """Show what is installed, what runs here, and the command that adds what is missing; then how
-    large a model and how many clients this machine takes, within 20 seconds."""
+def doctor_command() -> None:
+    """Show what is installed, what runs here, and the command that adds what is missing."""
     rows = [*machine_rows(), *package_rows(), *tool_rows(), *task_rows(), *network_rows()]
     status.say(format_rows(rows))
     if any(row.needed and not row.ok for row in rows):
         raise SystemExit(1)
-    click.echo("\nhow large a model, how many clients")
-    status.begin("measuring")
-
-    capacity_lines(model, lambda line: status.say(f"  {line}"))

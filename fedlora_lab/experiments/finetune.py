@@ -813,7 +813,7 @@ def _train(
     """Runs to the end, or from where the folder's run was left; returns the last record."""
     from tqdm.auto import tqdm
 
-    options = {"chunk_examples": "auto", **options}
+    options = {"chunk_examples": 64, **options}
     stop_at, record, begun = options.pop("stop_at", None), None, False
     new = not place.exists()
     with Folder(place) as folder:

@@ -421,8 +421,8 @@ def _sentiment(rows: Iterable[Method], epsilon: float | None) -> list[Case]:
     """Makes one setting on texts, a case for each row."""
     places = (f"layer.{i}.attention.self.{kind}" for i in (4, 5) for kind in ("query", "value"))
     task, own = ("sentiment", {"targets": tuple(places)}), {"clip_norm": 1.0, "delta": 1e-5}
-    plan, quick = {"rounds": 5, "local_steps": 5, "batch": 32}, {"frozen_prefix": True}
-    parts: Any = own, plan, RANK4, quick | {"products": "bfloat16"}
+    plan = {"rounds": 5, "local_steps": 5, "batch": 32}
+    parts: Any = own, plan, RANK4, {"products": "bfloat16"}
     return [Case(row, {"epsilon": epsilon}, task, epsilon, *parts) for row in rows]
 
 

@@ -1,11 +1,11 @@
 """Local steps, many clients as one batch: draw, differentiate, clip, add noise, filter, descend."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -27,9 +27,6 @@ from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.privacy.mechanism import ClipCounts, gaussian_noise
 from fedlora_lab.tasks.task import Examples, Task, concatenate, take
 
-if TYPE_CHECKING:
-    from fedlora_lab.federated.compute import Prefix
-
 ClientParams = dict[ParamKey, Tensor]
 
 
@@ -47,7 +44,6 @@ class RunContext:
     data: Sequence[Examples] | Mapping[int, Examples]  # of the clients that work here, by number
     chunk: int | None = None  # at most so many examples at once
     lora: Lora = field(default=Lora())
-    prefix: "Prefix | None" = None
     products: str = "float32"
     uncertified: str | None = None  # why no epsilon covers the method's preconditioner
     privacy: Privacy | None = None
@@ -92,16 +88,6 @@ class RunContext:
         """Concatenates some clients' examples; the last result is kept for the same clients."""
         data = self.data
         return lru_cache(maxsize=1)(lambda ids: concatenate([data[k] for k in ids]))
-
-    def cached_prefix(self, part: str, index: Tensor, x: Any) -> AbstractContextManager[None]:
-        """A context in which the model reads stored outputs of the frozen prefix, if there are any.
-
-        Args:
-            part: "clients" or "test".
-            index: the examples' places in it.
-            x: their inputs.
-        """
-        return nullcontext() if self.prefix is None else self.prefix.reading(part, index, x)
 
     @property
     def rank(self) -> int:
@@ -337,7 +323,7 @@ def _clipped_sums(
 
     The second result is each client's count of norms within C, for a C that adapts.
     """
-    count, params, sizes = len(drawn), clients.params, context.task.sizes
+    count, params = len(drawn), clients.params
     sums = {key: params[key].new_zeros(count, *params[key].shape[1:]) for key in moving}
     owner = torch.arange(count).repeat_interleave(torch.tensor([len(index) for index in drawn]))
     inside = torch.zeros(count, dtype=torch.float64)
@@ -349,8 +335,6 @@ def _clipped_sums(
     within, ids = torch.cat(drawn), torch.tensor(clients.ids)
     lengths = (len(context.data[k][1]) for k in clients.ids)
     index = within + torch.tensor([0, *accumulate(lengths)])[owner]
-    # Their places among the examples of all clients, absent ones too, as the frozen prefix counts.
-    places = within + torch.tensor([0, *accumulate(sizes)])[ids[owner]]
     x, y = context.examples(clients.ids)
 
     def dropout(these: Tensor) -> AbstractContextManager[None]:
@@ -365,7 +349,7 @@ def _clipped_sums(
     def gradients(these: Tensor) -> ClientParams:
         data = take(x, index[these]), y[index[these]]
         parts = params, moving, data, owner[these], context.method, clients.start
-        with context.cached_prefix("clients", places[these], data[0]), dropout(these):
+        with dropout(these):
             return per_example_gradients(context.task, context.adapted, *parts)
 
     def by_example() -> Iterator[tuple[ClientParams, Tensor]]:

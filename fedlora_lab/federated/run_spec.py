@@ -15,7 +15,7 @@ from torch import Tensor
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated import checkpoint, compute, cost
+from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.amplification import Amplification, balanced_start, forecast_of
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.compute import Compute
@@ -322,19 +322,10 @@ def prepare_run(
     widest = max(max(weight.shape) for weight in adapted.weights.values())
     room = f"at most {16 * widest}, 16 times the widest adapted layer: no more can be learned"
     check(spec.lora.rank <= 16 * widest, "rank", spec.lora.rank, room)
-    adapted = peft.place(adapted, how.device, how.products, how.quantize)
-    blocks = how.recompute or how.frozen_prefix
-    lists = compute.wrap_blocks(adapted.model, how.recompute) if blocks else []
-    expected = "a model whose blocks are in an nn.ModuleList"
-    check(bool(lists) or not how.recompute, "recompute", True, expected)
+    adapted = peft.place(adapted, how.device, how.products)
     why = "float32 or float64: in half precision a sum may move by more than the clip norm"
     for key, tensor in adapted.initial.items():
         check(tensor.dtype in (torch.float32, torch.float64), f"dtype of {key}", tensor.dtype, why)
-    prefix = None
-    if how.frozen_prefix:
-        prefix = compute.find_frozen_prefix(
-            task, adapted, lists, (how.products, how.quantize, str(adapted.device))
-        )
     clip, sigma = math.inf, (0.0,) * len(task.sizes)  # of a step, where steps are not released
     if spec.privacy is not None and spec.privacy.by_step:
         clip = spec.privacy.first_clip_norm
@@ -344,7 +335,7 @@ def prepare_run(
             sigma = tuple(one * size for one, size in pairs)
     context = RunContext(
         task, adapted, spec.method, spec.plan, spec.streams, clip, sigma, data, lora=spec.lora,
-        prefix=prefix, products=how.products, privacy=spec.privacy,
+        chunk=how.chunk_examples, products=how.products, privacy=spec.privacy,
         uncertified=uncertified_reason(spec.method.precondition, spec.method.clip_groups),
         stream=spec.stream,
     )  # fmt: skip
@@ -352,7 +343,6 @@ def prepare_run(
         context = replace(context, clip=partial(clip_sum, stabiliser=spec.privacy.stabiliser))
     if context.by_person and data:
         context = replace(context, persons=dict(enumerate(task.local_persons)))
-    context = replace(context, chunk=cost.examples_at_once(how, context))
     # Probed with as many examples as pass the model together, half as many again as expected.
     expected = sum(n * q for n, q in zip(task.sizes, context.sample_rate, strict=True))
     texts = adapted.device.type == "cpu" and mask_of(task.test[0]) is not None

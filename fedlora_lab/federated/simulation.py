@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
 
@@ -64,10 +64,7 @@ class RunOptions(TypedDict, total=False):
     bug: Callable[..., Any] | None
     device: str | torch.device | None
     products: str
-    quantize: str | None
-    frozen_prefix: bool
-    recompute: bool
-    chunk_examples: int | str | None
+    chunk_examples: int | None
 
 
 def run(
@@ -93,9 +90,8 @@ def run(
             have had. Without a seed they are new releases, the ledger counts on, and ``checkpoint``
             may be no other folder.
         chunk_examples, chunk_clients: at most so many in memory at once; results differ by
-            rounding. chunk_examples="auto": as many as half of the free memory holds.
-        device, products, quantize, frozen_prefix, recompute: where and how the work is done, see
-            `Compute`.
+            rounding.
+        device, products: where and in which precision the work is done, see `Compute`.
         evaluate_every: score before training, after every so many rounds and the last; NaN between.
         stop_at: an epsilon; the run ends before the round that would spend more, if all took part.
         budget: what all runs on these data may spend, see `Budget`: a run that would overdraw is
@@ -779,9 +775,8 @@ class Federation:
         def evaluate(values: Mapping[ParamKey, Tensor]) -> dict[str, float]:
             if hidden:
                 return dict.fromkeys(task.metrics, NOT_SEEN)
-            parts = task.test, partial(context.cached_prefix, "test"), context.chunk
             with peft.matmuls(context.products):
-                return per_example.evaluate(task, context.adapted, values, *parts)
+                return per_example.evaluate(task, context.adapted, values, task.test, context.chunk)
 
         if personal:
             own = [{key: x[k] for key, x in personal.items()} for k in range(len(task.sizes))]

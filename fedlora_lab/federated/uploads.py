@@ -19,10 +19,11 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.local_training import ClientBatch, ClientParams, RunContext, ranks_of
+from fedlora_lab.lora import peft
 from fedlora_lab.lora.peft import matmuls
 from fedlora_lab.methods.aggregation import Rule
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.plan import Lora
+from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import Traffic, bytes_of, full, rule_for
 from fedlora_lab.methods.state import (
     ParamKey,
@@ -40,6 +41,7 @@ from fedlora_lab.privacy.mechanism import (
     precondition_rows,
     release,
 )
+from fedlora_lab.tasks.task import Task
 
 SERVER = -1
 """In the place of a client's number: the stream of the server's own noise."""
@@ -445,3 +447,22 @@ def rank_sent(method: Method, lora: Lora, k: int, privacy: Privacy | None) -> in
     """
     shared = shared_rank(lora.largest_rank, method.own_ranks)
     return shared if _only_sum(privacy) or lora.ranks is None else min(lora.ranks[k], shared)
+
+
+def bytes_of_round(task: Task, method: Method, lora: Lora, plan: Plan) -> tuple[int, int]:
+    """Bytes of one client in a round, up and down, the mean over two rounds.
+
+    What moves and is shared goes up, and comes down as the method broadcasts it.
+
+    Args: task, method, lora, plan: as of `run`.
+    """
+    shapes = peft.adapt(task.model, task.targets, task.head, lora).initial
+    up, down = 0, 0
+    for t in range(2):  # schedules take turns
+        keys = local_training.moving_keys(shapes, method.sides_in_round(t, plan.local_steps))
+        sent = [key for key in keys if method.is_shared(key)]
+        factors = [shapes[key].numel() for key in sent if key.kind.scheduled]
+        head = [shapes[key].numel() for key in sent if not key.kind.scheduled]
+        up += bytes_of(factors + head)
+        down += bytes_of(factors, method.broadcast) + bytes_of(head)
+    return up // 2, down // 2

@@ -5,8 +5,7 @@ loss with respect to those copies is that of each example alone: no hooks, no vm
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -144,7 +143,6 @@ def evaluate(
     adapted: AdaptedModel,
     values: Mapping[ParamKey, Tensor],
     data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
-    kept: "Callable[[Tensor, Any], AbstractContextManager[None]]" = lambda index, x: nullcontext(),
     chunk: int | None = None,
 ) -> dict[str, float]:
     """Each metric of the task over some examples, with one value for each key.
@@ -154,7 +152,6 @@ def evaluate(
 
     Args:
         task, adapted, values, data: the metrics, the model, its tensors, the examples.
-        kept: (places of a chunk's examples, their inputs) -> within what the model is called.
         chunk: at most so many examples at once; never more than 128, of small ones 512.
     """
     (x, y), all_metrics = data, task.metrics.items()
@@ -169,9 +166,7 @@ def evaluate(
     everyone = torch.arange(len(y))
     parts = split_batch(x, everyone, adapted.device, chunk and min(chunk, most), most)
     for part in parts:
-        inputs = take(x, part)
-        with kept(part, inputs):
-            outputs = model_outputs(task, adapted, values, inputs)
+        outputs = model_outputs(task, adapted, values, take(x, part))
         for name, metric in metrics.items():
             found[name].append(metric.keep(outputs, y[part].to(outputs.device)).cpu())
     # In the order of the examples: how they were split must not change the bits of a mean.

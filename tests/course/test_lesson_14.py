@@ -31,7 +31,7 @@ def test_without_the_files_a_toy_takes_their_place(tmp_path, monkeypatch):
     y = torch.tensor((own.table["label"] == "positive").to_numpy(int))
     task = fl.tasks.classification(own.model, [(x, y)], (x, y), own.targets, own.head)
     plan = fl.Plan(rounds=1, local_steps=1, batch=4)
-    *_, last = fl.run(task, "ffa-lora", None, plan, frozen_prefix=True)
+    *_, last = fl.run(task, "ffa-lora", None, plan)
     assert fl.predict(task, last, x).shape == (48, 2)
 
 

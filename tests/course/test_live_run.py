@@ -19,12 +19,10 @@ import fedlora_lab as fl
 from fedlora_lab.course.widgets.live_run import RunRow, differing_knobs, label_parts
 from fedlora_lab.course.widgets.run_config import (
     BREAKS,
-    TOO_NOISY,
     RunConfig,
     knobs,
-    paper_settings,
 )
-from fedlora_lab.federated import cost
+from fedlora_lab.federated.uploads import bytes_of_round
 
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=8)
 PRIVACY = fl.Privacy(delta=1e-4)
@@ -87,8 +85,8 @@ def test_the_numbers_before_start_are_those_of_the_run(make, task):
         found = fl.amplification(task, slug, known, many).mean
         words = facts["noise that A takes up, ρ"]
         assert float(words.split()[0].replace(",", "")) == pytest.approx(found, rel=0.15)
-        whole = cost.cost(task, config.method, config.lora, many)
-        assert facts["sent in a round"] == f"{3 * whole.up / 1000:.1f} kB each way"
+        up, _ = bytes_of_round(task, config.method, config.lora, many)
+        assert facts["sent in a round"] == f"{3 * up / 1000:.1f} kB each way"
     plain = [value for _, value in replace(config, epsilon=None).facts()]
     assert plain[:4] == ["no noise", "–", "0", "none"]
     rho = "noise that A takes up, ρ"
@@ -158,16 +156,6 @@ def test_a_value_that_makes_no_sense_is_one_line_beside_its_knob(make):
     assert "fly" in bench.status["error"]
 
 
-def test_the_papers_home_is_the_papers(task):
-    texts, words = paper_settings(fl.methods.LALoRA) or ({}, "")
-    paper = fl.presets.PRESETS["la-lora-cifar100"]
-    assert (texts["rank"], texts["alpha"], texts["lr_ratio"]) == ("16", "16", "0.5")
-    assert (int(texts["clients"]), float(texts["epsilon"])) == (paper.clients, paper.epsilon)
-    assert texts["optimizer"] == "sgd:weight_decay=0.001" and texts["rounds"] == "40"
-    assert "2602.19926" in words and "rounds 100 cut to 40" in words
-    assert paper_settings(fl.methods.FedSB) is None
-
-
 class Masked(torch.nn.Module):
     """A classifier of texts that cannot be called without their mask."""
 
@@ -188,23 +176,13 @@ def test_a_model_of_ones_own_has_its_numbers_before_start():
     assert facts["sent in a round"] == f"{2 * 4 * 4 * (4 + 2)} B each way"
 
 
-def test_a_rate_tuned_under_less_noise_is_not_suggested(make):
-    """At its paper's 800 noisy steps, where the table's rate would end LA-LoRA's run at chance."""
-    task = fl.tasks.digits()
-    bench = make(task, None, None, method="la-lora", epsilon=1)
-    first, tuned = bench.config.plan.rate("B"), fl.tuned_rate(task, "la-lora", epsilon=1)
-    bench.act("preset", name="the paper's home")
-    assert first == tuned and 0 < bench.config.plan.rate("B") < tuned / TOO_NOISY
-    assert f"{tuned:g} was tuned under less noise" in bench.advice["words"]
-
-
 @slow
 def test_settings_to_click(make):
     bench = make(presets={"tiny": {"rank": 1, "epsilon": None}})
     names = [name for name, _, _ in bench.setup["presets"]]
-    assert names == ["tiny", "the paper's home", "where it breaks"]
+    assert names == ["tiny", "where it breaks"]
     bench.act("preset", name="tiny")
-    assert [stands for _, _, stands in bench.setup["presets"]] == [True, False, False]
+    assert [stands for _, _, stands in bench.setup["presets"]] == [True, False]
     assert (bench.config.lora.rank, bench.config.epsilon) == (1, None)
     bench.set(rounds="many", method="fedlora")
     bench.act("preset", name="where it breaks")
@@ -219,12 +197,6 @@ def test_settings_to_click(make):
         done(bench)
     labels = [row["label"] for row in bench.table]
     assert labels == ["FFA-LoRA · tiny", "FFA-LoRA"]
-    bench.act("clear")
-    for slug in fl.methods.ALL:  # whatever the method, its home can be entered
-        bench.set(method=slug)
-        if paper_settings(bench.config.method) is not None:
-            bench.act("preset", name="the paper's home")
-            assert bench.errors == {} and bench.config.method.slug == slug
 
 
 # Runs, and what is said of them

@@ -3,8 +3,6 @@
 import copy
 import re
 import warnings
-from dataclasses import replace
-from importlib.util import find_spec
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import torch
 import toy_hubs
 from flower_runs import apart, by_messages, state
 from peft import LoraConfig, PeftModel
-from toy_tasks import book, play, private
+from toy_tasks import play, private
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
@@ -190,7 +188,7 @@ def test_dropout_is_each_example_s_own(tmp_path):
     lora = fl.Lora(2, peft={"lora_dropout": 0.5})
     whole = play(*parts, lora=lora)
     list(islice(fl.run(*parts, lora=lora, checkpoint=tmp_path), 2))
-    for options in ({"chunk_examples": 1}, {"chunk_clients": 1}, {"recompute": True}):
+    for options in ({"chunk_examples": 1}, {"chunk_clients": 1}):
         assert apart(whole, play(*parts, lora=lora, **options)) <= 1e-5
     assert apart(whole, by_messages(*parts, lora=lora)) <= 1e-5
     kept = play(*parts, lora=lora, resume=tmp_path)
@@ -247,71 +245,6 @@ def test_one_more_of_a_unit_moves_all_that_is_released_by_at_most_the_clip(unit,
         both, one, bound = released([0, 1, 2]), released([0, 2]), clip / 3
     gap = float(row_norms({key: both[key] - one[key] for key in both}).double())
     assert 0.9 * bound <= gap <= bound * (1 + 1e-3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["bert", "swin"])
-def test_switches_of_memory_change_nothing_but_rounding(kind):
-    """Blocks computed again get the masks of their first pass; the frozen prefix stops below the
-    first layer that has an adapter, or refuses where a bias moves below all blocks.
-    """
-    task = lora_cases.task_of(kind)
-    options = {"use_dora": True, "lora_dropout": 0.3, "bias": "lora_only"}
-    lora = fl.Lora(2, peft={**options, "init_lora_weights": "olora"})
-    parts = task, "fedlora", private("example"), SHORT
-    runs = [play(*parts, lora=lora, recompute=again) for again in (False, True)]
-    assert apart(*runs) <= 1e-5
-    if kind == "bert":
-        upper = fl.Lora(2, peft={**options, "target_modules": ["query"], "layers_to_transform": 1})
-        runs = [play(*parts, lora=upper, frozen_prefix=kept) for kept in (False, True)]
-        assert apart(*runs) <= 1e-5
-        everywhere = replace(upper, peft={**(upper.peft or {}), "bias": "all"})
-        with pytest.raises(ValueError, match=r"^frozen_prefix=True: expected a model with whole"):
-            play(*parts, lora=everywhere, frozen_prefix=True)
-
-
-@pytest.mark.parametrize(("kind", "error"), [("int8", 0.02), ("nf4", 0.15)])
-def test_a_base_in_few_bits_is_the_base_that_the_codes_stand_for(kind, error):
-    """A run on it is, but for rounding, the run on a model of the decoded weights: every product,
-    also on the way back, is taken with them. Epsilon and noise are those of the full base.
-    """
-    pytest.importorskip("bitsandbytes")
-    task, privacy = lora_cases.task_of("bert"), private("example", sigma=0.1)
-    lora = fl.Lora(2, peft={"target_modules": "all-linear", "init_lora_weights": "pissa"})
-    parts = "fedlora", privacy, SHORT
-    coded = Federation.open(task, *parts, lora=lora, quantize=kind)
-    run = play(task, *parts, lora=lora, quantize=kind)
-    assert book(run[-1]).to_json() == book(play(task, *parts, lora=lora)[-1]).to_json()
-    model, gaps = copy.deepcopy(task.model), []
-    for name, module in coded.context.adapted.model.named_modules():
-        if isinstance(module, adapters.QuantizedLinear):
-            layer = name.removeprefix("base_model.model.").removesuffix(".base")
-            if (whole := coded.context.adapted.weights.get(layer)) is not None:
-                gaps.append(float((module.weight - whole).norm() / whole.norm()))
-    assert len(gaps) > 8 and max(gaps) <= error
-    plain = fl.Lora(2, peft={"target_modules": "all-linear"})
-    opened = Federation.open(task, *parts, lora=plain, quantize=kind)
-    for name, module in opened.context.adapted.model.named_modules():
-        layer = name.removeprefix("base_model.model.").removesuffix(".base")
-        if isinstance(module, adapters.QuantizedLinear) and "original_module" not in layer:
-            model.get_parameter(f"{layer}.weight").data.copy_(module.weight)
-    decoded = replace(task, model=model)
-    ours = play(task, *parts, lora=plain, quantize=kind)
-    assert apart(ours, play(decoded, *parts, lora=plain)) <= 1e-5
-    assert apart(ours[-1:], play(task, *parts, lora=plain)[-1:]) > 1e-5
-
-
-def test_a_base_in_few_bits_is_refused_where_it_cannot_be():
-    if find_spec("bitsandbytes") is None:
-        with pytest.raises(ValueError, match=r"^quantize='nf4': expected None without bitsandb"):
-            play(lora_cases.task_of("bert"), "fedlora", None, SHORT, quantize="nf4")
-        return
-    for options, line in (
-        ({"products": "bfloat16"}, r"^products='bfloat16': expected 'float32' or 'tf32' beside"),
-        ({"lora": fl.Lora(2, peft={"use_dora": True})}, r"^quantize='nf4': expected None with use"),
-    ):
-        with pytest.raises(ValueError, match=line):
-            play(lora_cases.task_of("bert"), "fedlora", None, SHORT, quantize="nf4", **options)
 
 
 @pytest.mark.slow

@@ -371,7 +371,6 @@ COMMANDS = [
     (f"{OWN} --rank 0", "rank=0: expected a whole number >= 1"),
     (f"{OWN} --budget new.json", "new.json is not there"),
     ("finetune data.csv --modle BERT", "No such option '--modle'"),
-    ("doctor --model nowhere", "--model='nowhere': expected a Hugging Face name or a folder"),
     ("doctor extra", "Got unexpected extra argument (extra)"),
     ("compare digits --methods a,,a", "methods='a,,a': expected every name once"),
     ("compare digits --epsilon 8,3", "epsilon='8,3': expected a number"),

@@ -6,7 +6,6 @@ import inspect
 import json
 import pkgutil
 import re
-import runpy
 import subprocess
 import sys
 import tomllib
@@ -161,9 +160,3 @@ def test_adding_a_method_runs():
     assert sent[0] == sent[1] < sent[2]
     assert row["two-to-one", "deviation"] < 1e-5 < row["fedlora-proximal", "deviation"]
     assert adding["Proximal"].penalty is adding["proximal"]
-
-
-@pytest.mark.slow
-def test_the_page_on_scale_is_that_of_the_formulas():
-    page = runpy.run_path(str(ROOT / "scripts" / "scale.py"))["page"]()
-    assert page == (DOCS / "scale.md").read_text(encoding="utf-8")

@@ -32,7 +32,6 @@ from fedlora_lab.course.widgets.run_config import (
     RunConfig,
     drop_calibration,
     knobs,
-    paper_settings,
     text_of,
 )
 from fedlora_lab.measures.statistics import find_collapsed, smaller_is_better, t_interval
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 IMAGES_SHOWN = 63  # test images on the page
 DRAWN = ("epsilon", "deviation", "clipped", "bytes_up", "bytes_down")
-HOME = "the paper's home"
 FOLLOWED = ("method", "epsilon", "unit", "optimizer")
 """Knobs on which the suggested learning rate depends."""
 _OPEN: "weakref.WeakValueDictionary[str, Workbench]" = weakref.WeakValueDictionary()
@@ -258,7 +256,7 @@ class Workbench(anywidget.AnyWidget):
         Args: texts: knob -> its text, or a value.
         """
         errors, config = dict(self.errors), self.config
-        if self._setting == HOME or set(texts) - {"method"}:
+        if set(texts) - {"method"}:
             self._setting = ""  # it is another one now
         shown = {key: text_of(value) for key, value in texts.items()}
         for key in sorted(shown, key=list(self.knobs).index):  # a unit before its trust
@@ -306,8 +304,6 @@ class Workbench(anywidget.AnyWidget):
     def _publish_presets(self) -> None:
         """Names of the settings to click, what each is, and which of them stands now."""
         found = [(name, _settings_words(values)) for name, values in self._given.items()]
-        if (home := paper_settings(self.config.method)) is not None:
-            found.append((HOME, home[1]))
         if "clients" in self.knobs:
             breaks = "for methods that move both factors: " + _settings_words(BREAKS)
             found.append(("where it breaks", breaks))
@@ -320,12 +316,9 @@ class Workbench(anywidget.AnyWidget):
         The method stays unless the setting names one; every other knob goes back to its first
         value, so that the same name is always the same setting.
 
-        Args: name: of one that was given, "the paper's home" or "where it breaks".
+        Args: name: of one that was given, or "where it breaks".
         """
-        own = self._given.get(name)
-        home = paper_settings(self.config.method)
-        if own is None:
-            own = BREAKS if name == "where it breaks" else home[0] if home is not None else {}
+        own = self._given.get(name, BREAKS)
         self.config = replace(self._first, method=self.config.method, seed=self.config.seed)
         self.follows, self.errors = True, {}
         known = {key: value for key, value in own.items() if key in self.knobs}

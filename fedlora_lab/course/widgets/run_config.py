@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from fedlora_lab import methods, tasks
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.experiments import presets
 from fedlora_lab.experiments.tuned_rates import Suggestion, rates, suggest_lr, suggestion
 from fedlora_lab.methods.optimizers import OPTIMIZERS, SERVER_OPTIMIZERS, Optimizer
 from fedlora_lab.methods.plan import Lora, Plan
@@ -183,7 +182,7 @@ def _range(values: Any) -> str:
 
 @lru_cache(maxsize=32)
 def _counted(model: Any, targets: Any, head: Any, method: Any, lora: Any, steps: int, task: Any):
-    from fedlora_lab.federated.cost import bytes_of_round  # slow to import
+    from fedlora_lab.federated.uploads import bytes_of_round  # slow to import
 
     try:
         return bytes_of_round(task.value, method, lora, Plan(local_steps=steps))
@@ -395,33 +394,7 @@ def _page(page: dict[str, Any], options: list[Any]) -> dict[str, Any]:
 
 # Settings to click
 
-CAPS = {"rounds": 40, "local_steps": 20}
 BREAKS = {"unit": "client", "clients": "100", "participation": "0.2", "epsilon": "3"}
 BREAKS |= {"rounds": "40", "clip_norm": "1", "delta": "0.001", "local_steps": "5", "lr_ratio": "1"}
 BREAKS |= {"optimizer": "sgd"}
 """Where a method that moves both factors ends below its start."""
-
-
-def paper_settings(method: "Method") -> tuple[dict[str, str], str] | None:
-    """Returns the settings of the first preset with this method, and in words what is cut.
-
-    What hangs on the paper's own model stays as it is: learning rate and decay.
-
-    Guarantees: test_live_run.py::test_the_papers_home_is_the_papers.
-    """
-    row = next((one for one in presets.PRESETS.values() if one.method == method.slug), None)
-    if row is None:
-        return None
-    plan, given = row.plan, {"unit": row.unit, "trust": row.trust, "epsilon": row.epsilon}
-    given |= {"clip_norm": row.clip, "delta": row.delta, "clients": row.clients}
-    given |= {"beta": row.alpha, "rank": row.lora.rank, "alpha": row.lora.alpha}
-    given |= {name: getattr(plan, name) for name in ("participation", "batch")}
-    given |= {name: min(getattr(plan, name), most) for name, most in CAPS.items()}
-    given |= {"optimizer": plan.optimizer, "lr_ratio": plan.rate("A") / plan.rate("B")}
-    if row.epsilon is None:
-        given = {k: v for k, v in given.items() if k not in ("unit", "trust", "clip_norm", "delta")}
-    texts = {k: text_of(v) for k, v in given.items() if v is not None or k == "epsilon"}
-    long = {k: most for k, most in CAPS.items() if getattr(plan, k) > most}
-    cut = [f"{k.replace('_', ' ')} {getattr(plan, k)} cut to {most}" for k, most in long.items()]
-    words = f"{method.name} as in {row.source} ({row.name}), on this model and data"
-    return texts, "; ".join([words, *cut])

@@ -8,10 +8,6 @@ Loading torch, transformers, pandas and seaborn takes ten seconds of every new p
 are loaded once: the kernel `warm`, and the interpreter that stands for `{warm}` in the command,
 are forks of a process that has done nothing but import them. Tests find that interpreter, and the
 PROGRAMS run by it, in the folder FEDLORA_WARM.
-
-What `fl.compare` trains is kept in build/runs, or the folder FEDLORA_CACHE, under a digest of its
-data, plan and seed and of all code that computes it: notebooks which compare the same runs train
-them once, and so does the next call, until that code changes. `make clean` forgets it.
 """
 
 import atexit
@@ -27,9 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import traceback
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -41,7 +35,6 @@ PROGRAMS = ("fedlora-lab", "flwr-clientapp", "flwr-serverapp")
 NUMBER_WIDTH = 32
 """Bytes in which a fork tells its process number, so that its status, which may be read together
 with it, is not taken for a part of it."""
-WEEK = 7 * 24 * 3600
 INLINE = "module://matplotlib_inline.backend_inline"  # as a kernel sets it before its first import
 
 
@@ -132,19 +125,6 @@ def stand_in(place: str, **asked: str | list[str]) -> int:
         return int(connection.recv(4) or 1)  # nothing comes from a fork that was killed
 
 
-def kept_runs(home: Path) -> Path:
-    """A folder for the frames of runs; of what was written over a week ago nothing is left.
-
-    Each release of Transformers and each arithmetic has its own: the digest of a run knows that of
-    the other libraries, and of no processor.
-    """
-    for path in home.rglob("*"):
-        if path.is_file() and path.stat().st_mtime < time.time() - WEEK:
-            path.unlink(missing_ok=True)
-    arithmetic = [os.environ.get(name, "own") for name in ("ATEN_CPU_CAPABILITY", "MKL_CBWR")]
-    return home / "-".join([f"transformers-{version('transformers')}", *arithmetic])
-
-
 def main(command: list[str]) -> int:
     """Run the command beside the process that kernels are forked from; gives its exit status."""
     folder = Path(tempfile.mkdtemp())  # which no fork takes away as it ends
@@ -168,10 +148,8 @@ def main(command: list[str]) -> int:
         if server == 0:
             serve(listener)
         paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")]))
-        runs = kept_runs(Path(__file__).resolve().parents[1] / "build" / "runs")
         added = {"JUPYTER_PATH": paths, "FEDLORA_PROGRESS": str(folder / "progress.json")}
         added["FEDLORA_WARM"] = str(programs)
-        added["FEDLORA_CACHE"] = os.environ.get("FEDLORA_CACHE", str(runs))
         try:
             return subprocess.run(command, env=os.environ | added, check=False).returncode
         finally:

@@ -1,34 +1,30 @@
 """Compares methods over seeds in one tidy frame, with baselines; tunes one method privately.
 
-Frames of finished runs are kept in a folder, under a digest of all that decides their numbers.
+Finished runs are kept in a file of JSON lines and found again by their arguments.
 """
 
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cache, partial
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fedlora_lab import methods
-from fedlora_lab._utils.files import lock_folder, write_atomically
+from fedlora_lab._utils.environment import __version__
+from fedlora_lab._utils.files import append_line, lock_folder, read_lines
 from fedlora_lab._utils.random_streams import Streams, key
 from fedlora_lab._utils.validation import (
     check,
     check_number,
     check_one_of,
-    error_text,
     is_number,
 )
+from fedlora_lab.federated.checkpoint import settings_with_keyed_task
 from fedlora_lab.federated.compute import Compute
 from fedlora_lab.federated.records import Round, Tick, private_score, require_source, to_frame
 from fedlora_lab.federated.run_spec import make_run_spec
@@ -192,7 +188,7 @@ def compare(
     *,
     lora: Any = None,
     progress: bool = True,
-    cache: "str | Path | bool | None" = None,
+    store: "str | Path | None" = None,
     budget: Budget | None = None,
     **options: Any,
 ) -> "pd.DataFrame":
@@ -210,9 +206,8 @@ def compare(
         seeds: each method runs with each of them.
         progress: a bar with epsilon so far and the time left, renewed after every local step, and
             a line for each method whose runs collapsed.
-        cache: a folder of your own, in which runs with a seed are stored and found again by their
-            content (see `run_key`); ``None`` takes that of the variable FEDLORA_CACHE, if it is
-            set, ``False`` none. Seconds are those of the run that was trained.
+        store: a file of JSON lines, in which finished runs with a seed are kept, and found again
+            by their arguments, see `Store`. Seconds are those of the run that was trained.
         budget: of the data, see `Budget`: runs that would overdraw together are refused before
             the first. No run is then looked up or stored.
         options: of every run: evaluate_every, chunk_clients, stop_at, and the switches of speed
@@ -246,19 +241,16 @@ def compare(
     for cell in cells:
         make_run_spec(cell.task, cell.method, cell.privacy, cell.plan, cell.lora, cell.seed)
     if budget is not None:
-        words = "not given with a budget: what a run that is found again spent would not be known"
-        check(not cache, "cache", cache, words)
+        words = "None with a budget: what a run that is found again spent would not be known"
+        check(store is None, "store", store, words)
         check_budget(budget, cells, options.get("stop_at"))
-        cache, options = False, {**options, "budget": budget}
+        options = {**options, "budget": budget}
+    kept = None if store is None else Store(store)
     frames, total = [], sum(cell.plan.rounds for cell in cells)
     with tqdm(total=total, disable=not progress, **BAR) as bar:
-
-        def train(cell: Cell, shown: Progress) -> "pd.DataFrame":
-            return cell.frame(shown.follow(cell.ticks(**options)))
-
         for cell in cells:
             shown = Progress(bar, cell.plan, f"{cell.slug} seed {cell.seed}")
-            frames.append(cached_frame(cache, cell, options, partial(train, cell, shown)))
+            frames.append(_run_or_find(cell, options, kept, shown))
             shown.end()
         frame = pd.concat(frames, ignore_index=True)
         counts, measure = count_collapsed(run_ends(frame)), headline(frame)
@@ -266,6 +258,22 @@ def compare(
         for slug, own in counts.items() if not bar.disable else ():
             if words := describe_collapse(measure, own):
                 bar.write(f"{slug}: {words}")
+    return frame
+
+
+def _run_or_find(
+    cell: Cell, options: Mapping[str, Any], store: "Store | None", shown: Progress
+) -> "pd.DataFrame":
+    """The frame of a cell, from the store where it is kept, else of a run of now."""
+    # Without a seed every run is a new release: it must not be taken for an earlier one.
+    if store is None or cell.seed is None:
+        return cell.frame(shown.follow(cell.ticks(**options)))
+    settings = store.settings(cell, options)
+    frame = store.find(settings)
+    if frame is None:
+        records = list(shown.follow(cell.ticks(**options)))
+        frame = cell.frame(records)
+        store.add(settings, frame, records[-1].ledger)
     return frame
 
 
@@ -587,139 +595,71 @@ def _with_noise(privacy: Privacy, factor: float) -> Privacy:
     return privacy.replace(noise_multiplier=map_numbers(lambda x: factor * x, sigma))
 
 
-# ---- frames of finished runs, kept as CSV and read back exactly
-
-VARIABLE = "FEDLORA_CACHE"
-ROOMS = ("_utils", "theory", "methods", "privacy", "tasks", "lora", "measures", "federated")
-"""The rooms whose code decides a run's numbers: all that `federated` imports, and itself."""
-LIBRARIES = ("torch", "peft", "numpy", "scipy", "pandas", "opacus", "dp-accounting")
-# The digest of the sources and the versions of the libraries fix what code from these does.
-KNOWN_PACKAGES = ("fedlora_lab", "torch", "transformers", "numpy", "math", "builtins", "operator")
+# ---- finished runs
 
 
-class UncacheableRun(Exception):
-    """Raised where something decides a run's numbers and cannot be read, such as user code."""
+class Store:
+    """Finished runs in a file of JSON lines: key, settings, rows of the frame, ledger.
 
-
-def cached_frame(
-    folder: "str | Path | bool | None",
-    cell: Any,
-    options: Mapping[str, Any],
-    train: Callable[[], "pd.DataFrame"],
-) -> "pd.DataFrame":
-    """Returns the frame of an equal run from the folder, or trains and stores it there.
+    The key is a digest of all arguments of a run: task, method, privacy, plan, adapter, seed and
+    options. Of data and weights the settings hold a digest under the secret key of the file's
+    folder, so that nobody can confirm a guess at an example. Rules, losses and models are known by
+    their names alone: after a change of their code the file must be deleted.
 
     Args:
-        folder: ``None`` takes that of the variable FEDLORA_CACHE, if it is set; ``False`` none.
-        cell, options: what is run.
-        train: runs it.
+        path: of the file; it and its folder are made when the first run is kept.
 
-    Guarantees: runs without a seed are never stored (test_a_release_is_never_stored); a change of
-        any ingredient trains anew (test_any_changed_ingredient_trains_anew).
+    Guarantees: test_store.py::test_any_changed_argument_trains_anew,
+        ::test_a_release_is_never_stored, ::test_a_kept_run_is_read_back_bit_by_bit.
     """
-    import pandas as pd
 
-    fits = isinstance(folder, str | Path | None) or folder is False
-    check(fits, "cache", folder, "a folder, None or False")
-    where = os.environ.get(VARIABLE) if folder is None else folder
-    check(not where or not Path(str(where)).is_file(), "cache", str(where), "a folder, not a file")
-    key = run_key(cell, options) if where else None
-    if not where or key is None:
-        return train()
-    path = Path(str(where)).expanduser() / f"{key}.csv"
-    # A run that another process is training is waited for, not trained twice.
-    with lock_folder(path.parent, f".{key}.lock", patience=math.inf):
-        if path.exists():
-            try:
-                return pd.read_csv(path, keep_default_na=False, converters={"value": float})
-            except ValueError as error:
-                words = f"a frame as it was stored; delete this file ({error_text(error)})"
-                raise ValueError(f"cache={str(path)!r}: expected {words}") from error
-        frame = train()
-        write_atomically(path, frame.to_csv(index=False, na_rep="nan"))
-    return frame
+    def __init__(self, path: "str | Path") -> None:
+        usable = isinstance(path, str | Path) and not Path(path).is_dir()
+        check(usable, "store", path, "the path of a file of JSON lines")
+        self.path = Path(path).expanduser()
 
+    def settings(self, cell: Cell, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All that a run was given, as JSON values."""
+        spec = make_run_spec(cell.task, cell.method, cell.privacy, cell.plan, cell.lora, cell.seed)
+        given = {
+            **spec.settings(),
+            "name": cell.slug,
+            "rounds": cell.plan.rounds,
+            "made": dict(cell.task.info),
+            "public_test": cell.task.public_test,
+            "options": {name: str(value) for name, value in sorted(options.items())},
+            "version": __version__,
+        }
+        given = json.loads(json.dumps(given, default=str))
+        return settings_with_keyed_task(self.path.parent, given)
 
-def run_key(cell: Any, options: Mapping[str, Any]) -> str | None:
-    """A digest of all that decides a run's frame; ``None`` for a run that must not be found again.
+    def find(self, settings: Mapping[str, Any]) -> "pd.DataFrame | None":
+        """The frame of the run with these settings; ``None`` where it is not kept."""
+        import pandas as pd
 
-    Without a seed every run is a new release. Of functions and model classes from outside the
-    package and its libraries the content is not known, so nothing that needs them is stored.
-    """
-    if cell.seed is None:
+        from fedlora_lab.measures.statistics import COLUMNS
+
+        key = _digest(settings)
+        for entry in read_lines(self.path):
+            if entry.get("key") == key:
+                rows = [[*row[:-1], float(row[-1])] for row in entry["rows"]]
+                return pd.DataFrame(rows, columns=COLUMNS)
         return None
-    task, model = cell.task, cell.task.model
 
-    def parts_of(value: Any, *without: str) -> dict[str, Any]:
-        names = [f.name for f in fields(value) if f.name not in without]
-        return {name: _parts_of_key(getattr(value, name)) for name in names}
+    def add(
+        self, settings: Mapping[str, Any], frame: "pd.DataFrame", ledger: Ledger | None
+    ) -> None:
+        """Keeps a finished run.
 
-    try:
-        parts = parts_of(cell, "task")
-        parts["task"] = [task.fingerprint, parts_of(task, "model", "clients", "test")]
-        parts["model"] = [_parts_of_module(*named) for named in model.named_modules()]
-        parts["options"] = _parts_of_key(dict(options))
-    except (UncacheableRun, RecursionError):
-        return None
-    parts["code"], parts["threads"] = code_version(), torch.get_num_threads()
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-@cache
-def code_version() -> str:
-    """A digest of the sources that compute a run, and of the versions of what they call."""
-    digest = hashlib.sha256()
-    home = Path(__file__).parents[1]
-    for path in sorted(path for room in ROOMS for path in (home / room).rglob("*.py")):
-        digest.update(f"{path.relative_to(home)}\n".encode() + path.read_bytes())
-    for name in LIBRARIES:
-        digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())
-    return digest.hexdigest()
+        Args: settings: as `settings` gives them. frame, ledger: of the run.
+        """
+        # As text: JSON has neither NaN nor infinities, and Python's shortest text is exact.
+        rows = [[*row[:-1], repr(float(row[-1]))] for row in frame.to_numpy(object).tolist()]
+        text = None if ledger is None else json.loads(ledger.to_json())
+        entry = {"key": _digest(settings), "settings": settings, "rows": rows, "ledger": text}
+        with lock_folder(self.path.parent, f".{self.path.name}.lock", patience=60.0):
+            append_line(self.path, entry)
 
 
-def _full_name(kind: Any) -> str:
-    """The full name of a function or class whose code is known."""
-    module = getattr(kind, "__module__", None) or "builtins"
-    if module.partition(".")[0] not in KNOWN_PACKAGES:
-        raise UncacheableRun(module)
-    return f"{module}.{getattr(kind, '__qualname__', repr(kind))}"
-
-
-def _parts_of_module(name: str, module: torch.nn.Module) -> Any:
-    """What decides a module's outputs beside the weights: its class, settings and hooks.
-
-    A text of the module would not do: it has no number of heads, and no activation.
-    """
-    state = {key: x for key, x in vars(module).items() if key[0] != "_" or key.endswith("_hooks")}
-    # Not among the weights, and so not in the task's fingerprint.
-    state |= {key: getattr(module, key) for key in module._non_persistent_buffers_set}
-    config = state.pop("config", None)
-    return [name, _full_name(type(module)), str(config), _parts_of_key(state)]
-
-
-def _parts_of_key(value: Any) -> Any:
-    """A value as JSON that is equal for equal values only. Raises `UncacheableRun`."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value.hex()
-    if isinstance(value, (torch.dtype, torch.device, Path)):
-        return [type(value).__name__, str(value)]
-    if isinstance(value, Tensor):
-        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        return [str(value.dtype), list(value.shape), hashlib.sha256(content).hexdigest()]
-    if isinstance(value, Mapping):
-        return ["mapping", [[_parts_of_key(k), _parts_of_key(v)] for k, v in value.items()]]
-    if isinstance(value, (tuple, list)):
-        return [type(value).__name__, [_parts_of_key(x) for x in value]]
-    if isinstance(value, partial):
-        return ["partial", *map(_parts_of_key, (value.func, value.args, value.keywords))]
-    if callable(value) and hasattr(value, "__qualname__"):
-        inner = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
-        bound = getattr(value, "__self__", None)
-        inner += [] if bound is None or not is_dataclass(bound) else [bound]
-        return [_full_name(value), [_parts_of_key(x) for x in inner]]
-    state = {f.name: getattr(value, f.name) for f in fields(value)} if is_dataclass(value) else None
-    if state is None and not hasattr(value, "__dict__"):
-        raise UncacheableRun(type(value).__name__)
-    return [_full_name(type(value)), _parts_of_key(vars(value) if state is None else state)]
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

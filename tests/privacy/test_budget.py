@@ -350,8 +350,8 @@ def test_a_comparison_is_refused_as_a_whole(tmp_path):
     with pytest.raises(ValueError, match=r"expected runs that fit: .*; the first 1 of 4 would fit"):
         fl.compare(*parts, **options, budget=budget)
     assert budget.spent() == 0
-    with pytest.raises(ValueError, match=r"^cache=.*: expected not given with a budget"):
-        fl.compare(*parts, **options, budget=budget, cache=tmp_path / "cache")
+    with pytest.raises(ValueError, match=r"^store=.*: expected None with a budget"):
+        fl.compare(*parts, **options, budget=budget, store=tmp_path / "runs.jsonl")
     wide = opened(tmp_path / "wide")
     fl.compare(*parts, **options, budget=wide)
     assert len(wide.runs()) == 4

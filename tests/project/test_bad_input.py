@@ -320,7 +320,7 @@ CALLS = [
     (lambda: run(lora=fl.Lora(rank=100_000)), "rank=100000: expected at most 96, 16 times"),
     (lambda: run(resume="nowhere"), "resume='nowhere': expected a folder with a whole checkpoint"),
     (lambda: run(privacy=None, stop_at=3), "stop_at=3: expected None without privacy"),
-    (lambda: compare(cache=True), "cache=True: expected a folder, None or False"),
+    (lambda: compare(store=3), "store=3: expected the path of a file of JSON lines"),
     (lambda: fl.tuned_rate("digitz", "rolora"), "task='digitz': expected one of"),
     (lambda: fl.suggest_lr(tokens(), "rolora", None, PLAN), "privacy=None: expected a Privacy"),
     (lambda: fl.tasks.tiny("bertt", "toy"), "kind='bertt': expected one of"),

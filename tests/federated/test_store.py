@@ -1,0 +1,70 @@
+"""Finished runs are found again by their arguments, and by nothing less."""
+
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import pytest
+from toy_tasks import LORA, PLAN, private, regression
+
+import fedlora_lab as fl
+from fedlora_lab._utils.files import read_lines
+from fedlora_lab.federated.comparison import Cell, Store
+
+ROW = fl.methods.FFA
+
+
+def compare(path, seeds=(0,), **options):
+    parts = regression(), [ROW], private("example"), PLAN, list(seeds)
+    return fl.compare(*parts, lora=LORA, progress=False, store=path, **options)
+
+
+def test_a_kept_run_is_read_back_bit_by_bit(tmp_path):
+    """Seconds included, which no second training would repeat."""
+    path = tmp_path / "store" / "runs.jsonl"
+    first = compare(path)
+    pd.testing.assert_frame_equal(compare(path), first, check_exact=True)
+    [entry] = read_lines(path)
+    assert set(entry) == {"key", "settings", "rows", "ledger"} and entry["ledger"] is not None
+    assert path.stat().st_mode & 0o077 == 0 and path.parent.stat().st_mode & 0o077 == 0
+    path.write_bytes(path.read_bytes()[:200])  # as a kill leaves it
+    assert compare(path)["round"].max() == PLAN.rounds
+    assert len(read_lines(path)) == 1
+
+
+def test_any_changed_argument_trains_anew(tmp_path):
+    x, y = regression().clients[0]
+    moved = replace(regression(), clients=((x + 1e-9, y), *regression().clients[1:]))
+    base: list[Any] = [ROW, regression(), private("example"), PLAN, LORA, 0]
+    others: list[dict[int, Any]] = [
+        {0: ROW.replace(exact=not ROW.exact)}, {0: fl.methods.RoLoRA}, {1: moved},
+        {1: replace(regression(), public_test=False)}, {2: private("client")}, {2: None},
+        {2: private("example", sigma=1.5)}, {3: PLAN.replace(rounds=3)},
+        {3: PLAN.replace(server_lr=0.5)}, {4: fl.Lora(rank=2, alpha=4.0)}, {5: 1},
+    ]  # fmt: skip
+    store = Store(tmp_path / "runs.jsonl")
+    cells = [Cell.from_name(*[{**dict(enumerate(base)), **one}[i] for i in range(6)])
+             for one in ({}, *others)]  # fmt: skip
+    found = [store.settings(cell, {}) for cell in cells]
+    found.append(store.settings(cells[0], {"evaluate_every": 2}))
+    assert store.settings(cells[0], {}) == found[0]
+    assert all(one not in found[:i] for i, one in enumerate(found))
+
+
+def test_nothing_in_the_file_confirms_a_guess_at_the_data(tmp_path):
+    """Of the same data two folders hold different digests."""
+    cell = Cell.from_name(ROW, regression(), None, PLAN, LORA, 0)
+    places = [Store(tmp_path / name / "runs.jsonl") for name in "ab"]
+    digests = [place.settings(cell, {})["task"] for place in places]
+    assert digests[0] != digests[1] and regression().fingerprint not in digests
+
+
+def test_a_release_is_never_stored(tmp_path):
+    frames = [compare(tmp_path / "runs.jsonl", seeds=[None]) for _ in range(2)]
+    assert not frames[0].equals(frames[1]) and not (tmp_path / "runs.jsonl").exists()
+
+
+def test_a_folder_is_no_store(tmp_path):
+    for wrong in (tmp_path, 3):
+        with pytest.raises(ValueError, match=r"^store=.*: expected the path of a file"):
+            compare(wrong)

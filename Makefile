@@ -96,7 +96,6 @@ results: setup ## run every study from where it stands, draw the regime map and 
 	$(QUICK) $(BIN)/python scripts/regime_map.py
 	$(QUICK) $(BIN)/python scripts/claims.py --measure
 	$(QUICK) $(BIN)/python scripts/measured_amplification.py
-	$(QUICK) $(BIN)/python scripts/correlated_noise.py
 
 lint: setup ## ruff and pyrefly
 	$(BIN)/ruff format --check .

@@ -39,7 +39,6 @@ PAGES = (
     "results",
     "claims",
     "amplification",
-    "correlated_noise",
     "sharp_edges",
     "review",
     "notation",

@@ -70,8 +70,6 @@ class NoiseForecast:
             return None
         if _mean_gain(method.aggregate) is None:
             return f"{rule_name(method.aggregate)} does not leave {side} the mean of what was sent"
-        if self.spec.stream is not None:
-            return "later noise takes part of the earlier noise back"
         if self.spec.privacy is not None and self.spec.privacy.adaptive is not None:
             return "the clip norm, and the noise with it, adapts during the run"
         words = {method.sides_in_round(t, plan.local_steps) for t in range(min(plan.rounds, 100))}
@@ -115,9 +113,6 @@ class NoiseForecast:
         count, ranks, every = len(sizes), self.spec.lora.ranks, plan.participation * len(sizes)
         share = (_mean_gain(self.spec.method.aggregate) or 1.0) * plan.server_lr
         level, came = privacy.noise_levels(count, plan), plan.participation * (1 - plan.dropout)
-        sizes_of = (1.0,) * count if self.spec.stream is None else self.spec.stream.sensitivity
-        if self.spec.stream is not None and not self._by_step:
-            level = level._replace(each=sizes_of[0] * level.each, server=sizes_of[0] * level.server)
         if level.server:  # added once to the sum, whoever came
             return (share * level.server / every) ** 2
         if privacy.server_sees_only_sum:
@@ -129,7 +124,6 @@ class NoiseForecast:
         for k, std in enumerate(per_client(level.each, count)):
             weight = 1 / count if plan.weights == "uniform" else sizes[k] / sum(sizes)
             if self._by_step:  # of a step's sum, divided by the expected batch
-                std *= sizes_of[k]
                 std /= sizes[k] if plan.batch is None else min(plan.batch, max(sizes[k], 1))
             ranked = 1.0 if ranks is None else ranks[k] / self.spec.lora.rank
             total += ranked * came * (weight / plan.participation * std) ** 2

@@ -57,10 +57,6 @@ class RunState:
     changed: list[dict[str, int]] = field(default_factory=list)
     optimizer: OptimizerState = field(default_factory=dict)  # what the server's optimiser remembers
     clip: list[float] | None = None  # where it adapts: C of each client, or the server's one
-    # Where noise is correlated: its buffers, key -> (owners, m, ...), and how many rounds each
-    # client took part in. Secret: with them released values are freed of their noise.
-    noise: dict[ParamKey, Tensor] = field(default_factory=dict)
-    taken: list[int] = field(default_factory=list)
 
 
 def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,14 +138,13 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
         tensors tell (test_attack_folders.py::test_nothing_outside_private_tells_who_took_part).
     """
     content = _named(server=state.server.tensors, optimizer=_flat(state.optimizer))
-    own = _named(personal=state.personal, noise=state.noise)
+    own = _named(personal=state.personal)
     about = {"version": FORMAT_VERSION, "round": state.round}
     keyed = settings_with_keyed_task(folder, settings)
     shown = about | {"settings": keyed, "tensors": _digest(content)}
     hidden = about | {"seen": state.seen, "changed": state.changed}
     hidden |= {"server": _digest(content), "tensors": _digest(own)}
     hidden |= {} if state.clip is None else {"clip": state.clip}
-    hidden |= {"taken": state.taken} if state.taken else {}
     parts = (content, _with_digest(shown), own, _with_digest(hidden))
     paths = _paths(folder, state.round)
     for i in (2, 3, 0, 1):  # the released JSON last: without it the round is not there
@@ -210,8 +205,7 @@ def read(folder: Path, round: int, hidden: bool = True) -> tuple[RunState, dict[
             moments.setdefault(ParamKey(side, key.layer), {})[name] = x
         state = RunState(round, ServerState(tensors), {}, [], optimizer=moments)
         if hidden:
-            mine, (state.personal, state.noise) = _part(folder, round, ("personal", "noise"), 2)
-            state.taken = mine.get("taken", [])
+            mine, (state.personal,) = _part(folder, round, ("personal",), 2)
             # Each part may be whole and of another run, or of the same round before a restart.
             if mine["server"] != body["tensors"]:
                 raise DamagedCheckpoint("what is private belongs to other tensors of the server")
@@ -238,9 +232,6 @@ def _check_lists(state: RunState) -> None:
     norms: Any = [] if state.clip is None else state.clip
     if not isinstance(norms, list) or not all(type(c) is float and 0 < c < 1e99 for c in norms):
         raise DamagedCheckpoint("the clip norms are not those of a run")
-    taken: Any = state.taken
-    if not isinstance(taken, list) or not all(type(n) is int and 0 <= n <= latest for n in taken):
-        raise DamagedCheckpoint("the rounds taken part in are not those of a run")
 
 
 def read_released(folder: "str | Path", round: int) -> tuple[ServerState, dict[str, Any]]:

@@ -437,8 +437,6 @@ def tune(
     words = f"one of {', '.join(DISTRIBUTIONS)}, or a number > 0"
     check(is_number(shape) and float(shape) >= 0, "distribution", distribution, words)
     check_number("trials", trials, 1, 1e4)
-    words = "None: of a search over correlated streams no epsilon is stated here"
-    check(privacy.noise is None, "noise", privacy.noise, words)
     pools = _check_space(space)
     start = Candidate(methods.get(method), privacy, plan, lora_of(lora))
     # The largest value of each field that epsilon depends on: that candidate spends most.

@@ -48,7 +48,6 @@ class RunContext:
     uncertified: str | None = None  # why no epsilon covers the method's preconditioner
     privacy: Privacy | None = None
     clip: Callable[..., tuple[ClientParams, ClipCounts]] = mechanism.clip_sum  # others: no epsilon
-    stream: mechanism.NoiseStream | None = None  # where noise is correlated
     # In the person unit: by number of the client, the person of each example, counted from 0.
     persons: Mapping[int, Tensor] = field(default_factory=dict)
 
@@ -66,10 +65,6 @@ class RunContext:
     def sample_rate(self) -> tuple[float, ...]:
         """Each client's probability of drawing an example, or a person, in a step."""
         batch = self.plan.batch
-        if self.stream is not None and self.by_step:
-            noise: Any = self.privacy and self.privacy.noise
-            rates = zip(noise.rates(self.units, batch), self.stream.cycles, strict=True)
-            return tuple(rate / groups for rate, groups in rates)
         return tuple(1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in self.units)
 
     @cached_property
@@ -77,11 +72,7 @@ class RunContext:
         """`NoiseLevels` on the sum of the clients' updates; ``None`` without privacy."""
         if self.privacy is None:
             return None
-        levels: Any = self.privacy.noise_levels(len(self.task.sizes), self.plan)
-        if self.stream is None or self.by_step:
-            return levels
-        size = self.stream.sensitivity[0]
-        return levels._replace(each=size * levels.each, server=size * levels.server)
+        return self.privacy.noise_levels(len(self.task.sizes), self.plan)
 
     @cached_property
     def examples(self) -> Callable[[tuple[int, ...]], Examples]:
@@ -112,10 +103,6 @@ class ClientBatch:
     noise_optimizer: OptimizerState = field(default_factory=dict)  # and of the noise in them
     clipped: ClipCounts = field(default_factory=ClipCounts)
     clip: Tensor | None = None  # where it adapts: C of each client, or in the client unit one
-    # Where noise is correlated: its buffers, key -> (owners, m, ...), and the rounds that each
-    # client has taken part in before.
-    memory: dict[ParamKey, Tensor] = field(default_factory=dict)
-    taken: tuple[int, ...] = ()
 
 
 def ranks_of(context: RunContext, ids: tuple[int, ...]) -> Tensor | None:
@@ -125,7 +112,7 @@ def ranks_of(context: RunContext, ids: tuple[int, ...]) -> Tensor | None:
 
 
 def poisson_batch(
-    context: RunContext, t: int, s: int, ids: tuple[int, ...], taken: tuple[int, ...] = ()
+    context: RunContext, t: int, s: int, ids: tuple[int, ...]
 ) -> list[Int[Tensor, " n"]]:
     """Draws each client's Poisson batch of round t, step s, as places in the client's examples.
 
@@ -136,24 +123,12 @@ def poisson_batch(
         context: of the run.
         t, s: round and step, from 0.
         ids: the clients that draw.
-        taken: where noise is correlated: rounds that each of them took part in before. A step then
-            draws from its group alone, or takes it whole.
     """
 
     # A stream of its own per client and step: no draw depends on who else takes part, and no batch
     # has a fixed size, which the accountants' amplification would not cover.
-    stream = context.stream if context.by_step else None
-    rounds = dict(zip(ids, taken, strict=False))
-
     def draw(k: int) -> Tensor:
         size, rate = context.units[k], context.sample_rate[k]
-        if stream is not None:
-            # By number and not by chance: which group an example is in hangs on nothing private.
-            groups = stream.cycles[k]
-            own = torch.arange((rounds[k] * context.plan.local_steps + s) % groups, size, groups)
-            if rate * groups >= 1:
-                return own
-            return own[context.streams.uniform((size,), "sampling", t, k, s)[own] < rate * groups]
         if rate >= 1:
             return torch.arange(size)
         uniform = context.streams.uniform((size,), "sampling", t, k, s)
@@ -262,7 +237,7 @@ def local_step(context: RunContext, clients: ClientBatch, t: int, s: int) -> Non
     if method.penalty is not None:  # what "*" moves is known only here
         check_penalty(context.task, context.adapted, context.products, method, moving)
     maps = preconditioners(method, moving, clients.params, context.uncertified is None)
-    drawn = poisson_batch(context, t, s, ids, *([clients.taken] if clients.taken else []))
+    drawn = poisson_batch(context, t, s, ids)
     with matmuls(context.products):  # what is rounded here is clipped afterwards
         sums, within = _clipped_sums(context, clients, moving, maps, drawn, t, s)
     # Every client draws noise whatever its batch: an empty batch looks like any other.
@@ -272,8 +247,6 @@ def local_step(context: RunContext, clients: ClientBatch, t: int, s: int) -> Non
     std = [sigma[k] * norm if sigma[k] else 0.0 for k, norm in zip(ids, norms, strict=True)]
     shapes = {key: clients.params[key].shape[1:] for key in moving}
     xi = gaussian_noise(shapes, std, context.streams, [(t, k, s) for k in ids])
-    if context.stream is not None and context.by_step:
-        xi = context.stream.correlate(xi, clients.memory)
     # What follows is a function of released values and costs no privacy; only the counts `within`
     # are still private, and get noise of their own.
     released = mechanism.release(sums, xi, maps)

@@ -24,15 +24,14 @@ from fedlora_lab.lora import peft
 from fedlora_lab.lora.batch_independence import check_batch_independence
 from fedlora_lab.lora.per_example import TEXTS_AT_ONCE
 from fedlora_lab.methods.aggregation import Rule
-from fedlora_lab.methods.filters import received
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.state import KINDS, ParamKey, ServerState
-from fedlora_lab.privacy.config import MOST_STEPS, Privacy
+from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, per_client
-from fedlora_lab.privacy.mechanism import NoiseStream, clip_sum, uncertified_reason
+from fedlora_lab.privacy.mechanism import clip_sum, uncertified_reason
 from fedlora_lab.tasks.task import Examples, Task, mask_of
 
 
@@ -46,7 +45,6 @@ class RunSpec:
     plan: Plan
     lora: Lora
     streams: Streams
-    stream: NoiseStream | None = None  # correlated noise
 
     def settings(self) -> dict[str, Any]:
         """The settings that a checkpoint and the run that resumes from it share, as JSON values."""
@@ -62,8 +60,6 @@ class RunSpec:
             "privacy": None,
             "task": self.task.fingerprint,
         }
-        if self.stream is not None:  # sensitivity is that of so many rounds
-            parts["plan"]["rounds"] = self.plan.rounds
         if self.privacy is not None:
             terms = self.privacy.settings().items()
             parts["privacy"] = {name: value for name, value in terms if name not in free}
@@ -86,29 +82,7 @@ class RunSpec:
         terms = {"count": steps, **self.privacy.entry(ids)}
         if len(self.task.sizes) == 1:  # an entry for everybody has one number
             terms = {k: x[0] if isinstance(x, tuple) and x else x for k, x in terms.items()}
-        if self.stream is not None:
-            assert self.privacy.noise is not None
-            releases = self.privacy.noise.releases(self.stream.steps)
-            terms |= {"count": releases, "stream": self.stream.terms}
         return terms
-
-    def entry_of_round(
-        self, round: int, ids: tuple[int, ...] | None
-    ) -> tuple[tuple[int, ...] | None, dict[str, Any]]:
-        """The clients that a round counts for, and its ledger entry.
-
-        A correlated stream is one release, recorded whole in the first round.
-
-        Args:
-            round: counted from 1.
-            ids: who takes part; ``None``: everybody.
-        """
-        if self.stream is None:
-            return self.counted(ids), self.entry(ids)
-        if round == 1:  # also for who is absent now: each client's stream is one release
-            everyone = None if ids is None else tuple(range(len(self.task.sizes)))
-            return self.counted(everyone), self.entry(everyone)
-        return self.counted(ids), {**self.entry(ids), "count": 0, "stream": None}
 
     def ledger_after(self, rounds: int) -> Ledger:
         """The ledger of a private run after so many rounds in which everyone takes part."""
@@ -116,9 +90,7 @@ class RunSpec:
         everyone = None if self.privacy.unit == "client" else tuple(range(len(self.task.sizes)))
         terms, whose = self.entry(everyone), self.counted(everyone)
         ledger = self.privacy.ledger(reproducible=self.streams.seed is not None)
-        # A correlated stream is recorded whole in its first round.
-        times = rounds if self.stream is None else min(rounds, 1)
-        return ledger.after([LedgerEntry(1, whose, **terms | {"count": times * terms["count"]})])
+        return ledger.after([LedgerEntry(1, whose, **terms | {"count": rounds * terms["count"]})])
 
     @cached_property
     def terms(self) -> dict[str, Any]:
@@ -177,8 +149,6 @@ def make_run_spec(
     free = not fresh and row.balance is None
     check(free or lora.start_scale == 1, "start_scale", lora.start_scale, expected)
     spec = RunSpec(task, row, privacy, plan, lora, streams)
-    if privacy is not None and privacy.noise is not None:
-        spec = replace(spec, stream=_noise_stream(spec))
     if row.balance is None:
         return spec
     # The one place where it is settled: loop, measures, checkpoints and saved adapters, a client
@@ -201,72 +171,6 @@ def _check_options(row: Method, lora: Lora) -> None:
     check(not (dora and "W" in writes), "use_dora", dora, words)
     words = f"False for {row.slug}, whose rule looks at A and B as if nothing rescaled B A"
     check(not (dora and row.precondition is not None), "use_dora", dora, words)
-
-
-def _noise_stream(spec: RunSpec) -> NoiseStream:
-    """Makes the correlated noise of a run for the steps in which each unit takes part.
-
-    Raises: ``ValueError`` where the run cannot guarantee them, or would move what earlier noise was
-        added to, so that nothing could take it back.
-    Guarantees: test_a_pattern_that_is_not_guaranteed_is_refused.
-    """
-    row, plan, privacy = spec.method, spec.plan, spec.privacy
-    assert privacy is not None and privacy.noise is not None
-    by_step, name = privacy.by_step, privacy.noise.strategy
-    written = " and ".join(getattr(row.aggregate, "writes", ()))
-    words = f"None for {row.slug}, whose server writes {written} anew: earlier noise is then "
-    check(not written, "noise", name, f"{words}elsewhere, and cannot be taken back")
-    words = f"None for {row.slug}, which shapes a factor's noise by the other factor as it stands"
-    check(row.precondition is None, "noise", name, f"{words}: later noise has another shape")
-    words = f"None for {row.slug}, which clips and noises the weights, and not their change"
-    check(by_step or row.clip_reference is received, "noise", name, words)
-    words = f"None with {plan.optimizer}, which counts on independent noise"
-    check(not (by_step and plan.optimizer.needs_noise), "noise", name, words)
-    count = plan.local_steps if by_step else 1
-    check(plan.rounds >= 1, "rounds", plan.rounds, "at least 1 with correlated noise")
-    if not by_step:
-        for part, whole in (("participation", 1.0), ("dropout", 0.0)):
-            words = (
-                f"{whole:g} with correlated noise in the client unit: who is absent cannot take "
-            )
-            words += (
-                "back the noise that was added, and every client counts as being in every round"
-            )
-            check(getattr(plan, part) == whole, part, getattr(plan, part), words)
-    most = MOST_STEPS // count
-    check(plan.rounds <= most, "rounds", plan.rounds, f"at most {most} in a correlated stream")
-    rounds = range(plan.rounds)
-    if by_step:
-        words_of = [row.sides_at_step(t, s) for t in rounds for s in range(count)]
-    else:
-        words_of = [row.sides_in_round(t, plan.local_steps) for t in rounds]
-    known = not any("*" in word for word in words_of)
-    words = f"None for {row.slug}, which chooses during the run what moves"
-    check(known, "noise", name, words)
-    fixed = by_step and plan.participation < 1 and len(set(words_of)) > 1
-    words = "1 where factors take turns: which of them an absent client's examples meet is open"
-    check(not fixed, "participation", plan.participation, words)
-    task = spec.task
-    keys = peft.adapt(task.model, task.targets, task.head, spec.lora).initial
-    sides = {key.side for key in keys if key.kind.scheduled} | {x for w in words_of for x in w}
-    moves = ["".join("01"[side in word] for word in words_of) for side in sorted(sides)]
-    moves += ["1" * len(words_of)] * any(not k.kind.scheduled and k.kind.trained for k in keys)
-    moves = [own for own in dict.fromkeys(moves) if "1" in own]
-    units = privacy.units(task)
-    cycles = privacy.noise.cycles(units, plan.batch) if by_step else (1,)
-    stream = privacy.noise.stream(tuple(moves), cycles)
-    _warn_of_one_sided_groups(row, moves, cycles)
-    return stream
-
-
-def _warn_of_one_sided_groups(row: Method, moves: Sequence[str], cycles: tuple[int, ...]) -> None:
-    """Warns where the examples of a group are only ever there when the same factor moves."""
-    for p in sorted(set(cycles)):
-        met = [["1" in own[g::p] for g in range(min(p, len(own)))] for own in moves]
-        if not all(map(all, met)):
-            text = f"cycle={p}: with {row.slug} some examples never meet one of the factors"
-            warnings.warn(f"{text}; take a batch that gives an odd cycle", stacklevel=4)
-            return
 
 
 def _warn_of_idle_sides(row: Method, plan: Plan) -> None:
@@ -330,14 +234,10 @@ def prepare_run(
     if spec.privacy is not None and spec.privacy.by_step:
         clip = spec.privacy.first_clip_norm
         sigma = per_client(spec.privacy.noise_of_sum or 0.0, len(task.sizes))
-        if spec.stream is not None:  # a step's noise is sigma C times the stream's sensitivity
-            pairs = zip(sigma, spec.stream.sensitivity, strict=True)
-            sigma = tuple(one * size for one, size in pairs)
     context = RunContext(
         task, adapted, spec.method, spec.plan, spec.streams, clip, sigma, data, lora=spec.lora,
         chunk=how.chunk_examples, products=how.products, privacy=spec.privacy,
         uncertified=uncertified_reason(spec.method.precondition, spec.method.clip_groups),
-        stream=spec.stream,
     )  # fmt: skip
     if spec.privacy is not None and spec.privacy.clipping == "normalise":
         context = replace(context, clip=partial(clip_sum, stabiliser=spec.privacy.stabiliser))
@@ -422,9 +322,6 @@ def restore(
     check(len(state.seen) == len(fresh.seen), "resume", str(folder), f"{len(fresh.seen)} clients")
     norms = [len(found.clip or ()) for found in (state, fresh)]
     check(norms[0] == norms[1], "resume", str(folder), f"{norms[1]} clip norms that adapt")
-    forms = [{key: x.shape for key, x in found.noise.items()} for found in (state, fresh)]
-    kept = forms[0] == forms[1] and len(state.taken) == len(fresh.taken)
-    check(kept, "resume", str(folder), "the noise of the rounds done, which later noise takes back")
     state = checkpoint.validate_and_reorder(state, fresh.server, spec.plan.server_optimizer)
     return state, _stored_ledger(book, spec, state, opened)
 
@@ -445,8 +342,8 @@ def _stored_ledger(
     for entry in found.releases:
         known = all(k < len(state.seen) for k in entry.clients or ())
         check(known, "ledger", entry, "clients of this run")
-        ids, terms = spec.entry_of_round(entry.round, entry.clients)
-        ours = LedgerEntry(entry.round, ids, **terms)
+        terms = spec.entry(entry.clients)
+        ours = LedgerEntry(entry.round, spec.counted(entry.clients), **terms)
         check(entry == ours, "ledger", entry, f"{ours}, as this run writes it")
     written, done = {entry.round for entry in found.releases}, range(1, state.round + 1)
     check(written >= set(done), "ledger", sorted(written), f"all {state.round} rounds done")

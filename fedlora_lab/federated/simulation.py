@@ -398,7 +398,7 @@ class Federation:
         ahead = [t for t in range(now + 1, now + 1 + rounds) if t not in known]
         entries = []
         for t in ahead:
-            whose, terms = self.spec.entry_of_round(t, everyone)
+            whose, terms = self.spec.counted(everyone), self.spec.entry(everyone)
             sigma = map_numbers(lambda x: noise * x, terms["noise_multiplier"])
             entries.append(LedgerEntry(t, whose, **terms | {"noise_multiplier": sigma}))
         return ledger.after(entries)
@@ -475,9 +475,8 @@ class Federation:
             groups.append(clients)
         keys = uploads.round_keys(context, opened.before.tensors, opened.t)
         everyone = uploads.stack_clients(context, groups, keys.moved, opened.sent)
-        # In the client unit C and the noise's buffers belong to the updates, and so to the server.
+        # In the client unit C belongs to the updates, and so to the server.
         everyone.clip = everyone.clip if context.by_step else self._clip()
-        everyone.memory = everyone.memory if context.by_step else dict(self.state.noise)
         arrived = self.arrivals(opened.t, opened.ids)
         sent = keys.sent, opened.sent
         received = uploads.release_round(context, everyone, arrived, *sent, opened.t)
@@ -505,27 +504,11 @@ class Federation:
         """Writes the round's releases into the ledger, on disk too, before any of them exists."""
         if self.ledger is None:
             return
-        if self.spec.stream is not None:
-            self._check_noise_kept(t)
-            self._write_entry(t, *self.spec.entry_of_round(t + 1, ids))
-            return
         terms = dict(self.spec.terms)
         for name in ("sample_rate", "noise_multiplier", "count_noise"):
             if isinstance(terms.get(name), tuple):  # a number for each client
                 terms[name] = tuple(terms[name][k] for k in ids)
         self._write_entry(t, self.spec.counted(ids), terms)
-
-    def _check_noise_kept(self, t: int) -> None:
-        """Refuses a round of a release whose noise was drawn before and is lost.
-
-        Only the first may be done again: its stream is a new one, and counts again.
-        Guarantees: test_a_release_whose_noise_is_lost_does_not_go_on.
-        """
-        assert self.ledger is not None
-        begun = max((entry.round for entry in self.ledger.releases), default=0)
-        lost = not self.ledger.reproducible and 0 < t < begun
-        expected = f"{t}: the noise of a round that began is lost, and what follows needs it"
-        check(not lost, "rounds in the ledger", begun, f"{expected}; begin a new run")
 
     def _write_entry(self, t: int, ids: tuple[int, ...] | None, terms: dict[str, Any]) -> None:
         """Writes an entry into ledger and budget, on disk too."""
@@ -548,9 +531,6 @@ class Federation:
         personal = {key: own[list(ids)] for key, own in self.state.personal.items()}
         clients = uploads.begin_clients(self.context, ids, sent, personal)
         clients.clip = self._clip(ids) if self.context.by_step else None
-        if self.context.stream is not None and self.context.by_step:
-            clients.memory = {key: x[list(ids)] for key, x in self.state.noise.items()}
-            clients.taken = tuple(self.state.taken[k] for k in ids)
         return clients
 
     def _clip(self, ids: tuple[int, ...] | None = None) -> Tensor | None:
@@ -648,15 +628,6 @@ class Federation:
         if state.clip is not None and self.context.by_step and everyone.clip is not None:
             own = dict(zip(everyone.ids, everyone.clip.tolist(), strict=True))
             state.clip = [own.get(k, norm) for k, norm in enumerate(state.clip)]
-        # Of all that trained: a client's noise has gone on even where its upload was lost.
-        if self.context.stream is not None:
-            for k in everyone.ids:
-                state.taken[k] += 1
-            if self.context.by_step:
-                for key, own in everyone.memory.items():
-                    state.noise[key] = state.noise[key].index_copy(0, index, own)
-            else:
-                state.noise = dict(everyone.memory)
         ranks = {layer: rows * len(a) for layer, a in after.side("A").items()}
         changed = [key for key, x in after.tensors.items() if x is not before[key]]
         state.changed.append({str(k): ranks[k.layer] if k.side == "W" else 0 for k in changed})
@@ -795,15 +766,6 @@ def _fresh(spec: RunSpec, context: RunContext) -> RunState:
     if spec.privacy is not None and spec.privacy.adaptive is not None:
         count = len(spec.task.sizes) if spec.privacy.by_step else 1
         state.clip = [float(spec.privacy.adaptive.start)] * count
-    if spec.privacy is not None and context.stream is not None:
-        alone = spec.privacy.trust == "local"
-        owners = len(spec.task.sizes) if alone else 1
-        moved: dict[ParamKey, Tensor] = {}
-        for t in range(spec.plan.rounds):
-            keys = uploads.round_keys(context, state.server.tensors, t)
-            moved |= {key: state.server.tensors[key] for key in keys.moved}
-        state.noise = {key: context.stream.buffers(owners, x.shape) for key, x in moved.items()}
-        state.taken = [0] * len(spec.task.sizes)
     return state
 
 

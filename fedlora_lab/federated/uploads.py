@@ -157,7 +157,6 @@ def stack_clients(
     params, noise = ({key: stacked(key, name) for key in keys} for name in ("params", "noise"))
     clipped = sum((group.clipped for group in groups), ClipCounts()).read()
     clips = [group.clip for group in groups if group.clip is not None]
-    kept = groups[0].memory if groups else ()
     return ClientBatch(
         ids,
         params,
@@ -165,7 +164,6 @@ def stack_clients(
         noise,
         clipped=clipped,
         clip=torch.cat(clips) if clips else None,
-        memory={key: torch.cat([group.memory[key] for group in groups]) for key in kept},
     )
 
 
@@ -204,7 +202,7 @@ def release_round(
     if not rows or not (ids or summed):
         return Received.empty(sent)
     if not context.by_step:
-        batch = ClientBatch(ids, rows, start, clip=clients.clip, memory=clients.memory)
+        batch = ClientBatch(ids, rows, start, clip=clients.clip)
         return _release_updates(context, batch, sent, rank, t)
     drawn = {key: clients.noise[key][arrived] for key in keys}
     drawn = cut_to_rank(drawn, None if rank is None else torch.tensor([rank]))
@@ -324,10 +322,7 @@ def _release_updates(
     else:
         common = gaussian_noise(shapes, [larger * level.server], streams, [(t, SERVER, 0)])
         xi = {key: xi[key].sum(0, keepdim=True) + common[key] for key in shapes}
-        # Shares of one stream: the recursion is linear, so it may act on their sum.
         reference, weights = whole, torch.ones(1, dtype=torch.float64)
-    if context.stream is not None:
-        xi = context.stream.correlate(xi, clients.memory)
     if rank is not None:
         shared = torch.tensor([rank])
         rank_limit = shared if rank_limit is None else rank_limit.clamp(max=rank)

@@ -118,9 +118,6 @@ class Participant:
         trust = None if privacy is None else privacy.trust
         expected = "'local' or 'secagg': on Flower clients clip and noise for themselves"
         check(trust != "central", "trust", trust, expected)
-        correlated = None if privacy is None else privacy.noise
-        expected = "None on Flower: the noise that a client would take back is not kept there"
-        check(correlated is None, "noise", correlated, expected)
         adapts = privacy is not None and privacy.adaptive is not None and not privacy.by_step
         expected = "a number for unit='client' on Flower: counts do not travel with the updates"
         check(not adapts, "clip_norm", privacy and privacy.clip_norm, expected)

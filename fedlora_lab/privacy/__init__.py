@@ -8,7 +8,7 @@
 
 from fedlora_lab.privacy.accounting import ACCOUNTANTS, Accountant
 from fedlora_lab.privacy.budget import Budget
-from fedlora_lab.privacy.config import AdaptiveClip, Correlated, NoiseLevels, Privacy
+from fedlora_lab.privacy.config import AdaptiveClip, NoiseLevels, Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, Uncertified
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "Accountant",
     "AdaptiveClip",
     "Budget",
-    "Correlated",
     "Ledger",
     "LedgerEntry",
     "NoiseLevels",

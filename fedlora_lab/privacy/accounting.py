@@ -518,30 +518,6 @@ def _group(key: Key, size: int) -> History:
     return tuple((sigma / size, 1 - (1 - q) ** size, steps) for sigma, q, steps in key)
 
 
-def any_group_epsilon(history: History, size: int, delta: float, accountant: str = "prv") -> float:
-    """Computes a bound for a group of any mechanism: size e, with e at delta / sum_i exp(i e).
-
-    Args: as of `group_epsilon`.
-    Guarantees: test_groups_of_an_amplified_stream_are_bounded_by_any_mechanisms.
-    Source: arXiv:1905.02383, theorem 2.14, with its (epsilon, delta) form by composition of
-        neighbours.
-    """
-    check_whole("size", size, 1)
-
-    def own(e: float) -> float:
-        # A group of size n is a chain of n changes: each adds its delta, times e^(i e) on the way.
-        shared = delta / sum(math.exp(min(i * e, 700.0)) for i in range(size))
-        return epsilon(history, shared, accountant) if shared >= SMALLEST_DELTA else math.inf
-
-    if size == 1:
-        return own(0.0)
-    high = epsilon(history, delta, accountant)
-    while high < 1e3 and own(high) > high:
-        high *= 1.25
-    # Valid where epsilon at this share of delta is at most the e that the share was computed with.
-    return size * high if own(high) <= high else math.inf
-
-
 @lru_cache(maxsize=512)
 def _mixture_epsilon(key: Key, size: int, delta: float) -> float:
     """Upper bound for a group by the loss of dp-accounting. Raises one of ``_NO_GRID``."""

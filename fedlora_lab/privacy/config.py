@@ -3,10 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any, NamedTuple
 
-import numpy as np
 from scipy.special import bdtr
 
 from fedlora_lab._utils.validation import (
@@ -28,8 +27,6 @@ from fedlora_lab.privacy.ledger import (
     map_numbers,
     per_client,
 )
-from fedlora_lab.privacy.mechanism import NoiseStream
-from fedlora_lab.theory import correlated_noise as theory
 
 
 class NoiseLevels(NamedTuple):
@@ -120,203 +117,6 @@ class AdaptiveClip:
         return (clip * (-self.rate * (share - self.quantile)).exp()).clamp(low, high)
 
 
-STRATEGIES = ("banded", "square-root", "one-step", "blt")
-MOST_STEPS = 2048
-"""Steps of a correlated stream; its Gram matrix is looked at as a whole."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Correlated:
-    """Noise correlated over steps by a Toeplitz matrix factorisation mechanism (DP-FTRL, DP-MF).
-
-    Each step subtracts part of the noise of earlier steps, so that sums over steps are less noisy:
-    a step adds sigma s clip_norm (C^-1 z)_t with z fresh, C lower triangular of first column 1,
-    c_1, c_2, ... and s the sensitivity of C under the run's participation pattern. The whole stream
-    is one Gaussian release of multiplier sigma. In the example unit each client has a stream over
-    its local steps of all rounds, and participation is cyclic: example i is in the batches of the
-    steps t with t = i modulo the number of groups. In the client unit the stream is over rounds.
-
-    Args:
-        strategy: "banded", c of ``bands`` optimised coefficients; "square-root", C = A^(1/2), which
-            keeps every draw; "one-step" (DP-lambda-CGD), c_i = decay^i, which keeps the last draw;
-            "blt", buffered linear Toeplitz of optimised ``buffers``.
-        bands: of "banded", >= 1; 1 is independent noise.
-        decay: of "one-step", in [0, 1); ``None``: the best for the run's length.
-        buffers: of "blt", in [1, 8].
-        retention: what a step of training leaves of earlier noise, in (0, 1]: the bands, decay or
-            buffers are the best for it. 1: sums over all steps. At curvature h and rate eta it is
-            1 - eta h; the smaller it is, the less is taken back. No epsilon depends on it.
-        sampling: "fixed": a step takes its whole group; nothing is amplified. "poisson" ("banded"
-            alone): each example of the step's group is drawn with its own chance batch cycle / n_k,
-            and epsilon is amplified by it.
-        cycle: groups under "poisson", at least the steps that the bands span; ``None``: ``bands``.
-            Under "fixed" there are n_k / batch, rounded up.
-
-    Guarantees: test_added_noise_has_the_covariance_of_the_inverse,
-        test_one_example_moves_c_times_the_releases_by_at_most_the_sensitivity,
-        test_a_pattern_that_is_not_guaranteed_is_refused.
-    Source: arXiv:2202.08312 (correlated noise); arXiv:2306.08153, theorem 4 (banded, amplified);
-        arXiv:2202.11205 (square root); arXiv:2404.16706 (BLT); arXiv:2601.22334 (one step);
-        arXiv:2310.06771 (the best correlation follows the curvature).
-
-    >>> Privacy(noise=Correlated(bands=8), noise_multiplier=1.0).noise.strategy
-    'banded'
-    """
-
-    strategy: str = "banded"
-    bands: int = 4
-    decay: float | None = None
-    buffers: int = 3
-    retention: float = 1.0
-    sampling: str = "fixed"
-    cycle: int | None = None
-
-    def __post_init__(self) -> None:
-        check_one_of("strategy", self.strategy, STRATEGIES)
-        check_one_of("sampling", self.sampling, ("fixed", "poisson"))
-        check_whole("bands", self.bands, 1, MOST_STEPS)
-        check_whole("buffers", self.buffers, 1, 8)
-        check_number("retention", self.retention, 0, 1, open_low=True)
-        fixed = self.strategy == "square-root" or self.decay is not None
-        why = "1: the square root and a given decay are not optimised"
-        check(not fixed or self.retention == 1, "retention", self.retention, why)
-        if self.decay is not None:
-            check_number("decay", self.decay, 0, 1 - 1e-6)
-            why = "None unless strategy='one-step'"
-            check(self.strategy == "one-step", "decay", self.decay, why)
-        amplified, banded = self.sampling == "poisson", self.strategy == "banded"
-        why = "'fixed': sampling amplifies noise of few bands, of no other is it proved"
-        check(banded or not amplified, "sampling", self.sampling, why)
-        if self.cycle is not None:
-            check(amplified, "cycle", self.cycle, "None unless sampling='poisson'")
-            check_whole("cycle", self.cycle, self.bands)
-
-    def releases(self, steps: int) -> int:
-        """How many Gaussian releases a stream of so many steps counts as, for one unit."""
-        # An example is drawn at most once in a cycle, and its noise is over before the next one:
-        # each cycle is a release of its own. Otherwise the whole stream is one release.
-        whole = math.ceil(steps / (self.cycle or self.bands))
-        return whole if self.sampling == "poisson" else min(steps, 1)
-
-    def cycles(self, sizes: Sequence[int], batch: int | None) -> tuple[int, ...]:
-        """Counts the groups of each client's examples.
-
-        Args: sizes: examples of each. batch: expected in a step; ``None``: all.
-        Raises: ``ValueError`` for more groups than examples.
-        """
-        if self.sampling == "fixed":
-            return tuple(1 if batch is None else math.ceil(max(n, 1) / batch) for n in sizes)
-        groups, least = self.cycle or self.bands, min(sizes, default=1)
-        check(groups <= least, "cycle", groups, f"at most {least}, the examples of a client")
-        return (groups,) * len(sizes)
-
-    def rates(self, sizes: Sequence[int], batch: int | None) -> tuple[float, ...]:
-        """Chance of each client's example to be drawn in a step of its group. Args: as `cycles`."""
-        if self.sampling == "fixed" or batch is None:
-            return (1.0,) * len(sizes)
-        groups = self.cycles(sizes, batch)
-        # A group has 1 / g of the examples: g times the chance keeps the expected batch.
-        return tuple(min(1.0, batch * g / max(n, 1)) for g, n in zip(groups, sizes, strict=True))
-
-    def stream(self, moves: tuple[str, ...], cycles: tuple[int, ...]) -> NoiseStream:
-        """Makes the noise stream of a run in which these tensors move.
-
-        Args:
-            moves: of each tensor that has noise of its own (A, B, a head) a text of "1" and "0":
-                whether it moves in a step.
-            cycles: of each client, see `cycles`.
-
-        Raises: ``ValueError`` for a pattern that no sensitivity here covers.
-        """
-        return _stream(self, moves, cycles)
-
-
-@lru_cache(maxsize=64)
-def _stream(noise: Correlated, moves: tuple[str, ...], cycles: tuple[int, ...]) -> NoiseStream:
-    rows = np.array([[x == "1" for x in own] for own in dict.fromkeys(moves)])
-    steps = rows.shape[1]
-    check(steps <= MOST_STEPS, "steps", steps, f"at most {MOST_STEPS} in a correlated stream")
-    own, separation, participations = _own_steps(rows, cycles)
-    decays: tuple[float, ...] | None = None
-    if noise.strategy == "banded":
-        scales = theory.optimal_bands(own, noise.bands, retention=noise.retention)[1:]
-    elif noise.strategy == "square-root":
-        scales = tuple(map(float, theory.square_root_coefficients(own)[1:]))
-    elif noise.strategy == "one-step":
-        best = theory.optimal_decay(own, separation, participations, noise.retention)
-        scales = decays = (best if noise.decay is None else float(noise.decay),)
-    else:
-        parts = separation, participations, noise.retention
-        scales, decays = theory.optimal_buffers(own, noise.buffers, *parts)
-    terms: dict[str, Any] = {"strategy": noise.strategy, "sampling": noise.sampling}
-    terms |= {"steps": steps, "moves": [_period(text) for text in dict.fromkeys(moves)]}
-    terms |= {"cycles": _common(cycles), "decays": decays and list(decays)}
-    # The square root has no parameter: its coefficients follow from how many there are.
-    terms["scales"] = [] if noise.strategy == "square-root" else list(scales)
-    # From the terms that the ledger stores: whoever checks the ledger computes the same number.
-    sensitivity = stream_sensitivity(terms)
-    terms["sensitivity"] = _common(sensitivity)
-    everyone = sensitivity * (len(cycles) if len(sensitivity) == 1 else 1)
-    return NoiseStream(scales, decays, steps, cycles, everyone, terms)
-
-
-def stream_sensitivity(terms: Mapping[str, Any]) -> tuple[float, ...]:
-    """Sensitivity of each client, or of all, in units of the clip norm, from what a ledger holds.
-
-    Args: terms: of a `NoiseStream`.
-    Raises: ``ValueError`` where sampling is to amplify, and the noise lives longer than a cycle.
-    Guarantees: test_correlated_noise.py.
-    """
-    steps = terms["steps"]
-    texts = [(text * (steps // len(text) + 1))[:steps] for text in terms["moves"]]
-    rows = np.array([[x == "1" for x in own] for own in texts])
-    own = int(rows.sum(1).max())
-    if terms["strategy"] == "square-root":
-        c = theory.square_root_coefficients(own)
-    elif terms["decays"] is None:
-        c = np.array([1.0, *terms["scales"]])[:own]
-    else:
-        parts = np.array(terms["scales"], float), np.array(terms["decays"], float)
-        c = theory.buffered_coefficients(*parts, own)
-    gram = theory.moving_gram(c, rows)
-    cycles = terms["cycles"] if isinstance(terms["cycles"], list) else [terms["cycles"]]
-    if terms["sampling"] == "fixed":
-        known = {p: theory.cyclic_sensitivity(gram, p) for p in set(cycles)}
-        return tuple(known[p] for p in cycles)
-    # A unit's noises must be over before it can be drawn again: the theorem asks for it.
-    lag = next(k for k in range(steps, 0, -1) if k == 1 or np.diagonal(gram, -k + 1).any())
-    for p in set(cycles):
-        expected = f"at least {lag}, the steps that a noise lives where these factors move"
-        check(lag <= p, "cycle", p, f"{expected}; sampling='fixed' takes any")
-    # A unit is then in one step while its noise lives: it moves C x by one column of C at most.
-    return (math.sqrt(float(np.diagonal(gram).max())),) * len(cycles)
-
-
-def _own_steps(rows: np.ndarray, cycles: tuple[int, ...]) -> tuple[int, int, int]:
-    """Most steps in which a tensor moves; of one unit's steps the least separation, the most."""
-    own, separation, most = int(rows.sum(1).max()), 1 << 30, 1
-    for row in rows:
-        numbers = np.cumsum(row) - 1
-        for p in set(cycles):
-            for g in range(min(p, len(row))):
-                mine = numbers[g::p][row[g::p]]
-                most = max(most, len(mine))
-                separation = min([separation, *np.diff(mine).tolist()])
-    return own, min(separation, max(own, 1)), most
-
-
-def _period(text: str) -> str:
-    """The shortest prefix whose repetition is the text."""
-    return next(
-        text[:k] for k in range(1, len(text) + 1) if (text[:k] * len(text)).startswith(text)
-    )
-
-
-def _common(values: tuple[Any, ...]) -> Any:
-    """One value for all, or a list."""
-    return values[0] if len(set(values)) == 1 else list(values)
-
-
 CLIPPINGS = ("threshold", "normalise")
 
 
@@ -359,7 +159,6 @@ class Privacy:
             sites that know each other's persons by other names, is the promise of who sets it.
         person_examples: person unit: at most so many examples of a person in a step, drawn anew in
             each, which bounds time and memory; ``None``: all. It changes no epsilon.
-        noise: ``None``: independent in every step; or `Correlated`, or a mapping of its fields.
 
     Participation amplifies under "central" alone, against whoever sees the released models. Under
     "local" the uploads tell who takes part; under "secagg" the server sees who sends, and everybody
@@ -397,7 +196,6 @@ class Privacy:
     person_examples: int | None = None
     clipping: str = "threshold"
     stabiliser: float = 0.01
-    noise: Any = None  # a Correlated
 
     def __post_init__(self) -> None:
         terms = self.unit, self.delta, self.accountant, self.trust, self.relation, self.sites
@@ -424,7 +222,6 @@ class Privacy:
         finite = self.first_clip_norm < math.inf
         check(finite or not any(_each(sigma)), "clip_norm", self.clip_norm, why)
         _ = self.noise_of_sum  # refuses a count_noise that spends more than all
-        self._check_correlation()
         if self.target is not None:
             check_number("target", self.target, 0, open_low=True)
         if self.releases is not None:
@@ -459,21 +256,6 @@ class Privacy:
         check(is_number(clip) and clip >= 0, "clip_norm", clip, words)
         why = "a finite number with clipping='normalise'"
         check(not normal or clip < math.inf, "clip_norm", clip, why)
-
-    def _check_correlation(self) -> None:
-        noise = self.noise
-        if isinstance(noise, Mapping):  # as settings and terms hold it
-            check_keys("noise", noise, tuple(Correlated.__dataclass_fields__))
-            object.__setattr__(self, "noise", noise := Correlated(**noise))
-        if noise is None:
-            return
-        check(isinstance(noise, Correlated), "noise", noise, "None or a Correlated")
-        why = "None for unit='person': correlated noise is proved for examples and clients here"
-        check(self.unit != "person", "noise", noise.strategy, why)
-        why = "a number with correlated noise: what is taken back must be as large as it was"
-        check(self.adaptive is None, "clip_norm", self.clip_norm, why)
-        why = "'fixed' for unit='client': every client is in every round"
-        check(self.by_step or noise.sampling == "fixed", "sampling", noise.sampling, why)
 
     @property
     def adaptive(self) -> AdaptiveClip | None:
@@ -529,7 +311,6 @@ class Privacy:
         """Its fields as plain values; newer ones only where they are not the default."""
         # Settings stored before a field existed still equal those of the same run today.
         later = {"sites": 1, "person_examples": None, "clipping": "threshold", "stabiliser": 0.01}
-        later |= {"noise": None}
         known = asdict(self).items()
         return {name: x for name, x in known if name not in later or x != later[name]}
 
@@ -580,9 +361,8 @@ class Privacy:
         return fixed
 
     def _planned(self, plan: Plan) -> int:
-        """Counts the plan's releases of each unit; a correlated stream counts as fewer."""
-        steps = plan.rounds * (plan.local_steps if self.by_step else 1)
-        return steps if self.noise is None else self.noise.releases(steps)
+        """Counts the plan's releases of each unit."""
+        return plan.rounds * (plan.local_steps if self.by_step else 1)
 
     def calibrate(self, *, epsilon: float, task: Any, plan: Plan) -> "Privacy":
         """Sets the smallest noise that spends at most ``epsilon``.
@@ -633,10 +413,7 @@ class Privacy:
             fits = not isinstance(value, tuple) or len(value) == clients
             check(fits, name, value, f"{clients} numbers, one per client")
         self._check_shares(clients)
-        if self.noise is not None and self.by_step:
-            expected = self.noise.rates(sizes, plan.batch)
-            source = "the chance to be drawn in a step of its group"
-        elif self.by_step:
+        if self.by_step:
             # Each example is drawn on its own: `batch` is only the expected number of them.
             batch, source = plan.batch, "batch / n_k"
             expected = tuple(1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in sizes)

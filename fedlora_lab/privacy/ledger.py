@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from html import escape
@@ -120,9 +120,6 @@ class LedgerEntry:
         noise_multiplier: sigma >= 0 likewise; 0 and ``None`` are no noise.
         count_noise: where the clip norm adapts: the noise of the count that each release holds
             beside its sum, likewise. Its share is in sigma: both together spend what sigma says.
-        stream: where noise is correlated, what its sensitivity is computed from (`NoiseStream`).
-            The noise of a step is then sigma C times that sensitivity; the whole stream is
-            recorded in the first round, and later rounds count 0.
 
     >>> LedgerEntry(1, [0, 2], 5, 0.1, [1, 2]).noise_multiplier
     (1.0, 2.0)
@@ -134,12 +131,8 @@ class LedgerEntry:
     sample_rate: Any
     noise_multiplier: Any
     count_noise: Any = None
-    stream: Any = None
 
     def __post_init__(self) -> None:
-        known = self.stream is None or isinstance(self.stream, Mapping)
-        check(known, "stream", self.stream, "None, or the terms of a NoiseStream")
-
         def whole(name: str, value: Any) -> int:
             plain = isinstance(value, Integral) and not isinstance(value, bool)
             check_whole(name, int(value) if plain else value, 0)
@@ -434,14 +427,12 @@ class Ledger:
         sample_rate: Any,
         noise_multiplier: Any,
         count_noise: Any = None,
-        stream: Any = None,
         repeats: bool = False,
     ) -> None:
         """Records ``count`` releases of a round, before any of them is used. Every call counts.
 
         Args:
-            round, clients, count, sample_rate, noise_multiplier, count_noise, stream: see
-                `LedgerEntry`.
+            round, clients, count, sample_rate, noise_multiplier, count_noise: see `LedgerEntry`.
             repeats: the run plays its own round again from its seed: the noise is the same, so an
                 entry that the round already has counts once, and a different one is refused. Only
                 for a reproducible ledger.
@@ -449,7 +440,7 @@ class Ledger:
         self._check_open()
         # A draw of clients amplifies only while nobody learns who was drawn: no names are stored.
         named = None if self.unit == "client" else clients
-        numbers = sample_rate, noise_multiplier, count_noise, stream
+        numbers = sample_rate, noise_multiplier, count_noise
         entry = LedgerEntry(round, named, count, *numbers)
         fresh = "False in release mode: the noise is fresh"
         check(not repeats or self.reproducible, "repeats", repeats, fresh)
@@ -567,9 +558,6 @@ class Ledger:
         """
         histories = self._certified("group_epsilon", client, observer)
         parts = size, self.delta, self.accountant
-        if any(one["sampling"] == "poisson" for one in self.streams):
-            # Units of different groups overlap in time: the mixture of one group is no bound.
-            return max((accounting.any_group_epsilon(h, *parts) for h in histories), default=0.0)
         return max((accounting.group_epsilon(h, *parts) for h in histories), default=0.0)
 
     def nominal_epsilon(self, observer: str | None = None) -> float:
@@ -755,7 +743,7 @@ class Ledger:
         return (
             f"epsilon = {value} at delta = {self.delta:g} against {against}, for neighbours that "
             f"differ by {unit} replaced by nothing ({self.relation}: how many clients "
-            f"and {counted} there are is public).{found}{self._counts()}{self._streams()}{warning}"
+            f"and {counted} there are is public).{found}{self._counts()}{warning}"
         )
 
     def _counts(self) -> str:
@@ -773,25 +761,6 @@ class Ledger:
             " Each release is a clipped sum and a count of what was within the clip norm, which "
             f"adapts by it: noise multiplier {own:.4g} of the sum and noise {noise:.4g} of the "
             f"count, {share:.2g} of the budget, together spend what {sigma:.4g} spends{whose}."
-        )
-
-    @property
-    def streams(self) -> tuple[Mapping[str, Any], ...]:
-        """The terms of each correlated stream of noise, in the order they were recorded."""
-        return tuple(one.stream for one in self.releases if one.stream is not None)
-
-    def _streams(self) -> str:
-        """How the noise is correlated, in words."""
-        if not (streams := self.streams):
-            return ""
-        one = streams[0]
-        size = one["sensitivity"]
-        size = max(size) if isinstance(size, list) else size
-        batches = {"fixed": "fixed groups, not amplified", "poisson": "drawn within fixed groups"}
-        return (
-            f" The noise of {one['steps']} steps is correlated ({one['strategy']}; "
-            f"{batches[one['sampling']]}) and counted whole before the first of them: a step's "
-            f"noise is the noise multiplier times C times the sensitivity, at most {size:.4g}."
         )
 
     def _attack(self, observer: str | None) -> str:
@@ -864,9 +833,8 @@ class Ledger:
             return {**content, "parts": [part._content() for part in self.parts]}
         entries = [dict(vars(entry)) for entry in self._entries]
         for entry in entries:
-            for name in ("count_noise", "stream"):  # entries without them know no such fields
-                if entry[name] is None:
-                    del entry[name]
+            if entry["count_noise"] is None:  # entries without one know no such field
+                del entry["count_noise"]
         return {**content, "releases": entries}
 
     @classmethod

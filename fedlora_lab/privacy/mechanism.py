@@ -1,8 +1,7 @@
 """Clip and noise: the only functions between private values and released ones."""
 
 import math
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -244,60 +243,6 @@ def gaussian_noise(
     parts = (torch.stack(rows) if rows else torch.zeros(0, length)).split(sizes, dim=1)
     pairs = zip(shapes.items(), parts, strict=True)
     return {key: part.reshape(-1, *shape) for (key, shape), part in pairs}
-
-
-@dataclass(frozen=True)
-class NoiseStream:
-    """Correlated noise of a run, drawn by a linear recursion over buffers, see `Correlated`.
-
-    From fresh noise z_i a step gets w_i = z_i - sum_j scale_j buffer_j, and the buffers are updated
-    with w_i, so that w = C^-1 z. Only w is released. Whoever adds the noise keeps the buffers
-    secret: with them the noise could be subtracted from everything that was released.
-
-    Args:
-        scales: of the buffers.
-        decays: by which a buffer shrinks before it is updated; ``None``: buffers are the last
-            steps' w, the newest first.
-        steps: that the sensitivity is for.
-        cycles: of each client, p: an example takes part in one step of every p.
-        sensitivity: of each client, of the matrix C to one unit, in units of the clip norm.
-        terms: what sensitivity is computed from, as JSON values for the ledger.
-    """
-
-    scales: tuple[float, ...]
-    decays: tuple[float, ...] | None
-    steps: int
-    cycles: tuple[int, ...]
-    sensitivity: tuple[float, ...]
-    terms: Mapping[str, Any]
-
-    def buffers(self, owners: int, shape: torch.Size) -> Tensor:
-        """Empty buffers of so many owners, (owners, m, ...), float64."""
-        # float64: what later steps subtract must be what was added, over all steps of the run.
-        return torch.zeros(owners, len(self.scales), *shape, dtype=torch.float64)
-
-    def correlate(
-        self, drawn: Tensors, buffers: MutableMapping[ParamKey, Tensor]
-    ) -> dict[ParamKey, Tensor]:
-        """Makes w of z, key -> (owners, ...), float64, and moves these keys' buffers on.
-
-        Args:
-            drawn: z, of the keys that are released now.
-            buffers: key -> (owners, m, ...); the mapping gets new tensors.
-
-        Guarantees: test_added_noise_has_the_covariance_of_the_inverse.
-        """
-        found = {}
-        for key, z in drawn.items():
-            past, trailing = buffers[key], (1,) * (z.dim() - 1)
-            scales = past.new_tensor(self.scales).view(1, -1, *trailing)
-            found[key] = w = z.to(past) - (scales * past).sum(1)
-            if self.decays is not None:
-                past = past * past.new_tensor(self.decays).view(1, -1, *trailing) + w[:, None]
-            elif self.scales:
-                past = torch.cat([w[:, None], past[:, :-1]], 1)
-            buffers[key] = past
-        return found
 
 
 def precondition_rows(

@@ -10,7 +10,6 @@ another is named.
 # ruff: noqa: F403
 
 from fedlora_lab.theory.convergence import *
-from fedlora_lab.theory.correlated_noise import *
 from fedlora_lab.theory.gaussian_dp import *
 from fedlora_lab.theory.products import *
 from fedlora_lab.theory.rounding import *

@@ -62,19 +62,3 @@ def test_the_explorer_gets_every_case(frame):
     np.testing.assert_allclose(case[2][0][1:], expected["accuracy"].iloc[1:], rtol=1e-3)
     with pytest.raises(ValueError, match="expected one of accuracy, loss, deviation"):
         figures.study_cells(frame.drop(columns=["accuracy", "deviation"]))
-
-
-def test_noise_gains_pair_the_seeds_of_one_method(frame):
-    """A gain whose sign is turned, that mixes methods or budgets, or that hides a collapsed run."""
-    part = frame.query("alpha == 0.5 and epsilon == epsilon").assign(task="t", before_accuracy=0.0)
-    other = part.assign(noise="new", accuracy=part["accuracy"] - 0.1 / part["epsilon"])
-    lost = (other["method"] == "fedlora") & (other["seed"] == 0) & (other["epsilon"] == 1)
-    both = pd.concat([part.assign(noise="independent"), other.assign(before_accuracy=1.0 * lost)])
-    found = figures.noise_gains(both, "new").set_index(["method", "epsilon"])
-    assert len(found) == 2 * part["method"].nunique()
-    rows: Any = found.iterrows()
-    for (_, epsilon), row in rows:
-        assert row["mean"] == pytest.approx(-0.1 / epsilon) and row["seeds"] == 10
-    assert found["collapsed"].to_dict() == {
-        key: int(key == ("fedlora", 1.0)) for key in found.index
-    }

@@ -17,7 +17,6 @@ from fedlora_lab.experiments.method_guide import (
     situations,
 )
 from fedlora_lab.federated.dry_run import NAMES
-from fedlora_lab.measures.statistics import paired_difference
 from fedlora_lab.methods.published import ALL
 from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.style import look, name
@@ -208,80 +207,6 @@ def effects(table: pd.DataFrame, measure: str = "accuracy") -> style.Picture:
     pairs = f"mean over {table['pairs'].min()}–{table['pairs'].max()} pairs of rows that differ in"
     plain = "nothing else, from the plain mean with both factors moving"
     style.footer(figure, f"{pairs} {plain}; bar: 95 % interval over seeds (Student's t)")
-    return figure
-
-
-def noise_gains(frame: pd.DataFrame, noise: str) -> pd.DataFrame:
-    """Computes what a kind of noise adds to accuracy over independent noise, seed by seed.
-
-    Args:
-        frame: results/correlated.csv.
-        noise: a value of its column ``noise``.
-
-    Returns: a row for each task, method and epsilon, with mean, low and high of Student's 95 %
-        interval, seeds, and the runs of this noise that ended below their start.
-    """
-    rows = []
-    for (task, slug, e), part in frame.groupby(["task", "method", "epsilon"]):
-        kinds = part.assign(method=part["noise"])
-        if {noise, "independent"} <= set(kinds["method"]):
-            own = part[part["noise"] == noise]
-            found = paired_difference(kinds, noise, "independent")
-            parts = found.mean, found.low, found.high, found.seeds
-            below = int((own["accuracy"] < own["before_accuracy"]).sum())
-            rows.append((task, slug, e, *parts, below))
-    columns = ["task", "method", "epsilon", "mean", "low", "high", "seeds", "collapsed"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-FADING = {
-    "square root": "square root",
-    "banded drawn 1": "4 bands, for the sum",
-    "one step 0.9": "one step, for 0.9",
-    "banded drawn 0.9": "4 bands, for 0.9",
-    "blt 0.9": "BLT, for 0.9",
-    "banded drawn 0.7": "4 bands, for 0.7",
-}
-"""Kinds of noise of the second study, and what they are the best for, in words."""
-
-
-@style.paper()
-def correlated(frame: pd.DataFrame, fading: pd.DataFrame, title: str) -> style.Picture:
-    """Draws what correlated noise adds over independent noise: made for the sum of all steps, over
-    budgets; and made for training that forgets, kind by kind at ε = 8.
-
-    Args:
-        frame: results/correlated.csv, of which the small network's runs are drawn.
-        fading: results/correlated-matched.csv.
-        title: the finding.
-    """
-    figure, axes = style.row(9.4, 4.0, (0.165, 0.63), (0.07, 0.35), (0.63, 0.35))
-    figure.text(0.012, 0.96, title, fontsize=10.5, va="top", **BOLD)
-    own, left, right = noise_gains(frame, "banded fixed").query("task == 'scans'"), *axes
-    budgets, slugs = sorted(own["epsilon"].unique()), list(own["method"].unique())
-    labels = []
-    for i, slug in enumerate(slugs):
-        part, colour = own[own["method"] == slug], look(slug).colour
-        x = np.array([budgets.index(e) for e in part["epsilon"]]) + 0.12 * (i - 1)
-        left.vlines(x, 100 * part["low"], 100 * part["high"], color=colour, lw=1.4)
-        y = (100 * part["mean"]).to_numpy()
-        labels.append(style.named_line(left, x, y, name(slug), colour, lw=1.1, marker="o", ms=5))
-        for k, kind in enumerate(FADING):
-            part = noise_gains(fading, kind).query("method == @slug and epsilon == 8")
-            ends, place = (100 * part[["low", "high"]]).to_numpy(), k + 0.22 * (i - 1)
-            right.hlines([place] * len(part), *ends.T, color=colour, lw=1.6)
-            style.dots(right, 100 * part["mean"], [place] * len(part), colour)
-    left.axhline(0, color=style.GREY, lw=1.2)
-    left.set(xlim=(-0.4, len(budgets) - 0.6), xlabel=KNOBS["epsilon"])
-    left.set(title="25 bands for the sum, small network")
-    left.set_xticks(range(len(budgets)), [f"{e:g}" for e in budgets])
-    left.set_ylabel("points above independent noise")
-    style.draw_labels(left, labels, together=False)
-    right.axvline(0, color=style.GREY, lw=1.2)
-    right.set_yticks(range(len(FADING)), list(FADING.values()))
-    right.set(ylim=(len(FADING) - 0.5, -0.5), xlabel="points above independent noise")
-    right.set(title="by what they are for, transformer, ε = 8")
-    style.footer(figure, "bars: Student's 95 % interval of the difference, paired by seed")
     return figure
 
 

@@ -33,9 +33,6 @@ if TYPE_CHECKING:  # never run: editors see the names here, and `_homes` reads w
     from fedlora_lab.experiments.tuned_rates import suggest_lr as suggest_lr
     from fedlora_lab.experiments.tuned_rates import tuned_rate as tuned_rate
     from fedlora_lab.federated.comparison import compare as compare
-    from fedlora_lab.federated.comparison import tune as tune
-    from fedlora_lab.federated.records import private_layers as private_layers
-    from fedlora_lab.federated.records import private_score as private_score
     from fedlora_lab.federated.records import save_adapter as save_adapter
     from fedlora_lab.federated.records import to_frame as to_frame
     from fedlora_lab.federated.run_spec import amplification as amplification

@@ -4,29 +4,21 @@ Finished runs are kept in a file of JSON lines and found again by their argument
 """
 
 import hashlib
-import itertools
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from fedlora_lab import methods
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import append_line, lock_folder, read_lines
-from fedlora_lab._utils.random_streams import Streams, key
 from fedlora_lab._utils.validation import (
     check,
-    check_number,
-    check_one_of,
-    is_number,
 )
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
 from fedlora_lab.federated.compute import Compute
-from fedlora_lab.federated.records import Round, Tick, private_score, require_source, to_frame
+from fedlora_lab.federated.records import Round, Tick, to_frame
 from fedlora_lab.federated.run_spec import make_run_spec
 from fedlora_lab.measures.statistics import (
     count_collapsed,
@@ -36,11 +28,9 @@ from fedlora_lab.measures.statistics import (
 )
 from fedlora_lab.methods.method import Method, check_names
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
-from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.budget import Budget, largest_that_fits
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.privacy.ledger import Ledger, describe_selection, map_numbers
-from fedlora_lab.privacy.mechanism import uncertified_reason
+from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -311,286 +301,6 @@ def _plan_for(name: str | Method, plan: Plan | Mapping[str, Plan]) -> Plan:
     check(isinstance(plan, Mapping), "plan", plan, "a Plan, or a mapping from names to plans")
     check(slug in plan, "plan", list(plan), f"a plan for {slug!r}")
     return plan[slug]
-
-
-# ---- private tuning
-
-RELEASE_FIELDS = ("rounds", "local_steps", "batch", "participation")
-"""Fields of a plan on which epsilon depends."""
-DISTRIBUTIONS = {"geometric": 1.0, "logarithmic": 0.0, "poisson": math.inf}
-"""Of the number of trials: name -> shape, see `accounting.Selected`."""
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """The best trial of a private search; nothing else may be published, not even their number.
-
-    Args:
-        candidate: the settings that were drawn for it, by name; ``None`` if no trial was drawn,
-            which the Poisson distribution allows.
-        record: its last record, with the ledger of the whole tuning.
-        score, metric: as it was compared: with noise where the examples are private.
-        method, privacy, plan, lora: that it was trained with.
-        ledger: of the whole tuning.
-    """
-
-    candidate: dict[str, Any] | None
-    record: Round | None
-    score: float
-    metric: str
-    method: Method | None
-    privacy: Privacy
-    plan: Plan
-    lora: Lora
-    ledger: Ledger
-
-    @property
-    def epsilon(self) -> float:
-        """Epsilon of the whole search."""
-        return self.ledger.epsilon()
-
-    def statement(self) -> str:
-        """States the guarantee of the whole search in one sentence, unseen trials included."""
-        return self.ledger.statement()
-
-    def __repr__(self) -> str:
-        words = describe_selection(*(self.ledger.selection or (1, 1)))
-        return (
-            f"Tuning(candidate={self.candidate}, {self.metric}={self.score:.4g}, epsilon="
-            f"{self.epsilon:.4g} at delta={self.ledger.delta:g}: {words})"
-        )
-
-
-def tune(
-    task: Task,
-    method: str | Method,
-    privacy: Privacy,
-    plan: Plan,
-    space: Mapping[str, Any],
-    *,
-    trials: float = 10.0,
-    distribution: str | float = "geometric",
-    epsilon: float | None = None,
-    metric: str | None = None,
-    data: Any = None,
-    score_epsilon: float | None = None,
-    lora: Lora | None = None,
-    seed: int | None = 0,
-    budget: Budget | None = None,
-    **options: Any,
-) -> Tuning:
-    """Searches settings on private data, with an epsilon that covers the whole search.
-
-    A random number of trials is drawn. Each draws a candidate uniformly, trains with it and scores
-    it; the best alone is returned. The noise of a trial is the least with which all of this spends
-    at most ``epsilon``, though a trial alone spends far less. How many trials there were must not
-    become known: nothing is shown while it runs, and whoever can time it learns something.
-
-    Args:
-        task, method, plan, lora: of a trial, as of `run`, where the space does not say otherwise.
-        privacy: unit, clip norm, delta and so on. Its noise is chosen here, the same in all trials.
-        space: name -> list of values, or a distribution of scipy.stats with ``rvs``. Names are
-            fields of a plan, "clip_norm", "rank", "alpha" and "method". Of rounds, local_steps,
-            batch and participation lists only: every trial has the noise of the dearest.
-        trials: expected number of trials, >= 1.
-        distribution: of their number: "geometric", "logarithmic", "poisson", or the shape > 0 of a
-            truncated negative binomial. A smaller shape spends less and varies more.
-        epsilon: of the whole search; default: the target of ``privacy``.
-        metric: "accuracy" or "loss"; default: accuracy if the task has it.
-        data: examples to score by; default: the task's validation examples, else its test examples.
-        score_epsilon: these are private, and each trial's score is released to the search with so
-            much epsilon, a part of the trial's (see `private_score`). ``None``: they are public.
-        seed: as of `run`; all draws follow from it.
-        budget: charged with the whole search before the first trial.
-        options: of every trial: chunk_clients and the switches of speed, see `run`.
-
-    Raises: ``ValueError`` before anything is trained.
-    Guarantees: test_budget.py::test_a_tuning_spends_what_the_theorem_says,
-        ::test_trials_are_drawn_as_the_theorem_assumes, ::test_a_tuning_returns_the_best_alone.
-    Source: arXiv:2110.03620, algorithm 1, theorems 2 and 6.
-
-    >>> import fedlora_lab as fl
-    >>> task = fl.tasks.regression(clients=2, examples=40, d_in=3, d_out=3, rank=1, test=8)
-    >>> plan = fl.Plan(rounds=2, local_steps=1, batch=4)
-    >>> space = {"lr": [0.01, 0.1], "clip_norm": [0.5, 1.0]}
-    >>> best = fl.tune(task, "fedlora", fl.Privacy(delta=1e-3), plan, space, trials=2, epsilon=8)
-    >>> best.candidate["lr"] in space["lr"], 7.9 < best.epsilon <= 8, best.record.index
-    (True, True, 2)
-    """
-    from fedlora_lab.federated.simulation import run
-
-    check(isinstance(privacy, Privacy), "privacy", privacy, "a Privacy: without it use compare")
-    check(isinstance(plan, Plan), "plan", plan, "a Plan")
-    given = privacy.target if epsilon is None else epsilon
-    check(given is not None, "epsilon", None, "a number > 0, of the whole search")
-    check_number("epsilon", given, 0, 1e9, open_low=True)
-    goal = float(given or 0.0)
-    known = set(OPTIONS) - {"evaluate_every", "stop_at"}
-    check(set(options) <= known, "options", sorted(options), f"some of {', '.join(sorted(known))}")
-    metric = metric or ("accuracy" if "accuracy" in task.metrics else "loss")
-    check_one_of("metric", metric, tuple({"accuracy", "loss"} & {*task.metrics, "loss"}))
-    judged = data if data is not None else task.validation or task.test
-    expected = "a number > 0: of a task with public_test=False examples to score by are private"
-    public = task.public_test or data is not None or score_epsilon is not None
-    check(public, "score_epsilon", score_epsilon, expected)
-    shape = DISTRIBUTIONS.get(str(distribution), distribution)
-    words = f"one of {', '.join(DISTRIBUTIONS)}, or a number > 0"
-    check(is_number(shape) and float(shape) >= 0, "distribution", distribution, words)
-    check_number("trials", trials, 1, 1e4)
-    pools = _check_space(space)
-    start = Candidate(methods.get(method), privacy, plan, lora_of(lora))
-    # The largest value of each field that epsilon depends on: that candidate spends most.
-    dearest = {
-        name: None if None in pool else max(pool)
-        for name, pool in pools.items()
-        if name in RELEASE_FIELDS
-    }
-    free = privacy.replace(noise_multiplier=None, sample_rate=None)
-    longest = plan.replace(**dearest)
-    one = free.calibrate(epsilon=goal, task=task, plan=longest)
-    noise = None
-    if score_epsilon is not None:
-        check_number("score_epsilon", score_epsilon, 0, goal, open_low=True)
-        check(privacy.unit == "example", "unit", privacy.unit, "'example' with score_epsilon")
-        noise = accounting.noise_multiplier(score_epsilon, privacy.delta, 1.0, 1)
-
-    def search(factor: float) -> Ledger:
-        noised = _with_noise(one, factor)
-        spec = make_run_spec(task, start.method, noised, longest, start.lora, seed)
-        trial = spec.ledger_after(longest.rounds)
-        if noise is not None:
-            # The score by which a trial is chosen is a release of that trial too.
-            trial.record(2, None, 1, sample_rate=1.0, noise_multiplier=noise)
-        rows = [methods.get(x) for x in pools.get("method", [method])]
-        check_names((row.slug, row) for row in rows)
-        why = {uncertified_reason(row.precondition, row.clip_groups) for row in rows} - {None}
-        trial.uncertified = "; ".join(sorted(map(str, why))) or None
-        return Ledger.select(trial, trials, float(shape))
-
-    check(search(1.0).uncertified is None, "method", method, f"one with an epsilon: {search(1.0)}")
-    if noise is not None:
-        scores = Ledger(unit=privacy.unit, delta=privacy.delta)
-        scores.record(0, None, 1, sample_rate=1.0, noise_multiplier=noise)
-        least = Ledger.select(scores, trials, float(shape)).epsilon()
-        text = f"a smaller number: the scores of all trials alone spend {least:.3g} of {goal:g}"
-        check(least < goal, "score_epsilon", score_epsilon, text)
-    factor = accounting.solve_sigma(lambda x: search(x).epsilon(), goal, 2.0, -1.0)
-    ledger, trained = search(factor), _with_noise(one, factor).replace(sample_rate=None)
-    start = replace(start, privacy=trained)
-    streams = Streams(seed)
-    # All before the first trial: a refusal in between would tell which candidates were drawn.
-    for values in itertools.islice(_corners(pools), 1000):
-        start.replace(values).check(task, seed)
-    # The whole search at once: charged trial by trial, the budget would tell how many there were.
-    if budget is not None:
-        check(isinstance(budget, Budget), "budget", budget, "an fl.Budget, or None")
-        what = f"{start.method.slug} on {task.name}, {trials:g} trials expected"
-        budget.spend(task, "tuning", what, ledger)
-    draws = streams.numpy("tune")
-    best: tuple[float, dict[str, Any], Candidate, Round] | None = None
-    shown = replace(task, test=judged, validation=None, public_test=score_epsilon is None)
-    sign = -1 if metric == "loss" else 1
-    for number in range(draw_trials(trials, float(shape), draws)):
-        values = {name: _drawn(pool, draws) for name, pool in pools.items()}
-        # A seed for each trial: two that share their noise differ by something without noise.
-        now, own = start.replace(values), None if seed is None else key(seed, "trial", number)
-        parts = shown, now.method, now.privacy, now.plan
-        how: dict[str, Any] = {**options, "lora": now.lora, "evaluate_every": now.plan.rounds}
-        *_, last = run(*parts, seed=own, **how)
-        if score_epsilon is None:
-            score = float(last.metrics[metric])
-        else:
-            noised: dict[str, Any] = {"epsilon": score_epsilon, "delta": privacy.delta, "seed": own}
-            score = private_score(task, last, judged, metric, **noised).value
-        # A trial that diverged is the worst one: an error here would tell that there was one.
-        score = sign * score if math.isfinite(score) else -math.inf
-        if best is None or score > best[0]:
-            best = score, values, now, last
-    if best is None:
-        return Tuning(None, None, math.nan, metric, None, trained, plan, start.lora, ledger)
-    score, values, now, last = best
-    # The trial's own ledger states less than the search has spent.
-    *_, state = require_source(last)
-    last = replace(last, ledger=ledger, source=(task, now.lora, state))
-    return Tuning(
-        values, last, sign * score, metric, now.method, now.privacy, now.plan, now.lora, ledger
-    )
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """The settings of a trial."""
-
-    method: Method
-    privacy: Privacy
-    plan: Plan
-    lora: Lora
-
-    def replace(self, values: Mapping[str, Any]) -> "Candidate":
-        """Returns a copy with other settings, by name."""
-        plan = {k: v for k, v in values.items() if k in Plan.__dataclass_fields__}
-        lora = {k: v for k, v in values.items() if k in ("rank", "alpha")}
-        clip = {k: v for k, v in values.items() if k == "clip_norm"}
-        row = methods.get(values["method"]) if "method" in values else self.method
-        parts = self.privacy.replace(**clip), self.plan.replace(**plan), replace(self.lora, **lora)
-        return Candidate(row, *parts)
-
-    def check(self, task: Task, seed: int | None) -> None:
-        """Raises as `run` would for these settings."""
-        make_run_spec(task, self.method, self.privacy, self.plan, self.lora, seed)
-
-
-def _check_space(space: Any) -> dict[str, Any]:
-    """Name -> list of values, or a distribution; refuses names that no trial takes."""
-    check(isinstance(space, Mapping) and bool(space), "space", space, "name -> list of values")
-    names = (*Plan.__dataclass_fields__, "clip_norm", "rank", "alpha", "method")
-    pools: dict[str, Any] = {}
-    for name, pool in space.items():
-        check_one_of("space", name, names)
-        drawn = hasattr(pool, "rvs")
-        fixed = "a list: epsilon depends on it, and the dearest must be known"
-        check(not drawn or name not in RELEASE_FIELDS, name, pool, fixed)
-        pools[name] = pool if drawn else _listed(name, pool, "or a distribution of scipy.stats")
-    return pools
-
-
-def _corners(pools: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every combination of the lists, to be checked before the first trial."""
-    lists = {name: pool for name, pool in pools.items() if not hasattr(pool, "rvs")}
-    for values in itertools.product(*lists.values()):
-        yield dict(zip(lists, values, strict=True))
-
-
-def _drawn(pool: Any, draws: np.random.Generator) -> Any:
-    if not hasattr(pool, "rvs"):
-        return pool[int(draws.integers(len(pool)))]
-    value = pool.rvs(random_state=draws)
-    return value.item() if hasattr(value, "item") else value
-
-
-def draw_trials(mean: float, shape: float, draws: np.random.Generator) -> int:
-    """Draws the number of trials.
-
-    Args: mean, shape: see `accounting.Selected`. draws: where the random numbers come from.
-    Source: arXiv:2110.03620, definition 1.
-    """
-    if shape == math.inf:
-        return int(draws.poisson(mean))
-    if mean == 1:
-        return 1
-    gamma = accounting.halting_probability(mean, shape)
-    if shape == 0:
-        return int(draws.logseries(1 - gamma))
-    number = 0
-    while number == 0:  # truncated: at least one
-        number = int(draws.negative_binomial(shape, gamma))
-    return number
-
-
-def _with_noise(privacy: Privacy, factor: float) -> Privacy:
-    """Multiplies the noise multiplier, of every client, by a factor."""
-    sigma = privacy.noise_multiplier
-    return privacy.replace(noise_multiplier=map_numbers(lambda x: factor * x, sigma))
 
 
 # ---- finished runs

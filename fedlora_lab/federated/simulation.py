@@ -46,7 +46,7 @@ from fedlora_lab.tasks.task import Task, first_line
 
 NOT_SEEN = float("nan")
 """In the place of what nobody may see, or nobody measured."""
-PRIVATE_TEST = "the test examples are private: fl.private_score releases a score with noise"
+PRIVATE_TEST = "the test examples are private: an exact score would be a release without noise"
 NOISE_MEASURES = ("noise_A", "noise_B", "noise_BA", "snr")
 
 

@@ -37,7 +37,7 @@ from fedlora_lab.tasks.task import Examples, Task, map_inputs, named_tensors, pe
 
 LOG = logging.getLogger("fedlora_lab.flower")
 WHY = "its own log says why"
-PUBLIC_TEST_NEEDED = "True: scores would tell of private test examples; fl.private_score adds noise"
+PUBLIC_TEST_NEEDED = "True: scores would tell of private test examples"
 ANSWERED, REPLY, PERSONAL, CLIP = "answered", "reply", "personal", "clip"
 """Names in a client's state, each followed by the terms that it belongs to."""
 EXAMPLES, RELEASED = "examples", "released"

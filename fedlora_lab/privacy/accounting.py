@@ -1,9 +1,8 @@
 """From a history of noised releases to epsilon, and from a target epsilon to the noise.
 
 A history is a tuple of ``(noise_multiplier, sample_rate, steps)``: Poisson-subsampled Gaussian
-releases, composed entry by entry, also where sigma or q change on the way. A `Selected` stands for
-the best of a random number of runs. `ACCOUNTANTS` names the ways to compute epsilon; answers are
-cached, because a run asks often.
+releases, composed entry by entry, also where sigma or q change on the way. `ACCOUNTANTS` names the
+ways to compute epsilon; answers are cached, because a run asks often.
 """
 
 import logging
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -24,7 +23,7 @@ from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, is_number
 
 History = tuple[Any, ...]
-"""Of tuples (noise multiplier or None, sample rate, steps), and of `Selected`."""
+"""Of tuples (noise multiplier or None, sample rate, steps)."""
 Key = tuple[tuple[float, float, int], ...]
 """A merged history: (noise multiplier > 0, sample rate > 0, steps >= 1), sorted."""
 
@@ -56,29 +55,6 @@ class Accountant:
     tight: bool = False
 
 
-class Selected(NamedTuple):
-    """The best of a random number of runs, when only the best is released.
-
-    Args:
-        history: of one run, its score included, without a `Selected` in it.
-        mean: expected number of runs, >= 1.
-        shape: of the distribution of their number: 1 geometric, 0 logarithmic, another number > 0
-            truncated negative binomial, infinity Poisson.
-    """
-
-    history: History
-    mean: float
-    shape: float
-
-
-def flatten(history: History) -> History:
-    """Lists the releases of a history, with those of one run of each `Selected`."""
-    if not _has_selection(history):
-        return history
-    parts = (x.history if isinstance(x, Selected) else (x,) for x in history)
-    return tuple(release for part in parts for release in part)
-
-
 def check_delta(delta: float) -> None:
     """Raises unless ``SMALLEST_DELTA`` <= delta < 1."""
     check(is_number(delta) and 0 < delta < 1, "delta", delta, "a number in (0, 1)")
@@ -92,8 +68,7 @@ def epsilon(history: History, delta: float, accountant: str = "prv") -> float:
 
     Args:
         history: tuple of (noise_multiplier, sample_rate, steps); a multiplier of ``None``, or below
-            `SMALLEST_SIGMA`, is no noise, and makes epsilon infinite. With a `Selected` in it Renyi
-            divergences are added up, whatever the accountant.
+            `SMALLEST_SIGMA`, is no noise, and makes epsilon infinite.
         delta: in [1e-12, 1).
         accountant: a name in `ACCOUNTANTS`. "rdp" is an upper bound; "prv" lies within
             ``EPSILON_ERROR`` above the exact value or, where its grid would grow too large (an
@@ -102,18 +77,15 @@ def epsilon(history: History, delta: float, accountant: str = "prv") -> float:
 
     Guarantees: test_rdp_equals_dp_accounting, test_prv_within_stated_error_of_pld,
         test_history_is_composed_not_approximated, test_where_no_grid_fits_the_bound_is_tight,
-        test_every_history_has_an_answer_that_never_falls_with_less_noise,
-        test_selection_equals_the_theorem (test_budget.py).
+        test_every_history_has_an_answer_that_never_falls_with_less_noise.
     Source: arXiv:2106.02848, section 5 (PRV); arXiv:1908.10530, section 3.3 (RDP);
-        arXiv:1905.09982, theorem 21; arXiv:2110.03620, theorems 2 and 6 (`Selected`).
+        arXiv:1905.09982, theorem 21.
 
     >>> round(epsilon(((2.0, 1.0, 10),), delta=1e-5), 2)
     7.51
     """
     check_delta(delta)
     check_one_of("accountant", accountant, tuple(ACCOUNTANTS))
-    if _has_selection(history):
-        return _selection_epsilon(history, float(delta))
     return _epsilon(merge_history(history), float(delta), ACCOUNTANTS[accountant])
 
 
@@ -213,44 +185,6 @@ def _spent(total: np.ndarray, delta: float, orders: tuple[float, ...]) -> float:
         spent = opacus_analysis().rdp.get_privacy_spent
         value, _ = spent(orders=list(orders), rdp=total, delta=delta)
     return max(0.0, float(value))
-
-
-def _has_selection(history: History) -> bool:
-    return isinstance(history, tuple) and any(isinstance(x, Selected) for x in history)
-
-
-@lru_cache(maxsize=512)
-def _selection_rdp(history: History) -> np.ndarray:
-    """Renyi divergence of a history with selections, (ORDERS,).
-
-    Source: arXiv:2110.03620, theorem 2 (truncated negative binomial) and theorem 6 (Poisson).
-    """
-    # Only the formula of dp-accounting: its accountant would compute each sampled release again.
-    from dp_accounting.rdp.rdp_privacy_accountant import _compute_rdp_repeat_and_select as select
-
-    plain = merge_history(tuple(x for x in history if not isinstance(x, Selected)))
-    total = _rdp(plain)
-    for one in (x for x in history if isinstance(x, Selected)):
-        inner = _rdp(merge_history(one.history))
-        if np.isfinite(inner).any():
-            inner = np.asarray(select(ORDERS, inner.tolist(), one.mean, one.shape))
-        total = total + inner
-    return total
-
-
-def halting_probability(mean: float, shape: float) -> float:
-    """gamma of the truncated negative binomial with this mean, rounded as in the bound.
-
-    Args: mean, shape: see `Selected`.
-    """
-    from dp_accounting.rdp import rdp_privacy_accountant
-
-    return rdp_privacy_accountant._gamma_truncated_negative_binomial(shape, mean)
-
-
-def _selection_epsilon(history: History, delta: float) -> float:
-    rdp = _selection_rdp(history)
-    return _spent(rdp, delta, ORDERS) if np.isfinite(rdp).any() else math.inf
 
 
 def _log_delta(epsilon: float, mu: float) -> float:
@@ -490,11 +424,6 @@ def group_epsilon(history: History, size: int, delta: float, accountant: str = "
     True
     """
     check_whole("size", size, 1)
-    if _has_selection(history):
-        chosen = [x for x in history if isinstance(x, Selected)]
-        plain = merge_history(tuple(x for x in history if not isinstance(x, Selected)))
-        best = (x._replace(history=_group(merge_history(x.history), size)) for x in chosen)
-        return epsilon((*_group(plain, size), *best), delta, accountant)
     key = merge_history(history)
     whole = _group(key, size)
     known = merge_history(whole)
@@ -547,13 +476,9 @@ def event_of(history: History) -> Any:
     Guarantees: test_ledger_event_gives_the_same_epsilon.
     """
     import dp_accounting as dp
-    from dp_accounting.dp_event import RepeatAndSelectDpEvent
 
     parts: list[Any] = []
     for entry in history:
-        if isinstance(entry, Selected):
-            parts.append(RepeatAndSelectDpEvent(event_of(entry.history), entry.mean, entry.shape))
-            continue
         sigma, q, count = entry
         one = dp.GaussianDpEvent(sigma) if sigma else dp.NonPrivateDpEvent()
         one = dp.PoissonSampledDpEvent(q, one) if sigma and q < 1 else one
@@ -564,8 +489,7 @@ def event_of(history: History) -> Any:
 def second_opinion(history: History, delta: float) -> tuple[float, str]:
     """Computes epsilon by dp-accounting alone, and names the method, "pld" or "rdp".
 
-    Renyi divergences serve for a `Selected`, and where no privacy loss distribution of acceptable
-    size is accurate enough.
+    Renyi divergences serve where no loss distribution of acceptable size is accurate enough.
 
     Args: history, delta: as for `epsilon`.
     Guarantees: test_two_libraries_agree_on_epsilon.
@@ -575,27 +499,26 @@ def second_opinion(history: History, delta: float) -> tuple[float, str]:
     (7.0, 'pld')
     """
     check_delta(delta)
-    key = merge_history(flatten(history))
+    key = merge_history(history)
     if not key or key[0][0] == 0:
         return (math.inf if key else 0.0), "pld"
-    return _second_opinion(history if _has_selection(history) else key, float(delta))
+    return _second_opinion(key, float(delta))
 
 
 @lru_cache(maxsize=1024)
-def _second_opinion(history: History, delta: float) -> tuple[float, str]:
-    if not _has_selection(history):
-        with suppress(*_NO_GRID):
-            value = float(_curve_loss(history)[0].get_epsilon_for_delta(delta))
-            if value < 30:  # above, one grid of another spacing is closer
-                return max(0.0, value), "pld"
-        with suppress(*_NO_GRID):
-            scale = _renyi_epsilon(history, delta, _TAIL_ORDERS)
-            return _pld_epsilon(history, delta, scale), "pld"
+def _second_opinion(key: Key, delta: float) -> tuple[float, str]:
+    with suppress(*_NO_GRID):
+        value = float(_curve_loss(key)[0].get_epsilon_for_delta(delta))
+        if value < 30:  # above, one grid of another spacing is closer
+            return max(0.0, value), "pld"
+    with suppress(*_NO_GRID):
+        scale = _renyi_epsilon(key, delta, _TAIL_ORDERS)
+        return _pld_epsilon(key, delta, scale), "pld"
     from dp_accounting.rdp import RdpAccountant
 
     # Of whole orders alone: the series of the others need not converge there.
     renyi = RdpAccountant([float(order) for order in _TAIL_ORDERS])
-    return max(0.0, float(renyi.compose(event_of(history)).get_epsilon(delta))), "rdp"
+    return max(0.0, float(renyi.compose(event_of(key)).get_epsilon(delta))), "rdp"
 
 
 ACCOUNTANTS = {"prv": Accountant(_tight_epsilon, tight=True), "rdp": Accountant(_renyi_epsilon)}
@@ -631,14 +554,14 @@ def tradeoff_curve(history: History, fpr: Float[np.ndarray, " n"]) -> Float[np.n
     """
     inside = bool(np.all((fpr >= 0) & (fpr <= 1)))  # NaN is not
     check(inside, "fpr", fpr, "numbers in [0, 1]")
-    key = merge_history(flatten(history))
+    key = merge_history(history)
     if not key:
         return np.array(fpr, float)
     if key[0][0] == 0:
         return np.ones(len(fpr))
-    if all(q == 1 for _, q, _ in key) and not _has_selection(history):
+    if all(q == 1 for _, q, _ in key):
         return ndtr(ndtri(fpr) + _gaussian_mu(key))
-    slopes, heights = _tradeoff_lines(history if _has_selection(history) else key)
+    slopes, heights = _tradeoff_lines(key)
     return np.minimum(1.0, (heights + slopes * np.asarray(fpr)[:, None]).min(1))
 
 
@@ -652,18 +575,16 @@ def advantage(history: History) -> float:
     >>> round(advantage(((1.0, 1.0, 1),)), 5)
     0.38292
     """
-    key = merge_history(flatten(history))
+    key = merge_history(history)
     if not key or key[0][0] == 0:
         return float(bool(key))
-    if _has_selection(history):
-        return float(min(1.0, _tradeoff_lines(history)[1][0]))
     if all(q == 1 for _, q, _ in key):
         return float(1 - 2 * ndtr(-_gaussian_mu(key) / 2))
     return float(min(1.0, _tradeoff_lines(key)[1][0]))
 
 
 @lru_cache(maxsize=512)
-def _tradeoff_lines(key: History) -> tuple[np.ndarray, np.ndarray]:
+def _tradeoff_lines(key: Key) -> tuple[np.ndarray, np.ndarray]:
     """Slopes and heights at FPR = 0 of lines that no attacker exceeds; the first has slope 1.
 
     (epsilon, delta) gives TPR <= delta + e^epsilon FPR and, the roles exchanged,
@@ -688,8 +609,6 @@ def _curve_loss(key: Key) -> tuple[Any, float]:
 
     Raises: one of ``_NO_GRID``.
     """
-    if _has_selection(key):
-        raise RuntimeError("of a selection the Renyi divergences are known, and no distribution")
     total = sum(steps for *_, steps in key)
     scale = _renyi_epsilon(key, 1e-6, _TAIL_ORDERS)
     if not math.isfinite(scale):
@@ -720,10 +639,8 @@ def _pld_profile(key: Key) -> tuple[np.ndarray, np.ndarray]:
     return epsilons, np.clip(deltas, 0.0, 1.0)
 
 
-def _quick_epsilon(key: History, delta: float) -> float:
+def _quick_epsilon(key: Key, delta: float) -> float:
     """The upper end of PRV, or the Renyi bound where no grid fits."""
-    if _has_selection(key):
-        return _selection_epsilon(key, delta)
     try:
         return prv_epsilon(key, delta)
     except _NO_GRID:

@@ -287,8 +287,6 @@ class Budget:
 
     def _restated(self, ledger: Ledger, everyone: bool) -> Ledger:
         """A run's ledger at this budget's delta and accountant, in few entries."""
-        if ledger.selection is not None:
-            return Ledger.select(self._restated(ledger.parts[0], everyone), *ledger.selection)
         terms = ledger.terms._replace(delta=self.delta, accountant=self.accountant)
         # Releases add up, epsilons do not: a run's own delta and accountant play no part here.
         return Ledger.of_totals(terms, (ledger.for_everyone() if everyone else ledger).totals)

@@ -166,18 +166,8 @@ class LedgerEntry:
         return list(zip(clients, zip(*columns, strict=True), strict=True))
 
 
-def _selections(history: accounting.History) -> list[tuple[int, float, float]]:
-    """How many releases each part of a history holds, and how it was selected."""
-    chosen = [x if isinstance(x, accounting.Selected) else None for x in history]
-    # No selection has the mean 0: a plain release is never taken for one.
-    return [(1, 0.0, -1.0) if x is None else (len(x.history), x.mean, x.shape) for x in chosen]
-
-
 def _dominates(one: accounting.History, other: accounting.History) -> bool:
     """Whether ``one`` spends at least as much as ``other``, as entry by entry shows."""
-    if _selections(one) != _selections(other):
-        return False
-    one, other = accounting.flatten(one), accounting.flatten(other)
     pairs = list(zip(one, other))
     less = all((a[0] or 0) <= (b[0] or 0) and a[1] >= b[1] and a[2] >= b[2] for a, b in pairs)
     return less and len(one) == len(other)
@@ -191,7 +181,7 @@ def _undominated(histories: Iterable[accounting.History]) -> list[accounting.His
     """
 
     def key(history: accounting.History) -> list[tuple[float, float, int]]:
-        return [(sigma, -q, -steps) for sigma, q, steps in accounting.flatten(history)]
+        return [(sigma, -q, -steps) for sigma, q, steps in history]
 
     kept: list[accounting.History] = []
     # The largest first, so that most of the others fall at the first comparison.
@@ -226,13 +216,6 @@ def _worst(histories: list[accounting.History], count: int) -> list[accounting.H
     return [((sigma, q, count * steps),)]
 
 
-def describe_selection(mean: float, shape: float) -> str:
-    """The best of a random number of runs, in words."""
-    names = {1: "geometric", 0: "logarithmic", math.inf: "Poisson"}
-    kind = names.get(shape, f"negative binomial of shape {shape:g}")
-    return f"the best of a random number of runs ({kind}, mean {mean:g})"
-
-
 class Uncertified(ValueError):
     """Raised in place of an epsilon when the noise does not match the sensitivity.
 
@@ -261,8 +244,7 @@ class Ledger:
         test_every_record_counts, test_a_replay_counts_once,
         test_an_uncertified_ledger_states_no_epsilon,
         test_nothing_that_a_ledger_states_can_be_assigned,
-        test_the_aggregator_is_not_amplified_against, test_compose_adds_up,
-        test_a_selected_ledger_is_written_and_read.
+        test_the_aggregator_is_not_amplified_against, test_compose_adds_up.
 
     >>> ledger = Ledger(delta=1e-5)
     >>> ledger.record(0, [0, 1], 100, sample_rate=0.1, noise_multiplier=1.0)
@@ -271,11 +253,10 @@ class Ledger:
     """
 
     # Nothing that a ledger states, and no method that states it, can be assigned afterwards.
-    __slots__ = ("_closed", "_entries", "_parts", "_selection", "_spent", "_terms", "_uncertified")
+    __slots__ = ("_closed", "_entries", "_parts", "_spent", "_terms", "_uncertified")
 
     terms = property(attrgetter("_terms"))
     parts = property(attrgetter("_parts"))
-    selection = property(attrgetter("_selection"))
     # Of a composition `trust` names all parts'.
     unit = property(attrgetter("terms.unit"))
     delta = property(attrgetter("terms.delta"))
@@ -300,7 +281,6 @@ class Ledger:
         check(isinstance(reproducible, bool), "reproducible", reproducible, "True or False")
         self._terms = Terms(unit, float(delta), accountant, reproducible, trust, relation, sites)
         self._parts: tuple[Ledger, ...] = ()
-        self._selection: tuple[float, float] | None = None  # see `select`
         self._uncertified: str | None = None
         self._closed: str | None = None
         # Replaced and never changed in place: copies and snapshots may share them.
@@ -324,7 +304,7 @@ class Ledger:
         some = bool(ledgers) and all(isinstance(one, Ledger) for one in ledgers)
         check(some, "ledgers", ledgers, "Ledgers, >= 1")
         # Snapshots: what a part records afterwards must not change a sum that was stated.
-        parts = tuple(part.snapshot() for one in ledgers for part in one._summands)
+        parts = tuple(part.snapshot() for one in ledgers for part in one.parts or (one,))
         for name in ("unit", "delta", "relation", "sites"):
             values = list(dict.fromkeys(getattr(part, name) for part in parts))
             why = "the same in all ledgers: only then their releases add up"
@@ -342,43 +322,6 @@ class Ledger:
         whole._uncertified = "; ".join(reasons) or None
         whole._parts, whole._closed = parts, "composition"
         return whole
-
-    @classmethod
-    def select(cls, run: "Ledger", mean: float, shape: float = 1.0) -> "Ledger":
-        """Makes the closed ledger of a search: the best of a random number of runs is released.
-
-        Each run spends what ``run`` has spent, the score that it is chosen by included.
-
-        Args:
-            run: of a single run, at its planned length.
-            mean, shape: of the number of runs, see `accounting.Selected`.
-
-        Guarantees: test_selection_equals_the_theorem, test_selection_bounds_an_exact_case.
-        Source: arXiv:2110.03620, theorems 2 and 6.
-
-        >>> run = Ledger()
-        >>> run.record(0, None, 10, sample_rate=1.0, noise_multiplier=8.0)
-        >>> best = Ledger.select(run, mean=10)
-        >>> round(run.epsilon(), 2), round(best.epsilon(), 2)
-        (1.53, 3.41)
-        """
-        single = isinstance(run, Ledger) and not run.parts
-        check(single, "run", run, "the Ledger of one run")
-        why = "1: of persons at several sites a selection is not covered"
-        check(run.sites == 1, "sites", run.sites, why)
-        check_number("mean", mean, 1, 1e6)
-        check_number("shape", shape, 0)
-        whole = cls(unit=run.unit, delta=run.delta)
-        # The theorems are on Renyi divergences: no other accountant here covers a selection.
-        whole._terms = run.terms._replace(accountant="rdp")
-        whole._uncertified, whole._closed = run.uncertified, "selection"
-        whole._parts, whole._selection = (run.snapshot(),), (float(mean), float(shape))
-        return whole
-
-    @property
-    def _summands(self) -> "tuple[Ledger, ...]":
-        """The ledgers whose spending adds up to this one's: its parts, or itself."""
-        return (self,) if self.selection is not None or not self.parts else self.parts
 
     @property
     def observers(self) -> tuple[str, ...]:
@@ -472,12 +415,7 @@ class Ledger:
         """
         self._check_observer(observer)
         total: dict[tuple[float, float], int] = {}
-        chosen: list[accounting.Selected] = []
-        for part in self._summands:
-            if part.selection is not None:
-                run = part.parts[0].history(client, observer)
-                chosen += [accounting.Selected(run, *part.selection)] if run else []
-                continue
+        for part in self.parts or (self,):
             # The draw of examples stays inside their client, so its q counts. Who takes part, or
             # how many do, is hidden by a trusted server alone: else the q of clients is 1.
             tells = part.unit == "client" and part.trust != "central"
@@ -486,7 +424,7 @@ class Ledger:
                 for (sigma, q), count in part._spent.get(key, {}).items():
                     pair = (sigma, 1.0 if tells else q)
                     total[pair] = total.get(pair, 0) + count
-        return (*((*pair, count) for pair, count in total.items()), *chosen)
+        return tuple((*pair, count) for pair, count in total.items())
 
     def _check_observer(self, observer: str | None) -> None:
         central = " for trust='central': a trusted server sees the updates themselves"
@@ -692,8 +630,6 @@ class Ledger:
 
         Guarantees: test_ledgers_over_other_splits_are_bounded (test_attack_spending.py).
         """
-        if self.selection is not None:
-            return Ledger.select(self.parts[0].for_everyone(), *self.selection)
         check(not self.parts, "ledger", "composition", "the ledger of one run")
         # In another split somebody's data may lie with any client.
         whole = Ledger(**self.terms._asdict())
@@ -738,8 +674,7 @@ class Ledger:
         why = self._uncertified
         value = f"not certified: {why}," if why else f"{self.epsilon(None, observer):.4g}"
         found = "" if why else f" {self._attack(observer)}."
-        best = [describe_selection(*part.selection) for part in self._summands if part.selection]
-        warning = "".join(f" Counted is {words}." for words in best) + (warning if seeded else "")
+        warning = warning if seeded else ""
         return (
             f"epsilon = {value} at delta = {self.delta:g} against {against}, for neighbours that "
             f"differ by {unit} replaced by nothing ({self.relation}: how many clients "
@@ -781,7 +716,6 @@ class Ledger:
             )
         mode = "reproducible" if self.reproducible else "release"
         entries = f"{len(self.parts)} ledgers" if self.parts else f"{len(self._entries)} entries"
-        entries = describe_selection(*self.selection) if self.selection is not None else entries
         return (
             f"Ledger(unit={self.unit!r}, trust={self.trust!r}, relation={self.relation!r}, {mode}, "
             f"{entries}, epsilon: {spent} at delta={self.delta:g}{attack})"
@@ -812,7 +746,7 @@ class Ledger:
         rows = []
         for client in self.clients or (None,):
             history = self.history(client)
-            releases = (n for *_, n in accounting.flatten(history))
+            releases = (n for *_, n in history)
             name, count = "every" if client is None else client, sum(releases)
             spent = math.inf if uncertified else self.epsilon(client)
             rows.append({"client": name, "releases": count, "epsilon": spent})
@@ -826,9 +760,6 @@ class Ledger:
         content = {**self.terms._asdict(), "uncertified": self._uncertified}
         if self.sites == 1:  # ledgers of other units know no such term
             del content["sites"]
-        if self.selection is not None:  # JSON has no infinity: a Poisson number of runs is null
-            mean, shape = self.selection
-            content["selection"] = [mean, None if shape == math.inf else shape]
         if self.parts:
             return {**content, "parts": [part._content() for part in self.parts]}
         entries = [dict(vars(entry)) for entry in self._entries]
@@ -839,9 +770,6 @@ class Ledger:
 
     @classmethod
     def _of(cls, content: dict[str, Any]) -> "Ledger":
-        if "selection" in content:
-            (run,), (mean, shape) = content["parts"], content["selection"]
-            return cls.select(cls._of(run), mean, math.inf if shape is None else shape)
         if "parts" in content:
             return cls.compose(*(cls._of(part) for part in content["parts"]))
         terms = dict(content)

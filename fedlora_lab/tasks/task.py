@@ -232,7 +232,6 @@ def examples_to_judge(task: Task, private: bool) -> Examples:
     Guarantees: test_attack_evaluation.py::test_no_measure_of_a_private_run_looks_at_private_rows.
     """
     expected = "True: of a private run only public test examples are scored; give others by data="
-    expected += ", or release a score with noise by fl.private_score"
     check(task.public_test or not private, "public_test", False, expected)
     return task.test
 

@@ -25,9 +25,6 @@ def test_two_rows_of_one_name_are_refused_wherever_names_meet(row, tmp_path):
     calls = {
         "compare": lambda: fl.compare(task, rows, privacy, PLAN, [0], progress=False),
         "table": lambda: methods.table([methods.FedLoRA, row]),
-        "tune": lambda: fl.tune(
-            task, "fedlora", privacy, PLAN, {"method": rows}, epsilon=8, trials=2
-        ),
         "a folder": lambda: run_settings(
             Folder(tmp_path),
             task,

@@ -137,7 +137,7 @@ def test_nothing_that_a_ledger_states_can_be_assigned() -> None:
     ledger, composed = filled(), Ledger.compose(filled(), filled())
     for one in (ledger, ledger.snapshot(), composed):
         before, own = said(one), {name for name in dir(one) if not name.startswith("_")}
-        assert {"terms", "parts", "selection", "totals", "epsilon", "statement"} <= own
+        assert {"terms", "parts", "totals", "epsilon", "statement"} <= own
         for name in own - {"uncertified"}:
             with pytest.raises(AttributeError):
                 setattr(one, name, lambda *_: 0.0)

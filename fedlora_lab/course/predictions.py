@@ -262,8 +262,6 @@ class Prediction:
         """Makes the buttons, one for each option, and the sentence that a guess is kept."""
         import ipywidgets as w
 
-        from fedlora_lab.course.widgets.composer import set_text, text_box
-
         buttons: Any = w.ToggleButtons(
             options=self.letters,
             value=self.guess,
@@ -292,6 +290,25 @@ class Prediction:
 
         display({"text/html": self._repr_html_(), "text/plain": repr(self)}, raw=True)
         display(self.control())
+
+
+def text_box(lines: int = 1) -> Any:
+    """Makes a place for text of fixed height."""
+    import ipywidgets as w
+
+    height = f"{22 * lines + 4}px"
+    return w.HTML(layout=w.Layout(height=height, width="100%", overflow="hidden", margin="0"))
+
+
+def set_text(place: Any, text: str, error: bool = False) -> None:
+    """Puts escaped text into a `text_box`; it is read aloud.
+
+    Args: place, text: what goes where; error: in an error's looks.
+    """
+    look, role = "color:var(--jp-content-font-color1,inherit)", "status"
+    if error:
+        look, role = "color:var(--jp-error-color1,#b3261e);font-weight:600", "alert"
+    place.value = f'<div role="{role}" style="{look};line-height:22px">{escape(text)}</div>'
 
 
 @dataclass(frozen=True)

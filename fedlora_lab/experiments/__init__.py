@@ -10,7 +10,6 @@ A study goes on after a kill at any point.
 
 from fedlora_lab.experiments.method_guide import (
     best_methods,
-    effects,
     rank_methods,
     read_studies,
     situations,
@@ -42,7 +41,6 @@ __all__ = [
     "best_methods",
     "claim_frames",
     "count_runs",
-    "effects",
     "factorial_methods",
     "judge_claims",
     "map_cells",

@@ -1,8 +1,7 @@
-"""Ranks methods by the committed studies, measures what ingredients add, composes methods."""
+"""Ranks methods by the committed studies."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import product
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,81 +10,11 @@ import pandas as pd
 from fedlora_lab._utils.validation import check
 from fedlora_lab.experiments.runner import read_study
 from fedlora_lab.experiments.studies import STUDIES
-from fedlora_lab.federated import dry_run
-from fedlora_lab.measures.statistics import find_collapsed_by_group, paired_difference, t_interval
-from fedlora_lab.methods.filters import binomial
-from fedlora_lab.methods.method import Cycle, Method
-from fedlora_lab.methods.published import ALL, VARIANTS, rule_name
-from fedlora_lab.methods.quantization import normal_float
+from fedlora_lab.measures.statistics import find_collapsed_by_group, paired_difference
+from fedlora_lab.methods.published import ALL, VARIANTS
 
 Frames = Mapping[str, pd.DataFrame]
-DEFAULT_WORDS = {  # the default of a field in words
-    "start": "A random, B zero",
-    "balance": "as drawn",
-    "precondition": "none",
-    "penalty": "none",
-    "filter": "none",
-    "share": "what moved",
-    "clip_groups": "all together",
-    "clip_reference": "the change",
-    "own_ranks": "nothing",
-    "aggregate": "mean",
-    "broadcast": "full, 32 bits",
-}
 LETTERS = {"epsilon": "ε", "alpha": "β"}
-# The fields of a method that one can choose, and their values beside those of the table.
-COMPOSED = ("train", "start", "balance", "aggregate", "precondition", "filter", "share")
-COMPOSED += ("own_ranks", "clip_groups", "clip_reference", "broadcast")
-MORE_VALUES: Mapping[str, tuple[Any, ...]] = {
-    "train": tuple(map(Cycle, (("A",), ("B", "B", "A"), ("AB", "B"), ("B", "B A")))),
-    "filter": (binomial(3), binomial(9)),
-    "broadcast": tuple(normal_float(width) for width in (2, 3, 8)),
-    "share": ("B",),
-}
-
-
-def describe_value(field: str, value: Any) -> str:
-    """Describes a value of a method's field in words."""
-    if field in DEFAULT_WORDS and value == getattr(Method("plain", ""), field):
-        return DEFAULT_WORDS[field]
-    if field == "balance":
-        return f"noise at {value:g} of A"
-    if field == "own_ranks":
-        return f"{value:.0%} of the ranks"
-    if field == "broadcast":
-        return f"{getattr(value, 'width', '?')} bits"
-    if isinstance(value, Cycle):
-        return " | ".join(value.rounds)
-    if isinstance(value, str):
-        return {"": "nothing", "A": "A only", "B": "B only"}.get(value, value)
-    return rule_name(value)
-
-
-def field_choices() -> dict[str, list[tuple[str, Any]]]:
-    """Lists every choice of the composer: field -> (words, value).
-    That is its default, all that the table's rows and variants use, and `MORE_VALUES`.
-
-    Guarantees: every row can be composed (test_composer.py::test_every_row_can_be_composed).
-    """
-    found: dict[str, list[tuple[str, Any]]] = {}
-    for field in COMPOSED:
-        values: list[Any] = []
-        rows = [Method("plain", ""), *(ALL | VARIANTS).values()]
-        for value in (*(getattr(row, field) for row in rows), *MORE_VALUES.get(field, ())):
-            values += [] if value in values else [value]
-        found[field] = [(describe_value(field, value), value) for value in values]
-    return found
-
-
-def compose(name: str, choice: Mapping[str, Any]) -> Method:
-    """Composes a method from these fields; it claims to be exact if its rules are, when played.
-
-    Raises: ``ValueError`` for fields that do not go together.
-    Guarantees: test_dry_run.py::test_a_composed_row_is_exact_or_not.
-    """
-    row = Method(name, "", **dict(choice))
-    gap = dry_run.aggregation_error(row)
-    return row.replace(exact=gap is not None and gap < dry_run.EXACT)
 
 
 def read_studies(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
@@ -216,53 +145,3 @@ def best_methods(frames: Frames, level: float = 0.95) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(lines)
-
-
-def contrasts(rows: Iterable[Method]) -> list[tuple[str, Any, str, str]]:
-    """Lists all pairs of rows that differ in one field only, of which one has the default.
-    Each is (field, value, slug with the value, slug with the default).
-    """
-    usual, found = dry_run.fields(Method("plain", "")), []
-    known = [(row, dry_run.fields(row)) for row in rows]
-    for (row, one), (base, other) in product(known, known):
-        differs = [name for name in usual if one[name] != other[name]]
-        if len(differs) == 1 and other[differs[0]] == usual[differs[0]]:
-            found.append((differs[0], getattr(row, differs[0]), row.slug, base.slug))
-    return found
-
-
-def effects(frame: pd.DataFrame, rows: Iterable[Method], measure: str = "accuracy") -> pd.DataFrame:
-    """Computes main effects: what a field's value adds to the default, on average over pairs.
-    Pairs are rows that are equal in all other fields.
-
-    Per seed the mean over the pairs that both ran in a situation; then Student's 95 % interval over
-    the seeds.
-
-    Args:
-        frame: of a study, finished or in part.
-        rows: the study's methods.
-        measure: a column; larger is better.
-
-    Returns: where, field, value (in words), mean, low, high, pairs, seeds; empty where no pair is
-        there.
-    Raises: ``ValueError`` for a frame without the measure.
-    Guarantees: known effects are found, and an unfinished case only takes its own pairs away
-        (test_guide.py::test_known_effects_are_found).
-    """
-    check(measure in frame.columns, "measure", measure, "a column of the frame")
-    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for field, value, one, other in contrasts(rows):
-        groups.setdefault((field, describe_value(field, value)), []).append((one, other))
-    found = []
-    for situation in _settings("", frame):
-        table = situation.rows.pivot_table(measure, "seed", "method")
-        for key, pairs in groups.items():
-            there = [pair for pair in pairs if {*pair} <= {*table.columns}]
-            gaps = {i: table[one] - table[other] for i, (one, other) in enumerate(there)}
-            means = pd.DataFrame(gaps).dropna().mean(axis=1)
-            if len(means) >= 2:
-                mean, half = t_interval(means.to_numpy())
-                interval = (mean, mean - half, mean + half)
-                found.append((situation.words, *key, *interval, len(there), len(means)))
-    columns = ["where", "field", "value", "mean", "low", "high", "pairs", "seeds"]
-    return pd.DataFrame(found, columns=columns)

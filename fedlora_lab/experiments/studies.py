@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 from fedlora_lab import methods
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.dry_run import DESCRIPTIVE
 from fedlora_lab.methods.filters import binomial, product_space
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.published import rule_name
 
+DESCRIPTIVE = ("name", "source", "exact", "note")
+"""Fields that say something of a method and do nothing in a run."""
 RATES = (0.008, 0.02, 0.05, 0.125, 0.3, 0.8, 2.0, 5.0)
 # Rows that keep a factor, and clients with few examples, learn by small steps.
 SMALLER = (0.0012, 0.003, *RATES)

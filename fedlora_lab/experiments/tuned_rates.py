@@ -16,16 +16,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
 from fedlora_lab import methods
 from fedlora_lab._utils.validation import check, check_number, check_one_of
-from fedlora_lab.federated import dry_run
 from fedlora_lab.federated.amplification import forecast_of
 from fedlora_lab.federated.run_spec import make_run_spec
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.plan import Plan
+from fedlora_lab.methods.state import KINDS
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import UNITS
 from fedlora_lab.tasks.task import Task
@@ -33,13 +34,15 @@ from fedlora_lab.tasks.task import Task
 FILE = Path(__file__).parent / "tuned.json"
 SUGGESTED = FILE.with_name("suggested.json")
 Rates = dict[float | None, float]  # budget -> rate; the budget None is training without privacy
-LIKE = {  # how noise on two factors meets (`dry_run.noise_product`) -> methods in which it does so
+LIKE = {  # how noise on two factors meets (`noise_product`) -> methods in which it does so
     "never": ("ffa-lora",),
     "at once": ("fedlora",),
     "within a round": ("la-lora-unfiltered", "rolora"),
     "over rounds": ("rolora",),
 }
 BALANCED = "balanced"
+HORIZON = 12
+"""Rounds, and steps of a round, in which a schedule is looked at."""
 NOISE_LIMITS = {
     "never": 3.0,
     "at once": 1.5,
@@ -47,7 +50,7 @@ NOISE_LIMITS = {
     "over rounds": 0.75,
     BALANCED: 5.9,
 }
-"""How noise on two factors meets (`dry_run.noise_product`), or a balanced start -> how large 3 d_in
+"""How noise on two factors meets (`noise_product`), or a balanced start -> how large 3 d_in
 N tau^2 of B's noise may become. Fitted on the task digits alone (scripts/noise_limits.py)."""
 
 
@@ -218,7 +221,7 @@ def noise_taken_up(
 
     found = forecast.weighted(taken_up)
     check(found > 0, "noise", found, "noise on B: a multiplier > 0, and a row that moves B")
-    meets = dry_run.noise_product(row)
+    meets = noise_product(row)
     if not by_step and meets == "within a round":
         meets = "at once"  # of a round's change both factors are noised together
     return NoiseTakenUp(found, BALANCED if row.balance is not None else meets, scale)
@@ -306,7 +309,39 @@ def _alike(slug: str, method: Any) -> tuple[str, ...]:
     row = (methods.ALL | methods.VARIANTS).get(slug) if isinstance(method, str) else method
     if row is None:  # a baseline trains FedLoRA; of another name nothing is known
         return ("fedlora",) if slug in ("central", "non-private") else ()
-    published, like = dry_run.identify(row).identical, ("fedsa-lora",)
-    if not row.own_ranks and dry_run.fields(row)["share"] is None:
-        like = LIKE[dry_run.noise_product(row)]  # else what stays with a client learns slowly
-    return (published, *like) if published else like
+    published = [slug for slug, other in methods.ALL.items() if _works_as(row, other)]
+    moved = set().union(*_moving_sides(row))
+    if row.own_ranks or (row.share is not None and moved - set(row.share)):
+        return (*published, "fedsa-lora")  # what stays with a client learns slowly
+    return (*published, *LIKE[noise_product(row)])
+
+
+def _works_as(row: Method, other: Method) -> bool:
+    """Whether two rows have the same fields but for their descriptions."""
+    described = {"name": other.name, "source": other.source, "exact": other.exact}
+    return row.replace(**described, note=other.note) == other
+
+
+def _moving_sides(row: Method) -> list[set[str]]:
+    """What moves in each of the first rounds."""
+    return [set(row.sides_in_round(t, HORIZON)) for t in range(HORIZON)]
+
+
+def noise_product(row: Method) -> str:
+    """Says how noise on one factor can multiply noise on another: a key of `LIKE`.
+
+    That is for the example unit. In the client unit noise falls on all that moved in a round at
+    once, so "within a round" is "at once" there. Noise that a server's rule writes into a factor is
+    that of the product already: it is split, not multiplied.
+    """
+    rounds = _moving_sides(row)
+    every = set().union(*rounds)
+    made = set() if row.start is None else set(row.start(torch.eye(6, dtype=torch.float64), 2))
+    made &= KINDS.keys()
+    if any(KINDS[x].of_the_product and not KINDS[x].scheduled for x in made):
+        return "at once"
+    if "*" not in every and len(every) < 2:
+        return "never"
+    if any(len(row.sides_at_step(t, s)) > 1 for t in range(HORIZON) for s in range(HORIZON)):
+        return "at once"
+    return "within a round" if any(len(moved) > 1 for moved in rounds) else "over rounds"

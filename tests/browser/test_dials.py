@@ -54,7 +54,6 @@ DIALS = {
     "regulator": "fl.course.lesson(6).regulator_explorer()",
     "rounds": "fl.course.lesson(6).rounds_explorer([first, then], 0.75)",
     "filter": "fl.course.lesson(7).filter_explorer()",
-    "exactness": "fl.course.lesson(10).exactness_explorer()",
     "results": "fl.course.lesson(9).results_explorer(studies)",
 }
 

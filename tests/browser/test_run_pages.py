@@ -1,4 +1,4 @@
-"""The workbench and the composer in a real JupyterLab, driven as a reader drives them."""
+"""The workbench in a real JupyterLab, driven as a reader drives it."""
 
 import io
 import re
@@ -25,7 +25,6 @@ def loss(outputs, y):
     raise RuntimeError("planted failure")
 fl.course.widgets.live(replace(task, loss=loss), **settings)
 """,
-    "composer": "fl.course.widgets.method_composer(task, plan=plan)",
     "busy": "time.sleep(3)",
     "probe": "print([t.name for t in threading.enumerate()])",
 }
@@ -193,27 +192,3 @@ def test_it_pauses_stops_answers_while_busy_and_leaves_no_thread(notebook, show)
     assert line.inner_text() == "RuntimeError: planted failure"
     assert line.bounding_box()["height"] < 30
     assert "Traceback" not in notebook.page.locator(".jp-Notebook").inner_text()
-
-
-def test_the_composer_makes_methods_and_trains_them(notebook, show):
-    output = show("composer")
-    for label, option, words in (
-        ("who moves", "B", "This is FFA-LoRA"),
-        ("who moves", "*", r"No valid method: train='\*'"),
-        ("begin from", "LA-LoRA", "This is LA-LoRA"),
-    ):
-        text = output.page.get_by_text(label, exact=True)
-        row = output.locator(".widget-inline-hbox", has=text)
-        row.locator("select").select_option(label=option)
-        output.locator("[role=status], [role=alert]").filter(
-            has_text=re.compile(words)
-        ).first.wait_for()
-    output.locator("[data-seeds]").focus()
-    notebook.page.keyboard.press("Home")
-    output.locator("[data-do=run_sweep]").click()
-    ended(output, "running")
-    ended(output)
-    assert labels(output) == ["my method", "FedLoRA", "FFA-LoRA"]
-    notebook.dress("Dark", width=1024)
-    assert cut_off(output) == []
-    assert accessibility_faults(notebook.page, ".widget-vbox") == []

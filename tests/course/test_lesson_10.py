@@ -9,7 +9,6 @@ from frames import words
 import fedlora_lab as fl
 from fedlora_lab.course.lesson_10 import figures
 from fedlora_lab.course.lesson_10.figures import cost_and_deviation
-from fedlora_lab.federated import dry_run
 from fedlora_lab.plots import style
 
 LAYER = "blocks.1.value"
@@ -97,27 +96,3 @@ def test_the_map_draws_every_row(way):
 def test_the_figure_of_mean_products():
     (ax,) = figures.mean_spectra({"one": [2.0, 1.0, 0.2, 0.0]}, rank=2).axes
     np.testing.assert_allclose(np.asarray(ax.lines[0].get_ydata(), float), [1, 0.5, 0.1])
-
-
-def test_bytes_of_other_layers_are_counted():
-    """At the setting that was measured they are what was measured; at width 4096 the residual of 20
-    clients is 20 times the factors."""
-    measured: Any = fl.methods.table()
-    same: Any = figures.table_at(64, 4, 10)[["up", "down"]]
-    np.testing.assert_allclose(same, measured[["up", "down"]])
-    wide: Any = figures.table_at(4096, 8, 20)["down"]
-    assert wide["fedlora"] == 8 * 4 * 8 * (4096 + 4096)
-    assert wide["fedex-lora"] == 21 * wide["fedlora"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("slug", ["ffa-lora", "fedex-lora", "fed-sb"])
-def test_the_dial_counts_bytes(slug):
-    """As a dry run of the method at this width, rank and number of clients does."""
-    row = figures._row(slug, fl.methods.table().loc[slug])
-    for i, j, k in ((0, 6, 4), (3, 2, 0), (1, 0, 2)):
-        size: Any = {"rank": figures.RANKS[j], "clients": figures.CLIENTS[k]}
-        layers: Any = ((figures.WIDTHS[i],) * 2,)
-        one, down = dry_run.client_bytes(fl.methods.ALL[slug], layers=layers, **size), row["down"]
-        down = down[i][j] if isinstance(down[i][j], int) else down[i][j][k]
-        assert (row["up"][i][j], down) == (one.up, one.down)

@@ -11,9 +11,7 @@ from scipy.stats import t
 import fedlora_lab as fl
 from fedlora_lab import experiments as study
 from fedlora_lab import methods
-from fedlora_lab.experiments import method_guide
 from fedlora_lab.experiments.studies import Case, Study
-from fedlora_lab.methods.filters import binomial
 from fedlora_lab.privacy import accounting
 
 lesson = fl.course.lesson(9)
@@ -145,60 +143,3 @@ ADDS = {
     "precondition": {"product_space": 0.04},
     "filter": {"Binomial(taps=5)": 0.0},
 }
-
-
-def summed(rows, **labels):
-    """Accuracy is a sum of what each field adds, and something that all methods of a seed share."""
-
-    def score(row):
-        words = {field: method_guide.describe_value(field, getattr(row, field)) for field in ADDS}
-        return 0.5 + sum(ADDS[field].get(word, 0.0) for field, word in words.items())
-
-    return made({row.slug: score(row) for row in rows}, seeds=5, spread=0.0, **labels)
-
-
-@pytest.fixture(scope="module")
-def rows():
-    return study.factorial_methods()
-
-
-@pytest.fixture(scope="module")
-def factorial(rows):
-    return pd.concat([summed(rows, epsilon=1.0), summed(rows, epsilon=8.0)])
-
-
-def test_known_effects_are_found(rows, factorial):
-    """12 pairs for each value of server and rule, 9 for each schedule. What a seed shares drops
-    out; an unfinished case only takes its own pairs away."""
-    gone = (factorial["method"] == rows[5].slug) & (factorial["epsilon"] == 8.0)
-    for frame in (factorial, factorial[~gone]):
-        table: Any = study.effects(frame, rows)
-        assert len(table) == 2 * 7 and list(dict.fromkeys(table["where"])) == ["ε = 1", "ε = 8"]
-        for line in table.itertuples():
-            wanted = ADDS[line.field][line.value]
-            assert (line.mean, line.low, line.high) == pytest.approx([wanted] * 3, abs=1e-9)
-        assert sorted(table["pairs"][:7]) == [9, 9, 9, 12, 12, 12, 12]
-    assert table["pairs"][7:].sum() < 75
-    assert len(study.effects(factorial[factorial["method"] == rows[0].slug], rows)) == 0
-    with pytest.raises(ValueError, match=r"^measure='speed': expected a column of the frame"):
-        study.effects(factorial, rows, "speed")
-
-
-def test_intervals_are_over_seeds():
-    pair = [methods.FedLoRA, methods.FedLoRA.replace(name="filtered", filter=binomial(3))]
-    frame, adds = summed(pair, epsilon=1.0), [0.0, 0.1, 0.2, 0.3, 0.4]
-    frame.loc[frame["method"] == "filtered", "accuracy"] += adds
-    line: Any = study.effects(frame, pair).iloc[0]
-    half = t.ppf(0.975, 4) * np.std(adds, ddof=1) / np.sqrt(5)
-    assert (line["mean"], line["high"], line["seeds"]) == pytest.approx((0.2, 0.2 + half, 5))
-
-
-def test_the_figure_shows_every_effect(rows, factorial):
-    table: Any = study.effects(factorial, rows)
-    ax = lesson.effects(table).axes[0]
-    dots: Any = [line for line in ax.lines if line.get_marker() == "o"]
-    drawn = sorted(float(dot.get_xdata()[0]) for dot in dots)
-    assert drawn == pytest.approx(sorted(table["mean"]), abs=1e-9)
-    assert "the whitening: product_space" in [x.get_text() for x in ax.get_yticklabels()]
-    with pytest.raises(ValueError, match=r"^table=0"):
-        lesson.effects(table[:0])

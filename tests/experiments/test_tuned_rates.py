@@ -11,7 +11,6 @@ import pytest
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.experiments import tuned_rates
-from fedlora_lab.federated import dry_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,7 +102,9 @@ def test_the_suggested_rate_meets_the_limit_of_its_noise(slug):
     found = fl.suggest_lr(task, slug, noise, plan)
     assert found.clip_norm == 0.4 and "rate" in found.words
     assert fl.suggest_lr(task, slug, noise, plan.replace(lr=0.1)).lr == pytest.approx(found.lr)
-    meets = "balanced" if slug.startswith("balanced") else dry_run.noise_product(methods.get(slug))
+    meets = (
+        "balanced" if slug.startswith("balanced") else tuned_rates.noise_product(methods.get(slug))
+    )
     if slug in ("fedlora", "ffa-lora", "la-lora"):
         (layer,) = fl.amplification(task, slug, noise, plan.replace(lr=found.lr)).layers
         taken_up = 3 * layer.d_in * layer.releases_B * layer.std_B**2

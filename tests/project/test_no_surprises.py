@@ -16,7 +16,7 @@ from reports import HOSTILE, TAGS, Reader, frame, ledgers, settings
 
 from fedlora_lab.cli import doctor
 from fedlora_lab.course.exercises import Exercise
-from fedlora_lab.course.widgets import composer
+from fedlora_lab.course.predictions import set_text, text_box
 from fedlora_lab.report.html_page import render
 from fedlora_lab.report.summary_table import claims_table
 
@@ -223,8 +223,8 @@ def test_a_report_shows_any_name_as_text():
 
 @any_name
 def test_widgets_tables_and_cards_show_any_name_as_text(name):
-    place = composer.text_box()
-    composer.set_text(place, name)
+    place = text_box()
+    set_text(place, name)
     words: Any = dict.fromkeys(("question", "hint", "solution", "right"), name)
     one = Exercise(name, (1, 1), words, (0,), tuple((wrong, name) for wrong in (1, 2, 3)), None)
     for html, tags in (

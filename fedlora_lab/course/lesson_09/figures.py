@@ -16,7 +16,6 @@ from fedlora_lab.experiments.method_guide import (
     rank_methods,
     situations,
 )
-from fedlora_lab.federated.dry_run import NAMES
 from fedlora_lab.methods.published import ALL
 from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.style import look, name
@@ -167,47 +166,6 @@ def results_words(frame: pd.DataFrame, view: View) -> str:
         f"{shown or 'no interval leaves zero'}"
         + (f"; {unclear} cannot be told from it." if unclear else ".")
     )
-
-
-@style.paper()
-def effects(table: pd.DataFrame, measure: str = "accuracy") -> style.Picture:
-    """Draws main effects with their intervals: a line a field and value, a colour a situation.
-
-    Args: table: as `study.effects` gives it; measure: what was compared, for the axis.
-    Raises: ``ValueError`` for an empty table.
-    Guarantees: test_guide.py::test_the_figure_shows_every_effect.
-    """
-    check(len(table) > 0, "table", len(table), "at least one effect: is the study run?")
-    lines = list(dict.fromkeys(zip(table["field"], table["value"], strict=True)))
-    wheres = list(dict.fromkeys(table["where"]))
-    height = 1.6 + 0.46 * len(lines)
-    figure, (ax,) = style.panels(8.6, height, (0.4, 0.72 / height, 0.57, 1 - 1.52 / height))
-    clear: Any = table[(table["low"] > 0) | (table["high"] < 0)]
-    largest = clear.loc[clear["mean"].abs().sort_values(ascending=False).index[:2]]
-    words = [
-        f"{NAMES.get(r.field, r.field)}: {r.value} {r.mean:+.3f} at {r.where}".replace("-", "−")
-        for r in largest.itertuples()
-    ]
-    head = "Largest clear of zero: " if len(clear) > 2 else "Clear of zero: "
-    title = head + ",\n".join(words) if words else "No effect is clear of zero"
-    figure.text(0.012, 1 - 0.14 / height, title, fontsize=10.5, va="top", **BOLD)
-    ax.axvline(0, color=style.GREY, lw=1.2)
-    for i, where in enumerate(wheres):
-        part: Any = table[table["where"] == where]
-        colour = COLOURS[i % len(COLOURS)]
-        y = [lines.index(pair) for pair in zip(part["field"], part["value"], strict=True)]
-        y = np.array(y) + 0.24 * (i - (len(wheres) - 1) / 2)
-        ax.hlines(y, part["low"], part["high"], color=colour, lw=2)
-        for place, mean in zip(y, part["mean"], strict=True):
-            style.dots(ax, [mean], [place], colour, 6.5)
-        style.note(ax, 0.35 * i, 1.02, where, style.darken(colour), 9, **BOLD)
-    ax.set_ylim(len(lines) - 0.4, -0.6)
-    ax.set_yticks(range(len(lines)), [f"{NAMES.get(f, f)}: {value}" for f, value in lines])
-    ax.set_xlabel(f"what it adds to {measure}, other fields equal")
-    pairs = f"mean over {table['pairs'].min()}–{table['pairs'].max()} pairs of rows that differ in"
-    plain = "nothing else, from the plain mean with both factors moving"
-    style.footer(figure, f"{pairs} {plain}; bar: 95 % interval over seeds (Student's t)")
-    return figure
 
 
 @style.paper()

@@ -12,8 +12,6 @@ from matplotlib.transforms import offset_copy
 
 from fedlora_lab import methods
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
-from fedlora_lab.course.widgets.dial import Dial
-from fedlora_lab.federated import dry_run
 from fedlora_lab.plots import style
 from fedlora_lab.plots.style import look, name
 from fedlora_lab.plots.tidy import byte_unit
@@ -193,55 +191,3 @@ def mean_spectra(cases: Mapping[str, Any], rank: int) -> style.Picture:
     ax.set_title("The mean product outgrows the rank, unless a factor is common")
     style.draw_labels(ax, ends, together=False, inside=True)
     return figure
-
-
-def table_at(width: int, rank: int, clients: int) -> pd.DataFrame:
-    """Recounts the bytes in the table of methods for other layer sizes.
-
-    Args: width: d_in = d_out of each of eight layers; rank, clients: of the federation.
-    """
-    table, layers, sent = methods.table(), ((width, width),), {}
-    for slug in table.index:
-        row = methods.ALL[slug]
-        one = dry_run.client_bytes(row, rank=rank, clients=clients, layers=layers)
-        sent[slug] = LAYERS * one.up, LAYERS * one.down
-    counted: Any = pd.DataFrame.from_dict(sent, orient="index", columns=["up", "down"])
-    return table.assign(up=counted["up"], down=counted["down"])
-
-
-RANKS, WIDTHS, CLIENTS = (1, 2, 4, 8, 16, 32, 64), (64, 256, 768, 4096), (2, 5, 10, 50, 200)
-
-
-def exactness_explorer() -> Dial:
-    """Makes a dial for width, rank, clients and method: its bytes and measured deviation.
-
-    The bytes of a layer are counted here for every choice, on one dry run of each method, and sent;
-    where the clients do not matter, once.
-
-    Guarantees: bytes are `dry_run.client_bytes` (test_lesson_10.py::test_the_dial_counts_bytes).
-    """
-    table: Any = methods.table()
-    rows = [_row(slug, table.loc[slug]) for slug in table.index]
-    data = {"methods": rows, "widths": list(WIDTHS), "ranks": list(RANKS), "counts": list(CLIENTS)}
-    about = "What an exact server costs: deviation against the bytes of a client's round."
-    values = {"mark": "fedex-lora", "way": "both", "width": 64, "rank": 4, "clients": 10}
-    return Dial(10, "exactness_explorer", about, data, **values)
-
-
-def _row(slug: str, row: Any) -> dict[str, Any]:
-    """Describes one method: name, deviation, bytes up and down for each width and rank."""
-    method = methods.ALL[slug]
-    played = [dry_run.play_rounds(method, rank=rank) for rank in RANKS]
-    up, down = [], []
-    for width in WIDTHS:
-        sent, received = [], []
-        for rank, rounds in zip(RANKS, played, strict=True):
-            size: Any = {"rank": rank, "layers": ((width, width),), "played": rounds}
-            each = [dry_run.client_bytes(method, clients=n, **size) for n in CLIENTS]
-            sent.append(int(each[0].up))
-            falls = [int(one.down) for one in each]
-            received.append(falls if len(set(falls)) > 1 else falls[0])
-        up.append(sent)
-        down.append(received)
-    deviation = None if pd.isna(row["deviation"]) else float(row["deviation"])
-    return {"slug": slug, "name": method.name, "deviation": deviation, "up": up, "down": down}

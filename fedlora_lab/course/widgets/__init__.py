@@ -1,4 +1,4 @@
-"""Widgets for notebooks: a workbench for runs, the method composer, a live figure.
+"""Widgets for notebooks: a workbench for runs, a live figure.
 
 Nothing is trained before Start is pressed.
 
@@ -9,11 +9,10 @@ Nothing is trained before Start is pressed.
 >>> run.close()
 """
 
-from fedlora_lab.course.widgets.composer import method_composer
 from fedlora_lab.course.widgets.live_run import live
 from fedlora_lab.plots.training_curves import live_figure
 
-__all__ = ["live", "live_figure", "method_composer"]
+__all__ = ["live", "live_figure"]
 
 
 def __dir__() -> list[str]:

@@ -203,7 +203,7 @@ class Workbench(anywidget.AnyWidget):
         title: str = "live run",
     ) -> None:
         self.title, self._first, self.config, self.follows = title, first, first, True
-        # A row of the reader's own stands first; the composer puts another in its place.
+        # A row of the reader's own stands first.
         self.methods = {first.method.slug: first.method, **methods.ALL}
         self.knobs = knobs(first, self.methods)
         self._given = {name: dict(values) for name, values in (presets or {}).items()}

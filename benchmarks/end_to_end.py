@@ -35,7 +35,7 @@ GOAL = 10
 TELLS = (
     ("ε of each client, composed over the run", "yes", "yes, where one writes it (as here)"),
     ("ε after every round", "`record.epsilon`", "no"),
-    ("what several runs on the same data spend together", "`fl.Budget`", "no"),
+    ("what several runs on the same data spend together", "`Ledger.compose`", "no"),
     ("how far averaging A and B misses the mean of B A", "`record.deviation`", "no"),
     ("noise in the product, by its three terms", "`record.rows`", "no"),
     ("the share of gradients that were clipped", "`record.clipped`", "no"),

@@ -48,7 +48,6 @@ PAGES = (
     "lora_options",
     "teaching",
     "security",
-    "budget",
     "scale",
     "convergence",
     "references",

@@ -14,7 +14,6 @@ COMMANDS = {
     "methods": ("runs", "List the methods."),
     "run": ("runs", "Train one method, with a line for every round."),
     "compare": ("runs", "Train several methods and write a report."),
-    "budget": ("runs", "Make or show the budget of several runs on the same data."),
     "finetune": ("runs", "Fine-tune your own model on your own CSV file, with defaults."),
     "guide": ("runs", "Say whether both factors or one leads, by the nearest measurements."),
     "study": ("study_commands", "Run or continue a declared study."),

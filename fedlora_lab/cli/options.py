@@ -52,7 +52,6 @@ RUN_OPTIONS: list[tuple[str, type, str, str]] = [
     ("--trust", str, "T", "Client unit: who is trusted: local, secagg or central.  [central]"),
     ("--accountant", str, "A", "prv, rdp or another of fl.privacy.ACCOUNTANTS.  [prv]"),
     ("--stop-at", float, "E", "End a run before it spends more than this ε.  [none]"),
-    ("--budget", str, "FILE", "Budget file that counts the run, see `fedlora-lab budget`.  [none]"),
     ("--out", str, "DIR", "Run folder.  [runs/TASK]"),
 ]
 """Name, type, placeholder and help of each option."""
@@ -70,7 +69,7 @@ def run_options(command: Callable) -> Callable:
 
 def situation_options(command: Callable) -> Callable:
     """Puts those of them on a command that say what would be trained, and not where or how fast."""
-    elsewhere = ("--lr", "--stop-at", "--budget", "--out")
+    elsewhere = ("--lr", "--stop-at", "--out")
     return _put(command, [x for x in RUN_OPTIONS if x[0] not in elsewhere])
 
 
@@ -82,7 +81,7 @@ def own_options(own: list[tuple[str, type, str, str]], names: list[str]) -> Call
             name,
             kind,
             word,
-            text.split("  [")[0] + (why if name not in ("--stop-at", "--budget", "--out") else ""),
+            text.split("  [")[0] + (why if name not in ("--stop-at", "--out") else ""),
         )
         for name, kind, word, text in RUN_OPTIONS
         if name in names

@@ -15,7 +15,7 @@ import fedlora_lab as fl
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.cli import options as read
 from fedlora_lab.cli import status
-from fedlora_lab.federated.comparison import BAR, BASELINES, Cell, Progress, check_budget
+from fedlora_lab.federated.comparison import BAR, BASELINES, Cell, Progress
 from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.report import html_page
 from fedlora_lab.report import summary_table as shown
@@ -83,26 +83,6 @@ def flower_command(task: str, method: str, seed: str, **options: Any) -> None:
     _run_cells(task, [method], seeds, options, every_round=True, engine=_on_flower)
 
 
-@click.command("budget")
-@click.argument("file")
-@click.option(
-    "--epsilon", type=float, metavar="E", help="For a new budget: ε of all runs together."
-)
-@click.option("--delta", type=float, metavar="D", help="For a new budget.  [1e-5]")
-@click.option("--unit", metavar="U", help="For a new budget: example, person or client.  [example]")
-def budget_command(file: str, **terms: Any) -> None:
-    """Make the budget FILE for all runs on the same data, or show what each run has spent of it
-    and what is left.
-
-    `run`, `compare`, `flower` and `finetune` take the file as --budget FILE.
-    """
-    budget = fl.Budget(file, **terms)
-    frame = budget.runs()
-    rows = [[f"{x:.4g}" if isinstance(x, float) else str(x) for x in row] for row in frame.values]
-    table = align_columns([list(frame.columns), *rows], right=(0, 6, 7)) if rows else []
-    status.say("\n".join([budget.statement(), *table]))
-
-
 MODEL = ("--model", str, "DIR", "A Hugging Face name, or a folder.  [required]")
 OWN_OPTIONS: list[tuple[str, type, str, str]] = [
     MODEL,
@@ -120,7 +100,7 @@ OWN_OPTIONS: list[tuple[str, type, str, str]] = [
 _CHOSEN = (
     "epsilon delta unit clip rounds local-steps batch clients rank lora-alpha lr participation"
 )
-CHOSEN = [f"--{x}" for x in f"{_CHOSEN} optimizer trust accountant stop-at budget out".split()]
+CHOSEN = [f"--{x}" for x in f"{_CHOSEN} optimizer trust accountant stop-at out".split()]
 """Options of a run that `finetune` takes too, where what is not given is chosen and printed."""
 
 
@@ -162,8 +142,6 @@ def finetune_command(data: Path, seed: str, **options: Any) -> None:
     if "clip" in given:
         given["clip_norm"] = read.parse_clip(given.pop("clip"))
     given["epsilon"] = read.parse_budget(given.get("epsilon", "8"))
-    if "budget" in given:
-        given["budget"] = fl.Budget(given["budget"])
     given.setdefault("out", f"runs/finetune-{data.stem}")
 
     given |= {"seed": read.parse_seed(seed), "say": status.say}
@@ -210,7 +188,6 @@ def _run_cells(
     if stop_at is not None:
         check(privacy is not None, "stop_at", stop_at, "not given with --epsilon none")
         check_number("stop_at", stop_at, 0, open_low=True)
-    budget = None if options["budget"] is None else fl.Budget(options["budget"])
     epsilon, unit = read.parse_budget(options["epsilon"]), privacy.unit if privacy else "example"
     terms = slugs, epsilon, unit, status.say, plan.optimizer
     rates = read.learning_rates(options["lr"], task.name, *terms)
@@ -228,14 +205,11 @@ def _run_cells(
         todo = [replace(c, privacy=privacies[c.slug]) for c in cells if _unfinished(folder, c)]
         if done := len(cells) - len(todo):
             status.say(f"{done} of {len(cells)} runs are finished in {folder.path} and kept")
-        if budget is not None:
-            new = (c for c in todo if not folder.checkpoint(c.slug, c.seed).exists())
-            check_budget(budget, new, stop_at)  # a run that goes on is held to it by itself
         total = sum(cell.plan.rounds for cell in todo)
         with tqdm(total=total, disable=None, **BAR) as bar:
             status.follow(bar)
             for count, cell in enumerate(todo, 1):
-                run = run_cell(folder, cell, stop_at, engine(cell), budget)
+                run = run_cell(folder, cell, stop_at, engine(cell))
                 _show(folder, cell, run, bar, f"[{count}/{len(todo)}]", every_round)
         status.begin("writing the report")
         trust = None if privacy is None else privacy.trust
@@ -243,7 +217,6 @@ def _run_cells(
         page, ledgers = html_page.report(folder.path), read_json(folder.path / "ledger.json")
         spent = html_page.attack_bounds(ledgers)
         spent += html_page.folder_spending(folder.path, ledgers)
-        spent += [] if budget is None else [f"{budget.path.name}: {budget.statement()}"]
         status.say("\n" + "\n\n".join([table, *spent, f"report: {page}"]))
 
 
@@ -282,7 +255,7 @@ def _show(
     text = ", ".join(filter(None, (_line(last), shown.collapse_text(frame))))
     if (ended := frame["round"].max()) < cell.plan.rounds:
         text += f"; stopped after round {ended} of {cell.plan.rounds}"
-        text += ", the next could spend more than --stop-at or --budget allows"
+        text += ", the next could spend more than --stop-at allows"
     # Time may tell of a single example: the log of a release does not hold it.
     took = "" if cell.seed is None else f" ({time.perf_counter() - begun:.1f} s)"
     bar.write(f"{count} {name}: {text}{took}")

@@ -19,21 +19,18 @@ from torch import Tensor
 from fedlora_lab._utils.files import (
     has_key,
     keyed_digest,
-    parse_json,
     private_folder,
     write_atomically,
 )
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.methods.optimizers import Optimizer, OptimizerState
 from fedlora_lab.methods.state import ParamKey, ServerState
-from fedlora_lab.privacy.budget import Account
 
 FORMAT_VERSION = 4
 """Of the files; those of another version are refused."""
 KEPT_ROUNDS = 2
 """The last so many rounds stay in the folder: should the newest be damaged, one is left."""
 LEDGER = "ledger.json"
-BUDGET = "budget.json"
 ADAPTER = "adapter"
 """Folder of the adapter that a run ends with, as PEFT reads it."""
 
@@ -68,28 +65,6 @@ def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> dict[
     """
     # A plain digest of the data would confirm a guess at them.
     return {**settings, "task": keyed_digest(folder, settings["task"])}
-
-
-def record_budget(folder: Path, account: Account) -> None:
-    """Records the budget that a run draws from, and its token there; it resumes with no other.
-
-    Args: folder: of the run. account: in the budget.
-    """
-    budget = account.budget
-    found = {"budget": budget.id, "path": str(budget.path), "token": account.token}
-    if budget_of(folder) != found:
-        write_atomically(private_folder(folder) / BUDGET, json.dumps(found))
-
-
-def budget_of(folder: Path) -> dict[str, str] | None:
-    """The budget, path and token that `record_budget` wrote; ``None`` where there is none."""
-    path = private_folder(folder) / BUDGET
-    if not path.exists():
-        return None
-    found = parse_json(path.read_bytes(), str(path))
-    whole = isinstance(found, dict) and set(found) == {"budget", "path", "token"}
-    check(whole, "budget", str(path), "the file that the run wrote")
-    return found
 
 
 def _digest(content: bytes) -> str:

@@ -28,7 +28,6 @@ from fedlora_lab.measures.statistics import (
 )
 from fedlora_lab.methods.method import Method, check_names
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
-from fedlora_lab.privacy.budget import Budget, largest_that_fits
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.tasks.task import Task
@@ -179,7 +178,6 @@ def compare(
     lora: Any = None,
     progress: bool = True,
     store: "str | Path | None" = None,
-    budget: Budget | None = None,
     **options: Any,
 ) -> "pd.DataFrame":
     """Trains several methods at several seeds; returns one tidy frame.
@@ -198,8 +196,6 @@ def compare(
             a line for each method whose runs collapsed.
         store: a file of JSON lines, in which finished runs with a seed are kept, and found again
             by their arguments, see `Store`. Seconds are those of the run that was trained.
-        budget: of the data, see `Budget`: runs that would overdraw together are refused before
-            the first. No run is then looked up or stored.
         options: of every run: evaluate_every, chunk_clients, stop_at, and the switches of speed
             (see `run`).
 
@@ -230,11 +226,6 @@ def compare(
     check(len(set(slugs)) == len(slugs), "methods", slugs, "each once")
     for cell in cells:
         make_run_spec(cell.task, cell.method, cell.privacy, cell.plan, cell.lora, cell.seed)
-    if budget is not None:
-        words = "None with a budget: what a run that is found again spent would not be known"
-        check(store is None, "store", store, words)
-        check_budget(budget, cells, options.get("stop_at"))
-        options = {**options, "budget": budget}
     kept = None if store is None else Store(store)
     frames, total = [], sum(cell.plan.rounds for cell in cells)
     with tqdm(total=total, disable=not progress, **BAR) as bar:
@@ -265,25 +256,6 @@ def _run_or_find(
         frame = cell.frame(records)
         store.add(settings, frame, records[-1].ledger)
     return frame
-
-
-def check_budget(budget: Budget, cells: Iterable[Cell], stop_at: float | None = None) -> None:
-    """Refuses runs that would overdraw a budget together, before any of them is trained.
-
-    Args: budget: of their data. cells: the runs. stop_at: of every run, as of `run`.
-    """
-    check(isinstance(budget, Budget), "budget", budget, "an fl.Budget, or None")
-    ends = []
-    for cell in cells:
-        why = "methods with noise: without it a run spends everything"
-        check(cell.privacy is not None, "budget", f"{budget.path.name} with {cell.slug}", why)
-        parts = cell.task, cell.method, cell.privacy, cell.plan, cell.lora, cell.seed
-        spec, rounds = make_run_spec(*parts), cell.plan.rounds
-        if stop_at is not None:
-            within = lambda r, spec=spec: spec.ledger_after(r).epsilon_or_inf() <= stop_at  # noqa: E731
-            rounds = largest_that_fits(within, rounds)
-        ends.append((cell.task, spec.ledger_after(rounds)))
-    budget.check_runs(ends, "runs")
 
 
 def _listed(name: str, values: Any, example: str) -> list:

@@ -8,8 +8,7 @@ import inspect
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from copy import copy
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +37,6 @@ from fedlora_lab.methods.optimizers import OptimizerState, server_step
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import Traffic, full
 from fedlora_lab.methods.state import ParamKey, ServerState
-from fedlora_lab.privacy.budget import Account, Budget, RemainingRun, largest_that_fits
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, map_numbers
 from fedlora_lab.privacy.mechanism import ClipCounts, injected_bug_reason
@@ -60,7 +58,6 @@ class RunOptions(TypedDict, total=False):
     chunk_clients: int | None
     evaluate_every: int
     stop_at: float | None
-    budget: Budget | None
     bug: Callable[..., Any] | None
     device: str | torch.device | None
     products: str
@@ -94,8 +91,6 @@ def run(
         device, products: where and in which precision the work is done, see `Compute`.
         evaluate_every: score before training, after every so many rounds and the last; NaN between.
         stop_at: an epsilon; the run ends before the round that would spend more, if all took part.
-        budget: what all runs on these data may spend, see `Budget`: a run that would overdraw is
-            refused, and each round stands in it before it begins.
         bug: see `Federation.open`; for tests and lesson 12 only.
 
     Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.
@@ -232,7 +227,6 @@ class Federation:
     state: RunState
     folder: Path | None
     stop_at: float | None = None
-    account: Account | None = None  # in the budget, if the run has one
     resumed: bool = False
     chunk_clients: int | None = None
     evaluate_every: int = 1
@@ -253,7 +247,6 @@ class Federation:
         chunk_clients: int | None = None,
         evaluate_every: int = 1,
         stop_at: float | None = None,
-        budget: Budget | None = None,
         bug: "Callable[..., Any] | None" = None,
         **compute: Any,
     ) -> Self:
@@ -281,7 +274,7 @@ class Federation:
         folder = run_spec.checkpoint_folder(checkpoint, resume, spec)
         context = run_spec.prepare_run(spec, task.clients, how)
         context = context if bug is None else replace(context, clip=bug)
-        self = cls.from_spec(spec, context, folder, resume, stop_at, budget)
+        self = cls.from_spec(spec, context, folder, resume, stop_at)
         self.chunk_clients, self.evaluate_every = chunk_clients, evaluate_every
         return self
 
@@ -293,16 +286,13 @@ class Federation:
         folder: Path | None = None,
         resume: "str | Path | None" = None,
         stop_at: float | None = None,
-        budget: Budget | None = None,
-        holder: Task | None = None,
     ) -> Self:
         """Opens the run of a checked specification whose model is prepared, here or on a server.
 
         Args:
             spec, context: checked, and prepared by `run_spec.prepare_run`.
             folder: of checkpoints and the ledger; ``None``: nothing is stored.
-            resume, stop_at, budget: as `run`.
-            holder: the task whose examples the budget is of; default: that of ``spec``.
+            resume, stop_at: as `run`.
         """
         if stop_at is not None:
             private, why = spec.privacy is not None, "None without privacy: no epsilon is spent"
@@ -327,42 +317,8 @@ class Federation:
             fresh = self.state
             self.state, self.ledger = run_spec.restore(Path(resume), spec, fresh, ledger)
             self.resumed = self.state is not fresh
-        self._open_account(budget, holder or spec.task, resume)
-        if resume is not None:
             self._warn_of_overspending()
         return self
-
-    def _open_account(
-        self, budget: Budget | None, holder: Task, resume: "str | Path | None"
-    ) -> None:
-        """Opens the run's account in its budget; refuses a run for which too little is left."""
-        known = None if resume is None else checkpoint_.budget_of(Path(resume))
-        expected = "an fl.Budget, or None"
-        check(isinstance(budget, Budget | None), "budget", budget, expected)
-        if known is not None:
-            name = f"{known['path']}, from which this run was begun"
-            same = budget is not None and budget.id == known["budget"]
-            check(same, "budget", None if budget is None else str(budget.path), name)
-        if budget is None:
-            return
-        why = "None without privacy: without noise a run spends everything"
-        check(self.ledger is not None, "budget", str(budget.path), why)
-        assert self.ledger is not None
-        seed = self.spec.streams.seed
-        what = f"{self.spec.method.slug} on {holder.name}, "
-        what += "release" if seed is None else f"seed {seed}"
-        same = self.folder is not None and self.folder.resolve() == Path(resume or "").resolve()
-        token = known["token"] if known is not None and same else None  # a branch is another run
-        self.account = budget.account(holder, "run", what, self.ledger, token)
-        self.account.check(self._plans())
-
-    def _plans(self) -> RemainingRun:
-        """The rounds that are left, up to ``stop_at``, for the run's budget."""
-        assert self.spec.privacy is not None
-        rounds, stop = self.context.plan.rounds - self.state.round, self.stop_at
-        if stop is not None:
-            rounds = largest_that_fits(lambda r: self._spent_after(r) <= stop, rounds)
-        return RemainingRun(self._ledger_after, rounds, self.spec.privacy.noise_multiplier or 0.0)
 
     def reset(self) -> None:
         """Resets the state to round 0; the ledger keeps what was spent."""
@@ -405,13 +361,11 @@ class Federation:
 
     @property
     def ended(self) -> bool:
-        """Whether no round is left, or the next could spend more than ``stop_at`` or the budget.
+        """Whether no round is left, or the next could spend more than ``stop_at``.
 
         Counted as if everyone took part in it.
         """
         if self.state.round >= self.context.plan.rounds:
-            return True
-        if self.account is not None and not self.account.allows(self._ledger_after(1)):
             return True
         return self.stop_at is not None and self._spent_after(1) > self.stop_at
 
@@ -438,9 +392,7 @@ class Federation:
             same = self.folder is None or _contents(self.folder) == self.contents
             expected = "a folder in which no other run has written meanwhile"
             check(same, "checkpoint", str(self.folder), expected)
-            account = self.account
-            with nullcontext() if account is None else account.reserve(self._plans()):
-                yield
+            yield
 
     def initial_outcome(self) -> RoundOutcome:
         """The outcome before the first round."""
@@ -511,20 +463,13 @@ class Federation:
         self._write_entry(t, self.spec.counted(ids), terms)
 
     def _write_entry(self, t: int, ids: tuple[int, ...] | None, terms: dict[str, Any]) -> None:
-        """Writes an entry into ledger and budget, on disk too."""
+        """Writes an entry into the ledger, on disk too."""
         assert self.ledger is not None
-        # On a copy first: if the budget refuses the round, the ledger does not hold it.
-        ledger, account, again = copy(self.ledger), self.account, self.ledger.reproducible
-        ledger.record(t + 1, ids, **terms, repeats=again)
-        if account is not None and self.folder is not None:
-            # Before anything is spent: a run that goes on must find the account that paid for it.
-            checkpoint_.record_budget(self.folder, account)
+        self.ledger.record(t + 1, ids, **terms, repeats=self.ledger.reproducible)
         # A run that is cut short in this round has released what it sent: the disk comes first.
-        with nullcontext() if account is None else account.charge(ledger):
-            self.ledger.record(t + 1, ids, **terms, repeats=again)
-            if self.folder is not None:
-                self.ledger.save(self.folder / checkpoint_.LEDGER)
-                self.contents = self.contents[0], _contents(self.folder)[1]
+        if self.folder is not None:
+            self.ledger.save(self.folder / checkpoint_.LEDGER)
+            self.contents = self.contents[0], _contents(self.folder)[1]
 
     def start_clients(self, ids: tuple[int, ...], sent: ServerState) -> ClientBatch:
         """Prepares clients for a round, from what they received and their own tensors."""

@@ -17,8 +17,6 @@ from fedlora_lab.federated.simulation import Federation, OpenRound
 from fedlora_lab.flower import messages
 from fedlora_lab.flower.client import LOG, Participant
 from fedlora_lab.methods.state import Keys, ServerState, Tensors
-from fedlora_lab.privacy.budget import Budget
-from fedlora_lab.tasks.task import Task
 
 
 class Stopped(ConnectionError):
@@ -30,20 +28,16 @@ def open_run(
     checkpoint: "str | Path | None" = None,
     resume: "str | Path | None" = None,
     stop_at: float | None = None,
-    budget: Budget | None = None,
-    holder: Task | None = None,
 ) -> Federation:
     """Opens the server's run.
 
     Args:
         participant: the server's terms.
-        checkpoint, resume, stop_at, budget: as in `fl.run`.
-        holder: in a simulation the task with everyone's examples, which the budget is of. Without
-            it the budget knows the clients' numbers of examples and their shapes only.
+        checkpoint, resume, stop_at: as in `fl.run`.
     """
     folder = run_spec.checkpoint_folder(checkpoint, resume, participant.spec)
     spec, context = participant.spec, participant.context
-    return Federation.from_spec(spec, context, folder, resume, stop_at, budget, holder)
+    return Federation.from_spec(spec, context, folder, resume, stop_at)
 
 
 def rounds(

@@ -159,7 +159,6 @@ def simulate(
     checkpoint: "str | Path | None" = None,
     resume: "str | Path | None" = None,
     stop_at: float | None = None,
-    budget: "fl.Budget | None" = None,
     workers: int | None = None,
     **waiting: float,
 ) -> Iterator[Round]:
@@ -171,7 +170,7 @@ def simulate(
     error on a client's examples only class and place are logged.
 
     Args:
-        checkpoint, resume, stop_at, budget: as of `fl.run`. What clients keep is lost with
+        checkpoint, resume, stop_at: as of `fl.run`. What clients keep is lost with
             their processes: with such a method ``resume`` begins anew, and what the ledger holds
             stays spent.
         workers: processes that play the clients; default: one a processor, at most one a client.
@@ -186,7 +185,7 @@ def simulate(
     check_whole("workers", workers, 1)
     clients = SimulatedClients(task, method, privacy, plan, lora, seed)
     participant = clients.participant()
-    run = open_simulation(participant, checkpoint, resume, stop_at, budget, task)
+    run = open_simulation(participant, checkpoint, resume, stop_at)
     app = client_app(clients, [_locate_errors])
     return _records(lambda each: run_engine(app, participant, run, each, workers, **waiting))
 

@@ -7,7 +7,6 @@
 """
 
 from fedlora_lab.privacy.accounting import ACCOUNTANTS, Accountant
-from fedlora_lab.privacy.budget import Budget
 from fedlora_lab.privacy.config import AdaptiveClip, NoiseLevels, Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, Uncertified
 
@@ -15,7 +14,6 @@ __all__ = [
     "ACCOUNTANTS",
     "Accountant",
     "AdaptiveClip",
-    "Budget",
     "Ledger",
     "LedgerEntry",
     "NoiseLevels",

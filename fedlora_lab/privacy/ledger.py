@@ -599,30 +599,6 @@ class Ledger:
             twin._append(entry)
         return twin
 
-    @property
-    def totals(self) -> Totals:
-        """How many releases of each kind a run's ledger counts for each client."""
-        check(not self.parts, "ledger", "composition", "the ledger of one run")
-        return {client: dict(history) for client, history in self._spent.items()}
-
-    @classmethod
-    def of_totals(cls, terms: Terms, totals: Totals) -> "Ledger":
-        """Makes a ledger with these totals, in as few entries as they need.
-
-        Args: terms: of the ledger. totals: as `totals` gives them.
-        """
-        alike: dict[tuple[float, float, int], list[int]] = {}
-        whole = cls(**terms._asdict())
-        for client, history in totals.items():
-            for (sigma, q), count in history.items():
-                if client is None:
-                    whole._append(LedgerEntry(0, None, count, q, sigma))
-                else:
-                    alike.setdefault((sigma, q, count), []).append(client)
-        for (sigma, q, count), clients in alike.items():
-            whole._append(LedgerEntry(0, clients, count, q, sigma))
-        return whole
-
     def for_everyone(self) -> "Ledger":
         """Counts each release for every client, at its least noise and largest q.
 

@@ -26,7 +26,6 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.federated import checkpoint
 from fedlora_lab.methods.method import check_names
-from fedlora_lab.privacy.budget import Budget
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.tasks.task import Task
@@ -424,14 +423,13 @@ def run_cell(
     cell: "Cell",
     stop_at: float | None = None,
     engine: RunCell | None = None,
-    budget: Budget | None = None,
     **options: Any,
 ) -> "Iterator[Round | Tick]":
     """Runs a cell to its end, or from where it was left; keeps its frame and ledger in the folder.
 
     Args:
         folder, cell: where, and what is run.
-        stop_at, budget, options: as of `fl.run`.
+        stop_at, options: as of `fl.run`.
         engine: runs the cell, with options as of `fl.run`; default: the cell's own loop.
 
     Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed
@@ -442,7 +440,6 @@ def run_cell(
 
     state, name, ledger = folder.checkpoint(cell.slug, cell.seed), (cell.slug, cell.seed), None
     limit: dict[str, Any] = {} if cell.privacy is None else {"stop_at": stop_at}
-    limit |= {"budget": budget} if budget else {}
     start = partial(engine or cell.run, **limit, **options)
     for record in run_rounds(start, state, state / "rounds.csv", cell.frame):
         ledger = record.ledger if isinstance(record, Round) else ledger

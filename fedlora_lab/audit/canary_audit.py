@@ -140,7 +140,7 @@ def _weights_at_clip_norm(run: Recorder, examples: Examples) -> Int[Tensor, " m"
 
 def _clip_norm(run: Recorder) -> float:
     """Returns the clip norm of the run; 1 without privacy."""
-    return 1.0 if run.spec.privacy is None else run.spec.privacy.first_clip_norm
+    return 1.0 if run.spec.privacy is None else run.spec.privacy.clip_norm
 
 
 def _replace_training(run: Recorder, canaries: Canaries) -> None:

@@ -614,14 +614,12 @@ def self_check(
     row = get(method)
     check(isinstance(privacy, Privacy), "privacy", privacy, "a Privacy with its noise set")
     check_number("significance", significance, 0, 1, open_low=True)
-    expected = "a number: the trials hold it fixed"
-    check(privacy.adaptive is None, "clip_norm", privacy.clip_norm, expected)
     # The plans that are tried are not the one that the noise was calibrated for.
     privacy = privacy.replace(target=None)
     rng = Streams(seed).numpy("self-check")
     user = Recorder.open(task, row, privacy, plan, lora=lora, seed=seed, bug=bug)
     findings, lora = [], replace(lora_of(lora), ranks=None)
-    if 0 < privacy.first_clip_norm < math.inf:
+    if 0 < privacy.clip_norm < math.inf:
         setup = (task, row, privacy, plan, lora, seed, bug)
         findings += _check_invariance(_Testbed(setup, keep_filter=True))
         bed = _Testbed(setup)

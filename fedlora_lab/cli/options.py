@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import fedlora_lab as fl
-from fedlora_lab._utils.validation import check, check_keys, check_one_of
+from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.experiments.tuned_rates import load_searches, suggestion
 from fedlora_lab.methods.optimizers import SGD, Optimizer
 
@@ -25,15 +25,9 @@ RUN_OPTIONS: list[tuple[str, type, str, str]] = [
     ("--unit", str, "U", "What is protected: example, person or client.  [example]"),
     (
         "--clip",
-        str,
+        float,
         "C",
-        "A clip norm, adaptive, or adaptive:quantile=0.5,start=1.  [as tuned, or 1]",
-    ),
-    (
-        "--clipping",
-        str,
-        "C",
-        "threshold, or normalise to rescale all to the clip norm.  [threshold]",
+        "A clip norm.  [as tuned, or 1]",
     ),
     ("--sites", int, "K", "Person unit: at most so many clients hold one person.  [1]"),
     ("--rounds", int, "N", "Communication rounds.  [as tuned, or 20]"),
@@ -164,16 +158,6 @@ def parse_pairs(name: str, text: str) -> dict[str, float]:
     return pairs
 
 
-def parse_clip(text: str) -> "float | fl.AdaptiveClip":
-    """``"0.5"``, ``"adaptive"`` or ``"adaptive:quantile=0.7,rate=0.1"``."""
-    kind, sign, fields = text.partition(":")
-    if kind != "adaptive":
-        return parse_number("clip", text)
-    given: dict[str, Any] = parse_pairs("clip", fields) if sign else {}
-    check_keys("clip", given, tuple(fl.AdaptiveClip.__dataclass_fields__))
-    return fl.AdaptiveClip(**given)
-
-
 def build_task(name: str, clients: int | None, alpha: float | None) -> fl.tasks.Task:
     """Builds a task of `fl.tasks.TASKS`.
 
@@ -258,9 +242,8 @@ def build_privacy(
     epsilon, unit = parse_budget(options["epsilon"]), options["unit"]
     if epsilon is None:
         return None
-    clip = None if options["clip"] is None else parse_clip(options["clip"])
-    own = {name: options[name] for name in ("delta", "trust", "clipping", "sites")}
-    given = _given(**own, clip_norm=clip)
+    own = {name: options[name] for name in ("delta", "trust", "sites")}
+    given = _given(**own, clip_norm=options["clip"])
     fields = {**(tuned.get("privacy", {}) if unit == "example" else {}), **given}
     privacy = fl.Privacy(unit=unit, accountant=options["accountant"], **fields)
     return privacy.calibrate(epsilon=epsilon, task=task, plan=plan)

@@ -140,7 +140,7 @@ def finetune_command(data: Path, seed: str, **options: Any) -> None:
         words = {"rank": given.pop("rank", None), "alpha": given.pop("lora_alpha", None)}
         given["lora"] = fl.Lora(**{k: v for k, v in words.items() if v is not None})
     if "clip" in given:
-        given["clip_norm"] = read.parse_clip(given.pop("clip"))
+        given["clip_norm"] = given.pop("clip")
     given["epsilon"] = read.parse_budget(given.get("epsilon", "8"))
     given.setdefault("out", f"runs/finetune-{data.stem}")
 

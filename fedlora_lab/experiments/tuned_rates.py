@@ -168,8 +168,8 @@ def suggest_lr(
     words = f"at which B's noise makes 3 d_in N tau^2 = {limit:g} ({found.kind})"
     rate = plan.rate("B") or 1.0
     if by_step:
-        return PublicSuggestion(rate * factor, privacy.first_clip_norm, f"the rate {words}")
-    clip, words = privacy.first_clip_norm * factor, f"the clip norm {words}; the rate is the plan's"
+        return PublicSuggestion(rate * factor, privacy.clip_norm, f"the rate {words}")
+    clip, words = privacy.clip_norm * factor, f"the clip norm {words}; the rate is the plan's"
     return PublicSuggestion(rate, clip, words)
 
 
@@ -201,8 +201,6 @@ def noise_taken_up(
     if by_step:
         known = not plan.optimizer.nonlinear
         check(known, "optimizer", str(plan.optimizer), "sgd: its noise follows from the rate")
-    expected = "a number: the noise of one that adapts is not known before the run"
-    check(privacy.adaptive is None, "clip_norm", privacy.clip_norm, expected)
     plain = plan.server_optimizer == SGD()
     check(plain, "server_optimizer", str(plan.server_optimizer), "sgd without momentum")
     plan = plan if plan.rate("B") else plan.replace(lr=1.0)

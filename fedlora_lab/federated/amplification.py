@@ -70,8 +70,6 @@ class NoiseForecast:
             return None
         if _mean_gain(method.aggregate) is None:
             return f"{rule_name(method.aggregate)} does not leave {side} the mean of what was sent"
-        if self.spec.privacy is not None and self.spec.privacy.adaptive is not None:
-            return "the clip norm, and the noise with it, adapts during the run"
         words = {method.sides_in_round(t, plan.local_steps) for t in range(min(plan.rounds, 100))}
         if any("*" in word for word in words):
             return "which factor moves is chosen during the run"
@@ -239,7 +237,7 @@ class NoiseForecast:
                 made = self.spec.method.start(self.weights[layer], rank)
                 numbers += sum(x.numel() for side, x in made.items() if side in ("R", "gain"))
         gain = (_mean_gain(self.spec.method.aggregate) or 1.0) * self.spec.plan.server_lr
-        return math.sqrt(numbers * self._variance) / (gain * privacy.first_clip_norm)
+        return math.sqrt(numbers * self._variance) / (gain * privacy.clip_norm)
 
     def rows(self, rounds: int) -> list[tuple[str, str, float]]:
         """The rows of a record after so many rounds: layer, measure, value."""

@@ -53,7 +53,6 @@ class RunState:
     seen: list[int]  # rounds done when each client last received the server's state; -1: never
     changed: list[dict[str, int]] = field(default_factory=list)
     optimizer: OptimizerState = field(default_factory=dict)  # what the server's optimiser remembers
-    clip: list[float] | None = None  # where it adapts: C of each client, or the server's one
 
 
 def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +118,6 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     shown = about | {"settings": keyed, "tensors": _digest(content)}
     hidden = about | {"seen": state.seen, "changed": state.changed}
     hidden |= {"server": _digest(content), "tensors": _digest(own)}
-    hidden |= {} if state.clip is None else {"clip": state.clip}
     parts = (content, _with_digest(shown), own, _with_digest(hidden))
     paths = _paths(folder, state.round)
     for i in (2, 3, 0, 1):  # the released JSON last: without it the round is not there
@@ -184,7 +182,7 @@ def read(folder: Path, round: int, hidden: bool = True) -> tuple[RunState, dict[
             # Each part may be whole and of another run, or of the same round before a restart.
             if mine["server"] != body["tensors"]:
                 raise DamagedCheckpoint("what is private belongs to other tensors of the server")
-            state.seen, state.changed, state.clip = mine["seen"], mine["changed"], mine.get("clip")
+            state.seen, state.changed = mine["seen"], mine["changed"]
             _check_lists(state)
         return state, body["settings"]
     except Exception as error:
@@ -204,9 +202,6 @@ def _check_lists(state: RunState) -> None:
         known &= isinstance(one, dict) and all(type(r) is int and r >= 0 for r in one.values())
     if not known:
         raise DamagedCheckpoint("the lists of rounds are not those of a run")
-    norms: Any = [] if state.clip is None else state.clip
-    if not isinstance(norms, list) or not all(type(c) is float and 0 < c < 1e99 for c in norms):
-        raise DamagedCheckpoint("the clip norms are not those of a run")
 
 
 def read_released(folder: "str | Path", round: int) -> tuple[ServerState, dict[str, Any]]:

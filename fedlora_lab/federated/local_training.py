@@ -23,7 +23,6 @@ from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import MODES, ParamKey, cut_to_rank
 from fedlora_lab.privacy import mechanism
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.privacy.mechanism import ClipCounts, gaussian_noise
 from fedlora_lab.tasks.task import Examples, Task, concatenate, take
 
@@ -39,7 +38,7 @@ class RunContext:
     method: Method
     plan: Plan
     streams: Streams
-    clip_norm: float  # of a local step, the first; infinity where steps are not released
+    clip_norm: float  # of a local step; infinity where steps are not released
     noise_multiplier: tuple[float, ...]  # of sums, of each client; zeros where nothing is released
     data: Sequence[Examples] | Mapping[int, Examples]  # of the clients that work here, by number
     chunk: int | None = None  # at most so many examples at once
@@ -102,7 +101,6 @@ class ClientBatch:
     optimizer: OptimizerState = field(default_factory=dict)  # the optimiser's memory of gradients
     noise_optimizer: OptimizerState = field(default_factory=dict)  # and of the noise in them
     clipped: ClipCounts = field(default_factory=ClipCounts)
-    clip: Tensor | None = None  # where it adapts: C of each client, or in the client unit one
 
 
 def ranks_of(context: RunContext, ids: tuple[int, ...]) -> Tensor | None:
@@ -239,23 +237,19 @@ def local_step(context: RunContext, clients: ClientBatch, t: int, s: int) -> Non
     maps = preconditioners(method, moving, clients.params, context.uncertified is None)
     drawn = poisson_batch(context, t, s, ids)
     with matmuls(context.products):  # what is rounded here is clipped afterwards
-        sums, within = _clipped_sums(context, clients, moving, maps, drawn, t, s)
+        sums = _clipped_sums(context, clients, moving, maps, drawn, t, s)
     # Every client draws noise whatever its batch: an empty batch looks like any other.
     sigma = context.noise_multiplier
-    norms = [context.clip_norm] * len(ids) if clients.clip is None else clients.clip.tolist()
     # Without noise the norm may be infinite, and 0 times infinity is not a number.
-    std = [sigma[k] * norm if sigma[k] else 0.0 for k, norm in zip(ids, norms, strict=True)]
+    std = [sigma[k] * context.clip_norm if sigma[k] else 0.0 for k in ids]
     shapes = {key: clients.params[key].shape[1:] for key in moving}
     xi = gaussian_noise(shapes, std, context.streams, [(t, k, s) for k in ids])
-    # What follows is a function of released values and costs no privacy; only the counts `within`
-    # are still private, and get noise of their own.
+    # What follows is a function of released values and costs no privacy.
     released = mechanism.release(sums, xi, maps)
     # Lower ranks are cut after the maps, which mix ranks: a cut before would leave signal unnoised.
     gradients, noises = (cut_to_rank(part, ranks_of(context, ids)) for part in released)
     # The divisor is the expected batch: the drawn batch's size is private.
     expected = torch.tensor([context.units[k] * context.sample_rate[k] for k in ids])
-    if clients.clip is not None:
-        clients.clip = _next_clip_norms(context, clients, within, expected, t, s)
     for part in (gradients, noises):
         for key, x in part.items():
             x = x / expected.to(x).view(-1, *[1] * (x.dim() - 1))
@@ -268,21 +262,6 @@ def local_step(context: RunContext, clients: ClientBatch, t: int, s: int) -> Non
     _descend(context, clients, gradients, noises, stds, t, noised=any(std))
 
 
-def _next_clip_norms(
-    context: RunContext, clients: ClientBatch, within: Tensor, expected: Tensor, t: int, s: int
-) -> Tensor:
-    """Adapts each client's C to its own noised count, for its next step: (clients,)."""
-    privacy = context.privacy
-    assert privacy is not None and privacy.adaptive is not None and clients.clip is not None
-    level = per_client(privacy.noise_of_count or 0.0, len(context.units))
-    each = [level[k] for k in clients.ids]
-    noise = [context.streams.normal((1,), "clip count", t, k, s) for k in clients.ids]
-    count = within + torch.tensor(each, dtype=within.dtype) * torch.cat(noise).to(within)
-    # As for the sums the divisor is public. A drawn unit counted 1/2 or -1/2 and the others 0, so
-    # 1/2 more makes the mean about the share within C.
-    return privacy.adaptive.following(clients.clip, count / expected.to(within) + 0.5)
-
-
 def _clipped_sums(
     context: RunContext,
     clients: ClientBatch,
@@ -291,20 +270,13 @@ def _clipped_sums(
     drawn: list[Tensor],
     t: int,
     s: int,
-) -> tuple[ClientParams, Tensor]:
-    """Sums each client's clipped gradients, of examples or persons: key -> (clients, ...).
-
-    The second result is each client's count of norms within C, for a C that adapts.
-    """
+) -> ClientParams:
+    """Sums each client's clipped gradients, of examples or persons: key -> (clients, ...)."""
     count, params = len(drawn), clients.params
     sums = {key: params[key].new_zeros(count, *params[key].shape[1:]) for key in moving}
     owner = torch.arange(count).repeat_interleave(torch.tensor([len(index) for index in drawn]))
-    inside = torch.zeros(count, dtype=torch.float64)
     if not len(owner):
-        return sums, inside
-    limit: Any = context.clip_norm
-    if clients.clip is not None:
-        limit = clients.clip.to(context.adapted.device)
+        return sums
     within, ids = torch.cat(drawn), torch.tensor(clients.ids)
     lengths = (len(context.data[k][1]) for k in clients.ids)
     index = within + torch.tensor([0, *accumulate(lengths)])[owner]
@@ -361,13 +333,11 @@ def _clipped_sums(
         rows = mechanism.precondition_rows(rows, maps, who)
         # Clip before the sum: afterwards nobody's gradient moves it by more than clip_norm.
         groups = context.method.clip_groups
-        if clients.clip is not None:
-            inside += mechanism.count_within(rows, limit, who, count, groups).cpu()
-        added, counts = context.clip(rows, limit, who, count, groups)
+        added, counts = context.clip(rows, context.clip_norm, who, count, groups)
         clients.clipped = clients.clipped + counts
         for key in moving:
             sums[key] += added[key]
-    return sums, inside
+    return sums
 
 
 def gradients_or_nan(

@@ -57,8 +57,6 @@ class Round:
             mode.
         unmeasured: measure -> why it is NaN: an optimiser's step mixes noise and signal, or the
             amplification follows from no closed form.
-        clip_norm: where it adapts (`AdaptiveClip`): C after this round, the mean over the clients
-            if each has its own; it follows from noised counts alone. ``None`` where C is fixed.
         source: the task, with everyone's examples, and what `save_adapter` and `predict` need
             beside it. It stays in this process: a copy shares it, a pickled record is without.
 
@@ -82,7 +80,6 @@ class Round:
     rows: tuple[tuple[str, str, float], ...] = field(repr=False, default=())
     unmeasured: Mapping[str, str] = field(repr=False, default_factory=dict)
     source: "tuple[Task, Lora, ServerState] | None" = field(repr=False, default=None, compare=False)
-    clip_norm: float | None = field(repr=False, default=None)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "source": None}
@@ -131,7 +128,6 @@ class Round:
         """Whole-model measures by name, as they stand in the frame."""
         named = {"epsilon": self.epsilon, "deviation": self.deviation, **self.uploads._asdict()}
         names = ("participants", "clipped", "nonfinite", "seconds")
-        names += () if self.clip_norm is None else ("clip_norm",)
         return {**self.metrics, **named, **{name: getattr(self, name) for name in names}}
 
 

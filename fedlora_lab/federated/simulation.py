@@ -259,8 +259,6 @@ class Federation:
         """
         known = "one of fl.sharp_edges.BUGS (a function), or None"
         check(bug is None or callable(bug), "bug", bug, known)
-        adapts = isinstance(privacy, Privacy) and privacy.adaptive is not None
-        check(bug is None or not adapts, "bug", bug, "None with an AdaptiveClip, which counts too")
         options = RunOptions.__annotations__
         for name in compute.keys() - options.keys():
             inside = name in {part.name for part in fields(Lora)}
@@ -427,8 +425,6 @@ class Federation:
             groups.append(clients)
         keys = uploads.round_keys(context, opened.before.tensors, opened.t)
         everyone = uploads.stack_clients(context, groups, keys.moved, opened.sent)
-        # In the client unit C belongs to the updates, and so to the server.
-        everyone.clip = everyone.clip if context.by_step else self._clip()
         arrived = self.arrivals(opened.t, opened.ids)
         sent = keys.sent, opened.sent
         received = uploads.release_round(context, everyone, arrived, *sent, opened.t)
@@ -457,7 +453,7 @@ class Federation:
         if self.ledger is None:
             return
         terms = dict(self.spec.terms)
-        for name in ("sample_rate", "noise_multiplier", "count_noise"):
+        for name in ("sample_rate", "noise_multiplier"):
             if isinstance(terms.get(name), tuple):  # a number for each client
                 terms[name] = tuple(terms[name][k] for k in ids)
         self._write_entry(t, self.spec.counted(ids), terms)
@@ -474,17 +470,7 @@ class Federation:
     def start_clients(self, ids: tuple[int, ...], sent: ServerState) -> ClientBatch:
         """Prepares clients for a round, from what they received and their own tensors."""
         personal = {key: own[list(ids)] for key, own in self.state.personal.items()}
-        clients = uploads.begin_clients(self.context, ids, sent, personal)
-        clients.clip = self._clip(ids) if self.context.by_step else None
-        return clients
-
-    def _clip(self, ids: tuple[int, ...] | None = None) -> Tensor | None:
-        """The adaptive C of these clients, or the server's; ``None`` for a fixed one."""
-        norms = self.state.clip
-        if norms is None:
-            return None
-        own = norms if ids is None else [norms[k] for k in ids]
-        return torch.tensor(own, dtype=torch.float64)
+        return uploads.begin_clients(self.context, ids, sent, personal)
 
     def arrivals(self, t: int, ids: tuple[int, ...]) -> Tensor:
         """Draws whose upload arrives, as positions in ``ids``."""
@@ -533,8 +519,6 @@ class Federation:
         clients = ids, there, keys.sent, self.spec.privacy
         load = uploads.count_traffic(method, self.spec.lora, self.state, *clients)
         self.advance(everyone, kept, after, len(received.weights), moments)
-        if self.state.clip is not None and not self.context.by_step and received.clip is not None:
-            self.state.clip = received.clip.tolist()
         return RoundOutcome(
             opened.started_at,
             before,
@@ -570,9 +554,6 @@ class Federation:
             everyones = before[key].expand(len(state.seen), *before[key].shape)
             mine = state.personal.get(key, everyones)
             state.personal[key] = mine.index_copy(0, index, everyone.params[key])
-        if state.clip is not None and self.context.by_step and everyone.clip is not None:
-            own = dict(zip(everyone.ids, everyone.clip.tolist(), strict=True))
-            state.clip = [own.get(k, norm) for k, norm in enumerate(state.clip)]
         ranks = {layer: rows * len(a) for layer, a in after.side("A").items()}
         changed = [key for key, x in after.tensors.items() if x is not before[key]]
         state.changed.append({str(k): ranks[k.layer] if k.side == "W" else 0 for k in changed})
@@ -631,16 +612,7 @@ class Federation:
             rows=tuple(rows),
             unmeasured=dict(sorted(unmeasured.items())),
             source=(task, spec.lora, state.server),
-            clip_norm=self._mean_clip(outcome),
         )
-
-    def _mean_clip(self, outcome: RoundOutcome) -> float | None:
-        """Mean of the adaptive C; NaN where only clients know theirs, ``None`` for a fixed one."""
-        norms = self.state.clip
-        if norms is None:
-            return None
-        known = outcome.shown or not self.context.by_step
-        return sum(norms) / len(norms) if known else NOT_SEEN
 
     @cached_property
     def _forecast(self) -> NoiseForecast:
@@ -707,11 +679,7 @@ class Federation:
 
 def _fresh(spec: RunSpec, context: RunContext) -> RunState:
     """The state before the first round."""
-    state = RunState(0, run_spec.initial_server(spec, context), {}, [-1] * len(spec.task.sizes))
-    if spec.privacy is not None and spec.privacy.adaptive is not None:
-        count = len(spec.task.sizes) if spec.privacy.by_step else 1
-        state.clip = [float(spec.privacy.adaptive.start)] * count
-    return state
+    return RunState(0, run_spec.initial_server(spec, context), {}, [-1] * len(spec.task.sizes))
 
 
 def _contents(folder: Path) -> tuple[list[int], bytes | None]:

@@ -36,7 +36,6 @@ from fedlora_lab.methods.state import (
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.mechanism import (
     ClipCounts,
-    count_within,
     gaussian_noise,
     precondition_rows,
     release,
@@ -60,7 +59,6 @@ class Received:
     sent: ServerState  # at the start: (rows, ...) where clients have unequal ranks
     per_client: bool = True  # each client's upload is seen by itself
     clipped: ClipCounts = field(default_factory=ClipCounts)  # by the clip of the uploads
-    clip: Tensor | None = None  # of the next round, where the clip of the uploads adapts
 
     @classmethod
     def empty(cls, sent: ServerState) -> "Received":
@@ -156,14 +154,12 @@ def stack_clients(
     ids = tuple(k for group in groups for k in group.ids)
     params, noise = ({key: stacked(key, name) for key in keys} for name in ("params", "noise"))
     clipped = sum((group.clipped for group in groups), ClipCounts()).read()
-    clips = [group.clip for group in groups if group.clip is not None]
     return ClientBatch(
         ids,
         params,
         tensors_received(context, ids, sent),
         noise,
         clipped=clipped,
-        clip=torch.cat(clips) if clips else None,
     )
 
 
@@ -202,7 +198,7 @@ def release_round(
     if not rows or not (ids or summed):
         return Received.empty(sent)
     if not context.by_step:
-        batch = ClientBatch(ids, rows, start, clip=clients.clip)
+        batch = ClientBatch(ids, rows, start)
         return _release_updates(context, batch, sent, rank, t)
     drawn = {key: clients.noise[key][arrived] for key in keys}
     drawn = cut_to_rank(drawn, None if rank is None else torch.tensor([rank]))
@@ -306,21 +302,15 @@ def _release_updates(
     change = precondition_rows(change, maps, owner)
     owners = len(ids) if noised_alone else 1
     # Each client's whole change is clipped before it meets any other's, and before the noise.
-    limit: Any = privacy.first_clip_norm
-    # Noise levels are stated at the first clip norm; the noise grows and shrinks with C.
-    larger = 1.0
-    if clients.clip is not None:
-        limit, larger = clients.clip.expand(owners), float(clients.clip) / limit
-    sums, clipped = context.clip(change, limit, owner, owners, method.clip_groups)
+    sums, clipped = context.clip(change, privacy.clip_norm, owner, owners, method.clip_groups)
     # Each client's noise is from its own stream, so that it is the same whoever else takes part.
     shapes = {key: x.shape[1:] for key, x in rows.items()}
-    each = [larger * level.each] * len(ids)
-    xi = gaussian_noise(shapes, each, streams, [(t, k, 0) for k in ids])
+    xi = gaussian_noise(shapes, [level.each] * len(ids), streams, [(t, k, 0) for k in ids])
     rank_limit, reference, weights = None, start, _weights(context, ids)
     if noised_alone:
         rank_limit = ranks_of(context, ids)
     else:
-        common = gaussian_noise(shapes, [larger * level.server], streams, [(t, SERVER, 0)])
+        common = gaussian_noise(shapes, [level.server], streams, [(t, SERVER, 0)])
         xi = {key: xi[key].sum(0, keepdim=True) + common[key] for key in shapes}
         reference, weights = whole, torch.ones(1, dtype=torch.float64)
     if rank is not None:
@@ -340,40 +330,7 @@ def _release_updates(
     uploads = {key: method.clip_reference(reference[key]) + x for key, x in released.items()}
     noise = _mean(drawn, weights)
     rest = _row_by_row(sent, reference), noised_alone, clipped
-    following = None
-    if clients.clip is not None:
-        following = _next_clip_norm(context, clients, change, owner, t)
-    return Received(uploads, weights, noise, *rest, following)
-
-
-def _next_clip_norm(
-    context: RunContext,
-    clients: ClientBatch,
-    change: Mapping[ParamKey, Tensor],
-    owner: Tensor,
-    t: int,
-) -> Tensor:
-    """Client unit: adapts the server's C to the noised count of the uploads, for the next round.
-
-    The noise is where that of the updates is: at every client, a share of it at every client, or
-    at the server.
-    """
-    privacy, level, streams = context.privacy, context.noise_levels, context.streams
-    assert privacy is not None and privacy.adaptive is not None and clients.clip is not None
-    owners = int(owner.max()) + 1 if len(owner) else 1
-    limit, groups = clients.clip.expand(owners), context.method.clip_groups
-    total = count_within(change, limit, owner, owners, groups).sum()
-    count: Any = privacy.noise_of_count
-    # The count's noise is divided among clients and server as that of the sum is.
-    ratio = count / (privacy.noise_of_sum * privacy.first_clip_norm) if count else 0.0  # type: ignore[operator]
-    for k in clients.ids if level.each else ():
-        total = total + ratio * level.each * streams.normal((1,), "clip count", t, k, 0).to(total)
-    if level.server:
-        noise = streams.normal((1,), "clip count", t, SERVER, 0)
-        total = total + ratio * level.server * noise.to(total)
-    expected = len(context.task.sizes) * context.plan.participation
-    # A client that is absent counts as neither 1/2 nor -1/2, and the divisor is public.
-    return privacy.adaptive.following(clients.clip, total.view(1) / expected + 0.5)
+    return Received(uploads, weights, noise, *rest)
 
 
 def count_traffic(

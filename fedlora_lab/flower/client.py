@@ -38,7 +38,7 @@ from fedlora_lab.tasks.task import Examples, Task, map_inputs, named_tensors, pe
 LOG = logging.getLogger("fedlora_lab.flower")
 WHY = "its own log says why"
 PUBLIC_TEST_NEEDED = "True: scores would tell of private test examples"
-ANSWERED, REPLY, PERSONAL, CLIP = "answered", "reply", "personal", "clip"
+ANSWERED, REPLY, PERSONAL = "answered", "reply", "personal"
 """Names in a client's state, each followed by the terms that it belongs to."""
 EXAMPLES, RELEASED = "examples", "released"
 """Of all terms: key and digest of the examples, and the ledger of each terms."""
@@ -118,9 +118,6 @@ class Participant:
         trust = None if privacy is None else privacy.trust
         expected = "'local' or 'secagg': on Flower clients clip and noise for themselves"
         check(trust != "central", "trust", trust, expected)
-        adapts = privacy is not None and privacy.adaptive is not None and not privacy.by_step
-        expected = "a number for unit='client' on Flower: counts do not travel with the updates"
-        check(not adapts, "clip_norm", privacy and privacy.clip_norm, expected)
         sizes, persons = task.sizes, None
         if privacy is not None and privacy.unit == "person":
             # Public is how many persons a client has, and not how many examples: one for each.
@@ -296,12 +293,10 @@ def _train(owner: _Owner, message: Message, context: Context) -> Message:
             _check_limit(own, owner.most_epsilon, books)
             sent = own.received(message, t)
             with private_errors("training"):
-                parts = number, sent, _personal(own, state), _clip(own, state)
-                reply, kept, clip = _upload(own, run_context, *parts, t)
+                parts = number, sent, _personal(own, state)
+                reply, kept = _upload(own, run_context, *parts, t)
                 packed = map(messages.pack_arrays, (reply, kept))
                 state[own.name(REPLY)], state[own.name(PERSONAL)] = packed
-                if clip is not None:
-                    state[own.name(CLIP)] = ConfigRecord({"norm": float(clip)})
             # In the memory before the reply leaves: the release is counted or was never made.
             state[RELEASED] = ConfigRecord({**books})
             state[own.name(ANSWERED)] = ConfigRecord({"round": t, "client": number})
@@ -449,13 +444,11 @@ def _upload(
     number: int,
     sent: ServerState,
     personal: Tensors,
-    clip: Tensor | None,
     t: int,
-) -> tuple[Any, Tensors, Tensor | None]:
-    """The client's half of a round: what it sends, what it keeps until the next, and its C then."""
+) -> tuple[Any, Tensors]:
+    """The client's half of a round: what it sends, and what it keeps until the next."""
     spec, before = own.spec, {key: tensor[None] for key, tensor in personal.items()}
     clients = uploads.begin_clients(context, (number,), sent, before)
-    clients.clip = clip
     for step in range(context.plan.local_steps):
         local_training.local_step(context, clients, t, step)
     keys = uploads.round_keys(context, sent.tensors, t)
@@ -464,17 +457,7 @@ def _upload(
     reply = uploads.privatize(context, whole, keys.sent, sent, t)
     kept = {**personal, **{key: whole.params[key][0] for key in keys.kept}}
     rank = uploads.rank_sent(spec.method, spec.lora, number, spec.privacy)
-    return messages.take_ranks(reply, rank), kept, clients.clip
-
-
-def _clip(own: Participant, state: RecordDict) -> Tensor | None:
-    """The clip norm that this client has come to; ``None`` where it is fixed."""
-    privacy = own.spec.privacy
-    if privacy is None or privacy.adaptive is None:
-        return None
-    known: Any = state.config_records.get(own.name(CLIP), {})
-    norm = known.get("norm", privacy.adaptive.start)
-    return torch.tensor([norm], dtype=torch.float64)
+    return messages.take_ranks(reply, rank), kept
 
 
 def _personal(own: Participant, state: RecordDict) -> Tensors:

@@ -137,13 +137,12 @@ class SimulatedClients:
 
 
 def open_simulation(participant: Participant, *where: Any, **options: Any) -> Federation:
-    """Opens the server's run; it resets where clients, new at every start, had kept something: a
-    factor, or a clip norm that they adapt.
+    """Opens the server's run; it resets where clients, new at every start, had kept something.
 
     Args: participant: the terms. where, options: as of `open_run`.
     """
     run = open_run(participant, *where, **options)
-    if run.resumed and (clients_kept_state(run) or run.state.clip is not None):
+    if run.resumed and clients_kept_state(run):
         run.reset()
     return run
 

@@ -7,13 +7,12 @@
 """
 
 from fedlora_lab.privacy.accounting import ACCOUNTANTS, Accountant
-from fedlora_lab.privacy.config import AdaptiveClip, NoiseLevels, Privacy
+from fedlora_lab.privacy.config import NoiseLevels, Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, Uncertified
 
 __all__ = [
     "ACCOUNTANTS",
     "Accountant",
-    "AdaptiveClip",
     "Ledger",
     "LedgerEntry",
     "NoiseLevels",

@@ -1,7 +1,7 @@
 """The privacy plan: unit of privacy, clip norm, noise, sampling, accountant and trust."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from typing import Any, NamedTuple
@@ -10,9 +10,7 @@ from scipy.special import bdtr
 
 from fedlora_lab._utils.validation import (
     check,
-    check_keys,
     check_number,
-    check_one_of,
     check_whole,
     is_number,
 )
@@ -24,7 +22,6 @@ from fedlora_lab.privacy.ledger import (
     PerClient,
     as_floats,
     check_terms,
-    map_numbers,
     per_client,
 )
 
@@ -47,79 +44,6 @@ class NoiseLevels(NamedTuple):
     shares: int
 
 
-COUNT_NOISE, FURTHEST = 2.5, 1e4
-"""Of an adapted clip norm: the count's noise in units of sigma, and by how much C may change."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptiveClip:
-    """A clip norm that follows a quantile of the norms by a noised count of what was not clipped.
-
-    After every release C becomes C exp(-rate (share - quantile)), where ``share`` is the noised
-    share of units whose contribution was within C. The count is a release too: a unit moves it by
-    1/2, its noise is sigma_b, and the sum's noise grows to (sigma^-2 - (2 sigma_b)^-2)^(-1/2), so
-    that both together spend what the noise multiplier sigma says. In the example and person unit
-    each client has a C of its own, from its own count; in the client unit the server has one.
-
-    Args:
-        quantile: of the norms, in [0, 1], that C goes to.
-        start: C of the first release, > 0.
-        rate: of the steps of log C, in (0, 10].
-        count_noise: sigma_b, standard deviation of the noise in the count, > sigma / 2. ``None``:
-            2.5 sigma, for which the sum's noise is 2.1 % larger than sigma C.
-
-    Guarantees: test_what_is_released_moves_by_at_most_what_sigma_says,
-        test_c_goes_to_the_quantile.
-    Source: arXiv:1905.03871, algorithm 1 and theorem 1.
-
-    >>> clip = AdaptiveClip(quantile=0.5, start=1.0)
-    >>> round(clip.noise_of_sum(1.0), 4), clip.noise_of_count(1.0)
-    (1.0206, 2.5)
-    """
-
-    quantile: float = 0.5
-    start: float = 1.0
-    rate: float = 0.2
-    count_noise: float | None = None
-
-    def __post_init__(self) -> None:
-        check_number("quantile", self.quantile, 0, 1)
-        for name, high in (("start", 1e9), ("rate", 10)):
-            check_number(name, getattr(self, name), 0, high, open_low=True)
-        if self.count_noise is not None:
-            check_number("count_noise", self.count_noise, 0, 1e9, open_low=True)
-
-    def noise_of_count(self, sigma: float) -> float:
-        """sigma_b beside a noise multiplier; 0 where there is no noise.
-
-        Raises: ``ValueError`` unless it exceeds half of it: else the count alone spends more.
-        """
-        if not sigma:
-            return 0.0
-        found = COUNT_NOISE * sigma if self.count_noise is None else float(self.count_noise)
-        expected = f"> {sigma / 2:.4g} = noise_multiplier / 2, or None for {COUNT_NOISE} of it"
-        check(2 * found > sigma, "count_noise", self.count_noise, expected)
-        return found
-
-    def noise_of_sum(self, sigma: float) -> float:
-        """The noise multiplier of the clipped sum, (sigma^-2 - (2 sigma_b)^-2)^(-1/2)."""
-        share = sigma / 2 / self.noise_of_count(sigma) if sigma else 0.0
-        return sigma / math.sqrt(1 - share**2)
-
-    def following(self, clip: Any, share: Any) -> Any:
-        """Computes C of the next release, at most 10^4 times as large or small as at the start.
-
-        Args:
-            clip, share: tensors (n,), C and the noised share of units within it.
-        """
-        # Noise may throw the share far out: C = 0 would stay 0, C = inf would need infinite noise.
-        low, high = self.start / FURTHEST, self.start * FURTHEST
-        return (clip * (-self.rate * (share - self.quantile)).exp()).clamp(low, high)
-
-
-CLIPPINGS = ("threshold", "normalise")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
     """Protects examples, persons or clients by clipping what each adds and adding Gaussian noise.
@@ -134,10 +58,7 @@ class Privacy:
             The number of clients and their sizes are public; in the person unit sizes are numbers
             of persons, and how many examples a person has is not public.
         clip_norm: C >= 0, the L2 norm of one unit's contribution over all tensors that move;
-            ``inf`` (no clip) only without noise. An `AdaptiveClip` adapts it during the run.
-        clipping: "threshold" shortens longer contributions to C. "normalise" rescales each to
-            about C: g becomes C g / (|g| + stabiliser), so that C and the rate are one choice.
-        stabiliser: of "normalise", > 0; contributions much shorter than it stay short.
+            ``inf`` (no clip) only without noise.
         noise_multiplier: sigma >= 0, noise in units of C; one number or, but in the client unit,
             one per client. ``None``: not chosen yet, see ``calibrate``.
         sample_rate: q in [0, 1]; one number or, but in the client unit, one per client; ``None``:
@@ -170,10 +91,9 @@ class Privacy:
         test_attack_neighbours.py::test_one_example_less_moves_a_step_by_at_most_what_is_assumed,
         test_attack_neighbours.py::test_one_person_less_moves_a_step_by_at_most_what_is_assumed,
         test_attack_neighbours.py::test_one_client_less_moves_a_round_by_at_most_what_is_assumed,
-        test_adaptive_clip.py::test_a_normalised_unit_moves_a_release_by_at_most_c,
         test_attack_secagg.py::test_colluders_leave_enough_noise.
     Source: arXiv:1607.00133, algorithm 1 (example unit); arXiv:1710.06963, algorithm 1 (client
-        unit); arXiv:2206.07136, AUTO-S ("normalise").
+        unit).
 
     >>> privacy = Privacy(clip_norm=1.0, noise_multiplier=2.0, sample_rate=0.1, accountant="rdp")
     >>> round(privacy.ledger(releases=100).epsilon(), 2)
@@ -181,7 +101,7 @@ class Privacy:
     """
 
     unit: str = "example"
-    clip_norm: Any = 1.0  # a number or an AdaptiveClip
+    clip_norm: float = 1.0
     noise_multiplier: PerClient | None = None
     sample_rate: PerClient | None = None
     delta: float = 1e-5
@@ -194,8 +114,6 @@ class Privacy:
     releases: int | None = None
     sites: int = 1
     person_examples: int | None = None
-    clipping: str = "threshold"
-    stabiliser: float = 0.01
 
     def __post_init__(self) -> None:
         terms = self.unit, self.delta, self.accountant, self.trust, self.relation, self.sites
@@ -205,7 +123,8 @@ class Privacy:
             given, why = self.person_examples, "None unless unit='person'"
             check(self.unit == "person", "person_examples", given, why)
         object.__setattr__(self, "trust", trust)
-        self._check_clip()
+        plain = is_number(self.clip_norm) and self.clip_norm >= 0
+        check(plain, "clip_norm", self.clip_norm, "a number >= 0")
         for name, high in (("noise_multiplier", math.inf), ("sample_rate", 1.0)):
             value = getattr(self, name)
             if value is not None:
@@ -219,9 +138,8 @@ class Privacy:
         fits = not both or len(_each(sigma)) == len(_each(rate))
         check(fits, "sample_rate", rate, "as many numbers as noise_multiplier has")
         why = "a finite number when noise_multiplier > 0: noise is sigma C"
-        finite = self.first_clip_norm < math.inf
+        finite = self.clip_norm < math.inf
         check(finite or not any(_each(sigma)), "clip_norm", self.clip_norm, why)
-        _ = self.noise_of_sum  # refuses a count_noise that spends more than all
         if self.target is not None:
             check_number("target", self.target, 0, open_low=True)
         if self.releases is not None:
@@ -237,50 +155,6 @@ class Privacy:
         # Elsewhere every upload, or the server, has noise of its own: nobody's share is relied on.
         why = "0 unless trust='secagg'"
         check(summed or not self.colluding, "colluding", self.colluding, why)
-
-    def _check_clip(self) -> None:
-        clip = self.clip_norm
-        if isinstance(clip, Mapping):  # as settings and terms hold it
-            check_keys("clip_norm", clip, tuple(AdaptiveClip.__dataclass_fields__))
-            object.__setattr__(self, "clip_norm", clip := AdaptiveClip(**clip))
-        check_one_of("clipping", self.clipping, CLIPPINGS)
-        check_number("stabiliser", self.stabiliser, 0, 1e9, open_low=True)
-        normal, usual = self.clipping == "normalise", Privacy.stabiliser
-        why = f"{usual:g} unless clipping='normalise'"
-        check(normal or self.stabiliser == usual, "stabiliser", self.stabiliser, why)
-        if isinstance(clip, AdaptiveClip):
-            why = "'threshold' with an AdaptiveClip: of normalised contributions none is within C"
-            check(not normal, "clipping", self.clipping, why)
-            return
-        words = "a number >= 0, or fl.AdaptiveClip()"
-        check(is_number(clip) and clip >= 0, "clip_norm", clip, words)
-        why = "a finite number with clipping='normalise'"
-        check(not normal or clip < math.inf, "clip_norm", clip, why)
-
-    @property
-    def adaptive(self) -> AdaptiveClip | None:
-        """How the clip norm adapts; ``None`` where it is fixed."""
-        return self.clip_norm if isinstance(self.clip_norm, AdaptiveClip) else None
-
-    @property
-    def first_clip_norm(self) -> float:
-        """C of the first release."""
-        return self.clip_norm.start if isinstance(self.clip_norm, AdaptiveClip) else self.clip_norm
-
-    @property
-    def noise_of_sum(self) -> PerClient | None:
-        """The noise multiplier of the clipped sums: larger than sigma where a count goes with them.
-
-        Guarantees: test_what_is_released_moves_by_at_most_what_sigma_says.
-        """
-        clip, sigma = self.adaptive, self.noise_multiplier
-        return sigma if clip is None else map_numbers(clip.noise_of_sum, sigma)
-
-    @property
-    def noise_of_count(self) -> PerClient | None:
-        """Standard deviation of the noise in the count; ``None`` where C is fixed."""
-        clip, sigma = self.adaptive, self.noise_multiplier
-        return None if clip is None else map_numbers(clip.noise_of_count, sigma)
 
     @property
     def by_step(self) -> bool:
@@ -310,7 +184,7 @@ class Privacy:
     def settings(self) -> dict[str, Any]:
         """Its fields as plain values; newer ones only where they are not the default."""
         # Settings stored before a field existed still equal those of the same run today.
-        later = {"sites": 1, "person_examples": None, "clipping": "threshold", "stabiliser": 0.01}
+        later = {"sites": 1, "person_examples": None}
         known = asdict(self).items()
         return {name: x for name, x in known if name not in later or x != later[name]}
 
@@ -328,7 +202,7 @@ class Privacy:
         on forget the target.
         """
         # sigma is in units of C: the clip norm alone changes no epsilon.
-        free = {"clip_norm", "clipping", "stabiliser", "honest", "colluding", "person_examples"}
+        free = {"clip_norm", "honest", "colluding", "person_examples"}
         if changes.keys() - free:
             changes = {"target": None, "releases": None, **changes}
         if changes.get("unit", self.unit) != self.unit:
@@ -431,7 +305,7 @@ class Privacy:
         return expected[0] if len(set(expected)) == 1 else expected
 
     def noise_levels(self, clients: int, plan: Plan) -> NoiseLevels:
-        """The noise on the sum of clipped contributions, see `NoiseLevels`; at the first clip norm.
+        """The noise on the sum of clipped contributions, see `NoiseLevels`.
 
         Args:
             clients: number of clients, >= 1.
@@ -443,7 +317,7 @@ class Privacy:
         check_whole("clients", clients, 1)
         self._check_noise()
         # Without noise C may be infinite, and 0 times infinity is not a number.
-        stds = tuple(s * self.first_clip_norm if s else 0.0 for s in _each(self.noise_of_sum))
+        stds = tuple(s * self.clip_norm if s else 0.0 for s in _each(self.noise_multiplier))
         # Alone, an upload is hidden by its own noise only: each has all of sigma C.
         if self.trust == "local":
             several = isinstance(self.noise_multiplier, tuple)
@@ -479,9 +353,7 @@ class Privacy:
             several = isinstance(value, tuple) and clients is not None
             return tuple(value[k] for k in clients or ()) if several else value
 
-        entry = {"sample_rate": of(rate), "noise_multiplier": of(self.noise_multiplier)}
-        count = self.noise_of_count
-        return entry if count is None else {**entry, "count_noise": of(count)}
+        return {"sample_rate": of(rate), "noise_multiplier": of(self.noise_multiplier)}
 
     def ledger(self, releases: int = 0, reproducible: bool = True) -> Ledger:
         """Makes a ledger for this plan, in which every client has made so many releases.

@@ -118,8 +118,6 @@ class LedgerEntry:
         clients: whom it counts for; ``None`` is every client.
         sample_rate: q in [0, 1], one number or one per entry of ``clients``.
         noise_multiplier: sigma >= 0 likewise; 0 and ``None`` are no noise.
-        count_noise: where the clip norm adapts: the noise of the count that each release holds
-            beside its sum, likewise. Its share is in sigma: both together spend what sigma says.
 
     >>> LedgerEntry(1, [0, 2], 5, 0.1, [1, 2]).noise_multiplier
     (1.0, 2.0)
@@ -130,7 +128,6 @@ class LedgerEntry:
     count: int
     sample_rate: Any
     noise_multiplier: Any
-    count_noise: Any = None
 
     def __post_init__(self) -> None:
         def whole(name: str, value: Any) -> int:
@@ -150,7 +147,6 @@ class LedgerEntry:
         if self.noise_multiplier is None:
             plain["noise_multiplier"] = 0.0
         numbers = {"sample_rate": 1.0, "noise_multiplier": math.inf}
-        numbers |= {} if self.count_noise is None else {"count_noise": math.inf}
         for name, high in numbers.items():
             value = plain[name] = as_floats(name, plain[name], high)
             fits = not isinstance(value, tuple) or len(value) == len(clients or ())
@@ -369,13 +365,12 @@ class Ledger:
         *,
         sample_rate: Any,
         noise_multiplier: Any,
-        count_noise: Any = None,
         repeats: bool = False,
     ) -> None:
         """Records ``count`` releases of a round, before any of them is used. Every call counts.
 
         Args:
-            round, clients, count, sample_rate, noise_multiplier, count_noise: see `LedgerEntry`.
+            round, clients, count, sample_rate, noise_multiplier: see `LedgerEntry`.
             repeats: the run plays its own round again from its seed: the noise is the same, so an
                 entry that the round already has counts once, and a different one is refused. Only
                 for a reproducible ledger.
@@ -383,8 +378,7 @@ class Ledger:
         self._check_open()
         # A draw of clients amplifies only while nobody learns who was drawn: no names are stored.
         named = None if self.unit == "client" else clients
-        numbers = sample_rate, noise_multiplier, count_noise
-        entry = LedgerEntry(round, named, count, *numbers)
+        entry = LedgerEntry(round, named, count, sample_rate, noise_multiplier)
         fresh = "False in release mode: the noise is fresh"
         check(not repeats or self.reproducible, "repeats", repeats, fresh)
         # A round that is drawn again from its seed has the same noise, so it releases nothing new.
@@ -654,24 +648,7 @@ class Ledger:
         return (
             f"epsilon = {value} at delta = {self.delta:g} against {against}, for neighbours that "
             f"differ by {unit} replaced by nothing ({self.relation}: how many clients "
-            f"and {counted} there are is public).{found}{self._counts()}{warning}"
-        )
-
-    def _counts(self) -> str:
-        """What the noise multipliers include where clip norms adapt, in words."""
-        # A round in which nobody took part has no number of any client.
-        counts = [one for one in self.releases if one.count_noise not in (None, ())]
-        if not counts:
-            return ""
-        pairs = [(per_client(one.noise_multiplier), per_client(one.count_noise)) for one in counts]
-        sigma, noise = pairs[0][0][0], pairs[0][1][0]
-        share = (sigma / 2 / noise) ** 2 if noise else 0.0
-        own = sigma / math.sqrt(1 - share) if share < 1 else math.inf
-        whose = " (of the first client)" if len(pairs[0][1]) > 1 else ""
-        return (
-            " Each release is a clipped sum and a count of what was within the clip norm, which "
-            f"adapts by it: noise multiplier {own:.4g} of the sum and noise {noise:.4g} of the "
-            f"count, {share:.2g} of the budget, together spend what {sigma:.4g} spends{whose}."
+            f"and {counted} there are is public).{found}{warning}"
         )
 
     def _attack(self, observer: str | None) -> str:
@@ -738,11 +715,7 @@ class Ledger:
             del content["sites"]
         if self.parts:
             return {**content, "parts": [part._content() for part in self.parts]}
-        entries = [dict(vars(entry)) for entry in self._entries]
-        for entry in entries:
-            if entry["count_noise"] is None:  # entries without one know no such field
-                del entry["count_noise"]
-        return {**content, "releases": entries}
+        return {**content, "releases": [dict(vars(entry)) for entry in self._entries]}
 
     @classmethod
     def _of(cls, content: dict[str, Any]) -> "Ledger":

@@ -1,6 +1,5 @@
 """Clip and noise: the only functions between private values and released ones."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -106,22 +105,19 @@ def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
 
 def clip_sum(
     rows: Tensors,
-    clip_norm: "float | Tensor",
+    clip_norm: float,
     owner: Int[Tensor, " n"],
     owners: int,
     clip_groups: Callable[[ParamKey], Any] = together,
-    stabiliser: float | None = None,
 ) -> tuple[dict[ParamKey, Tensor], ClipCounts]:
     """Clips each row (one example's gradient) to norm ``clip_norm`` and sums the rows per owner.
 
     Args:
         rows: key -> (N, ...).
-        clip_norm: C >= 0, or (owners,), one for each; infinity leaves finite rows as they are.
+        clip_norm: C >= 0; infinity leaves finite rows as they are.
         owner, owners: (N,), in [0, owners); the number of owners (clients).
         clip_groups: key -> group; the tensors of a group share one norm, and each of g groups is
             clipped to C / sqrt(g), or to C by a rule that does not share it (`EachTensor`).
-        stabiliser: of rows that are all rescaled, C g / (|g| + stabiliser); ``None``: longer ones
-            are shortened to C.
 
     Returns: key -> (owners, ...), and the counts; a row scaled in any group counts once.
     Guarantees: what is not finite adds zero; one row more or less moves a sum by at most C, but for
@@ -129,49 +125,16 @@ def clip_sum(
         (test_contract.py::test_leaving_out_one_example_moves_the_sum_by_at_most_c).
     """
     names = list(dict.fromkeys(clip_groups(key) for key in rows))
-    if not isinstance(clip_norm, Tensor) and clip_norm == math.inf:
-        stabiliser = None  # local steps of the client unit: nothing to rescale to
     less = bad = torch.zeros(len(owner), dtype=torch.bool, device=owner.device)
     sums: dict[ParamKey, Tensor] = {}
     # g groups of norm C / sqrt(g) have norm C together.
     limit = clip_norm / len(names) ** 0.5 if shares_bound(clip_groups) else clip_norm
     for name in names:
         group = {key: tensor for key, tensor in rows.items() if clip_groups(key) == name}
-        added, scaled, nonfinite = _clip_group(group, limit, owner, owners, stabiliser)
+        added, scaled, nonfinite = _clip_group(group, limit, owner, owners)
         sums, less, bad = sums | added, less | scaled, bad | nonfinite
     counts = ClipCounts(len(owner), (less & ~bad).sum(), bad.sum())
     return {key: sums[key] for key in rows}, counts.read() if _on_cpu(owner) else counts
-
-
-def count_within(
-    rows: Tensors,
-    clip_norm: Tensor,
-    owner: Int[Tensor, " n"],
-    owners: int,
-    clip_groups: Callable[[ParamKey], Any] = together,
-) -> Float[Tensor, " owners"]:
-    """Counts each owner's rows within the clip norm as 1/2 each, and the others as -1/2.
-
-    A row that is not finite counts as neither: it is as if it were not there, as in the sum.
-
-    Args:
-        rows, clip_norm, owner, owners, clip_groups: as of `clip_sum`; C of each owner (owners,).
-
-    Guarantees: one row more or less moves a count by 1/2, whatever it holds
-        (test_what_is_released_moves_by_at_most_what_sigma_says).
-    """
-    names = list(dict.fromkeys(clip_groups(key) for key in rows))
-    limit = clip_norm.index_select(0, owner)
-    limit = limit / len(names) ** 0.5 if shares_bound(clip_groups) else limit
-    inside = torch.ones(len(owner), dtype=torch.bool, device=owner.device)
-    finite = inside.clone()
-    for name in names:
-        norms = row_norms({key: rows[key] for key in rows if clip_groups(key) == name})
-        inside, finite = inside & (norms <= limit), finite & norms.isfinite()
-    # 1/2 and -1/2, not 1 and 0: one row more or less then moves the count by 1/2 and not by 1, and
-    # half the noise hides it.
-    each = torch.where(finite, inside.to(clip_norm) - 0.5, torch.zeros_like(limit))
-    return clip_norm.new_zeros(owners).index_add_(0, owner, each)
 
 
 def shares_bound(clip_groups: Callable[[ParamKey], Any]) -> bool:
@@ -181,19 +144,14 @@ def shares_bound(clip_groups: Callable[[ParamKey], Any]) -> bool:
 
 def _clip_group(
     rows: Tensors,
-    clip_norm: "float | Tensor",
+    clip_norm: float,
     owner: Int[Tensor, " n"],
     owners: int,
-    stabiliser: float | None,
 ) -> tuple[dict[ParamKey, Tensor], Tensor, Tensor]:
     """Sums rows clipped over these tensors; (N,) which were scaled, and which are not finite."""
     norms = row_norms(rows)
     finite, zero = torch.isfinite(norms), torch.zeros_like(norms)
-    limit = clip_norm.index_select(0, owner) if isinstance(clip_norm, Tensor) else clip_norm
-    if stabiliser is None:
-        scale = (limit / norms.clamp(min=1e-300)).clamp(max=1.0)
-    else:
-        scale = limit / (norms + stabiliser)
+    scale = (clip_norm / norms.clamp(min=1e-300)).clamp(max=1.0)
     # A gradient that is not finite counts as zero: sensitivity stays C, and the sum stays a number.
     scale = torch.where(finite, scale, zero)
     # A scale below the dtype's smallest normal number may be rounded up, which would exceed C.
@@ -202,7 +160,7 @@ def _clip_group(
     less, sums = finite & (scale < 1), {}
     # On a processor these are known at once, and work on rows that need it not is saved; reading
     # them from a GPU would cost a wait.
-    some = stabiliser is not None or not _on_cpu(norms) or bool(less.any())
+    some = not _on_cpu(norms) or bool(less.any())
     strange = not _on_cpu(norms) or not finite.all()
     for key, tensor in rows.items():
         # Rounding to float32 may make a row longer than C by a factor of 1 + 2^-24.
@@ -333,8 +291,7 @@ def check_maps(rule: Any, gram: torch.Size, key: ParamKey, tensor: torch.Size) -
 
 def injected_bug_reason(clip: Callable[..., Any]) -> str | None:
     """Why no epsilon covers a run that clips with this function; ``None`` for `clip_sum`."""
-    # A `partial` of it sets the stabiliser of clipping="normalise", which keeps rows within C.
-    if getattr(clip, "func", clip) is clip_sum:
+    if clip is clip_sum:
         return None
     name = getattr(clip, "__name__", type(clip).__name__)
     return f"an injected bug: {name.strip('_').replace('_', ' ')}"

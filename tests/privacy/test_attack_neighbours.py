@@ -55,12 +55,11 @@ def private(unit: str, trust: str, **fields: Any) -> fl.Privacy:
 
 
 def released(
-    row: Method, privacy: fl.Privacy, plan: fl.Plan, seed=3, t=0, out=NOBODY, loud=NOBODY, clip=None
+    row: Method, privacy: fl.Privacy, plan: fl.Plan, seed=3, t=0, out=NOBODY, loud=NOBODY
 ) -> tuple[Any, dict]:
     """One round from random values: what the server has in hand, as a change of what was sent.
 
     Of each client's examples those in ``out`` are left out, those in ``loud`` loud enough to clip.
-    ``clip``: where it adapts, what C has come to.
     """
     marks = [torch.full((n,), ORDINARY) for n in SIZES]
     for where, mark in ((loud, MARKED_LOSS_WEIGHT), (out, LEFT_OUT)):
@@ -74,7 +73,7 @@ def released(
     run: Any = Recorder.open(*parts, lora=LORA, seed=seed, **by_person)
     values = anywhere(tokens(sizes=SIZES), row)
     rest: Any = [-1] * len(SIZES), [{} for _ in range(t)]
-    run.state = RunState(t, values, {}, *rest, clip=clip or run.state.clip)
+    run.state = RunState(t, values, {}, *rest)
     run.resumed = True
     assert any(isinstance(event, Round) for event in run.events())
     start = {key: row.clip_reference(x[None]) for key, x in run.outcome.sent.tensors.items()}

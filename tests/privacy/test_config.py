@@ -23,7 +23,6 @@ def client(**fields: Any) -> Privacy:
 
 
 NUMBER, RATE, DELTA = "a number >= 0", r"a number in \[0, 1\]", r"a number in \(0, 1\)"
-CLIP = rf"{NUMBER}, or fl.AdaptiveClip\(\)"
 ZERO_OUT = "'zero-out', one unit's contribution replaced by nothing"
 SECAGG = {"unit": "client", "trust": "secagg"}
 
@@ -36,7 +35,7 @@ SECAGG = {"unit": "client", "trust": "secagg"}
         ("sites", [2], "1 unless unit='person': an example, or a client, is at one site"),
         ("person_examples", [0, 2.5], "a whole number >= 1"),
         ("person_examples", [4], "None unless unit='person'"),
-        ("clip_norm", [-1, math.nan, True, "median", None, lambda norms: 1.0], CLIP),
+        ("clip_norm", [-1, math.nan, True, "median", None, lambda norms: 1.0], NUMBER),
         ("noise_multiplier", [-0.1, math.nan, False, "1.0"], NUMBER),
         ("noise_multiplier", [math.inf], "a finite number"),
         ("noise_multiplier", [()], "one number, or one per client"),

@@ -7,6 +7,7 @@
 'Test loss'
 """
 
+from fedlora_lab.plots.grammar import closed_form, film, heat, intervals, lines, measurements
 from fedlora_lab.plots.method_diagrams import method_diagram, method_diagrams
 from fedlora_lab.plots.theory_checks import (
     Measurements,
@@ -29,9 +30,15 @@ __all__ = [
     "Measurements",
     "band_check",
     "client_scaling",
+    "closed_form",
     "curves",
     "deviation",
+    "film",
     "forest",
+    "heat",
+    "intervals",
+    "lines",
+    "measurements",
     "method_diagram",
     "method_diagrams",
     "noise",

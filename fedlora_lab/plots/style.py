@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from PIL import Image
@@ -91,6 +92,38 @@ def picture(width: float, height: float) -> Picture:
     figure = Picture(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)
     return figure
+
+
+class _LabelledLayout(ConstrainedLayoutEngine):
+    """Makes room for everything that is drawn, then keeps labels beside lines apart."""
+
+    def __init__(self) -> None:
+        super().__init__(h_pad=0.06, w_pad=0.08)
+        self.columns: list[_LabelColumn] = []
+
+    def execute(self, fig: Any) -> None:
+        super().execute(fig)
+        # The height of the axes, which decides how far apart labels must be, is known only now.
+        for column in self.columns:
+            column.place()
+
+
+def subplots(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[Picture, list[Any]]:
+    """Makes a figure whose axes, titles and labels find their own places.
+
+    Args:
+        width, height: of the figure, inches.
+        rows, columns: of axes.
+        options: as of ``Figure.subplots``, such as ``width_ratios`` or ``sharey``.
+
+    Returns: the figure, and its axes row by row.
+    """
+    with paper():
+        figure = picture(width, height)
+        figure.set_layout_engine(_LabelledLayout())
+        return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
 def panels(width: float, height: float, *places: tuple[float, ...]) -> tuple[Picture, list[Any]]:
@@ -185,9 +218,19 @@ def mark(ax: Any, x: float, y: float, slug: str, size: float = 6.5) -> None:
     ax.plot([x], [y], ms=size, mec=CARD, mew=0.6, clip_on=False, **kind)
 
 
+def headline(figure: Picture, text: str) -> None:
+    """Writes the finding above all panels of a figure."""
+    figure.suptitle(text, x=0.012, ha="left", fontsize=11, weight="bold", color=INK)
+
+
 def footer(figure: Picture, text: str) -> None:
     """Writes one small line under a figure: what the band is, how many seeds."""
-    figure.text(0.012, 0.012, text, fontsize=7.5, color=SOFT, ha="left", va="bottom")
+    small: Any = {"fontsize": 7.5, "color": SOFT, "ha": "left", "va": "bottom"}
+    if figure.get_layout_engine() is None:
+        figure.text(0.012, 0.012, text, **small)
+    else:
+        # The layout makes room for the label of the whole figure's x axis, not for a free text.
+        figure.supxlabel(text, x=0.012, **small)
 
 
 SHRINK = 2.0, 3.0  # points that a leader keeps from its label and from its place
@@ -222,6 +265,50 @@ def named_line(
         ax.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
     ax.plot(x, y, color=colour, **drawn)
     return Label(float(np.asarray(x)[-1]), float(np.asarray(y)[-1]), words, colour)
+
+
+class _LabelColumn:
+    """The labels right of some axes, each with a leader to the end of its line."""
+
+    def __init__(self, ax: Any, labels: list[Label], wide: int) -> None:
+        self.ax = ax
+        self.labels = labels
+        halo = withStroke(linewidth=2.5, foreground=CARD)
+        self.texts = []
+        for label in labels:
+            words = textwrap.fill(label.text, wide, break_long_words=False, break_on_hyphens=False)
+            text = note(ax, 1.03, 0.5, words, darken(label.colour), 8.5, weight="bold", va="center")
+            text.set_path_effects([halo])
+            self.texts.append(text)
+        style: Any = {"colors": GREY, "linewidths": 0.6, "clip_on": False}
+        self.leaders = LineCollection([], transform=ax.transAxes, **style)
+        self.leaders.set_in_layout(False)
+        ax.add_collection(self.leaders, autolim=False)
+
+    def place(self) -> None:
+        """Puts the labels as near to their lines as they fit, and draws the leaders."""
+        inches = self.ax.figure.get_size_inches()[1] * self.ax.get_position().height
+        line = 1.2 * 8.5 / 72 / inches
+        heights = [line * (text.get_text().count("\n") + 1) for text in self.texts]
+        ends = self.ax.transData.transform([(label.x, label.y) for label in self.labels])
+        ends = self.ax.transAxes.inverted().transform(ends)
+        places = spread_apart(list(ends[:, 1]), heights, 0.0, 1.0)
+        segments = []
+        for text, place, end in zip(self.texts, places, ends, strict=True):
+            text.set_y(place)
+            if 1.025 - end[0] > 0.03 or abs(place - end[1]) > 0.02:
+                segments.append([(1.025, place), (end[0] + 0.008, end[1])])
+        self.leaders.set_segments(segments)
+
+
+def label_ends(ax: Any, labels: list[Label], wide: int = 14) -> None:
+    """Writes labels right of axes of `subplots`, as near to the ends of their lines as they fit.
+
+    Args: ax, labels: of its lines; wide: letters in a line of a label.
+    Guarantees: no label lies on another (test_labels_beside_lines_keep_apart).
+    """
+    if labels:
+        ax.figure.get_layout_engine().columns.append(_LabelColumn(ax, labels, wide))
 
 
 def spread_apart(

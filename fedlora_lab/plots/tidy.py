@@ -1,9 +1,11 @@
 """Reads tidy frames for the figures: rows of a measure, means over seeds and 95 % intervals."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.measures.statistics import COLUMNS, run_ends, t_interval
@@ -80,6 +82,26 @@ def confidence_interval(values: Any) -> tuple[float, float]:
     mean, half = t_interval(values)
     half = half if len(values) > 1 else 0.0
     return mean - half, mean + half
+
+
+def means(frame: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.DataFrame:
+    """Computes the mean of each group with its 95 % interval: columns by, mean, low, high.
+
+    Groups keep the order in which the frame shows them. A group of one row has its value three
+    times. A frame of means, with the columns mean, low and high, is returned as it is.
+
+    Args: frame: one row a measurement; by: columns of the groups; value: of what was measured.
+    Guarantees: test_grammar.py::test_means_are_students_intervals.
+    """
+    if {"mean", "low", "high"} <= {*frame.columns}:
+        return frame[[*by, "mean", "low", "high"]].copy()
+    groups = frame.groupby(list(by), sort=False, dropna=False)[value]
+    table = groups.agg(["mean", "std", "count"]).reset_index()
+    point = stdtrit(table["count"].clip(lower=2) - 1, 0.975)
+    half = (point * table["std"] / table["count"] ** 0.5).where(table["count"] > 1, 0.0)
+    table["low"] = table["mean"] - half
+    table["high"] = table["mean"] + half
+    return table[[*by, "mean", "low", "high"]]
 
 
 def bands(table: Any, by: str, column: str = "value") -> tuple[np.ndarray, ...]:

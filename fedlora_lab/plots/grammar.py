@@ -1,0 +1,550 @@
+"""The grammar of figures: rows of intervals, lines with bands, closed forms, heat maps, films.
+
+Every figure of the course that is not a picture of its own is one of these. A frame has one row a
+measurement, such as one a seed, from which the means and their 95 % intervals (Student's t) are
+computed; or it has the means already, in the columns ``mean``, ``low`` and ``high``. The column
+``method`` holds slugs: methods keep their colours, markers and names in every figure.
+
+>>> import pandas as pd, fedlora_lab as fl
+>>> slugs = ["fedlora"] * 3 + ["ffa-lora"] * 3
+>>> frame = pd.DataFrame({"method": slugs, "value": [1, 2, 3, 4, 5, 6]})
+>>> figure = fl.plots.intervals(frame, title="FFA-LoRA is ahead", xlabel="score")
+>>> figure.axes[0].get_title(loc="left")
+'FFA-LoRA is ahead'
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+
+from fedlora_lab._utils.validation import check, check_one_of
+from fedlora_lab.plots import style, tidy
+from fedlora_lab.plots.style import Label, Picture
+
+Colours = Mapping[str, str]
+"""Value of a column -> colour; what it leaves out is coloured by its place."""
+
+LINE_COLOURS = (style.INK, style.FACTOR["B"], style.FACTOR["A"], style.RIGHT, *style.SERIES)
+PART_COLOURS = (style.GREY, style.FACTOR["B"], style.FACTOR["A"])
+BANDS = ("area", "bars", "none")
+
+
+# ---- what a figure says of its frame
+
+
+def value_looks(values: Sequence[Any], by: str, colours: Colours | None = None) -> list[style.Look]:
+    """Returns the look of each value of a column: a method's own, or a colour by its place.
+
+    Args:
+        values: of the column, each once.
+        by: its name; values of "method" are slugs.
+        colours: value -> colour, before all other rules.
+    """
+    looks = []
+    for i, value in enumerate(values):
+        look = style.Look(LINE_COLOURS[i % len(LINE_COLOURS)])
+        if by == "method":
+            look = style.look(str(value))
+        if colours is not None and value in colours:
+            look = look._replace(colour=colours[value])
+        looks.append(look)
+    return looks
+
+
+def value_name(value: Any, by: str) -> str:
+    """Returns the words for a value of a column: a method's name, or the value itself."""
+    return style.name(str(value)) if by == "method" else str(value)
+
+
+def _split(frame: pd.DataFrame, panel: str | None) -> dict[str, pd.DataFrame]:
+    """Splits a frame into the rows of each panel, in their order; without one, one panel."""
+    if panel is None:
+        return {"": frame}
+    return {str(key): part for key, part in frame.groupby(panel, sort=False)}
+
+
+def _check_columns(frame: pd.DataFrame, *names: str | None) -> None:
+    missing = [name for name in names if name is not None and name not in frame.columns]
+    check(not missing, "frame.columns", list(frame.columns), f"also {', '.join(missing)}")
+    check(len(frame) > 0, "frame", "no row", "at least one row")
+
+
+def _finish(
+    figure: Picture, axes: Sequence[Axes], names: Sequence[str], title: str, caption: str
+) -> Picture:
+    """Writes the finding above one panel or all of them, and the caption below."""
+    if len(axes) == 1 and not names[0]:
+        axes[0].set_title(title)
+    else:
+        for ax, name in zip(axes, names, strict=True):
+            ax.set_title(name, fontsize=9.5)
+        style.headline(figure, title)
+    if caption:
+        style.footer(figure, caption)
+    return figure
+
+
+# ---- a row a method: measurements, their mean and its interval
+
+
+@style.paper()
+def intervals(
+    frame: pd.DataFrame,
+    by: str = "method",
+    *,
+    value: str = "value",
+    hue: str | None = None,
+    panel: str | None = None,
+    title: str = "",
+    xlabel: str = "",
+    reference: float | None = None,
+    number: str = "{:.1%}",
+    colours: Colours | None = None,
+) -> Picture:
+    """Draws a row for each value of ``by``: measurements as dots, their mean with its interval.
+
+    Args:
+        frame: one row a measurement, or means with ``mean``, ``low`` and ``high``.
+        by: column whose values are the rows, in their order in the frame.
+        value: column of the measurements.
+        hue: column that splits a row into several marks, named in a legend.
+        panel: column whose values are panels side by side, with the same rows.
+        title, xlabel: the finding, and what is measured, with its unit.
+        reference: a value to compare with, drawn as a vertical line.
+        number: format of the mean that stands right of a row; "" for none. With ``hue``: none.
+        colours: value of ``hue``, or of ``by`` without it -> colour.
+
+    Raises: ``ValueError`` for a frame without a row, or without one of the columns.
+    Guarantees: means and intervals are those of the rows
+        (test_grammar.py::test_intervals_draw_means_and_their_bands).
+    """
+    summarised = "mean" in frame.columns
+    _check_columns(frame, by, hue, panel, "mean" if summarised else value)
+    parts = _split(frame, panel)
+    rows = list(dict.fromkeys(frame[by]))
+    height = 1.3 + len(rows) * (0.34 if hue is None else 0.5)
+    width = 7.6 if len(parts) == 1 else min(11.0, 2.0 + 3.2 * len(parts))
+    figure, axes = style.subplots(width, height, columns=len(parts), sharey=True)
+    for ax, part in zip(axes, parts.values(), strict=True):
+        draw_intervals(ax, part, by, rows, value=value, hue=hue, number=number, colours=colours)
+        if reference is not None:
+            ax.axvline(reference, color=style.GREY, lw=1, ls=style.DOTTED, zorder=0.9)
+        ax.set_xlabel(xlabel)
+    if hue is not None:
+        axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8.5)
+    caption = "mark: mean, bar: its 95 % interval"
+    if not summarised:
+        caption = f"dots: {_count_words(frame, [by, hue, panel])}; {caption} (Student's t)"
+    return _finish(figure, axes, list(parts), title, caption)
+
+
+def draw_intervals(
+    ax: Axes,
+    frame: pd.DataFrame,
+    by: str,
+    rows: Sequence[Any],
+    *,
+    value: str = "value",
+    hue: str | None = None,
+    number: str = "",
+    colours: Colours | None = None,
+) -> None:
+    """Draws rows of intervals into axes; see `intervals`.
+
+    Args:
+        ax, frame, by: where, what, and by which column.
+        rows: values of ``by`` from top to bottom.
+        value, hue, number, colours: as of `intervals`.
+    """
+    groups = [by] if hue is None else [by, hue]
+    table = tidy.means(frame, groups, value)
+    hues = list(dict.fromkeys(frame[hue])) if hue else list(rows)
+    looks = dict(zip(hues, value_looks(hues, hue or by, colours), strict=True))
+    shifts = np.linspace(-0.25, 0.25, len(hues)) if hue and len(hues) > 1 else np.zeros(len(hues))
+    for i, key in enumerate(hues):
+        part = table[table[hue or by] == key]
+        y = np.array([rows.index(row) for row in part[by]]) + shifts[i]
+        look = looks[key]
+        wide = 7 if hue is None else 4
+        bar: Any = {"color": look.colour, "lw": wide, "alpha": 0.3, "capstyle": "butt"}
+        ax.hlines(y, part["low"], part["high"], **bar)
+        if "mean" not in frame.columns:
+            dots = frame[frame[hue or by] == key]
+            places = np.array([rows.index(row) for row in dots[by]]) + shifts[i]
+            style.dots(ax, dots[value], places, look.colour, 4, mew=0, alpha=0.55)
+        marker: Any = {"marker": look.marker if hue == "method" else "D", "zorder": 3}
+        label = value_name(key, hue) if hue else None
+        style.dots(ax, part["mean"], y, look.colour, 6.5, label=label, **marker)
+        if number and hue is None:
+            beside: Any = {"transform": ax.get_yaxis_transform(), "weight": "bold", "va": "center"}
+            for place, mean in zip(y, part["mean"], strict=True):
+                words = number.format(mean).replace("-", "−")
+                style.note(ax, 1.02, place, words, style.darken(look.colour), 9, **beside)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_yticks(range(len(rows)), [value_name(row, by) for row in rows], color=style.INK)
+    ax.grid(visible=False, axis="y")
+
+
+def _count_words(frame: pd.DataFrame, groups: Sequence[str | None]) -> str:
+    """Says how many measurements a mean has."""
+    counts = frame.groupby([name for name in groups if name is not None]).size()
+    low, high = int(counts.min()), int(counts.max())
+    count = f"{low}" if low == high else f"{low} to {high}"
+    return f"{count} seeds" if "seed" in frame.columns else f"{count} measurements"
+
+
+# ---- a line a method: means over a knob, with their bands
+
+
+@style.paper()
+def lines(
+    frame: pd.DataFrame,
+    x: str = "round",
+    by: str = "method",
+    *,
+    value: str = "value",
+    band: str = "area",
+    panel: str | None = None,
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    log: str = "",
+    reference: float | None = None,
+    colours: Colours | None = None,
+) -> Picture:
+    """Draws a line of means for each value of ``by`` over ``x``, with 95 % bands.
+
+    Args:
+        frame: one row a measurement, or means with ``mean``, ``low`` and ``high``.
+        x: column of the places; words, such as "∞", stand side by side in their order.
+        by: column whose values are the lines, each named at its end.
+        value: column of the measurements.
+        band: "area", "bars" at each place, or "none".
+        panel: column whose values are panels side by side.
+        title, xlabel, ylabel: the finding, and the axes with their units.
+        log: the axes that are logarithmic: "", "x", "y" or "xy".
+        reference: a value to compare with, drawn as a horizontal line.
+        colours: value of ``by`` -> colour.
+
+    Raises: ``ValueError`` for a frame without a row, or without one of the columns.
+    Guarantees: a line goes through the means (test_grammar.py::test_lines_go_through_the_means).
+    """
+    summarised = "mean" in frame.columns
+    _check_columns(frame, x, by, panel, "mean" if summarised else value)
+    check_one_of("band", band, BANDS)
+    parts = _split(frame, panel)
+    width = 7.6 if len(parts) == 1 else min(11.0, 1.6 + 3.6 * len(parts))
+    figure, axes = style.subplots(width, 4.1, columns=len(parts), sharey=True)
+    for ax, part in zip(axes, parts.values(), strict=True):
+        for axis in log:
+            ax.set(**{f"{axis}scale": "log"})
+        labels = draw_lines(ax, part, x, by, value=value, band=band, colours=colours)
+        style.label_ends(ax, labels)
+        if reference is not None:
+            ax.axhline(reference, color=style.GREY, lw=1, ls=style.DOTTED, zorder=0.9)
+        ax.set_xlabel(xlabel or x)
+        if "x" in log:
+            _place_ticks(ax, part[x])
+    axes[0].set_ylabel(ylabel)
+    caption = ""
+    if band != "none":
+        words = "band" if band == "area" else "bars"
+        caption = f"{words}: 95 % interval of the mean"
+        if not summarised:
+            caption = f"mean of {_count_words(frame, [x, by, panel])}, {caption} (Student's t)"
+    return _finish(figure, axes, list(parts), title, caption)
+
+
+def draw_lines(
+    ax: Axes,
+    frame: pd.DataFrame,
+    x: str,
+    by: str,
+    *,
+    value: str = "value",
+    band: str = "area",
+    colours: Colours | None = None,
+) -> list[Label]:
+    """Draws lines of means into axes; returns their labels for `style.label_ends`.
+
+    Args:
+        ax, frame: where, and what.
+        x, by, value, band, colours: as of `lines`.
+    """
+    table = tidy.means(frame, [by, x], value)
+    places = list(dict.fromkeys(frame[x]))
+    numbers = pd.api.types.is_numeric_dtype(frame[x])
+    ax.margins(x=0.02)
+    if not numbers:
+        ax.set_xticks(range(len(places)), [str(place) for place in places])
+        ax.margins(x=0.08)
+        table[x] = table[x].map(places.index)
+    keys = list(dict.fromkeys(frame[by]))
+    labels = []
+    for i, (key, look) in enumerate(zip(keys, value_looks(keys, by, colours), strict=True)):
+        part = table[table[by] == key].sort_values(x)
+        # Beside one another, bars of several lines can be told apart.
+        shift = 0.06 * (i - (len(keys) - 1) / 2) if band == "bars" and not numbers else 0.0
+        at = part[x].to_numpy(float) + shift
+        mean = part["mean"].to_numpy(float)
+        if band == "area" and len(part) > 1:
+            ax.fill_between(at, part["low"], part["high"], color=look.colour, alpha=0.12, lw=0)
+        elif band != "none":
+            ax.vlines(at, part["low"], part["high"], color=look.colour, lw=1.6, alpha=0.6)
+        drawn: Any = {"color": look.colour, "dashes": look.dashes or (None, None)}
+        if len(part) <= 12:
+            drawn |= {"marker": look.marker, "ms": 5, "mec": style.CARD, "mew": 0.6}
+        ax.plot(at, mean, **drawn)
+        labels.append(Label(float(at[-1]), float(mean[-1]), value_name(key, by), look.colour))
+    return labels
+
+
+# ---- a closed form beside what was measured
+
+
+@style.paper()
+def closed_form(
+    table: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    title: str,
+    log: str = "xy",
+    parts: Mapping[str, str] | None = None,
+    colours: Colours | None = None,
+) -> Picture:
+    """Draws closed forms as lines, and what was measured beside them.
+
+    A table with ``mean``, ``low`` and ``high`` holds measured means and their intervals; their
+    ratio to the closed form stands below. A table with ``value`` holds single measurements, and
+    ``low`` and ``high`` are then the 95 % band of one measurement, as the closed form says; see
+    `measurements`. What misses is red.
+
+    Args:
+        table: columns x, closed, low, high, and mean or value; ``group`` where several curves share
+            the figure. Numbers on a logarithmic axis are > 0.
+        x, y: words for the axes, with units.
+        title: the finding.
+        log: the axes that are logarithmic: "", "x", "y" or "xy".
+        parts: column -> words, further closed forms, drawn dashed.
+        colours: group -> colour.
+
+    Raises: ``ValueError`` when a column is missing.
+    Guarantees: the caption states `share_inside`
+        (test_grammar.py::test_a_closed_form_counts_what_lies_inside).
+    """
+    share = share_inside(table)
+    single = "value" in table.columns
+    if "group" not in table.columns:
+        table = table.assign(group="closed form")
+    groups = list(dict.fromkeys(table["group"]))
+    looks = value_looks(groups, "group", colours)
+    heights = [1] if single else [3, 1]
+    figure, axes = style.subplots(
+        8.2, 4.3 if single else 5.2, len(heights), sharex=True, height_ratios=heights
+    )
+    ax = axes[0]
+    ax.set(xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+    labels = []
+    for group, look in zip(groups, looks, strict=True):
+        rows = table[table["group"] == group]
+        curve = rows.groupby("x")[["closed", "low", "high"]].mean()
+        edges = (curve["low"], curve["high"]) if single else ()
+        labels.append(
+            style.named_line(ax, curve.index, curve["closed"], str(group), look.colour, *edges)
+        )
+        _draw_measured(axes, rows, look.colour)
+    for i, (column, words) in enumerate((parts or {}).items()):
+        curve = table.groupby("x")[column].mean()
+        dashed: Any = {"lw": 1.3, "ls": style.DASHED, "zorder": 1}
+        colour = PART_COLOURS[i % len(PART_COLOURS)]
+        labels.append(style.named_line(ax, curve.index, curve, words, colour, **dashed))
+    if "y" in log:
+        # Dashed parts may fall far below what was measured, which must fill the axes.
+        measured = table[["value" if single else "low", "closed"]].to_numpy()
+        top = max(ax.get_ylim()[1], float(measured.max()))
+        ax.set_ylim(bottom=float(measured[measured > 0].min()) / 2.5, top=top)
+        labels = [label for label in labels if label.y > ax.get_ylim()[0]]
+        ax.yaxis.set_major_formatter("{x:g}")
+        if top < 30 * ax.get_ylim()[0]:  # powers of ten alone would leave a tick or two
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    _place_ticks(axes[-1], table["x"])
+    ax.set(ylabel=y, title=title)
+    axes[-1].set_xlabel(x)
+    style.label_ends(ax, labels, wide=18)
+    measured_words = (
+        f"band: 95 % of single measurements, dots: {len(table):,} of them (red: outside)"
+        if single
+        else "dots: measured means, bars: their 95 % interval (red: misses the line)"
+    )
+    style.footer(figure, f"lines: closed form; {measured_words}; inside: {share:.1%}")
+    return figure
+
+
+def _draw_measured(axes: Sequence[Axes], rows: pd.DataFrame, colour: str) -> None:
+    """Draws the measurements of one group; into second axes their ratio to the closed form."""
+    held = _inside(rows)
+    for part, ink in ((rows[held], colour), (rows[~held], style.WRONG)):
+        if "value" in rows.columns:
+            style.dots(axes[0], part["x"], part["value"], ink, 3, mew=0, alpha=0.5)
+            continue
+        for ax, scale in ((axes[0], 1.0), (axes[1], part["closed"])):
+            low, mean, high = (part[name] / scale for name in ("low", "mean", "high"))
+            ax.vlines(part["x"], low.clip(lower=1e-300), high, color=ink, lw=1.4)
+            style.dots(ax, part["x"], mean, ink, 5, zorder=4)
+    if len(axes) > 1:
+        axes[1].axhline(1, color=style.GREY, lw=1.2, zorder=1)
+        axes[1].set_ylabel("measured /\nclosed form")
+
+
+def _place_ticks(ax: Axes, places: pd.Series) -> None:
+    """Puts the ticks of an x axis at the places that were measured, where they are few."""
+    there = sorted(set(places.astype(float)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    if len(there) <= 8:
+        ax.xaxis.set_major_locator(FixedLocator(there))
+        ax.xaxis.set_minor_locator(NullLocator())
+
+
+def measurements(
+    x: Sequence[float], values: Sequence[Any], bands: Sequence[Any], group: str = "closed form"
+) -> pd.DataFrame:
+    """Tabulates single measurements beside the band of their closed form, for `closed_form`.
+
+    Args:
+        x: places, (n,).
+        values: at each place, n arrays of any length.
+        bands: mean, low and high of one measurement at each place, n of them (`theory.Band`).
+        group: name of the curve.
+
+    Returns: columns x, value, closed, low, high, group; one row a measurement.
+    """
+    rows = [
+        (float(place), float(one), *band, group)
+        for place, drawn, band in zip(x, values, bands, strict=True)
+        for one in np.ravel(drawn)
+    ]
+    return pd.DataFrame(rows, columns=["x", "value", "closed", "low", "high", "group"])
+
+
+def _inside(table: pd.DataFrame) -> pd.Series:
+    """Tells which rows agree with their closed form."""
+    number = table["value"] if "value" in table.columns else table["closed"]
+    return (table["low"] <= number) & (number <= table["high"])
+
+
+def share_inside(table: pd.DataFrame) -> float:
+    """Computes the share of rows that agree with their closed form.
+
+    A measured mean agrees if its interval holds the closed form; a single measurement if it lies in
+    the band of the closed form.
+
+    Args: table: as of `closed_form`.
+    Raises: ``ValueError`` for no row, or a table without x, closed, low, high, or both of mean and
+        value.
+    """
+    given = type(table).__name__
+    check(isinstance(table, pd.DataFrame), "table", given, "a pandas frame")
+    number = "value" if "value" in table.columns else "mean"
+    missing = [name for name in ("x", number, "low", "high", "closed") if name not in table.columns]
+    check(not missing, "table.columns", list(table.columns), f"also {', '.join(missing)}")
+    check(len(table) > 0, "table", "no row", "at least one row")
+    return float(_inside(table).mean())
+
+
+# ---- heat maps and films
+
+
+@style.paper()
+def heat(
+    tables: pd.DataFrame | Mapping[str, pd.DataFrame],
+    *,
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    unit: str = "",
+    number: str = "{:.2f}",
+    limits: tuple[float, float] | None = None,
+    colours: str = "cividis",
+) -> Picture:
+    """Draws tables of numbers as coloured cells, with the number in each; missing ones stay empty.
+
+    Args:
+        tables: a table whose index and columns are the places, or one for each panel by its title.
+        title, xlabel, ylabel: the finding, and what columns and rows are; an index of the name
+            "method" holds slugs.
+        unit: words beside the colour bar.
+        number: format of a cell's number; "" for none.
+        limits: of the colours; ``None``: of all numbers.
+        colours: a colour map of Matplotlib.
+
+    Raises: ``ValueError`` for no table, or tables without a finite number.
+    Guarantees: test_grammar.py::test_a_heat_map_writes_every_number.
+    """
+    import seaborn as sns  # slow to import
+
+    shown = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables)
+    check(bool(shown), "tables", "none", "at least one")
+    numbers = np.concatenate([table.to_numpy(float).ravel() for table in shown.values()])
+    finite = numbers[np.isfinite(numbers)]
+    check(finite.size > 0, "tables", "no finite number", "at least one")
+    low, high = limits or (float(finite.min()), float(finite.max()))
+    rows, columns = next(iter(shown.values())).shape
+    width = min(11.0, 2.4 + len(shown) * max(2.2, 0.62 * columns))
+    figure, axes = style.subplots(width, 1.5 + 0.42 * rows, columns=len(shown), sharey=True)
+    for ax, table in zip(axes, shown.values(), strict=True):
+        if table.index.name == "method":
+            table = table.rename(index=style.name)
+        words = table.map(lambda cell: number.format(cell) if np.isfinite(cell) else "")
+        cells: Any = {"vmin": low, "vmax": high, "cmap": colours, "cbar": False, "fmt": ""}
+        cells |= {"annot_kws": {"fontsize": 8}, "linewidths": 0.6, "linecolor": style.CARD}
+        sns.heatmap(table.astype(float), annot=words if number else None, ax=ax, **cells)
+        ax.grid(visible=False)
+        ax.set(xlabel=xlabel, ylabel=ylabel if ax is axes[0] else "")
+        ax.tick_params(axis="y", rotation=0)
+    bar = figure.colorbar(axes[0].collections[0], ax=axes, pad=0.02)
+    bar.set_label(unit)
+    return _finish(figure, axes, list(shown), title, "")
+
+
+@style.paper()
+def film(
+    pictures: Mapping[str, Any],
+    *,
+    title: str = "",
+    columns: int | None = None,
+    limits: tuple[float, float] = (0.0, 1.0),
+    colours: str = "gray",
+    size: float = 1.35,
+    caption: str = "",
+) -> Picture:
+    """Draws small pictures in a row, such as one thing round by round, each under its own words.
+
+    Args:
+        pictures: words -> rows of grey values, (h, w).
+        title, caption: the finding, and a small line below.
+        columns: pictures in a row; ``None``: all of them.
+        limits: what is black and what is white.
+        colours: a colour map of Matplotlib.
+        size: of a picture, inches.
+
+    Raises: ``ValueError`` for no picture.
+    """
+    check(len(pictures) > 0, "pictures", "none", "at least one")
+    across = columns or len(pictures)
+    rows = -(-len(pictures) // across)
+    figure, axes = style.subplots(size * across, 0.5 + (size + 0.25) * rows, rows, across)
+    for ax in axes:
+        ax.axis("off")
+    for ax, (words, picture) in zip(axes, pictures.items(), strict=False):
+        look: Any = {"cmap": colours, "vmin": limits[0], "vmax": limits[1]}
+        ax.imshow(np.asarray(picture, float), interpolation="nearest", **look)
+        ax.set_title(words, fontsize=8.5, weight="normal", loc="left")
+    style.headline(figure, title)
+    if caption:
+        style.footer(figure, caption)
+    return figure

@@ -1,0 +1,139 @@
+"""The grammar of figures draws the means, intervals and counts of its frame, in its own layout."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from frames import line_of
+from scipy import stats
+
+from fedlora_lab import plots
+from fedlora_lab.plots import grammar, style, tidy
+
+SCORES = {"fedlora": (0.5, 0.6, 0.8), "ffa-lora": (0.7, 0.72, 0.74), "mine": (0.9, 0.91, 0.95)}
+
+
+@pytest.fixture
+def frame():
+    """Three seeds of three methods at the budgets 1 and 8."""
+    rows = [
+        (method, epsilon, seed, score + epsilon / 100)
+        for method, scores in SCORES.items()
+        for epsilon in (1, 8)
+        for seed, score in enumerate(scores)
+    ]
+    return pd.DataFrame(rows, columns=["method", "epsilon", "seed", "value"])
+
+
+def student(values):
+    return stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+
+
+def test_means_are_students_intervals(frame):
+    table = tidy.means(frame, ["method", "epsilon"]).set_index(["method", "epsilon"])
+    for method, scores in SCORES.items():
+        ends = student(np.array(scores) + 0.08)
+        assert tuple(table.loc[(method, 8), ["low", "high"]]) == pytest.approx(ends)
+    single = tidy.means(frame[frame["seed"] == 0], ["method", "epsilon"])
+    assert (single["low"] == single["mean"]).all() and (single["high"] == single["mean"]).all()
+    assert tidy.means(table.reset_index(), ["method", "epsilon"])["mean"].equals(
+        table["mean"].reset_index(drop=True)
+    ), "a table of means is taken as it is"
+
+
+def test_intervals_draw_means_and_their_bands(frame):
+    at_8: Any = frame[frame["epsilon"] == 8]
+    (ax,) = plots.intervals(at_8, title="t").axes
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["FedLoRA", "FFA-LoRA", "mine"]
+    for row, (bar, scores) in enumerate(zip(ax.collections, SCORES.values(), strict=True)):
+        (segment,) = bar.get_segments()
+        low, high = student(np.array(scores) + 0.08)
+        assert segment == pytest.approx(np.array([[low, row], [high, row]]))
+    numbers = [text.get_text() for text in ax.texts]
+    assert numbers == [f"{np.mean(scores) + 0.08:.1%}" for scores in SCORES.values()]
+    panels = plots.intervals(frame, panel="epsilon").axes
+    assert [ax.get_title(loc="left") for ax in panels] == ["1", "8"]
+
+
+def test_lines_go_through_the_means(frame):
+    (ax,) = plots.lines(frame, "epsilon", log="x", band="bars").axes
+    drawn = line_of(ax, style.look("fedlora").colour).get_xydata()
+    assert drawn == pytest.approx(np.array([[1, 1.9 / 3 + 0.01], [8, 1.9 / 3 + 0.08]]))
+    words = frame.assign(epsilon=frame["epsilon"].astype(str))
+    (ax,) = plots.lines(words, "epsilon").axes
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "8"]
+
+
+def test_labels_beside_lines_keep_apart(frame):
+    """Also where every line ends at one height."""
+    same = pd.concat([frame.assign(method=f"row {i}", value=0.5) for i in range(7)])
+    figure = plots.lines(same, "epsilon")
+    style.png(figure)
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 7
+    for one, other in itertools.combinations(boxes, 2):
+        assert one.y1 - 2 <= other.y0 or other.y1 - 2 <= one.y0
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1, "the layout makes room for a label"
+
+
+def theory_table(misses):
+    """Ten means beside x², of which some miss it."""
+    x = np.arange(1.0, 11.0)
+    table = pd.DataFrame({"x": x, "closed": x**2, "mean": x**2, "half": x**2 / 2})
+    table.loc[: misses - 1, "mean"] *= 3
+    return table.assign(low=table["mean"] * 0.9, high=table["mean"] * 1.1)
+
+
+@pytest.mark.parametrize("misses", [0, 3])
+def test_a_closed_form_counts_what_lies_inside(misses):
+    table = theory_table(misses)
+    given: Any = {"x": "x", "y": "y", "title": "t"}
+    figure = plots.closed_form(table, parts={"half": "one half"}, **given)
+    assert grammar.share_inside(table) == 1 - misses / 10
+    assert f"inside: {1 - misses / 10:.1%}" in figure.get_supxlabel()
+    ax = figure.axes[0]
+    assert line_of(ax, grammar.LINE_COLOURS[0]).get_ydata() == pytest.approx(table["closed"])
+    red = [line for line in ax.lines if line.get_color() == style.WRONG]
+    assert sum(len(line.get_xdata()) for line in red) == misses
+    for column in ("closed", "low", "mean"):
+        with pytest.raises(ValueError, match=f"also {column}"):
+            grammar.share_inside(table.drop(columns=column))
+    with pytest.raises(ValueError, match="at least one row"):
+        grammar.share_inside(table.iloc[:0])
+
+
+def test_single_measurements_are_judged_by_the_band_of_the_closed_form():
+    drawn = [[0.4, 1.0], [1.6, 2.0, 9.0]]
+    table = plots.measurements([1, 2], drawn, [(1.0, 0.5, 1.5), (2.0, 1.5, 2.5)])
+    assert grammar.share_inside(table) == pytest.approx(3 / 5)
+    (ax,) = plots.closed_form(table, x="x", y="y", title="t", log="x").axes
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert sorted(np.concatenate([line.get_ydata() for line in dots])) == [0.4, 1.0, 1.6, 2.0, 9.0]
+
+
+def test_a_heat_map_writes_every_number(frame):
+    table = frame.pivot_table("value", "method", "epsilon")
+    table.iloc[0, 0] = np.nan
+    ax: Any = plots.heat({"one": table, "two": table}, unit="accuracy").axes[0]
+    assert [text.get_text() for text in ax.texts] == ["0.71", "0.73", "0.80", "0.93", "1.00"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["FedLoRA", "FFA-LoRA", "mine"]
+
+
+def test_a_film_shows_each_picture_under_its_words():
+    pictures = {f"round {t}": np.full((2, 2), t / 4) for t in range(5)}
+    figure = plots.film(pictures, columns=3, title="t")
+    shown = [
+        (ax.get_title(loc="left"), ax.images[0].get_array()) for ax in figure.axes if ax.images
+    ]
+    assert [words for words, _ in shown] == [*pictures]
+    assert all(np.array_equal(array, pictures[words]) for words, array in shown)
+
+
+@pytest.mark.parametrize("draw", [plots.intervals, plots.lines])
+def test_a_frame_without_rows_or_columns_is_refused(frame, draw):
+    with pytest.raises(ValueError, match="also value"):
+        draw(frame.drop(columns="value").assign(round=1))
+    with pytest.raises(ValueError, match="at least one row"):
+        draw(frame.iloc[:0].assign(round=1))

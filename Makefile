@@ -89,7 +89,6 @@ compare: setup ## train the six methods on digits at epsilon 8 and write a repor
 
 bench: setup ## measure speed and memory against peers; rewrites benchmarks/results
 	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.options
 
 results: setup ## run every study from where it stands, draw the regime map and judge the claims; what is whole is not run again
 	@for name in $$($(BIN)/fedlora-lab study | awk '{print $$1}'); do $(QUICK) $(BIN)/fedlora-lab study $$name || exit 1; done

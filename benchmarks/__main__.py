@@ -232,7 +232,6 @@ def main(
     import torch
 
     from benchmarks.beside import beside
-    from benchmarks.products import products
 
     torch.set_num_threads(threads or torch.get_num_threads())
     count = 4 if quick else count
@@ -262,13 +261,11 @@ def main(
         import_seconds(5),
         through_flower(3 if quick else 15),
     )
-    speeds = products(5 if quick else 15)
     by_batch = step_by_batch(count, 3)
     found = {
         "memory_MiB": memory,
         "run": run,
         "rounds": rounds,
-        "products": speeds,
         "import": imports,
     }
     found |= {"machine": machine, "price": by_batch, "beside": beside(3 if quick else 7)}

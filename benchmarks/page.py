@@ -83,15 +83,6 @@ def sizes(memory: dict[str, dict[str, list[float]]]) -> str:
     return markdown_table(rows)
 
 
-def speeds(products: dict[str, dict[str, list[float]]]) -> str:
-    """A frozen map's product by either library, one line for each map."""
-    rows = [["map", "torch's own", "oneDNN", "times faster"]]
-    for name, rates in products.items():
-        quicker = np.divide(rates["onednn"], rates["torch"])
-        rows.append([name, spread(rates["torch"]), spread(rates["onednn"]), spread(quicker)])
-    return markdown_table(rows)
-
-
 def prices(price: dict[str, Any]) -> str:
     """What a smaller epsilon costs at the same noise in the mean, one line for each batch."""
     rows = [["batch", "σ", "ε", "s of the run", "s more for each halving of ε"]]
@@ -197,10 +188,6 @@ A whole federation beside one written by hand with Flower, PEFT and Opacus:
 [end to end](end_to_end.md). How long the studies take: [studies](studies.md).
 
 Not measured on a GPU; `python -m benchmarks.gpu` does it.
-
-The product with a frozen weight by either library, GFLOP/s on one core (decision 0018):
-
-{speeds(found["products"])}
 
 `import fedlora_lab`: {spread([1000 * s for s in found["import"]])} ms (asked: at most 300).
 

@@ -3,9 +3,9 @@ Opacus by client with per-example gradients or ghost clipping.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training
 from fedlora_lab.lora import peft
-from fedlora_lab.lora.peft import BFloat16Linear, freeze
+from fedlora_lab.lora.peft import BFloat16Linear
 from fedlora_lab.lora.per_example import prepare_inputs, split_batch
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.tasks.task import head_names, map_inputs, take
@@ -33,13 +33,11 @@ class How:
     """What all peers have in common besides task, batch and rank.
 
     Args:
-        options: fields of PEFT's LoraConfig beside r and lora_alpha.
         optimizer: of `OPTIMIZERS`.
         device, products: where the model is, and the precision of its frozen linear maps.
         chunk: at most so many examples at once, where all clients' go together.
     """
 
-    options: Mapping[str, Any] = field(default_factory=dict)
     optimizer: str = "sgd"
     device: str = "cpu"
     products: str = "float32"
@@ -94,9 +92,9 @@ def stacked(task: fl.tasks.Task, batch: int, rank: int, how: How = USUAL) -> Cal
     """
     small = replace(task, clients=tuple(examples(task, batch)))
     plan = fl.Plan(batch=None, lr=RATE, optimizer=how.optimizer)
-    lora = fl.Lora(rank, 2.0 * rank, peft=how.options or None)
-    adapted = peft.adapt(small.model, small.targets, small.head, lora)
-    adapted = peft.place(adapted, how.device, how.products)
+    lora = fl.Lora(rank, 2.0 * rank)
+    where = how.device, how.products
+    adapted = peft.adapt(small.model, small.targets, small.head, lora, *where)
     streams, count = Streams(0), len(small.clients)
     context = local_training.RunContext(
         small,
@@ -121,17 +119,15 @@ def stacked(task: fl.tasks.Task, batch: int, rank: int, how: How = USUAL) -> Cal
 
 def _peft(task: fl.tasks.Task, rank: int, how: How) -> nn.Module:
     """PEFT's model; its frozen maps multiply as the private step's do, so the ratios tell of
-    privacy alone. Of dropout only PEFT's own is on.
+    privacy alone.
     """
-    own: dict[str, Any] = {"target_modules": list(task.targets), **how.options}
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
         modules_to_save=list(head_names(task.head)) or None,
-        **own,
+        target_modules=list(task.targets),
     )
     model: nn.Module = get_peft_model(copy.deepcopy(task.model), config)
-    freeze(model)
     for parent in list(model.modules()) if how.products == "bfloat16" else ():
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear) and not child.weight.requires_grad:
@@ -141,12 +137,11 @@ def _peft(task: fl.tasks.Task, rank: int, how: How) -> nn.Module:
 
 
 def _set_modes(model: nn.Module) -> None:
-    """Puts what moves, and PEFT's dropout, in training mode: Opacus' hooks look at no other layer,
-    and dropout elsewhere stays off, as for the other peers.
+    """Puts what moves in training mode: Opacus' hooks look at no other layer, and dropout stays
+    off, as for the other peers.
     """
-    for name, module in model.named_modules():
-        moves = any(p.requires_grad for p in module.parameters(recurse=False))
-        module.train(moves or "lora_dropout" in name)
+    for module in model.modules():
+        module.train(any(p.requires_grad for p in module.parameters(recurse=False)))
 
 
 def _moving(model: nn.Module) -> list[Any]:

@@ -45,7 +45,6 @@ PAGES = (
     "glossary",
     "own_model",
     "adding_a_method",
-    "lora_options",
     "teaching",
     "security",
     "scale",

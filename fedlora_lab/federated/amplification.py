@@ -78,10 +78,6 @@ class NoiseForecast:
             return "noised is something else than the factors" if other else None
         if side == "B" and isinstance(method.aggregate, ProductRule):
             return f"{rule_name(method.aggregate)} adds what the mean of the products has more"
-        if self.spec.lora.option("init_lora_weights") not in (True, "gaussian"):
-            return f"{side} starts from the frozen weight, or at random"
-        if self.spec.lora.option("use_dora"):
-            return "trained magnitudes rescale what the noise makes of the product"
         if method.own_ranks or not (method.share is None or side in method.share):
             return f"{side}, or part of it, stays with its client"
         if method.precondition is not None:
@@ -174,12 +170,10 @@ class NoiseForecast:
     def _start_scale(self, layer: str) -> float:
         """How many times as large A starts as PEFT draws it, where its energy is r / 3."""
         start, lora = self.spec.method.start, self.spec.lora
-        rank = lora.rank_of(layer)
+        rank = lora.rank
         own = {} if start is None else start(self.weights[layer], rank)
         if "A" not in own:
-            normal = lora.option("init_lora_weights") == "gaussian"  # entries of variance 1 / r^2
-            width = self.weights[layer].shape[1]
-            return lora.start_scale * (math.sqrt(3 * width) / rank if normal else 1.0)
+            return lora.start_scale
         energy = float(own["A"].double().square().sum())
         return lora.start_scale * math.sqrt(3 * energy / rank)
 
@@ -211,9 +205,9 @@ class NoiseForecast:
         if not known["B"]:
             return theory.NoiseTerms(*[math.nan] * 3)
         std = {x: math.sqrt(self.variance(x, layer, rounds)) if known[x] else 0.0 for x in "AB"}
-        scales = lora.scaling_of(layer), self._start_scale(layer)
+        scales = lora.scaling, self._start_scale(layer)
         terms = theory.accumulated_noise_terms(
-            d_out, lora.rank_of(layer), d_in, std["B"], std["A"], 1, 1, *scales
+            d_out, lora.rank, d_in, std["B"], std["A"], 1, 1, *scales
         )
         return terms if known["A"] else terms._replace(quadratic=math.nan)
 
@@ -230,7 +224,7 @@ class NoiseForecast:
         steps = 1 if self._by_step else self.spec.plan.local_steps
         word, numbers = self.spec.method.sides_in_round(0, steps), 0
         for layer, (d_out, d_in) in ((k, weight.shape) for k, weight in self.weights.items()):
-            rank = self.spec.lora.rank_of(layer)
+            rank = self.spec.lora.rank
             sizes = {"A": rank * d_in, "B": d_out * rank, "*": d_out * rank}
             numbers += sum(sizes.get(side, 0) for side in word)
             if "R" in word and self.spec.method.start is not None:  # a core may be blocks

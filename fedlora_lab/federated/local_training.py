@@ -1,7 +1,6 @@
 """Local steps, many clients as one batch: draw, differentiate, clip, add noise, filter, descend."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -277,25 +276,14 @@ def _clipped_sums(
     owner = torch.arange(count).repeat_interleave(torch.tensor([len(index) for index in drawn]))
     if not len(owner):
         return sums
-    within, ids = torch.cat(drawn), torch.tensor(clients.ids)
     lengths = (len(context.data[k][1]) for k in clients.ids)
-    index = within + torch.tensor([0, *accumulate(lengths)])[owner]
+    index = torch.cat(drawn) + torch.tensor([0, *accumulate(lengths)])[owner]
     x, y = context.examples(clients.ids)
-
-    def dropout(these: Tensor) -> AbstractContextManager[None]:
-        # A stream for each example and layer: no mask depends on who else is drawn, or on chunks.
-        who, which = ids[owner[these]].tolist(), within[these].tolist()
-
-        def uniform(layer: int, i: int, shape: tuple[int, ...]) -> Tensor:
-            return context.streams.uniform(shape, "lora dropout", t, who[i], s, which[i], layer)
-
-        return context.adapted.dropping(uniform, len(these))
 
     def gradients(these: Tensor) -> ClientParams:
         data = take(x, index[these]), y[index[these]]
         parts = params, moving, data, owner[these], context.method, clients.start
-        with dropout(these):
-            return per_example_gradients(context.task, context.adapted, *parts)
+        return per_example_gradients(context.task, context.adapted, *parts)
 
     def by_example() -> Iterator[tuple[ClientParams, Tensor]]:
         for part in split_batch(x, index, context.adapted.device, context.chunk):

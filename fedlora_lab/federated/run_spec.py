@@ -143,7 +143,6 @@ def make_run_spec(
         even = privacy.by_step or plan.weights == "uniform"
         words = "'uniform' in the client unit: sizes would set the sensitivity"
         check(even, "weights", plan.weights, words)
-    _check_options(row, lora)
     fresh = "A" in writes  # what the rule writes is as large as ever
     expected = "1, since " + ("the method's rule writes A anew" if fresh else "balance chooses it")
     free = not fresh and row.balance is None
@@ -155,22 +154,6 @@ def make_run_spec(
     # and the server on Flower read the adapter of the specification.
     scale = balanced_start(forecast_of(spec), row.balance)
     return replace(spec, lora=replace(lora, start_scale=scale))
-
-
-def _check_options(row: Method, lora: Lora) -> None:
-    """Refuses options of PEFT that a method's rule has no meaning for."""
-    start, pattern = lora.option("init_lora_weights"), lora.option("rank_pattern")
-    words = f"True for {row.slug}, which decides how A and B start"
-    check(start is True or (row.start is None and row.balance is None), "init_lora_weights",
-          start, words)  # fmt: skip
-    fits = not pattern or not row.own_ranks
-    words = f"none for {row.slug}, where clients keep a share of the ranks of all layers alike"
-    check(fits, "rank_pattern", pattern, words)
-    dora, writes = lora.option("use_dora"), getattr(row.aggregate, "writes", ())
-    words = f"False for {row.slug}, whose rule adds to the frozen weight that magnitudes rescale"
-    check(not (dora and "W" in writes), "use_dora", dora, words)
-    words = f"False for {row.slug}, whose rule looks at A and B as if nothing rescaled B A"
-    check(not (dora and row.precondition is not None), "use_dora", dora, words)
 
 
 def _warn_of_idle_sides(row: Method, plan: Plan) -> None:
@@ -222,11 +205,10 @@ def prepare_run(
         adapt, and where a switch does not suit the model.
     """
     task, how = spec.task, how or Compute()
-    adapted = peft.adapt(task.model, task.targets, task.head, spec.lora)
+    adapted = peft.adapt(task.model, task.targets, task.head, spec.lora, how.device, how.products)
     widest = max(max(weight.shape) for weight in adapted.weights.values())
     room = f"at most {16 * widest}, 16 times the widest adapted layer: no more can be learned"
     check(spec.lora.rank <= 16 * widest, "rank", spec.lora.rank, room)
-    adapted = peft.place(adapted, how.device, how.products)
     why = "float32 or float64: in half precision a sum may move by more than the clip norm"
     for key, tensor in adapted.initial.items():
         check(tensor.dtype in (torch.float32, torch.float64), f"dtype of {key}", tensor.dtype, why)

@@ -644,7 +644,7 @@ class Federation:
             }
         noise, ruled = got.noise if shown else None, outcome.aggregated or before
         exchange = measures.Exchange(before, mean, after, clients, got.weights, noise, ruled)
-        return measures.layer_rows(exchange, self.spec.lora.scaling_of)
+        return measures.layer_rows(exchange, self.spec.lora.scaling)
 
     def _metrics(self, shown: bool) -> dict[str, float]:
         """The task's metrics of the server's model, or the mean over the models that clients keep.

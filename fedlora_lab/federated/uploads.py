@@ -397,7 +397,7 @@ def rank_sent(method: Method, lora: Lora, k: int, privacy: Privacy | None) -> in
         k: the client's number.
     Guarantees: test_attack_secagg.py::test_clients_of_low_rank_add_their_noise_to_every_rank.
     """
-    shared = shared_rank(lora.largest_rank, method.own_ranks)
+    shared = shared_rank(lora.rank, method.own_ranks)
     return shared if _only_sum(privacy) or lora.ranks is None else min(lora.ranks[k], shared)
 
 

@@ -34,7 +34,6 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.lora.peft import (
     AdaptedModel,
     Adapter,
-    PerExampleBias,
     PerExampleLinear,
     matmuls,
 )
@@ -264,11 +263,11 @@ def _contents(model: nn.Module) -> dict[str, list[Any]]:
 
     found = {}
     for name, module in model.named_modules():
-        if not isinstance(module, (Adapter, PerExampleBias, PerExampleLinear)):
+        if not isinstance(module, (Adapter, PerExampleLinear)):
             own = {k: v for k, v in vars(module).items() if k not in ("_parameters", "_buffers")}
             for key, value in (own | module._parameters | module._buffers).items():
                 leaves = [x for x in tree_leaves(value) if isinstance(x, (Tensor, float))]
-                path = f"{name}.{key}".removeprefix("base_model.model.")
+                path = ".".join(filter(None, (name, key)))
                 found[f"model.{path}"] = [content(x) for x in leaves]
     return found
 

@@ -279,12 +279,10 @@ class Exchange(NamedTuple):
     aggregated: ServerState | None = None
 
 
-def layer_rows(
-    seen: Exchange, scaling_of: Callable[[str], float]
-) -> tuple[list[tuple[str, str, float]], float]:
+def layer_rows(seen: Exchange, scaling: float) -> tuple[list[tuple[str, str, float]], float]:
     """Returns rows (layer, measure, value) of a round, and the relative deviation of all layers.
 
-    Args: seen: the round. scaling_of: layer -> the factor before its B A.
+    Args: seen: the round. scaling: the factor before B A.
     """
     parts = (seen.before, seen.mean, seen.after, seen.aggregated or seen.after)
     before, mean, after, ruled = (state.without_core() for state in parts)
@@ -301,7 +299,6 @@ def layer_rows(
     rows, squares = [], [0.0, 0.0]
     for layer in after.layers:
         a, b, w = (ParamKey(side, layer) for side in "ABW")
-        scaling = scaling_of(layer)
         factors, old, made = ((x.tensors[a], x.tensors[b]) for x in (after, before, ruled))
         residual = after.tensors.get(w)
         if residual is None:

@@ -61,8 +61,6 @@ KINDS: dict[str, TensorKind] = {
     "R": replace(_FACTOR, rank_axes=(-2, -1), shape=lambda d_out, d_in, rank: (rank, rank)),
     "gain": replace(_WHOLE, of_the_product=True, shape=lambda d_out, d_in, rank: (1,)),
     "head": _WHOLE,
-    "bias": _WHOLE,
-    "magnitude": _WHOLE,
     # Written by a server rule and trained by no client: nothing private is in it to clip or noise.
     "W": TensorKind(sent_down=True, shape=lambda d_out, d_in, rank: (d_out, d_in)),
     "mode": TensorKind(sent_down=True, of_the_model=False),

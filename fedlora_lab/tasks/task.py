@@ -5,6 +5,7 @@ In this order: inputs, `Task`, `classification`, and the checks of both.
 
 import copy
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,8 +19,13 @@ from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.tasks.identifiers import identifiers, number_identifiers
 from fedlora_lab.tasks.metrics import Metric, TextScore, cross_entropy, select_metrics
 
+ALL_LINEAR = "all-linear"
+"""Targets that stand for every linear map, as in PEFT."""
 CLASSIFIERS = "classifier", "score"
 """Names of classifiers, as PEFT knows them too."""
+PARTS_OF_PEFT = ("base_layer", "default", "lora_A", "lora_B", "lora_dropout")
+PARTS_OF_PEFT += ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
+"""Modules inside a layer that PEFT adapted, which it would take for a head of such a name."""
 MERGE_FIRST = "a model without an adapter of PEFT's; merge it first (merge_and_unload)"
 # jaxtyping cannot express "a tensor or a mapping of tensors".
 Inputs = Tensor | Mapping[str, Tensor]
@@ -135,7 +141,7 @@ class Task:
         _check_model(self.model)
         check_head(self.model, self.head)
         object.__setattr__(self, "head", _shortest(head_names(self.head)))
-        _check_targets(self.model, self.targets, self.head)
+        target_layers(self.model, self.targets, head_names(self.head))
         check(isinstance(self.public_test, bool), "public_test", self.public_test, "True or False")
         texts = [name for name, metric in self.metrics.items() if isinstance(metric, TextScore)]
         expected = "no score of texts: this task writes none, tasks of fl.tasks.prompts do"
@@ -515,27 +521,56 @@ def linear_names(model: nn.Module) -> str:
     return ", ".join(sorted(last))
 
 
-def _check_targets(model: nn.Module, targets: Sequence[str], head: Any) -> None:
-    """Refuses target names that match nothing, or more than free-standing linear maps."""
-    supported = "nn.Linear or Transformers' Conv1D; per-example gradients of others are not exact"
-    free = "a linear map outside nn.MultiheadAttention, which never calls its own"
+def target_layers(
+    model: nn.Module, targets: str | Sequence[str], heads: Sequence[str]
+) -> tuple[str, ...]:
+    """The full names of the linear maps that targets stand for, in the model's order.
+
+    Args:
+        model: the base.
+        targets: ends of names, as PEFT matches them; a regular expression for whole names; or
+            "all-linear", every map but those of the heads and the output layer of a language model.
+        heads: full names of modules that are trained as a whole.
+
+    Raises: ``ValueError`` for targets that match nothing, or more than free-standing linear maps.
+    """
     modules = dict(model.named_modules())
-    attention = [n for n, m in modules.items() if isinstance(m, nn.MultiheadAttention)]
-    for target in targets:
-        matches = matching_modules(model, [target])
+    if targets == ALL_LINEAR:
+        output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        free = [name for name in modules if _obstacle(modules, name, heads) is None]
+        return tuple(name for name in free if modules[name] is not output)
+    found: set[str] = set()
+    for target in [targets] if isinstance(targets, str) else targets:
+        if isinstance(targets, str):
+            matches = [name for name in modules if re.fullmatch(target, name)]
+        else:
+            matches = list(matching_modules(model, [target]))
         expected = f"the end of a module's name; linear maps here: {linear_names(model)}"
         check(bool(matches), "targets", target, expected)
-        for name, module in matches.items():
-            inside = any(name.startswith(f"{n}." if n else "") for n in attention)
-            check(not inside, "targets", name, free)
-            check(is_linear(module), "targets", f"{name}: {type(module).__name__}", supported)
-            for part in head_names(head):
-                outside = f"a module outside the head {part!r}, which is trained in full"
-                check(not is_within(name, part), "targets", name, outside)
-                other = next((n for n in lookalikes(modules, part) if is_within(name, n)), None)
-                wrapped = f"its name ends with the head's, {part!r}, and PEFT wraps it as well"
-                expected = f"a module outside {other!r}: {wrapped}"
-                check(other is None, "targets", name, expected)
+        for name in matches:
+            obstacle = _obstacle(modules, name, heads)
+            linear = is_linear(modules[name])
+            value = name if linear else f"{name}: {type(modules[name]).__name__}"
+            check(obstacle is None, "targets", value, str(obstacle))
+        found.update(matches)
+    return tuple(name for name in modules if name in found)
+
+
+def _obstacle(modules: Mapping[str, nn.Module], name: str, heads: Sequence[str]) -> str | None:
+    """Why a module can have no adapter, in words that follow "expected"; ``None`` if it can."""
+    if not is_linear(modules[name]):
+        return "nn.Linear or Transformers' Conv1D; per-example gradients of others are not exact"
+    for outer, module in modules.items():
+        if isinstance(module, nn.MultiheadAttention) and name.startswith(outer and f"{outer}."):
+            return "a linear map outside nn.MultiheadAttention, which never calls its own"
+    for head in heads:
+        if is_within(name, head):
+            return f"a module outside the head {head!r}, which is trained in full"
+        for other in lookalikes(modules, head):
+            if is_within(name, other):
+                words = f"its name ends with the head's, {head!r}, and PEFT wraps it as well"
+                return f"a module outside {other!r}: {words}"
+    return None
 
 
 def head_names(head: Any) -> tuple[Any, ...]:
@@ -569,44 +604,43 @@ def task_parts(model: Any) -> tuple[str, ...]:
     return tuple(name for name, module in children.items() if module.state_dict())
 
 
-def check_head(model: nn.Module, head: Any, name: str = "head", alone: bool = True) -> None:
+def check_head(model: nn.Module, head: Any) -> None:
     """Refuses a head that is missing, has more than linear maps, shares weights with the base, or
-    that PEFT cannot tell from modules inside it or from a list of modules.
+    that PEFT cannot tell from modules inside it, from a list of modules or from its own modules.
 
     Args:
         model, head: the base, and the full names of the modules that are trained in full: one,
             several, or ``None``.
-        name: of the argument, for the message.
-        alone: no other module of this name's end may be taken for it.
     """
     modules = dict(model.named_modules())
     parts = head_names(head)
     for part in parts:
         known = isinstance(part, str) and bool(part) and part in modules
-        check(known, name, part, "the full name of a module")
+        check(known, "head", part, "the full name of a module")
     for number, part in enumerate(parts):
         others = (*parts[:number], *parts[number + 1 :])
         apart = not any(is_within(part, other) for other in others)
-        check(apart, name, part, "modules that do not hold each other, each once")
+        check(apart, "head", part, "modules that do not hold each other, each once")
     parameters = list(model.named_parameters(remove_duplicate=False))
+    lists = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
     for part in parts:
         elsewhere = {p for path, p in parameters if not is_within(path, part)}
-        inner = [m for m in modules[part].modules() if type(m) is nn.Linear]
-        linear = {p for m in inner for p in m.parameters(recurse=False)}
-        own = set(modules[part].parameters())
-        lists = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-        similar = lookalikes(modules, part) if alone else []
+        linear_maps = [m for m in modules[part].modules() if type(m) is nn.Linear]
+        linear = {p for m in linear_maps for p in m.parameters(recurse=False)}
+        inside = set(modules[part].parameters())
+        words = "a module whose parameters all belong to nn.Linear"
+        check(inside <= linear, "head", part, words)
+        words = "a module with nn.Linear inside: there is nothing to train in it"
+        check(bool(linear), "head", part, words)
+        words = "a module that shares no weight with the frozen base"
+        check(not inside & elsewhere, "head", part, words)
+        similar = lookalikes(modules, part)
         odd = [n for n in similar if is_within(n, part) or isinstance(modules[n], lists)]
-        for ok, expected in (
-            (own <= linear, "a module whose parameters all belong to nn.Linear"),
-            (linear, "a module with nn.Linear inside: there is nothing to train in it"),
-            (not own & elsewhere, "a module that shares no weight with the frozen base"),
-            (
-                not odd,
-                f"a name with which no module inside it, and no list, ends; {', '.join(odd)} does",
-            ),
-        ):
-            check(bool(ok), name, part, expected)
+        words = "a name with which no module inside it, and no list, ends; "
+        check(not odd, "head", part, words + f"{', '.join(odd)} does")
+        taken = next((name for name in PARTS_OF_PEFT if name.endswith(part)), None)
+        words = f"another name for this module: that of PEFT's own {taken!r} ends with it"
+        check(taken is None, "head", part, words)
 
 
 def is_within(name: str, module: str) -> bool:

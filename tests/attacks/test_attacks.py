@@ -100,7 +100,7 @@ def test_the_dictionary_holds_every_patch():
 def test_inputs_of_a_layer_are_its_inputs():
     victim, x = Victim.from_task(tokens(), LORA), tokens().test[0]
     assert torch.equal(reconstruction.layer_inputs(victim, "inner", x), x)
-    inner = torch.tanh(victim.adapted.model.get_submodule("base_model.model.inner")(x))
+    inner = torch.tanh(victim.adapted.model.get_submodule("inner")(x))
     expected = inner - 0.5 * inner.flip(1)
     torch.testing.assert_close(reconstruction.layer_inputs(victim, "outer", x), expected)
 

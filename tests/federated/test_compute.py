@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 import toy_hubs
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from toy_tasks import PLAN, anywhere, gap, play, private, tokens
 
@@ -68,14 +67,11 @@ def test_what_the_process_allows_does_not_count(allowed):
 def test_half_precision_is_of_the_frozen_base_only(kind):
     """Every frozen linear map is halved, no factor is; the rows stay float32 and near."""
     task = toy_hubs.task(kind)
-    exact, adapted = (
-        peft.place(peft.adapt(task.model, task.targets, task.head, LORA), None, products)
-        for products in ("float32", "bfloat16")
-    )
+    place = task.model, task.targets, task.head, LORA, None
+    exact, adapted = (peft.adapt(*place, products) for products in ("float32", "bfloat16"))
     parts = list(adapted.model.modules())
-    heads = [m for p in parts if isinstance(p, ModulesToSaveWrapper) for m in p.modules()]
     assert sum(isinstance(m, peft.BFloat16Linear) for m in parts) > 6
-    assert all(m in heads for m in parts if isinstance(m, nn.Linear))
+    assert not any(isinstance(m, nn.Linear) for m in parts)
     assert all(p.dtype == torch.float32 for p in task.model.parameters()), "the given model stays"
     params = {key: 0.2 * torch.randn(1, *shape) for key, shape in adapted.shapes.items()}
     (x, y), owner = concatenate(task.clients), torch.zeros(4, dtype=torch.int64)
@@ -90,8 +86,7 @@ def test_half_precision_is_of_the_frozen_base_only(kind):
 def test_tied_weights_stay_tied_where_they_are_moved():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3))
     model[1].weight = model[0].weight
-    adapted = peft.place(peft.adapt(model, ("2",), None, LORA), "meta", "float32")
-    there = adapted.model.get_submodule("base_model.model")
+    there = peft.adapt(model, ("2",), None, LORA, "meta").model
     first, second = (there.get_submodule(name).get_parameter("weight") for name in ("0", "1"))
     assert first is second and first.device.type == "meta"
     assert model[0].weight.device.type == "cpu", "the given model is as it was"
@@ -105,7 +100,8 @@ def test_a_local_step_reads_nothing_from_the_device(row):
     rules = rules if row.balance is None else ("sgd:momentum=0.5",) * 3  # others hide its noise
     task, plan = tokens(), PLAN.replace(optimizer=rules[sum(row.slug.encode()) % 3])
     context = Federation.open(task, row, private("example"), plan, lora=LORA).context
-    context = replace(context, adapted=peft.place(context.adapted, "meta", "float32"))
+    on_meta = peft.adapt(task.model, task.targets, task.head, LORA, "meta")
+    context = replace(context, adapted=on_meta)
     clients = uploads.begin_clients(context, (0, 1, 2), anywhere(task, row), {})
     for step in range(2):
         local_training.local_step(context, clients, 0, step)

@@ -1,6 +1,8 @@
 """Adapted models: where factors start, nothing of the user's is touched, folders for PEFT."""
 
 import copy
+import json
+import re
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -17,6 +19,7 @@ from fedlora_lab.lora import peft as adapters
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.tasks.task import head_names
 
+SHORT = fl.Plan(rounds=1, local_steps=2, batch=4, lr=0.5)
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 
 
@@ -64,7 +67,55 @@ def test_every_layer_and_seed_starts_elsewhere():
             assert torch.equal(x, 0 * x if key.side == "B" else task.model.get_parameter(key.layer))
     assert sum(norms) / len(norms) == pytest.approx(16 / 3, rel=0.1)
     theirs = {p.data_ptr() for p in model.model.parameters()}
-    assert {p.data_ptr() for p in task.model.parameters()} <= theirs
+    frozen = [p for name, p in task.model.named_parameters() if not name.startswith("head.")]
+    assert {p.data_ptr() for p in frozen} <= theirs
+
+
+def test_a_config_is_read_and_written_back(tmp_path):
+    """From PEFT to `Lora`, to JSON and back, to a folder and from it."""
+    config = peft.LoraConfig(
+        r=3, lora_alpha=6, target_modules=["query"], use_rslora=True, modules_to_save=["classifier"]
+    )
+    lora = fl.Lora.from_peft(config)
+    given = json.loads(json.dumps(lora.settings()))
+    assert fl.Lora(**given) == lora and hash(fl.Lora(**given)) == hash(lora)
+    assert lora.scaling == pytest.approx(6 / 3**0.5)
+    *_, last = fl.run(toy_hubs.task("bert"), "fedlora", None, SHORT, lora=config)
+    assert fl.Lora.from_peft(fl.save_adapter(last, tmp_path / "adapter")) == lora
+    assert fl.Lora.from_peft(peft.LoraConfig(r=4)) == fl.Lora()
+
+
+@pytest.mark.parametrize("stored", [{"modules_to_save": ["classifier", "score"]}, {}])
+def test_the_config_that_peft_stores_for_a_classifier_is_read_back(stored):
+    """It names both of PEFT's usual heads, of which a model has one."""
+    config = peft.LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS", **stored)
+    task = toy_hubs.varied("bert")
+    record = next(fl.run(task, "fedlora", None, SHORT, lora=config))
+    assert {name.split(".")[0] for name in record.head} == {"classifier"}
+
+
+REFUSED = {
+    "use_dora=True": {"use_dora": True},
+    "lora_dropout=0.1": {"lora_dropout": 0.1},
+    "bias='all'": {"bias": "all"},
+    "init_lora_weights='pissa'": {"init_lora_weights": "pissa"},
+    "rank_pattern={'q': 2}": {"rank_pattern": {"q": 2}},
+    "exclude_modules={'key'}": {"target_modules": "all-linear", "exclude_modules": ["key"]},
+    "targets='no_such'": {"target_modules": ["no_such"]},
+    "targets='v_proj'": {"target_modules": ["query", "v_proj"]},
+    "targets='((('": {"target_modules": "((("},
+    "targets='bert.embeddings.word_embeddings: Embedding'": {"target_modules": ".*word_embeddings"},
+    "head='no_such'": {"modules_to_save": ["no_such"]},
+    "head='bert.embeddings.LayerNorm'": {"modules_to_save": ["bert.embeddings.LayerNorm"]},
+    "task_type='FEATURE_EXTRACTION'": {"task_type": "FEATURE_EXTRACTION"},
+}
+
+
+@pytest.mark.parametrize(("line", "fields"), REFUSED.items(), ids=REFUSED)
+def test_what_is_not_plain_lora_is_refused_in_one_line(line, fields):
+    with pytest.raises(ValueError, match="^" + re.escape(line)) as caught:
+        fl.run(toy_hubs.task("bert"), "fedlora", None, SHORT, lora=peft.LoraConfig(r=2, **fields))
+    assert "expected" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def fingerprint(model):

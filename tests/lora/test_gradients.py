@@ -29,11 +29,18 @@ ANSWERS = ["answers of gpt2", "answers of llama"]
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 
 
-def plain_peft(task: Task, values: ClientParams) -> tuple[nn.Module, dict[ParamKey, nn.Parameter]]:
+def plain_peft(
+    task: Task, values: ClientParams, lora: fl.Lora = LORA
+) -> tuple[nn.Module, dict[ParamKey, nn.Parameter]]:
     """The model as PEFT alone makes it, with these values, and the parameter of each key."""
-    heads = list(head_names(task.head)) or None
+    heads = list(lora.head or head_names(task.head)) or None
+    targets: Any = lora.targets or task.targets
     config = LoraConfig(
-        r=LORA.rank, lora_alpha=3, target_modules=list(task.targets), modules_to_save=heads
+        r=lora.rank,
+        lora_alpha=3,
+        use_rslora=lora.rslora,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        modules_to_save=heads,
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -52,10 +59,10 @@ def plain_peft(task: Task, values: ClientParams) -> tuple[nn.Module, dict[ParamK
     return peft, places
 
 
-def setting(name: str, head: bool, owner: list[int]) -> tuple[Any, ...]:
+def setting(name: str, head: bool, owner: list[int], lora: fl.Lora = LORA) -> tuple[Any, ...]:
     """Task, adapted model, three clients' random values, a batch of examples of ``owner``."""
     task = toy_hubs.varied(name, head)
-    adapted = adapters.adapt(task.model, task.targets, task.head, LORA)
+    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     random, index = torch.Generator().manual_seed(3), torch.arange(len(owner))
     shapes = adapted.shapes.items()
     bank = {key: 0.3 * torch.randn(3, *shape, generator=random) for key, shape in shapes}
@@ -73,11 +80,13 @@ def agree(found: ClientParams, expected: ClientParams) -> None:
     assert bool((size > 1e-4).all()) and bool((off <= LIMIT * size).all()), off / size
 
 
-def one_by_one(task: Task, params: ClientParams, data: tuple, owner: Tensor) -> ClientParams:
+def one_by_one(
+    task: Task, params: ClientParams, data: tuple, owner: Tensor, lora: fl.Lora = LORA
+) -> ClientParams:
     """A loop over batches of one on plain PEFT models."""
     rows: dict[ParamKey, list[Tensor]] = {key: [] for key in params}
     for i, k in enumerate(owner.tolist()):
-        peft, places = plain_peft(task, {key: x[k] for key, x in params.items()})
+        peft, places = plain_peft(task, {key: x[k] for key, x in params.items()}, lora)
         one = torch.tensor([i])
         loss = task.loss(task.forward(peft, take(data[0], one)), data[1][one]).sum()
         gradients = torch.autograd.grad(loss, list(places.values()), allow_unused=True)
@@ -119,6 +128,21 @@ def test_equals_batches_of_one(name, head, owner):
     task, adapted, bank, data, owner = setting(name, head, owner)
     found = per_example.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
     agree(found, one_by_one(task, bank, data, owner))
+
+
+OPTIONS = {
+    "all-linear": fl.Lora(2, 3.0, targets="all-linear", rslora=True),
+    "a regular expression": fl.Lora(2, 3.0, targets=r".*\.0\..*(query|q_proj|dense|fc1|c_fc).*"),
+}
+
+
+@pytest.mark.parametrize("lora", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("name", ["bert", "gpt2", "swin"])
+def test_targets_of_the_adapter_are_those_of_peft(name, lora):
+    """The same layers and the same gradients as PEFT's own reading of the options."""
+    task, adapted, bank, data, owner = setting(name, True, RAGGED, lora)
+    found = per_example.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
+    agree(found, one_by_one(task, bank, data, owner, lora))
 
 
 @pytest.mark.slow

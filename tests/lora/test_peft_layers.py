@@ -1,6 +1,5 @@
 """The layers in the place of PEFT's: values, derivatives, and layouts that are refused."""
 
-import copy
 import itertools
 from functools import partial
 
@@ -8,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
-from toy_tasks import LORA, tokens
 
 from fedlora_lab.lora import peft
 
@@ -73,69 +71,3 @@ def test_a_per_example_map_is_one_map_for_each_example_and_refuses_other_layouts
         layer(x[:5])
     with pytest.raises(ValueError, match=message):
         peft.low_rank(x[:5], x[:5], layer.rows, x[0, 0, :3], S)
-
-
-def frozen_pair(bias=True, dtype=torch.float32):
-    """An ordinary linear map, and the same one frozen."""
-    torch.manual_seed(0)
-    plain = nn.Linear(8, 6, bias).to(dtype).requires_grad_(False)
-    quick = copy.deepcopy(plain)
-    peft.freeze(quick)
-    assert (type(plain), type(quick)) == (nn.Linear, peft.FrozenLinear)
-    return plain, quick
-
-
-@pytest.mark.parametrize("shape", [(5, 8), (0, 8), (4, 0, 8), (8,), (2, 3, 4, 8)], ids=str)
-def test_a_frozen_map_has_the_values_and_gradients_of_a_linear_map(shape, monkeypatch):
-    monkeypatch.setattr(peft, "ONEDNN_MIN_SIZE", 0)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    x, found = x.transpose(0, -1).contiguous().transpose(0, -1), []
-    for layer in (*frozen_pair(), *frozen_pair(bias=False)):
-        x = x.clone().requires_grad_()
-        y = layer(x)
-        with torch.no_grad():
-            torch.testing.assert_close(layer(x), y)
-        (g,) = torch.autograd.grad((y**2).sum(), x, create_graph=True)
-        found.append((y, g, torch.autograd.grad(g.square().sum(), x)[0]))
-    for plain, quick in (found[:2], found[2:]):
-        torch.testing.assert_close(quick, plain, rtol=1e-5, atol=1e-5)
-
-
-def test_onednn_multiplies_what_is_large_and_of_a_type_it_takes():
-    """Where torch is built with it, the graph holds our product, not torch's."""
-    plain, quick = frozen_pair()
-    x = torch.ones(peft.ONEDNN_MIN_SIZE // (8 * 6) + 1, 8, requires_grad=True)
-    assert ("_Product" in type(quick(x).grad_fn).__name__) == peft.ONEDNN
-    assert "_Product" not in type(quick(x[:-1]).grad_fn).__name__
-    assert "_Product" not in type(plain(x).grad_fn).__name__
-    for dtype in (torch.float64, torch.float16):
-        plain, quick = frozen_pair(dtype=dtype)
-        assert torch.equal(plain(x[:2].to(dtype)), quick(x[:2].to(dtype)))
-
-
-@pytest.mark.parametrize("name", ["weight", "bias"])
-def test_a_weight_that_asks_for_a_gradient_gets_one(name):
-    grads = []
-    for layer in frozen_pair():
-        value = getattr(layer, name).clone().requires_grad_()
-        y = torch.func.functional_call(layer, {name: value}, (torch.ones(2, 8),))
-        grads += torch.autograd.grad(y.square().sum(), value)
-    torch.testing.assert_close(*grads)
-
-
-def test_only_frozen_linear_maps_of_the_adapted_copy_are_replaced():
-    """Not the user's model, a weight that moves, or a map with a forward of its own."""
-
-    class Twice(nn.Linear):
-        def forward(self, input):
-            return 2 * super().forward(input)
-
-    task = tokens()
-    before = [type(module) for module in task.model.modules()]
-    adapted = peft.adapt(task.model, task.targets, task.head, LORA)
-    assert [type(module) for module in task.model.modules()] == before
-    kinds = {type(module) for module in adapted.model.modules()}
-    assert peft.FrozenLinear in kinds and nn.Linear not in kinds
-    model = nn.Sequential(nn.Linear(8, 6), Twice(6, 4).requires_grad_(False))
-    peft.freeze(model)
-    assert [type(module) for module in model] == [nn.Linear, Twice]

@@ -158,7 +158,7 @@ def test_rows_of_a_round_are_those_by_hand():
     xi, weights = random(OUT, RANK, seed=6), torch.tensor([0.3, 0.3, 0.3])
     noise = {ParamKey("B", "one"): xi}
     exchange = measures.Exchange(before, after, after, clients, weights, noise)
-    rows, total = measures.layer_rows(exchange, lambda layer: 2.0)
+    rows, total = measures.layer_rows(exchange, 2.0)
     table, squares = {row[:2]: row[2] for row in rows}, np.zeros(2)
     for layer in ("one", "two"):
         a, b = ParamKey("A", layer), ParamKey("B", layer)
@@ -177,7 +177,7 @@ def test_rows_of_a_round_are_those_by_hand():
 def test_what_nobody_may_see_is_not_in_the_rows():
     state = two_layers()
     exchange = measures.Exchange(state, state, state, None, torch.ones(1), None)
-    rows, total = measures.layer_rows(exchange, lambda layer: 1.0)
+    rows, total = measures.layer_rows(exchange, 1.0)
     frame = measures.frame_of(rows)
     assert math.isnan(total) and list(frame.columns) == ["layer", "measure", "value"]
     assert list(frame["measure"]) == ["norm", "norm"]

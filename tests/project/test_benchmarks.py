@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from benchmarks import by_library, end_to_end, gpu, options, pace, peers
+from benchmarks import by_library, end_to_end, gpu, pace, peers
 from fedlora_lab._utils.files import read_lines
 from fedlora_lab.flower.simulators import InProcessGrid
 
@@ -63,19 +63,6 @@ def test_a_device_s_measurements_go_on_where_they_stopped(tmp_path, monkeypatch)
     gpu.measure_all("cpu", 10, True, path)
     assert [x["key"] for x in read_lines(path)] == [x["key"] for x in lines]
     assert "| decoder of 1 B | 2 |" in gpu.page(read_lines(path), "a processor")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["lora_dropout=0.1", f"{options.DECODER}, AdamW"])
-def test_every_peer_takes_a_step_with_the_options(case):
-    """None is refused, and the page has a ratio for each."""
-    name = next(name for name in options.CASES if name.startswith(case))
-    table, refused = options.measured(name, 1, 1)
-    assert not refused and set(table["peer"]) == set(options.PEERS)
-    line = next(
-        x for x in options.page(table, {}, "here").splitlines() if x.startswith(f"| {name}")
-    )
-    assert line.count("(") == 3
 
 
 @pytest.mark.slow

@@ -268,10 +268,9 @@ OTHER_WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "both are the head": ({"head": ["bert.pooler", "classifier"]}, {}),
     "an adapter in the pooler": ({"targets": ["dense"]}, {}),
     "adapters everywhere": ({"head": None}, {"target_modules": "all-linear"}),
-    "biases": ({}, {"bias": "all"}),
     "a task of PEFT's": ({"head": None}, {"task_type": "SEQ_CLS"}),
-    "another head": ({}, {"modules_to_save": ["layer.0.output.dense"]}),
-    "one head for the run": ({}, {"modules_to_save": ["pooler"]}),
+    "another head": ({}, {"modules_to_save": ["bert.encoder.layer.0.output.dense"]}),
+    "one head for the run": ({}, {"modules_to_save": ["bert.pooler"]}),
 }
 
 

@@ -45,7 +45,6 @@ if TYPE_CHECKING:  # never run: editors see the names here, and `_homes` reads w
     from fedlora_lab.methods.optimizers import SGD as SGD
     from fedlora_lab.methods.optimizers import Adam as Adam
     from fedlora_lab.methods.optimizers import AdamW as AdamW
-    from fedlora_lab.methods.optimizers import DPAdam as DPAdam
     from fedlora_lab.methods.plan import Lora as Lora
     from fedlora_lab.methods.plan import Plan as Plan
     from fedlora_lab.methods.published import show as show

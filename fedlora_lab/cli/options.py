@@ -40,7 +40,7 @@ RUN_OPTIONS: list[tuple[str, type, str, str]] = [
     ("--peft", str, "FILE", "An adapter_config.json of PEFT that sets the adapter.  [none]"),
     ("--lr", str, "LR", LR_HELP),
     ("--participation", float, "P", "Chance that a client takes part in a round.  [1]"),
-    ("--optimizer", str, "O", "Of clients: sgd, adamw, dp-adam, or sgd:momentum=0.9.  [sgd]"),
+    ("--optimizer", str, "O", "Of clients: sgd, adamw, or sgd:momentum=0.9.  [sgd]"),
     ("--server-optimizer", str, "O", "Of the server: sgd, adam, or sgd:momentum=0.9.  [sgd]"),
     ("--server-lr", float, "LR", "Learning rate of the server.  [1]"),
     ("--trust", str, "T", "Client unit: who is trusted: local, secagg or central.  [central]"),

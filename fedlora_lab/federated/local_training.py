@@ -254,11 +254,7 @@ def local_step(context: RunContext, clients: ClientBatch, t: int, s: int) -> Non
             x = x / expected.to(x).view(-1, *[1] * (x.dim() - 1))
             # After the noise a filter is post-processing; before it would change the sensitivity.
             part[key] = method.filter(x, key.side) if _is_filtered(context, key) else x
-    stds: Any = 0.0
-    if context.plan.optimizer.needs_noise:
-        level = torch.tensor(std) / expected
-        stds = {k: noise_std(context, k, level, x, maps.get(k)) for k, x in gradients.items()}
-    _descend(context, clients, gradients, noises, stds, t, noised=any(std))
+    _descend(context, clients, gradients, noises, t, noised=any(std))
 
 
 def _clipped_sums(
@@ -362,55 +358,18 @@ def _is_filtered(context: RunContext, key: ParamKey) -> bool:
     return key.side in "AB" and context.by_step and context.method.filter is not identity
 
 
-def noise_std(
-    context: RunContext, key: ParamKey, level: Tensor, like: Tensor, rule: Preconditioner | None
-) -> Tensor:
-    """Standard deviation of the noise in each number of a gradient; broadcasts to (clients, ...).
-
-    Args:
-        context, key: of the run, and the tensor.
-        level: (clients,), the deviation before preconditioner and filter.
-        like: the gradient.
-        rule: its preconditioner. Numbers that it mixes share noise: this is each one's own.
-
-    Guarantees: test_the_noise_s_size_is_known_number_by_number.
-    """
-    variance = level.to(like).square().view(-1, *[1] * (like.dim() - 1))
-    if rule is not None:  # (xi N)[., j] has variance sum_k N[k, j]^2, (N xi)[i, .] sum_k N[i, k]^2
-        squares = rule.noise.to(like).square()
-        variance = variance * squares.sum(-2 if key.side == "B" else -1, keepdim=True)
-        if rule.apart is not None:
-            kept = 1 - rule.apart.to(like).square().sum(-1, keepdim=True)
-            variance = variance * kept.clamp(min=0)
-    if _is_filtered(context, key):
-        size = like.shape[-1 if key.side == "A" else -2]
-        weights = _filter_weights(context.method.filter, key.side, size, like.dtype, like.device)
-        variance = variance * (weights if key.side == "A" else weights.unsqueeze(-1))
-    return variance.sqrt()
-
-
-@lru_cache(maxsize=64)
-def _filter_weights(
-    rule: Callable[..., Tensor], side: str, size: int, dtype: torch.dtype, device: Any
-) -> Tensor:
-    """Variance that a linear filter along the long axis leaves of white noise, (size,)."""
-    response = rule(torch.eye(size, dtype=dtype, device=device), side)
-    return response.square().sum(-2 if side == "A" else -1)
-
-
 def _descend(
     context: RunContext,
     clients: ClientBatch,
     gradients: ClientParams,
     noises: ClientParams,
-    stds: Any,
     t: int,
     noised: bool,
 ) -> None:
     """Takes a step of the clients' optimiser, and moves the noise in their tensors alike."""
     rule, memory = context.plan.optimizer, clients.optimizer
     rates = {key: context.plan.rate(key.side, t) for key in gradients}
-    steps, clients.optimizer = rule.update(gradients, memory, clients.params, rates, stds)
+    steps, clients.optimizer = rule.update(gradients, memory, clients.params, rates)
     clients.params.update(apply({key: clients.params[key] for key in steps}, steps))
     if rule.linear:  # then the step moves noise as it moves gradients, exactly
         # In the place of the parameters: weight decay shrinks the noise in them as well.

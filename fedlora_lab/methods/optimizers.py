@@ -31,7 +31,6 @@ class Optimizer(ABC):
 
     Attributes:
         name: in tables, on the command line and in settings files.
-        needs_noise: whether a step reads how large the noise in its gradient is.
         nonlinear: why the noise in a step cannot be told from the signal; "" where the step is
             linear: the noise alone then moves by the same `update`, with a state of its own.
 
@@ -41,7 +40,6 @@ class Optimizer(ABC):
     """
 
     name: str = field(default="", init=False, repr=False)
-    needs_noise: ClassVar[bool] = False
     nonlinear: ClassVar[str] = ""
 
     @property
@@ -59,7 +57,6 @@ class Optimizer(ABC):
         state: OptimizerState,
         params: TensorMapping,
         lr: Any,
-        noise_std: Any = 0.0,
     ) -> tuple[dict[Any, "Tensor"], OptimizerState]:
         """Returns the steps, to be added to the parameters, and the state after them.
 
@@ -68,8 +65,6 @@ class Optimizer(ABC):
             state: as `init` or the last `update` gave it; a key that is not in it begins here.
             params: key -> (1 or clients, ...), at least of what moves.
             lr: learning rate, a number or key -> number.
-            noise_std: standard deviation of the noise in each number of ``grads``: a number, or
-                key -> a number or a tensor that broadcasts, of the gradient's type. 0: no noise.
 
         >>> import torch
         >>> rule, params = SGD(momentum=0.5), {"B": torch.ones(2)}
@@ -82,15 +77,15 @@ class Optimizer(ABC):
         for key, grad in grads.items():
             # A tensor that rests keeps its moments, and one that begins late begins from zero.
             own = state[key] if key in state else self._zeros(params[key])
-            rate, std = (x[key] if isinstance(x, Mapping) else x for x in (lr, noise_std))
-            steps[key], after[key] = self._step(grad, own, params[key], rate, std)
+            rate = lr[key] if isinstance(lr, Mapping) else lr
+            steps[key], after[key] = self._step(grad, own, params[key], rate)
         return steps, after
 
     @abstractmethod
     def _zeros(self, param: Any) -> Moments: ...
 
     @abstractmethod
-    def _step(self, grad: Any, own: Moments, param: Any, lr: float, std: Any) -> Any: ...
+    def _step(self, grad: Any, own: Moments, param: Any, lr: float) -> Any: ...
 
     def __str__(self) -> str:
         """The text that `optimizer_of` reads back: the name, and what differs from the default."""
@@ -134,7 +129,7 @@ class SGD(Optimizer):
     def _zeros(self, param: Any) -> Moments:
         return {"momentum": param.new_zeros(param.shape)} if self.momentum else {}
 
-    def _step(self, grad: Any, own: Moments, param: Any, lr: float, std: Any) -> Any:
+    def _step(self, grad: Any, own: Moments, param: Any, lr: float) -> Any:
         if self.weight_decay:
             grad = grad + self.weight_decay * param
         if not self.momentum:
@@ -184,19 +179,15 @@ class Adam(Optimizer):
         # The count stays on the processor: nobody waits for a GPU to read it.
         return {"step": torch.zeros((), dtype=torch.float64), "mean": zeros, "square": zeros}
 
-    def _step(self, grad: Any, own: Moments, param: Any, lr: float, std: Any) -> Any:
+    def _step(self, grad: Any, own: Moments, param: Any, lr: float) -> Any:
         (first, second), step = self.betas, own["step"] + 1
         mean = first * own["mean"] + (1 - first) * grad
         square = second * own["square"] + (1 - second) * grad.square()
-        size = self._signal(square / (1 - second**step), std).sqrt() + self.eps
+        size = (square / (1 - second**step)).sqrt() + self.eps
         move = -lr * (mean / (1 - first**step)) / size
         if self.weight_decay:
             move = move - lr * self.weight_decay * param
         return move, {"step": step, "mean": mean, "square": square}
-
-    def _signal(self, square: Any, std: Any) -> Any:
-        """The mean square whose root divides a step; here with the noise in it."""
-        return square
 
 
 @dataclass(frozen=True)
@@ -213,43 +204,8 @@ class AdamW(Adam):
     weight_decay: float = 0.01
 
 
-@dataclass(frozen=True)
-class DPAdam(AdamW):
-    """Adam on noised gradients: the noise's known variance is subtracted from the mean square.
-
-    A step divides by sqrt(max(v - s^2, floor s^2)) + eps: v is the mean square, corrected for the
-    first steps, s the standard deviation of the noise.
-
-    Args:
-        betas, eps, weight_decay: as of `AdamW`; no decay by default.
-        floor: least share of the noise's variance that is left, > 0: near 0, numbers without any
-            signal would take the largest steps. The source's gamma' is floor s^2.
-
-    Guarantees: without noise it is Adam to the last bit (test_without_noise_dp_adam_is_adam);
-        test_dp_adam_by_hand, test_dp_adam_finds_the_signal_in_the_noise.
-    Source: arXiv:2312.14334, algorithm 1 (DP-AdamBC); with decay arXiv:2511.07843.
-
-    >>> DPAdam().needs_noise
-    True
-    """
-
-    name: str = field(default="dp-adam", init=False, repr=False)
-    weight_decay: float = 0.0
-    floor: float = 0.1
-    needs_noise: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(f"{self.name} floor", self.floor, 0, 1e9, open_low=True)
-
-    def _signal(self, square: Any, std: Any) -> Any:
-        # Its size follows from settings and released values, so the step costs no privacy.
-        noise = std * std
-        return (square - noise).clamp(min=self.floor * noise)
-
-
 Table = Mapping[str, type[Optimizer]]
-OPTIMIZERS: Table = {"sgd": SGD, "adamw": AdamW, "dp-adam": DPAdam}
+OPTIMIZERS: Table = {"sgd": SGD, "adamw": AdamW}
 """What clients may train with, by name."""
 SERVER_OPTIMIZERS: Table = {"sgd": SGD, "adam": Adam}
 """What the server may do with an aggregate, by name."""

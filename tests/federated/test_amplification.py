@@ -110,7 +110,7 @@ def test_where_the_noise_of_a_factor_is_not_known_its_energy_is_not_stated():
 
     assert stated("fedlora") == stated("ffa-lora") == [True, True]
     assert stated("fedsa-lora") == [False, False] and stated("fedex-lora") == [False, False]
-    assert stated("fed-sb") == stated("fedlora", optimizer="dp-adam") == [False, False]
+    assert stated("fed-sb") == stated("fedlora", optimizer="adamw") == [False, False]
 
 
 def test_a_record_says_what_a_has_taken_up_so_far():
@@ -132,7 +132,7 @@ def test_a_record_says_what_a_has_taken_up_so_far():
         assert seen(row, privacy) == ([0.0] * 5, None)
     for row, work, reason in (
         ("flora", {}, "Merge"),
-        ("fedlora", {"optimizer": "dp-adam"}, "dp-adam: "),
+        ("fedlora", {"optimizer": "adamw"}, "adamw: "),
     ):
         values, why = seen(row, noisy, **work)
         assert all(map(math.isnan, values)) and str(why).startswith(reason)

@@ -17,7 +17,7 @@ COUNTS = st.integers(-1, 4) | st.sampled_from([1.0, 2.5, True, None, "2", 10**30
 RATES = st.floats(0, 2) | st.sampled_from(
     [-1.0, NAN, 1e9, 1e10, {"A": 0.1}, {"A": 0.1, "B": 0.2}, {"C": 1}, "x"]
 )
-CLIENTS = ["sgd", "sgd:momentum=1", "adamw", "dp-adam:floor=0", fl.SGD(0.5), None, 3, {}]
+CLIENTS = ["sgd", "sgd:momentum=1", "adamw", "adamw:eps=0", fl.SGD(0.5), None, 3, {}]
 PLANS: dict[str, Any] = {
     "rounds": st.integers(0, 2) | st.sampled_from([-1, 1.0, "2", None, True]),
     "local_steps": st.integers(1, 2) | st.sampled_from([0, -1, 1.5, None]),

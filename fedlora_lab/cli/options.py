@@ -29,7 +29,6 @@ RUN_OPTIONS: list[tuple[str, type, str, str]] = [
         "C",
         "A clip norm.  [as tuned, or 1]",
     ),
-    ("--sites", int, "K", "Person unit: at most so many clients hold one person.  [1]"),
     ("--rounds", int, "N", "Communication rounds.  [as tuned, or 20]"),
     ("--local-steps", int, "N", "Steps of a client in a round.  [as tuned, or 5]"),
     ("--batch", str, "N", "Expected batch size of a client, or all.  [as tuned, or 16]"),
@@ -242,7 +241,7 @@ def build_privacy(
     epsilon, unit = parse_budget(options["epsilon"]), options["unit"]
     if epsilon is None:
         return None
-    own = {name: options[name] for name in ("delta", "trust", "sites")}
+    own = {name: options[name] for name in ("delta", "trust")}
     given = _given(**own, clip_norm=options["clip"])
     fields = {**(tuned.get("privacy", {}) if unit == "example" else {}), **given}
     privacy = fl.Privacy(unit=unit, accountant=options["accountant"], **fields)

@@ -93,7 +93,7 @@ class Cell:
                 check(privacy.by_step, "unit", privacy.unit, words)
                 goal, words = privacy.target, f"one from calibrate(epsilon=...) for {method!r}"
                 check(goal is not None, "privacy", "without a target", words)
-                free = privacy.replace(sample_rate=None, sites=1)  # pooled, a person is at one
+                free = privacy.replace(sample_rate=None)
                 privacy = free.calibrate(epsilon=goal or 0.0, task=task, plan=plan)
         return cls(method, task, BASELINES[method], privacy, plan, lora, seed)
 

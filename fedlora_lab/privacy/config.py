@@ -74,10 +74,6 @@ class Privacy:
             number of uploads less ``colluding``, at least 1.
         colluding: under "secagg": clients that may upload and tell the server their noise.
         target, releases: the epsilon it was calibrated for, and for how many releases of each unit.
-        sites: person unit: the most clients at which one person has examples. Each of them draws
-            and noises for itself, and epsilon is that of so many clients' releases composed. A task
-            in which a person is at more is refused; what no single site can check, as between
-            sites that know each other's persons by other names, is the promise of who sets it.
         person_examples: person unit: at most so many examples of a person in a step, drawn anew in
             each, which bounds time and memory; ``None``: all. It changes no epsilon.
 
@@ -112,11 +108,10 @@ class Privacy:
     relation: str = RELATION
     colluding: int = 0
     releases: int | None = None
-    sites: int = 1
     person_examples: int | None = None
 
     def __post_init__(self) -> None:
-        terms = self.unit, self.delta, self.accountant, self.trust, self.relation, self.sites
+        terms = self.unit, self.delta, self.accountant, self.trust, self.relation
         trust = check_terms(*terms)
         if self.person_examples is not None:
             check_whole("person_examples", self.person_examples, 1)
@@ -165,26 +160,23 @@ class Privacy:
         """Number of units each client draws from in a step: examples, or persons.
 
         Raises: ``ValueError`` in the person unit for a task that does not say whose examples are
-            whose, or in which a person is at more clients than ``sites``.
-        Guarantees: test_a_person_at_more_sites_than_stated_is_refused.
+            whose, or in which a person is at several clients.
+        Guarantees: test_a_person_at_several_clients_is_refused.
         """
         if self.unit != "person":
             return tuple(task.sizes)
         where = "person= of fl.tasks.hub or persons= of fl.tasks.classification says it"
         persons = getattr(task, "persons", None)
         check(persons is not None, "persons", None, f"whose each example is, {where}")
-        most = task.sites
-        why = (
-            "merge these clients, keep each person at one, or set sites to compose what they spend"
-        )
-        text = f">= {most}: the same person has examples at up to {most} clients; {why}"
-        check(most <= self.sites, "sites", self.sites, text)
+        # Each client draws and noises for itself: what a person spends at two of them adds up.
+        why = "one client for each person: merge those that share persons, or keep each at one"
+        check(task.sites == 1, "persons", f"at up to {task.sites} clients", why)
         return task.person_counts
 
     def settings(self) -> dict[str, Any]:
         """Its fields as plain values; newer ones only where they are not the default."""
         # Settings stored before a field existed still equal those of the same run today.
-        later = {"sites": 1, "person_examples": None}
+        later = {"person_examples": None}
         known = asdict(self).items()
         return {name: x for name, x in known if name not in later or x != later[name]}
 
@@ -207,7 +199,7 @@ class Privacy:
             changes = {"target": None, "releases": None, **changes}
         if changes.get("unit", self.unit) != self.unit:
             fresh = {"trust": None, "honest": None, "colluding": 0}
-            changes = {**fresh, "sites": 1, "person_examples": None, **changes}
+            changes = {**fresh, "person_examples": None, **changes}
         return replace(self, **changes)
 
     def resolve(self, task: Any, plan: Plan) -> "Privacy":
@@ -244,8 +236,7 @@ class Privacy:
         Counted is taking part in every round, against the ledger's default observer. More than 16
         distinct sample rates are grouped, and each group has the noise of its largest rate: nobody
         spends more, and nobody gets more noise than (q_max / q_min)^(1/16) times the own rate needs
-        (at most 33 % more for sizes that differ 100 times). Where a person may be at several
-        ``sites`` all clients have the noise of the largest rate, for so many times the releases.
+        (at most 33 % more for sizes that differ 100 times).
 
         Args:
             epsilon: > 0, finite; but in the client unit each client, with its own q and sigma,
@@ -261,13 +252,9 @@ class Privacy:
         check(isinstance(plan, Plan), "plan", plan, "a Plan")
         rate = replace(self, noise_multiplier=None)._plan_rate(self.units(task), plan)
         goal, steps = (epsilon, self.delta), self._planned(plan)
-        # With noise of its own at each client it is unknown at which sites a person spends most;
-        # with common noise it is at those of the largest rates.
-        rates = (max(_each(rate)),) if self.sites > 1 else _each(rate)
         # All rounds count: by expected participation an unlucky client would spend too much.
-        spent = rates, steps * self.sites, self.accountant
-        sigmas = accounting.noise_multipliers(*goal, *spent)
-        sigma = sigmas if isinstance(rate, tuple) and self.sites == 1 else sigmas[0]
+        sigmas = accounting.noise_multipliers(*goal, _each(rate), steps, self.accountant)
+        sigma = sigmas if isinstance(rate, tuple) else sigmas[0]
         new = {"sample_rate": rate, "noise_multiplier": sigma, "target": float(epsilon)}
         return replace(self, **new, releases=steps)
 
@@ -361,7 +348,7 @@ class Privacy:
         Raises: ``ValueError`` with ``releases``, when the noise multiplier or sample rate is open.
         """
         check_whole("releases", releases, 0)
-        names = ("unit", "delta", "accountant", "trust", "relation", "sites")
+        names = ("unit", "delta", "accountant", "trust", "relation")
         ledger = Ledger(**{name: getattr(self, name) for name in names}, reproducible=reproducible)
         if releases:
             self._check_noise()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from html import escape
-from itertools import combinations
 from numbers import Integral
 from operator import attrgetter
 from pathlib import Path
@@ -39,7 +38,6 @@ class Terms(NamedTuple):
     reproducible: bool
     trust: str
     relation: str
-    sites: int = 1
 
 
 UNITS = ("example", "person", "client")
@@ -51,17 +49,13 @@ def check_terms(
     accountant: Any,
     trust: Any = None,
     relation: Any = RELATION,
-    sites: Any = 1,
 ) -> str:
     """Raises for terms that no epsilon here covers; gives the trust, the unit's own for ``None``.
 
     Args:
-        unit, delta, accountant, trust, relation, sites: see `Privacy`.
+        unit, delta, accountant, trust, relation: see `Privacy`.
     """
     check_one_of("unit", unit, UNITS)
-    check_whole("sites", sites, 1)
-    why = "1 unless unit='person': an example, or a client, is at one site"
-    check(sites == 1 or unit == "person", "sites", sites, why)
     accounting.check_delta(delta)
     check_one_of("accountant", accountant, tuple(accounting.ACCOUNTANTS))
     more = {
@@ -187,31 +181,6 @@ def _undominated(histories: Iterable[accounting.History]) -> list[accounting.His
     return kept
 
 
-MOST_CHOICES = 100
-"""Choices of clients that are counted one by one; of more an upper bound is stated."""
-
-
-def _worst(histories: list[accounting.History], count: int) -> list[accounting.History]:
-    """Compositions of ``count`` of these histories, among them one that spends most.
-
-    Guarantees: test_a_person_at_several_sites_spends_what_they_spend_together.
-    """
-    # A choice that has a history which `count` others dominate leaves out one of those. With that
-    # one in its place it spends as much or more. Of equal histories the first counts as the larger.
-    kept: list[accounting.History] = []
-    for one in sorted(histories, key=lambda h: [(sigma or 0, -q, -n) for sigma, q, n in h]):
-        if sum(_dominates(other, one) for other in kept) < count:
-            kept.append(one)
-    if math.comb(len(kept), count) <= MOST_CHOICES:
-        return list({sum(part, ()): None for part in combinations(kept, count)})
-    # Too many choices to count one by one. All releases at the least noise and the largest q spend
-    # at least as much as any choice.
-    entries = [entry for history in kept for entry in history]
-    sigma, q = min(entry[0] or 0 for entry in entries), max(entry[1] for entry in entries)
-    steps = max(sum(n for *_, n in history) for history in kept)
-    return [((sigma, q, count * steps),)]
-
-
 class Uncertified(ValueError):
     """Raised in place of an epsilon when the noise does not match the sensitivity.
 
@@ -233,8 +202,6 @@ class Ledger:
         accountant: a name in `accounting.ACCOUNTANTS`: "prv", "rdp" or an added one.
         reproducible: the noise can be drawn again from a seed; only such a run repeats rounds.
         trust, relation: whom the noise protects from, and how neighbours differ, see `Privacy`.
-        sites: in the person unit the most clients at which one person has examples: what so many
-            of them release adds up.
 
     Guarantees: test_ledger_round_trip, test_ledger_refuses_any_changed_byte,
         test_every_record_counts, test_a_replay_counts_once,
@@ -260,7 +227,6 @@ class Ledger:
     reproducible = property(attrgetter("terms.reproducible"))
     trust = property(attrgetter("terms.trust"))
     relation = property(attrgetter("terms.relation"))
-    sites = property(attrgetter("terms.sites"))
 
     def __init__(
         self,
@@ -271,11 +237,10 @@ class Ledger:
         reproducible: bool = True,
         trust: str | None = None,
         relation: str = RELATION,
-        sites: int = 1,
     ) -> None:
-        trust = check_terms(unit, delta, accountant, trust, relation, sites)
+        trust = check_terms(unit, delta, accountant, trust, relation)
         check(isinstance(reproducible, bool), "reproducible", reproducible, "True or False")
-        self._terms = Terms(unit, float(delta), accountant, reproducible, trust, relation, sites)
+        self._terms = Terms(unit, float(delta), accountant, reproducible, trust, relation)
         self._parts: tuple[Ledger, ...] = ()
         self._uncertified: str | None = None
         self._closed: str | None = None
@@ -301,12 +266,12 @@ class Ledger:
         check(some, "ledgers", ledgers, "Ledgers, >= 1")
         # Snapshots: what a part records afterwards must not change a sum that was stated.
         parts = tuple(part.snapshot() for one in ledgers for part in one.parts or (one,))
-        for name in ("unit", "delta", "relation", "sites"):
+        for name in ("unit", "delta", "relation"):
             values = list(dict.fromkeys(getattr(part, name) for part in parts))
             why = "the same in all ledgers: only then their releases add up"
             check(len(values) == 1, name, values, why)
         first, accountants = parts[0], {part.accountant for part in parts}
-        whole = cls(unit=first.unit, delta=first.delta, sites=first.sites)
+        whole = cls(unit=first.unit, delta=first.delta)
         whole._terms = first.terms._replace(
             # A bound by Renyi divergences holds for every history, whichever accountant it had.
             accountant="rdp" if len(accountants) > 1 else first.accountant,
@@ -447,28 +412,7 @@ class Ledger:
 
     def _largest(self, observer: str | None) -> list[accounting.History]:
         """The histories of which one spends most."""
-        if self.sites > 1:
-            return self._over_sites(observer)
         return _undominated(self.history(client, observer) for client in (None, *self.clients))
-
-    def _of_client(self, client: int, observer: str | None) -> list[accounting.History]:
-        """The histories of those with data at a client; one of them spends most."""
-        own = self.history(client, observer)
-        return [own] if self.sites == 1 else self._over_sites(observer, client)
-
-    def _over_sites(
-        self, observer: str | None, client: int | None = None
-    ) -> list[accounting.History]:
-        """Histories of persons with examples at ``sites`` clients, one of which spends most.
-
-        Each client draws and noises for itself, so a person's loss is the composition of those of
-        the person's clients. Who spends most is not known: every choice of clients counts.
-        """
-        others = [self.history(k, observer) for k in self.clients if k != client]
-        # A client without an entry of its own has spent what counts for everyone.
-        others += [self.history(None, observer)] * max(0, self.sites - len(self.clients))
-        own = () if client is None else self.history(client, observer)
-        return [own + rest for rest in _worst(others, self.sites - (client is not None))]
 
     def group_epsilon(
         self, size: int, client: int | None = None, observer: str | None = None
@@ -579,7 +523,7 @@ class Ledger:
         self._check_observer(observer)
         if self._uncertified is not None:
             raise Uncertified(f"{what}: not certified: {self._uncertified}")
-        return self._largest(observer) if client is None else self._of_client(client, observer)
+        return self._largest(observer) if client is None else [self.history(client, observer)]
 
     def epsilon_or_inf(self) -> float:
         """Largest epsilon over the clients; ``inf`` where none can be certified."""
@@ -635,8 +579,6 @@ class Ledger:
             "person": "one person's rows at one client",
             "client": "all data of one client",
         }[self.unit]
-        if self.sites > 1:
-            unit = f"one person's rows at up to {self.sites} clients, what they release composed,"
         counted = "persons of each" if self.unit == "person" else "examples"
         seeded = sum(part.reproducible for part in parts)
         twice = " or sees two runs of one seed, which share their noise" if seeded > 1 else ""
@@ -711,8 +653,6 @@ class Ledger:
 
     def _content(self) -> dict[str, Any]:
         content = {**self.terms._asdict(), "uncertified": self._uncertified}
-        if self.sites == 1:  # ledgers of other units know no such term
-            del content["sites"]
         if self.parts:
             return {**content, "parts": [part._content() for part in self.parts]}
         return {**content, "releases": [dict(vars(entry)) for entry in self._entries]}

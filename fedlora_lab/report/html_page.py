@@ -234,8 +234,6 @@ def privacy_statement(settings: Mapping[str, Any], ledgers: Mapping[str, Any]) -
         return [said["none"]]
     unit, observer = _WORDS["units"][privacy["unit"]], _WORDS["observers"][privacy["trust"]]
     seeds = any(ledger and ledger["content"]["reproducible"] for ledger in ledgers.values())
-    sites = privacy.get("sites", 1)
-    unit = unit.format(sites="one client" if sites == 1 else f"up to {sites} clients, composed")
     counted = "persons of each" if privacy["unit"] == "person" else "examples"
     words = {"unit": unit, "counted": counted, "delta": privacy["delta"]}
     opening = said["neighbours"].format(**words)

@@ -31,8 +31,6 @@ SECAGG = {"unit": "client", "trust": "secagg"}
     ("field", "values", "expected"),
     [
         ("unit", ["user"], "one of 'example', 'person', 'client'"),
-        ("sites", [0, 1.5], "a whole number >= 1"),
-        ("sites", [2], "1 unless unit='person': an example, or a client, is at one site"),
         ("person_examples", [0, 2.5], "a whole number >= 1"),
         ("person_examples", [4], "None unless unit='person'"),
         ("clip_norm", [-1, math.nan, True, "median", None, lambda norms: 1.0], NUMBER),

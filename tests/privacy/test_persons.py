@@ -1,9 +1,8 @@
-"""Privacy by person: who is drawn, what is clipped together, and what several sites add up to."""
+"""Privacy by person: who is drawn, what is clipped together, and what tables name persons."""
 
 import math
 from dataclasses import replace
 from decimal import Decimal
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from fedlora_lab.lora.per_example import per_example_gradients
 from fedlora_lab.methods import FedLoRA
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy import accounting
-from fedlora_lab.privacy.ledger import MOST_CHOICES, Ledger
+from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.tasks.identifiers import identifiers, to_identifier
 
 TASK, CLIP = people(), 0.7
@@ -124,19 +123,14 @@ def test_one_bad_example_voids_its_person_and_nobody_else() -> None:
 
 
 def test_a_run_by_person_goes_on_where_it_was_left(tmp_path) -> None:
-    """To the bit, and not under other numbers of sites or examples; other units say nothing new."""
+    """To the bit, and not under another number of examples; other units say nothing new."""
     privacy, plan = private("person", 1.0), PLAN.replace(rounds=3, batch=2)
     whole = play(TASK, "fedlora", privacy, plan)
     play(TASK, "fedlora", privacy, plan.replace(rounds=1), checkpoint=tmp_path)
     same_bits(play(TASK, "fedlora", privacy, plan, resume=tmp_path), whole[2:], "seconds")
-    for other in ({"sites": 2}, {"person_examples": 3}):
-        with pytest.raises(ValueError, match=r"expected the same privacy as in this run"):
-            play(TASK, "fedlora", privacy.replace(**other), plan, resume=tmp_path)
-    assert not {"sites", "person_examples"} & fl.Privacy().settings().keys()
-    assert (
-        "sites" not in Ledger().to_json()
-        and '"sites": 2' in Ledger(unit="person", sites=2).to_json()
-    )
+    with pytest.raises(ValueError, match=r"expected the same privacy as in this run"):
+        play(TASK, "fedlora", privacy.replace(person_examples=3), plan, resume=tmp_path)
+    assert "person_examples" not in fl.Privacy().settings()
 
 
 def test_weights_by_size_count_persons() -> None:
@@ -153,68 +147,37 @@ def test_weights_by_size_count_persons() -> None:
         assert torch.equal(b, found[1].adapter[layer][1])
 
 
-# ---- persons at several sites
-
-
-def test_a_person_at_more_sites_than_stated_is_refused() -> None:
+def test_a_person_at_several_clients_is_refused() -> None:
+    """Each client noises for itself: what such a person spends would be stated too small."""
     twice = replace(TASK, persons=(PERSONS[0], PERSONS[1], (0, 3, 3)))
-    assert (TASK.sites, twice.sites, twice.pooled().sites) == (1, 2, 1)
-    private("person", sites=2).resolve(twice, PLAN)
+    private("person").resolve(twice.pooled(), PLAN)
     for task, line in (
-        (twice, r"^sites=1: expected >= 2: the same person has examples at up to 2 clients; merge"),
+        (twice, r"^persons='at up to 2 clients': expected one client for each person: merge"),
         (tokens(), r"^persons=None: expected whose each example is, person= of fl.tasks.hub or"),
     ):
         with pytest.raises(ValueError, match=line):
             fl.run(task, "fedlora", private("person"), PLAN)
 
 
-def several(sites: int, *terms: tuple[float, float, int], **options: Any) -> Ledger:
-    ledger = Ledger(unit="person", delta=1e-4, sites=sites, **options)
+def person_ledger(*terms: tuple[float, float, int], **options: Any) -> Ledger:
+    ledger = Ledger(unit="person", delta=1e-4, **options)
     for k, (sigma, q, count) in enumerate(terms):
         ledger.record(0, (k,), count, sample_rate=q, noise_multiplier=sigma)
     return ledger
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sites", [2, 3])
-def test_a_person_at_several_sites_spends_what_they_spend_together(sites: int) -> None:
-    """The largest over all choices of clients; of too many choices never less."""
-    terms = [(1.0, 0.1, 50), (0.8, 0.05, 50), (1.2, 0.2, 50), (1.0, 0.1, 40), (2.0, 0.2, 50)]
-    ledger = several(sites, *terms, accountant="rdp")
-    choices = combinations(terms, sites)
-    spent = {c: accounting.epsilon(c, 1e-4, "rdp") for c in choices}
-    assert ledger.epsilon() == pytest.approx(max(spent.values()), rel=1e-12)
-    mine = max(value for choice, value in spent.items() if terms[3] in choice)
-    assert ledger.epsilon(3) == pytest.approx(mine, rel=1e-12)
-    assert ledger.epsilon() > Ledger.epsilon(several(1, *terms, accountant="rdp"))
-    assert Ledger.from_json(ledger.to_json()).epsilon() == ledger.epsilon()
-    many = [(1 + 0.05 * k, 0.1 + 0.01 * k, 50) for k in range(30)]
-    assert math.comb(30, sites) > MOST_CHOICES
-    bound = several(sites, *many, accountant="rdp").epsilon()
-    assert bound >= max(accounting.epsilon(tuple(many[k:][:sites]), 1e-4, "rdp") for k in (0, 27))
-    # A client that no entry names has released what counts for all.
-    common = Ledger(unit="person", delta=1e-4, sites=sites, accountant="rdp")
-    common.record(0, None, 5, sample_rate=1.0, noise_multiplier=4.0)
-    assert common.epsilon() == accounting.epsilon(((4.0, 1.0, 5 * sites),), 1e-4, "rdp")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sites", [1, 2])
-def test_calibration_by_person_meets_its_target_at_so_many_sites(sites: int) -> None:
+def test_calibration_by_person_meets_its_target() -> None:
     plan = PLAN.replace(rounds=10, batch=1)
-    free = fl.Privacy(unit="person", delta=1e-3, accountant="rdp", sites=sites)
+    free = fl.Privacy(unit="person", delta=1e-3, accountant="rdp")
     privacy = free.calibrate(epsilon=3.0, task=TASK, plan=plan)
     sigma, rates = privacy.noise_multiplier, privacy.sample_rate
     assert isinstance(rates, tuple) and rates == (1 / 3, 1 / 4, 1 / 2)
     each = sigma if isinstance(sigma, tuple) else (sigma,) * 3
-    spent = [
-        accounting.epsilon(tuple((each[k], rates[k], 20) for k in some), 1e-3, "rdp")
-        for some in combinations(range(3), sites)
-    ]
+    spent = [accounting.epsilon(((s, q, 20),), 1e-3, "rdp") for s, q in zip(each, rates)]
     assert 0.8 * 3 < max(spent) <= 3.0
     last = play(TASK, "fedlora", privacy, plan.replace(rounds=2))[-1]
     assert 0 < book(last).epsilon() < 3
-    assert (f"up to {sites} clients, what they" in book(last).statement()) == (sites > 1)
     with pytest.raises(ValueError, match=r"^delta=0.2: expected < 0.111 = 1 / 9 persons$"):
         free.replace(delta=0.2).calibrate(epsilon=3.0, task=TASK, plan=plan)
 
@@ -225,13 +188,13 @@ def test_calibration_by_person_meets_its_target_at_so_many_sites(sites: int) -> 
 @pytest.mark.slow
 def test_a_group_of_one_is_a_unit_and_larger_ones_spend_more() -> None:
     """Without a draw exactly a unit of so many norms: a wrong scale would move it."""
-    ledger = several(1, (1.5, 0.1, 40), (2.0, 0.3, 10), accountant="rdp")
+    ledger = person_ledger((1.5, 0.1, 40), (2.0, 0.3, 10), accountant="rdp")
     assert ledger.group_epsilon(1) == ledger.epsilon()
     found = [ledger.group_epsilon(size, 0) for size in (1, 2, 5, 10)]
     assert found == sorted(found) and found[1] > 1.5 * found[0]
-    whole = several(1, (6.0, 1.0, 9))
+    whole = person_ledger((6.0, 1.0, 9))
     assert whole.group_epsilon(3) == accounting.epsilon(((2.0, 1.0, 9),), 1e-4)
-    assert several(1, (0.0, 0.1, 1)).group_epsilon(2) == math.inf
+    assert person_ledger((0.0, 0.1, 1)).group_epsilon(2) == math.inf
 
 
 @pytest.mark.slow
